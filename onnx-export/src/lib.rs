@@ -1,0 +1,4 @@
+//! Checkpoints in, ONNX out.
+
+pub mod manifest;
+pub mod weights;

@@ -1,0 +1,444 @@
+//! The model manifest (`model.toml`): everything about a network that is data rather than code.
+//!
+//! One format serves the built-in catalogue in `models/` and a user's own model beside its `.onnx`
+//! file. What is *not* here: finding manifests on disk (the server's registry) and building graphs
+//! (the architecture modules).
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A manifest that cannot be used.
+#[derive(Debug, Error)]
+pub enum ManifestError {
+    /// Not TOML, an unknown field, or a field of the wrong type.
+    #[error("not a valid model manifest: {0}")]
+    Syntax(#[from] toml::de::Error),
+    /// A field whose value is outside what it allows.
+    #[error("field `{field}`: expected {expected}, got {got}")]
+    Value {
+        /// Dotted path of the field.
+        field: &'static str,
+        /// The values it allows, in words.
+        expected: &'static str,
+        /// The value found.
+        got: String,
+    },
+    /// The manifest could not be written as TOML.
+    #[error("cannot write the manifest: {0}")]
+    Write(#[from] toml::ser::Error),
+}
+
+/// What a network answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// One label per picture.
+    Classification,
+}
+
+impl Task {
+    /// The task's name in manifests and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Classification => "classification",
+        }
+    }
+
+    /// The path of the HTTP route that answers it.
+    pub fn route(self) -> &'static str {
+        match self {
+            Self::Classification => "/v1/classify",
+        }
+    }
+}
+
+/// One network: what it is, how pictures become its input, and how it is batched.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelManifest {
+    /// Name in URLs and on command lines, `[a-z0-9_.-]{1,64}`.
+    pub name: String,
+    /// What it answers.
+    pub task: Task,
+    /// One line for people.
+    pub description: String,
+    /// File of class labels, one a line: in `models/labels/` for the catalogue, else beside the manifest.
+    pub labels: PathBuf,
+    /// The ONNX file beside the manifest; absent in the catalogue, whose graphs are built from weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// How its graph is built; absent for a user's own ONNX file of unknown origin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<Architecture>,
+    /// From decoded picture to input tensor.
+    pub preprocess: Preprocess,
+    /// Limits of the batching queue.
+    #[serde(default)]
+    pub batching: Batching,
+    /// Checkpoints that fit the architecture, newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<WeightsFile>,
+    /// Where the weights of an exported model came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
+}
+
+/// A network of a known family, with the arguments that its builder takes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Architecture {
+    /// `torchvision.models.mobilenetv3`.
+    MobilenetV3(MobileNetV3Config),
+    /// `torchvision.models.mobilenetv2`.
+    MobilenetV2(MobileNetV2Config),
+    /// `torchvision.models.resnet`.
+    Resnet(ResNetConfig),
+    /// EfficientNet-Lite0.
+    EfficientnetLite0(EfficientNetLite0Config),
+}
+
+/// Which of the two tables of the MobileNetV3 paper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MobileNetV3Size {
+    /// Table 1.
+    Large,
+    /// Table 2.
+    Small,
+}
+
+/// Arguments of MobileNetV3.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MobileNetV3Config {
+    /// Large or Small.
+    pub size: MobileNetV3Size,
+    /// Factor on every channel count.
+    #[serde(default = "one")]
+    pub width_mult: f64,
+    /// Halve the channels of the last blocks.
+    #[serde(default)]
+    pub reduced_tail: bool,
+    /// Dilation 2 instead of stride 2 in the last blocks.
+    #[serde(default)]
+    pub dilated: bool,
+    /// Batch-norm epsilon.
+    pub bn_eps: f32,
+    /// Number of classes.
+    pub num_classes: usize,
+}
+
+/// Arguments of MobileNetV2.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MobileNetV2Config {
+    /// Factor on every channel count.
+    #[serde(default = "one")]
+    pub width_mult: f64,
+    /// Batch-norm epsilon.
+    pub bn_eps: f32,
+    /// Number of classes.
+    pub num_classes: usize,
+}
+
+/// The residual block of a `ResNet`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResNetBlock {
+    /// Two 3x3 convolutions.
+    Basic,
+    /// 1x1, 3x3, 1x1 with a fourfold expansion.
+    Bottleneck,
+}
+
+/// Arguments of `ResNet`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResNetConfig {
+    /// The residual block.
+    pub block: ResNetBlock,
+    /// Blocks per stage.
+    pub layers: [usize; 4],
+    /// Batch-norm epsilon.
+    pub bn_eps: f32,
+    /// Number of classes.
+    pub num_classes: usize,
+}
+
+/// Arguments of EfficientNet-Lite0.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EfficientNetLite0Config {
+    /// Batch-norm epsilon.
+    pub bn_eps: f32,
+    /// Number of classes.
+    pub num_classes: usize,
+}
+
+/// From an 8-bit RGB picture to a normalised tensor `[3, H, W] f32`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preprocess {
+    /// First step: the resize.
+    pub resize: Resize,
+    /// Second step: side of the central square that is kept, in pixels; none keeps everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop: Option<u32>,
+    /// Third step, per channel R, G, B of values in 0..1: subtracted.
+    pub mean: [f32; 3],
+    /// Fourth step, per channel: divided by.
+    pub std: [f32; 3],
+}
+
+/// How a picture is resized before cropping.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Resize {
+    /// The shorter side becomes `size` and the aspect is kept, on 8-bit pixels with antialias.
+    /// Source: `torchvision.transforms.Resize(size)` on a PIL image.
+    ShortSide {
+        /// Pixels of the shorter side.
+        size: u32,
+        /// The resampling filter.
+        filter: Filter,
+    },
+}
+
+/// Pillow's resampling filters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Filter {
+    /// `PIL.Image.BILINEAR`: a triangle that widens when shrinking.
+    Bilinear,
+    /// `PIL.Image.BICUBIC`: Catmull-Rom, a = -0.5.
+    Bicubic,
+}
+
+/// Limits of a model's queue, in Triton's words. Absent fields are planned from the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Batching {
+    /// Most pictures in one run of the network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_batch_size: Option<usize>,
+    /// Longest wait for a fuller batch, in microseconds. None or 0: a batch is cut when a worker is free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_queue_delay_us: Option<u64>,
+    /// Most pictures waiting; one more is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_queue_size: Option<usize>,
+    /// Workers, each with a session of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instances: Option<usize>,
+}
+
+/// A published checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightsFile {
+    /// Its name among the model's checkpoints, such as `IMAGENET1K_V1`.
+    pub name: String,
+    /// Where it is published.
+    pub url: String,
+    /// First hexadecimal digits of its SHA-256.
+    pub sha256_prefix: String,
+    /// Parameters of the network, buffers excluded.
+    pub parameters: u64,
+    /// Published accuracy: metric name to percent.
+    pub metrics: std::collections::BTreeMap<String, f64>,
+    /// Preprocessing of this checkpoint where it is not the model's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preprocess: Option<Preprocess>,
+}
+
+/// Where an exported model's weights came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// File name of the checkpoint.
+    pub checkpoint: String,
+    /// SHA-256 of its bytes, 64 hexadecimal digits.
+    pub checkpoint_sha256: String,
+    /// Parameters of the network, buffers excluded.
+    pub parameters: u64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl ModelManifest {
+    /// Parses and checks a manifest.
+    ///
+    /// # Errors
+    /// [`ManifestError`] names the field, what it allows and what it held.
+    pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        let manifest: Self = toml::from_str(text)?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// The manifest as TOML.
+    ///
+    /// # Errors
+    /// [`ManifestError::Write`] if a value has no TOML form.
+    pub fn to_toml(&self) -> Result<String, ManifestError> {
+        Ok(toml::to_string(self)?)
+    }
+
+    fn check(&self) -> Result<(), ManifestError> {
+        let name_ok = (1..=64).contains(&self.name.len())
+            && !self.name.starts_with('.')
+            && self
+                .name
+                .bytes()
+                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.'));
+        require(name_ok, "name", "[a-z0-9_-][a-z0-9_.-]{0,63}", &self.name)?;
+        for weights in &self.weights {
+            if let Some(preprocess) = &weights.preprocess {
+                preprocess.check()?;
+            }
+        }
+        self.preprocess.check()?;
+        self.batching.check()
+    }
+}
+
+impl Preprocess {
+    fn check(&self) -> Result<(), ManifestError> {
+        let Resize::ShortSide { size, .. } = self.resize;
+        require(
+            (1..=4096).contains(&size),
+            "preprocess.resize.size",
+            "1..=4096",
+            size,
+        )?;
+        if let Some(crop) = self.crop {
+            let expected = "1 to the resized short side";
+            require(
+                (1..=size).contains(&crop),
+                "preprocess.crop",
+                expected,
+                crop,
+            )?;
+        }
+        let finite = self.mean.iter().chain(&self.std).all(|v| v.is_finite());
+        require(
+            finite,
+            "preprocess.mean",
+            "finite numbers",
+            format!("{:?}", self.mean),
+        )?;
+        let positive = self.std.iter().all(|v| *v > 0.0);
+        require(
+            positive,
+            "preprocess.std",
+            "numbers above 0",
+            format!("{:?}", self.std),
+        )
+    }
+}
+
+impl Batching {
+    fn check(&self) -> Result<(), ManifestError> {
+        let within = |v: Option<usize>, most| v.is_none_or(|v| (1..=most).contains(&v));
+        let show = |v: Option<usize>| v.unwrap_or_default();
+        let size = self.max_batch_size;
+        require(
+            within(size, 256),
+            "batching.max_batch_size",
+            "1..=256",
+            show(size),
+        )?;
+        let queue = self.max_queue_size;
+        require(
+            within(queue, 65_536),
+            "batching.max_queue_size",
+            "1..=65536",
+            show(queue),
+        )?;
+        let instances = self.instances;
+        require(
+            within(instances, 256),
+            "batching.instances",
+            "1..=256",
+            show(instances),
+        )?;
+        let delay = self.max_queue_delay_us.unwrap_or_default();
+        require(
+            delay <= 1_000_000,
+            "batching.max_queue_delay_us",
+            "0..=1000000",
+            delay,
+        )
+    }
+}
+
+fn require(
+    holds: bool,
+    field: &'static str,
+    expected: &'static str,
+    got: impl ToString,
+) -> Result<(), ManifestError> {
+    if holds {
+        return Ok(());
+    }
+    Err(ManifestError::Value {
+        field,
+        expected,
+        got: got.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = r#"
+        name = "tiny"
+        task = "classification"
+        description = "a test"
+        labels = "labels.txt"
+        [preprocess]
+        resize = { mode = "short_side", size = 256, filter = "bilinear" }
+        crop = 224
+        mean = [0.5, 0.5, 0.5]
+        std = [0.5, 0.5, 0.5]
+    "#;
+
+    #[test]
+    fn a_manifest_survives_a_round_trip() {
+        let manifest = ModelManifest::parse(MINIMAL).unwrap();
+        let again = ModelManifest::parse(&manifest.to_toml().unwrap()).unwrap();
+        assert_eq!(manifest, again);
+    }
+
+    #[test]
+    fn bad_values_name_their_field() {
+        let cases = [
+            ("name = \"tiny\"", "name = \"../tiny\"", "field `name`"),
+            ("crop = 224", "crop = 257", "field `preprocess.crop`"),
+            ("size = 256", "size = 0", "field `preprocess.resize.size`"),
+            (
+                "std = [0.5, 0.5, 0.5]",
+                "std = [0.5, 0.0, 0.5]",
+                "field `preprocess.std`",
+            ),
+            ("crop = 224", "cropp = 224", "unknown field `cropp`"),
+            (
+                "[preprocess]",
+                "[batching]\nmax_batch_size = 0\n[preprocess]",
+                "max_batch_size",
+            ),
+        ];
+        for (from, to, message) in cases {
+            assert!(MINIMAL.contains(from), "{from}");
+            let error = ModelManifest::parse(&MINIMAL.replace(from, to))
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(message), "{to}: {error}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Picture decoding and preprocessing.

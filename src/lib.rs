@@ -1,0 +1,3 @@
+//! Sightline.
+
+pub mod image;

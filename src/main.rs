@@ -1,0 +1,3 @@
+//! The `sightline` binary.
+
+fn main() {}
