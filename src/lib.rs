@@ -1,3 +1,31 @@
-//! Sightline.
+//! Sightline serves torchvision's vision networks from a CPU.
+//!
+//! One request's path, module by module:
+//!
+//! 1. [`http`]: the body becomes compressed pictures, the query becomes a validated request.
+//! 2. [`pipeline`]: the one function that walks a request through everything below.
+//! 3. [`registry`]: the model, its labels, its queue.
+//! 4. [`image`]: pictures are decoded and preprocessed on the bounded [`pool`].
+//! 5. [`batch`]: the queue, and the workers that cut batches from it.
+//! 6. [`engine`]: ONNX Runtime runs the network.
+//! 7. [`postprocess`]: the network's output becomes an answer, which [`http`] sends.
+//!
+//! Beside the path: [`store`] and [`catalogue`] find models, [`config`] and [`threads`] plan a
+//! deployment, [`metrics`] and [`process`] measure it, [`error`] is the union of what can go wrong.
 
+pub mod app;
+pub mod batch;
+pub mod catalogue;
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod http;
 pub mod image;
+pub mod metrics;
+pub mod pipeline;
+pub mod pool;
+pub mod postprocess;
+pub mod process;
+pub mod registry;
+pub mod store;
+pub mod threads;

@@ -1,4 +1,29 @@
-//! Checkpoints in, ONNX out.
+//! Checkpoints in, ONNX out: no inference, no async, no Python.
+//!
+//! ```text
+//! weights::StateDict ──┐
+//!                      ├─> Loader/Scope ─> architecture ─> Graph ─> Model ─> bytes of an .onnx file
+//! manifest::Architecture ┘   (strict)       (tables)      (checked)
+//! ```
+//!
+//! 1. [`weights`] reads a checkpoint, whatever its container, into named tensors.
+//! 2. [`manifest`] says which architecture they belong to, with its arguments.
+//! 3. [`backbones`] and [`classification`] hold the architectures as tables; they take weights
+//!    from a [`graph::Scope`], whose path is the state dict's, and add nodes to a [`graph::Graph`],
+//!    which checks every shape at once.
+//! 4. [`Model`] is the finished graph with its opset and metadata; [`Model::to_bytes`] encodes it.
 
+pub mod backbones;
+pub mod classification;
+mod error;
+pub mod graph;
+mod layers;
 pub mod manifest;
+mod model;
+mod proto;
+mod read;
 pub mod weights;
+
+pub use error::BuildError;
+pub use model::{DEFAULT_OPSET, Model, ModelInfo, OPSETS, build};
+pub use read::{GraphReadError, WeightTensor, read_initializers};

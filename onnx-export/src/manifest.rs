@@ -241,16 +241,20 @@ pub struct WeightsFile {
     /// Its name among the model's checkpoints, such as `IMAGENET1K_V1`.
     pub name: String,
     /// Where it is published.
-    pub url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Its file beside the manifest, for weights that the binary carries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
     /// First hexadecimal digits of its SHA-256.
     pub sha256_prefix: String,
     /// Parameters of the network, buffers excluded.
     pub parameters: u64,
     /// Published accuracy: metric name to percent.
     pub metrics: std::collections::BTreeMap<String, f64>,
-    /// Preprocessing of this checkpoint where it is not the model's.
+    /// The resize that this checkpoint was evaluated with, where it is not the model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub preprocess: Option<Preprocess>,
+    pub resize: Option<Resize>,
 }
 
 /// Where an exported model's weights came from.
@@ -296,13 +300,15 @@ impl ModelManifest {
                 .bytes()
                 .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.'));
         require(name_ok, "name", "[a-z0-9_-][a-z0-9_.-]{0,63}", &self.name)?;
-        for weights in &self.weights {
-            if let Some(preprocess) = &weights.preprocess {
-                preprocess.check()?;
-            }
-        }
         self.preprocess.check()?;
         self.batching.check()
+    }
+
+    /// The published checkpoint whose SHA-256 starts as `sha256` does.
+    pub fn published(&self, sha256: &str) -> Option<&WeightsFile> {
+        self.weights
+            .iter()
+            .find(|weights| sha256.starts_with(&weights.sha256_prefix))
     }
 }
 
@@ -313,7 +319,7 @@ impl Preprocess {
             (1..=4096).contains(&size),
             "preprocess.resize.size",
             "1..=4096",
-            size,
+            &size,
         )?;
         if let Some(crop) = self.crop {
             let expected = "1 to the resized short side";
@@ -321,22 +327,23 @@ impl Preprocess {
                 (1..=size).contains(&crop),
                 "preprocess.crop",
                 expected,
-                crop,
+                &crop,
             )?;
         }
-        let finite = self.mean.iter().chain(&self.std).all(|v| v.is_finite());
+        let Self { mean, std, .. } = self;
+        let finite = mean.iter().all(|v| v.is_finite());
         require(
             finite,
             "preprocess.mean",
             "finite numbers",
-            format!("{:?}", self.mean),
+            &format!("{mean:?}"),
         )?;
-        let positive = self.std.iter().all(|v| *v > 0.0);
+        let positive = std.iter().all(|v| v.is_finite() && *v > 0.0);
         require(
             positive,
             "preprocess.std",
             "numbers above 0",
-            format!("{:?}", self.std),
+            &format!("{std:?}"),
         )
     }
 }
@@ -344,34 +351,34 @@ impl Preprocess {
 impl Batching {
     fn check(&self) -> Result<(), ManifestError> {
         let within = |v: Option<usize>, most| v.is_none_or(|v| (1..=most).contains(&v));
-        let show = |v: Option<usize>| v.unwrap_or_default();
+        let show = |v: Option<usize>| v.unwrap_or_default().to_string();
         let size = self.max_batch_size;
         require(
             within(size, 256),
             "batching.max_batch_size",
             "1..=256",
-            show(size),
+            &show(size),
         )?;
         let queue = self.max_queue_size;
         require(
             within(queue, 65_536),
             "batching.max_queue_size",
             "1..=65536",
-            show(queue),
+            &show(queue),
         )?;
         let instances = self.instances;
         require(
             within(instances, 256),
             "batching.instances",
             "1..=256",
-            show(instances),
+            &show(instances),
         )?;
         let delay = self.max_queue_delay_us.unwrap_or_default();
         require(
             delay <= 1_000_000,
             "batching.max_queue_delay_us",
             "0..=1000000",
-            delay,
+            &delay,
         )
     }
 }
@@ -380,7 +387,7 @@ fn require(
     holds: bool,
     field: &'static str,
     expected: &'static str,
-    got: impl ToString,
+    got: &dyn std::fmt::Display,
 ) -> Result<(), ManifestError> {
     if holds {
         return Ok(());

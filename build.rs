@@ -1,0 +1,95 @@
+//! Embeds the catalogue: every `models/<name>/model.toml` and `models/labels/*.txt` becomes a
+//! constant, so that a new variant of a known architecture is a new file and no code.
+
+#![allow(
+    clippy::print_stdout,
+    reason = "a build script speaks to cargo through stdout"
+)]
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+fn main() -> io::Result<()> {
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    let models = root.join("models");
+    println!("cargo::rerun-if-changed={}", models.display());
+    let manifests: Vec<PathBuf> = sorted(&models)?
+        .into_iter()
+        .map(|folder| folder.join("model.toml"))
+        .filter(|path| path.is_file())
+        .collect();
+    let labels = sorted(&models.join("labels"))?;
+    let weights: Vec<PathBuf> = sorted(&models)?
+        .into_iter()
+        .map(|folder| folder.join("weights.safetensors"))
+        .filter(|path| path.is_file())
+        .collect();
+    let mut code = String::new();
+    list(
+        &mut code,
+        "MANIFESTS",
+        "&str",
+        "include_str!",
+        &manifests,
+        folder_name,
+    );
+    list(
+        &mut code,
+        "LABELS",
+        "&str",
+        "include_str!",
+        &labels,
+        file_name,
+    );
+    list(
+        &mut code,
+        "WEIGHTS",
+        "&[u8]",
+        "include_bytes!",
+        &weights,
+        folder_name,
+    );
+    fs::write(out.join("catalogue.rs"), code)
+}
+
+/// `const NAME: &[(&str, T)] = &[("key", include!("path")), ...];`
+fn list(
+    code: &mut String,
+    name: &str,
+    kind: &str,
+    include: &str,
+    paths: &[PathBuf],
+    key: fn(&Path) -> String,
+) {
+    let _ = writeln!(code, "const {name}: &[(&str, {kind})] = &[");
+    for path in paths {
+        println!("cargo::rerun-if-changed={}", path.display());
+        let _ = writeln!(
+            code,
+            "    ({:?}, {include}({:?})),",
+            key(path),
+            path.display()
+        );
+    }
+    code.push_str("];\n");
+}
+
+fn sorted(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn folder_name(path: &Path) -> String {
+    path.parent().map(file_name).unwrap_or_default()
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}

@@ -1,0 +1,97 @@
+//! MobileNetV2.
+//!
+//! Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (2018),
+//! table 2; `torchvision.models.mobilenetv2`.
+
+use crate::error::BuildError;
+use crate::graph::ops::Conv;
+use crate::graph::{Graph, Scope, Value};
+use crate::layers::{Activation, conv_bn, conv_norm_activation, make_divisible};
+use crate::manifest::MobileNetV2Config;
+
+/// Rows of the table: expansion t, channels c, repeats n, stride s of the first.
+#[rustfmt::skip]
+const ROWS: [(usize, usize, usize, usize); 7] = [
+    // t    c  n  s
+    ( 1,  16, 1, 1),
+    ( 6,  24, 2, 2),
+    ( 6,  32, 3, 2),
+    ( 6,  64, 4, 2),
+    ( 6,  96, 3, 1),
+    ( 6, 160, 3, 2),
+    ( 6, 320, 1, 1),
+];
+const STEM_CHANNELS: usize = 32;
+const LAST_CHANNELS: usize = 1280;
+
+/// Adds the trunk: the feature map `[N, C, H/32, W/32]` after the last convolution, under
+/// `features.0` to `features.18`.
+///
+/// # Errors
+/// [`BuildError::Shape`] if `x` is not `[N, 3, H, W]`.
+pub fn features(
+    g: &mut Graph,
+    scope: &Scope<'_>,
+    x: Value,
+    config: &MobileNetV2Config,
+) -> Result<Value, BuildError> {
+    let MobileNetV2Config {
+        width_mult, bn_eps, ..
+    } = *config;
+    let scaled = |channels: usize, mult: f64| make_divisible(channels as f64 * mult);
+    let stem = Conv::new(scaled(STEM_CHANNELS, width_mult), 3).stride(2);
+    let mut y = conv_norm_activation(g, &scope.sub(0), x, stem, bn_eps, Activation::Relu6)?;
+    let mut index = 1;
+    for (expansion, channels, repeats, stride) in ROWS {
+        for repeat in 0..repeats {
+            let stride = if repeat == 0 { stride } else { 1 };
+            let block = Block {
+                expansion,
+                out: scaled(channels, width_mult),
+                stride,
+            };
+            y = inverted_residual(g, &scope.sub(index).sub("conv"), y, block, bn_eps)?;
+            index += 1;
+        }
+    }
+    // The last layer never narrows, so that the classifier keeps its input.
+    let last = Conv::new(scaled(LAST_CHANNELS, width_mult.max(1.0)), 1);
+    conv_norm_activation(g, &scope.sub(index), y, last, bn_eps, Activation::Relu6)
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    expansion: usize,
+    out: usize,
+    stride: usize,
+}
+
+/// Source: `torchvision.models.mobilenetv2.InvertedResidual`.
+fn inverted_residual(
+    g: &mut Graph,
+    scope: &Scope<'_>,
+    x: Value,
+    block: Block,
+    eps: f32,
+) -> Result<Value, BuildError> {
+    let input = g.channels(x)?;
+    let hidden = input * block.expansion;
+    let mut y = x;
+    let mut layer = 0;
+    if block.expansion != 1 {
+        let expand = Conv::new(hidden, 1);
+        y = conv_norm_activation(g, &scope.sub(layer), y, expand, eps, Activation::Relu6)?;
+        layer += 1;
+    }
+    let depthwise = Conv::depthwise(hidden, 3).stride(block.stride);
+    y = conv_norm_activation(g, &scope.sub(layer), y, depthwise, eps, Activation::Relu6)?;
+    // The projection is a plain convolution and a batch norm beside it, not a sequence of its own.
+    let (conv, norm) = (scope.sub(layer + 1), scope.sub(layer + 2));
+    let project = Conv::new(block.out, 1);
+    y = conv_bn(g, (&conv, &norm), y, project, eps, Activation::Identity)?;
+    if block.stride == 1 && input == block.out {
+        g.add(x, y)
+    } else {
+        Ok(y)
+    }
+}

@@ -1,0 +1,208 @@
+//! MobileNetV3 Large and Small.
+//!
+//! Source: Howard et al., "Searching for MobileNetV3" (2019), tables 1 and 2;
+//! `torchvision.models.mobilenetv3`.
+
+use crate::error::BuildError;
+use crate::graph::ops::Conv;
+use crate::graph::{Graph, Scope, Value};
+use crate::layers::{Activation, conv_norm_activation, make_divisible, squeeze_excitation};
+use crate::manifest::{MobileNetV3Config, MobileNetV3Size};
+
+/// One row of the paper's table: an inverted residual block.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    input: usize,
+    kernel: usize,
+    expanded: usize,
+    out: usize,
+    squeeze: bool,
+    activation: Activation,
+    stride: usize,
+    /// In the tail `reduced_tail` halves the channels and `dilated` replaces the stride.
+    tail: Tail,
+}
+
+/// Which channel counts of a row belong to the tail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tail {
+    No,
+    /// The first row of the tail: only its output is narrowed.
+    First,
+    /// A later row: input, expansion and output are.
+    Inside,
+}
+
+const SE: bool = true;
+const NO_SE: bool = false;
+use Activation::{HardSwish as HS, Relu as RE};
+
+const fn bneck(
+    (input, kernel, expanded, out): (usize, usize, usize, usize),
+    squeeze: bool,
+    activation: Activation,
+    stride: usize,
+    tail: Tail,
+) -> Row {
+    Row {
+        input,
+        kernel,
+        expanded,
+        out,
+        squeeze,
+        activation,
+        stride,
+        tail,
+    }
+}
+
+#[rustfmt::skip]
+const LARGE: [Row; 15] = [
+    //     in   k  exp  out
+    bneck(( 16, 3,  16,  16), NO_SE, RE, 1, Tail::No),
+    bneck(( 16, 3,  64,  24), NO_SE, RE, 2, Tail::No), // C1
+    bneck(( 24, 3,  72,  24), NO_SE, RE, 1, Tail::No),
+    bneck(( 24, 5,  72,  40), SE,    RE, 2, Tail::No), // C2
+    bneck(( 40, 5, 120,  40), SE,    RE, 1, Tail::No),
+    bneck(( 40, 5, 120,  40), SE,    RE, 1, Tail::No),
+    bneck(( 40, 3, 240,  80), NO_SE, HS, 2, Tail::No), // C3
+    bneck(( 80, 3, 200,  80), NO_SE, HS, 1, Tail::No),
+    bneck(( 80, 3, 184,  80), NO_SE, HS, 1, Tail::No),
+    bneck(( 80, 3, 184,  80), NO_SE, HS, 1, Tail::No),
+    bneck(( 80, 3, 480, 112), SE,    HS, 1, Tail::No),
+    bneck((112, 3, 672, 112), SE,    HS, 1, Tail::No),
+    bneck((112, 5, 672, 160), SE,    HS, 2, Tail::First), // C4
+    bneck((160, 5, 960, 160), SE,    HS, 1, Tail::Inside),
+    bneck((160, 5, 960, 160), SE,    HS, 1, Tail::Inside), // C5 after the last convolution
+];
+
+#[rustfmt::skip]
+const SMALL: [Row; 11] = [
+    //     in   k  exp  out
+    bneck(( 16, 3,  16,  16), SE,    RE, 2, Tail::No), // C1
+    bneck(( 16, 3,  72,  24), NO_SE, RE, 2, Tail::No), // C2
+    bneck(( 24, 3,  88,  24), NO_SE, RE, 1, Tail::No),
+    bneck(( 24, 5,  96,  40), SE,    HS, 2, Tail::No), // C3
+    bneck(( 40, 5, 240,  40), SE,    HS, 1, Tail::No),
+    bneck(( 40, 5, 240,  40), SE,    HS, 1, Tail::No),
+    bneck(( 40, 5, 120,  48), SE,    HS, 1, Tail::No),
+    bneck(( 48, 5, 144,  48), SE,    HS, 1, Tail::No),
+    bneck(( 48, 5, 288,  96), SE,    HS, 2, Tail::First), // C4
+    bneck(( 96, 5, 576,  96), SE,    HS, 1, Tail::Inside),
+    bneck(( 96, 5, 576,  96), SE,    HS, 1, Tail::Inside), // C5 after the last convolution
+];
+
+/// Expansion of the convolution after the last block.
+const LAST_EXPANSION: usize = 6;
+
+impl MobileNetV3Config {
+    fn rows(&self) -> &'static [Row] {
+        match self.size {
+            MobileNetV3Size::Large => &LARGE,
+            MobileNetV3Size::Small => &SMALL,
+        }
+    }
+
+    /// Width of the classifier's hidden layer.
+    pub(crate) fn last_channel(&self) -> usize {
+        let channels = match self.size {
+            MobileNetV3Size::Large => 1280,
+            MobileNetV3Size::Small => 1024,
+        };
+        self.adjust(channels / if self.reduced_tail { 2 } else { 1 })
+    }
+
+    fn adjust(&self, channels: usize) -> usize {
+        make_divisible(channels as f64 * self.width_mult)
+    }
+
+    /// The row with this network's width and tail applied.
+    fn scaled(&self, row: Row) -> Row {
+        let halve = |channels: usize, narrowed: bool| {
+            self.adjust(if narrowed && self.reduced_tail {
+                channels / 2
+            } else {
+                channels
+            })
+        };
+        Row {
+            input: halve(row.input, row.tail == Tail::Inside),
+            expanded: halve(row.expanded, row.tail == Tail::Inside),
+            out: halve(row.out, row.tail != Tail::No),
+            ..row
+        }
+    }
+}
+
+/// Adds the trunk: the feature map `[N, C, H/32, W/32]` (`H/16` where dilated) after the last
+/// convolution, under `features.0` to `features.<rows + 1>`.
+///
+/// # Errors
+/// [`BuildError::Shape`] if `x` is not `[N, 3, H, W]`.
+pub fn features(
+    g: &mut Graph,
+    scope: &Scope<'_>,
+    x: Value,
+    config: &MobileNetV3Config,
+) -> Result<Value, BuildError> {
+    let rows: Vec<Row> = config
+        .rows()
+        .iter()
+        .map(|row| config.scaled(*row))
+        .collect();
+    let stem = Conv::new(rows[0].input, 3).stride(2);
+    let mut y = conv_norm_activation(g, &scope.sub(0), x, stem, config.bn_eps, HS)?;
+    for (index, row) in rows.iter().enumerate() {
+        y = inverted_residual(g, &scope.sub(index + 1), y, row, config)?;
+    }
+    let last = Conv::new(LAST_EXPANSION * g.channels(y)?, 1);
+    conv_norm_activation(g, &scope.sub(rows.len() + 1), y, last, config.bn_eps, HS)
+}
+
+/// Expansion where it widens, depthwise convolution, squeeze-and-excitation, projection, residual.
+/// Source: `torchvision.models.mobilenetv3.InvertedResidual`.
+fn inverted_residual(
+    g: &mut Graph,
+    scope: &Scope<'_>,
+    x: Value,
+    row: &Row,
+    config: &MobileNetV3Config,
+) -> Result<Value, BuildError> {
+    let eps = config.bn_eps;
+    let block = scope.sub("block");
+    // The state dict numbers only the layers that exist.
+    let mut layer = 0;
+    let mut next = || {
+        layer += 1;
+        block.sub(layer - 1)
+    };
+    let mut y = x;
+    if row.expanded != row.input {
+        let expand = Conv::new(row.expanded, 1);
+        y = conv_norm_activation(g, &next(), y, expand, eps, row.activation)?;
+    }
+    let dilated = config.dilated && row.tail != Tail::No;
+    let (stride, dilation) = if dilated { (1, 2) } else { (row.stride, 1) };
+    let depthwise = Conv::depthwise(row.expanded, row.kernel)
+        .stride(stride)
+        .dilation(dilation);
+    y = conv_norm_activation(g, &next(), y, depthwise, eps, row.activation)?;
+    if row.squeeze {
+        let channels = make_divisible((row.expanded / 4) as f64);
+        y = squeeze_excitation(g, &next(), y, channels)?;
+    }
+    y = conv_norm_activation(
+        g,
+        &next(),
+        y,
+        Conv::new(row.out, 1),
+        eps,
+        Activation::Identity,
+    )?;
+    // By the table's stride: a dilated block of stride 2 has no residual.
+    if row.stride == 1 && row.input == row.out {
+        g.add(y, x)
+    } else {
+        Ok(y)
+    }
+}

@@ -1,0 +1,246 @@
+//! The graph under construction: values with known shapes, nodes, and weights.
+//!
+//! What is *not* here: which ops exist ([`ops`] has a method for each), where weights come from
+//! ([`Loader`]), and protobuf (the private `proto` module).
+
+mod dim;
+mod loader;
+pub mod ops;
+
+use std::collections::HashMap;
+
+pub(crate) use dim::Dims;
+pub use dim::{Dim, Symbol, Window};
+pub use loader::{Loader, Mismatch, Scope, StateDictError};
+
+/// The shape of a value, outermost axis first.
+pub type Shape = Vec<Dim>;
+
+/// A value of a [`Graph`]: an input, a weight or the output of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Value(u32);
+
+/// What is known of a value.
+#[derive(Debug, Clone)]
+pub struct ValueInfo {
+    /// Its ONNX name.
+    pub name: String,
+    /// Its shape; all values are `f32`.
+    pub shape: Shape,
+    /// Path of the module that made it, as in the state dict.
+    scope: String,
+}
+
+/// A node attribute.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Attr {
+    /// FLOAT.
+    Float(f32),
+    /// INT.
+    Int(i64),
+    /// INTS.
+    Ints(Vec<i64>),
+    /// STRING.
+    Text(&'static str),
+}
+
+/// One operator call.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// The ONNX operator.
+    pub op: &'static str,
+    /// Its path-like name, such as `/features/0/0/Conv`.
+    pub name: String,
+    /// Operands in the operator's order.
+    pub inputs: Vec<Value>,
+    /// The result.
+    pub output: Value,
+    /// Attributes by name.
+    pub attrs: Vec<(&'static str, Attr)>,
+}
+
+/// A constant `f32` tensor.
+#[derive(Debug, Clone)]
+pub struct Initializer {
+    /// The value that holds it.
+    pub value: Value,
+    /// Elements in C order.
+    pub data: Vec<f32>,
+}
+
+/// A graph whose shapes are checked as nodes are added.
+#[derive(Debug, Default)]
+pub struct Graph {
+    dims: Dims,
+    values: Vec<ValueInfo>,
+    nodes: Vec<Node>,
+    initializers: Vec<Initializer>,
+    inputs: Vec<Value>,
+    outputs: Vec<Value>,
+    scalars: HashMap<u32, Value>,
+    names: HashMap<String, u32>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the network's picture input, `[N, 3, H, W] f32` with every axis but the channels dynamic.
+    pub fn image_input(&mut self, name: &str) -> Value {
+        let batch = self.dims.input("batch");
+        let height = self.dims.input("height");
+        let width = self.dims.input("width");
+        let value = self.value(name, "", vec![batch, Dim::Fixed(3), height, width]);
+        self.inputs.push(value);
+        value
+    }
+
+    /// Makes `value` an output of the network under the name `name`.
+    pub fn output(&mut self, value: Value, name: &str) {
+        let unique = self.unique(name);
+        self.values[value.0 as usize].name = unique;
+        self.outputs.push(value);
+    }
+
+    /// Name and shape of a value.
+    pub fn info(&self, value: Value) -> &ValueInfo {
+        &self.values[value.0 as usize]
+    }
+
+    /// The shape of a value.
+    pub fn shape(&self, value: Value) -> &[Dim] {
+        &self.info(value).shape
+    }
+
+    /// Nodes in the order they were added, which is a topological one.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Constant tensors in the order they were added.
+    pub fn initializers(&self) -> &[Initializer] {
+        &self.initializers
+    }
+
+    /// The network's inputs.
+    pub fn inputs(&self) -> &[Value] {
+        &self.inputs
+    }
+
+    /// The network's outputs.
+    pub fn outputs(&self) -> &[Value] {
+        &self.outputs
+    }
+
+    /// A shape in words: `[batch, 16, ceil(height/2), ceil(width/2)]`.
+    pub fn show_shape(&self, shape: &[Dim]) -> String {
+        let axes: Vec<String> = shape.iter().map(|dim| self.show_dim(*dim)).collect();
+        format!("[{}]", axes.join(", "))
+    }
+
+    /// A dimension in words, which is also its ONNX `dim_param` where it is dynamic.
+    pub fn show_dim(&self, dim: Dim) -> String {
+        match dim {
+            Dim::Fixed(size) => size.to_string(),
+            Dim::Dynamic(symbol) => self.dims.name(symbol),
+        }
+    }
+
+    /// The graph as text, one node a line: operator, inputs, shape of the output.
+    pub fn dump(&self) -> String {
+        let mut text = String::new();
+        for node in &self.nodes {
+            let inputs: Vec<&str> = node
+                .inputs
+                .iter()
+                .map(|v| self.info(*v).name.as_str())
+                .collect();
+            let shape = self.show_shape(self.shape(node.output));
+            text += &format!(
+                "{} = {}({}) {shape}\n",
+                node.name,
+                node.op,
+                inputs.join(", ")
+            );
+        }
+        text
+    }
+
+    /// Adds a weight under its state dict path, of the given shape in C order.
+    fn weight(&mut self, path: &str, shape: &[usize], data: Vec<f32>) -> Value {
+        debug_assert_eq!(shape.iter().product::<usize>(), data.len(), "{path}");
+        let shape = shape.iter().map(|size| Dim::Fixed(*size)).collect();
+        let value = self.value(path, "", shape);
+        self.initializers.push(Initializer { value, data });
+        value
+    }
+
+    /// A scalar constant, one per distinct number.
+    fn scalar(&mut self, number: f32) -> Value {
+        if let Some(value) = self.scalars.get(&number.to_bits()) {
+            return *value;
+        }
+        let value = self.weight(&format!("constant_{number}"), &[], vec![number]);
+        self.scalars.insert(number.to_bits(), value);
+        value
+    }
+
+    /// Adds a node under `scope`; the caller has checked the shapes.
+    fn node(
+        &mut self,
+        op: &'static str,
+        scope: &str,
+        inputs: Vec<Value>,
+        shape: Shape,
+        attrs: Vec<(&'static str, Attr)>,
+    ) -> Value {
+        let path = self.unique(&node_path(scope, op));
+        let output = self.value(&format!("{path}_output"), scope, shape);
+        self.nodes.push(Node {
+            op,
+            name: path,
+            inputs,
+            output,
+            attrs,
+        });
+        output
+    }
+
+    fn value(&mut self, name: &str, scope: &str, shape: Shape) -> Value {
+        let name = self.unique(name);
+        self.values.push(ValueInfo {
+            name,
+            shape,
+            scope: scope.to_owned(),
+        });
+        Value((self.values.len() - 1) as u32)
+    }
+
+    fn scope_of(&self, value: Value) -> String {
+        self.info(value).scope.clone()
+    }
+
+    /// `name`, or `name_1`, `name_2`, ... where it is taken: ONNX wants every name once.
+    fn unique(&mut self, name: &str) -> String {
+        let count = self.names.entry(name.to_owned()).or_insert(0);
+        *count += 1;
+        match *count {
+            1 => name.to_owned(),
+            n => {
+                let next = format!("{name}_{}", n - 1);
+                self.unique(&next)
+            }
+        }
+    }
+}
+
+/// `features.0.0` and `Conv` give `/features/0/0/Conv`.
+fn node_path(scope: &str, op: &str) -> String {
+    if scope.is_empty() {
+        format!("/{op}")
+    } else {
+        format!("/{}/{op}", scope.replace('.', "/"))
+    }
+}

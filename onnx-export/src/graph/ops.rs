@@ -1,0 +1,350 @@
+//! One method per ONNX operator, named as ONNX names it, each with its shape rule.
+//!
+//! Source: the operators' specifications in the ONNX documentation (opset 13 to 21).
+
+use super::{Attr, Dim, Graph, Scope, Shape, Value, Window};
+use crate::error::BuildError;
+
+/// Attributes of `Conv`: square kernel, equal strides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv {
+    /// Output channels.
+    pub out: usize,
+    /// Side of the kernel.
+    pub kernel: usize,
+    /// Step between outputs.
+    pub stride: usize,
+    /// Step between taps.
+    pub dilation: usize,
+    /// Groups of channels; equal to the channels in a depthwise convolution.
+    pub groups: usize,
+    /// How the border is padded.
+    pub padding: Padding,
+}
+
+/// How a convolution pads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Padding {
+    /// Equal zeros on each side so that stride 1 keeps the size: `(kernel - 1) / 2 * dilation`.
+    /// Source: torchvision `ops.misc.ConvNormActivation`.
+    Centered,
+    /// TensorFlow's `SAME`: the output is `ceil(size / stride)`, an odd zero goes to the end.
+    SameUpper,
+}
+
+impl Conv {
+    /// A `kernel` x `kernel` convolution to `out` channels, stride 1, centred padding.
+    pub fn new(out: usize, kernel: usize) -> Self {
+        let padding = Padding::Centered;
+        Self {
+            out,
+            kernel,
+            stride: 1,
+            dilation: 1,
+            groups: 1,
+            padding,
+        }
+    }
+
+    /// A convolution of each of `channels` on its own.
+    pub fn depthwise(channels: usize, kernel: usize) -> Self {
+        Self {
+            groups: channels,
+            ..Self::new(channels, kernel)
+        }
+    }
+
+    /// With another stride.
+    #[must_use]
+    pub fn stride(self, stride: usize) -> Self {
+        Self { stride, ..self }
+    }
+
+    /// With another dilation.
+    #[must_use]
+    pub fn dilation(self, dilation: usize) -> Self {
+        Self { dilation, ..self }
+    }
+
+    /// With TensorFlow's `SAME` padding.
+    #[must_use]
+    pub fn same_upper(self) -> Self {
+        Self {
+            padding: Padding::SameUpper,
+            ..self
+        }
+    }
+
+    /// Shape of the weight over `channels` input channels: `[out, channels / groups, k, k]`.
+    pub fn weight_shape(&self, channels: usize) -> [usize; 4] {
+        [self.out, channels / self.groups, self.kernel, self.kernel]
+    }
+
+    fn window(&self) -> Window {
+        let Self {
+            kernel,
+            stride,
+            dilation,
+            ..
+        } = *self;
+        let reach = dilation * (kernel - 1);
+        Window {
+            kernel,
+            stride,
+            dilation,
+            padding: reach / 2 * 2,
+        }
+    }
+
+    fn attrs(&self) -> Vec<(&'static str, Attr)> {
+        let pair = |n: usize| Attr::Ints(vec![n as i64; 2]);
+        // At stride 1 `SAME` is centred padding, said explicitly since more optimisers read that.
+        let border = if self.padding == Padding::SameUpper && self.stride > 1 {
+            ("auto_pad", Attr::Text("SAME_UPPER"))
+        } else {
+            (
+                "pads",
+                Attr::Ints(vec![(self.window().padding / 2) as i64; 4]),
+            )
+        };
+        vec![
+            ("dilations", pair(self.dilation)),
+            ("group", Attr::Int(self.groups as i64)),
+            ("kernel_shape", pair(self.kernel)),
+            border,
+            ("strides", pair(self.stride)),
+        ]
+    }
+}
+
+impl Graph {
+    /// `Conv` of `[N, C, H, W]` with a `[out, C / groups, k, k]` weight and a bias `[out]`, both
+    /// named after `scope`.
+    ///
+    /// # Errors
+    /// [`BuildError::Shape`] if `x` is not `[N, C, H, W]` with C divisible by the groups, or is
+    /// smaller than the kernel.
+    pub fn conv(
+        &mut self,
+        scope: &Scope<'_>,
+        x: Value,
+        conv: Conv,
+        (weight, bias): (Vec<f32>, Vec<f32>),
+    ) -> Result<Value, BuildError> {
+        let (channels, [batch, height, width]) = self.picture("Conv", scope.path(), x)?;
+        if !channels.is_multiple_of(conv.groups) {
+            let expected = format!("[N, C, H, W] with C a multiple of {}", conv.groups);
+            return Err(self.shape_error("Conv", scope.path(), x, expected));
+        }
+        let slid = self.slide_both(height, width, conv.window());
+        let Some([height, width]) = slid else {
+            let expected = format!("at least {} pixels a side", conv.kernel);
+            return Err(self.shape_error("Conv", scope.path(), x, expected));
+        };
+        let path = scope.path();
+        let weight_shape = conv.weight_shape(channels);
+        let weight = self.weight(&format!("{path}.weight"), &weight_shape, weight);
+        let bias = self.weight(&format!("{path}.bias"), &[conv.out], bias);
+        let shape = vec![batch, Dim::Fixed(conv.out), height, width];
+        Ok(self.node("Conv", path, vec![x, weight, bias], shape, conv.attrs()))
+    }
+
+    /// `Gemm` of `[N, in]` with a `[out, in]` weight and a bias `[out]`: `torch.nn.Linear`.
+    ///
+    /// # Errors
+    /// [`BuildError::Shape`] if `x` is not `[N, features]`.
+    pub fn gemm(&mut self, scope: &Scope<'_>, x: Value, out: usize) -> Result<Value, BuildError> {
+        let [batch, Dim::Fixed(features)] = *self.shape(x) else {
+            return Err(self.shape_error("Gemm", scope.path(), x, "[N, features]".into()));
+        };
+        let weight = scope.parameter("weight", &[out, features]);
+        let bias = scope.parameter("bias", &[out]);
+        let path = scope.path();
+        let weight = self.weight(&format!("{path}.weight"), &[out, features], weight);
+        let bias = self.weight(&format!("{path}.bias"), &[out], bias);
+        let attrs = vec![("transB", Attr::Int(1))];
+        Ok(self.node(
+            "Gemm",
+            path,
+            vec![x, weight, bias],
+            vec![batch, Dim::Fixed(out)],
+            attrs,
+        ))
+    }
+
+    /// `Relu`, any shape.
+    pub fn relu(&mut self, x: Value) -> Value {
+        self.elementwise("Relu", x, vec![])
+    }
+
+    /// `Clip` to `low..=high`, any shape.
+    pub fn clip(&mut self, x: Value, low: f32, high: f32) -> Value {
+        let bounds = [self.scalar(low), self.scalar(high)];
+        let (scope, shape) = (self.scope_of(x), self.shape(x).to_vec());
+        self.node("Clip", &scope, vec![x, bounds[0], bounds[1]], shape, vec![])
+    }
+
+    /// `HardSigmoid` with torch's slope: `clip(x / 6 + 1/2, 0, 1)`, any shape.
+    pub fn hard_sigmoid(&mut self, x: Value) -> Value {
+        let attrs = vec![
+            ("alpha", Attr::Float(1.0 / 6.0)),
+            ("beta", Attr::Float(0.5)),
+        ];
+        self.elementwise("HardSigmoid", x, attrs)
+    }
+
+    /// `Add` of equal shapes.
+    ///
+    /// # Errors
+    /// [`BuildError::Shape`] if the shapes differ.
+    pub fn add(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
+        if self.shape(left) != self.shape(right) {
+            let expected = self.show_shape(self.shape(left));
+            return Err(self.shape_error("Add", &self.scope_of(left), right, expected));
+        }
+        let (scope, shape) = (self.scope_of(left), self.shape(left).to_vec());
+        Ok(self.node("Add", &scope, vec![left, right], shape, vec![]))
+    }
+
+    /// `Mul` of equal shapes, or of `[N, C, H, W]` with a per-channel factor `[N, C, 1, 1]`.
+    ///
+    /// # Errors
+    /// [`BuildError::Shape`] if the factor has another shape.
+    pub fn mul(&mut self, x: Value, factor: Value) -> Result<Value, BuildError> {
+        let (left, right) = (self.shape(x), self.shape(factor));
+        let broadcasts = left.len() == right.len()
+            && left
+                .iter()
+                .zip(right)
+                .all(|(l, r)| l == r || *r == Dim::Fixed(1));
+        if !broadcasts {
+            let expected = format!("{} or 1s in its place", self.show_shape(left));
+            return Err(self.shape_error("Mul", &self.scope_of(x), factor, expected));
+        }
+        let (scope, shape) = (self.scope_of(x), left.to_vec());
+        Ok(self.node("Mul", &scope, vec![x, factor], shape, vec![]))
+    }
+
+    /// `GlobalAveragePool` of `[N, C, H, W]` to `[N, C, 1, 1]`.
+    ///
+    /// # Errors
+    /// [`BuildError::Shape`] if `x` is not `[N, C, H, W]`.
+    pub fn global_average_pool(&mut self, x: Value) -> Result<Value, BuildError> {
+        let scope = self.scope_of(x);
+        let (channels, [batch, ..]) = self.picture("GlobalAveragePool", &scope, x)?;
+        let shape = vec![batch, Dim::Fixed(channels), Dim::Fixed(1), Dim::Fixed(1)];
+        Ok(self.node("GlobalAveragePool", &scope, vec![x], shape, vec![]))
+    }
+
+    /// `MaxPool` of `[N, C, H, W]` with a square kernel and `padding` on each side.
+    ///
+    /// # Errors
+    /// [`BuildError::Shape`] if `x` is not `[N, C, H, W]` or is smaller than the kernel.
+    pub fn max_pool(
+        &mut self,
+        x: Value,
+        kernel: usize,
+        stride: usize,
+        padding: usize,
+    ) -> Result<Value, BuildError> {
+        let scope = self.scope_of(x);
+        let (channels, [batch, height, width]) = self.picture("MaxPool", &scope, x)?;
+        let window = Window {
+            kernel,
+            stride,
+            dilation: 1,
+            padding: 2 * padding,
+        };
+        let Some([height, width]) = self.slide_both(height, width, window) else {
+            let expected = format!("at least {kernel} pixels a side");
+            return Err(self.shape_error("MaxPool", &scope, x, expected));
+        };
+        let attrs = vec![
+            ("kernel_shape", Attr::Ints(vec![kernel as i64; 2])),
+            ("pads", Attr::Ints(vec![padding as i64; 4])),
+            ("strides", Attr::Ints(vec![stride as i64; 2])),
+        ];
+        let shape = vec![batch, Dim::Fixed(channels), height, width];
+        Ok(self.node("MaxPool", &scope, vec![x], shape, attrs))
+    }
+
+    /// `Flatten` of `[N, C, 1, 1]` to `[N, C]`.
+    ///
+    /// # Errors
+    /// [`BuildError::Shape`] if an axis after the first is dynamic.
+    pub fn flatten(&mut self, x: Value) -> Result<Value, BuildError> {
+        let scope = self.scope_of(x);
+        let shape = self.shape(x);
+        let fixed: Option<Vec<usize>> = shape[1..]
+            .iter()
+            .map(|d| {
+                if let Dim::Fixed(n) = d {
+                    Some(*n)
+                } else {
+                    None
+                }
+            })
+            .collect();
+        let Some(sizes) = fixed else {
+            let expected = "[N, ...] with fixed sizes".to_owned();
+            return Err(self.shape_error("Flatten", &scope, x, expected));
+        };
+        let shape = vec![shape[0], Dim::Fixed(sizes.iter().product())];
+        Ok(self.node(
+            "Flatten",
+            &scope,
+            vec![x],
+            shape,
+            vec![("axis", Attr::Int(1))],
+        ))
+    }
+
+    /// The channel count of a `[N, C, H, W]` value.
+    ///
+    /// # Errors
+    /// [`BuildError::Shape`] if `x` has another rank or dynamic channels.
+    pub fn channels(&self, x: Value) -> Result<usize, BuildError> {
+        Ok(self.picture("Conv", &self.scope_of(x), x)?.0)
+    }
+
+    fn elementwise(
+        &mut self,
+        op: &'static str,
+        x: Value,
+        attrs: Vec<(&'static str, Attr)>,
+    ) -> Value {
+        let (scope, shape): (String, Shape) = (self.scope_of(x), self.shape(x).to_vec());
+        self.node(op, &scope, vec![x], shape, attrs)
+    }
+
+    /// Channels, and [batch, height, width], of a `[N, C, H, W]` value.
+    fn picture(
+        &self,
+        op: &'static str,
+        scope: &str,
+        x: Value,
+    ) -> Result<(usize, [Dim; 3]), BuildError> {
+        match *self.shape(x) {
+            [batch, Dim::Fixed(channels), height, width] => Ok((channels, [batch, height, width])),
+            _ => Err(self.shape_error(op, scope, x, "[N, C, H, W]".into())),
+        }
+    }
+
+    fn slide_both(&mut self, height: Dim, width: Dim, window: Window) -> Option<[Dim; 2]> {
+        Some([
+            self.dims.slide(height, window)?,
+            self.dims.slide(width, window)?,
+        ])
+    }
+
+    fn shape_error(&self, op: &'static str, scope: &str, x: Value, expected: String) -> BuildError {
+        let got = self.show_shape(self.shape(x));
+        BuildError::Shape {
+            op,
+            scope: scope.to_owned(),
+            operand: "input",
+            expected,
+            got,
+        }
+    }
+}

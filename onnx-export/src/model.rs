@@ -1,0 +1,173 @@
+//! The finished model: a graph with its opset and what is known of its origin.
+
+use std::ops::RangeInclusive;
+
+use prost::Message;
+
+use crate::classification;
+use crate::error::BuildError;
+use crate::graph::{Graph, Loader};
+use crate::manifest::Architecture;
+use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto, graph_proto};
+use crate::weights::StateDict;
+
+/// The ONNX opset that is written unless another is asked for.
+pub const DEFAULT_OPSET: i64 = 17;
+/// Opsets whose definitions of the operators used here are the same.
+pub const OPSETS: RangeInclusive<i64> = 13..=21;
+
+/// Most classes that a network may have: bounds what a bad argument can allocate.
+const MAX_CLASSES: usize = 100_000;
+
+/// A network ready to be written.
+#[derive(Debug)]
+pub struct Model {
+    /// The computation.
+    pub graph: Graph,
+    /// Where it came from.
+    pub info: ModelInfo,
+}
+
+/// What a model's file says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// The network's name.
+    pub name: String,
+    /// ONNX opset.
+    pub opset: i64,
+    /// SHA-256 of the checkpoint, 64 hexadecimal digits.
+    pub checkpoint_sha256: String,
+    /// Trained numbers in the checkpoint, buffers excluded.
+    pub parameters: u64,
+}
+
+/// Builds the graph of `architecture` with the weights of `state`.
+///
+/// The network reads `images` `[batch, 3, height, width] f32`, normalised, and writes `logits`
+/// `[batch, num_classes] f32`.
+///
+/// # Errors
+/// [`BuildError::Argument`] for an architecture or opset out of range, [`BuildError::StateDict`]
+/// for a checkpoint of another network.
+pub fn build(
+    name: &str,
+    architecture: &Architecture,
+    state: &StateDict,
+    opset: i64,
+) -> Result<Model, BuildError> {
+    if !OPSETS.contains(&opset) {
+        return Err(argument("opset", "13 to 21", &opset));
+    }
+    architecture.check()?;
+    let loader = Loader::new(state);
+    let mut graph = Graph::new();
+    let images = graph.image_input("images");
+    let logits = classification::logits(&mut graph, &loader.root(), images, architecture)?;
+    graph.output(logits, "logits");
+    let parameters = loader.finish()?;
+    let checkpoint_sha256 = state.sha256().to_owned();
+    Ok(Model {
+        graph,
+        info: ModelInfo {
+            name: name.to_owned(),
+            opset,
+            checkpoint_sha256,
+            parameters,
+        },
+    })
+}
+
+impl Model {
+    /// The model as the bytes of an `.onnx` file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let Self { graph, info } = self;
+        let entry = |key: &str, value: String| StringStringEntryProto {
+            key: key.to_owned(),
+            value,
+        };
+        let model = ModelProto {
+            ir_version: ir_version(info.opset),
+            producer_name: "sightline".to_owned(),
+            producer_version: env!("CARGO_PKG_VERSION").to_owned(),
+            doc_string: format!(
+                "{} with batch norm folded; images [batch, 3, height, width] f32, normalised",
+                info.name
+            ),
+            graph: Some(graph_proto(graph, &info.name)),
+            opset_import: vec![OperatorSetIdProto {
+                domain: String::new(),
+                version: info.opset,
+            }],
+            metadata_props: vec![
+                entry("checkpoint_sha256", info.checkpoint_sha256.clone()),
+                entry("parameters", info.parameters.to_string()),
+            ],
+        };
+        model.encode_to_vec()
+    }
+}
+
+/// The IR version that came with an opset, so that runtimes of that age read the file.
+/// Source: ONNX "Versioning", table of releases.
+fn ir_version(opset: i64) -> i64 {
+    match opset {
+        ..=13 => 7,
+        14..=18 => 8,
+        19..=20 => 9,
+        _ => 10,
+    }
+}
+
+impl Architecture {
+    /// Number of classes that the network tells apart.
+    pub fn num_classes(&self) -> usize {
+        match self {
+            Self::MobilenetV3(config) => config.num_classes,
+            Self::MobilenetV2(config) => config.num_classes,
+            Self::Resnet(config) => config.num_classes,
+            Self::EfficientnetLite0(config) => config.num_classes,
+        }
+    }
+
+    fn width_mult(&self) -> f64 {
+        match self {
+            Self::MobilenetV3(config) => config.width_mult,
+            Self::MobilenetV2(config) => config.width_mult,
+            Self::Resnet(_) | Self::EfficientnetLite0(_) => 1.0,
+        }
+    }
+
+    /// Bounds the arguments, and with them what the graph can allocate.
+    fn check(&self) -> Result<(), BuildError> {
+        let classes = self.num_classes();
+        if !(1..=MAX_CLASSES).contains(&classes) {
+            return Err(argument("num_classes", "1 to 100000", &classes));
+        }
+        let width_mult = self.width_mult();
+        if !(0.05..=8.0).contains(&width_mult) {
+            return Err(argument("width_mult", "0.05 to 8", &width_mult));
+        }
+        match self {
+            Self::Resnet(config) if config.layers.iter().any(|n| !(1..=64).contains(n)) => {
+                Err(argument(
+                    "layers",
+                    "1 to 64 blocks a stage",
+                    &format!("{:?}", config.layers),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn argument(
+    argument: &'static str,
+    expected: &'static str,
+    got: &dyn std::fmt::Display,
+) -> BuildError {
+    BuildError::Argument {
+        argument,
+        expected,
+        got: got.to_string(),
+    }
+}

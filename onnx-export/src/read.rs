@@ -1,0 +1,126 @@
+//! Reading weights back out of an ONNX file, such as one that a runtime has optimised.
+
+use prost::Message;
+use thiserror::Error;
+
+use crate::proto::{FLOAT, ModelProto, TensorProto};
+
+/// A named `f32` tensor of an ONNX file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightTensor {
+    /// Its initializer name.
+    pub name: String,
+    /// Sizes, outermost axis first.
+    pub shape: Vec<i64>,
+    /// Elements in C order.
+    pub data: Vec<f32>,
+}
+
+/// Bytes that are no ONNX file, or one that contradicts itself.
+#[derive(Debug, Error)]
+pub enum GraphReadError {
+    /// Not a protobuf message of ONNX's schema.
+    #[error("not an ONNX file: {0}")]
+    Protobuf(#[from] prost::DecodeError),
+    /// A tensor whose bytes do not fill its shape.
+    #[error("tensor `{name}` of shape {shape:?} has {bytes} bytes")]
+    Length {
+        /// The tensor's name.
+        name: String,
+        /// Its shape.
+        shape: Vec<i64>,
+        /// Bytes that it has.
+        bytes: usize,
+    },
+}
+
+/// The `f32` initializers of at least `min_bytes` bytes that are stored inside the file.
+///
+/// # Errors
+/// [`GraphReadError`] if the bytes are no ONNX file or a tensor's length contradicts its shape.
+pub fn read_initializers(
+    model: &[u8],
+    min_bytes: usize,
+) -> Result<Vec<WeightTensor>, GraphReadError> {
+    let model = ModelProto::decode(model)?;
+    let tensors = model
+        .graph
+        .map(|graph| graph.initializer)
+        .unwrap_or_default();
+    let large = tensors
+        .into_iter()
+        .filter(|tensor| tensor.data_type == FLOAT && tensor.raw_data.len() >= min_bytes.max(1));
+    large.map(weight_tensor).collect()
+}
+
+fn weight_tensor(tensor: TensorProto) -> Result<WeightTensor, GraphReadError> {
+    let TensorProto {
+        name,
+        dims: shape,
+        raw_data,
+        ..
+    } = tensor;
+    let elements = shape.iter().try_fold(1_usize, |product, size| {
+        usize::try_from(*size)
+            .ok()
+            .and_then(|size| product.checked_mul(size))
+    });
+    let (values, rest) = raw_data.as_chunks::<4>();
+    if !rest.is_empty() || elements != Some(values.len()) {
+        return Err(GraphReadError::Length {
+            name,
+            shape,
+            bytes: raw_data.len(),
+        });
+    }
+    let data = values
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect();
+    Ok(WeightTensor { name, shape, data })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::GraphProto;
+
+    fn model(dims: Vec<i64>, raw_data: Vec<u8>) -> Vec<u8> {
+        let tensor = TensorProto {
+            name: "w".to_owned(),
+            data_type: FLOAT,
+            dims,
+            raw_data,
+        };
+        let graph = GraphProto {
+            initializer: vec![tensor],
+            ..GraphProto::default()
+        };
+        ModelProto {
+            graph: Some(graph),
+            ..ModelProto::default()
+        }
+        .encode_to_vec()
+    }
+
+    #[test]
+    fn weights_are_read_back() {
+        let bytes = [1.5_f32, -2.0]
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
+        let tensors = read_initializers(&model(vec![2, 1], bytes), 8).unwrap();
+        assert_eq!(tensors[0].data, [1.5, -2.0]);
+        assert_eq!(tensors[0].shape, [2, 1]);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let cases = [vec![3], vec![-1], vec![i64::MAX, i64::MAX], vec![2, 2]];
+        for shape in cases {
+            let error = read_initializers(&model(shape.clone(), vec![0; 8]), 1).unwrap_err();
+            assert!(matches!(error, GraphReadError::Length { .. }), "{shape:?}");
+        }
+        assert!(read_initializers(b"not protobuf", 1).is_err());
+    }
+}

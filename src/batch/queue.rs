@@ -1,0 +1,188 @@
+//! The queue as plain data: no threads, no clock of its own.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::image::ImageSize;
+
+/// When a batch is cut, in Triton's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Most pictures in a batch.
+    pub max_batch_size: usize,
+    /// Longest time that the oldest picture waits for company; zero: it never waits.
+    pub max_queue_delay: Duration,
+}
+
+/// Why a batch was cut where it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cut {
+    /// It reached `max_batch_size`.
+    Full,
+    /// A worker was free and took all that waited.
+    WorkerFree,
+    /// A worker was free; what else waited has another size.
+    Size,
+    /// `max_queue_delay` passed.
+    Delay,
+}
+
+/// A waiting picture.
+#[derive(Debug)]
+pub(super) struct Pending<T> {
+    pub(super) payload: T,
+    /// Pictures of one batch share it.
+    pub(super) size: ImageSize,
+    pub(super) enqueued: Instant,
+    pub(super) deadline: Instant,
+}
+
+/// What a free worker should do.
+#[derive(Debug)]
+pub(super) enum Next<T> {
+    /// Nothing waits.
+    Empty,
+    /// The batch is not due before this time.
+    Wait(Instant),
+    /// Run these.
+    Batch(Vec<Pending<T>>, Cut),
+}
+
+#[derive(Debug)]
+pub(super) struct Queue<T> {
+    entries: VecDeque<Pending<T>>,
+    policy: Policy,
+}
+
+impl<T> Queue<T> {
+    pub(super) fn new(policy: Policy) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            policy,
+        }
+    }
+
+    pub(super) fn push(&mut self, pending: Pending<T>) {
+        self.entries.push_back(pending);
+    }
+
+    /// The next batch: the oldest picture and the oldest others of its size.
+    pub(super) fn next(&mut self, now: Instant) -> Next<T> {
+        let Policy {
+            max_batch_size,
+            max_queue_delay,
+        } = self.policy;
+        let Some(oldest) = self.entries.front() else {
+            return Next::Empty;
+        };
+        let (size, due) = (oldest.size, oldest.enqueued + max_queue_delay);
+        let fitting = self
+            .entries
+            .iter()
+            .filter(|entry| entry.size == size)
+            .count();
+        let full = fitting >= max_batch_size;
+        if !full && now < due {
+            return Next::Wait(due);
+        }
+        let cut = match () {
+            () if full => Cut::Full,
+            () if !max_queue_delay.is_zero() => Cut::Delay,
+            () if fitting < self.entries.len() => Cut::Size,
+            () => Cut::WorkerFree,
+        };
+        Next::Batch(self.take(size, max_batch_size), cut)
+    }
+
+    /// Removes the first `most` entries of `size`; the others keep their order.
+    fn take(&mut self, size: ImageSize, most: usize) -> Vec<Pending<T>> {
+        let mut batch = Vec::new();
+        let mut rest = VecDeque::with_capacity(self.entries.len());
+        for entry in self.entries.drain(..) {
+            if entry.size == size && batch.len() < most {
+                batch.push(entry);
+            } else {
+                rest.push_back(entry);
+            }
+        }
+        self.entries = rest;
+        batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(max_batch_size: usize, delay_ms: u64, sizes: &[u32]) -> (Queue<usize>, Instant) {
+        let max_queue_delay = Duration::from_millis(delay_ms);
+        let mut queue = Queue::new(Policy {
+            max_batch_size,
+            max_queue_delay,
+        });
+        let start = Instant::now();
+        for (payload, side) in sizes.iter().enumerate() {
+            let size = ImageSize {
+                width: *side,
+                height: *side,
+            };
+            let enqueued = start + Duration::from_millis(payload as u64);
+            queue.push(Pending {
+                payload,
+                size,
+                enqueued,
+                deadline: start,
+            });
+        }
+        (queue, start)
+    }
+
+    fn cut(queue: &mut Queue<usize>, now: Instant) -> (Vec<usize>, Cut) {
+        match queue.next(now) {
+            Next::Batch(batch, cut) => (batch.iter().map(|p| p.payload).collect(), cut),
+            other => panic!("no batch: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn batches_without_delay() {
+        let cases: [(usize, &[u32], &[usize], Cut); 5] = [
+            (4, &[1], &[0], Cut::WorkerFree),
+            (4, &[1, 1, 1], &[0, 1, 2], Cut::WorkerFree),
+            (2, &[1, 1, 1], &[0, 1], Cut::Full),
+            (4, &[1, 2, 1], &[0, 2], Cut::Size),
+            (2, &[1, 2, 1, 1], &[0, 2], Cut::Full),
+        ];
+        for (max_batch_size, sizes, expected, why) in cases {
+            let (mut queue, start) = queue(max_batch_size, 0, sizes);
+            assert_eq!(
+                cut(&mut queue, start),
+                (expected.to_vec(), why),
+                "{sizes:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn entries_that_stay_keep_their_order() {
+        let (mut queue, start) = queue(8, 0, &[1, 2, 1, 3, 2]);
+        assert_eq!(cut(&mut queue, start).0, [0, 2]);
+        assert_eq!(cut(&mut queue, start).0, [1, 4]);
+        assert_eq!(cut(&mut queue, start).0, [3]);
+        assert!(matches!(queue.next(start), Next::Empty));
+    }
+
+    #[test]
+    fn a_delay_holds_a_partial_batch_until_it_is_due() {
+        let (mut queue, start) = queue(4, 10, &[1, 1]);
+        let due = start + Duration::from_millis(10);
+        assert!(matches!(queue.next(start), Next::Wait(at) if at == due));
+        assert_eq!(cut(&mut queue, due), (vec![0, 1], Cut::Delay));
+    }
+
+    #[test]
+    fn a_delay_does_not_hold_a_full_batch() {
+        let (mut queue, start) = queue(2, 10, &[1, 1]);
+        assert_eq!(cut(&mut queue, start), (vec![0, 1], Cut::Full));
+    }
+}

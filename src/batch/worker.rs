@@ -1,0 +1,114 @@
+//! One worker: an operating system thread that owns one engine and empties the queue.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::queue::{Cut, Next, Pending};
+use super::{BatchError, Inference, Job, Shared};
+use crate::engine::{Engine, Tensor};
+
+/// Serves batches until the queue is closed and empty.
+pub(super) fn run(shared: &Shared, mut engine: Box<dyn Engine>) {
+    while let Some((batch, cut)) = next_batch(shared) {
+        let jobs = live(shared, batch);
+        if !jobs.is_empty() {
+            shared.metrics.batch(jobs.len(), cut);
+            answer(shared, engine.as_mut(), jobs);
+        }
+    }
+}
+
+/// Sleeps until a batch is due; none once the queue is closed and empty.
+fn next_batch(shared: &Shared) -> Option<(Vec<Pending<Job>>, Cut)> {
+    let mut state = shared.lock();
+    loop {
+        let now = Instant::now();
+        match state.queue.next(now) {
+            Next::Batch(batch, cut) => return Some((batch, cut)),
+            Next::Empty if state.closed => return None,
+            Next::Empty => {
+                state = shared
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            Next::Wait(due) => {
+                let waited = shared
+                    .changed
+                    .wait_timeout(state, due.saturating_duration_since(now));
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+}
+
+/// Leaves out pictures whose client has gone or whose deadline has passed.
+fn live(shared: &Shared, batch: Vec<Pending<Job>>) -> Vec<Pending<Job>> {
+    let now = Instant::now();
+    let mut jobs = Vec::with_capacity(batch.len());
+    for pending in batch {
+        shared.metrics.queue_depth.dec();
+        if pending.payload.reply.is_closed() {
+            continue;
+        }
+        if pending.deadline <= now {
+            // The client may have gone in this instant: then nobody misses the answer.
+            let _ = pending.payload.reply.send(Err(BatchError::DeadlinePassed));
+            continue;
+        }
+        jobs.push(pending);
+    }
+    jobs
+}
+
+fn answer(shared: &Shared, engine: &mut dyn Engine, batch: Vec<Pending<Job>>) {
+    let started = Instant::now();
+    let mut pictures = Vec::with_capacity(batch.len());
+    let mut clients = Vec::with_capacity(batch.len());
+    for Pending {
+        payload, enqueued, ..
+    } in batch
+    {
+        pictures.push(payload.picture);
+        clients.push((payload.reply, started.saturating_duration_since(enqueued)));
+    }
+    let count = clients.len();
+    // A panic is the engine's; its session is used through an exclusive borrow that ends here.
+    let result = catch_unwind(AssertUnwindSafe(|| engine.run(pictures)));
+    let inference = started.elapsed();
+    record_speed(shared, inference / count as u32);
+    let outputs = match result {
+        Ok(Ok(outputs)) => outputs.into_iter().map(Ok).collect(),
+        Ok(Err(error)) => repeat(count, BatchError::Engine(Arc::new(error))),
+        Err(_) => repeat(count, BatchError::Panicked),
+    };
+    for ((reply, queue), outputs) in clients.into_iter().zip(outputs) {
+        let _ = reply.send(outputs.map(|outputs| Inference {
+            outputs,
+            queue,
+            inference,
+        }));
+    }
+}
+
+fn repeat(count: usize, error: BatchError) -> Vec<Result<Vec<Tensor>, BatchError>> {
+    let copy = || match &error {
+        BatchError::Engine(source) => BatchError::Engine(Arc::clone(source)),
+        _ => BatchError::Panicked,
+    };
+    (0..count).map(|_| Err(copy())).collect()
+}
+
+/// An average over about the last eight runs.
+fn record_speed(shared: &Shared, per_picture: Duration) {
+    let new = u64::try_from(per_picture.as_nanos()).unwrap_or(u64::MAX);
+    let old = shared.nanos_per_picture.load(Ordering::Relaxed);
+    let average = if old == 0 {
+        new
+    } else {
+        old - old / 8 + new / 8
+    };
+    shared.nanos_per_picture.store(average, Ordering::Relaxed);
+}

@@ -1,0 +1,233 @@
+//! `sightline export`.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use onnx_export::manifest::{Architecture, ModelManifest, Provenance};
+use onnx_export::weights::StateDict;
+use onnx_export::{BuildError, DEFAULT_OPSET, Model};
+use sightline::catalogue;
+use sightline::store::{lines, read_text};
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// Network of the catalogue (see `sightline models`)
+    name: String,
+    /// Checkpoint: .pth in any of its containers, or .safetensors
+    #[arg(long, value_name = "FILE")]
+    weights: PathBuf,
+    /// Factor on every channel count (MobileNets)
+    #[arg(long, value_name = "F")]
+    width_mult: Option<f64>,
+    /// Halve the channels of the last blocks (MobileNetV3)
+    #[arg(long)]
+    reduced_tail: bool,
+    /// Dilation instead of stride in the last blocks (MobileNetV3)
+    #[arg(long)]
+    dilated: bool,
+    /// Number of classes [default: the labels' count, else the catalogue's]
+    #[arg(long, value_name = "N")]
+    num_classes: Option<usize>,
+    /// Class labels, one a line [default: the catalogue's, else numbers]
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// ONNX opset, 13 to 21
+    #[arg(long, default_value_t = DEFAULT_OPSET, value_name = "N")]
+    opset: i64,
+    /// Name of the exported model [default: that of OUT]
+    #[arg(long = "as", value_name = "NAME")]
+    name_as: Option<String>,
+    /// Folder for model.onnx, model.toml and labels.txt, or the path of an .onnx file
+    #[arg(short = 'o', long = "out", value_name = "OUT")]
+    out: PathBuf,
+}
+
+/// Reads the checkpoint, builds the graph, and writes both files; nothing is left half-written.
+pub(super) fn run(args: &ExportArgs) -> Result<()> {
+    let Some(mut manifest) = catalogue::manifest(&args.name)? else {
+        bail!(
+            "the catalogue has no `{}`; `sightline models` lists it",
+            args.name
+        );
+    };
+    let labels = args
+        .labels
+        .as_deref()
+        .map(read_text)
+        .transpose()?
+        .map(|text| lines(&text));
+    let Some(architecture) = &mut manifest.architecture else {
+        bail!("`{}` has no architecture to build", args.name);
+    };
+    apply(architecture, args, labels.as_ref().map(Vec::len))?;
+    let classes = architecture.num_classes();
+    let labels = labels.unwrap_or_else(|| default_labels(&manifest.labels, classes));
+    if labels.len() != classes {
+        bail!(
+            "the label file has {} lines, the network {classes} classes",
+            labels.len()
+        );
+    }
+    let state = StateDict::read(&args.weights)
+        .with_context(|| format!("cannot use {}", args.weights.display()))?;
+    let paths = OutputPaths::new(&args.out)?;
+    manifest.name = args.name_as.clone().unwrap_or_else(|| paths.name.clone());
+    let model = build(&manifest, &state, args)?;
+    complete(&mut manifest, &model, &paths, args);
+    // Parsed again so that a name or value that `serve` would refuse is refused now.
+    let manifest_text = manifest.to_toml()?;
+    ModelManifest::parse(&manifest_text).context("the exported model")?;
+    write(&paths.onnx, &model.to_bytes())?;
+    write(&paths.labels, (labels.join("\n") + "\n").as_bytes())?;
+    write(&paths.manifest, manifest_text.as_bytes())?;
+    report(&model, &paths)
+}
+
+/// Puts the flags into the architecture; a flag that it has no use for is a mistake.
+fn apply(architecture: &mut Architecture, args: &ExportArgs, labels: Option<usize>) -> Result<()> {
+    let (width, classes) = match architecture {
+        Architecture::MobilenetV3(config) => {
+            config.reduced_tail |= args.reduced_tail;
+            config.dilated |= args.dilated;
+            (Some(&mut config.width_mult), &mut config.num_classes)
+        }
+        Architecture::MobilenetV2(config) => {
+            (Some(&mut config.width_mult), &mut config.num_classes)
+        }
+        Architecture::Resnet(config) => (None, &mut config.num_classes),
+        Architecture::EfficientnetLite0(config) => (None, &mut config.num_classes),
+    };
+    *classes = args.num_classes.or(labels).unwrap_or(*classes);
+    match (width, args.width_mult) {
+        (Some(width), Some(wish)) => *width = wish,
+        (None, Some(_)) => bail!("`--width-mult` does not apply to {}", args.name),
+        (_, None) => {}
+    }
+    let v3 = matches!(architecture, Architecture::MobilenetV3(_));
+    if !v3 && (args.reduced_tail || args.dilated) {
+        bail!(
+            "`--reduced-tail` and `--dilated` apply to MobileNetV3, not to {}",
+            args.name
+        );
+    }
+    Ok(())
+}
+
+/// The catalogue's labels where their number fits, else the class numbers.
+fn default_labels(file: &Path, classes: usize) -> Vec<String> {
+    let known = catalogue::labels(file)
+        .map(lines)
+        .filter(|labels| labels.len() == classes);
+    known.unwrap_or_else(|| (0..classes).map(|class| format!("class {class}")).collect())
+}
+
+fn build(manifest: &ModelManifest, state: &StateDict, args: &ExportArgs) -> Result<Model> {
+    let Some(architecture) = &manifest.architecture else {
+        bail!("no architecture")
+    };
+    let built = onnx_export::build(&manifest.name, architecture, state, args.opset);
+    built.map_err(|error| {
+        let hint = match &error {
+            BuildError::StateDict(error) => error.num_classes_hint(architecture.num_classes()),
+            _ => None,
+        };
+        let what = format!("cannot build {} from {}", args.name, args.weights.display());
+        let error = anyhow::Error::new(error);
+        match hint {
+            Some(classes) => error.context(format!("{what} (try --num-classes {classes})")),
+            None => error.context(what),
+        }
+    })
+}
+
+/// What the exported manifest says that the catalogue's does not.
+fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, args: &ExportArgs) {
+    let published = manifest.published(&model.info.checkpoint_sha256).cloned();
+    if let Some(resize) = published
+        .as_ref()
+        .and_then(|weights| weights.resize.clone())
+    {
+        manifest.preprocess.resize = resize;
+    }
+    let file_name = |path: &Path| path.file_name().map(PathBuf::from).unwrap_or_default();
+    manifest.weights = Vec::new();
+    manifest.file = Some(file_name(&paths.onnx));
+    manifest.labels = file_name(&paths.labels);
+    manifest.provenance = Some(Provenance {
+        checkpoint: file_name(&args.weights).display().to_string(),
+        checkpoint_sha256: model.info.checkpoint_sha256.clone(),
+        parameters: model.info.parameters,
+    });
+}
+
+/// Where the files go.
+struct OutputPaths {
+    name: String,
+    onnx: PathBuf,
+    manifest: PathBuf,
+    labels: PathBuf,
+}
+
+impl OutputPaths {
+    fn new(out: &Path) -> Result<Self> {
+        let stem = out
+            .file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned());
+        let name = stem.with_context(|| format!("{} has no name", out.display()))?;
+        if out.extension().is_some_and(|extension| extension == "onnx") {
+            return Ok(Self {
+                name,
+                onnx: out.to_path_buf(),
+                manifest: out.with_extension("toml"),
+                labels: out.with_extension("labels.txt"),
+            });
+        }
+        let name = out
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or(name);
+        std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+        Ok(Self {
+            name,
+            onnx: out.join("model.onnx"),
+            manifest: out.join("model.toml"),
+            labels: out.join("labels.txt"),
+        })
+    }
+}
+
+/// Writes beside the target and renames, so that a reader sees all of the file or none.
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let partial = path.with_extension("partial");
+    let written = std::fs::File::create(&partial).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&partial, path)
+    });
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _ = std::fs::remove_file(&partial);
+    }
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn report(model: &Model, paths: &OutputPaths) -> Result<()> {
+    let size = std::fs::metadata(&paths.onnx)?.len() as f64 / 1e6;
+    let parameters = model.info.parameters as f64 / 1e6;
+    println!(
+        "{}: {parameters:.2} M parameters, {size:.1} MB",
+        paths.onnx.display()
+    );
+    println!(
+        "{}: edit it to change labels, preprocessing or batching",
+        paths.manifest.display()
+    );
+    println!("try: sightline serve --model {}", paths.manifest.display());
+    println!(
+        " or: sightline predict --model {} photo.jpg",
+        paths.manifest.display()
+    );
+    Ok(())
+}

@@ -1,0 +1,36 @@
+//! `sightline healthcheck`.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+/// Longest wait for the answer.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Args)]
+pub(super) struct HealthcheckArgs {
+    /// Address of the server
+    #[arg(
+        long,
+        env = "SIGHTLINE_HEALTHCHECK_URL",
+        default_value = "http://127.0.0.1:8080"
+    )]
+    url: String,
+}
+
+/// Succeeds if the server says that it is ready.
+pub(super) fn run(args: &HealthcheckArgs) -> Result<()> {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_global(Some(TIMEOUT))
+        .proxy(None)
+        .build()
+        .into();
+    let url = format!("{}/health/ready", args.url.trim_end_matches('/'));
+    agent
+        .get(&url)
+        .call()
+        .with_context(|| format!("{url} is not ready"))?;
+    println!("ready");
+    Ok(())
+}

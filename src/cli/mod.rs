@@ -1,0 +1,171 @@
+//! The command line: one file per command.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "commands speak to a terminal"
+)]
+
+mod bench;
+mod export;
+mod healthcheck;
+mod models;
+mod predict;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sightline::config::ConfigError;
+use sightline::engine::{OnnxRuntime, find_library};
+use sightline::store::ModelStore;
+use tracing_subscriber::EnvFilter;
+
+/// Exit code of a configuration that cannot be used (`EX_USAGE` of sysexits.h).
+const EXIT_CONFIG: u8 = 64;
+
+/// Serves torchvision's vision networks from a CPU.
+///
+/// One binary reads official checkpoints, builds ONNX graphs, and answers with labels, boxes or
+/// masks over HTTP. `sightline serve` works at once: its default model is built in.
+#[derive(Debug, Parser)]
+#[command(name = "sightline", version, max_term_width = 100, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Log filter, such as `info` or `sightline=debug`
+    #[arg(
+        long,
+        env = "SIGHTLINE_LOG",
+        global = true,
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    log: String,
+    /// Log format
+    #[arg(
+        long,
+        env = "SIGHTLINE_LOG_FORMAT",
+        global = true,
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
+    log_format: LogFormat,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 success; 1 the command failed; 2 wrong arguments; 64 a configuration that cannot be used.
+Every flag is also an environment variable, named in the command's own --help.";
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the server
+    Serve(serve::ServeArgs),
+    /// Turn a checkpoint into an ONNX file and its manifest
+    Export(export::ExportArgs),
+    /// Run a model on pictures, without a server
+    Predict(predict::PredictArgs),
+    /// List the catalogue and what is here of it
+    Models(models::ModelsArgs),
+    /// Ask a running server whether it is ready: exit code 0 or 1
+    Healthcheck(healthcheck::HealthcheckArgs),
+    /// Measure latency and throughput
+    Bench(bench::BenchArgs),
+}
+
+/// Where models are.
+#[derive(Debug, Clone, Args)]
+struct StoreArgs {
+    /// Models directory [default: $XDG_DATA_HOME/sightline/models, if it is there]
+    #[arg(long = "models", env = "SIGHTLINE_MODELS", value_name = "DIR")]
+    directory: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    /// The models directory that was named, else the default one where it exists.
+    fn store(&self) -> ModelStore {
+        let default = || default_models_directory().filter(|directory| directory.is_dir());
+        ModelStore::new(self.directory.clone().or_else(default))
+    }
+}
+
+fn default_models_directory() -> Option<PathBuf> {
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
+    let data = variable("XDG_DATA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share")));
+    Some(data?.join("sightline/models"))
+}
+
+/// Where ONNX Runtime is.
+#[derive(Debug, Clone, Args)]
+struct RuntimeArgs {
+    /// ONNX Runtime's library [default: `ORT_DYLIB_PATH`, beside the binary, .cache/onnxruntime/, the system's]
+    #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+}
+
+impl RuntimeArgs {
+    fn load(&self) -> Result<OnnxRuntime> {
+        let library = find_library(self.onnxruntime.as_deref())?;
+        Ok(OnnxRuntime::load(&library)?)
+    }
+}
+
+/// Parses the command line, runs the command, and says what failed.
+pub(crate) fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let result = start_logging(&cli.log, cli.log_format).and_then(|()| match cli.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Predict(args) => predict::run(&args),
+        Command::Models(args) => models::run(&args),
+        Command::Healthcheck(args) => healthcheck::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            let config = error.chain().any(|cause| cause.is::<ConfigError>());
+            if config {
+                ExitCode::from(EXIT_CONFIG)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn start_logging(filter: &str, format: LogFormat) -> Result<()> {
+    // ONNX Runtime warns of its own optimisations; only its errors concern an operator.
+    let filter = EnvFilter::try_new(format!("ort=error,{filter}"))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,183 @@
+//! `sightline serve`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use onnx_export::manifest::Batching;
+use sightline::app::App;
+use sightline::config::{ServeConfig, Settings};
+use sightline::engine::OnnxRuntime;
+use sightline::http;
+use sightline::registry::{LoadedModel, ModelPlan, Registry};
+use sightline::store::{ModelRef, ModelSource, ModelStore};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{RuntimeArgs, StoreArgs};
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// Settings in TOML, named as the flags with underscores; flags win over it
+    #[arg(long, env = "SIGHTLINE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+}
+
+/// Serves until SIGTERM or SIGINT; fails if a model cannot be loaded.
+pub(super) fn run(args: &ServeArgs) -> Result<()> {
+    let settings = match &args.config {
+        Some(path) => args.settings.over_file(path)?,
+        None => args.settings.clone(),
+    };
+    let config = settings.resolve()?;
+    let runtime = args.runtime.load()?;
+    let sources = find_sources(&args.store.store(), &config.models)?;
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.cores)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    tokio.block_on(serve(config, runtime, sources))
+}
+
+/// The models that were asked for, else all of the directory and the built-in one.
+fn find_sources(store: &ModelStore, models: &[String]) -> Result<Vec<ModelSource>> {
+    if models.is_empty() {
+        let mut sources = store.list()?;
+        let built_in = ModelSource::embedded()?;
+        if sources
+            .iter()
+            .all(|source| source.manifest.name != built_in.manifest.name)
+        {
+            sources.push(built_in);
+        }
+        return Ok(sources);
+    }
+    let parse = |text: &String| match text.parse::<ModelRef>() {
+        Ok(reference) => Ok(store.find(&reference)?),
+        Err(never) => match never {},
+    };
+    models.iter().map(parse).collect()
+}
+
+async fn serve(config: ServeConfig, runtime: OnnxRuntime, sources: Vec<ModelSource>) -> Result<()> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.listen))?;
+    let address = listener.local_addr()?;
+    println!(
+        "sightline {} listening on http://{address}",
+        env!("CARGO_PKG_VERSION")
+    );
+    let app = Arc::new(App::new(config.limits, config.cores));
+    let failed = CancellationToken::new();
+    let loading = {
+        let (app, config, failed) = (Arc::clone(&app), config.clone(), failed.clone());
+        tokio::task::spawn_blocking(move || {
+            let loaded = load_all(&app, &config, &runtime, sources, address);
+            loaded.inspect_err(|_| failed.cancel())
+        })
+    };
+    let stop = {
+        let app = Arc::clone(&app);
+        async move {
+            stop_signal(failed).await;
+            app.start_draining();
+        }
+    };
+    let router = http::router(Arc::clone(&app));
+    let answered = http::server::serve(
+        listener,
+        router,
+        config.max_connections,
+        stop,
+        config.shutdown_grace,
+    )
+    .await;
+    loading.await??;
+    if !answered {
+        bail!(
+            "requests were still in flight after {} ms",
+            config.shutdown_grace.as_millis()
+        );
+    }
+    println!("stopped");
+    Ok(())
+}
+
+/// Loads the models, while the listener already answers probes, and makes the server ready.
+fn load_all(
+    app: &App,
+    config: &ServeConfig,
+    runtime: &OnnxRuntime,
+    sources: Vec<ModelSource>,
+    address: SocketAddr,
+) -> Result<()> {
+    let started = Instant::now();
+    let load = |source| load(app, config, runtime, source);
+    let models = sources.into_iter().map(load).collect::<Result<Vec<_>>>()?;
+    app.set_ready(Registry::new(models));
+    println!("ready after {:.2} s. Try:", started.elapsed().as_secs_f64());
+    println!(
+        "  curl --data-binary @photo.jpg -H 'content-type: image/jpeg' \
+         'http://{address}/v1/classify'"
+    );
+    Ok(())
+}
+
+fn load(
+    app: &App,
+    config: &ServeConfig,
+    runtime: &OnnxRuntime,
+    mut source: ModelSource,
+) -> Result<LoadedModel> {
+    override_batching(&mut source.manifest.batching, &config.batching);
+    let plan = ModelPlan::new(&source.manifest, config.cores, config.intra_op_threads);
+    let model = LoadedModel::load(source, runtime, plan, &app.metrics)?;
+    tracing::info!(
+        model = model.id(),
+        instances = plan.instances,
+        intra_op_threads = plan.intra_op_threads,
+        load_time_ms = u64::try_from(model.load_time.as_millis())?,
+        "model loaded"
+    );
+    Ok(model)
+}
+
+/// A deployment's wish wins over the model's own.
+fn override_batching(own: &mut Batching, wish: &Batching) {
+    own.max_batch_size = wish.max_batch_size.or(own.max_batch_size);
+    own.max_queue_delay_us = wish.max_queue_delay_us.or(own.max_queue_delay_us);
+    own.max_queue_size = wish.max_queue_size.or(own.max_queue_size);
+    own.instances = wish.instances.or(own.instances);
+}
+
+/// Resolves when the process is asked to end, or when loading has failed.
+async fn stop_signal(failed: CancellationToken) {
+    let terminate = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(error) => {
+                tracing::warn!("cannot listen for SIGTERM: {error}");
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        () = terminate => tracing::info!("SIGTERM: finishing what is in flight"),
+        _ = tokio::signal::ctrl_c() => tracing::info!("interrupted: finishing what is in flight"),
+        () = failed.cancelled() => {}
+    }
+}

@@ -1,0 +1,256 @@
+//! The settings of `serve`: flags, environment variables and a TOML file are one struct.
+//!
+//! A flag wins over its environment variable, which wins over the file, which wins over the
+//! default.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use onnx_export::manifest::Batching;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::app::Limits;
+use crate::store::{StoreError, read_text};
+use crate::threads::usable_cores;
+
+/// Settings that the server cannot start with.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration: {0}")]
+    Read(#[from] StoreError),
+    /// The file is not TOML, or has a field that does not exist.
+    #[error("configuration {}: {source}", .path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: toml::de::Error,
+    },
+    /// A value outside what its setting allows.
+    #[error("`{setting}`: expected {expected}, got {got}")]
+    Value {
+        /// The setting.
+        setting: &'static str,
+        /// The values it allows, in words.
+        expected: String,
+        /// The value found.
+        got: String,
+    },
+}
+
+/// How a setting may be given, each by flag, environment variable or file.
+#[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Address to listen on [default: 127.0.0.1:8080]
+    #[arg(long, env = "SIGHTLINE_LISTEN", value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Model to load, as NAME, NAME@VARIANT or a path; may be repeated. The first of a task is its
+    /// default [default: every model of the models directory, then the built-in one]
+    #[arg(
+        long,
+        env = "SIGHTLINE_MODEL",
+        value_name = "NAME[@VARIANT]",
+        value_delimiter = ','
+    )]
+    pub model: Option<Vec<String>>,
+    /// Threads to plan for [default: the cores that the process may use]
+    #[arg(long, env = "SIGHTLINE_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+    /// Workers per model, each with a session of its own [default: one per core, at most 8]
+    #[arg(long, env = "SIGHTLINE_INSTANCES", value_name = "N")]
+    pub instances: Option<usize>,
+    /// Threads inside each session [default: threads / instances]
+    #[arg(long, env = "SIGHTLINE_INTRA_OP_THREADS", value_name = "N")]
+    pub intra_op_threads: Option<usize>,
+    /// Most pictures in one run of a network [default: the model's, else 8]
+    #[arg(long, env = "SIGHTLINE_MAX_BATCH_SIZE", value_name = "N")]
+    pub max_batch_size: Option<usize>,
+    /// Longest wait for a fuller batch, in microseconds [default: the model's, else 0]
+    #[arg(
+        long,
+        env = "SIGHTLINE_MAX_QUEUE_DELAY_US",
+        value_name = "MICROSECONDS"
+    )]
+    pub max_queue_delay_us: Option<u64>,
+    /// Most pictures waiting per model; one more is answered 429 [default: the model's, else 256]
+    #[arg(long, env = "SIGHTLINE_MAX_QUEUE_SIZE", value_name = "N")]
+    pub max_queue_size: Option<usize>,
+    /// Largest request body, in bytes [default: 33554432]
+    #[arg(long, env = "SIGHTLINE_MAX_BODY_BYTES", value_name = "BYTES")]
+    pub max_body_bytes: Option<usize>,
+    /// Memory for all bodies being held at once, in bytes [default: 536870912]
+    #[arg(long, env = "SIGHTLINE_BODY_MEMORY_BYTES", value_name = "BYTES")]
+    pub body_memory_bytes: Option<usize>,
+    /// Largest picture, in pixels [default: 50000000]
+    #[arg(long, env = "SIGHTLINE_MAX_PIXELS", value_name = "PIXELS")]
+    pub max_pixels: Option<u64>,
+    /// Most pictures in one request [default: 32]
+    #[arg(long, env = "SIGHTLINE_MAX_IMAGES", value_name = "N")]
+    pub max_images: Option<usize>,
+    /// Most connections at once [default: 1024]
+    #[arg(long, env = "SIGHTLINE_MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<usize>,
+    /// Time a request may take before it is answered 504, in milliseconds [default: 30000]
+    #[arg(
+        long,
+        env = "SIGHTLINE_REQUEST_TIMEOUT_MS",
+        value_name = "MILLISECONDS"
+    )]
+    pub request_timeout_ms: Option<u64>,
+    /// Time that requests in flight get after SIGTERM, in milliseconds [default: 30000]
+    #[arg(long, env = "SIGHTLINE_SHUTDOWN_GRACE_MS", value_name = "MILLISECONDS")]
+    pub shutdown_grace_ms: Option<u64>,
+}
+
+/// Checked settings, complete with defaults.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServeConfig {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Models to load; none: all that are there.
+    pub models: Vec<String>,
+    /// Cores to plan for.
+    pub cores: usize,
+    /// Threads inside each session.
+    pub intra_op_threads: Option<usize>,
+    /// Wishes that override every model's own.
+    pub batching: Batching,
+    /// What a client may ask for.
+    pub limits: Limits,
+    /// Most connections at once.
+    pub max_connections: usize,
+    /// Time that requests in flight get after SIGTERM.
+    pub shutdown_grace: Duration,
+}
+
+impl Settings {
+    /// These settings, and those of the TOML file at `path` where these are silent.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`] and [`ConfigError::Syntax`].
+    pub fn over_file(&self, path: &Path) -> Result<Self, ConfigError> {
+        self.over(&read_text(path)?)
+            .map_err(|source| ConfigError::Syntax {
+                path: path.to_path_buf(),
+                source,
+            })
+    }
+
+    /// Merged as tables, so that a new setting is merged without being named here.
+    fn over(&self, file: &str) -> Result<Self, toml::de::Error> {
+        // Read as settings too, so that errors say the line of the file.
+        toml::from_str::<Self>(file)?;
+        let mut merged: toml::Table = toml::from_str(file)?;
+        merged.extend(toml::Table::try_from(self).unwrap_or_default());
+        merged.try_into()
+    }
+
+    /// Checks the settings and completes them with defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] names the first setting that is out of range.
+    pub fn resolve(self) -> Result<ServeConfig, ConfigError> {
+        let default = Limits::default();
+        let body = range("max_body_bytes", self.max_body_bytes, 1 << 30)?;
+        let memory = range("body_memory_bytes", self.body_memory_bytes, 1 << 40)?;
+        let pixels = range("max_pixels", self.max_pixels, 1 << 30)?;
+        let images = range("max_images", self.max_images, 1024)?;
+        let timeout = range("request_timeout_ms", self.request_timeout_ms, 86_400_000)?;
+        let limits = Limits {
+            max_body_bytes: body.unwrap_or(default.max_body_bytes),
+            body_memory_bytes: memory.unwrap_or(default.body_memory_bytes),
+            max_pixels: pixels.unwrap_or(default.max_pixels),
+            max_images: images.unwrap_or(default.max_images),
+            request_timeout: timeout.map_or(default.request_timeout, Duration::from_millis),
+        };
+        if limits.body_memory_bytes < limits.max_body_bytes {
+            let (setting, expected) = ("body_memory_bytes", "at least max_body_bytes");
+            let got = limits.body_memory_bytes.to_string();
+            return Err(ConfigError::Value {
+                setting,
+                expected: expected.to_owned(),
+                got,
+            });
+        }
+        let batching = Batching {
+            max_batch_size: range("max_batch_size", self.max_batch_size, 256)?,
+            max_queue_delay_us: self.max_queue_delay_us,
+            max_queue_size: range("max_queue_size", self.max_queue_size, 65_536)?,
+            instances: range("instances", self.instances, 256)?,
+        };
+        let grace = range("shutdown_grace_ms", self.shutdown_grace_ms, 86_400_000)?;
+        Ok(ServeConfig {
+            listen: self
+                .listen
+                .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
+            models: self.model.unwrap_or_default(),
+            cores: range("threads", self.threads, 1024)?.unwrap_or_else(usable_cores),
+            intra_op_threads: range("intra_op_threads", self.intra_op_threads, 1024)?,
+            batching,
+            limits,
+            max_connections: range("max_connections", self.max_connections, 1 << 20)?
+                .unwrap_or(1024),
+            shutdown_grace: Duration::from_millis(grace.unwrap_or(30_000)),
+        })
+    }
+}
+
+/// A number from 1 to `most`, if there is one.
+fn range<T: Copy + PartialOrd + From<u8> + ToString>(
+    setting: &'static str,
+    value: Option<T>,
+    most: T,
+) -> Result<Option<T>, ConfigError> {
+    match value {
+        Some(number) if number < T::from(1) || number > most => {
+            let expected = format!("1 to {}", most.to_string());
+            Err(ConfigError::Value {
+                setting,
+                expected,
+                got: number.to_string(),
+            })
+        }
+        value => Ok(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let flags = Settings {
+            max_images: Some(2),
+            ..Settings::default()
+        };
+        let file = "max_images = 4\nmax_pixels = 9\nmodel = [\"a\"]";
+        let config = flags.over(file).unwrap().resolve().unwrap();
+        assert_eq!(config.models, ["a"]);
+        assert_eq!((config.limits.max_images, config.limits.max_pixels), (2, 9));
+        assert_eq!(config.max_connections, 1024);
+    }
+
+    #[test]
+    fn bad_values_name_their_setting() {
+        let cases = [
+            ("max_images = 0", "`max_images`: expected 1 to 1024, got 0"),
+            (
+                "max_body_bytes = 600000000",
+                "`body_memory_bytes`: expected at least",
+            ),
+            ("threads = 100000", "`threads`: expected 1 to 1024"),
+        ];
+        for (text, expected) in cases {
+            let settings: Settings = toml::from_str(text).unwrap();
+            let message = settings.resolve().unwrap_err().to_string();
+            assert!(message.starts_with(expected), "{message}");
+        }
+        assert!(toml::from_str::<Settings>("max_imagse = 1").is_err());
+    }
+}

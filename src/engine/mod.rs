@@ -1,0 +1,62 @@
+//! Inference: pictures in, the network's output tensors out.
+//!
+//! What is *not* here: queues and threads (`batch`), and what the outputs mean (`postprocess`).
+//! Only this folder names `ort`.
+
+mod library;
+mod onnx_runtime;
+
+use thiserror::Error;
+
+pub use library::{LibraryError, find_library};
+pub use onnx_runtime::{OnnxRuntime, OnnxSession, PreparedModel};
+
+use crate::image::ImageTensor;
+
+/// A dense tensor in C order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    /// Sizes, outermost axis first.
+    pub shape: Vec<usize>,
+    /// Elements.
+    pub data: Vec<f32>,
+}
+
+/// A network that one thread runs.
+pub trait Engine: Send {
+    /// Runs pictures of one size together; gives each picture's outputs, without the batch axis.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`] if the runtime fails.
+    fn run(&mut self, batch: Vec<ImageTensor>) -> Result<Vec<Vec<Tensor>>, EngineError>;
+}
+
+/// A model that cannot be loaded or run.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// No usable ONNX Runtime library.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    /// ONNX Runtime refused the model.
+    #[error("ONNX Runtime cannot load the model: {0}")]
+    Load(#[source] ort::Error),
+    /// The optimised graph could not be handed from one session to the next.
+    #[error("cannot share the optimised graph: {0}")]
+    Share(#[source] std::io::Error),
+    /// The optimised graph could not be read back.
+    #[error("cannot read the optimised graph: {0}")]
+    Graph(#[from] onnx_export::GraphReadError),
+    /// A network whose inputs or outputs are not what pictures need.
+    #[error("the model's {what}: expected {expected}, got {got}")]
+    Signature {
+        /// Which part of the signature.
+        what: &'static str,
+        /// What Sightline can serve.
+        expected: &'static str,
+        /// What the model has.
+        got: String,
+    },
+    /// ONNX Runtime failed on a batch.
+    #[error("inference failed: {0}")]
+    Run(#[source] ort::Error),
+}

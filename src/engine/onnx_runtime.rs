@@ -1,0 +1,235 @@
+//! ONNX Runtime: the library, a model optimised once, and the sessions that share its weights.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use ort::environment::Environment;
+use ort::session::Session;
+use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
+use ort::value::{DynValue, Outlet, TensorElementType, ValueType};
+
+use super::{Engine, EngineError, LibraryError, Tensor};
+use crate::image::ImageTensor;
+
+/// Weights below this many bytes are not worth sharing.
+const MIN_SHARED_BYTES: usize = 4096;
+
+/// ONNX Runtime allows one environment in a process.
+static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+
+/// The loaded library.
+#[derive(Debug, Clone)]
+pub struct OnnxRuntime {
+    environment: Environment,
+}
+
+impl OnnxRuntime {
+    /// Loads the library at `path`. A second call gives the library that was loaded first.
+    ///
+    /// # Errors
+    /// [`LibraryError::Unusable`] if the file is no library, or one that is too old.
+    pub fn load(path: &Path) -> Result<Self, EngineError> {
+        if let Some(environment) = ENVIRONMENT.get() {
+            return Ok(Self {
+                environment: environment.clone(),
+            });
+        }
+        let unusable = |reason: String| LibraryError::Unusable {
+            path: path.to_path_buf(),
+            reason,
+        };
+        let builder = ort::init_from(path).map_err(|error| unusable(error.to_string()))?;
+        let builder = builder.with_name("sightline").with_telemetry(false);
+        let environment = builder
+            .build()
+            .map_err(|error| unusable(error.to_string()))?;
+        Ok(Self {
+            environment: ENVIRONMENT.get_or_init(|| environment).clone(),
+        })
+    }
+
+    /// Optimises a model for this CPU, once, so that every session made of it shares its weights.
+    ///
+    /// ONNX Runtime rewrites convolution weights into a blocked layout while it optimises; sessions
+    /// that each optimise would each hold a copy. So a first session writes the optimised graph to
+    /// memory, its weights are read out of it, and the others are given those.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] for a model that ONNX Runtime refuses, [`EngineError::Signature`] for
+    /// one that does not take pictures.
+    pub fn prepare(&self, model: &[u8]) -> Result<PreparedModel, EngineError> {
+        let graph = self.optimise(model)?;
+        let mut weights = Vec::new();
+        for tensor in onnx_export::read_initializers(&graph, MIN_SHARED_BYTES)? {
+            let value = ort::value::Tensor::from_array((tensor.shape, tensor.data));
+            let value = value.map_err(EngineError::Load)?.into_dyn();
+            weights.push((tensor.name, Arc::new(value)));
+        }
+        let environment = self.environment.clone();
+        Ok(PreparedModel {
+            environment,
+            graph,
+            weights,
+            prepacked: PrepackedWeights::new(),
+        })
+    }
+
+    /// The model after every optimisation, as the bytes of an ONNX file.
+    fn optimise(&self, model: &[u8]) -> Result<Vec<u8>, EngineError> {
+        // ONNX Runtime writes to a path only; an anonymous file in memory has one, and works
+        // where the whole file system is read-only.
+        let memory = rustix::fs::memfd_create("optimised", rustix::fs::MemfdFlags::CLOEXEC)
+            .map_err(|error| EngineError::Share(error.into()))?;
+        let mut file = File::from(memory);
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let builder = session_builder(&self.environment, 1).map_err(EngineError::Load)?;
+        let builder = builder.with_optimized_model_path(path);
+        let mut builder = builder.map_err(|error| EngineError::Load(error.into()))?;
+        let session = builder
+            .commit_from_memory(model)
+            .map_err(EngineError::Load)?;
+        check_signature(&session)?;
+        drop(session);
+        let mut graph = Vec::new();
+        file.rewind()
+            .and_then(|()| file.read_to_end(&mut graph))
+            .map_err(EngineError::Share)?;
+        Ok(graph)
+    }
+}
+
+/// A model from which any number of sessions is made cheaply.
+pub struct PreparedModel {
+    environment: Environment,
+    graph: Vec<u8>,
+    weights: Vec<(String, Arc<DynValue>)>,
+    prepacked: PrepackedWeights,
+}
+
+impl PreparedModel {
+    /// A session that runs on `threads` threads (the caller's among them) and shares the weights.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if ONNX Runtime refuses.
+    pub fn session(&self, threads: usize) -> Result<OnnxSession, EngineError> {
+        let load = |threads| {
+            let mut builder = session_builder(&self.environment, threads)?
+                .with_optimization_level(GraphOptimizationLevel::Disable)?
+                .with_prepacked_weights(&self.prepacked)?;
+            for (name, value) in &self.weights {
+                builder = builder.with_initializer(name, Arc::clone(value))?;
+            }
+            builder.commit_from_memory(&self.graph)
+        };
+        Ok(OnnxSession {
+            session: load(threads).map_err(EngineError::Load)?,
+        })
+    }
+}
+
+/// What every session has in common: its threads sleep when there is no work.
+fn session_builder(environment: &Environment, threads: usize) -> ort::Result<SessionBuilder> {
+    Ok(Session::builder(environment)?
+        .with_intra_threads(threads)?
+        .with_intra_op_spinning(false)?
+        .with_inter_op_spinning(false)?)
+}
+
+/// One session, owned by one worker.
+#[derive(Debug)]
+pub struct OnnxSession {
+    session: Session,
+}
+
+impl Engine for OnnxSession {
+    fn run(&mut self, batch: Vec<ImageTensor>) -> Result<Vec<Vec<Tensor>>, EngineError> {
+        let Some(first) = batch.first() else {
+            return Ok(Vec::new());
+        };
+        let (count, size) = (batch.len(), first.size);
+        let shape = [count, 3, size.height as usize, size.width as usize];
+        let input = ort::value::Tensor::from_array((shape, concatenate(batch)));
+        let input = input.map_err(EngineError::Run)?;
+        let outputs = self
+            .session
+            .run(ort::inputs![input])
+            .map_err(EngineError::Run)?;
+        let mut pictures = vec![Vec::new(); count];
+        for output in outputs.values() {
+            let (shape, data) = output
+                .try_extract_tensor::<f32>()
+                .map_err(EngineError::Run)?;
+            let shape: Vec<usize> = shape.iter().skip(1).map(|size| *size as usize).collect();
+            let rows = data.chunks_exact((data.len() / count).max(1));
+            for (picture, row) in pictures.iter_mut().zip(rows) {
+                picture.push(Tensor {
+                    shape: shape.clone(),
+                    data: row.to_vec(),
+                });
+            }
+        }
+        Ok(pictures)
+    }
+}
+
+/// The pictures' pixels one after the other; a batch of one is passed through without a copy.
+fn concatenate(mut batch: Vec<ImageTensor>) -> Vec<f32> {
+    if batch.len() == 1 {
+        return batch.remove(0).data;
+    }
+    let mut data = Vec::with_capacity(batch.iter().map(|picture| picture.data.len()).sum());
+    for picture in &batch {
+        data.extend_from_slice(&picture.data);
+    }
+    data
+}
+
+/// Refuses networks that do not read one `[N, 3, H, W] f32` and write `[N, ...] f32`.
+fn check_signature(session: &Session) -> Result<(), EngineError> {
+    let show = |outlet: &Outlet| format!("`{}` {:?}", outlet.name(), outlet.dtype());
+    let is_float = |outlet: &Outlet| {
+        matches!(
+            outlet.dtype(),
+            ValueType::Tensor {
+                ty: TensorElementType::Float32,
+                ..
+            }
+        )
+    };
+    let is_picture = |outlet: &Outlet| {
+        let ValueType::Tensor {
+            ty: TensorElementType::Float32,
+            shape,
+            ..
+        } = outlet.dtype()
+        else {
+            return false;
+        };
+        shape.len() == 4 && matches!(shape[1], 3 | -1)
+    };
+    match session.inputs() {
+        [input] if is_picture(input) => {}
+        inputs => {
+            let got = inputs.iter().map(show).collect::<Vec<_>>().join(", ");
+            return Err(EngineError::Signature {
+                what: "input",
+                expected: "one [N, 3, H, W] f32",
+                got,
+            });
+        }
+    }
+    match session.outputs().iter().find(|output| !is_float(output)) {
+        None => Ok(()),
+        Some(output) => {
+            let got = show(output);
+            Err(EngineError::Signature {
+                what: "output",
+                expected: "[N, ...] f32",
+                got,
+            })
+        }
+    }
+}

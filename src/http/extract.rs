@@ -1,0 +1,247 @@
+//! From a request's body to compressed pictures, within the limits on size and memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Deserialize;
+
+use crate::app::App;
+use crate::error::ServeError;
+
+/// What is read and thrown away of a body that is too large, so that the client gets to read why.
+const DISCARD_BYTES: usize = 64 << 20;
+/// How long that may take.
+const DISCARD_TIME: Duration = Duration::from_secs(2);
+
+/// How a body holds its pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Raw,
+    Multipart,
+    Json,
+}
+
+/// The pictures of a request, at least one, in order.
+pub(super) async fn read_images(app: &App, request: Request) -> Result<Vec<Bytes>, ServeError> {
+    let framing = framing(request.headers())?;
+    let (parts, body) = request.into_parts();
+    let body = read_body(app, &parts.headers, body).await?;
+    let images = match framing {
+        Framing::Raw if body.is_empty() => Vec::new(),
+        Framing::Raw => vec![body],
+        Framing::Multipart => {
+            let request = Request::from_parts(parts, Body::from(body));
+            multipart_images(request, app.limits.max_images).await?
+        }
+        Framing::Json => {
+            let limit = app.limits.max_images;
+            app.pool.run(move || json_images(&body, limit)).await??
+        }
+    };
+    if images.is_empty() {
+        let expected = match framing {
+            Framing::Raw => "the picture's bytes as the body",
+            Framing::Multipart => "one or more parts named `image`",
+            Framing::Json => r#"{"images": [{"data": "<base64>"}]}"#,
+        };
+        return Err(ServeError::NoImage { expected });
+    }
+    Ok(images)
+}
+
+fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
+    let Some(value) = headers.get(CONTENT_TYPE) else {
+        return Ok(Framing::Raw);
+    };
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let essence = text
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    match essence.as_str() {
+        "" | "application/octet-stream" => Ok(Framing::Raw),
+        kind if kind.starts_with("image/") => Ok(Framing::Raw),
+        "multipart/form-data" => Ok(Framing::Multipart),
+        "application/json" => Ok(Framing::Json),
+        other => {
+            let got = other.chars().take(64).collect();
+            Err(ServeError::UnsupportedMediaType { got })
+        }
+    }
+}
+
+/// Reads a body whose memory has been set aside before the first byte of it is kept.
+async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, ServeError> {
+    let limit = app.limits.max_body_bytes;
+    let announced = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: usize| length > limit) {
+        if !headers.contains_key(EXPECT) {
+            discard(body).await;
+        }
+        return Err(ServeError::BodyTooLarge { limit });
+    }
+    let _memory = app.body_memory(announced.unwrap_or(limit))?;
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ServeError::BodyTooLarge { limit }),
+        Err(_) => Err(ServeError::BodyInterrupted),
+    }
+}
+
+/// Reads a bounded part of `body` into nothing: closing with unread data would reset the
+/// connection, and the client would never see the answer.
+async fn discard(body: Body) {
+    let mut body = Limited::new(body, DISCARD_BYTES);
+    let read = async { while let Some(Ok(_)) = body.frame().await {} };
+    let _ = tokio::time::timeout(DISCARD_TIME, read).await;
+}
+
+async fn multipart_images(mut request: Request, limit: usize) -> Result<Vec<Bytes>, ServeError> {
+    let broken = |reason: String| ServeError::BadBody {
+        field: "multipart".to_owned(),
+        reason,
+    };
+    // The body is in memory already, within the server's own limit.
+    DefaultBodyLimit::disable().apply(&mut request);
+    let form = Multipart::from_request(request, &()).await;
+    let mut form = form.map_err(|error| broken(error.body_text()))?;
+    let mut images = Vec::new();
+    while let Some(part) = form
+        .next_field()
+        .await
+        .map_err(|error| broken(error.body_text()))?
+    {
+        let name = part.name().unwrap_or_default();
+        if name != "image" {
+            let field: String = name.chars().take(64).collect();
+            let reason = "is no part of this form: pictures go into parts named `image`".to_owned();
+            return Err(ServeError::BadBody { field, reason });
+        }
+        if images.len() == limit {
+            return Err(ServeError::TooManyImages { limit });
+        }
+        images.push(
+            part.bytes()
+                .await
+                .map_err(|error| broken(error.body_text()))?,
+        );
+    }
+    Ok(images)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonBody<'a> {
+    #[serde(borrow)]
+    images: Vec<JsonImage<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonImage<'a> {
+    #[serde(borrow)]
+    data: std::borrow::Cow<'a, str>,
+}
+
+fn json_images(body: &[u8], limit: usize) -> Result<Vec<Bytes>, ServeError> {
+    let parsed: JsonBody<'_> =
+        serde_json::from_slice(body).map_err(|error| ServeError::BadBody {
+            field: "body".to_owned(),
+            reason: error.to_string(),
+        })?;
+    if parsed.images.len() > limit {
+        return Err(ServeError::TooManyImages { limit });
+    }
+    let decode = |(index, image): (usize, &JsonImage<'_>)| {
+        // A data URL is what browsers make of a file.
+        let text = match image
+            .data
+            .strip_prefix("data:")
+            .and_then(|rest| rest.split_once(";base64,"))
+        {
+            Some((_, text)) => text,
+            None => &image.data,
+        };
+        STANDARD
+            .decode(text)
+            .map(Bytes::from)
+            .map_err(|error| ServeError::BadBody {
+                field: format!("images[{index}].data"),
+                reason: format!("not base64: {error}"),
+            })
+    };
+    parsed.images.iter().enumerate().map(decode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_types() {
+        let cases = [
+            (None, Some(Framing::Raw)),
+            (Some("image/png"), Some(Framing::Raw)),
+            (Some("IMAGE/JPEG"), Some(Framing::Raw)),
+            (Some("application/octet-stream"), Some(Framing::Raw)),
+            (Some("application/json; charset=utf-8"), Some(Framing::Json)),
+            (
+                Some("multipart/form-data; boundary=x"),
+                Some(Framing::Multipart),
+            ),
+            (Some("application/x-www-form-urlencoded"), None),
+            (Some("text/plain"), None),
+        ];
+        for (kind, expected) in cases {
+            let mut headers = HeaderMap::new();
+            if let Some(kind) = kind {
+                headers.insert(CONTENT_TYPE, kind.parse().unwrap());
+            }
+            assert_eq!(framing(&headers).ok(), expected, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn json_bodies() {
+        let cases = [
+            (r#"{"images":[{"data":"AQI="}]}"#, Ok(1)),
+            (
+                r#"{"images":[{"data":"data:image/png;base64,AQI="},{"data":""}]}"#,
+                Ok(2),
+            ),
+            (r#"{"images":[]}"#, Ok(0)),
+            (r#"{"images":[{"data":"%%"}]}"#, Err("images[0].data")),
+            (
+                r#"{"images":[{"data":"AQI="},{"data":"A"}]}"#,
+                Err("images[1].data"),
+            ),
+            (r#"{"images":[{"daat":"AQI="}]}"#, Err("body")),
+            (r#"{"images":[{"data":7}]}"#, Err("body")),
+            ("{", Err("body")),
+            ("[]", Err("body")),
+        ];
+        for (body, expected) in cases {
+            let got = json_images(body.as_bytes(), 8).map(|images| images.len());
+            let field = got.map_err(|error| match error {
+                ServeError::BadBody { field, .. } => field,
+                other => panic!("{other}"),
+            });
+            assert_eq!(field, expected.map_err(str::to_owned), "{body}");
+        }
+        let many = r#"{"images":[{"data":""},{"data":""}]}"#;
+        let error = json_images(many.as_bytes(), 1).unwrap_err();
+        assert!(matches!(error, ServeError::TooManyImages { limit: 1 }));
+    }
+}

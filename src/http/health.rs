@@ -1,0 +1,22 @@
+//! Probes for orchestrators.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use serde_json::json;
+
+use super::problem::Problem;
+use crate::app::App;
+
+/// The process runs.
+pub(super) async fn live() -> impl IntoResponse {
+    Json(json!({ "status": "live" }))
+}
+
+/// Every model is loaded and warm, and the server is not shutting down.
+pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
+    app.registry()?;
+    Ok(Json(json!({ "status": "ready" })))
+}

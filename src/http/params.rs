@@ -1,0 +1,170 @@
+//! Query parameters, each taken by name and checked; what is left over is a mistake.
+
+use std::ops::RangeInclusive;
+
+use axum::extract::Query;
+use axum::http::Uri;
+
+use crate::error::ServeError;
+use crate::image::Orientation;
+
+/// The query of one request.
+#[derive(Debug)]
+pub(super) struct Params(Vec<(String, String)>);
+
+impl Params {
+    /// Splits and decodes the query.
+    pub(super) fn parse(uri: &Uri) -> Result<Self, ServeError> {
+        match Query::<Vec<(String, String)>>::try_from_uri(uri) {
+            Ok(Query(pairs)) => Ok(Self(pairs)),
+            Err(_) => Err(bad(
+                "query",
+                "percent-encoded UTF-8",
+                uri.query().unwrap_or_default(),
+            )),
+        }
+    }
+
+    /// The value of `name`, at most once.
+    pub(super) fn take(&mut self, name: &str) -> Result<Option<String>, ServeError> {
+        let mut values = self.0.extract_if(.., |(key, _)| key == name);
+        let value = values.next().map(|(_, value)| value);
+        if let Some((_, second)) = values.next() {
+            return Err(bad(name, "one value", &format!("another, `{second}`")));
+        }
+        Ok(value)
+    }
+
+    /// A whole number within `range`.
+    pub(super) fn integer(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<usize>,
+        default: usize,
+    ) -> Result<usize, ServeError> {
+        let Some(text) = self.take(name)? else {
+            return Ok(default);
+        };
+        match text.parse() {
+            Ok(number) if range.contains(&number) => Ok(number),
+            _ => {
+                let expected = format!("a whole number from {} to {}", range.start(), range.end());
+                Err(bad(name, &expected, &quote(&text)))
+            }
+        }
+    }
+
+    /// One of some words.
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        name: &str,
+        choices: &[(&str, T)],
+        default: T,
+    ) -> Result<T, ServeError> {
+        let Some(text) = self.take(name)? else {
+            return Ok(default);
+        };
+        match choices.iter().find(|(word, _)| *word == text) {
+            Some((_, value)) => Ok(*value),
+            None => {
+                let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+                Err(bad(name, &words.join(" or "), &quote(&text)))
+            }
+        }
+    }
+
+    /// `orientation`, which every picture route takes.
+    pub(super) fn orientation(&mut self) -> Result<Orientation, ServeError> {
+        let choices = [
+            ("apply", Orientation::Apply),
+            ("ignore", Orientation::Ignore),
+        ];
+        self.choice("orientation", &choices, Orientation::Apply)
+    }
+
+    /// Ends the reading: a parameter that nothing took is refused, for it would have no effect.
+    pub(super) fn finish(self, known: &str) -> Result<(), ServeError> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((name, value)) => Err(bad(name, &format!("one of {known}"), &quote(value))),
+        }
+    }
+}
+
+/// Bounds what an answer repeats of its question.
+fn quote(text: &str) -> String {
+    let short: String = text.chars().take(64).collect();
+    format!("`{short}`")
+}
+
+fn bad(field: &str, expected: &str, got: &str) -> ServeError {
+    let field = field.chars().take(64).collect();
+    ServeError::BadParameter {
+        field,
+        expected: expected.to_owned(),
+        got: got.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(query: &str) -> Params {
+        Params::parse(&format!("/x?{query}").parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn integers_are_bounded() {
+        let cases = [
+            ("", Ok(5)),
+            ("top_k=1", Ok(1)),
+            ("top_k=10", Ok(10)),
+            (
+                "top_k=0",
+                Err("`top_k`: expected a whole number from 1 to 10, got `0`"),
+            ),
+            (
+                "top_k=-1",
+                Err("`top_k`: expected a whole number from 1 to 10, got `-1`"),
+            ),
+            (
+                "top_k=",
+                Err("`top_k`: expected a whole number from 1 to 10, got ``"),
+            ),
+            (
+                "top_k=1&top_k=2",
+                Err("`top_k`: expected one value, got another, `2`"),
+            ),
+        ];
+        for (query, expected) in cases {
+            let got = params(query)
+                .integer("top_k", 1..=10, 5)
+                .map_err(|e| e.to_string());
+            assert_eq!(got, expected.map_err(str::to_owned), "{query}");
+        }
+    }
+
+    #[test]
+    fn unknown_parameters_are_refused() {
+        let error = params("topk=3")
+            .finish("model, top_k")
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "`topk`: expected one of model, top_k, got `3`");
+        assert!(params("").finish("model").is_ok());
+    }
+
+    #[test]
+    fn choices() {
+        assert_eq!(
+            params("orientation=ignore").orientation().unwrap(),
+            Orientation::Ignore
+        );
+        let error = params("orientation=up")
+            .orientation()
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "`orientation`: expected apply or ignore, got `up`");
+    }
+}

@@ -1,0 +1,96 @@
+//! The process's own memory and CPU, read from `/proc` when metrics are scraped.
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+/// What `/proc/self` says of this process.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ProcessUsage {
+    /// User and system time since the start, in seconds.
+    pub cpu_seconds: f64,
+    /// Memory held now, in bytes.
+    pub resident_bytes: u64,
+    /// Most memory ever held, in bytes.
+    pub peak_resident_bytes: u64,
+    /// Threads now.
+    pub threads: u64,
+}
+
+impl ProcessUsage {
+    /// Reads the current usage; zeros where the system has no `/proc`.
+    pub fn now() -> Self {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        Self {
+            cpu_seconds: cpu_seconds(&stat).unwrap_or_default(),
+            resident_bytes: field(&status, "VmRSS:").unwrap_or_default() * 1024,
+            peak_resident_bytes: field(&status, "VmHWM:").unwrap_or_default() * 1024,
+            threads: field(&status, "Threads:").unwrap_or_default(),
+        }
+    }
+}
+
+fn field(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// Fields 14 and 15 of `/proc/self/stat`, counted after the parenthesised command name.
+fn cpu_seconds(stat: &str) -> Option<f64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    let ticks = rustix::param::clock_ticks_per_second().max(1);
+    Some((user + system) as f64 / ticks as f64)
+}
+
+/// Exposes [`ProcessUsage`] under the names that Prometheus clients use.
+#[derive(Debug)]
+pub(crate) struct ProcessCollector;
+
+impl Collector for ProcessCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let usage = ProcessUsage::now();
+        let cpu = ConstCounter::new(usage.cpu_seconds);
+        let help = "User and system CPU time of the process";
+        let descriptor =
+            encoder.encode_descriptor("process_cpu_seconds", help, None, cpu.metric_type())?;
+        cpu.encode(descriptor)?;
+        let gauges = [
+            (
+                "process_resident_memory_bytes",
+                "Memory held by the process",
+                usage.resident_bytes,
+            ),
+            (
+                "process_peak_memory_bytes",
+                "Most memory ever held",
+                usage.peak_resident_bytes,
+            ),
+            ("process_threads", "Threads of the process", usage.threads),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(value as f64);
+            let descriptor = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            gauge.encode(descriptor)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_past_a_strange_command_name() {
+        let stat = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0";
+        let ticks = rustix::param::clock_ticks_per_second() as f64;
+        assert_eq!(cpu_seconds(stat), Some(300.0 / ticks));
+        assert_eq!(field("VmRSS:\t  123 kB\n", "VmRSS:"), Some(123));
+        assert_eq!(cpu_seconds("nonsense"), None);
+    }
+}

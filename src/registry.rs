@@ -1,0 +1,245 @@
+//! The loaded models: each a manifest, its labels, its preprocessing, and a queue with workers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use onnx_export::manifest::{ModelManifest, Task};
+use thiserror::Error;
+
+use crate::batch::{Batcher, Policy};
+use crate::engine::{Engine, EngineError, OnnxRuntime, PreparedModel, Tensor};
+use crate::image::{ImageSize, ImageTensor, Preprocessor};
+use crate::metrics::{Metrics, ModelMetrics};
+use crate::store::{FP32, ModelSource, StoreError};
+use crate::threads::ThreadPlan;
+
+/// Pictures in one run of the network, unless the manifest says otherwise.
+const MAX_BATCH_SIZE: usize = 8;
+/// Pictures that wait, unless the manifest says otherwise.
+const MAX_QUEUE_SIZE: usize = 256;
+
+/// A model that cannot be served.
+#[derive(Debug, Error)]
+#[error("model `{model}`: {reason}")]
+pub struct LoadError {
+    /// Its name.
+    pub model: String,
+    /// What went wrong.
+    #[source]
+    pub reason: LoadReason,
+}
+
+/// Why a model cannot be served.
+#[derive(Debug, Error)]
+pub enum LoadReason {
+    /// Its files cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// ONNX Runtime cannot load or run it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Its labels do not match its output.
+    #[error("the network tells {classes} classes apart, its label file has {labels} lines")]
+    Labels {
+        /// Width of the network's output.
+        classes: usize,
+        /// Lines of the label file.
+        labels: usize,
+    },
+    /// Its output is not what its task answers with.
+    #[error("expected logits [N, classes], got outputs of shapes {got:?} for one picture")]
+    Output {
+        /// The outputs' shapes for one picture.
+        got: Vec<Vec<usize>>,
+    },
+    /// A worker thread could not be started.
+    #[error("cannot start a worker: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A model that answers requests.
+pub struct LoadedModel {
+    /// What it is.
+    pub manifest: ModelManifest,
+    /// Which variant of it.
+    pub variant: &'static str,
+    /// Its class labels, by class number.
+    pub labels: Vec<String>,
+    /// From pictures to its input.
+    pub preprocessor: Preprocessor,
+    /// Its queue.
+    pub batcher: Batcher,
+    /// Its metrics.
+    pub metrics: ModelMetrics,
+    /// How its queue and workers were planned.
+    pub plan: ModelPlan,
+    /// Time from reading its file to the last warm session.
+    pub load_time: Duration,
+}
+
+/// The figures that a model's queue and workers run with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelPlan {
+    /// Most pictures in one run.
+    pub max_batch_size: usize,
+    /// Longest wait for a fuller batch.
+    pub max_queue_delay: Duration,
+    /// Most pictures waiting.
+    pub max_queue_size: usize,
+    /// Workers.
+    pub instances: usize,
+    /// Threads of each worker's session.
+    pub intra_op_threads: usize,
+}
+
+impl ModelPlan {
+    /// The manifest's wishes, completed for this machine.
+    pub fn new(manifest: &ModelManifest, cores: usize, threads: Option<usize>) -> Self {
+        let batching = &manifest.batching;
+        let plan = ThreadPlan::new(cores, batching.instances, threads);
+        let delay = batching.max_queue_delay_us.unwrap_or_default();
+        Self {
+            max_batch_size: batching.max_batch_size.unwrap_or(MAX_BATCH_SIZE),
+            max_queue_delay: Duration::from_micros(delay),
+            max_queue_size: batching.max_queue_size.unwrap_or(MAX_QUEUE_SIZE),
+            instances: plan.instances,
+            intra_op_threads: plan.intra_op_threads,
+        }
+    }
+}
+
+impl LoadedModel {
+    /// Loads `source`, runs each of its sessions once, and starts its workers.
+    ///
+    /// # Errors
+    /// [`LoadError`] says which model and why.
+    pub fn load(
+        source: ModelSource,
+        runtime: &OnnxRuntime,
+        plan: ModelPlan,
+        metrics: &Metrics,
+    ) -> Result<Self, LoadError> {
+        let model = source.manifest.name.clone();
+        Self::try_load(source, runtime, plan, metrics).map_err(|reason| LoadError { model, reason })
+    }
+
+    fn try_load(
+        source: ModelSource,
+        runtime: &OnnxRuntime,
+        plan: ModelPlan,
+        metrics: &Metrics,
+    ) -> Result<Self, LoadReason> {
+        let started = Instant::now();
+        let prepared = runtime.prepare(&source.onnx()?)?;
+        let ModelSource {
+            manifest, labels, ..
+        } = source;
+        let preprocessor = Preprocessor::new(&manifest.preprocess);
+        let warm_up = blank_picture(&preprocessor);
+        let engines = (0..plan.instances)
+            .map(|_| warm_engine(&prepared, plan.intra_op_threads, &warm_up, &labels))
+            .collect::<Result<Vec<_>, _>>()?;
+        let policy = Policy {
+            max_batch_size: plan.max_batch_size,
+            max_queue_delay: plan.max_queue_delay,
+        };
+        let batch_metrics = metrics.batch(&manifest.name, FP32);
+        let name = &manifest.name;
+        let batcher = Batcher::start(name, engines, policy, plan.max_queue_size, batch_metrics)?;
+        let model_metrics = metrics.model(name, FP32);
+        model_metrics.loaded.set(1);
+        let load_time = started.elapsed();
+        Ok(Self {
+            manifest,
+            variant: FP32,
+            labels,
+            preprocessor,
+            batcher,
+            metrics: model_metrics,
+            plan,
+            load_time,
+        })
+    }
+
+    /// `name@variant`.
+    pub fn id(&self) -> String {
+        format!("{}@{}", self.manifest.name, self.variant)
+    }
+}
+
+/// A grey picture of a usual size as the network sees it.
+fn blank_picture(preprocessor: &Preprocessor) -> ImageTensor {
+    let size = preprocessor.output_size(ImageSize {
+        width: 640,
+        height: 480,
+    });
+    let pixels = size.width as usize * size.height as usize;
+    ImageTensor {
+        size,
+        data: vec![0.0; 3 * pixels],
+    }
+}
+
+/// A session that has run once: memory is allocated and the output is known to fit the task.
+fn warm_engine(
+    prepared: &PreparedModel,
+    threads: usize,
+    picture: &ImageTensor,
+    labels: &[String],
+) -> Result<Box<dyn Engine>, LoadReason> {
+    let mut session = prepared.session(threads)?;
+    let outputs = session
+        .run(vec![picture.clone()])?
+        .pop()
+        .unwrap_or_default();
+    match outputs.as_slice() {
+        [Tensor { shape, .. }] if shape.len() == 1 => {
+            if shape[0] != labels.len() {
+                return Err(LoadReason::Labels {
+                    classes: shape[0],
+                    labels: labels.len(),
+                });
+            }
+        }
+        outputs => {
+            let got = outputs.iter().map(|output| output.shape.clone()).collect();
+            return Err(LoadReason::Output { got });
+        }
+    }
+    Ok(Box::new(session))
+}
+
+/// The loaded models in the order of the configuration.
+#[derive(Default)]
+pub struct Registry {
+    models: Vec<Arc<LoadedModel>>,
+}
+
+impl Registry {
+    /// A registry of `models`.
+    pub fn new(models: Vec<LoadedModel>) -> Self {
+        Self {
+            models: models.into_iter().map(Arc::new).collect(),
+        }
+    }
+
+    /// Every model.
+    pub fn models(&self) -> &[Arc<LoadedModel>] {
+        &self.models
+    }
+
+    /// The model that `reference` (`name` or `name@variant`) names.
+    pub fn find(&self, reference: &str) -> Option<&Arc<LoadedModel>> {
+        self.models.iter().find(|model| {
+            let rest = reference.strip_prefix(model.manifest.name.as_str());
+            rest.is_some_and(|rest| {
+                rest.is_empty() || rest.strip_prefix('@') == Some(model.variant)
+            })
+        })
+    }
+
+    /// The first loaded model of a task.
+    pub fn first(&self, task: Task) -> Option<&Arc<LoadedModel>> {
+        self.models.iter().find(|model| model.manifest.task == task)
+    }
+}

@@ -1,0 +1,371 @@
+//! Finding models: in the models directory, at a path, or in the binary.
+//!
+//! What is *not* here: sessions and queues (`registry` loads what this finds).
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use onnx_export::manifest::{ManifestError, ModelManifest};
+use onnx_export::weights::StateDict;
+use onnx_export::{BuildError, DEFAULT_OPSET};
+use thiserror::Error;
+
+use crate::catalogue;
+
+/// The only variant so far: 32-bit floats.
+pub const FP32: &str = "fp32";
+/// Protobuf's own limit on a message.
+const MAX_ONNX_BYTES: u64 = 2 << 30;
+/// A manifest or a label file is a page of text, not a data set.
+const MAX_TEXT_BYTES: u64 = 16 << 20;
+
+/// A model as people name it: `name` or `name@variant`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelRef {
+    /// The manifest's name, or a path to it.
+    pub name: String,
+    /// The variant, where one is asked for.
+    pub variant: Option<String>,
+}
+
+impl FromStr for ModelRef {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, variant) = match text.rsplit_once('@') {
+            Some((name, variant)) => (name, Some(variant.to_owned())),
+            None => (text, None),
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            variant,
+        })
+    }
+}
+
+impl fmt::Display for ModelRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.variant {
+            Some(variant) => write!(f, "{}@{variant}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+/// A model that cannot be found or read.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// A file or folder could not be read.
+    #[error("cannot read {}: {source}", .path.display())]
+    Io {
+        /// What was read.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A file larger than its kind may be.
+    #[error("{} is larger than {limit} bytes", .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        limit: u64,
+    },
+    /// A manifest that cannot be used.
+    #[error("{}: {source}", .path.display())]
+    Manifest {
+        /// The manifest's file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ManifestError,
+    },
+    /// A manifest of the models directory that names no `.onnx` file.
+    #[error("{}: names no `file`, the .onnx beside it", .path.display())]
+    NoFile {
+        /// The manifest's file.
+        path: PathBuf,
+    },
+    /// A file name that leaves the manifest's folder.
+    #[error("{}: `{field}` must name a file beside the manifest, got {}", .path.display(), .got.display())]
+    Outside {
+        /// The manifest's file.
+        path: PathBuf,
+        /// The field.
+        field: &'static str,
+        /// What it names.
+        got: PathBuf,
+    },
+    /// No model of that name is here.
+    #[error("model `{model}` is not here. {advice}")]
+    NotFound {
+        /// What was asked for.
+        model: ModelRef,
+        /// What to do.
+        advice: String,
+    },
+    /// The embedded weights do not fit their own architecture.
+    #[error("the built-in model: {0}")]
+    Build(#[from] BuildError),
+}
+
+/// Where a model's graph comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Weights in the binary.
+    Embedded,
+    /// An `.onnx` file.
+    File(PathBuf),
+}
+
+/// A model that was found, not yet loaded.
+#[derive(Debug, Clone)]
+pub struct ModelSource {
+    /// What it is.
+    pub manifest: ModelManifest,
+    /// Its class labels, by class number.
+    pub labels: Vec<String>,
+    /// Where its graph comes from.
+    pub origin: Origin,
+}
+
+impl ModelSource {
+    /// The built-in default.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the binary was built from a malformed catalogue.
+    pub fn embedded() -> Result<Self, StoreError> {
+        let path = PathBuf::from(catalogue::DEFAULT_MODEL);
+        let malformed = |source| StoreError::Manifest {
+            path: path.clone(),
+            source,
+        };
+        let manifest = catalogue::manifest(catalogue::DEFAULT_MODEL).map_err(malformed)?;
+        let Some(manifest) = manifest else {
+            return Err(StoreError::NoFile { path });
+        };
+        let labels = lines(catalogue::labels(&manifest.labels).unwrap_or_default());
+        Ok(Self {
+            manifest,
+            labels,
+            origin: Origin::Embedded,
+        })
+    }
+
+    /// Reads the manifest at `path` and the labels beside it.
+    fn read(path: &Path) -> Result<Self, StoreError> {
+        let text = read_text(path)?;
+        let parsed = ModelManifest::parse(&text);
+        let manifest = parsed.map_err(|source| StoreError::Manifest {
+            path: path.to_path_buf(),
+            source,
+        })?;
+        let Some(file) = &manifest.file else {
+            return Err(StoreError::NoFile {
+                path: path.to_path_buf(),
+            });
+        };
+        let onnx = beside(path, "file", file)?;
+        let labels = read_text(&beside(path, "labels", &manifest.labels)?)?;
+        Ok(Self {
+            labels: lines(&labels),
+            manifest,
+            origin: Origin::File(onnx),
+        })
+    }
+
+    /// The graph as the bytes of an ONNX file.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file cannot be read.
+    pub fn onnx(&self) -> Result<Vec<u8>, StoreError> {
+        match &self.origin {
+            Origin::File(path) => read_bounded(path, MAX_ONNX_BYTES),
+            Origin::Embedded => {
+                let ModelManifest {
+                    name, architecture, ..
+                } = &self.manifest;
+                let bytes = catalogue::weights(name).unwrap_or_default();
+                let state = StateDict::from_bytes(bytes).map_err(BuildError::from)?;
+                let path = || PathBuf::from(name);
+                let architecture = architecture
+                    .as_ref()
+                    .ok_or_else(|| StoreError::NoFile { path: path() })?;
+                Ok(onnx_export::build(name, architecture, &state, DEFAULT_OPSET)?.to_bytes())
+            }
+        }
+    }
+}
+
+/// The models directory and the binary's own models.
+#[derive(Debug, Clone, Default)]
+pub struct ModelStore {
+    directory: Option<PathBuf>,
+}
+
+impl ModelStore {
+    /// A store over `directory`, or over the binary alone.
+    pub fn new(directory: Option<PathBuf>) -> Self {
+        Self { directory }
+    }
+
+    /// Every model of the directory, by name: `DIR/*/model.toml` and `DIR/*.toml`.
+    ///
+    /// # Errors
+    /// [`StoreError`] for the first manifest that cannot be used: a model that silently stays away
+    /// is worse than a server that says why.
+    pub fn list(&self) -> Result<Vec<ModelSource>, StoreError> {
+        let Some(directory) = &self.directory else {
+            return Ok(Vec::new());
+        };
+        let fail = |source| StoreError::Io {
+            path: directory.clone(),
+            source,
+        };
+        let entries = std::fs::read_dir(directory).map_err(fail)?;
+        let mut models = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(fail)?.path();
+            if let Some(manifest) = manifest_in(&path) {
+                models.push(ModelSource::read(&manifest)?);
+            }
+        }
+        models.sort_by(|a, b| a.manifest.name.cmp(&b.manifest.name));
+        Ok(models)
+    }
+
+    /// The model that `reference` names: a path, a model of the directory, or the binary's own.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] with the command that brings the model.
+    pub fn find(&self, reference: &ModelRef) -> Result<ModelSource, StoreError> {
+        let ModelRef { name, variant } = reference;
+        if variant.as_deref().is_some_and(|variant| variant != FP32) {
+            let advice = format!("Its variants: {FP32}");
+            return Err(StoreError::NotFound {
+                model: reference.clone(),
+                advice,
+            });
+        }
+        if name.contains('/') || has_extension(Path::new(name), &["toml", "onnx"]) {
+            return Self::at_path(reference);
+        }
+        if let Some(source) = self
+            .list()?
+            .into_iter()
+            .find(|model| model.manifest.name == *name)
+        {
+            return Ok(source);
+        }
+        if name == catalogue::DEFAULT_MODEL {
+            return ModelSource::embedded();
+        }
+        Err(StoreError::NotFound {
+            model: reference.clone(),
+            advice: self.advice(name),
+        })
+    }
+
+    fn at_path(reference: &ModelRef) -> Result<ModelSource, StoreError> {
+        let path = Path::new(&reference.name);
+        let manifest = if has_extension(path, &["onnx"]) {
+            Some(path.with_extension("toml"))
+        } else {
+            manifest_in(path)
+        };
+        match manifest {
+            Some(manifest) => ModelSource::read(&manifest),
+            None => {
+                let advice = "The path names no model.toml, .toml or .onnx".to_owned();
+                Err(StoreError::NotFound {
+                    model: reference.clone(),
+                    advice,
+                })
+            }
+        }
+    }
+
+    fn advice(&self, name: &str) -> String {
+        let place = self.directory.as_ref().map_or_else(
+            || "no models directory is set (--models DIR)".to_owned(),
+            |directory| format!("{} does not hold it", directory.display()),
+        );
+        match catalogue::manifest(name) {
+            Ok(Some(_)) => {
+                format!(
+                    "{place}. Make it with: sightline export {name} --weights FILE -o DIR/{name}"
+                )
+            }
+            _ => format!("{place}, and the catalogue does not know it: see `sightline models`"),
+        }
+    }
+}
+
+/// The manifest that a directory entry stands for, if it is one.
+fn manifest_in(path: &Path) -> Option<PathBuf> {
+    let inside = path.join("model.toml");
+    match () {
+        () if inside.is_file() => Some(inside),
+        () if has_extension(path, &["toml"]) && path.is_file() => Some(path.to_path_buf()),
+        () => None,
+    }
+}
+
+fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    path.extension()
+        .is_some_and(|found| extensions.iter().any(|extension| found == *extension))
+}
+
+/// A file of the manifest's own folder; a manifest from elsewhere must not read others.
+fn beside(manifest: &Path, field: &'static str, file: &Path) -> Result<PathBuf, StoreError> {
+    if file.file_name().is_none_or(|name| Path::new(name) != file) {
+        let (path, got) = (manifest.to_path_buf(), file.to_path_buf());
+        return Err(StoreError::Outside { path, field, got });
+    }
+    Ok(manifest.with_file_name(file))
+}
+
+/// The labels of a text, one a line.
+pub fn lines(text: &str) -> Vec<String> {
+    text.lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect()
+}
+
+/// The text of a small file.
+///
+/// # Errors
+/// [`StoreError::Io`] and [`StoreError::TooLarge`].
+pub fn read_text(path: &Path) -> Result<String, StoreError> {
+    let bytes = read_bounded(path, MAX_TEXT_BYTES)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let source = io::Error::new(io::ErrorKind::InvalidData, error);
+        StoreError::Io {
+            path: path.to_path_buf(),
+            source,
+        }
+    })
+}
+
+/// The bytes of a file, if they are not more than `limit`.
+///
+/// # Errors
+/// [`StoreError::Io`] and [`StoreError::TooLarge`].
+pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, StoreError> {
+    let fail = |source| StoreError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    let file = File::open(path).map_err(fail)?;
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(fail)?;
+    if bytes.len() as u64 > limit {
+        return Err(StoreError::TooLarge {
+            path: path.to_path_buf(),
+            limit,
+        });
+    }
+    Ok(bytes)
+}

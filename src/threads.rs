@@ -1,0 +1,73 @@
+//! How the cores that the process may use are shared out.
+
+use std::thread::available_parallelism;
+
+/// More workers than this gain nothing that threads inside them would not.
+const MAX_INSTANCES: usize = 8;
+
+/// Threads for one model and for picture work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ThreadPlan {
+    /// Workers, each with a session of its own.
+    pub instances: usize,
+    /// Threads of one session.
+    pub intra_op_threads: usize,
+    /// Pictures decoded and preprocessed at once.
+    pub picture_threads: usize,
+}
+
+/// Cores that the process may use: the affinity mask and the cgroup's CPU quota both count.
+pub fn usable_cores() -> usize {
+    available_parallelism().map_or(1, usize::from)
+}
+
+impl ThreadPlan {
+    /// Plans for `cores`, with the number of workers or of their threads set where one asks.
+    ///
+    /// One single-threaded worker per core is the default: it gives the most pictures per second,
+    /// since a network's layers never all split well over threads.
+    pub fn new(cores: usize, instances: Option<usize>, intra_op_threads: Option<usize>) -> Self {
+        let cores = cores.max(1);
+        let (instances, intra_op_threads) = match (instances, intra_op_threads) {
+            (Some(instances), Some(threads)) => (instances, threads),
+            (Some(instances), None) => (instances, cores / instances.min(cores).max(1)),
+            (None, Some(threads)) => ((cores / threads.max(1)).max(1), threads),
+            (None, None) => {
+                let threads = cores.div_ceil(MAX_INSTANCES);
+                (cores / threads, threads)
+            }
+        };
+        Self {
+            instances: instances.max(1),
+            intra_op_threads: intra_op_threads.max(1),
+            picture_threads: cores,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans() {
+        let cases = [
+            (1, None, None, (1, 1)),
+            (2, None, None, (2, 1)),
+            (8, None, None, (8, 1)),
+            (12, None, None, (6, 2)),
+            (64, None, None, (8, 8)),
+            (4, Some(1), None, (1, 4)),
+            (4, Some(16), None, (16, 1)),
+            (4, None, Some(2), (2, 2)),
+            (2, None, Some(8), (1, 8)),
+            (2, Some(3), Some(5), (3, 5)),
+            (0, None, None, (1, 1)),
+        ];
+        for (cores, instances, threads, expected) in cases {
+            let plan = ThreadPlan::new(cores, instances, threads);
+            let got = (plan.instances, plan.intra_op_threads);
+            assert_eq!(got, expected, "{cores} cores, {instances:?}, {threads:?}");
+        }
+    }
+}
