@@ -1,4 +1,5 @@
 //! Checkpoints in, ONNX out.
 
+pub mod formula;
 pub mod manifest;
 pub mod weights;
