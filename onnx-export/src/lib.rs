@@ -16,6 +16,7 @@
 pub mod backbones;
 pub mod classification;
 mod error;
+pub mod formula;
 pub mod graph;
 mod layers;
 pub mod manifest;

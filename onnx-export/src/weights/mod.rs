@@ -1,1 +1,190 @@
-//! Checkpoint readers.
+//! Checkpoint readers: a file in, named tensors out.
+//!
+//! ```text
+//! bytes -> container (zip | legacy | tar) -> pickle -> nested -> layout -> StateDict
+//!       -> safetensors -------------------------------------------------->
+//! ```
+//!
+//! - `zip`, `legacy`, `tar`, `safetensors`: the four containers, told apart by their first
+//!   bytes, never by a name.
+//! - `pickle`: the machine that turns a pickle into plain data without running anything.
+//! - `nested`: which dictionary of a training checkpoint holds the weights.
+//! - `layout`: storages and strides to contiguous tensors.
+//! - `limits`: all limits, checked before anything is allocated.
+//!
+//! Invariant: no input makes a reader panic, run code, touch the disk, or use more memory than a
+//! bounded multiple of the file's size.
+//!
+//! Not here: quantised tensors (refused by name), big-endian files, `TorchScript`, whole pickled
+//! modules, downloads, and what the names mean (the architecture modules).
+
+mod error;
+mod layout;
+mod legacy;
+mod limits;
+mod nested;
+mod pack;
+mod pickle;
+mod safetensors;
+mod tar;
+mod tensor;
+mod zip;
+
+use std::{collections::BTreeMap, fmt::Write, fs::File, io::Read, path::Path};
+
+use sha2::{Digest, Sha256};
+
+pub use self::{
+    error::{Format, Overflowing, WeightsError},
+    tensor::{DType, Tensor},
+};
+
+/// Key in [`StateDict::metadata`]: SHA-256 of the checkpoint that a packed file was made from.
+pub const SOURCE_SHA256: &str = "source_sha256";
+
+/// Tensors by name.
+type Tensors = BTreeMap<String, Tensor>;
+
+/// The tensors of a checkpoint by name, such as `features.0.0.weight`.
+///
+/// Names and tensors are those of the checkpoint; of a training checkpoint, those of its model,
+/// without the prefixes of `DataParallel` and `torch.compile`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateDict {
+    tensors: Tensors,
+    metadata: BTreeMap<String, String>,
+    sha256: String,
+}
+
+impl StateDict {
+    /// Reads a checkpoint file of at most 2 GiB.
+    ///
+    /// Of a training checkpoint, the dictionary under the first of these keys is taken: `model`,
+    /// `state_dict`, `model_state_dict`, `net`, `network`, `model_ema`, `state_dict_ema`, `ema`.
+    ///
+    /// # Errors
+    /// [`WeightsError`]: the file cannot be read, is no checkpoint, is damaged, exceeds a limit, or
+    /// its pickle refers to something that weights do not need.
+    pub fn read(path: &Path) -> Result<Self, WeightsError> {
+        let failed = |source| WeightsError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let file = File::open(path).map_err(failed)?;
+        let len = file.metadata().map_err(failed)?.len();
+        check_len(len)?;
+        let mut bytes = Vec::new();
+        bytes
+            .try_reserve_exact(len as usize)
+            .map_err(|_| WeightsError::OutOfMemory {
+                bytes: len as usize,
+            })?;
+        // A pipe says 0, and a file may grow meanwhile.
+        let mut limited = file.take(limits::MAX_FILE + 1);
+        limited.read_to_end(&mut bytes).map_err(failed)?;
+        Self::from_bytes(&bytes)
+    }
+
+    /// Reads the checkpoint that a file of these bytes would be. See [`StateDict::read`].
+    ///
+    /// # Errors
+    /// [`WeightsError`], as for [`StateDict::read`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, WeightsError> {
+        check_len(bytes.len() as u64)?;
+        let mut metadata = BTreeMap::new();
+        let tensors = match detect(bytes)? {
+            Format::Zip => zip::read(bytes)?,
+            Format::Tar => tar::read(bytes)?,
+            Format::Legacy | Format::Pickle => legacy::read(bytes)?,
+            Format::Safetensors => {
+                let (tensors, entries) = safetensors::read(bytes)?;
+                metadata.extend(entries);
+                tensors
+            }
+        };
+        Ok(Self {
+            tensors,
+            metadata,
+            sha256: hex(&Sha256::digest(bytes)),
+        })
+    }
+
+    /// A state dict that comes from no file. Its [`StateDict::sha256`] is a digest of names, types,
+    /// shapes and bytes.
+    pub fn from_tensors(tensors: BTreeMap<String, Tensor>) -> Self {
+        let mut digest = Sha256::new();
+        for (name, tensor) in &tensors {
+            let (dtype, shape) = (tensor.dtype(), tensor.shape());
+            digest.update(format!("{name:?} {dtype} {shape:?}\n"));
+            digest.update(tensor.bytes());
+        }
+        Self {
+            sha256: hex(&digest.finalize()),
+            tensors,
+            metadata: BTreeMap::new(),
+        }
+    }
+
+    /// The tensor of that name.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// All names, in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// All names and tensors, in alphabetical order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().map(|(name, t)| (name.as_str(), t))
+    }
+
+    /// SHA-256 of the file's bytes, 64 hexadecimal digits.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// The text entries of a safetensors file's header; empty for the other formats.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+}
+
+fn check_len(got: u64) -> Result<(), WeightsError> {
+    let limit = limits::MAX_FILE;
+    if got <= limit {
+        return Ok(());
+    }
+    Err(WeightsError::TooLarge { limit, got })
+}
+
+/// The container, by its first bytes.
+fn detect(bytes: &[u8]) -> Result<Format, WeightsError> {
+    // A safetensors file starts with the length of its header, which can look like anything, so the
+    // brace behind it is asked for first. In the other formats that byte is a compression method, a
+    // terminating zero and a digit of torch's magic number.
+    if bytes.get(8) == Some(&b'{') {
+        return Ok(Format::Safetensors);
+    }
+    if bytes.starts_with(b"PK\x03\x04") {
+        return Ok(Format::Zip);
+    }
+    if bytes.get(257..262) == Some(b"ustar") {
+        return Ok(Format::Tar);
+    }
+    if bytes.first() == Some(&0x80) {
+        return Ok(Format::Legacy);
+    }
+    let start = bytes.iter().take(8).copied().collect();
+    Err(WeightsError::UnknownFormat { start })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{byte:02x}");
+    }
+    out
+}

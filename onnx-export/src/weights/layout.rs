@@ -1,0 +1,296 @@
+//! From a pickle's description of a tensor to its bytes.
+//!
+//! A pickle says where a tensor lies (storage, offset, shape, strides); the storages are elsewhere
+//! in the file. Nothing is read for a tensor before it is known to be wanted.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use super::{
+    DType, Format, Tensor, WeightsError, error::shown, limits::Budget, tensor::byte_count,
+};
+
+/// A storage as a pickle names it. Lengths and offsets count elements of `dtype`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct StorageRef<'a> {
+    /// Its key in the container.
+    pub(super) key: Cow<'a, str>,
+    /// Type of its elements.
+    pub(super) dtype: DType,
+    /// Its length.
+    pub(super) numel: usize,
+    /// Offset and length of the part that counts, where that is not all of it.
+    pub(super) view: Option<(usize, usize)>,
+}
+
+/// A tensor as a pickle describes it. Offset and strides count elements.
+///
+/// A quantised tensor is one of these and its scales; it would get a field for them here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TensorRef<'a> {
+    pub(super) storage: StorageRef<'a>,
+    pub(super) dtype: DType,
+    pub(super) offset: usize,
+    pub(super) shape: Vec<usize>,
+    pub(super) strides: Vec<usize>,
+}
+
+/// A container's storages by key.
+pub(super) trait Storages {
+    /// The raw bytes of the storage called `key`.
+    ///
+    /// # Errors
+    /// [`WeightsError`] if there is none, or it is damaged.
+    fn storage(&mut self, key: &str) -> Result<Cow<'_, [u8]>, WeightsError>;
+}
+
+/// Reads the tensors that `wanted` names. `file_len` bytes bound what they may unfold into.
+///
+/// # Errors
+/// [`WeightsError`] for a storage that is missing or too short, or a tensor outside its storage.
+pub(super) fn materialise(
+    wanted: BTreeMap<String, &TensorRef<'_>>,
+    storages: &mut impl Storages,
+    format: Format,
+    file_len: usize,
+) -> Result<BTreeMap<String, Tensor>, WeightsError> {
+    let mut budget = Budget::for_file(format, "bytes of all tensors", file_len);
+    // Grouped, so that a shared storage is read once and only one storage is held at a time.
+    let mut groups: BTreeMap<&str, Vec<(String, &TensorRef<'_>)>> = BTreeMap::new();
+    for (name, tensor) in wanted {
+        groups
+            .entry(&tensor.storage.key)
+            .or_default()
+            .push((name, tensor));
+    }
+    let mut out = BTreeMap::new();
+    for (key, group) in groups {
+        let bytes = storages.storage(key)?;
+        for (name, tensor) in group {
+            let read = Placed::new(tensor, &bytes, &name, format)?.read(&mut budget)?;
+            out.insert(name, read);
+        }
+    }
+    Ok(out)
+}
+
+/// A tensor over the bytes of its storage, all of it known to lie inside.
+struct Placed<'a> {
+    tensor: &'a TensorRef<'a>,
+    /// The storage's view, in bytes.
+    bytes: &'a [u8],
+    byte_count: usize,
+}
+
+impl<'a> Placed<'a> {
+    fn new(
+        tensor: &'a TensorRef<'a>,
+        storage: &'a [u8],
+        name: &str,
+        format: Format,
+    ) -> Result<Self, WeightsError> {
+        let outside = |expected, got: String| WeightsError::Entry {
+            format,
+            key: shown(name),
+            expected,
+            got,
+        };
+        let bytes = viewed(&tensor.storage, storage).ok_or_else(|| {
+            let got = format!("{} bytes for {:?}", storage.len(), tensor.storage);
+            outside("a storage as long as the pickle says", shown(&got))
+        })?;
+        let byte_count = byte_count(tensor.dtype, &tensor.shape)
+            .filter(|_| tensor.shape.len() == tensor.strides.len())
+            .ok_or_else(|| {
+                let got = format!("shape {:?}, strides {:?}", tensor.shape, tensor.strides);
+                outside("a shape and as many strides", got)
+            })?;
+        let fits = byte_count == 0 || end(tensor).is_some_and(|end| end <= bytes.len());
+        if !fits {
+            let TensorRef {
+                offset,
+                shape,
+                strides,
+                ..
+            } = tensor;
+            let got = format!("offset {offset}, shape {shape:?}, strides {strides:?}");
+            return Err(outside("a tensor inside its storage", got));
+        }
+        Ok(Self {
+            tensor,
+            bytes,
+            byte_count,
+        })
+    }
+
+    fn read(&self, budget: &mut Budget) -> Result<Tensor, WeightsError> {
+        let TensorRef {
+            dtype,
+            offset,
+            ref shape,
+            ..
+        } = *self.tensor;
+        let mut out = budget.allocate(self.byte_count)?;
+        let start = offset.saturating_mul(dtype.size());
+        match self.byte_count {
+            // An empty tensor may say any offset, so nothing is sliced for it.
+            0 => {}
+            bytes if self.is_contiguous() => {
+                out.extend_from_slice(&self.bytes[start..start + bytes]);
+            }
+            _ => self.gather(start, &mut out),
+        }
+        Tensor::new(dtype, shape.clone(), out)
+    }
+
+    /// Whether the elements lie in C order without gaps. The stride of an axis of length 1 is
+    /// free: torch leaves it as it came.
+    fn is_contiguous(&self) -> bool {
+        let mut expected = 1;
+        let axes = self.tensor.shape.iter().zip(&self.tensor.strides);
+        for (&n, &stride) in axes.rev() {
+            if n != 1 && stride != expected {
+                return false;
+            }
+            expected *= n;
+        }
+        true
+    }
+
+    /// Appends the elements in C order: an odometer over the axes, last axis fastest.
+    fn gather(&self, start: usize, out: &mut Vec<u8>) {
+        let size = self.tensor.dtype.size();
+        let (shape, strides) = (&self.tensor.shape, &self.tensor.strides);
+        let mut index = vec![0; shape.len()];
+        let mut at = start;
+        loop {
+            out.extend_from_slice(&self.bytes[at..at + size]);
+            let mut axis = shape.len();
+            loop {
+                if axis == 0 {
+                    return;
+                }
+                axis -= 1;
+                index[axis] += 1;
+                if index[axis] < shape[axis] {
+                    at += strides[axis] * size;
+                    break;
+                }
+                index[axis] = 0;
+                at -= (shape[axis] - 1) * strides[axis] * size;
+            }
+        }
+    }
+}
+
+/// The bytes that a storage reference stands for; none if the storage is too short.
+fn viewed<'b>(storage: &StorageRef<'_>, bytes: &'b [u8]) -> Option<&'b [u8]> {
+    let size = storage.dtype.size();
+    let all = bytes.get(..storage.numel.checked_mul(size)?)?;
+    let Some((offset, numel)) = storage.view else {
+        return Some(all);
+    };
+    let start = offset.checked_mul(size)?;
+    all.get(start..start.checked_add(numel.checked_mul(size)?)?)
+}
+
+/// Bytes from the start of the storage to the end of the last element; none if that overflows.
+fn end(tensor: &TensorRef<'_>) -> Option<usize> {
+    let axes = tensor.shape.iter().zip(&tensor.strides);
+    let last = axes
+        .into_iter()
+        .try_fold(tensor.offset, |last, (&n, &stride)| {
+            last.checked_add(n.checked_sub(1)?.checked_mul(stride)?)
+        })?;
+    last.checked_add(1)?.checked_mul(tensor.dtype.size())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bytes(Vec<u8>);
+
+    impl Storages for Bytes {
+        fn storage(&mut self, _: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
+            Ok(Cow::Borrowed(&self.0))
+        }
+    }
+
+    /// Reads one u8 tensor out of the storage 0, 1, 2, .. 11.
+    fn read(
+        view: Option<(usize, usize)>,
+        offset: usize,
+        shape: &[usize],
+        strides: &[usize],
+    ) -> Result<Vec<u8>, String> {
+        let tensor = TensorRef {
+            storage: StorageRef {
+                key: "0".into(),
+                dtype: DType::U8,
+                numel: 12,
+                view,
+            },
+            dtype: DType::U8,
+            offset,
+            shape: shape.to_vec(),
+            strides: strides.to_vec(),
+        };
+        let wanted = BTreeMap::from([("t".to_owned(), &tensor)]);
+        let mut storages = Bytes((0..12).collect());
+        materialise(wanted, &mut storages, Format::Zip, 12)
+            .map(|tensors| tensors["t"].bytes().to_vec())
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn strides_are_gathered_into_c_order() {
+        let none = None;
+        let cases: &[(_, _, &[usize], &[usize], &[u8])] = &[
+            (none, 0, &[2, 3], &[3, 1], &[0, 1, 2, 3, 4, 5]),
+            (none, 0, &[3, 2], &[1, 3], &[0, 3, 1, 4, 2, 5]), // a transpose
+            (none, 1, &[2, 1, 2], &[6, 99, 1], &[1, 2, 7, 8]), // axis of length 1: any stride
+            (none, 11, &[], &[], &[11]),
+            (none, 5, &[4], &[0], &[5, 5, 5, 5]), // expanded
+            (none, 0, &[0, 5], &[5, 1], &[]),
+            (none, 99, &[0], &[1], &[]),
+            (Some((4, 6)), 1, &[2, 2], &[1, 2], &[5, 7, 6, 8]),
+            (none, 0, &[2, 2, 2], &[1, 2, 4], &[0, 4, 2, 6, 1, 5, 3, 7]),
+        ];
+        for &(view, offset, shape, strides, expected) in cases {
+            let got = read(view, offset, shape, strides);
+            assert_eq!(got.as_deref(), Ok(expected), "{shape:?} {strides:?}");
+        }
+    }
+
+    #[test]
+    fn tensors_outside_their_storage_are_refused() {
+        let huge = usize::MAX;
+        let inside = "expected a tensor inside its storage";
+        let cases: [(_, usize, &[usize], &[usize], &str); 8] = [
+            (None, 0, &[13], &[1], inside),
+            (None, 12, &[1], &[1], inside),
+            (None, huge, &[2], &[1], inside),
+            (None, 0, &[2], &[huge], inside),
+            (None, 0, &[3, 2], &[huge / 2, 9], inside),
+            (
+                None,
+                0,
+                &[huge, 2],
+                &[0, 0],
+                "expected a shape and as many strides",
+            ),
+            (Some((8, 5)), 0, &[1], &[1], "expected a storage as long as"),
+            (
+                None,
+                0,
+                &[1 << 40],
+                &[0],
+                "bytes of all tensors must be at most",
+            ),
+        ];
+        for (view, offset, shape, strides, expected) in cases {
+            let got = read(view, offset, shape, strides).unwrap_err();
+            assert!(got.contains(expected), "{shape:?} {strides:?}: {got}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The stream of pickles that torch wrote from 0.1.10 to 1.5, and still writes on request.
+//!
+//! Five pickles follow each other: a magic number, the protocol 1001, facts about the machine that
+//! wrote it, the object, the keys of its storages. Then comes each storage in the order of the
+//! keys: its length in elements (i64), and its elements.
+//!
+//! Source: `torch/serialization.py:_legacy_load`.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use super::{
+    DType, Format, Tensors, WeightsError,
+    layout::{self, Storages},
+    limits, nested,
+    pickle::{
+        self, Persistent, Pickled,
+        rebuild::key_of,
+        value::{Node, Value},
+    },
+};
+
+/// `MAGIC_NUMBER` 0x1950a86a20f9469cfc6c, little-endian.
+const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+
+/// `PROTOCOL_VERSION`.
+const PROTOCOL: i64 = 1001;
+
+/// Reads the state dict in the stream `bytes`.
+///
+/// # Errors
+/// [`WeightsError`] for a stream that ends early or holds other pickles, and all that its object
+/// and tensors may be refused for.
+pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
+    // Storages follow the pickles, so each pickle is only known to end within the limit.
+    let head = &bytes[..bytes.len().min(limits::MAX_PICKLE as usize)];
+    let magic = pickle::load(head, 0, Persistent::Refused)?;
+    if !matches!(magic.arena.node(magic.root), Some(Node::BigInt(n)) if *n == MAGIC) {
+        return Err(malformed(0, "torch's magic number", "another object"));
+    }
+    let protocol = pickle::load(head, magic.end, Persistent::Refused)?;
+    if protocol.root != Value::Int(PROTOCOL) {
+        return Err(malformed(magic.end, "protocol 1001", "another"));
+    }
+    let machine = pickle::load(head, protocol.end, Persistent::Refused)?;
+    check_byte_order(&machine, Format::Legacy)?;
+    let object = pickle::load(head, machine.end, Persistent::Storages)?;
+    let wanted = nested::select(&object)?;
+    let keys = pickle::load(head, object.end, Persistent::Refused)?;
+    let mut storages = Stream::scan(bytes, &keys, &element_types(&object))?;
+    layout::materialise(wanted, &mut storages, Format::Legacy, bytes.len())
+}
+
+/// Refuses the numbers of a big-endian machine. Also the `sys_info` of a tar.
+pub(super) fn check_byte_order(machine: &Pickled<'_>, format: Format) -> Result<(), WeightsError> {
+    match machine.arena.lookup(machine.root, "little_endian") {
+        Some(Value::Bool(true)) => Ok(()),
+        got => {
+            let got = match got {
+                Some(Value::Bool(false)) => "big-endian numbers",
+                _ => "no statement",
+            };
+            let expected = "little-endian numbers";
+            Err(WeightsError::entry(format, "little_endian", expected, got))
+        }
+    }
+}
+
+/// The element type of every storage that the object mentions. A storage is written once, as the
+/// type under which it was met first.
+fn element_types<'p>(object: &'p Pickled<'_>) -> BTreeMap<&'p str, DType> {
+    let mut types = BTreeMap::new();
+    for node in object.arena.nodes() {
+        if let Node::Storage(storage) = node {
+            types.entry(storage.key.as_ref()).or_insert(storage.dtype);
+        }
+    }
+    types
+}
+
+/// The storages behind the pickles.
+struct Stream<'a>(BTreeMap<Cow<'a, str>, &'a [u8]>);
+
+impl<'a> Stream<'a> {
+    fn scan(
+        bytes: &'a [u8],
+        keys: &Pickled<'a>,
+        types: &BTreeMap<&str, DType>,
+    ) -> Result<Self, WeightsError> {
+        let Some(items) = keys.arena.items(keys.root) else {
+            let got = keys.arena.describe(keys.root);
+            return Err(malformed(keys.end, "a list of storage keys", got));
+        };
+        let mut storages = BTreeMap::new();
+        let mut at = keys.end;
+        for item in items {
+            let Some(key) = key_of(&keys.arena, *item) else {
+                let got = keys.arena.describe(*item);
+                return Err(malformed(keys.end, "a storage key", got));
+            };
+            let Some(dtype) = types.get(key.as_ref()) else {
+                let expected = "a storage of the object";
+                return Err(WeightsError::entry(
+                    Format::Legacy,
+                    &key,
+                    expected,
+                    "another",
+                ));
+            };
+            let data = read_storage(bytes, &mut at, *dtype, Format::Legacy)?;
+            storages.insert(key, data);
+        }
+        Ok(Self(storages))
+    }
+}
+
+impl Storages for Stream<'_> {
+    fn storage(&mut self, key: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
+        match self.0.get(key) {
+            Some(data) => Ok(Cow::Borrowed(data)),
+            None => Err(WeightsError::entry(
+                Format::Legacy,
+                key,
+                "a storage",
+                "none",
+            )),
+        }
+    }
+}
+
+/// The elements of a storage at offset `at` of `bytes`, which moves behind them. Also the storages
+/// of a tar. Source: `torch/csrc/generic/serialization.cpp`.
+pub(super) fn read_storage<'a>(
+    bytes: &'a [u8],
+    at: &mut usize,
+    dtype: DType,
+    format: Format,
+) -> Result<&'a [u8], WeightsError> {
+    let numel = take(bytes, at, 8, format)?;
+    let numel = numel
+        .iter()
+        .rev()
+        .fold(0_u64, |n, b| n << 8 | u64::from(*b));
+    // A negative length becomes a huge one here, and is refused as such.
+    let needed = numel.saturating_mul(dtype.size() as u64);
+    take(bytes, at, needed, format)
+}
+
+/// The next `n` bytes at offset `at`, which moves behind them.
+pub(super) fn take<'a>(
+    bytes: &'a [u8],
+    at: &mut usize,
+    n: u64,
+    format: Format,
+) -> Result<&'a [u8], WeightsError> {
+    let rest = bytes.get(*at..).unwrap_or_default();
+    let taken = usize::try_from(n).ok().and_then(|n| rest.get(..n));
+    let Some(taken) = taken else {
+        return Err(WeightsError::Truncated {
+            format,
+            offset: *at,
+            needed: n,
+            got: rest.len(),
+        });
+    };
+    *at += taken.len();
+    Ok(taken)
+}
+
+fn malformed(offset: usize, expected: &'static str, got: &str) -> WeightsError {
+    WeightsError::Malformed {
+        format: Format::Legacy,
+        offset,
+        expected,
+        got: got.to_owned(),
+    }
+}

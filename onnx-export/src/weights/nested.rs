@@ -1,0 +1,118 @@
+//! Which of a checkpoint's dictionaries holds the weights.
+//!
+//! A bare state dict is the top level itself. A training checkpoint keeps it under a key beside the
+//! optimizer, the epoch and the like; the keys looked for, in this order, are those of [`HOLDERS`].
+//! Where a checkpoint holds both the weights and their moving average, the weights are taken.
+//! The prefixes of wrappers ([`PREFIXES`]) are cut off if every name has them.
+//!
+//! Not here: the `model.` prefix of Lightning, which cannot be told from a layer of that name.
+
+use std::collections::BTreeMap;
+
+use super::{
+    WeightsError,
+    error::shown,
+    layout::TensorRef,
+    pickle::{
+        Pickled,
+        value::{Node, Value},
+    },
+};
+
+/// Keys of training checkpoints that hold a state dict, best first.
+const HOLDERS: &[&str] = &[
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "net",
+    "network",
+    "model_ema",
+    "state_dict_ema",
+    "ema",
+];
+
+/// Prefixes of `DataParallel` and `torch.compile`.
+const PREFIXES: &[&str] = &["module.", "_orig_mod."];
+
+/// Levels of [`HOLDERS`] inside each other. Checkpoints have one, rarely two; the bound also ends
+/// the walk in a dictionary that contains itself.
+const MAX_DEPTH: usize = 3;
+
+/// Most keys listed in an error.
+const LISTED: usize = 20;
+
+/// The tensors of the state dict, by name.
+///
+/// # Errors
+/// [`WeightsError::NoTensors`] lists the top level's keys.
+pub(super) fn select<'p, 'a>(
+    pickled: &'p Pickled<'a>,
+) -> Result<BTreeMap<String, &'p TensorRef<'a>>, WeightsError> {
+    let mut named =
+        find(pickled, pickled.root, MAX_DEPTH).ok_or_else(|| WeightsError::NoTensors {
+            found: top_level(pickled),
+        })?;
+    while let Some(prefix) = common_prefix(&named) {
+        named = named
+            .into_iter()
+            .map(|(name, tensor)| (name[prefix.len()..].to_owned(), tensor))
+            .collect();
+    }
+    Ok(named)
+}
+
+/// The state dict under a holder's key, else the tensors of `dict` itself; none if there are none.
+fn find<'p, 'a>(
+    pickled: &'p Pickled<'a>,
+    dict: Value,
+    depth: usize,
+) -> Option<BTreeMap<String, &'p TensorRef<'a>>> {
+    let depth = depth.checked_sub(1)?;
+    let held = HOLDERS.iter().find_map(|key| {
+        let inner = pickled.arena.lookup(dict, key)?;
+        find(pickled, inner, depth)
+    });
+    held.or_else(|| {
+        let named = tensors(pickled, dict);
+        (!named.is_empty()).then_some(named)
+    })
+}
+
+fn tensors<'p, 'a>(pickled: &'p Pickled<'a>, dict: Value) -> BTreeMap<String, &'p TensorRef<'a>> {
+    let arena = &pickled.arena;
+    let pairs = arena.pairs(dict).unwrap_or_default();
+    pairs
+        .iter()
+        .filter_map(|(key, value)| match arena.node(*value) {
+            Some(Node::Tensor(tensor)) => Some((arena.text(*key)?.to_owned(), tensor)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn common_prefix(named: &BTreeMap<String, &TensorRef<'_>>) -> Option<&'static str> {
+    let all = |prefix: &&&str| named.keys().all(|name| name.starts_with(**prefix));
+    PREFIXES.iter().find(all).copied()
+}
+
+fn top_level(pickled: &Pickled<'_>) -> Vec<String> {
+    let arena = &pickled.arena;
+    let Some(pairs) = arena.pairs(pickled.root) else {
+        return vec![arena.describe(pickled.root).to_owned()];
+    };
+    if pairs.is_empty() {
+        return vec!["an empty dict".to_owned()];
+    }
+    let mut found: Vec<_> = pairs
+        .iter()
+        .take(LISTED)
+        .map(|(key, value)| {
+            let key = arena.text(*key).unwrap_or_else(|| arena.describe(*key));
+            format!("`{}` ({})", shown(key), arena.describe(*value))
+        })
+        .collect();
+    if pairs.len() > LISTED {
+        found.push(format!("and {} more", pairs.len() - LISTED));
+    }
+    found
+}

@@ -1,0 +1,290 @@
+//! The pickle machine: a stack, a memo and one operation after the other.
+//!
+//! Not here: what names and calls stand for (`globals`, `rebuild`) and the loop itself (`load`).
+
+use std::collections::HashMap;
+
+use super::{
+    globals,
+    reader::Reader,
+    rebuild::{self, Persistent},
+    value::{Arena, Node, Value},
+};
+use crate::weights::{Format, WeightsError, limits};
+
+/// Whether a pickle goes on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    Go,
+    Stop,
+}
+
+/// The state of `pickle.Unpickler`.
+pub(super) struct Machine<'a, 'p> {
+    input: Reader<'a>,
+    persistent: Persistent<'p>,
+    arena: Arena<'a>,
+    stack: Vec<Value>,
+    /// Stack heights at which a collection began.
+    marks: Vec<usize>,
+    memo: HashMap<u32, Value>,
+}
+
+impl<'a, 'p> Machine<'a, 'p> {
+    /// A machine at offset `start` of `bytes`.
+    pub(super) fn new(bytes: &'a [u8], start: usize, persistent: Persistent<'p>) -> Self {
+        Self {
+            input: Reader::new(bytes, start),
+            persistent,
+            arena: Arena::default(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+        }
+    }
+
+    /// The offset of the next operation.
+    pub(super) fn offset(&self) -> usize {
+        self.input.offset()
+    }
+
+    /// The value on top of the stack, and all values.
+    pub(super) fn finish(mut self) -> Result<(Value, Arena<'a>), WeightsError> {
+        let root = self.pop(self.offset())?;
+        Ok((root, self.arena))
+    }
+
+    /// Runs one operation. The letters are those of `pickle.py`.
+    pub(super) fn step(&mut self) -> Result<Flow, WeightsError> {
+        let at = self.offset();
+        let code = self.input.u8()?;
+        let value = match code {
+            b'.' => return Ok(Flow::Stop),
+            b'N' => Value::None,
+            0x88 => Value::Bool(true),
+            0x89 => Value::Bool(false),
+            b'J' => Value::Int(self.input.i32()?.into()),
+            b'K' => Value::Int(self.input.u8()?.into()),
+            b'M' => Value::Int(self.input.u16()?.into()),
+            0x8a => self.long()?,
+            b'G' => Value::Float(self.input.f64_be()?),
+            b'X' | 0x8c | 0x8d => self.text(code)?,
+            b'T' | b'U' | b'B' | b'C' | 0x8e => self.bytes(code)?,
+            b']' => self.arena.add(Node::List(Vec::new())),
+            b'}' => self.arena.add(Node::Dict(Vec::new())),
+            0x8f => self.arena.add(Node::Opaque("a set")),
+            b')' | 0x85 | 0x86 | 0x87 | b't' => self.tuple(code, at)?,
+            b'h' | b'j' => self.recall(code, at)?,
+            b'c' | 0x93 => self.global(code, at)?,
+            b'R' | 0x81 => {
+                let arguments = self.pop(at)?;
+                let function = self.pop(at)?;
+                rebuild::call(&mut self.arena, function, arguments, at)?
+            }
+            b'Q' => {
+                let id = self.pop(at)?;
+                rebuild::persistent(&mut self.arena, id, self.persistent, at)?
+            }
+            _ => {
+                self.effect(code, at)?;
+                return Ok(Flow::Go);
+            }
+        };
+        self.stack.push(value);
+        let depth = self.stack.len() as u64;
+        limits::at_most(
+            Format::Pickle,
+            "values on the stack",
+            limits::MAX_STACK,
+            depth,
+        )?;
+        Ok(Flow::Go)
+    }
+
+    /// The operations that push nothing new.
+    fn effect(&mut self, code: u8, at: usize) -> Result<(), WeightsError> {
+        match code {
+            0x80 => self.protocol(at),
+            // A frame only helps to read ahead.
+            0x95 => self.input.u64().map(drop),
+            b'(' => {
+                self.marks.push(self.stack.len());
+                let open = self.marks.len() as u64;
+                limits::at_most(Format::Pickle, "open collections", limits::MAX_MARKS, open)
+            }
+            // Behind `b` stands the state of an object, which is dropped: an OrderedDict's
+            // `_metadata`, a Namespace's options.
+            b'0' | b'b' => self.pop(at).map(drop),
+            b'1' => self.pop_to_mark(at).map(drop),
+            b'q' | b'r' | 0x94 => self.remember(code, at),
+            b'a' => {
+                let item = self.pop(at)?;
+                self.append(&[item], at)
+            }
+            b'e' | 0x90 => {
+                let items = self.pop_to_mark(at)?;
+                self.append(&items, at)
+            }
+            b's' => {
+                let value = self.pop(at)?;
+                let key = self.pop(at)?;
+                self.set_items(&[key, value], at)
+            }
+            b'u' => {
+                let items = self.pop_to_mark(at)?;
+                self.set_items(&items, at)
+            }
+            _ => {
+                let got = format!("operation {code:#04x}");
+                Err(WeightsError::pickle(at, "an operation of plain data", got))
+            }
+        }
+    }
+
+    fn protocol(&mut self, at: usize) -> Result<(), WeightsError> {
+        match self.input.u8()? {
+            2..=5 => Ok(()),
+            got => Err(WeightsError::pickle(at, "protocol 2 to 5", got)),
+        }
+    }
+
+    fn pop(&mut self, at: usize) -> Result<Value, WeightsError> {
+        // Values below an open mark belong to what surrounds it.
+        let floor = self.marks.last().copied().unwrap_or_default();
+        if self.stack.len() > floor
+            && let Some(value) = self.stack.pop()
+        {
+            return Ok(value);
+        }
+        Err(WeightsError::pickle(at, "a value on the stack", "none"))
+    }
+
+    fn pop_to_mark(&mut self, at: usize) -> Result<Vec<Value>, WeightsError> {
+        match self.marks.pop() {
+            Some(mark) => Ok(self.stack.split_off(mark.min(self.stack.len()))),
+            None => Err(WeightsError::pickle(at, "an open collection", "none")),
+        }
+    }
+
+    fn long(&mut self) -> Result<Value, WeightsError> {
+        let n = self.input.u8()?;
+        let bytes = self.input.take(n.into())?;
+        if bytes.len() > 8 {
+            return Ok(self.arena.add(Node::BigInt(bytes)));
+        }
+        let negative = bytes.last().is_some_and(|b| b & 0x80 != 0);
+        let mut wide = if negative { [0xff; 8] } else { [0; 8] };
+        wide[..bytes.len()].copy_from_slice(bytes);
+        Ok(Value::Int(i64::from_le_bytes(wide)))
+    }
+
+    fn text(&mut self, code: u8) -> Result<Value, WeightsError> {
+        let n = match code {
+            b'X' => self.input.u32()?.into(),
+            0x8c => self.input.u8()?.into(),
+            _ => self.input.u64()?,
+        };
+        let text = self.input.text(n)?;
+        Ok(self.arena.add(Node::Text(text)))
+    }
+
+    /// Bytes; the `str` of Python 2 counts as text where it is UTF-8, as `torch.load` has it.
+    fn bytes(&mut self, code: u8) -> Result<Value, WeightsError> {
+        let n = match code {
+            b'U' | b'C' => self.input.u8()?.into(),
+            b'T' | b'B' => self.input.u32()?.into(),
+            _ => self.input.u64()?,
+        };
+        let bytes = self.input.take(n)?;
+        let node = match str::from_utf8(bytes) {
+            Ok(text) if matches!(code, b'T' | b'U') && n <= limits::MAX_TEXT => Node::Text(text),
+            _ => Node::Bytes,
+        };
+        Ok(self.arena.add(node))
+    }
+
+    fn tuple(&mut self, code: u8, at: usize) -> Result<Value, WeightsError> {
+        let items = match code {
+            b't' => self.pop_to_mark(at)?,
+            b')' => Vec::new(),
+            _ => {
+                let mut items = Vec::with_capacity(3);
+                for _ in 0x85..=code {
+                    items.push(self.pop(at)?);
+                }
+                items.reverse();
+                items
+            }
+        };
+        Ok(self.arena.add(Node::Tuple(items)))
+    }
+
+    fn remember(&mut self, code: u8, at: usize) -> Result<(), WeightsError> {
+        let index = match code {
+            b'q' => self.input.u8()?.into(),
+            b'r' => self.input.u32()?,
+            _ => self.memo.len() as u32,
+        };
+        let Some(value) = self.stack.last().copied() else {
+            return Err(WeightsError::pickle(at, "a value to remember", "none"));
+        };
+        self.memo.insert(index, value);
+        let held = self.memo.len() as u64;
+        limits::at_most(Format::Pickle, "remembered values", limits::MAX_MEMO, held)
+    }
+
+    fn recall(&mut self, code: u8, at: usize) -> Result<Value, WeightsError> {
+        let index = match code {
+            b'h' => self.input.u8()?.into(),
+            _ => self.input.u32()?,
+        };
+        let missing = || WeightsError::pickle(at, "a remembered value", index);
+        self.memo.get(&index).copied().ok_or_else(missing)
+    }
+
+    fn global(&mut self, code: u8, at: usize) -> Result<Value, WeightsError> {
+        let (module, name) = if code == b'c' {
+            (self.input.line()?, self.input.line()?)
+        } else {
+            let name = self.pop(at)?;
+            let module = self.pop(at)?;
+            match (self.arena.text(module), self.arena.text(name)) {
+                (Some(module), Some(name)) => (module, name),
+                _ => return Err(WeightsError::pickle(at, "a module and a name", "no text")),
+            }
+        };
+        let global = globals::resolve(module, name)?;
+        Ok(self.arena.add(Node::Global(global)))
+    }
+
+    /// Appends to the list on top of the stack. A set is opaque and swallows its items.
+    fn append(&mut self, items: &[Value], at: usize) -> Result<(), WeightsError> {
+        let target = self.stack.last().copied().unwrap_or(Value::None);
+        match self.arena.node_mut(target) {
+            Some(Node::List(list)) => list.extend_from_slice(items),
+            Some(Node::Opaque(_)) => {}
+            _ => {
+                let got = self.arena.describe(target);
+                return Err(WeightsError::pickle(at, "a list to append to", got));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets `key, value, key, value, ..` in the dictionary on top of the stack.
+    fn set_items(&mut self, items: &[Value], at: usize) -> Result<(), WeightsError> {
+        let target = self.stack.last().copied().unwrap_or(Value::None);
+        let (pairs, rest) = items.as_chunks::<2>();
+        match self.arena.node_mut(target) {
+            Some(Node::Dict(dict)) if rest.is_empty() => {
+                dict.extend(pairs.iter().map(|[key, value]| (*key, *value)));
+            }
+            Some(Node::Opaque(_)) => {}
+            _ => {
+                let got = self.arena.describe(target);
+                return Err(WeightsError::pickle(at, "a dictionary and pairs", got));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! A pickle machine for weights, and for nothing else.
+//!
+//! It runs the operations that `pickle.py` writes for dictionaries, lists, numbers, text and the
+//! calls of [`rebuild`]. No code is ever imported or run: a class is a [`globals::Global`], a call
+//! is a `match`. Protocols 2 to 5 are read.
+//!
+//! Not here: protocols 0 and 1, extension codes, `__setstate__` (an object's state is dropped),
+//! pickled storages outside a checkpoint (`_load_from_bytes`) and whole pickled modules.
+
+pub(super) mod globals;
+mod machine;
+mod reader;
+pub(super) mod rebuild;
+pub(super) mod value;
+
+#[cfg(test)]
+mod tests;
+
+pub(super) use self::rebuild::Persistent;
+use self::{
+    machine::{Flow, Machine},
+    value::{Arena, Value},
+};
+use super::{Format, WeightsError, limits};
+
+/// What a pickle built.
+#[derive(Debug)]
+pub(super) struct Pickled<'a> {
+    /// Every value it made.
+    pub(super) arena: Arena<'a>,
+    /// The value that it is about.
+    pub(super) root: Value,
+    /// Offset of the first byte behind it.
+    pub(super) end: usize,
+}
+
+/// Runs the pickle that starts at offset `start` of `bytes`.
+///
+/// # Errors
+/// [`WeightsError`] for an operation or a name that weights do not need, for data of the wrong
+/// kind, past a limit, and where the bytes end early.
+pub(super) fn load<'a>(
+    bytes: &'a [u8],
+    start: usize,
+    persistent: Persistent<'_>,
+) -> Result<Pickled<'a>, WeightsError> {
+    let mut machine = Machine::new(bytes, start, persistent);
+    for ops in 1.. {
+        limits::at_most(Format::Pickle, "operations", limits::MAX_OPS, ops)?;
+        if machine.step()? == Flow::Stop {
+            break;
+        }
+    }
+    let end = machine.offset();
+    let (root, arena) = machine.finish()?;
+    Ok(Pickled { arena, root, end })
+}

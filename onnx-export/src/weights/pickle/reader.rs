@@ -1,0 +1,92 @@
+//! The bytes of a pickle, read front to back. Text and bytes are borrowed, never copied.
+
+use crate::weights::{Format, WeightsError, limits};
+
+/// A cursor over a pickle.
+#[derive(Debug)]
+pub(super) struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// A cursor at offset `at`.
+    pub(super) fn new(bytes: &'a [u8], at: usize) -> Self {
+        Self { bytes, at }
+    }
+
+    /// The current offset.
+    pub(super) fn offset(&self) -> usize {
+        self.at
+    }
+
+    /// The next `n` bytes.
+    pub(super) fn take(&mut self, n: u64) -> Result<&'a [u8], WeightsError> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let taken = usize::try_from(n).ok().and_then(|n| rest.get(..n));
+        let Some(taken) = taken else {
+            return Err(WeightsError::Truncated {
+                format: Format::Pickle,
+                offset: self.at,
+                needed: n,
+                got: rest.len(),
+            });
+        };
+        self.at += taken.len();
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], WeightsError> {
+        let mut out = [0; N];
+        out.copy_from_slice(self.take(N as u64)?);
+        Ok(out)
+    }
+
+    pub(super) fn u8(&mut self) -> Result<u8, WeightsError> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    pub(super) fn u16(&mut self) -> Result<u16, WeightsError> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32, WeightsError> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn i32(&mut self) -> Result<i32, WeightsError> {
+        self.array().map(i32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Result<u64, WeightsError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    /// The one number that pickles store big-endian.
+    pub(super) fn f64_be(&mut self) -> Result<f64, WeightsError> {
+        self.array().map(f64::from_be_bytes)
+    }
+
+    /// The next `n` bytes as UTF-8.
+    pub(super) fn text(&mut self, n: u64) -> Result<&'a str, WeightsError> {
+        limits::at_most(Format::Pickle, "bytes of a text", limits::MAX_TEXT, n)?;
+        let start = self.at;
+        let bytes = self.take(n)?;
+        str::from_utf8(bytes)
+            .map_err(|_| WeightsError::pickle(start, "UTF-8 text", bytes.escape_ascii()))
+    }
+
+    /// Text up to a line feed, which is consumed.
+    pub(super) fn line(&mut self) -> Result<&'a str, WeightsError> {
+        // A name of more than 255 bytes is no name of torch.
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let window = &rest[..rest.len().min(256)];
+        let Some(n) = window.iter().position(|&b| b == b'\n') else {
+            let expected = "a name that ends in a line feed";
+            return Err(WeightsError::pickle(self.at, expected, "no line feed"));
+        };
+        let line = self.text(n as u64)?;
+        self.at += 1;
+        Ok(line)
+    }
+}

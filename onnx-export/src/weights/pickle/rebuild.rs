@@ -1,0 +1,195 @@
+//! The few calls that a pickle of weights makes, as functions from data to data.
+//!
+//! Source: `torch/_utils.py` (`_rebuild_*`) and `torch/serialization.py` (`persistent_load`).
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use super::{
+    globals::Global,
+    value::{Arena, Node, Value, size},
+};
+use crate::weights::{
+    DType, Format, WeightsError,
+    layout::{StorageRef, TensorRef},
+    limits,
+};
+
+/// What the persistent ids of a pickle refer to.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::weights) enum Persistent<'p> {
+    /// `('storage', class, key, location, numel[, view])`: zip and legacy checkpoints.
+    Storages,
+    /// Numbers of tensors read earlier: the tar format.
+    Numbered(&'p BTreeMap<i64, TensorRef<'static>>),
+    /// Nothing: a pickle of plain data.
+    Refused,
+}
+
+/// What `function(*arguments)` gives. `at` is the offset for messages.
+pub(super) fn call(
+    arena: &mut Arena<'_>,
+    function: Value,
+    arguments: Value,
+    at: usize,
+) -> Result<Value, WeightsError> {
+    let global = match arena.node(function) {
+        Some(Node::Global(global)) => *global,
+        // A method of an object nobody looks into.
+        Some(Node::Opaque(name)) => Global::Opaque(name),
+        _ => {
+            let got = arena.describe(function);
+            return Err(WeightsError::pickle(at, "a class or function to call", got));
+        }
+    };
+    let Some(Node::Tuple(args)) = arena.node(arguments) else {
+        let got = arena.describe(arguments);
+        return Err(WeightsError::pickle(at, "a tuple of arguments", got));
+    };
+    match global {
+        Global::Opaque(name) => Ok(arena.add(Node::Opaque(name))),
+        Global::Dict => dict(arena, arguments, at),
+        // The wrapper goes, the value stays.
+        Global::Size | Global::Parameter => match args.first() {
+            Some(value) => Ok(*value),
+            None => Err(WeightsError::pickle(at, "an argument", "none")),
+        },
+        Global::Tensor => {
+            let tensor = tensor(arena, args, None, at)?;
+            Ok(arena.add(Node::Tensor(tensor)))
+        }
+        Global::TensorV3 => {
+            let dtype = match args.get(6).and_then(|value| arena.node(*value)) {
+                Some(Node::Global(Global::DType(dtype))) => *dtype,
+                _ => return Err(WeightsError::pickle(at, "an element type", "another value")),
+            };
+            let tensor = tensor(arena, args, Some(dtype), at)?;
+            Ok(arena.add(Node::Tensor(tensor)))
+        }
+        Global::Storage(_) | Global::DType(_) => {
+            let got = "an element type or a storage class";
+            Err(WeightsError::pickle(at, "a function to call", got))
+        }
+    }
+}
+
+/// `OrderedDict()` or `OrderedDict([[key, value], ..])`, as Python 3 and Python 2 write it.
+fn dict(arena: &mut Arena<'_>, arguments: Value, at: usize) -> Result<Value, WeightsError> {
+    let list = arena
+        .items(arguments)
+        .and_then(|args| args.first())
+        .copied();
+    let mut pairs = Vec::new();
+    if let Some(list) = list
+        && let Some(Node::List(items)) = arena.node_mut(list)
+    {
+        // Taken rather than copied: a pickle could ask for the same list a million times.
+        for item in std::mem::take(items) {
+            let Some([key, value]) = arena.items(item) else {
+                let got = arena.describe(item);
+                return Err(WeightsError::pickle(at, "a pair", got));
+            };
+            pairs.push((*key, *value));
+        }
+    }
+    Ok(arena.add(Node::Dict(pairs)))
+}
+
+/// `(storage, offset, shape, strides, ..)`.
+fn tensor<'a>(
+    arena: &Arena<'a>,
+    args: &[Value],
+    dtype: Option<DType>,
+    at: usize,
+) -> Result<TensorRef<'a>, WeightsError> {
+    let expected = "arguments (storage, offset, shape, strides)";
+    let wrong = |got: &str| WeightsError::pickle(at, expected, got);
+    let [storage, offset, shape, strides, ..] = args else {
+        return Err(wrong("fewer"));
+    };
+    let Some(Node::Storage(storage)) = arena.node(*storage) else {
+        return Err(wrong(arena.describe(*storage)));
+    };
+    Ok(TensorRef {
+        dtype: dtype.unwrap_or(storage.dtype),
+        storage: storage.clone(),
+        offset: size(*offset).ok_or_else(|| wrong(arena.describe(*offset)))?,
+        shape: sizes(arena, *shape)?.ok_or_else(|| wrong("a shape of another kind"))?,
+        strides: sizes(arena, *strides)?.ok_or_else(|| wrong("strides of another kind"))?,
+    })
+}
+
+/// The whole numbers of a tuple; none if there is something else in it.
+fn sizes(arena: &Arena<'_>, tuple: Value) -> Result<Option<Vec<usize>>, WeightsError> {
+    let Some(items) = arena.items(tuple) else {
+        return Ok(None);
+    };
+    let rank = items.len() as u64;
+    limits::at_most(Format::Pickle, "axes of a tensor", limits::MAX_RANK, rank)?;
+    Ok(items.iter().map(|item| size(*item)).collect())
+}
+
+/// What a persistent id stands for.
+pub(super) fn persistent(
+    arena: &mut Arena<'_>,
+    id: Value,
+    kind: Persistent<'_>,
+    at: usize,
+) -> Result<Value, WeightsError> {
+    let found = match kind {
+        Persistent::Storages => storage(arena, id).map(Node::Storage),
+        Persistent::Numbered(tensors) => number(arena, id)
+            .and_then(|id| tensors.get(&id).cloned())
+            .map(Node::Tensor),
+        Persistent::Refused => None,
+    };
+    let Some(node) = found else {
+        let got = arena.describe(id);
+        let expected = "the id of a storage or tensor";
+        return Err(WeightsError::pickle(at, expected, got));
+    };
+    Ok(arena.add(node))
+}
+
+fn storage<'a>(arena: &Arena<'a>, id: Value) -> Option<StorageRef<'a>> {
+    let [tag, class, key, _location, numel, rest @ ..] = arena.items(id)? else {
+        return None;
+    };
+    if arena.text(*tag)? != "storage" {
+        return None;
+    }
+    let Node::Global(Global::Storage(dtype)) = *arena.node(*class)? else {
+        return None;
+    };
+    let view = match rest {
+        [] | [Value::None] => None,
+        [view] => {
+            let [_key, offset, numel] = arena.items(*view)? else {
+                return None;
+            };
+            Some((size(*offset)?, size(*numel)?))
+        }
+        _ => return None,
+    };
+    Some(StorageRef {
+        key: key_of(arena, *key)?,
+        dtype,
+        numel: size(*numel)?,
+        view,
+    })
+}
+
+/// Keys are text, and numbers in files of the first versions.
+pub(in crate::weights) fn key_of<'a>(arena: &Arena<'a>, key: Value) -> Option<Cow<'a, str>> {
+    match key {
+        Value::Int(n) => Some(n.to_string().into()),
+        _ => arena.text(key).map(Cow::Borrowed),
+    }
+}
+
+/// Ids of the tar format are numbers, written as such or as text.
+fn number(arena: &Arena<'_>, id: Value) -> Option<i64> {
+    match id {
+        Value::Int(n) => Some(n),
+        _ => arena.text(id)?.parse().ok(),
+    }
+}

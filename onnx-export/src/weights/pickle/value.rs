@@ -1,0 +1,136 @@
+//! What a pickle builds: plain data in an arena.
+//!
+//! Values refer to each other by index, so a pickle may nest or loop as it likes: dropping the
+//! arena is a flat loop, and nothing here walks deeper than a caller asks.
+
+use super::globals::Global;
+use crate::weights::layout::{StorageRef, TensorRef};
+
+/// Index of a [`Node`] in its arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::weights) struct NodeId(usize);
+
+/// A value: small ones in place, the others in the arena.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::weights) enum Value {
+    None,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Node(NodeId),
+}
+
+/// A value that lives in the arena. Text is a slice of the pickle.
+#[derive(Debug)]
+pub(in crate::weights) enum Node<'a> {
+    Text(&'a str),
+    /// Bytes that are not text; no reader asks which.
+    Bytes,
+    /// A whole number beyond 64 bits: little-endian two's complement.
+    BigInt(&'a [u8]),
+    Tuple(Vec<Value>),
+    List(Vec<Value>),
+    /// Pairs in the order they were set; the last of equal keys counts.
+    Dict(Vec<(Value, Value)>),
+    Global(Global),
+    Storage(StorageRef<'a>),
+    Tensor(TensorRef<'a>),
+    /// An object that no reader looks into, such as the options of a training run.
+    Opaque(&'static str),
+}
+
+/// The nodes of one pickle.
+#[derive(Debug, Default)]
+pub(in crate::weights) struct Arena<'a>(Vec<Node<'a>>);
+
+impl<'a> Arena<'a> {
+    /// Adds a node.
+    pub(super) fn add(&mut self, node: Node<'a>) -> Value {
+        self.0.push(node);
+        Value::Node(NodeId(self.0.len() - 1))
+    }
+
+    /// The node behind a value; none for the small ones.
+    pub(in crate::weights) fn node(&self, value: Value) -> Option<&Node<'a>> {
+        match value {
+            Value::Node(NodeId(index)) => self.0.get(index),
+            _ => None,
+        }
+    }
+
+    /// The node behind a value, to be changed.
+    pub(super) fn node_mut(&mut self, value: Value) -> Option<&mut Node<'a>> {
+        match value {
+            Value::Node(NodeId(index)) => self.0.get_mut(index),
+            _ => None,
+        }
+    }
+
+    /// Every node, in the order of creation.
+    pub(in crate::weights) fn nodes(&self) -> impl Iterator<Item = &Node<'a>> {
+        self.0.iter()
+    }
+
+    /// The text behind a value.
+    pub(in crate::weights) fn text(&self, value: Value) -> Option<&'a str> {
+        match self.node(value)? {
+            Node::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The items of a tuple or list.
+    pub(in crate::weights) fn items(&self, value: Value) -> Option<&[Value]> {
+        match self.node(value)? {
+            Node::Tuple(items) | Node::List(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// The pairs of a dictionary.
+    pub(in crate::weights) fn pairs(&self, value: Value) -> Option<&[(Value, Value)]> {
+        match self.node(value)? {
+            Node::Dict(pairs) => Some(pairs),
+            _ => None,
+        }
+    }
+
+    /// The last value that a dictionary holds under a text key.
+    pub(in crate::weights) fn lookup(&self, dict: Value, key: &str) -> Option<Value> {
+        let mut latest_first = self.pairs(dict)?.iter().rev();
+        latest_first
+            .find(|(k, _)| self.text(*k) == Some(key))
+            .map(|(_, value)| *value)
+    }
+
+    /// What a value is, for messages.
+    pub(in crate::weights) fn describe(&self, value: Value) -> &'static str {
+        match value {
+            Value::None => "None",
+            Value::Bool(_) => "a bool",
+            Value::Int(_) => "an int",
+            Value::Float(_) => "a float",
+            Value::Node(_) => match self.node(value) {
+                Some(Node::Text(_)) => "a str",
+                Some(Node::Bytes) => "bytes",
+                Some(Node::BigInt(_)) => "a large int",
+                Some(Node::Tuple(_)) => "a tuple",
+                Some(Node::List(_)) => "a list",
+                Some(Node::Dict(_)) => "a dict",
+                Some(Node::Global(_)) => "a class or function",
+                Some(Node::Storage(_)) => "a storage",
+                Some(Node::Tensor(_)) => "a tensor",
+                Some(Node::Opaque(name)) => name,
+                None => "nothing",
+            },
+        }
+    }
+}
+
+/// A whole number that is not negative, as a `usize`.
+pub(in crate::weights) fn size(value: Value) -> Option<usize> {
+    match value {
+        Value::Int(n) => usize::try_from(n).ok(),
+        _ => None,
+    }
+}

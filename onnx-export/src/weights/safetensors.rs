@@ -1,0 +1,195 @@
+//! The safetensors format: a JSON header, then the tensors without gaps.
+//!
+//! The header is parsed and checked by the `safetensors` crate; the sum that could overflow in its
+//! own reader is checked here.
+
+use std::{borrow::Cow, collections::HashMap};
+
+use safetensors::tensor::{Dtype, Metadata, View};
+
+use super::{DType, Format, StateDict, Tensor, Tensors, WeightsError, limits};
+
+/// Bytes of the header's length.
+const LENGTH: usize = 8;
+
+/// Reads all tensors and the `__metadata__` of the file `bytes`.
+///
+/// # Errors
+/// [`WeightsError`] for a damaged header, an element type that torch's vision models do not have,
+/// and a file that is shorter or longer than the header says.
+pub(super) fn read(bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>), WeightsError> {
+    let (header, data) = split(bytes)?;
+    let header: Metadata =
+        serde_json::from_slice(header).map_err(|source| WeightsError::Header { source })?;
+    if header.data_len() != data.len() {
+        return Err(WeightsError::entry(
+            Format::Safetensors,
+            "(data)",
+            "as many bytes as the header says",
+            format!("{} for {}", data.len(), header.data_len()),
+        ));
+    }
+    let mut tensors = Tensors::new();
+    for (name, info) in header.tensors() {
+        let (start, end) = info.data_offsets;
+        let wrong =
+            |expected, got: String| WeightsError::entry(Format::Safetensors, &name, expected, got);
+        let dtype = from_dtype(info.dtype)
+            .ok_or_else(|| wrong("an element type of torch", format!("{:?}", info.dtype)))?;
+        let bytes = data
+            .get(start..end)
+            .ok_or_else(|| wrong("a tensor within the file", format!("{start}..{end}")))?;
+        let tensor = Tensor::new(dtype, info.shape.clone(), bytes.to_vec())?;
+        tensors.insert(name, tensor);
+    }
+    Ok((tensors, header.metadata().clone().unwrap_or_default()))
+}
+
+/// Header and data.
+fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), WeightsError> {
+    let truncated = |offset: usize, needed| WeightsError::Truncated {
+        format: Format::Safetensors,
+        offset,
+        needed,
+        got: bytes.len() - offset,
+    };
+    let Some((length, rest)) = bytes.split_first_chunk::<LENGTH>() else {
+        return Err(truncated(0, LENGTH as u64));
+    };
+    let length = u64::from_le_bytes(*length);
+    limits::at_most(
+        Format::Safetensors,
+        "bytes of the header",
+        limits::MAX_HEADER,
+        length,
+    )?;
+    rest.split_at_checked(length as usize)
+        .ok_or_else(|| truncated(LENGTH, length))
+}
+
+impl StateDict {
+    /// The state dict as a safetensors file, metadata included.
+    ///
+    /// The same tensors give the same bytes; with more than one metadata entry, their order may
+    /// differ.
+    ///
+    /// # Errors
+    /// [`WeightsError::Write`] if the header would be too large.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>, WeightsError> {
+        let metadata = self.metadata();
+        let metadata = (!metadata.is_empty()).then(|| metadata.clone().into_iter().collect());
+        let views = self.iter().map(|(name, tensor)| (name, Viewed(tensor)));
+        safetensors::serialize(views, metadata).map_err(|source| WeightsError::Write { source })
+    }
+}
+
+struct Viewed<'a>(&'a Tensor);
+
+impl View for Viewed<'_> {
+    fn dtype(&self) -> Dtype {
+        to_dtype(self.0.dtype())
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.0.shape()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.0.bytes())
+    }
+
+    fn data_len(&self) -> usize {
+        self.0.bytes().len()
+    }
+}
+
+fn to_dtype(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F32 => Dtype::F32,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        DType::F64 => Dtype::F64,
+        DType::I64 => Dtype::I64,
+        DType::I32 => Dtype::I32,
+        DType::I16 => Dtype::I16,
+        DType::I8 => Dtype::I8,
+        DType::U8 => Dtype::U8,
+        DType::Bool => Dtype::BOOL,
+    }
+}
+
+fn from_dtype(dtype: Dtype) -> Option<DType> {
+    Some(match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        Dtype::F64 => DType::F64,
+        Dtype::I64 => DType::I64,
+        Dtype::I32 => DType::I32,
+        Dtype::I16 => DType::I16,
+        Dtype::I8 => DType::I8,
+        Dtype::U8 => DType::U8,
+        Dtype::BOOL => DType::Bool,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(header: &str, data: usize) -> Vec<u8> {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.resize(bytes.len() + data, 0);
+        bytes
+    }
+
+    #[test]
+    fn damaged_files_are_refused() {
+        let good = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+        assert_eq!(read(&file(good, 8)).unwrap().0["a"].shape(), [2]);
+        let half = u64::MAX / 2;
+        let huge =
+            format!(r#"{{"a":{{"dtype":"U8","shape":[{half}],"data_offsets":[0,{half}]}}}}"#);
+        let top = format!(
+            r#"{{"a":{{"dtype":"U8","shape":[{0}],"data_offsets":[0,{0}]}},
+                "b":{{"dtype":"U8","shape":[{1}],"data_offsets":[{0},{2}]}}}}"#,
+            1_u64 << 60,
+            (1_u64 << 60) - 8,
+            (1_u64 << 61) - 8,
+        );
+        let cases = [
+            (
+                file(good, 7),
+                "expected as many bytes as the header says, got 7 for 8",
+            ),
+            (
+                file(good, 9),
+                "expected as many bytes as the header says, got 9 for 8",
+            ),
+            (
+                file(&good.replace("[2]", "[3]"), 8),
+                "invalid shape, data type, or offset",
+            ),
+            (file(&good.replace("[0,8]", "[4,12]"), 12), "invalid offset"),
+            (
+                file(&good.replace("F32", "U64").replace("[2]", "[1]"), 8),
+                "an element type of torch",
+            ),
+            (file("{", 0), "EOF while parsing"),
+            (file(&huge, 0), "safetensors file: "),
+            (file(&top, 0), "safetensors file, `(data)`"),
+            (vec![1, 2, 3], "expected 8 more bytes at offset 0, got 3"),
+            (vec![255; 16], "bytes of the header must be at most"),
+            (
+                file(good, 8)[..20].to_vec(),
+                "more bytes at offset 8, got 12",
+            ),
+        ];
+        for (bytes, message) in cases {
+            let got = read(&bytes).unwrap_err().to_string();
+            assert!(got.contains(message), "{message}: {got}");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The tar container that torch wrote before 0.1.10.
+//!
+//! Members `sys_info`, `storages`, `tensors` and `pickle`. `storages` and `tensors` are a count and
+//! then, for each, a pickle that names it followed by raw bytes; the object in `pickle` refers to
+//! the tensors by number. Members are slices of the file: nothing is unpacked.
+//!
+//! Source: `torch/serialization.py:legacy_load`.
+
+use std::{borrow::Cow, collections::BTreeMap, io::Cursor};
+
+use super::{
+    DType, Format, Tensors, WeightsError,
+    layout::{self, StorageRef, Storages, TensorRef},
+    legacy::{check_byte_order, read_storage, take},
+    limits, nested,
+    pickle::{
+        self, Persistent,
+        globals::Global,
+        value::{Node, Value, size},
+    },
+};
+
+/// Reads the state dict in the tar file `bytes`.
+///
+/// # Errors
+/// [`WeightsError`] for a damaged container or member, and all that its pickles and tensors may be
+/// refused for.
+pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
+    let members = Members::scan(bytes)?;
+    let machine = pickle::load(members.get("sys_info")?, 0, Persistent::Refused)?;
+    check_byte_order(&machine, Format::Tar)?;
+    let mut storages = read_storages(members.get("storages")?)?;
+    let tensors = read_tensors(members.get("tensors")?, &storages)?;
+    let object = pickle::load(members.get("pickle")?, 0, Persistent::Numbered(&tensors))?;
+    let wanted = nested::select(&object)?;
+    layout::materialise(wanted, &mut storages, Format::Tar, bytes.len())
+}
+
+/// The members that count, as slices of the file.
+struct Members<'a>(BTreeMap<String, &'a [u8]>);
+
+impl<'a> Members<'a> {
+    fn scan(bytes: &'a [u8]) -> Result<Self, WeightsError> {
+        let failed = |source| WeightsError::Tar { source };
+        let mut archive = tar::Archive::new(Cursor::new(bytes));
+        let mut members = BTreeMap::new();
+        for (count, entry) in (1..).zip(archive.entries().map_err(failed)?) {
+            limits::at_most(Format::Tar, "members", limits::MAX_MEMBERS, count)?;
+            let entry = entry.map_err(failed)?;
+            if !entry.header().entry_type().is_file() {
+                continue;
+            }
+            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let mut at = usize::try_from(entry.raw_file_position()).unwrap_or(usize::MAX);
+            let data = take(bytes, &mut at, entry.size(), Format::Tar)?;
+            if members.insert(name.clone(), data).is_some() {
+                let expected = "distinct names";
+                return Err(WeightsError::entry(
+                    Format::Tar,
+                    &name,
+                    expected,
+                    "one twice",
+                ));
+            }
+        }
+        Ok(Self(members))
+    }
+
+    fn get(&self, name: &str) -> Result<&'a [u8], WeightsError> {
+        let missing = || WeightsError::entry(Format::Tar, name, "a member", "none");
+        self.0.get(name).copied().ok_or_else(missing)
+    }
+}
+
+/// A storage, or a part of one.
+struct Storage<'a> {
+    dtype: DType,
+    data: &'a [u8],
+}
+
+type Numbered<'a> = BTreeMap<i64, Storage<'a>>;
+
+impl Storages for Numbered<'_> {
+    fn storage(&mut self, key: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
+        let found = key.parse().ok().and_then(|key: i64| self.get(&key));
+        match found {
+            Some(storage) => Ok(Cow::Borrowed(storage.data)),
+            None => Err(wrong("storages", "a storage", key)),
+        }
+    }
+}
+
+/// A count, then `(key, location, class)` and the elements of each, then the views
+/// `[(key, root key, offset, numel), ..]`.
+fn read_storages(bytes: &[u8]) -> Result<Numbered<'_>, WeightsError> {
+    let name = "storages";
+    let (count, mut at) = read_count(bytes, name)?;
+    let mut storages = BTreeMap::new();
+    for _ in 0..count {
+        let entry = pickle::load(bytes, at, Persistent::Refused)?;
+        let expected = "(key, location, storage class)";
+        let Some([Value::Int(key), _, class]) = entry.arena.items(entry.root) else {
+            return Err(wrong(name, expected, entry.arena.describe(entry.root)));
+        };
+        let Some(Node::Global(Global::Storage(dtype))) = entry.arena.node(*class) else {
+            return Err(wrong(name, expected, entry.arena.describe(*class)));
+        };
+        at = entry.end;
+        let data = read_storage(bytes, &mut at, *dtype, Format::Tar)?;
+        storages.insert(
+            *key,
+            Storage {
+                dtype: *dtype,
+                data,
+            },
+        );
+    }
+    let views = pickle::load(bytes, at, Persistent::Refused)?;
+    for view in views.arena.items(views.root).unwrap_or_default() {
+        let view = views.arena.items(*view).unwrap_or_default();
+        let Some((key, storage)) = read_view(view, &storages) else {
+            return Err(wrong(
+                name,
+                "(key, root key, offset, numel)",
+                "another view",
+            ));
+        };
+        storages.insert(key, storage);
+    }
+    Ok(storages)
+}
+
+fn read_view<'a>(view: &[Value], storages: &Numbered<'a>) -> Option<(i64, Storage<'a>)> {
+    let [Value::Int(key), Value::Int(root), offset, numel] = view else {
+        return None;
+    };
+    let root = storages.get(root)?;
+    let width = root.dtype.size();
+    let start = size(*offset)?.checked_mul(width)?;
+    let end = start.checked_add(size(*numel)?.checked_mul(width)?)?;
+    let data = root.data.get(start..end)?;
+    let dtype = root.dtype;
+    Some((*key, Storage { dtype, data }))
+}
+
+/// A count, then for each tensor `(key, storage key, class)` and its geometry: rank (i32), four
+/// bytes without meaning, shape and strides (i64 each), offset (i64).
+fn read_tensors(
+    bytes: &[u8],
+    storages: &Numbered<'_>,
+) -> Result<BTreeMap<i64, TensorRef<'static>>, WeightsError> {
+    let name = "tensors";
+    let (count, mut at) = read_count(bytes, name)?;
+    let mut tensors = BTreeMap::new();
+    for _ in 0..count {
+        let (key, storage_key) = read_tensor_key(bytes, &mut at)?;
+        let Some(storage) = storages.get(&storage_key) else {
+            return Err(wrong(name, "a storage of the file", storage_key));
+        };
+        let rank = u64::from(read_u32(bytes, &mut at)?);
+        limits::at_most(Format::Tar, "axes of a tensor", limits::MAX_RANK, rank)?;
+        take(bytes, &mut at, 4, Format::Tar)?;
+        let tensor = TensorRef {
+            storage: StorageRef {
+                key: storage_key.to_string().into(),
+                dtype: storage.dtype,
+                numel: storage.data.len() / storage.dtype.size(),
+                view: None,
+            },
+            dtype: storage.dtype,
+            shape: read_sizes(bytes, &mut at, rank)?,
+            strides: read_sizes(bytes, &mut at, rank)?,
+            offset: read_size(bytes, &mut at)?,
+        };
+        tensors.insert(key, tensor);
+    }
+    Ok(tensors)
+}
+
+fn read_tensor_key(bytes: &[u8], at: &mut usize) -> Result<(i64, i64), WeightsError> {
+    // The class is that of the tensor (`torch.FloatTensor`), which says no more than its storage.
+    let entry = pickle::load(bytes, *at, Persistent::Refused)?;
+    *at = entry.end;
+    let Some([Value::Int(key), Value::Int(storage), _]) = entry.arena.items(entry.root) else {
+        let got = entry.arena.describe(entry.root);
+        return Err(wrong("tensors", "(key, storage key, tensor class)", got));
+    };
+    Ok((*key, *storage))
+}
+
+fn read_count(bytes: &[u8], name: &str) -> Result<(usize, usize), WeightsError> {
+    let count = pickle::load(bytes, 0, Persistent::Refused)?;
+    match size(count.root) {
+        Some(n) => Ok((n, count.end)),
+        None => Err(wrong(name, "a count", count.arena.describe(count.root))),
+    }
+}
+
+fn read_u32(bytes: &[u8], at: &mut usize) -> Result<u32, WeightsError> {
+    let mut out = [0; 4];
+    out.copy_from_slice(take(bytes, at, 4, Format::Tar)?);
+    Ok(u32::from_le_bytes(out))
+}
+
+fn read_size(bytes: &[u8], at: &mut usize) -> Result<usize, WeightsError> {
+    let mut out = [0; 8];
+    out.copy_from_slice(take(bytes, at, 8, Format::Tar)?);
+    let value = i64::from_le_bytes(out);
+    usize::try_from(value).map_err(|_| wrong("tensors", "a length or offset", value))
+}
+
+fn read_sizes(bytes: &[u8], at: &mut usize, rank: u64) -> Result<Vec<usize>, WeightsError> {
+    (0..rank).map(|_| read_size(bytes, at)).collect()
+}
+
+fn wrong(name: &str, expected: &'static str, got: impl std::fmt::Display) -> WeightsError {
+    WeightsError::entry(Format::Tar, name, expected, got)
+}

@@ -1,0 +1,143 @@
+//! The zip container that torch writes since 1.6.
+//!
+//! `<root>/data.pkl` is the object, `<root>/data/<key>` are the storages, `<root>/byteorder` says
+//! how numbers lie. Entries are looked up by these names and read into memory; nothing is written
+//! to disk, so a name such as `../x` is just a name that nobody asks for. An entry is read at most
+//! once, and all that is read comes out of one budget, so overlapping entries gain nothing.
+//!
+//! Not here: `TorchScript` archives, whose pickles name generated classes.
+//!
+//! Source: `torch/serialization.py:_load`.
+
+use std::{
+    borrow::Cow,
+    io::{Cursor, Read},
+};
+
+use zip::{ZipArchive, read::ArchiveOffset, read::Config, result::ZipError};
+
+use super::{
+    Format, Tensors, WeightsError,
+    layout::{self, Storages},
+    limits::{self, Budget},
+    nested,
+    pickle::{self, Persistent},
+};
+
+/// Name of the entry with the pickle, below the root.
+const PICKLE: &str = "data.pkl";
+
+/// Reads the state dict in the zip file `bytes`.
+///
+/// # Errors
+/// [`WeightsError`] for a damaged container, and all that its pickle and tensors may be refused
+/// for.
+pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
+    let mut archive = Archive::open(bytes)?;
+    archive.check_byte_order()?;
+    let data = archive.entry(PICKLE, limits::MAX_PICKLE)?;
+    let pickled = pickle::load(&data, 0, Persistent::Storages)?;
+    let wanted = nested::select(&pickled)?;
+    layout::materialise(wanted, &mut archive, Format::Zip, bytes.len())
+}
+
+struct Archive<'a> {
+    zip: ZipArchive<Cursor<&'a [u8]>>,
+    /// What stands before `data.pkl`, with its slash.
+    root: String,
+    file_len: usize,
+    budget: Budget,
+}
+
+impl<'a> Archive<'a> {
+    fn open(bytes: &'a [u8]) -> Result<Self, WeightsError> {
+        // Nothing precedes the archive, so there is no offset to search the file for.
+        let config = Config {
+            archive_offset: ArchiveOffset::Known(0),
+        };
+        let zip = ZipArchive::with_config(config, Cursor::new(bytes))
+            .map_err(|source| failed("(directory)", source))?;
+        if zip.has_duplicate_names() {
+            // Readers disagree on which of two equal names counts.
+            return Err(broken("(directory)", "distinct names", "one name twice"));
+        }
+        let root = find_root(&zip)?;
+        Ok(Self {
+            zip,
+            root,
+            file_len: bytes.len(),
+            budget: Budget::for_file(Format::Zip, "inflated bytes", bytes.len()),
+        })
+    }
+
+    /// Torch did not write the entry before 2.1; files without it are little-endian.
+    fn check_byte_order(&mut self) -> Result<(), WeightsError> {
+        let name = format!("{}byteorder", self.root);
+        if self.zip.index_for_name(&name).is_none() {
+            return Ok(());
+        }
+        let order = self.entry("byteorder", 16)?;
+        if order == b"little" {
+            return Ok(());
+        }
+        let got = order.escape_ascii();
+        Err(broken("byteorder", "little-endian numbers", got))
+    }
+
+    /// The bytes of the entry `<root>/<key>`, at most `limit` of them.
+    fn entry(&mut self, key: &str, limit: u64) -> Result<Vec<u8>, WeightsError> {
+        let name = format!("{}{key}", self.root);
+        let entry = self
+            .zip
+            .by_name(&name)
+            .map_err(|source| failed(&name, source))?;
+        let (size, packed) = (entry.size(), entry.compressed_size());
+        if packed > self.file_len as u64 {
+            let expected = "an entry within the file";
+            return Err(broken(&name, expected, format!("{packed} bytes")));
+        }
+        limits::at_most(Format::Zip, "bytes of an entry", limit, size)?;
+        let most = packed
+            .saturating_mul(limits::MAX_ENTRY_RATIO)
+            .saturating_add(limits::ENTRY_SLACK);
+        limits::at_most(Format::Zip, "inflated bytes of an entry", most, size)?;
+        let mut out = self.budget.allocate(size as usize)?;
+        // One byte more than promised is enough to see that the promise was false.
+        let read = entry.take(size.saturating_add(1)).read_to_end(&mut out);
+        read.map_err(|source| failed(&name, ZipError::Io(source)))?;
+        if out.len() as u64 != size {
+            let expected = "as many bytes as the directory says";
+            return Err(broken(&name, expected, format!("{} for {size}", out.len())));
+        }
+        Ok(out)
+    }
+}
+
+impl Storages for Archive<'_> {
+    fn storage(&mut self, key: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
+        self.entry(&format!("data/{key}"), limits::MAX_UNFOLDED)
+            .map(Cow::Owned)
+    }
+}
+
+fn find_root(zip: &ZipArchive<Cursor<&[u8]>>) -> Result<String, WeightsError> {
+    let names = zip.file_names().filter_map(Result::ok);
+    let mut roots = names.filter_map(|name| {
+        let root = name.strip_suffix(PICKLE)?;
+        (root.is_empty() || root.ends_with('/')).then(|| root.to_owned())
+    });
+    match (roots.next(), roots.next()) {
+        (Some(root), None) => Ok(root),
+        (None, _) => Err(broken(PICKLE, "one such entry", "none")),
+        (Some(_), Some(_)) => Err(broken(PICKLE, "one such entry", "several")),
+    }
+}
+
+fn broken(key: &str, expected: &'static str, got: impl std::fmt::Display) -> WeightsError {
+    WeightsError::entry(Format::Zip, key, expected, got)
+}
+
+fn failed(key: &str, source: ZipError) -> WeightsError {
+    let key = super::error::shown(key);
+    WeightsError::Zip { key, source }
+}
