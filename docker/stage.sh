@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Lays out the product's part of the runtime image, as it lies in the image's file system: the
+# binary, ONNX Runtime beside it (where the binary looks first), and everyone's licence texts.
+#
+#   docker/stage.sh OUT      from target/release/sightline and .cache/onnxruntime/, into OUT
+set -euo pipefail
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+readonly ROOT
+readonly OUT="${1:?usage: docker/stage.sh OUT}"
+readonly DOC="$OUT/usr/share/doc"
+readonly LIBRARY="$ROOT/.cache/onnxruntime"
+
+rm -rf "${OUT:?}/usr"
+install -D -m 755 "$ROOT/target/release/sightline" "$OUT/usr/local/bin/sightline"
+install -D -m 644 "$LIBRARY/libonnxruntime.so" "$OUT/usr/local/bin/libonnxruntime.so"
+install -D -m 644 "$ROOT/LICENSE" "$DOC/sightline/LICENSE"
+for text in LICENSE ThirdPartyNotices.txt; do
+    if [[ -f "$LIBRARY/$text" ]]; then
+        install -D -m 644 "$LIBRARY/$text" "$DOC/onnxruntime/$text"
+    fi
+done
+
+# The embedded weights' notices, under the name of their model.
+find "$ROOT/models" -type f \( -name 'LICENSE*' -o -name 'NOTICE*' \) -print0 |
+    while IFS= read -r -d '' text; do
+        install -D -m 644 "$text" "$DOC/sightline/models/${text#"$ROOT/models/"}"
+    done

@@ -1,0 +1,171 @@
+#!/usr/bin/env bash
+# Puts the pinned ONNX Runtime library at .cache/onnxruntime/libonnxruntime.so, with its licence
+# texts beside it. Does nothing, silently, where the verified library is already there.
+#
+# Two sources hold the same release: the archive on GitHub and the wheel on PyPI. They are separate
+# builds, so each has its own checksum, and what is checked is always the library itself. A source
+# is used only where its checksum is known: a download that nothing can vouch for is not one to run.
+#   1. the release archive of microsoft/onnxruntime. Its checksums are not recorded below yet, so it
+#      is tried only when ONNXRUNTIME_SHA256 says what to expect;
+#   2. the PyPI package `onnxruntime`, through `pip download`: needs Python 3 with pip, any version.
+#
+# Environment:
+#   ONNXRUNTIME_SHA256  accept the library with this SHA-256 and no other: for the release archive,
+#                       or for a build of one's own placed at the path above.
+set -euo pipefail
+
+readonly VERSION=1.32.0
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+readonly ROOT
+readonly TARGET_DIR="$ROOT/.cache/onnxruntime"
+readonly TARGET="$TARGET_DIR/libonnxruntime.so"
+
+# To move to another version: change VERSION, and put here what `sha256sum` says of
+# onnxruntime/capi/libonnxruntime.so.VERSION in the wheels (the same in the wheel of every Python
+# version) and of lib/libonnxruntime.so.VERSION in the release archives.
+case "$(uname -s)-$(uname -m)" in
+    Linux-x86_64)
+        readonly ARCHIVE="onnxruntime-linux-x64-$VERSION" PLATFORM=manylinux_2_28_x86_64
+        wheel_sha256=6c1585d1bbf45b0712ea4a21b705c5fcb4ba04ff2e30f1fbf81a49faf658638f
+        archive_sha256=
+        ;;
+    Linux-aarch64)
+        readonly ARCHIVE="onnxruntime-linux-aarch64-$VERSION" PLATFORM=manylinux_2_28_aarch64
+        wheel_sha256=49852228a93995158b2a813d4df487d47a1b76b0eaa894507ef49e91b6d7954a
+        archive_sha256=
+        ;;
+    *)
+        echo "fetch-onnxruntime: no pinned library for $(uname -s) on $(uname -m)." >&2
+        echo "  Point ORT_DYLIB_PATH at a libonnxruntime of version $VERSION." >&2
+        exit 1
+        ;;
+esac
+if [[ -n "${ONNXRUNTIME_SHA256:-}" ]]; then
+    wheel_sha256="$ONNXRUNTIME_SHA256"
+    archive_sha256="$ONNXRUNTIME_SHA256"
+fi
+readonly wheel_sha256 archive_sha256
+
+say() { echo "fetch-onnxruntime: $*" >&2; }
+
+sha256_of() {
+    local line
+    line="$(sha256sum "$1")"
+    echo "${line%% *}"
+}
+
+# is_pinned FILE: FILE is there and is the library of one of the two sources.
+is_pinned() {
+    local got
+    [[ -f "$1" ]] || return 1
+    got="$(sha256_of "$1")"
+    [[ "$got" == "$wheel_sha256" || "$got" == "${archive_sha256:-none}" ]]
+}
+
+# from_archive DIR: leaves the release archive's lib and texts in DIR, or fails.
+from_archive() {
+    local url="https://github.com/microsoft/onnxruntime/releases/download/v$VERSION/$ARCHIVE.tgz"
+    if [[ -z "$archive_sha256" ]]; then
+        return 1
+    fi
+    say "downloading the release archive $ARCHIVE.tgz"
+    if command -v curl >/dev/null; then
+        curl -fsSL --connect-timeout 5 --speed-limit 1024 --speed-time 30 -o "$1/archive.tgz" "$url"
+    elif command -v wget >/dev/null; then
+        wget -q --tries=1 --dns-timeout=5 --connect-timeout=5 --read-timeout=30 \
+            -O "$1/archive.tgz" "$url"
+    else
+        say "neither curl nor wget is here"
+        return 1
+    fi || { say "the release archive cannot be reached"; return 1; }
+    tar -xzf "$1/archive.tgz" -C "$1" --no-same-owner --strip-components=1 &&
+        mv "$1/lib/libonnxruntime.so.$VERSION" "$1/libonnxruntime.so"
+}
+
+# find_pip: prints the command that runs pip, or fails.
+find_pip() {
+    local candidate
+    for candidate in "python3 -m pip" pip3 pip; do
+        if $candidate --version >/dev/null 2>&1; then
+            echo "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+# unpack_wheel WHEEL DIR: the library and the texts, and nothing else of the wheel.
+unpack_wheel() {
+    python3 - "$1" "$2" "$VERSION" <<'PYTHON'
+import pathlib, sys, zipfile
+
+wheel, target, version = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]
+wanted = {
+    f"onnxruntime/capi/libonnxruntime.so.{version}": "libonnxruntime.so",
+    "onnxruntime/LICENSE": "LICENSE",
+    "onnxruntime/ThirdPartyNotices.txt": "ThirdPartyNotices.txt",
+}
+with zipfile.ZipFile(wheel) as archive:
+    for member, name in wanted.items():
+        (target / name).write_bytes(archive.read(member))
+PYTHON
+}
+
+# from_wheel DIR: leaves the wheel's library and texts in DIR, or fails.
+from_wheel() {
+    local pip wheel
+    if ! pip="$(find_pip)" || ! command -v python3 >/dev/null; then
+        say "Python 3 with pip is needed to download from PyPI; install it first"
+        say "  (Debian, Ubuntu: apt-get install python3-pip; Fedora: dnf install python3-pip)"
+        return 1
+    fi
+    say "downloading onnxruntime $VERSION from PyPI (about 28 MB)"
+    # The library does not depend on the Python version; naming one makes any host's pip agree.
+    # shellcheck disable=SC2086 # "python3 -m pip" is three words
+    $pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+        --implementation cp --python-version 3.12 --abi cp312 --platform "$PLATFORM" \
+        --dest "$1" "onnxruntime==$VERSION" >&2 || return 1
+    wheel="$(find "$1" -name 'onnxruntime-*.whl' -print -quit)"
+    [[ -n "$wheel" ]] && unpack_wheel "$wheel" "$1"
+}
+
+# install_from DIR EXPECTED: checks the library in DIR, then moves it into place, last and at once.
+install_from() {
+    local got text
+    got="$(sha256_of "$1/libonnxruntime.so")"
+    if [[ "$got" != "$2" ]]; then
+        say "checksum mismatch: expected $2"
+        say "                   got      $got"
+        return 1
+    fi
+    for text in LICENSE ThirdPartyNotices.txt; do
+        if [[ -f "$1/$text" ]]; then
+            chmod 644 "$1/$text" && mv -f "$1/$text" "$TARGET_DIR/$text" || return 1
+        fi
+    done
+    chmod 644 "$1/libonnxruntime.so" && mv -f "$1/libonnxruntime.so" "$TARGET" || return 1
+    say "ONNX Runtime $VERSION is at .cache/onnxruntime/libonnxruntime.so"
+}
+
+main() {
+    if is_pinned "$TARGET"; then
+        exit 0
+    fi
+    mkdir -p "$TARGET_DIR"
+    # Beside the target, so that the closing move stays on one file system.
+    staging="$(mktemp -d "$TARGET_DIR/fetch.XXXXXX")"
+    trap 'rm -rf "$staging"' EXIT
+    mkdir "$staging/archive" "$staging/wheel"
+
+    if from_archive "$staging/archive" && install_from "$staging/archive" "$archive_sha256"; then
+        exit 0
+    fi
+    if from_wheel "$staging/wheel" && install_from "$staging/wheel" "$wheel_sha256"; then
+        exit 0
+    fi
+    say "failed: no verified ONNX Runtime $VERSION. Run it again with a network, or set"
+    say "  ORT_DYLIB_PATH to a libonnxruntime.so of that version that is already here."
+    exit 1
+}
+
+main

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Holds the running server to the contract it serves: starts it on a free loopback port, runs
+# Schemathesis against /openapi.yaml on the /v1 and health routes with every check on, and fails
+# if an answer breaks the contract or the server does not survive.
+#
+#   scripts/schemathesis.sh [FLAG...]      further flags for `schemathesis run`
+#
+# Environment:
+#   SIGHTLINE_BIN   the server to test (otherwise target/release/sightline, built first)
+#   MAX_EXAMPLES    generated cases for each operation and phase (100)
+#   TIME_LIMIT      seconds after which the run counts as failed (900)
+set -euo pipefail
+
+readonly VERSION=4.32.5
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+readonly ROOT
+readonly VENV="$ROOT/.cache/venv"
+readonly WORK="$ROOT/.cache/schemathesis"
+readonly ROUTES='^/(v1|health)/'
+
+fail() {
+    echo "schemathesis.sh: $*" >&2
+    exit 1
+}
+
+# install: the pinned Schemathesis from PyPI, into a virtual environment of its own.
+install() {
+    if [[ "$("$VENV/bin/schemathesis" --version 2>/dev/null)" == *" $VERSION" ]]; then
+        return
+    fi
+    echo "schemathesis.sh: installing Schemathesis $VERSION into .cache/venv"
+    python3 -m venv --clear "$VENV" ||
+        fail "Python 3.10 or newer with venv is needed (Debian, Ubuntu: apt-get install python3-venv)"
+    "$VENV/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$VERSION"
+}
+
+free_port() {
+    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+is_ready() {
+    python3 - "$1/health/ready" 2>/dev/null <<'PYTHON'
+import sys, urllib.request
+
+direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+direct.open(sys.argv[1], timeout=5).close()
+PYTHON
+}
+
+stop_server() {
+    kill "$server" 2>/dev/null || true
+    wait "$server" 2>/dev/null || true
+}
+
+fail_with_log() {
+    echo "schemathesis.sh: the server's log ends:" >&2
+    tail -n 30 "$WORK/server.log" >&2
+    fail "$@"
+}
+
+wait_until_ready() {
+    local deadline=$((SECONDS + 60))
+    until is_ready "$1"; do
+        kill -0 "$server" 2>/dev/null || fail_with_log "the server ended before it was ready"
+        ((SECONDS < deadline)) || fail_with_log "the server was not ready after 60 s"
+        sleep 0.2
+    done
+}
+
+main() {
+    local binary="${SIGHTLINE_BIN:-$ROOT/target/release/sightline}" url status=0
+    mkdir -p "$WORK"
+    install
+    if [[ -z "${ORT_DYLIB_PATH:-}" ]]; then
+        "$ROOT/scripts/fetch-onnxruntime.sh"
+        export ORT_DYLIB_PATH="$ROOT/.cache/onnxruntime/libonnxruntime.so"
+    fi
+    if [[ -z "${SIGHTLINE_BIN:-}" ]]; then
+        cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked --bin sightline
+    fi
+
+    url="http://127.0.0.1:$(free_port)"
+    "$binary" serve --listen "${url#http://}" >"$WORK/server.log" 2>&1 &
+    server=$!
+    trap stop_server EXIT
+    wait_until_ready "$url"
+
+    # Run in .cache, where its own files may lie. Deterministic: a failure is one for everybody.
+    (
+        cd "$WORK"
+        export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1
+        timeout "${TIME_LIMIT:-900}" "$VENV/bin/schemathesis" run "$url/openapi.yaml" --url "$url" \
+            --include-path-regex "$ROUTES" --max-examples "${MAX_EXAMPLES:-100}" \
+            --generation-deterministic "$@"
+    ) || status=$?
+    [[ "$status" != 124 ]] || fail_with_log "not done after ${TIME_LIMIT:-900} s"
+    [[ "$status" == 0 ]] || fail_with_log "Schemathesis found failures (exit code $status)"
+    is_ready "$url" || fail_with_log "the server is no longer ready after the run"
+    echo "schemathesis.sh: passed"
+}
+
+main "$@"
