@@ -207,7 +207,7 @@ impl Metrics {
         let route = route.to_owned();
         let (model, variant) = (model.0.to_owned(), model.1.to_owned());
         let labels = RouteLabels {
-            route,
+            route: route.clone(),
             model: model.clone(),
             variant: variant.clone(),
         };

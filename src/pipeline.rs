@@ -36,7 +36,6 @@ pub struct ClassifyRequest {
 }
 
 /// One answer per picture, and where the time went.
-#[derive(Debug)]
 pub struct Answer<T> {
     /// The model that answered.
     pub model: Arc<LoadedModel>,

@@ -173,15 +173,12 @@ impl Batcher {
         picture: ImageTensor,
         deadline: Instant,
     ) -> Result<oneshot::Receiver<Result<Inference, BatchError>>, BatchError> {
-        let Some(room) = reservation.0.split(1) else {
-            return Err(BatchError::Closed);
-        };
         let (reply, receiver) = oneshot::channel();
         let size: ImageSize = picture.size;
         let job = Job {
             picture,
             reply,
-            _room: room,
+            _room: room.0,
         };
         let pending = Pending {
             payload: job,

@@ -1,6 +1,5 @@
 //! From a request's body to compressed pictures, within the limits on size and memory.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;

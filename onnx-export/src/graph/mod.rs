@@ -8,6 +8,7 @@ mod loader;
 pub mod ops;
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
 pub(crate) use dim::Dims;
 pub use dim::{Dim, Symbol, Window};
@@ -158,12 +159,9 @@ impl Graph {
                 .map(|v| self.info(*v).name.as_str())
                 .collect();
             let shape = self.show_shape(self.shape(node.output));
-            text += &format!(
-                "{} = {}({}) {shape}\n",
-                node.name,
-                node.op,
-                inputs.join(", ")
-            );
+            let (name, op, inputs) = (&node.name, node.op, inputs.join(", "));
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{name} = {op}({inputs}) {shape}");
         }
         text
     }
