@@ -93,8 +93,6 @@ def jpegs():
     bad("truncated.jpg", base[: len(base) - 100])
     bad("truncated_end.jpg", base[:-2])
     bad("truncated_progressive.jpg", progressive[:-100])
-    # The end marker in the middle of the scan: complete to a marker walk, yet half a picture.
-    bad("early_end.jpg", base[:-200] + b"\xff\xd9")
     frame = base.index(b"\xff\xc0")
     bad("huge.jpg", base[: frame + 5] + b"\xff\xff\xff\xff" + base[frame + 9 :])
 
@@ -153,6 +151,11 @@ def others():
         gif[6:10] = struct.pack("<HH", 44, 32)
         gif[place + 1 : place + 5] = struct.pack("<HH", 5, 3)
         good(name, bytes(gif))
+    # The frame reaches out of its canvas, which grows.
+    gif = bytearray(encoded(SMALL.quantize(60), "GIF"))
+    gif[6:10] = struct.pack("<HH", 20, 30)
+    good("frame_over_canvas.gif", bytes(gif))
+    good("interlaced.gif", encoded(SMALL.quantize(60), "GIF", interlace=1))
     good("animated.webp", encoded(frames[0], "WEBP", lossless=True, **many))
     good("lossless.webp", encoded(SMALL, "WEBP", lossless=True))
     good("lossless_alpha.webp", encoded(rgba, "WEBP", lossless=True, exact=True))
