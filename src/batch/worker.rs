@@ -81,8 +81,11 @@ fn answer(shared: &Shared, engine: &mut dyn Engine, batch: Vec<Pending<Job>>) {
     record_speed(shared, inference / count as u32);
     let outputs = match result {
         Ok(Ok(outputs)) => outputs.into_iter().map(Ok).collect(),
-        Ok(Err(error)) => repeat(count, BatchError::Engine(Arc::new(error))),
-        Err(_) => repeat(count, BatchError::Panicked),
+        Ok(Err(error)) => {
+            let error = Arc::new(error);
+            repeat(count, || BatchError::Engine(Arc::clone(&error)))
+        }
+        Err(_) => repeat(count, || BatchError::Panicked),
     };
     for ((reply, queue), outputs) in clients.into_iter().zip(outputs) {
         let _ = reply.send(outputs.map(|outputs| Inference {
@@ -93,12 +96,9 @@ fn answer(shared: &Shared, engine: &mut dyn Engine, batch: Vec<Pending<Job>>) {
     }
 }
 
-fn repeat(count: usize, error: BatchError) -> Vec<Result<Vec<Tensor>, BatchError>> {
-    let copy = || match &error {
-        BatchError::Engine(source) => BatchError::Engine(Arc::clone(source)),
-        _ => BatchError::Panicked,
-    };
-    (0..count).map(|_| Err(copy())).collect()
+/// Every picture of a failed batch is told the same.
+fn repeat(count: usize, error: impl Fn() -> BatchError) -> Vec<Result<Vec<Tensor>, BatchError>> {
+    (0..count).map(|_| Err(error())).collect()
 }
 
 /// An average over about the last eight runs.

@@ -43,6 +43,10 @@ pub(super) fn surround(routes: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<A
         .layer(from_fn_with_state(Arc::clone(app), observe))
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the layer hands the panic over"
+)]
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());

@@ -64,13 +64,11 @@ impl Params {
         let Some(text) = self.take(name)? else {
             return Ok(default);
         };
-        match choices.iter().find(|(word, _)| *word == text) {
-            Some((_, value)) => Ok(*value),
-            None => {
-                let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-                Err(bad(name, &words.join(" or "), &quote(&text)))
-            }
+        if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
+            return Ok(*value);
         }
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        Err(bad(name, &words.join(" or "), &quote(&text)))
     }
 
     /// `orientation`, which every picture route takes.

@@ -1,0 +1,124 @@
+//! From a file to a tensor, stage by stage, for a photograph of the usual size.
+
+use std::hint::black_box;
+use std::path::Path;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::RgbImage;
+use onnx_export::manifest::{Filter, Preprocess, Resize};
+use sightline::image::{
+    DecodeOptions, ImageSize, Normalizer, Orientation, Preprocessor, Window, decode, resize_window,
+    short_side_size,
+};
+
+const OPTIONS: DecodeOptions = DecodeOptions {
+    max_pixels: 100_000_000,
+    orientation: Orientation::Apply,
+};
+const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+const STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+fn photo(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/photos")
+        .join(name);
+    std::fs::read(path).expect("the photograph is in the repository")
+}
+
+/// The central 224 of the short side at 256.
+fn window(image: &RgbImage) -> Window {
+    let (width, height) = image.dimensions();
+    Window::central(short_side_size(ImageSize { width, height }, 256), 224)
+}
+
+fn stages(c: &mut Criterion) {
+    let jpeg = photo("coffee_500x375.jpg");
+    let image = decode(&jpeg, &OPTIONS).expect("a good photograph");
+    let mut group = c.benchmark_group("500x375");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("decode_jpeg", |b| {
+        b.iter(|| decode(black_box(&jpeg), &OPTIONS));
+    });
+    for (name, filter) in [("bilinear", Filter::Bilinear), ("bicubic", Filter::Bicubic)] {
+        let window = window(&image);
+        group.bench_function(format!("resize_crop_224_{name}"), |b| {
+            b.iter(|| resize_window(black_box(&image), &window, filter));
+        });
+    }
+    group.bench_function("inexact_resize_crop_224_bilinear", |b| {
+        let mut resizer = Resizer::new();
+        b.iter(|| fast_resize(&mut resizer, black_box(&image)));
+    });
+    let preprocessor = Preprocessor::new(&Preprocess {
+        resize: Resize::ShortSide {
+            size: 256,
+            filter: Filter::Bilinear,
+        },
+        crop: Some(224),
+        mean: MEAN,
+        std: STD,
+    });
+    group.bench_function("preprocess_256_224", |b| {
+        b.iter(|| preprocessor.run(black_box(&image)));
+    });
+    group.finish();
+}
+
+fn large(c: &mut Criterion) {
+    let image = RgbImage::from_fn(4000, 3000, |x, y| {
+        image::Rgb([x as u8, y as u8, (x ^ y) as u8])
+    });
+    let window = window(&image);
+    let mut group = c.benchmark_group("4000x3000");
+    group.throughput(Throughput::Elements(1)).sample_size(20);
+    group.bench_function("resize_crop_224_bilinear", |b| {
+        b.iter(|| resize_window(black_box(&image), &window, Filter::Bilinear));
+    });
+    group.bench_function("inexact_resize_crop_224_bilinear", |b| {
+        let mut resizer = Resizer::new();
+        b.iter(|| fast_resize(&mut resizer, black_box(&image)));
+    });
+    group.finish();
+}
+
+fn normalize(c: &mut Criterion) {
+    let image = RgbImage::from_fn(224, 224, |x, y| {
+        image::Rgb([x as u8, y as u8, (x ^ y) as u8])
+    });
+    let normalizer = Normalizer::new(MEAN, STD);
+    let mut out = vec![0.0; 3 * 224 * 224];
+    let mut group = c.benchmark_group("224x224");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("normalize", |b| {
+        b.iter(|| normalizer.write(black_box(&image), black_box(&mut out)));
+    });
+    group.finish();
+}
+
+/// The same window by `fast_image_resize`, which is fast and not Pillow's, for comparison.
+fn fast_resize(resizer: &mut Resizer, image: &RgbImage) -> Image<'static> {
+    let (width, height) = image.dimensions();
+    let window = window(image);
+    let scale = |whole: u64, side: u32| f64::from(side) / whole as f64;
+    let (sx, sy) = (scale(window.whole.0, width), scale(window.whole.1, height));
+    let options = ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+        .crop(
+            window.offset.0 as f64 * sx,
+            window.offset.1 as f64 * sy,
+            window.size.0 as f64 * sx,
+            window.size.1 as f64 * sy,
+        );
+    let source =
+        ImageRef::new(width, height, image.as_raw(), PixelType::U8x3).expect("whole pixels");
+    let mut out = Image::new(window.size.0 as u32, window.size.1 as u32, PixelType::U8x3);
+    resizer
+        .resize(&source, &mut out, &options)
+        .expect("a window inside of the picture");
+    out
+}
+
+criterion_group!(benches, stages, large, normalize);
+criterion_main!(benches);

@@ -1,0 +1,325 @@
+//! The whole module against Pillow and torchvision, on the pictures of `tests/golden` and `tests/photos`.
+
+use std::path::{Path, PathBuf};
+
+use image::RgbImage;
+use onnx_export::manifest::{Filter, Preprocess, Resize};
+use safetensors::SafeTensors;
+
+use super::{
+    DecodeOptions, ImageError, ImageFormat, ImageSize, Orientation, Preprocessor, Window, decode,
+    probe, reference, resize_window, short_side_size,
+};
+
+const OPTIONS: DecodeOptions = DecodeOptions {
+    max_pixels: 1 << 24,
+    orientation: Orientation::Apply,
+};
+
+fn tests_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+fn read(path: &str) -> Vec<u8> {
+    std::fs::read(tests_dir().join(path)).unwrap()
+}
+
+fn image_from(tensors: &SafeTensors, name: &str) -> RgbImage {
+    let tensor = tensors.tensor(name).unwrap();
+    let [height, width, 3] = *tensor.shape() else {
+        panic!("{name}: {:?}", tensor.shape())
+    };
+    RgbImage::from_raw(width as u32, height as u32, tensor.data().to_vec()).unwrap()
+}
+
+/// Largest difference of two pictures of one size.
+fn distance(a: &RgbImage, b: &RgbImage) -> u8 {
+    assert_eq!(a.dimensions(), b.dimensions());
+    let pairs = a.as_raw().iter().zip(b.as_raw());
+    pairs.map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0)
+}
+
+fn is_jpeg(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|e| e == "jpg")
+}
+
+/// JPEG decoders round their transforms and chroma differently; all other formats are exact.
+fn tolerance(name: &str) -> u8 {
+    match name {
+        name if is_jpeg(name) => 4,
+        _ => 0,
+    }
+}
+
+#[test]
+fn every_good_picture_decodes_to_pillows_pixels() {
+    let bytes = read("golden/images/expected.safetensors");
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let names = tensors.names();
+    let mut wrong = Vec::new();
+    for name in names.iter().filter(|name| !name.starts_with("resize.")) {
+        let expected = image_from(&tensors, name);
+        match decode(&read(&format!("golden/images/{name}")), &OPTIONS) {
+            Ok(image) if image.dimensions() != expected.dimensions() => {
+                wrong.push(format!("{name}: {:?}", image.dimensions()));
+            }
+            Ok(image) => {
+                let distance = distance(&image, &expected);
+                println!("{name}: {distance}");
+                if distance > tolerance(name) {
+                    wrong.push(format!("{name}: {distance} levels off"));
+                }
+            }
+            Err(error) => wrong.push(format!("{name}: {error}")),
+        }
+    }
+    assert!(names.len() > 50 && wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn bad_pictures_are_refused_with_their_reason() {
+    let truncated = [
+        ("truncated.jpg", ImageFormat::Jpeg),
+        ("truncated_end.jpg", ImageFormat::Jpeg),
+        ("truncated_progressive.jpg", ImageFormat::Jpeg),
+        ("truncated.png", ImageFormat::Png),
+        ("truncated.webp", ImageFormat::WebP),
+        ("truncated_lossless.webp", ImageFormat::WebP),
+        ("truncated.gif", ImageFormat::Gif),
+        ("truncated.bmp", ImageFormat::Bmp),
+    ];
+    for (name, expected) in truncated {
+        let result = decode(&read(&format!("golden/images/{name}")), &OPTIONS);
+        assert!(
+            matches!(&result, Err(ImageError::Damaged { format, .. }) if *format == expected),
+            "{name}: {:?}",
+            result.err()
+        );
+    }
+    let too_large = |side| ImageError::TooManyPixels {
+        width: side,
+        height: side,
+        limit: OPTIONS.max_pixels,
+    };
+    let others = [
+        ("empty", ImageError::Empty),
+        ("text.txt", ImageError::UnknownFormat),
+        ("picture.svg", ImageError::UnknownFormat),
+        ("huge.png", too_large(50_000)),
+        ("huge.jpg", too_large(65_535)),
+    ];
+    for (name, expected) in others {
+        let result = decode(&read(&format!("golden/images/{name}")), &OPTIONS);
+        assert_eq!(result.err(), Some(expected), "{name}");
+    }
+}
+
+#[test]
+fn the_header_tells_format_and_size_before_rotation() {
+    let cases = [
+        ("exif_6.jpg", ImageFormat::Jpeg, 32, 24),
+        ("progressive.jpg", ImageFormat::Jpeg, 32, 24),
+        ("1x4000.png", ImageFormat::Png, 1, 4000),
+        ("lossy.webp", ImageFormat::WebP, 32, 24),
+        ("lossless.webp", ImageFormat::WebP, 32, 24),
+        ("animated.webp", ImageFormat::WebP, 32, 24),
+        ("palette.bmp", ImageFormat::Bmp, 32, 24),
+        ("offset_frame.gif", ImageFormat::Gif, 44, 32),
+    ];
+    for (name, format, width, height) in cases {
+        let probed = probe(&read(&format!("golden/images/{name}"))).unwrap();
+        assert_eq!(probed, (format, ImageSize { width, height }), "{name}");
+    }
+    let ignore = DecodeOptions {
+        orientation: Orientation::Ignore,
+        ..OPTIONS
+    };
+    let stored = decode(&read("golden/images/exif_6.jpg"), &ignore).unwrap();
+    assert_eq!(stored.dimensions(), (32, 24));
+}
+
+#[test]
+fn the_limit_counts_pixels_exactly() {
+    let bytes = read("golden/images/rgb.png");
+    for (max_pixels, ok) in [(767, false), (768, true)] {
+        let options = DecodeOptions {
+            max_pixels,
+            ..OPTIONS
+        };
+        assert_eq!(decode(&bytes, &options).is_ok(), ok, "{max_pixels}");
+    }
+}
+
+#[test]
+fn no_mutation_of_a_file_panics() {
+    let mut state = 1u64;
+    let mut random = move || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize
+    };
+    let options = DecodeOptions {
+        max_pixels: 1 << 16,
+        ..OPTIONS
+    };
+    for entry in std::fs::read_dir(tests_dir().join("golden/images")).unwrap() {
+        let original = std::fs::read(entry.unwrap().path()).unwrap();
+        if original.is_empty() || original.len() > 20_000 {
+            continue;
+        }
+        for _ in 0..60 {
+            let mut bytes = original.clone();
+            for _ in 0..=random() % 4 {
+                let at = random()
+                    % bytes
+                        .len()
+                        .min(if random() % 2 == 0 { 200 } else { usize::MAX });
+                bytes[at] = random() as u8;
+            }
+            bytes.truncate(bytes.len() - random() % 3 * (random() % bytes.len()) / 2);
+            let _ = decode(&bytes, &options);
+        }
+    }
+}
+
+#[test]
+fn resizes_equal_pillows_bit_for_bit() {
+    let bytes = read("golden/images/expected.safetensors");
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let source = image_from(&tensors, "resize.source");
+    let mut count = 0;
+    for (filter, prefix) in [
+        (Filter::Bilinear, "resize.bilinear."),
+        (Filter::Bicubic, "resize.bicubic."),
+    ] {
+        for name in tensors.names().iter().filter(|n| n.starts_with(prefix)) {
+            let expected = image_from(&tensors, name);
+            let (w, h) = expected.dimensions();
+            assert!(
+                reference::resize(&source, w, h, filter) == expected,
+                "reference, {name}"
+            );
+            let window = Window::all((w.into(), h.into()));
+            assert!(
+                resize_window(&source, &window, filter) == expected,
+                "{name}"
+            );
+            count += 1;
+        }
+    }
+    assert_eq!(count, 18);
+}
+
+/// A noisy picture, so that every rounding shows.
+fn noise(width: u32, height: u32) -> RgbImage {
+    let mut state = u64::from(width) << 32 | u64::from(height);
+    RgbImage::from_fn(width, height, |_, _| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        image::Rgb([
+            (state >> 33) as u8,
+            (state >> 43) as u8,
+            (state >> 53) as u8,
+        ])
+    })
+}
+
+#[test]
+fn a_window_equals_resize_and_crop_bit_for_bit() {
+    let sides = [1, 2, 3, 7, 16, 31, 32, 33, 64, 97, 150];
+    let sizes = sides
+        .iter()
+        .flat_map(|w| sides.iter().map(move |h| (*w, *h)));
+    for (width, height) in sizes.filter(|(w, h)| w.max(h) / w.min(h) < 20) {
+        let image = noise(width, height);
+        for (filter, short, crop) in [
+            (Filter::Bilinear, 32, 28),
+            (Filter::Bicubic, 32, 28),
+            (Filter::Bilinear, 37, 37),
+            (Filter::Bicubic, 21, 10),
+        ] {
+            let whole = short_side_size(ImageSize { width, height }, short);
+            let window = Window::central(whole, crop);
+            let full = reference::resize(&image, whole.0 as u32, whole.1 as u32, filter);
+            let (x, y) = (window.offset.0 as u32, window.offset.1 as u32);
+            let expected = image::imageops::crop_imm(&full, x, y, crop, crop).to_image();
+            let got = resize_window(&image, &window, filter);
+            assert!(
+                got == expected,
+                "{width}x{height} to {short}, {crop}, {filter:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_equal_size_is_copied() {
+    let image = noise(33, 21);
+    for filter in [Filter::Bilinear, Filter::Bicubic] {
+        assert!(resize_window(&image, &Window::all((33, 21)), filter) == image);
+    }
+}
+
+#[test]
+fn crops_round_to_even_as_python_does() {
+    // round(0.5) = 0, round(1.5) = 2, round(2.5) = 2.
+    for (side, offset) in [(224, 0), (225, 0), (226, 1), (227, 2), (229, 2)] {
+        assert_eq!(
+            Window::central((side, 224), 224).offset,
+            (offset, 0),
+            "{side}"
+        );
+    }
+}
+
+#[test]
+fn photographs_become_torchvisions_tensors() {
+    let bytes = read("golden/preprocess_classify.safetensors");
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    for photo in ["astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"] {
+        let image = decode(&read(&format!("photos/{photo}")), &OPTIONS).unwrap();
+        for size in [232, 256] {
+            let tensor = tensors
+                .tensor(&format!("{photo}.classify_{size}_224"))
+                .unwrap();
+            let expected = tensor
+                .data()
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|b| f32::from_le_bytes(*b));
+            let got = every_fourth(&classify(size).run(&image).unwrap().data);
+            assert_eq!(got.len(), expected.len());
+            let largest = got
+                .iter()
+                .zip(expected)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
+            println!("{photo} {size}: {largest}");
+            // A level is at most 1 / 255 / 0.224 = 0.0175; JPEG decoders may differ by three.
+            let tolerance = if is_jpeg(photo) { 0.053 } else { 0.0 };
+            assert!(largest <= tolerance, "{photo} {size}: {largest}");
+        }
+    }
+}
+
+fn classify(size: u32) -> Preprocessor {
+    Preprocessor::new(&Preprocess {
+        resize: Resize::ShortSide {
+            size,
+            filter: Filter::Bilinear,
+        },
+        crop: Some(224),
+        mean: [0.485, 0.456, 0.406],
+        std: [0.229, 0.224, 0.225],
+    })
+}
+
+/// Every fourth row and column of planes of 224x224.
+fn every_fourth(data: &[f32]) -> Vec<f32> {
+    let rows = data.chunks_exact(224).step_by(4);
+    rows.flat_map(|row| row.iter().copied().step_by(4))
+        .collect()
+}

@@ -1,0 +1,156 @@
+//! A model's whole preprocessing, as its manifest describes it.
+
+use image::RgbImage;
+use onnx_export::manifest::{Filter, Preprocess, Resize};
+
+use super::{ImageError, ImageSize, Normalizer, Window, resize_window, short_side_size};
+
+/// Most pixels of a preprocessed picture: a network fed more would exhaust memory first.
+const MAX_OUTPUT_PIXELS: u64 = 1 << 24;
+
+/// A preprocessed picture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageTensor {
+    /// Size of each plane.
+    pub size: ImageSize,
+    /// Planes red, green, blue: `[3, H, W]`.
+    pub data: Vec<f32>,
+}
+
+/// Resize, crop and normalisation with everything that does not depend on the picture precomputed.
+#[derive(Debug, Clone)]
+pub struct Preprocessor {
+    resize: Resize,
+    crop: Option<u32>,
+    normalizer: Normalizer,
+}
+
+impl Preprocessor {
+    /// From a checked manifest: the crop does not exceed the resized short side.
+    pub fn new(preprocess: &Preprocess) -> Self {
+        Self {
+            resize: preprocess.resize.clone(),
+            crop: preprocess.crop,
+            normalizer: Normalizer::new(preprocess.mean, preprocess.std),
+        }
+    }
+
+    /// Size of the tensor that a picture of size `input` becomes; sides over 32 bits saturate.
+    pub fn output_size(&self, input: ImageSize) -> ImageSize {
+        let side = |side: u64| u32::try_from(side).unwrap_or(u32::MAX);
+        let (window, _) = self.plan(input);
+        ImageSize {
+            width: side(window.size.0),
+            height: side(window.size.1),
+        }
+    }
+
+    /// Preprocesses a picture to `[3, H, W] f32`.
+    ///
+    /// # Errors
+    /// [`ImageError::Empty`] without pixels, [`ImageError::TooManyPixels`] if the result would be
+    /// larger than any network takes (an uncropped, very elongated picture).
+    pub fn run(&self, image: &RgbImage) -> Result<ImageTensor, ImageError> {
+        let (size, resized) = self.resized(image)?;
+        let data = self.normalizer.apply(&resized);
+        Ok(ImageTensor { size, data })
+    }
+
+    /// As [`Preprocessor::run`], over a slice of a batch of `3 * H * W` values.
+    ///
+    /// # Errors
+    /// Those of [`Preprocessor::run`], and [`ImageError::BufferSize`] if `out` does not fit.
+    pub fn run_into(&self, image: &RgbImage, out: &mut [f32]) -> Result<ImageSize, ImageError> {
+        let (size, resized) = self.resized(image)?;
+        self.normalizer.write(&resized, out)?;
+        Ok(size)
+    }
+
+    fn resized(&self, image: &RgbImage) -> Result<(ImageSize, RgbImage), ImageError> {
+        let (width, height) = image.dimensions();
+        if width == 0 || height == 0 {
+            return Err(ImageError::Empty);
+        }
+        let (window, filter) = self.plan(ImageSize { width, height });
+        if window.pixels() > MAX_OUTPUT_PIXELS {
+            return Err(ImageError::TooManyPixels {
+                width: window.size.0,
+                height: window.size.1,
+                limit: MAX_OUTPUT_PIXELS,
+            });
+        }
+        let resized = resize_window(image, &window, filter);
+        let (width, height) = resized.dimensions();
+        Ok((ImageSize { width, height }, resized))
+    }
+
+    /// The window to keep of the resized picture, and the filter that makes it.
+    fn plan(&self, input: ImageSize) -> (Window, Filter) {
+        let (whole, filter) = match self.resize {
+            Resize::ShortSide { size, filter } => (short_side_size(input, size), filter),
+        };
+        let window = match self.crop {
+            Some(crop) => Window::central(whole, crop),
+            None => Window::all(whole),
+        };
+        (window, filter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn preprocessor(crop: Option<u32>) -> Preprocessor {
+        Preprocessor::new(&Preprocess {
+            resize: Resize::ShortSide {
+                size: 256,
+                filter: Filter::Bilinear,
+            },
+            crop,
+            mean: [0.5; 3],
+            std: [0.5; 3],
+        })
+    }
+
+    #[test]
+    fn output_sizes_are_torchvisions() {
+        let cases = [
+            ((500, 375), (341, 256)),
+            ((375, 500), (256, 341)),
+            ((256, 256), (256, 256)),
+            ((1, 1), (256, 256)),
+            ((1, 4000), (256, 1_024_000)),
+            ((1, u32::MAX), (256, u32::MAX)),
+        ];
+        for ((width, height), expected) in cases {
+            let size = preprocessor(None).output_size(ImageSize { width, height });
+            assert_eq!((size.width, size.height), expected, "{width}x{height}");
+            let size = preprocessor(Some(224)).output_size(ImageSize { width, height });
+            assert_eq!((size.width, size.height), (224, 224), "{width}x{height}");
+        }
+    }
+
+    #[test]
+    fn elongated_pictures_cost_their_window_and_are_refused_uncropped() {
+        for (width, height) in [(1, 4000), (4000, 1), (1, 1)] {
+            let image = RgbImage::from_pixel(width, height, image::Rgb([255, 255, 255]));
+            let tensor = preprocessor(Some(224)).run(&image).unwrap();
+            assert!(tensor.data == vec![1.0; 3 * 224 * 224], "{width}x{height}");
+        }
+        let result = preprocessor(None).run(&RgbImage::new(1, 4000));
+        assert!(matches!(result, Err(ImageError::TooManyPixels { .. })));
+        let result = preprocessor(None).run(&RgbImage::new(0, 7));
+        assert_eq!(result, Err(ImageError::Empty));
+    }
+
+    #[test]
+    fn a_batch_slice_is_filled_in_place() {
+        let image = RgbImage::from_fn(300, 260, |x, y| image::Rgb([x as u8, y as u8, 9]));
+        let preprocessor = preprocessor(Some(16));
+        let mut batch = vec![7.0; 2 * 3 * 16 * 16];
+        preprocessor.run_into(&image, &mut batch[768..]).unwrap();
+        assert_eq!(batch[..768], [7.0; 768]);
+        assert_eq!(batch[768..], preprocessor.run(&image).unwrap().data);
+    }
+}
