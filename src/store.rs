@@ -275,16 +275,14 @@ impl ModelStore {
         } else {
             manifest_in(path)
         };
-        match manifest {
-            Some(manifest) => ModelSource::read(&manifest),
-            None => {
-                let advice = "The path names no model.toml, .toml or .onnx".to_owned();
-                Err(StoreError::NotFound {
-                    model: reference.clone(),
-                    advice,
-                })
-            }
-        }
+        let Some(manifest) = manifest else {
+            let advice = "The path names no model.toml, .toml or .onnx".to_owned();
+            return Err(StoreError::NotFound {
+                model: reference.clone(),
+                advice,
+            });
+        };
+        ModelSource::read(&manifest)
     }
 
     fn advice(&self, name: &str) -> String {

@@ -18,7 +18,7 @@ pub(super) struct ExportArgs {
     /// Checkpoint: .pth in any of its containers, or .safetensors
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
-    /// Factor on every channel count (MobileNets)
+    /// Factor on every channel count (MobileNetV2, MobileNetV3)
     #[arg(long, value_name = "F")]
     width_mult: Option<f64>,
     /// Halve the channels of the last blocks (MobileNetV3)

@@ -84,7 +84,7 @@ enum Command {
 /// Where models are.
 #[derive(Debug, Clone, Args)]
 struct StoreArgs {
-    /// Models directory [default: $XDG_DATA_HOME/sightline/models, if it is there]
+    /// Models directory [default: `$XDG_DATA_HOME/sightline/models`, if it is there]
     #[arg(long = "models", env = "SIGHTLINE_MODELS", value_name = "DIR")]
     directory: Option<PathBuf>,
 }
@@ -137,7 +137,9 @@ pub(crate) fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            let config = error.chain().any(|cause| cause.is::<ConfigError>());
+            let config = error
+                .chain()
+                .any(<dyn std::error::Error>::is::<ConfigError>);
             if config {
                 ExitCode::from(EXIT_CONFIG)
             } else {

@@ -44,7 +44,7 @@ pub(super) fn run(args: &ModelsArgs) -> Result<()> {
     let others: Vec<Row> = here
         .iter()
         .filter(|m| !known(&m.manifest.name))
-        .map(|model| own_row(model))
+        .map(own_row)
         .collect();
     rows.extend(others);
     if args.json {
@@ -83,7 +83,7 @@ fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Ro
     let listed = rows
         .iter()
         .any(|row| row.here != "-" && row.here != "built in");
-    rows.extend(own.filter(|_| !listed).map(|model| own_row(model)));
+    rows.extend(own.filter(|_| !listed).map(own_row));
     rows
 }
 

@@ -15,7 +15,6 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::{Map, json};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::problem::Problem;
@@ -53,6 +52,37 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
     Problem::internal(format!("panic: {}", text.unwrap_or_default())).into_response()
 }
 
+/// The body of an answer.
+#[derive(Serialize)]
+struct Body<'a, R> {
+    model: &'a str,
+    variant: &'a str,
+    results: Vec<R>,
+    timing_ms: TimingMs,
+}
+
+/// Milliseconds per stage; the encoding of the answer cannot be inside it.
+#[derive(Serialize)]
+struct TimingMs {
+    decode: f64,
+    preprocess: f64,
+    queue: f64,
+    inference: f64,
+    postprocess: f64,
+}
+
+impl From<Timing> for TimingMs {
+    fn from(timing: Timing) -> Self {
+        Self {
+            decode: millis(timing[Stage::decode]),
+            preprocess: millis(timing[Stage::preprocess]),
+            queue: millis(timing[Stage::queue]),
+            inference: millis(timing[Stage::inference]),
+            postprocess: millis(timing[Stage::postprocess]),
+        }
+    }
+}
+
 /// The answer as JSON, with its timing.
 pub(super) fn respond<T, R: Serialize>(
     answer: Answer<T>,
@@ -64,13 +94,12 @@ pub(super) fn respond<T, R: Serialize>(
         mut timing,
     } = answer;
     let started = Instant::now();
-    let results: Vec<R> = results.into_iter().map(result).collect();
-    let body = serde_json::to_vec(&json!({
-        "model": model.manifest.name,
-        "variant": model.variant,
-        "results": results,
-        "timing_ms": timing_ms(timing),
-    }));
+    let body = serde_json::to_vec(&Body {
+        model: &model.manifest.name,
+        variant: model.variant,
+        results: results.into_iter().map(result).collect(),
+        timing_ms: timing.into(),
+    });
     let body = body.map_err(|error| Problem::internal(error.to_string()))?;
     timing[Stage::encode] = started.elapsed();
     model.metrics.stage(Stage::encode, timing[Stage::encode]);
@@ -78,16 +107,6 @@ pub(super) fn respond<T, R: Serialize>(
     let mut response = ([(CONTENT_TYPE, kind)], body).into_response();
     response.extensions_mut().insert(Served { model, timing });
     Ok(response)
-}
-
-/// Milliseconds per stage; the encoding of the answer cannot be inside it.
-fn timing_ms(timing: Timing) -> Map<String, serde_json::Value> {
-    let stages = Stage::ALL
-        .into_iter()
-        .filter(|stage| *stage != Stage::encode);
-    stages
-        .map(|stage| (stage.as_str().to_owned(), json!(millis(timing[stage]))))
-        .collect()
 }
 
 /// Milliseconds with microsecond precision.
