@@ -78,7 +78,7 @@ pub(crate) fn squeeze_excitation(
     squeeze_channels: usize,
 ) -> Result<Value, BuildError> {
     let channels = g.channels(x)?;
-    let pooled = g.global_average_pool(x)?;
+    let pooled = g.mean_pixels(x)?;
     let squeezed = conv_bias(g, &scope.sub("fc1"), pooled, Conv::new(squeeze_channels, 1))?;
     let squeezed = g.relu(squeezed);
     let gate = conv_bias(g, &scope.sub("fc2"), squeezed, Conv::new(channels, 1))?;
@@ -101,7 +101,7 @@ pub(crate) fn conv_bias(
 
 /// Global average pooling and the flattening before a classifier: `[N, C, H, W]` to `[N, C]`.
 pub(crate) fn pool_features(g: &mut Graph, x: Value) -> Result<Value, BuildError> {
-    let pooled = g.global_average_pool(x)?;
+    let pooled = g.mean_pixels(x)?;
     g.flatten(pooled)
 }
 

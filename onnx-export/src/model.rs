@@ -13,7 +13,7 @@ use crate::weights::StateDict;
 
 /// The ONNX opset that is written unless another is asked for.
 pub const DEFAULT_OPSET: i64 = 17;
-/// Opsets whose definitions of the operators used here are the same.
+/// Opsets that can be written.
 pub const OPSETS: RangeInclusive<i64> = 13..=21;
 
 /// Most classes that a network may have: bounds what a bad argument can allocate.
@@ -60,7 +60,7 @@ pub fn build(
     }
     architecture.check()?;
     let loader = Loader::new(state);
-    let mut graph = Graph::new();
+    let mut graph = Graph::new(opset);
     let images = graph.image_input("images");
     let logits = classification::logits(&mut graph, &loader.root(), images, architecture)?;
     graph.output(logits, "logits");

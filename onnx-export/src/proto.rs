@@ -5,7 +5,7 @@
 
 use prost::Message;
 
-use crate::graph::{Attr, Dim, Graph, Node, Value};
+use crate::graph::{Attr, Data, Dim, Graph, Initializer, Node, Value};
 
 /// `ModelProto`.
 #[derive(Clone, PartialEq, Message)]
@@ -147,6 +147,8 @@ pub(crate) struct DimensionProto {
 
 /// `TensorProto.DataType.FLOAT`.
 pub(crate) const FLOAT: i32 = 1;
+/// `TensorProto.DataType.INT64`.
+const INT64: i32 = 7;
 
 impl From<&(&'static str, Attr)> for AttributeProto {
     fn from((name, attr): &(&'static str, Attr)) -> Self {
@@ -204,17 +206,20 @@ fn initializers(graph: &Graph) -> Vec<TensorProto> {
         });
         fixed.collect()
     };
-    let tensors = graph.initializers().iter().map(|initializer| TensorProto {
-        dims: dims(initializer.value),
-        data_type: FLOAT,
-        name: graph.info(initializer.value).name.clone(),
-        raw_data: initializer
-            .data
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect(),
-    });
-    tensors.collect()
+    let tensor = |initializer: &Initializer| {
+        let (data_type, raw_data) = match &initializer.data {
+            Data::F32(data) => (FLOAT, data.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            Data::I64(data) => (INT64, data.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        };
+        let name = graph.info(initializer.value).name.clone();
+        TensorProto {
+            dims: dims(initializer.value),
+            data_type,
+            name,
+            raw_data,
+        }
+    };
+    graph.initializers().iter().map(tensor).collect()
 }
 
 fn value_info(graph: &Graph, value: Value) -> ValueInfoProto {

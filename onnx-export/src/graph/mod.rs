@@ -26,7 +26,7 @@ pub struct Value(u32);
 pub struct ValueInfo {
     /// Its ONNX name.
     pub name: String,
-    /// Its shape; all values are `f32`.
+    /// Its shape; all values but INT64 constants are `f32`.
     pub shape: Shape,
     /// Path of the module that made it, as in the state dict.
     scope: String,
@@ -60,32 +60,52 @@ pub struct Node {
     pub attrs: Vec<(&'static str, Attr)>,
 }
 
-/// A constant `f32` tensor.
+/// A constant tensor.
 #[derive(Debug, Clone)]
 pub struct Initializer {
     /// The value that holds it.
     pub value: Value,
-    /// Elements in C order.
-    pub data: Vec<f32>,
+    /// Its elements.
+    pub data: Data,
+}
+
+/// The elements of a constant, in C order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Data {
+    /// FLOAT: weights.
+    F32(Vec<f32>),
+    /// INT64: axes and sizes.
+    I64(Vec<i64>),
 }
 
 /// A graph whose shapes are checked as nodes are added.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Graph {
+    opset: i64,
     dims: Dims,
     values: Vec<ValueInfo>,
     nodes: Vec<Node>,
     initializers: Vec<Initializer>,
     inputs: Vec<Value>,
     outputs: Vec<Value>,
-    scalars: HashMap<u32, Value>,
+    constants: HashMap<String, Value>,
     names: HashMap<String, u32>,
 }
 
 impl Graph {
-    /// An empty graph.
-    pub fn new() -> Self {
-        Self::default()
+    /// An empty graph whose nodes are those of the given opset.
+    pub fn new(opset: i64) -> Self {
+        Self {
+            opset,
+            dims: Dims::default(),
+            values: Vec::new(),
+            nodes: Vec::new(),
+            initializers: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            constants: HashMap::new(),
+            names: HashMap::new(),
+        }
     }
 
     /// Adds the network's picture input, `[N, 3, H, W] f32` with every axis but the channels dynamic.
@@ -169,19 +189,41 @@ impl Graph {
     /// Adds a weight under its state dict path, of the given shape in C order.
     fn weight(&mut self, path: &str, shape: &[usize], data: Vec<f32>) -> Value {
         debug_assert_eq!(shape.iter().product::<usize>(), data.len(), "{path}");
-        let shape = shape.iter().map(|size| Dim::Fixed(*size)).collect();
-        let value = self.value(path, "", shape);
-        self.initializers.push(Initializer { value, data });
-        value
+        self.initializer(path, shape, Data::F32(data))
     }
 
     /// A scalar constant, one per distinct number.
     fn scalar(&mut self, number: f32) -> Value {
-        if let Some(value) = self.scalars.get(&number.to_bits()) {
+        self.constant(&format!("constant_{number}"), &[], Data::F32(vec![number]))
+    }
+
+    /// A list of axes, one per distinct list.
+    fn axes(&mut self, axes: &[i64]) -> Value {
+        let name = axes
+            .iter()
+            .map(|axis| format!("_{axis}"))
+            .collect::<String>();
+        self.constant(
+            &format!("axes{name}"),
+            &[axes.len()],
+            Data::I64(axes.to_vec()),
+        )
+    }
+
+    /// Constants are told apart by name, which says their value.
+    fn constant(&mut self, name: &str, shape: &[usize], data: Data) -> Value {
+        if let Some(value) = self.constants.get(name) {
             return *value;
         }
-        let value = self.weight(&format!("constant_{number}"), &[], vec![number]);
-        self.scalars.insert(number.to_bits(), value);
+        let value = self.initializer(name, shape, data);
+        self.constants.insert(name.to_owned(), value);
+        value
+    }
+
+    fn initializer(&mut self, name: &str, shape: &[usize], data: Data) -> Value {
+        let shape = shape.iter().map(|size| Dim::Fixed(*size)).collect();
+        let value = self.value(name, "", shape);
+        self.initializers.push(Initializer { value, data });
         value
     }
 

@@ -1,0 +1,80 @@
+//! What several test files need: ONNX Runtime, golden files, and how close is close enough.
+
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "each test file uses its own part"
+)]
+
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use sightline::engine::{OnnxRuntime, find_library};
+use sightline::image::{ImageSize, ImageTensor};
+
+/// ONNX Runtime, from where `make test` puts it.
+pub fn runtime() -> OnnxRuntime {
+    let library = find_library(None).unwrap_or_else(|error| panic!("{error}"));
+    OnnxRuntime::load(&library).unwrap()
+}
+
+/// A text file of `tests/golden/`.
+pub fn golden(name: &str) -> String {
+    std::fs::read_to_string(Path::new("tests/golden").join(name)).unwrap()
+}
+
+/// An f32 tensor of a safetensors file of `tests/golden/`.
+pub fn read_tensor(file: &str, name: &str) -> Vec<f32> {
+    let bytes = std::fs::read(Path::new("tests/golden").join(file)).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let view = tensors.tensor(name).unwrap();
+    assert_eq!(view.dtype(), safetensors::Dtype::F32, "{file}: {name}");
+    view.data()
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect()
+}
+
+/// `[N, 3, H, W]` values as N pictures.
+pub fn pictures(data: &[f32], width: u32, height: u32) -> Vec<ImageTensor> {
+    let size = ImageSize { width, height };
+    let picture = |data: &[f32]| ImageTensor {
+        size,
+        data: data.to_vec(),
+    };
+    data.chunks(3 * size.pixels() as usize)
+        .map(picture)
+        .collect()
+}
+
+/// Largest difference, relative to the spread (standard deviation) of the expected values.
+pub fn relative_error(got: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(got.len(), expected.len());
+    let count = expected.len() as f64;
+    let mean = expected.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
+    let variance = expected
+        .iter()
+        .map(|v| (f64::from(*v) - mean).powi(2))
+        .sum::<f64>()
+        / count;
+    let differences = got
+        .iter()
+        .zip(expected)
+        .map(|(g, e)| f64::from((g - e).abs()));
+    differences.fold(0.0, f64::max) / variance.sqrt()
+}
+
+/// The folder of real weights and photographs, where this checkout has it: `../shared/real` or
+/// `SIGHTLINE_TEST_SHARED`. None is said aloud, so that a skipped test is seen.
+pub fn real_data(test: &str) -> Option<PathBuf> {
+    let variable = std::env::var_os("SIGHTLINE_TEST_SHARED").map(PathBuf::from);
+    let folder = variable.unwrap_or_else(|| PathBuf::from("../shared/real"));
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    eprintln!("SKIPPED {test}: {} is not here", folder.display());
+    None
+}
