@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use bytes::Bytes;
 use onnx_export::manifest::{ManifestError, ModelManifest};
 use onnx_export::weights::StateDict;
 use onnx_export::{BuildError, DEFAULT_OPSET};
@@ -118,6 +119,8 @@ pub enum Origin {
     Embedded,
     /// An `.onnx` file.
     File(PathBuf),
+    /// The bytes of an ONNX file that was just built.
+    Memory(Bytes),
 }
 
 /// A model that was found, not yet loaded.
@@ -183,6 +186,7 @@ impl ModelSource {
     pub fn onnx(&self) -> Result<Vec<u8>, StoreError> {
         match &self.origin {
             Origin::File(path) => read_bounded(path, MAX_ONNX_BYTES),
+            Origin::Memory(bytes) => Ok(bytes.to_vec()),
             Origin::Embedded => {
                 let ModelManifest {
                     name, architecture, ..

@@ -123,6 +123,11 @@ fn every_network_gives_torchvisions_logits() {
     {
         let state = formula::state_dict(&shapes[&case], &[]).unwrap();
         let architecture = architecture(&builder, &args, 1000);
+        assert_eq!(
+            onnx_export::tensor_shapes(&architecture).unwrap(),
+            shapes[&case],
+            "{case}"
+        );
         let model = onnx_export::build(&case, &architecture, &state, DEFAULT_OPSET).unwrap();
         assert_eq!(model.info.parameters, params, "{case}");
         let expected = read_tensor(&format!("{case}.safetensors"), "logits");

@@ -26,5 +26,5 @@ mod read;
 pub mod weights;
 
 pub use error::BuildError;
-pub use model::{DEFAULT_OPSET, Model, ModelInfo, OPSETS, build};
+pub use model::{DEFAULT_OPSET, Model, ModelInfo, OPSETS, build, tensor_shapes};
 pub use read::{GraphReadError, WeightTensor, read_initializers};

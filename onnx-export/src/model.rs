@@ -1,5 +1,6 @@
 //! The finished model: a graph with its opset and what is known of its origin.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use prost::Message;
@@ -75,6 +76,22 @@ pub fn build(
             parameters,
         },
     })
+}
+
+/// Name and shape of every tensor that a checkpoint of `architecture` holds.
+///
+/// # Errors
+/// [`BuildError::Argument`] for an architecture out of range.
+pub fn tensor_shapes(
+    architecture: &Architecture,
+) -> Result<BTreeMap<String, Vec<usize>>, BuildError> {
+    architecture.check()?;
+    let empty = StateDict::from_tensors(BTreeMap::new());
+    let loader = Loader::new(&empty);
+    let mut graph = Graph::new(DEFAULT_OPSET);
+    let images = graph.image_input("images");
+    classification::logits(&mut graph, &loader.root(), images, architecture)?;
+    Ok(loader.into_shapes())
 }
 
 impl Model {

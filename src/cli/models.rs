@@ -106,14 +106,14 @@ fn own_row(model: &ModelSource) -> Row {
 fn size(model: &ModelSource) -> Option<u64> {
     match &model.origin {
         Origin::File(path) => Some(std::fs::metadata(path).ok()?.len()),
-        Origin::Embedded => None,
+        Origin::Embedded | Origin::Memory(_) => None,
     }
 }
 
 fn place(model: &ModelSource) -> String {
     match &model.origin {
         Origin::File(path) => path.display().to_string(),
-        Origin::Embedded => "built in".to_owned(),
+        Origin::Embedded | Origin::Memory(_) => "built in".to_owned(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Strict loading: weights by state dict path, with every disagreement reported at once.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write as _};
 
 use thiserror::Error;
@@ -101,7 +101,7 @@ fn list(f: &mut fmt::Formatter<'_>, kind: &str, names: &[String]) -> fmt::Result
 #[derive(Debug)]
 pub struct Loader<'a> {
     state: &'a StateDict,
-    taken: RefCell<BTreeSet<String>>,
+    taken: RefCell<BTreeMap<String, Vec<usize>>>,
     problems: RefCell<StateDictError>,
     parameters: Cell<u64>,
 }
@@ -125,6 +125,11 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// Ends loading; gives the name and shape of every tensor that was asked for.
+    pub fn into_shapes(self) -> BTreeMap<String, Vec<usize>> {
+        self.taken.into_inner()
+    }
+
     /// Ends loading; gives the number of parameters handed out, buffers excluded.
     ///
     /// # Errors
@@ -136,7 +141,7 @@ impl<'a> Loader<'a> {
         problems.unexpected = self
             .state
             .names()
-            .filter(|name| !taken.contains(*name) && !name.ends_with("num_batches_tracked"))
+            .filter(|name| !taken.contains_key(*name) && !name.ends_with("num_batches_tracked"))
             .map(str::to_owned)
             .collect();
         if problems == StateDictError::default() {
@@ -181,7 +186,7 @@ impl<'a> Loader<'a> {
                 }
             },
         };
-        self.taken.borrow_mut().insert(name);
+        self.taken.borrow_mut().insert(name, shape.to_vec());
         // Zeros stand in so that the rest of the architecture is still walked and all problems
         // are told together; `finish` then refuses the graph.
         data.unwrap_or_else(|| vec![0.0; elements])

@@ -199,15 +199,8 @@ impl Graph {
 
     /// A list of axes, one per distinct list.
     fn axes(&mut self, axes: &[i64]) -> Value {
-        let name = axes
-            .iter()
-            .map(|axis| format!("_{axis}"))
-            .collect::<String>();
-        self.constant(
-            &format!("axes{name}"),
-            &[axes.len()],
-            Data::I64(axes.to_vec()),
-        )
+        let name = format!("axes_{axes:?}");
+        self.constant(&name, &[axes.len()], Data::I64(axes.to_vec()))
     }
 
     /// Constants are told apart by name, which says their value.

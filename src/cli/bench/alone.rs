@@ -1,0 +1,75 @@
+//! The stages of a request without a server: one thread, CPU time.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::time::{ClockId, clock_gettime};
+use sightline::engine::{Engine, OnnxRuntime, OnnxSession};
+use sightline::image::{DecodeOptions, Orientation, Preprocessor, decode};
+use sightline::store::ModelSource;
+
+use super::load::median;
+
+/// Milliseconds per picture.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stages {
+    pub(super) decode: f64,
+    pub(super) preprocess: f64,
+    pub(super) inference: f64,
+}
+
+impl Stages {
+    pub(super) fn total(&self) -> f64 {
+        self.decode + self.preprocess + self.inference
+    }
+}
+
+/// A session of its own, and the preprocessing before it.
+pub(super) struct Alone {
+    preprocessor: Preprocessor,
+    session: OnnxSession,
+}
+
+impl Alone {
+    pub(super) fn new(runtime: &OnnxRuntime, source: &ModelSource) -> Result<Self> {
+        let session = runtime.prepare(&source.onnx()?)?.session(1)?;
+        let preprocessor = Preprocessor::new(&source.manifest.preprocess);
+        Ok(Self {
+            preprocessor,
+            session,
+        })
+    }
+
+    /// Takes `picture` through the stages for `length`; medians.
+    pub(super) fn run(&mut self, picture: &[u8], length: Duration) -> Result<Stages> {
+        let options = DecodeOptions {
+            max_pixels: u64::MAX,
+            orientation: Orientation::Apply,
+        };
+        let (mut decodes, mut preprocesses, mut inferences) = (vec![], vec![], vec![]);
+        let end = Instant::now() + length;
+        while Instant::now() < end || decodes.is_empty() {
+            let start = thread_cpu();
+            let pixels = decode(picture, &options)?;
+            let decoded = thread_cpu();
+            let tensor = self.preprocessor.run(&pixels)?;
+            let preprocessed = thread_cpu();
+            self.session.run(vec![tensor])?.pop().context("no output")?;
+            let inferred = thread_cpu();
+            decodes.push(decoded - start);
+            preprocesses.push(preprocessed - decoded);
+            inferences.push(inferred - preprocessed);
+        }
+        Ok(Stages {
+            decode: median(decodes),
+            preprocess: median(preprocesses),
+            inference: median(inferences),
+        })
+    }
+}
+
+/// Milliseconds that this thread has run: time taken by neighbours does not count.
+fn thread_cpu() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6
+}

@@ -1,0 +1,61 @@
+//! Load over HTTP: a fixed number of connections, each asking again as soon as it is answered.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+
+/// What the clients saw, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Load {
+    pub(super) p50: f64,
+    pub(super) p99: f64,
+    pub(super) per_second: f64,
+}
+
+/// Sends `picture` over `connections` connections for `length`.
+pub(super) fn run(url: &str, picture: &[u8], connections: usize, length: Duration) -> Result<Load> {
+    let start = Instant::now();
+    let end = start + length;
+    let mut latencies = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..connections)
+            .map(|_| scope.spawn(|| client(url, picture, end)))
+            .collect();
+        let mut latencies = Vec::new();
+        for client in clients {
+            latencies.extend(client.join().map_err(|_| anyhow!("a client panicked"))??);
+        }
+        Ok::<_, anyhow::Error>(latencies)
+    })?;
+    let per_second = latencies.len() as f64 / start.elapsed().as_secs_f64();
+    latencies.sort_by(f64::total_cmp);
+    let at = |part: f64| latencies[((latencies.len() - 1) as f64 * part).round() as usize];
+    Ok(Load {
+        p50: at(0.5),
+        p99: at(0.99),
+        per_second,
+    })
+}
+
+/// One connection; at least one request.
+fn client(url: &str, picture: &[u8], end: Instant) -> Result<Vec<f64>> {
+    let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
+    let mut latencies = Vec::new();
+    while latencies.is_empty() || Instant::now() < end {
+        let start = Instant::now();
+        let request = agent
+            .post(url)
+            .header("content-type", "application/octet-stream");
+        let mut response = request
+            .send(picture)
+            .with_context(|| format!("cannot ask {url}"))?;
+        response.body_mut().read_to_vec()?;
+        latencies.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(latencies)
+}
+
+/// The middle of `values`; zero of none.
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}

@@ -1,0 +1,247 @@
+//! `sightline bench`: how fast the networks are, alone and through the server.
+//!
+//! Every figure of a line comes from one run, its parts interleaved round by round, and is a median:
+//! on a shared machine ratios count and absolute times do not.
+
+mod alone;
+mod load;
+mod served;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use clap::Args;
+use onnx_export::formula;
+use onnx_export::{BuildError, DEFAULT_OPSET};
+use sightline::app::Limits;
+use sightline::catalogue;
+use sightline::engine::OnnxRuntime;
+use sightline::process::ProcessUsage;
+use sightline::store::{
+    ModelRef, ModelSource, ModelStore, Origin, StoreError, lines, read_bounded,
+};
+use sightline::threads::usable_cores;
+
+use super::{RuntimeArgs, StoreArgs};
+use alone::Alone;
+use load::{Load, median};
+use served::Server;
+
+/// The picture that is sent unless another is named: 500x375, a usual size for a photograph.
+const PICTURE: &[u8] = include_bytes!("../../../tests/photos/coffee_500x375.jpg");
+/// How long the server is left alone to measure its idle CPU.
+const IDLE: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// Model to measure; may be repeated. One that is not here is measured with weights by formula
+    /// [default: the built-in one]
+    #[arg(long, value_name = "M")]
+    model: Vec<ModelRef>,
+    /// Measure a running server instead
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// Picture to send [default: a 500x375 JPEG]
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Connections under load
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    connections: u16,
+    /// Rounds; figures are medians over them
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: u16,
+    /// Length of each part of a round, in milliseconds
+    #[arg(long, default_value_t = 1000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
+    round_ms: u64,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+}
+
+/// Prints one table line per model, or per number of connections of a running server.
+pub(super) fn run(args: &BenchArgs) -> Result<()> {
+    let picture = match &args.image {
+        Some(path) => Bytes::from(read_bounded(path, Limits::default().max_body_bytes as u64)?),
+        None => Bytes::from_static(PICTURE),
+    };
+    if let Some(url) = &args.url {
+        return running_server(args, url, &picture);
+    }
+    let runtime = args.runtime.load()?;
+    let built_in = [ModelRef {
+        name: catalogue::DEFAULT_MODEL.to_owned(),
+        variant: None,
+    }];
+    let models = if args.model.is_empty() {
+        &built_in[..]
+    } else {
+        &args.model
+    };
+    println!(
+        "{} cores; milliseconds are medians; alone: CPU time of one thread",
+        usable_cores()
+    );
+    println!("{}", Line::HEAD);
+    for model in models {
+        let source = find_or_make(&args.store.store(), model)?;
+        let line = measure(args, &runtime, source, &picture)?;
+        println!("{line}");
+    }
+    let peak = ProcessUsage::now().peak_resident_bytes as f64 / 1e6;
+    println!("peak memory of this process: {peak:.0} MB");
+    Ok(())
+}
+
+/// A model of the store, else one of the catalogue with weights that a formula makes.
+fn find_or_make(store: &ModelStore, model: &ModelRef) -> Result<ModelSource> {
+    let error = match store.find(model) {
+        Ok(source) => return Ok(source),
+        Err(error @ StoreError::NotFound { .. }) => error,
+        Err(error) => return Err(error.into()),
+    };
+    let Some(manifest) = catalogue::manifest(&model.name)? else {
+        return Err(error.into());
+    };
+    let Some(architecture) = &manifest.architecture else {
+        return Err(error.into());
+    };
+    let shapes = onnx_export::tensor_shapes(architecture)?;
+    let state = formula::state_dict(&shapes, &[]).map_err(BuildError::from)?;
+    let built = onnx_export::build(&model.name, architecture, &state, DEFAULT_OPSET)?;
+    let labels = catalogue::labels(&manifest.labels)
+        .map(lines)
+        .unwrap_or_default();
+    let origin = Origin::Memory(built.to_bytes().into());
+    Ok(ModelSource {
+        manifest,
+        labels,
+        origin,
+    })
+}
+
+fn measure(
+    args: &BenchArgs,
+    runtime: &OnnxRuntime,
+    source: ModelSource,
+    picture: &Bytes,
+) -> Result<Line> {
+    let name = source.manifest.name.clone();
+    let mut alone = Alone::new(runtime, &source)?;
+    let server = Server::start(runtime, source)?;
+    let idle = served::idle_cpu(IDLE);
+    let length = Duration::from_millis(args.round_ms);
+    let mut rounds = Vec::new();
+    for _ in 0..args.rounds {
+        let stages = alone.run(picture, length)?;
+        let single = load::run(&server.url, picture, 1, length)?;
+        let many = load::run(&server.url, picture, usize::from(args.connections), length)?;
+        rounds.push(Round {
+            stages,
+            single,
+            many,
+        });
+    }
+    server.stop()?;
+    Ok(Line::new(name, idle, &rounds))
+}
+
+/// What one round saw.
+struct Round {
+    stages: alone::Stages,
+    single: Load,
+    many: Load,
+}
+
+/// One line of the table.
+struct Line {
+    model: String,
+    stages: alone::Stages,
+    single_p50: f64,
+    added: f64,
+    many_p50: f64,
+    many_p99: f64,
+    per_second: f64,
+    of_ideal: f64,
+    idle: f64,
+}
+
+impl Line {
+    const HEAD: &str = "model                                    decode prepr. infer. |  1 conn: p50  added | \
+         load: p50    p99  images/s  of ideal | idle CPU";
+
+    fn new(model: String, idle: f64, rounds: &[Round]) -> Self {
+        let over = |figure: &dyn Fn(&Round) -> f64| median(rounds.iter().map(figure).collect());
+        let cores = usable_cores() as f64;
+        Self {
+            model,
+            stages: alone::Stages {
+                decode: over(&|round| round.stages.decode),
+                preprocess: over(&|round| round.stages.preprocess),
+                inference: over(&|round| round.stages.inference),
+            },
+            single_p50: over(&|round| round.single.p50),
+            added: over(&|round| round.single.p50 - round.stages.total()),
+            many_p50: over(&|round| round.many.p50),
+            many_p99: over(&|round| round.many.p99),
+            per_second: over(&|round| round.many.per_second),
+            of_ideal: over(&|r| r.many.per_second * r.stages.total() / 1000.0 / cores),
+            idle,
+        }
+    }
+}
+
+impl std::fmt::Display for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let alone::Stages {
+            decode,
+            preprocess,
+            inference,
+        } = self.stages;
+        write!(
+            f,
+            "{:40} {decode:6.2} {preprocess:6.2} {inference:6.2} | ",
+            self.model
+        )?;
+        write!(f, "{:12.2} {:6.2} | ", self.single_p50, self.added)?;
+        write!(
+            f,
+            "{:9.2} {:6.2} {:9.1} ",
+            self.many_p50, self.many_p99, self.per_second
+        )?;
+        write!(
+            f,
+            "{:8.1}% | {:7.2}%",
+            self.of_ideal * 100.0,
+            self.idle * 100.0
+        )
+    }
+}
+
+fn running_server(args: &BenchArgs, url: &str, picture: &Bytes) -> Result<()> {
+    let url = if url.contains("/v1/") {
+        url.to_owned()
+    } else {
+        format!("{}/v1/classify", url.trim_end_matches('/'))
+    };
+    let length = Duration::from_millis(args.round_ms);
+    println!("connections       p50 ms    p99 ms  images/s");
+    for connections in [1, usize::from(args.connections)] {
+        let loads = (0..args.rounds)
+            .map(|_| load::run(&url, picture, connections, length))
+            .collect::<Result<Vec<_>>>()
+            .with_context(|| format!("cannot measure {url}"))?;
+        if loads.is_empty() {
+            bail!("no rounds");
+        }
+        let over = |figure: fn(&Load) -> f64| median(loads.iter().map(figure).collect());
+        let (p50, p99) = (over(|load| load.p50), over(|load| load.p99));
+        println!(
+            "{connections:11} {p50:12.2} {p99:9.2} {:9.1}",
+            over(|load| load.per_second)
+        );
+    }
+    Ok(())
+}

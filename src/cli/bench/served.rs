@@ -1,0 +1,72 @@
+//! The real server in this process, on a loopback port of its own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use sightline::app::{App, Limits};
+use sightline::engine::OnnxRuntime;
+use sightline::http;
+use sightline::process::ProcessUsage;
+use sightline::registry::{LoadedModel, ModelPlan, Registry};
+use sightline::store::ModelSource;
+use sightline::threads::usable_cores;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Connections that the server takes at once.
+const MAX_CONNECTIONS: usize = 1024;
+/// Time for the last answers after the end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A server with one model.
+pub(super) struct Server {
+    pub(super) url: String,
+    runtime: tokio::runtime::Runtime,
+    stop: CancellationToken,
+    task: JoinHandle<bool>,
+}
+
+impl Server {
+    pub(super) fn start(onnx_runtime: &OnnxRuntime, source: ModelSource) -> Result<Self> {
+        let cores = usable_cores();
+        let app = App::new(Limits::default(), cores);
+        let route = source.manifest.task.route();
+        let plan = ModelPlan::new(&source.manifest, cores, None);
+        let model = LoadedModel::load(source, onnx_runtime, plan, &app.metrics)?;
+        app.set_ready(Registry::new(vec![model]));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(cores)
+            .enable_all()
+            .build()?;
+        let listener =
+            runtime.block_on(TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))))?;
+        let url = format!("http://{}{route}", listener.local_addr()?);
+        let stop = CancellationToken::new();
+        let router = http::router(Arc::new(app));
+        let stopped = stop.clone().cancelled_owned();
+        let serve = http::server::serve(listener, router, MAX_CONNECTIONS, stopped, GRACE);
+        let task = runtime.spawn(serve);
+        Ok(Self {
+            url,
+            runtime,
+            stop,
+            task,
+        })
+    }
+
+    pub(super) fn stop(self) -> Result<()> {
+        self.stop.cancel();
+        self.runtime.block_on(self.task)?;
+        Ok(())
+    }
+}
+
+/// CPU that this process takes while nobody asks it anything, as a part of one core.
+pub(super) fn idle_cpu(length: Duration) -> f64 {
+    let (before, start) = (ProcessUsage::now().cpu_seconds, Instant::now());
+    std::thread::sleep(length);
+    (ProcessUsage::now().cpu_seconds - before) / start.elapsed().as_secs_f64()
+}
