@@ -67,7 +67,8 @@ pub struct Settings {
     /// Threads inside each session [default: threads / instances]
     #[arg(long, env = "SIGHTLINE_INTRA_OP_THREADS", value_name = "N")]
     pub intra_op_threads: Option<usize>,
-    /// Most pictures in one run of a network [default: the model's, else 8]
+    /// Most pictures in one run of a network [default: the model's, else twice the
+    /// threads of a session, at most 8]
     #[arg(long, env = "SIGHTLINE_MAX_BATCH_SIZE", value_name = "N")]
     pub max_batch_size: Option<usize>,
     /// Longest wait for a fuller batch, in microseconds [default: the model's, else 0]

@@ -13,7 +13,10 @@ use crate::metrics::{Metrics, ModelMetrics};
 use crate::store::{FP32, ModelSource, StoreError};
 use crate::threads::ThreadPlan;
 
-/// Pictures in one run of the network, unless the manifest says otherwise.
+/// Pictures in one run of the network per thread of its session, unless the manifest says
+/// otherwise. Two fill the pauses between layers; more only make each other wait (docs/BENCHMARKS.md).
+const BATCH_PER_THREAD: usize = 2;
+/// Most pictures in one run that are planned without being asked for.
 const MAX_BATCH_SIZE: usize = 8;
 /// Pictures that wait, unless the manifest says otherwise.
 const MAX_QUEUE_SIZE: usize = 256;
@@ -98,8 +101,9 @@ impl ModelPlan {
         let batching = &manifest.batching;
         let plan = ThreadPlan::new(cores, batching.instances, threads);
         let delay = batching.max_queue_delay_us.unwrap_or_default();
+        let batch = (BATCH_PER_THREAD * plan.intra_op_threads).min(MAX_BATCH_SIZE);
         Self {
-            max_batch_size: batching.max_batch_size.unwrap_or(MAX_BATCH_SIZE),
+            max_batch_size: batching.max_batch_size.unwrap_or(batch),
             max_queue_delay: Duration::from_micros(delay),
             max_queue_size: batching.max_queue_size.unwrap_or(MAX_QUEUE_SIZE),
             instances: plan.instances,

@@ -2,6 +2,8 @@
 //!
 //! `tests/golden/README.md` says how the expected values were made.
 
+#![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -19,7 +21,8 @@ use support::{golden, read_tensor, relative_error, runtime};
 /// One entry of `index.json`.
 #[derive(Deserialize)]
 struct Case {
-    case: String,
+    #[serde(rename = "case")]
+    name: String,
     builder: String,
     args: Args,
     input: Input,
@@ -114,7 +117,7 @@ fn every_network_gives_torchvisions_logits() {
         serde_json::from_str(&golden("state_dicts.json")).unwrap();
     assert_eq!(cases.len(), 9);
     for Case {
-        case,
+        name: case,
         builder,
         args,
         input,

@@ -1,6 +1,8 @@
 //! What several test files need: ONNX Runtime, golden files, and how close is close enough.
 
 #![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
     dead_code,
     missing_docs,
     unreachable_pub,

@@ -1,4 +1,4 @@
-//! The stages of a request without a server: one thread, CPU time.
+//! The stages of a request without a server, on one thread.
 
 use std::time::{Duration, Instant};
 
@@ -10,16 +10,18 @@ use sightline::store::ModelSource;
 
 use super::load::median;
 
-/// Milliseconds per picture.
+/// Milliseconds of CPU per picture, and of the clock on the wall for all stages together.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stages {
     pub(super) decode: f64,
     pub(super) preprocess: f64,
     pub(super) inference: f64,
+    pub(super) wall: f64,
 }
 
 impl Stages {
-    pub(super) fn total(&self) -> f64 {
+    /// CPU time of all stages.
+    pub(super) fn cpu(&self) -> f64 {
         self.decode + self.preprocess + self.inference
     }
 }
@@ -46,10 +48,11 @@ impl Alone {
             max_pixels: u64::MAX,
             orientation: Orientation::Apply,
         };
-        let (mut decodes, mut preprocesses, mut inferences) = (vec![], vec![], vec![]);
+        let (mut decodes, mut preprocesses) = (vec![], vec![]);
+        let (mut inferences, mut walls) = (vec![], vec![]);
         let end = Instant::now() + length;
         while Instant::now() < end || decodes.is_empty() {
-            let start = thread_cpu();
+            let (started, start) = (Instant::now(), thread_cpu());
             let pixels = decode(picture, &options)?;
             let decoded = thread_cpu();
             let tensor = self.preprocessor.run(&pixels)?;
@@ -59,11 +62,13 @@ impl Alone {
             decodes.push(decoded - start);
             preprocesses.push(preprocessed - decoded);
             inferences.push(inferred - preprocessed);
+            walls.push(started.elapsed().as_secs_f64() * 1e3);
         }
         Ok(Stages {
             decode: median(decodes),
             preprocess: median(preprocesses),
             inference: median(inferences),
+            wall: median(walls),
         })
     }
 }

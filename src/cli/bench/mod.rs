@@ -81,7 +81,8 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         &args.model
     };
     println!(
-        "{} cores; milliseconds are medians; alone: CPU time of one thread",
+        "{} cores; milliseconds are medians; decode, preprocess and inference: CPU time of one \
+         thread without a server; wall: all three by the clock",
         usable_cores()
     );
     println!("{}", Line::HEAD);
@@ -169,7 +170,7 @@ struct Line {
 }
 
 impl Line {
-    const HEAD: &str = "model                                    decode prepr. infer. |  1 conn: p50  added | \
+    const HEAD: &str = "model                                    decode prepr. infer.   wall |  1 conn: p50  added | \
          load: p50    p99  images/s  of ideal | idle CPU";
 
     fn new(model: String, idle: f64, rounds: &[Round]) -> Self {
@@ -181,13 +182,14 @@ impl Line {
                 decode: over(&|round| round.stages.decode),
                 preprocess: over(&|round| round.stages.preprocess),
                 inference: over(&|round| round.stages.inference),
+                wall: over(&|round| round.stages.wall),
             },
             single_p50: over(&|round| round.single.p50),
-            added: over(&|round| round.single.p50 - round.stages.total()),
+            added: over(&|round| round.single.p50 - round.stages.wall),
             many_p50: over(&|round| round.many.p50),
             many_p99: over(&|round| round.many.p99),
             per_second: over(&|round| round.many.per_second),
-            of_ideal: over(&|r| r.many.per_second * r.stages.total() / 1000.0 / cores),
+            of_ideal: over(&|r| r.many.per_second * r.stages.cpu() / 1000.0 / cores),
             idle,
         }
     }
@@ -199,10 +201,11 @@ impl std::fmt::Display for Line {
             decode,
             preprocess,
             inference,
+            wall,
         } = self.stages;
         write!(
             f,
-            "{:40} {decode:6.2} {preprocess:6.2} {inference:6.2} | ",
+            "{:40} {decode:6.2} {preprocess:6.2} {inference:6.2} {wall:6.2} | ",
             self.model
         )?;
         write!(f, "{:12.2} {:6.2} | ", self.single_p50, self.added)?;
