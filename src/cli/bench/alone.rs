@@ -1,6 +1,6 @@
 //! The stages of a request without a server, on one thread.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use rustix::time::{ClockId, clock_gettime};
@@ -20,6 +20,17 @@ pub(super) struct Stages {
 }
 
 impl Stages {
+    /// The median of each figure.
+    pub(super) fn median(runs: &[Self]) -> Self {
+        let over = |figure: fn(&Self) -> f64| median(runs.iter().map(figure).collect());
+        Self {
+            decode: over(|run| run.decode),
+            preprocess: over(|run| run.preprocess),
+            inference: over(|run| run.inference),
+            wall: over(|run| run.wall),
+        }
+    }
+
     /// CPU time of all stages.
     pub(super) fn cpu(&self) -> f64 {
         self.decode + self.preprocess + self.inference
@@ -42,33 +53,24 @@ impl Alone {
         })
     }
 
-    /// Takes `picture` through the stages for `length`; medians.
-    pub(super) fn run(&mut self, picture: &[u8], length: Duration) -> Result<Stages> {
+    /// Takes `picture` through the stages once.
+    pub(super) fn once(&mut self, picture: &[u8]) -> Result<Stages> {
         let options = DecodeOptions {
             max_pixels: u64::MAX,
             orientation: Orientation::Apply,
         };
-        let (mut decodes, mut preprocesses) = (vec![], vec![]);
-        let (mut inferences, mut walls) = (vec![], vec![]);
-        let end = Instant::now() + length;
-        while Instant::now() < end || decodes.is_empty() {
-            let (started, start) = (Instant::now(), thread_cpu());
-            let pixels = decode(picture, &options)?;
-            let decoded = thread_cpu();
-            let tensor = self.preprocessor.run(&pixels)?;
-            let preprocessed = thread_cpu();
-            self.session.run(vec![tensor])?.pop().context("no output")?;
-            let inferred = thread_cpu();
-            decodes.push(decoded - start);
-            preprocesses.push(preprocessed - decoded);
-            inferences.push(inferred - preprocessed);
-            walls.push(started.elapsed().as_secs_f64() * 1e3);
-        }
+        let (started, start) = (Instant::now(), thread_cpu());
+        let pixels = decode(picture, &options)?;
+        let decoded = thread_cpu();
+        let tensor = self.preprocessor.run(&pixels)?;
+        let preprocessed = thread_cpu();
+        self.session.run(vec![tensor])?.pop().context("no output")?;
+        let inferred = thread_cpu();
         Ok(Stages {
-            decode: median(decodes),
-            preprocess: median(preprocesses),
-            inference: median(inferences),
-            wall: median(walls),
+            decode: decoded - start,
+            preprocess: preprocessed - decoded,
+            inference: inferred - preprocessed,
+            wall: started.elapsed().as_secs_f64() * 1e3,
         })
     }
 }

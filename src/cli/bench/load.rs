@@ -38,20 +38,41 @@ pub(super) fn run(url: &str, picture: &[u8], connections: usize, length: Duratio
 
 /// One connection; at least one request.
 fn client(url: &str, picture: &[u8], end: Instant) -> Result<Vec<f64>> {
-    let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
+    let client = Client::new(url);
     let mut latencies = Vec::new();
     while latencies.is_empty() || Instant::now() < end {
-        let start = Instant::now();
-        let request = agent
-            .post(url)
-            .header("content-type", "application/octet-stream");
-        let mut response = request
-            .send(picture)
-            .with_context(|| format!("cannot ask {url}"))?;
-        response.body_mut().read_to_vec()?;
-        latencies.push(start.elapsed().as_secs_f64() * 1e3);
+        latencies.push(client.ask(picture)?);
     }
     Ok(latencies)
+}
+
+/// A client that keeps its connection.
+pub(super) struct Client {
+    agent: ureq::Agent,
+    url: String,
+}
+
+impl Client {
+    pub(super) fn new(url: &str) -> Self {
+        let agent = ureq::Agent::config_builder().proxy(None).build().into();
+        Self {
+            agent,
+            url: url.to_owned(),
+        }
+    }
+
+    /// Sends `picture`; milliseconds until the whole answer was there.
+    pub(super) fn ask(&self, picture: &[u8]) -> Result<f64> {
+        let start = Instant::now();
+        let request = self
+            .agent
+            .post(&self.url)
+            .header("content-type", "application/octet-stream");
+        let answer = request.send(picture);
+        let mut answer = answer.with_context(|| format!("cannot ask {}", self.url))?;
+        answer.body_mut().read_to_vec()?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    }
 }
 
 /// The middle of `values`; zero of none.

@@ -8,7 +8,7 @@ mod load;
 mod served;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -25,8 +25,8 @@ use sightline::store::{
 use sightline::threads::usable_cores;
 
 use super::{RuntimeArgs, StoreArgs};
-use alone::Alone;
-use load::{Load, median};
+use alone::{Alone, Stages};
+use load::{Client, Load, median};
 use served::Server;
 
 /// The picture that is sent unless another is named: 500x375, a usual size for a photograph.
@@ -134,14 +134,21 @@ fn measure(
     let server = Server::start(runtime, source)?;
     let idle = served::idle_cpu(IDLE);
     let length = Duration::from_millis(args.round_ms);
+    let client = Client::new(&server.url);
     let mut rounds = Vec::new();
     for _ in 0..args.rounds {
-        let stages = alone.run(picture, length)?;
-        let single = load::run(&server.url, picture, 1, length)?;
+        // Turn by turn, so that a slow moment of the machine meets both.
+        let (mut runs, mut single) = (Vec::new(), Vec::new());
+        let end = Instant::now() + length;
+        while runs.is_empty() || Instant::now() < end {
+            runs.push(alone.once(picture)?);
+            single.push(client.ask(picture)?);
+        }
         let many = load::run(&server.url, picture, usize::from(args.connections), length)?;
+        let stages = Stages::median(&runs);
         rounds.push(Round {
             stages,
-            single,
+            single: median(single),
             many,
         });
     }
@@ -151,15 +158,16 @@ fn measure(
 
 /// What one round saw.
 struct Round {
-    stages: alone::Stages,
-    single: Load,
+    stages: Stages,
+    /// Median latency at one connection.
+    single: f64,
     many: Load,
 }
 
 /// One line of the table.
 struct Line {
     model: String,
-    stages: alone::Stages,
+    stages: Stages,
     single_p50: f64,
     added: f64,
     many_p50: f64,
@@ -178,14 +186,14 @@ impl Line {
         let cores = usable_cores() as f64;
         Self {
             model,
-            stages: alone::Stages {
+            stages: Stages {
                 decode: over(&|round| round.stages.decode),
                 preprocess: over(&|round| round.stages.preprocess),
                 inference: over(&|round| round.stages.inference),
                 wall: over(&|round| round.stages.wall),
             },
-            single_p50: over(&|round| round.single.p50),
-            added: over(&|round| round.single.p50 - round.stages.wall),
+            single_p50: over(&|round| round.single),
+            added: over(&|round| round.single - round.stages.wall),
             many_p50: over(&|round| round.many.p50),
             many_p99: over(&|round| round.many.p99),
             per_second: over(&|round| round.many.per_second),
@@ -197,7 +205,7 @@ impl Line {
 
 impl std::fmt::Display for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let alone::Stages {
+        let Stages {
             decode,
             preprocess,
             inference,
