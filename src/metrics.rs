@@ -9,7 +9,6 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::batch::Cut;
 use crate::process::ProcessCollector;
 
 /// Upper bounds of the duration histograms, in seconds.
@@ -62,6 +61,24 @@ impl Stage {
     }
 }
 
+/// Why a batch was cut where it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the variants are the label's values")]
+pub enum Cut {
+    /// It reached `max_batch_size`.
+    full,
+    /// A worker was free and took all that waited.
+    worker_free,
+    /// A worker was free; what else waited has another size.
+    size,
+    /// `max_queue_delay` passed.
+    delay,
+}
+
+impl Cut {
+    const ALL: [Self; 4] = [Self::full, Self::worker_free, Self::size, Self::delay];
+}
+
 /// Why a request was turned away before any work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the variants are the label's values")]
@@ -108,7 +125,7 @@ struct StageLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CutLabels {
-    reason: &'static str,
+    reason: Cut,
     model: String,
     variant: String,
 }
@@ -272,10 +289,7 @@ impl Metrics {
         BatchMetrics {
             size: self.batch_size.get_or_create(&labels).clone(),
             queue_depth: self.queue_depth.get_or_create(&labels).clone(),
-            full: counter("full"),
-            worker_free: counter("worker_free"),
-            other_size: counter("size"),
-            delay: counter("delay"),
+            batches: Cut::ALL.map(counter),
         }
     }
 
@@ -315,22 +329,13 @@ pub struct BatchMetrics {
     size: Histogram,
     /// Pictures waiting for a worker.
     pub queue_depth: Gauge,
-    full: Counter,
-    worker_free: Counter,
-    other_size: Counter,
-    delay: Counter,
+    batches: [Counter; 4],
 }
 
 impl BatchMetrics {
     /// Records a batch of `pictures`.
     pub fn batch(&self, pictures: usize, cut: Cut) {
         self.size.observe(pictures as f64);
-        match cut {
-            Cut::Full => &self.full,
-            Cut::WorkerFree => &self.worker_free,
-            Cut::Size => &self.other_size,
-            Cut::Delay => &self.delay,
-        }
-        .inc();
+        self.batches[cut as usize].inc();
     }
 }

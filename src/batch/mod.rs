@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-pub use queue::{Cut, Policy};
+pub use queue::Policy;
 
 use crate::engine::{Engine, EngineError, Tensor};
 use crate::image::{ImageSize, ImageTensor};

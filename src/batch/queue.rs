@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::image::ImageSize;
+use crate::metrics::Cut;
 
 /// When a batch is cut, in Triton's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,19 +13,6 @@ pub struct Policy {
     pub max_batch_size: usize,
     /// Longest time that the oldest picture waits for company; zero: it never waits.
     pub max_queue_delay: Duration,
-}
-
-/// Why a batch was cut where it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Cut {
-    /// It reached `max_batch_size`.
-    Full,
-    /// A worker was free and took all that waited.
-    WorkerFree,
-    /// A worker was free; what else waited has another size.
-    Size,
-    /// `max_queue_delay` passed.
-    Delay,
 }
 
 /// A waiting picture.
@@ -86,10 +74,10 @@ impl<T> Queue<T> {
             return Next::Wait(due);
         }
         let cut = match () {
-            () if full => Cut::Full,
-            () if !max_queue_delay.is_zero() => Cut::Delay,
-            () if fitting < self.entries.len() => Cut::Size,
-            () => Cut::WorkerFree,
+            () if full => Cut::full,
+            () if !max_queue_delay.is_zero() => Cut::delay,
+            () if fitting < self.entries.len() => Cut::size,
+            () => Cut::worker_free,
         };
         Next::Batch(self.take(size, max_batch_size), cut)
     }
@@ -147,11 +135,11 @@ mod tests {
     #[test]
     fn batches_without_delay() {
         let cases: [(usize, &[u32], &[usize], Cut); 5] = [
-            (4, &[1], &[0], Cut::WorkerFree),
-            (4, &[1, 1, 1], &[0, 1, 2], Cut::WorkerFree),
-            (2, &[1, 1, 1], &[0, 1], Cut::Full),
-            (4, &[1, 2, 1], &[0, 2], Cut::Size),
-            (2, &[1, 2, 1, 1], &[0, 2], Cut::Full),
+            (4, &[1], &[0], Cut::worker_free),
+            (4, &[1, 1, 1], &[0, 1, 2], Cut::worker_free),
+            (2, &[1, 1, 1], &[0, 1], Cut::full),
+            (4, &[1, 2, 1], &[0, 2], Cut::size),
+            (2, &[1, 2, 1, 1], &[0, 2], Cut::full),
         ];
         for (max_batch_size, sizes, expected, why) in cases {
             let (mut queue, start) = queue(max_batch_size, 0, sizes);
@@ -177,12 +165,12 @@ mod tests {
         let (mut queue, start) = queue(4, 10, &[1, 1]);
         let due = start + Duration::from_millis(10);
         assert!(matches!(queue.next(start), Next::Wait(at) if at == due));
-        assert_eq!(cut(&mut queue, due), (vec![0, 1], Cut::Delay));
+        assert_eq!(cut(&mut queue, due), (vec![0, 1], Cut::delay));
     }
 
     #[test]
     fn a_delay_does_not_hold_a_full_batch() {
         let (mut queue, start) = queue(2, 10, &[1, 1]);
-        assert_eq!(cut(&mut queue, start), (vec![0, 1], Cut::Full));
+        assert_eq!(cut(&mut queue, start), (vec![0, 1], Cut::full));
     }
 }

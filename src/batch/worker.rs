@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::queue::{Cut, Next, Pending};
+use super::queue::{Next, Pending};
 use super::{BatchError, Inference, Job, Shared};
 use crate::engine::{Engine, Tensor};
+use crate::metrics::Cut;
 
 /// Serves batches until the queue is closed and empty.
 pub(super) fn run(shared: &Shared, mut engine: Box<dyn Engine>) {
