@@ -80,3 +80,22 @@ pub fn real_data(test: &str) -> Option<PathBuf> {
     eprintln!("SKIPPED {test}: {} is not here", folder.display());
     None
 }
+
+/// The pixels of a file as Pillow decodes them, where a Python with Pillow is there:
+/// `SIGHTLINE_TEST_PYTHON`, else `python3`. None is said aloud.
+///
+/// JPEG decoders differ by a level or two; comparing features with torchvision's needs its pixels.
+pub fn pillow_pixels(test: &str, file: &Path) -> Option<image::RgbImage> {
+    let python = std::env::var("SIGHTLINE_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let run = std::process::Command::new(&python)
+        .arg("tests/support/decode.py")
+        .arg(file)
+        .output();
+    let Some(output) = run.ok().filter(|output| output.status.success()) else {
+        eprintln!("SKIPPED a part of {test}: {python} has no Pillow");
+        return None;
+    };
+    let (head, pixels) = output.stdout.split_at(8);
+    let side = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());
+    image::RgbImage::from_raw(side(&head[..4]), side(&head[4..]), pixels.to_vec())
+}
