@@ -14,6 +14,10 @@ use crate::registry::Registry;
 /// The unit in which memory for bodies is counted.
 const BODY_PAGE: usize = 64 << 10;
 
+fn pages(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(BODY_PAGE)).unwrap_or(u32::MAX)
+}
+
 /// Limits on what a client may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -84,9 +88,17 @@ impl App {
     /// # Errors
     /// [`ServeError::BodyMemory`] if other bodies hold too much of it.
     pub fn body_memory(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ServeError> {
-        let pages = u32::try_from(bytes.div_ceil(BODY_PAGE)).unwrap_or(u32::MAX);
-        let taken = Arc::clone(&self.body_pages).try_acquire_many_owned(pages);
+        let taken = Arc::clone(&self.body_pages).try_acquire_many_owned(pages(bytes));
         taken.map_err(|_| ServeError::BodyMemory)
+    }
+
+    /// Gives back what `memory` holds beyond `bytes` bytes.
+    pub fn shrink_body_memory(
+        mut memory: OwnedSemaphorePermit,
+        bytes: usize,
+    ) -> OwnedSemaphorePermit {
+        let used = memory.split(pages(bytes) as usize);
+        used.unwrap_or(memory)
     }
 
     /// The models, while the server takes work.

@@ -95,6 +95,17 @@ pub enum Rejection {
     draining,
 }
 
+impl Rejection {
+    /// Every reason.
+    const ALL: [Self; 5] = [
+        Self::queue_full,
+        Self::body_memory,
+        Self::deadline,
+        Self::starting,
+        Self::draining,
+    ];
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     route: String,
@@ -179,6 +190,10 @@ impl Metrics {
             in_flight: Gauge::default(),
         };
         metrics.register();
+        for reason in Rejection::ALL {
+            // Counters start at 0, so that a rate sees the first rejection.
+            let _ = metrics.rejected.get_or_create(&RejectionLabels { reason });
+        }
         metrics
     }
 

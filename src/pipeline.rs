@@ -146,6 +146,11 @@ async fn infer(
     options: DecodeOptions,
     deadline: Instant,
 ) -> Result<Vec<(Vec<Tensor>, Timing)>, ServeError> {
+    let capacity = model.batcher.capacity();
+    if images.len() > capacity {
+        // Room for so many never comes, so trying again must not be the advice.
+        return Err(ServeError::TooManyImages { limit: capacity });
+    }
     let mut room = model.batcher.reserve(images.len())?;
     let mut jobs = Vec::with_capacity(images.len());
     for (index, bytes) in images.into_iter().enumerate() {

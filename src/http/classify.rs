@@ -40,7 +40,7 @@ pub(super) async fn classify(
         let top_k = params.integer("top_k", 1..=MAX_TOP_K, DEFAULT_TOP_K)?;
         let orientation = params.orientation()?;
         params.finish("model, top_k, orientation")?;
-        let images = read_images(&app, request).await?;
+        let (images, _memory) = read_images(&app, request).await?;
         let request = ClassifyRequest {
             model,
             top_k,

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::app::App;
 use crate::error::ServeError;
@@ -28,11 +29,15 @@ enum Framing {
     Json,
 }
 
-/// The pictures of a request, at least one, in order.
-pub(super) async fn read_images(app: &App, request: Request) -> Result<Vec<Bytes>, ServeError> {
+/// The pictures of a request, at least one, in order; and the memory that is set aside for them,
+/// to be held for as long as they are.
+pub(super) async fn read_images(
+    app: &App,
+    request: Request,
+) -> Result<(Vec<Bytes>, OwnedSemaphorePermit), ServeError> {
     let framing = framing(request.headers())?;
     let (parts, body) = request.into_parts();
-    let body = read_body(app, &parts.headers, body).await?;
+    let (body, memory) = read_body(app, &parts.headers, body).await?;
     let images = match framing {
         Framing::Raw if body.is_empty() => Vec::new(),
         Framing::Raw => vec![body],
@@ -53,7 +58,7 @@ pub(super) async fn read_images(app: &App, request: Request) -> Result<Vec<Bytes
         };
         return Err(ServeError::NoImage { expected });
     }
-    Ok(images)
+    Ok((images, memory))
 }
 
 fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
@@ -80,7 +85,11 @@ fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
 }
 
 /// Reads a body whose memory has been set aside before the first byte of it is kept.
-async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, ServeError> {
+async fn read_body(
+    app: &App,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(Bytes, OwnedSemaphorePermit), ServeError> {
     let limit = app.limits.max_body_bytes;
     let announced = headers
         .get(CONTENT_LENGTH)
@@ -91,9 +100,13 @@ async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Bytes, 
         }
         return Err(ServeError::BodyTooLarge { limit });
     }
-    let _memory = app.body_memory(announced.unwrap_or(limit))?;
+    let memory = app.body_memory(announced.unwrap_or(limit))?;
     match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
+        Ok(collected) => {
+            let body = collected.to_bytes();
+            let memory = App::shrink_body_memory(memory, body.len());
+            Ok((body, memory))
+        }
         Err(error) if error.is::<LengthLimitError>() => Err(ServeError::BodyTooLarge { limit }),
         Err(_) => Err(ServeError::BodyInterrupted),
     }

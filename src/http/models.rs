@@ -3,63 +3,106 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{OriginalUri, Path, State};
 use axum::response::IntoResponse;
-use serde_json::{Value, json};
+use onnx_export::manifest::{Preprocess, Provenance, Task};
+use serde::Serialize;
 
 use super::problem::Problem;
 use crate::app::App;
 use crate::error::ServeError;
 use crate::registry::LoadedModel;
 
+#[derive(Serialize)]
+struct List<'a> {
+    models: Vec<Description<'a>>,
+}
+
+#[derive(Serialize)]
+struct Description<'a> {
+    name: &'a str,
+    variant: &'a str,
+    task: Task,
+    route: &'a str,
+    description: &'a str,
+    precision: &'a str,
+    input: Input<'a>,
+    num_classes: usize,
+    batching: Batching,
+    provenance: Option<&'a Provenance>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<&'a [String]>,
+}
+
+#[derive(Serialize)]
+struct Input<'a> {
+    layout: &'a str,
+    data_type: &'a str,
+    preprocess: &'a Preprocess,
+}
+
+#[derive(Serialize)]
+struct Batching {
+    max_batch_size: usize,
+    max_queue_delay_us: u64,
+    max_queue_size: usize,
+    instances: usize,
+    intra_op_threads: usize,
+}
+
 /// `GET /v1/models`.
 pub(super) async fn list(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
-    let models: Vec<Value> = app
-        .registry()?
-        .models()
-        .iter()
-        .map(|m| describe(m))
-        .collect();
-    Ok(Json(json!({ "models": models })))
+    let models = app.registry()?.models();
+    let models = models.iter().map(|model| describe(model)).collect();
+    Ok(Json(List { models }).into_response())
 }
 
 /// `GET /v1/models/{model}`: as in the list, and the labels.
 pub(super) async fn show(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    OriginalUri(uri): OriginalUri,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<impl IntoResponse, Problem> {
     let registry = app.registry()?;
+    let Path(name) = name.map_err(|_| ServeError::BadParameter {
+        field: "model".to_owned(),
+        expected: "percent-encoded UTF-8".to_owned(),
+        got: uri.path().chars().take(64).collect(),
+    })?;
     let Some(model) = registry.find(&name) else {
         let loaded = registry.models().iter().map(|model| model.id()).collect();
         return Err(ServeError::UnknownModel { name, loaded }.into());
     };
     let mut description = describe(model);
-    description["labels"] = json!(model.labels);
-    Ok(Json(description))
+    description.labels = Some(&model.labels);
+    Ok(Json(description).into_response())
 }
 
-fn describe(model: &LoadedModel) -> Value {
+fn describe(model: &LoadedModel) -> Description<'_> {
     let LoadedModel { manifest, plan, .. } = model;
-    json!({
-        "name": manifest.name,
-        "variant": model.variant,
-        "task": manifest.task,
-        "route": manifest.task.route(),
-        "description": manifest.description,
-        "precision": model.variant,
-        "input": {
-            "layout": "NCHW",
-            "data_type": "float32",
-            "preprocess": manifest.preprocess,
+    let delay = plan.max_queue_delay.as_micros();
+    Description {
+        name: &manifest.name,
+        variant: model.variant,
+        task: manifest.task,
+        route: manifest.task.route(),
+        description: &manifest.description,
+        precision: model.variant,
+        input: Input {
+            layout: "NCHW",
+            data_type: "float32",
+            preprocess: &manifest.preprocess,
         },
-        "num_classes": model.labels.len(),
-        "batching": {
-            "max_batch_size": plan.max_batch_size,
-            "max_queue_delay_us": u64::try_from(plan.max_queue_delay.as_micros()).ok(),
-            "max_queue_size": plan.max_queue_size,
-            "instances": plan.instances,
-            "intra_op_threads": plan.intra_op_threads,
+        num_classes: model.labels.len(),
+        batching: Batching {
+            max_batch_size: plan.max_batch_size,
+            max_queue_delay_us: u64::try_from(delay).unwrap_or(u64::MAX),
+            max_queue_size: plan.max_queue_size,
+            instances: plan.instances,
+            intra_op_threads: plan.intra_op_threads,
         },
-        "provenance": manifest.provenance,
-    })
+        provenance: manifest.provenance.as_ref(),
+        labels: None,
+    }
 }
