@@ -20,16 +20,19 @@ use crate::threads::usable_cores;
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("configuration: {0}")]
+    #[error("configuration")]
     Read(#[from] StoreError),
     /// The file is not TOML, or has a field that does not exist.
-    #[error("configuration {}: {source}", .path.display())]
+    #[error("configuration {}", .path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         source: toml::de::Error,
     },
+    /// A flag with a value that TOML cannot hold, such as a number beyond 2^63.
+    #[error("flags")]
+    Flags(#[from] toml::ser::Error),
     /// A value outside what its setting allows.
     #[error("`{setting}`: expected {expected}, got {got}")]
     Value {
@@ -49,6 +52,12 @@ pub struct Settings {
     /// Address to listen on [default: 127.0.0.1:8080]
     #[arg(long, env = "SIGHTLINE_LISTEN", value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
+    /// Models directory [default: `$XDG_DATA_HOME/sightline/models`, if it is there]
+    #[arg(long, env = "SIGHTLINE_MODELS", value_name = "DIR")]
+    pub models: Option<PathBuf>,
+    /// ONNX Runtime's library [default: `ORT_DYLIB_PATH`, beside the binary, .cache/onnxruntime/, the system's]
+    #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]
+    pub onnxruntime: Option<PathBuf>,
     /// Model to load, as NAME, NAME@VARIANT or a path; may be repeated. The first of a task is its
     /// default [default: every model of the models directory, then the built-in one]
     #[arg(
@@ -133,22 +142,22 @@ impl Settings {
     /// These settings, and those of the TOML file at `path` where these are silent.
     ///
     /// # Errors
-    /// [`ConfigError::Read`] and [`ConfigError::Syntax`].
+    /// [`ConfigError::Read`], [`ConfigError::Syntax`] and [`ConfigError::Flags`].
     pub fn over_file(&self, path: &Path) -> Result<Self, ConfigError> {
-        self.over(&read_text(path)?)
-            .map_err(|source| ConfigError::Syntax {
-                path: path.to_path_buf(),
-                source,
-            })
+        self.over(&read_text(path)?, path)
     }
 
     /// Merged as tables, so that a new setting is merged without being named here.
-    fn over(&self, file: &str) -> Result<Self, toml::de::Error> {
+    fn over(&self, file: &str, path: &Path) -> Result<Self, ConfigError> {
+        let syntax = |source| ConfigError::Syntax {
+            path: path.to_path_buf(),
+            source,
+        };
         // Read as settings too, so that errors say the line of the file.
-        toml::from_str::<Self>(file)?;
-        let mut merged: toml::Table = toml::from_str(file)?;
-        merged.extend(toml::Table::try_from(self).unwrap_or_default());
-        merged.try_into()
+        toml::from_str::<Self>(file).map_err(syntax)?;
+        let mut merged: toml::Table = toml::from_str(file).map_err(syntax)?;
+        merged.extend(toml::Table::try_from(self)?);
+        merged.try_into().map_err(syntax)
     }
 
     /// Checks the settings and completes them with defaults.
@@ -178,9 +187,13 @@ impl Settings {
                 got,
             });
         }
+        let delay = match self.max_queue_delay_us {
+            Some(0) | None => self.max_queue_delay_us,
+            delay => range("max_queue_delay_us", delay, 1_000_000)?,
+        };
         let batching = Batching {
             max_batch_size: range("max_batch_size", self.max_batch_size, 256)?,
-            max_queue_delay_us: self.max_queue_delay_us,
+            max_queue_delay_us: delay,
             max_queue_size: range("max_queue_size", self.max_queue_size, 65_536)?,
             instances: range("instances", self.instances, 256)?,
         };
@@ -231,7 +244,11 @@ mod tests {
             ..Settings::default()
         };
         let file = "max_images = 4\nmax_pixels = 9\nmodel = [\"a\"]";
-        let config = flags.over(file).unwrap().resolve().unwrap();
+        let config = flags
+            .over(file, Path::new("test"))
+            .unwrap()
+            .resolve()
+            .unwrap();
         assert_eq!(config.models, ["a"]);
         assert_eq!((config.limits.max_images, config.limits.max_pixels), (2, 9));
         assert_eq!(config.max_connections, 1024);

@@ -23,7 +23,7 @@ const MAX_QUEUE_SIZE: usize = 256;
 
 /// A model that cannot be served.
 #[derive(Debug, Error)]
-#[error("model `{model}`: {reason}")]
+#[error("model `{model}`")]
 pub struct LoadError {
     /// Its name.
     pub model: String,
@@ -55,8 +55,17 @@ pub enum LoadReason {
         /// The outputs' shapes for one picture.
         got: Vec<Vec<usize>>,
     },
+    /// It was exported for a batch size that requests do not come in.
+    #[error("the network takes batches of {got} only: export it with a dynamic batch axis, or 1")]
+    FixedBatch {
+        /// Its batch size.
+        got: usize,
+    },
+    /// Its answer is not a number.
+    #[error("the network answers a grey picture with numbers that are not finite")]
+    NotFinite,
     /// A worker thread could not be started.
-    #[error("cannot start a worker: {0}")]
+    #[error("cannot start a worker")]
     Thread(#[from] std::io::Error),
 }
 
@@ -135,13 +144,21 @@ impl LoadedModel {
     ) -> Result<Self, LoadReason> {
         let started = Instant::now();
         let prepared = runtime.prepare(&source.onnx()?)?;
+        let plan = match prepared.fixed_batch {
+            None => plan,
+            Some(1) => ModelPlan {
+                max_batch_size: 1,
+                ..plan
+            },
+            Some(got) => return Err(LoadReason::FixedBatch { got }),
+        };
         let ModelSource {
             manifest, labels, ..
         } = source;
         let preprocessor = Preprocessor::new(&manifest.preprocess);
         let warm_up = blank_picture(&preprocessor);
         let engines = (0..plan.instances)
-            .map(|_| warm_engine(&prepared, plan.intra_op_threads, &warm_up, &labels))
+            .map(|_| warm_engine(&prepared, plan, &warm_up, &labels))
             .collect::<Result<Vec<_>, _>>()?;
         let policy = Policy {
             max_batch_size: plan.max_batch_size,
@@ -187,22 +204,24 @@ fn blank_picture(preprocessor: &Preprocessor) -> ImageTensor {
 /// A session that has run once: memory is allocated and the output is known to fit the task.
 fn warm_engine(
     prepared: &PreparedModel,
-    threads: usize,
+    plan: ModelPlan,
     picture: &ImageTensor,
     labels: &[String],
 ) -> Result<Box<dyn Engine>, LoadReason> {
-    let mut session = prepared.session(threads)?;
-    let outputs = session
-        .run(vec![picture.clone()])?
-        .pop()
-        .unwrap_or_default();
+    let mut session = prepared.session(plan.intra_op_threads)?;
+    // As many as will ever come together: what cannot run such a batch must not be served.
+    let batch = vec![picture.clone(); plan.max_batch_size];
+    let outputs = session.run(batch)?.pop().unwrap_or_default();
     match outputs.as_slice() {
-        [Tensor { shape, .. }] if shape.len() == 1 => {
+        [Tensor { shape, data }] if shape.len() == 1 => {
             if shape[0] != labels.len() {
                 return Err(LoadReason::Labels {
                     classes: shape[0],
                     labels: labels.len(),
                 });
+            }
+            if !data.iter().all(|logit| logit.is_finite()) {
+                return Err(LoadReason::NotFinite);
             }
         }
         outputs => {

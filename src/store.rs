@@ -60,7 +60,7 @@ impl fmt::Display for ModelRef {
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// A file or folder could not be read.
-    #[error("cannot read {}: {source}", .path.display())]
+    #[error("cannot read {}", .path.display())]
     Io {
         /// What was read.
         path: PathBuf,
@@ -76,7 +76,7 @@ pub enum StoreError {
         limit: u64,
     },
     /// A manifest that cannot be used.
-    #[error("{}: {source}", .path.display())]
+    #[error("manifest {}", .path.display())]
     Manifest {
         /// The manifest's file.
         path: PathBuf,
@@ -108,7 +108,7 @@ pub enum StoreError {
         advice: String,
     },
     /// The embedded weights do not fit their own architecture.
-    #[error("the built-in model: {0}")]
+    #[error("the built-in model")]
     Build(#[from] BuildError),
 }
 
@@ -256,11 +256,7 @@ impl ModelStore {
         if name.contains('/') || has_extension(Path::new(name), &["toml", "onnx"]) {
             return Self::at_path(reference);
         }
-        if let Some(source) = self
-            .list()?
-            .into_iter()
-            .find(|model| model.manifest.name == *name)
-        {
+        if let Some(source) = self.in_directory(name)? {
             return Ok(source);
         }
         if name == catalogue::DEFAULT_MODEL {
@@ -270,6 +266,31 @@ impl ModelStore {
             model: reference.clone(),
             advice: self.advice(name),
         })
+    }
+
+    /// Looks where the name points first: a broken manifest elsewhere is none of this model's.
+    fn in_directory(&self, name: &str) -> Result<Option<ModelSource>, StoreError> {
+        let Some(directory) = &self.directory else {
+            return Ok(None);
+        };
+        for path in [
+            directory.join(name).join("model.toml"),
+            directory.join(format!("{name}.toml")),
+        ] {
+            if path.is_file() {
+                let source = ModelSource::read(&path)?;
+                if source.manifest.name == name {
+                    return Ok(Some(source));
+                }
+            }
+        }
+        if name == catalogue::DEFAULT_MODEL {
+            return Ok(None);
+        }
+        Ok(self
+            .list()?
+            .into_iter()
+            .find(|model| model.manifest.name == name))
     }
 
     fn at_path(reference: &ModelRef) -> Result<ModelSource, StoreError> {

@@ -5,15 +5,13 @@ use std::thread::available_parallelism;
 /// More workers than this gain nothing that threads inside them would not.
 const MAX_INSTANCES: usize = 8;
 
-/// Threads for one model and for picture work.
+/// Workers of one model and their threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ThreadPlan {
     /// Workers, each with a session of its own.
     pub instances: usize,
     /// Threads of one session.
     pub intra_op_threads: usize,
-    /// Pictures decoded and preprocessed at once.
-    pub picture_threads: usize,
 }
 
 /// Cores that the process may use: the affinity mask and the cgroup's CPU quota both count.
@@ -40,7 +38,6 @@ impl ThreadPlan {
         Self {
             instances: instances.max(1),
             intra_op_threads: intra_op_threads.max(1),
-            picture_threads: cores,
         }
     }
 }

@@ -128,8 +128,8 @@ impl Model {
 /// Source: ONNX "Versioning", table of releases.
 fn ir_version(opset: i64) -> i64 {
     match opset {
-        ..=13 => 7,
-        14..=18 => 8,
+        ..=14 => 7,
+        15..=18 => 8,
         19..=20 => 9,
         _ => 10,
     }

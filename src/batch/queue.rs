@@ -54,6 +54,21 @@ impl<T> Queue<T> {
         self.entries.push_back(pending);
     }
 
+    /// Removes the entries that nobody waits for any more, so that they take no place in a batch.
+    pub(super) fn remove(&mut self, dead: impl Fn(&Pending<T>) -> bool) -> Vec<Pending<T>> {
+        if !self.entries.iter().any(&dead) {
+            return Vec::new();
+        }
+        let (gone, rest) = self.entries.drain(..).partition(dead);
+        self.entries = rest;
+        Vec::from(gone)
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// The next batch: the oldest picture and the oldest others of its size.
     pub(super) fn next(&mut self, now: Instant) -> Next<T> {
         let Policy {
@@ -158,6 +173,15 @@ mod tests {
         assert_eq!(cut(&mut queue, start).0, [1, 4]);
         assert_eq!(cut(&mut queue, start).0, [3]);
         assert!(matches!(queue.next(start), Next::Empty));
+    }
+
+    #[test]
+    fn the_dead_take_no_place_in_a_batch() {
+        let (mut queue, start) = queue(2, 0, &[1, 1, 1, 1]);
+        let gone = queue.remove(|pending| pending.payload < 2);
+        assert_eq!(gone.iter().map(|p| p.payload).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(cut(&mut queue, start), (vec![2, 3], Cut::full));
+        assert!(queue.is_empty());
     }
 
     #[test]

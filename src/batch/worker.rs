@@ -13,11 +13,8 @@ use crate::metrics::Cut;
 /// Serves batches until the queue is closed and empty.
 pub(super) fn run(shared: &Shared, mut engine: Box<dyn Engine>) {
     while let Some((batch, cut)) = next_batch(shared) {
-        let jobs = live(shared, batch);
-        if !jobs.is_empty() {
-            shared.metrics.batch(jobs.len(), cut);
-            answer(shared, engine.as_mut(), jobs);
-        }
+        shared.metrics.batch(batch.len(), cut);
+        answer(shared, engine.as_mut(), batch);
     }
 }
 
@@ -26,8 +23,18 @@ fn next_batch(shared: &Shared) -> Option<(Vec<Pending<Job>>, Cut)> {
     let mut state = shared.lock();
     loop {
         let now = Instant::now();
+        let dead =
+            |pending: &Pending<Job>| pending.deadline <= now || pending.payload.reply.is_closed();
+        dismiss(shared, state.queue.remove(dead));
         match state.queue.next(now) {
-            Next::Batch(batch, cut) => return Some((batch, cut)),
+            Next::Batch(batch, cut) => {
+                shared.metrics.queue_depth.dec_by(batch.len() as i64);
+                if !state.queue.is_empty() {
+                    // Its own signal may have woken this worker.
+                    shared.changed.notify_one();
+                }
+                return Some((batch, cut));
+            }
             Next::Empty if state.closed => return None,
             Next::Empty => {
                 state = shared
@@ -45,23 +52,12 @@ fn next_batch(shared: &Shared) -> Option<(Vec<Pending<Job>>, Cut)> {
     }
 }
 
-/// Leaves out pictures whose client has gone or whose deadline has passed.
-fn live(shared: &Shared, batch: Vec<Pending<Job>>) -> Vec<Pending<Job>> {
-    let now = Instant::now();
-    let mut jobs = Vec::with_capacity(batch.len());
-    for pending in batch {
+/// Answers pictures whose deadline has passed; those whose client has gone miss nothing.
+fn dismiss(shared: &Shared, dead: Vec<Pending<Job>>) {
+    for pending in dead {
         shared.metrics.queue_depth.dec();
-        if pending.payload.reply.is_closed() {
-            continue;
-        }
-        if pending.deadline <= now {
-            // The client may have gone in this instant: then nobody misses the answer.
-            let _ = pending.payload.reply.send(Err(BatchError::DeadlinePassed));
-            continue;
-        }
-        jobs.push(pending);
+        let _ = pending.payload.reply.send(Err(BatchError::DeadlinePassed));
     }
-    jobs
 }
 
 fn answer(shared: &Shared, engine: &mut dyn Engine, batch: Vec<Pending<Job>>) {

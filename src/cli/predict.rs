@@ -57,7 +57,10 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     for path in &args.images {
         match tokio.block_on(predict(&app, path, args.top_k)) {
             Ok(predictions) if args.json => {
-                println!("{}", json!({ "image": path, "predictions": predictions }));
+                println!(
+                    "{}",
+                    json!({ "image": path.display().to_string(), "predictions": predictions })
+                );
             }
             Ok(predictions) => print_table(path, &predictions),
             Err(error) => {

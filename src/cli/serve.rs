@@ -1,5 +1,6 @@
 //! `sightline serve`.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,15 +23,11 @@ use super::{RuntimeArgs, StoreArgs};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// Settings in TOML, named as the flags with underscores; flags win over it
+    /// Settings in TOML, named as the flags below with underscores; flags win over it
     #[arg(long, env = "SIGHTLINE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
-    #[command(flatten)]
-    store: StoreArgs,
-    #[command(flatten)]
-    runtime: RuntimeArgs,
 }
 
 /// Serves until SIGTERM or SIGINT; fails if a model cannot be loaded.
@@ -39,9 +36,16 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
         Some(path) => args.settings.over_file(path)?,
         None => args.settings.clone(),
     };
+    let store = StoreArgs {
+        directory: settings.models.clone(),
+    };
+    let library = RuntimeArgs {
+        onnxruntime: settings.onnxruntime.clone(),
+    };
     let config = settings.resolve()?;
-    let runtime = args.runtime.load()?;
-    let sources = find_sources(&args.store.store(), &config.models)?;
+    let runtime = library.load()?;
+    let sources = find_sources(&store.store(), &config.models)?;
+    refuse_twins(&sources)?;
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.cores)
         .enable_all()
@@ -70,22 +74,40 @@ fn find_sources(store: &ModelStore, models: &[String]) -> Result<Vec<ModelSource
     models.iter().map(parse).collect()
 }
 
+/// Two models of one name could not be told apart in a request.
+fn refuse_twins(sources: &[ModelSource]) -> Result<()> {
+    for (index, source) in sources.iter().enumerate() {
+        let name = &source.manifest.name;
+        if sources[..index]
+            .iter()
+            .any(|other| other.manifest.name == *name)
+        {
+            bail!("two models are called `{name}`: change the `name` in one's manifest");
+        }
+    }
+    Ok(())
+}
+
 async fn serve(config: ServeConfig, runtime: OnnxRuntime, sources: Vec<ModelSource>) -> Result<()> {
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr()?;
-    println!(
-        "sightline {} listening on http://{address}",
-        env!("CARGO_PKG_VERSION")
+    let version = env!("CARGO_PKG_VERSION");
+    let _ = writeln!(
+        std::io::stdout(),
+        "sightline {version} listening on http://{address}"
     );
     let app = Arc::new(App::new(config.limits, config.cores));
     let failed = CancellationToken::new();
     let loading = {
         let (app, config, failed) = (Arc::clone(&app), config.clone(), failed.clone());
         tokio::task::spawn_blocking(move || {
-            let loaded = load_all(&app, &config, &runtime, sources, address);
-            loaded.inspect_err(|_| failed.cancel())
+            // Also if loading panics, the server must not stay up without its models.
+            let ends_the_server = failed.drop_guard();
+            load_all(&app, &config, &runtime, sources, address)?;
+            ends_the_server.disarm();
+            Ok::<_, anyhow::Error>(())
         })
     };
     let stop = {
@@ -111,7 +133,7 @@ async fn serve(config: ServeConfig, runtime: OnnxRuntime, sources: Vec<ModelSour
             config.shutdown_grace.as_millis()
         );
     }
-    println!("stopped");
+    let _ = writeln!(std::io::stdout(), "stopped");
     Ok(())
 }
 
@@ -127,10 +149,12 @@ fn load_all(
     let load = |source| load(app, config, runtime, source);
     let models = sources.into_iter().map(load).collect::<Result<Vec<_>>>()?;
     app.set_ready(Registry::new(models));
-    println!("ready after {:.2} s. Try:", started.elapsed().as_secs_f64());
-    println!(
-        "  curl --data-binary @photo.jpg -H 'content-type: image/jpeg' \
-         'http://{address}/v1/classify'"
+    let seconds = started.elapsed().as_secs_f64();
+    // Nobody may be reading: that is no reason to stop.
+    let _ = writeln!(
+        std::io::stdout(),
+        "ready after {seconds:.2} s. Try:\n  curl --data-binary @photo.jpg \
+         -H 'content-type: image/jpeg' 'http://{address}/v1/classify'"
     );
     Ok(())
 }

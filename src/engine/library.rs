@@ -9,9 +9,6 @@ const VARIABLE: &str = "ORT_DYLIB_PATH";
 /// Where `scripts/fetch-onnxruntime.sh` puts it, below the working directory.
 const CACHE: &str = ".cache/onnxruntime";
 
-#[cfg(target_os = "macos")]
-const FILE: &str = "libonnxruntime.dylib";
-#[cfg(not(target_os = "macos"))]
 const FILE: &str = "libonnxruntime.so";
 
 /// The folders of the system's own libraries.

@@ -38,13 +38,13 @@ pub enum EngineError {
     #[error(transparent)]
     Library(#[from] LibraryError),
     /// ONNX Runtime refused the model.
-    #[error("ONNX Runtime cannot load the model: {0}")]
+    #[error("ONNX Runtime cannot load the model")]
     Load(#[source] ort::Error),
     /// The optimised graph could not be handed from one session to the next.
-    #[error("cannot share the optimised graph: {0}")]
+    #[error("cannot share the optimised graph")]
     Share(#[source] std::io::Error),
     /// The optimised graph could not be read back.
-    #[error("cannot read the optimised graph: {0}")]
+    #[error("cannot read the optimised graph")]
     Graph(#[from] onnx_export::GraphReadError),
     /// A network whose inputs or outputs are not what pictures need.
     #[error("the model's {what}: expected {expected}, got {got}")]
@@ -55,6 +55,14 @@ pub enum EngineError {
         expected: &'static str,
         /// What the model has.
         got: String,
+    },
+    /// An output that does not have one row per picture.
+    #[error("the network answered {count} pictures with a tensor of shape {shape:?}")]
+    Output {
+        /// Pictures in the batch.
+        count: usize,
+        /// The output's shape.
+        shape: Vec<i64>,
     },
     /// ONNX Runtime failed on a batch.
     #[error("inference failed: {0}")]

@@ -61,7 +61,7 @@ impl OnnxRuntime {
     /// [`EngineError::Load`] for a model that ONNX Runtime refuses, [`EngineError::Signature`] for
     /// one that does not take pictures.
     pub fn prepare(&self, model: &[u8]) -> Result<PreparedModel, EngineError> {
-        let graph = self.optimise(model)?;
+        let (graph, fixed_batch) = self.optimise(model)?;
         let mut weights = Vec::new();
         for tensor in onnx_export::read_initializers(&graph, MIN_SHARED_BYTES)? {
             let value = ort::value::Tensor::from_array((tensor.shape, tensor.data));
@@ -71,14 +71,16 @@ impl OnnxRuntime {
         let environment = self.environment.clone();
         Ok(PreparedModel {
             environment,
+            fixed_batch,
             graph,
             weights,
             prepacked: PrepackedWeights::new(),
         })
     }
 
-    /// The model after every optimisation, as the bytes of an ONNX file.
-    fn optimise(&self, model: &[u8]) -> Result<Vec<u8>, EngineError> {
+    /// The model after every optimisation, as the bytes of an ONNX file, and its batch size where
+    /// that is fixed.
+    fn optimise(&self, model: &[u8]) -> Result<(Vec<u8>, Option<usize>), EngineError> {
         // ONNX Runtime writes to a path only; an anonymous file in memory has one, and works
         // where the whole file system is read-only.
         let memory = rustix::fs::memfd_create("optimised", rustix::fs::MemfdFlags::CLOEXEC)
@@ -91,19 +93,21 @@ impl OnnxRuntime {
         let session = builder
             .commit_from_memory(model)
             .map_err(EngineError::Load)?;
-        check_signature(&session)?;
+        let fixed_batch = check_signature(&session)?;
         drop(session);
         let mut graph = Vec::new();
         file.rewind()
             .and_then(|()| file.read_to_end(&mut graph))
             .map_err(EngineError::Share)?;
-        Ok(graph)
+        Ok((graph, fixed_batch))
     }
 }
 
 /// A model from which any number of sessions is made cheaply.
 pub struct PreparedModel {
     environment: Environment,
+    /// The only batch size that the network takes, where it was exported with one.
+    pub fixed_batch: Option<usize>,
     graph: Vec<u8>,
     weights: Vec<(String, Arc<DynValue>)>,
     prepacked: PrepackedWeights,
@@ -162,8 +166,14 @@ impl Engine for OnnxSession {
             let (shape, data) = output
                 .try_extract_tensor::<f32>()
                 .map_err(EngineError::Run)?;
+            if data.is_empty() || shape.first() != Some(&(count as i64)) {
+                return Err(EngineError::Output {
+                    count,
+                    shape: shape.to_vec(),
+                });
+            }
+            let rows = data.chunks_exact(data.len() / count);
             let shape: Vec<usize> = shape.iter().skip(1).map(|size| *size as usize).collect();
-            let rows = data.chunks_exact((data.len() / count).max(1));
             for (picture, row) in pictures.iter_mut().zip(rows) {
                 picture.push(Tensor {
                     shape: shape.clone(),
@@ -188,7 +198,8 @@ fn concatenate(mut batch: Vec<ImageTensor>) -> Vec<f32> {
 }
 
 /// Refuses networks that do not read one `[N, 3, H, W] f32` and write `[N, ...] f32`.
-fn check_signature(session: &Session) -> Result<(), EngineError> {
+/// Gives the batch size where the network was exported with a fixed one.
+fn check_signature(session: &Session) -> Result<Option<usize>, EngineError> {
     let show = |outlet: &Outlet| format!("`{}` {:?}", outlet.name(), outlet.dtype());
     let is_float = |outlet: &Outlet| {
         matches!(
@@ -222,7 +233,7 @@ fn check_signature(session: &Session) -> Result<(), EngineError> {
         }
     }
     match session.outputs().iter().find(|output| !is_float(output)) {
-        None => Ok(()),
+        None => Ok(fixed_batch(session)),
         Some(output) => {
             let got = show(output);
             Err(EngineError::Signature {
@@ -231,5 +242,13 @@ fn check_signature(session: &Session) -> Result<(), EngineError> {
                 got,
             })
         }
+    }
+}
+
+/// The input's batch size, where it is not left open.
+fn fixed_batch(session: &Session) -> Option<usize> {
+    match session.inputs().first()?.dtype() {
+        ValueType::Tensor { shape, .. } => usize::try_from(*shape.first()?).ok(),
+        _ => None,
     }
 }

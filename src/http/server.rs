@@ -43,11 +43,17 @@ pub async fn serve(
             }
         }
     }
-    // No new connections from here on, and clients are told to open none.
-    drop(listener);
-    tokio::time::timeout(grace, graceful.shutdown())
-        .await
-        .is_ok()
+    let mut finished = std::pin::pin!(tokio::time::timeout(grace, graceful.shutdown()));
+    // Probes and clients that still come are told 503 until the last answer is out.
+    loop {
+        tokio::select! {
+            finished = &mut finished => return finished.is_ok(),
+            accepted = accept(&listener, &connections) => match accepted {
+                Ok((stream, place)) => connect_late(stream, place, router.clone()),
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            },
+        }
+    }
 }
 
 /// Waits for a free place first: clients beyond the limit stay in the system's backlog.
@@ -62,6 +68,9 @@ async fn accept(
     let (stream, _) = listener.accept().await?;
     // Answers are small and whole: waiting to fill packets would only delay them.
     stream.set_nodelay(true)?;
+    // A client that asks and never reads would hold its place for ever.
+    let patience = HEAD_TIMEOUT.as_millis() as u32;
+    rustix::net::sockopt::set_tcp_user_timeout(&stream, patience)?;
     Ok((stream, place))
 }
 
@@ -71,11 +80,31 @@ fn connect(
     router: Router,
     graceful: &GracefulShutdown,
 ) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+    let connection =
+        builder().serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    run(graceful.watch(connection), place);
+}
+
+/// A connection that came after the end began: one answer, and nobody waits for it.
+fn connect_late(stream: TcpStream, place: OwnedSemaphorePermit, router: Router) {
+    let connection = builder()
+        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let connection = graceful.watch(connection);
+    run(connection, place);
+}
+
+fn builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT);
+    builder
+}
+
+fn run(
+    connection: impl Future<Output = hyper::Result<()>> + Send + 'static,
+    place: OwnedSemaphorePermit,
+) {
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!("connection ended: {error}");

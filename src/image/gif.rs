@@ -1,6 +1,8 @@
 //! The first frame of a GIF on its canvas.
 
-use gif::{ColorOutput, DecodeOptions, DecodingError, Frame};
+use std::num::NonZeroU64;
+
+use gif::{ColorOutput, DecodeOptions, DecodingError, Frame, MemoryLimit};
 use image::{Rgb, RgbImage};
 
 use super::decode::check_pixels;
@@ -15,6 +17,9 @@ use super::{ImageError, ImageFormat, ImageSize};
 pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage, ImageError> {
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
+    let limit = NonZeroU64::new(max_pixels).unwrap_or(NonZeroU64::MIN);
+    // One byte per pixel of a frame; the pixel limit has been checked, this one must not be tighter.
+    options.set_memory_limit(MemoryLimit::Bytes(limit));
     let mut decoder = options.read_info(bytes).map_err(error)?;
     let screen = (decoder.width(), decoder.height());
     let info = decoder.next_frame_info().map_err(error)?;

@@ -29,9 +29,9 @@ pub(super) const ENTRY_SLACK: u64 = 64 << 10;
 /// Largest pickle, in bytes. Ten thousand tensors take about 2 MB.
 pub(super) const MAX_PICKLE: u64 = 64 << 20;
 
-/// Most operations of one pickle. A tensor takes about 30, and an operation leaves at most 100
-/// bytes behind, so the values of a pickle stay within 400 MB.
-pub(super) const MAX_OPS: u64 = 4 << 20;
+/// Most operations of one pickle. A tensor takes about 30, so a million is a checkpoint of 30,000
+/// tensors; an operation leaves at most about 200 bytes behind, so the values stay within 200 MB.
+pub(super) const MAX_OPS: u64 = 1 << 20;
 
 /// Most values on the stack of the pickle machine: picklers write lists in batches of 1000.
 pub(super) const MAX_STACK: u64 = 1 << 16;

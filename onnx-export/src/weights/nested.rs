@@ -38,6 +38,9 @@ const PREFIXES: &[&str] = &["module.", "_orig_mod."];
 /// the walk in a dictionary that contains itself.
 const MAX_DEPTH: usize = 3;
 
+/// Most wrappers (`module.`, `_orig_mod.`) that are stripped from the names.
+const MAX_PREFIXES: usize = 4;
+
 /// Most keys listed in an error.
 const LISTED: usize = 20;
 
@@ -52,7 +55,11 @@ pub(super) fn select<'p, 'a>(
         find(pickled, pickled.root, MAX_DEPTH).ok_or_else(|| WeightsError::NoTensors {
             found: top_level(pickled),
         })?;
-    while let Some(prefix) = common_prefix(&named) {
+    // Wrappers nest a few deep at most; a hostile file could ask for thousands of copies.
+    for _ in 0..MAX_PREFIXES {
+        let Some(prefix) = common_prefix(&named) else {
+            break;
+        };
         named = named
             .into_iter()
             .map(|(name, tensor)| (name[prefix.len()..].to_owned(), tensor))
