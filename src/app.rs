@@ -18,6 +18,44 @@ fn pages(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(BODY_PAGE)).unwrap_or(u32::MAX)
 }
 
+/// The unit in which pixels being decoded are counted.
+const PIXEL_BLOCK: u64 = 1 << 10;
+
+fn pixel_blocks(pixels: u64) -> u32 {
+    u32::try_from(pixels.div_ceil(PIXEL_BLOCK).max(1)).unwrap_or(u32::MAX)
+}
+
+/// The memory of one body, given back when it is dropped.
+#[derive(Debug)]
+pub struct BodyMemory {
+    pages: Arc<Semaphore>,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl BodyMemory {
+    /// Takes what is missing to `bytes` bytes: a slow body holds only what has come of it.
+    ///
+    /// # Errors
+    /// [`ServeError::BodyMemory`] if other bodies hold too much.
+    pub fn grow_to(&mut self, bytes: usize) -> Result<(), ServeError> {
+        let held = self
+            .held
+            .as_ref()
+            .map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = pages(bytes).saturating_sub(held as u32);
+        if missing == 0 {
+            return Ok(());
+        }
+        let taken = Arc::clone(&self.pages).try_acquire_many_owned(missing);
+        let taken = taken.map_err(|_| ServeError::BodyMemory)?;
+        match &mut self.held {
+            Some(held) => held.merge(taken),
+            none => *none = Some(taken),
+        }
+        Ok(())
+    }
+}
+
 /// Limits on what a client may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -55,6 +93,8 @@ pub struct App {
     pub pool: PicturePool,
     /// Pages of [`BODY_PAGE`] bytes.
     body_pages: Arc<Semaphore>,
+    /// Blocks of [`PIXEL_BLOCK`] pixels that may be decoded at once.
+    pixel_blocks: Arc<Semaphore>,
     /// Set once, when every model is warm.
     registry: OnceLock<Registry>,
     draining: AtomicBool,
@@ -67,7 +107,8 @@ impl App {
             limits,
             metrics: Metrics::new(),
             pool: PicturePool::new(picture_threads),
-            body_pages: Arc::new(Semaphore::new(limits.body_memory_bytes / BODY_PAGE)),
+            body_pages: Arc::new(Semaphore::new(limits.body_memory_bytes.div_ceil(BODY_PAGE))),
+            pixel_blocks: Arc::new(Semaphore::new(pixel_blocks(limits.max_pixels) as usize)),
             registry: OnceLock::new(),
             draining: AtomicBool::new(false),
         }
@@ -83,25 +124,28 @@ impl App {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Sets aside memory for a body of `bytes` bytes until the result is dropped.
+    /// Memory for one body, none of it taken yet.
+    pub fn body_memory(&self) -> BodyMemory {
+        BodyMemory {
+            pages: Arc::clone(&self.body_pages),
+            held: None,
+        }
+    }
+
+    /// Waits until `pixels` more may be decoded; all pictures in the works together never exceed
+    /// [`Limits::max_pixels`], so their memory is bounded whatever the number of threads.
     ///
     /// # Errors
-    /// [`ServeError::BodyMemory`] if other bodies hold too much of it.
-    pub fn body_memory(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ServeError> {
-        let taken = Arc::clone(&self.body_pages).try_acquire_many_owned(pages(bytes));
-        taken.map_err(|_| ServeError::BodyMemory)
+    /// [`ServeError::Internal`] if the server is gone.
+    pub async fn pixel_room(&self, pixels: u64) -> Result<OwnedSemaphorePermit, ServeError> {
+        let most = pixel_blocks(self.limits.max_pixels);
+        let room =
+            Arc::clone(&self.pixel_blocks).acquire_many_owned(pixel_blocks(pixels).min(most));
+        room.await
+            .map_err(|_| ServeError::Internal("the pixel budget is closed"))
     }
 
-    /// Gives back what `memory` holds beyond `bytes` bytes.
-    pub fn shrink_body_memory(
-        mut memory: OwnedSemaphorePermit,
-        bytes: usize,
-    ) -> OwnedSemaphorePermit {
-        let used = memory.split(pages(bytes) as usize);
-        used.unwrap_or(memory)
-    }
-
-    /// The models, while the server takes work.
+    /// The models, while the server takes new work.
     ///
     /// # Errors
     /// [`ServeError::Starting`] and [`ServeError::Draining`].

@@ -144,6 +144,8 @@ struct CutLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RejectionLabels {
     reason: Rejection,
+    model: String,
+    variant: String,
 }
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -192,7 +194,11 @@ impl Metrics {
         metrics.register();
         for reason in Rejection::ALL {
             // Counters start at 0, so that a rate sees the first rejection.
-            let _ = metrics.rejected.get_or_create(&RejectionLabels { reason });
+            let _ = metrics.rejected.get_or_create(&RejectionLabels {
+                reason,
+                model: String::new(),
+                variant: String::new(),
+            });
         }
         metrics
     }
@@ -257,9 +263,16 @@ impl Metrics {
     }
 
     /// Counts a request that was turned away.
-    pub fn rejected(&self, reason: Rejection) {
+    ///
+    /// `model` is its name and variant, both empty where none was involved.
+    pub fn rejected(&self, reason: Rejection, model: (&str, &str)) {
+        let (model, variant) = (model.0.to_owned(), model.1.to_owned());
         self.rejected
-            .get_or_create(&RejectionLabels { reason })
+            .get_or_create(&RejectionLabels {
+                reason,
+                model,
+                variant,
+            })
             .inc();
     }
 

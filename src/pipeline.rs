@@ -5,34 +5,45 @@
 //! ```
 
 use std::ops::{Add, Index, IndexMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use onnx_export::manifest::Task;
-use tokio::sync::oneshot;
+use image::RgbImage;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::app::App;
+use crate::app::{App, BodyMemory};
 use crate::batch::{BatchError, Inference, Reservation};
 use crate::engine::Tensor;
 use crate::error::ServeError;
-use crate::image::{DecodeOptions, Orientation, decode};
+use crate::image::{
+    DecodeOptions, ImageError, ImageFormat, Orientation, check_pixels, decode, probe,
+};
 use crate::metrics::Stage;
 use crate::pool::joined;
 use crate::postprocess::classify::{Prediction, classify};
 use crate::registry::LoadedModel;
 
 /// A validated request for classification.
-#[derive(Debug)]
 pub struct ClassifyRequest {
-    /// The model, or the task's first.
-    pub model: Option<String>,
+    /// The model.
+    pub model: Arc<LoadedModel>,
     /// Classes to answer with, at least 1.
     pub top_k: usize,
     /// Whether EXIF orientation counts.
     pub orientation: Orientation,
-    /// The compressed pictures.
-    pub images: Vec<Bytes>,
+    /// The pictures.
+    pub images: Images,
+}
+
+/// The compressed pictures of a request, and the memory that was set aside for them.
+#[derive(Debug)]
+pub struct Images {
+    /// The bytes of each file.
+    pub pictures: Vec<Bytes>,
+    /// Given back when the last picture is decoded; none for pictures that came by another way.
+    pub memory: Option<Arc<BodyMemory>>,
 }
 
 /// One answer per picture, and where the time went.
@@ -83,22 +94,31 @@ pub async fn classify_pictures(
     request: ClassifyRequest,
     deadline: Instant,
 ) -> Result<Answer<Vec<Prediction>>, ServeError> {
-    let model = find_model(app, request.model.as_deref(), Task::Classification)?;
+    let ClassifyRequest {
+        model,
+        top_k,
+        orientation,
+        images,
+    } = request;
     let options = DecodeOptions {
         max_pixels: app.limits.max_pixels,
-        orientation: request.orientation,
+        orientation,
     };
-    let inferences = infer(app, &model, request.images, options, deadline).await?;
+    let inferences = infer(app, &model, images, options, deadline).await?;
     let mut timing = Timing::default();
     let mut results = Vec::with_capacity(inferences.len());
-    for (outputs, stages) in inferences {
+    for (outputs, mut stages) in inferences {
         let started = Instant::now();
         let logits = outputs
             .first()
             .map(|tensor| tensor.data.as_slice())
             .unwrap_or_default();
-        results.push(classify(logits, &model.labels, request.top_k));
-        let mut stages = stages;
+        if logits.is_empty() || !logits.iter().all(|logit| logit.is_finite()) {
+            return Err(ServeError::Internal(
+                "the network answered with what is no number",
+            ));
+        }
+        results.push(classify(logits, &model.labels, top_k));
         stages[Stage::postprocess] = started.elapsed();
         record(&model, stages);
         timing = timing + stages;
@@ -110,31 +130,6 @@ pub async fn classify_pictures(
     })
 }
 
-/// The model that a request asks for, or the task's first.
-fn find_model(app: &App, name: Option<&str>, task: Task) -> Result<Arc<LoadedModel>, ServeError> {
-    let registry = app.registry()?;
-    let Some(name) = name else {
-        return registry
-            .first(task)
-            .cloned()
-            .ok_or(ServeError::NoModel { task });
-    };
-    match registry.find(name) {
-        Some(model) if model.manifest.task == task => Ok(Arc::clone(model)),
-        Some(model) => Err(ServeError::WrongTask {
-            name: model.id(),
-            task: model.manifest.task,
-        }),
-        None => {
-            let loaded = registry.models().iter().map(|model| model.id()).collect();
-            Err(ServeError::UnknownModel {
-                name: name.to_owned(),
-                loaded,
-            })
-        }
-    }
-}
-
 /// Decodes, preprocesses, queues and runs every picture; they overlap, the answers keep their order.
 ///
 /// Room in the queue is taken before anything is decoded, so that an overloaded server says so at
@@ -142,27 +137,34 @@ fn find_model(app: &App, name: Option<&str>, task: Task) -> Result<Arc<LoadedMod
 async fn infer(
     app: &App,
     model: &Arc<LoadedModel>,
-    images: Vec<Bytes>,
+    images: Images,
     options: DecodeOptions,
     deadline: Instant,
 ) -> Result<Vec<(Vec<Tensor>, Timing)>, ServeError> {
+    let Images { pictures, memory } = images;
     let capacity = model.batcher.capacity();
-    if images.len() > capacity {
+    if pictures.len() > capacity {
         // Room for so many never comes, so trying again must not be the advice.
         return Err(ServeError::TooManyImages { limit: capacity });
     }
-    let mut room = model.batcher.reserve(images.len())?;
-    let mut jobs = Vec::with_capacity(images.len());
-    for (index, bytes) in images.into_iter().enumerate() {
+    let mut room = model.batcher.reserve(pictures.len())?;
+    let mut jobs = Vec::with_capacity(pictures.len());
+    for (index, bytes) in pictures.into_iter().enumerate() {
+        let failed = |source| ServeError::Image { index, source };
+        let (format, size) = probe(&bytes).map_err(failed)?;
+        check_pixels(size, options.max_pixels).map_err(failed)?;
+        let pixels = app.pixel_room(size.pixels()).await?;
         let Some(room) = room.split_one() else {
             return Err(ServeError::Internal("a reservation was too small"));
         };
         let picture = Picture {
             index,
+            format,
             bytes,
             options,
             deadline,
             room,
+            _held: (pixels, memory.clone()),
         };
         let model = Arc::clone(model);
         jobs.push(app.pool.start(move || picture.submit(&model)).await?);
@@ -183,35 +185,49 @@ type Reply = oneshot::Receiver<Result<Inference, BatchError>>;
 /// One picture on its way to the queue.
 struct Picture {
     index: usize,
+    format: ImageFormat,
     bytes: Bytes,
     options: DecodeOptions,
     deadline: Instant,
     room: Reservation,
+    /// Its part of the memory for pixels and for bodies.
+    _held: (OwnedSemaphorePermit, Option<Arc<BodyMemory>>),
 }
 
 impl Picture {
     /// Decodes and preprocesses the picture and puts it into the queue. Runs on the picture pool.
     fn submit(self, model: &LoadedModel) -> Result<(Reply, Timing), ServeError> {
-        let Self {
-            index,
-            bytes,
-            options,
-            deadline,
-            room,
-        } = self;
         let mut timing = Timing::default();
         let started = Instant::now();
-        if started >= deadline {
+        if started >= self.deadline {
             return Err(BatchError::DeadlinePassed.into());
         }
-        let failed = |source| ServeError::Image { index, source };
-        let picture = decode(&bytes, &options).map_err(failed)?;
-        drop(bytes);
+        let failed = |source| ServeError::Image {
+            index: self.index,
+            source,
+        };
+        let picture = self.decode().map_err(failed)?;
         let decoded = Instant::now();
         timing[Stage::decode] = decoded - started;
         let tensor = model.preprocessor.run(&picture).map_err(failed)?;
         timing[Stage::preprocess] = decoded.elapsed();
-        Ok((model.batcher.submit(room, tensor, deadline)?, timing))
+        Ok((
+            model.batcher.submit(self.room, tensor, self.deadline)?,
+            timing,
+        ))
+    }
+
+    /// A decoder that panics has met a file that is not what its format allows.
+    fn decode(&self) -> Result<RgbImage, ImageError> {
+        let decoded = catch_unwind(AssertUnwindSafe(|| decode(&self.bytes, &self.options)));
+        decoded.unwrap_or_else(|_| {
+            tracing::error!(format = %self.format, "a picture made its decoder panic");
+            let reason = "the decoder gave up".to_owned();
+            Err(ImageError::Damaged {
+                format: self.format,
+                reason,
+            })
+        })
     }
 }
 

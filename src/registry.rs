@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::batch::{Batcher, Policy};
 use crate::engine::{Engine, EngineError, OnnxRuntime, PreparedModel, Tensor};
+use crate::error::ServeError;
 use crate::image::{ImageSize, ImageTensor, Preprocessor};
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::store::{FP32, ModelSource, StoreError};
@@ -252,7 +253,7 @@ impl Registry {
     }
 
     /// The model that `reference` (`name` or `name@variant`) names.
-    pub fn find(&self, reference: &str) -> Option<&Arc<LoadedModel>> {
+    fn find(&self, reference: &str) -> Option<&Arc<LoadedModel>> {
         self.models.iter().find(|model| {
             let rest = reference.strip_prefix(model.manifest.name.as_str());
             rest.is_some_and(|rest| {
@@ -261,8 +262,33 @@ impl Registry {
         })
     }
 
-    /// The first loaded model of a task.
-    pub fn first(&self, task: Task) -> Option<&Arc<LoadedModel>> {
-        self.models.iter().find(|model| model.manifest.task == task)
+    /// The model of `task` that `name` asks for, or the task's first.
+    ///
+    /// # Errors
+    /// [`ServeError::NoModel`], [`ServeError::UnknownModel`] and [`ServeError::WrongTask`].
+    pub fn for_task(&self, task: Task, name: Option<&str>) -> Result<Arc<LoadedModel>, ServeError> {
+        let Some(name) = name else {
+            let first = self.models.iter().find(|model| model.manifest.task == task);
+            return first.cloned().ok_or(ServeError::NoModel { task });
+        };
+        let model = self.named(name)?;
+        if model.manifest.task == task {
+            return Ok(Arc::clone(model));
+        }
+        Err(ServeError::WrongTask {
+            name: model.id(),
+            task: model.manifest.task,
+        })
+    }
+
+    /// The model that `name` asks for.
+    ///
+    /// # Errors
+    /// [`ServeError::UnknownModel`] lists those that are loaded.
+    pub fn named(&self, name: &str) -> Result<&Arc<LoadedModel>, ServeError> {
+        self.find(name).ok_or_else(|| ServeError::UnknownModel {
+            name: name.to_owned(),
+            loaded: self.models.iter().map(|model| model.id()).collect(),
+        })
     }
 }

@@ -6,10 +6,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Args;
+use onnx_export::manifest::Task;
 use serde_json::json;
 use sightline::app::{App, Limits};
 use sightline::image::Orientation;
-use sightline::pipeline::{ClassifyRequest, classify_pictures};
+use sightline::pipeline::{ClassifyRequest, Images, classify_pictures};
 use sightline::postprocess::classify::Prediction;
 use sightline::registry::{LoadedModel, ModelPlan, Registry};
 use sightline::store::{ModelRef, read_bounded};
@@ -80,9 +81,12 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
 
 async fn predict(app: &App, path: &Path, top_k: usize) -> Result<Vec<Prediction>> {
     let bytes = read_bounded(path, app.limits.max_body_bytes as u64)?;
-    let images = vec![Bytes::from(bytes)];
+    let images = Images {
+        pictures: vec![Bytes::from(bytes)],
+        memory: None,
+    };
     let request = ClassifyRequest {
-        model: None,
+        model: app.registry()?.for_task(Task::Classification, None)?,
         top_k,
         orientation: Orientation::Apply,
         images,

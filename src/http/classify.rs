@@ -3,18 +3,24 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::response::Response;
+use onnx_export::manifest::Task;
 use serde::Serialize;
+use tokio::time::timeout_at;
 
-use super::extract::read_images;
-use super::middleware::respond;
+use super::extract::{Framing, discard, framing, read_images};
 use super::params::Params;
 use super::problem::Problem;
+use super::respond::respond;
 use crate::app::App;
 use crate::error::ServeError;
-use crate::pipeline::{ClassifyRequest, classify_pictures};
+use crate::image::Orientation;
+use crate::pipeline::{Answer, ClassifyRequest, classify_pictures};
 use crate::postprocess::classify::Prediction;
+use crate::registry::LoadedModel;
 
 /// Classes in an answer unless the client asks for another number.
 const DEFAULT_TOP_K: usize = 5;
@@ -31,25 +37,71 @@ pub(super) async fn classify(
     State(app): State<Arc<App>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let limit = app.limits.request_timeout;
-    let deadline = Instant::now() + limit;
-    let answer = async {
-        app.registry()?;
-        let mut params = Params::parse(request.uri())?;
+    let deadline = Instant::now() + app.limits.request_timeout;
+    let (parts, body) = request.into_parts();
+    let checked = match Checked::new(&app, &parts) {
+        Ok(checked) => checked,
+        Err(error) => {
+            discard(&parts.headers, body).await;
+            return Err(error.into());
+        }
+    };
+    let model = Arc::clone(&checked.model);
+    let answer = timeout_at(deadline.into(), checked.answer(&app, parts, body, deadline)).await;
+    let passed = || ServeError::DeadlinePassed {
+        limit: app.limits.request_timeout,
+    };
+    match answer.unwrap_or_else(|_| Err(passed())) {
+        Ok(answer) => respond(answer, |predictions| Classification { predictions }),
+        Err(error) => Err(Problem::from(error).of(&model)),
+    }
+}
+
+/// All of a request but its body, which is not read for one that is refused anyway.
+struct Checked {
+    model: Arc<LoadedModel>,
+    top_k: usize,
+    orientation: Orientation,
+    framing: Framing,
+}
+
+impl Checked {
+    fn new(app: &App, parts: &Parts) -> Result<Self, ServeError> {
+        let registry = app.registry()?;
+        let mut params = Params::parse(&parts.uri)?;
         let model = params.take("model")?;
         let top_k = params.integer("top_k", 1..=MAX_TOP_K, DEFAULT_TOP_K)?;
         let orientation = params.orientation()?;
         params.finish("model, top_k, orientation")?;
-        let (images, _memory) = read_images(&app, request).await?;
+        let model = registry.for_task(Task::Classification, model.as_deref())?;
+        Ok(Self {
+            model,
+            top_k,
+            orientation,
+            framing: framing(&parts.headers)?,
+        })
+    }
+
+    async fn answer(
+        self,
+        app: &App,
+        parts: Parts,
+        body: Body,
+        deadline: Instant,
+    ) -> Result<Answer<Vec<Prediction>>, ServeError> {
+        let Self {
+            model,
+            top_k,
+            orientation,
+            framing,
+        } = self;
+        let images = read_images(app, framing, parts, body).await?;
         let request = ClassifyRequest {
             model,
             top_k,
             orientation,
             images,
         };
-        classify_pictures(&app, request, deadline).await
-    };
-    let answer = tokio::time::timeout_at(deadline.into(), answer).await;
-    let answer = answer.map_err(|_| ServeError::DeadlinePassed { limit })??;
-    respond(answer, |predictions| Classification { predictions })
+        classify_pictures(app, request, deadline).await
+    }
 }

@@ -1,20 +1,22 @@
 //! From a request's body to compressed pictures, within the limits on size and memory.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::request::Parts;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
-use tokio::sync::OwnedSemaphorePermit;
 
-use crate::app::App;
+use crate::app::{App, BodyMemory};
 use crate::error::ServeError;
+use crate::pipeline::Images;
 
 /// What is read and thrown away of a body that is too large, so that the client gets to read why.
 const DISCARD_BYTES: usize = 64 << 20;
@@ -23,22 +25,25 @@ const DISCARD_TIME: Duration = Duration::from_secs(2);
 
 /// How a body holds its pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Framing {
+pub(super) enum Framing {
+    /// The body is one picture.
     Raw,
+    /// Parts of a form.
     Multipart,
+    /// Base64 in a document.
     Json,
 }
 
-/// The pictures of a request, at least one, in order; and the memory that is set aside for them,
-/// to be held for as long as they are.
+/// The pictures of a request, at least one, in order. They hold the body's memory until all of them
+/// are decoded.
 pub(super) async fn read_images(
     app: &App,
-    request: Request,
-) -> Result<(Vec<Bytes>, OwnedSemaphorePermit), ServeError> {
-    let framing = framing(request.headers())?;
-    let (parts, body) = request.into_parts();
+    framing: Framing,
+    parts: Parts,
+    body: Body,
+) -> Result<Images, ServeError> {
     let (body, memory) = read_body(app, &parts.headers, body).await?;
-    let images = match framing {
+    let pictures = match framing {
         Framing::Raw if body.is_empty() => Vec::new(),
         Framing::Raw => vec![body],
         Framing::Multipart => {
@@ -50,7 +55,7 @@ pub(super) async fn read_images(
             app.pool.run(move || json_images(&body, limit)).await??
         }
     };
-    if images.is_empty() {
+    if pictures.is_empty() {
         let expected = match framing {
             Framing::Raw => "the picture's bytes as the body",
             Framing::Multipart => "one or more parts named `image`",
@@ -58,10 +63,14 @@ pub(super) async fn read_images(
         };
         return Err(ServeError::NoImage { expected });
     }
-    Ok((images, memory))
+    Ok(Images {
+        pictures,
+        memory: Some(Arc::new(memory)),
+    })
 }
 
-fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
+/// How the body holds its pictures, by its content type.
+pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
     let Some(value) = headers.get(CONTENT_TYPE) else {
         return Ok(Framing::Raw);
     };
@@ -84,37 +93,65 @@ fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
     }
 }
 
-/// Reads a body whose memory has been set aside before the first byte of it is kept.
+/// Reads a body; of one that is refused the rest is thrown away.
 async fn read_body(
     app: &App,
     headers: &HeaderMap,
-    body: Body,
-) -> Result<(Bytes, OwnedSemaphorePermit), ServeError> {
+    mut body: Body,
+) -> Result<(Bytes, BodyMemory), ServeError> {
+    let collected = collect(app, headers, &mut body).await;
+    if matches!(
+        collected,
+        Err(ServeError::BodyTooLarge { .. } | ServeError::BodyMemory)
+    ) {
+        discard(headers, body).await;
+    }
+    collected
+}
+
+/// Collects a body; memory is set aside before each part of it is kept.
+async fn collect(
+    app: &App,
+    headers: &HeaderMap,
+    body: &mut Body,
+) -> Result<(Bytes, BodyMemory), ServeError> {
     let limit = app.limits.max_body_bytes;
     let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: usize| length > limit) {
-        if !headers.contains_key(EXPECT) {
-            discard(body).await;
-        }
         return Err(ServeError::BodyTooLarge { limit });
     }
-    let memory = app.body_memory(announced.unwrap_or(limit))?;
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => {
-            let body = collected.to_bytes();
-            let memory = App::shrink_body_memory(memory, body.len());
-            Ok((body, memory))
+    let mut memory = app.body_memory();
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        // Trailers are no part of the picture.
+        let Ok(data) = frame.map_err(|_| ServeError::BodyInterrupted)?.into_data() else {
+            continue;
+        };
+        let needed = bytes.len() + data.len();
+        if needed > limit {
+            return Err(ServeError::BodyTooLarge { limit });
         }
-        Err(error) if error.is::<LengthLimitError>() => Err(ServeError::BodyTooLarge { limit }),
-        Err(_) => Err(ServeError::BodyInterrupted),
+        if needed > bytes.capacity() {
+            // Doubling, as a vector would, but never beyond what the body can be.
+            let most = announced.unwrap_or(limit);
+            let capacity = (2 * bytes.capacity()).min(most).max(needed);
+            memory.grow_to(capacity)?;
+            bytes.reserve_exact(capacity - bytes.len());
+        }
+        bytes.extend_from_slice(&data);
     }
+    Ok((Bytes::from(bytes), memory))
 }
 
 /// Reads a bounded part of `body` into nothing: closing with unread data would reset the
-/// connection, and the client would never see the answer.
-async fn discard(body: Body) {
+/// connection, and the client would never see the answer. A client that asked whether it should
+/// send the body at all has its answer and sends none.
+pub(super) async fn discard(headers: &HeaderMap, body: Body) {
+    if headers.contains_key(EXPECT) {
+        return;
+    }
     let mut body = Limited::new(body, DISCARD_BYTES);
     let read = async { while let Some(Ok(_)) = body.frame().await {} };
     let _ = tokio::time::timeout(DISCARD_TIME, read).await;
@@ -171,7 +208,8 @@ fn json_images(body: &[u8], limit: usize) -> Result<Vec<Bytes>, ServeError> {
     let parsed: JsonBody<'_> =
         serde_json::from_slice(body).map_err(|error| ServeError::BadBody {
             field: "body".to_owned(),
-            reason: error.to_string(),
+            // The message may repeat a name of any length.
+            reason: error.to_string().chars().take(200).collect(),
         })?;
     if parsed.images.len() > limit {
         return Err(ServeError::TooManyImages { limit });

@@ -10,30 +10,21 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::problem::Problem;
+use super::respond::Served;
 use crate::app::App;
 use crate::metrics::Stage;
-use crate::pipeline::{Answer, Timing};
-use crate::registry::LoadedModel;
+use crate::pipeline::Timing;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Longest id of a client's own that is taken over.
 const MAX_REQUEST_ID: usize = 128;
-
-/// What a handler tells the middleware about an answer, through the response's extensions.
-#[derive(Clone)]
-struct Served {
-    model: Arc<LoadedModel>,
-    timing: Timing,
-}
 
 /// Wraps `routes` in everything that all of them need.
 pub(super) fn surround(routes: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
@@ -52,65 +43,8 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
     Problem::internal(format!("panic: {}", text.unwrap_or_default())).into_response()
 }
 
-/// The body of an answer.
-#[derive(Serialize)]
-struct Body<'a, R> {
-    model: &'a str,
-    variant: &'a str,
-    results: Vec<R>,
-    timing_ms: TimingMs,
-}
-
-/// Milliseconds per stage; the encoding of the answer cannot be inside it.
-#[derive(Serialize)]
-struct TimingMs {
-    decode: f64,
-    preprocess: f64,
-    queue: f64,
-    inference: f64,
-    postprocess: f64,
-}
-
-impl From<Timing> for TimingMs {
-    fn from(timing: Timing) -> Self {
-        Self {
-            decode: millis(timing[Stage::decode]),
-            preprocess: millis(timing[Stage::preprocess]),
-            queue: millis(timing[Stage::queue]),
-            inference: millis(timing[Stage::inference]),
-            postprocess: millis(timing[Stage::postprocess]),
-        }
-    }
-}
-
-/// The answer as JSON, with its timing.
-pub(super) fn respond<T, R: Serialize>(
-    answer: Answer<T>,
-    result: impl Fn(T) -> R,
-) -> Result<Response, Problem> {
-    let Answer {
-        model,
-        results,
-        mut timing,
-    } = answer;
-    let started = Instant::now();
-    let body = serde_json::to_vec(&Body {
-        model: &model.manifest.name,
-        variant: model.variant,
-        results: results.into_iter().map(result).collect(),
-        timing_ms: timing.into(),
-    });
-    let body = body.map_err(|error| Problem::internal(error.to_string()))?;
-    timing[Stage::encode] = started.elapsed();
-    model.metrics.stage(Stage::encode, timing[Stage::encode]);
-    let kind = HeaderValue::from_static("application/json");
-    let mut response = ([(CONTENT_TYPE, kind)], body).into_response();
-    response.extensions_mut().insert(Served { model, timing });
-    Ok(response)
-}
-
 /// Milliseconds with microsecond precision.
-fn millis(duration: Duration) -> f64 {
+pub(super) fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
@@ -127,22 +61,29 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     let route = route.as_ref().map_or("other", MatchedPath::as_str);
     let status = response.status().as_u16();
     let served = response.extensions().get::<Served>().cloned();
-    let names = served.as_ref().map_or(("", ""), |s| {
-        (s.model.manifest.name.as_str(), s.model.variant)
+    let problem = response.extensions().get::<Problem>().cloned();
+    let model = served.as_ref().map(|served| &served.model);
+    let model = model.or(problem.as_ref().and_then(|problem| problem.model.as_ref()));
+    let names = model.map_or(("", ""), |model| {
+        (model.manifest.name.as_str(), model.variant)
     });
     app.metrics
         .request(route, status, names, elapsed.as_secs_f64());
     let id_text = id.to_str().unwrap_or_default();
-    if let Some(problem) = response.extensions().get::<Problem>() {
+    if let Some(problem) = &problem {
         if let Some(rejection) = problem.rejection {
-            app.metrics.rejected(rejection);
+            app.metrics.rejected(rejection, names);
         }
-        if let Some(hidden) = &problem.hidden {
-            tracing::error!(
+        if status >= 500 {
+            let (code, model) = (problem.code(), names.0);
+            let why = problem.hidden.as_deref().unwrap_or_default();
+            tracing::warn!(
                 request_id = id_text,
                 route,
                 status,
-                "request failed: {hidden}"
+                code,
+                model,
+                "request failed: {why}"
             );
         }
     }

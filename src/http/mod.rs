@@ -10,6 +10,7 @@ mod middleware;
 mod models;
 mod params;
 mod problem;
+mod respond;
 pub mod server;
 
 use std::sync::Arc;

@@ -70,10 +70,7 @@ pub(super) async fn show(
         expected: "percent-encoded UTF-8".to_owned(),
         got: uri.path().chars().take(64).collect(),
     })?;
-    let Some(model) = registry.find(&name) else {
-        let loaded = registry.models().iter().map(|model| model.id()).collect();
-        return Err(ServeError::UnknownModel { name, loaded }.into());
-    };
+    let model = registry.named(&name)?;
     let mut description = describe(model);
     description.labels = Some(&model.labels);
     Ok(Json(description).into_response())

@@ -1,5 +1,6 @@
 //! From errors to HTTP: the only file that chooses status codes. RFC 9457 problem documents.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -11,12 +12,13 @@ use crate::batch::BatchError;
 use crate::error::ServeError;
 use crate::image::ImageError;
 use crate::metrics::Rejection;
+use crate::registry::LoadedModel;
 
 /// What a client is told to wait when nothing better is known.
 const SHORT_WAIT: Duration = Duration::from_secs(1);
 
 /// A problem document.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Serialize)]
 pub(super) struct Problem {
     #[serde(rename = "type")]
     kind: String,
@@ -37,6 +39,9 @@ pub(super) struct Problem {
     /// The metric that counts it, where the request was turned away before any work.
     #[serde(skip)]
     pub(super) rejection: Option<Rejection>,
+    /// The model that the request was for, where it is known.
+    #[serde(skip)]
+    pub(super) model: Option<Arc<LoadedModel>>,
     /// What the log is told and the client is not.
     #[serde(skip)]
     pub(super) hidden: Option<String>,
@@ -55,6 +60,7 @@ impl Problem {
             got: None,
             retry_after: None,
             rejection: None,
+            model: None,
             hidden: None,
         }
     }
@@ -72,6 +78,17 @@ impl Problem {
     fn retry(mut self, after: Duration, rejection: Rejection) -> Self {
         (self.retry_after, self.rejection) = (Some(after), Some(rejection));
         self
+    }
+
+    /// The same, with the model that the request was for.
+    pub(super) fn of(mut self, model: &Arc<LoadedModel>) -> Self {
+        self.model = Some(Arc::clone(model));
+        self
+    }
+
+    /// The stable code.
+    pub(super) fn code(&self) -> &'static str {
+        self.code
     }
 
     /// A fault of the server: the client learns that it happened, the log learns what.

@@ -72,7 +72,11 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, ImageEr
     }
 }
 
-pub(super) fn check_pixels(size: ImageSize, limit: u64) -> Result<(), ImageError> {
+/// Refuses a picture of more than `limit` pixels.
+///
+/// # Errors
+/// [`ImageError::TooManyPixels`].
+pub fn check_pixels(size: ImageSize, limit: u64) -> Result<(), ImageError> {
     if size.pixels() <= limit {
         return Ok(());
     }

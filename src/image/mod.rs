@@ -23,7 +23,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-pub use decode::{DecodeOptions, Orientation, decode};
+pub use decode::{DecodeOptions, Orientation, check_pixels, decode};
 pub use normalize::Normalizer;
 pub use preprocess::{ImageTensor, Preprocessor};
 pub use probe::probe;

@@ -1,0 +1,79 @@
+//! From an answer to its bytes.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::middleware::millis;
+use super::problem::Problem;
+use crate::metrics::Stage;
+use crate::pipeline::{Answer, Timing};
+use crate::registry::LoadedModel;
+
+/// What a handler tells the middleware about an answer, through the response's extensions.
+#[derive(Clone)]
+pub(super) struct Served {
+    pub(super) model: Arc<LoadedModel>,
+    pub(super) timing: Timing,
+}
+
+/// The body of an answer.
+#[derive(Serialize)]
+struct Body<'a, R> {
+    model: &'a str,
+    variant: &'a str,
+    results: Vec<R>,
+    timing_ms: TimingMs,
+}
+
+/// Milliseconds per stage; the encoding of the answer cannot be inside it.
+#[derive(Serialize)]
+struct TimingMs {
+    decode: f64,
+    preprocess: f64,
+    queue: f64,
+    inference: f64,
+    postprocess: f64,
+}
+
+impl From<Timing> for TimingMs {
+    fn from(timing: Timing) -> Self {
+        Self {
+            decode: millis(timing[Stage::decode]),
+            preprocess: millis(timing[Stage::preprocess]),
+            queue: millis(timing[Stage::queue]),
+            inference: millis(timing[Stage::inference]),
+            postprocess: millis(timing[Stage::postprocess]),
+        }
+    }
+}
+
+/// The answer as JSON, with its timing.
+pub(super) fn respond<T, R: Serialize>(
+    answer: Answer<T>,
+    result: impl Fn(T) -> R,
+) -> Result<Response, Problem> {
+    let Answer {
+        model,
+        results,
+        mut timing,
+    } = answer;
+    let started = Instant::now();
+    let body = serde_json::to_vec(&Body {
+        model: &model.manifest.name,
+        variant: model.variant,
+        results: results.into_iter().map(result).collect(),
+        timing_ms: timing.into(),
+    });
+    let body = body.map_err(|error| Problem::internal(error.to_string()))?;
+    timing[Stage::encode] = started.elapsed();
+    model.metrics.stage(Stage::encode, timing[Stage::encode]);
+    let kind = HeaderValue::from_static("application/json");
+    let mut response = ([(CONTENT_TYPE, kind)], body).into_response();
+    response.extensions_mut().insert(Served { model, timing });
+    Ok(response)
+}
