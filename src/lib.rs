@@ -27,5 +27,6 @@ pub mod pool;
 pub mod postprocess;
 pub mod process;
 pub mod registry;
+mod simd;
 pub mod store;
 pub mod threads;

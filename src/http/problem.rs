@@ -178,7 +178,6 @@ impl From<ServeError> for Problem {
 
 fn image(index: usize, error: &ImageError, detail: String) -> Problem {
     let (status, code) = match error {
-        ImageError::BufferSize { .. } => return Problem::internal(detail),
         ImageError::UnknownFormat => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unknown_image_format"),
         ImageError::UnsupportedFeature { .. } => (
             StatusCode::UNSUPPORTED_MEDIA_TYPE,

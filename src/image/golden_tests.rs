@@ -239,6 +239,7 @@ fn a_window_equals_resize_and_crop_bit_for_bit() {
             (Filter::Bicubic, 32, 28),
             (Filter::Bilinear, 37, 37),
             (Filter::Bicubic, 21, 10),
+            (Filter::Bicubic, 90, 75),
         ] {
             let whole = short_side_size(ImageSize { width, height }, short);
             let window = Window::central(whole, crop);
@@ -250,6 +251,23 @@ fn a_window_equals_resize_and_crop_bit_for_bit() {
                 got == expected,
                 "{width}x{height} to {short}, {crop}, {filter:?}"
             );
+        }
+    }
+}
+
+#[test]
+fn sizes_around_the_blocks_of_the_passes_are_exact() {
+    for (width, height) in (1..8).flat_map(|w| (31..35).map(move |h| (w, h))) {
+        let image = noise(width, height);
+        for (w, h) in [(31, 5), (32, 32), (33, 40), (70, 31)] {
+            for filter in [Filter::Bilinear, Filter::Bicubic] {
+                let window = Window::all((w.into(), h.into()));
+                assert!(
+                    resize_window(&image, &window, filter)
+                        == reference::resize(&image, w, h, filter),
+                    "{width}x{height} to {w}x{h}, {filter:?}"
+                );
+            }
         }
     }
 }

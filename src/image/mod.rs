@@ -6,10 +6,12 @@
 //!
 //! What is *not* here: sockets, sessions, batching, and where limits come from.
 
+mod axis;
 mod decode;
 mod gif;
 mod jpeg;
 mod normalize;
+mod passes;
 mod preprocess;
 mod probe;
 mod resize;
@@ -106,13 +108,5 @@ pub enum ImageError {
         format: ImageFormat,
         /// What is wrong, in the decoder's words.
         reason: String,
-    },
-    /// The caller's output buffer does not fit the picture.
-    #[error("an output buffer of {expected} values is needed, got {got}")]
-    BufferSize {
-        /// Values needed.
-        expected: usize,
-        /// Values given.
-        got: usize,
     },
 }

@@ -56,16 +56,6 @@ impl Preprocessor {
         Ok(ImageTensor { size, data })
     }
 
-    /// As [`Preprocessor::run`], over a slice of a batch of `3 * H * W` values.
-    ///
-    /// # Errors
-    /// Those of [`Preprocessor::run`], and [`ImageError::BufferSize`] if `out` does not fit.
-    pub fn run_into(&self, image: &RgbImage, out: &mut [f32]) -> Result<ImageSize, ImageError> {
-        let (size, resized) = self.resized(image)?;
-        self.normalizer.write(&resized, out)?;
-        Ok(size)
-    }
-
     fn resized(&self, image: &RgbImage) -> Result<(ImageSize, RgbImage), ImageError> {
         let (width, height) = image.dimensions();
         if width == 0 || height == 0 {
@@ -142,15 +132,5 @@ mod tests {
         assert!(matches!(result, Err(ImageError::TooManyPixels { .. })));
         let result = preprocessor(None).run(&RgbImage::new(0, 7));
         assert_eq!(result, Err(ImageError::Empty));
-    }
-
-    #[test]
-    fn a_batch_slice_is_filled_in_place() {
-        let image = RgbImage::from_fn(300, 260, |x, y| image::Rgb([x as u8, y as u8, 9]));
-        let preprocessor = preprocessor(Some(16));
-        let mut batch = vec![7.0; 2 * 3 * 16 * 16];
-        preprocessor.run_into(&image, &mut batch[768..]).unwrap();
-        assert_eq!(batch[..768], [7.0; 768]);
-        assert_eq!(batch[768..], preprocessor.run(&image).unwrap().data);
     }
 }

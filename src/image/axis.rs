@@ -1,0 +1,111 @@
+//! The weights of a resize along one axis, as Pillow computes and rounds them.
+
+use std::ops::Range;
+
+use onnx_export::manifest::Filter;
+
+/// Fractional bits of a weight: 8 for the sample and 2 for overshoot are kept free of the 32.
+pub(super) const PRECISION_BITS: u32 = 32 - 8 - 2;
+
+/// Which source samples one output sample is made of.
+#[derive(Debug, Clone, Copy)]
+struct Taps {
+    /// First source sample.
+    start: usize,
+    /// Number of source samples.
+    len: usize,
+    /// Where their weights begin in [`Axis::weights`].
+    weights: usize,
+}
+
+/// The weights for the samples of a window.
+pub(super) struct Axis {
+    taps: Vec<Taps>,
+    weights: Vec<i32>,
+}
+
+impl Axis {
+    /// Weights of outputs `offset..offset + count` when `source` samples become `whole`.
+    pub(super) fn new(source: u32, whole: u64, offset: u64, count: u32, filter: Filter) -> Self {
+        let (kernel, support): (fn(f64) -> f64, f64) = match filter {
+            Filter::Bilinear => (triangle, 1.0),
+            Filter::Bicubic => (catmull_rom, 2.0),
+        };
+        let scale = f64::from(source) / whole as f64;
+        // Antialias: the kernel widens when the picture shrinks.
+        let widening = scale.max(1.0);
+        let (support, narrowing) = (support * widening, 1.0 / widening);
+        let (mut axis, mut raw) = (Self::empty(), Vec::new());
+        for out in offset..offset + u64::from(count) {
+            let center = (out as f64 + 0.5) * scale;
+            let start = (center - support + 0.5).max(0.0) as usize;
+            let end = ((center + support + 0.5) as usize).min(source as usize);
+            raw.clear();
+            raw.extend((start..end).map(|x| kernel((x as f64 - center + 0.5) * narrowing)));
+            axis.push(start, &raw);
+        }
+        axis
+    }
+
+    fn empty() -> Self {
+        Self {
+            taps: Vec::new(),
+            weights: Vec::new(),
+        }
+    }
+
+    /// Normalises one output's weights to a sum of one and rounds them away from zero at one half.
+    fn push(&mut self, start: usize, raw: &[f64]) {
+        let sum: f64 = raw.iter().sum();
+        self.taps.push(Taps {
+            start,
+            len: raw.len(),
+            weights: self.weights.len(),
+        });
+        self.weights.extend(raw.iter().map(|weight| {
+            let weight = if sum == 0.0 { *weight } else { weight / sum };
+            let half = if weight < 0.0 { -0.5 } else { 0.5 };
+            (half + weight * f64::from(1 << PRECISION_BITS)) as i32
+        }));
+    }
+
+    /// Number of output samples.
+    pub(super) fn len(&self) -> usize {
+        self.taps.len()
+    }
+
+    /// Per output sample, the first source sample and the weights from there on.
+    #[inline]
+    pub(super) fn iter(&self, outputs: Range<usize>) -> impl Iterator<Item = (usize, &[i32])> {
+        let weights = |taps: &Taps| &self.weights[taps.weights..taps.weights + taps.len];
+        self.taps[outputs]
+            .iter()
+            .map(move |t| (t.start, weights(t)))
+    }
+
+    /// The source samples that outputs are made of.
+    pub(super) fn span(&self, outputs: Range<usize>) -> Range<usize> {
+        let taps = &self.taps[outputs];
+        let start = taps.first().map_or(0, |t| t.start);
+        let end = taps.iter().map(|t| t.start + t.len).max();
+        start..end.unwrap_or(start)
+    }
+}
+
+/// `PIL.Image.BILINEAR`.
+fn triangle(x: f64) -> f64 {
+    (1.0 - x.abs()).max(0.0)
+}
+
+/// `PIL.Image.BICUBIC`: the cubic convolution with a = -0.5, in Pillow's order of operations.
+fn catmull_rom(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
