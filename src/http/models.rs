@@ -20,6 +20,7 @@ struct List<'a> {
 }
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the contract names them")]
 struct Description<'a> {
     name: &'a str,
     variant: &'a str,
