@@ -16,11 +16,11 @@ use crate::registry::LoadedModel;
 
 #[derive(Serialize)]
 struct List<'a> {
-    models: Vec<Description<'a>>,
+    models: Vec<ModelView<'a>>,
 }
 
 #[derive(Serialize)]
-struct Description<'a> {
+struct ModelView<'a> {
     name: &'a str,
     variant: &'a str,
     task: Task,
@@ -79,10 +79,10 @@ pub(super) async fn show(
     Ok(Json(description).into_response())
 }
 
-fn describe(model: &LoadedModel) -> Description<'_> {
+fn describe(model: &LoadedModel) -> ModelView<'_> {
     let LoadedModel { manifest, plan, .. } = model;
     let delay = plan.max_queue_delay.as_micros();
-    Description {
+    ModelView {
         name: &manifest.name,
         variant: model.variant,
         task: manifest.task,
