@@ -67,7 +67,7 @@ impl App {
             limits,
             metrics: Metrics::new(),
             pool: PicturePool::new(picture_threads),
-            body_pages: Arc::new(Semaphore::new(limits.body_memory_bytes / BODY_PAGE)),
+            body_pages: Arc::new(Semaphore::new(limits.body_memory_bytes.div_ceil(BODY_PAGE))),
             registry: OnceLock::new(),
             draining: AtomicBool::new(false),
         }
@@ -101,7 +101,7 @@ impl App {
         used.unwrap_or(memory)
     }
 
-    /// The models, while the server takes work.
+    /// The models, while the server takes new work.
     ///
     /// # Errors
     /// [`ServeError::Starting`] and [`ServeError::Draining`].
@@ -109,6 +109,14 @@ impl App {
         if self.draining.load(Ordering::Acquire) {
             return Err(ServeError::Draining);
         }
+        self.models()
+    }
+
+    /// The models, for work that was taken before the server began to shut down.
+    ///
+    /// # Errors
+    /// [`ServeError::Starting`].
+    pub fn models(&self) -> Result<&Registry, ServeError> {
         self.registry.get().ok_or(ServeError::Starting)
     }
 }

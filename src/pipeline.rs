@@ -112,7 +112,7 @@ pub async fn classify_pictures(
 
 /// The model that a request asks for, or the task's first.
 fn find_model(app: &App, name: Option<&str>, task: Task) -> Result<Arc<LoadedModel>, ServeError> {
-    let registry = app.registry()?;
+    let registry = app.models()?;
     let Some(name) = name else {
         return registry
             .first(task)
