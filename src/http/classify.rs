@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::response::Response;
 use serde::Serialize;
 
-use super::extract::read_images;
+use super::extract::{Admission, admit, read_images, refuse};
 use super::middleware::respond;
 use super::params::Params;
 use super::problem::Problem;
 use crate::app::App;
 use crate::error::ServeError;
+use crate::image::Orientation;
 use crate::pipeline::{ClassifyRequest, classify_pictures};
 use crate::postprocess::classify::Prediction;
 
@@ -33,18 +35,20 @@ pub(super) async fn classify(
 ) -> Result<Response, Problem> {
     let limit = app.limits.request_timeout;
     let deadline = Instant::now() + limit;
+    let (head, body) = request.into_parts();
+    let (query, admission) = match admit_query(&app, &head) {
+        Ok(admitted) => admitted,
+        Err(error) => {
+            refuse(&head.headers, body).await;
+            return Err(error.into());
+        }
+    };
     let answer = async {
-        app.registry()?;
-        let mut params = Params::parse(request.uri())?;
-        let model = params.take("model")?;
-        let top_k = params.integer("top_k", 1..=MAX_TOP_K, DEFAULT_TOP_K)?;
-        let orientation = params.orientation()?;
-        params.finish("model, top_k, orientation")?;
-        let (images, _memory) = read_images(&app, request).await?;
+        let (images, _memory) = read_images(&app, admission, head, body).await?;
         let request = ClassifyRequest {
-            model,
-            top_k,
-            orientation,
+            model: query.model,
+            top_k: query.top_k,
+            orientation: query.orientation,
             images,
         };
         classify_pictures(&app, request, deadline).await
@@ -52,4 +56,23 @@ pub(super) async fn classify(
     let answer = tokio::time::timeout_at(deadline.into(), answer).await;
     let answer = answer.map_err(|_| ServeError::DeadlinePassed { limit })??;
     respond(answer, |predictions| Classification { predictions })
+}
+
+struct Query {
+    model: Option<String>,
+    top_k: usize,
+    orientation: Orientation,
+}
+
+/// Everything that can be refused before the body is read.
+fn admit_query(app: &App, head: &Parts) -> Result<(Query, Admission), ServeError> {
+    app.registry()?;
+    let mut params = Params::parse(&head.uri)?;
+    let query = Query {
+        model: params.take("model")?,
+        top_k: params.integer("top_k", 1..=MAX_TOP_K, DEFAULT_TOP_K)?,
+        orientation: params.orientation()?,
+    };
+    params.finish("model, top_k, orientation")?;
+    Ok((query, admit(app, &head.headers)?))
 }

@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::request::Parts;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::app::App;
 use crate::error::ServeError;
 
-/// What is read and thrown away of a body that is too large, so that the client gets to read why.
+/// What is read and thrown away of a body that is refused, so that the client gets to read why.
 const DISCARD_BYTES: usize = 64 << 20;
 /// How long that may take.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
@@ -29,20 +30,42 @@ enum Framing {
     Json,
 }
 
+/// A body that may be read: how it holds pictures, and the memory that is set aside for it.
+pub(super) struct Admission {
+    framing: Framing,
+    memory: OwnedSemaphorePermit,
+}
+
+/// Judges a request by its head, before the first byte of its body is kept.
+pub(super) fn admit(app: &App, headers: &HeaderMap) -> Result<Admission, ServeError> {
+    let framing = framing(headers)?;
+    let limit = app.limits.max_body_bytes;
+    let announced = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: usize| length > limit) {
+        return Err(ServeError::BodyTooLarge { limit });
+    }
+    let memory = app.body_memory(announced.unwrap_or(limit))?;
+    Ok(Admission { framing, memory })
+}
+
 /// The pictures of a request, at least one, in order; and the memory that is set aside for them,
 /// to be held for as long as they are.
 pub(super) async fn read_images(
     app: &App,
-    request: Request,
+    admission: Admission,
+    head: Parts,
+    body: Body,
 ) -> Result<(Vec<Bytes>, OwnedSemaphorePermit), ServeError> {
-    let framing = framing(request.headers())?;
-    let (parts, body) = request.into_parts();
-    let (body, memory) = read_body(app, &parts.headers, body).await?;
+    let Admission { framing, memory } = admission;
+    let body = read_body(app.limits.max_body_bytes, body).await?;
+    let memory = App::shrink_body_memory(memory, body.len());
     let images = match framing {
         Framing::Raw if body.is_empty() => Vec::new(),
         Framing::Raw => vec![body],
         Framing::Multipart => {
-            let request = Request::from_parts(parts, Body::from(body));
+            let request = Request::from_parts(head, Body::from(body));
             multipart_images(request, app.limits.max_images).await?
         }
         Framing::Json => {
@@ -84,31 +107,23 @@ fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
     }
 }
 
-/// Reads a body whose memory has been set aside before the first byte of it is kept.
-async fn read_body(
-    app: &App,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<(Bytes, OwnedSemaphorePermit), ServeError> {
-    let limit = app.limits.max_body_bytes;
-    let announced = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|v| v.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: usize| length > limit) {
-        if !headers.contains_key(EXPECT) {
+async fn read_body(limit: usize, mut body: Body) -> Result<Bytes, ServeError> {
+    match Limited::new(&mut body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
             discard(body).await;
+            Err(ServeError::BodyTooLarge { limit })
         }
-        return Err(ServeError::BodyTooLarge { limit });
-    }
-    let memory = app.body_memory(announced.unwrap_or(limit))?;
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => {
-            let body = collected.to_bytes();
-            let memory = App::shrink_body_memory(memory, body.len());
-            Ok((body, memory))
-        }
-        Err(error) if error.is::<LengthLimitError>() => Err(ServeError::BodyTooLarge { limit }),
         Err(_) => Err(ServeError::BodyInterrupted),
+    }
+}
+
+/// Ends a request that was refused by its head.
+///
+/// A client that waits for leave to send its body does not get it; all others are sending already.
+pub(super) async fn refuse(headers: &HeaderMap, body: Body) {
+    if !headers.contains_key(EXPECT) {
+        discard(body).await;
     }
 }
 
