@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
-mod support;
+mod reference;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,9 +14,9 @@ use onnx_export::manifest::{
 };
 use onnx_export::weights::StateDict;
 use onnx_export::{DEFAULT_OPSET, OPSETS, formula};
+use reference::{golden, read_tensor, relative_error, runtime};
 use serde::Deserialize;
 use sightline::engine::Engine;
-use support::{golden, read_tensor, relative_error, runtime};
 
 /// One entry of `index.json`.
 #[derive(Deserialize)]
@@ -101,7 +101,7 @@ fn logits(model: &[u8], input: &Input) -> Vec<f32> {
     let pixels = formula::uniform(&input.name, count * channels * height * width)
         .map(|v| input.low + span * (v + 1.0) / 2.0);
     let data: Vec<f32> = pixels.collect();
-    let batch = support::pictures(&data, width as u32, height as u32);
+    let batch = reference::pictures(&data, width as u32, height as u32);
     let mut session = runtime().prepare(model).unwrap().session(2).unwrap();
     let outputs = session.run(batch).unwrap();
     outputs

@@ -88,7 +88,7 @@ pub fn real_data(test: &str) -> Option<PathBuf> {
 pub fn pillow_pixels(test: &str, file: &Path) -> Option<image::RgbImage> {
     let python = std::env::var("SIGHTLINE_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let run = std::process::Command::new(&python)
-        .arg("tests/support/decode.py")
+        .arg("tests/reference/decode.py")
         .arg(file)
         .output();
     let Some(output) = run.ok().filter(|output| output.status.success()) else {

@@ -1,0 +1,311 @@
+//! The commands, as a user types them.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic in a helper of a test is the report"
+)]
+
+mod common;
+
+use common::{Server, path, photo, run};
+use serde_json::Value;
+
+/// A checkpoint of MobileNetV3 Small at a quarter of its width, with 10 classes.
+const TINY: &str = "golden/mobilenet_v3_small-width_mult_0.25-num_classes_10.zip.pth";
+
+fn file(name: &str) -> String {
+    path(name).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn help_and_wrong_arguments() {
+    let (code, stdout, _) = run(&["--help"]);
+    assert_eq!(code, Some(0));
+    for command in [
+        "serve",
+        "export",
+        "predict",
+        "models",
+        "healthcheck",
+        "bench",
+    ] {
+        assert!(stdout.contains(&format!("\n  {command}")), "{stdout}");
+        let (code, help, stderr) = run(&[command, "--help"]);
+        assert_eq!(code, Some(0), "{command}: {stderr}");
+        assert!(
+            help.contains("Usage: sightline") && help.contains("--log"),
+            "{help}"
+        );
+    }
+    let (code, stdout, _) = run(&["--version"]);
+    assert_eq!(code, Some(0));
+    assert_eq!(
+        stdout.trim(),
+        format!("sightline {}", env!("CARGO_PKG_VERSION"))
+    );
+    let wrong: [&[&str]; 4] = [&["srve"], &["predict"], &["export", "resnet18"], &[]];
+    for args in wrong {
+        assert_eq!(run(args).0, Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn predict_answers_for_each_picture() {
+    let (chelsea, bad) = (
+        file("photos/chelsea.png"),
+        file("golden/images/truncated.jpg"),
+    );
+    let (code, stdout, stderr) = run(&["predict", &chelsea]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let lines: Vec<&str> = stdout.lines().collect();
+    assert_eq!(lines.len(), 6, "{stdout}");
+    assert_eq!(lines[0], chelsea);
+    let cats = ["tabby", "tiger cat", "Egyptian cat"];
+    assert!(cats.iter().any(|cat| lines[1].contains(cat)), "{stdout}");
+
+    let coffee = file("photos/coffee.png");
+    let args = ["predict", "--json", "--top-k", "2", &bad, &coffee];
+    let (code, stdout, stderr) = run(&args);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("truncated.jpg") && stderr.contains("damaged JPEG"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("1 of 2 pictures"), "{stderr}");
+    let answer: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(answer["image"], coffee);
+    assert_eq!(answer["predictions"].as_array().unwrap().len(), 2);
+    assert_eq!(answer["predictions"][0]["label"], "espresso");
+
+    for (args, expected) in [
+        (vec!["predict", "/nowhere.png"], "/nowhere.png"),
+        (vec!["predict", "--top-k", "0", &coffee], "`--top-k`"),
+        (
+            vec!["predict", "--model", "resnet50", &coffee],
+            "sightline export resnet50",
+        ),
+        (
+            vec!["predict", "--model", "resnet19", &coffee],
+            "sightline models",
+        ),
+    ] {
+        let (code, _, stderr) = run(&args);
+        assert_eq!(code, Some(1), "{args:?}");
+        assert!(stderr.contains(expected), "{args:?}: {stderr}");
+    }
+}
+
+#[test]
+fn models_lists_the_catalogue() {
+    let (code, stdout, stderr) = run(&["models"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let head: Vec<&str> = stdout.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(head[..4], ["MODEL", "TASK", "WEIGHTS", "PARAMS"]);
+    let (code, json, _) = run(&["models", "--json"]);
+    assert_eq!(code, Some(0));
+    let rows: Vec<Value> = serde_json::from_str(&json).unwrap();
+    for name in [
+        "efficientnet_lite0",
+        "mobilenet_v2",
+        "mobilenet_v3_large",
+        "mobilenet_v3_small",
+        "resnet18",
+        "resnet50",
+    ] {
+        assert!(rows.iter().any(|row| row["name"] == name), "{name}");
+        assert!(stdout.contains(name), "{name}");
+    }
+    let built_in = rows
+        .iter()
+        .find(|row| row["name"] == "efficientnet_lite0")
+        .unwrap();
+    assert_eq!(built_in["here"], "built in");
+    assert_eq!(built_in["parameters"], 4_652_008);
+}
+
+/// `sightline export NAME --weights FILE ARGS... -o OUT`.
+fn export(name: &str, weights: &str, args: &[&str], out: &str) -> (Option<i32>, String, String) {
+    let mut all = vec!["export", name, "--weights", weights, "-o", out];
+    all.extend_from_slice(args);
+    run(&all)
+}
+
+#[test]
+fn an_exported_checkpoint_is_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let models = directory.path().to_str().unwrap();
+    let out = format!("{models}/tiny");
+    let shape = ["--width-mult", "0.25", "--num-classes", "10"];
+    let (code, stdout, stderr) = export("mobilenet_v3_small", &file(TINY), &shape, &out);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("sightline serve --model"), "{stdout}");
+    let mut written: Vec<_> = std::fs::read_dir(&out)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    written.sort();
+    assert_eq!(written, ["labels.txt", "model.onnx", "model.toml"]);
+
+    let (_, json, _) = run(&["models", "--json", "--models", models]);
+    let rows: Vec<Value> = serde_json::from_str(&json).unwrap();
+    assert!(
+        rows.iter()
+            .any(|row| row["name"] == "tiny" && row["weights"] == "your own")
+    );
+
+    let server = Server::start(&["--models", models]);
+    let listed = server.get("/v1/models").json();
+    let names: Vec<_> = listed["models"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| &m["name"])
+        .collect();
+    assert_eq!(names, ["tiny", "efficientnet_lite0"]);
+    // The first of the directory is the task's default; the built-in one has its name.
+    let coffee = photo("coffee_500x375.jpg");
+    let answer = server.classify("?top_k=100", &coffee);
+    assert_eq!(answer.json()["model"], "tiny");
+    let results = answer.results();
+    let predictions = results[0]["predictions"].as_array().unwrap();
+    assert_eq!(predictions.len(), 10);
+    let mut classes: Vec<_> = predictions
+        .iter()
+        .map(|p| p["class_id"].as_u64().unwrap())
+        .collect();
+    classes.sort_unstable();
+    assert_eq!(classes, (0..10).collect::<Vec<_>>());
+    assert!(
+        predictions
+            .iter()
+            .all(|p| p["label"] == format!("class {}", p["class_id"]))
+    );
+    let built_in = server.classify("?model=efficientnet_lite0", &coffee);
+    assert_eq!(built_in.labels(), ["espresso"]);
+    let problem = server.classify("?model=other", &coffee).json();
+    assert_eq!(problem["expected"], "tiny@fp32, efficientnet_lite0@fp32");
+
+    drop(server);
+
+    // Every container of the checkpoint gives the same answer; half precision a close one.
+    let expected = scores(&format!("{out}/model.toml"));
+    for (container, tolerance) in [("checkpoint", 0.0), ("legacy", 0.0), ("fp16", 1e-3)] {
+        let weights = file(&TINY.replace("zip", container));
+        let out = format!("{models}/{container}");
+        let (code, _, stderr) = export("mobilenet_v3_small", &weights, &shape, &out);
+        assert_eq!(code, Some(0), "{container}: {stderr}");
+        for (got, expected) in scores(&format!("{out}/model.toml")).iter().zip(&expected) {
+            assert!(
+                (got - expected).abs() <= tolerance,
+                "{container}: {got} {expected}"
+            );
+        }
+    }
+}
+
+/// The scores of all 10 classes, by class, for one photograph.
+fn scores(model: &str) -> Vec<f64> {
+    let chelsea = file("photos/chelsea.png");
+    let args = [
+        "predict",
+        "--json",
+        "--top-k=10",
+        "--model",
+        model,
+        &chelsea,
+    ];
+    let (code, stdout, stderr) = run(&args);
+    assert_eq!(code, Some(0), "{stderr}");
+    let answer: Value = serde_json::from_str(&stdout).unwrap();
+    let mut predictions = answer["predictions"].as_array().unwrap().clone();
+    assert_eq!(predictions.len(), 10);
+    predictions.sort_by_key(|p| p["class_id"].as_u64());
+    predictions
+        .iter()
+        .map(|p| p["score"].as_f64().unwrap())
+        .collect()
+}
+
+#[test]
+fn exports_that_cannot_be_say_why_and_leave_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("out");
+    let out = out.to_str().unwrap();
+    let tiny = file(TINY);
+    let bytes = common::read(TINY);
+    let cut = directory.path().join("cut.pth");
+    std::fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    let text = file("golden/images/text.txt");
+    let quarter = "--width-mult=0.25";
+    let cases: [(&str, &str, &[&str], &[&str]); 9] = [
+        (
+            "mobilenet_v3_small",
+            &tiny,
+            &[quarter],
+            &["try --num-classes 10", "classifier"],
+        ),
+        (
+            "mobilenet_v3_small",
+            &tiny,
+            &["--num-classes=10"],
+            &["expected", "got"],
+        ),
+        ("mobilenet_v2", &tiny, &[], &["missing", "unexpected"]),
+        (
+            "resnet18",
+            &tiny,
+            &["--num-classes=10"],
+            &["missing", "unexpected", "layer1"],
+        ),
+        (
+            "resnet18",
+            &tiny,
+            &[quarter],
+            &["`--width-mult` does not apply to resnet18"],
+        ),
+        ("resnet19", &tiny, &[], &["resnet19", "sightline models"]),
+        (
+            "mobilenet_v3_small",
+            cut.to_str().unwrap(),
+            &[quarter, "--num-classes=10"],
+            &["cannot use", "cut.pth"],
+        ),
+        (
+            "mobilenet_v3_small",
+            &text,
+            &[],
+            &["cannot use", "text.txt"],
+        ),
+        ("mobilenet_v3_small", "/nowhere.pth", &[], &["/nowhere.pth"]),
+    ];
+    for (name, weights, args, expected) in cases {
+        let (code, stdout, stderr) = export(name, weights, args, out);
+        assert_eq!(
+            (code, stdout.as_str()),
+            (Some(1), ""),
+            "{name} {args:?}: {stderr}"
+        );
+        for text in expected {
+            assert!(
+                stderr.contains(text),
+                "{name} {args:?}: no `{text}` in {stderr}"
+            );
+        }
+        let left = std::fs::read_dir(out).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{name} {args:?}");
+    }
+}
+
+#[test]
+fn healthcheck_tells_by_its_exit_code() {
+    let server = Server::start(&[]);
+    let url = server.url("");
+    let (code, stdout, stderr) = run(&["healthcheck", "--url", &url]);
+    assert_eq!((code, stdout.as_str()), (Some(0), "ready\n"), "{stderr}");
+    let (code, ..) = run(&["healthcheck", "--url", &format!("{url}/")]);
+    assert_eq!(code, Some(0));
+    drop(server);
+    let (code, _, stderr) = run(&["healthcheck", "--url", &url]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("is not ready"), "{stderr}");
+}

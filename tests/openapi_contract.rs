@@ -1,0 +1,228 @@
+//! `openapi.yaml` against the server: routes, parameters, problem codes, shapes and examples.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic in a helper of a test is the report"
+)]
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{Server, photo};
+use serde_json::Value;
+
+const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
+
+fn document() -> Value {
+    serde_yaml_ng::from_str(include_str!("../openapi.yaml")).unwrap()
+}
+
+/// Quoted strings of a source file that a predicate takes.
+fn literals(source: &str, taken: impl Fn(&str) -> bool) -> BTreeSet<String> {
+    let strings = source.split('"').skip(1).step_by(2);
+    strings.filter(|s| taken(s)).map(str::to_owned).collect()
+}
+
+fn strings(list: &Value) -> BTreeSet<String> {
+    let list = list.as_array().unwrap();
+    list.iter()
+        .map(|s| s.as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// Calls `visit` with every object of the document and the path to it.
+fn walk(value: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
+    visit(path, value);
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                walk(value, &format!("{path}/{}", key.replace('/', "~1")), visit);
+            }
+        }
+        Value::Array(list) => {
+            for (index, value) in list.iter().enumerate() {
+                walk(value, &format!("{path}/{index}"), visit);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn the_document_is_consistent_and_lists_every_route_and_code() {
+    let document = document();
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    walk(&document, "", &mut |path, value| {
+        if let Some(reference) = value.get("$ref").and_then(Value::as_str) {
+            let target = reference.strip_prefix('#').unwrap();
+            assert!(document.pointer(target).is_some(), "{path}: {reference}");
+        }
+    });
+
+    let routes = include_str!("../src/http/mod.rs");
+    let (_, routes) = routes.split_once("Router::new()").unwrap();
+    let (routes, _) = routes.split_once(".fallback").unwrap();
+    let paths = document["paths"].as_object().unwrap().keys().cloned();
+    assert_eq!(paths.collect::<BTreeSet<_>>(), literals(routes, |_| true));
+
+    let problems = include_str!("../src/http/problem.rs");
+    // Names of fields, the other lowercase strings of that file.
+    let fields = ["body", "images", "model", "type"];
+    let is_code = |s: &str| {
+        let snake = s.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        snake && !s.is_empty() && !fields.contains(&s)
+    };
+    let documented = strings(&document["components"]["schemas"]["ProblemCode"]["enum"]);
+    assert_eq!(documented, literals(problems, is_code));
+    examples(&document, &documented);
+}
+
+/// Examples of problems agree with themselves and with the response they stand in.
+fn examples(document: &Value, codes: &BTreeSet<String>) {
+    let mut seen = 0;
+    walk(document, "", &mut |path, value| {
+        let Some(example) = value.pointer("/content/application~1problem+json/example") else {
+            return;
+        };
+        let code = example["code"].as_str().unwrap();
+        assert!(codes.contains(code), "{path}");
+        assert_eq!(
+            example["type"],
+            format!("urn:sightline:problem:{code}"),
+            "{path}"
+        );
+        let status = example["status"].to_string();
+        let named = path.rsplit('/').next().unwrap();
+        assert!(
+            named == status || path.contains("/components/"),
+            "{path}: {status}"
+        );
+        seen += 1;
+    });
+    assert!(seen >= 8, "{seen}");
+    let answers = [
+        (
+            "/paths/~1v1~1classify/post/responses/200/content/application~1json/example",
+            "ClassifyAnswer",
+        ),
+        ("/components/schemas/Model/example", "Model"),
+    ];
+    for (pointer, schema) in answers {
+        has_shape(document, document.pointer(pointer).unwrap(), schema);
+    }
+}
+
+/// The object has exactly the properties that `schema` requires.
+fn has_shape(document: &Value, object: &Value, schema: &str) {
+    let schema = &document["components"]["schemas"][schema];
+    let keys: BTreeSet<String> = object.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys, strings(&schema["required"]));
+    let properties = schema["properties"].as_object().unwrap().keys().cloned();
+    assert_eq!(keys, properties.collect());
+}
+
+#[test]
+fn the_server_does_what_the_document_says() {
+    let (server, document) = (Server::start(&[]), document());
+    let served = server.get("/openapi.yaml");
+    assert_eq!(served.text(), include_str!("../openapi.yaml"));
+
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let concrete = path.replace("{model}", "efficientnet_lite0");
+        for method in METHODS {
+            let reply = server.request(&method.to_uppercase(), &concrete);
+            let Some(operation) = item.get(method) else {
+                assert_eq!(reply.code(), "method_not_allowed", "{method} {path}");
+                continue;
+            };
+            let status = reply.status.to_string();
+            let response = &operation["responses"][&status];
+            assert!(response.is_object(), "{method} {path}: {status}");
+            let kind = reply.header("content-type").split(';').next().unwrap();
+            assert!(
+                response["content"][kind].is_object(),
+                "{method} {path}: {kind}"
+            );
+            for header in response["headers"].as_object().unwrap().keys() {
+                assert!(
+                    !reply.header(header).is_empty(),
+                    "{method} {path}: {header}"
+                );
+            }
+        }
+    }
+    bodies(&server, &document);
+    parameters(&server, &document);
+}
+
+fn bodies(server: &Server, document: &Value) {
+    let json = &document["components"]["requestBodies"]["ClassifyJson"]["content"];
+    let examples = json["application/json"]["examples"].as_object().unwrap();
+    for example in examples.values() {
+        let body = example["value"].to_string();
+        let reply = server.post("/v1/classify", "application/json", body.as_bytes());
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    let answer = server.classify("", &photo("coffee_500x375.jpg")).json();
+    has_shape(document, &answer, "ClassifyAnswer");
+    has_shape(
+        document,
+        &answer["results"][0]["predictions"][0],
+        "Prediction",
+    );
+    let model = server.get("/v1/models").json()["models"][0].clone();
+    has_shape(document, &model, "Model");
+    has_shape(document, &model["input"], "ModelInput");
+    has_shape(document, &model["batching"], "Batching");
+    has_shape(document, &model["provenance"], "Provenance");
+    let model = server.get("/v1/models/efficientnet_lite0").json();
+    has_shape(document, &model, "ModelWithLabels");
+}
+
+/// Defaults and bounds are those of the server; so are the limits that the text states.
+fn parameters(server: &Server, document: &Value) {
+    let picture = photo("coffee_500x375.jpg");
+    let list = document["paths"]["/v1/classify"]["post"]["parameters"]
+        .as_array()
+        .unwrap();
+    let schema = |name: &str| {
+        let found = list.iter().find(|parameter| parameter["name"] == name);
+        &found.unwrap()["schema"]
+    };
+    let top_k = |name: &str| schema("top_k")[name].as_u64().unwrap();
+    let default = server.classify("", &picture).results();
+    let count = default[0]["predictions"].as_array().unwrap().len() as u64;
+    assert_eq!(count, top_k("default"));
+    for (value, status) in [
+        (top_k("minimum"), 200),
+        (top_k("minimum") - 1, 400),
+        (top_k("maximum"), 200),
+        (top_k("maximum") + 1, 400),
+    ] {
+        let reply = server.classify(&format!("?top_k={value}"), &picture);
+        assert_eq!(reply.status, status, "{value}");
+    }
+    for word in strings(&schema("orientation")["enum"]) {
+        let reply = server.classify(&format!("?orientation={word}"), &picture);
+        assert_eq!(reply.status, 200, "{word}");
+    }
+    let limits = sightline::app::Limits::default();
+    let text = document["info"]["description"].as_str().unwrap();
+    for (flag, limit) in [
+        ("--max-body-bytes", limits.max_body_bytes as u64),
+        ("--max-pixels", limits.max_pixels),
+        ("--max-images", limits.max_images as u64),
+        ("--body-memory-bytes", limits.body_memory_bytes as u64),
+        (
+            "--request-timeout-ms",
+            limits.request_timeout.as_millis() as u64,
+        ),
+    ] {
+        let row = text.lines().find(|line| line.contains(flag)).unwrap();
+        assert!(
+            row.contains(&format!("| {limit} ")) || row.contains(&format!("| {limit} |")),
+            "{row}"
+        );
+    }
+}

@@ -1,0 +1,310 @@
+//! What happens when there is too much work, too little time, a slow client, a shutdown, or nothing
+//! to start with.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic in a helper of a test is the report"
+)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Instant;
+
+use common::{Server, eventually, finish, photo, run, sightline};
+
+#[test]
+fn a_full_queue_is_answered_429_and_empties_again() {
+    let server = Server::start(&[
+        "--max-queue-size",
+        "1",
+        "--instances",
+        "1",
+        "--max-batch-size",
+        "1",
+    ]);
+    let coffee = photo("coffee_500x375.jpg");
+    let replies: Vec<_> = std::thread::scope(|scope| {
+        let client = || {
+            (0..6)
+                .map(|_| server.classify("", &coffee))
+                .collect::<Vec<_>>()
+        };
+        let clients: Vec<_> = (0..8).map(|_| scope.spawn(client)).collect();
+        let replies = clients.into_iter().map(|client| client.join().unwrap());
+        replies.flatten().collect()
+    });
+    let (answered, refused): (Vec<_>, Vec<_>) = replies.iter().partition(|r| r.status == 200);
+    assert!(!answered.is_empty() && !refused.is_empty());
+    for reply in &answered {
+        assert_eq!(reply.labels(), ["espresso"]);
+    }
+    for reply in &refused {
+        assert_eq!((reply.status, reply.code().as_str()), (429, "queue_full"));
+        let seconds: u64 = reply.header("retry-after").parse().unwrap();
+        assert!((1..60).contains(&seconds), "{seconds}");
+    }
+    let counted = server.metric(r#"sightline_rejected_total{reason="queue_full"}"#);
+    assert_eq!(counted, refused.len() as f64);
+    assert_eq!(server.metric("sightline_queue_depth"), 0.0);
+    assert_eq!(server.classify("", &coffee).labels(), ["espresso"]);
+}
+
+#[test]
+fn a_passed_deadline_is_answered_504() {
+    let server = Server::start(&["--request-timeout-ms", "1"]);
+    let reply = server.classify("", &photo("astronaut.png"));
+    assert_eq!(
+        (reply.status, reply.code().as_str()),
+        (504, "deadline_passed")
+    );
+    assert_eq!(
+        server.metric(r#"sightline_rejected_total{reason="deadline"}"#),
+        1.0
+    );
+    assert_eq!(server.get("/health/ready").status, 200);
+    eventually("the picture left the queue", || {
+        server.metric("sightline_queue_depth") == 0.0
+    });
+}
+
+/// Starts a request whose body has `length` bytes, and sends the first `part` of them.
+fn half_request(server: &Server, picture: &[u8], part: usize) -> TcpStream {
+    let mut stream = server.connect();
+    let length = picture.len();
+    write!(
+        stream,
+        "POST /v1/classify HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         content-type: image/png\r\ncontent-length: {length}\r\n\r\n"
+    )
+    .unwrap();
+    stream.write_all(&picture[..part]).unwrap();
+    stream
+}
+
+#[test]
+fn slow_clients_block_nobody_and_hold_bounded_memory() {
+    let server = Server::start(&[
+        "--max-body-bytes",
+        "900000",
+        "--body-memory-bytes",
+        "900000",
+    ]);
+    let (slow, small, middle) = (
+        photo("astronaut.png"),
+        photo("coffee_500x375.jpg"),
+        photo("chelsea.png"),
+    );
+    let mut stream = half_request(&server, &slow, 1000);
+    eventually("the slow body is being read", || {
+        server.metric("sightline_in_flight") == 2.0
+    });
+    // What fits beside the slow body is answered, what does not is told to come again.
+    let started = Instant::now();
+    assert_eq!(server.classify("", &small).labels(), ["espresso"]);
+    assert!(started.elapsed().as_secs() < 5);
+    let reply = server.classify("", &middle);
+    assert_eq!((reply.status, reply.code().as_str()), (429, "body_memory"));
+    assert_eq!(reply.header("retry-after"), "1");
+    assert_eq!(
+        server.metric(r#"sightline_rejected_total{reason="body_memory"}"#),
+        1.0
+    );
+    // The slow one is still welcome, and its memory comes back.
+    stream.write_all(&slow[1000..]).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert_eq!(server.classify("", &middle).status, 200);
+    // So does that of a client that went away.
+    drop(half_request(&server, &slow, 1000));
+    eventually("the memory is back", || {
+        server.classify("", &middle).status == 200
+    });
+    // Connections that say nothing at all take no memory.
+    let _idle: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    assert_eq!(server.classify("", &middle).status, 200);
+}
+
+#[test]
+fn sigterm_lets_requests_in_flight_finish() {
+    let server = Server::start(&[]);
+    let picture = photo("coffee.png");
+    let mut streams: Vec<_> = (0..3)
+        .map(|_| half_request(&server, &picture, 5000))
+        .collect();
+    eventually("they are in flight", || {
+        server.metric("sightline_in_flight") == 4.0
+    });
+    server.terminate();
+    eventually("new connections are refused", || {
+        TcpStream::connect(server.address).is_err()
+    });
+    for stream in &mut streams {
+        stream.write_all(&picture[5000..]).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(answer.contains("espresso"), "{answer}");
+    }
+    let (code, log) = server.wait();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.ends_with("stopped\n"), "{log}");
+}
+
+/// Far more than socket buffers hold: were it left unread, the connection would be reset and the
+/// client would never learn why.
+#[test]
+fn refusals_reach_clients_that_are_still_sending() {
+    let server = Server::start(&["--max-body-bytes", "20000000"]);
+    let body = vec![b'x'; 20_000_000];
+    let large = vec![b'x'; 20_000_001];
+    for _ in 0..3 {
+        assert_eq!(server.classify("?top_k=0", &body).code(), "bad_parameter");
+        let reply = server.post("/v1/classify", "text/plain", &body);
+        assert_eq!(reply.code(), "unsupported_media_type");
+        assert_eq!(server.classify("", &large).code(), "body_too_large");
+        // On the same connection, for the bodies were read to their ends.
+        assert_eq!(server.get("/health/live").status, 200);
+    }
+}
+
+#[test]
+fn a_shutdown_waits_no_longer_than_its_grace() {
+    let server = Server::start(&["--shutdown-grace-ms", "100"]);
+    let _stuck = half_request(&server, &photo("coffee.png"), 5000);
+    eventually("it is in flight", || {
+        server.metric("sightline_in_flight") == 2.0
+    });
+    server.terminate();
+    let (code, log) = server.wait();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(
+        log.contains("requests were still in flight after 100 ms"),
+        "{log}"
+    );
+}
+
+/// An exported model in `directory/tiny`.
+fn export_tiny(directory: &Path) {
+    let weights = common::path("golden/mobilenet_v3_small-width_mult_0.25-num_classes_10.zip.pth");
+    let (code, _, stderr) = run(&[
+        "export",
+        "mobilenet_v3_small",
+        "--weights",
+        weights.to_str().unwrap(),
+        "--width-mult",
+        "0.25",
+        "--num-classes",
+        "10",
+        "-o",
+        directory.join("tiny").to_str().unwrap(),
+    ]);
+    assert_eq!(code, Some(0), "{stderr}");
+}
+
+#[test]
+fn a_model_that_cannot_be_loaded_ends_the_server() {
+    let directory = tempfile::tempdir().unwrap();
+    export_tiny(directory.path());
+    let models = directory.path().to_str().unwrap();
+    let file = |name: &str| directory.path().join("tiny").join(name);
+    let fails = |expected: &str| {
+        let (code, log) = Server::launch(&["--models", models]).wait();
+        assert_eq!(code, Some(1), "{log}");
+        assert!(log.contains(expected) && log.contains("tiny"), "{log}");
+        assert!(!log.contains("panicked"), "{log}");
+    };
+    let labels = std::fs::read_to_string(file("labels.txt")).unwrap();
+    std::fs::write(file("labels.txt"), "one\ntwo\n").unwrap();
+    fails("10 classes");
+    std::fs::write(file("labels.txt"), labels).unwrap();
+    let onnx = std::fs::read(file("model.onnx")).unwrap();
+    for bytes in [&onnx[..onnx.len() / 2], b"not a model", b""] {
+        std::fs::write(file("model.onnx"), bytes).unwrap();
+        fails("error: model `tiny`");
+    }
+    std::fs::remove_file(file("model.onnx")).unwrap();
+    fails("error: model `tiny`");
+    std::fs::write(file("model.toml"), "name = 7").unwrap();
+    let (code, _, stderr) = run(&["serve", "--listen", "127.0.0.1:0", "--models", models]);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("model.toml"), "{stderr}");
+    let (code, _, stderr) = run(&["serve", "--listen", "127.0.0.1:0", "--model", "resnet50"]);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("sightline export resnet50"), "{stderr}");
+}
+
+#[test]
+fn what_keeps_a_server_from_starting_is_said() {
+    let server = Server::start(&[]);
+    let address = server.address.to_string();
+    let (code, _, stderr) = run(&["serve", "--listen", &address]);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains(&format!("cannot listen on {address}")),
+        "{stderr}"
+    );
+    drop(server);
+
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("sightline.toml");
+    for (text, expected) in [
+        ("max_imagse = 1", "max_imagse"),
+        ("max_images = ", "sightline.toml"),
+        ("max_images = 0", "`max_images`: expected 1 to 1024, got 0"),
+        ("listen = \"nowhere\"", "listen"),
+    ] {
+        std::fs::write(&config, text).unwrap();
+        let (code, _, stderr) = run(&["serve", "--config", config.to_str().unwrap()]);
+        assert_eq!(code, Some(64), "{text}: {stderr}");
+        assert!(stderr.contains(expected), "{text}: {stderr}");
+    }
+    std::fs::remove_file(&config).unwrap();
+    let (code, _, stderr) = run(&["serve", "--config", config.to_str().unwrap()]);
+    assert_eq!(code, Some(64), "{stderr}");
+    let (code, _, stderr) = run(&["serve", "--threads", "0"]);
+    assert_eq!(code, Some(64), "{stderr}");
+    let (code, _, stderr) = run(&["serve", "--thread", "1"]);
+    assert_eq!(code, Some(2), "{stderr}");
+    no_library(directory.path());
+}
+
+fn no_library(empty: &Path) {
+    let (code, _, stderr) = run(&["serve", "--onnxruntime", "/nowhere/libonnxruntime.so"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("/nowhere/libonnxruntime.so"), "{stderr}");
+    let text = common::path("golden/images/text.txt");
+    let (code, _, stderr) = run(&["serve", "--onnxruntime", text.to_str().unwrap()]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("text.txt"), "{stderr}");
+
+    let system = [
+        "/usr/local/lib",
+        "/usr/lib",
+        "/usr/lib64",
+        "/usr/lib/x86_64-linux-gnu",
+    ];
+    if system
+        .iter()
+        .any(|folder| Path::new(folder).join("libonnxruntime.so").is_file())
+    {
+        return;
+    }
+    let mut command = sightline(&["serve"]);
+    command.env_remove("ORT_DYLIB_PATH").current_dir(empty);
+    let (code, _, stderr) = finish(command);
+    assert_eq!(code, Some(1));
+    let beside = Path::new(env!("CARGO_BIN_EXE_sightline")).with_file_name("libonnxruntime.so");
+    let cached = empty.join(".cache/onnxruntime/libonnxruntime.so");
+    for place in [
+        beside.to_str().unwrap(),
+        cached.to_str().unwrap(),
+        "/usr/local/lib",
+    ] {
+        assert!(stderr.contains(place), "{place} in {stderr}");
+    }
+    assert!(stderr.contains("scripts/fetch-onnxruntime.sh"), "{stderr}");
+}

@@ -1,0 +1,192 @@
+//! Real weights on real photographs, through HTTP, against torchvision's own answers.
+//!
+//! The weights and most photographs are not ours to publish: each test says that it was skipped
+//! where they are not beside this checkout (`../shared/real`, or `SIGHTLINE_TEST_SHARED`).
+
+#![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
+
+mod common;
+mod reference;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use common::Server;
+use image::RgbImage;
+use onnx_export::DEFAULT_OPSET;
+use onnx_export::backbones::mobilenet_v3;
+use onnx_export::graph::{Graph, Loader};
+use onnx_export::manifest::{Architecture, ModelManifest};
+use onnx_export::weights::StateDict;
+use serde::Deserialize;
+use serde_json::Value;
+use sightline::engine::Engine;
+use sightline::image::{DecodeOptions, Orientation, Preprocessor, decode};
+
+/// One class of torchvision's answer.
+#[derive(Debug, Deserialize)]
+struct Entry {
+    class_id: u64,
+    score: f64,
+}
+
+/// What 100 photographs showed.
+#[derive(Debug, Default)]
+struct Agreement {
+    photographs: usize,
+    right: usize,
+    same_top1: usize,
+    worst_score_difference: f64,
+}
+
+/// Class numbers by file, from `labels.csv` (file, class_index, wnid, name).
+fn labels(folder: &Path) -> BTreeMap<String, u64> {
+    let text = std::fs::read_to_string(folder.join("imagenet/labels.csv")).unwrap();
+    let row = |line: &str| {
+        let mut cells = line.split(',');
+        (
+            cells.next().unwrap().to_owned(),
+            cells.next().unwrap().parse().unwrap(),
+        )
+    };
+    text.lines().skip(1).map(row).collect()
+}
+
+fn judge(server: &Server, folder: &Path, expected: &BTreeMap<String, Vec<Entry>>) -> Agreement {
+    let mut agreement = Agreement::default();
+    for (file, class) in labels(folder) {
+        let picture = std::fs::read(folder.join("imagenet").join(&file)).unwrap();
+        let result = server.classify("", &picture).results().remove(0);
+        let got: Vec<Entry> = serde_json::from_value(result["predictions"].clone()).unwrap();
+        agreement.photographs += 1;
+        agreement.right += usize::from(got[0].class_id == class);
+        agreement.same_top1 += usize::from(got[0].class_id == expected[&file][0].class_id);
+        for entry in &expected[&file] {
+            if let Some(own) = got.iter().find(|own| own.class_id == entry.class_id) {
+                let difference = (own.score - entry.score).abs();
+                agreement.worst_score_difference = agreement.worst_score_difference.max(difference);
+            }
+        }
+    }
+    agreement
+}
+
+fn top5(answers: &Value) -> BTreeMap<String, Vec<Entry>> {
+    serde_json::from_value(answers["top5_by_file"].clone()).unwrap()
+}
+
+fn read_json(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn mobilenet_v2_answers_as_in_torchvision() {
+    let Some(folder) = reference::real_data("mobilenet_v2_answers_as_in_torchvision") else {
+        return;
+    };
+    let models = tempfile::tempdir().unwrap();
+    let weights = folder.join("weights/mobilenet_v2.pth");
+    let out = models.path().join("mobilenet_v2");
+    let (code, _, error) = common::run(&[
+        "export".as_ref(),
+        "mobilenet_v2".as_ref(),
+        "--weights".as_ref(),
+        weights.as_os_str(),
+        "-o".as_ref(),
+        out.as_os_str(),
+    ]);
+    assert_eq!(code, Some(0), "{error}");
+    let server = Server::start(&["--models", models.path().to_str().unwrap()]);
+    let expected = &read_json(&folder.join("torchvision.json"))["mobilenet_v2"];
+    let agreement = judge(&server, &folder, &top5(expected));
+    println!("mobilenet_v2: {agreement:?}");
+    assert_eq!(agreement.photographs, 100);
+    assert!(agreement.right >= 80, "{agreement:?}");
+    assert!(agreement.same_top1 >= 98, "{agreement:?}");
+    assert!(agreement.worst_score_difference < 0.02, "{agreement:?}");
+}
+
+#[test]
+fn the_built_in_model_answers_as_its_authors() {
+    let Some(folder) = reference::real_data("the_built_in_model_answers_as_its_authors") else {
+        return;
+    };
+    let server = Server::start(&[]);
+    let expected = read_json(&folder.join("efficientnet_lite0.json"));
+    let agreement = judge(&server, &folder, &top5(&expected));
+    println!("efficientnet_lite0: {agreement:?}");
+    assert_eq!(agreement.photographs, 100);
+    assert!(agreement.right >= 80, "{agreement:?}");
+    assert!(agreement.same_top1 >= 98, "{agreement:?}");
+    assert!(agreement.worst_score_difference < 0.02, "{agreement:?}");
+}
+
+/// The trunk alone, pooled: its checkpoint has no classifier, so the graph is built by hand.
+fn pooled_trunk(state: &StateDict, manifest: &ModelManifest) -> Vec<u8> {
+    let Some(Architecture::MobilenetV3(config)) = &manifest.architecture else {
+        panic!()
+    };
+    let loader = Loader::new(state);
+    let mut graph = Graph::new(DEFAULT_OPSET);
+    let images = graph.image_input("images");
+    let features = loader.root().sub("features");
+    let map = mobilenet_v3::features(&mut graph, &features, images, config).unwrap();
+    let pooled = graph.mean_pixels(map).unwrap();
+    let pooled = graph.flatten(pooled).unwrap();
+    graph.output(pooled, "pooled");
+    let parameters = loader.finish().unwrap();
+    let info = onnx_export::ModelInfo {
+        name: "trunk".to_owned(),
+        opset: DEFAULT_OPSET,
+        checkpoint_sha256: state.sha256().to_owned(),
+        parameters,
+    };
+    onnx_export::Model { graph, info }.to_bytes()
+}
+
+#[test]
+fn a_real_trunk_gives_torchvisions_pooled_features() {
+    let test = "a_real_trunk_gives_torchvisions_pooled_features";
+    let Some(folder) = reference::real_data(test) else {
+        return;
+    };
+    let state = StateDict::read(&folder.join("weights/mobilenet_v3_small-features.pth")).unwrap();
+    let manifest = sightline::catalogue::manifest("mobilenet_v3_small")
+        .unwrap()
+        .unwrap();
+    let model = pooled_trunk(&state, &manifest);
+    let mut session = reference::runtime()
+        .prepare(&model)
+        .unwrap()
+        .session(2)
+        .unwrap();
+    let expected = &read_json(&folder.join("torchvision.json"))["mobilenet_v3_small-features"];
+    let expected: BTreeMap<String, Vec<f32>> = serde_json::from_value(expected.clone()).unwrap();
+    let preprocessor = Preprocessor::new(&manifest.preprocess);
+    let mut largest_error = |picture: &RgbImage, expected: &[f32]| {
+        let picture = preprocessor.run(picture).unwrap();
+        let pooled = session.run(vec![picture]).unwrap().remove(0).remove(0).data;
+        assert_eq!(pooled.len(), expected.len());
+        pooled
+            .iter()
+            .zip(expected)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max)
+    };
+    let options = DecodeOptions {
+        max_pixels: 1 << 26,
+        orientation: Orientation::Apply,
+    };
+    for (file, expected) in expected {
+        let path = folder.join("imagenet").join(&file);
+        let own = decode(&std::fs::read(&path).unwrap(), &options).unwrap();
+        let own_error = largest_error(&own, &expected);
+        println!("{file}: own decoder {own_error:.1e}");
+        assert!(own_error < 0.05, "{file}: {own_error}");
+        if let Some(pixels) = reference::pillow_pixels(test, &path) {
+            let error = largest_error(&pixels, &expected);
+            println!("{file}: torchvision's pixels {error:.1e}");
+            assert!(error < 1e-3, "{file}: {error}");
+        }
+    }
+}
