@@ -39,7 +39,7 @@ struct Agreement {
     worst_score_difference: f64,
 }
 
-/// Class numbers by file, from `labels.csv` (file, class_index, wnid, name).
+/// Class numbers by file, from `labels.csv` (file, class number, synset, name).
 fn labels(folder: &Path) -> BTreeMap<String, u64> {
     let text = std::fs::read_to_string(folder.join("imagenet/labels.csv")).unwrap();
     let row = |line: &str| {
