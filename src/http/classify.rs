@@ -8,7 +8,7 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use serde::Serialize;
 
-use super::extract::{Admission, admit, read_images, refuse};
+use super::extract::{Admission, admit, discard, read_images, refuse};
 use super::middleware::respond;
 use super::params::Params;
 use super::problem::Problem;
@@ -35,16 +35,16 @@ pub(super) async fn classify(
 ) -> Result<Response, Problem> {
     let limit = app.limits.request_timeout;
     let deadline = Instant::now() + limit;
-    let (head, body) = request.into_parts();
+    let (head, mut body) = request.into_parts();
     let (query, admission) = match admit_query(&app, &head) {
         Ok(admitted) => admitted,
         Err(error) => {
-            refuse(&head.headers, body).await;
+            refuse(&head.headers, &mut body).await;
             return Err(error.into());
         }
     };
     let answer = async {
-        let (images, _memory) = read_images(&app, admission, head, body).await?;
+        let (images, _memory) = read_images(&app, admission, head, &mut body).await?;
         let request = ClassifyRequest {
             model: query.model,
             top_k: query.top_k,
@@ -53,9 +53,11 @@ pub(super) async fn classify(
         };
         classify_pictures(&app, request, deadline).await
     };
-    let answer = tokio::time::timeout_at(deadline.into(), answer).await;
-    let answer = answer.map_err(|_| ServeError::DeadlinePassed { limit })??;
-    respond(answer, |predictions| Classification { predictions })
+    let Ok(answer) = tokio::time::timeout_at(deadline.into(), answer).await else {
+        discard(&mut body).await;
+        return Err(ServeError::DeadlinePassed { limit }.into());
+    };
+    respond(answer?, |predictions| Classification { predictions })
 }
 
 struct Query {

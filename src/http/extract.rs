@@ -56,7 +56,7 @@ pub(super) async fn read_images(
     app: &App,
     admission: Admission,
     head: Parts,
-    body: Body,
+    body: &mut Body,
 ) -> Result<(Vec<Bytes>, OwnedSemaphorePermit), ServeError> {
     let Admission { framing, memory } = admission;
     let body = read_body(app.limits.max_body_bytes, body).await?;
@@ -107,8 +107,8 @@ fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
     }
 }
 
-async fn read_body(limit: usize, mut body: Body) -> Result<Bytes, ServeError> {
-    match Limited::new(&mut body, limit).collect().await {
+async fn read_body(limit: usize, body: &mut Body) -> Result<Bytes, ServeError> {
+    match Limited::new(&mut *body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
             discard(body).await;
@@ -121,7 +121,7 @@ async fn read_body(limit: usize, mut body: Body) -> Result<Bytes, ServeError> {
 /// Ends a request that was refused by its head.
 ///
 /// A client that waits for leave to send its body does not get it; all others are sending already.
-pub(super) async fn refuse(headers: &HeaderMap, body: Body) {
+pub(super) async fn refuse(headers: &HeaderMap, body: &mut Body) {
     if !headers.contains_key(EXPECT) {
         discard(body).await;
     }
@@ -129,7 +129,7 @@ pub(super) async fn refuse(headers: &HeaderMap, body: Body) {
 
 /// Reads a bounded part of `body` into nothing: closing with unread data would reset the
 /// connection, and the client would never see the answer.
-async fn discard(body: Body) {
+pub(super) async fn discard(body: &mut Body) {
     let mut body = Limited::new(body, DISCARD_BYTES);
     let read = async { while let Some(Ok(_)) = body.frame().await {} };
     let _ = tokio::time::timeout(DISCARD_TIME, read).await;
