@@ -283,7 +283,7 @@ fn request_ids(server: &Server) {
 fn metrics(server: &Server) {
     let labels = r#"model="efficientnet_lite0",variant="fp32""#;
     let ok = format!(r#"sightline_requests_total{{route="/v1/classify",status="200",{labels}}}"#);
-    let bad = r#"sightline_requests_total{route="/v1/classify",status="415",model="",variant=""}"#;
+    let bad = r#"sightline_requests_total{route="/v1/classify",status="415",model="efficientnet_lite0",variant="fp32"}"#;
     let coffee = photo("coffee_500x375.jpg");
     server.classify("", &coffee);
     let (kind, body) = form(&[("image", &coffee), ("image", &coffee)]);
@@ -339,7 +339,8 @@ fn metrics(server: &Server) {
         "starting",
         "draining",
     ] {
-        let sample = format!(r#"sightline_rejected_total{{reason="{reason}"}}"#);
+        let sample =
+            format!(r#"sightline_rejected_total{{reason="{reason}",model="",variant=""}}"#);
         // Probes while the server started count as well.
         let rejected = server.metric(&sample);
         assert!(rejected == 0.0 || reason == "starting", "{reason}");

@@ -46,7 +46,7 @@ fn a_full_queue_is_answered_429_and_empties_again() {
         let seconds: u64 = reply.header("retry-after").parse().unwrap();
         assert!((1..60).contains(&seconds), "{seconds}");
     }
-    let counted = server.metric(r#"sightline_rejected_total{reason="queue_full"}"#);
+    let counted = rejected(&server, "queue_full");
     assert_eq!(counted, refused.len() as f64);
     assert_eq!(server.metric("sightline_queue_depth"), 0.0);
     assert_eq!(server.classify("", &coffee).labels(), ["espresso"]);
@@ -60,14 +60,19 @@ fn a_passed_deadline_is_answered_504() {
         (reply.status, reply.code().as_str()),
         (504, "deadline_passed")
     );
-    assert_eq!(
-        server.metric(r#"sightline_rejected_total{reason="deadline"}"#),
-        1.0
-    );
+    assert_eq!(rejected(&server, "deadline"), 1.0);
     assert_eq!(server.get("/health/ready").status, 200);
     eventually("the picture left the queue", || {
         server.metric("sightline_queue_depth") == 0.0
     });
+}
+
+/// Requests for the built-in model that were turned away for `reason`.
+fn rejected(server: &Server, reason: &str) -> f64 {
+    let model = r#"model="efficientnet_lite0",variant="fp32""#;
+    server.metric(&format!(
+        r#"sightline_rejected_total{{reason="{reason}",{model}}}"#
+    ))
 }
 
 /// Starts a request whose body has `length` bytes, and sends the first `part` of them.
@@ -97,10 +102,12 @@ fn slow_clients_block_nobody_and_hold_bounded_memory() {
         photo("coffee_500x375.jpg"),
         photo("chelsea.png"),
     );
-    let mut stream = half_request(&server, &slow, 1000);
-    eventually("the slow body is being read", || {
-        server.metric("sightline_in_flight") == 2.0
+    let most = slow.len() - 1000;
+    let mut stream = half_request(&server, &slow, most);
+    eventually("the slow body takes its memory", || {
+        server.classify("", &middle).status == 429
     });
+    let before = rejected(&server, "body_memory");
     // What fits beside the slow body is answered, what does not is told to come again.
     let started = Instant::now();
     assert_eq!(server.classify("", &small).labels(), ["espresso"]);
@@ -108,12 +115,9 @@ fn slow_clients_block_nobody_and_hold_bounded_memory() {
     let reply = server.classify("", &middle);
     assert_eq!((reply.status, reply.code().as_str()), (429, "body_memory"));
     assert_eq!(reply.header("retry-after"), "1");
-    assert_eq!(
-        server.metric(r#"sightline_rejected_total{reason="body_memory"}"#),
-        1.0
-    );
+    assert_eq!(rejected(&server, "body_memory"), before + 1.0);
     // The slow one is still welcome, and its memory comes back.
-    stream.write_all(&slow[1000..]).unwrap();
+    stream.write_all(&slow[most..]).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
@@ -139,9 +143,10 @@ fn sigterm_lets_requests_in_flight_finish() {
         server.metric("sightline_in_flight") == 4.0
     });
     server.terminate();
-    eventually("new connections are refused", || {
-        TcpStream::connect(server.address).is_err()
+    eventually("new work is refused", || {
+        server.get("/health/ready").status == 503
     });
+    assert_eq!(server.classify("", &picture).code(), "draining");
     for stream in &mut streams {
         stream.write_all(&picture[5000..]).unwrap();
         let mut answer = String::new();

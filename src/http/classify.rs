@@ -11,7 +11,7 @@ use onnx_export::manifest::Task;
 use serde::Serialize;
 use tokio::time::timeout_at;
 
-use super::extract::{Framing, discard, framing, read_images};
+use super::extract::{Framing, discard, framing, read_images, refuse};
 use super::params::Params;
 use super::problem::Problem;
 use super::respond::respond;
@@ -38,20 +38,22 @@ pub(super) async fn classify(
     request: Request,
 ) -> Result<Response, Problem> {
     let deadline = Instant::now() + app.limits.request_timeout;
-    let (parts, body) = request.into_parts();
+    let (parts, mut body) = request.into_parts();
     let checked = match Checked::new(&app, &parts) {
         Ok(checked) => checked,
         Err(error) => {
-            discard(&parts.headers, body).await;
+            refuse(&parts.headers, &mut body).await;
             return Err(error.into());
         }
     };
     let model = Arc::clone(&checked.model);
-    let answer = timeout_at(deadline.into(), checked.answer(&app, parts, body, deadline)).await;
-    let passed = || ServeError::DeadlinePassed {
-        limit: app.limits.request_timeout,
+    let answer = checked.answer(&app, parts, &mut body, deadline);
+    let Ok(answer) = timeout_at(deadline.into(), answer).await else {
+        discard(&mut body).await;
+        let limit = app.limits.request_timeout;
+        return Err(Problem::from(ServeError::DeadlinePassed { limit }).of(&model));
     };
-    match answer.unwrap_or_else(|_| Err(passed())) {
+    match answer {
         Ok(answer) => respond(answer, |predictions| Classification { predictions }),
         Err(error) => Err(Problem::from(error).of(&model)),
     }
@@ -86,7 +88,7 @@ impl Checked {
         self,
         app: &App,
         parts: Parts,
-        body: Body,
+        body: &mut Body,
         deadline: Instant,
     ) -> Result<Answer<Vec<Prediction>>, ServeError> {
         let Self {

@@ -40,7 +40,7 @@ pub(super) async fn read_images(
     app: &App,
     framing: Framing,
     parts: Parts,
-    body: Body,
+    body: &mut Body,
 ) -> Result<Images, ServeError> {
     let (body, memory) = read_body(app, &parts.headers, body).await?;
     let pictures = match framing {
@@ -97,14 +97,14 @@ pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
 async fn read_body(
     app: &App,
     headers: &HeaderMap,
-    mut body: Body,
+    body: &mut Body,
 ) -> Result<(Bytes, BodyMemory), ServeError> {
-    let collected = collect(app, headers, &mut body).await;
+    let collected = collect(app, headers, body).await;
     if matches!(
         collected,
         Err(ServeError::BodyTooLarge { .. } | ServeError::BodyMemory)
     ) {
-        discard(headers, body).await;
+        refuse(headers, body).await;
     }
     collected
 }
@@ -145,13 +145,17 @@ async fn collect(
     Ok((Bytes::from(bytes), memory))
 }
 
-/// Reads a bounded part of `body` into nothing: closing with unread data would reset the
-/// connection, and the client would never see the answer. A client that asked whether it should
-/// send the body at all has its answer and sends none.
-pub(super) async fn discard(headers: &HeaderMap, body: Body) {
-    if headers.contains_key(EXPECT) {
-        return;
+/// Ends the body of a request that was refused by its head. A client that waits for leave to send
+/// its body does not get it; all others are sending already.
+pub(super) async fn refuse(headers: &HeaderMap, body: &mut Body) {
+    if !headers.contains_key(EXPECT) {
+        discard(body).await;
     }
+}
+
+/// Reads a bounded part of `body` into nothing: closing with unread data would reset the
+/// connection, and the client would never see the answer.
+pub(super) async fn discard(body: &mut Body) {
     let mut body = Limited::new(body, DISCARD_BYTES);
     let read = async { while let Some(Ok(_)) = body.frame().await {} };
     let _ = tokio::time::timeout(DISCARD_TIME, read).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -36,6 +36,9 @@ pub(super) struct Problem {
     got: Option<String>,
     #[serde(skip)]
     retry_after: Option<Duration>,
+    /// The connection ends with this answer, since the request's body may be unread.
+    #[serde(skip)]
+    last: bool,
     /// The metric that counts it, where the request was turned away before any work.
     #[serde(skip)]
     pub(super) rejection: Option<Rejection>,
@@ -59,6 +62,7 @@ impl Problem {
             expected: None,
             got: None,
             retry_after: None,
+            last: false,
             rejection: None,
             model: None,
             hidden: None,
@@ -169,7 +173,11 @@ impl From<ServeError> for Problem {
                 .retry(SHORT_WAIT, Rejection::starting),
             ServeError::Draining => Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", detail)
                 .retry(SHORT_WAIT, Rejection::draining),
-            ServeError::DeadlinePassed { .. } => deadline(detail),
+            ServeError::DeadlinePassed { .. } => {
+                let mut problem = deadline(detail);
+                problem.last = true;
+                problem
+            }
             ServeError::Batch(error) => batch(&error, detail),
             ServeError::Internal(reason) => Self::internal(reason),
         }
@@ -226,6 +234,9 @@ impl IntoResponse for Problem {
         if let Some(after) = self.retry_after {
             let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.last {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response.extensions_mut().insert(self);
         response

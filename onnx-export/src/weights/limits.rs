@@ -40,7 +40,7 @@ pub(super) const MAX_STACK: u64 = 1 << 16;
 pub(super) const MAX_MARKS: u64 = 1 << 10;
 
 /// Most remembered values of a pickle.
-pub(super) const MAX_MEMO: u64 = 1 << 20;
+pub(super) const MAX_MEMO: u64 = 1 << 18;
 
 /// Longest text in a pickle, in bytes: a name, or a setting of a training run.
 pub(super) const MAX_TEXT: u64 = 1 << 20;
