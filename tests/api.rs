@@ -299,7 +299,7 @@ fn metrics(server: &Server) {
     let counted = format!(r#"_count{{route="/v1/classify",{labels}}}"#);
     assert_eq!(
         server.metric(&format!("sightline_request_duration_seconds{counted}")),
-        2.0
+        3.0
     );
     for (stage, count) in STAGES.iter().zip([3.0, 3.0, 3.0, 3.0, 3.0, 2.0]) {
         let sample =

@@ -9,10 +9,11 @@ mod common;
 mod reference;
 
 use std::collections::BTreeMap;
+use std::io::Cursor;
 use std::path::Path;
 
 use common::Server;
-use image::RgbImage;
+use image::{ImageFormat, RgbImage};
 use onnx_export::DEFAULT_OPSET;
 use onnx_export::backbones::mobilenet_v3;
 use onnx_export::graph::{Graph, Loader};
@@ -34,9 +35,31 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Agreement {
     photographs: usize,
+    /// First class as labelled.
     right: usize,
+    /// First class as torchvision's.
     same_top1: usize,
+    /// Of those, all five scores within 0.02 of torchvision's.
+    close: usize,
     worst_score_difference: f64,
+}
+
+impl Agreement {
+    fn add(&mut self, got: &[Entry], expected: &[Entry], class: u64) {
+        self.photographs += 1;
+        self.right += usize::from(got[0].class_id == class);
+        if got[0].class_id != expected[0].class_id {
+            return;
+        }
+        self.same_top1 += 1;
+        let difference = |entry: &Entry| {
+            let own = got.iter().find(|own| own.class_id == entry.class_id);
+            own.map_or(0.0, |own| (own.score - entry.score).abs())
+        };
+        let worst = expected.iter().map(difference).fold(0.0, f64::max);
+        self.close += usize::from(worst < 0.02);
+        self.worst_score_difference = self.worst_score_difference.max(worst);
+    }
 }
 
 /// Class numbers by file, from `labels.csv` (file, class number, synset, name).
@@ -52,27 +75,42 @@ fn labels(folder: &Path) -> BTreeMap<String, u64> {
     text.lines().skip(1).map(row).collect()
 }
 
-fn judge(server: &Server, folder: &Path, expected: &BTreeMap<String, Vec<Entry>>) -> Agreement {
-    let mut agreement = Agreement::default();
+/// Answers for all photographs: their JPEG files, and where Pillow is there, its pixels as PNG.
+fn judge(server: &Server, folder: &Path, answers: &Value, test: &str) -> Option<Agreement> {
+    let expected = top5(answers);
+    let (mut own, mut theirs) = (Agreement::default(), Some(Agreement::default()));
     for (file, class) in labels(folder) {
-        let picture = std::fs::read(folder.join("imagenet").join(&file)).unwrap();
-        // torchvision looks at the pixels as they are stored; one of these photographs is turned.
-        let result = server
-            .classify("?orientation=ignore", &picture)
-            .results()
-            .remove(0);
-        let got: Vec<Entry> = serde_json::from_value(result["predictions"].clone()).unwrap();
-        agreement.photographs += 1;
-        agreement.right += usize::from(got[0].class_id == class);
-        agreement.same_top1 += usize::from(got[0].class_id == expected[&file][0].class_id);
-        for entry in &expected[&file] {
-            if let Some(own) = got.iter().find(|own| own.class_id == entry.class_id) {
-                let difference = (own.score - entry.score).abs();
-                agreement.worst_score_difference = agreement.worst_score_difference.max(difference);
-            }
-        }
+        let path = folder.join("imagenet").join(&file);
+        let got = predictions(server, &std::fs::read(&path).unwrap());
+        own.add(&got, &expected[&file], class);
+        theirs = theirs.and_then(|mut theirs| {
+            let mut png = Vec::new();
+            let pixels = reference::pillow_pixels(test, &path)?;
+            pixels
+                .write_to(&mut Cursor::new(&mut png), ImageFormat::Png)
+                .unwrap();
+            theirs.add(&predictions(server, &png), &expected[&file], class);
+            Some(theirs)
+        });
     }
-    agreement
+    println!("{test}: own decoder {own:?}");
+    println!("{test}: torchvision's pixels {theirs:?}");
+    assert_eq!(own.photographs, 100);
+    assert!(own.right >= 80, "{own:?}");
+    assert!(own.same_top1 >= 98, "{own:?}");
+    // JPEG decoders differ by a level or two where chroma is subsampled; on one photograph of the
+    // hundred that moves a score by 0.021.
+    assert!(own.close + 1 >= own.same_top1, "{own:?}");
+    theirs
+}
+
+fn predictions(server: &Server, picture: &[u8]) -> Vec<Entry> {
+    // torchvision looks at the pixels as they are stored; one of these photographs is turned.
+    let result = server
+        .classify("?orientation=ignore", picture)
+        .results()
+        .remove(0);
+    serde_json::from_value(result["predictions"].clone()).unwrap()
 }
 
 fn top5(answers: &Value) -> BTreeMap<String, Vec<Entry>> {
@@ -85,7 +123,8 @@ fn read_json(path: &Path) -> Value {
 
 #[test]
 fn mobilenet_v2_answers_as_in_torchvision() {
-    let Some(folder) = reference::real_data("mobilenet_v2_answers_as_in_torchvision") else {
+    let test = "mobilenet_v2_answers_as_in_torchvision";
+    let Some(folder) = reference::real_data(test) else {
         return;
     };
     let models = tempfile::tempdir().unwrap();
@@ -102,27 +141,27 @@ fn mobilenet_v2_answers_as_in_torchvision() {
     assert_eq!(code, Some(0), "{error}");
     let server = Server::start(&["--models", models.path().to_str().unwrap()]);
     let expected = &read_json(&folder.join("torchvision.json"))["mobilenet_v2"];
-    let agreement = judge(&server, &folder, &top5(expected));
-    println!("mobilenet_v2: {agreement:?}");
-    assert_eq!(agreement.photographs, 100);
-    assert!(agreement.right >= 80, "{agreement:?}");
-    assert!(agreement.same_top1 >= 98, "{agreement:?}");
-    assert!(agreement.worst_score_difference < 0.02, "{agreement:?}");
+    let theirs = judge(&server, &folder, expected, test);
+    if let Some(theirs) = theirs {
+        assert_eq!(theirs.same_top1, 100, "{theirs:?}");
+        assert!(theirs.worst_score_difference < 1e-4, "{theirs:?}");
+    }
 }
 
 #[test]
 fn the_built_in_model_answers_as_its_authors() {
-    let Some(folder) = reference::real_data("the_built_in_model_answers_as_its_authors") else {
+    let test = "the_built_in_model_answers_as_its_authors";
+    let Some(folder) = reference::real_data(test) else {
         return;
     };
     let server = Server::start(&[]);
     let expected = read_json(&folder.join("efficientnet_lite0.json"));
-    let agreement = judge(&server, &folder, &top5(&expected));
-    println!("efficientnet_lite0: {agreement:?}");
-    assert_eq!(agreement.photographs, 100);
-    assert!(agreement.right >= 80, "{agreement:?}");
-    assert!(agreement.same_top1 >= 98, "{agreement:?}");
-    assert!(agreement.worst_score_difference < 0.02, "{agreement:?}");
+    let theirs = judge(&server, &folder, &expected, test);
+    if let Some(theirs) = theirs {
+        assert_eq!(theirs.same_top1, 100, "{theirs:?}");
+        // Its weights are kept in half precision.
+        assert!(theirs.worst_score_difference < 0.005, "{theirs:?}");
+    }
 }
 
 /// The trunk alone, pooled: its checkpoint has no classifier, so the graph is built by hand.
