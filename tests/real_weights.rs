@@ -3,7 +3,11 @@
 //! The weights and most photographs are not ours to publish: each test says that it was skipped
 //! where they are not beside this checkout (`../shared/real`, or `SIGHTLINE_TEST_SHARED`).
 
-#![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a panic is a test's report"
+)]
 
 mod common;
 mod reference;
