@@ -2,9 +2,10 @@
 //!
 //! What is *not* here: sessions and queues (`registry` loads what this finds).
 
+mod files;
+
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -15,13 +16,12 @@ use onnx_export::{BuildError, DEFAULT_OPSET};
 use thiserror::Error;
 
 use crate::catalogue;
+pub use files::{lines, read_bounded, read_text};
 
 /// The only variant so far: 32-bit floats.
 pub const FP32: &str = "fp32";
 /// Protobuf's own limit on a message.
 const MAX_ONNX_BYTES: u64 = 2 << 30;
-/// A manifest or a label file is a page of text, not a data set.
-const MAX_TEXT_BYTES: u64 = 16 << 20;
 
 /// A model as people name it: `name` or `name@variant`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -350,45 +350,5 @@ fn beside(manifest: &Path, field: &'static str, file: &Path) -> Result<PathBuf, 
     Ok(manifest.with_file_name(file))
 }
 
-/// The labels of a text, one a line.
-pub fn lines(text: &str) -> Vec<String> {
-    text.lines()
-        .map(|line| line.trim_end().to_owned())
-        .collect()
-}
-
-/// The text of a small file.
-///
-/// # Errors
-/// [`StoreError::Io`] and [`StoreError::TooLarge`].
-pub fn read_text(path: &Path) -> Result<String, StoreError> {
-    let bytes = read_bounded(path, MAX_TEXT_BYTES)?;
-    String::from_utf8(bytes).map_err(|error| {
-        let source = io::Error::new(io::ErrorKind::InvalidData, error);
-        StoreError::Io {
-            path: path.to_path_buf(),
-            source,
-        }
-    })
-}
-
-/// The bytes of a file, if they are not more than `limit`.
-///
-/// # Errors
-/// [`StoreError::Io`] and [`StoreError::TooLarge`].
-pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, StoreError> {
-    let fail = |source| StoreError::Io {
-        path: path.to_path_buf(),
-        source,
-    };
-    let file = File::open(path).map_err(fail)?;
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(fail)?;
-    if bytes.len() as u64 > limit {
-        return Err(StoreError::TooLarge {
-            path: path.to_path_buf(),
-            limit,
-        });
-    }
-    Ok(bytes)
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! Reading files of bounded size.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::StoreError;
+
+/// A manifest or a label file is a page of text, not a data set.
+const MAX_TEXT_BYTES: u64 = 16 << 20;
+
+/// The labels of a text, one a line.
+pub fn lines(text: &str) -> Vec<String> {
+    text.lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect()
+}
+
+/// The text of a small file.
+///
+/// # Errors
+/// [`StoreError::Io`] and [`StoreError::TooLarge`].
+pub fn read_text(path: &Path) -> Result<String, StoreError> {
+    let bytes = read_bounded(path, MAX_TEXT_BYTES)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let source = io::Error::new(io::ErrorKind::InvalidData, error);
+        StoreError::Io {
+            path: path.to_path_buf(),
+            source,
+        }
+    })
+}
+
+/// The bytes of a file, if they are not more than `limit`.
+///
+/// # Errors
+/// [`StoreError::Io`] and [`StoreError::TooLarge`].
+pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, StoreError> {
+    let fail = |source| StoreError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    let file = File::open(path).map_err(fail)?;
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(fail)?;
+    if bytes.len() as u64 > limit {
+        return Err(StoreError::TooLarge {
+            path: path.to_path_buf(),
+            limit,
+        });
+    }
+    Ok(bytes)
+}
