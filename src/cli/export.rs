@@ -16,35 +16,35 @@ pub(super) struct ExportArgs {
     /// Network of the catalogue (see `sightline models`)
     name: String,
     /// Checkpoint: .pth in any of its containers, or .safetensors
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "SIGHTLINE_WEIGHTS", value_name = "FILE")]
     weights: PathBuf,
     /// Factor on every channel count (MobileNetV2, MobileNetV3)
-    #[arg(long, value_name = "F")]
+    #[arg(long, env = "SIGHTLINE_WIDTH_MULT", value_name = "F")]
     width_mult: Option<f64>,
     /// Halve the channels of the last blocks (MobileNetV3)
-    #[arg(long)]
+    #[arg(long, env = "SIGHTLINE_REDUCED_TAIL")]
     reduced_tail: bool,
     /// Dilation instead of stride in the last blocks (MobileNetV3)
-    #[arg(long)]
+    #[arg(long, env = "SIGHTLINE_DILATED")]
     dilated: bool,
     /// Number of classes [default: the labels' count, else the catalogue's]
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "SIGHTLINE_NUM_CLASSES", value_name = "N")]
     num_classes: Option<usize>,
     /// Class labels, one a line [default: the catalogue's, else numbers]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "SIGHTLINE_LABELS", value_name = "FILE")]
     labels: Option<PathBuf>,
     /// ONNX opset, 13 to 21
-    #[arg(long, default_value_t = DEFAULT_OPSET, value_name = "N")]
+    #[arg(long, env = "SIGHTLINE_OPSET", default_value_t = DEFAULT_OPSET, value_name = "N")]
     opset: i64,
     /// Name of the exported model [default: that of OUT]
-    #[arg(long = "as", value_name = "NAME")]
+    #[arg(long = "as", env = "SIGHTLINE_AS", value_name = "NAME")]
     name_as: Option<String>,
     /// Folder for model.onnx, model.toml and labels.txt, or the path of an .onnx file
-    #[arg(short = 'o', long = "out", value_name = "OUT")]
+    #[arg(short = 'o', long = "out", env = "SIGHTLINE_OUT", value_name = "OUT")]
     out: PathBuf,
 }
 
-/// Reads the checkpoint, builds the graph, and writes both files; nothing is left half-written.
+/// Reads the checkpoint, builds the graph, and writes the files; a failure leaves nothing behind.
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let Some(mut manifest) = catalogue::manifest(&args.name)? else {
         bail!(
@@ -52,6 +52,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
             args.name
         );
     };
+    let paths = OutputPaths::new(&args.out)?;
+    manifest.name = args.name_as.clone().unwrap_or_else(|| paths.name.clone());
     let labels = args
         .labels
         .as_deref()
@@ -70,18 +72,19 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
             labels.len()
         );
     }
+    // Parsed again so that a name that `serve` would refuse is refused before the work.
+    ModelManifest::parse(&manifest.to_toml()?).context("the exported model (see --as)")?;
     let state = StateDict::read(&args.weights)
         .with_context(|| format!("cannot use {}", args.weights.display()))?;
-    let paths = OutputPaths::new(&args.out)?;
-    manifest.name = args.name_as.clone().unwrap_or_else(|| paths.name.clone());
     let model = build(&manifest, &state, args)?;
     complete(&mut manifest, &model, &paths, args);
-    // Parsed again so that a name or value that `serve` would refuse is refused now.
-    let manifest_text = manifest.to_toml()?;
-    ModelManifest::parse(&manifest_text).context("the exported model")?;
-    write(&paths.onnx, &model.to_bytes())?;
-    write(&paths.labels, (labels.join("\n") + "\n").as_bytes())?;
-    write(&paths.manifest, manifest_text.as_bytes())?;
+    let labels = labels.join("\n") + "\n";
+    let manifest = manifest.to_toml()?;
+    write_all(&[
+        (&paths.onnx, &model.to_bytes()),
+        (&paths.labels, labels.as_bytes()),
+        (&paths.manifest, manifest.as_bytes()),
+    ])?;
     report(&model, &paths)
 }
 
@@ -136,6 +139,11 @@ fn build(manifest: &ModelManifest, state: &StateDict, args: &ExportArgs) -> Resu
         let what = format!("cannot build {} from {}", args.name, args.weights.display());
         let error = anyhow::Error::new(error);
         match hint {
+            Some(classes) if args.labels.is_some() && args.num_classes.is_none() => {
+                error.context(format!(
+                    "{what}: the label file has another number of lines than its {classes} classes"
+                ))
+            }
             Some(classes) => error.context(format!("{what} (try --num-classes {classes})")),
             None => error.context(what),
         }
@@ -188,7 +196,6 @@ impl OutputPaths {
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or(name);
-        std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
         Ok(Self {
             name,
             onnx: out.join("model.onnx"),
@@ -198,19 +205,38 @@ impl OutputPaths {
     }
 }
 
-/// Writes beside the target and renames, so that a reader sees all of the file or none.
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let partial = path.with_extension("partial");
-    let written = std::fs::File::create(&partial).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&partial, path)
-    });
+/// Writes every file beside its target, then renames them all, so that a failure changes nothing.
+fn write_all(files: &[(&Path, &[u8])]) -> Result<()> {
+    let staged = |path: &Path| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".part");
+        PathBuf::from(name)
+    };
+    let write = || -> std::io::Result<()> {
+        for (path, bytes) in files {
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder)?;
+            }
+            let mut file = std::fs::File::create(staged(path))?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+        }
+        files
+            .iter()
+            .try_for_each(|(path, _)| std::fs::rename(staged(path), path))
+    };
+    let written = write();
     if written.is_err() {
-        // The first error is the one to tell.
-        let _ = std::fs::remove_file(&partial);
+        for (path, _) in files {
+            // The first error is the one to tell.
+            let _ = std::fs::remove_file(staged(path));
+        }
     }
-    written.with_context(|| format!("cannot write {}", path.display()))
+    let place = files
+        .first()
+        .map(|(path, _)| path.display().to_string())
+        .unwrap_or_default();
+    written.with_context(|| format!("cannot write {place}"))
 }
 
 fn report(model: &Model, paths: &OutputPaths) -> Result<()> {

@@ -13,6 +13,7 @@ mod models;
 mod predict;
 mod serve;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,8 +29,8 @@ const EXIT_CONFIG: u8 = 64;
 
 /// Serves torchvision's vision networks from a CPU.
 ///
-/// One binary reads official checkpoints, builds ONNX graphs, and answers with labels, boxes or
-/// masks over HTTP. `sightline serve` works at once: its default model is built in.
+/// One binary reads official checkpoints, builds ONNX graphs, and answers photographs with labels over
+/// HTTP. `sightline serve` works at once: its default model is built in.
 #[derive(Debug, Parser)]
 #[command(name = "sightline", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
@@ -57,7 +58,7 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 success; 1 the command failed; 2 wrong arguments; 64 a configuration that cannot be used.
-Every flag is also an environment variable, named in the command's own --help.";
+Every flag is also an environment variable, named in the command's own --help; flags win.";
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogFormat {
@@ -136,7 +137,7 @@ pub(crate) fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", explain(&error));
             let config = error
                 .chain()
                 .any(<dyn std::error::Error>::is::<ConfigError>);
@@ -149,11 +150,29 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
+/// The error and its causes in one text; a cause that an outer message repeats is left out.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        let cause = cause.trim_end();
+        if text.contains(cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(cause);
+    }
+    text
+}
+
 fn start_logging(filter: &str, format: LogFormat) -> Result<()> {
     // ONNX Runtime warns of its own optimisations; only its errors concern an operator.
     let filter = EnvFilter::try_new(format!("ort=error,{filter}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.init(),
@@ -165,6 +184,18 @@ fn start_logging(filter: &str, format: LogFormat) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    #[test]
+    fn causes_are_told_once() {
+        let inner = anyhow::anyhow!("no such file\n");
+        let outer = inner
+            .context("cannot read x: no such file")
+            .context("model `y`");
+        assert_eq!(
+            super::explain(&outer),
+            "model `y`: cannot read x: no such file"
+        );
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

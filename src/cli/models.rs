@@ -1,5 +1,7 @@
 //! `sightline models`.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use clap::Args;
 use onnx_export::manifest::ModelManifest;
@@ -12,11 +14,14 @@ use super::StoreArgs;
 #[derive(Debug, Args)]
 pub(super) struct ModelsArgs {
     /// Print JSON instead of a table
-    #[arg(long)]
+    #[arg(long, env = "SIGHTLINE_JSON")]
     json: bool,
     #[command(flatten)]
     store: StoreArgs,
 }
+
+/// Where the weights of a built-in model are.
+const BUILT_IN: &str = "built in";
 
 /// One line of the list: a published checkpoint, or a model of the user's own.
 #[derive(Debug, Serialize)]
@@ -25,9 +30,12 @@ struct Row {
     task: &'static str,
     weights: String,
     parameters: Option<u64>,
-    accuracy: String,
+    accuracy: BTreeMap<String, f64>,
+    /// Where the checkpoint is published.
+    url: Option<String>,
     bytes: Option<u64>,
-    here: String,
+    /// The file that is here, or that the binary carries it.
+    here: Option<String>,
 }
 
 /// Prints every model of the catalogue and of the models directory.
@@ -58,31 +66,23 @@ pub(super) fn run(args: &ModelsArgs) -> Result<()> {
 fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Row> {
     let sha = own.and_then(|model| model.manifest.provenance.as_ref());
     let sha = sha.map_or("", |provenance| provenance.checkpoint_sha256.as_str());
+    let mut listed = false;
     let mut rows: Vec<Row> = Vec::new();
     for weights in &manifest.weights {
-        let built_in = weights.file.is_some();
         let exported = own.filter(|_| !sha.is_empty() && sha.starts_with(&weights.sha256_prefix));
-        let metrics = weights
-            .metrics
-            .iter()
-            .map(|(name, percent)| format!("{name} {percent:.1}"));
+        listed |= exported.is_some();
+        let built_in = weights.file.as_ref().map(|_| BUILT_IN.to_owned());
         rows.push(Row {
             name: manifest.name.clone(),
             task: manifest.task.as_str(),
             weights: weights.name.clone(),
             parameters: Some(weights.parameters),
-            accuracy: metrics.collect::<Vec<_>>().join(", "),
+            accuracy: weights.metrics.clone(),
+            url: weights.url.clone(),
             bytes: exported.and_then(size),
-            here: match exported {
-                Some(model) => place(model),
-                None if built_in => "built in".to_owned(),
-                None => "-".to_owned(),
-            },
+            here: exported.map(place).or(built_in),
         });
     }
-    let listed = rows
-        .iter()
-        .any(|row| row.here != "-" && row.here != "built in");
     rows.extend(own.filter(|_| !listed).map(own_row));
     rows
 }
@@ -97,9 +97,10 @@ fn own_row(model: &ModelSource) -> Row {
             .provenance
             .as_ref()
             .map(|provenance| provenance.parameters),
-        accuracy: String::new(),
+        accuracy: BTreeMap::new(),
+        url: None,
         bytes: size(model),
-        here: place(model),
+        here: Some(place(model)),
     }
 }
 
@@ -113,7 +114,7 @@ fn size(model: &ModelSource) -> Option<u64> {
 fn place(model: &ModelSource) -> String {
     match &model.origin {
         Origin::File(path) => path.display().to_string(),
-        Origin::Embedded | Origin::Memory(_) => "built in".to_owned(),
+        Origin::Embedded | Origin::Memory(_) => BUILT_IN.to_owned(),
     }
 }
 
@@ -129,16 +130,26 @@ fn print_table(rows: &[Row]) {
     ];
     let mut lines = vec![head.map(str::to_owned)];
     for row in rows {
+        let file = row
+            .url
+            .as_deref()
+            .and_then(|url| url.rsplit('/').next())
+            .unwrap_or("-");
+        let accuracy = row
+            .accuracy
+            .iter()
+            .map(|(name, percent)| format!("{name} {percent:.1}"));
+        let accuracy: Vec<String> = accuracy.collect();
         let millions = row.parameters.map(|n| format!("{:.2} M", n as f64 / 1e6));
         let size = row.bytes.map(|n| format!("{:.1} MB", n as f64 / 1e6));
         lines.push([
             row.name.clone(),
-            row.task.to_owned(),
             row.weights.clone(),
+            file.to_owned(),
             millions.unwrap_or_default(),
-            row.accuracy.clone(),
+            accuracy.join(", "),
             size.unwrap_or_default(),
-            row.here.clone(),
+            row.here.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
     }
     let width = |column: usize| {

@@ -20,17 +20,17 @@ use super::{RuntimeArgs, StoreArgs};
 
 #[derive(Debug, Args)]
 pub(super) struct PredictArgs {
-    /// Model, as NAME, NAME@VARIANT or a path [default: the built-in one]
-    #[arg(long, default_value = sightline::catalogue::DEFAULT_MODEL, value_name = "M")]
+    /// Model, as NAME, NAME@VARIANT or a path
+    #[arg(long, env = "SIGHTLINE_MODEL", default_value = sightline::catalogue::DEFAULT_MODEL, value_name = "M")]
     model: ModelRef,
     /// Pictures
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
     /// Classes to answer with
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, env = "SIGHTLINE_TOP_K", default_value_t = 5, value_name = "N")]
     top_k: usize,
     /// Print one JSON object per picture
-    #[arg(long)]
+    #[arg(long, env = "SIGHTLINE_JSON")]
     json: bool,
     #[command(flatten)]
     store: StoreArgs,
@@ -65,7 +65,10 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
             }
             Ok(predictions) => print_table(path, &predictions),
             Err(error) => {
-                eprintln!("error: {}: {error:#}", path.display());
+                let why = super::explain(&error);
+                // The request held one picture, whose name is said already.
+                let why = why.trim_start_matches("picture 0: ");
+                eprintln!("error: {}: {why}", path.display());
                 failed += 1;
             }
         }

@@ -148,12 +148,17 @@ fn load_all(
     let started = Instant::now();
     let load = |source| load(app, config, runtime, source);
     let models = sources.into_iter().map(load).collect::<Result<Vec<_>>>()?;
+    let default = models.first().map(LoadedModel::id).unwrap_or_default();
     app.set_ready(Registry::new(models));
+    if app.registry().is_err() {
+        // Asked to end while it was loading.
+        return Ok(());
+    }
     let seconds = started.elapsed().as_secs_f64();
     // Nobody may be reading: that is no reason to stop.
     let _ = writeln!(
         std::io::stdout(),
-        "ready after {seconds:.2} s. Try:\n  curl --data-binary @photo.jpg \
+        "ready after {seconds:.2} s, default model {default}. Try:\n  curl --data-binary @photo.jpg \
          -H 'content-type: image/jpeg' 'http://{address}/v1/classify'"
     );
     Ok(())

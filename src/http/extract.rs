@@ -1,5 +1,6 @@
 //! From a request's body to compressed pictures, within the limits on size and memory.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -205,7 +206,7 @@ struct JsonBody<'a> {
 #[serde(deny_unknown_fields)]
 struct JsonImage<'a> {
     #[serde(borrow)]
-    data: std::borrow::Cow<'a, str>,
+    data: Cow<'a, str>,
 }
 
 fn json_images(body: &[u8], limit: usize) -> Result<Vec<Bytes>, ServeError> {
@@ -228,8 +229,14 @@ fn json_images(body: &[u8], limit: usize) -> Result<Vec<Bytes>, ServeError> {
             Some((_, text)) => text,
             None => &image.data,
         };
+        // The base64 command wraps its lines.
+        let text: Cow<'_, str> = if text.contains(char::is_whitespace) {
+            text.split_whitespace().collect::<String>().into()
+        } else {
+            text.into()
+        };
         STANDARD
-            .decode(text)
+            .decode(text.as_bytes())
             .map(Bytes::from)
             .map_err(|error| ServeError::BadBody {
                 field: format!("images[{index}].data"),
@@ -275,6 +282,7 @@ mod tests {
                 r#"{"images":[{"data":"data:image/png;base64,AQI="},{"data":""}]}"#,
                 Ok(2),
             ),
+            (r#"{"images":[{"data":"AQ\nI=\n"}]}"#, Ok(1)),
             (r#"{"images":[]}"#, Ok(0)),
             (r#"{"images":[{"data":"%%"}]}"#, Err("images[0].data")),
             (

@@ -74,7 +74,7 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
         if let Some(rejection) = problem.rejection {
             app.metrics.rejected(rejection, names);
         }
-        if status >= 500 {
+        if status >= 500 && problem.rejection.is_none() {
             let (code, model) = (problem.code(), names.0);
             let why = problem.hidden.as_deref().unwrap_or_default();
             tracing::warn!(

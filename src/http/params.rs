@@ -30,7 +30,7 @@ impl Params {
         let mut values = self.0.extract_if(.., |(key, _)| key == name);
         let value = values.next().map(|(_, value)| value);
         if let Some((_, second)) = values.next() {
-            return Err(bad(name, "one value", &format!("another, `{second}`")));
+            return Err(bad(name, "one value", &format!("a second one, {second}")));
         }
         Ok(value)
     }
@@ -91,8 +91,10 @@ impl Params {
 
 /// Bounds what an answer repeats of its question.
 fn quote(text: &str) -> String {
-    let short: String = text.chars().take(64).collect();
-    format!("`{short}`")
+    if text.is_empty() {
+        return "nothing".to_owned();
+    }
+    text.chars().take(64).collect()
 }
 
 fn bad(field: &str, expected: &str, got: &str) -> ServeError {
@@ -120,19 +122,19 @@ mod tests {
             ("top_k=10", Ok(10)),
             (
                 "top_k=0",
-                Err("`top_k`: expected a whole number from 1 to 10, got `0`"),
+                Err("`top_k`: expected a whole number from 1 to 10, got 0"),
             ),
             (
                 "top_k=-1",
-                Err("`top_k`: expected a whole number from 1 to 10, got `-1`"),
+                Err("`top_k`: expected a whole number from 1 to 10, got -1"),
             ),
             (
                 "top_k=",
-                Err("`top_k`: expected a whole number from 1 to 10, got ``"),
+                Err("`top_k`: expected a whole number from 1 to 10, got nothing"),
             ),
             (
                 "top_k=1&top_k=2",
-                Err("`top_k`: expected one value, got another, `2`"),
+                Err("`top_k`: expected one value, got a second one, 2"),
             ),
         ];
         for (query, expected) in cases {
@@ -149,7 +151,7 @@ mod tests {
             .finish("model, top_k")
             .unwrap_err()
             .to_string();
-        assert_eq!(error, "`topk`: expected one of model, top_k, got `3`");
+        assert_eq!(error, "`topk`: expected one of model, top_k, got 3");
         assert!(params("").finish("model").is_ok());
     }
 
@@ -163,6 +165,6 @@ mod tests {
             .orientation()
             .unwrap_err()
             .to_string();
-        assert_eq!(error, "`orientation`: expected apply or ignore, got `up`");
+        assert_eq!(error, "`orientation`: expected apply or ignore, got up");
     }
 }

@@ -131,6 +131,11 @@ impl From<ServeError> for Problem {
                 let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
                 let expected =
                     "image/*, application/octet-stream, multipart/form-data or application/json";
+                let detail = if got == "application/x-www-form-urlencoded" {
+                    format!("{detail}; curl sends this unless told: -H 'content-type: image/jpeg'")
+                } else {
+                    detail
+                };
                 Self::new(status, "unsupported_media_type", detail)
                     .about("content-type", expected)
                     .got(got)

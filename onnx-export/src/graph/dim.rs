@@ -11,7 +11,7 @@ pub enum Dim {
     Dynamic(Symbol),
 }
 
-/// A size that depends on the network's input, as an index into [`Dims`].
+/// A size that depends on the network's input, as an index into the graph's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Symbol(u32);
 

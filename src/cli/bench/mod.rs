@@ -38,22 +38,22 @@ const IDLE: Duration = Duration::from_secs(2);
 pub(super) struct BenchArgs {
     /// Model to measure; may be repeated. One that is not here is measured with weights by formula
     /// [default: the built-in one]
-    #[arg(long, value_name = "M")]
+    #[arg(long, env = "SIGHTLINE_MODEL", value_name = "M")]
     model: Vec<ModelRef>,
     /// Measure a running server instead
-    #[arg(long, value_name = "URL")]
+    #[arg(long, env = "SIGHTLINE_URL", value_name = "URL")]
     url: Option<String>,
     /// Picture to send [default: a 500x375 JPEG]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "SIGHTLINE_IMAGE", value_name = "FILE")]
     image: Option<PathBuf>,
     /// Connections under load
-    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    #[arg(long, env = "SIGHTLINE_CONNECTIONS", default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     connections: u16,
     /// Rounds; figures are medians over them
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, env = "SIGHTLINE_ROUNDS", default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
     /// Length of each part of a round, in milliseconds
-    #[arg(long, default_value_t = 1000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
+    #[arg(long, env = "SIGHTLINE_ROUND_MS", default_value_t = 1000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
     round_ms: u64,
     #[command(flatten)]
     store: StoreArgs,
