@@ -123,6 +123,7 @@ fn print_table(rows: &[Row]) {
         "MODEL",
         "TASK",
         "WEIGHTS",
+        "OFFICIAL FILE",
         "PARAMS",
         "PUBLISHED %",
         "SIZE",
@@ -144,6 +145,7 @@ fn print_table(rows: &[Row]) {
         let size = row.bytes.map(|n| format!("{:.1} MB", n as f64 / 1e6));
         lines.push([
             row.name.clone(),
+            row.task.to_owned(),
             row.weights.clone(),
             file.to_owned(),
             millions.unwrap_or_default(),
