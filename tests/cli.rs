@@ -100,7 +100,7 @@ fn models_lists_the_catalogue() {
     let (code, stdout, stderr) = run(&["models"]);
     assert_eq!(code, Some(0), "{stderr}");
     let head: Vec<&str> = stdout.lines().next().unwrap().split_whitespace().collect();
-    assert_eq!(head[..4], ["MODEL", "TASK", "WEIGHTS", "PARAMS"]);
+    assert_eq!(head[..4], ["MODEL", "TASK", "WEIGHTS", "OFFICIAL"]);
     let (code, json, _) = run(&["models", "--json"]);
     assert_eq!(code, Some(0));
     let rows: Vec<Value> = serde_json::from_str(&json).unwrap();
