@@ -13,7 +13,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{Server, eventually, finish, photo, run, sightline};
+use common::{Server, agent, eventually, finish, photo, run, sightline};
 
 #[test]
 fn a_full_queue_is_answered_429_and_empties_again() {
@@ -144,10 +144,17 @@ fn sigterm_lets_requests_in_flight_finish() {
         server.metric("sightline_in_flight") == 4.0
     });
     server.terminate();
-    eventually("new work is refused", || {
-        server.get("/health/ready").status == 503
+    // On connections of their own, since the old ones are being closed.
+    let ready = || agent().get(server.url("/health/ready")).call();
+    eventually("the server says that it ends", || {
+        ready().is_ok_and(|reply| reply.status() == 503)
     });
-    assert_eq!(server.classify("", &picture).code(), "draining");
+    let mut refused = agent()
+        .post(server.url("/v1/classify"))
+        .send(&picture)
+        .unwrap();
+    let problem = refused.body_mut().read_to_string().unwrap();
+    assert!(problem.contains("\"draining\""), "{problem}");
     for stream in &mut streams {
         stream.write_all(&picture[5000..]).unwrap();
         let mut answer = String::new();
