@@ -1,0 +1,123 @@
+//! Logits to a mask, and a mask to what is sent.
+//!
+//! A [`Logits`] is what a network gives for one picture. [`argmax_upsampled`] makes a [`Mask`] of it
+//! at any size; [`class_shares`] counts it.
+//!
+//! What is *not* here: drawing a mask into its picture, that is for its picture to do.
+
+mod mask;
+mod taps;
+mod upsample;
+
+#[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
+mod reference;
+
+use thiserror::Error;
+
+use crate::image::ImageSize;
+
+pub use mask::{ClassShare, Mask, class_shares};
+pub use upsample::{argmax, argmax_upsampled};
+
+/// Classes that a mask of one byte a pixel can tell apart.
+pub const MAX_CLASSES: usize = 256;
+
+/// Logits or a mask that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SegmentError {
+    /// A network with no class, or with more than [`MAX_CLASSES`].
+    #[error("a segmentation network of {got} classes; from 1 to {MAX_CLASSES} are possible")]
+    Classes {
+        /// Classes of the output.
+        got: usize,
+    },
+    /// A side of zero pixels.
+    #[error("a size of {width}x{height} pixels holds nothing")]
+    EmptySize {
+        /// Columns.
+        width: u32,
+        /// Rows.
+        height: u32,
+    },
+    /// The values are not as many as the shape says.
+    #[error("{got} values where the shape asks for {expected}")]
+    Length {
+        /// Classes times height times width; for masks, height times width.
+        expected: u64,
+        /// Values given.
+        got: usize,
+    },
+    /// The memory for a mask cannot be had.
+    #[error("no memory for a mask of {width}x{height} pixels")]
+    Memory {
+        /// Columns.
+        width: u32,
+        /// Rows.
+        height: u32,
+    },
+}
+
+/// Scores `[C, h, w] f32` of one picture, in C order: one plane a class.
+#[derive(Debug, Clone, Copy)]
+pub struct Logits<'a> {
+    data: &'a [f32],
+    classes: usize,
+    size: ImageSize,
+}
+
+impl<'a> Logits<'a> {
+    /// Takes `data` as `[classes, size.height, size.width]`.
+    ///
+    /// # Errors
+    /// [`SegmentError`] where there is no class or no pixel, where classes do not fit into a byte, or
+    /// where `data` has another length.
+    pub fn new(data: &'a [f32], classes: usize, size: ImageSize) -> Result<Self, SegmentError> {
+        if !(1..=MAX_CLASSES).contains(&classes) {
+            return Err(SegmentError::Classes { got: classes });
+        }
+        not_empty(size)?;
+        let expected = size.pixels().saturating_mul(classes as u64);
+        if data.len() as u64 != expected {
+            let got = data.len();
+            return Err(SegmentError::Length { expected, got });
+        }
+        Ok(Self {
+            data,
+            classes,
+            size,
+        })
+    }
+
+    /// Number of classes, `1..=MAX_CLASSES`.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// Columns and rows of a plane.
+    pub fn size(&self) -> ImageSize {
+        self.size
+    }
+
+    /// Row `y` of the plane of `class`.
+    #[expect(
+        clippy::inline_always,
+        reason = "what a kernel calls must be compiled for its instruction set"
+    )]
+    #[inline(always)]
+    fn row(&self, class: usize, y: usize) -> &'a [f32] {
+        let (width, height) = (self.size.width as usize, self.size.height as usize);
+        &self.data[(class * height + y) * width..][..width]
+    }
+}
+
+/// # Errors
+/// [`SegmentError::EmptySize`] if a side is zero.
+fn not_empty(size: ImageSize) -> Result<(), SegmentError> {
+    let ImageSize { width, height } = size;
+    if width == 0 || height == 0 {
+        return Err(SegmentError::EmptySize { width, height });
+    }
+    Ok(())
+}
