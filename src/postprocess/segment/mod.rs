@@ -1,11 +1,13 @@
 //! Logits to a mask, and a mask to what is sent.
 //!
 //! A [`Logits`] is what a network gives for one picture. [`argmax_upsampled`] makes a [`Mask`] of it
-//! at any size; [`class_shares`] counts it.
+//! at any size; [`class_shares`] counts it, [`mask_png`] encodes it.
 //!
 //! What is *not* here: drawing a mask into its picture, that is for its picture to do.
 
 mod mask;
+mod palette;
+mod png;
 mod taps;
 mod upsample;
 
@@ -19,6 +21,8 @@ use thiserror::Error;
 use crate::image::ImageSize;
 
 pub use mask::{ClassShare, Mask, class_shares};
+pub use palette::{Palette, VOC_PALETTE};
+pub use png::mask_png;
 pub use upsample::{argmax, argmax_upsampled};
 
 /// Classes that a mask of one byte a pixel can tell apart.

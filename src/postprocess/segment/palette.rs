@@ -1,0 +1,62 @@
+//! The colours of PASCAL VOC's segmentation masks.
+
+use super::MAX_CLASSES;
+
+/// Red, green and blue of each class.
+pub type Palette = [[u8; 3]; MAX_CLASSES];
+
+/// VOC's colours: black, maroon, green, olive, navy, and so on, to the last byte.
+pub static VOC_PALETTE: Palette = voc_palette();
+
+/// The bits of a class, three by three from the lowest, give a bit each to red, green and blue,
+/// from the highest.
+///
+/// Source: `VOClabelcolormap.m` of the PASCAL VOC development kit.
+const fn voc_palette() -> Palette {
+    let mut palette = [[0; 3]; MAX_CLASSES];
+    let mut class = 0;
+    while class < MAX_CLASSES {
+        let mut bit = 0;
+        while bit < 8 {
+            let channel = bit % 3;
+            let value = (class >> bit & 1) as u8;
+            palette[class][channel] |= value << (7 - bit / 3);
+            bit += 1;
+        }
+        class += 1;
+    }
+    palette
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_colours_are_vocs() {
+        // As documented for the dataset's classes, and the last three by the development kit's code.
+        let expected = [
+            (0, [0, 0, 0]),
+            (1, [128, 0, 0]),
+            (2, [0, 128, 0]),
+            (3, [128, 128, 0]),
+            (4, [0, 0, 128]),
+            (7, [128, 128, 128]),
+            (8, [64, 0, 0]),
+            (15, [192, 128, 128]),
+            (20, [0, 64, 128]),
+            (254, [96, 224, 192]),
+            (255, [224, 224, 192]),
+        ];
+        for (class, colour) in expected {
+            assert_eq!(VOC_PALETTE[class], colour, "{class}");
+        }
+    }
+
+    #[test]
+    fn no_two_classes_look_alike() {
+        for (class, colour) in VOC_PALETTE.iter().enumerate() {
+            assert!(!VOC_PALETTE[..class].contains(colour), "{class}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! A mask as a PNG that any viewer shows in colours and any reader reads as classes.
+
+use png::{BitDepth, ColorType, Compression, Encoder, EncodingError, Filter};
+
+use super::{Mask, Palette};
+
+/// An 8-bit palette PNG whose indices are the classes of `mask`, in the colours of `palette`.
+///
+/// The palette goes up to the highest class that occurs. Each row is stored as its difference from
+/// the row above, which is nothing but zeros inside of objects.
+///
+/// # Errors
+/// If a side is over PNG's limit of 2³¹ - 1 pixels.
+pub fn mask_png(mask: &Mask, palette: &Palette) -> Result<Vec<u8>, EncodingError> {
+    let size = mask.size();
+    let highest = mask.classes().iter().copied().fold(0, u8::max);
+    let colours = &palette[..=usize::from(highest)];
+    let mut bytes = Vec::new();
+    let mut encoder = Encoder::new(&mut bytes, size.width, size.height);
+    encoder.set_color(ColorType::Indexed);
+    encoder.set_depth(BitDepth::Eight);
+    encoder.set_palette(colours.as_flattened());
+    encoder.set_compression(Compression::Fast);
+    encoder.set_filter(Filter::Up);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(mask.classes())?;
+    writer.finish()?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::VOC_PALETTE;
+    use super::*;
+    use crate::image::ImageSize;
+
+    #[test]
+    fn indices_and_colours_come_back() {
+        for (width, height, classes) in [(1, 1, 1), (1, 300, 3), (300, 1, 256), (64, 48, 21)] {
+            let at = |i: u32| (u64::from(i * i / 7) % classes) as u8;
+            let pixels: Vec<u8> = (0..width * height).map(at).collect();
+            let mask = Mask::new(ImageSize { width, height }, pixels).unwrap();
+            let bytes = mask_png(&mask, &VOC_PALETTE).unwrap();
+            let mut reader = png::Decoder::new(std::io::Cursor::new(&bytes))
+                .read_info()
+                .unwrap();
+            let info = reader.info();
+            assert_eq!((info.width, info.height), (width, height));
+            assert_eq!(info.color_type, ColorType::Indexed);
+            assert_eq!(info.bit_depth, BitDepth::Eight);
+            let highest = mask.classes().iter().max().unwrap();
+            let colours = &VOC_PALETTE[..=usize::from(*highest)];
+            assert_eq!(info.palette.as_deref(), Some(colours.as_flattened()));
+            let mut indices = vec![0; (width * height) as usize];
+            reader.next_frame(&mut indices).unwrap();
+            assert_eq!(indices, mask.classes());
+        }
+    }
+}
