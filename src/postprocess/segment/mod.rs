@@ -1,13 +1,14 @@
 //! Logits to a mask, and a mask to what is sent.
 //!
 //! A [`Logits`] is what a network gives for one picture. [`argmax_upsampled`] makes a [`Mask`] of it
-//! at any size; [`class_shares`] counts it, [`mask_png`] encodes it.
+//! at any size; [`class_shares`] counts it, [`mask_png`] and [`mask_rle`] encode it.
 //!
 //! What is *not* here: drawing a mask into its picture, that is for its picture to do.
 
 mod mask;
 mod palette;
 mod png;
+mod rle;
 mod taps;
 mod upsample;
 
@@ -23,6 +24,7 @@ use crate::image::ImageSize;
 pub use mask::{ClassShare, Mask, class_shares};
 pub use palette::{Palette, VOC_PALETTE};
 pub use png::mask_png;
+pub use rle::{RleMask, mask_rle};
 pub use upsample::{argmax, argmax_upsampled};
 
 /// Classes that a mask of one byte a pixel can tell apart.

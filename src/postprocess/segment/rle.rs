@@ -1,0 +1,269 @@
+//! A mask as run lengths in COCO's form, one list for each class.
+//!
+//! Runs go down the columns, and alternate between pixels outside and inside of the class, outside
+//! first. They are written as text: each as its difference from the run two before (from the fourth
+//! on), five bits a character from the lowest, a sixth where more follow, counted up from `0`.
+//! Source: `rleEncode` and `rleToString` of pycocotools' `maskApi.c`.
+
+use serde::Serialize;
+
+use super::{MAX_CLASSES, Mask};
+
+/// The pixels of one class, as pycocotools reads them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RleMask {
+    /// Position in the label file.
+    pub class_id: usize,
+    /// Height and width in pixels.
+    pub size: [u32; 2],
+    /// The runs, compressed.
+    pub counts: String,
+}
+
+/// The runs of every class that `mask` has, lowest class first.
+pub fn mask_rle(mask: &Mask) -> Vec<RleMask> {
+    let mut runs = vec![Runs::default(); MAX_CLASSES];
+    let mut current = mask.classes().first().copied().unwrap_or(0);
+    let (mut start, mut column_start) = (0, 0);
+    for_each_column(mask, |column| {
+        let mut y = 0;
+        while let Some(len) = changes_after(&column[y..], current) {
+            y += len;
+            runs[usize::from(current)].push(start, column_start + y as u64);
+            start = column_start + y as u64;
+            current = column[y];
+        }
+        column_start += column.len() as u64;
+    });
+    runs[usize::from(current)].push(start, column_start);
+    let size = [mask.size().height, mask.size().width];
+    let present = runs.into_iter().enumerate();
+    let present = present.filter(|(_, runs)| runs.count > 0);
+    let finished = present.map(|(class_id, runs)| RleMask {
+        class_id,
+        size,
+        counts: runs.finish(column_start),
+    });
+    finished.collect()
+}
+
+/// Columns that are copied from the rows at once.
+const COLUMNS: usize = 16;
+
+/// Gives `each` the columns of `mask`, from the left.
+fn for_each_column(mask: &Mask, mut each: impl FnMut(&[u8])) {
+    let (width, height) = (mask.size().width as usize, mask.size().height as usize);
+    let mut strip = vec![0; COLUMNS.min(width) * height];
+    for x in (0..width).step_by(COLUMNS) {
+        let columns = COLUMNS.min(width - x);
+        for (y, row) in mask.rows().enumerate() {
+            for (i, class) in row[x..x + columns].iter().enumerate() {
+                strip[i * height + y] = *class;
+            }
+        }
+        strip.chunks_exact(height).take(columns).for_each(&mut each);
+    }
+}
+
+/// Pixels that are compared at once.
+const CHUNK: usize = 32;
+
+/// How many pixels of `class` come before another class, if one does.
+fn changes_after(pixels: &[u8], class: u8) -> Option<usize> {
+    let (chunks, _) = pixels.as_chunks::<CHUNK>();
+    let alike = |chunk: &&[u8; CHUNK]| chunk.iter().fold(0, |bits, c| bits | (c ^ class)) == 0;
+    let skipped = chunks.iter().take_while(alike).count() * CHUNK;
+    let at = pixels[skipped..].iter().position(|c| *c != class)?;
+    Some(skipped + at)
+}
+
+/// The runs of one class so far.
+#[derive(Debug, Clone, Default)]
+struct Runs {
+    text: String,
+    /// Where the last run of pixels inside ends.
+    end: u64,
+    /// The last two runs, older first.
+    last: [u64; 2],
+    /// Number of runs.
+    count: u64,
+}
+
+impl Runs {
+    /// Adds the pixels `start..end`, and those outside before them.
+    fn push(&mut self, start: u64, end: u64) {
+        self.write(start - self.end);
+        self.write(end - start);
+        self.end = end;
+    }
+
+    /// The text, after the pixels outside that remain of `total`.
+    fn finish(mut self, total: u64) -> String {
+        if self.end < total {
+            self.write(total - self.end);
+        }
+        self.text
+    }
+
+    fn write(&mut self, run: u64) {
+        let before = if self.count > 2 { self.last[0] } else { 0 };
+        write_number(run.cast_signed() - before.cast_signed(), &mut self.text);
+        self.last = [self.last[1], run];
+        self.count += 1;
+    }
+}
+
+/// Five bits a character, until those that are left only repeat the sign.
+fn write_number(mut number: i64, text: &mut String) {
+    loop {
+        let bits = (number & 0x1f) as u8;
+        number >>= 5;
+        let more = if bits & 0x10 == 0 {
+            number != 0
+        } else {
+            number != -1
+        };
+        let bits = if more { bits | 0x20 } else { bits };
+        text.push(char::from(bits + b'0'));
+        if !more {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::image::ImageSize;
+
+    fn mask(width: u32, height: u32, class: impl Fn(u32, u32) -> u8) -> Mask {
+        let at = |i: u32| class(i % width, i / width);
+        let classes = (0..width * height).map(at).collect();
+        Mask::new(ImageSize { width, height }, classes).unwrap()
+    }
+
+    /// The plain decoder: characters to runs, runs to the pixels of a class, column by column.
+    fn decode(rle: &RleMask) -> Vec<bool> {
+        let mut runs: Vec<i64> = Vec::new();
+        let mut characters = rle.counts.bytes().map(|c| i64::from(c - b'0'));
+        while let Some(mut bits) = characters.next() {
+            let (mut number, mut shift) = (bits & 0x1f, 5);
+            while bits & 0x20 != 0 {
+                bits = characters.next().unwrap();
+                number |= (bits & 0x1f) << shift;
+                shift += 5;
+            }
+            if bits & 0x10 != 0 {
+                number -= 1 << shift;
+            }
+            let before = if runs.len() > 2 {
+                runs[runs.len() - 2]
+            } else {
+                0
+            };
+            runs.push(number + before);
+        }
+        let inside = |i: usize| i % 2 == 1;
+        let pixels = runs.iter().enumerate();
+        let pixels = pixels.flat_map(|(i, run)| std::iter::repeat_n(inside(i), *run as usize));
+        pixels.collect()
+    }
+
+    /// Masks of every kind of border: none, everywhere, at the edges, across strips of columns.
+    fn masks() -> Vec<Mask> {
+        let noise = |x: u32, y: u32| ((x * 7919 + y * 104_729) ^ (x * y)) % 251;
+        let mut masks = vec![
+            mask(1, 1, |_, _| 0),
+            mask(1, 1, |_, _| 255),
+            mask(4, 3, |_, _| 7),
+            mask(640, 480, |_, _| 0),
+            mask(1, 4000, |_, y| (y / 700) as u8),
+            mask(4000, 1, |x, _| (x % 3) as u8),
+            mask(640, 480, |x, y| {
+                u8::from((x * x + y * y) % 90_000 < 30_000) * 15
+            }),
+            mask(100, 50, |x, _| u8::from(x == 99)),
+            mask(100, 50, |_, y| u8::from(y == 0) * 3),
+        ];
+        for side in 1..40 {
+            masks.push(mask(side, 40 - side, |x, y| noise(x, y) as u8));
+            masks.push(mask(side, 3 * side, |x, y| (noise(x / 5, y / 5) % 3) as u8));
+        }
+        masks
+    }
+
+    #[test]
+    fn every_class_decodes_to_its_pixels() {
+        for mask in masks() {
+            let ImageSize { width, height } = mask.size();
+            let encoded = mask_rle(&mask);
+            let mut total = 0;
+            for rle in &encoded {
+                assert_eq!(rle.size, [height, width]);
+                let pixels = decode(rle);
+                assert_eq!(pixels.len() as u64, mask.size().pixels());
+                for (i, inside) in pixels.iter().enumerate() {
+                    let (x, y) = (i / height as usize, i % height as usize);
+                    let class = mask.classes()[y * width as usize + x];
+                    assert_eq!(usize::from(class) == rle.class_id, *inside, "{x}, {y}");
+                }
+                total += pixels.iter().filter(|inside| **inside).count();
+            }
+            assert_eq!(total, mask.classes().len());
+            assert!(encoded.is_sorted_by(|a, b| a.class_id < b.class_id));
+        }
+    }
+
+    #[test]
+    fn the_text_is_pycocotools() {
+        // pycocotools.mask.encode(numpy.asfortranarray(mask == class))["counts"]
+        let mask = mask(6, 5, |x, y| {
+            u8::from(x > 1 && y > 0 && x < 5) * 2 + u8::from(y == 4)
+        });
+        let got = mask_rle(&mask);
+        let got: Vec<_> = got
+            .iter()
+            .map(|r| (r.class_id, r.counts.as_str()))
+            .collect();
+        let expected = [
+            (0, "04100M300003M"),
+            (1, "4140?0"),
+            (2, ";320004"),
+            (3, ">140001"),
+        ];
+        assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn pycocotools_agrees() {
+        let Some(python) = std::env::var_os("SIGHTLINE_TEST_PYTHON") else {
+            eprintln!("SKIPPED pycocotools_agrees: SIGHTLINE_TEST_PYTHON is not set");
+            return;
+        };
+        let mut lines = Vec::new();
+        for mask in masks() {
+            let encoded = mask_rle(&mask);
+            let numbers: Vec<String> = mask.classes().iter().map(u8::to_string).collect();
+            let line = serde_json::json!({ "size": [mask.size().height, mask.size().width],
+                "classes": numbers.join(" "), "rle": encoded });
+            writeln!(lines, "{line}").unwrap();
+        }
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&lines).unwrap();
+        let run = std::process::Command::new(&python)
+            .arg("tests/reference/rle.py")
+            .arg(file.path())
+            .output()
+            .unwrap();
+        let output = String::from_utf8_lossy(&run.stdout);
+        if output.starts_with("no pycocotools") {
+            eprintln!("SKIPPED pycocotools_agrees: {}", output.trim());
+            return;
+        }
+        let errors = String::from_utf8_lossy(&run.stderr);
+        assert!(run.status.success(), "{errors}");
+        assert_eq!(output.trim(), format!("{} masks agree", masks().len()));
+    }
+}
