@@ -58,11 +58,7 @@ mod tests {
             assert_eq!(manifest.name, *folder);
             let architecture = manifest.architecture.as_ref().unwrap();
             let labels = labels(&manifest.labels).unwrap_or_else(|| panic!("{folder}: labels"));
-            assert_eq!(
-                labels.lines().count(),
-                architecture.num_classes(),
-                "{folder}"
-            );
+            assert_eq!(labels.lines().count(), architecture.num_classes, "{folder}");
             for weights in &manifest.weights {
                 let file = weights.url.as_deref().unwrap_or(&weights.sha256_prefix);
                 assert!(

@@ -6,115 +6,71 @@
 
 mod reference;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use onnx_export::manifest::{
-    Architecture, MobileNetV2Config, MobileNetV3Config, MobileNetV3Size, ResNetBlock, ResNetConfig,
+    Architecture, Backbone, Head, MobileNetV2Config, MobileNetV3Config, MobileNetV3Size,
+    ResNetBlock, ResNetConfig,
 };
 use onnx_export::weights::StateDict;
 use onnx_export::{DEFAULT_OPSET, OPSETS, formula};
-use reference::{golden, read_tensor, relative_error, runtime};
-use serde::Deserialize;
-use sightline::engine::Engine;
-
-/// One entry of `index.json`.
-#[derive(Deserialize)]
-struct Case {
-    #[serde(rename = "case")]
-    name: String,
-    builder: String,
-    args: Args,
-    input: Input,
-    params: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Args {
-    width_mult: f64,
-    reduced_tail: bool,
-    dilated: bool,
-}
-
-impl Default for Args {
-    fn default() -> Self {
-        Self {
-            width_mult: 1.0,
-            reduced_tail: false,
-            dilated: false,
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct Input {
-    name: String,
-    shape: [usize; 4],
-    low: f32,
-    high: f32,
-}
+use reference::cases::{Args, Case, Input, cases, run};
+use reference::{read_tensor, relative_error};
 
 fn architecture(builder: &str, args: &Args, num_classes: usize) -> Architecture {
     let Args {
         width_mult,
         reduced_tail,
         dilated,
+        ..
     } = *args;
     let v3 = |size| {
         let bn_eps = 1e-3;
-        Architecture::MobilenetV3(MobileNetV3Config {
+        Backbone::MobilenetV3(MobileNetV3Config {
             size,
             width_mult,
             reduced_tail,
             dilated,
             bn_eps,
-            num_classes,
         })
     };
     let resnet = |block, layers| {
-        Architecture::Resnet(ResNetConfig {
+        Backbone::Resnet(ResNetConfig {
             block,
             layers,
+            replace_stride_with_dilation: [false; 3],
             bn_eps: 1e-5,
-            num_classes,
         })
     };
-    match builder {
+    let backbone = match builder {
         "mobilenet_v3_large" => v3(MobileNetV3Size::Large),
         "mobilenet_v3_small" => v3(MobileNetV3Size::Small),
-        "mobilenet_v2" => Architecture::MobilenetV2(MobileNetV2Config {
+        "mobilenet_v2" => Backbone::MobilenetV2(MobileNetV2Config {
             width_mult,
             bn_eps: 1e-5,
-            num_classes,
         }),
         "resnet18" => resnet(ResNetBlock::Basic, [2, 2, 2, 2]),
         "resnet50" => resnet(ResNetBlock::Bottleneck, [3, 4, 6, 3]),
         other => panic!("no builder {other}"),
+    };
+    Architecture {
+        num_classes,
+        backbone,
+        head: Head::Classifier,
     }
 }
 
 /// Logits `[N, classes]` of a network on the formula's input.
 fn logits(model: &[u8], input: &Input) -> Vec<f32> {
-    let [count, channels, height, width] = input.shape;
-    let span = input.high - input.low;
-    let pixels = formula::uniform(&input.name, count * channels * height * width)
-        .map(|v| input.low + span * (v + 1.0) / 2.0);
-    let data: Vec<f32> = pixels.collect();
-    let batch = reference::pictures(&data, width as u32, height as u32);
-    let mut session = runtime().prepare(model).unwrap().session(2).unwrap();
-    let outputs = session.run(batch).unwrap();
+    let outputs = run(model, input).into_iter();
     outputs
-        .into_iter()
         .flat_map(|mut picture| picture.remove(0).data)
         .collect()
 }
 
 #[test]
 fn every_network_gives_torchvisions_logits() {
-    let cases: Vec<Case> = serde_json::from_str(&golden("index.json")).unwrap();
-    let shapes: BTreeMap<String, BTreeMap<String, Vec<usize>>> =
-        serde_json::from_str(&golden("state_dicts.json")).unwrap();
+    let cases = cases("classification");
     assert_eq!(cases.len(), 9);
     for Case {
         name: case,
@@ -122,13 +78,15 @@ fn every_network_gives_torchvisions_logits() {
         args,
         input,
         params,
+        shapes,
+        ..
     } in cases
     {
-        let state = formula::state_dict(&shapes[&case], &[]).unwrap();
+        let state = formula::state_dict(&shapes, &[]).unwrap();
         let architecture = architecture(&builder, &args, 1000);
         assert_eq!(
             onnx_export::tensor_shapes(&architecture).unwrap(),
-            shapes[&case],
+            shapes,
             "{case}"
         );
         let model = onnx_export::build(&case, &architecture, &state, DEFAULT_OPSET).unwrap();

@@ -21,7 +21,7 @@ use image::{ImageFormat, RgbImage};
 use onnx_export::DEFAULT_OPSET;
 use onnx_export::backbones::mobilenet_v3;
 use onnx_export::graph::{Graph, Loader};
-use onnx_export::manifest::{Architecture, ModelManifest};
+use onnx_export::manifest::{Backbone, ModelManifest};
 use onnx_export::weights::StateDict;
 use serde::Deserialize;
 use serde_json::Value;
@@ -170,15 +170,16 @@ fn the_built_in_model_answers_as_its_authors() {
 
 /// The trunk alone, pooled: its checkpoint has no classifier, so the graph is built by hand.
 fn pooled_trunk(state: &StateDict, manifest: &ModelManifest) -> Vec<u8> {
-    let Some(Architecture::MobilenetV3(config)) = &manifest.architecture else {
+    let architecture = manifest.architecture.as_ref().unwrap();
+    let Backbone::MobilenetV3(config) = &architecture.backbone else {
         panic!()
     };
     let loader = Loader::new(state);
     let mut graph = Graph::new(DEFAULT_OPSET);
     let images = graph.image_input("images");
     let features = loader.root().sub("features");
-    let map = mobilenet_v3::features(&mut graph, &features, images, config).unwrap();
-    let pooled = graph.mean_pixels(map).unwrap();
+    let maps = mobilenet_v3::features(&mut graph, &features, images, config).unwrap();
+    let pooled = graph.mean_pixels(maps.last()).unwrap();
     let pooled = graph.flatten(pooled).unwrap();
     graph.output(pooled, "pooled");
     let parameters = loader.finish().unwrap();

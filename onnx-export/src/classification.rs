@@ -1,10 +1,10 @@
 //! Classification networks: a trunk, global average pooling, and a linear classifier.
 
-use crate::backbones::{efficientnet_lite, mobilenet_v2, mobilenet_v3, resnet};
+use crate::backbones::feature_maps;
 use crate::error::BuildError;
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::{Activation, pool_features};
-use crate::manifest::Architecture;
+use crate::manifest::Backbone;
 
 /// Adds the network to `g`: `[N, 3, H, W]` in, logits `[N, num_classes]` out.
 ///
@@ -14,31 +14,24 @@ pub(crate) fn logits(
     g: &mut Graph,
     root: &Scope<'_>,
     x: Value,
-    architecture: &Architecture,
+    backbone: &Backbone,
+    num_classes: usize,
 ) -> Result<Value, BuildError> {
-    match architecture {
-        Architecture::MobilenetV3(config) => {
-            let y = mobilenet_v3::features(g, &root.sub("features"), x, config)?;
-            let y = pool_features(g, y)?;
+    let trunk = match backbone {
+        Backbone::MobilenetV3(_) | Backbone::MobilenetV2(_) => root.sub("features"),
+        Backbone::Resnet(_) | Backbone::EfficientnetLite0(_) => root.clone(),
+    };
+    let y = feature_maps(g, &trunk, x, backbone)?.last();
+    let y = pool_features(g, y)?;
+    match backbone {
+        Backbone::MobilenetV3(config) => {
             let classifier = root.sub("classifier");
             let y = g.gemm(&classifier.sub(0), y, config.last_channel())?;
             let y = Activation::HardSwish.apply(g, y)?;
-            g.gemm(&classifier.sub(3), y, config.num_classes)
+            g.gemm(&classifier.sub(3), y, num_classes)
         }
-        Architecture::MobilenetV2(config) => {
-            let y = mobilenet_v2::features(g, &root.sub("features"), x, config)?;
-            let y = pool_features(g, y)?;
-            g.gemm(&root.sub("classifier").sub(1), y, config.num_classes)
-        }
-        Architecture::Resnet(config) => {
-            let y = resnet::features(g, root, x, config)?;
-            let y = pool_features(g, y)?;
-            g.gemm(&root.sub("fc"), y, config.num_classes)
-        }
-        Architecture::EfficientnetLite0(config) => {
-            let y = efficientnet_lite::features(g, root, x, config.bn_eps)?;
-            let y = pool_features(g, y)?;
-            g.gemm(&root.sub("_fc"), y, config.num_classes)
-        }
+        Backbone::MobilenetV2(_) => g.gemm(&root.sub("classifier").sub(1), y, num_classes),
+        Backbone::Resnet(_) => g.gemm(&root.sub("fc"), y, num_classes),
+        Backbone::EfficientnetLite0(_) => g.gemm(&root.sub("_fc"), y, num_classes),
     }
 }

@@ -8,13 +8,13 @@
 //!
 //! 1. [`weights`] reads a checkpoint, whatever its container, into named tensors.
 //! 2. [`manifest`] says which architecture they belong to, with its arguments.
-//! 3. [`backbones`] and [`classification`] hold the architectures as tables; they take weights
-//!    from a [`graph::Scope`], whose path is the state dict's, and add nodes to a [`graph::Graph`],
-//!    which checks every shape at once.
+//! 3. [`backbones`] hold the trunks as tables, `classification` and `segmentation` the heads on
+//!    them; they take weights from a [`graph::Scope`], whose path is the state dict's, and add nodes
+//!    to a [`graph::Graph`], which checks every shape at once.
 //! 4. [`Model`] is the finished graph with its opset and metadata; [`Model::to_bytes`] encodes it.
 
 pub mod backbones;
-pub mod classification;
+mod classification;
 mod error;
 pub mod formula;
 pub mod graph;
@@ -23,6 +23,7 @@ pub mod manifest;
 mod model;
 mod proto;
 mod read;
+mod segmentation;
 pub mod weights;
 
 pub use error::BuildError;

@@ -8,8 +8,9 @@ use prost::Message;
 use crate::classification;
 use crate::error::BuildError;
 use crate::graph::{Graph, Loader};
-use crate::manifest::Architecture;
+use crate::manifest::{Architecture, Backbone, Head, ResNetBlock};
 use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto, graph_proto};
+use crate::segmentation::{MaskHead, masks};
 use crate::weights::StateDict;
 
 /// The ONNX opset that is written unless another is asked for.
@@ -19,6 +20,8 @@ pub const OPSETS: RangeInclusive<i64> = 13..=21;
 
 /// Most classes that a network may have: bounds what a bad argument can allocate.
 const MAX_CLASSES: usize = 100_000;
+/// Most classes of a mask, whose pixels are bytes.
+const MAX_MASK_CLASSES: usize = 256;
 
 /// A network ready to be written.
 #[derive(Debug)]
@@ -44,8 +47,12 @@ pub struct ModelInfo {
 
 /// Builds the graph of `architecture` with the weights of `state`.
 ///
-/// The network reads `images` `[batch, 3, height, width] f32`, normalised, and writes `logits`
-/// `[batch, num_classes] f32`.
+/// The network reads `images` `[batch, 3, height, width] f32`, normalised. It writes `logits`
+/// `[batch, num_classes] f32`, or for segmentation `out` `[batch, num_classes, h, w] f32` at the
+/// head's resolution, and `aux` where that is asked for.
+///
+/// An auxiliary head that the checkpoint has is checked as everything else, and left out of the
+/// graph unless it is asked for.
 ///
 /// # Errors
 /// [`BuildError::Argument`] for an architecture or opset out of range, [`BuildError::StateDict`]
@@ -62,9 +69,9 @@ pub fn build(
     architecture.check()?;
     let loader = Loader::new(state);
     let mut graph = Graph::new(opset);
-    let images = graph.image_input("images");
-    let logits = classification::logits(&mut graph, &loader.root(), images, architecture)?;
-    graph.output(logits, "logits");
+    let has_aux = state.names().any(|name| name.starts_with(AUX_PREFIX));
+    network(&mut graph, &loader, architecture, has_aux)?;
+    graph.prune();
     let parameters = loader.finish()?;
     let checkpoint_sha256 = state.sha256().to_owned();
     Ok(Model {
@@ -89,9 +96,44 @@ pub fn tensor_shapes(
     let empty = StateDict::from_tensors(BTreeMap::new());
     let loader = Loader::new(&empty);
     let mut graph = Graph::new(DEFAULT_OPSET);
-    let images = graph.image_input("images");
-    classification::logits(&mut graph, &loader.root(), images, architecture)?;
+    network(&mut graph, &loader, architecture, false)?;
     Ok(loader.into_shapes())
+}
+
+/// The tensors of the auxiliary head of a segmentation network.
+const AUX_PREFIX: &str = "aux_classifier.";
+
+/// Adds the whole network, from its input to its outputs. An auxiliary head is loaded where the
+/// checkpoint has one or the architecture asks for it.
+fn network(
+    g: &mut Graph,
+    loader: &Loader<'_>,
+    architecture: &Architecture,
+    has_aux: bool,
+) -> Result<(), BuildError> {
+    let Architecture {
+        num_classes,
+        backbone,
+        head,
+    } = architecture;
+    let (root, images) = (loader.root(), g.image_input("images"));
+    let (head, aux) = match head {
+        Head::Classifier => {
+            let logits = classification::logits(g, &root, images, backbone, *num_classes)?;
+            g.output(logits, "logits");
+            return Ok(());
+        }
+        Head::Lraspp { inter_channels } => (MaskHead::Lraspp(*inter_channels), None),
+        Head::Deeplabv3 { aux } => (MaskHead::Deeplabv3, Some(*aux)),
+        Head::Fcn { aux } => (MaskHead::Fcn, Some(*aux)),
+    };
+    let load_aux = aux.is_some_and(|wanted| wanted || has_aux);
+    let masks = masks(g, &root, images, (backbone, head), *num_classes, load_aux)?;
+    g.output(masks.out, "out");
+    if let (Some(true), Some(value)) = (aux, masks.aux) {
+        g.output(value, "aux");
+    }
+    Ok(())
 }
 
 impl Model {
@@ -135,17 +177,7 @@ fn ir_version(opset: i64) -> i64 {
     }
 }
 
-impl Architecture {
-    /// Number of classes that the network tells apart.
-    pub fn num_classes(&self) -> usize {
-        match self {
-            Self::MobilenetV3(config) => config.num_classes,
-            Self::MobilenetV2(config) => config.num_classes,
-            Self::Resnet(config) => config.num_classes,
-            Self::EfficientnetLite0(config) => config.num_classes,
-        }
-    }
-
+impl Backbone {
     fn width_mult(&self) -> f64 {
         match self {
             Self::MobilenetV3(config) => config.width_mult,
@@ -156,21 +188,58 @@ impl Architecture {
 
     /// Bounds the arguments, and with them what the graph can allocate.
     fn check(&self) -> Result<(), BuildError> {
-        let classes = self.num_classes();
-        if !(1..=MAX_CLASSES).contains(&classes) {
-            return Err(argument("num_classes", "1 to 100000", &classes));
-        }
         let width_mult = self.width_mult();
         if !(0.05..=8.0).contains(&width_mult) {
             return Err(argument("width_mult", "0.05 to 8", &width_mult));
         }
-        match self {
-            Self::Resnet(config) if config.layers.iter().any(|n| !(1..=64).contains(n)) => {
-                Err(argument(
-                    "layers",
-                    "1 to 64 blocks a stage",
-                    &format!("{:?}", config.layers),
-                ))
+        let Self::Resnet(config) = self else {
+            return Ok(());
+        };
+        if config.layers.iter().any(|n| !(1..=64).contains(n)) {
+            let got = format!("{:?}", config.layers);
+            return Err(argument("layers", "1 to 64 blocks a stage", &got));
+        }
+        let dilates = config.replace_stride_with_dilation.contains(&true);
+        if dilates && config.block == ResNetBlock::Basic {
+            let expected = "bottleneck blocks";
+            return Err(argument(
+                "replace_stride_with_dilation",
+                expected,
+                &"basic ones",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Architecture {
+    /// Bounds the arguments, and refuses heads on backbones that they cannot read.
+    fn check(&self) -> Result<(), BuildError> {
+        self.backbone.check()?;
+        let classes = self.num_classes;
+        if !(1..=MAX_CLASSES).contains(&classes) {
+            return Err(argument("num_classes", "1 to 100000", &classes));
+        }
+        if self.head == Head::Classifier {
+            return Ok(());
+        }
+        if classes > MAX_MASK_CLASSES {
+            return Err(argument(
+                "num_classes",
+                "1 to 256 for segmentation",
+                &classes,
+            ));
+        }
+        match (&self.head, &self.backbone) {
+            (_, Backbone::MobilenetV2(_) | Backbone::EfficientnetLite0(_)) => {
+                let expected = "mobilenet_v3 or resnet under a segmentation head";
+                Err(argument("backbone", expected, &"another"))
+            }
+            (Head::Lraspp { .. }, Backbone::Resnet(_)) => {
+                Err(argument("backbone", "mobilenet_v3 under lraspp", &"resnet"))
+            }
+            (Head::Lraspp { inter_channels }, _) if !(1..=4096).contains(inter_channels) => {
+                Err(argument("inter_channels", "1 to 4096", inter_channels))
             }
             _ => Ok(()),
         }

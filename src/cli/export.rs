@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use onnx_export::manifest::{Architecture, ModelManifest, Provenance};
+use onnx_export::manifest::{Architecture, Backbone, Head, ModelManifest, Provenance};
 use onnx_export::weights::StateDict;
 use onnx_export::{BuildError, DEFAULT_OPSET, Model};
 use sightline::catalogue;
@@ -27,6 +27,9 @@ pub(super) struct ExportArgs {
     /// Dilation instead of stride in the last blocks (MobileNetV3)
     #[arg(long, env = "SIGHTLINE_DILATED")]
     dilated: bool,
+    /// Make the auxiliary head an output too (DeepLabV3, FCN)
+    #[arg(long, env = "SIGHTLINE_AUX")]
+    aux: bool,
     /// Number of classes [default: the labels' count, else the catalogue's]
     #[arg(long, env = "SIGHTLINE_NUM_CLASSES", value_name = "N")]
     num_classes: Option<usize>,
@@ -64,7 +67,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         bail!("`{}` has no architecture to build", args.name);
     };
     apply(architecture, args, labels.as_ref().map(Vec::len))?;
-    let classes = architecture.num_classes();
+    let classes = architecture.num_classes;
     let labels = labels.unwrap_or_else(|| default_labels(&manifest.labels, classes));
     if labels.len() != classes {
         bail!(
@@ -90,30 +93,40 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
 
 /// Puts the flags into the architecture; a flag that it has no use for is a mistake.
 fn apply(architecture: &mut Architecture, args: &ExportArgs, labels: Option<usize>) -> Result<()> {
-    let (width, classes) = match architecture {
-        Architecture::MobilenetV3(config) => {
+    let Architecture {
+        num_classes,
+        backbone,
+        head,
+    } = architecture;
+    *num_classes = args.num_classes.or(labels).unwrap_or(*num_classes);
+    if args.aux {
+        match head {
+            Head::Deeplabv3 { aux } | Head::Fcn { aux } => *aux = true,
+            Head::Classifier | Head::Lraspp { .. } => {
+                bail!("`--aux` applies to DeepLabV3 and FCN, not to {}", args.name)
+            }
+        }
+    }
+    match backbone {
+        Backbone::MobilenetV3(config) => {
             config.reduced_tail |= args.reduced_tail;
             config.dilated |= args.dilated;
-            (Some(&mut config.width_mult), &mut config.num_classes)
         }
-        Architecture::MobilenetV2(config) => {
-            (Some(&mut config.width_mult), &mut config.num_classes)
-        }
-        Architecture::Resnet(config) => (None, &mut config.num_classes),
-        Architecture::EfficientnetLite0(config) => (None, &mut config.num_classes),
-    };
-    *classes = args.num_classes.or(labels).unwrap_or(*classes);
-    match (width, args.width_mult) {
-        (Some(width), Some(wish)) => *width = wish,
-        (None, Some(_)) => bail!("`--width-mult` does not apply to {}", args.name),
-        (_, None) => {}
-    }
-    let v3 = matches!(architecture, Architecture::MobilenetV3(_));
-    if !v3 && (args.reduced_tail || args.dilated) {
-        bail!(
+        _ if args.reduced_tail || args.dilated => bail!(
             "`--reduced-tail` and `--dilated` apply to MobileNetV3, not to {}",
             args.name
-        );
+        ),
+        _ => {}
+    }
+    let Some(wish) = args.width_mult else {
+        return Ok(());
+    };
+    match backbone {
+        Backbone::MobilenetV3(config) => config.width_mult = wish,
+        Backbone::MobilenetV2(config) => config.width_mult = wish,
+        Backbone::Resnet(_) | Backbone::EfficientnetLite0(_) => {
+            bail!("`--width-mult` does not apply to {}", args.name)
+        }
     }
     Ok(())
 }
@@ -133,7 +146,7 @@ fn build(manifest: &ModelManifest, state: &StateDict, args: &ExportArgs) -> Resu
     let built = onnx_export::build(&manifest.name, architecture, state, args.opset);
     built.map_err(|error| {
         let hint = match &error {
-            BuildError::StateDict(error) => error.num_classes_hint(architecture.num_classes()),
+            BuildError::StateDict(error) => error.num_classes_hint(architecture.num_classes),
             _ => None,
         };
         let what = format!("cannot build {} from {}", args.name, args.weights.display());

@@ -9,6 +9,8 @@
     reason = "each test file uses its own part"
 )]
 
+pub mod cases;
+
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
@@ -28,16 +30,22 @@ pub fn golden(name: &str) -> String {
 
 /// An f32 tensor of a safetensors file of `tests/golden/`.
 pub fn read_tensor(file: &str, name: &str) -> Vec<f32> {
+    let bytes = read(file, name, safetensors::Dtype::F32);
+    let numbers = bytes.as_chunks::<4>().0.iter();
+    numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+/// A u8 tensor of a safetensors file of `tests/golden/`.
+pub fn read_bytes(file: &str, name: &str) -> Vec<u8> {
+    read(file, name, safetensors::Dtype::U8)
+}
+
+fn read(file: &str, name: &str, kind: safetensors::Dtype) -> Vec<u8> {
     let bytes = std::fs::read(Path::new("tests/golden").join(file)).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let view = tensors.tensor(name).unwrap();
-    assert_eq!(view.dtype(), safetensors::Dtype::F32, "{file}: {name}");
-    view.data()
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|bytes| f32::from_le_bytes(*bytes))
-        .collect()
+    assert_eq!(view.dtype(), kind, "{file}: {name}");
+    view.data().to_vec()
 }
 
 /// `[N, 3, H, W]` values as N pictures.

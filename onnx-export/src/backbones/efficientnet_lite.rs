@@ -5,6 +5,7 @@
 //! for Convolutional Neural Networks" (2019), table 1. Its weights come from TensorFlow, hence
 //! `SAME` padding.
 
+use super::FeatureMaps;
 use crate::error::BuildError;
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
@@ -58,7 +59,7 @@ pub fn features(
     scope: &Scope<'_>,
     x: Value,
     bn_eps: f32,
-) -> Result<Value, BuildError> {
+) -> Result<FeatureMaps, BuildError> {
     let stem = Conv::new(STEM_CHANNELS, 3).stride(2).same_upper();
     let scopes = (&scope.sub("_conv_stem"), &scope.sub("_bn0"));
     let mut y = conv_bn(g, scopes, x, stem, bn_eps, Activation::Relu6)?;
@@ -72,14 +73,9 @@ pub fn features(
         }
     }
     let scopes = (&scope.sub("_conv_head"), &scope.sub("_bn1"));
-    conv_bn(
-        g,
-        scopes,
-        y,
-        Conv::new(HEAD_CHANNELS, 1),
-        bn_eps,
-        Activation::Relu6,
-    )
+    let head = Conv::new(HEAD_CHANNELS, 1);
+    y = conv_bn(g, scopes, y, head, bn_eps, Activation::Relu6)?;
+    Ok(FeatureMaps(vec![y]))
 }
 
 /// The mobile inverted bottleneck: expansion, depthwise convolution, projection, residual.

@@ -3,6 +3,7 @@
 //! Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (2018),
 //! table 2; `torchvision.models.mobilenetv2`.
 
+use super::FeatureMaps;
 use crate::error::BuildError;
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
@@ -24,8 +25,8 @@ const ROWS: [(usize, usize, usize, usize); 7] = [
 const STEM_CHANNELS: usize = 32;
 const LAST_CHANNELS: usize = 1280;
 
-/// Adds the trunk: the feature map `[N, C, H/32, W/32]` after the last convolution, under
-/// `features.0` to `features.18`.
+/// Adds the trunk under `scope.0` to `scope.18`. Its one map is that after the last convolution:
+/// `[N, C, H/32, W/32]`.
 ///
 /// # Errors
 /// [`BuildError::Shape`] if `x` is not `[N, 3, H, W]`.
@@ -34,7 +35,7 @@ pub fn features(
     scope: &Scope<'_>,
     x: Value,
     config: &MobileNetV2Config,
-) -> Result<Value, BuildError> {
+) -> Result<FeatureMaps, BuildError> {
     let MobileNetV2Config {
         width_mult, bn_eps, ..
     } = *config;
@@ -56,7 +57,8 @@ pub fn features(
     }
     // The last layer never narrows, so that the classifier keeps its input.
     let last = Conv::new(scaled(LAST_CHANNELS, width_mult.max(1.0)), 1);
-    conv_norm_activation(g, &scope.sub(index), y, last, bn_eps, Activation::Relu6)
+    y = conv_norm_activation(g, &scope.sub(index), y, last, bn_eps, Activation::Relu6)?;
+    Ok(FeatureMaps(vec![y]))
 }
 
 #[derive(Debug, Clone, Copy)]

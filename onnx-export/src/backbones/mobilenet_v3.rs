@@ -3,6 +3,7 @@
 //! Source: Howard et al., "Searching for MobileNetV3" (2019), tables 1 and 2;
 //! `torchvision.models.mobilenetv3`.
 
+use super::FeatureMaps;
 use crate::error::BuildError;
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
@@ -134,8 +135,11 @@ impl MobileNetV3Config {
     }
 }
 
-/// Adds the trunk: the feature map `[N, C, H/32, W/32]` (`H/16` where dilated) after the last
-/// convolution, under `features.0` to `features.<rows + 1>`.
+/// Adds the trunk under `scope.0` to `scope.<rows + 1>`. Its maps are those after the stem, after
+/// each block that halves the resolution (C1, C2, ...; a dilated one counts), and after the last
+/// convolution: `[N, C, H/32, W/32]`, or `H/16` where dilated.
+///
+/// Source: `stage_indices` in `torchvision.models.segmentation.lraspp`.
 ///
 /// # Errors
 /// [`BuildError::Shape`] if `x` is not `[N, 3, H, W]`.
@@ -144,7 +148,7 @@ pub fn features(
     scope: &Scope<'_>,
     x: Value,
     config: &MobileNetV3Config,
-) -> Result<Value, BuildError> {
+) -> Result<FeatureMaps, BuildError> {
     let rows: Vec<Row> = config
         .rows()
         .iter()
@@ -152,11 +156,17 @@ pub fn features(
         .collect();
     let stem = Conv::new(rows[0].input, 3).stride(2);
     let mut y = conv_norm_activation(g, &scope.sub(0), x, stem, config.bn_eps, HS)?;
+    let mut maps = vec![y];
     for (index, row) in rows.iter().enumerate() {
         y = inverted_residual(g, &scope.sub(index + 1), y, row, config)?;
+        if row.stride > 1 {
+            maps.push(y);
+        }
     }
     let last = Conv::new(LAST_EXPANSION * g.channels(y)?, 1);
-    conv_norm_activation(g, &scope.sub(rows.len() + 1), y, last, config.bn_eps, HS)
+    let scope = scope.sub(rows.len() + 1);
+    maps.push(conv_norm_activation(g, &scope, y, last, config.bn_eps, HS)?);
+    Ok(FeatureMaps(maps))
 }
 
 /// Expansion where it widens, depthwise convolution, squeeze-and-excitation, projection, residual.

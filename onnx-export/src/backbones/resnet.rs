@@ -3,6 +3,7 @@
 //! Source: He et al., "Deep Residual Learning for Image Recognition" (2015), table 1;
 //! `torchvision.models.resnet` (the stride of a bottleneck is on its 3x3 convolution).
 
+use super::FeatureMaps;
 use crate::error::BuildError;
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
@@ -30,7 +31,8 @@ impl ResNetBlock {
     }
 }
 
-/// Adds the trunk: the feature map `[N, C, H/32, W/32]` after `layer4`.
+/// Adds the trunk. Its maps are those after `layer1` (C2, at a stride of 4) to `layer4` (C5, 32, or 8
+/// where the last two stages are dilated).
 ///
 /// # Errors
 /// [`BuildError::Shape`] if `x` is not `[N, 3, H, W]`.
@@ -39,18 +41,64 @@ pub fn features(
     scope: &Scope<'_>,
     x: Value,
     config: &ResNetConfig,
-) -> Result<Value, BuildError> {
+) -> Result<FeatureMaps, BuildError> {
     let stem = Conv::new(STEM_CHANNELS, 7).stride(2);
     let scopes = (&scope.sub("conv1"), &scope.sub("bn1"));
     let mut y = conv_bn(g, scopes, x, stem, config.bn_eps, Activation::Relu)?;
     y = g.max_pool(y, 3, 2, 1)?;
-    for ((name, width, stride), blocks) in STAGES.into_iter().zip(config.layers) {
-        for index in 0..blocks {
-            let stride = if index == 0 { stride } else { 1 };
-            y = residual_block(g, &scope.sub(name).sub(index), y, (width, stride), config)?;
+    let mut maps = Vec::new();
+    let mut dilation = 1;
+    for (index, (name, width, stride)) in STAGES.into_iter().enumerate() {
+        let stage = Stage::new(width, stride, dilation, config.dilates(index));
+        for block in 0..config.layers[index] {
+            y = residual_block(g, &scope.sub(name).sub(block), y, stage.conv(block), config)?;
+        }
+        dilation = stage.dilation;
+        maps.push(y);
+    }
+    Ok(FeatureMaps(maps))
+}
+
+impl ResNetConfig {
+    fn dilates(&self, stage: usize) -> bool {
+        stage > 0 && self.replace_stride_with_dilation[stage - 1]
+    }
+}
+
+/// Source: `torchvision.models.resnet.ResNet._make_layer`.
+#[derive(Debug, Clone, Copy)]
+struct Stage {
+    width: usize,
+    stride: usize,
+    /// Of the first block, which still reads the map of the stage before.
+    first_dilation: usize,
+    dilation: usize,
+}
+
+impl Stage {
+    /// A stage after one of dilation `before`; `dilates` turns its stride into more dilation.
+    fn new(width: usize, stride: usize, before: usize, dilates: bool) -> Self {
+        let (stride, dilation) = if dilates {
+            (1, before * stride)
+        } else {
+            (stride, before)
+        };
+        Self {
+            width,
+            stride,
+            first_dilation: before,
+            dilation,
         }
     }
-    Ok(y)
+
+    /// The 3x3 convolution that carries the stride and the dilation of a block.
+    fn conv(&self, block: usize) -> Conv {
+        let conv = Conv::new(self.width, 3);
+        match block {
+            0 => conv.stride(self.stride).dilation(self.first_dilation),
+            _ => conv.dilation(self.dilation),
+        }
+    }
 }
 
 /// Source: `torchvision.models.resnet.BasicBlock` and `Bottleneck`.
@@ -58,19 +106,13 @@ fn residual_block(
     g: &mut Graph,
     scope: &Scope<'_>,
     x: Value,
-    (width, stride): (usize, usize),
+    conv: Conv,
     config: &ResNetConfig,
 ) -> Result<Value, BuildError> {
-    let out = width * config.block.expansion();
+    let out = conv.out * config.block.expansion();
     let convs = match config.block {
-        ResNetBlock::Basic => vec![Conv::new(out, 3).stride(stride), Conv::new(out, 3)],
-        ResNetBlock::Bottleneck => {
-            vec![
-                Conv::new(width, 1),
-                Conv::new(width, 3).stride(stride),
-                Conv::new(out, 1),
-            ]
-        }
+        ResNetBlock::Basic => vec![conv, Conv::new(out, 3)],
+        ResNetBlock::Bottleneck => vec![Conv::new(conv.out, 1), conv, Conv::new(out, 1)],
     };
     let mut y = x;
     for (index, conv) in convs.iter().enumerate() {
@@ -86,8 +128,8 @@ fn residual_block(
         };
         y = conv_bn(g, scopes, y, *conv, config.bn_eps, activation)?;
     }
-    let identity = if stride != 1 || g.channels(x)? != out {
-        let shortcut = Conv::new(out, 1).stride(stride);
+    let identity = if conv.stride != 1 || g.channels(x)? != out {
+        let shortcut = Conv::new(out, 1).stride(conv.stride);
         let scope = scope.sub("downsample");
         let scopes = (&scope.sub(0), &scope.sub(1));
         conv_bn(g, scopes, x, shortcut, config.bn_eps, Activation::Identity)?

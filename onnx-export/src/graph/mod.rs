@@ -26,7 +26,7 @@ pub struct Value(u32);
 pub struct ValueInfo {
     /// Its ONNX name.
     pub name: String,
-    /// Its shape; all values but INT64 constants are `f32`.
+    /// Its shape; all values are `f32` but constants of INT64 and what is computed from shapes.
     pub shape: Shape,
     /// Path of the module that made it, as in the state dict.
     scope: String,
@@ -169,6 +169,25 @@ impl Graph {
         }
     }
 
+    /// Removes the nodes and constants that no output needs.
+    pub(crate) fn prune(&mut self) {
+        let mut needed = vec![false; self.values.len()];
+        for output in &self.outputs {
+            needed[output.0 as usize] = true;
+        }
+        // Nodes are in topological order: backwards, a node's users come before it.
+        for node in self.nodes.iter().rev() {
+            if needed[node.output.0 as usize] {
+                for input in &node.inputs {
+                    needed[input.0 as usize] = true;
+                }
+            }
+        }
+        self.nodes.retain(|node| needed[node.output.0 as usize]);
+        self.initializers
+            .retain(|initializer| needed[initializer.value.0 as usize]);
+    }
+
     /// The graph as text, one node a line: operator, inputs, shape of the output.
     pub fn dump(&self) -> String {
         let mut text = String::new();
@@ -197,10 +216,18 @@ impl Graph {
         self.constant(&format!("constant_{number}"), &[], Data::F32(vec![number]))
     }
 
-    /// A list of axes, one per distinct list.
-    fn axes(&mut self, axes: &[i64]) -> Value {
-        let name = format!("axes_{axes:?}");
-        self.constant(&name, &[axes.len()], Data::I64(axes.to_vec()))
+    /// A list of whole numbers, one per distinct list and purpose.
+    fn list(&mut self, purpose: &str, numbers: &[i64]) -> Value {
+        let name = format!("{purpose}_{numbers:?}");
+        self.constant(&name, &[numbers.len()], Data::I64(numbers.to_vec()))
+    }
+
+    /// An optional operand that is left out: ONNX writes it as an empty name.
+    fn absent(&mut self) -> Value {
+        if let Some(value) = self.values.iter().position(|info| info.name.is_empty()) {
+            return Value(value as u32);
+        }
+        self.value("", "", vec![])
     }
 
     /// Constants are told apart by name, which says their value.

@@ -1,11 +1,24 @@
-//! Architectures as data: which network, and the arguments of its builder.
+//! Architectures as data: a backbone, the head on it, and the arguments of their builders.
 
 use serde::{Deserialize, Serialize};
 
-/// A network of a known family, with the arguments that its builder takes.
+/// A network: which backbone, what reads its feature maps, and how many classes it tells apart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Architecture {
+    /// Number of classes; of a segmentation network, the background among them.
+    pub num_classes: usize,
+    /// From the picture to feature maps.
+    pub backbone: Backbone,
+    /// From feature maps to the answer.
+    #[serde(default)]
+    pub head: Head,
+}
+
+/// A network's trunk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Architecture {
+pub enum Backbone {
     /// `torchvision.models.mobilenetv3`.
     MobilenetV3(MobileNetV3Config),
     /// `torchvision.models.mobilenetv2`.
@@ -14,6 +27,32 @@ pub enum Architecture {
     Resnet(ResNetConfig),
     /// EfficientNet-Lite0.
     EfficientnetLite0(EfficientNetLite0Config),
+}
+
+/// What is built on a backbone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Head {
+    /// Global average pooling and the backbone's own classifier.
+    #[default]
+    Classifier,
+    /// `torchvision.models.segmentation.lraspp.LRASPPHead`.
+    Lraspp {
+        /// Channels of the high-level branch.
+        inter_channels: usize,
+    },
+    /// `torchvision.models.segmentation.deeplabv3.DeepLabHead`.
+    Deeplabv3 {
+        /// Whether the auxiliary head is an output too.
+        #[serde(default)]
+        aux: bool,
+    },
+    /// `torchvision.models.segmentation.fcn.FCNHead`.
+    Fcn {
+        /// Whether the auxiliary head is an output too.
+        #[serde(default)]
+        aux: bool,
+    },
 }
 
 /// Which of the two tables of the MobileNetV3 paper.
@@ -43,8 +82,6 @@ pub struct MobileNetV3Config {
     pub dilated: bool,
     /// Batch-norm epsilon.
     pub bn_eps: f32,
-    /// Number of classes.
-    pub num_classes: usize,
 }
 
 /// Arguments of MobileNetV2.
@@ -56,8 +93,6 @@ pub struct MobileNetV2Config {
     pub width_mult: f64,
     /// Batch-norm epsilon.
     pub bn_eps: f32,
-    /// Number of classes.
-    pub num_classes: usize,
 }
 
 /// The residual block of a `ResNet`.
@@ -78,10 +113,11 @@ pub struct ResNetConfig {
     pub block: ResNetBlock,
     /// Blocks per stage.
     pub layers: [usize; 4],
+    /// Which of the last three stages keep their resolution and dilate instead; bottlenecks only.
+    #[serde(default)]
+    pub replace_stride_with_dilation: [bool; 3],
     /// Batch-norm epsilon.
     pub bn_eps: f32,
-    /// Number of classes.
-    pub num_classes: usize,
 }
 
 /// Arguments of EfficientNet-Lite0.
@@ -90,8 +126,6 @@ pub struct ResNetConfig {
 pub struct EfficientNetLite0Config {
     /// Batch-norm epsilon.
     pub bn_eps: f32,
-    /// Number of classes.
-    pub num_classes: usize,
 }
 
 fn one() -> f64 {

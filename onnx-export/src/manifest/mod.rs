@@ -6,14 +6,15 @@
 
 mod architecture;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use architecture::{
-    Architecture, EfficientNetLite0Config, MobileNetV2Config, MobileNetV3Config, MobileNetV3Size,
-    ResNetBlock, ResNetConfig,
+    Architecture, Backbone, EfficientNetLite0Config, Head, MobileNetV2Config, MobileNetV3Config,
+    MobileNetV3Size, ResNetBlock, ResNetConfig,
 };
 
 /// A manifest that cannot be used.
@@ -43,6 +44,8 @@ pub enum ManifestError {
 pub enum Task {
     /// One label per picture.
     Classification,
+    /// One label per pixel.
+    Segmentation,
 }
 
 impl Task {
@@ -50,6 +53,7 @@ impl Task {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Classification => "classification",
+            Self::Segmentation => "segmentation",
         }
     }
 
@@ -57,6 +61,7 @@ impl Task {
     pub fn route(self) -> &'static str {
         match self {
             Self::Classification => "/v1/classify",
+            Self::Segmentation => "/v1/segment",
         }
     }
 }
@@ -81,6 +86,9 @@ pub struct ModelManifest {
     pub architecture: Option<Architecture>,
     /// From decoded picture to input tensor.
     pub preprocess: Preprocess,
+    /// The same network on pictures of other sizes, by the name after the `@` in `name@variant`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variants: BTreeMap<String, Variant>,
     /// Limits of the batching queue.
     #[serde(default)]
     pub batching: Batching,
@@ -105,6 +113,14 @@ pub struct Preprocess {
     pub mean: [f32; 3],
     /// Fourth step, per channel: divided by.
     pub std: [f32; 3],
+}
+
+/// What a variant changes of its model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variant {
+    /// In the place of the model's own resize.
+    pub resize: Resize,
 }
 
 /// How a picture is resized before cropping.
@@ -166,7 +182,7 @@ pub struct WeightsFile {
     /// Parameters of the network, buffers excluded.
     pub parameters: u64,
     /// Published accuracy: metric name to percent.
-    pub metrics: std::collections::BTreeMap<String, f64>,
+    pub metrics: BTreeMap<String, f64>,
     /// The resize that this checkpoint was evaluated with, where it is not the model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resize: Option<Resize>,

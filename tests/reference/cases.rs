@@ -1,0 +1,78 @@
+//! The cases of `tests/golden/index.json`, and how a network runs on one's input.
+
+use std::collections::BTreeMap;
+
+use onnx_export::formula;
+use serde::Deserialize;
+use sightline::engine::{Engine, Tensor};
+
+use super::{golden, pictures, runtime};
+
+/// One entry of `index.json`.
+#[derive(Deserialize)]
+pub struct Case {
+    #[serde(rename = "case")]
+    pub name: String,
+    task: String,
+    pub builder: String,
+    pub args: Args,
+    pub input: Input,
+    pub params: u64,
+    /// The tensors of the state dict.
+    #[serde(skip)]
+    pub shapes: BTreeMap<String, Vec<usize>>,
+}
+
+/// Arguments of torchvision's builder.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Args {
+    pub width_mult: f64,
+    pub reduced_tail: bool,
+    pub dilated: bool,
+    pub num_classes: usize,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self {
+            width_mult: 1.0,
+            reduced_tail: false,
+            dilated: false,
+            num_classes: 1000,
+        }
+    }
+}
+
+/// The formula's input.
+#[derive(Deserialize)]
+pub struct Input {
+    pub name: String,
+    pub shape: [usize; 4],
+    pub low: f32,
+    pub high: f32,
+}
+
+/// The cases of one task.
+pub fn cases(task: &str) -> Vec<Case> {
+    let mut cases: Vec<Case> = serde_json::from_str(&golden("index.json")).unwrap();
+    let mut shapes: BTreeMap<String, BTreeMap<String, Vec<usize>>> =
+        serde_json::from_str(&golden("state_dicts.json")).unwrap();
+    cases.retain(|case| case.task == task);
+    for case in &mut cases {
+        case.shapes = shapes.remove(&case.name).unwrap();
+    }
+    cases
+}
+
+/// The outputs of a network on the formula's input, picture by picture.
+pub fn run(model: &[u8], input: &Input) -> Vec<Vec<Tensor>> {
+    let [count, channels, height, width] = input.shape;
+    let span = input.high - input.low;
+    let pixels = formula::uniform(&input.name, count * channels * height * width)
+        .map(|v| input.low + span * (v + 1.0) / 2.0);
+    let data: Vec<f32> = pixels.collect();
+    let batch = pictures(&data, width as u32, height as u32);
+    let mut session = runtime().prepare(model).unwrap().session(2).unwrap();
+    session.run(batch).unwrap()
+}
