@@ -39,8 +39,8 @@ pub struct DecodeOptions {
 ///
 /// # Errors
 /// Those of [`probe()`], [`ImageError::TooManyPixels`] before anything is allocated, and
-/// [`ImageError::Damaged`] for files cut short or corrupt. A JPEG whose scan stops early but is followed
-/// by an end marker cannot be told from a whole one and decodes, as it does in Pillow.
+/// [`ImageError::Damaged`] for files cut short or corrupt. A progressive JPEG that ends between two scans
+/// and has an end marker cannot be told from a whole one and decodes, as it does in Pillow.
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, ImageError> {
     let (format, size) = probe(bytes)?;
     check_pixels(size, options.max_pixels)?;

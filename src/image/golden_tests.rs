@@ -39,18 +39,6 @@ fn distance(a: &RgbImage, b: &RgbImage) -> u8 {
     pairs.map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0)
 }
 
-fn is_jpeg(name: &str) -> bool {
-    Path::new(name).extension().is_some_and(|e| e == "jpg")
-}
-
-/// JPEG decoders round their transforms and chroma differently; all other formats are exact.
-fn tolerance(name: &str) -> u8 {
-    match name {
-        name if is_jpeg(name) => 4,
-        _ => 0,
-    }
-}
-
 #[test]
 fn every_good_picture_decodes_to_pillows_pixels() {
     let bytes = read("golden/images/expected.safetensors");
@@ -65,8 +53,7 @@ fn every_good_picture_decodes_to_pillows_pixels() {
             }
             Ok(image) => {
                 let distance = distance(&image, &expected);
-                println!("{name}: {distance}");
-                if distance > tolerance(name) {
+                if distance > 0 {
                     wrong.push(format!("{name}: {distance} levels off"));
                 }
             }
@@ -315,10 +302,7 @@ fn photographs_become_torchvisions_tensors() {
                 .zip(expected)
                 .map(|(a, b)| (a - b).abs())
                 .fold(0.0, f32::max);
-            println!("{photo} {size}: {largest}");
-            // A level is at most 1 / 255 / 0.224 = 0.0175; JPEG decoders may differ by three.
-            let tolerance = if is_jpeg(photo) { 0.053 } else { 0.0 };
-            assert!(largest <= tolerance, "{photo} {size}: {largest}");
+            assert_eq!(largest, 0.0, "{photo} {size}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Format and size from a file's first bytes, with no decoder and no allocation, so that limits hold
 //! before either exists.
 
-use super::jpeg::Segments;
+use super::jpeg::{Segments, is_frame};
 use super::{ImageError, ImageFormat, ImageSize};
 
 /// The format, told by magic bytes alone, and the size that the header claims, before any rotation.
@@ -76,9 +76,8 @@ fn u16_be(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from(u16::from_be_bytes(array(bytes, at)?)))
 }
 
-/// From the first frame header (SOF0 to SOF15, less the three codes that mean something else).
+/// From the first frame header.
 fn jpeg_size(bytes: &[u8]) -> Option<ImageSize> {
-    let is_frame = |m: u8| matches!(m, 0xC0..=0xCF) && !matches!(m, 0xC4 | 0xC8 | 0xCC);
     let (_, frame) = Segments::new(bytes).find(|(marker, _)| is_frame(*marker))?;
     Some(ImageSize {
         width: u16_be(frame, 3)?,

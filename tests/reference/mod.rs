@@ -89,21 +89,27 @@ pub fn real_data(test: &str) -> Option<PathBuf> {
     None
 }
 
-/// The pixels of a file as Pillow decodes them, where a Python with Pillow is there:
-/// `SIGHTLINE_TEST_PYTHON`, else `python3`. None is said aloud.
-///
-/// JPEG decoders differ by a level or two; comparing features with torchvision's needs its pixels.
-pub fn pillow_pixels(test: &str, file: &Path) -> Option<image::RgbImage> {
+/// Files as Pillow decodes them, without a picture for those that it refuses, where a Python with Pillow is
+/// there: `SIGHTLINE_TEST_PYTHON`, else `python3`. None is said aloud.
+pub fn pillow_pictures(test: &str, files: &[PathBuf]) -> Option<Vec<Option<image::RgbImage>>> {
     let python = std::env::var("SIGHTLINE_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let run = std::process::Command::new(&python)
         .arg("tests/reference/decode.py")
-        .arg(file)
+        .args(files)
         .output();
     let Some(output) = run.ok().filter(|output| output.status.success()) else {
         eprintln!("SKIPPED a part of {test}: {python} has no Pillow");
         return None;
     };
-    let (head, pixels) = output.stdout.split_at(8);
-    let side = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());
-    image::RgbImage::from_raw(side(&head[..4]), side(&head[4..]), pixels.to_vec())
+    let mut rest = output.stdout.as_slice();
+    let mut take = |bytes: usize| rest.split_off(..bytes).unwrap();
+    let mut pictures = Vec::new();
+    for _ in files {
+        let side = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());
+        let (width, height) = (side(take(4)), side(take(4)));
+        let pixels = take((width * height * 3) as usize).to_vec();
+        pictures
+            .push((width > 0).then(|| image::RgbImage::from_raw(width, height, pixels).unwrap()));
+    }
+    Some(pictures)
 }

@@ -1,0 +1,78 @@
+//! The marker segments of a JPEG, found without a decoder.
+
+/// Start of the image.
+pub(super) const START: u8 = 0xD8;
+/// End of the image.
+pub(super) const END: u8 = 0xD9;
+
+/// `(marker, payload)` without the length, up to and including the end marker; restart markers and
+/// others that have no payload come with an empty one. Entropy-coded data and stray bytes are passed
+/// over; a segment that claims more bytes than there are ends the iteration.
+pub(in crate::image) struct Segments<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Segments<'a> {
+    /// Of a file that begins with the start marker, which is not among them.
+    pub(in crate::image) fn new(bytes: &'a [u8]) -> Self {
+        let rest = bytes.strip_prefix(&[0xFF, START]).unwrap_or(bytes);
+        Self { rest }
+    }
+}
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = (u8, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let escape = self.rest.iter().position(|b| *b == 0xFF)?;
+            let (&marker, rest) = self.rest.get(escape + 1..)?.split_first()?;
+            match marker {
+                // A fill byte: it may itself begin the marker.
+                0xFF => self.rest = self.rest.get(escape + 1..)?,
+                // A data byte of 0xFF.
+                0 => self.rest = rest,
+                // TEM, the restarts and the start marker.
+                1 | 0xD0..=START => {
+                    self.rest = rest;
+                    return Some((marker, &[]));
+                }
+                END => {
+                    self.rest = &[];
+                    return Some((marker, &[]));
+                }
+                _ => {
+                    let length = usize::from(u16::from_be_bytes(*rest.first_chunk()?));
+                    let payload = rest.get(2..length)?;
+                    self.rest = rest.get(length..)?;
+                    return Some((marker, payload));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_pass_over_entropy_coded_data() {
+        let bytes = b"\xFF\xD8\xFF\xFF\xE0\x00\x04ab\xFF\xDA\x00\x03c12\xFF\x003\xFF\xD0\x45\xFF\xD9\xFF\xE1";
+        let segments: Vec<_> = Segments::new(bytes).collect();
+        let expected = [(0xE0, &b"ab"[..]), (0xDA, b"c"), (0xD0, b""), (END, b"")];
+        assert_eq!(segments, expected);
+    }
+
+    #[test]
+    fn a_segment_longer_than_the_file_ends_the_walk() {
+        for bytes in [
+            &b"\xFF\xD8\xFF\xE0\x00\x09ab"[..],
+            b"\xFF\xD8\xFF\xE0\x00\x01",
+            b"\xFF\xE0",
+            b"\xFF",
+        ] {
+            assert_eq!(Segments::new(bytes).count(), 0, "{bytes:?}");
+        }
+    }
+}
