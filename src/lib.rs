@@ -17,6 +17,7 @@ pub mod app;
 pub mod batch;
 pub mod catalogue;
 pub mod config;
+pub mod draw;
 pub mod engine;
 pub mod error;
 pub mod http;

@@ -3,7 +3,7 @@
 //! A [`Logits`] is what a network gives for one picture. [`argmax_upsampled`] makes a [`Mask`] of it
 //! at any size; [`class_shares`] counts it, [`mask_png`] and [`mask_rle`] encode it.
 //!
-//! What is *not* here: drawing a mask into its picture, that is for its picture to do.
+//! What is *not* here: drawing a mask into its picture, see [`crate::draw`].
 
 mod mask;
 mod palette;

@@ -1,0 +1,155 @@
+//! Every drawing on pictures of every size, and what it must leave alone.
+
+use image::{Rgb, RgbImage};
+
+use super::*;
+use crate::image::ImageSize;
+use crate::postprocess::segment::{Mask, VOC_PALETTE};
+
+const GREY: Colour = [90; 3];
+
+fn picture(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_pixel(width, height, Rgb(GREY))
+}
+
+/// Pixels that are no longer grey.
+fn changed(image: &RgbImage) -> Vec<(u32, u32)> {
+    let pixels = image.enumerate_pixels();
+    pixels
+        .filter(|(_, _, pixel)| pixel.0 != GREY)
+        .map(|(x, y, _)| (x, y))
+        .collect()
+}
+
+fn corners(x1: f32, y1: f32, x2: f32, y2: f32) -> Corners {
+    Corners { x1, y1, x2, y2 }
+}
+
+#[test]
+fn the_mask_tints_all_but_the_background() {
+    for (width, height) in [(1, 1), (7, 3), (640, 2), (33, 50)] {
+        let class = |i: u32| ((i / 20) % 4) as u8;
+        let classes: Vec<u8> = (0..width * height).map(class).collect();
+        let mask = Mask::new(ImageSize { width, height }, classes.clone()).unwrap();
+        for alpha in [0.0, 0.5, 1.0, 7.0, f32::NAN] {
+            let mut image = picture(width, height);
+            overlay(&mut image, &mask, &VOC_PALETTE, alpha);
+            let kept = 1.0 - if alpha.is_nan() { 0.0 } else { alpha.min(1.0) };
+            for (pixel, class) in image.pixels().zip(&classes) {
+                for (value, colour) in pixel.0.iter().zip(VOC_PALETTE[usize::from(*class)]) {
+                    let mixed = 90.0 * kept + f32::from(colour) * (1.0 - kept);
+                    let expected = if *class == 0 { 90.0 } else { mixed };
+                    assert!((f32::from(*value) - expected).abs() <= 1.0);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_mask_of_another_size_is_stretched() {
+    let size = ImageSize {
+        width: 2,
+        height: 1,
+    };
+    let mask = Mask::new(size, vec![0, 1]).unwrap();
+    for (width, height) in [(9, 4), (1, 1), (0, 0), (2, 9)] {
+        let mut image = picture(width, height);
+        overlay(&mut image, &mask, &VOC_PALETTE, 1.0);
+        let right = |(x, _): &(u32, u32)| u64::from(*x) * 2 >= u64::from(width);
+        let changed = changed(&image);
+        assert!(changed.iter().all(right), "{width}x{height}");
+        assert_eq!(changed.len() as u32, width / 2 * height, "{width}x{height}");
+    }
+}
+
+#[test]
+fn nothing_panics_and_small_pictures_stay_as_they_are() {
+    let entries: Vec<(&str, Colour)> = vec![("dining table", [9, 99, 200]); 150];
+    let far = [f32::MIN, -50.0, 0.0, 3.3, 1e9, f32::INFINITY, f32::NAN];
+    for (width, height) in [(0, 0), (1, 1), (1, 4000), (4000, 1), (30, 20), (200, 150)] {
+        let mut image = picture(width, height);
+        legend(&mut image, &entries);
+        legend(&mut image, &[]);
+        label(&mut image, corners(0.0, 0.0, 9.0, 9.0), "cat 0.99", WHITE);
+        if width.min(height) < 12 {
+            assert!(changed(&image).is_empty(), "{width}x{height}");
+        }
+        for (a, b) in far.iter().flat_map(|a| far.map(|b| (*a, b))) {
+            for thickness in [0, 1, 7, u32::MAX] {
+                rectangle(&mut image, corners(a, b, b, a), WHITE, thickness);
+                rectangle(&mut image, corners(a, a, b, b), WHITE, thickness);
+            }
+            label(&mut image, corners(a, b, b, a), "Größe ψ Ж 猫 \n", WHITE);
+            text(&mut image, (a as i64, b as i64), "somewhere", b, WHITE);
+        }
+    }
+}
+
+#[test]
+fn a_box_is_where_its_corners_say() {
+    let mut image = picture(40, 30);
+    rectangle(&mut image, corners(10.0, 5.0, 30.0, 25.0), WHITE, 2);
+    for (x, y) in (0..40).flat_map(|x| (0..30).map(move |y| (x, y))) {
+        let inside = |by: u32| {
+            let (x, y) = (x + by, y + by);
+            (10 + 2 * by..30).contains(&x) && (5 + 2 * by..25).contains(&y)
+        };
+        let line = inside(0) && !inside(2);
+        assert_eq!(image.get_pixel(x, y).0 == WHITE, line, "{x}, {y}");
+    }
+    let seam = image.get_pixel(9, 10).0;
+    assert!(seam != GREY && seam != WHITE);
+    assert_eq!(image.get_pixel(20, 15).0, GREY);
+    assert_eq!(image.get_pixel(3, 15).0, GREY);
+}
+
+#[test]
+fn a_label_is_above_its_box_or_in_it() {
+    for (top, expected) in [(100.0, 86..101), (3.0, 3..18), (500.0, 185..200)] {
+        let mut image = picture(300, 200);
+        label(
+            &mut image,
+            corners(50.0, top, 90.0, top + 30.0),
+            "cat",
+            WHITE,
+        );
+        let changed = changed(&image);
+        assert!(!changed.is_empty());
+        assert!(changed.iter().all(|(_, y)| expected.contains(y)), "{top}");
+    }
+}
+
+#[test]
+fn long_labels_end_in_an_ellipsis() {
+    let long = "a label that has far too many letters";
+    for width in [0.0, 5.0, 12.0, 40.0, 100.0, 200.0, 1000.0] {
+        let cut = fit(long, 16.0, width);
+        assert!(text_width(&cut, 16.0) <= width, "{cut}");
+        assert!(cut == long || cut.is_empty() || cut.ends_with('…'), "{cut}");
+        assert_eq!(cut == long, width == 1000.0);
+    }
+    assert!(fit(long, 16.0, 100.0).starts_with("a label"));
+    assert_eq!(fit("cat", 16.0, 100.0), "cat");
+    let exact = text_width("cat", 16.0);
+    assert_eq!(fit("cat", 16.0, exact), "cat");
+}
+
+#[test]
+fn every_letter_leaves_a_mark() {
+    for letter in ["A", "é", "Ω", "Ж", "ğ", "…", "猫", "\u{1F431}"] {
+        let mut image = picture(60, 40);
+        text(&mut image, (10, 5), letter, 24.0, WHITE);
+        assert!(image.pixels().any(|p| p.0[0] > 200), "{letter}");
+        assert!(image.pixels().any(|p| p.0[0] < 30), "{letter}");
+    }
+}
+
+#[test]
+fn a_legend_that_is_too_long_says_how_many_are_left_out() {
+    let entries = [("cat", [64, 0, 0]); 40];
+    let mut image = picture(320, 240);
+    legend(&mut image, &entries);
+    let lowest = changed(&image).iter().map(|(_, y)| *y).max();
+    assert!(lowest.is_some_and(|y| y < 240), "{lowest:?}");
+}
