@@ -7,11 +7,12 @@ use onnx_export::manifest::{ModelManifest, Task};
 use thiserror::Error;
 
 use crate::batch::{Batcher, Policy};
-use crate::engine::{Engine, EngineError, OnnxRuntime, PreparedModel, Tensor};
+use crate::engine::{Engine, EngineError, OnnxRuntime, OnnxSession, PreparedModel, Tensor};
 use crate::error::ServeError;
-use crate::image::{ImageSize, ImageTensor, Preprocessor};
+use crate::image::{ImageError, ImageSize, ImageTensor, Preprocessor};
 use crate::metrics::{Metrics, ModelMetrics};
-use crate::store::{FP32, ModelSource, StoreError};
+use crate::postprocess::{OutputError, check_outputs};
+use crate::store::{ModelSource, StoreError};
 use crate::threads::ThreadPlan;
 
 /// Pictures in one run of the network per thread of its session, unless the manifest says
@@ -42,29 +43,18 @@ pub enum LoadReason {
     /// ONNX Runtime cannot load or run it.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// Its labels do not match its output.
-    #[error("the network tells {classes} classes apart, its label file has {labels} lines")]
-    Labels {
-        /// Width of the network's output.
-        classes: usize,
-        /// Lines of the label file.
-        labels: usize,
-    },
-    /// Its output is not what its task answers with.
-    #[error("expected logits [N, classes], got outputs of shapes {got:?} for one picture")]
-    Output {
-        /// The outputs' shapes for one picture.
-        got: Vec<Vec<usize>>,
-    },
+    /// Its outputs are not what its task answers with.
+    #[error(transparent)]
+    Outputs(#[from] OutputError),
+    /// Its preprocessing makes no tensor of an ordinary picture.
+    #[error(transparent)]
+    Preprocess(#[from] ImageError),
     /// It was exported for a batch size that requests do not come in.
     #[error("the network takes batches of {got} only: export it with a dynamic batch axis, or 1")]
     FixedBatch {
         /// Its batch size.
         got: usize,
     },
-    /// Its answer is not a number.
-    #[error("the network answers a grey picture with numbers that are not finite")]
-    NotFinite,
     /// A worker thread could not be started.
     #[error("cannot start a worker")]
     Thread(#[from] std::io::Error),
@@ -75,7 +65,7 @@ pub struct LoadedModel {
     /// What it is.
     pub manifest: ModelManifest,
     /// Which variant of it.
-    pub variant: &'static str,
+    pub variant: String,
     /// Its class labels, by class number.
     pub labels: Vec<String>,
     /// From pictures to its input.
@@ -106,6 +96,11 @@ pub struct ModelPlan {
 }
 
 impl ModelPlan {
+    /// Threads of all its sessions.
+    pub fn threads(&self) -> usize {
+        self.instances * self.intra_op_threads
+    }
+
     /// The manifest's wishes, completed for this machine.
     pub fn new(manifest: &ModelManifest, cores: usize, threads: Option<usize>) -> Self {
         let batching = &manifest.batching;
@@ -154,26 +149,32 @@ impl LoadedModel {
             Some(got) => return Err(LoadReason::FixedBatch { got }),
         };
         let ModelSource {
-            manifest, labels, ..
+            manifest,
+            variant,
+            labels,
+            ..
         } = source;
         let preprocessor = Preprocessor::new(&manifest.preprocess);
-        let warm_up = blank_picture(&preprocessor);
-        let engines = (0..plan.instances)
-            .map(|_| warm_engine(&prepared, plan, &warm_up, &labels))
-            .collect::<Result<Vec<_>, _>>()?;
+        let warm_up = blank_picture(&preprocessor)?;
+        let mut engines: Vec<Box<dyn Engine>> = Vec::new();
+        for _ in 0..plan.instances {
+            let (session, outputs) = warm_session(&prepared, plan, &warm_up)?;
+            check_outputs(manifest.task, &outputs, labels.len())?;
+            engines.push(Box::new(session));
+        }
         let policy = Policy {
             max_batch_size: plan.max_batch_size,
             max_queue_delay: plan.max_queue_delay,
         };
-        let batch_metrics = metrics.batch(&manifest.name, FP32);
+        let batch_metrics = metrics.batch(&manifest.name, &variant);
         let name = &manifest.name;
         let batcher = Batcher::start(name, engines, policy, plan.max_queue_size, batch_metrics)?;
-        let model_metrics = metrics.model(name, FP32);
+        let model_metrics = metrics.model(name, &variant);
         model_metrics.loaded.set(1);
         let load_time = started.elapsed();
         Ok(Self {
             manifest,
-            variant: FP32,
+            variant,
             labels,
             preprocessor,
             batcher,
@@ -190,47 +191,29 @@ impl LoadedModel {
 }
 
 /// A grey picture of a usual size as the network sees it.
-fn blank_picture(preprocessor: &Preprocessor) -> ImageTensor {
+fn blank_picture(preprocessor: &Preprocessor) -> Result<ImageTensor, ImageError> {
     let size = preprocessor.output_size(ImageSize {
         width: 640,
         height: 480,
-    });
+    })?;
     let pixels = size.width as usize * size.height as usize;
-    ImageTensor {
+    Ok(ImageTensor {
         size,
         data: vec![0.0; 3 * pixels],
-    }
+    })
 }
 
-/// A session that has run once: memory is allocated and the output is known to fit the task.
-fn warm_engine(
+/// A session that has run once, so that its memory is allocated, and what it gave for one picture.
+fn warm_session(
     prepared: &PreparedModel,
     plan: ModelPlan,
     picture: &ImageTensor,
-    labels: &[String],
-) -> Result<Box<dyn Engine>, LoadReason> {
+) -> Result<(OnnxSession, Vec<Tensor>), EngineError> {
     let mut session = prepared.session(plan.intra_op_threads)?;
     // As many as will ever come together: what cannot run such a batch must not be served.
     let batch = vec![picture.clone(); plan.max_batch_size];
     let outputs = session.run(batch)?.pop().unwrap_or_default();
-    match outputs.as_slice() {
-        [Tensor { shape, data }] if shape.len() == 1 => {
-            if shape[0] != labels.len() {
-                return Err(LoadReason::Labels {
-                    classes: shape[0],
-                    labels: labels.len(),
-                });
-            }
-            if !data.iter().all(|logit| logit.is_finite()) {
-                return Err(LoadReason::NotFinite);
-            }
-        }
-        outputs => {
-            let got = outputs.iter().map(|output| output.shape.clone()).collect();
-            return Err(LoadReason::Output { got });
-        }
-    }
-    Ok(Box::new(session))
+    Ok((session, outputs))
 }
 
 /// The loaded models in the order of the configuration.
@@ -257,7 +240,7 @@ impl Registry {
         self.models.iter().find(|model| {
             let rest = reference.strip_prefix(model.manifest.name.as_str());
             rest.is_some_and(|rest| {
-                rest.is_empty() || rest.strip_prefix('@') == Some(model.variant)
+                rest.is_empty() || rest.strip_prefix('@') == Some(model.variant.as_str())
             })
         })
     }

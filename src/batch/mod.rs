@@ -58,14 +58,31 @@ pub enum BatchError {
     Panicked,
 }
 
+/// The unit in which the memory of waiting tensors is counted.
+const TENSOR_PAGE: u64 = 64 << 10;
+/// Memory of all tensors that are made or wait, in pages: 256 MiB.
+const TENSOR_PAGES: u32 = 4096;
+
 /// Room in the queue for some pictures, taken before they are decoded.
 #[derive(Debug)]
-pub struct Reservation(OwnedSemaphorePermit);
+pub struct Reservation {
+    places: OwnedSemaphorePermit,
+    memory: Option<OwnedSemaphorePermit>,
+}
 
 impl Reservation {
     /// Splits off the room of one picture; none is left after as many as were reserved.
     pub fn split_one(&mut self) -> Option<Self> {
-        self.0.split(1).map(Self)
+        let places = self.places.split(1)?;
+        Some(Self {
+            places,
+            memory: None,
+        })
+    }
+
+    /// Keeps the memory of a picture's tensor until a worker takes it.
+    pub fn hold(&mut self, memory: OwnedSemaphorePermit) {
+        self.memory = Some(memory);
     }
 }
 
@@ -74,7 +91,7 @@ struct Job {
     picture: ImageTensor,
     reply: oneshot::Sender<Result<Inference, BatchError>>,
     /// Held until a worker takes the picture.
-    _room: OwnedSemaphorePermit,
+    _room: Reservation,
 }
 
 struct State {
@@ -103,6 +120,7 @@ impl Shared {
 pub struct Batcher {
     shared: Arc<Shared>,
     room: Arc<Semaphore>,
+    tensor_pages: Arc<Semaphore>,
     capacity: usize,
     workers: Vec<JoinHandle<()>>,
 }
@@ -138,6 +156,7 @@ impl Batcher {
         Ok(Self {
             shared,
             room: Arc::new(Semaphore::new(capacity)),
+            tensor_pages: Arc::new(Semaphore::new(TENSOR_PAGES as usize)),
             capacity,
             workers,
         })
@@ -155,12 +174,27 @@ impl Batcher {
     pub fn reserve(&self, pictures: usize) -> Result<Reservation, BatchError> {
         let permits = u32::try_from(pictures).unwrap_or(u32::MAX);
         match Arc::clone(&self.room).try_acquire_many_owned(permits) {
-            Ok(room) => Ok(Reservation(room)),
+            Ok(places) => Ok(Reservation {
+                places,
+                memory: None,
+            }),
             Err(_) => Err(BatchError::QueueFull {
                 capacity: self.capacity,
                 retry_after: self.expected_wait(),
             }),
         }
+    }
+
+    /// Waits for the memory of a tensor `[3, H, W] f32`, so that few large pictures fill the queue as
+    /// many small ones do. Workers give it back, so it comes as fast as they are.
+    ///
+    /// # Errors
+    /// [`BatchError::Closed`] if the queue is gone.
+    pub async fn tensor_room(&self, size: ImageSize) -> Result<OwnedSemaphorePermit, BatchError> {
+        let bytes = size.pixels().saturating_mul(3 * size_of::<f32>() as u64);
+        let pages = bytes.div_ceil(TENSOR_PAGE).min(TENSOR_PAGES.into()) as u32;
+        let room = Arc::clone(&self.tensor_pages).acquire_many_owned(pages);
+        room.await.map_err(|_| BatchError::Closed)
     }
 
     /// Queues one picture, whose room was reserved; its answer comes through the receiver.
@@ -178,7 +212,7 @@ impl Batcher {
         let job = Job {
             picture,
             reply,
-            _room: room.0,
+            _room: room,
         };
         let pending = Pending {
             payload: job,

@@ -1,17 +1,25 @@
 //! `sightline predict`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Args;
 use onnx_export::manifest::Task;
+use serde::Serialize;
 use serde_json::json;
 use sightline::app::{App, Limits};
+use sightline::draw::DrawnFormat;
 use sightline::image::Orientation;
-use sightline::pipeline::{ClassifyRequest, Images, classify_pictures};
+use sightline::pipeline::{
+    ClassifyRequest, EncodedMask, Images, MaskFormat, MaskSize, SegmentRequest, SegmentView,
+    classify_pictures, segment_pictures,
+};
 use sightline::postprocess::classify::Prediction;
+use sightline::postprocess::segment::ClassShare;
 use sightline::registry::{LoadedModel, ModelPlan, Registry};
 use sightline::store::{ModelRef, read_bounded};
 use sightline::threads::usable_cores;
@@ -26,12 +34,15 @@ pub(super) struct PredictArgs {
     /// Pictures
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
-    /// Classes to answer with
+    /// Classes to answer with (classification)
     #[arg(long, env = "SIGHTLINE_TOP_K", default_value_t = 5, value_name = "N")]
     top_k: usize,
     /// Print one JSON object per picture
     #[arg(long, env = "SIGHTLINE_JSON")]
     json: bool,
+    /// Folder for the pictures with their masks drawn in, as PNG (segmentation)
+    #[arg(long, env = "SIGHTLINE_ANNOTATE", value_name = "DIR")]
+    annotate: Option<PathBuf>,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
@@ -43,8 +54,15 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     if args.top_k == 0 {
         bail!("`--top-k`: expected at least 1, got 0");
     }
-    let runtime = args.runtime.load()?;
     let mut source = args.store.store().find(&args.model)?;
+    if args.annotate.is_some() && source.manifest.task == Task::Classification {
+        bail!(
+            "`--annotate` draws masks; {} answers with labels only",
+            args.model
+        );
+    }
+    refuse_overwriting(args)?;
+    let runtime = args.runtime.load()?;
     // One picture at a time: every core works on it.
     source.manifest.batching.instances = Some(1);
     let plan = ModelPlan::new(&source.manifest, usable_cores(), None);
@@ -56,14 +74,8 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
         .build()?;
     let mut failed = 0;
     for path in &args.images {
-        match tokio.block_on(predict(&app, path, args.top_k)) {
-            Ok(predictions) if args.json => {
-                println!(
-                    "{}",
-                    json!({ "image": path.display().to_string(), "predictions": predictions })
-                );
-            }
-            Ok(predictions) => print_table(path, &predictions),
+        match tokio.block_on(predict(&app, path, args)) {
+            Ok(answer) => answer.print(path, args.json),
             Err(error) => {
                 let why = super::explain(&error);
                 // The request held one picture, whose name is said already.
@@ -82,31 +94,149 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     }
 }
 
-async fn predict(app: &App, path: &Path, top_k: usize) -> Result<Vec<Prediction>> {
+/// Two pictures of one name would end in one file.
+fn refuse_overwriting(args: &PredictArgs) -> Result<()> {
+    let Some(folder) = &args.annotate else {
+        return Ok(());
+    };
+    let mut seen = BTreeSet::new();
+    for path in args.images.iter().map(|image| drawn_path(folder, image)) {
+        if !seen.insert(path.clone()) {
+            bail!("two pictures would both be drawn to {}", path.display());
+        }
+    }
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))
+}
+
+fn drawn_path(folder: &Path, image: &Path) -> PathBuf {
+    let stem = image.file_stem().unwrap_or(image.as_os_str());
+    folder.join(stem).with_added_extension("png")
+}
+
+/// What is printed for one picture.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answer {
+    Classes {
+        predictions: Vec<Prediction>,
+    },
+    Mask {
+        width: u32,
+        height: u32,
+        classes: Vec<ClassShare>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        annotated: Option<PathBuf>,
+    },
+}
+
+async fn predict(app: &App, path: &Path, args: &PredictArgs) -> Result<Answer> {
     let bytes = read_bounded(path, app.limits.max_body_bytes as u64)?;
     let images = Images {
         pictures: vec![Bytes::from(bytes)],
         memory: None,
     };
+    let model = app
+        .registry()?
+        .models()
+        .first()
+        .context("no model")?
+        .clone();
+    match model.manifest.task {
+        Task::Classification => classify(app, model, images, args.top_k).await,
+        Task::Segmentation => {
+            let folder = args.annotate.as_deref();
+            segment(
+                app,
+                model,
+                images,
+                folder.map(|folder| drawn_path(folder, path)),
+            )
+            .await
+        }
+    }
+}
+
+async fn classify(
+    app: &App,
+    model: Arc<LoadedModel>,
+    images: Images,
+    top_k: usize,
+) -> Result<Answer> {
     let request = ClassifyRequest {
-        model: app.registry()?.for_task(Task::Classification, None)?,
+        model,
         top_k,
         orientation: Orientation::Apply,
         images,
     };
     let deadline = Instant::now() + app.limits.request_timeout;
     let answer = classify_pictures(app, request, deadline).await?;
-    answer.results.into_iter().next().context("no answer")
+    let predictions = answer.results.into_iter().next().context("no answer")?;
+    Ok(Answer::Classes { predictions })
 }
 
-fn print_table(path: &Path, predictions: &[Prediction]) {
-    println!("{}", path.display());
-    for Prediction {
-        class_id,
-        label,
-        score,
-    } in predictions
-    {
-        println!("  {:5.1} %  {label} ({class_id})", score * 100.0);
+async fn segment(
+    app: &App,
+    model: Arc<LoadedModel>,
+    images: Images,
+    annotated: Option<PathBuf>,
+) -> Result<Answer> {
+    let request = SegmentRequest {
+        model,
+        orientation: Orientation::Apply,
+        size: MaskSize::Input,
+        view: match annotated {
+            Some(_) => SegmentView::Drawn(DrawnFormat::Png),
+            None => SegmentView::Mask(MaskFormat::None),
+        },
+        images,
+    };
+    let deadline = Instant::now() + app.limits.request_timeout;
+    let answer = segment_pictures(app, request, deadline).await?;
+    let result = answer.results.into_iter().next().context("no answer")?;
+    if let (Some(path), EncodedMask::Image(bytes)) = (&annotated, &result.mask) {
+        std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(Answer::Mask {
+        width: result.picture.width,
+        height: result.picture.height,
+        classes: result.classes,
+        annotated,
+    })
+}
+
+impl Answer {
+    fn print(&self, path: &Path, as_json: bool) {
+        if as_json {
+            let mut line = json!(self);
+            line["image"] = path.display().to_string().into();
+            println!("{line}");
+            return;
+        }
+        println!("{}", path.display());
+        let line = |part: f32, label: &str, class_id: usize| {
+            println!("  {:5.1} %  {label} ({class_id})", part * 100.0);
+        };
+        match self {
+            Self::Classes { predictions } => {
+                for Prediction {
+                    class_id,
+                    label,
+                    score,
+                } in predictions
+                {
+                    line(*score, label, *class_id);
+                }
+            }
+            Self::Mask {
+                classes, annotated, ..
+            } => {
+                for share in classes {
+                    line(share.fraction, &share.label, share.class_id);
+                }
+                if let Some(path) = annotated {
+                    println!("  drawn into {}", path.display());
+                }
+            }
+        }
     }
 }

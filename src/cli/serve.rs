@@ -77,12 +77,12 @@ fn find_sources(store: &ModelStore, models: &[String]) -> Result<Vec<ModelSource
 /// Two models of one name could not be told apart in a request.
 fn refuse_twins(sources: &[ModelSource]) -> Result<()> {
     for (index, source) in sources.iter().enumerate() {
-        let name = &source.manifest.name;
-        if sources[..index]
-            .iter()
-            .any(|other| other.manifest.name == *name)
-        {
-            bail!("two models are called `{name}`: change the `name` in one's manifest");
+        let same = |other: &ModelSource| {
+            other.manifest.name == source.manifest.name && other.variant == source.variant
+        };
+        if sources[..index].iter().any(same) {
+            let (name, variant) = (&source.manifest.name, &source.variant);
+            bail!("two models are called `{name}@{variant}`: change the `name` in one's manifest");
         }
     }
     Ok(())
@@ -149,6 +149,9 @@ fn load_all(
     let load = |source| load(app, config, runtime, source);
     let models = sources.into_iter().map(load).collect::<Result<Vec<_>>>()?;
     let default = models.first().map(LoadedModel::id).unwrap_or_default();
+    let route = models
+        .first()
+        .map_or("/v1/classify", |model| model.manifest.task.route());
     app.set_ready(Registry::new(models));
     if app.registry().is_err() {
         // Asked to end while it was loading.
@@ -159,7 +162,7 @@ fn load_all(
     let _ = writeln!(
         std::io::stdout(),
         "ready after {seconds:.2} s, default model {default}. Try:\n  curl --data-binary @photo.jpg \
-         -H 'content-type: image/jpeg' 'http://{address}/v1/classify'"
+         -H 'content-type: image/jpeg' 'http://{address}{route}'"
     );
     Ok(())
 }

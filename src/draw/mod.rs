@@ -3,12 +3,13 @@
 //! Everything is clipped to the picture and sized to it, see [`Sizes`]; what does not fit is left
 //! out. Colours are red, green and blue; positions are pixels from the upper left corner.
 //!
-//! What is *not* here: what is drawn, see [`crate::postprocess`], and how the picture is encoded.
+//! What is *not* here: what is drawn, see [`crate::postprocess`].
 
 mod boxes;
 mod canvas;
 mod legend;
 mod overlay;
+mod picture;
 mod text;
 
 #[cfg(test)]
@@ -19,6 +20,7 @@ use image::RgbImage;
 pub use boxes::{Corners, label, rectangle};
 pub use legend::legend;
 pub use overlay::overlay;
+pub use picture::{DrawnFormat, encode, segmentation};
 pub use text::{fit, text, text_width};
 
 /// Red, green and blue.

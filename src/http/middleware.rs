@@ -65,7 +65,7 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     let model = served.as_ref().map(|served| &served.model);
     let model = model.or(problem.as_ref().and_then(|problem| problem.model.as_ref()));
     let names = model.map_or(("", ""), |model| {
-        (model.manifest.name.as_str(), model.variant)
+        (model.manifest.name.as_str(), model.variant.as_str())
     });
     app.metrics
         .request(route, status, names, elapsed.as_secs_f64());

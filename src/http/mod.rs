@@ -3,6 +3,7 @@
 //! What is *not* here: tensors. Handlers turn requests into validated values, call `pipeline`,
 //! and turn answers into bytes; `problem` alone chooses status codes.
 
+mod accept;
 mod classify;
 mod extract;
 mod health;
@@ -11,7 +12,9 @@ mod models;
 mod params;
 mod problem;
 mod respond;
+mod segment;
 pub mod server;
+mod task;
 
 use std::sync::Arc;
 
@@ -33,7 +36,8 @@ pub const OPENAPI: &str = include_str!("../../openapi.yaml");
 pub fn router(app: Arc<App>) -> Router {
     let routes = Router::new()
         .route("/", get(index))
-        .route("/v1/classify", post(classify::classify))
+        .route("/v1/classify", post(task::handle::<classify::Classify>))
+        .route("/v1/segment", post(task::handle::<segment::Segment>))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{model}", get(models::show))
         .route("/health/live", get(health::live))

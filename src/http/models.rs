@@ -13,6 +13,7 @@ use super::problem::Problem;
 use crate::app::App;
 use crate::error::ServeError;
 use crate::registry::LoadedModel;
+use crate::store::FP32;
 
 #[derive(Serialize)]
 struct List<'a> {
@@ -82,11 +83,11 @@ fn describe(model: &LoadedModel) -> Description<'_> {
     let delay = plan.max_queue_delay.as_micros();
     Description {
         name: &manifest.name,
-        variant: model.variant,
+        variant: &model.variant,
         task: manifest.task,
         route: manifest.task.route(),
         description: &manifest.description,
-        precision: model.variant,
+        precision: FP32,
         input: Input {
             layout: "NCHW",
             data_type: "float32",

@@ -71,6 +71,11 @@ impl Params {
         Err(bad(name, &words.join(" or "), &quote(&text)))
     }
 
+    /// A switch that is off unless it is said to be on.
+    pub(super) fn flag(&mut self, name: &str) -> Result<bool, ServeError> {
+        self.choice(name, &[("true", true), ("false", false)], false)
+    }
+
     /// `orientation`, which every picture route takes.
     pub(super) fn orientation(&mut self) -> Result<Orientation, ServeError> {
         let choices = [

@@ -197,11 +197,17 @@ fn image(index: usize, error: &ImageError, detail: String) -> Problem {
             "unsupported_image_feature",
         ),
         ImageError::TooManyPixels { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_many_pixels"),
+        ImageError::ResizedTooLarge { .. } => {
+            (StatusCode::PAYLOAD_TOO_LARGE, "image_too_elongated")
+        }
         ImageError::Empty => (StatusCode::UNPROCESSABLE_ENTITY, "empty_image"),
         ImageError::Damaged { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "damaged_image"),
     };
     let expected = match error {
         ImageError::TooManyPixels { limit, .. } => format!("at most {limit} pixels"),
+        ImageError::ResizedTooLarge { limit, .. } => {
+            format!("an aspect that keeps the resized picture within {limit} pixels")
+        }
         _ => "a whole JPEG, PNG, WebP, BMP or GIF".to_owned(),
     };
     Problem::new(status, code, detail).about(format!("images[{index}]"), expected)

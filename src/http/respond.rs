@@ -65,15 +65,33 @@ pub(super) fn respond<T, R: Serialize>(
     let started = Instant::now();
     let body = serde_json::to_vec(&Body {
         model: &model.manifest.name,
-        variant: model.variant,
+        variant: &model.variant,
         results: results.into_iter().map(result).collect(),
         timing_ms: timing.into(),
     });
     let body = body.map_err(|error| Problem::internal(error.to_string()))?;
-    timing[Stage::encode] = started.elapsed();
+    timing[Stage::encode] += started.elapsed();
+    Ok(finish(model, timing, "application/json", body))
+}
+
+/// An answer that is one image.
+pub(super) fn respond_image<T>(
+    answer: Answer<T>,
+    media_type: &'static str,
+    bytes: Vec<u8>,
+) -> Response {
+    finish(answer.model, answer.timing, media_type, bytes)
+}
+
+fn finish(
+    model: Arc<LoadedModel>,
+    timing: Timing,
+    media_type: &'static str,
+    body: Vec<u8>,
+) -> Response {
     model.metrics.stage(Stage::encode, timing[Stage::encode]);
-    let kind = HeaderValue::from_static("application/json");
+    let kind = HeaderValue::from_static(media_type);
     let mut response = ([(CONTENT_TYPE, kind)], body).into_response();
     response.extensions_mut().insert(Served { model, timing });
-    Ok(response)
+    response
 }

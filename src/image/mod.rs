@@ -91,7 +91,7 @@ pub enum ImageError {
         /// The feature, in the decoder's words.
         feature: String,
     },
-    /// More pixels than allowed, by the header's word for files and by arithmetic for resized pictures.
+    /// More pixels than allowed, by the header's word.
     #[error("an image of {width}x{height} pixels is over the limit of {limit} pixels")]
     TooManyPixels {
         /// Columns.
@@ -99,6 +99,22 @@ pub enum ImageError {
         /// Rows.
         height: u64,
         /// Most pixels allowed.
+        limit: u64,
+    },
+    /// More pixels than a network takes, once it is resized without changing its aspect.
+    #[error(
+        "an image of {}x{} pixels becomes {width}x{height} for this model, over its limit of {limit} pixels",
+        .input.width,
+        .input.height
+    )]
+    ResizedTooLarge {
+        /// Size of the picture.
+        input: ImageSize,
+        /// Columns after the resize.
+        width: u64,
+        /// Rows after the resize.
+        height: u64,
+        /// Most pixels that are allowed.
         limit: u64,
     },
     /// The file is cut short or contradicts its format.

@@ -18,7 +18,7 @@ use thiserror::Error;
 use crate::catalogue;
 pub use files::{lines, read_bounded, read_text};
 
-/// The only variant so far: 32-bit floats.
+/// The variant that a model is unless another is asked for: 32-bit floats.
 pub const FP32: &str = "fp32";
 /// Protobuf's own limit on a message.
 const MAX_ONNX_BYTES: u64 = 2 << 30;
@@ -128,6 +128,8 @@ pub enum Origin {
 pub struct ModelSource {
     /// What it is.
     pub manifest: ModelManifest,
+    /// Which variant of it.
+    pub variant: String,
     /// Its class labels, by class number.
     pub labels: Vec<String>,
     /// Where its graph comes from.
@@ -152,6 +154,7 @@ impl ModelSource {
         let labels = lines(catalogue::labels(&manifest.labels).unwrap_or_default());
         Ok(Self {
             manifest,
+            variant: FP32.to_owned(),
             labels,
             origin: Origin::Embedded,
         })
@@ -174,9 +177,31 @@ impl ModelSource {
         let labels = read_text(&beside(path, "labels", &manifest.labels)?)?;
         Ok(Self {
             labels: lines(&labels),
+            variant: FP32.to_owned(),
             manifest,
             origin: Origin::File(onnx),
         })
+    }
+
+    /// The variant that `reference` asks for of this model.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] lists the variants that there are.
+    pub fn with_variant(mut self, reference: &ModelRef) -> Result<Self, StoreError> {
+        let Some(name) = reference.variant.as_deref().filter(|name| *name != FP32) else {
+            return Ok(self);
+        };
+        let Some(variant) = self.manifest.variants.get(name) else {
+            let others = self.manifest.variants.keys().map(String::as_str);
+            let known: Vec<&str> = std::iter::once(FP32).chain(others).collect();
+            return Err(StoreError::NotFound {
+                model: reference.clone(),
+                advice: format!("Its variants: {}", known.join(", ")),
+            });
+        };
+        self.manifest.preprocess.resize = variant.resize.clone();
+        name.clone_into(&mut self.variant);
+        Ok(self)
     }
 
     /// The graph as the bytes of an ONNX file.
@@ -245,14 +270,11 @@ impl ModelStore {
     /// # Errors
     /// [`StoreError::NotFound`] with the command that brings the model.
     pub fn find(&self, reference: &ModelRef) -> Result<ModelSource, StoreError> {
-        let ModelRef { name, variant } = reference;
-        if variant.as_deref().is_some_and(|variant| variant != FP32) {
-            let advice = format!("Its variants: {FP32}");
-            return Err(StoreError::NotFound {
-                model: reference.clone(),
-                advice,
-            });
-        }
+        self.find_name(reference)?.with_variant(reference)
+    }
+
+    fn find_name(&self, reference: &ModelRef) -> Result<ModelSource, StoreError> {
+        let name = &reference.name;
         if name.contains('/') || has_extension(Path::new(name), &["toml", "onnx"]) {
             return Self::at_path(reference);
         }

@@ -3,9 +3,11 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use onnx_export::manifest::Task;
 use rustix::time::{ClockId, clock_gettime};
 use sightline::engine::{Engine, OnnxRuntime, OnnxSession};
-use sightline::image::{DecodeOptions, Orientation, Preprocessor, decode};
+use sightline::image::{DecodeOptions, ImageSize, Orientation, Preprocessor, decode};
+use sightline::postprocess::segment::{VOC_PALETTE, mask_png, segment};
 use sightline::store::ModelSource;
 
 use super::load::median;
@@ -16,6 +18,8 @@ pub(super) struct Stages {
     pub(super) decode: f64,
     pub(super) preprocess: f64,
     pub(super) inference: f64,
+    /// From the network's output to the bytes of a mask; nothing worth measuring for labels.
+    pub(super) mask: f64,
     pub(super) wall: f64,
 }
 
@@ -27,18 +31,20 @@ impl Stages {
             decode: over(|run| run.decode),
             preprocess: over(|run| run.preprocess),
             inference: over(|run| run.inference),
+            mask: over(|run| run.mask),
             wall: over(|run| run.wall),
         }
     }
 
     /// CPU time of all stages.
     pub(super) fn cpu(&self) -> f64 {
-        self.decode + self.preprocess + self.inference
+        self.decode + self.preprocess + self.inference + self.mask
     }
 }
 
 /// A session of its own, and the preprocessing before it.
 pub(super) struct Alone {
+    task: Task,
     preprocessor: Preprocessor,
     session: OnnxSession,
 }
@@ -48,6 +54,7 @@ impl Alone {
         let session = runtime.prepare(&source.onnx()?)?.session(1)?;
         let preprocessor = Preprocessor::new(&source.manifest.preprocess);
         Ok(Self {
+            task: source.manifest.task,
             preprocessor,
             session,
         })
@@ -64,12 +71,20 @@ impl Alone {
         let decoded = thread_cpu();
         let tensor = self.preprocessor.run(&pixels)?;
         let preprocessed = thread_cpu();
-        self.session.run(vec![tensor])?.pop().context("no output")?;
+        let outputs = self.session.run(vec![tensor])?.pop().context("no output")?;
         let inferred = thread_cpu();
+        if self.task == Task::Segmentation {
+            let (width, height) = pixels.dimensions();
+            let scores = outputs.first().context("no output")?;
+            let mask = segment(scores, Some(ImageSize { width, height }), 1)?;
+            mask_png(&mask, &VOC_PALETTE)?;
+        }
+        let masked = thread_cpu();
         Ok(Stages {
             decode: decoded - start,
             preprocess: preprocessed - decoded,
             inference: inferred - preprocessed,
+            mask: masked - inferred,
             wall: started.elapsed().as_secs_f64() * 1e3,
         })
     }

@@ -20,7 +20,7 @@ use sightline::catalogue;
 use sightline::engine::OnnxRuntime;
 use sightline::process::ProcessUsage;
 use sightline::store::{
-    ModelRef, ModelSource, ModelStore, Origin, StoreError, lines, read_bounded,
+    FP32, ModelRef, ModelSource, ModelStore, Origin, StoreError, lines, read_bounded,
 };
 use sightline::threads::usable_cores;
 
@@ -81,8 +81,8 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         &args.model
     };
     println!(
-        "{} cores; milliseconds are medians; decode, preprocess and inference: CPU time of one \
-         thread without a server; wall: all three by the clock",
+        "{} cores; milliseconds are medians; decode, preprocess, inference and mask: CPU time \
+         of one thread without a server; wall: all of them by the clock",
         usable_cores()
     );
     println!("{}", Line::HEAD);
@@ -116,11 +116,13 @@ fn find_or_make(store: &ModelStore, model: &ModelRef) -> Result<ModelSource> {
         .map(lines)
         .unwrap_or_default();
     let origin = Origin::Memory(built.to_bytes().into());
-    Ok(ModelSource {
+    let source = ModelSource {
         manifest,
+        variant: FP32.to_owned(),
         labels,
         origin,
-    })
+    };
+    Ok(source.with_variant(model)?)
 }
 
 fn measure(
@@ -129,7 +131,7 @@ fn measure(
     source: ModelSource,
     picture: &Bytes,
 ) -> Result<Line> {
-    let name = source.manifest.name.clone();
+    let name = format!("{}@{}", source.manifest.name, source.variant);
     let mut alone = Alone::new(runtime, &source)?;
     let server = Server::start(runtime, source)?;
     let idle = served::idle_cpu(IDLE);
@@ -178,7 +180,7 @@ struct Line {
 }
 
 impl Line {
-    const HEAD: &str = "model                                    decode prepr. infer.   wall |  1 conn: p50  added | \
+    const HEAD: &str = "model                                    decode prepr. infer.   mask   wall |  1 conn: p50  added | \
          load: p50    p99  images/s  of ideal | idle CPU";
 
     fn new(model: String, idle: f64, rounds: &[Round]) -> Self {
@@ -190,6 +192,7 @@ impl Line {
                 decode: over(&|round| round.stages.decode),
                 preprocess: over(&|round| round.stages.preprocess),
                 inference: over(&|round| round.stages.inference),
+                mask: over(&|round| round.stages.mask),
                 wall: over(&|round| round.stages.wall),
             },
             single_p50: over(&|round| round.single),
@@ -209,11 +212,12 @@ impl std::fmt::Display for Line {
             decode,
             preprocess,
             inference,
+            mask,
             wall,
         } = self.stages;
         write!(
             f,
-            "{:40} {decode:6.2} {preprocess:6.2} {inference:6.2} {wall:6.2} | ",
+            "{:40} {decode:6.2} {preprocess:6.2} {inference:6.2} {mask:6.2} {wall:6.2} | ",
             self.model
         )?;
         write!(f, "{:12.2} {:6.2} | ", self.single_p50, self.added)?;

@@ -1,7 +1,6 @@
 //! Logits to a mask, and a mask to what is sent.
 //!
-//! A [`Logits`] is what a network gives for one picture. [`argmax_upsampled`] makes a [`Mask`] of it
-//! at any size; [`class_shares`] counts it, [`mask_png`] and [`mask_rle`] encode it.
+//! [`segment()`] makes a [`Mask`] of what a network gives for one picture, at any size; [`class_shares`] counts it, [`mask_png`] and [`mask_rle`] encode it.
 //!
 //! What is *not* here: drawing a mask into its picture, see [`crate::draw`].
 
@@ -19,6 +18,7 @@ mod reference;
 
 use thiserror::Error;
 
+use crate::engine::Tensor;
 use crate::image::ImageSize;
 
 pub use mask::{ClassShare, Mask, class_shares};
@@ -38,6 +38,12 @@ pub enum SegmentError {
     Classes {
         /// Classes of the output.
         got: usize,
+    },
+    /// A tensor that is not `[C, h, w]`.
+    #[error("scores of shape {got:?}; expected [classes, height, width]")]
+    Shape {
+        /// The tensor's shape.
+        got: Vec<usize>,
     },
     /// A side of zero pixels.
     #[error("a size of {width}x{height} pixels holds nothing")]
@@ -63,6 +69,32 @@ pub enum SegmentError {
         /// Rows.
         height: u32,
     },
+}
+
+/// The best class of each pixel of a picture of `size`, or of each of the scores' own points.
+///
+/// `scores` is `[C, h, w] f32`; at most `threads` threads share the work.
+///
+/// # Errors
+/// [`SegmentError`] for scores that no mask can be made of, or without the memory for one.
+pub fn segment(
+    scores: &Tensor,
+    size: Option<ImageSize>,
+    threads: usize,
+) -> Result<Mask, SegmentError> {
+    let shape = || SegmentError::Shape {
+        got: scores.shape.clone(),
+    };
+    let [classes, height, width] = *scores.shape.as_slice() else {
+        return Err(shape());
+    };
+    let side = |side: usize| u32::try_from(side).map_err(|_| shape());
+    let (width, height) = (side(width)?, side(height)?);
+    let logits = Logits::new(&scores.data, classes, ImageSize { width, height })?;
+    match size {
+        Some(size) => argmax_upsampled(&logits, size, threads),
+        None => argmax(&logits),
+    }
 }
 
 /// Scores `[C, h, w] f32` of one picture, in C order: one plane a class.

@@ -1,0 +1,93 @@
+//! Whole pictures: an answer drawn in, and the bytes of a file.
+
+use image::RgbImage;
+use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
+use png::{BitDepth, ColorType, Compression, Encoder, Filter};
+
+use super::{Colour, legend, overlay};
+use crate::postprocess::segment::{ClassShare, Mask, VOC_PALETTE};
+
+/// How much of a mask's colour is mixed in.
+const MASK_ALPHA: f32 = 0.55;
+/// High enough that the edges of masks and letters stay clean.
+const JPEG_QUALITY: u8 = 90;
+
+/// A format for drawn pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrawnFormat {
+    /// Every pixel as drawn.
+    Png,
+    /// A tenth of the size.
+    Jpeg,
+}
+
+impl DrawnFormat {
+    /// Its media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Png => "image/png",
+            Self::Jpeg => "image/jpeg",
+        }
+    }
+}
+
+/// Mixes `mask` into `image` in VOC's colours and adds a legend of its `classes`, the largest first.
+/// The background is left as it is and out of the legend.
+pub fn segmentation(image: &mut RgbImage, mask: &Mask, classes: &[ClassShare]) {
+    overlay(image, mask, &VOC_PALETTE, MASK_ALPHA);
+    let mut shown: Vec<&ClassShare> = classes.iter().filter(|class| class.class_id != 0).collect();
+    shown.sort_by_key(|class| std::cmp::Reverse(class.pixels));
+    let entries: Vec<(&str, Colour)> = shown
+        .iter()
+        .map(|class| (class.label.as_str(), VOC_PALETTE[class.class_id]))
+        .collect();
+    legend(image, &entries);
+}
+
+/// The bytes of an image file; none where the picture is larger than the format allows, which for
+/// JPEG is a side of 65,500 pixels.
+pub fn encode(image: &RgbImage, format: DrawnFormat) -> Option<Vec<u8>> {
+    match format {
+        DrawnFormat::Png => png(image).ok(),
+        DrawnFormat::Jpeg => {
+            let (width, height) = (image.width() as usize, image.height() as usize);
+            let (pixels, kind) = (image.as_raw(), PixelFormat::Rgb);
+            compress(pixels, width, height, kind, JPEG_QUALITY, Subsampling::S444).ok()
+        }
+    }
+}
+
+fn png(image: &RgbImage) -> Result<Vec<u8>, png::EncodingError> {
+    let mut bytes = Vec::new();
+    let mut encoder = Encoder::new(&mut bytes, image.width(), image.height());
+    encoder.set_color(ColorType::Rgb);
+    encoder.set_depth(BitDepth::Eight);
+    encoder.set_compression(Compression::Fast);
+    encoder.set_filter(Filter::Up);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(image.as_raw())?;
+    writer.finish()?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_hold_the_picture() {
+        for (width, height) in [(1, 1), (17, 5), (1, 300)] {
+            let image = RgbImage::from_fn(width, height, |x, y| {
+                image::Rgb([x as u8 * 9, y as u8, (x + y) as u8])
+            });
+            let bytes = encode(&image, DrawnFormat::Png).unwrap();
+            let decoded = image::load_from_memory(&bytes).unwrap().into_rgb8();
+            assert_eq!(decoded, image, "{width}x{height}");
+            let bytes = encode(&image, DrawnFormat::Jpeg).unwrap();
+            assert!(bytes.starts_with(&[0xFF, 0xD8]) && bytes.ends_with(&[0xFF, 0xD9]));
+        }
+        let long = RgbImage::new(70_000, 1);
+        assert!(encode(&long, DrawnFormat::Png).is_some());
+        assert!(encode(&long, DrawnFormat::Jpeg).is_none());
+    }
+}

@@ -1,0 +1,140 @@
+//! Content negotiation: which of the forms that a route offers a client likes best.
+
+use axum::http::HeaderMap;
+use axum::http::header::ACCEPT;
+
+use crate::error::ServeError;
+
+/// The first of `offers`, media type and what stands for it, that the client ranks highest. Without
+/// a preference of its own that is the first.
+///
+/// Source: RFC 9110, section 12.5.1.
+///
+/// # Errors
+/// [`ServeError::BadParameter`] if the client takes none of them.
+pub(super) fn negotiate<T: Copy>(
+    headers: &HeaderMap,
+    offers: &[(&'static str, T)],
+) -> Result<T, ServeError> {
+    let mut ranges = Vec::new();
+    for value in headers.get_all(ACCEPT) {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        ranges.extend(text.split(',').filter_map(Range::parse));
+    }
+    if ranges.is_empty() {
+        ranges.extend(Range::parse("*/*"));
+    }
+    let mut best: Option<(u16, T)> = None;
+    for (kind, offer) in offers {
+        let quality = quality(&ranges, kind);
+        if quality > best.map_or(0, |best| best.0) {
+            best = Some((quality, *offer));
+        }
+    }
+    let kinds: Vec<&str> = offers.iter().map(|(kind, _)| *kind).collect();
+    best.map(|best| best.1)
+        .ok_or_else(|| ServeError::BadParameter {
+            field: "accept".to_owned(),
+            expected: kinds.join(" or "),
+            got: asked(&ranges),
+        })
+}
+
+/// One element of an `Accept` header.
+#[derive(Debug, PartialEq, Eq)]
+struct Range {
+    kind: String,
+    subtype: String,
+    /// Thousandths.
+    quality: u16,
+}
+
+impl Range {
+    /// None of what is not a media range: a header that a client got wrong is not its request.
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(';').map(str::trim);
+        let (kind, subtype) = parts.next()?.split_once('/')?;
+        let weight = parts.find_map(|part| part.strip_prefix("q="));
+        let quality = match weight {
+            None => 1000,
+            Some(weight) => (weight.parse::<f32>().ok()?.clamp(0.0, 1.0) * 1000.0) as u16,
+        };
+        Some(Self {
+            kind: kind.to_ascii_lowercase(),
+            subtype: subtype.to_ascii_lowercase(),
+            quality,
+        })
+    }
+
+    /// How closely the range names `kind`/`subtype`; none if it does not.
+    fn precision(&self, kind: &str, subtype: &str) -> Option<u8> {
+        match (self.kind.as_str(), self.subtype.as_str()) {
+            ("*", "*") => Some(0),
+            (own, "*") if own == kind => Some(1),
+            (own, exact) if own == kind && exact == subtype => Some(2),
+            _ => None,
+        }
+    }
+}
+
+/// The quality of the closest range that covers the media type; zero if none does.
+fn quality(ranges: &[Range], media_type: &str) -> u16 {
+    let Some((kind, subtype)) = media_type.split_once('/') else {
+        return 0;
+    };
+    let covering = ranges
+        .iter()
+        .filter_map(|range| Some((range.precision(kind, subtype)?, range.quality)));
+    covering.max().map_or(0, |(_, quality)| quality)
+}
+
+fn asked(ranges: &[Range]) -> String {
+    let names = ranges
+        .iter()
+        .map(|range| format!("{}/{}", range.kind, range.subtype));
+    names
+        .collect::<Vec<_>>()
+        .join(", ")
+        .chars()
+        .take(64)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_chooses() {
+        let cases = [
+            (None, Some('j')),
+            (Some("*/*"), Some('j')),
+            (Some("nonsense"), Some('j')),
+            (Some("image/png"), Some('p')),
+            (Some("image/*"), Some('p')),
+            (Some("IMAGE/PNG;q=0.5, application/json;q=0.4"), Some('p')),
+            (Some("image/png;q=0.2, */*;q=0.1"), Some('p')),
+            (Some("text/html, */*;q=0.1"), Some('j')),
+            (Some("application/json;q=0, */*"), Some('p')),
+            (Some("text/html"), None),
+            (Some("image/png;q=0"), None),
+        ];
+        let offers = [("application/json", 'j'), ("image/png", 'p')];
+        for (accept, expected) in cases {
+            let mut headers = HeaderMap::new();
+            if let Some(accept) = accept {
+                headers.insert(ACCEPT, accept.parse().unwrap());
+            }
+            assert_eq!(negotiate(&headers, &offers).ok(), expected, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_both_sides() {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, "text/html".parse().unwrap());
+        let error = negotiate(&headers, &[("image/png", ()), ("image/jpeg", ())]).unwrap_err();
+        let expected = "`accept`: expected image/png or image/jpeg, got text/html";
+        assert_eq!(error.to_string(), expected);
+    }
+}

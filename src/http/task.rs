@@ -1,0 +1,118 @@
+//! What the routes that take pictures have in common: parameters, the body, the deadline.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
+use axum::response::Response;
+use onnx_export::manifest::Task;
+use tokio::time::timeout_at;
+
+use super::extract::{Framing, discard, framing, read_images, refuse};
+use super::params::Params;
+use super::problem::Problem;
+use crate::app::App;
+use crate::error::ServeError;
+use crate::image::Orientation;
+use crate::pipeline::{Answer, Images};
+use crate::registry::LoadedModel;
+
+/// What a task adds to the parameters that all share, and how it answers.
+pub(super) trait TaskRoute: Sized + Send + Sync {
+    /// The task.
+    const TASK: Task;
+    /// Its parameters beside `model` and `orientation`, as an error lists them.
+    const PARAMETERS: &'static str;
+    /// The answer for one picture.
+    type Result: Send;
+
+    /// Takes the task's own parameters.
+    fn parse(params: &mut Params, headers: &HeaderMap) -> Result<Self, ServeError>;
+
+    /// Answers for the pictures of a request.
+    fn answer(
+        &self,
+        app: &App,
+        pictures: Pictures,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Answer<Self::Result>, ServeError>> + Send;
+
+    /// Puts an answer into bytes.
+    fn respond(&self, answer: Answer<Self::Result>) -> Result<Response, Problem>;
+}
+
+/// The pictures of a request and what all tasks need to know of them.
+pub(super) struct Pictures {
+    pub(super) model: Arc<LoadedModel>,
+    pub(super) orientation: Orientation,
+    pub(super) images: Images,
+}
+
+/// Checks, reads and answers a request within its deadline.
+pub(super) async fn handle<T: TaskRoute>(
+    State(app): State<Arc<App>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let deadline = Instant::now() + app.limits.request_timeout;
+    let (parts, mut body) = request.into_parts();
+    let checked = match Checked::<T>::new(&app, &parts) {
+        Ok(checked) => checked,
+        Err(error) => {
+            refuse(&parts.headers, &mut body).await;
+            return Err(error.into());
+        }
+    };
+    let answer = checked.answer(&app, parts, &mut body, deadline);
+    let Ok(answer) = timeout_at(deadline.into(), answer).await else {
+        discard(&mut body).await;
+        let limit = app.limits.request_timeout;
+        return Err(Problem::from(ServeError::DeadlinePassed { limit }).of(&checked.model));
+    };
+    let answer = answer.map_err(|error| Problem::from(error).of(&checked.model))?;
+    checked.task.respond(answer)
+}
+
+/// All of a request but its body, which is not read for one that is refused anyway.
+struct Checked<T> {
+    model: Arc<LoadedModel>,
+    orientation: Orientation,
+    framing: Framing,
+    task: T,
+}
+
+impl<T: TaskRoute> Checked<T> {
+    fn new(app: &App, parts: &Parts) -> Result<Self, ServeError> {
+        let registry = app.registry()?;
+        let mut params = Params::parse(&parts.uri)?;
+        let model = params.take("model")?;
+        let orientation = params.orientation()?;
+        let task = T::parse(&mut params, &parts.headers)?;
+        params.finish(&format!("model, {}, orientation", T::PARAMETERS))?;
+        let model = registry.for_task(T::TASK, model.as_deref())?;
+        Ok(Self {
+            model,
+            orientation,
+            framing: framing(&parts.headers)?,
+            task,
+        })
+    }
+
+    async fn answer(
+        &self,
+        app: &App,
+        parts: Parts,
+        body: &mut Body,
+        deadline: Instant,
+    ) -> Result<Answer<T::Result>, ServeError> {
+        let pictures = Pictures {
+            model: Arc::clone(&self.model),
+            orientation: self.orientation,
+            images: read_images(app, self.framing, parts, body).await?,
+        };
+        self.task.answer(app, pictures, deadline).await
+    }
+}
