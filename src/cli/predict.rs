@@ -230,7 +230,9 @@ impl Answer {
             Self::Mask {
                 classes, annotated, ..
             } => {
-                for share in classes {
+                let mut largest_first: Vec<&ClassShare> = classes.iter().collect();
+                largest_first.sort_by_key(|share| std::cmp::Reverse(share.pixels));
+                for share in largest_first {
                     line(share.fraction, &share.label, share.class_id);
                 }
                 if let Some(path) = annotated {

@@ -10,6 +10,8 @@
     reason = "a test fails by its panic; each test file compiles all of this and uses a part"
 )]
 
+pub mod checkpoint;
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -188,6 +190,16 @@ impl Server {
     /// `POST path` with a body of type `kind`.
     pub fn post(&self, path: &str, kind: &str, body: &[u8]) -> Reply {
         self.try_post(path, kind, body).unwrap()
+    }
+
+    /// `POST path` with a picture and an `Accept` header.
+    pub fn post_accepting(&self, path: &str, accept: &str, picture: &[u8]) -> Reply {
+        let request = self.agent.post(self.url(path)).header("accept", accept);
+        Reply::new(
+            request
+                .header("content-type", "application/octet-stream")
+                .send(picture),
+        )
     }
 
     /// As `post`, where the connection may fail.

@@ -1,0 +1,402 @@
+//! `/v1/segment`: a checkpoint of one's own from its file to masks, in every form, and all that is
+//! refused.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic in a helper of a test is the report"
+)]
+
+mod common;
+
+use std::io::Cursor;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use common::{Reply, Server, checkpoint, form, json_body, odd, photo, run};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const LABELS: &str = "road\nriver\n";
+const ROUTE: &str = "/v1/segment";
+
+/// A two-class LR-ASPP as `directory/rivers`.
+fn exported() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let network = "lraspp_mobilenet_v3_large";
+    checkpoint::write(
+        network,
+        2,
+        directory.path().join("rivers.safetensors").as_ref(),
+    );
+    std::fs::write(at("rivers.txt"), LABELS).unwrap();
+    let (weights, labels, out) = (at("rivers.safetensors"), at("rivers.txt"), at("rivers"));
+    let (code, stdout, stderr) = run(&[
+        "export",
+        network,
+        "--weights",
+        &weights,
+        "--labels",
+        &labels,
+        "-o",
+        &out,
+    ]);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    directory
+}
+
+fn segment(server: &Server, query: &str, picture: &[u8]) -> Reply {
+    server.post(
+        &format!("{ROUTE}{query}"),
+        "application/octet-stream",
+        picture,
+    )
+}
+
+/// The answer for one picture.
+fn result(server: &Server, query: &str, picture: &[u8]) -> Value {
+    segment(server, query, picture).results().remove(0)
+}
+
+/// Size, palette and indices of a palette PNG.
+fn indices(png: &[u8]) -> ((u32, u32), Vec<u8>, Vec<u8>) {
+    let mut reader = png::Decoder::new(Cursor::new(png)).read_info().unwrap();
+    let info = reader.info();
+    assert_eq!(info.color_type, png::ColorType::Indexed);
+    let size = (info.width, info.height);
+    let palette = info.palette.clone().unwrap().into_owned();
+    let mut indices = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut indices).unwrap();
+    (size, palette, indices)
+}
+
+fn mask_of(result: &Value) -> Vec<u8> {
+    let mask = &result["mask"];
+    assert_eq!(mask["encoding"], "png");
+    let png = STANDARD.decode(mask["data"].as_str().unwrap()).unwrap();
+    let ((width, height), _, indices) = indices(&png);
+    assert_eq!(mask["size"], serde_json::json!([height, width]));
+    indices
+}
+
+/// COCO's compressed runs to the pixels that are one, row by row.
+fn runs_to_pixels(counts: &str, height: usize, width: usize) -> Vec<bool> {
+    let mut lengths: Vec<i64> = Vec::new();
+    let mut bytes = counts.bytes();
+    while let Some(mut byte) = bytes.next() {
+        let (mut number, mut shift) = (0_i64, 0);
+        loop {
+            let bits = i64::from(byte - 48);
+            number |= (bits & 31) << shift;
+            shift += 5;
+            if bits & 32 == 0 {
+                if bits & 16 != 0 {
+                    number |= -1 << shift;
+                }
+                break;
+            }
+            byte = bytes.next().unwrap();
+        }
+        let before = lengths.len().checked_sub(2).filter(|_| lengths.len() > 2);
+        lengths.push(number + before.map_or(0, |at| lengths[at]));
+    }
+    let columns = lengths.iter().enumerate();
+    let columns: Vec<bool> = columns
+        .flat_map(|(index, length)| std::iter::repeat_n(index % 2 == 1, *length as usize))
+        .collect();
+    assert_eq!(columns.len(), height * width);
+    (0..height * width)
+        .map(|at| columns[(at % width) * height + at / width])
+        .collect()
+}
+
+#[test]
+fn a_checkpoint_of_ones_own_answers_with_its_labels() {
+    let directory = exported();
+    let models = directory.path().to_str().unwrap();
+    let server = Server::start(&[
+        "--models",
+        models,
+        "--model",
+        "rivers,rivers@320",
+        "--max-batch-size",
+        "4",
+    ]);
+    let picture = photo("coffee_500x375.jpg");
+    let whole = result(&server, "", &picture);
+    assert_eq!(
+        (&whole["width"], &whole["height"]),
+        (&500.into(), &375.into())
+    );
+    let mask = mask_of(&whole);
+    let classes = whole["classes"].as_array().unwrap();
+    let labels: Vec<&str> = LABELS.lines().collect();
+    for class in classes {
+        let id = class["class_id"].as_u64().unwrap() as usize;
+        assert_eq!(class["label"], labels[id]);
+        let pixels = mask
+            .iter()
+            .filter(|class| usize::from(**class) == id)
+            .count();
+        assert_eq!(class["pixels"], pixels);
+        let fraction = class["fraction"].as_f64().unwrap();
+        assert!(
+            (fraction - pixels as f64 / 187_500.0).abs() < 1e-6,
+            "{class}"
+        );
+    }
+    let total: u64 = classes
+        .iter()
+        .map(|class| class["pixels"].as_u64().unwrap())
+        .sum();
+    assert_eq!(total, 187_500);
+    forms(&server, &picture, &mask);
+    sizes(&server, &picture, &mask);
+    several(&server);
+    refused(&server);
+}
+
+/// Every form of the same mask.
+fn forms(server: &Server, picture: &[u8], mask: &[u8]) {
+    let alone = server.post_accepting(ROUTE, "image/png", picture);
+    assert_eq!(alone.header("content-type"), "image/png");
+    assert!(alone.header("server-timing").contains("encode;dur="));
+    let (size, palette, pixels) = indices(&alone.body);
+    assert_eq!((size, pixels.as_slice()), ((500, 375), mask));
+    // VOC's first two colours.
+    assert_eq!(palette, [0, 0, 0, 128, 0, 0]);
+
+    let runs = result(server, "?mask=rle", picture);
+    assert_eq!(runs["mask"]["encoding"], "rle");
+    for run in runs["mask"]["data"].as_array().unwrap() {
+        assert_eq!(run["size"], serde_json::json!([375, 500]));
+        let pixels = runs_to_pixels(run["counts"].as_str().unwrap(), 375, 500);
+        let class = run["class_id"].as_u64().unwrap();
+        let same = mask
+            .iter()
+            .zip(pixels)
+            .all(|(m, pixel)| (u64::from(*m) == class) == pixel);
+        assert!(same, "class {class}");
+    }
+    let none = result(server, "?mask=none", picture);
+    assert!(none.get("mask").is_none() && !none["classes"].as_array().unwrap().is_empty());
+
+    let drawn = format!("{ROUTE}?annotate=true");
+    let png = server.post_accepting(&drawn, "image/png", picture);
+    let shown = image::load_from_memory(&png.body).unwrap();
+    assert_eq!((shown.width(), shown.height()), (500, 375));
+    let any = server.post(&drawn, "image/jpeg", picture);
+    assert_eq!(any.header("content-type"), "image/png");
+    assert_eq!(any.body, png.body);
+    let jpeg = server.post_accepting(&drawn, "image/jpeg", picture);
+    assert_eq!(jpeg.header("content-type"), "image/jpeg");
+    assert!(jpeg.body.starts_with(&[0xFF, 0xD8]));
+}
+
+/// The network's own resolution, and the same network on smaller pictures.
+fn sizes(server: &Server, picture: &[u8], mask: &[u8]) {
+    let logits = result(server, "?size=logits", picture);
+    // 693 x 520 at a stride of 8.
+    assert_eq!(logits["mask"]["size"], serde_json::json!([65, 87]));
+    assert_eq!(
+        (&logits["width"], &logits["height"]),
+        (&500.into(), &375.into())
+    );
+    let small = segment(server, "?model=rivers@320&size=logits", picture);
+    assert_eq!(small.json()["variant"], "320");
+    // 426 x 320.
+    assert_eq!(
+        small.results()[0]["mask"]["size"],
+        serde_json::json!([40, 54])
+    );
+    let small = result(server, "?model=rivers@320", picture);
+    assert_ne!(mask_of(&small), mask);
+    let first = segment(server, "?model=rivers", picture);
+    assert_eq!(first.json()["variant"], "fp32");
+}
+
+/// Pictures of different sizes in one request and at one time: each gets the answer it gets alone.
+fn several(server: &Server) {
+    let pictures = [
+        photo("coffee_500x375.jpg"),
+        photo("chelsea.png"),
+        odd("exif_6.jpg"),
+        photo("coffee_500x375.jpg"),
+    ];
+    let alone: Vec<Value> = pictures
+        .iter()
+        .map(|picture| result(server, "", picture))
+        .collect();
+    let parts: Vec<(&str, &[u8])> = pictures.iter().map(|p| ("image", p.as_slice())).collect();
+    let (kind, body) = form(&parts);
+    assert_eq!(server.post(ROUTE, kind, &body).results(), alone);
+    let bodies: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+    let json = json_body(&bodies);
+    assert_eq!(
+        server.post(ROUTE, "application/json", &json).results(),
+        alone
+    );
+    std::thread::scope(|scope| {
+        for (picture, expected) in pictures
+            .iter()
+            .zip(&alone)
+            .chain(pictures.iter().zip(&alone))
+        {
+            scope.spawn(move || assert_eq!(&result(server, "", picture), expected));
+        }
+    });
+}
+
+fn refused(server: &Server) {
+    let picture = photo("chelsea.png");
+    for (query, field) in [
+        ("?mask=jpeg", "mask"),
+        ("?size=both", "size"),
+        ("?annotate=yes", "annotate"),
+        ("?top_k=3", "top_k"),
+        ("?annotate=true&size=logits", "size"),
+    ] {
+        let reply = segment(server, query, &picture);
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (400, "bad_parameter"),
+            "{query}"
+        );
+        assert_eq!(reply.json()["field"], field, "{query}");
+    }
+    for (path, accept) in [
+        ("/v1/segment", "text/html"),
+        ("/v1/segment", "image/jpeg"),
+        ("/v1/segment?annotate=true", "application/json"),
+    ] {
+        let reply = server.post_accepting(path, accept, &picture);
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (400, "bad_parameter"),
+            "{accept}"
+        );
+        assert_eq!(reply.json()["field"], "accept");
+    }
+    let conflict = server.post_accepting("/v1/segment?mask=rle", "image/png", &picture);
+    assert_eq!(conflict.json()["field"], "mask");
+    let (kind, body) = form(&[("image", &picture), ("image", &picture)]);
+    let several = server.post("/v1/segment?annotate=true", kind, &body);
+    assert_eq!(
+        (several.status, several.code().as_str()),
+        (400, "bad_parameter")
+    );
+    shapes(server);
+    for (route, model, status, code) in [
+        (ROUTE, "rivers@int8", 404, "unknown_model"),
+        ("/v1/classify", "rivers", 400, "wrong_task"),
+        ("/v1/classify", "", 404, "no_model"),
+    ] {
+        let query = if model.is_empty() {
+            String::new()
+        } else {
+            format!("?model={model}")
+        };
+        let reply = server.post(&format!("{route}{query}"), "image/png", &picture);
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (status, code),
+            "{route} {model}"
+        );
+    }
+    assert!(server.metric("sightline_stage_duration_seconds_count{stage=\"encode\"") > 0.0);
+}
+
+/// Pictures of extreme shapes get their own size back, or are refused before they are decoded.
+fn shapes(server: &Server) {
+    let encode = |width, height| {
+        let picture = image::RgbImage::from_pixel(width, height, image::Rgb([9, 99, 199]));
+        let mut bytes = Cursor::new(Vec::new());
+        picture
+            .write_to(&mut bytes, image::ImageFormat::Png)
+            .unwrap();
+        bytes.into_inner()
+    };
+    for (width, height) in [(1, 1), (1, 14), (14, 1), (3, 2)] {
+        let answer = result(server, "", &encode(width, height));
+        assert_eq!(answer["mask"]["size"], serde_json::json!([height, width]));
+        assert_eq!(mask_of(&answer).len(), (width * height) as usize);
+    }
+    for (width, height) in [(1, 4000), (4000, 1)] {
+        let reply = segment(server, "", &encode(width, height));
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (413, "image_too_elongated")
+        );
+        assert_eq!(reply.json()["field"], "images[0]");
+    }
+    let reply = segment(server, "", &odd("huge.png"));
+    assert_eq!(
+        (reply.status, reply.code().as_str()),
+        (413, "too_many_pixels")
+    );
+    let reply = segment(server, "", &odd("truncated.jpg"));
+    assert_eq!(
+        (reply.status, reply.code().as_str()),
+        (422, "damaged_image")
+    );
+}
+
+#[test]
+fn pictures_are_drawn_on_the_command_line() {
+    let directory = exported();
+    let model = directory.path().join("rivers/model.toml");
+    let (model, out) = (model.to_str().unwrap(), directory.path().join("drawn"));
+    let coffee = common::path("photos/coffee_500x375.jpg");
+    let coffee = coffee.to_str().unwrap();
+    let out_arg = out.to_str().unwrap();
+    let (code, stdout, stderr) = run(&[
+        "predict",
+        "--model",
+        model,
+        "--annotate",
+        out_arg,
+        "--json",
+        coffee,
+    ]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let line: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(line["image"], coffee);
+    assert_eq!(
+        (&line["width"], &line["height"]),
+        (&500.into(), &375.into())
+    );
+    let drawn = image::open(out.join("coffee_500x375.png")).unwrap();
+    assert_eq!((drawn.width(), drawn.height()), (500, 375));
+    let (code, _, stderr) = run(&[
+        "predict",
+        "--model",
+        model,
+        "--annotate",
+        out_arg,
+        coffee,
+        coffee,
+    ]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("would both be drawn to"), "{stderr}");
+    let (code, _, stderr) = run(&["predict", "--annotate", out_arg, coffee]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("`--annotate` draws masks"), "{stderr}");
+    let (code, _, stderr) = run(&["predict", "--model", &format!("{model}@9"), coffee]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("Its variants: fp32, 320"), "{stderr}");
+    let weights = directory.path().join("rivers.safetensors");
+    let (code, _, stderr) = run(&[
+        "export",
+        "lraspp_mobilenet_v3_large",
+        "--weights",
+        weights.to_str().unwrap(),
+        "--aux",
+        "-o",
+        out_arg,
+    ]);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("`--aux` applies to DeepLabV3 and FCN"),
+        "{stderr}"
+    );
+}
