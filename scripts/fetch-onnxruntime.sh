@@ -3,18 +3,17 @@
 # texts beside it. Does nothing, silently, where the verified library is already there.
 #
 # Two sources hold the same release: the archive on GitHub and the wheel on PyPI. They are separate
-# builds, so each has its own checksum, and what is checked is always the library itself. A source
-# is used only where its checksum is known: a download that nothing can vouch for is not one to run.
-#   1. the release archive of microsoft/onnxruntime. Its checksums are not recorded below yet, so it
-#      is tried only when ONNXRUNTIME_SHA256 says what to expect;
-#   2. the PyPI package `onnxruntime`, through `pip download`: needs Python 3 with pip, any version.
+# builds, so each has its own checksum, and what is checked is always the library itself.
+#   1. the release archive of microsoft/onnxruntime, with curl or wget;
+#   2. where that cannot be reached, the PyPI package `onnxruntime`, through `pip download`: needs
+#      Python 3 with pip, any version.
 #
 # Environment:
-#   ONNXRUNTIME_SHA256  accept the library with this SHA-256 and no other: for the release archive,
-#                       or for a build of one's own placed at the path above.
+#   ONNXRUNTIME_SHA256  accept the library with this SHA-256 and no other, such as that of a build of
+#                       one's own placed at the path above.
 set -euo pipefail
 
-readonly VERSION=1.32.0
+readonly VERSION=1.30.0
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 readonly ROOT
 readonly TARGET_DIR="$ROOT/.cache/onnxruntime"
@@ -26,13 +25,13 @@ readonly TARGET="$TARGET_DIR/libonnxruntime.so"
 case "$(uname -s)-$(uname -m)" in
     Linux-x86_64)
         readonly ARCHIVE="onnxruntime-linux-x64-$VERSION" PLATFORM=manylinux_2_28_x86_64
-        wheel_sha256=6c1585d1bbf45b0712ea4a21b705c5fcb4ba04ff2e30f1fbf81a49faf658638f
-        archive_sha256=
+        archive_sha256=245a6f8c38127551057a1cd1ffd59f0a186a227ade4f3492dea2494eb565542e
+        wheel_sha256=c902c70b3003c0e99fada202f37478c515ae9bba7944c2b2abd0017bae0c82ed
         ;;
     Linux-aarch64)
         readonly ARCHIVE="onnxruntime-linux-aarch64-$VERSION" PLATFORM=manylinux_2_28_aarch64
-        wheel_sha256=49852228a93995158b2a813d4df487d47a1b76b0eaa894507ef49e91b6d7954a
-        archive_sha256=
+        archive_sha256=64e903a43a041240fd6bcffe0ac6d4fea47ef87bf24b9d097801bd00a9612a4b
+        wheel_sha256=8a218e1e446880131115c368ec7005969a5022af9a15a26173de648fef0b7789
         ;;
     *)
         echo "fetch-onnxruntime: no pinned library for $(uname -s) on $(uname -m)." >&2
@@ -59,15 +58,12 @@ is_pinned() {
     local got
     [[ -f "$1" ]] || return 1
     got="$(sha256_of "$1")"
-    [[ "$got" == "$wheel_sha256" || "$got" == "${archive_sha256:-none}" ]]
+    [[ "$got" == "$wheel_sha256" || "$got" == "$archive_sha256" ]]
 }
 
 # from_archive DIR: leaves the release archive's lib and texts in DIR, or fails.
 from_archive() {
     local url="https://github.com/microsoft/onnxruntime/releases/download/v$VERSION/$ARCHIVE.tgz"
-    if [[ -z "$archive_sha256" ]]; then
-        return 1
-    fi
     say "downloading the release archive $ARCHIVE.tgz"
     if command -v curl >/dev/null; then
         curl -fsSL --connect-timeout 5 --speed-limit 1024 --speed-time 30 -o "$1/archive.tgz" "$url"

@@ -3,12 +3,13 @@
 //! One request's path, module by module:
 //!
 //! 1. [`http`]: the body becomes compressed pictures, the query becomes a validated request.
-//! 2. [`pipeline`]: the one function that walks a request through everything below.
+//! 2. [`pipeline`]: walks a request through everything below, a file for each task.
 //! 3. [`registry`]: the model, its labels, its queue.
 //! 4. [`image`]: pictures are decoded and preprocessed on the bounded [`pool`].
 //! 5. [`batch`]: the queue, and the workers that cut batches from it.
 //! 6. [`engine`]: ONNX Runtime runs the network.
-//! 7. [`postprocess`]: the network's output becomes an answer, which [`http`] sends.
+//! 7. [`postprocess`]: the network's output becomes an answer, which [`http`] sends, perhaps as a picture
+//!    ([`draw`]).
 //!
 //! Beside the path: [`store`] and [`catalogue`] find models, [`config`] and [`threads`] plan a
 //! deployment, [`metrics`] and [`process`] measure it, [`error`] is the union of what can go wrong.

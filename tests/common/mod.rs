@@ -294,7 +294,8 @@ pub struct Reply {
 impl Reply {
     fn new(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Self {
         let mut response = response.unwrap();
-        let body = response.body_mut().read_to_vec().unwrap();
+        let body = response.body_mut().with_config().limit(128 << 20);
+        let body = body.read_to_vec().unwrap();
         Self {
             status: response.status().as_u16(),
             headers: response.headers().clone(),

@@ -1,0 +1,122 @@
+//! What the server holds in memory while it makes masks: at most, and after many requests.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic in a helper of a test is the report"
+)]
+
+mod common;
+
+use common::{Server, checkpoint, run};
+use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
+use tempfile::TempDir;
+
+const MIB: u64 = 1 << 20;
+
+/// LR-ASPP with weights by formula, as `directory/lraspp`.
+fn exported() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let network = "lraspp_mobilenet_v3_large";
+    let weights = at("weights.safetensors");
+    checkpoint::write(network, 21, weights.as_ref());
+    let out = at("lraspp");
+    let (code, _, stderr) = run(&["export", network, "--weights", &weights, "-o", &out]);
+    assert_eq!(code, Some(0), "{stderr}");
+    directory
+}
+
+/// A JPEG with something in every block.
+fn jpeg(width: usize, height: usize) -> Vec<u8> {
+    let sample = |at: usize| {
+        let (x, y) = (at / 3 % width, at / 3 / width);
+        (x * x / 64 + y * (at % 3 + 1) + (x * y) % 31) as u8
+    };
+    let pixels: Vec<u8> = (0..width * height * 3).map(sample).collect();
+    compress(
+        &pixels,
+        width,
+        height,
+        PixelFormat::Rgb,
+        85,
+        Subsampling::S420,
+    )
+    .unwrap()
+}
+
+fn start(directory: &TempDir) -> Server {
+    let models = directory.path().to_str().unwrap();
+    Server::start(&["--models", models, "--model", "lraspp"])
+}
+
+fn segment(server: &Server, query: &str, picture: &[u8]) {
+    let path = format!("/v1/segment{query}");
+    let reply = server.post(&path, "image/jpeg", picture);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+}
+
+#[test]
+fn a_large_picture_stays_within_its_bound() {
+    let directory = exported();
+    let server = start(&directory);
+    let picture = jpeg(4000, 3000);
+    for query in ["", "?mask=rle", "?annotate=true"] {
+        segment(&server, query, &picture);
+    }
+    let peak = server.memory("VmHWM");
+    println!("peak after a picture of 4000x3000: {} MiB", peak / MIB);
+    assert!(peak < 600_000_000, "{} MiB", peak / MIB);
+}
+
+/// Run with `cargo nextest run --release --run-ignored only -E 'binary(memory)'`.
+#[test]
+#[ignore = "2,000 requests take minutes; its figures are in docs/BENCHMARKS.md"]
+fn memory_is_flat_over_requests_of_mixed_sizes() {
+    const REQUESTS: usize = 2000;
+    let directory = exported();
+    let server = start(&directory);
+    let sizes = [
+        (500, 375),
+        (640, 480),
+        (375, 500),
+        (320, 240),
+        (1024, 683),
+        (200, 600),
+        (1920, 1080),
+    ];
+    let pictures = sizes.map(|(width, height)| jpeg(width, height));
+    let queries = [
+        "",
+        "?mask=rle",
+        "?mask=none",
+        "?annotate=true",
+        "?size=logits",
+    ];
+    let mut resident = Vec::new();
+    for request in 0..REQUESTS / 2 {
+        // Two at a time, so that batches and both workers come in.
+        std::thread::scope(|scope| {
+            for at in [2 * request, 2 * request + 1] {
+                let picture = &pictures[at * 5 % pictures.len()];
+                let query = queries[at * 3 % queries.len()];
+                let server = &server;
+                scope.spawn(move || segment(server, query, picture));
+            }
+        });
+        resident.push(server.memory("VmRSS"));
+    }
+    let most = |part: &[u64]| part.iter().copied().max().unwrap();
+    let quarter = resident.len() / 4;
+    let parts: Vec<u64> = resident.chunks(quarter).map(most).collect();
+    println!(
+        "most resident in each quarter: {:?} MiB",
+        parts.iter().map(|bytes| bytes / MIB).collect::<Vec<_>>()
+    );
+    // The first quarter meets every size for the first time.
+    let growth = parts[3] as f64 / parts[1] as f64 - 1.0;
+    println!(
+        "growth from the second quarter to the last: {:.1} %",
+        growth * 100.0
+    );
+    assert!(growth < 0.05, "{growth}");
+}
