@@ -185,6 +185,10 @@ fn forms(server: &Server, picture: &[u8], mask: &[u8]) {
     let png = server.post_accepting(&drawn, "image/png", picture);
     let shown = image::load_from_memory(&png.body).unwrap();
     assert_eq!((shown.width(), shown.height()), (500, 375));
+    let coarse = server.post_accepting(&format!("{drawn}&size=logits"), "image/png", picture);
+    let coarse = image::load_from_memory(&coarse.body).unwrap();
+    assert_eq!((coarse.width(), coarse.height()), (500, 375));
+    assert_ne!(coarse, shown);
     let any = server.post(&drawn, "image/jpeg", picture);
     assert_eq!(any.header("content-type"), "image/png");
     assert_eq!(any.body, png.body);
@@ -254,7 +258,6 @@ fn refused(server: &Server) {
         ("?size=both", "size"),
         ("?annotate=yes", "annotate"),
         ("?top_k=3", "top_k"),
-        ("?annotate=true&size=logits", "size"),
     ] {
         let reply = segment(server, query, &picture);
         assert_eq!(

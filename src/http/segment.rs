@@ -110,9 +110,11 @@ impl Form {
             ("image/png", Self::Mask),
         ];
         match negotiate(headers, &offers)? {
-            Self::Mask if format != MaskFormat::Png => {
-                Err(conflict("mask", "png where an image is asked for"))
-            }
+            Self::Mask if format != MaskFormat::Png => Err(ServeError::BadParameter {
+                field: "mask".to_owned(),
+                expected: "png where an image is asked for".to_owned(),
+                got: "another".to_owned(),
+            }),
             form => Ok(form),
         }
     }
@@ -135,14 +137,6 @@ impl Form {
     }
 }
 
-fn conflict(field: &str, expected: &str) -> ServeError {
-    ServeError::BadParameter {
-        field: field.to_owned(),
-        expected: expected.to_owned(),
-        got: "another".to_owned(),
-    }
-}
-
 /// Answers with the class of every pixel.
 pub(super) struct Segment {
     form: Form,
@@ -158,9 +152,6 @@ impl TaskRoute for Segment {
         let form = Form::parse(params, headers)?;
         let sizes = [("input", MaskSize::Input), ("logits", MaskSize::Logits)];
         let size = params.choice("size", &sizes, MaskSize::Input)?;
-        if matches!(form, Form::Drawn(_)) && size == MaskSize::Logits {
-            return Err(conflict("size", "input where the picture is annotated"));
-        }
         Ok(Self { form, size })
     }
 
