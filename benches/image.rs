@@ -59,6 +59,7 @@ fn stages(c: &mut Criterion) {
         crop: Some(224),
         mean: MEAN,
         std: STD,
+        pad_to: 1,
     });
     group.bench_function("preprocess_256_224", |b| {
         b.iter(|| preprocessor.run(black_box(&image)));

@@ -32,6 +32,7 @@ fn architecture(builder: &str, args: &Args, num_classes: usize) -> Architecture 
             reduced_tail,
             dilated,
             bn_eps,
+            bn_frozen: false,
         })
     };
     let resnet = |block, layers| {
@@ -40,6 +41,7 @@ fn architecture(builder: &str, args: &Args, num_classes: usize) -> Architecture 
             layers,
             replace_stride_with_dilation: [false; 3],
             bn_eps: 1e-5,
+            bn_frozen: false,
         })
     };
     let backbone = match builder {

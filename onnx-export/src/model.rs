@@ -126,6 +126,13 @@ fn network(
         Head::Lraspp { inter_channels } => (MaskHead::Lraspp(*inter_channels), None),
         Head::Deeplabv3 { aux } => (MaskHead::Deeplabv3, Some(*aux)),
         Head::Fcn { aux } => (MaskHead::Fcn, Some(*aux)),
+        Head::FasterRcnn(_) | Head::Retinanet(_) | Head::Ssdlite(_) => {
+            return Err(argument(
+                "head",
+                "a classifier or a mask head",
+                &"a detector",
+            ));
+        }
     };
     let load_aux = aux.is_some_and(|wanted| wanted || has_aux);
     let masks = masks(g, &root, images, (backbone, head), *num_classes, load_aux)?;

@@ -102,7 +102,7 @@ fn apply(architecture: &mut Architecture, args: &ExportArgs, labels: Option<usiz
     if args.aux {
         match head {
             Head::Deeplabv3 { aux } | Head::Fcn { aux } => *aux = true,
-            Head::Classifier | Head::Lraspp { .. } => {
+            _ => {
                 bail!("`--aux` applies to DeepLabV3 and FCN, not to {}", args.name)
             }
         }

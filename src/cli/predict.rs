@@ -153,6 +153,7 @@ async fn predict(app: &App, path: &Path, args: &PredictArgs) -> Result<Answer> {
             )
             .await
         }
+        Task::Detection => bail!("detectors are not served yet"),
     }
 }
 

@@ -200,6 +200,7 @@ fn image(index: usize, error: &ImageError, detail: String) -> Problem {
         ImageError::ResizedTooLarge { .. } => {
             (StatusCode::PAYLOAD_TOO_LARGE, "image_too_elongated")
         }
+        ImageError::DetectorResize => return Problem::internal(detail),
         ImageError::Empty => (StatusCode::UNPROCESSABLE_ENTITY, "empty_image"),
         ImageError::Damaged { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "damaged_image"),
     };

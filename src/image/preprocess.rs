@@ -74,6 +74,9 @@ impl Preprocessor {
         }
         let (whole, filter) = match self.resize {
             Resize::ShortSide { size, filter } => (short_side_size(input, size), filter),
+            Resize::Bounded { .. } | Resize::Fixed { .. } => {
+                return Err(ImageError::DetectorResize);
+            }
         };
         let window = match self.crop {
             Some(crop) => Window::central(whole, crop),
@@ -104,6 +107,7 @@ mod tests {
             crop,
             mean: [0.5; 3],
             std: [0.5; 3],
+            pad_to: 1,
         })
     }
 

@@ -56,6 +56,7 @@ pub fn check_outputs(task: Task, outputs: &[Tensor], labels: usize) -> Result<()
         (Task::Segmentation, [output, ..]) if output.shape.len() == 3 => (output, output.shape[0]),
         (Task::Classification, _) => return Err(shapes("logits [N, classes]")),
         (Task::Segmentation, _) => return Err(shapes("logits [N, classes, H, W]")),
+        (Task::Detection, _) => return Err(shapes("another task: detectors are not served yet")),
     };
     if task == Task::Segmentation && classes > segment::MAX_CLASSES {
         return Err(OutputError::Classes { classes });

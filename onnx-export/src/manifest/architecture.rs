@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::heads::{FasterRcnnHead, RetinanetHead, SsdliteHead};
+
 /// A network: which backbone, what reads its feature maps, and how many classes it tells apart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,7 +32,7 @@ pub enum Backbone {
 }
 
 /// What is built on a backbone.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Head {
     /// Global average pooling and the backbone's own classifier.
@@ -53,6 +55,12 @@ pub enum Head {
         #[serde(default)]
         aux: bool,
     },
+    /// `torchvision.models.detection.FasterRCNN`.
+    FasterRcnn(FasterRcnnHead),
+    /// `torchvision.models.detection.RetinaNet`.
+    Retinanet(RetinanetHead),
+    /// `torchvision.models.detection.ssdlite`.
+    Ssdlite(SsdliteHead),
 }
 
 /// Which of the two tables of the MobileNetV3 paper.
@@ -82,6 +90,9 @@ pub struct MobileNetV3Config {
     pub dilated: bool,
     /// Batch-norm epsilon.
     pub bn_eps: f32,
+    /// Whether the batch norm is frozen: its four tensors are buffers then, and count no parameters.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bn_frozen: bool,
 }
 
 /// Arguments of MobileNetV2.
@@ -118,6 +129,9 @@ pub struct ResNetConfig {
     pub replace_stride_with_dilation: [bool; 3],
     /// Batch-norm epsilon.
     pub bn_eps: f32,
+    /// Whether the batch norm is frozen: its four tensors are buffers then, and count no parameters.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bn_frozen: bool,
 }
 
 /// Arguments of EfficientNet-Lite0.

@@ -5,6 +5,9 @@
 //! (the architecture modules).
 
 mod architecture;
+mod detection;
+mod heads;
+mod preprocess;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,6 +19,9 @@ pub use architecture::{
     Architecture, Backbone, EfficientNetLite0Config, Head, MobileNetV2Config, MobileNetV3Config,
     MobileNetV3Size, ResNetBlock, ResNetConfig,
 };
+pub use detection::{Detection, Rpn};
+pub use heads::{Anchors, DefaultBoxes, FasterRcnnHead, RetinanetHead, SsdliteHead};
+pub use preprocess::{Filter, Preprocess, Resize};
 
 /// A manifest that cannot be used.
 #[derive(Debug, Error)]
@@ -24,18 +30,23 @@ pub enum ManifestError {
     #[error("not a valid model manifest: {0}")]
     Syntax(#[from] toml::de::Error),
     /// A field whose value is outside what it allows.
-    #[error("field `{field}`: expected {expected}, got {got}")]
-    Value {
-        /// Dotted path of the field.
-        field: &'static str,
-        /// The values it allows, in words.
-        expected: &'static str,
-        /// The value found.
-        got: String,
-    },
+    #[error(transparent)]
+    Value(#[from] Invalid),
     /// The manifest could not be written as TOML.
     #[error("cannot write the manifest: {0}")]
     Write(#[from] toml::ser::Error),
+}
+
+/// A field whose value is outside what it allows.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("field `{field}`: expected {expected}, got {got}")]
+pub struct Invalid {
+    /// Dotted path of the field.
+    pub field: &'static str,
+    /// The values it allows, in words.
+    pub expected: &'static str,
+    /// The value found.
+    pub got: String,
 }
 
 /// What a network answers.
@@ -46,6 +57,8 @@ pub enum Task {
     Classification,
     /// One label per pixel.
     Segmentation,
+    /// Labelled boxes.
+    Detection,
 }
 
 impl Task {
@@ -54,6 +67,7 @@ impl Task {
         match self {
             Self::Classification => "classification",
             Self::Segmentation => "segmentation",
+            Self::Detection => "detection",
         }
     }
 
@@ -62,6 +76,7 @@ impl Task {
         match self {
             Self::Classification => "/v1/classify",
             Self::Segmentation => "/v1/segment",
+            Self::Detection => "/v1/detect",
         }
     }
 }
@@ -81,11 +96,18 @@ pub struct ModelManifest {
     /// The ONNX file beside the manifest; absent in the catalogue, whose graphs are built from weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
-    /// How its graph is built; absent for a user's own ONNX file of unknown origin.
+    /// The second ONNX file of a network in two stages, beside the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub box_head_file: Option<PathBuf>,
+    /// How its graph is built; absent for a user's own ONNX file of unknown origin. A detector
+    /// always has it, since its anchors decode the network's numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<Architecture>,
     /// From decoded picture to input tensor.
     pub preprocess: Preprocess,
+    /// From a detector's outputs to boxes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detection: Option<Detection>,
     /// The same network on pictures of other sizes, by the name after the `@` in `name@variant`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub variants: BTreeMap<String, Variant>,
@@ -100,51 +122,12 @@ pub struct ModelManifest {
     pub provenance: Option<Provenance>,
 }
 
-/// From an 8-bit RGB picture to a normalised tensor `[3, H, W] f32`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Preprocess {
-    /// First step: the resize.
-    pub resize: Resize,
-    /// Second step: side of the central square that is kept, in pixels; none keeps everything.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub crop: Option<u32>,
-    /// Third step, per channel R, G, B of values in 0..1: subtracted.
-    pub mean: [f32; 3],
-    /// Fourth step, per channel: divided by.
-    pub std: [f32; 3],
-}
-
 /// What a variant changes of its model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Variant {
     /// In the place of the model's own resize.
     pub resize: Resize,
-}
-
-/// How a picture is resized before cropping.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "mode", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Resize {
-    /// The shorter side becomes `size` and the aspect is kept, on 8-bit pixels with antialias.
-    /// Source: `torchvision.transforms.Resize(size)` on a PIL image.
-    ShortSide {
-        /// Pixels of the shorter side.
-        size: u32,
-        /// The resampling filter.
-        filter: Filter,
-    },
-}
-
-/// Pillow's resampling filters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Filter {
-    /// `PIL.Image.BILINEAR`: a triangle that widens when shrinking.
-    Bilinear,
-    /// `PIL.Image.BICUBIC`: Catmull-Rom, a = -0.5.
-    Bicubic,
 }
 
 /// Limits of a model's queue, in Triton's words. Absent fields are planned from the machine.
@@ -228,7 +211,56 @@ impl ModelManifest {
                 .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.'));
         require(name_ok, "name", "[a-z0-9_-][a-z0-9_.-]{0,63}", &self.name)?;
         self.preprocess.check()?;
-        self.batching.check()
+        for variant in self.variants.values() {
+            variant.resize.check()?;
+        }
+        self.check_task()?;
+        Ok(self.batching.check()?)
+    }
+
+    /// Checks that task, architecture, thresholds and files go together.
+    fn check_task(&self) -> Result<(), Invalid> {
+        let head = self
+            .architecture
+            .as_ref()
+            .map(|architecture| &architecture.head);
+        if let Some(head) = head {
+            let expected = "the task of `architecture.head`";
+            require(
+                head.task() == self.task,
+                "task",
+                expected,
+                &self.task.as_str(),
+            )?;
+            head.check()?;
+        }
+        let two_files = head.is_some_and(Head::has_box_head) && self.file.is_some();
+        let box_head = self.box_head_file.as_deref().map(|file| file.display());
+        let (box_head_words, shown) = match box_head {
+            Some(file) => ("none but beside `file`, for faster_rcnn", file.to_string()),
+            None => ("the second file of faster_rcnn", "none".to_owned()),
+        };
+        require(
+            self.box_head_file.is_some() == two_files,
+            "box_head_file",
+            box_head_words,
+            &shown,
+        )?;
+        match (self.task, head, &self.detection) {
+            (Task::Detection, Some(head), Some(detection)) => detection.check(head),
+            (Task::Detection, None, _) => {
+                let expected = "one with a detection head: its anchors decode the boxes";
+                require(false, "architecture", expected, &"none")
+            }
+            (Task::Detection, Some(_), None) => {
+                let expected = "a table of thresholds for a detector";
+                require(false, "detection", expected, &"none")
+            }
+            (_, _, detection) => {
+                let expected = "none but for detection";
+                require(detection.is_none(), "detection", expected, &"one")
+            }
+        }
     }
 
     /// The published checkpoint whose SHA-256 starts as `sha256` does.
@@ -239,44 +271,8 @@ impl ModelManifest {
     }
 }
 
-impl Preprocess {
-    fn check(&self) -> Result<(), ManifestError> {
-        let Resize::ShortSide { size, .. } = self.resize;
-        require(
-            (1..=4096).contains(&size),
-            "preprocess.resize.size",
-            "1..=4096",
-            &size,
-        )?;
-        if let Some(crop) = self.crop {
-            let expected = "1 to the resized short side";
-            require(
-                (1..=size).contains(&crop),
-                "preprocess.crop",
-                expected,
-                &crop,
-            )?;
-        }
-        let Self { mean, std, .. } = self;
-        let finite = mean.iter().all(|v| v.is_finite());
-        require(
-            finite,
-            "preprocess.mean",
-            "finite numbers",
-            &format!("{mean:?}"),
-        )?;
-        let positive = std.iter().all(|v| v.is_finite() && *v > 0.0);
-        require(
-            positive,
-            "preprocess.std",
-            "numbers above 0",
-            &format!("{std:?}"),
-        )
-    }
-}
-
 impl Batching {
-    fn check(&self) -> Result<(), ManifestError> {
+    fn check(&self) -> Result<(), Invalid> {
         let within = |v: Option<usize>, most| v.is_none_or(|v| (1..=most).contains(&v));
         let show = |v: Option<usize>| v.unwrap_or_default().to_string();
         let size = self.max_batch_size;
@@ -315,11 +311,11 @@ fn require(
     field: &'static str,
     expected: &'static str,
     got: &dyn std::fmt::Display,
-) -> Result<(), ManifestError> {
+) -> Result<(), Invalid> {
     if holds {
         return Ok(());
     }
-    Err(ManifestError::Value {
+    Err(Invalid {
         field,
         expected,
         got: got.to_string(),
@@ -327,52 +323,4 @@ fn require(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MINIMAL: &str = r#"
-        name = "tiny"
-        task = "classification"
-        description = "a test"
-        labels = "labels.txt"
-        [preprocess]
-        resize = { mode = "short_side", size = 256, filter = "bilinear" }
-        crop = 224
-        mean = [0.5, 0.5, 0.5]
-        std = [0.5, 0.5, 0.5]
-    "#;
-
-    #[test]
-    fn a_manifest_survives_a_round_trip() {
-        let manifest = ModelManifest::parse(MINIMAL).unwrap();
-        let again = ModelManifest::parse(&manifest.to_toml().unwrap()).unwrap();
-        assert_eq!(manifest, again);
-    }
-
-    #[test]
-    fn bad_values_name_their_field() {
-        let cases = [
-            ("name = \"tiny\"", "name = \"../tiny\"", "field `name`"),
-            ("crop = 224", "crop = 257", "field `preprocess.crop`"),
-            ("size = 256", "size = 0", "field `preprocess.resize.size`"),
-            (
-                "std = [0.5, 0.5, 0.5]",
-                "std = [0.5, 0.0, 0.5]",
-                "field `preprocess.std`",
-            ),
-            ("crop = 224", "cropp = 224", "unknown field `cropp`"),
-            (
-                "[preprocess]",
-                "[batching]\nmax_batch_size = 0\n[preprocess]",
-                "max_batch_size",
-            ),
-        ];
-        for (from, to, message) in cases {
-            assert!(MINIMAL.contains(from), "{from}");
-            let error = ModelManifest::parse(&MINIMAL.replace(from, to))
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains(message), "{to}: {error}");
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,169 @@
+use super::*;
+
+const MINIMAL: &str = r#"
+    name = "tiny"
+    task = "classification"
+    description = "a test"
+    labels = "labels.txt"
+    [preprocess]
+    resize = { mode = "short_side", size = 256, filter = "bilinear" }
+    crop = 224
+    mean = [0.5, 0.5, 0.5]
+    std = [0.5, 0.5, 0.5]
+"#;
+
+#[test]
+fn a_manifest_survives_a_round_trip() {
+    let manifest = ModelManifest::parse(MINIMAL).unwrap();
+    let again = ModelManifest::parse(&manifest.to_toml().unwrap()).unwrap();
+    assert_eq!(manifest, again);
+}
+
+#[test]
+fn bad_values_name_their_field() {
+    let cases = [
+        ("name = \"tiny\"", "name = \"../tiny\"", "field `name`"),
+        ("crop = 224", "crop = 257", "field `preprocess.crop`"),
+        ("size = 256", "size = 0", "field `preprocess.resize.size`"),
+        (
+            "std = [0.5, 0.5, 0.5]",
+            "std = [0.5, 0.0, 0.5]",
+            "field `preprocess.std`",
+        ),
+        ("crop = 224", "cropp = 224", "unknown field `cropp`"),
+        (
+            "[preprocess]",
+            "[batching]\nmax_batch_size = 0\n[preprocess]",
+            "max_batch_size",
+        ),
+    ];
+    for (from, to, message) in cases {
+        assert!(MINIMAL.contains(from), "{from}");
+        let error = ModelManifest::parse(&MINIMAL.replace(from, to))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(message), "{to}: {error}");
+    }
+}
+
+const DETECTOR: &str = r#"
+    name = "boxes"
+    task = "detection"
+    description = "a test"
+    labels = "labels.txt"
+    file = "model.onnx"
+    box_head_file = "box_head.onnx"
+    [architecture]
+    num_classes = 91
+    backbone = { kind = "mobilenet_v3", size = "large", bn_eps = 1e-5, bn_frozen = true }
+    [architecture.head]
+    kind = "faster_rcnn"
+    backbone_maps = 2
+    roi_strides = [32]
+    anchors = { sizes = [[32, 64], [32, 64], [128, 256]], aspect_ratios = [0.5, 1.0, 2.0] }
+    [preprocess]
+    resize = { mode = "bounded", min_size = 800, max_size = 1333 }
+    mean = [0.485, 0.456, 0.406]
+    std = [0.229, 0.224, 0.225]
+    pad_to = 32
+    [detection]
+    score_threshold = 0.05
+    iou_threshold = 0.55
+    max_detections = 100
+    box_weights = [10.0, 10.0, 5.0, 5.0]
+    [detection.rpn]
+    pre_nms_top_n = 1000
+    post_nms_top_n = 150
+    iou_threshold = 0.7
+    score_threshold = 0.0
+"#;
+
+#[test]
+fn a_detectors_manifest_survives_a_round_trip() {
+    let manifest = ModelManifest::parse(DETECTOR).unwrap();
+    let again = ModelManifest::parse(&manifest.to_toml().unwrap()).unwrap();
+    assert_eq!(manifest, again);
+    assert_eq!(manifest.task.route(), "/v1/detect");
+    let detection = manifest.detection.unwrap();
+    assert_eq!(
+        (detection.iou_threshold, detection.topk_candidates),
+        (0.55, None)
+    );
+    let Some(Head::FasterRcnn(head)) = manifest.architecture.map(|a| a.head) else {
+        panic!("another head");
+    };
+    assert_eq!(head.anchors.per_location(), [6, 6, 6]);
+}
+
+#[test]
+fn bad_values_of_a_detector_name_their_field() {
+    #[rustfmt::skip]
+    let cases = [
+        ("score_threshold = 0.05", "score_threshold = 1.5", "field `detection.score_threshold`: expected 0 to 1, got 1.5"),
+        ("iou_threshold = 0.55", "iou_threshold = nan", "field `detection.iou_threshold`"),
+        ("max_detections = 100", "max_detections = 0", "field `detection.max_detections`"),
+        ("max_detections = 100", "max_detections = 100\ntopk_candidates = 5", "field `detection.topk_candidates`: expected none for faster_rcnn"),
+        ("[10.0, 10.0, 5.0, 5.0]", "[10.0, 10.0, 5.0, 0.0]", "field `detection.box_weights`"),
+        ("post_nms_top_n = 150", "post_nms_top_n = 0", "field `detection.rpn.post_nms_top_n`"),
+        ("iou_threshold = 0.7", "iou_threshold = -0.7", "field `detection.rpn.iou_threshold`"),
+        ("    pre_nms_top_n = 1000\n", "", "missing field `pre_nms_top_n`"),
+        ("min_size = 800", "min_size = 0", "field `preprocess.resize.min_size`"),
+        ("max_size = 1333", "max_size = 700", "field `preprocess.resize.max_size`: expected at least min_size"),
+        ("pad_to = 32", "pad_to = 0", "field `preprocess.pad_to`"),
+        ("pad_to = 32", "crop = 224", "field `preprocess.crop`: expected none after a detector's resize"),
+        ("[[32, 64], [32, 64], [128, 256]]", "[[32, 64], [32, 64]]", "field `architecture.head.anchors.sizes`: expected a list for each level of the network, got 2, of 3 levels"),
+        ("[[32, 64], [32, 64], [128, 256]]", "[[32, 64], [32], [128, 256]]", "field `architecture.head.anchors`"),
+        ("[[32, 64], [32, 64], [128, 256]]", "[[32, 64], [32, 0], [128, 256]]", "field `architecture.head.anchors.sizes`"),
+        ("aspect_ratios = [0.5,", "aspect_ratios = [0.0,", "field `architecture.head.anchors.aspect_ratios`"),
+        ("backbone_maps = 2", "backbone_maps = 5", "field `architecture.head.backbone_maps`"),
+        ("roi_strides = [32]", "roi_strides = []", "field `architecture.head.roi_strides`"),
+        ("roi_strides = [32]", "roi_strides = [16, 16]", "field `architecture.head.roi_strides`"),
+        ("task = \"detection\"", "task = \"segmentation\"", "field `task`"),
+        ("    box_head_file = \"box_head.onnx\"\n", "", "field `box_head_file`: expected the second file of faster_rcnn, got none"),
+        ("    file = \"model.onnx\"\n", "", "field `box_head_file`: expected none but beside `file`"),
+    ];
+    for (from, to, message) in cases {
+        assert!(DETECTOR.contains(from), "{from}");
+        let error = ModelManifest::parse(&DETECTOR.replacen(from, to, 1))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(message), "{to}: {error}");
+    }
+}
+
+#[test]
+fn detectors_need_what_decodes_their_boxes() {
+    let without = |from: &str, to: &str| {
+        let start = DETECTOR.find(from).unwrap();
+        let end = DETECTOR.find(to).unwrap_or(DETECTOR.len());
+        format!("{}{}", &DETECTOR[..start], &DETECTOR[end..])
+    };
+    let cases = [
+        (
+            without("[detection.rpn]", "no such text"),
+            "field `detection.rpn`",
+        ),
+        (
+            without("[detection]", "no such text"),
+            "field `detection`: expected a table",
+        ),
+        (
+            without("    box_head_file", "    [preprocess]"),
+            "field `architecture`: expected one with a detection head",
+        ),
+        (
+            MINIMAL.replace("[preprocess]", "box_head_file = \"b.onnx\"\n[preprocess]"),
+            "field `box_head_file`: expected none",
+        ),
+        (
+            format!(
+                "{MINIMAL}[detection]\nscore_threshold = 0.5\niou_threshold = 0.5\nmax_detections = 9\nbox_weights = [1.0, 1.0, 1.0, 1.0]"
+            ),
+            "field `detection`: expected none but for detection",
+        ),
+    ];
+    for (text, message) in cases {
+        let error = ModelManifest::parse(&text).unwrap_err().to_string();
+        assert!(error.contains(message), "{text}\n{error}");
+    }
+}
