@@ -1,7 +1,7 @@
 //! The layers that several networks share, each written as `x -> y` on a [`Graph`].
 
 use crate::error::BuildError;
-use crate::graph::ops::Conv;
+use crate::graph::ops::{Conv, ConvWeights};
 use crate::graph::{Graph, Scope, Value};
 
 /// What follows a convolution.
@@ -32,6 +32,23 @@ impl Activation {
     }
 }
 
+/// How a batch norm was trained.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Norm {
+    /// Added to the variance.
+    pub(crate) eps: f32,
+    /// Whether it is torchvision's `FrozenBatchNorm2d`, all of whose tensors are buffers.
+    pub(crate) frozen: bool,
+}
+
+/// A trained batch norm of this epsilon.
+impl From<f32> for Norm {
+    fn from(eps: f32) -> Self {
+        let frozen = false;
+        Self { eps, frozen }
+    }
+}
+
 /// A convolution without bias, the batch norm after it folded in, and an activation.
 ///
 /// `conv` and `norm` are the scopes of the two modules: networks name them differently.
@@ -40,12 +57,13 @@ pub(crate) fn conv_bn(
     (conv, norm): (&Scope<'_>, &Scope<'_>),
     x: Value,
     config: Conv,
-    eps: f32,
+    kind: impl Into<Norm>,
     activation: Activation,
 ) -> Result<Value, BuildError> {
+    let kind = kind.into();
     let channels = g.channels(x)?;
     let weight = conv.parameter("weight", &config.weight_shape(channels));
-    let folded = BatchNorm::load(norm, config.out).fold(weight, eps);
+    let folded = BatchNorm::load(norm, config.out, kind).fold(weight, kind.eps);
     let y = g.conv(conv, x, config, folded)?;
     activation.apply(g, y)
 }
@@ -56,7 +74,7 @@ pub(crate) fn conv_norm_activation(
     scope: &Scope<'_>,
     x: Value,
     config: Conv,
-    eps: f32,
+    kind: impl Into<Norm>,
     activation: Activation,
 ) -> Result<Value, BuildError> {
     conv_bn(
@@ -64,7 +82,7 @@ pub(crate) fn conv_norm_activation(
         (&scope.sub(0), &scope.sub(1)),
         x,
         config,
-        eps,
+        kind,
         activation,
     )
 }
@@ -84,6 +102,34 @@ pub(crate) fn squeeze_excitation(
     let gate = conv_bias(g, &scope.sub("fc2"), squeezed, Conv::new(channels, 1))?;
     let gate = g.hard_sigmoid(gate);
     g.mul(x, gate)
+}
+
+/// A convolution whose weights several maps share.
+#[derive(Debug, Clone)]
+pub(crate) struct SharedConv {
+    config: Conv,
+    path: String,
+    weights: ConvWeights,
+}
+
+impl SharedConv {
+    /// Reads weight and bias from `scope`, for maps of `channels` channels.
+    pub(crate) fn load(g: &mut Graph, scope: &Scope<'_>, channels: usize, config: Conv) -> Self {
+        let weight = scope.parameter("weight", &config.weight_shape(channels));
+        let bias = scope.parameter("bias", &[config.out]);
+        let path = scope.path().to_owned();
+        let weights = g.conv_weights(&path, channels, config, (weight, bias));
+        Self {
+            config,
+            path,
+            weights,
+        }
+    }
+
+    /// Adds the convolution of one map.
+    pub(crate) fn apply(&self, g: &mut Graph, x: Value) -> Result<Value, BuildError> {
+        g.conv_with(&self.path, x, self.config, self.weights)
+    }
 }
 
 /// A convolution with its own bias.
@@ -126,10 +172,17 @@ struct BatchNorm {
 }
 
 impl BatchNorm {
-    fn load(scope: &Scope<'_>, channels: usize) -> Self {
+    fn load(scope: &Scope<'_>, channels: usize, kind: Norm) -> Self {
+        let affine = |name| {
+            if kind.frozen {
+                scope.buffer(name, &[channels])
+            } else {
+                scope.parameter(name, &[channels])
+            }
+        };
         Self {
-            weight: scope.parameter("weight", &[channels]),
-            bias: scope.parameter("bias", &[channels]),
+            weight: affine("weight"),
+            bias: affine("bias"),
             running_mean: scope.buffer("running_mean", &[channels]),
             running_var: scope.buffer("running_var", &[channels]),
         }

@@ -8,13 +8,14 @@
 //!
 //! 1. [`weights`] reads a checkpoint, whatever its container, into named tensors.
 //! 2. [`manifest`] says which architecture they belong to, with its arguments.
-//! 3. [`backbones`] hold the trunks as tables, `classification` and `segmentation` the heads on
-//!    them; they take weights from a [`graph::Scope`], whose path is the state dict's, and add nodes
+//! 3. [`backbones`] hold the trunks as tables, `classification`, `segmentation` and `detection` the
+//!    heads on them; they take weights from a [`graph::Scope`], whose path is the state dict's, and add nodes
 //!    to a [`graph::Graph`], which checks every shape at once.
 //! 4. [`Model`] is the finished graph with its opset and metadata; [`Model::to_bytes`] encodes it.
 
 pub mod backbones;
 mod classification;
+mod detection;
 mod error;
 pub mod formula;
 pub mod graph;

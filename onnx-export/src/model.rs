@@ -6,9 +6,10 @@ use std::ops::RangeInclusive;
 use prost::Message;
 
 use crate::classification;
+use crate::detection;
 use crate::error::BuildError;
-use crate::graph::{Graph, Loader};
-use crate::manifest::{Architecture, Backbone, Head, ResNetBlock};
+use crate::graph::{Graph, Loader, Scope, Value};
+use crate::manifest::{Architecture, Backbone, Head, Invalid, ResNetBlock, Task};
 use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto, graph_proto};
 use crate::segmentation::{MaskHead, masks};
 use crate::weights::StateDict;
@@ -22,12 +23,16 @@ pub const OPSETS: RangeInclusive<i64> = 13..=21;
 const MAX_CLASSES: usize = 100_000;
 /// Most classes of a mask, whose pixels are bytes.
 const MAX_MASK_CLASSES: usize = 256;
+/// Most classes of a detector, which scores each of them for every anchor.
+const MAX_BOX_CLASSES: usize = 2000;
 
 /// A network ready to be written.
 #[derive(Debug)]
 pub struct Model {
-    /// The computation.
+    /// The computation, from the picture.
     pub graph: Graph,
+    /// The second stage of Faster R-CNN, from proposals.
+    pub box_head: Option<Graph>,
     /// Where it came from.
     pub info: ModelInfo,
 }
@@ -51,6 +56,14 @@ pub struct ModelInfo {
 /// `[batch, num_classes] f32`, or for segmentation `out` `[batch, num_classes, h, w] f32` at the
 /// head's resolution, and `aux` where that is asked for.
 ///
+/// A detector writes raw scores and corrections of every level, `A` anchors a point: `RetinaNet` and
+/// `SSDlite` `cls_logits_<i>` `[batch, A * num_classes, h, w]` and `bbox_regression_<i>`
+/// `[batch, A * 4, h, w]`; Faster R-CNN `rpn_objectness_<i>` `[batch, A, h, w]`, `rpn_deltas_<i>`
+/// `[batch, A * 4, h, w]` and `feature_<i>` `[batch, 256, h, w]`. The latter's second graph reads
+/// `feature_<i>`, `rois_<i>` `[R_i, 4] f32` (x1, y1, x2, y2 in pixels of the padded picture) and
+/// `batch_indices_<i>` `[R_i] i64`, either possibly empty, and writes `class_logits`
+/// `[R, num_classes]` and `box_regression` `[R, num_classes * 4]`, level after level.
+///
 /// An auxiliary head that the checkpoint has is checked as everything else, and left out of the
 /// graph unless it is asked for.
 ///
@@ -70,12 +83,16 @@ pub fn build(
     let loader = Loader::new(state);
     let mut graph = Graph::new(opset);
     let has_aux = state.names().any(|name| name.starts_with(AUX_PREFIX));
-    network(&mut graph, &loader, architecture, has_aux)?;
+    let mut box_head = network(&mut graph, &loader, architecture, has_aux)?;
     graph.prune();
+    if let Some(graph) = &mut box_head {
+        graph.prune();
+    }
     let parameters = loader.finish()?;
     let checkpoint_sha256 = state.sha256().to_owned();
     Ok(Model {
         graph,
+        box_head,
         info: ModelInfo {
             name: name.to_owned(),
             opset,
@@ -96,21 +113,22 @@ pub fn tensor_shapes(
     let empty = StateDict::from_tensors(BTreeMap::new());
     let loader = Loader::new(&empty);
     let mut graph = Graph::new(DEFAULT_OPSET);
-    network(&mut graph, &loader, architecture, false)?;
+    let _ = network(&mut graph, &loader, architecture, false)?;
     Ok(loader.into_shapes())
 }
 
 /// The tensors of the auxiliary head of a segmentation network.
 const AUX_PREFIX: &str = "aux_classifier.";
 
-/// Adds the whole network, from its input to its outputs. An auxiliary head is loaded where the
-/// checkpoint has one or the architecture asks for it.
+/// Adds the whole network, from its input to its outputs; gives the graph of its second stage,
+/// where it has one. An auxiliary head is loaded where the checkpoint has one or the architecture
+/// asks for it.
 fn network(
     g: &mut Graph,
     loader: &Loader<'_>,
     architecture: &Architecture,
     has_aux: bool,
-) -> Result<(), BuildError> {
+) -> Result<Option<Graph>, BuildError> {
     let Architecture {
         num_classes,
         backbone,
@@ -121,17 +139,13 @@ fn network(
         Head::Classifier => {
             let logits = classification::logits(g, &root, images, backbone, *num_classes)?;
             g.output(logits, "logits");
-            return Ok(());
+            return Ok(None);
         }
         Head::Lraspp { inter_channels } => (MaskHead::Lraspp(*inter_channels), None),
         Head::Deeplabv3 { aux } => (MaskHead::Deeplabv3, Some(*aux)),
         Head::Fcn { aux } => (MaskHead::Fcn, Some(*aux)),
         Head::FasterRcnn(_) | Head::Retinanet(_) | Head::Ssdlite(_) => {
-            return Err(argument(
-                "head",
-                "a classifier or a mask head",
-                &"a detector",
-            ));
+            return detector(g, &root, images, architecture);
         }
     };
     let load_aux = aux.is_some_and(|wanted| wanted || has_aux);
@@ -140,13 +154,55 @@ fn network(
     if let (Some(true), Some(value)) = (aux, masks.aux) {
         g.output(value, "aux");
     }
-    Ok(())
+    Ok(None)
+}
+
+/// [`network`] for the detection heads.
+fn detector(
+    g: &mut Graph,
+    root: &Scope<'_>,
+    images: Value,
+    architecture: &Architecture,
+) -> Result<Option<Graph>, BuildError> {
+    let Architecture {
+        num_classes,
+        backbone,
+        head,
+    } = architecture;
+    match (head, backbone) {
+        (Head::FasterRcnn(head), _) => {
+            detection::proposals(g, root, images, (backbone, head))?;
+            let mut second = Graph::new(g.opset());
+            detection::box_head(&mut second, root, head, *num_classes)?;
+            return Ok(Some(second));
+        }
+        (Head::Retinanet(head), _) => {
+            detection::retinanet(g, root, images, (backbone, head), *num_classes)?;
+        }
+        (Head::Ssdlite(head), Backbone::MobilenetV3(config)) => {
+            detection::ssdlite(g, root, images, (config, head), *num_classes)?;
+        }
+        _ => return Err(argument("head", "a detector on its backbone", &"another")),
+    }
+    Ok(None)
 }
 
 impl Model {
     /// The model as the bytes of an `.onnx` file.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let Self { graph, info } = self;
+        let input = "images [batch, 3, height, width] f32, normalised";
+        self.encode(&self.graph, &self.info.name, input)
+    }
+
+    /// The second stage, where there is one, as the bytes of an `.onnx` file.
+    pub fn box_head_bytes(&self) -> Option<Vec<u8>> {
+        let name = format!("{}_box_head", self.info.name);
+        let input = "proposals x1, y1, x2, y2 in pixels of the padded picture";
+        Some(self.encode(self.box_head.as_ref()?, &name, input))
+    }
+
+    fn encode(&self, graph: &Graph, name: &str, input: &str) -> Vec<u8> {
+        let info = &self.info;
         let entry = |key: &str, value: String| StringStringEntryProto {
             key: key.to_owned(),
             value,
@@ -155,11 +211,8 @@ impl Model {
             ir_version: ir_version(info.opset),
             producer_name: "sightline".to_owned(),
             producer_version: env!("CARGO_PKG_VERSION").to_owned(),
-            doc_string: format!(
-                "{} with batch norm folded; images [batch, 3, height, width] f32, normalised",
-                info.name
-            ),
-            graph: Some(graph_proto(graph, &info.name)),
+            doc_string: format!("{name} with batch norm folded; {input}"),
+            graph: Some(graph_proto(graph, name)),
             opset_import: vec![OperatorSetIdProto {
                 domain: String::new(),
                 version: info.opset,
@@ -230,18 +283,24 @@ impl Architecture {
         if self.head == Head::Classifier {
             return Ok(());
         }
-        if classes > MAX_MASK_CLASSES {
-            return Err(argument(
-                "num_classes",
-                "1 to 256 for segmentation",
-                &classes,
-            ));
+        let (most, expected) = match self.head.task() {
+            Task::Detection => (MAX_BOX_CLASSES, "1 to 2000 for detection"),
+            _ => (MAX_MASK_CLASSES, "1 to 256 for segmentation"),
+        };
+        if classes > most {
+            return Err(argument("num_classes", expected, &classes));
         }
+        self.head.check()?;
         match (&self.head, &self.backbone) {
             (_, Backbone::MobilenetV2(_) | Backbone::EfficientnetLite0(_)) => {
-                let expected = "mobilenet_v3 or resnet under a segmentation head";
+                let expected = "mobilenet_v3 or resnet under a segmentation or detection head";
                 Err(argument("backbone", expected, &"another"))
             }
+            (Head::Ssdlite(_), Backbone::Resnet(_)) => Err(argument(
+                "backbone",
+                "mobilenet_v3 under ssdlite",
+                &"resnet",
+            )),
             (Head::Lraspp { .. }, Backbone::Resnet(_)) => {
                 Err(argument("backbone", "mobilenet_v3 under lraspp", &"resnet"))
             }
@@ -250,6 +309,17 @@ impl Architecture {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl From<Invalid> for BuildError {
+    fn from(invalid: Invalid) -> Self {
+        let Invalid {
+            field,
+            expected,
+            got,
+        } = invalid;
+        argument(field, expected, &got)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use prost::Message;
 
-use crate::graph::{Attr, Data, Dim, Graph, Initializer, Node, Value};
+use crate::graph::{Attr, Data, Dim, Element, Graph, Initializer, Node, Value};
 
 /// `ModelProto`.
 #[derive(Clone, PartialEq, Message)]
@@ -237,7 +237,10 @@ fn value_info(graph: &Graph, value: Value) -> ValueInfoProto {
         dim: graph.shape(value).iter().map(dim).collect(),
     };
     let tensor = TensorTypeProto {
-        elem_type: FLOAT,
+        elem_type: match graph.info(value).element {
+            Element::F32 => FLOAT,
+            Element::I64 => INT64,
+        },
         shape: Some(shape),
     };
     let kind = TypeProto {

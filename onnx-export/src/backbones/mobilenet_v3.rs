@@ -7,7 +7,7 @@ use super::FeatureMaps;
 use crate::error::BuildError;
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
-use crate::layers::{Activation, conv_norm_activation, make_divisible, squeeze_excitation};
+use crate::layers::{Activation, Norm, conv_norm_activation, make_divisible, squeeze_excitation};
 use crate::manifest::{MobileNetV3Config, MobileNetV3Size};
 
 /// One row of the paper's table: an inverted residual block.
@@ -97,10 +97,19 @@ const SMALL: [Row; 11] = [
 const LAST_EXPANSION: usize = 6;
 
 impl MobileNetV3Config {
-    fn rows(&self) -> &'static [Row] {
-        match self.size {
+    /// The rows of the table with this network's width and tail applied.
+    fn rows(&self) -> Vec<Row> {
+        let rows: &[Row] = match self.size {
             MobileNetV3Size::Large => &LARGE,
             MobileNetV3Size::Small => &SMALL,
+        };
+        rows.iter().map(|row| self.scaled(*row)).collect()
+    }
+
+    pub(crate) fn norm(&self) -> Norm {
+        Norm {
+            eps: self.bn_eps,
+            frozen: self.bn_frozen,
         }
     }
 
@@ -149,13 +158,8 @@ pub fn features(
     x: Value,
     config: &MobileNetV3Config,
 ) -> Result<FeatureMaps, BuildError> {
-    let rows: Vec<Row> = config
-        .rows()
-        .iter()
-        .map(|row| config.scaled(*row))
-        .collect();
-    let stem = Conv::new(rows[0].input, 3).stride(2);
-    let mut y = conv_norm_activation(g, &scope.sub(0), x, stem, config.bn_eps, HS)?;
+    let rows = config.rows();
+    let mut y = stem(g, &scope.sub(0), x, config)?;
     let mut maps = vec![y];
     for (index, row) in rows.iter().enumerate() {
         y = inverted_residual(g, &scope.sub(index + 1), y, row, config)?;
@@ -163,10 +167,60 @@ pub fn features(
             maps.push(y);
         }
     }
-    let last = Conv::new(LAST_EXPANSION * g.channels(y)?, 1);
-    let scope = scope.sub(rows.len() + 1);
-    maps.push(conv_norm_activation(g, &scope, y, last, config.bn_eps, HS)?);
+    maps.push(last(g, &scope.sub(rows.len() + 1), y, config)?);
     Ok(FeatureMaps(maps))
+}
+
+/// Adds the trunk cut in two as SSD reads it: `scope.0` ends with the expansion inside the tail's
+/// first block, at a stride of 16; `scope.1` goes on from its depthwise convolution to the end.
+///
+/// Source: section 6.3 of the paper; `SSDLiteFeatureExtractorMobileNet` in
+/// `torchvision.models.detection.ssdlite`.
+///
+/// # Errors
+/// [`BuildError::Shape`] if `x` is not `[N, 3, H, W]`.
+pub(crate) fn ssd_features(
+    g: &mut Graph,
+    scope: &Scope<'_>,
+    x: Value,
+    config: &MobileNetV3Config,
+) -> Result<[Value; 2], BuildError> {
+    let rows = config.rows();
+    let is_tail = |row: &Row| row.tail == Tail::First;
+    let cut = rows.iter().position(is_tail).unwrap_or_default();
+    let (before, after) = (scope.sub(0), scope.sub(1));
+    let mut y = stem(g, &before.sub(0), x, config)?;
+    for (index, row) in rows[..cut].iter().enumerate() {
+        y = inverted_residual(g, &before.sub(index + 1), y, row, config)?;
+    }
+    let expanded = expand(g, &before.sub(cut + 1), y, &rows[cut], config)?;
+    y = contract(g, &after.sub(0), expanded, &rows[cut], config)?;
+    for (index, row) in rows[cut + 1..].iter().enumerate() {
+        y = inverted_residual(g, &after.sub(index + 1), y, row, config)?;
+    }
+    let end = last(g, &after.sub(rows.len() - cut), y, config)?;
+    Ok([expanded, end])
+}
+
+fn stem(
+    g: &mut Graph,
+    scope: &Scope<'_>,
+    x: Value,
+    config: &MobileNetV3Config,
+) -> Result<Value, BuildError> {
+    let conv = Conv::new(config.rows()[0].input, 3).stride(2);
+    conv_norm_activation(g, scope, x, conv, config.norm(), HS)
+}
+
+/// The convolution after the last block.
+fn last(
+    g: &mut Graph,
+    scope: &Scope<'_>,
+    x: Value,
+    config: &MobileNetV3Config,
+) -> Result<Value, BuildError> {
+    let conv = Conv::new(LAST_EXPANSION * g.channels(x)?, 1);
+    conv_norm_activation(g, scope, x, conv, config.norm(), HS)
 }
 
 /// Expansion where it widens, depthwise convolution, squeeze-and-excitation, projection, residual.
@@ -178,41 +232,65 @@ fn inverted_residual(
     row: &Row,
     config: &MobileNetV3Config,
 ) -> Result<Value, BuildError> {
-    let eps = config.bn_eps;
     let block = scope.sub("block");
-    // The state dict numbers only the layers that exist.
-    let mut layer = 0;
-    let mut next = || {
-        layer += 1;
-        block.sub(layer - 1)
+    let y = if row.widens() {
+        expand(g, &block.sub(0), x, row, config)?
+    } else {
+        x
     };
-    let mut y = x;
-    if row.expanded != row.input {
-        let expand = Conv::new(row.expanded, 1);
-        y = conv_norm_activation(g, &next(), y, expand, eps, row.activation)?;
-    }
-    let dilated = config.dilated && row.tail != Tail::No;
-    let (stride, dilation) = if dilated { (1, 2) } else { (row.stride, 1) };
-    let depthwise = Conv::depthwise(row.expanded, row.kernel)
-        .stride(stride)
-        .dilation(dilation);
-    y = conv_norm_activation(g, &next(), y, depthwise, eps, row.activation)?;
-    if row.squeeze {
-        let channels = make_divisible((row.expanded / 4) as f64);
-        y = squeeze_excitation(g, &next(), y, channels)?;
-    }
-    y = conv_norm_activation(
-        g,
-        &next(),
-        y,
-        Conv::new(row.out, 1),
-        eps,
-        Activation::Identity,
-    )?;
+    let y = contract(g, &block, y, row, config)?;
     // By the table's stride: a dilated block of stride 2 has no residual.
     if row.stride == 1 && row.input == row.out {
         g.add(y, x)
     } else {
         Ok(y)
+    }
+}
+
+/// The first layer of a block that widens.
+fn expand(
+    g: &mut Graph,
+    scope: &Scope<'_>,
+    x: Value,
+    row: &Row,
+    config: &MobileNetV3Config,
+) -> Result<Value, BuildError> {
+    let conv = Conv::new(row.expanded, 1);
+    conv_norm_activation(g, scope, x, conv, config.norm(), row.activation)
+}
+
+/// The rest of a block, whose layers are numbered in `block` after the expansion.
+fn contract(
+    g: &mut Graph,
+    block: &Scope<'_>,
+    x: Value,
+    row: &Row,
+    config: &MobileNetV3Config,
+) -> Result<Value, BuildError> {
+    let norm = config.norm();
+    // The state dict numbers only the layers that exist.
+    let mut layer = usize::from(row.widens());
+    let mut next = || {
+        layer += 1;
+        block.sub(layer - 1)
+    };
+    let dilated = config.dilated && row.tail != Tail::No;
+    let (stride, dilation) = if dilated { (1, 2) } else { (row.stride, 1) };
+    let depthwise = Conv::depthwise(row.expanded, row.kernel)
+        .stride(stride)
+        .dilation(dilation);
+    let mut y = conv_norm_activation(g, &next(), x, depthwise, norm, row.activation)?;
+    if row.squeeze {
+        let channels = make_divisible((row.expanded / 4) as f64);
+        y = squeeze_excitation(g, &next(), y, channels)?;
+    }
+    let project = Conv::new(row.out, 1);
+    conv_norm_activation(g, &next(), y, project, norm, Activation::Identity)
+}
+
+impl Row {
+    /// Whether the block has an expansion.
+    fn widens(&self) -> bool {
+        self.expanded != self.input
     }
 }

@@ -7,7 +7,7 @@ use super::FeatureMaps;
 use crate::error::BuildError;
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
-use crate::layers::{Activation, conv_bn};
+use crate::layers::{Activation, Norm, conv_bn};
 use crate::manifest::{ResNetBlock, ResNetConfig};
 
 /// Channels of the stem and width of each stage.
@@ -44,7 +44,7 @@ pub fn features(
 ) -> Result<FeatureMaps, BuildError> {
     let stem = Conv::new(STEM_CHANNELS, 7).stride(2);
     let scopes = (&scope.sub("conv1"), &scope.sub("bn1"));
-    let mut y = conv_bn(g, scopes, x, stem, config.bn_eps, Activation::Relu)?;
+    let mut y = conv_bn(g, scopes, x, stem, config.norm(), Activation::Relu)?;
     y = g.max_pool(y, 3, 2, 1)?;
     let mut maps = Vec::new();
     let mut dilation = 1;
@@ -60,6 +60,13 @@ pub fn features(
 }
 
 impl ResNetConfig {
+    fn norm(&self) -> Norm {
+        Norm {
+            eps: self.bn_eps,
+            frozen: self.bn_frozen,
+        }
+    }
+
     fn dilates(&self, stage: usize) -> bool {
         stage > 0 && self.replace_stride_with_dilation[stage - 1]
     }
@@ -126,13 +133,13 @@ fn residual_block(
         } else {
             Activation::Relu
         };
-        y = conv_bn(g, scopes, y, *conv, config.bn_eps, activation)?;
+        y = conv_bn(g, scopes, y, *conv, config.norm(), activation)?;
     }
     let identity = if conv.stride != 1 || g.channels(x)? != out {
         let shortcut = Conv::new(out, 1).stride(conv.stride);
         let scope = scope.sub("downsample");
         let scopes = (&scope.sub(0), &scope.sub(1));
-        conv_bn(g, scopes, x, shortcut, config.bn_eps, Activation::Identity)?
+        conv_bn(g, scopes, x, shortcut, config.norm(), Activation::Identity)?
     } else {
         x
     };

@@ -122,6 +122,7 @@ impl<'a> Loader<'a> {
         Scope {
             loader: self,
             path: String::new(),
+            former: None,
         }
     }
 
@@ -151,7 +152,11 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn take(&self, name: String, shape: &[usize]) -> Vec<f32> {
+    /// Hands out `name`, or what older checkpoints call `former` where only that is there.
+    fn take(&self, name: String, former: Option<String>, shape: &[usize]) -> Vec<f32> {
+        let old =
+            former.filter(|old| self.state.get(&name).is_none() && self.state.get(old).is_some());
+        let name = old.unwrap_or(name);
         let found = self.state.get(&name);
         let problems = &mut *self.problems.borrow_mut();
         let elements = shape.iter().product();
@@ -198,6 +203,7 @@ impl<'a> Loader<'a> {
 pub struct Scope<'a> {
     loader: &'a Loader<'a>,
     path: String,
+    former: Option<String>,
 }
 
 impl Scope<'_> {
@@ -206,7 +212,18 @@ impl Scope<'_> {
     pub fn sub(&self, name: impl Display) -> Self {
         Self {
             loader: self.loader,
-            path: self.join(name),
+            former: self.former.as_ref().map(|path| join(path, &name)),
+            path: join(&self.path, &name),
+        }
+    }
+
+    /// The same module, whose tensors older checkpoints hold under `former`'s path.
+    #[must_use]
+    pub fn formerly(&self, former: &Self) -> Self {
+        let former = Some(former.path.clone());
+        Self {
+            former,
+            ..self.clone()
         }
     }
 
@@ -226,16 +243,18 @@ impl Scope<'_> {
 
     /// A tensor that is not trained, such as a running mean; otherwise as [`Scope::parameter`].
     pub fn buffer(&self, name: &str, shape: &[usize]) -> Vec<f32> {
-        self.loader.take(self.join(name), shape)
+        let former = self.former.as_ref().map(|path| join(path, &name));
+        self.loader.take(join(&self.path, &name), former, shape)
     }
+}
 
-    fn join(&self, name: impl Display) -> String {
-        let mut path = self.path.clone();
-        if !path.is_empty() {
-            path.push('.');
-        }
-        // Writing to a String cannot fail.
-        let _ = write!(path, "{name}");
-        path
+/// `features` and `0` give `features.0`.
+fn join(path: &str, name: &impl Display) -> String {
+    let mut path = path.to_owned();
+    if !path.is_empty() {
+        path.push('.');
     }
+    // Writing to a String cannot fail.
+    let _ = write!(path, "{name}");
+    path
 }

@@ -26,10 +26,21 @@ pub struct Value(u32);
 pub struct ValueInfo {
     /// Its ONNX name.
     pub name: String,
-    /// Its shape; all values are `f32` but constants of INT64 and what is computed from shapes.
+    /// Its shape.
     pub shape: Shape,
+    /// Of inputs and outputs: the type of its elements.
+    pub element: Element,
     /// Path of the module that made it, as in the state dict.
     scope: String,
+}
+
+/// The type of a value's elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    /// FLOAT.
+    F32,
+    /// INT64.
+    I64,
 }
 
 /// A node attribute.
@@ -110,12 +121,25 @@ impl Graph {
 
     /// Adds the network's picture input, `[N, 3, H, W] f32` with every axis but the channels dynamic.
     pub fn image_input(&mut self, name: &str) -> Value {
-        let batch = self.dims.input("batch");
-        let height = self.dims.input("height");
-        let width = self.dims.input("width");
-        let value = self.value(name, "", vec![batch, Dim::Fixed(3), height, width]);
+        let [batch, height, width] = ["batch", "height", "width"].map(|axis| self.axis(axis));
+        self.input(
+            name,
+            vec![batch, Dim::Fixed(3), height, width],
+            Element::F32,
+        )
+    }
+
+    /// Adds an input of the network.
+    pub fn input(&mut self, name: &str, shape: Shape, element: Element) -> Value {
+        let value = self.value(name, "", shape);
+        self.values[value.0 as usize].element = element;
         self.inputs.push(value);
         value
+    }
+
+    /// The size `name`, known when the graph runs; the same size for the same name.
+    pub fn axis(&mut self, name: &str) -> Dim {
+        self.dims.input(name)
     }
 
     /// Makes `value` an output of the network under the name `name`.
@@ -123,6 +147,11 @@ impl Graph {
         let unique = self.unique(name);
         self.values[value.0 as usize].name = unique;
         self.outputs.push(value);
+    }
+
+    /// The opset of its nodes.
+    pub fn opset(&self) -> i64 {
+        self.opset
     }
 
     /// Name and shape of a value.
@@ -273,6 +302,7 @@ impl Graph {
         self.values.push(ValueInfo {
             name,
             shape,
+            element: Element::F32,
             scope: scope.to_owned(),
         });
         Value((self.values.len() - 1) as u32)

@@ -67,6 +67,37 @@ impl Graph {
     /// # Errors
     /// [`BuildError::Shape`] if one of the two is not `[N, C, H, W]`.
     pub fn resize_like(&mut self, x: Value, like: Value) -> Result<Value, BuildError> {
+        let attrs = vec![
+            ("coordinate_transformation_mode", Attr::Text("half_pixel")),
+            ("mode", Attr::Text("linear")),
+        ];
+        self.resize(x, like, attrs)
+    }
+
+    /// `Resize` of `[N, C, h, w]` to the height and width of `like` by repeating points; nothing
+    /// where the sizes are the same.
+    /// Source: `torch.nn.functional.interpolate(mode="nearest")`, which rounds down.
+    ///
+    /// # Errors
+    /// [`BuildError::Shape`] if one of the two is not `[N, C, H, W]`.
+    pub fn repeat_like(&mut self, x: Value, like: Value) -> Result<Value, BuildError> {
+        if self.shape(x)[2..] == self.shape(like)[2..] {
+            return Ok(x);
+        }
+        let attrs = vec![
+            ("coordinate_transformation_mode", Attr::Text("asymmetric")),
+            ("mode", Attr::Text("nearest")),
+            ("nearest_mode", Attr::Text("floor")),
+        ];
+        self.resize(x, like, attrs)
+    }
+
+    fn resize(
+        &mut self,
+        x: Value,
+        like: Value,
+        attrs: Vec<(&'static str, Attr)>,
+    ) -> Result<Value, BuildError> {
         let scope = self.scope_of(x);
         let (channels, [batch, ..]) = self.picture("Resize", &scope, x)?;
         let (_, [_, height, width]) = self.picture("Resize", &scope, like)?;
@@ -80,10 +111,6 @@ impl Graph {
             vec![Dim::Fixed(4)],
             axis,
         );
-        let attrs = vec![
-            ("coordinate_transformation_mode", Attr::Text("half_pixel")),
-            ("mode", Attr::Text("linear")),
-        ];
         // The region of interest and the scales are left out.
         let none = self.absent();
         let shape = vec![batch, Dim::Fixed(channels), height, width];

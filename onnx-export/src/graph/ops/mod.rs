@@ -3,9 +3,11 @@
 //! Source: the operators' specifications in the ONNX documentation (opset 13 to 21).
 
 mod layout;
+mod roi;
 mod window;
 
-pub use window::{Conv, Padding};
+pub use roi::{Regions, RoiAlign};
+pub use window::{Conv, ConvWeights, Padding};
 
 use super::{Attr, Dim, Graph, Shape, Value};
 use crate::error::BuildError;

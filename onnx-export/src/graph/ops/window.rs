@@ -115,6 +115,13 @@ impl Conv {
     }
 }
 
+/// The weight and the bias of a convolution, to be used as often as wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvWeights {
+    weight: Value,
+    bias: Value,
+}
+
 impl Graph {
     /// `Conv` of `[N, C, H, W]` with a `[out, C / groups, k, k]` weight and a bias `[out]`, both
     /// named after `scope`.
@@ -129,22 +136,56 @@ impl Graph {
         conv: Conv,
         (weight, bias): (Vec<f32>, Vec<f32>),
     ) -> Result<Value, BuildError> {
-        let (channels, [batch, height, width]) = self.picture("Conv", scope.path(), x)?;
-        if !channels.is_multiple_of(conv.groups) {
-            let expected = format!("[N, C, H, W] with C a multiple of {}", conv.groups);
-            return Err(self.shape_error("Conv", scope.path(), x, expected));
-        }
-        let slid = self.slide_both(height, width, conv.window());
-        let Some([height, width]) = slid else {
-            let expected = format!("at least {} pixels a side", conv.kernel);
-            return Err(self.shape_error("Conv", scope.path(), x, expected));
-        };
         let path = scope.path();
-        let weight_shape = conv.weight_shape(channels);
-        let weight = self.weight(&format!("{path}.weight"), &weight_shape, weight);
-        let bias = self.weight(&format!("{path}.bias"), &[conv.out], bias);
+        let (channels, _) = self.picture("Conv", path, x)?;
+        let weights = self.conv_weights(path, channels, conv, (weight, bias));
+        self.conv_with(path, x, conv, weights)
+    }
+
+    /// A `[out, channels / groups, k, k]` weight and a bias `[out]` as `path.weight` and `path.bias`.
+    pub fn conv_weights(
+        &mut self,
+        path: &str,
+        channels: usize,
+        conv: Conv,
+        (weight, bias): (Vec<f32>, Vec<f32>),
+    ) -> ConvWeights {
+        let shape = conv.weight_shape(channels);
+        ConvWeights {
+            weight: self.weight(&format!("{path}.weight"), &shape, weight),
+            bias: self.weight(&format!("{path}.bias"), &[conv.out], bias),
+        }
+    }
+
+    /// [`Graph::conv`] with weights that are in the graph already.
+    ///
+    /// # Errors
+    /// As [`Graph::conv`], and if the weights are for another number of channels.
+    pub fn conv_with(
+        &mut self,
+        path: &str,
+        x: Value,
+        conv: Conv,
+        weights: ConvWeights,
+    ) -> Result<Value, BuildError> {
+        let (channels, [batch, height, width]) = self.picture("Conv", path, x)?;
+        let weight_shape = conv.weight_shape(channels).map(Dim::Fixed);
+        let divides = channels.is_multiple_of(conv.groups);
+        if !divides || self.shape(weights.weight) != weight_shape.as_slice() {
+            let weight = self.show_shape(self.shape(weights.weight));
+            let expected = format!(
+                "[N, C, H, W] for a weight {weight} of {} groups",
+                conv.groups
+            );
+            return Err(self.shape_error("Conv", path, x, expected));
+        }
+        let Some([height, width]) = self.slide_both(height, width, conv.window()) else {
+            let expected = format!("at least {} pixels a side", conv.kernel);
+            return Err(self.shape_error("Conv", path, x, expected));
+        };
         let shape = vec![batch, Dim::Fixed(conv.out), height, width];
-        Ok(self.node("Conv", path, vec![x, weight, bias], shape, conv.attrs()))
+        let inputs = vec![x, weights.weight, weights.bias];
+        Ok(self.node("Conv", path, inputs, shape, conv.attrs()))
     }
 
     /// `Gemm` of `[N, in]` with a `[out, in]` weight and a bias `[out]`: `torch.nn.Linear`.
