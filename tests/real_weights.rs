@@ -169,7 +169,12 @@ fn pooled_trunk(state: &StateDict, manifest: &ModelManifest) -> Vec<u8> {
         checkpoint_sha256: state.sha256().to_owned(),
         parameters,
     };
-    onnx_export::Model { graph, info }.to_bytes()
+    onnx_export::Model {
+        graph,
+        box_head: None,
+        info,
+    }
+    .to_bytes()
 }
 
 #[test]

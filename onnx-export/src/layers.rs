@@ -63,7 +63,7 @@ pub(crate) fn conv_bn(
     let kind = kind.into();
     let channels = g.channels(x)?;
     let weight = conv.parameter("weight", &config.weight_shape(channels));
-    let folded = BatchNorm::load(norm, config.out, kind).fold(weight, kind.eps);
+    let folded = BatchNorm::load(norm, config.out, kind).fold(weight, kind);
     let y = g.conv(conv, x, config, folded)?;
     activation.apply(g, y)
 }
@@ -190,18 +190,26 @@ impl BatchNorm {
 
     /// Weight `[C, ...]` and bias `[C]` of the one convolution that does both.
     ///
-    /// In double precision: the product is rounded once, so folding costs no accuracy.
-    fn fold(&self, mut weight: Vec<f32>, eps: f32) -> (Vec<f32>, Vec<f32>) {
+    /// Factor and shift are rounded where torch rounds them: its frozen norm is written in single
+    /// operations, its trained one is compiled with the product and the sum fused. Rounding later
+    /// would be nearer to the exact result and further from torch's, since a MobileNetV3-Large
+    /// amplifies what all weights of a channel have in common: the proposals of Faster R-CNN would
+    /// miss torch's by 2e-4 of their spread in the place of 3e-5.
+    fn fold(&self, mut weight: Vec<f32>, kind: Norm) -> (Vec<f32>, Vec<f32>) {
         let per_channel = weight.len() / self.weight.len().max(1);
         let mut bias = Vec::with_capacity(self.weight.len());
         for (channel, taps) in weight.chunks_mut(per_channel.max(1)).enumerate() {
-            let deviation = (f64::from(self.running_var[channel]) + f64::from(eps)).sqrt();
-            let scale = f64::from(self.weight[channel]) / deviation;
+            let scale =
+                self.weight[channel] * (1.0 / (self.running_var[channel] + kind.eps).sqrt());
             for tap in taps {
-                *tap = (f64::from(*tap) * scale) as f32;
+                *tap *= scale;
             }
-            let shift = f64::from(self.running_mean[channel]) * scale;
-            bias.push((f64::from(self.bias[channel]) - shift) as f32);
+            let (mean, own) = (self.running_mean[channel], self.bias[channel]);
+            bias.push(if kind.frozen {
+                own - mean * scale
+            } else {
+                (-mean).mul_add(scale, own)
+            });
         }
         (weight, bias)
     }
@@ -236,7 +244,7 @@ mod tests {
             running_mean: vec![0.25, -3.0],
             running_var: vec![4.0, 0.01],
         };
-        let (weight, bias) = norm.fold(vec![1.0, -2.0, 3.0, 0.5], 1e-3);
+        let (weight, bias) = norm.fold(vec![1.0, -2.0, 3.0, 0.5], Norm::from(1e-3));
         let input = [0.7_f32, -1.3];
         let plain = [input[0] - 2.0 * input[1], 3.0 * input[0] + 0.5 * input[1]];
         for channel in 0..2 {

@@ -14,6 +14,7 @@
 //! 4. [`Model`] is the finished graph with its opset and metadata; [`Model::to_bytes`] encodes it.
 
 pub mod backbones;
+mod check;
 mod classification;
 mod detection;
 mod error;

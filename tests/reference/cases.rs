@@ -13,7 +13,6 @@ use super::{golden, pictures, runtime};
 pub struct Case {
     #[serde(rename = "case")]
     pub name: String,
-    task: String,
     pub builder: String,
     pub args: Args,
     pub input: Input,
@@ -55,14 +54,16 @@ pub struct Input {
 
 /// The cases of one task.
 pub fn cases(task: &str) -> Vec<Case> {
-    let mut cases: Vec<Case> = serde_json::from_str(&golden("index.json")).unwrap();
+    let entries: Vec<serde_json::Value> = serde_json::from_str(&golden("index.json")).unwrap();
     let mut shapes: BTreeMap<String, BTreeMap<String, Vec<usize>>> =
         serde_json::from_str(&golden("state_dicts.json")).unwrap();
-    cases.retain(|case| case.task == task);
-    for case in &mut cases {
+    let entries = entries.into_iter().filter(|entry| entry["task"] == task);
+    let case = |entry| {
+        let mut case: Case = serde_json::from_value(entry).unwrap();
         case.shapes = shapes.remove(&case.name).unwrap();
-    }
-    cases
+        case
+    };
+    entries.map(case).collect()
 }
 
 /// The outputs of a network on the formula's input, picture by picture.

@@ -10,6 +10,7 @@
 )]
 
 pub mod cases;
+pub mod detection;
 
 use std::path::{Path, PathBuf};
 

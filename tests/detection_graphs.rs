@@ -1,0 +1,199 @@
+//! The detectors' graphs in ONNX Runtime: every opset, proposals on some levels or on none, the
+//! names that older checkpoints use, and what cannot be built.
+
+#![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
+
+mod reference;
+
+use std::collections::BTreeMap;
+
+use onnx_export::manifest::{
+    Anchors, Architecture, Backbone, FasterRcnnHead, Head, ResNetBlock, ResNetConfig, RetinanetHead,
+};
+use onnx_export::{DEFAULT_OPSET, Model, OPSETS, formula, tensor_shapes};
+use reference::detection::{Input, Runner};
+use reference::relative_error;
+use sightline::catalogue;
+
+/// A small `ResNet` under `head`, with every kind of level.
+fn small(head: Head) -> Architecture {
+    Architecture {
+        num_classes: 3,
+        backbone: Backbone::Resnet(ResNetConfig {
+            block: ResNetBlock::Basic,
+            layers: [1; 4],
+            replace_stride_with_dilation: [false; 3],
+            bn_eps: 1e-5,
+            bn_frozen: true,
+        }),
+        head,
+    }
+}
+
+fn anchors(levels: usize) -> Anchors {
+    Anchors {
+        sizes: vec![vec![32, 64]; levels],
+        aspect_ratios: vec![1.0],
+    }
+}
+
+#[test]
+fn every_opset_loads_and_gives_the_same_numbers() {
+    let faster_rcnn = Head::FasterRcnn(FasterRcnnHead {
+        backbone_maps: 4,
+        anchors: anchors(5),
+        roi_strides: vec![4, 8, 16, 32],
+    });
+    let retinanet = Head::Retinanet(RetinanetHead {
+        backbone_maps: 3,
+        anchors: anchors(5),
+    });
+    let ssdlite = catalogue::manifest("ssdlite320_mobilenet_v3_large").unwrap();
+    let ssdlite = ssdlite.unwrap().architecture.unwrap();
+    for architecture in [small(faster_rcnn), small(retinanet), ssdlite] {
+        let state = formula::state_dict(&tensor_shapes(&architecture).unwrap(), &[]).unwrap();
+        let mut first: Option<Vec<Vec<f32>>> = None;
+        for opset in OPSETS {
+            let model = onnx_export::build("small", &architecture, &state, opset).unwrap();
+            let outputs = both_stages(&model, &architecture.head);
+            let expected = first.get_or_insert_with(|| outputs.clone());
+            for (got, expected) in outputs.iter().zip(expected) {
+                let error = relative_error(got, expected);
+                assert!(error < 1e-4, "opset {opset}: {error:.1e}");
+            }
+        }
+    }
+}
+
+/// All outputs for a batch of two pictures. The first level has no proposals, the second three.
+fn both_stages(model: &Model, head: &Head) -> Vec<Vec<f32>> {
+    let pixels: Vec<f32> = formula::uniform("input", 2 * 3 * 96 * 128).collect();
+    let images = Input::F32(vec![2, 3, 96, 128], pixels);
+    let outputs = Runner::new(&model.to_bytes()).run(vec![("images".to_owned(), images)]);
+    let mut all: Vec<Vec<f32>> = outputs.values().map(|output| output.data.clone()).collect();
+    let (Head::FasterRcnn(head), Some(second)) = (head, model.box_head_bytes()) else {
+        return all;
+    };
+    let mut inputs = Vec::new();
+    for level in 0..head.roi_strides.len() {
+        let map = &outputs[&format!("feature_{level}")];
+        inputs.push((
+            format!("feature_{level}"),
+            Input::F32(map.shape.clone(), map.data.clone()),
+        ));
+        let count = if level == 1 { 3 } else { 0 };
+        let corners = [4.0, 8.0, 60.5, 70.25].repeat(count);
+        inputs.push((format!("rois_{level}"), Input::F32(vec![count, 4], corners)));
+        inputs.push((format!("batch_indices_{level}"), Input::I64(vec![1; count])));
+    }
+    let outputs = Runner::new(&second).run(inputs);
+    assert_eq!(outputs["class_logits"].shape, [3, 3]);
+    assert_eq!(outputs["box_regression"].shape, [3, 12]);
+    all.extend(outputs.into_values().map(|output| output.data));
+    all
+}
+
+#[test]
+fn a_box_head_without_proposals_answers_with_nothing() {
+    let architecture = small(Head::FasterRcnn(FasterRcnnHead {
+        backbone_maps: 4,
+        anchors: anchors(5),
+        roi_strides: vec![4, 8],
+    }));
+    let state = formula::state_dict(&tensor_shapes(&architecture).unwrap(), &[]).unwrap();
+    let model = onnx_export::build("small", &architecture, &state, DEFAULT_OPSET).unwrap();
+    let inputs = (0..2).flat_map(|level| {
+        let map = Input::F32(vec![1, 256, 8, 8], vec![0.0; 256 * 64]);
+        [
+            (format!("feature_{level}"), map),
+            (format!("rois_{level}"), Input::F32(vec![0, 4], vec![])),
+            (format!("batch_indices_{level}"), Input::I64(vec![])),
+        ]
+    });
+    let outputs = Runner::new(&model.box_head_bytes().unwrap()).run(inputs.collect());
+    assert_eq!(outputs["class_logits"].shape, [0, 3]);
+    assert_eq!(outputs["box_regression"].shape, [0, 12]);
+}
+
+#[test]
+fn detectors_that_cannot_be_built_are_refused() {
+    let state = formula::state_dict(&BTreeMap::new(), &[]).unwrap();
+    let ssdlite = catalogue::manifest("ssdlite320_mobilenet_v3_large").unwrap();
+    let ssdlite = ssdlite.unwrap().architecture.unwrap();
+    let levels = |backbone_maps| {
+        small(Head::Retinanet(RetinanetHead {
+            backbone_maps,
+            anchors: anchors(5),
+        }))
+    };
+    let many = Architecture {
+        num_classes: 100_000,
+        ..levels(3)
+    };
+    let cases = [
+        (
+            small(ssdlite.head),
+            "`backbone`: expected mobilenet_v3 under ssdlite",
+        ),
+        (
+            levels(4),
+            "`architecture.head.anchors.sizes`: expected a list for each level",
+        ),
+        (
+            many,
+            "`num_classes`: expected 1 to 2000 for detection, got 100000",
+        ),
+    ];
+    for (architecture, message) in cases {
+        let error = onnx_export::build("small", &architecture, &state, DEFAULT_OPSET);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+        assert!(tensor_shapes(&architecture).is_err());
+    }
+}
+
+#[test]
+fn older_names_of_tensors_are_read() {
+    let head = RetinanetHead {
+        backbone_maps: 3,
+        anchors: anchors(5),
+    };
+    let faster = FasterRcnnHead {
+        backbone_maps: 4,
+        anchors: anchors(5),
+        roi_strides: vec![4, 8, 16, 32],
+    };
+    for head in [Head::Retinanet(head), Head::FasterRcnn(faster)] {
+        let architecture = small(head);
+        let shapes = tensor_shapes(&architecture).unwrap();
+        let old: BTreeMap<String, Vec<usize>> = shapes
+            .iter()
+            .map(|(name, shape)| (old_name(name), shape.clone()))
+            .collect();
+        assert_ne!(shapes, old);
+        let state = formula::state_dict(&old, &[]).unwrap();
+        let built = onnx_export::build("old", &architecture, &state, DEFAULT_OPSET);
+        assert!(built.is_ok(), "{}", built.unwrap_err());
+    }
+}
+
+/// What torchvision before 0.12 called a tensor. Source: the `_load_from_state_dict` of its modules.
+fn old_name(name: &str) -> String {
+    let mut name = name.to_owned();
+    for index in 0..4 {
+        for blocks in ["inner_blocks", "layer_blocks"] {
+            name = name.replace(
+                &format!("{blocks}.{index}.0."),
+                &format!("{blocks}.{index}."),
+            );
+        }
+        if name.contains("ation_head.conv.") || name.contains("regression_head.conv.") {
+            let old = format!("head.conv.{}.", 2 * index);
+            let new = format!("head.conv.{index}.0.");
+            if name.contains(&new) {
+                return name.replace(&new, &old);
+            }
+        }
+    }
+    name.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
+}

@@ -1,0 +1,259 @@
+//! Every detection network against torchvision's own numbers, with weights made by a formula:
+//! the input, what the region proposal network says, and what the heads say.
+//!
+//! `tests/golden/README.md` says how the expected values were made.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "the figures and a panic are a test's report"
+)]
+
+mod reference;
+
+use std::collections::BTreeMap;
+
+use onnx_export::graph::ops::{Regions, RoiAlign};
+use onnx_export::graph::{Dim, Element, Graph};
+use onnx_export::manifest::{Architecture, FasterRcnnHead, Head, ModelManifest, Resize};
+use onnx_export::{DEFAULT_OPSET, Model, ModelInfo, formula, tensor_shapes};
+use reference::detection::{DetectionCase, Input, Runner, detection_cases, pad, resize};
+use reference::{read_tensor, relative_error};
+use sightline::catalogue;
+use sightline::engine::Tensor;
+
+fn manifest(case: &DetectionCase) -> ModelManifest {
+    catalogue::manifest(&case.name).unwrap().unwrap()
+}
+
+/// The network's input, `[1, 3, H, W]`: normalised, resized, padded.
+fn input(case: &DetectionCase, manifest: &ModelManifest) -> Input {
+    let preprocess = &manifest.preprocess;
+    let from = [case.input.height, case.input.width];
+    let mut planes = read_tensor(&format!("{}.safetensors", case.name), "image");
+    for (channel, plane) in planes.chunks_mut(from[0] * from[1]).enumerate() {
+        for value in plane {
+            *value = (*value - preprocess.mean[channel]) / preprocess.std[channel];
+        }
+    }
+    let to = match preprocess.resize {
+        Resize::Bounded { min_size, max_size } => {
+            let min_size = f64::from(case.args.min_size.unwrap_or(min_size));
+            let max_size = f64::from(case.args.max_size.unwrap_or(max_size));
+            let (short, long) = (from[0].min(from[1]) as f64, from[0].max(from[1]) as f64);
+            let scale = (min_size / short).min(max_size / long);
+            from.map(|side| (side as f64 * scale).floor() as usize)
+        }
+        Resize::Fixed { width, height } => [height as usize, width as usize],
+        Resize::ShortSide { .. } => panic!("not a detector's resize"),
+    };
+    let padded = to.map(|side| side.next_multiple_of(preprocess.pad_to as usize));
+    assert_eq!(padded, case.padded, "{}", case.name);
+    let data = pad(&resize(&planes, from, to), to, padded);
+    check_input(case, &data);
+    Input::F32(vec![1, 3, padded[0], padded[1]], data)
+}
+
+fn check_input(case: &DetectionCase, data: &[f32]) {
+    let [height, width] = case.padded;
+    let rows = data
+        .chunks_exact(height * width)
+        .flat_map(|plane| plane.chunks_exact(width).step_by(8));
+    let got: Vec<f32> = rows
+        .flat_map(|row| row.iter().step_by(8).copied())
+        .collect();
+    let expected = read_tensor(
+        &format!("{}.safetensors", case.name),
+        "preprocessed_stride8",
+    );
+    let error = relative_error(&got, &expected);
+    println!("{}: input {error:.1e} of the spread", case.name);
+    assert!(error < 1e-5, "{}: {error:.1e}", case.name);
+}
+
+/// The catalogue's network with the case's weights, checked against its tensors.
+fn model(case: &DetectionCase, architecture: &Architecture) -> Model {
+    let shapes = tensor_shapes(architecture).unwrap();
+    assert_eq!(shapes, case.shapes, "{}", case.name);
+    let scale: Vec<(String, f32)> = case.scale.clone().into_iter().collect();
+    let state = formula::state_dict(&case.shapes, &scale).unwrap();
+    let model = onnx_export::build(&case.name, architecture, &state, DEFAULT_OPSET).unwrap();
+    assert_eq!(model.info.parameters, case.params, "{}", case.name);
+    model
+}
+
+fn compare(case: &DetectionCase, name: &str, got: &[f32]) {
+    let expected = read_tensor(&format!("{}.safetensors", case.name), name);
+    let error = relative_error(got, &expected);
+    println!("{}: {name} {error:.1e} of the spread", case.name);
+    assert!(error < TOLERANCE, "{}: {name} {error:.1e}", case.name);
+}
+
+/// The largest difference that is let pass, of the spread.
+const TOLERANCE: f64 = 1e-4;
+
+#[test]
+fn one_stage_networks_give_torchvisions_scores_and_corrections() {
+    for case in detection_cases() {
+        let manifest = manifest(&case);
+        let architecture = manifest.architecture.as_ref().unwrap();
+        if architecture.head.has_box_head() {
+            continue;
+        }
+        let model = model(&case, architecture);
+        assert!(model.box_head.is_none());
+        let images = vec![("images".to_owned(), input(&case, &manifest))];
+        let outputs = Runner::new(&model.to_bytes()).run(images);
+        for (name, columns) in [
+            ("cls_logits", architecture.num_classes),
+            ("bbox_regression", 4),
+        ] {
+            let got = first_anchors(&outputs[&format!("{name}_0")], columns, 256);
+            compare(&case, &format!("{name}_head"), &got);
+        }
+    }
+}
+
+/// The first `count` anchors of `[1, A * columns, h, w]` as `[count, columns]`, in torchvision's
+/// order: points by rows, each with its anchors.
+fn first_anchors(map: &Tensor, columns: usize, count: usize) -> Vec<f32> {
+    let [1, channels, height, width] = *map.shape.as_slice() else {
+        panic!("{:?}", map.shape);
+    };
+    let anchors = channels / columns;
+    let at = |index: usize| {
+        let (anchor, column) = (index / columns, index % columns);
+        let (point, anchor) = (anchor / anchors, anchor % anchors);
+        map.data[(anchor * columns + column) * height * width + point]
+    };
+    (0..count * columns).map(at).collect()
+}
+
+#[test]
+fn two_stage_networks_give_torchvisions_proposals_and_boxes() {
+    for case in detection_cases() {
+        let manifest = manifest(&case);
+        let architecture = manifest.architecture.as_ref().unwrap();
+        let Head::FasterRcnn(head) = &architecture.head else {
+            continue;
+        };
+        let model = model(&case, architecture);
+        let images = vec![("images".to_owned(), input(&case, &manifest))];
+        let outputs = Runner::new(&model.to_bytes()).run(images);
+        for level in 0..head.anchors.sizes.len() {
+            for name in ["rpn_objectness", "rpn_deltas"] {
+                let name = format!("{name}_{level}");
+                compare(&case, &name, &outputs[&name].data);
+            }
+        }
+        let mut proposals = read_tensor(&format!("{}.safetensors", case.name), "proposals");
+        proposals.truncate(64 * 4);
+        let (logits, boxes) = second_stage(&model, head, &outputs, &proposals);
+        compare(&case, "class_logits", &logits);
+        compare(&case, "box_regression", &boxes);
+    }
+}
+
+/// Class logits and corrections of the proposals, in their order.
+fn second_stage(
+    model: &Model,
+    head: &FasterRcnnHead,
+    outputs: &BTreeMap<String, Tensor>,
+    proposals: &[f32],
+) -> (Vec<f32>, Vec<f32>) {
+    let levels: Vec<usize> = proposals
+        .chunks_exact(4)
+        .map(|proposal| roi_level(proposal, &head.roi_strides))
+        .collect();
+    let mut order = Vec::new();
+    let mut inputs = Vec::new();
+    for level in 0..head.roi_strides.len() {
+        let here = (0..levels.len()).filter(|index| levels[*index] == level);
+        let here: Vec<usize> = here.collect();
+        let corners = here
+            .iter()
+            .flat_map(|index| proposals[index * 4..index * 4 + 4].to_vec());
+        let map = &outputs[&format!("feature_{level}")];
+        inputs.push((
+            format!("feature_{level}"),
+            Input::F32(map.shape.clone(), map.data.clone()),
+        ));
+        inputs.push((
+            format!("rois_{level}"),
+            Input::F32(vec![here.len(), 4], corners.collect()),
+        ));
+        inputs.push((
+            format!("batch_indices_{level}"),
+            Input::I64(vec![0; here.len()]),
+        ));
+        order.extend(here);
+    }
+    let outputs = Runner::new(&model.box_head_bytes().unwrap()).run(inputs);
+    let in_order = |name: &str| {
+        let Tensor { shape, data } = &outputs[name];
+        assert_eq!(shape[0], order.len());
+        let mut rows: Vec<(usize, &[f32])> = order
+            .iter()
+            .copied()
+            .zip(data.chunks_exact(shape[1]))
+            .collect();
+        rows.sort_by_key(|(index, _)| *index);
+        rows.into_iter().flat_map(|(_, row)| row.to_vec()).collect()
+    };
+    (in_order("class_logits"), in_order("box_regression"))
+}
+
+/// Source: `torchvision.ops.poolers.LevelMapper`.
+fn roi_level(proposal: &[f32], strides: &[u32]) -> usize {
+    let side = ((proposal[2] - proposal[0]) * (proposal[3] - proposal[1])).sqrt();
+    let level = (4.0 + (side / 224.0).log2() + 1e-6).floor();
+    let (first, last) = (strides[0].ilog2(), strides[strides.len() - 1].ilog2());
+    (level.clamp(first as f32, last as f32) as u32 - first) as usize
+}
+
+#[test]
+fn roi_align_is_torchvisions() {
+    let file = "roi_align.safetensors";
+    let mut graph = Graph::new(DEFAULT_OPSET);
+    let sizes = [2, 8, 25, 34];
+    let map = graph.input("map", sizes.map(Dim::Fixed).to_vec(), Element::F32);
+    let count = graph.axis("rois");
+    let regions = Regions {
+        boxes: graph.input("rois", vec![count, Dim::Fixed(4)], Element::F32),
+        batch_indices: graph.input("batch_indices", vec![count], Element::I64),
+    };
+    let config = RoiAlign {
+        output: 7,
+        sampling_ratio: 2,
+        stride: 16,
+    };
+    let cut = graph.roi_align(map, regions, config).unwrap();
+    graph.output(cut, "cut");
+    let info = ModelInfo {
+        name: "roi_align".to_owned(),
+        opset: DEFAULT_OPSET,
+        checkpoint_sha256: String::new(),
+        parameters: 0,
+    };
+    let model = Model {
+        graph,
+        box_head: None,
+        info,
+    };
+    let rois = read_tensor(file, "roi.rois");
+    let rows = rois.chunks_exact(5);
+    let indices = rows.clone().map(|row| row[0] as i64).collect();
+    let corners: Vec<f32> = rows.flat_map(|row| row[1..].to_vec()).collect();
+    let features = read_tensor(file, "roi.features");
+    let outputs = Runner::new(&model.to_bytes()).run(vec![
+        ("map".to_owned(), Input::F32(sizes.to_vec(), features)),
+        ("rois".to_owned(), Input::F32(vec![40, 4], corners)),
+        ("batch_indices".to_owned(), Input::I64(indices)),
+    ]);
+    let expected = read_tensor(file, "roi.align_7x7_scale_1_16_sampling_2");
+    let pairs = outputs["cut"].data.iter().zip(&expected);
+    let error = pairs.fold(0.0_f32, |most, (got, want)| most.max((got - want).abs()));
+    println!("RoIAlign differs by at most {error:.1e}");
+    assert_eq!(outputs["cut"].data.len(), expected.len());
+    assert!(error < 1e-5, "{error:.1e}");
+}

@@ -1,0 +1,143 @@
+//! The detection cases, torchvision's transform written plainly, and runs of graphs by name.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use ort::environment::Environment;
+use ort::session::{Session, SessionInputValue};
+use ort::value::Tensor as OrtTensor;
+use serde::Deserialize;
+use sightline::engine::{Tensor, find_library};
+
+use super::golden;
+
+/// One detection entry of `index.json`.
+#[derive(Deserialize)]
+pub struct DetectionCase {
+    #[serde(rename = "case")]
+    pub name: String,
+    pub args: Thresholds,
+    /// Factors on the weights of some prefixes.
+    pub scale: BTreeMap<String, f32>,
+    pub input: ImageSides,
+    /// Height and width of the network's input, padding included.
+    pub padded: [usize; 2],
+    pub params: u64,
+    /// The tensors of the state dict.
+    #[serde(skip)]
+    pub shapes: BTreeMap<String, Vec<usize>>,
+}
+
+/// What a case gives to torchvision's builder in the place of its defaults.
+#[derive(Deserialize)]
+pub struct Thresholds {
+    pub min_size: Option<u32>,
+    pub max_size: Option<u32>,
+    pub box_score_thresh: Option<f64>,
+    pub rpn_score_thresh: Option<f64>,
+    pub score_thresh: Option<f64>,
+}
+
+/// The size of a case's image.
+#[derive(Deserialize)]
+pub struct ImageSides {
+    pub height: usize,
+    pub width: usize,
+}
+
+/// Every detection case.
+pub fn detection_cases() -> Vec<DetectionCase> {
+    let entries: Vec<serde_json::Value> = serde_json::from_str(&golden("index.json")).unwrap();
+    let mut shapes: BTreeMap<String, BTreeMap<String, Vec<usize>>> =
+        serde_json::from_str(&golden("state_dicts.json")).unwrap();
+    let entries = entries
+        .into_iter()
+        .filter(|entry| entry["task"] == "detection");
+    let case = |entry| {
+        let mut case: DetectionCase = serde_json::from_value(entry).unwrap();
+        case.shapes = shapes.remove(&case.name).unwrap();
+        case
+    };
+    entries.map(case).collect()
+}
+
+/// Planes `[3, height, width]` resized to `to` (height, width): one pixel after the other.
+///
+/// Source: `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)` with the scale
+/// computed anew from the sizes, as `GeneralizedRCNNTransform` asks for.
+pub fn resize(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
+    let source = |at: usize, from: usize, to: usize| {
+        let at = ((from as f32 / to as f32) * (at as f32 + 0.5) - 0.5).max(0.0);
+        let first = (at as usize).min(from - 1);
+        (first, (first + 1).min(from - 1), at - first as f32)
+    };
+    let mut out = Vec::new();
+    for plane in planes.chunks_exact(from[0] * from[1]) {
+        for y in 0..to[0] {
+            let (top, bottom, down) = source(y, from[0], to[0]);
+            for x in 0..to[1] {
+                let (left, right, along) = source(x, from[1], to[1]);
+                let row = |y: usize| {
+                    plane[y * from[1] + left] * (1.0 - along) + plane[y * from[1] + right] * along
+                };
+                out.push(row(top) * (1.0 - down) + row(bottom) * down);
+            }
+        }
+    }
+    out
+}
+
+/// Planes with zeros on the right and below.
+pub fn pad(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
+    let mut out = vec![0.0; planes.len() / (from[0] * from[1]) * to[0] * to[1]];
+    let rows = planes.chunks_exact(from[1]).enumerate();
+    for (index, row) in rows {
+        let (plane, y) = (index / from[0], index % from[0]);
+        let start = (plane * to[0] + y) * to[1];
+        out[start..start + from[1]].copy_from_slice(row);
+    }
+    out
+}
+
+/// A graph in ONNX Runtime.
+pub struct Runner(Session);
+
+impl Runner {
+    pub fn new(model: &[u8]) -> Self {
+        static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+        let environment = ENVIRONMENT.get_or_init(|| {
+            let library = find_library(None).unwrap_or_else(|error| panic!("{error}"));
+            ort::init_from(library).unwrap().build().unwrap()
+        });
+        let builder = Session::builder(environment).unwrap();
+        let mut builder = builder.with_intra_threads(2).unwrap();
+        Self(builder.commit_from_memory(model).unwrap())
+    }
+
+    /// The outputs by name.
+    pub fn run(&mut self, inputs: Vec<(String, Input)>) -> BTreeMap<String, Tensor> {
+        let value = |(name, input)| {
+            let value: SessionInputValue<'static> = match input {
+                Input::F32(shape, data) => OrtTensor::from_array((shape, data)).unwrap().into(),
+                Input::I64(data) => OrtTensor::from_array(([data.len()], data)).unwrap().into(),
+            };
+            (name, value)
+        };
+        let inputs: Vec<(String, SessionInputValue<'static>)> =
+            inputs.into_iter().map(value).collect();
+        let outputs = self.0.run(inputs).unwrap();
+        let output = |(name, value): (&str, ort::value::ValueRef<'_>)| {
+            let (shape, data) = value.try_extract_tensor::<f32>().unwrap();
+            let shape = shape.iter().map(|size| *size as usize).collect();
+            let data = data.to_vec();
+            (name.to_owned(), Tensor { shape, data })
+        };
+        outputs.iter().map(output).collect()
+    }
+}
+
+/// An input of a graph.
+pub enum Input {
+    F32(Vec<usize>, Vec<f32>),
+    I64(Vec<i64>),
+}
