@@ -8,6 +8,7 @@
 
 mod axis;
 mod decode;
+mod detector;
 mod gif;
 mod jpeg;
 mod normalize;
@@ -16,6 +17,8 @@ mod preprocess;
 mod probe;
 mod resize;
 
+#[cfg(test)]
+mod detector_tests;
 #[cfg(test)]
 mod golden_tests;
 #[cfg(test)]
@@ -26,6 +29,7 @@ use std::fmt;
 use thiserror::Error;
 
 pub use decode::{DecodeOptions, Orientation, check_pixels, decode};
+pub use detector::{DetectorSize, DetectorSizes, DetectorTransform, bounded_size, padded_size};
 pub use normalize::Normalizer;
 pub use preprocess::{ImageTensor, Preprocessor};
 pub use probe::probe;

@@ -3,6 +3,8 @@
 use image::{Rgb, RgbImage};
 use onnx_export::manifest::Filter;
 
+use super::ImageSize;
+
 /// Whole-picture resize after the description of Pillow's `Resample.c`: per output sample, all
 /// weights that are not outside of the kernel, in fixed point; columns of a row first, then rows.
 pub(super) fn resize(image: &RgbImage, width: u32, height: u32, filter: Filter) -> RgbImage {
@@ -63,4 +65,41 @@ pub(super) fn normalize(image: &RgbImage, mean: [f32; 3], std: [f32; 3]) -> Vec<
         }
     }
     out
+}
+
+/// Normalised, resized without antialias and padded with zeros: `[3, padded.height, padded.width]`.
+pub(super) fn detector_planes(
+    image: &RgbImage,
+    (mean, std): ([f32; 3], [f32; 3]),
+    to: ImageSize,
+    padded: ImageSize,
+) -> Vec<f32> {
+    let (width, height) = image.dimensions();
+    let planes = normalize(image, mean, std);
+    let mut out = Vec::new();
+    for plane in planes.chunks((width * height) as usize) {
+        for (y, x) in (0..padded.height).flat_map(|y| (0..padded.width).map(move |x| (y, x))) {
+            if y >= to.height || x >= to.width {
+                out.push(0.0);
+                continue;
+            }
+            let (top, bottom, down) = neighbours(y, height, to.height);
+            let (left, right, across) = neighbours(x, width, to.width);
+            let along = |y: u32| {
+                let row = &plane[(y * width) as usize..];
+                row[left as usize] * (1.0 - across) + row[right as usize] * across
+            };
+            out.push(along(top) * (1.0 - down) + along(bottom) * down);
+        }
+    }
+    out
+}
+
+/// The input before, the input after, and the weight of the latter.
+fn neighbours(out: u32, from: u32, to: u32) -> (u32, u32, f32) {
+    let scale = from as f32 / to as f32;
+    let at = ((out as f32 + 0.5) * scale - 0.5).max(0.0);
+    let before = (at.floor() as u32).min(from - 1);
+    let after = (before + 1).min(from - 1);
+    (before, after, (at - before as f32).min(1.0))
 }

@@ -1,6 +1,7 @@
 //! From a network's outputs to answers, one module a task.
 
 pub mod classify;
+pub mod detect;
 pub mod segment;
 
 use onnx_export::manifest::Task;

@@ -1,0 +1,118 @@
+//! SSD and `SSDlite`: every default box tells its classes and its box.
+
+use super::boxes::{BoxCoder, clip};
+use super::select::Candidates;
+use super::topk::TopK;
+use super::{
+    DefaultBoxes, DetectError, DetectOptions, Detection, FeatureMap, HeadLevel, Thresholds,
+    expect_count,
+};
+use crate::image::DetectorSizes;
+
+/// An SSD's default boxes and thresholds. Class 0 is the background.
+///
+/// Source: torchvision's `models/detection/ssd.py`, `SSD.postprocess_detections`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ssd {
+    /// Reference boxes of its levels.
+    pub boxes: DefaultBoxes,
+    /// Most boxes of one class that are looked at.
+    pub topk_candidates: usize,
+    /// What is kept.
+    pub thresholds: Thresholds,
+}
+
+impl Ssd {
+    /// The objects of one picture, best first.
+    ///
+    /// # Errors
+    /// [`DetectError`] for maps that do not fit the default boxes.
+    pub fn detect(
+        &self,
+        levels: &[HeadLevel<'_>],
+        sizes: &DetectorSizes,
+        options: &DetectOptions,
+    ) -> Result<Vec<Detection>, DetectError> {
+        expect_count("levels", levels.len(), self.boxes.levels())?;
+        let mut best: Vec<TopK> = Vec::new();
+        let mut starts = Vec::with_capacity(levels.len());
+        let mut start = 0;
+        for (number, level) in levels.iter().enumerate() {
+            let per_point = self.boxes.per_point(number);
+            let classes = level.classes(per_point)?;
+            if best.is_empty() {
+                best.resize_with(classes, || TopK::new(self.topk_candidates));
+            }
+            expect_count("classes of a level", classes, best.len())?;
+            self.score(&level.scores, per_point, start, &mut best);
+            starts.push(start);
+            start += level.scores.points() * per_point;
+        }
+        let mut candidates = Candidates::default();
+        for (class_id, best) in best.into_iter().enumerate() {
+            for (score, place) in best.into_sorted() {
+                let number = starts.partition_point(|start| *start <= place as usize) - 1;
+                let anchor = place as usize - starts[number];
+                let points = levels[number].scores.size;
+                let deltas = levels[number].deltas(anchor, self.boxes.per_point(number));
+                let reference = self.boxes.anchor(number, points, sizes.padded, anchor);
+                let decoded = BoxCoder::TENTHS.decode(deltas, reference);
+                candidates.push(class_id, score, clip(decoded, sizes.resized));
+            }
+        }
+        Ok(candidates.select(&self.thresholds, options, sizes))
+    }
+
+    /// Hands what passes the threshold to each class, numbered from `start` in the order (h, w, a).
+    fn score(&self, map: &FeatureMap<'_>, per_point: usize, start: usize, best: &mut [TopK]) {
+        let threshold = self.thresholds.score;
+        // Softmax divides by at least 1, so that a class needs a logit near the largest; a hundredth
+        // is far more than rounding.
+        let margin = threshold.ln() - 0.01;
+        for a in 0..per_point {
+            let plane = |class| map.plane(a * best.len() + class);
+            let planes: Vec<&[f32]> = (0..best.len()).map(plane).collect();
+            let softmax = Softmax::new(&planes, map.points());
+            for (best, plane) in best.iter_mut().zip(&planes).skip(1) {
+                let scores = plane.iter().zip(&softmax.largest).zip(&softmax.sums);
+                for (point, ((logit, largest), sum)) in scores.enumerate() {
+                    let relative = logit - largest;
+                    if relative < margin {
+                        continue;
+                    }
+                    let score = relative.exp() / sum;
+                    if score > threshold {
+                        best.push(score, (start + point * per_point + a) as u32);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the softmax over classes needs at each point of a map.
+struct Softmax {
+    /// The largest logit.
+    largest: Vec<f32>,
+    /// The sum of exponentials, relative to it.
+    sums: Vec<f32>,
+}
+
+impl Softmax {
+    /// From one plane of `points` logits a class.
+    fn new(planes: &[&[f32]], points: usize) -> Self {
+        let mut largest = vec![f32::NEG_INFINITY; points];
+        for plane in planes {
+            for (largest, logit) in largest.iter_mut().zip(*plane) {
+                *largest = largest.max(*logit);
+            }
+        }
+        let mut sums = vec![0.0; points];
+        for plane in planes {
+            for ((sum, logit), largest) in sums.iter_mut().zip(*plane).zip(&largest) {
+                *sum += (logit - largest).exp();
+            }
+        }
+        Self { largest, sums }
+    }
+}
