@@ -206,6 +206,7 @@ fn final_stages(c: &mut Criterion) {
     let options = DetectOptions::default();
     let mut group = c.benchmark_group("final");
     let head = BoxHead {
+        box_weights: [10.0, 10.0, 5.0, 5.0],
         thresholds: thresholds(0.05, 0.5, 100),
     };
     let proposals = boxes(1000);
@@ -220,6 +221,7 @@ fn final_stages(c: &mut Criterion) {
     });
     let sizes = [32.0, 64.0, 128.0, 256.0, 512.0].map(|x| vec![x, x * 1.25, x * 1.58]);
     let retinanet = RetinaNet {
+        box_weights: [1.0; 4],
         anchors: AnchorGenerator::new(&sizes, &ratios(5)).expect("as many ratios"),
         topk_candidates: 1000,
         thresholds: thresholds(0.05, 0.5, 300),
@@ -231,6 +233,7 @@ fn final_stages(c: &mut Criterion) {
         b.iter(|| retinanet.detect(black_box(&levels), &LARGE, &options));
     });
     let ssd = Ssd {
+        box_weights: [10.0, 10.0, 5.0, 5.0],
         boxes: DefaultBoxes::new(&vec![vec![2.0, 3.0]; 6], 0.2, 0.95),
         topk_candidates: 300,
         thresholds: thresholds(0.001, 0.55, 300),

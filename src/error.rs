@@ -8,6 +8,7 @@ use onnx_export::manifest::Task;
 use thiserror::Error;
 
 use crate::batch::BatchError;
+use crate::draw::DrawnFormat;
 use crate::image::ImageError;
 
 /// A request that was not answered.
@@ -92,6 +93,12 @@ pub enum ServeError {
     NoModel {
         /// The task.
         task: Task,
+    },
+    /// A picture that its format cannot hold.
+    #[error("the picture is too large for {}", .format.media_type())]
+    TooLargeToDraw {
+        /// The format that was asked for.
+        format: DrawnFormat,
     },
     /// No such route.
     #[error("there is no {path}")]

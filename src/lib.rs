@@ -24,6 +24,7 @@ pub mod error;
 pub mod http;
 pub mod image;
 pub mod metrics;
+pub mod networks;
 pub mod pipeline;
 pub mod pool;
 pub mod postprocess;

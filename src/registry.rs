@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use image::{Rgb, RgbImage};
 use onnx_export::manifest::{ModelManifest, Task};
 use thiserror::Error;
 
 use crate::batch::{Batcher, Policy};
-use crate::engine::{Engine, EngineError, OnnxRuntime, OnnxSession, PreparedModel, Tensor};
+use crate::engine::{Engine, EngineError, OnnxRuntime, Tensor};
 use crate::error::ServeError;
 use crate::image::{ImageError, ImageSize, ImageTensor, Preprocessor};
 use crate::metrics::{Metrics, ModelMetrics};
+use crate::networks::Networks;
+use crate::postprocess::detect::{DetectError, Detector};
 use crate::postprocess::{OutputError, check_outputs};
 use crate::store::{ModelSource, StoreError};
 use crate::threads::ThreadPlan;
@@ -46,6 +49,12 @@ pub enum LoadReason {
     /// Its outputs are not what its task answers with.
     #[error(transparent)]
     Outputs(#[from] OutputError),
+    /// A network in two stages without its second file, or the other way round.
+    #[error("a detector in two stages needs `box_head_file`, and no other model has one")]
+    Stages,
+    /// Its outputs are not what its anchors decode.
+    #[error("the network's outputs do not fit its anchors")]
+    Detect(#[from] DetectError),
     /// Its preprocessing makes no tensor of an ordinary picture.
     #[error(transparent)]
     Preprocess(#[from] ImageError),
@@ -70,6 +79,8 @@ pub struct LoadedModel {
     pub labels: Vec<String>,
     /// From pictures to its input.
     pub preprocessor: Preprocessor,
+    /// From a detector's outputs to boxes.
+    pub detector: Option<Detector>,
     /// Its queue.
     pub batcher: Batcher,
     /// Its metrics.
@@ -139,8 +150,10 @@ impl LoadedModel {
         metrics: &Metrics,
     ) -> Result<Self, LoadReason> {
         let started = Instant::now();
-        let prepared = runtime.prepare(&source.onnx()?)?;
-        let plan = match prepared.fixed_batch {
+        let detector = Detector::of(&source.manifest)?;
+        let propose = detector.as_ref().and_then(Detector::proposer);
+        let networks = Networks::prepare(&source, propose, runtime)?;
+        let plan = match networks.fixed_batch() {
             None => plan,
             Some(1) => ModelPlan {
                 max_batch_size: 1,
@@ -155,12 +168,15 @@ impl LoadedModel {
             ..
         } = source;
         let preprocessor = Preprocessor::new(&manifest.preprocess);
-        let warm_up = blank_picture(&preprocessor)?;
-        let mut engines: Vec<Box<dyn Engine>> = Vec::new();
+        let warm_up = grey_picture(&preprocessor)?;
+        let mut engines = Vec::new();
         for _ in 0..plan.instances {
-            let (session, outputs) = warm_session(&prepared, plan, &warm_up)?;
-            check_outputs(manifest.task, &outputs, labels.len())?;
-            engines.push(Box::new(session));
+            let (engine, outputs) = warm_engine(&networks, plan, &warm_up)?;
+            match &detector {
+                Some(detector) => detector.check(&outputs, USUAL_SIZE, labels.len())?,
+                None => check_outputs(manifest.task, &outputs, labels.len())?,
+            }
+            engines.push(engine);
         }
         let policy = Policy {
             max_batch_size: plan.max_batch_size,
@@ -177,6 +193,7 @@ impl LoadedModel {
             variant,
             labels,
             preprocessor,
+            detector,
             batcher,
             metrics: model_metrics,
             plan,
@@ -190,30 +207,32 @@ impl LoadedModel {
     }
 }
 
+/// A picture of a usual size.
+const USUAL_SIZE: ImageSize = ImageSize {
+    width: 640,
+    height: 480,
+};
+
 /// A grey picture of a usual size as the network sees it.
-fn blank_picture(preprocessor: &Preprocessor) -> Result<ImageTensor, ImageError> {
-    let size = preprocessor.output_size(ImageSize {
-        width: 640,
-        height: 480,
-    })?;
-    let pixels = size.width as usize * size.height as usize;
-    Ok(ImageTensor {
-        size,
-        data: vec![0.0; 3 * pixels],
-    })
+fn grey_picture(preprocessor: &Preprocessor) -> Result<ImageTensor, ImageError> {
+    preprocessor.run(&RgbImage::from_pixel(
+        USUAL_SIZE.width,
+        USUAL_SIZE.height,
+        Rgb([128; 3]),
+    ))
 }
 
-/// A session that has run once, so that its memory is allocated, and what it gave for one picture.
-fn warm_session(
-    prepared: &PreparedModel,
+/// An engine that has run once, so that its memory is allocated, and what it gave for one picture.
+fn warm_engine(
+    networks: &Networks,
     plan: ModelPlan,
     picture: &ImageTensor,
-) -> Result<(OnnxSession, Vec<Tensor>), EngineError> {
-    let mut session = prepared.session(plan.intra_op_threads)?;
+) -> Result<(Box<dyn Engine>, Vec<Tensor>), EngineError> {
+    let mut engine = networks.engine(plan.intra_op_threads)?;
     // As many as will ever come together: what cannot run such a batch must not be served.
     let batch = vec![picture.clone(); plan.max_batch_size];
-    let outputs = session.run(batch)?.pop().unwrap_or_default();
-    Ok((session, outputs))
+    let outputs = engine.run(batch)?.pop().unwrap_or_default();
+    Ok((engine, outputs))
 }
 
 /// The loaded models in the order of the configuration.

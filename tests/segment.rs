@@ -383,7 +383,10 @@ fn pictures_are_drawn_on_the_command_line() {
     assert!(stderr.contains("would both be drawn to"), "{stderr}");
     let (code, _, stderr) = run(&["predict", "--annotate", out_arg, coffee]);
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("`--annotate` draws masks"), "{stderr}");
+    assert!(
+        stderr.contains("`--annotate` draws boxes and masks"),
+        "{stderr}"
+    );
     let (code, _, stderr) = run(&["predict", "--model", &format!("{model}@9"), coffee]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("Its variants: fp32, 320"), "{stderr}");

@@ -67,10 +67,7 @@ type Receiver = oneshot::Receiver<Result<Inference, BatchError>>;
 
 fn submit(setup: &Setup, value: f32, deadline: Instant) -> Receiver {
     let room = setup.batcher.reserve(1).unwrap();
-    let picture = ImageTensor {
-        size: SIZE,
-        data: vec![value],
-    };
+    let picture = ImageTensor::whole(SIZE, vec![value]);
     setup.batcher.submit(room, picture, deadline).unwrap()
 }
 
@@ -155,10 +152,7 @@ fn closing_finishes_what_waits_and_refuses_the_rest() {
     setup.batcher.close();
     assert_eq!(waiting.map(first), [1.0, 2.0]);
     let room = setup.batcher.reserve(1).unwrap();
-    let picture = ImageTensor {
-        size: SIZE,
-        data: vec![0.0],
-    };
+    let picture = ImageTensor::whole(SIZE, vec![0.0]);
     let refused = setup.batcher.submit(room, picture, soon());
     assert!(matches!(refused, Err(BatchError::Closed)));
 }

@@ -42,7 +42,7 @@ pub(super) struct ExportArgs {
     /// Name of the exported model [default: that of OUT]
     #[arg(long = "as", env = "SIGHTLINE_AS", value_name = "NAME")]
     name_as: Option<String>,
-    /// Folder for model.onnx, model.toml and labels.txt, or the path of an .onnx file
+    /// Folder for model.onnx (of Faster R-CNN model.box_head.onnx too), model.toml and labels.txt, or the path of an .onnx file
     #[arg(short = 'o', long = "out", env = "SIGHTLINE_OUT", value_name = "OUT")]
     out: PathBuf,
 }
@@ -83,11 +83,17 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     complete(&mut manifest, &model, &paths, args);
     let labels = labels.join("\n") + "\n";
     let manifest = manifest.to_toml()?;
-    write_all(&[
-        (&paths.onnx, &model.to_bytes()),
-        (&paths.labels, labels.as_bytes()),
-        (&paths.manifest, manifest.as_bytes()),
-    ])?;
+    let network = model.to_bytes();
+    let box_head = model.box_head_bytes();
+    let mut files: Vec<(&Path, &[u8])> = vec![(&paths.onnx, &network)];
+    files.extend(
+        box_head
+            .as_deref()
+            .map(|bytes| (paths.box_head.as_path(), bytes)),
+    );
+    files.push((&paths.labels, labels.as_bytes()));
+    files.push((&paths.manifest, manifest.as_bytes()));
+    write_all(&files)?;
     report(&model, &paths)
 }
 
@@ -175,6 +181,7 @@ fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, ar
     let file_name = |path: &Path| path.file_name().map(PathBuf::from).unwrap_or_default();
     manifest.weights = Vec::new();
     manifest.file = Some(file_name(&paths.onnx));
+    manifest.box_head_file = model.box_head.as_ref().map(|_| file_name(&paths.box_head));
     manifest.labels = file_name(&paths.labels);
     manifest.provenance = Some(Provenance {
         checkpoint: file_name(&args.weights).display().to_string(),
@@ -187,6 +194,7 @@ fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, ar
 struct OutputPaths {
     name: String,
     onnx: PathBuf,
+    box_head: PathBuf,
     manifest: PathBuf,
     labels: PathBuf,
 }
@@ -201,6 +209,7 @@ impl OutputPaths {
             return Ok(Self {
                 name,
                 onnx: out.to_path_buf(),
+                box_head: out.with_extension("box_head.onnx"),
                 manifest: out.with_extension("toml"),
                 labels: out.with_extension("labels.txt"),
             });
@@ -212,6 +221,7 @@ impl OutputPaths {
         Ok(Self {
             name,
             onnx: out.join("model.onnx"),
+            box_head: out.join("model.box_head.onnx"),
             manifest: out.join("model.toml"),
             labels: out.join("labels.txt"),
         })

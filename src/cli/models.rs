@@ -84,6 +84,18 @@ fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Ro
         });
     }
     rows.extend(own.filter(|_| !listed).map(own_row));
+    if rows.is_empty() {
+        rows.push(Row {
+            name: manifest.name.clone(),
+            task: manifest.task.as_str(),
+            weights: "none published".to_owned(),
+            parameters: None,
+            accuracy: BTreeMap::new(),
+            url: None,
+            bytes: None,
+            here: None,
+        });
+    }
     rows
 }
 
@@ -106,14 +118,18 @@ fn own_row(model: &ModelSource) -> Row {
 
 fn size(model: &ModelSource) -> Option<u64> {
     match &model.origin {
-        Origin::File(path) => Some(std::fs::metadata(path).ok()?.len()),
+        Origin::Files(files) => {
+            let size = |path| Some(std::fs::metadata(path).ok()?.len());
+            let box_head = files.box_head.as_ref().map_or(Some(0), size);
+            Some(size(&files.network)? + box_head?)
+        }
         Origin::Embedded | Origin::Memory(_) => None,
     }
 }
 
 fn place(model: &ModelSource) -> String {
     match &model.origin {
-        Origin::File(path) => path.display().to_string(),
+        Origin::Files(files) => files.network.display().to_string(),
         Origin::Embedded | Origin::Memory(_) => BUILT_IN.to_owned(),
     }
 }

@@ -15,10 +15,11 @@ use sightline::app::{App, Limits};
 use sightline::draw::DrawnFormat;
 use sightline::image::Orientation;
 use sightline::pipeline::{
-    ClassifyRequest, EncodedMask, Images, MaskFormat, MaskSize, SegmentRequest, SegmentView,
-    classify_pictures, segment_pictures,
+    ClassifyRequest, DetectRequest, EncodedMask, Images, MaskFormat, MaskSize, SegmentRequest,
+    SegmentView, classify_pictures, detect_pictures, segment_pictures,
 };
 use sightline::postprocess::classify::Prediction;
+use sightline::postprocess::detect::{DetectOptions, Detection};
 use sightline::postprocess::segment::ClassShare;
 use sightline::registry::{LoadedModel, ModelPlan, Registry};
 use sightline::store::{ModelRef, read_bounded};
@@ -40,7 +41,15 @@ pub(super) struct PredictArgs {
     /// Print one JSON object per picture
     #[arg(long, env = "SIGHTLINE_JSON")]
     json: bool,
-    /// Folder for the pictures with their masks drawn in, as PNG (segmentation)
+    /// Least score of a box (detection)
+    #[arg(
+        long,
+        env = "SIGHTLINE_SCORE_THRESHOLD",
+        default_value_t = 0.5,
+        value_name = "SCORE"
+    )]
+    score_threshold: f32,
+    /// Folder for the pictures with their boxes or masks drawn in, as PNG
     #[arg(long, env = "SIGHTLINE_ANNOTATE", value_name = "DIR")]
     annotate: Option<PathBuf>,
     #[command(flatten)]
@@ -51,13 +60,17 @@ pub(super) struct PredictArgs {
 
 /// Answers for each picture; fails at the end if one could not be used.
 pub(super) fn run(args: &PredictArgs) -> Result<()> {
+    if !(0.0..=1.0).contains(&args.score_threshold) {
+        let got = args.score_threshold;
+        bail!("`--score-threshold`: expected 0 to 1, got {got}");
+    }
     if args.top_k == 0 {
         bail!("`--top-k`: expected at least 1, got 0");
     }
     let mut source = args.store.store().find(&args.model)?;
     if args.annotate.is_some() && source.manifest.task == Task::Classification {
         bail!(
-            "`--annotate` draws masks; {} answers with labels only",
+            "`--annotate` draws boxes and masks; {} answers with labels only",
             args.model
         );
     }
@@ -113,12 +126,30 @@ fn drawn_path(folder: &Path, image: &Path) -> PathBuf {
     folder.join(stem).with_added_extension("png")
 }
 
+/// One box of a picture.
+#[derive(Serialize)]
+struct Object {
+    class_id: usize,
+    label: String,
+    score: f32,
+    /// x1, y1, x2, y2 in pixels.
+    #[serde(rename = "box")]
+    corners: [f32; 4],
+}
+
 /// What is printed for one picture.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Answer {
     Classes {
         predictions: Vec<Prediction>,
+    },
+    Boxes {
+        width: u32,
+        height: u32,
+        detections: Vec<Object>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        annotated: Option<PathBuf>,
     },
     Mask {
         width: u32,
@@ -153,7 +184,11 @@ async fn predict(app: &App, path: &Path, args: &PredictArgs) -> Result<Answer> {
             )
             .await
         }
-        Task::Detection => bail!("detectors are not served yet"),
+        Task::Detection => {
+            let folder = args.annotate.as_deref();
+            let drawn = folder.map(|folder| drawn_path(folder, path));
+            detect(app, model, images, args.score_threshold, drawn).await
+        }
     }
 }
 
@@ -205,6 +240,47 @@ async fn segment(
     })
 }
 
+async fn detect(
+    app: &App,
+    model: Arc<LoadedModel>,
+    images: Images,
+    score_threshold: f32,
+    annotated: Option<PathBuf>,
+) -> Result<Answer> {
+    let request = DetectRequest {
+        model: Arc::clone(&model),
+        orientation: Orientation::Apply,
+        options: DetectOptions {
+            score_threshold,
+            ..DetectOptions::default()
+        },
+        drawn: annotated.as_ref().map(|_| DrawnFormat::Png),
+        images,
+    };
+    let deadline = Instant::now() + app.limits.request_timeout;
+    let answer = detect_pictures(app, request, deadline).await?;
+    let result = answer.results.into_iter().next().context("no answer")?;
+    if let (Some(path), Some(bytes)) = (&annotated, &result.drawn) {
+        std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let object = |detection: &Detection| Object {
+        class_id: detection.class_id,
+        label: model
+            .labels
+            .get(detection.class_id)
+            .cloned()
+            .unwrap_or_default(),
+        score: detection.score,
+        corners: detection.corners,
+    };
+    Ok(Answer::Boxes {
+        width: result.picture.width,
+        height: result.picture.height,
+        detections: result.detections.iter().map(object).collect(),
+        annotated,
+    })
+}
+
 impl Answer {
     fn print(&self, path: &Path, as_json: bool) {
         if as_json {
@@ -228,6 +304,18 @@ impl Answer {
                     line(*score, label, *class_id);
                 }
             }
+            Self::Boxes {
+                detections,
+                annotated,
+                ..
+            } => {
+                for object in detections {
+                    let [x1, y1, x2, y2] = object.corners;
+                    let (score, label) = (object.score * 100.0, &object.label);
+                    println!("  {score:5.1} %  {label} at {x1:.0}, {y1:.0} to {x2:.0}, {y2:.0}");
+                }
+                drawn_into(annotated.as_deref());
+            }
             Self::Mask {
                 classes, annotated, ..
             } => {
@@ -236,10 +324,14 @@ impl Answer {
                 for share in largest_first {
                     line(share.fraction, &share.label, share.class_id);
                 }
-                if let Some(path) = annotated {
-                    println!("  drawn into {}", path.display());
-                }
+                drawn_into(annotated.as_deref());
             }
         }
+    }
+}
+
+fn drawn_into(path: Option<&Path>) {
+    if let Some(path) = path {
+        println!("  drawn into {}", path.display());
     }
 }

@@ -4,7 +4,8 @@ use image::RgbImage;
 use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
 use png::{BitDepth, ColorType, Compression, Encoder, Filter};
 
-use super::{Colour, legend, overlay};
+use super::{Colour, Corners, Sizes, label, legend, overlay, rectangle};
+use crate::postprocess::detect::Detection;
 use crate::postprocess::segment::{ClassShare, Mask, VOC_PALETTE};
 
 /// How much of a mask's colour is mixed in.
@@ -22,6 +23,10 @@ pub enum DrawnFormat {
 }
 
 impl DrawnFormat {
+    /// What a route offers, the best first.
+    pub const OFFERS: [(&'static str, Self); 2] =
+        [("image/png", Self::Png), ("image/jpeg", Self::Jpeg)];
+
     /// Its media type.
     pub fn media_type(self) -> &'static str {
         match self {
@@ -42,6 +47,29 @@ pub fn segmentation(image: &mut RgbImage, mask: &Mask, classes: &[ClassShare]) {
         .map(|class| (class.label.as_str(), VOC_PALETTE[class.class_id]))
         .collect();
     legend(image, &entries);
+}
+
+/// Draws a box and its label for each of `detections`, the best on top, each class in its colour.
+pub fn detections(image: &mut RgbImage, detections: &[Detection], labels: &[String]) {
+    let thickness = Sizes::of(image).line;
+    for detection in detections.iter().rev() {
+        let Detection {
+            class_id,
+            score,
+            corners: [x1, y1, x2, y2],
+        } = *detection;
+        let corners = Corners { x1, y1, x2, y2 };
+        // Class 0 is the background, whose black no object should get.
+        let colour = VOC_PALETTE[(class_id % VOC_PALETTE.len()).max(1)];
+        rectangle(image, corners, colour, thickness);
+        let name = labels.get(class_id).map_or("", String::as_str);
+        label(
+            image,
+            corners,
+            &format!("{name} {:.0} %", score * 100.0),
+            colour,
+        );
+    }
 }
 
 /// The bytes of an image file; none where the picture is larger than the format allows, which for

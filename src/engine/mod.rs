@@ -5,11 +5,13 @@
 
 mod library;
 mod onnx_runtime;
+mod two_stage;
 
 use thiserror::Error;
 
 pub use library::{LibraryError, find_library};
 pub use onnx_runtime::{OnnxRuntime, OnnxSession, PreparedModel};
+pub use two_stage::{ProposalMaps, Propose, Region, TwoStageSession};
 
 use crate::image::ImageTensor;
 
@@ -20,6 +22,43 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     /// Elements.
     pub data: Vec<f32>,
+}
+
+/// A tensor that somebody else holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TensorView<'a> {
+    /// Sizes, outermost axis first.
+    pub shape: Vec<usize>,
+    /// Elements in C order.
+    pub data: &'a [f32],
+}
+
+impl<'a> TensorView<'a> {
+    /// The part of picture `index` in a batch of `count`, without the batch axis.
+    ///
+    /// # Errors
+    /// [`EngineError::Output`] if the outermost axis is not the batch.
+    fn row(&self, index: usize, count: usize) -> Result<TensorView<'a>, EngineError> {
+        let shape = || self.shape.iter().map(|size| *size as i64).collect();
+        if self.shape.first() != Some(&count) || index >= count {
+            return Err(EngineError::Output {
+                count,
+                shape: shape(),
+            });
+        }
+        let length = self.data.len() / count;
+        Ok(TensorView {
+            shape: self.shape[1..].to_vec(),
+            data: &self.data[index * length..][..length],
+        })
+    }
+
+    fn to_tensor(&self) -> Tensor {
+        Tensor {
+            shape: self.shape.clone(),
+            data: self.data.to_vec(),
+        }
+    }
 }
 
 /// A network that one thread runs.
@@ -64,6 +103,15 @@ pub enum EngineError {
         /// The output's shape.
         shape: Vec<i64>,
     },
+    /// An output that the network should have and has not.
+    #[error("the network has no output `{name}`")]
+    Missing {
+        /// Its name.
+        name: String,
+    },
+    /// No regions can be made of the network's outputs.
+    #[error("no regions can be proposed: {0}")]
+    Propose(String),
     /// ONNX Runtime failed on a batch.
     #[error("inference failed: {0}")]
     Run(#[source] ort::Error),

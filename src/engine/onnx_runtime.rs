@@ -11,7 +11,7 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
 use ort::value::{DynValue, Outlet, TensorElementType, ValueType};
 
-use super::{Engine, EngineError, LibraryError, Tensor};
+use super::{Engine, EngineError, LibraryError, Propose, Tensor, TensorView, TwoStageSession};
 use crate::image::ImageTensor;
 
 /// Weights below this many bytes are not worth sharing.
@@ -61,7 +61,23 @@ impl OnnxRuntime {
     /// [`EngineError::Load`] for a model that ONNX Runtime refuses, [`EngineError::Signature`] for
     /// one that does not take pictures.
     pub fn prepare(&self, model: &[u8]) -> Result<PreparedModel, EngineError> {
-        let (graph, fixed_batch) = self.optimise(model)?;
+        self.prepare_checked(model, check_signature)
+    }
+
+    /// [`OnnxRuntime::prepare`] for the second network of a detector, which takes feature maps.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] for a model that ONNX Runtime refuses.
+    pub fn prepare_box_head(&self, model: &[u8]) -> Result<PreparedModel, EngineError> {
+        self.prepare_checked(model, |_| Ok(None))
+    }
+
+    fn prepare_checked(
+        &self,
+        model: &[u8],
+        check: impl Fn(&Session) -> Result<Option<usize>, EngineError>,
+    ) -> Result<PreparedModel, EngineError> {
+        let (graph, fixed_batch) = self.optimise(model, check)?;
         let mut weights = Vec::new();
         for tensor in onnx_export::read_initializers(&graph, MIN_SHARED_BYTES)? {
             let value = ort::value::Tensor::from_array((tensor.shape, tensor.data));
@@ -80,7 +96,11 @@ impl OnnxRuntime {
 
     /// The model after every optimisation, as the bytes of an ONNX file, and its batch size where
     /// that is fixed.
-    fn optimise(&self, model: &[u8]) -> Result<(Vec<u8>, Option<usize>), EngineError> {
+    fn optimise(
+        &self,
+        model: &[u8],
+        check: impl Fn(&Session) -> Result<Option<usize>, EngineError>,
+    ) -> Result<(Vec<u8>, Option<usize>), EngineError> {
         // ONNX Runtime writes to a path only; an anonymous file in memory has one, and works
         // where the whole file system is read-only.
         let memory = rustix::fs::memfd_create("optimised", rustix::fs::MemfdFlags::CLOEXEC)
@@ -93,7 +113,7 @@ impl OnnxRuntime {
         let session = builder
             .commit_from_memory(model)
             .map_err(EngineError::Load)?;
-        let fixed_batch = check_signature(&session)?;
+        let fixed_batch = check(&session)?;
         drop(session);
         let mut graph = Vec::new();
         file.rewind()
@@ -119,6 +139,26 @@ impl PreparedModel {
     /// # Errors
     /// [`EngineError::Load`] if ONNX Runtime refuses.
     pub fn session(&self, threads: usize) -> Result<OnnxSession, EngineError> {
+        let session = self.raw_session(threads)?;
+        Ok(OnnxSession { session })
+    }
+
+    /// The session of this network and of the box head that looks into what `propose` chooses.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] if ONNX Runtime refuses, [`EngineError::Signature`] if the two do not
+    /// fit each other.
+    pub fn two_stage_session(
+        &self,
+        box_head: &Self,
+        propose: Arc<dyn Propose>,
+        threads: usize,
+    ) -> Result<TwoStageSession, EngineError> {
+        let (features, boxes) = (self.raw_session(threads)?, box_head.raw_session(threads)?);
+        TwoStageSession::new(features, boxes, propose)
+    }
+
+    fn raw_session(&self, threads: usize) -> Result<Session, EngineError> {
         let load = |threads| {
             let mut builder = session_builder(&self.environment, threads)?
                 .with_optimization_level(GraphOptimizationLevel::Disable)?
@@ -128,9 +168,7 @@ impl PreparedModel {
             }
             builder.commit_from_memory(&self.graph)
         };
-        Ok(OnnxSession {
-            session: load(threads).map_err(EngineError::Load)?,
-        })
+        load(threads).map_err(EngineError::Load)
     }
 }
 
@@ -150,39 +188,44 @@ pub struct OnnxSession {
 
 impl Engine for OnnxSession {
     fn run(&mut self, batch: Vec<ImageTensor>) -> Result<Vec<Vec<Tensor>>, EngineError> {
-        let Some(first) = batch.first() else {
+        let count = batch.len();
+        if count == 0 {
             return Ok(Vec::new());
-        };
-        let (count, size) = (batch.len(), first.size);
-        let shape = [count, 3, size.height as usize, size.width as usize];
-        let input = ort::value::Tensor::from_array((shape, concatenate(batch)));
-        let input = input.map_err(EngineError::Run)?;
-        let outputs = self
-            .session
-            .run(ort::inputs![input])
-            .map_err(EngineError::Run)?;
+        }
+        let outputs = self.session.run(ort::inputs![input_tensor(batch)?]);
+        let outputs = outputs.map_err(EngineError::Run)?;
         let mut pictures = vec![Vec::new(); count];
         for output in outputs.values() {
-            let (shape, data) = output
-                .try_extract_tensor::<f32>()
-                .map_err(EngineError::Run)?;
-            if data.is_empty() || shape.first() != Some(&(count as i64)) {
-                return Err(EngineError::Output {
-                    count,
-                    shape: shape.to_vec(),
-                });
-            }
-            let rows = data.chunks_exact(data.len() / count);
-            let shape: Vec<usize> = shape.iter().skip(1).map(|size| *size as usize).collect();
-            for (picture, row) in pictures.iter_mut().zip(rows) {
-                picture.push(Tensor {
-                    shape: shape.clone(),
-                    data: row.to_vec(),
-                });
+            let output = view(&output)?;
+            for (index, picture) in pictures.iter_mut().enumerate() {
+                picture.push(output.row(index, count)?.to_tensor());
             }
         }
         Ok(pictures)
     }
+}
+
+/// A batch of at least one picture as the networks' input `[N, 3, H, W] f32`.
+pub(super) fn input_tensor(
+    batch: Vec<ImageTensor>,
+) -> Result<ort::value::Tensor<f32>, EngineError> {
+    let size = batch.first().map_or((0, 0), |picture| {
+        (picture.size.height as usize, picture.size.width as usize)
+    });
+    let shape = [batch.len(), 3, size.0, size.1];
+    let tensor = ort::value::Tensor::from_array((shape, concatenate(batch)));
+    tensor.map_err(EngineError::Run)
+}
+
+/// The numbers of a session's output.
+pub(super) fn view(value: &DynValue) -> Result<TensorView<'_>, EngineError> {
+    let (shape, data) = value
+        .try_extract_tensor::<f32>()
+        .map_err(EngineError::Run)?;
+    Ok(TensorView {
+        shape: shape.iter().map(|size| *size as usize).collect(),
+        data,
+    })
 }
 
 /// The pictures' pixels one after the other; a batch of one is passed through without a copy.

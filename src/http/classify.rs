@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::error::ServeError;
 use crate::pipeline::{Answer, ClassifyRequest, classify_pictures};
 use crate::postprocess::classify::Prediction;
+use crate::registry::LoadedModel;
 
 /// Classes in an answer unless the client asks for another number.
 const DEFAULT_TOP_K: usize = 5;
@@ -36,7 +37,7 @@ impl TaskRoute for Classify {
     const PARAMETERS: &'static str = "top_k";
     type Result = Vec<Prediction>;
 
-    fn parse(params: &mut Params, _: &HeaderMap) -> Result<Self, ServeError> {
+    fn parse(params: &mut Params, _: &HeaderMap, _: &LoadedModel) -> Result<Self, ServeError> {
         let top_k = params.integer("top_k", 1..=MAX_TOP_K, DEFAULT_TOP_K)?;
         Ok(Self { top_k })
     }

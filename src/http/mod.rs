@@ -5,6 +5,7 @@
 
 mod accept;
 mod classify;
+mod detect;
 mod extract;
 mod health;
 mod middleware;
@@ -37,6 +38,7 @@ pub fn router(app: Arc<App>) -> Router {
     let routes = Router::new()
         .route("/", get(index))
         .route("/v1/classify", post(task::handle::<classify::Classify>))
+        .route("/v1/detect", post(task::handle::<detect::Detect>))
         .route("/v1/segment", post(task::handle::<segment::Segment>))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{model}", get(models::show))

@@ -42,15 +42,35 @@ impl Params {
         range: RangeInclusive<usize>,
         default: usize,
     ) -> Result<usize, ServeError> {
+        Ok(self.optional_integer(name, range)?.unwrap_or(default))
+    }
+
+    /// A whole number within `range`, if there is one.
+    pub(super) fn optional_integer(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<usize>,
+    ) -> Result<Option<usize>, ServeError> {
         let Some(text) = self.take(name)? else {
-            return Ok(default);
+            return Ok(None);
         };
         match text.parse() {
-            Ok(number) if range.contains(&number) => Ok(number),
+            Ok(number) if range.contains(&number) => Ok(Some(number)),
             _ => {
                 let expected = format!("a whole number from {} to {}", range.start(), range.end());
                 Err(bad(name, &expected, &quote(&text)))
             }
+        }
+    }
+
+    /// A number from 0 to 1, if there is one.
+    pub(super) fn share(&mut self, name: &str) -> Result<Option<f64>, ServeError> {
+        let Some(text) = self.take(name)? else {
+            return Ok(None);
+        };
+        match text.parse() {
+            Ok(number) if (0.0..=1.0).contains(&number) => Ok(Some(number)),
+            _ => Err(bad(name, "a number from 0 to 1", &quote(&text))),
         }
     }
 
@@ -102,12 +122,13 @@ fn quote(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
-fn bad(field: &str, expected: &str, got: &str) -> ServeError {
+/// A parameter outside what it allows; names and values are cut short.
+pub(super) fn bad(field: &str, expected: &str, got: &str) -> ServeError {
     let field = field.chars().take(64).collect();
     ServeError::BadParameter {
         field,
         expected: expected.to_owned(),
-        got: got.to_owned(),
+        got: got.chars().take(64).collect(),
     }
 }
 

@@ -170,6 +170,10 @@ impl From<ServeError> for Problem {
                 Self::new(StatusCode::NOT_FOUND, "no_model", advice)
                     .about("model", format!("a loaded {} model", task.as_str()))
             }
+            ServeError::TooLargeToDraw { .. } => {
+                let problem = Self::new(StatusCode::BAD_REQUEST, "bad_parameter", detail);
+                problem.about("accept", "image/png")
+            }
             ServeError::NoRoute { .. } => Self::new(StatusCode::NOT_FOUND, "no_route", detail),
             ServeError::MethodNotAllowed { .. } => {
                 Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
@@ -200,7 +204,6 @@ fn image(index: usize, error: &ImageError, detail: String) -> Problem {
         ImageError::ResizedTooLarge { .. } => {
             (StatusCode::PAYLOAD_TOO_LARGE, "image_too_elongated")
         }
-        ImageError::DetectorResize => return Problem::internal(detail),
         ImageError::Empty => (StatusCode::UNPROCESSABLE_ENTITY, "empty_image"),
         ImageError::Damaged { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "damaged_image"),
     };

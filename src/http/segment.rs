@@ -13,7 +13,7 @@ use super::accept::negotiate;
 use super::params::Params;
 use super::problem::Problem;
 use super::respond::{respond, respond_image};
-use super::task::{Pictures, TaskRoute};
+use super::task::{Pictures, TaskRoute, one_picture};
 use crate::app::App;
 use crate::draw::DrawnFormat;
 use crate::error::ServeError;
@@ -22,6 +22,7 @@ use crate::pipeline::{
     segment_pictures,
 };
 use crate::postprocess::segment::{ClassShare, RleMask};
+use crate::registry::LoadedModel;
 
 /// One picture's part of an answer in JSON.
 #[derive(Debug, Serialize)]
@@ -99,11 +100,7 @@ impl Form {
         ];
         let format = params.choice("mask", &formats, MaskFormat::Png)?;
         if params.flag("annotate")? {
-            let drawn = [
-                ("image/png", DrawnFormat::Png),
-                ("image/jpeg", DrawnFormat::Jpeg),
-            ];
-            return Ok(Self::Drawn(negotiate(headers, &drawn)?));
+            return Ok(Self::Drawn(negotiate(headers, &DrawnFormat::OFFERS)?));
         }
         let offers = [
             ("application/json", Self::Json(format)),
@@ -148,7 +145,11 @@ impl TaskRoute for Segment {
     const PARAMETERS: &'static str = "mask, size, annotate";
     type Result = Segmentation;
 
-    fn parse(params: &mut Params, headers: &HeaderMap) -> Result<Self, ServeError> {
+    fn parse(
+        params: &mut Params,
+        headers: &HeaderMap,
+        _: &LoadedModel,
+    ) -> Result<Self, ServeError> {
         let form = Form::parse(params, headers)?;
         let sizes = [("input", MaskSize::Input), ("logits", MaskSize::Logits)];
         let size = params.choice("size", &sizes, MaskSize::Input)?;
@@ -166,12 +167,8 @@ impl TaskRoute for Segment {
             orientation,
             images,
         } = pictures;
-        if self.form.image().is_some() && images.pictures.len() > 1 {
-            return Err(ServeError::BadParameter {
-                field: "accept".to_owned(),
-                expected: "application/json for several pictures".to_owned(),
-                got: "an image".to_owned(),
-            });
+        if self.form.image().is_some() {
+            one_picture(&images)?;
         }
         let request = SegmentRequest {
             model,

@@ -31,7 +31,11 @@ pub(super) trait TaskRoute: Sized + Send + Sync {
     type Result: Send;
 
     /// Takes the task's own parameters.
-    fn parse(params: &mut Params, headers: &HeaderMap) -> Result<Self, ServeError>;
+    fn parse(
+        params: &mut Params,
+        headers: &HeaderMap,
+        model: &LoadedModel,
+    ) -> Result<Self, ServeError>;
 
     /// Answers for the pictures of a request.
     fn answer(
@@ -50,6 +54,18 @@ pub(super) struct Pictures {
     pub(super) model: Arc<LoadedModel>,
     pub(super) orientation: Orientation,
     pub(super) images: Images,
+}
+
+/// Refuses several pictures where the answer is one image.
+pub(super) fn one_picture(images: &Images) -> Result<(), ServeError> {
+    match images.pictures.len() {
+        0 | 1 => Ok(()),
+        several => Err(ServeError::BadParameter {
+            field: "accept".to_owned(),
+            expected: "application/json for several pictures".to_owned(),
+            got: format!("an image for {several} pictures"),
+        }),
+    }
 }
 
 /// Checks, reads and answers a request within its deadline.
@@ -90,9 +106,9 @@ impl<T: TaskRoute> Checked<T> {
         let mut params = Params::parse(&parts.uri)?;
         let model = params.take("model")?;
         let orientation = params.orientation()?;
-        let task = T::parse(&mut params, &parts.headers)?;
-        params.finish(&format!("model, {}, orientation", T::PARAMETERS))?;
         let model = registry.for_task(T::TASK, model.as_deref())?;
+        let task = T::parse(&mut params, &parts.headers, &model)?;
+        params.finish(&format!("model, {}, orientation", T::PARAMETERS))?;
         Ok(Self {
             model,
             orientation,

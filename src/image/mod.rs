@@ -121,9 +121,6 @@ pub enum ImageError {
         /// Most pixels that are allowed.
         limit: u64,
     },
-    /// A resize of normalised floats, which only detectors have.
-    #[error("the resize of detectors is not built in yet")]
-    DetectorResize,
     /// The file is cut short or contradicts its format.
     #[error("damaged {format} image: {reason}")]
     Damaged {

@@ -3,6 +3,7 @@
 use image::RgbImage;
 use onnx_export::manifest::{Filter, Preprocess, Resize};
 
+use super::detector::{DetectorSize, DetectorTransform};
 use super::{ImageError, ImageSize, Normalizer, Window, resize_window, short_side_size};
 
 /// Most pixels of a preprocessed picture: a network fed more would exhaust memory first. A
@@ -14,26 +15,54 @@ const MAX_OUTPUT_PIXELS: u64 = 1 << 22;
 pub struct ImageTensor {
     /// Size of each plane.
     pub size: ImageSize,
+    /// The part of it, from the upper left, that is the picture; the rest is padding.
+    pub content: ImageSize,
     /// Planes red, green, blue: `[3, H, W]`.
     pub data: Vec<f32>,
 }
 
-/// Resize, crop and normalisation with everything that does not depend on the picture precomputed.
+impl ImageTensor {
+    /// A picture without padding: planes `[3, H, W]` of `size`.
+    pub fn whole(size: ImageSize, data: Vec<f32>) -> Self {
+        Self {
+            size,
+            content: size,
+            data,
+        }
+    }
+}
+
+/// A model's preprocessing with everything that does not depend on the picture precomputed.
 #[derive(Debug, Clone)]
-pub struct Preprocessor {
-    resize: Resize,
-    crop: Option<u32>,
-    normalizer: Normalizer,
+pub enum Preprocessor {
+    /// 8-bit pixels are resized with antialias, cropped and normalised: classification, segmentation.
+    Pixels(PixelTransform),
+    /// Pixels are normalised, resized as floats, and padded: detection.
+    Floats(DetectorTransform),
 }
 
 impl Preprocessor {
     /// From a checked manifest: the crop does not exceed the resized short side.
     pub fn new(preprocess: &Preprocess) -> Self {
-        Self {
-            resize: preprocess.resize.clone(),
-            crop: preprocess.crop,
-            normalizer: Normalizer::new(preprocess.mean, preprocess.std),
-        }
+        let Preprocess {
+            mean, std, pad_to, ..
+        } = *preprocess;
+        let size = match preprocess.resize {
+            Resize::ShortSide { size, filter } => {
+                return Self::Pixels(PixelTransform {
+                    short_side: size,
+                    filter,
+                    crop: preprocess.crop,
+                    normalizer: Normalizer::new(mean, std),
+                });
+            }
+            Resize::Bounded { min_size, max_size } => DetectorSize::Bounded {
+                min: min_size,
+                max: max_size,
+            },
+            Resize::Fixed { width, height } => DetectorSize::Fixed(ImageSize { width, height }),
+        };
+        Self::Floats(DetectorTransform::new(size, pad_to, mean, std))
     }
 
     /// Size of the tensor that a picture of size `input` becomes.
@@ -41,11 +70,16 @@ impl Preprocessor {
     /// # Errors
     /// As [`Preprocessor::run`].
     pub fn output_size(&self, input: ImageSize) -> Result<ImageSize, ImageError> {
-        let window = self.plan(input)?.0;
-        Ok(ImageSize {
-            width: window.size.0 as u32,
-            height: window.size.1 as u32,
-        })
+        match self {
+            Self::Pixels(transform) => {
+                let window = transform.window(input)?;
+                Ok(ImageSize {
+                    width: window.size.0 as u32,
+                    height: window.size.1 as u32,
+                })
+            }
+            Self::Floats(transform) => Ok(transform.sizes(input)?.padded),
+        }
     }
 
     /// Preprocesses a picture to `[3, H, W] f32`.
@@ -54,30 +88,46 @@ impl Preprocessor {
     /// [`ImageError::Empty`] without pixels, [`ImageError::ResizedTooLarge`] if the result would be
     /// larger than any network takes (an uncropped, very elongated picture).
     pub fn run(&self, image: &RgbImage) -> Result<ImageTensor, ImageError> {
-        let (size, resized) = self.resized(image)?;
-        let data = self.normalizer.apply(&resized);
-        Ok(ImageTensor { size, data })
-    }
-
-    fn resized(&self, image: &RgbImage) -> Result<(ImageSize, RgbImage), ImageError> {
         let (width, height) = image.dimensions();
-        let (window, filter) = self.plan(ImageSize { width, height })?;
-        let resized = resize_window(image, &window, filter);
-        let (width, height) = resized.dimensions();
-        Ok((ImageSize { width, height }, resized))
+        let input = ImageSize { width, height };
+        match self {
+            Self::Pixels(transform) => {
+                let window = transform.window(input)?;
+                let resized = resize_window(image, &window, transform.filter);
+                let (width, height) = resized.dimensions();
+                let data = transform.normalizer.apply(&resized);
+                Ok(ImageTensor::whole(ImageSize { width, height }, data))
+            }
+            Self::Floats(transform) => {
+                let size = transform.sizes(input)?.padded;
+                let mut data = vec![0.0; 3 * size.pixels() as usize];
+                let sizes = transform.write(image, size, &mut data)?;
+                Ok(ImageTensor {
+                    size,
+                    content: sizes.resized,
+                    data,
+                })
+            }
+        }
     }
+}
 
-    /// The window to keep of the resized picture, and the filter that makes it.
-    fn plan(&self, input: ImageSize) -> Result<(Window, Filter), ImageError> {
+/// Resize, crop and normalisation of 8-bit pixels.
+#[derive(Debug, Clone)]
+pub struct PixelTransform {
+    short_side: u32,
+    filter: Filter,
+    crop: Option<u32>,
+    normalizer: Normalizer,
+}
+
+impl PixelTransform {
+    /// The window to keep of the resized picture.
+    fn window(&self, input: ImageSize) -> Result<Window, ImageError> {
         if input.width == 0 || input.height == 0 {
             return Err(ImageError::Empty);
         }
-        let (whole, filter) = match self.resize {
-            Resize::ShortSide { size, filter } => (short_side_size(input, size), filter),
-            Resize::Bounded { .. } | Resize::Fixed { .. } => {
-                return Err(ImageError::DetectorResize);
-            }
-        };
+        let whole = short_side_size(input, self.short_side);
         let window = match self.crop {
             Some(crop) => Window::central(whole, crop),
             None => Window::all(whole),
@@ -90,7 +140,7 @@ impl Preprocessor {
                 limit: MAX_OUTPUT_PIXELS,
             });
         }
-        Ok((window, filter))
+        Ok(window)
     }
 }
 

@@ -4,10 +4,11 @@
 //! bytes ─(picture pool)─> decode ─> preprocess ─> queue ─(worker)─> inference ─> postprocess
 //! ```
 //!
-//! [`infer`] is the way up to the network's outputs, which all tasks share; `classify` and `segment`
-//! each turn outputs into answers.
+//! [`infer`] is the way up to the network's outputs, which all tasks share; `classify`, `detect`
+//! and `segment` each turn outputs into answers.
 
 mod classify;
+mod detect;
 mod infer;
 mod segment;
 
@@ -18,6 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use classify::{ClassifyRequest, classify_pictures};
+pub use detect::{DetectRequest, Detected, detect_pictures};
 pub use segment::{
     EncodedMask, MaskFormat, MaskSize, SegmentRequest, SegmentView, Segmentation, segment_pictures,
 };

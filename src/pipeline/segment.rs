@@ -209,11 +209,7 @@ impl Finish {
                 let drawn = draw::encode(&image, format);
                 drawn
                     .map(EncodedMask::Image)
-                    .ok_or(ServeError::BadParameter {
-                        field: "accept".to_owned(),
-                        expected: "image/png for a picture of this size".to_owned(),
-                        got: format.media_type().to_owned(),
-                    })
+                    .ok_or(ServeError::TooLargeToDraw { format })
             }
             (SegmentView::Mask(MaskFormat::None) | SegmentView::Drawn(_), _) => {
                 Ok(EncodedMask::None)

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 use onnx_export::manifest::{ManifestError, ModelManifest};
 use onnx_export::weights::StateDict;
-use onnx_export::{BuildError, DEFAULT_OPSET};
+use onnx_export::{BuildError, DEFAULT_OPSET, Model};
 use thiserror::Error;
 
 use crate::catalogue;
@@ -117,10 +117,19 @@ pub enum StoreError {
 pub enum Origin {
     /// Weights in the binary.
     Embedded,
-    /// An `.onnx` file.
-    File(PathBuf),
-    /// The bytes of an ONNX file that was just built.
-    Memory(Bytes),
+    /// Files.
+    Files(Graphs<PathBuf>),
+    /// Files in memory, just built.
+    Memory(Graphs<Bytes>),
+}
+
+/// The ONNX files of a model: paths, or their bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Graphs<T> {
+    /// What reads the picture.
+    pub network: T,
+    /// What reads the regions of a detector in two stages.
+    pub box_head: Option<T>,
 }
 
 /// A model that was found, not yet loaded.
@@ -173,13 +182,16 @@ impl ModelSource {
                 path: path.to_path_buf(),
             });
         };
-        let onnx = beside(path, "file", file)?;
+        let network = beside(path, "file", file)?;
+        let box_head = manifest.box_head_file.as_deref();
+        let box_head = box_head.map(|file| beside(path, "box_head_file", file));
+        let box_head = box_head.transpose()?;
         let labels = read_text(&beside(path, "labels", &manifest.labels)?)?;
         Ok(Self {
             labels: lines(&labels),
             variant: FP32.to_owned(),
             manifest,
-            origin: Origin::File(onnx),
+            origin: Origin::Files(Graphs { network, box_head }),
         })
     }
 
@@ -204,14 +216,20 @@ impl ModelSource {
         Ok(self)
     }
 
-    /// The graph as the bytes of an ONNX file.
+    /// The graphs as the bytes of ONNX files.
     ///
     /// # Errors
-    /// [`StoreError`] if the file cannot be read.
-    pub fn onnx(&self) -> Result<Vec<u8>, StoreError> {
+    /// [`StoreError`] if a file cannot be read.
+    pub fn graphs(&self) -> Result<Graphs<Bytes>, StoreError> {
         match &self.origin {
-            Origin::File(path) => read_bounded(path, MAX_ONNX_BYTES),
-            Origin::Memory(bytes) => Ok(bytes.to_vec()),
+            Origin::Files(files) => {
+                let read = |path: &PathBuf| read_bounded(path, MAX_ONNX_BYTES).map(Bytes::from);
+                Ok(Graphs {
+                    network: read(&files.network)?,
+                    box_head: files.box_head.as_ref().map(read).transpose()?,
+                })
+            }
+            Origin::Memory(graphs) => Ok(graphs.clone()),
             Origin::Embedded => {
                 let ModelManifest {
                     name, architecture, ..
@@ -222,8 +240,18 @@ impl ModelSource {
                 let architecture = architecture
                     .as_ref()
                     .ok_or_else(|| StoreError::NoFile { path: path() })?;
-                Ok(onnx_export::build(name, architecture, &state, DEFAULT_OPSET)?.to_bytes())
+                let model = onnx_export::build(name, architecture, &state, DEFAULT_OPSET)?;
+                Ok(Graphs::from(&model))
             }
+        }
+    }
+}
+
+impl From<&Model> for Graphs<Bytes> {
+    fn from(model: &Model) -> Self {
+        Self {
+            network: model.to_bytes().into(),
+            box_head: model.box_head_bytes().map(Bytes::from),
         }
     }
 }

@@ -57,7 +57,7 @@ fn models_are_found_by_name_and_by_path() {
     }
     let source = find(directory.path(), "birds").unwrap();
     assert_eq!(source.labels, ["wren", "robin"]);
-    assert_eq!(source.onnx().unwrap(), b"graph");
+    assert_eq!(source.graphs().unwrap().network.as_ref(), b"graph");
 }
 
 #[test]

@@ -52,10 +52,7 @@ fn read(file: &str, name: &str, kind: safetensors::Dtype) -> Vec<u8> {
 /// `[N, 3, H, W]` values as N pictures.
 pub fn pictures(data: &[f32], width: u32, height: u32) -> Vec<ImageTensor> {
     let size = ImageSize { width, height };
-    let picture = |data: &[f32]| ImageTensor {
-        size,
-        data: data.to_vec(),
-    };
+    let picture = |data: &[f32]| ImageTensor::whole(size, data.to_vec());
     data.chunks(3 * size.pixels() as usize)
         .map(picture)
         .collect()

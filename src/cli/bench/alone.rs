@@ -5,8 +5,10 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use onnx_export::manifest::Task;
 use rustix::time::{ClockId, clock_gettime};
-use sightline::engine::{Engine, OnnxRuntime, OnnxSession};
+use sightline::engine::{Engine, OnnxRuntime};
 use sightline::image::{DecodeOptions, ImageSize, Orientation, Preprocessor, decode};
+use sightline::networks::Networks;
+use sightline::postprocess::detect::{DetectOptions, Detector};
 use sightline::postprocess::segment::{VOC_PALETTE, mask_png, segment};
 use sightline::store::ModelSource;
 
@@ -18,8 +20,8 @@ pub(super) struct Stages {
     pub(super) decode: f64,
     pub(super) preprocess: f64,
     pub(super) inference: f64,
-    /// From the network's output to the bytes of a mask; nothing worth measuring for labels.
-    pub(super) mask: f64,
+    /// From the network's output to boxes or to the bytes of a mask; nothing worth measuring for labels.
+    pub(super) answer: f64,
     pub(super) wall: f64,
 }
 
@@ -31,14 +33,14 @@ impl Stages {
             decode: over(|run| run.decode),
             preprocess: over(|run| run.preprocess),
             inference: over(|run| run.inference),
-            mask: over(|run| run.mask),
+            answer: over(|run| run.answer),
             wall: over(|run| run.wall),
         }
     }
 
     /// CPU time of all stages.
     pub(super) fn cpu(&self) -> f64 {
-        self.decode + self.preprocess + self.inference + self.mask
+        self.decode + self.preprocess + self.inference + self.answer
     }
 }
 
@@ -46,17 +48,21 @@ impl Stages {
 pub(super) struct Alone {
     task: Task,
     preprocessor: Preprocessor,
-    session: OnnxSession,
+    engine: Box<dyn Engine>,
+    detector: Option<Detector>,
 }
 
 impl Alone {
     pub(super) fn new(runtime: &OnnxRuntime, source: &ModelSource) -> Result<Self> {
-        let session = runtime.prepare(&source.onnx()?)?.session(1)?;
+        let detector = Detector::of(&source.manifest)?;
+        let propose = detector.as_ref().and_then(Detector::proposer);
+        let engine = Networks::prepare(source, propose, runtime)?.engine(1)?;
         let preprocessor = Preprocessor::new(&source.manifest.preprocess);
         Ok(Self {
             task: source.manifest.task,
             preprocessor,
-            session,
+            engine,
+            detector,
         })
     }
 
@@ -71,20 +77,23 @@ impl Alone {
         let decoded = thread_cpu();
         let tensor = self.preprocessor.run(&pixels)?;
         let preprocessed = thread_cpu();
-        let outputs = self.session.run(vec![tensor])?.pop().context("no output")?;
+        let outputs = self.engine.run(vec![tensor])?.pop().context("no output")?;
         let inferred = thread_cpu();
-        if self.task == Task::Segmentation {
-            let (width, height) = pixels.dimensions();
+        let (width, height) = pixels.dimensions();
+        let size = ImageSize { width, height };
+        if let Some(detector) = &self.detector {
+            detector.detect(&outputs, size, &DetectOptions::default())?;
+        } else if self.task == Task::Segmentation {
             let scores = outputs.first().context("no output")?;
-            let mask = segment(scores, Some(ImageSize { width, height }), 1)?;
+            let mask = segment(scores, Some(size), 1)?;
             mask_png(&mask, &VOC_PALETTE)?;
         }
-        let masked = thread_cpu();
+        let answered = thread_cpu();
         Ok(Stages {
             decode: decoded - start,
             preprocess: preprocessed - decoded,
             inference: inferred - preprocessed,
-            mask: masked - inferred,
+            answer: answered - inferred,
             wall: started.elapsed().as_secs_f64() * 1e3,
         })
     }

@@ -20,7 +20,7 @@ use sightline::catalogue;
 use sightline::engine::OnnxRuntime;
 use sightline::process::ProcessUsage;
 use sightline::store::{
-    FP32, ModelRef, ModelSource, ModelStore, Origin, StoreError, lines, read_bounded,
+    FP32, Graphs, ModelRef, ModelSource, ModelStore, Origin, StoreError, lines, read_bounded,
 };
 use sightline::threads::usable_cores;
 
@@ -81,7 +81,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         &args.model
     };
     println!(
-        "{} cores; milliseconds are medians; decode, preprocess, inference and mask: CPU time \
+        "{} cores; milliseconds are medians; decode, preprocess, inference and answer (boxes, masks): CPU time \
          of one thread without a server; wall: all of them by the clock",
         usable_cores()
     );
@@ -115,7 +115,7 @@ fn find_or_make(store: &ModelStore, model: &ModelRef) -> Result<ModelSource> {
     let labels = catalogue::labels(&manifest.labels)
         .map(lines)
         .unwrap_or_default();
-    let origin = Origin::Memory(built.to_bytes().into());
+    let origin = Origin::Memory(Graphs::from(&built));
     let source = ModelSource {
         manifest,
         variant: FP32.to_owned(),
@@ -180,7 +180,7 @@ struct Line {
 }
 
 impl Line {
-    const HEAD: &str = "model                                    decode prepr. infer.   mask   wall |  1 conn: p50  added | \
+    const HEAD: &str = "model                                    decode prepr. infer. answer   wall |  1 conn: p50  added | \
          load: p50    p99  images/s  of ideal | idle CPU";
 
     fn new(model: String, idle: f64, rounds: &[Round]) -> Self {
@@ -192,7 +192,7 @@ impl Line {
                 decode: over(&|round| round.stages.decode),
                 preprocess: over(&|round| round.stages.preprocess),
                 inference: over(&|round| round.stages.inference),
-                mask: over(&|round| round.stages.mask),
+                answer: over(&|round| round.stages.answer),
                 wall: over(&|round| round.stages.wall),
             },
             single_p50: over(&|round| round.single),
@@ -212,12 +212,12 @@ impl std::fmt::Display for Line {
             decode,
             preprocess,
             inference,
-            mask,
+            answer,
             wall,
         } = self.stages;
         write!(
             f,
-            "{:40} {decode:6.2} {preprocess:6.2} {inference:6.2} {mask:6.2} {wall:6.2} | ",
+            "{:40} {decode:6.2} {preprocess:6.2} {inference:6.2} {answer:6.2} {wall:6.2} | ",
             self.model
         )?;
         write!(f, "{:12.2} {:6.2} | ", self.single_p50, self.added)?;

@@ -13,16 +13,17 @@ pub(super) struct BoxCoder {
 }
 
 impl BoxCoder {
-    /// Of the RPN and of `RetinaNet`.
+    /// Of the RPN.
     pub(super) const UNIT: Self = Self {
         weights: [1.0, 1.0, 1.0, 1.0],
     };
-    /// Of Faster R-CNN's second stage and of SSD.
-    pub(super) const TENTHS: Self = Self {
-        weights: [10.0, 10.0, 5.0, 5.0],
-    };
     /// Largest dw and dh, ln(1000 / 16): no box grows more than 62.5 times.
     const MAX_LOG_SCALE: f32 = 4.135_166_6;
+
+    /// With a model's own weights.
+    pub(super) fn new(weights: [f32; 4]) -> Self {
+        Self { weights }
+    }
 
     /// The box at `deltas` (dx, dy, dw, dh) from `reference`.
     pub(super) fn decode(self, deltas: [f32; 4], reference: Corners) -> Corners {
@@ -115,7 +116,8 @@ mod tests {
         for at in 0..4 {
             let mut deltas = [0.0; 4];
             deltas[at] = f32::NAN;
-            let decoded = BoxCoder::TENTHS.decode(deltas, [1.0, 1.0, 9.0, 9.0]);
+            let decoded =
+                BoxCoder::new([10.0, 10.0, 5.0, 5.0]).decode(deltas, [1.0, 1.0, 9.0, 9.0]);
             let clipped = clip(decoded, SIZE);
             assert!(!is_finite(clipped), "{at}: {clipped:?}");
             assert!(!is_at_least(clipped, 0.0), "{at}: {clipped:?}");

@@ -13,6 +13,8 @@ const MIN_SIDE: f32 = 1e-2;
 /// Source: torchvision's `models/detection/roi_heads.py`, `RoIHeads.postprocess_detections`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BoxHead {
+    /// What the network's deltas are divided by: dx, dy, dw, dh.
+    pub box_weights: [f32; 4],
     /// What is kept.
     pub thresholds: Thresholds,
 }
@@ -37,13 +39,14 @@ impl BoxHead {
         expect_count("class logits", class_logits.len(), logits)?;
         expect_count("box deltas", box_regression.len(), logits.saturating_mul(4))?;
         let mut candidates = Candidates::default();
+        let coder = BoxCoder::new(self.box_weights);
         if classes > 0 {
             let rows = class_logits.chunks_exact(classes);
             let deltas = box_regression.chunks_exact(4 * classes);
             for ((logits, deltas), proposal) in rows.zip(deltas).zip(proposals) {
                 for (class_id, score) in likely(logits, self.thresholds.score) {
                     let deltas = std::array::from_fn(|i| deltas[4 * class_id + i]);
-                    let decoded = BoxCoder::TENTHS.decode(deltas, *proposal);
+                    let decoded = coder.decode(deltas, *proposal);
                     let corners = clip(decoded, sizes.resized);
                     if is_at_least(corners, MIN_SIDE) {
                         candidates.push(class_id, score, corners);

@@ -318,6 +318,7 @@ fn faster_rcnn_answers_as_torchvision() {
         };
         let (logits, deltas) = (values("scores", 91, scale), values("deltas", 364, delta));
         let head = BoxHead {
+            box_weights: [10.0, 10.0, 5.0, 5.0],
             thresholds: thresholds(threshold, 0.5, 100),
         };
         let options = DetectOptions::default();
@@ -330,6 +331,7 @@ fn faster_rcnn_answers_as_torchvision() {
 fn retinanet_answers_as_torchvision() {
     let golden = Golden::open("detect.safetensors");
     let net = RetinaNet {
+        box_weights: [1.0; 4],
         anchors: retina(),
         topk_candidates: 1000,
         thresholds: thresholds(0.05, 0.5, 300),
@@ -348,6 +350,7 @@ fn retinanet_answers_as_torchvision() {
 fn ssd_answers_as_torchvision() {
     let golden = Golden::open("detect.safetensors");
     let net = Ssd {
+        box_weights: [10.0, 10.0, 5.0, 5.0],
         boxes: ssdlite(),
         topk_candidates: 300,
         thresholds: thresholds(0.001, 0.55, 300),

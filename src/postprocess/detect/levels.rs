@@ -29,6 +29,14 @@ impl LevelMapper {
         }
     }
 
+    /// For maps of these strides in pixels, each a power of two, from fine to coarse.
+    pub fn from_strides(strides: &[u32]) -> Self {
+        let level = |stride: Option<&u32>| stride.map_or(0.0, |stride| (*stride as f32).log2());
+        Self {
+            levels: [level(strides.first()), level(strides.last())],
+        }
+    }
+
     /// `RoIAlign`'s scale from pixels to points of a map: a power of two.
     pub fn spatial_scale(map: ImageSize, resized: ImageSize) -> f32 {
         scale_exponent(map.height, resized.height).exp2()

@@ -14,6 +14,7 @@
 mod anchors;
 mod boxes;
 mod default_boxes;
+mod detector;
 mod faster_rcnn;
 mod levels;
 mod nms;
@@ -34,6 +35,7 @@ use crate::image::ImageSize;
 
 pub use anchors::AnchorGenerator;
 pub use default_boxes::DefaultBoxes;
+pub use detector::Detector;
 pub use faster_rcnn::BoxHead;
 pub use levels::LevelMapper;
 pub use nms::batched_nms;
@@ -66,6 +68,12 @@ pub enum DetectError {
         /// Size of the map of box deltas.
         deltas: ImageSize,
     },
+    /// Outputs that are not numbers.
+    #[error("the network answers a grey picture with numbers that are not finite")]
+    NotFinite,
+    /// A picture or a manifest without the sizes that a detector needs.
+    #[error("there is no size that the boxes could be in")]
+    Preprocess,
     /// A map whose elements cannot be numbered in 32 bits.
     #[error("a map of {channels} channels of {}x{} is too large", .size.width, .size.height)]
     TooLarge {

@@ -15,6 +15,8 @@ use crate::image::DetectorSizes;
 pub struct RetinaNet {
     /// Reference boxes of its levels.
     pub anchors: AnchorGenerator,
+    /// What the network's deltas are divided by: dx, dy, dw, dh.
+    pub box_weights: [f32; 4],
     /// Most pairs of an anchor and a class of one level that are looked at.
     pub topk_candidates: usize,
     /// What is kept.
@@ -35,13 +37,14 @@ impl RetinaNet {
         expect_count("levels", levels.len(), self.anchors.levels())?;
         let scoring = SigmoidOver(self.thresholds.score);
         let mut candidates = Candidates::default();
+        let coder = BoxCoder::new(self.box_weights);
         for (number, level) in levels.iter().enumerate() {
             let grid = self.anchors.grid(number, level.scores.size, sizes.padded);
             let classes = level.classes(grid.per_point())?;
             for (score, place) in top_of_map(&level.scores, self.topk_candidates, &scoring) {
                 let (anchor, class_id) = (place as usize / classes, place as usize % classes);
                 let deltas = level.deltas(anchor, grid.per_point());
-                let decoded = BoxCoder::UNIT.decode(deltas, grid.anchor(anchor));
+                let decoded = coder.decode(deltas, grid.anchor(anchor));
                 candidates.push(class_id, score, clip(decoded, sizes.resized));
             }
         }

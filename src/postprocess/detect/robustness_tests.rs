@@ -47,6 +47,7 @@ fn rpn() -> Rpn {
 
 fn retinanet() -> RetinaNet {
     RetinaNet {
+        box_weights: [1.0; 4],
         anchors: anchors(),
         topk_candidates: 1000,
         thresholds: thresholds(),
@@ -55,6 +56,7 @@ fn retinanet() -> RetinaNet {
 
 fn ssd() -> Ssd {
     Ssd {
+        box_weights: [10.0, 10.0, 5.0, 5.0],
         boxes: DefaultBoxes::new(&[vec![2.0, 3.0]], 0.2, 0.95),
         topk_candidates: 300,
         thresholds: thresholds(),
@@ -76,6 +78,7 @@ fn answers(logit: f32, delta: f32, picture: u32, points: u32) -> [usize; 4] {
     let [proposals, ..] = level(&objectness, 6);
     let [_, retinanet, ssd] = level(&logits, 6 * CLASSES);
     let head = BoxHead {
+        box_weights: [10.0, 10.0, 5.0, 5.0],
         thresholds: thresholds(),
     };
     let rois = vec![[0.0, 0.0, 9.0, 9.0]; 5];
@@ -124,6 +127,7 @@ fn below_the_threshold_there_is_nothing_and_above_something() {
 #[test]
 fn no_proposals_give_no_detections() {
     let head = BoxHead {
+        box_weights: [10.0, 10.0, 5.0, 5.0],
         thresholds: thresholds(),
     };
     let options = DetectOptions::default();

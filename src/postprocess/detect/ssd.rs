@@ -16,6 +16,8 @@ use crate::image::DetectorSizes;
 pub struct Ssd {
     /// Reference boxes of its levels.
     pub boxes: DefaultBoxes,
+    /// What the network's deltas are divided by: dx, dy, dw, dh.
+    pub box_weights: [f32; 4],
     /// Most boxes of one class that are looked at.
     pub topk_candidates: usize,
     /// What is kept.
@@ -49,6 +51,7 @@ impl Ssd {
             start += level.scores.points() * per_point;
         }
         let mut candidates = Candidates::default();
+        let coder = BoxCoder::new(self.box_weights);
         for (class_id, best) in best.into_iter().enumerate() {
             for (score, place) in best.into_sorted() {
                 let number = starts.partition_point(|start| *start <= place as usize) - 1;
@@ -56,7 +59,7 @@ impl Ssd {
                 let points = levels[number].scores.size;
                 let deltas = levels[number].deltas(anchor, self.boxes.per_point(number));
                 let reference = self.boxes.anchor(number, points, sizes.padded, anchor);
-                let decoded = BoxCoder::TENTHS.decode(deltas, reference);
+                let decoded = coder.decode(deltas, reference);
                 candidates.push(class_id, score, clip(decoded, sizes.resized));
             }
         }

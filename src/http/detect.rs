@@ -1,0 +1,185 @@
+//! `POST /v1/detect`.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use axum::http::HeaderMap;
+use axum::response::Response;
+use onnx_export::manifest::Task;
+use serde::Serialize;
+
+use super::accept::negotiate;
+use super::params::{Params, bad};
+use super::problem::Problem;
+use super::respond::{respond, respond_image};
+use super::task::{Pictures, TaskRoute, one_picture};
+use crate::app::App;
+use crate::draw::DrawnFormat;
+use crate::error::ServeError;
+use crate::pipeline::{Answer, DetectRequest, Detected, detect_pictures};
+use crate::postprocess::detect::{DetectOptions, Detection};
+use crate::registry::LoadedModel;
+
+/// Least score of an answer unless the client asks for another.
+const DEFAULT_SCORE_THRESHOLD: f64 = 0.5;
+/// More than any network proposes.
+const MAX_DETECTIONS: usize = 100_000;
+
+/// One picture's part of an answer in JSON.
+#[derive(Debug, Serialize)]
+struct DetectedBody<'a> {
+    width: u32,
+    height: u32,
+    detections: Vec<DetectionBody<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct DetectionBody<'a> {
+    class_id: usize,
+    label: &'a str,
+    score: f32,
+    r#box: BoxBody,
+}
+
+#[derive(Debug, Serialize)]
+struct BoxBody {
+    x1: f32,
+    y1: f32,
+    x2: f32,
+    y2: f32,
+}
+
+impl<'a> DetectedBody<'a> {
+    fn new(detected: &Detected, labels: &'a [String]) -> Self {
+        let body = |detection: &Detection| {
+            let [x1, y1, x2, y2] = detection.corners;
+            DetectionBody {
+                class_id: detection.class_id,
+                label: labels.get(detection.class_id).map_or("", String::as_str),
+                score: detection.score,
+                r#box: BoxBody { x1, y1, x2, y2 },
+            }
+        };
+        Self {
+            width: detected.picture.width,
+            height: detected.picture.height,
+            detections: detected.detections.iter().map(body).collect(),
+        }
+    }
+}
+
+/// Answers with labelled boxes.
+pub(super) struct Detect {
+    options: DetectOptions,
+    drawn: Option<DrawnFormat>,
+}
+
+impl TaskRoute for Detect {
+    const TASK: Task = Task::Detection;
+    const PARAMETERS: &'static str =
+        "score_threshold, iou_threshold, max_detections, classes, annotate";
+    type Result = Detected;
+
+    fn parse(
+        params: &mut Params,
+        headers: &HeaderMap,
+        model: &LoadedModel,
+    ) -> Result<Self, ServeError> {
+        let score = params.share("score_threshold")?;
+        let options = DetectOptions {
+            score_threshold: score.unwrap_or(DEFAULT_SCORE_THRESHOLD) as f32,
+            iou_threshold: params.share("iou_threshold")?,
+            max_detections: params.optional_integer("max_detections", 1..=MAX_DETECTIONS)?,
+            classes: params
+                .take("classes")?
+                .map(|names| classes(&names, &model.labels))
+                .transpose()?,
+        };
+        Ok(Self {
+            options,
+            drawn: drawn(params, headers)?,
+        })
+    }
+
+    async fn answer(
+        &self,
+        app: &App,
+        pictures: Pictures,
+        deadline: Instant,
+    ) -> Result<Answer<Detected>, ServeError> {
+        let Pictures {
+            model,
+            orientation,
+            images,
+        } = pictures;
+        if self.drawn.is_some() {
+            one_picture(&images)?;
+        }
+        let request = DetectRequest {
+            model,
+            orientation,
+            options: self.options.clone(),
+            drawn: self.drawn,
+            images,
+        };
+        detect_pictures(app, request, deadline).await
+    }
+
+    fn respond(&self, mut answer: Answer<Detected>) -> Result<Response, Problem> {
+        let Some(format) = self.drawn else {
+            let model = std::sync::Arc::clone(&answer.model);
+            return respond(answer, |detected| {
+                DetectedBody::new(&detected, &model.labels)
+            });
+        };
+        let drawn = answer.results.pop().and_then(|detected| detected.drawn);
+        let drawn = drawn.ok_or_else(|| Problem::internal("no image was made".to_owned()))?;
+        Ok(respond_image(answer, format.media_type(), drawn))
+    }
+}
+
+/// Whether the picture is to be drawn, and as what.
+fn drawn(params: &mut Params, headers: &HeaderMap) -> Result<Option<DrawnFormat>, ServeError> {
+    if params.flag("annotate")? {
+        return Ok(Some(negotiate(headers, &DrawnFormat::OFFERS)?));
+    }
+    negotiate(headers, &[("application/json", None)])
+}
+
+/// The numbers of the classes that `names` lists, separated by commas.
+fn classes(names: &str, labels: &[String]) -> Result<BTreeSet<usize>, ServeError> {
+    let mut chosen = BTreeSet::new();
+    for name in names.split(',').map(str::trim) {
+        let number = labels.iter().position(|label| label == name);
+        // Gaps in COCO's numbering are no classes.
+        let number = number.filter(|_| name != "N/A");
+        chosen.insert(number.ok_or_else(|| {
+            bad(
+                "classes",
+                "labels of the model (GET /v1/models/NAME), separated by commas",
+                name,
+            )
+        })?);
+    }
+    Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_known_labels() {
+        let labels = ["__background__", "person", "N/A", "traffic light"].map(str::to_owned);
+        let numbers =
+            |names| classes(names, &labels).map(|set| set.into_iter().collect::<Vec<_>>());
+        assert_eq!(numbers("traffic light, person").unwrap(), [1, 3]);
+        for names in ["", "N/A", "person,", "Person", "person,cat"] {
+            let error = numbers(names).unwrap_err().to_string();
+            assert!(
+                error.starts_with("`classes`: expected labels"),
+                "{names}: {error}"
+            );
+        }
+    }
+}
