@@ -9,6 +9,9 @@ use fearless_simd::Simd;
 
 use crate::simd::{Kernel, dispatch};
 
+/// Points that are compared together: what a few vector instructions do.
+const CHUNK: usize = 16;
+
 /// Exponentials of the logits of some classes at every point of a map, and their sums.
 #[derive(Debug, Default)]
 pub(super) struct Softmax {
@@ -41,13 +44,22 @@ impl Softmax {
     /// Points where the probability of `class` is more than `threshold`, and it.
     pub(super) fn over(&self, class: usize, threshold: f32) -> impl Iterator<Item = (usize, f32)> {
         let plane = &self.exponentials[class * self.points..][..self.points];
-        let pairs = plane.iter().zip(&self.sums).enumerate();
         // A division costs more than all else, and nearly all points fail by far.
         let surely_less = threshold * 0.999;
-        pairs
-            .filter(move |(_, (exponential, sum))| **exponential >= surely_less * **sum)
-            .map(|(point, (exponential, sum))| (point, exponential / sum))
-            .filter(move |(_, score)| *score > threshold)
+        let chunks = plane.chunks(CHUNK).zip(self.sums.chunks(CHUNK)).enumerate();
+        let possible = chunks.filter(move |(_, (plane, sums))| {
+            let pairs = plane.iter().zip(*sums);
+            // Counted, so that vectors do it.
+            pairs
+                .map(|(e, sum)| u32::from(*e >= surely_less * *sum))
+                .sum::<u32>()
+                > 0
+        });
+        let scores = possible.flat_map(|(i, (plane, sums))| {
+            let pairs = plane.iter().zip(sums).enumerate();
+            pairs.map(move |(j, (e, sum))| (i * CHUNK + j, e / sum))
+        });
+        scores.filter(move |(_, score)| *score > threshold)
     }
 }
 
