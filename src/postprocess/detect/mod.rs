@@ -21,6 +21,7 @@ mod nms;
 mod proposals;
 mod retinanet;
 mod select;
+mod softmax;
 mod ssd;
 mod topk;
 

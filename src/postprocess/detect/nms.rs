@@ -92,16 +92,19 @@ struct Layout {
 
 impl Layout {
     fn new(boxes: &[Corners], order: &[u32], classes: &[u32]) -> Self {
-        let mut ranks: Vec<u32> = (0..order.len() as u32).collect();
-        let class = |rank: u32| classes[order[rank as usize] as usize];
-        ranks.sort_unstable_by_key(|rank| u64::from(class(*rank)) << 32 | u64::from(*rank));
+        let ranked = order.iter().enumerate();
+        let mut keys: Vec<u64> = ranked
+            .map(|(rank, i)| u64::from(classes[*i as usize]) << 32 | rank as u64)
+            .collect();
+        keys.sort_unstable();
         let mut ends: Vec<(u32, usize)> = Vec::new();
-        for (i, rank) in ranks.iter().enumerate() {
+        for (i, class) in keys.iter().map(|key| (key >> 32) as u32).enumerate() {
             match ends.last_mut() {
-                Some((last, end)) if *last == class(*rank) => *end = i + 1,
-                _ => ends.push((class(*rank), i + 1)),
+                Some((last, end)) if *last == class => *end = i + 1,
+                _ => ends.push((class, i + 1)),
             }
         }
+        let ranks: Vec<u32> = keys.into_iter().map(|key| key as u32).collect();
         let corner = |c: usize| -> Vec<f32> {
             let boxes = ranks
                 .iter()

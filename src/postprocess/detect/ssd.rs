@@ -2,6 +2,7 @@
 
 use super::boxes::{BoxCoder, clip};
 use super::select::Candidates;
+use super::softmax::Softmax;
 use super::topk::TopK;
 use super::{
     DefaultBoxes, DetectError, DetectOptions, Detection, FeatureMap, HeadLevel, Thresholds,
@@ -68,54 +69,15 @@ impl Ssd {
 
     /// Hands what passes the threshold to each class, numbered from `start` in the order (h, w, a).
     fn score(&self, map: &FeatureMap<'_>, per_point: usize, start: usize, best: &mut [TopK]) {
-        let threshold = self.thresholds.score;
-        // Softmax divides by at least 1, so that a class needs a logit near the largest; a hundredth
-        // is far more than rounding.
-        let margin = threshold.ln() - 0.01;
+        let mut softmax = Softmax::default();
         for a in 0..per_point {
-            let plane = |class| map.plane(a * best.len() + class);
-            let planes: Vec<&[f32]> = (0..best.len()).map(plane).collect();
-            let softmax = Softmax::new(&planes, map.points());
-            for (best, plane) in best.iter_mut().zip(&planes).skip(1) {
-                let scores = plane.iter().zip(&softmax.largest).zip(&softmax.sums);
-                for (point, ((logit, largest), sum)) in scores.enumerate() {
-                    let relative = logit - largest;
-                    if relative < margin {
-                        continue;
-                    }
-                    let score = relative.exp() / sum;
-                    if score > threshold {
-                        best.push(score, (start + point * per_point + a) as u32);
-                    }
+            let channels = a * best.len()..(a + 1) * best.len();
+            softmax.load(channels.map(|channel| map.plane(channel)), map.points());
+            for (class, best) in best.iter_mut().enumerate().skip(1) {
+                for (point, score) in softmax.over(class, self.thresholds.score) {
+                    best.push(score, (start + point * per_point + a) as u32);
                 }
             }
         }
-    }
-}
-
-/// What the softmax over classes needs at each point of a map.
-struct Softmax {
-    /// The largest logit.
-    largest: Vec<f32>,
-    /// The sum of exponentials, relative to it.
-    sums: Vec<f32>,
-}
-
-impl Softmax {
-    /// From one plane of `points` logits a class.
-    fn new(planes: &[&[f32]], points: usize) -> Self {
-        let mut largest = vec![f32::NEG_INFINITY; points];
-        for plane in planes {
-            for (largest, logit) in largest.iter_mut().zip(*plane) {
-                *largest = largest.max(*logit);
-            }
-        }
-        let mut sums = vec![0.0; points];
-        for plane in planes {
-            for ((sum, logit), largest) in sums.iter_mut().zip(*plane).zip(&largest) {
-                *sum += (logit - largest).exp();
-            }
-        }
-        Self { largest, sums }
     }
 }
