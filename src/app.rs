@@ -33,6 +33,18 @@ pub struct BodyMemory {
 }
 
 impl BodyMemory {
+    /// Takes `bytes` more.
+    ///
+    /// # Errors
+    /// As [`BodyMemory::grow_to`].
+    pub fn grow_by(&mut self, bytes: usize) -> Result<(), ServeError> {
+        let held = self
+            .held
+            .as_ref()
+            .map_or(0, OwnedSemaphorePermit::num_permits);
+        self.grow_to((held * BODY_PAGE).saturating_add(bytes))
+    }
+
     /// Takes what is missing to `bytes` bytes: a slow body holds only what has come of it.
     ///
     /// # Errors

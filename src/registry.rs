@@ -169,19 +169,21 @@ impl LoadedModel {
         } = source;
         let preprocessor = Preprocessor::new(&manifest.preprocess);
         let warm_up = grey_picture(&preprocessor)?;
+        let policy = Policy {
+            max_batch_size: plan.max_batch_size,
+            max_queue_delay: plan.max_queue_delay,
+        };
+        // As many as will ever come together: what cannot run such a batch must not be served.
+        let batch = vec![warm_up.clone(); policy.batch_size(warm_up.size)];
         let mut engines = Vec::new();
         for _ in 0..plan.instances {
-            let (engine, outputs) = warm_engine(&networks, plan, &warm_up)?;
+            let (engine, outputs) = warm_engine(&networks, plan, batch.clone())?;
             match &detector {
                 Some(detector) => detector.check(&outputs, USUAL_SIZE, labels.len())?,
                 None => check_outputs(manifest.task, &outputs, labels.len())?,
             }
             engines.push(engine);
         }
-        let policy = Policy {
-            max_batch_size: plan.max_batch_size,
-            max_queue_delay: plan.max_queue_delay,
-        };
         let batch_metrics = metrics.batch(&manifest.name, &variant);
         let name = &manifest.name;
         let batcher = Batcher::start(name, engines, policy, plan.max_queue_size, batch_metrics)?;
@@ -226,11 +228,9 @@ fn grey_picture(preprocessor: &Preprocessor) -> Result<ImageTensor, ImageError> 
 fn warm_engine(
     networks: &Networks,
     plan: ModelPlan,
-    picture: &ImageTensor,
+    batch: Vec<ImageTensor>,
 ) -> Result<(Box<dyn Engine>, Vec<Tensor>), EngineError> {
     let mut engine = networks.engine(plan.intra_op_threads)?;
-    // As many as will ever come together: what cannot run such a batch must not be served.
-    let batch = vec![picture.clone(); plan.max_batch_size];
     let outputs = engine.run(batch)?.pop().unwrap_or_default();
     Ok((engine, outputs))
 }

@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{Server, checkpoint, run};
+use common::{Server, checkpoint, form, run};
 use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
 use tempfile::TempDir;
 
@@ -66,6 +66,33 @@ fn a_large_picture_stays_within_its_bound() {
     let peak = server.memory("VmHWM");
     println!("peak after a picture of 4000x3000: {} MiB", peak / MIB);
     assert!(peak < 600_000_000, "{} MiB", peak / MIB);
+}
+
+/// Tiny files that become the largest tensors there are, many at once.
+#[test]
+fn many_elongated_pictures_stay_within_the_same_bound() {
+    let directory = exported();
+    let server = start(&directory);
+    let before = server.memory("VmRSS");
+    let strips = [jpeg(16, 92), jpeg(92, 16)];
+    let parts: Vec<(&str, &[u8])> = (0..8)
+        .map(|n| ("image", strips[n % 2].as_slice()))
+        .collect();
+    let (kind, body) = form(&parts);
+    for _ in 0..2 {
+        let reply = server.post("/v1/segment?mask=none", kind, &body);
+        assert_eq!(reply.results().len(), 8);
+    }
+    let (peak, after) = (server.memory("VmHWM"), server.memory("VmRSS"));
+    println!(
+        "peak {} MiB, {} MiB before, {} MiB after",
+        peak / MIB,
+        before / MIB,
+        after / MIB
+    );
+    assert!(peak < 1_200_000_000, "{} MiB", peak / MIB);
+    // The arenas were given back.
+    assert!(after < before + 200_000_000, "{} MiB", after / MIB);
 }
 
 /// Run with `cargo nextest run --release --run-ignored only -E 'binary(memory)'`.

@@ -319,7 +319,7 @@ fn shapes(server: &Server) {
             .unwrap();
         bytes.into_inner()
     };
-    for (width, height) in [(1, 1), (1, 14), (14, 1), (3, 2)] {
+    for (width, height) in [(1, 1), (1, 5), (5, 1), (3, 2)] {
         let answer = result(server, "", &encode(width, height));
         assert_eq!(answer["mask"]["size"], serde_json::json!([height, width]));
         assert_eq!(mask_of(&answer).len(), (width * height) as usize);
@@ -381,6 +381,16 @@ fn pictures_are_drawn_on_the_command_line() {
     ]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("would both be drawn to"), "{stderr}");
+    let own = directory.path().join("own.png");
+    std::fs::copy(common::path("photos/chelsea.png"), &own).unwrap();
+    let (here, own_arg) = (directory.path().to_str().unwrap(), own.to_str().unwrap());
+    let (code, _, stderr) = run(&["predict", "--model", model, "--annotate", here, own_arg]);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("would be replaced by a drawing"),
+        "{stderr}"
+    );
+    assert_eq!(std::fs::read(&own).unwrap(), common::photo("chelsea.png"));
     let (code, _, stderr) = run(&["predict", "--annotate", out_arg, coffee]);
     assert_eq!(code, Some(1));
     assert!(

@@ -31,6 +31,8 @@ pub struct Inference {
     pub queue: Duration,
     /// Time of the run, which the whole batch shared.
     pub inference: Duration,
+    /// The memory that was kept for the picture's tensor; it stands for the outputs' from now on.
+    pub memory: Option<OwnedSemaphorePermit>,
 }
 
 /// A picture that was not run.
@@ -80,7 +82,7 @@ impl Reservation {
         })
     }
 
-    /// Keeps the memory of a picture's tensor until a worker takes it.
+    /// Keeps the memory of a picture's tensor, until the outputs that come of it are dropped.
     pub fn hold(&mut self, memory: OwnedSemaphorePermit) {
         self.memory = Some(memory);
     }
@@ -90,8 +92,8 @@ impl Reservation {
 struct Job {
     picture: ImageTensor,
     reply: oneshot::Sender<Result<Inference, BatchError>>,
-    /// Held until a worker takes the picture.
-    _room: Reservation,
+    /// Its place in the queue is given back when a worker takes the picture.
+    room: Reservation,
 }
 
 struct State {
@@ -186,7 +188,7 @@ impl Batcher {
     }
 
     /// Waits for the memory of a tensor `[3, H, W] f32`, so that few large pictures fill the queue as
-    /// many small ones do. Workers give it back, so it comes as fast as they are.
+    /// many small ones do. It comes as fast as workers run and answers are made of what they gave.
     ///
     /// # Errors
     /// [`BatchError::Closed`] if the queue is gone.
@@ -212,7 +214,7 @@ impl Batcher {
         let job = Job {
             picture,
             reply,
-            _room: room,
+            room,
         };
         let pending = Pending {
             payload: job,

@@ -15,6 +15,19 @@ pub struct Policy {
     pub max_queue_delay: Duration,
 }
 
+impl Policy {
+    /// Most pictures of `size` that run together: large ones fill a session's threads alone, and
+    /// would only add their activations.
+    pub fn batch_size(&self, size: ImageSize) -> usize {
+        let fitting = MAX_BATCH_PIXELS / size.pixels().max(1);
+        let fitting = usize::try_from(fitting).unwrap_or(usize::MAX);
+        self.max_batch_size.min(fitting).max(1)
+    }
+}
+
+/// Most pixels of all pictures in a batch: 30 pictures of 224x224, one of 1066x800.
+const MAX_BATCH_PIXELS: u64 = 3 << 19;
+
 /// A waiting picture.
 #[derive(Debug)]
 pub(super) struct Pending<T> {
@@ -71,14 +84,12 @@ impl<T> Queue<T> {
 
     /// The next batch: the oldest picture and the oldest others of its size.
     pub(super) fn next(&mut self, now: Instant) -> Next<T> {
-        let Policy {
-            max_batch_size,
-            max_queue_delay,
-        } = self.policy;
+        let max_queue_delay = self.policy.max_queue_delay;
         let Some(oldest) = self.entries.front() else {
             return Next::Empty;
         };
         let (size, due) = (oldest.size, oldest.enqueued + max_queue_delay);
+        let max_batch_size = self.policy.batch_size(size);
         let fitting = self
             .entries
             .iter()
@@ -164,6 +175,15 @@ mod tests {
                 "{sizes:?}"
             );
         }
+    }
+
+    #[test]
+    fn large_pictures_make_small_batches() {
+        let (mut queue, start) = queue(8, 0, &[600, 600, 600, 600, 600, 1200, 1200]);
+        let now = start + Duration::from_millis(10);
+        assert_eq!(cut(&mut queue, now), (vec![0, 1, 2, 3], Cut::full));
+        assert_eq!(cut(&mut queue, now), (vec![4], Cut::size));
+        assert_eq!(cut(&mut queue, now), (vec![5], Cut::full));
     }
 
     #[test]

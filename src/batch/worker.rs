@@ -68,8 +68,11 @@ fn answer(shared: &Shared, engine: &mut dyn Engine, batch: Vec<Pending<Job>>) {
         payload, enqueued, ..
     } in batch
     {
+        let waited = started.saturating_duration_since(enqueued);
+        // The place in the queue is free from here on.
+        let memory = payload.room.memory;
         pictures.push(payload.picture);
-        clients.push((payload.reply, started.saturating_duration_since(enqueued)));
+        clients.push((payload.reply, waited, memory));
     }
     let count = clients.len();
     // A panic is the engine's; its session is used through an exclusive borrow that ends here.
@@ -84,11 +87,12 @@ fn answer(shared: &Shared, engine: &mut dyn Engine, batch: Vec<Pending<Job>>) {
         }
         Err(_) => repeat(count, || BatchError::Panicked),
     };
-    for ((reply, queue), outputs) in clients.into_iter().zip(outputs) {
+    for ((reply, queue, memory), outputs) in clients.into_iter().zip(outputs) {
         let _ = reply.send(outputs.map(|outputs| Inference {
             outputs,
             queue,
             inference,
+            memory,
         }));
     }
 }

@@ -107,7 +107,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     }
 }
 
-/// Two pictures of one name would end in one file.
+/// Two pictures of one name would end in one file, and a drawing must not replace its picture.
 fn refuse_overwriting(args: &PredictArgs) -> Result<()> {
     let Some(folder) = &args.annotate else {
         return Ok(());
@@ -117,8 +117,20 @@ fn refuse_overwriting(args: &PredictArgs) -> Result<()> {
         if !seen.insert(path.clone()) {
             bail!("two pictures would both be drawn to {}", path.display());
         }
+        let is_input = |image: &PathBuf| same_file(image, &path);
+        if args.images.iter().any(is_input) {
+            bail!(
+                "{} would be replaced by a drawing: choose another folder",
+                path.display()
+            );
+        }
     }
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))
+}
+
+/// Whether the two are one file that is there.
+fn same_file(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
 fn drawn_path(folder: &Path, image: &Path) -> PathBuf {

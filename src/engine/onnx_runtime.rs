@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use ort::environment::Environment;
-use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
+use ort::session::{RunOptions, Session};
 use ort::value::{DynValue, Outlet, TensorElementType, ValueType};
 
 use super::{Engine, EngineError, LibraryError, Propose, Tensor, TensorView, TwoStageSession};
@@ -139,8 +139,10 @@ impl PreparedModel {
     /// # Errors
     /// [`EngineError::Load`] if ONNX Runtime refuses.
     pub fn session(&self, threads: usize) -> Result<OnnxSession, EngineError> {
-        let session = self.raw_session(threads)?;
-        Ok(OnnxSession { session })
+        Ok(OnnxSession {
+            session: self.raw_session(threads)?,
+            memory: ArenaPolicy::new().map_err(EngineError::Load)?,
+        })
     }
 
     /// The session of this network and of the box head that looks into what `propose` chooses.
@@ -181,9 +183,40 @@ fn session_builder(environment: &Environment, threads: usize) -> ort::Result<Ses
 }
 
 /// One session, owned by one worker.
-#[derive(Debug)]
 pub struct OnnxSession {
     session: Session,
+    memory: ArenaPolicy,
+}
+
+/// When a session gives memory back. ONNX Runtime keeps the most that a run ever took, which makes
+/// the next runs fast; of a picture much larger than the others nothing should stay.
+pub(super) struct ArenaPolicy {
+    /// Pixels of the first run: the one that warms up, of usual pictures.
+    usual: Option<u64>,
+    keeping: RunOptions,
+    shrinking: RunOptions,
+}
+
+impl ArenaPolicy {
+    pub(super) fn new() -> ort::Result<Self> {
+        let mut shrinking = RunOptions::new()?;
+        shrinking.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
+        Ok(Self {
+            usual: None,
+            keeping: RunOptions::new()?,
+            shrinking,
+        })
+    }
+
+    /// How to run this batch.
+    pub(super) fn options(&mut self, batch: &[ImageTensor]) -> &RunOptions {
+        let pixels = batch.iter().map(|picture| picture.size.pixels()).sum();
+        if pixels > 2 * *self.usual.get_or_insert(pixels) {
+            &self.shrinking
+        } else {
+            &self.keeping
+        }
+    }
 }
 
 impl Engine for OnnxSession {
@@ -192,7 +225,9 @@ impl Engine for OnnxSession {
         if count == 0 {
             return Ok(Vec::new());
         }
-        let outputs = self.session.run(ort::inputs![input_tensor(batch)?]);
+        let options = self.memory.options(&batch);
+        let inputs = ort::inputs![input_tensor(batch)?];
+        let outputs = self.session.run_with_options(inputs, options);
         let outputs = outputs.map_err(EngineError::Run)?;
         let mut pictures = vec![Vec::new(); count];
         for output in outputs.values() {

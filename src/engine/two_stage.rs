@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ort::session::{Session, SessionInputValue, SessionOutputs};
 
-use super::onnx_runtime::{input_tensor, view};
+use super::onnx_runtime::{ArenaPolicy, input_tensor, view};
 use super::{Engine, EngineError, Tensor, TensorView};
 use crate::image::{ImageSize, ImageTensor};
 
@@ -48,6 +48,7 @@ pub struct TwoStageSession {
     levels: usize,
     maps: usize,
     propose: Arc<dyn Propose>,
+    memory: ArenaPolicy,
 }
 
 impl TwoStageSession {
@@ -89,6 +90,7 @@ impl TwoStageSession {
             levels,
             maps,
             propose,
+            memory: ArenaPolicy::new().map_err(EngineError::Load)?,
         })
     }
 }
@@ -100,10 +102,11 @@ impl Engine for TwoStageSession {
         let Some(padded) = batch.first().map(|picture| picture.size) else {
             return Ok(Vec::new());
         };
+        let options = self.memory.options(&batch);
         let input = input_tensor(batch)?;
         let outputs = self
             .features
-            .run(ort::inputs![input])
+            .run_with_options(ort::inputs![input], options)
             .map_err(EngineError::Run)?;
         let mut chosen = Vec::with_capacity(contents.len());
         for (picture, content) in contents.iter().enumerate() {

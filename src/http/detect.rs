@@ -134,7 +134,7 @@ impl TaskRoute for Detect {
         };
         let drawn = answer.results.pop().and_then(|detected| detected.drawn);
         let drawn = drawn.ok_or_else(|| Problem::internal("no image was made".to_owned()))?;
-        Ok(respond_image(answer, format.media_type(), drawn))
+        respond_image(answer, format.media_type(), drawn)
     }
 }
 

@@ -6,10 +6,12 @@ use std::time::Instant;
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde::Serialize;
 
 use super::middleware::millis;
 use super::problem::Problem;
+use crate::app::BodyMemory;
 use crate::metrics::Stage;
 use crate::pipeline::{Answer, Timing};
 use crate::registry::LoadedModel;
@@ -61,6 +63,7 @@ pub(super) fn respond<T, R: Serialize>(
         model,
         results,
         mut timing,
+        memory,
     } = answer;
     let started = Instant::now();
     let body = serde_json::to_vec(&Body {
@@ -71,7 +74,7 @@ pub(super) fn respond<T, R: Serialize>(
     });
     let body = body.map_err(|error| Problem::internal(error.to_string()))?;
     timing[Stage::encode] += started.elapsed();
-    Ok(finish(model, timing, "application/json", body))
+    finish(Served { model, timing }, "application/json", body, memory)
 }
 
 /// An answer that is one image.
@@ -79,19 +82,45 @@ pub(super) fn respond_image<T>(
     answer: Answer<T>,
     media_type: &'static str,
     bytes: Vec<u8>,
-) -> Response {
-    finish(answer.model, answer.timing, media_type, bytes)
+) -> Result<Response, Problem> {
+    let Answer {
+        model,
+        timing,
+        memory,
+        ..
+    } = answer;
+    finish(Served { model, timing }, media_type, bytes, memory)
+}
+
+/// A body and the memory that it holds until the client has it: of slow clients there may be many.
+struct Held {
+    body: Vec<u8>,
+    _memory: BodyMemory,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
 }
 
 fn finish(
-    model: Arc<LoadedModel>,
-    timing: Timing,
+    served: Served,
     media_type: &'static str,
     body: Vec<u8>,
-) -> Response {
-    model.metrics.stage(Stage::encode, timing[Stage::encode]);
+    mut memory: BodyMemory,
+) -> Result<Response, Problem> {
+    if let Err(error) = memory.grow_to(body.len()) {
+        return Err(Problem::from(error).of(&served.model));
+    }
+    let (stage, encode) = (Stage::encode, served.timing[Stage::encode]);
+    served.model.metrics.stage(stage, encode);
+    let body = Bytes::from_owner(Held {
+        body,
+        _memory: memory,
+    });
     let kind = HeaderValue::from_static(media_type);
     let mut response = ([(CONTENT_TYPE, kind)], body).into_response();
-    response.extensions_mut().insert(Served { model, timing });
-    response
+    response.extensions_mut().insert(served);
+    Ok(response)
 }

@@ -188,6 +188,6 @@ impl TaskRoute for Segment {
         let Some(EncodedMask::Image(bytes)) = mask else {
             return Err(Problem::internal("no image was made".to_owned()));
         };
-        Ok(respond_image(answer, media_type, bytes))
+        respond_image(answer, media_type, bytes)
     }
 }

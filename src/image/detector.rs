@@ -16,11 +16,9 @@
 use fearless_simd::Simd;
 use image::RgbImage;
 
+use super::preprocess::MAX_OUTPUT_PIXELS;
 use super::{ImageError, ImageSize};
 use crate::simd::{Kernel, dispatch};
-
-/// Most pixels of a resized picture that [`DetectorTransform`] makes, padding included.
-const MAX_OUTPUT_PIXELS: u64 = 1 << 24;
 
 /// The size that a detector resizes its pictures to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::infer::{Keep, infer};
-use super::{Answer, Images, Timing, finite, record};
+use super::infer::{Finish, Inferred, answer};
+use super::{Answer, Images, Timing, finite};
 use crate::app::App;
 use crate::error::ServeError;
 use crate::image::{DecodeOptions, Orientation};
@@ -43,21 +43,33 @@ pub async fn classify_pictures(
         max_pixels: app.limits.max_pixels,
         orientation,
     };
-    let pending = infer(app, &model, images, options, deadline, Keep::Size).await?;
-    let mut timing = Timing::default();
-    let mut results = Vec::with_capacity(pending.len());
-    for picture in pending {
-        let mut inferred = picture.outputs().await?;
+    let finish = Classify {
+        model: Arc::clone(&model),
+        top_k,
+    };
+    answer(app, model, images, options, deadline, finish).await
+}
+
+struct Classify {
+    model: Arc<LoadedModel>,
+    top_k: usize,
+}
+
+impl Finish for Classify {
+    type Answer = Vec<Prediction>;
+    /// A thousand numbers: too little to wake a thread for.
+    const PIXELS: bool = false;
+
+    fn finish(&self, inferred: Inferred) -> Result<(Vec<Prediction>, Timing), ServeError> {
+        let mut timing = inferred.timing;
         let started = Instant::now();
         let logits = finite(&inferred.outputs)?;
-        results.push(classify(&logits.data, &model.labels, top_k));
-        inferred.timing[Stage::postprocess] = started.elapsed();
-        record(&model, inferred.timing);
-        timing = timing + inferred.timing;
+        let predictions = classify(&logits.data, &self.model.labels, self.top_k);
+        timing[Stage::postprocess] = started.elapsed();
+        Ok((predictions, timing))
     }
-    Ok(Answer {
-        model,
-        results,
-        timing,
-    })
+
+    fn bytes(_: &Vec<Prediction>) -> usize {
+        0
+    }
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::infer::{Inferred, Keep, infer};
-use super::{Answer, Images, Timing, record};
+use super::infer::{Finish, Inferred, Source, answer};
+use super::{Answer, Images, Timing};
 use crate::app::App;
 use crate::draw::{self, DrawnFormat};
+use crate::engine::Tensor;
 use crate::error::ServeError;
 use crate::image::{DecodeOptions, ImageSize, Orientation};
 use crate::metrics::Stage;
-use crate::pool::joined;
 use crate::postprocess::detect::{DetectOptions, Detection};
 use crate::registry::LoadedModel;
 
@@ -59,72 +59,80 @@ pub async fn detect_pictures(
         max_pixels: app.limits.max_pixels,
         orientation,
     };
-    let keep = match drawn {
-        Some(_) => Keep::Pixels,
-        None => Keep::Size,
-    };
-    let pending = infer(app, &model, images, decode, deadline, keep).await?;
-    let options = Arc::new(options);
-    let mut jobs = Vec::with_capacity(pending.len());
-    for picture in pending {
-        let inferred = picture.outputs().await?;
-        let (model, options) = (Arc::clone(&model), Arc::clone(&options));
-        let job = move || finish(&model, &options, drawn, inferred);
-        jobs.push(app.pool.start(job).await?);
-    }
-    let mut timing = Timing::default();
-    let mut results = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        let (detected, stages) = joined(job).await??;
-        record(&model, stages);
-        results.push(detected);
-        timing = timing + stages;
-    }
-    Ok(Answer {
-        model,
-        results,
-        timing,
-    })
-}
-
-/// The work after the network, for one picture. Runs on the picture pool.
-fn finish(
-    model: &LoadedModel,
-    options: &DetectOptions,
-    drawn: Option<DrawnFormat>,
-    inferred: Inferred,
-) -> Result<(Detected, Timing), ServeError> {
-    let Inferred {
-        outputs,
-        mut timing,
-        size: picture,
-        pixels,
-    } = inferred;
-    let started = Instant::now();
-    let Some(detector) = &model.detector else {
-        return Err(ServeError::Internal("the model is no detector"));
-    };
-    let detections = detector
-        .detect(&outputs, picture, options)
-        .map_err(|error| {
-            tracing::error!(model = model.id(), %error, "no detections");
-            ServeError::Internal("no boxes can be made of what the network answered")
-        })?;
-    drop(outputs);
-    let detected = Instant::now();
-    timing[Stage::postprocess] = detected - started;
-    let drawn = match (drawn, pixels) {
-        (Some(format), Some(mut pixels)) => {
-            draw::detections(&mut pixels.image, &detections, &model.labels);
-            Some(draw::encode(&pixels.image, format).ok_or(ServeError::TooLargeToDraw { format })?)
-        }
-        _ => None,
-    };
-    timing[Stage::encode] = detected.elapsed();
-    let detected = Detected {
-        picture,
-        detections,
+    let finish = Detect {
+        model: Arc::clone(&model),
+        options,
         drawn,
     };
-    Ok((detected, timing))
+    answer(app, model, images, decode, deadline, finish).await
+}
+
+struct Detect {
+    model: Arc<LoadedModel>,
+    options: DetectOptions,
+    drawn: Option<DrawnFormat>,
+}
+
+impl Finish for Detect {
+    type Answer = Detected;
+    const PIXELS: bool = true;
+
+    fn finish(&self, inferred: Inferred) -> Result<(Detected, Timing), ServeError> {
+        let Inferred {
+            outputs,
+            mut timing,
+            size: picture,
+            source,
+            ..
+        } = inferred;
+        let started = Instant::now();
+        let detections = self.detections(&outputs, picture)?;
+        drop(outputs);
+        let detected = Instant::now();
+        timing[Stage::postprocess] = detected - started;
+        let drawn = match self.drawn {
+            Some(format) => Some(self.draw(&detections, &source, format)?),
+            None => None,
+        };
+        timing[Stage::encode] = detected.elapsed();
+        let detected = Detected {
+            picture,
+            detections,
+            drawn,
+        };
+        Ok((detected, timing))
+    }
+
+    fn bytes(detected: &Detected) -> usize {
+        let boxes = detected.detections.len() * size_of::<Detection>();
+        boxes + detected.drawn.as_ref().map_or(0, Vec::len)
+    }
+}
+
+impl Detect {
+    fn detections(
+        &self,
+        outputs: &[Tensor],
+        picture: ImageSize,
+    ) -> Result<Vec<Detection>, ServeError> {
+        let Some(detector) = &self.model.detector else {
+            return Err(ServeError::Internal("the model is no detector"));
+        };
+        let detections = detector.detect(outputs, picture, &self.options);
+        detections.map_err(|error| {
+            tracing::error!(model = self.model.id(), %error, "no detections");
+            ServeError::Internal("no boxes can be made of what the network answered")
+        })
+    }
+
+    fn draw(
+        &self,
+        detections: &[Detection],
+        source: &Source,
+        format: DrawnFormat,
+    ) -> Result<Vec<u8>, ServeError> {
+        let mut image = source.decode()?;
+        draw::detections(&mut image, detections, &self.model.labels);
+        draw::encode(&image, format).ok_or(ServeError::TooLargeToDraw { format })
+    }
 }

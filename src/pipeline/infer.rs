@@ -1,15 +1,15 @@
-//! From compressed pictures to the network's outputs.
+//! From compressed pictures to the network's outputs, and through a task's last step.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use image::RgbImage;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio::task::JoinHandle;
 
-use super::{Images, Timing};
+use super::{Answer, Images, Timing, record};
 use crate::app::{App, BodyMemory};
 use crate::batch::{BatchError, Inference, Reservation};
 use crate::engine::Tensor;
@@ -21,33 +21,6 @@ use crate::metrics::Stage;
 use crate::pool::joined;
 use crate::registry::LoadedModel;
 
-/// Whether a picture is needed after the network has seen it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keep {
-    /// Its size only.
-    Size,
-    /// Its pixels too, to be drawn into. For requests of one picture: each keeps its part of the
-    /// memory for pixels to the end, and several of one request could wait for each other.
-    Pixels,
-}
-
-/// A picture on its way through the network.
-pub(super) struct Pending(JoinHandle<Result<Queued, ServeError>>);
-
-/// A picture that waits for a worker.
-struct Queued {
-    reply: oneshot::Receiver<Result<Inference, BatchError>>,
-    timing: Timing,
-    size: ImageSize,
-    pixels: Option<Pixels>,
-}
-
-/// A decoded picture and its part of the memory for pixels.
-pub(super) struct Pixels {
-    pub(super) image: RgbImage,
-    _room: OwnedSemaphorePermit,
-}
-
 /// What the network gave for one picture.
 pub(super) struct Inferred {
     /// Its outputs, without the batch axis.
@@ -56,46 +29,58 @@ pub(super) struct Inferred {
     pub(super) timing: Timing,
     /// Columns and rows of the picture as a viewer shows it.
     pub(super) size: ImageSize,
-    /// Its pixels, where they were to be kept.
-    pub(super) pixels: Option<Pixels>,
+    /// The picture again, where the task draws into it.
+    pub(super) source: Source,
+    /// The memory of the tensor that the outputs came from stands for theirs.
+    _memory: Option<OwnedSemaphorePermit>,
 }
 
-impl Pending {
-    /// Waits for the network's outputs.
+/// A compressed picture. To draw into it, it is decoded a second time: kept pixels would take the
+/// room of pictures that have their turn while this one waits for a worker.
+#[derive(Clone)]
+pub(super) struct Source {
+    index: usize,
+    format: ImageFormat,
+    bytes: Bytes,
+    options: DecodeOptions,
+    /// Its part of the memory for bodies.
+    _memory: Option<Arc<BodyMemory>>,
+}
+
+/// A task's last step: outputs to an answer.
+pub(super) trait Finish: Send + Sync + 'static {
+    /// The answer for one picture.
+    type Answer: Send + 'static;
+
+    /// Whether the step works on as many pixels as the picture has: it then waits for its part of the
+    /// memory for pixels, and runs on the picture pool.
+    const PIXELS: bool;
+
+    /// Does the step. The timing is that of all stages.
     ///
     /// # Errors
-    /// [`ServeError`] if the picture or the network failed.
-    pub(super) async fn outputs(self) -> Result<Inferred, ServeError> {
-        let Queued {
-            reply,
-            mut timing,
-            size,
-            pixels,
-        } = joined(self.0).await??;
-        let inference = reply.await.map_err(|_| BatchError::Closed)??;
-        timing[Stage::queue] = inference.queue;
-        timing[Stage::inference] = inference.inference;
-        Ok(Inferred {
-            outputs: inference.outputs,
-            timing,
-            size,
-            pixels,
-        })
-    }
+    /// [`ServeError`] if the outputs are not what they should be.
+    fn finish(&self, inferred: Inferred) -> Result<(Self::Answer, Timing), ServeError>;
+
+    /// Bytes of an answer that are worth counting.
+    fn bytes(answer: &Self::Answer) -> usize;
 }
 
-/// Starts to decode, preprocess, queue and run every picture; they overlap and keep their order.
+/// Takes the pictures of a request all the way; they overlap and keep their order.
 ///
 /// Room in the queue is taken before anything is decoded, so that an overloaded server says so at
 /// once and for little work.
-pub(super) async fn infer(
+///
+/// # Errors
+/// [`ServeError`] for the first picture that fails; the others are dropped from the queue.
+pub(super) async fn answer<F: Finish>(
     app: &App,
-    model: &Arc<LoadedModel>,
+    model: Arc<LoadedModel>,
     images: Images,
     options: DecodeOptions,
     deadline: Instant,
-    keep: Keep,
-) -> Result<Vec<Pending>, ServeError> {
+    finish: F,
+) -> Result<Answer<F::Answer>, ServeError> {
     let Images { pictures, memory } = images;
     let capacity = model.batcher.capacity();
     if pictures.len() > capacity {
@@ -103,88 +88,200 @@ pub(super) async fn infer(
         return Err(ServeError::TooManyImages { limit: capacity });
     }
     let mut room = model.batcher.reserve(pictures.len())?;
-    let mut pending = Vec::with_capacity(pictures.len());
+    let finish = Arc::new(finish);
+    let answers = Mutex::new(app.body_memory());
+    let mut walks = Vec::with_capacity(pictures.len());
     for (index, bytes) in pictures.into_iter().enumerate() {
         let failed = |source| ServeError::Image { index, source };
         let (format, size) = probe(&bytes).map_err(failed)?;
         check_pixels(size, options.max_pixels).map_err(failed)?;
-        let Some(mut room) = room.split_one() else {
-            return Err(ServeError::Internal("a reservation was too small"));
-        };
-        let tensor = model.preprocessor.output_size(size).map_err(failed)?;
-        room.hold(model.batcher.tensor_room(tensor).await?);
-        let pixels = app.pixel_room(size.pixels()).await?;
-        let picture = Picture {
+        let source = Source {
             index,
             format,
             bytes,
             options,
-            deadline,
-            room,
-            pixels,
             _memory: memory.clone(),
         };
-        let model = Arc::clone(model);
-        let job = app.pool.start(move || picture.submit(&model, keep)).await?;
-        pending.push(Pending(job));
+        let room = room
+            .split_one()
+            .ok_or(ServeError::Internal("a reservation was too small"))?;
+        let walk = Walk {
+            app,
+            model: &model,
+            deadline,
+            answers: &answers,
+        };
+        walks.push(walk.whole(source, size, room, Arc::clone(&finish)));
     }
-    Ok(pending)
+    drop(memory);
+    let (mut results, mut timing) = (Vec::with_capacity(walks.len()), Timing::default());
+    for (result, stages) in try_join_all(walks).await? {
+        results.push(result);
+        timing = timing + stages;
+    }
+    let memory = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(Answer {
+        model,
+        results,
+        timing,
+        memory,
+    })
+}
+
+/// What all pictures of a request share on their way.
+#[derive(Clone, Copy)]
+struct Walk<'a> {
+    app: &'a App,
+    model: &'a Arc<LoadedModel>,
+    deadline: Instant,
+    /// What the answers take of the memory for bodies.
+    answers: &'a Mutex<BodyMemory>,
+}
+
+impl Walk<'_> {
+    /// One picture from its bytes to its answer.
+    async fn whole<F: Finish>(
+        self,
+        source: Source,
+        size: ImageSize,
+        room: Reservation,
+        finish: Arc<F>,
+    ) -> Result<(F::Answer, Timing), ServeError> {
+        let inferred = self.infer(source, size, room).await?;
+        let finished = if F::PIXELS {
+            let pixels = self.app.pixel_room(inferred.size.pixels()).await?;
+            let job = move || {
+                let finished = finish.finish(inferred);
+                drop(pixels);
+                finished
+            };
+            self.app.pool.run(job).await?
+        } else {
+            finish.finish(inferred)
+        };
+        let (answer, timing) = finished?;
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.grow_by(F::bytes(&answer))?;
+        drop(answers);
+        record(self.model, timing);
+        Ok((answer, timing))
+    }
+
+    /// Decodes, preprocesses and queues a picture, and waits for the network's outputs.
+    async fn infer(
+        self,
+        source: Source,
+        size: ImageSize,
+        mut room: Reservation,
+    ) -> Result<Inferred, ServeError> {
+        let Self {
+            app,
+            model,
+            deadline,
+            ..
+        } = self;
+        let failed = |error| ServeError::Image {
+            index: source.index,
+            source: error,
+        };
+        let tensor = model.preprocessor.output_size(size).map_err(failed)?;
+        room.hold(model.batcher.tensor_room(tensor).await?);
+        let picture = Picture {
+            source: source.clone(),
+            deadline,
+            room,
+            pixels: app.pixel_room(size.pixels()).await?,
+        };
+        let job = {
+            let model = Arc::clone(model);
+            app.pool.start(move || picture.submit(&model)).await?
+        };
+        let Queued {
+            reply,
+            mut timing,
+            size,
+        } = joined(job).await??;
+        let inference = reply.await.map_err(|_| BatchError::Closed)??;
+        timing[Stage::queue] = inference.queue;
+        timing[Stage::inference] = inference.inference;
+        Ok(Inferred {
+            outputs: inference.outputs,
+            timing,
+            size,
+            source,
+            _memory: inference.memory,
+        })
+    }
+}
+
+/// A picture that waits for a worker.
+struct Queued {
+    reply: oneshot::Receiver<Result<Inference, BatchError>>,
+    timing: Timing,
+    size: ImageSize,
 }
 
 /// One picture on its way to the queue.
 struct Picture {
-    index: usize,
-    format: ImageFormat,
-    bytes: Bytes,
-    options: DecodeOptions,
+    source: Source,
     deadline: Instant,
     room: Reservation,
-    /// Its part of the memory for pixels, and of that for bodies.
+    /// Its part of the memory for pixels.
     pixels: OwnedSemaphorePermit,
-    _memory: Option<Arc<BodyMemory>>,
 }
 
 impl Picture {
     /// Decodes and preprocesses the picture and puts it into the queue. Runs on the picture pool.
-    fn submit(self, model: &LoadedModel, keep: Keep) -> Result<Queued, ServeError> {
+    fn submit(self, model: &LoadedModel) -> Result<Queued, ServeError> {
+        let Self {
+            source,
+            deadline,
+            room,
+            pixels,
+        } = self;
         let started = Instant::now();
-        if started >= self.deadline {
+        if started >= deadline {
             return Err(BatchError::DeadlinePassed.into());
         }
-        let failed = |source| ServeError::Image {
-            index: self.index,
-            source,
-        };
-        let image = self.decode().map_err(failed)?;
+        let image = source.decode()?;
         let decoded = Instant::now();
-        let tensor = model.preprocessor.run(&image).map_err(failed)?;
-        let preprocessed = Instant::now();
+        let tensor = model.preprocessor.run(&image);
+        let tensor = tensor.map_err(|error| source.failed(error))?;
         let mut timing = Timing::default();
         timing[Stage::decode] = decoded - started;
-        timing[Stage::preprocess] = preprocessed - decoded;
+        timing[Stage::preprocess] = decoded.elapsed();
         let (width, height) = image.dimensions();
-        let pixels = (keep == Keep::Pixels).then_some(Pixels {
-            image,
-            _room: self.pixels,
-        });
+        drop((image, pixels, source));
         Ok(Queued {
-            reply: model.batcher.submit(self.room, tensor, self.deadline)?,
+            reply: model.batcher.submit(room, tensor, deadline)?,
             timing,
             size: ImageSize { width, height },
-            pixels,
         })
     }
+}
 
-    /// A decoder that panics has met a file that is not what its format allows.
-    fn decode(&self) -> Result<RgbImage, ImageError> {
+impl Source {
+    /// The picture's pixels. A decoder that panics has met a file that is not what its format allows.
+    ///
+    /// # Errors
+    /// [`ServeError::Image`].
+    pub(super) fn decode(&self) -> Result<RgbImage, ServeError> {
         let decoded = catch_unwind(AssertUnwindSafe(|| decode(&self.bytes, &self.options)));
-        decoded.unwrap_or_else(|_| {
+        let decoded = decoded.unwrap_or_else(|_| {
             tracing::error!(format = %self.format, "a picture made its decoder panic");
             let reason = "the decoder gave up".to_owned();
             Err(ImageError::Damaged {
                 format: self.format,
                 reason,
             })
-        })
+        });
+        decoded.map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, source: ImageError) -> ServeError {
+        ServeError::Image {
+            index: self.index,
+            source,
+        }
     }
 }

@@ -47,6 +47,8 @@ pub struct Answer<T> {
     pub results: Vec<T>,
     /// Summed over the pictures.
     pub timing: Timing,
+    /// What the results take of the memory for bodies.
+    pub memory: BodyMemory,
 }
 
 /// Time spent in each stage.

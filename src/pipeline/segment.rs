@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::infer::{Inferred, Keep, Pixels, infer};
-use super::{Answer, Images, Timing, finite, record};
+use super::infer::{Finish, Inferred, Source, answer};
+use super::{Answer, Images, Timing, finite};
 use crate::app::App;
 use crate::draw::{self, DrawnFormat};
 use crate::engine::Tensor;
 use crate::error::ServeError;
 use crate::image::{DecodeOptions, ImageSize, Orientation};
 use crate::metrics::Stage;
-use crate::pool::joined;
 use crate::postprocess::segment::{
     ClassShare, Mask, RleMask, VOC_PALETTE, class_shares, mask_png, mask_rle, segment,
 };
@@ -107,60 +106,31 @@ pub async fn segment_pictures(
         max_pixels: app.limits.max_pixels,
         orientation,
     };
-    let keep = match view {
-        SegmentView::Drawn(_) => Keep::Pixels,
-        SegmentView::Mask(_) => Keep::Size,
+    let finish = Segment {
+        model: Arc::clone(&model),
+        size,
+        view,
     };
-    let pending = infer(app, &model, images, options, deadline, keep).await?;
-    let mut jobs = Vec::with_capacity(pending.len());
-    for picture in pending {
-        let inferred = picture.outputs().await?;
-        // What is drawn into has its room already. A mask is smaller than its picture was.
-        let room = match &inferred.pixels {
-            Some(_) => None,
-            None => Some(app.pixel_room(inferred.size.pixels()).await?),
-        };
-        let finish = Finish {
-            model: Arc::clone(&model),
-            size,
-            view,
-        };
-        let job = move || {
-            let finished = finish.run(inferred);
-            drop(room);
-            finished
-        };
-        jobs.push(app.pool.start(job).await?);
-    }
-    let mut timing = Timing::default();
-    let mut results = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        let (segmentation, stages) = joined(job).await??;
-        record(&model, stages);
-        results.push(segmentation);
-        timing = timing + stages;
-    }
-    Ok(Answer {
-        model,
-        results,
-        timing,
-    })
+    answer(app, model, images, options, deadline, finish).await
 }
 
-/// The work after the network, for one picture. Runs on the picture pool.
-struct Finish {
+struct Segment {
     model: Arc<LoadedModel>,
     size: MaskSize,
     view: SegmentView,
 }
 
-impl Finish {
-    fn run(&self, inferred: Inferred) -> Result<(Segmentation, Timing), ServeError> {
+impl Finish for Segment {
+    type Answer = Segmentation;
+    const PIXELS: bool = true;
+
+    fn finish(&self, inferred: Inferred) -> Result<(Segmentation, Timing), ServeError> {
         let Inferred {
             outputs,
             mut timing,
             size: picture,
-            pixels,
+            source,
+            ..
         } = inferred;
         let started = Instant::now();
         let mask = self.mask(finite(&outputs)?, picture)?;
@@ -171,13 +141,23 @@ impl Finish {
         let segmentation = Segmentation {
             picture,
             size: mask.size(),
-            mask: self.encode(&mask, &classes, pixels)?,
+            mask: self.encode(&mask, &classes, &source)?,
             classes,
         };
         timing[Stage::encode] = masked.elapsed();
         Ok((segmentation, timing))
     }
 
+    fn bytes(segmentation: &Segmentation) -> usize {
+        match &segmentation.mask {
+            EncodedMask::Image(bytes) => bytes.len(),
+            EncodedMask::Rle(runs) => runs.iter().map(|run| run.counts.len()).sum(),
+            EncodedMask::None => 0,
+        }
+    }
+}
+
+impl Segment {
     fn mask(&self, scores: &Tensor, picture: ImageSize) -> Result<Mask, ServeError> {
         let threads = picture.pixels().div_ceil(PIXELS_PER_THREAD);
         let threads = usize::try_from(threads).unwrap_or(usize::MAX);
@@ -196,23 +176,23 @@ impl Finish {
         &self,
         mask: &Mask,
         classes: &[ClassShare],
-        pixels: Option<Pixels>,
+        source: &Source,
     ) -> Result<EncodedMask, ServeError> {
         let failed = |_| ServeError::Internal("the mask has no PNG");
-        match (self.view, pixels) {
-            (SegmentView::Mask(MaskFormat::Png), _) => Ok(EncodedMask::Image(
-                mask_png(mask, &VOC_PALETTE).map_err(failed)?,
-            )),
-            (SegmentView::Mask(MaskFormat::Rle), _) => Ok(EncodedMask::Rle(mask_rle(mask))),
-            (SegmentView::Drawn(format), Some(Pixels { mut image, .. })) => {
+        match self.view {
+            SegmentView::Mask(MaskFormat::Png) => {
+                let png = mask_png(mask, &VOC_PALETTE).map_err(failed)?;
+                Ok(EncodedMask::Image(png))
+            }
+            SegmentView::Mask(MaskFormat::Rle) => Ok(EncodedMask::Rle(mask_rle(mask))),
+            SegmentView::Mask(MaskFormat::None) => Ok(EncodedMask::None),
+            SegmentView::Drawn(format) => {
+                let mut image = source.decode()?;
                 draw::segmentation(&mut image, mask, classes);
                 let drawn = draw::encode(&image, format);
                 drawn
                     .map(EncodedMask::Image)
                     .ok_or(ServeError::TooLargeToDraw { format })
-            }
-            (SegmentView::Mask(MaskFormat::None) | SegmentView::Drawn(_), _) => {
-                Ok(EncodedMask::None)
             }
         }
     }
