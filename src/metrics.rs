@@ -160,6 +160,8 @@ pub struct Metrics {
     batch_size: Histograms<ModelLabels>,
     batches: Family<CutLabels, Counter>,
     queue_depth: Family<ModelLabels, Gauge>,
+    tensor_pixels: Family<ModelLabels, Counter>,
+    padding_pixels: Family<ModelLabels, Counter>,
     images: Family<ModelLabels, Counter>,
     model_loaded: Family<ModelLabels, Gauge>,
     rejected: Family<RejectionLabels, Counter>,
@@ -186,6 +188,8 @@ impl Metrics {
             batch_size: Family::new_with_constructor(pictures),
             batches: Family::default(),
             queue_depth: Family::default(),
+            tensor_pixels: Family::default(),
+            padding_pixels: Family::default(),
             images: Family::default(),
             model_loaded: Family::default(),
             rejected: Family::default(),
@@ -228,6 +232,14 @@ impl Metrics {
         registry.register("sightline_batch_size", help, self.batch_size.clone());
         let help = "Batches, by why they were cut where they were";
         registry.register("sightline_batches", help, self.batches.clone());
+        let help = "Pixels that networks have read, padding included";
+        registry.register("sightline_tensor_pixels", help, self.tensor_pixels.clone());
+        let help = "Those of them that were padding";
+        registry.register(
+            "sightline_padding_pixels",
+            help,
+            self.padding_pixels.clone(),
+        );
         let help = "Pictures waiting for a worker";
         registry.register("sightline_queue_depth", help, self.queue_depth.clone());
         registry.register("sightline_images", "Pictures answered", self.images.clone());
@@ -317,6 +329,8 @@ impl Metrics {
         BatchMetrics {
             size: self.batch_size.get_or_create(&labels).clone(),
             queue_depth: self.queue_depth.get_or_create(&labels).clone(),
+            tensor_pixels: self.tensor_pixels.get_or_create(&labels).clone(),
+            padding_pixels: self.padding_pixels.get_or_create(&labels).clone(),
             batches: Cut::ALL.map(counter),
         }
     }
@@ -357,6 +371,8 @@ pub struct BatchMetrics {
     size: Histogram,
     /// Pictures waiting for a worker.
     pub queue_depth: Gauge,
+    tensor_pixels: Counter,
+    padding_pixels: Counter,
     batches: [Counter; 4],
 }
 
@@ -365,5 +381,11 @@ impl BatchMetrics {
     pub fn batch(&self, pictures: usize, cut: Cut) {
         self.size.observe(pictures as f64);
         self.batches[cut as usize].inc();
+    }
+
+    /// Records the size of a picture's tensor, and of the part of it that is no padding.
+    pub fn tensor(&self, pixels: u64, content: u64) {
+        self.tensor_pixels.inc_by(pixels);
+        self.padding_pixels.inc_by(pixels.saturating_sub(content));
     }
 }

@@ -71,7 +71,10 @@ fn answer(shared: &Shared, engine: &mut dyn Engine, batch: Vec<Pending<Job>>) {
         let waited = started.saturating_duration_since(enqueued);
         // The place in the queue is free from here on.
         let memory = payload.room.memory;
-        pictures.push(payload.picture);
+        let picture = payload.picture;
+        let (size, content) = (picture.size.pixels(), picture.content.pixels());
+        shared.metrics.tensor(size, content);
+        pictures.push(picture);
         clients.push((payload.reply, waited, memory));
     }
     let count = clients.len();
