@@ -4,7 +4,7 @@
 //!
 //! 1. [`http`]: the body becomes compressed pictures, the query becomes a validated request.
 //! 2. [`pipeline`]: walks a request through everything below, a file for each task.
-//! 3. [`registry`]: the model, its labels, its queue.
+//! 3. [`registry`]: the model, its labels, its queue; [`networks`] are what it runs.
 //! 4. [`image`]: pictures are decoded and preprocessed on the bounded [`pool`].
 //! 5. [`batch`]: the queue, and the workers that cut batches from it.
 //! 6. [`engine`]: ONNX Runtime runs the network.

@@ -95,13 +95,43 @@ fn many_elongated_pictures_stay_within_the_same_bound() {
     assert!(after < before + 200_000_000, "{} MiB", after / MIB);
 }
 
-/// Run with `cargo nextest run --release --run-ignored only -E 'binary(memory)'`.
+/// Run with `cargo nextest run --run-ignored only --no-capture -E 'binary(memory)'`.
 #[test]
 #[ignore = "2,000 requests take minutes; its figures are in docs/BENCHMARKS.md"]
-fn memory_is_flat_over_requests_of_mixed_sizes() {
-    const REQUESTS: usize = 2000;
+fn memory_is_flat_over_masks_of_mixed_sizes() {
     let directory = exported();
     let server = start(&directory);
+    let queries = [
+        "",
+        "?mask=rle",
+        "?mask=none",
+        "?annotate=true",
+        "?size=logits",
+    ];
+    soak(&server, "/v1/segment", &queries, 2000);
+}
+
+/// As above.
+#[test]
+#[ignore = "1,000 requests take minutes; its figures are in docs/BENCHMARKS.md"]
+fn memory_is_flat_over_boxes_of_mixed_sizes() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let network = "fasterrcnn_mobilenet_v3_large_fpn";
+    let (weights, out) = (at("weights.safetensors"), at("detector"));
+    checkpoint::write(network, 91, weights.as_ref());
+    let (code, _, stderr) = run(&["export", network, "--weights", &weights, "-o", &out]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let models = directory.path().to_str().unwrap();
+    let server = Server::start(&["--models", models, "--model", "detector"]);
+    let queries = ["", "?score_threshold=0", "?annotate=true"];
+    soak(&server, "/v1/detect", &queries, 1000);
+}
+
+/// Sends pictures of mixed sizes, two at a time so that both workers and batches come in, and holds
+/// the resident memory of the last quarter to that of the second: the first meets every size for the
+/// first time.
+fn soak(server: &Server, route: &str, queries: &[&str], requests: usize) {
     let sizes = [
         (500, 375),
         (640, 480),
@@ -112,35 +142,24 @@ fn memory_is_flat_over_requests_of_mixed_sizes() {
         (1920, 1080),
     ];
     let pictures = sizes.map(|(width, height)| jpeg(width, height));
-    let queries = [
-        "",
-        "?mask=rle",
-        "?mask=none",
-        "?annotate=true",
-        "?size=logits",
-    ];
+    let ask = |request: usize| {
+        let picture = &pictures[request * 5 % pictures.len()];
+        let path = format!("{route}{}", queries[request * 3 % queries.len()]);
+        let reply = server.post(&path, "image/jpeg", picture);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    };
     let mut resident = Vec::new();
-    for request in 0..REQUESTS / 2 {
-        // Two at a time, so that batches and both workers come in.
+    for pair in 0..requests / 2 {
         std::thread::scope(|scope| {
-            for at in [2 * request, 2 * request + 1] {
-                let picture = &pictures[at * 5 % pictures.len()];
-                let query = queries[at * 3 % queries.len()];
-                let server = &server;
-                scope.spawn(move || segment(server, query, picture));
-            }
+            scope.spawn(|| ask(2 * pair));
+            scope.spawn(|| ask(2 * pair + 1));
         });
-        resident.push(server.memory("VmRSS"));
+        resident.push(server.memory("VmRSS") / MIB);
     }
-    let most = |part: &[u64]| part.iter().copied().max().unwrap();
-    let quarter = resident.len() / 4;
-    let parts: Vec<u64> = resident.chunks(quarter).map(most).collect();
-    println!(
-        "most resident in each quarter: {:?} MiB",
-        parts.iter().map(|bytes| bytes / MIB).collect::<Vec<_>>()
-    );
-    // The first quarter meets every size for the first time.
-    let growth = parts[3] as f64 / parts[1] as f64 - 1.0;
+    let quarters = resident.chunks(resident.len() / 4);
+    let most: Vec<u64> = quarters.map(|part| *part.iter().max().unwrap()).collect();
+    println!("most resident in each quarter: {most:?} MiB");
+    let growth = most[3] as f64 / most[1] as f64 - 1.0;
     println!(
         "growth from the second quarter to the last: {:.1} %",
         growth * 100.0

@@ -110,7 +110,10 @@ impl Form {
             Self::Mask if format != MaskFormat::Png => Err(ServeError::BadParameter {
                 field: "mask".to_owned(),
                 expected: "png where an image is asked for".to_owned(),
-                got: "another".to_owned(),
+                got: match format {
+                    MaskFormat::Rle => "rle".to_owned(),
+                    _ => "none".to_owned(),
+                },
             }),
             form => Ok(form),
         }

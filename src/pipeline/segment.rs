@@ -16,9 +16,6 @@ use crate::postprocess::segment::{
 };
 use crate::registry::LoadedModel;
 
-/// Pixels of a mask that are worth a thread of their own: a few milliseconds of work.
-const PIXELS_PER_THREAD: u64 = 1 << 20;
-
 /// A validated request for segmentation.
 pub struct SegmentRequest {
     /// The model.
@@ -159,13 +156,11 @@ impl Finish for Segment {
 
 impl Segment {
     fn mask(&self, scores: &Tensor, picture: ImageSize) -> Result<Mask, ServeError> {
-        let threads = picture.pixels().div_ceil(PIXELS_PER_THREAD);
-        let threads = usize::try_from(threads).unwrap_or(usize::MAX);
         let size = match self.size {
             MaskSize::Input => Some(picture),
             MaskSize::Logits => None,
         };
-        let mask = segment(scores, size, threads.min(self.model.plan.threads()));
+        let mask = segment(scores, size, self.model.plan.threads());
         mask.map_err(|error| {
             tracing::error!(model = self.model.id(), %error, "no mask");
             ServeError::Internal("no mask can be made of what the network answered")
