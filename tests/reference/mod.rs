@@ -9,6 +9,7 @@
     reason = "each test file uses its own part"
 )]
 
+pub mod bilinear;
 pub mod cases;
 
 use std::path::{Path, PathBuf};
@@ -60,21 +61,35 @@ pub fn pictures(data: &[f32], width: u32, height: u32) -> Vec<ImageTensor> {
         .collect()
 }
 
-/// Largest difference, relative to the spread (standard deviation) of the expected values.
+/// Differences from expected values, relative to the spread (standard deviation) of those.
+#[derive(Debug, Clone, Copy)]
+pub struct Differences {
+    pub largest: f64,
+    pub rms: f64,
+}
+
+impl Differences {
+    pub fn new(got: &[f32], expected: &[f32]) -> Self {
+        assert_eq!(got.len(), expected.len());
+        let expected: Vec<f64> = expected.iter().map(|v| f64::from(*v)).collect();
+        let mean_of =
+            |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / got.len() as f64;
+        let mean = mean_of(&mut expected.iter().copied());
+        let variance = mean_of(&mut expected.iter().map(|v| (v - mean).powi(2)));
+        let pairs = got.iter().zip(&expected);
+        let differences = pairs.map(|(got, expected)| (f64::from(*got) - expected).abs());
+        let largest = differences.clone().fold(0.0, f64::max);
+        let square = mean_of(&mut differences.map(|v| v * v));
+        Self {
+            largest: largest / variance.sqrt(),
+            rms: (square / variance).sqrt(),
+        }
+    }
+}
+
+/// Largest difference, relative to the spread of the expected values.
 pub fn relative_error(got: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(got.len(), expected.len());
-    let count = expected.len() as f64;
-    let mean = expected.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
-    let variance = expected
-        .iter()
-        .map(|v| (f64::from(*v) - mean).powi(2))
-        .sum::<f64>()
-        / count;
-    let differences = got
-        .iter()
-        .zip(expected)
-        .map(|(g, e)| f64::from((g - e).abs()));
-    differences.fold(0.0, f64::max) / variance.sqrt()
+    Differences::new(got, expected).largest
 }
 
 /// The folder of real weights and photographs, where this checkout has it: `../shared/real` or
