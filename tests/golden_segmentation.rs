@@ -8,8 +8,8 @@ mod reference;
 
 use onnx_export::manifest::{Architecture, Head};
 use onnx_export::{BuildError, DEFAULT_OPSET, OPSETS, formula};
-use reference::bilinear::bilinear;
 use reference::cases::{Case, Input, cases, run};
+use reference::shared::bilinear::bilinear;
 use reference::{Differences, read_bytes, read_tensor, relative_error};
 use sightline::catalogue;
 use sightline::engine::Tensor;

@@ -9,8 +9,8 @@
     reason = "each test file uses its own part"
 )]
 
-pub mod bilinear;
 pub mod cases;
+pub mod shared;
 
 use std::path::{Path, PathBuf};
 
@@ -104,19 +104,10 @@ pub fn real_data(test: &str) -> Option<PathBuf> {
     None
 }
 
-/// Files as Pillow decodes them, without a picture for those that it refuses, where a Python with Pillow is
-/// there: `SIGHTLINE_TEST_PYTHON`, else `python3`. None is said aloud.
+/// Files as Pillow decodes them, without a picture for those that it refuses; nothing without Pillow.
 pub fn pillow_pictures(test: &str, files: &[PathBuf]) -> Option<Vec<Option<image::RgbImage>>> {
-    let python = std::env::var("SIGHTLINE_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let run = std::process::Command::new(&python)
-        .arg("tests/reference/decode.py")
-        .args(files)
-        .output();
-    let Some(output) = run.ok().filter(|output| output.status.success()) else {
-        eprintln!("SKIPPED a part of {test}: {python} has no Pillow");
-        return None;
-    };
-    let mut rest = output.stdout.as_slice();
+    let printed = shared::python::output(test, "decode.py", files)?;
+    let mut rest = printed.as_slice();
     let mut take = |bytes: usize| rest.split_off(..bytes).unwrap();
     let mut pictures = Vec::new();
     for _ in files {

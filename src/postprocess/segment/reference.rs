@@ -3,11 +3,10 @@
 use super::Mask;
 use crate::image::ImageSize;
 
-#[path = "../../../tests/reference/bilinear.rs"]
-#[expect(unreachable_pub, reason = "other tests are crates of their own")]
-mod bilinear;
+#[path = "../../../tests/reference/shared/mod.rs"]
+mod shared;
 
-pub(super) use bilinear::bilinear;
+pub(super) use shared::{bilinear::bilinear, python, rle::decode as decode_rle};
 
 /// The first of the highest scores at each pixel, of `[C, H, W]`.
 pub(super) fn argmax(scores: &[f32], size: ImageSize) -> Mask {

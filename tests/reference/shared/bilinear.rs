@@ -1,4 +1,4 @@
-//! Bilinear interpolation, plainly. The crate's own tests compile this file too.
+//! Bilinear interpolation, plainly.
 
 /// `torch.nn.functional.interpolate(scores, to, mode="bilinear", align_corners=False)`, one number after
 /// the other: planes of `from`, height and width, to planes of `to`.
