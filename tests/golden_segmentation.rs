@@ -6,12 +6,15 @@
 
 mod reference;
 
-use onnx_export::manifest::{Architecture, Backbone, Head};
+use onnx_export::manifest::{Architecture, Head};
 use onnx_export::{BuildError, DEFAULT_OPSET, OPSETS, formula};
 use reference::cases::{Case, Input, cases, run};
-use reference::{read_bytes, read_tensor, relative_error};
+use reference::shared::bilinear::bilinear;
+use reference::{Differences, read_bytes, read_tensor, relative_error};
 use sightline::catalogue;
 use sightline::engine::Tensor;
+use sightline::image::ImageSize;
+use sightline::postprocess::segment::segment;
 
 /// The network as the catalogue has it, with its auxiliary head as an output.
 fn architecture(name: &str, with_aux: bool) -> Architecture {
@@ -23,126 +26,116 @@ fn architecture(name: &str, with_aux: bool) -> Architecture {
     architecture
 }
 
-/// Scores `[C, h, w]` enlarged to `height` x `width`, plainly: one pixel after the other.
-///
-/// Source: `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`.
-fn enlarge(scores: &Tensor, height: usize, width: usize) -> Vec<f32> {
-    let [classes, h, w] = *scores.shape.as_slice() else {
+/// Every fourth row and column of scores `[C, h, w]` enlarged to `size`.
+fn every_fourth(scores: &Tensor, size: ImageSize) -> Vec<f32> {
+    let [_, h, w] = *scores.shape.as_slice() else {
         panic!("{:?}", scores.shape);
     };
-    let source = |at: usize, from: usize, to: usize| {
-        let at = ((at as f32 + 0.5) * (from as f32 / to as f32) - 0.5).max(0.0);
-        let first = (at as usize).min(from - 1);
-        (first, (first + 1).min(from - 1), at - first as f32)
-    };
-    let mut out = Vec::new();
-    for class in 0..classes {
-        let plane = &scores.data[class * h * w..];
-        for y in 0..height {
-            let (top, bottom, down) = source(y, h, height);
-            for x in 0..width {
-                let (left, right, along) = source(x, w, width);
-                let row =
-                    |y: usize| plane[y * w + left] * (1.0 - along) + plane[y * w + right] * along;
-                out.push(row(top) * (1.0 - down) + row(bottom) * down);
-            }
-        }
-    }
-    out
-}
-
-/// Every fourth row and column of `[C, height, width]`.
-fn every_fourth(scores: &[f32], height: usize, width: usize) -> Vec<f32> {
-    let planes = scores.chunks_exact(height * width);
-    let rows = planes.flat_map(|plane| plane.chunks_exact(width).step_by(4));
+    let to = [size.height as usize, size.width as usize];
+    let enlarged = bilinear(&scores.data, [h, w], to);
+    let rows = enlarged.chunks_exact(to[0] * to[1]);
+    let rows = rows.flat_map(|plane| plane.chunks_exact(to[1]).step_by(4));
     rows.flat_map(|row| row.iter().step_by(4).copied())
         .collect()
 }
 
-/// The first best class of each pixel.
-fn best(scores: &[f32], pixels: usize) -> Vec<u8> {
-    let class_of = |pixel: usize| {
-        let scores = scores.iter().skip(pixel).step_by(pixels).enumerate();
-        scores.fold((0, f32::MIN), |best, (class, score)| {
-            if *score > best.1 {
-                (class as u8, *score)
-            } else {
-                best
-            }
-        })
-    };
-    (0..pixels).map(|pixel| class_of(pixel).0).collect()
+/// The share of pixels that the served mask has in common with the expected one.
+fn common(scores: &Tensor, size: ImageSize, expected: &[u8]) -> f64 {
+    let mask = segment(scores, Some(size), 2).unwrap();
+    assert_eq!(mask.classes().len(), expected.len());
+    let pairs = mask.classes().iter().zip(expected);
+    pairs.filter(|(got, want)| got == want).count() as f64 / expected.len() as f64
 }
 
-/// The largest difference that is let pass, of the spread.
+/// The largest differences that are let pass, of the spread: twice what was measured.
+struct Tolerance {
+    /// From torchvision's f32 scores.
+    torchvision: f64,
+    /// From exact arithmetic, where `double_precision.safetensors` has it.
+    exact: Option<Differences>,
+}
+
+/// With the formula's weights the end of a MobileNetV3-Large amplifies rounding ten thousandfold, in torch
+/// as here. Off exact arithmetic, largest and root mean square:
 ///
-/// With the formula's weights the end of a MobileNetV3-Large amplifies rounding ten thousandfold:
-/// torch itself is off by 9e-4 (LR-ASPP) and 4e-4 from what it computes in double precision, and by
-/// 5e-4 from itself on another number of threads. The auxiliary head, which reads the same trunk
-/// earlier, and the residual networks hold the tolerance of everything else.
-fn tolerance(backbone: &Backbone) -> f64 {
-    match backbone {
-        Backbone::MobilenetV3(_) => 2e-3,
-        _ => 1e-4,
+/// | | LR-ASPP | DeepLabV3 | FCN |
+/// |---|---|---|---|
+/// | torch, f32, 1 thread | 3.9e-4, 5.1e-5 | 1.4e-4, 2.5e-5 | 1.4e-4, 2.9e-5 |
+/// | torch, f32, 2 threads | 9.0e-4, 1.1e-4 | 3.3e-4, 6.0e-5 | 3.2e-4, 6.7e-5 |
+/// | ours | 1.8e-3, 2.2e-4 | 6.8e-4, 1.1e-4 | 6.3e-4, 1.3e-4 |
+/// | ours, computed in f64 | 1.1e-4, 1.6e-5 | 4.6e-5, 1.2e-5 | 5.5e-5, 1.2e-5 |
+///
+/// The last row is what folded weights and the slope of a hard sigmoid lose by being f32; the rest is
+/// the order in which ONNX Runtime adds. What reads the trunk earlier, and the residual networks, are off
+/// torchvision's f32 by less than 6e-6.
+fn tolerance(network: &str) -> Tolerance {
+    let mobilenet = |torchvision, largest, rms| Tolerance {
+        torchvision,
+        exact: Some(Differences { largest, rms }),
+    };
+    match network {
+        "lraspp_mobilenet_v3_large" => mobilenet(1.8e-3, 3.6e-3, 4.4e-4),
+        "deeplabv3_mobilenet_v3_large" => mobilenet(7.6e-4, 1.4e-3, 2.2e-4),
+        "fcn_mobilenet_v3_large" => mobilenet(6.8e-4, 1.3e-3, 2.6e-4),
+        _ => Tolerance {
+            torchvision: STABLE,
+            exact: None,
+        },
     }
 }
+
+/// The tolerance where nothing is amplified.
+const STABLE: f64 = 1.2e-5;
 
 #[test]
 fn every_network_gives_torchvisions_masks() {
     let cases = cases("segmentation");
     assert_eq!(cases.len(), 5);
-    for Case {
-        name,
-        input,
-        params,
-        shapes,
-        ..
-    } in cases
-    {
-        let architecture = architecture(&name, true);
-        assert_eq!(
-            onnx_export::tensor_shapes(&architecture).unwrap(),
-            shapes,
-            "{name}"
-        );
-        let state = formula::state_dict(&shapes, &[]).unwrap();
-        let model = onnx_export::build(&name, &architecture, &state, DEFAULT_OPSET).unwrap();
-        assert_eq!(model.info.parameters, params, "{name}");
-        let outputs = run(&model.to_bytes(), &input).remove(0);
-        let [.., height, width] = input.shape;
-        let file = format!("{name}.safetensors");
-        let out = enlarge(&outputs[0], height, width);
-        let expected = read_tensor(&file, "out_stride4");
-        let error = relative_error(&every_fourth(&out, height, width), &expected);
-        let mask = best(&out, height * width);
-        let expected = read_bytes(&file, "mask");
-        let equal = mask
-            .iter()
-            .zip(&expected)
-            .filter(|(got, want)| got == want)
-            .count();
-        let share = equal as f64 / expected.len() as f64;
+    for case in &cases {
+        check(case);
+    }
+}
+
+fn check(case: &Case) {
+    let name = case.name.as_str();
+    let architecture = architecture(name, true);
+    let shapes = onnx_export::tensor_shapes(&architecture).unwrap();
+    assert_eq!(shapes, case.shapes, "{name}");
+    let state = formula::state_dict(&shapes, &[]).unwrap();
+    let model = onnx_export::build(name, &architecture, &state, DEFAULT_OPSET).unwrap();
+    assert_eq!(model.info.parameters, case.params, "{name}");
+    let outputs = run(&model.to_bytes(), &case.input).remove(0);
+    let [.., height, width] = case.input.shape;
+    let size = ImageSize {
+        width: width as u32,
+        height: height as u32,
+    };
+    let file = format!("{name}.safetensors");
+    let tolerance = tolerance(name);
+
+    let share = common(&outputs[0], size, &read_bytes(&file, "mask"));
+    let expected = read_tensor(&file, "out_stride4");
+    let error = relative_error(&every_fourth(&outputs[0], size), &expected);
+    println!("{name}: {error:.1e} of the spread, {share} of the mask");
+    assert!(share >= 0.999, "{name}: {share}");
+    assert!(error < tolerance.torchvision, "{name}: {error:.1e}");
+    if let Some(allowed) = tolerance.exact {
+        let expected = read_tensor("double_precision.safetensors", name);
+        let error = Differences::new(&outputs[0].data, &expected);
         println!(
-            "{name}: {error:.1e} of the spread, {:.3} % of the mask",
-            100.0 * share
+            "{name}: from exact arithmetic {:.1e} at most, {:.1e} rms",
+            error.largest, error.rms
         );
-        let tolerance = tolerance(&architecture.backbone);
-        assert!(error < tolerance, "{name}: {error:.1e} of the spread");
-        assert!(share >= 0.999, "{name}: {share}");
-        assert_eq!(
-            outputs.len() == 2,
-            shapes.keys().any(|name| name.starts_with("aux_")),
-            "{name}"
-        );
-        if let Some(aux) = outputs.get(1) {
-            let aux = every_fourth(&enlarge(aux, height, width), height, width);
-            let error = relative_error(&aux, &read_tensor(&file, "aux_stride4"));
-            println!("{name}: auxiliary head {error:.1e} of the spread");
-            assert!(
-                error < 1e-4,
-                "{name}: auxiliary head {error:.1e} of the spread"
-            );
-        }
+        assert!(error.largest < allowed.largest, "{name}: {error:?}");
+        assert!(error.rms < allowed.rms, "{name}: {error:?}");
+    }
+    let has_aux = shapes.keys().any(|name| name.starts_with("aux_"));
+    assert_eq!(outputs.len() == 2, has_aux, "{name}");
+    if let Some(aux) = outputs.get(1) {
+        let expected = read_tensor(&file, "aux_stride4");
+        let error = relative_error(&every_fourth(aux, size), &expected);
+        println!("{name}: auxiliary head {error:.1e} of the spread");
+        assert!(error < STABLE, "{name}: auxiliary head {error:.1e}");
     }
 }
 

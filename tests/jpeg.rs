@@ -2,6 +2,7 @@
 //! no bytes make the decoder panic or take memory beyond its bounds.
 
 #![allow(
+    clippy::print_stdout,
     clippy::unwrap_used,
     reason = "a panic in a helper of a test is the report"
 )]
@@ -281,6 +282,18 @@ fn damage_is_refused_and_not_painted_over() {
             "table cut short",
             [&plain[..scan - 1], &plain[scan..]].concat(),
         ),
+        (
+            "segment without a quantisation table",
+            with(&plain, scan, b"\xFF\xDB\x00\x02"),
+        ),
+        (
+            "segment without a Huffman table",
+            with(&plain, scan, b"\xFF\xC4\x00\x02"),
+        ),
+        (
+            "quantisation table of number 4",
+            with(&plain, scan, &quantisation(&[4])),
+        ),
         ("no width", frame_with(&[(7, 0), (8, 0)])),
         ("sampling factor of 0", frame_with(&[(11, 0x01)])),
     ];
@@ -293,10 +306,107 @@ fn damage_is_refused_and_not_painted_over() {
     }
 }
 
+/// A segment of quantisation tables of these numbers, all alike.
+fn quantisation(numbers: &[u8]) -> Vec<u8> {
+    let length = (2 + 65 * numbers.len() as u16).to_be_bytes();
+    let tables = numbers
+        .iter()
+        .flat_map(|number| [*number].into_iter().chain([9; 64]));
+    [0xFF, 0xDB]
+        .into_iter()
+        .chain(length)
+        .chain(tables)
+        .collect()
+}
+
+/// Tables may come again between scans, in segments of another make, but not with other factors:
+/// those that held before the first scan count, not any that came before them.
+#[test]
+fn tables_that_come_again_are_compared_by_number() {
+    let file = odd("progressive.jpg");
+    let same = |numbers: &[u8], again: &[u8]| {
+        let between = with(&file, find(&file, 0xDA, 1), &quantisation(again));
+        let before = find(&file, 0xDA, 0);
+        decode(&with(&between, before, &quantisation(numbers)), &OPTIONS).map(|_| ())
+    };
+    assert_eq!(same(&[0, 1], &[0, 1]), Ok(()));
+    assert_eq!(same(&[0, 1], &[1]), Ok(()));
+    assert_eq!(same(&[3], &[3, 3]), Ok(()));
+    for (numbers, again) in [(&[0][..], &[1][..]), (&[0, 1], &[1, 2])] {
+        let refused = same(numbers, again);
+        assert!(
+            matches!(refused, Err(ImageError::UnsupportedFeature { .. })),
+            "{numbers:?}, then {again:?}: {refused:?}"
+        );
+    }
+    // The file's own tables, replaced and brought back.
+    let (table, scan) = (find(&file, 0xDB, 0), find(&file, 0xDA, 0));
+    let length = usize::from(u16::from_be_bytes([file[table + 2], file[table + 3]]));
+    let own = file[table..table + 2 + length].to_vec();
+    let between = with(&file, find(&file, 0xDA, 1), &own);
+    assert!(decode(&between, &OPTIONS).is_ok());
+    let back = with(&between, scan, &quantisation(&[0]));
+    assert!(decode(&back, &OPTIONS).is_err());
+}
+
+/// Four megabytes of one small piece after the other, wherever one may stand. Whoever compares each
+/// with all before it works for minutes.
+#[test]
+fn many_small_segments_take_linear_time() {
+    let file = odd("progressive.jpg");
+    let pieces = [
+        ("quantisation", quantisation(&[0])),
+        ("no table", b"\xFF\xDB\x00\x02".to_vec()),
+        ("no codes", [b"\xFF\xC4\x00\x13\x00", &[0; 16][..]].concat()),
+        ("interval", b"\xFF\xDD\x00\x04\x00\x00".to_vec()),
+        ("application", b"\xFF\xE5\x00\x02".to_vec()),
+        ("EXIF", b"\xFF\xE1\x00\x08Exif\0\0".to_vec()),
+        ("profile", b"\xFF\xE2\x00\x10ICC_PROFILE\0\x01\x01".to_vec()),
+        ("comment", b"\xFF\xFE\x00\x02".to_vec()),
+        ("frame", b"\xFF\xC2\x00\x02".to_vec()),
+        ("scan", file[find(&file, 0xDA, 0)..][..14].to_vec()),
+        ("restart", b"\xFF\xD0".to_vec()),
+        ("fill", b"\xFF".to_vec()),
+        ("stuffed", b"\xFF\0".to_vec()),
+        ("stray", b"\0".to_vec()),
+    ];
+    let many = |piece: &[u8]| piece.repeat((4 << 20) / piece.len());
+    let started = std::time::Instant::now();
+    for (name, piece) in &pieces {
+        for (marker, n) in [(0xDB, 0), (0xDA, 0), (0xDA, 1), (0xD9, 0)] {
+            let _ = decode(&with(&file, find(&file, marker, n), &many(piece)), &OPTIONS);
+        }
+        let alone = [b"\xFF\xD8", many(piece).as_slice()].concat();
+        assert!(decode(&alone, &OPTIONS).is_err(), "{name}");
+    }
+    // Each of the later ones is like none of the many before the first scan but the last.
+    let mut last = quantisation(&[0]);
+    *last.last_mut().unwrap() += 1;
+    let later = with(&file, find(&file, 0xDA, 1), &many(&last));
+    for (early, possible) in [
+        (&b"\xFF\xDB\x00\x02"[..], false),
+        (&quantisation(&[0]), true),
+    ] {
+        let tables = [many(early), last.clone()].concat();
+        let file = with(&later, find(&later, 0xDA, 0), &tables);
+        assert_eq!(decode(&file, &OPTIONS).is_ok(), possible);
+    }
+    // A restart after each block.
+    let (width, height) = (1024, 8192);
+    let grey = samples(width, height, 1);
+    let encoder = Encoder::new(&grey, width, height, PixelFormat::Grayscale).quality(1);
+    let file = encoder.restart_blocks(1).encode().unwrap();
+    assert_eq!(decode(&file, &OPTIONS).map(|_| ()), Ok(()));
+    // One second on an idle machine; a single quadratic walk among the 73 takes more than this.
+    let took = started.elapsed();
+    println!("{took:?}");
+    assert!(took.as_secs() < 10, "{took:?}");
+}
+
 #[test]
 fn what_would_decode_wrongly_is_refused() {
     let progressive = odd("progressive.jpg");
-    let table = [b"\xFF\xDB\x00\x43\x00", &[9; 64][..]].concat();
+    let table = quantisation(&[0]);
     let files = [
         ("lossless", frame_with(&[(1, 0xC3)])),
         ("hierarchical", frame_with(&[(1, 0xC5)])),

@@ -89,7 +89,7 @@ fn judge(server: &Server, folder: &Path, answers: &Value, test: &str) -> f64 {
     println!("{test}: {agreement:?}");
     assert_eq!(agreement.photographs, 100);
     assert!(agreement.right >= 80, "{agreement:?}");
-    assert!(agreement.same_top1 >= 98, "{agreement:?}");
+    assert_eq!(agreement.same_top1, 100, "{agreement:?}");
     assert_eq!(agreement.close, agreement.same_top1, "{agreement:?}");
     agreement.worst_score_difference
 }

@@ -7,12 +7,15 @@
 )]
 
 mod common;
+mod reference;
 
 use std::io::Cursor;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::{Reply, Server, checkpoint, form, json_body, odd, photo, run};
+use reference::shared::python::{self, Encoded};
+use reference::shared::rle;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -79,37 +82,6 @@ fn mask_of(result: &Value) -> Vec<u8> {
     indices
 }
 
-/// COCO's compressed runs to the pixels that are one, row by row.
-fn runs_to_pixels(counts: &str, height: usize, width: usize) -> Vec<bool> {
-    let mut lengths: Vec<i64> = Vec::new();
-    let mut bytes = counts.bytes();
-    while let Some(mut byte) = bytes.next() {
-        let (mut number, mut shift) = (0_i64, 0);
-        loop {
-            let bits = i64::from(byte - 48);
-            number |= (bits & 31) << shift;
-            shift += 5;
-            if bits & 32 == 0 {
-                if bits & 16 != 0 {
-                    number |= -1 << shift;
-                }
-                break;
-            }
-            byte = bytes.next().unwrap();
-        }
-        let before = lengths.len().checked_sub(2).filter(|_| lengths.len() > 2);
-        lengths.push(number + before.map_or(0, |at| lengths[at]));
-    }
-    let columns = lengths.iter().enumerate();
-    let columns: Vec<bool> = columns
-        .flat_map(|(index, length)| std::iter::repeat_n(index % 2 == 1, *length as usize))
-        .collect();
-    assert_eq!(columns.len(), height * width);
-    (0..height * width)
-        .map(|at| columns[(at % width) * height + at / width])
-        .collect()
-}
-
 #[test]
 fn a_checkpoint_of_ones_own_answers_with_its_labels() {
     let directory = exported();
@@ -168,16 +140,18 @@ fn forms(server: &Server, picture: &[u8], mask: &[u8]) {
 
     let runs = result(server, "?mask=rle", picture);
     assert_eq!(runs["mask"]["encoding"], "rle");
-    for run in runs["mask"]["data"].as_array().unwrap() {
+    let runs = runs["mask"]["data"].as_array().unwrap();
+    for run in runs {
         assert_eq!(run["size"], serde_json::json!([375, 500]));
-        let pixels = runs_to_pixels(run["counts"].as_str().unwrap(), 375, 500);
+        let columns = rle::decode(run["counts"].as_str().unwrap());
         let class = run["class_id"].as_u64().unwrap();
-        let same = mask
-            .iter()
-            .zip(pixels)
-            .all(|(m, pixel)| (u64::from(*m) == class) == pixel);
-        assert!(same, "class {class}");
+        let inside = |at: usize| columns[(at % 500) * 375 + at / 500];
+        let mut pixels = mask.iter().enumerate();
+        let same = pixels.all(|(at, pixel)| (u64::from(*pixel) == class) == inside(at));
+        assert!(columns.len() == mask.len() && same, "class {class}");
     }
+    let all = Encoded::new([375, 500], mask, &alone.body, runs);
+    python::agrees("segment", &[all]);
     let none = result(server, "?mask=none", picture);
     assert!(none.get("mask").is_none() && !none["classes"].as_array().unwrap().is_empty());
 

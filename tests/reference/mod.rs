@@ -11,6 +11,7 @@
 
 pub mod cases;
 pub mod detection;
+pub mod shared;
 
 use std::path::{Path, PathBuf};
 
@@ -58,21 +59,35 @@ pub fn pictures(data: &[f32], width: u32, height: u32) -> Vec<ImageTensor> {
         .collect()
 }
 
-/// Largest difference, relative to the spread (standard deviation) of the expected values.
+/// Differences from expected values, relative to the spread (standard deviation) of those.
+#[derive(Debug, Clone, Copy)]
+pub struct Differences {
+    pub largest: f64,
+    pub rms: f64,
+}
+
+impl Differences {
+    pub fn new(got: &[f32], expected: &[f32]) -> Self {
+        assert_eq!(got.len(), expected.len());
+        let expected: Vec<f64> = expected.iter().map(|v| f64::from(*v)).collect();
+        let mean_of =
+            |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / got.len() as f64;
+        let mean = mean_of(&mut expected.iter().copied());
+        let variance = mean_of(&mut expected.iter().map(|v| (v - mean).powi(2)));
+        let pairs = got.iter().zip(&expected);
+        let differences = pairs.map(|(got, expected)| (f64::from(*got) - expected).abs());
+        let largest = differences.clone().fold(0.0, f64::max);
+        let square = mean_of(&mut differences.map(|v| v * v));
+        Self {
+            largest: largest / variance.sqrt(),
+            rms: (square / variance).sqrt(),
+        }
+    }
+}
+
+/// Largest difference, relative to the spread of the expected values.
 pub fn relative_error(got: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(got.len(), expected.len());
-    let count = expected.len() as f64;
-    let mean = expected.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
-    let variance = expected
-        .iter()
-        .map(|v| (f64::from(*v) - mean).powi(2))
-        .sum::<f64>()
-        / count;
-    let differences = got
-        .iter()
-        .zip(expected)
-        .map(|(g, e)| f64::from((g - e).abs()));
-    differences.fold(0.0, f64::max) / variance.sqrt()
+    Differences::new(got, expected).largest
 }
 
 /// The folder of real weights and photographs, where this checkout has it: `../shared/real` or
@@ -87,19 +102,10 @@ pub fn real_data(test: &str) -> Option<PathBuf> {
     None
 }
 
-/// Files as Pillow decodes them, without a picture for those that it refuses, where a Python with Pillow is
-/// there: `SIGHTLINE_TEST_PYTHON`, else `python3`. None is said aloud.
+/// Files as Pillow decodes them, without a picture for those that it refuses; nothing without Pillow.
 pub fn pillow_pictures(test: &str, files: &[PathBuf]) -> Option<Vec<Option<image::RgbImage>>> {
-    let python = std::env::var("SIGHTLINE_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let run = std::process::Command::new(&python)
-        .arg("tests/reference/decode.py")
-        .args(files)
-        .output();
-    let Some(output) = run.ok().filter(|output| output.status.success()) else {
-        eprintln!("SKIPPED a part of {test}: {python} has no Pillow");
-        return None;
-    };
-    let mut rest = output.stdout.as_slice();
+    let printed = shared::python::output(test, "decode.py", files)?;
+    let mut rest = printed.as_slice();
     let mut take = |bytes: usize| rest.split_off(..bytes).unwrap();
     let mut pictures = Vec::new();
     for _ in files {

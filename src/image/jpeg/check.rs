@@ -38,8 +38,8 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), ImageError> {
 #[derive(Default)]
 struct File<'a> {
     frame: Option<Frame>,
-    /// Payloads of quantisation tables before the first scan.
-    tables: Vec<&'a [u8]>,
+    /// The latest quantisation table of each number, as written.
+    tables: [Option<&'a [u8]>; 4],
     /// Units of a scan between two restarts, or 0.
     interval: usize,
     /// Bit by bit, the components of the frame that some scan begins.
@@ -86,16 +86,10 @@ impl<'a> File<'a> {
             1 | START => return Err(damaged("a marker is out of place")),
             SCAN => self.scan(payload)?,
             RESTART_INTERVAL => self.interval = interval(payload)?,
-            HUFFMAN => check_entries(payload, 17, |head| {
-                head[1..].iter().map(|count| usize::from(*count)).sum()
-            })?,
-            // The decoder reads all tables before the first scan.
-            QUANTISATION if self.scans == 0 => {
-                check_entries(payload, 1, |head| if head[0] < 16 { 64 } else { 128 })?;
-                self.tables.push(payload);
-            }
-            QUANTISATION if !self.tables.contains(&payload) => {
-                return Err(unsupported("quantisation tables that change between scans"));
+            // The decoder keeps those of every scan apart.
+            HUFFMAN => each_table(payload, huffman_len, |_| Ok(()))?,
+            QUANTISATION => {
+                each_table(payload, quantisation_len, |table| self.quantisation(table))?
             }
             _ if is_frame(marker) => {
                 let first = self.frame.replace(Frame::read(marker, payload)?);
@@ -105,6 +99,19 @@ impl<'a> File<'a> {
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    /// One table. The decoder knows only the last of each number, for all scans.
+    fn quantisation(&mut self, table: &'a [u8]) -> Result<(), ImageError> {
+        let number = usize::from(table[0] & 15);
+        let latest = self.tables.get_mut(number);
+        let latest =
+            latest.ok_or_else(|| damaged("a quantisation table of an impossible number"))?;
+        if self.scans > 0 && *latest != Some(table) {
+            return Err(unsupported("quantisation tables that change between scans"));
+        }
+        *latest = Some(table);
         Ok(())
     }
 
@@ -230,19 +237,37 @@ fn interval(payload: &[u8]) -> Result<usize, ImageError> {
         .map_err(|_| damaged("a restart interval of the wrong length"))
 }
 
-/// Tables must fill their segment: the decoder would read on beyond it, into the next header. Each is
-/// `head` bytes and as many more as `rest` tells from them.
-fn check_entries(
-    mut payload: &[u8],
-    head: usize,
-    rest: impl Fn(&[u8]) -> usize,
+/// Gives `check` each table of a segment, of which `len` tells the length.
+///
+/// There must be one, and they must fill the segment: the decoder would read on beyond it, into the
+/// next header.
+fn each_table<'a>(
+    mut payload: &'a [u8],
+    len: impl Fn(&[u8]) -> Option<usize>,
+    mut check: impl FnMut(&'a [u8]) -> Result<(), ImageError>,
 ) -> Result<(), ImageError> {
+    if payload.is_empty() {
+        return Err(damaged("a segment for tables without one"));
+    }
     while !payload.is_empty() {
-        let entry = payload.split_at_checked(head);
-        let tail = entry.and_then(|(head, tail)| tail.get(rest(head)..));
-        payload = tail.ok_or_else(|| damaged("a table of the wrong length"))?;
+        let table = len(payload).and_then(|len| payload.split_at_checked(len));
+        let (table, rest) = table.ok_or_else(|| damaged("a table of the wrong length"))?;
+        check(table)?;
+        payload = rest;
     }
     Ok(())
+}
+
+/// Precision and number, then 64 factors of one or two bytes.
+fn quantisation_len(table: &[u8]) -> Option<usize> {
+    let wide = *table.first()? >= 16;
+    Some(if wide { 129 } else { 65 })
+}
+
+/// Class and number, how many codes there are of each length, then a symbol for each.
+fn huffman_len(table: &[u8]) -> Option<usize> {
+    let codes = table.get(1..17)?.iter().map(|count| usize::from(*count));
+    Some(17 + codes.sum::<usize>())
 }
 
 /// Names differ, the first component is the finest, and the others are smaller by whole factors.

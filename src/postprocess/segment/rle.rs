@@ -133,8 +133,8 @@ fn write_number(mut number: i64, text: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
+    use super::super::reference::python::{self, Encoded};
+    use super::super::{VOC_PALETTE, mask_png, reference};
     use super::*;
     use crate::image::ImageSize;
 
@@ -142,33 +142,6 @@ mod tests {
         let at = |i: u32| class(i % width, i / width);
         let classes = (0..width * height).map(at).collect();
         Mask::new(ImageSize { width, height }, classes).unwrap()
-    }
-
-    /// The plain decoder: characters to runs, runs to the pixels of a class, column by column.
-    fn decode(rle: &RleMask) -> Vec<bool> {
-        let mut runs: Vec<i64> = Vec::new();
-        let mut characters = rle.counts.bytes().map(|c| i64::from(c - b'0'));
-        while let Some(mut bits) = characters.next() {
-            let (mut number, mut shift) = (bits & 0x1f, 5);
-            while bits & 0x20 != 0 {
-                bits = characters.next().unwrap();
-                number |= (bits & 0x1f) << shift;
-                shift += 5;
-            }
-            if bits & 0x10 != 0 {
-                number -= 1 << shift;
-            }
-            let before = if runs.len() > 2 {
-                runs[runs.len() - 2]
-            } else {
-                0
-            };
-            runs.push(number + before);
-        }
-        let inside = |i: usize| i % 2 == 1;
-        let pixels = runs.iter().enumerate();
-        let pixels = pixels.flat_map(|(i, run)| std::iter::repeat_n(inside(i), *run as usize));
-        pixels.collect()
     }
 
     /// Masks of every kind of border: none, everywhere, at the edges, across strips of columns.
@@ -202,7 +175,7 @@ mod tests {
             let mut total = 0;
             for rle in &encoded {
                 assert_eq!(rle.size, [height, width]);
-                let pixels = decode(rle);
+                let pixels = reference::decode_rle(&rle.counts);
                 assert_eq!(pixels.len() as u64, mask.size().pixels());
                 for (i, inside) in pixels.iter().enumerate() {
                     let (x, y) = (i / height as usize, i % height as usize);
@@ -237,33 +210,13 @@ mod tests {
     }
 
     #[test]
-    fn pycocotools_agrees() {
-        let Some(python) = std::env::var_os("SIGHTLINE_TEST_PYTHON") else {
-            eprintln!("SKIPPED pycocotools_agrees: SIGHTLINE_TEST_PYTHON is not set");
-            return;
-        };
-        let mut lines = Vec::new();
-        for mask in masks() {
-            let encoded = mask_rle(&mask);
-            let numbers: Vec<String> = mask.classes().iter().map(u8::to_string).collect();
-            let line = serde_json::json!({ "size": [mask.size().height, mask.size().width],
-                "classes": numbers.join(" "), "rle": encoded });
-            writeln!(lines, "{line}").unwrap();
-        }
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(&lines).unwrap();
-        let run = std::process::Command::new(&python)
-            .arg("tests/reference/rle.py")
-            .arg(file.path())
-            .output()
-            .unwrap();
-        let output = String::from_utf8_lossy(&run.stdout);
-        if output.starts_with("no pycocotools") {
-            eprintln!("SKIPPED pycocotools_agrees: {}", output.trim());
-            return;
-        }
-        let errors = String::from_utf8_lossy(&run.stderr);
-        assert!(run.status.success(), "{errors}");
-        assert_eq!(output.trim(), format!("{} masks agree", masks().len()));
+    fn pillow_and_pycocotools_agree() {
+        let encoded = masks().into_iter().map(|mask| {
+            let ImageSize { width, height } = mask.size();
+            let png = mask_png(&mask, &VOC_PALETTE).unwrap();
+            Encoded::new([height, width], mask.classes(), &png, mask_rle(&mask))
+        });
+        let encoded: Vec<_> = encoded.collect();
+        python::agrees("pillow_and_pycocotools_agree", &encoded);
     }
 }
