@@ -121,7 +121,10 @@ mod tests {
             (Some("application/json;q=0, */*"), Some('p')),
             (Some("application/json;Q=0.1, image/png;q=0.2"), Some('p')),
             (Some("application/json;q=0.1, image/png;Q=0"), Some('j')),
-            (Some("application/json; level=1; Q=0.1, */*;q=0.2"), Some('p')),
+            (
+                Some("application/json; level=1; Q=0.1, */*;q=0.2"),
+                Some('p'),
+            ),
             (Some("application/json;eq=0, image/png"), Some('j')),
             (Some("text/html"), None),
             (Some("image/png;q=0"), None),

@@ -82,7 +82,11 @@ impl Alone {
         let (width, height) = pixels.dimensions();
         let size = ImageSize { width, height };
         if let Some(detector) = &self.detector {
-            detector.detect(&outputs, size, &DetectOptions::default())?;
+            let options = DetectOptions {
+                score_threshold: 0.5,
+                ..DetectOptions::default()
+            };
+            detector.detect(&outputs, size, &options)?;
         } else if self.task == Task::Segmentation {
             let scores = outputs.first().context("no output")?;
             let mask = segment(scores, Some(size), 1)?;

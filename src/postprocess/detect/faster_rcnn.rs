@@ -34,6 +34,7 @@ impl BoxHead {
         sizes: &DetectorSizes,
         options: &DetectOptions,
     ) -> Result<Vec<Detection>, DetectError> {
+        let thresholds = self.thresholds.narrowed(options);
         let classes = class_logits.len().checked_div(proposals.len()).unwrap_or(0);
         let logits = classes * proposals.len();
         expect_count("class logits", class_logits.len(), logits)?;
@@ -44,7 +45,7 @@ impl BoxHead {
             let rows = class_logits.chunks_exact(classes);
             let deltas = box_regression.chunks_exact(4 * classes);
             for ((logits, deltas), proposal) in rows.zip(deltas).zip(proposals) {
-                for (class_id, score) in likely(logits, self.thresholds.score) {
+                for (class_id, score) in likely(logits, thresholds.score) {
                     let deltas = std::array::from_fn(|i| deltas[4 * class_id + i]);
                     let decoded = coder.decode(deltas, *proposal);
                     let corners = clip(decoded, sizes.resized);
@@ -54,7 +55,7 @@ impl BoxHead {
                 }
             }
         }
-        Ok(candidates.select(&self.thresholds, options, sizes))
+        Ok(candidates.select(&thresholds, options, sizes))
     }
 }
 

@@ -34,8 +34,9 @@ impl RetinaNet {
         sizes: &DetectorSizes,
         options: &DetectOptions,
     ) -> Result<Vec<Detection>, DetectError> {
+        let thresholds = self.thresholds.narrowed(options);
         expect_count("levels", levels.len(), self.anchors.levels())?;
-        let scoring = SigmoidOver(self.thresholds.score);
+        let scoring = SigmoidOver(thresholds.score);
         let mut candidates = Candidates::default();
         let coder = BoxCoder::new(self.box_weights);
         for (number, level) in levels.iter().enumerate() {
@@ -48,6 +49,6 @@ impl RetinaNet {
                 candidates.push(class_id, score, clip(decoded, sizes.resized));
             }
         }
-        Ok(candidates.select(&self.thresholds, options, sizes))
+        Ok(candidates.select(&thresholds, options, sizes))
     }
 }

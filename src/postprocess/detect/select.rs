@@ -29,6 +29,18 @@ pub struct Thresholds {
     pub max_detections: usize,
 }
 
+impl Thresholds {
+    /// With the request's score threshold where that is the higher one: a box never changes what
+    /// becomes of a better one, so those that would be left out in the end need not compete.
+    pub(super) fn narrowed(mut self, options: &DetectOptions) -> Self {
+        if options.score_threshold > self.score {
+            // Equal scores are answered with, and the comparison is strict.
+            self.score = options.score_threshold.next_down();
+        }
+        self
+    }
+}
+
 /// What a request asks for instead or on top of its model's thresholds; by default nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DetectOptions {
@@ -124,6 +136,24 @@ mod tests {
                 .all(|d| d.corners[2] <= 12.5 && d.corners[3] == 10.0)
         );
         got.iter().map(|detection| detection.class_id).collect()
+    }
+
+    #[test]
+    fn a_requests_threshold_counts_where_it_is_the_higher_one() {
+        let model = Thresholds {
+            score: 0.05,
+            iou: 0.5,
+            max_detections: 2,
+        };
+        let asked = |score_threshold| DetectOptions {
+            score_threshold,
+            ..DetectOptions::default()
+        };
+        for score in [0.0, 0.01, 0.05] {
+            assert_eq!(model.narrowed(&asked(score)), model);
+        }
+        let narrowed = model.narrowed(&asked(0.5)).score;
+        assert!(0.5 > narrowed && 0.499_999_9 <= narrowed);
     }
 
     #[test]

@@ -36,6 +36,7 @@ impl Ssd {
         sizes: &DetectorSizes,
         options: &DetectOptions,
     ) -> Result<Vec<Detection>, DetectError> {
+        let thresholds = self.thresholds.narrowed(options);
         expect_count("levels", levels.len(), self.boxes.levels())?;
         let mut best: Vec<TopK> = Vec::new();
         let mut starts = Vec::with_capacity(levels.len());
@@ -47,7 +48,8 @@ impl Ssd {
                 best.resize_with(classes, || TopK::new(self.topk_candidates));
             }
             expect_count("classes of a level", classes, best.len())?;
-            self.score(&level.scores, per_point, start, &mut best);
+            let from = (start, thresholds.score);
+            score(&level.scores, per_point, from, &mut best);
             starts.push(start);
             start += level.scores.points() * per_point;
         }
@@ -64,19 +66,24 @@ impl Ssd {
                 candidates.push(class_id, score, clip(decoded, sizes.resized));
             }
         }
-        Ok(candidates.select(&self.thresholds, options, sizes))
+        Ok(candidates.select(&thresholds, options, sizes))
     }
+}
 
-    /// Hands what passes the threshold to each class, numbered from `start` in the order (h, w, a).
-    fn score(&self, map: &FeatureMap<'_>, per_point: usize, start: usize, best: &mut [TopK]) {
-        let mut softmax = Softmax::default();
-        for a in 0..per_point {
-            let channels = a * best.len()..(a + 1) * best.len();
-            softmax.load(channels.map(|channel| map.plane(channel)), map.points());
-            for (class, best) in best.iter_mut().enumerate().skip(1) {
-                for (point, score) in softmax.over(class, self.thresholds.score) {
-                    best.push(score, (start + point * per_point + a) as u32);
-                }
+/// Hands what passes `threshold` to each class, numbered from `start` in the order (h, w, a).
+fn score(
+    map: &FeatureMap<'_>,
+    per_point: usize,
+    (start, threshold): (usize, f32),
+    best: &mut [TopK],
+) {
+    let mut softmax = Softmax::default();
+    for a in 0..per_point {
+        let channels = a * best.len()..(a + 1) * best.len();
+        softmax.load(channels.map(|channel| map.plane(channel)), map.points());
+        for (class, best) in best.iter_mut().enumerate().skip(1) {
+            for (point, score) in softmax.over(class, threshold) {
+                best.push(score, (start + point * per_point + a) as u32);
             }
         }
     }
