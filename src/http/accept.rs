@@ -54,7 +54,10 @@ impl Range {
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(';').map(str::trim);
         let (kind, subtype) = parts.next()?.split_once('/')?;
-        let weight = parts.find_map(|part| part.strip_prefix("q="));
+        let weight = parts.find_map(|part| {
+            let (name, value) = part.split_once('=')?;
+            name.eq_ignore_ascii_case("q").then_some(value)
+        });
         let quality = match weight {
             None => 1000,
             Some(weight) => (weight.parse::<f32>().ok()?.clamp(0.0, 1.0) * 1000.0) as u16,
@@ -116,6 +119,13 @@ mod tests {
             (Some("image/png;q=0.2, */*;q=0.1"), Some('p')),
             (Some("text/html, */*;q=0.1"), Some('j')),
             (Some("application/json;q=0, */*"), Some('p')),
+            (Some("application/json;Q=0.1, image/png;q=0.2"), Some('p')),
+            (Some("application/json;q=0.1, image/png;Q=0"), Some('j')),
+            (
+                Some("application/json; level=1; Q=0.1, */*;q=0.2"),
+                Some('p'),
+            ),
+            (Some("application/json;eq=0, image/png"), Some('j')),
             (Some("text/html"), None),
             (Some("image/png;q=0"), None),
         ];
