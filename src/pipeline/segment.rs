@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::infer::{Inferred, Keep, Pixels, infer};
 use super::{Answer, Images, Timing, finite, record};
 use crate::app::App;
-use crate::draw::{self, DrawnFormat};
+use crate::draw::{self, DrawnFormat, EncodeError};
 use crate::engine::Tensor;
 use crate::error::ServeError;
 use crate::image::{DecodeOptions, ImageSize, Orientation};
@@ -206,14 +206,18 @@ impl Finish {
             (SegmentView::Mask(MaskFormat::Rle), _) => Ok(EncodedMask::Rle(mask_rle(mask))),
             (SegmentView::Drawn(format), Some(Pixels { mut image, .. })) => {
                 draw::segmentation(&mut image, mask, classes);
-                let drawn = draw::encode(&image, format);
-                drawn
-                    .map(EncodedMask::Image)
-                    .ok_or(ServeError::BadParameter {
+                let drawn = draw::encode(&image, format).map_err(|error| match error {
+                    EncodeError::Size { .. } => ServeError::BadParameter {
                         field: "accept".to_owned(),
                         expected: "image/png for a picture of this size".to_owned(),
                         got: format.media_type().to_owned(),
-                    })
+                    },
+                    EncodeError::Encoder { .. } => {
+                        tracing::error!(model = self.model.id(), %error, "no drawn picture");
+                        ServeError::Internal("the drawn picture cannot be encoded")
+                    }
+                });
+                drawn.map(EncodedMask::Image)
             }
             (SegmentView::Mask(MaskFormat::None) | SegmentView::Drawn(_), _) => {
                 Ok(EncodedMask::None)
