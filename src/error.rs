@@ -8,7 +8,7 @@ use onnx_export::manifest::Task;
 use thiserror::Error;
 
 use crate::batch::BatchError;
-use crate::draw::DrawnFormat;
+use crate::draw::EncodeError;
 use crate::image::ImageError;
 
 /// A request that was not answered.
@@ -94,12 +94,9 @@ pub enum ServeError {
         /// The task.
         task: Task,
     },
-    /// A picture that its format cannot hold.
-    #[error("the picture is too large for {}", .format.media_type())]
-    TooLargeToDraw {
-        /// The format that was asked for.
-        format: DrawnFormat,
-    },
+    /// A drawn picture that has no file.
+    #[error(transparent)]
+    Drawn(#[from] EncodeError),
     /// No such route.
     #[error("there is no {path}")]
     NoRoute {

@@ -2,7 +2,11 @@
 //!
 //! `tests/golden/README.md` says how the expected values were made.
 
-#![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a panic is a test's report"
+)]
 
 mod reference;
 

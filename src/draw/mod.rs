@@ -20,7 +20,7 @@ use image::RgbImage;
 pub use boxes::{Corners, label, rectangle};
 pub use legend::legend;
 pub use overlay::overlay;
-pub use picture::{DrawnFormat, detections, encode, segmentation};
+pub use picture::{DrawnFormat, EncodeError, detections, encode, segmentation};
 pub use text::{fit, text, text_width};
 
 /// Red, green and blue.

@@ -1,8 +1,9 @@
 //! Whole pictures: an answer drawn in, and the bytes of a file.
 
 use image::RgbImage;
-use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
-use png::{BitDepth, ColorType, Compression, Encoder, Filter};
+use libjpeg_turbo_rs::{JpegError, PixelFormat, Subsampling, compress};
+use png::{BitDepth, ColorType, Compression, Encoder, EncodingError, Filter};
+use thiserror::Error;
 
 use super::{Colour, Corners, Sizes, label, legend, overlay, rectangle};
 use crate::postprocess::detect::Detection;
@@ -32,6 +33,14 @@ impl DrawnFormat {
         match self {
             Self::Png => "image/png",
             Self::Jpeg => "image/jpeg",
+        }
+    }
+
+    /// Most columns and rows. Source: libpng's `PNG_UINT_31_MAX`, libjpeg's `JPEG_MAX_DIMENSION`.
+    fn longest_side(self) -> u32 {
+        match self {
+            Self::Png => (1 << 31) - 1,
+            Self::Jpeg => 65_500,
         }
     }
 }
@@ -72,20 +81,57 @@ pub fn detections(image: &mut RgbImage, detections: &[Detection], labels: &[Stri
     }
 }
 
-/// The bytes of an image file; none where the picture is larger than the format allows, which for
-/// JPEG is a side of 65,500 pixels.
-pub fn encode(image: &RgbImage, format: DrawnFormat) -> Option<Vec<u8>> {
+/// A drawn picture that has no file.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum EncodeError {
+    /// The format cannot hold as many columns or rows.
+    #[error("{} holds no picture of {width}x{height} pixels", format.media_type())]
+    Size {
+        /// The format.
+        format: DrawnFormat,
+        /// Columns.
+        width: u32,
+        /// Rows.
+        height: u32,
+    },
+    /// The encoder failed.
+    #[error("no {}: {reason}", format.media_type())]
+    Encoder {
+        /// The format.
+        format: DrawnFormat,
+        /// What the encoder says.
+        reason: String,
+    },
+}
+
+/// The bytes of an image file.
+///
+/// # Errors
+/// [`EncodeError`].
+pub fn encode(image: &RgbImage, format: DrawnFormat) -> Result<Vec<u8>, EncodeError> {
+    let (width, height) = image.dimensions();
+    let sides = 1..=format.longest_side();
+    if !sides.contains(&width) || !sides.contains(&height) {
+        return Err(EncodeError::Size {
+            format,
+            width,
+            height,
+        });
+    }
+    let failed = |reason: String| EncodeError::Encoder { format, reason };
     match format {
-        DrawnFormat::Png => png(image).ok(),
-        DrawnFormat::Jpeg => {
-            let (width, height) = (image.width() as usize, image.height() as usize);
-            let (pixels, kind) = (image.as_raw(), PixelFormat::Rgb);
-            compress(pixels, width, height, kind, JPEG_QUALITY, Subsampling::S444).ok()
-        }
+        DrawnFormat::Png => png(image).map_err(|error| failed(error.to_string())),
+        DrawnFormat::Jpeg => jpeg(image).map_err(|error| failed(error.to_string())),
     }
 }
 
-fn png(image: &RgbImage) -> Result<Vec<u8>, png::EncodingError> {
+fn jpeg(image: &RgbImage) -> Result<Vec<u8>, JpegError> {
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let (pixels, kind) = (image.as_raw(), PixelFormat::Rgb);
+    compress(pixels, width, height, kind, JPEG_QUALITY, Subsampling::S444)
+}
+
+fn png(image: &RgbImage) -> Result<Vec<u8>, EncodingError> {
     let mut bytes = Vec::new();
     let mut encoder = Encoder::new(&mut bytes, image.width(), image.height());
     encoder.set_color(ColorType::Rgb);
@@ -114,8 +160,29 @@ mod tests {
             let bytes = encode(&image, DrawnFormat::Jpeg).unwrap();
             assert!(bytes.starts_with(&[0xFF, 0xD8]) && bytes.ends_with(&[0xFF, 0xD9]));
         }
-        let long = RgbImage::new(70_000, 1);
-        assert!(encode(&long, DrawnFormat::Png).is_some());
-        assert!(encode(&long, DrawnFormat::Jpeg).is_none());
+    }
+
+    #[test]
+    fn a_picture_too_large_for_its_format_is_told_from_a_failure() {
+        let (png, jpeg) = (DrawnFormat::Png, DrawnFormat::Jpeg);
+        for (width, height, format, possible) in [
+            (70_000, 1, png, true),
+            (65_500, 1, jpeg, true),
+            (65_501, 1, jpeg, false),
+            (1, 65_501, jpeg, false),
+            (0, 1, png, false),
+            (1, 0, jpeg, false),
+        ] {
+            let got = encode(&RgbImage::new(width, height), format).map(|_| ());
+            let error = EncodeError::Size {
+                format,
+                width,
+                height,
+            };
+            assert_eq!(got, if possible { Ok(()) } else { Err(error) });
+        }
+        let error = encode(&RgbImage::new(1, 70_000), jpeg).unwrap_err();
+        let expected = "image/jpeg holds no picture of 1x70000 pixels";
+        assert_eq!(error.to_string(), expected);
     }
 }

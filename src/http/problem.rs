@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::batch::BatchError;
+use crate::draw::EncodeError;
 use crate::error::ServeError;
 use crate::image::ImageError;
 use crate::metrics::Rejection;
@@ -170,10 +171,11 @@ impl From<ServeError> for Problem {
                 Self::new(StatusCode::NOT_FOUND, "no_model", advice)
                     .about("model", format!("a loaded {} model", task.as_str()))
             }
-            ServeError::TooLargeToDraw { .. } => {
+            ServeError::Drawn(EncodeError::Size { .. }) => {
                 let problem = Self::new(StatusCode::BAD_REQUEST, "bad_parameter", detail);
-                problem.about("accept", "image/png")
+                problem.about("accept", "image/png for a picture of this size")
             }
+            ServeError::Drawn(EncodeError::Encoder { .. }) => Self::internal(detail),
             ServeError::NoRoute { .. } => Self::new(StatusCode::NOT_FOUND, "no_route", detail),
             ServeError::MethodNotAllowed { .. } => {
                 Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)

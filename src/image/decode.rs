@@ -35,7 +35,9 @@ pub struct DecodeOptions {
 
 /// Decodes a picture to RGB, `[H, W, 3] u8`; of an animation, the first frame.
 ///
-/// No more than 8 bytes per allowed pixel are held for output, plus what a decoder needs.
+/// Memory is bounded by the pixels that are allowed: 8 bytes for each and 16 MiB of metadata with the
+/// decoders of the crate `image`, besides what they need to run; 17 bytes for each of a JPEG's own pixels.
+/// Turning a picture holds it twice, of 3 bytes each.
 ///
 /// # Errors
 /// Those of [`probe()`], [`ImageError::TooManyPixels`] before anything is allocated, and

@@ -133,6 +133,6 @@ impl Detect {
     ) -> Result<Vec<u8>, ServeError> {
         let mut image = source.decode()?;
         draw::detections(&mut image, detections, &self.model.labels);
-        draw::encode(&image, format).ok_or(ServeError::TooLargeToDraw { format })
+        Ok(draw::encode(&image, format)?)
     }
 }

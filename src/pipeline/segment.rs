@@ -184,10 +184,7 @@ impl Segment {
             SegmentView::Drawn(format) => {
                 let mut image = source.decode()?;
                 draw::segmentation(&mut image, mask, classes);
-                let drawn = draw::encode(&image, format);
-                drawn
-                    .map(EncodedMask::Image)
-                    .ok_or(ServeError::TooLargeToDraw { format })
+                Ok(EncodedMask::Image(draw::encode(&image, format)?))
             }
         }
     }

@@ -24,7 +24,11 @@ impl FeatureMaps {
     ///
     /// # Panics
     /// If there are fewer: which backbone goes with which head is checked before.
-    pub fn from_end(&self, stage: usize) -> Value {
+    #[expect(
+        clippy::wrong_self_convention,
+        reason = "it counts from the end and converts nothing"
+    )]
+    pub(crate) fn from_end(&self, stage: usize) -> Value {
         self.0[self.0.len() - stage]
     }
 }

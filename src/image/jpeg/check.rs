@@ -89,7 +89,7 @@ impl<'a> File<'a> {
             // The decoder keeps those of every scan apart.
             HUFFMAN => each_table(payload, huffman_len, |_| Ok(()))?,
             QUANTISATION => {
-                each_table(payload, quantisation_len, |table| self.quantisation(table))?
+                each_table(payload, quantisation_len, |table| self.quantisation(table))?;
             }
             _ if is_frame(marker) => {
                 let first = self.frame.replace(Frame::read(marker, payload)?);
