@@ -15,71 +15,18 @@ use std::collections::BTreeMap;
 
 use onnx_export::graph::ops::{Regions, RoiAlign};
 use onnx_export::graph::{Dim, Element, Graph};
-use onnx_export::manifest::{Architecture, FasterRcnnHead, Head, ModelManifest, Resize};
-use onnx_export::{DEFAULT_OPSET, Model, ModelInfo, formula, tensor_shapes};
-use reference::detection::{DetectionCase, Input, Runner, detection_cases, pad, resize};
+use onnx_export::manifest::{FasterRcnnHead, Head, ModelManifest};
+use onnx_export::{DEFAULT_OPSET, Model, ModelInfo};
+use reference::detection::{DetectionCase, Input, Runner, detection_cases};
 use reference::{read_tensor, relative_error};
-use sightline::catalogue;
 use sightline::engine::Tensor;
 
-fn manifest(case: &DetectionCase) -> ModelManifest {
-    catalogue::manifest(&case.name).unwrap().unwrap()
-}
-
-/// The network's input, `[1, 3, H, W]`: normalised, resized, padded.
+/// The network's input, `[1, 3, H, W]`.
 fn input(case: &DetectionCase, manifest: &ModelManifest) -> Input {
-    let preprocess = &manifest.preprocess;
-    let from = [case.input.height, case.input.width];
-    let mut planes = read_tensor(&format!("{}.safetensors", case.name), "image");
-    for (channel, plane) in planes.chunks_mut(from[0] * from[1]).enumerate() {
-        for value in plane {
-            *value = (*value - preprocess.mean[channel]) / preprocess.std[channel];
-        }
-    }
-    let to = match preprocess.resize {
-        Resize::Bounded { min_size, max_size } => {
-            let min_size = f64::from(case.args.min_size.unwrap_or(min_size));
-            let max_size = f64::from(case.args.max_size.unwrap_or(max_size));
-            let (short, long) = (from[0].min(from[1]) as f64, from[0].max(from[1]) as f64);
-            let scale = (min_size / short).min(max_size / long);
-            from.map(|side| (side as f64 * scale).floor() as usize)
-        }
-        Resize::Fixed { width, height } => [height as usize, width as usize],
-        Resize::ShortSide { .. } => panic!("not a detector's resize"),
-    };
-    let padded = to.map(|side| side.next_multiple_of(preprocess.pad_to as usize));
-    assert_eq!(padded, case.padded, "{}", case.name);
-    let data = pad(&resize(&planes, from, to), to, padded);
-    check_input(case, &data);
-    Input::F32(vec![1, 3, padded[0], padded[1]], data)
-}
-
-fn check_input(case: &DetectionCase, data: &[f32]) {
     let [height, width] = case.padded;
-    let rows = data
-        .chunks_exact(height * width)
-        .flat_map(|plane| plane.chunks_exact(width).step_by(8));
-    let got: Vec<f32> = rows
-        .flat_map(|row| row.iter().step_by(8).copied())
-        .collect();
-    let expected = read_tensor(
-        &format!("{}.safetensors", case.name),
-        "preprocessed_stride8",
-    );
-    let error = relative_error(&got, &expected);
+    let (data, error) = case.input(manifest);
     println!("{}: input {error:.1e} of the spread", case.name);
-    assert!(error < 1e-5, "{}: {error:.1e}", case.name);
-}
-
-/// The catalogue's network with the case's weights, checked against its tensors.
-fn model(case: &DetectionCase, architecture: &Architecture) -> Model {
-    let shapes = tensor_shapes(architecture).unwrap();
-    assert_eq!(shapes, case.shapes, "{}", case.name);
-    let scale: Vec<(String, f32)> = case.scale.clone().into_iter().collect();
-    let state = formula::state_dict(&case.shapes, &scale).unwrap();
-    let model = onnx_export::build(&case.name, architecture, &state, DEFAULT_OPSET).unwrap();
-    assert_eq!(model.info.parameters, case.params, "{}", case.name);
-    model
+    Input::F32(vec![1, 3, height, width], data)
 }
 
 fn compare(case: &DetectionCase, name: &str, got: &[f32]) {
@@ -95,12 +42,12 @@ const TOLERANCE: f64 = 1e-4;
 #[test]
 fn one_stage_networks_give_torchvisions_scores_and_corrections() {
     for case in detection_cases() {
-        let manifest = manifest(&case);
+        let manifest = case.manifest();
         let architecture = manifest.architecture.as_ref().unwrap();
         if architecture.head.has_box_head() {
             continue;
         }
-        let model = model(&case, architecture);
+        let model = case.model(architecture);
         assert!(model.box_head.is_none());
         let images = vec![("images".to_owned(), input(&case, &manifest))];
         let outputs = Runner::new(&model.to_bytes()).run(images);
@@ -132,12 +79,12 @@ fn first_anchors(map: &Tensor, columns: usize, count: usize) -> Vec<f32> {
 #[test]
 fn two_stage_networks_give_torchvisions_proposals_and_boxes() {
     for case in detection_cases() {
-        let manifest = manifest(&case);
+        let manifest = case.manifest();
         let architecture = manifest.architecture.as_ref().unwrap();
         let Head::FasterRcnn(head) = &architecture.head else {
             continue;
         };
-        let model = model(&case, architecture);
+        let model = case.model(architecture);
         let images = vec![("images".to_owned(), input(&case, &manifest))];
         let outputs = Runner::new(&model.to_bytes()).run(images);
         for level in 0..head.anchors.sizes.len() {

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
+use onnx_export::manifest::{Architecture, ModelManifest, Resize};
+use onnx_export::{DEFAULT_OPSET, Model, formula, tensor_shapes};
 use ort::environment::Environment;
 use ort::session::{Session, SessionInputValue};
 use ort::value::Tensor as OrtTensor;
 use serde::Deserialize;
+use sightline::catalogue;
 use sightline::engine::{Tensor, find_library};
 
-use super::golden;
+use super::{golden, read_tensor, relative_error};
 
 /// One detection entry of `index.json`.
 #[derive(Deserialize)]
@@ -20,6 +23,8 @@ pub struct DetectionCase {
     /// Factors on the weights of some prefixes.
     pub scale: BTreeMap<String, f32>,
     pub input: ImageSides,
+    /// Height and width of the picture in the network's input.
+    pub resized: [usize; 2],
     /// Height and width of the network's input, padding included.
     pub padded: [usize; 2],
     pub params: u64,
@@ -43,6 +48,86 @@ pub struct Thresholds {
 pub struct ImageSides {
     pub height: usize,
     pub width: usize,
+}
+
+impl DetectionCase {
+    /// A tensor of the case's file.
+    pub fn tensor(&self, name: &str) -> Vec<f32> {
+        read_tensor(&self.file(), name)
+    }
+
+    /// The name of the case's file.
+    pub fn file(&self) -> String {
+        format!("{}.safetensors", self.name)
+    }
+
+    /// The catalogue's manifest with the case's sizes and thresholds.
+    pub fn manifest(&self) -> ModelManifest {
+        let mut manifest = catalogue::manifest(&self.name).unwrap().unwrap();
+        let args = &self.args;
+        if let Resize::Bounded { min_size, max_size } = &mut manifest.preprocess.resize {
+            *min_size = args.min_size.unwrap_or(*min_size);
+            *max_size = args.max_size.unwrap_or(*max_size);
+        }
+        let detection = manifest.detection.as_mut().unwrap();
+        let score = args.box_score_thresh.or(args.score_thresh);
+        detection.score_threshold = score.unwrap_or(detection.score_threshold);
+        if let Some(rpn) = &mut detection.rpn {
+            rpn.score_threshold = args.rpn_score_thresh.unwrap_or(rpn.score_threshold);
+        }
+        manifest
+    }
+
+    /// The network's input, `[3, H, W]`: normalised, resized, padded, checked against torchvision's.
+    /// With it comes their largest difference, of the spread.
+    pub fn input(&self, manifest: &ModelManifest) -> (Vec<f32>, f64) {
+        let preprocess = &manifest.preprocess;
+        let from = [self.input.height, self.input.width];
+        let mut planes = self.tensor("image");
+        for (channel, plane) in planes.chunks_mut(from[0] * from[1]).enumerate() {
+            for value in plane {
+                *value = (*value - preprocess.mean[channel]) / preprocess.std[channel];
+            }
+        }
+        let to = match preprocess.resize {
+            Resize::Bounded { min_size, max_size } => {
+                let (short, long) = (from[0].min(from[1]) as f64, from[0].max(from[1]) as f64);
+                let scale = (f64::from(min_size) / short).min(f64::from(max_size) / long);
+                from.map(|side| (side as f64 * scale).floor() as usize)
+            }
+            Resize::Fixed { width, height } => [height as usize, width as usize],
+            Resize::ShortSide { .. } => panic!("not a detector's resize"),
+        };
+        assert_eq!(to, self.resized, "{}", self.name);
+        let padded = to.map(|side| side.next_multiple_of(preprocess.pad_to as usize));
+        assert_eq!(padded, self.padded, "{}", self.name);
+        let data = pad(&resize(&planes, from, to), to, padded);
+        let error = self.input_error(&data);
+        assert!(error < 1e-5, "{}: {error:.1e}", self.name);
+        (data, error)
+    }
+
+    fn input_error(&self, data: &[f32]) -> f64 {
+        let [height, width] = self.padded;
+        let rows = data
+            .chunks_exact(height * width)
+            .flat_map(|plane| plane.chunks_exact(width).step_by(8));
+        let got: Vec<f32> = rows
+            .flat_map(|row| row.iter().step_by(8).copied())
+            .collect();
+        relative_error(&got, &self.tensor("preprocessed_stride8"))
+    }
+
+    /// The network with the case's weights, checked against its tensors.
+    pub fn model(&self, architecture: &Architecture) -> Model {
+        let shapes = tensor_shapes(architecture).unwrap();
+        assert_eq!(shapes, self.shapes, "{}", self.name);
+        let scale: Vec<(String, f32)> = self.scale.clone().into_iter().collect();
+        let state = formula::state_dict(&self.shapes, &scale).unwrap();
+        let model = onnx_export::build(&self.name, architecture, &state, DEFAULT_OPSET).unwrap();
+        assert_eq!(model.info.parameters, self.params, "{}", self.name);
+        model
+    }
 }
 
 /// Every detection case.

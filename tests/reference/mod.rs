@@ -37,6 +37,13 @@ pub fn read_tensor(file: &str, name: &str) -> Vec<f32> {
     numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
+/// An i64 tensor of a safetensors file of `tests/golden/`.
+pub fn read_integers(file: &str, name: &str) -> Vec<i64> {
+    let bytes = read(file, name, safetensors::Dtype::I64);
+    let numbers = bytes.as_chunks::<8>().0.iter();
+    numbers.map(|bytes| i64::from_le_bytes(*bytes)).collect()
+}
+
 /// A u8 tensor of a safetensors file of `tests/golden/`.
 pub fn read_bytes(file: &str, name: &str) -> Vec<u8> {
     read(file, name, safetensors::Dtype::U8)
@@ -88,6 +95,32 @@ impl Differences {
 /// Largest difference, relative to the spread of the expected values.
 pub fn relative_error(got: &[f32], expected: &[f32]) -> f64 {
     Differences::new(got, expected).largest
+}
+
+/// Intersection over union of two boxes `[x1, y1, x2, y2]`.
+pub fn iou(a: [f32; 4], b: [f32; 4]) -> f32 {
+    let area = |[x1, y1, x2, y2]: [f32; 4]| (x2 - x1).max(0.0) * (y2 - y1).max(0.0);
+    let both = [
+        a[0].max(b[0]),
+        a[1].max(b[1]),
+        a[2].min(b[2]),
+        a[3].min(b[3]),
+    ];
+    area(both) / (area(a) + area(b) - area(both))
+}
+
+/// How many of `expected` find one of their own among `got`.
+pub fn matched<T>(got: &[T], expected: &[T], same: impl Fn(&T, &T) -> bool) -> usize {
+    let mut taken = vec![false; got.len()];
+    let mut count = 0;
+    for expected in expected {
+        let free = (0..got.len()).find(|at| !taken[*at] && same(&got[*at], expected));
+        if let Some(at) = free {
+            taken[at] = true;
+            count += 1;
+        }
+    }
+    count
 }
 
 /// The folder of real weights and photographs, where this checkout has it: `../shared/real` or

@@ -1,0 +1,107 @@
+//! The native path of every detector against torchvision's own answers, with weights made by a
+//! formula: the network, the proposals between its two halves, and the boxes after them, by the
+//! code that serves.
+//!
+//! `tests/golden/README.md` says how the expected values were made.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "the figures and a panic are a test's report"
+)]
+
+mod reference;
+
+use reference::detection::{DetectionCase, detection_cases};
+use reference::{iou, matched, read_integers, runtime};
+use sightline::engine::Tensor;
+use sightline::image::{ImageSize, ImageTensor};
+use sightline::networks::Networks;
+use sightline::postprocess::detect::{Corners, DetectOptions, Detection, Detector};
+use sightline::store::{FP32, Graphs, ModelSource, Origin};
+
+/// Least overlap of a box with torchvision's.
+const MIN_IOU: f32 = 0.99;
+/// Largest difference of a score.
+const MAX_SCORE_DIFFERENCE: f32 = 1e-3;
+/// Least share of torchvision's boxes that must be found.
+const MIN_SHARE: f64 = 0.99;
+
+fn image_size([height, width]: [usize; 2]) -> ImageSize {
+    ImageSize {
+        width: width as u32,
+        height: height as u32,
+    }
+}
+
+/// What the engine gives for the case's picture, and the boxes that are made of it.
+fn answer(case: &DetectionCase) -> (Vec<Tensor>, Vec<Detection>) {
+    let manifest = case.manifest();
+    let model = case.model(manifest.architecture.as_ref().unwrap());
+    let picture = ImageTensor {
+        size: image_size(case.padded),
+        content: image_size(case.resized),
+        data: case.input(&manifest).0,
+    };
+    let detector = Detector::of(&manifest).unwrap().unwrap();
+    let source = ModelSource {
+        manifest,
+        variant: FP32.to_owned(),
+        labels: Vec::new(),
+        origin: Origin::Memory(Graphs::from(&model)),
+    };
+    let networks = Networks::prepare(&source, detector.proposer(), &runtime()).unwrap();
+    let mut engine = networks.engine(2).unwrap();
+    let outputs = engine.run(vec![picture]).unwrap().remove(0);
+    let original = image_size([case.input.height, case.input.width]);
+    let detections = detector.detect(&outputs, original, &DetectOptions::default());
+    (outputs, detections.unwrap())
+}
+
+fn corners(numbers: &[f32]) -> Vec<Corners> {
+    numbers.as_chunks::<4>().0.to_vec()
+}
+
+/// torchvision's boxes.
+fn expected(case: &DetectionCase) -> Vec<Detection> {
+    let labels = read_integers(&case.file(), "labels");
+    let (boxes, scores) = (corners(&case.tensor("boxes")), case.tensor("scores"));
+    let rows = labels.into_iter().zip(scores).zip(boxes);
+    rows.map(|((label, score), corners)| Detection {
+        class_id: label as usize,
+        score,
+        corners,
+    })
+    .collect()
+}
+
+/// Says and checks how many of `all` were found.
+fn check(case: &str, what: &str, found: usize, all: usize) {
+    println!("{case}: {found} of {all} {what}");
+    assert!(all >= 100, "{case}: {all} {what}");
+    assert!(found as f64 >= MIN_SHARE * all as f64, "{case}: {what}");
+}
+
+#[test]
+fn the_served_path_gives_torchvisions_proposals_and_detections() {
+    for case in detection_cases() {
+        let (outputs, got) = answer(&case);
+        if outputs.len() == 3 {
+            let (got, expected) = (corners(&outputs[0].data), case.tensor("proposals"));
+            let expected = corners(&expected);
+            assert_eq!(got.len(), expected.len(), "{}", case.name);
+            let same = |a: &Corners, b: &Corners| iou(*a, *b) > MIN_IOU;
+            let found = matched(&got, &expected, same);
+            check(&case.name, "proposals", found, expected.len());
+        }
+        let expected = expected(&case);
+        assert_eq!(got.len(), expected.len(), "{}", case.name);
+        let same = |a: &Detection, b: &Detection| {
+            a.class_id == b.class_id
+                && iou(a.corners, b.corners) > MIN_IOU
+                && (a.score - b.score).abs() < MAX_SCORE_DIFFERENCE
+        };
+        let found = matched(&got, &expected, same);
+        check(&case.name, "detections", found, expected.len());
+    }
+}
