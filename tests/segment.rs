@@ -14,9 +14,12 @@ use std::io::Cursor;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::{Reply, Server, checkpoint, form, json_body, odd, photo, run};
+use image::RgbImage;
 use reference::shared::python::{self, Encoded};
 use reference::shared::rle;
 use serde_json::Value;
+use sightline::engine::Engine as _;
+use sightline::image::{DecodeOptions, ImageSize, ImageTensor, Orientation, decode};
 use tempfile::TempDir;
 
 const LABELS: &str = "road\nriver\n";
@@ -25,27 +28,22 @@ const ROUTE: &str = "/v1/segment";
 /// A two-class LR-ASPP as `directory/rivers`.
 fn exported() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
-    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let network = "lraspp_mobilenet_v3_large";
-    checkpoint::write(
-        network,
-        2,
-        directory.path().join("rivers.safetensors").as_ref(),
-    );
-    std::fs::write(at("rivers.txt"), LABELS).unwrap();
-    let (weights, labels, out) = (at("rivers.safetensors"), at("rivers.txt"), at("rivers"));
-    let (code, stdout, stderr) = run(&[
-        "export",
-        network,
-        "--weights",
-        &weights,
-        "--labels",
-        &labels,
-        "-o",
-        &out,
-    ]);
-    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    export(&directory, "lraspp_mobilenet_v3_large", "rivers", &[]);
     directory
+}
+
+/// A two-class `network` as `directory/name`.
+fn export(directory: &TempDir, network: &str, name: &str, flags: &[&str]) {
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let weights = at(&format!("{name}.safetensors"));
+    let (labels, out) = (at("labels.txt"), at(name));
+    checkpoint::write(network, 2, weights.as_ref());
+    std::fs::write(&labels, LABELS).unwrap();
+    let mut arguments = vec!["export", network, "--weights", &weights];
+    arguments.extend(["--labels", &labels, "-o", &out]);
+    arguments.extend(flags);
+    let (code, stdout, stderr) = run(&arguments);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
 }
 
 fn segment(server: &Server, query: &str, picture: &[u8]) -> Reply {
@@ -157,11 +155,12 @@ fn forms(server: &Server, picture: &[u8], mask: &[u8]) {
 
     let drawn = format!("{ROUTE}?annotate=true");
     let png = server.post_accepting(&drawn, "image/png", picture);
-    let shown = image::load_from_memory(&png.body).unwrap();
-    assert_eq!((shown.width(), shown.height()), (500, 375));
+    let shown = image::load_from_memory(&png.body).unwrap().into_rgb8();
+    assert_eq!(shown.dimensions(), (500, 375));
+    drawn_in(&shown, picture, mask);
     let coarse = server.post_accepting(&format!("{drawn}&size=logits"), "image/png", picture);
-    let coarse = image::load_from_memory(&coarse.body).unwrap();
-    assert_eq!((coarse.width(), coarse.height()), (500, 375));
+    let coarse = image::load_from_memory(&coarse.body).unwrap().into_rgb8();
+    assert_eq!(coarse.dimensions(), (500, 375));
     assert_ne!(coarse, shown);
     let any = server.post(&drawn, "image/jpeg", picture);
     assert_eq!(any.header("content-type"), "image/png");
@@ -169,6 +168,52 @@ fn forms(server: &Server, picture: &[u8], mask: &[u8]) {
     let jpeg = server.post_accepting(&drawn, "image/jpeg", picture);
     assert_eq!(jpeg.header("content-type"), "image/jpeg");
     assert!(jpeg.body.starts_with(&[0xFF, 0xD8]));
+}
+
+/// VOC's colour of class 1.
+const RED: [u8; 3] = [128, 0, 0];
+
+/// Below the legend, rivers are tinted and roads, which are class 0, left as they are; in the corner a swatch
+/// tells what the colour means.
+fn drawn_in(shown: &RgbImage, picture: &[u8], mask: &[u8]) {
+    const LEGEND_ROWS: u32 = 60;
+    let options = DecodeOptions {
+        max_pixels: 1 << 20,
+        orientation: Orientation::Apply,
+    };
+    let picture = decode(picture, &options).unwrap();
+    let mut tinted = 0;
+    let pixels = shown.enumerate_pixels().zip(picture.pixels()).zip(mask);
+    for (((x, y, shown), original), class) in pixels.filter(|((at, _), _)| at.1 >= LEGEND_ROWS) {
+        let mix = |channel: usize| {
+            let (from, to) = (f32::from(original[channel]), f32::from(RED[channel]));
+            from + (to - from) * 0.55
+        };
+        for channel in 0..3 {
+            let expected = match class {
+                0 => f32::from(original[channel]),
+                _ => mix(channel),
+            };
+            let difference = (f32::from(shown[channel]) - expected).abs();
+            let allowed = f32::from(*class) * 1.5;
+            assert!(
+                difference <= allowed,
+                "class {class} at {x}, {y}: {shown:?}"
+            );
+        }
+        tinted += u32::from(*class);
+    }
+    assert!(tinted > 100 && tinted < 500 * 315 - 100, "{tinted}");
+    let count = |image: &RgbImage| {
+        let corner = image::imageops::crop_imm(image, 0, 0, 250, LEGEND_ROWS);
+        let corner = corner.to_image();
+        corner.pixels().filter(|pixel| pixel.0 == RED).count()
+    };
+    assert!(
+        count(shown) >= 64 && count(&picture) == 0,
+        "{}",
+        count(shown)
+    );
 }
 
 /// The network's own resolution, and the same network on smaller pictures.
@@ -316,6 +361,41 @@ fn shapes(server: &Server) {
         (reply.status, reply.code().as_str()),
         (422, "damaged_image")
     );
+}
+
+/// The output of an auxiliary head is served by nobody, and changes nothing.
+#[test]
+fn an_auxiliary_head_does_not_change_the_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let network = "fcn_mobilenet_v3_large";
+    export(&directory, network, "with", &["--aux"]);
+    export(&directory, network, "without", &[]);
+    let outputs = |name: &str| {
+        let model = std::fs::read(directory.path().join(name).join("model.onnx")).unwrap();
+        let batch = vec![ImageTensor {
+            size: ImageSize {
+                width: 64,
+                height: 48,
+            },
+            data: vec![0.0; 3 * 64 * 48],
+        }];
+        let mut session = reference::runtime().prepare(&model).unwrap().session(1);
+        session
+            .as_mut()
+            .unwrap()
+            .run(batch)
+            .unwrap()
+            .remove(0)
+            .len()
+    };
+    assert_eq!((outputs("with"), outputs("without")), (2, 1));
+    let models = directory.path().to_str().unwrap();
+    let server = Server::start(&["--models", models, "--model", "with@320,without@320"]);
+    let picture = photo("coffee_500x375.jpg");
+    for query in ["size=input", "size=logits", "mask=rle"] {
+        let answer = |name: &str| result(&server, &format!("?model={name}@320&{query}"), &picture);
+        assert_eq!(answer("with"), answer("without"), "{query}");
+    }
 }
 
 #[test]
