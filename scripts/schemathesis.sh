@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Holds the running server to the contract it serves: starts it on a free loopback port, runs
 # Schemathesis against /openapi.yaml on the /v1 and health routes with every check on, and fails
-# if an answer breaks the contract or the server does not survive.
+# if an answer breaks the contract or the server does not survive. It serves the built-in model and
+# a segmentation network with weights by formula, at its smaller size.
 #
 #   scripts/schemathesis.sh [FLAG...]      further flags for `schemathesis run`
 #
@@ -16,6 +17,8 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 readonly ROOT
 readonly VENV="$ROOT/.cache/venv"
 readonly WORK="$ROOT/.cache/schemathesis"
+readonly MODELS="$WORK/models"
+readonly SEGMENTATION=lraspp_mobilenet_v3_large
 readonly ROUTES='^/(v1|health)/'
 
 fail() {
@@ -32,6 +35,16 @@ install() {
     python3 -m venv --clear "$VENV" ||
         fail "Python 3.10 or newer with venv is needed (Debian, Ubuntu: apt-get install python3-venv)"
     "$VENV/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$VERSION"
+}
+
+# export_network: a model by formula in $MODELS, anew, as exporting takes a second or two.
+export_network() {
+    local weights="$WORK/$SEGMENTATION.safetensors"
+    rm -rf "$MODELS"
+    mkdir -p "$MODELS"
+    python3 "$ROOT/scripts/formula-checkpoint.py" "$SEGMENTATION" "$weights"
+    "$1" export "$SEGMENTATION" --weights "$weights" -o "$MODELS/$SEGMENTATION" >/dev/null ||
+        fail "the segmentation network cannot be exported"
 }
 
 free_port() {
@@ -79,8 +92,10 @@ main() {
         cargo build --manifest-path "$ROOT/Cargo.toml" --release --locked --bin sightline
     fi
 
+    export_network "$binary"
     url="http://127.0.0.1:$(free_port)"
-    "$binary" serve --listen "${url#http://}" >"$WORK/server.log" 2>&1 &
+    SIGHTLINE_MODEL="efficientnet_lite0,$SEGMENTATION@320" "$binary" serve --models "$MODELS" \
+        --listen "${url#http://}" >"$WORK/server.log" 2>&1 &
     server=$!
     trap stop_server EXIT
     wait_until_ready "$url"
@@ -89,6 +104,7 @@ main() {
     (
         cd "$WORK"
         export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1
+        export PYTHONPATH="$ROOT/scripts" SCHEMATHESIS_HOOKS=schemathesis_hooks
         timeout "${TIME_LIMIT:-900}" "$VENV/bin/schemathesis" run "$url/openapi.yaml" --url "$url" \
             --include-path-regex "$ROUTES" --max-examples "${MAX_EXAMPLES:-100}" \
             --generation-deterministic "$@"
