@@ -400,7 +400,7 @@ fn many_small_segments_take_linear_time() {
     // One second on an idle machine; a single quadratic walk among the 73 takes more than this.
     let took = started.elapsed();
     println!("{took:?}");
-    assert!(took.as_secs() < 10, "{took:?}");
+    assert!(took.as_secs() < 20, "{took:?}");
 }
 
 #[test]

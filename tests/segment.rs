@@ -372,13 +372,11 @@ fn an_auxiliary_head_does_not_change_the_answer() {
     export(&directory, network, "without", &[]);
     let outputs = |name: &str| {
         let model = std::fs::read(directory.path().join(name).join("model.onnx")).unwrap();
-        let batch = vec![ImageTensor {
-            size: ImageSize {
-                width: 64,
-                height: 48,
-            },
-            data: vec![0.0; 3 * 64 * 48],
-        }];
+        let size = ImageSize {
+            width: 64,
+            height: 48,
+        };
+        let batch = vec![ImageTensor::whole(size, vec![0.0; 3 * 64 * 48])];
         let mut session = reference::runtime().prepare(&model).unwrap().session(1);
         session
             .as_mut()

@@ -4,7 +4,7 @@
 //! bytes ─(picture pool)─> decode ─> preprocess ─> queue ─(worker)─> inference ─> postprocess
 //! ```
 //!
-//! [`infer`] is the way up to the network's outputs, which all tasks share; `classify`, `detect`
+//! `infer` is the way up to the network's outputs, which all tasks share; `classify`, `detect`
 //! and `segment` each turn outputs into answers.
 
 mod classify;
