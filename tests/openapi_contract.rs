@@ -9,7 +9,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{Server, photo};
+use common::{Server, checkpoint, photo};
 use serde_json::Value;
 
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
@@ -76,7 +76,7 @@ fn the_document_is_consistent_and_lists_every_route_and_code() {
 
     let problems = include_str!("../src/http/problem.rs");
     // The other lowercase strings of that file: names of fields, and a header's value.
-    let fields = ["body", "close", "images", "model", "type"];
+    let fields = ["accept", "body", "close", "images", "model", "type"];
     let is_code = |s: &str| {
         let snake = s.chars().all(|c| c.is_ascii_lowercase() || c == '_');
         snake && !s.is_empty() && !fields.contains(&s)
@@ -121,6 +121,22 @@ fn examples(document: &Value, codes: &BTreeSet<String>) {
         (
             "/paths/~1v1~1segment/post/responses/200/content/application~1json/example/results/0/mask",
             "Mask",
+        ),
+        (
+            "/paths/~1v1~1detect/post/responses/200/content/application~1json/example",
+            "DetectAnswer",
+        ),
+        (
+            "/paths/~1v1~1detect/post/responses/200/content/application~1json/example/results/0",
+            "Detections",
+        ),
+        (
+            "/paths/~1v1~1detect/post/responses/200/content/application~1json/example/results/0/detections/0",
+            "Detection",
+        ),
+        (
+            "/paths/~1v1~1detect/post/responses/200/content/application~1json/example/results/0/detections/0/box",
+            "Box",
         ),
         ("/components/schemas/Model/example", "Model"),
     ];
@@ -190,22 +206,133 @@ fn bodies(server: &Server, document: &Value) {
     let model = server.get("/v1/models").json()["models"][0].clone();
     has_shape(document, &model, "Model");
     has_shape(document, &model["input"], "ModelInput");
+    preprocessing(document, &model["input"]["preprocess"]);
     has_shape(document, &model["batching"], "Batching");
     has_shape(document, &model["provenance"], "Provenance");
     let model = server.get("/v1/models/efficientnet_lite0").json();
     has_shape(document, &model, "ModelWithLabels");
 }
 
+/// A parameter of a route.
+fn parameter<'a>(document: &'a Value, route: &str, name: &str) -> Option<&'a Value> {
+    let list = document["paths"][route]["post"]["parameters"].as_array()?;
+    let mut all = list.iter().map(|parameter| resolve(document, parameter));
+    all.find(|parameter| parameter["name"] == name)
+}
+
+/// The parameters that a route says it takes, by the source.
+fn taken(source: &str) -> Vec<&str> {
+    let (_, list) = source.split_once("PARAMETERS: &'static str").unwrap();
+    list.split('"').nth(1).unwrap().split(", ").collect()
+}
+
+#[test]
+fn every_parameter_is_described() {
+    let document = document();
+    for (route, source) in [
+        ("/v1/classify", include_str!("../src/http/classify.rs")),
+        ("/v1/detect", include_str!("../src/http/detect.rs")),
+        ("/v1/segment", include_str!("../src/http/segment.rs")),
+    ] {
+        let mut names = taken(source);
+        names.extend(["model", "orientation"]);
+        let listed = document["paths"][route]["post"]["parameters"].as_array();
+        // All but the request id, which is a header.
+        let listed = listed.unwrap().len() - 1;
+        let apart = names.iter().filter(|name| **name == "classes").count();
+        assert_eq!(listed, names.len() - apart, "{route}");
+        for name in names {
+            // Its words depend on the model, so it stands apart.
+            let described = match name {
+                "classes" => Some(&document["components"]["parameters"]["Classes"]),
+                name => parameter(&document, route, name),
+            };
+            let described = described.unwrap_or_else(|| panic!("{route}: {name}"));
+            assert_eq!(described["name"], name);
+            assert!(described["description"].is_string(), "{route}: {name}");
+        }
+    }
+}
+
+#[test]
+fn a_detector_does_what_the_document_says() {
+    let (document, directory) = (document(), tempfile::tempdir().unwrap());
+    let network = "ssdlite320_mobilenet_v3_large";
+    checkpoint::export(network, None, directory.path(), "coco");
+    let server = Server::start(&["--models", directory.path().to_str().unwrap()]);
+    let picture = photo("coffee_500x375.jpg");
+    let ask = |query: &str| {
+        let path = format!("/v1/detect?{query}");
+        server.post(&path, "image/jpeg", &picture)
+    };
+    let answer = ask("").json();
+    let (result, schemas) = (&answer["results"][0], &document["components"]["schemas"]);
+    has_shape(&document, &answer, "DetectAnswer");
+    has_shape(&document, result, "Detections");
+    has_shape(&document, &result["detections"][0], "Detection");
+    has_shape(&document, &result["detections"][0]["box"], "Box");
+
+    let model = server.get("/v1/models/coco").json();
+    has_shape(&document, &model, "ModelWithLabels");
+    for (field, schema) in [("task", "Task"), ("route", "Route")] {
+        assert!(strings(&schemas[schema]["enum"]).contains(model[field].as_str().unwrap()));
+    }
+    preprocessing(&document, &model["input"]["preprocess"]);
+
+    let schema = |name: &str| &parameter(&document, "/v1/detect", name).unwrap()["schema"];
+    assert_eq!(answer["results"], {
+        let default = &schema("score_threshold")["default"];
+        ask(&format!("score_threshold={default}")).json()["results"].clone()
+    });
+    for (name, below, above) in [
+        ("score_threshold", "-0.01", "1.01"),
+        ("iou_threshold", "-0.01", "1.01"),
+        ("max_detections", "0", "100001"),
+    ] {
+        for bound in ["minimum", "maximum"] {
+            let reply = ask(&format!("{name}={}", schema(name)[bound]));
+            assert_eq!(reply.status, 200, "{name} {bound}");
+        }
+        for value in [below, above] {
+            assert_eq!(
+                ask(&format!("{name}={value}")).status,
+                400,
+                "{name} {value}"
+            );
+        }
+    }
+    let example = &document["components"]["parameters"]["Classes"]["example"];
+    let classes = example.as_str().unwrap().replace(' ', "%20");
+    assert_eq!(ask(&format!("classes={classes}")).status, 200);
+    let content = &document["paths"]["/v1/detect"]["post"]["responses"]["200"]["content"];
+    for kind in ["image/png", "image/jpeg"] {
+        assert!(content[kind].is_object());
+        let reply = server.post_accepting("/v1/detect?annotate=true", kind, &picture);
+        assert_eq!(reply.header("content-type"), kind);
+    }
+}
+
+/// A model's preprocessing has the properties of the schema, and its resize those of one mode.
+fn preprocessing(document: &Value, shown: &Value) {
+    let schema = &document["components"]["schemas"]["ModelInput"]["properties"]["preprocess"];
+    let properties = schema["properties"].as_object().unwrap();
+    for name in shown.as_object().unwrap().keys() {
+        assert!(properties.contains_key(name), "{name}");
+    }
+    let modes = properties["resize"]["oneOf"].as_array().unwrap();
+    let resize = &shown["resize"];
+    let mode = modes
+        .iter()
+        .find(|mode| mode["properties"]["mode"]["const"] == resize["mode"])
+        .unwrap();
+    let keys: BTreeSet<String> = resize.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys, strings(&mode["required"]));
+}
+
 /// Defaults and bounds are those of the server; so are the limits that the text states.
 fn parameters(server: &Server, document: &Value) {
     let picture = photo("coffee_500x375.jpg");
-    let list = document["paths"]["/v1/classify"]["post"]["parameters"]
-        .as_array()
-        .unwrap();
-    let schema = |name: &str| {
-        let mut all = list.iter().map(|parameter| resolve(document, parameter));
-        &all.find(|parameter| parameter["name"] == name).unwrap()["schema"]
-    };
+    let schema = |name: &str| &parameter(document, "/v1/classify", name).unwrap()["schema"];
     let top_k = |name: &str| schema("top_k")[name].as_u64().unwrap();
     let default = server.classify("", &picture).results();
     let count = default[0]["predictions"].as_array().unwrap().len() as u64;

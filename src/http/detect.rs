@@ -157,7 +157,7 @@ fn classes(names: &str, labels: &[String]) -> Result<BTreeSet<usize>, ServeError
             bad(
                 "classes",
                 "labels of the model (GET /v1/models/NAME), separated by commas",
-                name,
+                if name.is_empty() { "nothing" } else { name },
             )
         })?);
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use onnx_export::formula;
 use onnx_export::manifest::Head;
 use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
 use sightline::catalogue;
 
 /// Writes a safetensors checkpoint of `network` with another number of classes; with an auxiliary head where
@@ -17,19 +18,45 @@ pub fn write(network: &str, num_classes: usize, path: &Path) {
         *aux = true;
     }
     let shapes = onnx_export::tensor_shapes(&architecture).unwrap();
-    let state = formula::state_dict(&shapes, &[]).unwrap();
-    let numbers: Vec<(String, Vec<u8>)> = shapes
-        .keys()
-        .map(|name| {
-            let numbers = state.get(name).unwrap().to_f32().unwrap();
-            let bytes = numbers.iter().flat_map(|number| number.to_le_bytes());
-            (name.clone(), bytes.collect())
-        })
-        .collect();
-    let views = numbers.iter().map(|(name, bytes)| {
-        let view = TensorView::new(Dtype::F32, shapes[name].clone(), bytes).unwrap();
-        (name.as_str(), view)
+    let state = formula::state_dict(&shapes, &factors(network)).unwrap();
+    let views = state.iter().map(|(name, tensor)| {
+        let shape = tensor.shape().to_vec();
+        (
+            name,
+            TensorView::new(Dtype::F32, shape, tensor.bytes()).unwrap(),
+        )
     });
     let bytes = safetensors::serialize(views, None).unwrap();
     std::fs::write(path, bytes).unwrap();
+}
+
+/// What keeps the heads of a random detector from saturating, by prefix: those of its golden case.
+fn factors(network: &str) -> Vec<(String, f32)> {
+    let index = super::read("golden/index.json");
+    let cases: Vec<Value> = serde_json::from_slice(&index).unwrap();
+    let case = cases.into_iter().find(|case| case["case"] == network);
+    let scale = case.and_then(|case| case["scale"].as_object().cloned());
+    let factors = scale.unwrap_or_default().into_iter();
+    factors
+        .map(|(prefix, factor)| (prefix, factor.as_f64().unwrap() as f32))
+        .collect()
+}
+
+/// Exports such a checkpoint as `directory/name`, with `labels` or else the catalogue's.
+pub fn export(network: &str, labels: Option<&[&str]>, directory: &Path, name: &str) {
+    let at = |name: String| directory.join(name).to_str().unwrap().to_owned();
+    let weights = at(format!("{name}.safetensors"));
+    let (list, out) = (at(format!("{name}.txt")), at(name.to_owned()));
+    let mut args = vec!["export", network, "--weights", &weights, "-o", &out];
+    let known = catalogue::manifest(network).unwrap().unwrap().architecture;
+    let mut classes = known.unwrap().num_classes;
+    if let Some(labels) = labels {
+        std::fs::write(&list, labels.join("\n")).unwrap();
+        classes = labels.len();
+        args.extend(["--labels", &list]);
+    }
+    write(network, classes, weights.as_ref());
+    let (code, stdout, stderr) = super::run(&args);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    std::fs::remove_file(&weights).unwrap();
 }

@@ -79,10 +79,51 @@ impl Detector {
             .sizes(original)
             .map_err(|_| DetectError::Preprocess)?;
         match &self.family {
-            Family::FasterRcnn { head, .. } => second_stage(head, outputs, &sizes, options),
-            Family::RetinaNet(net) => net.detect(&levels(outputs)?, &sizes, options),
-            Family::Ssd(net) => net.detect(&levels(outputs)?, &sizes, options),
+            Family::FasterRcnn { head, .. } => self.second_stage(head, outputs, &sizes, options),
+            Family::RetinaNet(net) => net.detect(&self.levels(outputs)?, &sizes, options),
+            Family::Ssd(net) => net.detect(&self.levels(outputs)?, &sizes, options),
         }
+    }
+
+    /// Of what a two-stage engine gave: regions `[R, 4]`, class logits `[R, K]`, box deltas
+    /// `[R, 4 * K]`.
+    fn second_stage(
+        &self,
+        head: &BoxHead,
+        outputs: &[Tensor],
+        sizes: &DetectorSizes,
+        options: &DetectOptions,
+    ) -> Result<Vec<Detection>, DetectError> {
+        let [regions, logits, deltas] = outputs else {
+            return Err(expect_count("outputs", outputs.len(), 3)
+                .err()
+                .unwrap_or(DetectError::Preprocess));
+        };
+        let proposals = regions.data.as_chunks::<4>().0;
+        if !proposals.is_empty() {
+            let classes = logits.data.len() / proposals.len();
+            expect_count("classes", classes, self.num_classes)?;
+        }
+        head.detect((&logits.data, &deltas.data), proposals, sizes, options)
+    }
+
+    /// Of what a network of one stage gave: the scores of every level, then the box deltas of every
+    /// level.
+    fn levels<'a>(&self, outputs: &'a [Tensor]) -> Result<Vec<HeadLevel<'a>>, DetectError> {
+        let (scores, deltas) = outputs.split_at(outputs.len() / 2);
+        expect_count("outputs", deltas.len(), scores.len())?;
+        let pairs = scores.iter().zip(deltas);
+        pairs
+            .map(|(scores, deltas)| {
+                let level = HeadLevel {
+                    scores: feature_map(&scores.shape, &scores.data)?,
+                    deltas: feature_map(&deltas.shape, &deltas.data)?,
+                };
+                let classes = level.classes(level.deltas.channels / 4)?;
+                expect_count("classes", classes, self.num_classes)?;
+                Ok(level)
+            })
+            .collect()
     }
 
     /// Checks what a network gave for one picture of size `original`, once, when it is loaded.
@@ -194,37 +235,6 @@ impl Propose for Proposer {
             Err(error) => Err(error.to_string()),
         }
     }
-}
-
-/// What a two-stage engine gave: regions `[R, 4]`, class logits `[R, K]`, box deltas `[R, 4 * K]`.
-fn second_stage(
-    head: &BoxHead,
-    outputs: &[Tensor],
-    sizes: &DetectorSizes,
-    options: &DetectOptions,
-) -> Result<Vec<Detection>, DetectError> {
-    let [regions, logits, deltas] = outputs else {
-        return Err(expect_count("outputs", outputs.len(), 3)
-            .err()
-            .unwrap_or(DetectError::Preprocess));
-    };
-    let proposals = regions.data.as_chunks::<4>().0;
-    head.detect((&logits.data, &deltas.data), proposals, sizes, options)
-}
-
-/// What a network of one stage gave: the scores of every level, then the box deltas of every level.
-fn levels(outputs: &[Tensor]) -> Result<Vec<HeadLevel<'_>>, DetectError> {
-    let (scores, deltas) = outputs.split_at(outputs.len() / 2);
-    expect_count("outputs", deltas.len(), scores.len())?;
-    let pairs = scores.iter().zip(deltas);
-    pairs
-        .map(|(scores, deltas)| {
-            Ok(HeadLevel {
-                scores: feature_map(&scores.shape, &scores.data)?,
-                deltas: feature_map(&deltas.shape, &deltas.data)?,
-            })
-        })
-        .collect()
 }
 
 /// What the engine lends of one level.
