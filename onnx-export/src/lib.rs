@@ -29,5 +29,5 @@ mod segmentation;
 pub mod weights;
 
 pub use error::BuildError;
-pub use model::{DEFAULT_OPSET, Model, ModelInfo, OPSETS, build, tensor_shapes};
+pub use model::{DEFAULT_OPSET, Model, ModelInfo, OPSETS, build, build_fused, tensor_shapes};
 pub use read::{GraphReadError, WeightTensor, read_initializers};

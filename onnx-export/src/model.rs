@@ -10,7 +10,7 @@ use crate::classification;
 use crate::detection;
 use crate::error::BuildError;
 use crate::graph::{Graph, Loader, Scope, Value};
-use crate::manifest::{Architecture, Backbone, Head};
+use crate::manifest::{Architecture, Backbone, Head, ModelManifest};
 use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto, graph_proto};
 use crate::segmentation::{MaskHead, masks};
 use crate::weights::StateDict;
@@ -96,6 +96,49 @@ pub fn build(
     })
 }
 
+/// Builds the detector of `manifest` as one graph, thresholds and suppression included, in ONNX's
+/// standard operators.
+///
+/// The network reads one picture, `images` `[1, 3, height, width] f32`, normalised, resized and padded,
+/// and, where the manifest's resize has no fixed size, `image_size` `[2] i64`: height and width of the
+/// resized picture in it. It writes `boxes` `[D, 4] f32` (x1, y1, x2, y2 in pixels of the resized
+/// picture), `labels` `[D] i64` and `scores` `[D] f32`, best first.
+///
+/// The answers are the server's but where rounding decides an overlap near the threshold, or
+/// the order of equal scores. What is not finite is not left out as the server does.
+///
+/// # Errors
+/// As [`build`], and [`BuildError::Argument`] for a manifest of another task.
+pub fn build_fused(
+    manifest: &ModelManifest,
+    state: &StateDict,
+    opset: i64,
+) -> Result<Model, BuildError> {
+    if !OPSETS.contains(&opset) {
+        return Err(argument("opset", "13 to 21", &opset));
+    }
+    let (Some(architecture), Some(settings)) = (&manifest.architecture, &manifest.detection) else {
+        return Err(argument("task", "detection", &manifest.name));
+    };
+    architecture.check()?;
+    let loader = Loader::new(state);
+    let mut graph = Graph::new(opset);
+    let resize = &manifest.preprocess.resize;
+    detection::fused(&mut graph, &loader.root(), architecture, settings, resize)?;
+    graph.prune();
+    let parameters = loader.finish()?;
+    Ok(Model {
+        graph,
+        box_head: None,
+        info: ModelInfo {
+            name: format!("{}_fused", manifest.name),
+            opset,
+            checkpoint_sha256: state.sha256().to_owned(),
+            parameters,
+        },
+    })
+}
+
 /// Name and shape of every tensor that a checkpoint of `architecture` holds.
 ///
 /// # Errors
@@ -163,29 +206,36 @@ fn detector(
         backbone,
         head,
     } = architecture;
-    match (head, backbone) {
+    let levels = match (head, backbone) {
         (Head::FasterRcnn(head), _) => {
-            detection::proposals(g, root, images, (backbone, head))?;
+            let (levels, maps) = detection::proposals(g, root, images, (backbone, head))?;
+            detection::output_levels(g, &levels, ["rpn_objectness", "rpn_deltas"]);
+            for (index, map) in maps.into_iter().enumerate() {
+                g.output(map, &format!("feature_{index}"));
+            }
             let mut second = Graph::new(g.opset());
             detection::box_head(&mut second, root, head, *num_classes)?;
             return Ok(Some(second));
         }
         (Head::Retinanet(head), _) => {
-            detection::retinanet(g, root, images, (backbone, head), *num_classes)?;
+            detection::retinanet(g, root, images, (backbone, head), *num_classes)?
         }
         (Head::Ssdlite(head), Backbone::MobilenetV3(config)) => {
-            detection::ssdlite(g, root, images, (config, head), *num_classes)?;
+            detection::ssdlite(g, root, images, (config, head), *num_classes)?
         }
         _ => return Err(argument("head", "a detector on its backbone", &"another")),
-    }
+    };
+    detection::output_levels(g, &levels, ["cls_logits", "bbox_regression"]);
     Ok(None)
 }
 
 impl Model {
     /// The model as the bytes of an `.onnx` file.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let input = "images [batch, 3, height, width] f32, normalised";
-        self.encode(&self.graph, &self.info.name, input)
+        let shape = self.graph.inputs().first();
+        let shape = shape.map(|input| self.graph.show_shape(self.graph.shape(*input)));
+        let input = format!("images {} f32, normalised", shape.unwrap_or_default());
+        self.encode(&self.graph, &self.info.name, &input)
     }
 
     /// The second stage, where there is one, as the bytes of an `.onnx` file.

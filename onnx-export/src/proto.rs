@@ -148,7 +148,9 @@ pub(crate) struct DimensionProto {
 /// `TensorProto.DataType.FLOAT`.
 pub(crate) const FLOAT: i32 = 1;
 /// `TensorProto.DataType.INT64`.
-const INT64: i32 = 7;
+pub(crate) const INT64: i32 = 7;
+/// `TensorProto.DataType.BOOL`.
+const BOOL: i32 = 9;
 
 impl From<&(&'static str, Attr)> for AttributeProto {
     fn from((name, attr): &(&'static str, Attr)) -> Self {
@@ -191,7 +193,7 @@ fn node_proto(graph: &Graph, node: &Node) -> NodeProto {
     let name = |value: &Value| graph.info(*value).name.clone();
     NodeProto {
         input: node.inputs.iter().map(name).collect(),
-        output: vec![name(&node.output)],
+        output: node.outputs.iter().map(name).collect(),
         name: node.name.clone(),
         op_type: node.op.to_owned(),
         attribute: node.attrs.iter().map(AttributeProto::from).collect(),
@@ -240,6 +242,7 @@ fn value_info(graph: &Graph, value: Value) -> ValueInfoProto {
         elem_type: match graph.info(value).element {
             Element::F32 => FLOAT,
             Element::I64 => INT64,
+            Element::Bool => BOOL,
         },
         shape: Some(shape),
     };

@@ -5,13 +5,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use onnx_export::manifest::{Architecture, Backbone, Head, ModelManifest, Provenance};
+use onnx_export::manifest::{Architecture, Backbone, Head, ModelManifest, Provenance, Task};
 use onnx_export::weights::StateDict;
 use onnx_export::{BuildError, DEFAULT_OPSET, Model};
 use sightline::catalogue;
 use sightline::store::{lines, read_text};
 
 #[derive(Debug, Args)]
+#[expect(
+    clippy::doc_markdown,
+    clippy::struct_excessive_bools,
+    reason = "the help shows no Markdown, and every flag is one"
+)]
 pub(super) struct ExportArgs {
     /// Network of the catalogue (see `sightline models`)
     name: String,
@@ -30,6 +35,9 @@ pub(super) struct ExportArgs {
     /// Make the auxiliary head an output too (DeepLabV3, FCN)
     #[arg(long, env = "SIGHTLINE_AUX")]
     aux: bool,
+    /// Write a detector as one self-contained file too: model.fused.onnx
+    #[arg(long, env = "SIGHTLINE_FUSED")]
+    fused: bool,
     /// Number of classes [default: the labels' count, else the catalogue's]
     #[arg(long, env = "SIGHTLINE_NUM_CLASSES", value_name = "N")]
     num_classes: Option<usize>,
@@ -67,6 +75,9 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         bail!("`{}` has no architecture to build", args.name);
     };
     apply(architecture, args, labels.as_ref().map(Vec::len))?;
+    if args.fused && architecture.head.task() != Task::Detection {
+        bail!("`--fused` applies to detectors, not to {}", args.name);
+    }
     let classes = architecture.num_classes;
     let labels = labels.unwrap_or_else(|| default_labels(&manifest.labels, classes));
     if labels.len() != classes {
@@ -81,6 +92,11 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         .with_context(|| format!("cannot use {}", args.weights.display()))?;
     let model = build(&manifest, &state, args)?;
     complete(&mut manifest, &model, &paths, args);
+    let fused = args
+        .fused
+        .then(|| onnx_export::build_fused(&manifest, &state, args.opset))
+        .transpose()?
+        .map(|model| model.to_bytes());
     let labels = labels.join("\n") + "\n";
     let manifest = manifest.to_toml()?;
     let network = model.to_bytes();
@@ -91,10 +107,15 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
             .as_deref()
             .map(|bytes| (paths.box_head.as_path(), bytes)),
     );
+    files.extend(fused.as_deref().map(|bytes| (paths.fused.as_path(), bytes)));
     files.push((&paths.labels, labels.as_bytes()));
     files.push((&paths.manifest, manifest.as_bytes()));
     write_all(&files)?;
-    report(&model, &paths)
+    report(&model, &paths)?;
+    if args.fused {
+        println!("{}: all of it, for any ONNX Runtime", paths.fused.display());
+    }
+    Ok(())
 }
 
 /// Puts the flags into the architecture; a flag that it has no use for is a mistake.
@@ -195,6 +216,7 @@ struct OutputPaths {
     name: String,
     onnx: PathBuf,
     box_head: PathBuf,
+    fused: PathBuf,
     manifest: PathBuf,
     labels: PathBuf,
 }
@@ -210,6 +232,7 @@ impl OutputPaths {
                 name,
                 onnx: out.to_path_buf(),
                 box_head: out.with_extension("box_head.onnx"),
+                fused: out.with_extension("fused.onnx"),
                 manifest: out.with_extension("toml"),
                 labels: out.with_extension("labels.txt"),
             });
@@ -222,6 +245,7 @@ impl OutputPaths {
             name,
             onnx: out.join("model.onnx"),
             box_head: out.join("model.box_head.onnx"),
+            fused: out.join("model.fused.onnx"),
             manifest: out.join("model.toml"),
             labels: out.join("labels.txt"),
         })

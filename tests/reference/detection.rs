@@ -199,7 +199,7 @@ impl Runner {
         Self(builder.commit_from_memory(model).unwrap())
     }
 
-    /// The outputs by name.
+    /// The outputs by name; whole numbers as floats.
     pub fn run(&mut self, inputs: Vec<(String, Input)>) -> BTreeMap<String, Tensor> {
         let value = |(name, input)| {
             let value: SessionInputValue<'static> = match input {
@@ -212,9 +212,13 @@ impl Runner {
             inputs.into_iter().map(value).collect();
         let outputs = self.0.run(inputs).unwrap();
         let output = |(name, value): (&str, ort::value::ValueRef<'_>)| {
-            let (shape, data) = value.try_extract_tensor::<f32>().unwrap();
-            let shape = shape.iter().map(|size| *size as usize).collect();
-            let data = data.to_vec();
+            let sizes = |shape: &[i64]| shape.iter().map(|size| *size as usize).collect();
+            let (shape, data) = if let Ok((shape, data)) = value.try_extract_tensor::<f32>() {
+                (sizes(shape), data.to_vec())
+            } else {
+                let (shape, data) = value.try_extract_tensor::<i64>().unwrap();
+                (sizes(shape), data.iter().map(|n| *n as f32).collect())
+            };
             (name.to_owned(), Tensor { shape, data })
         };
         outputs.iter().map(output).collect()

@@ -3,8 +3,8 @@
 //!
 //! Source: Ren et al., "Faster R-CNN" (2015); `torchvision.models.detection.faster_rcnn`.
 
+use super::LevelOutputs;
 use super::pyramid::{CHANNELS, Extra, pyramid};
-use super::{LevelOutputs, output_levels};
 use crate::error::BuildError;
 use crate::graph::ops::{Conv, Regions, RoiAlign};
 use crate::graph::{Dim, Element, Graph, Scope, Value};
@@ -18,10 +18,10 @@ const ROI_SAMPLES: usize = 2;
 /// Width of the box head's hidden layers.
 const HIDDEN: usize = 1024;
 
-/// Adds the first graph's network: pyramid and region proposals.
+/// Adds the first stage: pyramid and region proposals.
 ///
-/// Its outputs are `rpn_objectness_<i>` `[N, A, h, w]` and `rpn_deltas_<i>` `[N, 4 A, h, w]` of every
-/// level, and `feature_<i>` `[N, 256, h, w]` of the levels that proposals are cut from.
+/// It gives objectness `[N, A, h, w]` and corrections `[N, 4 A, h, w]` of every level, and the maps `[N,
+/// 256, h, w]` that proposals are cut from.
 ///
 /// # Errors
 /// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`.
@@ -30,7 +30,7 @@ pub(crate) fn proposals(
     root: &Scope<'_>,
     images: Value,
     (backbone, head): (&Backbone, &FasterRcnnHead),
-) -> Result<(), BuildError> {
+) -> Result<(Vec<LevelOutputs>, Vec<Value>), BuildError> {
     let trunk = (backbone, head.backbone_maps);
     let levels = pyramid(g, &root.sub("backbone"), images, trunk, Extra::Pool)?;
     let rpn = RpnHead::load(
@@ -40,11 +40,8 @@ pub(crate) fn proposals(
     );
     let answers = levels.iter().map(|level| rpn.apply(g, *level));
     let answers = answers.collect::<Result<Vec<_>, _>>()?;
-    output_levels(g, &answers, ["rpn_objectness", "rpn_deltas"]);
-    for (index, level) in levels[..head.roi_strides.len()].iter().enumerate() {
-        g.output(*level, &format!("feature_{index}"));
-    }
-    Ok(())
+    let maps = levels[..head.roi_strides.len()].to_vec();
+    Ok((answers, maps))
 }
 
 /// Source: `torchvision.models.detection.rpn.RPNHead`.
@@ -92,16 +89,36 @@ pub(crate) fn box_head(
     head: &FasterRcnnHead,
     num_classes: usize,
 ) -> Result<(), BuildError> {
+    let levels = 0..head.roi_strides.len();
+    let inputs: Vec<_> = levels
+        .map(|level| (feature_input(g, level), region_inputs(g, level)))
+        .collect();
+    let (logits, boxes) = classify(g, root, head, &inputs, num_classes)?;
+    g.output(logits, "class_logits");
+    g.output(boxes, "box_regression");
+    Ok(())
+}
+
+/// Adds `RoIAlign` and the box head; gives class logits `[R, num_classes]` and corrections `[R, 4
+/// num_classes]` of the regions of each map, the first's first.
+///
+/// # Errors
+/// [`BuildError::Shape`] if maps or regions have another shape than [`proposals`] gives.
+pub(super) fn classify(
+    g: &mut Graph,
+    root: &Scope<'_>,
+    head: &FasterRcnnHead,
+    maps: &[(Value, Regions)],
+    num_classes: usize,
+) -> Result<(Value, Value), BuildError> {
     let mut cut = Vec::new();
-    for (level, stride) in head.roi_strides.iter().enumerate() {
-        let map = feature_input(g, level);
-        let regions = region_inputs(g, level);
+    for ((map, regions), stride) in maps.iter().zip(&head.roi_strides) {
         let config = RoiAlign {
             output: ROI_SIZE,
             sampling_ratio: ROI_SAMPLES,
             stride: *stride,
         };
-        cut.push(g.roi_align(map, regions, config)?);
+        cut.push(g.roi_align(*map, *regions, config)?);
     }
     let y = g.concat_rows(&cut, "rois")?;
     let y = g.flatten(y)?;
@@ -114,9 +131,7 @@ pub(crate) fn box_head(
     let predictor = heads.sub("box_predictor");
     let logits = g.gemm(&predictor.sub("cls_score"), y, num_classes)?;
     let boxes = g.gemm(&predictor.sub("bbox_pred"), y, 4 * num_classes)?;
-    g.output(logits, "class_logits");
-    g.output(boxes, "box_regression");
-    Ok(())
+    Ok((logits, boxes))
 }
 
 fn feature_input(g: &mut Graph, level: usize) -> Value {

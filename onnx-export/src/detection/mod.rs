@@ -1,16 +1,19 @@
 //! Detection networks: raw scores and corrections for every anchor, level by level.
 //!
 //! The graphs end before anything that depends on how many boxes there are. Anchors, decoding,
-//! top-k and suppression are the server's work: in a graph they would tie it to batches of one.
+//! top-k and suppression are the server's work: in a graph they tie it to batches of one, as `fused`
+//! does for other runtimes.
 //!
 //! Source: `torchvision.models.detection`.
 
 mod faster_rcnn;
+mod fused;
 mod pyramid;
 mod retinanet;
 mod ssdlite;
 
 pub(crate) use faster_rcnn::{box_head, proposals};
+pub(crate) use fused::fused;
 pub(crate) use retinanet::retinanet;
 pub(crate) use ssdlite::ssdlite;
 
@@ -18,7 +21,7 @@ use crate::graph::{Graph, Value};
 
 /// What a head says of the anchors of one level.
 #[derive(Debug, Clone, Copy)]
-struct LevelOutputs {
+pub(crate) struct LevelOutputs {
     /// Scores `[N, A * K, h, w]`: the classes of the first anchor, of the second, ...
     scores: Value,
     /// Corrections `[N, A * 4, h, w]`: x, y, width, height of the first anchor, of the second, ...
@@ -26,7 +29,7 @@ struct LevelOutputs {
 }
 
 /// Makes the levels outputs: first all scores, then all boxes, as `<name>_<level>`.
-fn output_levels(g: &mut Graph, levels: &[LevelOutputs], [scores, boxes]: [&str; 2]) {
+pub(crate) fn output_levels(g: &mut Graph, levels: &[LevelOutputs], [scores, boxes]: [&str; 2]) {
     for (index, level) in levels.iter().enumerate() {
         g.output(level.scores, &format!("{scores}_{index}"));
     }

@@ -3,8 +3,8 @@
 //! Source: Lin et al., "Focal Loss for Dense Object Detection" (2017), section 4;
 //! `torchvision.models.detection.retinanet`.
 
+use super::LevelOutputs;
 use super::pyramid::{CHANNELS, Extra, pyramid};
-use super::{LevelOutputs, output_levels};
 use crate::error::BuildError;
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
@@ -14,8 +14,8 @@ use crate::manifest::{Backbone, RetinanetHead};
 /// Convolutions of a head before its last.
 const DEPTH: usize = 4;
 
-/// Adds the network. Its outputs are `cls_logits_<i>` `[N, A num_classes, h, w]` and
-/// `bbox_regression_<i>` `[N, 4 A, h, w]` of every level.
+/// Adds the network; gives scores `[N, A num_classes, h, w]` and corrections `[N, 4 A, h, w]` of every
+/// level.
 ///
 /// # Errors
 /// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`.
@@ -25,7 +25,7 @@ pub(crate) fn retinanet(
     images: Value,
     (backbone, head): (&Backbone, &RetinanetHead),
     num_classes: usize,
-) -> Result<(), BuildError> {
+) -> Result<Vec<LevelOutputs>, BuildError> {
     let trunk = (backbone, head.backbone_maps);
     let levels = pyramid(g, &root.sub("backbone"), images, trunk, Extra::P6P7)?;
     let anchors = head.anchors.per_location()[0];
@@ -43,8 +43,7 @@ pub(crate) fn retinanet(
             boxes: boxes.apply(g, level)?,
         });
     }
-    output_levels(g, &answers, ["cls_logits", "bbox_regression"]);
-    Ok(())
+    Ok(answers)
 }
 
 /// Source: `RetinaNetClassificationHead` and `RetinaNetRegressionHead`.

@@ -3,7 +3,7 @@
 //! Source: Sandler et al., "MobileNetV2" (2018), section 6.2; Howard et al., "Searching for
 //! MobileNetV3" (2019), section 6.3; `torchvision.models.detection.ssdlite`.
 
-use super::{LevelOutputs, output_levels};
+use super::LevelOutputs;
 use crate::backbones::mobilenet_v3::ssd_features;
 use crate::error::BuildError;
 use crate::graph::ops::Conv;
@@ -11,8 +11,8 @@ use crate::graph::{Graph, Scope, Value};
 use crate::layers::{Activation, Norm, conv_bias, conv_norm_activation};
 use crate::manifest::{MobileNetV3Config, SsdliteHead};
 
-/// Adds the network. Its outputs are `cls_logits_<i>` `[N, A num_classes, h, w]` and
-/// `bbox_regression_<i>` `[N, 4 A, h, w]` of every level.
+/// Adds the network; gives scores `[N, A num_classes, h, w]` and corrections `[N, 4 A, h, w]` of every
+/// level.
 ///
 /// # Errors
 /// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`.
@@ -22,7 +22,7 @@ pub(crate) fn ssdlite(
     images: Value,
     (config, head): (&MobileNetV3Config, &SsdliteHead),
     num_classes: usize,
-) -> Result<(), BuildError> {
+) -> Result<Vec<LevelOutputs>, BuildError> {
     let levels = levels(g, &root.sub("backbone"), images, config, head)?;
     let scope = root.sub("head");
     let modules = |name: &str| scope.sub(name).sub("module_list");
@@ -37,8 +37,7 @@ pub(crate) fn ssdlite(
             boxes: prediction(g, &boxes.sub(index), level, 4 * anchors, norm)?,
         });
     }
-    output_levels(g, &answers, ["cls_logits", "bbox_regression"]);
-    Ok(())
+    Ok(answers)
 }
 
 /// The trunk's two maps and the extra ones. Source: `SSDLiteFeatureExtractorMobileNet`.

@@ -28,7 +28,7 @@ pub struct ValueInfo {
     pub name: String,
     /// Its shape.
     pub shape: Shape,
-    /// Of inputs and outputs: the type of its elements.
+    /// The type of its elements.
     pub element: Element,
     /// Path of the module that made it, as in the state dict.
     scope: String,
@@ -41,6 +41,8 @@ pub enum Element {
     F32,
     /// INT64.
     I64,
+    /// BOOL: what comparisons give.
+    Bool,
 }
 
 /// A node attribute.
@@ -65,8 +67,8 @@ pub struct Node {
     pub name: String,
     /// Operands in the operator's order.
     pub inputs: Vec<Value>,
-    /// The result.
-    pub output: Value,
+    /// The results.
+    pub outputs: Vec<Value>,
     /// Attributes by name.
     pub attrs: Vec<(&'static str, Attr)>,
 }
@@ -206,13 +208,14 @@ impl Graph {
         }
         // Nodes are in topological order: backwards, a node's users come before it.
         for node in self.nodes.iter().rev() {
-            if needed[node.output.0 as usize] {
+            if node.outputs.iter().any(|v| needed[v.0 as usize]) {
                 for input in &node.inputs {
                     needed[input.0 as usize] = true;
                 }
             }
         }
-        self.nodes.retain(|node| needed[node.output.0 as usize]);
+        self.nodes
+            .retain(|node| node.outputs.iter().any(|v| needed[v.0 as usize]));
         self.initializers
             .retain(|initializer| needed[initializer.value.0 as usize]);
     }
@@ -226,7 +229,7 @@ impl Graph {
                 .iter()
                 .map(|v| self.info(*v).name.as_str())
                 .collect();
-            let shape = self.show_shape(self.shape(node.output));
+            let shape = self.show_shape(self.shape(node.outputs[0]));
             let (name, op, inputs) = (&node.name, node.op, inputs.join(", "));
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{name} = {op}({inputs}) {shape}");
@@ -241,12 +244,22 @@ impl Graph {
     }
 
     /// A scalar constant, one per distinct number.
-    fn scalar(&mut self, number: f32) -> Value {
+    pub(crate) fn scalar(&mut self, number: f32) -> Value {
         self.constant(&format!("constant_{number}"), &[], Data::F32(vec![number]))
     }
 
+    /// A table of numbers under a name of its own.
+    pub(crate) fn table(&mut self, name: &str, shape: &[usize], numbers: Vec<f32>) -> Value {
+        self.initializer(name, shape, Data::F32(numbers))
+    }
+
+    /// A scalar whole number, one per distinct number.
+    pub(crate) fn whole(&mut self, number: i64) -> Value {
+        self.constant(&format!("whole_{number}"), &[], Data::I64(vec![number]))
+    }
+
     /// A list of whole numbers, one per distinct list and purpose.
-    fn list(&mut self, purpose: &str, numbers: &[i64]) -> Value {
+    pub(crate) fn list(&mut self, purpose: &str, numbers: &[i64]) -> Value {
         let name = format!("{purpose}_{numbers:?}");
         self.constant(&name, &[numbers.len()], Data::I64(numbers.to_vec()))
     }
@@ -272,6 +285,9 @@ impl Graph {
     fn initializer(&mut self, name: &str, shape: &[usize], data: Data) -> Value {
         let shape = shape.iter().map(|size| Dim::Fixed(*size)).collect();
         let value = self.value(name, "", shape);
+        if matches!(data, Data::I64(_)) {
+            self.values[value.0 as usize].element = Element::I64;
+        }
         self.initializers.push(Initializer { value, data });
         value
     }
@@ -285,16 +301,33 @@ impl Graph {
         shape: Shape,
         attrs: Vec<(&'static str, Attr)>,
     ) -> Value {
+        self.node_of(op, scope, inputs, vec![(shape, Element::F32)], attrs)[0]
+    }
+
+    /// [`Graph::node`] with several outputs, or of another type than f32.
+    fn node_of(
+        &mut self,
+        op: &'static str,
+        scope: &str,
+        inputs: Vec<Value>,
+        outputs: Vec<(Shape, Element)>,
+        attrs: Vec<(&'static str, Attr)>,
+    ) -> Vec<Value> {
         let path = self.unique(&node_path(scope, op));
-        let output = self.value(&format!("{path}_output"), scope, shape);
+        let outputs = outputs.into_iter().map(|(shape, element)| {
+            let output = self.value(&format!("{path}_output"), scope, shape);
+            self.values[output.0 as usize].element = element;
+            output
+        });
+        let outputs: Vec<Value> = outputs.collect();
         self.nodes.push(Node {
             op,
             name: path,
             inputs,
-            output,
+            outputs: outputs.clone(),
             attrs,
         });
-        output
+        outputs
     }
 
     fn value(&mut self, name: &str, scope: &str, shape: Shape) -> Value {

@@ -1,6 +1,6 @@
 //! Operators that move or repeat numbers without changing them, and `Resize`.
 
-use super::super::{Attr, Dim, Graph, Value};
+use super::super::{Attr, Dim, Element, Graph, Value};
 use crate::error::BuildError;
 
 impl Graph {
@@ -141,20 +141,21 @@ impl Graph {
     }
 
     /// The sizes of some axes of `x`, as INT64: `Shape` and `Slice`.
-    fn shape_slice(&mut self, scope: &str, x: Value, axes: std::ops::Range<i64>) -> Value {
+    pub(crate) fn shape_slice(
+        &mut self,
+        scope: &str,
+        x: Value,
+        axes: std::ops::Range<i64>,
+    ) -> Value {
         let rank = self.shape(x).len();
-        let whole = self.node("Shape", scope, vec![x], vec![Dim::Fixed(rank)], vec![]);
+        let sizes = vec![(vec![Dim::Fixed(rank)], Element::I64)];
+        let whole = self.node_of("Shape", scope, vec![x], sizes, vec![])[0];
         let (from, to) = (
             self.list("index", &[axes.start]),
             self.list("index", &[axes.end]),
         );
         let count = usize::try_from(axes.end - axes.start).unwrap_or_default();
-        self.node(
-            "Slice",
-            scope,
-            vec![whole, from, to],
-            vec![Dim::Fixed(count)],
-            vec![],
-        )
+        let sizes = vec![(vec![Dim::Fixed(count)], Element::I64)];
+        self.node_of("Slice", scope, vec![whole, from, to], sizes, vec![])[0]
     }
 }

@@ -2,11 +2,15 @@
 //!
 //! Source: the operators' specifications in the ONNX documentation (opset 13 to 21).
 
+mod arithmetic;
 mod layout;
+mod reshape;
 mod roi;
+mod select;
 mod window;
 
 pub use roi::{Regions, RoiAlign};
+pub use select::NonMaxSuppression;
 pub use window::{Conv, ConvWeights, Padding};
 
 use super::{Attr, Dim, Graph, Shape, Value};

@@ -81,8 +81,14 @@ impl Graph {
             return Ok(first);
         }
         let mut shape = self.shape(first).to_vec();
-        shape[0] = self.axis(total);
+        let fixed = xs.iter().map(|x| match self.shape(*x)[0] {
+            Dim::Fixed(size) => Some(size),
+            Dim::Dynamic(_) => None,
+        });
+        let fixed: Option<usize> = fixed.sum();
+        shape[0] = fixed.map_or_else(|| self.axis(total), Dim::Fixed);
         let attrs = vec![("axis", Attr::Int(0))];
-        Ok(self.node("Concat", &scope, xs.to_vec(), shape, attrs))
+        let outputs = vec![(shape, self.info(first).element)];
+        Ok(self.node_of("Concat", &scope, xs.to_vec(), outputs, attrs)[0])
     }
 }

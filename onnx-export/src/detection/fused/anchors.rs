@@ -1,0 +1,109 @@
+//! Reference boxes: of SSD as a table, of pyramids at the places that are asked for.
+
+use crate::error::BuildError;
+use crate::graph::{Graph, Value};
+use crate::manifest::{Anchors, DefaultBoxes};
+
+/// The anchors of one level around the point 0, 0: x1, y1, x2, y2 in pixels.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Cells(Vec<[f32; 4]>);
+
+impl Cells {
+    /// Every size with the first ratio, then every size with the next, rounded to whole pixels.
+    ///
+    /// Source: torchvision's `anchor_utils.py`, `AnchorGenerator.generate_anchors`.
+    pub(super) fn of_level(anchors: &Anchors, level: usize) -> Self {
+        let sizes = &anchors.sizes[level];
+        let cell = |ratio: f32, size: u32| {
+            let down = ratio.sqrt();
+            let across = 1.0 / down;
+            let (width, height) = (across * size as f32, down * size as f32);
+            [-width, -height, width, height].map(|edge| (edge / 2.0).round_ties_even())
+        };
+        let ratios = anchors.aspect_ratios.iter().map(|ratio| *ratio as f32);
+        Self(
+            ratios
+                .flat_map(|ratio| sizes.iter().map(move |size| cell(ratio, *size)))
+                .collect(),
+        )
+    }
+}
+
+/// The anchors number `places` `[K] i64` in the order (h, w, a) of a level's `map` for `images`:
+/// `[K, 4]`. Its stride is the picture's size divided by the map's, in whole pixels.
+///
+/// Source: torchvision's `anchor_utils.py`, `AnchorGenerator.grid_anchors`.
+pub(super) fn anchors_at(
+    g: &mut Graph,
+    places: Value,
+    cells: &Cells,
+    (map, images): (Value, Value),
+) -> Result<Value, BuildError> {
+    let count = g.whole(cells.0.len() as i64);
+    let (point, cell) = (g.div(places, count)?, g.modulo(places, count)?);
+    let points = g.shape_slice("", map, 2..4);
+    let pixels = g.shape_slice("", images, 2..4);
+    let strides = g.div(pixels, points)?;
+    let columns = g.slice(points, 0, 1..2)?;
+    let [down, across] = [g.slice(strides, 0, 0..1)?, g.slice(strides, 0, 1..2)?];
+    let (column, row) = (g.modulo(point, columns)?, g.div(point, columns)?);
+    let x = g.mul_broadcast(column, across)?;
+    let y = g.mul_broadcast(row, down)?;
+    let [x, y] = [g.reshape(x, &[0, 1], "")?, g.reshape(y, &[0, 1], "")?];
+    let corner = g.concat_last(x, y)?;
+    let corners = g.concat_last(corner, corner)?;
+    let corners = g.to_f32(corners);
+    let table = g.table("anchors", &[cells.0.len(), 4], cells.0.concat());
+    let cells = g.gather(table, cell)?;
+    g.add_broadcast(corners, cells)
+}
+
+/// SSD's boxes of maps of `grids` (width, height) in the order (h, w, a), in pixels of a picture
+/// of `size` (width, height): x1, y1, x2, y2 of each.
+///
+/// Source: torchvision's `anchor_utils.py`, `DefaultBoxGenerator` without `steps`.
+pub(super) fn default_boxes(
+    boxes: &DefaultBoxes,
+    grids: &[[usize; 2]],
+    size: [usize; 2],
+) -> Vec<f32> {
+    let [across, down] = size.map(|side| side as f32);
+    let mut table = Vec::new();
+    for (level, [columns, rows]) in grids.iter().enumerate() {
+        let shapes = shapes(boxes, level);
+        for point in 0..columns * rows {
+            let x = ((point % columns) as f32 + 0.5) / *columns as f32;
+            let y = ((point / columns) as f32 + 0.5) / *rows as f32;
+            for [w, h] in &shapes {
+                table.extend([
+                    (x - 0.5 * w) * across,
+                    (y - 0.5 * h) * down,
+                    (x + 0.5 * w) * across,
+                    (y + 0.5 * h) * down,
+                ]);
+            }
+        }
+    }
+    table
+}
+
+/// Widths and heights of one level, computed in f64, clipped to the picture in f32.
+fn shapes(boxes: &DefaultBoxes, level: usize) -> Vec<[f32; 2]> {
+    let levels = boxes.aspect_ratios.len();
+    let range = boxes.max_ratio - boxes.min_ratio;
+    let scale = |k: usize| match (levels, k) {
+        (0 | 1, 0) => boxes.min_ratio,
+        (0 | 1, _) => boxes.max_ratio,
+        _ if k == levels => 1.0,
+        _ => boxes.min_ratio + range * k as f64 / (levels as f64 - 1.0),
+    };
+    let (own, next) = (scale(level), scale(level + 1));
+    let between = (own * next).sqrt();
+    let mut pairs = vec![[own, own], [between, between]];
+    for ratio in &boxes.aspect_ratios[level] {
+        let root = ratio.sqrt();
+        pairs.extend([[own * root, own / root], [own / root, own * root]]);
+    }
+    let clipped = |side: f64| (side as f32).clamp(0.0, 1.0);
+    pairs.iter().map(|pair| pair.map(clipped)).collect()
+}

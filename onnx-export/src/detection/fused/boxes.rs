@@ -1,0 +1,78 @@
+//! Arithmetic of boxes `[..., 4]`: x1, y1, x2, y2 in pixels, in torchvision's order of operations.
+
+use crate::error::BuildError;
+use crate::graph::{Graph, Value};
+
+/// Largest dw and dh, ln(1000 / 16): no box grows more than 62.5 times.
+const MAX_LOG_SCALE: f32 = 4.135_166_6;
+
+/// The upper left and the lower right corner of boxes, or dx, dy and dw, dh: `[..., 2]` each.
+pub(super) fn halves(g: &mut Graph, boxes: Value) -> Result<[Value; 2], BuildError> {
+    let last = g.shape(boxes).len() - 1;
+    Ok([g.slice(boxes, last, 0..2)?, g.slice(boxes, last, 2..4)?])
+}
+
+/// The boxes at `deltas` `[..., 4]` (dx, dy, dw, dh) from `references` `[N, 4]`.
+///
+/// Source: torchvision's `models/detection/_utils.py`, `BoxCoder.decode_single`.
+pub(super) fn decode(
+    g: &mut Graph,
+    deltas: Value,
+    references: Value,
+    weights: [f32; 4],
+) -> Result<Value, BuildError> {
+    let [upper, lower] = halves(g, references)?;
+    let half = g.scalar(0.5);
+    let size = g.sub(lower, upper)?;
+    let to_centre = g.mul_broadcast(size, half)?;
+    let centre = g.add_broadcast(upper, to_centre)?;
+    let [mut shift, mut scale] = halves(g, deltas)?;
+    // Dividing by 1 changes nothing.
+    if weights != [1.0; 4] {
+        let divisors = weights.as_chunks::<2>().0;
+        let [by, of] = [0, 1].map(|i| g.table("box_weights", &[2], divisors[i].to_vec()));
+        shift = g.div(shift, by)?;
+        scale = g.div(scale, of)?;
+    }
+    let shift = g.mul_broadcast(shift, size)?;
+    let centre = g.add_broadcast(shift, centre)?;
+    let most = g.scalar(MAX_LOG_SCALE);
+    let scale = g.min(scale, most)?;
+    let scale = g.exp(scale);
+    let size = g.mul_broadcast(scale, size)?;
+    let half = g.mul_broadcast(size, half)?;
+    let upper = g.sub(centre, half)?;
+    let lower = g.add_broadcast(centre, half)?;
+    g.concat_last(upper, lower)
+}
+
+/// The part of boxes that lies in a picture of `limits` `[4]` (width, height, width, height).
+///
+/// Source: torchvision's `ops/boxes.py:clip_boxes_to_image`.
+pub(super) fn clip(g: &mut Graph, boxes: Value, limits: Value) -> Result<Value, BuildError> {
+    let zero = g.scalar(0.0);
+    let boxes = g.max(boxes, zero)?;
+    g.min(boxes, limits)
+}
+
+/// `scores` `[...]` of boxes `[..., 4]`, with -1 where a side is shorter than `least`.
+///
+/// Source: torchvision's `ops/boxes.py:remove_small_boxes`.
+pub(super) fn without_small(
+    g: &mut Graph,
+    boxes: Value,
+    scores: Value,
+    least: f32,
+) -> Result<Value, BuildError> {
+    let [upper, lower] = halves(g, boxes)?;
+    let size = g.sub(lower, upper)?;
+    let last = g.shape(size).len() - 1;
+    let kept: Vec<i64> = vec![0; last];
+    let (width, height) = (g.slice(size, last, 0..1)?, g.slice(size, last, 1..2)?);
+    let shorter = g.min(width, height)?;
+    let shorter = g.reshape(shorter, &kept, "")?;
+    let least = g.scalar(least);
+    let large = g.greater_or_equal(shorter, least)?;
+    let none = g.scalar(-1.0);
+    g.choose(large, scores, none)
+}

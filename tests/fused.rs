@@ -1,0 +1,284 @@
+//! Detectors as one graph against the native path that serves them.
+//!
+//! Both run in the test's own session, since ONNX Runtime allows one environment in a process.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "the figures and a panic are a test's report"
+)]
+
+mod reference;
+
+use std::collections::BTreeMap;
+
+use image::RgbImage;
+use onnx_export::manifest::{ModelManifest, Resize};
+use onnx_export::weights::StateDict;
+use onnx_export::{DEFAULT_OPSET, OPSETS, formula};
+use reference::detection::{DetectionCase, Input, Runner, detection_cases};
+use reference::read_tensor;
+use sightline::catalogue;
+use sightline::engine::{Region, Tensor, TensorView};
+use sightline::image::{ImageSize, ImageTensor, Preprocessor};
+use sightline::postprocess::detect::{DetectOptions, Detector};
+
+/// One object: class, score, corners in pixels of the resized picture.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    class: usize,
+    score: f32,
+    corners: [f32; 4],
+}
+
+/// The catalogue's manifest with a case's thresholds and sizes.
+fn manifest(case: &DetectionCase) -> ModelManifest {
+    let mut manifest = catalogue::manifest(&case.name).unwrap().unwrap();
+    let args = &case.args;
+    if let Resize::Bounded { min_size, max_size } = &mut manifest.preprocess.resize {
+        *min_size = args.min_size.unwrap_or(*min_size);
+        *max_size = args.max_size.unwrap_or(*max_size);
+    }
+    let detection = manifest.detection.as_mut().unwrap();
+    let score = args.box_score_thresh.or(args.score_thresh);
+    detection.score_threshold = score.unwrap_or(detection.score_threshold);
+    if let (Some(rpn), Some(score)) = (&mut detection.rpn, args.rpn_score_thresh) {
+        rpn.score_threshold = score;
+    }
+    manifest
+}
+
+fn state(case: &DetectionCase) -> StateDict {
+    let scale: Vec<(String, f32)> = case.scale.clone().into_iter().collect();
+    formula::state_dict(&case.shapes, &scale).unwrap()
+}
+
+fn picture(case: &DetectionCase) -> RgbImage {
+    let planes = read_tensor(&format!("{}.safetensors", case.name), "image");
+    let (width, height) = (case.input.width, case.input.height);
+    let at = |x: u32, y: u32, c: usize| {
+        (planes[(c * height + y as usize) * width + x as usize] * 255.0).round() as u8
+    };
+    RgbImage::from_fn(width as u32, height as u32, |x, y| {
+        image::Rgb([0, 1, 2].map(|c| at(x, y, c)))
+    })
+}
+
+fn native(manifest: &ModelManifest, state: &StateDict, image: &RgbImage) -> Vec<Found> {
+    let architecture = manifest.architecture.as_ref().unwrap();
+    let model = onnx_export::build(&manifest.name, architecture, state, DEFAULT_OPSET).unwrap();
+    let detector = Detector::of(manifest).unwrap().unwrap();
+    let input = Preprocessor::new(&manifest.preprocess).run(image).unwrap();
+    let original = ImageSize {
+        width: image.width(),
+        height: image.height(),
+    };
+    let resized = input.content;
+    let maps = Runner::new(&model.to_bytes()).run(vec![images(&input)]);
+    let levels = |name: &str| {
+        let named = (0..).map(|level| maps.get(&format!("{name}_{level}")));
+        let named = named.map_while(|map| map);
+        named.map(first_picture).collect::<Vec<_>>()
+    };
+    let outputs = match (model.box_head_bytes(), detector.proposer()) {
+        (Some(second), Some(proposer)) => {
+            let pairs: Vec<_> = levels("rpn_objectness")
+                .into_iter()
+                .zip(levels("rpn_deltas"))
+                .collect();
+            let views: Vec<_> = pairs.iter().map(|(s, d)| (view(s), view(d))).collect();
+            let regions = proposer.propose(&views, input.size, resized).unwrap();
+            second_stage(&second, &maps, &regions)
+        }
+        _ => [levels("cls_logits"), levels("bbox_regression")].concat(),
+    };
+    let options = DetectOptions::default();
+    let found = detector.detect(&outputs, original, &options).unwrap();
+    let across = resized.width as f32 / original.width as f32;
+    let down = resized.height as f32 / original.height as f32;
+    let scale = [across, down, across, down];
+    let found = found.into_iter().map(|detection| Found {
+        class: detection.class_id,
+        score: detection.score,
+        corners: std::array::from_fn(|i| detection.corners[i] * scale[i]),
+    });
+    found.collect()
+}
+
+/// A map `[1, ...]` without the batch.
+fn first_picture(map: &Tensor) -> Tensor {
+    Tensor {
+        shape: map.shape[1..].to_vec(),
+        data: map.data.clone(),
+    }
+}
+
+fn view(map: &Tensor) -> TensorView<'_> {
+    TensorView {
+        shape: map.shape.clone(),
+        data: &map.data,
+    }
+}
+
+/// Regions, class logits and corrections, map after map, as the server's engine gives them.
+fn second_stage(model: &[u8], maps: &BTreeMap<String, Tensor>, regions: &[Region]) -> Vec<Tensor> {
+    let (mut inputs, mut order) = (Vec::new(), Vec::new());
+    let named = (0..).map(|level| maps.get(&format!("feature_{level}")));
+    for (level, map) in named.map_while(|map| map).enumerate() {
+        let here = regions.iter().filter(|region| region.level == level);
+        let corners: Vec<f32> = here.flat_map(|region| region.corners).collect();
+        let map = Input::F32(map.shape.clone(), map.data.clone());
+        let count = corners.len() / 4;
+        inputs.extend([
+            (format!("feature_{level}"), map),
+            (format!("batch_indices_{level}"), Input::I64(vec![0; count])),
+            (
+                format!("rois_{level}"),
+                Input::F32(vec![count, 4], corners.clone()),
+            ),
+        ]);
+        order.extend(corners);
+    }
+    let mut outputs = Runner::new(model).run(inputs);
+    let regions = Tensor {
+        shape: vec![order.len() / 4, 4],
+        data: order,
+    };
+    let [logits, deltas] =
+        ["class_logits", "box_regression"].map(|name| outputs.remove(name).unwrap());
+    vec![regions, logits, deltas]
+}
+
+fn images(input: &ImageTensor) -> (String, Input) {
+    let shape = vec![1, 3, input.size.height as usize, input.size.width as usize];
+    ("images".to_owned(), Input::F32(shape, input.data.clone()))
+}
+
+fn fused(manifest: &ModelManifest, state: &StateDict, input: &ImageTensor) -> Vec<Found> {
+    let model = onnx_export::build_fused(manifest, state, DEFAULT_OPSET).unwrap();
+    let bytes = model.to_bytes();
+    let again = onnx_export::build_fused(manifest, state, DEFAULT_OPSET).unwrap();
+    assert!(
+        bytes == again.to_bytes(),
+        "{}: deterministic",
+        manifest.name
+    );
+    run(&bytes, manifest, input)
+}
+
+fn run(model: &[u8], manifest: &ModelManifest, input: &ImageTensor) -> Vec<Found> {
+    let mut inputs = vec![images(input)];
+    if !matches!(manifest.preprocess.resize, Resize::Fixed { .. }) {
+        let size = [input.content.height, input.content.width].map(i64::from);
+        inputs.push(("image_size".to_owned(), Input::I64(size.to_vec())));
+    }
+    let outputs = Runner::new(model).run(inputs);
+    let (boxes, labels) = (&outputs["boxes"], &outputs["labels"]);
+    let scores = &outputs["scores"];
+    assert_eq!(boxes.shape, [scores.data.len(), 4]);
+    assert_eq!(labels.shape, scores.shape);
+    let corners = boxes.data.as_chunks::<4>().0.iter();
+    let rest = labels.data.iter().zip(&scores.data);
+    let found = corners.zip(rest).map(|(corners, (label, score))| Found {
+        class: *label as usize,
+        score: *score,
+        corners: *corners,
+    });
+    found.collect()
+}
+
+fn iou(a: [f32; 4], b: [f32; 4]) -> f64 {
+    let area = |[x1, y1, x2, y2]: [f32; 4]| f64::from(x2 - x1) * f64::from(y2 - y1);
+    let width = (a[2].min(b[2]) - a[0].max(b[0])).max(0.0);
+    let height = (a[3].min(b[3]) - a[1].max(b[1])).max(0.0);
+    let both = f64::from(width) * f64::from(height);
+    both / (area(a) + area(b) - both)
+}
+
+/// How many of `expected` have a partner of their own in `got`.
+fn matched(got: &[Found], expected: &[Found]) -> usize {
+    let mut free: Vec<Found> = got.to_vec();
+    let mut count = 0;
+    for want in expected {
+        let partner = free.iter().position(|found| {
+            found.class == want.class
+                && (found.score - want.score).abs() < 1e-3
+                && iou(found.corners, want.corners) > 0.99
+        });
+        if let Some(partner) = partner {
+            free.swap_remove(partner);
+            count += 1;
+        }
+    }
+    count
+}
+
+/// Compares the two paths on a case; then asks for more than any score, which gives nothing.
+fn check(name: &str) {
+    let case = detection_cases().into_iter().find(|case| case.name == name);
+    let case = case.unwrap();
+    let (mut manifest, state, image) = (manifest(&case), state(&case), picture(&case));
+    let input = Preprocessor::new(&manifest.preprocess).run(&image).unwrap();
+    let expected = native(&manifest, &state, &image);
+    let got = fused(&manifest, &state, &input);
+    let matches = matched(&got, &expected);
+    println!(
+        "{name}: {} fused, {} native, {matches} matched",
+        got.len(),
+        expected.len()
+    );
+    assert!(expected.len() >= 50, "{name}: {}", expected.len());
+    assert_eq!(got.len(), expected.len(), "{name}");
+    assert!(
+        matches as f64 >= 0.99 * expected.len() as f64,
+        "{name}: {matches}"
+    );
+    assert!(
+        got.is_sorted_by(|a, b| a.score >= b.score),
+        "{name}: best first"
+    );
+
+    let detection = manifest.detection.as_mut().unwrap();
+    detection.score_threshold = 1.0;
+    if let Some(rpn) = &mut detection.rpn {
+        rpn.score_threshold = 1.0;
+    }
+    assert_eq!(fused(&manifest, &state, &input).len(), 0, "{name}");
+}
+
+#[test]
+fn ssdlite_is_the_native_path() {
+    check("ssdlite320_mobilenet_v3_large");
+}
+
+#[test]
+fn retinanet_is_the_native_path() {
+    check("retinanet_resnet50_fpn");
+}
+
+#[test]
+fn faster_rcnn_of_one_map_is_the_native_path() {
+    check("fasterrcnn_mobilenet_v3_large_320_fpn");
+}
+
+#[test]
+fn faster_rcnn_of_four_maps_is_the_native_path() {
+    check("fasterrcnn_resnet50_fpn");
+}
+
+#[test]
+fn every_opset_gives_the_same_answers() {
+    let manifest = catalogue::manifest("ssdlite320_mobilenet_v3_large").unwrap();
+    let manifest = manifest.unwrap();
+    let mut cases = detection_cases().into_iter();
+    let case = cases.find(|case| case.name == manifest.name);
+    let case = case.unwrap();
+    let (state, image) = (state(&case), picture(&case));
+    let input = Preprocessor::new(&manifest.preprocess).run(&image).unwrap();
+    let expected = fused(&manifest, &state, &input);
+    for opset in OPSETS {
+        let model = onnx_export::build_fused(&manifest, &state, opset).unwrap();
+        let got = run(&model.to_bytes(), &manifest, &input);
+        assert_eq!(matched(&got, &expected), expected.len(), "opset {opset}");
+    }
+}
