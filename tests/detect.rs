@@ -455,7 +455,8 @@ fn on_the_command_line(directory: &Path, model: &str) {
         (&json!(500), &json!(375))
     );
     let detections = line["detections"].as_array().unwrap();
-    assert!(!detections.is_empty());
+    let corners = keys(&detections[0]["box"]);
+    assert_eq!(corners, BTreeSet::from(["x1", "x2", "y1", "y2"]));
     let drawn = image::open(out.join("coffee_500x375.png")).unwrap();
     assert_eq!((drawn.width(), drawn.height()), (500, 375));
     let all = predicted(model, &["--score-threshold", "0"]);

@@ -50,7 +50,7 @@ pub(super) struct ExportArgs {
     /// Name of the exported model [default: that of OUT]
     #[arg(long = "as", env = "SIGHTLINE_AS", value_name = "NAME")]
     name_as: Option<String>,
-    /// Folder for model.onnx (of Faster R-CNN model.box_head.onnx too), model.toml and labels.txt, or the path of an .onnx file
+    /// Folder for model.onnx (for Faster R-CNN a second .onnx too), model.toml and labels.txt, or the path of an .onnx file
     #[arg(short = 'o', long = "out", env = "SIGHTLINE_OUT", value_name = "OUT")]
     out: PathBuf,
 }

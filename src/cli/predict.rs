@@ -144,9 +144,22 @@ struct Object {
     class_id: usize,
     label: String,
     score: f32,
-    /// x1, y1, x2, y2 in pixels.
-    #[serde(rename = "box")]
-    corners: [f32; 4],
+    r#box: Corners,
+}
+
+/// Opposite corners in pixels, as the server writes them.
+#[derive(Clone, Copy, Serialize)]
+struct Corners {
+    x1: f32,
+    y1: f32,
+    x2: f32,
+    y2: f32,
+}
+
+impl From<[f32; 4]> for Corners {
+    fn from([x1, y1, x2, y2]: [f32; 4]) -> Self {
+        Self { x1, y1, x2, y2 }
+    }
 }
 
 /// What is printed for one picture.
@@ -283,7 +296,7 @@ async fn detect(
             .cloned()
             .unwrap_or_default(),
         score: detection.score,
-        corners: detection.corners,
+        r#box: detection.corners.into(),
     };
     Ok(Answer::Boxes {
         width: result.picture.width,
@@ -322,7 +335,7 @@ impl Answer {
                 ..
             } => {
                 for object in detections {
-                    let [x1, y1, x2, y2] = object.corners;
+                    let Corners { x1, y1, x2, y2 } = object.r#box;
                     let (score, label) = (object.score * 100.0, &object.label);
                     println!("  {score:5.1} %  {label} at {x1:.0}, {y1:.0} to {x2:.0}, {y2:.0}");
                 }

@@ -68,10 +68,16 @@ impl TwoStageSession {
             features
                 .outputs()
                 .iter()
-                .map(|outlet| outlet.name())
+                .map(ort::value::Outlet::name)
                 .collect()
         };
-        let inputs = || boxes.inputs().iter().map(|outlet| outlet.name()).collect();
+        let inputs = || {
+            boxes
+                .inputs()
+                .iter()
+                .map(ort::value::Outlet::name)
+                .collect()
+        };
         let (levels, maps) = (
             count(outputs(), "rpn_objectness_"),
             count(inputs(), "rois_"),

@@ -150,16 +150,18 @@ fn drawn(params: &mut Params, headers: &HeaderMap) -> Result<Option<DrawnFormat>
 fn classes(names: &str, labels: &[String]) -> Result<BTreeSet<usize>, ServeError> {
     let mut chosen = BTreeSet::new();
     for name in names.split(',').map(str::trim) {
-        let number = labels.iter().position(|label| label == name);
         // Gaps in COCO's numbering are no classes.
-        let number = number.filter(|_| name != "N/A");
-        chosen.insert(number.ok_or_else(|| {
-            bad(
+        let named = labels.iter().enumerate();
+        let named = named.filter(|(_, label)| *label == name && name != "N/A");
+        let mut numbers = named.map(|(number, _)| number).peekable();
+        if numbers.peek().is_none() {
+            return Err(bad(
                 "classes",
                 "labels of the model (GET /v1/models/NAME), separated by commas",
                 if name.is_empty() { "nothing" } else { name },
-            )
-        })?);
+            ));
+        }
+        chosen.extend(numbers);
     }
     Ok(chosen)
 }
@@ -170,10 +172,20 @@ mod tests {
 
     #[test]
     fn classes_are_known_labels() {
-        let labels = ["__background__", "person", "N/A", "traffic light"].map(str::to_owned);
+        let labels = [
+            "__background__",
+            "person",
+            "N/A",
+            "traffic light",
+            "cup",
+            "cup",
+        ];
+        let labels = labels.map(str::to_owned);
         let numbers =
             |names| classes(names, &labels).map(|set| set.into_iter().collect::<Vec<_>>());
         assert_eq!(numbers("traffic light, person").unwrap(), [1, 3]);
+        // Two classes of one name are both meant.
+        assert_eq!(numbers("cup").unwrap(), [4, 5]);
         for names in ["", "N/A", "person,", "Person", "person,cat"] {
             let error = numbers(names).unwrap_err().to_string();
             assert!(
