@@ -13,7 +13,6 @@ use sightline::store::{lines, read_text};
 
 #[derive(Debug, Args)]
 #[expect(
-    clippy::doc_markdown,
     clippy::struct_excessive_bools,
     reason = "the help shows no Markdown, and every flag is one"
 )]
