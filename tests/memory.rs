@@ -1,8 +1,9 @@
 //! What the server holds in memory while it makes masks: at most, and after many requests.
 
 #![expect(
+    clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a panic in a helper of a test is the report"
+    reason = "a panic in a helper of a test is the report, and what it printed"
 )]
 
 mod common;
