@@ -153,7 +153,7 @@ mod tests {
             assert_eq!(model.narrowed(&asked(score)), model);
         }
         let narrowed = model.narrowed(&asked(0.5)).score;
-        assert!(0.5 > narrowed && 0.499_999_9 <= narrowed);
+        assert!((0.499_999_9..0.5).contains(&narrowed));
     }
 
     #[test]
