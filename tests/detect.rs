@@ -380,8 +380,8 @@ fn refused(server: &Server, picture: &[u8]) {
         (400, "bad_parameter")
     );
     for (path, status, code) in [
-        ("/v1/classify?model=coco", 400, "wrong_task"),
-        ("/v1/segment?model=insects", 400, "wrong_task"),
+        ("/v1/classify?model=coco", 404, "wrong_task"),
+        ("/v1/segment?model=insects", 404, "wrong_task"),
         ("/v1/segment", 404, "no_model"),
         ("/v1/detect?model=birds", 404, "unknown_model"),
         ("/v1/detect?model=coco@320", 404, "unknown_model"),
@@ -403,7 +403,7 @@ fn without_a_detector_the_answer_names_the_command() {
     let detail = reply.json()["detail"].as_str().unwrap().to_owned();
     assert!(detail.contains("sightline "), "{detail}");
     let reply = detect(&server, "?model=efficientnet_lite0", &photo("chelsea.png"));
-    assert_eq!((reply.status, reply.code().as_str()), (400, "wrong_task"));
+    assert_eq!((reply.status, reply.code().as_str()), (404, "wrong_task"));
 }
 
 /// `predict --json` of one model on one picture.

@@ -310,7 +310,7 @@ fn refused(server: &Server) {
     shapes(server);
     for (route, model, status, code) in [
         (ROUTE, "rivers@int8", 404, "unknown_model"),
-        ("/v1/classify", "rivers", 400, "wrong_task"),
+        ("/v1/classify", "rivers", 404, "wrong_task"),
         ("/v1/classify", "", 404, "no_model"),
     ] {
         let query = if model.is_empty() {

@@ -158,7 +158,7 @@ impl From<ServeError> for Problem {
                 problem.about("model", loaded.join(", ")).got(name)
             }
             ServeError::WrongTask { name, task } => {
-                let problem = Self::new(StatusCode::BAD_REQUEST, "wrong_task", detail);
+                let problem = Self::new(StatusCode::NOT_FOUND, "wrong_task", detail);
                 problem
                     .about("model", format!("a model for {}", task.route()))
                     .got(name)
