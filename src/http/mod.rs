@@ -58,8 +58,10 @@ async fn index() -> impl IntoResponse {
          Classify a picture:\n  curl --data-binary @photo.jpg -H 'content-type: image/jpeg' \
          http://HOST:PORT/v1/classify\n\n\
          Draw the boxes of a detector, or the masks of a segmentation model:\n  \
-         curl --data-binary @photo.jpg 'http://HOST:PORT/v1/detect?annotate=true' > drawn.png\n  \
-         curl --data-binary @photo.jpg 'http://HOST:PORT/v1/segment?annotate=true' > drawn.png\n\n\
+         curl --data-binary @photo.jpg -H 'content-type: image/jpeg' \
+         'http://HOST:PORT/v1/detect?annotate=true' > drawn.png\n  \
+         curl --data-binary @photo.jpg -H 'content-type: image/jpeg' \
+         'http://HOST:PORT/v1/segment?annotate=true' > drawn.png\n\n\
          See /v1/models, /openapi.yaml, /metrics, /health/ready.\n"
     )
 }
