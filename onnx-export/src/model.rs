@@ -70,29 +70,9 @@ pub fn build(
     state: &StateDict,
     opset: i64,
 ) -> Result<Model, BuildError> {
-    if !OPSETS.contains(&opset) {
-        return Err(argument("opset", "13 to 21", &opset));
-    }
-    architecture.check()?;
-    let loader = Loader::new(state);
-    let mut graph = Graph::new(opset);
     let has_aux = state.names().any(|name| name.starts_with(AUX_PREFIX));
-    let mut box_head = network(&mut graph, &loader, architecture, has_aux)?;
-    graph.prune();
-    if let Some(graph) = &mut box_head {
-        graph.prune();
-    }
-    let parameters = loader.finish()?;
-    let checkpoint_sha256 = state.sha256().to_owned();
-    Ok(Model {
-        graph,
-        box_head,
-        info: ModelInfo {
-            name: name.to_owned(),
-            opset,
-            checkpoint_sha256,
-            parameters,
-        },
+    assemble(name, architecture, state, opset, |graph, loader| {
+        network(graph, loader, architecture, has_aux)
     })
 }
 
@@ -114,24 +94,44 @@ pub fn build_fused(
     state: &StateDict,
     opset: i64,
 ) -> Result<Model, BuildError> {
-    if !OPSETS.contains(&opset) {
-        return Err(argument("opset", "13 to 21", &opset));
-    }
     let (Some(architecture), Some(settings)) = (&manifest.architecture, &manifest.detection) else {
         return Err(argument("task", "detection", &manifest.name));
     };
+    let (name, resize) = (
+        format!("{}_fused", manifest.name),
+        &manifest.preprocess.resize,
+    );
+    assemble(&name, architecture, state, opset, |graph, loader| {
+        detection::fused(graph, &loader.root(), architecture, settings, resize)?;
+        Ok(None)
+    })
+}
+
+/// A model of the graph that `add` builds, and of the second one that it may give.
+fn assemble(
+    name: &str,
+    architecture: &Architecture,
+    state: &StateDict,
+    opset: i64,
+    add: impl FnOnce(&mut Graph, &Loader<'_>) -> Result<Option<Graph>, BuildError>,
+) -> Result<Model, BuildError> {
+    if !OPSETS.contains(&opset) {
+        return Err(argument("opset", "13 to 21", &opset));
+    }
     architecture.check()?;
     let loader = Loader::new(state);
     let mut graph = Graph::new(opset);
-    let resize = &manifest.preprocess.resize;
-    detection::fused(&mut graph, &loader.root(), architecture, settings, resize)?;
+    let mut box_head = add(&mut graph, &loader)?;
     graph.prune();
+    if let Some(graph) = &mut box_head {
+        graph.prune();
+    }
     let parameters = loader.finish()?;
     Ok(Model {
         graph,
-        box_head: None,
+        box_head,
         info: ModelInfo {
-            name: format!("{}_fused", manifest.name),
+            name: name.to_owned(),
             opset,
             checkpoint_sha256: state.sha256().to_owned(),
             parameters,
