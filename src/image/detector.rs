@@ -16,6 +16,7 @@
 use fearless_simd::Simd;
 use image::RgbImage;
 
+use super::bilinear::source_index;
 use super::preprocess::MAX_OUTPUT_PIXELS;
 use super::{ImageError, ImageSize};
 use crate::simd::{Kernel, dispatch};
@@ -157,14 +158,12 @@ struct Tap {
 }
 
 impl Tap {
-    /// Where output `out` of `to` falls among `from` inputs, in f32 as PyTorch's
-    /// `aten/src/ATen/native/UpSample.h:compute_source_index_and_lambda` computes it.
     fn new(out: u32, from: u32, to: u32) -> Self {
-        let scale = from as f32 / to as f32;
-        let at = (scale * (out as f32 + 0.5) - 0.5).max(0.0);
-        let first = (at as u32).min(from - 1);
-        let near = (at - first as f32).clamp(0.0, 1.0);
-        Self { first, near }
+        let (first, near) = source_index(out as usize, from as usize, to as usize);
+        Self {
+            first: first as u32,
+            near,
+        }
     }
 }
 

@@ -7,12 +7,14 @@
 //! What is *not* here: sockets, sessions, batching, and where limits come from.
 
 mod axis;
+pub(crate) mod bilinear;
 mod decode;
 mod detector;
 mod gif;
 mod jpeg;
 mod normalize;
 mod passes;
+pub(crate) mod png_file;
 mod preprocess;
 mod probe;
 mod resize;

@@ -1,36 +1,27 @@
 //! A mask as a PNG that any viewer shows in colours and any reader reads as classes.
 
-use png::{BitDepth, ColorType, Compression, Encoder, EncodingError, Filter};
+use png::EncodingError;
 
 use super::{Mask, Palette};
+use crate::image::png_file::write_png;
 
 /// An 8-bit palette PNG whose indices are the classes of `mask`, in the colours of `palette`.
 ///
-/// The palette goes up to the highest class that occurs. Each row is stored as its difference from
-/// the row above, which is nothing but zeros inside of objects.
+/// The palette goes up to the highest class that occurs.
 ///
 /// # Errors
 /// If a side is over PNG's limit of 2³¹ - 1 pixels.
 pub fn mask_png(mask: &Mask, palette: &Palette) -> Result<Vec<u8>, EncodingError> {
-    let size = mask.size();
     let highest = mask.classes().iter().copied().fold(0, u8::max);
-    let colours = &palette[..=usize::from(highest)];
-    let mut bytes = Vec::new();
-    let mut encoder = Encoder::new(&mut bytes, size.width, size.height);
-    encoder.set_color(ColorType::Indexed);
-    encoder.set_depth(BitDepth::Eight);
-    encoder.set_palette(colours.as_flattened());
-    encoder.set_compression(Compression::Fast);
-    encoder.set_filter(Filter::Up);
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(mask.classes())?;
-    writer.finish()?;
-    Ok(bytes)
+    let colours = palette[..=usize::from(highest)].as_flattened();
+    write_png(mask.size(), Some(colours), mask.classes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::VOC_PALETTE;
+    use png::{BitDepth, ColorType};
+
     use super::*;
     use crate::image::ImageSize;
 

@@ -5,6 +5,8 @@
     reason = "what a kernel calls must be compiled for its instruction set"
 )]
 
+use crate::image::bilinear::source_index;
+
 /// Two neighbouring inputs and their weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Tap {
@@ -15,9 +17,6 @@ pub(super) struct Tap {
 
 impl Tap {
     /// Where output sample `out` of `to` falls among `from` inputs, which must not be none.
-    ///
-    /// Source: `compute_source_index_and_lambda` of PyTorch's `aten/src/ATen/native/UpSample.h`, for
-    /// `align_corners=False` and no scale factor, in f32 as there.
     pub(super) fn new(out: usize, from: usize, to: usize) -> Self {
         if from == to {
             return Self {
@@ -26,10 +25,7 @@ impl Tap {
                 weights: [1.0, 0.0],
             };
         }
-        let scale = from as f32 / to as f32;
-        let at = (scale * (out as f32 + 0.5) - 0.5).max(0.0);
-        let first = (at as usize).min(from - 1);
-        let near = (at - first as f32).clamp(0.0, 1.0);
+        let (first, near) = source_index(out, from, to);
         Self {
             first,
             second: (first + 1).min(from - 1),
