@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::engine::{Engine, EngineError, OnnxRuntime, PreparedModel, Propose};
+use crate::postprocess::detect::Detector;
 use crate::registry::LoadReason;
 use crate::store::ModelSource;
 
@@ -14,16 +15,17 @@ pub struct Networks {
 }
 
 impl Networks {
-    /// Reads and optimises the networks of `source`.
+    /// Reads and optimises the networks of `source`, whose `detector` is what its manifest describes.
     ///
     /// # Errors
     /// [`LoadReason`] if a file cannot be read or is not what the manifest says.
     pub fn prepare(
         source: &ModelSource,
-        propose: Option<Arc<dyn Propose>>,
+        detector: Option<&Detector>,
         runtime: &OnnxRuntime,
     ) -> Result<Self, LoadReason> {
         let graphs = source.graphs()?;
+        let propose = detector.and_then(Detector::proposer);
         let box_head = match (graphs.box_head, propose) {
             (Some(graph), Some(propose)) => Some((runtime.prepare_box_head(&graph)?, propose)),
             (None, None) => None,

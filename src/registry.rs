@@ -128,6 +128,20 @@ impl ModelPlan {
     }
 }
 
+impl ModelPlan {
+    /// For a network that takes only batches of `fixed` pictures, if it is such a one.
+    fn for_batch(self, fixed: Option<usize>) -> Result<Self, LoadReason> {
+        match fixed {
+            None => Ok(self),
+            Some(1) => Ok(Self {
+                max_batch_size: 1,
+                ..self
+            }),
+            Some(got) => Err(LoadReason::FixedBatch { got }),
+        }
+    }
+}
+
 impl LoadedModel {
     /// Loads `source`, runs each of its sessions once, and starts its workers.
     ///
@@ -151,16 +165,8 @@ impl LoadedModel {
     ) -> Result<Self, LoadReason> {
         let started = Instant::now();
         let detector = Detector::of(&source.manifest)?;
-        let propose = detector.as_ref().and_then(Detector::proposer);
-        let networks = Networks::prepare(&source, propose, runtime)?;
-        let plan = match networks.fixed_batch() {
-            None => plan,
-            Some(1) => ModelPlan {
-                max_batch_size: 1,
-                ..plan
-            },
-            Some(got) => return Err(LoadReason::FixedBatch { got }),
-        };
+        let networks = Networks::prepare(&source, detector.as_ref(), runtime)?;
+        let plan = plan.for_batch(networks.fixed_batch())?;
         let ModelSource {
             manifest,
             variant,
@@ -168,16 +174,14 @@ impl LoadedModel {
             ..
         } = source;
         let preprocessor = Preprocessor::new(&manifest.preprocess);
-        let warm_up = grey_picture(&preprocessor)?;
         let policy = Policy {
             max_batch_size: plan.max_batch_size,
             max_queue_delay: plan.max_queue_delay,
         };
-        // As many as will ever come together: what cannot run such a batch must not be served.
-        let batch = vec![warm_up.clone(); policy.batch_size(warm_up.size)];
+        let picture = grey_picture(&preprocessor)?;
         let mut engines = Vec::new();
         for _ in 0..plan.instances {
-            let (engine, outputs) = warm_engine(&networks, plan, batch.clone())?;
+            let (engine, outputs) = warm_engine(&networks, plan, policy, &picture)?;
             match &detector {
                 Some(detector) => detector.check(&outputs, USUAL_SIZE, labels.len())?,
                 None => check_outputs(manifest.task, &outputs, labels.len())?,
@@ -228,9 +232,12 @@ fn grey_picture(preprocessor: &Preprocessor) -> Result<ImageTensor, ImageError> 
 fn warm_engine(
     networks: &Networks,
     plan: ModelPlan,
-    batch: Vec<ImageTensor>,
+    policy: Policy,
+    picture: &ImageTensor,
 ) -> Result<(Box<dyn Engine>, Vec<Tensor>), EngineError> {
     let mut engine = networks.engine(plan.intra_op_threads)?;
+    // As many as will ever come together: what cannot run such a batch must not be served.
+    let batch = vec![picture.clone(); policy.batch_size(picture.size)];
     let outputs = engine.run(batch)?.pop().unwrap_or_default();
     Ok((engine, outputs))
 }

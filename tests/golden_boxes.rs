@@ -50,7 +50,7 @@ fn answer(case: &DetectionCase) -> (Vec<Tensor>, Vec<Detection>) {
         labels: Vec::new(),
         origin: Origin::Memory(Graphs::from(&model)),
     };
-    let networks = Networks::prepare(&source, detector.proposer(), &runtime()).unwrap();
+    let networks = Networks::prepare(&source, Some(&detector), &runtime()).unwrap();
     let mut engine = networks.engine(2).unwrap();
     let outputs = engine.run(vec![picture]).unwrap().remove(0);
     let original = image_size([case.input.height, case.input.width]);

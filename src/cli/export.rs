@@ -91,30 +91,43 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         .with_context(|| format!("cannot use {}", args.weights.display()))?;
     let model = build(&manifest, &state, args)?;
     complete(&mut manifest, &model, &paths, args);
-    let fused = args
-        .fused
-        .then(|| onnx_export::build_fused(&manifest, &state, args.opset))
-        .transpose()?
-        .map(|model| model.to_bytes());
-    let labels = labels.join("\n") + "\n";
-    let manifest = manifest.to_toml()?;
-    let network = model.to_bytes();
-    let box_head = model.box_head_bytes();
-    let mut files: Vec<(&Path, &[u8])> = vec![(&paths.onnx, &network)];
-    files.extend(
-        box_head
-            .as_deref()
-            .map(|bytes| (paths.box_head.as_path(), bytes)),
-    );
-    files.extend(fused.as_deref().map(|bytes| (paths.fused.as_path(), bytes)));
-    files.push((&paths.labels, labels.as_bytes()));
-    files.push((&paths.manifest, manifest.as_bytes()));
-    write_all(&files)?;
+    let fused = if args.fused {
+        Some(onnx_export::build_fused(&manifest, &state, args.opset)?.to_bytes())
+    } else {
+        None
+    };
+    write_model(&manifest, &labels, &model, fused.as_deref(), &paths)?;
     report(&model, &paths)?;
     if args.fused {
         println!("{}: all of it, for any ONNX Runtime", paths.fused.display());
     }
     Ok(())
+}
+
+/// Writes every file of the model, or none.
+fn write_model(
+    manifest: &ModelManifest,
+    labels: &[String],
+    model: &Model,
+    fused: Option<&[u8]>,
+    paths: &OutputPaths,
+) -> Result<()> {
+    let labels = labels.join("\n") + "\n";
+    let manifest = manifest.to_toml()?;
+    let (network, box_head) = (model.to_bytes(), model.box_head_bytes());
+    let mut files: Vec<(&Path, &[u8])> = vec![(&paths.onnx, &network)];
+    let optional = [
+        (&paths.box_head, box_head.as_deref()),
+        (&paths.fused, fused),
+    ];
+    files.extend(
+        optional
+            .iter()
+            .filter_map(|(path, bytes)| Some((path.as_path(), (*bytes)?))),
+    );
+    files.push((&paths.labels, labels.as_bytes()));
+    files.push((&paths.manifest, manifest.as_bytes()));
+    write_all(&files)
 }
 
 /// Puts the flags into the architecture; a flag that it has no use for is a mistake.

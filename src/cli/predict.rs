@@ -15,11 +15,11 @@ use sightline::app::{App, Limits};
 use sightline::draw::DrawnFormat;
 use sightline::image::Orientation;
 use sightline::pipeline::{
-    ClassifyRequest, DetectRequest, EncodedMask, Images, MaskFormat, MaskSize, SegmentRequest,
-    SegmentView, classify_pictures, detect_pictures, segment_pictures,
+    self, Classify, Detect, EncodedMask, Finish, Images, MaskFormat, MaskSize, Request, Segment,
+    SegmentView,
 };
 use sightline::postprocess::classify::Prediction;
-use sightline::postprocess::detect::{DetectOptions, Detection};
+use sightline::postprocess::detect::{DetectOptions, LabelledBox, LabelledDetection};
 use sightline::postprocess::segment::ClassShare;
 use sightline::registry::{LoadedModel, ModelPlan, Registry};
 use sightline::store::{ModelRef, read_bounded};
@@ -85,9 +85,10 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let model = app.registry()?.models().first().context("no model")?;
     let mut failed = 0;
     for path in &args.images {
-        match tokio.block_on(predict(&app, path, args)) {
+        match tokio.block_on(predict(&app, model, path, args)) {
             Ok(answer) => answer.print(path, args.json),
             Err(error) => {
                 let why = super::explain(&error);
@@ -138,41 +139,17 @@ fn drawn_path(folder: &Path, image: &Path) -> PathBuf {
     folder.join(stem).with_added_extension("png")
 }
 
-/// One box of a picture.
-#[derive(Serialize)]
-struct Object {
-    class_id: usize,
-    label: String,
-    score: f32,
-    r#box: Corners,
-}
-
-/// Opposite corners in pixels, as the server writes them.
-#[derive(Clone, Copy, Serialize)]
-struct Corners {
-    x1: f32,
-    y1: f32,
-    x2: f32,
-    y2: f32,
-}
-
-impl From<[f32; 4]> for Corners {
-    fn from([x1, y1, x2, y2]: [f32; 4]) -> Self {
-        Self { x1, y1, x2, y2 }
-    }
-}
-
 /// What is printed for one picture.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Answer {
+enum Printed<'a> {
     Classes {
         predictions: Vec<Prediction>,
     },
     Boxes {
         width: u32,
         height: u32,
-        detections: Vec<Object>,
+        detections: Vec<LabelledDetection<'a>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         annotated: Option<PathBuf>,
     },
@@ -185,128 +162,81 @@ enum Answer {
     },
 }
 
-async fn predict(app: &App, path: &Path, args: &PredictArgs) -> Result<Answer> {
-    let bytes = read_bounded(path, app.limits.max_body_bytes as u64)?;
-    let images = Images {
-        pictures: vec![Bytes::from(bytes)],
-        memory: None,
-    };
-    let model = app
-        .registry()?
-        .models()
-        .first()
-        .context("no model")?
-        .clone();
-    match model.manifest.task {
-        Task::Classification => classify(app, model, images, args.top_k).await,
+async fn predict<'a>(
+    app: &App,
+    model: &'a Arc<LoadedModel>,
+    path: &Path,
+    args: &PredictArgs,
+) -> Result<Printed<'a>> {
+    let annotated = args.annotate.as_deref();
+    let annotated = annotated.map(|folder| drawn_path(folder, path));
+    let drawn = annotated.as_ref().map(|_| DrawnFormat::Png);
+    Ok(match model.manifest.task {
+        Task::Classification => {
+            let top_k = args.top_k;
+            let predictions = ask(app, model, path, Classify { top_k }).await?;
+            Printed::Classes { predictions }
+        }
         Task::Segmentation => {
-            let folder = args.annotate.as_deref();
-            segment(
-                app,
-                model,
-                images,
-                folder.map(|folder| drawn_path(folder, path)),
-            )
-            .await
+            let view = drawn.map_or(SegmentView::Mask(MaskFormat::None), SegmentView::Drawn);
+            let size = MaskSize::Input;
+            let result = ask(app, model, path, Segment { size, view }).await?;
+            if let (Some(path), EncodedMask::Image(bytes)) = (&annotated, &result.mask) {
+                write_drawing(path, bytes)?;
+            }
+            Printed::Mask {
+                width: result.picture.width,
+                height: result.picture.height,
+                classes: result.classes,
+                annotated,
+            }
         }
         Task::Detection => {
-            let folder = args.annotate.as_deref();
-            let drawn = folder.map(|folder| drawn_path(folder, path));
-            detect(app, model, images, args.score_threshold, drawn).await
+            let options = DetectOptions {
+                score_threshold: args.score_threshold,
+                ..DetectOptions::default()
+            };
+            let result = ask(app, model, path, Detect { options, drawn }).await?;
+            if let (Some(path), Some(bytes)) = (&annotated, &result.drawn) {
+                write_drawing(path, bytes)?;
+            }
+            let detections = result.detections.iter();
+            Printed::Boxes {
+                width: result.picture.width,
+                height: result.picture.height,
+                detections: detections.map(|d| d.labelled(&model.labels)).collect(),
+                annotated,
+            }
         }
-    }
-}
-
-async fn classify(
-    app: &App,
-    model: Arc<LoadedModel>,
-    images: Images,
-    top_k: usize,
-) -> Result<Answer> {
-    let request = ClassifyRequest {
-        model,
-        top_k,
-        orientation: Orientation::Apply,
-        images,
-    };
-    let deadline = Instant::now() + app.limits.request_timeout;
-    let answer = classify_pictures(app, request, deadline).await?;
-    let predictions = answer.results.into_iter().next().context("no answer")?;
-    Ok(Answer::Classes { predictions })
-}
-
-async fn segment(
-    app: &App,
-    model: Arc<LoadedModel>,
-    images: Images,
-    annotated: Option<PathBuf>,
-) -> Result<Answer> {
-    let request = SegmentRequest {
-        model,
-        orientation: Orientation::Apply,
-        size: MaskSize::Input,
-        view: match annotated {
-            Some(_) => SegmentView::Drawn(DrawnFormat::Png),
-            None => SegmentView::Mask(MaskFormat::None),
-        },
-        images,
-    };
-    let deadline = Instant::now() + app.limits.request_timeout;
-    let answer = segment_pictures(app, request, deadline).await?;
-    let result = answer.results.into_iter().next().context("no answer")?;
-    if let (Some(path), EncodedMask::Image(bytes)) = (&annotated, &result.mask) {
-        std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(Answer::Mask {
-        width: result.picture.width,
-        height: result.picture.height,
-        classes: result.classes,
-        annotated,
     })
 }
 
-async fn detect(
+/// The answer for one picture.
+async fn ask<F: Finish>(
     app: &App,
-    model: Arc<LoadedModel>,
-    images: Images,
-    score_threshold: f32,
-    annotated: Option<PathBuf>,
-) -> Result<Answer> {
-    let request = DetectRequest {
-        model: Arc::clone(&model),
+    model: &Arc<LoadedModel>,
+    path: &Path,
+    finish: F,
+) -> Result<F::Answer> {
+    let bytes = read_bounded(path, app.limits.max_body_bytes as u64)?;
+    let request = Request {
+        model: Arc::clone(model),
         orientation: Orientation::Apply,
-        options: DetectOptions {
-            score_threshold,
-            ..DetectOptions::default()
+        images: Images {
+            pictures: vec![Bytes::from(bytes)],
+            memory: None,
         },
-        drawn: annotated.as_ref().map(|_| DrawnFormat::Png),
-        images,
     };
     let deadline = Instant::now() + app.limits.request_timeout;
-    let answer = detect_pictures(app, request, deadline).await?;
-    let result = answer.results.into_iter().next().context("no answer")?;
-    if let (Some(path), Some(bytes)) = (&annotated, &result.drawn) {
-        std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    let object = |detection: &Detection| Object {
-        class_id: detection.class_id,
-        label: model
-            .labels
-            .get(detection.class_id)
-            .cloned()
-            .unwrap_or_default(),
-        score: detection.score,
-        r#box: detection.corners.into(),
-    };
-    Ok(Answer::Boxes {
-        width: result.picture.width,
-        height: result.picture.height,
-        detections: result.detections.iter().map(object).collect(),
-        annotated,
-    })
+    let answer = pipeline::answer(app, request, finish, deadline).await?;
+    answer.results.into_iter().next().context("no answer")
 }
 
-impl Answer {
+fn write_drawing(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+}
+
+impl Printed<'_> {
     fn print(&self, path: &Path, as_json: bool) {
         if as_json {
             let mut line = json!(self);
@@ -335,8 +265,8 @@ impl Answer {
                 ..
             } => {
                 for object in detections {
-                    let Corners { x1, y1, x2, y2 } = object.r#box;
-                    let (score, label) = (object.score * 100.0, &object.label);
+                    let LabelledBox { x1, y1, x2, y2 } = object.r#box;
+                    let (score, label) = (object.score * 100.0, object.label);
                     println!("  {score:5.1} %  {label} at {x1:.0}, {y1:.0} to {x2:.0}, {y2:.0}");
                 }
                 drawn_into(annotated.as_deref());

@@ -2,10 +2,11 @@
 
 use image::RgbImage;
 use libjpeg_turbo_rs::{JpegError, PixelFormat, Subsampling, compress};
-use png::{BitDepth, ColorType, Compression, Encoder, EncodingError, Filter};
 use thiserror::Error;
 
 use super::{Colour, Corners, Sizes, label, legend, overlay, rectangle};
+use crate::image::ImageSize;
+use crate::image::png_file::write_png;
 use crate::postprocess::detect::Detection;
 use crate::postprocess::segment::{ClassShare, Mask, VOC_PALETTE};
 
@@ -62,22 +63,14 @@ pub fn segmentation(image: &mut RgbImage, mask: &Mask, classes: &[ClassShare]) {
 pub fn detections(image: &mut RgbImage, detections: &[Detection], labels: &[String]) {
     let thickness = Sizes::of(image).line;
     for detection in detections.iter().rev() {
-        let Detection {
-            class_id,
-            score,
-            corners: [x1, y1, x2, y2],
-        } = *detection;
+        let [x1, y1, x2, y2] = detection.corners;
         let corners = Corners { x1, y1, x2, y2 };
         // Class 0 is the background, whose black no object should get.
-        let colour = VOC_PALETTE[(class_id % VOC_PALETTE.len()).max(1)];
+        let colour = VOC_PALETTE[(detection.class_id % VOC_PALETTE.len()).max(1)];
         rectangle(image, corners, colour, thickness);
-        let name = labels.get(class_id).map_or("", String::as_str);
-        label(
-            image,
-            corners,
-            &format!("{name} {:.0} %", score * 100.0),
-            colour,
-        );
+        let name = detection.labelled(labels).label;
+        let text = format!("{name} {:.0} %", detection.score * 100.0);
+        label(image, corners, &text, colour);
     }
 }
 
@@ -120,7 +113,10 @@ pub fn encode(image: &RgbImage, format: DrawnFormat) -> Result<Vec<u8>, EncodeEr
     }
     let failed = |reason: String| EncodeError::Encoder { format, reason };
     match format {
-        DrawnFormat::Png => png(image).map_err(|error| failed(error.to_string())),
+        DrawnFormat::Png => {
+            let size = ImageSize { width, height };
+            write_png(size, None, image.as_raw()).map_err(|error| failed(error.to_string()))
+        }
         DrawnFormat::Jpeg => jpeg(image).map_err(|error| failed(error.to_string())),
     }
 }
@@ -129,19 +125,6 @@ fn jpeg(image: &RgbImage) -> Result<Vec<u8>, JpegError> {
     let (width, height) = (image.width() as usize, image.height() as usize);
     let (pixels, kind) = (image.as_raw(), PixelFormat::Rgb);
     compress(pixels, width, height, kind, JPEG_QUALITY, Subsampling::S444)
-}
-
-fn png(image: &RgbImage) -> Result<Vec<u8>, EncodingError> {
-    let mut bytes = Vec::new();
-    let mut encoder = Encoder::new(&mut bytes, image.width(), image.height());
-    encoder.set_color(ColorType::Rgb);
-    encoder.set_depth(BitDepth::Eight);
-    encoder.set_compression(Compression::Fast);
-    encoder.set_filter(Filter::Up);
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(image.as_raw())?;
-    writer.finish()?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

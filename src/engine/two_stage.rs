@@ -120,7 +120,7 @@ impl Engine for TwoStageSession {
             let regions = self.propose.propose(&maps, padded, *content);
             chosen.push(regions.map_err(EngineError::Propose)?);
         }
-        let regions = Regions::new(chosen, self.maps)?;
+        let mut regions = Regions::new(chosen, self.maps)?;
         if regions.rows.is_empty() {
             // There is nothing to look into, and not every runtime takes nothing.
             return Ok(regions.answers(&[], &[]));
@@ -209,20 +209,20 @@ impl Regions {
         })
     }
 
-    /// The box head's inputs; the feature maps are lent.
+    /// The box head's inputs, once: the lists are given away, the feature maps lent.
     fn inputs<'v>(
-        &self,
+        &mut self,
         outputs: &'v SessionOutputs<'_>,
     ) -> Result<Vec<(Cow<'static, str>, SessionInputValue<'v>)>, EngineError> {
         let mut inputs = Vec::with_capacity(3 * self.lists.len());
-        for (map, (corners, pictures)) in self.lists.iter().enumerate() {
+        for (map, (corners, pictures)) in std::mem::take(&mut self.lists).into_iter().enumerate() {
             let name = format!("feature_{map}");
             let Some(feature) = outputs.get(&name) else {
                 return Err(EngineError::Missing { name });
             };
             let count = pictures.len();
-            let corners = ort::value::Tensor::from_array(([count, 4], corners.clone()));
-            let pictures = ort::value::Tensor::from_array(([count], pictures.clone()));
+            let corners = ort::value::Tensor::from_array(([count, 4], corners));
+            let pictures = ort::value::Tensor::from_array(([count], pictures));
             let (corners, pictures) = (
                 corners.map_err(EngineError::Run)?,
                 pictures.map_err(EngineError::Run)?,

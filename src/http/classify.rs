@@ -1,7 +1,5 @@
 //! `POST /v1/classify`.
 
-use std::time::Instant;
-
 use axum::http::HeaderMap;
 use axum::response::Response;
 use onnx_export::manifest::Task;
@@ -10,10 +8,9 @@ use serde::Serialize;
 use super::params::Params;
 use super::problem::Problem;
 use super::respond::respond;
-use super::task::{Pictures, TaskRoute};
-use crate::app::App;
+use super::task::{AnswerOf, TaskRoute};
 use crate::error::ServeError;
-use crate::pipeline::{Answer, ClassifyRequest, classify_pictures};
+use crate::pipeline;
 use crate::postprocess::classify::Prediction;
 use crate::registry::LoadedModel;
 
@@ -35,34 +32,18 @@ pub(super) struct Classify {
 impl TaskRoute for Classify {
     const TASK: Task = Task::Classification;
     const PARAMETERS: &'static str = "top_k";
-    type Result = Vec<Prediction>;
+    type Finish = pipeline::Classify;
 
     fn parse(params: &mut Params, _: &HeaderMap, _: &LoadedModel) -> Result<Self, ServeError> {
         let top_k = params.integer("top_k", 1..=MAX_TOP_K, DEFAULT_TOP_K)?;
         Ok(Self { top_k })
     }
 
-    async fn answer(
-        &self,
-        app: &App,
-        pictures: Pictures,
-        deadline: Instant,
-    ) -> Result<Answer<Vec<Prediction>>, ServeError> {
-        let Pictures {
-            model,
-            orientation,
-            images,
-        } = pictures;
-        let request = ClassifyRequest {
-            model,
-            top_k: self.top_k,
-            orientation,
-            images,
-        };
-        classify_pictures(app, request, deadline).await
+    fn finish(&self) -> pipeline::Classify {
+        pipeline::Classify { top_k: self.top_k }
     }
 
-    fn respond(&self, answer: Answer<Vec<Prediction>>) -> Result<Response, Problem> {
+    fn respond(&self, answer: AnswerOf<Self>) -> Result<Response, Problem> {
         respond(answer, |predictions| Classification { predictions })
     }
 }

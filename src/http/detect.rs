@@ -1,7 +1,7 @@
 //! `POST /v1/detect`.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -12,12 +12,11 @@ use super::accept::negotiate;
 use super::params::{Params, bad};
 use super::problem::Problem;
 use super::respond::{respond, respond_image};
-use super::task::{Pictures, TaskRoute, one_picture};
-use crate::app::App;
+use super::task::{AnswerOf, TaskRoute};
 use crate::draw::DrawnFormat;
 use crate::error::ServeError;
-use crate::pipeline::{Answer, DetectRequest, Detected, detect_pictures};
-use crate::postprocess::detect::{DetectOptions, Detection};
+use crate::pipeline::{self, Detected};
+use crate::postprocess::detect::{DetectOptions, LabelledDetection};
 use crate::registry::LoadedModel;
 
 /// Least score of an answer unless the client asks for another.
@@ -30,40 +29,18 @@ const MAX_DETECTIONS: usize = 100_000;
 struct DetectedBody<'a> {
     width: u32,
     height: u32,
-    detections: Vec<DetectionBody<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct DetectionBody<'a> {
-    class_id: usize,
-    label: &'a str,
-    score: f32,
-    r#box: BoxBody,
-}
-
-#[derive(Debug, Serialize)]
-struct BoxBody {
-    x1: f32,
-    y1: f32,
-    x2: f32,
-    y2: f32,
+    detections: Vec<LabelledDetection<'a>>,
 }
 
 impl<'a> DetectedBody<'a> {
     fn new(detected: &Detected, labels: &'a [String]) -> Self {
-        let body = |detection: &Detection| {
-            let [x1, y1, x2, y2] = detection.corners;
-            DetectionBody {
-                class_id: detection.class_id,
-                label: labels.get(detection.class_id).map_or("", String::as_str),
-                score: detection.score,
-                r#box: BoxBody { x1, y1, x2, y2 },
-            }
-        };
+        let detections = detected.detections.iter();
         Self {
             width: detected.picture.width,
             height: detected.picture.height,
-            detections: detected.detections.iter().map(body).collect(),
+            detections: detections
+                .map(|detection| detection.labelled(labels))
+                .collect(),
         }
     }
 }
@@ -78,7 +55,7 @@ impl TaskRoute for Detect {
     const TASK: Task = Task::Detection;
     const PARAMETERS: &'static str =
         "score_threshold, iou_threshold, max_detections, classes, annotate";
-    type Result = Detected;
+    type Finish = pipeline::Detect;
 
     fn parse(
         params: &mut Params,
@@ -101,33 +78,20 @@ impl TaskRoute for Detect {
         })
     }
 
-    async fn answer(
-        &self,
-        app: &App,
-        pictures: Pictures,
-        deadline: Instant,
-    ) -> Result<Answer<Detected>, ServeError> {
-        let Pictures {
-            model,
-            orientation,
-            images,
-        } = pictures;
-        if self.drawn.is_some() {
-            one_picture(&images)?;
-        }
-        let request = DetectRequest {
-            model,
-            orientation,
+    fn finish(&self) -> pipeline::Detect {
+        pipeline::Detect {
             options: self.options.clone(),
             drawn: self.drawn,
-            images,
-        };
-        detect_pictures(app, request, deadline).await
+        }
     }
 
-    fn respond(&self, mut answer: Answer<Detected>) -> Result<Response, Problem> {
+    fn is_image(&self) -> bool {
+        self.drawn.is_some()
+    }
+
+    fn respond(&self, mut answer: AnswerOf<Self>) -> Result<Response, Problem> {
         let Some(format) = self.drawn else {
-            let model = std::sync::Arc::clone(&answer.model);
+            let model = Arc::clone(&answer.model);
             return respond(answer, |detected| {
                 DetectedBody::new(&detected, &model.labels)
             });
@@ -158,7 +122,7 @@ fn classes(names: &str, labels: &[String]) -> Result<BTreeSet<usize>, ServeError
             return Err(bad(
                 "classes",
                 "labels of the model (GET /v1/models/NAME), separated by commas",
-                if name.is_empty() { "nothing" } else { name },
+                name,
             ));
         }
         chosen.extend(numbers);

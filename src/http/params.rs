@@ -58,7 +58,7 @@ impl Params {
             Ok(number) if range.contains(&number) => Ok(Some(number)),
             _ => {
                 let expected = format!("a whole number from {} to {}", range.start(), range.end());
-                Err(bad(name, &expected, &quote(&text)))
+                Err(bad(name, &expected, &text))
             }
         }
     }
@@ -70,7 +70,7 @@ impl Params {
         };
         match text.parse() {
             Ok(number) if (0.0..=1.0).contains(&number) => Ok(Some(number)),
-            _ => Err(bad(name, "a number from 0 to 1", &quote(&text))),
+            _ => Err(bad(name, "a number from 0 to 1", &text)),
         }
     }
 
@@ -88,7 +88,7 @@ impl Params {
             return Ok(*value);
         }
         let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-        Err(bad(name, &words.join(" or "), &quote(&text)))
+        Err(bad(name, &words.join(" or "), &text))
     }
 
     /// A switch that is off unless it is said to be on.
@@ -109,26 +109,23 @@ impl Params {
     pub(super) fn finish(self, known: &str) -> Result<(), ServeError> {
         match self.0.first() {
             None => Ok(()),
-            Some((name, value)) => Err(bad(name, &format!("one of {known}"), &quote(value))),
+            Some((name, value)) => Err(bad(name, &format!("one of {known}"), value)),
         }
     }
 }
 
-/// Bounds what an answer repeats of its question.
-fn quote(text: &str) -> String {
-    if text.is_empty() {
-        return "nothing".to_owned();
-    }
-    text.chars().take(64).collect()
-}
-
-/// A parameter outside what it allows; names and values are cut short.
+/// A parameter outside what it allows. What an answer repeats of its question is bounded, and nothing
+/// is said to be nothing.
 pub(super) fn bad(field: &str, expected: &str, got: &str) -> ServeError {
-    let field = field.chars().take(64).collect();
+    let cut = |text: &str| text.chars().take(64).collect();
     ServeError::BadParameter {
-        field,
+        field: cut(field),
         expected: expected.to_owned(),
-        got: got.chars().take(64).collect(),
+        got: if got.is_empty() {
+            "nothing".to_owned()
+        } else {
+            cut(got)
+        },
     }
 }
 

@@ -1,7 +1,5 @@
 //! `POST /v1/segment`.
 
-use std::time::Instant;
-
 use axum::http::HeaderMap;
 use axum::response::Response;
 use base64::Engine;
@@ -13,14 +11,10 @@ use super::accept::negotiate;
 use super::params::Params;
 use super::problem::Problem;
 use super::respond::{respond, respond_image};
-use super::task::{Pictures, TaskRoute, one_picture};
-use crate::app::App;
+use super::task::{AnswerOf, TaskRoute};
 use crate::draw::DrawnFormat;
 use crate::error::ServeError;
-use crate::pipeline::{
-    Answer, EncodedMask, MaskFormat, MaskSize, SegmentRequest, SegmentView, Segmentation,
-    segment_pictures,
-};
+use crate::pipeline::{self, EncodedMask, MaskFormat, MaskSize, SegmentView, Segmentation};
 use crate::postprocess::segment::{ClassShare, RleMask};
 use crate::registry::LoadedModel;
 
@@ -146,7 +140,7 @@ pub(super) struct Segment {
 impl TaskRoute for Segment {
     const TASK: Task = Task::Segmentation;
     const PARAMETERS: &'static str = "mask, size, annotate";
-    type Result = Segmentation;
+    type Finish = pipeline::Segment;
 
     fn parse(
         params: &mut Params,
@@ -159,31 +153,18 @@ impl TaskRoute for Segment {
         Ok(Self { form, size })
     }
 
-    async fn answer(
-        &self,
-        app: &App,
-        pictures: Pictures,
-        deadline: Instant,
-    ) -> Result<Answer<Segmentation>, ServeError> {
-        let Pictures {
-            model,
-            orientation,
-            images,
-        } = pictures;
-        if self.form.image().is_some() {
-            one_picture(&images)?;
-        }
-        let request = SegmentRequest {
-            model,
-            orientation,
+    fn finish(&self) -> pipeline::Segment {
+        pipeline::Segment {
             size: self.size,
             view: self.form.view(),
-            images,
-        };
-        segment_pictures(app, request, deadline).await
+        }
     }
 
-    fn respond(&self, mut answer: Answer<Segmentation>) -> Result<Response, Problem> {
+    fn is_image(&self) -> bool {
+        self.form.image().is_some()
+    }
+
+    fn respond(&self, mut answer: AnswerOf<Self>) -> Result<Response, Problem> {
         let Some(media_type) = self.form.image() else {
             return respond(answer, Segmented::from);
         };

@@ -1,6 +1,5 @@
 //! What the routes that take pictures have in common: parameters, the body, the deadline.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,7 +17,7 @@ use super::problem::Problem;
 use crate::app::App;
 use crate::error::ServeError;
 use crate::image::Orientation;
-use crate::pipeline::{Answer, Images};
+use crate::pipeline::{self, Answer, Finish, Images};
 use crate::registry::LoadedModel;
 
 /// What a task adds to the parameters that all share, and how it answers.
@@ -27,8 +26,8 @@ pub(super) trait TaskRoute: Sized + Send + Sync {
     const TASK: Task;
     /// Its parameters beside `model` and `orientation`, as an error lists them.
     const PARAMETERS: &'static str;
-    /// The answer for one picture.
-    type Result: Send;
+    /// The pipeline's last step.
+    type Finish: Finish;
 
     /// Takes the task's own parameters.
     fn parse(
@@ -37,27 +36,23 @@ pub(super) trait TaskRoute: Sized + Send + Sync {
         model: &LoadedModel,
     ) -> Result<Self, ServeError>;
 
-    /// Answers for the pictures of a request.
-    fn answer(
-        &self,
-        app: &App,
-        pictures: Pictures,
-        deadline: Instant,
-    ) -> impl Future<Output = Result<Answer<Self::Result>, ServeError>> + Send;
+    /// What the pipeline is to do.
+    fn finish(&self) -> Self::Finish;
+
+    /// Whether the answer is one image, which is that of one picture.
+    fn is_image(&self) -> bool {
+        false
+    }
 
     /// Puts an answer into bytes.
-    fn respond(&self, answer: Answer<Self::Result>) -> Result<Response, Problem>;
+    fn respond(&self, answer: AnswerOf<Self>) -> Result<Response, Problem>;
 }
 
-/// The pictures of a request and what all tasks need to know of them.
-pub(super) struct Pictures {
-    pub(super) model: Arc<LoadedModel>,
-    pub(super) orientation: Orientation,
-    pub(super) images: Images,
-}
+/// The pipeline's answer to a task.
+pub(super) type AnswerOf<T> = Answer<<<T as TaskRoute>::Finish as Finish>::Answer>;
 
 /// Refuses several pictures where the answer is one image.
-pub(super) fn one_picture(images: &Images) -> Result<(), ServeError> {
+fn one_picture(images: &Images) -> Result<(), ServeError> {
     match images.pictures.len() {
         0 | 1 => Ok(()),
         several => Err(ServeError::BadParameter {
@@ -123,12 +118,16 @@ impl<T: TaskRoute> Checked<T> {
         parts: Parts,
         body: &mut Body,
         deadline: Instant,
-    ) -> Result<Answer<T::Result>, ServeError> {
-        let pictures = Pictures {
+    ) -> Result<AnswerOf<T>, ServeError> {
+        let images = read_images(app, self.framing, parts, body).await?;
+        if self.task.is_image() {
+            one_picture(&images)?;
+        }
+        let request = pipeline::Request {
             model: Arc::clone(&self.model),
             orientation: self.orientation,
-            images: read_images(app, self.framing, parts, body).await?,
+            images,
         };
-        self.task.answer(app, pictures, deadline).await
+        pipeline::answer(app, request, self.task.finish(), deadline).await
     }
 }

@@ -9,7 +9,7 @@ use futures_util::future::try_join_all;
 use image::RgbImage;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{Answer, Images, Timing, record};
+use super::{Answer, Images, Request, Timing, record};
 use crate::app::{App, BodyMemory};
 use crate::batch::{BatchError, Inference, Reservation};
 use crate::engine::Tensor;
@@ -22,23 +22,36 @@ use crate::pool::joined;
 use crate::registry::LoadedModel;
 
 /// What the network gave for one picture.
-pub(super) struct Inferred {
+pub struct Inferred {
     /// Its outputs, without the batch axis.
     pub(super) outputs: Vec<Tensor>,
     /// The stages up to and with inference.
     pub(super) timing: Timing,
     /// Columns and rows of the picture as a viewer shows it.
     pub(super) size: ImageSize,
-    /// The picture again, where the task draws into it.
-    pub(super) source: Source,
+    /// The picture again, for a step that needs it.
+    source: Option<Source>,
     /// The memory of the tensor that the outputs came from stands for theirs.
     _memory: Option<OwnedSemaphorePermit>,
 }
 
-/// A compressed picture. To draw into it, it is decoded a second time: kept pixels would take the
-/// room of pictures that have their turn while this one waits for a worker.
+impl Inferred {
+    /// The picture's pixels. It is decoded a second time: kept pixels would take the room of pictures
+    /// that have their turn while this one waits for a worker.
+    ///
+    /// # Errors
+    /// [`ServeError::Internal`] in a step that did not say [`Need::Picture`].
+    pub(super) fn decode(&self) -> Result<RgbImage, ServeError> {
+        match &self.source {
+            Some(source) => source.decode(),
+            None => Err(ServeError::Internal("the picture was not kept")),
+        }
+    }
+}
+
+/// A compressed picture.
 #[derive(Clone)]
-pub(super) struct Source {
+struct Source {
     index: usize,
     format: ImageFormat,
     bytes: Bytes,
@@ -47,20 +60,36 @@ pub(super) struct Source {
     _memory: Option<Arc<BodyMemory>>,
 }
 
+/// What a last step costs, each beside what the ones before it do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// Microseconds: it runs where the outputs arrive.
+    Nothing,
+    /// A thread of the picture pool.
+    Thread,
+    /// As many pixels as the picture has, in the memory for pixels.
+    Pixels,
+    /// The picture itself.
+    Picture,
+}
+
 /// A task's last step: outputs to an answer.
-pub(super) trait Finish: Send + Sync + 'static {
+pub trait Finish: Send + Sync + 'static {
     /// The answer for one picture.
     type Answer: Send + 'static;
 
-    /// Whether the step works on as many pixels as the picture has: it then waits for its part of the
-    /// memory for pixels, and runs on the picture pool.
-    const PIXELS: bool;
+    /// What the step costs.
+    fn need(&self) -> Need;
 
     /// Does the step. The timing is that of all stages.
     ///
     /// # Errors
     /// [`ServeError`] if the outputs are not what they should be.
-    fn finish(&self, inferred: Inferred) -> Result<(Self::Answer, Timing), ServeError>;
+    fn finish(
+        &self,
+        model: &LoadedModel,
+        inferred: Inferred,
+    ) -> Result<(Self::Answer, Timing), ServeError>;
 
     /// Bytes of an answer that are worth counting.
     fn bytes(answer: &Self::Answer) -> usize;
@@ -73,44 +102,39 @@ pub(super) trait Finish: Send + Sync + 'static {
 ///
 /// # Errors
 /// [`ServeError`] for the first picture that fails; the others are dropped from the queue.
-pub(super) async fn answer<F: Finish>(
+pub async fn answer<F: Finish>(
     app: &App,
-    model: Arc<LoadedModel>,
-    images: Images,
-    options: DecodeOptions,
-    deadline: Instant,
+    request: Request,
     finish: F,
+    deadline: Instant,
 ) -> Result<Answer<F::Answer>, ServeError> {
-    let Images { pictures, memory } = images;
+    let Request {
+        model,
+        orientation,
+        images: Images { pictures, memory },
+    } = request;
     let capacity = model.batcher.capacity();
     if pictures.len() > capacity {
         // Room for so many never comes, so trying again must not be the advice.
         return Err(ServeError::TooManyImages { limit: capacity });
     }
     let mut room = model.batcher.reserve(pictures.len())?;
-    let finish = Arc::new(finish);
-    let answers = Mutex::new(app.body_memory());
+    let options = DecodeOptions {
+        max_pixels: app.limits.max_pixels,
+        orientation,
+    };
+    let (finish, answers) = (Arc::new(finish), Mutex::new(app.body_memory()));
+    let walk = Walk {
+        app,
+        model: &model,
+        deadline,
+        answers: &answers,
+    };
     let mut walks = Vec::with_capacity(pictures.len());
     for (index, bytes) in pictures.into_iter().enumerate() {
-        let failed = |source| ServeError::Image { index, source };
-        let (format, size) = probe(&bytes).map_err(failed)?;
-        check_pixels(size, options.max_pixels).map_err(failed)?;
-        let source = Source {
-            index,
-            format,
-            bytes,
-            options,
-            _memory: memory.clone(),
-        };
-        let room = room
-            .split_one()
-            .ok_or(ServeError::Internal("a reservation was too small"))?;
-        let walk = Walk {
-            app,
-            model: &model,
-            deadline,
-            answers: &answers,
-        };
+        let (source, size) = Source::new(index, bytes, options, memory.clone())?;
+        let room = room.split_one();
+        let room = room.ok_or(ServeError::Internal("a reservation was too small"))?;
         walks.push(walk.whole(source, size, room, Arc::clone(&finish)));
     }
     drop(memory);
@@ -147,17 +171,26 @@ impl Walk<'_> {
         room: Reservation,
         finish: Arc<F>,
     ) -> Result<(F::Answer, Timing), ServeError> {
-        let inferred = self.infer(source, size, room).await?;
-        let finished = if F::PIXELS {
-            let pixels = self.app.pixel_room(inferred.size.pixels()).await?;
+        let need = finish.need();
+        let kept = (need >= Need::Picture).then(|| source.clone());
+        let mut inferred = self.infer(source, size, room).await?;
+        inferred.source = kept;
+        let pixels = match need {
+            Need::Nothing | Need::Thread => None,
+            Need::Pixels | Need::Picture => {
+                Some(self.app.pixel_room(inferred.size.pixels()).await?)
+            }
+        };
+        let finished = if need == Need::Nothing {
+            finish.finish(self.model, inferred)
+        } else {
+            let model = Arc::clone(self.model);
             let job = move || {
-                let finished = finish.finish(inferred);
+                let finished = finish.finish(&model, inferred);
                 drop(pixels);
                 finished
             };
             self.app.pool.run(job).await?
-        } else {
-            finish.finish(inferred)
         };
         let (answer, timing) = finished?;
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -180,14 +213,11 @@ impl Walk<'_> {
             deadline,
             ..
         } = self;
-        let failed = |error| ServeError::Image {
-            index: source.index,
-            source: error,
-        };
-        let tensor = model.preprocessor.output_size(size).map_err(failed)?;
+        let tensor = model.preprocessor.output_size(size);
+        let tensor = tensor.map_err(|error| source.failed(error))?;
         room.hold(model.batcher.tensor_room(tensor).await?);
         let picture = Picture {
-            source: source.clone(),
+            source,
             deadline,
             room,
             pixels: app.pixel_room(size.pixels()).await?,
@@ -208,7 +238,7 @@ impl Walk<'_> {
             outputs: inference.outputs,
             timing,
             size,
-            source,
+            source: None,
             _memory: inference.memory,
         })
     }
@@ -261,11 +291,31 @@ impl Picture {
 }
 
 impl Source {
+    /// A picture whose header says that it is within the limits, and its size by the header's word.
+    fn new(
+        index: usize,
+        bytes: Bytes,
+        options: DecodeOptions,
+        memory: Option<Arc<BodyMemory>>,
+    ) -> Result<(Self, ImageSize), ServeError> {
+        let failed = |source| ServeError::Image { index, source };
+        let (format, size) = probe(&bytes).map_err(failed)?;
+        check_pixels(size, options.max_pixels).map_err(failed)?;
+        let source = Self {
+            index,
+            format,
+            bytes,
+            options,
+            _memory: memory,
+        };
+        Ok((source, size))
+    }
+
     /// The picture's pixels. A decoder that panics has met a file that is not what its format allows.
     ///
     /// # Errors
     /// [`ServeError::Image`].
-    pub(super) fn decode(&self) -> Result<RgbImage, ServeError> {
+    fn decode(&self) -> Result<RgbImage, ServeError> {
         let decoded = catch_unwind(AssertUnwindSafe(|| decode(&self.bytes, &self.options)));
         let decoded = decoded.unwrap_or_else(|_| {
             tracing::error!(format = %self.format, "a picture made its decoder panic");

@@ -4,8 +4,8 @@
 //! bytes ─(picture pool)─> decode ─> preprocess ─> queue ─(worker)─> inference ─> postprocess
 //! ```
 //!
-//! `infer` is the way up to the network's outputs, which all tasks share; `classify`, `detect`
-//! and `segment` each turn outputs into answers.
+//! [`answer`] is that walk, which all tasks share. What differs is its last step, outputs to answers:
+//! [`Classify`], [`Detect`] and [`Segment`] are a [`Finish`] each.
 
 mod classify;
 mod detect;
@@ -18,24 +18,35 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use classify::{ClassifyRequest, classify_pictures};
-pub use detect::{DetectRequest, Detected, detect_pictures};
-pub use segment::{
-    EncodedMask, MaskFormat, MaskSize, SegmentRequest, SegmentView, Segmentation, segment_pictures,
-};
+pub use classify::Classify;
+pub use detect::{Detect, Detected};
+pub use infer::{Finish, Inferred, Need, answer};
+pub use segment::{EncodedMask, MaskFormat, MaskSize, Segment, SegmentView, Segmentation};
 
 use crate::app::BodyMemory;
 use crate::engine::Tensor;
 use crate::error::ServeError;
+use crate::image::Orientation;
 use crate::metrics::Stage;
 use crate::registry::LoadedModel;
+
+/// A validated request, whatever its task.
+pub struct Request {
+    /// The model.
+    pub model: Arc<LoadedModel>,
+    /// Whether EXIF orientation counts.
+    pub orientation: Orientation,
+    /// The pictures.
+    pub images: Images,
+}
 
 /// The compressed pictures of a request, and the memory that was set aside for them.
 #[derive(Debug)]
 pub struct Images {
     /// The bytes of each file.
     pub pictures: Vec<Bytes>,
-    /// Given back when the last picture is decoded; none for pictures that came by another way.
+    /// Given back when the last picture is decoded, or drawn into; none for pictures that came by
+    /// another way.
     pub memory: Option<Arc<BodyMemory>>,
 }
 

@@ -1,34 +1,17 @@
 //! Segmentation: logits to masks.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use super::infer::{Finish, Inferred, Source, answer};
-use super::{Answer, Images, Timing, finite};
-use crate::app::App;
+use super::{Finish, Inferred, Need, Timing, finite};
 use crate::draw::{self, DrawnFormat};
 use crate::engine::Tensor;
 use crate::error::ServeError;
-use crate::image::{DecodeOptions, ImageSize, Orientation};
+use crate::image::ImageSize;
 use crate::metrics::Stage;
 use crate::postprocess::segment::{
     ClassShare, Mask, RleMask, VOC_PALETTE, class_shares, mask_png, mask_rle, segment,
 };
 use crate::registry::LoadedModel;
-
-/// A validated request for segmentation.
-pub struct SegmentRequest {
-    /// The model.
-    pub model: Arc<LoadedModel>,
-    /// Whether EXIF orientation counts.
-    pub orientation: Orientation,
-    /// At which size the masks are made.
-    pub size: MaskSize,
-    /// What is made of each mask.
-    pub view: SegmentView,
-    /// The pictures; one only, if they are drawn into.
-    pub images: Images,
-}
 
 /// At which size a mask is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,65 +66,45 @@ pub struct Segmentation {
     pub mask: EncodedMask,
 }
 
-/// Segments the pictures of a request.
-///
-/// # Errors
-/// [`ServeError`] for the first picture that fails; the others are dropped from the queue.
-pub async fn segment_pictures(
-    app: &App,
-    request: SegmentRequest,
-    deadline: Instant,
-) -> Result<Answer<Segmentation>, ServeError> {
-    let SegmentRequest {
-        model,
-        orientation,
-        size,
-        view,
-        images,
-    } = request;
-    let options = DecodeOptions {
-        max_pixels: app.limits.max_pixels,
-        orientation,
-    };
-    let finish = Segment {
-        model: Arc::clone(&model),
-        size,
-        view,
-    };
-    answer(app, model, images, options, deadline, finish).await
-}
-
-struct Segment {
-    model: Arc<LoadedModel>,
-    size: MaskSize,
-    view: SegmentView,
+/// The class of every pixel of each picture.
+pub struct Segment {
+    /// At which size the masks are made.
+    pub size: MaskSize,
+    /// What is made of each mask.
+    pub view: SegmentView,
 }
 
 impl Finish for Segment {
     type Answer = Segmentation;
-    const PIXELS: bool = true;
 
-    fn finish(&self, inferred: Inferred) -> Result<(Segmentation, Timing), ServeError> {
-        let Inferred {
-            outputs,
-            mut timing,
-            size: picture,
-            source,
-            ..
-        } = inferred;
+    fn need(&self) -> Need {
+        match self.view {
+            SegmentView::Drawn(_) => Need::Picture,
+            SegmentView::Mask(_) => Need::Pixels,
+        }
+    }
+
+    fn finish(
+        &self,
+        model: &LoadedModel,
+        mut inferred: Inferred,
+    ) -> Result<(Segmentation, Timing), ServeError> {
         let started = Instant::now();
-        let mask = self.mask(finite(&outputs)?, picture)?;
+        let outputs = std::mem::take(&mut inferred.outputs);
+        let mask = self.mask(model, finite(&outputs)?, inferred.size)?;
         drop(outputs);
-        let classes = class_shares(&mask, &self.model.labels);
+        let classes = class_shares(&mask, &model.labels);
         let masked = Instant::now();
+        let encoded = self.encode(&mask, &classes, &inferred)?;
+        let mut timing = inferred.timing;
         timing[Stage::postprocess] = masked - started;
-        let segmentation = Segmentation {
-            picture,
-            size: mask.size(),
-            mask: self.encode(&mask, &classes, &source)?,
-            classes,
-        };
         timing[Stage::encode] = masked.elapsed();
+        let segmentation = Segmentation {
+            picture: inferred.size,
+            size: mask.size(),
+            classes,
+            mask: encoded,
+        };
         Ok((segmentation, timing))
     }
 
@@ -155,14 +118,19 @@ impl Finish for Segment {
 }
 
 impl Segment {
-    fn mask(&self, scores: &Tensor, picture: ImageSize) -> Result<Mask, ServeError> {
+    fn mask(
+        &self,
+        model: &LoadedModel,
+        scores: &Tensor,
+        picture: ImageSize,
+    ) -> Result<Mask, ServeError> {
         let size = match self.size {
             MaskSize::Input => Some(picture),
             MaskSize::Logits => None,
         };
-        let mask = segment(scores, size, self.model.plan.threads());
+        let mask = segment(scores, size, model.plan.threads());
         mask.map_err(|error| {
-            tracing::error!(model = self.model.id(), %error, "no mask");
+            tracing::error!(model = model.id(), %error, "no mask");
             ServeError::Internal("no mask can be made of what the network answered")
         })
     }
@@ -171,18 +139,18 @@ impl Segment {
         &self,
         mask: &Mask,
         classes: &[ClassShare],
-        source: &Source,
+        inferred: &Inferred,
     ) -> Result<EncodedMask, ServeError> {
-        let failed = |_| ServeError::Internal("the mask has no PNG");
         match self.view {
             SegmentView::Mask(MaskFormat::Png) => {
-                let png = mask_png(mask, &VOC_PALETTE).map_err(failed)?;
+                let png = mask_png(mask, &VOC_PALETTE);
+                let png = png.map_err(|_| ServeError::Internal("the mask has no PNG"))?;
                 Ok(EncodedMask::Image(png))
             }
             SegmentView::Mask(MaskFormat::Rle) => Ok(EncodedMask::Rle(mask_rle(mask))),
             SegmentView::Mask(MaskFormat::None) => Ok(EncodedMask::None),
             SegmentView::Drawn(format) => {
-                let mut image = source.decode()?;
+                let mut image = inferred.decode()?;
                 draw::segmentation(&mut image, mask, classes);
                 Ok(EncodedMask::Image(draw::encode(&image, format)?))
             }

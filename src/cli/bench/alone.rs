@@ -55,8 +55,7 @@ pub(super) struct Alone {
 impl Alone {
     pub(super) fn new(runtime: &OnnxRuntime, source: &ModelSource) -> Result<Self> {
         let detector = Detector::of(&source.manifest)?;
-        let propose = detector.as_ref().and_then(Detector::proposer);
-        let engine = Networks::prepare(source, propose, runtime)?.engine(1)?;
+        let engine = Networks::prepare(source, detector.as_ref(), runtime)?.engine(1)?;
         let preprocessor = Preprocessor::new(&source.manifest.preprocess);
         Ok(Self {
             task: source.manifest.task,

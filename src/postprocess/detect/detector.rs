@@ -95,9 +95,11 @@ impl Detector {
         options: &DetectOptions,
     ) -> Result<Vec<Detection>, DetectError> {
         let [regions, logits, deltas] = outputs else {
-            return Err(expect_count("outputs", outputs.len(), 3)
-                .err()
-                .unwrap_or(DetectError::Preprocess));
+            return Err(DetectError::Count {
+                what: "outputs",
+                expected: 3,
+                got: outputs.len(),
+            });
         };
         let proposals = regions.data.as_chunks::<4>().0;
         if !proposals.is_empty() {
@@ -247,8 +249,11 @@ fn head_level<'a>((scores, deltas): &ProposalMaps<'a>) -> Result<HeadLevel<'a>, 
 
 fn feature_map<'a>(shape: &[usize], data: &'a [f32]) -> Result<FeatureMap<'a>, DetectError> {
     let [channels, height, width] = *shape else {
-        expect_count("axes of a map", shape.len(), 3)?;
-        return Err(DetectError::Preprocess);
+        return Err(DetectError::Count {
+            what: "axes of a map",
+            expected: 3,
+            got: shape.len(),
+        });
     };
     let side = |side: usize| u32::try_from(side).unwrap_or(u32::MAX);
     let size = ImageSize {

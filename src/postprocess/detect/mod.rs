@@ -42,7 +42,7 @@ pub use levels::LevelMapper;
 pub use nms::batched_nms;
 pub use proposals::Rpn;
 pub use retinanet::RetinaNet;
-pub use select::{DetectOptions, Detection, Thresholds};
+pub use select::{DetectOptions, Detection, LabelledBox, LabelledDetection, Thresholds};
 pub use ssd::Ssd;
 
 /// Opposite corners of a box, `[x1, y1, x2, y2]` in pixels.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
+
 use super::Corners;
 use super::boxes::{is_finite, rescale};
 use super::nms::batched_nms;
@@ -16,6 +18,45 @@ pub struct Detection {
     pub score: f32,
     /// `[x1, y1, x2, y2]` in pixels of the picture as uploaded.
     pub corners: Corners,
+}
+
+/// A detection as answers write it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LabelledDetection<'a> {
+    /// Number of the class, as in the model's label file.
+    pub class_id: usize,
+    /// Name in the label file.
+    pub label: &'a str,
+    /// 0..=1.
+    pub score: f32,
+    /// Its box.
+    pub r#box: LabelledBox,
+}
+
+/// Opposite corners in pixels of the picture as uploaded.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LabelledBox {
+    /// Left.
+    pub x1: f32,
+    /// Top.
+    pub y1: f32,
+    /// Right.
+    pub x2: f32,
+    /// Bottom.
+    pub y2: f32,
+}
+
+impl Detection {
+    /// With its class's name of `labels`.
+    pub fn labelled<'a>(&self, labels: &'a [String]) -> LabelledDetection<'a> {
+        let [x1, y1, x2, y2] = self.corners;
+        LabelledDetection {
+            class_id: self.class_id,
+            label: labels.get(self.class_id).map_or("", String::as_str),
+            score: self.score,
+            r#box: LabelledBox { x1, y1, x2, y2 },
+        }
+    }
 }
 
 /// What a model keeps of its candidates.
