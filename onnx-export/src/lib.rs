@@ -24,6 +24,7 @@ mod layers;
 pub mod manifest;
 mod model;
 mod proto;
+pub mod quantize;
 mod read;
 mod segmentation;
 pub mod weights;

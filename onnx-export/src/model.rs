@@ -265,6 +265,7 @@ impl Model {
                 entry("checkpoint_sha256", info.checkpoint_sha256.clone()),
                 entry("parameters", info.parameters.to_string()),
             ],
+            ..ModelProto::default()
         };
         model.encode_to_vec()
     }

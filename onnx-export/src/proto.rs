@@ -18,12 +18,19 @@ pub(crate) struct ModelProto {
     pub(crate) producer_version: String,
     #[prost(string, tag = "6")]
     pub(crate) doc_string: String,
+    #[prost(string, tag = "4")]
+    pub(crate) domain: String,
+    #[prost(int64, tag = "5")]
+    pub(crate) model_version: i64,
     #[prost(message, optional, tag = "7")]
     pub(crate) graph: Option<GraphProto>,
     #[prost(message, repeated, tag = "8")]
     pub(crate) opset_import: Vec<OperatorSetIdProto>,
     #[prost(message, repeated, tag = "14")]
     pub(crate) metadata_props: Vec<StringStringEntryProto>,
+    /// `FunctionProto`s, unread: their presence is what matters.
+    #[prost(bytes = "vec", repeated, tag = "25")]
+    pub(crate) functions: Vec<Vec<u8>>,
 }
 
 /// `OperatorSetIdProto`; the empty domain is ONNX's own.
@@ -57,6 +64,9 @@ pub(crate) struct GraphProto {
     pub(crate) input: Vec<ValueInfoProto>,
     #[prost(message, repeated, tag = "12")]
     pub(crate) output: Vec<ValueInfoProto>,
+    /// `SparseTensorProto`s, unread: their presence is what matters.
+    #[prost(bytes = "vec", repeated, tag = "15")]
+    pub(crate) sparse_initializer: Vec<Vec<u8>>,
 }
 
 /// `NodeProto`.
@@ -72,6 +82,8 @@ pub(crate) struct NodeProto {
     pub(crate) op_type: String,
     #[prost(message, repeated, tag = "5")]
     pub(crate) attribute: Vec<AttributeProto>,
+    #[prost(string, tag = "7")]
+    pub(crate) domain: String,
 }
 
 /// `AttributeProto`; the scalar fields are optional so that a zero is still written.
@@ -85,23 +97,41 @@ pub(crate) struct AttributeProto {
     pub(crate) i: Option<i64>,
     #[prost(bytes = "vec", optional, tag = "4")]
     pub(crate) s: Option<Vec<u8>>,
+    #[prost(message, optional, tag = "5")]
+    pub(crate) t: Option<TensorProto>,
+    /// A `GraphProto`, unread: its presence is what matters.
+    #[prost(bytes = "vec", optional, tag = "6")]
+    pub(crate) g: Option<Vec<u8>>,
+    #[prost(float, repeated, packed = "false", tag = "7")]
+    pub(crate) floats: Vec<f32>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub(crate) ints: Vec<i64>,
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub(crate) strings: Vec<Vec<u8>>,
     #[prost(int32, tag = "20")]
     pub(crate) r#type: i32,
 }
 
-/// `TensorProto` with its elements in `raw_data`, little-endian.
+/// `TensorProto`; Sightline writes elements into `raw_data`, little-endian.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct TensorProto {
     #[prost(int64, repeated, packed = "false", tag = "1")]
     pub(crate) dims: Vec<i64>,
     #[prost(int32, tag = "2")]
     pub(crate) data_type: i32,
+    #[prost(float, repeated, tag = "4")]
+    pub(crate) float_data: Vec<f32>,
+    #[prost(int32, repeated, tag = "5")]
+    pub(crate) int32_data: Vec<i32>,
+    #[prost(int64, repeated, tag = "7")]
+    pub(crate) int64_data: Vec<i64>,
     #[prost(string, tag = "8")]
     pub(crate) name: String,
     #[prost(bytes = "vec", tag = "9")]
     pub(crate) raw_data: Vec<u8>,
+    /// `DataLocation`: 1 is another file.
+    #[prost(int32, tag = "14")]
+    pub(crate) data_location: i32,
 }
 
 /// `ValueInfoProto`.
@@ -147,6 +177,12 @@ pub(crate) struct DimensionProto {
 
 /// `TensorProto.DataType.FLOAT`.
 pub(crate) const FLOAT: i32 = 1;
+/// `TensorProto.DataType.UINT8`.
+pub(crate) const UINT8: i32 = 2;
+/// `TensorProto.DataType.INT8`.
+pub(crate) const INT8: i32 = 3;
+/// `TensorProto.DataType.INT32`.
+pub(crate) const INT32: i32 = 6;
 /// `TensorProto.DataType.INT64`.
 pub(crate) const INT64: i32 = 7;
 /// `TensorProto.DataType.BOOL`.
@@ -186,6 +222,7 @@ pub(crate) fn graph_proto(graph: &Graph, name: &str) -> GraphProto {
         initializer: initializers(graph),
         input: values(graph.inputs()),
         output: values(graph.outputs()),
+        sparse_initializer: Vec::new(),
     }
 }
 
@@ -197,6 +234,7 @@ fn node_proto(graph: &Graph, node: &Node) -> NodeProto {
         name: node.name.clone(),
         op_type: node.op.to_owned(),
         attribute: node.attrs.iter().map(AttributeProto::from).collect(),
+        domain: String::new(),
     }
 }
 
@@ -219,6 +257,7 @@ fn initializers(graph: &Graph) -> Vec<TensorProto> {
             data_type,
             name,
             raw_data,
+            ..TensorProto::default()
         }
     };
     graph.initializers().iter().map(tensor).collect()

@@ -53,7 +53,8 @@ pub fn read_initializers(
     large.map(weight_tensor).collect()
 }
 
-fn weight_tensor(tensor: TensorProto) -> Result<WeightTensor, GraphReadError> {
+/// Name, shape and elements of an `f32` tensor.
+pub(crate) fn weight_tensor(tensor: TensorProto) -> Result<WeightTensor, GraphReadError> {
     let TensorProto {
         name,
         dims: shape,
@@ -91,6 +92,7 @@ mod tests {
             data_type: FLOAT,
             dims,
             raw_data,
+            ..TensorProto::default()
         };
         let graph = GraphProto {
             initializer: vec![tensor],

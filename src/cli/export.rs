@@ -1,6 +1,5 @@
 //! `sightline export`.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -10,6 +9,8 @@ use onnx_export::weights::StateDict;
 use onnx_export::{BuildError, DEFAULT_OPSET, Model};
 use sightline::catalogue;
 use sightline::store::{lines, read_text};
+
+use super::output::{OutputPaths, file_name, write_all};
 
 #[derive(Debug, Args)]
 #[expect(
@@ -211,7 +212,6 @@ fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, ar
     {
         manifest.preprocess.resize = resize;
     }
-    let file_name = |path: &Path| path.file_name().map(PathBuf::from).unwrap_or_default();
     manifest.weights = Vec::new();
     manifest.file = Some(file_name(&paths.onnx));
     manifest.box_head_file = model.box_head.as_ref().map(|_| file_name(&paths.box_head));
@@ -221,81 +221,6 @@ fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, ar
         checkpoint_sha256: model.info.checkpoint_sha256.clone(),
         parameters: model.info.parameters,
     });
-}
-
-/// Where the files go.
-struct OutputPaths {
-    name: String,
-    onnx: PathBuf,
-    box_head: PathBuf,
-    fused: PathBuf,
-    manifest: PathBuf,
-    labels: PathBuf,
-}
-
-impl OutputPaths {
-    fn new(out: &Path) -> Result<Self> {
-        let stem = out
-            .file_stem()
-            .map(|stem| stem.to_string_lossy().into_owned());
-        let name = stem.with_context(|| format!("{} has no name", out.display()))?;
-        if out.extension().is_some_and(|extension| extension == "onnx") {
-            return Ok(Self {
-                name,
-                onnx: out.to_path_buf(),
-                box_head: out.with_extension("box_head.onnx"),
-                fused: out.with_extension("fused.onnx"),
-                manifest: out.with_extension("toml"),
-                labels: out.with_extension("labels.txt"),
-            });
-        }
-        let name = out
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or(name);
-        Ok(Self {
-            name,
-            onnx: out.join("model.onnx"),
-            box_head: out.join("model.box_head.onnx"),
-            fused: out.join("model.fused.onnx"),
-            manifest: out.join("model.toml"),
-            labels: out.join("labels.txt"),
-        })
-    }
-}
-
-/// Writes every file beside its target, then renames them all, so that a failure changes nothing.
-fn write_all(files: &[(&Path, &[u8])]) -> Result<()> {
-    let staged = |path: &Path| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".part");
-        PathBuf::from(name)
-    };
-    let write = || -> std::io::Result<()> {
-        for (path, bytes) in files {
-            if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder)?;
-            }
-            let mut file = std::fs::File::create(staged(path))?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-        }
-        files
-            .iter()
-            .try_for_each(|(path, _)| std::fs::rename(staged(path), path))
-    };
-    let written = write();
-    if written.is_err() {
-        for (path, _) in files {
-            // The first error is the one to tell.
-            let _ = std::fs::remove_file(staged(path));
-        }
-    }
-    let place = files
-        .first()
-        .map(|(path, _)| path.display().to_string())
-        .unwrap_or_default();
-    written.with_context(|| format!("cannot write {place}"))
 }
 
 fn report(model: &Model, paths: &OutputPaths) -> Result<()> {

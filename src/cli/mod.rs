@@ -10,7 +10,9 @@ mod bench;
 mod export;
 mod healthcheck;
 mod models;
+mod output;
 mod predict;
+mod quantize;
 mod serve;
 
 use std::io::IsTerminal;
@@ -72,6 +74,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Turn a checkpoint into an ONNX file and its manifest
     Export(export::ExportArgs),
+    /// Turn a model into int8: calibrated on photographs, compared with the float one, and refused if worse
+    Quantize(quantize::QuantizeArgs),
     /// Run a model on pictures, without a server
     Predict(predict::PredictArgs),
     /// List the catalogue and what is here of it
@@ -129,6 +133,7 @@ pub(crate) fn run() -> ExitCode {
     let result = start_logging(&cli.log, cli.log_format).and_then(|()| match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Models(args) => models::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),

@@ -5,12 +5,14 @@
 
 mod library;
 mod onnx_runtime;
+mod probe;
 mod two_stage;
 
 use thiserror::Error;
 
 pub use library::{LibraryError, find_library};
 pub use onnx_runtime::{OnnxRuntime, OnnxSession, PreparedModel};
+pub use probe::{Arithmetic, Probe};
 pub use two_stage::{ProposalMaps, Propose, Region, TwoStageSession};
 
 use crate::image::ImageTensor;

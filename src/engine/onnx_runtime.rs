@@ -72,6 +72,10 @@ impl OnnxRuntime {
         self.prepare_checked(model, |_| Ok(None))
     }
 
+    pub(super) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
     fn prepare_checked(
         &self,
         model: &[u8],
@@ -175,7 +179,10 @@ impl PreparedModel {
 }
 
 /// What every session has in common: its threads sleep when there is no work.
-fn session_builder(environment: &Environment, threads: usize) -> ort::Result<SessionBuilder> {
+pub(super) fn session_builder(
+    environment: &Environment,
+    threads: usize,
+) -> ort::Result<SessionBuilder> {
     Ok(Session::builder(environment)?
         .with_intra_threads(threads)?
         .with_intra_op_spinning(false)?

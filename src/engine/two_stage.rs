@@ -101,13 +101,22 @@ impl TwoStageSession {
     }
 }
 
-impl Engine for TwoStageSession {
-    /// Of each picture: its regions `[R, 4]`, class logits `[R, K]` and box deltas `[R, 4 * K]`.
-    fn run(&mut self, batch: Vec<ImageTensor>) -> Result<Vec<Vec<Tensor>>, EngineError> {
+/// The size of a batch without pictures.
+const NOTHING: ImageSize = ImageSize {
+    width: 0,
+    height: 0,
+};
+
+impl TwoStageSession {
+    /// Runs both networks; gives the regions, and what `read` makes of the second one's outputs
+    /// where there are regions at all.
+    pub(super) fn run_stages<T>(
+        &mut self,
+        batch: Vec<ImageTensor>,
+        read: impl FnOnce(&SessionOutputs<'_>) -> Result<T, EngineError>,
+    ) -> Result<(Regions, Option<T>), EngineError> {
         let contents: Vec<ImageSize> = batch.iter().map(|picture| picture.content).collect();
-        let Some(padded) = batch.first().map(|picture| picture.size) else {
-            return Ok(Vec::new());
-        };
+        let padded = batch.first().map_or(NOTHING, |picture| picture.size);
         let options = self.memory.options(&batch);
         let input = input_tensor(batch)?;
         let outputs = self
@@ -123,20 +132,36 @@ impl Engine for TwoStageSession {
         let mut regions = Regions::new(chosen, self.maps)?;
         if regions.rows.is_empty() {
             // There is nothing to look into, and not every runtime takes nothing.
-            return Ok(regions.answers(&[], &[]));
+            return Ok((regions, None));
         }
         let inputs = regions.inputs(&outputs)?;
         let heads = self.boxes.run(inputs).map_err(EngineError::Run)?;
-        let named = |name: &str| {
-            heads.get(name).ok_or(EngineError::Missing {
-                name: name.to_owned(),
-            })
+        let read = read(&heads)?;
+        Ok((regions, Some(read)))
+    }
+}
+
+impl Engine for TwoStageSession {
+    /// Of each picture: its regions `[R, 4]`, class logits `[R, K]` and box deltas `[R, 4 * K]`.
+    fn run(&mut self, batch: Vec<ImageTensor>) -> Result<Vec<Vec<Tensor>>, EngineError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (regions, heads) = self.run_stages(batch, |heads| {
+            let named = |name: &str| {
+                let found = heads.get(name).ok_or(EngineError::Missing {
+                    name: name.to_owned(),
+                });
+                Ok::<_, EngineError>(view(found?)?.to_tensor())
+            };
+            Ok([named("class_logits")?, named("box_regression")?])
+        })?;
+        let Some([logits, deltas]) = heads else {
+            return Ok(regions.answers(&[], &[]));
         };
-        let logits = view(named("class_logits")?)?;
-        let deltas = view(named("box_regression")?)?;
         regions.check_rows(&logits)?;
         regions.check_rows(&deltas)?;
-        Ok(regions.answers(logits.data, deltas.data))
+        Ok(regions.answers(&logits.data, &deltas.data))
     }
 }
 
@@ -160,7 +185,7 @@ fn proposal_maps<'a>(
 
 /// The regions of a batch, put into lists by the map that they are cut from, as the box head takes
 /// them, and the way back.
-struct Regions {
+pub(super) struct Regions {
     /// Of each picture.
     chosen: Vec<Vec<Region>>,
     /// Of each map, corners one after the other, and the picture of each.
@@ -238,7 +263,7 @@ impl Regions {
         self.rows.iter().map(Vec::len).sum()
     }
 
-    fn check_rows(&self, output: &TensorView<'_>) -> Result<(), EngineError> {
+    fn check_rows(&self, output: &Tensor) -> Result<(), EngineError> {
         let count = self.total();
         if output.shape.first() == Some(&count) && output.shape.len() == 2 {
             return Ok(());

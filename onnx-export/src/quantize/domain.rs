@@ -1,0 +1,112 @@
+//! Which nodes compute in int8: the layers that are not kept in float, and what lies between them.
+
+use std::collections::BTreeSet;
+
+use super::Network;
+use crate::proto::NodeProto;
+
+/// What a node does with 8-bit numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It reads and writes floats.
+    Float,
+    /// A Conv or Gemm in int8.
+    Layer,
+    /// A Relu or Clip right after an int8 node: the limits of the range do its work.
+    Limit,
+    /// A hard sigmoid on what an int8 layer gave: a saturating change of scale.
+    Gate,
+    /// It rearranges numbers, so its output has the input's scale.
+    Rearrange,
+    /// Any other operator that has an integer form.
+    Arithmetic,
+}
+
+/// The role of every node where the layers of `float_layers` stay in float.
+pub(super) fn roles(network: &Network, float_layers: &BTreeSet<String>) -> Vec<Role> {
+    let mut roles = Vec::with_capacity(network.nodes().len());
+    // Nodes are in topological order: producers come first.
+    for (index, node) in network.nodes().iter().enumerate() {
+        let role = match network.layer_of(index) {
+            Some(layer) if !float_layers.contains(&layer.name) => Role::Layer,
+            Some(_) => Role::Float,
+            None => between(network, node, &roles),
+        };
+        roles.push(role);
+    }
+    roles
+}
+
+/// The role of a node that is no layer: as its operands are.
+fn between(network: &Network, node: &NodeProto, roles: &[Role]) -> Role {
+    let operands = node.input.iter().filter(|name| !name.is_empty());
+    let (constants, values): (Vec<&String>, Vec<&String>) =
+        operands.partition(|name| network.is_constant(name));
+    let is_int8 = |value: &&String| {
+        network
+            .producer(value)
+            .is_some_and(|node| roles[node] != Role::Float)
+    };
+    if values.is_empty() || !values.iter().all(is_int8) {
+        return Role::Float;
+    }
+    let alone = values
+        .first()
+        .is_some_and(|x| network.consumers(x).len() == 1);
+    match node.op_type.as_str() {
+        "Relu" | "Clip" if alone && !network.is_output(values[0]) => Role::Limit,
+        "HardSigmoid" if is_torch_gate(node) && only_swish_reads(network, node) => Role::Gate,
+        "Flatten" | "MaxPool" => Role::Rearrange,
+        "Add" | "Mul" | "Concat" | "GlobalAveragePool" | "Sigmoid" if constants.is_empty() => {
+            Role::Arithmetic
+        }
+        "ReduceMean" if averages_pixels(network, node) => Role::Arithmetic,
+        _ => Role::Float,
+    }
+}
+
+/// `clip(x / 6 + 1/2, 0, 1)`.
+fn is_torch_gate(node: &NodeProto) -> bool {
+    let number = |name: &str| {
+        let attribute = node.attribute.iter().find(|a| a.name == name);
+        attribute.and_then(|attribute| attribute.f)
+    };
+    number("alpha").is_some_and(|alpha| (alpha - 1.0 / 6.0).abs() < 1e-6)
+        && number("beta").is_none_or(|beta| beta == 0.5)
+}
+
+/// Whether nothing else needs what lies below -3 of the gate's operand: hard swish does not.
+fn only_swish_reads(network: &Network, gate: &NodeProto) -> bool {
+    let (x, gated) = (&gate.input[0], &gate.output[0]);
+    let reads = |index: &usize| {
+        let node = &network.nodes()[*index];
+        node.name == gate.name || (node.op_type == "Mul" && node.input.contains(gated))
+    };
+    !network.is_output(x) && network.consumers(x).iter().all(reads)
+}
+
+/// Whether a ReduceMean is a global average pooling.
+fn averages_pixels(network: &Network, node: &NodeProto) -> bool {
+    let attribute = |name: &str| node.attribute.iter().find(|a| a.name == name);
+    let kept = attribute("keepdims").and_then(|a| a.i).unwrap_or(1) == 1;
+    let axes = match (attribute("axes"), node.input.get(1)) {
+        (Some(axes), _) => axes.ints.clone(),
+        (None, Some(axes)) => network.whole_numbers(axes),
+        (None, None) => Vec::new(),
+    };
+    kept && matches!(axes.as_slice(), [2, 3] | [-2, -1])
+}
+
+/// Every value that some choice of float layers makes 8-bit.
+pub(super) fn quantizable_values(network: &Network) -> BTreeSet<String> {
+    let roles = roles(network, &BTreeSet::new());
+    let mut values = BTreeSet::new();
+    let inputs = network.layers().iter().map(|layer| layer.input.clone());
+    values.extend(inputs);
+    for (node, role) in network.nodes().iter().zip(roles) {
+        if role != Role::Float {
+            values.extend(node.output.iter().cloned());
+        }
+    }
+    values
+}

@@ -1,0 +1,294 @@
+//! A float network taken apart, so that it can be observed and rewritten.
+
+use std::collections::{HashMap, HashSet};
+
+use prost::Message;
+
+use super::QuantizeError;
+use crate::proto::{AttributeProto, FLOAT, GraphProto, INT64, ModelProto, NodeProto};
+use crate::read::{GraphReadError, WeightTensor, weight_tensor};
+
+/// Operators of networks that are in int8 already.
+const QUANTIZED: &[&str] = &[
+    "ConvInteger",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "MatMulInteger",
+    "QLinearConv",
+    "QLinearMatMul",
+    "QuantizeLinear",
+];
+
+/// A Conv or Gemm whose weights are constant: what can be in int8 and takes the time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// Its node's name.
+    pub name: String,
+    /// Whether it is a Conv, of `[N, C, H, W]`; else a Gemm, of `[N, C]`.
+    pub is_conv: bool,
+    /// Groups of a Conv.
+    pub groups: usize,
+    /// The value that it reads.
+    pub input: String,
+    /// The value that it writes.
+    pub output: String,
+    /// Multiplications for each number that it writes.
+    pub multiplications: usize,
+    /// Numbers of its weight.
+    pub weights: usize,
+    pub(super) weight: String,
+    pub(super) bias: Option<String>,
+    pub(super) node: usize,
+}
+
+/// A float network of one file.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// The file without its graph.
+    envelope: ModelProto,
+    graph: GraphProto,
+    weights: HashMap<String, WeightTensor>,
+    layers: Vec<Layer>,
+    producers: HashMap<String, usize>,
+    consumers: HashMap<String, Vec<usize>>,
+    constants: HashSet<String>,
+    outputs: HashSet<String>,
+}
+
+impl Network {
+    /// Reads a float ONNX file.
+    ///
+    /// # Errors
+    /// [`QuantizeError`] for what is no ONNX file, is quantised already, holds what cannot be carried
+    /// over (subgraphs, functions, operators of other domains, weights in other files), or
+    /// has nothing to quantise.
+    pub fn read(bytes: &[u8]) -> Result<Self, QuantizeError> {
+        let mut envelope = ModelProto::decode(bytes).map_err(GraphReadError::from)?;
+        let mut graph = envelope.graph.take().unwrap_or_default();
+        name_nodes(&mut graph);
+        check(&envelope, &graph)?;
+        let weights = float_tensors(&graph)?;
+        let (mut producers, mut consumers) = (HashMap::new(), HashMap::<_, Vec<_>>::new());
+        for (index, node) in graph.node.iter().enumerate() {
+            for output in &node.output {
+                producers.insert(output.clone(), index);
+            }
+            for input in node.input.iter().filter(|name| !name.is_empty()) {
+                consumers.entry(input.clone()).or_default().push(index);
+            }
+        }
+        let nodes = graph.node.iter().enumerate();
+        let layers: Vec<Layer> = nodes
+            .filter_map(|(index, node)| layer(index, node, &weights))
+            .collect();
+        if layers.is_empty() {
+            return Err(QuantizeError::NoLayers);
+        }
+        let constants = graph.initializer.iter().map(|tensor| tensor.name.clone());
+        let outputs = graph.output.iter().map(|value| value.name.clone());
+        Ok(Self {
+            constants: constants.collect(),
+            outputs: outputs.collect(),
+            envelope,
+            graph,
+            weights,
+            layers,
+            producers,
+            consumers,
+        })
+    }
+
+    /// What can be quantised, in the order of computation.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// Names of the network's inputs, in their order.
+    pub fn inputs(&self) -> impl Iterator<Item = &str> {
+        self.graph.input.iter().map(|value| value.name.as_str())
+    }
+
+    /// Names of the network's outputs, in their order.
+    pub fn outputs(&self) -> impl Iterator<Item = &str> {
+        self.graph.output.iter().map(|value| value.name.as_str())
+    }
+
+    pub(super) fn graph(&self) -> &GraphProto {
+        &self.graph
+    }
+
+    pub(super) fn nodes(&self) -> &[NodeProto] {
+        &self.graph.node
+    }
+
+    pub(super) fn layer_of(&self, node: usize) -> Option<&Layer> {
+        let found = self.layers.binary_search_by_key(&node, |layer| layer.node);
+        found.ok().map(|index| &self.layers[index])
+    }
+
+    /// The node that writes `value`, where it is not an input or a constant.
+    pub(super) fn producer(&self, value: &str) -> Option<usize> {
+        self.producers.get(value).copied()
+    }
+
+    /// The nodes that read `value`, in the order of computation.
+    pub(super) fn consumers(&self, value: &str) -> &[usize] {
+        self.consumers.get(value).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn weight(&self, name: &str) -> Option<&WeightTensor> {
+        self.weights.get(name)
+    }
+
+    pub(super) fn is_constant(&self, value: &str) -> bool {
+        self.constants.contains(value)
+    }
+
+    /// The elements of a constant list of whole numbers; nothing where there is none.
+    pub(super) fn whole_numbers(&self, name: &str) -> Vec<i64> {
+        let found = self
+            .graph
+            .initializer
+            .iter()
+            .find(|tensor| tensor.name == name);
+        let Some(tensor) = found.filter(|tensor| tensor.data_type == INT64) else {
+            return Vec::new();
+        };
+        let (raw, _) = tensor.raw_data.as_chunks::<8>();
+        let raw = raw.iter().map(|bytes| i64::from_le_bytes(*bytes));
+        raw.chain(tensor.int64_data.iter().copied()).collect()
+    }
+
+    pub(super) fn is_output(&self, value: &str) -> bool {
+        self.outputs.contains(value)
+    }
+
+    pub(super) fn opset(&self) -> i64 {
+        let sets = &self.envelope.opset_import;
+        let own = sets.iter().find(|set| set.domain.is_empty());
+        own.map_or(1, |set| set.version)
+    }
+
+    /// The same file around another graph.
+    pub(super) fn with_graph(&self, graph: GraphProto) -> Vec<u8> {
+        let mut model = self.envelope.clone();
+        model.graph = Some(graph);
+        model.encode_to_vec()
+    }
+}
+
+/// Recipes name layers, so every node needs a name.
+fn name_nodes(graph: &mut GraphProto) {
+    for (index, node) in graph.node.iter_mut().enumerate() {
+        if node.name.is_empty() {
+            node.name = format!("{}_{index}", node.op_type);
+        }
+    }
+}
+
+/// Refuses what would be lost or wrong in another file.
+fn check(envelope: &ModelProto, graph: &GraphProto) -> Result<(), QuantizeError> {
+    let unsupported = |what: String| Err(QuantizeError::Unsupported { what });
+    for node in &graph.node {
+        let NodeProto {
+            name, op_type: op, ..
+        } = node;
+        if QUANTIZED.contains(&op.as_str()) {
+            let (node, op) = (name.clone(), op.clone());
+            return Err(QuantizeError::Quantized { node, op });
+        }
+        if !matches!(node.domain.as_str(), "" | "ai.onnx") {
+            return unsupported(format!("node `{name}`, {}::{op},", node.domain));
+        }
+        if node.attribute.iter().any(|attribute| attribute.g.is_some()) {
+            return unsupported(format!("node `{name}`, {op} with a graph inside,"));
+        }
+    }
+    if !envelope.functions.is_empty() {
+        return unsupported("a file with functions".to_owned());
+    }
+    if !graph.sparse_initializer.is_empty() {
+        return unsupported("a file with sparse tensors".to_owned());
+    }
+    let opset = envelope.opset_import.iter();
+    if opset
+        .filter(|set| set.domain.is_empty())
+        .any(|set| set.version < 13)
+    {
+        return unsupported("an opset before 13, which has no scales for each channel,".to_owned());
+    }
+    let outside = graph
+        .initializer
+        .iter()
+        .find(|tensor| tensor.data_location != 0);
+    match outside {
+        Some(tensor) => unsupported(format!("tensor `{}`, kept in another file,", tensor.name)),
+        None => Ok(()),
+    }
+}
+
+fn float_tensors(graph: &GraphProto) -> Result<HashMap<String, WeightTensor>, QuantizeError> {
+    let floats = graph
+        .initializer
+        .iter()
+        .filter(|tensor| tensor.data_type == FLOAT);
+    let read = floats.map(|tensor| {
+        let mut tensor = tensor.clone();
+        if tensor.raw_data.is_empty() {
+            let bytes = tensor.float_data.iter().flat_map(|v| v.to_le_bytes());
+            tensor.raw_data = bytes.collect();
+        }
+        Ok((tensor.name.clone(), weight_tensor(tensor)?))
+    });
+    read.collect()
+}
+
+/// The layer that a node is, if it is one.
+fn layer(index: usize, node: &NodeProto, weights: &HashMap<String, WeightTensor>) -> Option<Layer> {
+    let is_conv = match node.op_type.as_str() {
+        "Conv" => true,
+        "Gemm" if is_linear(node) => false,
+        _ => return None,
+    };
+    let [input, weight, rest @ ..] = node.input.as_slice() else {
+        return None;
+    };
+    let bias = rest.first().filter(|name| !name.is_empty()).cloned();
+    let shape = &weights.get(weight)?.shape;
+    let bias_known = bias.as_ref().is_none_or(|bias| weights.contains_key(bias));
+    if !bias_known || shape.len() != if is_conv { 4 } else { 2 } {
+        return None;
+    }
+    let group = node.attribute.iter().find(|a| a.name == "group");
+    let groups = group
+        .and_then(|a| a.i)
+        .and_then(|n| usize::try_from(n).ok());
+    Some(Layer {
+        name: node.name.clone(),
+        is_conv,
+        groups: groups.unwrap_or(1).max(1),
+        input: input.clone(),
+        output: node.output.first()?.clone(),
+        multiplications: shape[1..].iter().map(|size| *size as usize).product(),
+        weights: weights[weight].data.len(),
+        weight: weight.clone(),
+        bias,
+        node: index,
+    })
+}
+
+/// Whether a Gemm is `x * W^T + b`, `torch.nn.Linear`: what has one row of weights an output.
+fn is_linear(node: &NodeProto) -> bool {
+    node.attribute.iter().all(|attribute| {
+        let AttributeProto { name, f, i, .. } = attribute;
+        match name.as_str() {
+            "transB" => *i == Some(1),
+            "transA" => i.is_none_or(|i| i == 0),
+            "alpha" | "beta" => f.is_none_or(|f| f == 1.0),
+            _ => false,
+        }
+    }) && node
+        .attribute
+        .iter()
+        .any(|attribute| attribute.name == "transB")
+}

@@ -1,0 +1,136 @@
+//! What a quantised network is made of beside its weights, as a small JSON file.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{QuantizeError, Range};
+
+/// Version of the file's format.
+const FORMAT: u32 = 1;
+
+/// Which processors the numbers are chosen for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// Those that multiply and add 8-bit numbers in 32 bits: AVX-512 VNNI, AVX-VNNI, Arm's dot product.
+    Vnni,
+    /// Those that add pairs of products in 16 bits, which overflow: weights keep to 7 bits there.
+    Avx2,
+}
+
+impl Target {
+    /// Largest weight: two products with the largest activation, 2 * 255 * 64, fit 16 bits.
+    pub(super) fn weight_limit(self) -> i8 {
+        match self {
+            Self::Vnni => 127,
+            Self::Avx2 => 64,
+        }
+    }
+
+    /// Its name on the command line and in files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Vnni => "vnni",
+            Self::Avx2 => "avx2",
+        }
+    }
+}
+
+/// How one network is quantised. Values and layers are named as in the float file.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Between which numbers each value lies.
+    pub ranges: BTreeMap<String, Range>,
+    /// Layers that stay in float.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub float_layers: BTreeSet<String>,
+    /// Trained scales of weights, one or one a channel, by the weight's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weight_scales: BTreeMap<String, Vec<f32>>,
+    /// The mean of each channel of layers' inputs, by the value's name: biases are corrected by what
+    /// rounding the weights takes from them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub channel_means: BTreeMap<String, Vec<f32>>,
+}
+
+/// The recipes of a model's networks: the contents of a ranges file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipes {
+    format: u32,
+    /// Which processors the numbers are chosen for.
+    pub target: Target,
+    /// The network that reads the picture.
+    pub network: Recipe,
+    /// The second stage of Faster R-CNN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub box_head: Option<Recipe>,
+}
+
+impl Recipes {
+    /// The recipes of a model's networks.
+    pub fn new(target: Target, network: Recipe, box_head: Option<Recipe>) -> Self {
+        Self {
+            format: FORMAT,
+            target,
+            network,
+            box_head,
+        }
+    }
+
+    /// Reads and checks a ranges file.
+    ///
+    /// # Errors
+    /// [`QuantizeError::Recipe`].
+    pub fn parse(text: &str) -> Result<Self, QuantizeError> {
+        let recipes: Self =
+            serde_json::from_str(text).map_err(|error| QuantizeError::Recipe(error.to_string()))?;
+        if recipes.format != FORMAT {
+            let got = recipes.format;
+            let text = format!("field `format`: expected {FORMAT}, got {got}");
+            return Err(QuantizeError::Recipe(text));
+        }
+        for recipe in std::iter::once(&recipes.network).chain(&recipes.box_head) {
+            recipe.check()?;
+        }
+        Ok(recipes)
+    }
+
+    /// The file's text.
+    ///
+    /// # Errors
+    /// [`QuantizeError::Recipe`] for numbers that JSON cannot hold.
+    pub fn to_json(&self) -> Result<String, QuantizeError> {
+        serde_json::to_string(self).map_err(|error| QuantizeError::Recipe(error.to_string()))
+    }
+}
+
+impl Recipe {
+    fn check(&self) -> Result<(), QuantizeError> {
+        let bad = |field: &str, expected: &str, got: String| {
+            let text = format!("field `{field}`: expected {expected}, got {got}");
+            Err(QuantizeError::Recipe(text))
+        };
+        for (value, Range { min, max }) in &self.ranges {
+            if !(min.is_finite() && max.is_finite() && min <= max) {
+                let got = format!("[{min}, {max}] for `{value}`");
+                return bad("ranges", "two finite numbers, the smaller first", got);
+            }
+        }
+        for (weight, scales) in &self.weight_scales {
+            if !scales.iter().all(|scale| scale.is_finite() && *scale > 0.0) {
+                let got = format!("{scales:?} for `{weight}`");
+                return bad("weight_scales", "numbers above 0", got);
+            }
+        }
+        for (value, means) in &self.channel_means {
+            if !means.iter().all(|mean| mean.is_finite()) {
+                let got = format!("another one for `{value}`");
+                return bad("channel_means", "finite numbers", got);
+            }
+        }
+        Ok(())
+    }
+}

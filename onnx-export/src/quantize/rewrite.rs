@@ -1,0 +1,322 @@
+//! The float network rewritten with `QuantizeLinear` / `DequantizeLinear` pairs.
+//!
+//! Every 8-bit value `v` is written as `v -> QuantizeLinear -> DequantizeLinear`, so that a runtime sees
+//! `DequantizeLinear -> operator -> QuantizeLinear` around each integer operator and fuses it.
+
+use std::collections::{HashMap, HashSet};
+
+use super::domain::{Role, roles};
+use super::emit::{dequantized, quantized, suffixed};
+use super::observe::float_output;
+use super::{Affine, Layer, Network, QuantizeError, Range, Recipe, Target};
+use crate::proto::{GraphProto, NodeProto, TensorProto};
+
+/// The result of a hard sigmoid: 255 is 1.
+const GATE: Affine = Affine {
+    scale: 1.0 / 255.0,
+    zero_point: 0,
+};
+
+impl Network {
+    /// The network in int8, as the bytes of an ONNX file.
+    ///
+    /// # Errors
+    /// [`QuantizeError::NoRange`] and [`QuantizeError::NoLayer`] if the recipe is another network's.
+    pub fn quantize(&self, recipe: &Recipe, target: Target) -> Result<Vec<u8>, QuantizeError> {
+        Ok(self.with_graph(self.rewritten(recipe, target)?))
+    }
+
+    /// [`Network::quantize`] with the floats `values` of the result as its outputs.
+    ///
+    /// # Errors
+    /// As [`Network::quantize`].
+    pub fn quantize_fetching(
+        &self,
+        recipe: &Recipe,
+        target: Target,
+        values: &[String],
+    ) -> Result<Vec<u8>, QuantizeError> {
+        let mut graph = self.rewritten(recipe, target)?;
+        graph.output = values.iter().map(|value| float_output(value)).collect();
+        Ok(self.with_graph(graph))
+    }
+
+    fn rewritten(&self, recipe: &Recipe, target: Target) -> Result<GraphProto, QuantizeError> {
+        let known: HashSet<&str> = self.layers().iter().map(|l| l.name.as_str()).collect();
+        let mut named = recipe.float_layers.iter();
+        if let Some(layer) = named.find(|name| !known.contains(name.as_str())) {
+            let layer = layer.clone();
+            return Err(QuantizeError::NoLayer { layer });
+        }
+        let mut rewriter = Rewriter {
+            network: self,
+            recipe,
+            target,
+            roles: roles(self, &recipe.float_layers),
+            nodes: Vec::new(),
+            constants: Vec::new(),
+            quantized: HashMap::new(),
+            weights: HashMap::new(),
+            zeros: HashSet::new(),
+            seconds: HashMap::new(),
+        };
+        for (index, node) in self.nodes().iter().enumerate() {
+            rewriter.node(index, node)?;
+        }
+        Ok(rewriter.finish())
+    }
+}
+
+pub(super) struct Rewriter<'a> {
+    pub(super) network: &'a Network,
+    pub(super) recipe: &'a Recipe,
+    pub(super) target: Target,
+    roles: Vec<Role>,
+    pub(super) nodes: Vec<NodeProto>,
+    pub(super) constants: Vec<TensorProto>,
+    /// The values that have an 8-bit form.
+    quantized: HashMap<String, Affine>,
+    /// The weights that are written already.
+    pub(super) weights: HashMap<String, RoundedWeight>,
+    /// Names of the zero points that are written already.
+    pub(super) zeros: HashSet<String>,
+    /// Second 8-bit forms, each for one more reader; see [`Rewriter::second_form`].
+    seconds: HashMap<String, String>,
+}
+
+/// A weight in steps of its channels.
+pub(super) struct RoundedWeight {
+    pub(super) rounded: Vec<i8>,
+    pub(super) scales: Vec<f32>,
+}
+
+impl Rewriter<'_> {
+    fn node(&mut self, index: usize, node: &NodeProto) -> Result<(), QuantizeError> {
+        match (self.roles[index], self.network.layer_of(index)) {
+            (Role::Layer, Some(layer)) => self.layer(node, layer)?,
+            (Role::Gate, _) => self.gate(node)?,
+            (Role::Limit, _) => self.limit(node),
+            (Role::Rearrange | Role::Arithmetic, _) => self.arithmetic(node)?,
+            (Role::Float | Role::Layer, _) => self.float(node),
+        }
+        if matches!(self.roles[index], Role::Float | Role::Gate) {
+            return Ok(());
+        }
+        self.output(index, node)
+    }
+
+    /// A node that reads floats: those of its producer, or what its 8-bit operand stands for.
+    fn float(&mut self, node: &NodeProto) {
+        let mut node = node.clone();
+        for input in &mut node.input {
+            if self.is_int8(input) && self.quantized.contains_key(input.as_str()) {
+                *input = dequantized(input);
+            }
+        }
+        self.nodes.push(node);
+    }
+
+    /// Whether an int8 node writes `value`.
+    fn is_int8(&self, value: &str) -> bool {
+        let producer = self.network.producer(value);
+        producer.is_some_and(|node| self.roles[node] != Role::Float)
+    }
+
+    fn layer(&mut self, node: &NodeProto, layer: &Layer) -> Result<(), QuantizeError> {
+        let (input, affine) = self.operand(&layer.input)?;
+        let mut inputs = vec![input, self.weight(layer, affine.scale)];
+        inputs.extend(self.bias(layer, affine.scale));
+        self.nodes.push(NodeProto {
+            input: inputs,
+            output: vec![self.written(&layer.output)],
+            ..node.clone()
+        });
+        Ok(())
+    }
+
+    /// Relu and Clip stay: runtimes see that the range ends where they do, and drop them.
+    fn limit(&mut self, node: &NodeProto) {
+        let mut node = node.clone();
+        node.output[0] = self.written(&node.output[0]);
+        self.nodes.push(node);
+    }
+
+    fn arithmetic(&mut self, node: &NodeProto) -> Result<(), QuantizeError> {
+        let mut node = node.clone();
+        for input in &mut node.input {
+            if !input.is_empty() && !self.network.is_constant(input) {
+                *input = self.operand(input)?.0;
+            }
+        }
+        node.output[0] = self.written(&node.output[0]);
+        if node.op_type == "ReduceMean" {
+            // The same over pixels, and has an integer kernel.
+            "GlobalAveragePool".clone_into(&mut node.op_type);
+            node.input.truncate(1);
+            node.attribute.clear();
+        }
+        self.nodes.push(node);
+        Ok(())
+    }
+
+    /// A hard sigmoid of a convolution's result.
+    ///
+    /// Between -3 and the largest result there are 255 steps from `q = 0`. Read with a sixth of the step
+    /// and without zero point the same bytes stand for `(x + 3) / 6`, and 8 bits that end at 1 saturate as
+    /// the hard sigmoid does. A `Concat` of one operand in between makes ONNX Runtime compile that
+    /// change of scale into one table.
+    fn gate(&mut self, node: &NodeProto) -> Result<(), QuantizeError> {
+        let (x, y) = (&node.input[0], &node.output[0]);
+        let affine = Affine::from_minus_three(self.range(x)?.max);
+        self.pair(x, x, affine);
+        let (sixth, zero, read) = (
+            suffixed(x, "sixth"),
+            suffixed(x, "zero"),
+            suffixed(y, "read"),
+        );
+        self.scalars(
+            &sixth,
+            &zero,
+            Affine {
+                scale: affine.scale / 6.0,
+                zero_point: 0,
+            },
+        );
+        let inputs = [quantized(x), sixth, zero];
+        self.push("DequantizeLinear", &read, &inputs, &read, None);
+        self.push("Concat", &node.name, &[read.clone()], y, Some(("axis", 1)));
+        self.pair(y, y, GATE);
+        Ok(())
+    }
+
+    /// Gives an int8 node's output its 8-bit form, unless the node after it ends the range or
+    /// begins another.
+    fn output(&mut self, index: usize, node: &NodeProto) -> Result<(), QuantizeError> {
+        let output = &node.output[0];
+        let next = self
+            .network
+            .consumers(output)
+            .iter()
+            .map(|node| self.roles[*node]);
+        let taken_on = next
+            .into_iter()
+            .any(|role| matches!(role, Role::Limit | Role::Gate));
+        let is_last_gemm = node.op_type == "Gemm" && self.network.is_output(output);
+        if taken_on || is_last_gemm {
+            return Ok(());
+        }
+        let affine = if self.roles[index] == Role::Rearrange {
+            self.operand(&node.input[0])?.1
+        } else {
+            Affine::covering(self.range(output)?)
+        };
+        self.pair(output, &self.written(output), affine);
+        Ok(())
+    }
+
+    /// The name under which a node writes `value`: a network's output keeps its own for what its
+    /// 8-bit form stands for.
+    fn written(&self, value: &str) -> String {
+        let node = self
+            .network
+            .producer(value)
+            .map(|node| &self.network.nodes()[node]);
+        let is_gemm = node.is_some_and(|node| node.op_type == "Gemm");
+        if self.network.is_output(value) && self.is_int8(value) && !is_gemm {
+            suffixed(value, "raw")
+        } else {
+            value.to_owned()
+        }
+    }
+
+    fn range(&self, value: &str) -> Result<Range, QuantizeError> {
+        let range = self.recipe.ranges.get(value).copied();
+        range.ok_or_else(|| QuantizeError::NoRange {
+            value: value.to_owned(),
+        })
+    }
+
+    /// The dequantised form of an operand, and the scale of its 8-bit one, which is made if need be.
+    fn operand(&mut self, value: &str) -> Result<(String, Affine), QuantizeError> {
+        if let Some(affine) = self.quantized.get(value).copied() {
+            let second = self.seconds.remove(value);
+            return Ok((second.unwrap_or_else(|| dequantized(value)), affine));
+        }
+        let affine = Affine::covering(self.range(value)?);
+        let source = self.guarded(value, affine);
+        self.pair(value, &source, affine);
+        self.second_form(value, affine);
+        Ok((dequantized(value), affine))
+    }
+
+    /// What `QuantizeLinear` reads of a value that a layer in float computed from an 8-bit one: the
+    /// value, with a `Max` that takes nothing which the 8-bit form would keep.
+    ///
+    /// ONNX Runtime quantises the weights of any layer between `DequantizeLinear` and `QuantizeLinear` by
+    /// itself (its WeightBiasQuantization), also through Relu and Clip; it cannot know that the
+    /// layer is in float on purpose. A `Max` keeps it away.
+    fn guarded(&mut self, value: &str, affine: Affine) -> String {
+        let producer = |value: &str| {
+            let node = self.network.producer(value)?;
+            let is_float = self.roles[node] == Role::Float;
+            is_float.then(|| (node, &self.network.nodes()[node]))
+        };
+        let mut found = producer(value);
+        if let Some((_, node)) = found
+            && matches!(node.op_type.as_str(), "Relu" | "Clip")
+        {
+            found = producer(&node.input[0]);
+        }
+        let layer = found.and_then(|(node, _)| self.network.layer_of(node));
+        if layer.is_none_or(|layer| !self.is_int8(&layer.input)) {
+            return value.to_owned();
+        }
+        let (least, guarded) = (suffixed(value, "least"), suffixed(value, "guarded"));
+        self.number(&least, affine.range().min);
+        self.push("Max", &guarded, &[value.to_owned(), least], &guarded, None);
+        guarded
+    }
+
+    /// A second 8-bit form of a MaxPool in float, for its second reader.
+    ///
+    /// ONNX Runtime moves a single `QuantizeLinear` in front of the MaxPool, whose 8-bit kernel takes
+    /// thirty times as long as the float one beside a convolution in float. It leaves two alone, if they
+    /// differ: the second step is larger by the last bit.
+    fn second_form(&mut self, value: &str, affine: Affine) {
+        let network = self.network;
+        let readers = network.consumers(value).iter();
+        let integer_readers = readers
+            .filter(|node| self.roles[**node] != Role::Float)
+            .count();
+        let producer = network.producer(value).map(|node| &network.nodes()[node]);
+        if integer_readers < 2 || producer.is_none_or(|node| node.op_type != "MaxPool") {
+            return;
+        }
+        let second = suffixed(value, "second");
+        let scale = affine.scale.next_up();
+        self.pair(&second, value, Affine { scale, ..affine });
+        self.quantized.remove(&second);
+        self.seconds.insert(value.to_owned(), dequantized(&second));
+    }
+
+    /// `QuantizeLinear` of `source` and `DequantizeLinear`, named after `value`.
+    fn pair(&mut self, value: &str, source: &str, affine: Affine) {
+        let (scale, zero_point) = (suffixed(value, "scale"), suffixed(value, "zero_point"));
+        self.scalars(&scale, &zero_point, affine);
+        let (q, dq) = (quantized(value), dequantized(value));
+        let inputs = [source.to_owned(), scale.clone(), zero_point.clone()];
+        self.push("QuantizeLinear", &q, &inputs, &q, None);
+        let inputs = [q, scale, zero_point];
+        self.push("DequantizeLinear", &dq, &inputs, &dq, None);
+        if source != value && self.network.is_output(value) {
+            self.push(
+                "DequantizeLinear",
+                &suffixed(value, "output"),
+                &inputs,
+                value,
+                None,
+            );
+        }
+        self.quantized.insert(value.to_owned(), affine);
+    }
+}

@@ -1,0 +1,361 @@
+//! `sightline quantize`.
+
+mod measure;
+mod pictures;
+mod progress;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+use onnx_export::manifest::ModelManifest;
+use onnx_export::quantize::{Network, Recipes, Target};
+use sightline::engine::OnnxRuntime;
+use sightline::networks::Networks;
+use sightline::postprocess::detect::Detector;
+use sightline::quantize::{Choice, Goal, Method, NetworkReport, Subject, calibrate, search};
+use sightline::store::{Graphs, ModelRef, ModelSource, Origin};
+use sightline::threads::usable_cores;
+
+use super::output::{OutputPaths, file_name, write_all};
+use super::{RuntimeArgs, StoreArgs};
+use pictures::Pictures;
+use progress::Bars;
+
+/// Pictures whose layers' noise is reported.
+const NOISE_PICTURES: usize = 4;
+
+#[derive(Debug, Args)]
+pub(super) struct QuantizeArgs {
+    /// Model, as NAME or a path; its float version
+    model: ModelRef,
+    /// Folder of photographs like those that the model will be asked about
+    #[arg(long, env = "SIGHTLINE_CALIBRATION", value_name = "DIR")]
+    calibration: PathBuf,
+    /// Photographs to use [default: up to 100, fewer where the network takes large pictures]
+    #[arg(long, env = "SIGHTLINE_IMAGES", value_name = "N")]
+    images: Option<usize>,
+    /// How ranges are chosen [default: by whichever comes nearest to the float network]
+    #[arg(long, env = "SIGHTLINE_METHOD", value_name = "METHOD")]
+    method: Option<MethodName>,
+    /// The percentile of `--method percentile`
+    #[arg(
+        long,
+        env = "SIGHTLINE_PERCENTILE",
+        default_value_t = 99.99,
+        value_name = "P"
+    )]
+    percentile: f64,
+    /// Processors that will run it; auto: such as this one
+    #[arg(
+        long,
+        env = "SIGHTLINE_TARGET",
+        default_value = "auto",
+        value_name = "TARGET"
+    )]
+    target: TargetName,
+    /// Cosine similarity of the outputs with the float network's at which the search ends
+    #[arg(
+        long,
+        env = "SIGHTLINE_MIN_COSINE",
+        default_value_t = 0.998,
+        value_name = "C"
+    )]
+    min_cosine: f64,
+    /// Most of the multiplications that the search may leave in float
+    #[arg(
+        long,
+        env = "SIGHTLINE_MAX_FLOAT",
+        default_value_t = 0.2,
+        value_name = "SHARE"
+    )]
+    max_float: f64,
+    /// Least agreement of answers with the float model's; below it nothing is written but the report
+    #[arg(
+        long,
+        env = "SIGHTLINE_MIN_AGREEMENT",
+        default_value_t = 0.97,
+        value_name = "SHARE"
+    )]
+    min_agreement: f64,
+    /// Write the model even if it agrees too little or is not faster
+    #[arg(long, env = "SIGHTLINE_FORCE")]
+    force: bool,
+    /// Folder of the model in both precisions, or the path of its float .onnx file [default: where MODEL is]
+    #[arg(short = 'o', long = "out", env = "SIGHTLINE_OUT", value_name = "OUT")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum MethodName {
+    /// Everything that was seen
+    Minmax,
+    /// Without the rarest numbers
+    Percentile,
+    /// Least relative entropy
+    Entropy,
+    /// Least mean squared error
+    Mse,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum TargetName {
+    /// Such as this one
+    Auto,
+    /// AVX-512 VNNI, AVX-VNNI, Arm dot product: 8-bit weights
+    Vnni,
+    /// Older x86: 7-bit weights
+    Avx2,
+}
+
+impl QuantizeArgs {
+    fn goal(&self) -> Result<Goal> {
+        let shares = [
+            ("--min-cosine", self.min_cosine),
+            ("--max-float", self.max_float),
+            ("--min-agreement", self.min_agreement),
+        ];
+        for (flag, share) in shares {
+            if !(0.0..=1.0).contains(&share) {
+                bail!("`{flag}`: expected 0 to 1, got {share}");
+            }
+        }
+        if !(50.0..=100.0).contains(&self.percentile) {
+            bail!(
+                "`--percentile`: expected 50 to 100, got {}",
+                self.percentile
+            );
+        }
+        let method = self.method.map(|name| match name {
+            MethodName::Minmax => Method::Minmax,
+            MethodName::Percentile => Method::Percentile(self.percentile),
+            MethodName::Entropy => Method::Entropy,
+            MethodName::Mse => Method::Mse,
+        });
+        Ok(Goal {
+            cosine: self.min_cosine,
+            max_float: self.max_float,
+            method,
+        })
+    }
+
+    fn target(&self) -> Target {
+        match self.target {
+            TargetName::Vnni => Target::Vnni,
+            TargetName::Avx2 => Target::Avx2,
+            TargetName::Auto if sightline::cpu::has_int8_dot() => Target::Vnni,
+            TargetName::Auto => Target::Avx2,
+        }
+    }
+
+    /// Where the files go.
+    fn paths(&self, source: &ModelSource) -> Result<OutputPaths> {
+        match (&self.out, &source.origin) {
+            (Some(out), _) => OutputPaths::new(out),
+            (None, Origin::Files(files)) => {
+                let folder = files.network.parent().unwrap_or(Path::new("."));
+                let is_model = files
+                    .network
+                    .file_name()
+                    .is_some_and(|name| name == "model.onnx");
+                OutputPaths::new(if is_model { folder } else { &files.network })
+            }
+            (None, _) => bail!("{} is built in: say with -o where its files go", self.model),
+        }
+    }
+}
+
+/// Calibrates, searches, compares, and writes the files if the model is good enough.
+pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
+    let (goal, target) = (args.goal()?, args.target());
+    let source = args.store.store().find(&args.model)?;
+    let paths = args.paths(&source)?;
+    let pictures = Pictures::read(&args.calibration, args.images, &source.manifest.preprocess)?;
+    let runtime = args.runtime.load()?;
+    let float = source.graphs()?;
+    let work = Work {
+        runtime: &runtime,
+        pictures: &pictures,
+        target,
+        goal,
+        bars: Bars::new(),
+    };
+    let detector = Detector::of(&source.manifest)?;
+    let (recipes, networks) = work.choose(&source, detector.as_ref(), &float)?;
+    let int8 = quantized(&float, &recipes)?;
+    let report = measure::report(&work, &source, detector.as_ref(), (&float, &int8), networks)?;
+    print!("{report}");
+    let json = serde_json::to_string_pretty(&report)? + "\n";
+    let text = report.to_string();
+    let (json_path, text_path) = (
+        paths.beside("int8.report.json"),
+        paths.beside("int8.report.txt"),
+    );
+    let reports = [
+        (json_path.as_path(), json.as_bytes()),
+        (&text_path, text.as_bytes()),
+    ];
+    if !args.force
+        && let Some(advice) = measure::objection(&report, args.min_agreement)
+    {
+        write_all(&reports)?;
+        bail!(
+            "{advice}\nnothing was written but the report, {}",
+            text_path.display()
+        );
+    }
+    write(&source, &paths, (&float, &int8), &recipes, &reports)?;
+    println!("{}: the report", text_path.display());
+    println!(
+        "try: sightline serve --model {0} --model {0}@int8",
+        paths.manifest.display()
+    );
+    Ok(())
+}
+
+/// What all stages need.
+pub(super) struct Work<'a> {
+    runtime: &'a OnnxRuntime,
+    pictures: &'a Pictures,
+    target: Target,
+    goal: Goal,
+    bars: Bars,
+}
+
+impl Work<'_> {
+    /// The recipes of the model's networks, and what is to be reported of each.
+    fn choose(
+        &self,
+        source: &ModelSource,
+        detector: Option<&Detector>,
+        float: &Graphs<Bytes>,
+    ) -> Result<(Recipes, Vec<NetworkReport>)> {
+        let mut reports = Vec::new();
+        let subject = |graph: &[u8]| -> Result<Subject<'_>> {
+            let network = Network::read(graph);
+            Ok(Subject {
+                runtime: self.runtime,
+                network: network
+                    .with_context(|| format!("cannot quantise {}", source.manifest.name))?,
+                first: None,
+                threads: usable_cores(),
+            })
+        };
+        let network = self.choose_one(&subject(&float.network)?, &mut reports)?;
+        let propose = detector.and_then(Detector::proposer);
+        let box_head = match (&float.box_head, propose) {
+            (Some(graph), Some(propose)) => {
+                let first = Some((&float.network[..], propose));
+                let subject = Subject {
+                    first,
+                    ..subject(graph)?
+                };
+                Some(self.choose_one(&subject, &mut reports)?)
+            }
+            _ => None,
+        };
+        let recipes = Recipes::new(
+            self.target,
+            network.recipe,
+            box_head.map(|head| head.recipe),
+        );
+        Ok((recipes, reports))
+    }
+
+    fn choose_one(
+        &self,
+        subject: &Subject<'_>,
+        reports: &mut Vec<NetworkReport>,
+    ) -> Result<Choice> {
+        let statistics = calibrate(subject, self.pictures.tensors(), &self.bars)?;
+        let few = self.pictures.few();
+        let choice = search(
+            subject,
+            &statistics,
+            few,
+            self.target,
+            self.goal,
+            &self.bars,
+        )?;
+        let noise = &few[..few.len().min(NOISE_PICTURES)];
+        reports.push(NetworkReport::new(subject, &choice, self.target, noise)?);
+        self.bars.finish();
+        Ok(choice)
+    }
+
+    /// An engine on one thread for a version of the model.
+    fn engine(
+        &self,
+        source: &ModelSource,
+        detector: Option<&Detector>,
+        graphs: &Graphs<Bytes>,
+    ) -> Result<Box<dyn sightline::engine::Engine>> {
+        let source = ModelSource {
+            origin: Origin::Memory(graphs.clone()),
+            ..source.clone()
+        };
+        Ok(Networks::prepare(&source, detector, self.runtime)?.engine(1)?)
+    }
+}
+
+/// The model's networks in int8.
+fn quantized(float: &Graphs<Bytes>, recipes: &Recipes) -> Result<Graphs<Bytes>> {
+    let box_head = float.box_head.as_ref().zip(recipes.box_head.as_ref());
+    let quantize = |graph: &[u8], recipe| -> Result<Bytes> {
+        Ok(Network::read(graph)?
+            .quantize(recipe, recipes.target)?
+            .into())
+    };
+    Ok(Graphs {
+        network: quantize(&float.network, &recipes.network)?,
+        box_head: box_head
+            .map(|(graph, recipe)| quantize(graph, recipe))
+            .transpose()?,
+    })
+}
+
+/// Writes the model in both precisions: all of its files, or none.
+fn write(
+    source: &ModelSource,
+    paths: &OutputPaths,
+    (float, int8): (&Graphs<Bytes>, &Graphs<Bytes>),
+    recipes: &Recipes,
+    reports: &[(&Path, &[u8])],
+) -> Result<()> {
+    let (int8_onnx, int8_head) = (
+        paths.beside("int8.onnx"),
+        paths.beside("int8.box_head.onnx"),
+    );
+    let ranges = paths.beside("int8.json");
+    let mut manifest: ModelManifest = source.manifest.clone();
+    manifest.file = Some(file_name(&paths.onnx));
+    manifest.box_head_file = float.box_head.as_ref().map(|_| file_name(&paths.box_head));
+    manifest.labels = file_name(&paths.labels);
+    manifest.weights = Vec::new();
+    let manifest = manifest.to_toml()?;
+    let labels = source.labels.join("\n") + "\n";
+    let recipes = recipes.to_json()?;
+    let mut files: Vec<(&Path, &[u8])> =
+        vec![(&paths.onnx, &float.network), (&int8_onnx, &int8.network)];
+    let heads = [
+        (&paths.box_head, &float.box_head),
+        (&int8_head, &int8.box_head),
+    ];
+    files.extend(
+        heads
+            .iter()
+            .filter_map(|(path, bytes)| Some((path.as_path(), bytes.as_deref()?))),
+    );
+    files.extend([
+        (ranges.as_path(), recipes.as_bytes()),
+        (&paths.labels, labels.as_bytes()),
+    ]);
+    files.extend(reports);
+    files.push((&paths.manifest, manifest.as_bytes()));
+    write_all(&files)
+}

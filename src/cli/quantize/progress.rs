@@ -1,0 +1,39 @@
+//! The bar of each stage.
+
+use std::cell::RefCell;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use sightline::quantize::Progress;
+
+/// One bar at a time, on a terminal.
+pub(super) struct Bars {
+    bar: RefCell<ProgressBar>,
+}
+
+impl Bars {
+    pub(super) fn new() -> Self {
+        Self {
+            bar: RefCell::new(ProgressBar::hidden()),
+        }
+    }
+
+    /// Ends the last stage.
+    pub(super) fn finish(&self) {
+        self.bar.borrow().finish_and_clear();
+    }
+}
+
+impl Progress for Bars {
+    fn start(&self, stage: &str, steps: usize) {
+        self.finish();
+        let bar = ProgressBar::new(steps as u64);
+        let style = ProgressStyle::with_template("{prefix:12} {wide_bar} {pos}/{len} {eta}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_prefix(stage.to_owned());
+        self.bar.replace(bar);
+    }
+
+    fn step(&self) {
+        self.bar.borrow().inc(1);
+    }
+}

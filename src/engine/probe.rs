@@ -1,0 +1,124 @@
+//! Sessions that answer with whole tensors, whatever a network's outputs: for calibration and
+//! comparison, not for serving.
+
+use std::sync::Arc;
+
+use ort::session::{Session, SessionOutputs};
+
+use super::onnx_runtime::{input_tensor, session_builder, view};
+use super::{EngineError, OnnxRuntime, Propose, Tensor, TwoStageSession};
+use crate::image::ImageTensor;
+
+/// How a network of 8-bit numbers is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// By the kernels that serving uses on this processor.
+    Kernels,
+    /// In floats that are rounded where the file says: what the numbers of the file give on any
+    /// processor whose kernels do not overflow.
+    Simulated,
+}
+
+/// A network under observation.
+pub struct Probe {
+    stage: Stage,
+    outputs: Vec<String>,
+}
+
+enum Stage {
+    First(Session),
+    Second(TwoStageSession),
+}
+
+impl OnnxRuntime {
+    /// A session of a network that reads pictures.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] for a model that ONNX Runtime refuses.
+    pub fn probe(
+        &self,
+        model: &[u8],
+        arithmetic: Arithmetic,
+        threads: usize,
+    ) -> Result<Probe, EngineError> {
+        let session = self.observed_session(model, arithmetic, threads)?;
+        Ok(Probe {
+            outputs: names(&session),
+            stage: Stage::First(session),
+        })
+    }
+
+    /// A session of a detector's second network, fed by the first one and `propose`.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] for a model that ONNX Runtime refuses, [`EngineError::Signature`] if
+    /// the two do not fit each other.
+    pub fn probe_box_head(
+        &self,
+        (features, propose): (&[u8], Arc<dyn Propose>),
+        box_head: &[u8],
+        arithmetic: Arithmetic,
+        threads: usize,
+    ) -> Result<Probe, EngineError> {
+        let features = self.observed_session(features, Arithmetic::Kernels, threads)?;
+        let boxes = self.observed_session(box_head, arithmetic, threads)?;
+        Ok(Probe {
+            outputs: names(&boxes),
+            stage: Stage::Second(TwoStageSession::new(features, boxes, propose)?),
+        })
+    }
+
+    fn observed_session(
+        &self,
+        model: &[u8],
+        arithmetic: Arithmetic,
+        threads: usize,
+    ) -> Result<Session, EngineError> {
+        let load = || {
+            let mut builder = session_builder(self.environment(), threads)?;
+            if arithmetic == Arithmetic::Simulated {
+                builder = builder.with_config_entry("session.disable_quant_qdq", "1")?;
+            }
+            builder.commit_from_memory(model)
+        };
+        load().map_err(EngineError::Load)
+    }
+}
+
+fn names(session: &Session) -> Vec<String> {
+    let outputs = session.outputs().iter();
+    outputs.map(|output| output.name().to_owned()).collect()
+}
+
+impl Probe {
+    /// Every output for one picture, in the network's order; nothing where a second network had
+    /// no regions to look into.
+    ///
+    /// # Errors
+    /// [`EngineError`] if ONNX Runtime fails, or no regions can be chosen.
+    pub fn run(&mut self, picture: ImageTensor) -> Result<Option<Vec<Tensor>>, EngineError> {
+        let outputs = &self.outputs;
+        match &mut self.stage {
+            Stage::First(session) => {
+                let inputs = ort::inputs![input_tensor(vec![picture])?];
+                let values = session.run(inputs).map_err(EngineError::Run)?;
+                read(outputs, &values).map(Some)
+            }
+            Stage::Second(session) => {
+                let (_, answer) =
+                    session.run_stages(vec![picture], |heads| read(outputs, heads))?;
+                Ok(answer)
+            }
+        }
+    }
+}
+
+fn read(names: &[String], values: &SessionOutputs<'_>) -> Result<Vec<Tensor>, EngineError> {
+    let read = names.iter().map(|name| {
+        let value = values
+            .get(name)
+            .ok_or_else(|| EngineError::Missing { name: name.clone() })?;
+        Ok(view(value)?.to_tensor())
+    });
+    read.collect()
+}

@@ -1,0 +1,308 @@
+//! The sensitivity search: which layers stay in float, for the least speed given up.
+//!
+//! One layer at a time is made int8 while all others stay in float; what that does to the network's
+//! outputs, over the time that its 8-bit form saves, is the order in which layers are given back to
+//! float, until the whole network is as near to the float one as asked, or the share of multiplications
+//! that may be in float is used up.
+
+use std::collections::BTreeSet;
+
+use onnx_export::quantize::{Layer, Recipe, Target};
+
+use super::compare::{OutputSet, mean_cosine};
+use super::{Method, Progress, QuantizeFailure, Statistics, Subject};
+use crate::engine::Arithmetic;
+use crate::image::ImageTensor;
+
+/// What the methods are chosen from where none is asked for.
+const METHODS: [Method; 5] = [
+    Method::Minmax,
+    Method::Percentile(99.999),
+    Method::Percentile(99.99),
+    Method::Mse,
+    Method::Entropy,
+];
+/// Nanoseconds that a multiplication saves in 8 bits, and that a number costs to be changed into 8 bits
+/// and back, on one core. Their ratio matters alone; depthwise convolutions save nothing, since
+/// their integer kernels are no faster.
+const SAVED_PER_MULTIPLICATION: f64 = 0.06;
+const COST_PER_NUMBER: f64 = 1.0;
+
+/// Most of the weights that the search leaves in float: a file of int8 weights has a little more than a
+/// quarter of the float one's bytes, and is to have no more than 0.28 of them.
+const MAX_FLOAT_WEIGHTS: f64 = 0.015;
+
+/// What a search aims at.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Goal {
+    /// Mean cosine similarity of the outputs with the float network's.
+    pub cosine: f64,
+    /// Most of the multiplications that may stay in float.
+    pub max_float: f64,
+    /// How ranges are chosen; none: by whichever way comes nearest to the float network.
+    pub method: Option<Method>,
+}
+
+/// What a search found.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// How its ranges were chosen.
+    pub method: Method,
+    /// Its outputs' mean cosine similarity with the float network's.
+    pub cosine: f64,
+    /// Share of the multiplications that are in float.
+    pub float_share: f64,
+    /// Layers by name: what each alone, in int8, takes from the cosine.
+    pub sensitivities: Vec<(String, f64)>,
+}
+
+/// Searches with `pictures`; fewer than the statistics were made of will do.
+///
+/// # Errors
+/// [`QuantizeFailure`] if a network fails.
+pub fn search(
+    subject: &Subject<'_>,
+    statistics: &Statistics,
+    pictures: &[ImageTensor],
+    target: Target,
+    goal: Goal,
+    progress: &dyn Progress,
+) -> Result<Choice, QuantizeFailure> {
+    let mut search = Search {
+        subject,
+        statistics,
+        pictures,
+        target,
+        reference: reference(subject, pictures)?,
+    };
+    let stem = search.stem();
+    let method = search.method(goal.method, &stem, progress)?;
+    let sensitivities = search.sensitivities(method, &stem, progress)?;
+    search.descend(method, goal, &stem, sensitivities, progress)
+}
+
+/// The float network's outputs.
+fn reference(
+    subject: &Subject<'_>,
+    pictures: &[ImageTensor],
+) -> Result<Vec<OutputSet>, QuantizeFailure> {
+    let outputs: Vec<String> = subject.network.outputs().map(str::to_owned).collect();
+    let model = subject.network.fetching(&outputs);
+    let mut probe = subject.probe(&model, Arithmetic::Kernels)?;
+    let run = pictures.iter().map(|picture| probe.run(picture.clone()));
+    Ok(run.collect::<Result<_, _>>()?)
+}
+
+struct Search<'a> {
+    subject: &'a Subject<'a>,
+    statistics: &'a Statistics,
+    pictures: &'a [ImageTensor],
+    target: Target,
+    reference: Vec<OutputSet>,
+}
+
+impl Search<'_> {
+    /// What stays in float from the start: the convolution that reads the picture, whose three channels are
+    /// too few for the integer kernels, which take twice the time of the float ones.
+    fn stem(&self) -> BTreeSet<String> {
+        let inputs: BTreeSet<&str> = self.subject.network.inputs().collect();
+        let layers = self.subject.network.layers().iter();
+        let stem = layers.filter(|layer| layer.is_conv && inputs.contains(layer.input.as_str()));
+        let is_box_head = self.subject.first.is_some();
+        stem.filter(|_| !is_box_head)
+            .map(|layer| layer.name.clone())
+            .collect()
+    }
+
+    fn recipe(&self, method: Method, float_layers: BTreeSet<String>) -> Recipe {
+        let values = self.statistics.values.iter();
+        let ranges = values.map(|(name, value)| (name.clone(), value.histogram.choose(method)));
+        Recipe {
+            ranges: ranges.collect(),
+            float_layers,
+            channel_means: self.statistics.channel_means.clone(),
+            ..Recipe::default()
+        }
+    }
+
+    /// The outputs' mean cosine similarity with the float network's.
+    fn cosine(&self, recipe: &Recipe) -> Result<f64, QuantizeFailure> {
+        let model = self.subject.network.quantize(recipe, self.target)?;
+        let mut probe = self.subject.probe(&model, Arithmetic::Simulated)?;
+        let mut sum = 0.0;
+        for (picture, reference) in self.pictures.iter().zip(&self.reference) {
+            sum += mean_cosine(&probe.run(picture.clone())?, reference);
+        }
+        Ok(sum / self.pictures.len().max(1) as f64)
+    }
+
+    fn method(
+        &self,
+        asked: Option<Method>,
+        stem: &BTreeSet<String>,
+        progress: &dyn Progress,
+    ) -> Result<Method, QuantizeFailure> {
+        if let Some(method) = asked {
+            return Ok(method);
+        }
+        progress.start("methods", METHODS.len());
+        let mut best = (f64::NEG_INFINITY, METHODS[0]);
+        for method in METHODS {
+            let cosine = self.cosine(&self.recipe(method, stem.clone()))?;
+            if cosine > best.0 {
+                best = (cosine, method);
+            }
+            progress.step();
+        }
+        Ok(best.1)
+    }
+
+    /// What each layer outside `stem` takes from the cosine when it alone is in int8.
+    fn sensitivities(
+        &self,
+        method: Method,
+        stem: &BTreeSet<String>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<(String, f64)>, QuantizeFailure> {
+        let layers = self.subject.network.layers();
+        let all: BTreeSet<String> = layers.iter().map(|layer| layer.name.clone()).collect();
+        progress.start("sensitivity", layers.len() - stem.len());
+        let mut sensitivities = Vec::new();
+        let recipe = self.recipe(method, BTreeSet::new());
+        for layer in all.iter().filter(|layer| !stem.contains(*layer)) {
+            let mut alone = recipe.clone();
+            alone.float_layers = all
+                .iter()
+                .filter(|other| *other != layer)
+                .cloned()
+                .collect();
+            sensitivities.push((layer.clone(), 1.0 - self.cosine(&alone)?));
+            progress.step();
+        }
+        Ok(sensitivities)
+    }
+
+    /// Gives layers back to float, the worst for their cost first, in growing numbers; then takes back
+    /// what was not needed.
+    fn descend(
+        &mut self,
+        method: Method,
+        goal: Goal,
+        stem: &BTreeSet<String>,
+        sensitivities: Vec<(String, f64)>,
+        progress: &dyn Progress,
+    ) -> Result<Choice, QuantizeFailure> {
+        let mut order: Vec<(&str, f64)> = sensitivities
+            .iter()
+            .map(|(name, loss)| (name.as_str(), loss / self.cost(name).max(1.0)))
+            .collect();
+        order.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+        progress.start("choosing", 2 * usize::BITS as usize / 8);
+        let chosen = |count: usize| {
+            let mut float = stem.clone();
+            for (name, _) in order.iter().take(count) {
+                let with = float.iter().cloned().chain([(*name).to_owned()]).collect();
+                let fits = self.float_share(&with) <= goal.max_float
+                    && self.weight_share(&with) <= MAX_FLOAT_WEIGHTS;
+                if fits {
+                    float = with;
+                }
+            }
+            float
+        };
+        let evaluate = |count: usize| -> Result<(f64, Recipe), QuantizeFailure> {
+            let recipe = self.recipe(method, chosen(count));
+            let cosine = self.cosine(&recipe)?;
+            progress.step();
+            Ok((cosine, recipe))
+        };
+        let (mut low, mut count, mut best) = (0, 0, evaluate(0)?);
+        while best.0 < goal.cosine && count < order.len() {
+            low = count;
+            count = (2 * count).max(1).min(order.len());
+            let next = evaluate(count)?;
+            if next.0 > best.0 || next.0 >= goal.cosine {
+                best = next;
+            }
+        }
+        // Between the last that was not enough and the first that was.
+        let mut enough = count;
+        while best.0 >= goal.cosine && enough > low + 1 {
+            let middle = usize::midpoint(low, enough);
+            let next = evaluate(middle)?;
+            if next.0 >= goal.cosine {
+                (enough, best) = (middle, next);
+            } else {
+                low = middle;
+            }
+        }
+        let (cosine, recipe) = best;
+        Ok(Choice {
+            float_share: self.float_share(&recipe.float_layers),
+            recipe,
+            method,
+            cosine,
+            sensitivities,
+        })
+    }
+
+    /// Time that a layer in float costs more than in int8, in nanoseconds of a picture.
+    fn cost(&self, name: &str) -> f64 {
+        let Some(layer) = self.layer(name) else {
+            return 0.0;
+        };
+        let saved = if layer.groups > 1 {
+            0.0
+        } else {
+            SAVED_PER_MULTIPLICATION
+        };
+        let numbers = self.size(&layer.input) + self.size(&layer.output);
+        self.multiplications(layer) * saved + numbers * COST_PER_NUMBER
+    }
+
+    fn layer(&self, name: &str) -> Option<&Layer> {
+        self.subject
+            .network
+            .layers()
+            .iter()
+            .find(|layer| layer.name == name)
+    }
+
+    fn size(&self, value: &str) -> f64 {
+        self.statistics
+            .values
+            .get(value)
+            .map_or(0.0, |value| value.size)
+    }
+
+    /// Multiplications of one picture.
+    fn multiplications(&self, layer: &Layer) -> f64 {
+        self.size(&layer.output) * layer.multiplications as f64
+    }
+
+    /// The part of the multiplications that is in float.
+    fn float_share(&self, float: &BTreeSet<String>) -> f64 {
+        self.share(float, |layer| self.multiplications(layer))
+    }
+
+    /// The part of the weights that is in float.
+    fn weight_share(&self, float: &BTreeSet<String>) -> f64 {
+        self.share(float, |layer| layer.weights as f64)
+    }
+
+    fn share(&self, float: &BTreeSet<String>, of: impl Fn(&Layer) -> f64) -> f64 {
+        let (mut all, mut in_float) = (0.0, 0.0);
+        for layer in self.subject.network.layers() {
+            let amount = of(layer);
+            all += amount;
+            in_float += if float.contains(&layer.name) {
+                amount
+            } else {
+                0.0
+            };
+        }
+        in_float / f64::max(all, 1.0)
+    }
+}
