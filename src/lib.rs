@@ -11,13 +11,14 @@
 //! 7. [`postprocess`]: the network's output becomes an answer, which [`http`] sends, perhaps as a picture
 //!    ([`draw`]).
 //!
-//! Beside the path: [`store`] and [`catalogue`] find models, [`config`] and [`threads`] plan a
+//! Beside the path: [`store`] and [`catalogue`] find models, [`config`], [`threads`] and [`cpu`] plan a
 //! deployment, [`metrics`] and [`process`] measure it, [`error`] is the union of what can go wrong.
 
 pub mod app;
 pub mod batch;
 pub mod catalogue;
 pub mod config;
+pub mod cpu;
 pub mod draw;
 pub mod engine;
 pub mod error;
