@@ -1,5 +1,6 @@
-//! Embeds the catalogue: every `models/<name>/model.toml` and `models/labels/*.txt` becomes a
-//! constant, so that a new variant of a known architecture is a new file and no code.
+//! Embeds the catalogue: every `models/<name>/model.toml`, the weights and ranges (`*.json`) beside it and
+//! `models/labels/*.txt` become constants, so that a new variant of a known architecture is a new file
+//! and no code.
 
 #![allow(
     clippy::print_stdout,
@@ -15,17 +16,15 @@ fn main() -> io::Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let models = root.join("models");
     println!("cargo::rerun-if-changed={}", models.display());
-    let manifests: Vec<PathBuf> = sorted(&models)?
-        .into_iter()
-        .map(|folder| folder.join("model.toml"))
-        .filter(|path| path.is_file())
-        .collect();
+    let mut files = Vec::new();
+    for folder in sorted(&models)?.iter().filter(|path| path.is_dir()) {
+        files.extend(sorted(folder)?);
+    }
+    let named = |name: &str| select(&files, |path| path.ends_with(name));
+    let manifests = named("model.toml");
+    let weights = named("weights.safetensors");
+    let ranges = select(&files, |path| path.extension().is_some_and(|e| e == "json"));
     let labels = sorted(&models.join("labels"))?;
-    let weights: Vec<PathBuf> = sorted(&models)?
-        .into_iter()
-        .map(|folder| folder.join("weights.safetensors"))
-        .filter(|path| path.is_file())
-        .collect();
     let mut code = String::new();
     list(
         &mut code,
@@ -51,6 +50,14 @@ fn main() -> io::Result<()> {
         &weights,
         folder_name,
     );
+    list(
+        &mut code,
+        "RANGES",
+        "&str",
+        "include_str!",
+        &ranges,
+        |path| format!("{}/{}", folder_name(path), file_name(path)),
+    );
     fs::write(out.join("catalogue.rs"), code)
 }
 
@@ -74,6 +81,10 @@ fn list(
         );
     }
     code.push_str("];\n");
+}
+
+fn select(files: &[PathBuf], wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+    files.iter().filter(|path| wanted(path)).cloned().collect()
 }
 
 fn sorted(folder: &Path) -> io::Result<Vec<PathBuf>> {

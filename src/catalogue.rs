@@ -47,6 +47,15 @@ pub fn weights(name: &str) -> Option<&'static [u8]> {
         .map(|(_, bytes)| *bytes)
 }
 
+/// The ranges of the network `name` in the file beside its manifest that is called `file`.
+pub fn ranges(name: &str, file: &Path) -> Option<&'static str> {
+    let wanted = Path::new(name).join(file);
+    RANGES
+        .iter()
+        .find(|(path, _)| Path::new(path) == wanted)
+        .map(|(_, text)| *text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +68,9 @@ mod tests {
             let architecture = manifest.architecture.as_ref().unwrap();
             let labels = labels(&manifest.labels).unwrap_or_else(|| panic!("{folder}: labels"));
             assert_eq!(labels.lines().count(), architecture.num_classes, "{folder}");
+            for file in manifest.variants.values().flat_map(|v| &v.ranges) {
+                assert!(ranges(folder, file).is_some(), "{folder}: {file:?}");
+            }
             for weights in &manifest.weights {
                 let file = weights.url.as_deref().unwrap_or(&weights.sha256_prefix);
                 assert!(

@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Args;
-use onnx_export::manifest::Batching;
+use clap::{Args, ValueEnum};
+use onnx_export::manifest::{Batching, Precision};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::app::Limits;
+use crate::cpu::has_int8_dot;
 use crate::store::{StoreError, read_text};
 use crate::threads::usable_cores;
 
@@ -45,6 +46,30 @@ pub enum ConfigError {
     },
 }
 
+/// The precision of a model named without a variant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrecisionChoice {
+    /// int8 where the CPU multiplies 8-bit numbers in one step, else fp32.
+    #[default]
+    Auto,
+    /// 32-bit floats.
+    Fp32,
+    /// 8-bit integers.
+    Int8,
+}
+
+impl PrecisionChoice {
+    /// What it comes to on this CPU, for a model that has both.
+    pub fn preferred(self) -> Precision {
+        match self {
+            Self::Int8 => Precision::Int8,
+            Self::Auto if has_int8_dot() => Precision::Int8,
+            Self::Auto | Self::Fp32 => Precision::Fp32,
+        }
+    }
+}
+
 /// How a setting may be given, each by flag, environment variable or file.
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -59,7 +84,8 @@ pub struct Settings {
     #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
     /// Model to load, as NAME, NAME@VARIANT or a path; may be repeated. The first of a task is its
-    /// default [default: every model of the models directory, then the built-in one]
+    /// default [default: every model of the models directory, then the built-in one, each in fp32 and, where
+    /// it has such a variant, in int8]
     #[arg(
         long,
         env = "SIGHTLINE_MODEL",
@@ -67,6 +93,15 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub model: Option<Vec<String>>,
+    /// Precision of a model named without a variant; auto: int8 where the model has it and the CPU
+    /// multiplies 8-bit numbers in one step [default: auto]
+    #[arg(
+        long,
+        env = "SIGHTLINE_PRECISION",
+        value_name = "auto|fp32|int8",
+        hide_possible_values = true
+    )]
+    pub precision: Option<PrecisionChoice>,
     /// Threads to plan for [default: the cores that the process may use]
     #[arg(long, env = "SIGHTLINE_THREADS", value_name = "N")]
     pub threads: Option<usize>,
@@ -124,6 +159,8 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// Models to load; none: all that are there.
     pub models: Vec<String>,
+    /// The precision of a model named without a variant.
+    pub precision: PrecisionChoice,
     /// Cores to plan for.
     pub cores: usize,
     /// Threads inside each session.
@@ -203,6 +240,7 @@ impl Settings {
                 .listen
                 .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
             models: self.model.unwrap_or_default(),
+            precision: self.precision.unwrap_or_default(),
             cores: range("threads", self.threads, 1024)?.unwrap_or_else(usable_cores),
             intra_op_threads: range("intra_op_threads", self.intra_op_threads, 1024)?,
             batching,
@@ -243,13 +281,14 @@ mod tests {
             max_images: Some(2),
             ..Settings::default()
         };
-        let file = "max_images = 4\nmax_pixels = 9\nmodel = [\"a\"]";
+        let file = "max_images = 4\nmax_pixels = 9\nmodel = [\"a\"]\nprecision = \"int8\"";
         let config = flags
             .over(file, Path::new("test"))
             .unwrap()
             .resolve()
             .unwrap();
         assert_eq!(config.models, ["a"]);
+        assert_eq!(config.precision.preferred(), Precision::Int8);
         assert_eq!((config.limits.max_images, config.limits.max_pixels), (2, 9));
         assert_eq!(config.max_connections, 1024);
     }
@@ -270,5 +309,6 @@ mod tests {
             assert!(message.starts_with(expected), "{message}");
         }
         assert!(toml::from_str::<Settings>("max_imagse = 1").is_err());
+        assert!(toml::from_str::<Settings>("precision = \"int4\"").is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! What this CPU is good at, beyond the kernels of `simd`.
 
-/// Whether it multiplies and adds 8-bit numbers in one step, which is what makes an int8 network faster
+/// Whether it multiplies and adds 8-bit numbers in one step; an int8 network counts on that to be faster
 /// than its fp32 one.
 pub fn has_int8_dot() -> bool {
     #[cfg(target_arch = "x86_64")]

@@ -11,7 +11,7 @@
 //! 7. [`postprocess`]: the network's output becomes an answer, which [`http`] sends, perhaps as a picture
 //!    ([`draw`]).
 //!
-//! Beside the path: [`store`] and [`catalogue`] find models, [`config`] and [`threads`] plan a
+//! Beside the path: [`store`] and [`catalogue`] find models, [`config`], [`threads`] and [`cpu`] plan a
 //! deployment, [`metrics`] and [`process`] measure it, [`error`] is the union of what can go wrong.
 
 pub mod app;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use image::{Rgb, RgbImage};
-use onnx_export::manifest::{ModelManifest, Task};
+use onnx_export::manifest::{ModelManifest, Precision, Task};
 use thiserror::Error;
 
 use crate::batch::{Batcher, Policy};
@@ -30,7 +30,7 @@ const MAX_QUEUE_SIZE: usize = 256;
 #[derive(Debug, Error)]
 #[error("model `{model}`")]
 pub struct LoadError {
-    /// Its name.
+    /// Its name and variant.
     pub model: String,
     /// What went wrong.
     #[source]
@@ -75,6 +75,8 @@ pub struct LoadedModel {
     pub manifest: ModelManifest,
     /// Which variant of it.
     pub variant: String,
+    /// The number type of its weights.
+    pub precision: Precision,
     /// Its class labels, by class number.
     pub labels: Vec<String>,
     /// From pictures to its input.
@@ -153,7 +155,7 @@ impl LoadedModel {
         plan: ModelPlan,
         metrics: &Metrics,
     ) -> Result<Self, LoadError> {
-        let model = source.manifest.name.clone();
+        let model = source.id();
         Self::try_load(source, runtime, plan, metrics).map_err(|reason| LoadError { model, reason })
     }
 
@@ -170,6 +172,7 @@ impl LoadedModel {
         let ModelSource {
             manifest,
             variant,
+            precision,
             labels,
             ..
         } = source;
@@ -197,6 +200,7 @@ impl LoadedModel {
         Ok(Self {
             manifest,
             variant,
+            precision,
             labels,
             preprocessor,
             detector,

@@ -444,6 +444,7 @@ fn a_detector_of_two_stages_is_two_files_and_a_manifest() {
     );
     on_the_command_line(directory.path(), manifest.to_str().unwrap());
     proposals(&manifest);
+    variant_of_two_files(&manifest);
     wrong_manifests(&manifest);
 }
 
@@ -501,6 +502,31 @@ fn proposals(manifest: &Path) {
     // Nothing is suppressed: each proposal answers for each class but those clipped to nothing.
     let count = line["detections"].as_array().unwrap().len();
     assert!((5000..=12_500).contains(&count), "{count}");
+}
+
+/// A variant's two files are read, and not the model's own.
+fn variant_of_two_files(manifest: &Path) {
+    let at = |name: &str| manifest.with_file_name(name);
+    let files = [("file", "int8.onnx"), ("box_head_file", "int8.head.onnx")];
+    let both = changed(manifest, "both", |table| {
+        let mut int8 = toml::Table::from_iter([("precision".to_owned(), "int8".into())]);
+        int8.extend(files.map(|(field, file)| (field.to_owned(), file.into())));
+        let variants = toml::Table::from_iter([("int8".to_owned(), int8.into())]);
+        table.insert("variants".to_owned(), variants.into());
+    });
+    std::fs::copy(at("model.onnx"), at("int8.onnx")).unwrap();
+    std::fs::copy(at("model.box_head.onnx"), at("int8.head.onnx")).unwrap();
+    let int8 = format!("{both}@int8");
+    assert_eq!(predicted(&int8, &[]), predicted(&both, &[]));
+    let picture = common::path("photos/coffee_500x375.jpg");
+    // The network is read first.
+    for (_, file) in files.iter().rev() {
+        std::fs::remove_file(at(file)).unwrap();
+        let (code, _, stderr) = run(&["predict", "--model", &int8, picture.to_str().unwrap()]);
+        assert_eq!(code, Some(1), "{stderr}");
+        let told = stderr.contains("model `both@int8`: cannot read") && stderr.contains(file);
+        assert!(told, "{file}: {stderr}");
+    }
 }
 
 /// What is wrong is told at the start, and how.

@@ -12,6 +12,7 @@
 
 mod reference;
 
+use onnx_export::manifest::Precision;
 use reference::detection::{DetectionCase, detection_cases};
 use reference::{iou, matched, read_integers, runtime};
 use sightline::engine::Tensor;
@@ -47,6 +48,7 @@ fn answer(case: &DetectionCase) -> (Vec<Tensor>, Vec<Detection>) {
     let source = ModelSource {
         manifest,
         variant: FP32.to_owned(),
+        precision: Precision::Fp32,
         labels: Vec::new(),
         origin: Origin::Memory(Graphs::from(&model)),
     };

@@ -10,6 +10,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::{Server, checkpoint, photo};
+use onnx_export::manifest::Precision;
 use serde_json::Value;
 
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
@@ -81,7 +82,11 @@ fn the_document_is_consistent_and_lists_every_route_and_code() {
         let snake = s.chars().all(|c| c.is_ascii_lowercase() || c == '_');
         snake && !s.is_empty() && !fields.contains(&s)
     };
-    let documented = strings(&document["components"]["schemas"]["ProblemCode"]["enum"]);
+    let schemas = &document["components"]["schemas"];
+    let precisions = [Precision::Fp32, Precision::Int8].map(|p| p.as_str().to_owned());
+    let documented = strings(&schemas["Precision"]["enum"]);
+    assert_eq!(documented, BTreeSet::from(precisions));
+    let documented = strings(&schemas["ProblemCode"]["enum"]);
     assert_eq!(documented, literals(problems, is_code));
     examples(&document, &documented);
 }
@@ -274,7 +279,11 @@ fn a_detector_does_what_the_document_says() {
 
     let model = server.get("/v1/models/coco").json();
     has_shape(&document, &model, "ModelWithLabels");
-    for (field, schema) in [("task", "Task"), ("route", "Route")] {
+    for (field, schema) in [
+        ("task", "Task"),
+        ("route", "Route"),
+        ("precision", "Precision"),
+    ] {
         assert!(strings(&schemas[schema]["enum"]).contains(model[field].as_str().unwrap()));
     }
     preprocessing(&document, &model["input"]["preprocess"]);

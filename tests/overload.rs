@@ -237,10 +237,10 @@ fn a_model_that_cannot_be_loaded_ends_the_server() {
     let onnx = std::fs::read(file("model.onnx")).unwrap();
     for bytes in [&onnx[..onnx.len() / 2], b"not a model", b""] {
         std::fs::write(file("model.onnx"), bytes).unwrap();
-        fails("error: model `tiny`");
+        fails("error: model `tiny@fp32`");
     }
     std::fs::remove_file(file("model.onnx")).unwrap();
-    fails("error: model `tiny`");
+    fails("error: model `tiny@fp32`");
     std::fs::write(file("model.toml"), "name = 7").unwrap();
     let (code, _, stderr) = run(&["serve", "--listen", "127.0.0.1:0", "--models", models]);
     assert_eq!(code, Some(1), "{stderr}");

@@ -213,6 +213,9 @@ fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, ar
         manifest.preprocess.resize = resize;
     }
     manifest.weights = Vec::new();
+    // Ranges are those of the weights that the binary carries.
+    let variants = &mut manifest.variants;
+    variants.retain(|_, variant| variant.ranges.is_none());
     manifest.file = Some(file_name(&paths.onnx));
     manifest.box_head_file = model.box_head.as_ref().map(|_| file_name(&paths.box_head));
     manifest.labels = file_name(&paths.labels);

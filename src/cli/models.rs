@@ -36,6 +36,8 @@ struct Row {
     bytes: Option<u64>,
     /// The file that is here, or that the binary carries it.
     here: Option<String>,
+    /// The file of its int8 variant, if that is here.
+    int8: Option<String>,
 }
 
 /// Prints every model of the catalogue and of the models directory.
@@ -81,6 +83,7 @@ fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Ro
             url: weights.url.clone(),
             bytes: exported.and_then(size),
             here: exported.map(place).or(built_in),
+            int8: exported.and_then(int8_place),
         });
     }
     rows.extend(own.filter(|_| !listed).map(own_row));
@@ -94,6 +97,7 @@ fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Ro
             url: None,
             bytes: None,
             here: None,
+            int8: None,
         });
     }
     rows
@@ -113,6 +117,7 @@ fn own_row(model: &ModelSource) -> Row {
         url: None,
         bytes: size(model),
         here: Some(place(model)),
+        int8: int8_place(model),
     }
 }
 
@@ -132,6 +137,13 @@ fn place(model: &ModelSource) -> String {
         Origin::Files(files) => files.network.display().to_string(),
         Origin::Embedded | Origin::Memory(_) => BUILT_IN.to_owned(),
     }
+}
+
+/// The file of the model's int8 variant, where it has one and all of it is there.
+fn int8_place(model: &ModelSource) -> Option<String> {
+    let int8 = model.int8()?;
+    size(&int8)?;
+    Some(place(&int8))
 }
 
 fn print_table(rows: &[Row]) {
@@ -158,6 +170,8 @@ fn print_table(rows: &[Row]) {
             .map(|(name, percent)| format!("{name} {percent:.1}"));
         let accuracy: Vec<String> = accuracy.collect();
         let millions = row.parameters.map(|n| format!("{:.2} M", n as f64 / 1e6));
+        let here = row.here.as_deref().unwrap_or("-");
+        let and_int8 = if row.int8.is_some() { ", int8" } else { "" };
         let size = row.bytes.map(|n| format!("{:.1} MB", n as f64 / 1e6));
         lines.push([
             row.name.clone(),
@@ -167,7 +181,7 @@ fn print_table(rows: &[Row]) {
             millions.unwrap_or_default(),
             accuracy.join(", "),
             size.unwrap_or_default(),
-            row.here.clone().unwrap_or_else(|| "-".to_owned()),
+            format!("{here}{and_int8}"),
         ]);
     }
     let width = |column: usize| {

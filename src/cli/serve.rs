@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use onnx_export::manifest::Batching;
+use onnx_export::manifest::{Batching, Precision};
 use sightline::app::App;
-use sightline::config::{ServeConfig, Settings};
+use sightline::config::{PrecisionChoice, ServeConfig, Settings};
 use sightline::engine::OnnxRuntime;
 use sightline::http;
 use sightline::registry::{LoadedModel, ModelPlan, Registry};
@@ -44,7 +44,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
     };
     let config = settings.resolve()?;
     let runtime = library.load()?;
-    let sources = find_sources(&store.store(), &config.models)?;
+    let sources = find_sources(&store.store(), &config)?;
     refuse_twins(&sources)?;
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.cores)
@@ -55,23 +55,54 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
 }
 
 /// The models that were asked for, else all of the directory and the built-in one.
-fn find_sources(store: &ModelStore, models: &[String]) -> Result<Vec<ModelSource>> {
-    if models.is_empty() {
-        let mut sources = store.list()?;
-        let built_in = ModelSource::embedded()?;
-        if sources
-            .iter()
-            .all(|source| source.manifest.name != built_in.manifest.name)
-        {
-            sources.push(built_in);
-        }
-        return Ok(sources);
+fn find_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSource>> {
+    if !config.models.is_empty() {
+        return named_sources(store, config);
     }
-    let parse = |text: &String| match text.parse::<ModelRef>() {
-        Ok(reference) => Ok(store.find(&reference)?),
-        Err(never) => match never {},
+    let mut sources = store.list()?;
+    let built_in = ModelSource::embedded()?;
+    if sources
+        .iter()
+        .all(|source| source.manifest.name != built_in.manifest.name)
+    {
+        sources.push(built_in);
+    }
+    let both = |source| {
+        let (preferred, other) = by_preference(source, config.precision);
+        std::iter::once(preferred).chain(other)
     };
-    models.iter().map(parse).collect()
+    Ok(sources.into_iter().flat_map(both).collect())
+}
+
+/// Each of `--model` once; a name without a variant is the model in the preferred precision.
+fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSource>> {
+    let mut sources = Vec::new();
+    for text in &config.models {
+        let Ok(reference) = text.parse::<ModelRef>();
+        let mut source = store.find(&reference)?;
+        if reference.variant.is_none() {
+            (source, _) = by_preference(source, config.precision);
+        }
+        // It depends on the CPU whether `name` is `name@int8`.
+        if !sources.contains(&source) {
+            sources.push(source);
+        }
+    }
+    Ok(sources)
+}
+
+/// The model in the precision that its bare name stands for, and in the other if it has both.
+fn by_preference(fp32: ModelSource, choice: PrecisionChoice) -> (ModelSource, Option<ModelSource>) {
+    match (fp32.int8(), choice.preferred()) {
+        (Some(int8), Precision::Int8) => (int8, Some(fp32)),
+        (int8, _) => {
+            if int8.is_none() && choice == PrecisionChoice::Int8 {
+                let model = &fp32.manifest.name;
+                tracing::warn!(model, "no int8 variant: fp32 answers");
+            }
+            (fp32, int8)
+        }
+    }
 }
 
 /// Two models of one name could not be told apart in a request.

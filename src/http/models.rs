@@ -6,14 +6,13 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{OriginalUri, Path, State};
 use axum::response::IntoResponse;
-use onnx_export::manifest::{Preprocess, Provenance, Task};
+use onnx_export::manifest::{Precision, Preprocess, Provenance, Task};
 use serde::Serialize;
 
 use super::problem::Problem;
 use crate::app::App;
 use crate::error::ServeError;
 use crate::registry::LoadedModel;
-use crate::store::FP32;
 
 #[derive(Serialize)]
 struct List<'a> {
@@ -28,7 +27,7 @@ struct Description<'a> {
     task: Task,
     route: &'a str,
     description: &'a str,
-    precision: &'a str,
+    precision: Precision,
     input: Input<'a>,
     num_classes: usize,
     batching: Batching,
@@ -87,7 +86,7 @@ fn describe(model: &LoadedModel) -> Description<'_> {
         task: manifest.task,
         route: manifest.task.route(),
         description: &manifest.description,
-        precision: FP32,
+        precision: model.precision,
         input: Input {
             layout: "NCHW",
             data_type: "float32",

@@ -4,24 +4,23 @@
 
 mod error;
 mod files;
+mod source;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use bytes::Bytes;
-use onnx_export::manifest::ModelManifest;
-use onnx_export::weights::StateDict;
-use onnx_export::{BuildError, DEFAULT_OPSET, Model};
+use onnx_export::manifest::Precision;
 
 use crate::catalogue;
 pub use error::StoreError;
 pub use files::{lines, read_bounded, read_text};
+pub use source::{Graphs, ModelSource, Origin};
 
-/// The variant that a model is unless another is asked for: 32-bit floats.
-pub const FP32: &str = "fp32";
-/// Protobuf's own limit on a message.
-const MAX_ONNX_BYTES: u64 = 2 << 30;
+/// The variant that a model's own graph is: 32-bit floats.
+pub const FP32: &str = Precision::Fp32.as_str();
+/// The variant with 8-bit weights, where there is one.
+pub const INT8: &str = Precision::Int8.as_str();
 
 /// A model as people name it: `name` or `name@variant`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,150 +51,6 @@ impl fmt::Display for ModelRef {
         match &self.variant {
             Some(variant) => write!(f, "{}@{variant}", self.name),
             None => f.write_str(&self.name),
-        }
-    }
-}
-
-/// Where a model's graph comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// Weights in the binary.
-    Embedded,
-    /// Files.
-    Files(Graphs<PathBuf>),
-    /// Files in memory, just built.
-    Memory(Graphs<Bytes>),
-}
-
-/// The ONNX files of a model: paths, or their bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Graphs<T> {
-    /// What reads the picture.
-    pub network: T,
-    /// What reads the regions of a detector in two stages.
-    pub box_head: Option<T>,
-}
-
-/// A model that was found, not yet loaded.
-#[derive(Debug, Clone)]
-pub struct ModelSource {
-    /// What it is.
-    pub manifest: ModelManifest,
-    /// Which variant of it.
-    pub variant: String,
-    /// Its class labels, by class number.
-    pub labels: Vec<String>,
-    /// Where its graph comes from.
-    pub origin: Origin,
-}
-
-impl ModelSource {
-    /// The built-in default.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the binary was built from a malformed catalogue.
-    pub fn embedded() -> Result<Self, StoreError> {
-        let path = PathBuf::from(catalogue::DEFAULT_MODEL);
-        let malformed = |source| StoreError::Manifest {
-            path: path.clone(),
-            source,
-        };
-        let manifest = catalogue::manifest(catalogue::DEFAULT_MODEL).map_err(malformed)?;
-        let Some(manifest) = manifest else {
-            return Err(StoreError::NoFile { path });
-        };
-        let labels = lines(catalogue::labels(&manifest.labels).unwrap_or_default());
-        Ok(Self {
-            manifest,
-            variant: FP32.to_owned(),
-            labels,
-            origin: Origin::Embedded,
-        })
-    }
-
-    /// Reads the manifest at `path` and the labels beside it.
-    fn read(path: &Path) -> Result<Self, StoreError> {
-        let text = read_text(path)?;
-        let parsed = ModelManifest::parse(&text);
-        let manifest = parsed.map_err(|source| StoreError::Manifest {
-            path: path.to_path_buf(),
-            source,
-        })?;
-        let Some(file) = &manifest.file else {
-            return Err(StoreError::NoFile {
-                path: path.to_path_buf(),
-            });
-        };
-        let network = beside(path, "file", file)?;
-        let box_head = manifest.box_head_file.as_deref();
-        let box_head = box_head.map(|file| beside(path, "box_head_file", file));
-        let box_head = box_head.transpose()?;
-        let labels = read_text(&beside(path, "labels", &manifest.labels)?)?;
-        Ok(Self {
-            labels: lines(&labels),
-            variant: FP32.to_owned(),
-            manifest,
-            origin: Origin::Files(Graphs { network, box_head }),
-        })
-    }
-
-    /// The variant that `reference` asks for of this model.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`] lists the variants that there are.
-    pub fn with_variant(mut self, reference: &ModelRef) -> Result<Self, StoreError> {
-        let Some(name) = reference.variant.as_deref().filter(|name| *name != FP32) else {
-            return Ok(self);
-        };
-        let Some(variant) = self.manifest.variants.get(name) else {
-            let others = self.manifest.variants.keys().map(String::as_str);
-            let known: Vec<&str> = std::iter::once(FP32).chain(others).collect();
-            return Err(StoreError::NotFound {
-                model: reference.clone(),
-                advice: format!("Its variants: {}", known.join(", ")),
-            });
-        };
-        self.manifest.preprocess.resize = variant.resize.clone();
-        name.clone_into(&mut self.variant);
-        Ok(self)
-    }
-
-    /// The graphs as the bytes of ONNX files.
-    ///
-    /// # Errors
-    /// [`StoreError`] if a file cannot be read.
-    pub fn graphs(&self) -> Result<Graphs<Bytes>, StoreError> {
-        match &self.origin {
-            Origin::Files(files) => {
-                let read = |path: &PathBuf| read_bounded(path, MAX_ONNX_BYTES).map(Bytes::from);
-                Ok(Graphs {
-                    network: read(&files.network)?,
-                    box_head: files.box_head.as_ref().map(read).transpose()?,
-                })
-            }
-            Origin::Memory(graphs) => Ok(graphs.clone()),
-            Origin::Embedded => {
-                let ModelManifest {
-                    name, architecture, ..
-                } = &self.manifest;
-                let bytes = catalogue::weights(name).unwrap_or_default();
-                let state = StateDict::from_bytes(bytes).map_err(BuildError::from)?;
-                let path = || PathBuf::from(name);
-                let architecture = architecture
-                    .as_ref()
-                    .ok_or_else(|| StoreError::NoFile { path: path() })?;
-                let model = onnx_export::build(name, architecture, &state, DEFAULT_OPSET)?;
-                Ok(Graphs::from(&model))
-            }
-        }
-    }
-}
-
-impl From<&Model> for Graphs<Bytes> {
-    fn from(model: &Model) -> Self {
-        Self {
-            network: model.to_bytes().into(),
-            box_head: model.box_head_bytes().map(Bytes::from),
         }
     }
 }
@@ -333,15 +188,6 @@ fn manifest_in(path: &Path) -> Option<PathBuf> {
 fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     path.extension()
         .is_some_and(|found| extensions.iter().any(|extension| found == *extension))
-}
-
-/// A file of the manifest's own folder; a manifest from elsewhere must not read others.
-fn beside(manifest: &Path, field: &'static str, file: &Path) -> Result<PathBuf, StoreError> {
-    if file.file_name().is_none_or(|name| Path::new(name) != file) {
-        let (path, got) = (manifest.to_path_buf(), file.to_path_buf());
-        return Err(StoreError::Outside { path, field, got });
-    }
-    Ok(manifest.with_file_name(file))
 }
 
 #[cfg(test)]

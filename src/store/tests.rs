@@ -1,5 +1,7 @@
 use std::fs;
 
+use onnx_export::manifest::Resize;
+
 use super::*;
 
 const MANIFEST: &str = r#"
@@ -14,6 +16,22 @@ const MANIFEST: &str = r#"
     mean = [0.5, 0.5, 0.5]
     std = [0.5, 0.5, 0.5]
 "#;
+
+/// The same model with 8-bit weights too, and on smaller pictures.
+fn with_int8() -> String {
+    format!(
+        r#"{MANIFEST}
+    [variants.int8]
+    precision = "int8"
+    file = "model.int8.onnx"
+    [variants.240]
+    resize = {{ mode = "short_side", size = 240, filter = "bilinear" }}
+    [variants.240-int8]
+    precision = "int8"
+    file = "model.int8.onnx"
+    resize = {{ mode = "short_side", size = 240, filter = "bilinear" }}"#
+    )
+}
 
 /// A models directory with these manifests, each at its path, with labels and a graph beside it.
 fn directory(manifests: &[(&str, String)]) -> tempfile::TempDir {
@@ -76,6 +94,75 @@ fn what_is_not_here_says_how_to_bring_it() {
 }
 
 #[test]
+fn a_variant_is_another_graph_or_resize() {
+    let directory = directory(&[("birds/model.toml", with_int8())]);
+    let folder = directory.path().join("birds");
+    fs::write(folder.join("model.int8.onnx"), "int8 graph").unwrap();
+    let (by_path, cases) = (
+        format!("{}@int8", folder.display()),
+        [
+            ("birds", "graph", Precision::Fp32, 256),
+            ("birds@fp32", "graph", Precision::Fp32, 256),
+            ("birds@int8", "int8 graph", Precision::Int8, 256),
+            ("birds@240", "graph", Precision::Fp32, 240),
+            ("birds@240-int8", "int8 graph", Precision::Int8, 240),
+        ],
+    );
+    for (name, graph, precision, side) in cases {
+        let source = find(directory.path(), name).unwrap();
+        assert_eq!(source.graphs().unwrap().network, graph, "{name}");
+        assert_eq!(source.precision, precision, "{name}");
+        let Resize::ShortSide { size, .. } = source.manifest.preprocess.resize else {
+            panic!("{name}: another resize");
+        };
+        assert_eq!(size, side, "{name}");
+        let variant = name.split_once('@').map_or("fp32", |(_, variant)| variant);
+        assert_eq!(source.id(), format!("birds@{variant}"));
+    }
+    let source = find(directory.path(), &by_path).unwrap();
+    assert_eq!(source.id(), "birds@int8");
+    let source = find(directory.path(), "birds").unwrap();
+    assert_eq!(source.int8().unwrap().id(), "birds@int8");
+    assert!(ModelSource::embedded().unwrap().int8().is_none());
+
+    fs::remove_file(folder.join("model.int8.onnx")).unwrap();
+    let source = find(directory.path(), "birds@int8").unwrap();
+    let message = source.graphs().unwrap_err().to_string();
+    assert!(message.ends_with("birds/model.int8.onnx"), "{message}");
+}
+
+#[test]
+fn a_variant_of_two_stages_has_two_files() {
+    let manifest = include_str!("../../models/fasterrcnn_mobilenet_v3_large_320_fpn/model.toml");
+    let manifest = manifest.replacen(
+        "labels = \"coco91.txt\"",
+        "labels = \"labels.txt\"\nfile = \"model.onnx\"\nbox_head_file = \"model.box_head.onnx\"",
+        1,
+    ) + "\n[variants.int8]\nprecision = \"int8\"\nfile = \"model.int8.onnx\"\n\
+           box_head_file = \"model.int8.box_head.onnx\"\n";
+    let directory = directory(&[("boxes/model.toml", manifest)]);
+    let name = "fasterrcnn_mobilenet_v3_large_320_fpn";
+    let source = find(directory.path(), name).unwrap();
+    let files = |source: &ModelSource| match &source.origin {
+        Origin::Files(files) => files.clone(),
+        other => panic!("{other:?}"),
+    };
+    let at = |name: &str| directory.path().join("boxes").join(name);
+    let expected = |network, box_head| Graphs {
+        network: at(network),
+        box_head: Some(at(box_head)),
+    };
+    assert_eq!(
+        files(&source),
+        expected("model.onnx", "model.box_head.onnx")
+    );
+    assert_eq!(
+        files(&source.int8().unwrap()),
+        expected("model.int8.onnx", "model.int8.box_head.onnx")
+    );
+}
+
+#[test]
 fn a_broken_manifest_stands_in_nobody_elses_way() {
     let directory = directory(&[
         ("birds/model.toml", MANIFEST.to_owned()),
@@ -98,9 +185,11 @@ fn a_manifest_reads_files_beside_it_only() {
         ("\"model.onnx\"", "\"/etc/passwd\""),
         ("\"labels.txt\"", "\"../../labels.txt\""),
         ("\"labels.txt\"", "\"..\""),
+        ("\"model.int8.onnx\"", "\"../model.onnx\""),
+        ("\"model.int8.onnx\"", "\"/etc/passwd\""),
     ];
     for (from, to) in cases {
-        let directory = directory(&[("birds/model.toml", MANIFEST.replace(from, to))]);
+        let directory = directory(&[("birds/model.toml", with_int8().replace(from, to))]);
         let error = find(directory.path(), "birds").unwrap_err();
         assert!(matches!(error, StoreError::Outside { .. }), "{to}: {error}");
     }

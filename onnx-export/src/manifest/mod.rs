@@ -8,6 +8,7 @@ mod architecture;
 mod detection;
 mod heads;
 mod preprocess;
+mod variant;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ pub use architecture::{
 pub use detection::{Detection, Rpn};
 pub use heads::{Anchors, DefaultBoxes, FasterRcnnHead, RetinanetHead, SsdliteHead};
 pub use preprocess::{Filter, Preprocess, Resize};
+pub use variant::{Precision, Variant};
 
 /// A manifest that cannot be used.
 #[derive(Debug, Error)]
@@ -108,7 +110,8 @@ pub struct ModelManifest {
     /// From a detector's outputs to boxes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detection: Option<Detection>,
-    /// The same network on pictures of other sizes, by the name after the `@` in `name@variant`.
+    /// The same network on pictures of another size or with other numbers, by the name after the `@` in
+    /// `name@variant`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub variants: BTreeMap<String, Variant>,
     /// Limits of the batching queue.
@@ -120,14 +123,6 @@ pub struct ModelManifest {
     /// Where the weights of an exported model came from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Provenance>,
-}
-
-/// What a variant changes of its model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Variant {
-    /// In the place of the model's own resize.
-    pub resize: Resize,
 }
 
 /// Limits of a model's queue, in Triton's words. Absent fields are planned from the machine.
@@ -211,10 +206,10 @@ impl ModelManifest {
                 .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.'));
         require(name_ok, "name", "[a-z0-9_-][a-z0-9_.-]{0,63}", &self.name)?;
         self.preprocess.check()?;
-        for variant in self.variants.values() {
-            variant.resize.check()?;
-        }
         self.check_task()?;
+        for (name, variant) in &self.variants {
+            variant.check(name, self)?;
+        }
         Ok(self.batching.check()?)
     }
 

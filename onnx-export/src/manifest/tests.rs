@@ -167,3 +167,75 @@ fn detectors_need_what_decodes_their_boxes() {
         assert!(error.contains(message), "{text}\n{error}");
     }
 }
+
+/// What `check` says of a variant called `name` of a model, in the words of TOML.
+fn variant(model: &str, name: &str, fields: &str) -> Result<Variant, String> {
+    let text = format!("{model}\n[variants.{name}]\n{fields}");
+    let manifest = ModelManifest::parse(&text).map_err(|error| error.to_string())?;
+    let again = ModelManifest::parse(&manifest.to_toml().unwrap()).unwrap();
+    assert_eq!(manifest, again, "{name}: {fields}");
+    Ok(manifest.variants[name].clone())
+}
+
+/// The small model with a file of its own, and as the binary carries one.
+fn in_a_file_and_carried() -> (String, String) {
+    let file = MINIMAL.replace("[preprocess]", "file = \"model.onnx\"\n[preprocess]");
+    let weights = "[[weights]]\nname = \"v1\"\nfile = \"weights.safetensors\"\nsha256_prefix = \"\"\n\
+                   parameters = 1\nmetrics = {}";
+    (file, format!("{MINIMAL}\n{weights}"))
+}
+
+const SMALLER: &str = "resize = { mode = \"short_side\", size = 240, filter = \"bilinear\" }";
+
+#[test]
+fn a_variant_has_another_resize_or_graph() {
+    let (file, carried) = in_a_file_and_carried();
+    let int8 = "precision = \"int8\"";
+    #[rustfmt::skip]
+    let cases = [
+        (MINIMAL, "240", SMALLER.to_owned(), None),
+        (&file, "int8", format!("{int8}\nfile = \"i.onnx\""), Some(Precision::Int8)),
+        (&file, "240-int8", format!("{int8}\nfile = \"i.onnx\"\n{SMALLER}"), Some(Precision::Int8)),
+        (&file, "pruned", "file = \"p.onnx\"".to_owned(), None),
+        (&file, "pruned", "precision = \"fp32\"\nfile = \"p.onnx\"".to_owned(), Some(Precision::Fp32)),
+        (&carried, "int8", format!("{int8}\nranges = \"r.json\""), Some(Precision::Int8)),
+        (DETECTOR, "int8", format!("{int8}\nfile = \"i.onnx\"\nbox_head_file = \"b.onnx\""), Some(Precision::Int8)),
+    ];
+    for (model, name, fields, precision) in cases {
+        assert_eq!(
+            variant(model, name, &fields).unwrap().precision,
+            precision,
+            "{fields}"
+        );
+    }
+}
+
+#[test]
+fn a_bad_variant_names_its_field() {
+    let (file, carried) = in_a_file_and_carried();
+    let int8 = "precision = \"int8\"\n";
+    #[rustfmt::skip]
+    let cases = [
+        (MINIMAL, "fp32", SMALLER.to_owned(), "field `variants`: expected a name other than fp32"),
+        (MINIMAL, "a", String::new(), "field `variants.NAME`: expected one of `resize`, `file`, `ranges`, got none in a"),
+        (MINIMAL, "a", SMALLER.replace("240", "0"), "field `preprocess.resize.size`"),
+        (MINIMAL, "a", SMALLER.replace("240", "200"), "field `preprocess.crop`: expected 1 to the resized short side"),
+        (MINIMAL, "a", "file = \"i.onnx\"".to_owned(), "field `variants.NAME.file`: expected none where the model has no `file`, got i.onnx in a"),
+        (MINIMAL, "int8", format!("{int8}ranges = \"r.json\""), "field `variants.NAME.ranges`: expected none but for weights in the binary, got r.json in int8"),
+        (&file, "int8", format!("{int8}ranges = \"r.json\""), "field `variants.NAME.ranges`"),
+        (&carried, "int8", format!("{int8}file = \"i.onnx\""), "field `variants.NAME.file`"),
+        (&carried, "int8", "ranges = \"r.json\"".to_owned(), "field `variants.NAME.precision`: expected int8"),
+        (&file, "int8", "file = \"i.onnx\"".to_owned(), "field `variants.NAME.precision`: expected int8 for the variant of that name, and with `ranges`, got fp32 in int8"),
+        (&file, "int8", SMALLER.to_owned(), "field `variants.NAME.precision`: expected int8"),
+        (&file, "a", format!("{int8}{SMALLER}"), "field `variants.NAME.precision`: expected fp32, the model's, without another `file`, got int8 in a"),
+        (&file, "a", "precision = \"int4\"\nfile = \"i.onnx\"".to_owned(), "unknown variant `int4`"),
+        (&file, "a", "fil = \"i.onnx\"".to_owned(), "unknown field `fil`"),
+        (&file, "int8", format!("{int8}file = \"i.onnx\"\nbox_head_file = \"b.onnx\""), "field `variants.NAME.box_head_file`: expected one beside `file` where the model has one, else none, got b.onnx in int8"),
+        (DETECTOR, "int8", format!("{int8}file = \"i.onnx\""), "field `variants.NAME.box_head_file`: expected one beside `file` where the model has one, else none, got none in int8"),
+        (DETECTOR, "a", "box_head_file = \"b.onnx\"\nresize = { mode = \"fixed\", width = 9, height = 9 }".to_owned(), "field `variants.NAME.box_head_file`"),
+    ];
+    for (model, name, fields, message) in cases {
+        let error = variant(model, name, &fields).unwrap_err();
+        assert!(error.contains(message), "{name}: {fields}: {error}");
+    }
+}

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Args;
 use onnx_export::formula;
+use onnx_export::manifest::Precision;
 use onnx_export::{BuildError, DEFAULT_OPSET};
 use sightline::app::Limits;
 use sightline::catalogue;
@@ -119,6 +120,7 @@ fn find_or_make(store: &ModelStore, model: &ModelRef) -> Result<ModelSource> {
     let source = ModelSource {
         manifest,
         variant: FP32.to_owned(),
+        precision: Precision::Fp32,
         labels,
         origin,
     };
@@ -131,7 +133,7 @@ fn measure(
     source: ModelSource,
     picture: &Bytes,
 ) -> Result<Line> {
-    let name = format!("{}@{}", source.manifest.name, source.variant);
+    let name = source.id();
     let mut alone = Alone::new(runtime, &source)?;
     let server = Server::start(runtime, source)?;
     let idle = served::idle_cpu(IDLE);

@@ -1,0 +1,242 @@
+//! One model in two precisions: which of them is loaded, and which answers.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic in a helper of a test is the report"
+)]
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::{Server, checkpoint, finish, path, photo, run, sightline};
+use serde_json::{Value, json};
+use sightline::cpu::has_int8_dot;
+
+/// A checkpoint of MobileNetV3 Small at a quarter of its width, with 10 classes.
+const TINY: &str = "golden/mobilenet_v3_small-width_mult_0.25-num_classes_10.zip.pth";
+
+/// A models directory with `birds`, whose int8 variant is another network: answers tell which was asked.
+struct Birds {
+    directory: tempfile::TempDir,
+}
+
+impl Birds {
+    fn new() -> Self {
+        let birds = Self {
+            directory: tempfile::tempdir().unwrap(),
+        };
+        let (weights, out) = (path(TINY), birds.file(""));
+        let (weights, out) = (weights.to_str().unwrap(), out.to_str().unwrap());
+        let shape = ["--width-mult", "0.25", "--num-classes", "10"];
+        let mut args = vec!["export", "mobilenet_v3_small", "--weights", weights];
+        args.extend(shape.iter().chain(&["-o", out]));
+        let (code, _, stderr) = run(&args);
+        assert_eq!(code, Some(0), "{stderr}");
+
+        let other = tempfile::tempdir().unwrap();
+        let labels = ["another"; 10];
+        checkpoint::export("mobilenet_v3_small", Some(&labels), other.path(), "other");
+        let graph = other.path().join("other/model.onnx");
+        std::fs::copy(graph, birds.file("model.int8.onnx")).unwrap();
+        let manifest = std::fs::read_to_string(birds.file("model.toml")).unwrap();
+        let variant = "[variants.int8]\nprecision = \"int8\"\nfile = \"model.int8.onnx\"\n";
+        std::fs::write(birds.file("model.toml"), format!("{manifest}\n{variant}")).unwrap();
+        birds
+    }
+
+    fn models(&self) -> &str {
+        self.directory.path().to_str().unwrap()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join("birds").join(name)
+    }
+
+    fn serve(&self, args: &[&str]) -> Server {
+        Server::start(&[&["--models", self.models()], args].concat())
+    }
+
+    /// The exit code and log of a server that cannot start.
+    fn fail(&self, args: &[&str]) -> (Option<i32>, String) {
+        Server::launch(&[&["--models", self.models()], args].concat()).wait()
+    }
+}
+
+/// What is loaded, in order, and each one's precision.
+fn loaded(server: &Server) -> Vec<String> {
+    let listed = server.get("/v1/models").json();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let models = listed["models"].as_array().unwrap().iter();
+    let show = |m: &Value| {
+        format!(
+            "{}@{} {}",
+            text(&m["name"]),
+            text(&m["variant"]),
+            text(&m["precision"])
+        )
+    };
+    models.map(show).collect()
+}
+
+/// The variant that answers to `query`, and the scores of all classes.
+fn ask(server: &Server, query: &str) -> (String, Value) {
+    let reply = server.classify(&format!("?top_k=10{query}"), &photo("coffee_500x375.jpg"));
+    assert_eq!(reply.status, 200, "{query}: {}", reply.text());
+    let answer = reply.json();
+    let variant = answer["variant"].as_str().unwrap().to_owned();
+    (variant, answer["results"][0]["predictions"].clone())
+}
+
+#[test]
+fn each_precision_answers_to_its_name() {
+    let birds = Birds::new();
+    let server = birds.serve(&["--precision", "fp32"]);
+    let both = ["birds@fp32 fp32", "birds@int8 int8"];
+    let built_in = "efficientnet_lite0@fp32 fp32";
+    assert_eq!(loaded(&server), [both[0], both[1], built_in]);
+    let fp32 = ask(&server, "&model=birds@fp32");
+    let int8 = ask(&server, "&model=birds@int8");
+    assert_eq!((fp32.0.as_str(), int8.0.as_str()), ("fp32", "int8"));
+    assert_ne!(fp32.1, int8.1);
+    assert_eq!(ask(&server, "&model=birds"), fp32);
+    assert_eq!(ask(&server, ""), fp32);
+    for (variant, asked) in [("fp32", 3.0), ("int8", 1.0)] {
+        let labels = format!(r#"{{model="birds",variant="{variant}"}}"#);
+        let images = server.metric(&format!("sightline_images_total{labels}"));
+        assert_eq!(images, asked, "{variant}");
+        let loaded = server.metric(&format!("sightline_model_loaded{labels}"));
+        assert_eq!(loaded, 1.0, "{variant}");
+        let shown = server.get(&format!("/v1/models/birds@{variant}")).json();
+        assert_eq!(shown["precision"], variant);
+    }
+    let unknown = server.classify("?model=birds@int4", &photo("coffee_500x375.jpg"));
+    assert_eq!(
+        (unknown.status, unknown.code().as_str()),
+        (404, "unknown_model")
+    );
+    let expected = "birds@fp32, birds@int8, efficientnet_lite0@fp32";
+    assert_eq!(unknown.json()["expected"], expected);
+    drop(server);
+
+    let server = birds.serve(&["--precision", "int8"]);
+    assert_eq!(loaded(&server), [both[1], both[0], built_in]);
+    assert_eq!(ask(&server, "&model=birds"), int8);
+    assert_eq!(ask(&server, "&model=birds@fp32"), fp32);
+    server.terminate();
+    let (_, log) = server.wait();
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 1, "{log}");
+    assert!(warnings[0].contains("no int8 variant") && warnings[0].contains("efficientnet_lite0"));
+
+    let server = birds.serve(&[]);
+    let preferred = if has_int8_dot() { int8 } else { fp32 };
+    assert_eq!(ask(&server, "&model=birds"), preferred);
+    server.terminate();
+    assert!(!server.wait().1.contains("WARN"));
+}
+
+#[test]
+fn named_models_are_exactly_those() {
+    let birds = Birds::new();
+    let server = birds.serve(&["--model", "birds@int8", "--precision", "fp32"]);
+    assert_eq!(loaded(&server), ["birds@int8 int8"]);
+    assert_eq!(ask(&server, "&model=birds").0, "int8");
+    let unknown = server.classify("?model=birds@fp32", &photo("coffee_500x375.jpg"));
+    assert_eq!(unknown.json()["expected"], "birds@int8");
+    drop(server);
+
+    // Which of the two a bare name is, is the machine's choice; both lists must start everywhere.
+    let config = birds.directory.path().join("settings");
+    for (precision, expected) in [
+        ("fp32", &["birds@fp32 fp32", "birds@int8 int8"][..]),
+        ("int8", &["birds@int8 int8"]),
+    ] {
+        std::fs::write(&config, format!("precision = \"{precision}\"")).unwrap();
+        let config = config.to_str().unwrap();
+        let server = birds.serve(&["--config", config, "--model", "birds,birds@int8"]);
+        assert_eq!(loaded(&server), expected);
+    }
+}
+
+#[test]
+fn what_cannot_start_says_why() {
+    let birds = Birds::new();
+    let (code, _, stderr) = run(&["serve", "--precision", "int4"]);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("auto, fp32, int8"), "{stderr}");
+    let mut command = sightline(&["serve"]);
+    command.env("SIGHTLINE_PRECISION", "int4");
+    assert_eq!(finish(command).0, Some(2));
+    let config = birds.directory.path().join("settings");
+    std::fs::write(&config, "precision = \"int4\"").unwrap();
+    let (code, _, stderr) = run(&["serve", "--config", config.to_str().unwrap()]);
+    assert_eq!(code, Some(64), "{stderr}");
+    assert!(stderr.contains("`auto`, `fp32`, `int8`"), "{stderr}");
+
+    let unknown = ["serve", "--models", birds.models(), "--model", "birds@int4"];
+    let (code, _, stderr) = run(&unknown);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("Its variants: fp32, int8"), "{stderr}");
+
+    std::fs::remove_file(birds.file("model.int8.onnx")).unwrap();
+    for args in [&[][..], &["--model", "birds@int8"]] {
+        let (code, log) = birds.fail(args);
+        assert_eq!(code, Some(1), "{log}");
+        let expected = "error: model `birds@int8`: cannot read ";
+        assert!(
+            log.contains(expected) && log.contains("model.int8.onnx"),
+            "{log}"
+        );
+    }
+    // Nobody asked for the one that is gone.
+    let server = birds.serve(&["--model", "birds@fp32"]);
+    assert_eq!(loaded(&server), ["birds@fp32 fp32"]);
+}
+
+/// The row of `sightline models` for `birds`, as JSON and in the table.
+fn listed(models: &str) -> (Value, String) {
+    let (_, json, _) = run(&["models", "--json", "--models", models]);
+    let rows: Vec<Value> = serde_json::from_str(&json).unwrap();
+    let row = rows.into_iter().find(|row| row["name"] == "birds");
+    let (_, table, _) = run(&["models", "--models", models]);
+    let line = table.lines().find(|line| line.starts_with("birds "));
+    (row.unwrap(), line.unwrap().to_owned())
+}
+
+#[test]
+fn the_commands_know_the_variant() {
+    let birds = Birds::new();
+    let (row, line) = listed(birds.models());
+    let int8 = birds.file("model.int8.onnx");
+    assert_eq!(row["int8"], json!(int8));
+    assert!(line.ends_with("model.onnx, int8"), "{line}");
+
+    let scores = |model: &str| {
+        let picture = path("photos/coffee.png");
+        let args = ["predict", "--json", "--model", model, "--models"];
+        let rest = [birds.models(), picture.to_str().unwrap()];
+        let (code, stdout, stderr) = run(&[&args[..], &rest].concat());
+        assert_eq!(code, Some(0), "{stderr}");
+        stdout
+    };
+    assert_ne!(scores("birds"), scores("birds@int8"));
+    assert_eq!(scores("birds"), scores("birds@fp32"));
+    bench_measures(birds.models(), "birds@int8");
+
+    std::fs::remove_file(int8).unwrap();
+    let (row, line) = listed(birds.models());
+    assert_eq!(row["int8"], Value::Null);
+    assert!(line.ends_with("model.onnx"), "{line}");
+}
+
+fn bench_measures(models: &str, model: &str) {
+    let rounds = ["--rounds", "1", "--round-ms", "50", "--connections", "1"];
+    let args = ["bench", "--models", models, "--model", model];
+    let (code, stdout, stderr) = run(&[&args[..], &rounds].concat());
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(
+        stdout.lines().any(|line| line.starts_with(model)),
+        "{stdout}"
+    );
+}
