@@ -134,6 +134,15 @@ impl StateDict {
         }
     }
 
+    /// Other tensors, made of those of the same file: with its digest and metadata.
+    pub(crate) fn replaced(&self, tensors: BTreeMap<String, Tensor>) -> Self {
+        Self {
+            tensors,
+            metadata: self.metadata.clone(),
+            sha256: self.sha256.clone(),
+        }
+    }
+
     /// The tensor of that name.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)
