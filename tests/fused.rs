@@ -17,7 +17,6 @@ use onnx_export::manifest::{ModelManifest, Resize};
 use onnx_export::weights::StateDict;
 use onnx_export::{DEFAULT_OPSET, OPSETS, formula};
 use reference::detection::{DetectionCase, Input, Runner, detection_cases};
-use reference::read_tensor;
 use sightline::catalogue;
 use sightline::engine::{Region, Tensor, TensorView};
 use sightline::image::{ImageSize, ImageTensor, Preprocessor};
@@ -54,7 +53,7 @@ fn state(case: &DetectionCase) -> StateDict {
 }
 
 fn picture(case: &DetectionCase) -> RgbImage {
-    let planes = read_tensor(&format!("{}.safetensors", case.name), "image");
+    let planes = case.picture();
     let (width, height) = (case.input.width, case.input.height);
     let at = |x: u32, y: u32, c: usize| {
         (planes[(c * height + y as usize) * width + x as usize] * 255.0).round() as u8

@@ -11,7 +11,10 @@
 //! 3. [`backbones`] hold the trunks as tables, `classification`, `segmentation` and `detection` the
 //!    heads on them; they take weights from a [`graph::Scope`], whose path is the state dict's, and add nodes
 //!    to a [`graph::Graph`], which checks every shape at once.
-//! 4. [`Model`] is the finished graph with its opset and metadata; [`Model::to_bytes`] encodes it.
+//! 4. [`qat`] takes a checkpoint that was trained for int8 apart, into the float network's tensors and the
+//!    scales that training chose.
+//! 5. [`Model`] is the finished graph with its opset and metadata; [`Model::to_bytes`] encodes it.
+//! 6. [`quantize`] turns the bytes of a float file and a recipe into those of an int8 one.
 
 pub mod backbones;
 mod check;
@@ -24,6 +27,7 @@ mod layers;
 pub mod manifest;
 mod model;
 mod proto;
+pub mod qat;
 pub mod quantize;
 mod read;
 mod segmentation;

@@ -61,6 +61,15 @@ impl DetectionCase {
         format!("{}.safetensors", self.name)
     }
 
+    /// The case's picture, `[3, H, W]` in [0, 1], which cases of one size share.
+    pub fn picture(&self) -> Vec<f32> {
+        let ImageSides { height, width } = self.input;
+        read_tensor(
+            "detection_pictures.safetensors",
+            &format!("{height}x{width}"),
+        )
+    }
+
     /// The catalogue's manifest with the case's sizes and thresholds.
     pub fn manifest(&self) -> ModelManifest {
         let mut manifest = catalogue::manifest(&self.name).unwrap().unwrap();
@@ -83,7 +92,7 @@ impl DetectionCase {
     pub fn input(&self, manifest: &ModelManifest) -> (Vec<f32>, f64) {
         let preprocess = &manifest.preprocess;
         let from = [self.input.height, self.input.width];
-        let mut planes = self.tensor("image");
+        let mut planes = self.picture();
         for (channel, plane) in planes.chunks_mut(from[0] * from[1]).enumerate() {
             for value in plane {
                 *value = (*value - preprocess.mean[channel]) / preprocess.std[channel];

@@ -142,8 +142,8 @@ pub enum WeightsError {
         /// Module and name, with a dot between.
         name: String,
     },
-    /// A pickle holds quantised tensors.
-    #[error("pickle refers to '{name}': quantised tensors are not read")]
+    /// A pickle holds tensors quantised in another way than torch's affine eight and 32 bits.
+    #[error("pickle refers to '{name}': tensors quantised so are not read")]
     Quantised {
         /// Module and name, with a dot between.
         name: String,

@@ -6,7 +6,11 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{
-    DType, Format, Tensor, WeightsError, error::shown, limits::Budget, tensor::byte_count,
+    DType, Format, Tensor, Tensors, WeightsError,
+    error::shown,
+    limits::Budget,
+    quantized::{Part, Parts, QuantizerRef, assemble},
+    tensor::byte_count,
 };
 
 /// A storage as a pickle names it. Lengths and offsets count elements of `dtype`.
@@ -23,15 +27,15 @@ pub(super) struct StorageRef<'a> {
 }
 
 /// A tensor as a pickle describes it. Offset and strides count elements.
-///
-/// A quantised tensor is one of these and its scales; it would get a field for them here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct TensorRef<'a> {
     pub(super) storage: StorageRef<'a>,
     pub(super) dtype: DType,
     pub(super) offset: usize,
     pub(super) shape: Vec<usize>,
     pub(super) strides: Vec<usize>,
+    /// Of a quantised tensor, what its integers stand for.
+    pub(super) quantizer: Option<QuantizerRef<'a>>,
 }
 
 /// A container's storages by key.
@@ -46,31 +50,32 @@ pub(super) trait Storages {
 /// Reads the tensors that `wanted` names. `file_len` bytes bound what they may unfold into.
 ///
 /// # Errors
-/// [`WeightsError`] for a storage that is missing or too short, or a tensor outside its storage.
+/// [`WeightsError`] for a storage that is missing or too short, a tensor outside its storage, or a
+/// quantiser that does not fit its tensor.
 pub(super) fn materialise(
-    wanted: BTreeMap<String, &TensorRef<'_>>,
+    wanted: &BTreeMap<String, &TensorRef<'_>>,
     storages: &mut impl Storages,
     format: Format,
     file_len: usize,
-) -> Result<BTreeMap<String, Tensor>, WeightsError> {
+) -> Result<Tensors, WeightsError> {
     let mut budget = Budget::for_file(format, "bytes of all tensors", file_len);
     // Grouped, so that a shared storage is read once and only one storage is held at a time.
-    let mut groups: BTreeMap<&str, Vec<(String, &TensorRef<'_>)>> = BTreeMap::new();
+    let mut groups: BTreeMap<&str, Vec<(&str, Part, &TensorRef<'_>)>> = BTreeMap::new();
     for (name, tensor) in wanted {
-        groups
-            .entry(&tensor.storage.key)
-            .or_default()
-            .push((name, tensor));
-    }
-    let mut out = BTreeMap::new();
-    for (key, group) in groups {
-        let bytes = storages.storage(key)?;
-        for (name, tensor) in group {
-            let read = Placed::new(tensor, &bytes, &name, format)?.read(&mut budget)?;
-            out.insert(name, read);
+        for (part, tensor) in tensor.parts() {
+            let group = groups.entry(&tensor.storage.key).or_default();
+            group.push((name, part, tensor));
         }
     }
-    Ok(out)
+    let mut parts = Parts::new();
+    for (key, group) in groups {
+        let bytes = storages.storage(key)?;
+        for (name, part, tensor) in group {
+            let read = Placed::new(tensor, &bytes, name, format)?.read(&mut budget)?;
+            parts.insert((name, part), read);
+        }
+    }
+    assemble(wanted, parts, &mut budget, format)
 }
 
 /// A tensor over the bytes of its storage, all of it known to lie inside.
@@ -123,14 +128,9 @@ impl<'a> Placed<'a> {
     }
 
     fn read(&self, budget: &mut Budget) -> Result<Tensor, WeightsError> {
-        let TensorRef {
-            dtype,
-            offset,
-            ref shape,
-            ..
-        } = *self.tensor;
+        let (dtype, shape) = (self.tensor.dtype, &self.tensor.shape);
         let mut out = budget.allocate(self.byte_count)?;
-        let start = offset.saturating_mul(dtype.size());
+        let start = self.tensor.offset.saturating_mul(dtype.size());
         match self.byte_count {
             // An empty tensor may say any offset, so nothing is sliced for it.
             0 => {}
@@ -234,10 +234,11 @@ mod tests {
             offset,
             shape: shape.to_vec(),
             strides: strides.to_vec(),
+            quantizer: None,
         };
         let wanted = BTreeMap::from([("t".to_owned(), &tensor)]);
         let mut storages = Bytes((0..12).collect());
-        materialise(wanted, &mut storages, Format::Zip, 12)
+        materialise(&wanted, &mut storages, Format::Zip, 12)
             .map(|tensors| tensors["t"].bytes().to_vec())
             .map_err(|e| e.to_string())
     }

@@ -47,7 +47,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
     let wanted = nested::select(&object)?;
     let keys = pickle::load(head, object.end, Persistent::Refused)?;
     let mut storages = Stream::scan(bytes, &keys, &element_types(&object))?;
-    layout::materialise(wanted, &mut storages, Format::Legacy, bytes.len())
+    layout::materialise(&wanted, &mut storages, Format::Legacy, bytes.len())
 }
 
 /// Refuses the numbers of a big-endian machine. Also the `sys_info` of a tar.

@@ -96,14 +96,23 @@ impl Budget {
         }
     }
 
+    /// Takes `bytes` out of the budget, for what is allocated elsewhere.
+    ///
+    /// # Errors
+    /// [`WeightsError::Limit`] if the budget is spent.
+    pub(super) fn spend(&mut self, bytes: usize) -> Result<(), WeightsError> {
+        let spent = self.spent.saturating_add(bytes as u64);
+        at_most(self.format, self.what, self.limit, spent)?;
+        self.spent = spent;
+        Ok(())
+    }
+
     /// Takes `bytes` out of the budget and gives back an empty vector with room for them.
     ///
     /// # Errors
     /// [`WeightsError::Limit`] if the budget is spent, [`WeightsError::OutOfMemory`].
     pub(super) fn allocate(&mut self, bytes: usize) -> Result<Vec<u8>, WeightsError> {
-        let spent = self.spent.saturating_add(bytes as u64);
-        at_most(self.format, self.what, self.limit, spent)?;
-        self.spent = spent;
+        self.spend(bytes)?;
         let mut out = Vec::new();
         out.try_reserve_exact(bytes)
             .map_err(|_| WeightsError::OutOfMemory { bytes })?;

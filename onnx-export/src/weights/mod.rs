@@ -10,12 +10,15 @@
 //! - `pickle`: the machine that turns a pickle into plain data without running anything.
 //! - `nested`: which dictionary of a training checkpoint holds the weights.
 //! - `layout`: storages and strides to contiguous tensors.
+//! - `quantizer`, `quantized`: what the integers of a quantised tensor stand for, and where that
+//!   lies.
 //! - `limits`: all limits, checked before anything is allocated.
 //!
 //! Invariant: no input makes a reader panic, run code, touch the disk, or use more memory than a
 //! bounded multiple of the file's size.
 //!
-//! Not here: quantised tensors (refused by name), big-endian files, `TorchScript`, whole pickled
+//! Not here: tensors quantised otherwise than by scales and zero points, or to fewer than eight bits
+//! (refused by name), big-endian files, `TorchScript`, whole pickled
 //! modules, downloads, and what the names mean (the architecture modules).
 
 mod error;
@@ -25,6 +28,8 @@ mod limits;
 mod nested;
 mod pack;
 mod pickle;
+mod quantized;
+mod quantizer;
 mod safetensors;
 mod tar;
 mod tensor;
@@ -36,6 +41,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::{
     error::{Format, Overflowing, WeightsError},
+    quantizer::{InvalidQuantizer, Quantizer},
     tensor::{DType, Tensor},
 };
 
@@ -116,12 +122,24 @@ impl StateDict {
         for (name, tensor) in &tensors {
             let (dtype, shape) = (tensor.dtype(), tensor.shape());
             digest.update(format!("{name:?} {dtype} {shape:?}\n"));
+            if let Some(quantizer) = tensor.quantizer() {
+                digest.update(format!("{quantizer:?}\n"));
+            }
             digest.update(tensor.bytes());
         }
         Self {
             sha256: hex(&digest.finalize()),
             tensors,
             metadata: BTreeMap::new(),
+        }
+    }
+
+    /// Other tensors, made of those of the same file: with its digest and metadata.
+    pub(crate) fn replaced(&self, tensors: BTreeMap<String, Tensor>) -> Self {
+        Self {
+            tensors,
+            metadata: self.metadata.clone(),
+            sha256: self.sha256.clone(),
         }
     }
 

@@ -3,7 +3,8 @@
 //! A bare state dict is the top level itself. A training checkpoint keeps it under a key beside the
 //! optimizer, the epoch and the like; the keys looked for, in this order, are those of [`HOLDERS`].
 //! Where a checkpoint holds both the weights and their moving average, the weights are taken.
-//! The prefixes of wrappers ([`PREFIXES`]) are cut off if every name has them.
+//! The prefixes of wrappers ([`PREFIXES`]) are cut off if every name has them. The packed weights and
+//! biases of quantised linear layers become tensors of the layer ([`PACKED`]).
 //!
 //! Not here: the `model.` prefix of Lightning, which cannot be told from a layer of that name.
 
@@ -33,6 +34,14 @@ const HOLDERS: &[&str] = &[
 
 /// Prefixes of `DataParallel` and `torch.compile`.
 const PREFIXES: &[&str] = &["module.", "_orig_mod."];
+
+/// The module inside a quantised linear layer. Its tensors `_packed_params.weight` and `.bias`, or those of
+/// the tuple `_packed_params._packed_params`, become `weight` and `bias` of the layer.
+/// Source: `torch/ao/nn/quantized/modules/linear.py`.
+const PACKED: &str = "_packed_params.";
+
+/// The tuple in [`PACKED`].
+const PAIR: &str = "_packed_params";
 
 /// Levels of [`HOLDERS`] inside each other. Checkpoints have one, rarely two; the bound also ends
 /// the walk in a dictionary that contains itself.
@@ -88,13 +97,31 @@ fn find<'p, 'a>(
 fn tensors<'p, 'a>(pickled: &'p Pickled<'a>, dict: Value) -> BTreeMap<String, &'p TensorRef<'a>> {
     let arena = &pickled.arena;
     let pairs = arena.pairs(dict).unwrap_or_default();
-    pairs
-        .iter()
-        .filter_map(|(key, value)| match arena.node(*value) {
-            Some(Node::Tensor(tensor)) => Some((arena.text(*key)?.to_owned(), tensor)),
-            _ => None,
-        })
-        .collect()
+    let mut named = BTreeMap::new();
+    for (key, value) in pairs {
+        let Some(name) = arena.text(*key) else {
+            continue;
+        };
+        let (layer, tensor) = match name.rsplit_once(PACKED) {
+            Some((layer, tensor @ ("weight" | "bias" | PAIR))) => (layer, tensor),
+            _ => ("", name),
+        };
+        match arena.node(*value) {
+            Some(Node::Tensor(held)) => {
+                named.insert(format!("{layer}{tensor}"), held);
+            }
+            // A layer without bias has None there.
+            Some(Node::Tuple(pair)) if tensor == PAIR => {
+                for (name, part) in ["weight", "bias"].iter().zip(pair) {
+                    if let Some(Node::Tensor(held)) = arena.node(*part) {
+                        named.insert(format!("{layer}{name}"), held);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    named
 }
 
 fn common_prefix(named: &BTreeMap<String, &TensorRef<'_>>) -> Option<&'static str> {

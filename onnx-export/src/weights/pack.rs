@@ -11,8 +11,8 @@ impl StateDict {
     ///
     /// Floats of rank 2 and more become f16, rounded to the nearest. Rank 1 stays as it is: biases
     /// and batch-norm statistics need the range, and are few. So does a tensor with a finite value
-    /// that f16 would turn into an infinity. The metadata gains [`SOURCE_SHA256`], the digest of
-    /// this state dict.
+    /// that f16 would turn into an infinity, and a quantised one. The metadata gains
+    /// [`SOURCE_SHA256`], the digest of this state dict.
     #[must_use]
     pub fn to_half(&self) -> Self {
         let tensors: BTreeMap<_, _> = self
@@ -43,7 +43,8 @@ impl StateDict {
 
 /// The tensor in half precision; none where it stays as it is.
 fn halved(tensor: &Tensor) -> Option<Tensor> {
-    if tensor.shape().len() < 2 || tensor.dtype() == DType::F16 {
+    let quantised = tensor.quantizer().is_some();
+    if tensor.shape().len() < 2 || tensor.dtype() == DType::F16 || quantised {
         return None;
     }
     let values = tensor.to_f32().ok()?;

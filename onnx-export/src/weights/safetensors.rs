@@ -74,8 +74,19 @@ impl StateDict {
     /// differ.
     ///
     /// # Errors
-    /// [`WeightsError::Write`] if the header would be too large.
+    /// [`WeightsError::Write`] if the header would be too large, [`WeightsError::Entry`] for a quantised
+    /// tensor, whose scales the format has no place for.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, WeightsError> {
+        if let Some((name, tensor)) = self.iter().find(|(_, t)| t.quantizer().is_some()) {
+            let expected = "a tensor that is not quantised";
+            let got = format!("{} with scales", tensor.dtype());
+            return Err(WeightsError::entry(
+                Format::Safetensors,
+                name,
+                expected,
+                got,
+            ));
+        }
         let metadata = self.metadata();
         let metadata = (!metadata.is_empty()).then(|| metadata.clone().into_iter().collect());
         let views = self.iter().map(|(name, tensor)| (name, Viewed(tensor)));

@@ -33,7 +33,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
     let tensors = read_tensors(members.get("tensors")?, &storages)?;
     let object = pickle::load(members.get("pickle")?, 0, Persistent::Numbered(&tensors))?;
     let wanted = nested::select(&object)?;
-    layout::materialise(wanted, &mut storages, Format::Tar, bytes.len())
+    layout::materialise(&wanted, &mut storages, Format::Tar, bytes.len())
 }
 
 /// The members that count, as slices of the file.
@@ -171,6 +171,7 @@ fn read_tensors(
             shape: read_sizes(bytes, &mut at, rank)?,
             strides: read_sizes(bytes, &mut at, rank)?,
             offset: read_size(bytes, &mut at)?,
+            quantizer: None,
         };
         tensors.insert(key, tensor);
     }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use half::{bf16, f16};
 
-use super::{WeightsError, error::Overflowing};
+use super::{InvalidQuantizer, Quantizer, WeightsError, error::Overflowing};
 
 /// Element types of checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,7 +44,7 @@ impl DType {
         }
     }
 
-    /// Whether [`Tensor::to_f32`] converts it.
+    /// Whether [`Tensor::to_f32`] converts it where the tensor is not quantised.
     pub fn is_float(self) -> bool {
         matches!(self, Self::F32 | Self::F16 | Self::BF16 | Self::F64)
     }
@@ -67,12 +67,14 @@ impl fmt::Display for DType {
     }
 }
 
-/// A dense tensor: little-endian elements in C order (the last axis is contiguous).
+/// A dense tensor: little-endian elements in C order (the last axis is contiguous). Of a quantised
+/// one, the elements are its integers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
     bytes: Vec<u8>,
+    quantizer: Option<Quantizer>,
 }
 
 impl Tensor {
@@ -87,6 +89,7 @@ impl Tensor {
                 dtype,
                 shape,
                 bytes,
+                quantizer: None,
             });
         }
         Err(WeightsError::Shape {
@@ -106,6 +109,22 @@ impl Tensor {
         Self::new(DType::F32, shape.to_vec(), bytes)
     }
 
+    /// The same integers, standing for floats as `quantizer` says.
+    ///
+    /// # Errors
+    /// [`InvalidQuantizer`] for elements other than i8, u8 and i32, a zero point outside of them, an
+    /// axis outside the shape, and unless there is a scale for every index of the axis.
+    pub fn quantized(self, quantizer: Quantizer) -> Result<Self, InvalidQuantizer> {
+        quantizer.check(self.dtype, &self.shape)?;
+        let quantizer = Some(quantizer);
+        Ok(Self { quantizer, ..self })
+    }
+
+    /// What the elements of a quantised tensor stand for.
+    pub fn quantizer(&self) -> Option<&Quantizer> {
+        self.quantizer.as_ref()
+    }
+
     /// Type of the elements.
     pub fn dtype(&self) -> DType {
         self.dtype
@@ -121,12 +140,18 @@ impl Tensor {
         &self.bytes
     }
 
-    /// The elements as f32, in C order. An f64 is rounded to the nearest f32.
+    /// The elements as f32, in C order. An f64 is rounded to the nearest f32; quantised integers
+    /// become what they stand for, to the bit as torch's `dequantize` has it.
     ///
     /// # Errors
-    /// [`WeightsError::NotFloat`] for whole numbers and booleans, which are never weights.
+    /// [`WeightsError::NotFloat`] for other whole numbers and booleans, which are never weights.
     pub fn to_f32(&self) -> Result<Vec<f32>, WeightsError> {
         let bytes = &self.bytes;
+        if let Some(quantizer) = &self.quantizer
+            && let Some(integers) = self.to_i64()
+        {
+            return Ok(quantizer.dequantize(integers.into_iter(), &self.shape));
+        }
         Ok(match self.dtype {
             DType::F32 => elements(bytes).map(f32::from_le_bytes).collect(),
             DType::F16 => elements(bytes)
@@ -139,6 +164,30 @@ impl Tensor {
                 .map(|b| f64::from_le_bytes(b) as f32)
                 .collect(),
             got => return Err(WeightsError::NotFloat { got }),
+        })
+    }
+
+    /// The elements of a tensor of floats as f64, in C order; none for other types.
+    pub(super) fn to_f64(&self) -> Option<Vec<f64>> {
+        match self.dtype {
+            DType::F64 => Some(elements(&self.bytes).map(f64::from_le_bytes).collect()),
+            _ => Some(self.to_f32().ok()?.into_iter().map(f64::from).collect()),
+        }
+    }
+
+    /// The elements of an i64, i32, i8 or u8 tensor, in C order; none for other types.
+    pub fn to_i64(&self) -> Option<Vec<i64>> {
+        let bytes = &self.bytes;
+        Some(match self.dtype {
+            DType::I64 => elements(bytes).map(i64::from_le_bytes).collect(),
+            DType::I32 => elements(bytes)
+                .map(|b| i32::from_le_bytes(b).into())
+                .collect(),
+            DType::I8 => elements(bytes)
+                .map(|b| i8::from_le_bytes(b).into())
+                .collect(),
+            DType::U8 => bytes.iter().copied().map(i64::from).collect(),
+            _ => return None,
         })
     }
 }

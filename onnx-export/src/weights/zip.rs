@@ -38,7 +38,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
     let data = archive.entry(PICKLE, limits::MAX_PICKLE)?;
     let pickled = pickle::load(&data, 0, Persistent::Storages)?;
     let wanted = nested::select(&pickled)?;
-    layout::materialise(wanted, &mut archive, Format::Zip, bytes.len())
+    layout::materialise(&wanted, &mut archive, Format::Zip, bytes.len())
 }
 
 struct Archive<'a> {

@@ -19,6 +19,12 @@ pub(in crate::weights) enum Global {
     TensorV3,
     /// `torch._utils._rebuild_parameter` and `_rebuild_parameter_with_state`: a tensor, wrapped.
     Parameter,
+    /// `torch._utils._rebuild_qtensor`: integers and their quantiser.
+    Quantized,
+    /// `torch.per_tensor_affine`: one scale and zero point.
+    PerTensorAffine,
+    /// `torch.per_channel_affine`: scales and zero points along an axis.
+    PerChannelAffine,
     /// A storage class.
     Storage(DType),
     /// An element type as a value, such as `torch.float32`.
@@ -73,8 +79,8 @@ const OPAQUE: &[&str] = &[
 /// What `module.name` stands for.
 ///
 /// # Errors
-/// [`WeightsError::Quantised`] for what quantised tensors need, [`WeightsError::Global`] for any
-/// other name that is not listed.
+/// [`WeightsError::Quantised`] for other ways to quantise, [`WeightsError::Global`] for any other name
+/// that is not listed.
 pub(super) fn resolve(module: &str, name: &str) -> Result<Global, WeightsError> {
     let known = match (module, name) {
         ("collections", "OrderedDict" | "defaultdict" | "Counter") => Some(Global::Dict),
@@ -84,6 +90,9 @@ pub(super) fn resolve(module: &str, name: &str) -> Result<Global, WeightsError> 
         ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
             Some(Global::Parameter)
         }
+        ("torch._utils", "_rebuild_qtensor") => Some(Global::Quantized),
+        ("torch", "per_tensor_affine") => Some(Global::PerTensorAffine),
+        ("torch", "per_channel_affine") => Some(Global::PerChannelAffine),
         ("torch" | "torch.cuda" | "torch.storage", _) => storage(name)
             .map(Global::Storage)
             .or_else(|| element_type(name).map(Global::DType)),
@@ -104,7 +113,7 @@ pub(super) fn resolve(module: &str, name: &str) -> Result<Global, WeightsError> 
     })
 }
 
-/// Element type of a storage class. An untyped storage counts bytes.
+/// Element type of a storage class. An untyped storage counts bytes; a quantised one holds integers.
 fn storage(class: &str) -> Option<DType> {
     Some(match class {
         "FloatStorage" => DType::F32,
@@ -112,10 +121,10 @@ fn storage(class: &str) -> Option<DType> {
         "BFloat16Storage" => DType::BF16,
         "DoubleStorage" => DType::F64,
         "LongStorage" => DType::I64,
-        "IntStorage" => DType::I32,
+        "IntStorage" | "QInt32Storage" => DType::I32,
         "ShortStorage" => DType::I16,
-        "CharStorage" => DType::I8,
-        "ByteStorage" | "UntypedStorage" | "_UntypedStorage" => DType::U8,
+        "CharStorage" | "QInt8Storage" => DType::I8,
+        "ByteStorage" | "QUInt8Storage" | "UntypedStorage" | "_UntypedStorage" => DType::U8,
         "BoolStorage" => DType::Bool,
         _ => return None,
     })
@@ -128,24 +137,17 @@ fn element_type(name: &str) -> Option<DType> {
         "bfloat16" => DType::BF16,
         "float64" => DType::F64,
         "int64" => DType::I64,
-        "int32" => DType::I32,
+        "int32" | "qint32" => DType::I32,
         "int16" => DType::I16,
-        "int8" => DType::I8,
-        "uint8" => DType::U8,
+        "int8" | "qint8" => DType::I8,
+        "uint8" | "quint8" => DType::U8,
         "bool" => DType::Bool,
         _ => return None,
     })
 }
 
 fn is_quantised(module: &str, full: &str) -> bool {
-    let parts = [
-        "_rebuild_qtensor",
-        ".qint",
-        ".quint",
-        ".QInt",
-        ".QUInt",
-        ".per_",
-    ];
+    let parts = [".quint", ".QInt", ".QUInt", ".per_"];
     module.starts_with("torch") && parts.iter().any(|part| full.contains(part))
 }
 
@@ -156,6 +158,7 @@ mod tests {
     #[test]
     fn names_stand_for_data_or_are_refused() {
         let no_use = "which a checkpoint has no use for";
+        let unknown = "tensors quantised so are not read";
         let cases = [
             ("collections", "OrderedDict", Ok(Global::Dict)),
             ("torch", "BFloat16Storage", Ok(Global::Storage(DType::BF16))),
@@ -173,16 +176,19 @@ mod tests {
             ("torch", "load", Err(no_use)),
             ("torch.storage", "_load_from_bytes", Err(no_use)),
             ("torch.nn.modules.conv", "Conv2d", Err(no_use)),
-            (
-                "torch._utils",
-                "_rebuild_qtensor",
-                Err("quantised tensors are not read"),
-            ),
-            (
-                "torch",
-                "QInt8Storage",
-                Err("quantised tensors are not read"),
-            ),
+            ("torch._utils", "_rebuild_qtensor", Ok(Global::Quantized)),
+            ("torch", "per_tensor_affine", Ok(Global::PerTensorAffine)),
+            ("torch", "per_channel_affine", Ok(Global::PerChannelAffine)),
+            ("torch", "QInt8Storage", Ok(Global::Storage(DType::I8))),
+            ("torch", "QUInt8Storage", Ok(Global::Storage(DType::U8))),
+            ("torch", "QInt32Storage", Ok(Global::Storage(DType::I32))),
+            ("torch", "qint8", Ok(Global::DType(DType::I8))),
+            ("torch", "quint8", Ok(Global::DType(DType::U8))),
+            ("torch", "qint32", Ok(Global::DType(DType::I32))),
+            ("torch", "QUInt4x2Storage", Err(unknown)),
+            ("torch", "quint2x4", Err(unknown)),
+            ("torch", "per_channel_affine_float_qparams", Err(unknown)),
+            ("torch", "per_tensor_symmetric", Err(unknown)),
         ];
         for (module, name, expected) in cases {
             match (resolve(module, name), expected) {

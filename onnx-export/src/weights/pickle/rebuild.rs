@@ -12,6 +12,7 @@ use crate::weights::{
     DType, Format, WeightsError,
     layout::{StorageRef, TensorRef},
     limits,
+    quantized::{Numbers, PerChannelRef, QuantizerRef},
 };
 
 /// What the persistent ids of a pickle refer to.
@@ -65,8 +66,17 @@ pub(super) fn call(
             let tensor = tensor(arena, args, Some(dtype), at)?;
             Ok(arena.add(Node::Tensor(tensor)))
         }
-        Global::Storage(_) | Global::DType(_) => {
-            let got = "an element type or a storage class";
+        Global::Quantized => {
+            let scheme = args.get(4).copied().unwrap_or(Value::None);
+            let mut tensor = tensor(arena, args, None, at)?;
+            tensor.quantizer = Some(quantizer(arena, scheme, at)?);
+            Ok(arena.add(Node::Tensor(tensor)))
+        }
+        Global::Storage(_)
+        | Global::DType(_)
+        | Global::PerTensorAffine
+        | Global::PerChannelAffine => {
+            let got = "an element type, a storage class or a scheme";
             Err(WeightsError::pickle(at, "a function to call", got))
         }
     }
@@ -115,7 +125,77 @@ fn tensor<'a>(
         offset: size(*offset).ok_or_else(|| wrong(arena.describe(*offset)))?,
         shape: sizes(arena, *shape)?.ok_or_else(|| wrong("a shape of another kind"))?,
         strides: sizes(arena, *strides)?.ok_or_else(|| wrong("strides of another kind"))?,
+        quantizer: None,
     })
+}
+
+/// `(per_tensor_affine, scale, zero point)` or `(per_channel_affine, scales, zero points, axis)`.
+fn quantizer<'a>(
+    arena: &mut Arena<'a>,
+    scheme: Value,
+    at: usize,
+) -> Result<QuantizerRef<'a>, WeightsError> {
+    let read = match *arena.items(scheme).unwrap_or_default() {
+        [kind, scale, zero_point] if is(arena, kind, Global::PerTensorAffine) => float(scale)
+            .zip(int(zero_point))
+            .map(|(scale, zero_point)| QuantizerRef::PerTensor { scale, zero_point }),
+        [kind, scales, zero_points, axis] if is(arena, kind, Global::PerChannelAffine) => {
+            let scales = numbers(arena, scales, float);
+            let zero_points = numbers(arena, zero_points, int);
+            let both = scales.zip(zero_points).zip(size(axis));
+            both.map(|((scales, zero_points), axis)| {
+                QuantizerRef::PerChannel(Box::new(PerChannelRef {
+                    scales,
+                    zero_points,
+                    axis,
+                }))
+            })
+        }
+        _ => None,
+    };
+    let expected = "a scheme, its scales and its zero points";
+    read.ok_or_else(|| WeightsError::pickle(at, expected, "another quantiser"))
+}
+
+fn is(arena: &Arena<'_>, value: Value, global: Global) -> bool {
+    matches!(arena.node(value), Some(Node::Global(got)) if *got == global)
+}
+
+/// The numbers of a list, as the first versions of torch write them, or a tensor that holds them.
+fn numbers<'a, T>(
+    arena: &mut Arena<'a>,
+    value: Value,
+    number: impl Fn(Value) -> Option<T>,
+) -> Option<Numbers<'a, T>> {
+    match arena.node_mut(value)? {
+        // Taken rather than copied, as for a dictionary.
+        Node::List(items) => {
+            let items = std::mem::take(items).into_iter();
+            items
+                .map(number)
+                .collect::<Option<_>>()
+                .map(Numbers::Listed)
+        }
+        Node::Tensor(tensor) if tensor.shape.len() == 1 && tensor.quantizer.is_none() => {
+            Some(Numbers::Held(tensor.clone()))
+        }
+        _ => None,
+    }
+}
+
+fn float(value: Value) -> Option<f64> {
+    match value {
+        Value::Float(x) => Some(x),
+        Value::Int(n) => Some(n as f64),
+        _ => None,
+    }
+}
+
+fn int(value: Value) -> Option<i64> {
+    match value {
+        Value::Int(n) => Some(n),
+        _ => None,
+    }
 }
 
 /// The whole numbers of a tuple; none if there is something else in it.

@@ -127,6 +127,15 @@ fn hostile_pickles_are_refused() {
         b"K\x00J\xff\xff\xff\xff\x85K\x01\x85tR.",
     ]
     .concat();
+    let quantised = |scheme: &[u8]| {
+        let start = b"ctorch._utils\n_rebuild_qtensor\n(";
+        [start, STORAGE, b"K\x00K\x01\x85K\x01\x85", scheme, b"tR"].concat()
+    };
+    let plain = [quantised(b"ctorch\nper_tensor_affine\n"), b".".to_vec()].concat();
+    // Scales that are quantised themselves.
+    let scales = quantised(b"(ctorch\nper_tensor_affine\nG\x3f\xf0\0\0\0\0\0\0K\x00t");
+    let scheme = [b"(ctorch\nper_channel_affine\n", &scales[..], b"]K\x00t"].concat();
+    let recursive = [quantised(&scheme), b".".to_vec()].concat();
     let cases: &[(&[u8], &str)] = &[
         (
             b"cposix\nsystem\n\x8c\x02id\x85R.",
@@ -153,6 +162,15 @@ fn hostile_pickles_are_refused() {
         (
             b"ctorch._utils\n_rebuild_tensor_v2\n)R.",
             "expected arguments (storage, offset",
+        ),
+        (
+            b"ctorch\nper_tensor_affine\n)R.",
+            "expected a function to call, got an element type, a storage class or a scheme",
+        ),
+        (&plain, "expected a scheme, its scales and its zero points"),
+        (
+            &recursive,
+            "expected a scheme, its scales and its zero points",
         ),
         (
             b"K\x01Q.",

@@ -1,0 +1,239 @@
+//! How the integers of a quantised tensor stand for floats.
+
+use thiserror::Error;
+
+use super::DType;
+
+/// The scales and zero points of a quantised tensor: integer `q` stands for `(q - zero_point) * scale`.
+///
+/// Scales are finite and above 0, as double and as single precision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quantizer {
+    scales: Vec<f64>,
+    zero_points: Vec<i64>,
+    axis: Option<usize>,
+}
+
+/// Equality is total, since no scale is NaN.
+impl Eq for Quantizer {}
+
+/// Scales or zero points that no quantised tensor can have.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("expected {expected}, got {got}")]
+pub struct InvalidQuantizer {
+    /// What a quantiser has there.
+    pub expected: &'static str,
+    /// What was found.
+    pub got: String,
+}
+
+impl InvalidQuantizer {
+    fn new(expected: &'static str, got: &impl ToString) -> Self {
+        let got = got.to_string();
+        Self { expected, got }
+    }
+}
+
+impl Quantizer {
+    /// One scale and zero point for all elements: torch's `per_tensor_affine`.
+    ///
+    /// # Errors
+    /// [`InvalidQuantizer`] for a scale that is not finite and above 0.
+    pub fn per_tensor(scale: f64, zero_point: i64) -> Result<Self, InvalidQuantizer> {
+        Self::new(vec![scale], vec![zero_point], None)
+    }
+
+    /// A scale and a zero point for each index of `axis`: torch's `per_channel_affine`.
+    ///
+    /// # Errors
+    /// [`InvalidQuantizer`] for a scale that is not finite and above 0, and unless there are as many
+    /// zero points as scales.
+    pub fn per_channel(
+        scales: Vec<f64>,
+        zero_points: Vec<i64>,
+        axis: usize,
+    ) -> Result<Self, InvalidQuantizer> {
+        Self::new(scales, zero_points, Some(axis))
+    }
+
+    fn new(
+        scales: Vec<f64>,
+        zero_points: Vec<i64>,
+        axis: Option<usize>,
+    ) -> Result<Self, InvalidQuantizer> {
+        // Torch computes with the scale as f32, which must not vanish there.
+        let usable = |scale: &f64| (*scale as f32).is_finite() && *scale as f32 > 0.0;
+        if let Some(scale) = scales.iter().find(|scale| !usable(scale)) {
+            let expected = "a finite scale above 0";
+            return Err(InvalidQuantizer::new(expected, scale));
+        }
+        if scales.len() != zero_points.len() {
+            let got = format!("{} for {} scales", zero_points.len(), scales.len());
+            return Err(InvalidQuantizer::new("as many zero points as scales", &got));
+        }
+        Ok(Self {
+            scales,
+            zero_points,
+            axis,
+        })
+    }
+
+    /// The scales: one, or one for each index of the axis.
+    pub fn scales(&self) -> &[f64] {
+        &self.scales
+    }
+
+    /// The zero points, as many as there are scales, each within the element type.
+    pub fn zero_points(&self) -> &[i64] {
+        &self.zero_points
+    }
+
+    /// The axis whose indices have scales of their own; none where all elements share one.
+    pub fn axis(&self) -> Option<usize> {
+        self.axis
+    }
+
+    /// Fails unless tensors of this type and shape can be quantised so.
+    pub(super) fn check(&self, dtype: DType, shape: &[usize]) -> Result<(), InvalidQuantizer> {
+        let Some((least, most)) = range(dtype) else {
+            let expected = "elements of i8, u8 or i32";
+            return Err(InvalidQuantizer::new(expected, &dtype));
+        };
+        let outside = |zero_point: &&i64| !(least..=most).contains(*zero_point);
+        if let Some(zero_point) = self.zero_points.iter().find(outside) {
+            let expected = "a zero point within the element type";
+            let got = format!("{zero_point} for {dtype}");
+            return Err(InvalidQuantizer::new(expected, &got));
+        }
+        let Some(axis) = self.axis else {
+            return Ok(());
+        };
+        let Some(&channels) = shape.get(axis) else {
+            let got = format!("axis {axis} of {shape:?}");
+            return Err(InvalidQuantizer::new("an axis of the tensor", &got));
+        };
+        if self.scales.len() != channels {
+            let got = format!("{} for axis {axis} of {shape:?}", self.scales.len());
+            return Err(InvalidQuantizer::new("a scale for every channel", &got));
+        }
+        Ok(())
+    }
+
+    /// The floats that `integers` of a tensor of `shape` stand for, in C order.
+    ///
+    /// Source: `aten/src/ATen/native/quantized/AffineQuantizerBase.cpp:dequantize_val`: the difference
+    /// in integers, then one product in f32.
+    pub(super) fn dequantize(
+        &self,
+        integers: impl Iterator<Item = i64>,
+        shape: &[usize],
+    ) -> Vec<f32> {
+        // Elements between one channel and the next; a single scale is one channel for all.
+        let inner = match self.axis {
+            // An empty tensor may have axes whose product overflows.
+            Some(axis) => shape
+                .iter()
+                .skip(axis + 1)
+                .fold(1, |product: usize, n| product.saturating_mul(*n))
+                .max(1),
+            None => usize::MAX,
+        };
+        let scales = self.scales.iter().map(|scale| *scale as f32);
+        let channels: Vec<(f32, i64)> = scales.zip(self.zero_points.iter().copied()).collect();
+        let value = |(at, integer): (usize, i64)| {
+            let (scale, zero_point) = channels[at / inner % channels.len()];
+            (integer - zero_point) as f32 * scale
+        };
+        integers.enumerate().map(value).collect()
+    }
+}
+
+/// The integers that an element type of torch's `qint8`, `quint8` or `qint32` holds.
+fn range(dtype: DType) -> Option<(i64, i64)> {
+    match dtype {
+        DType::I8 => Some((i8::MIN.into(), i8::MAX.into())),
+        DType::U8 => Some((u8::MIN.into(), u8::MAX.into())),
+        DType::I32 => Some((i32::MIN.into(), i32::MAX.into())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::Tensor;
+
+    fn dequantized(
+        dtype: DType,
+        shape: &[usize],
+        bytes: &[u8],
+        quantizer: Quantizer,
+    ) -> Result<Vec<f32>, String> {
+        let tensor = Tensor::new(dtype, shape.to_vec(), bytes.to_vec()).unwrap();
+        let tensor = tensor.quantized(quantizer).map_err(|e| e.to_string())?;
+        Ok(tensor.to_f32().unwrap())
+    }
+
+    #[test]
+    fn integers_become_torchs_floats() {
+        // torch.quantize_per_tensor(x, 0.1, 3, torch.qint8).dequantize()
+        let one = Quantizer::per_tensor(0.1, 3).unwrap();
+        let got = dequantized(DType::I8, &[3], &[0x80, 3, 127], one).unwrap();
+        assert_eq!(got, [-131.0 * 0.1_f32, 0.0, 124.0 * 0.1_f32]);
+        let unsigned = Quantizer::per_tensor(0.5, 128).unwrap();
+        let got = dequantized(DType::U8, &[2], &[0, 255], unsigned).unwrap();
+        assert_eq!(got, [-64.0, 63.5]);
+        let wide = Quantizer::per_tensor(1.0, i32::MIN.into()).unwrap();
+        let largest = i32::MAX.to_le_bytes();
+        let got = dequantized(DType::I32, &[], &largest, wide).unwrap();
+        assert_eq!(got, [4_294_967_296.0]);
+    }
+
+    #[test]
+    fn every_channel_has_its_scale() {
+        let bytes = [1, 2, 3, 4, 5, 6, 7, 8];
+        let halves = |axis| Quantizer::per_channel(vec![1.0, 0.5], vec![0, 2], axis).unwrap();
+        let cases = [
+            (0, [1.0, 2.0, 3.0, 4.0, 1.5, 2.0, 2.5, 3.0]),
+            (1, [1.0, 2.0, 0.5, 1.0, 5.0, 6.0, 2.5, 3.0]),
+            (2, [1.0, 0.0, 3.0, 1.0, 5.0, 2.0, 7.0, 3.0]),
+        ];
+        for (axis, expected) in cases {
+            let got = dequantized(DType::I8, &[2, 2, 2], &bytes, halves(axis)).unwrap();
+            assert_eq!(got, expected, "axis {axis}");
+        }
+        let none = Quantizer::per_channel(Vec::new(), Vec::new(), 0).unwrap();
+        assert_eq!(dequantized(DType::I8, &[0, 3], &[], none), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn impossible_quantisers_are_refused() {
+        let scales = [0.0, -0.5, f64::NAN, f64::INFINITY, 1e-60, 1e60];
+        for scale in scales {
+            let error = Quantizer::per_tensor(scale, 0).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("expected a finite scale above 0, got {scale}")
+            );
+        }
+        let error = Quantizer::per_channel(vec![1.0; 2], vec![0; 3], 0).unwrap_err();
+        assert_eq!(error.got, "3 for 2 scales");
+        let per_channel = |n: usize, axis| Quantizer::per_channel(vec![1.0; n], vec![0; n], axis);
+        let cases = [
+            (DType::I8, Quantizer::per_tensor(1.0, 128), "got 128 for i8"),
+            (DType::U8, Quantizer::per_tensor(1.0, -1), "got -1 for u8"),
+            (
+                DType::F32,
+                Quantizer::per_tensor(1.0, 0),
+                "expected elements of i8, u8 or i32, got f32",
+            ),
+            (DType::I8, per_channel(2, 2), "got axis 2 of [2, 1]"),
+            (DType::I8, per_channel(3, 0), "got 3 for axis 0 of [2, 1]"),
+        ];
+        for (dtype, quantizer, expected) in cases {
+            let bytes = vec![0; 2 * dtype.size()];
+            let error = dequantized(dtype, &[2, 1], &bytes, quantizer.unwrap()).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
