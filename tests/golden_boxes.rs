@@ -51,6 +51,7 @@ fn answer(case: &DetectionCase) -> (Vec<Tensor>, Vec<Detection>) {
         precision: Precision::Fp32,
         labels: Vec::new(),
         origin: Origin::Memory(Graphs::from(&model)),
+        requantize: None,
     };
     let networks = Networks::prepare(&source, Some(&detector), &runtime()).unwrap();
     let mut engine = networks.engine(2).unwrap();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use onnx_export::BuildError;
 use onnx_export::manifest::ManifestError;
+use onnx_export::quantize::QuantizeError;
 use thiserror::Error;
 
 use super::ModelRef;
@@ -59,6 +60,14 @@ pub enum StoreError {
         model: ModelRef,
         /// What to do.
         advice: String,
+    },
+    /// Ranges that cannot be used.
+    #[error("ranges {}", .path.display())]
+    Ranges {
+        /// The file, or the model that the binary carries.
+        path: PathBuf,
+        /// What is wrong.
+        source: QuantizeError,
     },
     /// The embedded weights do not fit their own architecture.
     #[error("the built-in model")]

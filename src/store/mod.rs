@@ -4,6 +4,7 @@
 
 mod error;
 mod files;
+mod requantize;
 mod source;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use onnx_export::manifest::Precision;
 use crate::catalogue;
 pub use error::StoreError;
 pub use files::{lines, read_bounded, read_text};
+pub use requantize::Requantize;
 pub use source::{Graphs, ModelSource, Origin};
 
 /// The variant that a model's own graph is: 32-bit floats.

@@ -7,6 +7,7 @@ use onnx_export::manifest::{ModelManifest, Precision, Variant};
 use onnx_export::weights::StateDict;
 use onnx_export::{BuildError, DEFAULT_OPSET, Model};
 
+use super::requantize::Requantize;
 use super::{FP32, INT8, ModelRef, StoreError, lines, read_bounded, read_text};
 use crate::catalogue;
 
@@ -46,6 +47,8 @@ pub struct ModelSource {
     pub labels: Vec<String>,
     /// Where its graph comes from.
     pub origin: Origin,
+    /// For 8-bit weights: how they are made of float ones.
+    pub requantize: Option<Requantize>,
 }
 
 impl ModelSource {
@@ -70,6 +73,7 @@ impl ModelSource {
             precision: Precision::Fp32,
             labels,
             origin: Origin::Embedded,
+            requantize: None,
         })
     }
 
@@ -93,6 +97,9 @@ impl ModelSource {
                 let fields = ["variants.NAME.file", "variants.NAME.box_head_file"];
                 beside_both(path, fields, file, variant.box_head_file.as_deref())?;
             }
+            if let Some(ranges) = &variant.ranges {
+                beside(path, "variants.NAME.ranges", ranges)?;
+            }
         }
         let labels = read_text(&beside(path, "labels", &manifest.labels)?)?;
         Ok(Self {
@@ -101,6 +108,7 @@ impl ModelSource {
             precision: Precision::Fp32,
             manifest,
             origin: Origin::Files(files),
+            requantize: None,
         })
     }
 
@@ -134,6 +142,9 @@ impl ModelSource {
         if let Some(resize) = variant.resize {
             self.manifest.preprocess.resize = resize;
         }
+        if let Some(ranges) = variant.ranges {
+            self.requantize = Requantize::new(&self.manifest.name, &self.origin, &ranges);
+        }
         if let (Origin::Files(files), Some(file)) = (&mut self.origin, variant.file) {
             // Names without a folder, which was checked when the manifest was read.
             let box_head = variant.box_head_file;
@@ -152,24 +163,36 @@ impl ModelSource {
         format!("{}@{}", self.manifest.name, self.variant)
     }
 
-    /// The graphs as the bytes of ONNX files.
+    /// The graphs as the bytes of ONNX files. 8-bit weights are those for this processor.
     ///
     /// # Errors
-    /// [`StoreError`] if a file cannot be read.
+    /// [`StoreError`] if a file cannot be read, or ranges are another network's.
     pub fn graphs(&self) -> Result<Graphs<Bytes>, StoreError> {
-        match &self.origin {
-            Origin::Files(files) => {
+        if let Some(requantize) = &self.requantize
+            && let Some(graphs) = requantize.graphs(&self.manifest, &self.origin)?
+        {
+            return Ok(graphs);
+        }
+        self.origin.graphs(&self.manifest)
+    }
+}
+
+impl Origin {
+    /// The graphs as the bytes of ONNX files.
+    pub(super) fn graphs(&self, manifest: &ModelManifest) -> Result<Graphs<Bytes>, StoreError> {
+        match self {
+            Self::Files(files) => {
                 let read = |path: &PathBuf| read_bounded(path, MAX_ONNX_BYTES).map(Bytes::from);
                 Ok(Graphs {
                     network: read(&files.network)?,
                     box_head: files.box_head.as_ref().map(read).transpose()?,
                 })
             }
-            Origin::Memory(graphs) => Ok(graphs.clone()),
-            Origin::Embedded => {
+            Self::Memory(graphs) => Ok(graphs.clone()),
+            Self::Embedded => {
                 let ModelManifest {
                     name, architecture, ..
-                } = &self.manifest;
+                } = manifest;
                 let bytes = catalogue::weights(name).unwrap_or_default();
                 let state = StateDict::from_bytes(bytes).map_err(BuildError::from)?;
                 let path = || PathBuf::from(name);

@@ -44,8 +44,9 @@ pub struct Variant {
     /// The second ONNX file to `file`, where the model has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub box_head_file: Option<PathBuf>,
-    /// The ranges of the network's values, beside the manifest: 8-bit weights are made with them of
-    /// those that the binary carries.
+    /// The ranges of the network's values, a file beside the manifest: 8-bit weights are made with them of
+    /// those that the binary carries, or of the model's own `file` where a processor of another kind
+    /// than that of this variant's `file` serves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ranges: Option<PathBuf>,
 }
@@ -86,9 +87,9 @@ impl Variant {
         )?;
         let carried = model.weights.iter().any(|weights| weights.file.is_some());
         require(
-            self.ranges.is_none() || (carried && model.file.is_none()),
+            self.ranges.is_none() || self.file.is_some() || (carried && model.file.is_none()),
             "variants.NAME.ranges",
-            "none but for weights in the binary",
+            "none without `file`, but for weights in the binary",
             &show(&self.ranges),
         )?;
         require(

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use onnx_export::manifest::ModelManifest;
+use onnx_export::manifest::{ModelManifest, Precision, Variant};
 use onnx_export::quantize::{Network, Recipes, Target};
 use sightline::engine::OnnxRuntime;
 use sightline::networks::Networks;
 use sightline::postprocess::detect::Detector;
 use sightline::quantize::{Choice, Goal, Method, NetworkReport, Subject, calibrate, search};
-use sightline::store::{Graphs, ModelRef, ModelSource, Origin};
+use sightline::store::{FP32, Graphs, INT8, ModelRef, ModelSource, Origin};
 use sightline::threads::usable_cores;
 
 use super::output::{OutputPaths, file_name, write_all};
@@ -174,6 +174,13 @@ impl QuantizeArgs {
 pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     let (goal, target) = (args.goal()?, args.target());
     let source = args.store.store().find(&args.model)?;
+    if source.variant != FP32 {
+        let name = &source.manifest.name;
+        bail!(
+            "{} is a variant: quantise {name} itself, whose int8 variant this makes",
+            args.model
+        );
+    }
     let paths = args.paths(&source)?;
     let pictures = Pictures::read(&args.calibration, args.images, &source.manifest.preprocess)?;
     let runtime = args.runtime.load()?;
@@ -297,6 +304,7 @@ impl Work<'_> {
     ) -> Result<Box<dyn sightline::engine::Engine>> {
         let source = ModelSource {
             origin: Origin::Memory(graphs.clone()),
+            requantize: None,
             ..source.clone()
         };
         Ok(Networks::prepare(&source, detector, self.runtime)?.engine(1)?)
@@ -337,6 +345,18 @@ fn write(
     manifest.box_head_file = float.box_head.as_ref().map(|_| file_name(&paths.box_head));
     manifest.labels = file_name(&paths.labels);
     manifest.weights = Vec::new();
+    // Ranges of the binary's weights belong to files that are not written.
+    manifest
+        .variants
+        .retain(|_, variant| variant.ranges.is_none() || variant.file.is_some());
+    let variant = Variant {
+        precision: Some(Precision::Int8),
+        file: Some(file_name(&int8_onnx)),
+        box_head_file: int8.box_head.as_ref().map(|_| file_name(&int8_head)),
+        ranges: Some(file_name(&ranges)),
+        resize: None,
+    };
+    manifest.variants.insert(INT8.to_owned(), variant);
     let manifest = manifest.to_toml()?;
     let labels = source.labels.join("\n") + "\n";
     let recipes = recipes.to_json()?;
