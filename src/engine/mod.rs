@@ -11,8 +11,8 @@ mod two_stage;
 use thiserror::Error;
 
 pub use library::{LibraryError, find_library};
-pub use onnx_runtime::{OnnxRuntime, OnnxSession, PreparedModel};
-pub use probe::{Arithmetic, Probe};
+pub use onnx_runtime::{Arithmetic, OnnxRuntime, OnnxSession, PreparedModel};
+pub use probe::Probe;
 pub use two_stage::{ProposalMaps, Propose, Region, TwoStageSession};
 
 use crate::image::ImageTensor;

@@ -24,6 +24,17 @@ static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
 #[derive(Debug, Clone)]
 pub struct OnnxRuntime {
     environment: Environment,
+    arithmetic: Arithmetic,
+}
+
+/// How a network of 8-bit numbers is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// By the kernels of this processor: how models are served.
+    Kernels,
+    /// In floats that are rounded where the file says: what the numbers of the file give on any
+    /// processor whose kernels do not overflow.
+    Simulated,
 }
 
 impl OnnxRuntime {
@@ -35,6 +46,7 @@ impl OnnxRuntime {
         if let Some(environment) = ENVIRONMENT.get() {
             return Ok(Self {
                 environment: environment.clone(),
+                arithmetic: Arithmetic::Kernels,
             });
         }
         let unusable = |reason: String| LibraryError::Unusable {
@@ -48,6 +60,7 @@ impl OnnxRuntime {
             .map_err(|error| unusable(error.to_string()))?;
         Ok(Self {
             environment: ENVIRONMENT.get_or_init(|| environment).clone(),
+            arithmetic: Arithmetic::Kernels,
         })
     }
 
@@ -72,8 +85,25 @@ impl OnnxRuntime {
         self.prepare_checked(model, |_| Ok(None))
     }
 
-    pub(super) fn environment(&self) -> &Environment {
-        &self.environment
+    /// The same library, whose sessions compute so.
+    #[must_use]
+    pub fn with_arithmetic(&self, arithmetic: Arithmetic) -> Self {
+        Self {
+            arithmetic,
+            ..self.clone()
+        }
+    }
+
+    /// What every session has in common: its threads sleep when there is no work.
+    pub(super) fn session_builder(&self, threads: usize) -> ort::Result<SessionBuilder> {
+        let builder = Session::builder(&self.environment)?
+            .with_intra_threads(threads)?
+            .with_intra_op_spinning(false)?
+            .with_inter_op_spinning(false)?;
+        Ok(match self.arithmetic {
+            Arithmetic::Kernels => builder,
+            Arithmetic::Simulated => builder.with_config_entry("session.disable_quant_qdq", "1")?,
+        })
     }
 
     fn prepare_checked(
@@ -88,9 +118,8 @@ impl OnnxRuntime {
             let value = value.map_err(EngineError::Load)?.into_dyn();
             weights.push((tensor.name, Arc::new(value)));
         }
-        let environment = self.environment.clone();
         Ok(PreparedModel {
-            environment,
+            runtime: self.clone(),
             fixed_batch,
             graph,
             weights,
@@ -111,7 +140,7 @@ impl OnnxRuntime {
             .map_err(|error| EngineError::Share(error.into()))?;
         let mut file = File::from(memory);
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let builder = session_builder(&self.environment, 1).map_err(EngineError::Load)?;
+        let builder = self.session_builder(1).map_err(EngineError::Load)?;
         let builder = builder.with_optimized_model_path(path);
         let mut builder = builder.map_err(|error| EngineError::Load(error.into()))?;
         let session = builder
@@ -129,7 +158,7 @@ impl OnnxRuntime {
 
 /// A model from which any number of sessions is made cheaply.
 pub struct PreparedModel {
-    environment: Environment,
+    runtime: OnnxRuntime,
     /// The only batch size that the network takes, where it was exported with one.
     pub fixed_batch: Option<usize>,
     graph: Vec<u8>,
@@ -166,7 +195,9 @@ impl PreparedModel {
 
     fn raw_session(&self, threads: usize) -> Result<Session, EngineError> {
         let load = |threads| {
-            let mut builder = session_builder(&self.environment, threads)?
+            let mut builder = self
+                .runtime
+                .session_builder(threads)?
                 .with_optimization_level(GraphOptimizationLevel::Disable)?
                 .with_prepacked_weights(&self.prepacked)?;
             for (name, value) in &self.weights {
@@ -176,17 +207,6 @@ impl PreparedModel {
         };
         load(threads).map_err(EngineError::Load)
     }
-}
-
-/// What every session has in common: its threads sleep when there is no work.
-pub(super) fn session_builder(
-    environment: &Environment,
-    threads: usize,
-) -> ort::Result<SessionBuilder> {
-    Ok(Session::builder(environment)?
-        .with_intra_threads(threads)?
-        .with_intra_op_spinning(false)?
-        .with_inter_op_spinning(false)?)
 }
 
 /// One session, owned by one worker.

@@ -5,19 +5,9 @@ use std::sync::Arc;
 
 use ort::session::{Session, SessionOutputs};
 
-use super::onnx_runtime::{input_tensor, session_builder, view};
+use super::onnx_runtime::{input_tensor, view};
 use super::{EngineError, OnnxRuntime, Propose, Tensor, TwoStageSession};
 use crate::image::ImageTensor;
-
-/// How a network of 8-bit numbers is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arithmetic {
-    /// By the kernels that serving uses on this processor.
-    Kernels,
-    /// In floats that are rounded where the file says: what the numbers of the file give on any
-    /// processor whose kernels do not overflow.
-    Simulated,
-}
 
 /// A network under observation.
 pub struct Probe {
@@ -35,13 +25,8 @@ impl OnnxRuntime {
     ///
     /// # Errors
     /// [`EngineError::Load`] for a model that ONNX Runtime refuses.
-    pub fn probe(
-        &self,
-        model: &[u8],
-        arithmetic: Arithmetic,
-        threads: usize,
-    ) -> Result<Probe, EngineError> {
-        let session = self.observed_session(model, arithmetic, threads)?;
+    pub fn probe(&self, model: &[u8], threads: usize) -> Result<Probe, EngineError> {
+        let session = self.observed_session(model, threads)?;
         Ok(Probe {
             outputs: names(&session),
             stage: Stage::First(session),
@@ -57,30 +42,18 @@ impl OnnxRuntime {
         &self,
         (features, propose): (&[u8], Arc<dyn Propose>),
         box_head: &[u8],
-        arithmetic: Arithmetic,
         threads: usize,
     ) -> Result<Probe, EngineError> {
-        let features = self.observed_session(features, Arithmetic::Kernels, threads)?;
-        let boxes = self.observed_session(box_head, arithmetic, threads)?;
+        let features = self.observed_session(features, threads)?;
+        let boxes = self.observed_session(box_head, threads)?;
         Ok(Probe {
             outputs: names(&boxes),
             stage: Stage::Second(TwoStageSession::new(features, boxes, propose)?),
         })
     }
 
-    fn observed_session(
-        &self,
-        model: &[u8],
-        arithmetic: Arithmetic,
-        threads: usize,
-    ) -> Result<Session, EngineError> {
-        let load = || {
-            let mut builder = session_builder(self.environment(), threads)?;
-            if arithmetic == Arithmetic::Simulated {
-                builder = builder.with_config_entry("session.disable_quant_qdq", "1")?;
-            }
-            builder.commit_from_memory(model)
-        };
+    fn observed_session(&self, model: &[u8], threads: usize) -> Result<Session, EngineError> {
+        let load = || self.session_builder(threads)?.commit_from_memory(model);
         load().map_err(EngineError::Load)
     }
 }

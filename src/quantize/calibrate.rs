@@ -162,12 +162,44 @@ impl Summary {
         });
         let means = self.means.iter().map(|(name, sums)| {
             let count = pictures(name);
-            let means = sums.iter().map(|sum| (sum / count) as f32).collect();
+            let means = sums.iter().map(|sum| shortened(sum / count)).collect();
             (name.clone(), means)
         });
         Statistics {
             values: values.collect(),
             channel_means: means.collect(),
         }
+    }
+}
+
+/// A number of three significant digits: what a correction needs, and short in a file.
+fn shortened(number: f64) -> f32 {
+    if number == 0.0 || !number.is_finite() {
+        return 0.0;
+    }
+    let unit = 10.0_f64.powf(number.abs().log10().floor() - 2.0);
+    ((number / unit).round() * unit) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_are_kept_to_three_digits() {
+        let cases = [
+            (1.23456, 1.23),
+            (-0.000_987_65, -0.000_988),
+            (99_999.0, 100_000.0),
+            (0.0, 0.0),
+        ];
+        for (number, expected) in cases {
+            let got = shortened(number);
+            assert!(
+                (got - expected).abs() <= expected.abs() * 1e-6,
+                "{number}: {got}"
+            );
+        }
+        assert_eq!(shortened(f64::NAN), 0.0);
     }
 }

@@ -68,12 +68,12 @@ impl Subject<'_> {
     /// # Errors
     /// [`EngineError`] if ONNX Runtime refuses it.
     pub fn probe(&self, model: &[u8], arithmetic: Arithmetic) -> Result<Probe, EngineError> {
+        let runtime = self.runtime.with_arithmetic(arithmetic);
         match &self.first {
-            None => self.runtime.probe(model, arithmetic, self.threads),
+            None => runtime.probe(model, self.threads),
             Some((features, propose)) => {
                 let first = (*features, Arc::clone(propose));
-                self.runtime
-                    .probe_box_head(first, model, arithmetic, self.threads)
+                runtime.probe_box_head(first, model, self.threads)
             }
         }
     }

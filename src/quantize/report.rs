@@ -20,7 +20,9 @@ pub struct Report {
     pub model: String,
     /// Which processors the numbers are chosen for.
     pub target: Target,
-    /// Float against int8 on the calibration pictures, with this processor's kernels.
+    /// Whether int8 answered in simulation, since this processor is no such one.
+    pub simulated: bool,
+    /// Float against int8 on the calibration pictures.
     pub agreement: Agreement,
     /// The float model.
     pub fp32: Timing,
@@ -163,7 +165,12 @@ impl fmt::Display for Report {
             "{}, float against int8 on {} pictures",
             self.model, agreement.pictures
         )?;
-        writeln!(f, "  target       {target}")?;
+        let how = if self.simulated {
+            "; simulated, since this processor is another"
+        } else {
+            ""
+        };
+        writeln!(f, "  target       {target}{how}")?;
         writeln!(f, "  agreement    {:.1} %", agreement.agreement * 100.0)?;
         let (mean, worst) = (agreement.mean_change, agreement.worst_change);
         writeln!(f, "  score change {mean:.4} mean, {worst:.4} worst")?;

@@ -119,10 +119,19 @@ impl Search<'_> {
     fn recipe(&self, method: Method, float_layers: BTreeSet<String>) -> Recipe {
         let values = self.statistics.values.iter();
         let ranges = values.map(|(name, value)| (name.clone(), value.histogram.choose(method)));
+        let layers = self.subject.network.layers().iter();
+        let inputs: BTreeSet<&String> = layers
+            .filter(|layer| !float_layers.contains(&layer.name))
+            .map(|layer| &layer.input)
+            .collect();
+        let means = self.statistics.channel_means.iter();
+        let means = means.filter(|(value, _)| inputs.contains(value));
         Recipe {
             ranges: ranges.collect(),
+            channel_means: means
+                .map(|(value, means)| (value.clone(), means.clone()))
+                .collect(),
             float_layers,
-            channel_means: self.statistics.channel_means.clone(),
             ..Recipe::default()
         }
     }

@@ -123,6 +123,7 @@ fn find_or_make(store: &ModelStore, model: &ModelRef) -> Result<ModelSource> {
         precision: Precision::Fp32,
         labels,
         origin,
+        requantize: None,
     };
     Ok(source.with_variant(model)?)
 }

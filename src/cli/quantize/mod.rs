@@ -11,7 +11,8 @@ use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use onnx_export::manifest::{ModelManifest, Precision, Variant};
 use onnx_export::quantize::{Network, Recipes, Target};
-use sightline::engine::OnnxRuntime;
+use sightline::cpu::has_int8_dot;
+use sightline::engine::{Arithmetic, Engine, OnnxRuntime};
 use sightline::networks::Networks;
 use sightline::postprocess::detect::Detector;
 use sightline::quantize::{Choice, Goal, Method, NetworkReport, Subject, calibrate, search};
@@ -148,8 +149,7 @@ impl QuantizeArgs {
         match self.target {
             TargetName::Vnni => Target::Vnni,
             TargetName::Avx2 => Target::Avx2,
-            TargetName::Auto if sightline::cpu::has_int8_dot() => Target::Vnni,
-            TargetName::Auto => Target::Avx2,
+            TargetName::Auto => own_target(),
         }
     }
 
@@ -167,6 +167,15 @@ impl QuantizeArgs {
             }
             (None, _) => bail!("{} is built in: say with -o where its files go", self.model),
         }
+    }
+}
+
+/// That of this processor.
+fn own_target() -> Target {
+    if has_int8_dot() {
+        Target::Vnni
+    } else {
+        Target::Avx2
     }
 }
 
@@ -301,13 +310,15 @@ impl Work<'_> {
         source: &ModelSource,
         detector: Option<&Detector>,
         graphs: &Graphs<Bytes>,
-    ) -> Result<Box<dyn sightline::engine::Engine>> {
+        arithmetic: Arithmetic,
+    ) -> Result<Box<dyn Engine>> {
+        let runtime = self.runtime.with_arithmetic(arithmetic);
         let source = ModelSource {
             origin: Origin::Memory(graphs.clone()),
             requantize: None,
             ..source.clone()
         };
-        Ok(Networks::prepare(&source, detector, self.runtime)?.engine(1)?)
+        Ok(Networks::prepare(&source, detector, &runtime)?.engine(1)?)
     }
 }
 
