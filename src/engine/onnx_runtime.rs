@@ -283,7 +283,11 @@ pub(super) fn input_tensor(
 pub(super) fn view(value: &DynValue) -> Result<TensorView<'_>, EngineError> {
     let sizes = |shape: &[i64]| shape.iter().map(|size| *size as usize).collect();
     // A tensor without elements has no memory to look at.
-    if let Some(shape) = value.dtype().tensor_shape().filter(|shape| shape.contains(&0)) {
+    if let Some(shape) = value
+        .dtype()
+        .tensor_shape()
+        .filter(|shape| shape.contains(&0))
+    {
         return Ok(TensorView {
             shape: sizes(shape),
             data: &[],
