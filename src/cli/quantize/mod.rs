@@ -20,6 +20,7 @@ use sightline::store::{FP32, Graphs, INT8, ModelRef, ModelSource, Origin};
 use sightline::threads::usable_cores;
 
 use super::output::{OutputPaths, file_name, write_all};
+use super::say::say;
 use super::{RuntimeArgs, StoreArgs};
 use pictures::Pictures;
 use progress::Bars;
@@ -205,9 +206,10 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     let (recipes, networks) = work.choose(&source, detector.as_ref(), &float)?;
     let int8 = quantized(&float, &recipes)?;
     let report = measure::report(&work, &source, detector.as_ref(), (&float, &int8), networks)?;
-    print!("{report}");
     let json = serde_json::to_string_pretty(&report)? + "\n";
     let text = report.to_string();
+    // Whether anybody reads it must not decide over the files.
+    let said = say!("{}", text.trim_end());
     let (json_path, text_path) = (
         paths.beside("int8.report.json"),
         paths.beside("int8.report.txt"),
@@ -226,12 +228,12 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
         );
     }
     write(&source, &paths, (&float, &int8), &recipes, &reports)?;
-    println!("{}: the report", text_path.display());
-    println!(
+    said?;
+    say!("{}: the report", text_path.display())?;
+    say!(
         "try: sightline serve --model {0} --model {0}@int8",
         paths.manifest.display()
-    );
-    Ok(())
+    )
 }
 
 /// What all stages need.
