@@ -121,6 +121,7 @@ fn find_or_make(store: &ModelStore, model: &ModelRef) -> Result<ModelSource> {
         manifest,
         variant: FP32.to_owned(),
         precision: Precision::Fp32,
+        path: None,
         labels,
         origin,
         requantize: None,

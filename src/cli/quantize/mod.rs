@@ -156,18 +156,15 @@ impl QuantizeArgs {
 
     /// Where the files go.
     fn paths(&self, source: &ModelSource) -> Result<OutputPaths> {
-        match (&self.out, &source.origin) {
-            (Some(out), _) => OutputPaths::new(out),
-            (None, Origin::Files(files)) => {
-                let folder = files.network.parent().unwrap_or(Path::new("."));
-                let is_model = files
-                    .network
-                    .file_name()
-                    .is_some_and(|name| name == "model.onnx");
-                OutputPaths::new(if is_model { folder } else { &files.network })
+        let paths = match (&self.out, &source.path, &source.origin) {
+            (Some(out), ..) => OutputPaths::new(out)?,
+            (None, Some(manifest), Origin::Files(files)) => {
+                OutputPaths::of(manifest, files, &source.manifest.labels)
             }
-            (None, _) => bail!("{} is built in: say with -o where its files go", self.model),
-        }
+            _ => bail!("{} is built in: say with -o where its files go", self.model),
+        };
+        paths.check()?;
+        Ok(paths)
     }
 }
 
@@ -358,10 +355,11 @@ fn write(
     manifest.box_head_file = float.box_head.as_ref().map(|_| file_name(&paths.box_head));
     manifest.labels = file_name(&paths.labels);
     manifest.weights = Vec::new();
-    // Ranges of the binary's weights belong to files that are not written.
-    manifest
-        .variants
-        .retain(|_, variant| variant.ranges.is_none() || variant.file.is_some());
+    if source.path.as_ref() != Some(&paths.manifest) {
+        // Other variants' files stay where they are.
+        let variants = &mut manifest.variants;
+        variants.retain(|_, variant| variant.file.is_none() && variant.ranges.is_none());
+    }
     let variant = Variant {
         precision: Some(Precision::Int8),
         file: Some(file_name(&int8_onnx)),
