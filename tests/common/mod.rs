@@ -11,6 +11,7 @@
 )]
 
 pub mod checkpoint;
+pub mod quantizing;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
