@@ -281,11 +281,23 @@ pub(super) fn input_tensor(
 
 /// The numbers of a session's output.
 pub(super) fn view(value: &DynValue) -> Result<TensorView<'_>, EngineError> {
+    let sizes = |shape: &[i64]| shape.iter().map(|size| *size as usize).collect();
+    // A tensor without elements has no memory to look at.
+    if let Some(shape) = value
+        .dtype()
+        .tensor_shape()
+        .filter(|shape| shape.contains(&0))
+    {
+        return Ok(TensorView {
+            shape: sizes(shape),
+            data: &[],
+        });
+    }
     let (shape, data) = value
         .try_extract_tensor::<f32>()
         .map_err(EngineError::Run)?;
     Ok(TensorView {
-        shape: shape.iter().map(|size| *size as usize).collect(),
+        shape: sizes(shape),
         data,
     })
 }

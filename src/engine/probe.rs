@@ -73,8 +73,10 @@ impl Probe {
         let outputs = &self.outputs;
         match &mut self.stage {
             Stage::First(session) => {
-                let inputs = ort::inputs![input_tensor(vec![picture])?];
-                let values = session.run(inputs).map_err(EngineError::Run)?;
+                // Lent, since an output may be the input itself: it must outlive what is read.
+                let input = input_tensor(vec![picture])?;
+                let values = session.run(ort::inputs![&input]);
+                let values = values.map_err(EngineError::Run)?;
                 read(outputs, &values).map(Some)
             }
             Stage::Second(session) => {

@@ -28,9 +28,11 @@ const METHODS: [Method; 5] = [
 const SAVED_PER_MULTIPLICATION: f64 = 0.06;
 const COST_PER_NUMBER: f64 = 1.0;
 
-/// Most of the weights that the search leaves in float: a file of int8 weights has a little more than a
-/// quarter of the float one's bytes, and is to have no more than 0.28 of them.
-const MAX_FLOAT_WEIGHTS: f64 = 0.015;
+/// Most bytes of the int8 file, as a part of the float one's. Its 8-bit weights take a quarter; the rest
+/// is room for scales, and for weights that stay in float.
+const MAX_FILE: f64 = 0.28;
+/// Part of the weights that may be in float whatever the file's size: small layers are the ones that matter.
+const MIN_FLOAT_WEIGHTS: f64 = 0.005;
 
 /// What a search aims at.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -209,12 +211,13 @@ impl Search<'_> {
             .collect();
         order.sort_by(|(_, one), (_, other)| other.total_cmp(one));
         progress.start("choosing", 2 * usize::BITS as usize / 8);
+        let max_weights = self.max_float_weights(method, stem)?;
         let chosen = |count: usize| {
             let mut float = stem.clone();
             for (name, _) in order.iter().take(count) {
                 let with = float.iter().cloned().chain([(*name).to_owned()]).collect();
                 let fits = self.float_share(&with) <= goal.max_float
-                    && self.weight_share(&with) <= MAX_FLOAT_WEIGHTS;
+                    && self.weight_share(&with) <= max_weights;
                 if fits {
                     float = with;
                 }
@@ -255,6 +258,23 @@ impl Search<'_> {
             cosine,
             sensitivities,
         })
+    }
+
+    /// Part of the weights that may be in float for the size of the file.
+    fn max_float_weights(
+        &self,
+        method: Method,
+        stem: &BTreeSet<String>,
+    ) -> Result<f64, QuantizeFailure> {
+        let network = &self.subject.network;
+        let outputs: Vec<String> = network.outputs().map(str::to_owned).collect();
+        let float = network.fetching(&outputs).len() as f64;
+        let recipe = self.recipe(method, stem.clone());
+        let int8 = network.quantize(&recipe, self.target)?.len() as f64;
+        let weights: usize = network.layers().iter().map(|layer| layer.weights).sum();
+        // In float a weight takes three bytes more.
+        let room = (MAX_FILE * float - int8) / (3.0 * weights.max(1) as f64);
+        Ok(self.weight_share(stem) + room.max(MIN_FLOAT_WEIGHTS))
     }
 
     /// Time that a layer in float costs more than in int8, in nanoseconds of a picture.

@@ -90,7 +90,7 @@ impl Rewriter<'_> {
             .iter()
             .flat_map(|scale| scale.to_le_bytes())
             .collect();
-        let (q, scale) = (quantized(name), suffixed(name, "scale"));
+        let (q, scale) = (quantized(name), scale_of(name));
         self.constant(&q, data_type, shape, bytes);
         self.constant(&scale, FLOAT, vec![channels as i64], scale_bytes);
         let inputs = [q, scale, self.zeros(data_type, channels)];
@@ -119,10 +119,14 @@ impl Rewriter<'_> {
         name
     }
 
-    /// A U8 scale and zero point.
-    pub(super) fn scalars(&mut self, scale: &str, zero_point: &str, affine: Affine) {
+    /// A U8 scale, and the name of its zero point; one constant serves all that are equal.
+    pub(super) fn scalars(&mut self, scale: &str, affine: Affine) -> String {
         self.number(scale, affine.scale);
-        self.constant(zero_point, UINT8, vec![], vec![affine.zero_point]);
+        let zero_point = format!("zero_point_u8_{}", affine.zero_point);
+        if self.zeros.insert(zero_point.clone()) {
+            self.constant(&zero_point, UINT8, vec![], vec![affine.zero_point]);
+        }
+        zero_point
     }
 
     /// A scalar float.
@@ -140,6 +144,8 @@ impl Rewriter<'_> {
         });
     }
 
+    /// Adds a node. Those that only change the form of a value need no name, which would take a tenth
+    /// of the file.
     pub(super) fn push(
         &mut self,
         op: &str,
@@ -184,12 +190,17 @@ impl Rewriter<'_> {
 
 /// The name of a value's 8-bit form.
 pub(super) fn quantized(value: &str) -> String {
-    suffixed(value, "quantized")
+    suffixed(value, "q")
 }
 
 /// The name of what a value's 8-bit form stands for.
 pub(super) fn dequantized(value: &str) -> String {
-    suffixed(value, "dequantized")
+    suffixed(value, "dq")
+}
+
+/// The name of a value's scale.
+pub(super) fn scale_of(value: &str) -> String {
+    suffixed(value, "s")
 }
 
 pub(super) fn suffixed(value: &str, suffix: &str) -> String {

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::domain::{Role, roles};
-use super::emit::{dequantized, quantized, suffixed};
+use super::emit::{dequantized, quantized, scale_of, suffixed};
 use super::observe::float_output;
 use super::{Affine, Layer, Network, QuantizeError, Range, Recipe, Target};
 use crate::proto::{GraphProto, NodeProto, TensorProto};
@@ -78,7 +78,7 @@ pub(super) struct Rewriter<'a> {
     quantized: HashMap<String, Affine>,
     /// The weights that are written already.
     pub(super) weights: HashMap<String, RoundedWeight>,
-    /// Names of the zero points that are written already.
+    /// Names of the zero points that are written already: equal ones are shared.
     pub(super) zeros: HashSet<String>,
     /// Second 8-bit forms, each for one more reader; see [`Rewriter::second_form`].
     seconds: HashMap<String, String>,
@@ -169,28 +169,12 @@ impl Rewriter<'_> {
         let (x, y) = (&node.input[0], &node.output[0]);
         let affine = Affine::from_minus_three(self.range(x)?.max);
         self.pair(x, x, affine);
-        let (sixth, zero, read) = (
-            suffixed(x, "sixth"),
-            suffixed(x, "zero"),
-            suffixed(y, "read"),
-        );
-        self.scalars(
-            &sixth,
-            &zero,
-            Affine {
-                scale: affine.scale / 6.0,
-                zero_point: 0,
-            },
-        );
+        let (sixth, read) = (suffixed(x, "sixth"), suffixed(y, "read"));
+        let scale = affine.scale / 6.0;
+        let zero = self.scalars(&sixth, Affine { scale, ..GATE });
         let inputs = [quantized(x), sixth, zero];
-        self.push("DequantizeLinear", &read, &inputs, &read, None);
-        self.push(
-            "Concat",
-            &node.name,
-            std::slice::from_ref(&read),
-            y,
-            Some(("axis", 1)),
-        );
+        self.push("DequantizeLinear", "", &inputs, &read, None);
+        self.push("Concat", &node.name, &[read], y, Some(("axis", 1)));
         self.pair(y, y, GATE);
         Ok(())
     }
@@ -279,7 +263,7 @@ impl Rewriter<'_> {
         }
         let (least, guarded) = (suffixed(value, "least"), suffixed(value, "guarded"));
         self.number(&least, affine.range().min);
-        self.push("Max", &guarded, &[value.to_owned(), least], &guarded, None);
+        self.push("Max", "", &[value.to_owned(), least], &guarded, None);
         guarded
     }
 
@@ -307,21 +291,16 @@ impl Rewriter<'_> {
 
     /// `QuantizeLinear` of `source` and `DequantizeLinear`, named after `value`.
     fn pair(&mut self, value: &str, source: &str, affine: Affine) {
-        let (scale, zero_point) = (suffixed(value, "scale"), suffixed(value, "zero_point"));
-        self.scalars(&scale, &zero_point, affine);
+        let scale = scale_of(value);
+        let zero_point = self.scalars(&scale, affine);
         let (q, dq) = (quantized(value), dequantized(value));
         let inputs = [source.to_owned(), scale.clone(), zero_point.clone()];
-        self.push("QuantizeLinear", &q, &inputs, &q, None);
+        self.push("QuantizeLinear", "", &inputs, &q, None);
         let inputs = [q, scale, zero_point];
-        self.push("DequantizeLinear", &dq, &inputs, &dq, None);
-        if source != value && self.is_int8(value) && self.network.is_output(value) {
-            self.push(
-                "DequantizeLinear",
-                &suffixed(value, "output"),
-                &inputs,
-                value,
-                None,
-            );
+        self.push("DequantizeLinear", "", &inputs, &dq, None);
+        // An output of the network keeps its name for what its 8-bit form stands for.
+        if source != value && source == self.written(value) {
+            self.push("DequantizeLinear", "", &inputs, value, None);
         }
         self.quantized.insert(value.to_owned(), affine);
     }

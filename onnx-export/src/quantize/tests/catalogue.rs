@@ -53,7 +53,7 @@ fn every_network_keeps_its_signature_and_standard_operators() {
                 let in_int8 = graph.node.iter().filter(|node| {
                     let read = node.input.get(1);
                     matches!(node.op_type.as_str(), "Conv" | "Gemm")
-                        && read.is_some_and(|weight| weight.ends_with("_dequantized"))
+                        && read.is_some_and(|weight| weight.ends_with("_dq"))
                 });
                 assert_eq!(in_int8.count(), layers.len() - float.len(), "{name}");
             }
@@ -80,13 +80,13 @@ fn levels_share_their_weights_and_have_a_bias_each() {
         let tensors = graph.initializer.iter();
         tensors.filter(|tensor| tensor.name == name).count()
     };
-    assert_eq!(written(&format!("{shared}_quantized")), 1);
-    let weight_scales = numbers(&graph, &format!("{shared}_scale"));
+    assert_eq!(written(&format!("{shared}_q")), 1);
+    let weight_scales = numbers(&graph, &format!("{shared}_s"));
     for level in levels {
         let bias = format!("{}_bias", level.name);
-        assert_eq!(written(&format!("{bias}_quantized")), 1);
-        let input = numbers(&graph, &format!("{}_scale", level.input))[0];
+        assert_eq!(written(&format!("{bias}_q")), 1);
+        let input = numbers(&graph, &format!("{}_s", level.input))[0];
         let expected: Vec<f32> = weight_scales.iter().map(|scale| scale * input).collect();
-        assert_eq!(numbers(&graph, &format!("{bias}_scale")), expected);
+        assert_eq!(numbers(&graph, &format!("{bias}_s")), expected);
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 
 /// The steps of a value in the int8 graph.
 fn scale(graph: &GraphProto, value: &str) -> f32 {
-    numbers(graph, &format!("{value}_scale"))[0]
+    numbers(graph, &format!("{value}_s"))[0]
 }
 
 /// How many nodes are of this operator.
@@ -25,29 +25,29 @@ fn a_small_network_node_by_node() {
     let expected = "\
 /stem/Conv_output = Conv(images)
 /stem/Relu_output = Relu(/stem/Conv_output)
-/stem/Relu_output_quantized = QuantizeLinear(/stem/Relu_output)
-/stem/Relu_output_dequantized = DequantizeLinear(/stem/Relu_output_quantized)
-body.weight_dequantized = DequantizeLinear()
-/body/Conv_bias_dequantized = DequantizeLinear()
-/body/Conv_output = Conv(/stem/Relu_output_dequantized, body.weight_dequantized, /body/Conv_bias_dequantized)
-/body/Conv_output_quantized = QuantizeLinear(/body/Conv_output)
-/body/Conv_output_dequantized = DequantizeLinear(/body/Conv_output_quantized)
-/body/HardSigmoid_output_read = DequantizeLinear(/body/Conv_output_quantized)
+/stem/Relu_output_q = QuantizeLinear(/stem/Relu_output)
+/stem/Relu_output_dq = DequantizeLinear(/stem/Relu_output_q)
+body.weight_dq = DequantizeLinear()
+/body/Conv_bias_dq = DequantizeLinear()
+/body/Conv_output = Conv(/stem/Relu_output_dq, body.weight_dq, /body/Conv_bias_dq)
+/body/Conv_output_q = QuantizeLinear(/body/Conv_output)
+/body/Conv_output_dq = DequantizeLinear(/body/Conv_output_q)
+/body/HardSigmoid_output_read = DequantizeLinear(/body/Conv_output_q)
 /body/HardSigmoid_output = Concat(/body/HardSigmoid_output_read)
-/body/HardSigmoid_output_quantized = QuantizeLinear(/body/HardSigmoid_output)
-/body/HardSigmoid_output_dequantized = DequantizeLinear(/body/HardSigmoid_output_quantized)
-/body/Mul_output = Mul(/body/Conv_output_dequantized, /body/HardSigmoid_output_dequantized)
-/body/Mul_output_quantized = QuantizeLinear(/body/Mul_output)
-/body/Mul_output_dequantized = DequantizeLinear(/body/Mul_output_quantized)
-/body/ReduceMean_output = GlobalAveragePool(/body/Mul_output_dequantized)
-/body/ReduceMean_output_quantized = QuantizeLinear(/body/ReduceMean_output)
-/body/ReduceMean_output_dequantized = DequantizeLinear(/body/ReduceMean_output_quantized)
-/body/Flatten_output = Flatten(/body/ReduceMean_output_dequantized)
-/body/Flatten_output_quantized = QuantizeLinear(/body/Flatten_output)
-/body/Flatten_output_dequantized = DequantizeLinear(/body/Flatten_output_quantized)
-fc.weight_dequantized = DequantizeLinear()
-/fc/Gemm_bias_dequantized = DequantizeLinear()
-logits = Gemm(/body/Flatten_output_dequantized, fc.weight_dequantized, /fc/Gemm_bias_dequantized)
+/body/HardSigmoid_output_q = QuantizeLinear(/body/HardSigmoid_output)
+/body/HardSigmoid_output_dq = DequantizeLinear(/body/HardSigmoid_output_q)
+/body/Mul_output = Mul(/body/Conv_output_dq, /body/HardSigmoid_output_dq)
+/body/Mul_output_q = QuantizeLinear(/body/Mul_output)
+/body/Mul_output_dq = DequantizeLinear(/body/Mul_output_q)
+/body/ReduceMean_output = GlobalAveragePool(/body/Mul_output_dq)
+/body/ReduceMean_output_q = QuantizeLinear(/body/ReduceMean_output)
+/body/ReduceMean_output_dq = DequantizeLinear(/body/ReduceMean_output_q)
+/body/Flatten_output = Flatten(/body/ReduceMean_output_dq)
+/body/Flatten_output_q = QuantizeLinear(/body/Flatten_output)
+/body/Flatten_output_dq = DequantizeLinear(/body/Flatten_output_q)
+fc.weight_dq = DequantizeLinear()
+/fc/Gemm_bias_dq = DequantizeLinear()
+logits = Gemm(/body/Flatten_output_dq, fc.weight_dq, /fc/Gemm_bias_dq)
 ";
     assert_eq!(dump(&graph), expected);
     let shown: Vec<&str> = graph.output.iter().map(|v| v.name.as_str()).collect();
@@ -72,8 +72,8 @@ fn weights_and_biases_are_in_steps() {
             let tensor = graph.initializer.iter().find(|tensor| tensor.name == name);
             tensor.unwrap().raw_data.clone()
         };
-        let scales = numbers(&graph, "a.weight_scale");
-        let rounded: Vec<i8> = tensor("a.weight_quantized")
+        let scales = numbers(&graph, "a.weight_s");
+        let rounded: Vec<i8> = tensor("a.weight_q")
             .into_iter()
             .map(|byte| i8::from_le_bytes([byte]))
             .collect();
@@ -84,9 +84,9 @@ fn weights_and_biases_are_in_steps() {
                 assert!(error <= scales[channel] * 0.500_01);
             }
         }
-        let steps = numbers(&graph, "/a/Conv_bias_scale");
+        let steps = numbers(&graph, "/a/Conv_bias_s");
         let input = scale(&graph, "images");
-        let chunks = tensor("/a/Conv_bias_quantized");
+        let chunks = tensor("/a/Conv_bias_q");
         let chunks = chunks.as_chunks::<4>().0.iter();
         let biases: Vec<i32> = chunks.map(|bytes| i32::from_le_bytes(*bytes)).collect();
         for channel in 0..4 {
@@ -106,7 +106,7 @@ fn trained_scales_are_kept() {
     for (trained, expected) in [(vec![0.5], [0.5, 0.5]), (vec![0.25, 2.0], [0.25, 2.0])] {
         recipe.weight_scales.insert("a.weight".to_owned(), trained);
         let graph = quantized(&network, &recipe, Target::Avx2);
-        assert_eq!(numbers(&graph, "a.weight_scale"), expected);
+        assert_eq!(numbers(&graph, "a.weight_s"), expected);
     }
 }
 
@@ -211,7 +211,7 @@ fn a_max_pool_in_float_has_a_form_for_each_of_two_readers() {
         let forms = graph
             .node
             .iter()
-            .filter(|node| node.op_type == "QuantizeLinear" && node.name.starts_with(pool));
+            .filter(|node| node.op_type == "QuantizeLinear" && node.output[0].starts_with(pool));
         assert_eq!(forms.count(), 1, "{float:?}");
     }
 }
