@@ -49,6 +49,7 @@ fn answer(case: &DetectionCase) -> (Vec<Tensor>, Vec<Detection>) {
         manifest,
         variant: FP32.to_owned(),
         precision: Precision::Fp32,
+        path: None,
         labels: Vec::new(),
         origin: Origin::Memory(Graphs::from(&model)),
         requantize: None,

@@ -11,6 +11,7 @@ use sightline::catalogue;
 use sightline::store::{lines, read_text};
 
 use super::output::{OutputPaths, file_name, write_all};
+use super::say::say;
 
 #[derive(Debug, Args)]
 #[expect(
@@ -100,7 +101,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     write_model(&manifest, &labels, &model, fused.as_deref(), &paths)?;
     report(&model, &paths)?;
     if args.fused {
-        println!("{}: all of it, for any ONNX Runtime", paths.fused.display());
+        say!("{}: all of it, for any ONNX Runtime", paths.fused.display())?;
     }
     Ok(())
 }
@@ -229,18 +230,17 @@ fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, ar
 fn report(model: &Model, paths: &OutputPaths) -> Result<()> {
     let size = std::fs::metadata(&paths.onnx)?.len() as f64 / 1e6;
     let parameters = model.info.parameters as f64 / 1e6;
-    println!(
+    say!(
         "{}: {parameters:.2} M parameters, {size:.1} MB",
         paths.onnx.display()
-    );
-    println!(
+    )?;
+    say!(
         "{}: edit it to change labels, preprocessing or batching",
         paths.manifest.display()
-    );
-    println!("try: sightline serve --model {}", paths.manifest.display());
-    println!(
+    )?;
+    say!("try: sightline serve --model {}", paths.manifest.display())?;
+    say!(
         " or: sightline predict --model {} photo.jpg",
         paths.manifest.display()
-    );
-    Ok(())
+    )
 }

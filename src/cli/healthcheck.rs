@@ -5,6 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::say::say;
+
 /// Longest wait for the answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -31,6 +33,5 @@ pub(super) fn run(args: &HealthcheckArgs) -> Result<()> {
         .get(&url)
         .call()
         .with_context(|| format!("{url} is not ready"))?;
-    println!("ready");
-    Ok(())
+    say!("ready")
 }

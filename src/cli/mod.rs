@@ -1,11 +1,5 @@
 //! The command line: one file per command.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "commands speak to a terminal"
-)]
-
 mod bench;
 mod export;
 mod healthcheck;
@@ -13,6 +7,7 @@ mod models;
 mod output;
 mod predict;
 mod quantize;
+mod say;
 mod serve;
 
 use std::io::IsTerminal;
@@ -25,6 +20,8 @@ use sightline::config::ConfigError;
 use sightline::engine::{OnnxRuntime, find_library};
 use sightline::store::ModelStore;
 use tracing_subscriber::EnvFilter;
+
+use say::{Closed, complain};
 
 /// Exit code of a configuration that cannot be used (`EX_USAGE` of sysexits.h).
 const EXIT_CONFIG: u8 = 64;
@@ -141,8 +138,9 @@ pub(crate) fn run() -> ExitCode {
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Closed>() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", explain(&error));
+            complain!("error: {}", explain(&error));
             let config = error
                 .chain()
                 .any(<dyn std::error::Error>::is::<ConfigError>);

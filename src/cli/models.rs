@@ -10,6 +10,7 @@ use sightline::catalogue;
 use sightline::store::{ModelSource, Origin};
 
 use super::StoreArgs;
+use super::say::say;
 
 #[derive(Debug, Args)]
 pub(super) struct ModelsArgs {
@@ -58,11 +59,10 @@ pub(super) fn run(args: &ModelsArgs) -> Result<()> {
         .collect();
     rows.extend(others);
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        say!("{}", serde_json::to_string_pretty(&rows)?)
     } else {
-        print_table(&rows);
+        print_table(&rows)
     }
-    Ok(())
 }
 
 fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Row> {
@@ -146,7 +146,7 @@ fn int8_place(model: &ModelSource) -> Option<String> {
     Some(place(&int8))
 }
 
-fn print_table(rows: &[Row]) {
+fn print_table(rows: &[Row]) -> Result<()> {
     let head = [
         "MODEL",
         "TASK",
@@ -197,6 +197,7 @@ fn print_table(rows: &[Row]) {
             .iter()
             .zip(&widths)
             .map(|(cell, width)| format!("{cell:width$}"));
-        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+        say!("{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
     }
+    Ok(())
 }

@@ -4,6 +4,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use rustix::fs::Access;
+use rustix::io::Errno;
+use sightline::store::Graphs;
 
 /// Where a model's files go: into a folder, or beside an `.onnx` file.
 pub(super) struct OutputPaths {
@@ -46,6 +49,37 @@ impl OutputPaths {
         })
     }
 
+    /// Where a model's files are already.
+    pub(super) fn of(manifest: &Path, files: &Graphs<PathBuf>, labels: &Path) -> Self {
+        let name = manifest.file_stem().unwrap_or_default();
+        let box_head = files.box_head.clone();
+        let beside = |ending| files.network.with_extension(ending);
+        Self {
+            name: name.to_string_lossy().into_owned(),
+            onnx: files.network.clone(),
+            box_head: box_head.unwrap_or_else(|| beside("box_head.onnx")),
+            fused: beside("fused.onnx"),
+            manifest: manifest.to_path_buf(),
+            labels: manifest.with_file_name(labels),
+        }
+    }
+
+    /// Fails where nothing can be written, before the work that it would be lost with.
+    pub(super) fn check(&self) -> Result<()> {
+        let here = Path::new(".");
+        let folders = self.onnx.ancestors().skip(1);
+        let folders = folders.map(|f| if f.as_os_str().is_empty() { here } else { f });
+        let Some(folder) = folders.into_iter().find(|folder| folder.exists()) else {
+            return Ok(());
+        };
+        let usable = if folder.is_dir() {
+            rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK)
+        } else {
+            Err(Errno::NOTDIR)
+        };
+        usable.with_context(|| format!("cannot write into {}", folder.display()))
+    }
+
     /// Another file of the model, named as its `.onnx` with another ending.
     pub(super) fn beside(&self, ending: &str) -> PathBuf {
         self.onnx.with_extension(ending)
@@ -64,29 +98,34 @@ pub(super) fn write_all(files: &[(&Path, &[u8])]) -> Result<()> {
         name.push(".part");
         PathBuf::from(name)
     };
-    let write = || -> std::io::Result<()> {
-        for (path, bytes) in files {
-            if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder)?;
-            }
-            let mut file = std::fs::File::create(staged(path))?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
+    let cannot = |path: &Path| format!("cannot write {}", path.display());
+    let write = |path: &Path, bytes| {
+        if path.is_dir() {
+            // Renaming would fail, after others.
+            return Err(std::io::ErrorKind::IsADirectory.into());
         }
-        files
-            .iter()
-            .try_for_each(|(path, _)| std::fs::rename(staged(path), path))
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let mut file = std::fs::File::create(staged(path))?;
+        file.write_all(bytes)?;
+        file.sync_all()
     };
-    let written = write();
+    let write_and_rename = || -> Result<()> {
+        for (path, bytes) in files {
+            write(path, bytes).with_context(|| cannot(path))?;
+        }
+        for (path, _) in files {
+            std::fs::rename(staged(path), path).with_context(|| cannot(path))?;
+        }
+        Ok(())
+    };
+    let written = write_and_rename();
     if written.is_err() {
         for (path, _) in files {
             // The first error is the one to tell.
             let _ = std::fs::remove_file(staged(path));
         }
     }
-    let place = files
-        .first()
-        .map(|(path, _)| path.display().to_string())
-        .unwrap_or_default();
-    written.with_context(|| format!("cannot write {place}"))
+    written
 }

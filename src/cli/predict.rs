@@ -25,6 +25,7 @@ use sightline::registry::{LoadedModel, ModelPlan, Registry};
 use sightline::store::{ModelRef, read_bounded};
 use sightline::threads::usable_cores;
 
+use super::say::{complain, say};
 use super::{RuntimeArgs, StoreArgs};
 
 #[derive(Debug, Args)]
@@ -89,12 +90,12 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     let mut failed = 0;
     for path in &args.images {
         match tokio.block_on(predict(&app, model, path, args)) {
-            Ok(answer) => answer.print(path, args.json),
+            Ok(answer) => answer.print(path, args.json)?,
             Err(error) => {
                 let why = super::explain(&error);
                 // The request held one picture, whose name is said already.
                 let why = why.trim_start_matches("picture 0: ");
-                eprintln!("error: {}: {why}", path.display());
+                complain!("error: {}: {why}", path.display());
                 failed += 1;
             }
         }
@@ -237,16 +238,15 @@ fn write_drawing(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 impl Printed<'_> {
-    fn print(&self, path: &Path, as_json: bool) {
+    fn print(&self, path: &Path, as_json: bool) -> Result<()> {
         if as_json {
             let mut line = json!(self);
             line["image"] = path.display().to_string().into();
-            println!("{line}");
-            return;
+            return say!("{line}");
         }
-        println!("{}", path.display());
+        say!("{}", path.display())?;
         let line = |part: f32, label: &str, class_id: usize| {
-            println!("  {:5.1} %  {label} ({class_id})", part * 100.0);
+            say!("  {:5.1} %  {label} ({class_id})", part * 100.0)
         };
         match self {
             Self::Classes { predictions } => {
@@ -256,7 +256,7 @@ impl Printed<'_> {
                     score,
                 } in predictions
                 {
-                    line(*score, label, *class_id);
+                    line(*score, label, *class_id)?;
                 }
             }
             Self::Boxes {
@@ -267,9 +267,9 @@ impl Printed<'_> {
                 for object in detections {
                     let LabelledBox { x1, y1, x2, y2 } = object.r#box;
                     let (score, label) = (object.score * 100.0, object.label);
-                    println!("  {score:5.1} %  {label} at {x1:.0}, {y1:.0} to {x2:.0}, {y2:.0}");
+                    say!("  {score:5.1} %  {label} at {x1:.0}, {y1:.0} to {x2:.0}, {y2:.0}")?;
                 }
-                drawn_into(annotated.as_deref());
+                drawn_into(annotated.as_deref())?;
             }
             Self::Mask {
                 classes, annotated, ..
@@ -277,16 +277,18 @@ impl Printed<'_> {
                 let mut largest_first: Vec<&ClassShare> = classes.iter().collect();
                 largest_first.sort_by_key(|share| std::cmp::Reverse(share.pixels));
                 for share in largest_first {
-                    line(share.fraction, &share.label, share.class_id);
+                    line(share.fraction, &share.label, share.class_id)?;
                 }
-                drawn_into(annotated.as_deref());
+                drawn_into(annotated.as_deref())?;
             }
         }
+        Ok(())
     }
 }
 
-fn drawn_into(path: Option<&Path>) {
-    if let Some(path) = path {
-        println!("  drawn into {}", path.display());
+fn drawn_into(path: Option<&Path>) -> Result<()> {
+    match path {
+        Some(path) => say!("  drawn into {}", path.display()),
+        None => Ok(()),
     }
 }

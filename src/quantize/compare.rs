@@ -62,7 +62,7 @@ pub enum Answers {
     Scores(Vec<f32>),
     /// The class of every point at the head's resolution.
     Mask(Vec<u8>),
-    /// Boxes from a score of [`BOX_SCORE`] less [`SCORE_SLACK`] on.
+    /// Boxes that count, and those that score a little less.
     Boxes(Vec<Detection>),
 }
 

@@ -126,7 +126,7 @@ impl Histogram {
             .enumerate()
             .filter(|(_, count)| **count > 0);
         bins.map(|(bin, count)| {
-            let middle = f64::from((self.edge(bin) + self.edge(bin + 1)) / 2.0);
+            let middle = f64::from(f32::midpoint(self.edge(bin), self.edge(bin + 1)));
             let outside = (middle - middle.clamp(f64::from(range.min), f64::from(range.max))).abs();
             // Inside, numbers lie anywhere within their step.
             let error = if outside > 0.0 {
@@ -141,7 +141,7 @@ impl Histogram {
 
     /// Kullback-Leibler divergence of the clipped numbers from what 8 bits keep of them.
     ///
-    /// Source: Migacz, "8-bit Inference with TensorRT" (2017), the calibration of activations.
+    /// Source: Migacz, "8-bit Inference with `TensorRT`" (2017), the calibration of activations.
     fn relative_entropy(&self, range: Range) -> f64 {
         let (low, high) = (self.bin_of(range.min), self.bin_of(range.max) + 1);
         let mut clipped: Vec<f64> = self.counts[low..high].iter().map(|n| *n as f64).collect();

@@ -43,6 +43,8 @@ pub struct ModelSource {
     pub variant: String,
     /// The number type of its weights.
     pub precision: Precision,
+    /// The manifest's file; none for a model that is in memory.
+    pub path: Option<PathBuf>,
     /// Its class labels, by class number.
     pub labels: Vec<String>,
     /// Where its graph comes from.
@@ -71,6 +73,7 @@ impl ModelSource {
             manifest,
             variant: FP32.to_owned(),
             precision: Precision::Fp32,
+            path: None,
             labels,
             origin: Origin::Embedded,
             requantize: None,
@@ -104,6 +107,7 @@ impl ModelSource {
         let labels = read_text(&beside(path, "labels", &manifest.labels)?)?;
         Ok(Self {
             labels: lines(&labels),
+            path: Some(path.to_path_buf()),
             variant: FP32.to_owned(),
             precision: Precision::Fp32,
             manifest,

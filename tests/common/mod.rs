@@ -12,6 +12,7 @@
 
 pub mod checkpoint;
 pub mod coco;
+pub mod quantizing;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};

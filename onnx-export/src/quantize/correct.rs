@@ -25,13 +25,14 @@ pub(super) fn lost_means(
         _ => return Vec::new(),
     };
     let per_channel = inputs * taps;
-    if per_channel == 0 || means.len() != inputs * groups {
+    if per_channel == 0 || Some(means.len()) != inputs.checked_mul(groups) {
         return Vec::new();
     }
     let per_group = (scales.len() / groups).max(1);
-    let exact = weight.data.chunks(per_channel);
-    let channels = exact.zip(rounded.chunks(per_channel)).zip(scales);
-    let lost = |(channel, ((exact, rounded), scale)): (usize, ((&[f32], &[i8]), &f32))| {
+    let channels = weight.data.chunks(per_channel);
+    let channels = channels.zip(rounded.chunks(per_channel)).zip(scales);
+    let mut lost = Vec::with_capacity(scales.len());
+    for (channel, ((exact, rounded), scale)) in channels.enumerate() {
         let means = &means[(channel / per_group).min(groups - 1) * inputs..][..inputs];
         let numbers = exact.chunks(taps).zip(rounded.chunks(taps)).zip(means);
         let of_input = numbers.map(|((exact, rounded), mean)| {
@@ -39,9 +40,9 @@ pub(super) fn lost_means(
             let error = errors.map(|(w, q)| f64::from(*w) - f64::from(*q) * f64::from(*scale));
             error.sum::<f64>() * f64::from(*mean)
         });
-        of_input.sum()
-    };
-    channels.enumerate().map(lost).collect()
+        lost.push(of_input.sum());
+    }
+    lost
 }
 
 #[cfg(test)]

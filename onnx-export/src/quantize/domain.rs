@@ -47,7 +47,8 @@ fn between(network: &Network, node: &NodeProto, roles: &[Role]) -> Role {
             .producer(value)
             .is_some_and(|node| roles[node] != Role::Float)
     };
-    if values.is_empty() || !values.iter().all(is_int8) {
+    // Integer kernels have one result.
+    if values.is_empty() || !values.iter().all(is_int8) || node.output.len() != 1 {
         return Role::Float;
     }
     let alone = values
@@ -75,17 +76,19 @@ fn is_torch_gate(node: &NodeProto) -> bool {
         && number("beta").is_none_or(|beta| beta == 0.5)
 }
 
-/// Whether nothing else needs what lies below -3 of the gate's operand: hard swish does not.
+/// Whether nothing else needs what lies below -3 of the gate's operand: hard swish does not. Neither may be
+/// an output of the network, which is to be exact.
 fn only_swish_reads(network: &Network, gate: &NodeProto) -> bool {
     let (x, gated) = (&gate.input[0], &gate.output[0]);
     let reads = |index: &usize| {
         let node = &network.nodes()[*index];
         node.name == gate.name || (node.op_type == "Mul" && node.input.contains(gated))
     };
-    !network.is_output(x) && network.consumers(x).iter().all(reads)
+    let outputs = [x, gated].map(|value| network.is_output(value));
+    outputs == [false; 2] && network.consumers(x).iter().all(reads)
 }
 
-/// Whether a ReduceMean is a global average pooling.
+/// Whether a `ReduceMean` is a global average pooling.
 fn averages_pixels(network: &Network, node: &NodeProto) -> bool {
     let attribute = |name: &str| node.attribute.iter().find(|a| a.name == name);
     let kept = attribute("keepdims").and_then(|a| a.i).unwrap_or(1) == 1;

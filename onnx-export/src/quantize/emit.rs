@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 
 use super::affine::{channel_scales, round_bias, round_weights};
+use super::check::check_order;
 use super::correct::lost_means;
 use super::rewrite::{Rewriter, RoundedWeight};
-use super::{Affine, Layer};
+use super::{Affine, Layer, QuantizeError};
 use crate::proto::{AttributeProto, FLOAT, GraphProto, INT8, INT32, NodeProto, TensorProto, UINT8};
 
 /// Largest number of trained weights: theirs may use the whole of S8.
@@ -170,7 +171,10 @@ impl Rewriter<'_> {
     }
 
     /// The graph of what was written, with the constants that it still reads.
-    pub(super) fn finish(self) -> GraphProto {
+    ///
+    /// # Errors
+    /// [`QuantizeError::Unsupported`] where the network uses a name that was to be a new value's.
+    pub(super) fn finish(self) -> Result<GraphProto, QuantizeError> {
         let mut graph = self.network.graph().clone();
         let operands = self.nodes.iter().flat_map(|node| &node.input);
         let read: HashSet<&str> = operands.map(String::as_str).collect();
@@ -179,7 +183,8 @@ impl Rewriter<'_> {
             .initializer
             .retain(|tensor| read.contains(tensor.name.as_str()));
         graph.node = self.nodes;
-        graph
+        check_order(&graph)?;
+        Ok(graph)
     }
 }
 

@@ -14,6 +14,7 @@
 //! Integer-Arithmetic-Only Inference" (2017), section 2; the ONNX operators' specifications.
 
 mod affine;
+mod check;
 mod correct;
 mod domain;
 mod emit;
@@ -70,3 +71,6 @@ pub enum QuantizeError {
     #[error("not a ranges file: {0}")]
     Recipe(String),
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,19 +5,9 @@ use std::collections::{HashMap, HashSet};
 use prost::Message;
 
 use super::QuantizeError;
+use super::check::{check, name_nodes, opset};
 use crate::proto::{AttributeProto, FLOAT, GraphProto, INT64, ModelProto, NodeProto};
 use crate::read::{GraphReadError, WeightTensor, weight_tensor};
-
-/// Operators of networks that are in int8 already.
-const QUANTIZED: &[&str] = &[
-    "ConvInteger",
-    "DequantizeLinear",
-    "DynamicQuantizeLinear",
-    "MatMulInteger",
-    "QLinearConv",
-    "QLinearMatMul",
-    "QuantizeLinear",
-];
 
 /// A Conv or Gemm whose weights are constant: what can be in int8 and takes the time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,13 +50,16 @@ impl Network {
     ///
     /// # Errors
     /// [`QuantizeError`] for what is no ONNX file, is quantised already, holds what cannot be carried
-    /// over (subgraphs, functions, operators of other domains, weights in other files), or
-    /// has nothing to quantise.
+    /// over (subgraphs, functions, operators of other domains, weights in other files), contradicts
+    /// itself, or has nothing to quantise.
     pub fn read(bytes: &[u8]) -> Result<Self, QuantizeError> {
         let mut envelope = ModelProto::decode(bytes).map_err(GraphReadError::from)?;
         let mut graph = envelope.graph.take().unwrap_or_default();
         name_nodes(&mut graph);
         check(&envelope, &graph)?;
+        let constants: HashSet<String> = graph.initializer.iter().map(|t| t.name.clone()).collect();
+        // Old files list constants as inputs with a default.
+        graph.input.retain(|input| !constants.contains(&input.name));
         let weights = float_tensors(&graph)?;
         let (mut producers, mut consumers) = (HashMap::new(), HashMap::<_, Vec<_>>::new());
         for (index, node) in graph.node.iter().enumerate() {
@@ -84,10 +77,9 @@ impl Network {
         if layers.is_empty() {
             return Err(QuantizeError::NoLayers);
         }
-        let constants = graph.initializer.iter().map(|tensor| tensor.name.clone());
         let outputs = graph.output.iter().map(|value| value.name.clone());
         Ok(Self {
-            constants: constants.collect(),
+            constants,
             outputs: outputs.collect(),
             envelope,
             graph,
@@ -164,9 +156,7 @@ impl Network {
     }
 
     pub(super) fn opset(&self) -> i64 {
-        let sets = &self.envelope.opset_import;
-        let own = sets.iter().find(|set| set.domain.is_empty());
-        own.map_or(1, |set| set.version)
+        opset(&self.envelope)
     }
 
     /// The same file around another graph.
@@ -174,56 +164,6 @@ impl Network {
         let mut model = self.envelope.clone();
         model.graph = Some(graph);
         model.encode_to_vec()
-    }
-}
-
-/// Recipes name layers, so every node needs a name.
-fn name_nodes(graph: &mut GraphProto) {
-    for (index, node) in graph.node.iter_mut().enumerate() {
-        if node.name.is_empty() {
-            node.name = format!("{}_{index}", node.op_type);
-        }
-    }
-}
-
-/// Refuses what would be lost or wrong in another file.
-fn check(envelope: &ModelProto, graph: &GraphProto) -> Result<(), QuantizeError> {
-    let unsupported = |what: String| Err(QuantizeError::Unsupported { what });
-    for node in &graph.node {
-        let NodeProto {
-            name, op_type: op, ..
-        } = node;
-        if QUANTIZED.contains(&op.as_str()) {
-            let (node, op) = (name.clone(), op.clone());
-            return Err(QuantizeError::Quantized { node, op });
-        }
-        if !matches!(node.domain.as_str(), "" | "ai.onnx") {
-            return unsupported(format!("node `{name}`, {}::{op},", node.domain));
-        }
-        if node.attribute.iter().any(|attribute| attribute.g.is_some()) {
-            return unsupported(format!("node `{name}`, {op} with a graph inside,"));
-        }
-    }
-    if !envelope.functions.is_empty() {
-        return unsupported("a file with functions".to_owned());
-    }
-    if !graph.sparse_initializer.is_empty() {
-        return unsupported("a file with sparse tensors".to_owned());
-    }
-    let opset = envelope.opset_import.iter();
-    if opset
-        .filter(|set| set.domain.is_empty())
-        .any(|set| set.version < 13)
-    {
-        return unsupported("an opset before 13, which has no scales for each channel,".to_owned());
-    }
-    let outside = graph
-        .initializer
-        .iter()
-        .find(|tensor| tensor.data_location != 0);
-    match outside {
-        Some(tensor) => unsupported(format!("tensor `{}`, kept in another file,", tensor.name)),
-        None => Ok(()),
     }
 }
 
@@ -254,9 +194,14 @@ fn layer(index: usize, node: &NodeProto, weights: &HashMap<String, WeightTensor>
         return None;
     };
     let bias = rest.first().filter(|name| !name.is_empty()).cloned();
-    let shape = &weights.get(weight)?.shape;
-    let bias_known = bias.as_ref().is_none_or(|bias| weights.contains_key(bias));
-    if !bias_known || shape.len() != if is_conv { 4 } else { 2 } {
+    let weight_tensor = weights.get(weight)?;
+    let shape = &weight_tensor.shape;
+    if weight_tensor.data.is_empty() || shape.len() != if is_conv { 4 } else { 2 } {
+        return None;
+    }
+    // One number an output channel; a Gemm's may be broadcast in other ways.
+    let bias_fits = |bias| weights.get(bias).is_some_and(|b| b.shape == shape[..1]);
+    if !bias.as_ref().is_none_or(bias_fits) {
         return None;
     }
     let group = node.attribute.iter().find(|a| a.name == "group");
@@ -270,7 +215,7 @@ fn layer(index: usize, node: &NodeProto, weights: &HashMap<String, WeightTensor>
         input: input.clone(),
         output: node.output.first()?.clone(),
         multiplications: shape[1..].iter().map(|size| *size as usize).product(),
-        weights: weights[weight].data.len(),
+        weights: weight_tensor.data.len(),
         weight: weight.clone(),
         bias,
         node: index,

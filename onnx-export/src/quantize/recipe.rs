@@ -92,17 +92,21 @@ impl Recipes {
             let text = format!("field `format`: expected {FORMAT}, got {got}");
             return Err(QuantizeError::Recipe(text));
         }
-        for recipe in std::iter::once(&recipes.network).chain(&recipes.box_head) {
-            recipe.check()?;
-        }
+        recipes.check()?;
         Ok(recipes)
+    }
+
+    fn check(&self) -> Result<(), QuantizeError> {
+        let mut recipes = std::iter::once(&self.network).chain(&self.box_head);
+        recipes.try_for_each(Recipe::check)
     }
 
     /// The file's text.
     ///
     /// # Errors
-    /// [`QuantizeError::Recipe`] for numbers that JSON cannot hold.
+    /// [`QuantizeError::Recipe`] for numbers that [`Recipes::parse`] refuses.
     pub fn to_json(&self) -> Result<String, QuantizeError> {
+        self.check()?;
         serde_json::to_string(self).map_err(|error| QuantizeError::Recipe(error.to_string()))
     }
 }
@@ -114,7 +118,8 @@ impl Recipe {
             Err(QuantizeError::Recipe(text))
         };
         for (value, Range { min, max }) in &self.ranges {
-            if !(min.is_finite() && max.is_finite() && min <= max) {
+            // The same as that both are finite, and how far they are apart.
+            if !((max - min).is_finite() && min <= max) {
                 let got = format!("[{min}, {max}] for `{value}`");
                 return bad("ranges", "two finite numbers, the smaller first", got);
             }
@@ -132,5 +137,124 @@ impl Recipe {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formula;
+
+    #[test]
+    fn a_file_survives_being_read_to_the_byte() {
+        let numbers: Vec<f32> = formula::uniform("ranges", 30_000).collect();
+        let range = |pair: &[f32]| Range {
+            min: pair[0].min(pair[1]) * 1e-3,
+            max: pair[0].max(pair[1]) * 1e7,
+        };
+        let named = numbers.chunks(2).enumerate();
+        let ranges = named.map(|(index, pair)| (format!("value {index}"), range(pair)));
+        let recipe = Recipe {
+            ranges: ranges.filter(|(_, range)| range.min <= range.max).collect(),
+            float_layers: BTreeSet::from(["/a/Conv".to_owned(), "\"".to_owned()]),
+            weight_scales: BTreeMap::from([("w".to_owned(), vec![f32::MIN_POSITIVE, 1e-45])]),
+            channel_means: BTreeMap::from([("x".to_owned(), vec![f32::MAX, -0.0, 0.1])]),
+        };
+        assert!(recipe.ranges.len() > 10_000);
+        for head in [None, Some(recipe.clone()), Some(Recipe::default())] {
+            let recipes = Recipes::new(Target::Avx2, recipe.clone(), head);
+            let text = recipes.to_json().unwrap();
+            let read = Recipes::parse(&text).unwrap();
+            assert_eq!(read, recipes);
+            assert_eq!(read.to_json().unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn the_smallest_file() {
+        let text = r#"{"format":1,"target":"vnni","network":{"ranges":{}}}"#;
+        let recipes = Recipes::parse(text).unwrap();
+        assert_eq!(recipes, Recipes::new(Target::Vnni, Recipe::default(), None));
+        assert_eq!(recipes.to_json().unwrap(), text);
+        for target in [Target::Vnni, Target::Avx2] {
+            let name = serde_json::to_value(target).unwrap();
+            assert_eq!(name, target.as_str());
+        }
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let cases = [
+            ("", "not a ranges file"),
+            ("[]", "not a ranges file"),
+            (r#"{"format":1}"#, "`target`"),
+            (r#"{"format":1,"target":"vnni"}"#, "`network`"),
+            (
+                r#"{"format":1,"target":"neon","network":{"ranges":{}}}"#,
+                "neon",
+            ),
+            (
+                r#"{"format":2,"target":"vnni","network":{"ranges":{}}}"#,
+                "`format`: expected 1, got 2",
+            ),
+            (
+                r#"{"format":1,"target":"vnni","network":{"ranges":{}},"x":1}"#,
+                "`x`",
+            ),
+            (r#"{"format":1,"target":"vnni","network":{}}"#, "`ranges`"),
+            (
+                r#"{"format":1,"target":"vnni","network":{"ranges":{},"layers":[]}}"#,
+                "`layers`",
+            ),
+        ];
+        let inside = [
+            (r#""ranges":{"a":[0]}"#, "length 1"),
+            (r#""ranges":{"a":[1,0]}"#, "`ranges`"),
+            (r#""ranges":{"a":[0,1e39]}"#, "`ranges`"),
+            (r#""ranges":{"a":[-3e38,3e38]}"#, "`ranges`"),
+            (r#""ranges":{"a":[0,null]}"#, "null"),
+            (
+                r#""ranges":{},"weight_scales":{"w":[0]}"#,
+                "`weight_scales`",
+            ),
+            (
+                r#""ranges":{},"weight_scales":{"w":[1,-1]}"#,
+                "`weight_scales`",
+            ),
+            (
+                r#""ranges":{},"channel_means":{"x":[1e39]}"#,
+                "`channel_means`",
+            ),
+        ];
+        let network = |inside| format!(r#"{{"format":1,"target":"vnni","network":{{{inside}}}}}"#);
+        let head = |inside| {
+            let first = r#"{"format":1,"target":"vnni","network":{"ranges":{}}"#;
+            format!(r#"{first},"box_head":{{{inside}}}}}"#)
+        };
+        let whole = cases.map(|(text, expected)| (text.to_owned(), expected));
+        let inside = inside.into_iter();
+        let inside =
+            inside.flat_map(|(text, expected)| [(network(text), expected), (head(text), expected)]);
+        for (text, expected) in whole.into_iter().chain(inside) {
+            let message = Recipes::parse(&text).unwrap_err().to_string();
+            assert!(message.starts_with("not a ranges file: "), "{message}");
+            assert!(message.contains(expected), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let range = Range {
+            min: 0.0,
+            max: f32::INFINITY,
+        };
+        let recipe = Recipe {
+            ranges: BTreeMap::from([("a".to_owned(), range)]),
+            ..Recipe::default()
+        };
+        let message = Recipes::new(Target::Vnni, recipe, None)
+            .to_json()
+            .unwrap_err();
+        assert!(message.to_string().contains("`ranges`"), "{message}");
     }
 }

@@ -63,7 +63,7 @@ impl Network {
         for (index, node) in self.nodes().iter().enumerate() {
             rewriter.node(index, node)?;
         }
-        Ok(rewriter.finish())
+        rewriter.finish()
     }
 }
 
@@ -243,7 +243,7 @@ impl Rewriter<'_> {
     /// value, with a `Max` that takes nothing which the 8-bit form would keep.
     ///
     /// ONNX Runtime quantises the weights of any layer between `DequantizeLinear` and `QuantizeLinear` by
-    /// itself (its WeightBiasQuantization), also through Relu and Clip; it cannot know that the
+    /// itself (its `WeightBiasQuantization`), also through Relu and Clip; it cannot know that the
     /// layer is in float on purpose. A `Max` keeps it away.
     fn guarded(&mut self, value: &str, affine: Affine) -> String {
         let producer = |value: &str| {
@@ -267,9 +267,9 @@ impl Rewriter<'_> {
         guarded
     }
 
-    /// A second 8-bit form of a MaxPool in float, for its second reader.
+    /// A second 8-bit form of a `MaxPool` in float, for its second reader.
     ///
-    /// ONNX Runtime moves a single `QuantizeLinear` in front of the MaxPool, whose 8-bit kernel takes
+    /// ONNX Runtime moves a single `QuantizeLinear` in front of the `MaxPool`, whose 8-bit kernel takes
     /// thirty times as long as the float one beside a convolution in float. It leaves two alone, if they
     /// differ: the second step is larger by the last bit.
     fn second_form(&mut self, value: &str, affine: Affine) {

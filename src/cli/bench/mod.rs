@@ -25,6 +25,7 @@ use sightline::store::{
 };
 use sightline::threads::usable_cores;
 
+use super::say::say;
 use super::{RuntimeArgs, StoreArgs};
 use alone::{Alone, Stages};
 use load::{Client, Load, median};
@@ -81,20 +82,19 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     } else {
         &args.model
     };
-    println!(
+    say!(
         "{} cores; milliseconds are medians; decode, preprocess, inference and answer (boxes, masks): CPU time \
          of one thread without a server; wall: all of them by the clock",
         usable_cores()
-    );
-    println!("{}", Line::HEAD);
+    )?;
+    say!("{}", Line::HEAD)?;
     for model in models {
         let source = find_or_make(&args.store.store(), model)?;
         let line = measure(args, &runtime, source, &picture)?;
-        println!("{line}");
+        say!("{line}")?;
     }
     let peak = ProcessUsage::now().peak_resident_bytes as f64 / 1e6;
-    println!("peak memory of this process: {peak:.0} MB");
-    Ok(())
+    say!("peak memory of this process: {peak:.0} MB")
 }
 
 /// A model of the store, else one of the catalogue with weights that a formula makes.
@@ -121,6 +121,7 @@ fn find_or_make(store: &ModelStore, model: &ModelRef) -> Result<ModelSource> {
         manifest,
         variant: FP32.to_owned(),
         precision: Precision::Fp32,
+        path: None,
         labels,
         origin,
         requantize: None,
@@ -245,7 +246,7 @@ fn running_server(args: &BenchArgs, url: &str, picture: &Bytes) -> Result<()> {
         format!("{}/v1/classify", url.trim_end_matches('/'))
     };
     let length = Duration::from_millis(args.round_ms);
-    println!("connections       p50 ms    p99 ms  images/s");
+    say!("connections       p50 ms    p99 ms  images/s")?;
     for connections in [1, usize::from(args.connections)] {
         let loads = (0..args.rounds)
             .map(|_| load::run(&url, picture, connections, length))
@@ -256,10 +257,10 @@ fn running_server(args: &BenchArgs, url: &str, picture: &Bytes) -> Result<()> {
         }
         let over = |figure: fn(&Load) -> f64| median(loads.iter().map(figure).collect());
         let (p50, p99) = (over(|load| load.p50), over(|load| load.p99));
-        println!(
+        say!(
             "{connections:11} {p50:12.2} {p99:9.2} {:9.1}",
             over(|load| load.per_second)
-        );
+        )?;
     }
     Ok(())
 }

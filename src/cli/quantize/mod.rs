@@ -20,6 +20,7 @@ use sightline::store::{FP32, Graphs, INT8, ModelRef, ModelSource, Origin};
 use sightline::threads::usable_cores;
 
 use super::output::{OutputPaths, file_name, write_all};
+use super::say::say;
 use super::{RuntimeArgs, StoreArgs};
 use pictures::Pictures;
 use progress::Bars;
@@ -155,18 +156,15 @@ impl QuantizeArgs {
 
     /// Where the files go.
     fn paths(&self, source: &ModelSource) -> Result<OutputPaths> {
-        match (&self.out, &source.origin) {
-            (Some(out), _) => OutputPaths::new(out),
-            (None, Origin::Files(files)) => {
-                let folder = files.network.parent().unwrap_or(Path::new("."));
-                let is_model = files
-                    .network
-                    .file_name()
-                    .is_some_and(|name| name == "model.onnx");
-                OutputPaths::new(if is_model { folder } else { &files.network })
+        let paths = match (&self.out, &source.path, &source.origin) {
+            (Some(out), ..) => OutputPaths::new(out)?,
+            (None, Some(manifest), Origin::Files(files)) => {
+                OutputPaths::of(manifest, files, &source.manifest.labels)
             }
-            (None, _) => bail!("{} is built in: say with -o where its files go", self.model),
-        }
+            _ => bail!("{} is built in: say with -o where its files go", self.model),
+        };
+        paths.check()?;
+        Ok(paths)
     }
 }
 
@@ -205,9 +203,10 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     let (recipes, networks) = work.choose(&source, detector.as_ref(), &float)?;
     let int8 = quantized(&float, &recipes)?;
     let report = measure::report(&work, &source, detector.as_ref(), (&float, &int8), networks)?;
-    print!("{report}");
     let json = serde_json::to_string_pretty(&report)? + "\n";
     let text = report.to_string();
+    // Whether anybody reads it must not decide over the files.
+    let said = say!("{}", text.trim_end());
     let (json_path, text_path) = (
         paths.beside("int8.report.json"),
         paths.beside("int8.report.txt"),
@@ -226,12 +225,12 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
         );
     }
     write(&source, &paths, (&float, &int8), &recipes, &reports)?;
-    println!("{}: the report", text_path.display());
-    println!(
+    said?;
+    say!("{}: the report", text_path.display())?;
+    say!(
         "try: sightline serve --model {0} --model {0}@int8",
         paths.manifest.display()
-    );
-    Ok(())
+    )
 }
 
 /// What all stages need.
@@ -356,10 +355,11 @@ fn write(
     manifest.box_head_file = float.box_head.as_ref().map(|_| file_name(&paths.box_head));
     manifest.labels = file_name(&paths.labels);
     manifest.weights = Vec::new();
-    // Ranges of the binary's weights belong to files that are not written.
-    manifest
-        .variants
-        .retain(|_, variant| variant.ranges.is_none() || variant.file.is_some());
+    if source.path.as_ref() != Some(&paths.manifest) {
+        // Other variants' files stay where they are.
+        let variants = &mut manifest.variants;
+        variants.retain(|_, variant| variant.file.is_none() && variant.ranges.is_none());
+    }
     let variant = Variant {
         precision: Some(Precision::Int8),
         file: Some(file_name(&int8_onnx)),

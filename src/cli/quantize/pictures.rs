@@ -9,6 +9,8 @@ use sightline::image::{
 };
 use sightline::store::read_bounded;
 
+use crate::cli::say::complain;
+
 /// Photographs that are used unless a number is asked for.
 const DEFAULT_COUNT: usize = 100;
 /// Fewer than this give ranges by chance.
@@ -77,7 +79,7 @@ impl Pictures {
             );
         }
         if found < FEW {
-            eprintln!(
+            complain!(
                 "warning: {found} photographs are few: ranges, and agreement with the float model, are by chance"
             );
         }

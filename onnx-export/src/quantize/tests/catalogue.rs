@@ -1,0 +1,92 @@
+//! The catalogue's networks with weights by formula.
+
+use super::*;
+use crate::manifest::{Backbone, ModelManifest};
+use crate::tensor_shapes;
+
+/// A model of the catalogue, at a fraction of its width where it has one: the network, then the box head.
+fn networks(name: &str) -> Vec<Network> {
+    let path = format!("{}/../models/{name}/model.toml", env!("CARGO_MANIFEST_DIR"));
+    let manifest = ModelManifest::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let mut architecture = manifest.architecture.unwrap();
+    match &mut architecture.backbone {
+        Backbone::MobilenetV3(config) => config.width_mult = 0.25,
+        Backbone::MobilenetV2(config) => config.width_mult = 0.25,
+        _ => {}
+    }
+    let state = formula::state_dict(&tensor_shapes(&architecture).unwrap(), &[]).unwrap();
+    let model = crate::build(name, &architecture, &state, DEFAULT_OPSET).unwrap();
+    let files = [Some(model.to_bytes()), model.box_head_bytes()];
+    let files = files.into_iter().flatten();
+    files.map(|bytes| Network::read(&bytes).unwrap()).collect()
+}
+
+fn names(values: &[crate::proto::ValueInfoProto]) -> Vec<&str> {
+    values.iter().map(|value| value.name.as_str()).collect()
+}
+
+#[test]
+fn every_network_keeps_its_signature_and_standard_operators() {
+    let cases = [
+        "mobilenet_v3_small",
+        "mobilenet_v2",
+        "resnet18",
+        "efficientnet_lite0",
+        "lraspp_mobilenet_v3_large",
+        "deeplabv3_mobilenet_v3_large",
+        "ssdlite320_mobilenet_v3_large",
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+    ];
+    for name in cases {
+        for network in networks(name) {
+            let layers = network.layers();
+            let every_third = layers.iter().step_by(3).map(|layer| layer.name.as_str());
+            let every_third: Vec<&str> = every_third.collect();
+            for float in [&[][..], &every_third] {
+                let graph = quantized(&network, &recipe(&network, float), Target::Avx2);
+                assert_eq!(names(&graph.input), names(&network.graph().input), "{name}");
+                assert_eq!(
+                    names(&graph.output),
+                    names(&network.graph().output),
+                    "{name}"
+                );
+                let in_int8 = graph.node.iter().filter(|node| {
+                    let read = node.input.get(1);
+                    matches!(node.op_type.as_str(), "Conv" | "Gemm")
+                        && read.is_some_and(|weight| weight.ends_with("_dq"))
+                });
+                assert_eq!(in_int8.count(), layers.len() - float.len(), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn levels_share_their_weights_and_have_a_bias_each() {
+    let [network] = &networks("retinanet_resnet50_fpn")[..] else {
+        panic!("not one network");
+    };
+    let mut recipe = recipe(network, &[]);
+    // Each level has steps of its own.
+    for (index, range) in recipe.ranges.values_mut().enumerate() {
+        range.max = 1.0 + index as f32 / 16.0;
+    }
+    let graph = quantized(network, &recipe, Target::Vnni);
+    let shared = "head.classification_head.cls_logits.weight";
+    let layers = network.layers().iter();
+    let levels: Vec<&Layer> = layers.filter(|layer| layer.weight == shared).collect();
+    assert_eq!(levels.len(), 5);
+    let written = |name: &str| {
+        let tensors = graph.initializer.iter();
+        tensors.filter(|tensor| tensor.name == name).count()
+    };
+    assert_eq!(written(&format!("{shared}_q")), 1);
+    let weight_scales = numbers(&graph, &format!("{shared}_s"));
+    for level in levels {
+        let bias = format!("{}_bias", level.name);
+        assert_eq!(written(&format!("{bias}_q")), 1);
+        let input = numbers(&graph, &format!("{}_s", level.input))[0];
+        let expected: Vec<f32> = weight_scales.iter().map(|scale| scale * input).collect();
+        assert_eq!(numbers(&graph, &format!("{bias}_s")), expected);
+    }
+}

@@ -1,0 +1,151 @@
+//! Small networks, and what is made of them.
+
+mod catalogue;
+mod reading;
+mod rewriting;
+mod roles;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message;
+
+use super::*;
+use crate::graph::ops::Conv;
+use crate::graph::{Graph, Loader, Value};
+use crate::proto::{GraphProto, ModelProto};
+use crate::weights::StateDict;
+use crate::{DEFAULT_OPSET, Model, ModelInfo, formula};
+
+/// A graph under construction.
+struct Builder {
+    graph: Graph,
+    images: Value,
+}
+
+impl Builder {
+    fn new() -> Self {
+        let mut graph = Graph::new(DEFAULT_OPSET);
+        let images = graph.image_input("images");
+        Self { graph, images }
+    }
+
+    /// A convolution whose node is `/name/Conv`.
+    fn conv(&mut self, name: &str, x: Value, conv: Conv) -> Value {
+        let channels = self.graph.channels(x).unwrap();
+        let weight = formula::fill(&format!("{name}.weight"), &conv.weight_shape(channels));
+        let bias = formula::fill(&format!("{name}.bias"), &[conv.out]);
+        let weights = self
+            .graph
+            .conv_weights(name, channels, conv, (weight, bias));
+        self.graph.conv_with(name, x, conv, weights).unwrap()
+    }
+
+    /// `x * clip(x / 6 + 1/2, 0, 1)`.
+    fn hard_swish(&mut self, x: Value) -> Value {
+        let gate = self.graph.hard_sigmoid(x);
+        self.graph.mul(x, gate).unwrap()
+    }
+
+    /// Means of the pixels through a Gemm of 4 rows, `/fc/Gemm`.
+    fn classify(&mut self, x: Value) -> Value {
+        let state = StateDict::from_tensors(BTreeMap::new());
+        let pooled = self.graph.mean_pixels(x).unwrap();
+        let flat = self.graph.flatten(pooled).unwrap();
+        let loader = Loader::new(&state);
+        let scope = loader.root().sub("fc");
+        self.graph.gemm(&scope, flat, 4).unwrap()
+    }
+
+    /// The finished network with these outputs.
+    fn finish(mut self, outputs: &[(Value, &str)]) -> Network {
+        for (value, name) in outputs {
+            self.graph.output(*value, name);
+        }
+        let info = ModelInfo {
+            name: "small".to_owned(),
+            opset: DEFAULT_OPSET,
+            checkpoint_sha256: String::new(),
+            parameters: 0,
+        };
+        let model = Model {
+            graph: self.graph,
+            box_head: None,
+            info,
+        };
+        Network::read(&model.to_bytes()).unwrap()
+    }
+}
+
+/// Ranges of -4 to 4 for all values, and these layers in float.
+fn recipe(network: &Network, float_layers: &[&str]) -> Recipe {
+    let range = Range {
+        min: -4.0,
+        max: 4.0,
+    };
+    Recipe {
+        ranges: network
+            .values()
+            .into_iter()
+            .map(|value| (value, range))
+            .collect(),
+        float_layers: float_layers.iter().map(|name| (*name).to_owned()).collect(),
+        ..Recipe::default()
+    }
+}
+
+/// The int8 graph, whose parts must fit together.
+fn quantized(network: &Network, recipe: &Recipe, target: Target) -> GraphProto {
+    let bytes = network.quantize(recipe, target).unwrap();
+    let graph = ModelProto::decode(&bytes[..]).unwrap().graph.unwrap();
+    let mut known: BTreeSet<&str> = graph.input.iter().map(|v| v.name.as_str()).collect();
+    known.insert("");
+    for tensor in &graph.initializer {
+        assert!(known.insert(&tensor.name), "{} twice", tensor.name);
+    }
+    let mut read = BTreeSet::new();
+    for node in &graph.node {
+        assert_eq!(node.domain, "", "{}", node.name);
+        for input in &node.input {
+            assert!(
+                known.contains(input.as_str()),
+                "{} reads {input}",
+                node.name
+            );
+            read.insert(input.as_str());
+        }
+        for output in &node.output {
+            assert!(known.insert(output), "{output} twice");
+        }
+    }
+    for output in &graph.output {
+        assert!(known.contains(output.name.as_str()), "{}", output.name);
+    }
+    for tensor in &graph.initializer {
+        assert!(
+            read.contains(tensor.name.as_str()),
+            "{} unread",
+            tensor.name
+        );
+    }
+    graph
+}
+
+/// One node a line: `output = Operator(inputs)`, constants left out.
+fn dump(graph: &GraphProto) -> String {
+    let constants: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+    let line = |node: &crate::proto::NodeProto| {
+        let inputs = node.input.iter().map(String::as_str);
+        let inputs: Vec<&str> = inputs.filter(|name| !constants.contains(name)).collect();
+        let (output, op) = (node.output.join(", "), &node.op_type);
+        format!("{output} = {op}({})\n", inputs.join(", "))
+    };
+    graph.node.iter().map(line).collect()
+}
+
+/// The scalar or list of a float constant.
+fn numbers(graph: &GraphProto, name: &str) -> Vec<f32> {
+    let tensor = graph.initializer.iter().find(|tensor| tensor.name == name);
+    let tensor = tensor.unwrap_or_else(|| panic!("no {name}"));
+    let chunks = tensor.raw_data.as_chunks::<4>().0.iter();
+    chunks.map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}

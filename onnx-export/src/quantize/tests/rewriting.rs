@@ -1,0 +1,258 @@
+//! The int8 graphs of small networks.
+
+use super::*;
+
+/// The steps of a value in the int8 graph.
+fn scale(graph: &GraphProto, value: &str) -> f32 {
+    numbers(graph, &format!("{value}_s"))[0]
+}
+
+/// How many nodes are of this operator.
+fn count(graph: &GraphProto, op: &str) -> usize {
+    graph.node.iter().filter(|node| node.op_type == op).count()
+}
+
+#[test]
+fn a_small_network_node_by_node() {
+    let mut b = Builder::new();
+    let x = b.conv("stem", b.images, Conv::new(8, 3));
+    let x = b.graph.relu(x);
+    let x = b.conv("body", x, Conv::depthwise(8, 3));
+    let x = b.hard_swish(x);
+    let logits = b.classify(x);
+    let network = b.finish(&[(logits, "logits")]);
+    let graph = quantized(&network, &recipe(&network, &["/stem/Conv"]), Target::Vnni);
+    let expected = "\
+/stem/Conv_output = Conv(images)
+/stem/Relu_output = Relu(/stem/Conv_output)
+/stem/Relu_output_q = QuantizeLinear(/stem/Relu_output)
+/stem/Relu_output_dq = DequantizeLinear(/stem/Relu_output_q)
+body.weight_dq = DequantizeLinear()
+/body/Conv_bias_dq = DequantizeLinear()
+/body/Conv_output = Conv(/stem/Relu_output_dq, body.weight_dq, /body/Conv_bias_dq)
+/body/Conv_output_q = QuantizeLinear(/body/Conv_output)
+/body/Conv_output_dq = DequantizeLinear(/body/Conv_output_q)
+/body/HardSigmoid_output_read = DequantizeLinear(/body/Conv_output_q)
+/body/HardSigmoid_output = Concat(/body/HardSigmoid_output_read)
+/body/HardSigmoid_output_q = QuantizeLinear(/body/HardSigmoid_output)
+/body/HardSigmoid_output_dq = DequantizeLinear(/body/HardSigmoid_output_q)
+/body/Mul_output = Mul(/body/Conv_output_dq, /body/HardSigmoid_output_dq)
+/body/Mul_output_q = QuantizeLinear(/body/Mul_output)
+/body/Mul_output_dq = DequantizeLinear(/body/Mul_output_q)
+/body/ReduceMean_output = GlobalAveragePool(/body/Mul_output_dq)
+/body/ReduceMean_output_q = QuantizeLinear(/body/ReduceMean_output)
+/body/ReduceMean_output_dq = DequantizeLinear(/body/ReduceMean_output_q)
+/body/Flatten_output = Flatten(/body/ReduceMean_output_dq)
+/body/Flatten_output_q = QuantizeLinear(/body/Flatten_output)
+/body/Flatten_output_dq = DequantizeLinear(/body/Flatten_output_q)
+fc.weight_dq = DequantizeLinear()
+/fc/Gemm_bias_dq = DequantizeLinear()
+logits = Gemm(/body/Flatten_output_dq, fc.weight_dq, /fc/Gemm_bias_dq)
+";
+    assert_eq!(dump(&graph), expected);
+    let shown: Vec<&str> = graph.output.iter().map(|v| v.name.as_str()).collect();
+    assert_eq!(shown, ["logits"]);
+
+    // Everything in float is the network itself.
+    let all = ["/stem/Conv", "/body/Conv", "/fc/Gemm"];
+    let float = quantized(&network, &recipe(&network, &all), Target::Vnni);
+    assert_eq!(dump(&float), dump(network.graph()));
+}
+
+#[test]
+fn weights_and_biases_are_in_steps() {
+    let mut b = Builder::new();
+    let x = b.conv("a", b.images, Conv::new(4, 3));
+    let network = b.finish(&[(x, "out")]);
+    let exact = network.weight("a.weight").unwrap().data.clone();
+    let bias = network.weight("a.bias").unwrap().data.clone();
+    for (target, limit) in [(Target::Vnni, 127), (Target::Avx2, 64)] {
+        let graph = quantized(&network, &recipe(&network, &[]), target);
+        let tensor = |name: &str| {
+            let tensor = graph.initializer.iter().find(|tensor| tensor.name == name);
+            tensor.unwrap().raw_data.clone()
+        };
+        let scales = numbers(&graph, "a.weight_s");
+        let rounded: Vec<i8> = tensor("a.weight_q")
+            .into_iter()
+            .map(|byte| i8::from_le_bytes([byte]))
+            .collect();
+        for (channel, (exact, rounded)) in exact.chunks(27).zip(rounded.chunks(27)).enumerate() {
+            assert_eq!(rounded.iter().map(|q| q.abs()).max(), Some(limit));
+            for (exact, q) in exact.iter().zip(rounded) {
+                let error = (f32::from(*q) * scales[channel] - exact).abs();
+                assert!(error <= scales[channel] * 0.500_01);
+            }
+        }
+        let steps = numbers(&graph, "/a/Conv_bias_s");
+        let input = scale(&graph, "images");
+        let chunks = tensor("/a/Conv_bias_q");
+        let chunks = chunks.as_chunks::<4>().0.iter();
+        let biases: Vec<i32> = chunks.map(|bytes| i32::from_le_bytes(*bytes)).collect();
+        for channel in 0..4 {
+            assert_eq!(steps[channel], scales[channel] * input);
+            let error = (biases[channel] as f32 * steps[channel] - bias[channel]).abs();
+            assert!(error <= steps[channel]);
+        }
+    }
+}
+
+#[test]
+fn trained_scales_are_kept() {
+    let mut b = Builder::new();
+    let x = b.conv("a", b.images, Conv::new(2, 1));
+    let network = b.finish(&[(x, "out")]);
+    let mut recipe = recipe(&network, &[]);
+    for (trained, expected) in [(vec![0.5], [0.5, 0.5]), (vec![0.25, 2.0], [0.25, 2.0])] {
+        recipe.weight_scales.insert("a.weight".to_owned(), trained);
+        let graph = quantized(&network, &recipe, Target::Avx2);
+        assert_eq!(numbers(&graph, "a.weight_s"), expected);
+    }
+}
+
+#[test]
+fn outputs_that_are_read_inside_keep_their_names() {
+    for float in [
+        &[][..],
+        &["/a/Conv"],
+        &["/b/Conv"],
+        &["/c/Conv"],
+        &["/b/Conv", "/c/Conv"],
+    ] {
+        let mut b = Builder::new();
+        let x = b.conv("a", b.images, Conv::new(4, 3));
+        let inside = b.conv("b", x, Conv::new(4, 3));
+        let relu = b.graph.relu(inside);
+        let last = b.conv("c", inside, Conv::new(4, 3));
+        let network = b.finish(&[
+            (last, "last"),
+            (relu, "relu"),
+            (inside, "inside"),
+            (x, "first"),
+        ]);
+        let graph = quantized(&network, &recipe(&network, float), Target::Vnni);
+        let names: Vec<&str> = graph.output.iter().map(|v| v.name.as_str()).collect();
+        assert_eq!(names, ["last", "relu", "inside", "first"], "{float:?}");
+        // What an int8 layer writes is shown as its 8-bit form has it.
+        for (layer, output) in [
+            ("/a/Conv", "first"),
+            ("/b/Conv", "inside"),
+            ("/c/Conv", "last"),
+        ] {
+            let writes = |node: &&crate::proto::NodeProto| node.output[0] == output;
+            let writer = graph.node.iter().find(writes).unwrap();
+            let expected = if float.contains(&layer) {
+                "Conv"
+            } else {
+                "DequantizeLinear"
+            };
+            assert_eq!(writer.op_type, expected, "{float:?} {output}");
+        }
+    }
+}
+
+#[test]
+fn a_float_layer_between_int8_ones_is_guarded() {
+    let mut b = Builder::new();
+    let x = b.conv("a", b.images, Conv::new(4, 3));
+    let x = b.conv("b", x, Conv::new(4, 3));
+    let x = b.graph.relu(x);
+    let x = b.conv("c", x, Conv::new(4, 3));
+    let network = b.finish(&[(x, "out")]);
+    let guarded = quantized(&network, &recipe(&network, &["/b/Conv"]), Target::Vnni);
+    assert_eq!(count(&guarded, "Max"), 1);
+    let max = guarded
+        .node
+        .iter()
+        .find(|node| node.op_type == "Max")
+        .unwrap();
+    assert_eq!(max.input[0], "/b/Relu_output");
+    let relu = scale(&guarded, "/b/Relu_output");
+    let least = numbers(&guarded, &max.input[1])[0];
+    assert!((least + 4.0).abs() <= relu, "{least}");
+    // A first layer in float reads no 8 bits, so nothing needs guarding.
+    for float in [&[][..], &["/a/Conv"], &["/a/Conv", "/b/Conv"], &["/c/Conv"]] {
+        let graph = quantized(&network, &recipe(&network, float), Target::Vnni);
+        assert_eq!(count(&graph, "Max"), 0, "{float:?}");
+    }
+}
+
+#[test]
+fn a_max_pool_in_float_has_a_form_for_each_of_two_readers() {
+    let mut b = Builder::new();
+    let x = b.conv("stem", b.images, Conv::new(4, 3));
+    let x = b.graph.relu(x);
+    let x = b.graph.max_pool(x, 3, 2, 1).unwrap();
+    let left = b.conv("left", x, Conv::new(4, 3));
+    let right = b.conv("right", x, Conv::new(4, 1));
+    let sum = b.graph.add(left, right).unwrap();
+    let network = b.finish(&[(sum, "out")]);
+    let graph = quantized(&network, &recipe(&network, &["/stem/Conv"]), Target::Vnni);
+    let pool = "/stem/MaxPool_output";
+    let quantizers = graph
+        .node
+        .iter()
+        .filter(|node| node.op_type == "QuantizeLinear");
+    let of_pool: Vec<&str> = quantizers
+        .filter(|node| node.input[0] == pool)
+        .map(|node| node.input[1].as_str())
+        .collect();
+    assert_eq!(of_pool.len(), 2);
+    let [first, second] = [0, 1].map(|form| numbers(&graph, of_pool[form])[0]);
+    assert_eq!(second, first.next_up());
+    let reads = |layer: &str| {
+        let node = graph.node.iter().find(|node| node.name == layer).unwrap();
+        node.input[0].clone()
+    };
+    assert_ne!(reads("/left/Conv"), reads("/right/Conv"));
+    // One reader, or an int8 pooling, needs one form.
+    for float in [&["/stem/Conv", "/left/Conv"][..], &[]] {
+        let graph = quantized(&network, &recipe(&network, float), Target::Vnni);
+        let forms = graph
+            .node
+            .iter()
+            .filter(|node| node.op_type == "QuantizeLinear" && node.output[0].starts_with(pool));
+        assert_eq!(forms.count(), 1, "{float:?}");
+    }
+}
+
+#[test]
+fn results_are_where_a_layer_ends() {
+    let mut b = Builder::new();
+    let x = b.conv("a", b.images, Conv::new(4, 3));
+    let x = b.hard_swish(x);
+    let x = b.conv("b", x, Conv::new(4, 3));
+    let x = b.graph.relu(x);
+    let logits = b.classify(x);
+    let network = b.finish(&[(logits, "logits")]);
+    let result = |float: &[&str]| -> Vec<Option<String>> {
+        let recipe = recipe(&network, float);
+        let layers = network.layers().iter();
+        layers
+            .map(|layer| Some(network.result(layer, &recipe)?.0))
+            .collect()
+    };
+    let some = |name: &str| Some(name.to_owned());
+    let [mul, relu] = [some("/a/Mul_output"), some("/b/Relu_output")];
+    // The last Gemm's result is never 8-bit.
+    assert_eq!(result(&[]), [mul.clone(), relu, None]);
+    assert_eq!(result(&["/b/Conv"]), [mul, None, None]);
+
+    let recipe = recipe(&network, &[]);
+    let fetched: Vec<String> = network
+        .layers()
+        .iter()
+        .filter_map(|layer| Some(network.result(layer, &recipe)?.1))
+        .collect();
+    let bytes = network.quantize_fetching(&recipe, Target::Vnni, &fetched);
+    let graph = ModelProto::decode(&bytes.unwrap()[..])
+        .unwrap()
+        .graph
+        .unwrap();
+    for name in &fetched {
+        assert!(
+            graph.node.iter().any(|node| node.output.contains(name)),
+            "{name}"
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! Which nodes compute in int8.
+
+use super::*;
+use crate::quantize::domain::{Role, roles as roles_of};
+
+/// Every node that is not in float, as `name role`.
+fn int8(network: &Network, float_layers: &[&str]) -> Vec<String> {
+    let float = float_layers.iter().map(|name| (*name).to_owned()).collect();
+    let roles = roles_of(network, &float).into_iter();
+    let named = network.nodes().iter().zip(roles);
+    named
+        .filter(|(_, role)| *role != Role::Float)
+        .map(|(node, role)| format!("{} {role:?}", node.name))
+        .collect()
+}
+
+#[test]
+fn what_lies_between_layers_is_as_they_are() {
+    let mut b = Builder::new();
+    let stem = b.conv("stem", b.images, Conv::new(8, 3));
+    let stem = b.graph.relu(stem);
+    let left = b.conv("left", stem, Conv::new(8, 3));
+    let left = b.hard_swish(left);
+    let right = b.conv("right", stem, Conv::new(8, 1));
+    let sum = b.graph.add(left, right).unwrap();
+    let logits = b.classify(sum);
+    let network = b.finish(&[(logits, "logits")]);
+
+    let tail = [
+        "/right/Conv Layer",
+        "/left/Add Arithmetic",
+        "/left/ReduceMean Arithmetic",
+        "/left/Flatten Rearrange",
+        "/fc/Gemm Layer",
+    ];
+    let left = [
+        "/left/Conv Layer",
+        "/left/HardSigmoid Gate",
+        "/left/Mul Arithmetic",
+    ];
+    let stem = ["/stem/Conv Layer", "/stem/Relu Limit"];
+    let cases: [(&[&str], Vec<&str>); 5] = [
+        (&[], [&stem[..], &left, &tail].concat()),
+        (&["/stem/Conv"], [&left[..], &tail].concat()),
+        // The sum has one operand in float, and all that follows it up to the next layer.
+        (
+            &["/left/Conv"],
+            [&stem[..], &["/right/Conv Layer", "/fc/Gemm Layer"]].concat(),
+        ),
+        (&["/right/Conv", "/fc/Gemm"], [&stem[..], &left].concat()),
+        (
+            &["/stem/Conv", "/left/Conv", "/right/Conv", "/fc/Gemm"],
+            vec![],
+        ),
+    ];
+    for (float, expected) in cases {
+        assert_eq!(int8(&network, float), expected, "{float:?}");
+    }
+}
+
+#[test]
+fn only_a_hard_swish_and_its_kin_become_gates() {
+    // What else reads the operand would miss what lies below -3.
+    let mut b = Builder::new();
+    let x = b.conv("a", b.images, Conv::new(4, 3));
+    let swish = b.hard_swish(x);
+    let relu = b.graph.relu(x);
+    let sum = b.graph.add(swish, relu).unwrap();
+    let network = b.finish(&[(sum, "out")]);
+    assert_eq!(int8(&network, &[]), ["/a/Conv Layer"]);
+
+    // Neither may the operand or the gate be an output.
+    for output in ["operand", "gate"] {
+        let mut b = Builder::new();
+        let x = b.conv("a", b.images, Conv::new(4, 3));
+        let gate = b.graph.hard_sigmoid(x);
+        let y = b.conv("b", gate, Conv::new(4, 1));
+        let shown = if output == "gate" { gate } else { x };
+        let network = b.finish(&[(y, "out"), (shown, output)]);
+        assert_eq!(
+            int8(&network, &[]),
+            ["/a/Conv Layer", "/b/Conv Layer"],
+            "{output}"
+        );
+    }
+
+    // A squeeze's gate, on another value than it multiplies.
+    let mut b = Builder::new();
+    let x = b.conv("a", b.images, Conv::new(4, 3));
+    let pooled = b.graph.mean_pixels(x).unwrap();
+    let gate = b.conv("gate", pooled, Conv::new(4, 1));
+    let gate = b.graph.hard_sigmoid(gate);
+    let scaled = b.graph.mul(x, gate).unwrap();
+    let network = b.finish(&[(scaled, "out")]);
+    let expected = [
+        "/a/Conv Layer",
+        "/a/ReduceMean Arithmetic",
+        "/gate/Conv Layer",
+        "/gate/HardSigmoid Gate",
+        "/a/Mul Arithmetic",
+    ];
+    assert_eq!(int8(&network, &[]), expected);
+}
+
+#[test]
+fn a_relu_that_is_not_alone_is_none_of_the_layer() {
+    let mut b = Builder::new();
+    let x = b.conv("a", b.images, Conv::new(4, 3));
+    let relu = b.graph.relu(x);
+    let network = b.finish(&[(x, "before"), (relu, "after")]);
+    assert_eq!(int8(&network, &[]), ["/a/Conv Layer"]);
+
+    let mut b = Builder::new();
+    let x = b.conv("a", b.images, Conv::new(4, 3));
+    let x = b.graph.clip(x, 0.0, 6.0);
+    let x = b.graph.max_pool(x, 3, 2, 1).unwrap();
+    let x = b.graph.sigmoid(x);
+    let network = b.finish(&[(x, "out")]);
+    let expected = [
+        "/a/Conv Layer",
+        "/a/Clip Limit",
+        "/a/MaxPool Rearrange",
+        "/a/Sigmoid Arithmetic",
+    ];
+    assert_eq!(int8(&network, &[]), expected);
+}

@@ -1,0 +1,220 @@
+//! What `sightline quantize` refuses, and that it leaves nothing behind.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic in a helper of a test is the report"
+)]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::quantizing::{Folder, command, contents, names, text};
+use common::{finish, path, photo, run};
+use onnx_export::quantize::{Network, Range, Recipe, Target};
+
+/// A model, a calibration folder, flags, and what the error says.
+type Refused<'a> = (&'a Path, &'a Path, &'a [&'a str], &'a str);
+
+/// Each fails with its message, in place and elsewhere, and changes nothing.
+fn refuse(folder: &Folder, cases: &[Refused<'_>]) {
+    let out = folder.at("out");
+    for (model, calibration, args, expected) in cases {
+        let before = contents(model);
+        let elsewhere: &[&str] = &["-o", text(&out)];
+        let has_no_place = model.is_relative();
+        let places = if has_no_place || args.contains(&"-o") {
+            vec![&[][..]]
+        } else {
+            vec![&[][..], elsewhere]
+        };
+        for place in places {
+            let (code, stdout, stderr) =
+                finish(command(model, calibration, &[args, place].concat()));
+            let shown = format!("{} {args:?}: {stdout}{stderr}", model.display());
+            assert!(matches!(code, Some(1 | 2)), "{shown}");
+            assert!(stderr.contains(expected), "no `{expected}`: {shown}");
+            assert!(stdout.is_empty() && !stderr.contains("panicked"), "{shown}");
+            assert_eq!(contents(model), before, "{shown}");
+            assert!(!out.exists(), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn bad_photographs_and_flags_say_why() {
+    let folder = Folder::new();
+    let (m, p) = (&*folder.at("tiny"), &*path("photos"));
+    let empty = folder.at("empty");
+    fs::create_dir(&empty).unwrap();
+    let notes = folder.file("others/notes.txt", "no picture");
+    folder.file("others/empty.jpg", "");
+    let whole = photo("coffee_500x375.jpg");
+    folder.file("damaged/a.jpg", &whole[..whole.len() / 2]);
+    folder.file("damaged/b.jpg", &whole);
+    let (nowhere, others, damaged) = (
+        folder.at("nowhere"),
+        folder.at("others"),
+        folder.at("damaged"),
+    );
+    let unreadable = "cannot read the calibration folder";
+    let cases: [Refused<'_>; 15] = [
+        (m, &nowhere, &[], unreadable),
+        (m, &notes, &[], unreadable),
+        (m, &empty, &[], "holds no photographs (0 other files)"),
+        (m, &others, &[], "holds no photographs (2 other files)"),
+        (
+            m,
+            p,
+            &["--images=6"],
+            "holds 5 photographs, `--images` asks for 6",
+        ),
+        (
+            m,
+            p,
+            &["--images=18446744073709551615"],
+            "holds 5 photographs",
+        ),
+        (
+            m,
+            p,
+            &["--images=0"],
+            "`--images`: expected at least 1, got 0",
+        ),
+        (m, &damaged, &[], "a.jpg: damaged JPEG"),
+        (
+            m,
+            p,
+            &["--min-cosine=1.1"],
+            "`--min-cosine`: expected 0 to 1, got 1.1",
+        ),
+        (m, p, &["--max-float=NaN"], "`--max-float`: expected 0 to 1"),
+        (
+            m,
+            p,
+            &["--min-agreement=97"],
+            "`--min-agreement`: expected 0 to 1",
+        ),
+        (
+            m,
+            p,
+            &["--percentile=49"],
+            "`--percentile`: expected 50 to 100",
+        ),
+        (m, p, &["--method=best"], "minmax, percentile, entropy, mse"),
+        (m, p, &["--target=neon"], "auto, vnni, avx2"),
+        (m, p, &["--images=-1"], "invalid digit"),
+    ];
+    refuse(&folder, &cases);
+    let (code, _, stderr) = run(&["quantize", text(m)]);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("--calibration <DIR>"), "{stderr}");
+}
+
+#[test]
+fn models_that_cannot_be_quantised_say_why() {
+    let folder = Folder::new();
+    let (tiny, photos) = (folder.at("tiny"), path("photos"));
+    let int8 = folder.changed("int8", |graph| *graph = in_int8(graph));
+    let nonsense = folder.changed("nonsense", |graph| *graph = b"graph".to_vec());
+    let cut = folder.changed("cut", |graph| graph.truncate(graph.len() / 2));
+    // A `FunctionProto`: field 25 of the file, of no bytes.
+    let functions = folder.changed("functions", |graph| graph.extend([0xCA, 0x01, 0x00]));
+    let variant = PathBuf::from(format!("{}@int8", tiny.display()));
+    let nowhere = folder.at("nowhere");
+    let (built_in, unknown) = (Path::new("efficientnet_lite0"), Path::new("resnet50"));
+    let below = folder.at("tiny/model.onnx/out");
+    let below: &[&str] = &["-o", text(&below)];
+    let p = &*photos;
+    let cases: [Refused<'_>; 9] = [
+        (
+            &int8,
+            p,
+            &[],
+            "cannot quantise tiny: the network is quantised already",
+        ),
+        (&nonsense, p, &[], "cannot quantise tiny: not an ONNX file"),
+        (&cut, p, &[], "cannot quantise tiny: not an ONNX file"),
+        (&functions, p, &[], "a file with functions is not supported"),
+        (&variant, p, &[], "Its variants: fp32"),
+        (&nowhere, p, &[], "nowhere"),
+        (&tiny, p, below, "Not a directory"),
+        (
+            built_in,
+            p,
+            &[],
+            "efficientnet_lite0 is built in: say with -o",
+        ),
+        (unknown, p, &[], "sightline export resnet50"),
+    ];
+    refuse(&folder, &cases);
+
+    // A variant that is there says what to quantise instead.
+    let manifest = fs::read_to_string(tiny.join("model.toml")).unwrap();
+    let smaller =
+        "[variants.240.resize]\nmode = \"short_side\"\nsize = 240\nfilter = \"bilinear\"\n";
+    folder.file("tiny/model.toml", manifest + smaller);
+    let variant = PathBuf::from(format!("{}@240", tiny.display()));
+    let case: Refused<'_> = (&variant, p, &[], "is a variant: quantise tiny itself");
+    refuse(&folder, &[case]);
+}
+
+/// A graph in 8 bits, all of whose values lie between -4 and 4.
+fn in_int8(graph: &[u8]) -> Vec<u8> {
+    let network = Network::read(graph).unwrap();
+    let range = Range {
+        min: -4.0,
+        max: 4.0,
+    };
+    let values = network.values().into_iter();
+    let recipe = Recipe {
+        ranges: values.map(|value| (value, range)).collect(),
+        ..Recipe::default()
+    };
+    network.quantize(&recipe, Target::Vnni).unwrap()
+}
+
+#[test]
+fn a_full_device_leaves_no_part_of_a_model() {
+    let folder = Folder::new();
+    // The labels are the one file beyond what may be written.
+    let label = "x".repeat(200_000);
+    folder.file("tiny/labels.txt", vec![label; 10].join("\n"));
+    let before = contents(&folder.at("tiny"));
+    let out = folder.at("out");
+    let photos = path("photos");
+    let args = ["--images=1", "--method=minmax", "--force", "-o", text(&out)];
+    let quantize = command(&folder.at("tiny"), &photos, &args);
+    let mut limited = Command::new("bash");
+    limited.args(["-c", "ulimit -f 1500; trap '' XFSZ; exec \"$@\"", "bash"]);
+    limited
+        .arg(quantize.get_program())
+        .args(quantize.get_args());
+    for (name, value) in quantize.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    let (code, _, stderr) = finish(limited);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(
+        stderr.contains("cannot write") && stderr.contains("labels.txt"),
+        "{stderr}"
+    );
+    assert_eq!(names(&out), [""; 0]);
+    assert_eq!(contents(&folder.at("tiny")), before);
+
+    // Something else where a file should go.
+    fs::create_dir_all(out.join("model.int8.json")).unwrap();
+    folder.file("tiny/labels.txt", "x\n".repeat(10));
+    let (code, _, stderr) = finish(command(&folder.at("tiny"), &photos, &args));
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(
+        stderr.contains("model.int8.json: is a directory"),
+        "{stderr}"
+    );
+    assert_eq!(names(&out), ["model.int8.json"]);
+}

@@ -1,0 +1,292 @@
+//! What int8 networks compute in ONNX Runtime: with this processor's kernels, in simulation, and by a
+//! plain reference.
+
+#![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
+
+mod reference;
+
+use std::collections::BTreeMap;
+
+use onnx_export::graph::ops::Conv;
+use onnx_export::graph::{Graph, Value};
+use onnx_export::manifest::{Architecture, Backbone};
+use onnx_export::quantize::{Affine, Network, Range, Recipe, Target};
+use onnx_export::{DEFAULT_OPSET, Model, ModelInfo, formula, tensor_shapes};
+use reference::{pictures, runtime};
+use sightline::catalogue;
+use sightline::cpu::has_int8_dot;
+use sightline::engine::{Arithmetic, Tensor};
+use sightline::image::ImageTensor;
+use sightline::quantize::{Progress, Statistics, Subject, calibrate, cosine};
+
+struct Quiet;
+
+impl Progress for Quiet {
+    fn start(&self, _: &str, _: usize) {}
+    fn step(&self) {}
+}
+
+/// The kind of processor that this one is.
+fn own_target() -> Target {
+    if has_int8_dot() {
+        Target::Vnni
+    } else {
+        Target::Avx2
+    }
+}
+
+/// All outputs of a graph for one picture.
+fn outputs(graph: &[u8], arithmetic: Arithmetic, picture: &ImageTensor) -> Vec<Tensor> {
+    let runtime = runtime().with_arithmetic(arithmetic);
+    let mut probe = runtime.probe(graph, 2).unwrap();
+    probe.run(picture.clone()).unwrap().unwrap()
+}
+
+/// Everything in int8 that can be, between the numbers that were seen.
+fn seen(statistics: &Statistics) -> Recipe {
+    let values = statistics.values.iter();
+    Recipe {
+        ranges: values
+            .map(|(name, value)| (name.clone(), value.range))
+            .collect(),
+        channel_means: statistics.channel_means.clone(),
+        ..Recipe::default()
+    }
+}
+
+/// Pictures of formula numbers, -2 to 2.
+fn inputs(count: usize, side: u32) -> Vec<ImageTensor> {
+    let numbers = formula::uniform("quantized", count * 3 * (side * side) as usize);
+    pictures(&numbers.map(|v| 2.0 * v).collect::<Vec<f32>>(), side, side)
+}
+
+/// A network of the catalogue, with every width of it made a quarter.
+fn narrow(name: &str) -> Architecture {
+    let manifest = catalogue::manifest(name).unwrap().unwrap();
+    let mut architecture = manifest.architecture.unwrap();
+    match &mut architecture.backbone {
+        Backbone::MobilenetV3(config) => config.width_mult = 0.25,
+        Backbone::MobilenetV2(config) => config.width_mult = 0.25,
+        _ => {}
+    }
+    architecture
+}
+
+#[test]
+fn kernels_give_what_the_file_says() {
+    // What a random network of so many layers keeps of its float form.
+    let cases = [
+        ("mobilenet_v3_small", 96, 0.95),
+        ("mobilenet_v2", 96, 0.95),
+        ("resnet18", 64, 0.99),
+        ("lraspp_mobilenet_v3_large", 96, 0.9),
+        ("ssdlite320_mobilenet_v3_large", 128, 0.8),
+    ];
+    for (name, side, least) in cases {
+        let architecture = narrow(name);
+        let state = formula::state_dict(&tensor_shapes(&architecture).unwrap(), &[]).unwrap();
+        let model = onnx_export::build(name, &architecture, &state, DEFAULT_OPSET).unwrap();
+        let float = model.to_bytes();
+        let runtime = runtime();
+        let subject = Subject {
+            runtime: &runtime,
+            network: Network::read(&float).unwrap(),
+            first: None,
+            threads: 2,
+        };
+        let pictures = inputs(3, side);
+        let recipe = seen(&calibrate(&subject, &pictures, &Quiet).unwrap());
+        let int8 = subject.network.quantize(&recipe, own_target()).unwrap();
+        let mut nearest = 0.0_f64;
+        for picture in &pictures {
+            let exact = outputs(&float, Arithmetic::Kernels, picture);
+            let simulated = outputs(&int8, Arithmetic::Simulated, picture);
+            let kernels = outputs(&int8, Arithmetic::Kernels, picture);
+            let shapes = |outputs: &[Tensor]| -> Vec<Vec<usize>> {
+                outputs.iter().map(|output| output.shape.clone()).collect()
+            };
+            assert_eq!(shapes(&kernels), shapes(&exact), "{name}");
+            let kept = likeness(&simulated, &exact);
+            assert!(kept > least, "{name}: {kept} of the float network");
+            let near = likeness(&kernels, &simulated);
+            assert!(near > 0.9, "{name}: {near} of the simulation");
+            nearest = nearest.max(near);
+        }
+        // A sum between two codes may become either, which grows from layer to layer; not in every picture.
+        assert!(nearest > 0.999, "{name}: {nearest}");
+    }
+}
+
+/// The least cosine similarity of an output.
+fn likeness(one: &[Tensor], other: &[Tensor]) -> f64 {
+    let pairs = one.iter().zip(other);
+    let cosines = pairs.map(|(one, other)| cosine(&one.data, &other.data));
+    cosines.fold(1.0, f64::min)
+}
+
+/// The file of a graph with one output.
+fn finished(mut graph: Graph, output: Value) -> Vec<u8> {
+    graph.output(output, "out");
+    let info = ModelInfo {
+        name: "small".to_owned(),
+        opset: DEFAULT_OPSET,
+        checkpoint_sha256: String::new(),
+        parameters: 0,
+    };
+    let box_head = None;
+    let model = Model {
+        graph,
+        box_head,
+        info,
+    };
+    model.to_bytes()
+}
+
+/// A convolution of the picture with these weights and biases.
+fn convolution(conv: Conv, weights: (Vec<f32>, Vec<f32>)) -> (Graph, Value) {
+    let mut graph = Graph::new(DEFAULT_OPSET);
+    let images = graph.image_input("images");
+    let weights = graph.conv_weights("a", 3, conv, weights);
+    let x = graph.conv_with("a", images, conv, weights).unwrap();
+    (graph, x)
+}
+
+fn range(min: f32, max: f32) -> Range {
+    Range { min, max }
+}
+
+/// What 8 bits make of `x`.
+fn code(affine: Affine, x: f32) -> i32 {
+    let q = (x / affine.scale).round_ties_even() + f32::from(affine.zero_point);
+    q.clamp(0.0, 255.0) as i32
+}
+
+fn number(affine: Affine, code: i32) -> f32 {
+    (code - i32::from(affine.zero_point)) as f32 * affine.scale
+}
+
+#[test]
+fn hard_swish_is_exact_to_a_step_on_every_code() {
+    for max in [3.0, 4.5, 12.0, 40.0] {
+        // The identity of one channel: weight 1, no bias.
+        let (mut graph, x) = convolution(Conv::new(1, 1), (vec![1.0, 0.0, 0.0], vec![0.0]));
+        let gate = graph.hard_sigmoid(x);
+        let y = graph.mul(x, gate).unwrap();
+        let network = Network::read(&finished(graph, y)).unwrap();
+        let ranges = BTreeMap::from([
+            ("images", range(-3.0 * max, max)),
+            ("/a/Conv_output", range(-3.0 * max, max)),
+            ("/a/HardSigmoid_output", range(0.0, 1.0)),
+            ("out", range(-0.375, max)),
+        ]);
+        let ranges = ranges.into_iter();
+        let recipe = Recipe {
+            ranges: ranges.map(|(name, r)| (name.to_owned(), r)).collect(),
+            ..Recipe::default()
+        };
+        let int8 = network.quantize(&recipe, own_target()).unwrap();
+        // A number of every code of the picture, in its first channel.
+        let input = Affine::covering(range(-3.0 * max, max));
+        let numbers: Vec<f32> = (0..256).map(|q| number(input, q)).collect();
+        let data = [&numbers[..], &[0.0; 512]].concat();
+        let picture = pictures(&data, 16, 16).remove(0);
+        let output = Affine::covering(range(-0.375, max));
+        // Of the operand's steps, of the gate's, and of the result's, half of each.
+        let operand = (max + 3.0) / 254.0;
+        for arithmetic in [Arithmetic::Kernels, Arithmetic::Simulated] {
+            let got = outputs(&int8, arithmetic, &picture).remove(0).data;
+            for (x, got) in numbers.iter().zip(&got) {
+                let exact = x * (x / 6.0 + 0.5).clamp(0.0, 1.0);
+                let slope = if *x > -3.0 {
+                    (2.0 * x + 3.0).abs() / 6.0
+                } else {
+                    0.0
+                };
+                let slack = operand * slope.clamp(0.5, 1.5) / 2.0
+                    + x.clamp(-3.0, max).abs() / 510.0
+                    + output.scale / 2.0;
+                let error = (got - exact).abs();
+                assert!(
+                    error <= slack * 1.001,
+                    "{arithmetic:?} {max}: {x} {got} {exact}"
+                );
+                if *x <= -3.0 - operand {
+                    assert_eq!(*got, 0.0, "{arithmetic:?} {max}: {x}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_convolution_is_what_the_integers_say() {
+    const SIDE: usize = 9;
+    let conv = Conv::new(5, 3);
+    let weight = formula::fill("a.weight", &conv.weight_shape(3));
+    let bias = formula::fill("a.bias", &[5]);
+    let (graph, x) = convolution(conv, (weight.clone(), bias.clone()));
+    let network = Network::read(&finished(graph, x)).unwrap();
+    let (input, output) = (range(-1.9, 2.0), range(-3.0, 3.5));
+    let ranges = [("images", input), ("out", output)];
+    let recipe = Recipe {
+        ranges: ranges.map(|(name, r)| (name.to_owned(), r)).into(),
+        ..Recipe::default()
+    };
+    let picture = inputs(1, SIDE as u32).remove(0);
+    let (input, output) = (Affine::covering(input), Affine::covering(output));
+    let codes: Vec<i32> = picture.data.iter().map(|x| code(input, *x)).collect();
+    for (target, limit) in [(Target::Vnni, 127.0), (Target::Avx2, 64.0)] {
+        let int8 = network.quantize(&recipe, target).unwrap();
+        let simulated = outputs(&int8, Arithmetic::Simulated, &picture)
+            .remove(0)
+            .data;
+        let kernels =
+            (target == own_target()).then(|| outputs(&int8, Arithmetic::Kernels, &picture));
+        for channel in 0..5 {
+            let weight = &weight[channel * 27..][..27];
+            let scale = weight.iter().fold(0.0_f32, |most, w| most.max(w.abs())) / limit;
+            let weight: Vec<i32> = weight
+                .iter()
+                .map(|w| (w / scale).round_ties_even() as i32)
+                .collect();
+            let step = scale * input.scale;
+            let bias = (f64::from(bias[channel]) / f64::from(step)).round_ties_even() as i32;
+            for at in 0..SIDE * SIDE {
+                let sum = bias + products(&codes, i32::from(input.zero_point), &weight, at, SIDE);
+                let exact = f64::from(sum) * f64::from(step);
+                let index = channel * SIDE * SIDE + at;
+                let steps = exact / f64::from(output.scale);
+                let expected = number(output, code(output, exact as f32));
+                // A sum of floats on the edge between two codes may take either.
+                let on_edge = (steps - steps.floor() - 0.5).abs() < 1e-3;
+                let wrong = |got: f32| got != expected && !on_edge;
+                assert!(
+                    !wrong(simulated[index]),
+                    "{target:?} {channel} {at}: {} {expected}",
+                    simulated[index]
+                );
+                if let Some(kernels) = &kernels {
+                    let got = kernels[0].data[index];
+                    assert!(
+                        !wrong(got),
+                        "kernels {target:?} {channel} {at}: {got} {expected}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The sum of products of a 3x3 window around `at`, over three channels, with zeros outside.
+fn products(codes: &[i32], zero_point: i32, weight: &[i32], at: usize, side: usize) -> i32 {
+    let mut sum = 0;
+    for (tap, weight) in weight.iter().enumerate() {
+        let (channel, dy, dx) = (tap / 9, tap / 3 % 3, tap % 3);
+        let (y, x) = (at / side + dy, at % side + dx);
+        if (1..=side).contains(&y) && (1..=side).contains(&x) {
+            let code = codes[channel * side * side + (y - 1) * side + x - 1];
+            sum += (code - zero_point) * weight;
+        }
+    }
+    sum
+}
