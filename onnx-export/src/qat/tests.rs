@@ -9,6 +9,7 @@ fn mobilenet_v2() -> Architecture {
         backbone: Backbone::MobilenetV2(MobileNetV2Config {
             width_mult: 0.1,
             bn_eps: 1e-5,
+            relu6: true,
         }),
         head: Head::Classifier,
     }
