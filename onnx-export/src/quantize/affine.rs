@@ -92,15 +92,15 @@ pub(super) fn channel_scales(
     taps.enumerate().map(scale).collect()
 }
 
-/// Weights in steps of their channel's scale.
-pub(super) fn round_weights(weights: &[f32], scales: &[f32], limit: i8) -> Vec<i8> {
+/// Weights in steps of their channel's scale, none outside `limits`.
+pub(super) fn round_weights(weights: &[f32], scales: &[f32], limits: (i8, i8)) -> Vec<i8> {
     let per_channel = (weights.len() / scales.len().max(1)).max(1);
-    let most = f32::from(limit);
+    let (least, most) = (f32::from(limits.0), f32::from(limits.1));
     let channels = weights.chunks(per_channel).zip(scales);
     channels
         .flat_map(|(taps, scale)| {
             taps.iter()
-                .map(move |tap| (tap / scale).round_ties_even().clamp(-most, most) as i8)
+                .map(move |tap| (tap / scale).round_ties_even().clamp(least, most) as i8)
         })
         .collect()
 }

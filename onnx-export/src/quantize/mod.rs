@@ -17,6 +17,7 @@ mod affine;
 mod correct;
 mod domain;
 mod emit;
+mod gate;
 mod network;
 mod observe;
 mod recipe;
