@@ -14,6 +14,8 @@ mod output;
 mod predict;
 mod quantize;
 mod serve;
+mod target;
+mod trained;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
