@@ -50,6 +50,7 @@ fn architecture(builder: &str, args: &Args, num_classes: usize) -> Architecture 
         "mobilenet_v2" => Backbone::MobilenetV2(MobileNetV2Config {
             width_mult,
             bn_eps: 1e-5,
+            relu6: true,
         }),
         "resnet18" => resnet(ResNetBlock::Basic, [2, 2, 2, 2]),
         "resnet50" => resnet(ResNetBlock::Bottleneck, [3, 4, 6, 3]),

@@ -12,7 +12,7 @@
 //!    heads on them; they take weights from a [`graph::Scope`], whose path is the state dict's, and add nodes
 //!    to a [`graph::Graph`], which checks every shape at once.
 //! 4. [`qat`] takes a checkpoint that was trained for int8 apart, into the float network's tensors and the
-//!    scales that training chose.
+//!    scales that training chose, and says with those how it becomes an int8 network.
 //! 5. [`Model`] is the finished graph with its opset and metadata; [`Model::to_bytes`] encodes it.
 //! 6. [`quantize`] turns the bytes of a float file and a recipe into those of an int8 one.
 

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use onnx_export::{
     BuildError, DEFAULT_OPSET, build,
     manifest::{Architecture, Backbone, ModelManifest},
-    qat::{self, Affine, QatError},
+    qat::{self, QatError},
+    quantize::Affine,
     read_initializers,
     weights::{DType, StateDict},
 };

@@ -4,14 +4,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use onnx_export::manifest::{Architecture, Backbone, Head, ModelManifest, Provenance, Task};
+use onnx_export::manifest::{
+    Architecture, Backbone, Head, ModelManifest, Precision, Provenance, Task,
+};
+use onnx_export::qat::{self, QatError, Trained};
 use onnx_export::weights::StateDict;
 use onnx_export::{BuildError, DEFAULT_OPSET, Model};
 use sightline::catalogue;
 use sightline::store::{lines, read_text};
 
-use super::output::{OutputPaths, file_name, write_all};
+use super::output::{OutputPaths, file_name, write_model};
 use super::say::say;
+use super::target::TargetName;
+use super::trained::{Int8, recognised};
 
 #[derive(Debug, Args)]
 #[expect(
@@ -21,7 +26,7 @@ use super::say::say;
 pub(super) struct ExportArgs {
     /// Network of the catalogue (see `sightline models`)
     name: String,
-    /// Checkpoint: .pth in any of its containers, or .safetensors
+    /// Checkpoint: .pth in any of its containers, or .safetensors; one that was trained for int8 gives an int8 variant too
     #[arg(long, env = "SIGHTLINE_WEIGHTS", value_name = "FILE")]
     weights: PathBuf,
     /// Factor on every channel count (MobileNetV2, MobileNetV3)
@@ -39,6 +44,14 @@ pub(super) struct ExportArgs {
     /// Write a detector as one self-contained file too: model.fused.onnx
     #[arg(long, env = "SIGHTLINE_FUSED")]
     fused: bool,
+    /// Processors that will run the int8 variant of a checkpoint that was trained for it; auto: such as this one
+    #[arg(
+        long,
+        env = "SIGHTLINE_TARGET",
+        default_value = "auto",
+        value_name = "TARGET"
+    )]
+    target: TargetName,
     /// Number of classes [default: the labels' count, else the catalogue's]
     #[arg(long, env = "SIGHTLINE_NUM_CLASSES", value_name = "N")]
     num_classes: Option<usize>,
@@ -91,14 +104,27 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     ModelManifest::parse(&manifest.to_toml()?).context("the exported model (see --as)")?;
     let state = StateDict::read(&args.weights)
         .with_context(|| format!("cannot use {}", args.weights.display()))?;
-    let model = build(&manifest, &state, args)?;
+    let trained = take_apart(&mut manifest, &state, args)?;
+    let state = trained.as_ref().map_or(&state, |trained| &trained.state);
+    let model = build(&manifest, state, args)?;
     complete(&mut manifest, &model, &paths, args);
+    let int8 = trained.as_ref();
+    let int8 = int8.map(|trained| Int8::new(trained, &model, args.target.target()));
+    let int8 = int8.transpose()?;
+    if int8.is_some() {
+        let name = Precision::Int8.as_str().to_owned();
+        manifest.variants.insert(name, Int8::variant(&paths));
+    }
     let fused = if args.fused {
-        Some(onnx_export::build_fused(&manifest, &state, args.opset)?.to_bytes())
+        Some(onnx_export::build_fused(&manifest, state, args.opset)?.to_bytes())
     } else {
         None
     };
-    write_model(&manifest, &labels, &model, fused.as_deref(), &paths)?;
+    let extra = (fused.as_deref(), int8.as_ref());
+    write_model(&manifest, &labels, &model, extra, &paths)?;
+    if let Some(int8) = &int8 {
+        int8.report(&args.weights, &paths)?;
+    }
     report(&model, &paths)?;
     if args.fused {
         say!("{}: all of it, for any ONNX Runtime", paths.fused.display())?;
@@ -106,30 +132,30 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     Ok(())
 }
 
-/// Writes every file of the model, or none.
-fn write_model(
-    manifest: &ModelManifest,
-    labels: &[String],
-    model: &Model,
-    fused: Option<&[u8]>,
-    paths: &OutputPaths,
-) -> Result<()> {
-    let labels = labels.join("\n") + "\n";
-    let manifest = manifest.to_toml()?;
-    let (network, box_head) = (model.to_bytes(), model.box_head_bytes());
-    let mut files: Vec<(&Path, &[u8])> = vec![(&paths.onnx, &network)];
-    let optional = [
-        (&paths.box_head, box_head.as_deref()),
-        (&paths.fused, fused),
-    ];
-    files.extend(
-        optional
-            .iter()
-            .filter_map(|(path, bytes)| Some((path.as_path(), (*bytes)?))),
-    );
-    files.push((&paths.labels, labels.as_bytes()));
-    files.push((&paths.manifest, manifest.as_bytes()));
-    write_all(&files)
+/// Of a checkpoint that was trained for int8 its float network and its scales; the manifest becomes that
+/// of the network that was trained.
+fn take_apart(
+    manifest: &mut ModelManifest,
+    state: &StateDict,
+    args: &ExportArgs,
+) -> Result<Option<Trained>> {
+    let (Some(layout), Some(architecture)) =
+        (qat::Layout::of(state), manifest.architecture.as_mut())
+    else {
+        return Ok(None);
+    };
+    if args.fused {
+        bail!("`--fused` does not apply to checkpoints that were trained for int8");
+    }
+    let trained = qat::import(state, architecture).map_err(|error| {
+        let error = match error {
+            QatError::Build(error) => cannot_build(error, architecture, args),
+            error => anyhow::Error::new(error).context(place(args)),
+        };
+        error.context(format!("this is {}", recognised(layout)))
+    })?;
+    *architecture = trained.architecture.clone();
+    Ok(Some(trained))
 }
 
 /// Puts the flags into the architecture; a flag that it has no use for is a mistake.
@@ -185,23 +211,33 @@ fn build(manifest: &ModelManifest, state: &StateDict, args: &ExportArgs) -> Resu
         bail!("no architecture")
     };
     let built = onnx_export::build(&manifest.name, architecture, state, args.opset);
-    built.map_err(|error| {
-        let hint = match &error {
-            BuildError::StateDict(error) => error.num_classes_hint(architecture.num_classes),
-            _ => None,
-        };
-        let what = format!("cannot build {} from {}", args.name, args.weights.display());
-        let error = anyhow::Error::new(error);
-        match hint {
-            Some(classes) if args.labels.is_some() && args.num_classes.is_none() => {
-                error.context(format!(
-                    "{what}: the label file has another number of lines than its {classes} classes"
-                ))
-            }
-            Some(classes) => error.context(format!("{what} (try --num-classes {classes})")),
-            None => error.context(what),
+    built.map_err(|error| cannot_build(error, architecture, args))
+}
+
+fn place(args: &ExportArgs) -> String {
+    format!("cannot build {} from {}", args.name, args.weights.display())
+}
+
+/// The error with what was tried, and a flag that would help.
+fn cannot_build(
+    error: BuildError,
+    architecture: &Architecture,
+    args: &ExportArgs,
+) -> anyhow::Error {
+    let hint = match &error {
+        BuildError::StateDict(error) => error.num_classes_hint(architecture.num_classes),
+        _ => None,
+    };
+    let (what, error) = (place(args), anyhow::Error::new(error));
+    match hint {
+        Some(classes) if args.labels.is_some() && args.num_classes.is_none() => {
+            error.context(format!(
+                "{what}: the label file has another number of lines than its {classes} classes"
+            ))
         }
-    })
+        Some(classes) => error.context(format!("{what} (try --num-classes {classes})")),
+        None => error.context(what),
+    }
 }
 
 /// What the exported manifest says that the catalogue's does not.

@@ -9,6 +9,8 @@ mod predict;
 mod quantize;
 mod say;
 mod serve;
+mod target;
+mod trained;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;

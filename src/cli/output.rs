@@ -4,9 +4,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use onnx_export::Model;
+use onnx_export::manifest::ModelManifest;
 use rustix::fs::Access;
 use rustix::io::Errno;
 use sightline::store::Graphs;
+
+use super::trained::Int8;
 
 /// Where a model's files go: into a folder, or beside an `.onnx` file.
 pub(super) struct OutputPaths {
@@ -15,6 +19,9 @@ pub(super) struct OutputPaths {
     pub(super) onnx: PathBuf,
     pub(super) box_head: PathBuf,
     pub(super) fused: PathBuf,
+    pub(super) int8: PathBuf,
+    /// The ranges of the int8 network.
+    pub(super) ranges: PathBuf,
     pub(super) manifest: PathBuf,
     pub(super) labels: PathBuf,
 }
@@ -31,6 +38,8 @@ impl OutputPaths {
                 onnx: out.to_path_buf(),
                 box_head: out.with_extension("box_head.onnx"),
                 fused: out.with_extension("fused.onnx"),
+                int8: out.with_extension("int8.onnx"),
+                ranges: out.with_extension("int8.json"),
                 manifest: out.with_extension("toml"),
                 labels: out.with_extension("labels.txt"),
             });
@@ -44,6 +53,8 @@ impl OutputPaths {
             onnx: out.join("model.onnx"),
             box_head: out.join("model.box_head.onnx"),
             fused: out.join("model.fused.onnx"),
+            int8: out.join("model.int8.onnx"),
+            ranges: out.join("model.int8.json"),
             manifest: out.join("model.toml"),
             labels: out.join("labels.txt"),
         })
@@ -89,6 +100,34 @@ impl OutputPaths {
 /// The last part of a path, as manifests name files.
 pub(super) fn file_name(path: &Path) -> PathBuf {
     path.file_name().map(PathBuf::from).unwrap_or_default()
+}
+
+/// Writes every file of the model, or none.
+pub(super) fn write_model(
+    manifest: &ModelManifest,
+    labels: &[String],
+    model: &Model,
+    (fused, int8): (Option<&[u8]>, Option<&Int8>),
+    paths: &OutputPaths,
+) -> Result<()> {
+    let labels = labels.join("\n") + "\n";
+    let manifest = manifest.to_toml()?;
+    let (network, box_head) = (model.to_bytes(), model.box_head_bytes());
+    let mut files: Vec<(&Path, &[u8])> = vec![(&paths.onnx, &network)];
+    let optional = [
+        (&paths.box_head, box_head.as_deref()),
+        (&paths.fused, fused),
+        (&paths.int8, int8.map(|int8| int8.network.as_slice())),
+        (&paths.ranges, int8.map(|int8| int8.ranges.as_bytes())),
+    ];
+    files.extend(
+        optional
+            .iter()
+            .filter_map(|(path, bytes)| Some((path.as_path(), (*bytes)?))),
+    );
+    files.push((&paths.labels, labels.as_bytes()));
+    files.push((&paths.manifest, manifest.as_bytes()));
+    write_all(&files)
 }
 
 /// Writes every file beside its target, then renames them all, so that a failure changes nothing.

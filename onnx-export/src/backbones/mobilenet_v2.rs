@@ -7,7 +7,8 @@ use super::FeatureMaps;
 use crate::error::BuildError;
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
-use crate::layers::{Activation, conv_bn, conv_norm_activation, make_divisible};
+use crate::layers::Activation::{self, Identity, Relu, Relu6};
+use crate::layers::{conv_bn, conv_norm_activation, make_divisible};
 use crate::manifest::MobileNetV2Config;
 
 /// Rows of the table: expansion t, channels c, repeats n, stride s of the first.
@@ -37,11 +38,17 @@ pub fn features(
     config: &MobileNetV2Config,
 ) -> Result<FeatureMaps, BuildError> {
     let MobileNetV2Config {
-        width_mult, bn_eps, ..
+        width_mult,
+        bn_eps,
+        relu6,
     } = *config;
+    let kind = Kind {
+        eps: bn_eps,
+        activation: if relu6 { Relu6 } else { Relu },
+    };
     let scaled = |channels: usize, mult: f64| make_divisible(channels as f64 * mult);
     let stem = Conv::new(scaled(STEM_CHANNELS, width_mult), 3).stride(2);
-    let mut y = conv_norm_activation(g, &scope.sub(0), x, stem, bn_eps, Activation::Relu6)?;
+    let mut y = kind.layer(g, &scope.sub(0), x, stem)?;
     let mut index = 1;
     for (expansion, channels, repeats, stride) in ROWS {
         for repeat in 0..repeats {
@@ -51,14 +58,33 @@ pub fn features(
                 out: scaled(channels, width_mult),
                 stride,
             };
-            y = inverted_residual(g, &scope.sub(index).sub("conv"), y, block, bn_eps)?;
+            y = inverted_residual(g, &scope.sub(index).sub("conv"), y, block, kind)?;
             index += 1;
         }
     }
     // The last layer never narrows, so that the classifier keeps its input.
     let last = Conv::new(scaled(LAST_CHANNELS, width_mult.max(1.0)), 1);
-    y = conv_norm_activation(g, &scope.sub(index), y, last, bn_eps, Activation::Relu6)?;
+    y = kind.layer(g, &scope.sub(index), y, last)?;
     Ok(FeatureMaps(vec![y]))
+}
+
+/// What every layer of a network shares.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    eps: f32,
+    activation: Activation,
+}
+
+impl Kind {
+    fn layer(
+        self,
+        g: &mut Graph,
+        scope: &Scope<'_>,
+        x: Value,
+        conv: Conv,
+    ) -> Result<Value, BuildError> {
+        conv_norm_activation(g, scope, x, conv, self.eps, self.activation)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +100,7 @@ fn inverted_residual(
     scope: &Scope<'_>,
     x: Value,
     block: Block,
-    eps: f32,
+    kind: Kind,
 ) -> Result<Value, BuildError> {
     let input = g.channels(x)?;
     let hidden = input * block.expansion;
@@ -82,15 +108,15 @@ fn inverted_residual(
     let mut layer = 0;
     if block.expansion != 1 {
         let expand = Conv::new(hidden, 1);
-        y = conv_norm_activation(g, &scope.sub(layer), y, expand, eps, Activation::Relu6)?;
+        y = kind.layer(g, &scope.sub(layer), y, expand)?;
         layer += 1;
     }
     let depthwise = Conv::depthwise(hidden, 3).stride(block.stride);
-    y = conv_norm_activation(g, &scope.sub(layer), y, depthwise, eps, Activation::Relu6)?;
+    y = kind.layer(g, &scope.sub(layer), y, depthwise)?;
     // The projection is a plain convolution and a batch norm beside it, not a sequence of its own.
     let (conv, norm) = (scope.sub(layer + 1), scope.sub(layer + 2));
     let project = Conv::new(block.out, 1);
-    y = conv_bn(g, (&conv, &norm), y, project, eps, Activation::Identity)?;
+    y = conv_bn(g, (&conv, &norm), y, project, kind.eps, Identity)?;
     if block.stride == 1 && input == block.out {
         g.add(x, y)
     } else {

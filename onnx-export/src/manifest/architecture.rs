@@ -104,6 +104,9 @@ pub struct MobileNetV2Config {
     pub width_mult: f64,
     /// Batch-norm epsilon.
     pub bn_eps: f32,
+    /// Whether activations end at 6; torchvision's quantised networks have a plain `ReLU`.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub relu6: bool,
 }
 
 /// The residual block of a `ResNet`.
@@ -144,4 +147,8 @@ pub struct EfficientNetLite0Config {
 
 fn one() -> f64 {
     1.0
+}
+
+fn yes() -> bool {
+    true
 }

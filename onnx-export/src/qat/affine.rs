@@ -3,28 +3,18 @@
 use std::fmt::Debug;
 
 use super::QatError;
+use crate::quantize::Affine;
 use crate::weights::Tensor;
 
-/// The output of a quantised module: `q`, 0 to 255, stands for `(q - zero_point) * scale`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Affine {
-    /// Finite and above 0.
-    pub scale: f32,
-    /// 0 to 255.
-    pub zero_point: i32,
-}
-
-impl Affine {
-    /// Out of the tensors of a module, each with its name.
-    pub(super) fn read(
-        scale: (&str, &Tensor),
-        zero_point: (&str, &Tensor),
-    ) -> Result<Self, QatError> {
-        Ok(Self {
-            scale: read_scale(scale.0, scale.1)?,
-            zero_point: read_zero_point(zero_point.0, zero_point.1)?,
-        })
-    }
+/// Out of the tensors of a module, each with its name.
+pub(super) fn read(
+    scale: (&str, &Tensor),
+    zero_point: (&str, &Tensor),
+) -> Result<Affine, QatError> {
+    Ok(Affine {
+        scale: read_scale(scale.0, scale.1)?,
+        zero_point: read_zero_point(zero_point.0, zero_point.1)?,
+    })
 }
 
 fn read_scale(name: &str, tensor: &Tensor) -> Result<f32, QatError> {
@@ -35,12 +25,14 @@ fn read_scale(name: &str, tensor: &Tensor) -> Result<f32, QatError> {
     }
 }
 
-fn read_zero_point(name: &str, tensor: &Tensor) -> Result<i32, QatError> {
+fn read_zero_point(name: &str, tensor: &Tensor) -> Result<u8, QatError> {
     let values = single(tensor).then(|| tensor.to_i64()).flatten();
-    match values.as_deref() {
-        Some(&[zero_point @ 0..=255]) => Ok(zero_point as i32),
-        values => Err(refused(name, "one whole number, 0 to 255", tensor, values)),
-    }
+    let number = match values.as_deref() {
+        Some(&[number]) => u8::try_from(number).ok(),
+        _ => None,
+    };
+    let expected = "one whole number, 0 to 255";
+    number.ok_or_else(|| refused(name, expected, tensor, values.as_deref()))
 }
 
 /// Whether there is one element. Modules write a scalar or a vector of it.
@@ -59,7 +51,7 @@ fn refused<T: Debug>(
         _ => format!("{:?} {}", tensor.shape(), tensor.dtype()),
     };
     let name = name.to_owned();
-    QatError::Activation {
+    QatError::Scale {
         name,
         expected,
         got,

@@ -1,7 +1,9 @@
+use super::layer::norm_after;
 use super::*;
 use crate::manifest::{Head, MobileNetV2Config, ResNetBlock, ResNetConfig};
 use crate::model::{DEFAULT_OPSET, build};
-use crate::weights::DType;
+use crate::quantize::Network;
+use crate::weights::{DType, Tensor};
 
 fn mobilenet_v2() -> Architecture {
     Architecture {
@@ -9,6 +11,7 @@ fn mobilenet_v2() -> Architecture {
         backbone: Backbone::MobilenetV2(MobileNetV2Config {
             width_mult: 0.1,
             bn_eps: 1e-5,
+            relu6: true,
         }),
         head: Head::Classifier,
     }
@@ -179,4 +182,129 @@ fn disagreements_are_told_by_the_names_of_the_checkpoint() {
         let error = error.to_string();
         assert!(error.ends_with(expected), "{name}: {error}");
     }
+}
+
+/// What torchvision's network in training holds, of the same architecture.
+fn in_training(architecture: &Architecture) -> BTreeMap<String, Tensor> {
+    let shapes = tensor_shapes(architecture).unwrap();
+    let formula = crate::formula::state_dict(&shapes, &[]).unwrap();
+    let mut tensors = BTreeMap::new();
+    let mut scale = |holder: String| {
+        let scale = Tensor::from_f32(&[1], &[0.25]).unwrap();
+        tensors.insert(format!("{holder}.scale"), scale);
+        tensors.insert(format!("{holder}.zero_point"), whole(&[0]));
+        tensors.insert(format!("{holder}.observer_enabled"), whole(&[1]));
+    };
+    scale(format!("{INPUT}.activation_post_process"));
+    let layers = shapes.iter().filter(|(_, shape)| shape.len() >= 2);
+    let layers: Vec<&str> = layers
+        .filter_map(|(name, _)| name.strip_suffix(".weight"))
+        .collect();
+    for layer in &layers {
+        scale(format!("{layer}.activation_post_process"));
+        scale(format!("{layer}.weight_fake_quant"));
+        // A hard sigmoid's observer has such a part.
+        let part = "activation_post_process.activation_post_process";
+        scale(format!("{layer}.{part}"));
+    }
+    let norms = layers.iter().filter_map(|layer| {
+        let norm = norm_after(layer, &shapes).ok()?;
+        Some((format!("{norm}."), format!("{layer}.bn.")))
+    });
+    let norms: BTreeMap<String, String> = norms.collect();
+    for (name, tensor) in formula.iter() {
+        let (module, own) = name.split_at(name.rfind('.').unwrap() + 1);
+        let module = norms.get(module).map_or(module, String::as_str);
+        tensors.insert(format!("{module}{own}"), tensor.clone());
+    }
+    tensors
+}
+
+#[test]
+fn a_network_in_training_keeps_its_floats() {
+    for architecture in [mobilenet_v2(), resnet(ResNetBlock::Basic)] {
+        let state = StateDict::from_tensors(in_training(&architecture));
+        let trained = import(&state, &architecture).unwrap();
+        assert_eq!(trained.layout, Layout::Prepared);
+        let shapes = tensor_shapes(&architecture).unwrap();
+        for (name, tensor) in crate::formula::state_dict(&shapes, &[]).unwrap().iter() {
+            assert_eq!(trained.state.get(name), Some(tensor), "{name}");
+        }
+        build("q", &trained.architecture, &trained.state, DEFAULT_OPSET).unwrap();
+        assert_eq!(trained.activations.len(), trained.weights.len() + 1);
+        assert!(
+            trained
+                .weights
+                .values()
+                .all(|weight| weight.scales() == [0.25])
+        );
+    }
+}
+
+#[test]
+fn scales_of_training_that_cannot_be_are_refused() {
+    let architecture = mobilenet_v2();
+    let floats = |values: &[f32]| Tensor::from_f32(&[values.len()], values).unwrap();
+    let cases = [
+        (
+            "scale",
+            None,
+            "missing (1): features.0.0.weight_fake_quant.scale",
+        ),
+        (
+            "zero_point",
+            Some(whole(&[3])),
+            "`features.0.0.weight_fake_quant.zero_point`: expected weights with a zero point of 0, got 3",
+        ),
+        (
+            "scale",
+            Some(floats(&[0.0])),
+            "`features.0.0.weight_fake_quant.scale`: expected a finite scale above 0, got 0",
+        ),
+        (
+            "scale",
+            Some(floats(&[1.0; 3])),
+            "expected one scale and zero point, or one a channel, got [3] and [1]",
+        ),
+    ];
+    for (part, tensor, expected) in cases {
+        let mut tensors = in_training(&architecture);
+        let name = format!("features.0.0.weight_fake_quant.{part}");
+        tensors.remove(&name);
+        tensors.extend(tensor.map(|tensor| (name, tensor)));
+        let error = import(&StateDict::from_tensors(tensors), &architecture).unwrap_err();
+        let error = error.to_string();
+        assert!(error.ends_with(expected), "{error}");
+    }
+}
+
+#[test]
+fn every_channel_may_have_its_scale() {
+    let architecture = mobilenet_v2();
+    let mut tensors = in_training(&architecture);
+    let (name, scales) = ("features.0.0.weight_fake_quant", [0.5; 8]);
+    tensors.insert(
+        format!("{name}.scale"),
+        Tensor::from_f32(&[8], &scales).unwrap(),
+    );
+    tensors.insert(format!("{name}.zero_point"), whole(&[0; 8]));
+    let trained = import(&StateDict::from_tensors(tensors), &architecture).unwrap();
+    assert_eq!(trained.weights["features.0.0"].scales(), [0.5; 8]);
+}
+
+#[test]
+fn a_network_without_the_scale_of_a_sum_has_no_recipe() {
+    let architecture = mobilenet_v2();
+    let state = StateDict::from_tensors(checkpoint(&architecture));
+    let trained = import(&state, &architecture).unwrap();
+    let model = build("q", &trained.architecture, &trained.state, DEFAULT_OPSET).unwrap();
+    let network = Network::read(&model.to_bytes()).unwrap();
+    // Its activations do not end at 6.
+    assert!(network.nodes().iter().all(|node| node.op_type != "Clip"));
+    let error = trained.recipe(&network).unwrap_err().to_string();
+    let expected = "the checkpoint has no scale for what `/features/";
+    assert!(
+        error.starts_with(expected) && error.ends_with("/Add` computes"),
+        "{error}"
+    );
 }

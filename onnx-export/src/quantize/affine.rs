@@ -93,15 +93,15 @@ pub(super) fn channel_scales(
     taps.enumerate().map(scale).collect()
 }
 
-/// Weights in steps of their channel's scale.
-pub(super) fn round_weights(weights: &[f32], scales: &[f32], limit: i8) -> Vec<i8> {
+/// Weights in steps of their channel's scale, none outside `limits`.
+pub(super) fn round_weights(weights: &[f32], scales: &[f32], limits: (i8, i8)) -> Vec<i8> {
     let per_channel = (weights.len() / scales.len().max(1)).max(1);
-    let most = f32::from(limit);
+    let (least, most) = (f32::from(limits.0), f32::from(limits.1));
     let channels = weights.chunks(per_channel).zip(scales);
     channels
         .flat_map(|(taps, scale)| {
             taps.iter()
-                .map(move |tap| (tap / scale).round_ties_even().clamp(-most, most) as i8)
+                .map(move |tap| (tap / scale).round_ties_even().clamp(least, most) as i8)
         })
         .collect()
 }
@@ -191,7 +191,7 @@ mod tests {
                 // Scales are f32: the last bits of 2^30 are theirs.
                 let most = (1 << 30) + 512;
                 assert!(steps[0].abs() <= most, "{weights:?} {bias}: {steps:?}");
-                let rounded = round_weights(&weights, &scales, limit);
+                let rounded = round_weights(&weights, &scales, (-limit, limit));
                 for (weight, q) in weights.iter().zip(&rounded) {
                     let error = (f32::from(*q) * scales[0] - weight).abs();
                     assert!(error <= scales[0] * 0.500_01, "{weights:?} {bias}");
@@ -215,14 +215,15 @@ mod tests {
             (64, [64, -64, 32, -16, 0, 64, 64, -64, 0]),
         ] {
             let scale = 1.0 / f32::from(limit);
-            assert_eq!(round_weights(&weights, &[scale], limit), expected);
+            let limits = (-limit, limit);
+            assert_eq!(round_weights(&weights, &[scale], limits), expected);
         }
         // Ties go to the even neighbour; channels have scales of their own.
         assert_eq!(
-            round_weights(&[0.5, 1.5, 2.0, 6.0], &[1.0, 4.0], 127),
+            round_weights(&[0.5, 1.5, 2.0, 6.0], &[1.0, 4.0], (-127, 127)),
             [0, 2, 0, 2]
         );
-        assert!(round_weights(&[], &[], 127).is_empty());
+        assert!(round_weights(&[], &[], (-127, 127)).is_empty());
         assert_eq!(channel_scales(&[], 0, &[], 127, 1.0), [0.0_f32; 0]);
         // A bias beyond 32 bits saturates.
         assert_eq!(

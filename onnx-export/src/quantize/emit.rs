@@ -9,9 +9,6 @@ use super::rewrite::{Rewriter, RoundedWeight};
 use super::{Affine, Layer, QuantizeError};
 use crate::proto::{AttributeProto, FLOAT, GraphProto, INT8, INT32, NodeProto, TensorProto, UINT8};
 
-/// Largest number of trained weights: theirs may use the whole of S8.
-const TRAINED_LIMIT: i8 = 127;
-
 impl Rewriter<'_> {
     /// The dequantised form of a layer's weight, written once: layers may share it.
     pub(super) fn weight(&mut self, layer: &Layer, input_scale: f32) -> String {
@@ -24,16 +21,20 @@ impl Rewriter<'_> {
         };
         let channels = weight.shape.first().map_or(1, |n| (*n as usize).max(1));
         let trained = self.recipe.weight_scales.get(name);
-        let (scales, limit) = match trained.map(Vec::as_slice) {
-            Some([scale]) => (vec![*scale; channels], TRAINED_LIMIT),
-            Some(scales) if scales.len() == channels => (scales.to_vec(), TRAINED_LIMIT),
+        let (coarser, trained_limits) = self.target.trained_weights();
+        let coarser = |scale: &f32| coarser * scale;
+        let (scales, limits) = match trained.map(Vec::as_slice) {
+            Some([scale]) => (vec![coarser(scale); channels], trained_limits),
+            Some(scales) if scales.len() == channels => {
+                (scales.iter().map(coarser).collect(), trained_limits)
+            }
             _ => {
                 let (limit, bias) = (self.target.weight_limit(), self.bias_numbers(layer));
                 let scales = channel_scales(&weight.data, channels, bias, limit, input_scale);
-                (scales, limit)
+                (scales, (-limit, limit))
             }
         };
-        let rounded = round_weights(&weight.data, &scales, limit);
+        let rounded = round_weights(&weight.data, &scales, limits);
         let bytes = rounded.iter().map(|q| q.to_le_bytes()[0]).collect();
         let shape = weight.shape.clone();
         self.per_channel(name, (INT8, bytes, shape), &scales);
@@ -119,14 +120,19 @@ impl Rewriter<'_> {
         name
     }
 
-    /// A U8 scale, and the name of its zero point; one constant serves all that are equal.
+    /// A U8 scale, and the name of its zero point.
     pub(super) fn scalars(&mut self, scale: &str, affine: Affine) -> String {
         self.number(scale, affine.scale);
-        let zero_point = format!("zero_point_u8_{}", affine.zero_point);
-        if self.zeros.insert(zero_point.clone()) {
-            self.constant(&zero_point, UINT8, vec![], vec![affine.zero_point]);
+        self.byte(affine.zero_point)
+    }
+
+    /// The name of a scalar U8 number; one constant serves all that are equal.
+    pub(super) fn byte(&mut self, number: u8) -> String {
+        let name = format!("u8_{number}");
+        if self.zeros.insert(name.clone()) {
+            self.constant(&name, UINT8, vec![], vec![number]);
         }
-        zero_point
+        name
     }
 
     /// A scalar float.

@@ -18,6 +18,7 @@ mod check;
 mod correct;
 mod domain;
 mod emit;
+mod gate;
 mod network;
 mod observe;
 mod recipe;

@@ -26,9 +26,9 @@ pub struct Layer {
     pub multiplications: usize,
     /// Numbers of its weight.
     pub weights: usize,
-    pub(super) weight: String,
+    pub(crate) weight: String,
     pub(super) bias: Option<String>,
-    pub(super) node: usize,
+    pub(crate) node: usize,
 }
 
 /// A float network of one file.
@@ -109,22 +109,22 @@ impl Network {
         &self.graph
     }
 
-    pub(super) fn nodes(&self) -> &[NodeProto] {
+    pub(crate) fn nodes(&self) -> &[NodeProto] {
         &self.graph.node
     }
 
-    pub(super) fn layer_of(&self, node: usize) -> Option<&Layer> {
+    pub(crate) fn layer_of(&self, node: usize) -> Option<&Layer> {
         let found = self.layers.binary_search_by_key(&node, |layer| layer.node);
         found.ok().map(|index| &self.layers[index])
     }
 
     /// The node that writes `value`, where it is not an input or a constant.
-    pub(super) fn producer(&self, value: &str) -> Option<usize> {
+    pub(crate) fn producer(&self, value: &str) -> Option<usize> {
         self.producers.get(value).copied()
     }
 
     /// The nodes that read `value`, in the order of computation.
-    pub(super) fn consumers(&self, value: &str) -> &[usize] {
+    pub(crate) fn consumers(&self, value: &str) -> &[usize] {
         self.consumers.get(value).map_or(&[], Vec::as_slice)
     }
 

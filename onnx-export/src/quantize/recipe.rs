@@ -28,6 +28,15 @@ impl Target {
         }
     }
 
+    /// By how much the scales of trained weights are coarser, and the smallest and largest of these weights.
+    /// Theirs is the whole of S8, of which `Avx2` has room for one half: with twice the scale.
+    pub(super) fn trained_weights(self) -> (f32, (i8, i8)) {
+        match self {
+            Self::Vnni => (1.0, (i8::MIN, i8::MAX)),
+            Self::Avx2 => (2.0, (-64, 64)),
+        }
+    }
+
     /// Its name on the command line and in files.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -53,6 +62,9 @@ pub struct Recipe {
     /// rounding the weights takes from them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub channel_means: BTreeMap<String, Vec<f32>>,
+    /// Whether the ranges were trained, and are kept also where others would do: around hard sigmoids.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trained: bool,
 }
 
 /// The recipes of a model's networks: the contents of a ranges file.
@@ -159,6 +171,7 @@ mod tests {
             float_layers: BTreeSet::from(["/a/Conv".to_owned(), "\"".to_owned()]),
             weight_scales: BTreeMap::from([("w".to_owned(), vec![f32::MIN_POSITIVE, 1e-45])]),
             channel_means: BTreeMap::from([("x".to_owned(), vec![f32::MAX, -0.0, 0.1])]),
+            trained: true,
         };
         assert!(recipe.ranges.len() > 10_000);
         for head in [None, Some(recipe.clone()), Some(Recipe::default())] {

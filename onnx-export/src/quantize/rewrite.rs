@@ -11,12 +11,6 @@ use super::observe::float_output;
 use super::{Affine, Layer, Network, QuantizeError, Range, Recipe, Target};
 use crate::proto::{GraphProto, NodeProto, TensorProto};
 
-/// The result of a hard sigmoid: 255 is 1.
-const GATE: Affine = Affine {
-    scale: 1.0 / 255.0,
-    zero_point: 0,
-};
-
 impl Network {
     /// The network in int8, as the bytes of an ONNX file.
     ///
@@ -159,26 +153,6 @@ impl Rewriter<'_> {
         Ok(())
     }
 
-    /// A hard sigmoid of a convolution's result.
-    ///
-    /// Between -3 and the largest result there are 255 steps from `q = 0`. Read with a sixth of the step
-    /// and without zero point the same bytes stand for `(x + 3) / 6`, and 8 bits that end at 1 saturate as
-    /// the hard sigmoid does. A `Concat` of one operand in between makes ONNX Runtime compile that
-    /// change of scale into one table.
-    fn gate(&mut self, node: &NodeProto) -> Result<(), QuantizeError> {
-        let (x, y) = (&node.input[0], &node.output[0]);
-        let affine = Affine::from_minus_three(self.range(x)?.max);
-        self.pair(x, x, affine);
-        let (sixth, read) = (suffixed(x, "sixth"), suffixed(y, "read"));
-        let scale = affine.scale / 6.0;
-        let zero = self.scalars(&sixth, Affine { scale, ..GATE });
-        let inputs = [quantized(x), sixth, zero];
-        self.push("DequantizeLinear", "", &inputs, &read, None);
-        self.push("Concat", &node.name, &[read], y, Some(("axis", 1)));
-        self.pair(y, y, GATE);
-        Ok(())
-    }
-
     /// Gives an int8 node's output its 8-bit form, unless the node after it ends the range or
     /// begins another.
     fn output(&mut self, index: usize, node: &NodeProto) -> Result<(), QuantizeError> {
@@ -188,9 +162,11 @@ impl Rewriter<'_> {
             .consumers(output)
             .iter()
             .map(|node| self.roles[*node]);
-        let taken_on = next
-            .into_iter()
-            .any(|role| matches!(role, Role::Limit | Role::Gate));
+        let taken_on = next.into_iter().any(|role| match role {
+            Role::Limit => true,
+            Role::Gate => !self.recipe.trained,
+            _ => false,
+        });
         let is_last_gemm = node.op_type == "Gemm" && self.network.is_output(output);
         if taken_on || is_last_gemm {
             return Ok(());
@@ -219,7 +195,7 @@ impl Rewriter<'_> {
         }
     }
 
-    fn range(&self, value: &str) -> Result<Range, QuantizeError> {
+    pub(super) fn range(&self, value: &str) -> Result<Range, QuantizeError> {
         let range = self.recipe.ranges.get(value).copied();
         range.ok_or_else(|| QuantizeError::NoRange {
             value: value.to_owned(),
@@ -227,7 +203,7 @@ impl Rewriter<'_> {
     }
 
     /// The dequantised form of an operand, and the scale of its 8-bit one, which is made if need be.
-    fn operand(&mut self, value: &str) -> Result<(String, Affine), QuantizeError> {
+    pub(super) fn operand(&mut self, value: &str) -> Result<(String, Affine), QuantizeError> {
         if let Some(affine) = self.quantized.get(value).copied() {
             let second = self.seconds.remove(value);
             return Ok((second.unwrap_or_else(|| dequantized(value)), affine));
@@ -290,7 +266,7 @@ impl Rewriter<'_> {
     }
 
     /// `QuantizeLinear` of `source` and `DequantizeLinear`, named after `value`.
-    fn pair(&mut self, value: &str, source: &str, affine: Affine) {
+    pub(super) fn pair(&mut self, value: &str, source: &str, affine: Affine) {
         let scale = scale_of(value);
         let zero_point = self.scalars(&scale, affine);
         let (q, dq) = (quantized(value), dequantized(value));

@@ -9,7 +9,8 @@ use sightline::postprocess::detect::Detector;
 use sightline::quantize::{Agreement, Answers, NetworkReport, Progress, Report, Timing};
 use sightline::store::{Graphs, ModelSource};
 
-use super::{Work, own_target};
+use super::Work;
+use crate::cli::target::own_target;
 
 /// Runs of each precision whose times count.
 const MIN_RUNS: usize = 30;

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use onnx_export::manifest::{ModelManifest, Precision, Variant};
 use onnx_export::quantize::{Network, Recipes, Target};
-use sightline::cpu::has_int8_dot;
 use sightline::engine::{Arithmetic, Engine, OnnxRuntime};
 use sightline::networks::Networks;
 use sightline::postprocess::detect::Detector;
@@ -21,6 +20,7 @@ use sightline::threads::usable_cores;
 
 use super::output::{OutputPaths, file_name, write_all};
 use super::say::say;
+use super::target::TargetName;
 use super::{RuntimeArgs, StoreArgs};
 use pictures::Pictures;
 use progress::Bars;
@@ -105,16 +105,6 @@ enum MethodName {
     Mse,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum TargetName {
-    /// Such as this one
-    Auto,
-    /// AVX-512 VNNI, AVX-VNNI, Arm dot product: 8-bit weights
-    Vnni,
-    /// Older x86: 7-bit weights
-    Avx2,
-}
-
 impl QuantizeArgs {
     fn goal(&self) -> Result<Goal> {
         let shares = [
@@ -146,14 +136,6 @@ impl QuantizeArgs {
         })
     }
 
-    fn target(&self) -> Target {
-        match self.target {
-            TargetName::Vnni => Target::Vnni,
-            TargetName::Avx2 => Target::Avx2,
-            TargetName::Auto => own_target(),
-        }
-    }
-
     /// Where the files go.
     fn paths(&self, source: &ModelSource) -> Result<OutputPaths> {
         let paths = match (&self.out, &source.path, &source.origin) {
@@ -168,18 +150,9 @@ impl QuantizeArgs {
     }
 }
 
-/// That of this processor.
-fn own_target() -> Target {
-    if has_int8_dot() {
-        Target::Vnni
-    } else {
-        Target::Avx2
-    }
-}
-
 /// Calibrates, searches, compares, and writes the files if the model is good enough.
 pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
-    let (goal, target) = (args.goal()?, args.target());
+    let (goal, target) = (args.goal()?, args.target.target());
     let source = args.store.store().find(&args.model)?;
     if source.variant != FP32 {
         let name = &source.manifest.name;
@@ -345,11 +318,8 @@ fn write(
     recipes: &Recipes,
     reports: &[(&Path, &[u8])],
 ) -> Result<()> {
-    let (int8_onnx, int8_head) = (
-        paths.beside("int8.onnx"),
-        paths.beside("int8.box_head.onnx"),
-    );
-    let ranges = paths.beside("int8.json");
+    let (int8_onnx, int8_head) = (paths.int8.clone(), paths.beside("int8.box_head.onnx"));
+    let ranges = paths.ranges.clone();
     let mut manifest: ModelManifest = source.manifest.clone();
     manifest.file = Some(file_name(&paths.onnx));
     manifest.box_head_file = float.box_head.as_ref().map(|_| file_name(&paths.box_head));

@@ -1,0 +1,173 @@
+//! From the scales of training to the recipe of the float network that was built of the checkpoint.
+//!
+//! Modules are found by what the network computes: a layer by the name of its weight, what follows it by
+//! the path of that layer.
+
+use std::collections::BTreeMap;
+
+use super::{INPUT, QatError, Trained};
+use crate::proto::NodeProto;
+use crate::quantize::{Affine, Layer, Network, Recipe};
+
+/// The sums of torchvision's blocks.
+const SUMS: &[&str] = &["skip_add", "add_relu", "skip_add_relu"];
+/// The products of its squeeze-and-excitations.
+const PRODUCTS: &[&str] = &["skip_mul"];
+/// A hard sigmoid's result in torch.
+const GATE: Affine = Affine {
+    scale: 1.0 / 256.0,
+    zero_point: 0,
+};
+/// That of one inside a hard swish, which torch does not round: as fine as 8 bits are, with 1 in reach.
+const SWISH_GATE: Affine = Affine {
+    scale: 1.0 / 255.0,
+    zero_point: 0,
+};
+
+impl Trained {
+    /// How `network`, the float one built of [`Trained::state`], becomes the int8 one that was trained:
+    /// with its scales and zero points, and every layer in int8.
+    ///
+    /// # Errors
+    /// [`QatError::NoScale`] for a network that computes what was not trained.
+    pub fn recipe(&self, network: &Network) -> Result<Recipe, QatError> {
+        let mut walk = Walk {
+            trained: self,
+            network,
+            known: BTreeMap::new(),
+        };
+        let mut recipe = Recipe {
+            trained: true,
+            ..Recipe::default()
+        };
+        if let Some(affine) = self.activations.get(INPUT) {
+            for input in network.inputs() {
+                walk.know(input, *affine, None);
+            }
+        }
+        for (index, node) in network.nodes().iter().enumerate() {
+            walk.node(index, node)?;
+        }
+        let ranges = walk.known.iter();
+        recipe.ranges = ranges
+            .map(|(value, known)| ((*value).to_owned(), known.affine.range()))
+            .collect();
+        for layer in network.layers() {
+            if let Some(quantizer) = self.weights.get(path(layer)) {
+                let scales = quantizer.scales().iter();
+                let scales = scales.map(|scale| *scale as f32).collect();
+                recipe.weight_scales.insert(layer.weight.clone(), scales);
+            }
+        }
+        Ok(recipe)
+    }
+}
+
+/// The path of a layer in the state dict.
+fn path(layer: &Layer) -> &str {
+    let weight = layer.weight.as_str();
+    weight.strip_suffix(".weight").unwrap_or(weight)
+}
+
+/// What is known of a value.
+#[derive(Debug, Clone, Copy)]
+struct Known<'a> {
+    affine: Affine,
+    /// The last layer on the way to it.
+    layer: Option<&'a Layer>,
+}
+
+/// The network from its input on, as far as scales are known.
+struct Walk<'a> {
+    trained: &'a Trained,
+    network: &'a Network,
+    known: BTreeMap<&'a str, Known<'a>>,
+}
+
+impl<'a> Walk<'a> {
+    fn know(&mut self, value: &'a str, affine: Affine, layer: Option<&'a Layer>) {
+        self.known.insert(value, Known { affine, layer });
+    }
+
+    fn node(&mut self, index: usize, node: &'a NodeProto) -> Result<(), QatError> {
+        let operands = node.input.iter();
+        let known: Vec<Known<'_>> = operands
+            .filter_map(|value| self.known.get(value.as_str()).copied())
+            .collect();
+        let last = known.iter().filter_map(|known| known.layer);
+        let last = last.max_by_key(|layer| layer.node);
+        let (Some(output), Some(first)) = (node.output.first(), known.first()) else {
+            return Ok(());
+        };
+        if let Some(layer) = self.network.layer_of(index) {
+            let affine = self.trained.activations.get(path(layer)).copied();
+            self.know(output, affine.ok_or_else(|| no_scale(node))?, Some(layer));
+            return Ok(());
+        }
+        let affine = match node.op_type.as_str() {
+            // Fused into what is before them, or of the same scale.
+            "Relu" | "Clip" | "Flatten" | "MaxPool" | "GlobalAveragePool" | "ReduceMean" => {
+                Some(first.affine)
+            }
+            "HardSigmoid" if self.is_swish(node) => Some(SWISH_GATE),
+            "HardSigmoid" => Some(GATE),
+            "Add" => last.and_then(|layer| self.around(layer, SUMS)),
+            "Mul" if self.gate_of(node).is_some_and(|gate| self.is_swish(gate)) => {
+                last.and_then(|layer| self.after(layer))
+            }
+            "Mul" => last.and_then(|layer| self.around(layer, PRODUCTS)),
+            _ => None,
+        };
+        self.know(output, affine.ok_or_else(|| no_scale(node))?, last);
+        Ok(())
+    }
+
+    /// The hard sigmoid that a product has as a factor.
+    fn gate_of(&self, product: &NodeProto) -> Option<&'a NodeProto> {
+        let factors = product.input.iter();
+        let producers = factors.filter_map(|value| self.network.producer(value));
+        let mut nodes = producers.map(|index| &self.network.nodes()[index]);
+        nodes.find(|node| node.op_type == "HardSigmoid")
+    }
+
+    /// Whether a hard sigmoid is multiplied by its own operand.
+    fn is_swish(&self, gate: &NodeProto) -> bool {
+        let (Some(x), Some(y)) = (gate.input.first(), gate.output.first()) else {
+            return false;
+        };
+        let readers = self.network.consumers(y).iter();
+        let mut readers = readers.map(|index| &self.network.nodes()[*index]);
+        readers.any(|node| node.op_type == "Mul" && node.input.contains(x))
+    }
+
+    /// The scale of a module of one of these `names` in the nearest module around a layer.
+    fn around(&self, layer: &Layer, names: &[&str]) -> Option<Affine> {
+        let activations = &self.trained.activations;
+        let mut parent = path(layer);
+        while let Some((outer, _)) = parent.rsplit_once('.') {
+            parent = outer;
+            let mut modules = names.iter().map(|name| format!("{parent}.{name}"));
+            if let Some(affine) = modules.find_map(|module| activations.get(&module)) {
+                return Some(*affine);
+            }
+        }
+        None
+    }
+
+    /// The scale of the module that follows a layer in its sequence, perhaps with a batch norm in
+    /// between: `X.2` or `X.1` of `X.0`.
+    fn after(&self, layer: &Layer) -> Option<Affine> {
+        let (parent, own) = path(layer).rsplit_once('.')?;
+        let own: usize = own.parse().ok()?;
+        let followers = [own.checked_add(1)?, own.checked_add(2)?];
+        let mut modules = followers.iter().map(|next| format!("{parent}.{next}"));
+        modules
+            .find_map(|module| self.trained.activations.get(&module))
+            .copied()
+    }
+}
+
+fn no_scale(node: &NodeProto) -> QatError {
+    let node = node.name.clone();
+    QatError::NoScale { node }
+}

@@ -1,0 +1,161 @@
+//! `sightline export` of checkpoints that were trained for int8.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic in a helper of a test is the report"
+)]
+
+mod common;
+
+use std::path::Path;
+
+use common::{Server, path, photo, run};
+use onnx_export::quantize::{Network, Recipes, Target};
+
+const QUANTISED: &str = "golden/quantized_mobilenet_v3_large-width_mult_0.5-num_classes_100.pth";
+const SHAPE: [&str; 2] = ["--width-mult=0.5", "--num-classes=100"];
+
+fn export(name: &str, args: &[&str], out: &Path) -> (Option<i32>, String, String) {
+    export_of(QUANTISED, name, args, out)
+}
+
+fn export_of(
+    weights: &str,
+    name: &str,
+    args: &[&str],
+    out: &Path,
+) -> (Option<i32>, String, String) {
+    let (weights, out) = (path(weights), out.to_str().unwrap());
+    let weights = weights.to_str().unwrap();
+    let mut all = vec!["export", name, "--weights", weights, "-o", out];
+    all.extend_from_slice(args);
+    run(&all)
+}
+
+#[test]
+fn a_quantised_checkpoint_is_served_in_both_precisions() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("birds");
+    let (code, stdout, stderr) = export("mobilenet_v3_large", &SHAPE, &out);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(
+        stdout.contains("num_classes_100.pth: a quantised checkpoint"),
+        "{stdout}"
+    );
+    assert!(
+        stdout.contains("64 layers in int8 with the scales of training"),
+        "{stdout}"
+    );
+    let mut written: Vec<_> = std::fs::read_dir(&out)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    written.sort();
+    let (int8, ranges) = ("model.int8.onnx", "model.int8.json");
+    assert_eq!(
+        written,
+        ["labels.txt", ranges, int8, "model.onnx", "model.toml"]
+    );
+    let manifest = std::fs::read_to_string(out.join("model.toml")).unwrap();
+    let variant = "[variants.int8]\nprecision = \"int8\"\nfile = \"model.int8.onnx\"";
+    assert!(manifest.contains(variant), "{manifest}");
+
+    // The recipe makes the int8 file of the float one.
+    let recipes = std::fs::read_to_string(out.join(ranges)).unwrap();
+    let recipes = Recipes::parse(&recipes).unwrap();
+    let network = Network::read(&std::fs::read(out.join("model.onnx")).unwrap()).unwrap();
+    let made = network.quantize(&recipes.network, recipes.target).unwrap();
+    assert_eq!(made, std::fs::read(out.join(int8)).unwrap());
+
+    let server = Server::start(&["--models", directory.path().to_str().unwrap()]);
+    let coffee = photo("coffee_500x375.jpg");
+    for model in ["birds@fp32", "birds@int8"] {
+        let answer = server.classify(&format!("?model={model}"), &coffee);
+        assert_eq!(answer.results().len(), 1, "{model}");
+    }
+}
+
+#[test]
+fn weights_are_halved_where_products_would_overflow() {
+    let directory = tempfile::tempdir().unwrap();
+    for (target, expected, says) in [
+        ("vnni", Target::Vnni, "for vnni\n"),
+        (
+            "avx2",
+            Target::Avx2,
+            "for avx2; weights in twice the trained steps",
+        ),
+    ] {
+        let out = directory.path().join(target);
+        let flag = format!("--target={target}");
+        let args = [SHAPE[0], SHAPE[1], &flag];
+        let (code, stdout, stderr) = export("mobilenet_v3_large", &args, &out);
+        assert_eq!(code, Some(0), "{stderr}");
+        assert!(stdout.contains(says), "{stdout}");
+        let recipes = std::fs::read_to_string(out.join("model.int8.json")).unwrap();
+        assert_eq!(Recipes::parse(&recipes).unwrap().target, expected);
+    }
+}
+
+#[test]
+fn checkpoints_of_other_networks_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("out");
+    let quantised = "this is a quantised checkpoint";
+    let cases: [(&str, &[&str], &[&str]); 4] = [
+        (
+            "mobilenet_v3_large",
+            &[SHAPE[0]],
+            &[quantised, "try --num-classes 100"],
+        ),
+        (
+            "mobilenet_v3_small",
+            &SHAPE,
+            &[quantised, "missing", "unexpected"],
+        ),
+        (
+            "resnet18",
+            &[SHAPE[1]],
+            &[quantised, "missing", "layer1.0.conv1.scale"],
+        ),
+        (
+            "ssdlite320_mobilenet_v3_large",
+            &["--fused"],
+            &["`--fused` does not apply to checkpoints that were trained for int8"],
+        ),
+    ];
+    for (name, args, expected) in cases {
+        let (code, stdout, stderr) = export(name, args, &out);
+        assert_eq!((code, stdout.as_str()), (Some(1), ""), "{name}: {stderr}");
+        for text in expected {
+            assert!(stderr.contains(text), "{name}: no `{text}` in {stderr}");
+        }
+        assert!(!out.exists(), "{name}");
+    }
+}
+
+#[test]
+fn every_layout_is_recognised() {
+    let directory = tempfile::tempdir().unwrap();
+    let shape = ["--width-mult=0.1", "--num-classes=10"];
+    let cases = [
+        (
+            "mobilenet_v3_large",
+            "a checkpoint of quantisation-aware training",
+            false,
+        ),
+        ("mobilenet_v2", "a quantised checkpoint", true),
+    ];
+    for (name, says, plain_relu) in cases {
+        let (weights, out) = (
+            format!("golden/gratings_{name}.pth"),
+            directory.path().join(name),
+        );
+        let (code, stdout, stderr) = export_of(&weights, name, &shape, &out);
+        assert_eq!(code, Some(0), "{stderr}");
+        assert!(stdout.contains(says), "{stdout}");
+        // What was built is what was trained.
+        let manifest = std::fs::read_to_string(out.join("model.toml")).unwrap();
+        assert_eq!(manifest.contains("relu6 = false"), plain_relu, "{manifest}");
+    }
+}
