@@ -70,6 +70,8 @@ impl OutputPaths {
             onnx: files.network.clone(),
             box_head: box_head.unwrap_or_else(|| beside("box_head.onnx")),
             fused: beside("fused.onnx"),
+            int8: beside("int8.onnx"),
+            ranges: beside("int8.json"),
             manifest: manifest.to_path_buf(),
             labels: manifest.with_file_name(labels),
         }

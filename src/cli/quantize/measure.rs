@@ -114,7 +114,8 @@ pub(super) fn objection(report: &Report, min_agreement: f64) -> Option<String> {
             min_agreement * 100.0
         ));
     }
-    (report.speedup() <= 1.0).then(|| {
+    // Of another processor's speed this one's says nothing.
+    (!report.simulated && report.speedup() <= 1.0).then(|| {
         format!(
             "int8 is not faster here: {:.2} ms, float {:.2} ms. {} Allow fewer layers in float \
              (--max-float 0.1), serve float, or write it with --force",

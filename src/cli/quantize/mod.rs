@@ -28,6 +28,9 @@ use progress::Bars;
 /// Pictures whose layers' noise is reported.
 const NOISE_PICTURES: usize = 4;
 
+/// The percentile where none is asked for.
+const DEFAULT_PERCENTILE: f64 = 99.99;
+
 #[derive(Debug, Args)]
 pub(super) struct QuantizeArgs {
     /// Model, as NAME or a path; its float version
@@ -41,14 +44,9 @@ pub(super) struct QuantizeArgs {
     /// How ranges are chosen [default: by whichever comes nearest to the float network]
     #[arg(long, env = "SIGHTLINE_METHOD", value_name = "METHOD")]
     method: Option<MethodName>,
-    /// The percentile of `--method percentile`
-    #[arg(
-        long,
-        env = "SIGHTLINE_PERCENTILE",
-        default_value_t = 99.99,
-        value_name = "P"
-    )]
-    percentile: f64,
+    /// The percentile of `--method percentile` [default: 99.99]
+    #[arg(long, env = "SIGHTLINE_PERCENTILE", value_name = "P")]
+    percentile: Option<f64>,
     /// Processors that will run it; auto: such as this one
     #[arg(
         long,
@@ -117,15 +115,17 @@ impl QuantizeArgs {
                 bail!("`{flag}`: expected 0 to 1, got {share}");
             }
         }
-        if !(50.0..=100.0).contains(&self.percentile) {
-            bail!(
-                "`--percentile`: expected 50 to 100, got {}",
-                self.percentile
-            );
+        let percentile = self.percentile.unwrap_or(DEFAULT_PERCENTILE);
+        if !(50.0..=100.0).contains(&percentile) {
+            bail!("`--percentile`: expected 50 to 100, got {percentile}");
+        }
+        let by_percentile = matches!(self.method, Some(MethodName::Percentile));
+        if self.percentile.is_some() && !by_percentile {
+            bail!("`--percentile` goes with `--method percentile` only");
         }
         let method = self.method.map(|name| match name {
             MethodName::Minmax => Method::Minmax,
-            MethodName::Percentile => Method::Percentile(self.percentile),
+            MethodName::Percentile => Method::Percentile(percentile),
             MethodName::Entropy => Method::Entropy,
             MethodName::Mse => Method::Mse,
         });
@@ -153,7 +153,7 @@ impl QuantizeArgs {
 /// Calibrates, searches, compares, and writes the files if the model is good enough.
 pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     let (goal, target) = (args.goal()?, args.target.target());
-    let source = args.store.store().find(&args.model)?;
+    let mut source = args.store.store().find(&args.model)?;
     if source.variant != FP32 {
         let name = &source.manifest.name;
         bail!(
@@ -162,6 +162,12 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
         );
     }
     let paths = args.paths(&source)?;
+    if args.out.is_some() {
+        // As `export` does: two models of one name could not be told apart.
+        source.manifest.name.clone_from(&paths.name);
+        let manifest = source.manifest.to_toml()?;
+        ModelManifest::parse(&manifest).context("the quantised model (see -o)")?;
+    }
     let pictures = Pictures::read(&args.calibration, args.images, &source.manifest.preprocess)?;
     let runtime = args.runtime.load()?;
     let float = source.graphs()?;
@@ -201,7 +207,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     said?;
     say!("{}: the report", text_path.display())?;
     say!(
-        "try: sightline serve --model {0} --model {0}@int8",
+        "try: sightline serve --model {0}@fp32 --model {0}@int8",
         paths.manifest.display()
     )
 }
