@@ -17,10 +17,6 @@ use std::path::Path;
 
 use common::Server;
 use image::RgbImage;
-use onnx_export::DEFAULT_OPSET;
-use onnx_export::backbones::mobilenet_v3;
-use onnx_export::graph::{Graph, Loader};
-use onnx_export::manifest::{Backbone, ModelManifest};
 use onnx_export::weights::StateDict;
 use serde::Deserialize;
 use serde_json::Value;
@@ -148,35 +144,6 @@ fn the_built_in_model_answers_as_its_authors() {
     assert!(worst < 0.005, "{worst}");
 }
 
-/// The trunk alone, pooled: its checkpoint has no classifier, so the graph is built by hand.
-fn pooled_trunk(state: &StateDict, manifest: &ModelManifest) -> Vec<u8> {
-    let architecture = manifest.architecture.as_ref().unwrap();
-    let Backbone::MobilenetV3(config) = &architecture.backbone else {
-        panic!()
-    };
-    let loader = Loader::new(state);
-    let mut graph = Graph::new(DEFAULT_OPSET);
-    let images = graph.image_input("images");
-    let features = loader.root().sub("features");
-    let maps = mobilenet_v3::features(&mut graph, &features, images, config).unwrap();
-    let pooled = graph.mean_pixels(maps.last()).unwrap();
-    let pooled = graph.flatten(pooled).unwrap();
-    graph.output(pooled, "pooled");
-    let parameters = loader.finish().unwrap();
-    let info = onnx_export::ModelInfo {
-        name: "trunk".to_owned(),
-        opset: DEFAULT_OPSET,
-        checkpoint_sha256: state.sha256().to_owned(),
-        parameters,
-    };
-    onnx_export::Model {
-        graph,
-        box_head: None,
-        info,
-    }
-    .to_bytes()
-}
-
 #[test]
 fn a_real_trunk_gives_torchvisions_pooled_features() {
     let test = "a_real_trunk_gives_torchvisions_pooled_features";
@@ -187,7 +154,7 @@ fn a_real_trunk_gives_torchvisions_pooled_features() {
     let manifest = sightline::catalogue::manifest("mobilenet_v3_small")
         .unwrap()
         .unwrap();
-    let model = pooled_trunk(&state, &manifest);
+    let model = reference::trunk::pooled(&state, &manifest);
     let mut session = reference::runtime()
         .prepare(&model)
         .unwrap()

@@ -9,6 +9,8 @@ pub(super) const BINS: usize = 2048;
 const LEVELS: usize = 256;
 /// Ranges that mse and entropy try: the whole, cut by a fiftieth of it at a time.
 const CUTS: usize = 45;
+/// How often each end is then cut by itself.
+const ROUNDS: usize = 2;
 
 /// How a range is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -87,19 +89,33 @@ impl Histogram {
         }
     }
 
-    /// The range of least cost among those that cut both ends alike.
+    /// The range of least cost: both ends are cut alike at first, then each by itself.
     fn least(&self, cost: impl Fn(Range) -> f64) -> Range {
-        let Range { min, max } = self.range;
-        let cut = |step: usize| {
-            let part = 1.0 - step as f32 / 50.0;
-            Range {
-                min: min * part,
-                max: max * part,
-            }
+        // 0 is always among the steps; cut towards it, neither end passes the other.
+        let (min, max) = (self.range.min.min(0.0), self.range.max.max(0.0));
+        let parts = || (0..CUTS).map(|step| 1.0 - step as f32 / 50.0);
+        let best = |ranges: &mut dyn Iterator<Item = Range>| {
+            let costs = ranges.map(|range| (cost(range), range));
+            let best = costs.min_by(|(one, _), (other, _)| one.total_cmp(other));
+            best.map_or(self.range, |(_, range)| range)
         };
-        let costs = (0..CUTS).map(|step| (cost(cut(step)), cut(step)));
-        let best = costs.min_by(|(one, _), (other, _)| one.total_cmp(other));
-        best.map_or(self.range, |(_, range)| range)
+        let mut range = best(&mut parts().map(|part| Range {
+            min: min * part,
+            max: max * part,
+        }));
+        for _ in 0..ROUNDS {
+            let Range { min: low, .. } = range;
+            range = best(&mut parts().map(|part| Range {
+                min: low,
+                max: max * part,
+            }));
+            let Range { max: high, .. } = range;
+            range = best(&mut parts().map(|part| Range {
+                min: min * part,
+                max: high,
+            }));
+        }
+        range
     }
 
     /// Sum of the squared differences between numbers and their 8-bit forms.
@@ -186,7 +202,7 @@ mod tests {
             max: 100.0,
         });
         let numbers: Vec<f32> = (0..100_000)
-            .map(|i| (i % 1000) as f32 / 500.0 - 1.0)
+            .map(|i| (i % 1000 + i / 1000 * 10) as f32 / 1000.0 - 1.0)
             .collect();
         histogram.add(&numbers);
         histogram.add(&[100.0]);
@@ -216,7 +232,14 @@ mod tests {
 
     #[test]
     fn nothing_and_one_number_have_ranges() {
-        for range in [Range { min: 0.0, max: 0.0 }, Range { min: 2.0, max: 2.0 }] {
+        for (min, max) in [
+            (0.0, 0.0),
+            (2.0, 2.0),
+            (2.0, 3.0),
+            (-3.0, -2.0),
+            (1.0, 100.0),
+        ] {
+            let range = Range { min, max };
             let mut histogram = Histogram::new(range);
             for _ in 0..2 {
                 for method in [

@@ -193,7 +193,14 @@ impl fmt::Display for Report {
             int8.milliseconds,
             self.speedup()
         )?;
-        self.networks.iter().try_for_each(|network| network.fmt(f))
+        for (index, network) in self.networks.iter().enumerate() {
+            if self.networks.len() > 1 {
+                let names = ["features and proposals", "box head"];
+                writeln!(f, " {}", names.get(index).unwrap_or(&"network"))?;
+            }
+            network.fmt(f)?;
+        }
+        Ok(())
     }
 }
 

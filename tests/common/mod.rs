@@ -11,6 +11,7 @@
 )]
 
 pub mod checkpoint;
+pub mod coco;
 pub mod quantizing;
 
 use std::io::{BufRead, BufReader, Read};
@@ -76,8 +77,20 @@ pub fn run<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> (Option<i32>, String, Strin
     finish(sightline(args))
 }
 
+/// [`run`] for what takes longer than anything that a server does.
+pub fn run_within<S: AsRef<std::ffi::OsStr>>(
+    args: &[S],
+    patience: Duration,
+) -> (Option<i32>, String, String) {
+    finish_within(sightline(args), patience)
+}
+
 /// Runs a command to its end, and kills it if that does not come: exit code, stdout and stderr.
-pub fn finish(mut command: Command) -> (Option<i32>, String, String) {
+pub fn finish(command: Command) -> (Option<i32>, String, String) {
+    finish_within(command, PATIENCE)
+}
+
+fn finish_within(mut command: Command, patience: Duration) -> (Option<i32>, String, String) {
     let spawned = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -85,7 +98,7 @@ pub fn finish(mut command: Command) -> (Option<i32>, String, String) {
     let mut child = spawned.unwrap();
     let stdout = drain(child.stdout.take().unwrap());
     let stderr = drain(child.stderr.take().unwrap());
-    let status = wait(&mut child);
+    let status = wait(&mut child, patience);
     (
         status.code(),
         stdout.join().unwrap(),
@@ -101,15 +114,15 @@ fn drain(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
     })
 }
 
-fn wait(child: &mut Child) -> ExitStatus {
-    let deadline = Instant::now() + PATIENCE;
+fn wait(child: &mut Child, patience: Duration) -> ExitStatus {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return status;
         }
         if Instant::now() > deadline {
             let _ = child.kill();
-            panic!("the process did not end within {PATIENCE:?}");
+            panic!("the process did not end within {patience:?}");
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -248,7 +261,7 @@ impl Server {
 
     /// Waits for the end: exit code and all that was printed.
     pub fn wait(mut self) -> (Option<i32>, String) {
-        let status = wait(&mut self.child);
+        let status = wait(&mut self.child, PATIENCE);
         // The readers see the end of the pipes a moment later.
         std::thread::sleep(Duration::from_millis(50));
         (status.code(), self.log.lock().unwrap().clone())

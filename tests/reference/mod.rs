@@ -12,6 +12,7 @@
 pub mod cases;
 pub mod detection;
 pub mod shared;
+pub mod trunk;
 
 use std::path::{Path, PathBuf};
 

@@ -61,7 +61,7 @@ pub(super) struct QuantizeArgs {
     #[arg(
         long,
         env = "SIGHTLINE_MIN_COSINE",
-        default_value_t = 0.998,
+        default_value_t = 0.9975,
         value_name = "C"
     )]
     min_cosine: f64,

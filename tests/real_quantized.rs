@@ -1,0 +1,294 @@
+//! Real weights in int8, calibrated on half of the real photographs and judged on the others.
+//!
+//! The weights and photographs are not ours to publish: each test says that it was skipped where they
+//! are not beside this checkout (`../shared/real`, or `SIGHTLINE_TEST_SHARED`).
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "the figures and a panic are a test's report"
+)]
+
+mod common;
+mod reference;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::Server;
+use common::coco::{average_precision, coco, detect};
+use onnx_export::quantize::{Network, Target};
+use onnx_export::weights::StateDict;
+use sightline::engine::{Arithmetic, Engine, OnnxRuntime};
+use sightline::image::{DecodeOptions, ImageTensor, Orientation, Preprocessor, decode};
+use sightline::networks::Networks;
+use sightline::quantize::{Goal, Progress, Subject, calibrate, cosine, search};
+use sightline::store::{ModelSource, ModelStore};
+
+/// Reports to nobody.
+struct Silent;
+
+impl Progress for Silent {
+    fn start(&self, _: &str, _: usize) {}
+    fn step(&self) {}
+}
+
+/// The photographs in the order of their names: every other one to calibrate on, and the rest.
+fn halves(folder: &Path) -> [Vec<PathBuf>; 2] {
+    let files = std::fs::read_dir(folder).unwrap();
+    let files = files.map(|entry| entry.unwrap().path());
+    let is_photograph = |file: &PathBuf| file.extension().is_some_and(|e| e != "csv");
+    let mut files: Vec<PathBuf> = files.filter(is_photograph).collect();
+    files.sort();
+    let (even, odd): (Vec<_>, Vec<_>) =
+        files.into_iter().enumerate().partition(|(n, _)| n % 2 == 0);
+    [even, odd].map(|half| half.into_iter().map(|(_, file)| file).collect())
+}
+
+fn tensor(file: &Path, preprocessor: &Preprocessor) -> ImageTensor {
+    let options = DecodeOptions {
+        max_pixels: 1 << 26,
+        orientation: Orientation::Apply,
+    };
+    let pixels = decode(&std::fs::read(file).unwrap(), &options).unwrap();
+    preprocessor.run(&pixels).unwrap()
+}
+
+/// `sightline ARGS...`, which must succeed.
+fn sightline(args: &[&str]) -> String {
+    let (code, stdout, stderr) = common::run_within(args, Duration::from_mins(5));
+    assert_eq!(code, Some(0), "{args:?}: {stderr}");
+    stdout
+}
+
+/// Exports `name` where it is not built in, and quantises it on `photographs` for `target`.
+fn quantized(
+    models: &Path,
+    name: &str,
+    weights: Option<&Path>,
+    photographs: &Path,
+    target: &str,
+) -> String {
+    let out = models.join(name);
+    let out = out.to_str().unwrap();
+    let mut model = name;
+    if let Some(weights) = weights {
+        sightline(&[
+            "export",
+            name,
+            "--weights",
+            weights.to_str().unwrap(),
+            "-o",
+            out,
+        ]);
+        model = out;
+    }
+    let calibration = photographs.to_str().unwrap();
+    let common = ["quantize", model, "--calibration", calibration, "-o", out];
+    // What is faster depends on the machine, and here the answers are looked at.
+    sightline(&[&common[..], &["--target", target, "--force"]].concat())
+}
+
+/// Links to `files` in a folder of their own.
+fn folder_of(files: &[PathBuf]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in files {
+        std::fs::copy(file, folder.path().join(file.file_name().unwrap())).unwrap();
+    }
+    folder
+}
+
+fn best(scores: &[f32]) -> usize {
+    let scores = scores.iter().enumerate();
+    scores.max_by(|(_, a), (_, b)| a.total_cmp(b)).unwrap().0
+}
+
+/// How many of `photographs` both precisions of the model in `folder` put into the same class.
+fn same_top1(folder: &Path, photographs: &[PathBuf], runtime: &OnnxRuntime) -> usize {
+    let folder = folder.to_str().unwrap();
+    let find = |reference: &str| {
+        let reference = format!("{folder}/{reference}").parse().unwrap();
+        ModelStore::new(None).find(&reference).unwrap()
+    };
+    let engine = |source: &ModelSource| {
+        Networks::prepare(source, None, runtime)
+            .unwrap()
+            .engine(2)
+            .unwrap()
+    };
+    let float = find("model.toml");
+    let preprocessor = Preprocessor::new(&float.manifest.preprocess);
+    let int8 = ModelSource {
+        // The file itself, whichever processor it is for.
+        requantize: None,
+        ..find("model.toml@int8")
+    };
+    let (mut float, mut int8) = (engine(&float), engine(&int8));
+    let class = |engine: &mut Box<dyn Engine>, file: &PathBuf| {
+        let picture = tensor(file, &preprocessor);
+        best(&engine.run(vec![picture]).unwrap()[0][0].data)
+    };
+    let same = photographs
+        .iter()
+        .filter(|file| class(&mut float, file) == class(&mut int8, file));
+    same.count()
+}
+
+/// Calibrates on one half of the photographs and judges on the other, then the other way round, for both
+/// kinds of processors: of 100 photographs at least 98 keep the class that float gives them.
+///
+/// Both ways, since a single half may hold several on which float itself is undecided (0.152 and 0.152).
+fn classifier_agrees(test: &str, name: &str, weights: Option<&str>) {
+    let Some(shared) = reference::real_data(test) else {
+        return;
+    };
+    let halves = halves(&shared.join("imagenet"));
+    let weights = weights.map(|file| shared.join(file));
+    for target in ["vnni", "avx2"] {
+        // Weights of 8 bits overflow in the kernels of processors without VNNI.
+        let runtime = reference::runtime().with_arithmetic(match target {
+            "vnni" => Arithmetic::Simulated,
+            _ => Arithmetic::Kernels,
+        });
+        let (mut same, mut judged) = (0, 0);
+        for (calibration, others) in [(&halves[0], &halves[1]), (&halves[1], &halves[0])] {
+            let (models, photographs) = (tempfile::tempdir().unwrap(), folder_of(calibration));
+            let (models, photographs) = (models.path(), photographs.path());
+            let report = quantized(models, name, weights.as_deref(), photographs, target);
+            print!("{report}");
+            let kept = same_top1(&models.join(name), others, &runtime);
+            println!(
+                "{name} for {target}: the class of float on {kept} of the other {}",
+                others.len()
+            );
+            (same, judged) = (same + kept, judged + others.len());
+            let size = |file: &str| {
+                let file = models.join(name).join(file);
+                std::fs::metadata(file).unwrap().len() as f64
+            };
+            let ratio = size("model.int8.onnx") / size("model.onnx");
+            assert!(ratio <= 0.2805, "{ratio}");
+        }
+        println!("{name} for {target}: {same} of {judged}");
+        assert!(judged == 100 && same >= 98, "{same} of {judged}");
+    }
+}
+
+#[test]
+fn efficientnet_lite0_keeps_its_classes() {
+    classifier_agrees(
+        "efficientnet_lite0_keeps_its_classes",
+        "efficientnet_lite0",
+        None,
+    );
+}
+
+#[test]
+fn mobilenet_v2_keeps_its_classes() {
+    let weights = Some("weights/mobilenet_v2.pth");
+    classifier_agrees("mobilenet_v2_keeps_its_classes", "mobilenet_v2", weights);
+}
+
+/// What naive quantisation destroys: a mean cosine of 0.42.
+#[test]
+fn a_real_mobilenet_v3_trunk_keeps_its_features() {
+    let test = "a_real_mobilenet_v3_trunk_keeps_its_features";
+    let Some(shared) = reference::real_data(test) else {
+        return;
+    };
+    let file = shared.join("weights/mobilenet_v3_small-features.pth");
+    let manifest = sightline::catalogue::manifest("mobilenet_v3_small")
+        .unwrap()
+        .unwrap();
+    let float = Bytes::from(reference::trunk::pooled(
+        &StateDict::read(&file).unwrap(),
+        &manifest,
+    ));
+    let preprocessor = Preprocessor::new(&manifest.preprocess);
+    let [calibration, judged] = halves(&shared.join("imagenet")).map(|half| {
+        half.iter()
+            .map(|file| tensor(file, &preprocessor))
+            .collect::<Vec<_>>()
+    });
+    let runtime = reference::runtime();
+    let subject = Subject {
+        runtime: &runtime,
+        network: Network::read(&float).unwrap(),
+        first: None,
+        threads: 2,
+    };
+    let statistics = calibrate(&subject, &calibration, &Silent).unwrap();
+    let goal = Goal {
+        cosine: 0.9975,
+        max_float: 0.2,
+        method: None,
+    };
+    for (target, arithmetic) in [
+        (Target::Vnni, Arithmetic::Simulated),
+        (Target::Avx2, Arithmetic::Kernels),
+    ] {
+        let choice = search(
+            &subject,
+            &statistics,
+            &calibration[..16],
+            target,
+            goal,
+            &Silent,
+        )
+        .unwrap();
+        let int8 = subject.network.quantize(&choice.recipe, target).unwrap();
+        let mut float = subject.probe(&float, Arithmetic::Kernels).unwrap();
+        let mut int8 = subject.probe(&int8, arithmetic).unwrap();
+        let mut cosines = judged.iter().map(|picture| {
+            let one = float.run(picture.clone()).unwrap().unwrap();
+            cosine(
+                &one[0].data,
+                &int8.run(picture.clone()).unwrap().unwrap()[0].data,
+            )
+        });
+        let mean = cosines.by_ref().sum::<f64>() / judged.len() as f64;
+        let share = 1.0 - choice.float_share;
+        println!(
+            "{} {}: mean cosine {mean:.4}, {share:.3} of the multiplications in int8",
+            target.as_str(),
+            choice.method
+        );
+        println!("  in float: {:?}", choice.recipe.float_layers);
+        assert!(share >= 0.8, "{share}");
+        assert!(mean >= 0.97, "{mean}");
+    }
+}
+
+#[test]
+fn ssdlite_keeps_its_precision() {
+    let test = "ssdlite_keeps_its_precision";
+    let name = "ssdlite320_mobilenet_v3_large";
+    let Some(shared) = reference::real_data(test) else {
+        return;
+    };
+    let models = tempfile::tempdir().unwrap();
+    let weights = shared.join(format!("weights/{name}.pth"));
+    let photographs = shared.join("coco/images");
+    // Others than those that it is judged on.
+    let calibration = shared.join("imagenet");
+    let report = quantized(models.path(), name, Some(&weights), &calibration, "auto");
+    print!("{report}");
+    let server = Server::start(&["--models", models.path().to_str().unwrap()]);
+    let mut written = Vec::new();
+    for file in std::fs::read_dir(&photographs).unwrap() {
+        let file = file.unwrap().path();
+        let got = detect(
+            &server,
+            &format!("{name}@int8"),
+            &std::fs::read(&file).unwrap(),
+        );
+        let file = file.file_name().unwrap().to_str().unwrap().to_owned();
+        written.extend(got.iter().map(|object| coco(&file, object)));
+    }
+    if let Some(precision) = average_precision(&shared.join("coco/instances.json"), &written) {
+        println!("{name}@int8: AP {precision:.4}, in float 0.2774");
+        assert!(precision >= 0.265, "{precision}");
+    }
+}
