@@ -67,7 +67,8 @@ impl Case {
 
 /// The outputs of a network for each picture.
 fn simulated(model: &[u8], pictures: Vec<ImageTensor>) -> Vec<Vec<Vec<f32>>> {
-    let mut probe = runtime().probe(model, Arithmetic::Simulated, 2).unwrap();
+    let runtime = runtime().with_arithmetic(Arithmetic::Simulated);
+    let mut probe = runtime.probe(model, 2).unwrap();
     let run = |picture| {
         let outputs = probe.run(picture).unwrap().unwrap().into_iter();
         outputs.map(|output| output.data).collect()

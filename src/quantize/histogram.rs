@@ -91,7 +91,8 @@ impl Histogram {
 
     /// The range of least cost: both ends are cut alike at first, then each by itself.
     fn least(&self, cost: impl Fn(Range) -> f64) -> Range {
-        let Range { min, max } = self.range;
+        // 0 is always among the steps; cut towards it, neither end passes the other.
+        let (min, max) = (self.range.min.min(0.0), self.range.max.max(0.0));
         let parts = || (0..CUTS).map(|step| 1.0 - step as f32 / 50.0);
         let best = |ranges: &mut dyn Iterator<Item = Range>| {
             let costs = ranges.map(|range| (cost(range), range));
@@ -201,7 +202,7 @@ mod tests {
             max: 100.0,
         });
         let numbers: Vec<f32> = (0..100_000)
-            .map(|i| (i % 1000) as f32 / 500.0 - 1.0)
+            .map(|i| (i % 1000 + i / 1000 * 10) as f32 / 1000.0 - 1.0)
             .collect();
         histogram.add(&numbers);
         histogram.add(&[100.0]);
@@ -215,7 +216,8 @@ mod tests {
             (Method::Minmax, 100.0..=100.0),
             (Method::Percentile(99.99), 0.9..=1.1),
             (Method::Percentile(100.0), 99.9..=100.1),
-            (Method::Mse, 10.0..=60.0),
+            // A hundred thousand coarser numbers weigh as much as the lonely one's error.
+            (Method::Mse, 80.0..=95.0),
             (Method::Entropy, 1.0..=50.0),
         ];
         for (method, expected) in cases {
@@ -230,7 +232,14 @@ mod tests {
 
     #[test]
     fn nothing_and_one_number_have_ranges() {
-        for range in [Range { min: 0.0, max: 0.0 }, Range { min: 2.0, max: 2.0 }] {
+        for (min, max) in [
+            (0.0, 0.0),
+            (2.0, 2.0),
+            (2.0, 3.0),
+            (-3.0, -2.0),
+            (1.0, 100.0),
+        ] {
+            let range = Range { min, max };
             let mut histogram = Histogram::new(range);
             for _ in 0..2 {
                 for method in [

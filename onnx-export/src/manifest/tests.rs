@@ -221,7 +221,7 @@ fn a_bad_variant_names_its_field() {
         (MINIMAL, "a", SMALLER.replace("240", "0"), "field `preprocess.resize.size`"),
         (MINIMAL, "a", SMALLER.replace("240", "200"), "field `preprocess.crop`: expected 1 to the resized short side"),
         (MINIMAL, "a", "file = \"i.onnx\"".to_owned(), "field `variants.NAME.file`: expected none where the model has no `file`, got i.onnx in a"),
-        (MINIMAL, "int8", format!("{int8}ranges = \"r.json\""), "field `variants.NAME.ranges`: expected none but for weights in the binary, got r.json in int8"),
+        (MINIMAL, "int8", format!("{int8}ranges = \"r.json\""), "field `variants.NAME.ranges`: expected none without `file`, but for weights in the binary, got r.json in int8"),
         (&file, "int8", format!("{int8}ranges = \"r.json\""), "field `variants.NAME.ranges`"),
         (&carried, "int8", format!("{int8}file = \"i.onnx\""), "field `variants.NAME.file`"),
         (&carried, "int8", "ranges = \"r.json\"".to_owned(), "field `variants.NAME.precision`: expected int8"),
