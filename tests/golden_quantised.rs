@@ -94,7 +94,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 /// Differences of the values `value` of the large network from torch's integers, in steps: every `step`-th
 /// pixel of rows of `side` pixels, of the first picture.
 fn steps_apart(case: &Case, module: &str, value: &str, (step, side): (usize, usize)) -> Vec<u32> {
-    let values = [format!("{value}_dequantized")];
+    let values = [format!("{value}_dq")];
     let (network, recipe) = (&case.network, case.recipe());
     let model = network.quantize_fetching(&recipe, Target::Vnni, &values);
     let got = simulated(&model.unwrap(), noise(1)).remove(0).remove(0);

@@ -6,6 +6,7 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    clippy::print_stderr,
     clippy::unwrap_used,
     reason = "a test fails by its panic; each test file compiles all of this and uses a part"
 )]
