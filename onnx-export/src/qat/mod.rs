@@ -5,7 +5,7 @@
 //!                                  └─> recipe(float network) ─> quantize ─> the int8 network
 //! ```
 //!
-//! They come in two [`Layout`]s. [`import`] gives the float network's tensors, so that its
+//! They come in two [`Layout`]s. [`import()`] gives the float network's tensors, so that its
 //! architecture loads them as any others, and beside them the scales that training chose;
 //! [`Trained::recipe`] says with them how the float network becomes the int8 one that was trained.
 
@@ -44,7 +44,7 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// The layout of a checkpoint that [`import`] reads; none for any other.
+    /// The layout of a checkpoint that [`import()`] reads; none for any other.
     pub fn of(state: &StateDict) -> Option<Self> {
         let fake = format!(".{FAKE_QUANT}.scale");
         if state.names().any(|name| name.ends_with(&fake)) {
@@ -110,7 +110,7 @@ pub enum QatError {
     },
 }
 
-/// Whether the checkpoint is a quantised network's, and so needs [`import`].
+/// Whether the checkpoint is a quantised network's, and so needs [`import()`].
 pub fn is_quantized(state: &StateDict) -> bool {
     Layout::of(state).is_some()
 }
