@@ -225,7 +225,7 @@ fn unknown_routes(server: &Server) {
         ("GET", "/v1/models/resnet19", 404, "unknown_model"),
         (
             "GET",
-            "/v1/models/efficientnet_lite0@int8",
+            "/v1/models/efficientnet_lite0@int4",
             404,
             "unknown_model",
         ),

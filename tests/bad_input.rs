@@ -253,7 +253,7 @@ fn parameters(server: &Server) {
         ("?model=resnet19", 404, "unknown_model", "model"),
         ("?model=", 404, "unknown_model", "model"),
         (
-            "?model=efficientnet_lite0@int8",
+            "?model=efficientnet_lite0@int4",
             404,
             "unknown_model",
             "model",

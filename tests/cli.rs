@@ -161,7 +161,7 @@ fn an_exported_checkpoint_is_served() {
         .iter()
         .map(|m| &m["name"])
         .collect();
-    assert_eq!(names, ["tiny", "efficientnet_lite0"]);
+    assert_eq!(names, ["tiny", "efficientnet_lite0", "efficientnet_lite0"]);
     // The first of the directory is the task's default; the built-in one has its name.
     let coffee = photo("coffee_500x375.jpg");
     let answer = server.classify("?top_k=100", &coffee);
@@ -183,7 +183,8 @@ fn an_exported_checkpoint_is_served() {
     let built_in = server.classify("?model=efficientnet_lite0", &coffee);
     assert_eq!(built_in.labels(), ["espresso"]);
     let problem = server.classify("?model=other", &coffee).json();
-    assert_eq!(problem["expected"], "tiny@fp32, efficientnet_lite0@fp32");
+    let expected = "tiny@fp32, efficientnet_lite0@fp32, efficientnet_lite0@int8";
+    assert_eq!(problem["expected"], expected);
 
     drop(server);
 

@@ -93,8 +93,11 @@ fn each_precision_answers_to_its_name() {
     let birds = Birds::new();
     let server = birds.serve(&["--precision", "fp32"]);
     let both = ["birds@fp32 fp32", "birds@int8 int8"];
-    let built_in = "efficientnet_lite0@fp32 fp32";
-    assert_eq!(loaded(&server), [both[0], both[1], built_in]);
+    let built_in = [
+        "efficientnet_lite0@fp32 fp32",
+        "efficientnet_lite0@int8 int8",
+    ];
+    assert_eq!(loaded(&server), [both, built_in].concat());
     let fp32 = ask(&server, "&model=birds@fp32");
     let int8 = ask(&server, "&model=birds@int8");
     assert_eq!((fp32.0.as_str(), int8.0.as_str()), ("fp32", "int8"));
@@ -115,25 +118,39 @@ fn each_precision_answers_to_its_name() {
         (unknown.status, unknown.code().as_str()),
         (404, "unknown_model")
     );
-    let expected = "birds@fp32, birds@int8, efficientnet_lite0@fp32";
+    let expected = "birds@fp32, birds@int8, efficientnet_lite0@fp32, efficientnet_lite0@int8";
     assert_eq!(unknown.json()["expected"], expected);
     drop(server);
 
     let server = birds.serve(&["--precision", "int8"]);
-    assert_eq!(loaded(&server), [both[1], both[0], built_in]);
+    let int8_first = [both[1], both[0], built_in[1], built_in[0]];
+    assert_eq!(loaded(&server), int8_first);
     assert_eq!(ask(&server, "&model=birds"), int8);
     assert_eq!(ask(&server, "&model=birds@fp32"), fp32);
     server.terminate();
-    let (_, log) = server.wait();
-    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
-    assert_eq!(warnings.len(), 1, "{log}");
-    assert!(warnings[0].contains("no int8 variant") && warnings[0].contains("efficientnet_lite0"));
+    assert!(!server.wait().1.contains("WARN"));
 
-    let server = birds.serve(&[]);
+    let server = birds.serve(&["--precision", "auto"]);
     let preferred = if has_int8_dot() { int8 } else { fp32 };
     assert_eq!(ask(&server, "&model=birds"), preferred);
     server.terminate();
     assert!(!server.wait().1.contains("WARN"));
+}
+
+#[test]
+fn a_model_without_int8_answers_in_float_and_says_so() {
+    let birds = Birds::new();
+    let manifest = std::fs::read_to_string(birds.file("model.toml")).unwrap();
+    let (without, _) = manifest.split_once("[variants.int8]").unwrap();
+    std::fs::write(birds.file("model.toml"), without).unwrap();
+    let server = birds.serve(&["--precision", "int8"]);
+    assert_eq!(loaded(&server)[0], "birds@fp32 fp32");
+    assert_eq!(ask(&server, "&model=birds").0, "fp32");
+    server.terminate();
+    let (_, log) = server.wait();
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 1, "{log}");
+    assert!(warnings[0].contains("no int8 variant") && warnings[0].contains("birds"));
 }
 
 #[test]

@@ -161,6 +161,10 @@ impl Server {
     pub fn launch(args: &[&str]) -> Self {
         let mut command = sightline(&["serve", "--listen", "127.0.0.1:0"]);
         command.args(args);
+        if !args.contains(&"--precision") {
+            // Which precision is preferred depends on the machine, and answers must not.
+            command.env("SIGHTLINE_PRECISION", "fp32");
+        }
         let spawned = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -105,8 +105,12 @@ fn trained_scales_are_kept() {
     let mut recipe = recipe(&network, &[]);
     for (trained, expected) in [(vec![0.5], [0.5, 0.5]), (vec![0.25, 2.0], [0.25, 2.0])] {
         recipe.weight_scales.insert("a.weight".to_owned(), trained);
-        let graph = quantized(&network, &recipe, Target::Avx2);
+        let graph = quantized(&network, &recipe, Target::Vnni);
         assert_eq!(numbers(&graph, "a.weight_s"), expected);
+        // Seven bits reach as far in steps of twice the size.
+        let graph = quantized(&network, &recipe, Target::Avx2);
+        let doubled = expected.map(|scale| 2.0 * scale);
+        assert_eq!(numbers(&graph, "a.weight_s"), doubled);
     }
 }
 
