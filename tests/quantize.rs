@@ -184,7 +184,7 @@ fn check_report(out: &Path, stdout: &str) {
         assert!(written.contains(part), "{part}: {written}");
     }
     let try_it = format!(
-        "try: sightline serve --model {0} --model {0}@int8",
+        "try: sightline serve --model {0}@fp32 --model {0}@int8",
         text(&out.join("model.toml"))
     );
     assert!(stdout.ends_with(&(try_it + "\n")), "{stdout}");

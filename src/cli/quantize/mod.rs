@@ -136,6 +136,18 @@ impl QuantizeArgs {
         })
     }
 
+    /// The manifest of what is written: with `-o` it is named as its place, as `export` does, since two
+    /// models of one name could not be told apart.
+    fn named(&self, source: &ModelSource, paths: &OutputPaths) -> Result<ModelManifest> {
+        let mut manifest = source.manifest.clone();
+        if self.out.is_some() {
+            manifest.name.clone_from(&paths.name);
+            // Parsed again so that a name that `serve` would refuse is refused before the work.
+            ModelManifest::parse(&manifest.to_toml()?).context("the quantised model (see -o)")?;
+        }
+        Ok(manifest)
+    }
+
     /// Where the files go.
     fn paths(&self, source: &ModelSource) -> Result<OutputPaths> {
         let paths = match (&self.out, &source.path, &source.origin) {
@@ -153,7 +165,7 @@ impl QuantizeArgs {
 /// Calibrates, searches, compares, and writes the files if the model is good enough.
 pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     let (goal, target) = (args.goal()?, args.target.target());
-    let mut source = args.store.store().find(&args.model)?;
+    let source = args.store.store().find(&args.model)?;
     if source.variant != FP32 {
         let name = &source.manifest.name;
         bail!(
@@ -162,12 +174,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
         );
     }
     let paths = args.paths(&source)?;
-    if args.out.is_some() {
-        // As `export` does: two models of one name could not be told apart.
-        source.manifest.name.clone_from(&paths.name);
-        let manifest = source.manifest.to_toml()?;
-        ModelManifest::parse(&manifest).context("the quantised model (see -o)")?;
-    }
+    let named = args.named(&source, &paths)?;
     let pictures = Pictures::read(&args.calibration, args.images, &source.manifest.preprocess)?;
     let runtime = args.runtime.load()?;
     let float = source.graphs()?;
@@ -203,7 +210,13 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
             text_path.display()
         );
     }
-    write(&source, &paths, (&float, &int8), &recipes, &reports)?;
+    write(
+        (&source, named),
+        &paths,
+        (&float, &int8),
+        &recipes,
+        &reports,
+    )?;
     said?;
     say!("{}: the report", text_path.display())?;
     say!(
@@ -318,7 +331,7 @@ fn quantized(float: &Graphs<Bytes>, recipes: &Recipes) -> Result<Graphs<Bytes>> 
 
 /// Writes the model in both precisions: all of its files, or none.
 fn write(
-    source: &ModelSource,
+    (source, mut manifest): (&ModelSource, ModelManifest),
     paths: &OutputPaths,
     (float, int8): (&Graphs<Bytes>, &Graphs<Bytes>),
     recipes: &Recipes,
@@ -326,7 +339,6 @@ fn write(
 ) -> Result<()> {
     let (int8_onnx, int8_head) = (paths.int8.clone(), paths.beside("int8.box_head.onnx"));
     let ranges = paths.ranges.clone();
-    let mut manifest: ModelManifest = source.manifest.clone();
     manifest.file = Some(file_name(&paths.onnx));
     manifest.box_head_file = float.box_head.as_ref().map(|_| file_name(&paths.box_head));
     manifest.labels = file_name(&paths.labels);
