@@ -181,7 +181,8 @@ fn models_health_headers_and_metrics() {
 
     let list = server.get("/v1/models");
     let models = list.json()["models"].as_array().unwrap().clone();
-    assert_eq!(models.len(), 1);
+    let precisions: Vec<_> = models.iter().map(|model| &model["precision"]).collect();
+    assert_eq!(precisions, ["fp32", "int8"]);
     let (text, model) = (list.text(), models[0].as_object().unwrap());
     let names = [
         "name",

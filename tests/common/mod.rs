@@ -161,7 +161,7 @@ impl Server {
     pub fn launch(args: &[&str]) -> Self {
         let mut command = sightline(&["serve", "--listen", "127.0.0.1:0"]);
         command.args(args);
-        if !args.contains(&"--precision") {
+        if !args.contains(&"--precision") && !args.contains(&"--config") {
             // Which precision is preferred depends on the machine, and answers must not.
             command.env("SIGHTLINE_PRECISION", "fp32");
         }
