@@ -14,7 +14,7 @@ use onnx_export::quantize::{Affine, Network, Range, Recipe, Target};
 use onnx_export::{DEFAULT_OPSET, Model, ModelInfo, formula, tensor_shapes};
 use reference::{pictures, runtime};
 use sightline::catalogue;
-use sightline::cpu::has_int8_dot;
+use sightline::cpu::int8_target;
 use sightline::engine::{Arithmetic, Tensor};
 use sightline::image::ImageTensor;
 use sightline::quantize::{Progress, Statistics, Subject, calibrate, cosine};
@@ -24,15 +24,6 @@ struct Quiet;
 impl Progress for Quiet {
     fn start(&self, _: &str, _: usize) {}
     fn step(&self) {}
-}
-
-/// The kind of processor that this one is.
-fn own_target() -> Target {
-    if has_int8_dot() {
-        Target::Vnni
-    } else {
-        Target::Avx2
-    }
 }
 
 /// All outputs of a graph for one picture.
@@ -96,7 +87,7 @@ fn kernels_give_what_the_file_says() {
         };
         let pictures = inputs(4, side);
         let recipe = seen(&calibrate(&subject, &pictures, &Quiet).unwrap());
-        let int8 = subject.network.quantize(&recipe, own_target()).unwrap();
+        let int8 = subject.network.quantize(&recipe, int8_target()).unwrap();
         let mut nearest = 0.0_f64;
         for picture in &pictures {
             let exact = outputs(&float, Arithmetic::Kernels, picture);
@@ -183,7 +174,7 @@ fn hard_swish_is_exact_to_a_step_on_every_code() {
             ranges: ranges.map(|(name, r)| (name.to_owned(), r)).collect(),
             ..Recipe::default()
         };
-        let int8 = network.quantize(&recipe, own_target()).unwrap();
+        let int8 = network.quantize(&recipe, int8_target()).unwrap();
         // A number of every code of the picture, in its first channel.
         let input = Affine::covering(range(-3.0 * max, max));
         let numbers: Vec<f32> = (0..256).map(|q| number(input, q)).collect();
@@ -240,7 +231,7 @@ fn a_convolution_is_what_the_integers_say() {
             .remove(0)
             .data;
         let kernels =
-            (target == own_target()).then(|| outputs(&int8, Arithmetic::Kernels, &picture));
+            (target == int8_target()).then(|| outputs(&int8, Arithmetic::Kernels, &picture));
         for channel in 0..5 {
             let weight = &weight[channel * 27..][..27];
             let scale = weight.iter().fold(0.0_f32, |most, w| most.max(w.abs())) / limit;

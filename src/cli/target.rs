@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use onnx_export::quantize::Target;
-use sightline::cpu::has_int8_dot;
+use sightline::cpu::int8_target;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum TargetName {
@@ -19,16 +19,7 @@ impl TargetName {
         match self {
             Self::Vnni => Target::Vnni,
             Self::Avx2 => Target::Avx2,
-            Self::Auto => own_target(),
+            Self::Auto => int8_target(),
         }
-    }
-}
-
-/// That of this processor.
-pub(super) fn own_target() -> Target {
-    if has_int8_dot() {
-        Target::Vnni
-    } else {
-        Target::Avx2
     }
 }

@@ -215,28 +215,16 @@ impl Search<'_> {
         sensitivities: &[(String, f64)],
         progress: &dyn Progress,
     ) -> Result<Choice, QuantizeFailure> {
-        let mut order: Vec<(&str, f64)> = sensitivities
-            .iter()
-            .map(|(name, loss)| (name.as_str(), loss / self.cost(name).max(1.0)))
-            .collect();
-        order.sort_by(|(_, one), (_, other)| other.total_cmp(one));
-        progress.start("choosing", 2 * usize::BITS as usize / 8);
+        let order = self.worst_first(sensitivities);
+        // Doubling and bisection.
+        progress.start("choosing", 2 * order.len().max(2).ilog2() as usize + 1);
         let ranges = self.ranges(method);
         let max_weights = self.max_float_weights(&ranges, stem)?;
-        let chosen = |count: usize| {
-            let mut float = stem.clone();
-            for (name, _) in order.iter().take(count) {
-                let with = float.iter().cloned().chain([(*name).to_owned()]).collect();
-                let fits = self.float_share(&with) <= goal.max_float
-                    && self.weight_share(&with) <= max_weights;
-                if fits {
-                    float = with;
-                }
-            }
-            float
+        let fits = |float: &BTreeSet<String>| {
+            self.float_share(float) <= goal.max_float && self.weight_share(float) <= max_weights
         };
         let evaluate = |count: usize| -> Result<(f64, Recipe), QuantizeFailure> {
-            let recipe = self.recipe(&ranges, chosen(count));
+            let recipe = self.recipe(&ranges, grown(stem, &order[..count], fits));
             let cosine = self.cosine(&recipe)?;
             progress.step();
             Ok((cosine, recipe))
@@ -269,6 +257,16 @@ impl Search<'_> {
             cosine,
             sensitivities: sensitivities.to_vec(),
         })
+    }
+
+    /// Layers by what they take from the cosine, over what they cost in float.
+    fn worst_first<'n>(&self, sensitivities: &'n [(String, f64)]) -> Vec<&'n str> {
+        let mut order: Vec<(&str, f64)> = sensitivities
+            .iter()
+            .map(|(name, loss)| (name.as_str(), loss / self.cost(name).max(1.0)))
+            .collect();
+        order.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+        order.into_iter().map(|(name, _)| name).collect()
     }
 
     /// Part of the weights that may be in float for the size of the file.
@@ -345,4 +343,20 @@ impl Search<'_> {
         }
         in_float / f64::max(all, 1.0)
     }
+}
+
+/// `stem` and those of `layers`, in their order, with which it still fits.
+fn grown(
+    stem: &BTreeSet<String>,
+    layers: &[&str],
+    fits: impl Fn(&BTreeSet<String>) -> bool,
+) -> BTreeSet<String> {
+    let mut float = stem.clone();
+    for layer in layers {
+        float.insert((*layer).to_owned());
+        if !fits(&float) {
+            float.remove(*layer);
+        }
+    }
+    float
 }

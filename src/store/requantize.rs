@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use onnx_export::manifest::ModelManifest;
-use onnx_export::quantize::{Network, Recipe, Recipes, Target};
+use onnx_export::quantize::{Network, QuantizeError, Recipe, Recipes, Target};
 
 use super::{Graphs, Origin, StoreError, read_text};
 use crate::catalogue;
-use crate::cpu::has_int8_dot;
+use crate::cpu::int8_target;
 
 /// How 8-bit weights are made of a model's float ones.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,27 +60,34 @@ impl Requantize {
             source,
         };
         let recipes = Recipes::parse(&text).map_err(bad)?;
-        let target = if has_int8_dot() {
-            Target::Vnni
-        } else {
-            Target::Avx2
-        };
+        let target = int8_target();
         let has_files = matches!(int8, Origin::Files(_));
         if has_files && recipes.target == target {
             return Ok(None);
         }
         let float = self.float.graphs(manifest)?;
+        Ok(Some(float.quantized(&recipes, target).map_err(bad)?))
+    }
+}
+
+impl Graphs<Bytes> {
+    /// These float networks in int8. One without a recipe stays as it is.
+    ///
+    /// # Errors
+    /// [`QuantizeError`] if the recipes are other networks'.
+    pub fn quantized(&self, recipes: &Recipes, target: Target) -> Result<Self, QuantizeError> {
         let quantize = |graph: &[u8], recipe: &Recipe| {
-            let bytes = Network::read(graph).and_then(|network| network.quantize(recipe, target));
-            Ok::<_, StoreError>(Bytes::from(bytes.map_err(bad)?))
+            Network::read(graph)?
+                .quantize(recipe, target)
+                .map(Bytes::from)
         };
-        let box_head = match (&float.box_head, &recipes.box_head) {
+        let box_head = match (&self.box_head, &recipes.box_head) {
             (Some(graph), Some(recipe)) => Some(quantize(graph, recipe)?),
             (graph, _) => graph.clone(),
         };
-        Ok(Some(Graphs {
-            network: quantize(&float.network, &recipes.network)?,
+        Ok(Self {
+            network: quantize(&self.network, &recipes.network)?,
             box_head,
-        }))
+        })
     }
 }

@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use sightline::engine::{Arithmetic, Engine};
-use sightline::postprocess::detect::Detector;
+use sightline::cpu::int8_target;
+use sightline::engine::{Arithmetic, Engine, Tensor};
+use sightline::image::{ImageSize, ImageTensor};
+use sightline::postprocess::detect::{DetectError, Detector};
 use sightline::quantize::{Agreement, Answers, NetworkReport, Progress, Report, Timing};
 use sightline::store::{Graphs, ModelSource};
 
 use super::Work;
-use crate::cli::target::own_target;
 
 /// Runs of each precision whose times count.
 const MIN_RUNS: usize = 30;
@@ -24,68 +25,76 @@ pub(super) fn report(
     (float, int8): (&Graphs<Bytes>, &Graphs<Bytes>),
     networks: Vec<NetworkReport>,
 ) -> Result<Report> {
-    let engine = |graphs| work.engine(source, detector, graphs, Arithmetic::Kernels);
-    let mut sides = [Side::new(engine(float)?), Side::new(engine(int8)?)];
+    let side = |graphs, arithmetic| -> Result<Side<'_>> {
+        Ok(Side {
+            engine: work.engine(source, detector, graphs, arithmetic)?,
+            answer: Box::new(|outputs, original| {
+                Answers::new(source.manifest.task, detector, outputs, original)
+            }),
+            times: Vec::new(),
+            answers: Vec::new(),
+        })
+    };
+    let mut float_side = side(float, Arithmetic::Kernels)?;
+    let mut int8_side = side(int8, Arithmetic::Kernels)?;
+    // The kernels of this processor do not give what those of another target will.
+    let simulated = work.target != int8_target();
+    let mut simulation = simulated
+        .then(|| side(int8, Arithmetic::Simulated))
+        .transpose()?;
     let tensors = work.pictures.tensors();
     let rounds = MIN_RUNS.div_ceil(tensors.len());
     work.bars.start("comparing", rounds * tensors.len());
+    let pictures = || tensors.iter().zip(work.pictures.originals());
     for round in 0..rounds {
-        for (picture, original) in tensors.iter().zip(work.pictures.originals()) {
-            for side in &mut sides {
-                let began = Instant::now();
-                let outputs = side.engine.run(vec![picture.clone()])?;
-                side.times.push(began.elapsed().as_secs_f64() * 1e3);
-                if round == 0 {
-                    let outputs = outputs.first().context("the network gave no output")?;
-                    let task = source.manifest.task;
-                    side.answers
-                        .push(Answers::new(task, detector, outputs, *original)?);
-                }
+        for (picture, original) in pictures() {
+            for side in [&mut float_side, &mut int8_side] {
+                side.run(picture, *original, round == 0)?;
             }
             work.bars.step();
         }
     }
-    let [float_side, mut int8_side] = sides;
-    let simulated = work.target != own_target();
-    if simulated {
-        // The kernels of this processor do not give what those of the target will.
-        int8_side.answers.clear();
-        let mut engine = work.engine(source, detector, int8, Arithmetic::Simulated)?;
-        for (picture, original) in tensors.iter().zip(work.pictures.originals()) {
-            let outputs = engine.run(vec![picture.clone()])?;
-            let outputs = outputs.first().context("the network gave no output")?;
-            let task = source.manifest.task;
-            int8_side
-                .answers
-                .push(Answers::new(task, detector, outputs, *original)?);
+    // Apart, so that it does not come between the runs whose times count.
+    if let Some(simulation) = &mut simulation {
+        for (picture, original) in pictures() {
+            simulation.run(picture, *original, true)?;
         }
     }
+    let int8_answers = &simulation.as_ref().unwrap_or(&int8_side).answers;
     work.bars.finish();
     Ok(Report {
         model: source.manifest.name.clone(),
         target: work.target,
         simulated,
-        agreement: Agreement::of(&float_side.answers, &int8_side.answers),
+        agreement: Agreement::of(&float_side.answers, int8_answers),
         fp32: float_side.timing(float),
         int8: int8_side.timing(int8),
         networks,
     })
 }
 
+/// From a network's outputs for a picture of this size to what they say.
+type Answer<'a> = dyn Fn(&[Tensor], ImageSize) -> Result<Answers, DetectError> + 'a;
+
 /// One precision.
-struct Side {
+struct Side<'a> {
     engine: Box<dyn Engine>,
+    answer: Box<Answer<'a>>,
     times: Vec<f64>,
     answers: Vec<Answers>,
 }
 
-impl Side {
-    fn new(engine: Box<dyn Engine>) -> Self {
-        Self {
-            engine,
-            times: Vec::new(),
-            answers: Vec::new(),
+impl Side<'_> {
+    /// Runs one picture of size `original`, and keeps what is said of it where that is new.
+    fn run(&mut self, picture: &ImageTensor, original: ImageSize, is_new: bool) -> Result<()> {
+        let began = Instant::now();
+        let outputs = self.engine.run(vec![picture.clone()])?;
+        self.times.push(began.elapsed().as_secs_f64() * 1e3);
+        if is_new {
+            let outputs = outputs.first().context("the network gave no output")?;
+            self.answers.push((self.answer)(outputs, original)?);
         }
+        Ok(())
     }
 
     fn timing(mut self, graphs: &Graphs<Bytes>) -> Timing {

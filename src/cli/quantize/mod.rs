@@ -187,7 +187,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     };
     let detector = Detector::of(&source.manifest)?;
     let (recipes, networks) = work.choose(&source, detector.as_ref(), &float)?;
-    let int8 = quantized(&float, &recipes)?;
+    let int8 = float.quantized(&recipes, target)?;
     let report = measure::report(&work, &source, detector.as_ref(), (&float, &int8), networks)?;
     let json = serde_json::to_string_pretty(&report)? + "\n";
     let text = report.to_string();
@@ -311,22 +311,6 @@ impl Work<'_> {
         };
         Ok(Networks::prepare(&source, detector, &runtime)?.engine(1)?)
     }
-}
-
-/// The model's networks in int8.
-fn quantized(float: &Graphs<Bytes>, recipes: &Recipes) -> Result<Graphs<Bytes>> {
-    let box_head = float.box_head.as_ref().zip(recipes.box_head.as_ref());
-    let quantize = |graph: &[u8], recipe| -> Result<Bytes> {
-        Ok(Network::read(graph)?
-            .quantize(recipe, recipes.target)?
-            .into())
-    };
-    Ok(Graphs {
-        network: quantize(&float.network, &recipes.network)?,
-        box_head: box_head
-            .map(|(graph, recipe)| quantize(graph, recipe))
-            .transpose()?,
-    })
 }
 
 /// Writes the model in both precisions: all of its files, or none.
