@@ -37,16 +37,7 @@ struct Expected {
 fn server(folder: &Path) -> (Server, tempfile::TempDir) {
     let models = tempfile::tempdir().unwrap();
     let weights = folder.join(format!("weights/{NETWORK}.pth"));
-    let out = models.path().join(NETWORK);
-    let (code, _, error) = common::run(&[
-        "export".as_ref(),
-        NETWORK.as_ref(),
-        "--weights".as_ref(),
-        weights.as_os_str(),
-        "-o".as_ref(),
-        out.as_os_str(),
-    ]);
-    assert_eq!(code, Some(0), "{error}");
+    common::export(NETWORK, weights.as_ref(), &models.path().join(NETWORK));
     let server = Server::start(&["--models", models.path().to_str().unwrap()]);
     (server, models)
 }

@@ -75,14 +75,7 @@ fn quantized(
     let out = out.to_str().unwrap();
     let mut model = name;
     if let Some(weights) = weights {
-        sightline(&[
-            "export",
-            name,
-            "--weights",
-            weights.to_str().unwrap(),
-            "-o",
-            out,
-        ]);
+        common::export(name, weights, out.as_ref());
         model = out;
     }
     let calibration = photographs.to_str().unwrap();

@@ -115,16 +115,11 @@ fn mobilenet_v2_answers_as_in_torchvision() {
     };
     let models = tempfile::tempdir().unwrap();
     let weights = folder.join("weights/mobilenet_v2.pth");
-    let out = models.path().join("mobilenet_v2");
-    let (code, _, error) = common::run(&[
-        "export".as_ref(),
-        "mobilenet_v2".as_ref(),
-        "--weights".as_ref(),
-        weights.as_os_str(),
-        "-o".as_ref(),
-        out.as_os_str(),
-    ]);
-    assert_eq!(code, Some(0), "{error}");
+    common::export(
+        "mobilenet_v2",
+        &weights,
+        &models.path().join("mobilenet_v2"),
+    );
     let server = Server::start(&["--models", models.path().to_str().unwrap()]);
     let expected = &read_json(&folder.join("torchvision.json"))["mobilenet_v2"];
     let worst = judge(&server, &folder, expected, test);

@@ -78,6 +78,20 @@ pub fn run<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> (Option<i32>, String, Strin
     finish(sightline(args))
 }
 
+/// Exports the checkpoint `weights` of a network of the catalogue into the folder `out`.
+pub fn export(network: &str, weights: &Path, out: &Path) {
+    let args: [&std::ffi::OsStr; 6] = [
+        "export".as_ref(),
+        network.as_ref(),
+        "--weights".as_ref(),
+        weights.as_os_str(),
+        "-o".as_ref(),
+        out.as_os_str(),
+    ];
+    let (code, _, error) = run(&args);
+    assert_eq!(code, Some(0), "{error}");
+}
+
 /// [`run`] for what takes longer than anything that a server does.
 pub fn run_within<S: AsRef<std::ffi::OsStr>>(
     args: &[S],
