@@ -24,6 +24,7 @@ pub mod engine;
 pub mod error;
 pub mod http;
 pub mod image;
+pub mod int8;
 pub mod metrics;
 pub mod networks;
 pub mod pipeline;

@@ -15,6 +15,7 @@
 //!    scales that training chose, and says with those how it becomes an int8 network.
 //! 5. [`Model`] is the finished graph with its opset and metadata; [`Model::to_bytes`] encodes it.
 //! 6. [`quantize`] turns the bytes of a float file and a recipe into those of an int8 one.
+//! 7. [`lower`] rewrites what a runtime has made of an int8 file, in memory, for kernels of our own.
 
 pub mod backbones;
 mod check;
@@ -24,6 +25,7 @@ mod error;
 pub mod formula;
 pub mod graph;
 mod layers;
+pub mod lower;
 pub mod manifest;
 mod model;
 mod proto;

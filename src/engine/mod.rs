@@ -5,6 +5,7 @@
 
 mod library;
 mod onnx_runtime;
+mod operators;
 mod probe;
 mod two_stage;
 

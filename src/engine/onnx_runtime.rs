@@ -6,16 +6,23 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use onnx_export::formula;
+use onnx_export::lower::lower;
 use ort::environment::Environment;
 use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
 use ort::session::{RunOptions, Session};
 use ort::value::{DynValue, Outlet, TensorElementType, ValueType};
 
+use super::operators::operators;
 use super::{Engine, EngineError, LibraryError, Propose, Tensor, TensorView, TwoStageSession};
 use crate::image::ImageTensor;
+use crate::int8;
 
 /// Weights below this many bytes are not worth sharing.
 const MIN_SHARED_BYTES: usize = 4096;
+
+/// Side of the picture with which kernels are compared.
+const SAMPLE_SIDE: usize = 128;
 
 /// ONNX Runtime allows one environment in a process.
 static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
@@ -112,6 +119,7 @@ impl OnnxRuntime {
         check: impl Fn(&Session) -> Result<Option<usize>, EngineError>,
     ) -> Result<PreparedModel, EngineError> {
         let (graph, fixed_batch) = self.optimise(model, check)?;
+        let graph = self.lowered(graph)?;
         let mut weights = Vec::new();
         for tensor in onnx_export::read_initializers(&graph, MIN_SHARED_BYTES)? {
             let value = ort::value::Tensor::from_array((tensor.shape, tensor.data));
@@ -125,6 +133,42 @@ impl OnnxRuntime {
             weights,
             prepacked: PrepackedWeights::new(),
         })
+    }
+
+    /// An optimised graph with Sightline's operators in it, if there is a use for them and they give the
+    /// same results: those of another version of ONNX Runtime may round otherwise.
+    fn lowered(&self, graph: Vec<u8>) -> Result<Vec<u8>, EngineError> {
+        let Some(lowered) = lower(&graph, int8::is_supported())? else {
+            return Ok(graph);
+        };
+        let run = |graph: &[u8]| -> ort::Result<Vec<Vec<u32>>> {
+            let mut session = self.optimised_session(1)?.commit_from_memory(graph)?;
+            let input = sample_input(&session)?;
+            let outputs = session.run(ort::inputs![input])?;
+            let bits = outputs.values().map(|output| {
+                let (_, numbers) = output.try_extract_tensor::<f32>()?;
+                Ok(numbers.iter().map(|number| number.to_bits()).collect())
+            });
+            bits.collect()
+        };
+        match (run(&graph), run(&lowered)) {
+            (Ok(expected), Ok(got)) if got == expected => Ok(lowered),
+            (_, got) => {
+                let error = got.err().map(tracing::field::display);
+                tracing::warn!(
+                    error,
+                    "int8 kernels of ONNX Runtime's own are used: others differ"
+                );
+                Ok(graph)
+            }
+        }
+    }
+
+    /// What sessions of an optimised graph have in common.
+    fn optimised_session(&self, threads: usize) -> ort::Result<SessionBuilder> {
+        let builder = self.session_builder(threads)?;
+        let builder = builder.with_optimization_level(GraphOptimizationLevel::Disable)?;
+        Ok(builder.with_operators(operators(threads)?)?)
     }
 
     /// The model after every optimisation, as the bytes of an ONNX file, and its batch size where
@@ -195,11 +239,11 @@ impl PreparedModel {
 
     fn raw_session(&self, threads: usize) -> Result<Session, EngineError> {
         let load = |threads| {
-            let mut builder = self
-                .runtime
-                .session_builder(threads)?
-                .with_optimization_level(GraphOptimizationLevel::Disable)?
-                .with_prepacked_weights(&self.prepacked)?;
+            let builder = self.runtime.optimised_session(threads)?;
+            let mut builder = builder.with_prepacked_weights(&self.prepacked)?;
+            if let Ok(p) = std::env::var("SL_PROFILE") {
+                builder = builder.with_profiling(p)?;
+            }
             for (name, value) in &self.weights {
                 builder = builder.with_initializer(name, Arc::clone(value))?;
             }
@@ -360,6 +404,20 @@ fn check_signature(session: &Session) -> Result<Option<usize>, EngineError> {
             })
         }
     }
+}
+
+/// One picture without a pattern, of [`SAMPLE_SIDE`] where the network takes any size.
+fn sample_input(session: &Session) -> ort::Result<ort::value::Tensor<f32>> {
+    let input = session.inputs().first();
+    let shape = input.and_then(|input| input.dtype().tensor_shape());
+    let usual = [1, 3, SAMPLE_SIDE, SAMPLE_SIDE];
+    let sizes = shape.into_iter().flat_map(|shape| shape.iter()).zip(usual);
+    let sizes: Vec<usize> = sizes
+        .map(|(size, usual)| usize::try_from(*size).unwrap_or(usual))
+        .collect();
+    let numbers = formula::uniform("sample", sizes.iter().product());
+    let numbers: Vec<f32> = numbers.map(|number| 2.0 * number).collect();
+    ort::value::Tensor::from_array((sizes, numbers))
 }
 
 /// The input's batch size, where it is not left open.

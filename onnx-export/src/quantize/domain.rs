@@ -47,8 +47,15 @@ fn between(network: &Network, node: &NodeProto, roles: &[Role]) -> Role {
             .producer(value)
             .is_some_and(|node| roles[node] != Role::Float)
     };
+    // A float that a layer before reads in 8 bits has them already: that of a residual, after a float stem.
+    let has_8_bits = |value: &&String| {
+        let mut readers = network.consumers(value).iter();
+        is_int8(value) || readers.any(|reader| roles.get(*reader) == Some(&Role::Layer))
+    };
+    let is_sum = node.op_type == "Add" && values.iter().any(is_int8);
+    let ready = values.iter().all(is_int8) || (is_sum && values.iter().all(has_8_bits));
     // Integer kernels have one result.
-    if values.is_empty() || !values.iter().all(is_int8) || node.output.len() != 1 {
+    if values.is_empty() || !ready || node.output.len() != 1 {
         return Role::Float;
     }
     let alone = values

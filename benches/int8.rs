@@ -1,0 +1,77 @@
+//! The kernels of 8-bit numbers, with the layers of MobileNetV2 and MobileNetV3-Large.
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use sightline::int8::{Depthwise, DepthwiseSpec, Scratch, lookup, quantize_blocked};
+
+/// Channels, side of the picture, side of the window, stride.
+const LAYERS: [(usize, usize, usize, usize); 9] = [
+    (32, 112, 3, 1),
+    (96, 112, 3, 2),
+    (144, 56, 3, 1),
+    (576, 14, 3, 1),
+    (16, 112, 3, 1),
+    (72, 56, 3, 1),
+    (120, 28, 5, 1),
+    (672, 14, 5, 2),
+    (960, 7, 5, 1),
+];
+
+fn depthwise(c: &mut Criterion) {
+    let mut group = c.benchmark_group("depthwise");
+    for (channels, side, kernel, stride) in LAYERS {
+        let taps = kernel * kernel;
+        let layer = Depthwise::new(DepthwiseSpec {
+            kernel: [kernel; 2],
+            strides: [stride; 2],
+            pads: [kernel / 2; 4],
+            dilations: [1; 2],
+            input_zero: 3,
+            output_zero: 100,
+            weights: (0..channels * taps).map(|i| (i * 37) as i8).collect(),
+            bias: vec![5; channels],
+            multipliers: vec![1e-3; channels],
+            table: None,
+        });
+        let Ok(layer) = layer else { continue };
+        let picture: Vec<u8> = (0..side * side * channels)
+            .map(|i| (i * 31) as u8)
+            .collect();
+        let pixels = (side / stride) * (side / stride);
+        let (mut output, mut scratch) = (vec![0; pixels * channels], Scratch::default());
+        // Elements are multiplications.
+        group.throughput(Throughput::Elements((pixels * channels * taps) as u64));
+        let name = format!("{channels}x{side}_{kernel}x{kernel}_s{stride}");
+        group.bench_function(name, |b| {
+            b.iter(|| layer.run(black_box(&picture), [side; 2], 0, &mut output, &mut scratch));
+        });
+    }
+    group.finish();
+}
+
+fn table(c: &mut Criterion) {
+    let table = std::array::from_fn(|index| index as u8 ^ 0x55);
+    let input: Vec<u8> = (0..200_704).map(|i| (i * 31) as u8).collect();
+    let mut output = vec![0; input.len()];
+    let mut group = c.benchmark_group("lookup");
+    group.throughput(Throughput::Bytes(input.len() as u64));
+    group.bench_function("112x112x16", |b| {
+        b.iter(|| lookup(&table, black_box(&input), &mut output));
+    });
+    group.finish();
+}
+
+fn quantize(c: &mut Criterion) {
+    let input: Vec<f32> = (0..401_408).map(|i| (i % 1000) as f32 * 0.01).collect();
+    let mut output = vec![0; input.len()];
+    let mut group = c.benchmark_group("quantize_blocked");
+    group.throughput(Throughput::Elements(input.len() as u64));
+    group.bench_function("112x112x32", |b| {
+        b.iter(|| quantize_blocked(black_box(&input), 32, (0.05, 3), &mut output));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, depthwise, table, quantize);
+criterion_main!(benches);

@@ -1,0 +1,148 @@
+//! A graph while its nodes are replaced.
+
+use std::collections::{HashMap, HashSet};
+
+use super::DOMAIN;
+use crate::proto::{FLOAT, GraphProto, INT8, INT32, NodeProto, TensorProto, UINT8};
+
+/// The nodes of a graph, who reads what, and its constants.
+pub(super) struct Nodes {
+    pub(super) nodes: Vec<Option<NodeProto>>,
+    producers: HashMap<String, usize>,
+    outputs: HashSet<String>,
+    constants: HashMap<String, TensorProto>,
+    added: Vec<TensorProto>,
+    /// Whether the graph is another one.
+    pub(super) replaced: bool,
+}
+
+/// Scale and zero point of a tensor.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Steps {
+    pub(super) scale: f32,
+    pub(super) zero: u8,
+}
+
+impl Nodes {
+    pub(super) fn new(graph: &mut GraphProto) -> Self {
+        let nodes: Vec<NodeProto> = std::mem::take(&mut graph.node);
+        let producers = nodes.iter().enumerate();
+        let producers = producers
+            .flat_map(|(index, node)| node.output.iter().map(move |name| (name.clone(), index)));
+        let constants = graph.initializer.iter();
+        Self {
+            producers: producers.collect(),
+            outputs: graph
+                .output
+                .iter()
+                .map(|output| output.name.clone())
+                .collect(),
+            constants: constants
+                .map(|tensor| (tensor.name.clone(), tensor.clone()))
+                .collect(),
+            nodes: nodes.into_iter().map(Some).collect(),
+            added: Vec::new(),
+            replaced: false,
+        }
+    }
+
+    /// The node that computes a value, if it is one of ONNX Runtime's `op`, and its index.
+    pub(super) fn producer(&self, value: &str, op: &str) -> Option<(usize, &NodeProto)> {
+        let index = *self.producers.get(value)?;
+        let node = self.nodes[index].as_ref()?;
+        (node.domain == "com.microsoft" && node.op_type == op).then_some((index, node))
+    }
+
+    /// The node that alone reads a value, which is no output of the graph.
+    pub(super) fn sole_reader(&self, value: &str) -> Option<usize> {
+        let nodes = self.nodes.iter().enumerate();
+        let mut readers = nodes.filter(|(_, node)| {
+            node.as_ref()
+                .is_some_and(|node| node.input.iter().any(|name| name == value))
+        });
+        let (index, _) = readers.next()?;
+        (readers.next().is_none() && !self.outputs.contains(value)).then_some(index)
+    }
+
+    /// The steps that two scalar constants say.
+    pub(super) fn steps(&self, scale: &str, zero: &str) -> Option<Steps> {
+        let scale = self.floats(scale)?;
+        let zero = self.bytes(zero, UINT8)?;
+        match (scale.as_slice(), zero) {
+            (&[scale], &[zero]) => Some(Steps { scale, zero }),
+            _ => None,
+        }
+    }
+
+    /// The numbers of an f32 constant.
+    pub(super) fn floats(&self, name: &str) -> Option<Vec<f32>> {
+        let bytes = self.bytes(name, FLOAT)?.as_chunks::<4>().0.iter();
+        Some(bytes.map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    }
+
+    /// Whether a constant of `i8` has nothing but zeros.
+    pub(super) fn is_zero(&self, name: &str) -> bool {
+        let bytes = self.bytes(name, INT8);
+        bytes.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+    }
+
+    /// The shape of a constant of this type.
+    pub(super) fn shape(&self, name: &str, data_type: i32) -> Option<&[i64]> {
+        let tensor = self.constants.get(name)?;
+        (tensor.data_type == data_type).then_some(&tensor.dims)
+    }
+
+    fn bytes(&self, name: &str, data_type: i32) -> Option<&[u8]> {
+        let tensor = self.constants.get(name)?;
+        (tensor.data_type == data_type && tensor.data_location == 0).then_some(&tensor.raw_data)
+    }
+
+    /// Adds a constant.
+    pub(super) fn constant(&mut self, name: &str, data_type: i32, raw_data: Vec<u8>) -> String {
+        let size = if matches!(data_type, FLOAT | INT32) {
+            4
+        } else {
+            1
+        };
+        self.added.push(TensorProto {
+            name: name.to_owned(),
+            data_type,
+            dims: vec![(raw_data.len() / size) as i64],
+            raw_data,
+            ..TensorProto::default()
+        });
+        name.to_owned()
+    }
+
+    /// Takes a node out.
+    pub(super) fn take(&mut self, index: usize) -> Option<NodeProto> {
+        self.nodes[index].take()
+    }
+
+    /// Puts an operator of Sightline's where `index` is.
+    pub(super) fn put(&mut self, index: usize, node: NodeProto) {
+        self.nodes[index] = Some(NodeProto {
+            domain: DOMAIN.to_owned(),
+            ..node
+        });
+        self.replaced = true;
+    }
+
+    /// Gives the nodes back to the graph, with the constants that they read; whether any was replaced.
+    pub(super) fn finish(self, graph: &mut GraphProto) -> bool {
+        graph.node = self.nodes.into_iter().flatten().collect();
+        if self.replaced {
+            graph.initializer.extend(self.added);
+            let read: HashSet<&str> = graph
+                .node
+                .iter()
+                .flat_map(|node| &node.input)
+                .map(String::as_str)
+                .collect();
+            graph
+                .initializer
+                .retain(|tensor| read.contains(tensor.name.as_str()));
+        }
+        self.replaced
+    }
+}

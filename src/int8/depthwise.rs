@@ -1,0 +1,376 @@
+//! Depthwise convolutions of 8-bit numbers.
+
+use thiserror::Error;
+
+use super::rows::Rows;
+use super::{LANES, QUAD};
+
+/// What makes a depthwise convolution. Sizes are `[height, width]`.
+#[derive(Debug, Clone)]
+pub struct DepthwiseSpec {
+    /// Size of the window.
+    pub kernel: [usize; 2],
+    /// Steps of the window.
+    pub strides: [usize; 2],
+    /// Padding above, left, below, right.
+    pub pads: [usize; 4],
+    /// Distance of the taps.
+    pub dilations: [usize; 2],
+    /// The input's zero point: what padding is made of.
+    pub input_zero: u8,
+    /// The output's zero point.
+    pub output_zero: u8,
+    /// `[C, kernel height, kernel width]`, without zero points.
+    pub weights: Vec<i8>,
+    /// `[C]`, in steps of input scale times weight scale.
+    pub bias: Vec<i32>,
+    /// `[C]`: input scale times weight scale over output scale.
+    pub multipliers: Vec<f32>,
+    /// What becomes of each number of the result.
+    pub table: Option<Box<[u8; 256]>>,
+}
+
+/// A convolution that cannot be computed, or a picture that does not fit it.
+#[derive(Debug, Error)]
+#[error("depthwise convolution: {0}")]
+pub struct DepthwiseError(&'static str);
+
+/// A depthwise convolution, its weights in the order in which they are read:
+/// `[N, H, W, C] u8` in and out. Source: ONNX `QLinearConv` with as many groups as channels.
+pub struct Depthwise {
+    pub(super) channels: usize,
+    pub(super) kernel: [usize; 2],
+    pub(super) strides: [usize; 2],
+    pub(super) pads: [usize; 4],
+    pub(super) dilations: [usize; 2],
+    pub(super) input_zero: u8,
+    pub(super) output_zero: u8,
+    /// A row of output is cut into vectors of 64 numbers; vector `i` has the channels of phase `i % phases`.
+    pub(super) phases: Vec<Phase>,
+    pub(super) table: Option<Box<[u8; 256]>>,
+}
+
+/// The constants of the channels in one vector, in the order in which bytes of four taps are interleaved:
+/// part `k` has, of each group of sixteen numbers, those from `4 k` to `4 k + 3`.
+pub(super) struct Phase {
+    pub(super) bias: [[i32; 16]; 4],
+    pub(super) multipliers: [[f32; 16]; 4],
+    /// For every four taps.
+    pub(super) weights: Vec<[[i8; LANES]; 4]>,
+}
+
+/// Memory that a convolution uses again and again.
+#[derive(Default)]
+pub struct Scratch {
+    rows: Option<(usize, Rows)>,
+    last_row: Vec<[u8; LANES]>,
+}
+
+impl Depthwise {
+    /// Puts the constants in order.
+    ///
+    /// # Errors
+    /// [`DepthwiseError`] if they do not fit each other.
+    pub fn new(spec: DepthwiseSpec) -> Result<Self, DepthwiseError> {
+        let channels = spec.bias.len();
+        let taps = spec.kernel[0] * spec.kernel[1];
+        let sizes = [spec.kernel, spec.strides, spec.dilations].concat();
+        if channels == 0 || sizes.iter().any(|size| !(1..=256).contains(size)) {
+            return Err(DepthwiseError("sizes of 1 to 256 are supported"));
+        }
+        if spec.multipliers.len() != channels || spec.weights.len() != channels * taps {
+            return Err(DepthwiseError("constants of different numbers of channels"));
+        }
+        let count = channels / gcd(channels, LANES);
+        let phases = (0..count).map(|index| Phase::new(&spec, index * LANES));
+        Ok(Self {
+            channels,
+            phases: phases.collect(),
+            kernel: spec.kernel,
+            strides: spec.strides,
+            pads: spec.pads,
+            dilations: spec.dilations,
+            input_zero: spec.input_zero,
+            output_zero: spec.output_zero,
+            table: spec.table,
+        })
+    }
+
+    /// Height and width of the output for an input of `height` x `width`; nothing where the window does not
+    /// fit in.
+    pub fn output_size(&self, [height, width]: [usize; 2]) -> Option<[usize; 2]> {
+        Some([self.windows(0, height)?, self.windows(1, width)?])
+    }
+
+    /// How many windows there are along an axis.
+    pub(super) fn windows(&self, axis: usize, size: usize) -> Option<usize> {
+        let window = (self.kernel[axis] - 1) * self.dilations[axis] + 1;
+        let padded = size + self.pads[axis] + self.pads[axis + 2];
+        Some(padded.checked_sub(window)? / self.strides[axis] + 1)
+    }
+
+    /// Computes rows of the output, from row `first` on and as many as `output` has room for, `[rows, W, C]`.
+    ///
+    /// # Errors
+    /// [`DepthwiseError`] if `picture` is not `[H, W, C]`, or there are no such rows.
+    pub fn run(
+        &self,
+        picture: &[u8],
+        [height, width]: [usize; 2],
+        first: usize,
+        output: &mut [u8],
+        scratch: &mut Scratch,
+    ) -> Result<(), DepthwiseError> {
+        let size = self.output_size([height, width]);
+        let [output_height, output_width] =
+            size.ok_or(DepthwiseError("the window does not fit in"))?;
+        let length = output_width * self.channels;
+        if picture.len() != height * width * self.channels
+            || output.len() % length != 0
+            || first + output.len() / length > output_height
+        {
+            return Err(DepthwiseError("a picture of another size"));
+        }
+        let rows = scratch.rows.take().filter(|(known, _)| *known == width);
+        let mut rows = rows.map_or_else(|| Rows::new(self, width), |(_, rows)| rows);
+        rows.forget();
+        let vectors = length.div_ceil(LANES);
+        scratch.last_row.resize(vectors, [0; LANES]);
+        for index in 0..output.len() / length {
+            let taps = self.taps(&mut rows, picture, [height, width], first + index);
+            // Whole vectors: what they write beyond the row, the next row overwrites.
+            let start = index * length;
+            if start + vectors * LANES <= output.len() {
+                let row = output[start..].as_chunks_mut().0;
+                self.row(&taps, &mut row[..vectors]);
+            } else {
+                self.row(&taps, &mut scratch.last_row);
+                let row = scratch.last_row.as_flattened();
+                output[start..][..length].copy_from_slice(&row[..length]);
+            }
+        }
+        scratch.rows = Some((width, rows));
+        Ok(())
+    }
+
+    /// For output row `y`, what every tap reads; as many taps as are multiplied, those without weight too.
+    fn taps<'r>(
+        &self,
+        rows: &'r mut Rows,
+        picture: &[u8],
+        [height, width]: [usize; 2],
+        y: usize,
+    ) -> Vec<&'r [[u8; LANES]]> {
+        let starts: Vec<usize> = (0..self.kernel[0])
+            .map(|tap| {
+                let padded = y * self.strides[0] + tap * self.dilations[0];
+                let row = padded.checked_sub(self.pads[0]).filter(|row| *row < height);
+                rows.hold(self, picture, width, row)
+            })
+            .collect();
+        let rows = &*rows;
+        let tap = |start: usize, x: usize| rows.tap(self, start, x).as_chunks().0;
+        let mut taps: Vec<_> = starts
+            .iter()
+            .flat_map(|start| (0..self.kernel[1]).map(|x| tap(*start, x)))
+            .collect();
+        let spare = taps[0];
+        taps.resize(taps.len().next_multiple_of(QUAD), spare);
+        taps
+    }
+
+    fn row(&self, taps: &[&[[u8; LANES]]], output: &mut [[u8; LANES]]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(avx512) = fearless_simd::Level::new().as_avx512() {
+            super::depthwise_avx512::row(avx512, self, taps, output);
+            return;
+        }
+        self.plain_row(taps, output);
+    }
+
+    /// The same, number by number: for CPUs without wide vectors, and to compare with.
+    pub(super) fn plain_row(&self, taps: &[&[[u8; LANES]]], output: &mut [[u8; LANES]]) {
+        let zero = i64::from(self.output_zero);
+        for (index, output) in output.iter_mut().enumerate() {
+            let phase = &self.phases[index % self.phases.len()];
+            for (lane, output) in output.iter_mut().enumerate() {
+                let (part, place) = place(lane);
+                let mut sum = phase.bias[part][place];
+                for (quad, taps) in phase.weights.iter().zip(taps.as_chunks::<QUAD>().0) {
+                    for (tap, pixels) in taps.iter().enumerate() {
+                        let weight = quad[part][QUAD * place + tap];
+                        sum += i32::from(pixels[index][lane]) * i32::from(weight);
+                    }
+                }
+                let scaled = (sum as f32 * phase.multipliers[part][place]).round_ties_even();
+                let number = (scaled as i64 + zero).clamp(0, 255) as u8;
+                *output = self
+                    .table
+                    .as_ref()
+                    .map_or(number, |table| table[usize::from(number)]);
+            }
+        }
+    }
+}
+
+/// Of number `lane` in a vector, the part that it is in and its place there.
+fn place(lane: usize) -> (usize, usize) {
+    (lane % 16 / 4, lane / 16 * 4 + lane % 4)
+}
+
+impl Phase {
+    /// Of the vector whose first number is of channel `first`, or that many beyond the last.
+    fn new(spec: &DepthwiseSpec, first: usize) -> Self {
+        let channels = spec.bias.len();
+        let taps = spec.kernel[0] * spec.kernel[1];
+        let mut phase = Self {
+            bias: [[0; 16]; 4],
+            multipliers: [[0.0; 16]; 4],
+            weights: vec![[[0; LANES]; 4]; taps.div_ceil(QUAD)],
+        };
+        for lane in 0..LANES {
+            let (part, place) = place(lane);
+            let channel = (first + lane) % channels;
+            let weights = &spec.weights[channel * taps..][..taps];
+            for (tap, weight) in weights.iter().enumerate() {
+                phase.weights[tap / QUAD][part][QUAD * place + tap % QUAD] = *weight;
+            }
+            // The zero point of the input, which every tap has in it, is taken away once.
+            let sum: i32 = weights.iter().map(|weight| i32::from(*weight)).sum();
+            let zero = i32::from(spec.input_zero).wrapping_mul(sum);
+            phase.bias[part][place] = spec.bias[channel].wrapping_sub(zero);
+            phase.multipliers[part][place] = spec.multipliers[channel];
+        }
+        phase
+    }
+}
+
+/// Greatest common divisor.
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::int8::reference;
+
+    /// Numbers without a pattern.
+    fn noise(seed: u32) -> impl FnMut() -> u32 {
+        let mut state = seed.wrapping_mul(2_654_435_769).wrapping_add(1);
+        move || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 8
+        }
+    }
+
+    fn spec(channels: usize, (kernel, stride, dilation): (usize, usize, usize)) -> DepthwiseSpec {
+        let mut next = noise((channels * 64 + kernel * 16 + stride * 4 + dilation) as u32);
+        let taps = kernel * kernel;
+        let weights = (0..channels * taps).map(|_| next() as i8).collect();
+        let bias = (0..channels)
+            .map(|_| next() as i32 % 20_000 - 10_000)
+            .collect();
+        let multipliers = (0..channels)
+            .map(|_| (next() % 1000) as f32 * 2e-5)
+            .collect();
+        let pad = kernel / 2 * dilation;
+        DepthwiseSpec {
+            kernel: [kernel; 2],
+            strides: [stride; 2],
+            pads: [pad; 4],
+            dilations: [dilation; 2],
+            input_zero: next() as u8,
+            output_zero: next() as u8,
+            weights,
+            bias,
+            multipliers,
+            table: (stride == 1).then(|| Box::new(std::array::from_fn(|_| next() as u8))),
+        }
+    }
+
+    /// Compares both forms with the reference, in one piece and in pieces of rows.
+    fn check(spec: &DepthwiseSpec, size: [usize; 2]) {
+        let channels = spec.bias.len();
+        let mut next = noise(7);
+        let picture: Vec<u8> = (0..size[0] * size[1] * channels)
+            .map(|_| next() as u8)
+            .collect();
+        let expected = reference::depthwise(spec, &picture, size);
+        let layer = Depthwise::new(spec.clone()).unwrap();
+        let [height, width] = layer.output_size(size).unwrap();
+        let mut scratch = Scratch::default();
+        for rows in [height, 2] {
+            let mut got = vec![0; expected.len()];
+            for (index, part) in got.chunks_mut(rows * width * channels).enumerate() {
+                layer
+                    .run(&picture, size, index * rows, part, &mut scratch)
+                    .unwrap();
+            }
+            assert!(got == expected, "{channels} {:?} {size:?}", spec.kernel);
+        }
+        let mut rows = Rows::new(&layer, size[1]);
+        let taps = layer.taps(&mut rows, &picture, size, height - 1);
+        let mut last = vec![[0; LANES]; (width * channels).div_ceil(LANES)];
+        layer.plain_row(&taps, &mut last);
+        let length = width * channels;
+        assert_eq!(
+            last.as_flattened()[..length],
+            expected[(height - 1) * length..]
+        );
+    }
+
+    #[test]
+    fn equals_the_definition() {
+        for channels in [8, 16, 24, 64, 72, 120, 128] {
+            for kernel in [3, 5] {
+                for (stride, dilation) in [(1, 1), (2, 1), (1, 2), (3, 1), (2, 2)] {
+                    let spec = spec(channels, (kernel, stride, dilation));
+                    for size in [[9, 11], [12, 8], [1, 1], [5, 2]] {
+                        check(&spec, size);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn windows_of_any_form() {
+        let mut odd = spec(40, (3, 2, 1));
+        odd.pads = [0, 0, 1, 1];
+        check(&odd, [14, 15]);
+        odd.pads = [0; 4];
+        check(&odd, [3, 3]);
+        odd.pads = [2, 0, 0, 3];
+        odd.strides = [1, 3];
+        check(&odd, [6, 19]);
+        check(&spec(1000, (1, 1, 1)), [2, 3]);
+        check(&spec(16, (7, 2, 1)), [20, 20]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let good = || spec(8, (3, 1, 1));
+        let layer = Depthwise::new(good()).unwrap();
+        let mut run = |size, first, length| {
+            let output = &mut vec![0; length];
+            layer.run(&[0; 72], size, first, output, &mut Scratch::default())
+        };
+        assert!(run([3, 3], 0, 72).is_ok());
+        assert!(run([3, 3], 1, 72).is_err());
+        assert!(run([3, 4], 0, 72).is_err());
+        assert!(run([3, 3], 0, 71).is_err());
+        let changes: [fn(&mut DepthwiseSpec); 5] = [
+            |spec| spec.kernel = [0, 3],
+            |spec| spec.strides = [1, 0],
+            |spec| spec.dilations = [1, 257],
+            |spec| spec.multipliers.truncate(7),
+            |spec| spec.weights.push(0),
+        ];
+        for change in changes {
+            let mut bad = good();
+            change(&mut bad);
+            assert!(Depthwise::new(bad).is_err());
+        }
+    }
+}

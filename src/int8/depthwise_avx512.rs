@@ -1,0 +1,111 @@
+//! One row of a depthwise convolution with AVX-512 VNNI.
+
+use std::arch::x86_64::{
+    __m512, __m512i, _mm512_adds_epi16, _mm512_cvtepi32_ps, _mm512_cvtps_epi32,
+    _mm512_dpbusd_epi32, _mm512_mask_blend_epi8, _mm512_movepi8_mask, _mm512_mul_ps,
+    _mm512_packs_epi32, _mm512_packus_epi16, _mm512_permutex2var_epi8, _mm512_set1_epi16,
+    _mm512_unpackhi_epi8, _mm512_unpackhi_epi16, _mm512_unpacklo_epi8, _mm512_unpacklo_epi16,
+};
+
+use fearless_simd::{Avx512, SimdBase, SimdFrom, f32x16, i8x64, i32x16, u8x64};
+
+use super::depthwise::Depthwise;
+use super::{LANES, QUAD};
+
+/// Computes a row of output of what each tap reads.
+pub(super) fn row(
+    avx512: Avx512,
+    layer: &Depthwise,
+    taps: &[&[[u8; LANES]]],
+    output: &mut [[u8; LANES]],
+) {
+    // Loops of a known length keep what they need in registers.
+    let quads = taps.as_chunks::<QUAD>().0;
+    match quads.len() {
+        3 => row_of_3(avx512, layer, quads, output),
+        7 => row_of_7(avx512, layer, quads, output),
+        _ => row_of_any(avx512, layer, quads, output),
+    }
+}
+
+macro_rules! row {
+    ($name:ident, $quads:ident, $count:expr) => {
+        fearless_simd::kernel!(
+            /// 64 numbers at a time. Each instruction multiplies four taps of sixteen numbers and adds them
+            /// up in 32 bits, without overflow; for it the taps' bytes are interleaved, and the packing at
+            /// the end puts the numbers back into their order.
+            fn $name(
+                avx512: Avx512,
+                layer: &Depthwise,
+                $quads: &[[&[[u8; LANES]]; QUAD]],
+                output: &mut [[u8; LANES]],
+            ) {
+                let zero = _mm512_set1_epi16(i16::from(layer.output_zero));
+                let table = layer.table.as_deref().map(|table| {
+                    let parts = table.as_chunks::<LANES>().0;
+                    [0, 1, 2, 3].map(|part: usize| -> __m512i {
+                        u8x64::simd_from(avx512, parts[part]).into()
+                    })
+                });
+                let length = output.len();
+                let step = layer.phases.len();
+                for (first, phase) in layer.phases.iter().enumerate() {
+                    let quads = &$quads[..$count];
+                    let weights = &phase.weights[..$count];
+                    let bias = phase
+                        .bias
+                        .map(|bias| -> __m512i { i32x16::simd_from(avx512, bias).into() });
+                    let multipliers = phase
+                        .multipliers
+                        .map(|number| -> __m512 { f32x16::simd_from(avx512, number).into() });
+                    let mut index = first;
+                    while index < length {
+                        let mut sums = bias;
+                        for quad in 0..$count {
+                            let [a, b, c, d] = quads[quad].map(|tap| -> __m512i {
+                                u8x64::simd_from(avx512, tap[index]).into()
+                            });
+                            let (low, high) =
+                                (_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b));
+                            let (low_2, high_2) =
+                                (_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d));
+                            let parts = [
+                                _mm512_unpacklo_epi16(low, low_2),
+                                _mm512_unpackhi_epi16(low, low_2),
+                                _mm512_unpacklo_epi16(high, high_2),
+                                _mm512_unpackhi_epi16(high, high_2),
+                            ];
+                            for part in 0..4 {
+                                let weights: __m512i =
+                                    i8x64::simd_from(avx512, weights[quad][part]).into();
+                                sums[part] = _mm512_dpbusd_epi32(sums[part], parts[part], weights);
+                            }
+                        }
+                        let mut scaled = sums;
+                        for part in 0..4 {
+                            let number =
+                                _mm512_mul_ps(_mm512_cvtepi32_ps(sums[part]), multipliers[part]);
+                            scaled[part] = _mm512_cvtps_epi32(number);
+                        }
+                        let [a, b, c, d] = scaled;
+                        let low = _mm512_adds_epi16(_mm512_packs_epi32(a, b), zero);
+                        let high = _mm512_adds_epi16(_mm512_packs_epi32(c, d), zero);
+                        let mut numbers = _mm512_packus_epi16(low, high);
+                        if let Some(parts) = table {
+                            let low = _mm512_permutex2var_epi8(parts[0], numbers, parts[1]);
+                            let high = _mm512_permutex2var_epi8(parts[2], numbers, parts[3]);
+                            numbers =
+                                _mm512_mask_blend_epi8(_mm512_movepi8_mask(numbers), low, high);
+                        }
+                        u8x64::simd_from(avx512, numbers).store_slice(&mut output[index]);
+                        index += step;
+                    }
+                }
+            }
+        );
+    };
+}
+
+row!(row_of_3, quads, 3);
+row!(row_of_7, quads, 7);
+row!(row_of_any, quads, quads.len());

@@ -1,0 +1,50 @@
+//! A depthwise convolution as its definition says, to compare with.
+
+use super::DepthwiseSpec;
+
+/// `[H, W, C]` in, `[H', W', C]` out. Source: ONNX `QLinearConv`.
+pub(super) fn depthwise(
+    spec: &DepthwiseSpec,
+    picture: &[u8],
+    [height, width]: [usize; 2],
+) -> Vec<u8> {
+    let channels = spec.bias.len();
+    let along = |axis: usize, size: usize| {
+        let window = (spec.kernel[axis] - 1) * spec.dilations[axis] + 1;
+        (size + spec.pads[axis] + spec.pads[axis + 2] - window) / spec.strides[axis] + 1
+    };
+    let mut output = Vec::new();
+    for y in 0..along(0, height) {
+        for x in 0..along(1, width) {
+            for c in 0..channels {
+                let mut sum = spec.bias[c];
+                for ky in 0..spec.kernel[0] {
+                    for kx in 0..spec.kernel[1] {
+                        let row = y * spec.strides[0] + ky * spec.dilations[0];
+                        let column = x * spec.strides[1] + kx * spec.dilations[1];
+                        let inside = |at: usize, pad: usize, size: usize| {
+                            at.checked_sub(pad).filter(|at| *at < size)
+                        };
+                        let row = inside(row, spec.pads[0], height);
+                        let column = inside(column, spec.pads[1], width);
+                        if let (Some(row), Some(column)) = (row, column) {
+                            let pixel = picture[(row * width + column) * channels + c];
+                            let weight =
+                                spec.weights[(c * spec.kernel[0] + ky) * spec.kernel[1] + kx];
+                            sum +=
+                                (i32::from(pixel) - i32::from(spec.input_zero)) * i32::from(weight);
+                        }
+                    }
+                }
+                let scaled = (sum as f32 * spec.multipliers[c]).round_ties_even() as i64;
+                let number = (scaled + i64::from(spec.output_zero)).clamp(0, 255) as u8;
+                output.push(
+                    spec.table
+                        .as_ref()
+                        .map_or(number, |table| table[usize::from(number)]),
+                );
+            }
+        }
+    }
+    output
+}
