@@ -6,13 +6,16 @@
 mod library;
 mod onnx_runtime;
 mod operators;
+mod prepare;
 mod probe;
+mod signature;
 mod two_stage;
 
 use thiserror::Error;
 
 pub use library::{LibraryError, find_library};
-pub use onnx_runtime::{Arithmetic, OnnxRuntime, OnnxSession, PreparedModel};
+pub use onnx_runtime::{Arithmetic, OnnxRuntime, OnnxSession};
+pub use prepare::PreparedModel;
 pub use probe::Probe;
 pub use two_stage::{ProposalMaps, Propose, Region, TwoStageSession};
 

@@ -352,7 +352,7 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let good = || spec(8, (3, 1, 1));
         let layer = Depthwise::new(good()).unwrap();
-        let mut run = |size, first, length| {
+        let run = |size, first, length| {
             let output = &mut vec![0; length];
             layer.run(&[0; 72], size, first, output, &mut Scratch::default())
         };

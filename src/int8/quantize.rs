@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn every_channel_of_every_pixel() {
-        for (channels, pixels) in [(16, 3), (32, 5), (24, 4), (8, 2), (40, 1)] {
+        for (channels, pixels) in [(16_usize, 3), (32, 5), (24, 4), (8, 2), (40, 1)] {
             let blocks = channels.div_ceil(CHANNEL_BLOCK);
             let picture: Vec<f32> = (0..blocks * pixels * CHANNEL_BLOCK)
                 .map(|index| index as f32 * 0.25 - 20.0)
