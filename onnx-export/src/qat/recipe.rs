@@ -18,11 +18,6 @@ const GATE: Affine = Affine {
     scale: 1.0 / 256.0,
     zero_point: 0,
 };
-/// That of one inside a hard swish, which torch does not round: as fine as 8 bits are, with 1 in reach.
-const SWISH_GATE: Affine = Affine {
-    scale: 1.0 / 255.0,
-    zero_point: 0,
-};
 
 impl Trained {
     /// How `network`, the float one built of [`Trained::state`], becomes the int8 one that was trained:
@@ -109,7 +104,8 @@ impl<'a> Walk<'a> {
             "Relu" | "Clip" | "Flatten" | "MaxPool" | "GlobalAveragePool" | "ReduceMean" => {
                 Some(first.affine)
             }
-            "HardSigmoid" if self.is_swish(node) => Some(SWISH_GATE),
+            // Part of a hard swish, which is rounded once, as a whole.
+            "HardSigmoid" if self.is_swish(node) => return Ok(()),
             "HardSigmoid" => Some(GATE),
             "Add" => last.and_then(|layer| self.around(layer, SUMS)),
             "Mul" if self.gate_of(node).is_some_and(|gate| self.is_swish(gate)) => {

@@ -46,7 +46,7 @@ impl Network {
             network: self,
             recipe,
             target,
-            roles: roles(self, &recipe.float_layers),
+            roles: roles(self, recipe),
             nodes: Vec::new(),
             constants: Vec::new(),
             quantized: HashMap::new(),
@@ -84,16 +84,18 @@ pub(super) struct RoundedWeight {
     pub(super) scales: Vec<f32>,
 }
 
-impl Rewriter<'_> {
+impl<'a> Rewriter<'a> {
     fn node(&mut self, index: usize, node: &NodeProto) -> Result<(), QuantizeError> {
         match (self.roles[index], self.network.layer_of(index)) {
             (Role::Layer, Some(layer)) => self.layer(node, layer)?,
             (Role::Gate, _) => self.gate(node)?,
             (Role::Limit, _) => self.limit(node),
+            (Role::Arithmetic, _) if self.step(node).is_some() => self.swish(node)?,
             (Role::Rearrange | Role::Arithmetic, _) => self.arithmetic(node)?,
+            (Role::Step, _) => {}
             (Role::Float | Role::Layer, _) => self.float(node),
         }
-        if matches!(self.roles[index], Role::Float | Role::Gate) {
+        if matches!(self.roles[index], Role::Float | Role::Gate | Role::Step) {
             return Ok(());
         }
         self.output(index, node)
@@ -114,6 +116,14 @@ impl Rewriter<'_> {
     fn is_int8(&self, value: &str) -> bool {
         let producer = self.network.producer(value);
         producer.is_some_and(|node| self.roles[node] != Role::Float)
+    }
+
+    /// The hard sigmoid that a product is written with.
+    pub(super) fn step(&self, product: &NodeProto) -> Option<&'a NodeProto> {
+        let operands = product.input.iter();
+        let mut producers = operands.filter_map(|value| self.network.producer(value));
+        let step = producers.find(|node| self.roles[*node] == Role::Step)?;
+        Some(&self.network.nodes()[step])
     }
 
     fn layer(&mut self, node: &NodeProto, layer: &Layer) -> Result<(), QuantizeError> {
@@ -162,11 +172,9 @@ impl Rewriter<'_> {
             .consumers(output)
             .iter()
             .map(|node| self.roles[*node]);
-        let taken_on = next.into_iter().any(|role| match role {
-            Role::Limit => true,
-            Role::Gate => !self.recipe.trained,
-            _ => false,
-        });
+        let taken_on = next
+            .into_iter()
+            .any(|role| matches!(role, Role::Limit | Role::Gate));
         let is_last_gemm = node.op_type == "Gemm" && self.network.is_output(output);
         if taken_on || is_last_gemm {
             return Ok(());
@@ -182,7 +190,7 @@ impl Rewriter<'_> {
 
     /// The name under which a node writes `value`: a network's output keeps its own for what its
     /// 8-bit form stands for.
-    fn written(&self, value: &str) -> String {
+    pub(super) fn written(&self, value: &str) -> String {
         let node = self
             .network
             .producer(value)

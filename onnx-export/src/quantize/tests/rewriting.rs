@@ -60,6 +60,28 @@ logits = Gemm(/body/Flatten_output_dq, fc.weight_dq, /fc/Gemm_bias_dq)
 }
 
 #[test]
+fn a_trained_hard_swish_is_rounded_once() {
+    let float = ["/stem/Mul_output = HardSwish(/stem/Conv_output_dq)"];
+    let floats = [
+        "/stem/HardSigmoid_output = HardSigmoid(/stem/Conv_output_dq)",
+        "/stem/Mul_output = Mul(/stem/Conv_output_dq, /stem/HardSigmoid_output)",
+    ];
+    for (opset, expected) in [(13, floats.as_slice()), (14, &float)] {
+        let mut b = Builder::of_opset(opset);
+        let x = b.conv("stem", b.images, Conv::new(8, 3));
+        let x = b.hard_swish(x);
+        let logits = b.classify(x);
+        let network = b.finish(&[(logits, "logits")]);
+        let mut recipe = recipe(&network, &[]);
+        recipe.trained = true;
+        let text = dump(&quantized(&network, &recipe, Target::Vnni));
+        let after = "/stem/Mul_output_q = QuantizeLinear(/stem/Mul_output)";
+        let expected = format!("{}\n{after}\n", expected.join("\n"));
+        assert!(text.contains(&expected), "{opset}: {text}");
+    }
+}
+
+#[test]
 fn weights_and_biases_are_in_steps() {
     let mut b = Builder::new();
     let x = b.conv("a", b.images, Conv::new(4, 3));
