@@ -47,6 +47,11 @@ impl Trained {
         recipe.ranges = ranges
             .map(|(value, known)| ((*value).to_owned(), known.affine.range()))
             .collect();
+        for (value, Known { affine, .. }) in &walk.known {
+            if Affine::covering(affine.range()) != *affine {
+                recipe.scales.insert((*value).to_owned(), affine.scale);
+            }
+        }
         for layer in network.layers() {
             if let Some(quantizer) = self.weights.get(path(layer)) {
                 let scales = quantizer.scales().iter();

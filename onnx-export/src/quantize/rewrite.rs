@@ -182,7 +182,7 @@ impl<'a> Rewriter<'a> {
         let affine = if self.roles[index] == Role::Rearrange {
             self.operand(&node.input[0])?.1
         } else {
-            Affine::covering(self.range(output)?)
+            self.affine(output)?
         };
         self.pair(output, &self.written(output), affine);
         Ok(())
@@ -210,13 +210,21 @@ impl<'a> Rewriter<'a> {
         })
     }
 
+    /// The 8-bit form of a value.
+    fn affine(&self, value: &str) -> Result<Affine, QuantizeError> {
+        let affine = Affine::covering(self.range(value)?);
+        let scale = self.recipe.scales.get(value).copied();
+        let scale = scale.unwrap_or(affine.scale);
+        Ok(Affine { scale, ..affine })
+    }
+
     /// The dequantised form of an operand, and the scale of its 8-bit one, which is made if need be.
     pub(super) fn operand(&mut self, value: &str) -> Result<(String, Affine), QuantizeError> {
         if let Some(affine) = self.quantized.get(value).copied() {
             let second = self.seconds.remove(value);
             return Ok((second.unwrap_or_else(|| dequantized(value)), affine));
         }
-        let affine = Affine::covering(self.range(value)?);
+        let affine = self.affine(value)?;
         let source = self.guarded(value, affine);
         self.pair(value, &source, affine);
         self.second_form(value, affine);
