@@ -59,7 +59,7 @@ impl Rewriter<'_> {
     }
 
     /// What 8-bit numbers stand for, once more and otherwise: `name` becomes `(q - zero_point) * scale`.
-    fn reading(&mut self, quantized: &str, name: &str, affine: Affine) {
+    pub(super) fn reading(&mut self, quantized: &str, name: &str, affine: Affine) {
         let scale = scale_of(name);
         let zero_point = self.scalars(&scale, affine);
         let inputs = [quantized.to_owned(), scale, zero_point];

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::domain::{Role, roles};
-use super::emit::{dequantized, quantized, scale_of, suffixed};
+use super::emit::{dequantized, quantized, scale_of, suffixed, without_unread};
 use super::observe::float_output;
 use super::{Affine, Layer, Network, QuantizeError, Range, Recipe, Target};
 use crate::proto::{GraphProto, NodeProto, TensorProto};
@@ -17,7 +17,8 @@ impl Network {
     /// # Errors
     /// [`QuantizeError::NoRange`] and [`QuantizeError::NoLayer`] if the recipe is another network's.
     pub fn quantize(&self, recipe: &Recipe, target: Target) -> Result<Vec<u8>, QuantizeError> {
-        Ok(self.with_graph(self.rewritten(recipe, target)?))
+        let graph = self.rewritten(recipe, target)?;
+        Ok(self.with_graph(without_unread(graph)))
     }
 
     /// [`Network::quantize`] with the floats `values` of the result as its outputs.
@@ -32,7 +33,7 @@ impl Network {
     ) -> Result<Vec<u8>, QuantizeError> {
         let mut graph = self.rewritten(recipe, target)?;
         graph.output = values.iter().map(|value| float_output(value)).collect();
-        Ok(self.with_graph(graph))
+        Ok(self.with_graph(without_unread(graph)))
     }
 
     fn rewritten(&self, recipe: &Recipe, target: Target) -> Result<GraphProto, QuantizeError> {
@@ -53,6 +54,7 @@ impl Network {
             weights: HashMap::new(),
             zeros: HashSet::new(),
             seconds: HashMap::new(),
+            counted: HashSet::new(),
         };
         for (index, node) in self.nodes().iter().enumerate() {
             rewriter.node(index, node)?;
@@ -76,6 +78,8 @@ pub(super) struct Rewriter<'a> {
     pub(super) zeros: HashSet<String>,
     /// Second 8-bit forms, each for one more reader; see [`Rewriter::second_form`].
     seconds: HashMap<String, String>,
+    /// The values that are written in steps of their 8-bit form, and not as what they stand for.
+    pub(super) counted: HashSet<String>,
 }
 
 /// A weight in steps of its channels.
@@ -91,6 +95,7 @@ impl<'a> Rewriter<'a> {
             (Role::Gate, _) => self.gate(node)?,
             (Role::Limit, _) => self.limit(node),
             (Role::Arithmetic, _) if self.step(node).is_some() => self.swish(node)?,
+            (Role::Arithmetic, _) if self.counts_steps(node) => self.in_steps(node)?,
             (Role::Rearrange | Role::Arithmetic, _) => self.arithmetic(node)?,
             (Role::Step, _) => {}
             (Role::Float | Role::Layer, _) => self.float(node),
@@ -140,12 +145,15 @@ impl<'a> Rewriter<'a> {
 
     /// Relu and Clip stay: runtimes see that the range ends where they do, and drop them.
     fn limit(&mut self, node: &NodeProto) {
+        if self.counted.contains(&node.input[0]) {
+            self.counted.insert(node.output[0].clone());
+        }
         let mut node = node.clone();
         node.output[0] = self.written(&node.output[0]);
         self.nodes.push(node);
     }
 
-    fn arithmetic(&mut self, node: &NodeProto) -> Result<(), QuantizeError> {
+    pub(super) fn arithmetic(&mut self, node: &NodeProto) -> Result<(), QuantizeError> {
         let mut node = node.clone();
         for input in &mut node.input {
             if !input.is_empty() && !self.network.is_constant(input) {
@@ -211,7 +219,7 @@ impl<'a> Rewriter<'a> {
     }
 
     /// The 8-bit form of a value.
-    fn affine(&self, value: &str) -> Result<Affine, QuantizeError> {
+    pub(super) fn affine(&self, value: &str) -> Result<Affine, QuantizeError> {
         let affine = Affine::covering(self.range(value)?);
         let scale = self.recipe.scales.get(value).copied();
         let scale = scale.unwrap_or(affine.scale);
@@ -225,7 +233,12 @@ impl<'a> Rewriter<'a> {
             return Ok((second.unwrap_or_else(|| dequantized(value)), affine));
         }
         let affine = self.affine(value)?;
-        let source = self.guarded(value, affine);
+        let is_input = self.network.inputs().any(|input| input == value);
+        let source = if self.recipe.trained && is_input {
+            self.input_in_steps(value, affine)
+        } else {
+            self.guarded(value, affine)
+        };
         self.pair(value, &source, affine);
         self.second_form(value, affine);
         Ok((dequantized(value), affine))
@@ -286,7 +299,12 @@ impl<'a> Rewriter<'a> {
         let scale = scale_of(value);
         let zero_point = self.scalars(&scale, affine);
         let (q, dq) = (quantized(value), dequantized(value));
-        let inputs = [source.to_owned(), scale.clone(), zero_point.clone()];
+        let step = if self.counted.contains(value) {
+            self.one()
+        } else {
+            scale.clone()
+        };
+        let inputs = [source.to_owned(), step, zero_point.clone()];
         self.push("QuantizeLinear", "", &inputs, &q, None);
         let inputs = [q, scale, zero_point];
         self.push("DequantizeLinear", "", &inputs, &dq, None);
