@@ -10,7 +10,7 @@ use crate::quantize::Affine;
 use crate::weights::{Quantizer, StateDict, Tensor, WeightsError};
 
 /// Where a network in training observes what a module computes.
-const OBSERVER: &str = "activation_post_process";
+pub(super) const OBSERVER: &str = "activation_post_process";
 
 /// A checkpoint, what was read of it, and what is wrong with it.
 pub(super) struct Import<'a> {

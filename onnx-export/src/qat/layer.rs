@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::import::Import;
+use super::import::{Import, OBSERVER};
 use super::{FAKE_QUANT, QatError};
 use crate::weights::{Quantizer, Tensor, WeightsError};
+
+/// Half the steps from -128 to 127.
+const HALF_RANGE: f32 = 127.5;
 
 /// A layer of the float network.
 pub(super) struct LayerOf<'a> {
@@ -111,6 +114,20 @@ impl Import<'_> {
         Ok(name)
     }
 
+    /// The scales that `convert` gives a weight, where its observer has seen one: not those of training, whose
+    /// steps lie between -128 and 127 on their own side of 0 each.
+    ///
+    /// Source: torch's `UniformQuantizationObserverBase._calculate_qparams` and `ChooseQuantizationParams`.
+    fn observed_scales(&self, path: &str, count: usize) -> Option<Vec<f32>> {
+        let part = |name: &str| {
+            let name = format!("{path}.{FAKE_QUANT}.{OBSERVER}.{name}");
+            let values = self.state.get(&name)?.to_f32().ok()?;
+            (values.len() == count).then_some(values)
+        };
+        let (min, max) = (part("min_val")?, part("max_val")?);
+        min.iter().zip(&max).map(symmetric_scale).collect()
+    }
+
     /// How a weight in training is rounded: with one scale, or one a channel.
     fn fake_quantizer(&mut self, layer: &LayerOf<'_>) -> Result<(), QatError> {
         let [scale_name, zero_name] =
@@ -134,6 +151,9 @@ impl Import<'_> {
         let (Ok(scales), Some(zero_points)) = (scale.to_f32(), zero_point.to_i64()) else {
             return Err(refused(expected, got));
         };
+        let scales = self
+            .observed_scales(layer.path, scales.len())
+            .unwrap_or(scales);
         let scales: Vec<f64> = scales.into_iter().map(f64::from).collect();
         let quantizer = match scales.as_slice() {
             [scale] if zero_points.len() == 1 => Quantizer::per_tensor(*scale, zero_points[0]),
@@ -145,6 +165,13 @@ impl Import<'_> {
         self.weights.insert(layer.path.to_owned(), quantizer);
         Ok(())
     }
+}
+
+/// The symmetric scale of weights between these numbers, as torch's `convert` computes it.
+fn symmetric_scale((min, max): (&f32, &f32)) -> Option<f32> {
+    let most = (-min).max(*max).max(0.0);
+    let known = min <= max && most.is_finite();
+    known.then(|| (most / HALF_RANGE).max(f32::EPSILON))
 }
 
 /// Refuses weights whose zero is not 0, or that have scales along another axis than the outputs.

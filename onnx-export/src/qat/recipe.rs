@@ -18,11 +18,6 @@ const GATE: Affine = Affine {
     scale: 1.0 / 256.0,
     zero_point: 0,
 };
-/// That of one inside a hard swish, which torch does not round: as fine as 8 bits are, with 1 in reach.
-const SWISH_GATE: Affine = Affine {
-    scale: 1.0 / 255.0,
-    zero_point: 0,
-};
 
 impl Trained {
     /// How `network`, the float one built of [`Trained::state`], becomes the int8 one that was trained:
@@ -52,6 +47,11 @@ impl Trained {
         recipe.ranges = ranges
             .map(|(value, known)| ((*value).to_owned(), known.affine.range()))
             .collect();
+        for (value, Known { affine, .. }) in &walk.known {
+            if Affine::covering(affine.range()) != *affine {
+                recipe.scales.insert((*value).to_owned(), affine.scale);
+            }
+        }
         for layer in network.layers() {
             if let Some(quantizer) = self.weights.get(path(layer)) {
                 let scales = quantizer.scales().iter();
@@ -109,7 +109,8 @@ impl<'a> Walk<'a> {
             "Relu" | "Clip" | "Flatten" | "MaxPool" | "GlobalAveragePool" | "ReduceMean" => {
                 Some(first.affine)
             }
-            "HardSigmoid" if self.is_swish(node) => Some(SWISH_GATE),
+            // Part of a hard swish, which is rounded once, as a whole.
+            "HardSigmoid" if self.is_swish(node) => return Ok(()),
             "HardSigmoid" => Some(GATE),
             "Add" => last.and_then(|layer| self.around(layer, SUMS)),
             "Mul" if self.gate_of(node).is_some_and(|gate| self.is_swish(gate)) => {

@@ -293,6 +293,29 @@ fn every_channel_may_have_its_scale() {
 }
 
 #[test]
+fn weights_in_training_get_the_scales_of_convert() {
+    let architecture = mobilenet_v2();
+    let name = "features.0.0.weight_fake_quant";
+    let cases = [
+        ((-2.0, 1.0), 2.0 / 127.5),
+        ((-1.0, 3.0), 3.0 / 127.5),
+        ((0.0, 0.0), f32::EPSILON),
+        // An observer that has seen nothing.
+        ((f32::INFINITY, f32::NEG_INFINITY), 0.25),
+    ];
+    for ((min, max), scale) in cases {
+        let mut tensors = in_training(&architecture);
+        for (part, value) in [("min_val", min), ("max_val", max)] {
+            let name = format!("{name}.activation_post_process.{part}");
+            tensors.insert(name, Tensor::from_f32(&[], &[value]).unwrap());
+        }
+        let trained = import(&StateDict::from_tensors(tensors), &architecture).unwrap();
+        let scales = trained.weights["features.0.0"].scales();
+        assert_eq!(scales, [f64::from(scale)], "{min} {max}");
+    }
+}
+
+#[test]
 fn a_network_without_the_scale_of_a_sum_has_no_recipe() {
     let architecture = mobilenet_v2();
     let state = StateDict::from_tensors(checkpoint(&architecture));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Network;
+use super::{Network, Recipe};
 use crate::proto::NodeProto;
 
 /// What a node does with 8-bit numbers.
@@ -16,21 +16,23 @@ pub(super) enum Role {
     Limit,
     /// A hard sigmoid on what an int8 layer gave: a saturating change of scale.
     Gate,
+    /// A hard sigmoid whose product is written with it: a hard swish that is rounded once.
+    Step,
     /// It rearranges numbers, so its output has the input's scale.
     Rearrange,
     /// Any other operator that has an integer form.
     Arithmetic,
 }
 
-/// The role of every node where the layers of `float_layers` stay in float.
-pub(super) fn roles(network: &Network, float_layers: &BTreeSet<String>) -> Vec<Role> {
+/// The role of every node of a network that is quantised as the recipe says.
+pub(super) fn roles(network: &Network, recipe: &Recipe) -> Vec<Role> {
     let mut roles = Vec::with_capacity(network.nodes().len());
     // Nodes are in topological order: producers come first.
     for (index, node) in network.nodes().iter().enumerate() {
         let role = match network.layer_of(index) {
-            Some(layer) if !float_layers.contains(&layer.name) => Role::Layer,
+            Some(layer) if !recipe.float_layers.contains(&layer.name) => Role::Layer,
             Some(_) => Role::Float,
-            None => between(network, node, &roles),
+            None => between(network, node, &roles, recipe.trained),
         };
         roles.push(role);
     }
@@ -38,7 +40,7 @@ pub(super) fn roles(network: &Network, float_layers: &BTreeSet<String>) -> Vec<R
 }
 
 /// The role of a node that is no layer: as its operands are.
-fn between(network: &Network, node: &NodeProto, roles: &[Role]) -> Role {
+fn between(network: &Network, node: &NodeProto, roles: &[Role], trained: bool) -> Role {
     let operands = node.input.iter().filter(|name| !name.is_empty());
     let (constants, values): (Vec<&String>, Vec<&String>) =
         operands.partition(|name| network.is_constant(name));
@@ -63,6 +65,7 @@ fn between(network: &Network, node: &NodeProto, roles: &[Role]) -> Role {
         .is_some_and(|x| network.consumers(x).len() == 1);
     match node.op_type.as_str() {
         "Relu" | "Clip" if alone && !network.is_output(values[0]) => Role::Limit,
+        "HardSigmoid" if trained => trained_gate(network, node),
         "HardSigmoid" if is_torch_gate(node) && only_swish_reads(network, node) => Role::Gate,
         "Flatten" | "MaxPool" => Role::Rearrange,
         "Add" | "Mul" | "Concat" | "GlobalAveragePool" | "Sigmoid" if constants.is_empty() => {
@@ -95,6 +98,27 @@ fn only_swish_reads(network: &Network, gate: &NodeProto) -> bool {
     outputs == [false; 2] && network.consumers(x).iter().all(reads)
 }
 
+/// The role of a hard sigmoid in a trained network. torch rounds a hard swish once, as a whole.
+fn trained_gate(network: &Network, gate: &NodeProto) -> Role {
+    let gated = &gate.output[0];
+    let alone = network.consumers(gated).len() == 1 && !network.is_output(gated);
+    match is_swish(network, gate) {
+        false => Role::Arithmetic,
+        true if alone && is_torch_gate(gate) => Role::Step,
+        true => Role::Float,
+    }
+}
+
+/// Whether a hard sigmoid is multiplied by its own operand.
+fn is_swish(network: &Network, gate: &NodeProto) -> bool {
+    let (x, gated) = (&gate.input[0], &gate.output[0]);
+    let mut readers = network.consumers(gated).iter();
+    readers.any(|index| {
+        let node = &network.nodes()[*index];
+        node.op_type == "Mul" && node.input.contains(x)
+    })
+}
+
 /// Whether a `ReduceMean` is a global average pooling.
 fn averages_pixels(network: &Network, node: &NodeProto) -> bool {
     let attribute = |name: &str| node.attribute.iter().find(|a| a.name == name);
@@ -109,7 +133,7 @@ fn averages_pixels(network: &Network, node: &NodeProto) -> bool {
 
 /// Every value that some choice of float layers makes 8-bit.
 pub(super) fn quantizable_values(network: &Network) -> BTreeSet<String> {
-    let roles = roles(network, &BTreeSet::new());
+    let roles = roles(network, &Recipe::default());
     let mut values = BTreeSet::new();
     let inputs = network.layers().iter().map(|layer| layer.input.clone());
     values.extend(inputs);

@@ -135,6 +135,15 @@ impl Rewriter<'_> {
         name
     }
 
+    /// The name of a scale of 1.
+    pub(super) fn one(&mut self) -> String {
+        let name = "f32_1".to_owned();
+        if self.zeros.insert(name.clone()) {
+            self.number(&name, 1.0);
+        }
+        name
+    }
+
     /// A scalar float.
     pub(super) fn number(&mut self, name: &str, number: f32) {
         self.constant(name, FLOAT, vec![], number.to_le_bytes().to_vec());
@@ -176,22 +185,33 @@ impl Rewriter<'_> {
         });
     }
 
-    /// The graph of what was written, with the constants that it still reads.
+    /// The graph of what was written.
     ///
     /// # Errors
     /// [`QuantizeError::Unsupported`] where the network uses a name that was to be a new value's.
     pub(super) fn finish(self) -> Result<GraphProto, QuantizeError> {
         let mut graph = self.network.graph().clone();
-        let operands = self.nodes.iter().flat_map(|node| &node.input);
-        let read: HashSet<&str> = operands.map(String::as_str).collect();
         graph.initializer.extend(self.constants);
-        graph
-            .initializer
-            .retain(|tensor| read.contains(tensor.name.as_str()));
         graph.node = self.nodes;
         check_order(&graph)?;
         Ok(graph)
     }
+}
+
+/// The graph without readings of 8-bit numbers, and then without constants, that nothing reads.
+pub(super) fn without_unread(mut graph: GraphProto) -> GraphProto {
+    let operands = graph.node.iter().flat_map(|node| &node.input);
+    let outputs = graph.output.iter().map(|output| &output.name);
+    let read: HashSet<String> = operands.chain(outputs).cloned().collect();
+    graph.node.retain(|node| {
+        node.op_type != "DequantizeLinear" || node.output.iter().any(|value| read.contains(value))
+    });
+    let operands = graph.node.iter().flat_map(|node| &node.input);
+    let read: HashSet<String> = operands.cloned().collect();
+    graph
+        .initializer
+        .retain(|tensor| read.contains(&tensor.name));
+    graph
 }
 
 /// The name of a value's 8-bit form.

@@ -11,11 +11,8 @@ const GATE: Affine = Affine {
     zero_point: 0,
 };
 
-/// Of the number 1: a half.
-const HALF: Affine = Affine {
-    scale: 0.5,
-    zero_point: 0,
-};
+/// The first opset with that operator.
+const HARD_SWISH: i64 = 14;
 
 impl Rewriter<'_> {
     /// A hard sigmoid of a convolution's result.
@@ -25,9 +22,6 @@ impl Rewriter<'_> {
     /// the hard sigmoid does. A `Concat` of one operand in between makes ONNX Runtime compile that
     /// change of scale into one table.
     pub(super) fn gate(&mut self, node: &NodeProto) -> Result<(), QuantizeError> {
-        if self.recipe.trained {
-            return self.trained_gate(node);
-        }
         let (x, y) = (&node.input[0], &node.output[0]);
         let affine = Affine::from_minus_three(self.range(x)?.max);
         self.pair(x, x, affine);
@@ -42,24 +36,30 @@ impl Rewriter<'_> {
         Ok(())
     }
 
-    /// A hard sigmoid between trained ranges: an addition that saturates, of a sixth of the operand, which is
-    /// its bytes read with a sixth of their step, and a half.
-    fn trained_gate(&mut self, node: &NodeProto) -> Result<(), QuantizeError> {
-        let (x, y) = (&node.input[0], &node.output[0]);
-        let (_, affine) = self.operand(x)?;
-        let scale = affine.scale / 6.0;
-        let sixth = suffixed(y, "sixth");
-        self.reading(&quantized(x), &sixth, Affine { scale, ..affine });
-        let (one, half) = (self.byte(1), suffixed(y, "half"));
-        self.reading(&one, &half, HALF);
-        self.push("Add", &node.name, &[sixth, half], y, None);
-        let range = self.range(y)?;
-        self.pair(y, y, Affine::covering(range));
+    /// A hard swish that is rounded once: the hard sigmoid and its product in floats.
+    ///
+    /// As one operator it has one `DequantizeLinear`. ONNX Runtime, which makes two nodes of it again, would
+    /// give each of them one of its own.
+    pub(super) fn swish(&mut self, product: &NodeProto) -> Result<(), QuantizeError> {
+        let Some(gate) = self.step(product) else {
+            return Ok(());
+        };
+        let (read, _) = self.operand(&gate.input[0])?;
+        let (gated, output) = (&gate.output[0], self.written(&product.output[0]));
+        if self.network.opset() >= HARD_SWISH {
+            self.push("HardSwish", &product.name, &[read], &output, None);
+            return Ok(());
+        }
+        self.nodes.push(NodeProto {
+            input: vec![read.clone()],
+            ..gate.clone()
+        });
+        self.push("Mul", &product.name, &[read, gated.clone()], &output, None);
         Ok(())
     }
 
     /// What 8-bit numbers stand for, once more and otherwise: `name` becomes `(q - zero_point) * scale`.
-    fn reading(&mut self, quantized: &str, name: &str, affine: Affine) {
+    pub(super) fn reading(&mut self, quantized: &str, name: &str, affine: Affine) {
         let scale = scale_of(name);
         let zero_point = self.scalars(&scale, affine);
         let inputs = [quantized.to_owned(), scale, zero_point];

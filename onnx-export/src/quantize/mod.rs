@@ -23,6 +23,8 @@ mod network;
 mod observe;
 mod recipe;
 mod rewrite;
+mod steps;
+mod sums;
 
 pub use affine::{Affine, Range};
 pub use network::{Layer, Network};

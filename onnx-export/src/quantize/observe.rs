@@ -52,7 +52,7 @@ impl Network {
     /// name in this network, and in the one quantised by `recipe`; nothing for a layer in float, and
     /// for a last Gemm.
     pub fn result(&self, layer: &Layer, recipe: &Recipe) -> Option<(String, String)> {
-        let roles = roles(self, &recipe.float_layers);
+        let roles = roles(self, recipe);
         if roles[layer.node] != Role::Layer || (!layer.is_conv && self.is_output(&layer.output)) {
             return None;
         }

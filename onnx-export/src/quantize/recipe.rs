@@ -52,6 +52,9 @@ impl Target {
 pub struct Recipe {
     /// Between which numbers each value lies.
     pub ranges: BTreeMap<String, Range>,
+    /// Trained scales of values that the last bits of `ranges` do not say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scales: BTreeMap<String, f32>,
     /// Layers that stay in float.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub float_layers: BTreeSet<String>,
@@ -136,6 +139,15 @@ impl Recipe {
                 return bad("ranges", "two finite numbers, the smaller first", got);
             }
         }
+        for (value, scale) in &self.scales {
+            if !(scale.is_finite() && *scale > 0.0) {
+                return bad(
+                    "scales",
+                    "a number above 0",
+                    format!("{scale} for `{value}`"),
+                );
+            }
+        }
         for (weight, scales) in &self.weight_scales {
             if !scales.iter().all(|scale| scale.is_finite() && *scale > 0.0) {
                 let got = format!("{scales:?} for `{weight}`");
@@ -168,6 +180,7 @@ mod tests {
         let ranges = named.map(|(index, pair)| (format!("value {index}"), range(pair)));
         let recipe = Recipe {
             ranges: ranges.filter(|(_, range)| range.min <= range.max).collect(),
+            scales: BTreeMap::from([("y".to_owned(), 0.1), ("x".to_owned(), 1e-45)]),
             float_layers: BTreeSet::from(["/a/Conv".to_owned(), "\"".to_owned()]),
             weight_scales: BTreeMap::from([("w".to_owned(), vec![f32::MIN_POSITIVE, 1e-45])]),
             channel_means: BTreeMap::from([("x".to_owned(), vec![f32::MAX, -0.0, 0.1])]),
@@ -226,6 +239,7 @@ mod tests {
             (r#""ranges":{"a":[0,1e39]}"#, "`ranges`"),
             (r#""ranges":{"a":[-3e38,3e38]}"#, "`ranges`"),
             (r#""ranges":{"a":[0,null]}"#, "null"),
+            (r#""ranges":{},"scales":{"a":0}"#, "`scales`"),
             (
                 r#""ranges":{},"weight_scales":{"w":[0]}"#,
                 "`weight_scales`",

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::domain::{Role, roles};
-use super::emit::{dequantized, quantized, scale_of, suffixed};
+use super::emit::{dequantized, quantized, scale_of, suffixed, without_unread};
 use super::observe::float_output;
 use super::{Affine, Layer, Network, QuantizeError, Range, Recipe, Target};
 use crate::proto::{GraphProto, NodeProto, TensorProto};
@@ -17,7 +17,8 @@ impl Network {
     /// # Errors
     /// [`QuantizeError::NoRange`] and [`QuantizeError::NoLayer`] if the recipe is another network's.
     pub fn quantize(&self, recipe: &Recipe, target: Target) -> Result<Vec<u8>, QuantizeError> {
-        Ok(self.with_graph(self.rewritten(recipe, target)?))
+        let graph = self.rewritten(recipe, target)?;
+        Ok(self.with_graph(without_unread(graph)))
     }
 
     /// [`Network::quantize`] with the floats `values` of the result as its outputs.
@@ -32,7 +33,7 @@ impl Network {
     ) -> Result<Vec<u8>, QuantizeError> {
         let mut graph = self.rewritten(recipe, target)?;
         graph.output = values.iter().map(|value| float_output(value)).collect();
-        Ok(self.with_graph(graph))
+        Ok(self.with_graph(without_unread(graph)))
     }
 
     fn rewritten(&self, recipe: &Recipe, target: Target) -> Result<GraphProto, QuantizeError> {
@@ -46,13 +47,14 @@ impl Network {
             network: self,
             recipe,
             target,
-            roles: roles(self, &recipe.float_layers),
+            roles: roles(self, recipe),
             nodes: Vec::new(),
             constants: Vec::new(),
             quantized: HashMap::new(),
             weights: HashMap::new(),
             zeros: HashSet::new(),
             seconds: HashMap::new(),
+            counted: HashSet::new(),
         };
         for (index, node) in self.nodes().iter().enumerate() {
             rewriter.node(index, node)?;
@@ -76,6 +78,8 @@ pub(super) struct Rewriter<'a> {
     pub(super) zeros: HashSet<String>,
     /// Second 8-bit forms, each for one more reader; see [`Rewriter::second_form`].
     seconds: HashMap<String, String>,
+    /// The values that are written in steps of their 8-bit form, and not as what they stand for.
+    pub(super) counted: HashSet<String>,
 }
 
 /// A weight in steps of its channels.
@@ -84,16 +88,19 @@ pub(super) struct RoundedWeight {
     pub(super) scales: Vec<f32>,
 }
 
-impl Rewriter<'_> {
+impl<'a> Rewriter<'a> {
     fn node(&mut self, index: usize, node: &NodeProto) -> Result<(), QuantizeError> {
         match (self.roles[index], self.network.layer_of(index)) {
             (Role::Layer, Some(layer)) => self.layer(node, layer)?,
             (Role::Gate, _) => self.gate(node)?,
             (Role::Limit, _) => self.limit(node),
+            (Role::Arithmetic, _) if self.step(node).is_some() => self.swish(node)?,
+            (Role::Arithmetic, _) if self.counts_steps(node) => self.in_steps(node)?,
             (Role::Rearrange | Role::Arithmetic, _) => self.arithmetic(node)?,
+            (Role::Step, _) => {}
             (Role::Float | Role::Layer, _) => self.float(node),
         }
-        if matches!(self.roles[index], Role::Float | Role::Gate) {
+        if matches!(self.roles[index], Role::Float | Role::Gate | Role::Step) {
             return Ok(());
         }
         self.output(index, node)
@@ -116,6 +123,14 @@ impl Rewriter<'_> {
         producer.is_some_and(|node| self.roles[node] != Role::Float)
     }
 
+    /// The hard sigmoid that a product is written with.
+    pub(super) fn step(&self, product: &NodeProto) -> Option<&'a NodeProto> {
+        let operands = product.input.iter();
+        let mut producers = operands.filter_map(|value| self.network.producer(value));
+        let step = producers.find(|node| self.roles[*node] == Role::Step)?;
+        Some(&self.network.nodes()[step])
+    }
+
     fn layer(&mut self, node: &NodeProto, layer: &Layer) -> Result<(), QuantizeError> {
         let (input, affine) = self.operand(&layer.input)?;
         let mut inputs = vec![input, self.weight(layer, affine.scale)];
@@ -130,12 +145,15 @@ impl Rewriter<'_> {
 
     /// Relu and Clip stay: runtimes see that the range ends where they do, and drop them.
     fn limit(&mut self, node: &NodeProto) {
+        if self.counted.contains(&node.input[0]) {
+            self.counted.insert(node.output[0].clone());
+        }
         let mut node = node.clone();
         node.output[0] = self.written(&node.output[0]);
         self.nodes.push(node);
     }
 
-    fn arithmetic(&mut self, node: &NodeProto) -> Result<(), QuantizeError> {
+    pub(super) fn arithmetic(&mut self, node: &NodeProto) -> Result<(), QuantizeError> {
         let mut node = node.clone();
         for input in &mut node.input {
             if !input.is_empty() && !self.network.is_constant(input) {
@@ -162,11 +180,9 @@ impl Rewriter<'_> {
             .consumers(output)
             .iter()
             .map(|node| self.roles[*node]);
-        let taken_on = next.into_iter().any(|role| match role {
-            Role::Limit => true,
-            Role::Gate => !self.recipe.trained,
-            _ => false,
-        });
+        let taken_on = next
+            .into_iter()
+            .any(|role| matches!(role, Role::Limit | Role::Gate));
         let is_last_gemm = node.op_type == "Gemm" && self.network.is_output(output);
         if taken_on || is_last_gemm {
             return Ok(());
@@ -174,7 +190,7 @@ impl Rewriter<'_> {
         let affine = if self.roles[index] == Role::Rearrange {
             self.operand(&node.input[0])?.1
         } else {
-            Affine::covering(self.range(output)?)
+            self.affine(output)?
         };
         self.pair(output, &self.written(output), affine);
         Ok(())
@@ -182,7 +198,7 @@ impl Rewriter<'_> {
 
     /// The name under which a node writes `value`: a network's output keeps its own for what its
     /// 8-bit form stands for.
-    fn written(&self, value: &str) -> String {
+    pub(super) fn written(&self, value: &str) -> String {
         let node = self
             .network
             .producer(value)
@@ -202,14 +218,27 @@ impl Rewriter<'_> {
         })
     }
 
+    /// The 8-bit form of a value.
+    pub(super) fn affine(&self, value: &str) -> Result<Affine, QuantizeError> {
+        let affine = Affine::covering(self.range(value)?);
+        let scale = self.recipe.scales.get(value).copied();
+        let scale = scale.unwrap_or(affine.scale);
+        Ok(Affine { scale, ..affine })
+    }
+
     /// The dequantised form of an operand, and the scale of its 8-bit one, which is made if need be.
     pub(super) fn operand(&mut self, value: &str) -> Result<(String, Affine), QuantizeError> {
         if let Some(affine) = self.quantized.get(value).copied() {
             let second = self.seconds.remove(value);
             return Ok((second.unwrap_or_else(|| dequantized(value)), affine));
         }
-        let affine = Affine::covering(self.range(value)?);
-        let source = self.guarded(value, affine);
+        let affine = self.affine(value)?;
+        let is_input = self.network.inputs().any(|input| input == value);
+        let source = if self.recipe.trained && is_input {
+            self.input_in_steps(value, affine)
+        } else {
+            self.guarded(value, affine)
+        };
         self.pair(value, &source, affine);
         self.second_form(value, affine);
         Ok((dequantized(value), affine))
@@ -270,7 +299,12 @@ impl Rewriter<'_> {
         let scale = scale_of(value);
         let zero_point = self.scalars(&scale, affine);
         let (q, dq) = (quantized(value), dequantized(value));
-        let inputs = [source.to_owned(), scale.clone(), zero_point.clone()];
+        let step = if self.counted.contains(value) {
+            self.one()
+        } else {
+            scale.clone()
+        };
+        let inputs = [source.to_owned(), step, zero_point.clone()];
         self.push("QuantizeLinear", "", &inputs, &q, None);
         let inputs = [q, scale, zero_point];
         self.push("DequantizeLinear", "", &inputs, &dq, None);

@@ -24,7 +24,11 @@ struct Builder {
 
 impl Builder {
     fn new() -> Self {
-        let mut graph = Graph::new(DEFAULT_OPSET);
+        Self::of_opset(DEFAULT_OPSET)
+    }
+
+    fn of_opset(opset: i64) -> Self {
+        let mut graph = Graph::new(opset);
         let images = graph.image_input("images");
         Self { graph, images }
     }
@@ -63,7 +67,7 @@ impl Builder {
         }
         let info = ModelInfo {
             name: "small".to_owned(),
-            opset: DEFAULT_OPSET,
+            opset: self.graph.opset(),
             checkpoint_sha256: String::new(),
             parameters: 0,
         };

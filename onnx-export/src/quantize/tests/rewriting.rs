@@ -60,6 +60,98 @@ logits = Gemm(/body/Flatten_output_dq, fc.weight_dq, /fc/Gemm_bias_dq)
 }
 
 #[test]
+fn a_trained_network_counts_in_steps_of_its_results() {
+    let mut b = Builder::new();
+    let x = b.conv("stem", b.images, Conv::new(8, 3));
+    let swish = b.hard_swish(x);
+    let x = b.conv("body", swish, Conv::depthwise(8, 3));
+    let sum = b.graph.add(x, swish).unwrap();
+    let sum = b.graph.relu(sum);
+    let logits = b.classify(sum);
+    let network = b.finish(&[(logits, "logits")]);
+    let mut recipe = recipe(&network, &[]);
+    recipe.trained = true;
+    recipe.scales.insert("images".to_owned(), 0.25);
+    let graph = quantized(&network, &recipe, Target::Vnni);
+    let expected = "\
+images_steps = Mul(images)
+images_q = QuantizeLinear(images_steps)
+images_dq = DequantizeLinear(images_q)
+stem.weight_dq = DequantizeLinear()
+/stem/Conv_bias_dq = DequantizeLinear()
+/stem/Conv_output = Conv(images_dq, stem.weight_dq, /stem/Conv_bias_dq)
+/stem/Conv_output_q = QuantizeLinear(/stem/Conv_output)
+/stem/Conv_output_dq = DequantizeLinear(/stem/Conv_output_q)
+/stem/Mul_output = HardSwish(/stem/Conv_output_dq)
+/stem/Mul_output_q = QuantizeLinear(/stem/Mul_output)
+/stem/Mul_output_dq = DequantizeLinear(/stem/Mul_output_q)
+body.weight_dq = DequantizeLinear()
+/body/Conv_bias_dq = DequantizeLinear()
+/body/Conv_output = Conv(/stem/Mul_output_dq, body.weight_dq, /body/Conv_bias_dq)
+/body/Conv_output_q = QuantizeLinear(/body/Conv_output)
+/body/Add_output_operand_0 = DequantizeLinear(/body/Conv_output_q)
+/body/Add_output_operand_1 = DequantizeLinear(/stem/Mul_output_q)
+/body/Add_output = Sum(/body/Add_output_operand_0, /body/Add_output_operand_1)
+/body/Relu_output = Relu(/body/Add_output)
+/body/Relu_output_q = QuantizeLinear(/body/Relu_output)
+/body/ReduceMean_output_operand_0 = DequantizeLinear(/body/Relu_output_q)
+/body/ReduceMean_output = GlobalAveragePool(/body/ReduceMean_output_operand_0)
+/body/ReduceMean_output_q = QuantizeLinear(/body/ReduceMean_output)
+/body/ReduceMean_output_dq = DequantizeLinear(/body/ReduceMean_output_q)
+/body/Flatten_output = Flatten(/body/ReduceMean_output_dq)
+/body/Flatten_output_q = QuantizeLinear(/body/Flatten_output)
+/body/Flatten_output_dq = DequantizeLinear(/body/Flatten_output_q)
+fc.weight_dq = DequantizeLinear()
+/fc/Gemm_bias_dq = DequantizeLinear()
+logits = Gemm(/body/Flatten_output_dq, fc.weight_dq, /fc/Gemm_bias_dq)
+";
+    assert_eq!(dump(&graph), expected);
+    assert_eq!(numbers(&graph, "images_inverse"), [4.0]);
+    assert_eq!(scale(&graph, "images"), 0.25);
+}
+
+#[test]
+fn a_trained_hard_swish_is_rounded_once() {
+    let float = ["/stem/Mul_output = HardSwish(/stem/Conv_output_dq)"];
+    let floats = [
+        "/stem/HardSigmoid_output = HardSigmoid(/stem/Conv_output_dq)",
+        "/stem/Mul_output = Mul(/stem/Conv_output_dq, /stem/HardSigmoid_output)",
+    ];
+    for (opset, expected) in [(13, floats.as_slice()), (14, &float)] {
+        let mut b = Builder::of_opset(opset);
+        let x = b.conv("stem", b.images, Conv::new(8, 3));
+        let x = b.hard_swish(x);
+        let logits = b.classify(x);
+        let network = b.finish(&[(logits, "logits")]);
+        let mut recipe = recipe(&network, &[]);
+        recipe.trained = true;
+        let text = dump(&quantized(&network, &recipe, Target::Vnni));
+        let after = "/stem/Mul_output_q = QuantizeLinear(/stem/Mul_output)";
+        let expected = format!("{}\n{after}\n", expected.join("\n"));
+        assert!(text.contains(&expected), "{opset}: {text}");
+    }
+}
+
+#[test]
+fn limits_of_other_ranges_are_no_steps() {
+    let mut b = Builder::new();
+    let left = b.conv("left", b.images, Conv::new(8, 3));
+    let right = b.conv("right", b.images, Conv::new(8, 3));
+    let sum = b.graph.add(left, right).unwrap();
+    let sum = b.graph.relu(sum);
+    let logits = b.classify(sum);
+    let network = b.finish(&[(logits, "logits")]);
+    let mut recipe = recipe(&network, &[]);
+    recipe.trained = true;
+    for (max, sums) in [(4.0, 1), (3.0, 0)] {
+        recipe.ranges.get_mut("/left/Relu_output").unwrap().max = max;
+        let graph = quantized(&network, &recipe, Target::Vnni);
+        assert_eq!(count(&graph, "Sum"), sums);
+        assert_eq!(count(&graph, "Add"), 1 - sums);
+    }
+}
+
+#[test]
 fn weights_and_biases_are_in_steps() {
     let mut b = Builder::new();
     let x = b.conv("a", b.images, Conv::new(4, 3));

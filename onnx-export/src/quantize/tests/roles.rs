@@ -5,8 +5,11 @@ use crate::quantize::domain::{Role, roles as roles_of};
 
 /// Every node that is not in float, as `name role`.
 fn int8(network: &Network, float_layers: &[&str]) -> Vec<String> {
-    let float = float_layers.iter().map(|name| (*name).to_owned()).collect();
-    let roles = roles_of(network, &float).into_iter();
+    int8_by(network, &recipe(network, float_layers))
+}
+
+fn int8_by(network: &Network, recipe: &Recipe) -> Vec<String> {
+    let roles = roles_of(network, recipe).into_iter();
     let named = network.nodes().iter().zip(roles);
     named
         .filter(|(_, role)| *role != Role::Float)
@@ -100,6 +103,33 @@ fn only_a_hard_swish_and_its_kin_become_gates() {
         "/a/Mul Arithmetic",
     ];
     assert_eq!(int8(&network, &[]), expected);
+}
+
+#[test]
+fn a_trained_hard_swish_is_one_operation() {
+    let mut b = Builder::new();
+    let x = b.conv("a", b.images, Conv::new(4, 3));
+    let x = b.hard_swish(x);
+    let gate = b.conv("gate", x, Conv::new(4, 1));
+    let gate = b.graph.hard_sigmoid(gate);
+    let scaled = b.graph.mul(x, gate).unwrap();
+    // Shown, and so needed in floats.
+    let shown = b.conv("shown", scaled, Conv::new(4, 1));
+    let half = b.graph.hard_sigmoid(shown);
+    let swish = b.graph.mul(shown, half).unwrap();
+    let network = b.finish(&[(swish, "out"), (half, "half")]);
+    let mut recipe = recipe(&network, &[]);
+    recipe.trained = true;
+    let expected = [
+        "/a/Conv Layer",
+        "/a/HardSigmoid Step",
+        "/a/Mul Arithmetic",
+        "/gate/Conv Layer",
+        "/gate/HardSigmoid Arithmetic",
+        "/a/Mul_1 Arithmetic",
+        "/shown/Conv Layer",
+    ];
+    assert_eq!(int8_by(&network, &recipe), expected);
 }
 
 #[test]
