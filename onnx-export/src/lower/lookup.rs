@@ -1,27 +1,44 @@
 //! Hard swishes as tables.
 
-use super::LOOKUP;
 use super::nodes::{Nodes, Steps};
+use super::{LOOKUP, attribute};
 use crate::proto::{NodeProto, UINT8};
 
-/// Replaces `x * gate(x)`, where the gate is a `QLinearConcat` of one operand.
+/// A function of the numbers of one value, and the nodes that compute it.
+struct Function {
+    /// The value.
+    operand: String,
+    table: [u8; 256],
+    /// The nodes before the last one, from the end.
+    inner: Vec<usize>,
+}
+
+/// Replaces the nodes of hard swishes.
 pub(super) fn replace(nodes: &mut Nodes) {
     for index in 0..nodes.nodes.len() {
-        if let Some((gate, table, node)) = hard_swish(nodes, index) {
-            // Another product may be gated by it too.
-            if nodes.sole_reader(&node.input[1]).is_some() {
-                nodes.take(gate);
-            }
-            let product = &node.output[0];
-            let table = nodes.constant(&format!("{product}_table"), UINT8, table.to_vec());
-            let input = vec![node.input[0].clone(), table];
-            nodes.put(index, NodeProto { input, ..node });
+        let found = gated(nodes, index).or_else(|| in_floats(nodes, index));
+        let Some(function) = found else { continue };
+        let Some(last) = nodes.take(index) else {
+            continue;
+        };
+        let name = format!("{}_table", last.output[0]);
+        let table = nodes.constant(&name, UINT8, function.table.to_vec());
+        let node = NodeProto {
+            op_type: LOOKUP.to_owned(),
+            name: last.name,
+            input: vec![function.operand, table],
+            output: last.output,
+            ..NodeProto::default()
+        };
+        nodes.put(index, node);
+        for inner in function.inner {
+            nodes.take_unread(inner);
         }
     }
 }
 
-/// The index of the gate, the table, and the node with operand and gate as its inputs.
-fn hard_swish(nodes: &Nodes, index: usize) -> Option<(usize, [u8; 256], NodeProto)> {
+/// A product of 8-bit numbers, one of them gated by the other: the gate is a `QLinearConcat` of one operand.
+fn gated(nodes: &Nodes, index: usize) -> Option<Function> {
     let product = nodes.nodes[index].as_ref()?;
     let [a, a_scale, a_zero, b, b_scale, b_zero, scale, zero] = product.input.as_slice() else {
         return None;
@@ -29,44 +46,71 @@ fn hard_swish(nodes: &Nodes, index: usize) -> Option<(usize, [u8; 256], NodeProt
     if product.op_type != "QLinearMul" {
         return None;
     }
-    let operands = [(a, a_scale, a_zero), (b, b_scale, b_zero)];
-    let [first, second] = operands.map(|(value, scale, zero)| (value, nodes.steps(scale, zero)));
-    let found = [(first, second), (second, first)].into_iter();
-    let mut found = found.filter_map(|((x, x_steps), (gate, gate_steps))| {
-        let (index, node) = nodes.producer(gate, "QLinearConcat")?;
+    let first = (a, nodes.steps(a_scale, a_zero)?);
+    let second = (b, nodes.steps(b_scale, b_zero)?);
+    let result = nodes.steps(scale, zero)?;
+    let mut orders = [(first, second), (second, first)].into_iter();
+    orders.find_map(|((x, x_steps), (gate, gate_steps))| {
+        let (concat, node) = nodes.producer(gate, "QLinearConcat")?;
         let [scale, zero, operand, read_scale, read_zero] = node.input.as_slice() else {
             return None;
         };
-        if operand != x {
-            return None;
-        }
         let change = [
             nodes.steps(read_scale, read_zero)?,
             nodes.steps(scale, zero)?,
         ];
-        Some((x, gate, index, x_steps?, gate_steps?, change))
-    });
-    let (x, gate, gate_index, x_steps, gate_steps, change) = found.next()?;
-    let result = nodes.steps(scale, zero)?;
-    let table = std::array::from_fn(|number| {
-        let number = number as u8;
-        let gated = rescaled(number, change);
-        multiplied((number, x_steps), (gated, gate_steps), result)
-    });
-    let node = NodeProto {
-        op_type: LOOKUP.to_owned(),
-        name: product.name.clone(),
-        input: vec![x.clone(), gate.clone()],
-        output: product.output.clone(),
-        ..NodeProto::default()
+        let table = std::array::from_fn(|number| {
+            let gated = rescaled(number as u8, change);
+            multiplied((number as u8, x_steps), (gated, gate_steps), result)
+        });
+        (operand == x).then(|| Function {
+            operand: x.clone(),
+            table,
+            inner: vec![concat],
+        })
+    })
+}
+
+/// `DequantizeLinear -> HardSigmoid, Mul -> QuantizeLinear`: that of trained networks, rounded once.
+fn in_floats(nodes: &Nodes, index: usize) -> Option<Function> {
+    let quantize = nodes.nodes[index].as_ref()?;
+    let [value, scale, zero] = quantize.input.as_slice() else {
+        return None;
     };
-    Some((gate_index, table, node))
+    if quantize.op_type != "QuantizeLinear" {
+        return None;
+    }
+    let to = nodes.steps(scale, zero)?;
+    let (product, node) = nodes.producer(value, "Mul")?;
+    let [a, b] = node.input.as_slice() else {
+        return None;
+    };
+    let mut orders = [(a, b), (b, a)].into_iter();
+    let (x, gate, node) = orders.find_map(|(x, gated)| {
+        let (gate, node) = nodes.producer(gated, "HardSigmoid")?;
+        (node.input[0] == *x).then_some((x, gate, node))
+    })?;
+    let float = |name: &str| attribute(node, name)?.f;
+    let (alpha, beta) = (float("alpha")?, float("beta")?);
+    let (dequantize, node) = nodes.producer(x, "DequantizeLinear")?;
+    let [operand, scale, zero] = node.input.as_slice() else {
+        return None;
+    };
+    let from = nodes.steps(scale, zero)?;
+    let table = std::array::from_fn(|number| {
+        let x = from.value(number as u8);
+        rounded(x * (alpha * x + beta).clamp(0.0, 1.0) / to.scale, to.zero)
+    });
+    Some(Function {
+        operand: operand.clone(),
+        table,
+        inner: vec![product, gate, dequantize],
+    })
 }
 
 /// A number in other steps, as ONNX Runtime computes it.
 fn rescaled(number: u8, [from, to]: [Steps; 2]) -> u8 {
-    let value = from.scale * (f32::from(number) - f32::from(from.zero));
-    rounded(value / to.scale, to.zero)
+    rounded(from.value(number) / to.scale, to.zero)
 }
 
 /// A product, as ONNX Runtime computes it.

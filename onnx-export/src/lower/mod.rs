@@ -4,7 +4,7 @@
 //! alone. What the new nodes compute equals what they replace.
 //!
 //! - [`LOOKUP`]: a hard swish, which is a change of scale (`QLinearConcat` of one operand) and a product
-//!   (`QLinearMul`), as one table of 256 numbers.
+//!   (`QLinearMul`), or floats in between, as one table of 256 numbers.
 //! - [`DEPTHWISE`]: a depthwise `QLinearConv`, and the table behind it.
 //! - [`QUANTIZE`]: from blocked floats to channels-last 8-bit numbers, which takes ONNX Runtime three steps.
 

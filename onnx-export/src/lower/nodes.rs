@@ -23,6 +23,13 @@ pub(super) struct Steps {
     pub(super) zero: u8,
 }
 
+impl Steps {
+    /// What a number stands for.
+    pub(super) fn value(self, number: u8) -> f32 {
+        self.scale * (f32::from(number) - f32::from(self.zero))
+    }
+}
+
 impl Nodes {
     pub(super) fn new(graph: &mut GraphProto) -> Self {
         let nodes: Vec<NodeProto> = std::mem::take(&mut graph.node);
@@ -46,11 +53,11 @@ impl Nodes {
         }
     }
 
-    /// The node that computes a value, if it is one of ONNX Runtime's `op`, and its index.
+    /// The node that computes a value, if it is an `op`, and its index.
     pub(super) fn producer(&self, value: &str, op: &str) -> Option<(usize, &NodeProto)> {
         let index = *self.producers.get(value)?;
         let node = self.nodes[index].as_ref()?;
-        (node.domain == "com.microsoft" && node.op_type == op).then_some((index, node))
+        (node.op_type == op).then_some((index, node))
     }
 
     /// The node that alone reads a value, which is no output of the graph.
@@ -112,6 +119,16 @@ impl Nodes {
             ..TensorProto::default()
         });
         name.to_owned()
+    }
+
+    /// Takes a node out if nothing reads what it computes.
+    pub(super) fn take_unread(&mut self, index: usize) {
+        let nodes = self.nodes.iter().flatten();
+        let mut read = nodes.flat_map(|node| &node.input).chain(&self.outputs);
+        let outputs = self.nodes[index].as_ref().map(|node| &node.output);
+        if outputs.is_some_and(|outputs| !read.any(|name| outputs.contains(name))) {
+            self.nodes[index] = None;
+        }
     }
 
     /// Takes a node out.
