@@ -17,7 +17,7 @@ use onnx_export::weights::StateDict;
 use onnx_export::{DEFAULT_OPSET, formula};
 use reference::{pictures, read_bytes, read_tensor, runtime};
 use sightline::cpu::has_int8_dot;
-use sightline::engine::Arithmetic;
+use sightline::engine::{Arithmetic, Engine};
 use sightline::image::ImageTensor;
 
 const LARGE: &str = "quantized_mobilenet_v3_large-width_mult_0.5-num_classes_100";
@@ -213,9 +213,17 @@ fn integer_kernels_give_torchs_logits_to_the_last() {
             let q = (logit / scale).round_ties_even() + f32::from(zero_point);
             q.clamp(0.0, 255.0) as u8
         };
-        let logits = outputs(&model, pictures, Arithmetic::Kernels).into_iter();
-        let got: Vec<u8> = logits.flatten().flatten().map(|v| rounded(&v)).collect();
         let expected: Vec<u8> = expected.iter().map(rounded).collect();
+        let logits = outputs(&model, pictures.clone(), Arithmetic::Kernels).into_iter();
+        let got: Vec<u8> = logits.flatten().flatten().map(|v| rounded(&v)).collect();
+        assert_eq!(got, expected);
+        // As it is served, with kernels of our own.
+        let mut session = runtime().prepare(&model).unwrap().session(2).unwrap();
+        let logits = session.run(pictures).unwrap().into_iter().flatten();
+        let got: Vec<u8> = logits
+            .flat_map(|tensor| tensor.data)
+            .map(|v| rounded(&v))
+            .collect();
         assert_eq!(got, expected);
     }
 }

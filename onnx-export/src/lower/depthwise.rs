@@ -1,8 +1,10 @@
 //! Depthwise convolutions.
 
+use std::ops::RangeInclusive;
+
 use super::nodes::{Nodes, Steps};
 use super::{DEPTHWISE, DOMAIN, LOOKUP, attribute, number};
-use crate::proto::{AttributeProto, FLOAT, INT8, INT32, NodeProto};
+use crate::proto::{AttributeProto, FLOAT, INT8, NodeProto};
 
 /// Attributes of `Conv` that the new operator has too.
 const KEPT: [&str; 4] = ["kernel_shape", "strides", "pads", "dilations"];
@@ -64,8 +66,8 @@ fn depthwise(nodes: &Nodes, index: usize) -> Option<(NodeProto, Vec<f32>)> {
         && shape.len() == 4
         && shape[..2] == [channels, 1]
         && channels % CHANNELS_OF == 0
-        && nodes.shape(bias, INT32)? == [channels]
-        && nodes.is_zero(zeros);
+        && nodes.is_zero(zeros)
+        && has_usual_window(conv, &shape[2..]);
     let (input, output) = (nodes.steps(x_scale, x_zero)?, nodes.steps(y_scale, y_zero)?);
     let scales = nodes.floats(scales)?;
     if !fits || !(scales.len() == 1 || scales.len() as i64 == channels) {
@@ -73,6 +75,14 @@ fn depthwise(nodes: &Nodes, index: usize) -> Option<(NodeProto, Vec<f32>)> {
     }
     let scales = scales.iter().cycle().take(channels as usize);
     let multipliers = scales.map(|scale| input.scale * scale / output.scale);
+    let multipliers: Vec<f32> = multipliers.collect();
+    if !stays_in_range(
+        nodes.bytes(weight, INT8)?,
+        &nodes.whole_numbers(bias)?,
+        &multipliers,
+    ) {
+        return None;
+    }
     let node = NodeProto {
         op_type: DEPTHWISE.to_owned(),
         name: conv.name.clone(),
@@ -81,7 +91,38 @@ fn depthwise(nodes: &Nodes, index: usize) -> Option<(NodeProto, Vec<f32>)> {
         attribute: attributes(conv, input, output)?,
         ..NodeProto::default()
     };
-    Some((node, multipliers.collect()))
+    Some((node, multipliers))
+}
+
+/// Whether the window is such as networks have, and the weights' own.
+fn has_usual_window(conv: &NodeProto, kernel: &[i64]) -> bool {
+    let within = |name: &str, count: usize, limits: RangeInclusive<i64>| {
+        attribute(conv, name).is_some_and(|attribute| {
+            attribute.ints.len() == count && attribute.ints.iter().all(|n| limits.contains(n))
+        })
+    };
+    within("kernel_shape", 2, 1..=15)
+        && within("strides", 2, 1..=8)
+        && within("dilations", 2, 1..=64)
+        && within("pads", 4, 0..=1024)
+        && attribute(conv, "kernel_shape").is_some_and(|shape| shape.ints == kernel)
+}
+
+/// Whether no sum leaves 32 bits, before and after it is changed to the output's steps; and whether there are
+/// as many numbers as channels of each.
+fn stays_in_range(weights: &[u8], bias: &[i32], multipliers: &[f32]) -> bool {
+    const MOST: f64 = (1_u32 << 30) as f64;
+    if bias.len() != multipliers.len() || bias.is_empty() || weights.len() % bias.len() != 0 {
+        return false;
+    }
+    let channels = weights.chunks_exact(weights.len() / bias.len());
+    let mut constants = channels.zip(bias).zip(multipliers);
+    constants.all(|((weights, bias), multiplier)| {
+        let weights = weights.iter().map(|w| f64::from(w.cast_signed()).abs());
+        // Of numbers and of their zero point.
+        let sum = 2.0 * 255.0 * weights.sum::<f64>() + f64::from(*bias).abs();
+        sum < MOST && sum * f64::from(*multiplier) < MOST
+    })
 }
 
 fn attributes(conv: &NodeProto, input: Steps, output: Steps) -> Option<Vec<AttributeProto>> {

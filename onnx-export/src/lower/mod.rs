@@ -12,6 +12,8 @@ mod boundary;
 mod depthwise;
 mod lookup;
 mod nodes;
+#[cfg(test)]
+mod tests;
 
 use prost::Message;
 

@@ -87,6 +87,12 @@ impl Nodes {
         Some(bytes.map(|bytes| f32::from_le_bytes(*bytes)).collect())
     }
 
+    /// The numbers of an i32 constant.
+    pub(super) fn whole_numbers(&self, name: &str) -> Option<Vec<i32>> {
+        let bytes = self.bytes(name, INT32)?.as_chunks::<4>().0.iter();
+        Some(bytes.map(|bytes| i32::from_le_bytes(*bytes)).collect())
+    }
+
     /// Whether a constant of `i8` has nothing but zeros.
     pub(super) fn is_zero(&self, name: &str) -> bool {
         let bytes = self.bytes(name, INT8);
@@ -99,7 +105,8 @@ impl Nodes {
         (tensor.data_type == data_type).then_some(&tensor.dims)
     }
 
-    fn bytes(&self, name: &str, data_type: i32) -> Option<&[u8]> {
+    /// The bytes of a constant of this type that is in the file.
+    pub(super) fn bytes(&self, name: &str, data_type: i32) -> Option<&[u8]> {
         let tensor = self.constants.get(name)?;
         (tensor.data_type == data_type && tensor.data_location == 0).then_some(&tensor.raw_data)
     }
