@@ -26,6 +26,7 @@ fn depthwise(c: &mut Criterion) {
             kernel: [kernel; 2],
             strides: [stride; 2],
             pads: [kernel / 2; 4],
+            same_upper: false,
             dilations: [1; 2],
             input_zero: 3,
             output_zero: 100,
@@ -68,7 +69,7 @@ fn quantize(c: &mut Criterion) {
     let mut group = c.benchmark_group("quantize_blocked");
     group.throughput(Throughput::Elements(input.len() as u64));
     group.bench_function("112x112x32", |b| {
-        b.iter(|| quantize_blocked(black_box(&input), 32, (0.05, 3), &mut output));
+        b.iter(|| quantize_blocked(black_box(&input), 32, (0.05, 3), 0, &mut output));
     });
     group.finish();
 }

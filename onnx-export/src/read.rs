@@ -42,7 +42,14 @@ pub fn read_initializers(
     model: &[u8],
     min_bytes: usize,
 ) -> Result<Vec<WeightTensor>, GraphReadError> {
-    let model = ModelProto::decode(model)?;
+    large_weights(ModelProto::decode(model)?, min_bytes)
+}
+
+/// [`read_initializers`] of a decoded file.
+pub(crate) fn large_weights(
+    model: ModelProto,
+    min_bytes: usize,
+) -> Result<Vec<WeightTensor>, GraphReadError> {
     let tensors = model
         .graph
         .map(|graph| graph.initializer)

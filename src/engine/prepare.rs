@@ -5,7 +5,7 @@ use std::io::{Read, Seek};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use onnx_export::lower::lower;
+use onnx_export::lower::RuntimeGraph;
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
 use ort::value::DynValue;
@@ -46,12 +46,14 @@ impl OnnxRuntime {
         model: &[u8],
         check: impl Fn(&Session) -> Result<Option<usize>, EngineError>,
     ) -> Result<PreparedModel, EngineError> {
-        let (graph, fixed_batch) = self.optimise(model, check)?;
-        let lowered = self.lowered(&graph)?;
-        let has_own_operators = lowered.is_some();
-        let graph = lowered.unwrap_or(graph);
+        let (bytes, fixed_batch) = self.optimise(model, check)?;
+        let graph = RuntimeGraph::read(&bytes)?;
+        let lowered = self.lowered(&graph, &bytes);
+        let (graph, bytes) = lowered.unwrap_or((graph, bytes));
+        let own_operators = graph.own_operators();
+        tracing::debug!(own_operators, "model optimised");
         let mut weights = Vec::new();
-        for tensor in onnx_export::read_initializers(&graph, MIN_SHARED_BYTES)? {
+        for tensor in graph.into_weights(MIN_SHARED_BYTES)? {
             let value = ort::value::Tensor::from_array((tensor.shape, tensor.data));
             let value = value.map_err(EngineError::Load)?.into_dyn();
             weights.push((tensor.name, Arc::new(value)));
@@ -59,32 +61,34 @@ impl OnnxRuntime {
         Ok(PreparedModel {
             runtime: self.clone(),
             fixed_batch,
-            has_own_operators,
-            graph,
+            own_operators,
+            graph: bytes,
             weights,
             prepacked: PrepackedWeights::new(),
         })
     }
 
-    /// An optimised graph with Sightline's operators in it, if there is a use for them and they give the
-    /// same results, which another version of ONNX Runtime may round otherwise.
-    fn lowered(&self, graph: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        let Some(lowered) = lower(graph, int8::is_supported())? else {
-            return Ok(None);
-        };
-        match (self.sample_bits(graph), self.sample_bits(&lowered)) {
-            (Ok(expected), Ok(got)) if got == expected => Ok(Some(lowered)),
-            (Err(error), _) | (_, Err(error)) => {
-                tracing::warn!(%error, "int8: kernels of ONNX Runtime alone, no others could be compared");
-                Ok(None)
-            }
-            _ => {
-                tracing::warn!(
-                    "int8: kernels of ONNX Runtime alone, others differ from this version's"
-                );
-                Ok(None)
-            }
+    /// An optimised graph with Sightline's operators in it, and its bytes, if there is a use for them and they
+    /// give the same results as `bytes`, which another version of ONNX Runtime may round otherwise.
+    fn lowered(&self, graph: &RuntimeGraph, bytes: &[u8]) -> Option<(RuntimeGraph, Vec<u8>)> {
+        let lowered = graph.lowered(int8::is_supported())?;
+        let lowered_bytes = lowered.to_bytes();
+        match self.compare(bytes, &lowered_bytes) {
+            Ok(true) => return Some((lowered, lowered_bytes)),
+            Ok(false) => tracing::warn!(
+                "this version of ONNX Runtime rounds 8-bit numbers otherwise: it computes them alone, slower"
+            ),
+            Err(error) => tracing::warn!(
+                %error,
+                "8-bit kernels could not be compared: ONNX Runtime computes alone, slower"
+            ),
         }
+        None
+    }
+
+    /// Whether two optimised graphs give the same of a sample, to the bit.
+    fn compare(&self, one: &[u8], other: &[u8]) -> ort::Result<bool> {
+        Ok(self.sample_bits(one)? == self.sample_bits(other)?)
     }
 
     /// The bits of what an optimised graph computes of a sample.
@@ -140,8 +144,8 @@ pub struct PreparedModel {
     runtime: OnnxRuntime,
     /// The only batch size that the network takes, where it was exported with one.
     pub fixed_batch: Option<usize>,
-    /// Whether operators of Sightline's compute a part of it: int8 networks where the CPU has what they need.
-    pub has_own_operators: bool,
+    /// How many of its nodes are operators of Sightline's: of int8 networks, as far as the CPU has what they need.
+    pub own_operators: usize,
     graph: Vec<u8>,
     weights: Vec<(String, Arc<DynValue>)>,
     prepacked: PrepackedWeights,
@@ -175,9 +179,6 @@ impl PreparedModel {
         let load = |threads| {
             let builder = self.runtime.optimised_session(threads)?;
             let mut builder = builder.with_prepacked_weights(&self.prepacked)?;
-            if let Ok(p) = std::env::var("SL_PROFILE") {
-                builder = builder.with_profiling(p)?;
-            }
             for (name, value) in &self.weights {
                 builder = builder.with_initializer(name, Arc::clone(value))?;
             }

@@ -5,7 +5,14 @@ use thiserror::Error;
 use super::rows::Rows;
 use super::{LANES, QUAD};
 
+/// Largest side, step and dilation of a window.
+const MAX_SIZE: usize = 16;
+/// Widest padding.
+const MAX_PAD: usize = 256;
+
 /// What makes a depthwise convolution. Sizes are `[height, width]`.
+///
+/// Its sums are to stay within 31 bits, also in steps of the output: `onnx_export::lower` sees to it.
 #[derive(Debug, Clone)]
 pub struct DepthwiseSpec {
     /// Size of the window.
@@ -14,6 +21,9 @@ pub struct DepthwiseSpec {
     pub strides: [usize; 2],
     /// Padding above, left, below, right.
     pub pads: [usize; 4],
+    /// Instead of `pads`: as much as one output for every stride takes, half of it, or the smaller half, in
+    /// front. Source: ONNX `auto_pad` `SAME_UPPER`.
+    pub same_upper: bool,
     /// Distance of the taps.
     pub dilations: [usize; 2],
     /// The input's zero point: what padding is made of.
@@ -41,7 +51,8 @@ pub struct Depthwise {
     pub(super) channels: usize,
     pub(super) kernel: [usize; 2],
     pub(super) strides: [usize; 2],
-    pub(super) pads: [usize; 4],
+    pads: [usize; 4],
+    same_upper: bool,
     pub(super) dilations: [usize; 2],
     pub(super) input_zero: u8,
     pub(super) output_zero: u8,
@@ -75,8 +86,12 @@ impl Depthwise {
         let channels = spec.bias.len();
         let taps = spec.kernel[0] * spec.kernel[1];
         let sizes = [spec.kernel, spec.strides, spec.dilations].concat();
-        if channels == 0 || sizes.iter().any(|size| !(1..=256).contains(size)) {
-            return Err(DepthwiseError("sizes of 1 to 256 are supported"));
+        let out_of_bounds = |size: &usize| !(1..=MAX_SIZE).contains(size);
+        if channels == 0
+            || sizes.iter().any(out_of_bounds)
+            || spec.pads.iter().any(|pad| *pad > MAX_PAD)
+        {
+            return Err(DepthwiseError("a window of unusual size"));
         }
         if spec.multipliers.len() != channels || spec.weights.len() != channels * taps {
             return Err(DepthwiseError("constants of different numbers of channels"));
@@ -89,11 +104,17 @@ impl Depthwise {
             kernel: spec.kernel,
             strides: spec.strides,
             pads: spec.pads,
+            same_upper: spec.same_upper,
             dilations: spec.dilations,
             input_zero: spec.input_zero,
             output_zero: spec.output_zero,
             table: spec.table,
         })
+    }
+
+    /// Channels of the input and of the output.
+    pub fn channels(&self) -> usize {
+        self.channels
     }
 
     /// Height and width of the output for an input of `height` x `width`; nothing where the window does not
@@ -104,9 +125,26 @@ impl Depthwise {
 
     /// How many windows there are along an axis.
     pub(super) fn windows(&self, axis: usize, size: usize) -> Option<usize> {
-        let window = (self.kernel[axis] - 1) * self.dilations[axis] + 1;
+        if self.same_upper {
+            return Some(size.div_ceil(self.strides[axis]));
+        }
         let padded = size + self.pads[axis] + self.pads[axis + 2];
-        Some(padded.checked_sub(window)? / self.strides[axis] + 1)
+        Some(padded.checked_sub(self.span(axis))? / self.strides[axis] + 1)
+    }
+
+    /// The padding before the first pixel along an axis.
+    pub(super) fn pad_before(&self, axis: usize, size: usize) -> usize {
+        if !self.same_upper {
+            return self.pads[axis];
+        }
+        let windows = size.div_ceil(self.strides[axis]);
+        let last = windows.saturating_sub(1) * self.strides[axis];
+        (last + self.span(axis)).saturating_sub(size) / 2
+    }
+
+    /// Pixels from the first tap to the last.
+    fn span(&self, axis: usize) -> usize {
+        (self.kernel[axis] - 1) * self.dilations[axis] + 1
     }
 
     /// Computes rows of the output, from row `first` on and as many as `output` has room for, `[rows, W, C]`.
@@ -126,7 +164,8 @@ impl Depthwise {
             size.ok_or(DepthwiseError("the window does not fit in"))?;
         let length = output_width * self.channels;
         if picture.len() != height * width * self.channels
-            || output.len() % length != 0
+            || length == 0
+            || !output.len().is_multiple_of(length)
             || first + output.len() / length > output_height
         {
             return Err(DepthwiseError("a picture of another size"));
@@ -161,10 +200,11 @@ impl Depthwise {
         [height, width]: [usize; 2],
         y: usize,
     ) -> Vec<&'r [[u8; LANES]]> {
+        let above = self.pad_before(0, height);
         let starts: Vec<usize> = (0..self.kernel[0])
             .map(|tap| {
                 let padded = y * self.strides[0] + tap * self.dilations[0];
-                let row = padded.checked_sub(self.pads[0]).filter(|row| *row < height);
+                let row = padded.checked_sub(above).filter(|row| *row < height);
                 rows.hold(self, picture, width, row)
             })
             .collect();
@@ -188,9 +228,10 @@ impl Depthwise {
         self.plain_row(taps, output);
     }
 
-    /// The same, number by number: for CPUs without wide vectors, and to compare with.
+    /// The same, number by number: what a CPU without AVX-512 would do, which is not given any, and to compare
+    /// with.
     pub(super) fn plain_row(&self, taps: &[&[[u8; LANES]]], output: &mut [[u8; LANES]]) {
-        let zero = i64::from(self.output_zero);
+        let zero = f32::from(self.output_zero);
         for (index, output) in output.iter_mut().enumerate() {
             let phase = &self.phases[index % self.phases.len()];
             for (lane, output) in output.iter_mut().enumerate() {
@@ -199,11 +240,12 @@ impl Depthwise {
                 for (quad, taps) in phase.weights.iter().zip(taps.as_chunks::<QUAD>().0) {
                     for (tap, pixels) in taps.iter().enumerate() {
                         let weight = quad[part][QUAD * place + tap];
-                        sum += i32::from(pixels[index][lane]) * i32::from(weight);
+                        let product = i32::from(pixels[index][lane]) * i32::from(weight);
+                        sum = sum.wrapping_add(product);
                     }
                 }
                 let scaled = (sum as f32 * phase.multipliers[part][place]).round_ties_even();
-                let number = (scaled as i64 + zero).clamp(0, 255) as u8;
+                let number = (scaled + zero).clamp(0.0, 255.0) as u8;
                 *output = self
                     .table
                     .as_ref()
@@ -279,6 +321,7 @@ mod tests {
             kernel: [kernel; 2],
             strides: [stride; 2],
             pads: [pad; 4],
+            same_upper: false,
             dilations: [dilation; 2],
             input_zero: next() as u8,
             output_zero: next() as u8,
@@ -309,15 +352,16 @@ mod tests {
             }
             assert!(got == expected, "{channels} {:?} {size:?}", spec.kernel);
         }
-        let mut rows = Rows::new(&layer, size[1]);
-        let taps = layer.taps(&mut rows, &picture, size, height - 1);
-        let mut last = vec![[0; LANES]; (width * channels).div_ceil(LANES)];
-        layer.plain_row(&taps, &mut last);
-        let length = width * channels;
-        assert_eq!(
-            last.as_flattened()[..length],
-            expected[(height - 1) * length..]
-        );
+        let (mut rows, length) = (Rows::new(&layer, size[1]), width * channels);
+        for y in 0..height {
+            let taps = layer.taps(&mut rows, &picture, size, y);
+            let mut row = vec![[0; LANES]; length.div_ceil(LANES)];
+            layer.plain_row(&taps, &mut row);
+            assert_eq!(
+                row.as_flattened()[..length],
+                expected[y * length..][..length]
+            );
+        }
     }
 
     #[test]
@@ -335,6 +379,24 @@ mod tests {
     }
 
     #[test]
+    fn padding_of_as_much_as_it_takes() {
+        for (kernel, stride, dilation) in [
+            (3, 2, 1),
+            (5, 2, 1),
+            (3, 1, 1),
+            (3, 2, 2),
+            (2, 1, 1),
+            (3, 4, 1),
+        ] {
+            let mut spec = spec(24, (kernel, stride, dilation));
+            spec.same_upper = true;
+            for size in [[8, 9], [7, 7], [1, 2], [12, 5]] {
+                check(&spec, size);
+            }
+        }
+    }
+
+    #[test]
     fn windows_of_any_form() {
         let mut odd = spec(40, (3, 2, 1));
         odd.pads = [0, 0, 1, 1];
@@ -345,6 +407,7 @@ mod tests {
         odd.strides = [1, 3];
         check(&odd, [6, 19]);
         check(&spec(1000, (1, 1, 1)), [2, 3]);
+        check(&spec(999, (3, 1, 1)), [3, 2]);
         check(&spec(16, (7, 2, 1)), [20, 20]);
     }
 
@@ -360,10 +423,11 @@ mod tests {
         assert!(run([3, 3], 1, 72).is_err());
         assert!(run([3, 4], 0, 72).is_err());
         assert!(run([3, 3], 0, 71).is_err());
-        let changes: [fn(&mut DepthwiseSpec); 5] = [
+        let changes: [fn(&mut DepthwiseSpec); 6] = [
             |spec| spec.kernel = [0, 3],
             |spec| spec.strides = [1, 0],
-            |spec| spec.dilations = [1, 257],
+            |spec| spec.dilations = [1, 17],
+            |spec| spec.pads[3] = 257,
             |spec| spec.multipliers.truncate(7),
             |spec| spec.weights.push(0),
         ];

@@ -4,20 +4,24 @@ use std::ops::Range;
 
 use super::CHANNEL_BLOCK;
 
-/// Rounds pixels of `channels` channels, `[ceil(C / 16), H W, 16] f32`, to `[H W, C] u8`:
-/// `round(x / scale) + zero`, halves to even, or the end of the range that is nearer.
+/// Rounds the pixels from `first` on, as many as `output` has room for, of a picture of `channels` channels,
+/// `[ceil(C / 16), H W, 16] f32`, to `[pixels, C] u8`: `round(x / scale) + zero`, halves to even, or the end
+/// of the range that is nearer.
 ///
 /// Source: ONNX `QuantizeLinear`; the layout is that of ONNX Runtime's `NCHWc` operators on CPUs with AVX-512.
 pub fn quantize_blocked(
     picture: &[f32],
     channels: usize,
     (scale, zero): (f32, u8),
+    first: usize,
     output: &mut [u8],
 ) {
-    let pixels = output.len() / channels.max(1);
-    let planes = picture.as_chunks().0.chunks(pixels.max(1));
-    for (block, plane) in planes.enumerate() {
+    let blocks = channels.div_ceil(CHANNEL_BLOCK).max(1);
+    let numbers = picture.as_chunks().0;
+    let planes = numbers.chunks_exact((numbers.len() / blocks).max(1));
+    for (block, plane) in planes.take(blocks).enumerate() {
         let place = block * CHANNEL_BLOCK..channels;
+        let plane = plane.get(first..).unwrap_or_default();
         #[cfg(target_arch = "x86_64")]
         if let Some(avx512) = fearless_simd::Level::new().as_avx512() {
             avx512_plane(avx512, plane, place, (scale, zero), output);
@@ -97,7 +101,10 @@ mod tests {
                 .map(|index| index as f32 * 0.25 - 20.0)
                 .collect();
             let mut output = vec![0; pixels * channels];
-            quantize_blocked(&picture, channels, (0.5, 7), &mut output);
+            for first in 0..pixels {
+                let output = &mut output[first * channels..];
+                quantize_blocked(&picture, channels, (0.5, 7), first, output);
+            }
             for (index, number) in output.iter().enumerate() {
                 let (pixel, channel) = (index / channels, index % channels);
                 let (block, lane) = (channel / CHANNEL_BLOCK, channel % CHANNEL_BLOCK);

@@ -9,9 +9,17 @@ pub(super) fn depthwise(
     [height, width]: [usize; 2],
 ) -> Vec<u8> {
     let channels = spec.bias.len();
+    let window = |axis: usize| (spec.kernel[axis] - 1) * spec.dilations[axis] + 1;
+    let mut pads = spec.pads;
+    if spec.same_upper {
+        for (axis, size) in [height, width].into_iter().enumerate() {
+            let last = (size.div_ceil(spec.strides[axis]) - 1) * spec.strides[axis];
+            let all = (last + window(axis)).saturating_sub(size);
+            (pads[axis], pads[axis + 2]) = (all / 2, all - all / 2);
+        }
+    }
     let along = |axis: usize, size: usize| {
-        let window = (spec.kernel[axis] - 1) * spec.dilations[axis] + 1;
-        (size + spec.pads[axis] + spec.pads[axis + 2] - window) / spec.strides[axis] + 1
+        (size + pads[axis] + pads[axis + 2] - window(axis)) / spec.strides[axis] + 1
     };
     let mut output = Vec::new();
     for y in 0..along(0, height) {
@@ -25,8 +33,8 @@ pub(super) fn depthwise(
                         let inside = |at: usize, pad: usize, size: usize| {
                             at.checked_sub(pad).filter(|at| *at < size)
                         };
-                        let row = inside(row, spec.pads[0], height);
-                        let column = inside(column, spec.pads[1], width);
+                        let row = inside(row, pads[0], height);
+                        let column = inside(column, pads[1], width);
                         if let (Some(row), Some(column)) = (row, column) {
                             let pixel = picture[(row * width + column) * channels + c];
                             let weight =

@@ -71,7 +71,8 @@ impl Rows {
 
 /// Spreads the pixels of a row over the planes, behind the padding that stands there already.
 fn copy(layer: &Depthwise, source: &[u8], row: &mut [u8], plane: usize) {
-    let (channels, stride, left) = (layer.channels, layer.strides[1], layer.pads[1]);
+    let (channels, stride) = (layer.channels, layer.strides[1]);
+    let left = layer.pad_before(1, source.len() / channels);
     if stride == 1 {
         let room = &mut row[left * channels..plane - LANES];
         let length = room.len().min(source.len());

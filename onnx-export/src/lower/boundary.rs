@@ -1,6 +1,6 @@
 //! Where floats become 8-bit numbers: from ONNX Runtime's blocked layout to channels-last ones.
 
-use super::nodes::{Nodes, Steps};
+use super::graph::{Lowering, Steps};
 use super::{QUANTIZE, attribute, number};
 use crate::proto::NodeProto;
 
@@ -8,7 +8,7 @@ use crate::proto::NodeProto;
 const LAST: [i64; 4] = [0, 2, 3, 1];
 
 /// Replaces `ReorderOutput -> QuantizeLinear -> Transpose`, which goes through `[N, C, H, W] f32`.
-pub(super) fn replace(nodes: &mut Nodes) {
+pub(super) fn replace(nodes: &mut Lowering) {
     for index in 0..nodes.nodes.len() {
         let Some((quantize, transpose, node)) = chain(nodes, index) else {
             continue;
@@ -20,7 +20,7 @@ pub(super) fn replace(nodes: &mut Nodes) {
 }
 
 /// The indices of the two nodes behind a `ReorderOutput`, and the node for all three.
-fn chain(nodes: &Nodes, index: usize) -> Option<(usize, usize, NodeProto)> {
+fn chain(nodes: &Lowering, index: usize) -> Option<(usize, usize, NodeProto)> {
     let reorder = nodes.nodes[index].as_ref()?;
     if reorder.op_type != "ReorderOutput" || attribute(reorder, "channels_last")?.i != Some(0) {
         return None;

@@ -2,17 +2,15 @@
 
 use std::ops::RangeInclusive;
 
-use super::nodes::{Nodes, Steps};
-use super::{DEPTHWISE, DOMAIN, LOOKUP, attribute, number};
+use super::graph::Lowering;
+use super::{DEPTHWISE, DOMAIN, LOOKUP, attribute, number, numbers};
 use crate::proto::{AttributeProto, FLOAT, INT8, NodeProto};
 
-/// Attributes of `Conv` that the new operator has too.
-const KEPT: [&str; 4] = ["kernel_shape", "strides", "pads", "dilations"];
 /// Vectors have 64 numbers; constants are repeated until both fit, eight times at most.
 const CHANNELS_OF: i64 = 8;
 
 /// Replaces convolutions with as many groups as channels, and takes tables behind them along.
-pub(super) fn replace(nodes: &mut Nodes) {
+pub(super) fn replace(nodes: &mut Lowering) {
     for index in 0..nodes.nodes.len() {
         let Some((mut node, multipliers)) = depthwise(nodes, index) else {
             continue;
@@ -20,8 +18,7 @@ pub(super) fn replace(nodes: &mut Nodes) {
         let own = node.output[0].clone();
         let bytes = multipliers.iter().flat_map(|number| number.to_le_bytes());
         let name = format!("{own}_multipliers");
-        node.input
-            .push(nodes.constant(&name, FLOAT, bytes.collect()));
+        node.input.push(nodes.add(&name, FLOAT, bytes.collect()));
         if let Some(table) = table_behind(nodes, &own) {
             let table = nodes.take(table).unwrap_or_default();
             node.input.extend(table.input.get(1).cloned());
@@ -32,14 +29,14 @@ pub(super) fn replace(nodes: &mut Nodes) {
 }
 
 /// The index of the table that alone reads a value.
-fn table_behind(nodes: &Nodes, value: &str) -> Option<usize> {
+fn table_behind(nodes: &Lowering, value: &str) -> Option<usize> {
     let index = nodes.sole_reader(value)?;
     let node = nodes.nodes[index].as_ref()?;
     (node.domain == DOMAIN && node.op_type == LOOKUP).then_some(index)
 }
 
 /// The new node, without what each channel is multiplied with, and that.
-fn depthwise(nodes: &Nodes, index: usize) -> Option<(NodeProto, Vec<f32>)> {
+fn depthwise(nodes: &Lowering, index: usize) -> Option<(NodeProto, Vec<f32>)> {
     let conv = nodes.nodes[index].as_ref()?;
     let [
         x,
@@ -57,17 +54,15 @@ fn depthwise(nodes: &Nodes, index: usize) -> Option<(NodeProto, Vec<f32>)> {
     };
     let whole = |name: &str| attribute(conv, name)?.i;
     let channels = whole("group")?;
-    let padding = attribute(conv, "auto_pad").and_then(|a| a.s.as_deref());
     let shape = nodes.shape(weight, INT8)?;
     let fits = conv.domain == "com.microsoft"
         && conv.op_type == "QLinearConv"
         && whole("channels_last") == Some(1)
-        && padding.is_none_or(|padding| padding == b"NOTSET")
         && shape.len() == 4
         && shape[..2] == [channels, 1]
         && channels % CHANNELS_OF == 0
-        && nodes.is_zero(zeros)
-        && has_usual_window(conv, &shape[2..]);
+        && nodes.bytes(zeros, INT8)?.iter().all(|zero| *zero == 0);
+    let mut attributes = window(conv, shape.get(2..)?)?;
     let (input, output) = (nodes.steps(x_scale, x_zero)?, nodes.steps(y_scale, y_zero)?);
     let scales = nodes.floats(scales)?;
     if !fits || !(scales.len() == 1 || scales.len() as i64 == channels) {
@@ -83,36 +78,53 @@ fn depthwise(nodes: &Nodes, index: usize) -> Option<(NodeProto, Vec<f32>)> {
     ) {
         return None;
     }
+    attributes.push(number("input_zero", i64::from(input.zero)));
+    attributes.push(number("output_zero", i64::from(output.zero)));
     let node = NodeProto {
         op_type: DEPTHWISE.to_owned(),
         name: conv.name.clone(),
         input: [x, weight, bias].map(Clone::clone).to_vec(),
         output: conv.output.clone(),
-        attribute: attributes(conv, input, output)?,
+        attribute: attributes,
         ..NodeProto::default()
     };
     Some((node, multipliers))
 }
 
-/// Whether the window is such as networks have, and the weights' own.
-fn has_usual_window(conv: &NodeProto, kernel: &[i64]) -> bool {
-    let within = |name: &str, count: usize, limits: RangeInclusive<i64>| {
-        attribute(conv, name).is_some_and(|attribute| {
-            attribute.ints.len() == count && attribute.ints.iter().all(|n| limits.contains(n))
-        })
+/// The attributes of a window, if it is such as networks have: a kernel keeps as many rows as it spans.
+fn window(conv: &NodeProto, kernel: &[i64]) -> Option<Vec<AttributeProto>> {
+    let padding = attribute(conv, "auto_pad").and_then(|a| a.s.as_deref());
+    let same_upper = match padding {
+        None | Some(b"NOTSET") => false,
+        Some(b"SAME_UPPER") => true,
+        Some(_) => return None,
     };
-    within("kernel_shape", 2, 1..=15)
-        && within("strides", 2, 1..=8)
-        && within("dilations", 2, 1..=64)
-        && within("pads", 4, 0..=1024)
-        && attribute(conv, "kernel_shape").is_some_and(|shape| shape.ints == kernel)
+    let cases: [(&str, &[i64], RangeInclusive<i64>); 4] = [
+        ("kernel_shape", kernel, 1..=7),
+        ("strides", &[1; 2], 1..=4),
+        ("dilations", &[1; 2], 1..=4),
+        ("pads", &[0; 4], 0..=32),
+    ];
+    let mut attributes = vec![number("same_upper", i64::from(same_upper))];
+    for (name, default, limits) in cases {
+        let given = attribute(conv, name).map(|attribute| attribute.ints.as_slice());
+        let given = given.unwrap_or(default);
+        if given.len() != default.len() || !given.iter().all(|n| limits.contains(n)) {
+            return None;
+        }
+        attributes.push(numbers(name, given));
+    }
+    (attributes[1].ints == kernel).then_some(attributes)
 }
 
 /// Whether no sum leaves 32 bits, before and after it is changed to the output's steps; and whether there are
 /// as many numbers as channels of each.
 fn stays_in_range(weights: &[u8], bias: &[i32], multipliers: &[f32]) -> bool {
-    const MOST: f64 = (1_u32 << 30) as f64;
-    if bias.len() != multipliers.len() || bias.is_empty() || weights.len() % bias.len() != 0 {
+    const MOST: f64 = i32::MAX as f64;
+    if bias.len() != multipliers.len()
+        || bias.is_empty()
+        || !weights.len().is_multiple_of(bias.len())
+    {
         return false;
     }
     let channels = weights.chunks_exact(weights.len() / bias.len());
@@ -121,14 +133,6 @@ fn stays_in_range(weights: &[u8], bias: &[i32], multipliers: &[f32]) -> bool {
         let weights = weights.iter().map(|w| f64::from(w.cast_signed()).abs());
         // Of numbers and of their zero point.
         let sum = 2.0 * 255.0 * weights.sum::<f64>() + f64::from(*bias).abs();
-        sum < MOST && sum * f64::from(*multiplier) < MOST
+        *multiplier > 0.0 && sum < MOST && sum * f64::from(*multiplier) < MOST
     })
-}
-
-fn attributes(conv: &NodeProto, input: Steps, output: Steps) -> Option<Vec<AttributeProto>> {
-    let kept = KEPT.iter().map(|name| attribute(conv, name).cloned());
-    let mut attributes: Vec<AttributeProto> = kept.collect::<Option<_>>()?;
-    attributes.push(number("input_zero", i64::from(input.zero)));
-    attributes.push(number("output_zero", i64::from(output.zero)));
-    Some(attributes)
 }

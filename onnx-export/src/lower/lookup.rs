@@ -1,6 +1,6 @@
 //! Hard swishes as tables.
 
-use super::nodes::{Nodes, Steps};
+use super::graph::{Lowering, Steps};
 use super::{LOOKUP, attribute};
 use crate::proto::{NodeProto, UINT8};
 
@@ -14,7 +14,7 @@ struct Function {
 }
 
 /// Replaces the nodes of hard swishes.
-pub(super) fn replace(nodes: &mut Nodes) {
+pub(super) fn replace(nodes: &mut Lowering) {
     for index in 0..nodes.nodes.len() {
         let found = gated(nodes, index).or_else(|| in_floats(nodes, index));
         let Some(function) = found else { continue };
@@ -22,7 +22,7 @@ pub(super) fn replace(nodes: &mut Nodes) {
             continue;
         };
         let name = format!("{}_table", last.output[0]);
-        let table = nodes.constant(&name, UINT8, function.table.to_vec());
+        let table = nodes.add(&name, UINT8, function.table.to_vec());
         let node = NodeProto {
             op_type: LOOKUP.to_owned(),
             name: last.name,
@@ -38,7 +38,7 @@ pub(super) fn replace(nodes: &mut Nodes) {
 }
 
 /// A product of 8-bit numbers, one of them gated by the other: the gate is a `QLinearConcat` of one operand.
-fn gated(nodes: &Nodes, index: usize) -> Option<Function> {
+fn gated(nodes: &Lowering, index: usize) -> Option<Function> {
     let product = nodes.nodes[index].as_ref()?;
     let [a, a_scale, a_zero, b, b_scale, b_zero, scale, zero] = product.input.as_slice() else {
         return None;
@@ -72,7 +72,7 @@ fn gated(nodes: &Nodes, index: usize) -> Option<Function> {
 }
 
 /// `DequantizeLinear -> HardSigmoid, Mul -> QuantizeLinear`: that of trained networks, rounded once.
-fn in_floats(nodes: &Nodes, index: usize) -> Option<Function> {
+fn in_floats(nodes: &Lowering, index: usize) -> Option<Function> {
     let quantize = nodes.nodes[index].as_ref()?;
     let [value, scale, zero] = quantize.input.as_slice() else {
         return None;

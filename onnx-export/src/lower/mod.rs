@@ -10,16 +10,16 @@
 
 mod boundary;
 mod depthwise;
+mod graph;
 mod lookup;
-mod nodes;
 #[cfg(test)]
 mod tests;
 
 use prost::Message;
 
 use crate::proto::{AttributeProto, ModelProto, NodeProto, OperatorSetIdProto};
-use crate::read::GraphReadError;
-use nodes::Nodes;
+use crate::read::{GraphReadError, WeightTensor, large_weights};
+use graph::Lowering;
 
 /// The domain of Sightline's operators.
 pub const DOMAIN: &str = "sightline";
@@ -27,40 +27,87 @@ pub const DOMAIN: &str = "sightline";
 pub const LOOKUP: &str = "Lookup";
 /// A depthwise convolution. Inputs: `[N, H, W, C] u8`; weights `[C, 1, kh, kw] i8`; bias `[C] i32`, in steps of
 /// input scale times weight scale; `[C] f32`, these steps in the output's; optionally a table `[256] u8` for
-/// the results. Attributes: those of `Conv`, and `input_zero` and `output_zero`.
+/// the results. Attributes: `kernel_shape`, `strides`, `pads` and `dilations` of `Conv`, and as whole numbers
+/// `same_upper` for its `auto_pad`, `input_zero` and `output_zero`.
 pub const DEPTHWISE: &str = "DepthwiseConv";
 
 /// Floats in ONNX Runtime's blocked layout, `[N, ceil(C / 16), H, W, 16] f32`, which it says is
 /// `[N, 16 ceil(C / 16), H, W]`, into 8-bit numbers `[N, H, W, C] u8`. Attributes: `channels`, `scale` and `zero`.
 pub const QUANTIZE: &str = "QuantizeBlocked";
 
-/// Replaces what it can in the bytes of a model; nothing if there is nothing to be replaced. `wide`: whether the
-/// CPU has AVX-512, for which all but [`LOOKUP`] is made.
-///
-/// # Errors
-/// [`GraphReadError`] for bytes that are no ONNX file.
-pub fn lower(model: &[u8], wide: bool) -> Result<Option<Vec<u8>>, GraphReadError> {
-    let mut model = ModelProto::decode(model)?;
-    let Some(graph) = &mut model.graph else {
-        return Ok(None);
-    };
-    if graph.node.iter().all(|node| node.op_type != "QLinearConv") {
-        return Ok(None);
+/// A graph as ONNX Runtime has optimised it, in memory.
+#[derive(Debug)]
+pub struct RuntimeGraph {
+    model: ModelProto,
+    own_operators: usize,
+}
+
+impl RuntimeGraph {
+    /// Reads what ONNX Runtime wrote.
+    ///
+    /// # Errors
+    /// [`GraphReadError`] for bytes that are no ONNX file.
+    pub fn read(bytes: &[u8]) -> Result<Self, GraphReadError> {
+        Ok(Self {
+            model: ModelProto::decode(bytes)?,
+            own_operators: 0,
+        })
     }
-    let mut nodes = Nodes::new(graph);
-    lookup::replace(&mut nodes);
-    if wide {
-        boundary::replace(&mut nodes);
-        depthwise::replace(&mut nodes);
+
+    /// The graph with what can be replaced; nothing if there is nothing to be replaced. `wide`: whether the CPU
+    /// has AVX-512, for which all but [`LOOKUP`] is made.
+    #[must_use]
+    pub fn lowered(&self, wide: bool) -> Option<Self> {
+        let graph = self.model.graph.as_ref()?;
+        let quantised = |node: &NodeProto| node.op_type == "QLinearConv";
+        // The body of a branch or a loop reads values unseen.
+        let has_body = |node: &NodeProto| node.attribute.iter().any(|a| a.g.is_some());
+        if !graph.node.iter().any(quantised) || graph.node.iter().any(has_body) {
+            return None;
+        }
+        let mut nodes = Lowering::new(graph.clone());
+        lookup::replace(&mut nodes);
+        if wide {
+            boundary::replace(&mut nodes);
+            depthwise::replace(&mut nodes);
+        }
+        let graph = nodes.finish();
+        let own = graph.node.iter().filter(|node| node.domain == DOMAIN);
+        let own_operators = own.count();
+        let mut opset_import = self.model.opset_import.clone();
+        opset_import.push(OperatorSetIdProto {
+            domain: DOMAIN.to_owned(),
+            version: 1,
+        });
+        let model = ModelProto {
+            graph: Some(graph),
+            opset_import,
+            ir_version: self.model.ir_version,
+            ..ModelProto::default()
+        };
+        (own_operators > 0).then_some(Self {
+            model,
+            own_operators,
+        })
     }
-    if !nodes.finish(graph) {
-        return Ok(None);
+
+    /// How many of its nodes are Sightline's.
+    pub fn own_operators(&self) -> usize {
+        self.own_operators
     }
-    model.opset_import.push(OperatorSetIdProto {
-        domain: DOMAIN.to_owned(),
-        version: 1,
-    });
-    Ok(Some(model.encode_to_vec()))
+
+    /// The bytes of an ONNX file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.model.encode_to_vec()
+    }
+
+    /// Its `f32` weights of at least `min_bytes` bytes.
+    ///
+    /// # Errors
+    /// [`GraphReadError::Length`] for a tensor whose bytes do not fill its shape.
+    pub fn into_weights(self, min_bytes: usize) -> Result<Vec<WeightTensor>, GraphReadError> {
+        large_weights(self.model, min_bytes)
+    }
 }
 
 fn attribute<'a>(node: &'a NodeProto, name: &str) -> Option<&'a AttributeProto> {
@@ -74,6 +121,16 @@ fn number(name: &str, value: i64) -> AttributeProto {
         name: name.to_owned(),
         i: Some(value),
         r#type: 2,
+        ..AttributeProto::default()
+    }
+}
+
+/// An attribute that is a list of whole numbers.
+fn numbers(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: name.to_owned(),
+        ints: values.to_vec(),
+        r#type: 7,
         ..AttributeProto::default()
     }
 }

@@ -28,31 +28,22 @@ fn node(domain: &str, op: &str, inputs: &str, output: &str) -> NodeProto {
     }
 }
 
-fn ints(name: &str, ints: &[i64]) -> AttributeProto {
-    AttributeProto {
-        name: name.to_owned(),
-        ints: ints.to_vec(),
-        r#type: 7,
-        ..AttributeProto::default()
-    }
-}
-
 /// Blocked floats, rounded; a depthwise convolution of eight channels; a hard swish of 8-bit numbers; and a sum
 /// of what each gave, so that it is read.
 fn graph() -> GraphProto {
     let mut reorder = node("com.microsoft.nchwc", "ReorderOutput", "images", "floats");
     reorder.attribute = vec![number("channels", 8), number("channels_last", 0)];
     let mut transpose = node("", "Transpose", "numbers", "x");
-    transpose.attribute = vec![ints("perm", &[0, 2, 3, 1])];
+    transpose.attribute = vec![numbers("perm", &[0, 2, 3, 1])];
     let inputs = "x s z w ws wz s z bias";
     let mut conv = node("com.microsoft", "QLinearConv", inputs, "conv");
     conv.attribute = vec![
         number("group", 8),
         number("channels_last", 1),
-        ints("kernel_shape", &[3, 3]),
-        ints("strides", &[1, 1]),
-        ints("pads", &[1, 1, 1, 1]),
-        ints("dilations", &[1, 1]),
+        numbers("kernel_shape", &[3, 3]),
+        numbers("strides", &[1, 1]),
+        numbers("pads", &[1, 1, 1, 1]),
+        numbers("dilations", &[1, 1]),
     ];
     GraphProto {
         node: vec![
@@ -93,8 +84,9 @@ fn lowered(graph: GraphProto, wide: bool) -> (Vec<String>, GraphProto) {
         graph: Some(graph),
         ..ModelProto::default()
     };
-    let bytes = lower(&model.encode_to_vec(), wide).unwrap();
-    let graph = bytes.map(|bytes| ModelProto::decode(&bytes[..]).unwrap());
+    let graph = RuntimeGraph::read(&model.encode_to_vec()).unwrap();
+    let lowered = graph.lowered(wide).map(|lowered| lowered.to_bytes());
+    let graph = lowered.map(|bytes| ModelProto::decode(&bytes[..]).unwrap());
     let graph = graph.and_then(|model| model.graph).unwrap_or_default();
     let operators = graph.node.iter().map(|node| node.op_type.clone());
     (operators.collect(), graph)
@@ -113,12 +105,26 @@ fn everything_that_has_a_kernel_is_replaced() {
     );
     assert_eq!(
         conv.input,
-        ["x", "w", "bias", "conv_multipliers", "swish_table"]
+        [
+            "x",
+            "w",
+            "bias",
+            "sightline:conv_multipliers",
+            "sightline:swish_table"
+        ]
     );
     assert_eq!(conv.output, ["swish"]);
     // What is no longer read is gone.
     let names: Vec<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-    assert_eq!(names, ["w", "bias", "swish_table", "conv_multipliers"]);
+    assert_eq!(
+        names,
+        [
+            "w",
+            "bias",
+            "sightline:swish_table",
+            "sightline:conv_multipliers"
+        ]
+    );
     let table = &graph.initializer[2].raw_data;
     // x = q / 2; the gate is 1 from 6 on.
     for (q, expected) in [(0, 0), (1, 0), (4, 1), (12, 12), (255, 255)] {
@@ -158,141 +164,179 @@ fn floats_between_8_bit_numbers_are_a_table() {
     );
     let (operators, lowered) = lowered(graph, true);
     assert_eq!(operators, [QUANTIZE, DEPTHWISE, "Flatten"]);
-    let table = lowered.initializer.iter().find(|t| t.name == "swish_table");
+    let table = lowered
+        .initializer
+        .iter()
+        .find(|t| t.name == "sightline:swish_table");
     // 1 * (1 / 6 + 1 / 2) is two thirds: 1.33 halves.
     assert_eq!(table.unwrap().raw_data[..4], [0, 1, 1, 2]);
+}
+
+fn pad(mode: &str) -> AttributeProto {
+    AttributeProto {
+        name: "auto_pad".to_owned(),
+        s: Some(mode.into()),
+        r#type: 3,
+        ..AttributeProto::default()
+    }
+}
+
+#[test]
+fn attributes_may_be_left_out() {
+    let mut graph = graph();
+    graph.node[3].attribute.truncate(2);
+    graph.node[3].attribute.push(pad("SAME_UPPER"));
+    let (operators, graph) = lowered(graph, true);
+    assert_eq!(operators, [QUANTIZE, DEPTHWISE, "Flatten"]);
+    let ints = |name: &str| &attribute(&graph.node[1], name).unwrap().ints;
+    assert_eq!(
+        (ints("kernel_shape"), ints("strides")),
+        (&vec![3, 3], &vec![1, 1])
+    );
+    assert_eq!(
+        (ints("dilations"), ints("pads")),
+        (&vec![1, 1], &vec![0; 4])
+    );
+    assert_eq!(attribute(&graph.node[1], "same_upper").unwrap().i, Some(1));
 }
 
 /// Something about a graph that its nodes cannot be replaced with, and the operators that are left.
 type Change = (&'static str, fn(&mut GraphProto), &'static [&'static str]);
 
+/// Where the convolution is left alone.
+const CONV: &[&str] = &[QUANTIZE, "QLinearConv", LOOKUP, "Flatten"];
+
+const CHANGES: &[Change] = &[
+    (
+        "channels first",
+        |g| g.node[3].attribute[1].i = Some(0),
+        CONV,
+    ),
+    (
+        "groups of two",
+        |g| g.node[3].attribute[0].i = Some(4),
+        CONV,
+    ),
+    ("no groups", |g| drop(g.node[3].attribute.remove(0)), CONV),
+    (
+        "a bias at the end",
+        |g| g.initializer[7].raw_data[..4].copy_from_slice(&i32::MAX.to_le_bytes()),
+        CONV,
+    ),
+    (
+        "a small step",
+        |g| g.initializer[5].raw_data = 1e9_f32.to_le_bytes().to_vec(),
+        CONV,
+    ),
+    (
+        "padding at the start",
+        |g| g.node[3].attribute.push(pad("SAME_LOWER")),
+        CONV,
+    ),
+    (
+        "a window of other size",
+        |g| g.node[3].attribute[2].ints = vec![3],
+        CONV,
+    ),
+    (
+        "a huge window",
+        |g| g.node[3].attribute[2].ints = vec![1 << 40, 3],
+        CONV,
+    ),
+    (
+        "no step",
+        |g| g.node[3].attribute[3].ints = vec![0, 1],
+        CONV,
+    ),
+    (
+        "a negative pad",
+        |g| g.node[3].attribute[4].ints[0] = -1,
+        CONV,
+    ),
+    ("no bias", |g| drop(g.node[3].input.pop()), CONV),
+    (
+        "a zero point of weights",
+        |g| g.initializer[6].raw_data[0] = 1,
+        CONV,
+    ),
+    (
+        "weights of another type",
+        |g| g.initializer[4].data_type = UINT8,
+        CONV,
+    ),
+    (
+        "weights in another file",
+        |g| g.initializer[4].data_location = 1,
+        CONV,
+    ),
+    (
+        "too few weights",
+        |g| g.initializer[4].raw_data.truncate(71),
+        CONV,
+    ),
+    (
+        "a computed bias",
+        |g| g.node[3].input[8] = "elsewhere".to_owned(),
+        CONV,
+    ),
+    (
+        "seven scales",
+        |g| g.initializer[5].raw_data = vec![0; 28],
+        CONV,
+    ),
+    (
+        "another reader of the convolution",
+        |g| g.node[6].input.push("conv".to_owned()),
+        &[QUANTIZE, DEPTHWISE, LOOKUP, "Flatten"],
+    ),
+    (
+        "another reader of the gate",
+        |g| g.node[6].input.push("gate".to_owned()),
+        &[QUANTIZE, DEPTHWISE, "QLinearConcat", LOOKUP, "Flatten"],
+    ),
+    (
+        "a gate of something else",
+        |g| g.node[4].input[2] = "x".to_owned(),
+        &[
+            QUANTIZE,
+            DEPTHWISE,
+            "QLinearConcat",
+            "QLinearMul",
+            "Flatten",
+        ],
+    ),
+    (
+        "another reader of the floats",
+        |g| g.node[6].input.push("floats".to_owned()),
+        &[
+            "ReorderOutput",
+            "QuantizeLinear",
+            "Transpose",
+            DEPTHWISE,
+            "Flatten",
+        ],
+    ),
+    (
+        "another order of axes",
+        |g| g.node[2].attribute[0].ints = vec![0, 3, 1, 2],
+        &[
+            "ReorderOutput",
+            "QuantizeLinear",
+            "Transpose",
+            DEPTHWISE,
+            "Flatten",
+        ],
+    ),
+    (
+        "an output of the graph",
+        |g| g.output[0].name = "conv".to_owned(),
+        &[QUANTIZE, DEPTHWISE, LOOKUP, "Flatten"],
+    ),
+];
+
 #[test]
 fn what_has_another_form_is_left_alone() {
-    let conv: &[&str] = &[QUANTIZE, "QLinearConv", LOOKUP, "Flatten"];
-    let cases: &[Change] = &[
-        (
-            "channels first",
-            |g| g.node[3].attribute[1].i = Some(0),
-            conv,
-        ),
-        (
-            "groups of two",
-            |g| g.node[3].attribute[0].i = Some(4),
-            conv,
-        ),
-        ("no groups", |g| drop(g.node[3].attribute.remove(0)), conv),
-        (
-            "a bias at the end",
-            |g| g.initializer[7].raw_data[3] = 0x7f,
-            conv,
-        ),
-        (
-            "a small step",
-            |g| g.initializer[5].raw_data = 1e9_f32.to_le_bytes().to_vec(),
-            conv,
-        ),
-        ("no window", |g| drop(g.node[3].attribute.remove(2)), conv),
-        (
-            "a window of other size",
-            |g| g.node[3].attribute[2].ints = vec![3],
-            conv,
-        ),
-        (
-            "a huge window",
-            |g| g.node[3].attribute[2].ints = vec![1 << 40, 3],
-            conv,
-        ),
-        (
-            "no step",
-            |g| g.node[3].attribute[3].ints = vec![0, 1],
-            conv,
-        ),
-        (
-            "a negative pad",
-            |g| g.node[3].attribute[4].ints[0] = -1,
-            conv,
-        ),
-        ("no bias", |g| drop(g.node[3].input.pop()), conv),
-        (
-            "a zero point of weights",
-            |g| g.initializer[6].raw_data[0] = 1,
-            conv,
-        ),
-        (
-            "weights of another type",
-            |g| g.initializer[4].data_type = UINT8,
-            conv,
-        ),
-        (
-            "weights in another file",
-            |g| g.initializer[4].data_location = 1,
-            conv,
-        ),
-        (
-            "too few weights",
-            |g| g.initializer[4].raw_data.truncate(71),
-            conv,
-        ),
-        (
-            "a computed bias",
-            |g| g.node[3].input[8] = "elsewhere".to_owned(),
-            conv,
-        ),
-        (
-            "seven scales",
-            |g| g.initializer[5].raw_data = vec![0; 28],
-            conv,
-        ),
-        (
-            "another reader of the convolution",
-            |g| g.node[6].input.push("conv".to_owned()),
-            &[QUANTIZE, DEPTHWISE, LOOKUP, "Flatten"],
-        ),
-        (
-            "another reader of the gate",
-            |g| g.node[6].input.push("gate".to_owned()),
-            &[QUANTIZE, DEPTHWISE, "QLinearConcat", LOOKUP, "Flatten"],
-        ),
-        (
-            "a gate of something else",
-            |g| g.node[4].input[2] = "x".to_owned(),
-            &[
-                QUANTIZE,
-                DEPTHWISE,
-                "QLinearConcat",
-                "QLinearMul",
-                "Flatten",
-            ],
-        ),
-        (
-            "another reader of the floats",
-            |g| g.node[6].input.push("floats".to_owned()),
-            &[
-                "ReorderOutput",
-                "QuantizeLinear",
-                "Transpose",
-                DEPTHWISE,
-                "Flatten",
-            ],
-        ),
-        (
-            "another order of axes",
-            |g| g.node[2].attribute[0].ints = vec![0, 3, 1, 2],
-            &[
-                "ReorderOutput",
-                "QuantizeLinear",
-                "Transpose",
-                DEPTHWISE,
-                "Flatten",
-            ],
-        ),
-        (
-            "an output of the graph",
-            |g| g.output[0].name = "conv".to_owned(),
-            &[QUANTIZE, DEPTHWISE, LOOKUP, "Flatten"],
-        ),
-    ];
-    for (name, change, expected) in cases {
+    for (name, change, expected) in CHANGES {
         let mut changed = graph();
         change(&mut changed);
         assert_eq!(lowered(changed, true).0, *expected, "{name}");
@@ -304,7 +348,12 @@ fn graphs_without_8_bit_numbers_are_left_alone() {
     let mut float = graph();
     float.node.truncate(3);
     assert_eq!(lowered(float, true).0, [""; 0]);
+    let mut branching = graph();
+    let mut body = number("then_branch", 0);
+    body.g = Some(Vec::new());
+    branching.node[6].attribute.push(body);
+    assert_eq!(lowered(branching, true).0, [""; 0]);
     assert_eq!(lowered(GraphProto::default(), true).0, [""; 0]);
-    assert!(lower(b"\xff\xff", true).is_err());
-    assert_eq!(lower(b"", true).unwrap(), None);
+    assert!(RuntimeGraph::read(b"\xff\xff").is_err());
+    assert!(RuntimeGraph::read(b"").unwrap().lowered(true).is_none());
 }

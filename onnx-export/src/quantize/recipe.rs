@@ -140,10 +140,11 @@ impl Recipe {
             }
         }
         for (value, scale) in &self.scales {
-            if !(scale.is_finite() && *scale > 0.0) {
+            // One over it is finite too.
+            if !(scale.is_normal() && *scale > 0.0) {
                 return bad(
                     "scales",
-                    "a number above 0",
+                    "a number above 1e-38",
                     format!("{scale} for `{value}`"),
                 );
             }
@@ -180,7 +181,7 @@ mod tests {
         let ranges = named.map(|(index, pair)| (format!("value {index}"), range(pair)));
         let recipe = Recipe {
             ranges: ranges.filter(|(_, range)| range.min <= range.max).collect(),
-            scales: BTreeMap::from([("y".to_owned(), 0.1), ("x".to_owned(), 1e-45)]),
+            scales: BTreeMap::from([("y".to_owned(), 0.1), ("x".to_owned(), f32::MIN_POSITIVE)]),
             float_layers: BTreeSet::from(["/a/Conv".to_owned(), "\"".to_owned()]),
             weight_scales: BTreeMap::from([("w".to_owned(), vec![f32::MIN_POSITIVE, 1e-45])]),
             channel_means: BTreeMap::from([("x".to_owned(), vec![f32::MAX, -0.0, 0.1])]),
@@ -240,6 +241,7 @@ mod tests {
             (r#""ranges":{"a":[-3e38,3e38]}"#, "`ranges`"),
             (r#""ranges":{"a":[0,null]}"#, "null"),
             (r#""ranges":{},"scales":{"a":0}"#, "`scales`"),
+            (r#""ranges":{},"scales":{"a":1e-45}"#, "`scales`"),
             (
                 r#""ranges":{},"weight_scales":{"w":[0]}"#,
                 "`weight_scales`",

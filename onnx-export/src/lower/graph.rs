@@ -3,17 +3,17 @@
 use std::collections::{HashMap, HashSet};
 
 use super::DOMAIN;
-use crate::proto::{FLOAT, GraphProto, INT8, INT32, NodeProto, TensorProto, UINT8};
+use crate::proto::{FLOAT, GraphProto, INT32, NodeProto, TensorProto, UINT8};
 
 /// The nodes of a graph, who reads what, and its constants.
-pub(super) struct Nodes {
+pub(super) struct Lowering {
     pub(super) nodes: Vec<Option<NodeProto>>,
     producers: HashMap<String, usize>,
     outputs: HashSet<String>,
-    constants: HashMap<String, TensorProto>,
-    added: Vec<TensorProto>,
-    /// Whether the graph is another one.
-    pub(super) replaced: bool,
+    /// Where in the graph's initializers.
+    constants: HashMap<String, usize>,
+    /// The rest of it.
+    graph: GraphProto,
 }
 
 /// Scale and zero point of a tensor.
@@ -30,26 +30,22 @@ impl Steps {
     }
 }
 
-impl Nodes {
-    pub(super) fn new(graph: &mut GraphProto) -> Self {
+impl Lowering {
+    pub(super) fn new(mut graph: GraphProto) -> Self {
         let nodes: Vec<NodeProto> = std::mem::take(&mut graph.node);
+        let outputs = graph.output.iter().map(|output| output.name.clone());
+        let constants = graph.initializer.iter().enumerate();
         let producers = nodes.iter().enumerate();
         let producers = producers
             .flat_map(|(index, node)| node.output.iter().map(move |name| (name.clone(), index)));
-        let constants = graph.initializer.iter();
         Self {
             producers: producers.collect(),
-            outputs: graph
-                .output
-                .iter()
-                .map(|output| output.name.clone())
-                .collect(),
+            outputs: outputs.collect(),
             constants: constants
-                .map(|tensor| (tensor.name.clone(), tensor.clone()))
+                .map(|(index, tensor)| (tensor.name.clone(), index))
                 .collect(),
             nodes: nodes.into_iter().map(Some).collect(),
-            added: Vec::new(),
-            replaced: false,
+            graph,
         }
     }
 
@@ -93,39 +89,40 @@ impl Nodes {
         Some(bytes.map(|bytes| i32::from_le_bytes(*bytes)).collect())
     }
 
-    /// Whether a constant of `i8` has nothing but zeros.
-    pub(super) fn is_zero(&self, name: &str) -> bool {
-        let bytes = self.bytes(name, INT8);
-        bytes.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
-    }
-
     /// The shape of a constant of this type.
     pub(super) fn shape(&self, name: &str, data_type: i32) -> Option<&[i64]> {
-        let tensor = self.constants.get(name)?;
+        let tensor = self.constant(name)?;
         (tensor.data_type == data_type).then_some(&tensor.dims)
     }
 
-    /// The bytes of a constant of this type that is in the file.
+    /// The bytes of a constant of this type, where they are in the file and fill its shape.
     pub(super) fn bytes(&self, name: &str, data_type: i32) -> Option<&[u8]> {
-        let tensor = self.constants.get(name)?;
-        (tensor.data_type == data_type && tensor.data_location == 0).then_some(&tensor.raw_data)
+        let tensor = self.constant(name)?;
+        let sizes = tensor.dims.iter().map(|size| usize::try_from(*size).ok());
+        let numbers = sizes
+            .chain([Some(size_of(data_type))])
+            .try_fold(1_usize, |product, size| product.checked_mul(size?));
+        let fits = tensor.data_type == data_type
+            && tensor.data_location == 0
+            && numbers == Some(tensor.raw_data.len());
+        fits.then_some(&tensor.raw_data)
     }
 
-    /// Adds a constant.
-    pub(super) fn constant(&mut self, name: &str, data_type: i32, raw_data: Vec<u8>) -> String {
-        let size = if matches!(data_type, FLOAT | INT32) {
-            4
-        } else {
-            1
-        };
-        self.added.push(TensorProto {
-            name: name.to_owned(),
+    fn constant(&self, name: &str) -> Option<&TensorProto> {
+        self.graph.initializer.get(*self.constants.get(name)?)
+    }
+
+    /// Adds a constant, and gives its name, which no other value has.
+    pub(super) fn add(&mut self, name: &str, data_type: i32, raw_data: Vec<u8>) -> String {
+        let name = format!("{DOMAIN}:{name}");
+        self.graph.initializer.push(TensorProto {
+            name: name.clone(),
             data_type,
-            dims: vec![(raw_data.len() / size) as i64],
+            dims: vec![(raw_data.len() / size_of(data_type)) as i64],
             raw_data,
             ..TensorProto::default()
         });
-        name.to_owned()
+        name
     }
 
     /// Takes a node out if nothing reads what it computes.
@@ -149,24 +146,24 @@ impl Nodes {
             domain: DOMAIN.to_owned(),
             ..node
         });
-        self.replaced = true;
     }
 
-    /// Gives the nodes back to the graph, with the constants that they read; whether any was replaced.
-    pub(super) fn finish(self, graph: &mut GraphProto) -> bool {
-        graph.node = self.nodes.into_iter().flatten().collect();
-        if self.replaced {
-            graph.initializer.extend(self.added);
-            let read: HashSet<&str> = graph
-                .node
-                .iter()
-                .flat_map(|node| &node.input)
-                .map(String::as_str)
-                .collect();
-            graph
-                .initializer
-                .retain(|tensor| read.contains(tensor.name.as_str()));
-        }
-        self.replaced
+    /// The graph, with the constants that its nodes read.
+    pub(super) fn finish(mut self) -> GraphProto {
+        self.graph.node = self.nodes.into_iter().flatten().collect();
+        let operands = self.graph.node.iter().flat_map(|node| &node.input);
+        let read: HashSet<&str> = operands.chain(&self.outputs).map(String::as_str).collect();
+        let constants = &mut self.graph.initializer;
+        constants.retain(|tensor| read.contains(tensor.name.as_str()));
+        self.graph
+    }
+}
+
+/// Bytes of a number.
+fn size_of(data_type: i32) -> usize {
+    if matches!(data_type, FLOAT | INT32) {
+        4
+    } else {
+        1
     }
 }
