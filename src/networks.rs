@@ -42,6 +42,12 @@ impl Networks {
         self.network.fixed_batch
     }
 
+    /// How many of the networks' nodes run in kernels of Sightline's.
+    pub fn own_operators(&self) -> usize {
+        let box_head = self.box_head.as_ref();
+        self.network.own_operators + box_head.map_or(0, |(network, _)| network.own_operators)
+    }
+
     /// An engine whose sessions run on `threads` threads, the caller's among them.
     ///
     /// # Errors

@@ -89,6 +89,8 @@ pub struct LoadedModel {
     pub metrics: ModelMetrics,
     /// How its queue and workers were planned.
     pub plan: ModelPlan,
+    /// How many nodes of its network run in kernels of Sightline's, those of int8.
+    pub own_operators: usize,
     /// Time from reading its file to the last warm session.
     pub load_time: Duration,
 }
@@ -169,6 +171,7 @@ impl LoadedModel {
         let detector = Detector::of(&source.manifest)?;
         let networks = Networks::prepare(&source, detector.as_ref(), runtime)?;
         let plan = plan.for_batch(networks.fixed_batch())?;
+        let own_operators = networks.own_operators();
         let ModelSource {
             manifest,
             variant,
@@ -207,6 +210,7 @@ impl LoadedModel {
             batcher,
             metrics: model_metrics,
             plan,
+            own_operators,
             load_time,
         })
     }

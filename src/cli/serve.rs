@@ -206,11 +206,13 @@ fn load(
 ) -> Result<LoadedModel> {
     override_batching(&mut source.manifest.batching, &config.batching);
     let plan = ModelPlan::new(&source.manifest, config.cores, config.intra_op_threads);
-    let model = LoadedModel::load(source, runtime, plan, &app.metrics)?;
+    let model = tracing::info_span!("load", model = source.id())
+        .in_scope(|| LoadedModel::load(source, runtime, plan, &app.metrics))?;
     tracing::info!(
         model = model.id(),
         instances = plan.instances,
         intra_op_threads = plan.intra_op_threads,
+        own_operators = model.own_operators,
         load_time_ms = u64::try_from(model.load_time.as_millis())?,
         "model loaded"
     );

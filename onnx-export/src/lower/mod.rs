@@ -1,6 +1,6 @@
 //! The integer graph that ONNX Runtime has optimised, with nodes replaced by operators of Sightline's own.
 //!
-//! Only graphs in memory are rewritten, never files: what [`crate::quantize()`] writes has standard operators
+//! Only graphs in memory are rewritten, never files: what [`mod@crate::quantize`] writes has standard operators
 //! alone. What the new nodes compute equals what they replace.
 //!
 //! - [`LOOKUP`]: a hard swish, which is a change of scale (`QLinearConcat` of one operand) and a product
