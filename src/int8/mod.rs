@@ -7,6 +7,8 @@
 mod depthwise;
 #[cfg(target_arch = "x86_64")]
 mod depthwise_avx512;
+#[cfg(test)]
+mod depthwise_tests;
 mod lookup;
 mod quantize;
 #[cfg(test)]

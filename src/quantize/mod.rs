@@ -9,6 +9,7 @@
 
 mod calibrate;
 mod compare;
+mod cost;
 mod histogram;
 mod report;
 mod search;

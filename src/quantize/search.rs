@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use onnx_export::quantize::{Layer, Range, Recipe, Target};
+use onnx_export::quantize::{Range, Recipe, Target};
 
 use super::compare::{OutputSet, mean_cosine};
 use super::{Method, Progress, QuantizeFailure, Statistics, Subject};
@@ -20,18 +20,6 @@ const FIRST_METHOD: Method = Method::Percentile(99.99);
 /// What is chosen from then. On the networks that were measured the mean squared error comes out as the
 /// higher percentile or worse, and minmax and entropy worse (docs/quantization.md).
 const METHODS: [Method; 2] = [FIRST_METHOD, Method::Percentile(99.999)];
-/// Nanoseconds that a multiplication saves in 8 bits, and that a number costs to be changed into 8 bits
-/// and back, on one core. Their ratio matters alone; depthwise convolutions save nothing, since
-/// their integer kernels are no faster.
-const SAVED_PER_MULTIPLICATION: f64 = 0.06;
-const COST_PER_NUMBER: f64 = 1.0;
-
-/// Most bytes of the int8 file, as a part of the float one's. Its 8-bit weights take a quarter; the rest
-/// is room for scales, and for weights that stay in float.
-const MAX_FILE: f64 = 0.28;
-/// Part of the weights that may be in float whatever the file's size: small layers are the ones that matter.
-const MIN_FLOAT_WEIGHTS: f64 = 0.005;
-
 /// What a search aims at.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Goal {
@@ -104,11 +92,11 @@ fn reference(
     Ok(run.collect::<Result<_, _>>()?)
 }
 
-struct Search<'a> {
-    subject: &'a Subject<'a>,
-    statistics: &'a Statistics,
+pub(super) struct Search<'a> {
+    pub(super) subject: &'a Subject<'a>,
+    pub(super) statistics: &'a Statistics,
     pictures: &'a [ImageTensor],
-    target: Target,
+    pub(super) target: Target,
     reference: Vec<OutputSet>,
 }
 
@@ -132,7 +120,11 @@ impl Search<'_> {
             .collect()
     }
 
-    fn recipe(&self, ranges: &BTreeMap<String, Range>, float_layers: BTreeSet<String>) -> Recipe {
+    pub(super) fn recipe(
+        &self,
+        ranges: &BTreeMap<String, Range>,
+        float_layers: BTreeSet<String>,
+    ) -> Recipe {
         let layers = self.subject.network.layers().iter();
         let inputs: BTreeSet<&String> = layers
             .filter(|layer| !float_layers.contains(&layer.name))
@@ -267,81 +259,6 @@ impl Search<'_> {
             .collect();
         order.sort_by(|(_, one), (_, other)| other.total_cmp(one));
         order.into_iter().map(|(name, _)| name).collect()
-    }
-
-    /// Part of the weights that may be in float for the size of the file.
-    fn max_float_weights(
-        &self,
-        ranges: &BTreeMap<String, Range>,
-        stem: &BTreeSet<String>,
-    ) -> Result<f64, QuantizeFailure> {
-        let network = &self.subject.network;
-        let outputs: Vec<String> = network.outputs().map(str::to_owned).collect();
-        let float = network.fetching(&outputs).len() as f64;
-        let recipe = self.recipe(ranges, stem.clone());
-        let int8 = network.quantize(&recipe, self.target)?.len() as f64;
-        let weights: usize = network.layers().iter().map(|layer| layer.weights).sum();
-        // In float a weight takes three bytes more.
-        let room = (MAX_FILE * float - int8) / (3.0 * weights.max(1) as f64);
-        Ok(self.weight_share(stem) + room.max(MIN_FLOAT_WEIGHTS))
-    }
-
-    /// Time that a layer in float costs more than in int8, in nanoseconds of a picture.
-    fn cost(&self, name: &str) -> f64 {
-        let Some(layer) = self.layer(name) else {
-            return 0.0;
-        };
-        let saved = if layer.groups > 1 {
-            0.0
-        } else {
-            SAVED_PER_MULTIPLICATION
-        };
-        let numbers = self.size(&layer.input) + self.size(&layer.output);
-        self.multiplications(layer) * saved + numbers * COST_PER_NUMBER
-    }
-
-    fn layer(&self, name: &str) -> Option<&Layer> {
-        self.subject
-            .network
-            .layers()
-            .iter()
-            .find(|layer| layer.name == name)
-    }
-
-    fn size(&self, value: &str) -> f64 {
-        self.statistics
-            .values
-            .get(value)
-            .map_or(0.0, |value| value.size)
-    }
-
-    /// Multiplications of one picture.
-    fn multiplications(&self, layer: &Layer) -> f64 {
-        self.size(&layer.output) * layer.multiplications as f64
-    }
-
-    /// The part of the multiplications that is in float.
-    fn float_share(&self, float: &BTreeSet<String>) -> f64 {
-        self.share(float, |layer| self.multiplications(layer))
-    }
-
-    /// The part of the weights that is in float.
-    fn weight_share(&self, float: &BTreeSet<String>) -> f64 {
-        self.share(float, |layer| layer.weights as f64)
-    }
-
-    fn share(&self, float: &BTreeSet<String>, of: impl Fn(&Layer) -> f64) -> f64 {
-        let (mut all, mut in_float) = (0.0, 0.0);
-        for layer in self.subject.network.layers() {
-            let amount = of(layer);
-            all += amount;
-            in_float += if float.contains(&layer.name) {
-                amount
-            } else {
-                0.0
-            };
-        }
-        in_float / f64::max(all, 1.0)
     }
 }
 
