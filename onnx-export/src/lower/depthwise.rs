@@ -15,7 +15,8 @@ pub(super) fn replace(nodes: &mut Lowering) {
         let Some((mut node, multipliers)) = depthwise(nodes, index) else {
             continue;
         };
-        let own = node.output[0].clone();
+        // The name of its one output.
+        let own = node.output.concat();
         let bytes = multipliers.iter().flat_map(|number| number.to_le_bytes());
         let name = format!("{own}_multipliers");
         node.input.push(nodes.add(&name, FLOAT, bytes.collect()));
@@ -38,6 +39,7 @@ fn table_behind(nodes: &Lowering, value: &str) -> Option<usize> {
 /// The new node, without what each channel is multiplied with, and that.
 fn depthwise(nodes: &Lowering, index: usize) -> Option<(NodeProto, Vec<f32>)> {
     let conv = nodes.nodes[index].as_ref()?;
+    let inputs: &[String; 9] = conv.input.as_slice().try_into().ok()?;
     let [
         x,
         x_scale,
@@ -48,36 +50,22 @@ fn depthwise(nodes: &Lowering, index: usize) -> Option<(NodeProto, Vec<f32>)> {
         y_scale,
         y_zero,
         bias,
-    ] = conv.input.as_slice()
-    else {
-        return None;
-    };
-    let whole = |name: &str| attribute(conv, name)?.i;
-    let channels = whole("group")?;
-    let shape = nodes.shape(weight, INT8)?;
-    let fits = conv.domain == "com.microsoft"
-        && conv.op_type == "QLinearConv"
-        && whole("channels_last") == Some(1)
-        && shape.len() == 4
-        && shape[..2] == [channels, 1]
-        && channels % CHANNELS_OF == 0
-        && nodes.bytes(zeros, INT8)?.iter().all(|zero| *zero == 0);
-    let mut attributes = window(conv, shape.get(2..)?)?;
+    ] = inputs;
+    let kernel = depthwise_kernel(nodes, conv, (weight, zeros))?;
     let (input, output) = (nodes.steps(x_scale, x_zero)?, nodes.steps(y_scale, y_zero)?);
+    let (weights, bias_steps) = (nodes.bytes(weight, INT8)?, nodes.whole_numbers(bias)?);
     let scales = nodes.floats(scales)?;
-    if !fits || !(scales.len() == 1 || scales.len() as i64 == channels) {
+    if scales.len() != 1 && scales.len() != bias_steps.len() {
         return None;
     }
-    let scales = scales.iter().cycle().take(channels as usize);
-    let multipliers = scales.map(|scale| input.scale * scale / output.scale);
-    let multipliers: Vec<f32> = multipliers.collect();
-    if !stays_in_range(
-        nodes.bytes(weight, INT8)?,
-        &nodes.whole_numbers(bias)?,
-        &multipliers,
-    ) {
+    let scales = scales.iter().cycle().take(bias_steps.len());
+    let multipliers: Vec<f32> = scales
+        .map(|scale| input.scale * scale / output.scale)
+        .collect();
+    if !stays_in_range(weights, &bias_steps, &multipliers) {
         return None;
     }
+    let mut attributes = window(conv, kernel)?;
     attributes.push(number("input_zero", i64::from(input.zero)));
     attributes.push(number("output_zero", i64::from(output.zero)));
     let node = NodeProto {
@@ -89,6 +77,28 @@ fn depthwise(nodes: &Lowering, index: usize) -> Option<(NodeProto, Vec<f32>)> {
         ..NodeProto::default()
     };
     Some((node, multipliers))
+}
+
+/// Height and width of the window, if `conv` is a channels-last convolution of its own for each channel, whose
+/// weights have no zero points.
+fn depthwise_kernel<'a>(
+    nodes: &'a Lowering,
+    conv: &NodeProto,
+    (weight, zeros): (&str, &str),
+) -> Option<&'a [i64]> {
+    let whole = |name: &str| attribute(conv, name)?.i;
+    let channels = whole("group")?;
+    let &[outputs, 1, ref kernel @ ..] = nodes.shape(weight, INT8)? else {
+        return None;
+    };
+    let fits = conv.domain == "com.microsoft"
+        && conv.op_type == "QLinearConv"
+        && whole("channels_last") == Some(1)
+        && outputs == channels
+        && kernel.len() == 2
+        && channels % CHANNELS_OF == 0
+        && nodes.bytes(zeros, INT8)?.iter().all(|zero| *zero == 0);
+    fits.then_some(kernel)
 }
 
 /// The attributes of a window, if it is such as networks have: a kernel keeps as many rows as it spans.

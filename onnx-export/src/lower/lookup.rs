@@ -21,7 +21,8 @@ pub(super) fn replace(nodes: &mut Lowering) {
         let Some(last) = nodes.take(index) else {
             continue;
         };
-        let name = format!("{}_table", last.output[0]);
+        // After its one output.
+        let name = format!("{}_table", last.output.concat());
         let table = nodes.add(&name, UINT8, function.table.to_vec());
         let node = NodeProto {
             op_type: LOOKUP.to_owned(),
@@ -88,7 +89,7 @@ fn in_floats(nodes: &Lowering, index: usize) -> Option<Function> {
     let mut orders = [(a, b), (b, a)].into_iter();
     let (x, gate, node) = orders.find_map(|(x, gated)| {
         let (gate, node) = nodes.producer(gated, "HardSigmoid")?;
-        (node.input[0] == *x).then_some((x, gate, node))
+        (node.input.first() == Some(x)).then_some((x, gate, node))
     })?;
     let float = |name: &str| attribute(node, name)?.f;
     let (alpha, beta) = (float("alpha")?, float("beta")?);

@@ -357,3 +357,24 @@ fn graphs_without_8_bit_numbers_are_left_alone() {
     assert!(RuntimeGraph::read(b"\xff\xff").is_err());
     assert!(RuntimeGraph::read(b"").unwrap().lowered(true).is_none());
 }
+
+#[test]
+fn damaged_graphs_never_panic() {
+    let model = ModelProto {
+        graph: Some(graph()),
+        ..ModelProto::default()
+    };
+    let whole = model.encode_to_vec();
+    let noise: Vec<f32> = crate::formula::uniform("damage", 40_000).collect();
+    let mut lowered = 0;
+    for pair in noise.chunks_exact(2) {
+        let mut damaged = whole.clone();
+        let place = (pair[0].abs() * whole.len() as f32) as usize % whole.len();
+        damaged[place] = (pair[1] * 255.0) as i32 as u8;
+        let graph = RuntimeGraph::read(&damaged).ok();
+        let graph = graph.and_then(|graph| graph.lowered(true));
+        lowered += usize::from(graph.is_some());
+    }
+    // Most are still graphs: the rest of the code was reached.
+    assert!(lowered > 1000, "{lowered}");
+}
