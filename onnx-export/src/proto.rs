@@ -188,6 +188,14 @@ pub(crate) const INT64: i32 = 7;
 /// `TensorProto.DataType.BOOL`.
 const BOOL: i32 = 9;
 
+impl NodeProto {
+    /// The attribute `name`.
+    pub(crate) fn attribute(&self, name: &str) -> Option<&AttributeProto> {
+        let mut attributes = self.attribute.iter();
+        attributes.find(|attribute| attribute.name == name)
+    }
+}
+
 impl From<&(&'static str, Attr)> for AttributeProto {
     fn from((name, attr): &(&'static str, Attr)) -> Self {
         let mut proto = Self {

@@ -1,8 +1,10 @@
 //! Where floats become 8-bit numbers: from ONNX Runtime's blocked layout to channels-last ones.
 
-use super::graph::{Lowering, Steps};
-use super::{QUANTIZE, attribute, number};
-use crate::proto::NodeProto;
+use super::QUANTIZE;
+use super::graph::Lowering;
+use crate::graph::Attr;
+use crate::proto::{AttributeProto, NodeProto};
+use crate::quantize::Affine;
 
 /// The permutation to channels-last.
 const LAST: [i64; 4] = [0, 2, 3, 1];
@@ -22,7 +24,7 @@ pub(super) fn replace(nodes: &mut Lowering) {
 /// The indices of the two nodes behind a `ReorderOutput`, and the node for all three.
 fn chain(nodes: &Lowering, index: usize) -> Option<(usize, usize, NodeProto)> {
     let reorder = nodes.nodes[index].as_ref()?;
-    if reorder.op_type != "ReorderOutput" || attribute(reorder, "channels_last")?.i != Some(0) {
+    if reorder.op_type != "ReorderOutput" || reorder.attribute("channels_last")?.i != Some(0) {
         return None;
     }
     let next = |node: &NodeProto, op: &str| {
@@ -31,9 +33,9 @@ fn chain(nodes: &Lowering, index: usize) -> Option<(usize, usize, NodeProto)> {
         (node.op_type == op && node.domain.is_empty()).then_some((index, node))
     };
     let (quantize, node) = next(reorder, "QuantizeLinear")?;
-    let Steps { scale, zero } = nodes.steps(node.input.get(1)?, node.input.get(2)?)?;
+    let Affine { scale, zero_point } = nodes.affine(node.input.get(1)?, node.input.get(2)?)?;
     let (transpose, node) = next(node, "Transpose")?;
-    if attribute(node, "perm")?.ints != LAST {
+    if node.attribute("perm")?.ints != LAST {
         return None;
     }
     let node = NodeProto {
@@ -42,9 +44,9 @@ fn chain(nodes: &Lowering, index: usize) -> Option<(usize, usize, NodeProto)> {
         input: reorder.input.clone(),
         output: node.output.clone(),
         attribute: vec![
-            attribute(reorder, "channels")?.clone(),
-            number("zero", i64::from(zero)),
-            super::real("scale", scale),
+            reorder.attribute("channels")?.clone(),
+            AttributeProto::from(&("zero", Attr::Int(zero_point.into()))),
+            AttributeProto::from(&("scale", Attr::Float(scale))),
         ],
         ..NodeProto::default()
     };

@@ -3,8 +3,10 @@
 use std::ops::RangeInclusive;
 
 use super::graph::Lowering;
-use super::{DEPTHWISE, DOMAIN, LOOKUP, attribute, number, numbers};
+use super::{DEPTHWISE, DOMAIN, LOOKUP};
+use crate::graph::Attr;
 use crate::proto::{AttributeProto, FLOAT, INT8, NodeProto};
+use crate::quantize::Affine;
 
 /// Vectors have 64 numbers; constants are repeated until both fit, eight times at most.
 const CHANNELS_OF: i64 = 8;
@@ -52,7 +54,10 @@ fn depthwise(nodes: &Lowering, index: usize) -> Option<(NodeProto, Vec<f32>)> {
         bias,
     ] = inputs;
     let kernel = depthwise_kernel(nodes, conv, (weight, zeros))?;
-    let (input, output) = (nodes.steps(x_scale, x_zero)?, nodes.steps(y_scale, y_zero)?);
+    let (input, output) = (
+        nodes.affine(x_scale, x_zero)?,
+        nodes.affine(y_scale, y_zero)?,
+    );
     let (weights, bias_steps) = (nodes.bytes(weight, INT8)?, nodes.whole_numbers(bias)?);
     let scales = nodes.floats(scales)?;
     if scales.len() != 1 && scales.len() != bias_steps.len() {
@@ -66,8 +71,8 @@ fn depthwise(nodes: &Lowering, index: usize) -> Option<(NodeProto, Vec<f32>)> {
         return None;
     }
     let mut attributes = window(conv, kernel)?;
-    attributes.push(number("input_zero", i64::from(input.zero)));
-    attributes.push(number("output_zero", i64::from(output.zero)));
+    attributes.push(zero_point("input_zero", input));
+    attributes.push(zero_point("output_zero", output));
     let node = NodeProto {
         op_type: DEPTHWISE.to_owned(),
         name: conv.name.clone(),
@@ -86,7 +91,7 @@ fn depthwise_kernel<'a>(
     conv: &NodeProto,
     (weight, zeros): (&str, &str),
 ) -> Option<&'a [i64]> {
-    let whole = |name: &str| attribute(conv, name)?.i;
+    let whole = |name: &str| conv.attribute(name)?.i;
     let channels = whole("group")?;
     let &[outputs, 1, ref kernel @ ..] = nodes.shape(weight, INT8)? else {
         return None;
@@ -103,28 +108,37 @@ fn depthwise_kernel<'a>(
 
 /// The attributes of a window, if it is such as networks have: a kernel keeps as many rows as it spans.
 fn window(conv: &NodeProto, kernel: &[i64]) -> Option<Vec<AttributeProto>> {
-    let padding = attribute(conv, "auto_pad").and_then(|a| a.s.as_deref());
+    let padding = conv.attribute("auto_pad").and_then(|a| a.s.as_deref());
     let same_upper = match padding {
         None | Some(b"NOTSET") => false,
         Some(b"SAME_UPPER") => true,
         Some(_) => return None,
     };
-    let cases: [(&str, &[i64], RangeInclusive<i64>); 4] = [
+    let cases: [(&'static str, &[i64], RangeInclusive<i64>); 4] = [
         ("kernel_shape", kernel, 1..=7),
         ("strides", &[1; 2], 1..=4),
         ("dilations", &[1; 2], 1..=4),
         ("pads", &[0; 4], 0..=32),
     ];
-    let mut attributes = vec![number("same_upper", i64::from(same_upper))];
+    let mut attributes = vec![AttributeProto::from(&(
+        "same_upper",
+        Attr::Int(same_upper.into()),
+    ))];
     for (name, default, limits) in cases {
-        let given = attribute(conv, name).map(|attribute| attribute.ints.as_slice());
+        let given = conv
+            .attribute(name)
+            .map(|attribute| attribute.ints.as_slice());
         let given = given.unwrap_or(default);
         if given.len() != default.len() || !given.iter().all(|n| limits.contains(n)) {
             return None;
         }
-        attributes.push(numbers(name, given));
+        attributes.push(AttributeProto::from(&(name, Attr::Ints(given.to_vec()))));
     }
     (attributes[1].ints == kernel).then_some(attributes)
+}
+
+fn zero_point(name: &'static str, affine: Affine) -> AttributeProto {
+    AttributeProto::from(&(name, Attr::Int(affine.zero_point.into())))
 }
 
 /// Whether no sum leaves 32 bits, before and after it is changed to the output's steps; and whether there are

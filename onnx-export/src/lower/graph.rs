@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::DOMAIN;
 use crate::proto::{FLOAT, GraphProto, INT32, NodeProto, TensorProto, UINT8};
+use crate::quantize::Affine;
 
 /// The nodes of a graph, who reads what, and its constants.
 pub(super) struct Lowering {
@@ -14,20 +15,6 @@ pub(super) struct Lowering {
     constants: HashMap<String, usize>,
     /// The rest of it.
     graph: GraphProto,
-}
-
-/// Scale and zero point of a tensor.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Steps {
-    pub(super) scale: f32,
-    pub(super) zero: u8,
-}
-
-impl Steps {
-    /// What a number stands for.
-    pub(super) fn value(self, number: u8) -> f32 {
-        self.scale * (f32::from(number) - f32::from(self.zero))
-    }
 }
 
 impl Lowering {
@@ -67,12 +54,12 @@ impl Lowering {
         (readers.next().is_none() && !self.outputs.contains(value)).then_some(index)
     }
 
-    /// The steps that two scalar constants say.
-    pub(super) fn steps(&self, scale: &str, zero: &str) -> Option<Steps> {
+    /// What two scalar constants say.
+    pub(super) fn affine(&self, scale: &str, zero_point: &str) -> Option<Affine> {
         let scale = self.floats(scale)?;
-        let zero = self.bytes(zero, UINT8)?;
-        match (scale.as_slice(), zero) {
-            (&[scale], &[zero]) => Some(Steps { scale, zero }),
+        let zero_point = self.bytes(zero_point, UINT8)?;
+        match (scale.as_slice(), zero_point) {
+            (&[scale], &[zero_point]) => Some(Affine { scale, zero_point }),
             _ => None,
         }
     }

@@ -1,8 +1,9 @@
 //! Hard swishes as tables.
 
-use super::graph::{Lowering, Steps};
-use super::{LOOKUP, attribute};
+use super::LOOKUP;
+use super::graph::Lowering;
 use crate::proto::{NodeProto, UINT8};
+use crate::quantize::Affine;
 
 /// A function of the numbers of one value, and the nodes that compute it.
 struct Function {
@@ -47,9 +48,9 @@ fn gated(nodes: &Lowering, index: usize) -> Option<Function> {
     if product.op_type != "QLinearMul" {
         return None;
     }
-    let first = (a, nodes.steps(a_scale, a_zero)?);
-    let second = (b, nodes.steps(b_scale, b_zero)?);
-    let result = nodes.steps(scale, zero)?;
+    let first = (a, nodes.affine(a_scale, a_zero)?);
+    let second = (b, nodes.affine(b_scale, b_zero)?);
+    let result = nodes.affine(scale, zero)?;
     let mut orders = [(first, second), (second, first)].into_iter();
     orders.find_map(|((x, x_steps), (gate, gate_steps))| {
         let (concat, node) = nodes.producer(gate, "QLinearConcat")?;
@@ -57,8 +58,8 @@ fn gated(nodes: &Lowering, index: usize) -> Option<Function> {
             return None;
         };
         let change = [
-            nodes.steps(read_scale, read_zero)?,
-            nodes.steps(scale, zero)?,
+            nodes.affine(read_scale, read_zero)?,
+            nodes.affine(scale, zero)?,
         ];
         let table = std::array::from_fn(|number| {
             let gated = rescaled(number as u8, change);
@@ -75,14 +76,14 @@ fn gated(nodes: &Lowering, index: usize) -> Option<Function> {
 /// `DequantizeLinear -> HardSigmoid, Mul -> QuantizeLinear`: that of trained networks, rounded once.
 fn in_floats(nodes: &Lowering, index: usize) -> Option<Function> {
     let quantize = nodes.nodes[index].as_ref()?;
-    let [value, scale, zero] = quantize.input.as_slice() else {
+    let [product, scale, zero] = quantize.input.as_slice() else {
         return None;
     };
     if quantize.op_type != "QuantizeLinear" {
         return None;
     }
-    let to = nodes.steps(scale, zero)?;
-    let (product, node) = nodes.producer(value, "Mul")?;
+    let to = nodes.affine(scale, zero)?;
+    let (product, node) = nodes.producer(product, "Mul")?;
     let [a, b] = node.input.as_slice() else {
         return None;
     };
@@ -91,16 +92,16 @@ fn in_floats(nodes: &Lowering, index: usize) -> Option<Function> {
         let (gate, node) = nodes.producer(gated, "HardSigmoid")?;
         (node.input.first() == Some(x)).then_some((x, gate, node))
     })?;
-    let float = |name: &str| attribute(node, name)?.f;
+    let float = |name: &str| node.attribute(name)?.f;
     let (alpha, beta) = (float("alpha")?, float("beta")?);
     let (dequantize, node) = nodes.producer(x, "DequantizeLinear")?;
     let [operand, scale, zero] = node.input.as_slice() else {
         return None;
     };
-    let from = nodes.steps(scale, zero)?;
+    let from = nodes.affine(scale, zero)?;
     let table = std::array::from_fn(|number| {
-        let x = from.value(number as u8);
-        rounded(x * (alpha * x + beta).clamp(0.0, 1.0) / to.scale, to.zero)
+        let x = value(number as u8, from);
+        rounded(x * (alpha * x + beta).clamp(0.0, 1.0) / to.scale, to)
     });
     Some(Function {
         operand: operand.clone(),
@@ -110,21 +111,24 @@ fn in_floats(nodes: &Lowering, index: usize) -> Option<Function> {
 }
 
 /// A number in other steps, as ONNX Runtime computes it.
-fn rescaled(number: u8, [from, to]: [Steps; 2]) -> u8 {
-    rounded(from.value(number) / to.scale, to.zero)
+fn rescaled(number: u8, [from, to]: [Affine; 2]) -> u8 {
+    rounded(value(number, from) / to.scale, to)
 }
 
 /// A product, as ONNX Runtime computes it.
-fn multiplied((a, a_steps): (u8, Steps), (b, b_steps): (u8, Steps), to: Steps) -> u8 {
-    let centred = |number: u8, steps: Steps| f32::from(number) - f32::from(steps.zero);
+fn multiplied((a, a_steps): (u8, Affine), (b, b_steps): (u8, Affine), to: Affine) -> u8 {
+    let centred = |number: u8, affine: Affine| f32::from(number) - f32::from(affine.zero_point);
     let product = centred(a, a_steps) * centred(b, b_steps);
-    rounded(
-        product * (a_steps.scale * b_steps.scale / to.scale),
-        to.zero,
-    )
+    rounded(product * (a_steps.scale * b_steps.scale / to.scale), to)
 }
 
-fn rounded(steps: f32, zero: u8) -> u8 {
+/// What a number stands for.
+fn value(number: u8, affine: Affine) -> f32 {
+    affine.scale * (f32::from(number) - f32::from(affine.zero_point))
+}
+
+/// The number that is nearest to so many steps.
+fn rounded(steps: f32, to: Affine) -> u8 {
     // Conversions saturate.
-    (steps.round_ties_even() + f32::from(zero)) as u8
+    (steps.round_ties_even() + f32::from(to.zero_point)) as u8
 }

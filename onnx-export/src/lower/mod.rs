@@ -17,7 +17,7 @@ mod tests;
 
 use prost::Message;
 
-use crate::proto::{AttributeProto, ModelProto, NodeProto, OperatorSetIdProto};
+use crate::proto::{ModelProto, NodeProto, OperatorSetIdProto};
 use crate::read::{GraphReadError, WeightTensor, large_weights};
 use graph::Lowering;
 
@@ -30,7 +30,6 @@ pub const LOOKUP: &str = "Lookup";
 /// the results. Attributes: `kernel_shape`, `strides`, `pads` and `dilations` of `Conv`, and as whole numbers
 /// `same_upper` for its `auto_pad`, `input_zero` and `output_zero`.
 pub const DEPTHWISE: &str = "DepthwiseConv";
-
 /// Floats in ONNX Runtime's blocked layout, `[N, ceil(C / 16), H, W, 16] f32`, which it says is
 /// `[N, 16 ceil(C / 16), H, W]`, into 8-bit numbers `[N, H, W, C] u8`. Attributes: `channels`, `scale` and `zero`.
 pub const QUANTIZE: &str = "QuantizeBlocked";
@@ -107,40 +106,5 @@ impl RuntimeGraph {
     /// [`GraphReadError::Length`] for a tensor whose bytes do not fill its shape.
     pub fn into_weights(self, min_bytes: usize) -> Result<Vec<WeightTensor>, GraphReadError> {
         large_weights(self.model, min_bytes)
-    }
-}
-
-fn attribute<'a>(node: &'a NodeProto, name: &str) -> Option<&'a AttributeProto> {
-    let mut attributes = node.attribute.iter();
-    attributes.find(|attribute| attribute.name == name)
-}
-
-/// An attribute that is a whole number.
-fn number(name: &str, value: i64) -> AttributeProto {
-    AttributeProto {
-        name: name.to_owned(),
-        i: Some(value),
-        r#type: 2,
-        ..AttributeProto::default()
-    }
-}
-
-/// An attribute that is a list of whole numbers.
-fn numbers(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto {
-        name: name.to_owned(),
-        ints: values.to_vec(),
-        r#type: 7,
-        ..AttributeProto::default()
-    }
-}
-
-/// An attribute that is a float.
-fn real(name: &str, value: f32) -> AttributeProto {
-    AttributeProto {
-        name: name.to_owned(),
-        f: Some(value),
-        r#type: 1,
-        ..AttributeProto::default()
     }
 }

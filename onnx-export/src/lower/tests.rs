@@ -1,7 +1,10 @@
 //! Which nodes are replaced, and which had better not be.
 
 use super::*;
-use crate::proto::{FLOAT, GraphProto, INT8, INT32, TensorProto, UINT8, ValueInfoProto};
+use crate::graph::Attr;
+use crate::proto::{
+    AttributeProto, FLOAT, GraphProto, INT8, INT32, TensorProto, UINT8, ValueInfoProto,
+};
 
 fn tensor(name: &str, data_type: i32, dims: &[i64], raw_data: Vec<u8>) -> TensorProto {
     TensorProto {
@@ -11,6 +14,10 @@ fn tensor(name: &str, data_type: i32, dims: &[i64], raw_data: Vec<u8>) -> Tensor
         raw_data,
         ..TensorProto::default()
     }
+}
+
+fn int(name: &'static str, value: i64) -> AttributeProto {
+    AttributeProto::from(&(name, Attr::Int(value)))
 }
 
 fn scale(name: &str, scale: f32) -> TensorProto {
@@ -32,18 +39,21 @@ fn node(domain: &str, op: &str, inputs: &str, output: &str) -> NodeProto {
 /// of what each gave, so that it is read.
 fn graph() -> GraphProto {
     let mut reorder = node("com.microsoft.nchwc", "ReorderOutput", "images", "floats");
-    reorder.attribute = vec![number("channels", 8), number("channels_last", 0)];
+    reorder.attribute = vec![int("channels", 8), int("channels_last", 0)];
     let mut transpose = node("", "Transpose", "numbers", "x");
-    transpose.attribute = vec![numbers("perm", &[0, 2, 3, 1])];
+    transpose.attribute = vec![AttributeProto::from(&(
+        "perm",
+        Attr::Ints(vec![0, 2, 3, 1]),
+    ))];
     let inputs = "x s z w ws wz s z bias";
     let mut conv = node("com.microsoft", "QLinearConv", inputs, "conv");
     conv.attribute = vec![
-        number("group", 8),
-        number("channels_last", 1),
-        numbers("kernel_shape", &[3, 3]),
-        numbers("strides", &[1, 1]),
-        numbers("pads", &[1, 1, 1, 1]),
-        numbers("dilations", &[1, 1]),
+        int("group", 8),
+        int("channels_last", 1),
+        AttributeProto::from(&("kernel_shape", Attr::Ints(vec![3, 3]))),
+        AttributeProto::from(&("strides", Attr::Ints(vec![1, 1]))),
+        AttributeProto::from(&("pads", Attr::Ints(vec![1, 1, 1, 1]))),
+        AttributeProto::from(&("dilations", Attr::Ints(vec![1, 1]))),
     ];
     GraphProto {
         node: vec![
@@ -152,7 +162,10 @@ fn without_wide_vectors_there_are_tables_alone() {
 fn floats_between_8_bit_numbers_are_a_table() {
     let mut graph = graph();
     let mut gate = node("", "HardSigmoid", "read", "gate");
-    gate.attribute = vec![real("alpha", 1.0 / 6.0), real("beta", 0.5)];
+    gate.attribute = vec![
+        AttributeProto::from(&("alpha", Attr::Float(1.0 / 6.0))),
+        AttributeProto::from(&("beta", Attr::Float(0.5))),
+    ];
     graph.node.splice(
         4..6,
         [
@@ -172,13 +185,8 @@ fn floats_between_8_bit_numbers_are_a_table() {
     assert_eq!(table.unwrap().raw_data[..4], [0, 1, 1, 2]);
 }
 
-fn pad(mode: &str) -> AttributeProto {
-    AttributeProto {
-        name: "auto_pad".to_owned(),
-        s: Some(mode.into()),
-        r#type: 3,
-        ..AttributeProto::default()
-    }
+fn pad(mode: &'static str) -> AttributeProto {
+    AttributeProto::from(&("auto_pad", Attr::Text(mode)))
 }
 
 #[test]
@@ -188,7 +196,7 @@ fn attributes_may_be_left_out() {
     graph.node[3].attribute.push(pad("SAME_UPPER"));
     let (operators, graph) = lowered(graph, true);
     assert_eq!(operators, [QUANTIZE, DEPTHWISE, "Flatten"]);
-    let ints = |name: &str| &attribute(&graph.node[1], name).unwrap().ints;
+    let ints = |name: &str| &graph.node[1].attribute(name).unwrap().ints;
     assert_eq!(
         (ints("kernel_shape"), ints("strides")),
         (&vec![3, 3], &vec![1, 1])
@@ -197,7 +205,7 @@ fn attributes_may_be_left_out() {
         (ints("dilations"), ints("pads")),
         (&vec![1, 1], &vec![0; 4])
     );
-    assert_eq!(attribute(&graph.node[1], "same_upper").unwrap().i, Some(1));
+    assert_eq!(graph.node[1].attribute("same_upper").unwrap().i, Some(1));
 }
 
 /// Something about a graph that its nodes cannot be replaced with, and the operators that are left.
@@ -349,7 +357,7 @@ fn graphs_without_8_bit_numbers_are_left_alone() {
     float.node.truncate(3);
     assert_eq!(lowered(float, true).0, [""; 0]);
     let mut branching = graph();
-    let mut body = number("then_branch", 0);
+    let mut body = int("then_branch", 0);
     body.g = Some(Vec::new());
     branching.node[6].attribute.push(body);
     assert_eq!(lowered(branching, true).0, [""; 0]);

@@ -110,10 +110,14 @@ impl<'a> Walk<'a> {
                 Some(first.affine)
             }
             // Part of a hard swish, which is rounded once, as a whole.
-            "HardSigmoid" if self.is_swish(node) => return Ok(()),
+            "HardSigmoid" if self.network.is_swish(node) => return Ok(()),
             "HardSigmoid" => Some(GATE),
             "Add" => last.and_then(|layer| self.around(layer, SUMS)),
-            "Mul" if self.gate_of(node).is_some_and(|gate| self.is_swish(gate)) => {
+            "Mul"
+                if self
+                    .gate_of(node)
+                    .is_some_and(|gate| self.network.is_swish(gate)) =>
+            {
                 last.and_then(|layer| self.after(layer))
             }
             "Mul" => last.and_then(|layer| self.around(layer, PRODUCTS)),
@@ -129,16 +133,6 @@ impl<'a> Walk<'a> {
         let producers = factors.filter_map(|value| self.network.producer(value));
         let mut nodes = producers.map(|index| &self.network.nodes()[index]);
         nodes.find(|node| node.op_type == "HardSigmoid")
-    }
-
-    /// Whether a hard sigmoid is multiplied by its own operand.
-    fn is_swish(&self, gate: &NodeProto) -> bool {
-        let (Some(x), Some(y)) = (gate.input.first(), gate.output.first()) else {
-            return false;
-        };
-        let readers = self.network.consumers(y).iter();
-        let mut readers = readers.map(|index| &self.network.nodes()[*index]);
-        readers.any(|node| node.op_type == "Mul" && node.input.contains(x))
     }
 
     /// The scale of a module of one of these `names` in the nearest module around a layer.

@@ -78,10 +78,7 @@ fn between(network: &Network, node: &NodeProto, roles: &[Role], trained: bool) -
 
 /// `clip(x / 6 + 1/2, 0, 1)`.
 fn is_torch_gate(node: &NodeProto) -> bool {
-    let number = |name: &str| {
-        let attribute = node.attribute.iter().find(|a| a.name == name);
-        attribute.and_then(|attribute| attribute.f)
-    };
+    let number = |name: &str| node.attribute(name).and_then(|attribute| attribute.f);
     number("alpha").is_some_and(|alpha| (alpha - 1.0 / 6.0).abs() < 1e-6)
         && number("beta").is_none_or(|beta| beta == 0.5)
 }
@@ -102,28 +99,17 @@ fn only_swish_reads(network: &Network, gate: &NodeProto) -> bool {
 fn trained_gate(network: &Network, gate: &NodeProto) -> Role {
     let gated = &gate.output[0];
     let alone = network.consumers(gated).len() == 1 && !network.is_output(gated);
-    match is_swish(network, gate) {
+    match network.is_swish(gate) {
         false => Role::Arithmetic,
         true if alone && is_torch_gate(gate) => Role::Step,
         true => Role::Float,
     }
 }
 
-/// Whether a hard sigmoid is multiplied by its own operand.
-fn is_swish(network: &Network, gate: &NodeProto) -> bool {
-    let (x, gated) = (&gate.input[0], &gate.output[0]);
-    let mut readers = network.consumers(gated).iter();
-    readers.any(|index| {
-        let node = &network.nodes()[*index];
-        node.op_type == "Mul" && node.input.contains(x)
-    })
-}
-
 /// Whether a `ReduceMean` is a global average pooling.
 fn averages_pixels(network: &Network, node: &NodeProto) -> bool {
-    let attribute = |name: &str| node.attribute.iter().find(|a| a.name == name);
-    let kept = attribute("keepdims").and_then(|a| a.i).unwrap_or(1) == 1;
-    let axes = match (attribute("axes"), node.input.get(1)) {
+    let kept = node.attribute("keepdims").and_then(|a| a.i).unwrap_or(1) == 1;
+    let axes = match (node.attribute("axes"), node.input.get(1)) {
         (Some(axes), _) => axes.ints.clone(),
         (None, Some(axes)) => network.whole_numbers(axes),
         (None, None) => Vec::new(),

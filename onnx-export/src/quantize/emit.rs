@@ -7,6 +7,7 @@ use super::check::check_order;
 use super::correct::lost_means;
 use super::rewrite::{Rewriter, RoundedWeight};
 use super::{Affine, Layer, QuantizeError};
+use crate::graph::Attr;
 use crate::proto::{AttributeProto, FLOAT, GraphProto, INT8, INT32, NodeProto, TensorProto, UINT8};
 
 impl Rewriter<'_> {
@@ -167,20 +168,15 @@ impl Rewriter<'_> {
         name: &str,
         inputs: &[String],
         output: &str,
-        attribute: Option<(&str, i64)>,
+        attribute: Option<(&'static str, i64)>,
     ) {
-        let attribute = attribute.map(|(name, number)| AttributeProto {
-            name: name.to_owned(),
-            i: Some(number),
-            r#type: 2,
-            ..AttributeProto::default()
-        });
+        let attribute = attribute.map(|(name, number)| (name, Attr::Int(number)));
         self.nodes.push(NodeProto {
             op_type: op.to_owned(),
             name: name.to_owned(),
             input: inputs.to_vec(),
             output: vec![output.to_owned()],
-            attribute: attribute.into_iter().collect(),
+            attribute: attribute.iter().map(AttributeProto::from).collect(),
             ..NodeProto::default()
         });
     }

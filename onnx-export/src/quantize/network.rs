@@ -128,6 +128,16 @@ impl Network {
         self.consumers.get(value).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether a hard sigmoid is multiplied by its own operand.
+    pub(crate) fn is_swish(&self, gate: &NodeProto) -> bool {
+        let (Some(x), Some(gated)) = (gate.input.first(), gate.output.first()) else {
+            return false;
+        };
+        let readers = self.consumers(gated).iter();
+        let mut readers = readers.map(|index| &self.nodes()[*index]);
+        readers.any(|node| node.op_type == "Mul" && node.input.contains(x))
+    }
+
     pub(super) fn weight(&self, name: &str) -> Option<&WeightTensor> {
         self.weights.get(name)
     }
@@ -204,7 +214,7 @@ fn layer(index: usize, node: &NodeProto, weights: &HashMap<String, WeightTensor>
     if !bias.as_ref().is_none_or(bias_fits) {
         return None;
     }
-    let group = node.attribute.iter().find(|a| a.name == "group");
+    let group = node.attribute("group");
     let groups = group
         .and_then(|a| a.i)
         .and_then(|n| usize::try_from(n).ok());

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::domain::{Role, quantizable_values, roles};
 use super::emit::dequantized;
 use super::{Layer, Network, Recipe};
+use crate::graph::Attr;
 use crate::proto::{
     AttributeProto, FLOAT, GraphProto, INT64, NodeProto, TensorProto, TensorTypeProto, TypeProto,
     ValueInfoProto,
@@ -73,7 +74,7 @@ impl Network {
 
     fn summarise(&self, graph: &mut GraphProto, value: &str, observed: &mut Vec<Observed>) {
         let own = || value.to_owned();
-        let without_axes = || vec![integer("keepdims", 0)];
+        let without_axes = || vec![AttributeProto::from(&("keepdims", Attr::Int(0)))];
         let mut summaries = vec![
             (
                 summary("ReduceMin", value, without_axes()),
@@ -85,7 +86,7 @@ impl Network {
             ),
         ];
         let count = summary("Size", value, vec![]);
-        let to_float = vec![integer("to", i64::from(FLOAT))];
+        let to_float = vec![AttributeProto::from(&("to", Attr::Int(i64::from(FLOAT))))];
         let size = summary("Cast", &count.output[0], to_float);
         graph.node.push(count);
         summaries.push((size, Observed::Size(own())));
@@ -94,7 +95,9 @@ impl Network {
             let mut means = summary("ReduceMean", value, without_axes());
             // The axes became an operand in opset 18.
             if self.opset() < 18 {
-                means.attribute.push(integers("axes", axes));
+                means
+                    .attribute
+                    .push(AttributeProto::from(&("axes", Attr::Ints(axes.to_vec()))));
             } else {
                 let name = format!("{}_axes", means.output[0]);
                 means.input.push(name.clone());
@@ -120,24 +123,6 @@ fn summary(op: &str, value: &str, attribute: Vec<AttributeProto>) -> NodeProto {
         op_type: op.to_owned(),
         attribute,
         ..NodeProto::default()
-    }
-}
-
-fn integer(name: &str, value: i64) -> AttributeProto {
-    AttributeProto {
-        name: name.to_owned(),
-        i: Some(value),
-        r#type: 2,
-        ..AttributeProto::default()
-    }
-}
-
-fn integers(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto {
-        name: name.to_owned(),
-        ints: values.to_vec(),
-        r#type: 7,
-        ..AttributeProto::default()
     }
 }
 
