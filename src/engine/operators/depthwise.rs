@@ -3,14 +3,12 @@
 use std::sync::Mutex;
 
 use onnx_export::lower::DEPTHWISE;
-use ort::operator::{
-    BoxedKernel, ComputeContext, KernelContext, Operator, OperatorInput, OperatorOutput,
-};
+use ort::operator::{ComputeContext, KernelContext, OperatorInput};
 use ort::value::Shape;
 use ort::value::TensorElementType::{Float32, Int8, Int32, Uint8};
 
 use super::{
-    constant, guarded, in_parallel, input, kernel, lock, number, output, refused, sizes,
+    Compute, Form, constant, in_parallel, input, lock, number, output, parts, refused, sizes,
     sizes_of_four, table, task_size,
 };
 use crate::int8::{Depthwise, DepthwiseSpec, Scratch};
@@ -18,41 +16,24 @@ use crate::int8::{Depthwise, DepthwiseSpec, Scratch};
 /// The input that not every node has.
 const TABLE: usize = 4;
 
-pub(super) struct DepthwiseConv {
-    pub(super) threads: usize,
-}
+pub(super) const FORM: Form = Form {
+    name: DEPTHWISE,
+    inputs: || {
+        let required = [Uint8, Int8, Int32, Float32].map(OperatorInput::required);
+        required
+            .into_iter()
+            .chain([OperatorInput::optional(Uint8)])
+            .collect()
+    },
+    kernel,
+};
 
-impl Operator for DepthwiseConv {
-    type Kernel<'attr> = BoxedKernel<'attr>;
-
-    fn name(&self) -> &str {
-        DEPTHWISE
-    }
-
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [
-            OperatorInput::required(Uint8),
-            OperatorInput::required(Int8),
-            OperatorInput::required(Int32),
-            OperatorInput::required(Float32),
-            OperatorInput::optional(Uint8),
-        ]
-    }
-
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [OperatorOutput::required(Uint8)]
-    }
-
-    fn create_kernel<'attr>(
-        &self,
-        context: &KernelContext<'attr>,
-    ) -> ort::Result<Self::Kernel<'attr>> {
-        let layer = guarded(|| Depthwise::new(spec(context)?).map_err(refused))?;
-        let (threads, scratches) = (self.threads, Mutex::default());
-        Ok(kernel(move |context| {
-            run(&layer, context, threads, &scratches)
-        }))
-    }
+fn kernel(context: &KernelContext<'_>, threads: usize) -> ort::Result<Compute> {
+    let layer = Depthwise::new(spec(context)?).map_err(refused)?;
+    let scratches = Mutex::default();
+    Ok(Box::new(move |context| {
+        run(&layer, context, threads, &scratches)
+    }))
 }
 
 /// What a node's attributes and constants say.
@@ -93,11 +74,7 @@ fn run(
     let row = columns * channels;
     let size = task_size(rows * row, row, threads);
     let pictures = input.chunks(height * width * channels);
-    let tasks = pictures.zip(output.chunks_mut(rows * row));
-    let tasks = tasks.flat_map(|(picture, output)| {
-        let parts = output.chunks_mut(size).enumerate();
-        parts.map(move |(index, part)| (picture, index * (size / row), part))
-    });
+    let tasks = parts(pictures, output.chunks_mut(rows * row), (row, size));
     in_parallel(context, tasks, |(picture, first, output)| {
         let mut scratch = lock(scratches).pop().unwrap_or_default();
         let done = layer.run(picture, [height, width], *first, output, &mut scratch);

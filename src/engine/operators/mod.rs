@@ -11,7 +11,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use onnx_export::lower::DOMAIN;
-use ort::operator::{BoxedKernel, ComputeContext, KernelContext, OperatorDomain};
+use ort::operator::{
+    BoxedKernel, ComputeContext, KernelContext, Operator, OperatorDomain, OperatorInput,
+    OperatorOutput,
+};
+use ort::value::TensorElementType::Uint8;
 use ort::value::{DynTensorValueType, PrimitiveTensorElementType, Shape, ValueRef, ValueRefMut};
 
 /// Numbers that are worth a thread.
@@ -19,17 +23,54 @@ const NUMBERS_PER_TASK: usize = 32 * 1024;
 
 /// The operators, for sessions that run on `threads` threads.
 pub(super) fn operators(threads: usize) -> ort::Result<OperatorDomain> {
+    let own = |form| Own { form, threads };
     OperatorDomain::new(DOMAIN)?
-        .add(lookup::Lookup { threads })?
-        .add(depthwise::DepthwiseConv { threads })?
-        .add(quantize::QuantizeBlocked { threads })
+        .add(own(&lookup::FORM))?
+        .add(own(&depthwise::FORM))?
+        .add(own(&quantize::FORM))
 }
 
-/// What ONNX Runtime calls for every run.
-fn kernel<'a>(
-    mut compute: impl FnMut(&ComputeContext) -> ort::Result<()> + Send + 'a,
-) -> BoxedKernel<'a> {
-    Box::new(move |context: &ComputeContext| guarded(|| compute(context)))
+/// What a kernel does in every run.
+type Compute = Box<dyn FnMut(&ComputeContext) -> ort::Result<()> + Send>;
+
+/// An operator whose output is 8-bit numbers.
+struct Form {
+    name: &'static str,
+    inputs: fn() -> Vec<OperatorInput>,
+    /// The kernel of a node, for as many threads.
+    kernel: fn(&KernelContext<'_>, usize) -> ort::Result<Compute>,
+}
+
+/// An operator in the sessions of so many threads.
+struct Own {
+    form: &'static Form,
+    threads: usize,
+}
+
+impl Operator for Own {
+    type Kernel<'attr> = BoxedKernel<'attr>;
+
+    fn name(&self) -> &str {
+        self.form.name
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        (self.form.inputs)()
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(Uint8)]
+    }
+
+    fn create_kernel<'attr>(
+        &self,
+        context: &KernelContext<'attr>,
+    ) -> ort::Result<Self::Kernel<'attr>> {
+        let mut compute = guarded(|| (self.form.kernel)(context, self.threads))?;
+        Ok(Box::new(move |context: &ComputeContext| {
+            guarded(|| compute(context))
+        }))
+    }
 }
 
 /// What `work` gives, or an error if it panics.
@@ -62,6 +103,18 @@ fn task_size(length: usize, unit: usize, threads: usize) -> usize {
     let tasks = threads.min(length / NUMBERS_PER_TASK).max(1);
     let unit = unit.max(1);
     length.div_ceil(tasks).next_multiple_of(unit).max(unit)
+}
+
+/// Parts of `output`, each with the input of its picture and the index of its first unit, of `unit` numbers, there.
+fn parts<'a, T>(
+    input: std::slice::Chunks<'a, T>,
+    output: std::slice::ChunksMut<'a, u8>,
+    (unit, size): (usize, usize),
+) -> impl Iterator<Item = (&'a [T], usize, &'a mut [u8])> {
+    input.zip(output).flat_map(move |(picture, output)| {
+        let parts = output.chunks_mut(size).enumerate();
+        parts.map(move |(index, part)| (picture, index * (size / unit), part))
+    })
 }
 
 fn input(context: &ComputeContext) -> ort::Result<ValueRef<'_>> {

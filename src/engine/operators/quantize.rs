@@ -1,53 +1,33 @@
 //! See [`QUANTIZE`].
 
 use onnx_export::lower::QUANTIZE;
-use ort::operator::{
-    BoxedKernel, ComputeContext, KernelContext, Operator, OperatorInput, OperatorOutput,
-};
+use ort::operator::{ComputeContext, KernelContext, OperatorInput};
 use ort::value::Shape;
-use ort::value::TensorElementType::{Float32, Uint8};
+use ort::value::TensorElementType::Float32;
 
 use super::{
-    guarded, in_parallel, input, kernel, number, output, refused, sizes_of_four, task_size,
+    Compute, Form, in_parallel, input, number, output, parts, refused, sizes_of_four, task_size,
 };
 use crate::int8::{CHANNEL_BLOCK, quantize_blocked};
 
-pub(super) struct QuantizeBlocked {
-    pub(super) threads: usize,
-}
+pub(super) const FORM: Form = Form {
+    name: QUANTIZE,
+    inputs: || vec![OperatorInput::required(Float32)],
+    kernel,
+};
 
-impl Operator for QuantizeBlocked {
-    type Kernel<'attr> = BoxedKernel<'attr>;
-
-    fn name(&self) -> &str {
-        QUANTIZE
-    }
-
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [OperatorInput::required(Float32)]
-    }
-
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [OperatorOutput::required(Uint8)]
-    }
-
-    fn create_kernel<'attr>(
-        &self,
-        context: &KernelContext<'attr>,
-    ) -> ort::Result<Self::Kernel<'attr>> {
-        let form = guarded(|| Form::new(context))?;
-        let threads = self.threads;
-        Ok(kernel(move |context| form.run(context, threads)))
-    }
+fn kernel(context: &KernelContext<'_>, threads: usize) -> ort::Result<Compute> {
+    let rounding = Rounding::new(context)?;
+    Ok(Box::new(move |context| rounding.run(context, threads)))
 }
 
 /// How a tensor is rounded.
-struct Form {
+struct Rounding {
     channels: usize,
     steps: (f32, u8),
 }
 
-impl Form {
+impl Rounding {
     fn new(context: &KernelContext<'_>) -> ort::Result<Self> {
         let scale: Option<f32> = context.get("scale");
         let scale = scale.ok_or_else(|| refused("attribute scale"))?;
@@ -69,12 +49,12 @@ impl Form {
         let (_, output) = output.try_extract_tensor_mut::<u8>()?;
         let pixels = height * width;
         let size = task_size(pixels * self.channels, self.channels, threads);
-        let pictures = input.chunks(pixels * padded);
-        let pictures = pictures.zip(output.chunks_mut(pixels * self.channels));
-        let tasks = pictures.flat_map(|(picture, output)| {
-            let parts = output.chunks_mut(size).enumerate();
-            parts.map(move |(index, part)| (picture, index * (size / self.channels), part))
-        });
+        let outputs = output.chunks_mut(pixels * self.channels);
+        let tasks = parts(
+            input.chunks(pixels * padded),
+            outputs,
+            (self.channels, size),
+        );
         in_parallel(context, tasks, |(picture, first, output)| {
             quantize_blocked(picture, self.channels, self.steps, *first, output);
             Ok(())
