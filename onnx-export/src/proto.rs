@@ -3,6 +3,8 @@
 //!
 //! Source: field numbers and types of `onnx.proto3` (ONNX IR specification, version 10).
 
+use std::collections::HashSet;
+
 use prost::Message;
 
 use crate::graph::{Attr, Data, Dim, Element, Graph, Initializer, Node, Value};
@@ -187,6 +189,17 @@ pub(crate) const INT32: i32 = 6;
 pub(crate) const INT64: i32 = 7;
 /// `TensorProto.DataType.BOOL`.
 const BOOL: i32 = 9;
+
+impl GraphProto {
+    /// Takes out the constants that no node reads and that are no outputs.
+    pub(crate) fn drop_unread_constants(&mut self) {
+        let operands = self.node.iter().flat_map(|node| &node.input);
+        let outputs = self.output.iter().map(|output| &output.name);
+        let read: HashSet<&String> = operands.chain(outputs).collect();
+        self.initializer
+            .retain(|tensor| read.contains(&tensor.name));
+    }
+}
 
 impl NodeProto {
     /// The attribute `name`.

@@ -8,7 +8,7 @@ use super::EngineError;
 
 /// Side of the picture with which kernels are compared.
 const SAMPLE_SIDE: usize = 128;
-/// Most numbers of it: three channels of the largest picture that a network is given.
+/// Most numbers of it: a little less than three channels of the largest picture that a network is given.
 const MAX_SAMPLE: usize = 3 * 1_500_000;
 
 /// Refuses networks that do not read one `[N, 3, H, W] f32` and write `[N, ...] f32`.

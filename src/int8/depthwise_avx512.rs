@@ -2,14 +2,14 @@
 
 use std::arch::x86_64::{
     __m512, __m512i, _mm512_adds_epi16, _mm512_cvtepi32_ps, _mm512_cvtps_epi32,
-    _mm512_dpbusd_epi32, _mm512_mask_blend_epi8, _mm512_movepi8_mask, _mm512_mul_ps,
-    _mm512_packs_epi32, _mm512_packus_epi16, _mm512_permutex2var_epi8, _mm512_set1_epi16,
+    _mm512_dpbusd_epi32, _mm512_mul_ps, _mm512_packs_epi32, _mm512_packus_epi16, _mm512_set1_epi16,
     _mm512_unpackhi_epi8, _mm512_unpackhi_epi16, _mm512_unpacklo_epi8, _mm512_unpacklo_epi16,
 };
 
 use fearless_simd::{Avx512, SimdBase, SimdFrom, f32x16, i8x64, i32x16, u8x64};
 
 use super::depthwise::Depthwise;
+use super::lookup::{find, table_parts};
 use super::{LANES, QUAD};
 
 /// Computes a row of output of what each tap reads.
@@ -28,6 +28,42 @@ pub(super) fn row(
     }
 }
 
+fearless_simd::kernel!(
+    /// The bytes of four taps, each four together: part `k` has, of every sixteen numbers, those from `4 k` on.
+    #[inline(always)]
+    fn interleaved(_avx512: Avx512, taps: [__m512i; 4]) -> [__m512i; 4] {
+        let [a, b, c, d] = taps;
+        let (low, high) = (_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b));
+        let (low_2, high_2) = (_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d));
+        [
+            _mm512_unpacklo_epi16(low, low_2),
+            _mm512_unpackhi_epi16(low, low_2),
+            _mm512_unpacklo_epi16(high, high_2),
+            _mm512_unpackhi_epi16(high, high_2),
+        ]
+    }
+);
+
+fearless_simd::kernel!(
+    /// Sums in steps of the output, back in their order.
+    #[inline(always)]
+    fn packed(
+        _avx512: Avx512,
+        sums: [__m512i; 4],
+        multipliers: [__m512; 4],
+        zero: __m512i,
+    ) -> __m512i {
+        let mut scaled = sums;
+        for (sum, multipliers) in scaled.iter_mut().zip(multipliers) {
+            *sum = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(*sum), multipliers));
+        }
+        let [a, b, c, d] = scaled;
+        let low = _mm512_adds_epi16(_mm512_packs_epi32(a, b), zero);
+        let high = _mm512_adds_epi16(_mm512_packs_epi32(c, d), zero);
+        _mm512_packus_epi16(low, high)
+    }
+);
+
 macro_rules! row {
     ($name:ident, $quads:ident, $count:expr) => {
         fearless_simd::kernel!(
@@ -41,12 +77,8 @@ macro_rules! row {
                 output: &mut [[u8; LANES]],
             ) {
                 let zero = _mm512_set1_epi16(i16::from(layer.output_zero));
-                let table = layer.table.as_deref().map(|table| {
-                    let parts = table.as_chunks::<LANES>().0;
-                    [0, 1, 2, 3].map(|part: usize| -> __m512i {
-                        u8x64::simd_from(avx512, parts[part]).into()
-                    })
-                });
+                let table = layer.table.as_deref();
+                let table = table.map(|table| table_parts(avx512, table));
                 let length = output.len();
                 let step = layer.phases.len();
                 for (first, phase) in layer.phases.iter().enumerate() {
@@ -65,37 +97,16 @@ macro_rules! row {
                             let [a, b, c, d] = quads[quad].map(|tap| -> __m512i {
                                 u8x64::simd_from(avx512, tap[index]).into()
                             });
-                            let (low, high) =
-                                (_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b));
-                            let (low_2, high_2) =
-                                (_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d));
-                            let parts = [
-                                _mm512_unpacklo_epi16(low, low_2),
-                                _mm512_unpackhi_epi16(low, low_2),
-                                _mm512_unpacklo_epi16(high, high_2),
-                                _mm512_unpackhi_epi16(high, high_2),
-                            ];
+                            let parts = interleaved(avx512, [a, b, c, d]);
                             for part in 0..4 {
                                 let weights: __m512i =
                                     i8x64::simd_from(avx512, weights[quad][part]).into();
                                 sums[part] = _mm512_dpbusd_epi32(sums[part], parts[part], weights);
                             }
                         }
-                        let mut scaled = sums;
-                        for part in 0..4 {
-                            let number =
-                                _mm512_mul_ps(_mm512_cvtepi32_ps(sums[part]), multipliers[part]);
-                            scaled[part] = _mm512_cvtps_epi32(number);
-                        }
-                        let [a, b, c, d] = scaled;
-                        let low = _mm512_adds_epi16(_mm512_packs_epi32(a, b), zero);
-                        let high = _mm512_adds_epi16(_mm512_packs_epi32(c, d), zero);
-                        let mut numbers = _mm512_packus_epi16(low, high);
-                        if let Some(parts) = table {
-                            let low = _mm512_permutex2var_epi8(parts[0], numbers, parts[1]);
-                            let high = _mm512_permutex2var_epi8(parts[2], numbers, parts[3]);
-                            numbers =
-                                _mm512_mask_blend_epi8(_mm512_movepi8_mask(numbers), low, high);
+                        let mut numbers = packed(avx512, sums, multipliers, zero);
+                        if let Some(table) = table {
+                            numbers = find(avx512, table, numbers);
                         }
                         u8x64::simd_from(avx512, numbers).store_slice(&mut output[index]);
                         index += step;

@@ -1,21 +1,21 @@
 //! The kernel, and the plain form beside it, against the definition.
 
+use onnx_export::formula::uniform;
+
 use super::depthwise::{Depthwise, DepthwiseSpec, Scratch};
 use super::rows::Rows;
 use super::{LANES, reference};
 
-/// Numbers without a pattern.
-fn noise(seed: u32) -> impl FnMut() -> u32 {
-    let mut state = seed.wrapping_mul(2_654_435_769).wrapping_add(1);
-    move || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        state >> 8
-    }
+/// As many numbers without a pattern, of 24 bits.
+fn noise(name: &str, count: usize) -> impl Iterator<Item = u32> {
+    uniform(name, count).map(|number| ((number + 1.0) * 8_388_607.0) as u32)
 }
 
 fn spec(channels: usize, (kernel, stride, dilation): (usize, usize, usize)) -> DepthwiseSpec {
-    let mut next = noise((channels * 64 + kernel * 16 + stride * 4 + dilation) as u32);
     let taps = kernel * kernel;
+    let name = format!("{channels} {kernel} {stride} {dilation}");
+    let mut numbers = noise(&name, channels * (taps + 2) + 2 + 256);
+    let mut next = || numbers.next().unwrap();
     let weights = (0..channels * taps).map(|_| next() as i8).collect();
     let bias = (0..channels)
         .map(|_| next() as i32 % 20_000 - 10_000)
@@ -42,10 +42,8 @@ fn spec(channels: usize, (kernel, stride, dilation): (usize, usize, usize)) -> D
 /// Compares both forms with the reference, in one piece and in pieces of rows.
 fn check(spec: &DepthwiseSpec, size: [usize; 2]) {
     let channels = spec.bias.len();
-    let mut next = noise(7);
-    let picture: Vec<u8> = (0..size[0] * size[1] * channels)
-        .map(|_| next() as u8)
-        .collect();
+    let picture = noise("picture", size[0] * size[1] * channels);
+    let picture: Vec<u8> = picture.map(|number| number as u8).collect();
     let expected = reference::depthwise(spec, &picture, size);
     let layer = Depthwise::new(spec.clone()).unwrap();
     let [height, width] = layer.output_size(size).unwrap();

@@ -1,5 +1,8 @@
 //! Functions of one 8-bit number.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::__m512i;
+
 use super::LANES;
 
 /// Replaces every number by its entry in `table`. `output` is as long as `input`.
@@ -27,31 +30,47 @@ fn plain(table: &[u8; 256], input: &[u8], output: &mut [u8]) {
 
 #[cfg(target_arch = "x86_64")]
 fearless_simd::kernel!(
-    /// Each of two instructions looks into one half of the table, by the lower seven bits; the eighth
-    /// chooses between them.
     fn avx512_lookup(
         avx512: Avx512,
         table: &[u8; 256],
         input: &[[u8; LANES]],
         output: &mut [[u8; LANES]],
     ) {
-        use std::arch::x86_64::_mm512_permutex2var_epi8;
-        use std::arch::x86_64::{__m512i, _mm512_mask_blend_epi8, _mm512_movepi8_mask};
-
         use fearless_simd::{SimdBase, SimdFrom, u8x64};
 
-        let part = |index: usize| -> __m512i {
-            let part = table.as_chunks::<LANES>().0[index];
-            u8x64::simd_from(avx512, part).into()
-        };
-        let parts = [part(0), part(1), part(2), part(3)];
+        let parts = table_parts(avx512, table);
         for (output, input) in output.iter_mut().zip(input) {
-            let index: __m512i = u8x64::simd_from(avx512, *input).into();
-            let low = _mm512_permutex2var_epi8(parts[0], index, parts[1]);
-            let high = _mm512_permutex2var_epi8(parts[2], index, parts[3]);
-            let found = _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), low, high);
+            let found = find(avx512, parts, u8x64::simd_from(avx512, *input).into());
             u8x64::simd_from(avx512, found).store_slice(output);
         }
+    }
+);
+
+#[cfg(target_arch = "x86_64")]
+fearless_simd::kernel!(
+    /// A table in four vectors.
+    #[inline(always)]
+    pub(super) fn table_parts(avx512: Avx512, table: &[u8; 256]) -> [__m512i; 4] {
+        use fearless_simd::{SimdFrom, u8x64};
+
+        let parts = table.as_chunks::<LANES>().0;
+        [0, 1, 2, 3].map(|part: usize| -> __m512i { u8x64::simd_from(avx512, parts[part]).into() })
+    }
+);
+
+#[cfg(target_arch = "x86_64")]
+fearless_simd::kernel!(
+    /// The entries of 64 numbers. Each of two instructions looks into one half of the table, by the lower seven
+    /// bits; the eighth chooses between them.
+    #[inline(always)]
+    pub(super) fn find(avx512: Avx512, table: [__m512i; 4], numbers: __m512i) -> __m512i {
+        use std::arch::x86_64::{
+            _mm512_mask_blend_epi8, _mm512_movepi8_mask, _mm512_permutex2var_epi8,
+        };
+
+        let low = _mm512_permutex2var_epi8(table[0], numbers, table[1]);
+        let high = _mm512_permutex2var_epi8(table[2], numbers, table[3]);
+        _mm512_mask_blend_epi8(_mm512_movepi8_mask(numbers), low, high)
     }
 );
 

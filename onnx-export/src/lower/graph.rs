@@ -138,10 +138,7 @@ impl Lowering {
     /// The graph, with the constants that its nodes read.
     pub(super) fn finish(mut self) -> GraphProto {
         self.graph.node = self.nodes.into_iter().flatten().collect();
-        let operands = self.graph.node.iter().flat_map(|node| &node.input);
-        let read: HashSet<&str> = operands.chain(&self.outputs).map(String::as_str).collect();
-        let constants = &mut self.graph.initializer;
-        constants.retain(|tensor| read.contains(tensor.name.as_str()));
+        self.graph.drop_unread_constants();
         self.graph
     }
 }

@@ -202,11 +202,7 @@ pub(super) fn without_unread(mut graph: GraphProto) -> GraphProto {
     graph.node.retain(|node| {
         node.op_type != "DequantizeLinear" || node.output.iter().any(|value| read.contains(value))
     });
-    let operands = graph.node.iter().flat_map(|node| &node.input);
-    let read: HashSet<String> = operands.cloned().collect();
-    graph
-        .initializer
-        .retain(|tensor| read.contains(&tensor.name));
+    graph.drop_unread_constants();
     graph
 }
 
