@@ -8,6 +8,7 @@ use onnx_export::manifest::Task;
 use thiserror::Error;
 
 use crate::batch::BatchError;
+use crate::budget::Exhausted;
 use crate::draw::EncodeError;
 use crate::image::ImageError;
 
@@ -61,9 +62,9 @@ pub enum ServeError {
     /// A body that stopped arriving.
     #[error("the body could not be read to its end")]
     BodyInterrupted,
-    /// Too many bodies are being read at once.
-    #[error("the memory for request bodies is used up")]
-    BodyMemory,
+    /// Other requests hold too much of the memory for bodies.
+    #[error(transparent)]
+    BodyMemory(#[from] Exhausted),
     /// A picture that cannot be used.
     #[error("picture {index}: {source}")]
     Image {

@@ -16,6 +16,7 @@
 
 pub mod app;
 pub mod batch;
+pub mod budget;
 pub mod catalogue;
 pub mod config;
 pub mod cpu;

@@ -1,14 +1,18 @@
 //! Every metric of the server, in one place. Names carry base units; help texts are what an
 //! operator reads in `/metrics`.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, text,
+};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::budget::BudgetList;
 use crate::process::ProcessCollector;
 
 /// Upper bounds of the duration histograms, in seconds.
@@ -165,8 +169,10 @@ pub struct Metrics {
     images: Family<ModelLabels, Counter>,
     model_loaded: Family<ModelLabels, Gauge>,
     rejected: Family<RejectionLabels, Counter>,
-    /// Requests being answered.
+    /// Requests in work.
     pub in_flight: Gauge,
+    /// Budgets whose use is exported.
+    pub budgets: BudgetList,
 }
 
 impl Default for Metrics {
@@ -194,6 +200,7 @@ impl Metrics {
             model_loaded: Family::default(),
             rejected: Family::default(),
             in_flight: Gauge::default(),
+            budgets: BudgetList::default(),
         };
         metrics.register();
         for reason in Rejection::ALL {
@@ -249,6 +256,7 @@ impl Metrics {
         registry.register("sightline_rejected", help, self.rejected.clone());
         let help = "Requests being answered";
         registry.register("sightline_in_flight", help, self.in_flight.clone());
+        registry.register_collector(Box::new(BudgetCollector(self.budgets.clone())));
         registry.register_collector(Box::new(ProcessCollector));
     }
 
@@ -332,6 +340,7 @@ impl Metrics {
             tensor_pixels: self.tensor_pixels.get_or_create(&labels).clone(),
             padding_pixels: self.padding_pixels.get_or_create(&labels).clone(),
             batches: Cut::ALL.map(counter),
+            budgets: self.budgets.clone(),
         }
     }
 
@@ -374,6 +383,8 @@ pub struct BatchMetrics {
     tensor_pixels: Counter,
     padding_pixels: Counter,
     batches: [Counter; 4],
+    /// Budgets whose use is exported.
+    pub budgets: BudgetList,
 }
 
 impl BatchMetrics {
@@ -387,5 +398,26 @@ impl BatchMetrics {
     pub fn tensor(&self, pixels: u64, content: u64) {
         self.tensor_pixels.inc_by(pixels);
         self.padding_pixels.inc_by(pixels.saturating_sub(content));
+    }
+}
+
+/// Exposes every [`BudgetList`] entry as `sightline_budget_bytes{kind,state}`.
+#[derive(Debug)]
+struct BudgetCollector(BudgetList);
+
+impl Collector for BudgetCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let help =
+            "Memory budgets: bytes reserved by requests (used) and available in total (total)";
+        let kind = ConstGauge::new(0_u64).metric_type();
+        let mut family = encoder.encode_descriptor("sightline_budget_bytes", help, None, kind)?;
+        for budget in self.0.usage() {
+            for (state, bytes) in [("used", budget.used), ("total", budget.total)] {
+                let labels = [("kind", budget.name), ("state", state)];
+                let gauge = ConstGauge::new(bytes as f64);
+                gauge.encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
     }
 }

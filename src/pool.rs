@@ -1,44 +1,47 @@
-//! A bounded pool for work on pixels, which must never run on the threads that serve sockets.
+//! The image pool: a bounded number of blocking jobs, kept off the threads that serve sockets.
 
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tracing::Span;
 
 use crate::error::ServeError;
 
-/// At most a fixed number of blocking jobs at once; others wait in line without a thread.
+/// Runs at most a fixed number of blocking jobs at a time; further jobs wait without a thread.
 #[derive(Debug, Clone)]
-pub struct PicturePool {
+pub struct ImagePool {
     permits: Arc<Semaphore>,
 }
 
-impl PicturePool {
-    /// A pool for `threads` jobs at once.
+impl ImagePool {
+    /// Creates a pool that runs up to `threads` jobs at a time.
     pub fn new(threads: usize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(threads)),
         }
     }
 
-    /// Starts `job` as soon as a thread is free; it then runs to its end even if nobody waits.
+    /// Starts `job` as soon as a thread is free. A started job runs to its end even if its handle is
+    /// dropped. The job runs in the caller's tracing span, so that its log lines carry the request id.
     ///
     /// # Errors
-    /// [`ServeError::Internal`] if the pool is gone.
+    /// [`ServeError::Internal`] if the pool is closed.
     pub async fn start<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<JoinHandle<T>, ServeError> {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
-        let permit = permit.map_err(|_| ServeError::Internal("the picture pool is closed"))?;
+        let permit = permit.map_err(|_| ServeError::Internal("the image pool is closed"))?;
+        let span = Span::current();
         Ok(tokio::task::spawn_blocking(move || {
-            let result = job();
+            let result = span.in_scope(job);
             drop(permit);
             result
         }))
     }
 
-    /// Runs `job` on the pool and waits for it.
+    /// Runs `job` on the pool and waits for its result.
     ///
     /// # Errors
     /// [`ServeError::Internal`] if the job panics.
@@ -50,11 +53,11 @@ impl PicturePool {
     }
 }
 
-/// The result of a job that was started.
+/// Waits for the result of a started job.
 ///
 /// # Errors
 /// [`ServeError::Internal`] if the job panicked.
 pub async fn joined<T>(job: JoinHandle<T>) -> Result<T, ServeError> {
     job.await
-        .map_err(|_| ServeError::Internal("picture work panicked"))
+        .map_err(|_| ServeError::Internal("a job on the image pool panicked"))
 }

@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::batch::{Batcher, Policy};
 use crate::engine::{Engine, EngineError, OnnxRuntime, Tensor};
 use crate::error::ServeError;
-use crate::image::{ImageError, ImageSize, ImageTensor, Preprocessor};
+use crate::image::{ImageError, ImageSize, PreparedImage, Preprocessor};
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::networks::Networks;
 use crate::postprocess::detect::{DetectError, Detector};
@@ -228,7 +228,7 @@ const USUAL_SIZE: ImageSize = ImageSize {
 };
 
 /// A grey picture of a usual size as the network sees it.
-fn grey_picture(preprocessor: &Preprocessor) -> Result<ImageTensor, ImageError> {
+fn grey_picture(preprocessor: &Preprocessor) -> Result<PreparedImage, ImageError> {
     preprocessor.run(&RgbImage::from_pixel(
         USUAL_SIZE.width,
         USUAL_SIZE.height,
@@ -241,7 +241,7 @@ fn warm_engine(
     networks: &Networks,
     plan: ModelPlan,
     policy: Policy,
-    picture: &ImageTensor,
+    picture: &PreparedImage,
 ) -> Result<(Box<dyn Engine>, Vec<Tensor>), EngineError> {
     let mut engine = networks.engine(plan.intra_op_threads)?;
     // As many as will ever come together: what cannot run such a batch must not be served.

@@ -19,7 +19,7 @@ use onnx_export::{DEFAULT_OPSET, OPSETS, formula};
 use reference::detection::{DetectionCase, Input, Runner, detection_cases};
 use sightline::catalogue;
 use sightline::engine::{Region, Tensor, TensorView};
-use sightline::image::{ImageSize, ImageTensor, Preprocessor};
+use sightline::image::{ImageSize, PreparedImage, Preprocessor};
 use sightline::postprocess::detect::{DetectOptions, Detector};
 
 /// One object: class, score, corners in pixels of the resized picture.
@@ -148,12 +148,12 @@ fn second_stage(model: &[u8], maps: &BTreeMap<String, Tensor>, regions: &[Region
     vec![regions, logits, deltas]
 }
 
-fn images(input: &ImageTensor) -> (String, Input) {
+fn images(input: &PreparedImage) -> (String, Input) {
     let shape = vec![1, 3, input.size.height as usize, input.size.width as usize];
     ("images".to_owned(), Input::F32(shape, input.data.clone()))
 }
 
-fn fused(manifest: &ModelManifest, state: &StateDict, input: &ImageTensor) -> Vec<Found> {
+fn fused(manifest: &ModelManifest, state: &StateDict, input: &PreparedImage) -> Vec<Found> {
     let model = onnx_export::build_fused(manifest, state, DEFAULT_OPSET).unwrap();
     let bytes = model.to_bytes();
     let again = onnx_export::build_fused(manifest, state, DEFAULT_OPSET).unwrap();
@@ -165,7 +165,7 @@ fn fused(manifest: &ModelManifest, state: &StateDict, input: &ImageTensor) -> Ve
     run(&bytes, manifest, input)
 }
 
-fn run(model: &[u8], manifest: &ModelManifest, input: &ImageTensor) -> Vec<Found> {
+fn run(model: &[u8], manifest: &ModelManifest, input: &PreparedImage) -> Vec<Found> {
     let mut inputs = vec![images(input)];
     if !matches!(manifest.preprocess.resize, Resize::Fixed { .. }) {
         let size = [input.content.height, input.content.width].map(i64::from);

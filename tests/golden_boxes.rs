@@ -16,7 +16,7 @@ use onnx_export::manifest::Precision;
 use reference::detection::{DetectionCase, detection_cases};
 use reference::{iou, matched, read_integers, runtime};
 use sightline::engine::Tensor;
-use sightline::image::{ImageSize, ImageTensor};
+use sightline::image::{ImageSize, PreparedImage};
 use sightline::networks::Networks;
 use sightline::postprocess::detect::{Corners, DetectOptions, Detection, Detector};
 use sightline::store::{FP32, Graphs, ModelSource, Origin};
@@ -39,7 +39,7 @@ fn image_size([height, width]: [usize; 2]) -> ImageSize {
 fn answer(case: &DetectionCase) -> (Vec<Tensor>, Vec<Detection>) {
     let manifest = case.manifest();
     let model = case.model(manifest.architecture.as_ref().unwrap());
-    let picture = ImageTensor {
+    let picture = PreparedImage {
         size: image_size(case.padded),
         content: image_size(case.resized),
         data: case.input(&manifest).0,

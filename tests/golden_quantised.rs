@@ -18,7 +18,7 @@ use onnx_export::{DEFAULT_OPSET, formula};
 use reference::{pictures, read_bytes, read_tensor, runtime};
 use sightline::cpu::has_int8_dot;
 use sightline::engine::{Arithmetic, Engine};
-use sightline::image::ImageTensor;
+use sightline::image::PreparedImage;
 
 const LARGE: &str = "quantized_mobilenet_v3_large-width_mult_0.5-num_classes_100";
 /// Some of its integers in torch.
@@ -59,7 +59,7 @@ impl Case {
     fn cosines(
         &self,
         (target, arithmetic): (Target, Arithmetic),
-        pictures: Vec<ImageTensor>,
+        pictures: Vec<PreparedImage>,
         expected: &[f32],
     ) -> Vec<f64> {
         let model = self.network.quantize(&self.recipe(), target).unwrap();
@@ -73,7 +73,11 @@ impl Case {
 }
 
 /// The outputs of a network for each picture.
-fn outputs(model: &[u8], pictures: Vec<ImageTensor>, arithmetic: Arithmetic) -> Vec<Vec<Vec<f32>>> {
+fn outputs(
+    model: &[u8],
+    pictures: Vec<PreparedImage>,
+    arithmetic: Arithmetic,
+) -> Vec<Vec<Vec<f32>>> {
     let runtime = runtime().with_arithmetic(arithmetic);
     let mut probe = runtime.probe(model, 2).unwrap();
     let run = |picture| {
@@ -90,14 +94,14 @@ fn arithmetics() -> Vec<Arithmetic> {
 }
 
 /// The pictures of the large fixture.
-fn noise(count: usize) -> Vec<ImageTensor> {
+fn noise(count: usize) -> Vec<PreparedImage> {
     let pixels = formula::uniform("input", count * 3 * 224 * 224);
     let pixels: Vec<f32> = pixels.map(|v| 2.0 * v).collect();
     pictures(&pixels, 224, 224)
 }
 
 /// The pictures of the small fixtures.
-fn gratings() -> Vec<ImageTensor> {
+fn gratings() -> Vec<PreparedImage> {
     let bytes = read_bytes("gratings.safetensors", "pictures").into_iter();
     let pixels: Vec<f32> = bytes.map(|b| (f32::from(b) - 128.0) / 64.0).collect();
     pictures(&pixels, 64, 64)

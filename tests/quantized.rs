@@ -16,7 +16,7 @@ use reference::{pictures, runtime};
 use sightline::catalogue;
 use sightline::cpu::int8_target;
 use sightline::engine::{Arithmetic, Engine, Tensor};
-use sightline::image::ImageTensor;
+use sightline::image::PreparedImage;
 use sightline::quantize::{Progress, Statistics, Subject, calibrate, cosine};
 
 struct Quiet;
@@ -27,7 +27,7 @@ impl Progress for Quiet {
 }
 
 /// All outputs of a graph for one picture.
-fn outputs(graph: &[u8], arithmetic: Arithmetic, picture: &ImageTensor) -> Vec<Tensor> {
+fn outputs(graph: &[u8], arithmetic: Arithmetic, picture: &PreparedImage) -> Vec<Tensor> {
     let runtime = runtime().with_arithmetic(arithmetic);
     let mut probe = runtime.probe(graph, 2).unwrap();
     probe.run(picture.clone()).unwrap().unwrap()
@@ -46,7 +46,7 @@ fn seen(statistics: &Statistics) -> Recipe {
 }
 
 /// Pictures of formula numbers, -2 to 2.
-fn inputs(count: usize, side: u32) -> Vec<ImageTensor> {
+fn inputs(count: usize, side: u32) -> Vec<PreparedImage> {
     let numbers = formula::uniform("quantized", count * 3 * (side * side) as usize);
     pictures(&numbers.map(|v| 2.0 * v).collect::<Vec<f32>>(), side, side)
 }
@@ -67,7 +67,7 @@ fn narrow(name: &str) -> Architecture {
 struct Case {
     float: Vec<u8>,
     int8: Vec<u8>,
-    pictures: Vec<ImageTensor>,
+    pictures: Vec<PreparedImage>,
 }
 
 impl Case {

@@ -22,7 +22,7 @@ use common::coco::{average_precision, coco, detect};
 use onnx_export::quantize::{Network, Target};
 use onnx_export::weights::StateDict;
 use sightline::engine::{Arithmetic, Engine, OnnxRuntime};
-use sightline::image::{DecodeOptions, ImageTensor, Orientation, Preprocessor, decode};
+use sightline::image::{DecodeOptions, Orientation, PreparedImage, Preprocessor, decode};
 use sightline::networks::Networks;
 use sightline::quantize::{Goal, Progress, Subject, calibrate, cosine, search};
 use sightline::store::{ModelSource, ModelStore};
@@ -47,7 +47,7 @@ fn halves(folder: &Path) -> [Vec<PathBuf>; 2] {
     [even, odd].map(|half| half.into_iter().map(|(_, file)| file).collect())
 }
 
-fn tensor(file: &Path, preprocessor: &Preprocessor) -> ImageTensor {
+fn tensor(file: &Path, preprocessor: &Preprocessor) -> PreparedImage {
     let options = DecodeOptions {
         max_pixels: 1 << 26,
         orientation: Orientation::Apply,

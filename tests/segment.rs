@@ -19,7 +19,7 @@ use reference::shared::python::{self, Encoded};
 use reference::shared::rle;
 use serde_json::Value;
 use sightline::engine::Engine as _;
-use sightline::image::{DecodeOptions, ImageSize, ImageTensor, Orientation, decode};
+use sightline::image::{DecodeOptions, ImageSize, Orientation, PreparedImage, decode};
 use tempfile::TempDir;
 
 const LABELS: &str = "road\nriver\n";
@@ -376,7 +376,7 @@ fn an_auxiliary_head_does_not_change_the_answer() {
             width: 64,
             height: 48,
         };
-        let batch = vec![ImageTensor::whole(size, vec![0.0; 3 * 64 * 48])];
+        let batch = vec![PreparedImage::whole(size, vec![0.0; 3 * 64 * 48])];
         let mut session = reference::runtime().prepare(&model).unwrap().session(1);
         session
             .as_mut()

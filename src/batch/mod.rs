@@ -13,12 +13,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 pub use queue::Policy;
 
+use crate::budget::{Budget, Permit};
 use crate::engine::{Engine, EngineError, Tensor};
-use crate::image::{ImageSize, ImageTensor};
+use crate::image::{ImageSize, PreparedImage};
 use crate::metrics::BatchMetrics;
 use queue::{Pending, Queue};
 
@@ -32,7 +33,7 @@ pub struct Inference {
     /// Time of the run, which the whole batch shared.
     pub inference: Duration,
     /// The memory that was kept for the picture's tensor; it stands for the outputs' from now on.
-    pub memory: Option<OwnedSemaphorePermit>,
+    pub memory: Option<Permit>,
 }
 
 /// A picture that was not run.
@@ -60,16 +61,16 @@ pub enum BatchError {
     Panicked,
 }
 
-/// The unit in which the memory of waiting tensors is counted.
-const TENSOR_PAGE: u64 = 64 << 10;
-/// Memory of all tensors that are made or wait, in pages: 256 MiB.
-const TENSOR_PAGES: u32 = 4096;
+/// Unit of the budget for tensors, in bytes.
+const TENSOR_UNIT: u64 = 64 << 10;
+/// Memory for the tensors of one model that are being prepared, wait, or hold outputs, in bytes.
+const TENSOR_BYTES: u64 = 256 << 20;
 
 /// Room in the queue for some pictures, taken before they are decoded.
 #[derive(Debug)]
 pub struct Reservation {
-    places: OwnedSemaphorePermit,
-    memory: Option<OwnedSemaphorePermit>,
+    places: Permit,
+    memory: Option<Permit>,
 }
 
 impl Reservation {
@@ -83,14 +84,14 @@ impl Reservation {
     }
 
     /// Keeps the memory of a picture's tensor, until the outputs that come of it are dropped.
-    pub fn hold(&mut self, memory: OwnedSemaphorePermit) {
+    pub fn hold(&mut self, memory: Permit) {
         self.memory = Some(memory);
     }
 }
 
 /// A picture and where its answer goes. The receiver is dropped when the client has gone.
 struct Job {
-    picture: ImageTensor,
+    picture: PreparedImage,
     reply: oneshot::Sender<Result<Inference, BatchError>>,
     /// Its place in the queue is given back when a worker takes the picture.
     room: Reservation,
@@ -121,8 +122,10 @@ impl Shared {
 /// The queue of one model and its workers.
 pub struct Batcher {
     shared: Arc<Shared>,
-    room: Arc<Semaphore>,
-    tensor_pages: Arc<Semaphore>,
+    /// Places in the queue, those of images that are still being decoded included.
+    places: Budget,
+    /// Memory of tensors. A permit is taken for the input of an image and returned with its outputs.
+    tensors: Budget,
     capacity: usize,
     workers: Vec<JoinHandle<()>>,
 }
@@ -139,6 +142,8 @@ impl Batcher {
         capacity: usize,
         metrics: BatchMetrics,
     ) -> std::io::Result<Self> {
+        let tensors = Budget::new("tensors", TENSOR_UNIT, TENSOR_BYTES);
+        metrics.budgets.add(&tensors);
         let state = State {
             queue: Queue::new(policy),
             closed: false,
@@ -157,8 +162,8 @@ impl Batcher {
         }
         Ok(Self {
             shared,
-            room: Arc::new(Semaphore::new(capacity)),
-            tensor_pages: Arc::new(Semaphore::new(TENSOR_PAGES as usize)),
+            places: Budget::new("queue", 1, capacity as u64),
+            tensors,
             capacity,
             workers,
         })
@@ -174,8 +179,7 @@ impl Batcher {
     /// # Errors
     /// [`BatchError::QueueFull`].
     pub fn reserve(&self, pictures: usize) -> Result<Reservation, BatchError> {
-        let permits = u32::try_from(pictures).unwrap_or(u32::MAX);
-        match Arc::clone(&self.room).try_acquire_many_owned(permits) {
+        match self.places.try_acquire(pictures as u64) {
             Ok(places) => Ok(Reservation {
                 places,
                 memory: None,
@@ -187,16 +191,11 @@ impl Batcher {
         }
     }
 
-    /// Waits for the memory of a tensor `[3, H, W] f32`, so that few large pictures fill the queue as
-    /// many small ones do. It comes as fast as workers run and answers are made of what they gave.
-    ///
-    /// # Errors
-    /// [`BatchError::Closed`] if the queue is gone.
-    pub async fn tensor_room(&self, size: ImageSize) -> Result<OwnedSemaphorePermit, BatchError> {
+    /// Waits for the memory of a tensor `[3, H, W] f32` of `size`, so that a queue of large images takes no
+    /// more memory than one of small images. Memory returns as workers run and responses are made.
+    pub async fn tensor_room(&self, size: ImageSize) -> Permit {
         let bytes = size.pixels().saturating_mul(3 * size_of::<f32>() as u64);
-        let pages = bytes.div_ceil(TENSOR_PAGE).min(TENSOR_PAGES.into()) as u32;
-        let room = Arc::clone(&self.tensor_pages).acquire_many_owned(pages);
-        room.await.map_err(|_| BatchError::Closed)
+        self.tensors.acquire(bytes).await
     }
 
     /// Queues one picture, whose room was reserved; its answer comes through the receiver.
@@ -206,7 +205,7 @@ impl Batcher {
     pub fn submit(
         &self,
         room: Reservation,
-        picture: ImageTensor,
+        picture: PreparedImage,
         deadline: Instant,
     ) -> Result<oneshot::Receiver<Result<Inference, BatchError>>, BatchError> {
         let (reply, receiver) = oneshot::channel();

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::image::ImageSize;
+use crate::image::{ImageSize, MAX_INPUT_PIXELS};
 use crate::metrics::Cut;
 
 /// When a batch is cut, in Triton's words.
@@ -19,14 +19,11 @@ impl Policy {
     /// Most pictures of `size` that run together: large ones fill a session's threads alone, and
     /// would only add their activations.
     pub fn batch_size(&self, size: ImageSize) -> usize {
-        let fitting = MAX_BATCH_PIXELS / size.pixels().max(1);
+        let fitting = MAX_INPUT_PIXELS / size.pixels().max(1);
         let fitting = usize::try_from(fitting).unwrap_or(usize::MAX);
         self.max_batch_size.min(fitting).max(1)
     }
 }
-
-/// Most pixels of all pictures in a batch: 30 pictures of 224x224, one of 1066x800.
-const MAX_BATCH_PIXELS: u64 = 3 << 19;
 
 /// A waiting picture.
 #[derive(Debug)]

@@ -16,14 +16,14 @@ struct Gated {
 }
 
 impl Engine for Gated {
-    fn run(&mut self, batch: Vec<ImageTensor>) -> Result<Vec<Vec<Tensor>>, EngineError> {
+    fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Vec<Tensor>>, EngineError> {
         let _ = self.batches.send(batch.len());
         let _ = self.permission.recv();
         assert!(
             batch.iter().all(|picture| picture.data[0] >= 0.0),
             "a picture that panics"
         );
-        let answer = |picture: ImageTensor| {
+        let answer = |picture: PreparedImage| {
             vec![Tensor {
                 shape: vec![1],
                 data: picture.data,
@@ -67,7 +67,7 @@ type Receiver = oneshot::Receiver<Result<Inference, BatchError>>;
 
 fn submit(setup: &Setup, value: f32, deadline: Instant) -> Receiver {
     let room = setup.batcher.reserve(1).unwrap();
-    let picture = ImageTensor::whole(SIZE, vec![value]);
+    let picture = PreparedImage::whole(SIZE, vec![value]);
     setup.batcher.submit(room, picture, deadline).unwrap()
 }
 
@@ -152,7 +152,7 @@ fn closing_finishes_what_waits_and_refuses_the_rest() {
     setup.batcher.close();
     assert_eq!(waiting.map(first), [1.0, 2.0]);
     let room = setup.batcher.reserve(1).unwrap();
-    let picture = ImageTensor::whole(SIZE, vec![0.0]);
+    let picture = PreparedImage::whole(SIZE, vec![0.0]);
     let refused = setup.batcher.submit(room, picture, soon());
     assert!(matches!(refused, Err(BatchError::Closed)));
 }

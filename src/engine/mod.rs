@@ -19,7 +19,7 @@ pub use prepare::PreparedModel;
 pub use probe::Probe;
 pub use two_stage::{ProposalMaps, Propose, Region, TwoStageSession};
 
-use crate::image::ImageTensor;
+use crate::image::PreparedImage;
 
 /// A dense tensor in C order.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,7 +73,7 @@ pub trait Engine: Send {
     ///
     /// # Errors
     /// [`EngineError::Run`] if the runtime fails.
-    fn run(&mut self, batch: Vec<ImageTensor>) -> Result<Vec<Vec<Tensor>>, EngineError>;
+    fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Vec<Tensor>>, EngineError>;
 }
 
 /// A model that cannot be loaded or run.

@@ -9,7 +9,7 @@ use ort::session::{RunOptions, Session};
 use ort::value::DynValue;
 
 use super::{Engine, EngineError, LibraryError, Tensor, TensorView};
-use crate::image::ImageTensor;
+use crate::image::PreparedImage;
 
 /// ONNX Runtime allows one environment in a process.
 static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
@@ -116,7 +116,7 @@ impl ArenaPolicy {
     }
 
     /// How to run this batch.
-    pub(super) fn options(&mut self, batch: &[ImageTensor]) -> &RunOptions {
+    pub(super) fn options(&mut self, batch: &[PreparedImage]) -> &RunOptions {
         let pixels = batch.iter().map(|picture| picture.size.pixels()).sum();
         if pixels > 2 * *self.usual.get_or_insert(pixels) {
             &self.shrinking
@@ -127,7 +127,7 @@ impl ArenaPolicy {
 }
 
 impl Engine for OnnxSession {
-    fn run(&mut self, batch: Vec<ImageTensor>) -> Result<Vec<Vec<Tensor>>, EngineError> {
+    fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Vec<Tensor>>, EngineError> {
         let count = batch.len();
         if count == 0 {
             return Ok(Vec::new());
@@ -149,7 +149,7 @@ impl Engine for OnnxSession {
 
 /// A batch of at least one picture as the networks' input `[N, 3, H, W] f32`.
 pub(super) fn input_tensor(
-    batch: Vec<ImageTensor>,
+    batch: Vec<PreparedImage>,
 ) -> Result<ort::value::Tensor<f32>, EngineError> {
     let size = batch.first().map_or((0, 0), |picture| {
         (picture.size.height as usize, picture.size.width as usize)
@@ -183,7 +183,7 @@ pub(super) fn view(value: &DynValue) -> Result<TensorView<'_>, EngineError> {
 }
 
 /// The pictures' pixels one after the other; a batch of one is passed through without a copy.
-fn concatenate(mut batch: Vec<ImageTensor>) -> Vec<f32> {
+fn concatenate(mut batch: Vec<PreparedImage>) -> Vec<f32> {
     if batch.len() == 1 {
         return batch.remove(0).data;
     }

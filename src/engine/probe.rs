@@ -7,7 +7,7 @@ use ort::session::{Session, SessionOutputs};
 
 use super::onnx_runtime::{input_tensor, view};
 use super::{EngineError, OnnxRuntime, Propose, Tensor, TwoStageSession};
-use crate::image::ImageTensor;
+use crate::image::PreparedImage;
 
 /// A network under observation.
 pub struct Probe {
@@ -69,7 +69,7 @@ impl Probe {
     ///
     /// # Errors
     /// [`EngineError`] if ONNX Runtime fails, or no regions can be chosen.
-    pub fn run(&mut self, picture: ImageTensor) -> Result<Option<Vec<Tensor>>, EngineError> {
+    pub fn run(&mut self, picture: PreparedImage) -> Result<Option<Vec<Tensor>>, EngineError> {
         let outputs = &self.outputs;
         match &mut self.stage {
             Stage::First(session) => {

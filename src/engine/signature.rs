@@ -5,11 +5,12 @@ use ort::session::Session;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
 use super::EngineError;
+use crate::image::MAX_INPUT_PIXELS;
 
 /// Side of the picture with which kernels are compared.
 const SAMPLE_SIDE: usize = 128;
-/// Most numbers of it: a little less than three channels of the largest picture that a network is given.
-const MAX_SAMPLE: usize = 3 * 1_500_000;
+/// Most values of that image: three channels of the largest input of a network.
+const MAX_SAMPLE: usize = 3 * MAX_INPUT_PIXELS as usize;
 
 /// Refuses networks that do not read one `[N, 3, H, W] f32` and write `[N, ...] f32`.
 /// Gives the batch size where the network was exported with a fixed one.

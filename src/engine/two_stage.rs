@@ -11,7 +11,7 @@ use ort::session::{Session, SessionInputValue, SessionOutputs};
 
 use super::onnx_runtime::{ArenaPolicy, input_tensor, view};
 use super::{Engine, EngineError, Tensor, TensorView};
-use crate::image::{ImageSize, ImageTensor};
+use crate::image::{ImageSize, PreparedImage};
 
 /// The maps of one level for one picture: objectness `[A, h, w]` and box deltas `[4 * A, h, w]`.
 pub type ProposalMaps<'a> = (TensorView<'a>, TensorView<'a>);
@@ -112,7 +112,7 @@ impl TwoStageSession {
     /// where there are regions at all.
     pub(super) fn run_stages<T>(
         &mut self,
-        batch: Vec<ImageTensor>,
+        batch: Vec<PreparedImage>,
         read: impl FnOnce(&SessionOutputs<'_>) -> Result<T, EngineError>,
     ) -> Result<(Regions, Option<T>), EngineError> {
         let contents: Vec<ImageSize> = batch.iter().map(|picture| picture.content).collect();
@@ -143,7 +143,7 @@ impl TwoStageSession {
 
 impl Engine for TwoStageSession {
     /// Of each picture: its regions `[R, 4]`, class logits `[R, K]` and box deltas `[R, 4 * K]`.
-    fn run(&mut self, batch: Vec<ImageTensor>) -> Result<Vec<Vec<Tensor>>, EngineError> {
+    fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Vec<Tensor>>, EngineError> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }

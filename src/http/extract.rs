@@ -15,7 +15,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 
-use crate::app::{App, BodyMemory};
+use crate::app::App;
+use crate::budget::Permit;
 use crate::error::ServeError;
 use crate::pipeline::Images;
 
@@ -99,11 +100,11 @@ async fn read_body(
     app: &App,
     headers: &HeaderMap,
     body: &mut Body,
-) -> Result<(Bytes, BodyMemory), ServeError> {
+) -> Result<(Bytes, Permit), ServeError> {
     let collected = collect(app, headers, body).await;
     if matches!(
         collected,
-        Err(ServeError::BodyTooLarge { .. } | ServeError::BodyMemory)
+        Err(ServeError::BodyTooLarge { .. } | ServeError::BodyMemory(_))
     ) {
         refuse(headers, body).await;
     }
@@ -115,7 +116,7 @@ async fn collect(
     app: &App,
     headers: &HeaderMap,
     body: &mut Body,
-) -> Result<(Bytes, BodyMemory), ServeError> {
+) -> Result<(Bytes, Permit), ServeError> {
     let limit = app.limits.max_body_bytes;
     let announced = headers
         .get(CONTENT_LENGTH)
@@ -123,7 +124,7 @@ async fn collect(
     if announced.is_some_and(|length: usize| length > limit) {
         return Err(ServeError::BodyTooLarge { limit });
     }
-    let mut memory = app.body_memory();
+    let mut memory = app.bodies.empty();
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         // Trailers are no part of the picture.
@@ -138,7 +139,7 @@ async fn collect(
             // Doubling, as a vector would, but never beyond what the body can be.
             let most = announced.unwrap_or(limit);
             let capacity = (2 * bytes.capacity()).min(most).max(needed);
-            memory.grow_to(capacity)?;
+            memory.grow_to(capacity as u64)?;
             bytes.reserve_exact(capacity - bytes.len());
         }
         bytes.extend_from_slice(&data);

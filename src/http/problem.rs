@@ -148,7 +148,7 @@ impl From<ServeError> for Problem {
             ServeError::BodyInterrupted => {
                 Self::new(StatusCode::BAD_REQUEST, "body_interrupted", detail)
             }
-            ServeError::BodyMemory => {
+            ServeError::BodyMemory(_) => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "body_memory", detail)
                     .retry(SHORT_WAIT, Rejection::body_memory)
             }

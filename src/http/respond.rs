@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use super::middleware::millis;
 use super::problem::Problem;
-use crate::app::BodyMemory;
+use crate::budget::Permit;
+use crate::error::ServeError;
 use crate::metrics::Stage;
 use crate::pipeline::{Answer, Timing};
 use crate::registry::LoadedModel;
@@ -95,7 +96,7 @@ pub(super) fn respond_image<T>(
 /// A body and the memory that it holds until the client has it: of slow clients there may be many.
 struct Held {
     body: Vec<u8>,
-    _memory: BodyMemory,
+    _memory: Permit,
 }
 
 impl AsRef<[u8]> for Held {
@@ -108,10 +109,10 @@ fn finish(
     served: Served,
     media_type: &'static str,
     body: Vec<u8>,
-    mut memory: BodyMemory,
+    mut memory: Permit,
 ) -> Result<Response, Problem> {
-    if let Err(error) = memory.grow_to(body.len()) {
-        return Err(Problem::from(error).of(&served.model));
+    if let Err(error) = memory.grow_to(body.len() as u64) {
+        return Err(Problem::from(ServeError::from(error)).of(&served.model));
     }
     let (stage, encode) = (Stage::encode, served.timing[Stage::encode]);
     served.model.metrics.stage(stage, encode);

@@ -17,7 +17,7 @@ use fearless_simd::Simd;
 use image::RgbImage;
 
 use super::bilinear::source_index;
-use super::preprocess::MAX_OUTPUT_PIXELS;
+use super::preprocess::MAX_INPUT_PIXELS;
 use super::{ImageError, ImageSize};
 use crate::simd::{Kernel, dispatch};
 
@@ -105,12 +105,12 @@ impl DetectorTransform {
             DetectorSize::Fixed(size) => size,
         };
         let padded = padded_size(resized, self.multiple);
-        if padded.pixels() > MAX_OUTPUT_PIXELS {
+        if padded.pixels() > MAX_INPUT_PIXELS {
             return Err(ImageError::ResizedTooLarge {
                 input: original,
                 width: resized.width.into(),
                 height: resized.height.into(),
-                limit: MAX_OUTPUT_PIXELS,
+                limit: MAX_INPUT_PIXELS,
             });
         }
         Ok(DetectorSizes {

@@ -33,7 +33,7 @@ use thiserror::Error;
 pub use decode::{DecodeOptions, Orientation, check_pixels, decode};
 pub use detector::{DetectorSize, DetectorSizes, DetectorTransform, bounded_size, padded_size};
 pub use normalize::Normalizer;
-pub use preprocess::{ImageTensor, Preprocessor};
+pub use preprocess::{MAX_INPUT_PIXELS, PreparedImage, Preprocessor};
 pub use probe::probe;
 pub use resize::{Window, resize_window, short_side_size};
 

@@ -6,13 +6,13 @@ use onnx_export::manifest::{Filter, Preprocess, Resize};
 use super::detector::{DetectorSize, DetectorTransform};
 use super::{ImageError, ImageSize, Normalizer, Window, resize_window, short_side_size};
 
-/// Most pixels of a preprocessed picture. A network's activations grow with them: an LR-ASPP takes
-/// 180 bytes for each. At a short side of 520 pictures may be almost six times as long as wide.
-pub(super) const MAX_OUTPUT_PIXELS: u64 = 3 << 19;
+/// Most pixels of a network's input, alone or summed over a batch. Activations grow with them: LR-ASPP
+/// takes 180 bytes per pixel. At a short side of 520 an image may be almost six times as long as wide.
+pub const MAX_INPUT_PIXELS: u64 = 3 << 19;
 
 /// A preprocessed picture.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ImageTensor {
+pub struct PreparedImage {
     /// Size of each plane.
     pub size: ImageSize,
     /// The part of it, from the upper left, that is the picture; the rest is padding.
@@ -21,7 +21,7 @@ pub struct ImageTensor {
     pub data: Vec<f32>,
 }
 
-impl ImageTensor {
+impl PreparedImage {
     /// A picture without padding: planes `[3, H, W]` of `size`.
     pub fn whole(size: ImageSize, data: Vec<f32>) -> Self {
         Self {
@@ -87,7 +87,7 @@ impl Preprocessor {
     /// # Errors
     /// [`ImageError::Empty`] without pixels, [`ImageError::ResizedTooLarge`] if the result would be
     /// larger than any network takes (an uncropped, very elongated picture).
-    pub fn run(&self, image: &RgbImage) -> Result<ImageTensor, ImageError> {
+    pub fn run(&self, image: &RgbImage) -> Result<PreparedImage, ImageError> {
         let (width, height) = image.dimensions();
         let input = ImageSize { width, height };
         match self {
@@ -96,13 +96,13 @@ impl Preprocessor {
                 let resized = resize_window(image, &window, transform.filter);
                 let (width, height) = resized.dimensions();
                 let data = transform.normalizer.apply(&resized);
-                Ok(ImageTensor::whole(ImageSize { width, height }, data))
+                Ok(PreparedImage::whole(ImageSize { width, height }, data))
             }
             Self::Floats(transform) => {
                 let size = transform.sizes(input)?.padded;
                 let mut data = vec![0.0; 3 * size.pixels() as usize];
                 let sizes = transform.write(image, size, &mut data)?;
-                Ok(ImageTensor {
+                Ok(PreparedImage {
                     size,
                     content: sizes.resized,
                     data,
@@ -132,12 +132,12 @@ impl PixelTransform {
             Some(crop) => Window::central(whole, crop),
             None => Window::all(whole),
         };
-        if window.pixels() > MAX_OUTPUT_PIXELS {
+        if window.pixels() > MAX_INPUT_PIXELS {
             return Err(ImageError::ResizedTooLarge {
                 input,
                 width: window.size.0,
                 height: window.size.1,
-                limit: MAX_OUTPUT_PIXELS,
+                limit: MAX_INPUT_PIXELS,
             });
         }
         Ok(window)

@@ -7,11 +7,12 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use image::RgbImage;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::{Answer, Images, Request, Timing, record};
-use crate::app::{App, BodyMemory};
+use crate::app::App;
 use crate::batch::{BatchError, Inference, Reservation};
+use crate::budget::Permit;
 use crate::engine::Tensor;
 use crate::error::ServeError;
 use crate::image::{
@@ -32,7 +33,7 @@ pub struct Inferred {
     /// The picture again, for a step that needs it.
     source: Option<Source>,
     /// The memory of the tensor that the outputs came from stands for theirs.
-    _memory: Option<OwnedSemaphorePermit>,
+    _memory: Option<Permit>,
 }
 
 impl Inferred {
@@ -57,7 +58,7 @@ struct Source {
     bytes: Bytes,
     options: DecodeOptions,
     /// Its part of the memory for bodies.
-    _memory: Option<Arc<BodyMemory>>,
+    _memory: Option<Arc<Permit>>,
 }
 
 /// What a last step costs, each beside what the ones before it do.
@@ -123,7 +124,7 @@ pub async fn answer<F: Finish>(
         max_pixels: app.limits.max_pixels,
         orientation,
     };
-    let (finish, answers) = (Arc::new(finish), Mutex::new(app.body_memory()));
+    let (finish, answers) = (Arc::new(finish), Mutex::new(app.bodies.empty()));
     let walk = Walk {
         app,
         model: &model,
@@ -159,7 +160,7 @@ struct Walk<'a> {
     model: &'a Arc<LoadedModel>,
     deadline: Instant,
     /// What the answers take of the memory for bodies.
-    answers: &'a Mutex<BodyMemory>,
+    answers: &'a Mutex<Permit>,
 }
 
 impl Walk<'_> {
@@ -178,7 +179,7 @@ impl Walk<'_> {
         let pixels = match need {
             Need::Nothing | Need::Thread => None,
             Need::Pixels | Need::Picture => {
-                Some(self.app.pixel_room(inferred.size.pixels()).await?)
+                Some(self.app.reserve_pixels(inferred.size.pixels()).await)
             }
         };
         let finished = if need == Need::Nothing {
@@ -194,7 +195,7 @@ impl Walk<'_> {
         };
         let (answer, timing) = finished?;
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.grow_by(F::bytes(&answer))?;
+        answers.grow_by(F::bytes(&answer) as u64)?;
         drop(answers);
         record(self.model, timing);
         Ok((answer, timing))
@@ -215,12 +216,12 @@ impl Walk<'_> {
         } = self;
         let tensor = model.preprocessor.output_size(size);
         let tensor = tensor.map_err(|error| source.failed(error))?;
-        room.hold(model.batcher.tensor_room(tensor).await?);
+        room.hold(model.batcher.tensor_room(tensor).await);
         let picture = Picture {
             source,
             deadline,
             room,
-            pixels: app.pixel_room(size.pixels()).await?,
+            pixels: app.reserve_pixels(size.pixels()).await,
         };
         let job = {
             let model = Arc::clone(model);
@@ -257,7 +258,7 @@ struct Picture {
     deadline: Instant,
     room: Reservation,
     /// Its part of the memory for pixels.
-    pixels: OwnedSemaphorePermit,
+    pixels: Permit,
 }
 
 impl Picture {
@@ -296,7 +297,7 @@ impl Source {
         index: usize,
         bytes: Bytes,
         options: DecodeOptions,
-        memory: Option<Arc<BodyMemory>>,
+        memory: Option<Arc<Permit>>,
     ) -> Result<(Self, ImageSize), ServeError> {
         let failed = |source| ServeError::Image { index, source };
         let (format, size) = probe(&bytes).map_err(failed)?;

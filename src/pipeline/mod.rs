@@ -23,7 +23,7 @@ pub use detect::{Detect, Detected};
 pub use infer::{Finish, Inferred, Need, answer};
 pub use segment::{EncodedMask, MaskFormat, MaskSize, Segment, SegmentView, Segmentation};
 
-use crate::app::BodyMemory;
+use crate::budget::Permit;
 use crate::engine::Tensor;
 use crate::error::ServeError;
 use crate::image::Orientation;
@@ -47,7 +47,7 @@ pub struct Images {
     pub pictures: Vec<Bytes>,
     /// Given back when the last picture is decoded, or drawn into; none for pictures that came by
     /// another way.
-    pub memory: Option<Arc<BodyMemory>>,
+    pub memory: Option<Arc<Permit>>,
 }
 
 /// One answer per picture, and where the time went.
@@ -59,7 +59,7 @@ pub struct Answer<T> {
     /// Summed over the pictures.
     pub timing: Timing,
     /// What the results take of the memory for bodies.
-    pub memory: BodyMemory,
+    pub memory: Permit,
 }
 
 /// Time spent in each stage.

@@ -7,7 +7,7 @@ use onnx_export::quantize::{Observed, Range};
 use super::histogram::Histogram;
 use super::{Progress, QuantizeFailure, Subject};
 use crate::engine::Arithmetic;
-use crate::image::ImageTensor;
+use crate::image::PreparedImage;
 
 /// Numbers that are held at once while histograms are counted: 256 MiB of them.
 const MAX_HELD: f64 = (64 << 20) as f64;
@@ -38,7 +38,7 @@ pub struct ValueStatistics {
 /// [`QuantizeFailure`] if the network fails, or is nowhere given anything to look at.
 pub fn calibrate(
     subject: &Subject<'_>,
-    pictures: &[ImageTensor],
+    pictures: &[PreparedImage],
     progress: &dyn Progress,
 ) -> Result<Statistics, QuantizeFailure> {
     progress.start("ranges", pictures.len());
@@ -65,7 +65,7 @@ pub fn calibrate(
 /// Fills the histograms, a group of values at a time.
 fn count(
     subject: &Subject<'_>,
-    pictures: &[ImageTensor],
+    pictures: &[PreparedImage],
     statistics: &mut Statistics,
     progress: &dyn Progress,
 ) -> Result<(), QuantizeFailure> {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::compare::signal_to_noise;
 use super::{Agreement, Choice, Method, QuantizeFailure, Subject};
 use crate::engine::Arithmetic;
-use crate::image::ImageTensor;
+use crate::image::PreparedImage;
 
 /// Layers that the text names: those that suffer most from 8 bits.
 const LISTED: usize = 8;
@@ -77,7 +77,7 @@ impl NetworkReport {
         subject: &Subject<'_>,
         choice: &Choice,
         target: Target,
-        pictures: &[ImageTensor],
+        pictures: &[PreparedImage],
     ) -> Result<Self, QuantizeFailure> {
         let recipe = &choice.recipe;
         let noise = noise(subject, recipe, target, pictures)?;
@@ -107,7 +107,7 @@ fn noise(
     subject: &Subject<'_>,
     recipe: &Recipe,
     target: Target,
-    pictures: &[ImageTensor],
+    pictures: &[PreparedImage],
 ) -> Result<Vec<(String, f64)>, QuantizeFailure> {
     let layers = subject.network.layers().iter();
     let results = layers.filter_map(|layer| {

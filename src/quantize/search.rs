@@ -12,7 +12,7 @@ use onnx_export::quantize::{Range, Recipe, Target};
 use super::compare::{OutputSet, mean_cosine};
 use super::{Method, Progress, QuantizeFailure, Statistics, Subject};
 use crate::engine::Arithmetic;
-use crate::image::ImageTensor;
+use crate::image::PreparedImage;
 
 /// What a search begins with where no method is asked for: the one that fails least on networks with
 /// outliers.
@@ -53,7 +53,7 @@ pub struct Choice {
 pub fn search(
     subject: &Subject<'_>,
     statistics: &Statistics,
-    pictures: &[ImageTensor],
+    pictures: &[PreparedImage],
     target: Target,
     goal: Goal,
     progress: &dyn Progress,
@@ -83,7 +83,7 @@ pub fn search(
 /// The float network's outputs.
 fn reference(
     subject: &Subject<'_>,
-    pictures: &[ImageTensor],
+    pictures: &[PreparedImage],
 ) -> Result<Vec<OutputSet>, QuantizeFailure> {
     let outputs: Vec<String> = subject.network.outputs().map(str::to_owned).collect();
     let model = subject.network.fetching(&outputs);
@@ -95,7 +95,7 @@ fn reference(
 pub(super) struct Search<'a> {
     pub(super) subject: &'a Subject<'a>,
     pub(super) statistics: &'a Statistics,
-    pictures: &'a [ImageTensor],
+    pictures: &'a [PreparedImage],
     pub(super) target: Target,
     reference: Vec<OutputSet>,
 }

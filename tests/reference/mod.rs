@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use sightline::engine::{OnnxRuntime, find_library};
-use sightline::image::{ImageSize, ImageTensor};
+use sightline::image::{ImageSize, PreparedImage};
 
 /// ONNX Runtime, from where `make test` puts it.
 pub fn runtime() -> OnnxRuntime {
@@ -59,9 +59,9 @@ fn read(file: &str, name: &str, kind: safetensors::Dtype) -> Vec<u8> {
 }
 
 /// `[N, 3, H, W]` values as N pictures.
-pub fn pictures(data: &[f32], width: u32, height: u32) -> Vec<ImageTensor> {
+pub fn pictures(data: &[f32], width: u32, height: u32) -> Vec<PreparedImage> {
     let size = ImageSize { width, height };
-    let picture = |data: &[f32]| ImageTensor::whole(size, data.to_vec());
+    let picture = |data: &[f32]| PreparedImage::whole(size, data.to_vec());
     data.chunks(3 * size.pixels() as usize)
         .map(picture)
         .collect()

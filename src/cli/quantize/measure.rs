@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use sightline::cpu::int8_target;
 use sightline::engine::{Arithmetic, Engine, Tensor};
-use sightline::image::{ImageSize, ImageTensor};
+use sightline::image::{ImageSize, PreparedImage};
 use sightline::postprocess::detect::{DetectError, Detector};
 use sightline::quantize::{Agreement, Answers, NetworkReport, Progress, Report, Timing};
 use sightline::store::{Graphs, ModelSource};
@@ -86,7 +86,7 @@ struct Side<'a> {
 
 impl Side<'_> {
     /// Runs one picture of size `original`, and keeps what is said of it where that is new.
-    fn run(&mut self, picture: &ImageTensor, original: ImageSize, is_new: bool) -> Result<()> {
+    fn run(&mut self, picture: &PreparedImage, original: ImageSize, is_new: bool) -> Result<()> {
         let began = Instant::now();
         let outputs = self.engine.run(vec![picture.clone()])?;
         self.times.push(began.elapsed().as_secs_f64() * 1e3);

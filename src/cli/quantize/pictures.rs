@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use onnx_export::manifest::Preprocess;
 use sightline::image::{
-    DecodeOptions, ImageError, ImageSize, ImageTensor, Orientation, Preprocessor, decode,
+    DecodeOptions, ImageError, ImageSize, Orientation, PreparedImage, Preprocessor, decode,
 };
 use sightline::store::read_bounded;
 
@@ -28,7 +28,7 @@ const SEARCH_PIXELS: u64 = 16 * 224 * 224;
 
 /// Photographs as a network takes them.
 pub(super) struct Pictures {
-    tensors: Vec<ImageTensor>,
+    tensors: Vec<PreparedImage>,
     originals: Vec<ImageSize>,
 }
 
@@ -87,7 +87,7 @@ impl Pictures {
     }
 
     /// All of them.
-    pub(super) fn tensors(&self) -> &[ImageTensor] {
+    pub(super) fn tensors(&self) -> &[PreparedImage] {
         &self.tensors
     }
 
@@ -97,7 +97,7 @@ impl Pictures {
     }
 
     /// Those that a search looks at again and again.
-    pub(super) fn few(&self) -> &[ImageTensor] {
+    pub(super) fn few(&self) -> &[PreparedImage] {
         let mut pixels = 0;
         let few = self.tensors.iter().take_while(|tensor| {
             let room = pixels < SEARCH_PIXELS;
@@ -137,7 +137,7 @@ fn spread(files: &[PathBuf], count: usize) -> impl Iterator<Item = &PathBuf> {
 
 /// One photograph; nothing for a file that is no picture. A damaged one is an error: whoever calibrates
 /// on it should know.
-fn load(file: &Path, preprocessor: &Preprocessor) -> Result<Option<(ImageSize, ImageTensor)>> {
+fn load(file: &Path, preprocessor: &Preprocessor) -> Result<Option<(ImageSize, PreparedImage)>> {
     let options = DecodeOptions {
         max_pixels: MAX_PIXELS,
         orientation: Orientation::Apply,

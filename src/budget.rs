@@ -1,0 +1,307 @@
+//! Budgets: bounded resources that requests reserve before they use them.
+//!
+//! A [`Budget`] has a name, a unit, and a total. A [`Permit`] holds a part of the total and returns it
+//! when it is dropped; it can grow while a request arrives and split when a request becomes several
+//! queue entries. Memory budgets count bytes in coarse units, so that one permit covers one buffer
+//! and the arithmetic fits 32 bits.
+//!
+//! What is *not* here: which budgets exist ([`crate::app`], [`crate::batch`]) and what a client is told when
+//! one is exhausted ([`crate::error`]).
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Others hold too much of a budget for a reservation to fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the budget `{name}` is exhausted: {requested} requested, {used} of {total} in use")]
+pub struct Exhausted {
+    /// Name of the budget.
+    pub name: &'static str,
+    /// Amount that was requested.
+    pub requested: u64,
+    /// Amount in use at that moment.
+    pub used: u64,
+    /// Amount that can be reserved in total.
+    pub total: u64,
+}
+
+/// A bounded amount of one resource; clones share it.
+#[derive(Debug, Clone)]
+pub struct Budget(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    name: &'static str,
+    /// Amount that one semaphore permit stands for.
+    unit: u64,
+    /// Semaphore permits of the whole budget.
+    permits: u32,
+    free: Arc<Semaphore>,
+}
+
+impl Shared {
+    /// The semaphore permits that cover `amount`.
+    fn permits_for(&self, amount: u64) -> u32 {
+        u32::try_from(amount.div_ceil(self.unit)).unwrap_or(u32::MAX)
+    }
+
+    fn total(&self) -> u64 {
+        u64::from(self.permits) * self.unit
+    }
+
+    fn used(&self) -> u64 {
+        let free = self.free.available_permits() as u64;
+        u64::from(self.permits).saturating_sub(free) * self.unit
+    }
+}
+
+impl Budget {
+    /// Creates a budget of `total`, counted in steps of `unit` (> 0) and rounded up to a whole one.
+    pub fn new(name: &'static str, unit: u64, total: u64) -> Self {
+        let unit = unit.max(1);
+        let most = Semaphore::MAX_PERMITS.min(u32::MAX as usize) as u64;
+        let permits = total.div_ceil(unit).min(most) as u32;
+        Self(Arc::new(Shared {
+            name,
+            unit,
+            permits,
+            free: Arc::new(Semaphore::new(permits as usize)),
+        }))
+    }
+
+    /// Name of the budget, the `kind` in metrics.
+    pub fn name(&self) -> &'static str {
+        self.0.name
+    }
+
+    /// Amount that can be reserved in total.
+    pub fn total(&self) -> u64 {
+        self.0.total()
+    }
+
+    /// Amount that permits hold now.
+    pub fn used(&self) -> u64 {
+        self.0.used()
+    }
+
+    /// Returns a permit that holds nothing yet; see [`Permit::grow_to`].
+    pub fn empty(&self) -> Permit {
+        Permit {
+            budget: self.clone(),
+            held: None,
+        }
+    }
+
+    /// Reserves `amount` if it is free now.
+    ///
+    /// # Errors
+    /// [`Exhausted`] if other permits hold too much.
+    pub fn try_acquire(&self, amount: u64) -> Result<Permit, Exhausted> {
+        let mut permit = self.empty();
+        permit.grow_by(amount)?;
+        Ok(permit)
+    }
+
+    /// Waits, first come first served, until `amount` is free and reserves it. An amount above the total
+    /// reserves the whole budget, so that the largest request runs alone instead of never.
+    pub async fn acquire(&self, amount: u64) -> Permit {
+        let permits = self.0.permits_for(amount).min(self.0.permits);
+        let held = Arc::clone(&self.0.free).acquire_many_owned(permits).await;
+        Permit {
+            budget: self.clone(),
+            // A budget never closes its semaphore, so acquiring cannot fail.
+            held: held.ok(),
+        }
+    }
+
+    fn exhausted(&self, requested: u64) -> Exhausted {
+        Exhausted {
+            name: self.0.name,
+            requested,
+            used: self.used(),
+            total: self.total(),
+        }
+    }
+}
+
+/// A reserved part of a [`Budget`], returned when it is dropped.
+#[derive(Debug)]
+pub struct Permit {
+    budget: Budget,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Permit {
+    fn permits(&self) -> u32 {
+        let held = self.held.as_ref();
+        held.map_or(0, OwnedSemaphorePermit::num_permits) as u32
+    }
+
+    /// Amount that the permit holds, a multiple of the budget's unit.
+    pub fn amount(&self) -> u64 {
+        u64::from(self.permits()) * self.budget.0.unit
+    }
+
+    /// Reserves `amount` more.
+    ///
+    /// # Errors
+    /// [`Exhausted`] if other permits hold too much; the permit keeps what it has.
+    pub fn grow_by(&mut self, amount: u64) -> Result<(), Exhausted> {
+        self.grow_to(self.amount().saturating_add(amount))
+    }
+
+    /// Reserves what is missing to `amount` in all; does nothing if the permit holds as much already.
+    ///
+    /// # Errors
+    /// [`Exhausted`] if other permits hold too much; the permit keeps what it has.
+    pub fn grow_to(&mut self, amount: u64) -> Result<(), Exhausted> {
+        let shared = &self.budget.0;
+        let missing = shared.permits_for(amount).saturating_sub(self.permits());
+        if missing == 0 {
+            return Ok(());
+        }
+        let more = Arc::clone(&shared.free).try_acquire_many_owned(missing);
+        let more = more.map_err(|_| self.budget.exhausted(amount))?;
+        match &mut self.held {
+            Some(held) => held.merge(more),
+            none => *none = Some(more),
+        }
+        Ok(())
+    }
+
+    /// Moves `amount` into a permit of its own. Returns `None`, and changes nothing, if this permit holds
+    /// less.
+    pub fn split(&mut self, amount: u64) -> Option<Self> {
+        let permits = self.budget.0.permits_for(amount);
+        let held = self.held.as_mut()?.split(permits as usize)?;
+        Some(Self {
+            budget: self.budget.clone(),
+            held: Some(held),
+        })
+    }
+}
+
+/// The budgets whose use is exported as metrics; clones share the list.
+///
+/// The list does not keep a budget alive: one whose owner is gone disappears from it.
+#[derive(Debug, Clone, Default)]
+pub struct BudgetList(Arc<Mutex<Vec<Weak<Shared>>>>);
+
+/// Use of all budgets of one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BudgetUse {
+    /// Name that the budgets share.
+    pub name: &'static str,
+    /// Amount that permits hold now, summed over the budgets.
+    pub used: u64,
+    /// Amount that can be reserved, summed over the budgets.
+    pub total: u64,
+}
+
+impl BudgetList {
+    /// Adds `budget`.
+    pub fn add(&self, budget: &Budget) {
+        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        list.retain(|budget| budget.strong_count() > 0);
+        list.push(Arc::downgrade(&budget.0));
+    }
+
+    /// Returns the use of every budget, summed by name in the order in which names were added.
+    pub fn usage(&self) -> Vec<BudgetUse> {
+        let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut usage: Vec<BudgetUse> = Vec::new();
+        for budget in list.iter().filter_map(Weak::upgrade) {
+            let (name, used, total) = (budget.name, budget.used(), budget.total());
+            match usage.iter_mut().find(|seen| seen.name == name) {
+                Some(seen) => {
+                    seen.used += used;
+                    seen.total += total;
+                }
+                None => usage.push(BudgetUse { name, used, total }),
+            }
+        }
+        usage
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn amounts_round_up_to_units() {
+        let budget = Budget::new("test", 10, 95);
+        assert_eq!((budget.used(), budget.total()), (0, 100));
+        let permit = budget.try_acquire(11).unwrap();
+        assert_eq!((permit.amount(), budget.used()), (20, 20));
+        drop(permit);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn an_exhausted_budget_says_how_much_is_used() {
+        let budget = Budget::new("test", 10, 100);
+        let mut held = budget.try_acquire(60).unwrap();
+        let expected = Exhausted {
+            name: "test",
+            requested: 50,
+            used: 60,
+            total: 100,
+        };
+        assert_eq!(budget.try_acquire(50).unwrap_err(), expected);
+        assert!(held.grow_to(110).is_err());
+        assert_eq!(held.amount(), 60, "a failed growth keeps what was held");
+        held.grow_by(40).unwrap();
+        assert_eq!(budget.used(), 100);
+        held.grow_to(10).unwrap();
+        assert_eq!(held.amount(), 100, "growing never shrinks");
+    }
+
+    #[test]
+    fn a_permit_splits_until_nothing_is_left() {
+        let budget = Budget::new("test", 1, 3);
+        let mut permit = budget.try_acquire(2).unwrap();
+        let first = permit.split(1).unwrap();
+        let second = permit.split(1).unwrap();
+        assert!(permit.split(1).is_none());
+        drop(permit);
+        assert_eq!(budget.used(), 2);
+        drop(first);
+        assert_eq!(budget.used(), 1);
+        drop(second);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn more_than_the_total_waits_for_the_whole_budget() {
+        let budget = Budget::new("test", 10, 100);
+        let held = budget.try_acquire(10).unwrap();
+        assert!(budget.acquire(1000).now_or_never().is_none());
+        drop(held);
+        let all = budget.acquire(1000).now_or_never().unwrap();
+        assert_eq!((all.amount(), budget.used()), (100, 100));
+    }
+
+    #[test]
+    fn usage_is_summed_by_name_and_forgets_dropped_budgets() {
+        let list = BudgetList::default();
+        let bodies = Budget::new("bodies", 1, 5);
+        let tensors = [Budget::new("tensors", 1, 7), Budget::new("tensors", 1, 9)];
+        list.add(&bodies);
+        for budget in &tensors {
+            list.add(budget);
+        }
+        let _held = tensors.each_ref().map(|budget| budget.try_acquire(2));
+        let figures = || {
+            let usage = list.usage().into_iter();
+            usage.map(|u| (u.name, u.used, u.total)).collect::<Vec<_>>()
+        };
+        assert_eq!(figures(), [("bodies", 0, 5), ("tensors", 4, 16)]);
+        drop(bodies);
+        assert_eq!(figures(), [("tensors", 4, 16)]);
+    }
+}
