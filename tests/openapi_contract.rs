@@ -117,11 +117,11 @@ fn examples(document: &Value, codes: &BTreeSet<String>) {
     let answers = [
         (
             "/paths/~1v1~1classify/post/responses/200/content/application~1json/example",
-            "ClassifyAnswer",
+            "ClassifyResponse",
         ),
         (
             "/paths/~1v1~1segment/post/responses/200/content/application~1json/example",
-            "SegmentAnswer",
+            "SegmentResponse",
         ),
         (
             "/paths/~1v1~1segment/post/responses/200/content/application~1json/example/results/0/mask",
@@ -129,7 +129,7 @@ fn examples(document: &Value, codes: &BTreeSet<String>) {
         ),
         (
             "/paths/~1v1~1detect/post/responses/200/content/application~1json/example",
-            "DetectAnswer",
+            "DetectResponse",
         ),
         (
             "/paths/~1v1~1detect/post/responses/200/content/application~1json/example/results/0",
@@ -194,7 +194,7 @@ fn the_server_does_what_the_document_says() {
 }
 
 fn bodies(server: &Server, document: &Value) {
-    let json = &document["components"]["requestBodies"]["PicturesJson"]["content"];
+    let json = &document["components"]["requestBodies"]["ImagesJson"]["content"];
     let examples = json["application/json"]["examples"].as_object().unwrap();
     for example in examples.values() {
         let body = example["value"].to_string();
@@ -202,7 +202,7 @@ fn bodies(server: &Server, document: &Value) {
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
     let answer = server.classify("", &photo("coffee_500x375.jpg")).json();
-    has_shape(document, &answer, "ClassifyAnswer");
+    has_shape(document, &answer, "ClassifyResponse");
     has_shape(
         document,
         &answer["results"][0]["predictions"][0],
@@ -272,7 +272,7 @@ fn a_detector_does_what_the_document_says() {
     };
     let answer = ask("").json();
     let (result, schemas) = (&answer["results"][0], &document["components"]["schemas"]);
-    has_shape(&document, &answer, "DetectAnswer");
+    has_shape(&document, &answer, "DetectResponse");
     has_shape(&document, result, "Detections");
     has_shape(&document, &result["detections"][0], "Detection");
     has_shape(&document, &result["detections"][0]["box"], "Box");
