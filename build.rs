@@ -1,10 +1,10 @@
-//! Embeds the catalogue: every `models/<name>/model.toml`, the weights and ranges (`*.json`) beside it and
-//! `models/labels/*.txt` become constants, so that a new variant of a known architecture is a new file
-//! and no code.
+//! Embeds the catalogue in the binary: generates constants with the content of every
+//! `models/<name>/model.toml`, of the weights and calibration files (`*.json`) in the same folder, and of
+//! `models/labels/*.txt`. A new variant of a known architecture therefore needs a new file and no code.
 
 #![allow(
     clippy::print_stdout,
-    reason = "a build script speaks to cargo through stdout"
+    reason = "cargo reads instructions from a build script's stdout"
 )]
 
 use std::fmt::Write as _;
@@ -61,7 +61,7 @@ fn main() -> io::Result<()> {
     fs::write(out.join("catalogue.rs"), code)
 }
 
-/// `const NAME: &[(&str, T)] = &[("key", include!("path")), ...];`
+/// Appends `const NAME: &[(&str, T)] = &[("key", include!("path")), ...];` to `code`, one pair per path.
 fn list(
     code: &mut String,
     name: &str,

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds sightline-base:bookworm, a base for the runtime image where no image registry can be
-# reached: Debian's own packages, fetched and verified by debootstrap, and of those only what a C++
-# library needs to run (as distroless images are made: no shell, no package manager).
+# Builds sightline-base:bookworm, a base image for machines without an image registry. It consists of
+# Debian packages, downloaded and verified by debootstrap: only those that a C++ library needs, without a
+# shell or a package manager, as in distroless images.
 #
-#   docker/base.sh [--force]     does nothing where the image exists, unless forced
+#   docker/base.sh [--force]     --force rebuilds an existing image
 #
-# Needs root (debootstrap asks for it), debootstrap, dpkg-deb and a Docker engine.
+# Needs root (for debootstrap), debootstrap, dpkg-deb and Docker.
 set -euo pipefail
 
 readonly SUITE=bookworm
@@ -23,31 +23,31 @@ check_tools() {
         command -v "$tool" >/dev/null ||
             fail "$tool is missing (Debian, Ubuntu: apt-get install $tool)"
     done
-    [[ "$(id -u)" == 0 ]] || fail "debootstrap needs root: run it with sudo"
+    [[ "$(id -u)" == 0 ]] || fail "debootstrap needs root: run docker/base.sh with sudo"
 }
 
-# download DIR: Debian's minimal set and ours into DIR, signatures checked, nothing installed.
+# download DIR: downloads Debian's minimal packages and ours into DIR and verifies them. Installs nothing.
 download() {
     debootstrap --variant=minbase --include=ca-certificates,libstdc++6 --download-only \
         "$SUITE" "$1" >"$1.log" 2>&1 || {
         tail -n 20 "$1.log" >&2
-        fail "debootstrap could not download Debian's packages"
+        fail "debootstrap failed to download Debian's packages"
     }
 }
 
-# unpack DEBS ROOT: the packages above, each noted where image scanners look for it.
+# unpack DEBS ROOT: unpacks PACKAGES into ROOT, and records them where image scanners look for packages.
 unpack() {
     local name deb
     mkdir -p "$2/var/lib/dpkg/status.d"
     for name in "${PACKAGES[@]}"; do
         deb="$(find "$1/var/cache/apt/archives" -name "${name}_*.deb" -print -quit)"
-        [[ -n "$deb" ]] || fail "debootstrap did not bring the package $name"
+        [[ -n "$deb" ]] || fail "debootstrap did not download the package $name"
         dpkg-deb -x "$deb" "$2"
         dpkg-deb -f "$deb" >"$2/var/lib/dpkg/status.d/$name"
     done
 }
 
-# complete ROOT: what the packages' install scripts would have written, less what is never read.
+# complete ROOT: writes what the packages' install scripts would write, and removes files that nothing reads.
 complete() {
     cat "$1"/usr/share/ca-certificates/mozilla/*.crt >"$1/etc/ssl/certs/ca-certificates.crt"
     printf '%s\n' 'root:x:0:0:root:/root:/sbin/nologin' \
@@ -62,7 +62,7 @@ complete() {
 
 main() {
     if [[ "${1:-}" != --force ]] && docker image inspect "$IMAGE" >/dev/null 2>&1; then
-        echo "docker/base.sh: $IMAGE is here already (--force builds it anew)"
+        echo "docker/base.sh: $IMAGE exists (--force rebuilds it)"
         return
     fi
     check_tools

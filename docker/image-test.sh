@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Builds the runtime image and holds it to what its users are promised: it runs read-only, without
-# privileges and not as root; it answers a photograph of a cat with a cat; Docker sees it become
-# healthy; SIGTERM ends it with exit code 0. Prints the image's compressed size.
-# Where no Docker engine answers it says so and passes.
+# Builds the runtime image and tests it: it runs read-only, without capabilities and not as root; it
+# classifies a photograph of a cat as a cat; Docker's health check passes; SIGTERM ends it with exit
+# code 0. Prints the compressed size of the image. If Docker does not respond, the test is skipped.
 #
 # Environment: IMAGE, PREBUILT and BASE_IMAGE, as in docker/image.sh.
 set -euo pipefail
@@ -17,13 +16,13 @@ say() { echo "image-test: $*"; }
 
 fail() {
     echo "image-test: FAILED: $*" >&2
-    echo "image-test: the container's log:" >&2
+    echo "image-test: log of the container:" >&2
     docker logs --tail 50 "$CONTAINER" >&2 || true
     exit 1
 }
 
 start() {
-    # The engine picks the port; only this machine can reach it.
+    # Docker picks a free port on the loopback address.
     docker run --detach --name "$CONTAINER" --read-only --cap-drop ALL \
         --security-opt no-new-privileges --memory 1g --publish 127.0.0.1::8080 \
         "$IMAGE" >/dev/null
@@ -37,8 +36,8 @@ wait_for() {
     shift 2
     deadline=$((SECONDS + seconds))
     until "$@"; do
-        [[ "$(inspect '{{.State.Running}}')" == true ]] || fail "it ended while waiting: $what"
-        ((SECONDS < deadline)) || fail "not after $seconds s: $what"
+        [[ "$(inspect '{{.State.Running}}')" == true ]] || fail "the container exited while waiting for: $what"
+        ((SECONDS < deadline)) || fail "timeout of $seconds s while waiting for: $what"
         sleep 0.5
     done
 }
@@ -46,8 +45,8 @@ wait_for() {
 is_ready() { curl -fsS --noproxy '*' --max-time 5 -o /dev/null "$1/health/ready" 2>/dev/null; }
 is_healthy() { [[ "$(inspect '{{.State.Health.Status}}')" == healthy ]]; }
 
-# address: prints where the server can be reached: the published port, or where the engine cannot
-# publish one (some sandboxes), the container's own address.
+# address: prints the server's URL: the published port, or the container's own address if Docker cannot
+# publish ports (in some sandboxes).
 address() {
     local published
     published="$(docker port "$CONTAINER" 8080/tcp 2>/dev/null | sed -n 1p)"
@@ -61,24 +60,24 @@ address() {
 check_not_root() {
     local pid user
     [[ "$(docker image inspect --format '{{.Config.User}}' "$IMAGE")" == 65532:65532 ]] ||
-        fail "the image's user is not 65532:65532"
+        fail "the user of the image is not 65532:65532"
     pid="$(inspect '{{.State.Pid}}')"
     if [[ -r "/proc/$pid/status" ]]; then
         user="$(sed -n 's/^Uid:[[:space:]]*\([0-9]*\).*/\1/p' "/proc/$pid/status")"
-        [[ "$user" != 0 ]] || fail "its process runs as root"
+        [[ "$user" != 0 ]] || fail "the server runs as root"
     fi
-    say "runs as 65532, read-only, with no capabilities"
+    say "runs as user 65532, read-only, without capabilities"
 }
 
 check_answer() {
     local answer label
     answer="$(curl -fsS --noproxy '*' --max-time 30 -H 'content-type: image/png' \
-        --data-binary "@$PHOTO" "$1/v1/classify")" || fail "/v1/classify did not answer 200"
-    [[ "$answer" =~ \"label\":[[:space:]]*\"([^\"]*)\" ]] || fail "no label in: $answer"
+        --data-binary "@$PHOTO" "$1/v1/classify")" || fail "POST /v1/classify did not return 200"
+    [[ "$answer" =~ \"label\":[[:space:]]*\"([^\"]*)\" ]] || fail "no label in the response: $answer"
     label="${BASH_REMATCH[1]}"
     case "$label" in
-        tabby* | "tiger cat"* | "Egyptian cat"*) say "chelsea.png is a \"$label\"" ;;
-        *) fail "chelsea.png is no \"$label\"" ;;
+        tabby* | "tiger cat"* | "Egyptian cat"*) say "chelsea.png is classified as \"$label\"" ;;
+        *) fail "chelsea.png: expected a cat, got \"$label\"" ;;
     esac
 }
 
@@ -86,14 +85,14 @@ check_stop() {
     local code began=$SECONDS
     docker stop -t 20 "$CONTAINER" >/dev/null
     code="$(inspect '{{.State.ExitCode}}')"
-    [[ "$code" == 0 ]] || fail "SIGTERM ended it with exit code $code"
-    say "SIGTERM ended it with exit code 0 within $((SECONDS - began + 1)) s"
+    [[ "$code" == 0 ]] || fail "exit code after SIGTERM: expected 0, got $code"
+    say "exit code 0 within $((SECONDS - began + 1)) s after SIGTERM"
 }
 
 main() {
     local url
     if ! docker info >/dev/null 2>&1; then
-        say "SKIPPED: no Docker engine answers"
+        say "SKIPPED: Docker does not respond"
         return
     fi
     "$ROOT/docker/image.sh"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Lays out the product's part of the runtime image, as it lies in the image's file system: the
-# binary, ONNX Runtime beside it (where the binary looks first), and everyone's licence texts.
+# Copies the files of the runtime image into OUT, with the paths that they have in the image: the binary,
+# ONNX Runtime in the binary's folder (where the binary finds it), and the license texts.
 #
-#   docker/stage.sh OUT      from target/release/sightline and .cache/onnxruntime/, into OUT
+#   docker/stage.sh OUT      reads target/release/sightline and .cache/onnxruntime/
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -21,7 +21,7 @@ for text in LICENSE ThirdPartyNotices.txt; do
     fi
 done
 
-# The embedded weights' notices, under the name of their model.
+# License notices of the built-in weights, in a folder per model.
 find "$ROOT/models" -type f \( -name 'LICENSE*' -o -name 'NOTICE*' \) -print0 |
     while IFS= read -r -d '' text; do
         install -D -m 644 "$text" "$DOC/sightline/models/${text#"$ROOT/models/"}"

@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
-# Puts the pinned ONNX Runtime library at .cache/onnxruntime/libonnxruntime.so, with its licence
-# texts beside it. Does nothing, silently, where the verified library is already there.
+# Fetches the pinned ONNX Runtime library to .cache/onnxruntime/libonnxruntime.so, with its license
+# texts in the same folder. Does nothing if the verified library is already there.
 #
-# Two sources hold the same release: the archive on GitHub and the wheel on PyPI. They are separate
-# builds, so each has its own checksum, and what is checked is always the library itself.
-#   1. the release archive of microsoft/onnxruntime, with curl or wget;
-#   2. where that cannot be reached, the PyPI package `onnxruntime`, through `pip download`: needs
-#      Python 3 with pip, any version.
+# Two sources hold the same release. They are separate builds, so each has its own checksum; the
+# checksum is always that of the library itself.
+#   1. the release archive of microsoft/onnxruntime on GitHub, with curl or wget
+#   2. if GitHub cannot be reached: the PyPI package `onnxruntime`, with `pip download` (any Python 3)
 #
 # Environment:
-#   ONNXRUNTIME_SHA256  accept the library with this SHA-256 and no other, such as that of a build of
-#                       one's own placed at the path above.
+#   ONNXRUNTIME_SHA256  accept only the library with this SHA-256, for example a build of your own at
+#                       the path above
 set -euo pipefail
 
 readonly VERSION=1.30.0
@@ -19,9 +18,9 @@ readonly ROOT
 readonly TARGET_DIR="$ROOT/.cache/onnxruntime"
 readonly TARGET="$TARGET_DIR/libonnxruntime.so"
 
-# To move to another version: change VERSION, and put here what `sha256sum` says of
-# onnxruntime/capi/libonnxruntime.so.VERSION in the wheels (the same in the wheel of every Python
-# version) and of lib/libonnxruntime.so.VERSION in the release archives.
+# To update: change VERSION, and replace the checksums by those of
+# onnxruntime/capi/libonnxruntime.so.VERSION in the wheels (equal for every Python version) and of
+# lib/libonnxruntime.so.VERSION in the release archives.
 case "$(uname -s)-$(uname -m)" in
     Linux-x86_64)
         readonly ARCHIVE="onnxruntime-linux-x64-$VERSION" PLATFORM=manylinux_2_28_x86_64
@@ -34,8 +33,8 @@ case "$(uname -s)-$(uname -m)" in
         wheel_sha256=8a218e1e446880131115c368ec7005969a5022af9a15a26173de648fef0b7789
         ;;
     *)
-        echo "fetch-onnxruntime: no pinned library for $(uname -s) on $(uname -m)." >&2
-        echo "  Point ORT_DYLIB_PATH at a libonnxruntime of version $VERSION." >&2
+        echo "fetch-onnxruntime: no pinned library for $(uname -s) on $(uname -m)" >&2
+        echo "  set ORT_DYLIB_PATH to a libonnxruntime.so of version $VERSION" >&2
         exit 1
         ;;
 esac
@@ -53,7 +52,7 @@ sha256_of() {
     echo "${line%% *}"
 }
 
-# is_pinned FILE: FILE is there and is the library of one of the two sources.
+# is_pinned FILE: succeeds if FILE exists and is the library of one of the two sources.
 is_pinned() {
     local got
     [[ -f "$1" ]] || return 1
@@ -61,7 +60,7 @@ is_pinned() {
     [[ "$got" == "$wheel_sha256" || "$got" == "$archive_sha256" ]]
 }
 
-# from_archive DIR: leaves the release archive's lib and texts in DIR, or fails.
+# from_archive DIR: downloads the release archive and unpacks its library and license texts into DIR.
 from_archive() {
     local url="https://github.com/microsoft/onnxruntime/releases/download/v$VERSION/$ARCHIVE.tgz"
     say "downloading the release archive $ARCHIVE.tgz"
@@ -71,7 +70,7 @@ from_archive() {
         wget -q --tries=1 --dns-timeout=5 --connect-timeout=5 --read-timeout=30 \
             -O "$1/archive.tgz" "$url"
     else
-        say "neither curl nor wget is here"
+        say "neither curl nor wget is installed"
         return 1
     fi || { say "the release archive cannot be reached"; return 1; }
     tar -xzf "$1/archive.tgz" -C "$1" --no-same-owner --strip-components=1 &&
@@ -90,7 +89,7 @@ find_pip() {
     return 1
 }
 
-# unpack_wheel WHEEL DIR: the library and the texts, and nothing else of the wheel.
+# unpack_wheel WHEEL DIR: unpacks the library and the license texts of the wheel into DIR.
 unpack_wheel() {
     python3 - "$1" "$2" "$VERSION" <<'PYTHON'
 import pathlib, sys, zipfile
@@ -107,16 +106,16 @@ with zipfile.ZipFile(wheel) as archive:
 PYTHON
 }
 
-# from_wheel DIR: leaves the wheel's library and texts in DIR, or fails.
+# from_wheel DIR: downloads the wheel and unpacks its library and license texts into DIR.
 from_wheel() {
     local pip wheel
     if ! pip="$(find_pip)" || ! command -v python3 >/dev/null; then
-        say "Python 3 with pip is needed to download from PyPI; install it first"
+        say "downloading from PyPI needs Python 3 with pip; install it first"
         say "  (Debian, Ubuntu: apt-get install python3-pip; Fedora: dnf install python3-pip)"
         return 1
     fi
     say "downloading onnxruntime $VERSION from PyPI (about 28 MB)"
-    # The library does not depend on the Python version; naming one makes any host's pip agree.
+    # The library does not depend on the Python version; a fixed one makes pip accept the wheel on any host.
     # shellcheck disable=SC2086 # "python3 -m pip" is three words
     $pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
         --implementation cp --python-version 3.12 --abi cp312 --platform "$PLATFORM" \
@@ -125,7 +124,7 @@ from_wheel() {
     [[ -n "$wheel" ]] && unpack_wheel "$wheel" "$1"
 }
 
-# install_from DIR EXPECTED: checks the library in DIR, then moves it into place, last and at once.
+# install_from DIR EXPECTED: verifies the library in DIR, then moves its files into place, the library last.
 install_from() {
     local got text
     got="$(sha256_of "$1/libonnxruntime.so")"
@@ -140,7 +139,7 @@ install_from() {
         fi
     done
     chmod 644 "$1/libonnxruntime.so" && mv -f "$1/libonnxruntime.so" "$TARGET" || return 1
-    say "ONNX Runtime $VERSION is at .cache/onnxruntime/libonnxruntime.so"
+    say "installed ONNX Runtime $VERSION at .cache/onnxruntime/libonnxruntime.so"
 }
 
 main() {
@@ -148,7 +147,7 @@ main() {
         exit 0
     fi
     mkdir -p "$TARGET_DIR"
-    # Beside the target, so that the closing move stays on one file system.
+    # In the target's folder, so that the final move stays on one file system.
     staging="$(mktemp -d "$TARGET_DIR/fetch.XXXXXX")"
     trap 'rm -rf "$staging"' EXIT
     mkdir "$staging/archive" "$staging/wheel"
@@ -159,8 +158,8 @@ main() {
     if from_wheel "$staging/wheel" && install_from "$staging/wheel" "$wheel_sha256"; then
         exit 0
     fi
-    say "failed: no verified ONNX Runtime $VERSION. Run it again with a network, or set"
-    say "  ORT_DYLIB_PATH to a libonnxruntime.so of that version that is already here."
+    say "failed: ONNX Runtime $VERSION could not be downloaded and verified. Try again with network access,"
+    say "  or set ORT_DYLIB_PATH to an existing libonnxruntime.so of version $VERSION"
     exit 1
 }
 

