@@ -1,0 +1,64 @@
+"""Check that the documentation names only files that exist.
+
+    python3 scripts/check-docs.py
+
+Checks in README.md, CONTRIBUTING.md, SECURITY.md, docs/ and the READMEs of crates and tests:
+  - links to files of the repository, and their anchors
+  - paths in backticks that begin with a folder or file of the repository's root, such as `src/app.rs`
+
+Prints one line per error and exits with 1 if there is one. Needs Python 3 without packages.
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"`([^`\n]+)`")
+FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+# A path: no spaces, placeholders, wildcards or flags.
+PATH = re.compile(r"[\w.][\w./-]*")
+
+
+def anchors(text):
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def link_errors(document, text):
+    for target in LINK.findall(text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (document.parent / name).resolve() if name else document
+        if not file.exists():
+            yield f"link to {target}: no such file"
+        elif anchor and anchor not in anchors(file.read_text()):
+            yield f"link to {target}: no such heading"
+
+
+def path_errors(text, roots):
+    for code in CODE.findall(FENCE.sub("", text)):
+        path = code.rstrip("/")
+        if PATH.fullmatch(path) and path.split("/")[0] in roots and not (ROOT / path).exists():
+            yield f"`{code}`: no such file"
+
+
+def main():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True)
+    files = [pathlib.Path(line) for line in listed.stdout.splitlines()]
+    roots = {file.parts[0] for file in files}
+    documents = [f for f in files if f.suffix == ".md" and f.name != "CHANGELOG.md"]
+    failed = False
+    for document in documents:
+        text = (ROOT / document).read_text()
+        for error in [*link_errors(ROOT / document, text), *path_errors(text, roots)]:
+            print(f"{document}: {error}")
+            failed = True
+    sys.exit(failed)
+
+
+main()
