@@ -7,11 +7,11 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
-use onnx_export::manifest::{Filter, Preprocess, Resize};
 use sightline::image::{
     DecodeOptions, ImageSize, Normalizer, Orientation, Preprocessor, Window, decode, resize_window,
     short_side_size,
 };
+use sightline::manifest::{Filter, Preprocess, Resize};
 
 const OPTIONS: DecodeOptions = DecodeOptions {
     max_pixels: 100_000_000,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use onnx_export::manifest::{ManifestError, ModelManifest};
+use crate::manifest::{ManifestError, ModelManifest};
 
 include!(concat!(env!("OUT_DIR"), "/catalogue.rs"));
 

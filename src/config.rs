@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use onnx_export::manifest::{Batching, Precision};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::app::Limits;
 use crate::cpu::has_int8_dot;
+use crate::manifest::{Batching, Precision};
 use crate::store::{StoreError, read_text};
 use crate::threads::usable_cores;
 

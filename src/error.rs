@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use onnx_export::manifest::Task;
 use thiserror::Error;
 
 use crate::batch::BatchError;
 use crate::budget::Exhausted;
 use crate::draw::EncodeError;
 use crate::image::ImageError;
+use crate::manifest::Task;
 
 /// A request that was not answered.
 #[derive(Debug, Error)]
@@ -82,7 +82,7 @@ pub enum ServeError {
         loaded: Vec<String>,
     },
     /// The model answers another task.
-    #[error("model `{name}` does {}, which {} answers", .task.as_str(), .task.route())]
+    #[error("model `{name}` is a {} model", .task.as_str())]
     WrongTask {
         /// The model.
         name: String,

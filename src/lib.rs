@@ -11,7 +11,7 @@
 //! 7. [`postprocess`]: the network's output becomes an answer, which [`http`] sends, perhaps as a picture
 //!    ([`draw`]).
 //!
-//! Beside the path: [`store`] and [`catalogue`] find models, [`config`], [`threads`] and [`cpu`] plan a
+//! Beside the path: [`store`] and [`catalogue`] find models, which [`manifest`] describes, [`config`], [`threads`] and [`cpu`] plan a
 //! deployment, [`metrics`] and [`process`] measure it, [`error`] is the union of what can go wrong.
 
 pub mod app;
@@ -26,6 +26,7 @@ pub mod error;
 pub mod http;
 pub mod image;
 pub mod int8;
+pub mod manifest;
 pub mod metrics;
 pub mod networks;
 pub mod pipeline;

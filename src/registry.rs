@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use image::{Rgb, RgbImage};
-use onnx_export::manifest::{ModelManifest, Precision, Task};
 use thiserror::Error;
 
 use crate::batch::{Batcher, Policy};
 use crate::engine::{Engine, EngineError, OnnxRuntime, Tensor};
 use crate::error::ServeError;
 use crate::image::{ImageError, ImageSize, PreparedImage, Preprocessor};
+use crate::manifest::{ModelManifest, Precision, Task};
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::networks::Networks;
 use crate::postprocess::detect::{DetectError, Detector};

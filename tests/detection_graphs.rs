@@ -7,7 +7,7 @@ mod reference;
 
 use std::collections::BTreeMap;
 
-use onnx_export::manifest::{
+use onnx_export::architecture::{
     Anchors, Architecture, Backbone, FasterRcnnHead, Head, ResNetBlock, ResNetConfig, RetinanetHead,
 };
 use onnx_export::{DEFAULT_OPSET, Model, OPSETS, formula, tensor_shapes};

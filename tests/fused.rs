@@ -13,13 +13,13 @@ mod reference;
 use std::collections::BTreeMap;
 
 use image::RgbImage;
-use onnx_export::manifest::{ModelManifest, Resize};
 use onnx_export::weights::StateDict;
-use onnx_export::{DEFAULT_OPSET, OPSETS, formula};
+use onnx_export::{DEFAULT_OPSET, Model, OPSETS, formula};
 use reference::detection::{DetectionCase, Input, Runner, detection_cases};
 use sightline::catalogue;
 use sightline::engine::{Region, Tensor, TensorView};
 use sightline::image::{ImageSize, PreparedImage, Preprocessor};
+use sightline::manifest::{ModelManifest, Resize};
 use sightline::postprocess::detect::{DetectOptions, Detector};
 
 /// One object: class, score, corners in pixels of the resized picture.
@@ -153,10 +153,17 @@ fn images(input: &PreparedImage) -> (String, Input) {
     ("images".to_owned(), Input::F32(shape, input.data.clone()))
 }
 
+fn build_fused(manifest: &ModelManifest, state: &StateDict, opset: i64) -> Model {
+    let architecture = manifest.architecture.as_ref().unwrap();
+    let options = manifest.fused_options().unwrap();
+    let name = format!("{}_fused", manifest.name);
+    onnx_export::build_fused(&name, architecture, &options, state, opset).unwrap()
+}
+
 fn fused(manifest: &ModelManifest, state: &StateDict, input: &PreparedImage) -> Vec<Found> {
-    let model = onnx_export::build_fused(manifest, state, DEFAULT_OPSET).unwrap();
+    let model = build_fused(manifest, state, DEFAULT_OPSET);
     let bytes = model.to_bytes();
-    let again = onnx_export::build_fused(manifest, state, DEFAULT_OPSET).unwrap();
+    let again = build_fused(manifest, state, DEFAULT_OPSET);
     assert!(
         bytes == again.to_bytes(),
         "{}: deterministic",
@@ -276,7 +283,7 @@ fn every_opset_gives_the_same_answers() {
     let input = Preprocessor::new(&manifest.preprocess).run(&image).unwrap();
     let expected = fused(&manifest, &state, &input);
     for opset in OPSETS {
-        let model = onnx_export::build_fused(&manifest, &state, opset).unwrap();
+        let model = build_fused(&manifest, &state, opset);
         let got = run(&model.to_bytes(), &manifest, &input);
         assert_eq!(matched(&got, &expected), expected.len(), "opset {opset}");
     }

@@ -12,11 +12,11 @@
 
 mod reference;
 
-use onnx_export::manifest::Precision;
 use reference::detection::{DetectionCase, detection_cases};
 use reference::{iou, matched, read_integers, runtime};
 use sightline::engine::Tensor;
 use sightline::image::{ImageSize, PreparedImage};
+use sightline::manifest::Precision;
 use sightline::networks::Networks;
 use sightline::postprocess::detect::{Corners, DetectOptions, Detection, Detector};
 use sightline::store::{FP32, Graphs, ModelSource, Origin};

@@ -8,7 +8,7 @@ mod reference;
 
 use std::path::Path;
 
-use onnx_export::manifest::{
+use onnx_export::architecture::{
     Architecture, Backbone, Head, MobileNetV2Config, MobileNetV3Config, MobileNetV3Size,
     ResNetBlock, ResNetConfig,
 };

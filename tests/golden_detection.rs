@@ -13,13 +13,14 @@ mod reference;
 
 use std::collections::BTreeMap;
 
+use onnx_export::architecture::{FasterRcnnHead, Head};
 use onnx_export::graph::ops::{Regions, RoiAlign};
 use onnx_export::graph::{Dim, Element, Graph};
-use onnx_export::manifest::{FasterRcnnHead, Head, ModelManifest};
 use onnx_export::{DEFAULT_OPSET, Model, ModelInfo};
 use reference::detection::{DetectionCase, Input, Runner, detection_cases};
 use reference::{read_tensor, relative_error};
 use sightline::engine::Tensor;
+use sightline::manifest::ModelManifest;
 
 /// The network's input, `[1, 3, H, W]`.
 fn input(case: &DetectionCase, manifest: &ModelManifest) -> Input {

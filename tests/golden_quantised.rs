@@ -10,7 +10,7 @@ mod reference;
 
 use std::path::Path;
 
-use onnx_export::manifest::{Architecture, Backbone, ModelManifest};
+use onnx_export::architecture::{Architecture, Backbone};
 use onnx_export::qat::{self, Layout, Trained};
 use onnx_export::quantize::{Affine, Network, Recipe, Recipes, Target};
 use onnx_export::weights::StateDict;
@@ -19,6 +19,7 @@ use reference::{pictures, read_bytes, read_tensor, runtime};
 use sightline::cpu::has_int8_dot;
 use sightline::engine::{Arithmetic, Engine};
 use sightline::image::PreparedImage;
+use sightline::manifest::ModelManifest;
 
 const LARGE: &str = "quantized_mobilenet_v3_large-width_mult_0.5-num_classes_100";
 /// Some of its integers in torch.

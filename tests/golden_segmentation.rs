@@ -10,7 +10,7 @@
 
 mod reference;
 
-use onnx_export::manifest::{Architecture, Head};
+use onnx_export::architecture::{Architecture, Head};
 use onnx_export::{BuildError, DEFAULT_OPSET, OPSETS, formula};
 use reference::cases::{Case, Input, cases, run};
 use reference::shared::bilinear::bilinear;

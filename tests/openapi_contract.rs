@@ -10,8 +10,8 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::{Server, checkpoint, photo};
-use onnx_export::manifest::Precision;
 use serde_json::Value;
+use sightline::manifest::Precision;
 
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 

@@ -7,9 +7,9 @@ mod reference;
 
 use std::collections::BTreeMap;
 
+use onnx_export::architecture::{Architecture, Backbone};
 use onnx_export::graph::ops::Conv;
 use onnx_export::graph::{Graph, Value};
-use onnx_export::manifest::{Architecture, Backbone};
 use onnx_export::quantize::{Affine, Network, Range, Recipe, Target};
 use onnx_export::{DEFAULT_OPSET, Model, ModelInfo, formula, tensor_shapes};
 use reference::{pictures, runtime};

@@ -1,7 +1,7 @@
 //! What an architecture's arguments may be, and which heads go on which backbones.
 
-use crate::error::BuildError;
-use crate::manifest::{Architecture, Backbone, Head, Invalid, ResNetBlock, Task};
+use crate::architecture::{Architecture, Backbone, Head, ResNetBlock};
+use crate::error::ArgumentError;
 
 /// Most classes that a network may have: bounds what a bad argument can allocate.
 const MAX_CLASSES: usize = 100_000;
@@ -20,7 +20,7 @@ impl Backbone {
     }
 
     /// Bounds the arguments, and with them what the graph can allocate.
-    fn check(&self) -> Result<(), BuildError> {
+    fn check(&self) -> Result<(), ArgumentError> {
         let width_mult = self.width_mult();
         if !(0.05..=8.0).contains(&width_mult) {
             return Err(argument("width_mult", "0.05 to 8", &width_mult));
@@ -46,8 +46,11 @@ impl Backbone {
 }
 
 impl Architecture {
-    /// Bounds the arguments, and refuses heads on backbones that they cannot read.
-    pub(crate) fn check(&self) -> Result<(), BuildError> {
+    /// Checks every argument, and that the head can be built on the backbone.
+    ///
+    /// # Errors
+    /// [`ArgumentError`] names the argument, the allowed values and the rejected value.
+    pub fn check(&self) -> Result<(), ArgumentError> {
         self.backbone.check()?;
         let classes = self.num_classes;
         if !(1..=MAX_CLASSES).contains(&classes) {
@@ -56,8 +59,10 @@ impl Architecture {
         if self.head == Head::Classifier {
             return Ok(());
         }
-        let (most, expected) = match self.head.task() {
-            Task::Detection => (MAX_BOX_CLASSES, "1 to 2000 for detection"),
+        let (most, expected) = match self.head {
+            Head::FasterRcnn(_) | Head::Retinanet(_) | Head::Ssdlite(_) => {
+                (MAX_BOX_CLASSES, "1 to 2000 for detection")
+            }
             _ => (MAX_MASK_CLASSES, "1 to 256 for segmentation"),
         };
         if classes > most {
@@ -85,26 +90,28 @@ impl Architecture {
     }
 }
 
-impl From<Invalid> for BuildError {
-    fn from(invalid: Invalid) -> Self {
-        let Invalid {
-            field,
-            expected,
-            got,
-        } = invalid;
-        argument(field, expected, &got)
-    }
-}
-
-/// A refused argument.
+/// Makes the error of a rejected argument.
 pub(crate) fn argument(
     argument: &'static str,
     expected: &'static str,
     got: &dyn std::fmt::Display,
-) -> BuildError {
-    BuildError::Argument {
+) -> ArgumentError {
+    ArgumentError {
         argument,
         expected,
         got: got.to_string(),
     }
+}
+
+/// Returns the error of [`argument`] unless `holds`.
+pub(crate) fn require(
+    holds: bool,
+    name: &'static str,
+    expected: &'static str,
+    got: &dyn std::fmt::Display,
+) -> Result<(), ArgumentError> {
+    if holds {
+        return Ok(());
+    }
+    Err(argument(name, expected, got))
 }

@@ -1,10 +1,10 @@
 //! Classification networks: a trunk, global average pooling, and a linear classifier.
 
+use crate::architecture::Backbone;
 use crate::backbones::feature_maps;
 use crate::error::BuildError;
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::{Activation, pool_features};
-use crate::manifest::Backbone;
 
 /// Adds the network to `g`: `[N, 3, H, W]` in, logits `[N, num_classes]` out.
 ///

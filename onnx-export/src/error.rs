@@ -14,16 +14,9 @@ pub enum BuildError {
     /// A checkpoint that cannot be read.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// An architecture argument outside what it allows.
-    #[error("`{argument}`: expected {expected}, got {got}")]
-    Argument {
-        /// The argument's name.
-        argument: &'static str,
-        /// The values it allows, in words.
-        expected: &'static str,
-        /// The value found.
-        got: String,
-    },
+    /// An argument is out of range.
+    #[error(transparent)]
+    Argument(#[from] ArgumentError),
     /// An operand whose shape the operator cannot take.
     #[error("{op} in `{scope}`: {operand} must be {expected}, got {got}")]
     Shape {
@@ -38,4 +31,17 @@ pub enum BuildError {
         /// The operand's shape.
         got: String,
     },
+}
+
+/// An argument of a builder is out of range.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("`{argument}`: expected {expected}, got {got}")]
+pub struct ArgumentError {
+    /// Path of the argument in an [`Architecture`](crate::architecture::Architecture), such as
+    /// `head.anchors.sizes`, or the name of a function's argument.
+    pub argument: &'static str,
+    /// The allowed values, in words.
+    pub expected: &'static str,
+    /// The rejected value.
+    pub got: String,
 }

@@ -3,11 +3,11 @@
 //! ```text
 //! weights::StateDict ──┐
 //!                      ├─> Loader/Scope ─> architecture ─> Graph ─> Model ─> bytes of an .onnx file
-//! manifest::Architecture ┘   (strict)       (tables)      (checked)
+//! architecture::Architecture ┘   (strict)       (tables)      (checked)
 //! ```
 //!
 //! 1. [`weights`] reads a checkpoint, whatever its container, into named tensors.
-//! 2. [`manifest`] says which architecture they belong to, with its arguments.
+//! 2. [`architecture`] describes the network that they belong to: backbone, head and arguments.
 //! 3. [`backbones`] hold the trunks as tables, `classification`, `segmentation` and `detection` the
 //!    heads on them; they take weights from a [`graph::Scope`], whose path is the state dict's, and add nodes
 //!    to a [`graph::Graph`], which checks every shape at once.
@@ -17,6 +17,7 @@
 //! 6. [`quantize`] turns the bytes of a float file and a recipe into those of an int8 one.
 //! 7. [`lower`] rewrites what a runtime has made of an int8 file, in memory, for kernels of our own.
 
+pub mod architecture;
 pub mod backbones;
 mod check;
 mod classification;
@@ -26,7 +27,6 @@ pub mod formula;
 pub mod graph;
 mod layers;
 pub mod lower;
-pub mod manifest;
 mod model;
 mod proto;
 pub mod qat;
@@ -35,6 +35,7 @@ mod read;
 mod segmentation;
 pub mod weights;
 
-pub use error::BuildError;
+pub use detection::{FusedOptions, ProposalOptions};
+pub use error::{ArgumentError, BuildError};
 pub use model::{DEFAULT_OPSET, Model, ModelInfo, OPSETS, build, build_fused, tensor_shapes};
 pub use read::{GraphReadError, WeightTensor, read_initializers};

@@ -5,12 +5,12 @@ use std::ops::RangeInclusive;
 
 use prost::Message;
 
+use crate::architecture::{Architecture, Backbone, Head};
 use crate::check::argument;
 use crate::classification;
-use crate::detection;
+use crate::detection::{self, FusedOptions};
 use crate::error::BuildError;
 use crate::graph::{Graph, Loader, Scope, Value};
-use crate::manifest::{Architecture, Backbone, Head, ModelManifest};
 use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto, graph_proto};
 use crate::segmentation::{MaskHead, masks};
 use crate::weights::StateDict;
@@ -76,33 +76,28 @@ pub fn build(
     })
 }
 
-/// Builds the detector of `manifest` as one graph, thresholds and suppression included, in ONNX's
-/// standard operators.
+/// Builds a detector as one graph that includes thresholds and suppression, in ONNX's standard operators.
 ///
-/// The network reads one picture, `images` `[1, 3, height, width] f32`, normalised, resized and padded,
-/// and, where the manifest's resize has no fixed size, `image_size` `[2] i64`: height and width of the
-/// resized picture in it. It writes `boxes` `[D, 4] f32` (x1, y1, x2, y2 in pixels of the resized
-/// picture), `labels` `[D] i64` and `scores` `[D] f32`, best first.
+/// The network reads one normalized, resized and padded image, `images` `[1, 3, height, width] f32`, and,
+/// unless `options.fixed_size` is set, `image_size` `[2] i64`: height and width of the resized image before
+/// padding. It writes `boxes` `[D, 4] f32` (x1, y1, x2, y2 in pixels of the resized image), `labels` `[D] i64`
+/// and `scores` `[D] f32`, ordered by descending score.
 ///
-/// The answers are the server's but where rounding decides an overlap near the threshold, or
-/// the order of equal scores. What is not finite is not left out as the server does.
+/// The results equal native post-processing in torchvision's order, except where rounding decides an overlap near
+/// the threshold, or the order of equal scores. Values that are not finite are not filtered out.
 ///
 /// # Errors
-/// As [`build`], and [`BuildError::Argument`] for a manifest of another task.
+/// The errors of [`build`], and [`BuildError::Argument`] if `architecture` is not a detector or `options` lack
+/// what its head needs.
 pub fn build_fused(
-    manifest: &ModelManifest,
+    name: &str,
+    architecture: &Architecture,
+    options: &FusedOptions,
     state: &StateDict,
     opset: i64,
 ) -> Result<Model, BuildError> {
-    let (Some(architecture), Some(settings)) = (&manifest.architecture, &manifest.detection) else {
-        return Err(argument("task", "detection", &manifest.name));
-    };
-    let (name, resize) = (
-        format!("{}_fused", manifest.name),
-        &manifest.preprocess.resize,
-    );
-    assemble(&name, architecture, state, opset, |graph, loader| {
-        detection::fused(graph, &loader.root(), architecture, settings, resize)?;
+    assemble(name, architecture, state, opset, |graph, loader| {
+        detection::fused(graph, &loader.root(), architecture, options)?;
         Ok(None)
     })
 }
@@ -116,7 +111,7 @@ fn assemble(
     add: impl FnOnce(&mut Graph, &Loader<'_>) -> Result<Option<Graph>, BuildError>,
 ) -> Result<Model, BuildError> {
     if !OPSETS.contains(&opset) {
-        return Err(argument("opset", "13 to 21", &opset));
+        return Err(argument("opset", "13 to 21", &opset).into());
     }
     architecture.check()?;
     let loader = Loader::new(state);
@@ -223,7 +218,7 @@ fn detector(
         (Head::Ssdlite(head), Backbone::MobilenetV3(config)) => {
             detection::ssdlite(g, root, images, (config, head), *num_classes)?
         }
-        _ => return Err(argument("head", "a detector on its backbone", &"another")),
+        _ => return Err(argument("head", "a detector on its backbone", &"another").into()),
     };
     detection::output_levels(g, &levels, ["cls_logits", "bbox_regression"]);
     Ok(None)

@@ -5,12 +5,12 @@
 //!
 //! Source: `torchvision.models.segmentation`.
 
+use crate::architecture::Backbone;
 use crate::backbones::{FeatureMaps, feature_maps};
 use crate::error::BuildError;
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::{Activation, conv_bias, conv_bn, conv_norm_activation};
-use crate::manifest::Backbone;
 
 /// Epsilon of `torch.nn.BatchNorm2d`, which the heads leave alone.
 const BN_EPS: f32 = 1e-5;

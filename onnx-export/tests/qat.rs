@@ -10,8 +10,9 @@
 use std::path::{Path, PathBuf};
 
 use onnx_export::{
-    BuildError, DEFAULT_OPSET, build,
-    manifest::{Architecture, Backbone, ModelManifest},
+    BuildError, DEFAULT_OPSET,
+    architecture::{Architecture, Backbone},
+    build,
     qat::{self, QatError},
     quantize::Affine,
     read_initializers,
@@ -31,7 +32,8 @@ fn fixture() -> StateDict {
 fn architecture(num_classes: usize) -> Architecture {
     let path = repository().join("models/mobilenet_v3_large/model.toml");
     let text = std::fs::read_to_string(path).unwrap();
-    let mut architecture = ModelManifest::parse(&text).unwrap().architecture.unwrap();
+    let manifest: toml::Table = text.parse().unwrap();
+    let mut architecture: Architecture = manifest["architecture"].clone().try_into().unwrap();
     architecture.num_classes = num_classes;
     let Backbone::MobilenetV3(config) = &mut architecture.backbone else {
         panic!("{architecture:?}");

@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use onnx_export::manifest::{
-    Architecture, Backbone, Head, ModelManifest, Precision, Provenance, Task,
-};
+use onnx_export::architecture::{Architecture, Backbone, Head};
 use onnx_export::qat::{self, QatError, Trained};
 use onnx_export::weights::StateDict;
 use onnx_export::{BuildError, DEFAULT_OPSET, Model};
 use sightline::catalogue;
+use sightline::manifest::{ModelManifest, Precision, Provenance, Task};
 use sightline::store::{lines, read_text};
 
 use super::output::{OutputPaths, file_name, write_model};
@@ -89,7 +88,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         bail!("`{}` has no architecture to build", args.name);
     };
     apply(architecture, args, labels.as_ref().map(Vec::len))?;
-    if args.fused && architecture.head.task() != Task::Detection {
+    if args.fused && manifest.task != Task::Detection {
         bail!("`--fused` applies to detectors, not to {}", args.name);
     }
     let classes = architecture.num_classes;
@@ -100,8 +99,9 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
             labels.len()
         );
     }
-    // Parsed again so that a name that `serve` would refuse is refused before the work.
-    ModelManifest::parse(&manifest.to_toml()?).context("the exported model (see --as)")?;
+    // Parsed again so that what `serve` would reject is rejected before the work.
+    ModelManifest::parse(&manifest.to_toml()?)
+        .with_context(|| format!("cannot export {} with these options", args.name))?;
     let state = StateDict::read(&args.weights)
         .with_context(|| format!("cannot use {}", args.weights.display()))?;
     let trained = take_apart(&mut manifest, &state, args)?;
@@ -115,11 +115,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         let name = Precision::Int8.as_str().to_owned();
         manifest.variants.insert(name, Int8::variant(&paths));
     }
-    let fused = if args.fused {
-        Some(onnx_export::build_fused(&manifest, state, args.opset)?.to_bytes())
-    } else {
-        None
-    };
+    let fused = args.fused.then(|| fused(&manifest, state, args));
+    let fused = fused.transpose()?;
     let extra = (fused.as_deref(), int8.as_ref());
     write_model(&manifest, &labels, &model, extra, &paths)?;
     if let Some(int8) = &int8 {
@@ -212,6 +209,17 @@ fn build(manifest: &ModelManifest, state: &StateDict, args: &ExportArgs) -> Resu
     };
     let built = onnx_export::build(&manifest.name, architecture, state, args.opset);
     built.map_err(|error| cannot_build(error, architecture, args))
+}
+
+/// The bytes of the detector as one graph, suppression included.
+fn fused(manifest: &ModelManifest, state: &StateDict, args: &ExportArgs) -> Result<Vec<u8>> {
+    let (Some(architecture), Some(options)) = (&manifest.architecture, manifest.fused_options())
+    else {
+        bail!("`--fused` applies to detectors, not to {}", args.name);
+    };
+    let name = format!("{}_fused", manifest.name);
+    let model = onnx_export::build_fused(&name, architecture, &options, state, args.opset)?;
+    Ok(model.to_bytes())
 }
 
 fn place(args: &ExportArgs) -> String {

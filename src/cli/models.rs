@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use clap::Args;
-use onnx_export::manifest::ModelManifest;
 use serde::Serialize;
 use sightline::catalogue;
+use sightline::manifest::ModelManifest;
 use sightline::store::{ModelSource, Origin};
 
 use super::StoreArgs;

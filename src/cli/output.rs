@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use onnx_export::Model;
-use onnx_export::manifest::ModelManifest;
 use rustix::fs::Access;
 use rustix::io::Errno;
+use sightline::manifest::ModelManifest;
 use sightline::store::Graphs;
 
 use super::trained::Int8;

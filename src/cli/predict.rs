@@ -8,12 +8,12 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Args;
-use onnx_export::manifest::Task;
 use serde::Serialize;
 use serde_json::json;
 use sightline::app::{App, Limits};
 use sightline::draw::DrawnFormat;
 use sightline::image::Orientation;
+use sightline::manifest::Task;
 use sightline::pipeline::{
     self, Classify, Detect, EncodedMask, Finish, Images, MaskFormat, MaskSize, Request, Segment,
     SegmentView,

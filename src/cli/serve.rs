@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use onnx_export::manifest::{Batching, Precision};
 use sightline::app::App;
 use sightline::config::{PrecisionChoice, ServeConfig, Settings};
 use sightline::engine::OnnxRuntime;
 use sightline::http;
+use sightline::manifest::{Batching, Precision};
 use sightline::registry::{LoadedModel, ModelPlan, Registry};
 use sightline::store::{ModelRef, ModelSource, ModelStore};
 use tokio::net::TcpListener;
@@ -182,7 +182,7 @@ fn load_all(
     let default = models.first().map(LoadedModel::id).unwrap_or_default();
     let route = models
         .first()
-        .map_or("/v1/classify", |model| model.manifest.task.route());
+        .map_or("/v1/classify", |model| http::route_of(model.manifest.task));
     app.set_ready(Registry::new(models));
     if app.registry().is_err() {
         // Asked to end while it was loading.

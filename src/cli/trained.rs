@@ -4,9 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use onnx_export::Model;
-use onnx_export::manifest::{Precision, Variant};
 use onnx_export::qat::{Layout, Trained};
 use onnx_export::quantize::{Network, Recipes, Target};
+use sightline::manifest::{Precision, Variant};
 
 use super::output::{OutputPaths, file_name};
 use super::say::say;

@@ -2,7 +2,6 @@
 
 use axum::http::HeaderMap;
 use axum::response::Response;
-use onnx_export::manifest::Task;
 use serde::Serialize;
 
 use super::params::Params;
@@ -10,6 +9,7 @@ use super::problem::Problem;
 use super::respond::respond;
 use super::task::{AnswerOf, TaskRoute};
 use crate::error::ServeError;
+use crate::manifest::Task;
 use crate::pipeline;
 use crate::postprocess::classify::Prediction;
 use crate::registry::LoadedModel;

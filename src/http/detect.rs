@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use axum::response::Response;
-use onnx_export::manifest::Task;
 use serde::Serialize;
 
 use super::accept::negotiate;
@@ -15,6 +14,7 @@ use super::respond::{respond, respond_image};
 use super::task::{AnswerOf, TaskRoute};
 use crate::draw::DrawnFormat;
 use crate::error::ServeError;
+use crate::manifest::Task;
 use crate::pipeline::{self, Detected};
 use crate::postprocess::detect::{DetectOptions, LabelledDetection};
 use crate::registry::LoadedModel;

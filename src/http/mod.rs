@@ -28,6 +28,7 @@ use axum::routing::{get, post};
 
 use crate::app::App;
 use crate::error::ServeError;
+use crate::manifest::Task;
 use problem::Problem;
 
 /// The HTTP contract, as served.
@@ -37,9 +38,18 @@ pub const OPENAPI: &str = include_str!("../../openapi.yaml");
 pub fn router(app: Arc<App>) -> Router {
     let routes = Router::new()
         .route("/", get(index))
-        .route("/v1/classify", post(task::handle::<classify::Classify>))
-        .route("/v1/detect", post(task::handle::<detect::Detect>))
-        .route("/v1/segment", post(task::handle::<segment::Segment>))
+        .route(
+            route_of(Task::Classification),
+            post(task::handle::<classify::Classify>),
+        )
+        .route(
+            route_of(Task::Detection),
+            post(task::handle::<detect::Detect>),
+        )
+        .route(
+            route_of(Task::Segmentation),
+            post(task::handle::<segment::Segment>),
+        )
         .route("/v1/models", get(models::list))
         .route("/v1/models/{model}", get(models::show))
         .route("/health/live", get(health::live))
@@ -49,6 +59,15 @@ pub fn router(app: Arc<App>) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(method_not_allowed);
     middleware::surround(routes, &app).with_state(app)
+}
+
+/// Returns the path of the route that serves `task`.
+pub fn route_of(task: Task) -> &'static str {
+    match task {
+        Task::Classification => "/v1/classify",
+        Task::Segmentation => "/v1/segment",
+        Task::Detection => "/v1/detect",
+    }
 }
 
 async fn index() -> impl IntoResponse {

@@ -6,12 +6,12 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{OriginalUri, Path, State};
 use axum::response::IntoResponse;
-use onnx_export::manifest::{Precision, Preprocess, Provenance, Task};
 use serde::Serialize;
 
 use super::problem::Problem;
 use crate::app::App;
 use crate::error::ServeError;
+use crate::manifest::{Precision, Preprocess, Provenance, Task};
 use crate::registry::LoadedModel;
 
 #[derive(Serialize)]
@@ -84,7 +84,7 @@ fn describe(model: &LoadedModel) -> Description<'_> {
         name: &manifest.name,
         variant: &model.variant,
         task: manifest.task,
-        route: manifest.task.route(),
+        route: super::route_of(manifest.task),
         description: &manifest.description,
         precision: model.precision,
         input: Input {

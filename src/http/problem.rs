@@ -158,9 +158,11 @@ impl From<ServeError> for Problem {
                 problem.about("model", loaded.join(", ")).got(name)
             }
             ServeError::WrongTask { name, task } => {
+                let route = super::route_of(task);
+                let detail = format!("{detail}, which {route} serves");
                 let problem = Self::new(StatusCode::NOT_FOUND, "wrong_task", detail);
                 problem
-                    .about("model", format!("a model for {}", task.route()))
+                    .about("model", format!("a model for {route}"))
                     .got(name)
             }
             ServeError::NoModel { task } => {

@@ -4,7 +4,6 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use onnx_export::manifest::Task;
 use serde::{Serialize, Serializer};
 
 use super::accept::negotiate;
@@ -14,6 +13,7 @@ use super::respond::{respond, respond_image};
 use super::task::{AnswerOf, TaskRoute};
 use crate::draw::DrawnFormat;
 use crate::error::ServeError;
+use crate::manifest::Task;
 use crate::pipeline::{self, EncodedMask, MaskFormat, MaskSize, SegmentView, Segmentation};
 use crate::postprocess::segment::{ClassShare, RleMask};
 use crate::registry::LoadedModel;

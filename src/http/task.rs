@@ -8,7 +8,6 @@ use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use axum::response::Response;
-use onnx_export::manifest::Task;
 use tokio::time::timeout_at;
 
 use super::extract::{Framing, discard, framing, read_images, refuse};
@@ -17,6 +16,7 @@ use super::problem::Problem;
 use crate::app::App;
 use crate::error::ServeError;
 use crate::image::Orientation;
+use crate::manifest::Task;
 use crate::pipeline::{self, Answer, Finish, Images};
 use crate::registry::LoadedModel;
 

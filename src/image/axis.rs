@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use onnx_export::manifest::Filter;
+use crate::manifest::Filter;
 
 /// Fractional bits of a weight: 8 for the sample and 2 for overshoot are kept free of the 32.
 pub(super) const PRECISION_BITS: u32 = 32 - 8 - 2;

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
-use onnx_export::manifest::{Filter, Preprocess, Resize};
 use safetensors::SafeTensors;
 
 use super::{
     DecodeOptions, ImageError, ImageFormat, ImageSize, Orientation, Preprocessor, Window, decode,
     probe, reference, resize_window, short_side_size,
 };
+use crate::manifest::{Filter, Preprocess, Resize};
 
 const OPTIONS: DecodeOptions = DecodeOptions {
     max_pixels: 1 << 24,

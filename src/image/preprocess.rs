@@ -1,10 +1,10 @@
 //! A model's whole preprocessing, as its manifest describes it.
 
 use image::RgbImage;
-use onnx_export::manifest::{Filter, Preprocess, Resize};
 
 use super::detector::{DetectorSize, DetectorTransform};
 use super::{ImageError, ImageSize, Normalizer, Window, resize_window, short_side_size};
+use crate::manifest::{Filter, Preprocess, Resize};
 
 /// Most pixels of a network's input, alone or summed over a batch. Activations grow with them: LR-ASPP
 /// takes 180 bytes per pixel. At a short side of 520 an image may be almost six times as long as wide.

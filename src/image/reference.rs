@@ -1,9 +1,9 @@
 //! Slow and plain statements of what the fast code computes, for tests.
 
 use image::{Rgb, RgbImage};
-use onnx_export::manifest::Filter;
 
 use super::ImageSize;
+use crate::manifest::Filter;
 
 /// Whole-picture resize after the description of Pillow's `Resample.c`: per output sample, all
 /// weights that are not outside of the kernel, in fixed point; columns of a row first, then rows.

@@ -10,11 +10,11 @@
 //! result is the same, and a picture of 1x4000 costs its window instead of its gigabytes.
 
 use image::RgbImage;
-use onnx_export::manifest::Filter;
 
 use super::ImageSize;
 use super::axis::Axis;
 use super::passes::{filter_columns, filter_rows};
+use crate::manifest::Filter;
 
 /// A rectangle of the resized picture. Offsets exceed 32 bits for the most elongated pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

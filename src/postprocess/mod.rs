@@ -4,10 +4,10 @@ pub mod classify;
 pub mod detect;
 pub mod segment;
 
-use onnx_export::manifest::Task;
 use thiserror::Error;
 
 use crate::engine::Tensor;
+use crate::manifest::Task;
 
 /// Outputs that do not answer a model's task.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

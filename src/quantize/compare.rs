@@ -1,9 +1,8 @@
 //! How near two versions of a network are to each other: their numbers, and their answers.
 
-use onnx_export::manifest::Task;
-
 use crate::engine::Tensor;
 use crate::image::ImageSize;
+use crate::manifest::Task;
 use crate::postprocess::detect::{Corners, DetectError, DetectOptions, Detection, Detector};
 
 /// The outputs of a network for one picture, if it had anything to look at.

@@ -4,11 +4,11 @@ use std::io;
 use std::path::PathBuf;
 
 use onnx_export::BuildError;
-use onnx_export::manifest::ManifestError;
 use onnx_export::quantize::QuantizeError;
 use thiserror::Error;
 
 use super::ModelRef;
+use crate::manifest::ManifestError;
 
 /// A model that cannot be found or read.
 #[derive(Debug, Error)]

@@ -11,9 +11,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use onnx_export::manifest::Precision;
-
 use crate::catalogue;
+use crate::manifest::Precision;
 pub use error::StoreError;
 pub use files::{lines, read_bounded, read_text};
 pub use requantize::Requantize;

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use onnx_export::manifest::ModelManifest;
 use onnx_export::quantize::{Network, QuantizeError, Recipe, Recipes, Target};
 
 use super::{Graphs, Origin, StoreError, read_text};
 use crate::catalogue;
 use crate::cpu::int8_target;
+use crate::manifest::ModelManifest;
 
 /// How 8-bit weights are made of a model's float ones.
 #[derive(Debug, Clone, PartialEq)]

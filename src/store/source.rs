@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use onnx_export::manifest::{ModelManifest, Precision, Variant};
 use onnx_export::weights::StateDict;
 use onnx_export::{BuildError, DEFAULT_OPSET, Model};
 
 use super::requantize::Requantize;
 use super::{FP32, INT8, ModelRef, StoreError, lines, read_bounded, read_text};
 use crate::catalogue;
+use crate::manifest::{ModelManifest, Precision, Variant};
 
 /// Protobuf's own limit on a message.
 const MAX_ONNX_BYTES: u64 = 2 << 30;

@@ -1,8 +1,7 @@
 use std::fs;
 
-use onnx_export::manifest::Resize;
-
 use super::*;
+use crate::manifest::Resize;
 
 const MANIFEST: &str = r#"
     name = "birds"

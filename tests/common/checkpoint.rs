@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use onnx_export::architecture::Head;
 use onnx_export::formula;
-use onnx_export::manifest::Head;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use sightline::catalogue;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use onnx_export::manifest::{Architecture, ModelManifest, Resize};
+use onnx_export::architecture::Architecture;
 use onnx_export::{DEFAULT_OPSET, Model, formula, tensor_shapes};
 use ort::environment::Environment;
 use ort::session::{Session, SessionInputValue};
@@ -11,6 +11,7 @@ use ort::value::Tensor as OrtTensor;
 use serde::Deserialize;
 use sightline::catalogue;
 use sightline::engine::{Tensor, find_library};
+use sightline::manifest::{ModelManifest, Resize};
 
 use super::{golden, read_tensor, relative_error};
 

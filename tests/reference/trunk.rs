@@ -1,10 +1,11 @@
 //! The MobileNetV3-Small trunk of the shared data, whose checkpoint has no classifier.
 
+use onnx_export::architecture::Backbone;
 use onnx_export::backbones::mobilenet_v3;
 use onnx_export::graph::{Graph, Loader};
-use onnx_export::manifest::{Backbone, ModelManifest};
 use onnx_export::weights::StateDict;
 use onnx_export::{DEFAULT_OPSET, Model, ModelInfo};
+use sightline::manifest::ModelManifest;
 
 /// The trunk alone, pooled: its checkpoint has no classifier, so the graph is built by hand.
 pub fn pooled(state: &StateDict, manifest: &ModelManifest) -> Vec<u8> {

@@ -4,12 +4,12 @@
 //! table 2; `torchvision.models.mobilenetv2`.
 
 use super::FeatureMaps;
+use crate::architecture::MobileNetV2Config;
 use crate::error::BuildError;
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::Activation::{self, Identity, Relu, Relu6};
 use crate::layers::{conv_bn, conv_norm_activation, make_divisible};
-use crate::manifest::MobileNetV2Config;
 
 /// Rows of the table: expansion t, channels c, repeats n, stride s of the first.
 #[rustfmt::skip]

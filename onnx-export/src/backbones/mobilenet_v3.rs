@@ -4,11 +4,11 @@
 //! `torchvision.models.mobilenetv3`.
 
 use super::FeatureMaps;
+use crate::architecture::{MobileNetV3Config, MobileNetV3Size};
 use crate::error::BuildError;
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::{Activation, Norm, conv_norm_activation, make_divisible, squeeze_excitation};
-use crate::manifest::{MobileNetV3Config, MobileNetV3Size};
 
 /// One row of the paper's table: an inverted residual block.
 #[derive(Debug, Clone, Copy)]

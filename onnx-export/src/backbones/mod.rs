@@ -6,9 +6,9 @@ pub mod mobilenet_v2;
 pub mod mobilenet_v3;
 pub mod resnet;
 
+use crate::architecture::Backbone;
 use crate::error::BuildError;
 use crate::graph::{Graph, Scope, Value};
-use crate::manifest::Backbone;
 
 /// The maps of a backbone that heads read, each `[N, C, h, w]`, in the order of its stages; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]

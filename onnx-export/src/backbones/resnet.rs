@@ -4,11 +4,11 @@
 //! `torchvision.models.resnet` (the stride of a bottleneck is on its 3x3 convolution).
 
 use super::FeatureMaps;
+use crate::architecture::{ResNetBlock, ResNetConfig};
 use crate::error::BuildError;
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::{Activation, Norm, conv_bn};
-use crate::manifest::{ResNetBlock, ResNetConfig};
 
 /// Channels of the stem and width of each stage.
 const STEM_CHANNELS: usize = 64;

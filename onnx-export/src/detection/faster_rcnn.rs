@@ -5,11 +5,11 @@
 
 use super::LevelOutputs;
 use super::pyramid::{CHANNELS, Extra, pyramid};
+use crate::architecture::{Backbone, FasterRcnnHead};
 use crate::error::BuildError;
 use crate::graph::ops::{Conv, Regions, RoiAlign};
 use crate::graph::{Dim, Element, Graph, Scope, Value};
 use crate::layers::SharedConv;
-use crate::manifest::{Backbone, FasterRcnnHead};
 
 /// Side of the map that is cut out for a proposal.
 const ROI_SIZE: usize = 7;

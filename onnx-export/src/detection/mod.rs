@@ -14,6 +14,7 @@ mod ssdlite;
 
 pub(crate) use faster_rcnn::{box_head, proposals};
 pub(crate) use fused::fused;
+pub use fused::{FusedOptions, ProposalOptions};
 pub(crate) use retinanet::retinanet;
 pub(crate) use ssdlite::ssdlite;
 

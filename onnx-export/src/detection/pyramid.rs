@@ -3,12 +3,12 @@
 //! Source: Lin et al., "Feature Pyramid Networks for Object Detection" (2016), section 3;
 //! `torchvision.ops.FeaturePyramidNetwork` and `torchvision.models.detection.backbone_utils`.
 
+use crate::architecture::Backbone;
 use crate::backbones::feature_maps;
 use crate::error::BuildError;
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::conv_bias;
-use crate::manifest::Backbone;
 
 /// Channels of every level.
 pub(super) const CHANNELS: usize = 256;

@@ -5,11 +5,11 @@
 
 use super::LevelOutputs;
 use super::pyramid::{CHANNELS, Extra, pyramid};
+use crate::architecture::{Backbone, RetinanetHead};
 use crate::error::BuildError;
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::SharedConv;
-use crate::manifest::{Backbone, RetinanetHead};
 
 /// Convolutions of a head before its last.
 const DEPTH: usize = 4;

@@ -4,12 +4,12 @@
 //! MobileNetV3" (2019), section 6.3; `torchvision.models.detection.ssdlite`.
 
 use super::LevelOutputs;
+use crate::architecture::{MobileNetV3Config, SsdliteHead};
 use crate::backbones::mobilenet_v3::ssd_features;
 use crate::error::BuildError;
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::{Activation, Norm, conv_bias, conv_norm_activation};
-use crate::manifest::{MobileNetV3Config, SsdliteHead};
 
 /// Adds the network; gives scores `[N, A num_classes, h, w]` and corrections `[N, 4 A, h, w]` of every
 /// level.

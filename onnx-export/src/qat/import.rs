@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{FAKE_QUANT, Layout, QatError, Trained, affine};
+use crate::architecture::Architecture;
 use crate::error::BuildError;
 use crate::graph::{Mismatch, StateDictError};
-use crate::manifest::Architecture;
 use crate::quantize::Affine;
 use crate::weights::{Quantizer, StateDict, Tensor, WeightsError};
 

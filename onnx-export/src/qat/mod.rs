@@ -18,9 +18,9 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
+use crate::architecture::{Architecture, Backbone};
 use crate::check::argument;
 use crate::error::BuildError;
-use crate::manifest::{Architecture, Backbone};
 use crate::model::tensor_shapes;
 use crate::quantize::Affine;
 use crate::weights::{Quantizer, StateDict, WeightsError};
@@ -164,7 +164,7 @@ fn identity_variance(architecture: &Architecture) -> Result<f32, BuildError> {
     if variance + eps == 1.0 {
         return Ok(variance);
     }
-    Err(argument("bn_eps", "a small number", &eps))
+    Err(argument("bn_eps", "a small number", &eps).into())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use super::layer::norm_after;
 use super::*;
-use crate::manifest::{Head, MobileNetV2Config, ResNetBlock, ResNetConfig};
+use crate::architecture::{Head, MobileNetV2Config, ResNetBlock, ResNetConfig};
 use crate::model::{DEFAULT_OPSET, build};
 use crate::quantize::Network;
 use crate::weights::{DType, Tensor};

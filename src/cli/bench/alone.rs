@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use onnx_export::manifest::Task;
 use rustix::time::{ClockId, clock_gettime};
 use sightline::engine::{Engine, OnnxRuntime};
 use sightline::image::{DecodeOptions, ImageSize, Orientation, Preprocessor, decode};
+use sightline::manifest::Task;
 use sightline::networks::Networks;
 use sightline::postprocess::detect::{DetectOptions, Detector};
 use sightline::postprocess::segment::{VOC_PALETTE, mask_png, segment};

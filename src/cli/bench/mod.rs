@@ -14,11 +14,11 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Args;
 use onnx_export::formula;
-use onnx_export::manifest::Precision;
 use onnx_export::{BuildError, DEFAULT_OPSET};
 use sightline::app::Limits;
 use sightline::catalogue;
 use sightline::engine::OnnxRuntime;
+use sightline::manifest::Precision;
 use sightline::process::ProcessUsage;
 use sightline::store::{
     FP32, Graphs, ModelRef, ModelSource, ModelStore, Origin, StoreError, lines, read_bounded,

@@ -33,7 +33,7 @@ impl Server {
     pub(super) fn start(onnx_runtime: &OnnxRuntime, source: ModelSource) -> Result<Self> {
         let cores = usable_cores();
         let app = App::new(Limits::default(), cores);
-        let route = source.manifest.task.route();
+        let route = http::route_of(source.manifest.task);
         let plan = ModelPlan::new(&source.manifest, cores, None);
         let model = LoadedModel::load(source, onnx_runtime, plan, &app.metrics)?;
         app.set_ready(Registry::new(vec![model]));

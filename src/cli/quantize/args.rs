@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use onnx_export::manifest::ModelManifest;
+use sightline::manifest::ModelManifest;
 use sightline::quantize::{Goal, Method};
 use sightline::store::{ModelRef, ModelSource, Origin};
 

@@ -9,9 +9,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use onnx_export::manifest::{ModelManifest, Precision, Variant};
 use onnx_export::quantize::{Network, Recipes, Target};
 use sightline::engine::{Arithmetic, Engine, OnnxRuntime};
+use sightline::manifest::{ModelManifest, Precision, Variant};
 use sightline::networks::Networks;
 use sightline::postprocess::detect::Detector;
 use sightline::quantize::{Choice, Goal, NetworkReport, Subject, calibrate, search};

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use onnx_export::manifest::Preprocess;
 use sightline::image::{
     DecodeOptions, ImageError, ImageSize, Orientation, PreparedImage, Preprocessor, decode,
 };
+use sightline::manifest::Preprocess;
 use sightline::store::read_bounded;
 
 use crate::cli::say::complain;

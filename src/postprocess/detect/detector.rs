@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use onnx_export::manifest::{
-    Anchors, Architecture, Detection as Settings, Head, ModelManifest, Rpn as RpnSettings,
-};
+use onnx_export::architecture::{Anchors, Architecture, Head};
 
 use super::{
     AnchorGenerator, BoxHead, Corners, DefaultBoxes, DetectError, DetectOptions, Detection,
@@ -12,6 +10,7 @@ use super::{
 };
 use crate::engine::{ProposalMaps, Propose, Region, Tensor};
 use crate::image::{DetectorSizes, ImageSize, Preprocessor};
+use crate::manifest::{Detection as Settings, ModelManifest, Rpn as RpnSettings};
 
 /// A detector without its networks.
 pub struct Detector {

@@ -1,8 +1,8 @@
 //! Reference boxes: of SSD as a table, of pyramids at the places that are asked for.
 
+use crate::architecture::{Anchors, DefaultBoxes};
 use crate::error::BuildError;
 use crate::graph::{Graph, Value};
-use crate::manifest::{Anchors, DefaultBoxes};
 
 /// The anchors of one level around the point 0, 0: x1, y1, x2, y2 in pixels.
 #[derive(Debug, Clone, PartialEq)]

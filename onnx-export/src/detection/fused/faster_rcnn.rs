@@ -8,12 +8,12 @@ use super::super::faster_rcnn::{classify, proposals};
 use super::anchors::{Cells, anchors_at};
 use super::boxes::{clip, decode, halves, without_small};
 use super::suppress::{by_batch, by_class, not_above};
-use super::{Candidates, Chosen, LevelOutputs, Picture, rows};
+use super::{Candidates, Chosen, FusedOptions, LevelOutputs, Picture, ProposalOptions, rows};
+use crate::architecture::{Anchors, Backbone, FasterRcnnHead};
 use crate::check::argument;
 use crate::error::BuildError;
 use crate::graph::ops::{NonMaxSuppression, Regions};
 use crate::graph::{Graph, Scope, Value};
-use crate::manifest::{Anchors, Backbone, Detection, FasterRcnnHead, Rpn};
 
 /// Shortest side of a proposal, in pixels of the resized picture.
 const MIN_PROPOSAL: f32 = 1e-3;
@@ -26,15 +26,12 @@ pub(super) fn detect(
     root: &Scope<'_>,
     picture: Picture,
     (backbone, head): (&Backbone, &FasterRcnnHead),
-    settings: &Detection,
+    options: &FusedOptions,
     num_classes: usize,
 ) -> Result<Chosen, BuildError> {
-    let Some(rpn) = &settings.rpn else {
-        return Err(argument(
-            "detection.rpn",
-            "a table for faster_rcnn",
-            &"none",
-        ));
+    let Some(rpn) = &options.proposals else {
+        let expected = "the selection of proposals of faster_rcnn";
+        return Err(argument("options.proposals", expected, &"none").into());
     };
     let (levels, maps) = proposals(g, root, picture.images, (backbone, head))?;
     let chosen = propose(g, picture, &levels, &head.anchors, rpn)?;
@@ -48,13 +45,13 @@ pub(super) fn detect(
     // Class 0 is the background.
     let scores = g.slice(scores, 0, 1..num_classes)?;
     let deltas = g.slice(deltas, 0, 1..num_classes)?;
-    let boxes = decode(g, deltas, proposals, settings.box_weights)?;
+    let boxes = decode(g, deltas, proposals, options.box_weights)?;
     let boxes = clip(g, boxes, picture.limits)?;
     let scores = without_small(g, boxes, scores, MIN_DETECTION)?;
     let config = NonMaxSuppression {
-        most: settings.max_detections,
-        iou_threshold: not_above(settings.iou_threshold),
-        score_threshold: settings.score_threshold as f32,
+        most: options.max_detections,
+        iou_threshold: not_above(options.iou_threshold),
+        score_threshold: options.score_threshold as f32,
     };
     by_batch(g, (boxes, scores), 1, config, "detections")
 }
@@ -65,7 +62,7 @@ fn propose(
     picture: Picture,
     levels: &[LevelOutputs],
     anchors: &Anchors,
-    rpn: &Rpn,
+    rpn: &ProposalOptions,
 ) -> Result<Value, BuildError> {
     let (mut boxes, mut scores, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
     for (number, level) in levels.iter().enumerate() {

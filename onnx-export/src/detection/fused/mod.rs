@@ -17,10 +17,46 @@ mod ssdlite;
 mod suppress;
 
 use super::LevelOutputs;
+use crate::architecture::{Architecture, Backbone, Head};
 use crate::check::argument;
 use crate::error::BuildError;
 use crate::graph::{Dim, Element, Graph, Scope, Value};
-use crate::manifest::{Architecture, Backbone, Detection, Head, Resize};
+
+/// Thresholds and limits that [`build_fused`](crate::build_fused) writes into the graph.
+///
+/// Thresholds are `f64` because torchvision's are: 0.55 rounds to a different value in `f32`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FusedOptions {
+    /// Detections must score above this, 0 to 1.
+    pub score_threshold: f64,
+    /// The lower-scoring of two boxes of one class is suppressed if their overlap (IoU) exceeds this, 0 to 1.
+    pub iou_threshold: f64,
+    /// Maximum number of detections.
+    pub max_detections: usize,
+    /// Number of best-scored boxes per level (`RetinaNet`) or class (`SSDlite`) that enter suppression. `None` keeps
+    /// all of them. Faster R-CNN ignores it.
+    pub topk_candidates: Option<usize>,
+    /// Divisors of the predicted box offsets (x, y, width, height).
+    /// Source: `torchvision.models.detection._utils.BoxCoder`.
+    pub box_weights: [f32; 4],
+    /// Selection of region proposals; Faster R-CNN requires it, other heads ignore it.
+    pub proposals: Option<ProposalOptions>,
+    /// Width and height of the input in pixels; `SSDlite` requires it, other heads ignore it.
+    pub fixed_size: Option<[u32; 2]>,
+}
+
+/// Selection of region proposals. Source: `torchvision.models.detection.rpn`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProposalOptions {
+    /// Number of best-scored anchors per level that enter suppression.
+    pub pre_nms_top_n: usize,
+    /// Maximum number of proposals.
+    pub post_nms_top_n: usize,
+    /// The lower-scoring of two proposals of one level is suppressed if their overlap (IoU) exceeds this.
+    pub iou_threshold: f64,
+    /// Proposals must score at least this.
+    pub score_threshold: f64,
+}
 
 /// What the parts of a detector have in common.
 #[derive(Debug, Clone, Copy)]
@@ -61,8 +97,7 @@ pub(crate) fn fused(
     g: &mut Graph,
     root: &Scope<'_>,
     architecture: &Architecture,
-    settings: &Detection,
-    resize: &Resize,
+    options: &FusedOptions,
 ) -> Result<(), BuildError> {
     let Architecture {
         num_classes,
@@ -73,22 +108,22 @@ pub(crate) fn fused(
         (Head::FasterRcnn(head), _) => {
             let picture = padded_picture(g)?;
             let network = (backbone, head);
-            faster_rcnn::detect(g, root, picture, network, settings, *num_classes)?
+            faster_rcnn::detect(g, root, picture, network, options, *num_classes)?
         }
         (Head::Retinanet(head), _) => {
             let picture = padded_picture(g)?;
             let network = (backbone, head);
-            retinanet::detect(g, root, picture, network, settings, *num_classes)?
+            retinanet::detect(g, root, picture, network, options, *num_classes)?
         }
         (Head::Ssdlite(head), Backbone::MobilenetV3(config)) => {
-            let Resize::Fixed { width, height } = resize else {
-                let got = format!("{resize:?}");
-                return Err(argument("preprocess.resize", "fixed for SSDlite", &got));
+            let Some(size) = options.fixed_size else {
+                let expected = "the input size of SSDlite";
+                return Err(argument("options.fixed_size", expected, &"none").into());
             };
-            let picture = fixed_picture(g, [*width, *height]);
-            ssdlite::detect(g, root, picture, (config, head), settings, *num_classes)?
+            let picture = fixed_picture(g, size);
+            ssdlite::detect(g, root, picture, (config, head), options, *num_classes)?
         }
-        _ => return Err(argument("head", "a detector on its backbone", &"another")),
+        _ => return Err(argument("head", "a detector on its backbone", &"another").into()),
     };
     g.output(chosen.boxes, "boxes");
     g.output(chosen.labels, "labels");

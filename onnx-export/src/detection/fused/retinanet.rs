@@ -6,11 +6,11 @@ use super::super::retinanet;
 use super::anchors::{Cells, anchors_at};
 use super::boxes::{clip, decode};
 use super::suppress::{by_class, not_above};
-use super::{Candidates, Chosen, Picture, rows};
+use super::{Candidates, Chosen, FusedOptions, Picture, rows};
+use crate::architecture::{Backbone, RetinanetHead};
 use crate::error::BuildError;
 use crate::graph::ops::NonMaxSuppression;
 use crate::graph::{Graph, Scope};
-use crate::manifest::{Backbone, Detection, RetinanetHead};
 
 /// Adds the network and all that follows it.
 pub(super) fn detect(
@@ -18,11 +18,11 @@ pub(super) fn detect(
     root: &Scope<'_>,
     picture: Picture,
     (backbone, head): (&Backbone, &RetinanetHead),
-    settings: &Detection,
+    options: &FusedOptions,
     num_classes: usize,
 ) -> Result<Chosen, BuildError> {
     let levels = retinanet(g, root, picture.images, (backbone, head), num_classes)?;
-    let most = settings.topk_candidates.unwrap_or(usize::MAX);
+    let most = options.topk_candidates.unwrap_or(usize::MAX);
     let (mut boxes, mut scores, mut classes) = (Vec::new(), Vec::new(), Vec::new());
     for (number, level) in levels.into_iter().enumerate() {
         let logits = rows(g, level.scores, num_classes, number)?;
@@ -37,7 +37,7 @@ pub(super) fn detect(
         let deltas = g.gather(deltas, anchors)?;
         let cells = Cells::of_level(&head.anchors, number);
         let references = anchors_at(g, anchors, &cells, (level.scores, picture.images))?;
-        let decoded = decode(g, deltas, references, settings.box_weights)?;
+        let decoded = decode(g, deltas, references, options.box_weights)?;
         boxes.push(clip(g, decoded, picture.limits)?);
     }
     let candidates = Candidates {
@@ -46,9 +46,9 @@ pub(super) fn detect(
         classes: g.concat_rows(&classes, "candidates")?,
     };
     let config = NonMaxSuppression {
-        most: settings.max_detections,
-        iou_threshold: not_above(settings.iou_threshold),
-        score_threshold: settings.score_threshold as f32,
+        most: options.max_detections,
+        iou_threshold: not_above(options.iou_threshold),
+        score_threshold: options.score_threshold as f32,
     };
     by_class(g, candidates, num_classes, config, "detections")
 }

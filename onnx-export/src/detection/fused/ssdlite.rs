@@ -6,11 +6,11 @@ use super::super::ssdlite;
 use super::anchors::default_boxes;
 use super::boxes::{clip, decode};
 use super::suppress::{by_batch, not_above};
-use super::{Chosen, LevelOutputs, Picture, rows};
+use super::{Chosen, FusedOptions, LevelOutputs, Picture, rows};
+use crate::architecture::{MobileNetV3Config, SsdliteHead};
 use crate::error::BuildError;
 use crate::graph::ops::NonMaxSuppression;
 use crate::graph::{Dim, Graph, Scope};
-use crate::manifest::{Detection, MobileNetV3Config, SsdliteHead};
 
 /// Adds the network and all that follows it. The picture's size is fixed.
 pub(super) fn detect(
@@ -18,7 +18,7 @@ pub(super) fn detect(
     root: &Scope<'_>,
     picture: Picture,
     (config, head): (&MobileNetV3Config, &SsdliteHead),
-    settings: &Detection,
+    options: &FusedOptions,
     num_classes: usize,
 ) -> Result<Chosen, BuildError> {
     let levels = ssdlite(g, root, picture.images, (config, head), num_classes)?;
@@ -38,19 +38,19 @@ pub(super) fn detect(
     };
     let table = default_boxes(&head.default_boxes, &grids, size);
     let references = g.table("default_boxes", &[table.len() / 4, 4], table);
-    let boxes = decode(g, deltas, references, settings.box_weights)?;
+    let boxes = decode(g, deltas, references, options.box_weights)?;
     let boxes = clip(g, boxes, picture.limits)?;
     let scores = g.softmax(logits);
     let scores = g.transpose(scores, &[1, 0])?;
     // Class 0 is the background.
     let scores = g.slice(scores, 0, 1..num_classes)?;
-    let most = settings.topk_candidates.unwrap_or(usize::MAX);
+    let most = options.topk_candidates.unwrap_or(usize::MAX);
     let [scores, places] = g.top_k(scores, most, "candidates")?;
     let boxes = g.gather(boxes, places)?;
     let config = NonMaxSuppression {
-        most: settings.max_detections,
-        iou_threshold: not_above(settings.iou_threshold),
-        score_threshold: settings.score_threshold as f32,
+        most: options.max_detections,
+        iou_threshold: not_above(options.iou_threshold),
+        score_threshold: options.score_threshold as f32,
     };
     by_batch(g, (boxes, scores), 1, config, "detections")
 }

@@ -1,14 +1,14 @@
 //! The catalogue's networks with weights by formula.
 
 use super::*;
-use crate::manifest::{Backbone, ModelManifest};
+use crate::architecture::{Architecture, Backbone};
 use crate::tensor_shapes;
 
 /// A model of the catalogue, at a fraction of its width where it has one: the network, then the box head.
 fn networks(name: &str) -> Vec<Network> {
     let path = format!("{}/../models/{name}/model.toml", env!("CARGO_MANIFEST_DIR"));
-    let manifest = ModelManifest::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
-    let mut architecture = manifest.architecture.unwrap();
+    let manifest: toml::Table = std::fs::read_to_string(path).unwrap().parse().unwrap();
+    let mut architecture: Architecture = manifest["architecture"].clone().try_into().unwrap();
     match &mut architecture.backbone {
         Backbone::MobilenetV3(config) => config.width_mult = 0.25,
         Backbone::MobilenetV2(config) => config.width_mult = 0.25,

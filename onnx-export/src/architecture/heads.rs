@@ -1,77 +1,79 @@
-//! What the detection heads are built with: their anchors, and the maps that they read.
+//! Arguments of the detection heads: their anchors and the feature maps that they read.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Head, Invalid, Task, require};
+use super::Head;
+use crate::check::require;
+use crate::error::ArgumentError;
 
-/// Most levels of a pyramid: a level halves the one before, and pictures have 4096 pixels a side.
+/// Maximum number of pyramid levels: each level halves the one before, and an image side is at most 4096 pixels.
 const MAX_LEVELS: usize = 12;
-/// Most anchors at a point of a map.
+/// Maximum number of anchors per location of a feature map.
 const MAX_ANCHORS: usize = 64;
 
-/// Boxes of fixed sizes around every point of each map.
+/// Anchor boxes of fixed sizes, centered on every location of each feature map.
 /// Source: `torchvision.models.detection.anchor_utils.AnchorGenerator`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Anchors {
-    /// Per level, square roots of the boxes' areas in pixels of the padded picture.
+    /// Square roots of the anchor areas for each level, in pixels of the padded image.
     pub sizes: Vec<Vec<u32>>,
-    /// Height divided by width, on every level. A point has a box for each ratio and size, the
-    /// sizes running fastest.
+    /// Height divided by width, the same on every level. A location has an anchor for each pair of ratio and
+    /// size, in the order of the ratios, then of the sizes.
     pub aspect_ratios: Vec<f64>,
 }
 
-/// SSD's boxes, whose sizes grow from map to map.
+/// Default boxes of SSD, which grow from one feature map to the next.
 /// Source: `torchvision.models.detection.anchor_utils.DefaultBoxGenerator` with `clip` and without `steps`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DefaultBoxes {
-    /// Per level, ratios of the sides; each gives a wide box and a tall one. Two square boxes come before.
+    /// Side ratios for each level. Each ratio adds a wide and a tall box after the two square ones.
     pub aspect_ratios: Vec<Vec<f64>>,
-    /// Side of the smallest boxes, as a part of the picture's.
+    /// Side of the boxes of the first level, as a fraction of the image's side.
     pub min_ratio: f64,
-    /// Side of the last level's boxes, as a part of the picture's.
+    /// Side of the boxes of the last level, as a fraction of the image's side.
     pub max_ratio: f64,
 }
 
-/// `torchvision.models.detection.FasterRCNN` on a feature pyramid.
+/// Arguments of `torchvision.models.detection.FasterRCNN` on a feature pyramid.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FasterRcnnHead {
-    /// How many of the backbone's last maps feed the pyramid, which adds a pooled level.
+    /// Number of last feature maps of the backbone that feed the pyramid, which adds a pooled level.
     pub backbone_maps: usize,
-    /// The boxes that the region proposal network corrects; a level each.
+    /// Anchors that the region proposal network refines, one list of sizes per level.
     pub anchors: Anchors,
-    /// Strides of the pyramid's first maps, from which proposals are cut. A proposal goes to the map
-    /// that suits its size, between the first's stride and the last's.
+    /// Strides of the first pyramid levels, from which proposals are pooled. A proposal is pooled from the
+    /// level that suits its size.
     ///
-    /// Where two maps have one stride (MobileNetV3) torchvision always takes the first, so only
-    /// that one is listed.
+    /// torchvision always pools from the first of two levels with the same stride (MobileNetV3), so each stride
+    /// is listed once.
     pub roi_strides: Vec<u32>,
 }
 
-/// `torchvision.models.detection.RetinaNet` on a feature pyramid.
+/// Arguments of `torchvision.models.detection.RetinaNet` on a feature pyramid.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetinanetHead {
-    /// How many of the backbone's last maps feed the pyramid, which adds P6 and P7.
+    /// Number of last feature maps of the backbone that feed the pyramid, which adds P6 and P7.
     pub backbone_maps: usize,
-    /// The boxes that the network corrects; a level each.
+    /// Anchors that the network refines, one list of sizes per level.
     pub anchors: Anchors,
 }
 
-/// `torchvision.models.detection.ssdlite` on the last two stages and extra maps.
+/// Arguments of `torchvision.models.detection.ssdlite`, which reads the last two stages and extra feature maps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SsdliteHead {
-    /// Channels of the maps added to the backbone's two, each of half the size of the one before.
+    /// Channels of the extra feature maps, each half the size of the one before.
     pub extra_channels: Vec<usize>,
-    /// The boxes that the network corrects; a level each.
+    /// Default boxes that the network refines, one list of ratios per level.
     pub default_boxes: DefaultBoxes,
 }
 
 impl Anchors {
-    /// Anchors at a point of each level.
+    /// Number of anchors per location, for each level.
     pub fn per_location(&self) -> Vec<usize> {
         let sizes = self.sizes.iter();
         sizes
@@ -79,42 +81,44 @@ impl Anchors {
             .collect()
     }
 
-    fn check(&self, levels: usize) -> Result<(), Invalid> {
-        check_levels("architecture.head.anchors.sizes", levels, self.sizes.len())?;
+    fn check(&self, levels: usize) -> Result<(), ArgumentError> {
+        check_levels("head.anchors.sizes", levels, self.sizes.len())?;
         let per_location = self.per_location();
         require(
             per_location.iter().all(|n| *n == per_location[0])
                 && (1..=MAX_ANCHORS).contains(&per_location[0]),
-            "architecture.head.anchors",
-            "1 to 64 boxes a point, equally many on every level",
+            "head.anchors",
+            "1 to 64 anchors per location, the same number on every level",
             &format!("{per_location:?}"),
         )?;
         let sizes_ok = self.sizes.iter().flatten().all(|s| (1..=8192).contains(s));
         require(
             sizes_ok,
-            "architecture.head.anchors.sizes",
+            "head.anchors.sizes",
             "1 to 8192 pixels",
             &format!("{:?}", self.sizes),
         )?;
-        check_ratios(
-            "architecture.head.anchors.aspect_ratios",
-            &self.aspect_ratios,
-        )
+        check_ratios("head.anchors.aspect_ratios", &self.aspect_ratios)
     }
 }
 
 impl DefaultBoxes {
-    /// Boxes at a point of each level.
+    /// Number of default boxes per location, for each level.
     pub fn per_location(&self) -> Vec<usize> {
         let ratios = self.aspect_ratios.iter();
         ratios.map(|ratios| 2 + 2 * ratios.len()).collect()
     }
 
-    fn check(&self, levels: usize) -> Result<(), Invalid> {
-        let field = "architecture.head.default_boxes.aspect_ratios";
+    fn check(&self, levels: usize) -> Result<(), ArgumentError> {
+        let field = "head.default_boxes.aspect_ratios";
         check_levels(field, levels, self.aspect_ratios.len())?;
         let most = self.per_location().into_iter().max().unwrap_or_default();
-        require(most <= MAX_ANCHORS, field, "1 to 64 boxes a point", &most)?;
+        require(
+            most <= MAX_ANCHORS,
+            field,
+            "1 to 64 boxes per location",
+            &most,
+        )?;
         for ratios in &self.aspect_ratios {
             check_ratios(field, ratios)?;
         }
@@ -125,7 +129,7 @@ impl DefaultBoxes {
         } = self;
         require(
             0.0 < *min_ratio && min_ratio <= max_ratio && *max_ratio <= 1.0,
-            "architecture.head.default_boxes.min_ratio",
+            "head.default_boxes.min_ratio",
             "above 0, not above max_ratio, and that not above 1",
             &format!("{min_ratio} and {max_ratio}"),
         )
@@ -133,22 +137,14 @@ impl DefaultBoxes {
 }
 
 impl Head {
-    /// The task of a network with this head.
-    pub fn task(&self) -> Task {
-        match self {
-            Self::Classifier => Task::Classification,
-            Self::Lraspp { .. } | Self::Deeplabv3 { .. } | Self::Fcn { .. } => Task::Segmentation,
-            Self::FasterRcnn(_) | Self::Retinanet(_) | Self::Ssdlite(_) => Task::Detection,
-        }
-    }
-
-    /// Whether the network is two files, with native code between them.
+    /// Whether the network has two stages: a second graph, the box head, runs on the regions that the
+    /// caller selects from the proposals of the first one.
     pub fn has_box_head(&self) -> bool {
         matches!(self, Self::FasterRcnn(_))
     }
 
-    /// Checks a detection head's arguments; the other heads' are checked with the backbone's.
-    pub(crate) fn check(&self) -> Result<(), Invalid> {
+    /// Checks the arguments of a detection head. Other heads are checked together with their backbone.
+    pub(crate) fn check(&self) -> Result<(), ArgumentError> {
         match self {
             Self::FasterRcnn(head) => {
                 check_maps(head.backbone_maps)?;
@@ -160,7 +156,7 @@ impl Head {
                     .is_some_and(|s| s.is_power_of_two() && *s <= 256);
                 require(
                     first_ok && doubling && strides.len() <= head.backbone_maps,
-                    "architecture.head.roi_strides",
+                    "head.roi_strides",
                     "powers of two up to 256, each twice the one before, no more than backbone_maps",
                     &format!("{strides:?}"),
                 )
@@ -174,8 +170,8 @@ impl Head {
                 require(
                     channels.len() <= MAX_LEVELS - 2
                         && channels.iter().all(|n| (2..=4096).contains(n)),
-                    "architecture.head.extra_channels",
-                    "at most 10 numbers from 2 to 4096",
+                    "head.extra_channels",
+                    "at most 10 channel counts of 2 to 4096",
                     &format!("{channels:?}"),
                 )?;
                 head.default_boxes.check(channels.len() + 2)
@@ -187,31 +183,31 @@ impl Head {
     }
 }
 
-/// Every trunk has at least four maps.
-fn check_maps(maps: usize) -> Result<(), Invalid> {
+/// Checks the number of backbone maps that a head reads; every backbone has at least four.
+fn check_maps(maps: usize) -> Result<(), ArgumentError> {
     require(
         (1..=4).contains(&maps),
-        "architecture.head.backbone_maps",
+        "head.backbone_maps",
         "1 to 4",
         &maps,
     )
 }
 
-fn check_levels(field: &'static str, levels: usize, got: usize) -> Result<(), Invalid> {
-    let got_words = format!("{got}, of {levels} levels");
+fn check_levels(field: &'static str, levels: usize, got: usize) -> Result<(), ArgumentError> {
+    let got_words = format!("{got} lists for {levels} levels");
     require(
         got == levels,
         field,
-        "a list for each level of the network",
+        "one list per level of the network",
         &got_words,
     )
 }
 
-fn check_ratios(field: &'static str, ratios: &[f64]) -> Result<(), Invalid> {
+fn check_ratios(field: &'static str, ratios: &[f64]) -> Result<(), ArgumentError> {
     require(
         ratios.iter().all(|ratio| (0.01..=100.0).contains(ratio)),
         field,
-        "numbers from 0.01 to 100",
+        "ratios from 0.01 to 100",
         &format!("{ratios:?}"),
     )
 }

@@ -1,23 +1,28 @@
 //! Architectures as data: a backbone, the head on it, and the arguments of their builders.
+//!
+//! Every type here can be serialized, so that an architecture can be a part of a configuration file.
+//! `check` holds the ranges of the arguments and the combinations of backbone and head that can be built.
+
+mod heads;
 
 use serde::{Deserialize, Serialize};
 
-use super::heads::{FasterRcnnHead, RetinanetHead, SsdliteHead};
+pub use heads::{Anchors, DefaultBoxes, FasterRcnnHead, RetinanetHead, SsdliteHead};
 
-/// A network: which backbone, what reads its feature maps, and how many classes it tells apart.
+/// A network: a backbone, the head that reads its feature maps, and the number of classes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Architecture {
-    /// Number of classes; of a segmentation network, the background among them.
+    /// Number of classes. For segmentation and detection the count includes the background.
     pub num_classes: usize,
-    /// From the picture to feature maps.
+    /// Computes feature maps from the image.
     pub backbone: Backbone,
-    /// From feature maps to the answer.
+    /// Computes the outputs from the feature maps.
     #[serde(default)]
     pub head: Head,
 }
 
-/// A network's trunk.
+/// The feature extractor of a network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Backbone {
@@ -31,7 +36,7 @@ pub enum Backbone {
     EfficientnetLite0(EfficientNetLite0Config),
 }
 
-/// What is built on a backbone.
+/// The layers on top of a backbone, which produce the outputs of the network.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Head {
@@ -45,13 +50,13 @@ pub enum Head {
     },
     /// `torchvision.models.segmentation.deeplabv3.DeepLabHead`.
     Deeplabv3 {
-        /// Whether the auxiliary head is an output too.
+        /// Whether the auxiliary head is exported as a second output, `aux`.
         #[serde(default)]
         aux: bool,
     },
     /// `torchvision.models.segmentation.fcn.FCNHead`.
     Fcn {
-        /// Whether the auxiliary head is an output too.
+        /// Whether the auxiliary head is exported as a second output, `aux`.
         #[serde(default)]
         aux: bool,
     },
@@ -63,13 +68,13 @@ pub enum Head {
     Ssdlite(SsdliteHead),
 }
 
-/// Which of the two tables of the MobileNetV3 paper.
+/// Selects one of the two MobileNetV3 networks of the paper (Howard et al. 2019).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MobileNetV3Size {
-    /// Table 1.
+    /// MobileNetV3-Large, table 1 of the paper.
     Large,
-    /// Table 2.
+    /// MobileNetV3-Small, table 2 of the paper.
     Small,
 }
 
@@ -77,20 +82,20 @@ pub enum MobileNetV3Size {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MobileNetV3Config {
-    /// Large or Small.
+    /// The table that the network is built from.
     pub size: MobileNetV3Size,
-    /// Factor on every channel count.
+    /// Factor on every channel count, 0.05 to 8.
     #[serde(default = "one")]
     pub width_mult: f64,
-    /// Halve the channels of the last blocks.
+    /// Whether the last blocks have half as many channels.
     #[serde(default)]
     pub reduced_tail: bool,
-    /// Dilation 2 instead of stride 2 in the last blocks.
+    /// Whether the last blocks use dilation 2 instead of stride 2.
     #[serde(default)]
     pub dilated: bool,
-    /// Batch-norm epsilon.
+    /// Epsilon of every batch norm.
     pub bn_eps: f32,
-    /// Whether the batch norm is frozen: its four tensors are buffers then, and count no parameters.
+    /// Whether the batch norm is frozen. The tensors of a frozen batch norm are buffers and do not count as parameters.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bn_frozen: bool,
 }
@@ -99,23 +104,23 @@ pub struct MobileNetV3Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MobileNetV2Config {
-    /// Factor on every channel count.
+    /// Factor on every channel count, 0.05 to 8.
     #[serde(default = "one")]
     pub width_mult: f64,
-    /// Batch-norm epsilon.
+    /// Epsilon of every batch norm.
     pub bn_eps: f32,
-    /// Whether activations end at 6; torchvision's quantised networks have a plain `ReLU`.
+    /// Whether activations are clipped at 6. torchvision's quantized networks use a plain `ReLU` instead.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub relu6: bool,
 }
 
-/// The residual block of a `ResNet`.
+/// The residual block that a `ResNet` repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResNetBlock {
-    /// Two 3x3 convolutions.
+    /// Two 3x3 convolutions (ResNet-18 and ResNet-34).
     Basic,
-    /// 1x1, 3x3, 1x1 with a fourfold expansion.
+    /// 1x1, 3x3 and 1x1 convolutions with a fourfold expansion (ResNet-50 and deeper).
     Bottleneck,
 }
 
@@ -123,16 +128,16 @@ pub enum ResNetBlock {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResNetConfig {
-    /// The residual block.
+    /// The residual block that every stage repeats.
     pub block: ResNetBlock,
-    /// Blocks per stage.
+    /// Number of blocks in each of the four stages, 1 to 64.
     pub layers: [usize; 4],
-    /// Which of the last three stages keep their resolution and dilate instead; bottlenecks only.
+    /// For each of the last three stages, whether dilation replaces the stride. Requires bottleneck blocks.
     #[serde(default)]
     pub replace_stride_with_dilation: [bool; 3],
-    /// Batch-norm epsilon.
+    /// Epsilon of every batch norm.
     pub bn_eps: f32,
-    /// Whether the batch norm is frozen: its four tensors are buffers then, and count no parameters.
+    /// Whether the batch norm is frozen. The tensors of a frozen batch norm are buffers and do not count as parameters.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bn_frozen: bool,
 }
@@ -141,7 +146,7 @@ pub struct ResNetConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EfficientNetLite0Config {
-    /// Batch-norm epsilon.
+    /// Epsilon of every batch norm.
     pub bn_eps: f32,
 }
 

@@ -1,25 +1,25 @@
-//! What `name@variant` changes of a model.
+//! Variants: the same model with another input size, data type or graph.
 
 use std::fmt::Display;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Invalid, ModelManifest, Preprocess, Resize, require};
+use super::{InvalidField, ModelManifest, Preprocess, Resize, require};
 
-/// The number type of a network's weights.
+/// The data type of a network's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// 32-bit floats.
+    /// 32-bit floating point.
     #[default]
     Fp32,
-    /// 8-bit integers with scales.
+    /// 8-bit integers with scales and zero points.
     Int8,
 }
 
 impl Precision {
-    /// Its name in manifests and answers, which is also that of the variant in it.
+    /// Returns the name in manifests and responses, which is also the name of the variant of that data type.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Fp32 => "fp32",
@@ -28,14 +28,14 @@ impl Precision {
     }
 }
 
-/// What a variant changes of its model: the resize, the graph, or both.
+/// The fields of a model that a variant replaces: the resize, the graph, or both.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Variant {
-    /// In the place of the model's own resize.
+    /// Resize of the variant. `None` keeps the model's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resize: Option<Resize>,
-    /// The number type of its weights; fp32 if it is absent.
+    /// Data type of the weights. `None` means fp32.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
     /// Another ONNX file of the same network, beside the manifest.
@@ -53,7 +53,7 @@ pub struct Variant {
 
 impl Variant {
     /// Checks the variant called `name` of `model`.
-    pub(super) fn check(&self, name: &str, model: &ModelManifest) -> Result<(), Invalid> {
+    pub(super) fn check(&self, name: &str, model: &ModelManifest) -> Result<(), InvalidField> {
         let (field, expected) = ("variants", "a name other than fp32, the model itself");
         require(name != Precision::Fp32.as_str(), field, expected, &name)?;
         let changes = self.resize.is_some() || self.has_graph();
@@ -73,7 +73,7 @@ impl Variant {
     }
 
     /// Its graph comes from where the model's does: a file, or weights in the binary.
-    fn check_files(&self, name: &str, model: &ModelManifest) -> Result<(), Invalid> {
+    fn check_files(&self, name: &str, model: &ModelManifest) -> Result<(), InvalidField> {
         let show = |file: &Option<PathBuf>| {
             let file = file.as_deref().map(|file| file.display());
             let file = file.as_ref().map_or(&"none" as &dyn Display, |file| file);
@@ -100,7 +100,7 @@ impl Variant {
         )
     }
 
-    fn check_precision(&self, name: &str) -> Result<(), Invalid> {
+    fn check_precision(&self, name: &str) -> Result<(), InvalidField> {
         let precision = self.precision.unwrap_or_default();
         let field = "variants.NAME.precision";
         let got = format!("{} in {name}", precision.as_str());

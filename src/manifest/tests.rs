@@ -1,3 +1,5 @@
+use onnx_export::architecture::Head;
+
 use super::*;
 
 const MINIMAL: &str = r#"
@@ -83,7 +85,6 @@ fn a_detectors_manifest_survives_a_round_trip() {
     let manifest = ModelManifest::parse(DETECTOR).unwrap();
     let again = ModelManifest::parse(&manifest.to_toml().unwrap()).unwrap();
     assert_eq!(manifest, again);
-    assert_eq!(manifest.task.route(), "/v1/detect");
     let detection = manifest.detection.unwrap();
     assert_eq!(
         (detection.iou_threshold, detection.topk_candidates),
@@ -108,10 +109,10 @@ fn bad_values_of_a_detector_name_their_field() {
         ("iou_threshold = 0.7", "iou_threshold = -0.7", "field `detection.rpn.iou_threshold`"),
         ("    pre_nms_top_n = 1000\n", "", "missing field `pre_nms_top_n`"),
         ("min_size = 800", "min_size = 0", "field `preprocess.resize.min_size`"),
-        ("max_size = 1333", "max_size = 700", "field `preprocess.resize.max_size`: expected at least min_size"),
+        ("max_size = 1333", "max_size = 700", "field `preprocess.resize.max_size`: expected at least `min_size`"),
         ("pad_to = 32", "pad_to = 0", "field `preprocess.pad_to`"),
-        ("pad_to = 32", "crop = 224", "field `preprocess.crop`: expected none after a detector's resize"),
-        ("[[32, 64], [32, 64], [128, 256]]", "[[32, 64], [32, 64]]", "field `architecture.head.anchors.sizes`: expected a list for each level of the network, got 2, of 3 levels"),
+        ("pad_to = 32", "crop = 224", "field `preprocess.crop`: expected none after a bounded or fixed resize"),
+        ("[[32, 64], [32, 64], [128, 256]]", "[[32, 64], [32, 64]]", "field `architecture.head.anchors.sizes`: expected one list per level of the network, got 2 lists for 3 levels"),
         ("[[32, 64], [32, 64], [128, 256]]", "[[32, 64], [32], [128, 256]]", "field `architecture.head.anchors`"),
         ("[[32, 64], [32, 64], [128, 256]]", "[[32, 64], [32, 0], [128, 256]]", "field `architecture.head.anchors.sizes`"),
         ("aspect_ratios = [0.5,", "aspect_ratios = [0.0,", "field `architecture.head.anchors.aspect_ratios`"),
@@ -120,7 +121,7 @@ fn bad_values_of_a_detector_name_their_field() {
         ("roi_strides = [32]", "roi_strides = [16, 16]", "field `architecture.head.roi_strides`"),
         ("task = \"detection\"", "task = \"segmentation\"", "field `task`"),
         ("    box_head_file = \"box_head.onnx\"\n", "", "field `box_head_file`: expected the second file of faster_rcnn, got none"),
-        ("    file = \"model.onnx\"\n", "", "field `box_head_file`: expected none but beside `file`"),
+        ("    file = \"model.onnx\"\n", "", "field `box_head_file`: expected none, except together with `file`"),
     ];
     for (from, to, message) in cases {
         assert!(DETECTOR.contains(from), "{from}");
@@ -149,7 +150,7 @@ fn detectors_need_what_decodes_their_boxes() {
         ),
         (
             without("    box_head_file", "    [preprocess]"),
-            "field `architecture`: expected one with a detection head",
+            "field `architecture`: expected an architecture with a detection head",
         ),
         (
             MINIMAL.replace("[preprocess]", "box_head_file = \"b.onnx\"\n[preprocess]"),
@@ -159,7 +160,7 @@ fn detectors_need_what_decodes_their_boxes() {
             format!(
                 "{MINIMAL}[detection]\nscore_threshold = 0.5\niou_threshold = 0.5\nmax_detections = 9\nbox_weights = [1.0, 1.0, 1.0, 1.0]"
             ),
-            "field `detection`: expected none but for detection",
+            "field `detection`: expected none unless `task` is detection",
         ),
     ];
     for (text, message) in cases {
@@ -219,7 +220,7 @@ fn a_bad_variant_names_its_field() {
         (MINIMAL, "fp32", SMALLER.to_owned(), "field `variants`: expected a name other than fp32"),
         (MINIMAL, "a", String::new(), "field `variants.NAME`: expected one of `resize`, `file`, `ranges`, got none in a"),
         (MINIMAL, "a", SMALLER.replace("240", "0"), "field `preprocess.resize.size`"),
-        (MINIMAL, "a", SMALLER.replace("240", "200"), "field `preprocess.crop`: expected 1 to the resized short side"),
+        (MINIMAL, "a", SMALLER.replace("240", "200"), "field `preprocess.crop`: expected 1 to the resized shorter side"),
         (MINIMAL, "a", "file = \"i.onnx\"".to_owned(), "field `variants.NAME.file`: expected none where the model has no `file`, got i.onnx in a"),
         (MINIMAL, "int8", format!("{int8}ranges = \"r.json\""), "field `variants.NAME.ranges`: expected none without `file`, but for weights in the binary, got r.json in int8"),
         (&file, "int8", format!("{int8}ranges = \"r.json\""), "field `variants.NAME.ranges`"),

@@ -1,72 +1,72 @@
-//! From a decoded picture to a network's input.
+//! Conversion of a decoded image into a network's input.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Invalid, require};
+use super::{InvalidField, require};
 
-/// From an 8-bit RGB picture to a normalised tensor `[3, H, W] f32`.
+/// Steps that turn an 8-bit RGB image into a normalized tensor `[3, H, W] f32`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocess {
-    /// First step: the resize.
+    /// First step: the resize of the image.
     pub resize: Resize,
-    /// Second step: side of the central square that is kept, in pixels; none keeps everything.
+    /// Second step: side of the central square crop in pixels. `None` keeps the whole image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crop: Option<u32>,
-    /// Third step, per channel R, G, B of values in 0..1: subtracted.
+    /// Third step: subtracted from the channels R, G and B, whose values are 0 to 1.
     pub mean: [f32; 3],
-    /// Fourth step, per channel: divided by.
+    /// Fourth step: divisor of each channel.
     pub std: [f32; 3],
-    /// Fifth step: zeros on the right and below until both sides are multiples of this.
+    /// Fifth step: both sides are padded with zeros, right and below, to a multiple of this many pixels.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub pad_to: u32,
 }
 
-/// How a picture is resized before cropping.
+/// The resize of an image before cropping.
 ///
-/// The detectors' two modes come after the normalisation, on floats, without antialias.
+/// The two modes of detectors run after normalization, on `f32` values and without antialiasing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "mode", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Resize {
-    /// The shorter side becomes `size` and the aspect is kept, on 8-bit pixels with antialias.
+    /// The shorter side becomes `size` and the aspect ratio is kept; 8-bit pixels, with antialiasing.
     /// Source: `torchvision.transforms.Resize(size)` on a PIL image.
     ShortSide {
-        /// Pixels of the shorter side.
+        /// Shorter side of the result in pixels.
         size: u32,
-        /// The resampling filter.
+        /// The resampling filter of Pillow.
         filter: Filter,
     },
-    /// The shorter side becomes `min_size`, or less where the longer one would exceed `max_size`;
-    /// the aspect is kept.
+    /// The shorter side becomes `min_size`, or less if the longer side would exceed `max_size`. The aspect ratio
+    /// is kept.
     /// Source: `torchvision.models.detection.transform.GeneralizedRCNNTransform`.
     Bounded {
-        /// Pixels of the shorter side.
+        /// Shorter side of the result in pixels.
         min_size: u32,
-        /// Most pixels of the longer side.
+        /// Maximum of the longer side in pixels.
         max_size: u32,
     },
-    /// Both sides are set and the aspect is lost.
+    /// The result has this width and height; the aspect ratio is not kept.
     /// Source: `GeneralizedRCNNTransform` with `fixed_size`.
     Fixed {
-        /// Pixels.
+        /// Width of the result in pixels.
         width: u32,
-        /// Pixels.
+        /// Height of the result in pixels.
         height: u32,
     },
 }
 
-/// Pillow's resampling filters.
+/// A resampling filter of Pillow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Filter {
-    /// `PIL.Image.BILINEAR`: a triangle that widens when shrinking.
+    /// `PIL.Image.BILINEAR`: a triangle filter, widened when the image shrinks.
     Bilinear,
-    /// `PIL.Image.BICUBIC`: Catmull-Rom, a = -0.5.
+    /// `PIL.Image.BICUBIC`: a cubic filter with a = -0.5 (Catmull-Rom).
     Bicubic,
 }
 
 impl Preprocess {
-    pub(super) fn check(&self) -> Result<(), Invalid> {
+    pub(super) fn check(&self) -> Result<(), InvalidField> {
         self.resize.check()?;
         self.check_crop()?;
         require(
@@ -80,25 +80,27 @@ impl Preprocess {
         require(
             finite,
             "preprocess.mean",
-            "finite numbers",
+            "finite values",
             &format!("{mean:?}"),
         )?;
         let positive = std.iter().all(|v| v.is_finite() && *v > 0.0);
         require(
             positive,
             "preprocess.std",
-            "numbers above 0",
+            "finite values above 0",
             &format!("{std:?}"),
         )
     }
 
-    fn check_crop(&self) -> Result<(), Invalid> {
+    fn check_crop(&self) -> Result<(), InvalidField> {
         let Some(crop) = self.crop else {
             return Ok(());
         };
         let (most, expected) = match self.resize {
-            Resize::ShortSide { size, .. } => (size, "1 to the resized short side"),
-            Resize::Bounded { .. } | Resize::Fixed { .. } => (0, "none after a detector's resize"),
+            Resize::ShortSide { size, .. } => (size, "1 to the resized shorter side"),
+            Resize::Bounded { .. } | Resize::Fixed { .. } => {
+                (0, "none after a bounded or fixed resize")
+            }
         };
         require(
             (1..=most).contains(&crop),
@@ -110,7 +112,7 @@ impl Preprocess {
 }
 
 impl Resize {
-    pub(super) fn check(&self) -> Result<(), Invalid> {
+    pub(super) fn check(&self) -> Result<(), InvalidField> {
         let sides = match self {
             Self::ShortSide { size, .. } => vec![("preprocess.resize.size", size)],
             Self::Bounded { min_size, max_size } => vec![
@@ -128,7 +130,7 @@ impl Resize {
         let Self::Bounded { min_size, max_size } = self else {
             return Ok(());
         };
-        let expected = "at least min_size";
+        let expected = "at least `min_size`";
         require(
             min_size <= max_size,
             "preprocess.resize.max_size",
@@ -137,7 +139,7 @@ impl Resize {
         )
     }
 
-    /// Whether it works on the normalised floats, as the detectors' does.
+    /// Returns whether the resize runs on normalized `f32` values, as the modes of detectors do.
     pub fn is_after_normalisation(&self) -> bool {
         matches!(self, Self::Bounded { .. } | Self::Fixed { .. })
     }
@@ -149,8 +151,8 @@ fn one() -> u32 {
 
 #[expect(
     clippy::trivially_copy_pass_by_ref,
-    reason = "serde hands out a reference"
+    reason = "serde passes a reference"
 )]
-fn is_one(number: &u32) -> bool {
-    *number == 1
+fn is_one(pad_to: &u32) -> bool {
+    *pad_to == 1
 }

@@ -1,0 +1,62 @@
+//! Limits of a model's queue.
+
+use serde::{Deserialize, Serialize};
+
+use super::{InvalidField, require};
+
+/// Limits of a model's queue, in Triton's terms. A field that is `None` is planned from the machine's cores.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Batching {
+    /// Maximum number of images in one run of the network, 1 to 256.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_batch_size: Option<usize>,
+    /// Maximum time that an image waits for a fuller batch, in microseconds, at most 1000000. With `None` or 0 a
+    /// batch starts as soon as a worker is free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_queue_delay_us: Option<u64>,
+    /// Maximum number of waiting images, 1 to 65536. Further images are rejected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_queue_size: Option<usize>,
+    /// Number of workers, 1 to 256, each with its own session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instances: Option<usize>,
+}
+
+impl Batching {
+    pub(super) fn check(&self) -> Result<(), InvalidField> {
+        check_count(
+            self.max_batch_size,
+            256,
+            "batching.max_batch_size",
+            "1..=256",
+        )?;
+        check_count(
+            self.max_queue_size,
+            65_536,
+            "batching.max_queue_size",
+            "1..=65536",
+        )?;
+        check_count(self.instances, 256, "batching.instances", "1..=256")?;
+        let delay = self.max_queue_delay_us.unwrap_or_default();
+        require(
+            delay <= 1_000_000,
+            "batching.max_queue_delay_us",
+            "0..=1000000",
+            &delay,
+        )
+    }
+}
+
+/// Checks that a count that is set is 1 to `most`.
+fn check_count(
+    count: Option<usize>,
+    most: usize,
+    field: &'static str,
+    expected: &'static str,
+) -> Result<(), InvalidField> {
+    let Some(count) = count else {
+        return Ok(());
+    };
+    require((1..=most).contains(&count), field, expected, &count)
+}

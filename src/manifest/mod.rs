@@ -1,0 +1,181 @@
+//! The model manifest (`model.toml`): everything about a model that is data rather than code.
+//!
+//! The built-in catalogue in `models/` and a user's own model next to its `.onnx` file share one format.
+//! This module parses, checks and writes manifests. `store` finds them on disk; the exporter builds the graph
+//! that [`ModelManifest::architecture`] describes.
+
+mod batching;
+mod detection;
+mod error;
+mod preprocess;
+mod task;
+mod variant;
+mod weights;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use onnx_export::FusedOptions;
+use onnx_export::architecture::{Architecture, Head};
+use serde::{Deserialize, Serialize};
+
+pub use batching::Batching;
+pub use detection::{Detection, Rpn};
+use error::require;
+pub use error::{InvalidField, ManifestError};
+pub use preprocess::{Filter, Preprocess, Resize};
+pub use task::Task;
+pub use variant::{Precision, Variant};
+pub use weights::{Provenance, WeightsFile};
+
+/// A model's description: its task, files, labels, preprocessing and queue limits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelManifest {
+    /// Name in URLs and on command lines, `[a-z0-9_.-]{1,64}`.
+    pub name: String,
+    /// The kind of result that the model returns.
+    pub task: Task,
+    /// Description for humans, one line.
+    pub description: String,
+    /// File of class labels, one per line: in `models/labels/` for the catalogue, otherwise in the
+    /// manifest's folder.
+    pub labels: PathBuf,
+    /// ONNX file in the manifest's folder. `None` in the catalogue, whose graphs are built from weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// ONNX file of the second stage, in the manifest's folder. `None` unless the model has two stages and `file`
+    /// is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub box_head_file: Option<PathBuf>,
+    /// Description of the graph for the exporter. `None` for a user's own ONNX file, except that a detector
+    /// always has it: decoding its boxes requires the anchors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<Architecture>,
+    /// Conversion of a decoded image into the input tensor.
+    pub preprocess: Preprocess,
+    /// Conversion of a detector's outputs into boxes. `None` for other tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detection: Option<Detection>,
+    /// Variants of the model with another input size or another graph, by the name after the `@` in
+    /// `name@variant`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variants: BTreeMap<String, Variant>,
+    /// Limits of the batching queue.
+    #[serde(default)]
+    pub batching: Batching,
+    /// Published checkpoints that fit the architecture, the newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<WeightsFile>,
+    /// Origin of the weights. `None` for a model that was not exported from a checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
+}
+
+impl ModelManifest {
+    /// Parses and checks a manifest in TOML.
+    ///
+    /// # Errors
+    /// [`ManifestError`] if the text is not TOML, or names the field that is unknown or out of range.
+    pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        let manifest: Self = toml::from_str(text)?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Returns the manifest as TOML.
+    ///
+    /// # Errors
+    /// [`ManifestError::Write`] if a value has no TOML form.
+    pub fn to_toml(&self) -> Result<String, ManifestError> {
+        Ok(toml::to_string(self)?)
+    }
+
+    /// Returns the published checkpoint whose SHA-256 prefix matches `sha256` (hexadecimal), or `None` if none does.
+    pub fn published(&self, sha256: &str) -> Option<&WeightsFile> {
+        self.weights
+            .iter()
+            .find(|weights| sha256.starts_with(&weights.sha256_prefix))
+    }
+
+    /// Returns the options of [`onnx_export::build_fused`], or `None` if the model is not a detector.
+    pub fn fused_options(&self) -> Option<FusedOptions> {
+        let detection = self.detection.as_ref()?;
+        Some(detection.fused_options(&self.preprocess.resize))
+    }
+
+    fn check(&self) -> Result<(), ManifestError> {
+        let allowed = |b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.');
+        let name_ok = (1..=64).contains(&self.name.len())
+            && !self.name.starts_with('.')
+            && self.name.bytes().all(allowed);
+        require(name_ok, "name", "[a-z0-9_-][a-z0-9_.-]{0,63}", &self.name)?;
+        self.preprocess.check()?;
+        self.check_architecture()?;
+        self.check_files()?;
+        self.check_detection()?;
+        for (name, variant) in &self.variants {
+            variant.check(name, self)?;
+        }
+        Ok(self.batching.check()?)
+    }
+
+    fn head(&self) -> Option<&Head> {
+        self.architecture
+            .as_ref()
+            .map(|architecture| &architecture.head)
+    }
+
+    fn check_architecture(&self) -> Result<(), InvalidField> {
+        let Some(architecture) = &self.architecture else {
+            return Ok(());
+        };
+        require(
+            Task::of(&architecture.head) == self.task,
+            "task",
+            "the task of `architecture.head`",
+            &self.task.as_str(),
+        )?;
+        architecture.check().map_err(InvalidField::in_architecture)
+    }
+
+    fn check_files(&self) -> Result<(), InvalidField> {
+        let two_files = self.head().is_some_and(Head::has_box_head) && self.file.is_some();
+        let (expected, got) = match &self.box_head_file {
+            Some(file) => (
+                "none, except together with `file` for faster_rcnn",
+                file.display().to_string(),
+            ),
+            None => ("the second file of faster_rcnn", "none".to_owned()),
+        };
+        require(
+            self.box_head_file.is_some() == two_files,
+            "box_head_file",
+            expected,
+            &got,
+        )
+    }
+
+    fn check_detection(&self) -> Result<(), InvalidField> {
+        match (self.task, self.head(), &self.detection) {
+            (Task::Detection, Some(head), Some(detection)) => detection.check(head),
+            (Task::Detection, None, _) => require(
+                false,
+                "architecture",
+                "an architecture with a detection head, whose anchors decode the boxes",
+                &"none",
+            ),
+            (Task::Detection, Some(_), None) => {
+                let expected = "a table of thresholds for a detector";
+                require(false, "detection", expected, &"none")
+            }
+            (_, _, detection) => {
+                let expected = "none unless `task` is detection";
+                require(detection.is_none(), "detection", expected, &"a table")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,43 @@
+//! Checkpoints: those that are published for a model, and the one that a model was exported from.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Resize;
+
+/// A published checkpoint of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightsFile {
+    /// Name among the model's checkpoints, such as `IMAGENET1K_V1`.
+    pub name: String,
+    /// Download address. `None` if the checkpoint is not published as a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// File in the manifest's folder. `None` unless the weights are embedded in the binary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// First hexadecimal digits of the file's SHA-256.
+    pub sha256_prefix: String,
+    /// Number of trained parameters of the network, without buffers.
+    pub parameters: u64,
+    /// Published accuracy in percent, by the name of the metric.
+    pub metrics: BTreeMap<String, f64>,
+    /// Resize that the published accuracy was measured with. `None` if it is the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resize: Option<Resize>,
+}
+
+/// The checkpoint that a model was exported from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// File name of the checkpoint.
+    pub checkpoint: String,
+    /// SHA-256 of the checkpoint, 64 hexadecimal digits.
+    pub checkpoint_sha256: String,
+    /// Number of trained parameters of the network, without buffers.
+    pub parameters: u64,
+}
