@@ -17,7 +17,7 @@ const MAX_BOXES: usize = 100_000;
 pub struct Detection {
     /// Detections must score above this, 0 to 1.
     pub score_threshold: f64,
-    /// The lower-scoring of two boxes of one class is suppressed if their overlap (IoU) exceeds this, 0 to 1.
+    /// The lower-scoring of two boxes of one class is suppressed if their intersection over union exceeds this, 0 to 1.
     pub iou_threshold: f64,
     /// Maximum number of detections per image.
     pub max_detections: usize,
@@ -41,7 +41,7 @@ pub struct Rpn {
     pub pre_nms_top_n: usize,
     /// Maximum number of proposals per image.
     pub post_nms_top_n: usize,
-    /// The lower-scoring of two proposals of one level is suppressed if their overlap (IoU) exceeds this.
+    /// The lower-scoring of two proposals of one level is suppressed if their intersection over union exceeds this.
     pub iou_threshold: f64,
     /// Proposals must score at least this. Every other threshold is strict.
     pub score_threshold: f64,

@@ -29,7 +29,7 @@ use crate::graph::{Dim, Element, Graph, Scope, Value};
 pub struct FusedOptions {
     /// Detections must score above this, 0 to 1.
     pub score_threshold: f64,
-    /// The lower-scoring of two boxes of one class is suppressed if their overlap (IoU) exceeds this, 0 to 1.
+    /// The lower-scoring of two boxes of one class is suppressed if their intersection over union exceeds this, 0 to 1.
     pub iou_threshold: f64,
     /// Maximum number of detections.
     pub max_detections: usize,
@@ -52,7 +52,7 @@ pub struct ProposalOptions {
     pub pre_nms_top_n: usize,
     /// Maximum number of proposals.
     pub post_nms_top_n: usize,
-    /// The lower-scoring of two proposals of one level is suppressed if their overlap (IoU) exceeds this.
+    /// The lower-scoring of two proposals of one level is suppressed if their intersection over union exceeds this.
     pub iou_threshold: f64,
     /// Proposals must score at least this.
     pub score_threshold: f64,
