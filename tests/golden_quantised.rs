@@ -103,7 +103,7 @@ fn noise(count: usize) -> Vec<PreparedImage> {
 
 /// The pictures of the small fixtures.
 fn gratings() -> Vec<PreparedImage> {
-    let bytes = read_bytes("gratings.safetensors", "pictures").into_iter();
+    let bytes = read_bytes("gratings.safetensors", "images").into_iter();
     let pixels: Vec<f32> = bytes.map(|b| (f32::from(b) - 128.0) / 64.0).collect();
     pictures(&pixels, 64, 64)
 }

@@ -1,24 +1,20 @@
-"""Makes detect.safetensors and preprocess_detect.safetensors: torchvision's detectors around their networks.
+"""Recipe of `detect.safetensors` and `preprocess_detect.safetensors`: torchvision's detectors without their networks.
 
-Recipe: Python 3.11, torch 2.15, torchvision 0.29.2, Pillow 13.0.0, safetensors 0.8:
+    python tests/golden/detect.py [--write]
 
-    python tests/golden/detect.py
+The networks' outputs are not stored: `maps` computes them from their names by `formula.py`, times a scale. Stored is
+what torchvision's own functions compute from them: anchors, region proposals, pyramid levels and detections, each
+row x1, y1, x2, y2, score, label.
 
-The networks' outputs are not stored: `maps` makes them of their names by the formula of
-`onnx-export/src/formula.rs`, times a scale. What torchvision's own functions make of them is stored.
-
-`preprocess_detect` has GeneralizedRCNNTransform on tests/photos: `<photo>.800_1333` every 32nd pixel,
-`<photo>.320_640` and `<photo>.320x320` every 8th; `sizes` rows are (width, height, min, max, resized width,
-resized height).
+`preprocess_detect` is GeneralizedRCNNTransform on `tests/photos`: `<photo>.800_1333` is every 32nd pixel,
+`<photo>.320_640` and `<photo>.320x320` every 8th. A row of `sizes` is width, height, min_size, max_size, resized
+width, resized height.
 """
 
-from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torchvision.models.detection import _utils, retinanet, roi_heads, rpn, ssd
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
@@ -26,8 +22,9 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.transforms.functional import to_tensor
 
-HERE = Path(__file__).parent
-MASK = (1 << 64) - 1
+import fixture
+import formula
+
 RATIOS = (0.5, 1.0, 2.0)
 MOBILENET = ((tuple((32, 64, 128, 256, 512)),) * 3, (RATIOS,) * 3)
 RESNET = (((32,), (64,), (128,), (256,), (512,)), (RATIOS,) * 5)
@@ -35,18 +32,7 @@ RETINA = (tuple((x, int(x * 2 ** (1.0 / 3)), int(x * 2 ** (2.0 / 3))) for x in (
 
 
 def uniform(name, shape, scale=1.0, shift=0.0):
-    seed = 0xCBF29CE484222325
-    for byte in name.encode():
-        seed = ((seed ^ byte) * 0x100000001B3) & MASK
-    with np.errstate(over="ignore"):
-        i = np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64)
-        z = np.uint64(seed) + i * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    unit = (z >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
-    values = (unit * np.float32(2) - np.float32(1)) * np.float32(scale) + np.float32(shift)
-    return torch.from_numpy(values.reshape(shape))
+    return torch.from_numpy(formula.uniform(name, shape)) * scale + shift
 
 
 def maps(name, grids, anchors, classes, scales):
@@ -90,8 +76,6 @@ def store(name, detections, resized, original):
     boxes, scores, labels = detections
     boxes = resize_boxes(boxes, resized, original)
     out[f"{name}.detections"] = torch.cat([boxes, scores[:, None], labels[:, None].float()], 1)
-    gaps = (scores[:-1] - scores[1:]).min() if len(scores) > 1 else torch.tensor(1.0)
-    print(name, len(scores), "detections, smallest gap of scores", gaps.item())
 
 
 def box_head(name, proposals, resized, original, scales, threshold):
@@ -163,7 +147,7 @@ out["anchors.retina"] = anchors_of(AnchorGenerator(*RETINA), TALL, TALL_RESIZED,
 size = (320, 320)
 ssdlite_boxes = DefaultBoxGenerator([[2, 3] for _ in range(6)], min_ratio=0.2, max_ratio=0.95)
 out["anchors.ssdlite"] = anchors_of(ssdlite_boxes, size, size, SSD_GRIDS)
-# A picture of odd sides: strides are whole pixels.
+# The sides are odd and the strides are rounded down to whole pixels.
 out["anchors.odd"] = anchors_of(AnchorGenerator(*RESNET), (101, 67), (101, 67), [(13, 9), (7, 5), (4, 3), (2, 2), (1, 1)])
 
 wide = ((4.0, -1.0), 0.5)
@@ -181,12 +165,12 @@ ssdlite("ssd.many", (480, 640), 21, ((8.0, 0.0), 4.0))
 levels("levels.resnet", [(200, 272), (100, 136), (50, 68), (25, 34)], (800, 1066))
 levels("levels.mobilenet", [(25, 34), (25, 34)], (800, 1066))
 levels("levels.small", [(10, 14), (10, 14)], (320, 426))
-save_file({k: v.contiguous() for k, v in out.items()}, HERE / "detect.safetensors")
+fixture.arrays("detect.safetensors", out)
 
 out = {}
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 for photo in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"):
-    image = to_tensor(Image.open(HERE / "../photos" / photo).convert("RGB"))
+    image = to_tensor(Image.open(fixture.PHOTOS / photo).convert("RGB"))
     for name, transform, every in [
         ("800_1333", GeneralizedRCNNTransform(800, 1333, MEAN, STD), 32),
         ("320_640", GeneralizedRCNNTransform(320, 640, MEAN, STD), 8),
@@ -202,6 +186,6 @@ for width, height in [(a, b) for a in (1, 2, 3, 77, 97, 375, 427, 480, 640, 1023
             resized = transform.resize(torch.zeros(3, height, width))[0].shape
             rows.append([width, height, low, high, resized[2], resized[1]])
         except RuntimeError:
-            pass  # A side would be empty.
+            pass  # A side would have no pixel.
 out["sizes"] = torch.tensor(rows, dtype=torch.int32)
-save_file({k: v.contiguous() for k, v in out.items()}, HERE / "preprocess_detect.safetensors")
+fixture.arrays("preprocess_detect.safetensors", out)

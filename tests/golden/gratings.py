@@ -1,49 +1,53 @@
-"""Small quantised networks that were trained, for a minute, to tell ten kinds of gratings apart.
+"""Recipe of the `gratings` files: small quantized networks that were trained for a minute.
 
-Writes gratings_mobilenet_v3_large.pth (as saved in training, before `convert`), gratings_mobilenet_v2.pth (after it),
-and gratings.safetensors: four pictures, and the logits of both networks after `convert`.
-torch 2.15, torchvision 0.29.2, one thread.
+    python tests/golden/gratings.py [--write]
+
+The networks tell ten kinds of gratings apart. `gratings_mobilenet_v3_large.pth` was saved during quantization-aware
+training, before `torch.ao.quantization.convert`; `gratings_mobilenet_v2.pth` after it. `gratings.safetensors` has
+four `images` [4, 3, 64, 64] u8 and the logits [4, 10] of both networks after `convert`. Training repeats exactly on
+one kind of CPU only: elsewhere weights differ, and `--write` replaces both networks.
 """
 
 import math
 
 import torch
-from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 from torchvision.models import quantization
 
+import fixture
+
 
 def batch(count, generator, side=64):
-    """Pictures of five directions at two frequencies, with any phase and colour; bytes, and their kinds."""
+    """Images of gratings in five directions and two frequencies, with random phase and color, as u8; and their kinds."""
     kinds = torch.randint(0, 10, (count,), generator=generator)
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     angle = (kinds % 5 * math.pi / 5).view(-1, 1, 1)
     frequency = torch.where(kinds >= 5, 0.9, 0.45).view(-1, 1, 1)
     phase = torch.rand(count, generator=generator).view(-1, 1, 1) * 2 * math.pi
     waves = torch.sin(frequency * (torch.cos(angle) * x + torch.sin(angle) * y) + phase)
-    colour = 0.8 + 0.3 * torch.randn(count, 3, 1, 1, generator=generator)
+    color = 0.8 + 0.3 * torch.randn(count, 3, 1, 1, generator=generator)
     noise = 0.3 * torch.randn(count, 3, side, side, generator=generator)
-    pixels = waves.unsqueeze(1) * colour + noise
+    pixels = waves.unsqueeze(1) * color + noise
     return torch.clamp(torch.round(64 * pixels) + 128, 0, 255).to(torch.uint8), kinds
 
 
-def network_input(pictures):
-    return (pictures.float() - 128) / 64
+def network_input(images):
+    return (images.float() - 128) / 64
 
 
 def fit(model, steps, rate, generator):
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     for _ in range(steps):
-        pictures, kinds = batch(32, generator)
-        loss = cross_entropy(model(network_input(pictures)), kinds)
+        images, kinds = batch(32, generator)
+        loss = cross_entropy(model(network_input(images)), kinds)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
 
 def train(builder):
-    """A network after quantisation-aware training, not yet converted."""
+    """A network after quantization-aware training, not yet converted."""
     torch.manual_seed(3)
     generator = torch.Generator().manual_seed(4)
     model = builder(quantize=False, width_mult=0.1, num_classes=10)
@@ -66,20 +70,20 @@ def train(builder):
 def main():
     torch.set_num_threads(1)
     torch.backends.quantized.engine = "qnnpack"
-    pictures, kinds = batch(200, torch.Generator().manual_seed(9))
-    tensors = {"pictures": pictures[:4].contiguous()}
+    images, kinds = batch(200, torch.Generator().manual_seed(9))
+    tensors = {"images": images[:4].contiguous()}
     for name, prepared in [("mobilenet_v3_large", True), ("mobilenet_v2", False)]:
         with torch.enable_grad():
             model = train(getattr(quantization, name))
         if prepared:
-            torch.save(model.state_dict(), f"gratings_{name}.pth")
+            fixture.checkpoint(f"gratings_{name}.pth", model.state_dict())
         torch.ao.quantization.convert(model.eval(), inplace=True)
         if not prepared:
-            torch.save(model.state_dict(), f"gratings_{name}.pth")
-        right = model(network_input(pictures)).argmax(1) == kinds
-        print(f"{name}: {right.float().mean():.2f} of the pictures right")
-        tensors[name] = model(network_input(pictures[:4]))
-    save_file(tensors, "gratings.safetensors")
+            fixture.checkpoint(f"gratings_{name}.pth", model.state_dict())
+        right = model(network_input(images)).argmax(1) == kinds
+        print(f"{name}: {right.float().mean():.2f} of the images right")
+        tensors[name] = model(network_input(images[:4]))
+    fixture.arrays("gratings.safetensors", tensors)
 
 
 main()

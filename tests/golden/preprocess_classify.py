@@ -1,20 +1,17 @@
-"""Makes preprocess_classify.safetensors: torchvision's classification presets on tests/photos.
+"""Recipe of `preprocess_classify.safetensors`: torchvision's classification presets on `tests/photos`.
 
-Recipe: Python 3.11, Pillow 13.0.0, numpy 2.4, safetensors 0.8:
+    python tests/golden/preprocess_classify.py [--write]
 
-    python tests/golden/preprocess_classify.py
-
-`<photo>.classify_<resize>_<crop>` is every 4th pixel of Resize(resize), CenterCrop(crop), ToTensor,
-Normalize on the PIL image, [3, 56, 56] f32. torchvision 0.29.2 gives the same values.
+`<photo>.classify_<resize>_<crop>` is every 4th pixel of Resize(resize), CenterCrop(crop), ToTensor and Normalize of
+the PIL image, [3, 56, 56] f32. torchvision 0.29.2 gives the same values.
 """
 
-from pathlib import Path
-
 import numpy as np
+import torch
 from PIL import Image
-from safetensors.numpy import save_file
 
-HERE = Path(__file__).parent
+import fixture
+
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 
@@ -31,7 +28,7 @@ def classify(image, short, crop):
 
 tensors = {}
 for photo in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"):
-    image = Image.open(HERE / "../photos" / photo).convert("RGB")
+    image = Image.open(fixture.PHOTOS / photo).convert("RGB")
     for short in (232, 256):
-        tensors[f"{photo}.classify_{short}_224"] = classify(image, short, 224)
-save_file(tensors, HERE / "preprocess_classify.safetensors")
+        tensors[f"{photo}.classify_{short}_224"] = torch.from_numpy(classify(image, short, 224))
+fixture.arrays("preprocess_classify.safetensors", tensors)

@@ -65,10 +65,7 @@ impl DetectionCase {
     /// The case's picture, `[3, H, W]` in [0, 1], which cases of one size share.
     pub fn picture(&self) -> Vec<f32> {
         let ImageSides { height, width } = self.input;
-        read_tensor(
-            "detection_pictures.safetensors",
-            &format!("{height}x{width}"),
-        )
+        read_tensor("detection_images.safetensors", &format!("{height}x{width}"))
     }
 
     /// The catalogue's manifest with the case's sizes and thresholds.
