@@ -1,4 +1,4 @@
-//! Everything that can go wrong with a request, as the union of the layers' errors.
+//! The errors of a request: the union of the errors of the layers below.
 //!
 //! What is *not* here: status codes (`http::problem`).
 
@@ -12,100 +12,105 @@ use crate::draw::EncodeError;
 use crate::image::ImageError;
 use crate::manifest::Task;
 
-/// A request that was not answered.
+/// Why a request failed.
 #[derive(Debug, Error)]
 pub enum ServeError {
-    /// A query parameter or JSON field outside what it allows.
+    /// A query parameter or field has a value that it does not allow.
     #[error("`{field}`: expected {expected}, got {got}")]
     BadParameter {
-        /// The parameter's name.
+        /// Name of the parameter.
         field: String,
-        /// The values it allows, in words.
+        /// The allowed values, in words.
         expected: String,
-        /// The value found.
+        /// The value of the request, cut to 64 characters.
         got: String,
     },
-    /// A body whose framing is broken: JSON, base64 or multipart.
+    /// The framing of the body is broken: JSON, base64 or multipart.
     #[error("`{field}`: {reason}")]
     BadBody {
-        /// Which part of the body.
+        /// Part of the body at fault.
         field: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// A body without any picture.
-    #[error("the request holds no picture: expected {expected}")]
+    /// The body holds no image.
+    #[error("the request holds no image: expected {expected}")]
     NoImage {
-        /// What the content type needs.
+        /// What a body of this content type holds.
         expected: &'static str,
     },
-    /// More pictures than one request may hold.
-    #[error("the request holds more than {limit} pictures")]
+    /// The request holds more images than one request or the queue of the model can.
+    #[error("the request holds more than {limit} images: send fewer at a time")]
     TooManyImages {
-        /// The limit.
+        /// Most images in one request.
         limit: usize,
     },
-    /// A content type that no route takes.
+    /// The content type of the body is not supported.
     #[error(
-        "content type `{got}` is not one of image/*, application/octet-stream, multipart/form-data, application/json"
+        "content type `{got}` is not supported: expected image/*, application/octet-stream, \
+         multipart/form-data or application/json"
     )]
     UnsupportedMediaType {
-        /// What was sent.
+        /// The content type of the request, cut to 64 characters.
         got: String,
     },
-    /// A body over the limit.
+    /// The body is larger than the limit.
     #[error("the body is larger than {limit} bytes")]
     BodyTooLarge {
-        /// The limit in bytes.
+        /// Most bytes of a body.
         limit: usize,
     },
-    /// A body that stopped arriving.
-    #[error("the body could not be read to its end")]
+    /// The body ended early.
+    #[error("the body ended before its announced length")]
     BodyInterrupted,
     /// Other requests hold too much of the memory for bodies.
-    #[error(transparent)]
+    #[error("the memory for request bodies is exhausted: {0}")]
     BodyMemory(#[from] Exhausted),
-    /// A picture that cannot be used.
-    #[error("picture {index}: {source}")]
+    /// An image cannot be used.
+    #[error("image {index}: {source}")]
     Image {
-        /// Its position in the request, from 0.
+        /// Position of the image in the request, from 0.
         index: usize,
         /// What is wrong with it.
         source: ImageError,
     },
     /// No loaded model has the name.
-    #[error("no model `{name}` is loaded; loaded: {}", .loaded.join(", "))]
+    #[error("model `{name}` is not loaded; loaded models: {}", .loaded.join(", "))]
     UnknownModel {
-        /// The name that was asked for.
+        /// The name in the request.
         name: String,
-        /// The models that are loaded.
+        /// The loaded models, as `name@variant`.
         loaded: Vec<String>,
     },
-    /// The model answers another task.
+    /// The model has another task than the route.
     #[error("model `{name}` is a {} model", .task.as_str())]
     WrongTask {
         /// The model.
         name: String,
-        /// What it does.
+        /// Task of the model.
         task: Task,
     },
     /// No model of the task is loaded.
-    #[error("no {} model is loaded", .task.as_str())]
+    #[error(
+        "no {} model is loaded: `sightline models` lists the catalogue, `sightline export` creates a \
+         model, `sightline serve --model NAME` loads it",
+        .task.as_str()
+    )]
     NoModel {
         /// The task.
         task: Task,
     },
-    /// A drawn picture that has no file.
+    /// The drawn image cannot be written as a file.
     #[error(transparent)]
     Drawn(#[from] EncodeError),
-    /// No such route.
-    #[error("there is no {path}")]
+    /// The path is not a route.
+    #[error("no route `{path}`: /openapi.yaml lists all routes")]
     NoRoute {
         /// The path.
         path: String,
     },
-    /// The route exists for other methods.
-    #[error("{path} does not take {method}")]
+    /// The route does not support the method.
+    #[error("`{path}` does not support {method}")]
     MethodNotAllowed {
         /// The path.
         path: String,
@@ -113,21 +118,21 @@ pub enum ServeError {
         method: String,
     },
     /// Models are still being loaded.
-    #[error("the server is starting")]
+    #[error("the server is starting: models are being loaded")]
     Starting,
-    /// The server is shutting down.
+    /// The server rejects new requests before it stops.
     #[error("the server is shutting down")]
     Draining,
-    /// The request's deadline passed.
+    /// The deadline of the request passed.
     #[error("the deadline of {} ms passed", .limit.as_millis())]
     DeadlinePassed {
         /// Time that a request may take.
         limit: Duration,
     },
-    /// The queue or the network.
+    /// The queue rejected an image, or inference failed.
     #[error(transparent)]
     Batch(#[from] BatchError),
-    /// A fault of the server itself.
+    /// A fault of the server.
     #[error("{0}")]
     Internal(&'static str),
 }

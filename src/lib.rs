@@ -1,19 +1,20 @@
 //! Sightline serves torchvision's vision networks from a CPU.
 //!
-//! One request's path, module by module:
+//! The path of one request, module by module:
 //!
-//! 1. [`http`]: the body becomes compressed pictures, the query becomes a validated request.
-//! 2. [`pipeline`]: walks a request through everything below, a file for each task.
-//! 3. [`registry`]: the model, its labels, its queue; [`networks`] are what it runs.
-//! 4. [`image`]: pictures are decoded and preprocessed on the bounded [`pool`].
-//! 5. [`batch`]: the queue, and the workers that cut batches from it.
-//! 6. [`engine`]: ONNX Runtime runs the network.
-//! 7. [`postprocess`]: the network's output becomes an answer, which [`http`] sends, perhaps as a picture
-//!    ([`draw`]).
+//! 1. [`http`]: checks the query, reads the body, and finds the encoded images in it.
+//! 2. [`admission`]: reserves a place in the model's queue and memory ([`budget`]), within a deadline.
+//! 3. [`pipeline`]: takes the images through the modules below; what differs by task is one file each.
+//! 4. [`registry`]: the loaded models, with their labels and queues; [`networks`] are their graphs.
+//! 5. [`image`]: decodes and preprocesses images on the bounded [`pool`].
+//! 6. [`batch`]: queues images, and workers cut batches from the queue.
+//! 7. [`engine`]: runs the network in ONNX Runtime.
+//! 8. [`postprocess`]: turns outputs into labels, boxes or masks, which [`draw`] can draw into the image.
 //!
-//! Beside the path: [`store`] and [`catalogue`] find models, which [`manifest`] describes, [`config`], [`threads`] and [`cpu`] plan a
-//! deployment, [`metrics`] and [`process`] measure it, [`error`] is the union of what can go wrong.
+//! Other modules: [`store`] and [`catalogue`] find models, which [`manifest`] describes; [`config`], [`threads`] and [`cpu`] plan a
+//! deployment; [`metrics`] and [`process`] measure it; [`error`] is the union of a request's errors.
 
+pub mod admission;
 pub mod app;
 pub mod batch;
 pub mod budget;

@@ -1,5 +1,4 @@
-//! Every metric of the server, in one place. Names carry base units; help texts are what an
-//! operator reads in `/metrics`.
+//! Every metric of the server. Names end in base units; help texts are shown in `/metrics`.
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -20,30 +19,33 @@ const SECONDS: [f64; 15] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
     10.0,
 ];
-/// Upper bounds of the batch size histogram, in pictures.
-const PICTURES: [f64; 9] = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0];
+/// Upper bounds of the batch size histogram, in images.
+const IMAGES: [f64; 9] = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0];
 
-/// A step of a request, in order.
+/// A stage of a request, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the variants are the label's values")]
 pub enum Stage {
-    /// Compressed bytes to pixels.
+    /// Waiting for memory and for a thread of the image pool.
+    admission,
+    /// Decoding compressed bytes to pixels.
     decode,
-    /// Pixels to the network's input.
+    /// Resizing and normalizing pixels to the network's input.
     preprocess,
     /// Waiting for a worker.
     queue,
     /// Running the network.
     inference,
-    /// The network's output to the answer.
+    /// Computing results from the network's outputs.
     postprocess,
-    /// The answer to bytes.
+    /// Encoding the response.
     encode,
 }
 
 impl Stage {
     /// Every stage, in order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
+        Self::admission,
         Self::decode,
         Self::preprocess,
         Self::queue,
@@ -52,9 +54,10 @@ impl Stage {
         Self::encode,
     ];
 
-    /// The stage's name in metrics, `Server-Timing` and answers.
+    /// Name of the stage in metrics, `Server-Timing` and responses.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::admission => "admission",
             Self::decode => "decode",
             Self::preprocess => "preprocess",
             Self::queue => "queue",
@@ -65,15 +68,15 @@ impl Stage {
     }
 }
 
-/// Why a batch was cut where it was.
+/// Why a batch has the images that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the variants are the label's values")]
 pub enum Cut {
     /// It reached `max_batch_size`.
     full,
-    /// A worker was free and took all that waited.
+    /// A worker was free and took all images that waited.
     worker_free,
-    /// A worker was free; what else waited has another size.
+    /// A worker was free; the other images that waited had other sizes.
     size,
     /// `max_queue_delay` passed.
     delay,
@@ -83,13 +86,13 @@ impl Cut {
     const ALL: [Self; 4] = [Self::full, Self::worker_free, Self::size, Self::delay];
 }
 
-/// Why a request was turned away before any work.
+/// Why a request was rejected for want of capacity or time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the variants are the label's values")]
 pub enum Rejection {
-    /// The model's queue had no room.
+    /// The model's queue was full.
     queue_full,
-    /// The bodies being read had used up the memory set aside for them.
+    /// Other requests held too much of the memory for bodies.
     body_memory,
     /// The deadline passed.
     deadline,
@@ -154,7 +157,7 @@ struct RejectionLabels {
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
-/// The server's metrics; clones share their values.
+/// The metrics of the server.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -182,16 +185,16 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Registers every metric.
+    /// Creates and registers every metric.
     pub fn new() -> Self {
         let seconds: fn() -> Histogram = || Histogram::new(SECONDS);
-        let pictures: fn() -> Histogram = || Histogram::new(PICTURES);
+        let images: fn() -> Histogram = || Histogram::new(IMAGES);
         let mut metrics = Self {
             registry: Registry::default(),
             requests: Family::default(),
             request_duration: Family::new_with_constructor(seconds),
             stage_duration: Family::new_with_constructor(seconds),
-            batch_size: Family::new_with_constructor(pictures),
+            batch_size: Family::new_with_constructor(images),
             batches: Family::default(),
             queue_depth: Family::default(),
             tensor_pixels: Family::default(),
@@ -204,7 +207,7 @@ impl Metrics {
         };
         metrics.register();
         for reason in Rejection::ALL {
-            // Counters start at 0, so that a rate sees the first rejection.
+            // A counter that starts at 0 lets rates see the first rejection.
             let _ = metrics.rejected.get_or_create(&RejectionLabels {
                 reason,
                 model: String::new(),
@@ -220,47 +223,51 @@ impl Metrics {
         registry.register("sightline_build", "Version of the server", build);
         registry.register(
             "sightline_requests",
-            "Requests answered",
+            "Finished requests",
             self.requests.clone(),
         );
-        let help = "Time from a request's first byte to its answer";
+        let help = "Time from the head of a request to its response";
         registry.register(
             "sightline_request_duration_seconds",
             help,
             self.request_duration.clone(),
         );
-        let help = "Time of each step of a request, per picture";
+        let help = "Time of each stage of a request, per image";
         registry.register(
             "sightline_stage_duration_seconds",
             help,
             self.stage_duration.clone(),
         );
-        let help = "Pictures in one run of the network";
+        let help = "Images per batch";
         registry.register("sightline_batch_size", help, self.batch_size.clone());
-        let help = "Batches, by why they were cut where they were";
+        let help = "Batches, by the reason why they were cut";
         registry.register("sightline_batches", help, self.batches.clone());
-        let help = "Pixels that networks have read, padding included";
+        let help = "Pixels of network inputs, padding included";
         registry.register("sightline_tensor_pixels", help, self.tensor_pixels.clone());
-        let help = "Those of them that were padding";
+        let help = "Pixels of network inputs that were padding";
         registry.register(
             "sightline_padding_pixels",
             help,
             self.padding_pixels.clone(),
         );
-        let help = "Pictures waiting for a worker";
+        let help = "Images waiting for a worker";
         registry.register("sightline_queue_depth", help, self.queue_depth.clone());
-        registry.register("sightline_images", "Pictures answered", self.images.clone());
-        let help = "1 for each model that is loaded and warm";
+        registry.register(
+            "sightline_images",
+            "Images with a result",
+            self.images.clone(),
+        );
+        let help = "1 if the model is loaded and warm";
         registry.register("sightline_model_loaded", help, self.model_loaded.clone());
-        let help = "Requests turned away before any work, by why";
+        let help = "Requests rejected for want of capacity or time, by reason";
         registry.register("sightline_rejected", help, self.rejected.clone());
-        let help = "Requests being answered";
+        let help = "Requests in flight";
         registry.register("sightline_in_flight", help, self.in_flight.clone());
         registry.register_collector(Box::new(BudgetCollector(self.budgets.clone())));
         registry.register_collector(Box::new(ProcessCollector));
     }
 
-    /// Counts an answered request. `model` is empty where none was involved.
+    /// Counts a finished request. `model` is its name and variant, both empty if no model was involved.
     pub fn request(&self, route: &str, status: u16, model: (&str, &str), seconds: f64) {
         let route = route.to_owned();
         let (model, variant) = (model.0.to_owned(), model.1.to_owned());
@@ -282,9 +289,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Counts a request that was turned away.
-    ///
-    /// `model` is its name and variant, both empty where none was involved.
+    /// Counts a rejected request. `model` is its name and variant, both empty if no model was involved.
     pub fn rejected(&self, reason: Rejection, model: (&str, &str)) {
         let (model, variant) = (model.0.to_owned(), model.1.to_owned());
         self.rejected
@@ -296,7 +301,7 @@ impl Metrics {
             .inc();
     }
 
-    /// The handles of one model's request path.
+    /// Returns the metrics of one model's requests.
     pub fn model(&self, model: &str, variant: &str) -> ModelMetrics {
         let stage = |stage| {
             let labels = StageLabels {
@@ -318,7 +323,7 @@ impl Metrics {
         }
     }
 
-    /// The handles of one model's queue.
+    /// Returns the metrics of one model's queue.
     pub fn batch(&self, model: &str, variant: &str) -> BatchMetrics {
         let labels = ModelLabels {
             model: model.to_owned(),
@@ -344,7 +349,7 @@ impl Metrics {
         }
     }
 
-    /// The `/metrics` page, in the OpenMetrics text format that Prometheus reads.
+    /// Renders the `/metrics` page in the OpenMetrics text format.
     pub fn render(&self) -> String {
         let mut page = String::new();
         // Writing to a String cannot fail.
@@ -353,24 +358,20 @@ impl Metrics {
     }
 }
 
-/// The metrics of one model's request path.
+/// The metrics of one model's requests.
 #[derive(Debug, Clone)]
 pub struct ModelMetrics {
-    stages: [Histogram; 6],
-    /// Pictures answered.
+    stages: [Histogram; Stage::ALL.len()],
+    /// Images with a result.
     pub images: Counter,
-    /// 1 once the model is loaded and warm.
+    /// 1 if the model is loaded and warm.
     pub loaded: Gauge,
 }
 
 impl ModelMetrics {
-    /// Records one step of one picture.
+    /// Records one stage of one image.
     pub fn stage(&self, stage: Stage, duration: std::time::Duration) {
-        let index = Stage::ALL
-            .iter()
-            .position(|s| *s == stage)
-            .unwrap_or_default();
-        self.stages[index].observe(duration.as_secs_f64());
+        self.stages[stage as usize].observe(duration.as_secs_f64());
     }
 }
 
@@ -378,7 +379,7 @@ impl ModelMetrics {
 #[derive(Debug, Clone)]
 pub struct BatchMetrics {
     size: Histogram,
-    /// Pictures waiting for a worker.
+    /// Images waiting for a worker.
     pub queue_depth: Gauge,
     tensor_pixels: Counter,
     padding_pixels: Counter,
@@ -388,13 +389,13 @@ pub struct BatchMetrics {
 }
 
 impl BatchMetrics {
-    /// Records a batch of `pictures`.
-    pub fn batch(&self, pictures: usize, cut: Cut) {
-        self.size.observe(pictures as f64);
+    /// Records a batch of `images`.
+    pub fn batch(&self, images: usize, cut: Cut) {
+        self.size.observe(images as f64);
         self.batches[cut as usize].inc();
     }
 
-    /// Records the size of a picture's tensor, and of the part of it that is no padding.
+    /// Records the pixels of an input tensor and of its part that is not padding.
     pub fn tensor(&self, pixels: u64, content: u64) {
         self.tensor_pixels.inc_by(pixels);
         self.padding_pixels.inc_by(pixels.saturating_sub(content));

@@ -11,18 +11,13 @@ use std::collections::BTreeSet;
 
 use common::{Server, checkpoint, photo};
 use serde_json::Value;
+use sightline::http::contract;
 use sightline::manifest::Precision;
 
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 fn document() -> Value {
     serde_yaml_ng::from_str(include_str!("../openapi.yaml")).unwrap()
-}
-
-/// Quoted strings of a source file that a predicate takes.
-fn literals(source: &str, taken: impl Fn(&str) -> bool) -> BTreeSet<String> {
-    let strings = source.split('"').skip(1).step_by(2);
-    strings.filter(|s| taken(s)).map(str::to_owned).collect()
 }
 
 /// What a reference points to; anything else is itself.
@@ -69,37 +64,31 @@ fn the_document_is_consistent_and_lists_every_route_and_code() {
         }
     });
 
-    let routes = include_str!("../src/http/mod.rs");
-    let (_, routes) = routes.split_once("Router::new()").unwrap();
-    let (routes, _) = routes.split_once(".fallback").unwrap();
     let paths = document["paths"].as_object().unwrap().keys().cloned();
-    assert_eq!(paths.collect::<BTreeSet<_>>(), literals(routes, |_| true));
+    let routes = contract::paths().into_iter().map(str::to_owned);
+    assert_eq!(paths.collect::<BTreeSet<_>>(), routes.collect());
 
-    let problems = include_str!("../src/http/problem.rs");
-    // The other lowercase strings of that file: names of fields, and a header's value.
-    let fields = ["accept", "body", "close", "images", "model", "type"];
-    let is_code = |s: &str| {
-        let snake = s.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-        snake && !s.is_empty() && !fields.contains(&s)
-    };
     let schemas = &document["components"]["schemas"];
     let precisions = [Precision::Fp32, Precision::Int8].map(|p| p.as_str().to_owned());
     let documented = strings(&schemas["Precision"]["enum"]);
     assert_eq!(documented, BTreeSet::from(precisions));
     let documented = strings(&schemas["ProblemCode"]["enum"]);
-    assert_eq!(documented, literals(problems, is_code));
-    examples(&document, &documented);
+    let codes = contract::CODES.iter().map(|(code, _)| (*code).to_owned());
+    assert_eq!(documented, codes.collect());
+    examples(&document);
 }
 
 /// Examples of problems agree with themselves and with the response they stand in.
-fn examples(document: &Value, codes: &BTreeSet<String>) {
+fn examples(document: &Value) {
     let mut seen = 0;
     walk(document, "", &mut |path, value| {
         let Some(example) = value.pointer("/content/application~1problem+json/example") else {
             return;
         };
         let code = example["code"].as_str().unwrap();
-        assert!(codes.contains(code), "{path}");
+        let known = contract::CODES.iter().find(|(known, _)| *known == code);
+        let expected = known.unwrap_or_else(|| panic!("{path}: {code}")).1;
+        assert_eq!(example["status"], expected, "{path}");
         assert_eq!(
             example["type"],
             format!("urn:sightline:problem:{code}"),
@@ -225,22 +214,10 @@ fn parameter<'a>(document: &'a Value, route: &str, name: &str) -> Option<&'a Val
     all.find(|parameter| parameter["name"] == name)
 }
 
-/// The parameters that a route says it takes, by the source.
-fn taken(source: &str) -> Vec<&str> {
-    let (_, list) = source.split_once("PARAMETERS: &'static str").unwrap();
-    list.split('"').nth(1).unwrap().split(", ").collect()
-}
-
 #[test]
 fn every_parameter_is_described() {
     let document = document();
-    for (route, source) in [
-        ("/v1/classify", include_str!("../src/http/classify.rs")),
-        ("/v1/detect", include_str!("../src/http/detect.rs")),
-        ("/v1/segment", include_str!("../src/http/segment.rs")),
-    ] {
-        let mut names = taken(source);
-        names.extend(["model", "orientation"]);
+    for (route, names) in contract::parameters() {
         let listed = document["paths"][route]["post"]["parameters"].as_array();
         // All but the request id, which is a header.
         let listed = listed.unwrap().len() - 1;

@@ -1,8 +1,11 @@
-//! The batching queue of one model: admission, a bounded queue, and the workers that empty it.
+//! The batching queue of one model and the workers that empty it.
 //!
-//! Work-conserving: a batch is cut the moment a worker is free, so batches grow only while every
-//! worker is busy. `max_queue_delay_us` is the exception that a deployment may ask for. What is
-//! *not* here: pictures (the payload is opaque) and HTTP.
+//! An image passes through in three steps: [`Batcher::reserve`] takes a place in the queue before anything
+//! is read, [`Batcher::submit`] puts the prepared image into it, and a worker sends a [`Reply`] or a
+//! [`BatchError`] through a oneshot channel. A batch is cut the moment a worker is free, so batches grow
+//! only while every worker is busy; `max_queue_delay_us` makes workers wait for fuller batches.
+//!
+//! What is *not* here: decoding, what outputs mean, and HTTP.
 
 mod queue;
 mod worker;
@@ -14,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::sync::oneshot;
+use tracing::Span;
 
 pub use queue::Policy;
 
@@ -21,99 +25,100 @@ use crate::budget::{Budget, Permit};
 use crate::engine::{Engine, EngineError, Tensor};
 use crate::image::{ImageSize, PreparedImage};
 use crate::metrics::BatchMetrics;
-use queue::{Pending, Queue};
-
-/// What a worker answers for one picture.
-#[derive(Debug)]
-pub struct Inference {
-    /// The network's outputs, without the batch axis.
-    pub outputs: Vec<Tensor>,
-    /// Time between submission and the start of the run.
-    pub queue: Duration,
-    /// Time of the run, which the whole batch shared.
-    pub inference: Duration,
-    /// The memory that was kept for the picture's tensor; it stands for the outputs' from now on.
-    pub memory: Option<Permit>,
-}
-
-/// A picture that was not run.
-#[derive(Debug, Error)]
-pub enum BatchError {
-    /// The queue has no room.
-    #[error("the queue is full ({capacity} pictures)")]
-    QueueFull {
-        /// Pictures that it holds.
-        capacity: usize,
-        /// When room is likely, from the measured speed.
-        retry_after: Duration,
-    },
-    /// The deadline passed before a worker was free.
-    #[error("the deadline passed while the picture was waiting")]
-    DeadlinePassed,
-    /// The model is being unloaded.
-    #[error("the model is shutting down")]
-    Closed,
-    /// The network failed.
-    #[error(transparent)]
-    Engine(#[from] Arc<EngineError>),
-    /// The network panicked; the worker goes on.
-    #[error("the worker panicked")]
-    Panicked,
-}
+use queue::Queue;
 
 /// Unit of the budget for tensors, in bytes.
 const TENSOR_UNIT: u64 = 64 << 10;
 /// Memory for the tensors of one model that are being prepared, wait, or hold outputs, in bytes.
 const TENSOR_BYTES: u64 = 256 << 20;
 
-/// Room in the queue for some pictures, taken before they are decoded.
+/// The result of inference for one image.
 #[derive(Debug)]
-pub struct Reservation {
-    places: Permit,
-    memory: Option<Permit>,
+pub struct Reply {
+    /// The network's outputs, without the batch axis.
+    pub outputs: Vec<Tensor>,
+    /// Time from submission to the start of the run.
+    pub queue: Duration,
+    /// Time of the run, which all images of the batch share.
+    pub inference: Duration,
+    /// Memory reserved for the input tensor; it covers the outputs until they are dropped.
+    pub memory: Permit,
 }
 
-impl Reservation {
-    /// Splits off the room of one picture; none is left after as many as were reserved.
-    pub fn split_one(&mut self) -> Option<Self> {
-        let places = self.places.split(1)?;
-        Some(Self {
-            places,
-            memory: None,
-        })
-    }
-
-    /// Keeps the memory of a picture's tensor, until the outputs that come of it are dropped.
-    pub fn hold(&mut self, memory: Permit) {
-        self.memory = Some(memory);
-    }
+/// Why an image was not run, or its run gave nothing.
+#[derive(Debug, Clone, Error)]
+pub enum BatchError {
+    /// All places of the queue are taken.
+    #[error("the queue is full ({capacity} images); retry after {} ms", .retry_after.as_millis())]
+    QueueFull {
+        /// Images that the queue holds.
+        capacity: usize,
+        /// Time in which a full queue empties, at the speed measured so far.
+        retry_after: Duration,
+    },
+    /// The deadline passed before a worker was free.
+    #[error("the deadline passed while the image was waiting for a worker")]
+    DeadlinePassed,
+    /// The queue was closed before the image was submitted.
+    #[error("the queue is closed: the server is shutting down")]
+    Closed,
+    /// The engine returned an error for the batch.
+    #[error(transparent)]
+    Engine(#[from] Arc<EngineError>),
+    /// The engine returned outputs for another number of images than it was given.
+    #[error("the engine returned outputs for {got} images, expected {expected}")]
+    OutputCount {
+        /// Images in the batch.
+        expected: usize,
+        /// Images that the engine returned outputs for.
+        got: usize,
+    },
+    /// The engine panicked on the batch; its worker continues.
+    #[error("the engine panicked")]
+    Panicked,
+    /// The worker ended without a reply.
+    #[error("the worker ended without a reply")]
+    NoReply,
 }
 
-/// A picture and where its answer goes. The receiver is dropped when the client has gone.
-struct Job {
-    picture: PreparedImage,
-    reply: oneshot::Sender<Result<Inference, BatchError>>,
-    /// Its place in the queue is given back when a worker takes the picture.
-    room: Reservation,
+/// What one image reserves: a place in the queue, and memory for its tensors.
+#[derive(Debug)]
+pub struct Slot {
+    /// One place, from [`Batcher::reserve`]; returned when a worker takes the image.
+    pub place: Permit,
+    /// Memory, from [`Batcher::reserve_tensor`]; returned when the outputs are dropped.
+    pub memory: Permit,
+}
+
+/// An image that waits for a worker. Dropping the receiver of `reply` cancels it.
+#[derive(Debug)]
+struct QueueEntry {
+    image: PreparedImage,
+    slot: Slot,
+    enqueued: Instant,
+    deadline: Instant,
+    /// Span of the request, which the worker's log lines belong to.
+    span: Span,
+    reply: oneshot::Sender<Result<Reply, BatchError>>,
 }
 
 struct State {
-    queue: Queue<Job>,
+    queue: Queue,
     closed: bool,
 }
 
-/// What submitters and workers share.
+/// State that submitters and workers share.
 struct Shared {
     state: Mutex<State>,
-    /// Signalled when a picture arrives and when the queue closes.
+    /// Signalled when an image arrives and when the queue closes.
     changed: Condvar,
     metrics: BatchMetrics,
-    /// Moving average of the run time per picture, in nanoseconds; 0 before the first run.
-    nanos_per_picture: AtomicU64,
+    /// Moving average of the run time per image, in nanoseconds; 0 before the first successful run.
+    nanos_per_image: AtomicU64,
 }
 
 impl Shared {
-    /// A worker panics outside the lock only, so a poisoned state is still consistent.
+    /// Workers run engines outside the lock, so a poisoned state is still consistent.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,19 +127,18 @@ impl Shared {
 /// The queue of one model and its workers.
 pub struct Batcher {
     shared: Arc<Shared>,
-    /// Places in the queue, those of images that are still being decoded included.
+    /// Places in the queue, including those of images that are still being received and decoded.
     places: Budget,
-    /// Memory of tensors. A permit is taken for the input of an image and returned with its outputs.
     tensors: Budget,
     capacity: usize,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl Batcher {
-    /// Starts one worker thread per engine; at most `capacity` pictures wait.
+    /// Starts one worker thread per engine and a queue of at most `capacity` images.
     ///
     /// # Errors
-    /// The operating system's, if a thread cannot be started.
+    /// The operating system's error if a thread cannot be started.
     pub fn start(
         name: &str,
         engines: Vec<Box<dyn Engine>>,
@@ -152,7 +156,7 @@ impl Batcher {
             state: Mutex::new(state),
             changed: Condvar::new(),
             metrics,
-            nanos_per_picture: AtomicU64::new(0),
+            nanos_per_image: AtomicU64::new(0),
         });
         let mut workers = Vec::new();
         for (index, engine) in engines.into_iter().enumerate() {
@@ -169,82 +173,85 @@ impl Batcher {
         })
     }
 
-    /// Pictures that may wait at once.
+    /// Returns how many images the queue holds.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Takes room for `pictures` pictures, or says when to come back.
+    /// Reserves places in the queue for `images` images.
     ///
     /// # Errors
-    /// [`BatchError::QueueFull`].
-    pub fn reserve(&self, pictures: usize) -> Result<Reservation, BatchError> {
-        match self.places.try_acquire(pictures as u64) {
-            Ok(places) => Ok(Reservation {
-                places,
-                memory: None,
-            }),
-            Err(_) => Err(BatchError::QueueFull {
+    /// [`BatchError::QueueFull`] if fewer are free.
+    pub fn reserve(&self, images: usize) -> Result<Permit, BatchError> {
+        let mut places = self.places.empty();
+        self.reserve_more(&mut places, images)?;
+        Ok(places)
+    }
+
+    /// Grows `places` to `images` places in all.
+    ///
+    /// # Errors
+    /// [`BatchError::QueueFull`] if fewer are free; `places` keeps what it has.
+    pub fn reserve_more(&self, places: &mut Permit, images: usize) -> Result<(), BatchError> {
+        places
+            .grow_to(images as u64)
+            .map_err(|_| BatchError::QueueFull {
                 capacity: self.capacity,
                 retry_after: self.expected_wait(),
-            }),
-        }
+            })
     }
 
     /// Waits for the memory of a tensor `[3, H, W] f32` of `size`, so that a queue of large images takes no
     /// more memory than one of small images. Memory returns as workers run and responses are made.
-    pub async fn tensor_room(&self, size: ImageSize) -> Permit {
+    pub async fn reserve_tensor(&self, size: ImageSize) -> Permit {
         let bytes = size.pixels().saturating_mul(3 * size_of::<f32>() as u64);
         self.tensors.acquire(bytes).await
     }
 
-    /// Queues one picture, whose room was reserved; its answer comes through the receiver.
+    /// Queues `image` and returns the receiver of its reply. Dropping the receiver cancels the image: it
+    /// leaves the queue, and its slot is returned, when a worker next looks at the queue.
     ///
     /// # Errors
     /// [`BatchError::Closed`] after [`Batcher::close`].
     pub fn submit(
         &self,
-        room: Reservation,
-        picture: PreparedImage,
+        image: PreparedImage,
+        slot: Slot,
         deadline: Instant,
-    ) -> Result<oneshot::Receiver<Result<Inference, BatchError>>, BatchError> {
+    ) -> Result<oneshot::Receiver<Result<Reply, BatchError>>, BatchError> {
         let (reply, receiver) = oneshot::channel();
-        let size: ImageSize = picture.size;
-        let job = Job {
-            picture,
-            reply,
-            room,
-        };
-        let pending = Pending {
-            payload: job,
-            size,
+        let entry = QueueEntry {
+            image,
+            slot,
             enqueued: Instant::now(),
             deadline,
+            span: Span::current(),
+            reply,
         };
         let mut state = self.shared.lock();
         if state.closed {
             return Err(BatchError::Closed);
         }
-        state.queue.push(pending);
+        state.queue.push(entry);
         self.shared.metrics.queue_depth.inc();
         drop(state);
         self.shared.changed.notify_one();
         Ok(receiver)
     }
 
-    /// Time that a full queue takes to empty, at the speed measured so far.
+    /// Time in which a full queue empties, at the speed measured so far.
     fn expected_wait(&self) -> Duration {
-        let nanos = self.shared.nanos_per_picture.load(Ordering::Relaxed);
+        let nanos = self.shared.nanos_per_image.load(Ordering::Relaxed);
         let workers = self.workers.len().max(1) as u64;
         Duration::from_nanos(nanos.saturating_mul(self.capacity as u64) / workers)
     }
 
-    /// Refuses new pictures, lets the workers finish what waits, and joins them.
+    /// Rejects new images, lets the workers finish those that wait, and joins the workers.
     pub fn close(&mut self) {
         self.shared.lock().closed = true;
         self.shared.changed.notify_all();
         for worker in self.workers.drain(..) {
-            // A worker catches its engine's panics; a failed join has nothing left to tell.
+            // A worker catches its engine's panics, so a failed join carries no information.
             let _ = worker.join();
         }
     }

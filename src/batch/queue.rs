@@ -1,23 +1,26 @@
-//! The queue as plain data: no threads, no clock of its own.
+//! The queue as plain data: no threads, no locks, and the clock is passed in.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::QueueEntry;
 use crate::image::{ImageSize, MAX_INPUT_PIXELS};
 use crate::metrics::Cut;
 
-/// When a batch is cut, in Triton's words.
+/// When a batch is cut from the queue, in Triton's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// Most pictures in a batch.
+    /// Most images in a batch.
     pub max_batch_size: usize,
-    /// Longest time that the oldest picture waits for company; zero: it never waits.
+    /// Longest time that the oldest image waits for others to join its batch; zero to cut a batch as
+    /// soon as a worker is free.
     pub max_queue_delay: Duration,
 }
 
 impl Policy {
-    /// Most pictures of `size` that run together: large ones fill a session's threads alone, and
-    /// would only add their activations.
+    /// Returns how many images of `size` run in one batch, at least 1.
+    ///
+    /// Large images use all threads of a session already; a larger batch would only add activations.
     pub fn batch_size(&self, size: ImageSize) -> usize {
         let fitting = MAX_INPUT_PIXELS / size.pixels().max(1);
         let fitting = usize::try_from(fitting).unwrap_or(usize::MAX);
@@ -25,34 +28,25 @@ impl Policy {
     }
 }
 
-/// A waiting picture.
+/// What a free worker does next.
 #[derive(Debug)]
-pub(super) struct Pending<T> {
-    pub(super) payload: T,
-    /// Pictures of one batch share it.
-    pub(super) size: ImageSize,
-    pub(super) enqueued: Instant,
-    pub(super) deadline: Instant,
-}
-
-/// What a free worker should do.
-#[derive(Debug)]
-pub(super) enum Next<T> {
-    /// Nothing waits.
+pub(super) enum Next {
+    /// The queue is empty.
     Empty,
-    /// The batch is not due before this time.
+    /// No batch is due before this time.
     Wait(Instant),
-    /// Run these.
-    Batch(Vec<Pending<T>>, Cut),
+    /// Run these images, all of one size; why the batch was cut here is counted.
+    Batch(Vec<QueueEntry>, Cut),
 }
 
+/// Images that wait for a worker, oldest first.
 #[derive(Debug)]
-pub(super) struct Queue<T> {
-    entries: VecDeque<Pending<T>>,
+pub(super) struct Queue {
+    entries: VecDeque<QueueEntry>,
     policy: Policy,
 }
 
-impl<T> Queue<T> {
+impl Queue {
     pub(super) fn new(policy: Policy) -> Self {
         Self {
             entries: VecDeque::new(),
@@ -60,38 +54,34 @@ impl<T> Queue<T> {
         }
     }
 
-    pub(super) fn push(&mut self, pending: Pending<T>) {
-        self.entries.push_back(pending);
+    pub(super) fn push(&mut self, entry: QueueEntry) {
+        self.entries.push_back(entry);
     }
 
-    /// Removes the entries that nobody waits for any more, so that they take no place in a batch.
-    pub(super) fn remove(&mut self, dead: impl Fn(&Pending<T>) -> bool) -> Vec<Pending<T>> {
+    /// Removes and returns the entries that `dead` selects, so that they take no place in a batch.
+    pub(super) fn remove(&mut self, dead: impl Fn(&QueueEntry) -> bool) -> Vec<QueueEntry> {
         if !self.entries.iter().any(&dead) {
             return Vec::new();
         }
-        let (gone, rest) = self.entries.drain(..).partition(dead);
-        self.entries = rest;
-        Vec::from(gone)
+        let (removed, kept) = self.entries.drain(..).partition(dead);
+        self.entries = kept;
+        Vec::from(removed)
     }
 
-    /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The next batch: the oldest picture and the oldest others of its size.
-    pub(super) fn next(&mut self, now: Instant) -> Next<T> {
+    /// Cuts the next batch: the oldest image and the oldest others of its size.
+    pub(super) fn next(&mut self, now: Instant) -> Next {
         let max_queue_delay = self.policy.max_queue_delay;
         let Some(oldest) = self.entries.front() else {
             return Next::Empty;
         };
-        let (size, due) = (oldest.size, oldest.enqueued + max_queue_delay);
+        let (size, due) = (oldest.image.size, oldest.enqueued + max_queue_delay);
         let max_batch_size = self.policy.batch_size(size);
-        let fitting = self
-            .entries
-            .iter()
-            .filter(|entry| entry.size == size)
-            .count();
+        let same_size = |entry: &&QueueEntry| entry.image.size == size;
+        let fitting = self.entries.iter().filter(same_size).count();
         let full = fitting >= max_batch_size;
         if !full && now < due {
             return Next::Wait(due);
@@ -106,11 +96,11 @@ impl<T> Queue<T> {
     }
 
     /// Removes the first `most` entries of `size`; the others keep their order.
-    fn take(&mut self, size: ImageSize, most: usize) -> Vec<Pending<T>> {
+    fn take(&mut self, size: ImageSize, most: usize) -> Vec<QueueEntry> {
         let mut batch = Vec::new();
         let mut rest = VecDeque::with_capacity(self.entries.len());
         for entry in self.entries.drain(..) {
-            if entry.size == size && batch.len() < most {
+            if entry.image.size == size && batch.len() < most {
                 batch.push(entry);
             } else {
                 rest.push_back(entry);
@@ -123,34 +113,51 @@ impl<T> Queue<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use tokio::sync::oneshot;
+    use tracing::Span;
 
-    fn queue(max_batch_size: usize, delay_ms: u64, sizes: &[u32]) -> (Queue<usize>, Instant) {
-        let max_queue_delay = Duration::from_millis(delay_ms);
+    use super::super::Slot;
+    use super::*;
+    use crate::budget::Budget;
+    use crate::image::PreparedImage;
+
+    /// A queue of square images with the given sides, enqueued one per millisecond. The first element
+    /// of an image is its position.
+    fn queue(max_batch_size: usize, delay_ms: u64, sides: &[u32]) -> (Queue, Instant) {
         let mut queue = Queue::new(Policy {
             max_batch_size,
-            max_queue_delay,
+            max_queue_delay: Duration::from_millis(delay_ms),
         });
         let start = Instant::now();
-        for (payload, side) in sizes.iter().enumerate() {
+        let budget = Budget::new("queue", 1, 1);
+        for (position, side) in sides.iter().enumerate() {
             let size = ImageSize {
                 width: *side,
                 height: *side,
             };
-            let enqueued = start + Duration::from_millis(payload as u64);
-            queue.push(Pending {
-                payload,
-                size,
-                enqueued,
+            queue.push(QueueEntry {
+                image: PreparedImage::whole(size, vec![position as f32]),
+                slot: Slot {
+                    place: budget.empty(),
+                    memory: budget.empty(),
+                },
+                enqueued: start + Duration::from_millis(position as u64),
                 deadline: start,
+                span: Span::none(),
+                reply: oneshot::channel().0,
             });
         }
         (queue, start)
     }
 
-    fn cut(queue: &mut Queue<usize>, now: Instant) -> (Vec<usize>, Cut) {
+    fn positions(entries: &[QueueEntry]) -> Vec<usize> {
+        let position = |entry: &QueueEntry| entry.image.data[0] as usize;
+        entries.iter().map(position).collect()
+    }
+
+    fn cut(queue: &mut Queue, now: Instant) -> (Vec<usize>, Cut) {
         match queue.next(now) {
-            Next::Batch(batch, cut) => (batch.iter().map(|p| p.payload).collect(), cut),
+            Next::Batch(batch, cut) => (positions(&batch), cut),
             other => panic!("no batch: {other:?}"),
         }
     }
@@ -164,18 +171,15 @@ mod tests {
             (4, &[1, 2, 1], &[0, 2], Cut::size),
             (2, &[1, 2, 1, 1], &[0, 2], Cut::full),
         ];
-        for (max_batch_size, sizes, expected, why) in cases {
-            let (mut queue, start) = queue(max_batch_size, 0, sizes);
-            assert_eq!(
-                cut(&mut queue, start),
-                (expected.to_vec(), why),
-                "{sizes:?}"
-            );
+        for (max_batch_size, sides, expected, why) in cases {
+            let (mut queue, start) = queue(max_batch_size, 0, sides);
+            let got = cut(&mut queue, start);
+            assert_eq!(got, (expected.to_vec(), why), "{sides:?}");
         }
     }
 
     #[test]
-    fn large_pictures_make_small_batches() {
+    fn large_images_make_small_batches() {
         let (mut queue, start) = queue(8, 0, &[600, 600, 600, 600, 600, 1200, 1200]);
         let now = start + Duration::from_millis(10);
         assert_eq!(cut(&mut queue, now), (vec![0, 1, 2, 3], Cut::full));
@@ -184,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_stay_keep_their_order() {
+    fn remaining_entries_keep_their_order() {
         let (mut queue, start) = queue(8, 0, &[1, 2, 1, 3, 2]);
         let now = start + Duration::from_millis(10);
         assert_eq!(cut(&mut queue, now).0, [0, 2]);
@@ -194,10 +198,10 @@ mod tests {
     }
 
     #[test]
-    fn the_dead_take_no_place_in_a_batch() {
+    fn removed_entries_take_no_place_in_a_batch() {
         let (mut queue, start) = queue(2, 0, &[1, 1, 1, 1]);
-        let gone = queue.remove(|pending| pending.payload < 2);
-        assert_eq!(gone.iter().map(|p| p.payload).collect::<Vec<_>>(), [0, 1]);
+        let removed = queue.remove(|entry| entry.image.data[0] < 2.0);
+        assert_eq!(positions(&removed), [0, 1]);
         assert_eq!(cut(&mut queue, start), (vec![2, 3], Cut::full));
         assert!(queue.is_empty());
     }

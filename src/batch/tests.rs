@@ -9,7 +9,8 @@ const SIZE: ImageSize = ImageSize {
     height: 1,
 };
 
-/// Answers each picture with its own first number, one batch per permission.
+/// Returns the first value of each image, one batch per permission. A negative value makes it panic, and
+/// NaN makes it lose an image.
 struct Gated {
     permission: mpsc::Receiver<()>,
     batches: mpsc::Sender<usize>,
@@ -20,16 +21,17 @@ impl Engine for Gated {
         let _ = self.batches.send(batch.len());
         let _ = self.permission.recv();
         assert!(
-            batch.iter().all(|picture| picture.data[0] >= 0.0),
-            "a picture that panics"
+            !batch.iter().any(|image| image.data[0] < 0.0),
+            "an image that panics"
         );
-        let answer = |picture: PreparedImage| {
+        let output = |image: PreparedImage| {
             vec![Tensor {
                 shape: vec![1],
-                data: picture.data,
+                data: image.data,
             }]
         };
-        Ok(batch.into_iter().map(answer).collect())
+        let kept = batch.into_iter().filter(|image| !image.data[0].is_nan());
+        Ok(kept.map(output).collect())
     }
 }
 
@@ -63,12 +65,19 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(30)
 }
 
-type Receiver = oneshot::Receiver<Result<Inference, BatchError>>;
+type Receiver = oneshot::Receiver<Result<Reply, BatchError>>;
+
+fn try_submit(setup: &Setup, value: f32, deadline: Instant) -> Result<Receiver, BatchError> {
+    let slot = Slot {
+        place: setup.batcher.reserve(1).unwrap(),
+        memory: setup.batcher.tensors.try_acquire(12).unwrap(),
+    };
+    let image = PreparedImage::whole(SIZE, vec![value]);
+    setup.batcher.submit(image, slot, deadline)
+}
 
 fn submit(setup: &Setup, value: f32, deadline: Instant) -> Receiver {
-    let room = setup.batcher.reserve(1).unwrap();
-    let picture = PreparedImage::whole(SIZE, vec![value]);
-    setup.batcher.submit(room, picture, deadline).unwrap()
+    try_submit(setup, value, deadline).unwrap()
 }
 
 fn first(receiver: Receiver) -> f32 {
@@ -92,15 +101,15 @@ fn a_batch_grows_while_the_worker_is_busy_and_is_cut_when_it_is_free() {
 }
 
 #[test]
-fn a_full_queue_refuses_and_has_room_again() {
+fn a_full_queue_rejects_and_has_places_again() {
     let setup = setup(1, 2);
     let running = submit(&setup, 1.0, soon());
     assert_eq!(setup.batches.recv().unwrap(), 1);
     let _waiting = [submit(&setup, 2.0, soon()), submit(&setup, 3.0, soon())];
-    let refused = setup.batcher.reserve(1).unwrap_err();
+    let rejected = setup.batcher.reserve(1).unwrap_err();
     assert!(
-        matches!(refused, BatchError::QueueFull { capacity: 2, .. }),
-        "{refused:?}"
+        matches!(rejected, BatchError::QueueFull { capacity: 2, .. }),
+        "{rejected:?}"
     );
     setup.permit.send(()).unwrap();
     assert_eq!(first(running), 1.0);
@@ -111,7 +120,7 @@ fn a_full_queue_refuses_and_has_room_again() {
 }
 
 #[test]
-fn the_dead_are_not_run() {
+fn expired_and_cancelled_images_are_not_run() {
     let setup = setup(8, 16);
     let running = submit(&setup, 1.0, soon());
     assert_eq!(setup.batches.recv().unwrap(), 1);
@@ -119,7 +128,11 @@ fn the_dead_are_not_run() {
     drop(submit(&setup, 3.0, soon()));
     let live = submit(&setup, 4.0, soon());
     setup.permit.send(()).unwrap();
-    assert_eq!(setup.batches.recv().unwrap(), 1, "only the live one is run");
+    assert_eq!(
+        setup.batches.recv().unwrap(),
+        1,
+        "only the live image is run"
+    );
     setup.permit.send(()).unwrap();
     assert_eq!(first(running), 1.0);
     assert!(matches!(
@@ -127,10 +140,39 @@ fn the_dead_are_not_run() {
         Err(BatchError::DeadlinePassed)
     ));
     assert_eq!(first(live), 4.0);
+    assert_eq!(setup.batcher.places.used(), 0, "every place is returned");
+    assert_eq!(setup.batcher.tensors.used(), 0, "all memory is returned");
 }
 
 #[test]
-fn a_panic_is_answered_and_the_worker_goes_on() {
+fn missing_outputs_fail_the_batch_and_do_not_count_as_speed() {
+    let setup = setup(8, 16);
+    let running = submit(&setup, 1.0, soon());
+    assert_eq!(setup.batches.recv().unwrap(), 1);
+    let batch = [
+        submit(&setup, 2.0, soon()),
+        submit(&setup, f32::NAN, soon()),
+    ];
+    setup.permit.send(()).unwrap();
+    assert_eq!(first(running), 1.0);
+    assert_eq!(setup.batches.recv().unwrap(), 2);
+    let speed = || setup.batcher.shared.nanos_per_image.load(Ordering::Relaxed);
+    let before = speed();
+    setup.permit.send(()).unwrap();
+    for reply in batch {
+        assert!(matches!(
+            reply.blocking_recv().unwrap(),
+            Err(BatchError::OutputCount {
+                expected: 2,
+                got: 1
+            })
+        ));
+    }
+    assert_eq!(speed(), before);
+}
+
+#[test]
+fn a_panic_fails_its_batch_and_the_worker_continues() {
     let setup = setup(1, 16);
     let bad = submit(&setup, -1.0, soon());
     setup.permit.send(()).unwrap();
@@ -144,15 +186,13 @@ fn a_panic_is_answered_and_the_worker_goes_on() {
 }
 
 #[test]
-fn closing_finishes_what_waits_and_refuses_the_rest() {
+fn closing_finishes_waiting_images_and_rejects_new_ones() {
     let mut setup = setup(1, 16);
     let waiting = [submit(&setup, 1.0, soon()), submit(&setup, 2.0, soon())];
     setup.permit.send(()).unwrap();
     setup.permit.send(()).unwrap();
     setup.batcher.close();
     assert_eq!(waiting.map(first), [1.0, 2.0]);
-    let room = setup.batcher.reserve(1).unwrap();
-    let picture = PreparedImage::whole(SIZE, vec![0.0]);
-    let refused = setup.batcher.submit(room, picture, soon());
-    assert!(matches!(refused, Err(BatchError::Closed)));
+    let rejected = try_submit(&setup, 0.0, soon());
+    assert!(matches!(rejected, Err(BatchError::Closed)));
 }

@@ -5,32 +5,36 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::queue::{Next, Pending};
-use super::{BatchError, Inference, Job, Shared};
+use tokio::sync::oneshot;
+use tracing::Span;
+
+use super::queue::Next;
+use super::{BatchError, QueueEntry, Reply, Shared};
+use crate::budget::Permit;
 use crate::engine::{Engine, Tensor};
+use crate::image::PreparedImage;
 use crate::metrics::Cut;
 
-/// Serves batches until the queue is closed and empty.
+/// Runs batches until the queue is closed and empty.
 pub(super) fn run(shared: &Shared, mut engine: Box<dyn Engine>) {
     while let Some((batch, cut)) = next_batch(shared) {
         shared.metrics.batch(batch.len(), cut);
-        answer(shared, engine.as_mut(), batch);
+        process(shared, engine.as_mut(), batch);
     }
 }
 
-/// Sleeps until a batch is due; none once the queue is closed and empty.
-fn next_batch(shared: &Shared) -> Option<(Vec<Pending<Job>>, Cut)> {
+/// Sleeps until a batch is due. Returns `None` once the queue is closed and empty.
+fn next_batch(shared: &Shared) -> Option<(Vec<QueueEntry>, Cut)> {
     let mut state = shared.lock();
     loop {
         let now = Instant::now();
-        let dead =
-            |pending: &Pending<Job>| pending.deadline <= now || pending.payload.reply.is_closed();
-        dismiss(shared, state.queue.remove(dead));
+        let dead = |entry: &QueueEntry| entry.deadline <= now || entry.reply.is_closed();
+        expire(shared, state.queue.remove(dead));
         match state.queue.next(now) {
             Next::Batch(batch, cut) => {
                 shared.metrics.queue_depth.dec_by(batch.len() as i64);
                 if !state.queue.is_empty() {
-                    // Its own signal may have woken this worker.
+                    // This worker may have consumed the signal of an image that it leaves waiting.
                     shared.changed.notify_one();
                 }
                 return Some((batch, cut));
@@ -52,46 +56,39 @@ fn next_batch(shared: &Shared) -> Option<(Vec<Pending<Job>>, Cut)> {
     }
 }
 
-/// Answers pictures whose deadline has passed; those whose client has gone miss nothing.
-fn dismiss(shared: &Shared, dead: Vec<Pending<Job>>) {
-    for pending in dead {
+/// Fails expired entries; the reply to a cancelled entry has no receiver and is dropped.
+fn expire(shared: &Shared, dead: Vec<QueueEntry>) {
+    for entry in dead {
         shared.metrics.queue_depth.dec();
-        let _ = pending.payload.reply.send(Err(BatchError::DeadlinePassed));
+        let _ = entry.reply.send(Err(BatchError::DeadlinePassed));
     }
 }
 
-fn answer(shared: &Shared, engine: &mut dyn Engine, batch: Vec<Pending<Job>>) {
-    let started = Instant::now();
-    let mut pictures = Vec::with_capacity(batch.len());
-    let mut clients = Vec::with_capacity(batch.len());
-    for Pending {
-        payload, enqueued, ..
-    } in batch
-    {
-        let waited = started.saturating_duration_since(enqueued);
-        // The place in the queue is free from here on.
-        let memory = payload.room.memory;
-        let picture = payload.picture;
-        let (size, content) = (picture.size.pixels(), picture.content.pixels());
-        shared.metrics.tensor(size, content);
-        pictures.push(picture);
-        clients.push((payload.reply, waited, memory));
-    }
-    let count = clients.len();
-    // A panic is the engine's; its session is used through an exclusive borrow that ends here.
-    let result = catch_unwind(AssertUnwindSafe(|| engine.run(pictures)));
-    let inference = started.elapsed();
-    record_speed(shared, inference / count as u32);
-    let outputs = match result {
-        Ok(Ok(outputs)) => outputs.into_iter().map(Ok).collect(),
-        Ok(Err(error)) => {
-            let error = Arc::new(error);
-            repeat(count, || BatchError::Engine(Arc::clone(&error)))
-        }
-        Err(_) => repeat(count, || BatchError::Panicked),
-    };
-    for ((reply, queue, memory), outputs) in clients.into_iter().zip(outputs) {
-        let _ = reply.send(outputs.map(|outputs| Inference {
+/// Where the result of one image of a running batch goes.
+struct Client {
+    reply: oneshot::Sender<Result<Reply, BatchError>>,
+    span: Span,
+    queue: Duration,
+    memory: Permit,
+}
+
+impl Client {
+    fn send(self, outputs: Result<Vec<Tensor>, BatchError>, inference: Duration) {
+        let Self {
+            reply,
+            span,
+            queue,
+            memory,
+        } = self;
+        tracing::debug!(
+            parent: &span,
+            queue_us = queue.as_micros() as u64,
+            inference_us = inference.as_micros() as u64,
+            failed = outputs.is_err(),
+            "inference finished"
+        );
+        // The client may have gone while the batch ran.
+        let _ = reply.send(outputs.map(|outputs| Reply {
             outputs,
             queue,
             inference,
@@ -100,19 +97,66 @@ fn answer(shared: &Shared, engine: &mut dyn Engine, batch: Vec<Pending<Job>>) {
     }
 }
 
-/// Every picture of a failed batch is told the same.
-fn repeat(count: usize, error: impl Fn() -> BatchError) -> Vec<Result<Vec<Tensor>, BatchError>> {
-    (0..count).map(|_| Err(error())).collect()
+/// Runs one batch and sends the results.
+fn process(shared: &Shared, engine: &mut dyn Engine, batch: Vec<QueueEntry>) {
+    let started = Instant::now();
+    let (images, clients) = separate(shared, batch, started);
+    let count = clients.len();
+    // Log lines of the engine belong to the oldest request of the batch.
+    let span = clients.first().map_or_else(Span::none, |c| c.span.clone());
+    // The exclusive borrow of the engine ends with the call, so a panic leaves nothing half-shared.
+    let run = AssertUnwindSafe(|| span.in_scope(|| engine.run(images)));
+    let result = catch_unwind(run);
+    let inference = started.elapsed();
+    let error = match result {
+        Ok(Ok(outputs)) if outputs.len() == count => {
+            record_speed(shared, inference / count.max(1) as u32);
+            for (client, outputs) in clients.into_iter().zip(outputs) {
+                client.send(Ok(outputs), inference);
+            }
+            return;
+        }
+        Ok(Ok(outputs)) => BatchError::OutputCount {
+            expected: count,
+            got: outputs.len(),
+        },
+        Ok(Err(error)) => BatchError::Engine(Arc::new(error)),
+        Err(_) => BatchError::Panicked,
+    };
+    for client in clients {
+        client.send(Err(error.clone()), inference);
+    }
 }
 
-/// An average over about the last eight runs.
-fn record_speed(shared: &Shared, per_picture: Duration) {
-    let new = u64::try_from(per_picture.as_nanos()).unwrap_or(u64::MAX);
-    let old = shared.nanos_per_picture.load(Ordering::Relaxed);
+/// Splits entries into the engine's input and the clients that wait. Places in the queue return here.
+fn separate(
+    shared: &Shared,
+    batch: Vec<QueueEntry>,
+    started: Instant,
+) -> (Vec<PreparedImage>, Vec<Client>) {
+    let split = |entry: QueueEntry| {
+        let (size, content) = (entry.image.size.pixels(), entry.image.content.pixels());
+        shared.metrics.tensor(size, content);
+        let client = Client {
+            reply: entry.reply,
+            span: entry.span,
+            queue: started.saturating_duration_since(entry.enqueued),
+            memory: entry.slot.memory,
+        };
+        (entry.image, client)
+    };
+    batch.into_iter().map(split).unzip()
+}
+
+/// Updates the average run time per image, over about the last eight successful batches. Failed batches do
+/// not count: they end early and would make `Retry-After` too short.
+fn record_speed(shared: &Shared, per_image: Duration) {
+    let new = u64::try_from(per_image.as_nanos()).unwrap_or(u64::MAX);
+    let old = shared.nanos_per_image.load(Ordering::Relaxed);
     let average = if old == 0 {
         new
     } else {
         old - old / 8 + new / 8
     };
-    shared.nanos_per_picture.store(average, Ordering::Relaxed);
+    shared.nanos_per_image.store(average, Ordering::Relaxed);
 }

@@ -3,24 +3,23 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
+use sightline::admission::{Admission, Deadline};
 use sightline::app::{App, Limits};
 use sightline::draw::DrawnFormat;
-use sightline::image::Orientation;
+use sightline::image::{DecodeOptions, Orientation};
 use sightline::manifest::Task;
 use sightline::pipeline::{
-    self, Classify, Detect, EncodedMask, Finish, Images, MaskFormat, MaskSize, Request, Segment,
-    SegmentView,
+    self, Classify, Detect, MaskSize, Postprocess, Request, Segment, encoded_images,
 };
 use sightline::postprocess::classify::Prediction;
 use sightline::postprocess::detect::{DetectOptions, LabelledBox, LabelledDetection};
-use sightline::postprocess::segment::ClassShare;
+use sightline::postprocess::segment::{ClassShare, EncodedMask, MaskEncoding};
 use sightline::registry::{LoadedModel, ModelPlan, Registry};
 use sightline::store::{ModelRef, read_bounded};
 use sightline::threads::usable_cores;
@@ -94,7 +93,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
             Err(error) => {
                 let why = super::explain(&error);
                 // The request held one picture, whose name is said already.
-                let why = why.trim_start_matches("picture 0: ");
+                let why = why.trim_start_matches("image 0: ");
                 complain!("error: {}: {why}", path.display());
                 failed += 1;
             }
@@ -179,15 +178,16 @@ async fn predict<'a>(
             Printed::Classes { predictions }
         }
         Task::Segmentation => {
-            let view = drawn.map_or(SegmentView::Mask(MaskFormat::None), SegmentView::Drawn);
+            let encoding = drawn.map_or(MaskEncoding::None, MaskEncoding::Drawn);
             let size = MaskSize::Input;
-            let result = ask(app, model, path, Segment { size, view }).await?;
-            if let (Some(path), EncodedMask::Image(bytes)) = (&annotated, &result.mask) {
+            let result = ask(app, model, path, Segment { size, encoding }).await?;
+            let file = result.mask.and_then(EncodedMask::into_file);
+            if let (Some(path), Some(bytes)) = (&annotated, &file) {
                 write_drawing(path, bytes)?;
             }
             Printed::Mask {
-                width: result.picture.width,
-                height: result.picture.height,
+                width: result.image.width,
+                height: result.image.height,
                 classes: result.classes,
                 annotated,
             }
@@ -203,8 +203,8 @@ async fn predict<'a>(
             }
             let detections = result.detections.iter();
             Printed::Boxes {
-                width: result.picture.width,
-                height: result.picture.height,
+                width: result.image.width,
+                height: result.image.height,
                 detections: detections.map(|d| d.labelled(&model.labels)).collect(),
                 annotated,
             }
@@ -213,24 +213,25 @@ async fn predict<'a>(
 }
 
 /// The answer for one picture.
-async fn ask<F: Finish>(
+async fn ask<P: Postprocess>(
     app: &App,
     model: &Arc<LoadedModel>,
     path: &Path,
-    finish: F,
-) -> Result<F::Answer> {
+    postprocess: P,
+) -> Result<P::Output> {
     let bytes = read_bounded(path, app.limits.max_body_bytes as u64)?;
-    let request = Request {
-        model: Arc::clone(model),
+    let options = DecodeOptions {
+        max_pixels: app.limits.max_pixels,
         orientation: Orientation::Apply,
-        images: Images {
-            pictures: vec![Bytes::from(bytes)],
-            memory: None,
-        },
     };
-    let deadline = Instant::now() + app.limits.request_timeout;
-    let answer = pipeline::answer(app, request, finish, deadline).await?;
-    answer.results.into_iter().next().context("no answer")
+    let request = Request {
+        inputs: encoded_images(vec![Bytes::from(bytes)], options)?,
+        postprocess,
+    };
+    let deadline = Deadline::after(app.limits.request_timeout);
+    let admission = Admission::new(app, Arc::clone(model), deadline)?;
+    let response = pipeline::run(app, admission, request).await?;
+    response.results.into_iter().next().context("no result")
 }
 
 fn write_drawing(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -9,9 +9,8 @@ use serde::Serialize;
 
 use super::accept::negotiate;
 use super::params::{Params, bad};
-use super::problem::Problem;
 use super::respond::{respond, respond_image};
-use super::task::{AnswerOf, TaskRoute};
+use super::task::{ResponseOf, TaskRoute};
 use crate::draw::DrawnFormat;
 use crate::error::ServeError;
 use crate::manifest::Task;
@@ -19,12 +18,12 @@ use crate::pipeline::{self, Detected};
 use crate::postprocess::detect::{DetectOptions, LabelledDetection};
 use crate::registry::LoadedModel;
 
-/// Least score of an answer unless the client asks for another.
+/// Least score of a detection unless the client asks for another.
 const DEFAULT_SCORE_THRESHOLD: f64 = 0.5;
-/// More than any network proposes.
+/// Most detections that a client may ask for; no network proposes more.
 const MAX_DETECTIONS: usize = 100_000;
 
-/// One picture's part of an answer in JSON.
+/// The result of one image in JSON.
 #[derive(Debug, Serialize)]
 struct DetectedBody<'a> {
     width: u32,
@@ -36,8 +35,8 @@ impl<'a> DetectedBody<'a> {
     fn new(detected: &Detected, labels: &'a [String]) -> Self {
         let detections = detected.detections.iter();
         Self {
-            width: detected.picture.width,
-            height: detected.picture.height,
+            width: detected.image.width,
+            height: detected.image.height,
             detections: detections
                 .map(|detection| detection.labelled(labels))
                 .collect(),
@@ -45,7 +44,7 @@ impl<'a> DetectedBody<'a> {
     }
 }
 
-/// Answers with labelled boxes.
+/// Returns labeled boxes.
 pub(super) struct Detect {
     options: DetectOptions,
     drawn: Option<DrawnFormat>,
@@ -53,9 +52,14 @@ pub(super) struct Detect {
 
 impl TaskRoute for Detect {
     const TASK: Task = Task::Detection;
-    const PARAMETERS: &'static str =
-        "score_threshold, iou_threshold, max_detections, classes, annotate";
-    type Finish = pipeline::Detect;
+    const PARAMETERS: &'static [&'static str] = &[
+        "score_threshold",
+        "iou_threshold",
+        "max_detections",
+        "classes",
+        "annotate",
+    ];
+    type Postprocess = pipeline::Detect;
 
     fn parse(
         params: &mut Params,
@@ -78,7 +82,7 @@ impl TaskRoute for Detect {
         })
     }
 
-    fn finish(&self) -> pipeline::Detect {
+    fn postprocess(&self) -> pipeline::Detect {
         pipeline::Detect {
             options: self.options.clone(),
             drawn: self.drawn,
@@ -89,20 +93,20 @@ impl TaskRoute for Detect {
         self.drawn.is_some()
     }
 
-    fn respond(&self, mut answer: AnswerOf<Self>) -> Result<Response, Problem> {
+    fn respond(&self, mut response: ResponseOf<Self>) -> Result<Response, ServeError> {
         let Some(format) = self.drawn else {
-            let model = Arc::clone(&answer.model);
-            return respond(answer, |detected| {
+            let model = Arc::clone(&response.model);
+            return respond(response, |detected| {
                 DetectedBody::new(&detected, &model.labels)
             });
         };
-        let drawn = answer.results.pop().and_then(|detected| detected.drawn);
-        let drawn = drawn.ok_or_else(|| Problem::internal("no image was made".to_owned()))?;
-        respond_image(answer, format.media_type(), drawn)
+        let drawn = response.results.pop().and_then(|detected| detected.drawn);
+        let drawn = drawn.ok_or(ServeError::Internal("no image was drawn"))?;
+        respond_image(response, format.media_type(), drawn)
     }
 }
 
-/// Whether the picture is to be drawn, and as what.
+/// Returns the file format of the drawn image; `None` unless the client asks for `annotate`.
 fn drawn(params: &mut Params, headers: &HeaderMap) -> Result<Option<DrawnFormat>, ServeError> {
     if params.flag("annotate")? {
         return Ok(Some(negotiate(headers, &DrawnFormat::OFFERS)?));
@@ -110,22 +114,23 @@ fn drawn(params: &mut Params, headers: &HeaderMap) -> Result<Option<DrawnFormat>
     negotiate(headers, &[("application/json", None)])
 }
 
-/// The numbers of the classes that `names` lists, separated by commas.
+/// Returns the ids of the classes that `names` lists, separated by commas. A name that several classes share
+/// selects all of them.
 fn classes(names: &str, labels: &[String]) -> Result<BTreeSet<usize>, ServeError> {
     let mut chosen = BTreeSet::new();
     for name in names.split(',').map(str::trim) {
-        // Gaps in COCO's numbering are no classes.
+        // COCO's labels have `N/A` where an id is not used.
         let named = labels.iter().enumerate();
         let named = named.filter(|(_, label)| *label == name && name != "N/A");
-        let mut numbers = named.map(|(number, _)| number).peekable();
-        if numbers.peek().is_none() {
+        let mut ids = named.map(|(id, _)| id).peekable();
+        if ids.peek().is_none() {
             return Err(bad(
                 "classes",
                 "labels of the model (GET /v1/models/NAME), separated by commas",
                 name,
             ));
         }
-        chosen.extend(numbers);
+        chosen.extend(ids);
     }
     Ok(chosen)
 }
@@ -148,7 +153,6 @@ mod tests {
         let numbers =
             |names| classes(names, &labels).map(|set| set.into_iter().collect::<Vec<_>>());
         assert_eq!(numbers("traffic light, person").unwrap(), [1, 3]);
-        // Two classes of one name are both meant.
         assert_eq!(numbers("cup").unwrap(), [4, 5]);
         for names in ["", "N/A", "person,", "Person", "person,cat"] {
             let error = numbers(names).unwrap_err().to_string();

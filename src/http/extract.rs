@@ -1,7 +1,6 @@
-//! From a request's body to compressed pictures, within the limits on size and memory.
+//! The body of a request becomes encoded images, within the limits on size and memory.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -15,63 +14,58 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 
+use crate::admission::Admission;
 use crate::app::App;
-use crate::budget::Permit;
 use crate::error::ServeError;
-use crate::pipeline::Images;
 
-/// What is read and thrown away of a body that is too large, so that the client gets to read why.
+/// Most bytes of a rejected body that are read and dropped, so that the client reads the response.
 const DISCARD_BYTES: usize = 64 << 20;
-/// How long that may take.
+/// Longest time spent on reading a rejected body.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 
-/// How a body holds its pictures.
+/// How a body holds its images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// The body is one picture.
+    /// The body is one image file.
     Raw,
-    /// Parts of a form.
+    /// Files in the parts of a `multipart/form-data` body.
     Multipart,
-    /// Base64 in a document.
+    /// Files in base64 in a JSON document.
     Json,
 }
 
-/// The pictures of a request, at least one, in order. They hold the body's memory until all of them
-/// are decoded.
+/// Reads the body and returns the files of its images, at least one, in order. The admission reserves
+/// the body's memory as it arrives.
 pub(super) async fn read_images(
     app: &App,
+    admission: &mut Admission,
     framing: Framing,
     parts: Parts,
     body: &mut Body,
-) -> Result<Images, ServeError> {
-    let (body, memory) = read_body(app, &parts.headers, body).await?;
-    let pictures = match framing {
+) -> Result<Vec<Bytes>, ServeError> {
+    let body = read_body(app, admission, &parts.headers, body).await?;
+    let limit = app.limits.max_images;
+    let images = match framing {
         Framing::Raw if body.is_empty() => Vec::new(),
         Framing::Raw => vec![body],
         Framing::Multipart => {
             let request = Request::from_parts(parts, Body::from(body));
-            multipart_images(request, app.limits.max_images).await?
+            multipart_images(request, limit).await?
         }
-        Framing::Json => {
-            let limit = app.limits.max_images;
-            app.pool.run(move || json_images(&body, limit)).await??
-        }
+        Framing::Json => app.pool.run(move || json_images(&body, limit)).await??,
     };
-    if pictures.is_empty() {
+    if images.is_empty() {
         let expected = match framing {
-            Framing::Raw => "the picture's bytes as the body",
+            Framing::Raw => "the bytes of an image as the body",
             Framing::Multipart => "one or more parts named `image`",
             Framing::Json => r#"{"images": [{"data": "<base64>"}]}"#,
         };
         return Err(ServeError::NoImage { expected });
     }
-    Ok(Images {
-        pictures,
-        memory: Some(Arc::new(memory)),
-    })
+    Ok(images)
 }
 
-/// How the body holds its pictures, by its content type.
+/// Returns how the body holds its images, by its content type; a body without one is a raw image.
 pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
     let Some(value) = headers.get(CONTENT_TYPE) else {
         return Ok(Framing::Raw);
@@ -95,13 +89,14 @@ pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
     }
 }
 
-/// Reads a body; of one that is refused the rest is thrown away.
+/// Reads a body into memory. What is left of a rejected body is discarded.
 async fn read_body(
     app: &App,
+    admission: &mut Admission,
     headers: &HeaderMap,
     body: &mut Body,
-) -> Result<(Bytes, Permit), ServeError> {
-    let collected = collect(app, headers, body).await;
+) -> Result<Bytes, ServeError> {
+    let collected = collect(app, admission, headers, body).await;
     if matches!(
         collected,
         Err(ServeError::BodyTooLarge { .. } | ServeError::BodyMemory(_))
@@ -111,12 +106,13 @@ async fn read_body(
     collected
 }
 
-/// Collects a body; memory is set aside before each part of it is kept.
+/// Collects a body and reserves memory for each part of it before the part is kept.
 async fn collect(
     app: &App,
+    admission: &mut Admission,
     headers: &HeaderMap,
     body: &mut Body,
-) -> Result<(Bytes, Permit), ServeError> {
+) -> Result<Bytes, ServeError> {
     let limit = app.limits.max_body_bytes;
     let announced = headers
         .get(CONTENT_LENGTH)
@@ -124,10 +120,9 @@ async fn collect(
     if announced.is_some_and(|length: usize| length > limit) {
         return Err(ServeError::BodyTooLarge { limit });
     }
-    let mut memory = app.bodies.empty();
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        // Trailers are no part of the picture.
+        // Trailers are not part of the image.
         let Ok(data) = frame.map_err(|_| ServeError::BodyInterrupted)?.into_data() else {
             continue;
         };
@@ -136,27 +131,27 @@ async fn collect(
             return Err(ServeError::BodyTooLarge { limit });
         }
         if needed > bytes.capacity() {
-            // Doubling, as a vector would, but never beyond what the body can be.
+            // Doubling amortizes copies, as in a vector, but never beyond the announced length.
             let most = announced.unwrap_or(limit);
             let capacity = (2 * bytes.capacity()).min(most).max(needed);
-            memory.grow_to(capacity as u64)?;
+            admission.reserve_body(capacity)?;
             bytes.reserve_exact(capacity - bytes.len());
         }
         bytes.extend_from_slice(&data);
     }
-    Ok((Bytes::from(bytes), memory))
+    Ok(Bytes::from(bytes))
 }
 
-/// Ends the body of a request that was refused by its head. A client that waits for leave to send
-/// its body does not get it; all others are sending already.
+/// Discards the body of a request that its head disqualifies. A client that sent `Expect: 100-continue`
+/// has not begun to send its body; all others have.
 pub(super) async fn refuse(headers: &HeaderMap, body: &mut Body) {
     if !headers.contains_key(EXPECT) {
         discard(body).await;
     }
 }
 
-/// Reads a bounded part of `body` into nothing: closing with unread data would reset the
-/// connection, and the client would never see the answer.
+/// Reads and drops a bounded part of `body`: closing a connection with unread data resets it, and the
+/// client would never see the response.
 pub(super) async fn discard(body: &mut Body) {
     let mut body = Limited::new(body, DISCARD_BYTES);
     let read = async { while let Some(Ok(_)) = body.frame().await {} };
@@ -168,7 +163,7 @@ async fn multipart_images(mut request: Request, limit: usize) -> Result<Vec<Byte
         field: "multipart".to_owned(),
         reason,
     };
-    // The body is in memory already, within the server's own limit.
+    // The body is in memory already, within `max_body_bytes`.
     DefaultBodyLimit::disable().apply(&mut request);
     let form = Multipart::from_request(request, &()).await;
     let mut form = form.map_err(|error| broken(error.body_text()))?;
@@ -181,7 +176,7 @@ async fn multipart_images(mut request: Request, limit: usize) -> Result<Vec<Byte
         let name = part.name().unwrap_or_default();
         if name != "image" {
             let field: String = name.chars().take(64).collect();
-            let reason = "is no part of this form: pictures go into parts named `image`".to_owned();
+            let reason = "unknown part: images go into parts named `image`".to_owned();
             return Err(ServeError::BadBody { field, reason });
         }
         if images.len() == limit {
@@ -214,14 +209,14 @@ fn json_images(body: &[u8], limit: usize) -> Result<Vec<Bytes>, ServeError> {
     let parsed: JsonBody<'_> =
         serde_json::from_slice(body).map_err(|error| ServeError::BadBody {
             field: "body".to_owned(),
-            // The message may repeat a name of any length.
+            // The message may quote a field name of any length.
             reason: error.to_string().chars().take(200).collect(),
         })?;
     if parsed.images.len() > limit {
         return Err(ServeError::TooManyImages { limit });
     }
     let decode = |(index, image): (usize, &JsonImage<'_>)| {
-        // A data URL is what browsers make of a file.
+        // Browsers encode files as data URLs.
         let text = match image
             .data
             .strip_prefix("data:")
@@ -230,7 +225,7 @@ fn json_images(body: &[u8], limit: usize) -> Result<Vec<Bytes>, ServeError> {
             Some((_, text)) => text,
             None => &image.data,
         };
-        // The base64 command wraps its lines.
+        // The base64 command breaks its output into lines.
         let text: Cow<'_, str> = if text.contains(char::is_whitespace) {
             text.split_whitespace().collect::<String>().into()
         } else {

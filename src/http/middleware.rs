@@ -1,19 +1,27 @@
-//! What surrounds every route: request ids, `Server-Timing`, metrics, the log, and the last net
-//! under a panic.
+//! The layers around every route: sensitive headers, request ids, a span per request, metrics and
+//! `Server-Timing`, and a response to panics.
 
 use std::any::Any;
 use std::fmt::Write as _;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use tower::ServiceBuilder;
+use tower::util::MapRequestLayer;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{
+    MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
+};
+use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
+use tower_http::trace::TraceLayer;
+use tracing::Span;
 
 use super::problem::Problem;
 use super::respond::Served;
@@ -23,19 +31,75 @@ use crate::pipeline::Timing;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
-/// Longest id of a client's own that is taken over.
+/// Longest request id of a client that is kept, in bytes.
 const MAX_REQUEST_ID: usize = 128;
 
-/// Wraps `routes` in everything that all of them need.
+/// Wraps `routes` in the layers that all routes need, outermost first.
 pub(super) fn surround(routes: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
-    routes
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(Arc::clone(app), observe))
+    let trace = TraceLayer::new_for_http()
+        .make_span_with(request_span)
+        .on_request(())
+        .on_response(log_response)
+        .on_body_chunk(())
+        .on_eos(())
+        .on_failure(());
+    routes.layer(
+        ServiceBuilder::new()
+            .layer(SetSensitiveRequestHeadersLayer::new([
+                AUTHORIZATION,
+                COOKIE,
+                PROXY_AUTHORIZATION,
+            ]))
+            .layer(MapRequestLayer::new(drop_unusable_id))
+            .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+            .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+            .layer(trace)
+            .layer(from_fn_with_state(Arc::clone(app), observe))
+            .layer(CatchPanicLayer::custom(panicked)),
+    )
+}
+
+/// Removes a client's request id unless it is short and printable; the next layer sets a new one.
+fn drop_unusable_id(mut request: Request) -> Request {
+    let usable = |value: &HeaderValue| {
+        let bytes = value.as_bytes();
+        (1..=MAX_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+    };
+    if !request.headers().get(&REQUEST_ID).is_none_or(usable) {
+        request.headers_mut().remove(&REQUEST_ID);
+    }
+    request
+}
+
+/// The span of one request; its work on the image pool and in a worker is inside it.
+fn request_span(request: &axum::http::Request<Body>) -> Span {
+    let extensions = request.extensions();
+    let id = extensions.get::<RequestId>();
+    let id = id.and_then(|id| id.header_value().to_str().ok());
+    tracing::info_span!(
+        "request",
+        request_id = id.unwrap_or_default(),
+        method = %request.method(),
+        route = route(extensions.get::<MatchedPath>()),
+    )
+}
+
+/// The pattern of a route, `other` for a path that is no route.
+fn route(path: Option<&MatchedPath>) -> &str {
+    path.map_or("other", MatchedPath::as_str)
+}
+
+fn log_response<B>(response: &axum::http::Response<B>, latency: Duration, _: &Span) {
+    tracing::debug!(
+        status = response.status().as_u16(),
+        duration_ms = millis(latency),
+        "request finished"
+    );
 }
 
 #[expect(
     clippy::needless_pass_by_value,
-    reason = "the layer hands the panic over"
+    reason = "the layer passes the panic by value"
 )]
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -48,55 +112,39 @@ pub(super) fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
+/// Counts and times a request, logs faults of the server, and adds `Server-Timing`.
 async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let id = request_id(request.headers().get(&REQUEST_ID));
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let method = request.method().clone();
+    let path = request.extensions().get::<MatchedPath>().cloned();
     app.metrics.in_flight.inc();
     let in_flight = InFlight(&app);
     let mut response = next.run(request).await;
     drop(in_flight);
     let elapsed = started.elapsed();
-    let route = route.as_ref().map_or("other", MatchedPath::as_str);
     let status = response.status().as_u16();
-    let served = response.extensions().get::<Served>().cloned();
-    let problem = response.extensions().get::<Problem>().cloned();
-    let model = served.as_ref().map(|served| &served.model);
-    let model = model.or(problem.as_ref().and_then(|problem| problem.model.as_ref()));
+    let extensions = response.extensions();
+    let served = extensions.get::<Served>();
+    let problem = extensions.get::<Problem>();
+    let model = served.map(|served| &served.model);
+    let model = model.or(problem.and_then(|problem| problem.model.as_ref()));
     let names = model.map_or(("", ""), |model| {
         (model.manifest.name.as_str(), model.variant.as_str())
     });
+    let seconds = elapsed.as_secs_f64();
     app.metrics
-        .request(route, status, names, elapsed.as_secs_f64());
-    let id_text = id.to_str().unwrap_or_default();
-    if let Some(problem) = &problem {
-        if let Some(rejection) = problem.rejection {
-            app.metrics.rejected(rejection, names);
-        }
-        if status >= 500 && problem.rejection.is_none() {
-            let (code, model) = (problem.code(), names.0);
-            let why = problem.hidden.as_deref().unwrap_or_default();
-            tracing::warn!(
-                request_id = id_text,
-                route,
-                status,
-                code,
-                model,
-                "request failed: {why}"
-            );
-        }
+        .request(route(path.as_ref()), status, names, seconds);
+    if let Some(problem) = problem
+        && let Some(reason) = &problem.hidden
+    {
+        let code = problem.code.as_str();
+        tracing::error!(status, code, model = names.0, reason, "request failed");
     }
-    let duration_ms = millis(elapsed);
-    tracing::debug!(request_id = id_text, %method, route, status, duration_ms, "request answered");
     let timing = server_timing(served.map(|served| served.timing), elapsed);
-    let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, id);
-    headers.insert(SERVER_TIMING, timing);
+    response.headers_mut().insert(SERVER_TIMING, timing);
     response
 }
 
-/// Counts a request as in flight until it is dropped, also when the client goes away.
+/// Counts a request as in flight until it is dropped, also if its client disconnects.
 struct InFlight<'a>(&'a App);
 
 impl Drop for InFlight<'_> {
@@ -115,18 +163,4 @@ fn server_timing(timing: Option<Timing>, total: Duration) -> HeaderValue {
     }
     let _ = write!(text, "total;dur={}", millis(total));
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
-/// The client's own id where it is short and printable, else a new one.
-fn request_id(own: Option<&HeaderValue>) -> HeaderValue {
-    let usable = |value: &&HeaderValue| {
-        let bytes = value.as_bytes();
-        (1..=MAX_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
-    };
-    own.filter(usable).cloned().unwrap_or_else(|| {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        // The hasher's keys are random: ids are unique without a dependency, not secret.
-        let id = RandomState::new().hash_one(NEXT.fetch_add(1, Ordering::Relaxed));
-        HeaderValue::from_str(&format!("{id:016x}")).unwrap_or_else(|_| HeaderValue::from(id))
-    })
 }

@@ -1,10 +1,12 @@
-//! The HTTP interface: this file lists every route, `middleware` what surrounds them all.
+//! The HTTP interface: this file lists every route, `middleware` the layers around them.
 //!
-//! What is *not* here: tensors. Handlers turn requests into validated values, call `pipeline`,
-//! and turn answers into bytes; `problem` alone chooses status codes.
+//! Handlers translate: a request becomes validated values for [`crate::admission`] and
+//! [`crate::pipeline`], and results become bytes. What is *not* here: tensors. Only `problem` chooses
+//! status codes.
 
 mod accept;
 mod classify;
+pub mod contract;
 mod detect;
 mod extract;
 mod health;
@@ -17,6 +19,9 @@ mod segment;
 pub mod server;
 mod task;
 
+#[cfg(test)]
+mod router_tests;
+
 use std::sync::Arc;
 
 use axum::Router;
@@ -24,41 +29,46 @@ use axum::extract::{OriginalUri, State};
 use axum::http::Method;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 
 use crate::app::App;
 use crate::error::ServeError;
 use crate::manifest::Task;
 use problem::Problem;
 
-/// The HTTP contract, as served.
-pub const OPENAPI: &str = include_str!("../../openapi.yaml");
-
-/// Every route of the server.
+/// Returns the router of the server, with its middleware.
 pub fn router(app: Arc<App>) -> Router {
-    let routes = Router::new()
-        .route("/", get(index))
-        .route(
-            route_of(Task::Classification),
-            post(task::handle::<classify::Classify>),
-        )
-        .route(
-            route_of(Task::Detection),
-            post(task::handle::<detect::Detect>),
-        )
-        .route(
-            route_of(Task::Segmentation),
-            post(task::handle::<segment::Segment>),
-        )
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{model}", get(models::show))
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready))
-        .route("/metrics", get(metrics))
-        .route("/openapi.yaml", get(openapi))
+    let add = |router: Router<Arc<App>>, (path, methods)| router.route(path, methods);
+    let routes = routes().into_iter().fold(Router::new(), add);
+    let routes = routes
         .fallback(no_route)
         .method_not_allowed_fallback(method_not_allowed);
     middleware::surround(routes, &app).with_state(app)
+}
+
+/// Every route: its path and the handlers of its methods.
+fn routes() -> [(&'static str, MethodRouter<Arc<App>>); 10] {
+    [
+        ("/", get(index)),
+        (
+            route_of(Task::Classification),
+            post(task::handle::<classify::Classify>),
+        ),
+        (
+            route_of(Task::Detection),
+            post(task::handle::<detect::Detect>),
+        ),
+        (
+            route_of(Task::Segmentation),
+            post(task::handle::<segment::Segment>),
+        ),
+        ("/v1/models", get(models::list)),
+        ("/v1/models/{model}", get(models::show)),
+        ("/health/live", get(health::live)),
+        ("/health/ready", get(health::ready)),
+        ("/metrics", get(metrics)),
+        ("/openapi.yaml", get(openapi)),
+    ]
 }
 
 /// Returns the path of the route that serves `task`.
@@ -74,9 +84,9 @@ async fn index() -> impl IntoResponse {
     let version = env!("CARGO_PKG_VERSION");
     format!(
         "Sightline {version} serves vision networks.\n\n\
-         Classify a picture:\n  curl --data-binary @photo.jpg -H 'content-type: image/jpeg' \
+         Classify an image:\n  curl --data-binary @photo.jpg -H 'content-type: image/jpeg' \
          http://HOST:PORT/v1/classify\n\n\
-         Draw the boxes of a detector, or the masks of a segmentation model:\n  \
+         Draw the boxes of a detector or the mask of a segmentation model:\n  \
          curl --data-binary @photo.jpg -H 'content-type: image/jpeg' \
          'http://HOST:PORT/v1/detect?annotate=true' > drawn.png\n  \
          curl --data-binary @photo.jpg -H 'content-type: image/jpeg' \
@@ -91,7 +101,7 @@ async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
 }
 
 async fn openapi() -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/yaml")], OPENAPI)
+    ([(CONTENT_TYPE, "application/yaml")], contract::OPENAPI)
 }
 
 async fn no_route(OriginalUri(uri): OriginalUri) -> Problem {

@@ -1,4 +1,4 @@
-//! Query parameters, each taken by name and checked; what is left over is a mistake.
+//! Query parameters: each is taken by name and checked, and leftover parameters are rejected.
 
 use std::ops::RangeInclusive;
 
@@ -13,7 +13,7 @@ use crate::image::Orientation;
 pub(super) struct Params(Vec<(String, String)>);
 
 impl Params {
-    /// Splits and decodes the query.
+    /// Splits the query into names and values and decodes them.
     pub(super) fn parse(uri: &Uri) -> Result<Self, ServeError> {
         match Query::<Vec<(String, String)>>::try_from_uri(uri) {
             Ok(Query(pairs)) => Ok(Self(pairs)),
@@ -25,7 +25,7 @@ impl Params {
         }
     }
 
-    /// The value of `name`, at most once.
+    /// Takes the value of `name`. `None` if the query does not have it; more than one is an error.
     pub(super) fn take(&mut self, name: &str) -> Result<Option<String>, ServeError> {
         let mut values = self.0.extract_if(.., |(key, _)| key == name);
         let value = values.next().map(|(_, value)| value);
@@ -35,7 +35,7 @@ impl Params {
         Ok(value)
     }
 
-    /// A whole number within `range`.
+    /// Takes an integer within `range`, or `default` if the query does not have it.
     pub(super) fn integer(
         &mut self,
         name: &str,
@@ -45,7 +45,7 @@ impl Params {
         Ok(self.optional_integer(name, range)?.unwrap_or(default))
     }
 
-    /// A whole number within `range`, if there is one.
+    /// Takes an integer within `range`. `None` if the query does not have it.
     pub(super) fn optional_integer(
         &mut self,
         name: &str,
@@ -63,7 +63,7 @@ impl Params {
         }
     }
 
-    /// A number from 0 to 1, if there is one.
+    /// Takes a number from 0 to 1. `None` if the query does not have it.
     pub(super) fn share(&mut self, name: &str) -> Result<Option<f64>, ServeError> {
         let Some(text) = self.take(name)? else {
             return Ok(None);
@@ -74,7 +74,7 @@ impl Params {
         }
     }
 
-    /// One of some words.
+    /// Takes one of the words of `choices`, or `default` if the query does not have it.
     pub(super) fn choice<T: Copy>(
         &mut self,
         name: &str,
@@ -91,12 +91,12 @@ impl Params {
         Err(bad(name, &words.join(" or "), &text))
     }
 
-    /// A switch that is off unless it is said to be on.
+    /// Takes `true` or `false`, which is the default.
     pub(super) fn flag(&mut self, name: &str) -> Result<bool, ServeError> {
         self.choice(name, &[("true", true), ("false", false)], false)
     }
 
-    /// `orientation`, which every picture route takes.
+    /// Takes `orientation`, a parameter of every route that takes images.
     pub(super) fn orientation(&mut self) -> Result<Orientation, ServeError> {
         let choices = [
             ("apply", Orientation::Apply),
@@ -105,17 +105,17 @@ impl Params {
         self.choice("orientation", &choices, Orientation::Apply)
     }
 
-    /// Ends the reading: a parameter that nothing took is refused, for it would have no effect.
-    pub(super) fn finish(self, known: &str) -> Result<(), ServeError> {
+    /// Rejects a parameter that no one has taken, because it would have no effect. `known` is for the error.
+    pub(super) fn finish(self, known: &[&str]) -> Result<(), ServeError> {
         match self.0.first() {
             None => Ok(()),
-            Some((name, value)) => Err(bad(name, &format!("one of {known}"), value)),
+            Some((name, value)) => Err(bad(name, &format!("one of {}", known.join(", ")), value)),
         }
     }
 }
 
-/// A parameter outside what it allows. What an answer repeats of its question is bounded, and nothing
-/// is said to be nothing.
+/// An error about the value of a parameter. Echoed values are cut to 64 characters; an empty value is
+/// shown as `nothing`.
 pub(super) fn bad(field: &str, expected: &str, got: &str) -> ServeError {
     let cut = |text: &str| text.chars().take(64).collect();
     ServeError::BadParameter {
@@ -169,13 +169,13 @@ mod tests {
     }
 
     #[test]
-    fn unknown_parameters_are_refused() {
+    fn unknown_parameters_are_rejected() {
         let error = params("topk=3")
-            .finish("model, top_k")
+            .finish(&["model", "top_k"])
             .unwrap_err()
             .to_string();
         assert_eq!(error, "`topk`: expected one of model, top_k, got 3");
-        assert!(params("").finish("model").is_ok());
+        assert!(params("").finish(&["model"]).is_ok());
     }
 
     #[test]

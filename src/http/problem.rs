@@ -1,4 +1,4 @@
-//! From errors to HTTP: the only file that chooses status codes. RFC 9457 problem documents.
+//! Errors become HTTP responses: RFC 9457 problem documents. Only this file chooses status codes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,66 @@ use crate::batch::BatchError;
 use crate::draw::EncodeError;
 use crate::error::ServeError;
 use crate::image::ImageError;
-use crate::metrics::Rejection;
 use crate::registry::LoadedModel;
 
-/// What a client is told to wait when nothing better is known.
+/// `Retry-After` of rejections that no measurement can estimate.
 const SHORT_WAIT: Duration = Duration::from_secs(1);
+
+/// Declares the stable codes: each with the status of its responses.
+macro_rules! codes {
+    ($($code:ident = $status:ident,)*) => {
+        /// The `code` of a problem document. Codes are part of the contract and never change.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+        #[expect(non_camel_case_types, reason = "the variants are the codes")]
+        pub(super) enum Code {
+            $($code,)*
+        }
+
+        /// Every code that a problem document can have, and its status.
+        pub const CODES: &[(&str, u16)] = &[$((stringify!($code), StatusCode::$status.as_u16()),)*];
+
+        impl Code {
+            pub(super) fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$code => stringify!($code),)*
+                }
+            }
+
+            fn status(self) -> StatusCode {
+                match self {
+                    $(Self::$code => StatusCode::$status,)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    bad_parameter = BAD_REQUEST,
+    bad_body = BAD_REQUEST,
+    no_image = BAD_REQUEST,
+    body_interrupted = BAD_REQUEST,
+    wrong_task = NOT_FOUND,
+    unknown_model = NOT_FOUND,
+    no_model = NOT_FOUND,
+    no_route = NOT_FOUND,
+    method_not_allowed = METHOD_NOT_ALLOWED,
+    body_too_large = PAYLOAD_TOO_LARGE,
+    too_many_images = PAYLOAD_TOO_LARGE,
+    too_many_pixels = PAYLOAD_TOO_LARGE,
+    image_too_elongated = PAYLOAD_TOO_LARGE,
+    unsupported_media_type = UNSUPPORTED_MEDIA_TYPE,
+    unknown_image_format = UNSUPPORTED_MEDIA_TYPE,
+    unsupported_image_feature = UNSUPPORTED_MEDIA_TYPE,
+    empty_image = UNPROCESSABLE_ENTITY,
+    damaged_image = UNPROCESSABLE_ENTITY,
+    queue_full = TOO_MANY_REQUESTS,
+    body_memory = TOO_MANY_REQUESTS,
+    internal = INTERNAL_SERVER_ERROR,
+    starting = SERVICE_UNAVAILABLE,
+    draining = SERVICE_UNAVAILABLE,
+    deadline_passed = GATEWAY_TIMEOUT,
+}
 
 /// A problem document.
 #[derive(Clone, Serialize)]
@@ -26,7 +81,7 @@ pub(super) struct Problem {
     title: &'static str,
     status: u16,
     /// Stable, for programs.
-    code: &'static str,
+    pub(super) code: Code,
     /// For people.
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,24 +92,22 @@ pub(super) struct Problem {
     got: Option<String>,
     #[serde(skip)]
     retry_after: Option<Duration>,
-    /// The connection ends with this answer, since the request's body may be unread.
+    /// Whether the connection closes after the response, because part of the request may be unread.
     #[serde(skip)]
-    last: bool,
-    /// The metric that counts it, where the request was turned away before any work.
-    #[serde(skip)]
-    pub(super) rejection: Option<Rejection>,
-    /// The model that the request was for, where it is known.
+    closes: bool,
+    /// The model that the request was for; `None` if it failed before its model was known.
     #[serde(skip)]
     pub(super) model: Option<Arc<LoadedModel>>,
-    /// What the log is told and the client is not.
+    /// Cause of a fault of the server, for the log; clients do not see it.
     #[serde(skip)]
     pub(super) hidden: Option<String>,
 }
 
 impl Problem {
-    fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+    fn new(code: Code, detail: impl Into<String>) -> Self {
+        let status = code.status();
         Self {
-            kind: format!("urn:sightline:problem:{code}"),
+            kind: format!("urn:sightline:problem:{}", code.as_str()),
             title: status.canonical_reason().unwrap_or_default(),
             status: status.as_u16(),
             code,
@@ -63,8 +116,7 @@ impl Problem {
             expected: None,
             got: None,
             retry_after: None,
-            last: false,
-            rejection: None,
+            closes: false,
             model: None,
             hidden: None,
         }
@@ -80,26 +132,26 @@ impl Problem {
         self
     }
 
-    fn retry(mut self, after: Duration, rejection: Rejection) -> Self {
-        (self.retry_after, self.rejection) = (Some(after), Some(rejection));
+    fn retry(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
         self
     }
 
-    /// The same, with the model that the request was for.
-    pub(super) fn of(mut self, model: &Arc<LoadedModel>) -> Self {
-        self.model = Some(Arc::clone(model));
+    fn closing(mut self) -> Self {
+        self.closes = true;
         self
     }
 
-    /// The stable code.
-    pub(super) fn code(&self) -> &'static str {
-        self.code
+    /// Names the model that the request was for.
+    pub(super) fn of(mut self, model: Arc<LoadedModel>) -> Self {
+        self.model = Some(model);
+        self
     }
 
-    /// A fault of the server: the client learns that it happened, the log learns what.
+    /// A fault of the server. The log gets the cause; the client is told that the log has it.
     pub(super) fn internal(hidden: impl Into<String>) -> Self {
         let detail = "the server failed on this request; its log has the request id";
-        let mut problem = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail);
+        let mut problem = Self::new(Code::internal, detail);
         problem.hidden = Some(hidden.into());
         problem
     }
@@ -113,138 +165,97 @@ impl From<ServeError> for Problem {
                 field,
                 expected,
                 got,
-            } => {
-                let problem = Self::new(StatusCode::BAD_REQUEST, "bad_parameter", detail);
-                problem.about(field, expected).got(got)
-            }
+            } => Self::new(Code::bad_parameter, detail)
+                .about(field, expected)
+                .got(got),
             ServeError::BadBody { field, .. } => {
-                let problem = Self::new(StatusCode::BAD_REQUEST, "bad_body", detail);
-                problem.about(field, "a body as its content type says")
+                Self::new(Code::bad_body, detail).about(field, "a body as its content type says")
             }
             ServeError::NoImage { expected } => {
-                Self::new(StatusCode::BAD_REQUEST, "no_image", detail).about("body", expected)
+                Self::new(Code::no_image, detail).about("body", expected)
             }
             ServeError::TooManyImages { limit } => {
-                let problem = Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_images", detail);
-                problem.about("images", format!("at most {limit}"))
+                Self::new(Code::too_many_images, detail).about("images", format!("at most {limit}"))
             }
-            ServeError::UnsupportedMediaType { got } => {
-                let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-                let expected =
-                    "image/*, application/octet-stream, multipart/form-data or application/json";
-                let detail = if got == "application/x-www-form-urlencoded" {
-                    format!("{detail}; curl sends this unless told: -H 'content-type: image/jpeg'")
-                } else {
-                    detail
-                };
-                Self::new(status, "unsupported_media_type", detail)
-                    .about("content-type", expected)
-                    .got(got)
-            }
-            ServeError::BodyTooLarge { limit } => {
-                let problem = Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail);
-                problem.about("body", format!("at most {limit} bytes"))
-            }
-            ServeError::BodyInterrupted => {
-                Self::new(StatusCode::BAD_REQUEST, "body_interrupted", detail)
-            }
-            ServeError::BodyMemory(_) => {
-                Self::new(StatusCode::TOO_MANY_REQUESTS, "body_memory", detail)
-                    .retry(SHORT_WAIT, Rejection::body_memory)
-            }
+            ServeError::UnsupportedMediaType { got } => media_type(got, detail),
+            ServeError::BodyTooLarge { limit } => Self::new(Code::body_too_large, detail)
+                .about("body", format!("at most {limit} bytes")),
+            ServeError::BodyInterrupted => Self::new(Code::body_interrupted, detail),
+            ServeError::BodyMemory(_) => Self::new(Code::body_memory, detail).retry(SHORT_WAIT),
             ServeError::Image { index, source } => image(index, &source, detail),
-            ServeError::UnknownModel { name, loaded } => {
-                let problem = Self::new(StatusCode::NOT_FOUND, "unknown_model", detail);
-                problem.about("model", loaded.join(", ")).got(name)
-            }
+            ServeError::UnknownModel { name, loaded } => Self::new(Code::unknown_model, detail)
+                .about("model", loaded.join(", "))
+                .got(name),
             ServeError::WrongTask { name, task } => {
                 let route = super::route_of(task);
-                let detail = format!("{detail}, which {route} serves");
-                let problem = Self::new(StatusCode::NOT_FOUND, "wrong_task", detail);
-                problem
+                let detail = format!("{detail}: send the request to {route}");
+                Self::new(Code::wrong_task, detail)
                     .about("model", format!("a model for {route}"))
                     .got(name)
             }
-            ServeError::NoModel { task } => {
-                let advice = format!(
-                    "{detail}; `sightline models` lists those of the catalogue, \
-                     `sightline export` makes one, `sightline serve --model NAME` loads it"
-                );
-                Self::new(StatusCode::NOT_FOUND, "no_model", advice)
-                    .about("model", format!("a loaded {} model", task.as_str()))
-            }
-            ServeError::Drawn(EncodeError::Size { .. }) => {
-                let problem = Self::new(StatusCode::BAD_REQUEST, "bad_parameter", detail);
-                problem.about("accept", "image/png for a picture of this size")
-            }
+            ServeError::NoModel { task } => Self::new(Code::no_model, detail)
+                .about("model", format!("a loaded {} model", task.as_str())),
+            ServeError::Drawn(EncodeError::Size { .. }) => Self::new(Code::bad_parameter, detail)
+                .about("accept", "image/png for an image of this size"),
             ServeError::Drawn(EncodeError::Encoder { .. }) => Self::internal(detail),
-            ServeError::NoRoute { .. } => Self::new(StatusCode::NOT_FOUND, "no_route", detail),
-            ServeError::MethodNotAllowed { .. } => {
-                Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
-            }
-            ServeError::Starting => Self::new(StatusCode::SERVICE_UNAVAILABLE, "starting", detail)
-                .retry(SHORT_WAIT, Rejection::starting),
-            ServeError::Draining => Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", detail)
-                .retry(SHORT_WAIT, Rejection::draining),
-            ServeError::DeadlinePassed { .. } => {
-                let mut problem = deadline(detail);
-                problem.last = true;
-                problem
-            }
+            ServeError::NoRoute { .. } => Self::new(Code::no_route, detail),
+            ServeError::MethodNotAllowed { .. } => Self::new(Code::method_not_allowed, detail),
+            ServeError::Starting => Self::new(Code::starting, detail).retry(SHORT_WAIT),
+            ServeError::Draining => Self::new(Code::draining, detail).retry(SHORT_WAIT),
+            ServeError::DeadlinePassed { .. } => Self::new(Code::deadline_passed, detail).closing(),
             ServeError::Batch(error) => batch(&error, detail),
             ServeError::Internal(reason) => Self::internal(reason),
         }
     }
 }
 
+fn media_type(got: String, mut detail: String) -> Problem {
+    if got == "application/x-www-form-urlencoded" {
+        detail.push_str("; curl sends this type by default: add -H 'content-type: image/jpeg'");
+    }
+    let expected = "image/*, application/octet-stream, multipart/form-data or application/json";
+    Problem::new(Code::unsupported_media_type, detail)
+        .about("content-type", expected)
+        .got(got)
+}
+
 fn image(index: usize, error: &ImageError, detail: String) -> Problem {
-    let (status, code) = match error {
-        ImageError::UnknownFormat => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unknown_image_format"),
-        ImageError::UnsupportedFeature { .. } => (
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_image_feature",
-        ),
-        ImageError::TooManyPixels { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_many_pixels"),
-        ImageError::ResizedTooLarge { .. } => {
-            (StatusCode::PAYLOAD_TOO_LARGE, "image_too_elongated")
-        }
-        ImageError::Empty => (StatusCode::UNPROCESSABLE_ENTITY, "empty_image"),
-        ImageError::Damaged { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "damaged_image"),
+    let code = match error {
+        ImageError::UnknownFormat => Code::unknown_image_format,
+        ImageError::UnsupportedFeature { .. } => Code::unsupported_image_feature,
+        ImageError::TooManyPixels { .. } => Code::too_many_pixels,
+        ImageError::ResizedTooLarge { .. } => Code::image_too_elongated,
+        ImageError::Empty => Code::empty_image,
+        ImageError::Damaged { .. } => Code::damaged_image,
     };
     let expected = match error {
         ImageError::TooManyPixels { limit, .. } => format!("at most {limit} pixels"),
         ImageError::ResizedTooLarge { limit, .. } => {
-            format!("an aspect that keeps the resized picture within {limit} pixels")
+            format!("an aspect ratio that keeps the resized image within {limit} pixels")
         }
         _ => "a whole JPEG, PNG, WebP, BMP or GIF".to_owned(),
     };
-    Problem::new(status, code, detail).about(format!("images[{index}]"), expected)
+    Problem::new(code, detail).about(format!("images[{index}]"), expected)
 }
 
 fn batch(error: &BatchError, detail: String) -> Problem {
     match error {
         BatchError::QueueFull { retry_after, .. } => {
-            Problem::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", detail)
-                .retry(*retry_after, Rejection::queue_full)
+            Problem::new(Code::queue_full, detail).retry(*retry_after)
         }
-        BatchError::DeadlinePassed => deadline(detail),
-        BatchError::Closed => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining", detail)
-            .retry(SHORT_WAIT, Rejection::draining),
-        BatchError::Engine(_) | BatchError::Panicked => Problem::internal(detail),
+        BatchError::DeadlinePassed => Problem::new(Code::deadline_passed, detail),
+        BatchError::Closed => Problem::new(Code::draining, detail).retry(SHORT_WAIT),
+        BatchError::Engine(_)
+        | BatchError::OutputCount { .. }
+        | BatchError::Panicked
+        | BatchError::NoReply => Problem::internal(detail),
     }
-}
-
-fn deadline(detail: String) -> Problem {
-    let mut problem = Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline_passed", detail);
-    problem.rejection = Some(Rejection::deadline);
-    problem
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self).unwrap_or_default();
-        let mut response = (status, body).into_response();
+        let mut response = (self.code.status(), body).into_response();
         let headers = response.headers_mut();
         headers.insert(
             CONTENT_TYPE,
@@ -254,7 +265,7 @@ impl IntoResponse for Problem {
             let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.last {
+        if self.closes {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response.extensions_mut().insert(self);

@@ -1,4 +1,4 @@
-//! From an answer to its bytes.
+//! The results of a request become the bytes of its response.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,21 +10,20 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::middleware::millis;
-use super::problem::Problem;
 use crate::budget::Permit;
 use crate::error::ServeError;
 use crate::metrics::Stage;
-use crate::pipeline::{Answer, Timing};
+use crate::pipeline::{self, Timing};
 use crate::registry::LoadedModel;
 
-/// What a handler tells the middleware about an answer, through the response's extensions.
+/// What a handler passes to the middleware, as an extension of the response.
 #[derive(Clone)]
 pub(super) struct Served {
     pub(super) model: Arc<LoadedModel>,
     pub(super) timing: Timing,
 }
 
-/// The body of an answer.
+/// The JSON body of a response.
 #[derive(Serialize)]
 struct Body<'a, R> {
     model: &'a str,
@@ -33,7 +32,8 @@ struct Body<'a, R> {
     timing_ms: TimingMs,
 }
 
-/// Milliseconds per stage; the encoding of the answer cannot be inside it.
+/// Milliseconds per stage of the work on the images. Encoding cannot be part of the text that it
+/// measures, and waits for admission are in `Server-Timing` only.
 #[derive(Serialize)]
 struct TimingMs {
     decode: f64,
@@ -55,17 +55,17 @@ impl From<Timing> for TimingMs {
     }
 }
 
-/// The answer as JSON, with its timing.
+/// Encodes the results as JSON, each by `result`, with their timing.
 pub(super) fn respond<T, R: Serialize>(
-    answer: Answer<T>,
+    response: pipeline::Response<T>,
     result: impl Fn(T) -> R,
-) -> Result<Response, Problem> {
-    let Answer {
+) -> Result<Response, ServeError> {
+    let pipeline::Response {
         model,
         results,
         mut timing,
         memory,
-    } = answer;
+    } = response;
     let started = Instant::now();
     let body = serde_json::to_vec(&Body {
         model: &model.manifest.name,
@@ -73,55 +73,56 @@ pub(super) fn respond<T, R: Serialize>(
         results: results.into_iter().map(result).collect(),
         timing_ms: timing.into(),
     });
-    let body = body.map_err(|error| Problem::internal(error.to_string()))?;
+    let body = body.map_err(|_| ServeError::Internal("the results cannot be written as JSON"))?;
     timing[Stage::encode] += started.elapsed();
-    finish(Served { model, timing }, "application/json", body, memory)
+    let content = Content {
+        media_type: "application/json",
+        body,
+        memory,
+    };
+    finish(Served { model, timing }, content)
 }
 
-/// An answer that is one image.
+/// Makes a response of one image file.
 pub(super) fn respond_image<T>(
-    answer: Answer<T>,
+    response: pipeline::Response<T>,
     media_type: &'static str,
-    bytes: Vec<u8>,
-) -> Result<Response, Problem> {
-    let Answer {
+    body: Vec<u8>,
+) -> Result<Response, ServeError> {
+    let pipeline::Response {
         model,
         timing,
         memory,
         ..
-    } = answer;
-    finish(Served { model, timing }, media_type, bytes, memory)
+    } = response;
+    let content = Content {
+        media_type,
+        body,
+        memory,
+    };
+    finish(Served { model, timing }, content)
 }
 
-/// A body and the memory that it holds until the client has it: of slow clients there may be many.
-struct Held {
+/// A body, and the memory that it holds until the client has received it.
+struct Content {
+    media_type: &'static str,
     body: Vec<u8>,
-    _memory: Permit,
+    memory: Permit,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for Content {
     fn as_ref(&self) -> &[u8] {
         &self.body
     }
 }
 
-fn finish(
-    served: Served,
-    media_type: &'static str,
-    body: Vec<u8>,
-    mut memory: Permit,
-) -> Result<Response, Problem> {
-    if let Err(error) = memory.grow_to(body.len() as u64) {
-        return Err(Problem::from(ServeError::from(error)).of(&served.model));
-    }
-    let (stage, encode) = (Stage::encode, served.timing[Stage::encode]);
-    served.model.metrics.stage(stage, encode);
-    let body = Bytes::from_owner(Held {
-        body,
-        _memory: memory,
-    });
-    let kind = HeaderValue::from_static(media_type);
-    let mut response = ([(CONTENT_TYPE, kind)], body).into_response();
+fn finish(served: Served, mut content: Content) -> Result<Response, ServeError> {
+    content.memory.grow_to(content.body.len() as u64)?;
+    let encode = served.timing[Stage::encode];
+    served.model.metrics.stage(Stage::encode, encode);
+    let media_type = HeaderValue::from_static(content.media_type);
+    let body = Bytes::from_owner(content);
+    let mut response = ([(CONTENT_TYPE, media_type)], body).into_response();
     response.extensions_mut().insert(served);
     Ok(response)
 }

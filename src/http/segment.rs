@@ -2,23 +2,20 @@
 
 use axum::http::HeaderMap;
 use axum::response::Response;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::accept::negotiate;
 use super::params::Params;
-use super::problem::Problem;
 use super::respond::{respond, respond_image};
-use super::task::{AnswerOf, TaskRoute};
+use super::task::{ResponseOf, TaskRoute};
 use crate::draw::DrawnFormat;
 use crate::error::ServeError;
 use crate::manifest::Task;
-use crate::pipeline::{self, EncodedMask, MaskFormat, MaskSize, SegmentView, Segmentation};
-use crate::postprocess::segment::{ClassShare, RleMask};
+use crate::pipeline::{self, MaskSize, Segmentation};
+use crate::postprocess::segment::{ClassShare, EncodedMask, MaskEncoding};
 use crate::registry::LoadedModel;
 
-/// One picture's part of an answer in JSON.
+/// The result of one image in JSON.
 #[derive(Debug, Serialize)]
 struct Segmented {
     width: u32,
@@ -30,148 +27,103 @@ struct Segmented {
 
 #[derive(Debug, Serialize)]
 struct MaskBody {
-    encoding: &'static str,
     /// Height and width.
     size: [u32; 2],
-    data: MaskData,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum MaskData {
-    Base64(#[serde(serialize_with = "as_base64")] Vec<u8>),
-    Runs(Vec<RleMask>),
-}
-
-fn as_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&STANDARD.encode(bytes))
+    /// `encoding` and `data`.
+    #[serde(flatten)]
+    mask: EncodedMask,
 }
 
 impl From<Segmentation> for Segmented {
     fn from(segmentation: Segmentation) -> Self {
         let Segmentation {
-            picture,
+            image,
             size,
             classes,
             mask,
         } = segmentation;
-        let mask = match mask {
-            EncodedMask::Image(bytes) => Some(("png", MaskData::Base64(bytes))),
-            EncodedMask::Rle(runs) => Some(("rle", MaskData::Runs(runs))),
-            EncodedMask::None => None,
-        };
         Self {
-            width: picture.width,
-            height: picture.height,
+            width: image.width,
+            height: image.height,
             classes,
-            mask: mask.map(|(encoding, data)| MaskBody {
-                encoding,
+            mask: mask.map(|mask| MaskBody {
                 size: [size.height, size.width],
-                data,
+                mask,
             }),
         }
     }
 }
 
-/// In which form an answer goes out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// JSON with each mask inside.
-    Json(MaskFormat),
-    /// The mask alone, as a palette PNG.
-    Mask,
-    /// The picture with the mask drawn in.
-    Drawn(DrawnFormat),
-}
-
-impl Form {
-    /// What `annotate`, `mask` and the `Accept` header ask for together.
-    fn parse(params: &mut Params, headers: &HeaderMap) -> Result<Self, ServeError> {
-        let formats = [
-            ("png", MaskFormat::Png),
-            ("rle", MaskFormat::Rle),
-            ("none", MaskFormat::None),
-        ];
-        let format = params.choice("mask", &formats, MaskFormat::Png)?;
-        if params.flag("annotate")? {
-            return Ok(Self::Drawn(negotiate(headers, &DrawnFormat::OFFERS)?));
-        }
-        let offers = [
-            ("application/json", Self::Json(format)),
-            ("image/png", Self::Mask),
-        ];
-        match negotiate(headers, &offers)? {
-            Self::Mask if format != MaskFormat::Png => Err(ServeError::BadParameter {
-                field: "mask".to_owned(),
-                expected: "png where an image is asked for".to_owned(),
-                got: match format {
-                    MaskFormat::Rle => "rle".to_owned(),
-                    _ => "none".to_owned(),
-                },
-            }),
-            form => Ok(form),
-        }
-    }
-
-    fn view(self) -> SegmentView {
-        match self {
-            Self::Json(format) => SegmentView::Mask(format),
-            Self::Mask => SegmentView::Mask(MaskFormat::Png),
-            Self::Drawn(format) => SegmentView::Drawn(format),
-        }
-    }
-
-    /// The media type of an answer that is an image.
-    fn image(self) -> Option<&'static str> {
-        match self {
-            Self::Json(_) => None,
-            Self::Mask => Some("image/png"),
-            Self::Drawn(format) => Some(format.media_type()),
-        }
-    }
-}
-
-/// Answers with the class of every pixel.
+/// Returns the class of every pixel.
 pub(super) struct Segment {
-    form: Form,
+    encoding: MaskEncoding,
     size: MaskSize,
+    /// Media type of a response that is one image file; `None` for JSON.
+    image: Option<&'static str>,
 }
 
 impl TaskRoute for Segment {
     const TASK: Task = Task::Segmentation;
-    const PARAMETERS: &'static str = "mask, size, annotate";
-    type Finish = pipeline::Segment;
+    const PARAMETERS: &'static [&'static str] = &["mask", "size", "annotate"];
+    type Postprocess = pipeline::Segment;
 
     fn parse(
         params: &mut Params,
         headers: &HeaderMap,
         _: &LoadedModel,
     ) -> Result<Self, ServeError> {
-        let form = Form::parse(params, headers)?;
+        let encodings = [
+            ("png", MaskEncoding::Png),
+            ("rle", MaskEncoding::Rle),
+            ("none", MaskEncoding::None),
+        ];
+        let encoding = params.choice("mask", &encodings, MaskEncoding::Png)?;
+        let annotate = params.flag("annotate")?;
         let sizes = [("input", MaskSize::Input), ("logits", MaskSize::Logits)];
         let size = params.choice("size", &sizes, MaskSize::Input)?;
-        Ok(Self { form, size })
+        if annotate {
+            let format = negotiate(headers, &DrawnFormat::OFFERS)?;
+            return Ok(Self {
+                encoding: MaskEncoding::Drawn(format),
+                size,
+                image: Some(format.media_type()),
+            });
+        }
+        let png = Some("image/png");
+        let image = negotiate(headers, &[("application/json", None), ("image/png", png)])?;
+        if image.is_some() && encoding != MaskEncoding::Png {
+            let word = encodings.iter().find(|(_, other)| *other == encoding);
+            return Err(ServeError::BadParameter {
+                field: "mask".to_owned(),
+                expected: "png if the response is an image".to_owned(),
+                got: word.map_or_else(String::new, |(word, _)| (*word).to_owned()),
+            });
+        }
+        Ok(Self {
+            encoding,
+            size,
+            image,
+        })
     }
 
-    fn finish(&self) -> pipeline::Segment {
+    fn postprocess(&self) -> pipeline::Segment {
         pipeline::Segment {
             size: self.size,
-            view: self.form.view(),
+            encoding: self.encoding,
         }
     }
 
     fn is_image(&self) -> bool {
-        self.form.image().is_some()
+        self.image.is_some()
     }
 
-    fn respond(&self, mut answer: AnswerOf<Self>) -> Result<Response, Problem> {
-        let Some(media_type) = self.form.image() else {
-            return respond(answer, Segmented::from);
+    fn respond(&self, mut response: ResponseOf<Self>) -> Result<Response, ServeError> {
+        let Some(media_type) = self.image else {
+            return respond(response, Segmented::from);
         };
-        let mask = answer.results.pop().map(|segmentation| segmentation.mask);
-        let Some(EncodedMask::Image(bytes)) = mask else {
-            return Err(Problem::internal("no image was made".to_owned()));
-        };
-        respond_image(answer, media_type, bytes)
+        let mask = response.results.pop().and_then(|result| result.mask);
+        let file = mask.and_then(EncodedMask::into_file);
+        let file = file.ok_or(ServeError::Internal("no image was drawn"))?;
+        respond_image(response, media_type, file)
     }
 }

@@ -1,33 +1,35 @@
-//! What the routes that take pictures have in common: parameters, the body, the deadline.
+//! The one handler of the routes that take images: parameters, admission, body, pipeline, response.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use axum::response::Response;
-use tokio::time::timeout_at;
 
 use super::extract::{Framing, discard, framing, read_images, refuse};
 use super::params::Params;
 use super::problem::Problem;
+use crate::admission::{Admission, Deadline, count_rejection};
 use crate::app::App;
 use crate::error::ServeError;
-use crate::image::Orientation;
+use crate::image::{DecodeOptions, Orientation};
 use crate::manifest::Task;
-use crate::pipeline::{self, Answer, Finish, Images};
+use crate::pipeline::{self, Postprocess, encoded_images};
 use crate::registry::LoadedModel;
 
-/// What a task adds to the parameters that all share, and how it answers.
+/// Query parameters that every task takes.
+pub(super) const COMMON_PARAMETERS: [&str; 2] = ["model", "orientation"];
+
+/// What a task adds to the common handler: its parameters, its last step, its response.
 pub(super) trait TaskRoute: Sized + Send + Sync {
-    /// The task.
+    /// The task that models of the route have.
     const TASK: Task;
-    /// Its parameters beside `model` and `orientation`, as an error lists them.
-    const PARAMETERS: &'static str;
-    /// The pipeline's last step.
-    type Finish: Finish;
+    /// Query parameters in addition to [`COMMON_PARAMETERS`].
+    const PARAMETERS: &'static [&'static str];
+    /// The last step of the pipeline.
+    type Postprocess: Postprocess;
 
     /// Takes the task's own parameters.
     fn parse(
@@ -36,98 +38,127 @@ pub(super) trait TaskRoute: Sized + Send + Sync {
         model: &LoadedModel,
     ) -> Result<Self, ServeError>;
 
-    /// What the pipeline is to do.
-    fn finish(&self) -> Self::Finish;
+    /// Returns the last step of the pipeline with the request's options.
+    fn postprocess(&self) -> Self::Postprocess;
 
-    /// Whether the answer is one image, which is that of one picture.
+    /// Whether the response is one image file, which only a request of one image can have.
     fn is_image(&self) -> bool {
         false
     }
 
-    /// Puts an answer into bytes.
-    fn respond(&self, answer: AnswerOf<Self>) -> Result<Response, Problem>;
+    /// Encodes the response.
+    fn respond(&self, results: ResponseOf<Self>) -> Result<Response, ServeError>;
 }
 
-/// The pipeline's answer to a task.
-pub(super) type AnswerOf<T> = Answer<<<T as TaskRoute>::Finish as Finish>::Answer>;
+/// The pipeline's response to a task.
+pub(super) type ResponseOf<T> =
+    pipeline::Response<<<T as TaskRoute>::Postprocess as Postprocess>::Output>;
 
-/// Refuses several pictures where the answer is one image.
-fn one_picture(images: &Images) -> Result<(), ServeError> {
-    match images.pictures.len() {
-        0 | 1 => Ok(()),
-        several => Err(ServeError::BadParameter {
-            field: "accept".to_owned(),
-            expected: "application/json for several pictures".to_owned(),
-            got: format!("an image for {several} pictures"),
-        }),
-    }
-}
-
-/// Checks, reads and answers a request within its deadline.
+/// Handles a request within its deadline.
 pub(super) async fn handle<T: TaskRoute>(
     State(app): State<Arc<App>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let deadline = Instant::now() + app.limits.request_timeout;
+    let deadline = Deadline::after(app.limits.request_timeout);
     let (parts, mut body) = request.into_parts();
-    let checked = match Checked::<T>::new(&app, &parts) {
-        Ok(checked) => checked,
+    let mut model = None;
+    let admitted = admit::<T>(&app, &parts, deadline, &mut model);
+    let (head, admission) = match admitted {
+        Ok(admitted) => admitted,
         Err(error) => {
             refuse(&parts.headers, &mut body).await;
-            return Err(error.into());
+            return Err(reject(&app, error, model));
         }
     };
-    let answer = checked.answer(&app, parts, &mut body, deadline);
-    let Ok(answer) = timeout_at(deadline.into(), answer).await else {
+    let work = head.run(&app, admission, parts, &mut body);
+    let result = deadline.bound(work).await;
+    if matches!(result, Err(ServeError::DeadlinePassed { .. })) {
         discard(&mut body).await;
-        let limit = app.limits.request_timeout;
-        return Err(Problem::from(ServeError::DeadlinePassed { limit }).of(&checked.model));
-    };
-    let answer = answer.map_err(|error| Problem::from(error).of(&checked.model))?;
-    checked.task.respond(answer)
+    }
+    let response = result.and_then(|results| head.task.respond(results));
+    response.map_err(|error| reject(&app, error, model))
 }
 
-/// All of a request but its body, which is not read for one that is refused anyway.
-struct Checked<T> {
-    model: Arc<LoadedModel>,
+/// Checks the head of a request and reserves a place in the queue, before the body is read. `model` is
+/// set as soon as it is known, for metrics.
+fn admit<T: TaskRoute>(
+    app: &App,
+    parts: &Parts,
+    deadline: Deadline,
+    model: &mut Option<Arc<LoadedModel>>,
+) -> Result<(Head<T>, Admission), ServeError> {
+    let (head, chosen) = Head::<T>::parse(app, parts)?;
+    *model = Some(Arc::clone(&chosen));
+    Ok((head, Admission::new(app, chosen, deadline)?))
+}
+
+/// Counts a failed request and turns its error into a problem document.
+fn reject(app: &App, error: ServeError, model: Option<Arc<LoadedModel>>) -> Problem {
+    count_rejection(&app.metrics, &error, model.as_deref());
+    let problem = Problem::from(error);
+    match model {
+        Some(model) => problem.of(model),
+        None => problem,
+    }
+}
+
+/// The validated head of a request.
+struct Head<T> {
     orientation: Orientation,
     framing: Framing,
     task: T,
 }
 
-impl<T: TaskRoute> Checked<T> {
-    fn new(app: &App, parts: &Parts) -> Result<Self, ServeError> {
+impl<T: TaskRoute> Head<T> {
+    /// Checks the query and headers; returns the model that they choose as well.
+    fn parse(app: &App, parts: &Parts) -> Result<(Self, Arc<LoadedModel>), ServeError> {
         let registry = app.registry()?;
         let mut params = Params::parse(&parts.uri)?;
         let model = params.take("model")?;
         let orientation = params.orientation()?;
         let model = registry.for_task(T::TASK, model.as_deref())?;
         let task = T::parse(&mut params, &parts.headers, &model)?;
-        params.finish(&format!("model, {}, orientation", T::PARAMETERS))?;
-        Ok(Self {
-            model,
+        params.finish(&[&COMMON_PARAMETERS, T::PARAMETERS].concat())?;
+        let head = Self {
             orientation,
             framing: framing(&parts.headers)?,
             task,
-        })
+        };
+        Ok((head, model))
     }
 
-    async fn answer(
+    /// Reads the body and runs the pipeline.
+    async fn run(
         &self,
         app: &App,
+        mut admission: Admission,
         parts: Parts,
         body: &mut Body,
-        deadline: Instant,
-    ) -> Result<AnswerOf<T>, ServeError> {
-        let images = read_images(app, self.framing, parts, body).await?;
+    ) -> Result<ResponseOf<T>, ServeError> {
+        let images = read_images(app, &mut admission, self.framing, parts, body).await?;
         if self.task.is_image() {
-            one_picture(&images)?;
+            require_one_image(images.len())?;
         }
-        let request = pipeline::Request {
-            model: Arc::clone(&self.model),
+        let options = DecodeOptions {
+            max_pixels: app.limits.max_pixels,
             orientation: self.orientation,
-            images,
         };
-        pipeline::answer(app, request, self.task.finish(), deadline).await
+        let request = pipeline::Request {
+            inputs: encoded_images(images, options)?,
+            postprocess: self.task.postprocess(),
+        };
+        pipeline::run(app, admission, request).await
     }
+}
+
+/// Rejects a request of several images if the response is one image file.
+fn require_one_image(images: usize) -> Result<(), ServeError> {
+    if images <= 1 {
+        return Ok(());
+    }
+    Err(ServeError::BadParameter {
+        field: "accept".to_owned(),
+        expected: "application/json for several images".to_owned(),
+        got: format!("an image type for {images} images"),
+    })
 }

@@ -1,38 +1,38 @@
-//! Classification: logits to the most probable classes.
+//! Classification: logits become the most probable classes.
 
 use std::time::Instant;
 
-use super::{Finish, Inferred, Need, Timing, finite};
+use super::{Cost, Postprocess, PostprocessInput, Timing, finite};
 use crate::error::ServeError;
 use crate::metrics::Stage;
 use crate::postprocess::classify::{Prediction, classify};
 use crate::registry::LoadedModel;
 
-/// The most probable classes of each picture, best first.
+/// Returns the most probable classes of each image, best first.
 pub struct Classify {
-    /// Classes to answer with, at least 1.
+    /// Number of classes to return, at least 1.
     pub top_k: usize,
 }
 
-impl Finish for Classify {
-    type Answer = Vec<Prediction>;
+impl Postprocess for Classify {
+    type Output = Vec<Prediction>;
 
-    /// A thousand numbers: too little to wake a thread for.
-    fn need(&self) -> Need {
-        Need::Nothing
+    /// A thousand values take less time than waking a thread.
+    fn cost(&self) -> Cost {
+        Cost::Negligible
     }
 
-    fn finish(
+    fn run(
         &self,
         model: &LoadedModel,
-        inferred: Inferred,
-    ) -> Result<(Vec<Prediction>, Timing), ServeError> {
-        let mut timing = inferred.timing;
+        input: PostprocessInput,
+        timing: &mut Timing,
+    ) -> Result<Vec<Prediction>, ServeError> {
         let started = Instant::now();
-        let logits = finite(&inferred.outputs)?;
+        let logits = finite(&input.outputs)?;
         let predictions = classify(&logits.data, &model.labels, self.top_k);
         timing[Stage::postprocess] = started.elapsed();
-        Ok((predictions, timing))
+        Ok(predictions)
     }
 
     fn bytes(_: &Vec<Prediction>) -> usize {

@@ -1,8 +1,8 @@
-//! Detection: a detector's outputs to boxes in the picture.
+//! Detection: a detector's outputs become boxes in the image.
 
 use std::time::Instant;
 
-use super::{Finish, Inferred, Need, Timing};
+use super::{Cost, Postprocess, PostprocessInput, Timing};
 use crate::draw::{self, DrawnFormat};
 use crate::engine::Tensor;
 use crate::error::ServeError;
@@ -11,62 +11,61 @@ use crate::metrics::Stage;
 use crate::postprocess::detect::{DetectOptions, Detection};
 use crate::registry::LoadedModel;
 
-/// The objects of each picture.
+/// Returns the objects of each image as boxes, and the image with the boxes drawn in if asked for.
 pub struct Detect {
-    /// Which of the objects are answered with.
+    /// Thresholds, number of detections, and classes.
     pub options: DetectOptions,
-    /// Whether, and as what, the picture is drawn with its boxes.
+    /// File format of the drawn image; `None` to draw nothing.
     pub drawn: Option<DrawnFormat>,
 }
 
-/// The answer for one picture.
+/// The detections of one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Detected {
-    /// Size of the picture as a viewer shows it; boxes are in its pixels.
-    pub picture: ImageSize,
-    /// The objects, best first.
+    /// Size of the image as a viewer shows it; boxes are in its pixels.
+    pub image: ImageSize,
+    /// The detections, best first.
     pub detections: Vec<Detection>,
-    /// The picture with the boxes drawn in, as an image file.
+    /// The image with the boxes drawn in, as a file; `None` unless asked for.
     pub drawn: Option<Vec<u8>>,
 }
 
-impl Finish for Detect {
-    type Answer = Detected;
+impl Postprocess for Detect {
+    type Output = Detected;
 
-    fn need(&self) -> Need {
+    fn cost(&self) -> Cost {
         match self.drawn {
-            Some(_) => Need::Picture,
-            None => Need::Thread,
+            Some(_) => Cost::Image,
+            None => Cost::Thread,
         }
     }
 
-    fn finish(
+    fn run(
         &self,
         model: &LoadedModel,
-        mut inferred: Inferred,
-    ) -> Result<(Detected, Timing), ServeError> {
+        mut input: PostprocessInput,
+        timing: &mut Timing,
+    ) -> Result<Detected, ServeError> {
         let started = Instant::now();
-        let outputs = std::mem::take(&mut inferred.outputs);
-        let detections = self.detections(model, &outputs, inferred.size)?;
+        let outputs = std::mem::take(&mut input.outputs);
+        let detections = self.detections(model, &outputs, input.size)?;
         drop(outputs);
         let detected = Instant::now();
         let drawn = match self.drawn {
             Some(format) => {
-                let mut image = inferred.decode()?;
+                let mut image = input.decode()?;
                 draw::detections(&mut image, &detections, &model.labels);
                 Some(draw::encode(&image, format)?)
             }
             None => None,
         };
-        let mut timing = inferred.timing;
         timing[Stage::postprocess] = detected - started;
         timing[Stage::encode] = detected.elapsed();
-        let detected = Detected {
-            picture: inferred.size,
+        Ok(Detected {
+            image: input.size,
             detections,
             drawn,
-        };
-        Ok((detected, timing))
+        })
     }
 
     fn bytes(detected: &Detected) -> usize {
@@ -80,15 +79,15 @@ impl Detect {
         &self,
         model: &LoadedModel,
         outputs: &[Tensor],
-        picture: ImageSize,
+        image: ImageSize,
     ) -> Result<Vec<Detection>, ServeError> {
         let Some(detector) = &model.detector else {
-            return Err(ServeError::Internal("the model is no detector"));
+            return Err(ServeError::Internal("the model is not a detector"));
         };
-        let detections = detector.detect(outputs, picture, &self.options);
+        let detections = detector.detect(outputs, image, &self.options);
         detections.map_err(|error| {
-            tracing::error!(model = model.id(), %error, "no detections");
-            ServeError::Internal("no boxes can be made of what the network answered")
+            tracing::error!(model = model.id(), %error, "detector outputs rejected");
+            ServeError::Internal("the model's outputs cannot be decoded to boxes")
         })
     }
 }

@@ -1,70 +1,64 @@
-//! One request's walk from compressed pictures to answers. Newcomers start here.
+//! The path of one request from encoded images to results. Newcomers start here.
 //!
 //! ```text
-//! bytes ─(picture pool)─> decode ─> preprocess ─> queue ─(worker)─> inference ─> postprocess
+//! EncodedImage ─(image pool)─> PreparedImage ─(queue)─> QueueEntry ─(worker)─> outputs ─> result
 //! ```
 //!
-//! [`answer`] is that walk, which all tasks share. What differs is its last step, outputs to answers:
-//! [`Classify`], [`Detect`] and [`Segment`] are a [`Finish`] each.
+//! [`run`] is that path, which all tasks and protocols share. A ready tensor ([`Input::Prepared`]) enters
+//! at the queue. Tasks differ in the last step only: [`Classify`], [`Detect`], [`Segment`] and
+//! [`RawOutputs`] implement [`Postprocess`], and their fields are the options of a request.
+//!
+//! What is *not* here: what a request must reserve first ([`crate::admission`]), and protocols.
 
 mod classify;
 mod detect;
-mod infer;
+mod input;
+mod postprocess;
+mod raw;
+mod run;
 mod segment;
 
 use std::ops::{Add, Index, IndexMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 pub use classify::Classify;
 pub use detect::{Detect, Detected};
-pub use infer::{Finish, Inferred, Need, answer};
-pub use segment::{EncodedMask, MaskFormat, MaskSize, Segment, SegmentView, Segmentation};
+pub use input::{EncodedImage, Input, encoded_images};
+pub use postprocess::{Cost, Postprocess, PostprocessInput};
+pub use raw::RawOutputs;
+pub use run::run;
+pub use segment::{MaskSize, Segment, Segmentation};
 
 use crate::budget::Permit;
 use crate::engine::Tensor;
 use crate::error::ServeError;
-use crate::image::Orientation;
 use crate::metrics::Stage;
 use crate::registry::LoadedModel;
 
-/// A validated request, whatever its task.
-pub struct Request {
-    /// The model.
-    pub model: Arc<LoadedModel>,
-    /// Whether EXIF orientation counts.
-    pub orientation: Orientation,
-    /// The pictures.
-    pub images: Images,
+/// The images of a request and what is made of them.
+pub struct Request<P> {
+    /// The images, in order.
+    pub inputs: Vec<Input>,
+    /// The last step and its options.
+    pub postprocess: P,
 }
 
-/// The compressed pictures of a request, and the memory that was set aside for them.
-#[derive(Debug)]
-pub struct Images {
-    /// The bytes of each file.
-    pub pictures: Vec<Bytes>,
-    /// Given back when the last picture is decoded, or drawn into; none for pictures that came by
-    /// another way.
-    pub memory: Option<Arc<Permit>>,
-}
-
-/// One answer per picture, and where the time went.
-pub struct Answer<T> {
-    /// The model that answered.
+/// The results of a request.
+pub struct Response<T> {
+    /// The model that ran.
     pub model: Arc<LoadedModel>,
-    /// In the order of the pictures.
+    /// One result per image, in order.
     pub results: Vec<T>,
-    /// Summed over the pictures.
+    /// Time of each stage, summed over the images.
     pub timing: Timing,
-    /// What the results take of the memory for bodies.
+    /// Memory of the results, from the budget for bodies.
     pub memory: Permit,
 }
 
 /// Time spent in each stage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Timing([Duration; 6]);
+pub struct Timing([Duration; Stage::ALL.len()]);
 
 impl Index<Stage> for Timing {
     type Output = Duration;
@@ -91,22 +85,27 @@ impl Add for Timing {
     }
 }
 
-/// The network's first output, if it is made of numbers.
+/// Returns the network's first output if all of its values are finite.
+///
+/// # Errors
+/// [`ServeError::Internal`] if there is no output, or one with NaN or infinite values.
 fn finite(outputs: &[Tensor]) -> Result<&Tensor, ServeError> {
     let first = outputs.first().filter(|tensor| !tensor.data.is_empty());
-    let finite = first.filter(|tensor| tensor.data.iter().all(|number| number.is_finite()));
-    finite.ok_or(ServeError::Internal(
-        "the network answered with what is no number",
+    let first = first.ok_or(ServeError::Internal("the model produced no outputs"))?;
+    if first.data.iter().all(|value| value.is_finite()) {
+        return Ok(first);
+    }
+    Err(ServeError::Internal(
+        "the model produced NaN or infinite outputs",
     ))
 }
 
-/// Encoding is measured later, for the answer as a whole.
+/// Records the stages of one image. Encoding is recorded later, for the response as a whole.
 fn record(model: &LoadedModel, timing: Timing) {
-    for stage in Stage::ALL
-        .into_iter()
-        .filter(|stage| *stage != Stage::encode)
-    {
-        model.metrics.stage(stage, timing[stage]);
+    for stage in Stage::ALL {
+        if stage != Stage::encode {
+            model.metrics.stage(stage, timing[stage]);
+        }
     }
     model.metrics.images.inc();
 }

@@ -1,119 +1,84 @@
-//! Segmentation: logits to masks.
+//! Segmentation: logits become masks.
 
 use std::time::Instant;
 
-use super::{Finish, Inferred, Need, Timing, finite};
-use crate::draw::{self, DrawnFormat};
+use super::{Cost, Postprocess, PostprocessInput, Timing, finite};
+use crate::draw;
 use crate::engine::Tensor;
 use crate::error::ServeError;
 use crate::image::ImageSize;
 use crate::metrics::Stage;
 use crate::postprocess::segment::{
-    ClassShare, Mask, RleMask, VOC_PALETTE, class_shares, mask_png, mask_rle, segment,
+    ClassShare, EncodedMask, Mask, MaskEncoding, VOC_PALETTE, class_shares, mask_png, mask_rle,
+    segment,
 };
 use crate::registry::LoadedModel;
 
-/// At which size a mask is made.
+/// The size at which a mask is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaskSize {
-    /// That of the picture as a viewer shows it.
+    /// The size of the image as a viewer shows it.
     Input,
-    /// That of the network's output.
+    /// The size of the network's output.
     Logits,
 }
 
-/// How a mask is written into an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MaskFormat {
-    /// A palette PNG.
-    Png,
-    /// COCO's compressed runs, per class.
-    Rle,
-    /// Not at all.
-    None,
+/// Returns the class of every pixel of each image.
+pub struct Segment {
+    /// Size of the masks.
+    pub size: MaskSize,
+    /// Encoding of the masks.
+    pub encoding: MaskEncoding,
 }
 
-/// What a client gets to see of a mask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SegmentView {
-    /// The mask, among other fields.
-    Mask(MaskFormat),
-    /// The picture with the mask and a legend drawn in.
-    Drawn(DrawnFormat),
-}
-
-/// A mask or a picture in bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EncodedMask {
-    /// An image file.
-    Image(Vec<u8>),
-    /// Runs of each class.
-    Rle(Vec<RleMask>),
-    /// Nothing was asked for.
-    None,
-}
-
-/// The answer for one picture.
+/// The segmentation of one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Segmentation {
-    /// Size of the picture as a viewer shows it.
-    pub picture: ImageSize,
+    /// Size of the image as a viewer shows it.
+    pub image: ImageSize,
     /// Size of the mask.
     pub size: ImageSize,
-    /// What is in the mask.
+    /// Classes that occur in the mask.
     pub classes: Vec<ClassShare>,
-    /// The mask.
-    pub mask: EncodedMask,
+    /// The encoded mask; `None` with [`MaskEncoding::None`].
+    pub mask: Option<EncodedMask>,
 }
 
-/// The class of every pixel of each picture.
-pub struct Segment {
-    /// At which size the masks are made.
-    pub size: MaskSize,
-    /// What is made of each mask.
-    pub view: SegmentView,
-}
+impl Postprocess for Segment {
+    type Output = Segmentation;
 
-impl Finish for Segment {
-    type Answer = Segmentation;
-
-    fn need(&self) -> Need {
-        match self.view {
-            SegmentView::Drawn(_) => Need::Picture,
-            SegmentView::Mask(_) => Need::Pixels,
+    fn cost(&self) -> Cost {
+        match self.encoding {
+            MaskEncoding::Drawn(_) => Cost::Image,
+            MaskEncoding::Png | MaskEncoding::Rle | MaskEncoding::None => Cost::Pixels,
         }
     }
 
-    fn finish(
+    fn run(
         &self,
         model: &LoadedModel,
-        mut inferred: Inferred,
-    ) -> Result<(Segmentation, Timing), ServeError> {
+        mut input: PostprocessInput,
+        timing: &mut Timing,
+    ) -> Result<Segmentation, ServeError> {
         let started = Instant::now();
-        let outputs = std::mem::take(&mut inferred.outputs);
-        let mask = self.mask(model, finite(&outputs)?, inferred.size)?;
+        let outputs = std::mem::take(&mut input.outputs);
+        let mask = self.mask(model, finite(&outputs)?, input.size)?;
         drop(outputs);
         let classes = class_shares(&mask, &model.labels);
         let masked = Instant::now();
-        let encoded = self.encode(&mask, &classes, &inferred)?;
-        let mut timing = inferred.timing;
+        let encoded = self.encode(&mask, &classes, &input)?;
         timing[Stage::postprocess] = masked - started;
         timing[Stage::encode] = masked.elapsed();
-        let segmentation = Segmentation {
-            picture: inferred.size,
+        Ok(Segmentation {
+            image: input.size,
             size: mask.size(),
             classes,
             mask: encoded,
-        };
-        Ok((segmentation, timing))
+        })
     }
 
     fn bytes(segmentation: &Segmentation) -> usize {
-        match &segmentation.mask {
-            EncodedMask::Image(bytes) => bytes.len(),
-            EncodedMask::Rle(runs) => runs.iter().map(|run| run.counts.len()).sum(),
-            EncodedMask::None => 0,
-        }
+        segmentation.mask.as_ref().map_or(0, EncodedMask::bytes)
     }
 }
 
@@ -122,16 +87,16 @@ impl Segment {
         &self,
         model: &LoadedModel,
         scores: &Tensor,
-        picture: ImageSize,
+        image: ImageSize,
     ) -> Result<Mask, ServeError> {
         let size = match self.size {
-            MaskSize::Input => Some(picture),
+            MaskSize::Input => Some(image),
             MaskSize::Logits => None,
         };
         let mask = segment(scores, size, model.plan.threads());
         mask.map_err(|error| {
-            tracing::error!(model = model.id(), %error, "no mask");
-            ServeError::Internal("no mask can be made of what the network answered")
+            tracing::error!(model = model.id(), %error, "segmentation outputs rejected");
+            ServeError::Internal("the model's outputs cannot be decoded to a mask")
         })
     }
 
@@ -139,21 +104,21 @@ impl Segment {
         &self,
         mask: &Mask,
         classes: &[ClassShare],
-        inferred: &Inferred,
-    ) -> Result<EncodedMask, ServeError> {
-        match self.view {
-            SegmentView::Mask(MaskFormat::Png) => {
+        input: &PostprocessInput,
+    ) -> Result<Option<EncodedMask>, ServeError> {
+        Ok(match self.encoding {
+            MaskEncoding::Png => {
                 let png = mask_png(mask, &VOC_PALETTE);
-                let png = png.map_err(|_| ServeError::Internal("the mask has no PNG"))?;
-                Ok(EncodedMask::Image(png))
+                let png = png.map_err(|_| ServeError::Internal("the mask is too large for PNG"))?;
+                Some(EncodedMask::Png(png))
             }
-            SegmentView::Mask(MaskFormat::Rle) => Ok(EncodedMask::Rle(mask_rle(mask))),
-            SegmentView::Mask(MaskFormat::None) => Ok(EncodedMask::None),
-            SegmentView::Drawn(format) => {
-                let mut image = inferred.decode()?;
+            MaskEncoding::Rle => Some(EncodedMask::Rle(mask_rle(mask))),
+            MaskEncoding::None => None,
+            MaskEncoding::Drawn(format) => {
+                let mut image = input.decode()?;
                 draw::segmentation(&mut image, mask, classes);
-                Ok(EncodedMask::Image(draw::encode(&image, format)?))
+                Some(EncodedMask::Drawn(draw::encode(&image, format)?))
             }
-        }
+        })
     }
 }

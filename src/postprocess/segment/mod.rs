@@ -4,6 +4,7 @@
 //!
 //! What is *not* here: drawing a mask into its picture, see [`crate::draw`].
 
+mod encoding;
 mod mask;
 mod palette;
 mod png;
@@ -21,6 +22,7 @@ use thiserror::Error;
 use crate::engine::Tensor;
 use crate::image::ImageSize;
 
+pub use encoding::{EncodedMask, MaskEncoding};
 pub use mask::{ClassShare, Mask, class_shares};
 pub use palette::{Palette, VOC_PALETTE};
 pub use png::mask_png;

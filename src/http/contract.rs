@@ -1,0 +1,28 @@
+//! The HTTP contract as data, for tests and tools that compare `openapi.yaml` with the server.
+
+use super::task::{COMMON_PARAMETERS, TaskRoute};
+use super::{classify, detect, route_of, routes, segment};
+
+pub use super::problem::CODES;
+
+/// The OpenAPI document that `GET /openapi.yaml` serves.
+pub const OPENAPI: &str = include_str!("../../openapi.yaml");
+
+/// Returns the path of every route, in the syntax of OpenAPI.
+pub fn paths() -> Vec<&'static str> {
+    routes().map(|(path, _)| path).into()
+}
+
+/// Returns the query parameters of every route that takes images.
+pub fn parameters() -> [(&'static str, Vec<&'static str>); 3] {
+    [
+        of::<classify::Classify>(),
+        of::<detect::Detect>(),
+        of::<segment::Segment>(),
+    ]
+}
+
+fn of<T: TaskRoute>() -> (&'static str, Vec<&'static str>) {
+    let parameters = [&COMMON_PARAMETERS, T::PARAMETERS].concat();
+    (route_of(T::TASK), parameters)
+}

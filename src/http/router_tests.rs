@@ -1,0 +1,398 @@
+//! The router with a fake engine: what clients get when the queue, the engine, a budget or the
+//! deadline fails.
+
+use std::io;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::http::header::{EXPECT, RETRY_AFTER};
+use axum::http::{Method, Request, StatusCode};
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::stream;
+use image::{ImageFormat, RgbImage};
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tower::ServiceExt;
+
+use super::*;
+use crate::admission::{Admission, Deadline};
+use crate::app::Limits;
+use crate::batch::{Batcher, Policy};
+use crate::catalogue;
+use crate::engine::{Engine, EngineError, Tensor};
+use crate::image::{ImageSize, PreparedImage, Preprocessor};
+use crate::manifest::Precision;
+use crate::pipeline::{self, Input, RawOutputs};
+use crate::registry::{LoadedModel, ModelPlan, Registry};
+
+const LABELS: [&str; 3] = ["cat", "dog", "fish"];
+const ROUTE: &str = "/v1/classify";
+
+/// What the fake engine does with a batch.
+#[derive(Debug, Clone, Copy)]
+enum Behavior {
+    Logits,
+    NotANumber,
+    OneRowMissing,
+    Error,
+    Panic,
+}
+
+/// A classifier of three classes. It reports each batch and runs it when it is permitted, or when the
+/// sender of permits is gone.
+struct FakeEngine {
+    behavior: Behavior,
+    started: mpsc::Sender<usize>,
+    permits: mpsc::Receiver<()>,
+}
+
+impl Engine for FakeEngine {
+    fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Vec<Tensor>>, EngineError> {
+        let _ = self.started.send(batch.len());
+        let _ = self.permits.recv();
+        let row = |data: [f32; 3]| {
+            vec![Tensor {
+                shape: vec![3],
+                data: data.to_vec(),
+            }]
+        };
+        match self.behavior {
+            Behavior::Logits => Ok(vec![row([1.0, 3.0, 2.0]); batch.len()]),
+            Behavior::NotANumber => Ok(vec![row([1.0, f32::NAN, 2.0]); batch.len()]),
+            Behavior::OneRowMissing => Ok(vec![row([1.0, 3.0, 2.0]); batch.len() - 1]),
+            Behavior::Error => Err(EngineError::Missing {
+                name: "logits".to_owned(),
+            }),
+            Behavior::Panic => panic!("the fake engine panics"),
+        }
+    }
+}
+
+/// A server with one fake model, whose queue holds one image.
+struct Setup {
+    app: Arc<App>,
+    started: mpsc::Receiver<usize>,
+    /// Permits for the engine; dropped to let everything run.
+    permits: mpsc::Sender<()>,
+}
+
+impl Setup {
+    fn new(behavior: Behavior, limits: Limits) -> Self {
+        let app = App::new(limits, 1);
+        let (started_sender, started) = mpsc::channel();
+        let (permits, permits_receiver) = mpsc::channel();
+        let engine = FakeEngine {
+            behavior,
+            started: started_sender,
+            permits: permits_receiver,
+        };
+        let model = fake_model(&app, Box::new(engine));
+        app.set_ready(Registry::new(vec![model]));
+        Self {
+            app: Arc::new(app),
+            started,
+            permits,
+        }
+    }
+
+    /// A server whose engine runs at once.
+    fn running(behavior: Behavior, limits: Limits) -> Arc<App> {
+        Self::new(behavior, limits).app
+    }
+
+    /// Starts two requests: the engine holds the image of the first, the queue that of the second.
+    async fn fill(&self) -> [JoinHandle<Response>; 2] {
+        let send = || tokio::spawn(send(Arc::clone(&self.app), post(png())));
+        let first = send();
+        while self.started.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+        let second = send();
+        eventually(&self.app, "sightline_queue_depth", 1.0).await;
+        [first, second]
+    }
+}
+
+fn fake_model(app: &App, engine: Box<dyn Engine>) -> LoadedModel {
+    let manifest = catalogue::manifest(catalogue::DEFAULT_MODEL).unwrap();
+    let manifest = manifest.unwrap();
+    let (name, variant) = (manifest.name.clone(), "fp32".to_owned());
+    let policy = Policy {
+        max_batch_size: 1,
+        max_queue_delay: Duration::ZERO,
+    };
+    let metrics = app.metrics.batch(&name, &variant);
+    LoadedModel {
+        plan: ModelPlan::new(&manifest, 1, None),
+        preprocessor: Preprocessor::new(&manifest.preprocess),
+        manifest,
+        metrics: app.metrics.model(&name, &variant),
+        batcher: Batcher::start(&name, vec![engine], policy, 1, metrics).unwrap(),
+        variant,
+        precision: Precision::Fp32,
+        labels: LABELS.map(str::to_owned).into(),
+        detector: None,
+        own_operators: 0,
+        load_time: Duration::ZERO,
+    }
+}
+
+fn png_file() -> Vec<u8> {
+    let mut file = io::Cursor::new(Vec::new());
+    let image = RgbImage::new(8, 8);
+    image.write_to(&mut file, ImageFormat::Png).unwrap();
+    file.into_inner()
+}
+
+fn png() -> Body {
+    Body::from(png_file())
+}
+
+fn post(body: Body) -> Request<Body> {
+    let request = Request::builder().method(Method::POST).uri(ROUTE);
+    request.body(body).unwrap()
+}
+
+fn get(path: &str) -> Request<Body> {
+    Request::builder().uri(path).body(Body::empty()).unwrap()
+}
+
+async fn send(app: Arc<App>, request: Request<Body>) -> Response {
+    router(app).oneshot(request).await.unwrap()
+}
+
+async fn json(response: Response) -> Value {
+    let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    serde_json::from_slice(&body).unwrap()
+}
+
+/// Checks a problem document: its status, and its code.
+async fn expect_problem(response: Response, status: u16, code: &str) {
+    assert_eq!(response.status().as_u16(), status, "{code}");
+    assert!(response.headers().contains_key("x-request-id"), "{code}");
+    let problem = json(response).await;
+    assert_eq!(problem["code"], code, "{problem}");
+    assert_eq!(problem["status"], status, "{problem}");
+}
+
+/// Sum of the samples of a metric whose lines contain `name`.
+fn metric(app: &App, name: &str) -> f64 {
+    let page = app.metrics.render();
+    let samples = page.lines().filter(|line| line.contains(name));
+    let samples = samples.filter(|line| !line.starts_with('#'));
+    let value = |line: &str| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
+    samples.map(value).sum()
+}
+
+/// Waits until a metric has a value; fails after ten seconds.
+async fn eventually(app: &App, name: &str, value: f64) {
+    let wait = async {
+        while metric(app, name) != value {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let reached = tokio::time::timeout(Duration::from_secs(10), wait).await;
+    assert!(reached.is_ok(), "{name} is {}", metric(app, name));
+}
+
+fn rejections(app: &App, reason: &str) -> f64 {
+    metric(
+        app,
+        &format!("sightline_rejected_total{{reason=\"{reason}\""),
+    )
+}
+
+/// Checks that nothing is reserved any more.
+async fn expect_nothing_reserved(app: &App) {
+    eventually(app, "state=\"used\"", 0.0).await;
+    assert_eq!(metric(app, "sightline_queue_depth"), 0.0);
+    assert_eq!(metric(app, "sightline_in_flight"), 0.0);
+}
+
+#[tokio::test]
+async fn results_carry_the_request_id_and_the_time_of_every_stage() {
+    let app = Setup::running(Behavior::Logits, Limits::default());
+    let mut request = post(png());
+    let id = "abc-123".parse().unwrap();
+    request.headers_mut().insert("x-request-id", id);
+    let response = send(Arc::clone(&app), request).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["x-request-id"], "abc-123");
+    let timing = response.headers()["server-timing"].to_str().unwrap();
+    let names = timing.split(", ").map(|entry| entry.split(';').next());
+    let expected = [
+        "admission",
+        "decode",
+        "preprocess",
+        "queue",
+        "inference",
+        "postprocess",
+        "encode",
+        "total",
+    ];
+    assert!(names.eq(expected.map(Some)), "{timing}");
+    let body = json(response).await;
+    assert_eq!(body["results"][0]["predictions"][0]["label"], "dog");
+    expect_nothing_reserved(&app).await;
+}
+
+#[tokio::test]
+async fn faults_of_the_engine_are_internal_problems() {
+    for behavior in [
+        Behavior::NotANumber,
+        Behavior::OneRowMissing,
+        Behavior::Error,
+        Behavior::Panic,
+    ] {
+        let app = Setup::running(behavior, Limits::default());
+        let response = send(Arc::clone(&app), post(png())).await;
+        expect_problem(response, 500, "internal").await;
+        // The worker is still there.
+        let response = send(Arc::clone(&app), post(png())).await;
+        expect_problem(response, 500, "internal").await;
+        expect_nothing_reserved(&app).await;
+        assert_eq!(rejections(&app, ""), 0.0, "{behavior:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_rejects_before_the_body_is_read() {
+    let setup = Setup::new(Behavior::Logits, Limits::default());
+    let waiting = setup.fill().await;
+    // A body that never arrives; the client waits for permission to send it.
+    let silent = Body::from_stream(stream::pending::<io::Result<Bytes>>());
+    let mut request = post(silent);
+    let expect = "100-continue".parse().unwrap();
+    request.headers_mut().insert(EXPECT, expect);
+    let response = send(Arc::clone(&setup.app), request).await;
+    assert_eq!(response.headers()[RETRY_AFTER], "1");
+    expect_problem(response, 429, "queue_full").await;
+    assert_eq!(rejections(&setup.app, "queue_full"), 1.0);
+    drop(setup.permits);
+    for request in waiting {
+        assert_eq!(request.await.unwrap().status(), StatusCode::OK);
+    }
+    expect_nothing_reserved(&setup.app).await;
+}
+
+#[tokio::test]
+async fn more_images_than_the_queue_holds_are_too_many() {
+    let app = Setup::running(Behavior::Logits, Limits::default());
+    let image = serde_json::json!({ "data": STANDARD.encode(png_file()) });
+    let body = serde_json::json!({ "images": [image, image] });
+    let mut request = post(Body::from(body.to_string()));
+    let json = "application/json".parse().unwrap();
+    request.headers_mut().insert(CONTENT_TYPE, json);
+    let response = send(Arc::clone(&app), request).await;
+    expect_problem(response, 413, "too_many_images").await;
+    expect_nothing_reserved(&app).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_returns_everything() {
+    let setup = Setup::new(Behavior::Logits, Limits::default());
+    let [running, queued] = setup.fill().await;
+    queued.abort();
+    assert!(queued.await.is_err());
+    setup.permits.send(()).unwrap();
+    assert_eq!(running.await.unwrap().status(), StatusCode::OK);
+    expect_nothing_reserved(&setup.app).await;
+    assert!(setup.started.try_recv().is_err(), "the engine ran once");
+    assert_eq!(metric(&setup.app, "sightline_images_total"), 1.0);
+}
+
+#[tokio::test]
+async fn a_passed_deadline_is_a_timeout() {
+    let limits = Limits {
+        request_timeout: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let setup = Setup::new(Behavior::Logits, limits);
+    let response = send(Arc::clone(&setup.app), post(png())).await;
+    expect_problem(response, 504, "deadline_passed").await;
+    assert_eq!(rejections(&setup.app, "deadline"), 1.0);
+    drop(setup.permits);
+    expect_nothing_reserved(&setup.app).await;
+}
+
+#[tokio::test]
+async fn a_server_that_starts_or_drains_is_unavailable() {
+    let app = Arc::new(App::new(Limits::default(), 1));
+    for request in [post(png()), get("/health/ready"), get("/v1/models")] {
+        let response = send(Arc::clone(&app), request).await;
+        expect_problem(response, 503, "starting").await;
+    }
+    assert_eq!(rejections(&app, "starting"), 1.0, "probes do not count");
+    let app = Setup::running(Behavior::Logits, Limits::default());
+    app.start_draining();
+    for request in [post(png()), get("/health/ready")] {
+        let response = send(Arc::clone(&app), request).await;
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
+        expect_problem(response, 503, "draining").await;
+    }
+    assert_eq!(rejections(&app, "draining"), 1.0);
+    let live = send(app, get("/health/live")).await;
+    assert_eq!(live.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_exhausted_body_budget_rejects() {
+    let app = Setup::running(Behavior::Logits, Limits::default());
+    let others = app.bodies.try_acquire(app.bodies.total()).unwrap();
+    let response = send(Arc::clone(&app), post(png())).await;
+    assert_eq!(response.headers()[RETRY_AFTER], "1");
+    expect_problem(response, 429, "body_memory").await;
+    assert_eq!(rejections(&app, "body_memory"), 1.0);
+    drop(others);
+    let response = send(Arc::clone(&app), post(png())).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    drop(response);
+    expect_nothing_reserved(&app).await;
+}
+
+#[tokio::test]
+async fn an_exhausted_pixel_budget_delays() {
+    let app = Setup::running(Behavior::Logits, Limits::default());
+    let others = app.reserve_pixels(app.limits.max_pixels).await;
+    let waiting = tokio::spawn(send(Arc::clone(&app), post(png())));
+    eventually(&app, "kind=\"tensors\",state=\"used\"", 655_360.0).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    drop(others);
+    let response = waiting.await.unwrap();
+    let timing = response.headers()["server-timing"].to_str().unwrap();
+    let admission = timing.strip_prefix("admission;dur=").unwrap();
+    let admission = admission.split(',').next().unwrap();
+    assert!(admission.parse::<f64>().unwrap() >= 20.0, "{timing}");
+}
+
+#[tokio::test]
+async fn a_ready_tensor_enters_at_the_queue() {
+    let app = Setup::running(Behavior::Logits, Limits::default());
+    let run = async |side: u32, values: usize| {
+        let model = Arc::clone(&app.registry()?.models()[0]);
+        let deadline = Deadline::after(app.limits.request_timeout);
+        let admission = Admission::new(&app, model, deadline)?;
+        let size = ImageSize {
+            width: side,
+            height: side,
+        };
+        let tensor = PreparedImage::whole(size, vec![0.0; values]);
+        let request = pipeline::Request {
+            inputs: vec![Input::Prepared(tensor)],
+            postprocess: RawOutputs,
+        };
+        pipeline::run(&app, admission, request).await
+    };
+    let response = run(4, 48).await.unwrap();
+    assert_eq!(response.results[0][0].data, [1.0, 3.0, 2.0]);
+    for (side, values) in [(4, 47), (0, 0), (2000, 12_000_000)] {
+        let error = run(side, values).await.err().unwrap().to_string();
+        assert!(error.starts_with("`inputs[0]`: expected"), "{error}");
+    }
+    drop(response);
+    expect_nothing_reserved(&app).await;
+}

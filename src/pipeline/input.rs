@@ -1,0 +1,108 @@
+//! The two forms in which an image enters the pipeline: a compressed file or a ready tensor.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use image::RgbImage;
+
+use crate::budget::Permit;
+use crate::error::ServeError;
+use crate::image::{
+    DecodeOptions, ImageError, ImageFormat, ImageSize, MAX_INPUT_PIXELS, PreparedImage,
+    check_pixels, decode, probe,
+};
+
+/// One image of a request.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A compressed file, which the pipeline decodes and preprocesses.
+    Encoded(EncodedImage),
+    /// A tensor `[3, H, W] f32` that the client has preprocessed, which goes straight into the queue.
+    /// Boxes and masks are in its own pixels.
+    Prepared(PreparedImage),
+}
+
+/// A compressed image whose header is within the limits.
+#[derive(Debug, Clone)]
+pub struct EncodedImage {
+    bytes: Bytes,
+    format: ImageFormat,
+    /// Size by the header, before any rotation.
+    size: ImageSize,
+    options: DecodeOptions,
+    /// Part of the budget for bodies; returned when the last image of the request is decoded.
+    pub(super) memory: Option<Arc<Permit>>,
+}
+
+impl EncodedImage {
+    /// Reads the header of `bytes` and checks its size.
+    ///
+    /// # Errors
+    /// [`ImageError`] if the format is unknown, the header is damaged, or it announces more pixels than
+    /// `options` allow.
+    pub fn new(bytes: Bytes, options: DecodeOptions) -> Result<Self, ImageError> {
+        let (format, size) = probe(&bytes)?;
+        check_pixels(size, options.max_pixels)?;
+        Ok(Self {
+            bytes,
+            format,
+            size,
+            options,
+            memory: None,
+        })
+    }
+
+    /// Size that the header announces, before any rotation.
+    pub fn size(&self) -> ImageSize {
+        self.size
+    }
+
+    /// Decodes the image. A panic of the decoder is reported as a damaged image.
+    ///
+    /// # Errors
+    /// [`ImageError`] if the file is damaged or uses an unsupported feature.
+    pub(super) fn decode(&self) -> Result<RgbImage, ImageError> {
+        let decoded = catch_unwind(AssertUnwindSafe(|| decode(&self.bytes, &self.options)));
+        decoded.unwrap_or_else(|_| {
+            tracing::error!(format = %self.format, bytes = self.bytes.len(), "image decoder panicked");
+            Err(ImageError::Damaged {
+                format: self.format,
+                reason: "the decoder failed".to_owned(),
+            })
+        })
+    }
+}
+
+/// Reads the headers of all images of a request, in order.
+///
+/// # Errors
+/// [`ServeError::Image`] for the first image that cannot be used, with its index.
+pub fn encoded_images(
+    images: Vec<Bytes>,
+    options: DecodeOptions,
+) -> Result<Vec<Input>, ServeError> {
+    let encoded = |(index, bytes)| match EncodedImage::new(bytes, options) {
+        Ok(image) => Ok(Input::Encoded(image)),
+        Err(source) => Err(ServeError::Image { index, source }),
+    };
+    images.into_iter().enumerate().map(encoded).collect()
+}
+
+/// Checks that a ready tensor is `[3, H, W]` within [`MAX_INPUT_PIXELS`].
+///
+/// # Errors
+/// [`ServeError::BadParameter`] with the index of the image.
+pub(super) fn check_prepared(index: usize, image: &PreparedImage) -> Result<(), ServeError> {
+    let pixels = image.size.pixels();
+    let expected = pixels.saturating_mul(3);
+    if (1..=MAX_INPUT_PIXELS).contains(&pixels) && image.data.len() as u64 == expected {
+        return Ok(());
+    }
+    let ImageSize { width, height } = image.size;
+    Err(ServeError::BadParameter {
+        field: format!("inputs[{index}]"),
+        expected: format!("a tensor [3, H, W] of 1 to {MAX_INPUT_PIXELS} pixels"),
+        got: format!("{} values for [3, {height}, {width}]", image.data.len()),
+    })
+}

@@ -1,0 +1,76 @@
+//! The last step of the pipeline, which differs by task: a network's outputs become results.
+
+use image::RgbImage;
+
+use super::{EncodedImage, Timing};
+use crate::engine::Tensor;
+use crate::error::ServeError;
+use crate::image::ImageSize;
+use crate::registry::LoadedModel;
+
+/// Resources that postprocessing needs; each level includes the ones above it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cost {
+    /// Microseconds of CPU: runs on the thread that receives the outputs.
+    Negligible,
+    /// A thread of the image pool.
+    Thread,
+    /// Memory for as many pixels as the image has.
+    Pixels,
+    /// The decoded image itself, for drawing into it.
+    Image,
+}
+
+/// What postprocessing gets for one image.
+pub struct PostprocessInput {
+    /// The network's outputs, without the batch axis.
+    pub outputs: Vec<Tensor>,
+    /// Size of the image as a viewer shows it; of a ready tensor, the size of its content.
+    pub size: ImageSize,
+    /// Position of the image in the request, for errors.
+    pub(super) index: usize,
+    /// The encoded image, if [`Cost::Image`] was asked for and the image came as a file.
+    pub(super) source: Option<EncodedImage>,
+}
+
+impl PostprocessInput {
+    /// Decodes the image a second time. Its pixels are not kept during inference, because they would
+    /// take the memory of images that could be decoded meanwhile.
+    ///
+    /// # Errors
+    /// [`ServeError::Image`] if it cannot be decoded, [`ServeError::Internal`] if the image was not kept.
+    pub(super) fn decode(&self) -> Result<RgbImage, ServeError> {
+        let Some(source) = &self.source else {
+            return Err(ServeError::Internal(
+                "the encoded image was not kept for drawing",
+            ));
+        };
+        source.decode().map_err(|source| ServeError::Image {
+            index: self.index,
+            source,
+        })
+    }
+}
+
+/// Turns a network's outputs into the result of a task. The options of a request are its fields.
+pub trait Postprocess: Send + Sync + 'static {
+    /// The result for one image.
+    type Output: Send + 'static;
+
+    /// Resources that [`Postprocess::run`] needs.
+    fn cost(&self) -> Cost;
+
+    /// Computes the result for one image and adds the time to `timing`.
+    ///
+    /// # Errors
+    /// [`ServeError`] if the outputs cannot be used or the image cannot be drawn into.
+    fn run(
+        &self,
+        model: &LoadedModel,
+        input: PostprocessInput,
+        timing: &mut Timing,
+    ) -> Result<Self::Output, ServeError>;
+
+    /// Bytes that `output` takes until the response is sent, if they are worth counting.
+    fn bytes(output: &Self::Output) -> usize;
+}

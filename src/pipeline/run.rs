@@ -1,0 +1,240 @@
+//! The walk of one request, from encoded images or ready tensors to results.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use futures_util::future::try_join_all;
+use tokio::sync::oneshot;
+
+use super::input::check_prepared;
+use super::{
+    Cost, EncodedImage, Input, Postprocess, PostprocessInput, Request, Response, Timing, record,
+};
+use crate::admission::{Admission, Deadline};
+use crate::app::App;
+use crate::batch::{BatchError, Reply, Slot};
+use crate::budget::Permit;
+use crate::error::ServeError;
+use crate::image::{ImageError, ImageSize};
+use crate::metrics::Stage;
+use crate::pool::joined;
+use crate::registry::LoadedModel;
+
+/// Runs a request. Its images overlap; results keep their order.
+///
+/// Places in the queue are reserved before anything is decoded, so that an overloaded server rejects
+/// a request for little work.
+///
+/// # Errors
+/// [`ServeError`] of the first image that fails; the others are cancelled.
+pub async fn run<P: Postprocess>(
+    app: &App,
+    mut admission: Admission,
+    request: Request<P>,
+) -> Result<Response<P::Output>, ServeError> {
+    let Request {
+        inputs,
+        postprocess,
+    } = request;
+    admission.reserve_images(inputs.len())?;
+    let body = Arc::new(admission.take_body(app));
+    let results = Mutex::new(app.bodies.empty());
+    let postprocess = Arc::new(postprocess);
+    let model = Arc::clone(&admission.model);
+    let walk = Walk {
+        app,
+        model: &model,
+        deadline: admission.deadline,
+        results: &results,
+    };
+    let mut walks = Vec::with_capacity(inputs.len());
+    for (index, mut input) in inputs.into_iter().enumerate() {
+        if let Input::Encoded(image) = &mut input {
+            image.memory = Some(Arc::clone(&body));
+        }
+        let place = admission.take_place()?;
+        walks.push(walk.image(index, input, place, Arc::clone(&postprocess)));
+    }
+    // From here on only the encoded images hold the memory of the body.
+    drop(body);
+    let mut outputs = Vec::with_capacity(walks.len());
+    let mut timing = Timing::default();
+    for (output, stages) in try_join_all(walks).await? {
+        outputs.push(output);
+        timing = timing + stages;
+    }
+    Ok(Response {
+        model,
+        results: outputs,
+        timing,
+        memory: results.into_inner().unwrap_or_else(PoisonError::into_inner),
+    })
+}
+
+/// What all images of a request share.
+#[derive(Clone, Copy)]
+struct Walk<'a> {
+    app: &'a App,
+    model: &'a Arc<LoadedModel>,
+    deadline: Deadline,
+    /// Part of the budget for bodies that the results take.
+    results: &'a Mutex<Permit>,
+}
+
+/// An image that waits in the queue.
+struct Queued {
+    reply: oneshot::Receiver<Result<Reply, BatchError>>,
+    /// Size of the image as a viewer shows it.
+    size: ImageSize,
+    timing: Timing,
+}
+
+impl Walk<'_> {
+    /// Takes one image from its input to its result.
+    async fn image<P: Postprocess>(
+        self,
+        index: usize,
+        input: Input,
+        place: Permit,
+        postprocess: Arc<P>,
+    ) -> Result<(P::Output, Timing), ServeError> {
+        let kept = match &input {
+            Input::Encoded(image) if postprocess.cost() >= Cost::Image => Some(image.clone()),
+            _ => None,
+        };
+        let queued = match input {
+            Input::Encoded(image) => self.prepare(index, image, place).await?,
+            Input::Prepared(tensor) => {
+                check_prepared(index, &tensor)?;
+                let started = Instant::now();
+                let memory = self.model.batcher.reserve_tensor(tensor.size).await;
+                let mut timing = Timing::default();
+                timing[Stage::admission] = started.elapsed();
+                let (size, slot) = (tensor.content, Slot { place, memory });
+                Queued {
+                    reply: self
+                        .model
+                        .batcher
+                        .submit(tensor, slot, self.deadline.at())?,
+                    size,
+                    timing,
+                }
+            }
+        };
+        let mut timing = queued.timing;
+        let reply = queued.reply.await.map_err(|_| BatchError::NoReply)??;
+        timing[Stage::queue] = reply.queue;
+        timing[Stage::inference] = reply.inference;
+        let input = PostprocessInput {
+            outputs: reply.outputs,
+            size: queued.size,
+            index,
+            source: kept,
+        };
+        self.postprocess(postprocess, input, reply.memory, timing)
+            .await
+    }
+
+    /// Waits for memory and a thread, then decodes, preprocesses and queues an image.
+    async fn prepare(
+        self,
+        index: usize,
+        image: EncodedImage,
+        place: Permit,
+    ) -> Result<Queued, ServeError> {
+        let arrived = Instant::now();
+        let size = self.model.preprocessor.output_size(image.size());
+        let size = size.map_err(|source| ServeError::Image { index, source })?;
+        let memory = self.model.batcher.reserve_tensor(size).await;
+        let pixels = self.app.reserve_pixels(image.size().pixels()).await;
+        let job = Preparation {
+            index,
+            image,
+            slot: Slot { place, memory },
+            pixels,
+            deadline: self.deadline,
+            arrived,
+        };
+        let model = Arc::clone(self.model);
+        joined(self.app.pool.start(move || job.run(&model)).await?).await?
+    }
+
+    /// Turns the outputs of one image into its result, on the image pool unless that costs more than it
+    /// brings.
+    async fn postprocess<P: Postprocess>(
+        self,
+        postprocess: Arc<P>,
+        input: PostprocessInput,
+        memory: Permit,
+        mut timing: Timing,
+    ) -> Result<(P::Output, Timing), ServeError> {
+        let arrived = Instant::now();
+        let cost = postprocess.cost();
+        let pixels = match cost {
+            Cost::Negligible | Cost::Thread => None,
+            Cost::Pixels | Cost::Image => Some(self.app.reserve_pixels(input.size.pixels()).await),
+        };
+        let (output, timing) = if cost == Cost::Negligible {
+            let output = postprocess.run(self.model, input, &mut timing);
+            drop(memory);
+            (output, timing)
+        } else {
+            let model = Arc::clone(self.model);
+            let job = move || {
+                timing[Stage::admission] += arrived.elapsed();
+                let output = postprocess.run(&model, input, &mut timing);
+                drop((memory, pixels));
+                (output, timing)
+            };
+            self.app.pool.run(job).await?
+        };
+        let output = output?;
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.grow_by(P::bytes(&output) as u64)?;
+        drop(results);
+        record(self.model, timing);
+        Ok((output, timing))
+    }
+}
+
+/// The job that turns one encoded image into a queue entry, on the image pool.
+struct Preparation {
+    index: usize,
+    image: EncodedImage,
+    slot: Slot,
+    /// Part of the budget for decoded pixels.
+    pixels: Permit,
+    deadline: Deadline,
+    /// When the image began to wait for memory and a thread.
+    arrived: Instant,
+}
+
+impl Preparation {
+    fn run(self, model: &LoadedModel) -> Result<Queued, ServeError> {
+        let Self {
+            index,
+            image,
+            slot,
+            pixels,
+            deadline,
+            arrived,
+        } = self;
+        let started = Instant::now();
+        deadline.check()?;
+        let failed = |source: ImageError| ServeError::Image { index, source };
+        let decoded = image.decode().map_err(failed)?;
+        let decoded_at = Instant::now();
+        let tensor = model.preprocessor.run(&decoded).map_err(failed)?;
+        let mut timing = Timing::default();
+        timing[Stage::admission] = started - arrived;
+        timing[Stage::decode] = decoded_at - started;
+        timing[Stage::preprocess] = decoded_at.elapsed();
+        let (width, height) = decoded.dimensions();
+        drop((decoded, pixels, image));
+        Ok(Queued {
+            reply: model.batcher.submit(tensor, slot, deadline.at())?,
+            size: ImageSize { width, height },
+            timing,
+        })
+    }
+}
