@@ -1,4 +1,4 @@
-//! The settings of `serve`: flags, environment variables and a TOML file are one struct.
+//! The settings of `serve`, from flags, environment variables and a TOML file.
 //!
 //! A flag wins over its environment variable, which wins over the file, which wins over the
 //! default.
@@ -17,50 +17,50 @@ use crate::manifest::{Batching, Precision};
 use crate::store::{StoreError, read_text};
 use crate::threads::usable_cores;
 
-/// Settings that the server cannot start with.
+/// Why the settings cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("configuration")]
+    /// The configuration file cannot be read.
+    #[error("cannot use the configuration")]
     Read(#[from] StoreError),
-    /// The file is not TOML, or has a field that does not exist.
-    #[error("configuration {}", .path.display())]
+    /// The configuration file is not TOML, or has an unknown field.
+    #[error("cannot parse the configuration {}", .path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The error of the parser, with its line.
         source: toml::de::Error,
     },
-    /// A flag with a value that TOML cannot hold, such as a number beyond 2^63.
-    #[error("flags")]
+    /// A flag has a value that TOML cannot represent, such as an integer beyond 2^63.
+    #[error("cannot merge the flags with the configuration file")]
     Flags(#[from] toml::ser::Error),
-    /// A value outside what its setting allows.
+    /// A setting has a value that it does not allow.
     #[error("`{setting}`: expected {expected}, got {got}")]
     Value {
-        /// The setting.
+        /// Name of the setting.
         setting: &'static str,
-        /// The values it allows, in words.
+        /// The allowed values, in words.
         expected: String,
-        /// The value found.
+        /// The value that was given.
         got: String,
     },
 }
 
-/// The precision of a model named without a variant.
+/// How to choose the precision of a model that is named without a variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PrecisionChoice {
-    /// int8 where the CPU multiplies 8-bit numbers in one step, else fp32.
+    /// int8 if the CPU has int8 dot-product instructions, fp32 otherwise.
     #[default]
     Auto,
-    /// 32-bit floats.
+    /// Always fp32.
     Fp32,
-    /// 8-bit integers.
+    /// int8 if the model has an int8 variant.
     Int8,
 }
 
 impl PrecisionChoice {
-    /// What it comes to on this CPU, for a model that has both.
+    /// Returns the preferred precision on this CPU, for a model that has both.
     pub fn preferred(self) -> Precision {
         match self {
             Self::Int8 => Precision::Int8,
@@ -70,22 +70,23 @@ impl PrecisionChoice {
     }
 }
 
-/// How a setting may be given, each by flag, environment variable or file.
+/// Settings as they are given; `None` if a setting is in neither flag, environment variable nor file.
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Address to listen on [default: 127.0.0.1:8080]
+    /// Address to listen on, as IP:PORT [default: 127.0.0.1:8080]
     #[arg(long, env = "SIGHTLINE_LISTEN", value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
-    /// Models directory [default: `$XDG_DATA_HOME/sightline/models`, if it is there]
+    /// Directory with one folder per model [default: `$XDG_DATA_HOME/sightline/models`, if it exists]
     #[arg(long, env = "SIGHTLINE_MODELS", value_name = "DIR")]
     pub models: Option<PathBuf>,
-    /// ONNX Runtime's library [default: `ORT_DYLIB_PATH`, beside the binary, .cache/onnxruntime/, the system's]
+    /// ONNX Runtime library (libonnxruntime.so) [default: `ORT_DYLIB_PATH`, else the binary's folder,
+    /// .cache/onnxruntime/, or the system's library folders]
     #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
-    /// Model to load, as NAME, NAME@VARIANT or a path; may be repeated. The first of a task is its
-    /// default [default: every model of the models directory, then the built-in one, each in fp32 and, where
-    /// it has such a variant, in int8]
+    /// Model to load, as NAME, NAME@VARIANT or a path; may be repeated. The first model of a task is the
+    /// default of its route [default: every model of the models directory, then the built-in model, each
+    /// in fp32 and in int8 if it has that variant]
     #[arg(
         long,
         env = "SIGHTLINE_MODEL",
@@ -93,8 +94,8 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub model: Option<Vec<String>>,
-    /// Precision of a model named without a variant; auto: int8 where the model has it and the CPU
-    /// multiplies 8-bit numbers in one step [default: auto]
+    /// Precision of a model named without a variant; `auto` is int8 if the model has that variant and the
+    /// CPU has int8 dot-product instructions, else fp32 [default: auto]
     #[arg(
         long,
         env = "SIGHTLINE_PRECISION",
@@ -102,81 +103,83 @@ pub struct Settings {
         hide_possible_values = true
     )]
     pub precision: Option<PrecisionChoice>,
-    /// Threads to plan for [default: the cores that the process may use]
+    /// CPU threads that the server may use [default: the cores that the process may run on]
     #[arg(long, env = "SIGHTLINE_THREADS", value_name = "N")]
     pub threads: Option<usize>,
-    /// Workers per model, each with a session of its own [default: one per core, at most 8]
+    /// Workers per model, each with its own ONNX Runtime session [default: one per thread, at most 8]
     #[arg(long, env = "SIGHTLINE_INSTANCES", value_name = "N")]
     pub instances: Option<usize>,
-    /// Threads inside each session [default: threads / instances]
+    /// Threads of each ONNX Runtime session [default: threads / instances]
     #[arg(long, env = "SIGHTLINE_INTRA_OP_THREADS", value_name = "N")]
     pub intra_op_threads: Option<usize>,
-    /// Most pictures in one run of a network [default: the model's, else twice the
-    /// threads of a session, at most 8]
+    /// Most images in one batch [default: the model's own, else twice the threads of a session, at
+    /// most 8]
     #[arg(long, env = "SIGHTLINE_MAX_BATCH_SIZE", value_name = "N")]
     pub max_batch_size: Option<usize>,
-    /// Longest wait for a fuller batch, in microseconds [default: the model's, else 0]
+    /// Longest time that an image waits for its batch to fill, in microseconds [default: the model's own,
+    /// else 0]
     #[arg(
         long,
         env = "SIGHTLINE_MAX_QUEUE_DELAY_US",
         value_name = "MICROSECONDS"
     )]
     pub max_queue_delay_us: Option<u64>,
-    /// Most pictures waiting per model; one more is answered 429 [default: the model's, else 256]
+    /// Most images waiting per model; further requests are rejected with 429 [default: the model's own,
+    /// else 256]
     #[arg(long, env = "SIGHTLINE_MAX_QUEUE_SIZE", value_name = "N")]
     pub max_queue_size: Option<usize>,
     /// Largest request body, in bytes [default: 33554432]
     #[arg(long, env = "SIGHTLINE_MAX_BODY_BYTES", value_name = "BYTES")]
     pub max_body_bytes: Option<usize>,
-    /// Memory for all bodies being held at once, in bytes [default: 536870912]
+    /// Memory for all request and response bodies together, in bytes [default: 536870912]
     #[arg(long, env = "SIGHTLINE_BODY_MEMORY_BYTES", value_name = "BYTES")]
     pub body_memory_bytes: Option<usize>,
-    /// Largest picture, in pixels [default: 50000000]
+    /// Largest image, in pixels [default: 50000000]
     #[arg(long, env = "SIGHTLINE_MAX_PIXELS", value_name = "PIXELS")]
     pub max_pixels: Option<u64>,
-    /// Most pictures in one request [default: 32]
+    /// Most images in one request [default: 32]
     #[arg(long, env = "SIGHTLINE_MAX_IMAGES", value_name = "N")]
     pub max_images: Option<usize>,
-    /// Most connections at once [default: 1024]
+    /// Most open connections [default: 1024]
     #[arg(long, env = "SIGHTLINE_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<usize>,
-    /// Time a request may take before it is answered 504, in milliseconds [default: 30000]
+    /// Time that a request may take before it fails with 504, in milliseconds [default: 30000]
     #[arg(
         long,
         env = "SIGHTLINE_REQUEST_TIMEOUT_MS",
         value_name = "MILLISECONDS"
     )]
     pub request_timeout_ms: Option<u64>,
-    /// Time that requests in flight get after SIGTERM, in milliseconds [default: 30000]
+    /// Time that requests in flight may take after SIGTERM, in milliseconds [default: 30000]
     #[arg(long, env = "SIGHTLINE_SHUTDOWN_GRACE_MS", value_name = "MILLISECONDS")]
     pub shutdown_grace_ms: Option<u64>,
 }
 
-/// Checked settings, complete with defaults.
+/// Validated settings, completed with defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServeConfig {
     /// Address to listen on.
     pub listen: SocketAddr,
-    /// Models to load; none: all that are there.
+    /// Models to load; empty to load every model that is found.
     pub models: Vec<String>,
-    /// The precision of a model named without a variant.
+    /// Precision of a model that is named without a variant.
     pub precision: PrecisionChoice,
-    /// Cores to plan for.
+    /// CPU threads that the server may use.
     pub cores: usize,
-    /// Threads inside each session.
+    /// Threads of each session; `None` to share the CPU threads among the workers.
     pub intra_op_threads: Option<usize>,
-    /// Wishes that override every model's own.
+    /// Batching settings that override those of every model.
     pub batching: Batching,
-    /// What a client may ask for.
+    /// Limits on requests.
     pub limits: Limits,
-    /// Most connections at once.
+    /// Most open connections.
     pub max_connections: usize,
-    /// Time that requests in flight get after SIGTERM.
+    /// Time that requests in flight may take after SIGTERM.
     pub shutdown_grace: Duration,
 }
 
 impl Settings {
-    /// These settings, and those of the TOML file at `path` where these are silent.
+    /// Returns these settings, completed with those of the TOML file at `path`.
     ///
     /// # Errors
     /// [`ConfigError::Read`], [`ConfigError::Syntax`] and [`ConfigError::Flags`].
@@ -184,23 +187,23 @@ impl Settings {
         self.over(&read_text(path)?, path)
     }
 
-    /// Merged as tables, so that a new setting is merged without being named here.
+    /// Merges tables rather than fields, so that a new setting needs no code here.
     fn over(&self, file: &str, path: &Path) -> Result<Self, ConfigError> {
         let syntax = |source| ConfigError::Syntax {
             path: path.to_path_buf(),
             source,
         };
-        // Read as settings too, so that errors say the line of the file.
+        // Parsing as settings finds unknown fields, with their line in the file.
         toml::from_str::<Self>(file).map_err(syntax)?;
         let mut merged: toml::Table = toml::from_str(file).map_err(syntax)?;
         merged.extend(toml::Table::try_from(self)?);
         merged.try_into().map_err(syntax)
     }
 
-    /// Checks the settings and completes them with defaults.
+    /// Validates the settings and completes them with defaults.
     ///
     /// # Errors
-    /// [`ConfigError::Value`] names the first setting that is out of range.
+    /// [`ConfigError::Value`] for the first setting that is out of range.
     pub fn resolve(self) -> Result<ServeConfig, ConfigError> {
         let default = Limits::default();
         let body = range("max_body_bytes", self.max_body_bytes, 1 << 30)?;
@@ -252,7 +255,7 @@ impl Settings {
     }
 }
 
-/// A number from 1 to `most`, if there is one.
+/// Checks that a value, if there is one, is from 1 to `most`.
 fn range<T: Copy + PartialOrd + From<u8> + ToString>(
     setting: &'static str,
     value: Option<T>,

@@ -1,25 +1,25 @@
-//! The process's own memory and CPU, read from `/proc` when metrics are scraped.
+//! Memory and CPU time of this process, read from `/proc` when metrics are scraped.
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// What `/proc/self` says of this process.
+/// Resource usage of this process, from `/proc/self`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ProcessUsage {
-    /// User and system time since the start, in seconds.
+    /// User and system CPU time since the start, in seconds.
     pub cpu_seconds: f64,
-    /// Memory held now, in bytes.
+    /// Resident memory, in bytes.
     pub resident_bytes: u64,
-    /// Most memory ever held, in bytes.
+    /// Peak resident memory, in bytes.
     pub peak_resident_bytes: u64,
-    /// Threads now.
+    /// Number of threads.
     pub threads: u64,
 }
 
 impl ProcessUsage {
-    /// Reads the current usage; zeros where the system has no `/proc`.
+    /// Reads the current usage; all values are 0 on a system without `/proc`.
     pub fn now() -> Self {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -37,7 +37,8 @@ fn field(status: &str, name: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Fields 14 and 15 of `/proc/self/stat`, counted after the parenthesised command name.
+/// Returns the sum of fields 14 (user) and 15 (system) of `/proc/self/stat`. Fields are counted after the
+/// command name, which is in parentheses and may contain spaces.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);
@@ -62,12 +63,12 @@ impl Collector for ProcessCollector {
         let gauges = [
             (
                 "process_resident_memory_bytes",
-                "Memory held by the process",
+                "Resident memory of the process",
                 usage.resident_bytes,
             ),
             (
                 "process_peak_memory_bytes",
-                "Most memory ever held",
+                "Peak resident memory of the process",
                 usage.peak_resident_bytes,
             ),
             ("process_threads", "Threads of the process", usage.threads),
@@ -86,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_read_past_a_strange_command_name() {
+    fn fields_are_read_after_a_command_name_with_parentheses() {
         let stat = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0";
         let ticks = rustix::param::clock_ticks_per_second() as f64;
         assert_eq!(cpu_seconds(stat), Some(300.0 / ticks));

@@ -1,29 +1,30 @@
-//! How the cores that the process may use are shared out.
+//! Shares the CPU threads of the process among the workers of a model.
 
 use std::thread::available_parallelism;
 
-/// More workers than this gain nothing that threads inside them would not.
+/// Most workers of a plan that no setting asks for; further threads go into the sessions.
 const MAX_INSTANCES: usize = 8;
 
-/// Workers of one model and their threads.
+/// Number of workers of one model and of threads in each worker's session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ThreadPlan {
-    /// Workers, each with a session of its own.
+    /// Workers, each with its own session.
     pub instances: usize,
-    /// Threads of one session.
+    /// Threads of each session.
     pub intra_op_threads: usize,
 }
 
-/// Cores that the process may use: the affinity mask and the cgroup's CPU quota both count.
+/// Returns the number of cores that the process may use, within its affinity mask and its cgroup's CPU
+/// quota.
 pub fn usable_cores() -> usize {
     available_parallelism().map_or(1, usize::from)
 }
 
 impl ThreadPlan {
-    /// Plans for `cores`, with the number of workers or of their threads set where one asks.
+    /// Plans for `cores`; `instances` and `intra_op_threads` override the plan if they are given.
     ///
-    /// One single-threaded worker per core is the default: it gives the most pictures per second,
-    /// since a network's layers never all split well over threads.
+    /// The default is one single-threaded worker per core, which gives the highest throughput: some layers
+    /// of every network do not split well over threads.
     pub fn new(cores: usize, instances: Option<usize>, intra_op_threads: Option<usize>) -> Self {
         let cores = cores.max(1);
         let (instances, intra_op_threads) = match (instances, intra_op_threads) {

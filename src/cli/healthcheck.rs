@@ -7,12 +7,12 @@ use clap::Args;
 
 use super::say::say;
 
-/// Longest wait for the answer.
+/// Longest wait for the response.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
-    /// Address of the server
+    /// URL of the server
     #[arg(
         long,
         env = "SIGHTLINE_HEALTHCHECK_URL",
@@ -21,7 +21,7 @@ pub(super) struct HealthcheckArgs {
     url: String,
 }
 
-/// Succeeds if the server says that it is ready.
+/// Succeeds if the server is ready.
 pub(super) fn run(args: &HealthcheckArgs) -> Result<()> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_global(Some(TIMEOUT))

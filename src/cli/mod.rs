@@ -25,13 +25,13 @@ use tracing_subscriber::EnvFilter;
 
 use say::{Closed, complain};
 
-/// Exit code of a configuration that cannot be used (`EX_USAGE` of sysexits.h).
+/// Exit code for an invalid configuration, `EX_USAGE` of sysexits.h.
 const EXIT_CONFIG: u8 = 64;
 
 /// Serves torchvision's vision networks from a CPU.
 ///
-/// One binary reads official checkpoints, builds ONNX graphs, and answers photographs with labels over
-/// HTTP. `sightline serve` works at once: its default model is built in.
+/// One binary reads official checkpoints, builds and quantizes ONNX graphs, and serves labels, boxes and
+/// masks over HTTP. `sightline serve` needs no files: its default model is built in.
 #[derive(Debug, Parser)]
 #[command(name = "sightline", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
@@ -58,8 +58,8 @@ struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 success; 1 the command failed; 2 wrong arguments; 64 a configuration that cannot be used.
-Every flag is also an environment variable, named in the command's own --help; flags win.";
+Exit codes: 0 success; 1 the command failed; 2 invalid arguments; 64 invalid configuration.
+Every flag is also an environment variable, named in the command's own --help; flags override it.";
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogFormat {
@@ -71,30 +71,30 @@ enum LogFormat {
 enum Command {
     /// Start the server
     Serve(serve::ServeArgs),
-    /// Turn a checkpoint into an ONNX file and its manifest
+    /// Convert a checkpoint to an ONNX file and its manifest
     Export(export::ExportArgs),
-    /// Turn a model into int8: calibrated on photographs, compared with the float one, and refused if worse
+    /// Quantize a model to int8: calibrate on images, compare with fp32, and fail if the loss is too large
     Quantize(quantize::QuantizeArgs),
-    /// Run a model on pictures, without a server
+    /// Run a model on images, without a server
     Predict(predict::PredictArgs),
-    /// List the catalogue and what is here of it
+    /// List the catalogue and which of its models are installed
     Models(models::ModelsArgs),
-    /// Ask a running server whether it is ready: exit code 0 or 1
+    /// Check whether a running server is ready: exit code 0 or 1
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Measure latency and throughput
     Bench(bench::BenchArgs),
 }
 
-/// Where models are.
+/// Flags that say where models are.
 #[derive(Debug, Clone, Args)]
 struct StoreArgs {
-    /// Models directory [default: `$XDG_DATA_HOME/sightline/models`, if it is there]
+    /// Directory with one folder per model [default: `$XDG_DATA_HOME/sightline/models`, if it exists]
     #[arg(long = "models", env = "SIGHTLINE_MODELS", value_name = "DIR")]
     directory: Option<PathBuf>,
 }
 
 impl StoreArgs {
-    /// The models directory that was named, else the default one where it exists.
+    /// Opens the models directory that was named, else the default directory if it exists.
     fn store(&self) -> ModelStore {
         let default = || default_models_directory().filter(|directory| directory.is_dir());
         ModelStore::new(self.directory.clone().or_else(default))
@@ -111,10 +111,11 @@ fn default_models_directory() -> Option<PathBuf> {
     Some(data?.join("sightline/models"))
 }
 
-/// Where ONNX Runtime is.
+/// Flags that say where ONNX Runtime is.
 #[derive(Debug, Clone, Args)]
 struct RuntimeArgs {
-    /// ONNX Runtime's library [default: `ORT_DYLIB_PATH`, beside the binary, .cache/onnxruntime/, the system's]
+    /// ONNX Runtime library (libonnxruntime.so) [default: `ORT_DYLIB_PATH`, else the binary's folder,
+    /// .cache/onnxruntime/, or the system's library folders]
     #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
 }
@@ -126,7 +127,7 @@ impl RuntimeArgs {
     }
 }
 
-/// Parses the command line, runs the command, and says what failed.
+/// Parses the command line, runs the command, and prints its error.
 pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
     let result = start_logging(&cli.log, cli.log_format).and_then(|()| match cli.command {
@@ -155,7 +156,7 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-/// The error and its causes in one text; a cause that an outer message repeats is left out.
+/// Joins an error and its causes; a cause that an outer message repeats is left out.
 fn explain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
@@ -173,7 +174,7 @@ fn explain(error: &anyhow::Error) -> String {
 }
 
 fn start_logging(filter: &str, format: LogFormat) -> Result<()> {
-    // ONNX Runtime warns of its own optimisations; only its errors concern an operator.
+    // ONNX Runtime's warnings are about its own optimizations; only its errors matter to an operator.
     let filter = EnvFilter::try_new(format!("ort=error,{filter}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -191,7 +192,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn causes_are_told_once() {
+    fn each_cause_is_printed_once() {
         let inner = anyhow::anyhow!("no such file\n");
         let outer = inner
             .context("cannot read x: no such file")

@@ -1,4 +1,4 @@
-//! What commands print: `println!` panics where nobody reads any more.
+//! Output of the commands. Unlike `println!`, writing to a closed pipe does not panic.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -6,12 +6,12 @@ use std::io::{self, Write as _};
 use anyhow::{Context, Result};
 use thiserror::Error;
 
-/// Nobody reads stdout any more, as in `sightline models | head -1`: the command ends, quietly.
+/// The reader of stdout has gone, as in `sightline models | head -1`; the command ends with success.
 #[derive(Debug, Error)]
 #[error("stdout is closed")]
 pub(super) struct Closed;
 
-/// Prints a line to stdout; see [`say!`].
+/// Prints a line to stdout; used through [`say!`].
 pub(super) fn print_line(text: fmt::Arguments<'_>) -> Result<()> {
     match writeln!(io::stdout(), "{text}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Closed.into()),
@@ -19,13 +19,13 @@ pub(super) fn print_line(text: fmt::Arguments<'_>) -> Result<()> {
     }
 }
 
-/// Prints a line to stderr; see [`complain!`].
+/// Prints a line to stderr; used through [`complain!`].
 pub(super) fn print_error(text: fmt::Arguments<'_>) {
-    // Whether anybody reads it is none of the command's concern.
+    // A closed stderr leaves nowhere to report the failure to.
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// `println!` that gives an error: [`Closed`] ends the command with success.
+/// `println!` that returns an error; [`Closed`] ends the command with success.
 macro_rules! say {
     ($($text:tt)*) => { $crate::cli::say::print_line(format_args!($($text)*)) };
 }

@@ -23,7 +23,7 @@ use super::{RuntimeArgs, StoreArgs};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// Settings in TOML, named as the flags below with underscores; flags win over it
+    /// TOML file with the settings below, in underscores; flags and environment variables override it
     #[arg(long, env = "SIGHTLINE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -45,16 +45,16 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
     let config = settings.resolve()?;
     let runtime = library.load()?;
     let sources = find_sources(&store.store(), &config)?;
-    refuse_twins(&sources)?;
+    reject_duplicates(&sources)?;
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.cores)
         .enable_all()
         .build()
-        .context("cannot start the runtime")?;
+        .context("cannot start the async runtime")?;
     tokio.block_on(serve(config, runtime, sources))
 }
 
-/// The models that were asked for, else all of the directory and the built-in one.
+/// Finds the models that the configuration names, else all of the directory and the built-in model.
 fn find_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSource>> {
     if !config.models.is_empty() {
         return named_sources(store, config);
@@ -74,7 +74,7 @@ fn find_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSou
     Ok(sources.into_iter().flat_map(both).collect())
 }
 
-/// Each of `--model` once; a name without a variant is the model in the preferred precision.
+/// Finds the models of `--model`, each once. A name without a variant selects the preferred precision.
 fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSource>> {
     let mut sources = Vec::new();
     for text in &config.models {
@@ -83,7 +83,7 @@ fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSo
         if reference.variant.is_none() {
             (source, _) = by_preference(source, config.precision);
         }
-        // It depends on the CPU whether `name` is `name@int8`.
+        // On some CPUs `name` and `name@int8` are the same variant.
         if !sources.contains(&source) {
             sources.push(source);
         }
@@ -91,29 +91,31 @@ fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSo
     Ok(sources)
 }
 
-/// The model in the precision that its bare name stands for, and in the other if it has both.
+/// Returns the model in the preferred precision, and in the other precision if it has both.
 fn by_preference(fp32: ModelSource, choice: PrecisionChoice) -> (ModelSource, Option<ModelSource>) {
     match (fp32.int8(), choice.preferred()) {
         (Some(int8), Precision::Int8) => (int8, Some(fp32)),
         (int8, _) => {
             if int8.is_none() && choice == PrecisionChoice::Int8 {
                 let model = &fp32.manifest.name;
-                tracing::warn!(model, "no int8 variant: fp32 answers");
+                tracing::warn!(model, "model has no int8 variant, loading fp32");
             }
             (fp32, int8)
         }
     }
 }
 
-/// Two models of one name could not be told apart in a request.
-fn refuse_twins(sources: &[ModelSource]) -> Result<()> {
+/// Rejects two models with the same name and variant, which a request could not tell apart.
+fn reject_duplicates(sources: &[ModelSource]) -> Result<()> {
     for (index, source) in sources.iter().enumerate() {
         let same = |other: &ModelSource| {
             other.manifest.name == source.manifest.name && other.variant == source.variant
         };
         if sources[..index].iter().any(same) {
             let (name, variant) = (&source.manifest.name, &source.variant);
-            bail!("two models are called `{name}@{variant}`: change the `name` in one's manifest");
+            bail!(
+                "two models are named `{name}@{variant}`: change `name` in the manifest of one of them"
+            );
         }
     }
     Ok(())
@@ -134,10 +136,10 @@ async fn serve(config: ServeConfig, runtime: OnnxRuntime, sources: Vec<ModelSour
     let loading = {
         let (app, config, failed) = (Arc::clone(&app), config.clone(), failed.clone());
         tokio::task::spawn_blocking(move || {
-            // Also if loading panics, the server must not stay up without its models.
-            let ends_the_server = failed.drop_guard();
+            // The guard stops the server if loading fails or panics.
+            let stops_the_server = failed.drop_guard();
             load_all(&app, &config, &runtime, sources, address)?;
-            ends_the_server.disarm();
+            stops_the_server.disarm();
             Ok::<_, anyhow::Error>(())
         })
     };
@@ -168,7 +170,7 @@ async fn serve(config: ServeConfig, runtime: OnnxRuntime, sources: Vec<ModelSour
     Ok(())
 }
 
-/// Loads the models, while the listener already answers probes, and makes the server ready.
+/// Loads the models while the listener already serves probes, and makes the server ready.
 fn load_all(
     app: &App,
     config: &ServeConfig,
@@ -185,11 +187,11 @@ fn load_all(
         .map_or("/v1/classify", |model| http::route_of(model.manifest.task));
     app.set_ready(Registry::new(models));
     if app.registry().is_err() {
-        // Asked to end while it was loading.
+        // A stop signal came while models were being loaded.
         return Ok(());
     }
     let seconds = started.elapsed().as_secs_f64();
-    // Nobody may be reading: that is no reason to stop.
+    // A closed stdout is not a reason to stop.
     let _ = writeln!(
         std::io::stdout(),
         "ready after {seconds:.2} s, default model {default}. Try:\n  curl --data-binary @photo.jpg \
@@ -219,15 +221,15 @@ fn load(
     Ok(model)
 }
 
-/// A deployment's wish wins over the model's own.
-fn override_batching(own: &mut Batching, wish: &Batching) {
-    own.max_batch_size = wish.max_batch_size.or(own.max_batch_size);
-    own.max_queue_delay_us = wish.max_queue_delay_us.or(own.max_queue_delay_us);
-    own.max_queue_size = wish.max_queue_size.or(own.max_queue_size);
-    own.instances = wish.instances.or(own.instances);
+/// Overrides a model's own batching with the settings that the deployment gives.
+fn override_batching(own: &mut Batching, deployment: &Batching) {
+    own.max_batch_size = deployment.max_batch_size.or(own.max_batch_size);
+    own.max_queue_delay_us = deployment.max_queue_delay_us.or(own.max_queue_delay_us);
+    own.max_queue_size = deployment.max_queue_size.or(own.max_queue_size);
+    own.instances = deployment.instances.or(own.instances);
 }
 
-/// Resolves when the process is asked to end, or when loading has failed.
+/// Resolves on SIGTERM or SIGINT, or when loading has failed.
 async fn stop_signal(failed: CancellationToken) {
     let terminate = async {
         match signal(SignalKind::terminate()) {
@@ -235,14 +237,14 @@ async fn stop_signal(failed: CancellationToken) {
                 signal.recv().await;
             }
             Err(error) => {
-                tracing::warn!("cannot listen for SIGTERM: {error}");
+                tracing::warn!(%error, "cannot handle SIGTERM");
                 std::future::pending::<()>().await;
             }
         }
     };
     tokio::select! {
-        () = terminate => tracing::info!("SIGTERM: finishing what is in flight"),
-        _ = tokio::signal::ctrl_c() => tracing::info!("interrupted: finishing what is in flight"),
+        () = terminate => tracing::info!(signal = "SIGTERM", "draining"),
+        _ = tokio::signal::ctrl_c() => tracing::info!(signal = "SIGINT", "draining"),
         () = failed.cancelled() => {}
     }
 }

@@ -1,17 +1,17 @@
-//! Content negotiation: which of the forms that a route offers a client likes best.
+//! Content negotiation: chooses the media type of a response by the client's `Accept` header.
 
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 
 use crate::error::ServeError;
 
-/// The first of `offers`, media type and what stands for it, that the client ranks highest. Without
-/// a preference of its own that is the first.
+/// Returns the value of the offer, a pair of media type and value, that the client ranks highest; the first
+/// of several. Without an `Accept` header that is the first offer.
 ///
 /// Source: RFC 9110, section 12.5.1.
 ///
 /// # Errors
-/// [`ServeError::BadParameter`] if the client takes none of them.
+/// [`ServeError::BadParameter`] if the client accepts none of the offers.
 pub(super) fn negotiate<T: Copy>(
     headers: &HeaderMap,
     offers: &[(&'static str, T)],
@@ -45,12 +45,12 @@ pub(super) fn negotiate<T: Copy>(
 struct Range {
     kind: String,
     subtype: String,
-    /// Thousandths.
+    /// Weight in thousandths, 0 to 1000.
     quality: u16,
 }
 
 impl Range {
-    /// None of what is not a media range: a header that a client got wrong is not its request.
+    /// Parses a media range. `None` if it is malformed: such ranges are ignored rather than rejected.
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(';').map(str::trim);
         let (kind, subtype) = parts.next()?.split_once('/')?;
@@ -69,7 +69,7 @@ impl Range {
         })
     }
 
-    /// How closely the range names `kind`/`subtype`; none if it does not.
+    /// Returns how specifically the range covers `kind`/`subtype`, 0 to 2. `None` if it does not.
     fn precision(&self, kind: &str, subtype: &str) -> Option<u8> {
         match (self.kind.as_str(), self.subtype.as_str()) {
             ("*", "*") => Some(0),
@@ -80,7 +80,7 @@ impl Range {
     }
 }
 
-/// The quality of the closest range that covers the media type; zero if none does.
+/// Returns the weight of the most specific range that covers the media type; 0 if none does.
 fn quality(ranges: &[Range], media_type: &str) -> u16 {
     let Some((kind, subtype)) = media_type.split_once('/') else {
         return 0;

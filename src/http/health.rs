@@ -1,4 +1,4 @@
-//! Probes for orchestrators.
+//! Health probes for orchestrators.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use serde_json::json;
 use super::problem::Problem;
 use crate::app::App;
 
-/// The process runs.
+/// `GET /health/live`: succeeds while the process runs.
 pub(super) async fn live() -> impl IntoResponse {
     Json(json!({ "status": "live" }))
 }
 
-/// Every model is loaded and warm, and the server is not shutting down.
+/// `GET /health/ready`: succeeds while every model is loaded and warm and the server is not draining.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
     app.registry()?;
     Ok(Json(json!({ "status": "ready" })))

@@ -1,4 +1,4 @@
-//! What is loaded.
+//! `GET /v1/models`: the loaded models.
 
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Result<impl IntoRespons
     Ok(Json(List { models }).into_response())
 }
 
-/// `GET /v1/models/{model}`: as in the list, and the labels.
+/// `GET /v1/models/{model}`: the entry of the list, with the labels.
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     OriginalUri(uri): OriginalUri,

@@ -1,4 +1,4 @@
-//! The listener: connections in, bounded in number and patience, and an orderly end.
+//! The listener: a bounded number of connections, timeouts, and a graceful stop.
 
 use std::future::Future;
 use std::io;
@@ -13,13 +13,13 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How long a client may take over a request's head, idle time between requests included.
+/// Longest time that a client may take to send the head of a request, idle time before it included.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
-/// Pause after the system refused a connection, usually for want of file descriptors.
+/// Pause after a failed accept, which usually means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves `router` on `listener` until `stop` resolves, then answers what is in flight for at most
-/// `grace`. True if all of it was answered.
+/// Serves `router` on `listener` until `stop` resolves, then finishes the requests in flight. Returns
+/// whether all of them finished within `grace`.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -38,13 +38,13 @@ pub async fn serve(
         match accepted {
             Ok((stream, place)) => connect(stream, place, router.clone(), &graceful),
             Err(error) => {
-                tracing::warn!("cannot accept a connection: {error}");
+                tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
     let mut finished = std::pin::pin!(tokio::time::timeout(grace, graceful.shutdown()));
-    // Probes and clients that still come are told 503 until the last answer is out.
+    // New connections get 503 from the router until the last request in flight is finished.
     loop {
         tokio::select! {
             finished = &mut finished => return finished.is_ok(),
@@ -56,7 +56,7 @@ pub async fn serve(
     }
 }
 
-/// Waits for a free place first: clients beyond the limit stay in the system's backlog.
+/// Waits for a free place and then for a connection; clients beyond the limit stay in the system's backlog.
 async fn accept(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
@@ -66,9 +66,9 @@ async fn accept(
         .await
         .map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
-    // Answers are small and whole: waiting to fill packets would only delay them.
+    // Responses are written at once, so waiting to fill packets would only delay them.
     stream.set_nodelay(true)?;
-    // A client that asks and never reads would hold its place for ever.
+    // A client that never reads its response would hold its place forever.
     let patience = HEAD_TIMEOUT.as_millis() as u32;
     rustix::net::sockopt::set_tcp_user_timeout(&stream, patience)?;
     Ok((stream, place))
@@ -85,7 +85,7 @@ fn connect(
     run(graceful.watch(connection), place);
 }
 
-/// A connection that came after the end began: one answer, and nobody waits for it.
+/// Serves one request of a connection that came after the stop began; the stop does not wait for it.
 fn connect_late(stream: TcpStream, place: OwnedSemaphorePermit, router: Router) {
     let connection = builder()
         .keep_alive(false)
@@ -107,7 +107,7 @@ fn run(
 ) {
     tokio::spawn(async move {
         if let Err(error) = connection.await {
-            tracing::debug!("connection ended: {error}");
+            tracing::debug!(%error, "connection failed");
         }
         drop(place);
     });

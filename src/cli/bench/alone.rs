@@ -14,37 +14,37 @@ use sightline::store::ModelSource;
 
 use super::load::median;
 
-/// Milliseconds of CPU per picture, and of the clock on the wall for all stages together.
+/// CPU time of each stage for one image, and wall time of all stages, in milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stages {
     pub(super) decode: f64,
     pub(super) preprocess: f64,
     pub(super) inference: f64,
-    /// From the network's output to boxes or to the bytes of a mask; nothing worth measuring for labels.
-    pub(super) answer: f64,
+    /// Postprocessing to boxes or to an encoded mask; negligible for labels.
+    pub(super) postprocess: f64,
     pub(super) wall: f64,
 }
 
 impl Stages {
-    /// The median of each figure.
+    /// Returns the median of each figure.
     pub(super) fn median(runs: &[Self]) -> Self {
         let over = |figure: fn(&Self) -> f64| median(runs.iter().map(figure).collect());
         Self {
             decode: over(|run| run.decode),
             preprocess: over(|run| run.preprocess),
             inference: over(|run| run.inference),
-            answer: over(|run| run.answer),
+            postprocess: over(|run| run.postprocess),
             wall: over(|run| run.wall),
         }
     }
 
-    /// CPU time of all stages.
+    /// Returns the CPU time of all stages.
     pub(super) fn cpu(&self) -> f64 {
-        self.decode + self.preprocess + self.inference + self.answer
+        self.decode + self.preprocess + self.inference + self.postprocess
     }
 }
 
-/// A session of its own, and the preprocessing before it.
+/// A session and the stages around it, without a server.
 pub(super) struct Alone {
     task: Task,
     preprocessor: Preprocessor,
@@ -65,18 +65,22 @@ impl Alone {
         })
     }
 
-    /// Takes `picture` through the stages once.
-    pub(super) fn once(&mut self, picture: &[u8]) -> Result<Stages> {
+    /// Takes `image` through the stages once.
+    pub(super) fn once(&mut self, image: &[u8]) -> Result<Stages> {
         let options = DecodeOptions {
             max_pixels: u64::MAX,
             orientation: Orientation::Apply,
         };
         let (started, start) = (Instant::now(), thread_cpu());
-        let pixels = decode(picture, &options)?;
+        let pixels = decode(image, &options)?;
         let decoded = thread_cpu();
         let tensor = self.preprocessor.run(&pixels)?;
         let preprocessed = thread_cpu();
-        let outputs = self.engine.run(vec![tensor])?.pop().context("no output")?;
+        let outputs = self
+            .engine
+            .run(vec![tensor])?
+            .pop()
+            .context("the engine returned no outputs")?;
         let inferred = thread_cpu();
         let (width, height) = pixels.dimensions();
         let size = ImageSize { width, height };
@@ -91,18 +95,18 @@ impl Alone {
             let mask = segment(scores, Some(size), 1)?;
             mask_png(&mask, &VOC_PALETTE)?;
         }
-        let answered = thread_cpu();
+        let postprocessed = thread_cpu();
         Ok(Stages {
             decode: decoded - start,
             preprocess: preprocessed - decoded,
             inference: inferred - preprocessed,
-            answer: answered - inferred,
+            postprocess: postprocessed - inferred,
             wall: started.elapsed().as_secs_f64() * 1e3,
         })
     }
 }
 
-/// Milliseconds that this thread has run: time taken by neighbours does not count.
+/// Returns the CPU time of this thread in milliseconds, which other processes do not affect.
 fn thread_cpu() -> f64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6

@@ -1,10 +1,10 @@
-//! Load over HTTP: a fixed number of connections, each asking again as soon as it is answered.
+//! Closed-loop load over HTTP: each connection sends its next request when it has its response.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-/// What the clients saw, in milliseconds.
+/// Latency in milliseconds and throughput in requests per second, over all clients.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Load {
     pub(super) p50: f64,
@@ -12,13 +12,13 @@ pub(super) struct Load {
     pub(super) per_second: f64,
 }
 
-/// Sends `picture` over `connections` connections for `length`.
-pub(super) fn run(url: &str, picture: &[u8], connections: usize, length: Duration) -> Result<Load> {
+/// Sends `image` over `connections` connections for `length`.
+pub(super) fn run(url: &str, image: &[u8], connections: usize, length: Duration) -> Result<Load> {
     let start = Instant::now();
     let end = start + length;
     let mut latencies = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..connections)
-            .map(|_| scope.spawn(|| client(url, picture, end)))
+            .map(|_| scope.spawn(|| client(url, image, end)))
             .collect();
         let mut latencies = Vec::new();
         for client in clients {
@@ -36,17 +36,17 @@ pub(super) fn run(url: &str, picture: &[u8], connections: usize, length: Duratio
     })
 }
 
-/// One connection; at least one request.
-fn client(url: &str, picture: &[u8], end: Instant) -> Result<Vec<f64>> {
+/// Sends requests over one connection until `end`, at least one; returns their latencies.
+fn client(url: &str, image: &[u8], end: Instant) -> Result<Vec<f64>> {
     let client = Client::new(url);
     let mut latencies = Vec::new();
     while latencies.is_empty() || Instant::now() < end {
-        latencies.push(client.ask(picture)?);
+        latencies.push(client.send(image)?);
     }
     Ok(latencies)
 }
 
-/// A client that keeps its connection.
+/// A client that keeps its connection open.
 pub(super) struct Client {
     agent: ureq::Agent,
     url: String,
@@ -61,21 +61,22 @@ impl Client {
         }
     }
 
-    /// Sends `picture`; milliseconds until the whole answer was there.
-    pub(super) fn ask(&self, picture: &[u8]) -> Result<f64> {
+    /// Sends `image` and returns the milliseconds until the whole response was received.
+    pub(super) fn send(&self, image: &[u8]) -> Result<f64> {
         let start = Instant::now();
         let request = self
             .agent
             .post(&self.url)
             .header("content-type", "application/octet-stream");
-        let answer = request.send(picture);
-        let mut answer = answer.with_context(|| format!("cannot ask {}", self.url))?;
-        answer.body_mut().read_to_vec()?;
+        let response = request.send(image);
+        let mut response =
+            response.with_context(|| format!("cannot send a request to {}", self.url))?;
+        response.body_mut().read_to_vec()?;
         Ok(start.elapsed().as_secs_f64() * 1e3)
     }
 }
 
-/// The middle of `values`; zero of none.
+/// Returns the median of `values`, or 0 if there are none.
 pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()

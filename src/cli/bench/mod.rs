@@ -1,7 +1,7 @@
-//! `sightline bench`: how fast the networks are, alone and through the server.
+//! `sightline bench`: latency and throughput of networks, alone and through the server.
 //!
-//! Every figure of a line comes from one run, its parts interleaved round by round, and is a median:
-//! on a shared machine ratios count and absolute times do not.
+//! All figures of a line come from one run whose parts are interleaved round by round, and are medians: on
+//! a shared machine ratios are reliable and absolute times are not.
 
 mod alone;
 mod load;
@@ -31,27 +31,27 @@ use alone::{Alone, Stages};
 use load::{Client, Load, median};
 use served::Server;
 
-/// The picture that is sent unless another is named: 500x375, a usual size for a photograph.
-const PICTURE: &[u8] = include_bytes!("../../../tests/photos/coffee_500x375.jpg");
-/// How long the server is left alone to measure its idle CPU.
+/// The image that is sent unless another is named: 500x375 pixels, as in common datasets.
+const IMAGE: &[u8] = include_bytes!("../../../tests/photos/coffee_500x375.jpg");
+/// How long the server is left idle to measure its CPU usage.
 const IDLE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
-    /// Model to measure; may be repeated. One that is not here is measured with weights by formula
-    /// [default: the built-in one]
+    /// Model to measure; may be repeated. A model of the catalogue that is not installed is measured with
+    /// generated weights [default: the built-in model]
     #[arg(long, env = "SIGHTLINE_MODEL", value_name = "M")]
     model: Vec<ModelRef>,
-    /// Measure a running server instead
+    /// URL of a running server to measure instead
     #[arg(long, env = "SIGHTLINE_URL", value_name = "URL")]
     url: Option<String>,
-    /// Picture to send [default: a 500x375 JPEG]
+    /// Image to send [default: a 500x375 JPEG]
     #[arg(long, env = "SIGHTLINE_IMAGE", value_name = "FILE")]
     image: Option<PathBuf>,
     /// Connections under load
     #[arg(long, env = "SIGHTLINE_CONNECTIONS", default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     connections: u16,
-    /// Rounds; figures are medians over them
+    /// Rounds; figures are medians over all rounds
     #[arg(long, env = "SIGHTLINE_ROUNDS", default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
     /// Length of each part of a round, in milliseconds
@@ -65,12 +65,12 @@ pub(super) struct BenchArgs {
 
 /// Prints one table line per model, or per number of connections of a running server.
 pub(super) fn run(args: &BenchArgs) -> Result<()> {
-    let picture = match &args.image {
+    let image = match &args.image {
         Some(path) => Bytes::from(read_bounded(path, Limits::default().max_body_bytes as u64)?),
-        None => Bytes::from_static(PICTURE),
+        None => Bytes::from_static(IMAGE),
     };
     if let Some(url) = &args.url {
-        return running_server(args, url, &picture);
+        return running_server(args, url, &image);
     }
     let runtime = args.runtime.load()?;
     let built_in = [ModelRef {
@@ -83,21 +83,21 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         &args.model
     };
     say!(
-        "{} cores; milliseconds are medians; decode, preprocess, inference and answer (boxes, masks): CPU time \
+        "{} cores; milliseconds are medians; decode, preprocess, inference and postprocessing (boxes, masks): CPU time \
          of one thread without a server; wall: all of them by the clock",
         usable_cores()
     )?;
     say!("{}", Line::HEAD)?;
     for model in models {
         let source = find_or_make(&args.store.store(), model)?;
-        let line = measure(args, &runtime, source, &picture)?;
+        let line = measure(args, &runtime, source, &image)?;
         say!("{line}")?;
     }
     let peak = ProcessUsage::now().peak_resident_bytes as f64 / 1e6;
     say!("peak memory of this process: {peak:.0} MB")
 }
 
-/// A model of the store, else one of the catalogue with weights that a formula makes.
+/// Finds a model in the store, else builds one of the catalogue with generated weights.
 fn find_or_make(store: &ModelStore, model: &ModelRef) -> Result<ModelSource> {
     let error = match store.find(model) {
         Ok(source) => return Ok(source),
@@ -133,7 +133,7 @@ fn measure(
     args: &BenchArgs,
     runtime: &OnnxRuntime,
     source: ModelSource,
-    picture: &Bytes,
+    image: &Bytes,
 ) -> Result<Line> {
     let name = source.id();
     let mut alone = Alone::new(runtime, &source)?;
@@ -143,14 +143,14 @@ fn measure(
     let client = Client::new(&server.url);
     let mut rounds = Vec::new();
     for _ in 0..args.rounds {
-        // Turn by turn, so that a slow moment of the machine meets both.
+        // Alternating lets a slow moment of the machine affect both.
         let (mut runs, mut single) = (Vec::new(), Vec::new());
         let end = Instant::now() + length;
         while runs.is_empty() || Instant::now() < end {
-            runs.push(alone.once(picture)?);
-            single.push(client.ask(picture)?);
+            runs.push(alone.once(image)?);
+            single.push(client.send(image)?);
         }
-        let many = load::run(&server.url, picture, usize::from(args.connections), length)?;
+        let many = load::run(&server.url, image, usize::from(args.connections), length)?;
         let stages = Stages::median(&runs);
         rounds.push(Round {
             stages,
@@ -162,7 +162,7 @@ fn measure(
     Ok(Line::new(name, idle, &rounds))
 }
 
-/// What one round saw.
+/// The figures of one round.
 struct Round {
     stages: Stages,
     /// Median latency at one connection.
@@ -184,7 +184,7 @@ struct Line {
 }
 
 impl Line {
-    const HEAD: &str = "model                                    decode prepr. infer. answer   wall |  1 conn: p50  added | \
+    const HEAD: &str = "model                                    decode prepr. infer. postpr.  wall |  1 conn: p50  added | \
          load: p50    p99  images/s  of ideal | idle CPU";
 
     fn new(model: String, idle: f64, rounds: &[Round]) -> Self {
@@ -196,7 +196,7 @@ impl Line {
                 decode: over(&|round| round.stages.decode),
                 preprocess: over(&|round| round.stages.preprocess),
                 inference: over(&|round| round.stages.inference),
-                answer: over(&|round| round.stages.answer),
+                postprocess: over(&|round| round.stages.postprocess),
                 wall: over(&|round| round.stages.wall),
             },
             single_p50: over(&|round| round.single),
@@ -216,12 +216,12 @@ impl std::fmt::Display for Line {
             decode,
             preprocess,
             inference,
-            answer,
+            postprocess,
             wall,
         } = self.stages;
         write!(
             f,
-            "{:40} {decode:6.2} {preprocess:6.2} {inference:6.2} {answer:6.2} {wall:6.2} | ",
+            "{:40} {decode:6.2} {preprocess:6.2} {inference:6.2} {postprocess:6.2} {wall:6.2} | ",
             self.model
         )?;
         write!(f, "{:12.2} {:6.2} | ", self.single_p50, self.added)?;
@@ -239,7 +239,7 @@ impl std::fmt::Display for Line {
     }
 }
 
-fn running_server(args: &BenchArgs, url: &str, picture: &Bytes) -> Result<()> {
+fn running_server(args: &BenchArgs, url: &str, image: &Bytes) -> Result<()> {
     let url = if url.contains("/v1/") {
         url.to_owned()
     } else {
@@ -249,11 +249,11 @@ fn running_server(args: &BenchArgs, url: &str, picture: &Bytes) -> Result<()> {
     say!("connections       p50 ms    p99 ms  images/s")?;
     for connections in [1, usize::from(args.connections)] {
         let loads = (0..args.rounds)
-            .map(|_| load::run(&url, picture, connections, length))
+            .map(|_| load::run(&url, image, connections, length))
             .collect::<Result<Vec<_>>>()
             .with_context(|| format!("cannot measure {url}"))?;
         if loads.is_empty() {
-            bail!("no rounds");
+            bail!("cannot measure {url}: no rounds were run");
         }
         let over = |figure: fn(&Load) -> f64| median(loads.iter().map(figure).collect());
         let (p50, p99) = (over(|load| load.p50), over(|load| load.p99));

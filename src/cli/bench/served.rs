@@ -1,4 +1,4 @@
-//! The real server in this process, on a loopback port of its own.
+//! The real server in this process, on a free loopback port.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Connections that the server takes at once.
+/// Most open connections of the server.
 const MAX_CONNECTIONS: usize = 1024;
-/// Time for the last answers after the end.
+/// Time for requests in flight when the server stops.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// A server with one model.
@@ -64,7 +64,7 @@ impl Server {
     }
 }
 
-/// CPU that this process takes while nobody asks it anything, as a part of one core.
+/// Measures the CPU usage of this process while the server is idle, as a fraction of one core.
 pub(super) fn idle_cpu(length: Duration) -> f64 {
     let (before, start) = (ProcessUsage::now().cpu_seconds, Instant::now());
     std::thread::sleep(length);
