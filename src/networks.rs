@@ -1,24 +1,26 @@
-//! A model's networks, optimised once, and the engines that are made of them.
+//! The networks of a model, optimized once, and the engines that share them.
 
 use std::sync::Arc;
+
+use onnx_export::Role;
 
 use crate::engine::{Engine, EngineError, OnnxRuntime, PreparedModel, Propose};
 use crate::postprocess::detect::Detector;
 use crate::registry::LoadReason;
 use crate::store::ModelSource;
 
-/// Networks from which any number of engines is made cheaply.
+/// The optimized stages of a model. Engines created from them share the weights.
 pub struct Networks {
     network: PreparedModel,
-    /// The second stage of a detector, and what chooses its regions.
+    /// The second stage of a two-stage detector, and the selection of its regions. `None` for other models.
     box_head: Option<(PreparedModel, Arc<dyn Propose>)>,
 }
 
 impl Networks {
-    /// Reads and optimises the networks of `source`, whose `detector` is what its manifest describes.
+    /// Reads and optimizes the stages of `source`; `detector` is the one that its manifest describes.
     ///
     /// # Errors
-    /// [`LoadReason`] if a file cannot be read or is not what the manifest says.
+    /// [`LoadReason`] if a file cannot be read, or does not fit the manifest.
     pub fn prepare(
         source: &ModelSource,
         detector: Option<&Detector>,
@@ -26,32 +28,35 @@ impl Networks {
     ) -> Result<Self, LoadReason> {
         let graphs = source.graphs()?;
         let propose = detector.and_then(Detector::proposer);
-        let box_head = match (graphs.box_head, propose) {
-            (Some(graph), Some(propose)) => Some((runtime.prepare_box_head(&graph)?, propose)),
+        let box_head = match (graphs.get(Role::BoxHead), propose) {
+            (Some(graph), Some(propose)) => Some((runtime.prepare_box_head(graph)?, propose)),
             (None, None) => None,
-            (Some(_), None) | (None, Some(_)) => return Err(LoadReason::Stages),
+            (graph, _) => {
+                let expected = graph.is_none();
+                return Err(LoadReason::Stages { expected });
+            }
         };
         Ok(Self {
-            network: runtime.prepare(&graphs.network)?,
+            network: runtime.prepare(graphs.network())?,
             box_head,
         })
     }
 
-    /// The only batch size that the network takes, where it was exported with one.
+    /// Returns the fixed batch size of the network, or `None` if it accepts any.
     pub fn fixed_batch(&self) -> Option<usize> {
         self.network.fixed_batch
     }
 
-    /// How many of the networks' nodes run in kernels of Sightline's.
+    /// Returns the number of nodes that run in Sightline's own int8 kernels, over all stages.
     pub fn own_operators(&self) -> usize {
         let box_head = self.box_head.as_ref();
         self.network.own_operators + box_head.map_or(0, |(network, _)| network.own_operators)
     }
 
-    /// An engine whose sessions run on `threads` threads, the caller's among them.
+    /// Creates an engine whose sessions run on `threads` threads, including the caller's.
     ///
     /// # Errors
-    /// [`EngineError`] if ONNX Runtime refuses.
+    /// [`EngineError`] if ONNX Runtime cannot create a session, or the stages do not fit each other.
     pub fn engine(&self, threads: usize) -> Result<Box<dyn Engine>, EngineError> {
         let Some((box_head, propose)) = &self.box_head else {
             return Ok(Box::new(self.network.session(threads)?));

@@ -49,9 +49,17 @@ pub enum LoadReason {
     /// Its outputs are not what its task answers with.
     #[error(transparent)]
     Outputs(#[from] OutputError),
-    /// A network in two stages without its second file, or the other way round.
-    #[error("a detector in two stages needs `box_head_file`, and no other model has one")]
-    Stages,
+    /// The stages of the model do not fit its architecture.
+    #[error(
+        "cannot combine the stages of the model: its architecture expects {} box_head stage, got {}; \
+         check `architecture.head` and `stages`",
+        if *.expected { "a" } else { "no" },
+        if *.expected { "none" } else { "one" }
+    )]
+    Stages {
+        /// Whether the architecture has a box head.
+        expected: bool,
+    },
     /// Its outputs are not what its anchors decode.
     #[error("the network's outputs do not fit its anchors")]
     Detect(#[from] DetectError),

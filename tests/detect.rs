@@ -439,7 +439,7 @@ fn a_detector_of_two_stages_is_two_files_and_a_manifest() {
     let manifest = folder.join("model.toml");
     let text = std::fs::read_to_string(&manifest).unwrap();
     assert!(
-        text.contains("box_head_file = \"model.box_head.onnx\""),
+        text.contains("role = \"box_head\"\nfile = \"model.box_head.onnx\""),
         "{text}"
     );
     on_the_command_line(directory.path(), manifest.to_str().unwrap());
@@ -507,10 +507,14 @@ fn proposals(manifest: &Path) {
 /// A variant's two files are read, and not the model's own.
 fn variant_of_two_files(manifest: &Path) {
     let at = |name: &str| manifest.with_file_name(name);
-    let files = [("file", "int8.onnx"), ("box_head_file", "int8.head.onnx")];
+    let files = [("network", "int8.onnx"), ("box_head", "int8.head.onnx")];
     let both = changed(manifest, "both", |table| {
         let mut int8 = toml::Table::from_iter([("precision".to_owned(), "int8".into())]);
-        int8.extend(files.map(|(field, file)| (field.to_owned(), file.into())));
+        let stages = files.map(|(role, file)| {
+            let fields = [("role", role), ("file", file)];
+            toml::Table::from_iter(fields.map(|(key, value)| (key.to_owned(), value.into())))
+        });
+        int8.insert("stages".to_owned(), stages.to_vec().into());
         let variants = toml::Table::from_iter([("int8".to_owned(), int8.into())]);
         table.insert("variants".to_owned(), variants.into());
     });
@@ -531,14 +535,18 @@ fn variant_of_two_files(manifest: &Path) {
 
 /// What is wrong is told at the start, and how.
 fn wrong_manifests(manifest: &Path) {
-    let set = |name: &str, key: &str, value: Option<&str>| {
+    // Changes the file of a stage.
+    let stage = |name: &str, index: usize, file: &str| {
         changed(manifest, name, |table| {
-            match value {
-                Some(value) => table.insert(key.to_owned(), value.into()),
-                None => table.remove(key),
-            };
+            table["stages"][index]["file"] = file.into();
         })
     };
+    let absent = changed(manifest, "absent", |table| {
+        table["stages"].as_array_mut().unwrap().truncate(1);
+    });
+    let short = changed(manifest, "short", |table| {
+        table.insert("labels".to_owned(), "short.txt".into());
+    });
     let labels = manifest.with_file_name("short.txt");
     std::fs::write(&labels, "one\ntwo\nthree\n").unwrap();
     let more = changed(manifest, "more", |table| {
@@ -546,30 +554,23 @@ fn wrong_manifests(manifest: &Path) {
         architecture.insert("num_classes".to_owned(), 3.into());
         table.insert("labels".to_owned(), "short.txt".into());
     });
-    let key = "box_head_file";
     for (model, message) in [
         (
-            set("absent", key, None),
-            "`box_head_file`: expected the second file of faster_rcnn, got none",
+            absent,
+            "`stages`: expected the roles network, box_head in this order, got network",
         ),
-        (set("gone", key, Some("gone.onnx")), "cannot read"),
-        (set("outside", key, Some("../model.onnx")), "box_head_file"),
+        (stage("gone", 1, "gone.onnx"), "cannot read"),
+        (stage("outside", 1, "../model.onnx"), "`stages.file`"),
         (
-            set("first", key, Some("model.onnx")),
+            stage("first", 1, "model.onnx"),
             "the model's box head: expected",
         ),
+        (stage("text", 1, "labels.txt"), "cannot load the model"),
         (
-            set("text", key, Some("labels.txt")),
-            "cannot load the model",
-        ),
-        (
-            set("swapped", "file", Some("model.box_head.onnx")),
+            stage("swapped", 0, "model.box_head.onnx"),
             "the model's input: expected",
         ),
-        (
-            set("short", "labels", Some("short.txt")),
-            "labels: 3 where 6 are needed",
-        ),
+        (short, "labels: 3 where 6 are needed"),
         (more, "classes: 6 where 3 are needed"),
     ] {
         let (code, stdout, stderr) = run(&["serve", "--listen", "127.0.0.1:0", "--model", &model]);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use onnx_export::architecture::{
     Anchors, Architecture, Backbone, FasterRcnnHead, Head, ResNetBlock, ResNetConfig, RetinanetHead,
 };
-use onnx_export::{DEFAULT_OPSET, Model, OPSETS, formula, tensor_shapes};
+use onnx_export::{DEFAULT_OPSET, Model, OPSETS, Role, formula, tensor_shapes};
 use reference::detection::{Input, Runner};
 use reference::relative_error;
 use sightline::catalogue;
@@ -71,7 +71,8 @@ fn both_stages(model: &Model, head: &Head) -> Vec<Vec<f32>> {
     let images = Input::F32(vec![2, 3, 96, 128], pixels);
     let outputs = Runner::new(&model.to_bytes()).run(vec![("images".to_owned(), images)]);
     let mut all: Vec<Vec<f32>> = outputs.values().map(|output| output.data.clone()).collect();
-    let (Head::FasterRcnn(head), Some(second)) = (head, model.box_head_bytes()) else {
+    let files = model.to_files();
+    let (Head::FasterRcnn(head), Some(second)) = (head, files.get(Role::BoxHead)) else {
         return all;
     };
     let mut inputs = Vec::new();
@@ -86,7 +87,7 @@ fn both_stages(model: &Model, head: &Head) -> Vec<Vec<f32>> {
         inputs.push((format!("rois_{level}"), Input::F32(vec![count, 4], corners)));
         inputs.push((format!("batch_indices_{level}"), Input::I64(vec![1; count])));
     }
-    let outputs = Runner::new(&second).run(inputs);
+    let outputs = Runner::new(second).run(inputs);
     assert_eq!(outputs["class_logits"].shape, [3, 3]);
     assert_eq!(outputs["box_regression"].shape, [3, 12]);
     all.extend(outputs.into_values().map(|output| output.data));
@@ -110,7 +111,7 @@ fn a_box_head_without_proposals_answers_with_nothing() {
             (format!("batch_indices_{level}"), Input::I64(vec![])),
         ]
     });
-    let outputs = Runner::new(&model.box_head_bytes().unwrap()).run(inputs.collect());
+    let outputs = Runner::new(model.to_files().get(Role::BoxHead).unwrap()).run(inputs.collect());
     assert_eq!(outputs["class_logits"].shape, [0, 3]);
     assert_eq!(outputs["box_regression"].shape, [0, 12]);
 }

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use image::RgbImage;
 use onnx_export::weights::StateDict;
-use onnx_export::{DEFAULT_OPSET, Model, OPSETS, formula};
+use onnx_export::{DEFAULT_OPSET, Model, OPSETS, Role, formula};
 use reference::detection::{DetectionCase, Input, Runner, detection_cases};
 use sightline::catalogue;
 use sightline::engine::{Region, Tensor, TensorView};
@@ -79,7 +79,8 @@ fn native(manifest: &ModelManifest, state: &StateDict, image: &RgbImage) -> Vec<
         let named = named.map_while(|map| map);
         named.map(first_picture).collect::<Vec<_>>()
     };
-    let outputs = match (model.box_head_bytes(), detector.proposer()) {
+    let files = model.to_files();
+    let outputs = match (files.get(Role::BoxHead), detector.proposer()) {
         (Some(second), Some(proposer)) => {
             let pairs: Vec<_> = levels("rpn_objectness")
                 .into_iter()
@@ -87,7 +88,7 @@ fn native(manifest: &ModelManifest, state: &StateDict, image: &RgbImage) -> Vec<
                 .collect();
             let views: Vec<_> = pairs.iter().map(|(s, d)| (view(s), view(d))).collect();
             let regions = proposer.propose(&views, input.size, resized).unwrap();
-            second_stage(&second, &maps, &regions)
+            second_stage(second, &maps, &regions)
         }
         _ => [levels("cls_logits"), levels("bbox_regression")].concat(),
     };

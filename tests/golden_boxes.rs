@@ -19,7 +19,7 @@ use sightline::image::{ImageSize, PreparedImage};
 use sightline::manifest::Precision;
 use sightline::networks::Networks;
 use sightline::postprocess::detect::{Corners, DetectOptions, Detection, Detector};
-use sightline::store::{FP32, Graphs, ModelSource, Origin};
+use sightline::store::{FP32, ModelSource, Origin};
 
 /// Least overlap of a box with torchvision's.
 const MIN_IOU: f32 = 0.99;
@@ -51,7 +51,7 @@ fn answer(case: &DetectionCase) -> (Vec<Tensor>, Vec<Detection>) {
         precision: Precision::Fp32,
         path: None,
         labels: Vec::new(),
-        origin: Origin::Memory(Graphs::from(&model)),
+        origin: Origin::Memory(model.to_files().map(|_, file| file.into())),
         requantize: None,
     };
     let networks = Networks::prepare(&source, Some(&detector), &runtime()).unwrap();

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use onnx_export::architecture::{FasterRcnnHead, Head};
 use onnx_export::graph::ops::{Regions, RoiAlign};
 use onnx_export::graph::{Dim, Element, Graph};
-use onnx_export::{DEFAULT_OPSET, Model, ModelInfo};
+use onnx_export::{DEFAULT_OPSET, Model, ModelInfo, Role, Stages};
 use reference::detection::{DetectionCase, Input, Runner, detection_cases};
 use reference::{read_tensor, relative_error};
 use sightline::engine::Tensor;
@@ -45,11 +45,11 @@ fn one_stage_networks_give_torchvisions_scores_and_corrections() {
     for case in detection_cases() {
         let manifest = case.manifest();
         let architecture = manifest.architecture.as_ref().unwrap();
-        if architecture.head.has_box_head() {
+        if architecture.head.roles().contains(&Role::BoxHead) {
             continue;
         }
         let model = case.model(architecture);
-        assert!(model.box_head.is_none());
+        assert_eq!(model.stages.roles(), [Role::Network]);
         let images = vec![("images".to_owned(), input(&case, &manifest))];
         let outputs = Runner::new(&model.to_bytes()).run(images);
         for (name, columns) in [
@@ -136,7 +136,7 @@ fn second_stage(
         ));
         order.extend(here);
     }
-    let outputs = Runner::new(&model.box_head_bytes().unwrap()).run(inputs);
+    let outputs = Runner::new(model.to_files().get(Role::BoxHead).unwrap()).run(inputs);
     let in_order = |name: &str| {
         let Tensor { shape, data } = &outputs[name];
         assert_eq!(shape[0], order.len());
@@ -184,8 +184,7 @@ fn roi_align_is_torchvisions() {
         parameters: 0,
     };
     let model = Model {
-        graph,
-        box_head: None,
+        stages: Stages::new(graph),
         info,
     };
     let rois = read_tensor(file, "roi.rois");

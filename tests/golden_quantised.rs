@@ -14,7 +14,7 @@ use onnx_export::architecture::{Architecture, Backbone};
 use onnx_export::qat::{self, Layout, Trained};
 use onnx_export::quantize::{Affine, Network, Recipe, Recipes, Target};
 use onnx_export::weights::StateDict;
-use onnx_export::{DEFAULT_OPSET, formula};
+use onnx_export::{DEFAULT_OPSET, Stages, formula};
 use reference::{pictures, read_bytes, read_tensor, runtime};
 use sightline::cpu::has_int8_dot;
 use sightline::engine::{Arithmetic, Engine};
@@ -245,7 +245,10 @@ fn every_layer_is_in_int8() {
     let scale = case.trained.weights["features.0.0"].scales()[0] as f32;
     assert_eq!(recipe.weight_scales["features.0.0.weight"], [scale]);
     // What the recipe says survives its file.
-    let recipes = Recipes::new(Target::Vnni, case.recipe(), None);
+    let recipes = Recipes {
+        target: Target::Vnni,
+        stages: Stages::new(case.recipe()),
+    };
     let read = Recipes::parse(&recipes.to_json().unwrap()).unwrap();
     assert_eq!(read, recipes);
 }

@@ -181,11 +181,17 @@ fn the_auxiliary_head_is_checked_and_left_out() {
     let whole = build(true, case.shapes.clone()).unwrap();
     let served = build(false, case.shapes.clone()).unwrap();
     assert_eq!(
-        (whole.graph.outputs().len(), served.graph.outputs().len()),
+        (
+            whole.stages.network().outputs().len(),
+            served.stages.network().outputs().len()
+        ),
         (2, 1)
     );
     // One convolution with its norm, one classifier.
-    assert_eq!(whole.graph.nodes().len() - served.graph.nodes().len(), 3);
+    assert_eq!(
+        whole.stages.network().nodes().len() - served.stages.network().nodes().len(),
+        3
+    );
     assert_eq!(served.info.parameters, case.params);
     let without = |dropped: &str| {
         let mut shapes = case.shapes.clone();
@@ -193,7 +199,10 @@ fn the_auxiliary_head_is_checked_and_left_out() {
         shapes
     };
     let bare = build(false, without("aux_classifier.")).unwrap();
-    assert_eq!(bare.graph.nodes().len(), served.graph.nodes().len());
+    assert_eq!(
+        bare.stages.network().nodes().len(),
+        served.stages.network().nodes().len()
+    );
     for (with_aux, dropped) in [(true, "aux_classifier."), (false, "aux_classifier.4.bias")] {
         let Err(BuildError::StateDict(error)) = build(with_aux, without(dropped)) else {
             panic!("{dropped}");

@@ -138,7 +138,7 @@ fn models_that_cannot_be_quantised_say_why() {
         (&nonsense, p, &[], "cannot quantise tiny: not an ONNX file"),
         (&cut, p, &[], "cannot quantise tiny: not an ONNX file"),
         (&functions, p, &[], "a file with functions is not supported"),
-        (&variant, p, &[], "Its variants: fp32"),
+        (&variant, p, &[], "one of its variants fp32"),
         (&nowhere, p, &[], "nowhere"),
         (&tiny, p, below, "Not a directory"),
         (

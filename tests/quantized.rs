@@ -11,7 +11,7 @@ use onnx_export::architecture::{Architecture, Backbone};
 use onnx_export::graph::ops::Conv;
 use onnx_export::graph::{Graph, Value};
 use onnx_export::quantize::{Affine, Network, Range, Recipe, Target};
-use onnx_export::{DEFAULT_OPSET, Model, ModelInfo, formula, tensor_shapes};
+use onnx_export::{DEFAULT_OPSET, Model, ModelInfo, Stages, formula, tensor_shapes};
 use reference::{pictures, runtime};
 use sightline::catalogue;
 use sightline::cpu::int8_target;
@@ -195,12 +195,8 @@ fn finished(mut graph: Graph, output: Value) -> Vec<u8> {
         checkpoint_sha256: String::new(),
         parameters: 0,
     };
-    let box_head = None;
-    let model = Model {
-        graph,
-        box_head,
-        info,
-    };
+    let stages = Stages::new(graph);
+    let model = Model { stages, info };
     model.to_bytes()
 }
 

@@ -41,11 +41,11 @@ fn a_quantised_checkpoint_is_served_in_both_precisions() {
     let (code, stdout, stderr) = export("mobilenet_v3_large", &args, &out);
     assert_eq!(code, Some(0), "{stderr}");
     assert!(
-        stdout.contains("num_classes_100.pth: a quantised checkpoint"),
+        stdout.contains("num_classes_100.pth: a quantized checkpoint"),
         "{stdout}"
     );
     assert!(
-        stdout.contains("64 layers in int8 with the scales of training"),
+        stdout.contains("64 int8 layers with the trained scales"),
         "{stdout}"
     );
     let mut written: Vec<_> = std::fs::read_dir(&out)
@@ -66,7 +66,9 @@ fn a_quantised_checkpoint_is_served_in_both_precisions() {
     let recipes = std::fs::read_to_string(out.join(ranges)).unwrap();
     let recipes = Recipes::parse(&recipes).unwrap();
     let network = Network::read(&std::fs::read(out.join("model.onnx")).unwrap()).unwrap();
-    let made = network.quantize(&recipes.network, recipes.target).unwrap();
+    let made = network
+        .quantize(recipes.stages.network(), recipes.target)
+        .unwrap();
     assert_eq!(made, std::fs::read(out.join(int8)).unwrap());
 
     let server = Server::start(&["--models", directory.path().to_str().unwrap()]);
@@ -85,7 +87,7 @@ fn weights_are_halved_where_products_would_overflow() {
         (
             "avx2",
             Target::Avx2,
-            "for avx2; weights in twice the trained steps",
+            "for avx2; weights with twice the trained scale",
         ),
     ] {
         let out = directory.path().join(target);
@@ -103,7 +105,7 @@ fn weights_are_halved_where_products_would_overflow() {
 fn checkpoints_of_other_networks_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("out");
-    let quantised = "this is a quantised checkpoint";
+    let quantised = "this is a quantized checkpoint";
     let cases: [(&str, &[&str], &[&str]); 4] = [
         (
             "mobilenet_v3_large",
@@ -146,7 +148,7 @@ fn every_layout_is_recognised() {
             "a checkpoint of quantisation-aware training",
             false,
         ),
-        ("mobilenet_v2", "a quantised checkpoint", true),
+        ("mobilenet_v2", "a quantized checkpoint", true),
     ];
     for (name, says, plain_relu) in cases {
         let (weights, out) = (

@@ -33,9 +33,11 @@ pub mod qat;
 pub mod quantize;
 mod read;
 mod segmentation;
+mod stages;
 pub mod weights;
 
 pub use detection::{FusedOptions, ProposalOptions};
 pub use error::{ArgumentError, BuildError};
 pub use model::{DEFAULT_OPSET, Model, ModelInfo, OPSETS, build, build_fused, tensor_shapes};
 pub use read::{GraphReadError, WeightTensor, read_initializers};
+pub use stages::{Role, Stage, Stages};

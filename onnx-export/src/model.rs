@@ -13,6 +13,7 @@ use crate::error::BuildError;
 use crate::graph::{Graph, Loader, Scope, Value};
 use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto, graph_proto};
 use crate::segmentation::{MaskHead, masks};
+use crate::stages::{Role, Stages};
 use crate::weights::StateDict;
 
 /// The ONNX opset that is written unless another is asked for.
@@ -23,10 +24,8 @@ pub const OPSETS: RangeInclusive<i64> = 13..=21;
 /// A network ready to be written.
 #[derive(Debug)]
 pub struct Model {
-    /// The computation, from the picture.
-    pub graph: Graph,
-    /// The second stage of Faster R-CNN, from proposals.
-    pub box_head: Option<Graph>,
+    /// The graphs of the stages. Only Faster R-CNN has a second one.
+    pub stages: Stages<Graph>,
     /// Where it came from.
     pub info: ModelInfo,
 }
@@ -116,15 +115,16 @@ fn assemble(
     architecture.check()?;
     let loader = Loader::new(state);
     let mut graph = Graph::new(opset);
-    let mut box_head = add(&mut graph, &loader)?;
+    let box_head = add(&mut graph, &loader)?;
     graph.prune();
-    if let Some(graph) = &mut box_head {
+    let mut stages = Stages::new(graph);
+    if let Some(mut graph) = box_head {
         graph.prune();
+        stages = stages.with(Role::BoxHead, graph);
     }
     let parameters = loader.finish()?;
     Ok(Model {
-        graph,
-        box_head,
+        stages,
         info: ModelInfo {
             name: name.to_owned(),
             opset,
@@ -225,19 +225,32 @@ fn detector(
 }
 
 impl Model {
-    /// The model as the bytes of an `.onnx` file.
+    /// Returns the first stage, which reads the image, as the bytes of an `.onnx` file.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let shape = self.graph.inputs().first();
-        let shape = shape.map(|input| self.graph.show_shape(self.graph.shape(*input)));
-        let input = format!("images {} f32, normalised", shape.unwrap_or_default());
-        self.encode(&self.graph, &self.info.name, &input)
+        self.stage_bytes(Role::Network, self.stages.network())
     }
 
-    /// The second stage, where there is one, as the bytes of an `.onnx` file.
-    pub fn box_head_bytes(&self) -> Option<Vec<u8>> {
-        let name = format!("{}_box_head", self.info.name);
-        let input = "proposals x1, y1, x2, y2 in pixels of the padded picture";
-        Some(self.encode(self.box_head.as_ref()?, &name, input))
+    /// Returns every stage as the bytes of an `.onnx` file.
+    pub fn to_files(&self) -> Stages<Vec<u8>> {
+        self.stages
+            .as_ref()
+            .map(|role, graph| self.stage_bytes(role, graph))
+    }
+
+    fn stage_bytes(&self, role: Role, graph: &Graph) -> Vec<u8> {
+        let name = &self.info.name;
+        match role {
+            Role::Network => {
+                let shape = graph.inputs().first();
+                let shape = shape.map(|input| graph.show_shape(graph.shape(*input)));
+                let input = format!("images {} f32, normalized", shape.unwrap_or_default());
+                self.encode(graph, name, &input)
+            }
+            Role::BoxHead => {
+                let input = "regions x1, y1, x2, y2 in pixels of the padded image";
+                self.encode(graph, &format!("{name}_{role}"), input)
+            }
+        }
     }
 
     fn encode(&self, graph: &Graph, name: &str, input: &str) -> Vec<u8> {

@@ -12,7 +12,7 @@ use sightline::catalogue;
 use sightline::manifest::{ModelManifest, Precision, Provenance, Task};
 use sightline::store::{lines, read_text};
 
-use super::output::{OutputPaths, file_name, write_model};
+use super::output::{Exported, OutputPaths, file_name, stage_files};
 use super::say::say;
 use super::target::TargetName;
 use super::trained::{Int8, recognised};
@@ -117,14 +117,23 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     }
     let fused = args.fused.then(|| fused(&manifest, state, args));
     let fused = fused.transpose()?;
-    let extra = (fused.as_deref(), int8.as_ref());
-    write_model(&manifest, &labels, &model, extra, &paths)?;
+    let exported = Exported {
+        manifest: &manifest,
+        labels: &labels,
+        model: &model,
+        fused,
+        int8: int8.as_ref(),
+    };
+    exported.write(&paths)?;
     if let Some(int8) = &int8 {
         int8.report(&args.weights, &paths)?;
     }
     report(&model, &paths)?;
     if args.fused {
-        say!("{}: all of it, for any ONNX Runtime", paths.fused.display())?;
+        say!(
+            "{}: the whole detector with suppression, for any ONNX Runtime",
+            paths.fused.display()
+        )?;
     }
     Ok(())
 }
@@ -261,8 +270,7 @@ fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, ar
     // Ranges are those of the weights that the binary carries.
     let variants = &mut manifest.variants;
     variants.retain(|_, variant| variant.ranges.is_none());
-    manifest.file = Some(file_name(&paths.onnx));
-    manifest.box_head_file = model.box_head.as_ref().map(|_| file_name(&paths.box_head));
+    manifest.stages = stage_files(model.stages.as_ref().map(|role, _| paths.stage(role)));
     manifest.labels = file_name(&paths.labels);
     manifest.provenance = Some(Provenance {
         checkpoint: file_name(&args.weights).display().to_string(),
@@ -272,11 +280,11 @@ fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, ar
 }
 
 fn report(model: &Model, paths: &OutputPaths) -> Result<()> {
-    let size = std::fs::metadata(&paths.onnx)?.len() as f64 / 1e6;
+    let size = std::fs::metadata(paths.onnx())?.len() as f64 / 1e6;
     let parameters = model.info.parameters as f64 / 1e6;
     say!(
         "{}: {parameters:.2} M parameters, {size:.1} MB",
-        paths.onnx.display()
+        paths.onnx().display()
     )?;
     say!(
         "{}: edit it to change labels, preprocessing or batching",

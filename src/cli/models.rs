@@ -125,8 +125,7 @@ fn size(model: &ModelSource) -> Option<u64> {
     match &model.origin {
         Origin::Files(files) => {
             let size = |path| Some(std::fs::metadata(path).ok()?.len());
-            let box_head = files.box_head.as_ref().map_or(Some(0), size);
-            Some(size(&files.network)? + box_head?)
+            files.iter().map(|stage| size(stage.content)).sum()
         }
         Origin::Embedded | Origin::Memory(_) => None,
     }
@@ -134,12 +133,12 @@ fn size(model: &ModelSource) -> Option<u64> {
 
 fn place(model: &ModelSource) -> String {
     match &model.origin {
-        Origin::Files(files) => files.network.display().to_string(),
+        Origin::Files(files) => files.network().display().to_string(),
         Origin::Embedded | Origin::Memory(_) => BUILT_IN.to_owned(),
     }
 }
 
-/// The file of the model's int8 variant, where it has one and all of it is there.
+/// Returns the first file of the model's int8 variant, or `None` if it has none or a file is missing.
 fn int8_place(model: &ModelSource) -> Option<String> {
     let int8 = model.int8()?;
     size(&int8)?;

@@ -1,26 +1,25 @@
-//! The files of a model: their names, and writing all of them or none.
+//! The files of a model: their names, and writing either all of them or none.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use onnx_export::Model;
+use onnx_export::{Model, Role, Stages};
 use rustix::fs::Access;
 use rustix::io::Errno;
-use sightline::manifest::ModelManifest;
-use sightline::store::Graphs;
+use sightline::manifest::{ModelManifest, StageFile};
 
 use super::trained::Int8;
 
-/// Where a model's files go: into a folder, or beside an `.onnx` file.
+/// The paths of a model's files: in a folder of their own, or next to an `.onnx` file.
 pub(super) struct OutputPaths {
     /// Name of the folder or file.
     pub(super) name: String,
-    pub(super) onnx: PathBuf,
-    pub(super) box_head: PathBuf,
+    /// The stages in fp32 whose paths are set. Other stages are named after the first one.
+    stages: Stages<PathBuf>,
+    /// A detector as one graph.
     pub(super) fused: PathBuf,
-    pub(super) int8: PathBuf,
-    /// The ranges of the int8 network.
+    /// The recipe of the int8 stages.
     pub(super) ranges: PathBuf,
     pub(super) manifest: PathBuf,
     pub(super) labels: PathBuf,
@@ -35,10 +34,8 @@ impl OutputPaths {
         if out.extension().is_some_and(|extension| extension == "onnx") {
             return Ok(Self {
                 name,
-                onnx: out.to_path_buf(),
-                box_head: out.with_extension("box_head.onnx"),
+                stages: Stages::new(out.to_path_buf()),
                 fused: out.with_extension("fused.onnx"),
-                int8: out.with_extension("int8.onnx"),
                 ranges: out.with_extension("int8.json"),
                 manifest: out.with_extension("toml"),
                 labels: out.with_extension("labels.txt"),
@@ -50,37 +47,32 @@ impl OutputPaths {
             .unwrap_or(name);
         Ok(Self {
             name,
-            onnx: out.join("model.onnx"),
-            box_head: out.join("model.box_head.onnx"),
+            stages: Stages::new(out.join("model.onnx")),
             fused: out.join("model.fused.onnx"),
-            int8: out.join("model.int8.onnx"),
             ranges: out.join("model.int8.json"),
             manifest: out.join("model.toml"),
             labels: out.join("labels.txt"),
         })
     }
 
-    /// Where a model's files are already.
-    pub(super) fn of(manifest: &Path, files: &Graphs<PathBuf>, labels: &Path) -> Self {
+    /// Returns the paths of an existing model, whose stages are `files`.
+    pub(super) fn of(manifest: &Path, files: &Stages<PathBuf>, labels: &Path) -> Self {
         let name = manifest.file_stem().unwrap_or_default();
-        let box_head = files.box_head.clone();
-        let beside = |ending| files.network.with_extension(ending);
+        let beside = |ending| files.network().with_extension(ending);
         Self {
             name: name.to_string_lossy().into_owned(),
-            onnx: files.network.clone(),
-            box_head: box_head.unwrap_or_else(|| beside("box_head.onnx")),
+            stages: files.clone(),
             fused: beside("fused.onnx"),
-            int8: beside("int8.onnx"),
             ranges: beside("int8.json"),
             manifest: manifest.to_path_buf(),
             labels: manifest.with_file_name(labels),
         }
     }
 
-    /// Fails where nothing can be written, before the work that it would be lost with.
+    /// Fails if the files cannot be written, so that the error comes before the work.
     pub(super) fn check(&self) -> Result<()> {
         let here = Path::new(".");
-        let folders = self.onnx.ancestors().skip(1);
+        let folders = self.onnx().ancestors().skip(1);
         let folders = folders.map(|f| if f.as_os_str().is_empty() { here } else { f });
         let Some(folder) = folders.into_iter().find(|folder| folder.exists()) else {
             return Ok(());
@@ -93,47 +85,82 @@ impl OutputPaths {
         usable.with_context(|| format!("cannot write into {}", folder.display()))
     }
 
-    /// Another file of the model, named as its `.onnx` with another ending.
-    pub(super) fn beside(&self, ending: &str) -> PathBuf {
-        self.onnx.with_extension(ending)
+    /// Returns the path of the first stage in fp32.
+    pub(super) fn onnx(&self) -> &Path {
+        self.stages.network()
+    }
+
+    /// Returns the path of the first stage in int8.
+    pub(super) fn int8(&self) -> PathBuf {
+        self.int8_stage(Role::Network)
+    }
+
+    /// Returns the path of a stage in fp32.
+    pub(super) fn stage(&self, role: Role) -> PathBuf {
+        let known = self.stages.get(role).cloned();
+        known.unwrap_or_else(|| self.beside(&format!("{role}.onnx")))
+    }
+
+    /// Returns the path of a stage in int8.
+    pub(super) fn int8_stage(&self, role: Role) -> PathBuf {
+        match role {
+            Role::Network => self.beside("int8.onnx"),
+            Role::BoxHead => self.beside(&format!("int8.{role}.onnx")),
+        }
+    }
+
+    /// Returns the path of another file of the model, which differs from the first stage's in its extension.
+    pub(super) fn beside(&self, extension: &str) -> PathBuf {
+        self.onnx().with_extension(extension)
     }
 }
 
-/// The last part of a path, as manifests name files.
+/// Returns the last component of a path, as manifests name files.
 pub(super) fn file_name(path: &Path) -> PathBuf {
     path.file_name().map(PathBuf::from).unwrap_or_default()
 }
 
-/// Writes every file of the model, or none.
-pub(super) fn write_model(
-    manifest: &ModelManifest,
-    labels: &[String],
-    model: &Model,
-    (fused, int8): (Option<&[u8]>, Option<&Int8>),
-    paths: &OutputPaths,
-) -> Result<()> {
-    let labels = labels.join("\n") + "\n";
-    let manifest = manifest.to_toml()?;
-    let (network, box_head) = (model.to_bytes(), model.box_head_bytes());
-    let mut files: Vec<(&Path, &[u8])> = vec![(&paths.onnx, &network)];
-    let optional = [
-        (&paths.box_head, box_head.as_deref()),
-        (&paths.fused, fused),
-        (&paths.int8, int8.map(|int8| int8.network.as_slice())),
-        (&paths.ranges, int8.map(|int8| int8.ranges.as_bytes())),
-    ];
-    files.extend(
-        optional
-            .iter()
-            .filter_map(|(path, bytes)| Some((path.as_path(), (*bytes)?))),
-    );
-    files.push((&paths.labels, labels.as_bytes()));
-    files.push((&paths.manifest, manifest.as_bytes()));
-    write_all(&files)
+/// Returns the entries of a manifest for stages at these paths.
+pub(super) fn stage_files(paths: Stages<PathBuf>) -> Vec<StageFile> {
+    StageFile::list(&paths.map(|_, path| file_name(&path)))
 }
 
-/// Writes every file beside its target, then renames them all, so that a failure changes nothing.
-pub(super) fn write_all(files: &[(&Path, &[u8])]) -> Result<()> {
+/// An exported model and what is written with it.
+pub(super) struct Exported<'a> {
+    pub(super) manifest: &'a ModelManifest,
+    pub(super) labels: &'a [String],
+    pub(super) model: &'a Model,
+    /// The detector as one graph. `None` unless it was asked for.
+    pub(super) fused: Option<Vec<u8>>,
+    /// The int8 variant. `None` unless the checkpoint was trained for int8.
+    pub(super) int8: Option<&'a Int8>,
+}
+
+impl Exported<'_> {
+    /// Writes every file of the model, or none.
+    pub(super) fn write(&self, paths: &OutputPaths) -> Result<()> {
+        let labels = self.labels.join("\n") + "\n";
+        let manifest = self.manifest.to_toml()?;
+        let stages = self.model.to_files();
+        let mut files: Vec<(PathBuf, &[u8])> = Vec::new();
+        files.extend(stages.iter().map(|s| (paths.stage(s.role), &s.content[..])));
+        files.extend(
+            self.fused
+                .iter()
+                .map(|bytes| (paths.fused.clone(), &bytes[..])),
+        );
+        if let Some(int8) = self.int8 {
+            files.push((paths.int8(), &int8.network));
+            files.push((paths.ranges.clone(), int8.ranges.as_bytes()));
+        }
+        files.push((paths.labels.clone(), labels.as_bytes()));
+        files.push((paths.manifest.clone(), manifest.as_bytes()));
+        write_all(&files)
+    }
+}
+
+/// Writes every file under a temporary name, then renames all of them, so that a failed write changes nothing.
+pub(super) fn write_all(files: &[(PathBuf, &[u8])]) -> Result<()> {
     let staged = |path: &Path| {
         let mut name = path.as_os_str().to_owned();
         name.push(".part");
@@ -142,7 +169,7 @@ pub(super) fn write_all(files: &[(&Path, &[u8])]) -> Result<()> {
     let cannot = |path: &Path| format!("cannot write {}", path.display());
     let write = |path: &Path, bytes| {
         if path.is_dir() {
-            // Renaming would fail, after others.
+            // Renaming would fail after other files were renamed.
             return Err(std::io::ErrorKind::IsADirectory.into());
         }
         if let Some(folder) = path.parent() {
@@ -164,7 +191,7 @@ pub(super) fn write_all(files: &[(&Path, &[u8])]) -> Result<()> {
     let written = write_and_rename();
     if written.is_err() {
         for (path, _) in files {
-            // The first error is the one to tell.
+            // The first error is the one that is reported.
             let _ = std::fs::remove_file(staged(path));
         }
     }

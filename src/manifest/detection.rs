@@ -1,7 +1,7 @@
 //! Conversion of a detector's outputs into boxes: thresholds and limits, which a deployment may change.
 
 use onnx_export::architecture::Head;
-use onnx_export::{FusedOptions, ProposalOptions};
+use onnx_export::{FusedOptions, ProposalOptions, Role};
 use serde::{Deserialize, Serialize};
 
 use super::{InvalidField, Resize, require};
@@ -76,7 +76,7 @@ impl Detection {
             "finite values above 0",
             &format!("{:?}", self.box_weights),
         )?;
-        if head.has_box_head() {
+        if head.roles().contains(&Role::BoxHead) {
             self.check_two_stages()
         } else {
             self.check_one_stage()

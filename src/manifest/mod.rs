@@ -8,6 +8,7 @@ mod batching;
 mod detection;
 mod error;
 mod preprocess;
+mod stage;
 mod task;
 mod variant;
 mod weights;
@@ -15,8 +16,8 @@ mod weights;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use onnx_export::FusedOptions;
 use onnx_export::architecture::{Architecture, Head};
+use onnx_export::{FusedOptions, Role};
 use serde::{Deserialize, Serialize};
 
 pub use batching::Batching;
@@ -24,6 +25,8 @@ pub use detection::{Detection, Rpn};
 use error::require;
 pub use error::{InvalidField, ManifestError};
 pub use preprocess::{Filter, Preprocess, Resize};
+pub use stage::StageFile;
+use stage::show_roles;
 pub use task::Task;
 pub use variant::{Precision, Variant};
 pub use weights::{Provenance, WeightsFile};
@@ -41,13 +44,10 @@ pub struct ModelManifest {
     /// File of class labels, one per line: in `models/labels/` for the catalogue, otherwise in the
     /// manifest's folder.
     pub labels: PathBuf,
-    /// ONNX file in the manifest's folder. `None` in the catalogue, whose graphs are built from weights.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub file: Option<PathBuf>,
-    /// ONNX file of the second stage, in the manifest's folder. `None` unless the model has two stages and `file`
-    /// is set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub box_head_file: Option<PathBuf>,
+    /// ONNX files of the stages, in the order in which they run. Empty in the catalogue, whose graphs are built
+    /// from weights.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageFile>,
     /// Description of the graph for the exporter. `None` for a user's own ONNX file, except that a detector
     /// always has it: decoding its boxes requires the anchors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,7 +112,7 @@ impl ModelManifest {
         require(name_ok, "name", "[a-z0-9_-][a-z0-9_.-]{0,63}", &self.name)?;
         self.preprocess.check()?;
         self.check_architecture()?;
-        self.check_files()?;
+        self.check_stages()?;
         self.check_detection()?;
         for (name, variant) in &self.variants {
             variant.check(name, self)?;
@@ -139,21 +139,35 @@ impl ModelManifest {
         architecture.check().map_err(InvalidField::in_architecture)
     }
 
-    fn check_files(&self) -> Result<(), InvalidField> {
-        let two_files = self.head().is_some_and(Head::has_box_head) && self.file.is_some();
-        let (expected, got) = match &self.box_head_file {
-            Some(file) => (
-                "none, except together with `file` for faster_rcnn",
-                file.display().to_string(),
-            ),
-            None => ("the second file of faster_rcnn", "none".to_owned()),
-        };
-        require(
-            self.box_head_file.is_some() == two_files,
-            "box_head_file",
-            expected,
-            &got,
-        )
+    /// Returns the roles of the stages that the model's head needs, in order.
+    fn roles(&self) -> &'static [Role] {
+        self.head().map_or(&[Role::Network], Head::roles)
+    }
+
+    fn check_stages(&self) -> Result<(), InvalidField> {
+        if self.stages.is_empty() {
+            return Ok(());
+        }
+        self.check_roles("stages", &self.stages, |roles| roles)
+    }
+
+    /// Checks that `stages` have the roles that the model's head needs, in order.
+    fn check_roles(
+        &self,
+        field: &'static str,
+        stages: &[StageFile],
+        show: impl Fn(String) -> String,
+    ) -> Result<(), InvalidField> {
+        let got = stages.iter().map(|stage| stage.role);
+        if got.clone().eq(self.roles().iter().copied()) {
+            return Ok(());
+        }
+        let expected = show_roles(self.roles().iter().copied());
+        Err(InvalidField {
+            field: field.into(),
+            expected: format!("the roles {expected} in this order").into(),
+            got: show(show_roles(got)),
+        })
     }
 
     fn check_detection(&self) -> Result<(), InvalidField> {

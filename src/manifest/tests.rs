@@ -53,8 +53,7 @@ const DETECTOR: &str = r#"
     task = "detection"
     description = "a test"
     labels = "labels.txt"
-    file = "model.onnx"
-    box_head_file = "box_head.onnx"
+    stages = [{ role = "network", file = "model.onnx" }, { role = "box_head", file = "box_head.onnx" }]
     [architecture]
     num_classes = 91
     backbone = { kind = "mobilenet_v3", size = "large", bn_eps = 1e-5, bn_frozen = true }
@@ -120,8 +119,9 @@ fn bad_values_of_a_detector_name_their_field() {
         ("roi_strides = [32]", "roi_strides = []", "field `architecture.head.roi_strides`"),
         ("roi_strides = [32]", "roi_strides = [16, 16]", "field `architecture.head.roi_strides`"),
         ("task = \"detection\"", "task = \"segmentation\"", "field `task`"),
-        ("    box_head_file = \"box_head.onnx\"\n", "", "field `box_head_file`: expected the second file of faster_rcnn, got none"),
-        ("    file = \"model.onnx\"\n", "", "field `box_head_file`: expected none, except together with `file`"),
+        (", { role = \"box_head\", file = \"box_head.onnx\" }", "", "field `stages`: expected the roles network, box_head in this order, got network"),
+        ("{ role = \"network\", file = \"model.onnx\" }, ", "", "field `stages`: expected the roles network, box_head in this order, got box_head"),
+        ("role = \"box_head\"", "role = \"mask_head\"", "unknown variant `mask_head`"),
     ];
     for (from, to, message) in cases {
         assert!(DETECTOR.contains(from), "{from}");
@@ -149,12 +149,16 @@ fn detectors_need_what_decodes_their_boxes() {
             "field `detection`: expected a table",
         ),
         (
-            without("    box_head_file", "    [preprocess]"),
+            without("    [architecture]", "    [preprocess]").replacen(
+                ", { role = \"box_head\", file = \"box_head.onnx\" }",
+                "",
+                1,
+            ),
             "field `architecture`: expected an architecture with a detection head",
         ),
         (
-            MINIMAL.replace("[preprocess]", "box_head_file = \"b.onnx\"\n[preprocess]"),
-            "field `box_head_file`: expected none",
+            MINIMAL.replace("[preprocess]", &format!("{TWO_STAGES}\n[preprocess]")),
+            "field `stages`: expected the roles network in this order, got network, box_head",
         ),
         (
             format!(
@@ -180,12 +184,16 @@ fn variant(model: &str, name: &str, fields: &str) -> Result<Variant, String> {
 
 /// The small model with a file of its own, and as the binary carries one.
 fn in_a_file_and_carried() -> (String, String) {
-    let file = MINIMAL.replace("[preprocess]", "file = \"model.onnx\"\n[preprocess]");
+    let file = MINIMAL.replace("[preprocess]", &format!("{STAGE}\n[preprocess]"));
     let weights = "[[weights]]\nname = \"v1\"\nfile = \"weights.safetensors\"\nsha256_prefix = \"\"\n\
                    parameters = 1\nmetrics = {}";
     (file, format!("{MINIMAL}\n{weights}"))
 }
 
+/// The stages of a model that consists of one network.
+const STAGE: &str = r#"stages = [{ role = "network", file = "i.onnx" }]"#;
+const TWO_STAGES: &str =
+    r#"stages = [{ role = "network", file = "i.onnx" }, { role = "box_head", file = "b.onnx" }]"#;
 const SMALLER: &str = "resize = { mode = \"short_side\", size = 240, filter = \"bilinear\" }";
 
 #[test]
@@ -195,12 +203,12 @@ fn a_variant_has_another_resize_or_graph() {
     #[rustfmt::skip]
     let cases = [
         (MINIMAL, "240", SMALLER.to_owned(), None),
-        (&file, "int8", format!("{int8}\nfile = \"i.onnx\""), Some(Precision::Int8)),
-        (&file, "240-int8", format!("{int8}\nfile = \"i.onnx\"\n{SMALLER}"), Some(Precision::Int8)),
-        (&file, "pruned", "file = \"p.onnx\"".to_owned(), None),
-        (&file, "pruned", "precision = \"fp32\"\nfile = \"p.onnx\"".to_owned(), Some(Precision::Fp32)),
+        (&file, "int8", format!("{int8}\n{STAGE}"), Some(Precision::Int8)),
+        (&file, "240-int8", format!("{int8}\n{STAGE}\n{SMALLER}"), Some(Precision::Int8)),
+        (&file, "pruned", STAGE.to_owned(), None),
+        (&file, "pruned", format!("precision = \"fp32\"\n{STAGE}"), Some(Precision::Fp32)),
         (&carried, "int8", format!("{int8}\nranges = \"r.json\""), Some(Precision::Int8)),
-        (DETECTOR, "int8", format!("{int8}\nfile = \"i.onnx\"\nbox_head_file = \"b.onnx\""), Some(Precision::Int8)),
+        (DETECTOR, "int8", format!("{int8}\n{TWO_STAGES}"), Some(Precision::Int8)),
     ];
     for (model, name, fields, precision) in cases {
         assert_eq!(
@@ -218,22 +226,21 @@ fn a_bad_variant_names_its_field() {
     #[rustfmt::skip]
     let cases = [
         (MINIMAL, "fp32", SMALLER.to_owned(), "field `variants`: expected a name other than fp32"),
-        (MINIMAL, "a", String::new(), "field `variants.NAME`: expected one of `resize`, `file`, `ranges`, got none in a"),
+        (MINIMAL, "a", String::new(), "field `variants.NAME`: expected one of `resize`, `stages`, `ranges`, got none in a"),
         (MINIMAL, "a", SMALLER.replace("240", "0"), "field `preprocess.resize.size`"),
         (MINIMAL, "a", SMALLER.replace("240", "200"), "field `preprocess.crop`: expected 1 to the resized shorter side"),
-        (MINIMAL, "a", "file = \"i.onnx\"".to_owned(), "field `variants.NAME.file`: expected none where the model has no `file`, got i.onnx in a"),
-        (MINIMAL, "int8", format!("{int8}ranges = \"r.json\""), "field `variants.NAME.ranges`: expected none without `file`, but for weights in the binary, got r.json in int8"),
+        (MINIMAL, "a", STAGE.to_owned(), "field `variants.NAME.stages`: expected none unless the model has `stages`, got i.onnx in a"),
+        (MINIMAL, "int8", format!("{int8}ranges = \"r.json\""), "field `variants.NAME.ranges`: expected none without `stages`, except for embedded weights, got r.json in int8"),
         (&file, "int8", format!("{int8}ranges = \"r.json\""), "field `variants.NAME.ranges`"),
-        (&carried, "int8", format!("{int8}file = \"i.onnx\""), "field `variants.NAME.file`"),
+        (&carried, "int8", format!("{int8}{STAGE}"), "field `variants.NAME.stages`"),
         (&carried, "int8", "ranges = \"r.json\"".to_owned(), "field `variants.NAME.precision`: expected int8"),
-        (&file, "int8", "file = \"i.onnx\"".to_owned(), "field `variants.NAME.precision`: expected int8 for the variant of that name, and with `ranges`, got fp32 in int8"),
+        (&file, "int8", STAGE.to_owned(), "field `variants.NAME.precision`: expected int8 for the variant `int8` and for a variant with `ranges`, got fp32 in int8"),
         (&file, "int8", SMALLER.to_owned(), "field `variants.NAME.precision`: expected int8"),
-        (&file, "a", format!("{int8}{SMALLER}"), "field `variants.NAME.precision`: expected fp32, the model's, without another `file`, got int8 in a"),
-        (&file, "a", "precision = \"int4\"\nfile = \"i.onnx\"".to_owned(), "unknown variant `int4`"),
+        (&file, "a", format!("{int8}{SMALLER}"), "field `variants.NAME.precision`: expected fp32, the data type of the model, unless `stages` or `ranges` are set, got int8 in a"),
+        (&file, "a", format!("precision = \"int4\"\n{STAGE}"), "unknown variant `int4`"),
         (&file, "a", "fil = \"i.onnx\"".to_owned(), "unknown field `fil`"),
-        (&file, "int8", format!("{int8}file = \"i.onnx\"\nbox_head_file = \"b.onnx\""), "field `variants.NAME.box_head_file`: expected one beside `file` where the model has one, else none, got b.onnx in int8"),
-        (DETECTOR, "int8", format!("{int8}file = \"i.onnx\""), "field `variants.NAME.box_head_file`: expected one beside `file` where the model has one, else none, got none in int8"),
-        (DETECTOR, "a", "box_head_file = \"b.onnx\"\nresize = { mode = \"fixed\", width = 9, height = 9 }".to_owned(), "field `variants.NAME.box_head_file`"),
+        (&file, "int8", format!("{int8}{TWO_STAGES}"), "field `variants.NAME.stages`: expected the roles network in this order, got network, box_head in int8"),
+        (DETECTOR, "int8", format!("{int8}{STAGE}"), "field `variants.NAME.stages`: expected the roles network, box_head in this order, got network in int8"),
     ];
     for (model, name, fields, message) in cases {
         let error = variant(model, name, &fields).unwrap_err();

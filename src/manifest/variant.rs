@@ -1,11 +1,10 @@
 //! Variants: the same model with another input size, data type or graph.
 
-use std::fmt::Display;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{InvalidField, ModelManifest, Preprocess, Resize, require};
+use super::{InvalidField, ModelManifest, Preprocess, Resize, StageFile, require};
 
 /// The data type of a network's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -38,65 +37,62 @@ pub struct Variant {
     /// Data type of the weights. `None` means fp32.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
-    /// Another ONNX file of the same network, beside the manifest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub file: Option<PathBuf>,
-    /// The second ONNX file to `file`, where the model has one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub box_head_file: Option<PathBuf>,
-    /// The ranges of the network's values, a file beside the manifest: 8-bit weights are made with them of
-    /// those that the binary carries, or of the model's own `file` where a processor of another kind
-    /// than that of this variant's `file` serves.
+    /// ONNX files of the variant's stages. Empty if the variant uses the model's own files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageFile>,
+    /// Ranges file in the manifest's folder: the recipe for int8 weights. The weights are made when the model is
+    /// loaded if `stages` are empty or were quantized for another CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ranges: Option<PathBuf>,
 }
 
 impl Variant {
-    /// Checks the variant called `name` of `model`.
+    /// Checks this variant, called `name`, of `model`.
     pub(super) fn check(&self, name: &str, model: &ModelManifest) -> Result<(), InvalidField> {
-        let (field, expected) = ("variants", "a name other than fp32, the model itself");
+        let (field, expected) = (
+            "variants",
+            "a name other than fp32, which is the model itself",
+        );
         require(name != Precision::Fp32.as_str(), field, expected, &name)?;
         let changes = self.resize.is_some() || self.has_graph();
-        let (field, expected) = ("variants.NAME", "one of `resize`, `file`, `ranges`");
+        let (field, expected) = ("variants.NAME", "one of `resize`, `stages`, `ranges`");
         require(changes, field, expected, &format!("none in {name}"))?;
         if let Some(resize) = self.resize.clone() {
             let model = model.preprocess.clone();
             Preprocess { resize, ..model }.check()?;
         }
-        self.check_files(name, model)?;
+        self.check_stages(name, model)?;
+        self.check_ranges(name, model)?;
         self.check_precision(name)
     }
 
-    /// Whether its graph is another than the model's.
+    /// Returns whether the variant's graph differs from the model's.
     fn has_graph(&self) -> bool {
-        self.file.is_some() || self.ranges.is_some()
+        !self.stages.is_empty() || self.ranges.is_some()
     }
 
-    /// Its graph comes from where the model's does: a file, or weights in the binary.
-    fn check_files(&self, name: &str, model: &ModelManifest) -> Result<(), InvalidField> {
-        let show = |file: &Option<PathBuf>| {
-            let file = file.as_deref().map(|file| file.display());
-            let file = file.as_ref().map_or(&"none" as &dyn Display, |file| file);
-            format!("{file} in {name}")
+    fn check_stages(&self, name: &str, model: &ModelManifest) -> Result<(), InvalidField> {
+        let Some(first) = self.stages.first() else {
+            return Ok(());
         };
+        let field = "variants.NAME.stages";
+        let got = format!("{} in {name}", first.file.display());
+        let expected = "none unless the model has `stages`";
+        require(!model.stages.is_empty(), field, expected, &got)?;
+        model.check_roles(field, &self.stages, |roles| format!("{roles} in {name}"))
+    }
+
+    /// Checks that ranges come with `stages`, or belong to weights that the binary contains.
+    fn check_ranges(&self, name: &str, model: &ModelManifest) -> Result<(), InvalidField> {
+        let Some(ranges) = &self.ranges else {
+            return Ok(());
+        };
+        let is_embedded = model.weights.iter().any(|weights| weights.file.is_some());
         require(
-            self.file.is_none() || model.file.is_some(),
-            "variants.NAME.file",
-            "none where the model has no `file`",
-            &show(&self.file),
-        )?;
-        let carried = model.weights.iter().any(|weights| weights.file.is_some());
-        require(
-            self.ranges.is_none() || self.file.is_some() || (carried && model.file.is_none()),
+            !self.stages.is_empty() || (is_embedded && model.stages.is_empty()),
             "variants.NAME.ranges",
-            "none without `file`, but for weights in the binary",
-            &show(&self.ranges),
-        )?;
-        require(
-            self.box_head_file.is_some() == (self.file.is_some() && model.box_head_file.is_some()),
-            "variants.NAME.box_head_file",
-            "one beside `file` where the model has one, else none",
-            &show(&self.box_head_file),
+            "none without `stages`, except for embedded weights",
+            &format!("{} in {name}", ranges.display()),
         )
     }
 
@@ -106,12 +102,13 @@ impl Variant {
         let got = format!("{} in {name}", precision.as_str());
         match precision {
             Precision::Int8 => {
-                let expected = "fp32, the model's, without another `file`";
+                let expected =
+                    "fp32, the data type of the model, unless `stages` or `ranges` are set";
                 require(self.has_graph(), field, expected, &got)
             }
             Precision::Fp32 => {
                 let says_int8 = name == Precision::Int8.as_str() || self.ranges.is_some();
-                let expected = "int8 for the variant of that name, and with `ranges`";
+                let expected = "int8 for the variant `int8` and for a variant with `ranges`";
                 require(!says_int8, field, expected, &got)
             }
         }

@@ -1,4 +1,4 @@
-//! Why a model cannot be found or read.
+//! Errors of finding and reading models.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,66 +10,66 @@ use thiserror::Error;
 use super::ModelRef;
 use crate::manifest::ManifestError;
 
-/// A model that cannot be found or read.
+/// A model cannot be found or read.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// A file or folder could not be read.
+    /// A file or folder cannot be read.
     #[error("cannot read {}", .path.display())]
     Io {
-        /// What was read.
+        /// The file or folder.
         path: PathBuf,
-        /// Why it failed.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A file larger than its kind may be.
-    #[error("{} is larger than {limit} bytes", .path.display())]
+    /// A file is larger than its kind may be.
+    #[error("cannot read {}: expected at most {limit} bytes", .path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// The limit.
+        /// Maximum size in bytes.
         limit: u64,
     },
-    /// A manifest that cannot be used.
-    #[error("manifest {}", .path.display())]
+    /// A manifest cannot be used.
+    #[error("cannot use manifest {}", .path.display())]
     Manifest {
         /// The manifest's file.
         path: PathBuf,
-        /// What is wrong.
+        /// The field that is wrong.
         source: ManifestError,
     },
-    /// A manifest of the models directory that names no `.onnx` file.
-    #[error("{}: names no `file`, the .onnx beside it", .path.display())]
-    NoFile {
+    /// A manifest of the models directory lists no ONNX files.
+    #[error("cannot use manifest {}: expected the model's .onnx files in `stages`, got none", .path.display())]
+    NoStages {
         /// The manifest's file.
         path: PathBuf,
     },
-    /// A file name that leaves the manifest's folder.
-    #[error("{}: `{field}` must name a file beside the manifest, got {}", .path.display(), .got.display())]
+    /// A manifest names a file outside its own folder.
+    #[error("cannot use manifest {}: `{field}` must name a file in the manifest's folder, got {}", .path.display(), .got.display())]
     Outside {
         /// The manifest's file.
         path: PathBuf,
-        /// The field.
+        /// The field that names the file.
         field: &'static str,
-        /// What it names.
+        /// The rejected path.
         got: PathBuf,
     },
-    /// No model of that name is here.
-    #[error("model `{model}` is not here. {advice}")]
+    /// No model has the name.
+    #[error("model `{model}` not found: {advice}")]
     NotFound {
-        /// What was asked for.
+        /// The reference that was looked up.
         model: ModelRef,
-        /// What to do.
+        /// The place that was searched, and how to install the model.
         advice: String,
     },
-    /// Ranges that cannot be used.
-    #[error("ranges {}", .path.display())]
+    /// A ranges file cannot be used.
+    #[error("cannot use the ranges in {}", .path.display())]
     Ranges {
-        /// The file, or the model that the binary carries.
+        /// The file, or the name of the model whose ranges the binary contains.
         path: PathBuf,
-        /// What is wrong.
+        /// The field that is wrong.
         source: QuantizeError,
     },
-    /// The embedded weights do not fit their own architecture.
-    #[error("the built-in model")]
+    /// The embedded weights do not fit their architecture.
+    #[error("cannot build the built-in model")]
     Build(#[from] BuildError),
 }

@@ -1,4 +1,4 @@
-//! Reading files of bounded size.
+//! Reads files of bounded size.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -6,20 +6,20 @@ use std::path::Path;
 
 use super::StoreError;
 
-/// A manifest or a label file is a page of text, not a data set.
+/// Maximum size of a manifest, label or ranges file in bytes.
 const MAX_TEXT_BYTES: u64 = 16 << 20;
 
-/// The labels of a text, one a line.
+/// Splits a label file into labels, one per line, without trailing white space.
 pub fn lines(text: &str) -> Vec<String> {
     text.lines()
         .map(|line| line.trim_end().to_owned())
         .collect()
 }
 
-/// The text of a small file.
+/// Reads a text file of at most 16 MiB.
 ///
 /// # Errors
-/// [`StoreError::Io`] and [`StoreError::TooLarge`].
+/// [`StoreError::Io`] if the file cannot be read or is not UTF-8, [`StoreError::TooLarge`] if it is larger.
 pub fn read_text(path: &Path) -> Result<String, StoreError> {
     let bytes = read_bounded(path, MAX_TEXT_BYTES)?;
     String::from_utf8(bytes).map_err(|error| {
@@ -31,10 +31,10 @@ pub fn read_text(path: &Path) -> Result<String, StoreError> {
     })
 }
 
-/// The bytes of a file, if they are not more than `limit`.
+/// Reads a file of at most `limit` bytes.
 ///
 /// # Errors
-/// [`StoreError::Io`] and [`StoreError::TooLarge`].
+/// [`StoreError::Io`] if the file cannot be read, [`StoreError::TooLarge`] if it is larger.
 pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, StoreError> {
     let fail = |source| StoreError::Io {
         path: path.to_path_buf(),

@@ -1,6 +1,6 @@
-//! Finding models: in the models directory, at a path, or in the binary.
+//! Finds models in the models directory, at a path, or in the binary.
 //!
-//! What is *not* here: sessions and queues (`registry` loads what this finds).
+//! `registry` loads the models that this module finds.
 
 mod error;
 mod files;
@@ -15,20 +15,20 @@ use crate::catalogue;
 use crate::manifest::Precision;
 pub use error::StoreError;
 pub use files::{lines, read_bounded, read_text};
-pub use requantize::Requantize;
-pub use source::{Graphs, ModelSource, Origin};
+pub use requantize::{Requantize, quantized};
+pub use source::{ModelSource, Origin};
 
-/// The variant that a model's own graph is: 32-bit floats.
+/// Name of the variant that is the model itself, in fp32.
 pub const FP32: &str = Precision::Fp32.as_str();
-/// The variant with 8-bit weights, where there is one.
+/// Name of the variant with int8 weights.
 pub const INT8: &str = Precision::Int8.as_str();
 
-/// A model as people name it: `name` or `name@variant`.
+/// A reference to a model on the command line: `name` or `name@variant`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelRef {
-    /// The manifest's name, or a path to it.
+    /// Name of the model, or the path of its folder, manifest or ONNX file.
     pub name: String,
-    /// The variant, where one is asked for.
+    /// Name of the variant. `None` if the reference has no `@`.
     pub variant: Option<String>,
 }
 
@@ -56,23 +56,23 @@ impl fmt::Display for ModelRef {
     }
 }
 
-/// The models directory and the binary's own models.
+/// The models of a directory and of the binary.
 #[derive(Debug, Clone, Default)]
 pub struct ModelStore {
     directory: Option<PathBuf>,
 }
 
 impl ModelStore {
-    /// A store over `directory`, or over the binary alone.
+    /// Creates a store of the models in `directory` and in the binary. With `None` it has only the binary's.
     pub fn new(directory: Option<PathBuf>) -> Self {
         Self { directory }
     }
 
-    /// Every model of the directory, by name: `DIR/*/model.toml` and `DIR/*.toml`.
+    /// Returns every model of the directory, `DIR/*/model.toml` and `DIR/*.toml`, sorted by name.
     ///
     /// # Errors
-    /// [`StoreError`] for the first manifest that cannot be used: a model that silently stays away
-    /// is worse than a server that says why.
+    /// [`StoreError`] for the first manifest that cannot be used. Skipping it would make a model disappear
+    /// silently.
     pub fn list(&self) -> Result<Vec<ModelSource>, StoreError> {
         let Some(directory) = &self.directory else {
             return Ok(Vec::new());
@@ -93,10 +93,11 @@ impl ModelStore {
         Ok(models)
     }
 
-    /// The model that `reference` names: a path, a model of the directory, or the binary's own.
+    /// Finds the model that `reference` names, at a path, in the directory, or in the binary.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] with the command that brings the model.
+    /// [`StoreError::NotFound`] with the command that installs the model, or [`StoreError`] if its files
+    /// cannot be read.
     pub fn find(&self, reference: &ModelRef) -> Result<ModelSource, StoreError> {
         self.find_name(reference)?.with_variant(reference)
     }
@@ -118,7 +119,8 @@ impl ModelStore {
         })
     }
 
-    /// Looks where the name points first: a broken manifest elsewhere is none of this model's.
+    /// Finds the model `name` in the directory. The paths that the name suggests are tried first, so that a broken
+    /// manifest elsewhere does not affect this model.
     fn in_directory(&self, name: &str) -> Result<Option<ModelSource>, StoreError> {
         let Some(directory) = &self.directory else {
             return Ok(None);
@@ -151,7 +153,9 @@ impl ModelStore {
             manifest_in(path)
         };
         let Some(manifest) = manifest else {
-            let advice = "The path names no model.toml, .toml or .onnx".to_owned();
+            let advice =
+                "expected the path of a folder with model.toml, of a .toml or of an .onnx file"
+                    .to_owned();
             return Err(StoreError::NotFound {
                 model: reference.clone(),
                 advice,
@@ -163,20 +167,21 @@ impl ModelStore {
     fn advice(&self, name: &str) -> String {
         let place = self.directory.as_ref().map_or_else(
             || "no models directory is set (--models DIR)".to_owned(),
-            |directory| format!("{} does not hold it", directory.display()),
+            |directory| format!("{} does not contain it", directory.display()),
         );
         match catalogue::manifest(name) {
             Ok(Some(_)) => {
                 format!(
-                    "{place}. Make it with: sightline export {name} --weights FILE -o DIR/{name}"
+                    "{place}; create it with: sightline export {name} --weights FILE -o DIR/{name}"
                 )
             }
-            _ => format!("{place}, and the catalogue does not know it: see `sightline models`"),
+            _ => format!("{place}, and the catalogue does not know it; see `sightline models`"),
         }
     }
 }
 
-/// The manifest that a directory entry stands for, if it is one.
+/// Returns the path of the manifest that `path` stands for, or `None` if it is neither a model folder nor a
+/// `.toml` file.
 fn manifest_in(path: &Path) -> Option<PathBuf> {
     let inside = path.join("model.toml");
     match () {

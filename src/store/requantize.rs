@@ -1,56 +1,57 @@
-//! 8-bit weights made of float ones when a model is loaded, for the processor at hand.
+//! Int8 weights that are made from fp32 weights when a model is loaded, for the CPU of this machine.
 
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use onnx_export::quantize::{Network, QuantizeError, Recipe, Recipes, Target};
+use onnx_export::Stages;
+use onnx_export::quantize::{Network, QuantizeError, Recipes, Target};
 
-use super::{Graphs, Origin, StoreError, read_text};
+use super::{Origin, StoreError, read_text};
 use crate::catalogue;
 use crate::cpu::int8_target;
 use crate::manifest::ModelManifest;
 
-/// How 8-bit weights are made of a model's float ones.
+/// The sources of a model's int8 weights: its fp32 graphs and its ranges.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Requantize {
-    float: Origin,
+    fp32: Origin,
     ranges: Ranges,
 }
 
-/// Where the ranges are.
+/// The place of a model's ranges.
 #[derive(Debug, Clone, PartialEq)]
 enum Ranges {
-    /// In the binary.
+    /// The text of ranges that the binary contains.
     Embedded(&'static str),
-    /// In a file.
+    /// The path of a ranges file.
     File(PathBuf),
 }
 
 impl Requantize {
-    /// Of a model whose float graph comes from `float`, with the ranges called `file` beside it. Nothing
-    /// where the binary has no such ranges, which a test of the catalogue rules out.
-    pub(super) fn new(name: &str, float: &Origin, file: &Path) -> Option<Self> {
-        let ranges = match float {
-            Origin::Files(files) => Ranges::File(files.network.with_file_name(file)),
+    /// Creates the sources for the model `name`, whose fp32 graph comes from `fp32` and whose ranges are called
+    /// `file`. Returns `None` if the binary does not contain the ranges; a test of the catalogue rules that out.
+    pub(super) fn new(name: &str, fp32: &Origin, file: &Path) -> Option<Self> {
+        let ranges = match fp32 {
+            Origin::Files(files) => Ranges::File(files.network().with_file_name(file)),
             Origin::Embedded | Origin::Memory(_) => {
                 Ranges::Embedded(catalogue::ranges(name, file)?)
             }
         };
         Some(Self {
-            float: float.clone(),
+            fp32: fp32.clone(),
             ranges,
         })
     }
 
-    /// The graphs for this processor; nothing where those of `int8` are for such a one.
+    /// Re-quantizes the model for this CPU. Returns `None` if the stored `int8` files already target it.
     ///
-    /// Weights of all 8 bits overflow on processors that add products in 16, and answers would be wrong
-    /// without a sign of it; those of 7 bits are less exact than need be elsewhere.
+    /// 8-bit weights overflow silently on CPUs that add products in 16 bits, and 7-bit weights lose precision
+    /// needlessly on all others.
     pub(super) fn graphs(
         &self,
         manifest: &ModelManifest,
         int8: &Origin,
-    ) -> Result<Option<Graphs<Bytes>>, StoreError> {
+    ) -> Result<Option<Stages<Bytes>>, StoreError> {
         let (path, text) = match &self.ranges {
             Ranges::Embedded(text) => (PathBuf::from(&manifest.name), (*text).to_owned()),
             Ranges::File(path) => (path.clone(), read_text(path)?),
@@ -65,29 +66,23 @@ impl Requantize {
         if has_files && recipes.target == target {
             return Ok(None);
         }
-        let float = self.float.graphs(manifest)?;
-        Ok(Some(float.quantized(&recipes, target).map_err(bad)?))
+        let fp32 = self.fp32.graphs(manifest)?;
+        Ok(Some(quantized(&fp32, &recipes, target).map_err(bad)?))
     }
 }
 
-impl Graphs<Bytes> {
-    /// These float networks in int8. One without a recipe stays as it is.
-    ///
-    /// # Errors
-    /// [`QuantizeError`] if the recipes are other networks'.
-    pub fn quantized(&self, recipes: &Recipes, target: Target) -> Result<Self, QuantizeError> {
-        let quantize = |graph: &[u8], recipe: &Recipe| {
-            Network::read(graph)?
-                .quantize(recipe, target)
-                .map(Bytes::from)
-        };
-        let box_head = match (&self.box_head, &recipes.box_head) {
-            (Some(graph), Some(recipe)) => Some(quantize(graph, recipe)?),
-            (graph, _) => graph.clone(),
-        };
-        Ok(Self {
-            network: quantize(&self.network, &recipes.network)?,
-            box_head,
+/// Quantizes the fp32 stages of a model for `target`. A stage without a recipe stays in fp32.
+///
+/// # Errors
+/// [`QuantizeError`] if a recipe does not fit its stage.
+pub fn quantized(
+    fp32: &Stages<Bytes>,
+    recipes: &Recipes,
+    target: Target,
+) -> Result<Stages<Bytes>, QuantizeError> {
+    fp32.as_ref()
+        .try_map(|role, graph| match recipes.stages.get(role) {
+            Some(recipe) => Ok(Network::read(graph)?.quantize(recipe, target)?.into()),
+            None => Ok(graph.clone()),
         })
-    }
 }

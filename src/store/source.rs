@@ -1,60 +1,51 @@
-//! A model that was found: its manifest, its labels, and where its graph is.
+//! A model that was found: its manifest, its labels, and the origin of its graphs.
 
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use onnx_export::weights::StateDict;
-use onnx_export::{BuildError, DEFAULT_OPSET, Model};
+use onnx_export::{BuildError, DEFAULT_OPSET, Stages};
 
 use super::requantize::Requantize;
 use super::{FP32, INT8, ModelRef, StoreError, lines, read_bounded, read_text};
 use crate::catalogue;
-use crate::manifest::{ModelManifest, Precision, Variant};
+use crate::manifest::{ModelManifest, Precision, StageFile, Variant};
 
-/// Protobuf's own limit on a message.
+/// Maximum size of an ONNX file in bytes, protobuf's limit on a message.
 const MAX_ONNX_BYTES: u64 = 2 << 30;
 
-/// Where a model's graph comes from.
+/// The origin of a model's graphs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Weights in the binary.
+    /// Weights that the binary contains. The graphs are built from them.
     Embedded,
-    /// Files.
-    Files(Graphs<PathBuf>),
-    /// Files in memory, just built.
-    Memory(Graphs<Bytes>),
-}
-
-/// The ONNX files of a model: paths, or their bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Graphs<T> {
-    /// What reads the picture.
-    pub network: T,
-    /// What reads the regions of a detector in two stages.
-    pub box_head: Option<T>,
+    /// The paths of ONNX files.
+    Files(Stages<PathBuf>),
+    /// The contents of ONNX files that were built in this process.
+    Memory(Stages<Bytes>),
 }
 
 /// A model that was found, not yet loaded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSource {
-    /// What it is.
+    /// The model's manifest, with the variant's changes.
     pub manifest: ModelManifest,
-    /// Which variant of it.
+    /// Name of the variant.
     pub variant: String,
-    /// The number type of its weights.
+    /// Data type of the weights.
     pub precision: Precision,
-    /// The manifest's file; none for a model that is in memory.
+    /// Path of the manifest. `None` for a model in memory or in the binary.
     pub path: Option<PathBuf>,
-    /// Its class labels, by class number.
+    /// Class labels, by class index.
     pub labels: Vec<String>,
-    /// Where its graph comes from.
+    /// Origin of the graphs.
     pub origin: Origin,
-    /// For 8-bit weights: how they are made of float ones.
+    /// Sources of the int8 weights. `None` for an fp32 variant and for int8 files without ranges.
     pub requantize: Option<Requantize>,
 }
 
 impl ModelSource {
-    /// The built-in default.
+    /// Returns the built-in default model.
     ///
     /// # Errors
     /// [`StoreError`] if the binary was built from a malformed catalogue.
@@ -66,7 +57,7 @@ impl ModelSource {
         };
         let manifest = catalogue::manifest(catalogue::DEFAULT_MODEL).map_err(malformed)?;
         let Some(manifest) = manifest else {
-            return Err(StoreError::NoFile { path });
+            return Err(StoreError::NoStages { path });
         };
         let labels = lines(catalogue::labels(&manifest.labels).unwrap_or_default());
         Ok(Self {
@@ -80,7 +71,7 @@ impl ModelSource {
         })
     }
 
-    /// Reads the manifest at `path` and the labels beside it.
+    /// Reads the manifest at `path` and the label file that it names.
     pub(super) fn read(path: &Path) -> Result<Self, StoreError> {
         let text = read_text(path)?;
         let parsed = ModelManifest::parse(&text);
@@ -88,17 +79,15 @@ impl ModelSource {
             path: path.to_path_buf(),
             source,
         })?;
-        let Some(file) = &manifest.file else {
-            return Err(StoreError::NoFile {
+        let Some(stages) = StageFile::stages(&manifest.stages) else {
+            return Err(StoreError::NoStages {
                 path: path.to_path_buf(),
             });
         };
-        let box_head = manifest.box_head_file.as_deref();
-        let files = beside_both(path, ["file", "box_head_file"], file, box_head)?;
+        let files = stages.try_map(|_, file| beside(path, "stages.file", file))?;
         for variant in manifest.variants.values() {
-            if let Some(file) = &variant.file {
-                let fields = ["variants.NAME.file", "variants.NAME.box_head_file"];
-                beside_both(path, fields, file, variant.box_head_file.as_deref())?;
+            for stage in &variant.stages {
+                beside(path, "variants.NAME.stages.file", &stage.file)?;
             }
             if let Some(ranges) = &variant.ranges {
                 beside(path, "variants.NAME.ranges", ranges)?;
@@ -116,10 +105,10 @@ impl ModelSource {
         })
     }
 
-    /// The variant that `reference` asks for of this model.
+    /// Returns the variant of this model that `reference` names.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] lists the variants that there are.
+    /// [`StoreError::NotFound`] lists the variants of the model.
     pub fn with_variant(self, reference: &ModelRef) -> Result<Self, StoreError> {
         let Some(name) = reference.variant.as_deref().filter(|name| *name != FP32) else {
             return Ok(self);
@@ -129,19 +118,19 @@ impl ModelSource {
             let known: Vec<&str> = std::iter::once(FP32).chain(others).collect();
             return Err(StoreError::NotFound {
                 model: reference.clone(),
-                advice: format!("Its variants: {}", known.join(", ")),
+                advice: format!("expected one of its variants {}", known.join(", ")),
             });
         };
         Ok(self.changed(name, variant))
     }
 
-    /// The model with 8-bit weights, where it comes as such.
+    /// Returns the int8 variant of the model, or `None` if it has none.
     pub fn int8(&self) -> Option<Self> {
         let variant = self.manifest.variants.get(INT8)?.clone();
         Some(self.clone().changed(INT8, variant))
     }
 
-    /// As the variant `name` has it.
+    /// Applies the changes of the variant `name`.
     fn changed(mut self, name: &str, variant: Variant) -> Self {
         if let Some(resize) = variant.resize {
             self.manifest.preprocess.resize = resize;
@@ -149,29 +138,27 @@ impl ModelSource {
         if let Some(ranges) = variant.ranges {
             self.requantize = Requantize::new(&self.manifest.name, &self.origin, &ranges);
         }
-        if let (Origin::Files(files), Some(file)) = (&mut self.origin, variant.file) {
-            // Names without a folder, which was checked when the manifest was read.
-            let box_head = variant.box_head_file;
-            *files = Graphs {
-                network: files.network.with_file_name(file),
-                box_head: box_head.map(|file| files.network.with_file_name(file)),
-            };
+        let stages = StageFile::stages(&variant.stages);
+        if let (Origin::Files(files), Some(stages)) = (&mut self.origin, stages) {
+            // The names have no folder, which was checked when the manifest was read.
+            *files = stages.map(|_, file| files.network().with_file_name(file));
         }
         self.precision = variant.precision.unwrap_or_default();
         name.clone_into(&mut self.variant);
         self
     }
 
-    /// `name@variant`.
+    /// Returns `name@variant`.
     pub fn id(&self) -> String {
         format!("{}@{}", self.manifest.name, self.variant)
     }
 
-    /// The graphs as the bytes of ONNX files. 8-bit weights are those for this processor.
+    /// Returns the stages as the bytes of ONNX files. Int8 weights target the CPU of this machine if the model
+    /// has ranges.
     ///
     /// # Errors
-    /// [`StoreError`] if a file cannot be read, or ranges are another network's.
-    pub fn graphs(&self) -> Result<Graphs<Bytes>, StoreError> {
+    /// [`StoreError`] if a file cannot be read, or if the ranges do not fit the model.
+    pub fn graphs(&self) -> Result<Stages<Bytes>, StoreError> {
         if let Some(requantize) = &self.requantize
             && let Some(graphs) = requantize.graphs(&self.manifest, &self.origin)?
         {
@@ -182,16 +169,12 @@ impl ModelSource {
 }
 
 impl Origin {
-    /// The graphs as the bytes of ONNX files.
-    pub(super) fn graphs(&self, manifest: &ModelManifest) -> Result<Graphs<Bytes>, StoreError> {
+    /// Returns the stages as the bytes of ONNX files.
+    pub(super) fn graphs(&self, manifest: &ModelManifest) -> Result<Stages<Bytes>, StoreError> {
         match self {
-            Self::Files(files) => {
-                let read = |path: &PathBuf| read_bounded(path, MAX_ONNX_BYTES).map(Bytes::from);
-                Ok(Graphs {
-                    network: read(&files.network)?,
-                    box_head: files.box_head.as_ref().map(read).transpose()?,
-                })
-            }
+            Self::Files(files) => files
+                .as_ref()
+                .try_map(|_, path| read_bounded(path, MAX_ONNX_BYTES).map(Bytes::from)),
             Self::Memory(graphs) => Ok(graphs.clone()),
             Self::Embedded => {
                 let ModelManifest {
@@ -202,38 +185,15 @@ impl Origin {
                 let path = || PathBuf::from(name);
                 let architecture = architecture
                     .as_ref()
-                    .ok_or_else(|| StoreError::NoFile { path: path() })?;
+                    .ok_or_else(|| StoreError::NoStages { path: path() })?;
                 let model = onnx_export::build(name, architecture, &state, DEFAULT_OPSET)?;
-                Ok(Graphs::from(&model))
+                Ok(model.to_files().map(|_, file| file.into()))
             }
         }
     }
 }
 
-impl From<&Model> for Graphs<Bytes> {
-    fn from(model: &Model) -> Self {
-        Self {
-            network: model.to_bytes().into(),
-            box_head: model.box_head_bytes().map(Bytes::from),
-        }
-    }
-}
-
-/// The files of a graph, named by these two fields.
-fn beside_both(
-    manifest: &Path,
-    [field, box_head_field]: [&'static str; 2],
-    file: &Path,
-    box_head: Option<&Path>,
-) -> Result<Graphs<PathBuf>, StoreError> {
-    let box_head = box_head.map(|file| beside(manifest, box_head_field, file));
-    Ok(Graphs {
-        network: beside(manifest, field, file)?,
-        box_head: box_head.transpose()?,
-    })
-}
-
-/// A file of the manifest's own folder; a manifest from elsewhere must not read others.
+/// Returns the path of a file in the manifest's folder. A manifest from elsewhere must not read other files.
 fn beside(manifest: &Path, field: &'static str, file: &Path) -> Result<PathBuf, StoreError> {
     if file.file_name().is_none_or(|name| Path::new(name) != file) {
         let (path, got) = (manifest.to_path_buf(), file.to_path_buf());

@@ -1,5 +1,7 @@
 use std::fs;
 
+use onnx_export::{Role, Stages};
+
 use super::*;
 use crate::manifest::Resize;
 
@@ -7,7 +9,7 @@ const MANIFEST: &str = r#"
     name = "birds"
     task = "classification"
     description = "a test"
-    file = "model.onnx"
+    stages = [{ role = "network", file = "model.onnx" }]
     labels = "labels.txt"
     [preprocess]
     resize = { mode = "short_side", size = 256, filter = "bilinear" }
@@ -22,12 +24,12 @@ fn with_int8() -> String {
         r#"{MANIFEST}
     [variants.int8]
     precision = "int8"
-    file = "model.int8.onnx"
+    stages = [{{ role = "network", file = "model.int8.onnx" }}]
     [variants.240]
     resize = {{ mode = "short_side", size = 240, filter = "bilinear" }}
     [variants.240-int8]
     precision = "int8"
-    file = "model.int8.onnx"
+    stages = [{{ role = "network", file = "model.int8.onnx" }}]
     resize = {{ mode = "short_side", size = 240, filter = "bilinear" }}"#
     )
 }
@@ -74,7 +76,7 @@ fn models_are_found_by_name_and_by_path() {
     }
     let source = find(directory.path(), "birds").unwrap();
     assert_eq!(source.labels, ["wren", "robin"]);
-    assert_eq!(source.graphs().unwrap().network.as_ref(), b"graph");
+    assert_eq!(source.graphs().unwrap().network().as_ref(), b"graph");
 }
 
 #[test]
@@ -83,8 +85,11 @@ fn what_is_not_here_says_how_to_bring_it() {
     let cases = [
         ("resnet50", "sightline export resnet50 --weights"),
         ("nonsense", "the catalogue does not know it"),
-        ("birds@int8", "Its variants: fp32"),
-        ("no/such/path", "names no model.toml"),
+        ("birds@int8", "one of its variants fp32"),
+        (
+            "no/such/path",
+            "expected the path of a folder with model.toml",
+        ),
     ];
     for (name, expected) in cases {
         let message = find(directory.path(), name).unwrap_err().to_string();
@@ -109,7 +114,7 @@ fn a_variant_is_another_graph_or_resize() {
     );
     for (name, graph, precision, side) in cases {
         let source = find(directory.path(), name).unwrap();
-        assert_eq!(source.graphs().unwrap().network, graph, "{name}");
+        assert_eq!(source.graphs().unwrap().network(), graph, "{name}");
         assert_eq!(source.precision, precision, "{name}");
         let Resize::ShortSide { size, .. } = source.manifest.preprocess.resize else {
             panic!("{name}: another resize");
@@ -136,10 +141,12 @@ fn a_variant_of_two_stages_has_two_files() {
     let manifest = include_str!("../../models/fasterrcnn_mobilenet_v3_large_320_fpn/model.toml");
     let manifest = manifest.replacen(
         "labels = \"coco91.txt\"",
-        "labels = \"labels.txt\"\nfile = \"model.onnx\"\nbox_head_file = \"model.box_head.onnx\"",
+        "labels = \"labels.txt\"\nstages = [{ role = \"network\", file = \"model.onnx\" }, \
+         { role = \"box_head\", file = \"model.box_head.onnx\" }]",
         1,
-    ) + "\n[variants.int8]\nprecision = \"int8\"\nfile = \"model.int8.onnx\"\n\
-           box_head_file = \"model.int8.box_head.onnx\"\n";
+    ) + "\n[variants.int8]\nprecision = \"int8\"\n\
+           stages = [{ role = \"network\", file = \"model.int8.onnx\" }, \
+           { role = \"box_head\", file = \"model.int8.box_head.onnx\" }]\n";
     let directory = directory(&[("boxes/model.toml", manifest)]);
     let name = "fasterrcnn_mobilenet_v3_large_320_fpn";
     let source = find(directory.path(), name).unwrap();
@@ -148,10 +155,7 @@ fn a_variant_of_two_stages_has_two_files() {
         other => panic!("{other:?}"),
     };
     let at = |name: &str| directory.path().join("boxes").join(name);
-    let expected = |network, box_head| Graphs {
-        network: at(network),
-        box_head: Some(at(box_head)),
-    };
+    let expected = |network, box_head| Stages::new(at(network)).with(Role::BoxHead, at(box_head));
     assert_eq!(
         files(&source),
         expected("model.onnx", "model.box_head.onnx")

@@ -4,7 +4,7 @@ use onnx_export::architecture::Backbone;
 use onnx_export::backbones::mobilenet_v3;
 use onnx_export::graph::{Graph, Loader};
 use onnx_export::weights::StateDict;
-use onnx_export::{DEFAULT_OPSET, Model, ModelInfo};
+use onnx_export::{DEFAULT_OPSET, Model, ModelInfo, Stages};
 use sightline::manifest::ModelManifest;
 
 /// The trunk alone, pooled: its checkpoint has no classifier, so the graph is built by hand.
@@ -29,8 +29,7 @@ pub fn pooled(state: &StateDict, manifest: &ModelManifest) -> Vec<u8> {
         parameters,
     };
     Model {
-        graph,
-        box_head: None,
+        stages: Stages::new(graph),
         info,
     }
     .to_bytes()

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Head;
 use crate::check::require;
 use crate::error::ArgumentError;
+use crate::stages::Role;
 
 /// Maximum number of pyramid levels: each level halves the one before, and an image side is at most 4096 pixels.
 const MAX_LEVELS: usize = 12;
@@ -137,10 +138,12 @@ impl DefaultBoxes {
 }
 
 impl Head {
-    /// Whether the network has two stages: a second graph, the box head, runs on the regions that the
-    /// caller selects from the proposals of the first one.
-    pub fn has_box_head(&self) -> bool {
-        matches!(self, Self::FasterRcnn(_))
+    /// Returns the roles of the stages of a network with this head, in order.
+    pub fn roles(&self) -> &'static [Role] {
+        match self {
+            Self::FasterRcnn(_) => &[Role::Network, Role::BoxHead],
+            _ => &[Role::Network],
+        }
     }
 
     /// Checks the arguments of a detection head. Other heads are checked together with their backbone.

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{QuantizeError, Range};
+use crate::stages::{Role, Stage, Stages};
 
 /// Version of the file's format.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Which processors the numbers are chosen for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,59 +71,85 @@ pub struct Recipe {
     pub trained: bool,
 }
 
-/// The recipes of a model's networks: the contents of a ranges file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The recipes of a model's stages: the contents of a ranges file.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Recipes {
-    format: u32,
-    /// Which processors the numbers are chosen for.
+    /// CPUs that the recipes were chosen for.
     pub target: Target,
-    /// The network that reads the picture.
-    pub network: Recipe,
-    /// The second stage of Faster R-CNN.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub box_head: Option<Recipe>,
+    /// Recipe of each stage. A stage without one stays in fp32.
+    pub stages: Stages<Recipe>,
+}
+
+/// The JSON form of [`Recipes`].
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecipesFile {
+    format: u32,
+    target: Target,
+    stages: Vec<StageRecipe>,
+}
+
+/// The JSON form of one stage's recipe.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StageRecipe {
+    role: Role,
+    recipe: Recipe,
 }
 
 impl Recipes {
-    /// The recipes of a model's networks.
-    pub fn new(target: Target, network: Recipe, box_head: Option<Recipe>) -> Self {
-        Self {
-            format: FORMAT,
-            target,
-            network,
-            box_head,
-        }
-    }
-
-    /// Reads and checks a ranges file.
+    /// Parses and checks a ranges file.
     ///
     /// # Errors
-    /// [`QuantizeError::Recipe`].
+    /// [`QuantizeError::Recipe`] if the text is not JSON, has another format, or a value is out of range.
     pub fn parse(text: &str) -> Result<Self, QuantizeError> {
-        let recipes: Self =
+        let file: RecipesFile =
             serde_json::from_str(text).map_err(|error| QuantizeError::Recipe(error.to_string()))?;
-        if recipes.format != FORMAT {
-            let got = recipes.format;
+        if file.format != FORMAT {
+            let got = file.format;
             let text = format!("field `format`: expected {FORMAT}, got {got}");
             return Err(QuantizeError::Recipe(text));
         }
+        let roles: Vec<&str> = file.stages.iter().map(|s| s.role.as_str()).collect();
+        let roles = roles.join(", ");
+        let stages = file.stages.into_iter().map(|stage| Stage {
+            role: stage.role,
+            content: stage.recipe,
+        });
+        let stages = Stages::from_list(stages).ok_or_else(|| {
+            let text = format!("field `stages`: expected role network first, got [{roles}]");
+            QuantizeError::Recipe(text)
+        })?;
+        let recipes = Self {
+            target: file.target,
+            stages,
+        };
         recipes.check()?;
         Ok(recipes)
     }
 
     fn check(&self) -> Result<(), QuantizeError> {
-        let mut recipes = std::iter::once(&self.network).chain(&self.box_head);
-        recipes.try_for_each(Recipe::check)
+        self.stages
+            .iter()
+            .try_for_each(|stage| stage.content.check())
     }
 
-    /// The file's text.
+    /// Returns the text of the ranges file, JSON.
     ///
     /// # Errors
-    /// [`QuantizeError::Recipe`] for numbers that [`Recipes::parse`] refuses.
+    /// [`QuantizeError::Recipe`] for values that [`Recipes::parse`] rejects.
     pub fn to_json(&self) -> Result<String, QuantizeError> {
         self.check()?;
-        serde_json::to_string(self).map_err(|error| QuantizeError::Recipe(error.to_string()))
+        let stages = self.stages.iter().map(|stage| StageRecipe {
+            role: stage.role,
+            recipe: stage.content.clone(),
+        });
+        let file = RecipesFile {
+            format: FORMAT,
+            target: self.target,
+            stages: stages.collect(),
+        };
+        serde_json::to_string(&file).map_err(|error| QuantizeError::Recipe(error.to_string()))
     }
 }
 
@@ -188,8 +215,16 @@ mod tests {
             trained: true,
         };
         assert!(recipe.ranges.len() > 10_000);
-        for head in [None, Some(recipe.clone()), Some(Recipe::default())] {
-            let recipes = Recipes::new(Target::Avx2, recipe.clone(), head);
+        let one = Stages::new(recipe.clone());
+        for stages in [
+            one.clone(),
+            one.clone().with(Role::BoxHead, recipe.clone()),
+            one.with(Role::BoxHead, Recipe::default()),
+        ] {
+            let recipes = Recipes {
+                target: Target::Avx2,
+                stages,
+            };
             let text = recipes.to_json().unwrap();
             let read = Recipes::parse(&text).unwrap();
             assert_eq!(read, recipes);
@@ -199,9 +234,14 @@ mod tests {
 
     #[test]
     fn the_smallest_file() {
-        let text = r#"{"format":1,"target":"vnni","network":{"ranges":{}}}"#;
+        let text =
+            r#"{"format":2,"target":"vnni","stages":[{"role":"network","recipe":{"ranges":{}}}]}"#;
         let recipes = Recipes::parse(text).unwrap();
-        assert_eq!(recipes, Recipes::new(Target::Vnni, Recipe::default(), None));
+        let expected = Recipes {
+            target: Target::Vnni,
+            stages: Stages::new(Recipe::default()),
+        };
+        assert_eq!(recipes, expected);
         assert_eq!(recipes.to_json().unwrap(), text);
         for target in [Target::Vnni, Target::Avx2] {
             let name = serde_json::to_value(target).unwrap();
@@ -214,27 +254,30 @@ mod tests {
         let cases = [
             ("", "not a ranges file"),
             ("[]", "not a ranges file"),
-            (r#"{"format":1}"#, "`target`"),
-            (r#"{"format":1,"target":"vnni"}"#, "`network`"),
+            (r#"{"format":2}"#, "`target`"),
+            (r#"{"format":2,"target":"vnni"}"#, "`stages`"),
+            (r#"{"format":2,"target":"neon","stages":[]}"#, "neon"),
             (
-                r#"{"format":1,"target":"neon","network":{"ranges":{}}}"#,
-                "neon",
+                r#"{"format":1,"target":"vnni","stages":[]}"#,
+                "`format`: expected 2, got 1",
+            ),
+            (r#"{"format":2,"target":"vnni","stages":[],"x":1}"#, "`x`"),
+            (
+                r#"{"format":2,"target":"vnni","stages":[]}"#,
+                "`stages`: expected role network first, got []",
             ),
             (
-                r#"{"format":2,"target":"vnni","network":{"ranges":{}}}"#,
-                "`format`: expected 1, got 2",
+                r#"{"format":2,"target":"vnni","stages":[{"role":"box_head","recipe":{"ranges":{}}}]}"#,
+                "`stages`: expected role network first, got [box_head]",
             ),
             (
-                r#"{"format":1,"target":"vnni","network":{"ranges":{}},"x":1}"#,
-                "`x`",
-            ),
-            (r#"{"format":1,"target":"vnni","network":{}}"#, "`ranges`"),
-            (
-                r#"{"format":1,"target":"vnni","network":{"ranges":{},"layers":[]}}"#,
-                "`layers`",
+                r#"{"format":2,"target":"vnni","stages":[{"role":"head","recipe":{"ranges":{}}}]}"#,
+                "unknown variant `head`",
             ),
         ];
         let inside = [
+            ("", "`ranges`"),
+            (r#""ranges":{},"layers":[]"#, "`layers`"),
             (r#""ranges":{"a":[0]}"#, "length 1"),
             (r#""ranges":{"a":[1,0]}"#, "`ranges`"),
             (r#""ranges":{"a":[0,1e39]}"#, "`ranges`"),
@@ -255,10 +298,15 @@ mod tests {
                 "`channel_means`",
             ),
         ];
-        let network = |inside| format!(r#"{{"format":1,"target":"vnni","network":{{{inside}}}}}"#);
+        let stage = |role, recipe| format!(r#"{{"role":"{role}","recipe":{{{recipe}}}}}"#);
+        let file = |stages: &[String]| {
+            let stages = stages.join(",");
+            format!(r#"{{"format":2,"target":"vnni","stages":[{stages}]}}"#)
+        };
+        let network = |inside| file(&[stage("network", inside)]);
         let head = |inside| {
-            let first = r#"{"format":1,"target":"vnni","network":{"ranges":{}}"#;
-            format!(r#"{first},"box_head":{{{inside}}}}}"#)
+            let first = stage("network", r#""ranges":{}"#);
+            file(&[first, stage("box_head", inside)])
         };
         let whole = cases.map(|(text, expected)| (text.to_owned(), expected));
         let inside = inside.into_iter();
@@ -281,9 +329,11 @@ mod tests {
             ranges: BTreeMap::from([("a".to_owned(), range)]),
             ..Recipe::default()
         };
-        let message = Recipes::new(Target::Vnni, recipe, None)
-            .to_json()
-            .unwrap_err();
+        let recipes = Recipes {
+            target: Target::Vnni,
+            stages: Stages::new(recipe),
+        };
+        let message = recipes.to_json().unwrap_err();
         assert!(message.to_string().contains("`ranges`"), "{message}");
     }
 }

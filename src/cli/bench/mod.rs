@@ -21,7 +21,7 @@ use sightline::engine::OnnxRuntime;
 use sightline::manifest::Precision;
 use sightline::process::ProcessUsage;
 use sightline::store::{
-    FP32, Graphs, ModelRef, ModelSource, ModelStore, Origin, StoreError, lines, read_bounded,
+    FP32, ModelRef, ModelSource, ModelStore, Origin, StoreError, lines, read_bounded,
 };
 use sightline::threads::usable_cores;
 
@@ -116,7 +116,7 @@ fn find_or_make(store: &ModelStore, model: &ModelRef) -> Result<ModelSource> {
     let labels = catalogue::labels(&manifest.labels)
         .map(lines)
         .unwrap_or_default();
-    let origin = Origin::Memory(Graphs::from(&built));
+    let origin = Origin::Memory(built.to_files().map(|_, file| file.into()));
     let source = ModelSource {
         manifest,
         variant: FP32.to_owned(),

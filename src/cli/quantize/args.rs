@@ -120,19 +120,20 @@ impl QuantizeArgs {
         })
     }
 
-    /// The manifest of what is written: with `-o` it is named as its place, as `export` does, since two
-    /// models of one name could not be told apart.
+    /// Returns the manifest to write. With `-o` it is named after the output, as `export` does, because two models
+    /// of one name cannot be told apart.
     pub(super) fn named(&self, source: &ModelSource, paths: &OutputPaths) -> Result<ModelManifest> {
         let mut manifest = source.manifest.clone();
         if self.out.is_some() {
             manifest.name.clone_from(&paths.name);
-            // Parsed again so that a name that `serve` would refuse is refused before the work.
-            ModelManifest::parse(&manifest.to_toml()?).context("the quantised model (see -o)")?;
+            // Parsed again so that a name that `serve` would reject is rejected before the work.
+            ModelManifest::parse(&manifest.to_toml()?)
+                .context("cannot name the quantized model after the output (-o)")?;
         }
         Ok(manifest)
     }
 
-    /// Where the files go.
+    /// Returns the paths of the files to write.
     pub(super) fn paths(&self, source: &ModelSource) -> Result<OutputPaths> {
         let paths = match (&self.out, &source.path, &source.origin) {
             (Some(out), ..) => OutputPaths::new(out)?,

@@ -4,12 +4,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use onnx_export::Stages;
 use sightline::cpu::int8_target;
 use sightline::engine::{Arithmetic, Engine, Tensor};
 use sightline::image::{ImageSize, PreparedImage};
 use sightline::postprocess::detect::{DetectError, Detector};
 use sightline::quantize::{Agreement, Answers, NetworkReport, Progress, Report, Timing};
-use sightline::store::{Graphs, ModelSource};
+use sightline::store::ModelSource;
 
 use super::Work;
 
@@ -22,7 +23,7 @@ pub(super) fn report(
     work: &Work<'_>,
     source: &ModelSource,
     detector: Option<&Detector>,
-    (float, int8): (&Graphs<Bytes>, &Graphs<Bytes>),
+    (float, int8): (&Stages<Bytes>, &Stages<Bytes>),
     networks: Vec<NetworkReport>,
 ) -> Result<Report> {
     let side = |graphs, arithmetic| -> Result<Side<'_>> {
@@ -97,11 +98,10 @@ impl Side<'_> {
         Ok(())
     }
 
-    fn timing(mut self, graphs: &Graphs<Bytes>) -> Timing {
+    fn timing(mut self, graphs: &Stages<Bytes>) -> Timing {
         self.times.sort_by(f64::total_cmp);
-        let box_head = graphs.box_head.as_ref().map_or(0, Bytes::len);
         Timing {
-            bytes: graphs.network.len() + box_head,
+            bytes: graphs.iter().map(|stage| stage.content.len()).sum(),
             milliseconds: self
                 .times
                 .get(self.times.len() / 2)

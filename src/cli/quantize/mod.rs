@@ -5,20 +5,22 @@ mod measure;
 mod pictures;
 mod progress;
 
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use onnx_export::quantize::{Network, Recipes, Target};
+use onnx_export::{Role, Stages};
 use sightline::engine::{Arithmetic, Engine, OnnxRuntime};
 use sightline::manifest::{ModelManifest, Precision, Variant};
 use sightline::networks::Networks;
 use sightline::postprocess::detect::Detector;
 use sightline::quantize::{Choice, Goal, NetworkReport, Subject, calibrate, search};
-use sightline::store::{FP32, Graphs, INT8, ModelSource, Origin};
+use sightline::store::{FP32, INT8, ModelSource, Origin, quantized};
 use sightline::threads::usable_cores;
 
-use super::output::{OutputPaths, file_name, write_all};
+use super::output::{OutputPaths, file_name, stage_files, write_all};
 use super::say::say;
 pub(super) use args::QuantizeArgs;
 use pictures::Pictures;
@@ -52,7 +54,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     };
     let detector = Detector::of(&source.manifest)?;
     let (recipes, networks) = work.choose(&source, detector.as_ref(), &float)?;
-    let int8 = float.quantized(&recipes, target)?;
+    let int8 = quantized(&float, &recipes, target)?;
     let report = measure::report(&work, &source, detector.as_ref(), (&float, &int8), networks)?;
     let json = serde_json::to_string_pretty(&report)? + "\n";
     let text = report.to_string();
@@ -63,8 +65,8 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
         paths.beside("int8.report.txt"),
     );
     let reports = [
-        (json_path.as_path(), json.as_bytes()),
-        (&text_path, text.as_bytes()),
+        (json_path, json.as_bytes()),
+        (text_path.clone(), text.as_bytes()),
     ];
     if !args.force
         && let Some(advice) = measure::objection(&report, args.min_agreement)
@@ -75,13 +77,13 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
             text_path.display()
         );
     }
-    write(
-        (&source, named),
-        &paths,
-        (&float, &int8),
-        &recipes,
-        &reports,
-    )?;
+    let quantized = Quantized {
+        source: &source,
+        fp32: &float,
+        int8: &int8,
+        recipes: &recipes,
+    };
+    quantized.write(named, &paths, &reports)?;
     said?;
     say!("{}: the report", text_path.display())?;
     say!(
@@ -105,7 +107,7 @@ impl Work<'_> {
         &self,
         source: &ModelSource,
         detector: Option<&Detector>,
-        float: &Graphs<Bytes>,
+        float: &Stages<Bytes>,
     ) -> Result<(Recipes, Vec<NetworkReport>)> {
         let mut reports = Vec::new();
         let subject = |graph: &[u8]| -> Result<Subject<'_>> {
@@ -118,24 +120,25 @@ impl Work<'_> {
                 threads: usable_cores(),
             })
         };
-        let network = self.choose_one(&subject(&float.network)?, &mut reports)?;
         let propose = detector.and_then(Detector::proposer);
-        let box_head = match (&float.box_head, propose) {
-            (Some(graph), Some(propose)) => {
-                let first = Some((&float.network[..], propose));
-                let subject = Subject {
-                    first,
-                    ..subject(graph)?
-                };
-                Some(self.choose_one(&subject, &mut reports)?)
-            }
-            _ => None,
+        let stages = float.as_ref().try_map(|role, graph| {
+            let first = match (role, &propose) {
+                (Role::BoxHead, Some(propose)) => Some((&float.network()[..], Arc::clone(propose))),
+                (Role::BoxHead, None) => {
+                    bail!("cannot calibrate the stage {role}: the model is no two-stage detector")
+                }
+                (Role::Network, _) => None,
+            };
+            let subject = Subject {
+                first,
+                ..subject(graph)?
+            };
+            Ok(self.choose_one(&subject, &mut reports)?.recipe)
+        })?;
+        let recipes = Recipes {
+            target: self.target,
+            stages,
         };
-        let recipes = Recipes::new(
-            self.target,
-            network.recipe,
-            box_head.map(|head| head.recipe),
-        );
         Ok((recipes, reports))
     }
 
@@ -165,7 +168,7 @@ impl Work<'_> {
         &self,
         source: &ModelSource,
         detector: Option<&Detector>,
-        graphs: &Graphs<Bytes>,
+        graphs: &Stages<Bytes>,
         arithmetic: Arithmetic,
     ) -> Result<Box<dyn Engine>> {
         let runtime = self.runtime.with_arithmetic(arithmetic);
@@ -178,52 +181,53 @@ impl Work<'_> {
     }
 }
 
-/// Writes the model in both precisions: all of its files, or none.
-fn write(
-    (source, mut manifest): (&ModelSource, ModelManifest),
-    paths: &OutputPaths,
-    (float, int8): (&Graphs<Bytes>, &Graphs<Bytes>),
-    recipes: &Recipes,
-    reports: &[(&Path, &[u8])],
-) -> Result<()> {
-    let (int8_onnx, int8_head) = (paths.int8.clone(), paths.beside("int8.box_head.onnx"));
-    let ranges = paths.ranges.clone();
-    manifest.file = Some(file_name(&paths.onnx));
-    manifest.box_head_file = float.box_head.as_ref().map(|_| file_name(&paths.box_head));
-    manifest.labels = file_name(&paths.labels);
-    manifest.weights = Vec::new();
-    if source.path.as_ref() != Some(&paths.manifest) {
-        // Other variants' files stay where they are.
-        let variants = &mut manifest.variants;
-        variants.retain(|_, variant| variant.file.is_none() && variant.ranges.is_none());
+/// A quantized model, and the fp32 model that it was made from.
+struct Quantized<'a> {
+    source: &'a ModelSource,
+    fp32: &'a Stages<Bytes>,
+    int8: &'a Stages<Bytes>,
+    recipes: &'a Recipes,
+}
+
+impl Quantized<'_> {
+    /// Writes the model in both data types with `extra` files: all of them, or none.
+    fn write(
+        &self,
+        mut manifest: ModelManifest,
+        paths: &OutputPaths,
+        extra: &[(PathBuf, &[u8])],
+    ) -> Result<()> {
+        let Self {
+            source, fp32, int8, ..
+        } = self;
+        manifest.stages = stage_files(fp32.as_ref().map(|role, _| paths.stage(role)));
+        manifest.labels = file_name(&paths.labels);
+        manifest.weights = Vec::new();
+        if source.path.as_ref() != Some(&paths.manifest) {
+            // The files of other variants are not copied.
+            let variants = &mut manifest.variants;
+            variants.retain(|_, variant| variant.stages.is_empty() && variant.ranges.is_none());
+        }
+        let variant = Variant {
+            precision: Some(Precision::Int8),
+            stages: stage_files(int8.as_ref().map(|role, _| paths.int8_stage(role))),
+            ranges: Some(file_name(&paths.ranges)),
+            resize: None,
+        };
+        manifest.variants.insert(INT8.to_owned(), variant);
+        let manifest = manifest.to_toml()?;
+        let labels = source.labels.join("\n") + "\n";
+        let recipes = self.recipes.to_json()?;
+        let mut files: Vec<(PathBuf, &[u8])> = Vec::new();
+        files.extend(fp32.iter().map(|s| (paths.stage(s.role), &s.content[..])));
+        files.extend(
+            int8.iter()
+                .map(|s| (paths.int8_stage(s.role), &s.content[..])),
+        );
+        files.push((paths.ranges.clone(), recipes.as_bytes()));
+        files.push((paths.labels.clone(), labels.as_bytes()));
+        files.extend_from_slice(extra);
+        files.push((paths.manifest.clone(), manifest.as_bytes()));
+        write_all(&files)
     }
-    let variant = Variant {
-        precision: Some(Precision::Int8),
-        file: Some(file_name(&int8_onnx)),
-        box_head_file: int8.box_head.as_ref().map(|_| file_name(&int8_head)),
-        ranges: Some(file_name(&ranges)),
-        resize: None,
-    };
-    manifest.variants.insert(INT8.to_owned(), variant);
-    let manifest = manifest.to_toml()?;
-    let labels = source.labels.join("\n") + "\n";
-    let recipes = recipes.to_json()?;
-    let mut files: Vec<(&Path, &[u8])> =
-        vec![(&paths.onnx, &float.network), (&int8_onnx, &int8.network)];
-    let heads = [
-        (&paths.box_head, &float.box_head),
-        (&int8_head, &int8.box_head),
-    ];
-    files.extend(
-        heads
-            .iter()
-            .filter_map(|(path, bytes)| Some((path.as_path(), bytes.as_deref()?))),
-    );
-    files.extend([
-        (ranges.as_path(), recipes.as_bytes()),
-        (&paths.labels, labels.as_bytes()),
-    ]);
-    files.extend(reports);
-    files.push((&paths.manifest, manifest.as_bytes()));
-    write_all(&files)
 }

@@ -16,9 +16,9 @@ fn networks(name: &str) -> Vec<Network> {
     }
     let state = formula::state_dict(&tensor_shapes(&architecture).unwrap(), &[]).unwrap();
     let model = crate::build(name, &architecture, &state, DEFAULT_OPSET).unwrap();
-    let files = [Some(model.to_bytes()), model.box_head_bytes()];
-    let files = files.into_iter().flatten();
-    files.map(|bytes| Network::read(&bytes).unwrap()).collect()
+    let files = model.to_files();
+    let networks = files.iter().map(|file| Network::read(file.content));
+    networks.map(Result::unwrap).collect()
 }
 
 fn names(values: &[crate::proto::ValueInfoProto]) -> Vec<&str> {

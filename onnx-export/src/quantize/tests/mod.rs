@@ -14,7 +14,7 @@ use crate::graph::ops::Conv;
 use crate::graph::{Graph, Loader, Value};
 use crate::proto::{GraphProto, ModelProto};
 use crate::weights::StateDict;
-use crate::{DEFAULT_OPSET, Model, ModelInfo, formula};
+use crate::{DEFAULT_OPSET, Model, ModelInfo, Stages, formula};
 
 /// A graph under construction.
 struct Builder {
@@ -72,8 +72,7 @@ impl Builder {
             parameters: 0,
         };
         let model = Model {
-            graph: self.graph,
-            box_head: None,
+            stages: Stages::new(self.graph),
             info,
         };
         Network::read(&model.to_bytes()).unwrap()
