@@ -1,14 +1,18 @@
-//! Everything of detection that is not inference, for a photograph of the usual size.
+//! Preprocessing and postprocessing of detection for a photograph of 640x480.
 
 use std::hint::black_box;
+use std::ops::Range;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use image::RgbImage;
 use onnx_export::formula::uniform;
-use sightline::image::{DetectorSize, DetectorSizes, DetectorTransform, ImageSize};
+use sightline::cancel::Cancel;
+use sightline::image::{
+    DetectorResize, DetectorSize, DetectorSizes, DetectorTransform, ImageSize, Normalizer,
+};
 use sightline::postprocess::detect::{
-    AnchorGenerator, BoxHead, Corners, DefaultBoxes, DetectOptions, FeatureMap, HeadLevel,
-    RetinaNet, Rpn, Ssd, Thresholds, batched_nms,
+    AnchorGenerator, BoxHead, BoxHeadOutputs, BoxXyxy, DefaultBoxes, DetectOptions, FeatureMap,
+    HeadLevel, RetinaNet, Rpn, Ssd, Thresholds, batched_nms,
 };
 
 const PHOTO: ImageSize = size(640, 480);
@@ -62,14 +66,10 @@ fn transform(c: &mut Criterion) {
             32,
         ),
     ] {
-        let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
-        let transform = DetectorTransform::new(size, multiple, mean, std);
-        let (width, height) = image.dimensions();
-        let sizes = transform.sizes(ImageSize { width, height });
-        let padded = sizes.expect("a good size").padded;
-        let mut planes = vec![0.0; 3 * padded.pixels() as usize];
+        let normalizer = Normalizer::new([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+        let transform = DetectorTransform::new(DetectorResize::new(size, multiple), normalizer);
         group.bench_function(name, |b| {
-            b.iter(|| transform.write(black_box(&image), padded, &mut planes));
+            b.iter(|| transform.run(black_box(&image)));
         });
     }
     group.finish();
@@ -79,8 +79,8 @@ fn values(name: &str, len: usize, scale: f32, shift: f32) -> Vec<f32> {
     uniform(name, len).map(|v| v * scale + shift).collect()
 }
 
-/// Boxes of many sizes all over a picture.
-fn boxes(len: usize) -> Vec<Corners> {
+/// Boxes of many sizes all over an image.
+fn boxes(len: usize) -> Vec<[f32; 4]> {
     let at = values("boxes", 4 * len, 0.5, 0.5);
     let corners = at.as_chunks::<4>().0.iter().map(|[x, y, w, h]| {
         let (x, y) = (x * 900.0, y * 700.0);
@@ -92,7 +92,7 @@ fn boxes(len: usize) -> Vec<Corners> {
 fn nms(c: &mut Criterion) {
     let mut group = c.benchmark_group("nms");
     for (len, kinds) in [(3000, 91), (1000, 91), (5000, 5), (3000, 1)] {
-        let boxes = boxes(len);
+        let boxes: Vec<BoxXyxy> = boxes(len).into_iter().map(BoxXyxy::from).collect();
         let scores = values("scores", len, 0.5, 0.5);
         let classes: Vec<u32> = (0..len as u32).map(|i| i % kinds).collect();
         group.throughput(Throughput::Elements(len as u64));
@@ -103,7 +103,7 @@ fn nms(c: &mut Criterion) {
     group.finish();
 }
 
-/// A network's outputs over maps of `grids` (columns, rows).
+/// A network's outputs over feature maps of the sizes `grids`.
 struct Maps {
     grids: Vec<ImageSize>,
     scores: Vec<Vec<f32>>,
@@ -111,24 +111,24 @@ struct Maps {
 }
 
 impl Maps {
-    /// `[anchors at a point, classes]`; logits that are spread as those of a trained network: few are
-    /// high, by the fourth power of a uniform number.
-    fn new(grids: &[(u32, u32)], [per_point, classes]: [usize; 2], low: f32, high: f32) -> Self {
-        let grids: Vec<ImageSize> = grids.iter().map(|(w, h)| size(*w, *h)).collect();
+    /// Outputs with `anchors` boxes per point and `classes` logits per box, spread over `logits` as those
+    /// of a trained network: a power of uniform values makes few of them high.
+    fn new(grids: &[ImageSize], anchors: usize, classes: usize, logits: Range<f32>) -> Self {
         let level = |channels: usize, grid: &ImageSize| {
             let name = format!("{channels} of {}", grid.width);
             values(&name, channels * grid.pixels() as usize, 1.0, 0.0)
         };
         let scores = grids.iter().map(|grid| {
-            let uniform = level(per_point * classes, grid);
-            let logit = |v: f32| low + (high - low) * v.abs().powi(4).powi(4);
+            let uniform = level(anchors * classes, grid);
+            let spread = logits.end - logits.start;
+            let logit = |v: f32| logits.start + spread * v.abs().powi(4).powi(4);
             uniform.into_iter().map(logit).collect()
         });
-        let deltas = grids.iter().map(|grid| level(4 * per_point, grid));
+        let deltas = grids.iter().map(|grid| level(4 * anchors, grid));
         Self {
             scores: scores.collect(),
             deltas: deltas.collect(),
-            grids,
+            grids: grids.to_vec(),
         }
     }
 
@@ -159,12 +159,18 @@ fn proposals(c: &mut Criterion) {
         let sizes = [32.0, 64.0, 128.0, 256.0, 512.0].map(|size| vec![size]);
         AnchorGenerator::new(&sizes, &ratios(5)).expect("as many ratios")
     };
-    let pyramid = [(272, 200), (136, 100), (68, 50), (34, 25), (17, 13)];
+    let pyramid = [
+        size(272, 200),
+        size(136, 100),
+        size(68, 50),
+        size(34, 25),
+        size(17, 13),
+    ];
     let mut group = c.benchmark_group("proposals");
     for (name, grids, per_point, anchors, sizes, top_n) in [
         (
             "mobilenet_320",
-            [(14, 10), (14, 10), (7, 5)].as_slice(),
+            [size(14, 10), size(14, 10), size(7, 5)].as_slice(),
             15,
             mobilenet(),
             SMALL,
@@ -172,7 +178,7 @@ fn proposals(c: &mut Criterion) {
         ),
         (
             "mobilenet_800",
-            &[(34, 25), (34, 25), (17, 13)],
+            &[size(34, 25), size(34, 25), size(17, 13)],
             15,
             mobilenet(),
             LARGE,
@@ -187,7 +193,7 @@ fn proposals(c: &mut Criterion) {
             nms_threshold: 0.7,
             score_threshold: 0.0,
         };
-        let maps = Maps::new(grids, [per_point, 1], -8.0, 4.0);
+        let maps = Maps::new(grids, per_point, 1, -8.0..4.0);
         let levels = maps.levels();
         group.bench_function(name, |b| b.iter(|| rpn.propose(black_box(&levels), &sizes)));
     }
@@ -203,7 +209,7 @@ fn thresholds(score: f32, iou: f64, max_detections: usize) -> Thresholds {
 }
 
 fn final_stages(c: &mut Criterion) {
-    let options = DetectOptions::default();
+    let (options, cancel) = (DetectOptions::default(), Cancel::never());
     let mut group = c.benchmark_group("final");
     let head = BoxHead {
         box_weights: [10.0, 10.0, 5.0, 5.0],
@@ -211,13 +217,18 @@ fn final_stages(c: &mut Criterion) {
     };
     let proposals = boxes(1000);
     let mut logits = values("logits", 1000 * 91, 3.0, 0.0);
-    // Three of four proposals show the background.
+    // Three of four proposals show only the background.
     for (i, row) in logits.chunks_exact_mut(91).enumerate() {
         row[if i % 4 == 0 { i % 91 } else { 0 }] = 9.0;
     }
     let deltas = values("deltas", 1000 * 364, 1.0, 0.0);
     group.bench_function("box_head_1000x91", |b| {
-        b.iter(|| head.detect((black_box(&logits), &deltas), &proposals, &LARGE, &options));
+        let outputs = BoxHeadOutputs {
+            proposals: &proposals,
+            class_logits: &logits,
+            box_regression: &deltas,
+        };
+        b.iter(|| head.detect(black_box(&outputs), &LARGE, &options, &cancel));
     });
     let sizes = [32.0, 64.0, 128.0, 256.0, 512.0].map(|x| vec![x, x * 1.25, x * 1.58]);
     let retinanet = RetinaNet {
@@ -226,11 +237,17 @@ fn final_stages(c: &mut Criterion) {
         topk_candidates: 1000,
         thresholds: thresholds(0.05, 0.5, 300),
     };
-    let grids = [(136, 100), (68, 50), (34, 25), (17, 13), (9, 7)];
-    let maps = Maps::new(&grids, [9, 91], -7.0, -1.5);
+    let grids = [
+        size(136, 100),
+        size(68, 50),
+        size(34, 25),
+        size(17, 13),
+        size(9, 7),
+    ];
+    let maps = Maps::new(&grids, 9, 91, -7.0..-1.5);
     let levels = maps.levels();
     group.bench_function("retinanet_800", |b| {
-        b.iter(|| retinanet.detect(black_box(&levels), &LARGE, &options));
+        b.iter(|| retinanet.detect(black_box(&levels), &LARGE, &options, &cancel));
     });
     let ssd = Ssd {
         box_weights: [10.0, 10.0, 5.0, 5.0],
@@ -238,10 +255,17 @@ fn final_stages(c: &mut Criterion) {
         topk_candidates: 300,
         thresholds: thresholds(0.001, 0.55, 300),
     };
-    let grids = [(20, 20), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)];
-    let mut maps = Maps::new(&grids, [6, 91], -3.0, 4.0);
-    // As in a busy photograph: the background leads, and some 15,000 pairs of a box and one of the
-    // classes that occur pass the threshold.
+    let grids = [
+        size(20, 20),
+        size(10, 10),
+        size(5, 5),
+        size(3, 3),
+        size(2, 2),
+        size(1, 1),
+    ];
+    let mut maps = Maps::new(&grids, 6, 91, -3.0..4.0);
+    // As in a busy photograph, the background has the highest score, and about 15,000 pairs of a box
+    // and a class pass the threshold.
     for (scores, grid) in maps.scores.iter_mut().zip(&maps.grids) {
         let planes = scores.chunks_exact_mut(grid.pixels() as usize);
         for (channel, plane) in planes.enumerate() {
@@ -254,7 +278,7 @@ fn final_stages(c: &mut Criterion) {
     }
     let levels = maps.levels();
     group.bench_function("ssdlite_320", |b| {
-        b.iter(|| ssd.detect(black_box(&levels), &SQUARE, &options));
+        b.iter(|| ssd.detect(black_box(&levels), &SQUARE, &options, &cancel));
     });
     group.finish();
 }

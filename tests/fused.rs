@@ -16,6 +16,7 @@ use image::RgbImage;
 use onnx_export::weights::StateDict;
 use onnx_export::{DEFAULT_OPSET, Model, OPSETS, Role, formula};
 use reference::detection::{DetectionCase, Input, Runner, detection_cases};
+use sightline::cancel::Cancel;
 use sightline::catalogue;
 use sightline::engine::{Region, Tensor, TensorView};
 use sightline::image::{ImageSize, PreparedImage, Preprocessor};
@@ -93,14 +94,15 @@ fn native(manifest: &ModelManifest, state: &StateDict, image: &RgbImage) -> Vec<
         _ => [levels("cls_logits"), levels("bbox_regression")].concat(),
     };
     let options = DetectOptions::default();
-    let found = detector.detect(&outputs, original, &options).unwrap();
+    let found = detector.detect(&outputs, original, &options, &Cancel::never());
+    let found = found.unwrap();
     let across = resized.width as f32 / original.width as f32;
     let down = resized.height as f32 / original.height as f32;
     let scale = [across, down, across, down];
     let found = found.into_iter().map(|detection| Found {
         class: detection.class_id,
         score: detection.score,
-        corners: std::array::from_fn(|i| detection.corners[i] * scale[i]),
+        corners: std::array::from_fn(|i| detection.bounding_box.to_array()[i] * scale[i]),
     });
     found.collect()
 }

@@ -14,11 +14,12 @@ mod reference;
 
 use reference::detection::{DetectionCase, detection_cases};
 use reference::{iou, matched, read_integers, runtime};
+use sightline::cancel::Cancel;
 use sightline::engine::Tensor;
 use sightline::image::{ImageSize, PreparedImage};
 use sightline::manifest::Precision;
 use sightline::networks::Networks;
-use sightline::postprocess::detect::{Corners, DetectOptions, Detection, Detector};
+use sightline::postprocess::detect::{BoxXyxy, DetectOptions, Detection, Detector};
 use sightline::store::{FP32, ModelSource, Origin};
 
 /// Least overlap of a box with torchvision's.
@@ -58,23 +59,25 @@ fn answer(case: &DetectionCase) -> (Vec<Tensor>, Vec<Detection>) {
     let mut engine = networks.engine(2).unwrap();
     let outputs = engine.run(vec![picture]).unwrap().remove(0);
     let original = image_size([case.input.height, case.input.width]);
-    let detections = detector.detect(&outputs, original, &DetectOptions::default());
+    let options = DetectOptions::default();
+    let detections = detector.detect(&outputs, original, &options, &Cancel::never());
     (outputs, detections.unwrap())
 }
 
-fn corners(numbers: &[f32]) -> Vec<Corners> {
-    numbers.as_chunks::<4>().0.to_vec()
+fn boxes(values: &[f32]) -> Vec<BoxXyxy> {
+    let rows = values.as_chunks::<4>().0.iter();
+    rows.map(|row| BoxXyxy::from(*row)).collect()
 }
 
 /// torchvision's boxes.
 fn expected(case: &DetectionCase) -> Vec<Detection> {
     let labels = read_integers(&case.file(), "labels");
-    let (boxes, scores) = (corners(&case.tensor("boxes")), case.tensor("scores"));
+    let (boxes, scores) = (boxes(&case.tensor("boxes")), case.tensor("scores"));
     let rows = labels.into_iter().zip(scores).zip(boxes);
-    rows.map(|((label, score), corners)| Detection {
+    rows.map(|((label, score), bounding_box)| Detection {
         class_id: label as usize,
         score,
-        corners,
+        bounding_box,
     })
     .collect()
 }
@@ -91,10 +94,10 @@ fn the_served_path_gives_torchvisions_proposals_and_detections() {
     for case in detection_cases() {
         let (outputs, got) = answer(&case);
         if outputs.len() == 3 {
-            let (got, expected) = (corners(&outputs[0].data), case.tensor("proposals"));
-            let expected = corners(&expected);
+            let (got, expected) = (boxes(&outputs[0].data), case.tensor("proposals"));
+            let expected = boxes(&expected);
             assert_eq!(got.len(), expected.len(), "{}", case.name);
-            let same = |a: &Corners, b: &Corners| iou(*a, *b) > MIN_IOU;
+            let same = |a: &BoxXyxy, b: &BoxXyxy| iou(a.to_array(), b.to_array()) > MIN_IOU;
             let found = matched(&got, &expected, same);
             check(&case.name, "proposals", found, expected.len());
         }
@@ -102,7 +105,7 @@ fn the_served_path_gives_torchvisions_proposals_and_detections() {
         assert_eq!(got.len(), expected.len(), "{}", case.name);
         let same = |a: &Detection, b: &Detection| {
             a.class_id == b.class_id
-                && iou(a.corners, b.corners) > MIN_IOU
+                && iou(a.bounding_box.to_array(), b.bounding_box.to_array()) > MIN_IOU
                 && (a.score - b.score).abs() < MAX_SCORE_DIFFERENCE
         };
         let found = matched(&got, &expected, same);

@@ -18,7 +18,7 @@ use sightline::pipeline::{
     self, Classify, Detect, MaskSize, Postprocess, Request, Segment, encoded_images,
 };
 use sightline::postprocess::classify::Prediction;
-use sightline::postprocess::detect::{DetectOptions, LabelledBox, LabelledDetection};
+use sightline::postprocess::detect::{BoxXyxy, DetectOptions, LabelledDetection};
 use sightline::postprocess::segment::{ClassShare, EncodedMask, MaskEncoding};
 use sightline::registry::{LoadedModel, ModelPlan, Registry};
 use sightline::store::{ModelRef, read_bounded};
@@ -266,7 +266,7 @@ impl Printed<'_> {
                 ..
             } => {
                 for object in detections {
-                    let LabelledBox { x1, y1, x2, y2 } = object.r#box;
+                    let BoxXyxy { x1, y1, x2, y2 } = object.r#box;
                     let (score, label) = (object.score * 100.0, object.label);
                     say!("  {score:5.1} %  {label} at {x1:.0}, {y1:.0} to {x2:.0}, {y2:.0}")?;
                 }

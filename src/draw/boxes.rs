@@ -5,34 +5,20 @@ use image::RgbImage;
 use super::canvas::{Area, fill};
 use super::text::{fit, plain_text, text_width};
 use super::{Colour, Sizes, contrast};
+use crate::geometry::BoxXyxy;
 
-/// Opposite corners of a box, in pixels; they may be outside of the picture and in any order.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Corners {
-    /// Left edge.
-    pub x1: f32,
-    /// Upper edge.
-    pub y1: f32,
-    /// Right edge.
-    pub x2: f32,
-    /// Lower edge.
-    pub y2: f32,
-}
-
-impl Corners {
-    /// The pixels, at least one, on a grid that is a little larger than `image`: edges far outside are
-    /// as good as edges just outside. Edges that are not numbers are 0.
-    fn area(self, image: &RgbImage, beyond: i64) -> Area {
-        let edge =
-            |at: f32, side: u32| (at.round() as i64).clamp(-beyond, i64::from(side) + beyond);
-        let (x1, x2) = (edge(self.x1, image.width()), edge(self.x2, image.width()));
-        let (y1, y2) = (edge(self.y1, image.height()), edge(self.y2, image.height()));
-        Area {
-            x: x1.min(x2),
-            y: y1.min(y2),
-            width: (x2 - x1).abs().max(1),
-            height: (y2 - y1).abs().max(1),
-        }
+/// Returns the pixels of a box, at least one per side. Edges are clamped to `beyond` pixels outside of
+/// the image, which looks the same as edges further away. NaN edges count as 0.
+fn pixels(image: &RgbImage, bounding_box: BoxXyxy, beyond: i64) -> Area {
+    let edge = |at: f32, side: u32| (at.round() as i64).clamp(-beyond, i64::from(side) + beyond);
+    let BoxXyxy { x1, y1, x2, y2 } = bounding_box;
+    let (x1, x2) = (edge(x1, image.width()), edge(x2, image.width()));
+    let (y1, y2) = (edge(y1, image.height()), edge(y2, image.height()));
+    Area {
+        x: x1.min(x2),
+        y: y1.min(y2),
+        width: (x2 - x1).abs().max(1),
+        height: (y2 - y1).abs().max(1),
     }
 }
 
@@ -41,10 +27,10 @@ const SEAM: u8 = 130;
 
 /// The outline of a box, `thickness` pixels inwards from its edges, with a thin seam of black or
 /// white on both sides that sets it off from any background.
-pub fn rectangle(image: &mut RgbImage, corners: Corners, colour: Colour, thickness: u32) {
+pub fn rectangle(image: &mut RgbImage, bounding_box: BoxXyxy, colour: Colour, thickness: u32) {
     let thickness = i64::from(thickness.clamp(1, 1 << 16));
     let seam = (thickness / 4).max(1);
-    let area = corners.area(image, thickness + seam + 1);
+    let area = pixels(image, bounding_box, thickness + seam + 1);
     let seam_colour = contrast(colour);
     frame(image, grown(area, seam), seam, (seam_colour, SEAM));
     frame(image, grown(area, -thickness), seam, (seam_colour, SEAM));
@@ -106,7 +92,7 @@ fn frame(image: &mut RgbImage, area: Area, thickness: i64, (colour, alpha): (Col
 ///
 /// The plate stays in the picture; a text wider than the picture is cut. In a picture lower than a
 /// line nothing is drawn.
-pub fn label(image: &mut RgbImage, corners: Corners, text: &str, colour: Colour) {
+pub fn label(image: &mut RgbImage, bounding_box: BoxXyxy, text: &str, colour: Colour) {
     let sizes = Sizes::of(image);
     let (pad, line) = (
         (sizes.text * 0.2).ceil() as i64,
@@ -117,7 +103,7 @@ pub fn label(image: &mut RgbImage, corners: Corners, text: &str, colour: Colour)
     if height < line || text.is_empty() {
         return;
     }
-    let area = corners.area(image, 0);
+    let area = pixels(image, bounding_box, 0);
     let plate_width = text_width(&text, sizes.text).ceil() as i64 + 2 * pad;
     let above = area.y - line;
     let plate = Area {

@@ -17,7 +17,7 @@ mod tests;
 
 use image::RgbImage;
 
-pub use boxes::{Corners, label, rectangle};
+pub use boxes::{label, rectangle};
 pub use legend::legend;
 pub use overlay::overlay;
 pub use picture::{DrawnFormat, EncodeError, detections, encode, segmentation};

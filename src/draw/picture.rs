@@ -4,7 +4,7 @@ use image::RgbImage;
 use libjpeg_turbo_rs::{JpegError, PixelFormat, Subsampling, compress};
 use thiserror::Error;
 
-use super::{Colour, Corners, Sizes, label, legend, overlay, rectangle};
+use super::{Colour, Sizes, label, legend, overlay, rectangle};
 use crate::image::ImageSize;
 use crate::image::png_file::write_png;
 use crate::postprocess::detect::Detection;
@@ -63,14 +63,12 @@ pub fn segmentation(image: &mut RgbImage, mask: &Mask, classes: &[ClassShare]) {
 pub fn detections(image: &mut RgbImage, detections: &[Detection], labels: &[String]) {
     let thickness = Sizes::of(image).line;
     for detection in detections.iter().rev() {
-        let [x1, y1, x2, y2] = detection.corners;
-        let corners = Corners { x1, y1, x2, y2 };
         // Class 0 is the background, whose black no object should get.
         let colour = VOC_PALETTE[(detection.class_id % VOC_PALETTE.len()).max(1)];
-        rectangle(image, corners, colour, thickness);
+        rectangle(image, detection.bounding_box, colour, thickness);
         let name = detection.labelled(labels).label;
         let text = format!("{name} {:.0} %", detection.score * 100.0);
-        label(image, corners, &text, colour);
+        label(image, detection.bounding_box, &text, colour);
     }
 }
 

@@ -3,6 +3,7 @@
 use image::{Rgb, RgbImage};
 
 use super::*;
+use crate::geometry::BoxXyxy;
 use crate::image::ImageSize;
 use crate::postprocess::segment::{Mask, VOC_PALETTE};
 
@@ -19,10 +20,6 @@ fn changed(image: &RgbImage) -> Vec<(u32, u32)> {
         .filter(|(_, _, pixel)| pixel.0 != GREY)
         .map(|(x, y, _)| (x, y))
         .collect()
-}
-
-fn corners(x1: f32, y1: f32, x2: f32, y2: f32) -> Corners {
-    Corners { x1, y1, x2, y2 }
 }
 
 #[test]
@@ -71,16 +68,26 @@ fn nothing_panics_and_small_pictures_stay_as_they_are() {
         let mut image = picture(width, height);
         legend(&mut image, &entries);
         legend(&mut image, &[]);
-        label(&mut image, corners(0.0, 0.0, 9.0, 9.0), "cat 0.99", WHITE);
+        label(
+            &mut image,
+            BoxXyxy::new(0.0, 0.0, 9.0, 9.0),
+            "cat 0.99",
+            WHITE,
+        );
         if width.min(height) < 12 {
             assert!(changed(&image).is_empty(), "{width}x{height}");
         }
         for (a, b) in far.iter().flat_map(|a| far.map(|b| (*a, b))) {
             for thickness in [0, 1, 7, u32::MAX] {
-                rectangle(&mut image, corners(a, b, b, a), WHITE, thickness);
-                rectangle(&mut image, corners(a, a, b, b), WHITE, thickness);
+                rectangle(&mut image, BoxXyxy::new(a, b, b, a), WHITE, thickness);
+                rectangle(&mut image, BoxXyxy::new(a, a, b, b), WHITE, thickness);
             }
-            label(&mut image, corners(a, b, b, a), "Größe ψ Ж 猫 \n", WHITE);
+            label(
+                &mut image,
+                BoxXyxy::new(a, b, b, a),
+                "Größe ψ Ж 猫 \n",
+                WHITE,
+            );
             text(&mut image, (a as i64, b as i64), "somewhere", b, WHITE);
         }
     }
@@ -89,7 +96,7 @@ fn nothing_panics_and_small_pictures_stay_as_they_are() {
 #[test]
 fn a_box_is_where_its_corners_say() {
     let mut image = picture(40, 30);
-    rectangle(&mut image, corners(10.0, 5.0, 30.0, 25.0), WHITE, 2);
+    rectangle(&mut image, BoxXyxy::new(10.0, 5.0, 30.0, 25.0), WHITE, 2);
     for (x, y) in (0..40).flat_map(|x| (0..30).map(move |y| (x, y))) {
         let inside = |by: u32| {
             let (x, y) = (x + by, y + by);
@@ -110,7 +117,7 @@ fn a_label_is_above_its_box_or_in_it() {
         let mut image = picture(300, 200);
         label(
             &mut image,
-            corners(50.0, top, 90.0, top + 30.0),
+            BoxXyxy::new(50.0, top, 90.0, top + 30.0),
             "cat",
             WHITE,
         );

@@ -1,12 +1,13 @@
-//! A detector's own preprocessing: normalise, resize the float planes, pad with zeros.
+//! A detector's preprocessing: normalize, resize the f32 planes, pad with zeros.
 //!
-//! Unlike the presets of classification and segmentation, nothing is rounded back to 8 bits and the
-//! resize has no antialias: it is `torch.nn.functional.interpolate` (bilinear, `align_corners=False`)
-//! in f32, along rows first, then down the columns. Two rows of the picture, widened to the output,
-//! are all that is kept of it; every output row lies between them and goes straight into the batch.
+//! Unlike the presets of classification and segmentation, the resize works on f32 without rounding to
+//! 8 bits and has no antialiasing: it is `torch.nn.functional.interpolate` (bilinear,
+//! `align_corners=False`), along rows first, then down the columns. Every output row is interpolated
+//! between two source rows that are already stretched to the output width, so no intermediate image
+//! is stored.
 //!
 //! Source: torchvision's `models/detection/transform.py`, `GeneralizedRCNNTransform`. What is *not*
-//! here: which pictures share a batch, and scaling boxes back (`postprocess`).
+//! here: batching, and rescaling boxes to the original image ([`crate::postprocess`]).
 
 #![expect(
     clippy::inline_always,
@@ -17,163 +18,84 @@ use fearless_simd::Simd;
 use image::RgbImage;
 
 use super::bilinear::source_index;
-use super::preprocess::MAX_INPUT_PIXELS;
-use super::{ImageError, ImageSize};
+use super::{DetectorResize, DetectorSizes, ImageError, ImageSize, PreparedImage, Normalizer};
 use crate::simd::{Kernel, dispatch};
 
-/// The size that a detector resizes its pictures to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DetectorSize {
-    /// The aspect is kept; see [`bounded_size`].
-    Bounded {
-        /// Length of the shorter side, if the longer one allows it.
-        min: u32,
-        /// Most pixels of the longer side.
-        max: u32,
-    },
-    /// Every picture becomes this large, whatever its aspect.
-    Fixed(ImageSize),
-}
-
-/// Sizes of one picture on its way into a detector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DetectorSizes {
-    /// As uploaded.
-    pub original: ImageSize,
-    /// After the resize: boxes are clipped to this.
-    pub resized: ImageSize,
-    /// After the padding: anchors and features are laid over this. In a batch, the size of its planes.
-    pub padded: ImageSize,
-}
-
-/// The size after a resize to a shorter side of `min`, or less if the longer one would exceed `max`.
-///
-/// A side is never shorter than a pixel; torchvision fails on a picture of 1x4000 instead. Source:
-/// `_resize_image_and_masks` outside of tracing, whose scale is a Python float, and
-/// `recompute_scale_factor=True` of `torch.nn.functional.interpolate`, which rounds down.
-pub fn bounded_size(input: ImageSize, min: u32, max: u32) -> ImageSize {
-    let shorter = f64::from(input.width.min(input.height).max(1));
-    let longer = f64::from(input.width.max(input.height).max(1));
-    let scale = (f64::from(min) / shorter).min(f64::from(max) / longer);
-    let side = |side: u32| ((f64::from(side) * scale).floor() as u32).max(1);
-    ImageSize {
-        width: side(input.width),
-        height: side(input.height),
-    }
-}
-
-/// Both sides rounded up to a multiple of `multiple`, of which 0 and 1 change nothing.
-pub fn padded_size(size: ImageSize, multiple: u32) -> ImageSize {
-    let side = |side: u32| side.checked_next_multiple_of(multiple).unwrap_or(side);
-    ImageSize {
-        width: side(size.width),
-        height: side(size.height),
-    }
-}
-
-/// A detector's preprocessing with everything that does not depend on the picture precomputed.
+/// A detector's preprocessing, with everything precomputed that does not depend on the image.
 #[derive(Debug, Clone)]
 pub struct DetectorTransform {
-    size: DetectorSize,
-    multiple: u32,
-    /// `(v / 255 - mean) / std` of each channel and 8-bit value.
-    tables: [[f32; 256]; 3],
+    resize: DetectorResize,
+    normalizer: Normalizer,
 }
 
 impl DetectorTransform {
-    /// `multiple` is what sides are padded to: 32 for feature pyramids, 1 for none.
-    pub fn new(size: DetectorSize, multiple: u32, mean: [f32; 3], std: [f32; 3]) -> Self {
-        let table = |c: usize| std::array::from_fn(|v| (v as f32 / 255.0 - mean[c]) / std[c]);
-        Self {
-            size,
-            multiple,
-            tables: [table(0), table(1), table(2)],
-        }
+    /// Returns the transform that normalizes with `normalizer`, then resizes and pads with `resize`.
+    pub fn new(resize: DetectorResize, normalizer: Normalizer) -> Self {
+        Self { resize, normalizer }
     }
 
-    /// The sizes of a picture, before it is decoded.
+    /// The resize and padding.
+    pub fn resize(&self) -> DetectorResize {
+        self.resize
+    }
+
+    /// Returns the sizes for an image of size `original`.
     ///
     /// # Errors
-    /// [`ImageError::Empty`] without pixels; [`ImageError::ResizedTooLarge`] where the model's sizes
-    /// ask for more than any network takes.
+    /// As [`DetectorResize::sizes`].
     pub fn sizes(&self, original: ImageSize) -> Result<DetectorSizes, ImageError> {
-        if original.pixels() == 0 {
-            return Err(ImageError::Empty);
-        }
-        let resized = match self.size {
-            DetectorSize::Bounded { min, max } => bounded_size(original, min, max),
-            DetectorSize::Fixed(size) => size,
-        };
-        let padded = padded_size(resized, self.multiple);
-        if padded.pixels() > MAX_INPUT_PIXELS {
-            return Err(ImageError::ResizedTooLarge {
-                input: original,
-                width: resized.width.into(),
-                height: resized.height.into(),
-                limit: MAX_INPUT_PIXELS,
-            });
-        }
-        Ok(DetectorSizes {
-            original,
-            resized,
-            padded,
-        })
+        self.resize.sizes(original)
     }
 
-    /// Writes a picture into the top left of `planes`, `[3, padded.height, padded.width] f32`, and
-    /// zeros around it. `padded` may be larger than the picture needs: the size of a batch.
+    /// Converts an image to the input tensor `[3, H, W] f32`; the padding is zeros on the right and at
+    /// the bottom.
     ///
     /// # Errors
-    /// As [`DetectorTransform::sizes`].
-    ///
-    /// # Panics
-    /// If `planes` is not as long as `padded` says, or `padded` is too small for the picture.
-    pub fn write(
-        &self,
-        image: &RgbImage,
-        padded: ImageSize,
-        planes: &mut [f32],
-    ) -> Result<DetectorSizes, ImageError> {
+    /// As [`DetectorResize::sizes`].
+    pub fn run(&self, image: &RgbImage) -> Result<PreparedImage, ImageError> {
         let (width, height) = image.dimensions();
         let sizes = self.sizes(ImageSize { width, height })?;
-        let (stride, rows) = (padded.width as usize, padded.height as usize);
-        assert_eq!(planes.len(), 3 * stride * rows, "planes of {padded:?}");
-        assert!(sizes.resized.width <= padded.width && sizes.resized.height <= padded.height);
+        let mut data = vec![0.0; 3 * sizes.padded.pixels() as usize];
         dispatch(Resize {
             image,
-            tables: &self.tables,
-            to: sizes.resized,
-            stride,
-            planes,
+            tables: self.normalizer.tables(),
+            resized: sizes.resized,
+            padded: sizes.padded,
+            planes: &mut data,
         });
-        Ok(sizes)
+        Ok(PreparedImage {
+            size: sizes.padded,
+            content: sizes.resized,
+            data,
+        })
     }
 }
 
-/// Two neighbouring inputs of an output, and the weight of the latter.
+/// The two neighboring source samples of an output sample: `first` and the one after it.
 #[derive(Debug, Clone, Copy)]
 struct Tap {
     first: u32,
-    near: f32,
+    /// Weight of the second sample, 0..=1.
+    weight: f32,
 }
 
 impl Tap {
     fn new(out: u32, from: u32, to: u32) -> Self {
-        let (first, near) = source_index(out as usize, from as usize, to as usize);
+        let (first, weight) = source_index(out as usize, from as usize, to as usize);
         Self {
             first: first as u32,
-            near,
+            weight,
         }
     }
 }
 
-/// The whole work on one picture.
+/// Normalizes, resizes and pads one image.
 struct Resize<'a> {
     image: &'a RgbImage,
     tables: &'a [[f32; 256]; 3],
-    to: ImageSize,
-    /// Samples of an output row, padding included.
-    stride: usize,
+    resized: ImageSize,
+    padded: ImageSize,
+    /// `[3, padded.height, padded.width]`, zeros.
     planes: &'a mut [f32],
 }
 
@@ -182,48 +104,44 @@ impl Kernel for Resize<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let (from_rows, stride) = (self.image.height(), self.stride);
-        let (width, height) = (self.to.width as usize, self.to.height as usize);
-        let [red, green, blue] = thirds(self.planes);
+        let (from_rows, stride) = (self.image.height(), self.padded.width as usize);
+        let (width, height) = (self.resized.width as usize, self.resized.height);
+        let [red, green, blue] = split_planes(self.planes);
         let mut planes = [red, green, blue];
-        let mut lines = Lines::new(self.image, self.tables, self.to.width);
+        let mut lines = Lines::new(self.image, self.tables, self.resized.width);
         for y in 0..height {
-            let tap = Tap::new(y as u32, from_rows, self.to.height);
+            let tap = Tap::new(y, from_rows, height);
             lines.load([tap.first, (tap.first + 1).min(from_rows - 1)]);
             for (c, plane) in planes.iter_mut().enumerate() {
-                let (row, padding) = plane[y * stride..][..stride].split_at_mut(width);
+                let row = &mut plane[y as usize * stride..][..width];
                 let [upper, lower] = lines.rows(c);
                 for ((out, upper), lower) in row.iter_mut().zip(upper).zip(lower) {
-                    *out = upper * (1.0 - tap.near) + lower * tap.near;
+                    *out = upper * (1.0 - tap.weight) + lower * tap.weight;
                 }
-                padding.fill(0.0);
             }
-        }
-        for plane in &mut planes {
-            plane[height * stride..].fill(0.0);
         }
     }
 }
 
-/// The planes red, green and blue.
-fn thirds(planes: &mut [f32]) -> [&mut [f32]; 3] {
+/// Splits `[3, H, W]` into the planes red, green and blue.
+fn split_planes(planes: &mut [f32]) -> [&mut [f32]; 3] {
     let plane = planes.len() / 3;
     let (red, rest) = planes.split_at_mut(plane);
     let (green, blue) = rest.split_at_mut(plane);
     [red, green, blue]
 }
 
-/// Two rows of the picture, normalised and widened.
+/// Two source rows, normalized and stretched to the output width.
 struct Lines<'a> {
     image: &'a RgbImage,
     tables: &'a [[f32; 256]; 3],
     taps: Vec<Tap>,
-    /// One channel of a row of the picture, its last sample twice.
+    /// One channel of a normalized source row, with its last sample repeated.
     samples: Vec<f32>,
-    /// `[2][3, taps.len()]`.
-    widened: [Vec<f32>; 2],
-    /// Which rows of the picture they are.
-    numbers: [Option<u32>; 2],
+    /// The upper and the lower row, `[3, taps.len()]` each.
+    stretched: [Vec<f32>; 2],
+    /// Source row of each element of `stretched`; `None` if nothing is loaded yet.
+    loaded: [Option<u32>; 2],
 }
 
 impl<'a> Lines<'a> {
@@ -234,42 +152,44 @@ impl<'a> Lines<'a> {
             image,
             tables,
             samples: vec![0.0; image.width() as usize + 1],
-            widened: [line.clone(), line],
-            numbers: [None; 2],
+            stretched: [line.clone(), line],
+            loaded: [None; 2],
             taps,
         }
     }
 
-    /// Makes the two lines rows `wanted` of the picture. Going down, the lower becomes the upper.
+    /// Loads the source rows `wanted`. On the way down the lower row becomes the upper, without being
+    /// computed again.
     #[inline(always)]
     fn load(&mut self, wanted: [u32; 2]) {
-        if self.numbers[1] == Some(wanted[0]) {
-            self.widened.swap(0, 1);
-            self.numbers.swap(0, 1);
+        if self.loaded[1] == Some(wanted[0]) {
+            self.stretched.swap(0, 1);
+            self.loaded.swap(0, 1);
         }
         for (i, y) in wanted.into_iter().enumerate() {
-            if self.numbers[i] != Some(y) {
-                self.widen(i, y);
-                self.numbers[i] = Some(y);
+            if self.loaded[i] != Some(y) {
+                self.stretch(i, y);
+                self.loaded[i] = Some(y);
             }
         }
     }
 
-    /// Makes line `i` row `y` of the picture.
+    /// Normalizes source row `y` and stretches it into `stretched[i]`.
     #[inline(always)]
-    fn widen(&mut self, i: usize, y: u32) {
+    fn stretch(&mut self, i: usize, y: u32) {
         let width = self.image.width() as usize;
         let row = &self.image.as_raw()[y as usize * width * 3..][..width * 3];
-        let lines = self.widened[i].chunks_exact_mut(self.taps.len());
+        let lines = self.stretched[i].chunks_exact_mut(self.taps.len());
         for ((c, table), line) in self.tables.iter().enumerate().zip(lines) {
             let pixels = row.as_chunks::<3>().0;
             if width > 2 * self.taps.len() {
-                // Most samples are between the taps: only the others are normalised.
+                // When shrinking, most samples are never read, so only those of the taps are
+                // normalized.
                 for (out, tap) in line.iter_mut().zip(&self.taps) {
                     let first = tap.first as usize;
                     let second = (first + 1).min(width - 1);
                     let [left, right] = [first, second].map(|x| table[usize::from(pixels[x][c])]);
-                    *out = left * (1.0 - tap.near) + right * tap.near;
+                    *out = left * (1.0 - tap.weight) + right * tap.weight;
                 }
                 continue;
             }
@@ -280,15 +200,15 @@ impl<'a> Lines<'a> {
             for (out, tap) in line.iter_mut().zip(&self.taps) {
                 let first = tap.first as usize;
                 let (left, right) = (self.samples[first], self.samples[first + 1]);
-                *out = left * (1.0 - tap.near) + right * tap.near;
+                *out = left * (1.0 - tap.weight) + right * tap.weight;
             }
         }
     }
 
-    /// Channel `c` of the upper and of the lower line.
+    /// Channel `c` of the upper and of the lower row.
     #[inline(always)]
     fn rows(&self, c: usize) -> [&[f32]; 2] {
         let width = self.taps.len();
-        [0, 1].map(|i| &self.widened[i][c * width..][..width])
+        [0, 1].map(|i| &self.stretched[i][c * width..][..width])
     }
 }

@@ -1,4 +1,4 @@
-//! The detectors' transform against torchvision, and its kernel against the plain reference.
+//! The detectors' preprocessing against torchvision, and its kernel against a slow reference.
 
 use std::path::Path;
 
@@ -6,8 +6,8 @@ use image::RgbImage;
 use safetensors::SafeTensors;
 
 use super::{
-    DecodeOptions, DetectorSize, DetectorTransform, ImageError, ImageSize, Orientation,
-    bounded_size, decode, padded_size, reference,
+    DecodeOptions, DetectorResize, DetectorSize, DetectorTransform, ImageError, ImageSize,
+    Normalizer, Orientation, bounded_size, decode, padded_size, reference,
 };
 
 fn size(width: u32, height: u32) -> ImageSize {
@@ -17,7 +17,7 @@ fn size(width: u32, height: u32) -> ImageSize {
 #[test]
 fn bounded_sizes_are_torchvisions() {
     // GeneralizedRCNNTransform(min, max, ...).resize of torchvision 0.29.2; 97 shows that the
-    // scale is rounded before it multiplies. The last two it refuses: an empty side.
+    // scale is rounded before the multiplication. torchvision rejects the last two: an empty side.
     let cases = [
         ((640, 480), (800, 1333), (1066, 800)),
         ((480, 640), (800, 1333), (800, 1066)),
@@ -48,16 +48,15 @@ fn sides_are_padded_up() {
 }
 
 #[test]
-fn impossible_sizes_are_refused() {
-    let transform = |size| DetectorTransform::new(size, 32, [0.5; 3], [0.5; 3]);
-    let small = transform(DetectorSize::Bounded { min: 32, max: 64 });
+fn impossible_sizes_are_rejected() {
+    let small = DetectorResize::new(DetectorSize::Bounded { min: 32, max: 64 }, 32);
     assert_eq!(small.sizes(size(0, 5)).err(), Some(ImageError::Empty));
-    let huge = transform(DetectorSize::Fixed(size(1 << 16, 1 << 16)));
+    let huge = DetectorResize::new(DetectorSize::Fixed(size(1 << 16, 1 << 16)), 32);
     let result = huge.sizes(size(5, 5));
     assert!(matches!(result, Err(ImageError::ResizedTooLarge { .. })));
 }
 
-/// The kernel against the reference for every pair of sizes, in a batch that is larger.
+/// Every pair of sizes, with padding.
 #[test]
 fn the_kernel_equals_the_reference() {
     let sides = [1, 2, 3, 7, 16, 33, 64];
@@ -67,12 +66,14 @@ fn the_kernel_equals_the_reference() {
             image::Rgb([(x * 37 + y * 101) as u8, (x * y) as u8, (255 - x) as u8])
         });
         for to in [size(1, 1), size(5, 9), size(33, 17), size(70, 130)] {
-            let padded = size(to.width + 3, to.height + 2);
-            let transform = DetectorTransform::new(DetectorSize::Fixed(to), 1, mean, std);
-            let mut got = vec![f32::NAN; 3 * padded.pixels() as usize];
-            transform.write(&image, padded, &mut got).unwrap();
-            let expected = reference::detector_planes(&image, (mean, std), to, padded);
-            let pairs = got.iter().zip(&expected);
+            let resize = DetectorResize::new(DetectorSize::Fixed(to), 4);
+            let transform = DetectorTransform::new(resize, Normalizer::new(mean, std));
+            let got = transform.run(&image).unwrap();
+            let normalized = reference::normalize(&image, mean, std);
+            let sizes = resize.sizes(size(w, h)).unwrap();
+            assert_eq!((got.content, got.size), (to, sizes.padded));
+            let expected = reference::resize_and_pad(&normalized, &sizes);
+            let pairs = got.data.iter().zip(&expected);
             let far = pairs.filter(|(a, b)| (*a - *b).abs() > 1e-6 || a.is_nan());
             assert_eq!(far.count(), 0, "{w}x{h} to {to:?}");
         }
@@ -85,14 +86,14 @@ fn fixture() -> Vec<u8> {
 }
 
 #[test]
-fn sizes_of_many_pictures_are_torchvisions() {
+fn sizes_of_many_images_are_torchvisions() {
     let bytes = fixture();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let sizes = tensors.tensor("sizes").unwrap();
-    let numbers = sizes.data().as_chunks::<4>().0.iter();
-    let numbers: Vec<u32> = numbers.map(|bytes| u32::from_le_bytes(*bytes)).collect();
-    assert!(numbers.len() > 300);
-    for [width, height, min, max, to_width, to_height] in numbers.as_chunks::<6>().0 {
+    let values = sizes.data().as_chunks::<4>().0.iter();
+    let values: Vec<u32> = values.map(|bytes| u32::from_le_bytes(*bytes)).collect();
+    assert!(values.len() > 300);
+    for [width, height, min, max, to_width, to_height] in values.as_chunks::<6>().0 {
         let got = bounded_size(size(*width, *height), *min, *max);
         let expected = size(*to_width, *to_height);
         assert_eq!(got, expected, "{width}x{height} to {min}, {max}");
@@ -103,24 +104,18 @@ fn sizes_of_many_pictures_are_torchvisions() {
 fn photographs_become_torchvisions_tensors() {
     let bytes = fixture();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
-    let bounded = |min, max| DetectorSize::Bounded { min, max };
+    let imagenet = Normalizer::new([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+    let bounded = |min, max| {
+        let resize = DetectorResize::new(DetectorSize::Bounded { min, max }, 32);
+        DetectorTransform::new(resize, imagenet.clone())
+    };
+    let fixed = DetectorResize::new(DetectorSize::Fixed(size(320, 320)), 1);
+    let fixed = DetectorTransform::new(fixed, Normalizer::new([0.5; 3], [0.5; 3]));
+    // Name of the preset, step between the rows and columns of the fixture, transform.
     let presets = [
-        (
-            "800_1333",
-            32,
-            DetectorTransform::new(bounded(800, 1333), 32, mean, std),
-        ),
-        (
-            "320_640",
-            8,
-            DetectorTransform::new(bounded(320, 640), 32, mean, std),
-        ),
-        (
-            "320x320",
-            8,
-            DetectorTransform::new(DetectorSize::Fixed(size(320, 320)), 1, [0.5; 3], [0.5; 3]),
-        ),
+        ("800_1333", 32, bounded(800, 1333)),
+        ("320_640", 8, bounded(320, 640)),
+        ("320x320", 8, fixed),
     ];
     let options = DecodeOptions {
         max_pixels: 1 << 24,
@@ -133,11 +128,11 @@ fn photographs_become_torchvisions_tensors() {
         for (preset, every, transform) in &presets {
             let name = format!("{photo}.{preset}");
             let expected = tensors.tensor(&name).unwrap();
-            let numbers = expected.data().as_chunks::<4>().0.iter();
-            let numbers = numbers.map(|bytes| f32::from_le_bytes(*bytes));
+            let values = expected.data().as_chunks::<4>().0.iter();
+            let values = values.map(|bytes| f32::from_le_bytes(*bytes));
             let got = every_nth(&image, transform, *every);
-            assert_eq!(got.len(), numbers.len(), "{name}");
-            let pairs = got.iter().zip(numbers);
+            assert_eq!(got.len(), values.len(), "{name}");
+            let pairs = got.iter().zip(values);
             let largest = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             println!("{name}: {largest:e}");
             assert!(largest < 2e-6, "{name}: {largest}");
@@ -147,13 +142,9 @@ fn photographs_become_torchvisions_tensors() {
 
 /// Every nth row and column of the padded planes.
 fn every_nth(image: &RgbImage, transform: &DetectorTransform, n: usize) -> Vec<f32> {
-    let (width, height) = image.dimensions();
-    let padded = transform.sizes(size(width, height)).unwrap().padded;
-    let mut planes = vec![f32::NAN; 3 * padded.pixels() as usize];
-    transform.write(image, padded, &mut planes).unwrap();
-    let rows = planes
-        .chunks_exact(padded.pixels() as usize)
-        .flat_map(|plane| plane.chunks_exact(padded.width as usize).step_by(n));
+    let tensor = transform.run(image).unwrap();
+    let planes = tensor.data.chunks_exact(tensor.size.pixels() as usize);
+    let rows = planes.flat_map(|plane| plane.chunks_exact(tensor.size.width as usize).step_by(n));
     rows.flat_map(|row| row.iter().copied().step_by(n))
         .collect()
 }

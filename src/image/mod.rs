@@ -10,6 +10,7 @@ mod axis;
 pub(crate) mod bilinear;
 mod decode;
 mod detector;
+mod detector_sizes;
 mod gif;
 mod jpeg;
 mod normalize;
@@ -31,7 +32,8 @@ use std::fmt;
 use thiserror::Error;
 
 pub use decode::{DecodeOptions, Orientation, check_pixels, decode};
-pub use detector::{DetectorSize, DetectorSizes, DetectorTransform, bounded_size, padded_size};
+pub use detector::DetectorTransform;
+pub use detector_sizes::{DetectorResize, DetectorSize, DetectorSizes, bounded_size, padded_size};
 pub use normalize::Normalizer;
 pub use preprocess::{MAX_INPUT_PIXELS, PreparedImage, Preprocessor};
 pub use probe::probe;

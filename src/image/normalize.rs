@@ -1,15 +1,16 @@
-//! 8-bit samples to the normalised planes that networks read.
+//! Normalization of 8-bit samples to the planes that networks read.
 
 use image::RgbImage;
 
-/// `(v / 255 - mean) / std` per channel, for all 256 values of `v`.
+/// Lookup tables of `(v / 255 - mean) / std`, one per channel, for all 256 values of `v`.
 #[derive(Debug, Clone)]
 pub struct Normalizer {
     tables: [[f32; 256]; 3],
 }
 
 impl Normalizer {
-    /// Builds the tables, with every step rounded to f32 as torch rounds it.
+    /// Builds the tables for the channels red, green and blue. Every step is rounded to f32, as torch
+    /// rounds it.
     ///
     /// Source: `torchvision.transforms.functional.to_tensor` and `normalize`.
     pub fn new(mean: [f32; 3], std: [f32; 3]) -> Self {
@@ -19,11 +20,16 @@ impl Normalizer {
         }
     }
 
-    /// Interleaved `[H, W, 3] u8` to planes `[3, H, W] f32`.
+    /// The tables of the channels red, green and blue.
+    pub(super) fn tables(&self) -> &[[f32; 256]; 3] {
+        &self.tables
+    }
+
+    /// Converts interleaved `[H, W, 3] u8` to normalized planes `[3, H, W] f32`.
     pub fn apply(&self, image: &RgbImage) -> Vec<f32> {
         let pixels = image.as_raw().as_chunks::<3>().0;
         let mut out = Vec::with_capacity(pixels.len() * 3);
-        // Plane by plane: appending never writes zeros first.
+        // Appending plane by plane avoids filling the output with zeros first.
         for (c, table) in self.tables.iter().enumerate() {
             out.extend(pixels.iter().map(|pixel| table[usize::from(pixel[c])]));
         }
@@ -37,7 +43,7 @@ mod tests {
     use crate::image::reference;
 
     #[test]
-    fn tables_equal_the_arithmetic_bit_for_bit() {
+    fn tables_are_bit_identical_to_the_arithmetic() {
         let image = RgbImage::from_fn(256, 3, |x, y| {
             image::Rgb([x as u8, (x + 85 * y) as u8, (255 - x) as u8])
         });

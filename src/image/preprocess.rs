@@ -1,28 +1,31 @@
-//! A model's whole preprocessing, as its manifest describes it.
+//! A model's preprocessing, as its manifest describes it.
 
 use image::RgbImage;
 
-use super::detector::{DetectorSize, DetectorTransform};
-use super::{ImageError, ImageSize, Normalizer, Window, resize_window, short_side_size};
+use super::detector::DetectorTransform;
+use super::{
+    DetectorResize, DetectorSize, ImageError, ImageSize, Normalizer, Window, resize_window,
+    short_side_size,
+};
 use crate::manifest::{Filter, Preprocess, Resize};
 
 /// Most pixels of a network's input, alone or summed over a batch. Activations grow with them: LR-ASPP
-/// takes 180 bytes per pixel. At a short side of 520 an image may be almost six times as long as wide.
+/// needs 180 bytes per pixel. At a short side of 520 the aspect ratio of an image may be almost six.
 pub const MAX_INPUT_PIXELS: u64 = 3 << 19;
 
-/// A preprocessed picture.
+/// A preprocessed image: a network's input for one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PreparedImage {
     /// Size of each plane.
     pub size: ImageSize,
-    /// The part of it, from the upper left, that is the picture; the rest is padding.
+    /// Size of the image inside of the planes, at the top left; the rest is padding.
     pub content: ImageSize,
     /// Planes red, green, blue: `[3, H, W]`.
     pub data: Vec<f32>,
 }
 
 impl PreparedImage {
-    /// A picture without padding: planes `[3, H, W]` of `size`.
+    /// Wraps planes `[3, H, W]` of `size` without padding.
     pub fn whole(size: ImageSize, data: Vec<f32>) -> Self {
         Self {
             size,
@@ -32,28 +35,27 @@ impl PreparedImage {
     }
 }
 
-/// A model's preprocessing with everything that does not depend on the picture precomputed.
+/// A model's preprocessing, with everything precomputed that does not depend on the image.
 #[derive(Debug, Clone)]
 pub enum Preprocessor {
-    /// 8-bit pixels are resized with antialias, cropped and normalised: classification, segmentation.
+    /// Resizes 8-bit pixels with antialiasing, crops and normalizes: classification, segmentation.
     Pixels(PixelTransform),
-    /// Pixels are normalised, resized as floats, and padded: detection.
+    /// Normalizes, resizes f32 planes and pads: detection.
     Floats(DetectorTransform),
 }
 
 impl Preprocessor {
-    /// From a checked manifest: the crop does not exceed the resized short side.
+    /// Builds the preprocessing of a validated manifest, whose crop does not exceed the resized short
+    /// side.
     pub fn new(preprocess: &Preprocess) -> Self {
-        let Preprocess {
-            mean, std, pad_to, ..
-        } = *preprocess;
+        let normalizer = Normalizer::new(preprocess.mean, preprocess.std);
         let size = match preprocess.resize {
             Resize::ShortSide { size, filter } => {
                 return Self::Pixels(PixelTransform {
                     short_side: size,
                     filter,
                     crop: preprocess.crop,
-                    normalizer: Normalizer::new(mean, std),
+                    normalizer,
                 });
             }
             Resize::Bounded { min_size, max_size } => DetectorSize::Bounded {
@@ -62,10 +64,19 @@ impl Preprocessor {
             },
             Resize::Fixed { width, height } => DetectorSize::Fixed(ImageSize { width, height }),
         };
-        Self::Floats(DetectorTransform::new(size, pad_to, mean, std))
+        let resize = DetectorResize::new(size, preprocess.pad_to);
+        Self::Floats(DetectorTransform::new(resize, normalizer))
     }
 
-    /// Size of the tensor that a picture of size `input` becomes.
+    /// Returns the resize of a detector's preprocessing. `None` for classification and segmentation.
+    pub fn detector_resize(&self) -> Option<DetectorResize> {
+        match self {
+            Self::Pixels(_) => None,
+            Self::Floats(transform) => Some(transform.resize()),
+        }
+    }
+
+    /// Returns the size of the input tensor for an image of size `input`.
     ///
     /// # Errors
     /// As [`Preprocessor::run`].
@@ -82,11 +93,11 @@ impl Preprocessor {
         }
     }
 
-    /// Preprocesses a picture to `[3, H, W] f32`.
+    /// Converts an image to the input tensor `[3, H, W] f32`.
     ///
     /// # Errors
-    /// [`ImageError::Empty`] without pixels, [`ImageError::ResizedTooLarge`] if the result would be
-    /// larger than any network takes (an uncropped, very elongated picture).
+    /// [`ImageError::Empty`] if the image has no pixels; [`ImageError::ResizedTooLarge`] if the result
+    /// has more pixels than a network may take, as for a very elongated image without a crop.
     pub fn run(&self, image: &RgbImage) -> Result<PreparedImage, ImageError> {
         let (width, height) = image.dimensions();
         let input = ImageSize { width, height };
@@ -98,21 +109,12 @@ impl Preprocessor {
                 let data = transform.normalizer.apply(&resized);
                 Ok(PreparedImage::whole(ImageSize { width, height }, data))
             }
-            Self::Floats(transform) => {
-                let size = transform.sizes(input)?.padded;
-                let mut data = vec![0.0; 3 * size.pixels() as usize];
-                let sizes = transform.write(image, size, &mut data)?;
-                Ok(PreparedImage {
-                    size,
-                    content: sizes.resized,
-                    data,
-                })
-            }
+            Self::Floats(transform) => transform.run(image),
         }
     }
 }
 
-/// Resize, crop and normalisation of 8-bit pixels.
+/// Resize, crop and normalization of 8-bit pixels.
 #[derive(Debug, Clone)]
 pub struct PixelTransform {
     short_side: u32,
@@ -122,7 +124,7 @@ pub struct PixelTransform {
 }
 
 impl PixelTransform {
-    /// The window to keep of the resized picture.
+    /// Returns the window of the resized image that is kept for an image of size `input`.
     fn window(&self, input: ImageSize) -> Result<Window, ImageError> {
         if input.width == 0 || input.height == 0 {
             return Err(ImageError::Empty);
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn elongated_pictures_cost_their_window_and_are_refused_uncropped() {
+    fn elongated_images_are_cropped_cheaply_and_rejected_without_a_crop() {
         for (width, height) in [(1, 4000), (4000, 1), (1, 1)] {
             let image = RgbImage::from_pixel(width, height, image::Rgb([255, 255, 255]));
             let tensor = preprocessor(Some(224)).run(&image).unwrap();

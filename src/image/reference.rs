@@ -1,42 +1,51 @@
-//! Slow and plain statements of what the fast code computes, for tests.
+//! Slow reference implementations of the resizes and of normalization, for tests.
 
 use image::{Rgb, RgbImage};
 
-use super::ImageSize;
+use super::DetectorSizes;
 use crate::manifest::Filter;
 
-/// Whole-picture resize after the description of Pillow's `Resample.c`: per output sample, all
-/// weights that are not outside of the kernel, in fixed point; columns of a row first, then rows.
+/// Resizes an image as Pillow's `Resample.c` does: per output sample, a fixed-point sum over all source
+/// samples under the kernel; first along rows, then down the columns.
 pub(super) fn resize(image: &RgbImage, width: u32, height: u32, filter: Filter) -> RgbImage {
     let (w, h) = image.dimensions();
+    let axis = |from, to| Axis { from, to, filter };
     let wide = RgbImage::from_fn(width, h, |x, y| {
-        weighted(w, width, x, filter, |i| *image.get_pixel(i, y))
+        weighted(axis(w, width), x, |i| *image.get_pixel(i, y))
     });
     RgbImage::from_fn(width, height, |x, y| {
-        weighted(h, height, y, filter, |i| *wide.get_pixel(x, i))
+        weighted(axis(h, height), y, |i| *wide.get_pixel(x, i))
     })
 }
 
-fn weighted(
+/// One axis of a resize, from `from` samples to `to`.
+#[derive(Clone, Copy)]
+struct Axis {
     from: u32,
     to: u32,
-    out: u32,
     filter: Filter,
-    sample: impl Fn(u32) -> Rgb<u8>,
-) -> Rgb<u8> {
-    let scale = f64::from(from) / f64::from(to);
+}
+
+/// The weighted sum of the source samples for output sample `out`.
+fn weighted(axis: Axis, out: u32, sample: impl Fn(u32) -> Rgb<u8>) -> Rgb<u8> {
+    let scale = f64::from(axis.from) / f64::from(axis.to);
     let stretch = if scale < 1.0 { 1.0 } else { scale };
-    let radius = stretch * if filter == Filter::Bilinear { 1.0 } else { 2.0 };
+    let support = if axis.filter == Filter::Bilinear {
+        1.0
+    } else {
+        2.0
+    };
+    let radius = stretch * support;
     let center = (f64::from(out) + 0.5) * scale;
     let low = ((center - radius + 0.5) as i64).max(0);
-    let high = ((center + radius + 0.5) as i64).min(i64::from(from));
+    let high = ((center + radius + 0.5) as i64).min(i64::from(axis.from));
     let weights: Vec<f64> = (low..high)
-        .map(|i| kernel((i as f64 - center + 0.5) * (1.0 / stretch), filter))
+        .map(|i| kernel((i as f64 - center + 0.5) * (1.0 / stretch), axis.filter))
         .collect();
     let total: f64 = weights.iter().sum();
     let mut sums = [1i64 << 21; 3];
     for (i, weight) in (low..high).zip(weights) {
-        // `round` goes away from zero at one half, as adding or subtracting it and cutting does.
+        // `round` rounds halves away from zero, as Pillow's addition of 0.5 and truncation does.
         let fixed = (weight / total * f64::from(1 << 22)).round() as i64;
         for (sum, value) in sums.iter_mut().zip(sample(i as u32).0) {
             *sum += i64::from(value) * fixed;
@@ -55,7 +64,7 @@ fn kernel(x: f64, filter: Filter) -> f64 {
     }
 }
 
-/// `(v / 255 - mean) / std`, value by value.
+/// Returns planes `[3, H, W]` of `(v / 255 - mean) / std`, computed sample by sample.
 pub(super) fn normalize(image: &RgbImage, mean: [f32; 3], std: [f32; 3]) -> Vec<f32> {
     let mut out = Vec::new();
     for c in 0..3 {
@@ -67,39 +76,52 @@ pub(super) fn normalize(image: &RgbImage, mean: [f32; 3], std: [f32; 3]) -> Vec<
     out
 }
 
-/// Normalised, resized without antialias and padded with zeros: `[3, padded.height, padded.width]`.
-pub(super) fn detector_planes(
-    image: &RgbImage,
-    (mean, std): ([f32; 3], [f32; 3]),
-    to: ImageSize,
-    padded: ImageSize,
-) -> Vec<f32> {
-    let (width, height) = image.dimensions();
-    let planes = normalize(image, mean, std);
+/// Resizes planes `[3, original]` bilinearly without antialiasing and pads them with zeros to
+/// `[3, padded]`.
+pub(super) fn resize_and_pad(planes: &[f32], sizes: &DetectorSizes) -> Vec<f32> {
+    let DetectorSizes {
+        original,
+        resized,
+        padded,
+    } = *sizes;
     let mut out = Vec::new();
-    for plane in planes.chunks((width * height) as usize) {
+    for plane in planes.chunks(original.pixels() as usize) {
         for (y, x) in (0..padded.height).flat_map(|y| (0..padded.width).map(move |x| (y, x))) {
-            if y >= to.height || x >= to.width {
+            if y >= resized.height || x >= resized.width {
                 out.push(0.0);
                 continue;
             }
-            let (top, bottom, down) = neighbours(y, height, to.height);
-            let (left, right, across) = neighbours(x, width, to.width);
-            let along = |y: u32| {
-                let row = &plane[(y * width) as usize..];
-                row[left as usize] * (1.0 - across) + row[right as usize] * across
-            };
-            out.push(along(top) * (1.0 - down) + along(bottom) * down);
+            let rows = Neighbors::new(y, original.height, resized.height);
+            let columns = Neighbors::new(x, original.width, resized.width);
+            let at = |y: u32, x: u32| plane[(y * original.width + x) as usize];
+            let along = |y: u32| columns.lerp(at(y, columns.before), at(y, columns.after));
+            out.push(rows.lerp(along(rows.before), along(rows.after)));
         }
     }
     out
 }
 
-/// The input before, the input after, and the weight of the latter.
-fn neighbours(out: u32, from: u32, to: u32) -> (u32, u32, f32) {
-    let scale = from as f32 / to as f32;
-    let at = ((out as f32 + 0.5) * scale - 0.5).max(0.0);
-    let before = (at.floor() as u32).min(from - 1);
-    let after = (before + 1).min(from - 1);
-    (before, after, (at - before as f32).min(1.0))
+/// The two source samples of an output sample of a bilinear resize.
+struct Neighbors {
+    before: u32,
+    after: u32,
+    /// Weight of `after`, 0..=1.
+    weight: f32,
+}
+
+impl Neighbors {
+    fn new(out: u32, from: u32, to: u32) -> Self {
+        let scale = from as f32 / to as f32;
+        let at = ((out as f32 + 0.5) * scale - 0.5).max(0.0);
+        let before = (at.floor() as u32).min(from - 1);
+        Self {
+            before,
+            after: (before + 1).min(from - 1),
+            weight: (at - before as f32).min(1.0),
+        }
+    }
+
+    fn lerp(&self, before: f32, after: f32) -> f32 {
+        before * (1.0 - self.weight) + after * self.weight
+    }
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Cost, Postprocess, PostprocessInput, Timing};
+use crate::cancel::Cancel;
 use crate::draw::{self, DrawnFormat};
 use crate::engine::Tensor;
 use crate::error::ServeError;
@@ -84,7 +85,7 @@ impl Detect {
         let Some(detector) = &model.detector else {
             return Err(ServeError::Internal("the model is not a detector"));
         };
-        let detections = detector.detect(outputs, image, &self.options);
+        let detections = detector.detect(outputs, image, &self.options, &Cancel::never());
         detections.map_err(|error| {
             tracing::error!(model = model.id(), %error, "detector outputs rejected");
             ServeError::Internal("the model's outputs cannot be decoded to boxes")

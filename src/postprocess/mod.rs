@@ -2,6 +2,7 @@
 
 pub mod classify;
 pub mod detect;
+pub mod scores;
 pub mod segment;
 
 use thiserror::Error;

@@ -1,9 +1,11 @@
 //! How near two versions of a network are to each other: their numbers, and their answers.
 
+use crate::cancel::Cancel;
 use crate::engine::Tensor;
 use crate::image::ImageSize;
+use crate::postprocess::detect::{DetectError, DetectOptions, Detection, Detector};
+use crate::postprocess::scores::{argmax, softmax};
 use crate::manifest::Task;
-use crate::postprocess::detect::{Corners, DetectError, DetectOptions, Detection, Detector};
 
 /// The outputs of a network for one picture, if it had anything to look at.
 pub(super) type OutputSet = Option<Vec<Tensor>>;
@@ -81,7 +83,12 @@ impl Answers {
                 score_threshold: BOX_SCORE - SCORE_SLACK,
                 ..DetectOptions::default()
             };
-            return Ok(Self::Boxes(detector.detect(outputs, original, &options)?));
+            return Ok(Self::Boxes(detector.detect(
+                outputs,
+                original,
+                &options,
+                &Cancel::never(),
+            )?));
         }
         let numbers = outputs
             .first()
@@ -100,7 +107,7 @@ impl Answers {
     fn compare(&self, other: &Self) -> (f64, f64) {
         match (self, other) {
             (Self::Scores(one), Self::Scores(other)) => {
-                let (best, others) = (best(one), best(other));
+                let (best, others) = (argmax(one).unwrap_or(0), argmax(other).unwrap_or(0));
                 let change = one
                     .get(best)
                     .zip(other.get(best))
@@ -116,21 +123,6 @@ impl Answers {
             _ => (0.0, 1.0),
         }
     }
-}
-
-fn best(scores: &[f32]) -> usize {
-    let best = scores
-        .iter()
-        .enumerate()
-        .max_by(|(_, one), (_, other)| one.total_cmp(other));
-    best.map_or(0, |(class, _)| class)
-}
-
-fn softmax(logits: &[f32]) -> Vec<f32> {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let exps: Vec<f32> = logits.iter().map(|logit| (logit - most).exp()).collect();
-    let sum: f32 = exps.iter().sum();
-    exps.iter().map(|exp| exp / sum).collect()
 }
 
 fn best_classes(scores: &[f32], classes: usize) -> Vec<u8> {
@@ -151,7 +143,8 @@ fn compare_boxes(one: &[Detection], other: &[Detection]) -> (f64, f64) {
         for detection in from.iter().filter(|detection| detection.score >= BOX_SCORE) {
             all += 1.0;
             let same = |partner: &&Detection| {
-                partner.class_id == detection.class_id && overlap(partner, detection) > BOX_IOU
+                partner.class_id == detection.class_id
+                    && partner.bounding_box.iou(detection.bounding_box) > BOX_IOU
             };
             if let Some(partner) = to.iter().find(same) {
                 found += 1.0;
@@ -192,19 +185,6 @@ impl Agreement {
             worst_change: pairs.iter().map(|(_, change)| *change).fold(0.0, f64::max),
         }
     }
-}
-
-/// Intersection over union.
-fn overlap(one: &Detection, other: &Detection) -> f32 {
-    let area = |[x1, y1, x2, y2]: Corners| (x2 - x1).max(0.0) * (y2 - y1).max(0.0);
-    let (a, b) = (one.corners, other.corners);
-    let both = area([
-        a[0].max(b[0]),
-        a[1].max(b[1]),
-        a[2].min(b[2]),
-        a[3].min(b[3]),
-    ]);
-    both / (area(a) + area(b) - both).max(f32::MIN_POSITIVE)
 }
 
 #[cfg(test)]
@@ -249,7 +229,7 @@ mod tests {
         let found = |class_id, score, x| Detection {
             class_id,
             score,
-            corners: [x, 0.0, x + 10.0, 10.0],
+            bounding_box: [x, 0.0, x + 10.0, 10.0].into(),
         };
         let cases = [
             (vec![], vec![], 1.0),

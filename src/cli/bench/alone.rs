@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use rustix::time::{ClockId, clock_gettime};
+use sightline::cancel::Cancel;
 use sightline::engine::{Engine, OnnxRuntime};
 use sightline::image::{DecodeOptions, ImageSize, Orientation, Preprocessor, decode};
 use sightline::manifest::Task;
@@ -89,7 +90,7 @@ impl Alone {
                 score_threshold: 0.5,
                 ..DetectOptions::default()
             };
-            detector.detect(&outputs, size, &options)?;
+            detector.detect(&outputs, size, &options, &Cancel::never())?;
         } else if self.task == Task::Segmentation {
             let scores = outputs.first().context("no output")?;
             let mask = segment(scores, Some(size), 1)?;

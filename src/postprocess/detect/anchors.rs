@@ -1,25 +1,24 @@
-//! Reference boxes of Faster R-CNN and `RetinaNet`: the same few around every point of a level.
+//! Anchors of Faster R-CNN and `RetinaNet`: the same few boxes around every point of a level.
 //!
-//! An anchor is two additions, so it is made when its box is decoded. A table of all of them, as
-//! torchvision makes one, would hold 268,569 boxes for a picture of 1088x800, of which at most
-//! 5,000 are looked at; keeping tables per shape would only keep that memory.
+//! An anchor is computed from two additions when its box is decoded. A table of all anchors, as in
+//! torchvision, would hold 268,569 boxes for an image of 1088x800, of which at most 5,000 are used.
 
-use super::{Corners, DetectError, expect_count};
+use super::{BoxXyxy, DetectError, expect_count};
 use crate::image::ImageSize;
 
 /// The anchors of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AnchorGenerator {
     /// Per level, the anchors around the point 0, 0.
-    cells: Vec<Vec<Corners>>,
+    cells: Vec<Vec<BoxXyxy>>,
 }
 
 impl AnchorGenerator {
-    /// Of each level, side lengths in pixels and aspect ratios (height / width): every size with the
-    /// first ratio, then every size with the next.
+    /// Returns the anchors for side lengths in pixels and aspect ratios (height / width) of each
+    /// level. Their order is every size with the first ratio, then every size with the next.
     ///
     /// # Errors
-    /// [`DetectError`] unless there are as many levels of ratios as of sizes.
+    /// [`DetectError`] if `sizes` and `aspect_ratios` have different numbers of levels.
     ///
     /// Source: torchvision's `models/detection/anchor_utils.py`, `AnchorGenerator.generate_anchors`.
     pub fn new(sizes: &[Vec<f32>], aspect_ratios: &[Vec<f32>]) -> Result<Self, DetectError> {
@@ -39,54 +38,54 @@ impl AnchorGenerator {
         self.cells.len()
     }
 
-    /// The anchors of a level over a map of `points`, for pictures padded to `padded`.
+    /// Returns the anchors of a level whose feature map has `points`, for images padded to `padded`.
     pub(super) fn grid(&self, level: usize, points: ImageSize, padded: ImageSize) -> Grid<'_> {
         let stride = |pixels: u32, points: u32| pixels.checked_div(points).unwrap_or(0);
         Grid {
             cell: &self.cells[level],
             columns: points.width as usize,
-            stride: [
-                stride(padded.width, points.width),
-                stride(padded.height, points.height),
-            ],
+            x_stride: stride(padded.width, points.width),
+            y_stride: stride(padded.height, points.height),
         }
     }
 }
 
-/// The anchors of one aspect ratio around the point 0, 0, with corners rounded to whole pixels.
-fn cell(ratio: f32, sizes: &[f32]) -> impl Iterator<Item = Corners> {
-    let down = ratio.sqrt();
-    let across = 1.0 / down;
+/// Returns the anchors of one aspect ratio around the point 0, 0, with edges rounded to whole pixels.
+fn cell(ratio: f32, sizes: &[f32]) -> impl Iterator<Item = BoxXyxy> {
+    let height_ratio = ratio.sqrt();
+    let width_ratio = 1.0 / height_ratio;
     sizes.iter().map(move |size| {
-        let (width, height) = (across * size, down * size);
-        [-width, -height, width, height].map(|edge| (edge / 2.0).round_ties_even())
+        let (width, height) = (width_ratio * size, height_ratio * size);
+        let edges = [-width, -height, width, height];
+        BoxXyxy::from(edges.map(|edge| (edge / 2.0).round_ties_even()))
     })
 }
 
 /// The anchors of one level.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Grid<'a> {
-    cell: &'a [Corners],
+    cell: &'a [BoxXyxy],
     columns: usize,
-    /// Whole pixels from one point to the next, across and down.
-    stride: [u32; 2],
+    /// Pixels between neighboring points of a row.
+    x_stride: u32,
+    /// Pixels between neighboring points of a column.
+    y_stride: u32,
 }
 
 impl Grid<'_> {
-    /// Anchors at each point.
+    /// Number of anchors per point.
     pub(super) fn per_point(&self) -> usize {
         self.cell.len()
     }
 
-    /// Anchor number `anchor` in the order (h, w, a).
+    /// Returns the anchor with index `anchor` in the order (h, w, a).
     ///
     /// Source: `AnchorGenerator.grid_anchors`.
-    pub(super) fn anchor(&self, anchor: usize) -> Corners {
+    pub(super) fn anchor(&self, anchor: usize) -> BoxXyxy {
         let (point, a) = (anchor / self.cell.len(), anchor % self.cell.len());
         let shift = |at: usize, stride: u32| (at as u64 * u64::from(stride)) as f32;
-        let x = shift(point % self.columns, self.stride[0]);
-        let y = shift(point / self.columns, self.stride[1]);
-        let [x1, y1, x2, y2] = self.cell[a];
-        [x + x1, y + y1, x + x2, y + y2]
+        let x = shift(point % self.columns, self.x_stride);
+        let y = shift(point / self.columns, self.y_stride);
+        self.cell[a].shifted(x, y)
     }
 }

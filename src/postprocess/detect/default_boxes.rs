@@ -1,20 +1,22 @@
-//! Reference boxes of SSD: shares of the picture, around the middle of every cell of a level.
+//! Default boxes of SSD: fractions of the image, around the center of every cell of a level.
 
-use super::Corners;
+use super::BoxXyxy;
 use crate::image::ImageSize;
 
-/// The default boxes of a model, made when they are decoded, as [`super::AnchorGenerator`]'s.
+/// The default boxes of a model, computed when their boxes are decoded.
 ///
 /// Source: torchvision's `models/detection/anchor_utils.py`, `DefaultBoxGenerator` without `steps`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DefaultBoxes {
-    /// Per level, widths and heights as shares of the picture, 0..=1.
+    /// Per level, width and height of each box as fractions of the image, 0..=1.
     shapes: Vec<Vec<[f32; 2]>>,
 }
 
 impl DefaultBoxes {
-    /// With scales that grow evenly from `min_ratio` to `max_ratio` over the levels. `aspect_ratios`
-    /// has a list for each: beside two squares, each ratio gives a wide and a high box.
+    /// Returns default boxes whose scales grow evenly from `min_ratio` to `max_ratio` over the levels.
+    ///
+    /// `aspect_ratios` has one list per level. A level has two square boxes, and one wide and one tall
+    /// box per ratio.
     pub fn new(aspect_ratios: &[Vec<f64>], min_ratio: f64, max_ratio: f64) -> Self {
         let levels = aspect_ratios.len();
         let range = max_ratio - min_ratio;
@@ -28,8 +30,9 @@ impl DefaultBoxes {
         Self::with_scales(aspect_ratios, &scales)
     }
 
-    /// With a scale for each level and one more: the second square of a level lies between its scale
-    /// and the next one's. Levels without their two scales are left out.
+    /// Returns default boxes of explicit scales, one more than there are levels: the second square of
+    /// a level has the geometric mean of its scale and the next. Levels without two scales are left
+    /// out.
     pub fn with_scales(aspect_ratios: &[Vec<f64>], scales: &[f64]) -> Self {
         let levels = aspect_ratios.iter().zip(scales.windows(2));
         let shapes = levels.map(|(ratios, pair)| shapes(ratios, pair[0], pair[1]));
@@ -43,36 +46,49 @@ impl DefaultBoxes {
         self.shapes.len()
     }
 
-    /// Default boxes at each point of a level.
+    /// Number of default boxes per point of a level.
     pub(super) fn per_point(&self, level: usize) -> usize {
         self.shapes[level].len()
     }
 
-    /// Box number `anchor`, in the order (h, w, a), of a level over a map of `points`, in pixels of a
-    /// picture of size `padded`.
-    pub(super) fn anchor(
-        &self,
-        level: usize,
-        points: ImageSize,
-        padded: ImageSize,
-        anchor: usize,
-    ) -> Corners {
-        let shapes = &self.shapes[level];
-        let (point, [w, h]) = (anchor / shapes.len(), shapes[anchor % shapes.len()]);
-        let columns = points.width as usize;
-        let x = ((point % columns) as f32 + 0.5) / points.width as f32;
-        let y = ((point / columns) as f32 + 0.5) / points.height as f32;
-        let (across, down) = (padded.width as f32, padded.height as f32);
-        [
-            (x - 0.5 * w) * across,
-            (y - 0.5 * h) * down,
-            (x + 0.5 * w) * across,
-            (y + 0.5 * h) * down,
-        ]
+    /// Returns the default boxes of a level whose feature map has `points`, for images padded to
+    /// `padded`.
+    pub(super) fn grid(&self, level: usize, points: ImageSize, padded: ImageSize) -> BoxGrid<'_> {
+        BoxGrid {
+            shapes: &self.shapes[level],
+            points,
+            padded,
+        }
     }
 }
 
-/// Widths and heights of one level, computed in f64, clipped to the picture in f32.
+/// The default boxes of one level.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BoxGrid<'a> {
+    shapes: &'a [[f32; 2]],
+    points: ImageSize,
+    padded: ImageSize,
+}
+
+impl BoxGrid<'_> {
+    /// Returns the default box with index `anchor` in the order (h, w, a), in pixels of the padded
+    /// image.
+    pub(super) fn anchor(&self, anchor: usize) -> BoxXyxy {
+        let [w, h] = self.shapes[anchor % self.shapes.len()];
+        let (point, columns) = (anchor / self.shapes.len(), self.points.width as usize);
+        let x = ((point % columns) as f32 + 0.5) / self.points.width as f32;
+        let y = ((point / columns) as f32 + 0.5) / self.points.height as f32;
+        let (width, height) = (self.padded.width as f32, self.padded.height as f32);
+        BoxXyxy {
+            x1: (x - 0.5 * w) * width,
+            y1: (y - 0.5 * h) * height,
+            x2: (x + 0.5 * w) * width,
+            y2: (y + 0.5 * h) * height,
+        }
+    }
+}
+
+/// Returns widths and heights of one level, computed in f64 and clipped to the image in f32.
 fn shapes(ratios: &[f64], scale: f64, next: f64) -> Vec<[f32; 2]> {
     let between = (scale * next).sqrt();
     let mut pairs = vec![[scale, scale], [between, between]];

@@ -1,22 +1,25 @@
-//! A model's way from raw outputs to boxes, put together from its manifest.
+//! A model's detection postprocessing, assembled from its manifest.
 
 use std::sync::Arc;
 
 use onnx_export::architecture::{Anchors, Architecture, Head};
 
 use super::{
-    AnchorGenerator, BoxHead, Corners, DefaultBoxes, DetectError, DetectOptions, Detection,
-    FeatureMap, HeadLevel, LevelMapper, RetinaNet, Rpn, Ssd, Thresholds, expect_count,
+    AnchorGenerator, BoxHead, BoxHeadOutputs, BoxXyxy, DefaultBoxes, DetectError, DetectOptions,
+    Detection, FeatureMap, HeadLevel, LevelMapper, RetinaNet, Rpn, Ssd, Thresholds, expect_count,
 };
+use crate::cancel::Cancel;
 use crate::engine::{ProposalMaps, Propose, Region, Tensor};
-use crate::image::{DetectorSizes, ImageSize, Preprocessor};
+use crate::image::{DetectorResize, DetectorSizes, ImageSize, Preprocessor};
 use crate::manifest::{Detection as Settings, ModelManifest, Rpn as RpnSettings};
 
-/// A detector without its networks.
+/// The postprocessing of a detection model.
 pub struct Detector {
     family: Family,
     num_classes: usize,
-    preprocessor: Preprocessor,
+    /// Recomputes the sizes that an image had in preprocessing. `None` if the model's preprocessing is
+    /// not a detector's.
+    resize: Option<DetectorResize>,
 }
 
 enum Family {
@@ -29,10 +32,11 @@ enum Family {
 }
 
 impl Detector {
-    /// The detector that `manifest` describes; none for another task.
+    /// Returns the detector that `manifest` describes. `None` if the model is not a detector: its
+    /// manifest has no detection head or no `[detection]` settings.
     ///
     /// # Errors
-    /// [`DetectError`] if the manifest contradicts itself, which a checked one does not.
+    /// [`DetectError`] if anchor sizes and aspect ratios do not match; a validated manifest's do.
     pub fn of(manifest: &ModelManifest) -> Result<Option<Self>, DetectError> {
         let (
             Some(Architecture {
@@ -49,11 +53,12 @@ impl Detector {
         Ok(Some(Self {
             family,
             num_classes: *num_classes,
-            preprocessor: Preprocessor::new(&manifest.preprocess),
+            resize: Preprocessor::new(&manifest.preprocess).detector_resize(),
         }))
     }
 
-    /// What chooses the regions of a detector in two stages.
+    /// Returns the selection of region proposals that runs between the two sessions of a two-stage
+    /// detector. `None` for one-stage detectors.
     pub fn proposer(&self) -> Option<Arc<dyn Propose>> {
         match &self.family {
             Family::FasterRcnn { proposer, .. } => Some(Arc::clone(proposer) as Arc<dyn Propose>),
@@ -61,38 +66,32 @@ impl Detector {
         }
     }
 
-    /// The objects of one picture of size `original`, best first, from what its engine gave for it.
+    /// Returns the detections of one image of size `original`, best first, from the engine's outputs.
     ///
     /// # Errors
-    /// [`DetectError`] for outputs that do not fit the anchors, or a size without pixels.
+    /// [`DetectError`] if the outputs do not fit the model's anchors, if `original` has no pixels, or
+    /// if the work is cancelled.
     pub fn detect(
         &self,
         outputs: &[Tensor],
         original: ImageSize,
         options: &DetectOptions,
+        cancel: &Cancel,
     ) -> Result<Vec<Detection>, DetectError> {
-        let Preprocessor::Floats(transform) = &self.preprocessor else {
-            return Err(DetectError::Preprocess);
-        };
-        let sizes = transform
-            .sizes(original)
-            .map_err(|_| DetectError::Preprocess)?;
+        let sizes = self.resize.and_then(|resize| resize.sizes(original).ok());
+        let sizes = sizes.ok_or(DetectError::Preprocess)?;
         match &self.family {
-            Family::FasterRcnn { head, .. } => self.second_stage(head, outputs, &sizes, options),
-            Family::RetinaNet(net) => net.detect(&self.levels(outputs)?, &sizes, options),
-            Family::Ssd(net) => net.detect(&self.levels(outputs)?, &sizes, options),
+            Family::FasterRcnn { head, .. } => {
+                head.detect(&self.box_head(outputs)?, &sizes, options, cancel)
+            }
+            Family::RetinaNet(net) => net.detect(&self.levels(outputs)?, &sizes, options, cancel),
+            Family::Ssd(net) => net.detect(&self.levels(outputs)?, &sizes, options, cancel),
         }
     }
 
-    /// Of what a two-stage engine gave: regions `[R, 4]`, class logits `[R, K]`, box deltas
+    /// Returns the outputs of a two-stage engine: regions `[R, 4]`, class logits `[R, K]`, box deltas
     /// `[R, 4 * K]`.
-    fn second_stage(
-        &self,
-        head: &BoxHead,
-        outputs: &[Tensor],
-        sizes: &DetectorSizes,
-        options: &DetectOptions,
-    ) -> Result<Vec<Detection>, DetectError> {
+    fn box_head<'a>(&self, outputs: &'a [Tensor]) -> Result<BoxHeadOutputs<'a>, DetectError> {
         let [regions, logits, deltas] = outputs else {
             return Err(DetectError::Count {
                 what: "outputs",
@@ -103,16 +102,20 @@ impl Detector {
         let proposals = regions.data.as_chunks::<4>().0;
         if !proposals.is_empty() {
             let classes = logits.data.len() / proposals.len();
-            expect_count("classes", classes, self.num_classes)?;
+            expect_count("classes of the outputs", classes, self.num_classes)?;
         }
-        head.detect((&logits.data, &deltas.data), proposals, sizes, options)
+        Ok(BoxHeadOutputs {
+            proposals,
+            class_logits: &logits.data,
+            box_regression: &deltas.data,
+        })
     }
 
-    /// Of what a network of one stage gave: the scores of every level, then the box deltas of every
-    /// level.
+    /// Returns the outputs of a one-stage network by level. The network's outputs are the class scores
+    /// of every level, then the box deltas of every level.
     fn levels<'a>(&self, outputs: &'a [Tensor]) -> Result<Vec<HeadLevel<'a>>, DetectError> {
         let (scores, deltas) = outputs.split_at(outputs.len() / 2);
-        expect_count("outputs", deltas.len(), scores.len())?;
+        expect_count("box delta outputs", deltas.len(), scores.len())?;
         let pairs = scores.iter().zip(deltas);
         pairs
             .map(|(scores, deltas)| {
@@ -121,28 +124,30 @@ impl Detector {
                     deltas: feature_map(&deltas.shape, &deltas.data)?,
                 };
                 let classes = level.classes(level.deltas.channels / 4)?;
-                expect_count("classes", classes, self.num_classes)?;
+                expect_count("classes of the outputs", classes, self.num_classes)?;
                 Ok(level)
             })
             .collect()
     }
 
-    /// Checks what a network gave for one picture of size `original`, once, when it is loaded.
+    /// Checks the engine's outputs for one test image of size `original` when a model is loaded.
     ///
     /// # Errors
-    /// [`DetectError`] for another number of labels than of classes, or as [`Detector::detect`].
+    /// [`DetectError`] if `labels`, the number of lines in the label file, is not the number of
+    /// classes, if the outputs are not finite, and as [`Detector::detect`].
     pub fn check(
         &self,
         outputs: &[Tensor],
         original: ImageSize,
         labels: usize,
     ) -> Result<(), DetectError> {
-        expect_count("labels", labels, self.num_classes)?;
-        let numbers = outputs.iter().flat_map(|output| &output.data);
-        if !numbers.into_iter().all(|number| number.is_finite()) {
+        expect_count("lines of the label file", labels, self.num_classes)?;
+        let mut values = outputs.iter().flat_map(|output| &output.data);
+        if !values.all(|value| value.is_finite()) {
             return Err(DetectError::NotFinite);
         }
-        self.detect(outputs, original, &DetectOptions::default())?;
+        let options = DetectOptions::default();
+        self.detect(outputs, original, &options, &Cancel::never())?;
         Ok(())
     }
 }
@@ -186,13 +191,13 @@ impl Family {
 }
 
 fn generator(anchors: &Anchors) -> Result<AnchorGenerator, DetectError> {
-    let numbers = |sizes: &Vec<u32>| sizes.iter().map(|size| *size as f32).collect();
-    let sizes: Vec<Vec<f32>> = anchors.sizes.iter().map(numbers).collect();
+    let to_f32 = |sizes: &Vec<u32>| sizes.iter().map(|size| *size as f32).collect();
+    let sizes: Vec<Vec<f32>> = anchors.sizes.iter().map(to_f32).collect();
     let ratios = anchors.aspect_ratios.iter().map(|ratio| *ratio as f32);
     AnchorGenerator::new(&sizes, &vec![ratios.collect(); sizes.len()])
 }
 
-/// The region proposal network's native half.
+/// Selects the region proposals of a two-stage detector and assigns them to feature maps.
 struct Proposer {
     rpn: Rpn,
     mapper: LevelMapper,
@@ -227,9 +232,9 @@ impl Propose for Proposer {
             padded,
         };
         let proposals = levels.and_then(|levels| self.rpn.propose(&levels, &sizes));
-        let region = |corners: Corners| Region {
-            corners,
-            level: self.mapper.level(corners),
+        let region = |proposal: BoxXyxy| Region {
+            corners: proposal.to_array(),
+            level: self.mapper.level(proposal),
         };
         match proposals {
             Ok(proposals) => Ok(proposals.into_iter().map(region).collect()),
@@ -238,7 +243,7 @@ impl Propose for Proposer {
     }
 }
 
-/// What the engine lends of one level.
+/// Wraps the engine's outputs of one level.
 fn head_level<'a>((scores, deltas): &ProposalMaps<'a>) -> Result<HeadLevel<'a>, DetectError> {
     Ok(HeadLevel {
         scores: feature_map(&scores.shape, scores.data)?,
@@ -249,7 +254,7 @@ fn head_level<'a>((scores, deltas): &ProposalMaps<'a>) -> Result<HeadLevel<'a>, 
 fn feature_map<'a>(shape: &[usize], data: &'a [f32]) -> Result<FeatureMap<'a>, DetectError> {
     let [channels, height, width] = *shape else {
         return Err(DetectError::Count {
-            what: "axes of a map",
+            what: "axes of a feature map",
             expected: 3,
             got: shape.len(),
         });

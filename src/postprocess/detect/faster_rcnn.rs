@@ -1,69 +1,95 @@
-//! The second stage of Faster R-CNN: what the proposals hold.
+//! The second stage of Faster R-CNN: class scores and boxes of the region proposals.
 
-use super::boxes::{BoxCoder, clip, is_at_least};
+use super::box_coder::BoxCoder;
 use super::select::Candidates;
-use super::{Corners, DetectError, DetectOptions, Detection, Thresholds, expect_count};
+use super::{BoxXyxy, DetectError, DetectOptions, Detection, Thresholds, expect_count};
+use crate::cancel::Cancel;
 use crate::image::DetectorSizes;
+use crate::postprocess::scores::largest;
 
-/// Shortest side of a detection, in pixels of the resized picture.
+/// Shortest side of a detection, in pixels of the resized image.
 const MIN_SIDE: f32 = 1e-2;
+/// Proposals between two checks for cancellation: well under a millisecond of work.
+const PROPOSALS_PER_CHECK: usize = 64;
 
-/// The thresholds of a box head. Class 0 is the background.
+/// A box head's thresholds. Class 0 is the background.
 ///
 /// Source: torchvision's `models/detection/roi_heads.py`, `RoIHeads.postprocess_detections`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BoxHead {
-    /// What the network's deltas are divided by: dx, dy, dw, dh.
+    /// Divisors of the network's box deltas: dx, dy, dw, dh.
     pub box_weights: [f32; 4],
-    /// What is kept.
+    /// The model's thresholds.
     pub thresholds: Thresholds,
 }
 
+/// The outputs of Faster R-CNN's two sessions for the `R` region proposals of one image.
+#[derive(Debug, Clone, Copy)]
+pub struct BoxHeadOutputs<'a> {
+    /// The proposals, `[R, 4]`: x1, y1, x2, y2 in pixels of the resized image.
+    pub proposals: &'a [[f32; 4]],
+    /// Class logits `[R, K]`.
+    pub class_logits: &'a [f32],
+    /// Box deltas `[R, 4 * K]`: dx, dy, dw, dh per class.
+    pub box_regression: &'a [f32],
+}
+
+impl BoxHeadOutputs<'_> {
+    /// Checks the lengths and returns the number of classes `K`, 0 without proposals.
+    fn classes(&self) -> Result<usize, DetectError> {
+        let proposals = self.proposals.len();
+        let classes = self.class_logits.len().checked_div(proposals).unwrap_or(0);
+        let logits = classes * proposals;
+        let deltas = logits.saturating_mul(4);
+        expect_count("class logits", self.class_logits.len(), logits)?;
+        expect_count("box deltas", self.box_regression.len(), deltas)?;
+        Ok(classes)
+    }
+}
+
 impl BoxHead {
-    /// The objects of one picture, best first.
-    ///
-    /// `class_logits` is `[R, K]` and `box_regression` `[R, 4 * K]` for the picture's `R` proposals. A
-    /// box is decoded only where its class is likely enough.
+    /// Returns the detections of one image, best first.
     ///
     /// # Errors
-    /// [`DetectError`] if they are not that long.
+    /// [`DetectError`] if the lengths of `outputs` do not fit each other, or if the work is cancelled.
     pub fn detect(
         &self,
-        (class_logits, box_regression): (&[f32], &[f32]),
-        proposals: &[Corners],
+        outputs: &BoxHeadOutputs<'_>,
         sizes: &DetectorSizes,
         options: &DetectOptions,
+        cancel: &Cancel,
     ) -> Result<Vec<Detection>, DetectError> {
         let thresholds = self.thresholds.narrowed(options);
-        let classes = class_logits.len().checked_div(proposals.len()).unwrap_or(0);
-        let logits = classes * proposals.len();
-        expect_count("class logits", class_logits.len(), logits)?;
-        expect_count("box deltas", box_regression.len(), logits.saturating_mul(4))?;
+        let classes = outputs.classes()?;
         let mut candidates = Candidates::default();
         let coder = BoxCoder::new(self.box_weights);
-        if classes > 0 {
-            let rows = class_logits.chunks_exact(classes);
-            let deltas = box_regression.chunks_exact(4 * classes);
-            for ((logits, deltas), proposal) in rows.zip(deltas).zip(proposals) {
-                for (class_id, score) in likely(logits, thresholds.score) {
-                    let deltas = std::array::from_fn(|i| deltas[4 * class_id + i]);
-                    let decoded = coder.decode(deltas, *proposal);
-                    let corners = clip(decoded, sizes.resized);
-                    if is_at_least(corners, MIN_SIDE) {
-                        candidates.push(class_id, score, corners);
-                    }
+        let logits = outputs.class_logits.chunks_exact(classes.max(1));
+        let deltas = outputs.box_regression.chunks_exact(4 * classes.max(1));
+        let proposals = outputs.proposals.iter().zip(logits).zip(deltas);
+        for (i, ((proposal, logits), deltas)) in proposals.enumerate() {
+            if i % PROPOSALS_PER_CHECK == 0 {
+                cancel.check()?;
+            }
+            let proposal = BoxXyxy::from(*proposal);
+            for (class_id, score) in likely_classes(logits, thresholds.score) {
+                let deltas = std::array::from_fn(|i| deltas[4 * class_id + i]);
+                let decoded = coder.decode(deltas, proposal).clipped(sizes.resized);
+                if decoded.is_at_least(MIN_SIDE) {
+                    candidates.push(class_id, score, decoded);
                 }
             }
         }
+        cancel.check()?;
         Ok(candidates.select(&thresholds, options, sizes))
     }
 }
 
-/// The classes, background left out, whose softmax is more than `threshold`, and it.
-fn likely(logits: &[f32], threshold: f32) -> impl Iterator<Item = (usize, f32)> {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    // The sum that divides is at least 1, so that a class needs a logit near the largest. Most
-    // proposals show the background alone and end here; a hundredth is far more than rounding.
+/// Returns the classes, except the background, whose softmax is more than `threshold`, with their
+/// softmax.
+fn likely_classes(logits: &[f32], threshold: f32) -> impl Iterator<Item = (usize, f32)> {
+    let largest = largest(logits);
+    // The divisor of the softmax is at least 1, so a class needs a logit near the largest. Most
+    // proposals show only the background and end here. A hundredth is far more than rounding errors.
     let least = largest + threshold.ln() - 0.01;
     let objects = logits.iter().enumerate().skip(1);
     let possible = objects.filter(move |(_, logit)| **logit >= least || threshold <= 0.0);

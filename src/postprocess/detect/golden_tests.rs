@@ -1,4 +1,6 @@
-//! Each stage and each family against torchvision, and against input that makes no sense.
+//! Each postprocessing stage and each detector family against torchvision.
+//!
+//! The expected values were made by `tests/golden/detect.py`.
 
 use std::path::Path;
 
@@ -6,16 +8,17 @@ use onnx_export::formula::uniform;
 use safetensors::SafeTensors;
 
 use super::{
-    AnchorGenerator, BoxHead, Corners, DefaultBoxes, DetectOptions, Detection, FeatureMap,
-    HeadLevel, LevelMapper, RetinaNet, Rpn, Ssd, Thresholds, batched_nms,
+    AnchorGenerator, BoxHead, BoxHeadOutputs, BoxXyxy, DefaultBoxes, DetectOptions, Detection,
+    FeatureMap, HeadLevel, LevelMapper, RetinaNet, Rpn, Ssd, Thresholds, batched_nms,
 };
+use crate::cancel::Cancel;
 use crate::image::{DetectorSizes, ImageSize};
 
-fn size(height: u32, width: u32) -> ImageSize {
+const fn size(height: u32, width: u32) -> ImageSize {
     ImageSize { width, height }
 }
 
-/// A file of tensors of f32 or i32.
+/// A safetensors file with f32 and i32 tensors.
 struct Golden(Vec<u8>);
 
 impl Golden {
@@ -39,25 +42,42 @@ impl Golden {
         bytes.map(|b| u32::from_le_bytes(b) as usize).collect()
     }
 
-    fn corners(&self, name: &str) -> Vec<Corners> {
-        self.floats(name).as_chunks().0.to_vec()
+    fn boxes(&self, name: &str) -> Vec<BoxXyxy> {
+        let rows = self.floats(name);
+        rows.as_chunks::<4>()
+            .0
+            .iter()
+            .map(|row| BoxXyxy::from(*row))
+            .collect()
     }
 }
 
-/// `maps` of `tests/golden/detect.py`: per level, logits and deltas.
+/// The outputs that `maps` of `tests/golden/detect.py` makes: logits and deltas per level.
 struct Maps {
     grids: Vec<ImageSize>,
     scores: Vec<Vec<f32>>,
     deltas: Vec<Vec<f32>>,
 }
 
-/// Scale and shift of the logits, scale of the deltas.
-type Scales = ([f32; 2], f32);
+/// Scales of pseudo-random outputs.
+#[derive(Clone, Copy)]
+struct Scales {
+    logit_scale: f32,
+    logit_shift: f32,
+    delta_scale: f32,
+}
+
+const fn scales(logit_scale: f32, logit_shift: f32, delta_scale: f32) -> Scales {
+    Scales {
+        logit_scale,
+        logit_shift,
+        delta_scale,
+    }
+}
 
 impl Maps {
-    fn new(name: &str, grids: &[(u32, u32)], [per_point, classes]: [usize; 2], by: Scales) -> Self {
-        let ([scale, shift], delta) = by;
-        let grids: Vec<ImageSize> = grids.iter().map(|(h, w)| size(*h, *w)).collect();
+    /// Outputs over `grids` with `anchors` boxes per point and `classes` logits per box.
+    fn new(name: &str, grids: &[ImageSize], anchors: usize, classes: usize, by: Scales) -> Self {
         let values = |what: &str, channels: usize, scale: f32, shift: f32| {
             let levels = grids.iter().enumerate();
             let level = |(i, grid): (usize, &ImageSize)| {
@@ -68,9 +88,9 @@ impl Maps {
             levels.map(level).collect()
         };
         Self {
-            scores: values("scores", per_point * classes, scale, shift),
-            deltas: values("deltas", per_point * 4, delta, 0.0),
-            grids,
+            scores: values("scores", anchors * classes, by.logit_scale, by.logit_shift),
+            deltas: values("deltas", anchors * 4, by.delta_scale, 0.0),
+            grids: grids.to_vec(),
         }
     }
 
@@ -90,10 +110,29 @@ fn map(data: &[f32], grid: ImageSize) -> FeatureMap<'_> {
     FeatureMap::new(data, channels, grid).unwrap()
 }
 
-const SSD_GRIDS: [(u32, u32); 6] = [(20, 20), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)];
-const MOBILENET_GRIDS: [(u32, u32); 3] = [(8, 10), (8, 10), (4, 5)];
-const RESNET_GRIDS: [(u32, u32); 5] = [(64, 80), (32, 40), (16, 20), (8, 10), (4, 5)];
-const RETINA_GRIDS: [(u32, u32); 5] = [(24, 20), (12, 10), (6, 5), (3, 3), (2, 2)];
+const SSD_GRIDS: [ImageSize; 6] = [
+    size(20, 20),
+    size(10, 10),
+    size(5, 5),
+    size(3, 3),
+    size(2, 2),
+    size(1, 1),
+];
+const MOBILENET_GRIDS: [ImageSize; 3] = [size(8, 10), size(8, 10), size(4, 5)];
+const RESNET_GRIDS: [ImageSize; 5] = [
+    size(64, 80),
+    size(32, 40),
+    size(16, 20),
+    size(8, 10),
+    size(4, 5),
+];
+const RETINA_GRIDS: [ImageSize; 5] = [
+    size(24, 20),
+    size(12, 10),
+    size(6, 5),
+    size(3, 3),
+    size(2, 2),
+];
 
 fn wide() -> DetectorSizes {
     DetectorSizes {
@@ -148,13 +187,13 @@ fn ssdlite() -> DefaultBoxes {
     DefaultBoxes::new(&vec![vec![2.0, 3.0]; 6], 0.2, 0.95)
 }
 
-/// All anchors of a picture, in torchvision's order.
-fn all(anchors: &AnchorGenerator, grids: &[(u32, u32)], padded: ImageSize) -> Vec<Corners> {
+/// All anchors of an image, in torchvision's order.
+fn all(anchors: &AnchorGenerator, grids: &[ImageSize], padded: ImageSize) -> Vec<BoxXyxy> {
     let levels = grids.iter().enumerate();
     levels
-        .flat_map(|(level, (h, w))| {
-            let grid = anchors.grid(level, size(*h, *w), padded);
-            let len = (h * w) as usize * grid.per_point();
+        .flat_map(|(level, points)| {
+            let grid = anchors.grid(level, *points, padded);
+            let len = points.pixels() as usize * grid.per_point();
             (0..len).map(move |anchor| grid.anchor(anchor))
         })
         .collect()
@@ -164,35 +203,33 @@ fn all(anchors: &AnchorGenerator, grids: &[(u32, u32)], padded: ImageSize) -> Ve
 fn anchors_are_torchvisions() {
     let golden = Golden::open("detect.safetensors");
     let got = all(&mobilenet(), &MOBILENET_GRIDS, wide().padded);
-    assert_eq!(got[1000..2000], golden.corners("anchors.mobilenet"));
+    assert_eq!(got[1000..2000], golden.boxes("anchors.mobilenet"));
     let got = all(&retina(), &RETINA_GRIDS, tall().padded);
     let last = got.len() - 2000;
-    assert_eq!(got[last..], golden.corners("anchors.retina"));
-    let odd = [(13, 9), (7, 5), (4, 3), (2, 2), (1, 1)];
+    assert_eq!(got[last..], golden.boxes("anchors.retina"));
+    let odd = [size(13, 9), size(7, 5), size(4, 3), size(2, 2), size(1, 1)];
     let got = all(&resnet(), &odd, size(101, 67));
-    assert_eq!(got, golden.corners("anchors.odd"));
+    assert_eq!(got, golden.boxes("anchors.odd"));
 }
 
 #[test]
 fn default_boxes_are_torchvisions() {
     let boxes = ssdlite();
     let mut got = Vec::new();
-    for (level, (h, w)) in SSD_GRIDS.into_iter().enumerate() {
-        let len = (h * w) as usize * boxes.per_point(level);
-        let anchors = 0..len;
-        got.extend(anchors.map(|a| boxes.anchor(level, size(h, w), square().padded, a)));
+    for (level, points) in SSD_GRIDS.into_iter().enumerate() {
+        let len = points.pixels() as usize * boxes.per_point(level);
+        let grid = boxes.grid(level, points, square().padded);
+        got.extend((0..len).map(|anchor| grid.anchor(anchor)));
     }
-    let expected = Golden::open("detect.safetensors").corners("anchors.ssdlite");
+    let expected = Golden::open("detect.safetensors").boxes("anchors.ssdlite");
     assert_eq!(got.len(), expected.len());
-    let pairs = got.iter().flatten().zip(expected.iter().flatten());
-    let largest = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(largest < 1e-4, "{largest}");
+    assert_boxes_close(&got, &expected, 1e-4, "anchors.ssdlite");
 }
 
 #[test]
 fn suppression_keeps_what_torchvision_keeps() {
     let golden = Golden::open("nms.safetensors");
-    let (boxes, scores) = (golden.corners("nms.boxes"), golden.floats("nms.scores"));
+    let (boxes, scores) = (golden.boxes("nms.boxes"), golden.floats("nms.scores"));
     let labels: Vec<u32> = golden
         .integers("nms.labels")
         .iter()
@@ -218,16 +255,22 @@ fn rpn(anchors: AnchorGenerator, top_n: usize, score_threshold: f32) -> Rpn {
     }
 }
 
-fn assert_close(got: &[f32], expected: &[f32], tolerance: f32, what: &str) {
+/// Largest difference of an edge.
+fn distance(a: BoxXyxy, b: BoxXyxy) -> f32 {
+    let pairs = a.to_array().into_iter().zip(b.to_array());
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn assert_boxes_close(got: &[BoxXyxy], expected: &[BoxXyxy], tolerance: f32, what: &str) {
     let pairs = got.iter().zip(expected);
-    let largest = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let largest = pairs.map(|(a, b)| distance(*a, *b)).fold(0.0, f32::max);
     assert!(largest <= tolerance, "{what}: {largest}");
 }
 
 #[test]
 fn proposals_are_torchvisions() {
     let golden = Golden::open("detect.safetensors");
-    let (few, wild): (Scales, Scales) = (([4.0, -1.0], 0.5), ([4.0, 0.0], 6.0));
+    let (few, wild) = (scales(4.0, -1.0, 0.5), scales(4.0, 0.0, 6.0));
     let pyramid = RESNET_GRIDS.as_slice();
     let two = MOBILENET_GRIDS.as_slice();
     let cases = [
@@ -243,36 +286,35 @@ fn proposals_are_torchvisions() {
         ("rpn.wild", pyramid, 3, wild, rpn(resnet(), 300, 0.5)),
     ];
     for (name, grids, per_point, scales, rpn) in cases {
-        let maps = Maps::new(name, grids, [per_point, 1], scales);
+        let maps = Maps::new(name, grids, per_point, 1, scales);
         let got = rpn.propose(&maps.levels(), &wide()).unwrap();
-        let expected = golden.corners(&format!("{name}.proposals"));
+        let expected = golden.boxes(&format!("{name}.proposals"));
         assert_eq!(got.len(), expected.len(), "{name}");
-        assert_close(got.as_flattened(), expected.as_flattened(), 1e-3, name);
+        assert_boxes_close(&got, &expected, 1e-3, name);
     }
 }
 
 #[test]
 fn levels_of_boxes_are_torchvisions() {
     let golden = Golden::open("detect.safetensors");
-    for (name, grids, resized) in [
-        ("levels.resnet", [(200, 272), (25, 34)], size(800, 1066)),
-        ("levels.mobilenet", [(25, 34), (25, 34)], size(800, 1066)),
-        ("levels.small", [(10, 14), (10, 14)], size(320, 426)),
+    for (name, strides) in [
+        ("levels.resnet", [4, 8, 16, 32].as_slice()),
+        ("levels.mobilenet", &[32, 32]),
+        ("levels.small", &[32, 32]),
     ] {
-        let [first, last] = grids.map(|(h, w)| size(h, w));
-        let mapper = LevelMapper::new(first, last, resized);
-        let boxes = golden.corners(&format!("{name}.boxes"));
-        let got: Vec<usize> = boxes.iter().map(|corners| mapper.level(*corners)).collect();
+        let mapper = LevelMapper::from_strides(strides);
+        let boxes = golden.boxes(&format!("{name}.boxes"));
+        let got: Vec<usize> = boxes.iter().map(|b| mapper.level(*b)).collect();
         assert_eq!(got, golden.integers(&format!("{name}.levels")), "{name}");
         let scales = golden.floats(&format!("{name}.scales"));
-        let ends = [first, last].map(|map| LevelMapper::spatial_scale(map, resized));
-        assert_eq!(ends, [scales[0], scales[scales.len() - 1]], "{name}");
-        assert_eq!(mapper.level([f32::NAN; 4]), 0);
-        assert_eq!(mapper.level([5.0, 5.0, 5.0, 5.0]), 0);
+        let expected: Vec<f32> = strides.iter().map(|stride| 1.0 / *stride as f32).collect();
+        assert_eq!(scales, expected, "{name}");
+        assert_eq!(mapper.level(BoxXyxy::from([f32::NAN; 4])), 0);
+        assert_eq!(mapper.level(BoxXyxy::from([5.0; 4])), 0);
     }
 }
 
-/// Equal one by one, except that equal scores may come in another order.
+/// Asserts equality detection by detection; equal scores may come in another order.
 fn assert_equal(got: &[Detection], golden: &Golden, name: &str) {
     let rows = golden.floats(&format!("{name}.detections"));
     let expected = rows.as_chunks::<6>().0;
@@ -280,10 +322,10 @@ fn assert_equal(got: &[Detection], golden: &Golden, name: &str) {
     let mut moved = 0;
     for (i, row) in expected.iter().enumerate() {
         let equal = |detection: &Detection| {
-            let corners = detection.corners.iter().zip(row);
+            let expected = BoxXyxy::new(row[0], row[1], row[2], row[3]);
             detection.class_id == row[5] as usize
                 && (detection.score - row[4]).abs() < 1e-5
-                && corners.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) < 1e-3
+                && distance(detection.bounding_box, expected) < 1e-3
         };
         if !equal(&got[i]) {
             let tie = |d: &&Detection| (d.score - row[4]).abs() <= 1e-7;
@@ -305,9 +347,9 @@ fn thresholds(score: f32, iou: f64, max_detections: usize) -> Thresholds {
 }
 
 #[test]
-fn faster_rcnn_answers_as_torchvision() {
+fn faster_rcnn_detections_are_torchvisions() {
     let golden = Golden::open("detect.safetensors");
-    let proposals = golden.corners("rpn.mobilenet.proposals");
+    let proposals = golden.boxes("rpn.mobilenet.proposals");
     for (name, proposals, scale, delta, threshold) in [
         ("head.few", &proposals[..200], 6.0, 1.0, 0.05),
         ("head.many", &proposals[..300], 5.0, 4.0, 0.02),
@@ -321,14 +363,20 @@ fn faster_rcnn_answers_as_torchvision() {
             box_weights: [10.0, 10.0, 5.0, 5.0],
             thresholds: thresholds(threshold, 0.5, 100),
         };
+        let edges: Vec<[f32; 4]> = proposals.iter().map(|b| b.to_array()).collect();
+        let outputs = BoxHeadOutputs {
+            proposals: &edges,
+            class_logits: &logits,
+            box_regression: &deltas,
+        };
         let options = DetectOptions::default();
-        let got = head.detect((&logits, &deltas), proposals, &wide(), &options);
+        let got = head.detect(&outputs, &wide(), &options, &Cancel::never());
         assert_equal(&got.unwrap(), &golden, name);
     }
 }
 
 #[test]
-fn retinanet_answers_as_torchvision() {
+fn retinanet_detections_are_torchvisions() {
     let golden = Golden::open("detect.safetensors");
     let net = RetinaNet {
         box_weights: [1.0; 4],
@@ -336,18 +384,19 @@ fn retinanet_answers_as_torchvision() {
         topk_candidates: 1000,
         thresholds: thresholds(0.05, 0.5, 300),
     };
-    for (name, classes, logits) in [
-        ("retina.few", 7, [3.0, -5.5]),
-        ("retina.many", 13, [6.0, -3.0]),
+    let (options, cancel) = (DetectOptions::default(), Cancel::never());
+    for (name, classes, scales) in [
+        ("retina.few", 7, scales(3.0, -5.5, 1.0)),
+        ("retina.many", 13, scales(6.0, -3.0, 1.0)),
     ] {
-        let maps = Maps::new(name, &RETINA_GRIDS, [9, classes], (logits, 1.0));
-        let got = net.detect(&maps.levels(), &tall(), &DetectOptions::default());
+        let maps = Maps::new(name, &RETINA_GRIDS, 9, classes, scales);
+        let got = net.detect(&maps.levels(), &tall(), &options, &cancel);
         assert_equal(&got.unwrap(), &golden, name);
     }
 }
 
 #[test]
-fn ssd_answers_as_torchvision() {
+fn ssd_detections_are_torchvisions() {
     let golden = Golden::open("detect.safetensors");
     let net = Ssd {
         box_weights: [10.0, 10.0, 5.0, 5.0],
@@ -355,9 +404,13 @@ fn ssd_answers_as_torchvision() {
         topk_candidates: 300,
         thresholds: thresholds(0.001, 0.55, 300),
     };
-    for (name, classes, scale, delta) in [("ssd.few", 91, 3.0, 2.0), ("ssd.many", 21, 8.0, 4.0)] {
-        let maps = Maps::new(name, &SSD_GRIDS, [6, classes], ([scale, 0.0], delta));
-        let got = net.detect(&maps.levels(), &square(), &DetectOptions::default());
+    let (options, cancel) = (DetectOptions::default(), Cancel::never());
+    for (name, classes, scales) in [
+        ("ssd.few", 91, scales(3.0, 0.0, 2.0)),
+        ("ssd.many", 21, scales(8.0, 0.0, 4.0)),
+    ] {
+        let maps = Maps::new(name, &SSD_GRIDS, 6, classes, scales);
+        let got = net.detect(&maps.levels(), &square(), &options, &cancel);
         assert_equal(&got.unwrap(), &golden, name);
     }
 }

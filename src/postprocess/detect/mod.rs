@@ -1,18 +1,19 @@
-//! From a detector's raw outputs to boxes in a picture, between and after the sessions.
+//! Postprocessing of detection: a detector's raw outputs to labeled boxes in the image.
 //!
-//! Faster R-CNN has two stages: [`Rpn`] chooses proposals, [`LevelMapper`] tells which feature map
-//! each is cut from, and [`BoxHead`] makes detections of what the second session says of them.
-//! [`RetinaNet`] and [`Ssd`] do it in one. All take one picture's maps as the network wrote them, in
-//! channel-first order, count in torchvision's order `(h, w, anchor, class)`, and compute in f32 in
-//! torchvision's order of operations. Boxes are `[x1, y1, x2, y2]` in pixels.
+//! Faster R-CNN has two stages. [`Rpn`] selects region proposals from the first session's outputs,
+//! [`LevelMapper`] assigns each proposal to the feature map that it is cut from, and [`BoxHead`]
+//! turns the second session's outputs into detections. [`RetinaNet`] and [`Ssd`] have one stage.
 //!
-//! What is not finite is never chosen: a NaN among the scores or a box with one in a corner is left
-//! out, where torchvision would give it the first place.
+//! All types read one image's feature maps as the network wrote them, channels first, number anchors
+//! in torchvision's order `(h, w, anchor, class)`, and compute in f32 in torchvision's order of
+//! operations. Boxes are [`BoxXyxy`] in pixels.
 //!
-//! What is *not* here: resizing pictures ([`crate::image`]), running networks, and names of classes.
+//! Scores and boxes that are NaN are dropped; torchvision would rank NaN scores first.
+//!
+//! What is *not* here: resizing images ([`crate::image`]), running networks, and names of classes.
 
 mod anchors;
-mod boxes;
+mod box_coder;
 mod default_boxes;
 mod detector;
 mod faster_rcnn;
@@ -32,60 +33,71 @@ mod robustness_tests;
 
 use thiserror::Error;
 
+use crate::cancel::Cancelled;
 use crate::image::ImageSize;
 
 pub use anchors::AnchorGenerator;
 pub use default_boxes::DefaultBoxes;
 pub use detector::Detector;
-pub use faster_rcnn::BoxHead;
+pub use faster_rcnn::{BoxHead, BoxHeadOutputs};
 pub use levels::LevelMapper;
 pub use nms::batched_nms;
 pub use proposals::Rpn;
 pub use retinanet::RetinaNet;
-pub use select::{DetectOptions, Detection, LabelledBox, LabelledDetection, Thresholds};
+pub use select::{DetectOptions, Detection, LabelledDetection, Thresholds};
 pub use ssd::Ssd;
 
-/// Opposite corners of a box, `[x1, y1, x2, y2]` in pixels.
-pub type Corners = [f32; 4];
+pub use crate::geometry::BoxXyxy;
 
-/// Outputs that cannot be a detector's.
+/// Outputs that do not fit the detector, or work that was cancelled.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DetectError {
-    /// Something comes in another number than the rest asks for.
-    #[error("{what}: {got} where {expected} are needed")]
+    /// The number of items does not match the rest of the model.
+    #[error("{what}: expected {expected}, got {got}")]
     Count {
         /// What is counted.
         what: &'static str,
-        /// How many there must be.
+        /// The number that the rest of the model requires.
         expected: usize,
-        /// How many there are.
+        /// The number found.
         got: usize,
     },
-    /// Two maps of one level that do not lie over each other.
-    #[error("scores of {scores:?} points and boxes of {deltas:?} in one level")]
+    /// The two feature maps of one level have different sizes.
+    #[error(
+        "feature maps of one level differ in size: class scores are {}x{}, box deltas {}x{}",
+        .scores.width, .scores.height, .deltas.width, .deltas.height
+    )]
     Sizes {
-        /// Size of the map of scores.
+        /// Size of the score map.
         scores: ImageSize,
-        /// Size of the map of box deltas.
+        /// Size of the box delta map.
         deltas: ImageSize,
     },
-    /// Outputs that are not numbers.
-    #[error("the network answers a grey picture with numbers that are not finite")]
+    /// The outputs for the gray test image contain NaN or infinity.
+    #[error("the model's outputs for a uniform gray image contain NaN or infinite values")]
     NotFinite,
-    /// A picture or a manifest without the sizes that a detector needs.
-    #[error("there is no size that the boxes could be in")]
+    /// The model's preprocessing is not a detector's, or the image has no pixels.
+    #[error(
+        "cannot compute the resized image size: the model needs a detector's resize (`bounded` or `fixed`) and an image that is not empty"
+    )]
     Preprocess,
-    /// A map whose elements cannot be numbered in 32 bits.
-    #[error("a map of {channels} channels of {}x{} is too large", .size.width, .size.height)]
+    /// A feature map has more elements than 32 bits can index.
+    #[error(
+        "a feature map of {channels} channels of {}x{} has more than 2^32 elements",
+        .size.width, .size.height
+    )]
     TooLarge {
-        /// Planes.
+        /// Number of channels.
         channels: usize,
-        /// Columns and rows of each.
+        /// Size of each channel's plane.
         size: ImageSize,
     },
+    /// The work was cancelled.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
 }
 
-/// Checks a number of things.
+/// Returns an error unless the number of `what` is `expected`.
 fn expect_count(what: &'static str, got: usize, expected: usize) -> Result<(), DetectError> {
     if got == expected {
         return Ok(());
@@ -97,7 +109,7 @@ fn expect_count(what: &'static str, got: usize, expected: usize) -> Result<(), D
     })
 }
 
-/// One picture's output `[C, h, w] f32` in C order: one plane a channel.
+/// One image's output `[C, h, w] f32` in C order: one plane per channel.
 #[derive(Debug, Clone, Copy)]
 pub struct FeatureMap<'a> {
     data: &'a [f32],
@@ -106,16 +118,16 @@ pub struct FeatureMap<'a> {
 }
 
 impl<'a> FeatureMap<'a> {
-    /// Takes `data` as `[channels, size.height, size.width]`; a map may be empty.
+    /// Wraps `data` as `[channels, size.height, size.width]`; a map may be empty.
     ///
     /// # Errors
-    /// [`DetectError`] if `data` has another length, or more elements than 32 bits can number.
+    /// [`DetectError`] if `data` has another length, or more elements than 32 bits can index.
     pub fn new(data: &'a [f32], channels: usize, size: ImageSize) -> Result<Self, DetectError> {
         let elements = size.pixels().saturating_mul(channels as u64);
         if elements > u64::from(u32::MAX) {
             return Err(DetectError::TooLarge { channels, size });
         }
-        expect_count("elements of a map", data.len(), elements as usize)?;
+        expect_count("elements of a feature map", data.len(), elements as usize)?;
         Ok(Self {
             data,
             channels,
@@ -123,12 +135,12 @@ impl<'a> FeatureMap<'a> {
         })
     }
 
-    /// Points of a plane.
+    /// Number of points in a plane.
     fn points(&self) -> usize {
         self.size.pixels() as usize
     }
 
-    /// Plane `channel`.
+    /// The plane `[h, w]` of `channel`.
     fn plane(&self, channel: usize) -> &'a [f32] {
         &self.data[channel * self.points()..][..self.points()]
     }
@@ -145,7 +157,7 @@ pub struct HeadLevel<'a> {
 }
 
 impl HeadLevel<'_> {
-    /// Checks the maps against the number of anchors at a point; gives the number of classes.
+    /// Checks both maps against `anchors` per point and returns the number of classes.
     fn classes(&self, anchors: usize) -> Result<usize, DetectError> {
         let (scores, deltas) = (self.scores.size, self.deltas.size);
         if scores != deltas {
@@ -158,11 +170,11 @@ impl HeadLevel<'_> {
         )?;
         let classes = self.scores.channels.checked_div(anchors).unwrap_or(0);
         let expected = anchors * classes.max(1);
-        expect_count("channels of scores", self.scores.channels, expected)?;
+        expect_count("channels of class scores", self.scores.channels, expected)?;
         Ok(classes)
     }
 
-    /// The deltas of the anchor whose number is `anchor` in the order (h, w, a).
+    /// The deltas of the anchor with index `anchor` in the order (h, w, a).
     fn deltas(&self, anchor: usize, per_point: usize) -> [f32; 4] {
         let (point, a) = (anchor / per_point, anchor % per_point);
         let points = self.deltas.points();

@@ -1,36 +1,39 @@
-//! Non-maximum suppression: of boxes that overlap too much, the one with the best score stays.
+//! Non-maximum suppression: of boxes that overlap too much, the one with the best score is kept.
 //!
-//! Boxes are laid out class by class, best first, one array a corner. A box that stays is compared
-//! with all that follow it in its class, several at once.
+//! Boxes are laid out class by class, best first, one array per edge. A kept box is compared with all
+//! boxes that follow it in its class, several at a time in vector registers.
 
 #![expect(
     clippy::inline_always,
     reason = "what a kernel calls must be compiled for its instruction set"
 )]
 
+use std::ops::Range;
+
 use fearless_simd::Simd;
 
-use super::Corners;
+use super::BoxXyxy;
 use super::topk::{key, unpack};
 use crate::simd::{Kernel, dispatch};
 
-/// Up to here torchvision separates classes by moving their boxes apart; see [`batched_nms`].
-const MOST_MOVED: usize = 1000;
+/// Most boxes for which torchvision separates classes by coordinate offsets; see [`batched_nms`].
+const MAX_SHIFTED: usize = 1000;
 
-/// Indices of the boxes that stay, best score first; equal scores keep the order of the indices.
+/// Returns the indices of the boxes that are kept, best score first; equal scores keep the order of
+/// the indices.
 ///
-/// A box goes if its intersection over union with a better one of its class that stays is more than
-/// `iou_threshold`. `boxes`, `scores` and `classes` are as many; what one has more is left out. No
-/// score may be NaN.
+/// A box is suppressed if its intersection over union with a kept box of its class and of a better
+/// score is more than `iou_threshold`. `boxes`, `scores` and `classes` have one element per box; the
+/// surplus of a longer slice is ignored. No score may be NaN.
 ///
-/// torchvision gives up to 1,000 boxes to one suppression, with each class moved by its number times
-/// a distance that no box reaches. Moved corners are rounded more coarsely, which can decide an overlap
-/// near the threshold the other way (a class 90 of a picture of 1,333 pixels: corners to 1/128 of a
-/// pixel), so the same corners are compared here, class by class all the same.
+/// For up to 1,000 boxes torchvision runs one suppression over all classes and shifts each class by
+/// its index times a distance that no box reaches. Shifted edges are rounded more coarsely (to 1/128
+/// pixel for class 90 of an image of 1,333 pixels), which can change the result for an overlap near
+/// the threshold. This function compares the same shifted edges, but class by class.
 ///
 /// Source: torchvision's `ops/boxes.py:batched_nms` and `csrc/ops/cpu/nms_kernel.cpp`.
 pub fn batched_nms(
-    boxes: &[Corners],
+    boxes: &[BoxXyxy],
     scores: &[f32],
     classes: &[u32],
     iou_threshold: f64,
@@ -39,26 +42,26 @@ pub fn batched_nms(
     let (boxes, classes) = (&boxes[..len], &classes[..len]);
     let order = best_first(&scores[..len]);
     let mut layout = Layout::new(boxes, &order, classes);
-    if len <= MOST_MOVED {
-        layout.move_apart(boxes);
+    if len <= MAX_SHIFTED {
+        layout.shift_classes_apart(boxes);
     }
     dispatch(Suppress {
         layout: &mut layout,
-        threshold: not_above(iou_threshold),
+        threshold: round_down(iou_threshold),
     });
-    let mut stays = vec![false; len];
-    for (rank, gone) in layout.ranks.iter().zip(&layout.gone) {
-        stays[*rank as usize] = *gone == 0;
+    let mut kept = vec![false; len];
+    for (rank, suppressed) in layout.ranks.iter().zip(&layout.suppressed) {
+        kept[*rank as usize] = *suppressed == 0;
     }
-    let ranked = order.iter().zip(stays);
+    let ranked = order.iter().zip(kept);
     ranked
-        .filter(|(_, stays)| *stays)
+        .filter(|(_, kept)| *kept)
         .map(|(i, _)| *i as usize)
         .collect()
 }
 
-/// The largest f32 that is not above `threshold`: torchvision compares an f32 with an f64.
-fn not_above(threshold: f64) -> f32 {
+/// Returns the largest f32 that is not above `threshold`: torchvision compares an f32 with an f64.
+fn round_down(threshold: f64) -> f32 {
     let near = threshold as f32;
     if f64::from(near) > threshold {
         near.next_down()
@@ -67,7 +70,7 @@ fn not_above(threshold: f64) -> f32 {
     }
 }
 
-/// Indices by descending score, equal scores by ascending index.
+/// Returns the indices by descending score, equal scores by ascending index.
 fn best_first(scores: &[f32]) -> Vec<u32> {
     let keyed = scores.iter().enumerate();
     let mut keys: Vec<u64> = keyed.map(|(i, score)| key(*score, i as u32)).collect();
@@ -75,76 +78,94 @@ fn best_first(scores: &[f32]) -> Vec<u32> {
     keys.into_iter().map(|key| unpack(key).1).collect()
 }
 
-/// Boxes class by class, each class best first.
+/// The boxes of one class in a [`Layout`].
+struct ClassRange {
+    class: u32,
+    range: Range<usize>,
+}
+
+/// Boxes class by class, each class best first. All arrays have one element per box.
 struct Layout {
-    /// Place of each box among all, best first.
+    /// Rank of each box by score over all classes, 0 for the best.
     ranks: Vec<u32>,
-    /// Classes and where their boxes end.
-    ends: Vec<(u32, usize)>,
+    classes: Vec<ClassRange>,
     x1: Vec<f32>,
     y1: Vec<f32>,
     x2: Vec<f32>,
     y2: Vec<f32>,
     area: Vec<f32>,
-    /// 1 for boxes that overlap a better one. As wide as the corners, so that vectors match.
-    gone: Vec<u32>,
+    /// 1 for suppressed boxes. As wide as the edges, so that one vector mask serves both.
+    suppressed: Vec<u32>,
 }
 
 impl Layout {
-    fn new(boxes: &[Corners], order: &[u32], classes: &[u32]) -> Self {
+    /// Lays out `boxes`; `order` has their indices, best score first.
+    fn new(boxes: &[BoxXyxy], order: &[u32], classes: &[u32]) -> Self {
         let ranked = order.iter().enumerate();
         let mut keys: Vec<u64> = ranked
             .map(|(rank, i)| u64::from(classes[*i as usize]) << 32 | rank as u64)
             .collect();
         keys.sort_unstable();
-        let mut ends: Vec<(u32, usize)> = Vec::new();
-        for (i, class) in keys.iter().map(|key| (key >> 32) as u32).enumerate() {
-            match ends.last_mut() {
-                Some((last, end)) if *last == class => *end = i + 1,
-                _ => ends.push((class, i + 1)),
-            }
-        }
-        let ranks: Vec<u32> = keys.into_iter().map(|key| key as u32).collect();
-        let corner = |c: usize| -> Vec<f32> {
-            let boxes = ranks
-                .iter()
-                .map(|rank| boxes[order[*rank as usize] as usize]);
-            boxes.map(|corners| corners[c]).collect()
-        };
-        let [x1, y1, x2, y2] = [0, 1, 2, 3].map(corner);
+        let ranks: Vec<u32> = keys.iter().map(|key| *key as u32).collect();
+        let sorted = |rank: &u32| boxes[order[*rank as usize] as usize];
+        let edges =
+            |edge: fn(BoxXyxy) -> f32| -> Vec<f32> { ranks.iter().map(sorted).map(edge).collect() };
         Self {
-            ends,
+            classes: class_ranges(keys.iter().map(|key| (*key >> 32) as u32)),
             area: vec![0.0; ranks.len()],
-            gone: vec![0; ranks.len()],
-            x1,
-            y1,
-            x2,
-            y2,
+            suppressed: vec![0; ranks.len()],
+            x1: edges(|b| b.x1),
+            y1: edges(|b| b.y1),
+            x2: edges(|b| b.x2),
+            y2: edges(|b| b.y2),
             ranks,
         }
     }
 
-    /// Source: `_batched_nms_coordinate_trick`.
-    fn move_apart(&mut self, boxes: &[Corners]) {
-        let largest = boxes
-            .iter()
-            .flatten()
-            .copied()
-            .fold(f32::NEG_INFINITY, f32::max);
-        let mut start = 0;
-        for (class, end) in &self.ends {
+    /// Shifts each class so that boxes of different classes cannot overlap.
+    ///
+    /// Source: torchvision's `ops/boxes.py:_batched_nms_coordinate_trick`.
+    fn shift_classes_apart(&mut self, boxes: &[BoxXyxy]) {
+        let edges = boxes.iter().flat_map(|b| b.to_array());
+        let largest = edges.fold(f32::NEG_INFINITY, f32::max);
+        for ClassRange { class, range } in &self.classes {
             let offset = *class as f32 * (largest + 1.0);
             for edges in [&mut self.x1, &mut self.y1, &mut self.x2, &mut self.y2] {
-                for edge in &mut edges[start..*end] {
+                for edge in &mut edges[range.clone()] {
                     *edge += offset;
                 }
             }
-            start = *end;
+        }
+    }
+
+    /// The box at position `i`.
+    #[inline(always)]
+    fn at(&self, i: usize) -> BoxXyxy {
+        BoxXyxy {
+            x1: self.x1[i],
+            y1: self.y1[i],
+            x2: self.x2[i],
+            y2: self.y2[i],
         }
     }
 }
 
-/// Marks what goes, in every class.
+/// Returns the range of each class in `sorted`, one class per box in ascending order.
+fn class_ranges(sorted: impl Iterator<Item = u32>) -> Vec<ClassRange> {
+    let mut ranges: Vec<ClassRange> = Vec::new();
+    for (i, class) in sorted.enumerate() {
+        match ranges.last_mut() {
+            Some(last) if last.class == class => last.range.end = i + 1,
+            _ => ranges.push(ClassRange {
+                class,
+                range: i..i + 1,
+            }),
+        }
+    }
+    ranges
+}
+
+/// Marks the suppressed boxes of every class.
 struct Suppress<'a> {
     layout: &'a mut Layout,
     threshold: f32,
@@ -159,55 +180,56 @@ impl Kernel for Suppress<'_> {
         for i in 0..all.area.len() {
             all.area[i] = (all.x2[i] - all.x1[i]) * (all.y2[i] - all.y1[i]);
         }
-        let mut start = 0;
-        for (_, end) in &all.ends {
-            for best in start..*end {
-                if all.gone[best] != 0 {
+        for class in 0..all.classes.len() {
+            let range = all.classes[class].range.clone();
+            for best in range.clone() {
+                if all.suppressed[best] != 0 {
                     continue;
                 }
-                let corners = [all.x1[best], all.y1[best], all.x2[best], all.y2[best]];
-                let rest = best + 1..*end;
+                let (kept, area) = (all.at(best), all.area[best]);
+                let rest = best + 1..range.end;
                 Rest {
                     x1: &all.x1[rest.clone()],
                     y1: &all.y1[rest.clone()],
                     x2: &all.x2[rest.clone()],
                     y2: &all.y2[rest.clone()],
                     area: &all.area[rest.clone()],
-                    gone: &mut all.gone[rest],
+                    suppressed: &mut all.suppressed[rest],
                 }
-                .compare(corners, all.area[best], self.threshold);
+                .suppress(kept, area, self.threshold);
             }
-            start = *end;
         }
     }
 }
 
-/// The boxes that follow one in its class.
+/// The boxes that follow a kept one in its class.
 struct Rest<'a> {
     x1: &'a [f32],
     y1: &'a [f32],
     x2: &'a [f32],
     y2: &'a [f32],
     area: &'a [f32],
-    gone: &'a mut [u32],
+    suppressed: &'a mut [u32],
 }
 
 impl Rest<'_> {
-    /// Marks those that overlap a box of `area` by more than `threshold`.
+    /// Marks the boxes that overlap `kept`, a box of `area`, by more than `threshold`.
     #[inline(always)]
-    fn compare(self, [x1, y1, x2, y2]: Corners, area: f32, threshold: f32) {
-        let larger = |a: f32, b: f32| if a < b { b } else { a };
-        let smaller = |a: f32, b: f32| if b < a { b } else { a };
-        let len = self.gone.len();
-        // One length for all, so that no element is checked.
-        let (left, upper, right) = (&self.x1[..len], &self.y1[..len], &self.x2[..len]);
-        let (lower, areas) = (&self.y2[..len], &self.area[..len]);
+    fn suppress(self, kept: BoxXyxy, area: f32, threshold: f32) {
+        let len = self.suppressed.len();
+        // Slices of one known length let the compiler drop the bounds checks.
+        let (x1, y1) = (&self.x1[..len], &self.y1[..len]);
+        let (x2, y2) = (&self.x2[..len], &self.y2[..len]);
+        let areas = &self.area[..len];
         for i in 0..len {
-            let width = larger(0.0, smaller(x2, right[i]) - larger(x1, left[i]));
-            let height = larger(0.0, smaller(y2, lower[i]) - larger(y1, upper[i]));
-            let both = width * height;
-            let overlap = both / (area + areas[i] - both);
-            self.gone[i] |= u32::from(overlap > threshold);
+            let other = BoxXyxy {
+                x1: x1[i],
+                y1: y1[i],
+                x2: x2[i],
+                y2: y2[i],
+            };
+            let overlap = kept.iou_with_areas(area, other, areas[i]);
+            self.suppressed[i] |= u32::from(overlap > threshold);
         }
     }
 }
@@ -216,27 +238,24 @@ impl Rest<'_> {
 mod tests {
     use super::*;
 
-    /// torchvision's kernel, word for word, on the boxes that it gets.
-    fn reference(boxes: &[Corners], scores: &[f32], classes: &[u32], threshold: f64) -> Vec<usize> {
-        let largest = boxes
-            .iter()
-            .flatten()
-            .copied()
-            .fold(f32::NEG_INFINITY, f32::max);
-        let moved = |i: usize| {
+    /// torchvision's algorithm, box by box, on the boxes that its kernel receives.
+    fn reference(boxes: &[BoxXyxy], scores: &[f32], classes: &[u32], threshold: f64) -> Vec<usize> {
+        let edges = boxes.iter().flat_map(|b| b.to_array());
+        let largest = edges.fold(f32::NEG_INFINITY, f32::max);
+        let shifted = |i: usize| {
             let offset = if boxes.len() > 1000 {
                 0.0
             } else {
                 classes[i] as f32 * (largest + 1.0)
             };
-            boxes[i].map(|edge| edge + offset)
+            boxes[i].shifted(offset, offset)
         };
         let mut order: Vec<usize> = (0..boxes.len()).collect();
         order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
         let mut kept: Vec<usize> = Vec::new();
         for i in order {
             let overlaps = |j: &usize| {
-                classes[i] == classes[*j] && f64::from(iou(moved(*j), moved(i))) > threshold
+                classes[i] == classes[*j] && f64::from(shifted(*j).iou(shifted(i))) > threshold
             };
             if !kept.iter().any(overlaps) {
                 kept.push(i);
@@ -245,16 +264,9 @@ mod tests {
         kept
     }
 
-    fn iou(a: Corners, b: Corners) -> f32 {
-        let area = |[x1, y1, x2, y2]: Corners| (x2 - x1) * (y2 - y1);
-        let width = (a[2].min(b[2]) - a[0].max(b[0])).max(0.0);
-        let height = (a[3].min(b[3]) - a[1].max(b[1])).max(0.0);
-        let both = width * height;
-        both / (area(a) + area(b) - both)
-    }
-
-    /// Boxes on a coarse grid, so that equal boxes, equal scores and overlaps of just a threshold occur.
-    fn boxes(len: usize, grid: u64, seed: u64) -> (Vec<Corners>, Vec<f32>) {
+    /// Boxes on a coarse grid, so that equal boxes, equal scores and overlaps of exactly the
+    /// threshold occur.
+    fn boxes(len: usize, grid: u64, seed: u64) -> (Vec<BoxXyxy>, Vec<f32>) {
         let mut state = seed;
         let mut next = |levels: u64| {
             state = state
@@ -267,7 +279,8 @@ mod tests {
             .map(|_| {
                 let (x, y) = (next(grid) * step, next(grid) * step);
                 let (w, h) = (next(grid / 2) * step, next(grid / 2) * step);
-                ([x, y, x + w, y + h], next(grid) / grid as f32)
+                let score = next(grid) / grid as f32;
+                (BoxXyxy::new(x, y, x + w, y + h), score)
             })
             .unzip()
     }
@@ -288,16 +301,17 @@ mod tests {
     }
 
     #[test]
-    fn an_overlap_of_just_the_threshold_stays() {
-        let boxes = [[0.0, 0.0, 4.0, 1.0], [0.0, 0.0, 2.0, 1.0]];
+    fn an_overlap_of_exactly_the_threshold_is_kept() {
+        let wide = |width: f32| BoxXyxy::new(0.0, 0.0, width, 1.0);
+        let boxes = [wide(4.0), wide(2.0)];
         for (threshold, expected) in [(0.5, [0, 1].as_slice()), (0.499, &[0])] {
             assert_eq!(
                 batched_nms(&boxes, &[0.9, 0.8], &[1, 1], threshold),
                 expected
             );
         }
-        // The f32 next to 0.55 is above it.
-        let boxes = [[0.0, 0.0, 20.0, 1.0], [0.0, 0.0, 11.0, 1.0]];
+        // The f32 nearest to 0.55 is above it.
+        let boxes = [wide(20.0), wide(11.0)];
         assert_eq!(batched_nms(&boxes, &[0.9, 0.8], &[1, 1], 0.55), [0]);
         let only_one_score = batched_nms(&boxes, &[0.9], &[1, 1], 0.55);
         assert_eq!(only_one_score, [0]);

@@ -1,9 +1,10 @@
-//! What no sane network says: no numbers, nothing, or maps of other shapes.
+//! Outputs that no sound network produces: NaN, infinities, empty maps and maps of wrong shapes.
 
 use super::{
-    AnchorGenerator, BoxHead, DefaultBoxes, DetectError, DetectOptions, FeatureMap, HeadLevel,
-    RetinaNet, Rpn, Ssd, Thresholds,
+    AnchorGenerator, BoxHead, BoxHeadOutputs, DefaultBoxes, DetectError, DetectOptions, FeatureMap,
+    HeadLevel, RetinaNet, Rpn, Ssd, Thresholds,
 };
+use crate::cancel::{Cancel, Cancelled};
 use crate::image::{DetectorSizes, ImageSize};
 
 const CLASSES: usize = 4;
@@ -63,84 +64,116 @@ fn ssd() -> Ssd {
     }
 }
 
-/// Numbers of answers of every family to maps that hold `logit` and `delta` everywhere.
-fn answers(logit: f32, delta: f32, picture: u32, points: u32) -> [usize; 4] {
-    let (sizes, points) = (sizes(picture), square(points));
+fn box_head() -> BoxHead {
+    BoxHead {
+        box_weights: [10.0, 10.0, 5.0, 5.0],
+        thresholds: thresholds(),
+    }
+}
+
+/// Number of boxes that each family finds in maps that hold `logit` and `delta` everywhere: proposals,
+/// then detections of the box head, RetinaNet and SSD.
+fn counts(logit: f32, delta: f32, image: u32, points: u32) -> [usize; 4] {
+    let (sizes, points) = (sizes(image), square(points));
     let values = |channels: usize, value| vec![value; channels * points.pixels() as usize];
     let (objectness, logits) = (values(6, logit), values(6 * CLASSES, logit));
     let deltas = values(24, delta);
     let level = |scores: &[f32], channels| {
         let scores = FeatureMap::new(scores, channels, points).unwrap();
         let deltas = FeatureMap::new(&deltas, 24, points).unwrap();
-        // The shapes are right, so what is left to test are the values.
-        counts(HeadLevel { scores, deltas }, channels, &sizes)
+        counts_of_level(HeadLevel { scores, deltas }, channels, &sizes)
     };
     let [proposals, ..] = level(&objectness, 6);
     let [_, retinanet, ssd] = level(&logits, 6 * CLASSES);
-    let head = BoxHead {
-        box_weights: [10.0, 10.0, 5.0, 5.0],
-        thresholds: thresholds(),
+    let outputs = BoxHeadOutputs {
+        proposals: &[[0.0, 0.0, 9.0, 9.0]; 5],
+        class_logits: &[logit; 5 * CLASSES],
+        box_regression: &[delta; 20 * CLASSES],
     };
-    let rois = vec![[0.0, 0.0, 9.0, 9.0]; 5];
-    let (logits, deltas) = ([logit; 5 * CLASSES], [delta; 20 * CLASSES]);
-    let options = DetectOptions::default();
-    let found = head.detect((&logits, &deltas), &rois, &sizes, &options);
+    let (options, cancel) = (DetectOptions::default(), Cancel::never());
+    let found = box_head().detect(&outputs, &sizes, &options, &cancel);
     [proposals, found.unwrap().len(), retinanet, ssd]
 }
 
-fn counts(level: HeadLevel<'_>, channels: usize, sizes: &DetectorSizes) -> [usize; 3] {
-    let options = DetectOptions::default();
+fn counts_of_level(level: HeadLevel<'_>, channels: usize, sizes: &DetectorSizes) -> [usize; 3] {
+    let (options, cancel) = (DetectOptions::default(), Cancel::never());
     if channels == 6 {
         return [rpn().propose(&[level], sizes).unwrap().len(), 0, 0];
     }
-    let retinanet = retinanet().detect(&[level], sizes, &options).unwrap();
-    let ssd = ssd().detect(&[level], sizes, &options).unwrap();
+    let retinanet = retinanet()
+        .detect(&[level], sizes, &options, &cancel)
+        .unwrap();
+    let ssd = ssd().detect(&[level], sizes, &options, &cancel).unwrap();
     [0, retinanet.len(), ssd.len()]
 }
 
 #[test]
-fn what_is_no_number_is_no_answer() {
+fn nan_and_infinite_outputs_give_no_boxes() {
     let strange = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
     for (logit, delta) in strange.iter().flat_map(|l| strange.map(|d| (*l, d))) {
-        for (picture, points) in [(1, 1), (32, 4), (32, 0)] {
-            let got = answers(logit, delta, picture, points);
+        for (image, points) in [(1, 1), (32, 4), (32, 0)] {
+            let got = counts(logit, delta, image, points);
             if logit.is_nan() || delta.is_nan() || points == 0 {
-                // A box head has no points: five proposals of infinite logits are NaN too.
-                assert_eq!(got, [0; 4], "{logit} {delta} {picture} {points}");
+                // The box head has no feature map, but the softmax of its infinite logits is NaN.
+                assert_eq!(got, [0; 4], "{logit} {delta} {image} {points}");
             }
         }
-        assert_eq!(answers(logit, 0.0, 32, 4)[1], 0, "{logit}");
+        assert_eq!(counts(logit, 0.0, 32, 4)[1], 0, "{logit}");
     }
-    assert_eq!(answers(f32::NEG_INFINITY, 0.0, 32, 4), [0; 4]);
+    assert_eq!(counts(f32::NEG_INFINITY, 0.0, 32, 4), [0; 4]);
 }
 
 #[test]
-fn below_the_threshold_there_is_nothing_and_above_something() {
-    assert_eq!(answers(-10.0, 0.0, 32, 4)[0], 0);
-    assert_eq!(answers(-10.0, 0.0, 32, 4)[2], 0);
-    let got = answers(5.0, 0.0, 32, 4);
+fn only_scores_above_the_threshold_give_boxes() {
+    assert_eq!(counts(-10.0, 0.0, 32, 4)[0], 0);
+    assert_eq!(counts(-10.0, 0.0, 32, 4)[2], 0);
+    let got = counts(5.0, 0.0, 32, 4);
     assert!(got.iter().all(|count| *count > 0), "{got:?}");
-    let pixel = answers(5.0, 0.0, 1, 1);
+    let pixel = counts(5.0, 0.0, 1, 1);
     assert!(pixel.iter().all(|count| *count <= 24), "{pixel:?}");
 }
 
 #[test]
 fn no_proposals_give_no_detections() {
-    let head = BoxHead {
-        box_weights: [10.0, 10.0, 5.0, 5.0],
-        thresholds: thresholds(),
+    let (options, cancel) = (DetectOptions::default(), Cancel::never());
+    let mut outputs = BoxHeadOutputs {
+        proposals: &[],
+        class_logits: &[],
+        box_regression: &[],
     };
-    let options = DetectOptions::default();
-    assert_eq!(
-        head.detect((&[], &[]), &[], &sizes(32), &options),
-        Ok(vec![])
-    );
-    let error = head.detect((&[0.0; 4], &[]), &[], &sizes(32), &options);
+    let got = box_head().detect(&outputs, &sizes(32), &options, &cancel);
+    assert_eq!(got, Ok(vec![]));
+    outputs.class_logits = &[0.0; 4];
+    let error = box_head().detect(&outputs, &sizes(32), &options, &cancel);
     assert!(matches!(error, Err(DetectError::Count { .. })));
 }
 
 #[test]
-fn maps_of_other_shapes_are_refused() {
+fn cancelled_work_returns_no_detections() {
+    let (options, cancel) = (DetectOptions::default(), Cancel::never());
+    cancel.cancel();
+    let (logits, deltas) = ([0.0; 6 * CLASSES], [0.0; 24]);
+    let level = HeadLevel {
+        scores: FeatureMap::new(&logits, 6 * CLASSES, square(1)).unwrap(),
+        deltas: FeatureMap::new(&deltas, 24, square(1)).unwrap(),
+    };
+    let outputs = BoxHeadOutputs {
+        proposals: &[[0.0; 4]],
+        class_logits: &[0.0; CLASSES],
+        box_regression: &[0.0; 4 * CLASSES],
+    };
+    let sizes = sizes(32);
+    for got in [
+        retinanet().detect(&[level], &sizes, &options, &cancel),
+        ssd().detect(&[level], &sizes, &options, &cancel),
+        box_head().detect(&outputs, &sizes, &options, &cancel),
+    ] {
+        assert_eq!(got, Err(DetectError::Cancelled(Cancelled)));
+    }
+}
+
+#[test]
+fn maps_of_wrong_shapes_are_rejected() {
     let data = vec![0.0; 24 * 16];
     let map = |channels: usize, side: u32| {
         let len = channels * (side * side) as usize;
@@ -154,10 +187,15 @@ fn maps_of_other_shapes_are_refused() {
         level(map(0, 4), map(24, 4)),
         level(map(6, 4), map(0, 4)),
     ] {
-        let options = DetectOptions::default();
+        let (options, cancel) = (DetectOptions::default(), Cancel::never());
         assert!(rpn().propose(&[bad], &sizes(32)).is_err());
-        assert!(retinanet().detect(&[bad], &sizes(32), &options).is_err());
-        assert!(ssd().detect(&[bad], &sizes(32), &options).is_err());
+        let sizes = sizes(32);
+        assert!(
+            retinanet()
+                .detect(&[bad], &sizes, &options, &cancel)
+                .is_err()
+        );
+        assert!(ssd().detect(&[bad], &sizes, &options, &cancel).is_err());
     }
     assert!(rpn().propose(&[], &sizes(32)).is_err());
     assert!(FeatureMap::new(&data, 3, square(4)).is_err());

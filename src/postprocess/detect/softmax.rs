@@ -1,4 +1,4 @@
-//! Softmax over the planes of a map: classes far apart in memory, points side by side.
+//! Softmax over the class planes of a feature map, where the points of one class are contiguous.
 
 #![expect(
     clippy::inline_always,
@@ -9,23 +9,25 @@ use fearless_simd::Simd;
 
 use crate::simd::{Kernel, dispatch};
 
-/// Points that are compared together: what a few vector instructions do.
+/// Points that are compared together in a few vector instructions.
 const CHUNK: usize = 16;
 
-/// Exponentials of the logits of some classes at every point of a map, and their sums.
+/// Unnormalized softmax of the classes at every point of a feature map.
 #[derive(Debug, Default)]
 pub(super) struct Softmax {
     points: usize,
-    /// `[K, points]`, relative to the largest at a point: 0..=1.
+    /// `[K, points]`: exponentials of the logits relative to the largest logit of their point, 0..=1.
     exponentials: Vec<f32>,
+    /// `[points]`: the largest logit of each point.
     largest: Vec<f32>,
+    /// `[points]`: the sum of each point's exponentials.
     sums: Vec<f32>,
 }
 
 impl Softmax {
-    /// Computes it for one plane a class, `points` logits each; the memory is used again.
+    /// Computes the softmax of `planes`, one per class with `points` logits each, reusing memory.
     ///
-    /// Where logits are not finite, so may the sums be, and nothing is over a threshold.
+    /// A point with a NaN logit has a NaN sum, and none of its classes is above any threshold.
     pub(super) fn load<'a>(&mut self, planes: impl Iterator<Item = &'a [f32]>, points: usize) {
         self.points = points;
         self.exponentials.clear();
@@ -41,15 +43,16 @@ impl Softmax {
         }
     }
 
-    /// Points where the probability of `class` is more than `threshold`, and it.
+    /// Returns the points where the probability of `class` is more than `threshold`, with the
+    /// probability.
     pub(super) fn over(&self, class: usize, threshold: f32) -> impl Iterator<Item = (usize, f32)> {
         let plane = &self.exponentials[class * self.points..][..self.points];
-        // A division costs more than all else, and nearly all points fail by far.
+        // Divisions dominate the cost, and nearly all points are far below the threshold.
         let surely_less = threshold * 0.999;
         let chunks = plane.chunks(CHUNK).zip(self.sums.chunks(CHUNK)).enumerate();
         let possible = chunks.filter(move |(_, (plane, sums))| {
             let pairs = plane.iter().zip(*sums);
-            // Counted, so that vectors do it.
+            // A count vectorizes; a search that stops early does not.
             pairs
                 .map(|(e, sum)| u32::from(*e >= surely_less * *sum))
                 .sum::<u32>()
@@ -92,15 +95,15 @@ impl Kernel for Exponentials<'_> {
     }
 }
 
-/// `exp(x)` for x <= 0, within two units in the last place; below e^-87 it stays there. NaN is NaN.
+/// Returns `exp(x)` for x <= 0 within two units in the last place, and e^-87 for x < -87. NaN stays NaN.
 ///
-/// Plain additions and multiplications, unlike the one of the system: it vectorises. `exp(x) = 2^n *
-/// exp(r)` with `|r| <= ln(2) / 2`; the polynomial is the one of the Cephes library's `expf`.
+/// It consists of additions and multiplications only, so unlike the system's function it vectorizes.
+/// `exp(x) = 2^n * exp(r)` with `|r| <= ln(2) / 2`. Source of the polynomial: the Cephes library's `expf`.
 #[inline(always)]
 fn exp_of_negative(x: f32) -> f32 {
-    /// Adding it leaves the nearest whole number in the lowest bits of a float.
+    /// 1.5 * 2^23: adding it rounds to the nearest integer and leaves that in the lowest bits.
     const TO_BITS: f32 = 12_582_912.0;
-    /// ln(2) in two parts, the first with few bits, so that a multiple of it is exact.
+    /// ln(2) in two parts, the first with few bits, so that its multiples are exact.
     const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
     let x = if x < -87.0 { -87.0 } else { x };
     let shifted = x * std::f32::consts::LOG2_E + TO_BITS;
@@ -125,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exponentials_are_the_systems() {
+    fn exponentials_equal_the_system_function() {
         let mut largest = 0.0_f64;
         for step in 0..=870_000 {
             let x = step as f32 * -1e-4;
@@ -141,8 +144,8 @@ mod tests {
     }
 
     #[test]
-    fn probabilities_are_compared_exactly() {
-        // Two classes of equal logits, and one point that holds no numbers.
+    fn only_probabilities_above_the_threshold_are_returned() {
+        // Points: equal logits, a certain class, a NaN, an infinity.
         let planes = [[1.0, 0.0, f32::NAN, 5.0], [1.0, 9.0, 0.0, f32::INFINITY]];
         let mut softmax = Softmax::default();
         for _ in 0..2 {

@@ -1,6 +1,6 @@
-//! SSD and `SSDlite`: every default box tells its classes and its box.
+//! SSD's and `SSDlite`'s postprocessing: every default box has class scores and box deltas.
 
-use super::boxes::{BoxCoder, clip};
+use super::box_coder::BoxCoder;
 use super::select::Candidates;
 use super::softmax::Softmax;
 use super::topk::TopK;
@@ -8,6 +8,7 @@ use super::{
     DefaultBoxes, DetectError, DetectOptions, Detection, FeatureMap, HeadLevel, Thresholds,
     expect_count,
 };
+use crate::cancel::Cancel;
 use crate::image::DetectorSizes;
 
 /// An SSD's default boxes and thresholds. Class 0 is the background.
@@ -15,75 +16,98 @@ use crate::image::DetectorSizes;
 /// Source: torchvision's `models/detection/ssd.py`, `SSD.postprocess_detections`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ssd {
-    /// Reference boxes of its levels.
+    /// Default boxes of each level.
     pub boxes: DefaultBoxes,
-    /// What the network's deltas are divided by: dx, dy, dw, dh.
+    /// Divisors of the network's box deltas: dx, dy, dw, dh.
     pub box_weights: [f32; 4],
-    /// Most boxes of one class that are looked at.
+    /// Most candidates per class, by score.
     pub topk_candidates: usize,
-    /// What is kept.
+    /// The model's thresholds.
     pub thresholds: Thresholds,
 }
 
 impl Ssd {
-    /// The objects of one picture, best first.
+    /// Returns the detections of one image, best first.
     ///
     /// # Errors
-    /// [`DetectError`] for maps that do not fit the default boxes.
+    /// [`DetectError`] if the feature maps do not fit the default boxes, or if the work is cancelled.
     pub fn detect(
         &self,
         levels: &[HeadLevel<'_>],
         sizes: &DetectorSizes,
         options: &DetectOptions,
+        cancel: &Cancel,
     ) -> Result<Vec<Detection>, DetectError> {
         let thresholds = self.thresholds.narrowed(options);
-        expect_count("levels", levels.len(), self.boxes.levels())?;
-        let mut best: Vec<TopK> = Vec::new();
-        let mut starts = Vec::with_capacity(levels.len());
-        let mut start = 0;
-        for (number, level) in levels.iter().enumerate() {
-            let per_point = self.boxes.per_point(number);
-            let classes = level.classes(per_point)?;
-            if best.is_empty() {
-                best.resize_with(classes, || TopK::new(self.topk_candidates));
-            }
-            expect_count("classes of a level", classes, best.len())?;
-            let from = (start, thresholds.score);
-            score(&level.scores, per_point, from, &mut best);
-            starts.push(start);
-            start += level.scores.points() * per_point;
-        }
-        let mut candidates = Candidates::default();
+        let best = self.best_of_each_class(levels, thresholds.score, cancel)?;
         let coder = BoxCoder::new(self.box_weights);
-        for (class_id, best) in best.into_iter().enumerate() {
-            for (score, place) in best.into_sorted() {
-                let number = starts.partition_point(|start| *start <= place as usize) - 1;
-                let anchor = place as usize - starts[number];
-                let points = levels[number].scores.size;
-                let deltas = levels[number].deltas(anchor, self.boxes.per_point(number));
-                let reference = self.boxes.anchor(number, points, sizes.padded, anchor);
-                let decoded = coder.decode(deltas, reference);
-                candidates.push(class_id, score, clip(decoded, sizes.resized));
+        let mut candidates = Candidates::default();
+        for (class_id, class) in best.classes.into_iter().enumerate() {
+            cancel.check()?;
+            for (score, place) in class.into_sorted() {
+                let index = best
+                    .starts
+                    .partition_point(|start| *start <= place as usize)
+                    - 1;
+                let (level, anchor) = (&levels[index], place as usize - best.starts[index]);
+                let deltas = level.deltas(anchor, self.boxes.per_point(index));
+                let grid = self.boxes.grid(index, level.scores.size, sizes.padded);
+                let decoded = coder.decode(deltas, grid.anchor(anchor));
+                candidates.push(class_id, score, decoded.clipped(sizes.resized));
             }
         }
         Ok(candidates.select(&thresholds, options, sizes))
     }
+
+    /// Collects the best scores of each class over all levels.
+    fn best_of_each_class(
+        &self,
+        levels: &[HeadLevel<'_>],
+        threshold: f32,
+        cancel: &Cancel,
+    ) -> Result<BestScores, DetectError> {
+        expect_count("feature map levels", levels.len(), self.boxes.levels())?;
+        let mut best = BestScores::default();
+        let mut start = 0;
+        for (index, level) in levels.iter().enumerate() {
+            cancel.check()?;
+            let per_point = self.boxes.per_point(index);
+            let classes = level.classes(per_point)?;
+            if best.classes.is_empty() {
+                let class = || TopK::new(self.topk_candidates);
+                best.classes.resize_with(classes, class);
+            }
+            expect_count("classes of a level", classes, best.classes.len())?;
+            best.starts.push(start);
+            best.add_level(&level.scores, per_point, threshold);
+            start += level.scores.points() * per_point;
+        }
+        Ok(best)
+    }
 }
 
-/// Hands what passes `threshold` to each class, numbered from `start` in the order (h, w, a).
-fn score(
-    map: &FeatureMap<'_>,
-    per_point: usize,
-    (start, threshold): (usize, f32),
-    best: &mut [TopK],
-) {
-    let mut softmax = Softmax::default();
-    for a in 0..per_point {
-        let channels = a * best.len()..(a + 1) * best.len();
-        softmax.load(channels.map(|channel| map.plane(channel)), map.points());
-        for (class, best) in best.iter_mut().enumerate().skip(1) {
-            for (point, score) in softmax.over(class, threshold) {
-                best.push(score, (start + point * per_point + a) as u32);
+/// The best scores of each class, with the index of their default box over all levels.
+#[derive(Default)]
+struct BestScores {
+    /// One per class.
+    classes: Vec<TopK>,
+    /// The index of each level's first default box.
+    starts: Vec<usize>,
+}
+
+impl BestScores {
+    /// Adds the scores of the last level in `starts` that are above `threshold`.
+    fn add_level(&mut self, map: &FeatureMap<'_>, per_point: usize, threshold: f32) {
+        let start = self.starts.last().copied().unwrap_or(0);
+        let classes = self.classes.len();
+        let mut softmax = Softmax::default();
+        for a in 0..per_point {
+            let channels = a * classes..(a + 1) * classes;
+            softmax.load(channels.map(|channel| map.plane(channel)), map.points());
+            for (class, best) in self.classes.iter_mut().enumerate().skip(1) {
+                for (point, score) in softmax.over(class, threshold) {
+                    best.push(score, (start + point * per_point + a) as u32);
+                }
             }
         }
     }

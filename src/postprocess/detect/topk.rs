@@ -1,15 +1,16 @@
-//! The best few of many scores, in order.
+//! Selection of the k best scores of a feature map.
 //!
-//! A score and its place are packed into one integer, larger for a higher score and, between equal
-//! scores, for a lower place. So every order is total, and ties need no thought.
+//! A score and its index (`place`) are packed into one integer, which is larger for a higher score
+//! and, between equal scores, for a lower index. Comparing integers is a total order without ties.
 
 use super::FeatureMap;
 
-/// Larger for higher scores, then for lower places. NaN is above all.
+/// Packs a score and its place into a key that is larger for a higher score and then for a lower
+/// place. NaN is above all other scores.
 pub(super) fn key(score: f32, place: u32) -> u64 {
-    // Adding zero makes one of the two zeros.
+    // Adding zero turns -0.0 into 0.0.
     let bits = (score + 0.0).to_bits();
-    // Negative numbers count backwards in their bits, and come before the others.
+    // The bits of negative floats are in descending order, and must sort below positive floats.
     let ordered = if bits >> 31 == 0 {
         bits | 1 << 31
     } else {
@@ -18,7 +19,7 @@ pub(super) fn key(score: f32, place: u32) -> u64 {
     u64::from(ordered) << 32 | u64::from(!place)
 }
 
-/// The score and the place in a key.
+/// Unpacks the score and the place of a key.
 pub(super) fn unpack(key: u64) -> (f32, u32) {
     let ordered = (key >> 32) as u32;
     let bits = if ordered >> 31 == 0 {
@@ -29,19 +30,20 @@ pub(super) fn unpack(key: u64) -> (f32, u32) {
     (f32::from_bits(bits), !(key as u32))
 }
 
-/// Keeps the `k` best of what is pushed, in memory for about twice as many.
+/// Keeps the `k` best of the pushed scores, in memory for about `2 * k`.
 #[derive(Debug)]
 pub(super) struct TopK {
     k: usize,
     keys: Vec<u64>,
-    /// Only larger keys can still be among the best.
+    /// Keys up to this one are not among the best.
     floor: u64,
 }
 
 impl TopK {
-    /// Fewest keys that are worth sorting out.
-    const ROOM: usize = 64;
+    /// Fewest keys that are worth selecting from.
+    const MIN_KEYS: usize = 64;
 
+    /// Returns an empty selection of the `k` best.
     pub(super) fn new(k: usize) -> Self {
         Self {
             k,
@@ -50,19 +52,19 @@ impl TopK {
         }
     }
 
-    /// Takes a score, which must not be NaN, and its place.
+    /// Adds a score, which must not be NaN, and its place.
     pub(super) fn push(&mut self, score: f32, place: u32) {
         let key = key(score, place);
         if key <= self.floor {
             return;
         }
         self.keys.push(key);
-        if self.keys.len() >= self.k.saturating_mul(2).max(Self::ROOM) {
+        if self.keys.len() >= self.k.saturating_mul(2).max(Self::MIN_KEYS) {
             self.shrink();
         }
     }
 
-    /// A score below this cannot get in any more.
+    /// Returns a lower bound of the scores that can still enter the selection.
     pub(super) fn bound(&self) -> f32 {
         if self.floor == 0 {
             f32::NEG_INFINITY
@@ -71,7 +73,7 @@ impl TopK {
         }
     }
 
-    /// Drops all but the best.
+    /// Drops all keys but the `k` best.
     fn shrink(&mut self) {
         if self.k == 0 {
             self.keys.clear();
@@ -84,7 +86,7 @@ impl TopK {
         }
     }
 
-    /// Scores and places, best first.
+    /// Returns the scores and places, best first.
     pub(super) fn into_sorted(mut self) -> impl Iterator<Item = (f32, u32)> {
         self.shrink();
         self.keys.sort_unstable_by(|a, b| b.cmp(a));
@@ -92,16 +94,16 @@ impl TopK {
     }
 }
 
-/// How the logits of a map become scores.
+/// Conversion of logits to scores.
 pub(super) trait Scoring {
-    /// The score of a logit, `None` if it is not enough.
+    /// Returns the score of a logit, `None` if it is not above the threshold.
     fn score(&self, logit: f32) -> Option<f32>;
 
-    /// No logit below this has a score of `score`.
+    /// Returns a logit such that no lower logit has a score of at least `score`.
     fn least_logit(&self, score: f32) -> f32;
 }
 
-/// Logits that are compared as they are.
+/// Scores are the logits themselves, without a threshold.
 pub(super) struct Raw;
 
 impl Scoring for Raw {
@@ -114,7 +116,7 @@ impl Scoring for Raw {
     }
 }
 
-/// Logits whose sigmoid must be more than this.
+/// Scores are the sigmoid of the logits and must be above this threshold.
 pub(super) struct SigmoidOver(pub(super) f32);
 
 impl Scoring for SigmoidOver {
@@ -127,16 +129,17 @@ impl Scoring for SigmoidOver {
     }
 }
 
-/// `1 / (1 + exp(-logit))`.
+/// Returns `1 / (1 + exp(-logit))`.
 pub(super) fn sigmoid(logit: f32) -> f32 {
     1.0 / (1.0 + (-logit).exp())
 }
 
-/// A logit that is surely below all whose sigmoid rounds to `score` or more, but only by a little:
-/// comparing with it first saves nearly all exponentials and decides nothing.
+/// Returns a logit slightly below every logit whose sigmoid rounds to `score` or more.
+///
+/// Comparing logits with it first saves nearly all exponentials without changing the result.
 fn logit_below(score: f32) -> f32 {
-    // A thousandth is thousands of roundings of the sigmoid, except where it is nearly 1: there the
-    // share of the distance to 1 that rounding makes is added.
+    // The margin of 1e-3 is thousands of rounding errors of the sigmoid. Near 1, where the sigmoid is
+    // flat, subtracting a few epsilons from the score first covers the rounding.
     let score = f64::from(score) - 4.0 * f64::from(f32::EPSILON);
     if score <= 0.0 {
         return f32::NEG_INFINITY;
@@ -144,13 +147,14 @@ fn logit_below(score: f32) -> f32 {
     ((score / (1.0 - score)).ln() - 1e-3) as f32
 }
 
-/// Elements that are compared together: what a few vector instructions do.
+/// Elements that are compared together in a few vector instructions.
 const CHUNK: usize = 32;
 
-/// The `k` best elements of a map `[C, h, w]`, best first, with their places in the order (h, w, c).
+/// Returns the `k` best elements of a map `[C, h, w]`, best first, with their index in the order
+/// (h, w, c).
 ///
-/// Memory is bounded by `k`, whatever the map holds. Source: `torch.topk` of the permuted and
-/// flattened map; of equal scores the lower place is taken first, where torch leaves it open.
+/// Memory is proportional to `k`, whatever the size of the map. Of equal scores the lower index comes
+/// first; torch leaves their order open. Source: `torch.topk` of the permuted and flattened map.
 pub(super) fn top_of_map(
     map: &FeatureMap<'_>,
     k: usize,
@@ -175,7 +179,8 @@ pub(super) fn top_of_map(
     best.into_sorted().collect()
 }
 
-/// Whether any of `logits` is at least `least`; counted, so that vectors do it.
+/// Returns whether any of `logits` is at least `least`. It counts instead of stopping at the first,
+/// since a count vectorizes.
 fn any_from(logits: &[f32], least: f32) -> bool {
     logits
         .iter()
@@ -190,7 +195,7 @@ mod tests {
     use crate::image::ImageSize;
 
     #[test]
-    fn keys_order_scores_and_then_places() {
+    fn keys_order_by_score_and_then_by_place() {
         let scores = [
             f32::NEG_INFINITY,
             -2.0,
@@ -210,7 +215,7 @@ mod tests {
         assert_eq!(key(-0.0, 1), key(0.0, 1));
     }
 
-    /// Few levels make many ties; some values are no numbers.
+    /// Pseudo-random values with NaN and infinities among them; few `levels` make many ties.
     fn noise(len: usize, levels: u64) -> Vec<f32> {
         let mut state = len as u64 ^ levels << 20;
         let mut next = || {
@@ -243,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_of_a_map_equal_a_stable_sort() {
+    fn the_k_best_equal_those_of_a_stable_sort() {
         for (channels, width, height) in [(1, 1, 1), (3, 33, 7), (20, 31, 9), (2, 0, 5)] {
             let size = ImageSize { width, height };
             for levels in [2, 7, 1 << 24] {
@@ -260,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_logit_below_a_score_excludes_none_that_has_it() {
+    fn the_logit_bound_excludes_no_logit_of_that_score() {
         for step in -4000..4000 {
             let logit = step as f32 * 0.01;
             let least = logit_below(sigmoid(logit));

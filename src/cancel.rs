@@ -1,0 +1,111 @@
+//! Cooperative cancellation of CPU-bound work on one image.
+//!
+//! The side that waits for a result holds a [`Cancel`] and passes a clone to the work. Loops over
+//! rows, boxes or bands call [`Cancel::check`] and stop early once the result is no longer wanted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use thiserror::Error;
+
+/// Work stopped early: its deadline passed, or the client that asked for it disconnected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("cancelled before the work was finished")]
+pub struct Cancelled;
+
+/// A cancellation flag with an optional deadline. Clones share the flag.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel {
+    flag: Arc<AtomicBool>,
+    deadline: Option<Instant>,
+}
+
+impl Cancel {
+    /// Returns a handle without a deadline, for work that always runs to its end unless
+    /// [`Cancel::cancel`] is called.
+    pub fn never() -> Self {
+        Self::default()
+    }
+
+    /// Returns a handle that counts as cancelled from `deadline` on.
+    pub fn at(deadline: Instant) -> Self {
+        Self {
+            deadline: Some(deadline),
+            ..Self::default()
+        }
+    }
+
+    /// Cancels the work of this handle and of all its clones.
+    pub fn cancel(&self) {
+        self.flag.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether the work should stop. A call takes tens of nanoseconds, so loops call it once
+    /// per row or per block of boxes rather than per element.
+    pub fn is_cancelled(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+            || self
+                .deadline
+                .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Returns an error if the work should stop, for use with `?`.
+    ///
+    /// # Errors
+    /// [`Cancelled`] after [`Cancel::cancel`] or after the deadline.
+    pub fn check(&self) -> Result<(), Cancelled> {
+        if self.is_cancelled() {
+            return Err(Cancelled);
+        }
+        Ok(())
+    }
+
+    /// Returns a guard that cancels the work when it is dropped. A future holds it while it waits for
+    /// the work, so that dropping the future (the client disconnected) stops the work.
+    pub fn on_drop(&self) -> CancelOnDrop {
+        CancelOnDrop(self.clone())
+    }
+}
+
+/// Cancels its [`Cancel`] when dropped.
+#[derive(Debug)]
+pub struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn clones_share_the_flag() {
+        let cancel = Cancel::never();
+        let clone = cancel.clone();
+        assert_eq!(clone.check(), Ok(()));
+        cancel.cancel();
+        assert_eq!(clone.check(), Err(Cancelled));
+    }
+
+    #[test]
+    fn a_passed_deadline_cancels() {
+        assert!(Cancel::at(Instant::now()).is_cancelled());
+        let later = Instant::now() + Duration::from_secs(3600);
+        assert!(!Cancel::at(later).is_cancelled());
+    }
+
+    #[test]
+    fn dropping_the_guard_cancels() {
+        let cancel = Cancel::never();
+        let guard = cancel.on_drop();
+        assert!(!cancel.is_cancelled());
+        drop(guard);
+        assert!(cancel.is_cancelled());
+    }
+}

@@ -1,0 +1,99 @@
+//! Sizes of an image in a detector's preprocessing.
+
+use super::preprocess::MAX_INPUT_PIXELS;
+use super::{ImageError, ImageSize};
+
+/// The size that a detector resizes images to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DetectorSize {
+    /// The aspect ratio is kept; see [`bounded_size`].
+    Bounded {
+        /// Length of the shorter side in pixels, unless the longer side would exceed `max`.
+        min: u32,
+        /// Most pixels of the longer side.
+        max: u32,
+    },
+    /// Every image is resized to this size, whatever its aspect ratio.
+    Fixed(ImageSize),
+}
+
+/// The sizes of one image through a detector's preprocessing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DetectorSizes {
+    /// Size of the decoded image.
+    pub original: ImageSize,
+    /// Size after the resize: boxes are clipped to it.
+    pub resized: ImageSize,
+    /// Size after padding, that of the input tensor: anchors and feature maps cover it.
+    pub padded: ImageSize,
+}
+
+/// A detector's resize and padding, without pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DetectorResize {
+    size: DetectorSize,
+    multiple: u32,
+}
+
+impl DetectorResize {
+    /// Returns the resize to `size` with sides padded to a multiple of `multiple`: 32 for feature
+    /// pyramids, 1 for no padding.
+    pub fn new(size: DetectorSize, multiple: u32) -> Self {
+        Self { size, multiple }
+    }
+
+    /// Returns the sizes for an image of size `original`.
+    ///
+    /// # Errors
+    /// [`ImageError::Empty`] if the image has no pixels; [`ImageError::ResizedTooLarge`] if the padded
+    /// image has more pixels than a network may take.
+    pub fn sizes(self, original: ImageSize) -> Result<DetectorSizes, ImageError> {
+        if original.pixels() == 0 {
+            return Err(ImageError::Empty);
+        }
+        let resized = match self.size {
+            DetectorSize::Bounded { min, max } => bounded_size(original, min, max),
+            DetectorSize::Fixed(size) => size,
+        };
+        let padded = padded_size(resized, self.multiple);
+        if padded.pixels() > MAX_INPUT_PIXELS {
+            return Err(ImageError::ResizedTooLarge {
+                input: original,
+                width: resized.width.into(),
+                height: resized.height.into(),
+                limit: MAX_INPUT_PIXELS,
+            });
+        }
+        Ok(DetectorSizes {
+            original,
+            resized,
+            padded,
+        })
+    }
+}
+
+/// Returns the size after a resize to a shorter side of `min` pixels, or less if the longer side would
+/// exceed `max`.
+///
+/// A side is at least one pixel long; torchvision fails for an image of 1x4000 instead. Source:
+/// `_resize_image_and_masks` outside of tracing, whose scale is a Python float, and
+/// `recompute_scale_factor=True` of `torch.nn.functional.interpolate`, which rounds down.
+pub fn bounded_size(input: ImageSize, min: u32, max: u32) -> ImageSize {
+    let shorter = f64::from(input.width.min(input.height).max(1));
+    let longer = f64::from(input.width.max(input.height).max(1));
+    let scale = (f64::from(min) / shorter).min(f64::from(max) / longer);
+    let side = |side: u32| ((f64::from(side) * scale).floor() as u32).max(1);
+    ImageSize {
+        width: side(input.width),
+        height: side(input.height),
+    }
+}
+
+/// Returns the size with both sides rounded up to a multiple of `multiple`; 0 counts as 1.
+pub fn padded_size(size: ImageSize, multiple: u32) -> ImageSize {
+    let side = |side: u32| side.checked_next_multiple_of(multiple).unwrap_or(side);
+    ImageSize {
+        width: side(size.width),
+        height: side(size.height),
+    }
+}
