@@ -1,4 +1,4 @@
-//! From a file to a tensor, stage by stage, for a photograph of the usual size.
+//! Decoding and preprocessing of classification, for a photograph of 500x375.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -27,7 +27,7 @@ fn photo(name: &str) -> Vec<u8> {
     std::fs::read(path).expect("the photograph is in the repository")
 }
 
-/// The central 224 of the short side at 256.
+/// The central 224x224 of an image resized to a short side of 256.
 fn window(image: &RgbImage) -> Window {
     let (width, height) = image.dimensions();
     Window::central(short_side_size(ImageSize { width, height }, 256), 224)
@@ -97,26 +97,30 @@ fn normalize(c: &mut Criterion) {
     group.finish();
 }
 
-/// The same window by `fast_image_resize`, which is fast and not Pillow's, for comparison.
+/// The same window by `fast_image_resize`, for comparison: it is not bit-identical to Pillow.
 fn fast_resize(resizer: &mut Resizer, image: &RgbImage) -> Image<'static> {
     let (width, height) = image.dimensions();
     let window = window(image);
-    let scale = |whole: u64, side: u32| f64::from(side) / whole as f64;
-    let (sx, sy) = (scale(window.whole.0, width), scale(window.whole.1, height));
+    let x_scale = f64::from(width) / window.whole.width as f64;
+    let y_scale = f64::from(height) / window.whole.height as f64;
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
         .crop(
-            window.offset.0 as f64 * sx,
-            window.offset.1 as f64 * sy,
-            window.size.0 as f64 * sx,
-            window.size.1 as f64 * sy,
+            window.x as f64 * x_scale,
+            window.y as f64 * y_scale,
+            window.size.width as f64 * x_scale,
+            window.size.height as f64 * y_scale,
         );
     let source =
         ImageRef::new(width, height, image.as_raw(), PixelType::U8x3).expect("whole pixels");
-    let mut out = Image::new(window.size.0 as u32, window.size.1 as u32, PixelType::U8x3);
+    let mut out = Image::new(
+        window.size.width as u32,
+        window.size.height as u32,
+        PixelType::U8x3,
+    );
     resizer
         .resize(&source, &mut out, &options)
-        .expect("a window inside of the picture");
+        .expect("a window inside of the image");
     out
 }
 

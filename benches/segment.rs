@@ -1,34 +1,34 @@
-//! From a segmentation network's logits to what is sent, for a photograph of the usual size.
+//! Postprocessing of segmentation for a photograph of 640x480: logits to a mask and its encodings.
 
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use image::RgbImage;
+use sightline::cancel::Cancel;
 use sightline::draw::overlay;
 use sightline::image::ImageSize;
+use sightline::pool::ImagePool;
 use sightline::postprocess::segment::{
-    Logits, Mask, VOC_PALETTE, argmax_upsampled, class_shares, mask_png, mask_rle,
+    Logits, MaskJob, VOC_PALETTE, argmax_upsampled, class_shares, mask_png, mask_rle,
 };
 
 const CLASSES: usize = 21;
-/// A short side of 520 at a stride of 8.
-const FROM: ImageSize = ImageSize {
-    width: 87,
-    height: 65,
-};
-const TO: ImageSize = ImageSize {
-    width: 640,
-    height: 480,
-};
+/// The output of a network of stride 8 for a short side of 520.
+const LOGITS: ImageSize = size(87, 65);
+const MASK: ImageSize = size(640, 480);
 
-/// Round objects, one of each class, of which each is the surest in its middle.
+const fn size(width: u32, height: u32) -> ImageSize {
+    ImageSize { width, height }
+}
+
+/// Scores of one round object per class, highest in the object's center.
 fn objects() -> Vec<f32> {
-    let (width, height) = (FROM.width as usize, FROM.height as usize);
+    let (width, height) = (LOGITS.width as usize, LOGITS.height as usize);
     let mut data = Vec::new();
     for class in 0..CLASSES {
-        let centre = (class * 37 % width, class * 23 % height);
+        let (center_x, center_y) = (class * 37 % width, class * 23 % height);
         for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
-            let distance = (x as f32 - centre.0 as f32).hypot(y as f32 - centre.1 as f32);
+            let distance = (x as f32 - center_x as f32).hypot(y as f32 - center_y as f32);
             data.push(if class == 0 {
                 4.0
             } else {
@@ -41,18 +41,20 @@ fn objects() -> Vec<f32> {
 
 fn stages(c: &mut Criterion) {
     let data = objects();
-    let logits = Logits::new(&data, CLASSES, FROM).expect("a good shape");
-    let upsampled = |size, threads| {
-        argmax_upsampled(black_box(&logits), size, threads).expect("memory for a mask")
+    let logits = Logits::new(&data, CLASSES, LOGITS).expect("a valid shape");
+    let cancel = Cancel::never();
+    let upsampled = |size| {
+        let job = MaskJob::alone(&cancel);
+        argmax_upsampled(black_box(&logits), size, job).expect("memory for a mask")
     };
-    let mask: Mask = upsampled(TO, 1);
+    let mask = upsampled(MASK);
     let labels: Vec<String> = (0..CLASSES).map(|class| class.to_string()).collect();
-    let mut image = RgbImage::from_fn(TO.width, TO.height, |x, y| {
+    let mut image = RgbImage::from_fn(MASK.width, MASK.height, |x, y| {
         image::Rgb([x as u8, y as u8, (x ^ y) as u8])
     });
     let mut group = c.benchmark_group("640x480");
     group.throughput(Throughput::Elements(1));
-    group.bench_function("upsample_argmax_21x65x87", |b| b.iter(|| upsampled(TO, 1)));
+    group.bench_function("upsample_argmax_21x65x87", |b| b.iter(|| upsampled(MASK)));
     group.bench_function("class_shares", |b| {
         b.iter(|| class_shares(black_box(&mask), &labels));
     });
@@ -61,22 +63,35 @@ fn stages(c: &mut Criterion) {
     });
     group.bench_function("mask_rle", |b| b.iter(|| mask_rle(black_box(&mask))));
     group.bench_function("overlay", |b| {
-        b.iter(|| overlay(black_box(&mut image), &mask, &VOC_PALETTE, 0.5));
+        b.iter(|| overlay(black_box(&mut image), &mask, &VOC_PALETTE, 0.5, &cancel));
     });
-    group.finish();
-    let mut group = c.benchmark_group("4000x3000");
-    group.throughput(Throughput::Elements(1)).sample_size(20);
-    let large = ImageSize {
-        width: 4000,
-        height: 3000,
-    };
-    for threads in [1, 2] {
-        group.bench_function(format!("upsample_argmax_21x65x87_threads_{threads}"), |b| {
-            b.iter(|| upsampled(large, threads));
-        });
-    }
     group.finish();
 }
 
-criterion_group!(benches, stages);
+/// Upsampling with the idle threads of an image pool, for images with and without enough work for them.
+fn shared(c: &mut Criterion) {
+    let data = objects();
+    let logits = Logits::new(&data, CLASSES, LOGITS).expect("a valid shape");
+    let cancel = Cancel::never();
+    let runtime = tokio::runtime::Runtime::new().expect("threads");
+    let _context = runtime.enter();
+    for (name, size) in [("640x480", MASK), ("4000x3000", size(4000, 3000))] {
+        let mut group = c.benchmark_group(name);
+        group.throughput(Throughput::Elements(1)).sample_size(20);
+        for threads in [1, 2, 4] {
+            // The calling thread is one of them.
+            let pool = ImagePool::new(threads - 1);
+            let job = MaskJob {
+                cancel: &cancel,
+                helpers: Some(&pool),
+            };
+            group.bench_function(format!("upsample_argmax_21x65x87_threads_{threads}"), |b| {
+                b.iter(|| argmax_upsampled(black_box(&logits), size, job));
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, stages, shared);
 criterion_main!(benches);

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::batch::BatchError;
 use crate::budget::Exhausted;
+use crate::cancel::Cancelled;
 use crate::draw::EncodeError;
 use crate::image::ImageError;
 use crate::manifest::Task;
@@ -135,4 +136,11 @@ pub enum ServeError {
     /// A fault of the server.
     #[error("{0}")]
     Internal(&'static str),
+}
+
+impl From<Cancelled> for ServeError {
+    /// A client that disconnected sees no response, so what remains is the deadline.
+    fn from(_: Cancelled) -> Self {
+        BatchError::DeadlinePassed.into()
+    }
 }

@@ -23,6 +23,7 @@ pub mod catalogue;
 pub mod config;
 pub mod cpu;
 pub mod draw;
+mod encode;
 pub mod engine;
 pub mod error;
 pub mod geometry;

@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 use tracing::Span;
 
 use crate::error::ServeError;
+use crate::postprocess::segment::Helpers;
 
 /// Runs at most a fixed number of blocking jobs at a time; further jobs wait without a thread.
 #[derive(Debug, Clone)]
@@ -50,6 +51,23 @@ impl ImagePool {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ServeError> {
         joined(self.start(job).await?).await
+    }
+}
+
+impl Helpers for ImagePool {
+    /// Uses blocking threads within the pool's limit. Must be called within the Tokio runtime, as jobs of
+    /// the pool are.
+    fn start(&self, most: usize, job: Arc<dyn Fn() + Send + Sync>) {
+        for _ in 0..most {
+            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+                return;
+            };
+            let job = Arc::clone(&job);
+            tokio::task::spawn_blocking(move || {
+                job();
+                drop(permit);
+            });
+        }
     }
 }
 

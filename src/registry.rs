@@ -119,11 +119,6 @@ pub struct ModelPlan {
 }
 
 impl ModelPlan {
-    /// Threads of all its sessions.
-    pub fn threads(&self) -> usize {
-        self.instances * self.intra_op_threads
-    }
-
     /// The manifest's wishes, completed for this machine.
     pub fn new(manifest: &ModelManifest, cores: usize, threads: Option<usize>) -> Self {
         let batching = &manifest.batching;

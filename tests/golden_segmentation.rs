@@ -15,10 +15,11 @@ use onnx_export::{BuildError, DEFAULT_OPSET, OPSETS, formula};
 use reference::cases::{Case, Input, cases, run};
 use reference::shared::bilinear::bilinear;
 use reference::{Differences, read_bytes, read_tensor, relative_error};
+use sightline::cancel::Cancel;
 use sightline::catalogue;
 use sightline::engine::Tensor;
 use sightline::image::ImageSize;
-use sightline::postprocess::segment::segment;
+use sightline::postprocess::segment::{MaskJob, segment};
 
 /// The network as the catalogue has it, with its auxiliary head as an output.
 fn architecture(name: &str, with_aux: bool) -> Architecture {
@@ -45,7 +46,7 @@ fn every_fourth(scores: &Tensor, size: ImageSize) -> Vec<f32> {
 
 /// The share of pixels that the served mask has in common with the expected one.
 fn common(scores: &Tensor, size: ImageSize, expected: &[u8]) -> f64 {
-    let mask = segment(scores, Some(size), 2).unwrap();
+    let mask = segment(scores, Some(size), MaskJob::alone(&Cancel::never())).unwrap();
     assert_eq!(mask.classes().len(), expected.len());
     let pairs = mask.classes().iter().zip(expected);
     pairs.filter(|(got, want)| got == want).count() as f64 / expected.len() as f64

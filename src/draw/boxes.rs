@@ -1,16 +1,19 @@
-//! Boxes around objects, with what they hold.
+//! Boxes around objects, with their labels.
 
 use image::RgbImage;
 
-use super::canvas::{Area, fill};
-use super::text::{fit, plain_text, text_width};
-use super::{Colour, Sizes, contrast};
+use super::canvas::{Area, Paint, Point, fill};
+use super::text::{draw_text, fit, text_width};
+use super::{Color, Sizes, contrast};
 use crate::geometry::BoxXyxy;
 
-/// Returns the pixels of a box, at least one per side. Edges are clamped to `beyond` pixels outside of
+/// Opacity of the seam on both sides of a line, 0..=255.
+const SEAM_ALPHA: u8 = 130;
+
+/// Returns the pixels of a box, at least one per side. Edges are clamped to `margin` pixels outside of
 /// the image, which looks the same as edges further away. NaN edges count as 0.
-fn pixels(image: &RgbImage, bounding_box: BoxXyxy, beyond: i64) -> Area {
-    let edge = |at: f32, side: u32| (at.round() as i64).clamp(-beyond, i64::from(side) + beyond);
+fn pixels(image: &RgbImage, bounding_box: BoxXyxy, margin: i64) -> Area {
+    let edge = |at: f32, side: u32| (at.round() as i64).clamp(-margin, i64::from(side) + margin);
     let BoxXyxy { x1, y1, x2, y2 } = bounding_box;
     let (x1, x2) = (edge(x1, image.width()), edge(x2, image.width()));
     let (y1, y2) = (edge(y1, image.height()), edge(y2, image.height()));
@@ -22,104 +25,81 @@ fn pixels(image: &RgbImage, bounding_box: BoxXyxy, beyond: i64) -> Area {
     }
 }
 
-/// How visible the seam beside a line is, of 255.
-const SEAM: u8 = 130;
-
-/// The outline of a box, `thickness` pixels inwards from its edges, with a thin seam of black or
-/// white on both sides that sets it off from any background.
-pub fn rectangle(image: &mut RgbImage, bounding_box: BoxXyxy, colour: Colour, thickness: u32) {
+/// Draws the outline of a box, `thickness` pixels inwards from its edges. A thin black or white seam on
+/// both sides separates the line from any background.
+pub fn rectangle(image: &mut RgbImage, bounding_box: BoxXyxy, color: Color, thickness: u32) {
     let thickness = i64::from(thickness.clamp(1, 1 << 16));
-    let seam = (thickness / 4).max(1);
-    let area = pixels(image, bounding_box, thickness + seam + 1);
-    let seam_colour = contrast(colour);
-    frame(image, grown(area, seam), seam, (seam_colour, SEAM));
-    frame(image, grown(area, -thickness), seam, (seam_colour, SEAM));
-    frame(image, area, thickness, (colour, 255));
+    let seam_thickness = (thickness / 4).max(1);
+    let area = pixels(image, bounding_box, thickness + seam_thickness + 1);
+    let seam = Paint {
+        color: contrast(color),
+        alpha: SEAM_ALPHA,
+    };
+    frame(image, area.grown(seam_thickness), seam_thickness, seam);
+    frame(image, area.grown(-thickness), seam_thickness, seam);
+    frame(image, area, thickness, Paint::opaque(color));
 }
 
-/// `area` with `by` pixels more on each side.
-fn grown(area: Area, by: i64) -> Area {
-    Area {
-        x: area.x - by,
-        y: area.y - by,
-        width: area.width + 2 * by,
-        height: area.height + 2 * by,
-    }
-}
-
-/// Four bars along the edges of `area`, none over another.
-fn frame(image: &mut RgbImage, area: Area, thickness: i64, (colour, alpha): (Colour, u8)) {
+/// Fills four bars along the inner edges of `area`. The bars do not overlap, so that a translucent
+/// frame is even.
+fn frame(image: &mut RgbImage, area: Area, thickness: i64, paint: Paint) {
     if area.width <= 0 || area.height <= 0 {
         return;
     }
-    let Area {
+    let bar_width = thickness.min(area.width);
+    let bar_height = thickness.min(area.height);
+    let horizontal = |y: i64, height: i64| Area { y, height, ..area };
+    let vertical = |x: i64, width: i64| Area {
         x,
-        y,
+        y: area.y + bar_height,
         width,
-        height,
-    } = area;
-    let across = thickness.min(width);
-    let down = thickness.min(height);
-    let between = height - 2 * down;
+        height: area.height - 2 * bar_height,
+    };
+    // The second bar of a pair starts after the first one where the area is thinner than both.
+    let bottom = (area.y + area.height - bar_height).max(area.y + bar_height);
+    let right = (area.x + area.width - bar_width).max(area.x + bar_width);
     let bars = [
-        (x, y, width, down),
-        (
-            x,
-            (y + height - down).max(y + down),
-            width,
-            down.min(height - down),
-        ),
-        (x, y + down, across, between),
-        (
-            (x + width - across).max(x + across),
-            y + down,
-            across.min(width - across),
-            between,
-        ),
+        horizontal(area.y, bar_height),
+        horizontal(bottom, bar_height.min(area.height - bar_height)),
+        vertical(area.x, bar_width),
+        vertical(right, bar_width.min(area.width - bar_width)),
     ];
-    for (x, y, width, height) in bars {
-        let bar = Area {
-            x,
-            y,
-            width,
-            height,
-        };
-        fill(image, bar, colour, alpha);
+    for bar in bars {
+        fill(image, bar, paint);
     }
 }
 
-/// `text` on a plate of `colour`: above the box where there is room, else inside of it at its top.
+/// Draws `text` on a plate of `color`: above the box if there is room, otherwise inside of the box at
+/// its top.
 ///
-/// The plate stays in the picture; a text wider than the picture is cut. In a picture lower than a
-/// line nothing is drawn.
-pub fn label(image: &mut RgbImage, bounding_box: BoxXyxy, text: &str, colour: Colour) {
+/// The plate stays inside of the image, and a text wider than the image is cut. In an image lower than
+/// a line of text nothing is drawn.
+pub fn label(image: &mut RgbImage, bounding_box: BoxXyxy, text: &str, color: Color) {
     let sizes = Sizes::of(image);
-    let (pad, line) = (
-        (sizes.text * 0.2).ceil() as i64,
-        (sizes.text * 1.1).ceil() as i64,
-    );
+    let padding = (sizes.text * 0.2).ceil() as i64;
+    let line_height = (sizes.text * 1.1).ceil() as i64;
     let (width, height) = (i64::from(image.width()), i64::from(image.height()));
-    let text = fit(text, sizes.text, (width - 2 * pad) as f32);
-    if height < line || text.is_empty() {
+    let text = fit(text, sizes.text, (width - 2 * padding) as f32);
+    if height < line_height || text.is_empty() {
         return;
     }
     let area = pixels(image, bounding_box, 0);
-    let plate_width = text_width(&text, sizes.text).ceil() as i64 + 2 * pad;
-    let above = area.y - line;
+    let plate_width = text_width(&text, sizes.text).ceil() as i64 + 2 * padding;
+    let above = area.y - line_height;
     let plate = Area {
         x: area.x.min(width - plate_width).max(0),
         y: if above >= 0 {
             above
         } else {
-            area.y.min(height - line)
+            area.y.min(height - line_height)
         },
         width: plate_width,
-        height: line,
+        height: line_height,
     };
-    fill(image, plate, colour, 255);
-    let at = (
-        plate.x + pad,
-        plate.y + (line - sizes.text.ceil() as i64) / 2,
-    );
-    plain_text(image, at, &text, sizes.text, contrast(colour));
+    fill(image, plate, Paint::opaque(color));
+    let at = Point {
+        x: plate.x + padding,
+        y: plate.y + (line_height - sizes.text.ceil() as i64) / 2,
+    };
+    draw_text(image, at, &text, sizes.text, contrast(color));
 }

@@ -1,15 +1,16 @@
-//! Answers drawn into their picture: translucent masks, a legend, boxes with labels.
+//! Drawing of results into their image: translucent masks, a legend, boxes with labels.
 //!
-//! Everything is clipped to the picture and sized to it, see [`Sizes`]; what does not fit is left
-//! out. Colours are red, green and blue; positions are pixels from the upper left corner.
+//! Every drawing is clipped to the image and scaled to it, see [`Sizes`]; what does not fit is left
+//! out. Colors are red, green and blue; positions are pixels from the top left corner.
 //!
-//! What is *not* here: what is drawn, see [`crate::postprocess`].
+//! What is *not* here: which results are drawn, see [`crate::postprocess`], and image files, see
+//! [`crate::encode`].
 
 mod boxes;
 mod canvas;
 mod legend;
 mod overlay;
-mod picture;
+mod render;
 mod text;
 
 #[cfg(test)]
@@ -20,16 +21,15 @@ use image::RgbImage;
 pub use boxes::{label, rectangle};
 pub use legend::legend;
 pub use overlay::overlay;
-pub use picture::{DrawnFormat, EncodeError, detections, encode, segmentation};
-pub use text::{fit, text, text_width};
+pub use render::{DrawnFormat, EncodeError, detections, encode, segmentation};
 
 /// Red, green and blue.
-pub type Colour = [u8; 3];
+pub type Color = [u8; 3];
 
-const BLACK: Colour = [0; 3];
-const WHITE: Colour = [255; 3];
+const BLACK: Color = [0; 3];
+const WHITE: Color = [255; 3];
 
-/// How large things are drawn, in pixels.
+/// Sizes of text and lines, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sizes {
     /// Height of a line of text, from the highest to the lowest letter.
@@ -39,7 +39,8 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Those that look alike in small and in large pictures: by the short side, but never too small to read.
+    /// Returns sizes proportional to the short side of `image`, so that small and large images look
+    /// alike, but never too small to read.
     pub fn of(image: &RgbImage) -> Self {
         let short = image.width().min(image.height()) as f32;
         Self {
@@ -49,10 +50,10 @@ impl Sizes {
     }
 }
 
-/// Black or white, whichever is easier to read on `colour`.
-fn contrast(colour: Colour) -> Colour {
-    // Weights of ITU-R BT.601, in thousandths.
-    let [r, g, b] = colour.map(u32::from);
+/// Returns black or white, whichever is easier to read on `color`.
+fn contrast(color: Color) -> Color {
+    // Luma weights of ITU-R BT.601, in thousandths.
+    let [r, g, b] = color.map(u32::from);
     if 299 * r + 587 * g + 114 * b > 140_000 {
         BLACK
     } else {

@@ -1,4 +1,4 @@
-//! A translucent mask.
+//! A translucent mask over an image.
 
 #![expect(
     clippy::inline_always,
@@ -10,40 +10,60 @@ use std::borrow::Cow;
 use fearless_simd::Simd;
 use image::RgbImage;
 
-use super::Colour;
+use super::Color;
+use crate::cancel::{Cancel, Cancelled};
+use crate::image::ImageSize;
 use crate::postprocess::segment::{Mask, Palette};
 use crate::simd::{Kernel, dispatch};
 
-/// Mixes the colours of `mask`'s classes into `image`; `alpha` is how much of them, 0..=1.
+/// Rows between two checks for cancellation: well under a millisecond of work.
+const ROWS_PER_CHECK: usize = 64;
+
+/// Blends the colors of `mask`'s classes into `image` with opacity `alpha`, 0..=1.
 ///
-/// Class 0, the background, is left as it is. A mask of another size than the picture's is stretched
-/// to it, each pixel having the class that it falls into.
-pub fn overlay(image: &mut RgbImage, mask: &Mask, palette: &Palette, alpha: f32) {
+/// Pixels of class 0, the background, are left unchanged. A mask of another size than the image's is
+/// stretched to it with nearest-neighbor interpolation.
+///
+/// # Errors
+/// [`Cancelled`] if the work is cancelled; part of the mask may be drawn by then.
+pub fn overlay(
+    image: &mut RgbImage,
+    mask: &Mask,
+    palette: &Palette,
+    alpha: f32,
+    cancel: &Cancel,
+) -> Result<(), Cancelled> {
     dispatch(Overlay {
         image,
         mask,
         palette,
         alpha: (alpha.clamp(0.0, 1.0) * 256.0).round() as u16,
-    });
+        cancel,
+    })
 }
 
 struct Overlay<'a> {
     image: &'a mut RgbImage,
     mask: &'a Mask,
     palette: &'a Palette,
-    /// In 256ths.
+    /// Opacity, 0..=256.
     alpha: u16,
+    cancel: &'a Cancel,
 }
 
 impl Kernel for Overlay<'_> {
-    type Output = ();
+    type Output = Result<(), Cancelled>;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, _: S) -> Self::Output {
         let (width, height) = self.image.dimensions();
+        let size = ImageSize { width, height };
         let rows = self.image.chunks_exact_mut((width as usize * 3).max(1));
         for (y, mut row) in rows.enumerate() {
-            let classes = stretched_row(self.mask, y, width as usize, height as usize);
+            if y % ROWS_PER_CHECK == 0 {
+                self.cancel.check()?;
+            }
+            let classes = stretched_row(self.mask, y, size);
             for run in classes.chunk_by(|a, b| a == b) {
                 let (pixels, rest) = row.split_at_mut(run.len() * 3);
                 if run[0] != 0 {
@@ -52,27 +72,29 @@ impl Kernel for Overlay<'_> {
                 row = rest;
             }
         }
+        Ok(())
     }
 }
 
-/// The classes of row `y` of a picture of `width` x `height`.
-fn stretched_row(mask: &Mask, y: usize, width: usize, height: usize) -> Cow<'_, [u8]> {
-    let (from_width, from_height) = (mask.size().width as usize, mask.size().height as usize);
-    let row = &mask.classes()[y * from_height / height * from_width..][..from_width];
-    if width == from_width {
+/// Returns row `y` of `mask` stretched to an image of size `to`.
+fn stretched_row(mask: &Mask, y: usize, to: ImageSize) -> Cow<'_, [u8]> {
+    let (width, height) = (mask.size().width as usize, mask.size().height as usize);
+    let (to_width, to_height) = (to.width as usize, to.height as usize);
+    let row = &mask.classes()[y * height / to_height * width..][..width];
+    if to_width == width {
         return Cow::Borrowed(row);
     }
-    Cow::Owned((0..width).map(|x| row[x * from_width / width]).collect())
+    Cow::Owned((0..to_width).map(|x| row[x * width / to_width]).collect())
 }
 
-/// Bytes that are mixed at once: a whole number of pixels and of vectors.
+/// Bytes that are blended together: a whole number of pixels and of vectors.
 const CHUNK: usize = 48;
 
-/// Mixes `alpha` 256ths of `colour` into `pixels`.
+/// Blends `color` into `pixels` with opacity `alpha`, 0..=256.
 #[inline(always)]
-fn tint(pixels: &mut [u8], colour: Colour, alpha: u16) {
+fn tint(pixels: &mut [u8], color: Color, alpha: u16) {
     let mut added = [[0; 3]; CHUNK / 3];
-    added.fill(colour.map(|value| u16::from(value) * alpha + 128));
+    added.fill(color.map(|value| u16::from(value) * alpha + 128));
     let added = added.as_flattened();
     let kept = 256 - alpha;
     let (chunks, rest) = pixels.as_chunks_mut::<CHUNK>();

@@ -1,40 +1,44 @@
-//! Every drawing on pictures of every size, and what it must leave alone.
+//! Every drawing on images of every size, and the pixels that it must not change.
 
 use image::{Rgb, RgbImage};
 
+use super::canvas::Point;
+use super::text::{draw_text, fit, text_width};
 use super::*;
+use crate::cancel::{Cancel, Cancelled};
 use crate::geometry::BoxXyxy;
 use crate::image::ImageSize;
+use crate::postprocess::detect::Detection;
 use crate::postprocess::segment::{Mask, VOC_PALETTE};
 
-const GREY: Colour = [90; 3];
+const GRAY: Color = [90; 3];
 
-fn picture(width: u32, height: u32) -> RgbImage {
-    RgbImage::from_pixel(width, height, Rgb(GREY))
+fn gray_image(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_pixel(width, height, Rgb(GRAY))
 }
 
-/// Pixels that are no longer grey.
+/// The pixels that are no longer gray.
 fn changed(image: &RgbImage) -> Vec<(u32, u32)> {
     let pixels = image.enumerate_pixels();
     pixels
-        .filter(|(_, _, pixel)| pixel.0 != GREY)
+        .filter(|(_, _, pixel)| pixel.0 != GRAY)
         .map(|(x, y, _)| (x, y))
         .collect()
 }
 
 #[test]
-fn the_mask_tints_all_but_the_background() {
+fn a_mask_tints_all_pixels_but_the_background() {
     for (width, height) in [(1, 1), (7, 3), (640, 2), (33, 50)] {
         let class = |i: u32| ((i / 20) % 4) as u8;
         let classes: Vec<u8> = (0..width * height).map(class).collect();
         let mask = Mask::new(ImageSize { width, height }, classes.clone()).unwrap();
         for alpha in [0.0, 0.5, 1.0, 7.0, f32::NAN] {
-            let mut image = picture(width, height);
-            overlay(&mut image, &mask, &VOC_PALETTE, alpha);
+            let mut image = gray_image(width, height);
+            overlay(&mut image, &mask, &VOC_PALETTE, alpha, &Cancel::never()).unwrap();
             let kept = 1.0 - if alpha.is_nan() { 0.0 } else { alpha.min(1.0) };
             for (pixel, class) in image.pixels().zip(&classes) {
-                for (value, colour) in pixel.0.iter().zip(VOC_PALETTE[usize::from(*class)]) {
-                    let mixed = 90.0 * kept + f32::from(colour) * (1.0 - kept);
+                for (value, color) in pixel.0.iter().zip(VOC_PALETTE[usize::from(*class)]) {
+                    let mixed = 90.0 * kept + f32::from(color) * (1.0 - kept);
                     let expected = if *class == 0 { 90.0 } else { mixed };
                     assert!((f32::from(*value) - expected).abs() <= 1.0);
                 }
@@ -51,8 +55,8 @@ fn a_mask_of_another_size_is_stretched() {
     };
     let mask = Mask::new(size, vec![0, 1]).unwrap();
     for (width, height) in [(9, 4), (1, 1), (0, 0), (2, 9)] {
-        let mut image = picture(width, height);
-        overlay(&mut image, &mask, &VOC_PALETTE, 1.0);
+        let mut image = gray_image(width, height);
+        overlay(&mut image, &mask, &VOC_PALETTE, 1.0, &Cancel::never()).unwrap();
         let right = |(x, _): &(u32, u32)| u64::from(*x) * 2 >= u64::from(width);
         let changed = changed(&image);
         assert!(changed.iter().all(right), "{width}x{height}");
@@ -61,11 +65,11 @@ fn a_mask_of_another_size_is_stretched() {
 }
 
 #[test]
-fn nothing_panics_and_small_pictures_stay_as_they_are() {
-    let entries: Vec<(&str, Colour)> = vec![("dining table", [9, 99, 200]); 150];
+fn nothing_panics_and_small_images_stay_unchanged() {
+    let entries: Vec<(&str, Color)> = vec![("dining table", [9, 99, 200]); 150];
     let far = [f32::MIN, -50.0, 0.0, 3.3, 1e9, f32::INFINITY, f32::NAN];
     for (width, height) in [(0, 0), (1, 1), (1, 4000), (4000, 1), (30, 20), (200, 150)] {
-        let mut image = picture(width, height);
+        let mut image = gray_image(width, height);
         legend(&mut image, &entries);
         legend(&mut image, &[]);
         label(
@@ -88,14 +92,18 @@ fn nothing_panics_and_small_pictures_stay_as_they_are() {
                 "Größe ψ Ж 猫 \n",
                 WHITE,
             );
-            text(&mut image, (a as i64, b as i64), "somewhere", b, WHITE);
+            let at = Point {
+                x: a as i64,
+                y: b as i64,
+            };
+            draw_text(&mut image, at, "somewhere", b, WHITE);
         }
     }
 }
 
 #[test]
-fn a_box_is_where_its_corners_say() {
-    let mut image = picture(40, 30);
+fn a_box_is_drawn_at_its_edges() {
+    let mut image = gray_image(40, 30);
     rectangle(&mut image, BoxXyxy::new(10.0, 5.0, 30.0, 25.0), WHITE, 2);
     for (x, y) in (0..40).flat_map(|x| (0..30).map(move |y| (x, y))) {
         let inside = |by: u32| {
@@ -106,15 +114,15 @@ fn a_box_is_where_its_corners_say() {
         assert_eq!(image.get_pixel(x, y).0 == WHITE, line, "{x}, {y}");
     }
     let seam = image.get_pixel(9, 10).0;
-    assert!(seam != GREY && seam != WHITE);
-    assert_eq!(image.get_pixel(20, 15).0, GREY);
-    assert_eq!(image.get_pixel(3, 15).0, GREY);
+    assert!(seam != GRAY && seam != WHITE);
+    assert_eq!(image.get_pixel(20, 15).0, GRAY);
+    assert_eq!(image.get_pixel(3, 15).0, GRAY);
 }
 
 #[test]
-fn a_label_is_above_its_box_or_in_it() {
+fn a_label_is_above_or_inside_its_box() {
     for (top, expected) in [(100.0, 86..101), (3.0, 3..18), (500.0, 185..200)] {
-        let mut image = picture(300, 200);
+        let mut image = gray_image(300, 200);
         label(
             &mut image,
             BoxXyxy::new(50.0, top, 90.0, top + 30.0),
@@ -145,18 +153,40 @@ fn long_labels_end_in_an_ellipsis() {
 #[test]
 fn every_letter_leaves_a_mark() {
     for letter in ["A", "é", "Ω", "Ж", "ğ", "…", "猫", "\u{1F431}"] {
-        let mut image = picture(60, 40);
-        text(&mut image, (10, 5), letter, 24.0, WHITE);
+        let mut image = gray_image(60, 40);
+        draw_text(&mut image, Point { x: 10, y: 5 }, letter, 24.0, WHITE);
         assert!(image.pixels().any(|p| p.0[0] > 200), "{letter}");
-        assert!(image.pixels().any(|p| p.0[0] < 30), "{letter}");
     }
 }
 
 #[test]
-fn a_legend_that_is_too_long_says_how_many_are_left_out() {
+fn a_legend_that_is_too_long_stays_inside_of_the_image() {
     let entries = [("cat", [64, 0, 0]); 40];
-    let mut image = picture(320, 240);
+    let mut image = gray_image(320, 240);
     legend(&mut image, &entries);
     let lowest = changed(&image).iter().map(|(_, y)| *y).max();
     assert!(lowest.is_some_and(|y| y < 240), "{lowest:?}");
+}
+
+#[test]
+fn cancelled_drawing_stops() {
+    let cancel = Cancel::never();
+    cancel.cancel();
+    let mut image = gray_image(40, 30);
+    let size = ImageSize {
+        width: 40,
+        height: 30,
+    };
+    let mask = Mask::new(size, vec![1; 1200]).unwrap();
+    let found = Detection {
+        class_id: 1,
+        score: 0.9,
+        bounding_box: BoxXyxy::new(1.0, 1.0, 20.0, 20.0),
+    };
+    let drawn = [
+        segmentation(&mut image, &mask, &[], &cancel),
+        detections(&mut image, &[found], &[], &cancel),
+    ];
+    assert_eq!(drawn, [Err(Cancelled); 2]);
+    assert!(changed(&image).is_empty());
 }

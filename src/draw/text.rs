@@ -1,63 +1,39 @@
-//! Lines of text in an embedded font: Latin, Greek and Cyrillic; other letters are drawn as boxes.
+//! Lines of text in an embedded font with Latin, Greek and Cyrillic letters. Letters of other scripts
+//! are drawn as empty boxes.
 
 use std::sync::LazyLock;
 
 use ab_glyph::{Font, FontRef, PxScale, ScaleFont, point};
 use image::RgbImage;
 
-use super::canvas::Coverage;
-use super::{Colour, contrast};
+use super::Color;
+use super::canvas::{Coverage, Point};
 
-/// None only if the embedded file is damaged, which a test rules out.
+/// `None` only if the embedded file is damaged, which a test rules out.
 static FONT: LazyLock<Option<FontRef<'static>>> =
     LazyLock::new(|| FontRef::try_from_slice(include_bytes!("fonts/DejaVuSans-subset.ttf")).ok());
 
-/// The smallest and the largest text, in pixels; others are drawn in the nearer of the two.
+/// Smallest and largest text size in pixels; other sizes are clamped.
 const SIZES: [f32; 2] = [1.0, 400.0];
 
-/// `text` with its letters about `size` pixels high, outlined so that it is readable on anything.
-///
-/// `x, y` is the upper left corner of its first letter. What would go past the right edge is cut
-/// with an ellipsis.
-pub fn text(image: &mut RgbImage, (x, y): (i64, i64), text: &str, size: f32, colour: Colour) {
-    let size = usable(size);
-    let width = i64::from(image.width());
-    let room = width.saturating_sub(x).clamp(0, 2 * width);
-    let text = fit(text, size, room as f32);
-    let radius = (size / 14.0).round().max(1.0) as usize;
-    let letters = rasterize(&text, size, radius);
-    let at = (
-        x.saturating_sub(radius as i64),
-        y.saturating_sub(radius as i64),
-    );
-    letters.grown(radius).paint(image, at, contrast(colour));
-    letters.paint(image, at, colour);
+/// Draws a line of text with letters about `size` pixels high; `at` is its top left corner.
+pub(super) fn draw_text(image: &mut RgbImage, at: Point, text: &str, size: f32, color: Color) {
+    rasterize(text, size).paint(image, at, color);
 }
 
-/// The same without an outline, on a background that is already plain.
-pub(super) fn plain_text(
-    image: &mut RgbImage,
-    at: (i64, i64),
-    text: &str,
-    size: f32,
-    colour: Colour,
-) {
-    rasterize(text, size, 0).paint(image, at, colour);
-}
-
-/// How wide a line of `size` pixels' height is, in pixels.
-pub fn text_width(text: &str, size: f32) -> f32 {
+/// Returns the width of a line of text with letters `size` pixels high, in pixels.
+pub(super) fn text_width(text: &str, size: f32) -> f32 {
     text.chars().map(|letter| advance(letter, size)).sum()
 }
 
-/// `text` if it is at most `width` pixels wide; else as much of it as fits before an ellipsis, or
-/// nothing where not even that fits.
-pub fn fit(text: &str, size: f32, width: f32) -> String {
+/// Returns `text` if it is at most `width` pixels wide. Otherwise returns as much of it as fits before
+/// an ellipsis, and an empty string if not even one letter fits.
+pub(super) fn fit(text: &str, size: f32, width: f32) -> String {
     let mut used = 0.0;
     let room = width - advance('…', size);
     let mut cut = None;
     for (at, letter) in text.char_indices() {
-        // Where the text must be cut, if it must.
+        // The position to cut at if a later letter exceeds the width.
         if used > room && cut.is_none() {
             cut = Some(at);
         }
@@ -75,7 +51,7 @@ pub fn fit(text: &str, size: f32, width: f32) -> String {
     text.to_owned()
 }
 
-/// Pixels from the start of a letter to the start of the next.
+/// Returns the distance from the start of a letter to the start of the next, in pixels.
 fn advance(letter: char, size: f32) -> f32 {
     FONT.as_ref().map_or(0.0, |font| {
         let id = font.glyph_id(drawable(letter));
@@ -83,41 +59,38 @@ fn advance(letter: char, size: f32) -> f32 {
     })
 }
 
-/// Line breaks and other controls are spaces.
+/// Replaces line breaks and other control characters with spaces.
 fn drawable(letter: char) -> char {
     if letter.is_control() { ' ' } else { letter }
 }
 
+/// Clamps `size` to [`SIZES`]; NaN becomes the smallest.
 fn scale(size: f32) -> PxScale {
-    PxScale::from(usable(size))
+    let size = if size.is_nan() { SIZES[0] } else { size };
+    PxScale::from(size.clamp(SIZES[0], SIZES[1]))
 }
 
-/// A size within [`SIZES`], the smallest for what is not a number.
-fn usable(size: f32) -> f32 {
-    if size.is_nan() {
-        return SIZES[0];
-    }
-    size.clamp(SIZES[0], SIZES[1])
-}
-
-/// The shape of a line, with `margin` pixels around it.
-fn rasterize(text: &str, size: f32, margin: usize) -> Coverage {
+/// Returns the shape of a line of text.
+fn rasterize(text: &str, size: f32) -> Coverage {
     let Some(font) = FONT.as_ref() else {
         return Coverage::new(0, 0);
     };
     let scale = scale(size);
     let scaled = font.as_scaled(scale);
-    let width = text_width(text, size).ceil() as usize + 2 * margin;
-    let height = scaled.height().ceil() as usize + 2 * margin;
+    let width = text_width(text, size).ceil() as usize;
+    let height = scaled.height().ceil() as usize;
     let mut coverage = Coverage::new(width, height);
-    let mut caret = point(margin as f32, margin as f32 + scaled.ascent());
+    let mut caret = point(0.0, scaled.ascent());
     for letter in text.chars() {
         let id = font.glyph_id(drawable(letter));
         if let Some(outline) = font.outline_glyph(id.with_scale_and_position(scale, caret)) {
             let corner = outline.px_bounds().min;
             outline.draw(|x, y, covered| {
-                let (x, y) = (i64::from(x), i64::from(y));
-                coverage.add(corner.x as i64 + x, corner.y as i64 + y, covered);
+                let at = Point {
+                    x: corner.x as i64 + i64::from(x),
+                    y: corner.y as i64 + i64::from(y),
+                };
+                coverage.add(at, covered);
             });
         }
         caret.x += scaled.h_advance(id);

@@ -1,42 +1,42 @@
-//! The weights of a resize along one axis, as Pillow computes and rounds them.
+//! The weights of an antialiased resize along one axis, as Pillow computes and rounds them.
 
 use std::ops::Range;
 
 use crate::manifest::Filter;
 
-/// Fractional bits of a weight: 8 for the sample and 2 for overshoot are kept free of the 32.
+/// Fractional bits of a weight. Of the 32 bits of a sum, 8 are for the sample and 2 for overshoot.
 pub(super) const PRECISION_BITS: u32 = 32 - 8 - 2;
 
-/// Which source samples one output sample is made of.
+/// The source samples of one output sample.
 #[derive(Debug, Clone, Copy)]
 struct Taps {
     /// First source sample.
     start: usize,
     /// Number of source samples.
     len: usize,
-    /// Where their weights begin in [`Axis::weights`].
+    /// Index of their first weight in [`Axis::weights`].
     weights: usize,
 }
 
-/// The weights for the samples of a window.
+/// The source samples and weights of consecutive output samples.
 pub(super) struct Axis {
     taps: Vec<Taps>,
     weights: Vec<i32>,
 }
 
 impl Axis {
-    /// Weights of outputs `offset..offset + count` when `source` samples become `whole`.
-    pub(super) fn new(source: u32, whole: u64, offset: u64, count: u32, filter: Filter) -> Self {
+    /// Returns the weights of the samples `outputs` when `source` samples are resized to `whole`.
+    pub(super) fn new(source: u32, whole: u64, outputs: Range<u64>, filter: Filter) -> Self {
         let (kernel, support): (fn(f64) -> f64, f64) = match filter {
             Filter::Bilinear => (triangle, 1.0),
             Filter::Bicubic => (catmull_rom, 2.0),
         };
         let scale = f64::from(source) / whole as f64;
-        // Antialias: the kernel widens when the picture shrinks.
+        // Antialiasing: the kernel widens when the image shrinks.
         let widening = scale.max(1.0);
         let (support, narrowing) = (support * widening, 1.0 / widening);
         let (mut axis, mut raw) = (Self::empty(), Vec::new());
-        for out in offset..offset + u64::from(count) {
+        for out in outputs {
             let center = (out as f64 + 0.5) * scale;
             let start = (center - support + 0.5).max(0.0) as usize;
             let end = ((center + support + 0.5) as usize).min(source as usize);
@@ -54,7 +54,8 @@ impl Axis {
         }
     }
 
-    /// Normalises one output's weights to a sum of one and rounds them away from zero at one half.
+    /// Adds an output sample. Its weights are normalized to a sum of 1, and halves are rounded away from
+    /// zero.
     fn push(&mut self, start: usize, raw: &[f64]) {
         let sum: f64 = raw.iter().sum();
         self.taps.push(Taps {
@@ -74,7 +75,7 @@ impl Axis {
         self.taps.len()
     }
 
-    /// Per output sample, the first source sample and the weights from there on.
+    /// Returns the first source sample of each output sample, and the weights from there on.
     #[inline]
     pub(super) fn iter(&self, outputs: Range<usize>) -> impl Iterator<Item = (usize, &[i32])> {
         let weights = |taps: &Taps| &self.weights[taps.weights..taps.weights + taps.len];
@@ -83,7 +84,7 @@ impl Axis {
             .map(move |t| (t.start, weights(t)))
     }
 
-    /// The source samples that outputs are made of.
+    /// Returns the range of source samples that `outputs` need.
     pub(super) fn span(&self, outputs: Range<usize>) -> Range<usize> {
         let taps = &self.taps[outputs];
         let start = taps.first().map_or(0, |t| t.start);
@@ -92,12 +93,12 @@ impl Axis {
     }
 }
 
-/// `PIL.Image.BILINEAR`.
+/// The kernel of `PIL.Image.BILINEAR`.
 fn triangle(x: f64) -> f64 {
     (1.0 - x.abs()).max(0.0)
 }
 
-/// `PIL.Image.BICUBIC`: the cubic convolution with a = -0.5, in Pillow's order of operations.
+/// The kernel of `PIL.Image.BICUBIC`: cubic convolution with a = -0.5, in Pillow's order of operations.
 fn catmull_rom(x: f64) -> f64 {
     const A: f64 = -0.5;
     let x = x.abs();

@@ -18,7 +18,7 @@ use fearless_simd::Simd;
 use image::RgbImage;
 
 use super::bilinear::source_index;
-use super::{DetectorResize, DetectorSizes, ImageError, ImageSize, PreparedImage, Normalizer};
+use super::{DetectorResize, DetectorSizes, ImageError, ImageSize, Normalizer, PreparedImage};
 use crate::simd::{Kernel, dispatch};
 
 /// A detector's preprocessing, with everything precomputed that does not depend on the image.

@@ -1,4 +1,5 @@
-//! The whole module against Pillow and torchvision, on the pictures of `tests/golden` and `tests/photos`.
+//! Decoding, resizing and preprocessing against Pillow and torchvision, on the images of `tests/golden`
+//! and `tests/photos`.
 
 use std::path::{Path, PathBuf};
 
@@ -6,8 +7,8 @@ use image::RgbImage;
 use safetensors::SafeTensors;
 
 use super::{
-    DecodeOptions, ImageError, ImageFormat, ImageSize, Orientation, Preprocessor, Window, decode,
-    probe, reference, resize_window, short_side_size,
+    DecodeOptions, Extent, ImageError, ImageFormat, ImageSize, Orientation, Preprocessor, Window,
+    decode, probe, reference, resize_window, short_side_size,
 };
 use crate::manifest::{Filter, Preprocess, Resize};
 
@@ -32,7 +33,14 @@ fn image_from(tensors: &SafeTensors, name: &str) -> RgbImage {
     RgbImage::from_raw(width as u32, height as u32, tensor.data().to_vec()).unwrap()
 }
 
-/// Largest difference of two pictures of one size.
+fn extent(width: u32, height: u32) -> Extent {
+    Extent {
+        width: width.into(),
+        height: height.into(),
+    }
+}
+
+/// Largest difference of two images of the same size.
 fn distance(a: &RgbImage, b: &RgbImage) -> u8 {
     assert_eq!(a.dimensions(), b.dimensions());
     let pairs = a.as_raw().iter().zip(b.as_raw());
@@ -40,7 +48,7 @@ fn distance(a: &RgbImage, b: &RgbImage) -> u8 {
 }
 
 #[test]
-fn every_good_picture_decodes_to_pillows_pixels() {
+fn every_valid_image_decodes_to_pillows_pixels() {
     let bytes = read("golden/images/expected.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let names = tensors.names();
@@ -64,7 +72,7 @@ fn every_good_picture_decodes_to_pillows_pixels() {
 }
 
 #[test]
-fn bad_pictures_are_refused_with_their_reason() {
+fn invalid_images_are_rejected_with_their_reason() {
     let truncated = [
         ("truncated.jpg", ImageFormat::Jpeg),
         ("truncated_end.jpg", ImageFormat::Jpeg),
@@ -102,7 +110,7 @@ fn bad_pictures_are_refused_with_their_reason() {
 }
 
 #[test]
-fn the_header_tells_format_and_size_before_rotation() {
+fn probing_returns_format_and_size_before_rotation() {
     let cases = [
         ("exif_6.jpg", ImageFormat::Jpeg, 32, 24),
         ("progressive.jpg", ImageFormat::Jpeg, 32, 24),
@@ -171,7 +179,7 @@ fn no_mutation_of_a_file_panics() {
 }
 
 #[test]
-fn resizes_equal_pillows_bit_for_bit() {
+fn resizes_are_bit_identical_to_pillows() {
     let bytes = read("golden/images/expected.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let source = image_from(&tensors, "resize.source");
@@ -187,7 +195,7 @@ fn resizes_equal_pillows_bit_for_bit() {
                 reference::resize(&source, w, h, filter) == expected,
                 "reference, {name}"
             );
-            let window = Window::all((w.into(), h.into()));
+            let window = Window::all(extent(w, h));
             assert!(
                 resize_window(&source, &window, filter) == expected,
                 "{name}"
@@ -198,7 +206,7 @@ fn resizes_equal_pillows_bit_for_bit() {
     assert_eq!(count, 18);
 }
 
-/// A noisy picture, so that every rounding shows.
+/// A noise image, in which every rounding difference shows.
 fn noise(width: u32, height: u32) -> RgbImage {
     let mut state = u64::from(width) << 32 | u64::from(height);
     RgbImage::from_fn(width, height, |_, _| {
@@ -214,7 +222,7 @@ fn noise(width: u32, height: u32) -> RgbImage {
 }
 
 #[test]
-fn a_window_equals_resize_and_crop_bit_for_bit() {
+fn a_window_is_bit_identical_to_resize_and_crop() {
     let sides = [1, 2, 3, 7, 16, 31, 32, 33, 64, 97, 150];
     let sizes = sides
         .iter()
@@ -230,8 +238,9 @@ fn a_window_equals_resize_and_crop_bit_for_bit() {
         ] {
             let whole = short_side_size(ImageSize { width, height }, short);
             let window = Window::central(whole, crop);
-            let full = reference::resize(&image, whole.0 as u32, whole.1 as u32, filter);
-            let (x, y) = (window.offset.0 as u32, window.offset.1 as u32);
+            let (w, h) = (whole.width as u32, whole.height as u32);
+            let full = reference::resize(&image, w, h, filter);
+            let (x, y) = (window.x as u32, window.y as u32);
             let expected = image::imageops::crop_imm(&full, x, y, crop, crop).to_image();
             let got = resize_window(&image, &window, filter);
             assert!(
@@ -243,12 +252,12 @@ fn a_window_equals_resize_and_crop_bit_for_bit() {
 }
 
 #[test]
-fn sizes_around_the_blocks_of_the_passes_are_exact() {
+fn sizes_near_the_block_size_of_the_passes_are_exact() {
     for (width, height) in (1..8).flat_map(|w| (31..35).map(move |h| (w, h))) {
         let image = noise(width, height);
         for (w, h) in [(31, 5), (32, 32), (33, 40), (70, 31)] {
             for filter in [Filter::Bilinear, Filter::Bicubic] {
-                let window = Window::all((w.into(), h.into()));
+                let window = Window::all(extent(w, h));
                 assert!(
                     resize_window(&image, &window, filter)
                         == reference::resize(&image, w, h, filter),
@@ -263,19 +272,16 @@ fn sizes_around_the_blocks_of_the_passes_are_exact() {
 fn an_equal_size_is_copied() {
     let image = noise(33, 21);
     for filter in [Filter::Bilinear, Filter::Bicubic] {
-        assert!(resize_window(&image, &Window::all((33, 21)), filter) == image);
+        assert!(resize_window(&image, &Window::all(extent(33, 21)), filter) == image);
     }
 }
 
 #[test]
-fn crops_round_to_even_as_python_does() {
+fn crop_offsets_round_to_even() {
     // round(0.5) = 0, round(1.5) = 2, round(2.5) = 2.
     for (side, offset) in [(224, 0), (225, 0), (226, 1), (227, 2), (229, 2)] {
-        assert_eq!(
-            Window::central((side, 224), 224).offset,
-            (offset, 0),
-            "{side}"
-        );
+        let window = Window::central(extent(side, 224), 224);
+        assert_eq!((window.x, window.y), (offset, 0), "{side}");
     }
 }
 

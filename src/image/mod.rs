@@ -15,7 +15,6 @@ mod gif;
 mod jpeg;
 mod normalize;
 mod passes;
-pub(crate) mod png_file;
 mod preprocess;
 mod probe;
 mod resize;
@@ -37,7 +36,7 @@ pub use detector_sizes::{DetectorResize, DetectorSize, DetectorSizes, bounded_si
 pub use normalize::Normalizer;
 pub use preprocess::{MAX_INPUT_PIXELS, PreparedImage, Preprocessor};
 pub use probe::probe;
-pub use resize::{Window, resize_window, short_side_size};
+pub use resize::{Extent, Window, resize_window, short_side_size};
 
 /// Width and height in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,11 +1,11 @@
-//! The two passes of a resize, as sums of weighted lines.
+//! The two passes of a resize: weighted sums along rows, then down the columns.
 //!
-//! Down the columns, neighbouring samples are made alike: the same weights, from the same rows. So a
-//! vector holds neighbours. Along a row every pixel has its own weights, and the vector is found
-//! across rows instead: 32 rows are transposed, after which the first pass is the second one on lines
-//! of 32 samples, and its result is transposed back.
+//! Down the columns, neighboring samples share their weights and source rows, so a vector holds
+//! neighboring samples. Along a row every pixel has its own weights, so the vectors run across rows
+//! instead: 32 rows are transposed, the same weighted sum runs on lines of 32 samples, and its result
+//! is transposed back.
 //!
-//! What is *not* here: which samples are weighted by how much, see [`super::axis`].
+//! What is *not* here: the weights, see [`super::axis`].
 
 #![expect(
     clippy::inline_always,
@@ -17,12 +17,13 @@ use fearless_simd::{Simd, SimdBase, u8x16};
 use super::axis::{Axis, PRECISION_BITS};
 use crate::simd::{Kernel, dispatch};
 
-/// One half: makes the final shift round to nearest.
+/// One half in fixed point: makes the final shift round to nearest.
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
-/// Neighbouring samples whose sums stay in registers. With fewer, the compiler unrolls the loops over
-/// them and leaves them scalar.
+/// Neighboring samples whose sums stay in registers. For fewer, the compiler unrolls the loops into
+/// scalar code.
 const LANES: usize = 32;
-/// Pixels that the first pass makes between two transpositions: a scratch that stays in the cache.
+/// Pixels that the first pass computes between two transpositions; their scratch memory fits into the
+/// cache.
 const PIXELS: usize = 32;
 /// Side of the squares that are transposed in registers.
 const SQUARE: usize = 16;
@@ -31,7 +32,8 @@ const SQUARE: usize = 16;
 pub(super) fn filter_rows(rows: &[u8], stride: usize, columns: &Axis) -> Vec<u8> {
     let out_stride = columns.len() * 3;
     let mut out = vec![0; rows.len() / stride * out_stride];
-    // Whole blocks only: padded ones would waste work, and their scratch could outgrow the picture.
+    // Images smaller than a block are filtered row by row: padding them would waste work, and the
+    // scratch memory could be larger than the image.
     if rows.len() / stride < LANES || columns.len() < PIXELS {
         let out_rows = out.chunks_exact_mut(out_stride);
         for (row, out) in rows.chunks_exact(stride).zip(out_rows) {
@@ -80,13 +82,14 @@ impl Kernel for RowPass<'_> {
     }
 }
 
-/// Where blocks of `size` begin that cover `len` samples; the last may overlap the one before it.
+/// Returns the starts of blocks of `size` that cover `len` samples; the last block may overlap the one
+/// before it.
 #[inline(always)]
 fn blocks(len: usize, size: usize) -> impl Iterator<Item = usize> {
     (0..len).step_by(size).map(move |at| at.min(len - size))
 }
 
-/// `N` rows side by side: `lines[3 * x + c]` is channel `c` of pixel `first + x`.
+/// Filters `N` interleaved rows: `lines[3 * x + c]` is channel `c` of pixel `first + x`.
 #[inline(always)]
 fn filter_pixels<'a, const N: usize>(
     lines: &[[u8; N]],
@@ -102,7 +105,7 @@ fn filter_pixels<'a, const N: usize>(
     }
 }
 
-/// Second pass: rows, of which the first is number `first` of the picture, to those of `out`.
+/// Second pass: source rows from row `first` of the image on, to the rows of `out`.
 pub(super) fn filter_columns(rows: &[u8], first: usize, axis: &Axis, out: &mut [u8]) {
     dispatch(ColumnPass {
         rows,
@@ -143,7 +146,7 @@ impl Kernel for ColumnPass<'_> {
     }
 }
 
-/// The weighted sum of the first `N` samples of lines that begin `stride` apart.
+/// Computes the weighted sum of the first `N` samples of lines that start `stride` bytes apart.
 #[inline(always)]
 fn weigh<const N: usize>(lines: &[u8], stride: usize, weights: &[i32], out: &mut [u8; N]) {
     let mut sums = [HALF; N];
@@ -160,7 +163,7 @@ fn weigh<const N: usize>(lines: &[u8], stride: usize, weights: &[i32], out: &mut
     }
 }
 
-/// The first bytes of `LANES` rows, as many as there are lines, to `[lines, LANES]`.
+/// Transposes the first bytes of `LANES` rows, one per line, to `[lines, LANES]`.
 #[inline(always)]
 fn transpose_rows<S: Simd>(simd: S, rows: &[u8], stride: usize, lines: &mut [[u8; LANES]]) {
     if lines.len() < SQUARE {
@@ -169,7 +172,7 @@ fn transpose_rows<S: Simd>(simd: S, rows: &[u8], stride: usize, lines: &mut [[u8
         }
         return;
     }
-    // Square after square along few rows: the prefetchers of a CPU cannot follow 32 of them.
+    // Squares are read along few rows at a time: hardware prefetchers cannot follow 32 streams.
     for y in blocks(LANES, SQUARE) {
         for x in blocks(lines.len(), SQUARE) {
             let row = |i| &rows[(y + i) * stride + x..][..SQUARE];
@@ -182,7 +185,7 @@ fn transpose_rows<S: Simd>(simd: S, rows: &[u8], stride: usize, lines: &mut [[u8
     }
 }
 
-/// `[lines, LANES]` back to rows that begin `stride` apart.
+/// Transposes `[lines, LANES]` back to rows that start `stride` bytes apart.
 #[inline(always)]
 fn transpose_lines<S: Simd>(simd: S, lines: &[[u8; LANES]], rows: &mut [u8], stride: usize) {
     for x in blocks(lines.len(), SQUARE) {
@@ -197,8 +200,8 @@ fn transpose_lines<S: Simd>(simd: S, lines: &[[u8; LANES]], rows: &mut [u8], str
     }
 }
 
-/// 16x16 bytes. Zipping the halves rotates the bits of a byte's place by one; after four rounds the
-/// bits of its row and of its column have changed places.
+/// Transposes 16x16 bytes. Zipping the halves rotates the bits of a byte's index by one; after four
+/// rounds its row and column bits are exchanged.
 #[inline(always)]
 fn transpose<S: Simd>(simd: S, mut square: [u8x16<S>; SQUARE]) -> [u8x16<S>; SQUARE] {
     for _ in 0..4 {

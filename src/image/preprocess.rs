@@ -4,7 +4,7 @@ use image::RgbImage;
 
 use super::detector::DetectorTransform;
 use super::{
-    DetectorResize, DetectorSize, ImageError, ImageSize, Normalizer, Window, resize_window,
+    DetectorResize, DetectorSize, Extent, ImageError, ImageSize, Normalizer, Window, resize_window,
     short_side_size,
 };
 use crate::manifest::{Filter, Preprocess, Resize};
@@ -83,10 +83,10 @@ impl Preprocessor {
     pub fn output_size(&self, input: ImageSize) -> Result<ImageSize, ImageError> {
         match self {
             Self::Pixels(transform) => {
-                let window = transform.window(input)?;
+                let Extent { width, height } = transform.window(input)?.size;
                 Ok(ImageSize {
-                    width: window.size.0 as u32,
-                    height: window.size.1 as u32,
+                    width: width as u32,
+                    height: height as u32,
                 })
             }
             Self::Floats(transform) => Ok(transform.sizes(input)?.padded),
@@ -137,8 +137,8 @@ impl PixelTransform {
         if window.pixels() > MAX_INPUT_PIXELS {
             return Err(ImageError::ResizedTooLarge {
                 input,
-                width: window.size.0,
-                height: window.size.1,
+                width: window.size.width,
+                height: window.size.height,
                 limit: MAX_INPUT_PIXELS,
             });
         }

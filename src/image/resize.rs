@@ -1,13 +1,13 @@
-//! Pillow's resize of 8-bit RGB, bit for bit, of just the window that is kept.
+//! Pillow's resize of 8-bit RGB, bit-identical, restricted to the window that is kept.
 //!
-//! Pillow filters in two passes, rows and then columns, each rounded to 8 bits, with weights of 22
-//! fractional bits. `fast_image_resize` runs the passes in the other order with 16-bit weights: about
-//! one sample in six is a level off, with the bicubic filter up to six levels. So the passes are
-//! written out here.
+//! Pillow filters in two passes, along rows and then down the columns, with weights of 22 fractional
+//! bits, and rounds to 8 bits after each. `fast_image_resize` runs the passes in the other order with
+//! 16-bit weights: about one sample in six differs by one level, with the bicubic filter by up to six.
+//! This module therefore has passes of its own.
 //!
-//! A resize followed by a crop computes pixels only to drop them. Here only the window's weights are
-//! made, by the formula of the whole picture, and the rows that they never read are not filtered. The
-//! result is the same, and a picture of 1x4000 costs its window instead of its gigabytes.
+//! A full resize followed by a crop would compute pixels only to drop them. This module computes the
+//! weights of the window by the formula of the whole image, and skips rows that the window never
+//! reads. The result is the same, and an image of 1x4000 costs its window instead of gigabytes.
 
 use image::RgbImage;
 
@@ -16,86 +16,90 @@ use super::axis::Axis;
 use super::passes::{filter_columns, filter_rows};
 use crate::manifest::Filter;
 
-/// A rectangle of the resized picture. Offsets exceed 32 bits for the most elongated pictures.
+/// Width and height of a resized image in pixels. They exceed 32 bits for the most elongated images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Width in pixels.
+    pub width: u64,
+    /// Height in pixels.
+    pub height: u64,
+}
+
+/// A rectangle of a resized image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
-    /// Size of the whole resized picture, width and height.
-    pub whole: (u64, u64),
-    /// First column and row that are kept.
-    pub offset: (u64, u64),
-    /// Columns and rows that are kept.
-    pub size: (u64, u64),
+    /// Size of the whole resized image.
+    pub whole: Extent,
+    /// First column of the rectangle.
+    pub x: u64,
+    /// First row of the rectangle.
+    pub y: u64,
+    /// Size of the rectangle.
+    pub size: Extent,
 }
 
 impl Window {
-    /// The whole of a resized picture.
-    pub fn all(whole: (u64, u64)) -> Self {
+    /// Returns the whole of a resized image.
+    pub fn all(whole: Extent) -> Self {
         Self {
             whole,
-            offset: (0, 0),
+            x: 0,
+            y: 0,
             size: whole,
         }
     }
 
-    /// The central square of side `crop`, which must not exceed the shorter side.
+    /// Returns the central square of side `crop`, at most the shorter side of `whole`.
     ///
     /// Source: `torchvision.transforms.functional.center_crop`, with Python's rounding to even.
-    pub fn central(whole: (u64, u64), crop: u32) -> Self {
+    pub fn central(whole: Extent, crop: u32) -> Self {
         let crop = u64::from(crop);
         let offset = |side: u64| (side.saturating_sub(crop) as f64 / 2.0).round_ties_even() as u64;
         Self {
             whole,
-            offset: (offset(whole.0), offset(whole.1)),
-            size: (crop.min(whole.0), crop.min(whole.1)),
+            x: offset(whole.width),
+            y: offset(whole.height),
+            size: Extent {
+                width: crop.min(whole.width),
+                height: crop.min(whole.height),
+            },
         }
     }
 
-    /// Pixels that are kept.
+    /// Number of pixels of the rectangle.
     pub fn pixels(&self) -> u64 {
-        self.size.0.saturating_mul(self.size.1)
+        self.size.width.saturating_mul(self.size.height)
     }
 }
 
-/// Width and height after the shorter side became `short`.
+/// Returns the size of an image whose shorter side is resized to `short` pixels.
 ///
 /// Source: `torchvision.transforms.functional._compute_resized_output_size`, whose
 /// `int(size * long / short)` equals integer division below 2^53.
-pub fn short_side_size(size: ImageSize, short: u32) -> (u64, u64) {
+pub fn short_side_size(size: ImageSize, short: u32) -> Extent {
     let (w, h) = (u64::from(size.width), u64::from(size.height));
-    let new_short = u64::from(short);
-    let new_long = new_short * w.max(h) / w.min(h).max(1);
-    if w <= h {
-        (new_short, new_long)
-    } else {
-        (new_long, new_short)
-    }
+    let short = u64::from(short);
+    let long = short * w.max(h) / w.min(h).max(1);
+    let (width, height) = if w <= h { (short, long) } else { (long, short) };
+    Extent { width, height }
 }
 
-/// The window of the picture resized to `window.whole`, `[h, w, 3] u8`.
+/// Returns the pixels of `window` of the image resized to `window.whole`, `[h, w, 3] u8`.
 ///
-/// The window's size must fit memory and 32 bits a side; it is the caller's to check. An empty
-/// picture or window gives an empty picture. A side that keeps its length is copied exactly.
+/// The caller must check that the window's sides fit into 32 bits and its pixels into memory. The
+/// result is empty if the image or the window is. A side that keeps its length is copied exactly.
 ///
 /// Source: Pillow's `ImagingResample` for 8 bits per channel.
 pub fn resize_window(image: &RgbImage, window: &Window, filter: Filter) -> RgbImage {
-    let (width, height) = (window.size.0 as u32, window.size.1 as u32);
+    let (width, height) = (window.size.width as u32, window.size.height as u32);
     if image.as_raw().is_empty() || width == 0 || height == 0 {
         return RgbImage::new(0, 0);
     }
-    let columns = Axis::new(
-        image.width(),
-        window.whole.0,
-        window.offset.0,
-        width,
-        filter,
-    );
-    let rows = Axis::new(
-        image.height(),
-        window.whole.1,
-        window.offset.1,
-        height,
-        filter,
-    );
+    let Window { whole, x, y, .. } = *window;
+    let x = x..x + u64::from(width);
+    let y = y..y + u64::from(height);
+    let columns = Axis::new(image.width(), whole.width, x, filter);
+    let rows = Axis::new(image.height(), whole.height, y, filter);
     let needed = rows.span(0..rows.len());
     let stride = image.width() as usize * 3;
     let source = &image.as_raw()[needed.start * stride..needed.end * stride];

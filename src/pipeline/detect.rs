@@ -3,13 +3,12 @@
 use std::time::Instant;
 
 use super::{Cost, Postprocess, PostprocessInput, Timing};
-use crate::cancel::Cancel;
 use crate::draw::{self, DrawnFormat};
 use crate::engine::Tensor;
 use crate::error::ServeError;
 use crate::image::ImageSize;
 use crate::metrics::Stage;
-use crate::postprocess::detect::{DetectOptions, Detection};
+use crate::postprocess::detect::{DetectError, DetectOptions, Detection};
 use crate::registry::LoadedModel;
 
 /// Returns the objects of each image as boxes, and the image with the boxes drawn in if asked for.
@@ -49,13 +48,13 @@ impl Postprocess for Detect {
     ) -> Result<Detected, ServeError> {
         let started = Instant::now();
         let outputs = std::mem::take(&mut input.outputs);
-        let detections = self.detections(model, &outputs, input.size)?;
+        let detections = self.detections(model, &outputs, &input)?;
         drop(outputs);
         let detected = Instant::now();
         let drawn = match self.drawn {
             Some(format) => {
                 let mut image = input.decode()?;
-                draw::detections(&mut image, &detections, &model.labels);
+                draw::detections(&mut image, &detections, &model.labels, &input.cancel)?;
                 Some(draw::encode(&image, format)?)
             }
             None => None,
@@ -80,15 +79,18 @@ impl Detect {
         &self,
         model: &LoadedModel,
         outputs: &[Tensor],
-        image: ImageSize,
+        input: &PostprocessInput,
     ) -> Result<Vec<Detection>, ServeError> {
         let Some(detector) = &model.detector else {
             return Err(ServeError::Internal("the model is not a detector"));
         };
-        let detections = detector.detect(outputs, image, &self.options, &Cancel::never());
-        detections.map_err(|error| {
-            tracing::error!(model = model.id(), %error, "detector outputs rejected");
-            ServeError::Internal("the model's outputs cannot be decoded to boxes")
+        let detections = detector.detect(outputs, input.size, &self.options, &input.cancel);
+        detections.map_err(|error| match error {
+            DetectError::Cancelled(cancelled) => cancelled.into(),
+            error => {
+                tracing::error!(model = model.id(), %error, "detector outputs rejected");
+                ServeError::Internal("the model's outputs cannot be decoded to boxes")
+            }
         })
     }
 }

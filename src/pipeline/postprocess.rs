@@ -3,9 +3,11 @@
 use image::RgbImage;
 
 use super::{EncodedImage, Timing};
+use crate::cancel::Cancel;
 use crate::engine::Tensor;
 use crate::error::ServeError;
 use crate::image::ImageSize;
+use crate::pool::ImagePool;
 use crate::registry::LoadedModel;
 
 /// Resources that postprocessing needs; each level includes the ones above it.
@@ -27,6 +29,10 @@ pub struct PostprocessInput {
     pub outputs: Vec<Tensor>,
     /// Size of the image as a viewer shows it; of a ready tensor, the size of its content.
     pub size: ImageSize,
+    /// Stops the work when the deadline passes or the client disconnects.
+    pub cancel: Cancel,
+    /// The pool whose idle threads share the work on a large mask.
+    pub(super) pool: ImagePool,
     /// Position of the image in the request, for errors.
     pub(super) index: usize,
     /// The encoded image, if [`Cost::Image`] was asked for and the image came as a file.

@@ -14,6 +14,7 @@ use crate::admission::{Admission, Deadline};
 use crate::app::App;
 use crate::batch::{BatchError, Reply, Slot};
 use crate::budget::Permit;
+use crate::cancel::Cancel;
 use crate::error::ServeError;
 use crate::image::{ImageError, ImageSize};
 use crate::metrics::Stage;
@@ -125,9 +126,14 @@ impl Walk<'_> {
         let reply = queued.reply.await.map_err(|_| BatchError::NoReply)??;
         timing[Stage::queue] = reply.queue;
         timing[Stage::inference] = reply.inference;
+        let cancel = Cancel::at(self.deadline.at());
+        // Dropping this future, as when the client disconnects, stops the work.
+        let _cancel_on_drop = cancel.on_drop();
         let input = PostprocessInput {
             outputs: reply.outputs,
             size: queued.size,
+            cancel,
+            pool: self.app.pool.clone(),
             index,
             source: kept,
         };

@@ -9,8 +9,8 @@ use crate::error::ServeError;
 use crate::image::ImageSize;
 use crate::metrics::Stage;
 use crate::postprocess::segment::{
-    ClassShare, EncodedMask, Mask, MaskEncoding, VOC_PALETTE, class_shares, mask_png, mask_rle,
-    segment,
+    ClassShare, EncodedMask, Mask, MaskEncoding, MaskJob, SegmentError, VOC_PALETTE, class_shares,
+    mask_png, mask_rle, segment,
 };
 use crate::registry::LoadedModel;
 
@@ -62,7 +62,7 @@ impl Postprocess for Segment {
     ) -> Result<Segmentation, ServeError> {
         let started = Instant::now();
         let outputs = std::mem::take(&mut input.outputs);
-        let mask = self.mask(model, finite(&outputs)?, input.size)?;
+        let mask = self.mask(model, finite(&outputs)?, &input)?;
         drop(outputs);
         let classes = class_shares(&mask, &model.labels);
         let masked = Instant::now();
@@ -87,16 +87,22 @@ impl Segment {
         &self,
         model: &LoadedModel,
         scores: &Tensor,
-        image: ImageSize,
+        input: &PostprocessInput,
     ) -> Result<Mask, ServeError> {
         let size = match self.size {
-            MaskSize::Input => Some(image),
+            MaskSize::Input => Some(input.size),
             MaskSize::Logits => None,
         };
-        let mask = segment(scores, size, model.plan.threads());
-        mask.map_err(|error| {
-            tracing::error!(model = model.id(), %error, "segmentation outputs rejected");
-            ServeError::Internal("the model's outputs cannot be decoded to a mask")
+        let job = MaskJob {
+            cancel: &input.cancel,
+            helpers: Some(&input.pool),
+        };
+        segment(scores, size, job).map_err(|error| match error {
+            SegmentError::Cancelled(cancelled) => cancelled.into(),
+            error => {
+                tracing::error!(model = model.id(), %error, "segmentation outputs rejected");
+                ServeError::Internal("the model's outputs cannot be decoded to a mask")
+            }
         })
     }
 
@@ -116,7 +122,7 @@ impl Segment {
             MaskEncoding::None => None,
             MaskEncoding::Drawn(format) => {
                 let mut image = input.decode()?;
-                draw::segmentation(&mut image, mask, classes);
+                draw::segmentation(&mut image, mask, classes, &input.cancel)?;
                 Some(EncodedMask::Drawn(draw::encode(&image, format)?))
             }
         })

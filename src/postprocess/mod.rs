@@ -1,4 +1,6 @@
-//! From a network's outputs to answers, one module a task.
+//! Postprocessing: a network's output tensors to labels, boxes or masks, one module per task.
+//!
+//! The functions are pure: they see neither sockets nor sessions.
 
 pub mod classify;
 pub mod detect;
@@ -10,44 +12,51 @@ use thiserror::Error;
 use crate::engine::Tensor;
 use crate::manifest::Task;
 
-/// Outputs that do not answer a model's task.
+/// Outputs that do not fit a model's task.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum OutputError {
-    /// As many labels as classes are needed.
-    #[error("the network tells {classes} classes apart, its label file has {labels} lines")]
+    /// The numbers of classes and of labels differ.
+    #[error("the model's output has {classes} classes, but its label file has {labels} lines")]
     Labels {
         /// Classes of the output.
         classes: usize,
         /// Lines of the label file.
         labels: usize,
     },
-    /// Outputs of another form.
-    #[error("expected {expected}, got outputs of shapes {got:?} for one picture")]
+    /// The outputs have other shapes than the task needs.
+    #[error("expected {expected}, got outputs of shapes {got:?} for one image")]
     Shapes {
-        /// What the task needs.
+        /// The shape that the task needs.
         expected: &'static str,
-        /// The outputs' shapes for one picture.
+        /// The outputs' shapes for one image, without the batch axis.
         got: Vec<Vec<usize>>,
     },
+    /// A detection model's manifest does not say how to decode its outputs.
+    #[error(
+        "cannot decode boxes: the model.toml of a detection model needs an `architecture` with a detection head and a `[detection]` table"
+    )]
+    NoDetector,
     /// More classes than a mask can hold.
     #[error(
-        "the network tells {classes} classes apart, a mask at most {}",
+        "the model's output has {classes} classes, but a mask has at most {}",
         segment::MAX_CLASSES
     )]
     Classes {
         /// Classes of the output.
         classes: usize,
     },
-    /// An answer that is not a number.
-    #[error("the network answers a grey picture with numbers that are not finite")]
+    /// The outputs for the gray test image contain NaN or infinity.
+    #[error("the model's outputs for a uniform gray image contain NaN or infinite values")]
     NotFinite,
 }
 
-/// Checks what a network gave for one picture, once, when it is loaded. Segmentation networks may
-/// have further outputs: auxiliary heads, which are not answered with.
+/// Checks a network's outputs for one test image against its task and the number of `labels`, when a
+/// model is loaded. Outputs of a segmentation network after the first (auxiliary heads) are ignored.
+///
+/// Detection models are checked by [`detect::Detector::check`] instead.
 ///
 /// # Errors
-/// [`OutputError`].
+/// [`OutputError`] if the outputs do not fit the task or the labels, or are not finite.
 pub fn check_outputs(task: Task, outputs: &[Tensor], labels: usize) -> Result<(), OutputError> {
     let shapes = |expected| OutputError::Shapes {
         expected,
@@ -58,7 +67,7 @@ pub fn check_outputs(task: Task, outputs: &[Tensor], labels: usize) -> Result<()
         (Task::Segmentation, [output, ..]) if output.shape.len() == 3 => (output, output.shape[0]),
         (Task::Classification, _) => return Err(shapes("logits [N, classes]")),
         (Task::Segmentation, _) => return Err(shapes("logits [N, classes, H, W]")),
-        (Task::Detection, _) => return Err(shapes("another task: detectors are not served yet")),
+        (Task::Detection, _) => return Err(OutputError::NoDetector),
     };
     if task == Task::Segmentation && classes > segment::MAX_CLASSES {
         return Err(OutputError::Classes { classes });
@@ -66,7 +75,7 @@ pub fn check_outputs(task: Task, outputs: &[Tensor], labels: usize) -> Result<()
     if classes != labels {
         return Err(OutputError::Labels { classes, labels });
     }
-    if !output.data.iter().all(|number| number.is_finite()) {
+    if !output.data.iter().all(|value| value.is_finite()) {
         return Err(OutputError::NotFinite);
     }
     Ok(())

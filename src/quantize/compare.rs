@@ -3,9 +3,9 @@
 use crate::cancel::Cancel;
 use crate::engine::Tensor;
 use crate::image::ImageSize;
+use crate::manifest::Task;
 use crate::postprocess::detect::{DetectError, DetectOptions, Detection, Detector};
 use crate::postprocess::scores::{argmax, softmax};
-use crate::manifest::Task;
 
 /// The outputs of a network for one picture, if it had anything to look at.
 pub(super) type OutputSet = Option<Vec<Tensor>>;

@@ -10,7 +10,7 @@ use sightline::image::{DecodeOptions, ImageSize, Orientation, Preprocessor, deco
 use sightline::manifest::Task;
 use sightline::networks::Networks;
 use sightline::postprocess::detect::{DetectOptions, Detector};
-use sightline::postprocess::segment::{VOC_PALETTE, mask_png, segment};
+use sightline::postprocess::segment::{MaskJob, VOC_PALETTE, mask_png, segment};
 use sightline::store::ModelSource;
 
 use super::load::median;
@@ -93,7 +93,7 @@ impl Alone {
             detector.detect(&outputs, size, &options, &Cancel::never())?;
         } else if self.task == Task::Segmentation {
             let scores = outputs.first().context("no output")?;
-            let mask = segment(scores, Some(size), 1)?;
+            let mask = segment(scores, Some(size), MaskJob::alone(&Cancel::never()))?;
             mask_png(&mask, &VOC_PALETTE)?;
         }
         let postprocessed = thread_cpu();

@@ -1,25 +1,28 @@
-//! The upsampling against PyTorch, and the kernel against the plain reference.
+//! Upsampling against PyTorch, and the kernels against a slow reference.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::thread;
 
 use safetensors::SafeTensors;
 
-use super::{Logits, SegmentError, argmax, argmax_upsampled, reference};
+use super::{Helpers, Logits, MaskJob, SegmentError, argmax, argmax_upsampled, reference};
+use crate::cancel::{Cancel, Cancelled};
 use crate::image::ImageSize;
 
 fn size(width: u32, height: u32) -> ImageSize {
     ImageSize { width, height }
 }
 
-/// Height and width.
+/// Returns height and width.
 fn sides(size: ImageSize) -> [usize; 2] {
     [size.height as usize, size.width as usize]
 }
 
 fn values(tensors: &SafeTensors, name: &str) -> Vec<f32> {
     let tensor = tensors.tensor(name).unwrap();
-    let numbers = tensor.data().as_chunks::<4>().0.iter();
-    numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    let values = tensor.data().as_chunks::<4>().0.iter();
+    values.map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
 #[test]
@@ -49,7 +52,7 @@ fn the_reference_is_pytorchs_bilinear_interpolation() {
     }
 }
 
-/// Numbers of a generator; `levels` of them, so that few levels make many ties.
+/// Pseudo-random values -10..10 of `levels` different levels; few levels make many ties.
 fn noise(len: usize, seed: u64, levels: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
@@ -61,17 +64,37 @@ fn noise(len: usize, seed: u64, levels: u64) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-/// The kernel on one and on three threads, and the reference.
+/// Up to three threads that start at once.
+struct Threads;
+
+impl Helpers for Threads {
+    fn start(&self, most: usize, job: Arc<dyn Fn() + Send + Sync>) {
+        for _ in 0..most.min(3) {
+            let job = Arc::clone(&job);
+            drop(thread::spawn(move || job()));
+        }
+    }
+}
+
+/// Asserts that the kernel equals the reference, alone and with helper threads.
 fn check(data: &[f32], classes: usize, from: ImageSize, to: ImageSize) {
     let logits = Logits::new(data, classes, from).unwrap();
-    let enlarged = reference::bilinear(data, sides(from), sides(to));
-    let expected = reference::argmax(&enlarged, to);
-    for threads in [0, 1, 3] {
-        let got = argmax_upsampled(&logits, to, threads).unwrap();
-        assert!(
-            got == expected,
-            "{classes} of {from:?} to {to:?}, {threads}"
-        );
+    let upsampled = reference::bilinear(data, sides(from), sides(to));
+    let expected = reference::argmax(&upsampled, to);
+    let cancel = Cancel::never();
+    let alone = MaskJob::alone(&cancel);
+    let shared = MaskJob {
+        helpers: Some(&Threads),
+        ..alone
+    };
+    for job in [alone, shared] {
+        let got = argmax_upsampled(&logits, to, job).unwrap();
+        let how = if job.helpers.is_some() {
+            "shared"
+        } else {
+            "alone"
+        };
+        assert!(got == expected, "{classes} of {from:?} to {to:?}, {how}");
     }
 }
 
@@ -90,11 +113,13 @@ fn the_kernel_equals_the_reference_for_every_shape() {
 }
 
 #[test]
-fn many_classes_and_large_pictures_are_exact() {
+fn many_classes_and_large_images_are_exact() {
     for (classes, from, to) in [
         (150, size(9, 8), size(97, 70)),
         (256, size(4, 5), size(70, 33)),
         (21, size(87, 65), size(640, 480)),
+        // Large enough for helper threads.
+        (21, size(87, 65), size(800, 600)),
         (21, size(3, 2), size(2000, 300)),
         (21, size(200, 3), size(20, 4000)),
         (2, size(500, 1), size(4000, 1)),
@@ -107,7 +132,7 @@ fn many_classes_and_large_pictures_are_exact() {
 }
 
 #[test]
-fn no_value_is_too_odd() {
+fn nan_and_infinite_scores_are_handled() {
     let odd = [
         f32::NAN,
         f32::INFINITY,
@@ -123,26 +148,30 @@ fn no_value_is_too_odd() {
         }
         check(&data, 3, size(11, 9), size(100, 70));
     }
-    // What is at the logits' own resolution is not multiplied with anything: infinity wins.
+    // At the logits' own resolution nothing is multiplied, so infinity stays infinity and wins.
     let data = [f32::NAN, 1.0, 1.0, f32::INFINITY, -1.0, f32::NAN];
     let logits = Logits::new(&data, 3, size(2, 1)).unwrap();
     assert_eq!(argmax(&logits).unwrap().classes(), [1, 1]);
 }
 
 #[test]
-fn the_own_resolution_is_the_plain_argmax() {
+fn the_logits_own_resolution_needs_no_upsampling() {
+    let cancel = Cancel::never();
     for (classes, w, h) in [(1, 1, 1), (2, 5, 4), (21, 87, 65), (256, 3, 2)] {
         let data = noise(classes * w * h, 3, 5);
         let from = size(w as u32, h as u32);
         let logits = Logits::new(&data, classes, from).unwrap();
         let expected = reference::argmax(&data, from);
         assert_eq!(argmax(&logits), Ok(expected.clone()));
-        assert_eq!(argmax_upsampled(&logits, from, 4), Ok(expected));
+        assert_eq!(
+            argmax_upsampled(&logits, from, MaskJob::alone(&cancel)),
+            Ok(expected)
+        );
     }
 }
 
 #[test]
-fn impossible_shapes_are_refused() {
+fn impossible_shapes_are_rejected() {
     let data = [0.0; 12];
     let empty = SegmentError::EmptySize {
         width: 0,
@@ -163,5 +192,23 @@ fn impossible_shapes_are_refused() {
         assert_eq!(got.err(), Some(expected));
     }
     let logits = Logits::new(&data, 3, size(2, 2)).unwrap();
-    assert_eq!(argmax_upsampled(&logits, size(0, 2), 1).err(), Some(empty));
+    let cancel = Cancel::never();
+    let got = argmax_upsampled(&logits, size(0, 2), MaskJob::alone(&cancel));
+    assert_eq!(got.err(), Some(empty));
+}
+
+#[test]
+fn cancelled_work_returns_no_mask() {
+    let data = noise(2 * 4, 1, 50);
+    let logits = Logits::new(&data, 2, size(2, 2)).unwrap();
+    let cancel = Cancel::never();
+    cancel.cancel();
+    for helpers in [None, Some(&Threads as &dyn Helpers)] {
+        let job = MaskJob {
+            cancel: &cancel,
+            helpers,
+        };
+        let got = argmax_upsampled(&logits, size(3000, 2000), job);
+        assert_eq!(got, Err(SegmentError::Cancelled(Cancelled)));
+    }
 }

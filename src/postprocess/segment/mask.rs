@@ -1,11 +1,11 @@
-//! A class at each pixel.
+//! Segmentation masks and their class statistics.
 
 use serde::Serialize;
 
 use super::{MAX_CLASSES, SegmentError, not_empty};
 use crate::image::ImageSize;
 
-/// `[height, width] u8`: the class of each pixel, row by row; at least one pixel.
+/// The class of each pixel, `[height, width] u8`; at least one pixel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mask {
     size: ImageSize,
@@ -13,10 +13,10 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// Takes `classes` as the pixels of `size`.
+    /// Wraps `classes` as the pixels of `size`, row by row.
     ///
     /// # Errors
-    /// [`SegmentError`] if `size` is empty or of another number of pixels.
+    /// [`SegmentError`] if `size` is empty or has another number of pixels.
     pub fn new(size: ImageSize, classes: Vec<u8>) -> Result<Self, SegmentError> {
         not_empty(size)?;
         if classes.len() as u64 != size.pixels() {
@@ -28,10 +28,10 @@ impl Mask {
         Ok(Self { size, classes })
     }
 
-    /// Class 0 everywhere.
+    /// Returns a mask of class 0.
     ///
     /// # Errors
-    /// [`SegmentError`] if `size` is empty or does not fit into the memory.
+    /// [`SegmentError`] if `size` is empty or does not fit into memory.
     pub(super) fn background(size: ImageSize) -> Result<Self, SegmentError> {
         not_empty(size)?;
         let memory = || SegmentError::Memory {
@@ -45,57 +45,66 @@ impl Mask {
         Ok(Self { size, classes })
     }
 
-    /// Columns and rows.
+    /// Width and height.
     pub fn size(&self) -> ImageSize {
         self.size
     }
 
-    /// `[height, width]`, row by row.
+    /// The classes `[height, width]`, row by row.
     pub fn classes(&self) -> &[u8] {
         &self.classes
+    }
+
+    /// Returns the classes `[height, width]`, row by row.
+    pub(super) fn into_classes(self) -> Vec<u8> {
+        self.classes
     }
 
     pub(super) fn classes_mut(&mut self) -> &mut [u8] {
         &mut self.classes
     }
 
-    /// The rows, from the top.
+    /// The rows from the top.
     pub fn rows(&self) -> impl Iterator<Item = &[u8]> {
         self.classes.chunks_exact(self.size.width as usize)
     }
 }
 
-/// How much of a mask is of one class.
+/// The share of one class in a mask.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ClassShare {
-    /// Position in the label file.
+    /// Index of the class in the model's label file.
     pub class_id: usize,
-    /// Name in the label file.
+    /// Name of the class in the model's label file; empty if the file has no such line.
     pub label: String,
-    /// Pixels of the class.
+    /// Number of pixels of the class.
     pub pixels: u64,
-    /// Those of all pixels, 0..=1.
+    /// `pixels` divided by the number of all pixels, 0..=1.
     pub fraction: f32,
 }
 
-/// The classes that `mask` has, lowest first; `labels` has a name for each.
+/// Returns the share of each class that occurs in `mask`, lowest class first. `labels` has one name
+/// per class.
 pub fn class_shares(mask: &Mask, labels: &[String]) -> Vec<ClassShare> {
     let total = mask.classes.len() as f64;
-    let present = count(&mask.classes).into_iter().enumerate();
-    let present = present.filter(|(_, pixels)| *pixels > 0);
-    let share = |(class_id, pixels): (usize, u64)| ClassShare {
-        class_id,
-        label: labels.get(class_id).cloned().unwrap_or_default(),
-        pixels,
-        fraction: (pixels as f64 / total) as f32,
-    };
-    present.map(share).collect()
+    let mut shares = Vec::new();
+    for (class_id, pixels) in count(&mask.classes).into_iter().enumerate() {
+        if pixels > 0 {
+            shares.push(ClassShare {
+                class_id,
+                label: labels.get(class_id).cloned().unwrap_or_default(),
+                pixels,
+                fraction: (pixels as f64 / total) as f32,
+            });
+        }
+    }
+    shares
 }
 
-/// Pixels that are compared at once: most are in the middle of an object.
+/// Pixels that are counted together if they are of one class, as most are inside of an object.
 const CHUNK: usize = 64;
 
-/// How often each class occurs.
+/// Returns the number of pixels of each class.
 fn count(classes: &[u8]) -> [u64; MAX_CLASSES] {
     let mut counts = [0; MAX_CLASSES];
     let (chunks, rest) = classes.as_chunks::<CHUNK>();
@@ -122,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_there_is_counted_in_order() {
+    fn occurring_classes_are_counted_in_order() {
         let mut classes = vec![0; 200];
         classes[3] = 255;
         classes[70..199].fill(2);
@@ -146,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_has_as_many_pixels_as_its_size() {
+    fn sizes_that_do_not_match_the_classes_are_rejected() {
         let size = |width, height| ImageSize { width, height };
         let empty = SegmentError::EmptySize {
             width: 0,

@@ -1,14 +1,16 @@
-//! Logits to a mask, and a mask to what is sent.
+//! Postprocessing of segmentation: logits to a mask, and a mask to its encodings.
 //!
-//! [`segment()`] makes a [`Mask`] of what a network gives for one picture, at any size; [`class_shares`] counts it, [`mask_png`] and [`mask_rle`] encode it.
+//! [`segment()`] computes a [`Mask`] of any size from a network's scores for one image,
+//! [`class_shares`] counts its classes, [`mask_png`] and [`mask_rle`] encode it.
 //!
-//! What is *not* here: drawing a mask into its picture, see [`crate::draw`].
+//! What is *not* here: drawing a mask over its image, see [`crate::draw`].
 
 mod encoding;
 mod mask;
 mod palette;
 mod png;
 mod rle;
+mod shared;
 mod taps;
 mod upsample;
 
@@ -19,6 +21,7 @@ mod reference;
 
 use thiserror::Error;
 
+use crate::cancel::{Cancel, Cancelled};
 use crate::engine::Tensor;
 use crate::image::ImageSize;
 
@@ -27,62 +30,87 @@ pub use mask::{ClassShare, Mask, class_shares};
 pub use palette::{Palette, VOC_PALETTE};
 pub use png::mask_png;
 pub use rle::{RleMask, mask_rle};
+pub use shared::Helpers;
 pub use upsample::{argmax, argmax_upsampled};
 
-/// Classes that a mask of one byte a pixel can tell apart.
+/// Most classes of a mask, which has one byte per pixel.
 pub const MAX_CLASSES: usize = 256;
 
-/// Logits or a mask that cannot be.
+/// Scores that no mask can be computed from, or work that was cancelled.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SegmentError {
-    /// A network with no class, or with more than [`MAX_CLASSES`].
-    #[error("a segmentation network of {got} classes; from 1 to {MAX_CLASSES} are possible")]
+    /// The output has no class, or more than [`MAX_CLASSES`].
+    #[error("a segmentation output must have 1..={MAX_CLASSES} classes, got {got}")]
     Classes {
         /// Classes of the output.
         got: usize,
     },
-    /// A tensor that is not `[C, h, w]`.
-    #[error("scores of shape {got:?}; expected [classes, height, width]")]
+    /// The tensor is not `[C, h, w]`.
+    #[error("expected scores of shape [classes, height, width], got {got:?}")]
     Shape {
         /// The tensor's shape.
         got: Vec<usize>,
     },
-    /// A side of zero pixels.
-    #[error("a size of {width}x{height} pixels holds nothing")]
+    /// The mask or the scores have a side of 0 pixels.
+    #[error("a mask needs at least 1x1 pixels, got {width}x{height}")]
     EmptySize {
-        /// Columns.
+        /// Width in pixels.
         width: u32,
-        /// Rows.
+        /// Height in pixels.
         height: u32,
     },
-    /// The values are not as many as the shape says.
-    #[error("{got} values where the shape asks for {expected}")]
+    /// The number of values does not match the shape.
+    #[error("expected {expected} values for the shape, got {got}")]
     Length {
-        /// Classes times height times width; for masks, height times width.
+        /// Classes times height times width, or height times width for a mask.
         expected: u64,
-        /// Values given.
+        /// Number of values.
         got: usize,
     },
-    /// The memory for a mask cannot be had.
-    #[error("no memory for a mask of {width}x{height} pixels")]
+    /// The mask does not fit into memory.
+    #[error("cannot allocate a mask of {width}x{height} pixels")]
     Memory {
-        /// Columns.
+        /// Width in pixels.
         width: u32,
-        /// Rows.
+        /// Height in pixels.
         height: u32,
     },
+    /// The work was cancelled.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
 }
 
-/// The best class of each pixel of a picture of `size`, or of each of the scores' own points.
+/// The context that a mask is computed in.
+#[derive(Clone, Copy)]
+pub struct MaskJob<'a> {
+    /// Stops the work early.
+    pub cancel: &'a Cancel,
+    /// Threads that share the work of a large mask; `None` to compute on the calling thread only.
+    pub helpers: Option<&'a dyn Helpers>,
+}
+
+impl<'a> MaskJob<'a> {
+    /// Returns the context of work on the calling thread only.
+    pub fn alone(cancel: &'a Cancel) -> Self {
+        Self {
+            cancel,
+            helpers: None,
+        }
+    }
+}
+
+/// Returns the class with the highest score at each pixel of a mask of `size`, or at each point of the
+/// scores if `size` is `None`.
 ///
-/// `scores` is `[C, h, w] f32`; at most `threads` threads share the work.
+/// `scores` is `[C, h, w] f32`.
 ///
 /// # Errors
-/// [`SegmentError`] for scores that no mask can be made of, or without the memory for one.
+/// [`SegmentError`] if the scores have a wrong shape, if the mask does not fit into memory, or if the
+/// work is cancelled.
 pub fn segment(
     scores: &Tensor,
     size: Option<ImageSize>,
-    threads: usize,
+    job: MaskJob<'_>,
 ) -> Result<Mask, SegmentError> {
     let shape = || SegmentError::Shape {
         got: scores.shape.clone(),
@@ -94,12 +122,12 @@ pub fn segment(
     let (width, height) = (side(width)?, side(height)?);
     let logits = Logits::new(&scores.data, classes, ImageSize { width, height })?;
     match size {
-        Some(size) => argmax_upsampled(&logits, size, threads),
+        Some(size) => argmax_upsampled(&logits, size, job),
         None => argmax(&logits),
     }
 }
 
-/// Scores `[C, h, w] f32` of one picture, in C order: one plane a class.
+/// Scores `[C, h, w] f32` of one image in C order: one plane per class.
 #[derive(Debug, Clone, Copy)]
 pub struct Logits<'a> {
     data: &'a [f32],
@@ -108,11 +136,11 @@ pub struct Logits<'a> {
 }
 
 impl<'a> Logits<'a> {
-    /// Takes `data` as `[classes, size.height, size.width]`.
+    /// Wraps `data` as `[classes, size.height, size.width]`.
     ///
     /// # Errors
-    /// [`SegmentError`] where there is no class or no pixel, where classes do not fit into a byte, or
-    /// where `data` has another length.
+    /// [`SegmentError`] if there are no classes, more than [`MAX_CLASSES`], or no pixels, or if `data`
+    /// has another length.
     pub fn new(data: &'a [f32], classes: usize, size: ImageSize) -> Result<Self, SegmentError> {
         if !(1..=MAX_CLASSES).contains(&classes) {
             return Err(SegmentError::Classes { got: classes });
@@ -135,12 +163,12 @@ impl<'a> Logits<'a> {
         self.classes
     }
 
-    /// Columns and rows of a plane.
+    /// Size of a plane.
     pub fn size(&self) -> ImageSize {
         self.size
     }
 
-    /// Row `y` of the plane of `class`.
+    /// Returns row `y` of the plane of `class`.
     #[expect(
         clippy::inline_always,
         reason = "what a kernel calls must be compiled for its instruction set"
@@ -152,8 +180,7 @@ impl<'a> Logits<'a> {
     }
 }
 
-/// # Errors
-/// [`SegmentError::EmptySize`] if a side is zero.
+/// Returns [`SegmentError::EmptySize`] if a side is 0.
 fn not_empty(size: ImageSize) -> Result<(), SegmentError> {
     let ImageSize { width, height } = size;
     if width == 0 || height == 0 {

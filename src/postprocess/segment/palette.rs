@@ -1,15 +1,15 @@
-//! The colours of PASCAL VOC's segmentation masks.
+//! The colors of PASCAL VOC's segmentation masks.
 
 use super::MAX_CLASSES;
 
 /// Red, green and blue of each class.
 pub type Palette = [[u8; 3]; MAX_CLASSES];
 
-/// VOC's colours: black, maroon, green, olive, navy, and so on, to the last byte.
+/// VOC's colors for all 256 classes: black, maroon, green, olive, navy and so on.
 pub static VOC_PALETTE: Palette = voc_palette();
 
-/// The bits of a class, three by three from the lowest, give a bit each to red, green and blue,
-/// from the highest.
+/// Returns VOC's palette: each group of three bits of the class, from the lowest, sets one bit of red,
+/// green and blue, from the highest.
 ///
 /// Source: `VOClabelcolormap.m` of the PASCAL VOC development kit.
 const fn voc_palette() -> Palette {
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_colours_are_vocs() {
+    fn the_colors_are_vocs() {
         // As documented for the dataset's classes, and the last three by the development kit's code.
         let expected = [
             (0, [0, 0, 0]),
@@ -48,15 +48,15 @@ mod tests {
             (254, [96, 224, 192]),
             (255, [224, 224, 192]),
         ];
-        for (class, colour) in expected {
-            assert_eq!(VOC_PALETTE[class], colour, "{class}");
+        for (class, color) in expected {
+            assert_eq!(VOC_PALETTE[class], color, "{class}");
         }
     }
 
     #[test]
     fn no_two_classes_look_alike() {
-        for (class, colour) in VOC_PALETTE.iter().enumerate() {
-            assert!(!VOC_PALETTE[..class].contains(colour), "{class}");
+        for (class, color) in VOC_PALETTE.iter().enumerate() {
+            assert!(!VOC_PALETTE[..class].contains(color), "{class}");
         }
     }
 }

@@ -1,20 +1,20 @@
-//! A mask as a PNG that any viewer shows in colours and any reader reads as classes.
+//! Encoding of a mask as a palette PNG: viewers show colors, programs read classes.
 
 use png::EncodingError;
 
 use super::{Mask, Palette};
-use crate::image::png_file::write_png;
+use crate::encode::write_png;
 
-/// An 8-bit palette PNG whose indices are the classes of `mask`, in the colours of `palette`.
+/// Returns an 8-bit palette PNG whose indices are the classes of `mask`.
 ///
-/// The palette goes up to the highest class that occurs.
+/// The file's palette has the colors of `palette` up to the highest class of the mask.
 ///
 /// # Errors
-/// If a side is over PNG's limit of 2³¹ - 1 pixels.
+/// [`EncodingError`] if a side is over PNG's limit of 2^31 - 1 pixels.
 pub fn mask_png(mask: &Mask, palette: &Palette) -> Result<Vec<u8>, EncodingError> {
     let highest = mask.classes().iter().copied().fold(0, u8::max);
-    let colours = palette[..=usize::from(highest)].as_flattened();
-    write_png(mask.size(), Some(colours), mask.classes())
+    let colors = palette[..=usize::from(highest)].as_flattened();
+    write_png(mask.size(), Some(colors), mask.classes())
 }
 
 #[cfg(test)]
@@ -26,7 +26,7 @@ mod tests {
     use crate::image::ImageSize;
 
     #[test]
-    fn indices_and_colours_come_back() {
+    fn png_files_hold_the_classes_and_the_palette() {
         for (width, height, classes) in [(1, 1, 1), (1, 300, 3), (300, 1, 256), (64, 48, 21)] {
             let at = |i: u32| (u64::from(i * i / 7) % classes) as u8;
             let pixels: Vec<u8> = (0..width * height).map(at).collect();
@@ -40,8 +40,8 @@ mod tests {
             assert_eq!(info.color_type, ColorType::Indexed);
             assert_eq!(info.bit_depth, BitDepth::Eight);
             let highest = mask.classes().iter().max().unwrap();
-            let colours = &VOC_PALETTE[..=usize::from(*highest)];
-            assert_eq!(info.palette.as_deref(), Some(colours.as_flattened()));
+            let colors = &VOC_PALETTE[..=usize::from(*highest)];
+            assert_eq!(info.palette.as_deref(), Some(colors.as_flattened()));
             let mut indices = vec![0; (width * height) as usize];
             reader.next_frame(&mut indices).unwrap();
             assert_eq!(indices, mask.classes());

@@ -1,4 +1,4 @@
-//! Slow and plain statements of what the fast code computes, for tests.
+//! Slow reference implementations of upsampling and argmax, for tests.
 
 use super::Mask;
 use crate::image::ImageSize;
@@ -8,7 +8,7 @@ mod shared;
 
 pub(super) use shared::{bilinear::bilinear, python, rle::decode as decode_rle};
 
-/// The first of the highest scores at each pixel, of `[C, H, W]`.
+/// Returns the first class of the highest score at each pixel of `[C, H, W]`.
 pub(super) fn argmax(scores: &[f32], size: ImageSize) -> Mask {
     let pixels = size.pixels() as usize;
     let best = |pixel: usize| {

@@ -1,26 +1,27 @@
-//! A mask as run lengths in COCO's form, one list for each class.
+//! Encoding of a mask as COCO's compressed run lengths, one list per class.
 //!
-//! Runs go down the columns, and alternate between pixels outside and inside of the class, outside
-//! first. They are written as text: each as its difference from the run two before (from the fourth
-//! on), five bits a character from the lowest, a sixth where more follow, counted up from `0`.
+//! Runs go down the columns and alternate between pixels outside and inside of the class, starting
+//! outside. From the fourth on, each run is written as its difference from the run two before it.
+//! A value is written as characters from `0` on, five bits per character from the lowest, with a sixth
+//! bit set if more characters follow.
 //! Source: `rleEncode` and `rleToString` of pycocotools' `maskApi.c`.
 
 use serde::Serialize;
 
 use super::{MAX_CLASSES, Mask};
 
-/// The pixels of one class, as pycocotools reads them.
+/// The pixels of one class in pycocotools' format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RleMask {
-    /// Position in the label file.
+    /// Index of the class in the model's label file.
     pub class_id: usize,
-    /// Height and width in pixels.
+    /// `[height, width]` in pixels.
     pub size: [u32; 2],
-    /// The runs, compressed.
+    /// The compressed runs.
     pub counts: String,
 }
 
-/// The runs of every class that `mask` has, lowest class first.
+/// Returns the runs of each class that occurs in `mask`, lowest class first.
 pub fn mask_rle(mask: &Mask) -> Vec<RleMask> {
     let mut runs = vec![Runs::default(); MAX_CLASSES];
     let mut current = mask.classes().first().copied().unwrap_or(0);
@@ -47,10 +48,10 @@ pub fn mask_rle(mask: &Mask) -> Vec<RleMask> {
     finished.collect()
 }
 
-/// Columns that are copied from the rows at once.
+/// Columns that are transposed together.
 const COLUMNS: usize = 16;
 
-/// Gives `each` the columns of `mask`, from the left.
+/// Calls `each` with every column of `mask`, from the left.
 fn for_each_column(mask: &Mask, mut each: impl FnMut(&[u8])) {
     let (width, height) = (mask.size().width as usize, mask.size().height as usize);
     let mut strip = vec![0; COLUMNS.min(width) * height];
@@ -65,10 +66,10 @@ fn for_each_column(mask: &Mask, mut each: impl FnMut(&[u8])) {
     }
 }
 
-/// Pixels that are compared at once.
+/// Pixels that are compared together.
 const CHUNK: usize = 32;
 
-/// How many pixels of `class` come before another class, if one does.
+/// Returns the number of leading pixels of `class`. `None` if all pixels are of `class`.
 fn changes_after(pixels: &[u8], class: u8) -> Option<usize> {
     let (chunks, _) = pixels.as_chunks::<CHUNK>();
     let alike = |chunk: &&[u8; CHUNK]| chunk.iter().fold(0, |bits, c| bits | (c ^ class)) == 0;
@@ -77,27 +78,27 @@ fn changes_after(pixels: &[u8], class: u8) -> Option<usize> {
     Some(skipped + at)
 }
 
-/// The runs of one class so far.
+/// The runs of one class up to the current column.
 #[derive(Debug, Clone, Default)]
 struct Runs {
     text: String,
-    /// Where the last run of pixels inside ends.
+    /// Position after the last run inside of the class.
     end: u64,
-    /// The last two runs, older first.
+    /// The last two runs, the older one first.
     last: [u64; 2],
     /// Number of runs.
     count: u64,
 }
 
 impl Runs {
-    /// Adds the pixels `start..end`, and those outside before them.
+    /// Adds the run `start..end` inside of the class, and the run outside before it.
     fn push(&mut self, start: u64, end: u64) {
         self.write(start - self.end);
         self.write(end - start);
         self.end = end;
     }
 
-    /// The text, after the pixels outside that remain of `total`.
+    /// Adds the run outside up to `total` pixels, if there is one, and returns the text.
     fn finish(mut self, total: u64) -> String {
         if self.end < total {
             self.write(total - self.end);
@@ -107,21 +108,21 @@ impl Runs {
 
     fn write(&mut self, run: u64) {
         let before = if self.count > 2 { self.last[0] } else { 0 };
-        write_number(run.cast_signed() - before.cast_signed(), &mut self.text);
+        write_value(run.cast_signed() - before.cast_signed(), &mut self.text);
         self.last = [self.last[1], run];
         self.count += 1;
     }
 }
 
-/// Five bits a character, until those that are left only repeat the sign.
-fn write_number(mut number: i64, text: &mut String) {
+/// Appends a value as five bits per character, until the remaining bits only repeat the sign.
+fn write_value(mut value: i64, text: &mut String) {
     loop {
-        let bits = (number & 0x1f) as u8;
-        number >>= 5;
+        let bits = (value & 0x1f) as u8;
+        value >>= 5;
         let more = if bits & 0x10 == 0 {
-            number != 0
+            value != 0
         } else {
-            number != -1
+            value != -1
         };
         let bits = if more { bits | 0x20 } else { bits };
         text.push(char::from(bits + b'0'));
@@ -144,7 +145,7 @@ mod tests {
         Mask::new(ImageSize { width, height }, classes).unwrap()
     }
 
-    /// Masks of every kind of border: none, everywhere, at the edges, across strips of columns.
+    /// Masks with every kind of class border: none, at every pixel, at the edges, across strips of columns.
     fn masks() -> Vec<Mask> {
         let noise = |x: u32, y: u32| ((x * 7919 + y * 104_729) ^ (x * y)) % 251;
         let mut masks = vec![
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_is_pycocotools() {
+    fn the_encoding_is_pycocotools() {
         // pycocotools.mask.encode(numpy.asfortranarray(mask == class))["counts"]
         let mask = mask(6, 5, |x, y| {
             u8::from(x > 1 && y > 0 && x < 5) * 2 + u8::from(y == 4)

@@ -1,4 +1,4 @@
-//! Which two logits an output sample lies between, and how near to each.
+//! Source positions and weights of a bilinear resize, arranged for vector code.
 
 #![expect(
     clippy::inline_always,
@@ -7,7 +7,7 @@
 
 use crate::image::bilinear::source_index;
 
-/// Two neighbouring inputs and their weights.
+/// The two source samples of an output sample, and their weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Tap {
     pub(super) first: usize,
@@ -16,7 +16,7 @@ pub(super) struct Tap {
 }
 
 impl Tap {
-    /// Where output sample `out` of `to` falls among `from` inputs, which must not be none.
+    /// Returns the sources of output sample `out` when `from` samples (> 0) are resized to `to`.
     pub(super) fn new(out: usize, from: usize, to: usize) -> Self {
         if from == to {
             return Self {
@@ -25,16 +25,16 @@ impl Tap {
                 weights: [1.0, 0.0],
             };
         }
-        let (first, near) = source_index(out, from, to);
+        let (first, weight) = source_index(out, from, to);
         Self {
             first,
             second: (first + 1).min(from - 1),
-            weights: [1.0 - near, near],
+            weights: [1.0 - weight, weight],
         }
     }
 }
 
-/// Outputs side by side that lie between the same two inputs.
+/// Neighboring outputs with the same two source samples.
 #[derive(Debug, Clone, Copy)]
 struct Cell {
     start: usize,
@@ -43,21 +43,23 @@ struct Cell {
     second: usize,
 }
 
-/// Neighbours that [`Strip::lerp`] makes at once. It may write as many past the end of a cell.
+/// Outputs that [`Strip::lerp`] computes together. It may write this many past the end of a cell.
 const CHUNK: usize = 8;
 
-/// The taps of up to `N` neighbouring outputs, arranged for making all of them from a row.
+/// The taps of up to `N` neighboring outputs of a row.
 pub(super) struct Strip<const N: usize> {
     cells: Vec<Cell>,
-    /// Weights of the first and the second input, with room for a chunk that begins at the last.
+    /// Weights of the first and of the second source sample, padded for a chunk that starts at the last
+    /// output.
     weights: [Vec<f32>; 2],
 }
 
 impl<const N: usize> Strip<N> {
-    /// Samples that a line for [`Strip::lerp`] must have room for.
+    /// Length of the output slice of [`Strip::lerp`].
     pub(super) const LINE: usize = N + CHUNK;
 
-    /// Outputs `start..start + len` of `to`, with `len <= N`, from rows of `from` samples.
+    /// Returns the taps of outputs `start..start + len`, with `len <= N`, when rows of `from` samples are
+    /// resized to `to`.
     pub(super) fn new(start: usize, len: usize, from: usize, to: usize) -> Self {
         let mut strip = Self {
             cells: Vec::new(),
@@ -82,14 +84,14 @@ impl<const N: usize> Strip<N> {
         strip
     }
 
-    /// The outputs from `row`, of `from` samples; `line` has [`Strip::LINE`] samples, of which those
-    /// past the outputs are left undefined.
+    /// Interpolates `row` (`from` samples) into `line`, which has [`Strip::LINE`] samples. Samples past
+    /// the strip's outputs are unspecified.
     #[inline(always)]
     pub(super) fn lerp(&self, row: &[f32], line: &mut [f32]) {
         for cell in &self.cells {
             let (left, right) = (row[cell.first], row[cell.second]);
             for x in (cell.start..cell.end).step_by(CHUNK) {
-                let chunk = |of: usize| self.weights[of][x..].first_chunk::<CHUNK>();
+                let chunk = |source: usize| self.weights[source][x..].first_chunk::<CHUNK>();
                 let out = line[x..].first_chunk_mut::<CHUNK>();
                 if let (Some(w0), Some(w1), Some(out)) = (chunk(0), chunk(1), out) {
                     for i in 0..CHUNK {

@@ -1,90 +1,106 @@
-//! Bilinear upsampling fused with argmax: logits become a mask without a tensor of the mask's size.
+//! Bilinear upsampling fused with argmax: no tensor of the mask's size is stored.
 //!
-//! A strip of columns is made from top to bottom. Two rows of logits, widened to the strip, are in
-//! the first-level cache; each output row lies between them and is lerped and compared in registers.
-//! The arithmetic is that of `torch.nn.functional.interpolate` (bilinear, `align_corners=False`) on
-//! a CPU: f32, along rows first, then down the columns.
+//! The mask is computed in strips of columns, from top to bottom. Two rows of logits, stretched to the
+//! strip, stay in the first-level cache; each output row is interpolated between them and compared in
+//! registers. The arithmetic is that of `torch.nn.functional.interpolate` (bilinear,
+//! `align_corners=False`) on a CPU: f32, along rows first, then down the columns.
 
 #![expect(
     clippy::inline_always,
     reason = "what a kernel calls must be compiled for its instruction set"
 )]
 
-use std::sync::{Mutex, PoisonError};
-use std::thread;
+use std::sync::Arc;
 
 use fearless_simd::{Select, Simd, SimdBase};
 
+use super::shared::SharedMask;
 use super::taps::{Strip, Tap};
-use super::{Logits, Mask, SegmentError};
+use super::{Helpers, Logits, Mask, MaskJob, SegmentError};
 use crate::image::ImageSize;
 use crate::simd::{Kernel, dispatch};
 
 /// Columns of a strip: a multiple of every block of [`VECTORS`].
 const STRIP: usize = 64;
-/// Vectors of neighbouring columns that are compared at once, so that none waits for another.
+/// Vectors of neighboring columns that are compared in turn, so that none waits for another.
 const VECTORS: usize = 4;
-/// Rows that a thread takes at once, at least.
-const BAND_ROWS: usize = 32;
-/// Scores that are worth a thread of their own: about a quarter of a millisecond.
-const SCORES_PER_THREAD: u64 = 2_000_000;
+/// Fewest and most rows of a band, the unit of work between two checks for cancellation.
+const BAND_ROWS: [usize; 2] = [32, 128];
+/// Scores that are worth waking another thread for: about half a millisecond of work.
+const SCORES_PER_THREAD: u64 = 4_000_000;
+/// Most helper threads of one mask.
+const MAX_HELPERS: u64 = 64;
 
-/// The class with the highest score at each pixel of `size`, by bilinear interpolation of `logits`.
+/// Returns the class with the highest score at each pixel of `size`, by bilinear interpolation of
+/// `logits`.
 ///
-/// Of equal scores the lowest class wins; a NaN wins over none. Up to `threads` threads share a
-/// large picture, this one among them. Memory: a byte a pixel and some rows. Source: the upsampling of
-/// torchvision's `models/segmentation/_utils.py:_SimpleSegmentationModel.forward`, then
-/// `torch.argmax(dim=0)`.
+/// The lowest class wins a tie, and a NaN score never wins. The idle threads of `job.helpers` share the
+/// work of a mask of several million scores. Memory: one byte per pixel and a few rows, and with
+/// helpers a copy of the logits. Source: the upsampling of torchvision's
+/// `models/segmentation/_utils.py:_SimpleSegmentationModel.forward`, then `torch.argmax(dim=0)`.
 ///
 /// # Errors
-/// [`SegmentError`] if `size` is empty or its mask does not fit into the memory.
+/// [`SegmentError`] if `size` is empty, if its mask does not fit into memory, or if the work is
+/// cancelled.
 pub fn argmax_upsampled(
     logits: &Logits<'_>,
     size: ImageSize,
-    threads: usize,
+    job: MaskJob<'_>,
 ) -> Result<Mask, SegmentError> {
     if size == logits.size() {
         return argmax(logits);
     }
+    let helpers = helpers_worth_waking(logits, size);
+    if let (Some(pool), 1..) = (job.helpers, helpers)
+        && let Some(mask) = upsample_shared(logits, size, job, pool, helpers)?
+    {
+        return Ok(mask);
+    }
     let mut mask = Mask::background(size)?;
-    let width = size.width as usize;
-    let scores = size.pixels().saturating_mul(logits.classes() as u64);
-    let worth = usize::try_from(scores / SCORES_PER_THREAD).unwrap_or(usize::MAX);
-    let threads = threads.min(worth).max(1);
-    let rows = (size.height as usize)
-        .div_ceil(threads)
-        .clamp(BAND_ROWS, 4 * BAND_ROWS);
-    let bands = mask.classes_mut().chunks_mut(width * rows).enumerate();
-    let bands = Mutex::new(bands);
-    let work = || {
-        // The lock is held for taking a band only.
-        while let Some((i, out)) = {
-            let mut bands = bands.lock().unwrap_or_else(PoisonError::into_inner);
-            bands.next()
-        } {
-            let top = i * rows;
-            dispatch(Band {
-                logits: *logits,
-                size,
-                top,
-                out,
-            });
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..threads {
-            // Where the system gives no thread, the others do its share.
-            let _ = thread::Builder::new().spawn_scoped(scope, work);
-        }
-        work();
-    });
+    let [_, rows] = BAND_ROWS;
+    let bands = mask.classes_mut().chunks_mut(size.width as usize * rows);
+    for (i, out) in bands.enumerate() {
+        job.cancel.check()?;
+        Band::compute(logits, size, i * rows, out);
+    }
     Ok(mask)
 }
 
-/// The class with the highest score at each logit; ties and NaN as in [`argmax_upsampled`].
+/// Returns how many helper threads shorten the work noticeably.
+fn helpers_worth_waking(logits: &Logits<'_>, size: ImageSize) -> usize {
+    // Copying the logits for the helpers must stay cheap compared to the work.
+    if size.pixels() < logits.size().pixels().saturating_mul(4) {
+        return 0;
+    }
+    let scores = size.pixels().saturating_mul(logits.classes() as u64);
+    (scores / SCORES_PER_THREAD)
+        .saturating_sub(1)
+        .min(MAX_HELPERS) as usize
+}
+
+/// Computes a mask together with the idle threads of `pool`. `None` if a helper thread panicked.
+fn upsample_shared(
+    logits: &Logits<'_>,
+    size: ImageSize,
+    job: MaskJob<'_>,
+    pool: &dyn Helpers,
+    helpers: usize,
+) -> Result<Option<Mask>, SegmentError> {
+    let [least, most] = BAND_ROWS;
+    // Several bands per thread even out threads of different speed.
+    let rows = (size.height as usize).div_ceil(4 * (helpers + 1));
+    let mask = Mask::background(size)?;
+    let shared = SharedMask::new(logits, mask, rows.clamp(least, most), job.cancel);
+    let helper = Arc::clone(&shared);
+    pool.start(helpers, Arc::new(move || helper.work()));
+    shared.work();
+    shared.wait()
+}
+/// Returns the class with the highest score at each point of `logits`; ties and NaN as in
+/// [`argmax_upsampled`].
 ///
 /// # Errors
-/// [`SegmentError`] if the mask does not fit into the memory.
+/// [`SegmentError`] if the mask does not fit into memory.
 pub fn argmax(logits: &Logits<'_>) -> Result<Mask, SegmentError> {
     let mut mask = Mask::background(logits.size())?;
     let mut best = vec![0.0; logits.size().width as usize];
@@ -105,11 +121,23 @@ pub fn argmax(logits: &Logits<'_>) -> Result<Mask, SegmentError> {
 }
 
 /// Whole rows of a mask of `size`, from row `top`.
-struct Band<'a> {
+pub(super) struct Band<'a> {
     logits: Logits<'a>,
     size: ImageSize,
     top: usize,
     out: &'a mut [u8],
+}
+
+impl Band<'_> {
+    /// Computes the rows of a mask of `size` from `top` on that `out` has room for.
+    pub(super) fn compute(logits: &Logits<'_>, size: ImageSize, top: usize, out: &mut [u8]) {
+        dispatch(Band {
+            logits: *logits,
+            size,
+            top,
+            out,
+        });
+    }
 }
 
 impl Kernel for Band<'_> {
@@ -118,14 +146,14 @@ impl Kernel for Band<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let (width, height) = (self.size.width as usize, self.size.height as usize);
-        let (from, from_rows) = (self.logits.size.width, self.logits.size.height);
+        let from = self.logits.size;
         let mut lines = Lines::new(self.logits.classes);
         for x in (0..width).step_by(STRIP) {
             let len = STRIP.min(width - x);
-            let strip = Strip::new(x, len, from as usize, width);
-            lines.forget();
+            let strip = Strip::new(x, len, from.width as usize, width);
+            lines.clear();
             for (y, row) in self.out.chunks_exact_mut(width).enumerate() {
-                let tap = Tap::new(self.top + y, from_rows as usize, height);
+                let tap = Tap::new(self.top + y, from.height as usize, height);
                 lines.load(&self.logits, &strip, tap);
                 let mut classes = [0; STRIP];
                 lines.argmax(simd, tap.weights, len, &mut classes);
@@ -135,10 +163,10 @@ impl Kernel for Band<'_> {
     }
 }
 
-/// Two rows of logits, widened to a strip: `[2][C][Strip::LINE]`.
+/// Two rows of logits, stretched to a strip: `[C, Strip::LINE]` each.
 struct Lines {
     lines: [Vec<f32>; 2],
-    /// Which rows of the logits they are.
+    /// The row of the logits in each of `lines`; `None` if nothing is loaded.
     rows: [Option<usize>; 2],
 }
 
@@ -153,11 +181,13 @@ impl Lines {
         }
     }
 
-    fn forget(&mut self) {
+    /// Marks both lines as not loaded.
+    fn clear(&mut self) {
         self.rows = [None; 2];
     }
 
-    /// Makes the two lines those that `tap` names.
+    /// Loads the two rows of `tap`. On the way down the lower line becomes the upper, without being
+    /// computed again.
     #[inline(always)]
     fn load(&mut self, logits: &Logits<'_>, strip: &Strip<STRIP>, tap: Tap) {
         if self.rows[1] == Some(tap.first) {
@@ -176,8 +206,8 @@ impl Lines {
         }
     }
 
-    /// The best classes of the row that lies between the lines with `weights`; of the `len` first
-    /// columns, and of others that mean nothing.
+    /// Computes the best class of the first `len` columns of the row that is interpolated between the
+    /// lines with `weights`. Other columns of `out` are unspecified.
     #[inline(always)]
     fn argmax<S: Simd>(&self, simd: S, weights: [f32; 2], len: usize, out: &mut [u8; STRIP]) {
         let lanes = S::f32s::LEN;

@@ -1,35 +1,35 @@
-//! Whole pictures: an answer drawn in, and the bytes of a file.
+//! Whole images with a result drawn in, and their encoding as an image file.
 
 use image::RgbImage;
-use libjpeg_turbo_rs::{JpegError, PixelFormat, Subsampling, compress};
 use thiserror::Error;
 
-use super::{Colour, Sizes, label, legend, overlay, rectangle};
+use super::{Color, Sizes, label, legend, overlay, rectangle};
+use crate::cancel::{Cancel, Cancelled};
+use crate::encode::{write_jpeg, write_png};
 use crate::image::ImageSize;
-use crate::image::png_file::write_png;
 use crate::postprocess::detect::Detection;
 use crate::postprocess::segment::{ClassShare, Mask, VOC_PALETTE};
 
-/// How much of a mask's colour is mixed in.
+/// Opacity of a mask's colors.
 const MASK_ALPHA: f32 = 0.55;
-/// High enough that the edges of masks and letters stay clean.
+/// JPEG quality, high enough that the edges of masks and letters stay clean.
 const JPEG_QUALITY: u8 = 90;
 
-/// A format for drawn pictures.
+/// An image file format for drawn images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DrawnFormat {
-    /// Every pixel as drawn.
+    /// Lossless.
     Png,
-    /// A tenth of the size.
+    /// Lossy, about a tenth of the size of PNG.
     Jpeg,
 }
 
 impl DrawnFormat {
-    /// What a route offers, the best first.
+    /// The media types that routes offer, in order of preference.
     pub const OFFERS: [(&'static str, Self); 2] =
         [("image/png", Self::Png), ("image/jpeg", Self::Jpeg)];
 
-    /// Its media type.
+    /// The format's media type.
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Png => "image/png",
@@ -37,7 +37,7 @@ impl DrawnFormat {
         }
     }
 
-    /// Most columns and rows. Source: libpng's `PNG_UINT_31_MAX`, libjpeg's `JPEG_MAX_DIMENSION`.
+    /// Most pixels per side. Source: libpng's `PNG_UINT_31_MAX`, libjpeg's `JPEG_MAX_DIMENSION`.
     fn longest_side(self) -> u32 {
         match self {
             Self::Png => (1 << 31) - 1,
@@ -46,56 +46,79 @@ impl DrawnFormat {
     }
 }
 
-/// Mixes `mask` into `image` in VOC's colours and adds a legend of its `classes`, the largest first.
-/// The background is left as it is and out of the legend.
-pub fn segmentation(image: &mut RgbImage, mask: &Mask, classes: &[ClassShare]) {
-    overlay(image, mask, &VOC_PALETTE, MASK_ALPHA);
+/// Draws `mask` into `image` in the colors of PASCAL VOC, and a legend of its `classes` by descending
+/// area. The background is neither tinted nor listed.
+///
+/// # Errors
+/// [`Cancelled`] if the work is cancelled.
+pub fn segmentation(
+    image: &mut RgbImage,
+    mask: &Mask,
+    classes: &[ClassShare],
+    cancel: &Cancel,
+) -> Result<(), Cancelled> {
+    overlay(image, mask, &VOC_PALETTE, MASK_ALPHA, cancel)?;
     let mut shown: Vec<&ClassShare> = classes.iter().filter(|class| class.class_id != 0).collect();
     shown.sort_by_key(|class| std::cmp::Reverse(class.pixels));
-    let entries: Vec<(&str, Colour)> = shown
+    let entries: Vec<(&str, Color)> = shown
         .iter()
         .map(|class| (class.label.as_str(), VOC_PALETTE[class.class_id]))
         .collect();
     legend(image, &entries);
+    Ok(())
 }
 
-/// Draws a box and its label for each of `detections`, the best on top, each class in its colour.
-pub fn detections(image: &mut RgbImage, detections: &[Detection], labels: &[String]) {
+/// Draws a box and a label for each of `detections`, the first on top, with one color per class.
+///
+/// # Errors
+/// [`Cancelled`] if the work is cancelled, which is checked before each box.
+pub fn detections(
+    image: &mut RgbImage,
+    detections: &[Detection],
+    labels: &[String],
+    cancel: &Cancel,
+) -> Result<(), Cancelled> {
     let thickness = Sizes::of(image).line;
     for detection in detections.iter().rev() {
-        // Class 0 is the background, whose black no object should get.
-        let colour = VOC_PALETTE[(detection.class_id % VOC_PALETTE.len()).max(1)];
-        rectangle(image, detection.bounding_box, colour, thickness);
+        cancel.check()?;
+        // Color 0 is the background's black, so class 0 gets color 1.
+        let color = VOC_PALETTE[(detection.class_id % VOC_PALETTE.len()).max(1)];
+        rectangle(image, detection.bounding_box, color, thickness);
         let name = detection.labelled(labels).label;
         let text = format!("{name} {:.0} %", detection.score * 100.0);
-        label(image, detection.bounding_box, &text, colour);
+        label(image, detection.bounding_box, &text, color);
     }
+    Ok(())
 }
 
-/// A drawn picture that has no file.
+/// A drawn image that cannot be encoded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EncodeError {
-    /// The format cannot hold as many columns or rows.
-    #[error("{} holds no picture of {width}x{height} pixels", format.media_type())]
+    /// The image has more pixels per side than the format allows.
+    #[error(
+        "cannot encode an image of {width}x{height} pixels as {}: sides must be 1..={}",
+        format.media_type(),
+        format.longest_side()
+    )]
     Size {
         /// The format.
         format: DrawnFormat,
-        /// Columns.
+        /// Width in pixels.
         width: u32,
-        /// Rows.
+        /// Height in pixels.
         height: u32,
     },
     /// The encoder failed.
-    #[error("no {}: {reason}", format.media_type())]
+    #[error("cannot encode the drawn image as {}: {reason}", format.media_type())]
     Encoder {
         /// The format.
         format: DrawnFormat,
-        /// What the encoder says.
+        /// The encoder's message.
         reason: String,
     },
 }
 
-/// The bytes of an image file.
+/// Encodes an image as an image file.
 ///
 /// # Errors
 /// [`EncodeError`].
@@ -115,14 +138,10 @@ pub fn encode(image: &RgbImage, format: DrawnFormat) -> Result<Vec<u8>, EncodeEr
             let size = ImageSize { width, height };
             write_png(size, None, image.as_raw()).map_err(|error| failed(error.to_string()))
         }
-        DrawnFormat::Jpeg => jpeg(image).map_err(|error| failed(error.to_string())),
+        DrawnFormat::Jpeg => {
+            write_jpeg(image, JPEG_QUALITY).map_err(|error| failed(error.to_string()))
+        }
     }
-}
-
-fn jpeg(image: &RgbImage) -> Result<Vec<u8>, JpegError> {
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    let (pixels, kind) = (image.as_raw(), PixelFormat::Rgb);
-    compress(pixels, width, height, kind, JPEG_QUALITY, Subsampling::S444)
 }
 
 #[cfg(test)]
@@ -130,21 +149,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_hold_the_picture() {
+    fn png_files_decode_to_the_image_and_jpeg_files_are_complete() {
         for (width, height) in [(1, 1), (17, 5), (1, 300)] {
             let image = RgbImage::from_fn(width, height, |x, y| {
                 image::Rgb([x as u8 * 9, y as u8, (x + y) as u8])
             });
             let bytes = encode(&image, DrawnFormat::Png).unwrap();
-            let decoded = image::load_from_memory(&bytes).unwrap().into_rgb8();
-            assert_eq!(decoded, image, "{width}x{height}");
+            let mut reader = png::Decoder::new(std::io::Cursor::new(&bytes))
+                .read_info()
+                .unwrap();
+            let mut decoded = vec![0; image.as_raw().len()];
+            reader.next_frame(&mut decoded).unwrap();
+            assert_eq!(&decoded, image.as_raw(), "{width}x{height}");
             let bytes = encode(&image, DrawnFormat::Jpeg).unwrap();
             assert!(bytes.starts_with(&[0xFF, 0xD8]) && bytes.ends_with(&[0xFF, 0xD9]));
         }
     }
 
     #[test]
-    fn a_picture_too_large_for_its_format_is_told_from_a_failure() {
+    fn sizes_beyond_the_format_are_rejected() {
         let (png, jpeg) = (DrawnFormat::Png, DrawnFormat::Jpeg);
         for (width, height, format, possible) in [
             (70_000, 1, png, true),
@@ -163,7 +186,8 @@ mod tests {
             assert_eq!(got, if possible { Ok(()) } else { Err(error) });
         }
         let error = encode(&RgbImage::new(1, 70_000), jpeg).unwrap_err();
-        let expected = "image/jpeg holds no picture of 1x70000 pixels";
+        let expected =
+            "cannot encode an image of 1x70000 pixels as image/jpeg: sides must be 1..=65500";
         assert_eq!(error.to_string(), expected);
     }
 }

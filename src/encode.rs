@@ -1,0 +1,47 @@
+//! Encoding of pixels as PNG and JPEG files.
+
+use image::RgbImage;
+use libjpeg_turbo_rs::{JpegError, PixelFormat, Subsampling, compress};
+use png::{BitDepth, ColorType, Compression, Encoder, EncodingError, Filter};
+
+use crate::image::ImageSize;
+
+/// Encodes an 8-bit PNG. `samples` are RGB, or indices into `palette` (RGB colors) if there is one.
+///
+/// Each row is stored as its difference from the row above, which is all zeros inside of a mask's
+/// objects, and compressed at the fastest level.
+///
+/// # Errors
+/// [`EncodingError`] if a side is over PNG's limit of 2^31 - 1 pixels, or `samples` do not fill `size`.
+pub(crate) fn write_png(
+    size: ImageSize,
+    palette: Option<&[u8]>,
+    samples: &[u8],
+) -> Result<Vec<u8>, EncodingError> {
+    let mut bytes = Vec::new();
+    let mut encoder = Encoder::new(&mut bytes, size.width, size.height);
+    match palette {
+        Some(palette) => {
+            encoder.set_color(ColorType::Indexed);
+            encoder.set_palette(palette);
+        }
+        None => encoder.set_color(ColorType::Rgb),
+    }
+    encoder.set_depth(BitDepth::Eight);
+    encoder.set_compression(Compression::Fast);
+    encoder.set_filter(Filter::Up);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(samples)?;
+    writer.finish()?;
+    Ok(bytes)
+}
+
+/// Encodes a JPEG without chroma subsampling; `quality` is 1..=100.
+///
+/// # Errors
+/// [`JpegError`] if a side is 0 or over 65,500 pixels.
+pub(crate) fn write_jpeg(image: &RgbImage, quality: u8) -> Result<Vec<u8>, JpegError> {
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let (pixels, kind) = (image.as_raw(), PixelFormat::Rgb);
+    compress(pixels, width, height, kind, quality, Subsampling::S444)
+}
