@@ -138,11 +138,6 @@ impl Resize {
             max_size,
         )
     }
-
-    /// Returns whether the resize runs on normalized `f32` values, as the modes of detectors do.
-    pub fn is_after_normalisation(&self) -> bool {
-        matches!(self, Self::Bounded { .. } | Self::Fixed { .. })
-    }
 }
 
 fn one() -> u32 {
