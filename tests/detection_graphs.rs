@@ -134,7 +134,7 @@ fn detectors_that_cannot_be_built_are_refused() {
     let cases = [
         (
             small(ssdlite.head),
-            "`backbone`: expected mobilenet_v3 under ssdlite",
+            "`backbone`: expected one that supports ssdlite, got resnet",
         ),
         (
             levels(4),

@@ -15,8 +15,9 @@ use std::collections::BTreeMap;
 
 use onnx_export::architecture::{FasterRcnnHead, Head};
 use onnx_export::graph::ops::{Regions, RoiAlign};
-use onnx_export::graph::{Dim, Element, Graph};
-use onnx_export::{DEFAULT_OPSET, Model, ModelInfo, Role, Stages};
+use onnx_export::graph::{Dim, Element, Graph, Loader};
+use onnx_export::weights::StateDict;
+use onnx_export::{DEFAULT_OPSET, Model, Role};
 use reference::detection::{DetectionCase, Input, Runner, detection_cases};
 use reference::{read_tensor, relative_error};
 use sightline::engine::Tensor;
@@ -177,16 +178,8 @@ fn roi_align_is_torchvisions() {
     };
     let cut = graph.roi_align(map, regions, config).unwrap();
     graph.output(cut, "cut");
-    let info = ModelInfo {
-        name: "roi_align".to_owned(),
-        opset: DEFAULT_OPSET,
-        checkpoint_sha256: String::new(),
-        parameters: 0,
-    };
-    let model = Model {
-        stages: Stages::new(graph),
-        info,
-    };
+    let state = StateDict::from_tensors(BTreeMap::new());
+    let model = Loader::new(&state).finish("roi_align", graph).unwrap();
     let rois = read_tensor(file, "roi.rois");
     let rows = rois.chunks_exact(5);
     let indices = rows.clone().map(|row| row[0] as i64).collect();

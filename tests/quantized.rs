@@ -8,10 +8,11 @@ mod reference;
 use std::collections::BTreeMap;
 
 use onnx_export::architecture::{Architecture, Backbone};
-use onnx_export::graph::ops::Conv;
-use onnx_export::graph::{Graph, Value};
+use onnx_export::graph::ops::{Conv, ConvData};
+use onnx_export::graph::{Graph, Loader, Value};
 use onnx_export::quantize::{Affine, Network, Range, Recipe, Target};
-use onnx_export::{DEFAULT_OPSET, Model, ModelInfo, Stages, formula, tensor_shapes};
+use onnx_export::weights::StateDict;
+use onnx_export::{DEFAULT_OPSET, formula, tensor_shapes};
 use reference::{pictures, runtime};
 use sightline::catalogue;
 use sightline::cpu::int8_target;
@@ -189,14 +190,8 @@ fn likeness(one: &[Tensor], other: &[Tensor]) -> f64 {
 /// The file of a graph with one output.
 fn finished(mut graph: Graph, output: Value) -> Vec<u8> {
     graph.output(output, "out");
-    let info = ModelInfo {
-        name: "small".to_owned(),
-        opset: DEFAULT_OPSET,
-        checkpoint_sha256: String::new(),
-        parameters: 0,
-    };
-    let stages = Stages::new(graph);
-    let model = Model { stages, info };
+    let state = StateDict::from_tensors(BTreeMap::new());
+    let model = Loader::new(&state).finish("small", graph).unwrap();
     model.to_bytes()
 }
 
@@ -204,7 +199,8 @@ fn finished(mut graph: Graph, output: Value) -> Vec<u8> {
 fn convolution(conv: Conv, weights: (Vec<f32>, Vec<f32>)) -> (Graph, Value) {
     let mut graph = Graph::new(DEFAULT_OPSET);
     let images = graph.image_input("images");
-    let weights = graph.conv_weights("a", 3, conv, weights);
+    let data = ConvData::new(weights.0, weights.1);
+    let weights = graph.conv_weights("a", 3, conv, data).unwrap();
     let x = graph.conv_with("a", images, conv, weights).unwrap();
     (graph, x)
 }

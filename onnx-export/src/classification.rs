@@ -1,37 +1,26 @@
-//! Classification networks: a trunk, global average pooling, and a linear classifier.
+//! Classification networks: a backbone, global average pooling, and the backbone's own classifier.
 
-use crate::architecture::Backbone;
-use crate::backbones::feature_maps;
+use crate::backbones::Trunk;
 use crate::error::BuildError;
 use crate::graph::{Graph, Scope, Value};
-use crate::layers::{Activation, pool_features};
+use crate::layers::pool_features;
 
-/// Adds the network to `g`: `[N, 3, H, W]` in, logits `[N, num_classes]` out.
+/// Adds the network with the weights under `root`: images `[N, 3, H, W]` to logits `[N, num_classes]`.
 ///
 /// # Errors
-/// [`BuildError::Shape`] if `x` is not `[N, 3, H, W]`.
-pub(crate) fn logits(
+/// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`.
+pub fn logits(
     g: &mut Graph,
     root: &Scope<'_>,
-    x: Value,
-    backbone: &Backbone,
+    images: Value,
+    trunk: &dyn Trunk,
     num_classes: usize,
 ) -> Result<Value, BuildError> {
-    let trunk = match backbone {
-        Backbone::MobilenetV3(_) | Backbone::MobilenetV2(_) => root.sub("features"),
-        Backbone::Resnet(_) | Backbone::EfficientnetLite0(_) => root.clone(),
+    let scope = match trunk.module() {
+        "" => root.clone(),
+        module => root.sub(module),
     };
-    let y = feature_maps(g, &trunk, x, backbone)?.last();
-    let y = pool_features(g, y)?;
-    match backbone {
-        Backbone::MobilenetV3(config) => {
-            let classifier = root.sub("classifier");
-            let y = g.gemm(&classifier.sub(0), y, config.last_channel())?;
-            let y = Activation::HardSwish.apply(g, y)?;
-            g.gemm(&classifier.sub(3), y, num_classes)
-        }
-        Backbone::MobilenetV2(_) => g.gemm(&root.sub("classifier").sub(1), y, num_classes),
-        Backbone::Resnet(_) => g.gemm(&root.sub("fc"), y, num_classes),
-        Backbone::EfficientnetLite0(_) => g.gemm(&root.sub("_fc"), y, num_classes),
-    }
+    let last = trunk.features(g, &scope, images)?.last()?;
+    let pooled = pool_features(g, last)?;
+    trunk.classifier(g, root, pooled, num_classes)
 }

@@ -1,47 +1,130 @@
-//! What can go wrong between a checkpoint and its graph.
+//! Errors between a checkpoint and its graph.
 
 use thiserror::Error;
 
 use crate::graph::StateDictError;
 use crate::weights::WeightsError;
 
-/// A graph that cannot be built.
+/// The reason why a graph cannot be built.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum BuildError {
-    /// The checkpoint does not hold the architecture's tensors.
+    /// The checkpoint does not have the architecture's tensors.
     #[error(transparent)]
     StateDict(#[from] StateDictError),
-    /// A checkpoint that cannot be read.
+    /// The checkpoint cannot be read.
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// An argument is out of range.
     #[error(transparent)]
     Argument(#[from] ArgumentError),
-    /// An operand whose shape the operator cannot take.
-    #[error("{op} in `{scope}`: {operand} must be {expected}, got {got}")]
+    /// An operand has a shape that the operator cannot take.
+    #[error("{op} in `{scope}`: `{operand}` must be {expected}, got {got}")]
     Shape {
-        /// The ONNX operator.
+        /// ONNX operator.
         op: &'static str,
-        /// Path of the module that adds it.
+        /// State dict path of the module that adds the operator.
         scope: String,
-        /// Which operand.
-        operand: &'static str,
-        /// What the operator takes, in words.
+        /// Name of the operand.
+        operand: String,
+        /// Shapes that the operator takes, in words.
         expected: String,
-        /// The operand's shape.
+        /// Shape of the operand.
         got: String,
+    },
+    /// An operand has a data type that the operator cannot take.
+    #[error("{op} in `{scope}`: `{operand}` must be {expected}, got {got}")]
+    Type {
+        /// ONNX operator.
+        op: &'static str,
+        /// State dict path of the module that adds the operator.
+        scope: String,
+        /// Name of the operand.
+        operand: String,
+        /// Data type that the operator takes.
+        expected: &'static str,
+        /// Data type of the operand.
+        got: &'static str,
+    },
+    /// An attribute of an operator is out of range.
+    #[error("{op} in `{scope}`: attribute `{attribute}` must be {expected}, got {got}")]
+    Attribute {
+        /// ONNX operator.
+        op: &'static str,
+        /// State dict path of the module that adds the operator.
+        scope: String,
+        /// Name of the attribute.
+        attribute: &'static str,
+        /// Values that the attribute allows, in words.
+        expected: String,
+        /// Value found.
+        got: String,
+    },
+    /// An operator that joins values was given none.
+    #[error("{op} in `{scope}`: expected at least one operand, got none")]
+    NoOperands {
+        /// ONNX operator.
+        op: &'static str,
+        /// State dict path of the module that adds the operator.
+        scope: String,
+    },
+    /// A head reads a feature map that the backbone does not have.
+    #[error("the backbone has {got} feature maps; the head reads the one {stage} from the end")]
+    FeatureMap {
+        /// Position of the feature map, counted from the end; 1 is the last.
+        stage: usize,
+        /// Feature maps that the backbone has.
+        got: usize,
     },
 }
 
 /// An argument of a builder is out of range.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("`{argument}`: expected {expected}, got {got}")]
+#[non_exhaustive]
 pub struct ArgumentError {
     /// Path of the argument in an [`Architecture`](crate::architecture::Architecture), such as
     /// `head.anchors.sizes`, or the name of a function's argument.
     pub argument: &'static str,
     /// The allowed values, in words.
-    pub expected: &'static str,
+    pub expected: String,
     /// The rejected value.
     pub got: String,
+}
+
+impl ArgumentError {
+    /// Creates the error of an argument whose value `got` is not `expected`.
+    pub fn new(
+        argument: &'static str,
+        expected: impl Into<String>,
+        got: &dyn std::fmt::Display,
+    ) -> Self {
+        Self {
+            argument,
+            expected: expected.into(),
+            got: got.to_string(),
+        }
+    }
+}
+
+/// Creates an [`ArgumentError`].
+pub(crate) fn argument(
+    argument: &'static str,
+    expected: impl Into<String>,
+    got: &dyn std::fmt::Display,
+) -> ArgumentError {
+    ArgumentError::new(argument, expected, got)
+}
+
+/// Returns the error of [`argument()`] unless `holds`.
+pub(crate) fn require(
+    holds: bool,
+    name: &'static str,
+    expected: &str,
+    got: &dyn std::fmt::Display,
+) -> Result<(), ArgumentError> {
+    if holds {
+        return Ok(());
+    }
+    Err(argument(name, expected, got))
 }

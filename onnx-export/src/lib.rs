@@ -1,43 +1,102 @@
-//! Checkpoints in, ONNX out: no inference, no async, no Python.
+//! Builds ONNX graphs of torchvision's networks straight from their checkpoints: no inference, no async
+//! code, no Python.
 //!
-//! ```text
-//! weights::StateDict ──┐
-//!                      ├─> Loader/Scope ─> architecture ─> Graph ─> Model ─> bytes of an .onnx file
-//! architecture::Architecture ┘   (strict)       (tables)      (checked)
+//! # A checkpoint to ONNX
+//!
+//! An [`Architecture`](architecture::Architecture) describes the network as data, a
+//! [`StateDict`](weights::StateDict) is a checkpoint in memory, and [`build`] joins the two:
+//!
+//! ```
+//! use onnx_export::{DEFAULT_OPSET, architecture::Architecture, build, weights::StateDict};
+//!
+//! let architecture: Architecture = toml::from_str(r#"
+//!     num_classes = 10
+//!     backbone = { kind = "mobilenet_v3", size = "small", width_mult = 0.25, bn_eps = 1e-3 }
+//! "#)?;
+//! let checkpoint = "tests/golden/mobilenet_v3_small-width_mult_0.25-num_classes_10.fp16.pth";
+//! let state = StateDict::read(checkpoint.as_ref())?;
+//! let model = build("small", &architecture, &state, DEFAULT_OPSET)?;
+//! # let directory = tempfile::tempdir()?;
+//! # std::env::set_current_dir(&directory)?;
+//! std::fs::write("small.onnx", model.to_bytes())?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! 1. [`weights`] reads a checkpoint, whatever its container, into named tensors.
-//! 2. [`architecture`] describes the network that they belong to: backbone, head and arguments.
-//! 3. [`backbones`] hold the trunks as tables, `classification`, `segmentation` and `detection` the
-//!    heads on them; they take weights from a [`graph::Scope`], whose path is the state dict's, and add nodes
-//!    to a [`graph::Graph`], which checks every shape at once.
-//! 4. [`qat`] takes a checkpoint that was trained for int8 apart, into the float network's tensors and the
-//!    scales that training chose, and says with those how it becomes an int8 network.
-//! 5. [`Model`] is the finished graph with its opset and metadata; [`Model::to_bytes`] encodes it.
-//! 6. [`quantize`] turns the bytes of a float file and a recipe into those of an int8 one.
-//! 7. [`lower`] rewrites what a runtime has made of an int8 file, in memory, for kernels of our own.
+//! # A network of your own
+//!
+//! [`layers`] add nodes to a [`Graph`](graph::Graph) and read their weights from a
+//! [`Scope`](graph::Scope), whose path is the path of the module in the state dict. A graph becomes a
+//! [`Model`] only through [`Loader::finish`](graph::Loader::finish), which fails if a tensor of the
+//! checkpoint is missing, unexpected or misshapen:
+//!
+//! ```
+//! use onnx_export::DEFAULT_OPSET;
+//! use onnx_export::graph::{Graph, Loader, ops::Conv};
+//! use onnx_export::layers::{Activation, conv_bias, pool_features};
+//! use onnx_export::weights::{StateDict, Tensor};
+//!
+//! // torch.nn.Sequential(Conv2d(3, 8, 3, stride=2, padding=1), SiLU(), pooling, Linear(8, 2))
+//! let state = StateDict::from_tensors([
+//!     ("0.weight".to_owned(), Tensor::from_f32(&[8, 3, 3, 3], &[0.1; 216])?),
+//!     ("0.bias".to_owned(), Tensor::from_f32(&[8], &[0.0; 8])?),
+//!     ("4.weight".to_owned(), Tensor::from_f32(&[2, 8], &[0.5; 16])?),
+//!     ("4.bias".to_owned(), Tensor::from_f32(&[2], &[0.0; 2])?),
+//! ].into());
+//!
+//! let loader = Loader::new(&state);
+//! let root = loader.root();
+//! let mut g = Graph::new(DEFAULT_OPSET);
+//! let images = g.image_input("images");
+//! let y = conv_bias(&mut g, &root.sub(0), images, Conv::new(8, 3).stride(2))?;
+//! let y = Activation::Silu.apply(&mut g, y)?;
+//! let y = pool_features(&mut g, y)?;
+//! let logits = g.gemm(&root.sub(4), y, 2)?;
+//! assert_eq!(g.show_shape(g.shape(logits)), "[batch, 2]");
+//! g.output(logits, "logits");
+//! let model = loader.finish("own", g)?;
+//! assert_eq!(model.info.parameters, 242);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Modules
+//!
+//! ```text
+//! weights::StateDict ─────────┐
+//!                             ├─> Loader, Scope ─> backbones, heads ─> Graph ─> Model ─> .onnx
+//! architecture::Architecture ─┘
+//! ```
+//!
+//! 1. [`weights`] reads a checkpoint in any container into named tensors.
+//! 2. [`architecture`] describes a network: backbone, head and their arguments.
+//! 3. [`backbones`] and the heads in [`classification`], [`segmentation`] and [`detection`] add the nodes
+//!    of a network to a [`graph::Graph`], which checks every shape.
+//! 4. [`Model`] is the finished network; [`Model::to_bytes`] encodes it.
+//! 5. [`quantize`] rewrites an fp32 file to an int8 file by a recipe.
+//! 6. [`qat`] splits a checkpoint that was trained for int8 into the fp32 network's tensors and the recipe
+//!    that training chose.
 
 pub mod architecture;
+mod assemble;
 pub mod backbones;
-mod check;
-mod classification;
-mod detection;
+pub mod classification;
+pub mod detection;
 mod error;
 pub mod formula;
 pub mod graph;
-mod layers;
+pub mod layers;
 pub mod lower;
 mod model;
 mod proto;
 pub mod qat;
 pub mod quantize;
 mod read;
-mod segmentation;
+pub mod segmentation;
 mod stages;
 pub mod weights;
 
+pub use assemble::{build, build_fused, tensor_shapes};
 pub use detection::{FusedOptions, ProposalOptions};
 pub use error::{ArgumentError, BuildError};
-pub use model::{DEFAULT_OPSET, Model, ModelInfo, OPSETS, build, build_fused, tensor_shapes};
+pub use model::{DEFAULT_OPSET, Model, ModelInfo, OPSETS, Producer};
 pub use read::{GraphReadError, WeightTensor, read_initializers};
 pub use stages::{Role, Stage, Stages};

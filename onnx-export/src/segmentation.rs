@@ -1,18 +1,19 @@
-//! Segmentation networks: a dilated trunk and a head that gives a score to every class at every point.
+//! Segmentation networks: a dilated backbone and a head that scores every class at every point.
 //!
-//! The graphs end at the resolution of their head. Enlarging the scores to the picture and taking
-//! the best class of each pixel is the server's work: here it would be a tensor of classes x H x W.
+//! The graphs end at the resolution of their head. Upsampling the scores to the image and taking the
+//! best class of each pixel is left to the caller: in the graph it would need a tensor of classes x H x W.
 //!
 //! Source: `torchvision.models.segmentation`.
 
-use crate::architecture::Backbone;
-use crate::backbones::{FeatureMaps, feature_maps};
-use crate::error::BuildError;
-use crate::graph::ops::Conv;
+use crate::backbones::{FeatureMaps, Trunk};
+use crate::error::{BuildError, argument};
+use crate::graph::ops::{Conv, ConvData};
 use crate::graph::{Graph, Scope, Value};
-use crate::layers::{Activation, conv_bias, conv_bn, conv_norm_activation};
+use crate::layers::{
+    Activation, ConvNorm, ConvNormScopes, conv_bias, conv_bn, conv_norm_activation,
+};
 
-/// Epsilon of `torch.nn.BatchNorm2d`, which the heads leave alone.
+/// Epsilon of `torch.nn.BatchNorm2d`, which the heads do not change.
 const BN_EPS: f32 = 1e-5;
 /// Channels inside `DeepLabHead`.
 const ASPP_CHANNELS: usize = 256;
@@ -20,86 +21,124 @@ const ASPP_CHANNELS: usize = 256;
 /// Semantic Image Segmentation" (2017), section 3.3, at an output stride of 8.
 const ASPP_RATES: [usize; 3] = [12, 24, 36];
 
-/// Which head reads the last map.
+/// A segmentation head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MaskHead {
-    /// LR-ASPP with so many channels inside.
-    Lraspp(usize),
-    /// DeepLabV3.
+#[non_exhaustive]
+pub enum MaskHead {
+    /// LR-ASPP.
+    Lraspp {
+        /// Channels of the high-level branch.
+        channels: usize,
+    },
+    /// `DeepLabV3`.
     Deeplabv3,
     /// FCN.
     Fcn,
 }
 
-/// What the network answers at the head's resolution.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Masks {
-    /// Scores `[N, num_classes, h, w]`.
-    pub(crate) out: Value,
-    /// Scores of the auxiliary head, at its own resolution.
-    pub(crate) aux: Option<Value>,
+/// A segmentation network: a backbone and a head on it.
+#[derive(Clone, Copy)]
+pub struct Segmenter<'a> {
+    /// Backbone.
+    pub trunk: &'a dyn Trunk,
+    /// Head on the backbone.
+    pub head: MaskHead,
+    /// Number of classes, including the background.
+    pub num_classes: usize,
+    /// Whether the auxiliary head is added.
+    pub aux: bool,
 }
 
-/// Adds the network to `g`. The auxiliary head is added where `aux` asks for it.
+/// Outputs of a segmentation network at the resolution of its heads.
+#[derive(Debug, Clone, Copy)]
+pub struct Masks {
+    /// Scores `[N, num_classes, h, w]`.
+    pub out: Value,
+    /// Scores of the auxiliary head `[N, num_classes, h, w]`; `None` if it was not asked for.
+    pub aux: Option<Value>,
+}
+
+/// Adds the network with the weights under `root` for images `[N, 3, H, W]`.
 ///
 /// # Errors
-/// [`BuildError::Shape`] if `x` is not `[N, 3, H, W]`.
-pub(crate) fn masks(
+/// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`. [`BuildError::FeatureMap`] or
+/// [`BuildError::Argument`] if the backbone lacks a feature map that the heads read.
+pub fn masks(
     g: &mut Graph,
     root: &Scope<'_>,
-    x: Value,
-    (backbone, head): (&Backbone, MaskHead),
-    num_classes: usize,
-    aux: bool,
+    images: Value,
+    network: &Segmenter<'_>,
 ) -> Result<Masks, BuildError> {
-    let maps = feature_maps(g, &root.sub("backbone"), x, backbone)?;
+    let Segmenter {
+        trunk,
+        head,
+        num_classes,
+        aux,
+    } = *network;
+    let maps = trunk.features(g, &root.sub("backbone"), images)?;
     let scope = root.sub("classifier");
     let out = match head {
-        MaskHead::Lraspp(channels) => lraspp(g, &scope, &maps, channels, num_classes)?,
-        MaskHead::Deeplabv3 => deeplabv3(g, &scope, maps.last(), num_classes)?,
-        MaskHead::Fcn => fcn(g, &scope, maps.last(), num_classes)?,
+        MaskHead::Lraspp { channels } => {
+            let high = lraspp_gate(g, &scope, maps.last()?, channels)?;
+            lraspp(g, &scope, &maps, high, num_classes)?
+        }
+        MaskHead::Deeplabv3 => deeplabv3(g, &scope, maps.last()?, num_classes)?,
+        MaskHead::Fcn => fcn(g, &scope, maps.last()?, num_classes)?,
     };
-    let aux = if aux {
-        let map = match backbone {
-            Backbone::Resnet(_) => maps.from_end(2),
-            _ => maps.from_end(4),
-        };
-        Some(fcn(g, &root.sub("aux_classifier"), map, num_classes)?)
-    } else {
-        None
+    if !aux {
+        return Ok(Masks { out, aux: None });
+    }
+    let Some(stage) = trunk.auxiliary_stage() else {
+        let expected = "one that supports an auxiliary head";
+        return Err(argument("backbone", expected, &trunk.name()).into());
     };
+    let map = maps.nth_last(stage)?;
+    let aux = Some(fcn(g, &root.sub("aux_classifier"), map, num_classes)?);
     Ok(Masks { out, aux })
 }
 
-/// Scores at a stride of 8 from the last map and the one at twice its resolution.
+/// Adds the high-level branch of LR-ASPP, `[N, channels, h, w]`, whose channels the pooled map scales.
 ///
-/// Source: `LRASPPHead`; Howard et al., "Searching for MobileNetV3" (2019), section 6.3.2.
+/// Source: torchvision's `models/segmentation/lraspp.py`, `LRASPPHead`; Howard et al., "Searching for
+/// MobileNetV3" (2019), section 6.3.2.
+fn lraspp_gate(
+    g: &mut Graph,
+    scope: &Scope<'_>,
+    high: Value,
+    channels: usize,
+) -> Result<Value, BuildError> {
+    let point = Conv::new(channels, 1);
+    let layer = ConvNorm::new(point, BN_EPS, Activation::Relu);
+    let y = conv_norm_activation(g, &scope.sub("cbr"), high, layer)?;
+    let pooled = g.mean_pixels(high)?;
+    let scale = scope.sub("scale").sub(1);
+    let weight = scale.parameter("weight", &point.weight_shape(g.channels(high)?));
+    let data = ConvData::new(weight, vec![0.0; channels]);
+    let gate = g.conv(&scale, pooled, point, data)?;
+    let gate = g.sigmoid(gate);
+    g.mul(y, gate)
+}
+
+/// Adds the classifiers of LR-ASPP, with scores at a stride of 8.
+///
+/// torchvision upsamples first and classifies then. Both are linear and the weights of the upsampling add
+/// up to one, so the order does not matter, and there are fewer classes than channels.
 fn lraspp(
     g: &mut Graph,
     scope: &Scope<'_>,
     maps: &FeatureMaps,
-    channels: usize,
+    high: Value,
     num_classes: usize,
 ) -> Result<Value, BuildError> {
-    let (low, high) = (maps.from_end(4), maps.last());
-    let cbr = Conv::new(channels, 1);
-    let y = conv_norm_activation(g, &scope.sub("cbr"), high, cbr, BN_EPS, Activation::Relu)?;
-    let pooled = g.mean_pixels(high)?;
-    let scale = scope.sub("scale").sub(1);
-    let weight = scale.parameter("weight", &cbr.weight_shape(g.channels(high)?));
-    let gate = g.conv(&scale, pooled, cbr, (weight, vec![0.0; channels]))?;
-    let gate = g.sigmoid(gate);
-    let y = g.mul(y, gate)?;
-    // torchvision enlarges first and classifies then. Both are linear and the weights of the
-    // enlarging add up to one, so the order does not matter, and classes are fewer than channels.
+    let low = maps.nth_last(4)?;
     let classes = Conv::new(num_classes, 1);
-    let y = conv_bias(g, &scope.sub("high_classifier"), y, classes)?;
+    let y = conv_bias(g, &scope.sub("high_classifier"), high, classes)?;
     let y = g.resize_like(y, low)?;
     let low = conv_bias(g, &scope.sub("low_classifier"), low, classes)?;
     g.add(low, y)
 }
 
-/// Source: `DeepLabHead`.
+/// Source: torchvision's `models/segmentation/deeplabv3.py`, `DeepLabHead`.
 fn deeplabv3(
     g: &mut Graph,
     scope: &Scope<'_>,
@@ -107,43 +146,35 @@ fn deeplabv3(
     num_classes: usize,
 ) -> Result<Value, BuildError> {
     let y = atrous_pyramid(g, &scope.sub(0), x)?;
-    let conv = Conv::new(ASPP_CHANNELS, 3);
-    let scopes = (&scope.sub(1), &scope.sub(2));
-    let y = conv_bn(g, scopes, y, conv, BN_EPS, Activation::Relu)?;
+    let layer = ConvNorm::new(Conv::new(ASPP_CHANNELS, 3), BN_EPS, Activation::Relu);
+    let y = conv_bn(g, &ConvNormScopes::of(scope, "1", "2"), y, layer)?;
     conv_bias(g, &scope.sub(4), y, Conv::new(num_classes, 1))
 }
 
-/// Atrous spatial pyramid pooling: the map seen by windows of growing reach, and its mean.
-/// Source: `torchvision.models.segmentation.deeplabv3.ASPP`.
+/// Adds atrous spatial pyramid pooling: convolutions of growing dilation and the mean of the map.
+///
+/// Source: torchvision's `models/segmentation/deeplabv3.py`, `ASPP`.
 fn atrous_pyramid(g: &mut Graph, scope: &Scope<'_>, x: Value) -> Result<Value, BuildError> {
     let convs = scope.sub("convs");
-    let point = Conv::new(ASPP_CHANNELS, 1);
-    let relu = Activation::Relu;
-    let mut branches = vec![conv_norm_activation(
-        g,
-        &convs.sub(0),
-        x,
-        point,
-        BN_EPS,
-        relu,
-    )?];
+    let layer = |conv| ConvNorm::new(conv, BN_EPS, Activation::Relu);
+    let point = layer(Conv::new(ASPP_CHANNELS, 1));
+    let mut branches = vec![conv_norm_activation(g, &convs.sub(0), x, point)?];
     for (index, rate) in ASPP_RATES.into_iter().enumerate() {
-        let conv = Conv::new(ASPP_CHANNELS, 3).dilation(rate);
+        let conv = layer(Conv::new(ASPP_CHANNELS, 3).dilation(rate));
         let scope = convs.sub(index + 1);
-        branches.push(conv_norm_activation(g, &scope, x, conv, BN_EPS, relu)?);
+        branches.push(conv_norm_activation(g, &scope, x, conv)?);
     }
     let pooling = convs.sub(ASPP_RATES.len() + 1);
     let mean = g.mean_pixels(x)?;
-    let scopes = (&pooling.sub(1), &pooling.sub(2));
-    let mean = conv_bn(g, scopes, mean, point, BN_EPS, relu)?;
-    // Enlarging one point repeats it.
+    let mean = conv_bn(g, &ConvNormScopes::of(&pooling, "1", "2"), mean, point)?;
+    // torchvision upsamples the mean bilinearly, which repeats a single point.
     branches.push(g.expand_like(mean, x)?);
     let project = scope.sub("project");
     let y = g.concat_channels(project.path(), &branches)?;
-    conv_norm_activation(g, &project, y, point, BN_EPS, relu)
+    conv_norm_activation(g, &project, y, point)
 }
 
-/// Source: `FCNHead`.
+/// Source: torchvision's `models/segmentation/fcn.py`, `FCNHead`.
 fn fcn(
     g: &mut Graph,
     scope: &Scope<'_>,
@@ -151,6 +182,7 @@ fn fcn(
     num_classes: usize,
 ) -> Result<Value, BuildError> {
     let conv = Conv::new(g.channels(x)? / 4, 3);
-    let y = conv_norm_activation(g, scope, x, conv, BN_EPS, Activation::Relu)?;
+    let layer = ConvNorm::new(conv, BN_EPS, Activation::Relu);
+    let y = conv_norm_activation(g, scope, x, layer)?;
     conv_bias(g, &scope.sub(4), y, Conv::new(num_classes, 1))
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use onnx_export::architecture::{Architecture, Backbone, Head};
 use onnx_export::qat::{self, QatError, Trained};
 use onnx_export::weights::StateDict;
-use onnx_export::{BuildError, DEFAULT_OPSET, Model};
+use onnx_export::{BuildError, DEFAULT_OPSET, Model, Producer};
 use sightline::catalogue;
 use sightline::manifest::{ModelManifest, Precision, Provenance, Task};
 use sightline::store::{lines, read_text};
@@ -106,7 +106,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         .with_context(|| format!("cannot use {}", args.weights.display()))?;
     let trained = take_apart(&mut manifest, &state, args)?;
     let state = trained.as_ref().map_or(&state, |trained| &trained.state);
-    let model = build(&manifest, state, args)?;
+    let mut model = build(&manifest, state, args)?;
+    model.info.producer = producer();
     complete(&mut manifest, &model, &paths, args);
     let int8 = trained.as_ref();
     let int8 = int8.map(|trained| Int8::new(trained, &model, args.target.target()));
@@ -194,13 +195,10 @@ fn apply(architecture: &mut Architecture, args: &ExportArgs, labels: Option<usiz
     let Some(wish) = args.width_mult else {
         return Ok(());
     };
-    match backbone {
-        Backbone::MobilenetV3(config) => config.width_mult = wish,
-        Backbone::MobilenetV2(config) => config.width_mult = wish,
-        Backbone::Resnet(_) | Backbone::EfficientnetLite0(_) => {
-            bail!("`--width-mult` does not apply to {}", args.name)
-        }
-    }
+    let Some(width_mult) = backbone.trunk_mut().width_mult() else {
+        bail!("`--width-mult` does not apply to {}", args.name)
+    };
+    *width_mult = wish;
     Ok(())
 }
 
@@ -227,8 +225,17 @@ fn fused(manifest: &ModelManifest, state: &StateDict, args: &ExportArgs) -> Resu
         bail!("`--fused` applies to detectors, not to {}", args.name);
     };
     let name = format!("{}_fused", manifest.name);
-    let model = onnx_export::build_fused(&name, architecture, &options, state, args.opset)?;
+    let mut model = onnx_export::build_fused(&name, architecture, &options, state, args.opset)?;
+    model.info.producer = producer();
     Ok(model.to_bytes())
+}
+
+/// The name and version that exported files carry.
+fn producer() -> Producer {
+    Producer {
+        name: env!("CARGO_PKG_NAME").to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
 }
 
 fn place(args: &ExportArgs) -> String {

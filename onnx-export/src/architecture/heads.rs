@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Head;
-use crate::check::require;
-use crate::error::ArgumentError;
+use crate::error::{ArgumentError, require};
 use crate::stages::Role;
 
 /// Maximum number of pyramid levels: each level halves the one before, and an image side is at most 4096 pixels.
@@ -138,6 +137,19 @@ impl DefaultBoxes {
 }
 
 impl Head {
+    /// Returns the name that manifests and error messages use.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Classifier => "classifier",
+            Self::Lraspp { .. } => "lraspp",
+            Self::Deeplabv3 { .. } => "deeplabv3",
+            Self::Fcn { .. } => "fcn",
+            Self::FasterRcnn(_) => "faster_rcnn",
+            Self::Retinanet(_) => "retinanet",
+            Self::Ssdlite(_) => "ssdlite",
+        }
+    }
+
     /// Returns the roles of the stages of a network with this head, in order.
     pub fn roles(&self) -> &'static [Role] {
         match self {

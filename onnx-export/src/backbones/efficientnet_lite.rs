@@ -1,16 +1,18 @@
-//! EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation, with ReLU6, stem and head
-//! never scaled.
+//! EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation and with ReLU6.
 //!
 //! Source: the "EfficientNet-Lite" variant of Tan and Le, "EfficientNet: Rethinking Model Scaling
-//! for Convolutional Neural Networks" (2019), table 1. Its weights come from TensorFlow, hence
-//! `SAME` padding.
+//! for Convolutional Neural Networks" (2019), table 1. The weights come from TensorFlow, hence `SAME`
+//! padding.
 
-use super::FeatureMaps;
-use crate::error::BuildError;
+use serde::{Deserialize, Serialize};
+
+use super::{FeatureMaps, Trunk};
+use crate::error::{ArgumentError, BuildError};
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
-use crate::layers::{Activation, conv_bn};
+use crate::layers::{Activation, ConvNorm, ConvNormScopes, Norm, conv_bn};
 
+/// Blocks of one row of the table; the first block has the stride.
 #[derive(Debug, Clone, Copy)]
 struct Stage {
     repeats: usize,
@@ -50,66 +52,100 @@ const STAGES: [Stage; 7] = [
 const STEM_CHANNELS: usize = 32;
 const HEAD_CHANNELS: usize = 1280;
 
-/// Adds the trunk: the feature map `[N, 1280, H/32, W/32]` after `_conv_head`.
-///
-/// # Errors
-/// [`BuildError::Shape`] if `x` is not `[N, 3, H, W]`.
-pub fn features(
-    g: &mut Graph,
-    scope: &Scope<'_>,
-    x: Value,
-    bn_eps: f32,
-) -> Result<FeatureMaps, BuildError> {
-    let stem = Conv::new(STEM_CHANNELS, 3).stride(2).same_upper();
-    let scopes = (&scope.sub("_conv_stem"), &scope.sub("_bn0"));
-    let mut y = conv_bn(g, scopes, x, stem, bn_eps, Activation::Relu6)?;
-    let mut blocks = 0;
-    for stage in STAGES {
-        for repeat in 0..stage.repeats {
-            let stride = if repeat == 0 { stage.stride } else { 1 };
-            let block = Stage { stride, ..stage };
-            y = mbconv(g, &scope.sub("_blocks").sub(blocks), y, block, bn_eps)?;
-            blocks += 1;
-        }
-    }
-    let scopes = (&scope.sub("_conv_head"), &scope.sub("_bn1"));
-    let head = Conv::new(HEAD_CHANNELS, 1);
-    y = conv_bn(g, scopes, y, head, bn_eps, Activation::Relu6)?;
-    Ok(FeatureMaps(vec![y]))
+/// Arguments of EfficientNet-Lite0.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EfficientNetLite0Config {
+    /// Epsilon of every batch norm.
+    pub bn_eps: f32,
 }
 
-/// The mobile inverted bottleneck: expansion, depthwise convolution, projection, residual.
-fn mbconv(
-    g: &mut Graph,
-    scope: &Scope<'_>,
-    x: Value,
-    block: Stage,
-    eps: f32,
-) -> Result<Value, BuildError> {
-    let input = g.channels(x)?;
-    let expanded = input * block.expansion;
-    let mut y = x;
-    if block.expansion != 1 {
-        let scopes = (&scope.sub("_expand_conv"), &scope.sub("_bn0"));
-        y = conv_bn(g, scopes, y, Conv::new(expanded, 1), eps, Activation::Relu6)?;
+impl Trunk for EfficientNetLite0Config {
+    fn name(&self) -> &'static str {
+        "efficientnet_lite0"
     }
-    let depthwise = Conv::depthwise(expanded, block.kernel)
-        .stride(block.stride)
-        .same_upper();
-    let scopes = (&scope.sub("_depthwise_conv"), &scope.sub("_bn1"));
-    y = conv_bn(g, scopes, y, depthwise, eps, Activation::Relu6)?;
-    let scopes = (&scope.sub("_project_conv"), &scope.sub("_bn2"));
-    y = conv_bn(
-        g,
-        scopes,
-        y,
-        Conv::new(block.out, 1),
-        eps,
-        Activation::Identity,
-    )?;
-    if block.stride == 1 && input == block.out {
-        g.add(y, x)
-    } else {
-        Ok(y)
+
+    fn check(&self) -> Result<(), ArgumentError> {
+        Ok(())
+    }
+
+    fn module(&self) -> &'static str {
+        ""
+    }
+
+    fn norm(&self) -> Option<Norm> {
+        Some(Norm::from(self.bn_eps))
+    }
+
+    /// Returns one feature map, `[N, 1280, H/32, W/32]` after `_conv_head`.
+    fn features(
+        &self,
+        g: &mut Graph,
+        scope: &Scope<'_>,
+        x: Value,
+    ) -> Result<FeatureMaps, BuildError> {
+        let stem = Conv::new(STEM_CHANNELS, 3).stride(2).same_upper();
+        let scopes = ConvNormScopes::of(scope, "_conv_stem", "_bn0");
+        let mut y = conv_bn(g, &scopes, x, self.layer(stem))?;
+        let mut blocks = 0;
+        for stage in STAGES {
+            for repeat in 0..stage.repeats {
+                let stride = if repeat == 0 { stage.stride } else { 1 };
+                let block = Stage { stride, ..stage };
+                y = self.mbconv(g, &scope.sub("_blocks").sub(blocks), y, block)?;
+                blocks += 1;
+            }
+        }
+        let scopes = ConvNormScopes::of(scope, "_conv_head", "_bn1");
+        let head = Conv::new(HEAD_CHANNELS, 1);
+        y = conv_bn(g, &scopes, y, self.layer(head))?;
+        Ok(FeatureMaps::new(vec![], y))
+    }
+
+    fn classifier(
+        &self,
+        g: &mut Graph,
+        root: &Scope<'_>,
+        pooled: Value,
+        num_classes: usize,
+    ) -> Result<Value, BuildError> {
+        g.gemm(&root.sub("_fc"), pooled, num_classes)
+    }
+}
+
+impl EfficientNetLite0Config {
+    fn layer(&self, conv: Conv) -> ConvNorm {
+        ConvNorm::new(conv, self.bn_eps, Activation::Relu6)
+    }
+
+    /// Adds the mobile inverted bottleneck: expansion, depthwise convolution, projection, residual.
+    fn mbconv(
+        &self,
+        g: &mut Graph,
+        scope: &Scope<'_>,
+        x: Value,
+        block: Stage,
+    ) -> Result<Value, BuildError> {
+        let input = g.channels(x)?;
+        let expanded = input * block.expansion;
+        let mut y = x;
+        if block.expansion != 1 {
+            let scopes = ConvNormScopes::of(scope, "_expand_conv", "_bn0");
+            y = conv_bn(g, &scopes, y, self.layer(Conv::new(expanded, 1)))?;
+        }
+        let depthwise = Conv::depthwise(expanded, block.kernel)
+            .stride(block.stride)
+            .same_upper();
+        let scopes = ConvNormScopes::of(scope, "_depthwise_conv", "_bn1");
+        y = conv_bn(g, &scopes, y, self.layer(depthwise))?;
+        let scopes = ConvNormScopes::of(scope, "_project_conv", "_bn2");
+        let project = Conv::new(block.out, 1);
+        let project = ConvNorm::new(project, self.bn_eps, Activation::Identity);
+        y = conv_bn(g, &scopes, y, project)?;
+        if block.stride == 1 && input == block.out {
+            g.add(y, x)
+        } else {
+            Ok(y)
+        }
     }
 }

@@ -1,14 +1,19 @@
 //! MobileNetV3 Large and Small.
 //!
-//! Source: Howard et al., "Searching for MobileNetV3" (2019), tables 1 and 2;
-//! `torchvision.models.mobilenetv3`.
+//! Source: Howard et al., "Searching for MobileNetV3" (2019), tables 1 and 2; torchvision's
+//! `models/mobilenetv3.py`.
 
-use super::FeatureMaps;
-use crate::architecture::{MobileNetV3Config, MobileNetV3Size};
-use crate::error::BuildError;
+use serde::{Deserialize, Serialize};
+
+use super::{FeatureMaps, Trunk, check_width};
+use crate::architecture::Head;
+use crate::error::{ArgumentError, BuildError};
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
-use crate::layers::{Activation, Norm, conv_norm_activation, make_divisible, squeeze_excitation};
+use crate::layers::{
+    Activation, ConvNorm, Norm, SqueezeExcitation, conv_norm_activation, make_divisible,
+    squeeze_excitation,
+};
 
 /// One row of the paper's table: an inverted residual block.
 #[derive(Debug, Clone, Copy)]
@@ -20,31 +25,37 @@ struct Row {
     squeeze: bool,
     activation: Activation,
     stride: usize,
-    /// In the tail `reduced_tail` halves the channels and `dilated` replaces the stride.
     tail: Tail,
 }
 
-/// Which channel counts of a row belong to the tail.
+/// Position of a row relative to the tail, where `reduced_tail` halves the channels and `dilated` replaces
+/// the stride.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tail {
+    /// Before the tail.
     No,
-    /// The first row of the tail: only its output is narrowed.
+    /// First row of the tail, of which `reduced_tail` halves only the output.
     First,
-    /// A later row: input, expansion and output are.
+    /// Later row, of which `reduced_tail` halves input, expansion and output.
     Inside,
 }
 
+use Activation::{HardSwish as HS, Relu as RE};
+use Tail::{First as FIRST, Inside as INSIDE, No as NO};
 const SE: bool = true;
 const NO_SE: bool = false;
-use Activation::{HardSwish as HS, Relu as RE};
+
+/// The first columns of a row: input channels, kernel, expanded channels, output channels.
+type Sizes = [usize; 4];
 
 const fn bneck(
-    (input, kernel, expanded, out): (usize, usize, usize, usize),
+    sizes: Sizes,
     squeeze: bool,
     activation: Activation,
     stride: usize,
     tail: Tail,
 ) -> Row {
+    let [input, kernel, expanded, out] = sizes;
     Row {
         input,
         kernel,
@@ -60,44 +71,174 @@ const fn bneck(
 #[rustfmt::skip]
 const LARGE: [Row; 15] = [
     //     in   k  exp  out
-    bneck(( 16, 3,  16,  16), NO_SE, RE, 1, Tail::No),
-    bneck(( 16, 3,  64,  24), NO_SE, RE, 2, Tail::No), // C1
-    bneck(( 24, 3,  72,  24), NO_SE, RE, 1, Tail::No),
-    bneck(( 24, 5,  72,  40), SE,    RE, 2, Tail::No), // C2
-    bneck(( 40, 5, 120,  40), SE,    RE, 1, Tail::No),
-    bneck(( 40, 5, 120,  40), SE,    RE, 1, Tail::No),
-    bneck(( 40, 3, 240,  80), NO_SE, HS, 2, Tail::No), // C3
-    bneck(( 80, 3, 200,  80), NO_SE, HS, 1, Tail::No),
-    bneck(( 80, 3, 184,  80), NO_SE, HS, 1, Tail::No),
-    bneck(( 80, 3, 184,  80), NO_SE, HS, 1, Tail::No),
-    bneck(( 80, 3, 480, 112), SE,    HS, 1, Tail::No),
-    bneck((112, 3, 672, 112), SE,    HS, 1, Tail::No),
-    bneck((112, 5, 672, 160), SE,    HS, 2, Tail::First), // C4
-    bneck((160, 5, 960, 160), SE,    HS, 1, Tail::Inside),
-    bneck((160, 5, 960, 160), SE,    HS, 1, Tail::Inside), // C5 after the last convolution
+    bneck([ 16, 3,  16,  16], NO_SE, RE, 1, NO),
+    bneck([ 16, 3,  64,  24], NO_SE, RE, 2, NO), // C1
+    bneck([ 24, 3,  72,  24], NO_SE, RE, 1, NO),
+    bneck([ 24, 5,  72,  40], SE,    RE, 2, NO), // C2
+    bneck([ 40, 5, 120,  40], SE,    RE, 1, NO),
+    bneck([ 40, 5, 120,  40], SE,    RE, 1, NO),
+    bneck([ 40, 3, 240,  80], NO_SE, HS, 2, NO), // C3
+    bneck([ 80, 3, 200,  80], NO_SE, HS, 1, NO),
+    bneck([ 80, 3, 184,  80], NO_SE, HS, 1, NO),
+    bneck([ 80, 3, 184,  80], NO_SE, HS, 1, NO),
+    bneck([ 80, 3, 480, 112], SE,    HS, 1, NO),
+    bneck([112, 3, 672, 112], SE,    HS, 1, NO),
+    bneck([112, 5, 672, 160], SE,    HS, 2, FIRST), // C4
+    bneck([160, 5, 960, 160], SE,    HS, 1, INSIDE),
+    bneck([160, 5, 960, 160], SE,    HS, 1, INSIDE), // C5 after the last convolution
 ];
 
 #[rustfmt::skip]
 const SMALL: [Row; 11] = [
     //     in   k  exp  out
-    bneck(( 16, 3,  16,  16), SE,    RE, 2, Tail::No), // C1
-    bneck(( 16, 3,  72,  24), NO_SE, RE, 2, Tail::No), // C2
-    bneck(( 24, 3,  88,  24), NO_SE, RE, 1, Tail::No),
-    bneck(( 24, 5,  96,  40), SE,    HS, 2, Tail::No), // C3
-    bneck(( 40, 5, 240,  40), SE,    HS, 1, Tail::No),
-    bneck(( 40, 5, 240,  40), SE,    HS, 1, Tail::No),
-    bneck(( 40, 5, 120,  48), SE,    HS, 1, Tail::No),
-    bneck(( 48, 5, 144,  48), SE,    HS, 1, Tail::No),
-    bneck(( 48, 5, 288,  96), SE,    HS, 2, Tail::First), // C4
-    bneck(( 96, 5, 576,  96), SE,    HS, 1, Tail::Inside),
-    bneck(( 96, 5, 576,  96), SE,    HS, 1, Tail::Inside), // C5 after the last convolution
+    bneck([ 16, 3,  16,  16], SE,    RE, 2, NO), // C1
+    bneck([ 16, 3,  72,  24], NO_SE, RE, 2, NO), // C2
+    bneck([ 24, 3,  88,  24], NO_SE, RE, 1, NO),
+    bneck([ 24, 5,  96,  40], SE,    HS, 2, NO), // C3
+    bneck([ 40, 5, 240,  40], SE,    HS, 1, NO),
+    bneck([ 40, 5, 240,  40], SE,    HS, 1, NO),
+    bneck([ 40, 5, 120,  48], SE,    HS, 1, NO),
+    bneck([ 48, 5, 144,  48], SE,    HS, 1, NO),
+    bneck([ 48, 5, 288,  96], SE,    HS, 2, FIRST), // C4
+    bneck([ 96, 5, 576,  96], SE,    HS, 1, INSIDE),
+    bneck([ 96, 5, 576,  96], SE,    HS, 1, INSIDE), // C5 after the last convolution
 ];
 
 /// Expansion of the convolution after the last block.
 const LAST_EXPANSION: usize = 6;
 
+/// Selects one of the two MobileNetV3 networks of the paper (Howard et al. 2019).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MobileNetV3Size {
+    /// MobileNetV3-Large, table 1 of the paper.
+    Large,
+    /// MobileNetV3-Small, table 2 of the paper.
+    Small,
+}
+
+/// Arguments of MobileNetV3.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MobileNetV3Config {
+    /// The table that the network is built from.
+    pub size: MobileNetV3Size,
+    /// Factor on every channel count, 0.05 to 8.
+    #[serde(default = "one")]
+    pub width_mult: f64,
+    /// Whether the last blocks have half as many channels.
+    #[serde(default)]
+    pub reduced_tail: bool,
+    /// Whether the last blocks use dilation 2 instead of stride 2.
+    #[serde(default)]
+    pub dilated: bool,
+    /// Epsilon of every batch norm.
+    pub bn_eps: f32,
+    /// Whether the batch norm is frozen. The tensors of a frozen batch norm are buffers and do not count as parameters.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bn_frozen: bool,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl Trunk for MobileNetV3Config {
+    fn name(&self) -> &'static str {
+        "mobilenet_v3"
+    }
+
+    fn check(&self) -> Result<(), ArgumentError> {
+        check_width(self.width_mult)
+    }
+
+    fn supports(&self, _: &Head) -> bool {
+        true
+    }
+
+    fn width_mult(&mut self) -> Option<&mut f64> {
+        Some(&mut self.width_mult)
+    }
+
+    fn norm(&self) -> Option<Norm> {
+        Some(Norm {
+            eps: self.bn_eps,
+            frozen: self.bn_frozen,
+        })
+    }
+
+    fn auxiliary_stage(&self) -> Option<usize> {
+        Some(4)
+    }
+
+    /// Adds the backbone under `scope.0` to `scope.<rows + 1>`. Its feature maps are the outputs of the
+    /// stem, of each block with a stride of 2 in the table (C1, C2, ...; also if dilated), and of the last
+    /// convolution, `[N, C, H/32, W/32]`, or `H/16` if dilated.
+    ///
+    /// Source: `stage_indices` in torchvision's `models/segmentation/lraspp.py`.
+    fn features(
+        &self,
+        g: &mut Graph,
+        scope: &Scope<'_>,
+        x: Value,
+    ) -> Result<FeatureMaps, BuildError> {
+        let rows = self.rows();
+        let mut y = self.stem(g, &scope.sub(0), x)?;
+        let mut maps = vec![y];
+        for (index, row) in rows.iter().enumerate() {
+            y = self.inverted_residual(g, &scope.sub(index + 1), y, row)?;
+            if row.stride > 1 {
+                maps.push(y);
+            }
+        }
+        let last = self.last(g, &scope.sub(rows.len() + 1), y)?;
+        Ok(FeatureMaps::new(maps, last))
+    }
+
+    fn classifier(
+        &self,
+        g: &mut Graph,
+        root: &Scope<'_>,
+        pooled: Value,
+        num_classes: usize,
+    ) -> Result<Value, BuildError> {
+        let classifier = root.sub("classifier");
+        let y = g.gemm(&classifier.sub(0), pooled, self.last_channel())?;
+        let y = Activation::HardSwish.apply(g, y)?;
+        g.gemm(&classifier.sub(3), y, num_classes)
+    }
+
+    /// Adds the backbone cut in two: `scope.0` ends with the expansion inside the tail's first block, at
+    /// a stride of 16; `scope.1` goes on from its depthwise convolution to the end.
+    ///
+    /// Source: section 6.3 of the paper; torchvision's `models/detection/ssdlite.py`,
+    /// `SSDLiteFeatureExtractorMobileNet`.
+    fn ssd_features(
+        &self,
+        g: &mut Graph,
+        scope: &Scope<'_>,
+        x: Value,
+    ) -> Result<[Value; 2], BuildError> {
+        let rows = self.rows();
+        let is_tail = |row: &Row| row.tail == Tail::First;
+        let cut = rows.iter().position(is_tail).unwrap_or_default();
+        let (before, after) = (scope.sub(0), scope.sub(1));
+        let mut y = self.stem(g, &before.sub(0), x)?;
+        for (index, row) in rows[..cut].iter().enumerate() {
+            y = self.inverted_residual(g, &before.sub(index + 1), y, row)?;
+        }
+        let expanded = self.expand(g, &before.sub(cut + 1), y, &rows[cut])?;
+        y = self.contract(g, &after.sub(0), expanded, &rows[cut])?;
+        for (index, row) in rows[cut + 1..].iter().enumerate() {
+            y = self.inverted_residual(g, &after.sub(index + 1), y, row)?;
+        }
+        let end = self.last(g, &after.sub(rows.len() - cut), y)?;
+        Ok([expanded, end])
+    }
+}
+
 impl MobileNetV3Config {
-    /// The rows of the table with this network's width and tail applied.
+    /// Returns the rows of the table with this network's width and tail applied.
     fn rows(&self) -> Vec<Row> {
         let rows: &[Row] = match self.size {
             MobileNetV3Size::Large => &LARGE,
@@ -106,15 +247,8 @@ impl MobileNetV3Config {
         rows.iter().map(|row| self.scaled(*row)).collect()
     }
 
-    pub(crate) fn norm(&self) -> Norm {
-        Norm {
-            eps: self.bn_eps,
-            frozen: self.bn_frozen,
-        }
-    }
-
-    /// Width of the classifier's hidden layer.
-    pub(crate) fn last_channel(&self) -> usize {
+    /// Returns the width of the classifier's hidden layer.
+    fn last_channel(&self) -> usize {
         let channels = match self.size {
             MobileNetV3Size::Large => 1280,
             MobileNetV3Size::Small => 1024,
@@ -126,7 +260,7 @@ impl MobileNetV3Config {
         make_divisible(channels as f64 * self.width_mult)
     }
 
-    /// The row with this network's width and tail applied.
+    /// Returns the row with this network's width and tail applied.
     fn scaled(&self, row: Row) -> Row {
         let halve = |channels: usize, narrowed: bool| {
             self.adjust(if narrowed && self.reduced_tail {
@@ -142,150 +276,96 @@ impl MobileNetV3Config {
             ..row
         }
     }
-}
 
-/// Adds the trunk under `scope.0` to `scope.<rows + 1>`. Its maps are those after the stem, after
-/// each block that halves the resolution (C1, C2, ...; a dilated one counts), and after the last
-/// convolution: `[N, C, H/32, W/32]`, or `H/16` where dilated.
-///
-/// Source: `stage_indices` in `torchvision.models.segmentation.lraspp`.
-///
-/// # Errors
-/// [`BuildError::Shape`] if `x` is not `[N, 3, H, W]`.
-pub fn features(
-    g: &mut Graph,
-    scope: &Scope<'_>,
-    x: Value,
-    config: &MobileNetV3Config,
-) -> Result<FeatureMaps, BuildError> {
-    let rows = config.rows();
-    let mut y = stem(g, &scope.sub(0), x, config)?;
-    let mut maps = vec![y];
-    for (index, row) in rows.iter().enumerate() {
-        y = inverted_residual(g, &scope.sub(index + 1), y, row, config)?;
-        if row.stride > 1 {
-            maps.push(y);
+    fn layer(&self, conv: Conv, activation: Activation) -> ConvNorm {
+        let norm = Norm {
+            eps: self.bn_eps,
+            frozen: self.bn_frozen,
+        };
+        ConvNorm::new(conv, norm, activation)
+    }
+
+    fn stem(&self, g: &mut Graph, scope: &Scope<'_>, x: Value) -> Result<Value, BuildError> {
+        let conv = Conv::new(self.rows()[0].input, 3).stride(2);
+        conv_norm_activation(g, scope, x, self.layer(conv, HS))
+    }
+
+    /// Adds the convolution after the last block.
+    fn last(&self, g: &mut Graph, scope: &Scope<'_>, x: Value) -> Result<Value, BuildError> {
+        let conv = Conv::new(LAST_EXPANSION * g.channels(x)?, 1);
+        conv_norm_activation(g, scope, x, self.layer(conv, HS))
+    }
+
+    /// Adds a block: an expansion if it widens, depthwise convolution, squeeze-and-excitation,
+    /// projection, residual.
+    ///
+    /// Source: torchvision's `models/mobilenetv3.py`, `InvertedResidual`.
+    fn inverted_residual(
+        &self,
+        g: &mut Graph,
+        scope: &Scope<'_>,
+        x: Value,
+        row: &Row,
+    ) -> Result<Value, BuildError> {
+        let block = scope.sub("block");
+        let y = if row.widens() {
+            self.expand(g, &block.sub(0), x, row)?
+        } else {
+            x
+        };
+        let y = self.contract(g, &block, y, row)?;
+        // By the table's stride: a dilated block of stride 2 has no residual.
+        if row.stride == 1 && row.input == row.out {
+            g.add(y, x)
+        } else {
+            Ok(y)
         }
     }
-    maps.push(last(g, &scope.sub(rows.len() + 1), y, config)?);
-    Ok(FeatureMaps(maps))
-}
 
-/// Adds the trunk cut in two as SSD reads it: `scope.0` ends with the expansion inside the tail's
-/// first block, at a stride of 16; `scope.1` goes on from its depthwise convolution to the end.
-///
-/// Source: section 6.3 of the paper; `SSDLiteFeatureExtractorMobileNet` in
-/// `torchvision.models.detection.ssdlite`.
-///
-/// # Errors
-/// [`BuildError::Shape`] if `x` is not `[N, 3, H, W]`.
-pub(crate) fn ssd_features(
-    g: &mut Graph,
-    scope: &Scope<'_>,
-    x: Value,
-    config: &MobileNetV3Config,
-) -> Result<[Value; 2], BuildError> {
-    let rows = config.rows();
-    let is_tail = |row: &Row| row.tail == Tail::First;
-    let cut = rows.iter().position(is_tail).unwrap_or_default();
-    let (before, after) = (scope.sub(0), scope.sub(1));
-    let mut y = stem(g, &before.sub(0), x, config)?;
-    for (index, row) in rows[..cut].iter().enumerate() {
-        y = inverted_residual(g, &before.sub(index + 1), y, row, config)?;
+    /// Adds the expansion of a block that widens.
+    fn expand(
+        &self,
+        g: &mut Graph,
+        scope: &Scope<'_>,
+        x: Value,
+        row: &Row,
+    ) -> Result<Value, BuildError> {
+        let conv = Conv::new(row.expanded, 1);
+        conv_norm_activation(g, scope, x, self.layer(conv, row.activation))
     }
-    let expanded = expand(g, &before.sub(cut + 1), y, &rows[cut], config)?;
-    y = contract(g, &after.sub(0), expanded, &rows[cut], config)?;
-    for (index, row) in rows[cut + 1..].iter().enumerate() {
-        y = inverted_residual(g, &after.sub(index + 1), y, row, config)?;
+
+    /// Adds the rest of a block, whose layers are numbered in `block` after the expansion.
+    fn contract(
+        &self,
+        g: &mut Graph,
+        block: &Scope<'_>,
+        x: Value,
+        row: &Row,
+    ) -> Result<Value, BuildError> {
+        // The state dict numbers only the layers that exist.
+        let mut layer = usize::from(row.widens());
+        let mut next = || {
+            layer += 1;
+            block.sub(layer - 1)
+        };
+        let dilated = self.dilated && row.tail != Tail::No;
+        let (stride, dilation) = if dilated { (1, 2) } else { (row.stride, 1) };
+        let depthwise = Conv::depthwise(row.expanded, row.kernel)
+            .stride(stride)
+            .dilation(dilation);
+        let depthwise = self.layer(depthwise, row.activation);
+        let mut y = conv_norm_activation(g, &next(), x, depthwise)?;
+        if row.squeeze {
+            let squeeze = SqueezeExcitation {
+                channels: make_divisible((row.expanded / 4) as f64),
+                activation: Activation::Relu,
+                gate: Activation::HardSigmoid,
+            };
+            y = squeeze_excitation(g, &next(), y, squeeze)?;
+        }
+        let project = self.layer(Conv::new(row.out, 1), Activation::Identity);
+        conv_norm_activation(g, &next(), y, project)
     }
-    let end = last(g, &after.sub(rows.len() - cut), y, config)?;
-    Ok([expanded, end])
-}
-
-fn stem(
-    g: &mut Graph,
-    scope: &Scope<'_>,
-    x: Value,
-    config: &MobileNetV3Config,
-) -> Result<Value, BuildError> {
-    let conv = Conv::new(config.rows()[0].input, 3).stride(2);
-    conv_norm_activation(g, scope, x, conv, config.norm(), HS)
-}
-
-/// The convolution after the last block.
-fn last(
-    g: &mut Graph,
-    scope: &Scope<'_>,
-    x: Value,
-    config: &MobileNetV3Config,
-) -> Result<Value, BuildError> {
-    let conv = Conv::new(LAST_EXPANSION * g.channels(x)?, 1);
-    conv_norm_activation(g, scope, x, conv, config.norm(), HS)
-}
-
-/// Expansion where it widens, depthwise convolution, squeeze-and-excitation, projection, residual.
-/// Source: `torchvision.models.mobilenetv3.InvertedResidual`.
-fn inverted_residual(
-    g: &mut Graph,
-    scope: &Scope<'_>,
-    x: Value,
-    row: &Row,
-    config: &MobileNetV3Config,
-) -> Result<Value, BuildError> {
-    let block = scope.sub("block");
-    let y = if row.widens() {
-        expand(g, &block.sub(0), x, row, config)?
-    } else {
-        x
-    };
-    let y = contract(g, &block, y, row, config)?;
-    // By the table's stride: a dilated block of stride 2 has no residual.
-    if row.stride == 1 && row.input == row.out {
-        g.add(y, x)
-    } else {
-        Ok(y)
-    }
-}
-
-/// The first layer of a block that widens.
-fn expand(
-    g: &mut Graph,
-    scope: &Scope<'_>,
-    x: Value,
-    row: &Row,
-    config: &MobileNetV3Config,
-) -> Result<Value, BuildError> {
-    let conv = Conv::new(row.expanded, 1);
-    conv_norm_activation(g, scope, x, conv, config.norm(), row.activation)
-}
-
-/// The rest of a block, whose layers are numbered in `block` after the expansion.
-fn contract(
-    g: &mut Graph,
-    block: &Scope<'_>,
-    x: Value,
-    row: &Row,
-    config: &MobileNetV3Config,
-) -> Result<Value, BuildError> {
-    let norm = config.norm();
-    // The state dict numbers only the layers that exist.
-    let mut layer = usize::from(row.widens());
-    let mut next = || {
-        layer += 1;
-        block.sub(layer - 1)
-    };
-    let dilated = config.dilated && row.tail != Tail::No;
-    let (stride, dilation) = if dilated { (1, 2) } else { (row.stride, 1) };
-    let depthwise = Conv::depthwise(row.expanded, row.kernel)
-        .stride(stride)
-        .dilation(dilation);
-    let mut y = conv_norm_activation(g, &next(), x, depthwise, norm, row.activation)?;
-    if row.squeeze {
-        let channels = make_divisible((row.expanded / 4) as f64);
-        y = squeeze_excitation(g, &next(), y, channels)?;
-    }
-    let project = Conv::new(row.out, 1);
-    conv_norm_activation(g, &next(), y, project, norm, Activation::Identity)
 }
 
 impl Row {

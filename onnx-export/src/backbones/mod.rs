@@ -1,54 +1,185 @@
-//! Feature extractors: each module opens with its paper's table and ends with a function that
-//! turns `[N, 3, H, W]` into feature maps.
+//! Backbones: networks from `[N, 3, H, W]` images to feature maps.
+//!
+//! Each module has its paper's table, its arguments, and an implementation of [`Trunk`], which is
+//! everything that the rest of the crate asks of a backbone. A new backbone is a module and a line in
+//! `backbones!`.
 
-pub mod efficientnet_lite;
-pub mod mobilenet_v2;
-pub mod mobilenet_v3;
-pub mod resnet;
+mod efficientnet_lite;
+mod mobilenet_v2;
+mod mobilenet_v3;
+mod resnet;
 
-use crate::architecture::Backbone;
-use crate::error::BuildError;
+use serde::{Deserialize, Serialize};
+
+use crate::architecture::Head;
+use crate::error::{ArgumentError, BuildError, argument};
 use crate::graph::{Graph, Scope, Value};
+use crate::layers::Norm;
 
-/// The maps of a backbone that heads read, each `[N, C, h, w]`, in the order of its stages; never empty.
+pub use efficientnet_lite::EfficientNetLite0Config;
+pub use mobilenet_v2::MobileNetV2Config;
+pub use mobilenet_v3::{MobileNetV3Config, MobileNetV3Size};
+pub use resnet::{ResNetBlock, ResNetConfig};
+
+/// Defines [`Backbone`], which a manifest tells apart by `kind`, the variant's name in snake case.
+macro_rules! backbones {
+    ($($(#[$doc:meta])* $variant:ident($config:ty),)*) => {
+        /// A backbone with its arguments, as data.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+        #[non_exhaustive]
+        pub enum Backbone {
+            $($(#[$doc])* $variant($config),)*
+        }
+
+        impl Backbone {
+            /// Returns the backbone's implementation.
+            pub fn trunk(&self) -> &dyn Trunk {
+                match self {
+                    $(Self::$variant(config) => config,)*
+                }
+            }
+
+            /// Returns the backbone's implementation, to change its arguments.
+            pub fn trunk_mut(&mut self) -> &mut dyn Trunk {
+                match self {
+                    $(Self::$variant(config) => config,)*
+                }
+            }
+        }
+    };
+}
+
+backbones! {
+    /// MobileNetV3.
+    MobilenetV3(MobileNetV3Config),
+    /// MobileNetV2.
+    MobilenetV2(MobileNetV2Config),
+    /// `ResNet`.
+    Resnet(ResNetConfig),
+    /// EfficientNet-Lite0.
+    EfficientnetLite0(EfficientNetLite0Config),
+}
+
+/// A backbone with its arguments: how it is built, and what may be built on it.
+pub trait Trunk {
+    /// Returns the name that manifests and error messages use.
+    fn name(&self) -> &'static str;
+
+    /// Checks the arguments, which bounds the memory that the graph takes.
+    ///
+    /// # Errors
+    /// [`ArgumentError`] for an argument that is out of range.
+    fn check(&self) -> Result<(), ArgumentError>;
+
+    /// Adds the backbone under `scope` and returns its feature maps of `x`, `[N, 3, H, W]`.
+    ///
+    /// # Errors
+    /// [`BuildError::Shape`] if `x` is not `[N, 3, H, W]` or is too small.
+    fn features(
+        &self,
+        g: &mut Graph,
+        scope: &Scope<'_>,
+        x: Value,
+    ) -> Result<FeatureMaps, BuildError>;
+
+    /// Adds the backbone's own classifier on the pooled last feature map, `[N, C]` to
+    /// `[N, num_classes]`. `root` is the scope of the whole classification network.
+    ///
+    /// # Errors
+    /// [`BuildError::Shape`] if `pooled` is not `[N, C]`.
+    fn classifier(
+        &self,
+        g: &mut Graph,
+        root: &Scope<'_>,
+        pooled: Value,
+        num_classes: usize,
+    ) -> Result<Value, BuildError>;
+
+    /// Returns the module of the backbone in a classification checkpoint; empty if its tensors are at
+    /// the root.
+    fn module(&self) -> &'static str {
+        "features"
+    }
+
+    /// Whether `head` can be built on the backbone. Every backbone has a classifier.
+    fn supports(&self, head: &Head) -> bool {
+        *head == Head::Classifier
+    }
+
+    /// Returns the factor on channel counts; `None` if the backbone has none.
+    fn width_mult(&mut self) -> Option<&mut f64> {
+        None
+    }
+
+    /// Returns how the batch norms were trained; `None` if the backbone has no batch norm.
+    fn norm(&self) -> Option<Norm> {
+        None
+    }
+
+    /// Returns the feature map that a segmentation network's auxiliary head reads, counted from the end;
+    /// `None` if the backbone does not support auxiliary heads.
+    fn auxiliary_stage(&self) -> Option<usize> {
+        None
+    }
+
+    /// Adds the backbone under `scope` as SSD reads it and returns its feature maps at strides of 16 and
+    /// 32.
+    ///
+    /// # Errors
+    /// [`BuildError::Argument`] if the backbone does not support SSD.
+    fn ssd_features(
+        &self,
+        g: &mut Graph,
+        scope: &Scope<'_>,
+        x: Value,
+    ) -> Result<[Value; 2], BuildError> {
+        let _ = (g, scope, x);
+        Err(argument("backbone", "one that supports ssdlite", &self.name()).into())
+    }
+}
+
+/// The feature maps of a backbone, each `[N, C, h, w]`, in the order of its stages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeatureMaps(Vec<Value>);
 
 impl FeatureMaps {
-    /// The map at the end of the trunk.
-    pub fn last(&self) -> Value {
-        self.from_end(1)
+    /// Creates the feature maps of a backbone, whose last one is `last`.
+    pub fn new(earlier: Vec<Value>, last: Value) -> Self {
+        let mut maps = earlier;
+        maps.push(last);
+        Self(maps)
     }
 
-    /// The map of a stage counted from the end, as torchvision counts them: 1 is the last.
+    /// Returns the last feature map.
     ///
-    /// # Panics
-    /// If there are fewer: which backbone goes with which head is checked before.
-    #[expect(
-        clippy::wrong_self_convention,
-        reason = "it counts from the end and converts nothing"
-    )]
-    pub(crate) fn from_end(&self, stage: usize) -> Value {
-        self.0[self.0.len() - stage]
+    /// # Errors
+    /// As [`FeatureMaps::nth_last`].
+    pub fn last(&self) -> Result<Value, BuildError> {
+        self.nth_last(1)
+    }
+
+    /// Returns a feature map counted from the end, as torchvision counts them: 1 is the last.
+    ///
+    /// # Errors
+    /// [`BuildError::FeatureMap`] if the backbone has fewer feature maps, or for 0.
+    pub fn nth_last(&self, stage: usize) -> Result<Value, BuildError> {
+        let index = self.0.len().checked_sub(stage);
+        let map = index.and_then(|index| self.0.get(index)).copied();
+        map.ok_or(BuildError::FeatureMap {
+            stage,
+            got: self.0.len(),
+        })
     }
 }
 
-/// Adds the trunk of `backbone` under `scope`.
+/// Checks that the width multiplier `width_mult` is in its range.
 ///
 /// # Errors
-/// [`BuildError::Shape`] if `x` is not `[N, 3, H, W]`.
-pub(crate) fn feature_maps(
-    g: &mut Graph,
-    scope: &Scope<'_>,
-    x: Value,
-    backbone: &Backbone,
-) -> Result<FeatureMaps, BuildError> {
-    match backbone {
-        Backbone::MobilenetV3(config) => mobilenet_v3::features(g, scope, x, config),
-        Backbone::MobilenetV2(config) => mobilenet_v2::features(g, scope, x, config),
-        Backbone::Resnet(config) => resnet::features(g, scope, x, config),
-        Backbone::EfficientnetLite0(config) => {
-            efficientnet_lite::features(g, scope, x, config.bn_eps)
-        }
+/// [`ArgumentError`] if it is not.
+pub(crate) fn check_width(width_mult: f64) -> Result<(), ArgumentError> {
+    if (0.05..=8.0).contains(&width_mult) {
+        return Ok(());
     }
+    Err(argument("width_mult", "0.05 to 8", &width_mult))
 }

@@ -1,17 +1,20 @@
 //! `ResNet` with basic or bottleneck blocks.
 //!
-//! Source: He et al., "Deep Residual Learning for Image Recognition" (2015), table 1;
-//! `torchvision.models.resnet` (the stride of a bottleneck is on its 3x3 convolution).
+//! Source: He et al., "Deep Residual Learning for Image Recognition" (2015), table 1; torchvision's
+//! `models/resnet.py` (the stride of a bottleneck is on its 3x3 convolution).
 
-use super::FeatureMaps;
-use crate::architecture::{ResNetBlock, ResNetConfig};
-use crate::error::BuildError;
-use crate::graph::ops::Conv;
+use serde::{Deserialize, Serialize};
+
+use super::{FeatureMaps, Trunk};
+use crate::architecture::Head;
+use crate::error::{ArgumentError, BuildError, argument};
+use crate::graph::ops::{Conv, MaxPool};
 use crate::graph::{Graph, Scope, Value};
-use crate::layers::{Activation, Norm, conv_bn};
+use crate::layers::{Activation, ConvNorm, ConvNormScopes, Norm, conv_bn};
 
-/// Channels of the stem and width of each stage.
+/// Channels of the stem.
 const STEM_CHANNELS: usize = 64;
+/// Name, width and stride of each stage.
 #[rustfmt::skip]
 const STAGES: [(&str, usize, usize); 4] = [
     // name    width  stride
@@ -20,9 +23,39 @@ const STAGES: [(&str, usize, usize); 4] = [
     ("layer3",   256, 2), // C4
     ("layer4",   512, 2), // C5
 ];
+/// Largest number of blocks in a stage.
+const MAX_BLOCKS: usize = 64;
+
+/// The residual block that a `ResNet` repeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResNetBlock {
+    /// Two 3x3 convolutions (ResNet-18 and ResNet-34).
+    Basic,
+    /// 1x1, 3x3 and 1x1 convolutions with a fourfold expansion (ResNet-50 and deeper).
+    Bottleneck,
+}
+
+/// Arguments of `ResNet`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResNetConfig {
+    /// The residual block that every stage repeats.
+    pub block: ResNetBlock,
+    /// Number of blocks in each of the four stages, 1 to 64.
+    pub layers: [usize; 4],
+    /// For each of the last three stages, whether dilation replaces the stride. Requires bottleneck blocks.
+    #[serde(default)]
+    pub replace_stride_with_dilation: [bool; 3],
+    /// Epsilon of every batch norm.
+    pub bn_eps: f32,
+    /// Whether the batch norm is frozen. The tensors of a frozen batch norm are buffers and do not count as parameters.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bn_frozen: bool,
+}
 
 impl ResNetBlock {
-    /// Output channels per unit of width.
+    /// Returns the output channels per unit of width.
     fn expansion(self) -> usize {
         match self {
             Self::Basic => 1,
@@ -31,59 +64,151 @@ impl ResNetBlock {
     }
 }
 
-/// Adds the trunk. Its maps are those after `layer1` (C2, at a stride of 4) to `layer4` (C5, 32, or 8
-/// where the last two stages are dilated).
-///
-/// # Errors
-/// [`BuildError::Shape`] if `x` is not `[N, 3, H, W]`.
-pub fn features(
-    g: &mut Graph,
-    scope: &Scope<'_>,
-    x: Value,
-    config: &ResNetConfig,
-) -> Result<FeatureMaps, BuildError> {
-    let stem = Conv::new(STEM_CHANNELS, 7).stride(2);
-    let scopes = (&scope.sub("conv1"), &scope.sub("bn1"));
-    let mut y = conv_bn(g, scopes, x, stem, config.norm(), Activation::Relu)?;
-    y = g.max_pool(y, 3, 2, 1)?;
-    let mut maps = Vec::new();
-    let mut dilation = 1;
-    for (index, (name, width, stride)) in STAGES.into_iter().enumerate() {
-        let stage = Stage::new(width, stride, dilation, config.dilates(index));
-        for block in 0..config.layers[index] {
-            y = residual_block(g, &scope.sub(name).sub(block), y, stage.conv(block), config)?;
-        }
-        dilation = stage.dilation;
-        maps.push(y);
+impl Trunk for ResNetConfig {
+    fn name(&self) -> &'static str {
+        "resnet"
     }
-    Ok(FeatureMaps(maps))
+
+    fn check(&self) -> Result<(), ArgumentError> {
+        if self.layers.iter().any(|n| !(1..=MAX_BLOCKS).contains(n)) {
+            let got = format!("{:?}", self.layers);
+            return Err(argument("layers", "1 to 64 blocks per stage", &got));
+        }
+        let dilates = self.replace_stride_with_dilation.contains(&true);
+        if dilates && self.block == ResNetBlock::Basic {
+            let name = "replace_stride_with_dilation";
+            return Err(argument(name, "bottleneck blocks", &"basic blocks"));
+        }
+        Ok(())
+    }
+
+    fn module(&self) -> &'static str {
+        ""
+    }
+
+    fn supports(&self, head: &Head) -> bool {
+        !matches!(head, Head::Lraspp { .. } | Head::Ssdlite(_))
+    }
+
+    fn norm(&self) -> Option<Norm> {
+        Some(Norm {
+            eps: self.bn_eps,
+            frozen: self.bn_frozen,
+        })
+    }
+
+    fn auxiliary_stage(&self) -> Option<usize> {
+        Some(2)
+    }
+
+    /// Adds the backbone. Its feature maps are the outputs of `layer1` (C2, at a stride of 4) to `layer4`
+    /// (C5, at a stride of 32, or 8 if the last two stages are dilated).
+    fn features(
+        &self,
+        g: &mut Graph,
+        scope: &Scope<'_>,
+        x: Value,
+    ) -> Result<FeatureMaps, BuildError> {
+        let stem = Conv::new(STEM_CHANNELS, 7).stride(2);
+        let scopes = ConvNormScopes::of(scope, "conv1", "bn1");
+        let mut y = conv_bn(g, &scopes, x, self.layer(stem, Activation::Relu))?;
+        let pool = MaxPool {
+            kernel: 3,
+            stride: 2,
+            padding: 1,
+        };
+        y = g.max_pool(y, pool)?;
+        let mut maps = Vec::new();
+        let mut dilation = 1;
+        for (index, (name, width, stride)) in STAGES.into_iter().enumerate() {
+            let stage = Stage::new(width, stride, dilation, self.dilates(index));
+            for block in 0..self.layers[index] {
+                let scope = scope.sub(name).sub(block);
+                y = self.residual_block(g, &scope, y, stage.conv(block))?;
+            }
+            dilation = stage.dilation;
+            maps.push(y);
+        }
+        maps.pop();
+        Ok(FeatureMaps::new(maps, y))
+    }
+
+    fn classifier(
+        &self,
+        g: &mut Graph,
+        root: &Scope<'_>,
+        pooled: Value,
+        num_classes: usize,
+    ) -> Result<Value, BuildError> {
+        g.gemm(&root.sub("fc"), pooled, num_classes)
+    }
 }
 
 impl ResNetConfig {
-    fn norm(&self) -> Norm {
-        Norm {
+    fn layer(&self, conv: Conv, activation: Activation) -> ConvNorm {
+        let norm = Norm {
             eps: self.bn_eps,
             frozen: self.bn_frozen,
-        }
+        };
+        ConvNorm::new(conv, norm, activation)
     }
 
     fn dilates(&self, stage: usize) -> bool {
         stage > 0 && self.replace_stride_with_dilation[stage - 1]
     }
+
+    /// Source: torchvision's `models/resnet.py`, `BasicBlock` and `Bottleneck`.
+    fn residual_block(
+        &self,
+        g: &mut Graph,
+        scope: &Scope<'_>,
+        x: Value,
+        conv: Conv,
+    ) -> Result<Value, BuildError> {
+        let out = conv.out * self.block.expansion();
+        let convs = match self.block {
+            ResNetBlock::Basic => vec![conv, Conv::new(out, 3)],
+            ResNetBlock::Bottleneck => vec![Conv::new(conv.out, 1), conv, Conv::new(out, 1)],
+        };
+        let mut y = x;
+        for (index, conv) in convs.iter().enumerate() {
+            let number = index + 1;
+            let scopes =
+                ConvNormScopes::of(scope, &format!("conv{number}"), &format!("bn{number}"));
+            let activation = if number == convs.len() {
+                Activation::Identity
+            } else {
+                Activation::Relu
+            };
+            y = conv_bn(g, &scopes, y, self.layer(*conv, activation))?;
+        }
+        let identity = if conv.stride != 1 || g.channels(x)? != out {
+            let shortcut = Conv::new(out, 1).stride(conv.stride);
+            let scopes = ConvNormScopes::of(&scope.sub("downsample"), "0", "1");
+            conv_bn(g, &scopes, x, self.layer(shortcut, Activation::Identity))?
+        } else {
+            x
+        };
+        let sum = g.add(y, identity)?;
+        Ok(g.relu(sum))
+    }
 }
 
-/// Source: `torchvision.models.resnet.ResNet._make_layer`.
+/// Width, stride and dilation of the blocks of a stage.
+///
+/// Source: torchvision's `models/resnet.py`, `ResNet._make_layer`.
 #[derive(Debug, Clone, Copy)]
 struct Stage {
     width: usize,
     stride: usize,
-    /// Of the first block, which still reads the map of the stage before.
+    /// Dilation of the first block, which reads the output of the stage before.
     first_dilation: usize,
+    /// Dilation of the other blocks.
     dilation: usize,
 }
 
 impl Stage {
-    /// A stage after one of dilation `before`; `dilates` turns its stride into more dilation.
+    /// Creates a stage after one of dilation `before`; `dilates` replaces its stride by more dilation.
     fn new(width: usize, stride: usize, before: usize, dilates: bool) -> Self {
         let (stride, dilation) = if dilates {
             (1, before * stride)
@@ -98,7 +223,7 @@ impl Stage {
         }
     }
 
-    /// The 3x3 convolution that carries the stride and the dilation of a block.
+    /// Returns the 3x3 convolution that has the stride and the dilation of block number `block`.
     fn conv(&self, block: usize) -> Conv {
         let conv = Conv::new(self.width, 3);
         match block {
@@ -106,43 +231,4 @@ impl Stage {
             _ => conv.dilation(self.dilation),
         }
     }
-}
-
-/// Source: `torchvision.models.resnet.BasicBlock` and `Bottleneck`.
-fn residual_block(
-    g: &mut Graph,
-    scope: &Scope<'_>,
-    x: Value,
-    conv: Conv,
-    config: &ResNetConfig,
-) -> Result<Value, BuildError> {
-    let out = conv.out * config.block.expansion();
-    let convs = match config.block {
-        ResNetBlock::Basic => vec![conv, Conv::new(out, 3)],
-        ResNetBlock::Bottleneck => vec![Conv::new(conv.out, 1), conv, Conv::new(out, 1)],
-    };
-    let mut y = x;
-    for (index, conv) in convs.iter().enumerate() {
-        let scopes = (
-            &scope.sub(format!("conv{}", index + 1)),
-            &scope.sub(format!("bn{}", index + 1)),
-        );
-        let last = index + 1 == convs.len();
-        let activation = if last {
-            Activation::Identity
-        } else {
-            Activation::Relu
-        };
-        y = conv_bn(g, scopes, y, *conv, config.norm(), activation)?;
-    }
-    let identity = if conv.stride != 1 || g.channels(x)? != out {
-        let shortcut = Conv::new(out, 1).stride(conv.stride);
-        let scope = scope.sub("downsample");
-        let scopes = (&scope.sub(0), &scope.sub(1));
-        conv_bn(g, scopes, x, shortcut, config.norm(), Activation::Identity)?
-    } else {
-        x
-    };
-    let sum = g.add(y, identity)?;
-    Ok(g.relu(sum))
 }

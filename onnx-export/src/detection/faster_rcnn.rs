@@ -1,50 +1,66 @@
-//! Faster R-CNN in two graphs: the server chooses proposals from the numbers of the first and
-//! gives them to the second.
+//! Faster R-CNN in two graphs: region proposals are selected between the first and the second.
 //!
-//! Source: Ren et al., "Faster R-CNN" (2015); `torchvision.models.detection.faster_rcnn`.
+//! Source: Ren et al., "Faster R-CNN" (2015); torchvision's `models/detection/faster_rcnn.py`.
 
-use super::LevelOutputs;
-use super::pyramid::{CHANNELS, Extra, pyramid};
-use crate::architecture::{Backbone, FasterRcnnHead};
-use crate::error::BuildError;
+use super::pyramid::{Base, CHANNELS, Extra, pyramid};
+use super::{Detector, LevelOutputs};
+use crate::architecture::FasterRcnnHead;
+use crate::error::{BuildError, argument};
 use crate::graph::ops::{Conv, Regions, RoiAlign};
 use crate::graph::{Dim, Element, Graph, Scope, Value};
 use crate::layers::SharedConv;
 
-/// Side of the map that is cut out for a proposal.
+/// Side of the pooled map of a region.
 const ROI_SIZE: usize = 7;
-/// Samples along each side of a point of that map.
+/// Samples along each side of a cell of that map.
 const ROI_SAMPLES: usize = 2;
 /// Width of the box head's hidden layers.
 const HIDDEN: usize = 1024;
 
-/// Adds the first stage: pyramid and region proposals.
-///
-/// It gives objectness `[N, A, h, w]` and corrections `[N, 4 A, h, w]` of every level, and the maps `[N,
-/// 256, h, w]` that proposals are cut from.
+/// Outputs of the first stage.
+#[derive(Debug, Clone)]
+pub struct Proposals {
+    /// Objectness `[N, A, h, w]` and box deltas `[N, A * 4, h, w]` of every level.
+    pub levels: Vec<LevelOutputs>,
+    /// Feature maps `[N, 256, h, w]` at which the second stage pools regions.
+    pub maps: Vec<Value>,
+}
+
+/// Adds the first stage: feature pyramid and region proposal network.
 ///
 /// # Errors
-/// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`.
-pub(crate) fn proposals(
+/// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`, [`BuildError::FeatureMap`] if the backbone
+/// has too few feature maps, [`BuildError::Attribute`] if the head has no anchors,
+/// [`BuildError::Argument`] if it has more `roi_strides` than levels.
+pub fn proposals(
     g: &mut Graph,
     root: &Scope<'_>,
     images: Value,
-    (backbone, head): (&Backbone, &FasterRcnnHead),
-) -> Result<(Vec<LevelOutputs>, Vec<Value>), BuildError> {
-    let trunk = (backbone, head.backbone_maps);
-    let levels = pyramid(g, &root.sub("backbone"), images, trunk, Extra::Pool)?;
-    let rpn = RpnHead::load(
-        g,
-        &root.sub("rpn").sub("head"),
-        head.anchors.per_location()[0],
-    );
-    let answers = levels.iter().map(|level| rpn.apply(g, *level));
-    let answers = answers.collect::<Result<Vec<_>, _>>()?;
-    let maps = levels[..head.roi_strides.len()].to_vec();
-    Ok((answers, maps))
+    detector: &Detector<'_, FasterRcnnHead>,
+) -> Result<Proposals, BuildError> {
+    let Detector { trunk, head, .. } = *detector;
+    let base = Base {
+        trunk,
+        maps: head.backbone_maps,
+    };
+    let levels = pyramid(g, &root.sub("backbone"), images, base, Extra::Pool)?;
+    let scope = root.sub("rpn").sub("head");
+    let anchors = head.anchors.per_location();
+    let rpn = RpnHead::load(g, &scope, anchors.first().copied().unwrap_or_default())?;
+    let outputs = levels.iter().map(|level| rpn.apply(g, *level));
+    let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
+    let count = head.roi_strides.len();
+    let Some(maps) = levels.get(..count) else {
+        let expected = format!("up to {} strides, one per level", levels.len());
+        return Err(argument("roi_strides", expected, &count).into());
+    };
+    Ok(Proposals {
+        levels: outputs,
+        maps: maps.to_vec(),
+    })
 }
 
-/// Source: `torchvision.models.detection.rpn.RPNHead`.
+/// The region proposal network. Source: torchvision's `models/detection/rpn.py`, `RPNHead`.
 struct RpnHead {
     conv: SharedConv,
     objectness: SharedConv,
@@ -52,16 +68,16 @@ struct RpnHead {
 }
 
 impl RpnHead {
-    fn load(g: &mut Graph, scope: &Scope<'_>, anchors: usize) -> Self {
-        // Checkpoints from before torchvision 0.12 hold the convolution without its two sequences.
+    fn load(g: &mut Graph, scope: &Scope<'_>, anchors: usize) -> Result<Self, BuildError> {
+        // Checkpoints from before torchvision 0.12 have the convolution outside the two sequences.
         let conv = scope.sub("conv");
         let conv = conv.sub(0).sub(0).formerly(&conv);
         let mut load = |scope: &Scope<'_>, config| SharedConv::load(g, scope, CHANNELS, config);
-        Self {
-            conv: load(&conv, Conv::new(CHANNELS, 3)),
-            objectness: load(&scope.sub("cls_logits"), Conv::new(anchors, 1)),
-            deltas: load(&scope.sub("bbox_pred"), Conv::new(4 * anchors, 1)),
-        }
+        Ok(Self {
+            conv: load(&conv, Conv::new(CHANNELS, 3))?,
+            objectness: load(&scope.sub("cls_logits"), Conv::new(anchors, 1))?,
+            deltas: load(&scope.sub("bbox_pred"), Conv::new(4 * anchors, 1))?,
+        })
     }
 
     fn apply(&self, g: &mut Graph, level: Value) -> Result<LevelOutputs, BuildError> {
@@ -74,33 +90,51 @@ impl RpnHead {
     }
 }
 
-/// Adds the second graph's network: `RoIAlign` and the box head.
+/// Adds the second stage to a graph of its own: `RoiAlign` and the box head.
 ///
-/// Its inputs are the `feature_<i>` of the first, and for each of them `rois_<i>` `[R_i, 4] f32`, x1,
-/// y1, x2, y2 in pixels of the padded pictures, and `batch_indices_<i>` `[R_i] i64`, whose length may be 0. Its
-/// outputs are `class_logits` `[R, num_classes]` and `box_regression` `[R, 4 num_classes]`, the
-/// regions of the first level first.
+/// Its inputs are the `feature_<i>` of the first stage, and for each of them `rois_<i>` `[R_i, 4] f32` (x1,
+/// y1, x2, y2 in pixels of the padded image) and `batch_indices_<i>` `[R_i] i64`; `R_i` may be 0. Its
+/// outputs are `class_logits` `[R, num_classes]` and `box_regression` `[R, num_classes * 4]`, the regions
+/// of the first level first.
 ///
 /// # Errors
-/// None for a checked architecture.
-pub(crate) fn box_head(
+/// [`BuildError::NoOperands`] if the head has no `roi_strides`.
+pub fn box_head(
     g: &mut Graph,
     root: &Scope<'_>,
     head: &FasterRcnnHead,
     num_classes: usize,
 ) -> Result<(), BuildError> {
     let levels = 0..head.roi_strides.len();
-    let inputs: Vec<_> = levels
-        .map(|level| (feature_input(g, level), region_inputs(g, level)))
+    let maps: Vec<RegionMap> = levels
+        .map(|level| RegionMap {
+            map: feature_input(g, level),
+            regions: region_inputs(g, level),
+        })
         .collect();
-    let (logits, boxes) = classify(g, root, head, &inputs, num_classes)?;
-    g.output(logits, "class_logits");
-    g.output(boxes, "box_regression");
+    let outputs = classify(g, root, head, &maps, num_classes)?;
+    g.output(outputs.logits, "class_logits");
+    g.output(outputs.deltas, "box_regression");
     Ok(())
 }
 
-/// Adds `RoIAlign` and the box head; gives class logits `[R, num_classes]` and corrections `[R, 4
-/// num_classes]` of the regions of each map, the first's first.
+/// A feature map and the regions to pool from it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RegionMap {
+    pub(super) map: Value,
+    pub(super) regions: Regions,
+}
+
+/// Outputs of the box head for R regions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BoxOutputs {
+    /// Class logits `[R, num_classes]`.
+    pub(super) logits: Value,
+    /// Box deltas `[R, num_classes * 4]`.
+    pub(super) deltas: Value,
+}
+
+/// Adds `RoiAlign` and the box head for the regions of each map, those of the first map first.
 ///
 /// # Errors
 /// [`BuildError::Shape`] if maps or regions have another shape than [`proposals`] gives.
@@ -108,19 +142,19 @@ pub(super) fn classify(
     g: &mut Graph,
     root: &Scope<'_>,
     head: &FasterRcnnHead,
-    maps: &[(Value, Regions)],
+    maps: &[RegionMap],
     num_classes: usize,
-) -> Result<(Value, Value), BuildError> {
-    let mut cut = Vec::new();
-    for ((map, regions), stride) in maps.iter().zip(&head.roi_strides) {
+) -> Result<BoxOutputs, BuildError> {
+    let mut pooled = Vec::new();
+    for (RegionMap { map, regions }, stride) in maps.iter().zip(&head.roi_strides) {
         let config = RoiAlign {
             output: ROI_SIZE,
             sampling_ratio: ROI_SAMPLES,
             stride: *stride,
         };
-        cut.push(g.roi_align(*map, *regions, config)?);
+        pooled.push(g.roi_align(*map, *regions, config)?);
     }
-    let y = g.concat_rows(&cut, "rois")?;
+    let y = g.concat_rows(&pooled, "rois")?;
     let y = g.flatten(y)?;
     let heads = root.sub("roi_heads");
     let hidden = heads.sub("box_head");
@@ -129,18 +163,15 @@ pub(super) fn classify(
     let y = g.gemm(&hidden.sub("fc7"), y, HIDDEN)?;
     let y = g.relu(y);
     let predictor = heads.sub("box_predictor");
-    let logits = g.gemm(&predictor.sub("cls_score"), y, num_classes)?;
-    let boxes = g.gemm(&predictor.sub("bbox_pred"), y, 4 * num_classes)?;
-    Ok((logits, boxes))
+    Ok(BoxOutputs {
+        logits: g.gemm(&predictor.sub("cls_score"), y, num_classes)?,
+        deltas: g.gemm(&predictor.sub("bbox_pred"), y, 4 * num_classes)?,
+    })
 }
 
 fn feature_input(g: &mut Graph, level: usize) -> Value {
-    let [batch, height, width] = [
-        "batch".to_owned(),
-        format!("height_{level}"),
-        format!("width_{level}"),
-    ]
-    .map(|axis| g.axis(&axis));
+    let batch = g.axis("batch");
+    let [height, width] = ["height", "width"].map(|side| g.axis(&format!("{side}_{level}")));
     let shape = vec![batch, Dim::Fixed(CHANNELS), height, width];
     g.input(&format!("feature_{level}"), shape, Element::F32)
 }

@@ -1,87 +1,107 @@
-//! Feature pyramid network: the backbone's last maps, each made richer by the coarser ones.
+//! Feature pyramid network: the backbone's last feature maps, each combined with the coarser ones.
 //!
-//! Source: Lin et al., "Feature Pyramid Networks for Object Detection" (2016), section 3;
-//! `torchvision.ops.FeaturePyramidNetwork` and `torchvision.models.detection.backbone_utils`.
+//! Source: Lin et al., "Feature Pyramid Networks for Object Detection" (2016), section 3; torchvision's
+//! `ops/feature_pyramid_network.py` and `models/detection/backbone_utils.py`.
 
-use crate::architecture::Backbone;
-use crate::backbones::feature_maps;
+use crate::backbones::Trunk;
 use crate::error::BuildError;
-use crate::graph::ops::Conv;
+use crate::graph::ops::{Conv, MaxPool};
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::conv_bias;
 
 /// Channels of every level.
 pub(super) const CHANNELS: usize = 256;
 
-/// The levels after the backbone's.
+/// The levels that are added after those of the backbone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extra {
     /// Every second point of the last level. Source: `LastLevelMaxPool`.
     Pool,
-    /// Two convolutions of stride 2 on the last level. Source: `LastLevelP6P7`, which reads P5 and
-    /// not C5 where both have the pyramid's channels by its arguments, as torchvision's have.
+    /// Two convolutions of stride 2 on the last level. Source: `LastLevelP6P7`, which reads P5, not C5,
+    /// if its arguments give both the pyramid's channels, as torchvision's detectors do.
     P6P7,
 }
 
-/// Adds the backbone and its pyramid on the last `maps` maps: levels `[N, 256, h, w]`, finest first.
+/// The backbone's part of a pyramid.
+#[derive(Clone, Copy)]
+pub(super) struct Base<'a> {
+    pub(super) trunk: &'a dyn Trunk,
+    /// Number of feature maps, counted from the last one, that become levels; at least 1.
+    pub(super) maps: usize,
+}
+
+/// Adds the backbone and its pyramid, and returns the levels `[N, 256, h, w]`, finest first.
 ///
 /// # Errors
-/// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`.
+/// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`, [`BuildError::FeatureMap`] if the backbone
+/// has too few feature maps.
 pub(super) fn pyramid(
     g: &mut Graph,
     scope: &Scope<'_>,
     images: Value,
-    (backbone, maps): (&Backbone, usize),
+    base: Base<'_>,
     extra: Extra,
 ) -> Result<Vec<Value>, BuildError> {
-    let trunk = feature_maps(g, &scope.sub("body"), images, backbone)?;
+    let Base { trunk, maps } = base;
+    let features = trunk.features(g, &scope.sub("body"), images)?;
+    // Fails for 0 maps.
+    features.nth_last(maps)?;
     let fpn = scope.sub("fpn");
     let (inner, layer) = (fpn.sub("inner_blocks"), fpn.sub("layer_blocks"));
-    let mut levels = Vec::new();
-    let mut coarser = None;
     // From the coarsest map to the finest, whose index in the state dict is 0.
-    for index in (0..maps).rev() {
-        let map = trunk.from_end(maps - index);
-        let lateral = block(&inner, index);
-        let mut merged = conv_bias(g, &lateral, map, Conv::new(CHANNELS, 1))?;
-        if let Some(coarser) = coarser {
-            let enlarged = g.repeat_like(coarser, merged)?;
-            merged = g.add(merged, enlarged)?;
-        }
-        coarser = Some(merged);
-        levels.push(conv_bias(
-            g,
-            &block(&layer, index),
-            merged,
-            Conv::new(CHANNELS, 3),
-        )?);
+    let mut merged = lateral(g, &inner, maps - 1, features.last()?)?;
+    let output = Conv::new(CHANNELS, 3);
+    let mut levels = vec![conv_bias(g, &block(&layer, maps - 1), merged, output)?];
+    for index in (0..maps - 1).rev() {
+        let map = lateral(g, &inner, index, features.nth_last(maps - index)?)?;
+        let upsampled = g.repeat_like(merged, map)?;
+        merged = g.add(map, upsampled)?;
+        levels.push(conv_bias(g, &block(&layer, index), merged, output)?);
     }
+    let extra = extra_levels(g, &fpn.sub("extra_blocks"), levels[0], extra)?;
     levels.reverse();
-    extend(g, &fpn.sub("extra_blocks"), &mut levels, extra)?;
+    levels.extend(extra);
     Ok(levels)
 }
 
-fn extend(
+/// Adds the 1x1 convolution of the feature map number `index`.
+fn lateral(
+    g: &mut Graph,
+    inner: &Scope<'_>,
+    index: usize,
+    map: Value,
+) -> Result<Value, BuildError> {
+    conv_bias(g, &block(inner, index), map, Conv::new(CHANNELS, 1))
+}
+
+/// Adds the levels after the coarsest one, `last`.
+fn extra_levels(
     g: &mut Graph,
     scope: &Scope<'_>,
-    levels: &mut Vec<Value>,
+    last: Value,
     extra: Extra,
-) -> Result<(), BuildError> {
-    let last = levels[levels.len() - 1];
+) -> Result<Vec<Value>, BuildError> {
     match extra {
-        Extra::Pool => levels.push(g.max_pool(last, 1, 2, 0)?),
+        Extra::Pool => {
+            let every_second = MaxPool {
+                kernel: 1,
+                stride: 2,
+                padding: 0,
+            };
+            Ok(vec![g.max_pool(last, every_second)?])
+        }
         Extra::P6P7 => {
             let conv = Conv::new(CHANNELS, 3).stride(2);
             let p6 = conv_bias(g, &scope.sub("p6"), last, conv)?;
             let active = g.relu(p6);
             let p7 = conv_bias(g, &scope.sub("p7"), active, conv)?;
-            levels.extend([p6, p7]);
+            Ok(vec![p6, p7])
         }
     }
-    Ok(())
 }
 
-/// The convolution of a block, which checkpoints from before torchvision 0.13 hold one level higher.
+/// Returns the scope of a block's convolution, which checkpoints from before torchvision 0.13 have one
+/// level higher.
 fn block<'a>(blocks: &Scope<'a>, index: usize) -> Scope<'a> {
     let block = blocks.sub(index);
     block.sub(0).formerly(&block)

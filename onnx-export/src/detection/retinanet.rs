@@ -1,59 +1,66 @@
 //! `RetinaNet`: one head for classes and one for boxes, shared by the levels of a pyramid.
 //!
-//! Source: Lin et al., "Focal Loss for Dense Object Detection" (2017), section 4;
-//! `torchvision.models.detection.retinanet`.
+//! Source: Lin et al., "Focal Loss for Dense Object Detection" (2017), section 4; torchvision's
+//! `models/detection/retinanet.py`.
 
-use super::LevelOutputs;
-use super::pyramid::{CHANNELS, Extra, pyramid};
-use crate::architecture::{Backbone, RetinanetHead};
+use super::pyramid::{Base, CHANNELS, Extra, pyramid};
+use super::{Detector, LevelOutputs};
+use crate::architecture::RetinanetHead;
 use crate::error::BuildError;
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::SharedConv;
 
-/// Convolutions of a head before its last.
+/// Convolutions of a head before its last one.
 const DEPTH: usize = 4;
 
-/// Adds the network; gives scores `[N, A num_classes, h, w]` and corrections `[N, 4 A, h, w]` of every
-/// level.
+/// Adds the network and returns scores `[N, A * num_classes, h, w]` and box deltas `[N, A * 4, h, w]` of
+/// every level.
 ///
 /// # Errors
-/// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`.
-pub(crate) fn retinanet(
+/// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`, [`BuildError::FeatureMap`] if the backbone
+/// has too few feature maps, [`BuildError::Attribute`] if the head has no anchors.
+pub fn retinanet(
     g: &mut Graph,
     root: &Scope<'_>,
     images: Value,
-    (backbone, head): (&Backbone, &RetinanetHead),
-    num_classes: usize,
+    detector: &Detector<'_, RetinanetHead>,
 ) -> Result<Vec<LevelOutputs>, BuildError> {
-    let trunk = (backbone, head.backbone_maps);
-    let levels = pyramid(g, &root.sub("backbone"), images, trunk, Extra::P6P7)?;
-    let anchors = head.anchors.per_location()[0];
+    let Detector {
+        trunk,
+        head,
+        num_classes,
+    } = *detector;
+    let base = Base {
+        trunk,
+        maps: head.backbone_maps,
+    };
+    let levels = pyramid(g, &root.sub("backbone"), images, base, Extra::P6P7)?;
+    let anchors = head.anchors.per_location();
+    let anchors = anchors.first().copied().unwrap_or_default();
     let scope = root.sub("head");
-    let (classes, boxes) = (
-        scope.sub("classification_head"),
-        scope.sub("regression_head"),
-    );
-    let classes = Tower::load(g, &classes, "cls_logits", anchors * num_classes);
-    let boxes = Tower::load(g, &boxes, "bbox_reg", anchors * 4);
-    let mut answers = Vec::new();
-    for level in levels {
-        answers.push(LevelOutputs {
+    let classes = scope.sub("classification_head");
+    let classes = Tower::load(g, &classes, "cls_logits", anchors * num_classes)?;
+    let boxes = scope.sub("regression_head");
+    let boxes = Tower::load(g, &boxes, "bbox_reg", anchors * 4)?;
+    let outputs = levels.into_iter().map(|level| {
+        Ok(LevelOutputs {
             scores: classes.apply(g, level)?,
             boxes: boxes.apply(g, level)?,
-        });
-    }
-    Ok(answers)
+        })
+    });
+    outputs.collect()
 }
 
-/// Source: `RetinaNetClassificationHead` and `RetinaNetRegressionHead`.
+/// One of the two heads. Source: `RetinaNetClassificationHead` and `RetinaNetRegressionHead`.
 struct Tower {
     hidden: Vec<SharedConv>,
     last: SharedConv,
 }
 
 impl Tower {
-    fn load(g: &mut Graph, scope: &Scope<'_>, last: &str, out: usize) -> Self {
+    /// Reads the head from `scope`; its last convolution is called `last` and has `out` channels.
+    fn load(g: &mut Graph, scope: &Scope<'_>, last: &str, out: usize) -> Result<Self, BuildError> {
         let convs = scope.sub("conv");
         let mut load = |scope: &Scope<'_>, out| {
             let config = Conv::new(out, 3);
@@ -64,11 +71,9 @@ impl Tower {
             let scope = convs.sub(index).sub(0).formerly(&convs.sub(2 * index));
             load(&scope, CHANNELS)
         });
-        let hidden = hidden.collect();
-        Self {
-            hidden,
-            last: load(&scope.sub(last), out),
-        }
+        let hidden = hidden.collect::<Result<_, _>>()?;
+        let last = load(&scope.sub(last), out)?;
+        Ok(Self { hidden, last })
     }
 
     fn apply(&self, g: &mut Graph, level: Value) -> Result<Value, BuildError> {

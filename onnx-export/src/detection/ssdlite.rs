@@ -1,64 +1,74 @@
-//! `SSDlite`: single-shot detection with depthwise heads, one pair for each of six maps.
+//! `SSDlite`: single-shot detection with depthwise heads, one pair for each of six feature maps.
 //!
 //! Source: Sandler et al., "MobileNetV2" (2018), section 6.2; Howard et al., "Searching for
-//! MobileNetV3" (2019), section 6.3; `torchvision.models.detection.ssdlite`.
+//! MobileNetV3" (2019), section 6.3; torchvision's `models/detection/ssdlite.py`.
 
-use super::LevelOutputs;
-use crate::architecture::{MobileNetV3Config, SsdliteHead};
-use crate::backbones::mobilenet_v3::ssd_features;
-use crate::error::BuildError;
+use super::{Detector, LevelOutputs};
+use crate::architecture::SsdliteHead;
+use crate::error::{BuildError, argument};
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
-use crate::layers::{Activation, Norm, conv_bias, conv_norm_activation};
+use crate::layers::{Activation, ConvNorm, Norm, conv_bias, conv_norm_activation};
 
-/// Adds the network; gives scores `[N, A num_classes, h, w]` and corrections `[N, 4 A, h, w]` of every
-/// level.
+/// Adds the network and returns scores `[N, A * num_classes, h, w]` and box deltas `[N, A * 4, h, w]` of
+/// every level.
 ///
 /// # Errors
-/// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`.
-pub(crate) fn ssdlite(
+/// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`, [`BuildError::Argument`] if the backbone does
+/// not support SSD.
+pub fn ssdlite(
     g: &mut Graph,
     root: &Scope<'_>,
     images: Value,
-    (config, head): (&MobileNetV3Config, &SsdliteHead),
-    num_classes: usize,
+    detector: &Detector<'_, SsdliteHead>,
 ) -> Result<Vec<LevelOutputs>, BuildError> {
-    let levels = levels(g, &root.sub("backbone"), images, config, head)?;
+    let Detector {
+        trunk,
+        head,
+        num_classes,
+    } = *detector;
+    let Some(norm) = trunk.norm() else {
+        let expected = "one with batch norms, which ssdlite shares";
+        return Err(argument("backbone", expected, &trunk.name()).into());
+    };
+    let backbone = root.sub("backbone");
+    let maps = trunk.ssd_features(g, &backbone.sub("features"), images)?;
+    let levels = levels(g, &backbone.sub("extra"), maps, &head.extra_channels, norm)?;
     let scope = root.sub("head");
     let modules = |name: &str| scope.sub(name).sub("module_list");
     let (classes, boxes) = (modules("classification_head"), modules("regression_head"));
     let anchors = head.default_boxes.per_location();
-    let norm = config.norm();
-    let mut answers = Vec::new();
+    let mut outputs = Vec::new();
     for (index, (level, anchors)) in levels.into_iter().zip(anchors).enumerate() {
         let scores = anchors * num_classes;
-        answers.push(LevelOutputs {
+        outputs.push(LevelOutputs {
             scores: prediction(g, &classes.sub(index), level, scores, norm)?,
             boxes: prediction(g, &boxes.sub(index), level, 4 * anchors, norm)?,
         });
     }
-    Ok(answers)
+    Ok(outputs)
 }
 
-/// The trunk's two maps and the extra ones. Source: `SSDLiteFeatureExtractorMobileNet`.
+/// Adds the extra feature maps and returns them after the backbone's two.
+///
+/// Source: `SSDLiteFeatureExtractorMobileNet`.
 fn levels(
     g: &mut Graph,
-    scope: &Scope<'_>,
-    images: Value,
-    config: &MobileNetV3Config,
-    head: &SsdliteHead,
+    extra: &Scope<'_>,
+    maps: [Value; 2],
+    channels: &[usize],
+    norm: Norm,
 ) -> Result<Vec<Value>, BuildError> {
-    let [expanded, mut y] = ssd_features(g, &scope.sub("features"), images, config)?;
-    let mut levels = vec![expanded, y];
-    for (index, channels) in head.extra_channels.iter().enumerate() {
-        let scope = scope.sub("extra").sub(index);
-        y = extra_block(g, &scope, y, *channels, config.norm())?;
+    let mut levels = maps.to_vec();
+    let [_, mut y] = maps;
+    for (index, channels) in channels.iter().enumerate() {
+        y = extra_block(g, &extra.sub(index), y, *channels, norm)?;
         levels.push(y);
     }
     Ok(levels)
 }
 
-/// Half the channels, half the resolution, the channels asked for. Source: `_extra_block`.
+/// Adds a block that halves the resolution, with half of `channels` inside. Source: `_extra_block`.
 fn extra_block(
     g: &mut Graph,
     scope: &Scope<'_>,
@@ -74,12 +84,13 @@ fn extra_block(
     ];
     let mut y = x;
     for (index, conv) in convs.into_iter().enumerate() {
-        y = conv_norm_activation(g, &scope.sub(index), y, conv, norm, Activation::Relu6)?;
+        let layer = ConvNorm::new(conv, norm, Activation::Relu6);
+        y = conv_norm_activation(g, &scope.sub(index), y, layer)?;
     }
     Ok(y)
 }
 
-/// Source: `_prediction_block`.
+/// Adds a head of one level with `out` channels. Source: `_prediction_block`.
 fn prediction(
     g: &mut Graph,
     scope: &Scope<'_>,
@@ -88,6 +99,7 @@ fn prediction(
     norm: Norm,
 ) -> Result<Value, BuildError> {
     let depthwise = Conv::depthwise(g.channels(x)?, 3);
-    let y = conv_norm_activation(g, &scope.sub(0), x, depthwise, norm, Activation::Relu6)?;
+    let layer = ConvNorm::new(depthwise, norm, Activation::Relu6);
+    let y = conv_norm_activation(g, &scope.sub(0), x, layer)?;
     conv_bias(g, &scope.sub(1), y, Conv::new(out, 1))
 }

@@ -1,47 +1,46 @@
-//! Dimensions, and the arithmetic of sliding windows on the ones that are only known at run time.
+//! Dimensions, and the sizes that sliding windows give dynamic ones.
 
 use std::collections::HashMap;
 
-/// One axis of a shape.
+/// The size of one axis of a shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dim {
-    /// Known when the graph is built.
+    /// A size known when the graph is built.
     Fixed(usize),
-    /// Known when the graph runs; equal symbols are equal sizes.
+    /// A size known when the graph runs; equal symbols are equal sizes.
     Dynamic(Symbol),
 }
 
-/// A size that depends on the network's input, as an index into the graph's table.
+/// The identity of a dynamic size within one graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Symbol(u32);
 
-/// A window that slides along one axis: a convolution's or a pooling's.
+/// A window that slides along one axis, such as a convolution's kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window {
-    /// Taps.
+    /// Number of taps, at least 1.
     pub kernel: usize,
-    /// Step between outputs.
+    /// Distance between neighboring outputs, at least 1.
     pub stride: usize,
-    /// Step between taps.
+    /// Distance between neighboring taps, at least 1.
     pub dilation: usize,
-    /// Padding before and after, together.
+    /// Padding before and after the axis, added up.
     pub padding: usize,
 }
 
+/// How a dynamic size comes about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Definition {
+    /// An axis of an input, by name.
     Input(String),
-    /// `floor((of + add) / stride) + 1`: every sliding window has this form, so two windows of
-    /// different kernels that give the same size (a 3x3 with padding and the 1x1 of a shortcut)
-    /// become one symbol, and the shapes of a residual add can be compared.
-    Slide {
-        of: Symbol,
-        add: i64,
-        stride: usize,
-    },
+    /// `floor((of + add) / stride) + 1`, the form that every sliding window can be brought to.
+    ///
+    /// Two windows that give the same size, such as a padded 3x3 and the 1x1 of a shortcut, share one
+    /// symbol, so the operands of a residual addition have comparable shapes.
+    Slide { of: Symbol, add: i64, stride: usize },
 }
 
-/// The symbols of one graph, each defined once.
+/// The dynamic sizes of one graph, each defined once.
 #[derive(Debug, Default)]
 pub(crate) struct Dims {
     definitions: Vec<Definition>,
@@ -49,17 +48,23 @@ pub(crate) struct Dims {
 }
 
 impl Dims {
-    /// The symbol of an input axis, such as `height`.
+    /// Returns the size of the input axis `name`, such as `height`.
     pub(crate) fn input(&mut self, name: &str) -> Dim {
         Dim::Dynamic(self.define(Definition::Input(name.to_owned())))
     }
 
-    /// The size after `window` has slid over `dim`, or none where a fixed size is too small for it.
+    /// Returns the number of positions of `window` along `dim`.
+    ///
+    /// `None` if a fixed `dim` is shorter than the window, or if the window has no taps or no stride.
     pub(crate) fn slide(&mut self, dim: Dim, window: Window) -> Option<Dim> {
-        let add = window.padding as i64 - (window.dilation * (window.kernel - 1)) as i64 - 1;
+        let reach = window.dilation.checked_mul(window.kernel.checked_sub(1)?)?;
+        let add = window.padding as i64 - i64::try_from(reach).ok()? - 1;
+        if window.stride == 0 {
+            return None;
+        }
         match dim {
             Dim::Fixed(size) => {
-                let last = usize::try_from(size as i64 + add).ok()?;
+                let last = usize::try_from((size as i64).checked_add(add)?).ok()?;
                 Some(Dim::Fixed(last / window.stride + 1))
             }
             Dim::Dynamic(symbol) if add == -1 && window.stride == 1 => Some(Dim::Dynamic(symbol)),
@@ -70,7 +75,7 @@ impl Dims {
         }
     }
 
-    /// The symbol as an ONNX `dim_param`.
+    /// Returns the ONNX `dim_param` of a dynamic size: `height`, `ceil(height/2)`.
     pub(crate) fn name(&self, symbol: Symbol) -> String {
         match &self.definitions[symbol.0 as usize] {
             Definition::Input(name) => name.clone(),
@@ -85,7 +90,7 @@ impl Dims {
         }
     }
 
-    /// Two exact halvings are one exact quartering: `ceil(ceil(h / 2) / 2) = ceil(h / 4)`.
+    /// Defines a slide, merging it with an earlier one: `ceil(ceil(h / 2) / 2) = ceil(h / 4)`.
     fn compose(&self, of: Symbol, add: i64, stride: usize) -> Definition {
         match &self.definitions[of.0 as usize] {
             Definition::Slide {
@@ -126,13 +131,16 @@ mod tests {
     }
 
     #[test]
-    fn fixed_sizes_follow_the_convolution_formula() {
+    fn sizes_follow_the_convolution_formula() {
         let cases = [
             (224, window(3, 2, 1, 2), Some(112)),
             (224, window(7, 2, 1, 6), Some(112)),
             (7, window(5, 1, 2, 8), Some(7)),
             (7, window(7, 1, 1, 0), Some(1)),
             (2, window(3, 1, 1, 0), None),
+            (8, window(0, 1, 1, 0), None),
+            (8, window(3, 0, 1, 2), None),
+            (8, window(usize::MAX, 1, 2, 0), None),
         ];
         for (size, slide, expected) in cases {
             let got = Dims::default().slide(Dim::Fixed(size), slide);

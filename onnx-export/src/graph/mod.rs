@@ -1,95 +1,27 @@
-//! The graph under construction: values with known shapes, nodes, and weights.
+//! A graph under construction: values with known shapes, nodes, and weights.
 //!
-//! What is *not* here: which ops exist ([`ops`] has a method for each), where weights come from
-//! ([`Loader`]), and protobuf (the private `proto` module).
+//! [`ops`] adds a method to [`Graph`] for each ONNX operator, [`Loader`] hands out the weights of a
+//! checkpoint and turns the finished graph into a [`Model`](crate::Model).
+//!
+//! Not here: layers of several operators ([`layers`](crate::layers)) and protobuf.
 
 mod dim;
 mod loader;
 pub mod ops;
+mod parts;
+mod scope;
+mod state_error;
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 
 pub(crate) use dim::Dims;
 pub use dim::{Dim, Symbol, Window};
-pub use loader::{Loader, Mismatch, Scope, StateDictError};
-
-/// The shape of a value, outermost axis first.
-pub type Shape = Vec<Dim>;
-
-/// A value of a [`Graph`]: an input, a weight or the output of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Value(u32);
-
-/// What is known of a value.
-#[derive(Debug, Clone)]
-pub struct ValueInfo {
-    /// Its ONNX name.
-    pub name: String,
-    /// Its shape.
-    pub shape: Shape,
-    /// The type of its elements.
-    pub element: Element,
-    /// Path of the module that made it, as in the state dict.
-    scope: String,
-}
-
-/// The type of a value's elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Element {
-    /// FLOAT.
-    F32,
-    /// INT64.
-    I64,
-    /// BOOL: what comparisons give.
-    Bool,
-}
-
-/// A node attribute.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Attr {
-    /// FLOAT.
-    Float(f32),
-    /// INT.
-    Int(i64),
-    /// INTS.
-    Ints(Vec<i64>),
-    /// STRING.
-    Text(&'static str),
-}
-
-/// One operator call.
-#[derive(Debug, Clone)]
-pub struct Node {
-    /// The ONNX operator.
-    pub op: &'static str,
-    /// Its path-like name, such as `/features/0/0/Conv`.
-    pub name: String,
-    /// Operands in the operator's order.
-    pub inputs: Vec<Value>,
-    /// The results.
-    pub outputs: Vec<Value>,
-    /// Attributes by name.
-    pub attrs: Vec<(&'static str, Attr)>,
-}
-
-/// A constant tensor.
-#[derive(Debug, Clone)]
-pub struct Initializer {
-    /// The value that holds it.
-    pub value: Value,
-    /// Its elements.
-    pub data: Data,
-}
-
-/// The elements of a constant, in C order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Data {
-    /// FLOAT: weights.
-    F32(Vec<f32>),
-    /// INT64: axes and sizes.
-    I64(Vec<i64>),
-}
+pub use loader::Loader;
+pub(crate) use parts::Attrs;
+use parts::Output;
+pub use parts::{Attr, Data, Element, Initializer, Node, Shape, Value, ValueInfo};
+pub use scope::Scope;
+pub use state_error::{Mismatch, StateDictError};
 
 /// A graph whose shapes are checked as nodes are added.
 #[derive(Debug)]
@@ -106,7 +38,9 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// An empty graph whose nodes are those of the given opset.
+    /// Creates an empty graph whose nodes follow the ONNX opset `opset`.
+    ///
+    /// [`Loader::finish`] rejects opsets outside [`OPSETS`](crate::OPSETS).
     pub fn new(opset: i64) -> Self {
         Self {
             opset,
@@ -121,78 +55,84 @@ impl Graph {
         }
     }
 
-    /// Adds the network's picture input, `[N, 3, H, W] f32` with every axis but the channels dynamic.
+    /// Adds the input of an image network, `[batch, 3, height, width] f32`, where only the channel
+    /// count is fixed.
     pub fn image_input(&mut self, name: &str) -> Value {
         let [batch, height, width] = ["batch", "height", "width"].map(|axis| self.axis(axis));
-        self.input(
-            name,
-            vec![batch, Dim::Fixed(3), height, width],
-            Element::F32,
-        )
+        let shape = vec![batch, Dim::Fixed(3), height, width];
+        self.input(name, shape, Element::F32)
     }
 
     /// Adds an input of the network.
     pub fn input(&mut self, name: &str, shape: Shape, element: Element) -> Value {
-        let value = self.value(name, "", shape);
-        self.values[value.0 as usize].element = element;
+        let value = self.value(name, "", Output::new(shape, element));
         self.inputs.push(value);
         value
     }
 
-    /// The size `name`, known when the graph runs; the same size for the same name.
+    /// Returns the dynamic size called `name`; equal names are equal sizes.
     pub fn axis(&mut self, name: &str) -> Dim {
         self.dims.input(name)
     }
 
-    /// Makes `value` an output of the network under the name `name`.
+    /// Makes `value` an output of the network called `name`.
+    ///
+    /// Adds an `Identity` node if `value` already has a name that must stay: an input, a constant or
+    /// another output.
     pub fn output(&mut self, value: Value, name: &str) {
+        let computed = self.nodes.iter().any(|node| node.outputs.contains(&value));
+        let output = if computed && !self.outputs.contains(&value) {
+            value
+        } else {
+            self.identity(value)
+        };
         let unique = self.unique(name);
-        self.values[value.0 as usize].name = unique;
-        self.outputs.push(value);
+        self.values[output.index()].name = unique;
+        self.outputs.push(output);
     }
 
-    /// The opset of its nodes.
+    /// Returns the ONNX opset that the nodes follow.
     pub fn opset(&self) -> i64 {
         self.opset
     }
 
-    /// Name and shape of a value.
+    /// Returns name, shape and data type of a value.
     pub fn info(&self, value: Value) -> &ValueInfo {
-        &self.values[value.0 as usize]
+        &self.values[value.index()]
     }
 
-    /// The shape of a value.
+    /// Returns the shape of a value, outermost axis first.
     pub fn shape(&self, value: Value) -> &[Dim] {
         &self.info(value).shape
     }
 
-    /// Nodes in the order they were added, which is a topological one.
+    /// Returns the nodes in the order they were added, which is a topological order.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// Constant tensors in the order they were added.
+    /// Returns the constant tensors in the order they were added.
     pub fn initializers(&self) -> &[Initializer] {
         &self.initializers
     }
 
-    /// The network's inputs.
+    /// Returns the network's inputs in the order they were added.
     pub fn inputs(&self) -> &[Value] {
         &self.inputs
     }
 
-    /// The network's outputs.
+    /// Returns the network's outputs in the order they were added.
     pub fn outputs(&self) -> &[Value] {
         &self.outputs
     }
 
-    /// A shape in words: `[batch, 16, ceil(height/2), ceil(width/2)]`.
+    /// Formats a shape: `[batch, 16, ceil(height/2), ceil(width/2)]`.
     pub fn show_shape(&self, shape: &[Dim]) -> String {
         let axes: Vec<String> = shape.iter().map(|dim| self.show_dim(*dim)).collect();
         format!("[{}]", axes.join(", "))
     }
 
-    /// A dimension in words, which is also its ONNX `dim_param` where it is dynamic.
+    /// Formats a dimension; the text of a dynamic one is also its ONNX `dim_param`.
     pub fn show_dim(&self, dim: Dim) -> String {
         match dim {
             Dim::Fixed(size) => size.to_string(),
@@ -200,79 +140,56 @@ impl Graph {
         }
     }
 
-    /// Removes the nodes and constants that no output needs.
+    /// Removes the nodes and constants that no output depends on.
     pub(crate) fn prune(&mut self) {
         let mut needed = vec![false; self.values.len()];
         for output in &self.outputs {
-            needed[output.0 as usize] = true;
+            needed[output.index()] = true;
         }
-        // Nodes are in topological order: backwards, a node's users come before it.
+        // Nodes are in topological order: in reverse, a node's consumers come first.
         for node in self.nodes.iter().rev() {
-            if node.outputs.iter().any(|v| needed[v.0 as usize]) {
+            if node.outputs.iter().any(|v| needed[v.index()]) {
                 for input in &node.inputs {
-                    needed[input.0 as usize] = true;
+                    needed[input.index()] = true;
                 }
             }
         }
         self.nodes
-            .retain(|node| node.outputs.iter().any(|v| needed[v.0 as usize]));
+            .retain(|node| node.outputs.iter().any(|v| needed[v.index()]));
         self.initializers
-            .retain(|initializer| needed[initializer.value.0 as usize]);
+            .retain(|initializer| needed[initializer.value.index()]);
     }
 
-    /// The graph as text, one node a line: operator, inputs, shape of the output.
-    pub fn dump(&self) -> String {
-        let mut text = String::new();
-        for node in &self.nodes {
-            let inputs: Vec<&str> = node
-                .inputs
-                .iter()
-                .map(|v| self.info(*v).name.as_str())
-                .collect();
-            let shape = self.show_shape(self.shape(node.outputs[0]));
-            let (name, op, inputs) = (&node.name, node.op, inputs.join(", "));
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "{name} = {op}({inputs}) {shape}");
-        }
-        text
+    /// Returns the scalar f32 constant `value`, adding it at its first use.
+    pub fn scalar(&mut self, value: f32) -> Value {
+        self.constant(&format!("constant_{value}"), &[], Data::F32(vec![value]))
     }
 
-    /// Adds a weight under its state dict path, of the given shape in C order.
-    fn weight(&mut self, path: &str, shape: &[usize], data: Vec<f32>) -> Value {
-        debug_assert_eq!(shape.iter().product::<usize>(), data.len(), "{path}");
-        self.initializer(path, shape, Data::F32(data))
+    /// Returns the scalar i64 constant `value`, adding it at its first use.
+    pub(crate) fn whole(&mut self, value: i64) -> Value {
+        self.constant(&format!("whole_{value}"), &[], Data::I64(vec![value]))
     }
 
-    /// A scalar constant, one per distinct number.
-    pub(crate) fn scalar(&mut self, number: f32) -> Value {
-        self.constant(&format!("constant_{number}"), &[], Data::F32(vec![number]))
+    /// Returns the constant `[values.len()] i64`, adding it at its first use. `purpose` begins its name.
+    pub(crate) fn list(&mut self, purpose: &str, values: &[i64]) -> Value {
+        let name = format!("{purpose}_{values:?}");
+        self.constant(&name, &[values.len()], Data::I64(values.to_vec()))
     }
 
-    /// A table of numbers under a name of its own.
-    pub(crate) fn table(&mut self, name: &str, shape: &[usize], numbers: Vec<f32>) -> Value {
-        self.initializer(name, shape, Data::F32(numbers))
+    /// Adds an f32 constant called `name`; the caller has checked that `values` fill the shape.
+    pub(crate) fn table(&mut self, name: &str, shape: &[usize], values: Vec<f32>) -> Value {
+        self.initializer(name, shape, Data::F32(values))
     }
 
-    /// A scalar whole number, one per distinct number.
-    pub(crate) fn whole(&mut self, number: i64) -> Value {
-        self.constant(&format!("whole_{number}"), &[], Data::I64(vec![number]))
-    }
-
-    /// A list of whole numbers, one per distinct list and purpose.
-    pub(crate) fn list(&mut self, purpose: &str, numbers: &[i64]) -> Value {
-        let name = format!("{purpose}_{numbers:?}");
-        self.constant(&name, &[numbers.len()], Data::I64(numbers.to_vec()))
-    }
-
-    /// An optional operand that is left out: ONNX writes it as an empty name.
+    /// Returns the operand that stands for an omitted optional one; its ONNX name is empty.
     fn absent(&mut self) -> Value {
         if let Some(value) = self.values.iter().position(|info| info.name.is_empty()) {
             return Value(value as u32);
         }
-        self.value("", "", vec![])
+        self.value("", "", Output::new(vec![], Element::F32))
     }
 
-    /// Constants are told apart by name, which says their value.
+    /// Returns the constant `name`, whose name includes its elements, so that equal constants are shared.
     fn constant(&mut self, name: &str, shape: &[usize], data: Data) -> Value {
         if let Some(value) = self.constants.get(name) {
             return *value;
@@ -283,43 +200,50 @@ impl Graph {
     }
 
     fn initializer(&mut self, name: &str, shape: &[usize], data: Data) -> Value {
+        debug_assert!(fills(shape, &data), "{name}: {shape:?}");
         let shape = shape.iter().map(|size| Dim::Fixed(*size)).collect();
-        let value = self.value(name, "", shape);
-        if matches!(data, Data::I64(_)) {
-            self.values[value.0 as usize].element = Element::I64;
-        }
+        let value = self.value(name, "", Output::new(shape, data.element()));
         self.initializers.push(Initializer { value, data });
         value
     }
 
-    /// Adds a node under `scope`; the caller has checked the shapes.
+    fn identity(&mut self, value: Value) -> Value {
+        let ValueInfo {
+            shape,
+            element,
+            scope,
+            ..
+        } = self.info(value).clone();
+        let output = Output::new(shape, element);
+        self.node_of("Identity", &scope, vec![value], vec![output], vec![])[0]
+    }
+
+    /// Adds a node with one f32 output under `scope`; the caller has checked the shapes.
     fn node(
         &mut self,
         op: &'static str,
         scope: &str,
         inputs: Vec<Value>,
         shape: Shape,
-        attrs: Vec<(&'static str, Attr)>,
+        attrs: Attrs,
     ) -> Value {
-        self.node_of(op, scope, inputs, vec![(shape, Element::F32)], attrs)[0]
+        let output = Output::new(shape, Element::F32);
+        self.node_of(op, scope, inputs, vec![output], attrs)[0]
     }
 
-    /// [`Graph::node`] with several outputs, or of another type than f32.
+    /// Adds a node with the given outputs under `scope`; the caller has checked the shapes.
     fn node_of(
         &mut self,
         op: &'static str,
         scope: &str,
         inputs: Vec<Value>,
-        outputs: Vec<(Shape, Element)>,
-        attrs: Vec<(&'static str, Attr)>,
+        outputs: Vec<Output>,
+        attrs: Attrs,
     ) -> Vec<Value> {
         let path = self.unique(&node_path(scope, op));
-        let outputs = outputs.into_iter().map(|(shape, element)| {
-            let output = self.value(&format!("{path}_output"), scope, shape);
-            self.values[output.0 as usize].element = element;
-            output
-        });
-        let outputs: Vec<Value> = outputs.collect();
+        let name = format!("{path}_output");
+        let outputs = outputs.into_iter();
+        let outputs: Vec<Value> = outputs.map(|out| self.value(&name, scope, out)).collect();
         self.nodes.push(Node {
             op,
             name: path,
@@ -330,12 +254,13 @@ impl Graph {
         outputs
     }
 
-    fn value(&mut self, name: &str, scope: &str, shape: Shape) -> Value {
+    fn value(&mut self, name: &str, scope: &str, output: Output) -> Value {
         let name = self.unique(name);
+        let Output { shape, element } = output;
         self.values.push(ValueInfo {
             name,
             shape,
-            element: Element::F32,
+            element,
             scope: scope.to_owned(),
         });
         Value((self.values.len() - 1) as u32)
@@ -345,7 +270,7 @@ impl Graph {
         self.info(value).scope.clone()
     }
 
-    /// `name`, or `name_1`, `name_2`, ... where it is taken: ONNX wants every name once.
+    /// Returns `name`, or `name_1`, `name_2`, ... if it is taken: ONNX names are unique in a graph.
     fn unique(&mut self, name: &str) -> String {
         let count = self.names.entry(name.to_owned()).or_insert(0);
         *count += 1;
@@ -359,11 +284,41 @@ impl Graph {
     }
 }
 
-/// `features.0.0` and `Conv` give `/features/0/0/Conv`.
+/// Whether `data` has as many elements as `shape`.
+fn fills(shape: &[usize], data: &Data) -> bool {
+    let elements = match data {
+        Data::F32(values) => values.len(),
+        Data::I64(values) => values.len(),
+    };
+    shape.iter().product::<usize>() == elements
+}
+
+/// Returns the node name of operator `op` in module `scope`: `features.0.0` and `Conv` give
+/// `/features/0/0/Conv`.
 fn node_path(scope: &str, op: &str) -> String {
     if scope.is_empty() {
         format!("/{op}")
     } else {
         format!("/{}/{op}", scope.replace('.', "/"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_that_is_also_an_output_keeps_its_name() {
+        let mut g = Graph::new(17);
+        let x = g.image_input("images");
+        let y = g.relu(x);
+        g.output(x, "copy");
+        g.output(y, "first");
+        g.output(y, "second");
+        let names = |values: &[Value]| -> Vec<String> {
+            values.iter().map(|v| g.info(*v).name.clone()).collect()
+        };
+        assert_eq!(names(g.inputs()), ["images"]);
+        assert_eq!(names(g.outputs()), ["copy", "first", "second"]);
     }
 }

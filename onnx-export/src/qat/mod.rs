@@ -19,10 +19,10 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 use crate::architecture::{Architecture, Backbone};
-use crate::check::argument;
-use crate::error::BuildError;
-use crate::model::tensor_shapes;
+use crate::error::{BuildError, argument};
+use crate::layers::Norm;
 use crate::quantize::Affine;
+use crate::tensor_shapes;
 use crate::weights::{Quantizer, StateDict, WeightsError};
 use import::Import;
 use layer::LayerOf;
@@ -154,11 +154,10 @@ fn trained_form(architecture: &Architecture) -> Architecture {
 
 /// The variance of a batch norm that changes nothing: 1 once epsilon is added, also when rounded.
 fn identity_variance(architecture: &Architecture) -> Result<f32, BuildError> {
-    let eps = match &architecture.backbone {
-        Backbone::MobilenetV3(config) => config.bn_eps,
-        Backbone::MobilenetV2(config) => config.bn_eps,
-        Backbone::Resnet(config) => config.bn_eps,
-        Backbone::EfficientnetLite0(config) => config.bn_eps,
+    let trunk = architecture.backbone.trunk();
+    let Some(Norm { eps, .. }) = trunk.norm() else {
+        let expected = "one with batch norms";
+        return Err(argument("backbone", expected, &trunk.name()).into());
     };
     let variance = 1.0 - eps;
     if variance + eps == 1.0 {

@@ -1,19 +1,20 @@
-//! Reference boxes: of SSD as a table, of pyramids at the places that are asked for.
+//! Reference boxes: a table of all for SSD, those with given indices for pyramids.
 
 use crate::architecture::{Anchors, DefaultBoxes};
 use crate::error::BuildError;
 use crate::graph::{Graph, Value};
 
-/// The anchors of one level around the point 0, 0: x1, y1, x2, y2 in pixels.
+/// The anchors of one level around the point (0, 0): x1, y1, x2, y2 in pixels.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Cells(Vec<[f32; 4]>);
 
 impl Cells {
-    /// Every size with the first ratio, then every size with the next, rounded to whole pixels.
+    /// Computes the anchors of a level, rounded to whole pixels: every size with the first ratio, then every
+    /// size with the next.
     ///
     /// Source: torchvision's `anchor_utils.py`, `AnchorGenerator.generate_anchors`.
     pub(super) fn of_level(anchors: &Anchors, level: usize) -> Self {
-        let sizes = &anchors.sizes[level];
+        let sizes = anchors.sizes.get(level).map_or(&[][..], Vec::as_slice);
         let cell = |ratio: f32, size: u32| {
             let down = ratio.sqrt();
             let across = 1.0 / down;
@@ -29,37 +30,46 @@ impl Cells {
     }
 }
 
-/// The anchors number `places` `[K] i64` in the order (h, w, a) of a level's `map` for `images`:
-/// `[K, 4]`. Its stride is the picture's size divided by the map's, in whole pixels.
+/// The values whose sizes determine the points of a level.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LevelGrid {
+    /// Output of the level, `[1, C, h, w]`.
+    pub(super) map: Value,
+    /// Padded image, `[1, 3, H, W]`.
+    pub(super) images: Value,
+}
+
+/// Returns the anchors `[K, 4]` with the indices `[K] i64` in the order (h, w, a) of a level. The stride
+/// is the image's size divided by the map's, in whole pixels.
 ///
 /// Source: torchvision's `anchor_utils.py`, `AnchorGenerator.grid_anchors`.
 pub(super) fn anchors_at(
     g: &mut Graph,
-    places: Value,
+    indices: Value,
     cells: &Cells,
-    (map, images): (Value, Value),
+    grid: LevelGrid,
 ) -> Result<Value, BuildError> {
     let count = g.whole(cells.0.len() as i64);
-    let (point, cell) = (g.div(places, count)?, g.modulo(places, count)?);
-    let points = g.shape_slice("", map, 2..4);
-    let pixels = g.shape_slice("", images, 2..4);
+    let (point, cell) = (g.div(indices, count)?, g.modulo(indices, count)?);
+    let points = g.shape_slice("", grid.map, 2..4);
+    let pixels = g.shape_slice("", grid.images, 2..4);
     let strides = g.div(pixels, points)?;
     let columns = g.slice(points, 0, 1..2)?;
     let [down, across] = [g.slice(strides, 0, 0..1)?, g.slice(strides, 0, 1..2)?];
     let (column, row) = (g.modulo(point, columns)?, g.div(point, columns)?);
-    let x = g.mul_broadcast(column, across)?;
-    let y = g.mul_broadcast(row, down)?;
+    let x = g.mul(column, across)?;
+    let y = g.mul(row, down)?;
     let [x, y] = [g.reshape(x, &[0, 1], "")?, g.reshape(y, &[0, 1], "")?];
     let corner = g.concat_last(x, y)?;
     let corners = g.concat_last(corner, corner)?;
     let corners = g.to_f32(corners);
     let table = g.table("anchors", &[cells.0.len(), 4], cells.0.concat());
     let cells = g.gather(table, cell)?;
-    g.add_broadcast(corners, cells)
+    g.add(corners, cells)
 }
 
-/// SSD's boxes of maps of `grids` (width, height) in the order (h, w, a), in pixels of a picture
-/// of `size` (width, height): x1, y1, x2, y2 of each.
+/// Returns SSD's boxes (x1, y1, x2, y2 in pixels) for feature maps of the sizes `grids` (width, height) and an
+/// image of `size` (width, height), in the order (h, w, a) of each map.
 ///
 /// Source: torchvision's `anchor_utils.py`, `DefaultBoxGenerator` without `steps`.
 pub(super) fn default_boxes(
@@ -87,7 +97,8 @@ pub(super) fn default_boxes(
     table
 }
 
-/// Widths and heights of one level, computed in f64, clipped to the picture in f32.
+/// Returns width and height of the boxes of one level relative to the image, computed in f64 and clipped in
+/// f32.
 fn shapes(boxes: &DefaultBoxes, level: usize) -> Vec<[f32; 2]> {
     let levels = boxes.aspect_ratios.len();
     let range = boxes.max_ratio - boxes.min_ratio;

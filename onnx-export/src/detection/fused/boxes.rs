@@ -1,18 +1,19 @@
-//! Arithmetic of boxes `[..., 4]`: x1, y1, x2, y2 in pixels, in torchvision's order of operations.
+//! Arithmetic of boxes `[..., 4]` (x1, y1, x2, y2 in pixels) in torchvision's order of operations.
 
 use crate::error::BuildError;
 use crate::graph::{Graph, Value};
 
-/// Largest dw and dh, ln(1000 / 16): no box grows more than 62.5 times.
+/// Largest dw and dh, ln(1000 / 16): a box grows at most 62.5 times.
 const MAX_LOG_SCALE: f32 = 4.135_166_6;
 
-/// The upper left and the lower right corner of boxes, or dx, dy and dw, dh: `[..., 2]` each.
+/// Splits boxes into their upper left and lower right corners, or deltas into dx, dy and dw, dh: `[..., 2]`
+/// each.
 pub(super) fn halves(g: &mut Graph, boxes: Value) -> Result<[Value; 2], BuildError> {
-    let last = g.shape(boxes).len() - 1;
+    let last = g.shape(boxes).len().saturating_sub(1);
     Ok([g.slice(boxes, last, 0..2)?, g.slice(boxes, last, 2..4)?])
 }
 
-/// The boxes at `deltas` `[..., 4]` (dx, dy, dw, dh) from `references` `[N, 4]`.
+/// Decodes `deltas` `[..., 4]` (dx, dy, dw, dh) relative to the boxes `references` `[N, 4]`.
 ///
 /// Source: torchvision's `models/detection/_utils.py`, `BoxCoder.decode_single`.
 pub(super) fn decode(
@@ -24,29 +25,29 @@ pub(super) fn decode(
     let [upper, lower] = halves(g, references)?;
     let half = g.scalar(0.5);
     let size = g.sub(lower, upper)?;
-    let to_centre = g.mul_broadcast(size, half)?;
-    let centre = g.add_broadcast(upper, to_centre)?;
+    let to_center = g.mul(size, half)?;
+    let center = g.add(upper, to_center)?;
     let [mut shift, mut scale] = halves(g, deltas)?;
-    // Dividing by 1 changes nothing.
+    // Division by 1 would only add nodes.
     if weights != [1.0; 4] {
         let divisors = weights.as_chunks::<2>().0;
         let [by, of] = [0, 1].map(|i| g.table("box_weights", &[2], divisors[i].to_vec()));
         shift = g.div(shift, by)?;
         scale = g.div(scale, of)?;
     }
-    let shift = g.mul_broadcast(shift, size)?;
-    let centre = g.add_broadcast(shift, centre)?;
+    let shift = g.mul(shift, size)?;
+    let center = g.add(shift, center)?;
     let most = g.scalar(MAX_LOG_SCALE);
     let scale = g.min(scale, most)?;
     let scale = g.exp(scale);
-    let size = g.mul_broadcast(scale, size)?;
-    let half = g.mul_broadcast(size, half)?;
-    let upper = g.sub(centre, half)?;
-    let lower = g.add_broadcast(centre, half)?;
+    let size = g.mul(scale, size)?;
+    let half = g.mul(size, half)?;
+    let upper = g.sub(center, half)?;
+    let lower = g.add(center, half)?;
     g.concat_last(upper, lower)
 }
 
-/// The part of boxes that lies in a picture of `limits` `[4]` (width, height, width, height).
+/// Clips boxes to an image of `limits` `[4]` (width, height, width, height).
 ///
 /// Source: torchvision's `ops/boxes.py:clip_boxes_to_image`.
 pub(super) fn clip(g: &mut Graph, boxes: Value, limits: Value) -> Result<Value, BuildError> {
@@ -55,7 +56,7 @@ pub(super) fn clip(g: &mut Graph, boxes: Value, limits: Value) -> Result<Value, 
     g.min(boxes, limits)
 }
 
-/// `scores` `[...]` of boxes `[..., 4]`, with -1 where a side is shorter than `least`.
+/// Returns `scores` `[...]` of boxes `[..., 4]` with -1 for every box that has a side shorter than `least`.
 ///
 /// Source: torchvision's `ops/boxes.py:remove_small_boxes`.
 pub(super) fn without_small(
@@ -66,7 +67,7 @@ pub(super) fn without_small(
 ) -> Result<Value, BuildError> {
     let [upper, lower] = halves(g, boxes)?;
     let size = g.sub(lower, upper)?;
-    let last = g.shape(size).len() - 1;
+    let last = g.shape(size).len().saturating_sub(1);
     let kept: Vec<i64> = vec![0; last];
     let (width, height) = (g.slice(size, last, 0..1)?, g.slice(size, last, 1..2)?);
     let shorter = g.min(width, height)?;

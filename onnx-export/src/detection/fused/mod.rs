@@ -1,13 +1,12 @@
-//! A detector in one graph of standard operators: what the server does natively after a network,
-//! for other runtimes. Batches of one.
+//! A detector as one graph of standard operators: everything that is otherwise done natively after the
+//! network, for other runtimes and batches of one.
 //!
-//! The order of operations is the native path's (`postprocess::detect` of the server), which is
-//! torchvision's: the best few by score first, then boxes of those alone, then suppression. ONNX's
-//! `TopK` and `NonMaxSuppression` prefer the lower place among equal scores and compare overlaps
-//! with a strict `>`, as torchvision and the server do.
+//! The order of operations is torchvision's: the top candidates by score first, then decoding of their
+//! boxes, then suppression. ONNX's `TopK` and `NonMaxSuppression` prefer the lower index among equal
+//! scores and compare overlaps with a strict `>`, as torchvision does.
 //!
-//! What is *not* here: leaving out numbers that are not finite, and moving the boxes of classes
-//! apart, which torchvision does for few boxes and which only changes rounding.
+//! Not here: removing values that are not finite, and shifting the boxes of each class apart, which
+//! torchvision does for few boxes and which only changes rounding.
 
 mod anchors;
 mod boxes;
@@ -16,10 +15,9 @@ mod retinanet;
 mod ssdlite;
 mod suppress;
 
-use super::LevelOutputs;
-use crate::architecture::{Architecture, Backbone, Head};
-use crate::check::argument;
-use crate::error::BuildError;
+use super::{Detector, LevelOutputs};
+use crate::architecture::{Architecture, Head};
+use crate::error::{BuildError, argument};
 use crate::graph::{Dim, Element, Graph, Scope, Value};
 
 /// Thresholds and limits that [`build_fused`](crate::build_fused) writes into the graph.
@@ -29,7 +27,7 @@ use crate::graph::{Dim, Element, Graph, Scope, Value};
 pub struct FusedOptions {
     /// Detections must score above this, 0 to 1.
     pub score_threshold: f64,
-    /// The lower-scoring of two boxes of one class is suppressed if their intersection over union exceeds this, 0 to 1.
+    /// The lower-scoring of two boxes of one class is suppressed if their overlap (`IoU`) exceeds this, 0 to 1.
     pub iou_threshold: f64,
     /// Maximum number of detections.
     pub max_detections: usize,
@@ -52,87 +50,102 @@ pub struct ProposalOptions {
     pub pre_nms_top_n: usize,
     /// Maximum number of proposals.
     pub post_nms_top_n: usize,
-    /// The lower-scoring of two proposals of one level is suppressed if their intersection over union exceeds this.
+    /// The lower-scoring of two proposals of one level is suppressed if their overlap (`IoU`) exceeds this.
     pub iou_threshold: f64,
     /// Proposals must score at least this.
     pub score_threshold: f64,
 }
 
-/// What the parts of a detector have in common.
+/// The input of a detector.
 #[derive(Debug, Clone, Copy)]
-struct Picture {
-    /// `[1, 3, H, W] f32`, padded.
+struct Image {
+    /// Padded image, `[1, 3, H, W] f32`.
     images: Value,
-    /// Width, height, width, height of the resized picture, `[4] f32`.
+    /// Width, height, width, height of the resized image before padding, `[4] f32`.
     limits: Value,
 }
 
-/// Boxes that compete, in pixels of the resized picture.
+/// The network that a graph is built for, and the thresholds of the graph.
+struct Fused<'a, H> {
+    detector: Detector<'a, H>,
+    options: &'a FusedOptions,
+}
+
+/// Boxes before suppression, in pixels of the resized image.
 #[derive(Debug, Clone, Copy)]
 struct Candidates {
-    /// `[N, 4] f32`.
+    /// Boxes `[N, 4] f32`.
     boxes: Value,
-    /// `[N] f32`.
+    /// Scores `[N] f32`.
     scores: Value,
-    /// `[N] i64`: what only suppresses its own kind.
+    /// Classes `[N] i64`; a box only suppresses boxes of its own class.
     classes: Value,
 }
 
-/// The answer, best first.
+/// Boxes after suppression, highest score first.
 #[derive(Debug, Clone, Copy)]
-struct Chosen {
-    /// `[D, 4] f32`.
+struct Detections {
+    /// Boxes `[D, 4] f32`.
     boxes: Value,
-    /// `[D] i64`.
+    /// Classes `[D] i64`.
     labels: Value,
-    /// `[D] f32`.
+    /// Scores `[D] f32`.
     scores: Value,
 }
 
 /// Adds the network, from `images` (and `image_size`) to `boxes`, `labels` and `scores`.
 ///
 /// # Errors
-/// [`BuildError::Argument`] for a head that is no detector's, or an SSD without a fixed size.
+/// [`BuildError::Argument`] for a head that detects nothing, or options that lack what the head needs.
 pub(crate) fn fused(
     g: &mut Graph,
     root: &Scope<'_>,
     architecture: &Architecture,
     options: &FusedOptions,
 ) -> Result<(), BuildError> {
-    let Architecture {
-        num_classes,
-        backbone,
-        head,
-    } = architecture;
-    let chosen = match (head, backbone) {
-        (Head::FasterRcnn(head), _) => {
-            let picture = padded_picture(g)?;
-            let network = (backbone, head);
-            faster_rcnn::detect(g, root, picture, network, options, *num_classes)?
+    let (trunk, num_classes) = (architecture.backbone.trunk(), architecture.num_classes);
+    let detections = match &architecture.head {
+        Head::FasterRcnn(head) => {
+            let image = padded_image(g)?;
+            let detector = Detector {
+                trunk,
+                head,
+                num_classes,
+            };
+            faster_rcnn::detect(g, root, image, &Fused { detector, options })?
         }
-        (Head::Retinanet(head), _) => {
-            let picture = padded_picture(g)?;
-            let network = (backbone, head);
-            retinanet::detect(g, root, picture, network, options, *num_classes)?
+        Head::Retinanet(head) => {
+            let image = padded_image(g)?;
+            let detector = Detector {
+                trunk,
+                head,
+                num_classes,
+            };
+            retinanet::detect(g, root, image, &Fused { detector, options })?
         }
-        (Head::Ssdlite(head), Backbone::MobilenetV3(config)) => {
+        Head::Ssdlite(head) => {
             let Some(size) = options.fixed_size else {
                 let expected = "the input size of SSDlite";
                 return Err(argument("options.fixed_size", expected, &"none").into());
             };
-            let picture = fixed_picture(g, size);
-            ssdlite::detect(g, root, picture, (config, head), options, *num_classes)?
+            let image = fixed_image(g, size);
+            let detector = Detector {
+                trunk,
+                head,
+                num_classes,
+            };
+            ssdlite::detect(g, root, image, &Fused { detector, options })?
         }
-        _ => return Err(argument("head", "a detector on its backbone", &"another").into()),
+        other => return Err(argument("head", "a detection head", &other.name()).into()),
     };
-    g.output(chosen.boxes, "boxes");
-    g.output(chosen.labels, "labels");
-    g.output(chosen.scores, "scores");
+    g.output(detections.boxes, "boxes");
+    g.output(detections.labels, "labels");
+    g.output(detections.scores, "scores");
     Ok(())
 }
 
-/// A picture of any size with padding.
-fn padded_picture(g: &mut Graph) -> Result<Picture, BuildError> {
+/// Adds the inputs of a detector for padded images of any size.
+fn padded_image(g: &mut Graph) -> Result<Image, BuildError> {
     let [height, width] = ["height", "width"].map(|axis| g.axis(axis));
     let shape = vec![Dim::Fixed(1), Dim::Fixed(3), height, width];
     let images = g.input("images", shape, Element::F32);
@@ -140,20 +153,22 @@ fn padded_picture(g: &mut Graph) -> Result<Picture, BuildError> {
     let order = g.list("order", &[1, 0, 1, 0]);
     let limits = g.gather(size, order)?;
     let limits = g.to_f32(limits);
-    Ok(Picture { images, limits })
+    Ok(Image { images, limits })
 }
 
-/// A picture of one size, all of which is picture.
-fn fixed_picture(g: &mut Graph, [width, height]: [u32; 2]) -> Picture {
+/// Adds the input of a detector for images of one size without padding.
+fn fixed_image(g: &mut Graph, size: [u32; 2]) -> Image {
+    let [width, height] = size;
     let [down, across] = [height, width].map(|side| Dim::Fixed(side as usize));
     let shape = vec![Dim::Fixed(1), Dim::Fixed(3), down, across];
     let images = g.input("images", shape, Element::F32);
     let limits = [width, height, width, height].map(|side| side as f32);
     let limits = g.table("limits", &[4], limits.to_vec());
-    Picture { images, limits }
+    Image { images, limits }
 }
 
-/// A map `[1, A * columns, h, w]` as rows `[h * w * A, columns]`: points by rows, each with its anchors.
+/// Turns a map `[1, A * columns, h, w]` into rows `[h * w * A, columns]`: point by point, each with its
+/// A anchors.
 fn rows(g: &mut Graph, map: Value, columns: usize, level: usize) -> Result<Value, BuildError> {
     let anchors = (g.channels(map)? / columns) as i64;
     let columns = columns as i64;

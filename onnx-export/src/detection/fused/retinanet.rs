@@ -3,42 +3,46 @@
 //! Source: torchvision's `models/detection/retinanet.py`, `RetinaNet.postprocess_detections`.
 
 use super::super::retinanet;
-use super::anchors::{Cells, anchors_at};
+use super::anchors::{Cells, LevelGrid, anchors_at};
 use super::boxes::{clip, decode};
 use super::suppress::{by_class, not_above};
-use super::{Candidates, Chosen, FusedOptions, Picture, rows};
-use crate::architecture::{Backbone, RetinanetHead};
+use super::{Candidates, Detections, Fused, Image, rows};
+use crate::architecture::RetinanetHead;
 use crate::error::BuildError;
 use crate::graph::ops::NonMaxSuppression;
 use crate::graph::{Graph, Scope};
 
-/// Adds the network and all that follows it.
+/// Adds the network and its postprocessing.
 pub(super) fn detect(
     g: &mut Graph,
     root: &Scope<'_>,
-    picture: Picture,
-    (backbone, head): (&Backbone, &RetinanetHead),
-    options: &FusedOptions,
-    num_classes: usize,
-) -> Result<Chosen, BuildError> {
-    let levels = retinanet(g, root, picture.images, (backbone, head), num_classes)?;
+    image: Image,
+    network: &Fused<'_, RetinanetHead>,
+) -> Result<Detections, BuildError> {
+    let Fused { detector, options } = network;
+    let num_classes = detector.num_classes;
+    let levels = retinanet(g, root, image.images, detector)?;
     let most = options.topk_candidates.unwrap_or(usize::MAX);
     let (mut boxes, mut scores, mut classes) = (Vec::new(), Vec::new(), Vec::new());
-    for (number, level) in levels.into_iter().enumerate() {
-        let logits = rows(g, level.scores, num_classes, number)?;
-        let logits = g.reshape(logits, &[-1], &format!("pairs_{number}"))?;
+    for (index, level) in levels.into_iter().enumerate() {
+        let logits = rows(g, level.scores, num_classes, index)?;
+        let logits = g.reshape(logits, &[-1], &format!("pairs_{index}"))?;
         let all = g.sigmoid(logits);
-        let [best, places] = g.top_k(all, most, &format!("candidates_{number}"))?;
+        let [best, indices] = g.top_k(all, most, &format!("candidates_{index}"))?;
         let by = g.whole(num_classes as i64);
-        let anchors = g.div(places, by)?;
-        classes.push(g.modulo(places, by)?);
+        let anchors = g.div(indices, by)?;
+        classes.push(g.modulo(indices, by)?);
         scores.push(best);
-        let deltas = rows(g, level.boxes, 4, number)?;
+        let deltas = rows(g, level.boxes, 4, index)?;
         let deltas = g.gather(deltas, anchors)?;
-        let cells = Cells::of_level(&head.anchors, number);
-        let references = anchors_at(g, anchors, &cells, (level.scores, picture.images))?;
+        let cells = Cells::of_level(&detector.head.anchors, index);
+        let grid = LevelGrid {
+            map: level.scores,
+            images: image.images,
+        };
+        let references = anchors_at(g, anchors, &cells, grid)?;
         let decoded = decode(g, deltas, references, options.box_weights)?;
-        boxes.push(clip(g, decoded, picture.limits)?);
+        boxes.push(clip(g, decoded, image.limits)?);
     }
     let candidates = Candidates {
         boxes: g.concat_rows(&boxes, "candidates")?,

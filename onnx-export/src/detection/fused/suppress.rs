@@ -1,11 +1,11 @@
-//! Suppression class by class, and the best of what stays.
+//! Suppression class by class, and selection of the best boxes that remain.
 
-use super::{Candidates, Chosen};
+use super::{Candidates, Detections};
 use crate::error::BuildError;
 use crate::graph::ops::NonMaxSuppression;
 use crate::graph::{Dim, Graph, Value};
 
-/// The largest f32 that is not above `threshold`: torchvision compares an f32 with an f64.
+/// Returns the largest f32 that is not above `threshold`: torchvision compares an f32 with an f64.
 pub(super) fn not_above(threshold: f64) -> f32 {
     let near = threshold as f32;
     if f64::from(near) > threshold {
@@ -15,47 +15,65 @@ pub(super) fn not_above(threshold: f64) -> f32 {
     }
 }
 
-/// The best of `candidates`, at most `config.most`; `classes` is how many there are. The result's size
-/// has the name `count`.
+/// Adds suppression of `candidates` of `classes` classes and returns the best `config.most`. Their number
+/// is called `count`.
 ///
-/// Scores of other classes are -1, which no threshold lets pass.
+/// Each box has the score -1 in the other classes, which no threshold lets pass.
 pub(super) fn by_class(
     g: &mut Graph,
     candidates: Candidates,
     classes: usize,
     config: NonMaxSuppression,
     count: &str,
-) -> Result<Chosen, BuildError> {
-    let Candidates {
-        boxes,
-        scores,
-        classes: own,
-    } = candidates;
+) -> Result<Detections, BuildError> {
     let numbers: Vec<i64> = (0..classes as i64).collect();
     let numbers = g.list("classes", &numbers);
     let column = g.reshape(numbers, &[-1, 1], "classes")?;
-    let members = g.equal(column, own)?;
+    let members = g.equal(column, candidates.classes)?;
     let none = g.scalar(-1.0);
-    let table = g.choose(members, scores, none)?;
-    let table = add_first(g, table)?;
-    let boxes = add_first(g, boxes)?;
-    let places = g.non_max_suppression(boxes, table, config, &format!("{count}_left"))?;
-    // Places are [batch, class, box].
-    let labels = column_of(g, places, 1)?;
-    best(g, (boxes, table), places, labels, (config.most, count))
+    let scores = g.choose(members, candidates.scores, none)?;
+    let scores = add_first(g, scores)?;
+    let boxes = add_first(g, candidates.boxes)?;
+    let rows = g.non_max_suppression(boxes, scores, config, &format!("{count}_left"))?;
+    // Rows are batch, class, box.
+    let labels = column_of(g, rows, 1)?;
+    let kept = Kept {
+        boxes,
+        scores,
+        rows,
+        labels,
+    };
+    best(g, kept, config.most, count)
 }
 
-/// The best of `boxes` `[K, N, 4]` with `scores` `[K, N]`, where suppression treats each of K alone.
-/// The labels start at `first`.
+/// Boxes of K classes of their own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ClassBoxes {
+    /// Boxes `[K, N, 4]`.
+    pub(super) boxes: Value,
+    /// Scores `[K, N]`.
+    pub(super) scores: Value,
+    /// Label of the first of the K classes.
+    pub(super) first_label: i64,
+}
+
+/// Adds suppression that treats each of the K classes separately and returns the best `config.most` boxes.
+/// Their number is called `count`.
 pub(super) fn by_batch(
     g: &mut Graph,
-    (boxes, scores): (Value, Value),
-    first: i64,
+    classes: ClassBoxes,
     config: NonMaxSuppression,
     count: &str,
-) -> Result<Chosen, BuildError> {
-    // A batch and a box are two axes of the scores, with the only class between them.
-    let (kinds, rest) = (g.shape(scores)[0], g.shape(scores)[1]);
+) -> Result<Detections, BuildError> {
+    let ClassBoxes {
+        boxes,
+        scores,
+        first_label,
+    } = classes;
+    // Each class is a batch of its own with one class.
+    let [kinds, rest] = *g.shape(scores) else {
+        return Err(g.shape_error("NonMaxSuppression", "", scores, "[K, N]"));
+    };
     let sizes = match (kinds, rest) {
         (Dim::Fixed(kinds), Dim::Fixed(n)) => [kinds as i64, 1, n as i64],
         (Dim::Fixed(kinds), Dim::Dynamic(_)) => [kinds as i64, 1, -1],
@@ -65,41 +83,55 @@ pub(super) fn by_batch(
         Dim::Dynamic(_) => g.show_dim(rest),
         Dim::Fixed(_) => String::new(),
     };
-    let table = g.reshape(scores, &sizes, &name)?;
-    let places = g.non_max_suppression(boxes, table, config, &format!("{count}_left"))?;
-    let labels = column_of(g, places, 0)?;
-    let offset = g.whole(first);
-    let labels = g.add_broadcast(labels, offset)?;
-    best(g, (boxes, table), places, labels, (config.most, count))
+    let scores = g.reshape(scores, &sizes, &name)?;
+    let rows = g.non_max_suppression(boxes, scores, config, &format!("{count}_left"))?;
+    let labels = column_of(g, rows, 0)?;
+    let offset = g.whole(first_label);
+    let labels = g.add(labels, offset)?;
+    let kept = Kept {
+        boxes,
+        scores,
+        rows,
+        labels,
+    };
+    best(g, kept, config.most, count)
 }
 
-/// The best `most` of the `places` `[S, 3]` that suppression left.
-fn best(
-    g: &mut Graph,
-    (boxes, table): (Value, Value),
-    places: Value,
+/// The S boxes that suppression kept.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    /// All boxes `[B, N, 4]`.
+    boxes: Value,
+    /// All scores `[B, C, N]`.
+    scores: Value,
+    /// Batch, class and box index of the kept boxes, `[S, 3] i64`.
+    rows: Value,
+    /// Labels of the kept boxes, `[S] i64`.
     labels: Value,
-    (most, count): (usize, &str),
-) -> Result<Chosen, BuildError> {
-    let scores = g.gather_nd(table, places)?;
-    let (batch, number) = (g.slice(places, 1, 0..1)?, g.slice(places, 1, 2..3)?);
-    let pairs = g.concat_last(batch, number)?;
-    let boxes = g.gather_nd(boxes, pairs)?;
+}
+
+/// Returns the `most` boxes of the highest scores. Their number is called `count`.
+fn best(g: &mut Graph, kept: Kept, most: usize, count: &str) -> Result<Detections, BuildError> {
+    let scores = g.gather_nd(kept.scores, kept.rows)?;
+    let batch = g.slice(kept.rows, 1, 0..1)?;
+    let index = g.slice(kept.rows, 1, 2..3)?;
+    let pairs = g.concat_last(batch, index)?;
+    let boxes = g.gather_nd(kept.boxes, pairs)?;
     let [scores, order] = g.top_k(scores, most, count)?;
-    Ok(Chosen {
+    Ok(Detections {
         boxes: g.gather(boxes, order)?,
-        labels: g.gather(labels, order)?,
+        labels: g.gather(kept.labels, order)?,
         scores,
     })
 }
 
-/// Column `column` of `[S, 3]` as `[S]`.
-fn column_of(g: &mut Graph, places: Value, column: usize) -> Result<Value, BuildError> {
-    let narrow = g.slice(places, 1, column..column + 1)?;
+/// Returns column `column` of `[S, 3]` as `[S]`.
+fn column_of(g: &mut Graph, rows: Value, column: usize) -> Result<Value, BuildError> {
+    let narrow = g.slice(rows, 1, column..column + 1)?;
     g.reshape(narrow, &[0], "")
 }
 
-/// `[1, ...]` of `[...]`, whose last axis is fixed or the only open one.
+/// Returns `x` `[...]` as `[1, ...]`; at most one axis is dynamic.
 fn add_first(g: &mut Graph, x: Value) -> Result<Value, BuildError> {
     let shape = g.shape(x).to_vec();
     let mut name = String::new();

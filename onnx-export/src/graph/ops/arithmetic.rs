@@ -1,145 +1,103 @@
-//! Operators on single numbers, of shapes that broadcast.
+//! Operators on two operands whose shapes broadcast as in `NumPy`: aligned at the last axis, sizes are
+//! equal or 1 on one side.
 
-use super::super::{Attr, Dim, Element, Graph, Shape, Value};
+use super::super::{Dim, Element, Graph, Output, Shape, Value};
 use crate::error::BuildError;
-use crate::proto::{FLOAT, INT64};
 
 impl Graph {
-    /// `Add` of shapes that broadcast.
+    /// Adds `Add` of shapes that broadcast.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if they do not.
-    pub fn add_broadcast(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
+    /// [`BuildError::Shape`] if the shapes do not broadcast, [`BuildError::Type`] if the data types
+    /// differ.
+    pub fn add(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
         self.binary("Add", left, right)
     }
 
-    /// `Sub` of shapes that broadcast.
+    /// Adds `Sub` of shapes that broadcast.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if they do not.
+    /// As [`Graph::add`].
     pub fn sub(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
         self.binary("Sub", left, right)
     }
 
-    /// `Mul` of shapes that broadcast.
+    /// Adds `Mul` of shapes that broadcast.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if they do not.
-    pub fn mul_broadcast(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
+    /// As [`Graph::add`].
+    pub fn mul(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
         self.binary("Mul", left, right)
     }
 
-    /// `Div` of shapes that broadcast; of whole numbers rounded towards zero.
+    /// Adds `Div` of shapes that broadcast; i64 quotients are rounded towards zero.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if they do not.
+    /// As [`Graph::add`].
     pub fn div(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
         self.binary("Div", left, right)
     }
 
-    /// `Mod` of whole numbers whose shapes broadcast.
+    /// Adds `Mod` of i64 operands whose shapes broadcast.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if they do not.
+    /// As [`Graph::add`], and [`BuildError::Type`] for operands of another data type than i64.
     pub fn modulo(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
+        self.require_type("Mod", left, Element::I64)?;
         self.binary("Mod", left, right)
     }
 
-    /// `Min` of shapes that broadcast.
+    /// Adds `Min` of shapes that broadcast.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if they do not.
+    /// As [`Graph::add`].
     pub fn min(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
         self.binary("Min", left, right)
     }
 
-    /// `Max` of shapes that broadcast.
+    /// Adds `Max` of shapes that broadcast.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if they do not.
+    /// As [`Graph::add`].
     pub fn max(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
         self.binary("Max", left, right)
     }
 
-    /// `Equal` of shapes that broadcast, to truth values.
+    /// Adds `Equal` of shapes that broadcast, with output of data type bool.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if they do not.
+    /// As [`Graph::add`].
     pub fn equal(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
         self.compare("Equal", left, right)
     }
 
-    /// `GreaterOrEqual` of shapes that broadcast, to truth values.
+    /// Adds `GreaterOrEqual` of shapes that broadcast, with output of data type bool.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if they do not.
+    /// As [`Graph::add`].
     pub fn greater_or_equal(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
         self.compare("GreaterOrEqual", left, right)
     }
 
-    /// `Where`: `yes` where the truth value holds, `no` elsewhere; shapes that broadcast.
+    /// Adds `Where`: elements of `yes` where the bool `condition` holds, of `no` elsewhere. All three
+    /// shapes broadcast.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if they do not.
-    pub fn choose(&mut self, truth: Value, yes: Value, no: Value) -> Result<Value, BuildError> {
-        let scope = self.scope_of(yes);
+    /// As [`Graph::add`], and [`BuildError::Type`] for a condition of another data type than bool.
+    pub fn choose(&mut self, condition: Value, yes: Value, no: Value) -> Result<Value, BuildError> {
+        let (scope, element) = (self.scope_of(yes), self.info(yes).element);
+        self.require_type("Where", condition, Element::Bool)?;
+        self.require_type("Where", no, element)?;
         let both = self.broadcast("Where", &scope, self.shape(yes), no)?;
-        let shape = self.broadcast("Where", &scope, &both, truth)?;
-        let outputs = vec![(shape, self.info(yes).element)];
-        Ok(self.node_of("Where", &scope, vec![truth, yes, no], outputs, vec![])[0])
-    }
-
-    /// `Exp`, any shape.
-    pub fn exp(&mut self, x: Value) -> Value {
-        self.elementwise("Exp", x, vec![])
-    }
-
-    /// `Sqrt`, any shape.
-    pub fn sqrt(&mut self, x: Value) -> Value {
-        self.elementwise("Sqrt", x, vec![])
-    }
-
-    /// `Cast` to f32, any shape.
-    pub fn to_f32(&mut self, x: Value) -> Value {
-        self.cast(x, Element::F32, FLOAT)
-    }
-
-    /// `Cast` to i64, any shape.
-    pub fn to_i64(&mut self, x: Value) -> Value {
-        self.cast(x, Element::I64, INT64)
-    }
-
-    /// `Softmax` over the last axis, any shape.
-    pub fn softmax(&mut self, x: Value) -> Value {
-        self.elementwise("Softmax", x, vec![("axis", Attr::Int(-1))])
-    }
-
-    /// `ReduceSum` over the last axis, which goes.
-    ///
-    /// # Errors
-    /// [`BuildError::Shape`] for a scalar.
-    pub fn sum_last(&mut self, x: Value) -> Result<Value, BuildError> {
-        let scope = self.scope_of(x);
-        let Some((_, rest)) = self.shape(x).split_last() else {
-            return Err(self.shape_error("ReduceSum", &scope, x, "[..., n]".into()));
-        };
-        let outputs = vec![(rest.to_vec(), self.info(x).element)];
-        let axes = self.list("axes", &[-1]);
-        let attrs = vec![("keepdims", Attr::Int(0))];
-        Ok(self.node_of("ReduceSum", &scope, vec![x, axes], outputs, attrs)[0])
-    }
-
-    fn cast(&mut self, x: Value, element: Element, to: i32) -> Value {
-        let (scope, shape) = (self.scope_of(x), self.shape(x).to_vec());
-        let attrs = vec![("to", Attr::Int(to.into()))];
-        self.node_of("Cast", &scope, vec![x], vec![(shape, element)], attrs)[0]
+        let shape = self.broadcast("Where", &scope, &both, condition)?;
+        let output = Output::new(shape, element);
+        let inputs = vec![condition, yes, no];
+        Ok(self.node_of("Where", &scope, inputs, vec![output], vec![])[0])
     }
 
     fn binary(&mut self, op: &'static str, left: Value, right: Value) -> Result<Value, BuildError> {
-        let scope = self.scope_of(left);
-        let shape = self.broadcast(op, &scope, self.shape(left), right)?;
-        let outputs = vec![(shape, self.info(left).element)];
-        Ok(self.node_of(op, &scope, vec![left, right], outputs, vec![])[0])
+        let element = self.info(left).element;
+        self.pairwise(op, left, right, element)
     }
 
     fn compare(
@@ -148,13 +106,24 @@ impl Graph {
         left: Value,
         right: Value,
     ) -> Result<Value, BuildError> {
-        let scope = self.scope_of(left);
-        let shape = self.broadcast(op, &scope, self.shape(left), right)?;
-        let outputs = vec![(shape, Element::Bool)];
-        Ok(self.node_of(op, &scope, vec![left, right], outputs, vec![])[0])
+        self.pairwise(op, left, right, Element::Bool)
     }
 
-    /// The shape of `left` and `right` together: axes from the last on are equal, or 1 on one side.
+    fn pairwise(
+        &mut self,
+        op: &'static str,
+        left: Value,
+        right: Value,
+        output: Element,
+    ) -> Result<Value, BuildError> {
+        let scope = self.scope_of(left);
+        self.require_type(op, right, self.info(left).element)?;
+        let shape = self.broadcast(op, &scope, self.shape(left), right)?;
+        let output = Output::new(shape, output);
+        Ok(self.node_of(op, &scope, vec![left, right], vec![output], vec![])[0])
+    }
+
+    /// Returns the shape of the result of `op` on operands of the shapes `left` and of `right`.
     fn broadcast(
         &self,
         op: &'static str,
@@ -175,7 +144,7 @@ impl Graph {
         });
         let shape: Option<Shape> = axes.collect();
         shape.ok_or_else(|| {
-            let expected = format!("{} or 1s in its place", self.show_shape(left));
+            let expected = format!("a shape that broadcasts with {}", self.show_shape(left));
             self.shape_error(op, scope, right, expected)
         })
     }

@@ -1,76 +1,77 @@
-//! Operators that give numbers another order or shape.
+//! Operators that change the order or the shape of elements.
 
-use super::super::{Attr, Dim, Graph, Shape, Value};
+use std::ops::Range;
+
+use super::super::{Attr, Dim, Graph, Output, Shape, Value};
 use crate::error::BuildError;
 
 impl Graph {
-    /// `Reshape` to `sizes`, where 0 keeps an axis and -1 is what remains: the size `rest` where that
-    /// is only known when the graph runs.
+    /// Adds `Flatten` of `[N, ...]` to `[N, C]`, where C is the product of the other sizes.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if the numbers do not fit, as far as sizes are known.
+    /// [`BuildError::Shape`] if `x` is a scalar or an axis after the first is dynamic.
+    pub fn flatten(&mut self, x: Value) -> Result<Value, BuildError> {
+        let scope = self.scope_of(x);
+        let sizes = self.shape(x).split_first();
+        let Some((batch, Some(size))) = sizes.map(|(batch, rest)| (*batch, product(rest))) else {
+            let expected = "[N, ...] with fixed sizes after the first";
+            return Err(self.shape_error("Flatten", &scope, x, expected));
+        };
+        let output = Output::new(vec![batch, Dim::Fixed(size)], self.info(x).element);
+        let attrs = vec![("axis", Attr::Int(1))];
+        Ok(self.node_of("Flatten", &scope, vec![x], vec![output], attrs)[0])
+    }
+
+    /// Adds `Reshape` to `sizes`, where 0 keeps the size of that axis and one -1 is what remains. If
+    /// the remaining size is dynamic, it is called `rest`.
+    ///
+    /// # Errors
+    /// [`BuildError::Shape`] if the element counts differ, as far as sizes are fixed, or if `sizes`
+    /// contains -1 twice, another negative size, or a 0 for an axis that `x` does not have.
     pub fn reshape(&mut self, x: Value, sizes: &[i64], rest: &str) -> Result<Value, BuildError> {
         let scope = self.scope_of(x);
-        let fixed = |dims: &[Dim]| -> Option<usize> {
-            let sizes = dims.iter().map(|dim| match dim {
-                Dim::Fixed(size) => Some(*size),
-                Dim::Dynamic(_) => None,
-            });
-            sizes.product()
-        };
         let own = self.shape(x).to_vec();
-        let kept = |(axis, size): (usize, &i64)| match size {
-            0 => own.get(axis).copied(),
-            -1 => Some(Dim::Fixed(1)),
-            size => usize::try_from(*size).ok().map(Dim::Fixed),
-        };
-        let shape: Option<Shape> = sizes.iter().enumerate().map(kept).collect();
-        let fits = |shape: &Shape| match (fixed(&own), fixed(shape)) {
-            (Some(total), Some(0)) => total == 0,
-            (Some(total), Some(part)) if sizes.contains(&-1) => total.is_multiple_of(part),
-            (Some(total), Some(part)) => total == part,
-            _ => true,
-        };
-        let Some(mut shape) = shape.filter(fits) else {
+        let Some(mut shape) = reshaped(&own, sizes) else {
             return Err(self.shape_error("Reshape", &scope, x, format!("to fit {sizes:?}")));
         };
         if let Some(open) = sizes.iter().position(|size| *size == -1) {
-            shape[open] = match (fixed(&own), fixed(&shape)) {
+            shape[open] = match (product(&own), product(&shape)) {
                 (Some(total), Some(part)) if part > 0 => Dim::Fixed(total / part),
                 _ => self.axis(rest),
             };
         }
         let wanted = self.list("shape", sizes);
-        let outputs = vec![(shape, self.info(x).element)];
-        Ok(self.node_of("Reshape", &scope, vec![x, wanted], outputs, vec![])[0])
+        let output = Output::new(shape, self.info(x).element);
+        Ok(self.node_of("Reshape", &scope, vec![x, wanted], vec![output], vec![])[0])
     }
 
-    /// `Transpose`: axis `i` of the result is axis `order[i]` of `x`.
+    /// Adds `Transpose`: axis `i` of the result is axis `order[i]` of `x`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if `order` does not name every axis.
+    /// [`BuildError::Shape`] if `order` does not name every axis once.
     pub fn transpose(&mut self, x: Value, order: &[usize]) -> Result<Value, BuildError> {
         let scope = self.scope_of(x);
         let own = self.shape(x);
         if order.len() != own.len() || (0..own.len()).any(|axis| !order.contains(&axis)) {
-            return Err(self.shape_error("Transpose", &scope, x, format!("axes {order:?}")));
+            let expected = format!("one axis for each of {order:?}");
+            return Err(self.shape_error("Transpose", &scope, x, expected));
         }
         let shape = order.iter().map(|axis| own[*axis]).collect();
         let order = order.iter().map(|axis| *axis as i64).collect();
-        let outputs = vec![(shape, self.info(x).element)];
+        let output = Output::new(shape, self.info(x).element);
         let attrs = vec![("perm", Attr::Ints(order))];
-        Ok(self.node_of("Transpose", &scope, vec![x], outputs, attrs)[0])
+        Ok(self.node_of("Transpose", &scope, vec![x], vec![output], attrs)[0])
     }
 
-    /// `Slice` of one axis, of a fixed size.
+    /// Adds `Slice` of one axis with a fixed size to the indices in `range`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if the axis has not as many.
+    /// [`BuildError::Shape`] if the axis does not exist, is dynamic, or is shorter than the range's end.
     pub fn slice(
         &mut self,
         x: Value,
         axis: usize,
-        range: std::ops::Range<usize>,
+        range: Range<usize>,
     ) -> Result<Value, BuildError> {
         let scope = self.scope_of(x);
         let mut shape = self.shape(x).to_vec();
@@ -79,39 +80,40 @@ impl Graph {
                 *size = range.len();
             }
             _ => {
-                let expected = format!("at least {} along axis {axis}", range.end);
+                let expected = format!("a fixed size of at least {} in axis {axis}", range.end);
                 return Err(self.shape_error("Slice", &scope, x, expected));
             }
         }
         let [from, to, axis] =
-            [range.start, range.end, axis].map(|number| self.list("index", &[number as i64]));
-        let outputs = vec![(shape, self.info(x).element)];
-        Ok(self.node_of("Slice", &scope, vec![x, from, to, axis], outputs, vec![])[0])
+            [range.start, range.end, axis].map(|index| self.list("index", &[index as i64]));
+        let output = Output::new(shape, self.info(x).element);
+        let inputs = vec![x, from, to, axis];
+        Ok(self.node_of("Slice", &scope, inputs, vec![output], vec![])[0])
     }
+}
 
-    /// `Concat` of two values of equal shape but for the last axis, whose sizes are fixed.
-    ///
-    /// # Errors
-    /// [`BuildError::Shape`] if they differ.
-    pub fn concat_last(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
-        let scope = self.scope_of(left);
-        let split = |shape: &[Dim]| match shape.split_last() {
-            Some((Dim::Fixed(size), rest)) => Some((*size, rest.to_vec())),
-            _ => None,
-        };
-        let total = match (split(self.shape(left)), split(self.shape(right))) {
-            (Some((l, rest)), Some((r, others))) if rest == others => l + r,
-            _ => {
-                let expected = self.show_shape(self.shape(left));
-                return Err(self.shape_error("Concat", &scope, right, expected));
-            }
-        };
-        let mut shape = self.shape(left).to_vec();
-        if let Some(last) = shape.last_mut() {
-            *last = Dim::Fixed(total);
-        }
-        let attrs = vec![("axis", Attr::Int(-1))];
-        let outputs = vec![(shape, self.info(left).element)];
-        Ok(self.node_of("Concat", &scope, vec![left, right], outputs, attrs)[0])
-    }
+/// Returns the product of the sizes; `None` if one is dynamic or the product overflows.
+fn product(shape: &[Dim]) -> Option<usize> {
+    shape.iter().try_fold(1_usize, |n, dim| match dim {
+        Dim::Fixed(size) => n.checked_mul(*size),
+        Dim::Dynamic(_) => None,
+    })
+}
+
+/// Returns the shape that `own` gets by `sizes`, with 1 in the place of -1. `None` if it does not fit.
+fn reshaped(own: &[Dim], sizes: &[i64]) -> Option<Shape> {
+    let kept = |(axis, size): (usize, &i64)| match size {
+        0 => own.get(axis).copied(),
+        -1 => Some(Dim::Fixed(1)),
+        size => usize::try_from(*size).ok().map(Dim::Fixed),
+    };
+    let shape: Shape = sizes.iter().enumerate().map(kept).collect::<Option<_>>()?;
+    let open = sizes.iter().filter(|size| **size == -1).count();
+    let fits = match (product(own), product(&shape)) {
+        (Some(total), Some(0)) => total == 0,
+        (Some(total), Some(part)) if open == 1 => total.is_multiple_of(part),
+        (Some(total), Some(part)) => total == part,
+        _ => true,
+    };
+    (fits && open <= 1).then_some(shape)
 }

@@ -1,34 +1,38 @@
-//! Cutting regions out of feature maps.
+//! `RoiAlign`.
 
-use super::super::{Attr, Dim, Graph, Value};
+use super::super::{Attr, Dim, Element, Graph, Value};
+use super::Extent;
 use crate::error::BuildError;
 
-/// Attributes of `RoiAlign`: square output, averages of samples, coordinates without a half-pixel shift.
+/// Attributes of `RoiAlign` with a square output, averaged samples and coordinates without a half-pixel
+/// shift.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RoiAlign {
-    /// Rows and columns of a cut region.
+    /// Rows and columns of the output of a region.
     pub output: usize,
-    /// Samples along each side of an output's cell.
+    /// Samples along each side of an output cell.
     pub sampling_ratio: usize,
-    /// Pixels of the picture per point of the map.
+    /// Pixels of the image per point of the map.
     pub stride: u32,
 }
 
-/// The regions to cut, by the picture of the batch that they lie in.
+/// The regions of interest, each in one image of the batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Regions {
-    /// Corners x1, y1, x2, y2 in pixels, `[R, 4] f32`.
+    /// Corners x1, y1, x2, y2 in pixels of the image, `[R, 4] f32`.
     pub boxes: Value,
-    /// Index into the batch, `[R] i64`.
+    /// Indices of the images in the batch, `[R] i64`.
     pub batch_indices: Value,
 }
 
 impl Graph {
-    /// `RoiAlign` of `[N, C, H, W]` with R regions, to `[R, C, output, output]`. R may be 0.
+    /// Adds `RoiAlign` of `[N, C, H, W]` at R regions, with output `[R, C, output, output]`. R may be 0.
+    ///
     /// Source: `torchvision.ops.roi_align` with `aligned=False`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if `x` is not `[N, C, H, W]` or the regions are not `[R, 4]` and `[R]`.
+    /// [`BuildError::Attribute`] for an attribute of 0. [`BuildError::Shape`] or [`BuildError::Type`] if
+    /// `x` is not `[N, C, H, W]` or the regions are not `[R, 4] f32` and `[R] i64`.
     pub fn roi_align(
         &mut self,
         x: Value,
@@ -36,10 +40,19 @@ impl Graph {
         config: RoiAlign,
     ) -> Result<Value, BuildError> {
         let scope = self.scope_of(x);
-        let (channels, _) = self.picture("RoiAlign", &scope, x)?;
+        let attributes = [
+            Extent::new("output_height", config.output),
+            Extent::new("sampling_ratio", config.sampling_ratio),
+            Extent::new("stride", config.stride as usize),
+        ];
+        for attribute in attributes {
+            attribute.check("RoiAlign", &scope)?;
+        }
+        let channels = self.nchw("RoiAlign", &scope, x)?.channels;
+        self.require_type("RoiAlign", regions.boxes, Element::F32)?;
+        self.require_type("RoiAlign", regions.batch_indices, Element::I64)?;
         let [count, Dim::Fixed(4)] = *self.shape(regions.boxes) else {
-            let expected = "[R, 4]".to_owned();
-            return Err(self.shape_error("RoiAlign", &scope, regions.boxes, expected));
+            return Err(self.shape_error("RoiAlign", &scope, regions.boxes, "[R, 4]"));
         };
         if self.shape(regions.batch_indices) != [count] {
             let expected = format!("[{}]", self.show_dim(count));
@@ -53,7 +66,7 @@ impl Graph {
             ("sampling_ratio", Attr::Int(config.sampling_ratio as i64)),
             ("spatial_scale", Attr::Float(1.0 / config.stride as f32)),
         ];
-        // The only mode until opset 16, which made another the default.
+        // Opset 16 introduced the attribute and made another mode the default.
         if self.opset >= 16 {
             let mode = Attr::Text("output_half_pixel");
             attrs.push(("coordinate_transformation_mode", mode));
@@ -62,33 +75,5 @@ impl Graph {
         let shape = vec![count, Dim::Fixed(channels), side, side];
         let inputs = vec![x, regions.boxes, regions.batch_indices];
         Ok(self.node("RoiAlign", &scope, inputs, shape, attrs))
-    }
-
-    /// `Concat` over the first axis, of sizes that add up to the size `total`. One value stays as it is.
-    ///
-    /// # Errors
-    /// [`BuildError::Shape`] if one differs from the first in another axis.
-    pub fn concat_rows(&mut self, xs: &[Value], total: &str) -> Result<Value, BuildError> {
-        let first = xs[0];
-        let scope = self.scope_of(first);
-        for x in xs {
-            if self.shape(*x)[1..] != self.shape(first)[1..] {
-                let expected = self.show_shape(self.shape(first));
-                return Err(self.shape_error("Concat", &scope, *x, expected));
-            }
-        }
-        if xs.len() == 1 {
-            return Ok(first);
-        }
-        let mut shape = self.shape(first).to_vec();
-        let fixed = xs.iter().map(|x| match self.shape(*x)[0] {
-            Dim::Fixed(size) => Some(size),
-            Dim::Dynamic(_) => None,
-        });
-        let fixed: Option<usize> = fixed.sum();
-        shape[0] = fixed.map_or_else(|| self.axis(total), Dim::Fixed);
-        let attrs = vec![("axis", Attr::Int(0))];
-        let outputs = vec![(shape, self.info(first).element)];
-        Ok(self.node_of("Concat", &scope, xs.to_vec(), outputs, attrs)[0])
     }
 }

@@ -1,62 +1,67 @@
-//! Operators that pick numbers by place, by size or by truth, and suppression of boxes.
+//! Operators that select elements by index, by size or by a condition, and suppression of boxes.
 
-use super::super::{Attr, Dim, Element, Graph, Value};
+use super::super::{Attr, Dim, Element, Graph, Output, Value};
 use crate::error::BuildError;
 
 /// Attributes of `NonMaxSuppression`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NonMaxSuppression {
-    /// Most boxes of a class that stay.
+    /// Largest number of boxes kept per class.
     pub most: usize,
-    /// Of two boxes that overlap more than this, the better one stays.
+    /// A box is suppressed if its `IoU` with a box of higher score is above this.
     pub iou_threshold: f32,
-    /// Boxes score more than this.
+    /// A box is kept only if its score is above this.
     pub score_threshold: f32,
 }
 
 impl Graph {
-    /// `Gather` of the first axis by whole numbers `[...]`: `[N, rest]` to `[..., rest]`.
+    /// Adds `Gather` of the first axis by i64 indices `[...]`: `[N, rest]` gives `[..., rest]`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] for a scalar.
+    /// [`BuildError::Shape`] if `x` is a scalar, [`BuildError::Type`] if the indices are not i64.
     pub fn gather(&mut self, x: Value, indices: Value) -> Result<Value, BuildError> {
         let scope = self.scope_of(x);
+        self.require_type("Gather", indices, Element::I64)?;
         let Some((_, rest)) = self.shape(x).split_first() else {
-            return Err(self.shape_error("Gather", &scope, x, "[N, ...]".into()));
+            return Err(self.shape_error("Gather", &scope, x, "[N, ...]"));
         };
         let shape = [self.shape(indices), rest].concat();
-        let outputs = vec![(shape, self.info(x).element)];
+        let output = Output::new(shape, self.info(x).element);
         let attrs = vec![("axis", Attr::Int(0))];
-        Ok(self.node_of("Gather", &scope, vec![x, indices], outputs, attrs)[0])
+        Ok(self.node_of("Gather", &scope, vec![x, indices], vec![output], attrs)[0])
     }
 
-    /// `GatherND`: rows `[S, r]` of places in the first r axes, to `[S, rest]`.
+    /// Adds `GatherND` by rows `[S, r] i64` of indices into the first r axes, with output `[S, rest]`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if the places are not such rows.
-    pub fn gather_nd(&mut self, x: Value, places: Value) -> Result<Value, BuildError> {
+    /// [`BuildError::Shape`] if `indices` is not `[S, r]` with a fixed r up to the rank of `x`,
+    /// [`BuildError::Type`] if it is not i64.
+    pub fn gather_nd(&mut self, x: Value, indices: Value) -> Result<Value, BuildError> {
         let scope = self.scope_of(x);
+        self.require_type("GatherND", indices, Element::I64)?;
         let own = self.shape(x);
-        let shape = match *self.shape(places) {
+        let shape = match *self.shape(indices) {
             [rows, Dim::Fixed(depth)] if depth <= own.len() => [&[rows], &own[depth..]].concat(),
             _ => {
-                let expected = format!("[S, r] for places in {}", self.show_shape(own));
-                return Err(self.shape_error("GatherND", &scope, places, expected));
+                let expected = format!("[S, r] with r up to {}", own.len());
+                return Err(self.shape_error("GatherND", &scope, indices, expected));
             }
         };
-        let outputs = vec![(shape, self.info(x).element)];
-        Ok(self.node_of("GatherND", &scope, vec![x, places], outputs, vec![])[0])
+        let output = Output::new(shape, self.info(x).element);
+        Ok(self.node_of("GatherND", &scope, vec![x, indices], vec![output], vec![])[0])
     }
 
-    /// `TopK` of the last axis: the `k` best in descending order and their places, or all where there
-    /// are fewer. The size of the result is `count` where it is only known when the graph runs.
+    /// Adds `TopK` over the last axis and returns the `k` largest f32 elements in descending order and
+    /// their i64 indices; all elements if there are fewer than `k`. If the last axis is dynamic, the size
+    /// of the results is called `count`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] for a scalar.
+    /// [`BuildError::Shape`] if `x` is a scalar, [`BuildError::Type`] if it is not f32.
     pub fn top_k(&mut self, x: Value, k: usize, count: &str) -> Result<[Value; 2], BuildError> {
         let scope = self.scope_of(x);
+        self.require_type("TopK", x, Element::F32)?;
         let mut shape = self.shape(x).to_vec();
-        let rank = shape.len() as i64;
+        let rank = shape.len();
         let wanted = |g: &mut Self, k: usize| g.list("count", &[k as i64]);
         let (size, limit) = match shape.last() {
             Some(Dim::Fixed(size)) => {
@@ -67,21 +72,24 @@ impl Graph {
                 let (all, k) = (self.shape_slice(&scope, x, rank - 1..rank), wanted(self, k));
                 (self.axis(count), self.min(all, k)?)
             }
-            None => return Err(self.shape_error("TopK", &scope, x, "[..., n]".into())),
+            None => return Err(self.shape_error("TopK", &scope, x, "[..., n]")),
         };
         if let Some(last) = shape.last_mut() {
             *last = size;
         }
-        let outputs = vec![(shape.clone(), Element::F32), (shape, Element::I64)];
+        let outputs =
+            [Element::F32, Element::I64].map(|element| Output::new(shape.clone(), element));
+        let outputs = outputs.to_vec();
         let outputs = self.node_of("TopK", &scope, vec![x, limit], outputs, vec![]);
         Ok([outputs[0], outputs[1]])
     }
 
-    /// `NonMaxSuppression` of boxes `[B, N, 4]` by scores `[B, C, N]`, in each batch and class on its own:
-    /// rows `[S, 3]` of batch, class and box, best first within a class. S has the name `count`.
+    /// Adds `NonMaxSuppression` of boxes `[B, N, 4]` with scores `[B, C, N]`, for each batch and class
+    /// separately. Returns the kept boxes as rows `[S, 3] i64` of batch, class and box index, highest score
+    /// first within a class; the size S is called `count`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if the two do not fit.
+    /// [`BuildError::Shape`] if boxes and scores do not fit each other.
     pub fn non_max_suppression(
         &mut self,
         boxes: Value,
@@ -95,26 +103,28 @@ impl Graph {
             _ => false,
         };
         if !fits {
-            let expected = format!("scores of boxes {}", self.show_shape(self.shape(boxes)));
+            let shown = self.show_shape(self.shape(boxes));
+            let expected = format!("[B, C, N] for boxes [B, N, 4], which are {shown}");
             return Err(self.shape_error("NonMaxSuppression", &scope, scores, expected));
         }
         let most = self.list("count", &[config.most as i64]);
         let [iou, score] = [config.iou_threshold, config.score_threshold].map(|t| self.scalar(t));
-        let outputs = vec![(vec![self.axis(count), Dim::Fixed(3)], Element::I64)];
+        let output = Output::new(vec![self.axis(count), Dim::Fixed(3)], Element::I64);
         let inputs = vec![boxes, scores, most, iou, score];
-        Ok(self.node_of("NonMaxSuppression", &scope, inputs, outputs, vec![])[0])
+        Ok(self.node_of("NonMaxSuppression", &scope, inputs, vec![output], vec![])[0])
     }
 
-    /// `NonZero` of truth values `[N]`: the places `[1, M]` where they hold. M has the name `count`.
+    /// Adds `NonZero` of `[N]` and returns the indices `[1, M] i64` of the elements that are true or not
+    /// zero; the size M is called `count`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if they are not `[N]`.
+    /// [`BuildError::Shape`] if `x` is not `[N]`.
     pub fn non_zero(&mut self, x: Value, count: &str) -> Result<Value, BuildError> {
         let scope = self.scope_of(x);
         if self.shape(x).len() != 1 {
-            return Err(self.shape_error("NonZero", &scope, x, "[N]".into()));
+            return Err(self.shape_error("NonZero", &scope, x, "[N]"));
         }
-        let outputs = vec![(vec![Dim::Fixed(1), self.axis(count)], Element::I64)];
-        Ok(self.node_of("NonZero", &scope, vec![x], outputs, vec![])[0])
+        let output = Output::new(vec![Dim::Fixed(1), self.axis(count)], Element::I64);
+        Ok(self.node_of("NonZero", &scope, vec![x], vec![output], vec![])[0])
     }
 }

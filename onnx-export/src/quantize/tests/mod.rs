@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message;
 
 use super::*;
-use crate::graph::ops::Conv;
+use crate::graph::ops::{Conv, ConvData};
 use crate::graph::{Graph, Loader, Value};
 use crate::proto::{GraphProto, ModelProto};
 use crate::weights::StateDict;
@@ -38,9 +38,8 @@ impl Builder {
         let channels = self.graph.channels(x).unwrap();
         let weight = formula::fill(&format!("{name}.weight"), &conv.weight_shape(channels));
         let bias = formula::fill(&format!("{name}.bias"), &[conv.out]);
-        let weights = self
-            .graph
-            .conv_weights(name, channels, conv, (weight, bias));
+        let data = ConvData::new(weight, bias);
+        let weights = self.graph.conv_weights(name, channels, conv, data).unwrap();
         self.graph.conv_with(name, x, conv, weights).unwrap()
     }
 
@@ -65,12 +64,7 @@ impl Builder {
         for (value, name) in outputs {
             self.graph.output(*value, name);
         }
-        let info = ModelInfo {
-            name: "small".to_owned(),
-            opset: self.graph.opset(),
-            checkpoint_sha256: String::new(),
-            parameters: 0,
-        };
+        let info = ModelInfo::new("small", self.graph.opset(), String::new(), 0);
         let model = Model {
             stages: Stages::new(self.graph),
             info,

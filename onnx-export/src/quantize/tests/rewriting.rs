@@ -278,7 +278,12 @@ fn a_max_pool_in_float_has_a_form_for_each_of_two_readers() {
     let mut b = Builder::new();
     let x = b.conv("stem", b.images, Conv::new(4, 3));
     let x = b.graph.relu(x);
-    let x = b.graph.max_pool(x, 3, 2, 1).unwrap();
+    let pool = crate::graph::ops::MaxPool {
+        kernel: 3,
+        stride: 2,
+        padding: 1,
+    };
+    let x = b.graph.max_pool(x, pool).unwrap();
     let left = b.conv("left", x, Conv::new(4, 3));
     let right = b.conv("right", x, Conv::new(4, 1));
     let sum = b.graph.add(left, right).unwrap();

@@ -143,7 +143,12 @@ fn a_relu_that_is_not_alone_is_none_of_the_layer() {
     let mut b = Builder::new();
     let x = b.conv("a", b.images, Conv::new(4, 3));
     let x = b.graph.clip(x, 0.0, 6.0);
-    let x = b.graph.max_pool(x, 3, 2, 1).unwrap();
+    let pool = crate::graph::ops::MaxPool {
+        kernel: 3,
+        stride: 2,
+        padding: 1,
+    };
+    let x = b.graph.max_pool(x, pool).unwrap();
     let x = b.graph.sigmoid(x);
     let network = b.finish(&[(x, "out")]);
     let expected = [

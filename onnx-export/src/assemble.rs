@@ -1,0 +1,225 @@
+//! Whole networks, from an architecture and a checkpoint to a model.
+
+use std::collections::BTreeMap;
+
+use crate::architecture::{Architecture, FasterRcnnHead, Head};
+use crate::classification;
+use crate::detection::{self, Detector, FusedOptions, OutputNames};
+use crate::error::{BuildError, argument};
+use crate::graph::{Graph, Loader, Scope, Value};
+use crate::model::{DEFAULT_OPSET, Model};
+use crate::segmentation::{MaskHead, Segmenter, masks};
+use crate::stages::{Role, Stages};
+use crate::weights::StateDict;
+
+/// Builds the network `architecture` with the weights of `state`.
+///
+/// The network reads normalized images, `images` `[batch, 3, height, width] f32`. All outputs are f32; A is
+/// the number of anchors at each point, `<i>` the index of a level:
+///
+/// | network | outputs |
+/// |---|---|
+/// | classification | `logits` `[batch, num_classes]` |
+/// | segmentation | `out` `[batch, num_classes, h, w]` at the resolution of the head; `aux` likewise if the head asks for it |
+/// | `RetinaNet`, `SSDlite` | `cls_logits_<i>` `[batch, A * num_classes, h, w]`, `bbox_regression_<i>` `[batch, A * 4, h, w]` |
+/// | Faster R-CNN, first stage | `rpn_objectness_<i>` `[batch, A, h, w]`, `rpn_deltas_<i>` `[batch, A * 4, h, w]`, `feature_<i>` `[batch, 256, h, w]` |
+/// | Faster R-CNN, second stage | `class_logits` `[R, num_classes]`, `box_regression` `[R, num_classes * 4]`, the regions of level 0 first |
+///
+/// The second stage of Faster R-CNN reads `feature_<i>`, `rois_<i>` `[R_i, 4] f32` (x1, y1, x2, y2 in pixels
+/// of the padded image) and `batch_indices_<i>` `[R_i] i64`; `R_i` may be 0.
+///
+/// The tensors of an auxiliary head in the checkpoint are checked even if the head is not an output.
+///
+/// # Errors
+/// [`BuildError::Argument`] for an architecture or opset out of range, [`BuildError::StateDict`] for a
+/// checkpoint of another network.
+pub fn build(
+    name: &str,
+    architecture: &Architecture,
+    state: &StateDict,
+    opset: i64,
+) -> Result<Model, BuildError> {
+    let has_aux = state.names().any(|name| name.starts_with(AUX_PREFIX));
+    assemble(name, architecture, state, opset, |graph, loader| {
+        network(graph, loader, architecture, has_aux)
+    })
+}
+
+/// Builds a detector as one graph that includes thresholds and suppression, in ONNX's standard operators.
+///
+/// The network reads one normalized, resized and padded image, `images` `[1, 3, height, width] f32`, and,
+/// unless `options.fixed_size` is set, `image_size` `[2] i64`: height and width of the resized image before
+/// padding. It writes `boxes` `[D, 4] f32` (x1, y1, x2, y2 in pixels of the resized image), `labels` `[D] i64`
+/// and `scores` `[D] f32`, ordered by descending score.
+///
+/// The results equal native post-processing in torchvision's order, except where rounding decides an overlap near
+/// the threshold, or the order of equal scores. Values that are not finite are not filtered out.
+///
+/// # Errors
+/// The errors of [`build`], and [`BuildError::Argument`] if `architecture` is not a detector or `options` lack
+/// what its head needs.
+pub fn build_fused(
+    name: &str,
+    architecture: &Architecture,
+    options: &FusedOptions,
+    state: &StateDict,
+    opset: i64,
+) -> Result<Model, BuildError> {
+    assemble(name, architecture, state, opset, |graph, loader| {
+        detection::fused(graph, &loader.root(), architecture, options)?;
+        Ok(None)
+    })
+}
+
+/// Builds a model from the graph that `add` fills and the second graph that it may return.
+fn assemble(
+    name: &str,
+    architecture: &Architecture,
+    state: &StateDict,
+    opset: i64,
+    add: impl FnOnce(&mut Graph, &Loader<'_>) -> Result<Option<Graph>, BuildError>,
+) -> Result<Model, BuildError> {
+    architecture.check()?;
+    let loader = Loader::new(state);
+    let mut graph = Graph::new(opset);
+    let box_head = add(&mut graph, &loader)?;
+    let stages = Stages::new(graph);
+    let stages = match box_head {
+        Some(graph) => stages.with(Role::BoxHead, graph),
+        None => stages,
+    };
+    loader.finish_stages(name, stages)
+}
+
+/// Returns name and shape of every tensor in a checkpoint of `architecture`.
+///
+/// # Errors
+/// [`BuildError::Argument`] for an architecture out of range.
+pub fn tensor_shapes(
+    architecture: &Architecture,
+) -> Result<BTreeMap<String, Vec<usize>>, BuildError> {
+    architecture.check()?;
+    let empty = StateDict::from_tensors(BTreeMap::new());
+    let loader = Loader::new(&empty);
+    let mut graph = Graph::new(DEFAULT_OPSET);
+    let _ = network(&mut graph, &loader, architecture, false)?;
+    Ok(loader.into_shapes())
+}
+
+/// Start of the names of a segmentation network's auxiliary head.
+const AUX_PREFIX: &str = "aux_classifier.";
+
+/// Adds the whole network, from its input to its outputs, and returns the graph of its second stage. `None`
+/// if it has one stage. An auxiliary head is loaded if the architecture asks for it or `has_aux`.
+fn network(
+    g: &mut Graph,
+    loader: &Loader<'_>,
+    architecture: &Architecture,
+    has_aux: bool,
+) -> Result<Option<Graph>, BuildError> {
+    let Architecture {
+        num_classes,
+        backbone,
+        head,
+    } = architecture;
+    let (root, images) = (loader.root(), g.image_input("images"));
+    let trunk = backbone.trunk();
+    let (head, aux) = match head {
+        Head::Classifier => {
+            let logits = classification::logits(g, &root, images, trunk, *num_classes)?;
+            g.output(logits, "logits");
+            return Ok(None);
+        }
+        Head::Lraspp { inter_channels } => {
+            let channels = *inter_channels;
+            (MaskHead::Lraspp { channels }, None)
+        }
+        Head::Deeplabv3 { aux } => (MaskHead::Deeplabv3, Some(*aux)),
+        Head::Fcn { aux } => (MaskHead::Fcn, Some(*aux)),
+        Head::FasterRcnn(_) | Head::Retinanet(_) | Head::Ssdlite(_) => {
+            return detector(g, &root, images, architecture);
+        }
+    };
+    let network = Segmenter {
+        trunk,
+        head,
+        num_classes: *num_classes,
+        aux: aux.is_some_and(|wanted| wanted || has_aux),
+    };
+    let masks = masks(g, &root, images, &network)?;
+    g.output(masks.out, "out");
+    if let (Some(true), Some(value)) = (aux, masks.aux) {
+        g.output(value, "aux");
+    }
+    Ok(None)
+}
+
+/// Adds the whole network of a detection head and returns the graph of its second stage. `None` if it
+/// has one stage.
+fn detector(
+    g: &mut Graph,
+    root: &Scope<'_>,
+    images: Value,
+    architecture: &Architecture,
+) -> Result<Option<Graph>, BuildError> {
+    let Architecture {
+        num_classes,
+        backbone,
+        head,
+    } = architecture;
+    let (trunk, num_classes) = (backbone.trunk(), *num_classes);
+    let levels = match head {
+        Head::FasterRcnn(head) => {
+            let network = Detector {
+                trunk,
+                head,
+                num_classes,
+            };
+            return two_stages(g, root, images, &network).map(Some);
+        }
+        Head::Retinanet(head) => {
+            let network = Detector {
+                trunk,
+                head,
+                num_classes,
+            };
+            detection::retinanet(g, root, images, &network)?
+        }
+        Head::Ssdlite(head) => {
+            let network = Detector {
+                trunk,
+                head,
+                num_classes,
+            };
+            detection::ssdlite(g, root, images, &network)?
+        }
+        other => return Err(argument("head", "a detection head", &other.name()).into()),
+    };
+    let names = OutputNames {
+        scores: "cls_logits",
+        boxes: "bbox_regression",
+    };
+    detection::output_levels(g, &levels, names);
+    Ok(None)
+}
+
+/// Adds the first stage of Faster R-CNN and returns the graph of the second.
+fn two_stages(
+    g: &mut Graph,
+    root: &Scope<'_>,
+    images: Value,
+    network: &Detector<'_, FasterRcnnHead>,
+) -> Result<Graph, BuildError> {
+    let first = detection::proposals(g, root, images, network)?;
+    let names = OutputNames {
+        scores: "rpn_objectness",
+        boxes: "rpn_deltas",
+    };
+    detection::output_levels(g, &first.levels, names);
+    for (index, map) in first.maps.into_iter().enumerate() {
+        g.output(map, &format!("feature_{index}"));
+    }
+    let mut second = Graph::new(g.opset());
+    detection::box_head(&mut second, root, network.head, network.num_classes)?;
+    Ok(second)
+}

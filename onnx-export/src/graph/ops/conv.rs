@@ -1,0 +1,298 @@
+//! `Conv`.
+
+use super::super::{Attr, Attrs, Dim, Graph, Scope, Value, Window};
+use super::{Extent, MAX_EXTENT, Nchw, attribute_error};
+use crate::error::BuildError;
+
+/// Attributes of `Conv` with a square kernel and equal strides on both axes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv {
+    /// Output channels.
+    pub out: usize,
+    /// Side of the kernel in taps.
+    pub kernel: usize,
+    /// Distance between neighboring outputs.
+    pub stride: usize,
+    /// Distance between neighboring taps.
+    pub dilation: usize,
+    /// Groups of channels; as many as channels in a depthwise convolution.
+    pub groups: usize,
+    /// How the border is padded with zeros.
+    pub padding: Padding,
+}
+
+/// How a convolution pads the border with zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Padding {
+    /// `(kernel - 1) / 2 * dilation` zeros on each side, which keep the size at stride 1. The kernel
+    /// must be odd.
+    ///
+    /// Source: torchvision's `ops/misc.py`, `ConvNormActivation`.
+    Centered,
+    /// TensorFlow's `SAME`: the output size is `ceil(size / stride)`, and an odd zero goes to the end.
+    SameUpper,
+    /// The given number of zeros on each side; 0 is no padding.
+    Explicit(usize),
+}
+
+impl Conv {
+    /// Creates a `kernel` x `kernel` convolution to `out` channels with stride 1 and centered padding.
+    pub fn new(out: usize, kernel: usize) -> Self {
+        Self {
+            out,
+            kernel,
+            stride: 1,
+            dilation: 1,
+            groups: 1,
+            padding: Padding::Centered,
+        }
+    }
+
+    /// Creates a depthwise convolution, one kernel for each of `channels`.
+    pub fn depthwise(channels: usize, kernel: usize) -> Self {
+        Self {
+            groups: channels,
+            ..Self::new(channels, kernel)
+        }
+    }
+
+    /// Sets the stride.
+    #[must_use]
+    pub fn stride(self, stride: usize) -> Self {
+        Self { stride, ..self }
+    }
+
+    /// Sets the dilation.
+    #[must_use]
+    pub fn dilation(self, dilation: usize) -> Self {
+        Self { dilation, ..self }
+    }
+
+    /// Sets the padding.
+    #[must_use]
+    pub fn padding(self, padding: Padding) -> Self {
+        Self { padding, ..self }
+    }
+
+    /// Sets TensorFlow's `SAME` padding.
+    #[must_use]
+    pub fn same_upper(self) -> Self {
+        self.padding(Padding::SameUpper)
+    }
+
+    /// Returns the weight's shape for an input of `channels` channels, `[out, channels / groups,
+    /// kernel, kernel]`. The second size is 0 for 0 groups, which [`Graph::conv`] rejects.
+    pub fn weight_shape(&self, channels: usize) -> [usize; 4] {
+        let input = channels.checked_div(self.groups).unwrap_or(0);
+        [self.out, input, self.kernel, self.kernel]
+    }
+
+    /// Returns the distance from the first tap to the last one; the attributes have been checked.
+    fn reach(&self) -> usize {
+        self.dilation * (self.kernel - 1)
+    }
+
+    fn window(&self) -> Window {
+        Window {
+            kernel: self.kernel,
+            stride: self.stride,
+            dilation: self.dilation,
+            padding: match self.padding {
+                Padding::Centered | Padding::SameUpper => self.reach(),
+                Padding::Explicit(side) => 2 * side,
+            },
+        }
+    }
+
+    /// Checks the attributes for an input of `channels` channels.
+    fn check(&self, scope: &str, channels: usize) -> Result<(), BuildError> {
+        let op = "Conv";
+        let positive = [
+            Extent::new("kernel_shape", self.kernel),
+            Extent::new("strides", self.stride),
+            Extent::new("dilations", self.dilation),
+        ];
+        for extent in positive {
+            extent.check(op, scope)?;
+        }
+        let group = Extent::new("group", self.groups);
+        let divides = |n: usize| self.groups > 0 && n.is_multiple_of(self.groups);
+        if !divides(channels) || !divides(self.out) || self.out == 0 {
+            let expected = format!(
+                "a divisor of {channels} input channels and of {} output channels",
+                self.out
+            );
+            return Err(attribute_error(op, scope, group, expected));
+        }
+        match self.padding {
+            Padding::Centered if self.kernel.is_multiple_of(2) => {
+                let kernel = Extent::new("kernel_shape", self.kernel);
+                let expected = "odd with centered padding";
+                Err(attribute_error(op, scope, kernel, expected))
+            }
+            Padding::Explicit(side) if side > MAX_EXTENT => {
+                let expected = format!("0 to {MAX_EXTENT}");
+                let pads = Extent::new("pads", side);
+                Err(attribute_error(op, scope, pads, expected))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn attrs(&self) -> Attrs {
+        let pair = |n: usize| Attr::Ints(vec![n as i64; 2]);
+        let pads = |side: usize| ("pads", Attr::Ints(vec![side as i64; 4]));
+        let reach = self.reach();
+        let border = match self.padding {
+            Padding::Explicit(side) => pads(side),
+            // At stride 1 `SAME` is centered padding if that is even; more optimizers read `pads`.
+            Padding::SameUpper if self.stride > 1 || !reach.is_multiple_of(2) => {
+                ("auto_pad", Attr::Text("SAME_UPPER"))
+            }
+            Padding::Centered | Padding::SameUpper => pads(reach / 2),
+        };
+        vec![
+            ("dilations", pair(self.dilation)),
+            ("group", Attr::Int(self.groups as i64)),
+            ("kernel_shape", pair(self.kernel)),
+            border,
+            ("strides", pair(self.stride)),
+        ]
+    }
+}
+
+/// The elements of a convolution's weight and bias.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConvData {
+    /// Weight `[out, channels / groups, kernel, kernel]` in C order.
+    pub weight: Vec<f32>,
+    /// Bias `[out]`; `None` for a convolution without one.
+    pub bias: Option<Vec<f32>>,
+}
+
+impl ConvData {
+    /// Creates the data of a convolution with a bias.
+    pub fn new(weight: Vec<f32>, bias: Vec<f32>) -> Self {
+        let bias = Some(bias);
+        Self { weight, bias }
+    }
+}
+
+/// Weight and bias of a convolution in the graph, which several nodes may read.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvWeights {
+    weight: Value,
+    bias: Option<Value>,
+}
+
+impl Graph {
+    /// Adds `Conv` of `[N, C, H, W]` with a weight and a bias of its own, named after `scope`. The output
+    /// is `[N, conv.out, h, w]`.
+    ///
+    /// # Errors
+    /// [`BuildError::Attribute`] for an attribute of 0, groups that do not divide the channels, or an
+    /// even kernel with centered padding. [`BuildError::Shape`] if `x` is not `[N, C, H, W]`, is smaller
+    /// than the kernel, or `data` does not fill the weight's shape.
+    pub fn conv(
+        &mut self,
+        scope: &Scope<'_>,
+        x: Value,
+        conv: Conv,
+        data: ConvData,
+    ) -> Result<Value, BuildError> {
+        let path = scope.path();
+        let channels = self.nchw("Conv", path, x)?.channels;
+        let weights = self.conv_weights(path, channels, conv, data)?;
+        self.conv_with(path, x, conv, weights)
+    }
+
+    /// Adds weight and bias of a convolution of `channels` input channels, named `path.weight` and
+    /// `path.bias`.
+    ///
+    /// # Errors
+    /// As [`Graph::conv`].
+    pub fn conv_weights(
+        &mut self,
+        path: &str,
+        channels: usize,
+        conv: Conv,
+        data: ConvData,
+    ) -> Result<ConvWeights, BuildError> {
+        conv.check(path, channels)?;
+        let shape = conv.weight_shape(channels);
+        let weight = self.weight("Conv", &format!("{path}.weight"), &shape, data.weight)?;
+        let bias = data.bias.map(|bias| {
+            let name = format!("{path}.bias");
+            self.weight("Conv", &name, &[conv.out], bias)
+        });
+        let bias = bias.transpose()?;
+        Ok(ConvWeights { weight, bias })
+    }
+
+    /// Adds `Conv` with weights that are in the graph already. The node is named after the module `path`.
+    ///
+    /// # Errors
+    /// As [`Graph::conv`], and [`BuildError::Shape`] if the weights have another shape than `conv` asks
+    /// for.
+    pub fn conv_with(
+        &mut self,
+        path: &str,
+        x: Value,
+        conv: Conv,
+        weights: ConvWeights,
+    ) -> Result<Value, BuildError> {
+        let Nchw {
+            batch,
+            channels,
+            height,
+            width,
+        } = self.nchw("Conv", path, x)?;
+        conv.check(path, channels)?;
+        let weight_shape = conv.weight_shape(channels).map(Dim::Fixed);
+        if self.shape(weights.weight) != weight_shape.as_slice() {
+            let expected = self.show_shape(&weight_shape);
+            return Err(self.shape_error("Conv", path, weights.weight, expected));
+        }
+        let Some([height, width]) = self.slide_both([height, width], conv.window()) else {
+            let expected = format!("[N, C, H, W] with sides of at least {}", conv.reach() + 1);
+            return Err(self.shape_error("Conv", path, x, expected));
+        };
+        let shape = vec![batch, Dim::Fixed(conv.out), height, width];
+        let inputs = [Some(x), Some(weights.weight), weights.bias];
+        let inputs = inputs.into_iter().flatten().collect();
+        Ok(self.node("Conv", path, inputs, shape, conv.attrs()))
+    }
+
+    /// Adds a weight of `op` called `name`, of the given shape in C order.
+    pub(super) fn weight(
+        &mut self,
+        op: &'static str,
+        name: &str,
+        shape: &[usize],
+        data: Vec<f32>,
+    ) -> Result<Value, BuildError> {
+        let mut sizes = shape.iter();
+        let elements = sizes.try_fold(1_usize, |n, size| n.checked_mul(*size));
+        if elements != Some(data.len()) {
+            let (scope, operand) = name.rsplit_once('.').unwrap_or(("", name));
+            return Err(BuildError::Shape {
+                op,
+                scope: scope.to_owned(),
+                operand: operand.to_owned(),
+                expected: format!("the elements of {shape:?}"),
+                got: format!("{} elements", data.len()),
+            });
+        }
+        Ok(self.table(name, shape, data))
+    }
+
+    /// Returns height and width of what `window` gives; `None` if a fixed side is shorter than the window.
+    pub(super) fn slide_both(&mut self, sides: [Dim; 2], window: Window) -> Option<[Dim; 2]> {
+        let [height, width] = sides;
+        Some([
+            self.dims.slide(height, window)?,
+            self.dims.slide(width, window)?,
+        ])
+    }
+}

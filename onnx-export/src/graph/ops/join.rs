@@ -1,0 +1,101 @@
+//! `Concat`.
+
+use super::super::{Attr, Dim, Graph, Output, Value};
+use crate::error::BuildError;
+
+impl Graph {
+    /// Adds `Concat` of `[N, C, H, W]` values over the channels, named after the module `scope`.
+    ///
+    /// # Errors
+    /// [`BuildError::NoOperands`] for no values, [`BuildError::Shape`] if one differs from the first in
+    /// another axis than the channels.
+    pub fn concat_channels(&mut self, scope: &str, xs: &[Value]) -> Result<Value, BuildError> {
+        let [first, ..] = xs else {
+            return Err(no_operands(scope));
+        };
+        let mut sizes = self.nchw("Concat", scope, *first)?;
+        let mut total = 0;
+        for x in xs {
+            let own = self.nchw("Concat", scope, *x)?;
+            let channels = own.channels;
+            sizes.channels = channels;
+            if own != sizes {
+                let expected = self.show_shape(self.shape(*first));
+                return Err(self.shape_error("Concat", scope, *x, expected));
+            }
+            total += channels;
+        }
+        let shape = vec![sizes.batch, Dim::Fixed(total), sizes.height, sizes.width];
+        let attrs = vec![("axis", Attr::Int(1))];
+        Ok(self.node("Concat", scope, xs.to_vec(), shape, attrs))
+    }
+
+    /// Adds `Concat` of two values over the last axis, whose sizes are fixed.
+    ///
+    /// # Errors
+    /// [`BuildError::Shape`] if the values differ in another axis, [`BuildError::Type`] if their data
+    /// types differ.
+    pub fn concat_last(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
+        let scope = self.scope_of(left);
+        self.require_type("Concat", right, self.info(left).element)?;
+        let split = |shape: &[Dim]| match shape.split_last() {
+            Some((Dim::Fixed(size), rest)) => Some((*size, rest.to_vec())),
+            _ => None,
+        };
+        let shape = match (split(self.shape(left)), split(self.shape(right))) {
+            (Some((l, rest)), Some((r, others))) if rest == others => {
+                [rest, vec![Dim::Fixed(l + r)]].concat()
+            }
+            _ => {
+                let expected = self.show_shape(self.shape(left));
+                return Err(self.shape_error("Concat", &scope, right, expected));
+            }
+        };
+        let attrs = vec![("axis", Attr::Int(-1))];
+        let output = Output::new(shape, self.info(left).element);
+        Ok(self.node_of("Concat", &scope, vec![left, right], vec![output], attrs)[0])
+    }
+
+    /// Adds `Concat` over the first axis and returns a single value unchanged. If a size is dynamic, the
+    /// size of the result is called `total`.
+    ///
+    /// # Errors
+    /// [`BuildError::NoOperands`] for no values, [`BuildError::Shape`] for a scalar or if one differs
+    /// from the first in another axis, [`BuildError::Type`] if the data types differ.
+    pub fn concat_rows(&mut self, xs: &[Value], total: &str) -> Result<Value, BuildError> {
+        let [first, others @ ..] = xs else {
+            return Err(no_operands(""));
+        };
+        let (scope, element) = (self.scope_of(*first), self.info(*first).element);
+        let Some((_, columns)) = self.shape(*first).split_first() else {
+            return Err(self.shape_error("Concat", &scope, *first, "[N, ...]"));
+        };
+        let columns = columns.to_vec();
+        for x in others {
+            self.require_type("Concat", *x, element)?;
+            if self.shape(*x).split_first().map(|(_, rest)| rest) != Some(&columns) {
+                let expected = self.show_shape(self.shape(*first));
+                return Err(self.shape_error("Concat", &scope, *x, expected));
+            }
+        }
+        if others.is_empty() {
+            return Ok(*first);
+        }
+        let fixed = xs.iter().map(|x| match self.shape(*x).first() {
+            Some(Dim::Fixed(size)) => Some(*size),
+            _ => None,
+        });
+        let fixed: Option<usize> = fixed.sum();
+        let rows = fixed.map_or_else(|| self.axis(total), Dim::Fixed);
+        let output = Output::new([vec![rows], columns].concat(), element);
+        let attrs = vec![("axis", Attr::Int(0))];
+        Ok(self.node_of("Concat", &scope, xs.to_vec(), vec![output], attrs)[0])
+    }
+}
+
+fn no_operands(scope: &str) -> BuildError {
+    BuildError::NoOperands {
+        op: "Concat",
+        scope: scope.to_owned(),
+    }
+}

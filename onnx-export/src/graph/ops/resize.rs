@@ -1,0 +1,97 @@
+//! Operators that give a map the height and width of another one, and `Shape`.
+
+use std::ops::Range;
+
+use super::super::{Attr, Attrs, Dim, Element, Graph, Output, Value};
+use super::Nchw;
+use crate::error::BuildError;
+
+impl Graph {
+    /// Adds `Resize` of `[N, C, h, w]` to the height and width of `like`, bilinear, without antialiasing.
+    ///
+    /// Source: `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`.
+    ///
+    /// # Errors
+    /// [`BuildError::Shape`] if `x` or `like` is not `[N, C, H, W]`.
+    pub fn resize_like(&mut self, x: Value, like: Value) -> Result<Value, BuildError> {
+        let attrs = vec![
+            ("coordinate_transformation_mode", Attr::Text("half_pixel")),
+            ("mode", Attr::Text("linear")),
+        ];
+        self.resize(x, like, attrs)
+    }
+
+    /// Adds `Resize` of `[N, C, h, w]` to the height and width of `like` by repeating points. Returns `x`
+    /// if the sizes are equal.
+    ///
+    /// Source: `torch.nn.functional.interpolate(mode="nearest")`, which rounds coordinates down.
+    ///
+    /// # Errors
+    /// [`BuildError::Shape`] if `x` or `like` is not `[N, C, H, W]`.
+    pub fn repeat_like(&mut self, x: Value, like: Value) -> Result<Value, BuildError> {
+        let scope = self.scope_of(x);
+        let [own, wanted] = [
+            self.nchw("Resize", &scope, x)?,
+            self.nchw("Resize", &scope, like)?,
+        ];
+        if [own.height, own.width] == [wanted.height, wanted.width] {
+            return Ok(x);
+        }
+        let attrs = vec![
+            ("coordinate_transformation_mode", Attr::Text("asymmetric")),
+            ("mode", Attr::Text("nearest")),
+            ("nearest_mode", Attr::Text("floor")),
+        ];
+        self.resize(x, like, attrs)
+    }
+
+    fn resize(&mut self, x: Value, like: Value, attrs: Attrs) -> Result<Value, BuildError> {
+        let scope = self.scope_of(x);
+        let Nchw {
+            batch, channels, ..
+        } = self.nchw("Resize", &scope, x)?;
+        let Nchw { height, width, .. } = self.nchw("Resize", &scope, like)?;
+        let own = self.shape_slice(&scope, x, 0..2);
+        let wanted = self.shape_slice(&scope, like, 2..4);
+        let sizes = self.concat_sizes(&scope, own, wanted);
+        // The region of interest and the scales are omitted.
+        let none = self.absent();
+        let shape = vec![batch, Dim::Fixed(channels), height, width];
+        Ok(self.node("Resize", &scope, vec![x, none, none, sizes], shape, attrs))
+    }
+
+    /// Adds `Expand` of `[N, C, 1, 1]` to the height and width of `like`.
+    ///
+    /// # Errors
+    /// [`BuildError::Shape`] if `x` is not `[N, C, 1, 1]` or `like` is not `[N, C, H, W]`.
+    pub fn expand_like(&mut self, x: Value, like: Value) -> Result<Value, BuildError> {
+        let scope = self.scope_of(x);
+        let [batch, channels, Dim::Fixed(1), Dim::Fixed(1)] = *self.shape(x) else {
+            return Err(self.shape_error("Expand", &scope, x, "[N, C, 1, 1]"));
+        };
+        let Nchw { height, width, .. } = self.nchw("Expand", &scope, like)?;
+        // Sizes of 1 broadcast: batch and channels stay as they are.
+        let ones = self.list("ones", &[1, 1]);
+        let wanted = self.shape_slice(&scope, like, 2..4);
+        let sizes = self.concat_sizes(&scope, ones, wanted);
+        let shape = vec![batch, channels, height, width];
+        Ok(self.node("Expand", &scope, vec![x, sizes], shape, vec![]))
+    }
+
+    /// Adds `Concat` of two pairs of sizes, with output `[4] i64`.
+    fn concat_sizes(&mut self, scope: &str, first: Value, second: Value) -> Value {
+        let output = Output::new(vec![Dim::Fixed(4)], Element::I64);
+        let attrs = vec![("axis", Attr::Int(0))];
+        self.node_of("Concat", scope, vec![first, second], vec![output], attrs)[0]
+    }
+
+    /// Adds `Shape` and `Slice`: the sizes of the given axes of `x`, which must exist, as `[axes] i64`.
+    pub(crate) fn shape_slice(&mut self, scope: &str, x: Value, axes: Range<usize>) -> Value {
+        let sizes = |count: usize| vec![Output::new(vec![Dim::Fixed(count)], Element::I64)];
+        let rank = self.shape(x).len();
+        let whole = self.node_of("Shape", scope, vec![x], sizes(rank), vec![])[0];
+        let [from, to] = [axes.start, axes.end].map(|end| self.list("index", &[end as i64]));
+        let inputs = vec![whole, from, to];
+        self.node_of("Slice", scope, inputs, sizes(axes.len()), vec![])[0]
+    }
+}

@@ -1,0 +1,73 @@
+//! Paths of modules in a state dict.
+
+use std::fmt::{Display, Write as _};
+
+use super::Loader;
+
+/// The path of a module in the state dict, and access to its tensors.
+#[derive(Debug, Clone)]
+pub struct Scope<'a> {
+    pub(super) loader: &'a Loader<'a>,
+    pub(super) path: String,
+    /// Path of the module in older checkpoints.
+    pub(super) former: Option<String>,
+}
+
+impl Scope<'_> {
+    /// Returns the child module `name`: `features` and `0` give `features.0`.
+    #[must_use]
+    pub fn sub(&self, name: impl Display) -> Self {
+        Self {
+            loader: self.loader,
+            former: self.former.as_ref().map(|path| join(path, &name)),
+            path: join(&self.path, &name),
+        }
+    }
+
+    /// Returns the same module, whose tensors may also be found under the path of `former`, as in
+    /// older checkpoints.
+    #[must_use]
+    pub fn formerly(&self, former: &Self) -> Self {
+        let former = Some(former.path.clone());
+        Self {
+            former,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the path, such as `features.0`; empty for the whole state dict.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Reads a trained tensor of the module in C order and counts its parameters.
+    ///
+    /// Returns zeros if the tensor is missing or has another shape, so that one walk over the
+    /// architecture finds every problem; [`Loader::finish`] then fails.
+    pub fn parameter(&self, name: &str, shape: &[usize]) -> Vec<f32> {
+        let sizes = shape.iter().map(|size| *size as u64);
+        let elements = sizes.fold(1, u64::saturating_mul);
+        let parameters = &self.loader.parameters;
+        parameters.set(parameters.get().saturating_add(elements));
+        self.buffer(name, shape)
+    }
+
+    /// Reads a tensor that is not trained, such as a running mean.
+    ///
+    /// Unlike [`Scope::parameter`], it counts no parameters.
+    pub fn buffer(&self, name: &str, shape: &[usize]) -> Vec<f32> {
+        let former = self.former.as_ref().map(|path| join(path, &name));
+        self.loader.take(join(&self.path, &name), former, shape)
+    }
+}
+
+/// Joins a path and a name: `features` and `0` give `features.0`.
+fn join(path: &str, name: &impl Display) -> String {
+    let mut path = path.to_owned();
+    if !path.is_empty() {
+        path.push('.');
+    }
+    // Writing to a String cannot fail.
+    let _ = write!(path, "{name}");
+    path
+}

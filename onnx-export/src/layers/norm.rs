@@ -1,0 +1,119 @@
+//! Batch norm, folded into the convolution before it, and layer norm of channels.
+
+use crate::error::BuildError;
+use crate::graph::ops::ConvData;
+use crate::graph::{Graph, Scope, Value};
+
+/// How a batch norm was trained.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Norm {
+    /// Epsilon that is added to the variance.
+    pub eps: f32,
+    /// Whether it is torchvision's `FrozenBatchNorm2d`, whose four tensors are buffers.
+    pub frozen: bool,
+}
+
+/// Creates a trained batch norm of this epsilon.
+impl From<f32> for Norm {
+    fn from(eps: f32) -> Self {
+        let frozen = false;
+        Self { eps, frozen }
+    }
+}
+
+/// Adds layer normalization of `[N, C, H, W]` over the channels of each pixel.
+///
+/// Source: torchvision's `models/convnext.py`, `LayerNorm2d`.
+///
+/// # Errors
+/// [`BuildError::Shape`] if `x` is not `[N, C, H, W]`.
+pub fn layer_norm_2d(
+    g: &mut Graph,
+    scope: &Scope<'_>,
+    x: Value,
+    eps: f32,
+) -> Result<Value, BuildError> {
+    let channels_last = g.transpose(x, &[0, 2, 3, 1])?;
+    let normalized = g.layer_norm(scope, channels_last, eps)?;
+    g.transpose(normalized, &[0, 3, 1, 2])
+}
+
+/// The four tensors of an inference-time batch norm, each `[C] f32`.
+#[derive(Debug)]
+pub(super) struct BatchNorm {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    running_mean: Vec<f32>,
+    running_var: Vec<f32>,
+}
+
+impl BatchNorm {
+    pub(super) fn load(scope: &Scope<'_>, channels: usize, kind: Norm) -> Self {
+        let affine = |name| {
+            if kind.frozen {
+                scope.buffer(name, &[channels])
+            } else {
+                scope.parameter(name, &[channels])
+            }
+        };
+        Self {
+            weight: affine("weight"),
+            bias: affine("bias"),
+            running_mean: scope.buffer("running_mean", &[channels]),
+            running_var: scope.buffer("running_var", &[channels]),
+        }
+    }
+
+    /// Folds the norm into a convolution's weight `[C, ...]` and returns weight and bias `[C]` of the
+    /// convolution that computes both.
+    ///
+    /// Factor and shift are rounded where torch rounds them: its frozen norm is written in single
+    /// operations, its trained norm fuses the product and the sum. Rounding later would be nearer to the
+    /// exact result and further from torch's. A MobileNetV3-Large amplifies errors that all weights of a
+    /// channel share: the proposals of Faster R-CNN would differ from torch's by 2e-4 of their standard
+    /// deviation instead of 3e-5.
+    pub(super) fn fold(&self, mut weight: Vec<f32>, kind: Norm) -> ConvData {
+        let per_channel = weight.len() / self.weight.len().max(1);
+        let mut bias = Vec::with_capacity(self.weight.len());
+        for (channel, taps) in weight.chunks_mut(per_channel.max(1)).enumerate() {
+            let scale =
+                self.weight[channel] * (1.0 / (self.running_var[channel] + kind.eps).sqrt());
+            for tap in taps {
+                *tap *= scale;
+            }
+            let (mean, own) = (self.running_mean[channel], self.bias[channel]);
+            bias.push(if kind.frozen {
+                own - mean * scale
+            } else {
+                (-mean).mul_add(scale, own)
+            });
+        }
+        ConvData::new(weight, bias)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folding_equals_convolution_then_batch_norm() {
+        let norm = BatchNorm {
+            weight: vec![2.0, 0.5],
+            bias: vec![1.0, -1.0],
+            running_mean: vec![0.25, -3.0],
+            running_var: vec![4.0, 0.01],
+        };
+        let folded = norm.fold(vec![1.0, -2.0, 3.0, 0.5], Norm::from(1e-3));
+        let (weight, bias) = (folded.weight, folded.bias.unwrap());
+        let input = [0.7_f32, -1.3];
+        let plain = [input[0] - 2.0 * input[1], 3.0 * input[0] + 0.5 * input[1]];
+        for channel in 0..2 {
+            let folded = weight[2 * channel] * input[0] + weight[2 * channel + 1] * input[1];
+            let normalized = (plain[channel] - norm.running_mean[channel])
+                / (norm.running_var[channel] + 1e-3).sqrt();
+            let expected = normalized * norm.weight[channel] + norm.bias[channel];
+            assert!((folded + bias[channel] - expected).abs() < 1e-4 * expected.abs());
+        }
+    }
+}
