@@ -81,6 +81,7 @@ pub mod backbones;
 pub mod classification;
 pub mod detection;
 mod error;
+#[cfg(any(test, feature = "testing"))]
 pub mod formula;
 pub mod graph;
 pub mod layers;

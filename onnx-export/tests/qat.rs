@@ -19,18 +19,18 @@ use onnx_export::{
     weights::{DType, StateDict},
 };
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+fn tests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
 }
 
 fn fixture() -> StateDict {
     let name = "quantized_mobilenet_v3_large-width_mult_0.5-num_classes_100.pth";
-    StateDict::read(&repository().join("tests/golden").join(name)).unwrap()
+    StateDict::read(&tests().join("golden").join(name)).unwrap()
 }
 
 /// The catalogue's network, as narrow as the fixture's.
 fn architecture(num_classes: usize) -> Architecture {
-    let path = repository().join("models/mobilenet_v3_large/model.toml");
+    let path = tests().join("models/mobilenet_v3_large.toml");
     let text = std::fs::read_to_string(path).unwrap();
     let manifest: toml::Table = text.parse().unwrap();
     let mut architecture: Architecture = manifest["architecture"].clone().try_into().unwrap();

@@ -28,7 +28,7 @@ use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 fn golden(kind: &str) -> PathBuf {
     let name = format!("mobilenet_v3_small-width_mult_0.25-num_classes_10.{kind}.pth");
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/golden")
+        .join("tests/golden")
         .join(name)
 }
 

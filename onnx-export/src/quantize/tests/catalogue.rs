@@ -1,18 +1,16 @@
 //! The catalogue's networks with weights by formula.
 
 use super::*;
-use crate::architecture::{Architecture, Backbone};
+use crate::architecture::Architecture;
 use crate::tensor_shapes;
 
 /// A model of the catalogue, at a fraction of its width where it has one: the network, then the box head.
 fn networks(name: &str) -> Vec<Network> {
-    let path = format!("{}/../models/{name}/model.toml", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/tests/models/{name}.toml", env!("CARGO_MANIFEST_DIR"));
     let manifest: toml::Table = std::fs::read_to_string(path).unwrap().parse().unwrap();
     let mut architecture: Architecture = manifest["architecture"].clone().try_into().unwrap();
-    match &mut architecture.backbone {
-        Backbone::MobilenetV3(config) => config.width_mult = 0.25,
-        Backbone::MobilenetV2(config) => config.width_mult = 0.25,
-        _ => {}
+    if let Some(width_mult) = architecture.backbone.trunk_mut().width_mult() {
+        *width_mult = 0.25;
     }
     let state = formula::state_dict(&tensor_shapes(&architecture).unwrap(), &[]).unwrap();
     let model = crate::build(name, &architecture, &state, DEFAULT_OPSET).unwrap();
