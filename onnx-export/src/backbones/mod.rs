@@ -4,6 +4,7 @@
 //! everything that the rest of the crate asks of a backbone. A new backbone is a module and a line in
 //! `backbones!`.
 
+mod efficientnet;
 mod efficientnet_lite;
 mod mobilenet_v2;
 mod mobilenet_v3;
@@ -16,6 +17,7 @@ use crate::error::{ArgumentError, BuildError, argument};
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::Norm;
 
+pub use efficientnet::EfficientNetConfig;
 pub use efficientnet_lite::EfficientNetLite0Config;
 pub use mobilenet_v2::MobileNetV2Config;
 pub use mobilenet_v3::{MobileNetV3Config, MobileNetV3Size};
@@ -59,6 +61,8 @@ backbones! {
     Resnet(ResNetConfig),
     /// EfficientNet-Lite0.
     EfficientnetLite0(EfficientNetLite0Config),
+    /// `EfficientNet`.
+    Efficientnet(EfficientNetConfig),
 }
 
 /// A backbone with its arguments: how it is built, and what may be built on it.

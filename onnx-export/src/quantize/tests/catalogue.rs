@@ -29,6 +29,7 @@ fn every_network_keeps_its_signature_and_standard_operators() {
         "mobilenet_v3_small",
         "mobilenet_v2",
         "resnet18",
+        "efficientnet_b0",
         "efficientnet_lite0",
         "lraspp_mobilenet_v3_large",
         "deeplabv3_mobilenet_v3_large",
