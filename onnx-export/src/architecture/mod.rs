@@ -9,8 +9,8 @@ mod heads;
 use serde::{Deserialize, Serialize};
 
 pub use crate::backbones::{
-    Backbone, EfficientNetConfig, EfficientNetLite0Config, MobileNetV2Config, MobileNetV3Config,
-    MobileNetV3Size, ResNetBlock, ResNetConfig,
+    Backbone, ConvNeXtConfig, EfficientNetConfig, EfficientNetLite0Config, MobileNetV2Config,
+    MobileNetV3Config, MobileNetV3Size, ResNetBlock, ResNetConfig,
 };
 pub use heads::{Anchors, DefaultBoxes, FasterRcnnHead, RetinanetHead, SsdliteHead};
 

@@ -4,6 +4,7 @@
 //! everything that the rest of the crate asks of a backbone. A new backbone is a module and a line in
 //! `backbones!`.
 
+mod convnext;
 mod efficientnet;
 mod efficientnet_lite;
 mod mobilenet_v2;
@@ -17,6 +18,7 @@ use crate::error::{ArgumentError, BuildError, argument};
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::Norm;
 
+pub use convnext::ConvNeXtConfig;
 pub use efficientnet::EfficientNetConfig;
 pub use efficientnet_lite::EfficientNetLite0Config;
 pub use mobilenet_v2::MobileNetV2Config;
@@ -61,6 +63,8 @@ backbones! {
     Resnet(ResNetConfig),
     /// EfficientNet-Lite0.
     EfficientnetLite0(EfficientNetLite0Config),
+    /// `ConvNeXt`.
+    Convnext(ConvNeXtConfig),
     /// `EfficientNet`.
     Efficientnet(EfficientNetConfig),
 }
