@@ -138,7 +138,7 @@ fn detectors_that_cannot_be_built_are_refused() {
         ),
         (
             levels(4),
-            "`architecture.head.anchors.sizes`: expected a list for each level",
+            "`head.anchors.sizes`: expected one list per level of the network",
         ),
         (
             many,
