@@ -1,46 +1,43 @@
-//! Weights nobody ships, for tests: every tensor is filled by a formula of its *name*.
+//! Weights for tests and benchmarks, computed from the names of the tensors.
 //!
-//! A test and the script that made its expected values fill the same network with the same weights,
-//! bit for bit, without a file between them. The generator is `SplitMix64` seeded with the FNV-1a
-//! hash of the name.
-//!
-//! Not here: anything learned. A network with these weights classifies at random.
+//! A test and the recipe of its expected values (`tests/golden/formula.py`) fill the same network with
+//! bit-identical weights and share no file. The generator is `SplitMix64`, seeded with the FNV-1a hash of
+//! the name. A network with these weights classifies at random.
 
 use std::collections::BTreeMap;
 
 use crate::weights::{StateDict, Tensor, WeightsError};
 
-/// `n` values in [-1, 1) that depend on `name` alone; a longer sequence starts with a shorter one.
+/// Returns `n` values in [-1, 1) that depend on `name` alone. A shorter sequence is the start of a longer one.
 pub fn uniform(name: &str, n: usize) -> impl Iterator<Item = f32> {
     let seed = fnv1a(name);
     (1..=n as u64).map(move |i| {
         let random = split_mix(seed.wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
-        // 24 bits are what an f32 holds exactly.
+        // An f32 holds 24 bits exactly.
         let unit = (random >> 40) as f32 * 2.0_f32.powi(-24);
         unit * 2.0 - 1.0
     })
 }
 
-/// The values of the tensor `name`, in C order: `centre + spread * uniform`.
+/// Returns the values of the tensor `name` in C order: `center + spread * uniform`.
 ///
-/// Weights of rank 2 and more spread over `sqrt(6 / fan_in)` (He's uniform bound, with `fan_in` the
-/// product of all axes but the first), so that activations keep their size through the layers;
-/// batch-norm scales and variances centre on 1.
+/// The spread of tensors of rank 2 and more is `sqrt(6 / fan_in)` (He's uniform bound; `fan_in` is the product
+/// of all axes but the first), so that the scale of activations stays the same from layer to layer. The center
+/// of batch-norm weights and variances is 1.
 pub fn fill(name: &str, shape: &[usize]) -> Vec<f32> {
-    let (centre, spread) = distribution(name, shape);
+    let (center, spread) = distribution(name, shape);
     uniform(name, shape.iter().product())
-        .map(|v| centre + spread * v)
+        .map(|v| center + spread * v)
         .collect()
 }
 
-/// The state dict with these names and shapes, all f32.
+/// Returns an f32 state dict with these names and shapes.
 ///
-/// `scale` maps prefixes to factors: a tensor of rank 2 and more is multiplied by the factor of
-/// every prefix that its name starts with, in order. `num_batches_tracked` is left out, as no
-/// network computes with it.
+/// `scale` maps prefixes to factors: a tensor of rank 2 or more is multiplied by the factor of every prefix
+/// that its name starts with, in order. `num_batches_tracked` is left out, since inference does not use it.
 ///
 /// # Errors
-/// [`WeightsError::Shape`] for a shape whose size overflows.
+/// Returns [`WeightsError::Shape`] if the size of a shape overflows.
 pub fn state_dict(
     shapes: &BTreeMap<String, Vec<usize>>,
     scale: &[(String, f32)],

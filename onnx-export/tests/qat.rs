@@ -1,6 +1,6 @@
-//! A quantised checkpoint of torchvision's, from the file to the float network.
+//! A quantized checkpoint in torchvision's layout, from the file to the fp32 network.
 //!
-//! `tests/golden/quantized_*.pth` is the state dict of a quantised MobileNetV3-Large, by torch 2.15.
+//! `tests/golden/quantized.py` wrote the state dict of a quantized MobileNetV3-Large with torch 2.15.
 
 #![expect(
     clippy::unwrap_used,
@@ -28,7 +28,7 @@ fn fixture() -> StateDict {
     StateDict::read(&tests().join("golden").join(name)).unwrap()
 }
 
-/// The catalogue's network, as narrow as the fixture's.
+/// The architecture of the fixture.
 fn architecture(num_classes: usize) -> Architecture {
     let path = tests().join("models/mobilenet_v3_large.toml");
     let text = std::fs::read_to_string(path).unwrap();
@@ -68,7 +68,7 @@ fn integers_and_their_scales_are_read() {
         assert!(expected.eq(floats), "{name}");
     }
     assert_eq!(count, 64);
-    // Stored with the channels last: 27, 1, 9, 3.
+    // Stored in channels-last order, with strides 27, 1, 9, 3.
     let stem = state.get("features.0.0.weight").unwrap();
     assert_eq!(stem.shape(), [8, 3, 3, 3]);
     assert_eq!(
@@ -86,7 +86,7 @@ fn integers_and_their_scales_are_read() {
 }
 
 #[test]
-fn packed_layers_become_a_weight_and_a_bias() {
+fn packed_layers_become_weight_and_bias() {
     let state = fixture();
     assert!(!state.names().any(|name| name.contains("_packed_params")));
     for (layer, shape) in [("classifier.0", [640, 480]), ("classifier.3", [100, 640])] {
@@ -101,14 +101,14 @@ fn packed_layers_become_a_weight_and_a_bias() {
 }
 
 #[test]
-fn the_float_network_loads_what_training_left() {
+fn the_fp32_network_has_the_trained_weights() {
     let (state, architecture) = (fixture(), architecture(100));
     let trained = qat::import(&state, &architecture).unwrap();
     assert_eq!(trained.state.sha256(), state.sha256());
     assert!(!qat::is_quantized(&trained.state));
-    let model = build("quantised", &architecture, &trained.state, DEFAULT_OPSET).unwrap();
+    let model = build("quantized", &architecture, &trained.state, DEFAULT_OPSET).unwrap();
     assert_eq!(model.info.checkpoint_sha256, state.sha256());
-    // Folding the batch norms changes no bit.
+    // Folding the batch norms leaves the weights bit-identical.
     let mut found = 0;
     for built in read_initializers(&model.to_bytes(), 1).unwrap() {
         let Some(tensor) = state.get(&built.name) else {
@@ -118,7 +118,7 @@ fn the_float_network_loads_what_training_left() {
         assert_eq!(tensor.to_f32().unwrap(), built.data, "{}", built.name);
     }
     assert_eq!(found, 2 * 64);
-    // The batch norm gives the convolution its bias.
+    // The bias of the convolution is the bias of the batch norm.
     let norm = |name: &str| trained.state.get(&format!("features.0.1.{name}")).unwrap();
     assert_eq!(Some(norm("bias")), state.get("features.0.0.bias"));
     assert_eq!(norm("weight").to_f32().unwrap(), [1.0; 8]);
@@ -128,7 +128,7 @@ fn the_float_network_loads_what_training_left() {
 }
 
 #[test]
-fn every_scale_of_training_is_kept() {
+fn all_trained_scales_are_kept() {
     let trained = qat::import(&fixture(), &architecture(100)).unwrap();
     assert_eq!(trained.activations.len(), 109);
     assert_eq!(trained.weights.len(), 64);
@@ -137,7 +137,7 @@ fn every_scale_of_training_is_kept() {
         ("features.0.0", 0.064_242_84, 127),
         ("features.0.2", 0.035_131_354, 11),
         ("features.1.skip_add", 0.102_239_355, 116),
-        ("features.2.skip_add", 1.0, 0), // a block that changes the size, and adds nothing
+        ("features.2.skip_add", 1.0, 0), // unused: the block changes the size, so it has no addition
         ("features.4.block.2.fc1", 0.028_656_93, 0),
         ("features.4.block.2.fc2", 0.048_657_198, 136),
         ("features.4.block.2.skip_mul", 0.146_461_52, 0),
@@ -153,7 +153,7 @@ fn every_scale_of_training_is_kept() {
 }
 
 #[test]
-fn another_network_is_told_apart() {
+fn checkpoints_of_other_networks_are_rejected() {
     let Err(QatError::Build(BuildError::StateDict(problems))) =
         qat::import(&fixture(), &architecture(10))
     else {
@@ -169,11 +169,11 @@ fn another_network_is_told_apart() {
 }
 
 #[test]
-fn a_file_without_a_place_for_scales_is_not_written() {
+fn quantized_tensors_are_not_written_to_safetensors() {
     let error = fixture().to_half().to_safetensors().unwrap_err();
     let error = error.to_string();
     assert!(
-        error.contains("expected a tensor that is not quantised, got i8 with scales"),
+        error.contains("expected a tensor that is not quantized, got i8 with scales"),
         "{error}"
     );
 }

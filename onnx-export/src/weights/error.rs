@@ -1,7 +1,6 @@
-//! What goes wrong while reading a checkpoint.
+//! The errors of the checkpoint readers.
 //!
-//! Text that comes out of a file is cut to [`SHOWN`] characters and escaped, so that a message is
-//! one line whatever the file holds.
+//! Text from a file is cut to [`SHOWN`] characters and escaped, so that a message is always one line.
 
 use std::{fmt, io, path::PathBuf};
 
@@ -9,10 +8,10 @@ use thiserror::Error;
 
 use super::DType;
 
-/// Most characters of a file's own text in a message.
+/// Maximum number of characters that a message shows of a text from the file.
 const SHOWN: usize = 120;
 
-/// The part of a checkpoint that an error is about.
+/// The format of the bytes in which an error was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// The container that torch writes since 1.6.
@@ -23,7 +22,7 @@ pub enum Format {
     Tar,
     /// A safetensors file.
     Safetensors,
-    /// A pickle inside one of the others.
+    /// A pickle inside a zip, legacy or tar checkpoint.
     Pickle,
 }
 
@@ -39,75 +38,78 @@ impl fmt::Display for Format {
     }
 }
 
-/// A checkpoint that cannot be used.
+/// A reason why a checkpoint cannot be read or written.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum WeightsError {
     /// The file cannot be opened or read.
     #[error("cannot read {}: {source}", path.display())]
     Io {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The first bytes belong to no known format.
     #[error(
-        "not a checkpoint: expected a zip, pickle, tar or safetensors file, \
-         got one that starts with {start:02x?}"
+        "not a checkpoint: expected a safetensors file or one that torch.save wrote (zip, pickle or tar), \
+         got a file that starts with {start:02x?}"
     )]
     UnknownFormat {
-        /// At most the first eight bytes.
+        /// The first eight bytes of the file, or fewer if it is shorter.
         start: Vec<u8>,
     },
-    /// The file is larger than any checkpoint of the catalogue.
-    #[error("a checkpoint of {got} bytes, expected at most {limit}")]
+    /// The file exceeds the size limit.
+    #[error("checkpoint is too large: expected at most {limit} bytes, got {got}")]
     TooLarge {
-        /// The most bytes that are read.
+        /// The limit in bytes.
         limit: u64,
-        /// Bytes of the file.
+        /// The size of the file in bytes.
         got: u64,
     },
-    /// A limit that keeps memory and time bounded.
+    /// The content exceeds a limit that bounds memory and time.
     #[error("{format}: {what} must be at most {limit}, got {got}")]
     Limit {
-        /// Where.
+        /// The format in which the error was found.
         format: Format,
-        /// What is counted, with its unit.
+        /// The limited quantity with its unit.
         what: &'static str,
-        /// The most that is allowed.
+        /// The limit.
         limit: u64,
-        /// The count found.
+        /// The quantity found.
         got: u64,
     },
-    /// The bytes end too early.
-    #[error("{format}: expected {needed} more bytes at offset {offset}, got {got}")]
+    /// The file ends too early.
+    #[error(
+        "{format} is truncated: expected {needed} more bytes at offset {offset}, got {got}; \
+         download or copy the file again"
+    )]
     Truncated {
-        /// Where.
+        /// The format in which the error was found.
         format: Format,
         /// Offset in the file, or in the pickle.
         offset: usize,
-        /// Bytes that the format asks for.
+        /// Number of bytes that the format requires at the offset.
         needed: u64,
-        /// Bytes that are left.
+        /// Number of bytes that follow the offset.
         got: usize,
     },
-    /// Bytes that break the format.
+    /// Bytes violate the format.
     #[error("{format}, offset {offset}: expected {expected}, got {got}")]
     Malformed {
-        /// Where.
+        /// The format in which the error was found.
         format: Format,
         /// Offset in the file, or in the pickle.
         offset: usize,
-        /// What the format allows there.
+        /// What the format allows at the offset.
         expected: &'static str,
-        /// What stands there.
+        /// What was found at the offset.
         got: String,
     },
-    /// A member, storage or tensor that breaks the format.
+    /// A member, storage or tensor violates the format.
     #[error("{format}, `{key}`: expected {expected}, got {got}")]
     Entry {
-        /// Where.
+        /// The format in which the error was found.
         format: Format,
         /// Name of the member, storage or tensor.
         key: String,
@@ -119,74 +121,84 @@ pub enum WeightsError {
     /// The zip container is damaged.
     #[error("{format}, `{key}`: {source}", format = Format::Zip)]
     Zip {
-        /// Name of the entry; `(directory)` for the container itself.
+        /// Name of the entry, or `(directory)` for the directory of the container.
         key: String,
-        /// What the zip reader said.
+        /// The error of the zip reader.
         source: zip::result::ZipError,
     },
     /// The tar container is damaged.
     #[error("{format}: {source}", format = Format::Tar)]
     Tar {
-        /// What the tar reader said.
+        /// The error of the tar reader.
         source: io::Error,
     },
     /// The header of a safetensors file is damaged.
     #[error("{format}: {source}", format = Format::Safetensors)]
     Header {
-        /// What the JSON reader said.
+        /// The error of the JSON reader.
         source: serde_json::Error,
     },
-    /// A pickle names something that weights do not need. Nothing named by a pickle ever runs.
-    #[error("pickle refers to '{name}', which a checkpoint has no use for")]
+    /// A pickle refers to a class or function outside the allow-list. No code named by a pickle ever runs.
+    #[error(
+        "pickle refers to `{name}`, which weights do not need; \
+         save the weights alone with torch.save(model.state_dict(), path)"
+    )]
     Global {
-        /// Module and name, with a dot between.
+        /// The module and the name, separated by a dot.
         name: String,
     },
-    /// A pickle holds tensors quantised in another way than torch's affine eight and 32 bits.
-    #[error("pickle refers to '{name}': tensors quantised so are not read")]
-    Quantised {
-        /// Module and name, with a dot between.
+    /// A pickle holds tensors of an unsupported quantization scheme.
+    #[error(
+        "pickle refers to `{name}`, an unsupported quantization: \
+         expected per_tensor_affine or per_channel_affine of qint8, quint8 or qint32"
+    )]
+    UnsupportedQuantization {
+        /// The module and the name, separated by a dot.
         name: String,
     },
-    /// No dictionary of tensors.
-    #[error("no dictionary of tensors: the top level holds {}", found.join(", "))]
+    /// The checkpoint holds no state dict.
+    #[error(
+        "no state dict found: the top level of the checkpoint holds {}; \
+         save the weights with torch.save(model.state_dict(), path)",
+        found.join(", ")
+    )]
     NoTensors {
-        /// The keys of the top level, or what it is instead of a dictionary.
+        /// The keys of the top level; its type if it is not a dictionary.
         found: Vec<String>,
     },
-    /// Shape and bytes do not fit each other.
-    #[error("a tensor {shape:?} {dtype}: expected {expected} bytes, got {got}")]
+    /// The number of bytes does not match the shape and data type.
+    #[error("tensor of shape {shape:?} and type {dtype}: expected {expected} bytes, got {got}")]
     Shape {
-        /// Its shape.
+        /// The shape of the tensor.
         shape: Vec<usize>,
-        /// Its element type.
+        /// The data type of the tensor.
         dtype: DType,
-        /// Bytes that shape and type ask for; none if that overflows.
+        /// Number of bytes that shape and data type require.
         expected: Overflowing,
-        /// Bytes given.
+        /// Number of bytes given.
         got: usize,
     },
-    /// The element type has no conversion to f32.
+    /// The data type has no conversion to f32.
     #[error("expected f32, f16, bf16 or f64 elements, got {got}")]
     NotFloat {
-        /// The element type.
+        /// The data type of the tensor.
         got: DType,
     },
-    /// The allocator refused.
+    /// The allocator failed.
     #[error("cannot allocate {bytes} bytes")]
     OutOfMemory {
-        /// Bytes asked for.
+        /// Number of bytes requested.
         bytes: usize,
     },
     /// The tensors could not be written as safetensors.
     #[error("cannot write safetensors: {source}")]
     Write {
-        /// What the writer said.
+        /// The error of the writer.
         source: safetensors::SafeTensorError,
     },
 }
 
-/// A byte count, or the statement that it does not fit in 64 bits.
+/// A byte count; `None` if it exceeds `usize`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Overflowing(pub Option<usize>);
 
@@ -200,7 +212,7 @@ impl fmt::Display for Overflowing {
 }
 
 impl WeightsError {
-    /// A [`WeightsError::Malformed`] inside a pickle.
+    /// Makes a [`WeightsError::Malformed`] inside a pickle.
     pub(super) fn pickle(offset: usize, expected: &'static str, got: impl fmt::Display) -> Self {
         Self::Malformed {
             format: Format::Pickle,
@@ -210,7 +222,7 @@ impl WeightsError {
         }
     }
 
-    /// A [`WeightsError::Entry`].
+    /// Makes a [`WeightsError::Entry`].
     pub(super) fn entry(
         format: Format,
         key: &str,
@@ -226,7 +238,7 @@ impl WeightsError {
     }
 }
 
-/// Text from a file, escaped and cut for a message.
+/// Escapes and cuts a text from a file for a message.
 pub(super) fn shown(text: &str) -> String {
     let mut out: String = text
         .chars()

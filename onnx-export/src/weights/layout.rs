@@ -1,7 +1,7 @@
-//! From a pickle's description of a tensor to its bytes.
+//! Reads tensors that a pickle describes.
 //!
-//! A pickle says where a tensor lies (storage, offset, shape, strides); the storages are elsewhere
-//! in the file. Nothing is read for a tensor before it is known to be wanted.
+//! A pickle describes a tensor by storage, offset, shape and strides; the storages are elsewhere in the
+//! file. Only the storages of requested tensors are read.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -20,9 +20,9 @@ pub(super) struct StorageRef<'a> {
     pub(super) key: Cow<'a, str>,
     /// Type of its elements.
     pub(super) dtype: DType,
-    /// Its length.
+    /// Number of elements.
     pub(super) numel: usize,
-    /// Offset and length of the part that counts, where that is not all of it.
+    /// Offset and length of the part that is used; `None` if all of it is.
     pub(super) view: Option<(usize, usize)>,
 }
 
@@ -34,32 +34,32 @@ pub(super) struct TensorRef<'a> {
     pub(super) offset: usize,
     pub(super) shape: Vec<usize>,
     pub(super) strides: Vec<usize>,
-    /// Of a quantised tensor, what its integers stand for.
+    /// Scales and zero points; `None` if the tensor is not quantized.
     pub(super) quantizer: Option<QuantizerRef<'a>>,
 }
 
 /// A container's storages by key.
 pub(super) trait Storages {
-    /// The raw bytes of the storage called `key`.
+    /// Returns the raw bytes of the storage `key`.
     ///
     /// # Errors
-    /// [`WeightsError`] if there is none, or it is damaged.
+    /// Returns [`WeightsError`] if the storage is missing or damaged.
     fn storage(&mut self, key: &str) -> Result<Cow<'_, [u8]>, WeightsError>;
 }
 
-/// Reads the tensors that `wanted` names. `file_len` bytes bound what they may unfold into.
+/// Reads the tensors `wanted`. Their total size is limited by `file_len`, the size of the file in bytes.
 ///
 /// # Errors
-/// [`WeightsError`] for a storage that is missing or too short, a tensor outside its storage, or a
-/// quantiser that does not fit its tensor.
-pub(super) fn materialise(
+/// Returns [`WeightsError`] if a storage is missing or too short, a tensor exceeds its storage, or a
+/// quantizer does not match its tensor.
+pub(super) fn materialize(
     wanted: &BTreeMap<String, &TensorRef<'_>>,
     storages: &mut impl Storages,
     format: Format,
     file_len: usize,
 ) -> Result<Tensors, WeightsError> {
     let mut budget = Budget::for_file(format, "bytes of all tensors", file_len);
-    // Grouped, so that a shared storage is read once and only one storage is held at a time.
+    // Grouped by storage: a shared storage is read once, and one storage is in memory at a time.
     let mut groups: BTreeMap<&str, Vec<(&str, Part, &TensorRef<'_>)>> = BTreeMap::new();
     for (name, tensor) in wanted {
         for (part, tensor) in tensor.parts() {
@@ -78,10 +78,10 @@ pub(super) fn materialise(
     assemble(wanted, parts, &mut budget, format)
 }
 
-/// A tensor over the bytes of its storage, all of it known to lie inside.
+/// A tensor and the bytes of its storage; all elements lie inside.
 struct Placed<'a> {
     tensor: &'a TensorRef<'a>,
-    /// The storage's view, in bytes.
+    /// The used part of the storage.
     bytes: &'a [u8],
     byte_count: usize,
 }
@@ -101,13 +101,13 @@ impl<'a> Placed<'a> {
         };
         let bytes = viewed(&tensor.storage, storage).ok_or_else(|| {
             let got = format!("{} bytes for {:?}", storage.len(), tensor.storage);
-            outside("a storage as long as the pickle says", shown(&got))
+            outside("a storage of the length in the pickle", shown(&got))
         })?;
         let byte_count = byte_count(tensor.dtype, &tensor.shape)
             .filter(|_| tensor.shape.len() == tensor.strides.len())
             .ok_or_else(|| {
                 let got = format!("shape {:?}, strides {:?}", tensor.shape, tensor.strides);
-                outside("a shape and as many strides", got)
+                outside("a shape with one stride per axis", got)
             })?;
         let fits = byte_count == 0 || end(tensor).is_some_and(|end| end <= bytes.len());
         if !fits {
@@ -132,7 +132,7 @@ impl<'a> Placed<'a> {
         let mut out = budget.allocate(self.byte_count)?;
         let start = self.tensor.offset.saturating_mul(dtype.size());
         match self.byte_count {
-            // An empty tensor may say any offset, so nothing is sliced for it.
+            // The offset of an empty tensor may be anything, so it must not be used to slice.
             0 => {}
             bytes if self.is_contiguous() => {
                 out.extend_from_slice(&self.bytes[start..start + bytes]);
@@ -142,8 +142,7 @@ impl<'a> Placed<'a> {
         Tensor::new(dtype, shape.clone(), out)
     }
 
-    /// Whether the elements lie in C order without gaps. The stride of an axis of length 1 is
-    /// free: torch leaves it as it came.
+    /// Whether the elements lie in C order without gaps. An axis of length 1 may have any stride.
     fn is_contiguous(&self) -> bool {
         let mut expected = 1;
         let axes = self.tensor.shape.iter().zip(&self.tensor.strides);
@@ -156,7 +155,7 @@ impl<'a> Placed<'a> {
         true
     }
 
-    /// Appends the elements in C order: an odometer over the axes, last axis fastest.
+    /// Appends the elements in C order, by counting up a multi-index.
     fn gather(&self, start: usize, out: &mut Vec<u8>) {
         let size = self.tensor.dtype.size();
         let (shape, strides) = (&self.tensor.shape, &self.tensor.strides);
@@ -182,7 +181,7 @@ impl<'a> Placed<'a> {
     }
 }
 
-/// The bytes that a storage reference stands for; none if the storage is too short.
+/// The used part of a storage; `None` if the storage is too short.
 fn viewed<'b>(storage: &StorageRef<'_>, bytes: &'b [u8]) -> Option<&'b [u8]> {
     let size = storage.dtype.size();
     let all = bytes.get(..storage.numel.checked_mul(size)?)?;
@@ -193,7 +192,7 @@ fn viewed<'b>(storage: &StorageRef<'_>, bytes: &'b [u8]) -> Option<&'b [u8]> {
     all.get(start..start.checked_add(numel.checked_mul(size)?)?)
 }
 
-/// Bytes from the start of the storage to the end of the last element; none if that overflows.
+/// Bytes from the start of the storage to the end of the last element; `None` on overflow.
 fn end(tensor: &TensorRef<'_>) -> Option<usize> {
     let axes = tensor.shape.iter().zip(&tensor.strides);
     let last = axes
@@ -216,7 +215,7 @@ mod tests {
         }
     }
 
-    /// Reads one u8 tensor out of the storage 0, 1, 2, .. 11.
+    /// Reads a u8 tensor from the storage 0, 1, 2, .. 11.
     fn read(
         view: Option<(usize, usize)>,
         offset: usize,
@@ -238,7 +237,7 @@ mod tests {
         };
         let wanted = BTreeMap::from([("t".to_owned(), &tensor)]);
         let mut storages = Bytes((0..12).collect());
-        materialise(&wanted, &mut storages, Format::Zip, 12)
+        materialize(&wanted, &mut storages, Format::Zip, 12)
             .map(|tensors| tensors["t"].bytes().to_vec())
             .map_err(|e| e.to_string())
     }
@@ -264,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_outside_their_storage_are_refused() {
+    fn tensors_outside_their_storage_are_rejected() {
         let huge = usize::MAX;
         let inside = "expected a tensor inside its storage";
         let cases: [(_, usize, &[usize], &[usize], &str); 8] = [
@@ -278,9 +277,15 @@ mod tests {
                 0,
                 &[huge, 2],
                 &[0, 0],
-                "expected a shape and as many strides",
+                "expected a shape with one stride per axis",
             ),
-            (Some((8, 5)), 0, &[1], &[1], "expected a storage as long as"),
+            (
+                Some((8, 5)),
+                0,
+                &[1],
+                &[1],
+                "expected a storage of the length",
+            ),
             (
                 None,
                 0,

@@ -1,8 +1,8 @@
-//! The stream of pickles that torch wrote from 0.1.10 to 1.5, and still writes on request.
+//! Reads the stream of pickles that torch wrote from 0.1.10 to 1.5, and still writes on request.
 //!
-//! Five pickles follow each other: a magic number, the protocol 1001, facts about the machine that
-//! wrote it, the object, the keys of its storages. Then comes each storage in the order of the
-//! keys: its length in elements (i64), and its elements.
+//! Five pickles follow each other: a magic number, the protocol 1001, properties of the machine that
+//! wrote the file, the object, and the keys of its storages. The storages follow in the order of the
+//! keys: the number of elements (i64), then the elements.
 //!
 //! Source: `torch/serialization.py:_legacy_load`.
 
@@ -28,10 +28,9 @@ const PROTOCOL: i64 = 1001;
 /// Reads the state dict in the stream `bytes`.
 ///
 /// # Errors
-/// [`WeightsError`] for a stream that ends early or holds other pickles, and all that its object
-/// and tensors may be refused for.
+/// Returns [`WeightsError`] if the stream is truncated or malformed, or its object or a tensor is rejected.
 pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
-    // Storages follow the pickles, so each pickle is only known to end within the limit.
+    // Storages follow the pickles, so the end of a pickle is not known in advance.
     let head = &bytes[..bytes.len().min(limits::MAX_PICKLE as usize)];
     let magic = pickle::load(head, 0, Persistent::Refused)?;
     if !matches!(magic.arena.node(magic.root), Some(Node::BigInt(n)) if *n == MAGIC) {
@@ -39,7 +38,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
     }
     let protocol = pickle::load(head, magic.end, Persistent::Refused)?;
     if protocol.root != Value::Int(PROTOCOL) {
-        return Err(malformed(magic.end, "protocol 1001", "another"));
+        return Err(malformed(magic.end, "protocol 1001", "another protocol"));
     }
     let machine = pickle::load(head, protocol.end, Persistent::Refused)?;
     check_byte_order(&machine, Format::Legacy)?;
@@ -47,26 +46,26 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
     let wanted = nested::select(&object)?;
     let keys = pickle::load(head, object.end, Persistent::Refused)?;
     let mut storages = Stream::scan(bytes, &keys, &element_types(&object))?;
-    layout::materialise(&wanted, &mut storages, Format::Legacy, bytes.len())
+    layout::materialize(&wanted, &mut storages, Format::Legacy, bytes.len())
 }
 
-/// Refuses the numbers of a big-endian machine. Also the `sys_info` of a tar.
+/// Rejects files of a big-endian machine. `machine` is the third pickle, or the `sys_info` of a tar.
 pub(super) fn check_byte_order(machine: &Pickled<'_>, format: Format) -> Result<(), WeightsError> {
     match machine.arena.lookup(machine.root, "little_endian") {
         Some(Value::Bool(true)) => Ok(()),
         got => {
             let got = match got {
-                Some(Value::Bool(false)) => "big-endian numbers",
-                _ => "no statement",
+                Some(Value::Bool(false)) => "big-endian values",
+                _ => "no byte order",
             };
-            let expected = "little-endian numbers";
+            let expected = "little-endian values";
             Err(WeightsError::entry(format, "little_endian", expected, got))
         }
     }
 }
 
-/// The element type of every storage that the object mentions. A storage is written once, as the
-/// type under which it was met first.
+/// The data type of every storage that the object refers to. A storage is written once, with the data
+/// type of its first reference.
 fn element_types<'p>(object: &'p Pickled<'_>) -> BTreeMap<&'p str, DType> {
     let mut types = BTreeMap::new();
     for node in object.arena.nodes() {
@@ -77,7 +76,7 @@ fn element_types<'p>(object: &'p Pickled<'_>) -> BTreeMap<&'p str, DType> {
     types
 }
 
-/// The storages behind the pickles.
+/// The storages that follow the pickles.
 struct Stream<'a>(BTreeMap<Cow<'a, str>, &'a [u8]>);
 
 impl<'a> Stream<'a> {
@@ -103,7 +102,7 @@ impl<'a> Stream<'a> {
                     Format::Legacy,
                     &key,
                     expected,
-                    "another",
+                    "a storage that no tensor refers to",
                 ));
             };
             let data = read_storage(bytes, &mut at, *dtype, Format::Legacy)?;
@@ -127,8 +126,9 @@ impl Storages for Stream<'_> {
     }
 }
 
-/// The elements of a storage at offset `at` of `bytes`, which moves behind them. Also the storages
-/// of a tar. Source: `torch/csrc/generic/serialization.cpp`.
+/// Reads the elements of a storage at offset `at`, and advances `at`. Tar checkpoints use the same format.
+///
+/// Source: `torch/csrc/generic/serialization.cpp`.
 pub(super) fn read_storage<'a>(
     bytes: &'a [u8],
     at: &mut usize,
@@ -140,12 +140,12 @@ pub(super) fn read_storage<'a>(
         .iter()
         .rev()
         .fold(0_u64, |n, b| n << 8 | u64::from(*b));
-    // A negative length becomes a huge one here, and is refused as such.
+    // A negative length becomes a huge one, which exceeds the file.
     let needed = numel.saturating_mul(dtype.size() as u64);
     take(bytes, at, needed, format)
 }
 
-/// The next `n` bytes at offset `at`, which moves behind them.
+/// Reads `n` bytes at offset `at`, and advances `at`.
 pub(super) fn take<'a>(
     bytes: &'a [u8],
     at: &mut usize,

@@ -1,60 +1,59 @@
-//! Every limit of the readers, and the budget that enforces those on memory.
+//! The limits of the readers, and the budget that enforces the memory limits.
 //!
-//! Numbers in a file are only promises, so each is compared with what the file can hold before
-//! anything is allocated for it.
+//! No length in a file is trusted: each is compared with its limit before memory is allocated.
 
 use super::{Format, WeightsError};
 
-/// Largest file, in bytes: four times the largest checkpoint of the catalogue's families, and the
-/// size up to which every offset of a zip without 64-bit fields is exact.
+/// Largest file in bytes: four times the largest released checkpoint of the supported networks, and
+/// the size up to which the 32-bit offsets of a zip are exact.
 pub(super) const MAX_FILE: u64 = 2 << 30;
 
-/// Largest sum of what a file unfolds into, in bytes.
+/// Largest total size of the tensors of a file, in bytes.
 pub(super) const MAX_UNFOLDED: u64 = 4 << 30;
 
-/// A file may unfold into this many times its size. Weights hardly compress (2 is rare), tied
-/// weights double, and 16 leaves room; what deflate could do is 1032.
+/// Largest ratio of the total size of the tensors to the size of the file. Weights hardly compress and
+/// tied weights double it, while deflate can reach 1032.
 pub(super) const MAX_EXPANSION: u64 = 16;
 
-/// Unfolded bytes that any file may have, for tiny files with expanded (stride 0) tensors.
+/// Total size of tensors in bytes that every file may have, for tiny files with expanded (stride 0) tensors.
 pub(super) const UNFOLDED_SLACK: u64 = 16 << 20;
 
-/// A single zip entry may inflate to this many times its size: a vector of zeros is a plain thing
-/// to store, so this is looser than the limit of the whole file.
+/// Largest ratio of inflated to compressed size of a zip entry. Looser than the limit of the whole file,
+/// since a vector of zeros is common.
 pub(super) const MAX_ENTRY_RATIO: u64 = 200;
 
-/// Inflated bytes that any zip entry may have.
+/// Inflated size in bytes that every zip entry may have.
 pub(super) const ENTRY_SLACK: u64 = 64 << 10;
 
-/// Largest pickle, in bytes. Ten thousand tensors take about 2 MB.
+/// Largest pickle in bytes. 10,000 tensors take about 2 MB.
 pub(super) const MAX_PICKLE: u64 = 64 << 20;
 
-/// Most operations of one pickle. A tensor takes about 30, so a million is a checkpoint of 30,000
-/// tensors; an operation leaves at most about 200 bytes behind, so the values stay within 200 MB.
+/// Maximum number of operations of a pickle. A tensor takes about 30, so this is enough for 30,000
+/// tensors; an operation allocates at most about 200 bytes, so the values take at most 200 MB.
 pub(super) const MAX_OPS: u64 = 1 << 20;
 
-/// Most values on the stack of the pickle machine: picklers write lists in batches of 1000.
+/// Maximum number of values on the stack of the pickle machine. Picklers write lists in batches of 1000.
 pub(super) const MAX_STACK: u64 = 1 << 16;
 
-/// Most open marks of the pickle machine, which is the nesting of what it builds.
+/// Maximum number of open marks of the pickle machine, which is the nesting depth.
 pub(super) const MAX_MARKS: u64 = 1 << 10;
 
-/// Most remembered values of a pickle.
+/// Maximum number of values in the memo of a pickle.
 pub(super) const MAX_MEMO: u64 = 1 << 18;
 
-/// Longest text in a pickle, in bytes: a name, or a setting of a training run.
+/// Longest text in a pickle, in bytes. Texts are names and settings of a training run.
 pub(super) const MAX_TEXT: u64 = 1 << 20;
 
-/// Most dimensions of a tensor; torchvision's have four.
+/// Maximum rank of a tensor. torchvision's tensors have at most four axes.
 pub(super) const MAX_RANK: u64 = 16;
 
-/// Largest header of a safetensors file, in bytes; a tensor takes about 100.
+/// Largest header of a safetensors file in bytes. A tensor takes about 100.
 pub(super) const MAX_HEADER: u64 = 16 << 20;
 
-/// Most members of a tar: the format has four.
+/// Maximum number of members of a tar. The format has four.
 pub(super) const MAX_MEMBERS: u64 = 64;
 
-/// Fails if `got` is above `limit`.
+/// Returns [`WeightsError::Limit`] if `got` exceeds `limit`.
 pub(super) fn at_most(
     format: Format,
     what: &'static str,
@@ -72,7 +71,7 @@ pub(super) fn at_most(
     })
 }
 
-/// Bytes that a file may still unfold into.
+/// The memory that a file may still use.
 #[derive(Debug)]
 pub(super) struct Budget {
     format: Format,
@@ -82,7 +81,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// The budget of a file of `len` bytes.
+    /// Makes the budget of a file of `len` bytes.
     pub(super) fn for_file(format: Format, what: &'static str, len: usize) -> Self {
         let limit = (len as u64)
             .saturating_mul(MAX_EXPANSION)
@@ -96,10 +95,10 @@ impl Budget {
         }
     }
 
-    /// Takes `bytes` out of the budget, for what is allocated elsewhere.
+    /// Subtracts `bytes` that are allocated elsewhere.
     ///
     /// # Errors
-    /// [`WeightsError::Limit`] if the budget is spent.
+    /// Returns [`WeightsError::Limit`] if the budget is exceeded.
     pub(super) fn spend(&mut self, bytes: usize) -> Result<(), WeightsError> {
         let spent = self.spent.saturating_add(bytes as u64);
         at_most(self.format, self.what, self.limit, spent)?;
@@ -107,10 +106,10 @@ impl Budget {
         Ok(())
     }
 
-    /// Takes `bytes` out of the budget and gives back an empty vector with room for them.
+    /// Subtracts `bytes` and returns an empty vector with this capacity.
     ///
     /// # Errors
-    /// [`WeightsError::Limit`] if the budget is spent, [`WeightsError::OutOfMemory`].
+    /// Returns [`WeightsError::Limit`] if the budget is exceeded, or [`WeightsError::OutOfMemory`].
     pub(super) fn allocate(&mut self, bytes: usize) -> Result<Vec<u8>, WeightsError> {
         self.spend(bytes)?;
         let mut out = Vec::new();

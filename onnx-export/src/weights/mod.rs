@@ -5,21 +5,21 @@
 //!       -> safetensors -------------------------------------------------->
 //! ```
 //!
-//! - `zip`, `legacy`, `tar`, `safetensors`: the four containers, told apart by their first
-//!   bytes, never by a name.
-//! - `pickle`: the machine that turns a pickle into plain data without running anything.
-//! - `nested`: which dictionary of a training checkpoint holds the weights.
-//! - `layout`: storages and strides to contiguous tensors.
-//! - `quantizer`, `quantized`: what the integers of a quantised tensor stand for, and where that
-//!   lies.
-//! - `limits`: all limits, checked before anything is allocated.
+//! - `zip`, `legacy`, `tar`, `safetensors`: the four containers, detected by their first bytes and
+//!   not by the file name.
+//! - `pickle`: the machine that turns a pickle into plain data without running code.
+//! - `nested`: finds the state dict in a training checkpoint.
+//! - `layout`: turns storages and strides into contiguous tensors.
+//! - `quantizer`, `quantized`: the scales and zero points of quantized tensors, and where a pickle
+//!   stores them.
+//! - `limits`: all limits, checked before memory is allocated.
 //!
-//! Invariant: no input makes a reader panic, run code, touch the disk, or use more memory than a
+//! Invariant: no input makes a reader panic, run code, write to the disk, or use more memory than a
 //! bounded multiple of the file's size.
 //!
-//! Not here: tensors quantised otherwise than by scales and zero points, or to fewer than eight bits
-//! (refused by name), big-endian files, `TorchScript`, whole pickled
-//! modules, downloads, and what the names mean (the architecture modules).
+//! Not here: quantization other than by scales and zero points, or to fewer than eight bits (rejected
+//! by name), big-endian files, `TorchScript`, pickled modules, downloads, and the meaning of names
+//! (the architecture modules).
 
 mod error;
 mod layout;
@@ -45,7 +45,7 @@ pub use self::{
     tensor::{DType, Tensor},
 };
 
-/// Key in [`StateDict::metadata`]: SHA-256 of the checkpoint that a packed file was made from.
+/// Key in [`StateDict::metadata`] of the SHA-256 of the checkpoint that was converted to half precision.
 pub const SOURCE_SHA256: &str = "source_sha256";
 
 /// Tensors by name.
@@ -53,8 +53,8 @@ type Tensors = BTreeMap<String, Tensor>;
 
 /// The tensors of a checkpoint by name, such as `features.0.0.weight`.
 ///
-/// Names and tensors are those of the checkpoint; of a training checkpoint, those of its model,
-/// without the prefixes of `DataParallel` and `torch.compile`.
+/// From a training checkpoint, only the model's tensors are taken. The prefixes that `DataParallel` and
+/// `torch.compile` add to all names are removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateDict {
     tensors: Tensors,
@@ -65,12 +65,12 @@ pub struct StateDict {
 impl StateDict {
     /// Reads a checkpoint file of at most 2 GiB.
     ///
-    /// Of a training checkpoint, the dictionary under the first of these keys is taken: `model`,
+    /// From a training checkpoint, the dictionary under the first of these keys is taken: `model`,
     /// `state_dict`, `model_state_dict`, `net`, `network`, `model_ema`, `state_dict_ema`, `ema`.
     ///
     /// # Errors
-    /// [`WeightsError`]: the file cannot be read, is no checkpoint, is damaged, exceeds a limit, or
-    /// its pickle refers to something that weights do not need.
+    /// Returns [`WeightsError`] if the file cannot be read, is not a checkpoint, is damaged, exceeds a
+    /// limit, or its pickle refers to a class or function outside the allow-list.
     pub fn read(path: &Path) -> Result<Self, WeightsError> {
         let failed = |source| WeightsError::Io {
             path: path.to_owned(),
@@ -85,16 +85,16 @@ impl StateDict {
             .map_err(|_| WeightsError::OutOfMemory {
                 bytes: len as usize,
             })?;
-        // A pipe says 0, and a file may grow meanwhile.
+        // The length of a pipe is 0, and a file may grow while it is read.
         let mut limited = file.take(limits::MAX_FILE + 1);
         limited.read_to_end(&mut bytes).map_err(failed)?;
         Self::from_bytes(&bytes)
     }
 
-    /// Reads the checkpoint that a file of these bytes would be. See [`StateDict::read`].
+    /// Reads a checkpoint from the bytes of its file. See [`StateDict::read`].
     ///
     /// # Errors
-    /// [`WeightsError`], as for [`StateDict::read`].
+    /// Returns [`WeightsError`] as [`StateDict::read`] does.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, WeightsError> {
         check_len(bytes.len() as u64)?;
         let mut metadata = BTreeMap::new();
@@ -115,7 +115,7 @@ impl StateDict {
         })
     }
 
-    /// A state dict that comes from no file. Its [`StateDict::sha256`] is a digest of names, types,
+    /// Makes a state dict from tensors in memory. Its [`StateDict::sha256`] is a digest of names, data types,
     /// shapes and bytes.
     pub fn from_tensors(tensors: BTreeMap<String, Tensor>) -> Self {
         let mut digest = Sha256::new();
@@ -134,7 +134,7 @@ impl StateDict {
         }
     }
 
-    /// Other tensors, made of those of the same file: with its digest and metadata.
+    /// Replaces all tensors. The digest and metadata of the file are kept.
     pub(crate) fn replaced(&self, tensors: BTreeMap<String, Tensor>) -> Self {
         Self {
             tensors,
@@ -143,7 +143,7 @@ impl StateDict {
         }
     }
 
-    /// The tensor of that name.
+    /// The tensor `name`; `None` if there is no such tensor.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)
     }
@@ -158,12 +158,12 @@ impl StateDict {
         self.tensors.iter().map(|(name, t)| (name.as_str(), t))
     }
 
-    /// SHA-256 of the file's bytes, 64 hexadecimal digits.
+    /// SHA-256 of the file's bytes as 64 hexadecimal digits.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
 
-    /// The text entries of a safetensors file's header; empty for the other formats.
+    /// The text entries in the header of a safetensors file; empty for other formats.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -177,11 +177,10 @@ fn check_len(got: u64) -> Result<(), WeightsError> {
     Err(WeightsError::TooLarge { limit, got })
 }
 
-/// The container, by its first bytes.
+/// Detects the container by its first bytes.
 fn detect(bytes: &[u8]) -> Result<Format, WeightsError> {
-    // A safetensors file starts with the length of its header, which can look like anything, so the
-    // brace behind it is asked for first. In the other formats that byte is a compression method, a
-    // terminating zero and a digit of torch's magic number.
+    // A safetensors file starts with the length of its header, whose bytes may equal any signature. So
+    // the brace that follows is checked first: the other formats never have one at this offset.
     if bytes.get(8) == Some(&b'{') {
         return Ok(Format::Safetensors);
     }

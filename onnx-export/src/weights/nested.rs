@@ -1,12 +1,12 @@
-//! Which of a checkpoint's dictionaries holds the weights.
+//! Finds the state dict in a checkpoint.
 //!
-//! A bare state dict is the top level itself. A training checkpoint keeps it under a key beside the
-//! optimizer, the epoch and the like; the keys looked for, in this order, are those of [`HOLDERS`].
-//! Where a checkpoint holds both the weights and their moving average, the weights are taken.
-//! The prefixes of wrappers ([`PREFIXES`]) are cut off if every name has them. The packed weights and
-//! biases of quantised linear layers become tensors of the layer ([`PACKED`]).
+//! A plain checkpoint is a state dict. A training checkpoint keeps it under one of the keys [`HOLDERS`],
+//! next to the optimizer state and the epoch. If a checkpoint holds the weights and their moving
+//! average, the weights are taken. The prefixes of wrappers ([`PREFIXES`]) are removed if all names have
+//! them. The packed weights and biases of quantized linear layers become tensors of the layer
+//! ([`PACKED`]).
 //!
-//! Not here: the `model.` prefix of Lightning, which cannot be told from a layer of that name.
+//! Not here: the `model.` prefix of Lightning, which may also be the name of a layer.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use super::{
     },
 };
 
-/// Keys of training checkpoints that hold a state dict, best first.
+/// Keys of training checkpoints that hold a state dict, in order of preference.
 const HOLDERS: &[&str] = &[
     "model",
     "state_dict",
@@ -35,7 +35,7 @@ const HOLDERS: &[&str] = &[
 /// Prefixes of `DataParallel` and `torch.compile`.
 const PREFIXES: &[&str] = &["module.", "_orig_mod."];
 
-/// The module inside a quantised linear layer. Its tensors `_packed_params.weight` and `.bias`, or those of
+/// The module inside a quantized linear layer. Its tensors `_packed_params.weight` and `.bias`, or those of
 /// the tuple `_packed_params._packed_params`, become `weight` and `bias` of the layer.
 /// Source: `torch/ao/nn/quantized/modules/linear.py`.
 const PACKED: &str = "_packed_params.";
@@ -43,20 +43,20 @@ const PACKED: &str = "_packed_params.";
 /// The tuple in [`PACKED`].
 const PAIR: &str = "_packed_params";
 
-/// Levels of [`HOLDERS`] inside each other. Checkpoints have one, rarely two; the bound also ends
-/// the walk in a dictionary that contains itself.
+/// Maximum nesting of [`HOLDERS`]. Checkpoints have one level, rarely two; the limit also ends the
+/// search in a dictionary that contains itself.
 const MAX_DEPTH: usize = 3;
 
-/// Most wrappers (`module.`, `_orig_mod.`) that are stripped from the names.
+/// Maximum number of prefixes that are removed from a name.
 const MAX_PREFIXES: usize = 4;
 
-/// Most keys listed in an error.
+/// Maximum number of keys listed in an error.
 const LISTED: usize = 20;
 
-/// The tensors of the state dict, by name.
+/// Returns the tensors of the state dict by name.
 ///
 /// # Errors
-/// [`WeightsError::NoTensors`] lists the top level's keys.
+/// Returns [`WeightsError::NoTensors`], which lists the keys of the top level, if there is no state dict.
 pub(super) fn select<'p, 'a>(
     pickled: &'p Pickled<'a>,
 ) -> Result<BTreeMap<String, &'p TensorRef<'a>>, WeightsError> {
@@ -64,7 +64,7 @@ pub(super) fn select<'p, 'a>(
         find(pickled, pickled.root, MAX_DEPTH).ok_or_else(|| WeightsError::NoTensors {
             found: top_level(pickled),
         })?;
-    // Wrappers nest a few deep at most; a hostile file could ask for thousands of copies.
+    // Wrappers nest a few levels deep; a hostile file could cause thousands of copies.
     for _ in 0..MAX_PREFIXES {
         let Some(prefix) = common_prefix(&named) else {
             break;
@@ -77,7 +77,7 @@ pub(super) fn select<'p, 'a>(
     Ok(named)
 }
 
-/// The state dict under a holder's key, else the tensors of `dict` itself; none if there are none.
+/// Returns the state dict under a key of [`HOLDERS`], or the tensors of `dict`. `None` if there are no tensors.
 fn find<'p, 'a>(
     pickled: &'p Pickled<'a>,
     dict: Value,
@@ -110,7 +110,7 @@ fn tensors<'p, 'a>(pickled: &'p Pickled<'a>, dict: Value) -> BTreeMap<String, &'
             Some(Node::Tensor(held)) => {
                 named.insert(format!("{layer}{tensor}"), held);
             }
-            // A layer without bias has None there.
+            // The bias of a layer without bias is None.
             Some(Node::Tuple(pair)) if tensor == PAIR => {
                 for (name, part) in ["weight", "bias"].iter().zip(pair) {
                     if let Some(Node::Tensor(held)) = arena.node(*part) {

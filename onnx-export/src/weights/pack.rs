@@ -1,4 +1,4 @@
-//! Half precision for weights that are shipped: half the bytes, and nearly the same network.
+//! Converts weights to half precision, which halves the size of a file.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,11 @@ use half::f16;
 use super::{DType, SOURCE_SHA256, StateDict, Tensor};
 
 impl StateDict {
-    /// The same weights with matrices in half precision.
+    /// Converts floating-point tensors of rank 2 and more to f16, rounded to nearest.
     ///
-    /// Floats of rank 2 and more become f16, rounded to the nearest. Rank 1 stays as it is: biases
-    /// and batch-norm statistics need the range, and are few. So does a tensor with a finite value
-    /// that f16 would turn into an infinity, and a quantised one. The metadata gains
-    /// [`SOURCE_SHA256`], the digest of this state dict.
+    /// Unchanged are tensors of rank 0 and 1 (biases and batch-norm statistics need the range), tensors with a
+    /// finite value beyond the range of f16, and quantized tensors. [`SOURCE_SHA256`], the digest of this state
+    /// dict, is added to the metadata.
     #[must_use]
     pub fn to_half(&self) -> Self {
         let tensors: BTreeMap<_, _> = self
@@ -30,7 +29,7 @@ impl StateDict {
         packed
     }
 
-    /// The same weights without the tensors whose names end with `suffix`. Keeps the metadata.
+    /// Removes the tensors whose names end with `suffix`. The metadata is kept.
     #[must_use]
     pub fn without_suffix(&self, suffix: &str) -> Self {
         let kept = self.iter().filter(|(name, _)| !name.ends_with(suffix));
@@ -41,10 +40,10 @@ impl StateDict {
     }
 }
 
-/// The tensor in half precision; none where it stays as it is.
+/// Converts a tensor to half precision; `None` if it stays unchanged.
 fn halved(tensor: &Tensor) -> Option<Tensor> {
-    let quantised = tensor.quantizer().is_some();
-    if tensor.shape().len() < 2 || tensor.dtype() == DType::F16 || quantised {
+    let quantized = tensor.quantizer().is_some();
+    if tensor.shape().len() < 2 || tensor.dtype() == DType::F16 || quantized {
         return None;
     }
     let values = tensor.to_f32().ok()?;

@@ -1,7 +1,6 @@
-//! From a pickle's description of a quantiser to its numbers.
+//! Reads the scales and zero points of quantized tensors.
 //!
-//! Scales and zero points stand in the pickle itself, or in storages of their own, which are read
-//! with all others (`layout`).
+//! Scales and zero points are in the pickle, or in storages, which `layout` reads with all others.
 
 use std::collections::BTreeMap;
 
@@ -10,33 +9,33 @@ use super::{
     limits::Budget,
 };
 
-/// A quantiser as a pickle describes it.
+/// A quantizer as a pickle describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum QuantizerRef<'a> {
     /// One scale and zero point for all elements.
     PerTensor { scale: f64, zero_point: i64 },
-    /// One of each for every index of an axis.
+    /// One scale and zero point for each index of an axis.
     PerChannel(Box<PerChannelRef<'a>>),
 }
 
-/// The numbers of a quantiser along an axis.
+/// The scales and zero points along an axis.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct PerChannelRef<'a> {
-    pub(super) scales: Numbers<'a, f64>,
-    pub(super) zero_points: Numbers<'a, i64>,
+    pub(super) scales: Values<'a, f64>,
+    pub(super) zero_points: Values<'a, i64>,
     pub(super) axis: usize,
 }
 
-/// Numbers of one kind.
+/// Scales or zero points.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Numbers<'a, T> {
-    /// In the pickle, as the first versions of torch write them.
+pub(super) enum Values<'a, T> {
+    /// Listed in the pickle, as the first versions of torch write them.
     Listed(Vec<T>),
-    /// In a tensor of rank 1.
+    /// Stored in a tensor of rank 1.
     Held(TensorRef<'a>),
 }
 
-/// What of a tensor lies in a storage.
+/// The part of a quantized tensor that a storage holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     Elements,
@@ -44,11 +43,11 @@ pub(super) enum Part {
     ZeroPoints,
 }
 
-/// Tensors by the name of what they are a part of.
+/// The parts of tensors, by tensor name.
 pub(super) type Parts<'n> = BTreeMap<(&'n str, Part), Tensor>;
 
 impl<'a> TensorRef<'a> {
-    /// The tensor and those that its quantiser is held in.
+    /// The tensor, and the tensors that hold its scales and zero points.
     pub(super) fn parts(&self) -> impl Iterator<Item = (Part, &TensorRef<'a>)> {
         let along_axis = match &self.quantizer {
             Some(QuantizerRef::PerChannel(along_axis)) => Some(along_axis),
@@ -65,7 +64,7 @@ impl<'a> TensorRef<'a> {
     }
 }
 
-impl<'a, T: Copy> Numbers<'a, T> {
+impl<'a, T: Copy> Values<'a, T> {
     fn held(&self) -> Option<&TensorRef<'a>> {
         match self {
             Self::Listed(_) => None,
@@ -75,24 +74,24 @@ impl<'a, T: Copy> Numbers<'a, T> {
 
     fn listed_bytes(&self) -> usize {
         match self {
-            Self::Listed(numbers) => size_of_val(numbers.as_slice()),
+            Self::Listed(values) => size_of_val(values.as_slice()),
             Self::Held(_) => 0,
         }
     }
 
-    /// The numbers: those of the list, else `held`.
+    /// Returns the listed values, or else `held`.
     fn read(&self, held: Option<Vec<T>>) -> Vec<T> {
         match self {
-            Self::Listed(numbers) => numbers.clone(),
+            Self::Listed(values) => values.clone(),
             Self::Held(_) => held.unwrap_or_default(),
         }
     }
 }
 
-/// The tensors `wanted` out of their parts.
+/// Makes the tensors `wanted` from their parts.
 ///
 /// # Errors
-/// [`WeightsError::Entry`] for a quantiser that no such tensor can have.
+/// Returns [`WeightsError::Entry`] if a quantizer does not match its tensor.
 pub(super) fn assemble<'n>(
     wanted: &'n BTreeMap<String, &TensorRef<'_>>,
     mut parts: Parts<'n>,
@@ -105,7 +104,12 @@ pub(super) fn assemble<'n>(
         let wrong =
             |InvalidQuantizer { expected, got }| WeightsError::entry(format, name, expected, got);
         let Some(mut whole) = part(Part::Elements) else {
-            return Err(WeightsError::entry(format, name, "its elements", "none"));
+            return Err(WeightsError::entry(
+                format,
+                name,
+                "the elements of the tensor",
+                "none",
+            ));
         };
         if let Some(reference) = &tensor.quantizer {
             budget.spend(reference.listed_bytes())?;
@@ -114,8 +118,8 @@ pub(super) fn assemble<'n>(
             let zero_points = part(Part::ZeroPoints).map(|tensor| integers(&tensor));
             let zero_points = zero_points.transpose().map_err(wrong)?;
             let quantizer = reference.read(scales, zero_points);
-            let quantised = quantizer.and_then(|quantizer| whole.quantized(quantizer));
-            whole = quantised.map_err(wrong)?;
+            let quantized = quantizer.and_then(|quantizer| whole.quantized(quantizer));
+            whole = quantized.map_err(wrong)?;
         }
         out.insert(name.clone(), whole);
     }
@@ -123,7 +127,7 @@ pub(super) fn assemble<'n>(
 }
 
 impl QuantizerRef<'_> {
-    /// Bytes of the numbers in the pickle itself, which many tensors may share.
+    /// Bytes of the values listed in the pickle, which many tensors may share.
     fn listed_bytes(&self) -> usize {
         match self {
             Self::PerTensor { .. } => 0,
@@ -133,7 +137,7 @@ impl QuantizerRef<'_> {
         }
     }
 
-    /// The quantiser, of whose numbers `floats` and `integers` are those that tensors hold.
+    /// Makes the quantizer. `floats` and `integers` are the scales and zero points that tensors hold.
     fn read(
         &self,
         floats: Option<Vec<f64>>,
@@ -152,14 +156,14 @@ impl QuantizerRef<'_> {
 
 fn floats(tensor: &Tensor) -> Result<Vec<f64>, InvalidQuantizer> {
     tensor.to_f64().ok_or_else(|| InvalidQuantizer {
-        expected: "scales of floats",
+        expected: "floating-point scales",
         got: tensor.dtype().to_string(),
     })
 }
 
 fn integers(tensor: &Tensor) -> Result<Vec<i64>, InvalidQuantizer> {
     tensor.to_i64().ok_or_else(|| InvalidQuantizer {
-        expected: "zero points of whole numbers",
+        expected: "integer zero points",
         got: tensor.dtype().to_string(),
     })
 }

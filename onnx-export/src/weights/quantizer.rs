@@ -1,12 +1,12 @@
-//! How the integers of a quantised tensor stand for floats.
+//! The scales and zero points of a quantized tensor.
 
 use thiserror::Error;
 
 use super::DType;
 
-/// The scales and zero points of a quantised tensor: integer `q` stands for `(q - zero_point) * scale`.
+/// The scales and zero points of a quantized tensor: the value of integer `q` is `(q - zero_point) * scale`.
 ///
-/// Scales are finite and above 0, as double and as single precision.
+/// Scales are finite and greater than 0, as f64 and as f32.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantizer {
     scales: Vec<f64>,
@@ -14,14 +14,14 @@ pub struct Quantizer {
     axis: Option<usize>,
 }
 
-/// Equality is total, since no scale is NaN.
+// Equality is total, since no scale is NaN.
 impl Eq for Quantizer {}
 
-/// Scales or zero points that no quantised tensor can have.
+/// Scales or zero points that are invalid or do not match the tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("expected {expected}, got {got}")]
 pub struct InvalidQuantizer {
-    /// What a quantiser has there.
+    /// What is valid.
     pub expected: &'static str,
     /// What was found.
     pub got: String,
@@ -38,7 +38,7 @@ impl Quantizer {
     /// One scale and zero point for all elements: torch's `per_tensor_affine`.
     ///
     /// # Errors
-    /// [`InvalidQuantizer`] for a scale that is not finite and above 0.
+    /// Returns [`InvalidQuantizer`] if the scale is not finite and greater than 0.
     pub fn per_tensor(scale: f64, zero_point: i64) -> Result<Self, InvalidQuantizer> {
         Self::new(vec![scale], vec![zero_point], None)
     }
@@ -46,8 +46,8 @@ impl Quantizer {
     /// A scale and a zero point for each index of `axis`: torch's `per_channel_affine`.
     ///
     /// # Errors
-    /// [`InvalidQuantizer`] for a scale that is not finite and above 0, and unless there are as many
-    /// zero points as scales.
+    /// Returns [`InvalidQuantizer`] if a scale is not finite and greater than 0, or the numbers of scales and
+    /// zero points differ.
     pub fn per_channel(
         scales: Vec<f64>,
         zero_points: Vec<i64>,
@@ -61,10 +61,10 @@ impl Quantizer {
         zero_points: Vec<i64>,
         axis: Option<usize>,
     ) -> Result<Self, InvalidQuantizer> {
-        // Torch computes with the scale as f32, which must not vanish there.
+        // Torch computes with the scale as f32, where it must not become 0.
         let usable = |scale: &f64| (*scale as f32).is_finite() && *scale as f32 > 0.0;
         if let Some(scale) = scales.iter().find(|scale| !usable(scale)) {
-            let expected = "a finite scale above 0";
+            let expected = "a finite scale greater than 0";
             return Err(InvalidQuantizer::new(expected, scale));
         }
         if scales.len() != zero_points.len() {
@@ -78,22 +78,22 @@ impl Quantizer {
         })
     }
 
-    /// The scales: one, or one for each index of the axis.
+    /// The scales: one for the tensor, or one for each index of the axis.
     pub fn scales(&self) -> &[f64] {
         &self.scales
     }
 
-    /// The zero points, as many as there are scales, each within the element type.
+    /// The zero points, one for each scale.
     pub fn zero_points(&self) -> &[i64] {
         &self.zero_points
     }
 
-    /// The axis whose indices have scales of their own; none where all elements share one.
+    /// The axis whose indices have their own scales; `None` if all elements share one scale.
     pub fn axis(&self) -> Option<usize> {
         self.axis
     }
 
-    /// Fails unless tensors of this type and shape can be quantised so.
+    /// Checks the zero points against the data type, and the axis and number of scales against the shape.
     pub(super) fn check(&self, dtype: DType, shape: &[usize]) -> Result<(), InvalidQuantizer> {
         let Some((least, most)) = range(dtype) else {
             let expected = "elements of i8, u8 or i32";
@@ -101,7 +101,7 @@ impl Quantizer {
         };
         let outside = |zero_point: &&i64| !(least..=most).contains(*zero_point);
         if let Some(zero_point) = self.zero_points.iter().find(outside) {
-            let expected = "a zero point within the element type";
+            let expected = "a zero point within the data type";
             let got = format!("{zero_point} for {dtype}");
             return Err(InvalidQuantizer::new(expected, &got));
         }
@@ -119,18 +119,18 @@ impl Quantizer {
         Ok(())
     }
 
-    /// The floats that `integers` of a tensor of `shape` stand for, in C order.
+    /// Dequantizes the `integers` of a tensor of `shape`, in C order: an integer difference, then a product in
+    /// f32.
     ///
-    /// Source: `aten/src/ATen/native/quantized/AffineQuantizerBase.cpp:dequantize_val`: the difference
-    /// in integers, then one product in f32.
+    /// Source: `aten/src/ATen/native/quantized/AffineQuantizerBase.cpp:dequantize_val`.
     pub(super) fn dequantize(
         &self,
         integers: impl Iterator<Item = i64>,
         shape: &[usize],
     ) -> Vec<f32> {
-        // Elements between one channel and the next; a single scale is one channel for all.
+        // Elements per channel; a single scale is one channel with all elements.
         let inner = match self.axis {
-            // An empty tensor may have axes whose product overflows.
+            // The product of the axes of an empty tensor may overflow.
             Some(axis) => shape
                 .iter()
                 .skip(axis + 1)
@@ -148,7 +148,7 @@ impl Quantizer {
     }
 }
 
-/// The integers that an element type of torch's `qint8`, `quint8` or `qint32` holds.
+/// The smallest and largest integer of the data type of torch's `qint8`, `quint8` or `qint32`; `None` for others.
 fn range(dtype: DType) -> Option<(i64, i64)> {
     match dtype {
         DType::I8 => Some((i8::MIN.into(), i8::MAX.into())),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_become_torchs_floats() {
+    fn dequantized_values_are_bit_identical_to_torch() {
         // torch.quantize_per_tensor(x, 0.1, 3, torch.qint8).dequantize()
         let one = Quantizer::per_tensor(0.1, 3).unwrap();
         let got = dequantized(DType::I8, &[3], &[0x80, 3, 127], one).unwrap();
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn every_channel_has_its_scale() {
+    fn each_channel_uses_its_scale() {
         let bytes = [1, 2, 3, 4, 5, 6, 7, 8];
         let halves = |axis| Quantizer::per_channel(vec![1.0, 0.5], vec![0, 2], axis).unwrap();
         let cases = [
@@ -207,13 +207,13 @@ mod tests {
     }
 
     #[test]
-    fn impossible_quantisers_are_refused() {
+    fn invalid_quantizers_are_rejected() {
         let scales = [0.0, -0.5, f64::NAN, f64::INFINITY, 1e-60, 1e60];
         for scale in scales {
             let error = Quantizer::per_tensor(scale, 0).unwrap_err().to_string();
             assert_eq!(
                 error,
-                format!("expected a finite scale above 0, got {scale}")
+                format!("expected a finite scale greater than 0, got {scale}")
             );
         }
         let error = Quantizer::per_channel(vec![1.0; 2], vec![0; 3], 0).unwrap_err();

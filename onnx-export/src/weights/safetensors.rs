@@ -1,13 +1,18 @@
-//! The safetensors format: a JSON header, then the tensors without gaps.
+//! Reads and writes the safetensors format: a JSON header, then the tensors without gaps.
 //!
-//! The header is parsed and checked by the `safetensors` crate; the sum that could overflow in its
-//! own reader is checked here.
+//! The `safetensors` crate parses and checks the header. It lets the last of two equal tensor names win and
+//! may overflow when it compares the header with the length of the file, so both are checked here.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashMap},
+    fmt,
+};
 
 use safetensors::tensor::{Dtype, Metadata, View};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-use super::{DType, Format, StateDict, Tensor, Tensors, WeightsError, limits};
+use super::{DType, Format, StateDict, Tensor, Tensors, WeightsError, error::shown, limits};
 
 /// Bytes of the header's length.
 const LENGTH: usize = 8;
@@ -15,17 +20,18 @@ const LENGTH: usize = 8;
 /// Reads all tensors and the `__metadata__` of the file `bytes`.
 ///
 /// # Errors
-/// [`WeightsError`] for a damaged header, an element type that torch's vision models do not have,
-/// and a file that is shorter or longer than the header says.
+/// Returns [`WeightsError`] if the header is damaged or names a tensor twice, a data type is unsupported, or
+/// the length of the file does not match the header.
 pub(super) fn read(bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>), WeightsError> {
     let (header, data) = split(bytes)?;
-    let header: Metadata =
-        serde_json::from_slice(header).map_err(|source| WeightsError::Header { source })?;
+    let damaged = |source| WeightsError::Header { source };
+    let _: DistinctNames = serde_json::from_slice(header).map_err(damaged)?;
+    let header: Metadata = serde_json::from_slice(header).map_err(damaged)?;
     if header.data_len() != data.len() {
         return Err(WeightsError::entry(
             Format::Safetensors,
             "(data)",
-            "as many bytes as the header says",
+            "as many bytes as the header declares",
             format!("{} for {}", data.len(), header.data_len()),
         ));
     }
@@ -35,7 +41,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>), W
         let wrong =
             |expected, got: String| WeightsError::entry(Format::Safetensors, &name, expected, got);
         let dtype = from_dtype(info.dtype)
-            .ok_or_else(|| wrong("an element type of torch", format!("{:?}", info.dtype)))?;
+            .ok_or_else(|| wrong("a supported data type", format!("{:?}", info.dtype)))?;
         let bytes = data
             .get(start..end)
             .ok_or_else(|| wrong("a tensor within the file", format!("{start}..{end}")))?;
@@ -45,7 +51,37 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>), W
     Ok((tensors, header.metadata().clone().unwrap_or_default()))
 }
 
-/// Header and data.
+/// A JSON object without equal keys.
+struct DistinctNames;
+
+impl<'de> Deserialize<'de> for DistinctNames {
+    fn deserialize<D: Deserializer<'de>>(header: D) -> Result<Self, D::Error> {
+        header.deserialize_map(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for DistinctNames {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors by name")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut tensors: A) -> Result<Self, A::Error> {
+        let mut names = BTreeSet::new();
+        while let Some(name) = tensors.next_key::<String>()? {
+            tensors.next_value::<IgnoredAny>()?;
+            let shown = shown(&name);
+            if !names.insert(name) {
+                let error = format!("expected distinct tensor names, got `{shown}` twice");
+                return Err(A::Error::custom(error));
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Splits a file into header and data.
 fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), WeightsError> {
     let truncated = |offset: usize, needed| WeightsError::Truncated {
         format: Format::Safetensors,
@@ -68,17 +104,16 @@ fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), WeightsError> {
 }
 
 impl StateDict {
-    /// The state dict as a safetensors file, metadata included.
+    /// Returns the bytes of a safetensors file with the tensors and the metadata.
     ///
-    /// The same tensors give the same bytes; with more than one metadata entry, their order may
-    /// differ.
+    /// Equal tensors give equal bytes, unless there are several metadata entries: their order may differ.
     ///
     /// # Errors
-    /// [`WeightsError::Write`] if the header would be too large, [`WeightsError::Entry`] for a quantised
-    /// tensor, whose scales the format has no place for.
+    /// Returns [`WeightsError::Write`] if the header would be too large, or [`WeightsError::Entry`] for a
+    /// quantized tensor, since the format cannot store scales.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, WeightsError> {
         if let Some((name, tensor)) = self.iter().find(|(_, t)| t.quantizer().is_some()) {
-            let expected = "a tensor that is not quantised";
+            let expected = "a tensor that is not quantized";
             let got = format!("{} with scales", tensor.dtype());
             return Err(WeightsError::entry(
                 Format::Safetensors,
@@ -157,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_files_are_refused() {
+    fn damaged_files_are_rejected() {
         let good = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
         assert_eq!(read(&file(good, 8)).unwrap().0["a"].shape(), [2]);
         let half = u64::MAX / 2;
@@ -173,11 +208,11 @@ mod tests {
         let cases = [
             (
                 file(good, 7),
-                "expected as many bytes as the header says, got 7 for 8",
+                "expected as many bytes as the header declares, got 7 for 8",
             ),
             (
                 file(good, 9),
-                "expected as many bytes as the header says, got 9 for 8",
+                "expected as many bytes as the header declares, got 9 for 8",
             ),
             (
                 file(&good.replace("[2]", "[3]"), 8),
@@ -186,9 +221,13 @@ mod tests {
             (file(&good.replace("[0,8]", "[4,12]"), 12), "invalid offset"),
             (
                 file(&good.replace("F32", "U64").replace("[2]", "[1]"), 8),
-                "an element type of torch",
+                "a supported data type",
             ),
             (file("{", 0), "EOF while parsing"),
+            (
+                file(&format!("{},{}", &good[..good.len() - 1], &good[1..]), 8),
+                "expected distinct tensor names, got `a` twice",
+            ),
             (file(&huge, 0), "safetensors file: "),
             (file(&top, 0), "safetensors file, `(data)`"),
             (vec![1, 2, 3], "expected 8 more bytes at offset 0, got 3"),

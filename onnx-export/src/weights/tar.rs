@@ -1,8 +1,8 @@
-//! The tar container that torch wrote before 0.1.10.
+//! Reads the tar container that torch wrote before 0.1.10.
 //!
-//! Members `sys_info`, `storages`, `tensors` and `pickle`. `storages` and `tensors` are a count and
-//! then, for each, a pickle that names it followed by raw bytes; the object in `pickle` refers to
-//! the tensors by number. Members are slices of the file: nothing is unpacked.
+//! Its members are `sys_info`, `storages`, `tensors` and `pickle`. `storages` and `tensors` start with a
+//! count; each entry is a pickle followed by raw bytes. The object in `pickle` refers to the tensors by
+//! number. Members are slices of the file: nothing is unpacked.
 //!
 //! Source: `torch/serialization.py:legacy_load`.
 
@@ -23,8 +23,7 @@ use super::{
 /// Reads the state dict in the tar file `bytes`.
 ///
 /// # Errors
-/// [`WeightsError`] for a damaged container or member, and all that its pickles and tensors may be
-/// refused for.
+/// Returns [`WeightsError`] if the container or a member is damaged, or a pickle or tensor is rejected.
 pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
     let members = Members::scan(bytes)?;
     let machine = pickle::load(members.get("sys_info")?, 0, Persistent::Refused)?;
@@ -33,10 +32,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
     let tensors = read_tensors(members.get("tensors")?, &storages)?;
     let object = pickle::load(members.get("pickle")?, 0, Persistent::Numbered(&tensors))?;
     let wanted = nested::select(&object)?;
-    layout::materialise(&wanted, &mut storages, Format::Tar, bytes.len())
+    layout::materialize(&wanted, &mut storages, Format::Tar, bytes.len())
 }
 
-/// The members that count, as slices of the file.
+/// The files of the archive, by name.
 struct Members<'a>(BTreeMap<String, &'a [u8]>);
 
 impl<'a> Members<'a> {
@@ -59,7 +58,7 @@ impl<'a> Members<'a> {
                     Format::Tar,
                     &name,
                     expected,
-                    "one twice",
+                    "one name twice",
                 ));
             }
         }
@@ -72,7 +71,7 @@ impl<'a> Members<'a> {
     }
 }
 
-/// A storage, or a part of one.
+/// A storage or a view of a storage.
 struct Storage<'a> {
     dtype: DType,
     data: &'a [u8],
@@ -90,8 +89,8 @@ impl Storages for Numbered<'_> {
     }
 }
 
-/// A count, then `(key, location, class)` and the elements of each, then the views
-/// `[(key, root key, offset, numel), ..]`.
+/// Reads the member `storages`: a count, then `(key, location, class)` and the elements of each storage, then
+/// the views `[(key, root key, offset, numel), ..]`.
 fn read_storages(bytes: &[u8]) -> Result<Numbered<'_>, WeightsError> {
     let name = "storages";
     let (count, mut at) = read_count(bytes, name)?;
@@ -122,7 +121,7 @@ fn read_storages(bytes: &[u8]) -> Result<Numbered<'_>, WeightsError> {
             return Err(wrong(
                 name,
                 "(key, root key, offset, numel)",
-                "another view",
+                "a view of another form",
             ));
         };
         storages.insert(key, storage);
@@ -143,8 +142,8 @@ fn read_view<'a>(view: &[Value], storages: &Numbered<'a>) -> Option<(i64, Storag
     Some((*key, Storage { dtype, data }))
 }
 
-/// A count, then for each tensor `(key, storage key, class)` and its geometry: rank (i32), four
-/// bytes without meaning, shape and strides (i64 each), offset (i64).
+/// Reads the member `tensors`: a count, then for each tensor `(key, storage key, class)`, rank (i32), four
+/// unused bytes, shape and strides (i64 each), and offset (i64).
 fn read_tensors(
     bytes: &[u8],
     storages: &Numbered<'_>,
@@ -179,7 +178,7 @@ fn read_tensors(
 }
 
 fn read_tensor_key(bytes: &[u8], at: &mut usize) -> Result<(i64, i64), WeightsError> {
-    // The class is that of the tensor (`torch.FloatTensor`), which says no more than its storage.
+    // The class, such as `torch.FloatTensor`, repeats the data type of the storage.
     let entry = pickle::load(bytes, *at, Persistent::Refused)?;
     *at = entry.end;
     let Some([Value::Int(key), Value::Int(storage), _]) = entry.arena.items(entry.root) else {

@@ -1,6 +1,6 @@
-//! A tensor as checkpoints hold it: a type, a shape and bytes.
+//! A contiguous tensor: data type, shape and bytes.
 //!
-//! Not here: arithmetic, views and strides. A tensor is always whole and contiguous.
+//! Not here: arithmetic, views and strides.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use half::{bf16, f16};
 
 use super::{InvalidQuantizer, Quantizer, WeightsError, error::Overflowing};
 
-/// Element types of checkpoints.
+/// Data types of the tensors in checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DType {
     /// IEEE 754 single precision.
@@ -34,7 +34,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// Bytes of one element.
+    /// Size of an element in bytes.
     pub fn size(self) -> usize {
         match self {
             Self::F64 | Self::I64 => 8,
@@ -44,7 +44,7 @@ impl DType {
         }
     }
 
-    /// Whether [`Tensor::to_f32`] converts it where the tensor is not quantised.
+    /// Whether the data type is a floating-point type, which [`Tensor::to_f32`] converts.
     pub fn is_float(self) -> bool {
         matches!(self, Self::F32 | Self::F16 | Self::BF16 | Self::F64)
     }
@@ -67,8 +67,8 @@ impl fmt::Display for DType {
     }
 }
 
-/// A dense tensor: little-endian elements in C order (the last axis is contiguous). Of a quantised
-/// one, the elements are its integers.
+/// A dense tensor: little-endian elements in C order (the last axis is contiguous). The elements of a
+/// quantized tensor are its integers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
     dtype: DType,
@@ -78,10 +78,10 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// A tensor of `shape` over `bytes`. An empty shape is a scalar.
+    /// Makes a tensor from little-endian elements in C order. An empty shape is a scalar.
     ///
     /// # Errors
-    /// [`WeightsError::Shape`] unless there are exactly as many bytes as shape and type ask for.
+    /// Returns [`WeightsError::Shape`] if the number of bytes does not match shape and data type.
     pub fn new(dtype: DType, shape: Vec<usize>, bytes: Vec<u8>) -> Result<Self, WeightsError> {
         let expected = byte_count(dtype, &shape);
         if expected == Some(bytes.len()) {
@@ -100,32 +100,32 @@ impl Tensor {
         })
     }
 
-    /// An f32 tensor of `shape` holding `values` in C order.
+    /// Makes an f32 tensor from `values` in C order.
     ///
     /// # Errors
-    /// [`WeightsError::Shape`] unless there are exactly as many values as the shape asks for.
+    /// Returns [`WeightsError::Shape`] if the number of values does not match the shape.
     pub fn from_f32(shape: &[usize], values: &[f32]) -> Result<Self, WeightsError> {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         Self::new(DType::F32, shape.to_vec(), bytes)
     }
 
-    /// The same integers, standing for floats as `quantizer` says.
+    /// Attaches scales and zero points to a tensor of integers.
     ///
     /// # Errors
-    /// [`InvalidQuantizer`] for elements other than i8, u8 and i32, a zero point outside of them, an
-    /// axis outside the shape, and unless there is a scale for every index of the axis.
+    /// Returns [`InvalidQuantizer`] if the data type is not i8, u8 or i32, a zero point exceeds the data type,
+    /// the tensor lacks the axis, or the number of scales does not match the axis.
     pub fn quantized(self, quantizer: Quantizer) -> Result<Self, InvalidQuantizer> {
         quantizer.check(self.dtype, &self.shape)?;
         let quantizer = Some(quantizer);
         Ok(Self { quantizer, ..self })
     }
 
-    /// What the elements of a quantised tensor stand for.
+    /// The scales and zero points; `None` if the tensor is not quantized.
     pub fn quantizer(&self) -> Option<&Quantizer> {
         self.quantizer.as_ref()
     }
 
-    /// Type of the elements.
+    /// Data type of the elements.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -140,11 +140,11 @@ impl Tensor {
         &self.bytes
     }
 
-    /// The elements as f32, in C order. An f64 is rounded to the nearest f32; quantised integers
-    /// become what they stand for, to the bit as torch's `dequantize` has it.
+    /// The values as f32, in C order. An f64 is rounded to the nearest f32. The values of a quantized tensor
+    /// are bit-identical to those of torch's `dequantize`.
     ///
     /// # Errors
-    /// [`WeightsError::NotFloat`] for other whole numbers and booleans, which are never weights.
+    /// Returns [`WeightsError::NotFloat`] if the tensor holds integers without scales, or booleans.
     pub fn to_f32(&self) -> Result<Vec<f32>, WeightsError> {
         let bytes = &self.bytes;
         if let Some(quantizer) = &self.quantizer
@@ -167,7 +167,7 @@ impl Tensor {
         })
     }
 
-    /// The elements of a tensor of floats as f64, in C order; none for other types.
+    /// The values of a floating-point or quantized tensor as f64, in C order; `None` for other tensors.
     pub(super) fn to_f64(&self) -> Option<Vec<f64>> {
         match self.dtype {
             DType::F64 => Some(elements(&self.bytes).map(f64::from_le_bytes).collect()),
@@ -175,7 +175,7 @@ impl Tensor {
         }
     }
 
-    /// The elements of an i64, i32, i8 or u8 tensor, in C order; none for other types.
+    /// The elements of an i64, i32, i8 or u8 tensor, in C order; `None` for other data types.
     pub fn to_i64(&self) -> Option<Vec<i64>> {
         let bytes = &self.bytes;
         Some(match self.dtype {
@@ -192,7 +192,7 @@ impl Tensor {
     }
 }
 
-/// Bytes of a tensor; none if that overflows.
+/// Size of a tensor in bytes; `None` on overflow.
 pub(super) fn byte_count(dtype: DType, shape: &[usize]) -> Option<usize> {
     shape
         .iter()
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn shape_and_bytes_must_agree() {
+    fn the_number_of_bytes_must_match_the_shape() {
         let cases = [
             (vec![2, 3], 24, ""),
             (vec![], 4, ""),
@@ -234,9 +234,13 @@ mod tests {
             (
                 vec![2, 3],
                 23,
-                "a tensor [2, 3] f32: expected 24 bytes, got 23",
+                "tensor of shape [2, 3] and type f32: expected 24 bytes, got 23",
             ),
-            (vec![], 0, "a tensor [] f32: expected 4 bytes, got 0"),
+            (
+                vec![],
+                0,
+                "tensor of shape [] and type f32: expected 4 bytes, got 0",
+            ),
             (
                 vec![usize::MAX, 2],
                 4,

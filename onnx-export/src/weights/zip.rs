@@ -1,9 +1,9 @@
-//! The zip container that torch writes since 1.6.
+//! Reads the zip container that torch writes since 1.6.
 //!
-//! `<root>/data.pkl` is the object, `<root>/data/<key>` are the storages, `<root>/byteorder` says
-//! how numbers lie. Entries are looked up by these names and read into memory; nothing is written
-//! to disk, so a name such as `../x` is just a name that nobody asks for. An entry is read at most
-//! once, and all that is read comes out of one budget, so overlapping entries gain nothing.
+//! `<root>/data.pkl` is the object, `<root>/data/<key>` are the storages, and `<root>/byteorder` names the
+//! byte order. Entries are looked up by these names and read into memory. Nothing is written to the disk,
+//! so a name such as `../x` does no harm. Each entry is read at most once and all entries share one memory
+//! budget, so overlapping entries do not multiply memory.
 //!
 //! Not here: `TorchScript` archives, whose pickles name generated classes.
 //!
@@ -30,20 +30,19 @@ const PICKLE: &str = "data.pkl";
 /// Reads the state dict in the zip file `bytes`.
 ///
 /// # Errors
-/// [`WeightsError`] for a damaged container, and all that its pickle and tensors may be refused
-/// for.
+/// Returns [`WeightsError`] if the container is damaged, or the pickle or a tensor is rejected.
 pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
     let mut archive = Archive::open(bytes)?;
     archive.check_byte_order()?;
     let data = archive.entry(PICKLE, limits::MAX_PICKLE)?;
     let pickled = pickle::load(&data, 0, Persistent::Storages)?;
     let wanted = nested::select(&pickled)?;
-    layout::materialise(&wanted, &mut archive, Format::Zip, bytes.len())
+    layout::materialize(&wanted, &mut archive, Format::Zip, bytes.len())
 }
 
 struct Archive<'a> {
     zip: ZipArchive<Cursor<&'a [u8]>>,
-    /// What stands before `data.pkl`, with its slash.
+    /// The prefix of all names, with a slash at the end.
     root: String,
     file_len: usize,
     budget: Budget,
@@ -51,14 +50,14 @@ struct Archive<'a> {
 
 impl<'a> Archive<'a> {
     fn open(bytes: &'a [u8]) -> Result<Self, WeightsError> {
-        // Nothing precedes the archive, so there is no offset to search the file for.
+        // The archive starts at the first byte; without this, the reader searches the file for it.
         let config = Config {
             archive_offset: ArchiveOffset::Known(0),
         };
         let zip = ZipArchive::with_config(config, Cursor::new(bytes))
             .map_err(|source| failed("(directory)", source))?;
         if zip.has_duplicate_names() {
-            // Readers disagree on which of two equal names counts.
+            // Readers differ in which of two equal names they use.
             return Err(broken("(directory)", "distinct names", "one name twice"));
         }
         let root = find_root(&zip)?;
@@ -70,7 +69,7 @@ impl<'a> Archive<'a> {
         })
     }
 
-    /// Torch did not write the entry before 2.1; files without it are little-endian.
+    /// Rejects big-endian files. Torch before 2.1 wrote no byte order; such files are little-endian.
     fn check_byte_order(&mut self) -> Result<(), WeightsError> {
         let name = format!("{}byteorder", self.root);
         if self.zip.index_for_name(&name).is_none() {
@@ -81,10 +80,10 @@ impl<'a> Archive<'a> {
             return Ok(());
         }
         let got = order.escape_ascii();
-        Err(broken("byteorder", "little-endian numbers", got))
+        Err(broken("byteorder", "little-endian values", got))
     }
 
-    /// The bytes of the entry `<root>/<key>`, at most `limit` of them.
+    /// Reads the entry `<root>/<key>` of at most `limit` bytes.
     fn entry(&mut self, key: &str, limit: u64) -> Result<Vec<u8>, WeightsError> {
         let name = format!("{}{key}", self.root);
         let entry = self
@@ -102,11 +101,11 @@ impl<'a> Archive<'a> {
             .saturating_add(limits::ENTRY_SLACK);
         limits::at_most(Format::Zip, "inflated bytes of an entry", most, size)?;
         let mut out = self.budget.allocate(size as usize)?;
-        // One byte more than promised is enough to see that the promise was false.
+        // One byte beyond the declared size shows that the size is wrong.
         let read = entry.take(size.saturating_add(1)).read_to_end(&mut out);
         read.map_err(|source| failed(&name, ZipError::Io(source)))?;
         if out.len() as u64 != size {
-            let expected = "as many bytes as the directory says";
+            let expected = "as many bytes as the directory declares";
             return Err(broken(&name, expected, format!("{} for {size}", out.len())));
         }
         Ok(out)
@@ -120,6 +119,7 @@ impl Storages for Archive<'_> {
     }
 }
 
+/// Finds the prefix of `data.pkl`.
 fn find_root(zip: &ZipArchive<Cursor<&[u8]>>) -> Result<String, WeightsError> {
     let names = zip.file_names().filter_map(Result::ok);
     let mut roots = names.filter_map(|name| {
@@ -128,8 +128,8 @@ fn find_root(zip: &ZipArchive<Cursor<&[u8]>>) -> Result<String, WeightsError> {
     });
     match (roots.next(), roots.next()) {
         (Some(root), None) => Ok(root),
-        (None, _) => Err(broken(PICKLE, "one such entry", "none")),
-        (Some(_), Some(_)) => Err(broken(PICKLE, "one such entry", "several")),
+        (None, _) => Err(broken(PICKLE, "one entry of this name", "none")),
+        (Some(_), Some(_)) => Err(broken(PICKLE, "one entry of this name", "several")),
     }
 }
 

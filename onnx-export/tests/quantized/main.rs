@@ -1,4 +1,4 @@
-//! Quantised tensors as a hand-written builder writes them, and as nobody should.
+//! Quantized tensors in checkpoints written by hand, valid and damaged.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,7 +9,7 @@ mod pickled;
 
 use onnx_export::weights::{StateDict, Tensor};
 use pickled::{
-    HOOKS, Scheme, Stored, float, int, legacy_of, open_tensor, quantised, text, vector, zip, zip_of,
+    HOOKS, Scheme, Stored, float, int, legacy_of, open_tensor, quantized, text, vector, zip, zip_of,
 };
 use proptest::prelude::*;
 
@@ -29,7 +29,7 @@ fn read(bytes: &[u8]) -> Result<Tensor, String> {
 }
 
 #[test]
-fn every_scheme_is_read_from_every_container() {
+fn every_quantization_scheme_is_read_from_every_container() {
     let (scales, zero_points) = (doubles(&[0.5, 2.0]), longs(&[0, -1]));
     let held = Scheme::Held(
         Stored("DoubleStorage", "1", &scales),
@@ -64,7 +64,7 @@ fn every_scheme_is_read_from_every_container() {
 }
 
 #[test]
-fn impossible_quantisers_are_refused() {
+fn invalid_quantizers_are_rejected() {
     let (scales, zero_points) = (doubles(&[0.5, 2.0]), longs(&[0, 300]));
     let held = |class: &'static str| {
         Scheme::Held(
@@ -76,15 +76,18 @@ fn impossible_quantisers_are_refused() {
     let cases = [
         (
             Scheme::PerTensor(-0.5, 0),
-            "`w`: expected a finite scale above 0, got -0.5",
+            "`w`: expected a finite scale greater than 0, got -0.5",
         ),
         (Scheme::PerTensor(f64::NAN, 0), "got NaN"),
         (
             Scheme::PerTensor(1.0, 128),
-            "`w`: expected a zero point within the element type, got 128 for i8",
+            "`w`: expected a zero point within the data type, got 128 for i8",
         ),
         (held("DoubleStorage"), "got 300 for i8"),
-        (held("LongStorage"), "expected scales of floats, got i64"),
+        (
+            held("LongStorage"),
+            "expected floating-point scales, got i64",
+        ),
         (
             Scheme::Listed(&[1.0; 3], &[0; 3], 0),
             "`w`: expected a scale for every channel, got 3 for axis 0 of [2, 3]",
@@ -99,11 +102,11 @@ fn impossible_quantisers_are_refused() {
         ),
         (
             Scheme::Other("float32"),
-            "expected a scheme, its scales and its zero points, got another quantiser",
+            "expected a scheme, its scales and its zero points, got another value",
         ),
         (
             Scheme::Other("per_tensor_symmetric"),
-            "pickle refers to 'torch.per_tensor_symmetric': tensors quantised so are not read",
+            "pickle refers to `torch.per_tensor_symmetric`, an unsupported quantization",
         ),
     ];
     for (scheme, expected) in cases {
@@ -117,8 +120,8 @@ fn impossible_quantisers_are_refused() {
 }
 
 #[test]
-fn a_list_of_scales_that_many_names_share_is_bounded() {
-    // 30,000 scales, of an empty tensor that has 30,000 names.
+fn a_list_of_scales_shared_by_many_tensors_exceeds_the_memory_limit() {
+    // An empty tensor with 30,000 scales and 30,000 names.
     let n = 30_000;
     let mut pickle = b"\x80\x02}".to_vec();
     let stored = Stored("QInt8Storage", "0", &[]);
@@ -147,12 +150,12 @@ fn a_list_of_scales_that_many_names_share_is_bounded() {
 }
 
 #[test]
-fn packed_layers_of_every_version_get_plain_names() {
+fn packed_layers_of_every_version_become_weight_and_bias() {
     let stored = Stored("QInt8Storage", "0", BYTES);
-    let tensor = |out: &mut Vec<u8>| quantised(out, &stored, &[6], &Scheme::PerTensor(0.5, 0));
+    let tensor = |out: &mut Vec<u8>| quantized(out, &stored, &[6], &Scheme::PerTensor(0.5, 0));
     let bias = Stored("FloatStorage", "1", &[0; 8]);
     let mut pickle = b"\x80\x02}".to_vec();
-    // With a bias, without one, and as the second version of the layer had it.
+    // A layer with a bias, one without, and one in the format of the second version.
     text(&mut pickle, "a._packed_params._packed_params");
     tensor(&mut pickle);
     vector(&mut pickle, &bias);
@@ -186,7 +189,7 @@ fn packed_layers_of_every_version_get_plain_names() {
     assert!(state.get("module.b.weight").unwrap().quantizer().is_some());
 }
 
-/// One small file of each way to write a quantised tensor.
+/// A small file of each scheme and container.
 fn samples() -> Vec<Vec<u8>> {
     let signed = Stored("QInt8Storage", "0", BYTES);
     let (scales, zero_points) = (doubles(&[0.5, 2.0]), longs(&[0, -1]));
@@ -205,7 +208,7 @@ fn samples() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_file_cut_anywhere_is_an_error() {
+fn truncated_files_are_rejected() {
     for bytes in samples() {
         assert!(read(&bytes).is_ok());
         for n in 0..bytes.len() {

@@ -1,18 +1,18 @@
-//! Checkpoints with quantised tensors, written by hand in the letters of `pickle.py`.
+//! Writes checkpoints with quantized tensors, in the opcodes of `pickle.py`.
 
 use std::io::{Cursor, Write};
 
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
-/// A tensor's storage: its class, its key, and its bytes.
+/// A storage: class, key and bytes.
 pub(crate) struct Stored<'a>(pub(crate) &'a str, pub(crate) &'a str, pub(crate) &'a [u8]);
 
-/// How a pickle says what the integers stand for.
+/// The quantization scheme of a tensor.
 pub(crate) enum Scheme<'a> {
     PerTensor(f64, i32),
-    /// Scales and zero points in storages, and the axis.
+    /// Scales and zero points in storages; the axis.
     Held(Stored<'a>, Stored<'a>, u8),
-    /// The same in the pickle.
+    /// Scales and zero points in the pickle; the axis.
     Listed(&'a [f64], &'a [i32], u8),
     Other(&'a str),
 }
@@ -32,7 +32,7 @@ pub(crate) fn float(out: &mut Vec<u8>, x: f64) {
     out.extend(x.to_be_bytes());
 }
 
-/// Bytes of an element.
+/// Size of an element in bytes.
 fn width(class: &str) -> usize {
     match class {
         "DoubleStorage" | "LongStorage" => 8,
@@ -41,7 +41,7 @@ fn width(class: &str) -> usize {
     }
 }
 
-/// `function(storage, 0, shape, strides, ` without its end; the last axis is contiguous.
+/// Writes `function(storage, 0, shape, strides, ` of a contiguous tensor; the caller closes the call.
 pub(crate) fn open_tensor(out: &mut Vec<u8>, function: &str, stored: &Stored<'_>, shape: &[u8]) {
     let Stored(class, key, bytes) = stored;
     out.extend(format!("ctorch._utils\n{function}\n((").bytes());
@@ -67,7 +67,7 @@ pub(crate) fn vector(out: &mut Vec<u8>, stored: &Stored<'_>) {
     out.extend(HOOKS);
 }
 
-pub(crate) fn quantised(out: &mut Vec<u8>, stored: &Stored<'_>, shape: &[u8], scheme: &Scheme<'_>) {
+pub(crate) fn quantized(out: &mut Vec<u8>, stored: &Stored<'_>, shape: &[u8], scheme: &Scheme<'_>) {
     open_tensor(out, "_rebuild_qtensor", stored, shape);
     match scheme {
         Scheme::PerTensor(scale, zero_point) => {
@@ -94,11 +94,11 @@ pub(crate) fn quantised(out: &mut Vec<u8>, stored: &Stored<'_>, shape: &[u8], sc
     out.extend(HOOKS);
 }
 
-/// A zip checkpoint of `{"w": tensor}`.
+/// Makes a zip checkpoint of `{"w": tensor}`.
 pub(crate) fn zip_of(stored: &Stored<'_>, shape: &[u8], scheme: &Scheme<'_>) -> Vec<u8> {
     let mut pickle = b"\x80\x02}".to_vec();
     text(&mut pickle, "w");
-    quantised(&mut pickle, stored, shape, scheme);
+    quantized(&mut pickle, stored, shape, scheme);
     pickle.extend(b"s.");
     let mut entries = vec![stored];
     if let Scheme::Held(scales, zero_points, _) = scheme {
@@ -128,12 +128,12 @@ pub(crate) fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
-/// The legacy stream of the same, whose scales are in the pickle.
+/// Makes a legacy checkpoint of `{"w": tensor}`, whose scales are in the pickle.
 pub(crate) fn legacy_of(stored: &Stored<'_>, shape: &[u8], scheme: &Scheme<'_>) -> Vec<u8> {
     let mut out = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.".to_vec();
     out.extend(b"\x80\x02M\xe9\x03.\x80\x02}\x8c\x0dlittle_endian\x88s.\x80\x02}");
     text(&mut out, "w");
-    quantised(&mut out, stored, shape, scheme);
+    quantized(&mut out, stored, shape, scheme);
     out.extend(b"s.\x80\x02]");
     text(&mut out, stored.1);
     out.extend(b"a.");

@@ -1,25 +1,24 @@
-//! The classes and functions that a pickle may name.
+//! The allow-list of classes and functions that a pickle may name.
 //!
-//! Nothing named is ever imported or called; the list decides what a name *stands for* here.
-//! Anything else is refused by name, because skipping what is not understood would hide both an
-//! attack and a checkpoint of another kind.
+//! Nothing is imported or called: the list maps a name to a [`Global`]. Other names are rejected, since
+//! skipping them would hide an attack or a checkpoint of another kind.
 
 use crate::weights::{DType, WeightsError, error::shown};
 
-/// What a name stands for.
+/// The meaning of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::weights) enum Global {
-    /// `collections.OrderedDict` and its relatives.
+    /// `collections.OrderedDict`, `defaultdict` or `Counter`.
     Dict,
     /// `torch.Size`: a tuple.
     Size,
-    /// `torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`, whose first four arguments agree.
+    /// `torch._utils._rebuild_tensor` or `_rebuild_tensor_v2`, whose first four arguments are the same.
     Tensor,
-    /// `torch._utils._rebuild_tensor_v3`: the element type is an argument.
+    /// `torch._utils._rebuild_tensor_v3`, where the data type is an argument.
     TensorV3,
-    /// `torch._utils._rebuild_parameter` and `_rebuild_parameter_with_state`: a tensor, wrapped.
+    /// `torch._utils._rebuild_parameter` or `_rebuild_parameter_with_state`, which wrap a tensor.
     Parameter,
-    /// `torch._utils._rebuild_qtensor`: integers and their quantiser.
+    /// `torch._utils._rebuild_qtensor`: integers and their quantizer.
     Quantized,
     /// `torch.per_tensor_affine`: one scale and zero point.
     PerTensorAffine,
@@ -27,14 +26,14 @@ pub(in crate::weights) enum Global {
     PerChannelAffine,
     /// A storage class.
     Storage(DType),
-    /// An element type as a value, such as `torch.float32`.
+    /// A data type as a value, such as `torch.float32`.
     DType(DType),
-    /// Something that appears beside weights and is not looked into.
+    /// A class whose objects appear next to weights and are not needed.
     Opaque(&'static str),
 }
 
-/// Names met in training checkpoints: options, counters, clocks, numpy numbers,
-/// and the tensor classes that the tar format mentions.
+/// Names in training checkpoints that weights do not need: options, counters, times, numpy scalars, and the
+/// tensor classes of the tar format.
 const OPAQUE: &[&str] = &[
     "__builtin__.bytearray",
     "__builtin__.complex",
@@ -76,11 +75,11 @@ const OPAQUE: &[&str] = &[
     "types.SimpleNamespace",
 ];
 
-/// What `module.name` stands for.
+/// Maps `module.name` to its meaning.
 ///
 /// # Errors
-/// [`WeightsError::Quantised`] for other ways to quantise, [`WeightsError::Global`] for any other name
-/// that is not listed.
+/// Returns [`WeightsError::UnsupportedQuantization`] for other quantization schemes, or
+/// [`WeightsError::Global`] for a name outside the allow-list.
 pub(super) fn resolve(module: &str, name: &str) -> Result<Global, WeightsError> {
     let known = match (module, name) {
         ("collections", "OrderedDict" | "defaultdict" | "Counter") => Some(Global::Dict),
@@ -106,14 +105,14 @@ pub(super) fn resolve(module: &str, name: &str) -> Result<Global, WeightsError> 
         return Ok(Global::Opaque(opaque));
     }
     let name = shown(&full());
-    Err(if is_quantised(module, &name) {
-        WeightsError::Quantised { name }
+    Err(if is_quantized(module, &name) {
+        WeightsError::UnsupportedQuantization { name }
     } else {
         WeightsError::Global { name }
     })
 }
 
-/// Element type of a storage class. An untyped storage counts bytes; a quantised one holds integers.
+/// Data type of a storage class. An untyped storage counts bytes; a quantized one holds integers.
 fn storage(class: &str) -> Option<DType> {
     Some(match class {
         "FloatStorage" => DType::F32,
@@ -146,7 +145,7 @@ fn element_type(name: &str) -> Option<DType> {
     })
 }
 
-fn is_quantised(module: &str, full: &str) -> bool {
+fn is_quantized(module: &str, full: &str) -> bool {
     let parts = [".quint", ".QInt", ".QUInt", ".per_"];
     module.starts_with("torch") && parts.iter().any(|part| full.contains(part))
 }
@@ -156,9 +155,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_stand_for_data_or_are_refused() {
-        let no_use = "which a checkpoint has no use for";
-        let unknown = "tensors quantised so are not read";
+    fn names_outside_the_allow_list_are_rejected() {
+        let no_use = "which weights do not need";
+        let unknown = "an unsupported quantization";
         let cases = [
             ("collections", "OrderedDict", Ok(Global::Dict)),
             ("torch", "BFloat16Storage", Ok(Global::Storage(DType::BF16))),
@@ -196,7 +195,7 @@ mod tests {
                 (Err(got), Err(part)) => {
                     let got = got.to_string();
                     assert!(got.contains(part), "{got}");
-                    assert!(got.contains(&format!("'{module}.{name}'")), "{got}");
+                    assert!(got.contains(&format!("`{module}.{name}`")), "{got}");
                 }
                 (got, _) => panic!("{module}.{name}: {got:?}"),
             }

@@ -1,6 +1,6 @@
-//! The pickle machine: a stack, a memo and one operation after the other.
+//! The pickle machine: a stack, a memo, and the operations.
 //!
-//! Not here: what names and calls stand for (`globals`, `rebuild`) and the loop itself (`load`).
+//! Not here: the meaning of names and calls (`globals`, `rebuild`) and the loop over operations (`load`).
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::weights::{Format, WeightsError, limits};
 
-/// Whether a pickle goes on.
+/// Whether the pickle continues after an operation.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Flow {
     Go,
@@ -31,7 +31,7 @@ pub(super) struct Machine<'a, 'p> {
 }
 
 impl<'a, 'p> Machine<'a, 'p> {
-    /// A machine at offset `start` of `bytes`.
+    /// Makes a machine that starts at offset `start` of `bytes`.
     pub(super) fn new(bytes: &'a [u8], start: usize, persistent: Persistent<'p>) -> Self {
         Self {
             input: Reader::new(bytes, start),
@@ -48,7 +48,7 @@ impl<'a, 'p> Machine<'a, 'p> {
         self.input.offset()
     }
 
-    /// The value on top of the stack, and all values.
+    /// Returns the value on top of the stack, and all values.
     pub(super) fn finish(mut self) -> Result<(Value, Arena<'a>), WeightsError> {
         let root = self.pop(self.offset())?;
         Ok((root, self.arena))
@@ -101,19 +101,19 @@ impl<'a, 'p> Machine<'a, 'p> {
         Ok(Flow::Go)
     }
 
-    /// The operations that push nothing new.
+    /// Runs an operation that pushes no value.
     fn effect(&mut self, code: u8, at: usize) -> Result<(), WeightsError> {
         match code {
             0x80 => self.protocol(at),
-            // A frame only helps to read ahead.
+            // A frame only tells how much to read ahead.
             0x95 => self.input.u64().map(drop),
             b'(' => {
                 self.marks.push(self.stack.len());
                 let open = self.marks.len() as u64;
                 limits::at_most(Format::Pickle, "open collections", limits::MAX_MARKS, open)
             }
-            // Behind `b` stands the state of an object, which is dropped: an OrderedDict's
-            // `_metadata`, a Namespace's options.
+            // `b` sets the state of an object, which is dropped: the `_metadata` of an OrderedDict, the
+            // options of a Namespace.
             b'0' | b'b' => self.pop(at).map(drop),
             b'1' => self.pop_to_mark(at).map(drop),
             b'q' | b'r' | 0x94 => self.remember(code, at),
@@ -149,7 +149,7 @@ impl<'a, 'p> Machine<'a, 'p> {
     }
 
     fn pop(&mut self, at: usize) -> Result<Value, WeightsError> {
-        // Values below an open mark belong to what surrounds it.
+        // Values below an open mark belong to the surrounding collection.
         let floor = self.marks.last().copied().unwrap_or_default();
         if self.stack.len() > floor
             && let Some(value) = self.stack.pop()
@@ -188,7 +188,7 @@ impl<'a, 'p> Machine<'a, 'p> {
         Ok(self.arena.add(Node::Text(text)))
     }
 
-    /// Bytes; the `str` of Python 2 counts as text where it is UTF-8, as `torch.load` has it.
+    /// Reads bytes. As in `torch.load`, the `str` of Python 2 is text if it is UTF-8.
     fn bytes(&mut self, code: u8) -> Result<Value, WeightsError> {
         let n = match code {
             b'U' | b'C' => self.input.u8()?.into(),
@@ -257,7 +257,7 @@ impl<'a, 'p> Machine<'a, 'p> {
         Ok(self.arena.add(Node::Global(global)))
     }
 
-    /// Appends to the list on top of the stack. A set is opaque and swallows its items.
+    /// Appends to the list on top of the stack. Items of a set are dropped.
     fn append(&mut self, items: &[Value], at: usize) -> Result<(), WeightsError> {
         let target = self.stack.last().copied().unwrap_or(Value::None);
         match self.arena.node_mut(target) {
@@ -271,7 +271,7 @@ impl<'a, 'p> Machine<'a, 'p> {
         Ok(())
     }
 
-    /// Sets `key, value, key, value, ..` in the dictionary on top of the stack.
+    /// Assigns `key, value, key, value, ..` in the dictionary on top of the stack.
     fn set_items(&mut self, items: &[Value], at: usize) -> Result<(), WeightsError> {
         let target = self.stack.last().copied().unwrap_or(Value::None);
         let (pairs, rest) = items.as_chunks::<2>();

@@ -1,11 +1,11 @@
-//! A pickle machine for weights, and for nothing else.
+//! A pickle machine for the pickles of weights.
 //!
-//! It runs the operations that `pickle.py` writes for dictionaries, lists, numbers, text and the
-//! calls of [`rebuild`]. No code is ever imported or run: a class is a [`globals::Global`], a call
-//! is a `match`. Protocols 2 to 5 are read.
+//! It runs the operations that `pickle.py` writes for dictionaries, lists, numbers, text and the calls of
+//! [`rebuild`]. No code is imported or run: a class is a [`globals::Global`], a call is a `match`.
+//! Protocols 2 to 5 are supported.
 //!
-//! Not here: protocols 0 and 1, extension codes, `__setstate__` (an object's state is dropped),
-//! pickled storages outside a checkpoint (`_load_from_bytes`) and whole pickled modules.
+//! Not here: protocols 0 and 1, extension codes, `__setstate__` (the state of an object is dropped),
+//! pickled storages outside a checkpoint (`_load_from_bytes`) and pickled modules.
 
 pub(super) mod globals;
 mod machine;
@@ -23,22 +23,22 @@ use self::{
 };
 use super::{Format, WeightsError, limits};
 
-/// What a pickle built.
+/// The result of a pickle.
 #[derive(Debug)]
 pub(super) struct Pickled<'a> {
-    /// Every value it made.
+    /// All values of the pickle.
     pub(super) arena: Arena<'a>,
-    /// The value that it is about.
+    /// The value that the pickle returns.
     pub(super) root: Value,
-    /// Offset of the first byte behind it.
+    /// Offset of the first byte after the pickle.
     pub(super) end: usize,
 }
 
 /// Runs the pickle that starts at offset `start` of `bytes`.
 ///
 /// # Errors
-/// [`WeightsError`] for an operation or a name that weights do not need, for data of the wrong
-/// kind, past a limit, and where the bytes end early.
+/// Returns [`WeightsError`] if an operation or a name is not in the allow-list, a value has the wrong type, a
+/// limit is exceeded, or the bytes end early.
 pub(super) fn load<'a>(
     bytes: &'a [u8],
     start: usize,

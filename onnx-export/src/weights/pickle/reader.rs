@@ -1,4 +1,4 @@
-//! The bytes of a pickle, read front to back. Text and bytes are borrowed, never copied.
+//! A cursor over the bytes of a pickle. Text and bytes are borrowed, not copied.
 
 use crate::weights::{Format, WeightsError, limits};
 
@@ -62,7 +62,7 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// The one number that pickles store big-endian.
+    /// The next f64, which pickles store big-endian.
     pub(super) fn f64_be(&mut self) -> Result<f64, WeightsError> {
         self.array().map(f64::from_be_bytes)
     }
@@ -76,9 +76,9 @@ impl<'a> Reader<'a> {
             .map_err(|_| WeightsError::pickle(start, "UTF-8 text", bytes.escape_ascii()))
     }
 
-    /// Text up to a line feed, which is consumed.
+    /// Reads text up to a line feed and skips the line feed.
     pub(super) fn line(&mut self) -> Result<&'a str, WeightsError> {
-        // A name of more than 255 bytes is no name of torch.
+        // No name in torch's pickles is longer than 255 bytes.
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let window = &rest[..rest.len().min(256)];
         let Some(n) = window.iter().position(|&b| b == b'\n') else {

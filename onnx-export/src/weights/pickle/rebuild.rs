@@ -1,4 +1,4 @@
-//! The few calls that a pickle of weights makes, as functions from data to data.
+//! The calls in the pickles of weights, as functions from data to data.
 //!
 //! Source: `torch/_utils.py` (`_rebuild_*`) and `torch/serialization.py` (`persistent_load`).
 
@@ -12,21 +12,21 @@ use crate::weights::{
     DType, Format, WeightsError,
     layout::{StorageRef, TensorRef},
     limits,
-    quantized::{Numbers, PerChannelRef, QuantizerRef},
+    quantized::{PerChannelRef, QuantizerRef, Values},
 };
 
-/// What the persistent ids of a pickle refer to.
+/// The objects that the persistent ids of a pickle refer to.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::weights) enum Persistent<'p> {
     /// `('storage', class, key, location, numel[, view])`: zip and legacy checkpoints.
     Storages,
-    /// Numbers of tensors read earlier: the tar format.
+    /// Tensors by number: the tar format.
     Numbered(&'p BTreeMap<i64, TensorRef<'static>>),
-    /// Nothing: a pickle of plain data.
+    /// No objects: persistent ids are rejected.
     Refused,
 }
 
-/// What `function(*arguments)` gives. `at` is the offset for messages.
+/// Returns the result of `function(*arguments)`. `at` is the offset for messages.
 pub(super) fn call(
     arena: &mut Arena<'_>,
     function: Value,
@@ -35,7 +35,7 @@ pub(super) fn call(
 ) -> Result<Value, WeightsError> {
     let global = match arena.node(function) {
         Some(Node::Global(global)) => *global,
-        // A method of an object nobody looks into.
+        // A method of an opaque object.
         Some(Node::Opaque(name)) => Global::Opaque(name),
         _ => {
             let got = arena.describe(function);
@@ -49,7 +49,7 @@ pub(super) fn call(
     match global {
         Global::Opaque(name) => Ok(arena.add(Node::Opaque(name))),
         Global::Dict => dict(arena, arguments, at),
-        // The wrapper goes, the value stays.
+        // The first argument is the value; the wrapper is not needed.
         Global::Size | Global::Parameter => match args.first() {
             Some(value) => Ok(*value),
             None => Err(WeightsError::pickle(at, "an argument", "none")),
@@ -61,7 +61,7 @@ pub(super) fn call(
         Global::TensorV3 => {
             let dtype = match args.get(6).and_then(|value| arena.node(*value)) {
                 Some(Node::Global(Global::DType(dtype))) => *dtype,
-                _ => return Err(WeightsError::pickle(at, "an element type", "another value")),
+                _ => return Err(WeightsError::pickle(at, "a data type", "another value")),
             };
             let tensor = tensor(arena, args, Some(dtype), at)?;
             Ok(arena.add(Node::Tensor(tensor)))
@@ -76,13 +76,13 @@ pub(super) fn call(
         | Global::DType(_)
         | Global::PerTensorAffine
         | Global::PerChannelAffine => {
-            let got = "an element type, a storage class or a scheme";
+            let got = "a data type, a storage class or a quantization scheme";
             Err(WeightsError::pickle(at, "a function to call", got))
         }
     }
 }
 
-/// `OrderedDict()` or `OrderedDict([[key, value], ..])`, as Python 3 and Python 2 write it.
+/// Calls `OrderedDict()`, as Python 3 writes it, or `OrderedDict([[key, value], ..])`, as Python 2 writes it.
 fn dict(arena: &mut Arena<'_>, arguments: Value, at: usize) -> Result<Value, WeightsError> {
     let list = arena
         .items(arguments)
@@ -92,7 +92,7 @@ fn dict(arena: &mut Arena<'_>, arguments: Value, at: usize) -> Result<Value, Wei
     if let Some(list) = list
         && let Some(Node::List(items)) = arena.node_mut(list)
     {
-        // Taken rather than copied: a pickle could ask for the same list a million times.
+        // Taken rather than copied: a pickle could pass the same list a million times.
         for item in std::mem::take(items) {
             let Some([key, value]) = arena.items(item) else {
                 let got = arena.describe(item);
@@ -104,7 +104,7 @@ fn dict(arena: &mut Arena<'_>, arguments: Value, at: usize) -> Result<Value, Wei
     Ok(arena.add(Node::Dict(pairs)))
 }
 
-/// `(storage, offset, shape, strides, ..)`.
+/// Makes a tensor from the arguments `(storage, offset, shape, strides, ..)`.
 fn tensor<'a>(
     arena: &Arena<'a>,
     args: &[Value],
@@ -129,7 +129,8 @@ fn tensor<'a>(
     })
 }
 
-/// `(per_tensor_affine, scale, zero point)` or `(per_channel_affine, scales, zero points, axis)`.
+/// Makes a quantizer from `(per_tensor_affine, scale, zero point)` or
+/// `(per_channel_affine, scales, zero points, axis)`.
 fn quantizer<'a>(
     arena: &mut Arena<'a>,
     scheme: Value,
@@ -140,8 +141,8 @@ fn quantizer<'a>(
             .zip(int(zero_point))
             .map(|(scale, zero_point)| QuantizerRef::PerTensor { scale, zero_point }),
         [kind, scales, zero_points, axis] if is(arena, kind, Global::PerChannelAffine) => {
-            let scales = numbers(arena, scales, float);
-            let zero_points = numbers(arena, zero_points, int);
+            let scales = values_of(arena, scales, float);
+            let zero_points = values_of(arena, zero_points, int);
             let both = scales.zip(zero_points).zip(size(axis));
             both.map(|((scales, zero_points), axis)| {
                 QuantizerRef::PerChannel(Box::new(PerChannelRef {
@@ -154,30 +155,31 @@ fn quantizer<'a>(
         _ => None,
     };
     let expected = "a scheme, its scales and its zero points";
-    read.ok_or_else(|| WeightsError::pickle(at, expected, "another quantiser"))
+    read.ok_or_else(|| WeightsError::pickle(at, expected, "another value"))
 }
 
 fn is(arena: &Arena<'_>, value: Value, global: Global) -> bool {
     matches!(arena.node(value), Some(Node::Global(got)) if *got == global)
 }
 
-/// The numbers of a list, as the first versions of torch write them, or a tensor that holds them.
-fn numbers<'a, T>(
+/// Scales or zero points: a list, as the first versions of torch write them, or a tensor. `None` for other
+/// values.
+fn values_of<'a, T>(
     arena: &mut Arena<'a>,
     value: Value,
-    number: impl Fn(Value) -> Option<T>,
-) -> Option<Numbers<'a, T>> {
+    convert: impl Fn(Value) -> Option<T>,
+) -> Option<Values<'a, T>> {
     match arena.node_mut(value)? {
         // Taken rather than copied, as for a dictionary.
         Node::List(items) => {
             let items = std::mem::take(items).into_iter();
             items
-                .map(number)
+                .map(convert)
                 .collect::<Option<_>>()
-                .map(Numbers::Listed)
+                .map(Values::Listed)
         }
         Node::Tensor(tensor) if tensor.shape.len() == 1 && tensor.quantizer.is_none() => {
-            Some(Numbers::Held(tensor.clone()))
+            Some(Values::Held(tensor.clone()))
         }
         _ => None,
     }
@@ -198,7 +200,7 @@ fn int(value: Value) -> Option<i64> {
     }
 }
 
-/// The whole numbers of a tuple; none if there is something else in it.
+/// The items of a tuple as sizes; `None` if an item is not a non-negative integer.
 fn sizes(arena: &Arena<'_>, tuple: Value) -> Result<Option<Vec<usize>>, WeightsError> {
     let Some(items) = arena.items(tuple) else {
         return Ok(None);
@@ -208,7 +210,7 @@ fn sizes(arena: &Arena<'_>, tuple: Value) -> Result<Option<Vec<usize>>, WeightsE
     Ok(items.iter().map(|item| size(*item)).collect())
 }
 
-/// What a persistent id stands for.
+/// Returns the object of a persistent id.
 pub(super) fn persistent(
     arena: &mut Arena<'_>,
     id: Value,
@@ -258,7 +260,7 @@ fn storage<'a>(arena: &Arena<'a>, id: Value) -> Option<StorageRef<'a>> {
     })
 }
 
-/// Keys are text, and numbers in files of the first versions.
+/// The key of a storage: text, or a number in files of the first versions. `None` for other values.
 pub(in crate::weights) fn key_of<'a>(arena: &Arena<'a>, key: Value) -> Option<Cow<'a, str>> {
     match key {
         Value::Int(n) => Some(n.to_string().into()),
@@ -266,7 +268,7 @@ pub(in crate::weights) fn key_of<'a>(arena: &Arena<'a>, key: Value) -> Option<Co
     }
 }
 
-/// Ids of the tar format are numbers, written as such or as text.
+/// An id of the tar format: an integer, or its text. `None` for other values.
 fn number(arena: &Arena<'_>, id: Value) -> Option<i64> {
     match id {
         Value::Int(n) => Some(n),

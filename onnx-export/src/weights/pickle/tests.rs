@@ -1,4 +1,4 @@
-//! Pickles written by hand, in the letters of `pickle.py`.
+//! Tests with pickles written by hand, in the opcodes of `pickle.py`.
 
 use super::{value::Node, *};
 
@@ -7,7 +7,7 @@ fn run(pickle: &[u8]) -> Result<String, String> {
     Ok(show(&pickled.arena, pickled.root))
 }
 
-/// A value as text, two levels deep.
+/// Shows a value, two levels deep.
 fn show(arena: &Arena<'_>, value: Value) -> String {
     let list = |items: &[Value]| {
         let items: Vec<_> = items.iter().map(|v| small(arena, *v)).collect();
@@ -45,7 +45,7 @@ fn small(arena: &Arena<'_>, value: Value) -> String {
 const STORAGE: &[u8] = b"(\x8c\x07storagectorch\nFloatStorage\n\x8c\x017\x8c\x03cpuK\x0ctQ";
 
 #[test]
-fn operations_build_data() {
+fn operations_make_data() {
     let cases: &[(&[u8], &str)] = &[
         (b"\x80\x02N.", "None"),
         (b"\x80\x05\x95\0\0\0\0\0\0\0\0\x88\x89\x86.", "(true,false)"),
@@ -82,7 +82,7 @@ fn operations_build_data() {
 }
 
 #[test]
-fn tensors_are_described_not_read() {
+fn tensors_are_described_by_storage_and_strides() {
     let v2 = [b"ctorch._utils\n_rebuild_tensor_v2\n(", STORAGE].concat();
     let v3 = [b"ctorch._utils\n_rebuild_tensor_v3\n(", STORAGE].concat();
     let old = [b"ctorch._utils\n_rebuild_tensor\n(", STORAGE].concat();
@@ -120,33 +120,33 @@ fn tensors_are_described_not_read() {
 }
 
 #[test]
-fn hostile_pickles_are_refused() {
+fn hostile_pickles_are_rejected() {
     let negative = [
         b"ctorch._utils\n_rebuild_tensor_v2\n(",
         STORAGE,
         b"K\x00J\xff\xff\xff\xff\x85K\x01\x85tR.",
     ]
     .concat();
-    let quantised = |scheme: &[u8]| {
+    let quantized = |scheme: &[u8]| {
         let start = b"ctorch._utils\n_rebuild_qtensor\n(";
         [start, STORAGE, b"K\x00K\x01\x85K\x01\x85", scheme, b"tR"].concat()
     };
-    let plain = [quantised(b"ctorch\nper_tensor_affine\n"), b".".to_vec()].concat();
-    // Scales that are quantised themselves.
-    let scales = quantised(b"(ctorch\nper_tensor_affine\nG\x3f\xf0\0\0\0\0\0\0K\x00t");
+    let plain = [quantized(b"ctorch\nper_tensor_affine\n"), b".".to_vec()].concat();
+    // The scales are quantized, which is invalid.
+    let scales = quantized(b"(ctorch\nper_tensor_affine\nG\x3f\xf0\0\0\0\0\0\0K\x00t");
     let scheme = [b"(ctorch\nper_channel_affine\n", &scales[..], b"]K\x00t"].concat();
-    let recursive = [quantised(&scheme), b".".to_vec()].concat();
+    let recursive = [quantized(&scheme), b".".to_vec()].concat();
     let cases: &[(&[u8], &str)] = &[
         (
             b"cposix\nsystem\n\x8c\x02id\x85R.",
-            "pickle refers to 'posix.system', which a checkpoint has no use for",
+            "pickle refers to `posix.system`, which weights do not need",
         ),
         (
             b"\x8c\x08builtins\x8c\x04eval\x93.",
-            "pickle refers to 'builtins.eval'",
+            "pickle refers to `builtins.eval`",
         ),
-        (b"c__builtin__\ngetattr\n.", "'__builtin__.getattr'"),
-        (b"ca\x1b[2J\nb\n.", "pickle refers to 'a\\u{1b}[2J.b'"),
+        (b"c__builtin__\ngetattr\n.", "`__builtin__.getattr`"),
+        (b"ca\x1b[2J\nb\n.", "pickle refers to `a\\u{1b}[2J.b`"),
         (
             b"(S'x'\nios\nsystem\n.",
             "expected an operation of plain data, got operation 0x53",
@@ -165,7 +165,7 @@ fn hostile_pickles_are_refused() {
         ),
         (
             b"ctorch\nper_tensor_affine\n)R.",
-            "expected a function to call, got an element type, a storage class or a scheme",
+            "expected a function to call, got a data type, a storage class or a quantization scheme",
         ),
         (&plain, "expected a scheme, its scales and its zero points"),
         (
@@ -206,7 +206,7 @@ fn hostile_pickles_are_refused() {
 }
 
 #[test]
-fn endless_pickles_hit_a_limit() {
+fn endless_pickles_exceed_a_limit() {
     let limit = |n: u64| n as usize + 2;
     let cases = [
         (vec![b'N'; limit(limits::MAX_STACK)], "values on the stack"),
@@ -224,7 +224,7 @@ fn endless_pickles_hit_a_limit() {
 }
 
 #[test]
-fn deep_nesting_and_loops_are_dropped_flat() {
+fn deep_nesting_and_cycles_are_dropped_without_recursion() {
     let mut deep = b"N".to_vec();
     deep.extend(b"\x85".repeat(1_000_000));
     deep.push(b'.');

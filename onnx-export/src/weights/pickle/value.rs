@@ -1,7 +1,7 @@
-//! What a pickle builds: plain data in an arena.
+//! The values of a pickle: plain data in an arena.
 //!
-//! Values refer to each other by index, so a pickle may nest or loop as it likes: dropping the
-//! arena is a flat loop, and nothing here walks deeper than a caller asks.
+//! Values refer to each other by index, so a pickle may nest deeply or contain itself: dropping the arena
+//! does not recurse.
 
 use super::globals::Global;
 use crate::weights::layout::{StorageRef, TensorRef};
@@ -10,7 +10,7 @@ use crate::weights::layout::{StorageRef, TensorRef};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::weights) struct NodeId(usize);
 
-/// A value: small ones in place, the others in the arena.
+/// A value of a pickle, stored in place if it is small or else in the arena.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::weights) enum Value {
     None,
@@ -20,22 +20,22 @@ pub(in crate::weights) enum Value {
     Node(NodeId),
 }
 
-/// A value that lives in the arena. Text is a slice of the pickle.
+/// A value in the arena. Text is a slice of the pickle.
 #[derive(Debug)]
 pub(in crate::weights) enum Node<'a> {
     Text(&'a str),
-    /// Bytes that are not text; no reader asks which.
+    /// Bytes that are not text; their content is not needed.
     Bytes,
-    /// A whole number beyond 64 bits: little-endian two's complement.
+    /// An integer of more than 64 bits: little-endian two's complement.
     BigInt(&'a [u8]),
     Tuple(Vec<Value>),
     List(Vec<Value>),
-    /// Pairs in the order they were set; the last of equal keys counts.
+    /// Keys and values in the order of assignment; the last of equal keys wins.
     Dict(Vec<(Value, Value)>),
     Global(Global),
     Storage(StorageRef<'a>),
     Tensor(TensorRef<'a>),
-    /// An object that no reader looks into, such as the options of a training run.
+    /// An object whose content is not needed, such as the options of a training run.
     Opaque(&'static str),
 }
 
@@ -50,7 +50,7 @@ impl<'a> Arena<'a> {
         Value::Node(NodeId(self.0.len() - 1))
     }
 
-    /// The node behind a value; none for the small ones.
+    /// The node of a value; `None` if the value is stored in place.
     pub(in crate::weights) fn node(&self, value: Value) -> Option<&Node<'a>> {
         match value {
             Value::Node(NodeId(index)) => self.0.get(index),
@@ -58,7 +58,7 @@ impl<'a> Arena<'a> {
         }
     }
 
-    /// The node behind a value, to be changed.
+    /// The node of a value, mutable; `None` if the value is stored in place.
     pub(super) fn node_mut(&mut self, value: Value) -> Option<&mut Node<'a>> {
         match value {
             Value::Node(NodeId(index)) => self.0.get_mut(index),
@@ -66,12 +66,12 @@ impl<'a> Arena<'a> {
         }
     }
 
-    /// Every node, in the order of creation.
+    /// All nodes in the order of creation.
     pub(in crate::weights) fn nodes(&self) -> impl Iterator<Item = &Node<'a>> {
         self.0.iter()
     }
 
-    /// The text behind a value.
+    /// The text of a value; `None` if it is not text.
     pub(in crate::weights) fn text(&self, value: Value) -> Option<&'a str> {
         match self.node(value)? {
             Node::Text(text) => Some(text),
@@ -79,7 +79,7 @@ impl<'a> Arena<'a> {
         }
     }
 
-    /// The items of a tuple or list.
+    /// The items of a tuple or list; `None` for other values.
     pub(in crate::weights) fn items(&self, value: Value) -> Option<&[Value]> {
         match self.node(value)? {
             Node::Tuple(items) | Node::List(items) => Some(items),
@@ -87,7 +87,7 @@ impl<'a> Arena<'a> {
         }
     }
 
-    /// The pairs of a dictionary.
+    /// The keys and values of a dictionary; `None` for other values.
     pub(in crate::weights) fn pairs(&self, value: Value) -> Option<&[(Value, Value)]> {
         match self.node(value)? {
             Node::Dict(pairs) => Some(pairs),
@@ -95,7 +95,7 @@ impl<'a> Arena<'a> {
         }
     }
 
-    /// The last value that a dictionary holds under a text key.
+    /// The last value of a dictionary with a text key; `None` if there is none.
     pub(in crate::weights) fn lookup(&self, dict: Value, key: &str) -> Option<Value> {
         let mut latest_first = self.pairs(dict)?.iter().rev();
         latest_first
@@ -103,7 +103,7 @@ impl<'a> Arena<'a> {
             .map(|(_, value)| *value)
     }
 
-    /// What a value is, for messages.
+    /// The type of a value, for messages.
     pub(in crate::weights) fn describe(&self, value: Value) -> &'static str {
         match value {
             Value::None => "None",
@@ -127,7 +127,7 @@ impl<'a> Arena<'a> {
     }
 }
 
-/// A whole number that is not negative, as a `usize`.
+/// A value as `usize`; `None` if it is not a non-negative integer.
 pub(in crate::weights) fn size(value: Value) -> Option<usize> {
     match value {
         Value::Int(n) => usize::try_from(n).ok(),
