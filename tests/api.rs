@@ -1,4 +1,4 @@
-//! What a client gets: answers, headers, models, health and metrics, from the real binary.
+//! Responses, headers, models, health and metrics of the real binary.
 
 #![expect(
     clippy::unwrap_used,
@@ -28,7 +28,7 @@ fn is_cat(label: &str) -> bool {
         .any(|cat| label.starts_with(cat))
 }
 
-/// The keys of an object in their order in the text, which `Value` does not keep.
+/// The keys of an object in the order of the response text, which `Value` does not keep.
 fn keys_in_order<'a>(text: &str, object: &'a Map<String, Value>) -> Vec<&'a str> {
     let mut keys: Vec<&str> = object.keys().map(String::as_str).collect();
     keys.sort_by_key(|key| text.find(&format!("\"{key}\":")));
@@ -36,16 +36,16 @@ fn keys_in_order<'a>(text: &str, object: &'a Map<String, Value>) -> Vec<&'a str>
 }
 
 #[test]
-fn classification() {
+fn classification_responses() {
     let server = Server::start(&[]);
     let (chelsea, coffee) = (photo("chelsea.png"), photo("coffee.png"));
     let jpeg = photo("coffee_500x375.jpg");
 
-    // Raw, of any image type and of none; the content decides.
+    // A raw body with any image type or none: the format is detected from the content.
     let single = server.post("/v1/classify", "image/png", &chelsea);
     assert!(is_cat(&single.labels()[0]), "{}", single.text());
     assert_eq!(single.header("content-type"), "application/json");
-    answer_is_whole(&single);
+    check_response(&single);
     for kind in ["image/jpeg", "IMAGE/PNG; q=1", "application/octet-stream"] {
         let reply = server.post("/v1/classify", kind, &coffee);
         assert_eq!(reply.labels(), ["espresso"], "{kind}");
@@ -56,7 +56,7 @@ fn classification() {
         .send(&coffee[..]);
     assert_eq!(untyped.unwrap().status(), 200);
 
-    // Several pictures: the order is kept, and each gets the answer that it gets alone.
+    // Several images: results are in order, and each is the result of the image alone.
     let alone: Vec<Value> = [&chelsea, &coffee, &jpeg]
         .iter()
         .flat_map(|bytes| server.classify("", bytes).results())
@@ -90,8 +90,8 @@ fn classification() {
     orientation(&server);
 }
 
-/// Names and order of the fields, scores best first, and the timing in body and header.
-fn answer_is_whole(reply: &Reply) {
+/// Checks names and order of the fields, descending scores, and the timing in body and header.
+fn check_response(reply: &Reply) {
     let (text, answer) = (reply.text(), reply.json());
     let keys = keys_in_order(&text, answer.as_object().unwrap());
     assert_eq!(keys, ["model", "variant", "results", "timing_ms"]);
@@ -131,7 +131,7 @@ fn same_predictions(a: &Value, b: &Value) {
     }
 }
 
-fn parameters(server: &Server, picture: &[u8]) {
+fn parameters(server: &Server, image: &[u8]) {
     for (query, expected) in [
         ("?top_k=1", 1),
         ("?top_k=10", 10),
@@ -142,11 +142,11 @@ fn parameters(server: &Server, picture: &[u8]) {
         ("?model=efficientnet_lite0%40fp32&orientation=apply", 5),
         ("?", 5),
     ] {
-        let results = server.classify(query, picture).results();
+        let results = server.classify(query, image).results();
         let predictions = results[0]["predictions"].as_array().unwrap();
         assert_eq!(predictions.len(), expected, "{query}");
     }
-    let all = server.classify("?top_k=1000", picture).results();
+    let all = server.classify("?top_k=1000", image).results();
     let predictions = all[0]["predictions"].as_array().unwrap();
     let sum: f64 = predictions
         .iter()
@@ -155,7 +155,7 @@ fn parameters(server: &Server, picture: &[u8]) {
     assert!((sum - 1.0).abs() < 1e-4, "{sum}");
 }
 
-/// A turned picture answers as the upright one, unless it is asked to be taken as stored.
+/// An image with an EXIF orientation gets the result of the upright image, unless orientation is ignored.
 fn orientation(server: &Server) {
     let stored = image::load_from_memory(&odd("rgb.png")).unwrap();
     let as_stored = server.classify("", &odd("rgb.png")).results();
@@ -166,11 +166,11 @@ fn orientation(server: &Server) {
         let mut png = Cursor::new(Vec::new());
         upright.write_to(&mut png, ImageFormat::Png).unwrap();
         let upright = server.classify("", png.get_ref()).results();
-        let picture = odd(name);
+        let image = odd(name);
         for query in ["", "?orientation=apply"] {
-            same_predictions(&server.classify(query, &picture).results()[0], &upright[0]);
+            same_predictions(&server.classify(query, &image).results()[0], &upright[0]);
         }
-        let ignored = server.classify("?orientation=ignore", &picture).results();
+        let ignored = server.classify("?orientation=ignore", &image).results();
         same_predictions(&ignored[0], &as_stored[0]);
         assert_ne!(upright[0], as_stored[0]);
     }
@@ -290,7 +290,7 @@ fn metrics(server: &Server) {
     server.classify("", &coffee);
     let (kind, body) = form(&[("image", &coffee), ("image", &coffee)]);
     server.post("/v1/classify", kind, &body);
-    server.classify("", b"no picture");
+    server.classify("", b"no image");
 
     assert_eq!(server.metric(&ok), 2.0);
     assert_eq!(server.metric(bad), 1.0);
@@ -343,7 +343,7 @@ fn metrics(server: &Server) {
     ] {
         let sample =
             format!(r#"sightline_rejected_total{{reason="{reason}",model="",variant=""}}"#);
-        // Probes while the server started count as well.
+        // Probes during the start of the server are counted too.
         let rejected = server.metric(&sample);
         assert!(rejected == 0.0 || reason == "starting", "{reason}");
     }

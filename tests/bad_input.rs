@@ -1,5 +1,5 @@
-//! Every bad picture, body and parameter gets its status and code, odd but good pictures get an
-//! answer, and the server goes on serving within bounded memory.
+//! Invalid images, bodies and parameters are rejected with their status and code, unusual but valid images
+//! are accepted, and the server keeps serving within its memory limit.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 
 use common::{Server, form, json_body, odd, photo};
 
-/// Most memory that the server may ever have held, far below what the bad files claim to need.
+/// Limit of the peak memory of the server, far below what the invalid files claim to need.
 const MOST_MEMORY: u64 = 600 << 20;
 
 fn still_serves(server: &Server, after: &str) {
@@ -23,16 +23,16 @@ fn still_serves(server: &Server, after: &str) {
 }
 
 #[test]
-fn bad_pictures_bodies_and_parameters() {
+fn invalid_images_bodies_and_parameters_are_rejected() {
     let server = Server::start(&[]);
-    pictures(&server);
+    images(&server);
     bodies(&server);
     parameters(&server);
     let peak = server.memory("VmHWM");
     assert!(peak < MOST_MEMORY, "{} MiB", peak >> 20);
 }
 
-fn pictures(server: &Server) {
+fn images(server: &Server) {
     for (name, status, code) in [
         ("truncated.jpg", 422, "damaged_image"),
         ("truncated_end.jpg", 422, "damaged_image"),
@@ -62,7 +62,7 @@ fn pictures(server: &Server) {
         };
         assert_eq!(reply.json()["field"], field, "{name}");
         still_serves(server, name);
-        // Among good pictures the bad one is named.
+        // Among valid images, the invalid one is named.
         let good = odd("baseline.jpg");
         let bad = odd(name);
         let reply = server.post(
@@ -95,7 +95,7 @@ fn pictures(server: &Server) {
         let reply = server.classify("", &odd(&name));
         assert_eq!(reply.status, 200, "{name}: {}", reply.text());
     }
-    // Named kinds of odd pictures, so that a lost file is noticed.
+    // Unusual formats by name, so that a missing file is noticed.
     for name in [
         "animated.gif",
         "animated.webp",
@@ -182,7 +182,7 @@ fn bodies(server: &Server) {
             400,
             "bad_body",
         ),
-        ("no pictures", json, br#"{"images":[]}"#, 400, "no_image"),
+        ("an empty list", json, br#"{"images":[]}"#, 400, "no_image"),
         (
             "empty data",
             json,
@@ -190,7 +190,7 @@ fn bodies(server: &Server) {
             422,
             "empty_image",
         ),
-        ("33 pictures", json, &many_json, 413, "too_many_images"),
+        ("33 images", json, &many_json, 413, "too_many_images"),
         ("wrong part name", form_type, &unnamed, 400, "bad_body"),
         ("no parts", form_type, &no_parts, 400, "no_image"),
         ("an empty part", form_type, &empty_part, 422, "empty_image"),
@@ -227,7 +227,7 @@ fn bodies(server: &Server) {
     interrupted(server);
 }
 
-/// A client that goes away within its body, with and without a word.
+/// A client that closes its connection within the body, and one that sends an invalid chunk.
 fn interrupted(server: &Server) {
     let head = "POST /v1/classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n";
     let mut stream = server.connect();
@@ -294,7 +294,7 @@ fn parameters(server: &Server) {
 }
 
 #[test]
-fn limits_of_a_deployment() {
+fn configured_limits_are_enforced() {
     let server = Server::start(&[
         "--max-body-bytes",
         "60000",
@@ -315,18 +315,18 @@ fn limits_of_a_deployment() {
         (413, "body_too_large")
     );
     assert!(reply.json()["expected"].as_str().unwrap().contains("60000"));
-    // Bytes at the limit are read, and then are no picture.
+    // A body at the limit is read, and then rejected as no image.
     assert_eq!(server.classify("", &too_long[1..]).status, 415);
 
     let head = "POST /v1/classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n";
     let mut stream = server.connect();
     write!(stream, "{head}transfer-encoding: chunked\r\n\r\n").unwrap();
     for _ in 0..8 {
-        // The server may have answered and closed before the last of them.
+        // The server may respond and close the connection before the last chunk.
         let _ = write!(stream, "2710\r\n{}\r\n", "x".repeat(10_000));
     }
     assert!(response(stream).starts_with("HTTP/1.1 413 "));
-    // A client that waits to be told to go on is told not to.
+    // A client that waits for `100 Continue` is rejected.
     let mut stream = server.connect();
     write!(
         stream,
@@ -360,18 +360,18 @@ fn limits_of_a_deployment() {
         server.post("/v1/classify", kind, &body).code(),
         "too_many_images"
     );
-    // Two fit into a request but never into this queue: that is no matter of waiting.
+    // Two images are allowed in a request but exceed the queue: retrying would not help.
     let (kind, body) = form(&[("image", &small[..]); 2]);
     let reply = server.post("/v1/classify", kind, &body);
     assert_eq!(
         (reply.status, reply.code().as_str()),
         (413, "too_many_images")
     );
-    still_serves(&server, "many pictures");
+    still_serves(&server, "many images");
     assert!(server.memory("VmHWM") < MOST_MEMORY);
 }
 
-/// The first bytes of an answer; the connection may be reset after them.
+/// Reads a response up to the end of its JSON; the connection may be reset after it.
 fn response(mut stream: std::net::TcpStream) -> String {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];

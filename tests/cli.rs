@@ -1,4 +1,4 @@
-//! The commands, as a user types them.
+//! The commands of `sightline` and their output.
 
 #![expect(
     clippy::unwrap_used,
@@ -7,18 +7,15 @@
 
 mod common;
 
-use common::{Server, path, photo, run};
+use common::{Server, path, photo, run, tiny};
 use serde_json::Value;
-
-/// A checkpoint of MobileNetV3 Small at a quarter of its width, with 10 classes.
-const TINY: &str = "golden/mobilenet_v3_small-width_mult_0.25-num_classes_10.zip.pth";
 
 fn file(name: &str) -> String {
     path(name).to_str().unwrap().to_owned()
 }
 
 #[test]
-fn help_and_wrong_arguments() {
+fn help_is_printed_and_wrong_arguments_are_rejected() {
     let (code, stdout, _) = run(&["--help"]);
     assert_eq!(code, Some(0));
     for command in [
@@ -50,7 +47,7 @@ fn help_and_wrong_arguments() {
 }
 
 #[test]
-fn predict_answers_for_each_picture() {
+fn predict_prints_the_classes_of_each_image() {
     let (chelsea, bad) = (
         file("photos/chelsea.png"),
         file("golden/images/truncated.jpg"),
@@ -135,9 +132,7 @@ fn an_exported_checkpoint_is_served() {
     let directory = tempfile::tempdir().unwrap();
     let models = directory.path().to_str().unwrap();
     let out = format!("{models}/tiny");
-    let shape = ["--width-mult", "0.25", "--num-classes", "10"];
-    let (code, stdout, stderr) = export("mobilenet_v3_small", &file(TINY), &shape, &out);
-    assert_eq!(code, Some(0), "{stderr}");
+    let stdout = tiny::export(out.as_ref());
     assert!(stdout.contains("sightline serve --model"), "{stdout}");
     let mut written: Vec<_> = std::fs::read_dir(&out)
         .unwrap()
@@ -162,7 +157,7 @@ fn an_exported_checkpoint_is_served() {
         .map(|m| &m["name"])
         .collect();
     assert_eq!(names, ["tiny", "efficientnet_lite0", "efficientnet_lite0"]);
-    // The first of the directory is the task's default; the built-in one has its name.
+    // The first model of the directory is the default of its task.
     let coffee = photo("coffee_500x375.jpg");
     let answer = server.classify("?top_k=100", &coffee);
     assert_eq!(answer.json()["model"], "tiny");
@@ -188,12 +183,12 @@ fn an_exported_checkpoint_is_served() {
 
     drop(server);
 
-    // Every container of the checkpoint gives the same answer; half precision a close one.
+    // All containers of the checkpoint give equal scores, half precision close ones.
     let expected = scores(&format!("{out}/model.toml"));
     for (container, tolerance) in [("checkpoint", 0.0), ("legacy", 0.0), ("fp16", 1e-3)] {
-        let weights = file(&TINY.replace("zip", container));
+        let weights = file(&tiny::CHECKPOINT.replace("zip", container));
         let out = format!("{models}/{container}");
-        let (code, _, stderr) = export("mobilenet_v3_small", &weights, &shape, &out);
+        let (code, _, stderr) = export(tiny::NETWORK, &weights, &tiny::SHAPE, &out);
         assert_eq!(code, Some(0), "{container}: {stderr}");
         for (got, expected) in scores(&format!("{out}/model.toml")).iter().zip(&expected) {
             assert!(
@@ -204,7 +199,7 @@ fn an_exported_checkpoint_is_served() {
     }
 }
 
-/// The scores of all 10 classes, by class, for one photograph.
+/// The scores of all 10 classes for one photograph, in the order of the classes.
 fn scores(model: &str) -> Vec<f64> {
     let chelsea = file("photos/chelsea.png");
     let args = [
@@ -228,12 +223,12 @@ fn scores(model: &str) -> Vec<f64> {
 }
 
 #[test]
-fn exports_that_cannot_be_say_why_and_leave_nothing() {
+fn failed_exports_name_the_reason_and_leave_no_files() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("out");
     let out = out.to_str().unwrap();
-    let tiny = file(TINY);
-    let bytes = common::read(TINY);
+    let weights = file(tiny::CHECKPOINT);
+    let bytes = common::read(tiny::CHECKPOINT);
     let cut = directory.path().join("cut.pth");
     std::fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
     let text = file("golden/images/text.txt");
@@ -241,30 +236,30 @@ fn exports_that_cannot_be_say_why_and_leave_nothing() {
     let cases: [(&str, &str, &[&str], &[&str]); 9] = [
         (
             "mobilenet_v3_small",
-            &tiny,
+            &weights,
             &[quarter],
             &["try --num-classes 10", "classifier"],
         ),
         (
             "mobilenet_v3_small",
-            &tiny,
+            &weights,
             &["--num-classes=10"],
             &["expected", "got"],
         ),
-        ("mobilenet_v2", &tiny, &[], &["missing", "unexpected"]),
+        ("mobilenet_v2", &weights, &[], &["missing", "unexpected"]),
         (
             "resnet18",
-            &tiny,
+            &weights,
             &["--num-classes=10"],
             &["missing", "unexpected", "layer1"],
         ),
         (
             "resnet18",
-            &tiny,
+            &weights,
             &[quarter],
             &["`--width-mult` does not apply to resnet18"],
         ),
-        ("resnet19", &tiny, &[], &["resnet19", "sightline models"]),
+        ("resnet19", &weights, &[], &["resnet19", "sightline models"]),
         (
             "mobilenet_v3_small",
             cut.to_str().unwrap(),
@@ -298,7 +293,7 @@ fn exports_that_cannot_be_say_why_and_leave_nothing() {
 }
 
 #[test]
-fn healthcheck_tells_by_its_exit_code() {
+fn healthcheck_exits_with_0_or_1() {
     let server = Server::start(&[]);
     let url = server.url("");
     let (code, stdout, stderr) = run(&["healthcheck", "--url", &url]);

@@ -1,4 +1,4 @@
-//! Commands whose output nobody reads to its end, as in `sightline models | head -1`, or cannot be written.
+//! Commands whose output is closed early, as in `sightline models | head -1`, or cannot be written.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,19 +10,16 @@ mod common;
 use std::fs::OpenOptions;
 use std::process::{Command, Stdio};
 
-use common::{finish, path, sightline};
+use common::{finish, path, sightline, tiny};
 
-/// A checkpoint of MobileNetV3 Small at a quarter of its width, with 10 classes.
-const TINY: &str = "golden/mobilenet_v3_small-width_mult_0.25-num_classes_10.zip.pth";
-
-/// The end of a pipe that nobody reads.
+/// The writing end of a pipe whose reading end is closed.
 fn closed() -> Stdio {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     writer.into()
 }
 
-/// Exit code and stderr of a command that prints to `stdout`.
+/// Runs a command that prints to `stdout`: exit code and stderr.
 fn printing_to(stdout: Stdio, mut command: Command) -> (Option<i32>, String) {
     let output = command
         .stdout(stdout)
@@ -36,28 +33,19 @@ fn printing_to(stdout: Stdio, mut command: Command) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_reader_that_stops_ends_the_command_quietly() {
+fn a_closed_stdout_ends_the_command_without_an_error() {
     let directory = tempfile::tempdir().unwrap();
-    let text = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
-    let out = text(directory.path().join("tiny"));
-    let (weights, coffee) = (text(path(TINY)), text(path("photos/coffee.png")));
-    let export = [
-        "export",
-        "mobilenet_v3_small",
-        "--width-mult=0.25",
-        "--num-classes=10",
-        "--weights",
-        &weights,
-        "-o",
-        &out,
-    ];
+    let export = tiny::export_arguments(&directory.path().join("tiny"));
+    let export: Vec<&str> = export.iter().map(String::as_str).collect();
+    let coffee = path("photos/coffee.png");
+    let coffee = coffee.to_str().unwrap();
     let bench = ["bench", "--rounds=1", "--round-ms=50", "--connections=1"];
     let commands: [&[&str]; 7] = [
         &["--help"],
         &["models"],
         &["models", "--json"],
-        &["predict", &coffee, &coffee],
-        &["predict", "--json", &coffee],
+        &["predict", coffee, coffee],
+        &["predict", "--json", coffee],
         &export,
         &bench,
     ];
@@ -67,12 +55,12 @@ fn a_reader_that_stops_ends_the_command_quietly() {
         assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
         assert!(!stderr.contains("error"), "{args:?}: {stderr}");
     }
-    // The files are there all the same.
+    // `export` wrote its files before it printed.
     assert!(directory.path().join("tiny/model.toml").is_file());
 }
 
 #[test]
-fn what_cannot_be_printed_is_an_error() {
+fn a_failed_write_to_stdout_is_an_error() {
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let (code, stderr) = printing_to(full.into(), sightline(&["models", "--json"]));
     assert_eq!(code, Some(1), "{stderr}");
@@ -83,7 +71,7 @@ fn what_cannot_be_printed_is_an_error() {
 }
 
 #[test]
-fn errors_that_nobody_reads_are_errors() {
+fn a_closed_stderr_does_not_change_the_exit_code() {
     for args in [&["predict", "/nowhere.png"][..], &["export"]] {
         let mut command = sightline(args);
         let status = command.stdout(Stdio::null()).stderr(closed()).status();

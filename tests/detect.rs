@@ -1,5 +1,4 @@
-//! `/v1/detect`: checkpoints of one's own from their files to boxes, by detectors of one stage and
-//! of two, and all that is refused.
+//! `/v1/detect`: exported detectors with one and two stages, and rejected requests.
 
 #![expect(
     clippy::unwrap_used,
@@ -23,25 +22,25 @@ const SSDLITE: &str = "ssdlite320_mobilenet_v3_large";
 const FASTER_RCNN: &str = "fasterrcnn_mobilenet_v3_large_320_fpn";
 const LABELS: [&str; 6] = ["__background__", "ant", "bee", "bumblebee", "fly", "wasp"];
 
-fn detect(server: &Server, query: &str, picture: &[u8]) -> Reply {
+fn detect(server: &Server, query: &str, image: &[u8]) -> Reply {
     let path = format!("{ROUTE}{query}");
-    server.post(&path, "application/octet-stream", picture)
+    server.post(&path, "application/octet-stream", image)
 }
 
-/// The answer for one picture.
-fn result(server: &Server, query: &str, picture: &[u8]) -> Value {
-    detect(server, query, picture).results().remove(0)
+/// The result of one image.
+fn result(server: &Server, query: &str, image: &[u8]) -> Value {
+    detect(server, query, image).results().remove(0)
 }
 
-/// The objects in one picture.
-fn objects(server: &Server, query: &str, picture: &[u8]) -> Vec<Value> {
-    let result = result(server, query, picture);
+/// The detections in one image.
+fn objects(server: &Server, query: &str, image: &[u8]) -> Vec<Value> {
+    let result = result(server, query, image);
     result["detections"].as_array().unwrap().clone()
 }
 
-fn png(picture: &RgbImage) -> Vec<u8> {
+fn png(image: &RgbImage) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, ImageFormat::Png).unwrap();
+    image.write_to(&mut bytes, ImageFormat::Png).unwrap();
     bytes.into_inner()
 }
 
@@ -49,8 +48,8 @@ fn png(picture: &RgbImage) -> Vec<u8> {
 fn stretched(width: u32, height: u32) -> Vec<u8> {
     static ASTRONAUT: LazyLock<DynamicImage> =
         LazyLock::new(|| image::load_from_memory(&photo("astronaut.png")).unwrap());
-    let picture = ASTRONAUT.resize_exact(width, height, FilterType::Nearest);
-    png(&picture.into_rgb8())
+    let image = ASTRONAUT.resize_exact(width, height, FilterType::Nearest);
+    png(&image.into_rgb8())
 }
 
 fn keys(value: &Value) -> BTreeSet<&str> {
@@ -63,7 +62,7 @@ fn number(value: &Value) -> f64 {
 }
 
 #[test]
-fn detectors_answer_with_boxes() {
+fn detectors_return_boxes() {
     let directory = tempfile::tempdir().unwrap();
     checkpoint::export(SSDLITE, None, directory.path(), "coco");
     checkpoint::export(FASTER_RCNN, Some(&LABELS), directory.path(), "insects");
@@ -75,23 +74,23 @@ fn detectors_answer_with_boxes() {
         "--max-batch-size",
         "8",
     ]);
-    let picture = photo("coffee_500x375.jpg");
+    let image = photo("coffee_500x375.jpg");
     for model in ["coco", "insects"] {
-        fields(&server, model, &picture);
-        thresholds(&server, model, &picture);
-        classes(&server, model, &picture);
+        fields(&server, model, &image);
+        thresholds(&server, model, &image);
+        classes(&server, model, &image);
         several(&server, model);
         shapes(&server, model);
         orientation(&server, model);
-        drawn(&server, model, &picture);
+        drawn(&server, model, &image);
     }
-    // Without a name the first model answers.
-    assert_eq!(detect(&server, "", &picture).json()["model"], "coco");
-    refused(&server, &picture);
+    // Without a name, the first model is used.
+    assert_eq!(detect(&server, "", &image).json()["model"], "coco");
+    rejected(&server, &image);
 }
 
-fn fields(server: &Server, model: &str, picture: &[u8]) {
-    let reply = detect(server, &format!("?model={model}"), picture);
+fn fields(server: &Server, model: &str, image: &[u8]) {
+    let reply = detect(server, &format!("?model={model}"), image);
     assert!(reply.header("server-timing").contains("postprocess;dur="));
     let answer = reply.json();
     let names = BTreeSet::from(["model", "results", "timing_ms", "variant"]);
@@ -132,10 +131,10 @@ fn fields(server: &Server, model: &str, picture: &[u8]) {
     assert!(detections.is_sorted_by(|a, b| number(&a["score"]) >= number(&b["score"])));
 }
 
-/// Each parameter alone and what it leaves of the answer without it.
-fn thresholds(server: &Server, model: &str, picture: &[u8]) {
-    let ask = |query: &str| objects(server, &format!("?model={model}{query}"), picture);
-    // The best of what the model itself answers with, which are a few hundred or thousands.
+/// Each parameter filters the detections of the response without it.
+fn thresholds(server: &Server, model: &str, image: &[u8]) {
+    let ask = |query: &str| objects(server, &format!("?model={model}{query}"), image);
+    // The best 400 of a few hundred to some thousand detections.
     let all = ask("&score_threshold=0&max_detections=400");
     assert!(all.len() > 100, "{model}: {}", all.len());
     for least in [0.2, 0.5, 1.0] {
@@ -150,10 +149,10 @@ fn thresholds(server: &Server, model: &str, picture: &[u8]) {
         let got = ask(&format!("&score_threshold=0&max_detections={most}"));
         assert_eq!(got, all[..most], "{model} {most}");
     }
-    // The model's own limit without another: 300 and 100.
+    // Without the parameter, the limit is that of the model: 300 or 100.
     let own = if model == "coco" { 300 } else { 100 };
     assert_eq!(ask("&score_threshold=0"), all[..own.min(all.len())]);
-    // From boxes that touch no other to boxes that no other suppresses.
+    // A threshold of 0 keeps boxes without overlap, a threshold of 1 keeps all.
     let count = |iou: &str| {
         let query = format!("&score_threshold=0.4&max_detections=100000{iou}");
         ask(&query).len()
@@ -164,36 +163,35 @@ fn thresholds(server: &Server, model: &str, picture: &[u8]) {
     assert!(given[0] < own && own < given[3], "{model}: {own} {given:?}");
 }
 
-fn classes(server: &Server, model: &str, picture: &[u8]) {
+fn classes(server: &Server, model: &str, image: &[u8]) {
     let path = format!("?model={model}&score_threshold=0.4&max_detections=100000");
-    let all = objects(server, &path, picture);
+    let all = objects(server, &path, image);
     let mut labels: Vec<&str> = all.iter().map(|d| d["label"].as_str().unwrap()).collect();
     labels.sort_unstable();
     labels.dedup();
     let labels: Vec<&str> = labels.into_iter().filter(|l| *l != "N/A").collect();
     for chosen in [&labels[..1], &labels[..2]] {
         let names = chosen.join(",%20").replace(' ', "%20");
-        let got = objects(server, &format!("{path}&classes={names}"), picture);
+        let got = objects(server, &format!("{path}&classes={names}"), image);
         let expected: Vec<&Value> = all
             .iter()
             .filter(|d| chosen.contains(&d["label"].as_str().unwrap()))
             .collect();
         assert!(!expected.is_empty());
         assert_eq!(got.iter().collect::<Vec<_>>(), expected, "{names}");
-        // Others take no place among the most.
+        // Detections of other classes do not count for `max_detections`.
         let first = objects(
             server,
             &format!("?model={model}&max_detections=1&score_threshold=0.4&classes={names}"),
-            picture,
+            image,
         );
         assert_eq!(&first[0], expected[0]);
     }
     let none = format!("?model={model}&classes=__background__");
-    assert_eq!(result(server, &none, picture)["detections"], json!([]));
+    assert_eq!(result(server, &none, image)["detections"], json!([]));
 }
 
-/// Eight pictures of different sizes in one request and at one time: each gets the answer it gets
-/// alone.
+/// Images of eight sizes, in one request and in concurrent requests, get the results that they get alone.
 fn several(server: &Server, model: &str) {
     let sizes = [
         (320, 240),
@@ -205,11 +203,11 @@ fn several(server: &Server, model: &str) {
         (50, 49),
         (321, 241),
     ];
-    let pictures = sizes.map(|(width, height)| stretched(width, height));
+    let images = sizes.map(|(width, height)| stretched(width, height));
     let query = format!("?model={model}&score_threshold=0.1");
-    let alone: Vec<Value> = pictures
+    let alone: Vec<Value> = images
         .iter()
-        .map(|picture| result(server, &query, picture))
+        .map(|image| result(server, &query, image))
         .collect();
     for (result, (width, height)) in alone.iter().zip(sizes) {
         assert_eq!(
@@ -219,29 +217,29 @@ fn several(server: &Server, model: &str) {
         assert!(!result["detections"].as_array().unwrap().is_empty());
     }
     let path = format!("{ROUTE}{query}");
-    let parts: Vec<(&str, &[u8])> = pictures.iter().map(|p| ("image", p.as_slice())).collect();
+    let parts: Vec<(&str, &[u8])> = images.iter().map(|p| ("image", p.as_slice())).collect();
     let (kind, body) = form(&parts);
     assert_eq!(server.post(&path, kind, &body).results(), alone);
-    let bodies: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+    let bodies: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
     let json = json_body(&bodies);
     assert_eq!(
         server.post(&path, "application/json", &json).results(),
         alone
     );
     std::thread::scope(|scope| {
-        for (picture, expected) in pictures.iter().zip(&alone) {
+        for (image, expected) in images.iter().zip(&alone) {
             let query = query.as_str();
-            scope.spawn(move || assert_eq!(&result(server, query, picture), expected));
+            scope.spawn(move || assert_eq!(&result(server, query, image), expected));
         }
     });
     let sample = |name: &str| {
         let labels = format!("{{model=\"{model}\",variant=\"fp32\"}}");
         server.metric(&format!("sightline_batch_size_{name}{labels}"))
     };
-    assert!(sample("count") < sample("sum"), "nothing came together");
+    assert!(sample("count") < sample("sum"), "no batch had two images");
 }
 
-/// Pictures of extreme shapes are answered in their own pixels.
+/// Boxes in images of extreme shapes are in pixels of the image.
 fn shapes(server: &Server, model: &str) {
     let query = format!("?model={model}&score_threshold=0");
     for (width, height) in [(1, 1), (1, 4000), (4000, 1), (3, 2), (1, 15)] {
@@ -258,16 +256,16 @@ fn shapes(server: &Server, model: &str) {
             assert!(lower <= f64::from(height) * 1.0001, "{width}x{height}");
         }
     }
-    for (picture, status, code) in [
+    for (image, status, code) in [
         ("huge.png", 413, "too_many_pixels"),
         ("truncated.jpg", 422, "damaged_image"),
     ] {
-        let reply = detect(server, &query, &odd(picture));
+        let reply = detect(server, &query, &odd(image));
         assert_eq!((reply.status, reply.code().as_str()), (status, code));
     }
 }
 
-/// Boxes are in the picture as a viewer shows it.
+/// Boxes are in pixels of the image after its EXIF orientation.
 fn orientation(server: &Server, model: &str) {
     let query = format!("?model={model}&score_threshold=0.1");
     let stored = image::load_from_memory(&odd("exif_6.png")).unwrap();
@@ -281,21 +279,21 @@ fn orientation(server: &Server, model: &str) {
     assert_ne!(shown, kept);
 }
 
-fn drawn(server: &Server, model: &str, picture: &[u8]) {
+fn drawn(server: &Server, model: &str, image: &[u8]) {
     let path = format!("{ROUTE}?model={model}&annotate=true");
-    let reply = server.post_accepting(&path, "image/png", picture);
+    let reply = server.post_accepting(&path, "image/png", image);
     assert_eq!(reply.header("content-type"), "image/png");
     assert!(reply.header("server-timing").contains("encode;dur="));
     let shown = image::load_from_memory(&reply.body).unwrap().into_rgb8();
     assert_eq!(shown.dimensions(), (500, 375));
     let nothing = format!("{path}&score_threshold=1");
-    let bare = server.post_accepting(&nothing, "image/png", picture);
+    let bare = server.post_accepting(&nothing, "image/png", image);
     let bare = image::load_from_memory(&bare.body).unwrap().into_rgb8();
     assert_ne!(bare, shown);
-    let jpeg = server.post_accepting(&path, "image/jpeg", picture);
+    let jpeg = server.post_accepting(&path, "image/jpeg", image);
     assert_eq!(jpeg.header("content-type"), "image/jpeg");
     assert!(jpeg.body.starts_with(&[0xFF, 0xD8]));
-    // Thousands of boxes, in a picture of any shape.
+    // Thousands of boxes in images of extreme shapes.
     let all = format!("{path}&score_threshold=0&max_detections=5000&iou_threshold=1");
     for (width, height) in [(1, 1), (4000, 1), (64, 48)] {
         let reply = server.post_accepting(&all, "image/png", &stretched(width, height));
@@ -304,7 +302,7 @@ fn drawn(server: &Server, model: &str, picture: &[u8]) {
     }
 }
 
-fn refused(server: &Server, picture: &[u8]) {
+fn rejected(server: &Server, image: &[u8]) {
     for (query, field, expected) in [
         (
             "score_threshold=1.01",
@@ -347,7 +345,7 @@ fn refused(server: &Server, picture: &[u8]) {
         ("annotate=yes", "annotate", "true or false"),
         ("mask=png", "mask", "one of model, score_threshold"),
     ] {
-        let reply = detect(server, &format!("?{query}"), picture);
+        let reply = detect(server, &format!("?{query}"), image);
         assert_eq!(
             (reply.status, reply.code().as_str()),
             (400, "bad_parameter"),
@@ -366,14 +364,14 @@ fn refused(server: &Server, picture: &[u8]) {
         ("", "image/png"),
         ("?annotate=true", "application/json"),
     ] {
-        let reply = server.post_accepting(&format!("{ROUTE}{query}"), accept, picture);
+        let reply = server.post_accepting(&format!("{ROUTE}{query}"), accept, image);
         assert_eq!(
             (reply.status, reply.code().as_str()),
             (400, "bad_parameter")
         );
         assert_eq!(reply.json()["field"], "accept");
     }
-    let (kind, body) = form(&[("image", picture), ("image", picture)]);
+    let (kind, body) = form(&[("image", image), ("image", image)]);
     let reply = server.post(&format!("{ROUTE}?annotate=true"), kind, &body);
     assert_eq!(
         (reply.status, reply.code().as_str()),
@@ -386,7 +384,7 @@ fn refused(server: &Server, picture: &[u8]) {
         ("/v1/detect?model=birds", 404, "unknown_model"),
         ("/v1/detect?model=coco@320", 404, "unknown_model"),
     ] {
-        let reply = server.post(path, "image/jpeg", picture);
+        let reply = server.post(path, "image/jpeg", image);
         assert_eq!(
             (reply.status, reply.code().as_str()),
             (status, code),
@@ -396,7 +394,7 @@ fn refused(server: &Server, picture: &[u8]) {
 }
 
 #[test]
-fn without_a_detector_the_answer_names_the_command() {
+fn without_a_detector_the_response_names_the_command() {
     let server = Server::start(&[]);
     let reply = detect(&server, "?score_threshold=7", &photo("chelsea.png"));
     assert_eq!((reply.status, reply.code().as_str()), (404, "no_model"));
@@ -406,7 +404,7 @@ fn without_a_detector_the_answer_names_the_command() {
     assert_eq!((reply.status, reply.code().as_str()), (404, "wrong_task"));
 }
 
-/// `predict --json` of one model on one picture.
+/// The output of `predict --json` for a photograph.
 fn predicted(model: &str, more: &[&str]) -> Value {
     let coffee = common::path("photos/coffee_500x375.jpg");
     let mut args = vec!["predict", "--model", model, "--json"];
@@ -417,7 +415,7 @@ fn predicted(model: &str, more: &[&str]) -> Value {
     serde_json::from_str(&stdout).unwrap()
 }
 
-/// A copy of a manifest beside it, changed; the path of the copy.
+/// Writes an edited copy of a manifest into its folder, and returns the path of the copy.
 fn changed(manifest: &Path, name: &str, edit: impl Fn(&mut toml::Table)) -> String {
     let text = std::fs::read_to_string(manifest).unwrap();
     let mut table: toml::Table = text.parse().unwrap();
@@ -462,14 +460,14 @@ fn on_the_command_line(directory: &Path, model: &str) {
     assert_eq!((drawn.width(), drawn.height()), (500, 375));
     let all = predicted(model, &["--score-threshold", "0"]);
     assert!(all["detections"].as_array().unwrap().len() > detections.len());
-    let picture = common::path("photos/coffee_500x375.jpg");
+    let image = common::path("photos/coffee_500x375.jpg");
     let args = ["predict", "--model", model, "--score-threshold", "1.5"];
-    let (code, _, stderr) = run(&[&args[..], &[picture.to_str().unwrap()]].concat());
+    let (code, _, stderr) = run(&[&args[..], &[image.to_str().unwrap()]].concat());
     assert_eq!(code, Some(1));
     assert!(stderr.contains("expected 0 to 1, got 1.5"), "{stderr}");
 }
 
-/// No proposals at all, and thousands.
+/// Detection without region proposals, and with thousands.
 fn proposals(manifest: &Path) {
     let rpn = |table: &mut toml::Table, values: &[(&str, toml::Value)]| {
         let detection = table["detection"].as_table_mut().unwrap();
@@ -499,12 +497,12 @@ fn proposals(manifest: &Path) {
         table.insert("batching".to_owned(), batching.into());
     });
     let line = predicted(&many, &["--score-threshold", "0"]);
-    // Nothing is suppressed: each proposal answers for each class but those clipped to nothing.
+    // Nothing is suppressed: each proposal gives a box for each class, but for boxes clipped to an empty area.
     let count = line["detections"].as_array().unwrap().len();
     assert!((5000..=12_500).contains(&count), "{count}");
 }
 
-/// A variant's two files are read, and not the model's own.
+/// The files of a variant are read instead of the files of the model.
 fn variant_of_two_files(manifest: &Path) {
     let at = |name: &str| manifest.with_file_name(name);
     let files = [("network", "int8.onnx"), ("box_head", "int8.head.onnx")];
@@ -522,18 +520,18 @@ fn variant_of_two_files(manifest: &Path) {
     std::fs::copy(at("model.box_head.onnx"), at("int8.head.onnx")).unwrap();
     let int8 = format!("{both}@int8");
     assert_eq!(predicted(&int8, &[]), predicted(&both, &[]));
-    let picture = common::path("photos/coffee_500x375.jpg");
+    let image = common::path("photos/coffee_500x375.jpg");
     // The network is read first.
     for (_, file) in files.iter().rev() {
         std::fs::remove_file(at(file)).unwrap();
-        let (code, _, stderr) = run(&["predict", "--model", &int8, picture.to_str().unwrap()]);
+        let (code, _, stderr) = run(&["predict", "--model", &int8, image.to_str().unwrap()]);
         assert_eq!(code, Some(1), "{stderr}");
         let told = stderr.contains("model `both@int8`: cannot read") && stderr.contains(file);
         assert!(told, "{file}: {stderr}");
     }
 }
 
-/// What is wrong is told at the start, and how.
+/// Invalid manifests fail the start with a message.
 fn wrong_manifests(manifest: &Path) {
     // Changes the file of a stage.
     let stage = |name: &str, index: usize, file: &str| {

@@ -1,5 +1,5 @@
-//! The detectors' graphs in ONNX Runtime: every opset, proposals on some levels or on none, the
-//! names that older checkpoints use, and what cannot be built.
+//! The graphs of detectors in ONNX Runtime: every opset, levels without proposals, tensor names of older
+//! checkpoints, and invalid architectures.
 
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
@@ -15,7 +15,7 @@ use reference::detection::{Input, Runner};
 use reference::relative_error;
 use sightline::catalogue;
 
-/// A small `ResNet` under `head`, with every kind of level.
+/// A small `ResNet` with `head`.
 fn small(head: Head) -> Architecture {
     Architecture {
         num_classes: 3,
@@ -38,7 +38,7 @@ fn anchors(levels: usize) -> Anchors {
 }
 
 #[test]
-fn every_opset_loads_and_gives_the_same_numbers() {
+fn every_opset_gives_the_same_outputs() {
     let faster_rcnn = Head::FasterRcnn(FasterRcnnHead {
         backbone_maps: 4,
         anchors: anchors(5),
@@ -65,7 +65,7 @@ fn every_opset_loads_and_gives_the_same_numbers() {
     }
 }
 
-/// All outputs for a batch of two pictures. The first level has no proposals, the second three.
+/// All outputs for a batch of two images. The first level has no proposals, the second three.
 fn both_stages(model: &Model, head: &Head) -> Vec<Vec<f32>> {
     let pixels: Vec<f32> = formula::uniform("input", 2 * 3 * 96 * 128).collect();
     let images = Input::F32(vec![2, 3, 96, 128], pixels);
@@ -95,7 +95,7 @@ fn both_stages(model: &Model, head: &Head) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn a_box_head_without_proposals_answers_with_nothing() {
+fn a_box_head_without_proposals_returns_empty_outputs() {
     let architecture = small(Head::FasterRcnn(FasterRcnnHead {
         backbone_maps: 4,
         anchors: anchors(5),
@@ -117,7 +117,7 @@ fn a_box_head_without_proposals_answers_with_nothing() {
 }
 
 #[test]
-fn detectors_that_cannot_be_built_are_refused() {
+fn invalid_detectors_are_rejected() {
     let state = formula::state_dict(&BTreeMap::new(), &[]).unwrap();
     let ssdlite = catalogue::manifest("ssdlite320_mobilenet_v3_large").unwrap();
     let ssdlite = ssdlite.unwrap().architecture.unwrap();
@@ -154,7 +154,7 @@ fn detectors_that_cannot_be_built_are_refused() {
 }
 
 #[test]
-fn older_names_of_tensors_are_read() {
+fn tensor_names_of_older_checkpoints_are_read() {
     let head = RetinanetHead {
         backbone_maps: 3,
         anchors: anchors(5),
@@ -178,7 +178,9 @@ fn older_names_of_tensors_are_read() {
     }
 }
 
-/// What torchvision before 0.12 called a tensor. Source: the `_load_from_state_dict` of its modules.
+/// The name of a tensor in torchvision before 0.12.
+///
+/// Source: the `_load_from_state_dict` of its modules.
 fn old_name(name: &str) -> String {
     let mut name = name.to_owned();
     for index in 0..4 {

@@ -1,8 +1,7 @@
-//! The native path of every detector against torchvision's own answers, with weights made by a
-//! formula: the network, the proposals between its two halves, and the boxes after them, by the
-//! code that serves.
+//! The served path of every detector gives torchvision's region proposals and detections, with weights by the
+//! formula.
 //!
-//! `tests/golden/README.md` says how the expected values were made.
+//! `tests/golden/README.md` describes the expected values.
 
 #![allow(
     clippy::print_stdout,
@@ -22,11 +21,11 @@ use sightline::networks::Networks;
 use sightline::postprocess::detect::{BoxXyxy, DetectOptions, Detection, Detector};
 use sightline::store::{FP32, ModelSource, Origin};
 
-/// Least overlap of a box with torchvision's.
+/// Smallest overlap with torchvision's box.
 const MIN_IOU: f32 = 0.99;
-/// Largest difference of a score.
+/// Largest difference from torchvision's score.
 const MAX_SCORE_DIFFERENCE: f32 = 1e-3;
-/// Least share of torchvision's boxes that must be found.
+/// Smallest share of torchvision's boxes that must be found.
 const MIN_SHARE: f64 = 0.99;
 
 fn image_size([height, width]: [usize; 2]) -> ImageSize {
@@ -36,11 +35,11 @@ fn image_size([height, width]: [usize; 2]) -> ImageSize {
     }
 }
 
-/// What the engine gives for the case's picture, and the boxes that are made of it.
+/// The outputs of the engine for the case's image, and the detections computed from them.
 fn answer(case: &DetectionCase) -> (Vec<Tensor>, Vec<Detection>) {
     let manifest = case.manifest();
     let model = case.model(manifest.architecture.as_ref().unwrap());
-    let picture = PreparedImage {
+    let image = PreparedImage {
         size: image_size(case.padded),
         content: image_size(case.resized),
         data: case.input(&manifest).0,
@@ -57,7 +56,7 @@ fn answer(case: &DetectionCase) -> (Vec<Tensor>, Vec<Detection>) {
     };
     let networks = Networks::prepare(&source, Some(&detector), &runtime()).unwrap();
     let mut engine = networks.engine(2).unwrap();
-    let outputs = engine.run(vec![picture]).unwrap().remove(0);
+    let outputs = engine.run(vec![image]).unwrap().remove(0);
     let original = image_size([case.input.height, case.input.width]);
     let options = DetectOptions::default();
     let detections = detector.detect(&outputs, original, &options, &Cancel::never());
@@ -69,7 +68,7 @@ fn boxes(values: &[f32]) -> Vec<BoxXyxy> {
     rows.map(|row| BoxXyxy::from(*row)).collect()
 }
 
-/// torchvision's boxes.
+/// torchvision's detections.
 fn expected(case: &DetectionCase) -> Vec<Detection> {
     let labels = read_integers(&case.file(), "labels");
     let (boxes, scores) = (boxes(&case.tensor("boxes")), case.tensor("scores"));
@@ -82,7 +81,7 @@ fn expected(case: &DetectionCase) -> Vec<Detection> {
     .collect()
 }
 
-/// Says and checks how many of `all` were found.
+/// Prints and checks how many of `all` were found.
 fn check(case: &str, what: &str, found: usize, all: usize) {
     println!("{case}: {found} of {all} {what}");
     assert!(all >= 100, "{case}: {all} {what}");

@@ -1,6 +1,6 @@
-//! Every classification network against torchvision's own logits, with weights made by a formula.
+//! Classification networks with weights by the formula give torchvision's logits.
 //!
-//! `tests/golden/README.md` says how the expected values were made.
+//! `tests/golden/README.md` describes the expected values.
 
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
@@ -31,12 +31,10 @@ fn architecture(builder: &str, args: &Args, num_classes: usize) -> Architecture 
     architecture
 }
 
-/// Logits `[N, classes]` of a network on the formula's input.
+/// Runs a network on the formula's input: logits `[N, classes]`.
 fn logits(model: &[u8], input: &Input) -> Vec<f32> {
     let outputs = run(model, input).into_iter();
-    outputs
-        .flat_map(|mut picture| picture.remove(0).data)
-        .collect()
+    outputs.flat_map(|mut image| image.remove(0).data).collect()
 }
 
 /// Names of the catalogue's classification networks that torchvision publishes.
@@ -86,7 +84,7 @@ fn every_network_gives_torchvisions_logits() {
     }
 }
 
-/// The small network whose checkpoint comes in all containers.
+/// The small network of the checkpoints in all containers, and its input.
 fn small() -> (Architecture, Input) {
     let args = Args {
         width_mult: 0.25,
@@ -141,7 +139,7 @@ fn every_opset_loads_and_gives_the_same_logits() {
 }
 
 #[test]
-fn pictures_in_a_batch_do_not_touch_each_other() {
+fn images_in_a_batch_do_not_influence_each_other() {
     let (architecture, input) = small();
     let path = format!("tests/golden/{SMALL}.zip.pth");
     let state = StateDict::read(Path::new(&path)).unwrap();

@@ -1,7 +1,7 @@
-//! Every detection network against torchvision's own numbers, with weights made by a formula:
-//! the input, what the region proposal network says, and what the heads say.
+//! Detection networks with weights by the formula give torchvision's input, region proposal maps and head
+//! outputs.
 //!
-//! `tests/golden/README.md` says how the expected values were made.
+//! `tests/golden/README.md` describes the expected values.
 
 #![allow(
     clippy::print_stdout,
@@ -38,11 +38,11 @@ fn compare(case: &DetectionCase, name: &str, got: &[f32]) {
     assert!(error < TOLERANCE, "{}: {name} {error:.1e}", case.name);
 }
 
-/// The largest difference that is let pass, of the spread.
+/// The allowed difference in standard deviations.
 const TOLERANCE: f64 = 1e-4;
 
 #[test]
-fn one_stage_networks_give_torchvisions_scores_and_corrections() {
+fn one_stage_networks_give_torchvisions_scores_and_box_deltas() {
     for case in detection_cases() {
         let manifest = case.manifest();
         let architecture = manifest.architecture.as_ref().unwrap();
@@ -63,8 +63,8 @@ fn one_stage_networks_give_torchvisions_scores_and_corrections() {
     }
 }
 
-/// The first `count` anchors of `[1, A * columns, h, w]` as `[count, columns]`, in torchvision's
-/// order: points by rows, each with its anchors.
+/// The first `count` anchors of a map `[1, A * columns, h, w]` as `[count, columns]`, in torchvision's
+/// order: location by location in rows, each with its anchors.
 fn first_anchors(map: &Tensor, columns: usize, count: usize) -> Vec<f32> {
     let [1, channels, height, width] = *map.shape.as_slice() else {
         panic!("{:?}", map.shape);
@@ -103,7 +103,7 @@ fn two_stage_networks_give_torchvisions_proposals_and_boxes() {
     }
 }
 
-/// Class logits and corrections of the proposals, in their order.
+/// Class logits and box deltas of the proposals, in the order of the proposals.
 fn second_stage(
     model: &Model,
     head: &FasterRcnnHead,
@@ -152,6 +152,8 @@ fn second_stage(
     (in_order("class_logits"), in_order("box_regression"))
 }
 
+/// The pyramid level of a proposal, counted from the first one.
+///
 /// Source: `torchvision.ops.poolers.LevelMapper`.
 fn roi_level(proposal: &[f32], strides: &[u32]) -> usize {
     let side = ((proposal[2] - proposal[0]) * (proposal[3] - proposal[1])).sqrt();
@@ -161,7 +163,7 @@ fn roi_level(proposal: &[f32], strides: &[u32]) -> usize {
 }
 
 #[test]
-fn roi_align_is_torchvisions() {
+fn roi_align_equals_torchvisions() {
     let file = "roi_align.safetensors";
     let mut graph = Graph::new(DEFAULT_OPSET);
     let sizes = [2, 8, 25, 34];

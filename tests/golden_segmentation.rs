@@ -1,6 +1,6 @@
-//! Every segmentation network against torchvision's own scores, with weights made by a formula.
+//! Segmentation networks with weights by the formula give torchvision's scores and masks.
 //!
-//! `tests/golden/README.md` says how the expected values were made.
+//! `tests/golden/README.md` describes the expected values.
 
 #![allow(
     clippy::print_stdout,
@@ -21,7 +21,7 @@ use sightline::engine::Tensor;
 use sightline::image::ImageSize;
 use sightline::postprocess::segment::{MaskJob, segment};
 
-/// The network as the catalogue has it, with its auxiliary head as an output.
+/// The architecture of the catalogue, with or without the auxiliary head as an output.
 fn architecture(name: &str, with_aux: bool) -> Architecture {
     let manifest = catalogue::manifest(name).unwrap().unwrap();
     let mut architecture = manifest.architecture.unwrap();
@@ -31,37 +31,39 @@ fn architecture(name: &str, with_aux: bool) -> Architecture {
     architecture
 }
 
-/// Every fourth row and column of scores `[C, h, w]` enlarged to `size`.
+/// Every fourth row and column of scores `[C, h, w]` upsampled to `size`.
 fn every_fourth(scores: &Tensor, size: ImageSize) -> Vec<f32> {
     let [_, h, w] = *scores.shape.as_slice() else {
         panic!("{:?}", scores.shape);
     };
     let to = [size.height as usize, size.width as usize];
-    let enlarged = bilinear(&scores.data, [h, w], to);
-    let rows = enlarged.chunks_exact(to[0] * to[1]);
+    let upsampled = bilinear(&scores.data, [h, w], to);
+    let rows = upsampled.chunks_exact(to[0] * to[1]);
     let rows = rows.flat_map(|plane| plane.chunks_exact(to[1]).step_by(4));
     rows.flat_map(|row| row.iter().step_by(4).copied())
         .collect()
 }
 
-/// The share of pixels that the served mask has in common with the expected one.
-fn common(scores: &Tensor, size: ImageSize, expected: &[u8]) -> f64 {
+/// The share of pixels where the served mask equals the expected one.
+fn equal_share(scores: &Tensor, size: ImageSize, expected: &[u8]) -> f64 {
     let mask = segment(scores, Some(size), MaskJob::alone(&Cancel::never())).unwrap();
     assert_eq!(mask.classes().len(), expected.len());
     let pairs = mask.classes().iter().zip(expected);
     pairs.filter(|(got, want)| got == want).count() as f64 / expected.len() as f64
 }
 
-/// The largest differences that are let pass, of the spread: twice what was measured.
+/// The allowed differences in standard deviations: twice the measured ones.
 struct Tolerance {
     /// From torchvision's f32 scores.
     torchvision: f64,
-    /// From exact arithmetic, where `double_precision.safetensors` has it.
+    /// From exact arithmetic; `None` if `double_precision.safetensors` lacks the network.
     exact: Option<Differences>,
 }
 
-/// With the formula's weights the end of a MobileNetV3-Large amplifies rounding ten thousandfold, in torch
-/// as here. Off exact arithmetic, largest and root mean square:
+/// The tolerance of a network.
+///
+/// With the formula's weights, the last layers of MobileNetV3-Large amplify rounding errors ten thousandfold.
+/// Differences from exact arithmetic, largest and root mean square:
 ///
 /// | | LR-ASPP | DeepLabV3 | FCN |
 /// |---|---|---|---|
@@ -70,8 +72,8 @@ struct Tolerance {
 /// | ours | 1.8e-3, 2.2e-4 | 6.8e-4, 1.1e-4 | 6.3e-4, 1.3e-4 |
 /// | ours, computed in f64 | 1.1e-4, 1.6e-5 | 4.6e-5, 1.2e-5 | 5.5e-5, 1.2e-5 |
 ///
-/// The last row is what folded weights and the slope of a hard sigmoid lose by being f32; the rest is
-/// the order in which ONNX Runtime adds. What reads the trunk earlier, and the residual networks, are off
+/// The last row is the rounding of folded weights and of the slope of the hard sigmoid to f32; the rest is
+/// the order of sums in ONNX Runtime. Outputs from earlier layers and the residual networks differ from
 /// torchvision's f32 by less than 6e-6.
 fn tolerance(network: &str) -> Tolerance {
     let mobilenet = |torchvision, largest, rms| Tolerance {
@@ -89,7 +91,7 @@ fn tolerance(network: &str) -> Tolerance {
     }
 }
 
-/// The tolerance where nothing is amplified.
+/// The tolerance of outputs that do not amplify rounding errors.
 const STABLE: f64 = 1.2e-5;
 
 #[test]
@@ -118,7 +120,7 @@ fn check(case: &Case) {
     let file = format!("{name}.safetensors");
     let tolerance = tolerance(name);
 
-    let share = common(&outputs[0], size, &read_bytes(&file, "mask"));
+    let share = equal_share(&outputs[0], size, &read_bytes(&file, "mask"));
     let expected = read_tensor(&file, "out_stride4");
     let error = relative_error(&every_fourth(&outputs[0], size), &expected);
     println!("{name}: {error:.1e} of the spread, {share} of the mask");
@@ -169,7 +171,7 @@ fn every_opset_loads_and_gives_the_same_scores() {
 }
 
 #[test]
-fn the_auxiliary_head_is_checked_and_left_out() {
+fn the_weights_of_the_auxiliary_head_are_checked_and_not_exported() {
     let name = "fcn_resnet50";
     let case = cases("segmentation")
         .into_iter()

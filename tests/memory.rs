@@ -1,4 +1,4 @@
-//! What the server holds in memory while it makes masks: at most, and after many requests.
+//! Memory of the server: the peak while masks are computed, and the growth over many requests.
 
 #![expect(
     clippy::print_stdout,
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
 
-/// LR-ASPP with weights by formula, as `directory/lraspp`.
+/// Exports LR-ASPP with weights by the formula as `directory/lraspp`.
 fn exported() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
@@ -27,7 +27,7 @@ fn exported() -> TempDir {
     directory
 }
 
-/// A JPEG with something in every block.
+/// A JPEG without uniform blocks.
 fn jpeg(width: usize, height: usize) -> Vec<u8> {
     let sample = |at: usize| {
         let (x, y) = (at / 3 % width, at / 3 / width);
@@ -50,28 +50,28 @@ fn start(directory: &TempDir) -> Server {
     Server::start(&["--models", models, "--model", "lraspp"])
 }
 
-fn segment(server: &Server, query: &str, picture: &[u8]) {
+fn segment(server: &Server, query: &str, image: &[u8]) {
     let path = format!("/v1/segment{query}");
-    let reply = server.post(&path, "image/jpeg", picture);
+    let reply = server.post(&path, "image/jpeg", image);
     assert_eq!(reply.status, 200, "{}", reply.text());
 }
 
 #[test]
-fn a_large_picture_stays_within_its_bound() {
+fn a_large_image_stays_within_the_memory_limit() {
     let directory = exported();
     let server = start(&directory);
-    let picture = jpeg(4000, 3000);
+    let image = jpeg(4000, 3000);
     for query in ["", "?mask=rle", "?annotate=true"] {
-        segment(&server, query, &picture);
+        segment(&server, query, &image);
     }
     let peak = server.memory("VmHWM");
-    println!("peak after a picture of 4000x3000: {} MiB", peak / MIB);
+    println!("peak after an image of 4000x3000: {} MiB", peak / MIB);
     assert!(peak < 600_000_000, "{} MiB", peak / MIB);
 }
 
-/// Tiny files that become the largest tensors there are, many at once.
+/// Elongated images are tiny files that become the largest possible tensors.
 #[test]
-fn many_elongated_pictures_stay_within_the_same_bound() {
+fn many_elongated_images_stay_within_the_memory_limit() {
     let directory = exported();
     let server = start(&directory);
     let before = server.memory("VmRSS");
@@ -92,7 +92,7 @@ fn many_elongated_pictures_stay_within_the_same_bound() {
         after / MIB
     );
     assert!(peak < 1_200_000_000, "{} MiB", peak / MIB);
-    // The arenas were given back.
+    // ONNX Runtime released the memory of its arenas.
     assert!(after < before + 200_000_000, "{} MiB", after / MIB);
 }
 
@@ -112,7 +112,7 @@ fn memory_is_flat_over_masks_of_mixed_sizes() {
     soak(&server, "/v1/segment", &queries, 2000);
 }
 
-/// As above.
+/// Run as the test above.
 #[test]
 #[ignore = "1,000 requests take minutes; its figures are in docs/BENCHMARKS.md"]
 fn memory_is_flat_over_boxes_of_mixed_sizes() {
@@ -129,9 +129,9 @@ fn memory_is_flat_over_boxes_of_mixed_sizes() {
     soak(&server, "/v1/detect", &queries, 1000);
 }
 
-/// Sends pictures of mixed sizes, two at a time so that both workers and batches come in, and holds
-/// the median of the resident memory in the last quarter to that in the second: the first meets every
-/// size for the first time.
+/// Sends images of mixed sizes, two at a time to use both workers and batches. Compares the median of the
+/// resident memory in the last quarter with that in the second quarter, since the first one allocates memory
+/// for every size.
 fn soak(server: &Server, route: &str, queries: &[&str], requests: usize) {
     let sizes = [
         (500, 375),
@@ -142,11 +142,11 @@ fn soak(server: &Server, route: &str, queries: &[&str], requests: usize) {
         (200, 600),
         (1920, 1080),
     ];
-    let pictures = sizes.map(|(width, height)| jpeg(width, height));
+    let images = sizes.map(|(width, height)| jpeg(width, height));
     let ask = |request: usize| {
-        let picture = &pictures[request * 5 % pictures.len()];
+        let image = &images[request * 5 % images.len()];
         let path = format!("{route}{}", queries[request * 3 % queries.len()]);
-        let reply = server.post(&path, "image/jpeg", picture);
+        let reply = server.post(&path, "image/jpeg", image);
         assert_eq!(reply.status, 200, "{}", reply.text());
     };
     let mut resident: Vec<u64> = Vec::new();
@@ -165,7 +165,7 @@ fn soak(server: &Server, route: &str, queries: &[&str], requests: usize) {
             (quarter[quarter.len() / 2], quarter[quarter.len() - 1])
         })
         .collect();
-    // Which large pictures happen to meet moves the maximum; what leaks moves the median.
+    // The maximum depends on which large images are processed together; a leak moves the median.
     println!("resident in each quarter, median and most: {quarters:?} MiB");
     let growth = quarters[3].0 as f64 / quarters[1].0 as f64 - 1.0;
     println!(

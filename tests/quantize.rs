@@ -18,7 +18,7 @@ use onnx_export::quantize::Recipes;
 use serde_json::{Value, json};
 use sightline::cpu::has_int8_dot;
 
-/// What `sightline predict` prints of a photograph.
+/// The output of `sightline predict --json` for a photograph.
 fn predicted(model: &str) -> String {
     let coffee = path("photos/coffee.png");
     let args = [
@@ -34,7 +34,7 @@ fn predicted(model: &str) -> String {
     stdout
 }
 
-/// The scores of all classes by a server's variant.
+/// The scores of all classes from a variant of the server.
 fn scores(server: &Server, variant: &str) -> Vec<f64> {
     let query = format!("?top_k=10&model=tiny@{variant}");
     let reply = server.classify(&query, &photo("coffee_500x375.jpg"));
@@ -59,7 +59,7 @@ fn cosine(one: &[f64], other: &[f64]) -> f64 {
     dot(one, other) / (dot(one, one) * dot(other, other)).sqrt()
 }
 
-/// The photographs of the tests, and generated ones in a folder below, beside a file that is none.
+/// A calibration folder with photographs, a subfolder with generated images, and a file that is not an image.
 fn calibration(folder: &Folder) -> PathBuf {
     for name in ["astronaut.png", "chelsea.png", "rocket.jpg"] {
         folder.file(&format!("photos/{name}"), photo(name));
@@ -69,15 +69,15 @@ fn calibration(folder: &Folder) -> PathBuf {
         let at = |x: u32, y: u32| {
             image::Rgb([x * (shade + 1), y + 40 * shade, x ^ y].map(|v| (v % 256) as u8))
         };
-        let picture = image::RgbImage::from_fn(260 + shade, 256, at);
+        let image = image::RgbImage::from_fn(260 + shade, 256, at);
         let path = folder.file(&format!("photos/made/{shade}.png"), "");
-        picture.save(path).unwrap();
+        image.save(path).unwrap();
     }
     folder.at("photos")
 }
 
 #[test]
-fn from_photographs_to_answers() {
+fn a_quantized_model_is_written_and_served() {
     let folder = Folder::new();
     let photos = calibration(&folder);
     let out = folder.at("served/tiny");
@@ -127,11 +127,11 @@ fn from_photographs_to_answers() {
     assert_eq!(precision("fp32")["precision"], "fp32");
     drop(server);
 
-    served_for_this_processor(&folder, &out, &ranges, &int8);
+    served_for_this_cpu(&folder, &out, &ranges, &int8);
 }
 
-/// A file for other processors is not read: the 8-bit weights are made of the float ones.
-fn served_for_this_processor(folder: &Folder, out: &Path, ranges: &str, int8: &[f64]) {
+/// If the int8 file targets another CPU, it is not read: the weights are quantized again from fp32.
+fn served_for_this_cpu(folder: &Folder, out: &Path, ranges: &str, int8: &[f64]) {
     let (own, other) = if has_int8_dot() {
         ("vnni", "avx2")
     } else {
@@ -166,7 +166,7 @@ fn served_for_this_processor(folder: &Folder, out: &Path, ranges: &str, int8: &[
     }
 }
 
-/// The report's two forms, and what is printed.
+/// Checks the report in both formats, and the output.
 fn check_report(out: &Path, stdout: &str) {
     let written = fs::read_to_string(out.join("model.int8.report.txt")).unwrap();
     assert!(stdout.starts_with(&written), "{stdout}");
@@ -221,7 +221,7 @@ fn check_report(out: &Path, stdout: &str) {
         assert_eq!(report[precision]["bytes"], bytes);
         assert!(report[precision]["milliseconds"].as_f64().unwrap() > 0.0);
     }
-    // Names and scales weigh as much as the weights of so small a network.
+    // In so small a network, names and scales are as large as the weights.
     let ratio =
         report["int8"]["bytes"].as_f64().unwrap() / report["fp32"]["bytes"].as_f64().unwrap();
     assert!((0.4..0.75).contains(&ratio), "{ratio}");
@@ -240,10 +240,10 @@ fn check_report(out: &Path, stdout: &str) {
 }
 
 #[test]
-fn in_place_and_the_gate() {
+fn a_model_is_quantized_in_its_folder_if_it_agrees_with_fp32() {
     let folder = Folder::new();
     let photos = path("photos");
-    // Files of other names, as somebody may have given them.
+    // A model whose files do not have the default names.
     let manifest = fs::read_to_string(folder.at("tiny/model.toml")).unwrap();
     let manifest = manifest
         .replace("\"model.onnx\"", "\"net.onnx\"")
@@ -255,7 +255,7 @@ fn in_place_and_the_gate() {
     let model = folder.at("own/birds.toml");
     let (before, float) = (contents(&own), predicted(text(&model)));
 
-    // From inside the folder; what agrees too little leaves its report alone.
+    // In its folder, by a relative path. A variant that disagrees leaves only its report.
     let spoilt = [
         "--method=percentile",
         "--percentile=50",
@@ -282,7 +282,7 @@ fn in_place_and_the_gate() {
     }
     assert_eq!(after, before);
 
-    // Another processor's weights are simulated here.
+    // Weights for another CPU are simulated.
     let target = if has_int8_dot() { "avx2" } else { "vnni" };
     let args = [
         "--images=2",

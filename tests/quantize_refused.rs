@@ -1,4 +1,4 @@
-//! What `sightline quantize` refuses, and that it leaves nothing behind.
+//! Invalid input of `sightline quantize` is rejected and leaves no files.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,11 +15,11 @@ use common::quantizing::{Folder, command, contents, names, text};
 use common::{finish, path, photo, run};
 use onnx_export::quantize::{Network, Range, Recipe, Target};
 
-/// A model, a calibration folder, flags, and what the error says.
-type Refused<'a> = (&'a Path, &'a Path, &'a [&'a str], &'a str);
+/// A model, a calibration folder, flags, and a part of the error.
+type Rejected<'a> = (&'a Path, &'a Path, &'a [&'a str], &'a str);
 
-/// Each fails with its message, in place and elsewhere, and changes nothing.
-fn refuse(folder: &Folder, cases: &[Refused<'_>]) {
+/// Checks that each case fails with its message and changes no file, in the model folder and with `-o`.
+fn check_rejected(folder: &Folder, cases: &[Rejected<'_>]) {
     let out = folder.at("out");
     for (model, calibration, args, expected) in cases {
         let before = contents(model);
@@ -44,12 +44,12 @@ fn refuse(folder: &Folder, cases: &[Refused<'_>]) {
 }
 
 #[test]
-fn bad_photographs_and_flags_say_why() {
+fn invalid_photographs_and_flags_are_rejected() {
     let folder = Folder::new();
     let (m, p) = (&*folder.at("tiny"), &*path("photos"));
     let empty = folder.at("empty");
     fs::create_dir(&empty).unwrap();
-    let notes = folder.file("others/notes.txt", "no picture");
+    let notes = folder.file("others/notes.txt", "no image");
     folder.file("others/empty.jpg", "");
     let whole = photo("coffee_500x375.jpg");
     folder.file("damaged/a.jpg", &whole[..whole.len() / 2]);
@@ -60,7 +60,7 @@ fn bad_photographs_and_flags_say_why() {
         folder.at("damaged"),
     );
     let unreadable = "cannot read the calibration folder";
-    let cases: [Refused<'_>; 15] = [
+    let cases: [Rejected<'_>; 15] = [
         (m, &nowhere, &[], unreadable),
         (m, &notes, &[], unreadable),
         (m, &empty, &[], "holds no photographs (0 other files)"),
@@ -107,20 +107,20 @@ fn bad_photographs_and_flags_say_why() {
         (m, p, &["--target=neon"], "auto, vnni, avx2"),
         (m, p, &["--images=-1"], "invalid digit"),
     ];
-    refuse(&folder, &cases);
+    check_rejected(&folder, &cases);
     let (code, _, stderr) = run(&["quantize", text(m)]);
     assert_eq!(code, Some(2), "{stderr}");
     assert!(stderr.contains("--calibration <DIR>"), "{stderr}");
 }
 
 #[test]
-fn models_that_cannot_be_quantised_say_why() {
+fn models_that_cannot_be_quantized_are_rejected() {
     let folder = Folder::new();
     let (tiny, photos) = (folder.at("tiny"), path("photos"));
     let int8 = folder.changed("int8", |graph| *graph = in_int8(graph));
     let nonsense = folder.changed("nonsense", |graph| *graph = b"graph".to_vec());
     let cut = folder.changed("cut", |graph| graph.truncate(graph.len() / 2));
-    // A `FunctionProto`: field 25 of the file, of no bytes.
+    // An empty `FunctionProto`, which is field 25 of the file.
     let functions = folder.changed("functions", |graph| graph.extend([0xCA, 0x01, 0x00]));
     let variant = PathBuf::from(format!("{}@int8", tiny.display()));
     let nowhere = folder.at("nowhere");
@@ -128,7 +128,7 @@ fn models_that_cannot_be_quantised_say_why() {
     let below = folder.at("tiny/model.onnx/out");
     let below: &[&str] = &["-o", text(&below)];
     let p = &*photos;
-    let cases: [Refused<'_>; 9] = [
+    let cases: [Rejected<'_>; 9] = [
         (
             &int8,
             p,
@@ -149,19 +149,19 @@ fn models_that_cannot_be_quantised_say_why() {
         ),
         (unknown, p, &[], "sightline export resnet50"),
     ];
-    refuse(&folder, &cases);
+    check_rejected(&folder, &cases);
 
-    // A variant that is there says what to quantise instead.
+    // The error of an existing variant names the model to quantize instead.
     let manifest = fs::read_to_string(tiny.join("model.toml")).unwrap();
     let smaller =
         "[variants.240.resize]\nmode = \"short_side\"\nsize = 240\nfilter = \"bilinear\"\n";
     folder.file("tiny/model.toml", manifest + smaller);
     let variant = PathBuf::from(format!("{}@240", tiny.display()));
-    let case: Refused<'_> = (&variant, p, &[], "is a variant: quantise tiny itself");
-    refuse(&folder, &[case]);
+    let case: Rejected<'_> = (&variant, p, &[], "is a variant: quantise tiny itself");
+    check_rejected(&folder, &[case]);
 }
 
-/// A graph in 8 bits, all of whose values lie between -4 and 4.
+/// Quantizes a graph with the range -4 to 4 for all values.
 fn in_int8(graph: &[u8]) -> Vec<u8> {
     let network = Network::read(graph).unwrap();
     let range = Range {
@@ -179,7 +179,7 @@ fn in_int8(graph: &[u8]) -> Vec<u8> {
 #[test]
 fn a_full_device_leaves_no_part_of_a_model() {
     let folder = Folder::new();
-    // The labels are the one file beyond what may be written.
+    // Only the labels exceed the file size limit.
     let label = "x".repeat(200_000);
     folder.file("tiny/labels.txt", vec![label; 10].join("\n"));
     let before = contents(&folder.at("tiny"));
@@ -207,7 +207,7 @@ fn a_full_device_leaves_no_part_of_a_model() {
     assert_eq!(names(&out), [""; 0]);
     assert_eq!(contents(&folder.at("tiny")), before);
 
-    // Something else where a file should go.
+    // A folder has the name of an output file.
     fs::create_dir_all(out.join("model.int8.json")).unwrap();
     folder.file("tiny/labels.txt", "x\n".repeat(10));
     let (code, _, stderr) = finish(command(&folder.at("tiny"), &photos, &args));

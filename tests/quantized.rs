@@ -1,5 +1,4 @@
-//! What int8 networks compute in ONNX Runtime: with this processor's kernels, in simulation, and by a
-//! plain reference.
+//! int8 networks in ONNX Runtime: with int8 kernels, in simulated arithmetic, and in a slow reference.
 
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
@@ -13,7 +12,8 @@ use onnx_export::graph::{Graph, Loader, Value};
 use onnx_export::quantize::{Affine, Network, Range, Recipe, Target};
 use onnx_export::weights::StateDict;
 use onnx_export::{DEFAULT_OPSET, formula, tensor_shapes};
-use reference::{pictures, runtime};
+use reference::shared::skip;
+use reference::{images, runtime};
 use sightline::catalogue;
 use sightline::cpu::int8_target;
 use sightline::engine::{Arithmetic, Engine, Tensor};
@@ -27,15 +27,15 @@ impl Progress for Quiet {
     fn step(&self) {}
 }
 
-/// All outputs of a graph for one picture.
-fn outputs(graph: &[u8], arithmetic: Arithmetic, picture: &PreparedImage) -> Vec<Tensor> {
+/// The outputs of a graph for one image.
+fn outputs(graph: &[u8], arithmetic: Arithmetic, image: &PreparedImage) -> Vec<Tensor> {
     let runtime = runtime().with_arithmetic(arithmetic);
     let mut probe = runtime.probe(graph, 2).unwrap();
-    probe.run(picture.clone()).unwrap().unwrap()
+    probe.run(image.clone()).unwrap().unwrap()
 }
 
-/// Everything in int8 that can be, between the numbers that were seen.
-fn seen(statistics: &Statistics) -> Recipe {
+/// The recipe that quantizes all layers with the observed activation ranges.
+fn observed_ranges(statistics: &Statistics) -> Recipe {
     let values = statistics.values.iter();
     Recipe {
         ranges: values
@@ -46,13 +46,13 @@ fn seen(statistics: &Statistics) -> Recipe {
     }
 }
 
-/// Pictures of formula numbers, -2 to 2.
+/// Images of formula values in [-2, 2).
 fn inputs(count: usize, side: u32) -> Vec<PreparedImage> {
     let numbers = formula::uniform("quantized", count * 3 * (side * side) as usize);
-    pictures(&numbers.map(|v| 2.0 * v).collect::<Vec<f32>>(), side, side)
+    images(&numbers.map(|v| 2.0 * v).collect::<Vec<f32>>(), side, side)
 }
 
-/// A network of the catalogue, with every width of it made a quarter.
+/// A network of the catalogue at a quarter of its width, if it has a width multiplier.
 fn narrow(name: &str) -> Architecture {
     let manifest = catalogue::manifest(name).unwrap().unwrap();
     let mut architecture = manifest.architecture.unwrap();
@@ -64,15 +64,15 @@ fn narrow(name: &str) -> Architecture {
     architecture
 }
 
-/// A network with weights by formula.
+/// A network with weights by the formula, in fp32 and int8.
 struct Case {
     float: Vec<u8>,
     int8: Vec<u8>,
-    pictures: Vec<PreparedImage>,
+    images: Vec<PreparedImage>,
 }
 
 impl Case {
-    /// With everything in int8, or with all but the first layer.
+    /// Quantizes all layers, or all but the first one.
     fn new(name: &str, side: u32, float_stem: bool) -> Self {
         let architecture = narrow(name);
         let state = formula::state_dict(&tensor_shapes(&architecture).unwrap(), &[]).unwrap();
@@ -85,8 +85,8 @@ impl Case {
             first: None,
             threads: 2,
         };
-        let pictures = inputs(4, side);
-        let mut recipe = seen(&calibrate(&subject, &pictures, &Quiet).unwrap());
+        let images = inputs(4, side);
+        let mut recipe = observed_ranges(&calibrate(&subject, &images, &Quiet).unwrap());
         let stem = subject.network.layers().first().filter(|_| float_stem);
         recipe
             .float_layers
@@ -95,15 +95,15 @@ impl Case {
         Self {
             float,
             int8,
-            pictures,
+            images,
         }
     }
 }
 
 #[test]
-fn kernels_of_our_own_give_the_same_to_the_bit() {
-    // How many operators have kernels of our own; and whether there are hard swishes, which become tables on
-    // every CPU.
+fn custom_kernels_are_bit_identical() {
+    // The number of operators with custom kernels, and whether there are hard swishes, which become look-up
+    // tables on every CPU.
     let cases = [
         ("mobilenet_v3_small", 96, 22, true),
         ("mobilenet_v3_large", 224, 26, true),
@@ -115,20 +115,22 @@ fn kernels_of_our_own_give_the_same_to_the_bit() {
     for (name, side, all, has_tables) in cases {
         let case = Case::new(name, side, true);
         let expected: Vec<_> = case
-            .pictures
+            .images
             .iter()
-            .map(|picture| outputs(&case.int8, Arithmetic::Kernels, picture))
+            .map(|image| outputs(&case.int8, Arithmetic::Kernels, image))
             .collect();
         let prepared = runtime().prepare(&case.int8).unwrap();
         if sightline::int8::is_supported() {
             assert_eq!(prepared.own_operators, all, "{name}");
         } else {
+            let what = format!("custom_kernels_are_bit_identical, {name}, convolutions");
+            skip::announce(&what, "this CPU has no custom int8 kernels");
             assert_eq!(prepared.own_operators > 0, has_tables, "{name}");
         }
         for (threads, batch) in [(1, 1), (2, 1), (1, 3), (2, 4)] {
             let mut session = prepared.session(threads).unwrap();
-            for (pictures, expected) in case.pictures.chunks(batch).zip(expected.chunks(batch)) {
-                let got = session.run(pictures.to_vec()).unwrap();
+            for (images, expected) in case.images.chunks(batch).zip(expected.chunks(batch)) {
+                let got = session.run(images.to_vec()).unwrap();
                 assert!(bits(&got) == bits(expected), "{name} {threads} {batch}");
             }
         }
@@ -137,17 +139,17 @@ fn kernels_of_our_own_give_the_same_to_the_bit() {
     assert_eq!(runtime().prepare(&float).unwrap().own_operators, 0);
 }
 
-/// The bits of every output of every picture.
+/// The bits of all outputs of all images.
 fn bits(outputs: &[Vec<Tensor>]) -> Vec<Vec<Vec<u32>>> {
     let tensor = |tensor: &Tensor| tensor.data.iter().map(|x| x.to_bits()).collect();
-    let picture = |outputs: &Vec<Tensor>| outputs.iter().map(tensor).collect();
-    outputs.iter().map(picture).collect()
+    let image = |outputs: &Vec<Tensor>| outputs.iter().map(tensor).collect();
+    outputs.iter().map(image).collect()
 }
 
 #[test]
-fn kernels_give_what_the_file_says() {
-    // What a random network of so many layers keeps of its float form, on average: single pictures are far
-    // from it, others with 7-bit weights than with 8-bit ones.
+fn kernels_agree_with_simulated_arithmetic() {
+    // The mean similarity of the int8 network to fp32. A random network amplifies rounding, so single images
+    // differ strongly, and others with 7-bit than with 8-bit weights.
     let cases = [
         ("mobilenet_v3_small", 96, 0.95),
         ("mobilenet_v2", 96, 0.95),
@@ -159,35 +161,35 @@ fn kernels_give_what_the_file_says() {
         let Case {
             float,
             int8,
-            pictures,
+            images,
         } = Case::new(name, side, false);
         let (mut nearest, mut kept) = (0.0_f64, 0.0);
-        for picture in &pictures {
-            let exact = outputs(&float, Arithmetic::Kernels, picture);
-            let simulated = outputs(&int8, Arithmetic::Simulated, picture);
-            let kernels = outputs(&int8, Arithmetic::Kernels, picture);
+        for image in &images {
+            let exact = outputs(&float, Arithmetic::Kernels, image);
+            let simulated = outputs(&int8, Arithmetic::Simulated, image);
+            let kernels = outputs(&int8, Arithmetic::Kernels, image);
             let shapes = |outputs: &[Tensor]| -> Vec<Vec<usize>> {
                 outputs.iter().map(|output| output.shape.clone()).collect()
             };
             assert_eq!(shapes(&kernels), shapes(&exact), "{name}");
-            kept += likeness(&simulated, &exact) / pictures.len() as f64;
+            kept += likeness(&simulated, &exact) / images.len() as f64;
             nearest = nearest.max(likeness(&kernels, &simulated));
         }
         assert!(kept > least, "{name}: {kept} of the float network");
-        // A sum on the edge between two codes may become either, and a random network makes much of it, from
-        // layer to layer. It does not happen in every picture.
+        // A sum halfway between two codes may be rounded to either, and a random network amplifies the
+        // difference. This does not happen in every image.
         assert!(nearest > 0.999, "{name}: {nearest}");
     }
 }
 
-/// The least cosine similarity of an output.
+/// The smallest cosine similarity of an output.
 fn likeness(one: &[Tensor], other: &[Tensor]) -> f64 {
     let pairs = one.iter().zip(other);
     let cosines = pairs.map(|(one, other)| cosine(&one.data, &other.data));
     cosines.fold(1.0, f64::min)
 }
 
-/// The file of a graph with one output.
+/// The ONNX bytes of a graph with one output.
 fn finished(mut graph: Graph, output: Value) -> Vec<u8> {
     graph.output(output, "out");
     let state = StateDict::from_tensors(BTreeMap::new());
@@ -195,7 +197,7 @@ fn finished(mut graph: Graph, output: Value) -> Vec<u8> {
     model.to_bytes()
 }
 
-/// A convolution of the picture with these weights and biases.
+/// A graph that convolves the image with weights and biases.
 fn convolution(conv: Conv, weights: (Vec<f32>, Vec<f32>)) -> (Graph, Value) {
     let mut graph = Graph::new(DEFAULT_OPSET);
     let images = graph.image_input("images");
@@ -209,20 +211,21 @@ fn range(min: f32, max: f32) -> Range {
     Range { min, max }
 }
 
-/// What 8 bits make of `x`.
+/// The 8-bit code of `x`.
 fn code(affine: Affine, x: f32) -> i32 {
     let q = (x / affine.scale).round_ties_even() + f32::from(affine.zero_point);
     q.clamp(0.0, 255.0) as i32
 }
 
-fn number(affine: Affine, code: i32) -> f32 {
+/// The value of an 8-bit code.
+fn value(affine: Affine, code: i32) -> f32 {
     (code - i32::from(affine.zero_point)) as f32 * affine.scale
 }
 
 #[test]
-fn hard_swish_is_exact_to_a_step_on_every_code() {
+fn hard_swish_is_within_one_step_for_every_code() {
     for max in [3.0, 4.5, 12.0, 40.0] {
-        // The identity of one channel: weight 1, no bias.
+        // The convolution is the identity of the first channel.
         let (mut graph, x) = convolution(Conv::new(1, 1), (vec![1.0, 0.0, 0.0], vec![0.0]));
         let gate = graph.hard_sigmoid(x);
         let y = graph.mul(x, gate).unwrap();
@@ -239,16 +242,16 @@ fn hard_swish_is_exact_to_a_step_on_every_code() {
             ..Recipe::default()
         };
         let int8 = network.quantize(&recipe, int8_target()).unwrap();
-        // A number of every code of the picture, in its first channel.
+        // The first channel of the image has a value for each code.
         let input = Affine::covering(range(-3.0 * max, max));
-        let numbers: Vec<f32> = (0..256).map(|q| number(input, q)).collect();
+        let numbers: Vec<f32> = (0..256).map(|q| value(input, q)).collect();
         let data = [&numbers[..], &[0.0; 512]].concat();
-        let picture = pictures(&data, 16, 16).remove(0);
+        let image = images(&data, 16, 16).remove(0);
         let output = Affine::covering(range(-0.375, max));
-        // Of the operand's steps, of the gate's, and of the result's, half of each.
+        // Half a step of the operand, of the gate and of the result.
         let operand = (max + 3.0) / 254.0;
         for arithmetic in [Arithmetic::Kernels, Arithmetic::Simulated] {
-            let got = outputs(&int8, arithmetic, &picture).remove(0).data;
+            let got = outputs(&int8, arithmetic, &image).remove(0).data;
             for (x, got) in numbers.iter().zip(&got) {
                 let exact = x * (x / 6.0 + 0.5).clamp(0.0, 1.0);
                 let slope = if *x > -3.0 {
@@ -273,7 +276,7 @@ fn hard_swish_is_exact_to_a_step_on_every_code() {
 }
 
 #[test]
-fn a_convolution_is_what_the_integers_say() {
+fn a_convolution_equals_the_integer_reference() {
     const SIDE: usize = 9;
     let conv = Conv::new(5, 3);
     let weight = formula::fill("a.weight", &conv.weight_shape(3));
@@ -286,16 +289,14 @@ fn a_convolution_is_what_the_integers_say() {
         ranges: ranges.map(|(name, r)| (name.to_owned(), r)).into(),
         ..Recipe::default()
     };
-    let picture = inputs(1, SIDE as u32).remove(0);
+    let image = inputs(1, SIDE as u32).remove(0);
     let (input, output) = (Affine::covering(input), Affine::covering(output));
-    let codes: Vec<i32> = picture.data.iter().map(|x| code(input, *x)).collect();
+    let codes: Vec<i32> = image.data.iter().map(|x| code(input, *x)).collect();
     for (target, limit) in [(Target::Vnni, 127.0), (Target::Avx2, 64.0)] {
         let int8 = network.quantize(&recipe, target).unwrap();
-        let simulated = outputs(&int8, Arithmetic::Simulated, &picture)
-            .remove(0)
-            .data;
+        let simulated = outputs(&int8, Arithmetic::Simulated, &image).remove(0).data;
         let kernels =
-            (target == int8_target()).then(|| outputs(&int8, Arithmetic::Kernels, &picture));
+            (target == int8_target()).then(|| outputs(&int8, Arithmetic::Kernels, &image));
         for channel in 0..5 {
             let weight = &weight[channel * 27..][..27];
             let scale = weight.iter().fold(0.0_f32, |most, w| most.max(w.abs())) / limit;
@@ -310,8 +311,8 @@ fn a_convolution_is_what_the_integers_say() {
                 let exact = f64::from(sum) * f64::from(step);
                 let index = channel * SIDE * SIDE + at;
                 let steps = exact / f64::from(output.scale);
-                let expected = number(output, code(output, exact as f32));
-                // A sum of floats on the edge between two codes may take either.
+                let expected = value(output, code(output, exact as f32));
+                // A sum halfway between two codes may be rounded to either.
                 let on_edge = (steps - steps.floor() - 0.5).abs() < 1e-3;
                 let wrong = |got: f32| got != expected && !on_edge;
                 assert!(
@@ -331,7 +332,7 @@ fn a_convolution_is_what_the_integers_say() {
     }
 }
 
-/// The sum of products of a 3x3 window around `at`, over three channels, with zeros outside.
+/// The sum of products in a 3x3 window around `at` over three channels, padded with zeros.
 fn products(codes: &[i32], zero_point: i32, weight: &[i32], at: usize, side: usize) -> i32 {
     let mut sum = 0;
     for (tap, weight) in weight.iter().enumerate() {

@@ -1,7 +1,7 @@
-//! Real detection weights on real photographs, through HTTP, against torchvision's own answers.
+//! Released detection weights on real photographs give torchvision's detections over HTTP.
 //!
-//! The weights and photographs are not ours to publish: the test says that it was skipped where
-//! they are not beside this checkout (`../shared/real`, or `SIGHTLINE_TEST_SHARED`).
+//! The weights and photographs cannot be published. Without them (`SIGHTLINE_TEST_SHARED`, else
+//! `../shared/real`) the test announces that it is skipped.
 
 #![allow(
     clippy::print_stdout,
@@ -17,13 +17,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::Server;
-use common::coco::{Object, average_precision, coco, detect};
-use reference::{iou, matched};
+use common::coco::{Object, coco, detect};
+use reference::{average_precision, iou, matched};
 use serde::Deserialize;
 use serde_json::Value;
 
 const NETWORK: &str = "ssdlite320_mobilenet_v3_large";
-/// Scores of torchvision's that must be found again.
+/// torchvision's detections with a higher score must be found.
 const SURE: f32 = 0.3;
 
 #[derive(Deserialize)]
@@ -33,7 +33,7 @@ struct Expected {
     r#box: [f32; 4],
 }
 
-/// A server of the checkpoint, and the folder that it keeps its model in.
+/// Exports the checkpoint and serves it: the server, and the folder of the model.
 fn server(folder: &Path) -> (Server, tempfile::TempDir) {
     let models = tempfile::tempdir().unwrap();
     let weights = folder.join(format!("weights/{NETWORK}.pth"));
@@ -42,7 +42,7 @@ fn server(folder: &Path) -> (Server, tempfile::TempDir) {
     (server, models)
 }
 
-/// torchvision's sure objects.
+/// torchvision's detections with a score above [`SURE`].
 fn sure(expected: Vec<Expected>) -> Vec<Object> {
     let object = |expected: Expected| Object {
         class_id: expected.class_id,
@@ -54,8 +54,8 @@ fn sure(expected: Vec<Expected>) -> Vec<Object> {
 }
 
 #[test]
-fn ssdlite_answers_as_in_torchvision() {
-    let Some(folder) = reference::real_data("ssdlite_answers_as_in_torchvision") else {
+fn ssdlite_gives_torchvisions_detections() {
+    let Some(folder) = reference::real_data("ssdlite_gives_torchvisions_detections") else {
         return;
     };
     let text = std::fs::read_to_string(folder.join("torchvision.json")).unwrap();
@@ -81,7 +81,11 @@ fn ssdlite_answers_as_in_torchvision() {
     println!("{NETWORK}: {found} of torchvision's {all} detections above {SURE}");
     assert!(all > 100 && found * 100 >= 98 * all, "{found} of {all}");
     let instances = folder.join("coco/instances.json");
-    if let Some(precision) = average_precision(&instances, &written) {
+    if let Some(precision) = average_precision(
+        "ssdlite_gives_torchvisions_detections",
+        &instances,
+        &written,
+    ) {
         let published = answers["AP"].as_f64().unwrap();
         println!("{NETWORK}: AP {precision:.4}, torchvision's {published:.4}");
         assert!((precision - published).abs() < 0.003, "{precision}");

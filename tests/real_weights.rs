@@ -1,7 +1,7 @@
-//! Real weights on real photographs, through HTTP, against torchvision's own answers.
+//! Released weights on real photographs give torchvision's predictions over HTTP.
 //!
-//! The weights and most photographs are not ours to publish: each test says that it was skipped
-//! where they are not beside this checkout (`../shared/real`, or `SIGHTLINE_TEST_SHARED`).
+//! The weights and most photographs cannot be published. Without them (`SIGHTLINE_TEST_SHARED`, else
+//! `../shared/real`) each test announces that it is skipped.
 
 #![allow(
     clippy::print_stdout,
@@ -23,22 +23,22 @@ use serde_json::Value;
 use sightline::engine::Engine;
 use sightline::image::{DecodeOptions, Orientation, Preprocessor, decode};
 
-/// One class of torchvision's answer.
+/// A prediction.
 #[derive(Debug, Deserialize)]
 struct Entry {
     class_id: u64,
     score: f64,
 }
 
-/// What 100 photographs showed.
+/// Agreement with torchvision over all photographs.
 #[derive(Debug, Default)]
 struct Agreement {
     photographs: usize,
-    /// First class as labelled.
+    /// Photographs whose best class is the label.
     right: usize,
-    /// First class as torchvision's.
+    /// Photographs whose best class is torchvision's.
     same_top1: usize,
-    /// Of those, all five scores within 0.02 of torchvision's.
+    /// Photographs of `same_top1` whose five scores are within 0.02 of torchvision's.
     close: usize,
     worst_score_difference: f64,
 }
@@ -74,7 +74,7 @@ fn labels(folder: &Path) -> BTreeMap<String, u64> {
     text.lines().skip(1).map(row).collect()
 }
 
-/// Answers for all photographs, which must agree; the largest difference of a score is returned.
+/// Compares the predictions for all photographs with torchvision's; returns the largest difference of a score.
 fn judge(server: &Server, folder: &Path, answers: &Value, test: &str) -> f64 {
     let expected = top5(answers);
     let mut agreement = Agreement::default();
@@ -90,10 +90,10 @@ fn judge(server: &Server, folder: &Path, answers: &Value, test: &str) -> f64 {
     agreement.worst_score_difference
 }
 
-fn predictions(server: &Server, picture: &[u8]) -> Vec<Entry> {
-    // torchvision looks at the pixels as they are stored; one of these photographs is turned.
+fn predictions(server: &Server, image: &[u8]) -> Vec<Entry> {
+    // The expected values ignore the EXIF orientation, which one of these photographs has.
     let result = server
-        .classify("?orientation=ignore", picture)
+        .classify("?orientation=ignore", image)
         .results()
         .remove(0);
     serde_json::from_value(result["predictions"].clone()).unwrap()
@@ -108,8 +108,8 @@ fn read_json(path: &Path) -> Value {
 }
 
 #[test]
-fn mobilenet_v2_answers_as_in_torchvision() {
-    let test = "mobilenet_v2_answers_as_in_torchvision";
+fn mobilenet_v2_gives_torchvisions_predictions() {
+    let test = "mobilenet_v2_gives_torchvisions_predictions";
     let Some(folder) = reference::real_data(test) else {
         return;
     };
@@ -127,21 +127,21 @@ fn mobilenet_v2_answers_as_in_torchvision() {
 }
 
 #[test]
-fn the_built_in_model_answers_as_its_authors() {
-    let test = "the_built_in_model_answers_as_its_authors";
+fn the_built_in_model_gives_its_authors_predictions() {
+    let test = "the_built_in_model_gives_its_authors_predictions";
     let Some(folder) = reference::real_data(test) else {
         return;
     };
     let server = Server::start(&[]);
     let expected = read_json(&folder.join("efficientnet_lite0.json"));
     let worst = judge(&server, &folder, &expected, test);
-    // Its weights are kept in half precision.
+    // The built-in weights are in half precision.
     assert!(worst < 0.005, "{worst}");
 }
 
 #[test]
-fn a_real_trunk_gives_torchvisions_pooled_features() {
-    let test = "a_real_trunk_gives_torchvisions_pooled_features";
+fn a_released_trunk_gives_torchvisions_pooled_features() {
+    let test = "a_released_trunk_gives_torchvisions_pooled_features";
     let Some(folder) = reference::real_data(test) else {
         return;
     };
@@ -158,9 +158,9 @@ fn a_real_trunk_gives_torchvisions_pooled_features() {
     let expected = &read_json(&folder.join("torchvision.json"))["mobilenet_v3_small-features"];
     let expected: BTreeMap<String, Vec<f32>> = serde_json::from_value(expected.clone()).unwrap();
     let preprocessor = Preprocessor::new(&manifest.preprocess);
-    let mut largest_error = |picture: &RgbImage, expected: &[f32]| {
-        let picture = preprocessor.run(picture).unwrap();
-        let pooled = session.run(vec![picture]).unwrap().remove(0).remove(0).data;
+    let mut largest_error = |image: &RgbImage, expected: &[f32]| {
+        let image = preprocessor.run(image).unwrap();
+        let pooled = session.run(vec![image]).unwrap().remove(0).remove(0).data;
         assert_eq!(pooled.len(), expected.len());
         pooled
             .iter()
@@ -174,8 +174,8 @@ fn a_real_trunk_gives_torchvisions_pooled_features() {
     };
     for (file, expected) in expected {
         let path = folder.join("imagenet").join(&file);
-        let picture = decode(&std::fs::read(&path).unwrap(), &options).unwrap();
-        let error = largest_error(&picture, &expected);
+        let image = decode(&std::fs::read(&path).unwrap(), &options).unwrap();
+        let error = largest_error(&image, &expected);
         println!("{file}: {error:.1e}");
         assert!(error < 1e-3, "{file}: {error}");
     }

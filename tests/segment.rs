@@ -1,5 +1,4 @@
-//! `/v1/segment`: a checkpoint of one's own from its file to masks, in every form, and all that is
-//! refused.
+//! `/v1/segment`: exported checkpoints, masks in every encoding, and rejected requests.
 
 #![expect(
     clippy::unwrap_used,
@@ -25,14 +24,14 @@ use tempfile::TempDir;
 const LABELS: &str = "road\nriver\n";
 const ROUTE: &str = "/v1/segment";
 
-/// A two-class LR-ASPP as `directory/rivers`.
+/// Exports a two-class LR-ASPP as `directory/rivers`.
 fn exported() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     export(&directory, "lraspp_mobilenet_v3_large", "rivers", &[]);
     directory
 }
 
-/// A two-class `network` as `directory/name`.
+/// Exports a two-class `network` as `directory/name`.
 fn export(directory: &TempDir, network: &str, name: &str, flags: &[&str]) {
     let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let weights = at(&format!("{name}.safetensors"));
@@ -46,20 +45,20 @@ fn export(directory: &TempDir, network: &str, name: &str, flags: &[&str]) {
     assert_eq!(code, Some(0), "{stdout}{stderr}");
 }
 
-fn segment(server: &Server, query: &str, picture: &[u8]) -> Reply {
+fn segment(server: &Server, query: &str, image: &[u8]) -> Reply {
     server.post(
         &format!("{ROUTE}{query}"),
         "application/octet-stream",
-        picture,
+        image,
     )
 }
 
-/// The answer for one picture.
-fn result(server: &Server, query: &str, picture: &[u8]) -> Value {
-    segment(server, query, picture).results().remove(0)
+/// The result of one image.
+fn result(server: &Server, query: &str, image: &[u8]) -> Value {
+    segment(server, query, image).results().remove(0)
 }
 
-/// Size, palette and indices of a palette PNG.
+/// Decodes a palette PNG: size, palette and indices.
 fn indices(png: &[u8]) -> ((u32, u32), Vec<u8>, Vec<u8>) {
     let mut reader = png::Decoder::new(Cursor::new(png)).read_info().unwrap();
     let info = reader.info();
@@ -81,7 +80,7 @@ fn mask_of(result: &Value) -> Vec<u8> {
 }
 
 #[test]
-fn a_checkpoint_of_ones_own_answers_with_its_labels() {
+fn an_exported_checkpoint_returns_masks_with_its_labels() {
     let directory = exported();
     let models = directory.path().to_str().unwrap();
     let server = Server::start(&[
@@ -92,8 +91,8 @@ fn a_checkpoint_of_ones_own_answers_with_its_labels() {
         "--max-batch-size",
         "4",
     ]);
-    let picture = photo("coffee_500x375.jpg");
-    let whole = result(&server, "", &picture);
+    let image = photo("coffee_500x375.jpg");
+    let whole = result(&server, "", &image);
     assert_eq!(
         (&whole["width"], &whole["height"]),
         (&500.into(), &375.into())
@@ -120,23 +119,23 @@ fn a_checkpoint_of_ones_own_answers_with_its_labels() {
         .map(|class| class["pixels"].as_u64().unwrap())
         .sum();
     assert_eq!(total, 187_500);
-    forms(&server, &picture, &mask);
-    sizes(&server, &picture, &mask);
+    encodings(&server, &image, &mask);
+    sizes(&server, &image, &mask);
     several(&server);
-    refused(&server);
+    rejected(&server);
 }
 
-/// Every form of the same mask.
-fn forms(server: &Server, picture: &[u8], mask: &[u8]) {
-    let alone = server.post_accepting(ROUTE, "image/png", picture);
+/// All encodings of a mask are equal.
+fn encodings(server: &Server, image: &[u8], mask: &[u8]) {
+    let alone = server.post_accepting(ROUTE, "image/png", image);
     assert_eq!(alone.header("content-type"), "image/png");
     assert!(alone.header("server-timing").contains("encode;dur="));
     let (size, palette, pixels) = indices(&alone.body);
     assert_eq!((size, pixels.as_slice()), ((500, 375), mask));
-    // VOC's first two colours.
+    // The first two colors of VOC.
     assert_eq!(palette, [0, 0, 0, 128, 0, 0]);
 
-    let runs = result(server, "?mask=rle", picture);
+    let runs = result(server, "?mask=rle", image);
     assert_eq!(runs["mask"]["encoding"], "rle");
     let runs = runs["mask"]["data"].as_array().unwrap();
     for run in runs {
@@ -150,40 +149,39 @@ fn forms(server: &Server, picture: &[u8], mask: &[u8]) {
     }
     let all = Encoded::new([375, 500], mask, &alone.body, runs);
     python::agrees("segment", &[all]);
-    let none = result(server, "?mask=none", picture);
+    let none = result(server, "?mask=none", image);
     assert!(none.get("mask").is_none() && !none["classes"].as_array().unwrap().is_empty());
 
     let drawn = format!("{ROUTE}?annotate=true");
-    let png = server.post_accepting(&drawn, "image/png", picture);
+    let png = server.post_accepting(&drawn, "image/png", image);
     let shown = image::load_from_memory(&png.body).unwrap().into_rgb8();
     assert_eq!(shown.dimensions(), (500, 375));
-    drawn_in(&shown, picture, mask);
-    let coarse = server.post_accepting(&format!("{drawn}&size=logits"), "image/png", picture);
+    drawn_in(&shown, image, mask);
+    let coarse = server.post_accepting(&format!("{drawn}&size=logits"), "image/png", image);
     let coarse = image::load_from_memory(&coarse.body).unwrap().into_rgb8();
     assert_eq!(coarse.dimensions(), (500, 375));
     assert_ne!(coarse, shown);
-    let any = server.post(&drawn, "image/jpeg", picture);
+    let any = server.post(&drawn, "image/jpeg", image);
     assert_eq!(any.header("content-type"), "image/png");
     assert_eq!(any.body, png.body);
-    let jpeg = server.post_accepting(&drawn, "image/jpeg", picture);
+    let jpeg = server.post_accepting(&drawn, "image/jpeg", image);
     assert_eq!(jpeg.header("content-type"), "image/jpeg");
     assert!(jpeg.body.starts_with(&[0xFF, 0xD8]));
 }
 
-/// VOC's colour of class 1.
+/// The color of class 1 in VOC.
 const RED: [u8; 3] = [128, 0, 0];
 
-/// Below the legend, rivers are tinted and roads, which are class 0, left as they are; in the corner a swatch
-/// tells what the colour means.
-fn drawn_in(shown: &RgbImage, picture: &[u8], mask: &[u8]) {
+/// Below the legend, rivers are tinted and roads, which are class 0, are unchanged; the legend shows the color.
+fn drawn_in(shown: &RgbImage, image: &[u8], mask: &[u8]) {
     const LEGEND_ROWS: u32 = 60;
     let options = DecodeOptions {
         max_pixels: 1 << 20,
         orientation: Orientation::Apply,
     };
-    let picture = decode(picture, &options).unwrap();
+    let image = decode(image, &options).unwrap();
     let mut tinted = 0;
-    let pixels = shown.enumerate_pixels().zip(picture.pixels()).zip(mask);
+    let pixels = shown.enumerate_pixels().zip(image.pixels()).zip(mask);
     for (((x, y, shown), original), class) in pixels.filter(|((at, _), _)| at.1 >= LEGEND_ROWS) {
         let mix = |channel: usize| {
             let (from, to) = (f32::from(original[channel]), f32::from(RED[channel]));
@@ -209,76 +207,68 @@ fn drawn_in(shown: &RgbImage, picture: &[u8], mask: &[u8]) {
         let corner = corner.to_image();
         corner.pixels().filter(|pixel| pixel.0 == RED).count()
     };
-    assert!(
-        count(shown) >= 64 && count(&picture) == 0,
-        "{}",
-        count(shown)
-    );
+    assert!(count(shown) >= 64 && count(&image) == 0, "{}", count(shown));
 }
 
-/// The network's own resolution, and the same network on smaller pictures.
-fn sizes(server: &Server, picture: &[u8], mask: &[u8]) {
-    let logits = result(server, "?size=logits", picture);
+/// Masks at the resolution of the logits, and of the variant for smaller images.
+fn sizes(server: &Server, image: &[u8], mask: &[u8]) {
+    let logits = result(server, "?size=logits", image);
     // 693 x 520 at a stride of 8.
     assert_eq!(logits["mask"]["size"], serde_json::json!([65, 87]));
     assert_eq!(
         (&logits["width"], &logits["height"]),
         (&500.into(), &375.into())
     );
-    let small = segment(server, "?model=rivers@320&size=logits", picture);
+    let small = segment(server, "?model=rivers@320&size=logits", image);
     assert_eq!(small.json()["variant"], "320");
     // 426 x 320.
     assert_eq!(
         small.results()[0]["mask"]["size"],
         serde_json::json!([40, 54])
     );
-    let small = result(server, "?model=rivers@320", picture);
+    let small = result(server, "?model=rivers@320", image);
     assert_ne!(mask_of(&small), mask);
-    let first = segment(server, "?model=rivers", picture);
+    let first = segment(server, "?model=rivers", image);
     assert_eq!(first.json()["variant"], "fp32");
 }
 
-/// Pictures of different sizes in one request and at one time: each gets the answer it gets alone.
+/// Images in one request and in concurrent requests get the results that they get alone.
 fn several(server: &Server) {
-    let pictures = [
+    let images = [
         photo("coffee_500x375.jpg"),
         photo("chelsea.png"),
         odd("exif_6.jpg"),
         photo("coffee_500x375.jpg"),
     ];
-    let alone: Vec<Value> = pictures
+    let alone: Vec<Value> = images
         .iter()
-        .map(|picture| result(server, "", picture))
+        .map(|image| result(server, "", image))
         .collect();
-    let parts: Vec<(&str, &[u8])> = pictures.iter().map(|p| ("image", p.as_slice())).collect();
+    let parts: Vec<(&str, &[u8])> = images.iter().map(|p| ("image", p.as_slice())).collect();
     let (kind, body) = form(&parts);
     assert_eq!(server.post(ROUTE, kind, &body).results(), alone);
-    let bodies: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+    let bodies: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
     let json = json_body(&bodies);
     assert_eq!(
         server.post(ROUTE, "application/json", &json).results(),
         alone
     );
     std::thread::scope(|scope| {
-        for (picture, expected) in pictures
-            .iter()
-            .zip(&alone)
-            .chain(pictures.iter().zip(&alone))
-        {
-            scope.spawn(move || assert_eq!(&result(server, "", picture), expected));
+        for (image, expected) in images.iter().zip(&alone).chain(images.iter().zip(&alone)) {
+            scope.spawn(move || assert_eq!(&result(server, "", image), expected));
         }
     });
 }
 
-fn refused(server: &Server) {
-    let picture = photo("chelsea.png");
+fn rejected(server: &Server) {
+    let image = photo("chelsea.png");
     for (query, field) in [
         ("?mask=jpeg", "mask"),
         ("?size=both", "size"),
         ("?annotate=yes", "annotate"),
         ("?top_k=3", "top_k"),
     ] {
-        let reply = segment(server, query, &picture);
+        let reply = segment(server, query, &image);
         assert_eq!(
             (reply.status, reply.code().as_str()),
             (400, "bad_parameter"),
@@ -291,7 +281,7 @@ fn refused(server: &Server) {
         ("/v1/segment", "image/jpeg"),
         ("/v1/segment?annotate=true", "application/json"),
     ] {
-        let reply = server.post_accepting(path, accept, &picture);
+        let reply = server.post_accepting(path, accept, &image);
         assert_eq!(
             (reply.status, reply.code().as_str()),
             (400, "bad_parameter"),
@@ -299,9 +289,9 @@ fn refused(server: &Server) {
         );
         assert_eq!(reply.json()["field"], "accept");
     }
-    let conflict = server.post_accepting("/v1/segment?mask=rle", "image/png", &picture);
+    let conflict = server.post_accepting("/v1/segment?mask=rle", "image/png", &image);
     assert_eq!(conflict.json()["field"], "mask");
-    let (kind, body) = form(&[("image", &picture), ("image", &picture)]);
+    let (kind, body) = form(&[("image", &image), ("image", &image)]);
     let several = server.post("/v1/segment?annotate=true", kind, &body);
     assert_eq!(
         (several.status, several.code().as_str()),
@@ -318,7 +308,7 @@ fn refused(server: &Server) {
         } else {
             format!("?model={model}")
         };
-        let reply = server.post(&format!("{route}{query}"), "image/png", &picture);
+        let reply = server.post(&format!("{route}{query}"), "image/png", &image);
         assert_eq!(
             (reply.status, reply.code().as_str()),
             (status, code),
@@ -328,14 +318,12 @@ fn refused(server: &Server) {
     assert!(server.metric("sightline_stage_duration_seconds_count{stage=\"encode\"") > 0.0);
 }
 
-/// Pictures of extreme shapes get their own size back, or are refused before they are decoded.
+/// Masks of tiny images have the size of the image; elongated images are rejected before they are decoded.
 fn shapes(server: &Server) {
     let encode = |width, height| {
-        let picture = image::RgbImage::from_pixel(width, height, image::Rgb([9, 99, 199]));
+        let image = image::RgbImage::from_pixel(width, height, image::Rgb([9, 99, 199]));
         let mut bytes = Cursor::new(Vec::new());
-        picture
-            .write_to(&mut bytes, image::ImageFormat::Png)
-            .unwrap();
+        image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
         bytes.into_inner()
     };
     for (width, height) in [(1, 1), (1, 5), (5, 1), (3, 2)] {
@@ -363,9 +351,8 @@ fn shapes(server: &Server) {
     );
 }
 
-/// The output of an auxiliary head is served by nobody, and changes nothing.
 #[test]
-fn an_auxiliary_head_does_not_change_the_answer() {
+fn an_auxiliary_head_does_not_change_the_result() {
     let directory = tempfile::tempdir().unwrap();
     let network = "fcn_mobilenet_v3_large";
     export(&directory, network, "with", &["--aux"]);
@@ -389,15 +376,15 @@ fn an_auxiliary_head_does_not_change_the_answer() {
     assert_eq!((outputs("with"), outputs("without")), (2, 1));
     let models = directory.path().to_str().unwrap();
     let server = Server::start(&["--models", models, "--model", "with@320,without@320"]);
-    let picture = photo("coffee_500x375.jpg");
+    let image = photo("coffee_500x375.jpg");
     for query in ["size=input", "size=logits", "mask=rle"] {
-        let answer = |name: &str| result(&server, &format!("?model={name}@320&{query}"), &picture);
+        let answer = |name: &str| result(&server, &format!("?model={name}@320&{query}"), &image);
         assert_eq!(answer("with"), answer("without"), "{query}");
     }
 }
 
 #[test]
-fn pictures_are_drawn_on_the_command_line() {
+fn predict_draws_masks() {
     let directory = exported();
     let model = directory.path().join("rivers/model.toml");
     let (model, out) = (model.to_str().unwrap(), directory.path().join("drawn"));

@@ -12,11 +12,11 @@ use std::path::Path;
 use common::{Server, path, photo, run};
 use onnx_export::quantize::{Network, Recipes, Target};
 
-const QUANTISED: &str = "golden/quantized_mobilenet_v3_large-width_mult_0.5-num_classes_100.pth";
+const QUANTIZED: &str = "golden/quantized_mobilenet_v3_large-width_mult_0.5-num_classes_100.pth";
 const SHAPE: [&str; 2] = ["--width-mult=0.5", "--num-classes=100"];
 
 fn export(name: &str, args: &[&str], out: &Path) -> (Option<i32>, String, String) {
-    export_of(QUANTISED, name, args, out)
+    export_of(QUANTIZED, name, args, out)
 }
 
 fn export_of(
@@ -33,10 +33,10 @@ fn export_of(
 }
 
 #[test]
-fn a_quantised_checkpoint_is_served_in_both_precisions() {
+fn a_quantized_checkpoint_is_served_in_both_precisions() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("birds");
-    // Where such a processor does not serve it, the server makes 7-bit weights with the same recipe.
+    // On a CPU without VNNI, the server quantizes again to 7-bit weights with the same recipe.
     let args = [SHAPE[0], SHAPE[1], "--target=vnni"];
     let (code, stdout, stderr) = export("mobilenet_v3_large", &args, &out);
     assert_eq!(code, Some(0), "{stderr}");
@@ -62,7 +62,7 @@ fn a_quantised_checkpoint_is_served_in_both_precisions() {
     let variant = "[variants.int8]\nprecision = \"int8\"\nfile = \"model.int8.onnx\"\nranges = \"model.int8.json\"";
     assert!(manifest.contains(variant), "{manifest}");
 
-    // The recipe makes the int8 file of the float one.
+    // The recipe and the fp32 file give the int8 file.
     let recipes = std::fs::read_to_string(out.join(ranges)).unwrap();
     let recipes = Recipes::parse(&recipes).unwrap();
     let network = Network::read(&std::fs::read(out.join("model.onnx")).unwrap()).unwrap();
@@ -80,7 +80,7 @@ fn a_quantised_checkpoint_is_served_in_both_precisions() {
 }
 
 #[test]
-fn weights_are_halved_where_products_would_overflow() {
+fn weights_for_avx2_have_twice_the_trained_step_size() {
     let directory = tempfile::tempdir().unwrap();
     for (target, expected, says) in [
         ("vnni", Target::Vnni, "for vnni\n"),
@@ -102,25 +102,25 @@ fn weights_are_halved_where_products_would_overflow() {
 }
 
 #[test]
-fn checkpoints_of_other_networks_are_refused() {
+fn checkpoints_of_other_networks_are_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("out");
-    let quantised = "this is a quantized checkpoint";
+    let quantized = "this is a quantized checkpoint";
     let cases: [(&str, &[&str], &[&str]); 4] = [
         (
             "mobilenet_v3_large",
             &[SHAPE[0]],
-            &[quantised, "try --num-classes 100"],
+            &[quantized, "try --num-classes 100"],
         ),
         (
             "mobilenet_v3_small",
             &SHAPE,
-            &[quantised, "missing", "unexpected"],
+            &[quantized, "missing", "unexpected"],
         ),
         (
             "resnet18",
             &[SHAPE[1]],
-            &[quantised, "missing", "layer1.0.conv1.scale"],
+            &[quantized, "missing", "layer1.0.conv1.scale"],
         ),
         (
             "ssdlite320_mobilenet_v3_large",
@@ -139,7 +139,7 @@ fn checkpoints_of_other_networks_are_refused() {
 }
 
 #[test]
-fn every_layout_is_recognised() {
+fn every_checkpoint_layout_is_recognized() {
     let directory = tempfile::tempdir().unwrap();
     let shape = ["--width-mult=0.1", "--num-classes=10"];
     let cases = [
@@ -158,7 +158,7 @@ fn every_layout_is_recognised() {
         let (code, stdout, stderr) = export_of(&weights, name, &shape, &out);
         assert_eq!(code, Some(0), "{stderr}");
         assert!(stdout.contains(says), "{stdout}");
-        // What was built is what was trained.
+        // The architecture is that of the training.
         let manifest = std::fs::read_to_string(out.join("model.toml")).unwrap();
         assert_eq!(manifest.contains("relu6 = false"), plain_relu, "{manifest}");
     }

@@ -1,4 +1,4 @@
-//! One model in two precisions: which of them is loaded, and which answers.
+//! A model with two precisions: which variants are loaded, and which one a name selects.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,14 +9,11 @@ mod common;
 
 use std::path::PathBuf;
 
-use common::{Server, checkpoint, finish, path, photo, run, sightline};
+use common::{Server, checkpoint, finish, path, photo, run, sightline, tiny};
 use serde_json::{Value, json};
 use sightline::cpu::has_int8_dot;
 
-/// A checkpoint of MobileNetV3 Small at a quarter of its width, with 10 classes.
-const TINY: &str = "golden/mobilenet_v3_small-width_mult_0.25-num_classes_10.zip.pth";
-
-/// A models directory with `birds`, whose int8 variant is another network: answers tell which was asked.
+/// A models directory with `birds`. Its int8 variant is another network, so responses tell the variants apart.
 struct Birds {
     directory: tempfile::TempDir,
 }
@@ -26,13 +23,7 @@ impl Birds {
         let birds = Self {
             directory: tempfile::tempdir().unwrap(),
         };
-        let (weights, out) = (path(TINY), birds.file(""));
-        let (weights, out) = (weights.to_str().unwrap(), out.to_str().unwrap());
-        let shape = ["--width-mult", "0.25", "--num-classes", "10"];
-        let mut args = vec!["export", "mobilenet_v3_small", "--weights", weights];
-        args.extend(shape.iter().chain(&["-o", out]));
-        let (code, _, stderr) = run(&args);
-        assert_eq!(code, Some(0), "{stderr}");
+        tiny::export(&birds.file(""));
 
         let other = tempfile::tempdir().unwrap();
         let labels = ["another"; 10];
@@ -57,13 +48,13 @@ impl Birds {
         Server::start(&[&["--models", self.models()], args].concat())
     }
 
-    /// The exit code and log of a server that cannot start.
+    /// Exit code and log of a server that cannot start.
     fn fail(&self, args: &[&str]) -> (Option<i32>, String) {
         Server::launch(&[&["--models", self.models()], args].concat()).wait()
     }
 }
 
-/// What is loaded, in order, and each one's precision.
+/// The loaded variants in order, with their precisions.
 fn loaded(server: &Server) -> Vec<String> {
     let listed = server.get("/v1/models").json();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -79,7 +70,7 @@ fn loaded(server: &Server) -> Vec<String> {
     models.map(show).collect()
 }
 
-/// The variant that answers to `query`, and the scores of all classes.
+/// The variant that serves `query`, and the scores of all classes.
 fn ask(server: &Server, query: &str) -> (String, Value) {
     let reply = server.classify(&format!("?top_k=10{query}"), &photo("coffee_500x375.jpg"));
     assert_eq!(reply.status, 200, "{query}: {}", reply.text());
@@ -89,7 +80,7 @@ fn ask(server: &Server, query: &str) -> (String, Value) {
 }
 
 #[test]
-fn each_precision_answers_to_its_name() {
+fn each_variant_is_served_by_its_name() {
     let birds = Birds::new();
     let server = birds.serve(&["--precision", "fp32"]);
     let both = ["birds@fp32 fp32", "birds@int8 int8"];
@@ -138,7 +129,7 @@ fn each_precision_answers_to_its_name() {
 }
 
 #[test]
-fn a_model_without_int8_answers_in_float_and_says_so() {
+fn a_model_without_int8_is_served_in_fp32_with_a_warning() {
     let birds = Birds::new();
     let manifest = std::fs::read_to_string(birds.file("model.toml")).unwrap();
     let (without, _) = manifest.split_once("[variants.int8]").unwrap();
@@ -154,7 +145,7 @@ fn a_model_without_int8_answers_in_float_and_says_so() {
 }
 
 #[test]
-fn named_models_are_exactly_those() {
+fn only_named_models_are_loaded() {
     let birds = Birds::new();
     let server = birds.serve(&["--model", "birds@int8", "--precision", "fp32"]);
     assert_eq!(loaded(&server), ["birds@int8 int8"]);
@@ -177,7 +168,7 @@ fn named_models_are_exactly_those() {
 }
 
 #[test]
-fn what_cannot_start_says_why() {
+fn a_failed_start_names_the_variant() {
     let birds = Birds::new();
     let (code, _, stderr) = run(&["serve", "--precision", "int4"]);
     assert_eq!(code, Some(2), "{stderr}");
@@ -209,12 +200,12 @@ fn what_cannot_start_says_why() {
             "{log}"
         );
     }
-    // Nobody asked for the one that is gone.
+    // The missing variant is not requested.
     let server = birds.serve(&["--model", "birds@fp32"]);
     assert_eq!(loaded(&server), ["birds@fp32 fp32"]);
 }
 
-/// The row of `sightline models` for `birds`, as JSON and in the table.
+/// The row of `birds` that `sightline models` prints, as JSON and as text.
 fn listed(models: &str) -> (Value, String) {
     let (_, json, _) = run(&["models", "--json", "--models", models]);
     let rows: Vec<Value> = serde_json::from_str(&json).unwrap();
@@ -225,7 +216,7 @@ fn listed(models: &str) -> (Value, String) {
 }
 
 #[test]
-fn the_commands_know_the_variant() {
+fn commands_accept_variants() {
     let birds = Birds::new();
     let (row, line) = listed(birds.models());
     let int8 = birds.file("model.int8.onnx");
@@ -233,9 +224,9 @@ fn the_commands_know_the_variant() {
     assert!(line.ends_with("model.onnx, int8"), "{line}");
 
     let scores = |model: &str| {
-        let picture = path("photos/coffee.png");
+        let image = path("photos/coffee.png");
         let args = ["predict", "--json", "--model", model, "--models"];
-        let rest = [birds.models(), picture.to_str().unwrap()];
+        let rest = [birds.models(), image.to_str().unwrap()];
         let (code, stdout, stderr) = run(&[&args[..], &rest].concat());
         assert_eq!(code, Some(0), "{stderr}");
         stdout

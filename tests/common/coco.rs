@@ -1,14 +1,11 @@
-//! Detections of the shared COCO photographs, through HTTP and to pycocotools.
-
-use std::path::Path;
-use std::process::Command;
+//! Detections of the COCO photographs over HTTP.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Server;
 
-/// One object in a picture.
+/// One detection.
 #[derive(Debug, Clone, Copy)]
 pub struct Object {
     pub class_id: u64,
@@ -31,7 +28,7 @@ struct Corners {
     y2: f32,
 }
 
-/// All that `model` answers with. torchvision looked at the pixels as they are stored.
+/// All detections of `model` in a photograph. EXIF orientation is ignored, as in the expected values.
 pub fn detect(server: &Server, model: &str, photograph: &[u8]) -> Vec<Object> {
     let path = format!("/v1/detect?score_threshold=0&orientation=ignore&model={model}");
     let reply = server.post(&path, "image/jpeg", photograph);
@@ -48,7 +45,7 @@ pub fn detect(server: &Server, model: &str, photograph: &[u8]) -> Vec<Object> {
     answered.into_iter().map(object).collect()
 }
 
-/// An object in COCO's words: the number of its picture is the name of the file.
+/// A detection in COCO's result format. The file name without `.jpg` is COCO's image id.
 pub fn coco(file: &str, object: &Object) -> Value {
     let image: u64 = file.strip_suffix(".jpg").unwrap().parse().unwrap();
     let [x1, y1, x2, y2] = object.corners;
@@ -58,21 +55,4 @@ pub fn coco(file: &str, object: &Object) -> Value {
         "bbox": [x1, y1, x2 - x1, y2 - y1],
         "score": object.score,
     })
-}
-
-/// Average precision by pycocotools, where a Python has it: `SIGHTLINE_TEST_PYTHON`, else `python3`.
-pub fn average_precision(instances: &Path, detections: &[Value]) -> Option<f64> {
-    let python = std::env::var("SIGHTLINE_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), serde_json::to_vec(detections).unwrap()).unwrap();
-    let run = Command::new(&python)
-        .arg("tests/reference/coco_ap.py")
-        .args([instances, file.path()])
-        .output();
-    let Some(output) = run.ok().filter(|output| output.status.success()) else {
-        eprintln!("SKIPPED the average precision: {python} has no pycocotools");
-        return None;
-    };
-    let figures: Vec<f64> = serde_json::from_slice(&output.stdout).unwrap();
-    Some(figures[0])
 }

@@ -1,4 +1,4 @@
-//! A small model and the command that quantises it.
+//! A small model and the command that quantizes it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -6,37 +6,25 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{path, run, sightline};
+use super::{sightline, tiny};
 
-/// A checkpoint of MobileNetV3 Small at a quarter of its width, with 10 classes.
-const TINY: &str = "golden/mobilenet_v3_small-width_mult_0.25-num_classes_10.zip.pth";
-
-/// A folder with a small float model in `tiny/`.
+/// A folder with a small fp32 model in `tiny/`.
 pub struct Folder(tempfile::TempDir);
 
 impl Folder {
-    /// With the model exported.
+    /// Exports the model into a temporary folder.
     pub fn new() -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
-        let (weights, out) = (path(TINY), folder.at("tiny"));
-        let args = [
-            "export",
-            "mobilenet_v3_small",
-            "--width-mult=0.25",
-            "--num-classes=10",
-        ];
-        let rest = ["--weights", text(&weights), "-o", text(&out)];
-        let (code, _, stderr) = run(&[&args[..], &rest].concat());
-        assert_eq!(code, Some(0), "{stderr}");
+        tiny::export(&folder.at("tiny"));
         folder
     }
 
-    /// The path of a file in it.
+    /// The path of a file in the folder.
     pub fn at(&self, path: &str) -> PathBuf {
         self.0.path().join(path)
     }
 
-    /// Writes a file, and the folders that it is in.
+    /// Writes a file and creates its parent folders.
     pub fn file(&self, path: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.at(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -44,7 +32,7 @@ impl Folder {
         path
     }
 
-    /// The float model under another name, its graph changed by `change`.
+    /// Copies the fp32 model under another name, with its ONNX bytes changed by `change`.
     pub fn changed(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
         for file in ["model.toml", "labels.txt"] {
             self.file(
@@ -64,13 +52,13 @@ pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// `sightline quantize MODEL --calibration DIR ARGS...`.
+/// The command `sightline quantize MODEL --calibration DIR ARGS...`.
 pub fn command(model: &Path, calibration: &Path, args: &[&str]) -> Command {
     let first = ["quantize", text(model), "--calibration", text(calibration)];
     sightline(&[&first[..], args].concat())
 }
 
-/// The names in a folder and its files' bytes; nothing where there is no folder.
+/// The names in a folder and the bytes of its files; empty if there is no folder.
 pub fn contents(folder: &Path) -> BTreeMap<OsString, Option<Vec<u8>>> {
     let entries = fs::read_dir(folder).into_iter().flatten();
     let entry = |entry: fs::DirEntry| (entry.file_name(), fs::read(entry.path()).ok());

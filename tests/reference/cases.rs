@@ -1,4 +1,4 @@
-//! The cases of `tests/golden/index.json`, and how a network runs on one's input.
+//! The classification and segmentation cases of `tests/golden/index.json`.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use onnx_export::formula;
 use serde::Deserialize;
 use sightline::engine::{Engine, Tensor};
 
-use super::{golden, pictures, runtime};
+use super::{golden, images, runtime};
 
 /// One entry of `index.json`.
 #[derive(Deserialize)]
@@ -43,7 +43,7 @@ impl Default for Args {
     }
 }
 
-/// The formula's input.
+/// An input by the formula: values in [low, high) that depend on `name`.
 #[derive(Deserialize)]
 pub struct Input {
     pub name: String,
@@ -66,14 +66,14 @@ pub fn cases(task: &str) -> Vec<Case> {
     entries.map(case).collect()
 }
 
-/// The outputs of a network on the formula's input, picture by picture.
+/// Runs a network on the formula's input: its outputs for each image.
 pub fn run(model: &[u8], input: &Input) -> Vec<Vec<Tensor>> {
     let [count, channels, height, width] = input.shape;
     let span = input.high - input.low;
     let pixels = formula::uniform(&input.name, count * channels * height * width)
         .map(|v| input.low + span * (v + 1.0) / 2.0);
     let data: Vec<f32> = pixels.collect();
-    let batch = pictures(&data, width as u32, height as u32);
+    let batch = images(&data, width as u32, height as u32);
     let mut session = runtime().prepare(model).unwrap().session(2).unwrap();
     session.run(batch).unwrap()
 }

@@ -1,6 +1,6 @@
 """COCO's average precision of boxes: prints AP, AP50, AP75 and so on as a JSON list.
 
-Usage: coco_ap.py INSTANCES DETECTIONS, both as COCO writes them.
+Usage: coco_ap.py INSTANCES DETECTIONS, both in COCO's formats. Without pycocotools, the exit status is 77.
 """
 
 import contextlib
@@ -8,8 +8,12 @@ import io
 import json
 import sys
 
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+try:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+except ImportError as error:
+    print(error, file=sys.stderr)
+    sys.exit(77)
 
 with contextlib.redirect_stdout(io.StringIO()):
     truth = COCO(sys.argv[1])

@@ -1,5 +1,5 @@
-"""Writes pictures as Pillow decodes them, one after the other: width and height as two little-endian u32,
-then RGB bytes; 0 and 0 for what it refuses. Without Pillow, the exit status is 77."""
+"""Writes images as Pillow decodes them, one after the other: width and height as two little-endian u32,
+then RGB bytes; 0 and 0 for an image that Pillow rejects. Without Pillow, the exit status is 77."""
 
 import struct
 import sys
@@ -12,8 +12,8 @@ except ImportError as error:
 
 for file in sys.argv[1:]:
     try:
-        picture = Image.open(file).convert("RGB")
+        image = Image.open(file).convert("RGB")
     except (OSError, SyntaxError):
         sys.stdout.buffer.write(struct.pack("<II", 0, 0))
         continue
-    sys.stdout.buffer.write(struct.pack("<II", *picture.size) + picture.tobytes())
+    sys.stdout.buffer.write(struct.pack("<II", *image.size) + image.tobytes())

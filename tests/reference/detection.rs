@@ -1,4 +1,4 @@
-//! The detection cases, torchvision's transform written plainly, and runs of graphs by name.
+//! The detection cases of `index.json`, a slow reference of torchvision's transform, and a session by output name.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -13,6 +13,7 @@ use sightline::catalogue;
 use sightline::engine::{Tensor, find_library};
 use sightline::manifest::{ModelManifest, Resize};
 
+use super::shared::bilinear::bilinear;
 use super::{golden, read_tensor, relative_error};
 
 /// One detection entry of `index.json`.
@@ -21,10 +22,10 @@ pub struct DetectionCase {
     #[serde(rename = "case")]
     pub name: String,
     pub args: Thresholds,
-    /// Factors on the weights of some prefixes.
+    /// Factors of the weights, by prefix of their names.
     pub scale: BTreeMap<String, f32>,
     pub input: ImageSides,
-    /// Height and width of the picture in the network's input.
+    /// Height and width of the image in the network's input.
     pub resized: [usize; 2],
     /// Height and width of the network's input, padding included.
     pub padded: [usize; 2],
@@ -34,7 +35,7 @@ pub struct DetectionCase {
     pub shapes: BTreeMap<String, Vec<usize>>,
 }
 
-/// What a case gives to torchvision's builder in the place of its defaults.
+/// Arguments of torchvision's builder that replace its defaults.
 #[derive(Deserialize)]
 pub struct Thresholds {
     pub min_size: Option<u32>,
@@ -62,8 +63,8 @@ impl DetectionCase {
         format!("{}.safetensors", self.name)
     }
 
-    /// The case's picture, `[3, H, W]` in [0, 1], which cases of one size share.
-    pub fn picture(&self) -> Vec<f32> {
+    /// The case's image, `[3, H, W]` in [0, 1]. Cases of one size share it.
+    pub fn image(&self) -> Vec<f32> {
         let ImageSides { height, width } = self.input;
         read_tensor("detection_images.safetensors", &format!("{height}x{width}"))
     }
@@ -85,12 +86,12 @@ impl DetectionCase {
         manifest
     }
 
-    /// The network's input, `[3, H, W]`: normalised, resized, padded, checked against torchvision's.
-    /// With it comes their largest difference, of the spread.
+    /// The network's input `[3, H, W]`: normalized, resized and padded; and its largest difference from
+    /// torchvision's, in standard deviations.
     pub fn input(&self, manifest: &ModelManifest) -> (Vec<f32>, f64) {
         let preprocess = &manifest.preprocess;
         let from = [self.input.height, self.input.width];
-        let mut planes = self.picture();
+        let mut planes = self.image();
         for (channel, plane) in planes.chunks_mut(from[0] * from[1]).enumerate() {
             for value in plane {
                 *value = (*value - preprocess.mean[channel]) / preprocess.std[channel];
@@ -108,7 +109,7 @@ impl DetectionCase {
         assert_eq!(to, self.resized, "{}", self.name);
         let padded = to.map(|side| side.next_multiple_of(preprocess.pad_to as usize));
         assert_eq!(padded, self.padded, "{}", self.name);
-        let data = pad(&resize(&planes, from, to), to, padded);
+        let data = pad(&bilinear(&planes, from, to), to, padded);
         let error = self.input_error(&data);
         assert!(error < 1e-5, "{}: {error:.1e}", self.name);
         (data, error)
@@ -125,7 +126,7 @@ impl DetectionCase {
         relative_error(&got, &self.tensor("preprocessed_stride8"))
     }
 
-    /// The network with the case's weights, checked against its tensors.
+    /// The network with the case's weights; its tensor shapes and parameter count are checked.
     pub fn model(&self, architecture: &Architecture) -> Model {
         let shapes = tensor_shapes(architecture).unwrap();
         assert_eq!(shapes, self.shapes, "{}", self.name);
@@ -153,33 +154,7 @@ pub fn detection_cases() -> Vec<DetectionCase> {
     entries.map(case).collect()
 }
 
-/// Planes `[3, height, width]` resized to `to` (height, width): one pixel after the other.
-///
-/// Source: `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)` with the scale
-/// computed anew from the sizes, as `GeneralizedRCNNTransform` asks for.
-pub fn resize(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
-    let source = |at: usize, from: usize, to: usize| {
-        let at = ((from as f32 / to as f32) * (at as f32 + 0.5) - 0.5).max(0.0);
-        let first = (at as usize).min(from - 1);
-        (first, (first + 1).min(from - 1), at - first as f32)
-    };
-    let mut out = Vec::new();
-    for plane in planes.chunks_exact(from[0] * from[1]) {
-        for y in 0..to[0] {
-            let (top, bottom, down) = source(y, from[0], to[0]);
-            for x in 0..to[1] {
-                let (left, right, along) = source(x, from[1], to[1]);
-                let row = |y: usize| {
-                    plane[y * from[1] + left] * (1.0 - along) + plane[y * from[1] + right] * along
-                };
-                out.push(row(top) * (1.0 - down) + row(bottom) * down);
-            }
-        }
-    }
-    out
-}
-
-/// Planes with zeros on the right and below.
+/// Pads planes of `from` (height, width) with zeros on the right and below to `to`.
 pub fn pad(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
     let mut out = vec![0.0; planes.len() / (from[0] * from[1]) * to[0] * to[1]];
     let rows = planes.chunks_exact(from[1]).enumerate();
@@ -191,7 +166,7 @@ pub fn pad(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
     out
 }
 
-/// A graph in ONNX Runtime.
+/// A session of ONNX Runtime.
 pub struct Runner(Session);
 
 impl Runner {
@@ -206,7 +181,7 @@ impl Runner {
         Self(builder.commit_from_memory(model).unwrap())
     }
 
-    /// The outputs by name; whole numbers as floats.
+    /// Runs the graph: its outputs by name, integers converted to f32.
     pub fn run(&mut self, inputs: Vec<(String, Input)>) -> BTreeMap<String, Tensor> {
         let value = |(name, input)| {
             let value: SessionInputValue<'static> = match input {

@@ -1,4 +1,4 @@
-//! What several test files need: ONNX Runtime, golden files, and how close is close enough.
+//! Helpers of the golden tests: ONNX Runtime, golden files, slow references and error measures.
 
 #![allow(
     clippy::print_stderr,
@@ -6,7 +6,7 @@
     dead_code,
     missing_docs,
     unreachable_pub,
-    reason = "each test file uses its own part"
+    reason = "each test file uses a part"
 )]
 
 pub mod cases;
@@ -20,32 +20,32 @@ use safetensors::SafeTensors;
 use sightline::engine::{OnnxRuntime, find_library};
 use sightline::image::{ImageSize, PreparedImage};
 
-/// ONNX Runtime, from where `make test` puts it.
+/// Loads ONNX Runtime from where `make test` puts it.
 pub fn runtime() -> OnnxRuntime {
     let library = find_library(None).unwrap_or_else(|error| panic!("{error}"));
     OnnxRuntime::load(&library).unwrap()
 }
 
-/// A text file of `tests/golden/`.
+/// Reads a text file of `tests/golden/`.
 pub fn golden(name: &str) -> String {
     std::fs::read_to_string(Path::new("tests/golden").join(name)).unwrap()
 }
 
-/// An f32 tensor of a safetensors file of `tests/golden/`.
+/// Reads an f32 tensor of a safetensors file of `tests/golden/`.
 pub fn read_tensor(file: &str, name: &str) -> Vec<f32> {
     let bytes = read(file, name, safetensors::Dtype::F32);
-    let numbers = bytes.as_chunks::<4>().0.iter();
-    numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    let values = bytes.as_chunks::<4>().0.iter();
+    values.map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
-/// An i64 tensor of a safetensors file of `tests/golden/`.
+/// Reads an i64 tensor of a safetensors file of `tests/golden/`.
 pub fn read_integers(file: &str, name: &str) -> Vec<i64> {
     let bytes = read(file, name, safetensors::Dtype::I64);
-    let numbers = bytes.as_chunks::<8>().0.iter();
-    numbers.map(|bytes| i64::from_le_bytes(*bytes)).collect()
+    let values = bytes.as_chunks::<8>().0.iter();
+    values.map(|bytes| i64::from_le_bytes(*bytes)).collect()
 }
 
-/// A u8 tensor of a safetensors file of `tests/golden/`.
+/// Reads a u8 tensor of a safetensors file of `tests/golden/`.
 pub fn read_bytes(file: &str, name: &str) -> Vec<u8> {
     read(file, name, safetensors::Dtype::U8)
 }
@@ -58,16 +58,14 @@ fn read(file: &str, name: &str, kind: safetensors::Dtype) -> Vec<u8> {
     view.data().to_vec()
 }
 
-/// `[N, 3, H, W]` values as N pictures.
-pub fn pictures(data: &[f32], width: u32, height: u32) -> Vec<PreparedImage> {
+/// Splits `[N, 3, H, W]` values into N images.
+pub fn images(data: &[f32], width: u32, height: u32) -> Vec<PreparedImage> {
     let size = ImageSize { width, height };
-    let picture = |data: &[f32]| PreparedImage::whole(size, data.to_vec());
-    data.chunks(3 * size.pixels() as usize)
-        .map(picture)
-        .collect()
+    let image = |data: &[f32]| PreparedImage::whole(size, data.to_vec());
+    data.chunks(3 * size.pixels() as usize).map(image).collect()
 }
 
-/// Differences from expected values, relative to the spread (standard deviation) of those.
+/// Differences from expected values, relative to their standard deviation.
 #[derive(Debug, Clone, Copy)]
 pub struct Differences {
     pub largest: f64,
@@ -93,12 +91,12 @@ impl Differences {
     }
 }
 
-/// Largest difference, relative to the spread of the expected values.
+/// Largest difference, relative to the standard deviation of the expected values.
 pub fn relative_error(got: &[f32], expected: &[f32]) -> f64 {
     Differences::new(got, expected).largest
 }
 
-/// Intersection over union of two boxes `[x1, y1, x2, y2]`.
+/// Intersection over union of two boxes `[x1, y1, x2, y2]`: the slow reference.
 pub fn iou(a: [f32; 4], b: [f32; 4]) -> f32 {
     let area = |[x1, y1, x2, y2]: [f32; 4]| (x2 - x1).max(0.0) * (y2 - y1).max(0.0);
     let both = [
@@ -110,7 +108,7 @@ pub fn iou(a: [f32; 4], b: [f32; 4]) -> f32 {
     area(both) / (area(a) + area(b) - area(both))
 }
 
-/// How many of `expected` find one of their own among `got`.
+/// How many of `expected` have a partner in `got`, each with one of its own.
 pub fn matched<T>(got: &[T], expected: &[T], same: impl Fn(&T, &T) -> bool) -> usize {
     let mut taken = vec![false; got.len()];
     let mut count = 0;
@@ -124,30 +122,49 @@ pub fn matched<T>(got: &[T], expected: &[T], same: impl Fn(&T, &T) -> bool) -> u
     count
 }
 
-/// The folder of real weights and photographs, where this checkout has it: `../shared/real` or
-/// `SIGHTLINE_TEST_SHARED`. None is said aloud, so that a skipped test is seen.
+/// The folder of real weights and photographs: the one that `SIGHTLINE_TEST_SHARED` names, or `../shared/real`.
+///
+/// `None` if the variable is not set and the folder is absent, which is announced.
+///
+/// # Panics
+/// If the variable names something that is not a folder.
 pub fn real_data(test: &str) -> Option<PathBuf> {
     let variable = std::env::var_os("SIGHTLINE_TEST_SHARED").map(PathBuf::from);
+    let is_named = variable.is_some();
     let folder = variable.unwrap_or_else(|| PathBuf::from("../shared/real"));
-    if folder.is_dir() {
+    if std::fs::read_dir(&folder).is_ok() {
         return Some(folder);
     }
-    eprintln!("SKIPPED {test}: {} is not here", folder.display());
+    let folder = folder.display();
+    assert!(!is_named, "SIGHTLINE_TEST_SHARED: cannot read {folder}");
+    shared::skip::announce(test, &format!("{folder} is absent"));
     None
 }
 
-/// Files as Pillow decodes them, without a picture for those that it refuses; nothing without Pillow.
-pub fn pillow_pictures(test: &str, files: &[PathBuf]) -> Option<Vec<Option<image::RgbImage>>> {
+/// Average precision at overlaps from 0.50 to 0.95, by pycocotools. `None` if it is missing, which fails in CI.
+pub fn average_precision(
+    test: &str,
+    instances: &Path,
+    detections: &[serde_json::Value],
+) -> Option<f64> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), serde_json::to_vec(detections).unwrap()).unwrap();
+    let printed = shared::python::output(test, "coco_ap.py", &[instances, file.path()])?;
+    let figures: Vec<f64> = serde_json::from_slice(&printed).unwrap();
+    Some(figures[0])
+}
+
+/// Decodes `files` with Pillow: `None` for each file that it rejects, `None` altogether if Pillow is missing.
+pub fn pillow_images(test: &str, files: &[PathBuf]) -> Option<Vec<Option<image::RgbImage>>> {
     let printed = shared::python::output(test, "decode.py", files)?;
     let mut rest = printed.as_slice();
     let mut take = |bytes: usize| rest.split_off(..bytes).unwrap();
-    let mut pictures = Vec::new();
+    let mut images = Vec::new();
     for _ in files {
         let side = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());
         let (width, height) = (side(take(4)), side(take(4)));
         let pixels = take((width * height * 3) as usize).to_vec();
-        pictures
-            .push((width > 0).then(|| image::RgbImage::from_raw(width, height, pixels).unwrap()));
+        images.push((width > 0).then(|| image::RgbImage::from_raw(width, height, pixels).unwrap()));
     }
-    Some(pictures)
+    Some(images)
 }

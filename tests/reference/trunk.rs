@@ -1,4 +1,4 @@
-//! The MobileNetV3-Small trunk of the shared data, whose checkpoint has no classifier.
+//! The MobileNetV3-Small trunk of the shared data.
 
 use onnx_export::DEFAULT_OPSET;
 use onnx_export::graph::{Graph, Loader};
@@ -6,7 +6,7 @@ use onnx_export::layers::pool_features;
 use onnx_export::weights::StateDict;
 use sightline::manifest::ModelManifest;
 
-/// The trunk alone, pooled: its checkpoint has no classifier, so the graph is built by hand.
+/// Builds the trunk and global average pooling. The checkpoint has no classifier, so `build` would reject it.
 pub fn pooled(state: &StateDict, manifest: &ModelManifest) -> Vec<u8> {
     let architecture = manifest.architecture.as_ref().unwrap();
     let loader = Loader::new(state);

@@ -1,11 +1,11 @@
-"""Makes the odd and bad pictures of this folder, and expected.safetensors.
-
-Recipe: Python 3.11, Pillow 13.0.0, numpy 2.4, safetensors 0.8:
+"""Recipe of the unusual and damaged images of this folder, and of `expected.safetensors`.
 
     python tests/golden/images/make.py
 
+Packages: `../requirements.txt`. The images are the same bytes in every run.
+
 `<file name>` in expected.safetensors is `ImageOps.exif_transpose(Image.open(f)).convert("RGB")`,
-[H, W, 3] u8, and absent for files that must be refused. `resize.<filter>.<width>x<height>` are
+[H, W, 3] u8, and absent for files that must be rejected. `resize.<filter>.<width>x<height>` are
 Pillow's resizes of `resize.source`, [H, W, 3] u8.
 """
 
@@ -32,12 +32,12 @@ def encoded(image, kind, **options):
 
 
 def bad(name, data):
-    """A file that must be refused."""
+    """Writes a file that must be rejected."""
     (HERE / name).write_bytes(data)
 
 
 def good(name, data, rgb=None):
-    """A file that must decode to Pillow's pixels, or to `rgb` where Pillow is known to be wrong."""
+    """Writes a file that must decode to Pillow's pixels, or to `rgb` where Pillow is known to be wrong."""
     bad(name, data)
     if rgb is None:
         image = ImageOps.exif_transpose(Image.open(HERE / name))
@@ -50,14 +50,14 @@ def chunk(kind, body):
 
 
 def png(depth, colour, rows, interlace=0):
-    """A PNG of given filtered rows, for what Pillow cannot write."""
+    """Encodes a PNG from filtered rows, for formats that Pillow cannot write."""
     header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, colour, 0, 0, interlace)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9))
     return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
 
 
 def rows_of(array):
-    """Unfiltered rows of a [H, W, C] or [H, W] array in network order."""
+    """Encodes the rows of a [H, W, C] or [H, W] array, big-endian and with filter type 0."""
     big = array.astype(array.dtype.newbyteorder(">"))
     return b"".join(b"\0" + row.tobytes() for row in big)
 
@@ -151,7 +151,7 @@ def others():
         gif[6:10] = struct.pack("<HH", 44, 32)
         gif[place + 1 : place + 5] = struct.pack("<HH", 5, 3)
         good(name, bytes(gif))
-    # The frame reaches out of its canvas, which grows.
+    # The frame exceeds its canvas, so decoders enlarge the canvas.
     gif = bytearray(encoded(SMALL.quantize(60), "GIF"))
     gif[6:10] = struct.pack("<HH", 20, 30)
     good("frame_over_canvas.gif", bytes(gif))

@@ -1,4 +1,4 @@
-//! The scripts of `tests/reference`, in a Python that has the packages to compare with.
+//! Runs the scripts of `tests/reference` in a Python that has Pillow and pycocotools.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -8,11 +8,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
-/// How a script ends that lacks a package.
+use super::skip;
+
+/// Exit status of a script that lacks a package.
 const LACKING: i32 = 77;
 
-/// What `tests/reference/SCRIPT ARGUMENTS...` prints, where Python with its packages is there:
-/// `SIGHTLINE_TEST_PYTHON`, else `python3`. None is said aloud; with `CI=true` it fails the test.
+/// Returns what `tests/reference/SCRIPT ARGUMENTS...` prints, run by the Python that `SIGHTLINE_TEST_PYTHON` names,
+/// or by `python3`. `None` if Python or a package is missing, which is announced and fails in CI.
 pub fn output<S: AsRef<OsStr>>(test: &str, script: &str, arguments: &[S]) -> Option<Vec<u8>> {
     let python = std::env::var("SIGHTLINE_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let mut command = Command::new(&python);
@@ -26,22 +28,21 @@ pub fn output<S: AsRef<OsStr>>(test: &str, script: &str, arguments: &[S]) -> Opt
         }
         Err(error) => error.to_string(),
     };
-    let lacking = format!("a part of {test}: {python}: {}", lacking.trim());
-    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-    assert!(!ci, "{lacking}");
-    eprintln!("SKIPPED {lacking}");
+    let what = format!("{test}, the comparison by {script}");
+    skip::announce_outside_ci(&what, &format!("{python}: {}", lacking.trim()));
     None
 }
 
-/// A mask in every form.
+/// A mask in each encoding, for `masks.py`.
 #[derive(Serialize)]
 pub struct Encoded<R: Serialize> {
     /// Height and width.
     size: [u32; 2],
+    /// The class of each pixel, separated by spaces.
     classes: String,
-    /// In base64.
+    /// The PNG in base64.
     png: String,
-    /// COCO's compressed runs, a list of each class.
+    /// COCO's compressed run lengths, one entry per class.
     rle: R,
 }
 
@@ -57,7 +58,7 @@ impl<R: Serialize> Encoded<R> {
     }
 }
 
-/// Lets Pillow and pycocotools read `masks`.
+/// Fails unless Pillow and pycocotools read the same classes from all encodings of each mask.
 pub fn agrees<R: Serialize>(test: &str, masks: &[Encoded<R>]) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     for mask in masks {

@@ -1,25 +1,25 @@
-//! COCO's compressed runs, read plainly.
+//! A slow reference for COCO's compressed run lengths.
 
-/// Characters to runs, runs to which pixels are inside, one column after the other.
+/// Decodes `counts`: whether each pixel is inside the mask, one column after the other.
 pub fn decode(counts: &str) -> Vec<bool> {
     let mut runs: Vec<i64> = Vec::new();
     let mut characters = counts.bytes().map(|c| i64::from(c - b'0'));
     while let Some(mut bits) = characters.next() {
-        let (mut number, mut shift) = (bits & 0x1f, 5);
+        let (mut value, mut shift) = (bits & 0x1f, 5);
         while bits & 0x20 != 0 {
             bits = characters.next().unwrap();
-            number |= (bits & 0x1f) << shift;
+            value |= (bits & 0x1f) << shift;
             shift += 5;
         }
         if bits & 0x10 != 0 {
-            number -= 1 << shift;
+            value -= 1 << shift;
         }
         let before = if runs.len() > 2 {
             runs[runs.len() - 2]
         } else {
             0
         };
-        runs.push(number + before);
+        runs.push(value + before);
     }
     let inside = |i: usize| i % 2 == 1;
     let pixels = runs.iter().enumerate();

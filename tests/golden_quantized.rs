@@ -1,8 +1,7 @@
-//! Networks that were trained for int8 against torch's own integers and logits.
+//! Networks that were trained for int8 give torch's integers and logits.
 //!
-//! `tests/golden/README.md` says how the expected values were made. What the files say is computed in
-//! floats that are rounded, so that the figures are those of the files and not of a CPU's kernels; and also
-//! by those where they add 8-bit products without overflow.
+//! `tests/golden/README.md` describes the expected values. Networks run in simulated arithmetic, which does
+//! not depend on the CPU, and with int8 kernels if the CPU adds 8-bit products without overflow.
 
 #![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
 
@@ -15,24 +14,25 @@ use onnx_export::qat::{self, Layout, Trained};
 use onnx_export::quantize::{Affine, Network, Recipe, Recipes, Target};
 use onnx_export::weights::StateDict;
 use onnx_export::{DEFAULT_OPSET, Stages, formula};
-use reference::{pictures, read_bytes, read_tensor, runtime};
+use reference::shared::skip;
+use reference::{images, read_bytes, read_tensor, runtime};
 use sightline::cpu::has_int8_dot;
 use sightline::engine::{Arithmetic, Engine};
 use sightline::image::PreparedImage;
 use sightline::manifest::ModelManifest;
 
 const LARGE: &str = "quantized_mobilenet_v3_large-width_mult_0.5-num_classes_100";
-/// Some of its integers in torch.
+/// Some of the integers that torch computes in [`LARGE`].
 const INTEGERS: &str = "quantized_mobilenet_v3_large-integers.safetensors";
 
-/// A checkpoint of `tests/golden/`, and the float network of it.
+/// A checkpoint of `tests/golden/` and its fp32 network.
 struct Case {
     trained: Trained,
     network: Network,
 }
 
 impl Case {
-    /// Of the catalogue's `model`, as narrow as the fixture's.
+    /// Reads a checkpoint of the catalogue's `model` with the width of the fixture.
     fn new(file: &str, model: &str, width: f64, num_classes: usize) -> Self {
         let manifest = std::fs::read_to_string(format!("models/{model}/model.toml")).unwrap();
         let manifest = ModelManifest::parse(&manifest).unwrap();
@@ -56,16 +56,16 @@ impl Case {
         self.trained.recipe(&self.network).unwrap()
     }
 
-    /// Cosine similarities of the int8 network's logits with the `expected` ones, picture by picture.
+    /// Cosine similarity of the logits of the int8 network to the `expected` ones, for each image.
     fn cosines(
         &self,
         (target, arithmetic): (Target, Arithmetic),
-        pictures: Vec<PreparedImage>,
+        images: Vec<PreparedImage>,
         expected: &[f32],
     ) -> Vec<f64> {
         let model = self.network.quantize(&self.recipe(), target).unwrap();
-        let expected = expected.chunks(expected.len() / pictures.len());
-        let logits = outputs(&model, pictures, arithmetic).into_iter();
+        let expected = expected.chunks(expected.len() / images.len());
+        let logits = outputs(&model, images, arithmetic).into_iter();
         let pairs = logits.zip(expected);
         pairs
             .map(|(mut outputs, expected)| cosine(&outputs.remove(0), expected))
@@ -73,39 +73,41 @@ impl Case {
     }
 }
 
-/// The outputs of a network for each picture.
-fn outputs(
-    model: &[u8],
-    pictures: Vec<PreparedImage>,
-    arithmetic: Arithmetic,
-) -> Vec<Vec<Vec<f32>>> {
+/// The outputs of a network for each image.
+fn outputs(model: &[u8], images: Vec<PreparedImage>, arithmetic: Arithmetic) -> Vec<Vec<Vec<f32>>> {
     let runtime = runtime().with_arithmetic(arithmetic);
     let mut probe = runtime.probe(model, 2).unwrap();
-    let run = |picture| {
-        let outputs = probe.run(picture).unwrap().unwrap().into_iter();
+    let run = |image| {
+        let outputs = probe.run(image).unwrap().unwrap().into_iter();
         outputs.map(|output| output.data).collect()
     };
-    pictures.into_iter().map(run).collect()
+    images.into_iter().map(run).collect()
 }
 
-/// How this machine computes with the 8-bit weights of [`Target::Vnni`].
-fn arithmetics() -> Vec<Arithmetic> {
-    let kernels = has_int8_dot().then_some(Arithmetic::Kernels);
-    [Arithmetic::Simulated].into_iter().chain(kernels).collect()
+/// The arithmetics in which this CPU can run the 8-bit weights of [`Target::Vnni`]. A missing one is announced.
+fn arithmetics(test: &str) -> Vec<Arithmetic> {
+    if has_int8_dot() {
+        return vec![Arithmetic::Simulated, Arithmetic::Kernels];
+    }
+    skip::announce(&format!("{test}, with int8 kernels"), NO_VNNI);
+    vec![Arithmetic::Simulated]
 }
 
-/// The pictures of the large fixture.
+/// Why int8 kernels are not tested.
+const NO_VNNI: &str = "this CPU has no VNNI";
+
+/// The input images of [`LARGE`].
 fn noise(count: usize) -> Vec<PreparedImage> {
     let pixels = formula::uniform("input", count * 3 * 224 * 224);
     let pixels: Vec<f32> = pixels.map(|v| 2.0 * v).collect();
-    pictures(&pixels, 224, 224)
+    images(&pixels, 224, 224)
 }
 
-/// The pictures of the small fixtures.
+/// The input images of the gratings networks.
 fn gratings() -> Vec<PreparedImage> {
     let bytes = read_bytes("gratings.safetensors", "images").into_iter();
     let pixels: Vec<f32> = bytes.map(|b| (f32::from(b) - 128.0) / 64.0).collect();
-    pictures(&pixels, 64, 64)
+    images(&pixels, 64, 64)
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
@@ -116,8 +118,8 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// Differences of the values `value` of the large network from torch's integers, in steps: every `step`-th
-/// pixel of rows of `side` pixels, of the first picture.
+/// Differences of the value `value` of the large network from torch's integers, in steps, for the first image:
+/// every `step`-th pixel in both axes of maps of `side` pixels.
 fn steps_apart(
     case: &Case,
     (module, value): (&str, &str),
@@ -146,7 +148,7 @@ fn steps_apart(
 }
 
 #[test]
-fn integers_are_torchs() {
+fn integers_equal_torchs() {
     let case = Case::new(LARGE, "mobilenet_v3_large", 0.5, 100);
     let add = "/features/1/block/1/0/Add_output";
     let values = [
@@ -154,14 +156,14 @@ fn integers_are_torchs() {
         ("features.0.2", "/features/0/0/Mul_output"),
         ("features.1.skip_add", add),
     ];
-    for arithmetic in arithmetics() {
+    for arithmetic in arithmetics("integers_equal_torchs") {
         for value in values {
             let apart = steps_apart(&case, value, (4, 112), arithmetic);
             let others = apart.iter().filter(|steps| **steps > 0).count();
             let others = others as f64 / apart.len() as f64;
             let largest = apart.iter().max().copied().unwrap_or_default();
             println!("{value:?} {arithmetic:?}: {others:.5} are others, by {largest} at most");
-            // Sums of floats may come to the other side of the middle between two integers.
+            // An fp32 sum halfway between two integers may be rounded to either.
             let (share, most) = match arithmetic {
                 Arithmetic::Simulated => (0.0002, 1),
                 Arithmetic::Kernels => (0.0, 0),
@@ -175,12 +177,12 @@ fn integers_are_torchs() {
 fn logits_of_random_weights_are_near_torchs() {
     let case = Case::new(LARGE, "mobilenet_v3_large", 0.5, 100);
     let expected = read_tensor(&format!("{LARGE}.safetensors"), "logits");
-    for arithmetic in arithmetics() {
+    for arithmetic in arithmetics("logits_of_random_weights_are_near_torchs") {
         let cosines = case.cosines((Target::Vnni, arithmetic), noise(4), &expected);
         println!("{arithmetic:?}: {cosines:.5?}");
-        // Integer kernels come to torch's integers in every layer; it rounds the logits too. Floats are summed in
-        // an order of their own, which moves one integer in a million, and random weights amplify
-        // a single step to the last layer: 0.95 and more is what one early step leaves.
+        // Integer kernels give torch's integers in every layer. fp32 sums depend on their order, which changes
+        // one integer in a million, and random weights amplify a single step up to the last layer: a cosine of
+        // 0.95 remains after one early step.
         let least = match arithmetic {
             Arithmetic::Simulated => 0.95,
             Arithmetic::Kernels => 0.99,
@@ -193,9 +195,10 @@ fn logits_of_random_weights_are_near_torchs() {
 }
 
 #[test]
-fn integer_kernels_give_torchs_logits_to_the_last() {
-    // The float operators between them are known to agree on this architecture.
+fn integer_kernels_give_torchs_logits_exactly() {
+    // On other architectures, the fp32 operators between the kernels may round differently.
     if !(has_int8_dot() && cfg!(target_arch = "x86_64")) {
+        skip::announce("integer_kernels_give_torchs_logits_exactly", NO_VNNI);
         return;
     }
     let large = read_tensor(&format!("{LARGE}.safetensors"), "logits");
@@ -211,7 +214,7 @@ fn integer_kernels_give_torchs_logits_to_the_last() {
         grating(v3, "classifier.3"),
         grating(v2, "classifier.1"),
     ];
-    for (case, last, pictures, expected) in cases {
+    for (case, last, images, expected) in cases {
         let model = case.network.quantize(&case.recipe(), Target::Vnni).unwrap();
         let Affine { scale, zero_point } = case.trained.activations[last];
         let rounded = |logit: &f32| {
@@ -219,14 +222,14 @@ fn integer_kernels_give_torchs_logits_to_the_last() {
             q.clamp(0.0, 255.0) as u8
         };
         let expected: Vec<u8> = expected.iter().map(rounded).collect();
-        let logits = outputs(&model, pictures.clone(), Arithmetic::Kernels).into_iter();
+        let logits = outputs(&model, images.clone(), Arithmetic::Kernels).into_iter();
         let got: Vec<u8> = logits.flatten().flatten().map(|v| rounded(&v)).collect();
         assert_eq!(got, expected);
-        // As it is served, with kernels of our own.
+        // The served network, with custom kernels.
         let prepared = runtime().prepare(&model).unwrap();
         assert!(prepared.own_operators > 0 || !sightline::int8::is_supported());
         let mut session = prepared.session(2).unwrap();
-        let logits = session.run(pictures).unwrap().into_iter().flatten();
+        let logits = session.run(images).unwrap().into_iter().flatten();
         let got: Vec<u8> = logits
             .flat_map(|tensor| tensor.data)
             .map(|v| rounded(&v))
@@ -236,7 +239,7 @@ fn integer_kernels_give_torchs_logits_to_the_last() {
 }
 
 #[test]
-fn every_layer_is_in_int8() {
+fn every_layer_is_quantized() {
     let case = Case::new(LARGE, "mobilenet_v3_large", 0.5, 100);
     assert_eq!(case.trained.layout, Layout::Converted);
     let recipe = case.recipe();
@@ -244,7 +247,7 @@ fn every_layer_is_in_int8() {
     assert_eq!(recipe.weight_scales.len(), case.network.layers().len());
     let scale = case.trained.weights["features.0.0"].scales()[0] as f32;
     assert_eq!(recipe.weight_scales["features.0.0.weight"], [scale]);
-    // What the recipe says survives its file.
+    // A recipe survives a round trip through its file.
     let recipes = Recipes {
         target: Target::Vnni,
         stages: Stages::new(case.recipe()),
@@ -255,7 +258,7 @@ fn every_layer_is_in_int8() {
 
 #[test]
 fn trained_networks_give_torchs_logits() {
-    // With 7 bits of each weight a network comes less near.
+    // Networks with 7-bit weights are less similar.
     let cases = [
         ("mobilenet_v3_large", Layout::Prepared, Target::Vnni, 0.999),
         ("mobilenet_v3_large", Layout::Prepared, Target::Avx2, 0.98),

@@ -1,0 +1,101 @@
+//! Runs of `sightline` as a command.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::PATIENCE;
+
+/// The command `sightline ARGS...`, with the downloaded ONNX Runtime and without `SIGHTLINE_*` variables.
+pub fn sightline<S: AsRef<OsStr>>(args: &[S]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sightline"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SIGHTLINE_") {
+            command.env_remove(name);
+        }
+    }
+    let cached = ".cache/onnxruntime/libonnxruntime.so";
+    let cached = Path::new(env!("CARGO_MANIFEST_DIR")).join(cached);
+    if std::env::var_os("ORT_DYLIB_PATH").is_none() && cached.is_file() {
+        command.env("ORT_DYLIB_PATH", cached);
+    }
+    // The developer's own models must not be found.
+    command.env("XDG_DATA_HOME", "/nonexistent");
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// Runs `sightline ARGS...` to its end: exit code, stdout and stderr.
+pub fn run<S: AsRef<OsStr>>(args: &[S]) -> (Option<i32>, String, String) {
+    finish(sightline(args))
+}
+
+/// Exports the checkpoint `weights` of a network of the catalogue into the folder `out`.
+pub fn export(network: &str, weights: &Path, out: &Path) {
+    let args: [&OsStr; 6] = [
+        "export".as_ref(),
+        network.as_ref(),
+        "--weights".as_ref(),
+        weights.as_os_str(),
+        "-o".as_ref(),
+        out.as_os_str(),
+    ];
+    let (code, _, error) = run(&args);
+    assert_eq!(code, Some(0), "{error}");
+}
+
+/// [`run`] with a longer limit than [`PATIENCE`].
+pub fn run_within<S: AsRef<OsStr>>(
+    args: &[S],
+    patience: Duration,
+) -> (Option<i32>, String, String) {
+    finish_within(sightline(args), patience)
+}
+
+/// Runs a command to its end, and kills it after [`PATIENCE`]: exit code, stdout and stderr.
+pub fn finish(command: Command) -> (Option<i32>, String, String) {
+    finish_within(command, PATIENCE)
+}
+
+fn finish_within(mut command: Command, patience: Duration) -> (Option<i32>, String, String) {
+    let spawned = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = spawned.unwrap();
+    let stdout = drain(child.stdout.take().unwrap());
+    let stderr = drain(child.stderr.take().unwrap());
+    let status = wait(&mut child, patience);
+    (
+        status.code(),
+        stdout.join().unwrap(),
+        stderr.join().unwrap(),
+    )
+}
+
+/// Reads an output to its end on a thread of its own.
+fn drain(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// Waits for the end of a process, and kills it after `patience`.
+pub fn wait(child: &mut Child, patience: Duration) -> ExitStatus {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            panic!("the process did not end within {patience:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
