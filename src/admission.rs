@@ -133,11 +133,9 @@ impl Admission {
 /// Counts `error` in `sightline_rejected_total` if it rejected a request for want of capacity or time.
 /// `model` is `None` if the request was rejected before its model was known.
 pub fn count_rejection(metrics: &Metrics, error: &ServeError, model: Option<&LoadedModel>) {
-    let names = model.map_or(("", ""), |model| {
-        (model.manifest.name.as_str(), model.variant.as_str())
-    });
     if let Some(reason) = reason(error) {
-        metrics.rejected(reason, names);
+        let label = model.map(LoadedModel::label).unwrap_or_default();
+        metrics.rejected(reason, label);
     }
 }
 

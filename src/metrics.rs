@@ -1,9 +1,7 @@
 //! Every metric of the server. Names end in base units; help texts are shown in `/metrics`.
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, text,
-};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -11,8 +9,13 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+mod labels;
+
+pub use labels::{Cut, ModelLabel, Rejection, Stage};
+
 use crate::budget::BudgetList;
 use crate::process::ProcessCollector;
+use labels::{CutLabels, ModelLabels, RejectionLabels, RequestLabels, RouteLabels, StageLabels};
 
 /// Upper bounds of the duration histograms, in seconds.
 const SECONDS: [f64; 15] = [
@@ -21,139 +24,6 @@ const SECONDS: [f64; 15] = [
 ];
 /// Upper bounds of the batch size histogram, in images.
 const IMAGES: [f64; 9] = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0];
-
-/// A stage of a request, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(non_camel_case_types, reason = "the variants are the label's values")]
-pub enum Stage {
-    /// Waiting for memory and for a thread of the image pool.
-    admission,
-    /// Decoding compressed bytes to pixels.
-    decode,
-    /// Resizing and normalizing pixels to the network's input.
-    preprocess,
-    /// Waiting for a worker.
-    queue,
-    /// Running the network.
-    inference,
-    /// Computing results from the network's outputs.
-    postprocess,
-    /// Encoding the response.
-    encode,
-}
-
-impl Stage {
-    /// Every stage, in order.
-    pub const ALL: [Self; 7] = [
-        Self::admission,
-        Self::decode,
-        Self::preprocess,
-        Self::queue,
-        Self::inference,
-        Self::postprocess,
-        Self::encode,
-    ];
-
-    /// Name of the stage in metrics, `Server-Timing` and responses.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::admission => "admission",
-            Self::decode => "decode",
-            Self::preprocess => "preprocess",
-            Self::queue => "queue",
-            Self::inference => "inference",
-            Self::postprocess => "postprocess",
-            Self::encode => "encode",
-        }
-    }
-}
-
-/// Why a batch has the images that it has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(non_camel_case_types, reason = "the variants are the label's values")]
-pub enum Cut {
-    /// It reached `max_batch_size`.
-    full,
-    /// A worker was free and took all images that waited.
-    worker_free,
-    /// A worker was free; the other images that waited had other sizes.
-    size,
-    /// `max_queue_delay` passed.
-    delay,
-}
-
-impl Cut {
-    const ALL: [Self; 4] = [Self::full, Self::worker_free, Self::size, Self::delay];
-}
-
-/// Why a request was rejected for want of capacity or time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(non_camel_case_types, reason = "the variants are the label's values")]
-pub enum Rejection {
-    /// The model's queue was full.
-    queue_full,
-    /// Other requests held too much of the memory for bodies.
-    body_memory,
-    /// The deadline passed.
-    deadline,
-    /// The server was starting.
-    starting,
-    /// The server was shutting down.
-    draining,
-}
-
-impl Rejection {
-    /// Every reason.
-    const ALL: [Self; 5] = [
-        Self::queue_full,
-        Self::body_memory,
-        Self::deadline,
-        Self::starting,
-        Self::draining,
-    ];
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    route: String,
-    status: u16,
-    model: String,
-    variant: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RouteLabels {
-    route: String,
-    model: String,
-    variant: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ModelLabels {
-    model: String,
-    variant: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StageLabels {
-    stage: Stage,
-    model: String,
-    variant: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CutLabels {
-    reason: Cut,
-    model: String,
-    variant: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RejectionLabels {
-    reason: Rejection,
-    model: String,
-    variant: String,
-}
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
@@ -267,10 +137,10 @@ impl Metrics {
         registry.register_collector(Box::new(ProcessCollector));
     }
 
-    /// Counts a finished request. `model` is its name and variant, both empty if no model was involved.
-    pub fn request(&self, route: &str, status: u16, model: (&str, &str), seconds: f64) {
+    /// Counts and times a finished request.
+    pub fn request(&self, route: &str, status: u16, model: ModelLabel<'_>, seconds: f64) {
         let route = route.to_owned();
-        let (model, variant) = (model.0.to_owned(), model.1.to_owned());
+        let (model, variant) = (model.model.to_owned(), model.variant.to_owned());
         let labels = RouteLabels {
             route: route.clone(),
             model: model.clone(),
@@ -289,9 +159,9 @@ impl Metrics {
             .inc();
     }
 
-    /// Counts a rejected request. `model` is its name and variant, both empty if no model was involved.
-    pub fn rejected(&self, reason: Rejection, model: (&str, &str)) {
-        let (model, variant) = (model.0.to_owned(), model.1.to_owned());
+    /// Counts a rejected request.
+    pub fn rejected(&self, reason: Rejection, model: ModelLabel<'_>) {
+        let (model, variant) = (model.model.to_owned(), model.variant.to_owned());
         self.rejected
             .get_or_create(&RejectionLabels {
                 reason,

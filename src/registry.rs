@@ -11,7 +11,7 @@ use crate::engine::{Engine, EngineError, OnnxRuntime, Tensor};
 use crate::error::ServeError;
 use crate::image::{ImageError, ImageSize, PreparedImage, Preprocessor};
 use crate::manifest::{ModelManifest, Precision, Task};
-use crate::metrics::{Metrics, ModelMetrics};
+use crate::metrics::{Metrics, ModelLabel, ModelMetrics};
 use crate::networks::Networks;
 use crate::postprocess::detect::{DetectError, Detector};
 use crate::postprocess::{OutputError, check_outputs};
@@ -216,6 +216,14 @@ impl LoadedModel {
             own_operators,
             load_time,
         })
+    }
+
+    /// Returns the labels of the model's metrics.
+    pub fn label(&self) -> ModelLabel<'_> {
+        ModelLabel {
+            model: &self.manifest.name,
+            variant: &self.variant,
+        }
     }
 
     /// `name@variant`.

@@ -1,4 +1,4 @@
-//! `openapi.yaml` against the server: routes, parameters, problem codes, shapes and examples.
+//! Compares `openapi.yaml` with the server: routes, parameters, problem codes, shapes and examples.
 
 #![expect(
     clippy::unwrap_used,
@@ -20,7 +20,7 @@ fn document() -> Value {
     serde_yaml_ng::from_str(include_str!("../openapi.yaml")).unwrap()
 }
 
-/// What a reference points to; anything else is itself.
+/// Follows a `$ref`; returns any other value unchanged.
 fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     match value["$ref"].as_str() {
         Some(reference) => document.pointer(&reference[1..]).unwrap(),
@@ -35,7 +35,7 @@ fn strings(list: &Value) -> BTreeSet<String> {
         .collect()
 }
 
-/// Calls `visit` with every object of the document and the path to it.
+/// Calls `visit` with every value of the document and its JSON pointer.
 fn walk(value: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
     visit(path, value);
     match value {
@@ -78,7 +78,7 @@ fn the_document_is_consistent_and_lists_every_route_and_code() {
     examples(&document);
 }
 
-/// Examples of problems agree with themselves and with the response they stand in.
+/// Checks that examples of problem documents have a known code, its status, and the response's status.
 fn examples(document: &Value) {
     let mut seen = 0;
     walk(document, "", &mut |path, value| {
@@ -139,7 +139,7 @@ fn examples(document: &Value) {
     }
 }
 
-/// The object has exactly the properties that `schema` requires.
+/// Checks that an object has exactly the properties that `schema` requires.
 fn has_shape(document: &Value, object: &Value, schema: &str) {
     let schema = &document["components"]["schemas"][schema];
     let keys: BTreeSet<String> = object.as_object().unwrap().keys().cloned().collect();
@@ -207,7 +207,7 @@ fn bodies(server: &Server, document: &Value) {
     has_shape(document, &model, "ModelWithLabels");
 }
 
-/// A parameter of a route.
+/// Returns the description of a parameter of a route; `None` if the document does not list it.
 fn parameter<'a>(document: &'a Value, route: &str, name: &str) -> Option<&'a Value> {
     let list = document["paths"][route]["post"]["parameters"].as_array()?;
     let mut all = list.iter().map(|parameter| resolve(document, parameter));
@@ -219,12 +219,12 @@ fn every_parameter_is_described() {
     let document = document();
     for (route, names) in contract::parameters() {
         let listed = document["paths"][route]["post"]["parameters"].as_array();
-        // All but the request id, which is a header.
+        // The request id is a header.
         let listed = listed.unwrap().len() - 1;
         let apart = names.iter().filter(|name| **name == "classes").count();
         assert_eq!(listed, names.len() - apart, "{route}");
         for name in names {
-            // Its words depend on the model, so it stands apart.
+            // Its values depend on the model, so the document describes it apart from the route.
             let described = match name {
                 "classes" => Some(&document["components"]["parameters"]["Classes"]),
                 name => parameter(&document, route, name),
@@ -242,10 +242,10 @@ fn a_detector_does_what_the_document_says() {
     let network = "ssdlite320_mobilenet_v3_large";
     checkpoint::export(network, None, directory.path(), "coco");
     let server = Server::start(&["--models", directory.path().to_str().unwrap()]);
-    let picture = photo("coffee_500x375.jpg");
+    let image = photo("coffee_500x375.jpg");
     let ask = |query: &str| {
         let path = format!("/v1/detect?{query}");
-        server.post(&path, "image/jpeg", &picture)
+        server.post(&path, "image/jpeg", &image)
     };
     let answer = ask("").json();
     let (result, schemas) = (&answer["results"][0], &document["components"]["schemas"]);
@@ -293,12 +293,12 @@ fn a_detector_does_what_the_document_says() {
     let content = &document["paths"]["/v1/detect"]["post"]["responses"]["200"]["content"];
     for kind in ["image/png", "image/jpeg"] {
         assert!(content[kind].is_object());
-        let reply = server.post_accepting("/v1/detect?annotate=true", kind, &picture);
+        let reply = server.post_accepting("/v1/detect?annotate=true", kind, &image);
         assert_eq!(reply.header("content-type"), kind);
     }
 }
 
-/// A model's preprocessing has the properties of the schema, and its resize those of one mode.
+/// Checks that a model's preprocessing has the properties of the schema, and its resize those of its mode.
 fn preprocessing(document: &Value, shown: &Value) {
     let schema = &document["components"]["schemas"]["ModelInput"]["properties"]["preprocess"];
     let properties = schema["properties"].as_object().unwrap();
@@ -315,12 +315,12 @@ fn preprocessing(document: &Value, shown: &Value) {
     assert_eq!(keys, strings(&mode["required"]));
 }
 
-/// Defaults and bounds are those of the server; so are the limits that the text states.
+/// Checks that the documented defaults, bounds and limits are those of the server.
 fn parameters(server: &Server, document: &Value) {
-    let picture = photo("coffee_500x375.jpg");
+    let image = photo("coffee_500x375.jpg");
     let schema = |name: &str| &parameter(document, "/v1/classify", name).unwrap()["schema"];
     let top_k = |name: &str| schema("top_k")[name].as_u64().unwrap();
-    let default = server.classify("", &picture).results();
+    let default = server.classify("", &image).results();
     let count = default[0]["predictions"].as_array().unwrap().len() as u64;
     assert_eq!(count, top_k("default"));
     for (value, status) in [
@@ -329,11 +329,11 @@ fn parameters(server: &Server, document: &Value) {
         (top_k("maximum"), 200),
         (top_k("maximum") + 1, 400),
     ] {
-        let reply = server.classify(&format!("?top_k={value}"), &picture);
+        let reply = server.classify(&format!("?top_k={value}"), &image);
         assert_eq!(reply.status, status, "{value}");
     }
     for word in strings(&schema("orientation")["enum"]) {
-        let reply = server.classify(&format!("?orientation={word}"), &picture);
+        let reply = server.classify(&format!("?orientation={word}"), &image);
         assert_eq!(reply.status, 200, "{word}");
     }
     let limits = sightline::app::Limits::default();

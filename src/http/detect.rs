@@ -150,12 +150,11 @@ mod tests {
             "cup",
         ];
         let labels = labels.map(str::to_owned);
-        let numbers =
-            |names| classes(names, &labels).map(|set| set.into_iter().collect::<Vec<_>>());
-        assert_eq!(numbers("traffic light, person").unwrap(), [1, 3]);
-        assert_eq!(numbers("cup").unwrap(), [4, 5]);
+        let ids = |names| classes(names, &labels).map(|set| set.into_iter().collect::<Vec<_>>());
+        assert_eq!(ids("traffic light, person").unwrap(), [1, 3]);
+        assert_eq!(ids("cup").unwrap(), [4, 5]);
         for names in ["", "N/A", "person,", "Person", "person,cat"] {
-            let error = numbers(names).unwrap_err().to_string();
+            let error = ids(names).unwrap_err().to_string();
             assert!(
                 error.starts_with("`classes`: expected labels"),
                 "{names}: {error}"

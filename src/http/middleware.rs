@@ -127,17 +127,15 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     let problem = extensions.get::<Problem>();
     let model = served.map(|served| &served.model);
     let model = model.or(problem.and_then(|problem| problem.model.as_ref()));
-    let names = model.map_or(("", ""), |model| {
-        (model.manifest.name.as_str(), model.variant.as_str())
-    });
+    let label = model.map(|model| model.label()).unwrap_or_default();
     let seconds = elapsed.as_secs_f64();
     app.metrics
-        .request(route(path.as_ref()), status, names, seconds);
+        .request(route(path.as_ref()), status, label, seconds);
     if let Some(problem) = problem
         && let Some(reason) = &problem.hidden
     {
         let code = problem.code.as_str();
-        tracing::error!(status, code, model = names.0, reason, "request failed");
+        tracing::error!(status, code, model = label.model, reason, "request failed");
     }
     let timing = server_timing(served.map(|served| served.timing), elapsed);
     response.headers_mut().insert(SERVER_TIMING, timing);

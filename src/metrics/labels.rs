@@ -1,0 +1,146 @@
+//! The labels of metrics.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+
+/// Name and variant of a model, as metric labels. Both are empty by default, for requests that fail
+/// before their model is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ModelLabel<'a> {
+    /// Name of the model.
+    pub model: &'a str,
+    /// Its variant.
+    pub variant: &'a str,
+}
+
+/// A stage of a request, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the variants are the label's values")]
+pub enum Stage {
+    /// Waiting for memory and for a thread of the image pool.
+    admission,
+    /// Decoding compressed bytes to pixels.
+    decode,
+    /// Resizing and normalizing pixels to the network's input.
+    preprocess,
+    /// Waiting for a worker.
+    queue,
+    /// Running the network.
+    inference,
+    /// Computing results from the network's outputs.
+    postprocess,
+    /// Encoding the response.
+    encode,
+}
+
+impl Stage {
+    /// Every stage, in order.
+    pub const ALL: [Self; 7] = [
+        Self::admission,
+        Self::decode,
+        Self::preprocess,
+        Self::queue,
+        Self::inference,
+        Self::postprocess,
+        Self::encode,
+    ];
+
+    /// Name of the stage in metrics, `Server-Timing` and responses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::admission => "admission",
+            Self::decode => "decode",
+            Self::preprocess => "preprocess",
+            Self::queue => "queue",
+            Self::inference => "inference",
+            Self::postprocess => "postprocess",
+            Self::encode => "encode",
+        }
+    }
+}
+
+/// Why a batch has the images that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the variants are the label's values")]
+pub enum Cut {
+    /// It reached `max_batch_size`.
+    full,
+    /// A worker was free and took all images that waited.
+    worker_free,
+    /// A worker was free; the other images that waited had other sizes.
+    size,
+    /// `max_queue_delay` passed.
+    delay,
+}
+
+impl Cut {
+    pub(super) const ALL: [Self; 4] = [Self::full, Self::worker_free, Self::size, Self::delay];
+}
+
+/// Why a request was rejected for want of capacity or time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the variants are the label's values")]
+pub enum Rejection {
+    /// The model's queue was full.
+    queue_full,
+    /// Other requests held too much of the memory for bodies.
+    body_memory,
+    /// The deadline passed.
+    deadline,
+    /// The server was starting.
+    starting,
+    /// The server was shutting down.
+    draining,
+}
+
+impl Rejection {
+    /// Every reason.
+    pub(super) const ALL: [Self; 5] = [
+        Self::queue_full,
+        Self::body_memory,
+        Self::deadline,
+        Self::starting,
+        Self::draining,
+    ];
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct RequestLabels {
+    pub(super) route: String,
+    pub(super) status: u16,
+    pub(super) model: String,
+    pub(super) variant: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct RouteLabels {
+    pub(super) route: String,
+    pub(super) model: String,
+    pub(super) variant: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ModelLabels {
+    pub(super) model: String,
+    pub(super) variant: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct StageLabels {
+    pub(super) stage: Stage,
+    pub(super) model: String,
+    pub(super) variant: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct CutLabels {
+    pub(super) reason: Cut,
+    pub(super) model: String,
+    pub(super) variant: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct RejectionLabels {
+    pub(super) reason: Rejection,
+    pub(super) model: String,
+    pub(super) variant: String,
+}
