@@ -1,9 +1,9 @@
-//! What this CPU is good at, beyond the kernels of `simd`.
+//! Int8 capabilities of this CPU.
 
 use onnx_export::quantize::Target;
 
-/// Whether it multiplies and adds 8-bit numbers in one step; an int8 network counts on that to be faster
-/// than its fp32 one.
+/// Returns whether this CPU has an int8 dot product instruction (AVX-512 VNNI, AVX-VNNI or Arm's dot product), without
+/// which an int8 network is hardly faster than its fp32 form.
 pub fn has_int8_dot() -> bool {
     #[cfg(target_arch = "x86_64")]
     let has = is_x86_feature_detected!("avx512vnni") || is_x86_feature_detected!("avxvnni");
@@ -14,7 +14,7 @@ pub fn has_int8_dot() -> bool {
     has
 }
 
-/// The numbers that suit this CPU's int8 kernels.
+/// Returns the target whose int8 weights suit this CPU's kernels.
 pub fn int8_target() -> Target {
     if has_int8_dot() {
         Target::Vnni

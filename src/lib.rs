@@ -29,7 +29,6 @@ pub mod error;
 pub mod geometry;
 pub mod http;
 pub mod image;
-pub mod int8;
 pub mod manifest;
 pub mod metrics;
 pub mod networks;

@@ -1,24 +1,24 @@
-//! Run-time choice of vector instructions: one binary for every CPU of an architecture.
+//! Choice of vector instructions at run time: one binary for every CPU of an architecture.
 //!
-//! A kernel is written once, as plain loops that vectorise, and compiled for each instruction set
-//! (x86-64: SSE2, SSE4.2, AVX2, AVX-512; aarch64: NEON). `fearless_simd` detects and calls; it is
-//! the one place where `unsafe` is needed, and it is not here.
+//! A kernel is written once, as plain loops that the compiler vectorizes, and compiled for each instruction set
+//! (x86-64: SSE2, SSE4.2, AVX2, AVX-512; aarch64: NEON). The crate `fearless_simd` detects the CPU and contains the
+//! `unsafe` code that this needs.
 
 use fearless_simd::{Level, Simd};
 
-/// A loop that is worth compiling once per instruction set.
+/// A loop that is compiled once per instruction set.
 ///
-/// `run` and all that it calls in its loops must be `#[inline(always)]`: a function that stays
-/// separate is compiled for the oldest CPU.
+/// `run` and everything that it calls in its loops must be `#[inline(always)]`: a function that is not inlined is
+/// compiled for the oldest CPU.
 pub(crate) trait Kernel {
-    /// What the loop computes.
+    /// Result of the loop.
     type Output;
 
-    /// Does the work; `simd` stands for the instruction set and offers its shuffles.
+    /// Runs the loop. `simd` represents the instruction set and offers its shuffles.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
-/// Runs a kernel with the widest instructions that this CPU has.
+/// Runs a kernel with the widest vector instructions of this CPU.
 pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     fearless_simd::dispatch!(Level::new(), simd => kernel.run(simd))
 }

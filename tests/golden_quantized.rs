@@ -227,7 +227,7 @@ fn integer_kernels_give_torchs_logits_exactly() {
         assert_eq!(got, expected);
         // The served network, with custom kernels.
         let prepared = runtime().prepare(&model).unwrap();
-        assert!(prepared.own_operators > 0 || !sightline::int8::is_supported());
+        assert!(prepared.own_operators > 0 || !ort_int8::is_supported());
         let mut session = prepared.session(2).unwrap();
         let logits = session.run(images).unwrap().into_iter().flatten();
         let got: Vec<u8> = logits

@@ -91,7 +91,7 @@ fn a_quantized_model_is_written_and_served() {
     let (code, stdout, stderr) = finish(command(&folder.at("tiny"), &photos, &args));
     assert_eq!(code, Some(0), "{stderr}");
     assert!(
-        stderr.starts_with("warning: 8 photographs are few"),
+        stderr.starts_with("warning: 8 photographs are too few"),
         "{stderr}"
     );
     assert_eq!(
@@ -171,13 +171,13 @@ fn check_report(out: &Path, stdout: &str) {
     let written = fs::read_to_string(out.join("model.int8.report.txt")).unwrap();
     assert!(stdout.starts_with(&written), "{stdout}");
     for part in [
-        "tiny, float against int8 on 8 pictures",
+        "tiny, fp32 against int8 on 8 images",
         "  target ",
         "  agreement ",
         "  size ",
         "  latency ",
         "cosine 0.",
-        "% of the multiplications; in float ",
+        "% of the multiplications; in fp32 ",
         "/features/0/0/Conv",
         " dB /features/",
     ] {
@@ -267,11 +267,11 @@ fn a_model_is_quantized_in_its_folder_if_it_agrees_with_fp32() {
     let (code, stdout, stderr) = finish(inside);
     assert_eq!(code, Some(1), "{stderr}");
     for part in [
-        "`--min-agreement` asks for 100.0 %",
+        "`--min-agreement` requires 100.0 %",
         "Calibrate on more photographs",
         "--max-float 0.4",
         "--force",
-        "nothing was written but the report, net.int8.report.txt",
+        "only the report was written: net.int8.report.txt",
     ] {
         assert!(stderr.contains(part), "{part}: {stderr}");
     }
@@ -296,7 +296,7 @@ fn a_model_is_quantized_in_its_folder_if_it_agrees_with_fp32() {
     let (code, stdout, stderr) = finish(inside);
     assert_eq!(code, Some(0), "{stderr}");
     assert!(
-        stdout.contains("simulated, since this processor is another"),
+        stdout.contains("simulated, because this CPU is of another kind"),
         "{stdout}"
     );
     let expected = [

@@ -133,11 +133,16 @@ fn models_that_cannot_be_quantized_are_rejected() {
             &int8,
             p,
             &[],
-            "cannot quantise tiny: the network is quantised already",
+            "cannot quantize tiny: the network is quantized already",
         ),
-        (&nonsense, p, &[], "cannot quantise tiny: not an ONNX file"),
-        (&cut, p, &[], "cannot quantise tiny: not an ONNX file"),
-        (&functions, p, &[], "a file with functions is not supported"),
+        (&nonsense, p, &[], "cannot quantize tiny: not an ONNX file"),
+        (&cut, p, &[], "cannot quantize tiny: not an ONNX file"),
+        (
+            &functions,
+            p,
+            &[],
+            "the file defines functions; expected a file without functions",
+        ),
         (&variant, p, &[], "one of its variants fp32"),
         (&nowhere, p, &[], "nowhere"),
         (&tiny, p, below, "Not a directory"),
@@ -145,7 +150,7 @@ fn models_that_cannot_be_quantized_are_rejected() {
             built_in,
             p,
             &[],
-            "efficientnet_lite0 is built in: say with -o",
+            "efficientnet_lite0 is built in: name the output with -o",
         ),
         (unknown, p, &[], "sightline export resnet50"),
     ];
@@ -157,7 +162,7 @@ fn models_that_cannot_be_quantized_are_rejected() {
         "[variants.240.resize]\nmode = \"short_side\"\nsize = 240\nfilter = \"bilinear\"\n";
     folder.file("tiny/model.toml", manifest + smaller);
     let variant = PathBuf::from(format!("{}@240", tiny.display()));
-    let case: Rejected<'_> = (&variant, p, &[], "is a variant: quantise tiny itself");
+    let case: Rejected<'_> = (&variant, p, &[], "is a variant: quantize tiny itself");
     check_rejected(&folder, &[case]);
 }
 

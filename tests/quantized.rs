@@ -120,7 +120,7 @@ fn custom_kernels_are_bit_identical() {
             .map(|image| outputs(&case.int8, Arithmetic::Kernels, image))
             .collect();
         let prepared = runtime().prepare(&case.int8).unwrap();
-        if sightline::int8::is_supported() {
+        if ort_int8::is_supported() {
             assert_eq!(prepared.own_operators, all, "{name}");
         } else {
             let what = format!("custom_kernels_are_bit_identical, {name}, convolutions");

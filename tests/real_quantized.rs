@@ -217,24 +217,17 @@ fn a_released_mobilenet_v3_trunk_keeps_its_features_in_int8() {
         threads: 2,
     };
     let statistics = calibrate(&subject, &calibration, &Silent).unwrap();
-    let goal = Goal {
-        cosine: 0.9975,
-        max_float: 0.2,
-        method: None,
-    };
     for (target, arithmetic) in [
         (Target::Vnni, Arithmetic::Simulated),
         (Target::Avx2, Arithmetic::Kernels),
     ] {
-        let choice = search(
-            &subject,
-            &statistics,
-            &calibration[..16],
+        let goal = Goal {
             target,
-            goal,
-            &Silent,
-        )
-        .unwrap();
+            cosine: 0.9975,
+            max_float: 0.2,
+            method: None,
+        };
+        let choice = search(&subject, &statistics, &calibration[..16], goal, &Silent).unwrap();
         let int8 = subject.network.quantize(&choice.recipe, target).unwrap();
         let mut float = subject.probe(&float, Arithmetic::Kernels).unwrap();
         let mut int8 = subject.probe(&int8, arithmetic).unwrap();

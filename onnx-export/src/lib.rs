@@ -74,6 +74,7 @@
 //! 5. [`quantize`] rewrites an fp32 file to an int8 file by a recipe.
 //! 6. [`qat`] splits a checkpoint that was trained for int8 into the fp32 network's tensors and the recipe
 //!    that training chose.
+//! 7. [`proto`] contains the protobuf messages of ONNX files, for programs that read or rewrite them.
 
 pub mod architecture;
 mod assemble;
@@ -85,9 +86,8 @@ mod error;
 pub mod formula;
 pub mod graph;
 pub mod layers;
-pub mod lower;
 mod model;
-mod proto;
+pub mod proto;
 pub mod qat;
 pub mod quantize;
 mod read;

@@ -1,14 +1,14 @@
-//! Reading weights back out of an ONNX file, such as one that a runtime has optimised.
+//! Reading of weights from an ONNX file, such as one that a runtime has optimized.
 
 use prost::Message;
 use thiserror::Error;
 
 use crate::proto::{FLOAT, ModelProto, TensorProto};
 
-/// A named `f32` tensor of an ONNX file.
+/// A named f32 tensor of an ONNX file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WeightTensor {
-    /// Its initializer name.
+    /// Name of the initializer.
     pub name: String,
     /// Sizes, outermost axis first.
     pub shape: Vec<i64>,
@@ -16,51 +16,40 @@ pub struct WeightTensor {
     pub data: Vec<f32>,
 }
 
-/// Bytes that are no ONNX file, or one that contradicts itself.
+/// An ONNX file that cannot be read.
 #[derive(Debug, Error)]
 pub enum GraphReadError {
-    /// Not a protobuf message of ONNX's schema.
+    /// The bytes are not a protobuf message of ONNX's schema.
     #[error("not an ONNX file: {0}")]
     Protobuf(#[from] prost::DecodeError),
-    /// A tensor whose bytes do not fill its shape.
-    #[error("tensor `{name}` of shape {shape:?} has {bytes} bytes")]
+    /// The bytes of a tensor do not fill its shape.
+    #[error("tensor `{name}`: expected f32 elements for shape {shape:?}, got {bytes} bytes")]
     Length {
         /// The tensor's name.
         name: String,
-        /// Its shape.
+        /// The tensor's shape.
         shape: Vec<i64>,
-        /// Bytes that it has.
+        /// Number of bytes found.
         bytes: usize,
     },
 }
 
-/// The `f32` initializers of at least `min_bytes` bytes that are stored inside the file.
+/// Reads the f32 initializers whose `raw_data` has at least `min_bytes` bytes.
 ///
 /// # Errors
-/// [`GraphReadError`] if the bytes are no ONNX file or a tensor's length contradicts its shape.
+/// [`GraphReadError`] if the bytes are not an ONNX file, or a tensor's bytes do not fill its shape.
 pub fn read_initializers(
     model: &[u8],
     min_bytes: usize,
 ) -> Result<Vec<WeightTensor>, GraphReadError> {
-    large_weights(ModelProto::decode(model)?, min_bytes)
-}
-
-/// [`read_initializers`] of a decoded file.
-pub(crate) fn large_weights(
-    model: ModelProto,
-    min_bytes: usize,
-) -> Result<Vec<WeightTensor>, GraphReadError> {
-    let tensors = model
-        .graph
-        .map(|graph| graph.initializer)
-        .unwrap_or_default();
+    let graph = ModelProto::decode(model)?.graph.unwrap_or_default();
+    let tensors = graph.initializer.into_iter();
     let large = tensors
-        .into_iter()
         .filter(|tensor| tensor.data_type == FLOAT && tensor.raw_data.len() >= min_bytes.max(1));
     large.map(weight_tensor).collect()
 }
 
-/// Name, shape and elements of an `f32` tensor.
+/// Converts an f32 tensor with `raw_data`.
 pub(crate) fn weight_tensor(tensor: TensorProto) -> Result<WeightTensor, GraphReadError> {
     let TensorProto {
         name,
@@ -73,15 +62,15 @@ pub(crate) fn weight_tensor(tensor: TensorProto) -> Result<WeightTensor, GraphRe
             .ok()
             .and_then(|size| product.checked_mul(size))
     });
-    let (values, rest) = raw_data.as_chunks::<4>();
-    if !rest.is_empty() || elements != Some(values.len()) {
+    let (chunks, rest) = raw_data.as_chunks::<4>();
+    if !rest.is_empty() || elements != Some(chunks.len()) {
         return Err(GraphReadError::Length {
             name,
             shape,
             bytes: raw_data.len(),
         });
     }
-    let data = values
+    let data = chunks
         .iter()
         .map(|bytes| f32::from_le_bytes(*bytes))
         .collect();
@@ -124,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictions_are_refused() {
+    fn lengths_that_do_not_fill_the_shape_are_rejected() {
         let cases = [vec![3], vec![-1], vec![i64::MAX, i64::MAX], vec![2, 2]];
         for shape in cases {
             let error = read_initializers(&model(shape.clone(), vec![0; 8]), 1).unwrap_err();

@@ -13,7 +13,7 @@ use onnx_export::{
     BuildError, DEFAULT_OPSET,
     architecture::{Architecture, Backbone},
     build,
-    qat::{self, QatError},
+    qat::{self, Layout, QatError},
     quantize::Affine,
     read_initializers,
     weights::{DType, StateDict},
@@ -45,7 +45,7 @@ fn architecture(num_classes: usize) -> Architecture {
 #[test]
 fn integers_and_their_scales_are_read() {
     let state = fixture();
-    assert!(qat::is_quantized(&state));
+    assert_eq!(Layout::of(&state), Some(Layout::Converted));
     assert_eq!(
         state.sha256(),
         "5b67f736dff5c55f2f01f466b474432ca56f5cec7765d07cc8b9a498e7caddb1"
@@ -105,7 +105,7 @@ fn the_fp32_network_has_the_trained_weights() {
     let (state, architecture) = (fixture(), architecture(100));
     let trained = qat::import(&state, &architecture).unwrap();
     assert_eq!(trained.state.sha256(), state.sha256());
-    assert!(!qat::is_quantized(&trained.state));
+    assert_eq!(Layout::of(&trained.state), None);
     let model = build("quantized", &architecture, &trained.state, DEFAULT_OPSET).unwrap();
     assert_eq!(model.info.checkpoint_sha256, state.sha256());
     // Folding the batch norms leaves the weights bit-identical.

@@ -1,11 +1,10 @@
 //! Inference: pictures in, the network's output tensors out.
 //!
 //! What is *not* here: queues and threads (`batch`), and what the outputs mean (`postprocess`).
-//! Only this folder names `ort`.
+//! Only this folder and the crate `ort-int8` name `ort`.
 
 mod library;
 mod onnx_runtime;
-mod operators;
 mod prepare;
 mod probe;
 mod signature;

@@ -1,4 +1,4 @@
-//! What a network's values are on real pictures.
+//! Statistics of a network's values on real images.
 
 use std::collections::BTreeMap;
 
@@ -9,46 +9,47 @@ use super::{Progress, QuantizeFailure, Subject};
 use crate::engine::Arithmetic;
 use crate::image::PreparedImage;
 
-/// Numbers that are held at once while histograms are counted: 256 MiB of them.
+/// Most elements held in memory while histograms are counted, 256 MiB.
 const MAX_HELD: f64 = (64 << 20) as f64;
 
 /// Statistics of one network.
 #[derive(Debug, Clone, Default)]
 pub struct Statistics {
-    /// Of every value that may become 8-bit.
+    /// Statistics of every value that may be quantized, by name.
     pub values: BTreeMap<String, ValueStatistics>,
-    /// Of every layer's input: the mean of each channel.
+    /// Mean of each channel of every layer's input, by the value's name.
     pub channel_means: BTreeMap<String, Vec<f32>>,
 }
 
 /// Statistics of one value.
 #[derive(Debug, Clone)]
 pub struct ValueStatistics {
-    /// Between which numbers it lies.
+    /// Smallest and largest element of all images.
     pub range: Range,
-    /// Numbers of one picture, on average.
+    /// Mean number of elements per image.
     pub size: f64,
-    /// How often they occur.
+    /// Histogram of the elements.
     pub histogram: Histogram,
 }
 
-/// Runs the float network over `pictures`, twice: for the ranges, and for the histograms in them.
+/// Runs the fp32 network on `images` twice: for the ranges, and for the histograms within them.
 ///
 /// # Errors
-/// [`QuantizeFailure`] if the network fails, or is nowhere given anything to look at.
+/// [`QuantizeFailure::Engine`] if the network fails, [`QuantizeFailure::NothingSeen`] if no image has a region proposal
+/// for it.
 pub fn calibrate(
     subject: &Subject<'_>,
-    pictures: &[PreparedImage],
+    images: &[PreparedImage],
     progress: &dyn Progress,
 ) -> Result<Statistics, QuantizeFailure> {
-    progress.start("ranges", pictures.len());
+    progress.start("ranges", images.len());
     let mut summary = Summary::default();
     let (model, observed) = subject.network.observed();
     let mut probe = subject.probe(&model, Arithmetic::Kernels)?;
-    for picture in pictures {
-        if let Some(outputs) = probe.run(picture.clone())? {
-            for (what, output) in observed.iter().zip(&outputs) {
-                summary.add(what, &output.data);
+    for image in images {
+        if let Some(outputs) = probe.run(image.clone())? {
+            for (meaning, output) in observed.iter().zip(&outputs) {
+                summary.add(meaning, &output.data);
             }
         }
         progress.step();
@@ -58,23 +59,23 @@ pub fn calibrate(
     if statistics.values.is_empty() {
         return Err(QuantizeFailure::NothingSeen);
     }
-    count(subject, pictures, &mut statistics, progress)?;
+    count(subject, images, &mut statistics, progress)?;
     Ok(statistics)
 }
 
-/// Fills the histograms, a group of values at a time.
+/// Counts the histograms, a group of values in each run.
 fn count(
     subject: &Subject<'_>,
-    pictures: &[PreparedImage],
+    images: &[PreparedImage],
     statistics: &mut Statistics,
     progress: &dyn Progress,
 ) -> Result<(), QuantizeFailure> {
     let groups = groups(&statistics.values);
-    progress.start("histograms", groups.len() * pictures.len());
+    progress.start("histograms", groups.len() * images.len());
     for group in groups {
         let mut probe = subject.probe(&subject.network.fetching(&group), Arithmetic::Kernels)?;
-        for picture in pictures {
-            let outputs = probe.run(picture.clone())?.unwrap_or_default();
+        for image in images {
+            let outputs = probe.run(image.clone())?.unwrap_or_default();
             for (name, output) in group.iter().zip(&outputs) {
                 if let Some(value) = statistics.values.get_mut(name) {
                     value.histogram.add(&output.data);
@@ -86,7 +87,7 @@ fn count(
     Ok(())
 }
 
-/// Values that fit into memory together. Twice their average leaves room for larger pictures.
+/// Groups the values so that each group fits into memory. Twice their mean size leaves room for larger images.
 fn groups(values: &BTreeMap<String, ValueStatistics>) -> Vec<Vec<String>> {
     let mut groups: Vec<Vec<String>> = Vec::new();
     let mut held = f64::INFINITY;
@@ -103,45 +104,59 @@ fn groups(values: &BTreeMap<String, ValueStatistics>) -> Vec<Vec<String>> {
     groups
 }
 
-/// What was seen so far.
+/// Statistics of the images that have run so far.
 #[derive(Debug, Default)]
 struct Summary {
-    values: BTreeMap<String, (Range, f64)>,
+    values: BTreeMap<String, Extent>,
+    /// Sum of each channel's means.
     means: BTreeMap<String, Vec<f64>>,
-    pictures: BTreeMap<String, f64>,
+    /// Number of images in which each value occurred.
+    images: BTreeMap<String, f64>,
+}
+
+/// Range and size of one value.
+#[derive(Debug)]
+struct Extent {
+    range: Range,
+    /// Elements of all images.
+    size: f64,
+}
+
+impl Default for Extent {
+    fn default() -> Self {
+        Self {
+            range: Range {
+                min: f32::INFINITY,
+                max: f32::NEG_INFINITY,
+            },
+            size: 0.0,
+        }
+    }
 }
 
 impl Summary {
-    fn add(&mut self, what: &Observed, numbers: &[f32]) {
-        let nothing = || {
-            (
-                Range {
-                    min: f32::INFINITY,
-                    max: f32::NEG_INFINITY,
-                },
-                0.0,
-            )
-        };
-        let Some(first) = numbers.first().copied() else {
+    /// Adds one output of an observed network.
+    fn add(&mut self, meaning: &Observed, output: &[f32]) {
+        let Some(first) = output.first().copied() else {
             return;
         };
-        match what {
+        match meaning {
             Observed::Min(value) => {
-                let (range, _) = self.values.entry(value.clone()).or_insert_with(nothing);
+                let Extent { range, .. } = self.values.entry(value.clone()).or_default();
                 range.min = range.min.min(first);
             }
             Observed::Max(value) => {
-                let (range, _) = self.values.entry(value.clone()).or_insert_with(nothing);
+                let Extent { range, .. } = self.values.entry(value.clone()).or_default();
                 range.max = range.max.max(first);
-                *self.pictures.entry(value.clone()).or_default() += 1.0;
+                *self.images.entry(value.clone()).or_default() += 1.0;
             }
             Observed::Size(value) => {
-                self.values.entry(value.clone()).or_insert_with(nothing).1 += f64::from(first);
+                self.values.entry(value.clone()).or_default().size += f64::from(first);
             }
             Observed::ChannelMeans(value) => {
                 let sums = self.means.entry(value.clone());
-                let sums = sums.or_insert_with(|| vec![0.0; numbers.len()]);
-                for (sum, mean) in sums.iter_mut().zip(numbers) {
+                let sums = sums.or_insert_with(|| vec![0.0; output.len()]);
+                for (sum, mean) in sums.iter_mut().zip(output) {
                     *sum += f64::from(*mean);
                 }
             }
@@ -149,20 +164,26 @@ impl Summary {
     }
 
     fn finish(self) -> Statistics {
-        let pictures = |value: &String| self.pictures.get(value).copied().unwrap_or(1.0);
-        let usable = |range: &Range| range.min.is_finite() && range.max.is_finite();
-        let values = self.values.iter().filter(|(_, (range, _))| usable(range));
-        let values = values.map(|(name, (range, size))| {
+        let images = |value: &String| self.images.get(value).copied().unwrap_or(1.0);
+        let is_finite = |range: &Range| range.min.is_finite() && range.max.is_finite();
+        let values = self
+            .values
+            .iter()
+            .filter(|(_, value)| is_finite(&value.range));
+        let values = values.map(|(name, Extent { range, size })| {
             let statistics = ValueStatistics {
                 range: *range,
-                size: size / pictures(name),
+                size: size / images(name),
                 histogram: Histogram::new(*range),
             };
             (name.clone(), statistics)
         });
         let means = self.means.iter().map(|(name, sums)| {
-            let count = pictures(name);
-            let means = sums.iter().map(|sum| shortened(sum / count)).collect();
+            let count = images(name);
+            let means = sums
+                .iter()
+                .map(|sum| round_to_three_digits(sum / count))
+                .collect();
             (name.clone(), means)
         });
         Statistics {
@@ -172,13 +193,14 @@ impl Summary {
     }
 }
 
-/// A number of three significant digits: what a correction needs, and short in a file.
-fn shortened(number: f64) -> f32 {
-    if number == 0.0 || !number.is_finite() {
+/// Rounds a mean to three significant digits: enough for a bias correction, and short in a file. 0 for NaN and
+/// infinity.
+fn round_to_three_digits(value: f64) -> f32 {
+    if value == 0.0 || !value.is_finite() {
         return 0.0;
     }
-    let unit = 10.0_f64.powf(number.abs().log10().floor() - 2.0);
-    ((number / unit).round() * unit) as f32
+    let unit = 10.0_f64.powf(value.abs().log10().floor() - 2.0);
+    ((value / unit).round() * unit) as f32
 }
 
 #[cfg(test)]
@@ -186,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn means_are_kept_to_three_digits() {
+    fn means_are_rounded_to_three_digits() {
         let cases = [
             (1.23456, 1.23),
             (-0.000_987_65, -0.000_988),
@@ -194,12 +216,12 @@ mod tests {
             (0.0, 0.0),
         ];
         for (number, expected) in cases {
-            let got = shortened(number);
+            let got = round_to_three_digits(number);
             assert!(
                 (got - expected).abs() <= expected.abs() * 1e-6,
                 "{number}: {got}"
             );
         }
-        assert_eq!(shortened(f64::NAN), 0.0);
+        assert_eq!(round_to_three_digits(f64::NAN), 0.0);
     }
 }

@@ -1,4 +1,4 @@
-//! How near two versions of a network are to each other: their numbers, and their answers.
+//! Comparison of two versions of a network: of their outputs, and of their results for a task.
 
 use crate::cancel::Cancel;
 use crate::engine::Tensor;
@@ -7,17 +7,18 @@ use crate::manifest::Task;
 use crate::postprocess::detect::{DetectError, DetectOptions, Detection, Detector};
 use crate::postprocess::scores::{argmax, softmax};
 
-/// The outputs of a network for one picture, if it had anything to look at.
+/// The outputs of a network for one image. `None` if it is a second stage that got no region proposals.
 pub(super) type OutputSet = Option<Vec<Tensor>>;
 
-/// A detection counts from this score.
+/// Lowest score of a detection that is compared.
 const BOX_SCORE: f32 = 0.5;
-/// The other network's may score this much less: what lies on the threshold is no disagreement.
+/// By how much the score of the other network's detection may be lower, so that scores near the threshold do not count
+/// as disagreement.
 const SCORE_SLACK: f32 = 0.1;
-/// Two boxes are one if they overlap so much. Source: the first threshold of COCO's AP.
+/// Intersection over union above which two boxes match. Source: the lowest threshold of COCO's AP.
 const BOX_IOU: f32 = 0.5;
 
-/// Cosine similarity of two lists of numbers; 1 for two lists of zeros.
+/// Returns the cosine similarity of two vectors; 1 if both are all zeros.
 pub fn cosine(one: &[f32], other: &[f32]) -> f64 {
     let (mut dot, mut one_square, mut other_square) = (0.0, 0.0, 0.0);
     for (a, b) in one.iter().zip(other) {
@@ -33,7 +34,7 @@ pub fn cosine(one: &[f32], other: &[f32]) -> f64 {
     if product > 0.0 { dot / product } else { 0.0 }
 }
 
-/// Mean over the outputs of their cosine similarity.
+/// Returns the cosine similarity, averaged over the outputs. 1 if both networks have no outputs, 0 if one has none.
 pub(super) fn mean_cosine(one: &OutputSet, other: &OutputSet) -> f64 {
     let (Some(one), Some(other)) = (one, other) else {
         return f64::from(u8::from(one.is_none() && other.is_none()));
@@ -45,10 +46,10 @@ pub(super) fn mean_cosine(one: &OutputSet, other: &OutputSet) -> f64 {
     sum / one.len().max(1) as f64
 }
 
-/// Signal over noise in decibels: how far `rounded` is from `exact`.
+/// Returns the signal-to-noise ratio of `rounded` in decibels, with `exact` as the signal.
 pub(super) fn signal_to_noise(exact: &[f32], rounded: &[f32]) -> f64 {
-    let square = |number: f64| number * number;
-    let signal: f64 = exact.iter().map(|number| square(f64::from(*number))).sum();
+    let square = |value: f64| value * value;
+    let signal: f64 = exact.iter().map(|value| square(f64::from(*value))).sum();
     let pairs = exact.iter().zip(rounded);
     let noise: f64 = pairs
         .map(|(a, b)| square(f64::from(*a) - f64::from(*b)))
@@ -56,22 +57,22 @@ pub(super) fn signal_to_noise(exact: &[f32], rounded: &[f32]) -> f64 {
     10.0 * (signal.max(1e-30) / noise.max(1e-30)).log10()
 }
 
-/// What a network says of one picture.
+/// The result of a network for one image.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answers {
     /// Softmax scores by class.
     Scores(Vec<f32>),
-    /// The class of every point at the head's resolution.
+    /// The class of every element at the head's resolution.
     Mask(Vec<u8>),
-    /// Boxes that count, and those that score a little less.
+    /// Detections with a score above the lower threshold, [`BOX_SCORE`] minus [`SCORE_SLACK`].
     Boxes(Vec<Detection>),
 }
 
 impl Answers {
-    /// From the outputs of a model's networks for a picture of size `original`.
+    /// Computes the result from the outputs of a model for an image of size `original`.
     ///
     /// # Errors
-    /// [`DetectError`] for outputs that do not fit the detector.
+    /// [`DetectError`] if the outputs do not fit the detector.
     pub fn new(
         task: Task,
         detector: Option<&Detector>,
@@ -90,21 +91,20 @@ impl Answers {
                 &Cancel::never(),
             )?));
         }
-        let numbers = outputs
+        let values = outputs
             .first()
             .map_or(&[][..], |output| output.data.as_slice());
         Ok(match task {
             Task::Segmentation => {
                 let classes = outputs.first().and_then(|output| output.shape.first());
-                Self::Mask(best_classes(numbers, classes.copied().unwrap_or(1)))
+                Self::Mask(best_classes(values, classes.copied().unwrap_or(1)))
             }
-            _ => Self::Scores(softmax(numbers)),
+            _ => Self::Scores(softmax(values)),
         })
     }
 
-    /// How far `other` agrees with these answers, 0 to 1, and by how much a score changes: that
-    /// of the best class, the share of points, or those of boxes that both have.
-    fn compare(&self, other: &Self) -> (f64, f64) {
+    /// Compares the results of two versions of a network for the same image.
+    fn compare(&self, other: &Self) -> Comparison {
         match (self, other) {
             (Self::Scores(one), Self::Scores(other)) => {
                 let (best, others) = (argmax(one).unwrap_or(0), argmax(other).unwrap_or(0));
@@ -112,17 +112,37 @@ impl Answers {
                     .get(best)
                     .zip(other.get(best))
                     .map_or(0.0, |(a, b)| (a - b).abs());
-                (f64::from(u8::from(best == others)), f64::from(change))
+                Comparison {
+                    agreement: f64::from(u8::from(best == others)),
+                    change: f64::from(change),
+                }
             }
             (Self::Mask(one), Self::Mask(other)) => {
                 let same = one.iter().zip(other).filter(|(a, b)| a == b).count();
                 let share = same as f64 / one.len().max(1) as f64;
-                (share, 1.0 - share)
+                Comparison {
+                    agreement: share,
+                    change: 1.0 - share,
+                }
             }
             (Self::Boxes(one), Self::Boxes(other)) => compare_boxes(one, other),
-            _ => (0.0, 1.0),
+            _ => Comparison {
+                agreement: 0.0,
+                change: 1.0,
+            },
         }
     }
+}
+
+/// The comparison of two results for one image.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Comparison {
+    /// 1 if the best class is the same, else 0; the share of equal elements of a mask; the share of detections that have
+    /// a match.
+    agreement: f64,
+    /// Difference of the best class's score; the share of elements of a mask that differ; the mean difference of the
+    /// scores of matching detections.
+    change: f64,
 }
 
 fn best_classes(scores: &[f32], classes: usize) -> Vec<u8> {
@@ -136,8 +156,8 @@ fn best_classes(scores: &[f32], classes: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Boxes that have a partner on the other side, over all; and the mean change of their scores.
-fn compare_boxes(one: &[Detection], other: &[Detection]) -> (f64, f64) {
+/// Matches the detections of both versions.
+fn compare_boxes(one: &[Detection], other: &[Detection]) -> Comparison {
     let (mut all, mut found, mut change) = (0.0, 0.0, 0.0);
     for (from, to) in [(one, other), (other, one)] {
         for detection in from.iter().filter(|detection| detection.score >= BOX_SCORE) {
@@ -152,37 +172,38 @@ fn compare_boxes(one: &[Detection], other: &[Detection]) -> (f64, f64) {
             }
         }
     }
-    if all == 0.0 {
-        (1.0, 0.0)
-    } else {
-        (found / all, change / f64::max(found, 1.0))
+    Comparison {
+        agreement: if all == 0.0 { 1.0 } else { found / all },
+        change: change / f64::max(found, 1.0),
     }
 }
 
-/// Agreement over a number of pictures.
+/// Agreement of two versions of a network over several images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
 pub struct Agreement {
-    /// Pictures that were compared.
-    pub pictures: usize,
-    /// Mean agreement of a picture's answers: 1 where the best class is the same, the share of equal
-    /// points of masks, the share of boxes that both find.
+    /// Number of images that were compared.
+    #[serde(rename = "pictures")]
+    pub images: usize,
+    /// Mean agreement: 1 for an image whose best class is the same, the share of equal elements of masks, the share of
+    /// detections that have a match.
     pub agreement: f64,
-    /// Mean change of a score; of masks, the share of points that differ.
+    /// Mean difference of a score; for masks, the share of elements that differ.
     pub mean_change: f64,
-    /// The largest of any picture.
+    /// Largest difference of any image.
     pub worst_change: f64,
 }
 
 impl Agreement {
-    /// Compares answers picture by picture.
+    /// Compares the results of both versions image by image.
     pub fn of(float: &[Answers], int8: &[Answers]) -> Self {
-        let pairs: Vec<(f64, f64)> = float.iter().zip(int8).map(|(f, q)| f.compare(q)).collect();
+        let pairs = float.iter().zip(int8);
+        let pairs: Vec<Comparison> = pairs.map(|(one, other)| one.compare(other)).collect();
         let count = pairs.len().max(1) as f64;
         Self {
-            pictures: pairs.len(),
-            agreement: pairs.iter().map(|(same, _)| same).sum::<f64>() / count,
-            mean_change: pairs.iter().map(|(_, change)| change).sum::<f64>() / count,
-            worst_change: pairs.iter().map(|(_, change)| *change).fold(0.0, f64::max),
+            images: pairs.len(),
+            agreement: pairs.iter().map(|pair| pair.agreement).sum::<f64>() / count,
+            mean_change: pairs.iter().map(|pair| pair.change).sum::<f64>() / count,
+            worst_change: pairs.iter().map(|pair| pair.change).fold(0.0, f64::max),
         }
     }
 }
@@ -192,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cosines() {
+    fn cosine_similarities() {
         let cases = [
             (vec![1.0, 2.0], vec![2.0, 4.0], 1.0),
             (vec![1.0, 0.0], vec![0.0, 1.0], 0.0),
@@ -214,18 +235,28 @@ mod tests {
     #[test]
     fn scores_and_masks_agree_by_their_best_class() {
         let scores = |logits: &[f32]| Answers::Scores(softmax(logits));
-        let (same, change) = scores(&[1.0, 3.0]).compare(&scores(&[1.0, 2.5]));
-        assert!(same == 1.0 && (0.05..0.1).contains(&change), "{change}");
-        assert_eq!(scores(&[1.0, 3.0]).compare(&scores(&[4.0, 3.0])).0, 0.0);
-        // Two classes over four points; a tie goes to the lower class.
+        let Comparison { agreement, change } = scores(&[1.0, 3.0]).compare(&scores(&[1.0, 2.5]));
+        assert!(
+            agreement == 1.0 && (0.05..0.1).contains(&change),
+            "{change}"
+        );
+        assert_eq!(
+            scores(&[1.0, 3.0]).compare(&scores(&[4.0, 3.0])).agreement,
+            0.0
+        );
+        // Two classes, four elements; a tie goes to the lower class.
         let mask = best_classes(&[1.0, 0.0, 2.0, 0.0, 0.0, 1.0, 2.0, 3.0], 2);
         assert_eq!(mask, [0, 1, 0, 1]);
         let other = Answers::Mask(vec![0, 1, 1, 1]);
-        assert_eq!(Answers::Mask(mask).compare(&other), (0.75, 0.25));
+        let expected = Comparison {
+            agreement: 0.75,
+            change: 0.25,
+        };
+        assert_eq!(Answers::Mask(mask).compare(&other), expected);
     }
 
     #[test]
-    fn boxes_near_the_threshold_are_no_disagreement() {
+    fn boxes_near_the_threshold_agree() {
         let found = |class_id, score, x| Detection {
             class_id,
             score,
@@ -243,7 +274,7 @@ mod tests {
             ),
         ];
         for (one, other, expected) in cases {
-            let (agreement, _) = compare_boxes(&one, &other);
+            let agreement = compare_boxes(&one, &other).agreement;
             assert!(
                 (agreement - expected).abs() < 1e-9,
                 "{one:?} {other:?}: {agreement}"

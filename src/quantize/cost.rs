@@ -1,4 +1,4 @@
-//! What a layer in float costs: time, multiplications, and bytes of the file.
+//! Costs of a layer that is kept in fp32: time, multiplications, and bytes of the file.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,20 +7,23 @@ use onnx_export::quantize::{Layer, Range};
 use super::QuantizeFailure;
 use super::search::Search;
 
-/// Nanoseconds that a multiplication saves in 8 bits, and that a number costs to be changed into 8 bits
-/// and back, on one core. Their ratio matters alone; depthwise convolutions save nothing, since
-/// their integer kernels are no faster.
+/// Nanoseconds that int8 saves per multiplication, on one core. Only the ratio to [`COST_PER_ELEMENT`] matters. Depthwise
+/// convolutions save nothing: ONNX Runtime's int8 kernels for them are not faster.
 const SAVED_PER_MULTIPLICATION: f64 = 0.06;
-const COST_PER_NUMBER: f64 = 1.0;
+/// Nanoseconds to quantize and dequantize an element, on one core.
+const COST_PER_ELEMENT: f64 = 1.0;
 
-/// Most bytes of the int8 file, as a part of the float one's. Its 8-bit weights take a quarter; the rest
-/// is room for scales, and for weights that stay in float.
+/// Largest int8 file, as a share of the fp32 file's size. Quantized weights take a quarter; the rest is for scales and for
+/// weights kept in fp32.
 const MAX_FILE: f64 = 0.28;
-/// Part of the weights that may be in float whatever the file's size: small layers are the ones that matter.
+/// Share of the weights that may be kept in fp32 whatever the file's size: small layers are often the sensitive ones.
 const MIN_FLOAT_WEIGHTS: f64 = 0.005;
 
 impl Search<'_> {
-    /// Part of the weights that may be in float for the size of the file.
+    /// Returns the share of the weights that may be kept in fp32 for the file to stay small enough.
+    ///
+    /// # Errors
+    /// [`QuantizeFailure::Network`] if the network cannot be quantized.
     pub(super) fn max_float_weights(
         &self,
         ranges: &BTreeMap<String, Range>,
@@ -30,14 +33,14 @@ impl Search<'_> {
         let outputs: Vec<String> = network.outputs().map(str::to_owned).collect();
         let float = network.fetching(&outputs).len() as f64;
         let recipe = self.recipe(ranges, stem.clone());
-        let int8 = network.quantize(&recipe, self.target)?.len() as f64;
+        let int8 = network.quantize(&recipe, self.goal.target)?.len() as f64;
         let weights: usize = network.layers().iter().map(|layer| layer.weights).sum();
-        // In float a weight takes three bytes more.
+        // An fp32 weight takes three bytes more.
         let room = (MAX_FILE * float - int8) / (3.0 * weights.max(1) as f64);
         Ok(self.weight_share(stem) + room.max(MIN_FLOAT_WEIGHTS))
     }
 
-    /// Time that a layer in float costs more than in int8, in nanoseconds of a picture.
+    /// Returns the time that a layer takes longer in fp32 than in int8, in nanoseconds per image.
     pub(super) fn cost(&self, name: &str) -> f64 {
         let Some(layer) = self.layer(name) else {
             return 0.0;
@@ -47,8 +50,8 @@ impl Search<'_> {
         } else {
             SAVED_PER_MULTIPLICATION
         };
-        let numbers = self.size(&layer.input) + self.size(&layer.output);
-        self.multiplications(layer) * saved + numbers * COST_PER_NUMBER
+        let elements = self.size(&layer.input) + self.size(&layer.output);
+        self.multiplications(layer) * saved + elements * COST_PER_ELEMENT
     }
 
     fn layer(&self, name: &str) -> Option<&Layer> {
@@ -59,6 +62,7 @@ impl Search<'_> {
             .find(|layer| layer.name == name)
     }
 
+    /// Returns the mean number of elements of a value per image.
     fn size(&self, value: &str) -> f64 {
         self.statistics
             .values
@@ -66,17 +70,17 @@ impl Search<'_> {
             .map_or(0.0, |value| value.size)
     }
 
-    /// Multiplications of one picture.
+    /// Returns the number of multiplications of a layer per image.
     fn multiplications(&self, layer: &Layer) -> f64 {
         self.size(&layer.output) * layer.multiplications as f64
     }
 
-    /// The part of the multiplications that is in float.
+    /// Returns the share of the multiplications in these layers.
     pub(super) fn float_share(&self, float: &BTreeSet<String>) -> f64 {
         self.share(float, |layer| self.multiplications(layer))
     }
 
-    /// The part of the weights that is in float.
+    /// Returns the share of the weights in these layers.
     pub(super) fn weight_share(&self, float: &BTreeSet<String>) -> f64 {
         self.share(float, |layer| layer.weights as f64)
     }

@@ -1,32 +1,32 @@
-//! How often a value's numbers occur, and the range of 8-bit steps that suits them.
+//! Histograms of a value's elements, and the activation range chosen from them.
 
 use onnx_export::quantize::Range;
 use serde::{Deserialize, Serialize};
 
-/// Bins of a histogram, between the smallest and the largest number.
+/// Number of bins between the smallest and the largest element.
 pub(super) const BINS: usize = 2048;
-/// 8-bit steps.
+/// Number of uint8 values.
 const LEVELS: usize = 256;
-/// Ranges that mse and entropy try: the whole, cut by a fiftieth of it at a time.
+/// Number of ranges that `Mse` and `Entropy` try: the whole range, and ranges shorter by a fiftieth of it each.
 const CUTS: usize = 45;
-/// How often each end is then cut by itself.
+/// How often each end is then moved separately.
 const ROUNDS: usize = 2;
 
-/// How a range is chosen.
+/// How an activation range is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
-    /// Everything that was seen.
+    /// The smallest to the largest element.
     Minmax,
-    /// Between the percentile, such as 99.99, and the one as far from the other end.
+    /// The range without the largest and the smallest elements beyond a percentile, such as 99.99.
     Percentile(f64),
-    /// The range whose rounded numbers tell most about the original ones: least relative entropy.
+    /// The range with the least relative entropy between the elements and their quantized values.
     Entropy,
     /// The range with the least mean squared error.
     Mse,
 }
 
-/// Counts of a value's numbers.
+/// Counts of a value's elements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Histogram {
     range: Range,
@@ -34,7 +34,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// An empty histogram of numbers in `range`.
+    /// Creates an empty histogram of elements in `range`.
     pub fn new(range: Range) -> Self {
         Self {
             range,
@@ -42,18 +42,17 @@ impl Histogram {
         }
     }
 
-    /// Counts more numbers.
-    pub fn add(&mut self, numbers: &[f32]) {
+    /// Counts elements. Those outside the range count in the first or last bin, NaN in the first.
+    pub fn add(&mut self, elements: &[f32]) {
         let Range { min, max } = self.range;
         let per_bin = BINS as f32 / (max - min).max(f32::MIN_POSITIVE);
-        for number in numbers {
-            // A NaN becomes bin 0.
-            let bin = ((number - min) * per_bin) as usize;
+        for element in elements {
+            let bin = ((element - min) * per_bin) as usize;
             self.counts[bin.min(BINS - 1)] += 1;
         }
     }
 
-    /// The range that `method` chooses.
+    /// Returns the range that `method` chooses.
     pub fn choose(&self, method: Method) -> Range {
         match method {
             Method::Minmax => self.range,
@@ -63,7 +62,7 @@ impl Histogram {
         }
     }
 
-    /// The edge between two bins.
+    /// Returns the lower edge of bin `bin`.
     fn edge(&self, bin: usize) -> f32 {
         let Range { min, max } = self.range;
         min + (max - min) * bin as f32 / BINS as f32
@@ -89,9 +88,9 @@ impl Histogram {
         }
     }
 
-    /// The range of least cost: both ends are cut alike at first, then each by itself.
+    /// Returns the range of least cost. Both ends are moved together first, then each separately.
     fn least(&self, cost: impl Fn(Range) -> f64) -> Range {
-        // 0 is always among the steps; cut towards it, neither end passes the other.
+        // The range always contains 0; moved towards it, neither end passes the other.
         let (min, max) = (self.range.min.min(0.0), self.range.max.max(0.0));
         let parts = || (0..CUTS).map(|step| 1.0 - step as f32 / 50.0);
         let best = |ranges: &mut dyn Iterator<Item = Range>| {
@@ -118,9 +117,9 @@ impl Histogram {
         range
     }
 
-    /// Sum of the squared differences between numbers and their 8-bit forms.
+    /// Returns the sum of the squared quantization errors.
     fn squared_error(&self, range: Range) -> f64 {
-        let step = f64::from(range.max - range.min).max(1e-12) / (LEVELS - 1) as f64;
+        let scale = f64::from(range.max - range.min).max(1e-12) / (LEVELS - 1) as f64;
         let bins = self
             .counts
             .iter()
@@ -129,18 +128,18 @@ impl Histogram {
         bins.map(|(bin, count)| {
             let middle = f64::from(f32::midpoint(self.edge(bin), self.edge(bin + 1)));
             let outside = (middle - middle.clamp(f64::from(range.min), f64::from(range.max))).abs();
-            // Inside, numbers lie anywhere within their step.
+            // Inside the range, errors are uniformly distributed.
             let error = if outside > 0.0 {
                 outside * outside
             } else {
-                step * step / 12.0
+                scale * scale / 12.0
             };
             *count as f64 * error
         })
         .sum()
     }
 
-    /// Kullback-Leibler divergence of the clipped numbers from what 8 bits keep of them.
+    /// Returns the Kullback-Leibler divergence between the clipped elements and their quantized values.
     ///
     /// Source: Migacz, "8-bit Inference with `TensorRT`" (2017), the calibration of activations.
     fn relative_entropy(&self, range: Range) -> f64 {
@@ -156,14 +155,15 @@ impl Histogram {
         divergence(&clipped, &coarse)
     }
 
-    fn bin_of(&self, number: f32) -> usize {
+    /// Returns the bin of an element.
+    fn bin_of(&self, element: f32) -> usize {
         let Range { min, max } = self.range;
-        let part = (number - min) / (max - min).max(f32::MIN_POSITIVE);
+        let part = (element - min) / (max - min).max(f32::MIN_POSITIVE);
         ((part * BINS as f32) as usize).min(BINS - 1)
     }
 }
 
-/// The counts with every level's spread evenly over its bins that are not empty.
+/// Spreads the counts of each quantized value evenly over its bins that are not empty.
 fn flattened(counts: &[f64]) -> Vec<f64> {
     let mut out = Vec::with_capacity(counts.len());
     let edge = |level: usize| level * counts.len() / LEVELS;
@@ -179,7 +179,7 @@ fn flattened(counts: &[f64]) -> Vec<f64> {
     out
 }
 
-/// Sum of `p * ln(p / q)`; what `q` misses counts as if it were there a thousandth of a time.
+/// Returns the sum of `p * ln(p / q)`, with counts of `q` of at least 0.001.
 fn divergence(p: &[f64], q: &[f64]) -> f64 {
     let (all_p, all_q) = (p.iter().sum::<f64>(), q.iter().sum::<f64>());
     if all_p <= 0.0 || all_q <= 0.0 {
@@ -195,28 +195,28 @@ fn divergence(p: &[f64], q: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
-    /// A triangle of numbers around 0, and one far away.
+    /// A triangle of elements around 0, and one outlier.
     fn histogram() -> Histogram {
         let mut histogram = Histogram::new(Range {
             min: -1.0,
             max: 100.0,
         });
-        let numbers: Vec<f32> = (0..100_000)
+        let elements: Vec<f32> = (0..100_000)
             .map(|i| (i % 1000 + i / 1000 * 10) as f32 / 1000.0 - 1.0)
             .collect();
-        histogram.add(&numbers);
+        histogram.add(&elements);
         histogram.add(&[100.0]);
         histogram
     }
 
     #[test]
-    fn every_method_but_minmax_cuts_a_lonely_number_off() {
+    fn every_method_but_minmax_clips_an_outlier() {
         let histogram = histogram();
         let cases = [
             (Method::Minmax, 100.0..=100.0),
             (Method::Percentile(99.99), 0.9..=1.1),
             (Method::Percentile(100.0), 99.9..=100.1),
-            // A hundred thousand coarser numbers weigh as much as the lonely one's error.
+            // Rounding 100,000 elements more coarsely costs as much as clipping the outlier.
             (Method::Mse, 80.0..=95.0),
             (Method::Entropy, 1.0..=50.0),
         ];
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_one_number_have_ranges() {
+    fn empty_histograms_and_single_elements_have_finite_ranges() {
         for (min, max) in [
             (0.0, 0.0),
             (2.0, 2.0),

@@ -1,11 +1,12 @@
-//! Choosing how a network becomes int8: ranges from photographs, and the layers that stay in float.
+//! Choice of the recipe with which a network is quantized: activation ranges from photographs, and the layers kept in
+//! fp32.
 //!
 //! ```text
 //! photographs ─> calibrate ─> Statistics ─> search ─> Recipe ─> onnx_export::quantize ─> .onnx
-//!                                              └── measured against the float network ──> report
+//!                                              └── compared with the fp32 network ──> report
 //! ```
 //!
-//! What is *not* here: rewriting graphs (`onnx_export::quantize`), files and the terminal (the command).
+//! Not here: rewriting of graphs (`onnx_export::quantize`), files and the terminal (`cli::quantize`).
 
 mod calibrate;
 mod compare;
@@ -27,47 +28,48 @@ pub use search::{Choice, Goal, search};
 
 use crate::engine::{Arithmetic, EngineError, OnnxRuntime, Probe, Propose};
 
-/// A network that cannot be quantised.
+/// Failure to quantize a network.
 #[derive(Debug, Error)]
 pub enum QuantizeFailure {
-    /// The network is of a kind that cannot be rewritten.
+    /// The network cannot be rewritten.
     #[error(transparent)]
     Network(#[from] QuantizeError),
-    /// ONNX Runtime cannot run it.
+    /// ONNX Runtime cannot run a network.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A second network that no picture gives anything to look at.
+    /// The first network of a detector proposed no region in any image, so the second one never ran.
     #[error(
-        "no region of any picture reaches the box head: calibrate on pictures with objects in them"
+        "no image has a region proposal for the box head: calibrate on images with objects in them"
     )]
     NothingSeen,
 }
 
-/// Told of the steps of long work.
+/// Receives the progress of long work.
 pub trait Progress {
-    /// A stage of `steps` steps begins.
+    /// Begins a stage of `steps` steps.
     fn start(&self, stage: &str, steps: usize);
-    /// One step of it is done.
+    /// Counts one step of the stage as done.
     fn step(&self);
 }
 
-/// One network to be quantised, and how it is run.
+/// A network to be quantized, and how it is run.
 pub struct Subject<'a> {
-    /// The library.
+    /// ONNX Runtime.
     pub runtime: &'a OnnxRuntime,
-    /// The float network.
+    /// The fp32 network.
     pub network: Network,
-    /// For a detector's second network: the first in float, and what chooses regions.
+    /// The first network of a detector in fp32, and the choice of region proposals. `None` unless this is a detector's
+    /// second network.
     pub first: Option<(&'a [u8], Arc<dyn Propose>)>,
-    /// Threads of its sessions.
+    /// Thread count of sessions.
     pub threads: usize,
 }
 
 impl Subject<'_> {
-    /// A session of `model`, a version of this network.
+    /// Creates a session of `model`, a version of this network.
     ///
     /// # Errors
-    /// [`EngineError`] if ONNX Runtime refuses it.
+    /// [`EngineError`] if ONNX Runtime rejects it.
     pub fn probe(&self, model: &[u8], arithmetic: Arithmetic) -> Result<Probe, EngineError> {
         let runtime = self.runtime.with_arithmetic(arithmetic);
         match &self.first {

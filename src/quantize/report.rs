@@ -1,8 +1,8 @@
-//! What quantising a model gave, for people and as JSON.
+//! The report of a quantization, as text and as JSON.
 
 use std::fmt;
 
-use onnx_export::quantize::{Recipe, Target};
+use onnx_export::quantize::{LayerResult, Recipe, Target};
 use serde::Serialize;
 
 use super::compare::signal_to_noise;
@@ -10,45 +10,45 @@ use super::{Agreement, Choice, Method, QuantizeFailure, Subject};
 use crate::engine::Arithmetic;
 use crate::image::PreparedImage;
 
-/// Layers that the text names: those that suffer most from 8 bits.
+/// Number of layers that the text lists: those with the most quantization noise.
 const LISTED: usize = 8;
 
-/// The whole report.
+/// The report.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// The model's name.
+    /// Name of the model.
     pub model: String,
-    /// Which processors the numbers are chosen for.
+    /// CPUs that the int8 model is made for.
     pub target: Target,
-    /// Whether int8 answered in simulation, since this processor is no such one.
+    /// Whether int8 arithmetic was simulated, because this CPU is not a `target`.
     pub simulated: bool,
-    /// Float against int8 on the calibration pictures.
+    /// Agreement between fp32 and int8 on the calibration images.
     pub agreement: Agreement,
-    /// The float model.
+    /// The fp32 model.
     pub fp32: Timing,
     /// The int8 model.
     pub int8: Timing,
-    /// Its networks: one, or two of a detector in two stages.
+    /// Its networks: two for a two-stage detector, otherwise one.
     pub networks: Vec<NetworkReport>,
 }
 
 /// Size and speed of one precision.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Timing {
-    /// Bytes of its ONNX files.
+    /// Size of the ONNX files in bytes.
     pub bytes: usize,
-    /// Median time of a picture's inference on this machine, one thread, in milliseconds.
+    /// Median time of one image's inference with one thread on this machine, in milliseconds.
     pub milliseconds: f64,
 }
 
-/// What was chosen for one network.
+/// The recipe that was chosen for one network, and its quality.
 #[derive(Debug, Serialize)]
 pub struct NetworkReport {
-    /// How its ranges were chosen.
+    /// How activation ranges were chosen.
     pub method: Method,
-    /// Mean cosine similarity of its outputs with the float network's.
+    /// Mean cosine similarity of its outputs with the fp32 network's.
     pub cosine: f64,
-    /// Share of its multiplications that are in int8.
+    /// Share of the multiplications that run in int8.
     pub int8_share: f64,
     /// Every Conv and Gemm, in the order of computation.
     pub layers: Vec<LayerReport>,
@@ -57,19 +57,20 @@ pub struct NetworkReport {
 /// One layer.
 #[derive(Debug, Serialize)]
 pub struct LayerReport {
-    /// Its node's name.
+    /// Name of the node.
     pub name: String,
-    /// Whether it is in int8.
+    /// Whether the layer runs in int8.
     pub int8: bool,
-    /// What it alone in int8 takes from the cosine of the outputs; none for what was left in float
+    /// Decrease of the outputs' cosine similarity if only this layer runs in int8. `None` if the layer is kept in fp32
     /// without a search.
     pub sensitivity: Option<f64>,
-    /// Signal over noise of its result in the int8 network, in decibels.
+    /// Signal-to-noise ratio of the layer's result in the int8 network, in decibels. `None` if the layer is kept in fp32
+    /// or its result is not quantized.
     pub snr_db: Option<f64>,
 }
 
 impl NetworkReport {
-    /// Measures every layer's noise on `pictures` and puts it beside what the search found.
+    /// Measures every layer's noise on `images` and combines it with the findings of the search.
     ///
     /// # Errors
     /// [`QuantizeFailure`] if a network fails.
@@ -77,14 +78,14 @@ impl NetworkReport {
         subject: &Subject<'_>,
         choice: &Choice,
         target: Target,
-        pictures: &[PreparedImage],
+        images: &[PreparedImage],
     ) -> Result<Self, QuantizeFailure> {
         let recipe = &choice.recipe;
-        let noise = noise(subject, recipe, target, pictures)?;
+        let noise = noise(subject, recipe, target, images)?;
         let layers = subject.network.layers().iter().map(|layer| {
             let by_name = |list: &[(String, f64)]| {
                 let found = list.iter().find(|(name, _)| *name == layer.name);
-                found.map(|(_, number)| *number)
+                found.map(|(_, value)| *value)
             };
             LayerReport {
                 name: layer.name.clone(),
@@ -102,51 +103,52 @@ impl NetworkReport {
     }
 }
 
-/// Signal over noise of every int8 layer's result, averaged over the pictures.
+/// Returns the signal-to-noise ratio in decibels of every int8 layer's result, averaged over the images.
 fn noise(
     subject: &Subject<'_>,
     recipe: &Recipe,
     target: Target,
-    pictures: &[PreparedImage],
+    images: &[PreparedImage],
 ) -> Result<Vec<(String, f64)>, QuantizeFailure> {
     let layers = subject.network.layers().iter();
     let results = layers.filter_map(|layer| {
-        let (float, int8) = subject.network.result(layer, recipe)?;
-        Some((layer.name.clone(), float, int8))
+        let result = subject.network.result(layer, recipe)?;
+        Some((layer.name.clone(), result))
     });
-    let results: Vec<_> = results.collect();
+    let results: Vec<(String, LayerResult)> = results.collect();
     if results.is_empty() {
-        // A graph without outputs is none.
+        // A graph must have outputs.
         return Ok(Vec::new());
     }
-    let fetch = |pick: fn(&(String, String, String)) -> &String| -> Vec<String> {
-        results.iter().map(pick).cloned().collect()
+    let names = |pick: fn(&LayerResult) -> &String| -> Vec<String> {
+        let names = results.iter().map(|(_, result)| pick(result).clone());
+        names.collect()
     };
-    let float = subject.network.fetching(&fetch(|(_, float, _)| float));
-    let int8 = fetch(|(_, _, int8)| int8);
+    let float = subject.network.fetching(&names(|result| &result.fp32));
+    let int8 = names(|result| &result.int8);
     let int8 = subject.network.quantize_fetching(recipe, target, &int8)?;
     let mut float = subject.probe(&float, Arithmetic::Kernels)?;
     let mut int8 = subject.probe(&int8, Arithmetic::Simulated)?;
     let mut sums = vec![0.0; results.len()];
-    let mut seen = 0.0;
-    for picture in pictures {
-        let pair = (float.run(picture.clone())?, int8.run(picture.clone())?);
+    let mut count = 0.0;
+    for image in images {
+        let pair = (float.run(image.clone())?, int8.run(image.clone())?);
         let (Some(float), Some(int8)) = pair else {
             continue;
         };
-        seen += 1.0;
+        count += 1.0;
         for ((sum, float), int8) in sums.iter_mut().zip(&float).zip(&int8) {
             *sum += signal_to_noise(&float.data, &int8.data);
         }
     }
-    let names = results.into_iter().map(|(name, _, _)| name);
+    let names = results.into_iter().map(|(name, _)| name);
     Ok(names
-        .zip(sums.iter().map(|sum| sum / f64::max(seen, 1.0)))
+        .zip(sums.iter().map(|sum| sum / f64::max(count, 1.0)))
         .collect())
 }
 
 impl Report {
-    /// How many times as fast int8 is.
+    /// Returns the fp32 latency divided by the int8 latency.
     pub fn speedup(&self) -> f64 {
         self.fp32.milliseconds / self.int8.milliseconds.max(1e-9)
     }
@@ -162,15 +164,15 @@ impl fmt::Display for Report {
         } = self;
         let target = match self.target {
             Target::Vnni => "vnni (8-bit weights)",
-            Target::Avx2 => "avx2 (7-bit weights: this kind of processor adds products in 16 bits)",
+            Target::Avx2 => "avx2 (7-bit weights: CPUs without VNNI add products in 16 bits)",
         };
         writeln!(
             f,
-            "{}, float against int8 on {} pictures",
-            self.model, agreement.pictures
+            "{}, fp32 against int8 on {} images",
+            self.model, agreement.images
         )?;
         let how = if self.simulated {
-            "; simulated, since this processor is another"
+            "; simulated, because this CPU is of another kind"
         } else {
             ""
         };
@@ -210,13 +212,13 @@ impl fmt::Display for NetworkReport {
         writeln!(f, "  ranges       {}", self.method)?;
         writeln!(
             f,
-            "  outputs      cosine {:.4} with the float network's",
+            "  outputs      cosine {:.4} with the fp32 network's",
             self.cosine
         )?;
         let share = self.int8_share * 100.0;
         writeln!(
             f,
-            "  in int8      {share:.1} % of the multiplications; in float {} of {} layers:",
+            "  in int8      {share:.1} % of the multiplications; in fp32 {} of {} layers:",
             in_float.len(),
             self.layers.len()
         )?;
@@ -229,7 +231,10 @@ impl fmt::Display for NetworkReport {
             .filter_map(|layer| Some((layer.name.as_str(), layer.snr_db?)))
             .collect();
         noisy.sort_by(|(_, one), (_, other)| one.total_cmp(other));
-        writeln!(f, "  noisiest     signal over noise of a layer's result")?;
+        writeln!(
+            f,
+            "  noisiest     signal-to-noise ratio of a layer's result"
+        )?;
         for (name, snr) in noisy.into_iter().take(LISTED) {
             writeln!(f, "    {snr:8.1} dB {name}")?;
         }

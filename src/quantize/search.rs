@@ -1,9 +1,8 @@
-//! The sensitivity search: which layers stay in float, for the least speed given up.
+//! The sensitivity search: which layers are kept in fp32, at the least cost in speed.
 //!
-//! One layer at a time is made int8 while all others stay in float; what that does to the network's
-//! outputs, over the time that its 8-bit form saves, is the order in which layers are given back to
-//! float, until the whole network is as near to the float one as asked, or the share of multiplications
-//! that may be in float is used up.
+//! Each layer in turn is quantized while all others stay fp32. The decrease of the outputs' cosine similarity, divided by
+//! the time that the int8 layer saves, gives the order in which layers are kept in fp32, until the quantized network is
+//! as close to the fp32 network as requested, or the allowed share of multiplications is used up.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,101 +13,113 @@ use super::{Method, Progress, QuantizeFailure, Statistics, Subject};
 use crate::engine::Arithmetic;
 use crate::image::PreparedImage;
 
-/// What a search begins with where no method is asked for: the one that fails least on networks with
+/// The method of the sensitivity measurements, unless the user chooses one: the one that fails least on networks with
 /// outliers.
 const FIRST_METHOD: Method = Method::Percentile(99.99);
-/// What is chosen from then. On the networks that were measured the mean squared error comes out as the
-/// higher percentile or worse, and minmax and entropy worse (docs/quantization.md).
+/// The methods that are compared, unless the user chooses one. On the measured networks `Mse` is as good as the higher
+/// percentile or worse, and `Minmax` and `Entropy` are worse (docs/quantization.md).
 const METHODS: [Method; 2] = [FIRST_METHOD, Method::Percentile(99.999)];
-/// What a search aims at.
+
+/// The goal and the limits of a search.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Goal {
-    /// Mean cosine similarity of the outputs with the float network's.
+    /// CPUs that the int8 model is made for.
+    pub target: Target,
+    /// Mean cosine similarity of the outputs with the fp32 network's at which the search ends.
     pub cosine: f64,
-    /// Most of the multiplications that may stay in float.
+    /// Largest share of the multiplications that may be kept in fp32.
     pub max_float: f64,
-    /// How ranges are chosen; none: by whichever way comes nearest to the float network.
+    /// How activation ranges are chosen. `None` to choose the method that comes closest to the fp32 network.
     pub method: Option<Method>,
 }
 
-/// What a search found.
+/// The result of a search.
 #[derive(Debug, Clone)]
 pub struct Choice {
     /// The recipe.
     pub recipe: Recipe,
-    /// How its ranges were chosen.
+    /// How its activation ranges were chosen.
     pub method: Method,
-    /// Its outputs' mean cosine similarity with the float network's.
+    /// Mean cosine similarity of the quantized network's outputs with the fp32 network's.
     pub cosine: f64,
-    /// Share of the multiplications that are in float.
+    /// Share of the multiplications that are kept in fp32.
     pub float_share: f64,
-    /// Layers by name: what each alone, in int8, takes from the cosine.
+    /// Layers by name, with the decrease of the cosine similarity if only this layer is quantized.
     pub sensitivities: Vec<(String, f64)>,
 }
 
-/// Searches with `pictures`; fewer than the statistics were made of will do.
+/// Searches for a recipe with `images`, which may be fewer than the statistics were made from.
 ///
 /// # Errors
-/// [`QuantizeFailure`] if a network fails.
+/// [`QuantizeFailure`] if a network cannot be quantized or run.
 pub fn search(
     subject: &Subject<'_>,
     statistics: &Statistics,
-    pictures: &[PreparedImage],
-    target: Target,
+    images: &[PreparedImage],
     goal: Goal,
     progress: &dyn Progress,
 ) -> Result<Choice, QuantizeFailure> {
     let search = Search {
         subject,
         statistics,
-        pictures,
-        target,
-        reference: reference(subject, pictures)?,
+        images,
+        goal,
+        progress,
+        reference: reference(subject, images)?,
     };
     let stem = search.stem();
     let first = goal.method.unwrap_or(FIRST_METHOD);
-    let sensitivities = search.sensitivities(first, &stem, progress)?;
-    let choice = search.descend(first, goal, &stem, &sensitivities, progress)?;
+    let sensitivities = search.sensitivities(first, &stem)?;
+    let choice = search.choose_layers(first, &stem, &sensitivities)?;
     if goal.method.is_some() {
         return Ok(choice);
     }
-    // Methods can only be told apart once the layers that none of them helps are in float.
-    let best = search.best_method(&choice.recipe.float_layers, progress)?;
+    // Methods differ measurably only once the layers that no method helps are in fp32.
+    let best = search.best_method(&choice.recipe.float_layers)?;
     if best == first {
         return Ok(choice);
     }
-    search.descend(best, goal, &stem, &sensitivities, progress)
+    search.choose_layers(best, &stem, &sensitivities)
 }
 
-/// The float network's outputs.
+/// Returns the outputs of the fp32 network.
 fn reference(
     subject: &Subject<'_>,
-    pictures: &[PreparedImage],
+    images: &[PreparedImage],
 ) -> Result<Vec<OutputSet>, QuantizeFailure> {
     let outputs: Vec<String> = subject.network.outputs().map(str::to_owned).collect();
     let model = subject.network.fetching(&outputs);
     let mut probe = subject.probe(&model, Arithmetic::Kernels)?;
-    let run = pictures.iter().map(|picture| probe.run(picture.clone()));
-    Ok(run.collect::<Result<_, _>>()?)
+    let outputs = images.iter().map(|image| probe.run(image.clone()));
+    Ok(outputs.collect::<Result<_, _>>()?)
 }
 
+/// A search in progress.
 pub(super) struct Search<'a> {
     pub(super) subject: &'a Subject<'a>,
     pub(super) statistics: &'a Statistics,
-    pictures: &'a [PreparedImage],
-    pub(super) target: Target,
+    images: &'a [PreparedImage],
+    pub(super) goal: Goal,
+    progress: &'a dyn Progress,
+    /// Outputs of the fp32 network for each image.
     reference: Vec<OutputSet>,
 }
 
+/// A recipe that was tried.
+struct Trial {
+    cosine: f64,
+    recipe: Recipe,
+}
+
 impl Search<'_> {
-    /// What stays in float from the start: the convolution that reads the picture, whose three channels are
-    /// too few for the integer kernels, which take twice the time of the float ones.
+    /// Returns the layers that are always kept in fp32: the convolutions that read the image. Its three channels are too
+    /// few for the integer kernels, which take twice the time of the fp32 kernels.
     fn stem(&self) -> BTreeSet<String> {
         let inputs: BTreeSet<&str> = self.subject.network.inputs().collect();
         let layers = self.subject.network.layers().iter();
         let stem = layers.filter(|layer| layer.is_conv && inputs.contains(layer.input.as_str()));
-        let is_box_head = self.subject.first.is_some();
-        stem.filter(|_| !is_box_head)
+        let is_second_stage = self.subject.first.is_some();
+        stem.filter(|_| !is_second_stage)
             .map(|layer| layer.name.clone())
             .collect()
     }
@@ -120,6 +131,7 @@ impl Search<'_> {
             .collect()
     }
 
+    /// Returns the recipe with these activation ranges and fp32 layers.
     pub(super) fn recipe(
         &self,
         ranges: &BTreeMap<String, Range>,
@@ -142,24 +154,20 @@ impl Search<'_> {
         }
     }
 
-    /// The outputs' mean cosine similarity with the float network's.
+    /// Returns the mean cosine similarity of the quantized network's outputs with the fp32 network's.
     fn cosine(&self, recipe: &Recipe) -> Result<f64, QuantizeFailure> {
-        let model = self.subject.network.quantize(recipe, self.target)?;
+        let model = self.subject.network.quantize(recipe, self.goal.target)?;
         let mut probe = self.subject.probe(&model, Arithmetic::Simulated)?;
         let mut sum = 0.0;
-        for (picture, reference) in self.pictures.iter().zip(&self.reference) {
-            sum += mean_cosine(&probe.run(picture.clone())?, reference);
+        for (image, reference) in self.images.iter().zip(&self.reference) {
+            sum += mean_cosine(&probe.run(image.clone())?, reference);
         }
-        Ok(sum / self.pictures.len().max(1) as f64)
+        Ok(sum / self.images.len().max(1) as f64)
     }
 
-    /// The method that comes nearest to the float network where these layers are in float.
-    fn best_method(
-        &self,
-        float: &BTreeSet<String>,
-        progress: &dyn Progress,
-    ) -> Result<Method, QuantizeFailure> {
-        progress.start("methods", METHODS.len());
+    /// Returns the method that comes closest to the fp32 network if the layers `float` are in fp32.
+    fn best_method(&self, float: &BTreeSet<String>) -> Result<Method, QuantizeFailure> {
+        self.progress.start("methods", METHODS.len());
         let mut best = (f64::NEG_INFINITY, FIRST_METHOD);
         for method in METHODS {
             let recipe = self.recipe(&self.ranges(method), float.clone());
@@ -167,81 +175,57 @@ impl Search<'_> {
             if cosine > best.0 {
                 best = (cosine, method);
             }
-            progress.step();
+            self.progress.step();
         }
         Ok(best.1)
     }
 
-    /// What each layer outside `stem` takes from the cosine when it alone is in int8.
+    /// Returns the decrease of the cosine similarity for each layer outside `stem` if only this layer is quantized.
     fn sensitivities(
         &self,
         method: Method,
         stem: &BTreeSet<String>,
-        progress: &dyn Progress,
     ) -> Result<Vec<(String, f64)>, QuantizeFailure> {
         let layers = self.subject.network.layers();
         let all: BTreeSet<String> = layers.iter().map(|layer| layer.name.clone()).collect();
-        progress.start("sensitivity", layers.len() - stem.len());
+        self.progress
+            .start("sensitivity", layers.len() - stem.len());
         let mut sensitivities = Vec::new();
         let recipe = self.recipe(&self.ranges(method), BTreeSet::new());
         for layer in all.iter().filter(|layer| !stem.contains(*layer)) {
             let mut alone = recipe.clone();
-            alone.float_layers = all
-                .iter()
-                .filter(|other| *other != layer)
-                .cloned()
-                .collect();
+            let others = all.iter().filter(|other| *other != layer);
+            alone.float_layers = others.cloned().collect();
             sensitivities.push((layer.clone(), 1.0 - self.cosine(&alone)?));
-            progress.step();
+            self.progress.step();
         }
         Ok(sensitivities)
     }
 
-    /// Gives layers back to float, the worst for their cost first, in growing numbers; then takes back
-    /// what was not needed.
-    fn descend(
+    /// Keeps 1, 2, 4, ... layers in fp32, in the order of their sensitivity for their cost, until the goal is reached;
+    /// then finds the smallest number that reaches it by bisection.
+    fn choose_layers(
         &self,
         method: Method,
-        goal: Goal,
         stem: &BTreeSet<String>,
         sensitivities: &[(String, f64)],
-        progress: &dyn Progress,
     ) -> Result<Choice, QuantizeFailure> {
         let order = self.worst_first(sensitivities);
-        // Doubling and bisection.
-        progress.start("choosing", 2 * order.len().max(2).ilog2() as usize + 1);
+        let steps = 2 * order.len().max(2).ilog2() as usize + 1;
+        self.progress.start("choosing", steps);
         let ranges = self.ranges(method);
         let max_weights = self.max_float_weights(&ranges, stem)?;
         let fits = |float: &BTreeSet<String>| {
-            self.float_share(float) <= goal.max_float && self.weight_share(float) <= max_weights
+            let multiplications = self.float_share(float);
+            multiplications <= self.goal.max_float && self.weight_share(float) <= max_weights
         };
-        let evaluate = |count: usize| -> Result<(f64, Recipe), QuantizeFailure> {
+        let evaluate = |count: usize| -> Result<Trial, QuantizeFailure> {
             let recipe = self.recipe(&ranges, grown(stem, &order[..count], fits));
             let cosine = self.cosine(&recipe)?;
-            progress.step();
-            Ok((cosine, recipe))
+            self.progress.step();
+            Ok(Trial { cosine, recipe })
         };
-        let (mut low, mut count, mut best) = (0, 0, evaluate(0)?);
-        while best.0 < goal.cosine && count < order.len() {
-            low = count;
-            count = (2 * count).max(1).min(order.len());
-            let next = evaluate(count)?;
-            if next.0 > best.0 || next.0 >= goal.cosine {
-                best = next;
-            }
-        }
-        // Between the last that was not enough and the first that was.
-        let mut enough = count;
-        while best.0 >= goal.cosine && enough > low + 1 {
-            let middle = usize::midpoint(low, enough);
-            let next = evaluate(middle)?;
-            if next.0 >= goal.cosine {
-                (enough, best) = (middle, next);
-            } else {
-                low = middle;
-            }
-        }
-        let (cosine, recipe) = best;
+        let Trial { cosine, recipe } = fewest_layers(order.len(), self.goal.cosine, evaluate)?;
         Ok(Choice {
             float_share: self.float_share(&recipe.float_layers),
             recipe,
@@ -251,7 +235,7 @@ impl Search<'_> {
         })
     }
 
-    /// Layers by what they take from the cosine, over what they cost in float.
+    /// Returns the layers by their sensitivity, divided by what they cost in fp32, in descending order.
     fn worst_first<'n>(&self, sensitivities: &'n [(String, f64)]) -> Vec<&'n str> {
         let mut order: Vec<(&str, f64)> = sensitivities
             .iter()
@@ -262,7 +246,36 @@ impl Search<'_> {
     }
 }
 
-/// `stem` and those of `layers`, in their order, with which it still fits.
+/// Returns the trial with the fewest fp32 layers that reaches `cosine`, or the best one if none does.
+fn fewest_layers(
+    layers: usize,
+    cosine: f64,
+    evaluate: impl Fn(usize) -> Result<Trial, QuantizeFailure>,
+) -> Result<Trial, QuantizeFailure> {
+    let (mut low, mut count, mut best) = (0, 0, evaluate(0)?);
+    while best.cosine < cosine && count < layers {
+        low = count;
+        count = (2 * count).max(1).min(layers);
+        let next = evaluate(count)?;
+        if next.cosine > best.cosine || next.cosine >= cosine {
+            best = next;
+        }
+    }
+    // Bisection between the last count that was too small and the first one that was enough.
+    let mut enough = count;
+    while best.cosine >= cosine && enough > low + 1 {
+        let middle = usize::midpoint(low, enough);
+        let next = evaluate(middle)?;
+        if next.cosine >= cosine {
+            (enough, best) = (middle, next);
+        } else {
+            low = middle;
+        }
+    }
+    Ok(best)
+}
+
+/// Returns `stem` and those of `layers`, tried in order, with which the set still `fits`.
 fn grown(
     stem: &BTreeSet<String>,
     layers: &[&str],

@@ -1,4 +1,4 @@
-//! The scale and zero point of a module's output, out of the two tensors that hold them.
+//! Reading of scales and zero points from a checkpoint's tensors.
 
 use std::fmt::Debug;
 
@@ -6,14 +6,21 @@ use super::QatError;
 use crate::quantize::Affine;
 use crate::weights::Tensor;
 
-/// Out of the tensors of a module, each with its name.
-pub(super) fn read(
-    scale: (&str, &Tensor),
-    zero_point: (&str, &Tensor),
-) -> Result<Affine, QatError> {
+/// A tensor of a checkpoint with its name, for errors.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Named<'a> {
+    pub(super) name: &'a str,
+    pub(super) tensor: &'a Tensor,
+}
+
+/// Reads the scale and zero point of a module's output.
+///
+/// # Errors
+/// [`QatError::Scale`] unless the scale is one finite number above 0 and the zero point one integer of 0..=255.
+pub(super) fn read(scale: Named<'_>, zero_point: Named<'_>) -> Result<Affine, QatError> {
     Ok(Affine {
-        scale: read_scale(scale.0, scale.1)?,
-        zero_point: read_zero_point(zero_point.0, zero_point.1)?,
+        scale: read_scale(scale.name, scale.tensor)?,
+        zero_point: read_zero_point(zero_point.name, zero_point.tensor)?,
     })
 }
 
@@ -21,26 +28,26 @@ fn read_scale(name: &str, tensor: &Tensor) -> Result<f32, QatError> {
     let values = single(tensor).then(|| tensor.to_f32().ok()).flatten();
     match values.as_deref() {
         Some(&[scale]) if scale.is_finite() && scale > 0.0 => Ok(scale),
-        values => Err(refused(name, "one finite number above 0", tensor, values)),
+        values => Err(rejected(name, "one finite number above 0", tensor, values)),
     }
 }
 
 fn read_zero_point(name: &str, tensor: &Tensor) -> Result<u8, QatError> {
     let values = single(tensor).then(|| tensor.to_i64()).flatten();
-    let number = match values.as_deref() {
-        Some(&[number]) => u8::try_from(number).ok(),
+    let zero_point = match values.as_deref() {
+        Some(&[zero_point]) => u8::try_from(zero_point).ok(),
         _ => None,
     };
-    let expected = "one whole number, 0 to 255";
-    number.ok_or_else(|| refused(name, expected, tensor, values.as_deref()))
+    let expected = "one integer, 0 to 255";
+    zero_point.ok_or_else(|| rejected(name, expected, tensor, values.as_deref()))
 }
 
-/// Whether there is one element. Modules write a scalar or a vector of it.
+/// Returns whether a tensor has one element. Modules store a scalar or a vector of one element.
 fn single(tensor: &Tensor) -> bool {
     tensor.shape().iter().all(|n| *n == 1)
 }
 
-fn refused<T: Debug>(
+fn rejected<T: Debug>(
     name: &str,
     expected: &'static str,
     tensor: &Tensor,

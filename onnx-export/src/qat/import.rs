@@ -1,18 +1,19 @@
-//! A checkpoint while it is taken apart.
+//! Extraction of tensors and scales from a quantized checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{FAKE_QUANT, Layout, QatError, Trained, affine};
+use super::affine::{self, Named};
+use super::{FAKE_QUANT, Layout, QatError, Trained};
 use crate::architecture::Architecture;
 use crate::error::BuildError;
 use crate::graph::{Mismatch, StateDictError};
 use crate::quantize::Affine;
 use crate::weights::{Quantizer, StateDict, Tensor, WeightsError};
 
-/// Where a network in training observes what a module computes.
+/// Name of the submodule in which a network in training observes a module's output.
 pub(super) const OBSERVER: &str = "activation_post_process";
 
-/// A checkpoint, what was read of it, and what is wrong with it.
+/// A checkpoint, what was read from it, and the problems found.
 pub(super) struct Import<'a> {
     pub(super) state: &'a StateDict,
     layout: Layout,
@@ -36,7 +37,10 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// Every pair of a module's scale and zero point.
+    /// Reads every module's scale and zero point.
+    ///
+    /// # Errors
+    /// [`QatError::Scale`] for a scale or zero point out of range.
     pub(super) fn activations(&mut self) -> Result<(), QatError> {
         for (name, scale) in self.state.iter() {
             let Some(holder) = name.strip_suffix(".scale") else {
@@ -48,14 +52,23 @@ impl<'a> Import<'a> {
             self.taken.insert(name.to_owned());
             let pair = format!("{holder}.zero_point");
             if let Some(zero_point) = self.take(&pair) {
-                let affine = affine::read((name, scale), (&pair, zero_point))?;
+                let scale = Named {
+                    name,
+                    tensor: scale,
+                };
+                let zero_point = Named {
+                    name: &pair,
+                    tensor: zero_point,
+                };
+                let affine = affine::read(scale, zero_point)?;
                 self.activations.insert(module.to_owned(), affine);
             }
         }
         Ok(())
     }
 
-    /// The module whose output has the scale that `holder` holds.
+    /// Returns the module whose output has the scale that `holder` holds. `None` if `holder` is not the observer of a
+    /// module's output.
     fn observed<'n>(&self, holder: &'n str) -> Option<&'n str> {
         let own_part = |module: &&str| {
             let last = module.rsplit('.').next();
@@ -63,7 +76,7 @@ impl<'a> Import<'a> {
         };
         match self.layout {
             Layout::Converted => Some(holder),
-            // Observers have parts of the same name.
+            // Observers have submodules of the same name.
             Layout::Prepared => holder
                 .strip_suffix(OBSERVER)?
                 .strip_suffix('.')
@@ -71,6 +84,7 @@ impl<'a> Import<'a> {
         }
     }
 
+    /// Marks the scale of a module's output as used, or records that it is missing.
     pub(super) fn expect_activation(&mut self, module: &str) {
         let holder = match self.layout {
             Layout::Converted => module.to_owned(),
@@ -81,7 +95,7 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// The tensor `name`; a problem where there is none.
+    /// Returns the tensor `name`. `None` if there is none, which is recorded as a problem.
     pub(super) fn take(&mut self, name: &str) -> Option<&'a Tensor> {
         self.taken.insert(name.to_owned());
         let tensor = self.state.get(name);
@@ -91,7 +105,8 @@ impl<'a> Import<'a> {
         tensor
     }
 
-    /// The tensor `name` as f32; none where there is a problem with it, which [`Import::finish`] tells.
+    /// Returns the tensor `name` as f32. `None` if it is missing or has another shape or data type, which is recorded
+    /// as a problem for [`Import::finish`].
     pub(super) fn float(
         &mut self,
         name: &str,
@@ -113,6 +128,7 @@ impl<'a> Import<'a> {
         }
     }
 
+    /// Records that a tensor does not have the expected shape or data type.
     pub(super) fn mismatch(&mut self, name: &str, shape: &[usize], reason: Option<String>) {
         let got = self.state.get(name).map(Tensor::shape).unwrap_or_default();
         self.problems.misshapen.push(Mismatch {
@@ -123,13 +139,14 @@ impl<'a> Import<'a> {
         });
     }
 
+    /// Adds a tensor of the fp32 network, if there is one.
     pub(super) fn insert(&mut self, module: &str, name: &str, tensor: Option<Tensor>) {
         if let Some(tensor) = tensor {
             self.tensors.insert(format!("{module}.{name}"), tensor);
         }
     }
 
-    /// What no network computes with: counters, and the other parts of observers.
+    /// Returns whether no network computes with a tensor: counters, and the other tensors of observers.
     fn is_spare(&self, name: &str) -> bool {
         let in_observer = || {
             name.split('.')
@@ -138,6 +155,10 @@ impl<'a> Import<'a> {
         name.ends_with("num_batches_tracked") || (self.layout == Layout::Prepared && in_observer())
     }
 
+    /// Returns the extracted network.
+    ///
+    /// # Errors
+    /// [`QatError::Build`] with every missing, unexpected and misshapen tensor.
     pub(super) fn finish(self, architecture: Architecture) -> Result<Trained, QatError> {
         let names = self.state.names();
         let unexpected = names

@@ -1,4 +1,4 @@
-//! A convolution or linear layer of the float network, and the tensors that a checkpoint has for it.
+//! Convolutions and linear layers of the fp32 network, and the checkpoint's tensors for them.
 
 use std::collections::BTreeMap;
 
@@ -6,20 +6,24 @@ use super::import::{Import, OBSERVER};
 use super::{FAKE_QUANT, QatError};
 use crate::weights::{Quantizer, Tensor, WeightsError};
 
-/// Half the steps from -128 to 127.
+/// Half the distance from -128 to 127.
 const HALF_RANGE: f32 = 127.5;
 
-/// A layer of the float network.
+/// A layer of the fp32 network.
 pub(super) struct LayerOf<'a> {
+    /// Path of the module in the state dict.
     pub(super) path: &'a str,
-    /// Of its weight, outermost the output channels.
+    /// Shape of the weight, output channels outermost.
     shape: &'a [usize],
-    /// Path of the batch norm after a layer without a bias.
+    /// Path of the batch norm after the layer. `None` if the layer has a bias.
     norm: Option<String>,
 }
 
 impl<'a> LayerOf<'a> {
-    /// The layer at `path`, whose weight has this shape, in the network of tensors `shapes`.
+    /// Returns the layer at `path` with a weight of `shape`, in a network of tensors `shapes`.
+    ///
+    /// # Errors
+    /// [`QatError::NoNorm`] if the layer has neither a bias nor a batch norm.
     pub(super) fn new(
         path: &'a str,
         shape: &'a [usize],
@@ -39,7 +43,10 @@ impl<'a> LayerOf<'a> {
     }
 }
 
-/// The batch norm after a convolution: `X.0` has `X.1`, `X.conv1` has `X.bn1`.
+/// Returns the path of the batch norm after a convolution: `X.1` after `X.0`, `X.bn1` after `X.conv1`.
+///
+/// # Errors
+/// [`QatError::NoNorm`] if the network has no such batch norm.
 pub(super) fn norm_after(
     conv: &str,
     shapes: &BTreeMap<String, Vec<usize>>,
@@ -56,8 +63,8 @@ pub(super) fn norm_after(
 }
 
 impl Import<'_> {
-    /// A quantised weight and its bias, which a batch norm of this variance carries where the float network
-    /// has no bias.
+    /// Reads a quantized weight and its bias. If the fp32 layer has no bias, its batch norm gets it, and `variance`,
+    /// with which the batch norm otherwise changes nothing.
     pub(super) fn converted(&mut self, layer: &LayerOf<'_>, variance: f32) -> Result<(), QatError> {
         let name = self.weight(layer)?;
         match self.state.get(&name).map(Tensor::quantizer) {
@@ -66,7 +73,7 @@ impl Import<'_> {
                 check_symmetric(&name, &quantizer)?;
                 self.weights.insert(layer.path.to_owned(), quantizer);
             }
-            Some(None) => self.mismatch(&name, layer.shape, Some("it is not quantised".to_owned())),
+            Some(None) => self.mismatch(&name, layer.shape, Some("it is not quantized".to_owned())),
             None => {}
         }
         let channels = layer.channels();
@@ -87,8 +94,8 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// A float weight, the scale that it is rounded with, and its bias or batch norm, which such a
-    /// checkpoint has inside the layer: `X.0.bn`.
+    /// Reads an fp32 weight, the scale that it is rounded with, and its bias or batch norm. Checkpoints in training
+    /// store the batch norm inside the layer, as `X.0.bn`.
     pub(super) fn prepared(&mut self, layer: &LayerOf<'_>) -> Result<(), QatError> {
         self.weight(layer)?;
         self.fake_quantizer(layer)?;
@@ -105,7 +112,7 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// The weight as floats, and that there is a scale of the layer's output. Gives the weight's name.
+    /// Reads the weight as fp32 and checks that the layer's output has a scale; returns the weight's name.
     fn weight(&mut self, layer: &LayerOf<'_>) -> Result<String, WeightsError> {
         let name = format!("{}.weight", layer.path);
         let weight = self.float(&name, layer.shape)?;
@@ -114,8 +121,8 @@ impl Import<'_> {
         Ok(name)
     }
 
-    /// The scales that `convert` gives a weight, where its observer has seen one: not those of training, whose
-    /// steps lie between -128 and 127 on their own side of 0 each.
+    /// Returns the scales that torch's `convert` computes for a weight from its observer. They differ from those of
+    /// training, which map the range of weights to -128..=127 on each side of 0. `None` if the observer has seen nothing.
     ///
     /// Source: torch's `UniformQuantizationObserverBase._calculate_qparams` and `ChooseQuantizationParams`.
     fn observed_scales(&self, path: &str, count: usize) -> Option<Vec<f32>> {
@@ -125,10 +132,13 @@ impl Import<'_> {
             (values.len() == count).then_some(values)
         };
         let (min, max) = (part("min_val")?, part("max_val")?);
-        min.iter().zip(&max).map(symmetric_scale).collect()
+        min.iter()
+            .zip(&max)
+            .map(|(min, max)| symmetric_scale(*min, *max))
+            .collect()
     }
 
-    /// How a weight in training is rounded: with one scale, or one a channel.
+    /// Reads how a weight in training is rounded: with one scale, or one per channel.
     fn fake_quantizer(&mut self, layer: &LayerOf<'_>) -> Result<(), QatError> {
         let [scale_name, zero_name] =
             ["scale", "zero_point"].map(|part| format!("{}.{FAKE_QUANT}.{part}", layer.path));
@@ -137,19 +147,19 @@ impl Import<'_> {
             return Ok(());
         };
         let weight = self.state.get(&format!("{}.weight", layer.path));
-        // Those of the checkpoint, whose shape may be a problem already.
+        // The checkpoint's weight may have another shape than expected.
         let rows = weight.and_then(|weight| weight.shape().first().copied());
-        let refused = |expected, got| QatError::Scale {
+        let rejected = |expected, got| QatError::Scale {
             name: scale_name.clone(),
             expected,
             got,
         };
         let (expected, got) = (
-            "one scale and zero point, or one a channel",
+            "one scale and zero point, or one per channel",
             format!("{:?} and {:?}", scale.shape(), zero_point.shape()),
         );
         let (Ok(scales), Some(zero_points)) = (scale.to_f32(), zero_point.to_i64()) else {
-            return Err(refused(expected, got));
+            return Err(rejected(expected, got));
         };
         let scales = self
             .observed_scales(layer.path, scales.len())
@@ -158,25 +168,25 @@ impl Import<'_> {
         let quantizer = match scales.as_slice() {
             [scale] if zero_points.len() == 1 => Quantizer::per_tensor(*scale, zero_points[0]),
             many if Some(many.len()) == rows => Quantizer::per_channel(scales, zero_points, 0),
-            _ => return Err(refused(expected, got)),
+            _ => return Err(rejected(expected, got)),
         };
-        let quantizer = quantizer.map_err(|error| refused(error.expected, error.got))?;
+        let quantizer = quantizer.map_err(|error| rejected(error.expected, error.got))?;
         check_symmetric(&zero_name, &quantizer)?;
         self.weights.insert(layer.path.to_owned(), quantizer);
         Ok(())
     }
 }
 
-/// The symmetric scale of weights between these numbers, as torch's `convert` computes it.
-fn symmetric_scale((min, max): (&f32, &f32)) -> Option<f32> {
-    let most = (-min).max(*max).max(0.0);
+/// Returns the symmetric scale of weights in `min..=max`, as torch's `convert` computes it. `None` if they are not finite.
+fn symmetric_scale(min: f32, max: f32) -> Option<f32> {
+    let most = (-min).max(max).max(0.0);
     let known = min <= max && most.is_finite();
     known.then(|| (most / HALF_RANGE).max(f32::EPSILON))
 }
 
-/// Refuses weights whose zero is not 0, or that have scales along another axis than the outputs.
+/// Rejects weights with a zero point other than 0, or with scales along another axis than the output channels.
 fn check_symmetric(name: &str, quantizer: &Quantizer) -> Result<(), QatError> {
-    let refused = |expected, got| {
+    let rejected = |expected, got| {
         let name = name.to_owned();
         Err(QatError::Scale {
             name,
@@ -185,10 +195,10 @@ fn check_symmetric(name: &str, quantizer: &Quantizer) -> Result<(), QatError> {
         })
     };
     if let Some(zero_point) = quantizer.zero_points().iter().find(|zero| **zero != 0) {
-        return refused("weights with a zero point of 0", zero_point.to_string());
+        return rejected("weights with a zero point of 0", zero_point.to_string());
     }
     match quantizer.axis() {
         None | Some(0) => Ok(()),
-        Some(axis) => refused("scales for output channels", format!("axis {axis}")),
+        Some(axis) => rejected("scales for output channels", format!("axis {axis}")),
     }
 }

@@ -1,13 +1,13 @@
-//! Networks that were trained for int8: the checkpoints of torchvision's `models.quantization`.
+//! Checkpoints of networks that were trained for int8, as of torchvision's `models.quantization`.
 //!
 //! ```text
-//! checkpoint ─> import ─> Trained ─┬─> state, architecture ─> build ─> the float network
-//!                                  └─> recipe(float network) ─> quantize ─> the int8 network
+//! checkpoint ─> import ─> Trained ─┬─> state, architecture ─> build ─> the fp32 network
+//!                                  └─> recipe(fp32 network) ─> quantize ─> the int8 network
 //! ```
 //!
-//! They come in two [`Layout`]s. [`import()`] gives the float network's tensors, so that its
-//! architecture loads them as any others, and beside them the scales that training chose;
-//! [`Trained::recipe`] says with them how the float network becomes the int8 one that was trained.
+//! They come in two [`Layout`]s. [`import()`] returns the tensors of the fp32 network, which its architecture loads as
+//! any others, and the scales that training chose. [`Trained::recipe`] turns the scales into the recipe with which the
+//! fp32 network is quantized to the int8 network that was trained.
 
 mod affine;
 mod import;
@@ -27,100 +27,95 @@ use crate::weights::{Quantizer, StateDict, WeightsError};
 use import::Import;
 use layer::LayerOf;
 
-/// The module that quantises the network's input.
+/// Path of the module that quantizes the network's input.
 pub const INPUT: &str = "quant";
-/// Where a network in training keeps the scale of a weight.
+/// Name of the submodule in which a network in training keeps the scale of a weight.
 const FAKE_QUANT: &str = "weight_fake_quant";
 
-/// When a checkpoint was saved.
+/// The stage of training at which a checkpoint was saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// Of the int8 network, after `convert`: quantised weights with the batch norms folded into them,
-    /// each layer with its bias and the scale of its output.
+    /// After `convert`: the int8 network, with quantized weights into which the batch norms are folded, biases, and
+    /// the scale of each layer's output.
     Converted,
-    /// Of the network in training, after `prepare_qat`: floats, batch norms, and observers that
-    /// hold the scales.
+    /// After `prepare_qat`: the network in training, with fp32 weights, batch norms, and observers that hold the
+    /// scales.
     Prepared,
 }
 
 impl Layout {
-    /// The layout of a checkpoint that [`import()`] reads; none for any other.
+    /// Returns the layout of a quantized checkpoint. `None` if the checkpoint is not quantized.
     pub fn of(state: &StateDict) -> Option<Self> {
         let fake = format!(".{FAKE_QUANT}.scale");
         if state.names().any(|name| name.ends_with(&fake)) {
             return Some(Self::Prepared);
         }
-        let quantised = state.iter().any(|(_, tensor)| tensor.quantizer().is_some());
-        quantised.then_some(Self::Converted)
+        let is_converted = state.iter().any(|(_, tensor)| tensor.quantizer().is_some());
+        is_converted.then_some(Self::Converted)
     }
 }
 
-/// A quantised checkpoint, taken apart.
+/// The content of a quantized checkpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trained {
-    /// When the checkpoint was saved.
+    /// The stage of training at which the checkpoint was saved.
     pub layout: Layout,
-    /// The network that was trained: what was asked for, with `ReLU` in the place of `ReLU6`, as
-    /// torchvision's quantised networks have it.
+    /// The network that was trained: the requested architecture, with `ReLU` in place of `ReLU6` as in torchvision's
+    /// quantized networks.
     pub architecture: Architecture,
-    /// The float network's tensors, all f32, with the digest of the checkpoint. Of a converted one these are
-    /// weights and biases as dequantised, and batch norms that change nothing but add the bias.
+    /// Tensors of the fp32 network, all f32, with the digest of the checkpoint. For a converted checkpoint these are the
+    /// dequantized weights and biases, and batch norms that only add the bias.
     pub state: StateDict,
-    /// The output of each module by its path: convolutions (with the `ReLU` fused into them) and linear
-    /// layers, hard swishes (`features.0.2`), sums and products (`features.1.skip_add`), and [`INPUT`].
+    /// Scale and zero point of each module's output, by the module's path: convolutions (with the `ReLU` fused into
+    /// them), linear layers, hard swishes (`features.0.2`), sums and products (`features.1.skip_add`), and [`INPUT`].
     ///
-    /// A hard sigmoid's scale is always 1/256 and its zero point 0, whether it is listed or not. An
-    /// addition that a block has but does not use has scale 1 and zero point 0.
+    /// A hard sigmoid always has the scale 1/256 and the zero point 0 and may be absent. A sum that a block has but does
+    /// not use has scale 1 and zero point 0.
     pub activations: BTreeMap<String, Affine>,
-    /// How the weight of each convolution and linear layer is quantised, by the path of the layer.
+    /// Scales and zero points of each convolution's and linear layer's weight, by the path of the layer.
     pub weights: BTreeMap<String, Quantizer>,
 }
 
-/// A checkpoint that is no quantised one of the architecture.
+/// A checkpoint that is not a quantized one of the architecture.
 #[derive(Debug, Error)]
 pub enum QatError {
-    /// An architecture out of range, or other tensors than its quantised form has, by their names in the
-    /// checkpoint.
+    /// The architecture is out of range, or the checkpoint has other tensors than its quantized form.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// A tensor that cannot be made.
+    /// A tensor cannot be created.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// A scale or zero point that an int8 network cannot have.
+    /// A scale or zero point is out of range.
     #[error("`{name}`: expected {expected}, got {got}")]
     Scale {
-        /// The tensor's name.
+        /// Name of the tensor.
         name: String,
-        /// What it holds in a checkpoint of torch.
+        /// Content of the tensor in a checkpoint of torch.
         expected: &'static str,
-        /// What it holds.
+        /// Content found.
         got: String,
     },
-    /// A convolution of the float network without bias, and with no batch norm where torchvision has it.
-    #[error("`{layer}` is not quantised as torchvision does: no batch norm follows it")]
+    /// A convolution of the fp32 network has neither a bias nor a batch norm at the path where torchvision has it.
+    #[error("`{layer}` is not quantized as in torchvision: no batch norm follows it")]
     NoNorm {
         /// Path of the convolution.
         layer: String,
     },
-    /// A value of the network for which training left no scale.
-    #[error("the checkpoint has no scale for what `{node}` computes")]
+    /// The checkpoint has no scale for a value of the network.
+    #[error("the checkpoint has no scale for the output of node `{node}`")]
     NoScale {
-        /// The node of the float network.
+        /// Name of the node of the fp32 network.
         node: String,
     },
 }
 
-/// Whether the checkpoint is a quantised network's, and so needs [`import()`].
-pub fn is_quantized(state: &StateDict) -> bool {
-    Layout::of(state).is_some()
-}
-
-/// Reads the quantised form of `architecture` out of `state`.
+/// Extracts the fp32 tensors and the trained scales of `architecture` from a quantized checkpoint.
 ///
 /// Source: `torchvision.models.quantization`, `torch.ao.nn.quantized`, `torch.ao.nn.intrinsic.qat`.
 ///
 /// # Errors
-/// [`QatError::Build`] with every missing, unexpected and misshapen tensor, and the others.
+/// [`QatError::Build`] with every missing, unexpected and misshapen tensor, [`QatError::Scale`] for a scale or zero
+/// point out of range, [`QatError::NoNorm`] for an architecture that torchvision does not quantize.
 pub fn import(state: &StateDict, architecture: &Architecture) -> Result<Trained, QatError> {
     let variance = identity_variance(architecture)?;
     let shapes = tensor_shapes(architecture)?;
@@ -129,7 +124,7 @@ pub fn import(state: &StateDict, architecture: &Architecture) -> Result<Trained,
     import.activations()?;
     import.expect_activation(INPUT);
     for (name, shape) in &shapes {
-        // Norms are of rank 1.
+        // Weights of batch norms have one axis.
         if let Some(path) = name.strip_suffix(".weight")
             && let [_, _, ..] = shape.as_slice()
         {
@@ -143,7 +138,7 @@ pub fn import(state: &StateDict, architecture: &Architecture) -> Result<Trained,
     import.finish(trained_form(architecture))
 }
 
-/// What torchvision trains in the place of a float network.
+/// Returns the architecture that torchvision trains in place of an fp32 one.
 fn trained_form(architecture: &Architecture) -> Architecture {
     let mut form = architecture.clone();
     if let Backbone::MobilenetV2(config) = &mut form.backbone {
@@ -152,7 +147,7 @@ fn trained_form(architecture: &Architecture) -> Architecture {
     form
 }
 
-/// The variance of a batch norm that changes nothing: 1 once epsilon is added, also when rounded.
+/// Returns the variance of a batch norm that changes nothing: its rounded sum with epsilon is exactly 1.
 fn identity_variance(architecture: &Architecture) -> Result<f32, BuildError> {
     let trunk = architecture.backbone.trunk();
     let Some(Norm { eps, .. }) = trunk.norm() else {

@@ -1,7 +1,7 @@
-//! From the scales of training to the recipe of the float network that was built of the checkpoint.
+//! From trained scales to the recipe of the fp32 network that was built from the checkpoint.
 //!
-//! Modules are found by what the network computes: a layer by the name of its weight, what follows it by
-//! the path of that layer.
+//! The graph is walked from its input. A layer's module is found by the name of its weight, the module of a node behind
+//! it by the path of that layer.
 
 use std::collections::BTreeMap;
 
@@ -9,22 +9,22 @@ use super::{INPUT, QatError, Trained};
 use crate::proto::NodeProto;
 use crate::quantize::{Affine, Layer, Network, Recipe};
 
-/// The sums of torchvision's blocks.
+/// Modules for the sums of torchvision's blocks.
 const SUMS: &[&str] = &["skip_add", "add_relu", "skip_add_relu"];
-/// The products of its squeeze-and-excitations.
+/// Modules for the products of torchvision's squeeze-and-excitations.
 const PRODUCTS: &[&str] = &["skip_mul"];
-/// A hard sigmoid's result in torch.
+/// Scale and zero point of a hard sigmoid's result in torch.
 const GATE: Affine = Affine {
     scale: 1.0 / 256.0,
     zero_point: 0,
 };
 
 impl Trained {
-    /// How `network`, the float one built of [`Trained::state`], becomes the int8 one that was trained:
-    /// with its scales and zero points, and every layer in int8.
+    /// Returns the recipe with which `network`, the fp32 network built from [`Trained::state`], becomes the int8 network
+    /// that was trained: with the trained scales and zero points, and every layer in int8.
     ///
     /// # Errors
-    /// [`QatError::NoScale`] for a network that computes what was not trained.
+    /// [`QatError::NoScale`] if the checkpoint has no scale for a value of the network.
     pub fn recipe(&self, network: &Network) -> Result<Recipe, QatError> {
         let mut walk = Walk {
             trained: self,
@@ -63,21 +63,21 @@ impl Trained {
     }
 }
 
-/// The path of a layer in the state dict.
+/// Returns the path of a layer in the state dict.
 fn path(layer: &Layer) -> &str {
     let weight = layer.weight.as_str();
     weight.strip_suffix(".weight").unwrap_or(weight)
 }
 
-/// What is known of a value.
+/// What is known about a value.
 #[derive(Debug, Clone, Copy)]
 struct Known<'a> {
     affine: Affine,
-    /// The last layer on the way to it.
+    /// The last layer before the value. `None` if it is the input.
     layer: Option<&'a Layer>,
 }
 
-/// The network from its input on, as far as scales are known.
+/// A walk through the network, with the scales known so far.
 struct Walk<'a> {
     trained: &'a Trained,
     network: &'a Network,
@@ -105,11 +105,11 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         let affine = match node.op_type.as_str() {
-            // Fused into what is before them, or of the same scale.
+            // Fused into the node before, or of the same scale.
             "Relu" | "Clip" | "Flatten" | "MaxPool" | "GlobalAveragePool" | "ReduceMean" => {
                 Some(first.affine)
             }
-            // Part of a hard swish, which is rounded once, as a whole.
+            // Part of a hard swish, which torch rounds once, as a whole.
             "HardSigmoid" if self.network.is_swish(node) => return Ok(()),
             "HardSigmoid" => Some(GATE),
             "Add" => last.and_then(|layer| self.around(layer, SUMS)),
@@ -127,7 +127,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The hard sigmoid that a product has as a factor.
+    /// Returns the hard sigmoid that is a factor of `product`. `None` if there is none.
     fn gate_of(&self, product: &NodeProto) -> Option<&'a NodeProto> {
         let factors = product.input.iter();
         let producers = factors.filter_map(|value| self.network.producer(value));
@@ -135,7 +135,8 @@ impl<'a> Walk<'a> {
         nodes.find(|node| node.op_type == "HardSigmoid")
     }
 
-    /// The scale of a module of one of these `names` in the nearest module around a layer.
+    /// Returns the scale of a module with one of these `names` in the nearest module around a layer. `None` if there is
+    /// none.
     fn around(&self, layer: &Layer, names: &[&str]) -> Option<Affine> {
         let activations = &self.trained.activations;
         let mut parent = path(layer);
@@ -149,8 +150,8 @@ impl<'a> Walk<'a> {
         None
     }
 
-    /// The scale of the module that follows a layer in its sequence, perhaps with a batch norm in
-    /// between: `X.2` or `X.1` of `X.0`.
+    /// Returns the scale of the module that follows a layer in its sequence, perhaps behind a batch norm: `X.1` or `X.2`
+    /// for `X.0`. `None` if there is none.
     fn after(&self, layer: &Layer) -> Option<Affine> {
         let (parent, own) = path(layer).rsplit_once('.')?;
         let own: usize = own.parse().ok()?;

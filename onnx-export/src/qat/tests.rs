@@ -1,9 +1,9 @@
 use super::layer::norm_after;
 use super::*;
 use crate::architecture::{Head, MobileNetV2Config, ResNetBlock, ResNetConfig};
-use crate::model::{DEFAULT_OPSET, build};
 use crate::quantize::Network;
 use crate::weights::{DType, Tensor};
+use crate::{DEFAULT_OPSET, build};
 
 fn mobilenet_v2() -> Architecture {
     Architecture {
@@ -31,8 +31,8 @@ fn resnet(block: ResNetBlock) -> Architecture {
     }
 }
 
-/// `value` quantised per channel, as fbgemm has it.
-fn quantised(shape: &[usize]) -> Tensor {
+/// A quantized tensor with one scale per channel, as fbgemm has it.
+fn quantized(shape: &[usize]) -> Tensor {
     let channels = shape[0];
     let bytes = vec![3; shape.iter().product()];
     let scales = (0..channels).map(|n| 0.01 * (n + 1) as f64).collect();
@@ -46,7 +46,7 @@ fn whole(values: &[i64]) -> Tensor {
     Tensor::new(DType::I64, vec![values.len()], bytes).unwrap()
 }
 
-/// What torchvision's quantised form of `architecture` holds.
+/// The tensors of torchvision's quantized form of `architecture`.
 fn checkpoint(architecture: &Architecture) -> BTreeMap<String, Tensor> {
     let shapes = tensor_shapes(architecture).unwrap();
     let layers = shapes.iter().filter(|(_, shape)| shape.len() >= 2);
@@ -64,13 +64,13 @@ fn checkpoint(architecture: &Architecture) -> BTreeMap<String, Tensor> {
         let bias: Vec<f32> = (0..shape[0]).map(|n| n as f32).collect();
         let bias = Tensor::from_f32(&shape[..1], &bias).unwrap();
         tensors.insert(name.replace(".weight", ".bias"), bias);
-        tensors.insert(name.clone(), quantised(shape));
+        tensors.insert(name.clone(), quantized(shape));
     }
     tensors
 }
 
 #[test]
-fn every_family_loads_into_its_float_network() {
+fn every_family_loads_into_its_fp32_network() {
     let cases = [
         ("mobilenet_v2", mobilenet_v2(), "features.2.conv.2"),
         ("basic", resnet(ResNetBlock::Basic), "layer2.0.downsample.0"),
@@ -123,7 +123,7 @@ fn the_identity_is_exact_for_every_epsilon_in_use() {
 }
 
 #[test]
-fn disagreements_are_told_by_the_names_of_the_checkpoint() {
+fn mismatches_have_the_names_of_the_checkpoint() {
     let architecture = mobilenet_v2();
     let scalar = |value| Tensor::from_f32(&[], &[value]).unwrap();
     let floats = |shape: &[usize]| {
@@ -154,7 +154,7 @@ fn disagreements_are_told_by_the_names_of_the_checkpoint() {
         (
             "features.0.0.weight",
             Some(floats(&stem)),
-            "features.0.0.weight: it is not quantised",
+            "features.0.0.weight: it is not quantized",
         ),
         (
             "quant.scale",
@@ -170,7 +170,7 @@ fn disagreements_are_told_by_the_names_of_the_checkpoint() {
         (
             "quant.zero_point",
             Some(whole(&[256])),
-            "`quant.zero_point`: expected one whole number, 0 to 255, got 256",
+            "`quant.zero_point`: expected one integer, 0 to 255, got 256",
         ),
         ("quant.zero_point", Some(scalar(1.0)), "got [] f32"),
     ];
@@ -184,7 +184,7 @@ fn disagreements_are_told_by_the_names_of_the_checkpoint() {
     }
 }
 
-/// What torchvision's network in training holds, of the same architecture.
+/// The tensors of torchvision's network in training, of `architecture`.
 fn in_training(architecture: &Architecture) -> BTreeMap<String, Tensor> {
     let shapes = tensor_shapes(architecture).unwrap();
     let formula = crate::formula::state_dict(&shapes, &[]).unwrap();
@@ -221,7 +221,7 @@ fn in_training(architecture: &Architecture) -> BTreeMap<String, Tensor> {
 }
 
 #[test]
-fn a_network_in_training_keeps_its_floats() {
+fn a_network_in_training_keeps_its_fp32_weights() {
     for architecture in [mobilenet_v2(), resnet(ResNetBlock::Basic)] {
         let state = StateDict::from_tensors(in_training(&architecture));
         let trained = import(&state, &architecture).unwrap();
@@ -242,7 +242,7 @@ fn a_network_in_training_keeps_its_floats() {
 }
 
 #[test]
-fn scales_of_training_that_cannot_be_are_refused() {
+fn trained_scales_out_of_range_are_rejected() {
     let architecture = mobilenet_v2();
     let floats = |values: &[f32]| Tensor::from_f32(&[values.len()], values).unwrap();
     let cases = [
@@ -264,7 +264,7 @@ fn scales_of_training_that_cannot_be_are_refused() {
         (
             "scale",
             Some(floats(&[1.0; 3])),
-            "expected one scale and zero point, or one a channel, got [3] and [1]",
+            "expected one scale and zero point, or one per channel, got [3] and [1]",
         ),
     ];
     for (part, tensor, expected) in cases {
@@ -279,7 +279,7 @@ fn scales_of_training_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn every_channel_may_have_its_scale() {
+fn weights_may_have_one_scale_per_channel() {
     let architecture = mobilenet_v2();
     let mut tensors = in_training(&architecture);
     let (name, scales) = ("features.0.0.weight_fake_quant", [0.5; 8]);
@@ -325,9 +325,9 @@ fn a_network_without_the_scale_of_a_sum_has_no_recipe() {
     // Its activations do not end at 6.
     assert!(network.nodes().iter().all(|node| node.op_type != "Clip"));
     let error = trained.recipe(&network).unwrap_err().to_string();
-    let expected = "the checkpoint has no scale for what `/features/";
+    let expected = "the checkpoint has no scale for the output of node `/features/";
     assert!(
-        error.starts_with(expected) && error.ends_with("/Add` computes"),
+        error.starts_with(expected) && error.ends_with("/Add`"),
         "{error}"
     );
 }

@@ -1,21 +1,21 @@
-//! From floats to 8-bit numbers: scales, zero points, and the rounding of weights.
+//! Scales and zero points, and the rounding of weights and biases.
 
 use serde::{Deserialize, Serialize};
 
-/// Steps between the smallest and the largest U8 number.
-const STEPS: f32 = 255.0;
-/// Smallest scale: what is always zero still needs one.
+/// Largest uint8 value.
+const MAX_Q: f32 = 255.0;
+/// Smallest scale, used for values that are always 0.
 const MIN_SCALE: f32 = 1e-8;
-/// Biases stay below this many steps, so that a sum of products added to one fits 32 bits.
-const MAX_BIAS_STEPS: f32 = (1 << 30) as f32;
+/// Largest rounded bias, so that a bias and a sum of products together fit int32.
+const MAX_BIAS: f32 = (1 << 30) as f32;
 
-/// Between which numbers a value lies.
+/// The activation range of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(from = "[f32; 2]", into = "[f32; 2]")]
 pub struct Range {
-    /// The smallest.
+    /// Smallest element.
     pub min: f32,
-    /// The largest.
+    /// Largest element.
     pub max: f32,
 }
 
@@ -31,69 +31,83 @@ impl From<Range> for [f32; 2] {
     }
 }
 
-/// A U8 number `q` stands for `(q - zero_point) * scale`.
+/// Scale and zero point of a uint8 tensor: `q` stands for `(q - zero_point) * scale`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Affine {
-    /// The step, above 0.
+    /// The scale, above 0.
     pub scale: f32,
-    /// The number that stands for 0.
+    /// The `q` that stands for 0.
     pub zero_point: u8,
 }
 
 impl Affine {
-    /// The finest steps that reach every number of `range`; 0 is always among them, since padding
-    /// is zeros.
+    /// Returns the smallest scale whose range covers `range` and 0. Zero must be exact, since padding is zeros.
     pub fn covering(range: Range) -> Self {
         let (min, max) = (range.min.min(0.0), range.max.max(0.0));
-        let scale = ((max - min) / STEPS).max(MIN_SCALE);
-        let zero_point = (-min / scale).round().clamp(0.0, STEPS) as u8;
+        let scale = ((max - min) / MAX_Q).max(MIN_SCALE);
+        let zero_point = (-min / scale).round().clamp(0.0, MAX_Q) as u8;
         Self { scale, zero_point }
     }
 
-    /// Steps from exactly -3 up to `max` or a little more: hard swish and hard sigmoid do not tell apart what
-    /// lies below.
+    /// Returns a scale whose range begins at exactly -3 and ends at `max` or a little above: hard swish and hard
+    /// sigmoid are constant below -3.
     pub(super) fn from_minus_three(max: f32) -> Self {
-        let scale = (max.max(0.0) + 3.0) / STEPS;
-        let zero_point = (3.0 / scale).floor().clamp(1.0, STEPS);
+        let scale = (max.max(0.0) + 3.0) / MAX_Q;
+        let zero_point = (3.0 / scale).floor().clamp(1.0, MAX_Q);
         Self {
             scale: 3.0 / zero_point,
             zero_point: zero_point as u8,
         }
     }
 
-    /// The numbers that it reaches.
+    /// Returns the range from `q = 0` to `q = 255`.
     pub fn range(self) -> Range {
         let zero_point = f32::from(self.zero_point);
         Range {
             min: -zero_point * self.scale,
-            max: (STEPS - zero_point) * self.scale,
+            max: (MAX_Q - zero_point) * self.scale,
         }
     }
 }
 
-/// Steps of a weight's output channels: the coarser of what the largest weight needs and what
-/// the channel's bias needs.
+/// What the scales of a layer's weight are computed from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ScaleInputs<'a> {
+    /// Weights, output channels outermost.
+    pub(super) weights: &'a [f32],
+    /// Number of output channels.
+    pub(super) channels: usize,
+    /// Bias of each channel; empty if the layer has none.
+    pub(super) bias: &'a [f32],
+    /// Largest rounded weight.
+    pub(super) limit: i8,
+    /// Scale of the layer's input.
+    pub(super) input_scale: f32,
+}
+
+/// Returns one scale per output channel: the larger of what the largest weight needs and what the bias needs.
 ///
-/// A bias counts in steps of the input's scale times the weight's. Where weights are tiny beside their
-/// bias those steps would not reach it in 32 bits, so the weights' are made coarser.
-pub(super) fn channel_scales(
-    weights: &[f32],
-    channels: usize,
-    bias: &[f32],
-    limit: i8,
-    input_scale: f32,
-) -> Vec<f32> {
+/// A bias has the scale `input scale * weight scale`. If the weights are tiny compared with their bias, the rounded
+/// bias would not fit int32, so the weight scale is made larger.
+pub(super) fn channel_scales(inputs: ScaleInputs<'_>) -> Vec<f32> {
+    let ScaleInputs {
+        weights,
+        channels,
+        bias,
+        limit,
+        input_scale,
+    } = inputs;
     let taps = weights.chunks((weights.len() / channels.max(1)).max(1));
     let scale = |(channel, taps): (usize, &[f32])| {
         let largest = taps.iter().fold(0.0_f32, |most, tap| most.max(tap.abs()));
         let bias = bias.get(channel).map_or(0.0, |bias| bias.abs());
-        let floor = bias / (input_scale * MAX_BIAS_STEPS);
+        let floor = bias / (input_scale * MAX_BIAS);
         (largest / f32::from(limit)).max(floor).max(MIN_SCALE)
     };
     taps.enumerate().map(scale).collect()
 }
 
-/// Weights in steps of their channel's scale, none outside `limits`.
+/// Divides weights by the scale of their channel, rounds them and clamps them to `limits`.
 pub(super) fn round_weights(weights: &[f32], scales: &[f32], limits: (i8, i8)) -> Vec<i8> {
     let per_channel = (weights.len() / scales.len().max(1)).max(1);
     let (least, most) = (f32::from(limits.0), f32::from(limits.1));
@@ -106,11 +120,11 @@ pub(super) fn round_weights(weights: &[f32], scales: &[f32], limits: (i8, i8)) -
         .collect()
 }
 
-/// A bias in steps of the input's scale times its channel's.
+/// Divides each bias by its scale and rounds it, saturated to int32.
 pub(super) fn round_bias(bias: &[f64], scales: &[f32]) -> Vec<i32> {
-    let steps = bias.iter().zip(scales);
-    // A cast saturates.
-    steps
+    let pairs = bias.iter().zip(scales);
+    // The cast saturates.
+    pairs
         .map(|(bias, scale)| (bias / f64::from(*scale)).round_ties_even() as i32)
         .collect()
 }
@@ -119,15 +133,15 @@ pub(super) fn round_bias(bias: &[f64], scales: &[f32]) -> Vec<i32> {
 mod tests {
     use super::*;
 
-    /// The number that `affine` makes of `x`.
+    /// Quantizes and dequantizes `x`.
     fn rounded(affine: Affine, x: f32) -> f32 {
         let zero_point = f32::from(affine.zero_point);
-        let q = ((x / affine.scale).round_ties_even() + zero_point).clamp(0.0, STEPS);
+        let q = ((x / affine.scale).round_ties_even() + zero_point).clamp(0.0, MAX_Q);
         (q - zero_point) * affine.scale
     }
 
     #[test]
-    fn steps_reach_every_number_and_zero() {
+    fn covering_scales_reach_the_range_and_zero() {
         let ranges = [
             [0.0, 0.0],
             [0.0, 1.0],
@@ -144,7 +158,7 @@ mod tests {
             let affine = Affine::covering(Range { min, max });
             assert!(affine.scale >= MIN_SCALE, "{min} {max}: {affine:?}");
             assert_eq!(rounded(affine, 0.0), 0.0, "{min} {max}: {affine:?}");
-            // The zero point is whole, which takes at most half a step from either end.
+            // Rounding the zero point costs at most half a scale at either end.
             let half = affine.scale * 0.500_01;
             for x in [min, max] {
                 let error = (rounded(affine, x) - x).abs();
@@ -156,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn gates_begin_at_minus_three() {
+    fn gate_scales_begin_at_minus_three() {
         for max in [
             -5.0, 0.0, 0.5, 2.9, 3.0, 3.01, 6.0, 17.3, 100.0, 300.0, 761.0,
         ] {
@@ -164,20 +178,20 @@ mod tests {
             let zero_point = f32::from(affine.zero_point);
             assert!((zero_point * affine.scale - 3.0).abs() <= 3.0 * f32::EPSILON);
             assert!(affine.range().max >= max, "{max}: {affine:?}");
-            // With a sixth of the step and no zero point, the codes stand for (x + 3) / 6.
+            // With a sixth of the scale and zero point 0, `q` stands for (x + 3) / 6.
             let gate = |q: u8| (f32::from(q) * (affine.scale / 6.0) * 255.0).round() / 255.0;
             assert_eq!(gate(0), 0.0);
             if max >= 3.0 {
                 assert!(gate(255) >= 1.0, "{max}: {affine:?}");
             }
         }
-        // One step below 0 is the least, so what lies above 762 is cut.
+        // The zero point is at least 1, so values above 762 are clipped.
         assert_eq!(Affine::from_minus_three(1e30).zero_point, 1);
         assert_eq!(Affine::from_minus_three(f32::MAX).range().max, 762.0);
     }
 
     #[test]
-    fn tiny_weights_leave_their_bias_room() {
+    fn tiny_weights_get_scales_that_fit_their_bias() {
         let cases = [
             ([1e-12, -2e-12], 1.0, 1e-8),
             ([0.0, 0.0], -1000.0, 1e-8),
@@ -186,11 +200,21 @@ mod tests {
         ];
         for (weights, bias, input_scale) in cases {
             for limit in [64, 127] {
-                let scales = channel_scales(&weights, 1, &[bias], limit, input_scale);
-                let steps = round_bias(&[f64::from(bias)], &[scales[0] * input_scale]);
-                // Scales are f32: the last bits of 2^30 are theirs.
+                let inputs = ScaleInputs {
+                    weights: &weights,
+                    channels: 1,
+                    bias: &[bias],
+                    limit,
+                    input_scale,
+                };
+                let scales = channel_scales(inputs);
+                let rounded_bias = round_bias(&[f64::from(bias)], &[scales[0] * input_scale]);
+                // Scales are f32, which rounds the last bits of 2^30.
                 let most = (1 << 30) + 512;
-                assert!(steps[0].abs() <= most, "{weights:?} {bias}: {steps:?}");
+                assert!(
+                    rounded_bias[0].abs() <= most,
+                    "{weights:?} {bias}: {rounded_bias:?}"
+                );
                 let rounded = round_weights(&weights, &scales, (-limit, limit));
                 for (weight, q) in weights.iter().zip(&rounded) {
                     let error = (f32::from(*q) * scales[0] - weight).abs();
@@ -198,17 +222,25 @@ mod tests {
                 }
             }
         }
-        // A bias that is in the way of nothing changes nothing.
-        let with = channel_scales(&[0.5, -1.0, 2.0, 0.1], 2, &[1.0, 1.0], 127, 0.01);
-        assert_eq!(
-            with,
-            channel_scales(&[0.5, -1.0, 2.0, 0.1], 2, &[], 127, 0.01)
-        );
+        // A bias that fits does not change the scales.
+        let inputs = ScaleInputs {
+            weights: &[0.5, -1.0, 2.0, 0.1],
+            channels: 2,
+            bias: &[1.0, 1.0],
+            limit: 127,
+            input_scale: 0.01,
+        };
+        let with = channel_scales(inputs);
+        let without = channel_scales(ScaleInputs {
+            bias: &[],
+            ..inputs
+        });
+        assert_eq!(with, without);
         assert_eq!(with, [1.0 / 127.0, 2.0 / 127.0]);
     }
 
     #[test]
-    fn weights_keep_to_the_limit() {
+    fn rounded_weights_stay_within_the_limits() {
         let weights = [1.0, -1.0, 0.5, -0.25, 0.0, 2.0, 1e30, -1e30, f32::NAN];
         for (limit, expected) in [
             (127, [127, -127, 64, -32, 0, 127, 127, -127, 0]),
@@ -218,13 +250,20 @@ mod tests {
             let limits = (-limit, limit);
             assert_eq!(round_weights(&weights, &[scale], limits), expected);
         }
-        // Ties go to the even neighbour; channels have scales of their own.
+        // Ties go to the even neighbor; each channel has its own scale.
         assert_eq!(
             round_weights(&[0.5, 1.5, 2.0, 6.0], &[1.0, 4.0], (-127, 127)),
             [0, 2, 0, 2]
         );
         assert!(round_weights(&[], &[], (-127, 127)).is_empty());
-        assert_eq!(channel_scales(&[], 0, &[], 127, 1.0), [0.0_f32; 0]);
+        let none = ScaleInputs {
+            weights: &[],
+            channels: 0,
+            bias: &[],
+            limit: 127,
+            input_scale: 1.0,
+        };
+        assert_eq!(channel_scales(none), [0.0_f32; 0]);
         // A bias beyond 32 bits saturates.
         assert_eq!(
             round_bias(&[1e30, -1e30], &[1.0, 1.0]),

@@ -1,11 +1,13 @@
-//! What a file must be to be taken apart and put together again.
+//! Checks that a file can be rewritten without losing or misreading any of its content.
 
 use std::collections::{HashMap, HashSet};
 
 use super::QuantizeError;
-use crate::proto::{GraphProto, ModelProto, NodeProto};
+use crate::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
+};
 
-/// Operators of networks that are in int8 already.
+/// Operators that only quantized networks contain.
 const QUANTIZED: &[&str] = &[
     "ConvInteger",
     "DequantizeLinear",
@@ -15,22 +17,22 @@ const QUANTIZED: &[&str] = &[
     "QLinearMatMul",
     "QuantizeLinear",
 ];
-/// The first opset with one scale a channel.
+/// First opset whose `DequantizeLinear` takes one scale per channel.
 const MIN_OPSET: i64 = 13;
 
-/// Names of ONNX's own operators.
+/// Returns whether `domain` is that of ONNX's own operators.
 fn is_standard(domain: &str) -> bool {
     matches!(domain, "" | "ai.onnx")
 }
 
-/// The version of ONNX's own operators.
+/// Returns the version of ONNX's own operator set; 1 if the file does not say.
 pub(super) fn opset(envelope: &ModelProto) -> i64 {
     let sets = &envelope.opset_import;
     let own = sets.iter().find(|set| is_standard(&set.domain));
     own.map_or(1, |set| set.version)
 }
 
-/// Recipes name layers, so every node needs a name of its own; files need not give one.
+/// Gives every node a unique name, which recipes refer to; ONNX allows files without node names.
 pub(super) fn name_nodes(graph: &mut GraphProto) {
     let mut taken: HashSet<String> = HashSet::new();
     let given: HashSet<String> = graph.node.iter().map(|node| node.name.clone()).collect();
@@ -45,72 +47,168 @@ pub(super) fn name_nodes(graph: &mut GraphProto) {
     }
 }
 
-/// Refuses what would be lost or wrong in another file.
+/// Rejects a file whose content would be lost or misread by the rewriting.
+///
+/// # Errors
+/// [`QuantizeError::Quantized`] for an int8 network, [`QuantizeError::Unsupported`] for the rest.
 pub(super) fn check(envelope: &ModelProto, graph: &GraphProto) -> Result<(), QuantizeError> {
     for node in &graph.node {
-        let NodeProto {
-            name, op_type: op, ..
-        } = node;
-        if QUANTIZED.contains(&op.as_str()) {
-            let (node, op) = (name.clone(), op.clone());
-            return Err(QuantizeError::Quantized { node, op });
-        }
-        if !is_standard(&node.domain) {
-            return unsupported(format!("node `{name}`, {}::{op},", node.domain));
-        }
-        if node.attribute.iter().any(|attribute| attribute.g.is_some()) {
-            return unsupported(format!("node `{name}`, {op} with a graph inside,"));
-        }
+        check_node(node)?;
     }
     if !envelope.functions.is_empty() {
-        return unsupported("a file with functions".to_owned());
+        let found = "defines functions";
+        return unsupported("the file", found, "a file without functions");
+    }
+    if !envelope.training_info.is_empty() {
+        let found = "holds training information";
+        return unsupported("the file", found, "a file for inference");
     }
     if !graph.sparse_initializer.is_empty() {
-        return unsupported("a file with sparse tensors".to_owned());
+        let found = "holds sparse initializers";
+        return unsupported("the file", found, "dense initializers");
     }
-    if opset(envelope) < MIN_OPSET {
-        return unsupported("an opset before 13, which has no scales for each channel,".to_owned());
+    let opset = opset(envelope);
+    if opset < MIN_OPSET {
+        let found = format!("uses opset {opset}");
+        return unsupported(
+            "the file",
+            found,
+            "opset 13 or later, with scales per channel",
+        );
     }
-    let outside = graph
-        .initializer
-        .iter()
-        .find(|tensor| tensor.data_location != 0);
-    if let Some(tensor) = outside {
-        return unsupported(format!("tensor `{}`, kept in another file,", tensor.name));
+    for tensor in &graph.initializer {
+        check_tensor(&format!("initializer `{}`", tensor.name), tensor)?;
+    }
+    for value in graph.input.iter().chain(&graph.output) {
+        check_type(value)?;
     }
     check_order(graph)
 }
 
-/// Every value is written once, and before it is read.
+fn check_node(node: &NodeProto) -> Result<(), QuantizeError> {
+    let NodeProto {
+        name, op_type: op, ..
+    } = node;
+    if QUANTIZED.contains(&op.as_str()) {
+        let (node, op) = (name.clone(), op.clone());
+        return Err(QuantizeError::Quantized { node, op });
+    }
+    let item = format!("node `{name}`");
+    if !is_standard(&node.domain) {
+        let found = format!("is a {}::{op}", node.domain);
+        return unsupported(item, found, "ONNX's own operators");
+    }
+    for attribute in &node.attribute {
+        check_attribute(&item, attribute)?;
+    }
+    Ok(())
+}
+
+/// Rejects attributes that hold what the rewriting does not look into.
+fn check_attribute(node: &str, attribute: &AttributeProto) -> Result<(), QuantizeError> {
+    let item = format!("{node}: attribute `{}`", attribute.name);
+    if attribute.g.is_some() || !attribute.graphs.is_empty() {
+        return unsupported(item, "holds a graph", "a graph without subgraphs");
+    }
+    let held = [
+        (!attribute.tensors.is_empty(), "a list of tensors"),
+        (attribute.sparse_tensor.is_some(), "a sparse tensor"),
+        (!attribute.sparse_tensors.is_empty(), "sparse tensors"),
+        (attribute.tp.is_some(), "a type"),
+        (!attribute.type_protos.is_empty(), "types"),
+        (!attribute.ref_attr_name.is_empty(), "a reference"),
+    ];
+    if let Some((_, held)) = held.into_iter().find(|(is_held, _)| *is_held) {
+        let expected = "numbers, strings or one dense tensor";
+        return unsupported(item, format!("holds {held}"), expected);
+    }
+    match &attribute.t {
+        Some(tensor) => check_tensor(&item, tensor),
+        None => Ok(()),
+    }
+}
+
+/// Rejects tensors whose elements are in another file, or in a field for data types other than fp32 and integers of
+/// up to 64 bits.
+fn check_tensor(item: &str, tensor: &TensorProto) -> Result<(), QuantizeError> {
+    if tensor.data_location != 0 || !tensor.external_data.is_empty() {
+        let found = "has its elements in another file";
+        return unsupported(item, found, "elements inside the model's file");
+    }
+    let fields = [
+        (!tensor.double_data.is_empty(), "double_data"),
+        (!tensor.uint64_data.is_empty(), "uint64_data"),
+        (!tensor.string_data.is_empty(), "string_data"),
+        (tensor.segment.is_some(), "segment"),
+    ];
+    if let Some((_, field)) = fields.into_iter().find(|(is_used, _)| *is_used) {
+        let expected = "`raw_data`, `float_data`, `int32_data` or `int64_data`";
+        return unsupported(item, format!("has its elements in `{field}`"), expected);
+    }
+    Ok(())
+}
+
+/// Rejects inputs and outputs that are not dense tensors.
+fn check_type(value: &ValueInfoProto) -> Result<(), QuantizeError> {
+    let Some(kind) = &value.r#type else {
+        return Ok(());
+    };
+    let types = [
+        (kind.sequence_type.is_some(), "a sequence"),
+        (kind.map_type.is_some(), "a map"),
+        (kind.sparse_tensor_type.is_some(), "a sparse tensor"),
+        (kind.optional_type.is_some(), "an optional value"),
+    ];
+    if let Some((_, found)) = types.into_iter().find(|(is_used, _)| *is_used) {
+        let item = format!("value `{}`", value.name);
+        return unsupported(item, format!("is {found}"), "a dense tensor");
+    }
+    Ok(())
+}
+
+/// Checks that every value is written once, and before it is read.
+///
+/// # Errors
+/// [`QuantizeError::Unsupported`] with the first value or node for which this is not so.
 pub(super) fn check_order(graph: &GraphProto) -> Result<(), QuantizeError> {
+    const EXPECTED: &str = "every value written once, before it is read";
     let mut writers = HashMap::new();
     for tensor in &graph.initializer {
         if writers.insert(tensor.name.as_str(), 0).is_some() {
-            return unsupported(format!("tensor `{}`, which is there twice,", tensor.name));
+            let item = format!("initializer `{}`", tensor.name);
+            return unsupported(item, "has the name of another one", EXPECTED);
         }
     }
     for (index, node) in graph.node.iter().enumerate() {
         for output in node.output.iter().filter(|name| !name.is_empty()) {
             if writers.insert(output, index + 1).is_some() {
-                return unsupported(format!("value `{output}`, which is written twice,"));
+                let item = format!("value `{output}`");
+                return unsupported(item, "is written twice", EXPECTED);
             }
         }
     }
     for (index, node) in graph.node.iter().enumerate() {
-        let late = |input: &&String| {
+        let is_late = |input: &&String| {
             let writer = writers.get(input.as_str());
             writer.is_some_and(|writer| *writer > index)
         };
-        if let Some(input) = node.input.iter().find(late) {
-            let name = &node.name;
-            return unsupported(format!(
-                "node `{name}`, which reads `{input}` before it is written,"
-            ));
+        if let Some(input) = node.input.iter().find(is_late) {
+            let item = format!("node `{}`", node.name);
+            let found = format!("reads `{input}` before it is written");
+            return unsupported(item, found, EXPECTED);
         }
     }
     Ok(())
 }
 
-fn unsupported<T>(what: String) -> Result<T, QuantizeError> {
-    Err(QuantizeError::Unsupported { what })
+fn unsupported<T>(
+    item: impl Into<String>,
+    found: impl Into<String>,
+    expected: &'static str,
+) -> Result<T, QuantizeError> {
+    Err(QuantizeError::Unsupported {
+        item: item.into(),
+        found: found.into(),
+        expected,
+    })
 }

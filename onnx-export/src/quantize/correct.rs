@@ -1,22 +1,23 @@
-//! Bias correction: what the rounding of weights takes from the mean of each channel goes into the bias.
+//! Bias correction: the error that rounded weights add to the mean of each output channel is taken into the bias.
 //!
 //! Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019),
-//! section 4.2, with means that were measured.
+//! section 4.2, with measured means.
 
+use super::rewrite::RoundedWeight;
 use crate::read::WeightTensor;
 
-/// The mean that rounding takes from every output channel of a Conv or Gemm: of the exact weight less
-/// `rounded` times `scales`, over an input whose channels have these `means`.
+/// Returns how much the mean of each output channel of a Conv or Gemm decreases when its weight is replaced by
+/// `rounded`, for an input whose channels have these `means`. Empty if the number of means is not that of the layer's
+/// input channels.
 ///
-/// Zeros of padding are not counted: they concern the borders alone. Nothing is lost where the
-/// means are another network's.
+/// Padding is ignored: it affects only the borders.
 pub(super) fn lost_means(
     weight: &WeightTensor,
     groups: usize,
-    rounded: &[i8],
-    scales: &[f32],
+    rounded: &RoundedWeight,
     means: &[f32],
 ) -> Vec<f64> {
+    let RoundedWeight { rounded, scales } = rounded;
     let (inputs, taps) = match weight.shape.as_slice() {
         [_, inputs, taps @ ..] => (
             *inputs as usize,
@@ -34,8 +35,8 @@ pub(super) fn lost_means(
     let mut lost = Vec::with_capacity(scales.len());
     for (channel, ((exact, rounded), scale)) in channels.enumerate() {
         let means = &means[(channel / per_group).min(groups - 1) * inputs..][..inputs];
-        let numbers = exact.chunks(taps).zip(rounded.chunks(taps)).zip(means);
-        let of_input = numbers.map(|((exact, rounded), mean)| {
+        let pairs = exact.chunks(taps).zip(rounded.chunks(taps)).zip(means);
+        let of_input = pairs.map(|((exact, rounded), mean)| {
             let errors = exact.iter().zip(rounded);
             let error = errors.map(|(w, q)| f64::from(*w) - f64::from(*q) * f64::from(*scale));
             error.sum::<f64>() * f64::from(*mean)
@@ -50,16 +51,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_have_means_of_their_own() {
+    fn every_group_uses_the_means_of_its_inputs() {
         let weight = WeightTensor {
             name: "w".to_owned(),
             shape: vec![4, 1, 1, 2],
             data: vec![1.25, 1.0, 2.0, 1.5, 0.0, 0.0, -1.0, -1.25],
         };
-        let rounded = [1, 1, 2, 1, 0, 0, -1, -1];
+        let rounded = RoundedWeight {
+            rounded: vec![1, 1, 2, 1, 0, 0, -1, -1],
+            scales: vec![1.0; 4],
+        };
         // Two groups of two channels.
-        let lost = lost_means(&weight, 2, &rounded, &[1.0; 4], &[10.0, 100.0]);
+        let lost = lost_means(&weight, 2, &rounded, &[10.0, 100.0]);
         assert_eq!(lost, [2.5, 5.0, 0.0, -25.0]);
-        assert!(lost_means(&weight, 2, &rounded, &[1.0; 4], &[1.0]).is_empty());
+        assert!(lost_means(&weight, 2, &rounded, &[1.0]).is_empty());
     }
 }

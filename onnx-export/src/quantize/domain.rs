@@ -1,30 +1,30 @@
-//! Which nodes compute in int8: the layers that are not kept in float, and what lies between them.
+//! Which nodes compute in int8: the layers that are not kept in fp32, and nodes between them.
 
 use std::collections::BTreeSet;
 
 use super::{Network, Recipe};
 use crate::proto::NodeProto;
 
-/// What a node does with 8-bit numbers.
+/// How a node computes in the quantized network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// It reads and writes floats.
+    /// In fp32.
     Float,
-    /// A Conv or Gemm in int8.
+    /// As a Conv or Gemm in int8.
     Layer,
-    /// A Relu or Clip right after an int8 node: the limits of the range do its work.
+    /// As a Relu or Clip right after an int8 node: the int8 range of the result ends where it clips.
     Limit,
-    /// A hard sigmoid on what an int8 layer gave: a saturating change of scale.
+    /// As a hard sigmoid of an int8 value, written as a saturating change of scale.
     Gate,
-    /// A hard sigmoid whose product is written with it: a hard swish that is rounded once.
+    /// As the hard sigmoid of a hard swish that is rounded once: it is written together with its product.
     Step,
-    /// It rearranges numbers, so its output has the input's scale.
+    /// By moving or selecting elements, so that its output has the input's scale.
     Rearrange,
-    /// Any other operator that has an integer form.
+    /// As another operator with an integer form.
     Arithmetic,
 }
 
-/// The role of every node of a network that is quantised as the recipe says.
+/// Returns the role of every node of `network` when it is quantized by `recipe`.
 pub(super) fn roles(network: &Network, recipe: &Recipe) -> Vec<Role> {
     let mut roles = Vec::with_capacity(network.nodes().len());
     // Nodes are in topological order: producers come first.
@@ -39,7 +39,7 @@ pub(super) fn roles(network: &Network, recipe: &Recipe) -> Vec<Role> {
     roles
 }
 
-/// The role of a node that is no layer: as its operands are.
+/// Returns the role of a node that is not a layer, which depends on its operands.
 fn between(network: &Network, node: &NodeProto, roles: &[Role], trained: bool) -> Role {
     let operands = node.input.iter().filter(|name| !name.is_empty());
     let (constants, values): (Vec<&String>, Vec<&String>) =
@@ -49,14 +49,14 @@ fn between(network: &Network, node: &NodeProto, roles: &[Role], trained: bool) -
             .producer(value)
             .is_some_and(|node| roles[node] != Role::Float)
     };
-    // A float that a layer before reads in 8 bits has them already: that of a residual, after a float stem.
-    let has_8_bits = |value: &&String| {
+    // An fp32 value that an earlier int8 layer reads has a quantized form already: a residual after an fp32 stem.
+    let is_quantized = |value: &&String| {
         let mut readers = network.consumers(value).iter();
         is_int8(value) || readers.any(|reader| roles.get(*reader) == Some(&Role::Layer))
     };
     let is_sum = node.op_type == "Add" && values.iter().any(is_int8);
-    let ready = values.iter().all(is_int8) || (is_sum && values.iter().all(has_8_bits));
-    // Integer kernels have one result.
+    let ready = values.iter().all(is_int8) || (is_sum && values.iter().all(is_quantized));
+    // Integer kernels have one output.
     if values.is_empty() || !ready || node.output.len() != 1 {
         return Role::Float;
     }
@@ -76,15 +76,15 @@ fn between(network: &Network, node: &NodeProto, roles: &[Role], trained: bool) -
     }
 }
 
-/// `clip(x / 6 + 1/2, 0, 1)`.
+/// Returns whether a `HardSigmoid` is `clip(x / 6 + 1/2, 0, 1)`, as in torch.
 fn is_torch_gate(node: &NodeProto) -> bool {
-    let number = |name: &str| node.attribute(name).and_then(|attribute| attribute.f);
-    number("alpha").is_some_and(|alpha| (alpha - 1.0 / 6.0).abs() < 1e-6)
-        && number("beta").is_none_or(|beta| beta == 0.5)
+    let float = |name: &str| node.attribute(name).and_then(|attribute| attribute.f);
+    float("alpha").is_some_and(|alpha| (alpha - 1.0 / 6.0).abs() < 1e-6)
+        && float("beta").is_none_or(|beta| beta == 0.5)
 }
 
-/// Whether nothing else needs what lies below -3 of the gate's operand: hard swish does not. Neither may be
-/// an output of the network, which is to be exact.
+/// Returns whether only a hard swish reads the gate's operand and result, so that elements of the operand below -3 may
+/// be clipped. `false` if one of them is an output of the network, which must not be clipped.
 fn only_swish_reads(network: &Network, gate: &NodeProto) -> bool {
     let (x, gated) = (&gate.input[0], &gate.output[0]);
     let reads = |index: &usize| {
@@ -95,7 +95,8 @@ fn only_swish_reads(network: &Network, gate: &NodeProto) -> bool {
     outputs == [false; 2] && network.consumers(x).iter().all(reads)
 }
 
-/// The role of a hard sigmoid in a trained network. torch rounds a hard swish once, as a whole.
+/// Returns the role of a hard sigmoid in a network with trained scales, where torch rounds a hard swish once, as a
+/// whole.
 fn trained_gate(network: &Network, gate: &NodeProto) -> Role {
     let gated = &gate.output[0];
     let alone = network.consumers(gated).len() == 1 && !network.is_output(gated);
@@ -106,18 +107,18 @@ fn trained_gate(network: &Network, gate: &NodeProto) -> Role {
     }
 }
 
-/// Whether a `ReduceMean` is a global average pooling.
+/// Returns whether a `ReduceMean` is a global average pooling.
 fn averages_pixels(network: &Network, node: &NodeProto) -> bool {
     let kept = node.attribute("keepdims").and_then(|a| a.i).unwrap_or(1) == 1;
     let axes = match (node.attribute("axes"), node.input.get(1)) {
         (Some(axes), _) => axes.ints.clone(),
-        (None, Some(axes)) => network.whole_numbers(axes),
+        (None, Some(axes)) => network.int64_values(axes),
         (None, None) => Vec::new(),
     };
     kept && matches!(axes.as_slice(), [2, 3] | [-2, -1])
 }
 
-/// Every value that some choice of float layers makes 8-bit.
+/// Returns every value that is quantized for some choice of fp32 layers.
 pub(super) fn quantizable_values(network: &Network) -> BTreeSet<String> {
     let roles = roles(network, &Recipe::default());
     let mut values = BTreeSet::new();

@@ -1,8 +1,8 @@
-//! Writing 8-bit weights, biases, and the nodes around them.
+//! Writing of quantized weights and biases, and of the nodes around them.
 
 use std::collections::HashSet;
 
-use super::affine::{channel_scales, round_bias, round_weights};
+use super::affine::{ScaleInputs, channel_scales, round_bias, round_weights};
 use super::check::check_order;
 use super::correct::lost_means;
 use super::rewrite::{Rewriter, RoundedWeight};
@@ -10,8 +10,18 @@ use super::{Affine, Layer, QuantizeError};
 use crate::graph::Attr;
 use crate::proto::{AttributeProto, FLOAT, GraphProto, INT8, INT32, NodeProto, TensorProto, UINT8};
 
+/// An integer constant with one scale per output channel.
+struct PerChannel<'a> {
+    name: &'a str,
+    data_type: i32,
+    /// Elements, little-endian.
+    bytes: Vec<u8>,
+    shape: Vec<i64>,
+    scales: &'a [f32],
+}
+
 impl Rewriter<'_> {
-    /// The dequantised form of a layer's weight, written once: layers may share it.
+    /// Returns the name of a layer's dequantized weight, which is written at its first use: layers may share it.
     pub(super) fn weight(&mut self, layer: &Layer, input_scale: f32) -> String {
         let name = &layer.weight;
         if self.weights.contains_key(name) {
@@ -30,32 +40,45 @@ impl Rewriter<'_> {
                 (scales.iter().map(coarser).collect(), trained_limits)
             }
             _ => {
-                let (limit, bias) = (self.target.weight_limit(), self.bias_numbers(layer));
-                let scales = channel_scales(&weight.data, channels, bias, limit, input_scale);
+                let limit = self.target.weight_limit();
+                let scales = channel_scales(ScaleInputs {
+                    weights: &weight.data,
+                    channels,
+                    bias: self.bias_values(layer),
+                    limit,
+                    input_scale,
+                });
                 (scales, (-limit, limit))
             }
         };
         let rounded = round_weights(&weight.data, &scales, limits);
         let bytes = rounded.iter().map(|q| q.to_le_bytes()[0]).collect();
         let shape = weight.shape.clone();
-        self.per_channel(name, (INT8, bytes, shape), &scales);
+        self.per_channel(PerChannel {
+            name,
+            data_type: INT8,
+            bytes,
+            shape,
+            scales: &scales,
+        });
         self.weights
             .insert(name.clone(), RoundedWeight { rounded, scales });
         dequantized(name)
     }
 
-    /// The numbers of a layer's bias; none where it has no bias.
-    fn bias_numbers(&self, layer: &Layer) -> &[f32] {
+    /// Returns the elements of a layer's bias. Empty if it has none.
+    fn bias_values(&self, layer: &Layer) -> &[f32] {
         let bias = layer.bias.as_ref();
         let bias = bias.and_then(|name| self.network.weight(name));
         bias.map_or(&[], |tensor| tensor.data.as_slice())
     }
 
-    /// The dequantised form of a layer's bias. Its steps depend on the layer's input, so layers that share
-    /// a bias write one each.
+    /// Writes a layer's bias and returns the name of its dequantized form. `None` if the layer has no bias.
+    ///
+    /// The scale of a bias depends on the layer's input, so layers that share a bias write one each.
     pub(super) fn bias(&mut self, layer: &Layer, input_scale: f32) -> Option<String> {
         let mut bias: Vec<f64> = self
-            .bias_numbers(layer)
+            .bias_values(layer)
             .iter()
             .copied()
             .map(f64::from)
@@ -63,30 +86,38 @@ impl Rewriter<'_> {
         if bias.is_empty() {
             return None;
         }
-        let RoundedWeight { rounded, scales } = self.weights.get(&layer.weight)?;
+        let rounded = self.weights.get(&layer.weight)?;
         if let Some(means) = self.recipe.channel_means.get(&layer.input) {
             let weight = self.network.weight(&layer.weight)?;
-            let lost = lost_means(weight, layer.groups, rounded, scales, means);
+            let lost = lost_means(weight, layer.groups, rounded, means);
             bias.iter_mut()
                 .zip(lost)
                 .for_each(|(bias, lost)| *bias += lost);
         }
-        let scales: Vec<f32> = scales.iter().map(|scale| scale * input_scale).collect();
-        let steps = round_bias(&bias, &scales);
+        let scales = rounded.scales.iter();
+        let scales: Vec<f32> = scales.map(|scale| scale * input_scale).collect();
+        let bias = round_bias(&bias, &scales);
         let name = suffixed(&layer.name, "bias");
-        let bytes = steps.iter().flat_map(|step| step.to_le_bytes()).collect();
-        let shape = vec![steps.len() as i64];
-        self.per_channel(&name, (INT32, bytes, shape), &scales);
+        let bytes = bias.iter().flat_map(|q| q.to_le_bytes()).collect();
+        self.per_channel(PerChannel {
+            name: &name,
+            data_type: INT32,
+            bytes,
+            shape: vec![bias.len() as i64],
+            scales: &scales,
+        });
         Some(dequantized(&name))
     }
 
-    /// A constant in integers with one scale an output channel, and its `DequantizeLinear`.
-    fn per_channel(
-        &mut self,
-        name: &str,
-        (data_type, bytes, shape): (i32, Vec<u8>, Vec<i64>),
-        scales: &[f32],
-    ) {
+    /// Writes an integer constant, its scales, and its `DequantizeLinear`.
+    fn per_channel(&mut self, constant: PerChannel<'_>) {
+        let PerChannel {
+            name,
+            data_type,
+            bytes,
+            shape,
+            scales,
+        } = constant;
         let channels = scales.len();
         let scale_bytes = scales
             .iter()
@@ -106,7 +137,7 @@ impl Rewriter<'_> {
         );
     }
 
-    /// Zero points of `channels` channels; one constant serves all weights or biases of that many.
+    /// Returns the name of the zero points of `channels` channels, which all constants of that size share.
     fn zeros(&mut self, data_type: i32, channels: usize) -> String {
         let (kind, size) = if data_type == INT8 {
             ("s8", 1)
@@ -121,33 +152,33 @@ impl Rewriter<'_> {
         name
     }
 
-    /// A U8 scale, and the name of its zero point.
+    /// Writes the scale of a uint8 value and returns the name of its zero point.
     pub(super) fn scalars(&mut self, scale: &str, affine: Affine) -> String {
-        self.number(scale, affine.scale);
+        self.float(scale, affine.scale);
         self.byte(affine.zero_point)
     }
 
-    /// The name of a scalar U8 number; one constant serves all that are equal.
-    pub(super) fn byte(&mut self, number: u8) -> String {
-        let name = format!("u8_{number}");
+    /// Returns the name of a uint8 scalar, which is written once for each value.
+    pub(super) fn byte(&mut self, value: u8) -> String {
+        let name = format!("u8_{value}");
         if self.zeros.insert(name.clone()) {
-            self.constant(&name, UINT8, vec![], vec![number]);
+            self.constant(&name, UINT8, vec![], vec![value]);
         }
         name
     }
 
-    /// The name of a scale of 1.
+    /// Returns the name of a scale of 1.
     pub(super) fn one(&mut self) -> String {
         let name = "f32_1".to_owned();
         if self.zeros.insert(name.clone()) {
-            self.number(&name, 1.0);
+            self.float(&name, 1.0);
         }
         name
     }
 
-    /// A scalar float.
-    pub(super) fn number(&mut self, name: &str, number: f32) {
-        self.constant(name, FLOAT, vec![], number.to_le_bytes().to_vec());
+    /// Writes an f32 scalar.
+    pub(super) fn float(&mut self, name: &str, value: f32) {
+        self.constant(name, FLOAT, vec![], value.to_le_bytes().to_vec());
     }
 
     fn constant(&mut self, name: &str, data_type: i32, dims: Vec<i64>, raw_data: Vec<u8>) {
@@ -160,8 +191,7 @@ impl Rewriter<'_> {
         });
     }
 
-    /// Adds a node. Those that only change the form of a value need no name, which would take a tenth
-    /// of the file.
+    /// Adds a node. `name` may be empty: the names of all quantizing nodes would take a tenth of the file.
     pub(super) fn push(
         &mut self,
         op: &str,
@@ -170,21 +200,23 @@ impl Rewriter<'_> {
         output: &str,
         attribute: Option<(&'static str, i64)>,
     ) {
-        let attribute = attribute.map(|(name, number)| (name, Attr::Int(number)));
+        let attribute = attribute.iter();
+        let attribute =
+            attribute.map(|(name, value)| AttributeProto::new(name, &Attr::Int(*value)));
         self.nodes.push(NodeProto {
             op_type: op.to_owned(),
             name: name.to_owned(),
             input: inputs.to_vec(),
             output: vec![output.to_owned()],
-            attribute: attribute.iter().map(AttributeProto::from).collect(),
+            attribute: attribute.collect(),
             ..NodeProto::default()
         });
     }
 
-    /// The graph of what was written.
+    /// Returns the rewritten graph.
     ///
     /// # Errors
-    /// [`QuantizeError::Unsupported`] where the network uses a name that was to be a new value's.
+    /// [`QuantizeError::Unsupported`] if the network already uses the name of an added value.
     pub(super) fn finish(self) -> Result<GraphProto, QuantizeError> {
         let mut graph = self.network.graph().clone();
         graph.initializer.extend(self.constants);
@@ -194,7 +226,7 @@ impl Rewriter<'_> {
     }
 }
 
-/// The graph without readings of 8-bit numbers, and then without constants, that nothing reads.
+/// Removes `DequantizeLinear` nodes that nothing reads, then unread constants.
 pub(super) fn without_unread(mut graph: GraphProto) -> GraphProto {
     let operands = graph.node.iter().flat_map(|node| &node.input);
     let outputs = graph.output.iter().map(|output| &output.name);
@@ -202,21 +234,21 @@ pub(super) fn without_unread(mut graph: GraphProto) -> GraphProto {
     graph.node.retain(|node| {
         node.op_type != "DequantizeLinear" || node.output.iter().any(|value| read.contains(value))
     });
-    graph.drop_unread_constants();
+    graph.drop_unread_initializers();
     graph
 }
 
-/// The name of a value's 8-bit form.
+/// Returns the name of a value's quantized form.
 pub(super) fn quantized(value: &str) -> String {
     suffixed(value, "q")
 }
 
-/// The name of what a value's 8-bit form stands for.
+/// Returns the name of a value's dequantized form.
 pub(super) fn dequantized(value: &str) -> String {
     suffixed(value, "dq")
 }
 
-/// The name of a value's scale.
+/// Returns the name of a value's scale.
 pub(super) fn scale_of(value: &str) -> String {
     suffixed(value, "s")
 }

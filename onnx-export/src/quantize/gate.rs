@@ -1,26 +1,25 @@
-//! Hard sigmoids in 8-bit numbers.
+//! Hard sigmoids and hard swishes in int8.
 
 use super::emit::{quantized, scale_of, suffixed};
 use super::rewrite::Rewriter;
 use super::{Affine, QuantizeError};
 use crate::proto::NodeProto;
 
-/// The result of a hard sigmoid: 255 is 1.
+/// Scale and zero point of the result of a hard sigmoid: 255 stands for 1.
 const GATE: Affine = Affine {
     scale: 1.0 / 255.0,
     zero_point: 0,
 };
 
-/// The first opset with that operator.
+/// First opset with the operator `HardSwish`.
 const HARD_SWISH: i64 = 14;
 
 impl Rewriter<'_> {
-    /// A hard sigmoid of a convolution's result.
+    /// Writes a hard sigmoid of a convolution's result as a change of scale.
     ///
-    /// Between -3 and the largest result there are 255 steps from `q = 0`. Read with a sixth of the step
-    /// and without zero point the same bytes stand for `(x + 3) / 6`, and 8 bits that end at 1 saturate as
-    /// the hard sigmoid does. A `Concat` of one operand in between makes ONNX Runtime compile that
-    /// change of scale into one table.
+    /// The quantized operand begins at exactly -3. Read with a sixth of the scale and zero point 0, the same bytes
+    /// stand for `(x + 3) / 6`, and requantization to a range that ends at 1 saturates as the hard sigmoid does. A
+    /// `Concat` of one operand makes ONNX Runtime compile this requantization into one lookup table.
     pub(super) fn gate(&mut self, node: &NodeProto) -> Result<(), QuantizeError> {
         let (x, y) = (&node.input[0], &node.output[0]);
         let affine = Affine::from_minus_three(self.range(x)?.max);
@@ -30,16 +29,16 @@ impl Rewriter<'_> {
             scale: affine.scale / 6.0,
             zero_point: 0,
         };
-        self.reading(&quantized(x), &read, sixth);
+        self.dequantize_as(&quantized(x), &read, sixth);
         self.push("Concat", &node.name, &[read], y, Some(("axis", 1)));
         self.pair(y, y, GATE);
         Ok(())
     }
 
-    /// A hard swish that is rounded once: the hard sigmoid and its product in floats.
+    /// Writes a hard swish that is rounded once: the hard sigmoid and its product in fp32.
     ///
-    /// As one operator it has one `DequantizeLinear`. ONNX Runtime, which makes two nodes of it again, would
-    /// give each of them one of its own.
+    /// From opset 14 on it is one `HardSwish`, so that it has one `DequantizeLinear`: of two nodes, ONNX Runtime would
+    /// give each its own.
     pub(super) fn swish(&mut self, product: &NodeProto) -> Result<(), QuantizeError> {
         let Some(gate) = self.step(product) else {
             return Ok(());
@@ -58,8 +57,8 @@ impl Rewriter<'_> {
         Ok(())
     }
 
-    /// What 8-bit numbers stand for, once more and otherwise: `name` becomes `(q - zero_point) * scale`.
-    pub(super) fn reading(&mut self, quantized: &str, name: &str, affine: Affine) {
+    /// Dequantizes `quantized` to `name` with another scale and zero point than its own.
+    pub(super) fn dequantize_as(&mut self, quantized: &str, name: &str, affine: Affine) {
         let scale = scale_of(name);
         let zero_point = self.scalars(&scale, affine);
         let inputs = [quantized.to_owned(), scale, zero_point];

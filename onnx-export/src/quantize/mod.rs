@@ -1,14 +1,15 @@
-//! Static quantisation: a float ONNX file and a [`Recipe`] become an int8 one.
+//! Static quantization: an fp32 ONNX file and a [`Recipe`] become an int8 one.
 //!
 //! ```text
-//! float .onnx ─> Network ─┬─> observed, fetching   (what a calibration runs)
-//!                         └─> quantize(Recipe)     (QuantizeLinear / DequantizeLinear pairs)
+//! fp32 .onnx ─> Network ─┬─> observed, fetching   (what a calibration runs)
+//!                        └─> quantize(Recipe)     (QuantizeLinear / DequantizeLinear pairs)
 //! ```
 //!
-//! The result holds standard operators alone: activations U8 with one scale a tensor, weights S8 with
-//! one scale an output channel, biases S32. Runtimes turn `DequantizeLinear -> Conv -> QuantizeLinear`
-//! into integer kernels. What is *not* here: running anything, so neither ranges nor the choice of the
-//! layers that stay in float are found here.
+//! The result has standard operators only. Activations are uint8 with one scale per tensor, weights int8 with one
+//! scale per output channel, biases int32. Runtimes fuse `DequantizeLinear -> Conv -> QuantizeLinear` into integer
+//! kernels.
+//!
+//! Not here: running a network, and so neither the choice of activation ranges nor that of the layers kept in fp32.
 //!
 //! Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
 //! Integer-Arithmetic-Only Inference" (2017), section 2; the ONNX operators' specifications.
@@ -28,49 +29,53 @@ mod sums;
 
 pub use affine::{Affine, Range};
 pub use network::{Layer, Network};
-pub use observe::Observed;
+pub use observe::{LayerResult, Observed};
 pub use recipe::{Recipe, Recipes, Target};
 
 use thiserror::Error;
 
 use crate::read::GraphReadError;
 
-/// A network that cannot be quantised.
+/// A network that cannot be quantized.
 #[derive(Debug, Error)]
 pub enum QuantizeError {
-    /// Bytes that are no ONNX file, or one that contradicts itself.
+    /// The bytes are not an ONNX file, or contradict themselves.
     #[error(transparent)]
     Read(#[from] GraphReadError),
-    /// A network that is in int8 already.
-    #[error("the network is quantised already: node `{node}` is a {op}")]
+    /// The network is in int8 already.
+    #[error("the network is quantized already: node `{node}` is a {op}")]
     Quantized {
-        /// The node.
+        /// Name of the node.
         node: String,
-        /// Its operator.
+        /// Operator of the node.
         op: String,
     },
-    /// Something that cannot be carried over into another file.
-    #[error("{what} is not supported: expected a plain float network of ONNX's own operators")]
+    /// The file holds something that rewriting would lose or misread.
+    #[error("{item} {found}; expected {expected}")]
     Unsupported {
-        /// What it is.
-        what: String,
+        /// The part of the file, such as a node or an attribute of it.
+        item: String,
+        /// What was found, with its verb.
+        found: String,
+        /// What can be quantized.
+        expected: &'static str,
     },
-    /// A network without anything to quantise.
-    #[error("the network has no Conv and no Gemm with constant f32 weights to quantise")]
+    /// The network has nothing to quantize.
+    #[error("the network has no Conv and no Gemm with constant f32 weights to quantize")]
     NoLayers,
-    /// A value that becomes 8-bit, of which the recipe does not say between which numbers it lies.
+    /// The recipe has no range for a value that becomes int8.
     #[error("the ranges do not fit this network: none is given for `{value}`")]
     NoRange {
-        /// The value.
+        /// Name of the value.
         value: String,
     },
-    /// A layer that the network does not have.
+    /// The recipe names a layer that the network does not have.
     #[error("the ranges do not fit this network: it has no layer `{layer}`")]
     NoLayer {
-        /// The layer.
+        /// Name of the layer.
         layer: String,
     },
-    /// A recipe that is not JSON, or has a field outside what it allows.
+    /// A recipe is not JSON, or has a field outside what it allows.
     #[error("not a ranges file: {0}")]
     Recipe(String),
 }

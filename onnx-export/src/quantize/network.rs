@@ -1,4 +1,4 @@
-//! A float network taken apart, so that it can be observed and rewritten.
+//! An fp32 network, indexed so that it can be observed and rewritten.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,29 +9,32 @@ use super::check::{check, name_nodes, opset};
 use crate::proto::{AttributeProto, FLOAT, GraphProto, INT64, ModelProto, NodeProto};
 use crate::read::{GraphReadError, WeightTensor, weight_tensor};
 
-/// A Conv or Gemm whose weights are constant: what can be in int8 and takes the time.
+/// A Conv or Gemm with constant weights: the nodes that take most of the time and can run in int8.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
-    /// Its node's name.
+    /// Name of the node.
     pub name: String,
-    /// Whether it is a Conv, of `[N, C, H, W]`; else a Gemm, of `[N, C]`.
+    /// Whether the node is a Conv, which reads `[N, C, H, W]`, or a Gemm, which reads `[N, C]`.
     pub is_conv: bool,
-    /// Groups of a Conv.
+    /// Number of groups; 1 for a Gemm.
     pub groups: usize,
-    /// The value that it reads.
+    /// Name of the value that the layer reads.
     pub input: String,
-    /// The value that it writes.
+    /// Name of the value that the layer writes.
     pub output: String,
-    /// Multiplications for each number that it writes.
+    /// Multiplications per element of the output.
     pub multiplications: usize,
-    /// Numbers of its weight.
+    /// Elements of the weight.
     pub weights: usize,
+    /// Name of the weight.
     pub(crate) weight: String,
+    /// Name of the bias. `None` if the layer has none.
     pub(super) bias: Option<String>,
+    /// Index of the node.
     pub(crate) node: usize,
 }
 
-/// A float network of one file.
+/// The fp32 network of one ONNX file.
 #[derive(Debug, Clone)]
 pub struct Network {
     /// The file without its graph.
@@ -46,19 +49,20 @@ pub struct Network {
 }
 
 impl Network {
-    /// Reads a float ONNX file.
+    /// Reads an fp32 ONNX file.
     ///
     /// # Errors
-    /// [`QuantizeError`] for what is no ONNX file, is quantised already, holds what cannot be carried
-    /// over (subgraphs, functions, operators of other domains, weights in other files), contradicts
-    /// itself, or has nothing to quantise.
+    /// [`QuantizeError::Read`] if the bytes are not an ONNX file or contradict themselves,
+    /// [`QuantizeError::Quantized`] for an int8 network, [`QuantizeError::Unsupported`] for content that cannot be
+    /// rewritten (subgraphs, functions, operators of other domains, sparse or external tensors, data types in fields
+    /// of their own), and [`QuantizeError::NoLayers`] if there is nothing to quantize.
     pub fn read(bytes: &[u8]) -> Result<Self, QuantizeError> {
         let mut envelope = ModelProto::decode(bytes).map_err(GraphReadError::from)?;
         let mut graph = envelope.graph.take().unwrap_or_default();
         name_nodes(&mut graph);
         check(&envelope, &graph)?;
         let constants: HashSet<String> = graph.initializer.iter().map(|t| t.name.clone()).collect();
-        // Old files list constants as inputs with a default.
+        // Before IR version 4, initializers are listed as inputs, too.
         graph.input.retain(|input| !constants.contains(&input.name));
         let weights = float_tensors(&graph)?;
         let (mut producers, mut consumers) = (HashMap::new(), HashMap::<_, Vec<_>>::new());
@@ -90,17 +94,17 @@ impl Network {
         })
     }
 
-    /// What can be quantised, in the order of computation.
+    /// Returns the layers that can be quantized, in the order of computation.
     pub fn layers(&self) -> &[Layer] {
         &self.layers
     }
 
-    /// Names of the network's inputs, in their order.
+    /// Returns the names of the network's inputs, in order.
     pub fn inputs(&self) -> impl Iterator<Item = &str> {
         self.graph.input.iter().map(|value| value.name.as_str())
     }
 
-    /// Names of the network's outputs, in their order.
+    /// Returns the names of the network's outputs, in order.
     pub fn outputs(&self) -> impl Iterator<Item = &str> {
         self.graph.output.iter().map(|value| value.name.as_str())
     }
@@ -113,22 +117,23 @@ impl Network {
         &self.graph.node
     }
 
+    /// Returns the layer at index `node`. `None` if that node is not a layer.
     pub(crate) fn layer_of(&self, node: usize) -> Option<&Layer> {
         let found = self.layers.binary_search_by_key(&node, |layer| layer.node);
         found.ok().map(|index| &self.layers[index])
     }
 
-    /// The node that writes `value`, where it is not an input or a constant.
+    /// Returns the index of the node that writes `value`. `None` if it is an input or a constant.
     pub(crate) fn producer(&self, value: &str) -> Option<usize> {
         self.producers.get(value).copied()
     }
 
-    /// The nodes that read `value`, in the order of computation.
+    /// Returns the indices of the nodes that read `value`, in the order of computation.
     pub(crate) fn consumers(&self, value: &str) -> &[usize] {
         self.consumers.get(value).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a hard sigmoid is multiplied by its own operand.
+    /// Returns whether a hard sigmoid is multiplied by its own operand, which makes a hard swish.
     pub(crate) fn is_swish(&self, gate: &NodeProto) -> bool {
         let (Some(x), Some(gated)) = (gate.input.first(), gate.output.first()) else {
             return false;
@@ -146,8 +151,8 @@ impl Network {
         self.constants.contains(value)
     }
 
-    /// The elements of a constant list of whole numbers; nothing where there is none.
-    pub(super) fn whole_numbers(&self, name: &str) -> Vec<i64> {
+    /// Returns the elements of an int64 initializer. Empty if there is none of this name.
+    pub(super) fn int64_values(&self, name: &str) -> Vec<i64> {
         let found = self
             .graph
             .initializer
@@ -169,7 +174,7 @@ impl Network {
         opset(&self.envelope)
     }
 
-    /// The same file around another graph.
+    /// Encodes the file with another graph.
     pub(super) fn with_graph(&self, graph: GraphProto) -> Vec<u8> {
         let mut model = self.envelope.clone();
         model.graph = Some(graph);
@@ -177,6 +182,7 @@ impl Network {
     }
 }
 
+/// Returns the f32 initializers by name.
 fn float_tensors(graph: &GraphProto) -> Result<HashMap<String, WeightTensor>, QuantizeError> {
     let floats = graph
         .initializer
@@ -193,7 +199,8 @@ fn float_tensors(graph: &GraphProto) -> Result<HashMap<String, WeightTensor>, Qu
     read.collect()
 }
 
-/// The layer that a node is, if it is one.
+/// Returns the layer of a node. `None` if it is not a Conv over two axes or a Gemm as torch's `Linear`, or if its weight
+/// or bias is computed.
 fn layer(index: usize, node: &NodeProto, weights: &HashMap<String, WeightTensor>) -> Option<Layer> {
     let is_conv = match node.op_type.as_str() {
         "Conv" => true,
@@ -209,7 +216,7 @@ fn layer(index: usize, node: &NodeProto, weights: &HashMap<String, WeightTensor>
     if weight_tensor.data.is_empty() || shape.len() != if is_conv { 4 } else { 2 } {
         return None;
     }
-    // One number an output channel; a Gemm's may be broadcast in other ways.
+    // A Gemm may broadcast a bias of another shape than one element per output channel.
     let bias_fits = |bias| weights.get(bias).is_some_and(|b| b.shape == shape[..1]);
     if !bias.as_ref().is_none_or(bias_fits) {
         return None;
@@ -232,7 +239,7 @@ fn layer(index: usize, node: &NodeProto, weights: &HashMap<String, WeightTensor>
     })
 }
 
-/// Whether a Gemm is `x * W^T + b`, `torch.nn.Linear`: what has one row of weights an output.
+/// Returns whether a Gemm is `x * W^T + b` as in `torch.nn.Linear`, with one row of weights per output.
 fn is_linear(node: &NodeProto) -> bool {
     node.attribute.iter().all(|attribute| {
         let AttributeProto { name, f, i, .. } = attribute;

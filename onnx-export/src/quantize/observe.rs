@@ -1,4 +1,4 @@
-//! The float network with what a calibration looks at as its outputs.
+//! The fp32 network with statistics of its values as outputs, for calibration.
 
 use std::collections::BTreeSet;
 
@@ -11,48 +11,57 @@ use crate::proto::{
     ValueInfoProto,
 };
 
-/// What one output of an observed network says.
+/// The meaning of one output of an observed network.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Observed {
-    /// The smallest number of a value.
+    /// The smallest element of the named value.
     Min(String),
-    /// The largest number of a value.
+    /// The largest element of the named value.
     Max(String),
-    /// How many numbers a value has.
+    /// The number of elements of the named value.
     Size(String),
-    /// The mean of every channel of a layer's input.
+    /// The mean of every channel of the named value, a layer's input.
     ChannelMeans(String),
 }
 
+/// The names of a layer's result in two versions of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerResult {
+    /// Name of the value in the fp32 network.
+    pub fp32: String,
+    /// Name of the dequantized value in the int8 network.
+    pub int8: String,
+}
+
 impl Network {
-    /// Every value that a recipe may need a range for.
+    /// Returns every value that a recipe may need an activation range for.
     pub fn values(&self) -> BTreeSet<String> {
         quantizable_values(self)
     }
 
-    /// The network with a few numbers about every value as its outputs, and what each is: whatever
-    /// the size of the values, their own memory is given back during the run.
+    /// Returns the network with statistics of every value as its outputs, and the meaning of each output.
+    ///
+    /// The outputs are small whatever the size of the values, so a run needs hardly more memory than the network.
     pub fn observed(&self) -> (Vec<u8>, Vec<Observed>) {
         let mut graph = self.graph().clone();
         graph.output.clear();
         let mut observed = Vec::new();
         for value in self.values() {
-            self.summarise(&mut graph, &value, &mut observed);
+            self.summarize(&mut graph, &value, &mut observed);
         }
         (self.with_graph(graph), observed)
     }
 
-    /// The network with `values` as its outputs, in their order.
+    /// Returns the network with `values` as its outputs, in order.
     pub fn fetching(&self, values: &[String]) -> Vec<u8> {
         let mut graph = self.graph().clone();
         graph.output = values.iter().map(|value| float_output(value)).collect();
         self.with_graph(graph)
     }
 
-    /// Where a layer's result is 8-bit: behind the activations that are computed with it. Gives the value's
-    /// name in this network, and in the one quantised by `recipe`; nothing for a layer in float, and
-    /// for a last Gemm.
-    pub fn result(&self, layer: &Layer, recipe: &Recipe) -> Option<(String, String)> {
+    /// Returns where the quantized result of a layer can be read: behind the activations that are computed together
+    /// with it. `None` for a layer kept in fp32, and for a Gemm whose result is an output.
+    pub fn result(&self, layer: &Layer, recipe: &Recipe) -> Option<LayerResult> {
         let roles = roles(self, recipe);
         if roles[layer.node] != Role::Layer || (!layer.is_conv && self.is_output(&layer.output)) {
             return None;
@@ -64,17 +73,21 @@ impl Network {
                 .copied()
                 .find(|node| matches!(roles[*node], Role::Limit | Role::Gate));
             let Some(node) = next else {
-                return Some((value.to_owned(), dequantized(value)));
+                return Some(LayerResult {
+                    fp32: value.to_owned(),
+                    int8: dequantized(value),
+                });
             };
-            // Of a hard swish the product counts, of another gate the gate.
+            // A hard swish ends with its product, another hard sigmoid with itself.
             let swish = self.consumers(value).iter().find(|other| **other != node);
             value = self.nodes()[*swish.unwrap_or(&node)].output.first()?;
         }
     }
 
-    fn summarise(&self, graph: &mut GraphProto, value: &str, observed: &mut Vec<Observed>) {
+    /// Adds the statistics of `value` to the outputs of `graph`, and their meanings to `observed`.
+    fn summarize(&self, graph: &mut GraphProto, value: &str, observed: &mut Vec<Observed>) {
         let own = || value.to_owned();
-        let without_axes = || vec![AttributeProto::from(&("keepdims", Attr::Int(0)))];
+        let without_axes = || vec![AttributeProto::new("keepdims", &Attr::Int(0))];
         let mut summaries = vec![
             (
                 summary("ReduceMin", value, without_axes()),
@@ -86,18 +99,18 @@ impl Network {
             ),
         ];
         let count = summary("Size", value, vec![]);
-        let to_float = vec![AttributeProto::from(&("to", Attr::Int(i64::from(FLOAT))))];
+        let to_float = vec![AttributeProto::new("to", &Attr::Int(i64::from(FLOAT)))];
         let size = summary("Cast", &count.output[0], to_float);
         graph.node.push(count);
         summaries.push((size, Observed::Size(own())));
         if let Some(layer) = self.layers().iter().find(|layer| layer.input == value) {
             let axes: &[i64] = if layer.is_conv { &[0, 2, 3] } else { &[0] };
             let mut means = summary("ReduceMean", value, without_axes());
-            // The axes became an operand in opset 18.
+            // Opset 18 made the axes an operand.
             if self.opset() < 18 {
                 means
                     .attribute
-                    .push(AttributeProto::from(&("axes", Attr::Ints(axes.to_vec()))));
+                    .push(AttributeProto::new("axes", &Attr::Ints(axes.to_vec())));
             } else {
                 let name = format!("{}_axes", means.output[0]);
                 means.input.push(name.clone());
@@ -113,7 +126,7 @@ impl Network {
     }
 }
 
-/// A node on `value` whose output is named after both.
+/// Returns a node that reads `value`; its output is named after the value and the operator.
 fn summary(op: &str, value: &str, attribute: Vec<AttributeProto>) -> NodeProto {
     let name = format!("{value}_{op}");
     NodeProto {
@@ -126,6 +139,7 @@ fn summary(op: &str, value: &str, attribute: Vec<AttributeProto>) -> NodeProto {
     }
 }
 
+/// Returns an int64 constant of one axis.
 fn list(name: String, values: &[i64]) -> TensorProto {
     TensorProto {
         dims: vec![values.len() as i64],
@@ -136,7 +150,7 @@ fn list(name: String, values: &[i64]) -> TensorProto {
     }
 }
 
-/// An output of floats whose shape is not said.
+/// Returns an fp32 output of unknown shape.
 pub(super) fn float_output(name: &str) -> ValueInfoProto {
     let tensor = TensorTypeProto {
         elem_type: FLOAT,
@@ -146,6 +160,7 @@ pub(super) fn float_output(name: &str) -> ValueInfoProto {
         name: name.to_owned(),
         r#type: Some(TypeProto {
             tensor_type: Some(tensor),
+            ..TypeProto::default()
         }),
     }
 }

@@ -1,4 +1,4 @@
-//! What a quantised network is made of beside its weights, as a small JSON file.
+//! Recipes: how a network is quantized, stored as a small JSON file.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,18 +10,19 @@ use crate::stages::{Role, Stage, Stages};
 /// Version of the file's format.
 const FORMAT: u32 = 2;
 
-/// Which processors the numbers are chosen for.
+/// The CPUs that an int8 network is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Target {
-    /// Those that multiply and add 8-bit numbers in 32 bits: AVX-512 VNNI, AVX-VNNI, Arm's dot product.
+    /// CPUs that add int8 products in 32 bits: AVX-512 VNNI, AVX-VNNI, Arm's dot product.
     Vnni,
-    /// Those that add pairs of products in 16 bits, which overflow: weights keep to 7 bits there.
+    /// CPUs that add pairs of int8 products in 16 bits, which saturate: weights have 7 bits.
     Avx2,
 }
 
 impl Target {
-    /// Largest weight: two products with the largest activation, 2 * 255 * 64, fit 16 bits.
+    /// Returns the largest rounded weight. For `Avx2`, two products with the largest activation, 2 * 255 * 64, fit 16
+    /// bits.
     pub(super) fn weight_limit(self) -> i8 {
         match self {
             Self::Vnni => 127,
@@ -29,8 +30,8 @@ impl Target {
         }
     }
 
-    /// By how much the scales of trained weights are coarser, and the smallest and largest of these weights.
-    /// Theirs is the whole of S8, of which `Avx2` has room for one half: with twice the scale.
+    /// Returns the factor for the scales of trained weights, and the smallest and largest rounded weight. Trained weights
+    /// use the whole range of int8; `Avx2` has room for half of it, and so needs twice the scale.
     pub(super) fn trained_weights(self) -> (f32, (i8, i8)) {
         match self {
             Self::Vnni => (1.0, (i8::MIN, i8::MAX)),
@@ -38,7 +39,7 @@ impl Target {
         }
     }
 
-    /// Its name on the command line and in files.
+    /// Returns the name on the command line and in files.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Vnni => "vnni",
@@ -47,26 +48,26 @@ impl Target {
     }
 }
 
-/// How one network is quantised. Values and layers are named as in the float file.
+/// How one network is quantized. Values and layers have the names of the fp32 file.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// Between which numbers each value lies.
+    /// The activation range of each value.
     pub ranges: BTreeMap<String, Range>,
-    /// Trained scales of values that the last bits of `ranges` do not say.
+    /// Exact trained scales, where recomputing them from `ranges` would differ in the last bit.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scales: BTreeMap<String, f32>,
-    /// Layers that stay in float.
+    /// Layers that are kept in fp32.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub float_layers: BTreeSet<String>,
-    /// Trained scales of weights, one or one a channel, by the weight's name.
+    /// Trained scales of weights, one or one per output channel, by the weight's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub weight_scales: BTreeMap<String, Vec<f32>>,
-    /// The mean of each channel of layers' inputs, by the value's name: biases are corrected by what
-    /// rounding the weights takes from them.
+    /// The mean of each channel of layers' inputs, by the value's name. Biases are corrected for the error that rounded
+    /// weights add to the mean of a layer's result.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub channel_means: BTreeMap<String, Vec<f32>>,
-    /// Whether the ranges were trained, and are kept also where others would do: around hard sigmoids.
+    /// Whether the ranges were trained. Then they are kept exactly, also around hard sigmoids.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub trained: bool,
 }
@@ -101,7 +102,7 @@ impl Recipes {
     /// Parses and checks a ranges file.
     ///
     /// # Errors
-    /// [`QuantizeError::Recipe`] if the text is not JSON, has another format, or a value is out of range.
+    /// [`QuantizeError::Recipe`] if the text is not JSON, or a field is missing, unknown or out of range.
     pub fn parse(text: &str) -> Result<Self, QuantizeError> {
         let file: RecipesFile =
             serde_json::from_str(text).map_err(|error| QuantizeError::Recipe(error.to_string()))?;
@@ -160,18 +161,18 @@ impl Recipe {
             Err(QuantizeError::Recipe(text))
         };
         for (value, Range { min, max }) in &self.ranges {
-            // The same as that both are finite, and how far they are apart.
+            // The difference is finite only if both are.
             if !((max - min).is_finite() && min <= max) {
                 let got = format!("[{min}, {max}] for `{value}`");
-                return bad("ranges", "two finite numbers, the smaller first", got);
+                return bad("ranges", "two finite values, the smaller first", got);
             }
         }
         for (value, scale) in &self.scales {
-            // One over it is finite too.
+            // Its inverse must be finite, too.
             if !(scale.is_normal() && *scale > 0.0) {
                 return bad(
                     "scales",
-                    "a number above 1e-38",
+                    "a value above 1e-38",
                     format!("{scale} for `{value}`"),
                 );
             }
@@ -179,13 +180,13 @@ impl Recipe {
         for (weight, scales) in &self.weight_scales {
             if !scales.iter().all(|scale| scale.is_finite() && *scale > 0.0) {
                 let got = format!("{scales:?} for `{weight}`");
-                return bad("weight_scales", "numbers above 0", got);
+                return bad("weight_scales", "values above 0", got);
             }
         }
         for (value, means) in &self.channel_means {
             if !means.iter().all(|mean| mean.is_finite()) {
-                let got = format!("another one for `{value}`");
-                return bad("channel_means", "finite numbers", got);
+                let got = format!("NaN or infinity for `{value}`");
+                return bad("channel_means", "finite values", got);
             }
         }
         Ok(())
@@ -198,7 +199,7 @@ mod tests {
     use crate::formula;
 
     #[test]
-    fn a_file_survives_being_read_to_the_byte() {
+    fn a_file_is_written_again_byte_by_byte() {
         let numbers: Vec<f32> = formula::uniform("ranges", 30_000).collect();
         let range = |pair: &[f32]| Range {
             min: pair[0].min(pair[1]) * 1e-3,
@@ -320,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_read_again_is_not_written() {
+    fn values_that_parse_rejects_are_not_written() {
         let range = Range {
             min: 0.0,
             max: f32::INFINITY,

@@ -1,6 +1,6 @@
-//! The float network rewritten with `QuantizeLinear` / `DequantizeLinear` pairs.
+//! Rewriting of the fp32 network with `QuantizeLinear` / `DequantizeLinear` pairs.
 //!
-//! Every 8-bit value `v` is written as `v -> QuantizeLinear -> DequantizeLinear`, so that a runtime sees
+//! Every quantized value `v` is written as `v -> QuantizeLinear -> DequantizeLinear`, so that a runtime sees
 //! `DequantizeLinear -> operator -> QuantizeLinear` around each integer operator and fuses it.
 
 use std::collections::{HashMap, HashSet};
@@ -12,16 +12,17 @@ use super::{Affine, Layer, Network, QuantizeError, Range, Recipe, Target};
 use crate::proto::{GraphProto, NodeProto, TensorProto};
 
 impl Network {
-    /// The network in int8, as the bytes of an ONNX file.
+    /// Returns the int8 network as an ONNX file.
     ///
     /// # Errors
-    /// [`QuantizeError::NoRange`] and [`QuantizeError::NoLayer`] if the recipe is another network's.
+    /// [`QuantizeError::NoRange`] and [`QuantizeError::NoLayer`] if the recipe does not fit this network,
+    /// [`QuantizeError::Unsupported`] if the network uses the name of an added value.
     pub fn quantize(&self, recipe: &Recipe, target: Target) -> Result<Vec<u8>, QuantizeError> {
         let graph = self.rewritten(recipe, target)?;
         Ok(self.with_graph(without_unread(graph)))
     }
 
-    /// [`Network::quantize`] with the floats `values` of the result as its outputs.
+    /// Returns the int8 network with its fp32 values `values` as outputs, for comparison with the fp32 network.
     ///
     /// # Errors
     /// As [`Network::quantize`].
@@ -54,7 +55,7 @@ impl Network {
             weights: HashMap::new(),
             zeros: HashSet::new(),
             seconds: HashMap::new(),
-            counted: HashSet::new(),
+            scaled_values: HashSet::new(),
         };
         for (index, node) in self.nodes().iter().enumerate() {
             rewriter.node(index, node)?;
@@ -63,6 +64,7 @@ impl Network {
     }
 }
 
+/// The int8 network while it is written.
 pub(super) struct Rewriter<'a> {
     pub(super) network: &'a Network,
     pub(super) recipe: &'a Recipe,
@@ -70,21 +72,23 @@ pub(super) struct Rewriter<'a> {
     roles: Vec<Role>,
     pub(super) nodes: Vec<NodeProto>,
     pub(super) constants: Vec<TensorProto>,
-    /// The values that have an 8-bit form.
+    /// Values that have a quantized form.
     quantized: HashMap<String, Affine>,
-    /// The weights that are written already.
+    /// Weights that are written already, by name.
     pub(super) weights: HashMap<String, RoundedWeight>,
-    /// Names of the zero points that are written already: equal ones are shared.
+    /// Names of shared constants that are written already.
     pub(super) zeros: HashSet<String>,
-    /// Second 8-bit forms, each for one more reader; see [`Rewriter::second_form`].
+    /// Second quantized forms, each for one more reader; see [`Rewriter::second_form`].
     seconds: HashMap<String, String>,
-    /// The values that are written in steps of their 8-bit form, and not as what they stand for.
-    pub(super) counted: HashSet<String>,
+    /// Values that are written in units of their scale; see [`super::steps`].
+    pub(super) scaled_values: HashSet<String>,
 }
 
-/// A weight in steps of its channels.
+/// A quantized weight.
 pub(super) struct RoundedWeight {
+    /// Elements, output channels outermost.
     pub(super) rounded: Vec<i8>,
+    /// One scale per output channel.
     pub(super) scales: Vec<f32>,
 }
 
@@ -95,10 +99,10 @@ impl<'a> Rewriter<'a> {
             (Role::Gate, _) => self.gate(node)?,
             (Role::Limit, _) => self.limit(node),
             (Role::Arithmetic, _) if self.step(node).is_some() => self.swish(node)?,
-            (Role::Arithmetic, _) if self.counts_steps(node) => self.in_steps(node)?,
+            (Role::Arithmetic, _) if self.is_scaled(node) => self.scaled(node)?,
             (Role::Rearrange | Role::Arithmetic, _) => self.arithmetic(node)?,
             (Role::Step, _) => {}
-            (Role::Float | Role::Layer, _) => self.float(node),
+            (Role::Float | Role::Layer, _) => self.fp32_node(node),
         }
         if matches!(self.roles[index], Role::Float | Role::Gate | Role::Step) {
             return Ok(());
@@ -106,8 +110,8 @@ impl<'a> Rewriter<'a> {
         self.output(index, node)
     }
 
-    /// A node that reads floats: those of its producer, or what its 8-bit operand stands for.
-    fn float(&mut self, node: &NodeProto) {
+    /// Writes a node that computes in fp32; int8 operands are dequantized.
+    fn fp32_node(&mut self, node: &NodeProto) {
         let mut node = node.clone();
         for input in &mut node.input {
             if self.is_int8(input) && self.quantized.contains_key(input.as_str()) {
@@ -117,13 +121,13 @@ impl<'a> Rewriter<'a> {
         self.nodes.push(node);
     }
 
-    /// Whether an int8 node writes `value`.
+    /// Returns whether an int8 node writes `value`.
     fn is_int8(&self, value: &str) -> bool {
         let producer = self.network.producer(value);
         producer.is_some_and(|node| self.roles[node] != Role::Float)
     }
 
-    /// The hard sigmoid that a product is written with.
+    /// Returns the hard sigmoid that is written together with `product`. `None` if there is none.
     pub(super) fn step(&self, product: &NodeProto) -> Option<&'a NodeProto> {
         let operands = product.input.iter();
         let mut producers = operands.filter_map(|value| self.network.producer(value));
@@ -143,10 +147,10 @@ impl<'a> Rewriter<'a> {
         Ok(())
     }
 
-    /// Relu and Clip stay: runtimes see that the range ends where they do, and drop them.
+    /// Writes a Relu or Clip. Runtimes drop it, since the quantized range ends where it clips.
     fn limit(&mut self, node: &NodeProto) {
-        if self.counted.contains(&node.input[0]) {
-            self.counted.insert(node.output[0].clone());
+        if self.scaled_values.contains(&node.input[0]) {
+            self.scaled_values.insert(node.output[0].clone());
         }
         let mut node = node.clone();
         node.output[0] = self.written(&node.output[0]);
@@ -162,7 +166,7 @@ impl<'a> Rewriter<'a> {
         }
         node.output[0] = self.written(&node.output[0]);
         if node.op_type == "ReduceMean" {
-            // The same over pixels, and has an integer kernel.
+            // It has an integer kernel, and equals a mean over the pixels.
             "GlobalAveragePool".clone_into(&mut node.op_type);
             node.input.truncate(1);
             node.attribute.clear();
@@ -171,8 +175,8 @@ impl<'a> Rewriter<'a> {
         Ok(())
     }
 
-    /// Gives an int8 node's output its 8-bit form, unless the node after it ends the range or
-    /// begins another.
+    /// Quantizes an int8 node's output, unless the node after it does so with other limits, or the node is the last
+    /// Gemm, whose result stays fp32.
     fn output(&mut self, index: usize, node: &NodeProto) -> Result<(), QuantizeError> {
         let output = &node.output[0];
         let next = self
@@ -180,11 +184,11 @@ impl<'a> Rewriter<'a> {
             .consumers(output)
             .iter()
             .map(|node| self.roles[*node]);
-        let taken_on = next
+        let is_quantized_later = next
             .into_iter()
             .any(|role| matches!(role, Role::Limit | Role::Gate));
         let is_last_gemm = node.op_type == "Gemm" && self.network.is_output(output);
-        if taken_on || is_last_gemm {
+        if is_quantized_later || is_last_gemm {
             return Ok(());
         }
         let affine = if self.roles[index] == Role::Rearrange {
@@ -196,8 +200,8 @@ impl<'a> Rewriter<'a> {
         Ok(())
     }
 
-    /// The name under which a node writes `value`: a network's output keeps its own for what its
-    /// 8-bit form stands for.
+    /// Returns the name under which a node writes `value`. An output of the network keeps its name for the dequantized
+    /// value, so the value before quantization gets another.
     pub(super) fn written(&self, value: &str) -> String {
         let node = self
             .network
@@ -211,6 +215,7 @@ impl<'a> Rewriter<'a> {
         }
     }
 
+    /// Returns the activation range of a value from the recipe.
     pub(super) fn range(&self, value: &str) -> Result<Range, QuantizeError> {
         let range = self.recipe.ranges.get(value).copied();
         range.ok_or_else(|| QuantizeError::NoRange {
@@ -218,7 +223,7 @@ impl<'a> Rewriter<'a> {
         })
     }
 
-    /// The 8-bit form of a value.
+    /// Returns the scale and zero point of a value.
     pub(super) fn affine(&self, value: &str) -> Result<Affine, QuantizeError> {
         let affine = Affine::covering(self.range(value)?);
         let scale = self.recipe.scales.get(value).copied();
@@ -226,7 +231,7 @@ impl<'a> Rewriter<'a> {
         Ok(Affine { scale, ..affine })
     }
 
-    /// The dequantised form of an operand, and the scale of its 8-bit one, which is made if need be.
+    /// Returns the name of an operand's dequantized form and its scale; quantizes the operand if it is not yet.
     pub(super) fn operand(&mut self, value: &str) -> Result<(String, Affine), QuantizeError> {
         if let Some(affine) = self.quantized.get(value).copied() {
             let second = self.seconds.remove(value);
@@ -235,7 +240,7 @@ impl<'a> Rewriter<'a> {
         let affine = self.affine(value)?;
         let is_input = self.network.inputs().any(|input| input == value);
         let source = if self.recipe.trained && is_input {
-            self.input_in_steps(value, affine)
+            self.scaled_input(value, affine)
         } else {
             self.guarded(value, affine)
         };
@@ -244,12 +249,12 @@ impl<'a> Rewriter<'a> {
         Ok((dequantized(value), affine))
     }
 
-    /// What `QuantizeLinear` reads of a value that a layer in float computed from an 8-bit one: the
-    /// value, with a `Max` that takes nothing which the 8-bit form would keep.
+    /// Returns the name of the value that `QuantizeLinear` reads: `value`, or a `Max` of it if an fp32 layer computed it
+    /// from an int8 value. The `Max` clips only what quantization would clip, too.
     ///
-    /// ONNX Runtime quantises the weights of any layer between `DequantizeLinear` and `QuantizeLinear` by
-    /// itself (its `WeightBiasQuantization`), also through Relu and Clip; it cannot know that the
-    /// layer is in float on purpose. A `Max` keeps it away.
+    /// ONNX Runtime quantizes the weights of every layer between `DequantizeLinear` and `QuantizeLinear`
+    /// (`WeightBiasQuantization`), also through Relu and Clip, even if the layer is kept in fp32 on purpose. A `Max`
+    /// prevents that.
     fn guarded(&mut self, value: &str, affine: Affine) -> String {
         let producer = |value: &str| {
             let node = self.network.producer(value)?;
@@ -267,16 +272,16 @@ impl<'a> Rewriter<'a> {
             return value.to_owned();
         }
         let (least, guarded) = (suffixed(value, "least"), suffixed(value, "guarded"));
-        self.number(&least, affine.range().min);
+        self.float(&least, affine.range().min);
         self.push("Max", "", &[value.to_owned(), least], &guarded, None);
         guarded
     }
 
-    /// A second 8-bit form of a `MaxPool` in float, for its second reader.
+    /// Writes a second quantized form of an fp32 `MaxPool` for its second reader.
     ///
-    /// ONNX Runtime moves a single `QuantizeLinear` in front of the `MaxPool`, whose 8-bit kernel takes
-    /// thirty times as long as the float one beside a convolution in float. It leaves two alone, if they
-    /// differ: the second step is larger by the last bit.
+    /// ONNX Runtime moves a single `QuantizeLinear` in front of the `MaxPool`, whose int8 kernel takes thirty times as
+    /// long as the fp32 kernel behind an fp32 convolution. It does not move two different ones, so the second scale is
+    /// larger by its last bit.
     fn second_form(&mut self, value: &str, affine: Affine) {
         let network = self.network;
         let readers = network.consumers(value).iter();
@@ -294,21 +299,21 @@ impl<'a> Rewriter<'a> {
         self.seconds.insert(value.to_owned(), dequantized(&second));
     }
 
-    /// `QuantizeLinear` of `source` and `DequantizeLinear`, named after `value`.
+    /// Writes `QuantizeLinear` of `source` and `DequantizeLinear`, named after `value`.
     pub(super) fn pair(&mut self, value: &str, source: &str, affine: Affine) {
         let scale = scale_of(value);
         let zero_point = self.scalars(&scale, affine);
         let (q, dq) = (quantized(value), dequantized(value));
-        let step = if self.counted.contains(value) {
+        let divisor = if self.scaled_values.contains(value) {
             self.one()
         } else {
             scale.clone()
         };
-        let inputs = [source.to_owned(), step, zero_point.clone()];
+        let inputs = [source.to_owned(), divisor, zero_point.clone()];
         self.push("QuantizeLinear", "", &inputs, &q, None);
         let inputs = [q, scale, zero_point];
         self.push("DequantizeLinear", "", &inputs, &dq, None);
-        // An output of the network keeps its name for what its 8-bit form stands for.
+        // An output of the network keeps its name for the dequantized value.
         if source != value && source == self.written(value) {
             self.push("DequantizeLinear", "", &inputs, value, None);
         }

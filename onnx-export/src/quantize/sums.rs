@@ -1,4 +1,4 @@
-//! Sums of 8-bit numbers, rounded as torch rounds them.
+//! Scales with which fp32 sums are rounded as torch rounds int8 sums.
 //!
 //! Source: `qnnpack`'s `requantization.h`, `pytorch_qnnp_compute_add_quantization_params` and
 //! `pytorch_qnnp_scalar_quantize_add`.
@@ -7,21 +7,22 @@ use std::ops::RangeInclusive;
 
 use super::Affine;
 
-/// Steps of an operand, in steps of the sum, of which torch has an integer form.
+/// Ratios of an operand's scale to the sum's for which torch has an integer kernel.
 const RATIOS: std::ops::Range<f32> = 1.0 / 16384.0..256.0;
-/// Bits of the larger factor.
+/// Bits of the larger integer factor.
 const BITS: i32 = 22;
-/// By how many units in the last place the scales are moved to find the best.
+/// Units in the last place by which the scales are moved to find the best ones.
 const MOVES: RangeInclusive<i32> = -8..=8;
-/// Sums nearer than this to the middle between two numbers may be rounded otherwise in floats: each of the two
-/// products is below 2^16, so that neither rounding nor moving changes it by more.
+/// Distance from the middle between two integers within which fp32 may round a sum to the other one. Each of the two
+/// products is below 2^16, so neither rounding nor moving the scales changes the sum by more.
 const CLOSE: f64 = 1.0 / 16.0;
 
-/// The scales of the operands of a sum, in steps of the sum `y`, for which floats come to torch's numbers.
+/// Returns the scales of both operands in units of the scale of the sum `y` with which an fp32 sum is torch's integer
+/// for as many operands as possible.
 ///
-/// torch multiplies by whole numbers of 22 bits, whose products f32 has to round. Few of the 65,536 sums lie so
-/// near to the middle between two numbers that it matters, and scales that are larger or smaller
-/// by the last bits put most of them, or all, on torch's side.
+/// torch multiplies by integers of 22 bits, whose products f32 has to round. Few of the 65,536 sums lie near enough to
+/// the middle between two integers to be affected; moving the scales by their last bits puts most of them, or all, on
+/// torch's side.
 pub(super) fn sum_scales(a: Affine, b: Affine, y: Affine) -> [f32; 2] {
     let ratios = [a, b].map(|operand| operand.scale / y.scale);
     if !ratios.iter().all(|ratio| RATIOS.contains(ratio)) {
@@ -32,24 +33,23 @@ pub(super) fn sum_scales(a: Affine, b: Affine, y: Affine) -> [f32; 2] {
     let moves = MOVES.flat_map(|i| MOVES.map(move |j| [i, j]));
     let moved = moves.map(|by| (by, sum.moved(by)));
     let best = moved.min_by_key(|([i, j], scales)| {
-        let others = close
+        let different = close
             .iter()
             .filter(|case| case.sum != sum.float(*scales, case.operands));
-        (others.count(), i.abs().max(j.abs()))
+        (different.count(), i.abs().max(j.abs()))
     });
     best.map_or(ratios, |(_, scales)| scales)
 }
 
-/// A sum in 32-bit integers.
+/// A sum of two int8 values as torch computes it, in integers.
 struct FixedSum {
-    /// Of the operands.
+    /// Factors of the operands, in units of `2^-shift`.
     factors: [i32; 2],
-    /// The factors count in 2 to the minus this.
     shift: i32,
     zero_point: u8,
 }
 
-/// Two operands less their zero points, and what torch makes of them.
+/// Two operands, their zero points subtracted, and torch's sum of them.
 struct Case {
     operands: [i32; 2],
     sum: u8,
@@ -68,7 +68,7 @@ impl FixedSum {
         }
     }
 
-    /// The sums that are close to the middle between two numbers.
+    /// Returns the sums within [`CLOSE`] of the middle between two integers.
     fn close(&self, operands: [Affine; 2]) -> Vec<Case> {
         let [a, b] = operands.map(|operand| {
             let zero_point = i32::from(operand.zero_point);
@@ -87,7 +87,7 @@ impl FixedSum {
             .collect()
     }
 
-    /// The sum before it is rounded.
+    /// Returns the sum before rounding, in units of `2^-shift`.
     fn exact(&self, operands: [i32; 2]) -> i64 {
         let terms = operands.iter().zip(self.factors);
         terms
@@ -95,7 +95,7 @@ impl FixedSum {
             .sum()
     }
 
-    /// Rounded to the nearest number, and away from 0 in the middle.
+    /// Returns the sum rounded to the nearest integer, ties away from 0.
     fn rounded(&self, operands: [i32; 2]) -> u8 {
         let exact = self.exact(operands);
         let mask = (1_i64 << self.shift) - 1;
@@ -104,7 +104,7 @@ impl FixedSum {
         (sum + i64::from(self.zero_point)).clamp(0, 255) as u8
     }
 
-    /// The scales that say the factors, moved by these units in the last place.
+    /// Returns the factors as f32 scales, moved by these units in the last place.
     fn moved(&self, by: [i32; 2]) -> [f32; 2] {
         let unit = 2.0_f32.powi(-self.shift);
         let [a, b] = self.factors.map(|factor| factor as f32 * unit);
@@ -112,7 +112,7 @@ impl FixedSum {
             .map(|(scale, by)| f32::from_bits(scale.to_bits().wrapping_add_signed(by)))
     }
 
-    /// What `DequantizeLinear`, `Sum` and `QuantizeLinear` make of two operands.
+    /// Returns the result of `DequantizeLinear`, `Sum` and `QuantizeLinear` for two operands.
     fn float(&self, scales: [f32; 2], operands: [i32; 2]) -> u8 {
         let sum = operands[0] as f32 * scales[0] + operands[1] as f32 * scales[1];
         (sum.round_ties_even() + f32::from(self.zero_point)).clamp(0.0, 255.0) as u8
@@ -123,8 +123,8 @@ impl FixedSum {
 mod tests {
     use super::*;
 
-    /// Sums that floats round otherwise than torch.
-    fn others(scales: [f32; 2], operands: [Affine; 2], y: Affine) -> usize {
+    /// Counts the sums that fp32 rounds differently from torch.
+    fn differing(scales: [f32; 2], operands: [Affine; 2], y: Affine) -> usize {
         let ratios = operands.map(|operand| operand.scale / y.scale);
         let sum = FixedSum::new(ratios, y.zero_point);
         let [a, b] = operands.map(|operand| i32::from(operand.zero_point));
@@ -139,8 +139,9 @@ mod tests {
     }
 
     #[test]
-    fn floats_come_to_torchs_sums() {
-        // Two of the golden MobileNetV3-Large; the exact middle, everywhere and in one operand; far apart.
+    fn fp32_sums_equal_torchs() {
+        // Two sums of the golden MobileNetV3-Large; sums exactly in the middle, for all operands and for one; scales far
+        // apart.
         let cases = [
             (
                 [0.035_131_354, 0.097_155_15, 0.102_239_355],
@@ -162,15 +163,15 @@ mod tests {
                 zero_point: zero_points[index],
             });
             let ratios = [a, b].map(|operand| operand.scale / y.scale);
-            let unmoved = others(ratios, [a, b], y);
-            let got = others(sum_scales(a, b, y), [a, b], y);
-            println!("{scales:?}: {got} others, {unmoved} of scales as they are");
+            let unmoved = differing(ratios, [a, b], y);
+            let got = differing(sum_scales(a, b, y), [a, b], y);
+            println!("{scales:?}: {got} differ, {unmoved} with the scales as they are");
             assert!(got <= most.min(unmoved), "{scales:?}: {got} of {unmoved}");
         }
     }
 
     #[test]
-    fn scales_out_of_torchs_reach_are_kept() {
+    fn scales_without_an_integer_form_are_kept() {
         let (a, b, y) = (affine(300.0, 0), affine(1e-5, 0), affine(1.0, 0));
         assert_eq!(sum_scales(a, b, y), [300.0, 1e-5]);
     }

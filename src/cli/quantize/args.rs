@@ -1,4 +1,4 @@
-//! What `sightline quantize` is asked for.
+//! Arguments of `sightline quantize`.
 
 use std::path::PathBuf;
 
@@ -12,26 +12,26 @@ use crate::cli::output::OutputPaths;
 use crate::cli::target::TargetName;
 use crate::cli::{RuntimeArgs, StoreArgs};
 
-/// The percentile where none is asked for.
+/// The percentile of `--method percentile` without `--percentile`.
 const DEFAULT_PERCENTILE: f64 = 99.99;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct QuantizeArgs {
-    /// Model, as NAME or a path; its float version
+    /// Model in fp32: NAME or a path
     pub(super) model: ModelRef,
-    /// Folder of photographs like those that the model will be asked about
+    /// Folder of photographs like those that the model will be used on
     #[arg(long, env = "SIGHTLINE_CALIBRATION", value_name = "DIR")]
     pub(super) calibration: PathBuf,
-    /// Photographs to use [default: up to 100, fewer where the network takes large pictures]
+    /// Number of photographs to use [default: up to 100, fewer for networks with large inputs]
     #[arg(long, env = "SIGHTLINE_IMAGES", value_name = "N")]
     pub(super) images: Option<usize>,
-    /// How ranges are chosen [default: by whichever comes nearest to the float network]
+    /// How activation ranges are chosen [default: the method that comes closest to the fp32 network]
     #[arg(long, env = "SIGHTLINE_METHOD", value_name = "METHOD")]
     method: Option<MethodName>,
     /// The percentile of `--method percentile` [default: 99.99]
     #[arg(long, env = "SIGHTLINE_PERCENTILE", value_name = "P")]
     percentile: Option<f64>,
-    /// Processors that will run it; auto: such as this one
+    /// CPUs that will run the model; auto: CPUs like this one
     #[arg(
         long,
         env = "SIGHTLINE_TARGET",
@@ -39,7 +39,7 @@ pub(in crate::cli) struct QuantizeArgs {
         value_name = "TARGET"
     )]
     pub(super) target: TargetName,
-    /// Cosine similarity of the outputs with the float network's at which the search ends
+    /// Cosine similarity of the outputs with the fp32 network's at which the search ends
     #[arg(
         long,
         env = "SIGHTLINE_MIN_COSINE",
@@ -47,7 +47,7 @@ pub(in crate::cli) struct QuantizeArgs {
         value_name = "C"
     )]
     min_cosine: f64,
-    /// Most of the multiplications that the search may leave in float
+    /// Largest share of the multiplications that the search may keep in fp32
     #[arg(
         long,
         env = "SIGHTLINE_MAX_FLOAT",
@@ -55,7 +55,7 @@ pub(in crate::cli) struct QuantizeArgs {
         value_name = "SHARE"
     )]
     max_float: f64,
-    /// Least agreement of answers with the float model's; below it nothing is written but the report
+    /// Smallest agreement of results with the fp32 model's; below it only the report is written
     #[arg(
         long,
         env = "SIGHTLINE_MIN_AGREEMENT",
@@ -63,10 +63,10 @@ pub(in crate::cli) struct QuantizeArgs {
         value_name = "SHARE"
     )]
     pub(super) min_agreement: f64,
-    /// Write the model even if it agrees too little or is not faster
+    /// Write the model even if its agreement is too small or it is not faster
     #[arg(long, env = "SIGHTLINE_FORCE")]
     pub(super) force: bool,
-    /// Folder of the model in both precisions, or the path of its float .onnx file [default: where MODEL is]
+    /// Folder of the model in both precisions, or the path of its fp32 .onnx file [default: where MODEL is]
     #[arg(short = 'o', long = "out", env = "SIGHTLINE_OUT", value_name = "OUT")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -77,17 +77,21 @@ pub(in crate::cli) struct QuantizeArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum MethodName {
-    /// Everything that was seen
+    /// The smallest to the largest element
     Minmax,
-    /// Without the rarest numbers
+    /// The range without the rarest elements
     Percentile,
-    /// Least relative entropy
+    /// The range with the least relative entropy
     Entropy,
-    /// Least mean squared error
+    /// The range with the least mean squared error
     Mse,
 }
 
 impl QuantizeArgs {
+    /// Returns the goal of the search.
+    ///
+    /// # Errors
+    /// If a flag is out of range.
     pub(super) fn goal(&self) -> Result<Goal> {
         let shares = [
             ("--min-cosine", self.min_cosine),
@@ -114,14 +118,18 @@ impl QuantizeArgs {
             MethodName::Mse => Method::Mse,
         });
         Ok(Goal {
+            target: self.target.target(),
             cosine: self.min_cosine,
             max_float: self.max_float,
             method,
         })
     }
 
-    /// Returns the manifest to write. With `-o` it is named after the output, as `export` does, because two models
-    /// of one name cannot be told apart.
+    /// Returns the manifest of the written model. With `-o` the model is named after its path, as `export` does, since
+    /// two models must not have the same name.
+    ///
+    /// # Errors
+    /// If the new name is not valid.
     pub(super) fn named(&self, source: &ModelSource, paths: &OutputPaths) -> Result<ModelManifest> {
         let mut manifest = source.manifest.clone();
         if self.out.is_some() {
@@ -134,13 +142,16 @@ impl QuantizeArgs {
     }
 
     /// Returns the paths of the files to write.
+    ///
+    /// # Errors
+    /// If the model is built in and there is no `-o`, or a file would be overwritten.
     pub(super) fn paths(&self, source: &ModelSource) -> Result<OutputPaths> {
         let paths = match (&self.out, &source.path, &source.origin) {
             (Some(out), ..) => OutputPaths::new(out)?,
             (None, Some(manifest), Origin::Files(files)) => {
                 OutputPaths::of(manifest, files, &source.manifest.labels)
             }
-            _ => bail!("{} is built in: say with -o where its files go", self.model),
+            _ => bail!("{} is built in: name the output with -o", self.model),
         };
         paths.check()?;
         Ok(paths)

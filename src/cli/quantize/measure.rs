@@ -1,4 +1,4 @@
-//! Float against int8: answers, sizes and times.
+//! Comparison of the fp32 and the int8 model: results, sizes and latencies.
 
 use std::time::Instant;
 
@@ -12,20 +12,24 @@ use sightline::postprocess::detect::{DetectError, Detector};
 use sightline::quantize::{Agreement, Answers, NetworkReport, Progress, Report, Timing};
 use sightline::store::ModelSource;
 
-use super::Work;
+use super::{Precisions, Work};
 
-/// Runs of each precision whose times count.
+/// Fewest runs of each precision whose latencies are measured.
 const MIN_RUNS: usize = 30;
 
-/// Runs both precisions over all pictures, turn by turn, so that a slow moment of the machine meets
-/// both.
+/// Runs both precisions on all photographs and returns the report. The precisions alternate, so that a slow moment of the
+/// machine affects both.
+///
+/// # Errors
+/// If a model cannot be run, or its outputs do not fit the task.
 pub(super) fn report(
     work: &Work<'_>,
     source: &ModelSource,
     detector: Option<&Detector>,
-    (float, int8): (&Stages<Bytes>, &Stages<Bytes>),
+    graphs: Precisions<'_>,
     networks: Vec<NetworkReport>,
 ) -> Result<Report> {
+    let Precisions { float, int8 } = graphs;
     let side = |graphs, arithmetic| -> Result<Side<'_>> {
         Ok(Side {
             engine: work.engine(source, detector, graphs, arithmetic)?,
@@ -38,34 +42,34 @@ pub(super) fn report(
     };
     let mut float_side = side(float, Arithmetic::Kernels)?;
     let mut int8_side = side(int8, Arithmetic::Kernels)?;
-    // The kernels of this processor do not give what those of another target will.
-    let simulated = work.target != int8_target();
+    // The kernels of this CPU compute other results than those of another target.
+    let simulated = work.goal.target != int8_target();
     let mut simulation = simulated
         .then(|| side(int8, Arithmetic::Simulated))
         .transpose()?;
-    let tensors = work.pictures.tensors();
+    let tensors = work.photographs.tensors();
     let rounds = MIN_RUNS.div_ceil(tensors.len());
     work.bars.start("comparing", rounds * tensors.len());
-    let pictures = || tensors.iter().zip(work.pictures.originals());
+    let images = || tensors.iter().zip(work.photographs.originals());
     for round in 0..rounds {
-        for (picture, original) in pictures() {
+        for (image, original) in images() {
             for side in [&mut float_side, &mut int8_side] {
-                side.run(picture, *original, round == 0)?;
+                side.run(image, *original, round == 0)?;
             }
             work.bars.step();
         }
     }
-    // Apart, so that it does not come between the runs whose times count.
+    // Separate, so that it does not run between the runs that are measured.
     if let Some(simulation) = &mut simulation {
-        for (picture, original) in pictures() {
-            simulation.run(picture, *original, true)?;
+        for (image, original) in images() {
+            simulation.run(image, *original, true)?;
         }
     }
     let int8_answers = &simulation.as_ref().unwrap_or(&int8_side).answers;
     work.bars.finish();
     Ok(Report {
         model: source.manifest.name.clone(),
-        target: work.target,
+        target: work.goal.target,
         simulated,
         agreement: Agreement::of(&float_side.answers, int8_answers),
         fp32: float_side.timing(float),
@@ -74,30 +78,32 @@ pub(super) fn report(
     })
 }
 
-/// From a network's outputs for a picture of this size to what they say.
+/// Computes the result of a model's outputs for an image of this size.
 type Answer<'a> = dyn Fn(&[Tensor], ImageSize) -> Result<Answers, DetectError> + 'a;
 
-/// One precision.
+/// One precision of the model, with its results and latencies.
 struct Side<'a> {
     engine: Box<dyn Engine>,
     answer: Box<Answer<'a>>,
+    /// Latencies in milliseconds.
     times: Vec<f64>,
     answers: Vec<Answers>,
 }
 
 impl Side<'_> {
-    /// Runs one picture of size `original`, and keeps what is said of it where that is new.
-    fn run(&mut self, picture: &PreparedImage, original: ImageSize, is_new: bool) -> Result<()> {
+    /// Runs one image of size `original`, and keeps its result if `is_new`.
+    fn run(&mut self, image: &PreparedImage, original: ImageSize, is_new: bool) -> Result<()> {
         let began = Instant::now();
-        let outputs = self.engine.run(vec![picture.clone()])?;
+        let outputs = self.engine.run(vec![image.clone()])?;
         self.times.push(began.elapsed().as_secs_f64() * 1e3);
         if is_new {
-            let outputs = outputs.first().context("the network gave no output")?;
+            let outputs = outputs.first().context("the network returned no output")?;
             self.answers.push((self.answer)(outputs, original)?);
         }
         Ok(())
     }
 
+    /// Returns the size of the files and the median latency.
     fn timing(mut self, graphs: &Stages<Bytes>) -> Timing {
         self.times.sort_by(f64::total_cmp);
         Timing {
@@ -111,26 +117,27 @@ impl Side<'_> {
     }
 }
 
-/// Why the model should not be used, and what to do about it.
+/// Returns why the model should not be used, and what to do about it. `None` if its agreement is at least
+/// `min_agreement` and it is faster than the fp32 model.
 pub(super) fn objection(report: &Report, min_agreement: f64) -> Option<String> {
     let agreement = report.agreement.agreement;
     if agreement < min_agreement {
         return Some(format!(
-            "int8 agrees with float on {:.1} % of the answers, `--min-agreement` asks for {:.1} %. \
-             Calibrate on more photographs, such as the model will see; allow more layers in float \
-             (--max-float 0.4); ask for outputs that are nearer (--min-cosine 0.9995); or accept it with --force",
+            "int8 agrees with fp32 in {:.1} % of the results, `--min-agreement` requires {:.1} %. \
+             Calibrate on more photographs like those that the model will be used on; keep more layers in fp32 \
+             (--max-float 0.4); require closer outputs (--min-cosine 0.9995); or accept the model with --force",
             agreement * 100.0,
             min_agreement * 100.0
         ));
     }
-    // Of another processor's speed this one's says nothing.
+    // The speed of this CPU says nothing about that of another one.
     (!report.simulated && report.speedup() <= 1.0).then(|| {
         format!(
-            "int8 is not faster here: {:.2} ms, float {:.2} ms. {} Allow fewer layers in float \
-             (--max-float 0.1), serve float, or write it with --force",
+            "int8 is not faster on this CPU: {:.2} ms, fp32 {:.2} ms. {} Keep fewer layers in fp32 \
+             (--max-float 0.1), serve the fp32 model, or write the model with --force",
             report.int8.milliseconds,
             report.fp32.milliseconds,
-            "Processors with VNNI (2019 and later servers) gain most."
+            "CPUs with VNNI (servers of 2019 and later) gain most."
         )
     })
 }

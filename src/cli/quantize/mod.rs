@@ -1,8 +1,8 @@
-//! `sightline quantize`.
+//! `sightline quantize`: calibrates, searches, compares, and writes the int8 model.
 
 mod args;
 mod measure;
-mod pictures;
+mod photographs;
 mod progress;
 
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use onnx_export::quantize::{Network, Recipes, Target};
+use onnx_export::quantize::{Network, Recipes};
 use onnx_export::{Role, Stages};
 use sightline::engine::{Arithmetic, Engine, OnnxRuntime};
 use sightline::manifest::{ModelManifest, Precision, Variant};
@@ -23,42 +23,50 @@ use sightline::threads::usable_cores;
 use super::output::{OutputPaths, file_name, stage_files, write_all};
 use super::say::say;
 pub(super) use args::QuantizeArgs;
-use pictures::Pictures;
+use photographs::Photographs;
 use progress::Bars;
 
-/// Pictures whose layers' noise is reported.
-const NOISE_PICTURES: usize = 4;
+/// Number of images on which the layers' noise is measured.
+const NOISE_IMAGES: usize = 4;
 
-/// Calibrates, searches, compares, and writes the files if the model is good enough.
+/// Runs the command. Writes the model if its agreement and speed are sufficient or `--force` is set, else the report
+/// alone.
+///
+/// # Errors
+/// If a flag or the model cannot be used, the model is not good enough, or a file cannot be written.
 pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
-    let (goal, target) = (args.goal()?, args.target.target());
+    let goal = args.goal()?;
     let source = args.store.store().find(&args.model)?;
     if source.variant != FP32 {
         let name = &source.manifest.name;
         bail!(
-            "{} is a variant: quantise {name} itself, whose int8 variant this makes",
+            "{} is a variant: quantize {name} itself, whose int8 variant this makes",
             args.model
         );
     }
     let paths = args.paths(&source)?;
     let named = args.named(&source, &paths)?;
-    let pictures = Pictures::read(&args.calibration, args.images, &source.manifest.preprocess)?;
+    let photographs =
+        Photographs::read(&args.calibration, args.images, &source.manifest.preprocess)?;
     let runtime = args.runtime.load()?;
     let float = source.graphs()?;
     let work = Work {
         runtime: &runtime,
-        pictures: &pictures,
-        target,
+        photographs: &photographs,
         goal,
         bars: Bars::new(),
     };
     let detector = Detector::of(&source.manifest)?;
     let (recipes, networks) = work.choose(&source, detector.as_ref(), &float)?;
-    let int8 = quantized(&float, &recipes, target)?;
-    let report = measure::report(&work, &source, detector.as_ref(), (&float, &int8), networks)?;
+    let int8 = quantized(&float, &recipes, goal.target)?;
+    let graphs = Precisions {
+        float: &float,
+        int8: &int8,
+    };
+    let report = measure::report(&work, &source, detector.as_ref(), graphs, networks)?;
     let json = serde_json::to_string_pretty(&report)? + "\n";
     let text = report.to_string();
-    // Whether anybody reads it must not decide over the files.
+    // A closed standard output must not prevent the files from being written.
     let said = say!("{}", text.trim_end());
     let (json_path, text_path) = (
         paths.beside("int8.report.json"),
@@ -73,14 +81,13 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     {
         write_all(&reports)?;
         bail!(
-            "{advice}\nnothing was written but the report, {}",
+            "{advice}\nonly the report was written: {}",
             text_path.display()
         );
     }
     let quantized = Quantized {
         source: &source,
-        fp32: &float,
-        int8: &int8,
+        graphs,
         recipes: &recipes,
     };
     quantized.write(named, &paths, &reports)?;
@@ -92,17 +99,26 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     )
 }
 
-/// What all stages need.
+/// The model in both precisions.
+#[derive(Clone, Copy)]
+pub(super) struct Precisions<'a> {
+    float: &'a Stages<Bytes>,
+    int8: &'a Stages<Bytes>,
+}
+
+/// Inputs of every stage of the command.
 pub(super) struct Work<'a> {
     runtime: &'a OnnxRuntime,
-    pictures: &'a Pictures,
-    target: Target,
+    photographs: &'a Photographs,
     goal: Goal,
     bars: Bars,
 }
 
 impl Work<'_> {
-    /// The recipes of the model's networks, and what is to be reported of each.
+    /// Chooses the recipes of the model's networks; returns them with the report of each network.
+    ///
+    /// # Errors
+    /// If a network cannot be quantized or run.
     fn choose(
         &self,
         source: &ModelSource,
@@ -115,7 +131,7 @@ impl Work<'_> {
             Ok(Subject {
                 runtime: self.runtime,
                 network: network
-                    .with_context(|| format!("cannot quantise {}", source.manifest.name))?,
+                    .with_context(|| format!("cannot quantize {}", source.manifest.name))?,
                 first: None,
                 threads: usable_cores(),
             })
@@ -136,34 +152,33 @@ impl Work<'_> {
             Ok(self.choose_one(&subject, &mut reports)?.recipe)
         })?;
         let recipes = Recipes {
-            target: self.target,
+            target: self.goal.target,
             stages,
         };
         Ok((recipes, reports))
     }
 
+    /// Calibrates one network, searches for its recipe, and adds its report to `reports`.
     fn choose_one(
         &self,
         subject: &Subject<'_>,
         reports: &mut Vec<NetworkReport>,
     ) -> Result<Choice> {
-        let statistics = calibrate(subject, self.pictures.tensors(), &self.bars)?;
-        let few = self.pictures.few();
-        let choice = search(
+        let statistics = calibrate(subject, self.photographs.tensors(), &self.bars)?;
+        let few = self.photographs.few();
+        let choice = search(subject, &statistics, few, self.goal, &self.bars)?;
+        let noise = &few[..few.len().min(NOISE_IMAGES)];
+        reports.push(NetworkReport::new(
             subject,
-            &statistics,
-            few,
-            self.target,
-            self.goal,
-            &self.bars,
-        )?;
-        let noise = &few[..few.len().min(NOISE_PICTURES)];
-        reports.push(NetworkReport::new(subject, &choice, self.target, noise)?);
+            &choice,
+            self.goal.target,
+            noise,
+        )?);
         self.bars.finish();
         Ok(choice)
     }
 
-    /// An engine on one thread for a version of the model.
+    /// Creates an engine with one thread for `graphs`, a version of the model.
     fn engine(
         &self,
         source: &ModelSource,
@@ -184,8 +199,7 @@ impl Work<'_> {
 /// A quantized model, and the fp32 model that it was made from.
 struct Quantized<'a> {
     source: &'a ModelSource,
-    fp32: &'a Stages<Bytes>,
-    int8: &'a Stages<Bytes>,
+    graphs: Precisions<'a>,
     recipes: &'a Recipes,
 }
 
@@ -197,10 +211,9 @@ impl Quantized<'_> {
         paths: &OutputPaths,
         extra: &[(PathBuf, &[u8])],
     ) -> Result<()> {
-        let Self {
-            source, fp32, int8, ..
-        } = self;
-        manifest.stages = stage_files(fp32.as_ref().map(|role, _| paths.stage(role)));
+        let source = self.source;
+        let Precisions { float, int8 } = self.graphs;
+        manifest.stages = stage_files(float.as_ref().map(|role, _| paths.stage(role)));
         manifest.labels = file_name(&paths.labels);
         manifest.weights = Vec::new();
         if source.path.as_ref() != Some(&paths.manifest) {
@@ -219,7 +232,7 @@ impl Quantized<'_> {
         let labels = source.labels.join("\n") + "\n";
         let recipes = self.recipes.to_json()?;
         let mut files: Vec<(PathBuf, &[u8])> = Vec::new();
-        files.extend(fp32.iter().map(|s| (paths.stage(s.role), &s.content[..])));
+        files.extend(float.iter().map(|s| (paths.stage(s.role), &s.content[..])));
         files.extend(
             int8.iter()
                 .map(|s| (paths.int8_stage(s.role), &s.content[..])),

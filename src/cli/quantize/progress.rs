@@ -1,11 +1,11 @@
-//! The bar of each stage.
+//! Progress bars.
 
 use std::cell::RefCell;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use sightline::quantize::Progress;
 
-/// One bar at a time, on a terminal.
+/// The progress bar of the current stage, shown if standard error is a terminal.
 pub(super) struct Bars {
     bar: RefCell<ProgressBar>,
 }
@@ -17,7 +17,7 @@ impl Bars {
         }
     }
 
-    /// Ends the last stage.
+    /// Removes the bar of the last stage.
     pub(super) fn finish(&self) {
         self.bar.borrow().finish_and_clear();
     }

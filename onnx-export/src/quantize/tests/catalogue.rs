@@ -1,4 +1,4 @@
-//! The catalogue's networks with weights by formula.
+//! Quantization of the catalogue's networks, with formula weights.
 
 use super::*;
 use crate::architecture::Architecture;
@@ -61,12 +61,12 @@ fn every_network_keeps_its_signature_and_standard_operators() {
 }
 
 #[test]
-fn levels_share_their_weights_and_have_a_bias_each() {
+fn detector_levels_share_a_weight_and_have_their_own_biases() {
     let [network] = &networks("retinanet_resnet50_fpn")[..] else {
         panic!("not one network");
     };
     let mut recipe = recipe(network, &[]);
-    // Each level has steps of its own.
+    // Each level has its own scale.
     for (index, range) in recipe.ranges.values_mut().enumerate() {
         range.max = 1.0 + index as f32 / 16.0;
     }

@@ -1,4 +1,4 @@
-//! Small networks, and what is made of them.
+//! Quantization of small networks.
 
 mod catalogue;
 mod reading;
@@ -16,7 +16,7 @@ use crate::proto::{GraphProto, ModelProto};
 use crate::weights::StateDict;
 use crate::{DEFAULT_OPSET, Model, ModelInfo, Stages, formula};
 
-/// A graph under construction.
+/// Builds a small network.
 struct Builder {
     graph: Graph,
     images: Value,
@@ -33,7 +33,7 @@ impl Builder {
         Self { graph, images }
     }
 
-    /// A convolution whose node is `/name/Conv`.
+    /// Adds a convolution whose node is `/name/Conv`.
     fn conv(&mut self, name: &str, x: Value, conv: Conv) -> Value {
         let channels = self.graph.channels(x).unwrap();
         let weight = formula::fill(&format!("{name}.weight"), &conv.weight_shape(channels));
@@ -43,13 +43,13 @@ impl Builder {
         self.graph.conv_with(name, x, conv, weights).unwrap()
     }
 
-    /// `x * clip(x / 6 + 1/2, 0, 1)`.
+    /// Adds `x * clip(x / 6 + 1/2, 0, 1)`.
     fn hard_swish(&mut self, x: Value) -> Value {
         let gate = self.graph.hard_sigmoid(x);
         self.graph.mul(x, gate).unwrap()
     }
 
-    /// Means of the pixels through a Gemm of 4 rows, `/fc/Gemm`.
+    /// Adds a mean over the pixels and a Gemm of 4 rows, `/fc/Gemm`.
     fn classify(&mut self, x: Value) -> Value {
         let state = StateDict::from_tensors(BTreeMap::new());
         let pooled = self.graph.mean_pixels(x).unwrap();
@@ -59,7 +59,7 @@ impl Builder {
         self.graph.gemm(&scope, flat, 4).unwrap()
     }
 
-    /// The finished network with these outputs.
+    /// Returns the network with these outputs.
     fn finish(mut self, outputs: &[(Value, &str)]) -> Network {
         for (value, name) in outputs {
             self.graph.output(*value, name);
@@ -73,7 +73,7 @@ impl Builder {
     }
 }
 
-/// Ranges of -4 to 4 for all values, and these layers in float.
+/// Returns a recipe with the range -4 to 4 for all values, and these layers in fp32.
 fn recipe(network: &Network, float_layers: &[&str]) -> Recipe {
     let range = Range {
         min: -4.0,
@@ -90,7 +90,7 @@ fn recipe(network: &Network, float_layers: &[&str]) -> Recipe {
     }
 }
 
-/// The int8 graph, whose parts must fit together.
+/// Returns the int8 graph, after checking that every value is written once and read.
 fn quantized(network: &Network, recipe: &Recipe, target: Target) -> GraphProto {
     let bytes = network.quantize(recipe, target).unwrap();
     let graph = ModelProto::decode(&bytes[..]).unwrap().graph.unwrap();
@@ -127,7 +127,7 @@ fn quantized(network: &Network, recipe: &Recipe, target: Target) -> GraphProto {
     graph
 }
 
-/// One node a line: `output = Operator(inputs)`, constants left out.
+/// Returns one line per node: `output = Operator(inputs)`, without constants.
 fn dump(graph: &GraphProto) -> String {
     let constants: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
     let line = |node: &crate::proto::NodeProto| {
@@ -139,7 +139,7 @@ fn dump(graph: &GraphProto) -> String {
     graph.node.iter().map(line).collect()
 }
 
-/// The scalar or list of a float constant.
+/// Returns the elements of an f32 constant.
 fn numbers(graph: &GraphProto, name: &str) -> Vec<f32> {
     let tensor = graph.initializer.iter().find(|tensor| tensor.name == name);
     let tensor = tensor.unwrap_or_else(|| panic!("no {name}"));

@@ -1,8 +1,8 @@
-//! What is refused, and what is put right.
+//! Which files are rejected, and what is repaired.
 
 use super::*;
 use crate::proto::{
-    AttributeProto, FLOAT, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+    AttributeProto, FLOAT, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto,
 };
 
 /// `y = Conv(x, w, b)`, one channel of one pixel.
@@ -54,25 +54,35 @@ fn graph(model: &mut ModelProto) -> &mut GraphProto {
     model.graph.as_mut().unwrap()
 }
 
+/// Adds the attribute `value` to the Conv.
+fn attribute(model: &mut ModelProto) -> &mut AttributeProto {
+    let attributes = &mut graph(model).node[0].attribute;
+    attributes.push(AttributeProto {
+        name: "value".to_owned(),
+        ..AttributeProto::default()
+    });
+    attributes.last_mut().unwrap()
+}
+
 type Change<T = ModelProto> = fn(&mut T);
 
 #[test]
-fn what_cannot_be_quantised_says_why() {
+fn files_that_cannot_be_quantized_are_rejected_by_name() {
     let cases: [(Change, &str); 20] = [
         (|m| m.graph = None, "no Conv and no Gemm"),
         (|m| graph(m).node.clear(), "no Conv and no Gemm"),
         (|m| graph(m).initializer.clear(), "no Conv and no Gemm"),
         (
             |m| graph(m).node.push(node("QuantizeLinear", &["y"], "z")),
-            "quantised already: node `QuantizeLinear_1` is a QuantizeLinear",
+            "quantized already: node `QuantizeLinear_1` is a QuantizeLinear",
         ),
         (
             |m| graph(m).node[0].op_type = "QLinearConv".to_owned(),
-            "quantised already: node `QLinearConv_0`",
+            "quantized already: node `QLinearConv_0`",
         ),
         (
             |m| graph(m).node[0].domain = "com.microsoft".to_owned(),
-            "com.microsoft::Conv",
+            "node `Conv_0` is a com.microsoft::Conv; expected ONNX's own operators",
         ),
         (
             |m| {
@@ -82,53 +92,59 @@ fn what_cannot_be_quantised_says_why() {
                     ..AttributeProto::default()
                 });
             },
-            "with a graph inside",
+            "node `Conv_0`: attribute `then_branch` holds a graph; expected a graph without subgraphs",
         ),
-        (|m| m.functions.push(vec![]), "functions"),
-        (|m| graph(m).sparse_initializer.push(vec![]), "sparse"),
+        (|m| m.functions.push(vec![]), "the file defines functions"),
+        (
+            |m| graph(m).sparse_initializer.push(vec![]),
+            "sparse initializers",
+        ),
         (
             |m| graph(m).initializer[0].data_location = 1,
-            "tensor `w`, kept in another file",
+            "initializer `w` has its elements in another file",
         ),
-        (|m| m.opset_import[0].version = 12, "opset before 13"),
-        (|m| m.opset_import.clear(), "opset before 13"),
+        (
+            |m| m.opset_import[0].version = 12,
+            "uses opset 12; expected opset 13 or later",
+        ),
+        (|m| m.opset_import.clear(), "uses opset 1;"),
         (
             |m| {
                 m.opset_import[0].domain = "ai.onnx".to_owned();
                 m.opset_import[0].version = 11;
             },
-            "opset before 13",
+            "uses opset 11;",
         ),
         (
             |m| graph(m).initializer[0].raw_data.truncate(7),
-            "tensor `w` of shape [2, 1, 1, 1] has 7 bytes",
+            "tensor `w`: expected f32 elements for shape [2, 1, 1, 1], got 7 bytes",
         ),
         (
             |m| graph(m).initializer[0].dims = vec![-2, -1, 1, 1],
-            "tensor `w` of shape [-2, -1, 1, 1]",
+            "tensor `w`: expected f32 elements for shape [-2, -1, 1, 1]",
         ),
         (
             |m| graph(m).node.insert(0, node("Relu", &["y"], "z")),
-            "reads `y` before it is written",
+            "node `Relu_0` reads `y` before it is written",
         ),
         (
             |m| graph(m).node[0].input[0] = "y".to_owned(),
-            "reads `y` before it is written",
+            "node `Conv_0` reads `y` before it is written",
         ),
         (
             |m| graph(m).node.push(node("Relu", &["x"], "y")),
-            "value `y`, which is written twice",
+            "value `y` is written twice",
         ),
         (
             |m| graph(m).node.push(node("Relu", &["x"], "w")),
-            "value `w`, which is written twice",
+            "value `w` is written twice",
         ),
         (
             |m| {
                 let again = graph(m).initializer[0].clone();
                 graph(m).initializer.push(again);
             },
-            "tensor `w`, which is there twice",
+            "initializer `w` has the name of another one",
         ),
     ];
     for (change, expected) in cases {
@@ -146,15 +162,67 @@ fn what_cannot_be_quantised_says_why() {
 }
 
 #[test]
-fn what_is_no_layer_stays_in_float() {
+fn content_that_rewriting_would_lose_is_rejected_by_name() {
+    let cases: [(Change, &str); 8] = [
+        (
+            |m| attribute(m).graphs.push(vec![]),
+            "attribute `value` holds a graph",
+        ),
+        (
+            |m| attribute(m).tensors.push(vec![]),
+            "node `Conv_0`: attribute `value` holds a list of tensors",
+        ),
+        (
+            |m| attribute(m).sparse_tensor = Some(vec![]),
+            "attribute `value` holds a sparse tensor",
+        ),
+        (
+            |m| {
+                attribute(m).t = Some(TensorProto {
+                    double_data: vec![0.5],
+                    ..TensorProto::default()
+                });
+            },
+            "attribute `value` has its elements in `double_data`",
+        ),
+        (
+            |m| graph(m).initializer[1].double_data.push(0.5),
+            "initializer `b` has its elements in `double_data`; expected `raw_data`",
+        ),
+        (
+            |m| graph(m).initializer[1].uint64_data.push(1),
+            "initializer `b` has its elements in `uint64_data`",
+        ),
+        (
+            |m| graph(m).initializer[1].string_data.push(vec![]),
+            "initializer `b` has its elements in `string_data`",
+        ),
+        (
+            |m| {
+                graph(m).input[0].r#type = Some(TypeProto {
+                    sequence_type: Some(vec![]),
+                    ..TypeProto::default()
+                });
+            },
+            "value `x` is a sequence; expected a dense tensor",
+        ),
+    ];
+    for (change, expected) in cases {
+        let message = read(change).unwrap_err().to_string();
+        assert!(message.contains(expected), "{expected}: {message}");
+    }
+}
+
+#[test]
+fn other_nodes_are_not_layers() {
     let cases: [Change; 6] = [
-        // One number for all channels is broadcast, in a Gemm.
+        // A Gemm broadcasts a bias of this shape.
         |m| graph(m).initializer[1].dims = vec![2, 1],
         |m| graph(m).initializer[0].dims = vec![2, 1, 1],
         |m| graph(m).node[0].op_type = "ConvTranspose".to_owned(),
         |m| graph(m).node[0].output.clear(),
         |m| graph(m).node[0].input.truncate(1),
-        // Nothing at all, in a shape whose product would overflow.
+        // An empty tensor of a shape whose product would overflow.
         |m| {
             let weight = &mut graph(m).initializer[0];
             weight.dims = vec![0, i64::MAX, i64::MAX, 1];
@@ -168,7 +236,7 @@ fn what_is_no_layer_stays_in_float() {
 }
 
 #[test]
-fn nodes_get_names_of_their_own() {
+fn nodes_get_unique_names() {
     let network = read(|m| {
         let nodes = &mut graph(m).node;
         nodes[0].name = "conv".to_owned();
@@ -184,7 +252,7 @@ fn nodes_get_names_of_their_own() {
 }
 
 #[test]
-fn constants_are_no_inputs() {
+fn initializers_are_not_inputs() {
     let network = read(|m| {
         let listed = ["w", "b"].map(|name| ValueInfoProto {
             name: name.to_owned(),
@@ -199,7 +267,7 @@ fn constants_are_no_inputs() {
 }
 
 #[test]
-fn recipes_of_another_network_are_refused() {
+fn recipes_of_another_network_are_rejected() {
     let network = read(|_| ()).unwrap();
     let whole = recipe(&network, &[]);
     let cases: [(Change<Recipe>, &str); 3] = [
@@ -222,7 +290,7 @@ fn recipes_of_another_network_are_refused() {
             .to_string();
         assert!(message.contains(expected), "{expected}: {message}");
     }
-    // Numbers for values that it has not, and means and scales that do not fit, change nothing.
+    // Ranges of unknown values, and means and scales of another length, are ignored.
     let mut other = whole.clone();
     let range = other.ranges["x"];
     other.ranges.insert("z".to_owned(), range);
@@ -233,7 +301,7 @@ fn recipes_of_another_network_are_refused() {
 }
 
 #[test]
-fn groups_beyond_all_sense_are_no_panic() {
+fn invalid_groups_do_not_panic() {
     for group in [0, -1, i64::MAX, 1 << 62] {
         let network = read(|m| {
             graph(m).initializer[0].dims = vec![1, 2, 1, 1];
@@ -255,7 +323,7 @@ fn groups_beyond_all_sense_are_no_panic() {
 }
 
 #[test]
-fn names_that_are_taken_are_refused() {
+fn names_of_added_values_must_be_free() {
     for taken in ["x_s", "w_q", "Conv_0_bias_s", "u8_127"] {
         let network = read(|m| graph(m).node.push(node("Relu", &["x"], taken))).unwrap();
         let error = network.quantize(&recipe(&network, &[]), Target::Vnni);

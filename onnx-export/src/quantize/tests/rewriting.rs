@@ -2,12 +2,12 @@
 
 use super::*;
 
-/// The steps of a value in the int8 graph.
+/// Returns the scale of a value in the int8 graph.
 fn scale(graph: &GraphProto, value: &str) -> f32 {
     numbers(graph, &format!("{value}_s"))[0]
 }
 
-/// How many nodes are of this operator.
+/// Counts the nodes of an operator.
 fn count(graph: &GraphProto, op: &str) -> usize {
     graph.node.iter().filter(|node| node.op_type == op).count()
 }
@@ -53,14 +53,14 @@ logits = Gemm(/body/Flatten_output_dq, fc.weight_dq, /fc/Gemm_bias_dq)
     let shown: Vec<&str> = graph.output.iter().map(|v| v.name.as_str()).collect();
     assert_eq!(shown, ["logits"]);
 
-    // Everything in float is the network itself.
+    // With every layer in fp32, the result is the network itself.
     let all = ["/stem/Conv", "/body/Conv", "/fc/Gemm"];
     let float = quantized(&network, &recipe(&network, &all), Target::Vnni);
     assert_eq!(dump(&float), dump(network.graph()));
 }
 
 #[test]
-fn a_trained_network_counts_in_steps_of_its_results() {
+fn trained_networks_compute_in_units_of_their_results() {
     let mut b = Builder::new();
     let x = b.conv("stem", b.images, Conv::new(8, 3));
     let swish = b.hard_swish(x);
@@ -133,7 +133,7 @@ fn a_trained_hard_swish_is_rounded_once() {
 }
 
 #[test]
-fn limits_of_other_ranges_are_no_steps() {
+fn a_relu_of_another_range_is_not_scaled() {
     let mut b = Builder::new();
     let left = b.conv("left", b.images, Conv::new(8, 3));
     let right = b.conv("right", b.images, Conv::new(8, 3));
@@ -152,7 +152,7 @@ fn limits_of_other_ranges_are_no_steps() {
 }
 
 #[test]
-fn weights_and_biases_are_in_steps() {
+fn weights_and_biases_are_multiples_of_their_scales() {
     let mut b = Builder::new();
     let x = b.conv("a", b.images, Conv::new(4, 3));
     let network = b.finish(&[(x, "out")]);
@@ -199,7 +199,7 @@ fn trained_scales_are_kept() {
         recipe.weight_scales.insert("a.weight".to_owned(), trained);
         let graph = quantized(&network, &recipe, Target::Vnni);
         assert_eq!(numbers(&graph, "a.weight_s"), expected);
-        // Seven bits reach as far in steps of twice the size.
+        // Seven bits cover the same range with twice the scale.
         let graph = quantized(&network, &recipe, Target::Avx2);
         let doubled = expected.map(|scale| 2.0 * scale);
         assert_eq!(numbers(&graph, "a.weight_s"), doubled);
@@ -207,7 +207,7 @@ fn trained_scales_are_kept() {
 }
 
 #[test]
-fn outputs_that_are_read_inside_keep_their_names() {
+fn outputs_that_nodes_read_keep_their_names() {
     for float in [
         &[][..],
         &["/a/Conv"],
@@ -229,7 +229,7 @@ fn outputs_that_are_read_inside_keep_their_names() {
         let graph = quantized(&network, &recipe(&network, float), Target::Vnni);
         let names: Vec<&str> = graph.output.iter().map(|v| v.name.as_str()).collect();
         assert_eq!(names, ["last", "relu", "inside", "first"], "{float:?}");
-        // What an int8 layer writes is shown as its 8-bit form has it.
+        // The output of an int8 layer is its dequantized value.
         for (layer, output) in [
             ("/a/Conv", "first"),
             ("/b/Conv", "inside"),
@@ -248,7 +248,7 @@ fn outputs_that_are_read_inside_keep_their_names() {
 }
 
 #[test]
-fn a_float_layer_between_int8_ones_is_guarded() {
+fn an_fp32_layer_between_int8_layers_is_guarded() {
     let mut b = Builder::new();
     let x = b.conv("a", b.images, Conv::new(4, 3));
     let x = b.conv("b", x, Conv::new(4, 3));
@@ -266,7 +266,7 @@ fn a_float_layer_between_int8_ones_is_guarded() {
     let relu = scale(&guarded, "/b/Relu_output");
     let least = numbers(&guarded, &max.input[1])[0];
     assert!((least + 4.0).abs() <= relu, "{least}");
-    // A first layer in float reads no 8 bits, so nothing needs guarding.
+    // A first layer in fp32 reads no int8 value, so it needs no guard.
     for float in [&[][..], &["/a/Conv"], &["/a/Conv", "/b/Conv"], &["/c/Conv"]] {
         let graph = quantized(&network, &recipe(&network, float), Target::Vnni);
         assert_eq!(count(&graph, "Max"), 0, "{float:?}");
@@ -274,7 +274,7 @@ fn a_float_layer_between_int8_ones_is_guarded() {
 }
 
 #[test]
-fn a_max_pool_in_float_has_a_form_for_each_of_two_readers() {
+fn an_fp32_max_pool_is_quantized_for_each_of_two_readers() {
     let mut b = Builder::new();
     let x = b.conv("stem", b.images, Conv::new(4, 3));
     let x = b.graph.relu(x);
@@ -306,7 +306,7 @@ fn a_max_pool_in_float_has_a_form_for_each_of_two_readers() {
         node.input[0].clone()
     };
     assert_ne!(reads("/left/Conv"), reads("/right/Conv"));
-    // One reader, or an int8 pooling, needs one form.
+    // One reader, or an int8 MaxPool, needs one quantized form.
     for float in [&["/stem/Conv", "/left/Conv"][..], &[]] {
         let graph = quantized(&network, &recipe(&network, float), Target::Vnni);
         let forms = graph
@@ -318,7 +318,7 @@ fn a_max_pool_in_float_has_a_form_for_each_of_two_readers() {
 }
 
 #[test]
-fn results_are_where_a_layer_ends() {
+fn results_are_behind_the_activations_of_a_layer() {
     let mut b = Builder::new();
     let x = b.conv("a", b.images, Conv::new(4, 3));
     let x = b.hard_swish(x);
@@ -330,12 +330,12 @@ fn results_are_where_a_layer_ends() {
         let recipe = recipe(&network, float);
         let layers = network.layers().iter();
         layers
-            .map(|layer| Some(network.result(layer, &recipe)?.0))
+            .map(|layer| Some(network.result(layer, &recipe)?.fp32))
             .collect()
     };
     let some = |name: &str| Some(name.to_owned());
     let [mul, relu] = [some("/a/Mul_output"), some("/b/Relu_output")];
-    // The last Gemm's result is never 8-bit.
+    // The result of the last Gemm is not quantized.
     assert_eq!(result(&[]), [mul.clone(), relu, None]);
     assert_eq!(result(&["/b/Conv"]), [mul, None, None]);
 
@@ -343,7 +343,7 @@ fn results_are_where_a_layer_ends() {
     let fetched: Vec<String> = network
         .layers()
         .iter()
-        .filter_map(|layer| Some(network.result(layer, &recipe)?.1))
+        .filter_map(|layer| Some(network.result(layer, &recipe)?.int8))
         .collect();
     let bytes = network.quantize_fetching(&recipe, Target::Vnni, &fetched);
     let graph = ModelProto::decode(&bytes.unwrap()[..])

@@ -1,9 +1,9 @@
-//! Which nodes compute in int8.
+//! Which nodes compute in int8, and how.
 
 use super::*;
 use crate::quantize::domain::{Role, roles as roles_of};
 
-/// Every node that is not in float, as `name role`.
+/// Returns every node that is not in fp32, as `name role`.
 fn int8(network: &Network, float_layers: &[&str]) -> Vec<String> {
     int8_by(network, &recipe(network, float_layers))
 }
@@ -18,7 +18,7 @@ fn int8_by(network: &Network, recipe: &Recipe) -> Vec<String> {
 }
 
 #[test]
-fn what_lies_between_layers_is_as_they_are() {
+fn nodes_between_int8_layers_are_int8() {
     let mut b = Builder::new();
     let stem = b.conv("stem", b.images, Conv::new(8, 3));
     let stem = b.graph.relu(stem);
@@ -45,7 +45,7 @@ fn what_lies_between_layers_is_as_they_are() {
     let cases: [(&[&str], Vec<&str>); 5] = [
         (&[], [&stem[..], &left, &tail].concat()),
         (&["/stem/Conv"], [&left[..], &tail].concat()),
-        // The sum has one operand in float, and all that follows it up to the next layer.
+        // The sum has an fp32 operand, so the nodes up to the next layer are fp32.
         (
             &["/left/Conv"],
             [&stem[..], &["/right/Conv Layer", "/fc/Gemm Layer"]].concat(),
@@ -62,8 +62,8 @@ fn what_lies_between_layers_is_as_they_are() {
 }
 
 #[test]
-fn only_a_hard_swish_and_its_kin_become_gates() {
-    // What else reads the operand would miss what lies below -3.
+fn only_hard_swishes_and_squeezes_become_gates() {
+    // Another reader of the operand needs its elements below -3.
     let mut b = Builder::new();
     let x = b.conv("a", b.images, Conv::new(4, 3));
     let swish = b.hard_swish(x);
@@ -72,7 +72,7 @@ fn only_a_hard_swish_and_its_kin_become_gates() {
     let network = b.finish(&[(sum, "out")]);
     assert_eq!(int8(&network, &[]), ["/a/Conv Layer"]);
 
-    // Neither may the operand or the gate be an output.
+    // The operand and the gate must not be outputs.
     for output in ["operand", "gate"] {
         let mut b = Builder::new();
         let x = b.conv("a", b.images, Conv::new(4, 3));
@@ -87,7 +87,7 @@ fn only_a_hard_swish_and_its_kin_become_gates() {
         );
     }
 
-    // A squeeze's gate, on another value than it multiplies.
+    // The gate of a squeeze-and-excitation multiplies another value than its operand.
     let mut b = Builder::new();
     let x = b.conv("a", b.images, Conv::new(4, 3));
     let pooled = b.graph.mean_pixels(x).unwrap();
@@ -106,14 +106,14 @@ fn only_a_hard_swish_and_its_kin_become_gates() {
 }
 
 #[test]
-fn a_trained_hard_swish_is_one_operation() {
+fn a_trained_hard_swish_is_rounded_once() {
     let mut b = Builder::new();
     let x = b.conv("a", b.images, Conv::new(4, 3));
     let x = b.hard_swish(x);
     let gate = b.conv("gate", x, Conv::new(4, 1));
     let gate = b.graph.hard_sigmoid(gate);
     let scaled = b.graph.mul(x, gate).unwrap();
-    // Shown, and so needed in floats.
+    // An output of the network, so it must stay fp32.
     let shown = b.conv("shown", scaled, Conv::new(4, 1));
     let half = b.graph.hard_sigmoid(shown);
     let swish = b.graph.mul(shown, half).unwrap();
@@ -133,7 +133,7 @@ fn a_trained_hard_swish_is_one_operation() {
 }
 
 #[test]
-fn a_relu_that_is_not_alone_is_none_of_the_layer() {
+fn a_relu_is_part_of_a_layer_only_if_nothing_else_reads_the_layer() {
     let mut b = Builder::new();
     let x = b.conv("a", b.images, Conv::new(4, 3));
     let relu = b.graph.relu(x);

@@ -1,20 +1,16 @@
-//! See [`LOOKUP`].
+//! The operator [`LOOKUP`].
 
-use onnx_export::lower::LOOKUP;
 use ort::operator::{KernelContext, OperatorInput};
 use ort::value::TensorElementType::Uint8;
 
-use super::{Compute, Form, in_parallel, input, output, table, task_size};
-use crate::int8::lookup;
+use super::tasks::{TaskSize, run_parallel};
+use super::{Compute, Definition, input, output, table};
+use crate::kernels::lookup;
+use crate::rewrite::LOOKUP;
 
-pub(super) const FORM: Form = Form {
+pub(super) const DEFINITION: Definition = Definition {
     name: LOOKUP,
-    inputs: || {
-        vec![
-            OperatorInput::required(Uint8),
-            OperatorInput::required(Uint8),
-        ]
-    },
+    inputs: || Vec::from([Uint8, Uint8].map(OperatorInput::required)),
     kernel,
 };
 
@@ -25,9 +21,9 @@ fn kernel(context: &KernelContext<'_>, threads: usize) -> ort::Result<Compute> {
         let (shape, input) = input.try_extract_tensor::<u8>()?;
         let mut output = output(context, shape.clone())?;
         let (_, output) = output.try_extract_tensor_mut::<u8>()?;
-        let size = task_size(output.len(), 1, threads);
+        let size = TaskSize::new(output.len(), 1, threads).len;
         let tasks = input.chunks(size).zip(output.chunks_mut(size));
-        in_parallel(context, tasks, |(input, output)| {
+        run_parallel(context, tasks, |(input, output)| {
             lookup(&table, input, output);
             Ok(())
         })

@@ -1,11 +1,11 @@
-//! Functions of one 8-bit number.
+//! Functions of one uint8 element as a lookup table.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::__m512i;
 
 use super::LANES;
 
-/// Replaces every number by its entry in `table`. `output` is as long as `input`.
+/// Writes `table[input[i]]` to `output[i]`. `output` is as long as `input`.
 pub fn lookup(table: &[u8; 256], input: &[u8], output: &mut [u8]) {
     let (input, last) = input.as_chunks::<LANES>();
     let (output, last_output) = output.as_chunks_mut::<LANES>();
@@ -48,7 +48,7 @@ fearless_simd::kernel!(
 
 #[cfg(target_arch = "x86_64")]
 fearless_simd::kernel!(
-    /// A table in four vectors.
+    /// Loads a table into four vectors.
     #[inline(always)]
     pub(super) fn table_parts(avx512: Avx512, table: &[u8; 256]) -> [__m512i; 4] {
         use fearless_simd::{SimdFrom, u8x64};
@@ -60,17 +60,17 @@ fearless_simd::kernel!(
 
 #[cfg(target_arch = "x86_64")]
 fearless_simd::kernel!(
-    /// The entries of 64 numbers. Each of two instructions looks into one half of the table, by the lower seven
-    /// bits; the eighth chooses between them.
+    /// Returns the entries of 64 indices. Each of two instructions looks the lower seven bits up in one half of the
+    /// table; the eighth bit chooses between their results.
     #[inline(always)]
-    pub(super) fn find(avx512: Avx512, table: [__m512i; 4], numbers: __m512i) -> __m512i {
+    pub(super) fn find(avx512: Avx512, table: [__m512i; 4], indices: __m512i) -> __m512i {
         use std::arch::x86_64::{
             _mm512_mask_blend_epi8, _mm512_movepi8_mask, _mm512_permutex2var_epi8,
         };
 
-        let low = _mm512_permutex2var_epi8(table[0], numbers, table[1]);
-        let high = _mm512_permutex2var_epi8(table[2], numbers, table[3]);
-        _mm512_mask_blend_epi8(_mm512_movepi8_mask(numbers), low, high)
+        let low = _mm512_permutex2var_epi8(table[0], indices, table[1]);
+        let high = _mm512_permutex2var_epi8(table[2], indices, table[3]);
+        _mm512_mask_blend_epi8(_mm512_movepi8_mask(indices), low, high)
     }
 );
 
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_finds_its_entry() {
+    fn wide_lookup_equals_scalar_lookup() {
         let table: [u8; 256] = std::array::from_fn(|index| (index * 167 + 13) as u8);
         for length in [0, 1, 63, 64, 65, 256, 1000] {
             let input: Vec<u8> = (0..length).map(|index| (index * 31) as u8).collect();

@@ -1,10 +1,11 @@
-//! Which nodes are replaced, and which had better not be.
+//! Which nodes are replaced, and which must be left alone.
+
+use onnx_export::graph::Attr;
+use onnx_export::proto::{AttributeProto, FLOAT, INT8, INT32, TensorProto, UINT8, ValueInfoProto};
+use prost::Message;
 
 use super::*;
-use crate::graph::Attr;
-use crate::proto::{
-    AttributeProto, FLOAT, GraphProto, INT8, INT32, TensorProto, UINT8, ValueInfoProto,
-};
+use crate::random::uniform;
 
 fn tensor(name: &str, data_type: i32, dims: &[i64], raw_data: Vec<u8>) -> TensorProto {
     TensorProto {
@@ -17,7 +18,11 @@ fn tensor(name: &str, data_type: i32, dims: &[i64], raw_data: Vec<u8>) -> Tensor
 }
 
 fn int(name: &'static str, value: i64) -> AttributeProto {
-    AttributeProto::from(&(name, Attr::Int(value)))
+    AttributeProto::new(name, &Attr::Int(value))
+}
+
+fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto::new(name, &Attr::Ints(values.to_vec()))
 }
 
 fn scale(name: &str, scale: f32) -> TensorProto {
@@ -35,30 +40,27 @@ fn node(domain: &str, op: &str, inputs: &str, output: &str) -> NodeProto {
     }
 }
 
-/// Blocked floats, rounded; a depthwise convolution of eight channels; a hard swish of 8-bit numbers; and a sum
-/// of what each gave, so that it is read.
+/// A graph of one of each pattern: quantization of the blocked layout, a depthwise convolution of eight channels, an
+/// integer hard swish; and a reader of its result.
 fn graph() -> GraphProto {
-    let mut reorder = node("com.microsoft.nchwc", "ReorderOutput", "images", "floats");
+    let mut reorder = node("com.microsoft.nchwc", "ReorderOutput", "images", "blocked");
     reorder.attribute = vec![int("channels", 8), int("channels_last", 0)];
-    let mut transpose = node("", "Transpose", "numbers", "x");
-    transpose.attribute = vec![AttributeProto::from(&(
-        "perm",
-        Attr::Ints(vec![0, 2, 3, 1]),
-    ))];
+    let mut transpose = node("", "Transpose", "quantized", "x");
+    transpose.attribute = vec![ints("perm", &[0, 2, 3, 1])];
     let inputs = "x s z w ws wz s z bias";
     let mut conv = node("com.microsoft", "QLinearConv", inputs, "conv");
     conv.attribute = vec![
         int("group", 8),
         int("channels_last", 1),
-        AttributeProto::from(&("kernel_shape", Attr::Ints(vec![3, 3]))),
-        AttributeProto::from(&("strides", Attr::Ints(vec![1, 1]))),
-        AttributeProto::from(&("pads", Attr::Ints(vec![1, 1, 1, 1]))),
-        AttributeProto::from(&("dilations", Attr::Ints(vec![1, 1]))),
+        ints("kernel_shape", &[3, 3]),
+        ints("strides", &[1, 1]),
+        ints("pads", &[1, 1, 1, 1]),
+        ints("dilations", &[1, 1]),
     ];
     GraphProto {
         node: vec![
             reorder,
-            node("", "QuantizeLinear", "floats s z", "numbers"),
+            node("", "QuantizeLinear", "blocked s z", "quantized"),
             transpose,
             conv,
             node("com.microsoft", "QLinearConcat", "g z conv r z", "gate"),
@@ -88,23 +90,25 @@ fn graph() -> GraphProto {
     }
 }
 
-/// The operators after the graph was lowered; none if it was left alone.
-fn lowered(graph: GraphProto, wide: bool) -> (Vec<String>, GraphProto) {
-    let model = ModelProto {
+fn model(graph: GraphProto) -> ModelProto {
+    ModelProto {
         graph: Some(graph),
         ..ModelProto::default()
-    };
-    let graph = RuntimeGraph::read(&model.encode_to_vec()).unwrap();
-    let lowered = graph.lowered(wide).map(|lowered| lowered.to_bytes());
-    let graph = lowered.map(|bytes| ModelProto::decode(&bytes[..]).unwrap());
-    let graph = graph.and_then(|model| model.graph).unwrap_or_default();
+    }
+}
+
+/// Returns the rewritten graph and its operators; both are empty if the graph was left alone.
+fn rewritten(graph: GraphProto, operators: Operators) -> (Vec<String>, GraphProto) {
+    let rewritten = rewrite(model(graph), operators);
+    let graph = rewritten.and_then(|rewritten| rewritten.model.graph);
+    let graph = graph.unwrap_or_default();
     let operators = graph.node.iter().map(|node| node.op_type.clone());
     (operators.collect(), graph)
 }
 
 #[test]
-fn everything_that_has_a_kernel_is_replaced() {
-    let (operators, graph) = lowered(graph(), true);
+fn every_pattern_is_replaced() {
+    let (operators, graph) = rewritten(graph(), Operators::All);
     assert_eq!(operators, [QUANTIZE, DEPTHWISE, "Flatten"]);
     let [quantize, conv, _] = &graph.node[..] else {
         unreachable!()
@@ -119,24 +123,24 @@ fn everything_that_has_a_kernel_is_replaced() {
             "x",
             "w",
             "bias",
-            "sightline:conv_multipliers",
-            "sightline:swish_table"
+            "ort_int8:conv_multipliers",
+            "ort_int8:swish_table"
         ]
     );
     assert_eq!(conv.output, ["swish"]);
-    // What is no longer read is gone.
+    // Initializers that nothing reads any more are removed.
     let names: Vec<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
     assert_eq!(
         names,
         [
             "w",
             "bias",
-            "sightline:swish_table",
-            "sightline:conv_multipliers"
+            "ort_int8:swish_table",
+            "ort_int8:conv_multipliers"
         ]
     );
     let table = &graph.initializer[2].raw_data;
-    // x = q / 2; the gate is 1 from 6 on.
+    // x = q / 2; the hard sigmoid is 1 for x >= 3.
     for (q, expected) in [(0, 0), (1, 0), (4, 1), (12, 12), (255, 255)] {
         assert_eq!(table[q], expected, "{q}");
     }
@@ -145,8 +149,8 @@ fn everything_that_has_a_kernel_is_replaced() {
 }
 
 #[test]
-fn without_wide_vectors_there_are_tables_alone() {
-    let (operators, _) = lowered(graph(), false);
+fn without_avx512_only_lookups_are_made() {
+    let (operators, _) = rewritten(graph(), Operators::Lookup);
     let expected = [
         "ReorderOutput",
         "QuantizeLinear",
@@ -159,12 +163,12 @@ fn without_wide_vectors_there_are_tables_alone() {
 }
 
 #[test]
-fn floats_between_8_bit_numbers_are_a_table() {
+fn fp32_hard_swish_between_int8_values_becomes_a_lookup() {
     let mut graph = graph();
     let mut gate = node("", "HardSigmoid", "read", "gate");
     gate.attribute = vec![
-        AttributeProto::from(&("alpha", Attr::Float(1.0 / 6.0))),
-        AttributeProto::from(&("beta", Attr::Float(0.5))),
+        AttributeProto::new("alpha", &Attr::Float(1.0 / 6.0)),
+        AttributeProto::new("beta", &Attr::Float(0.5)),
     ];
     graph.node.splice(
         4..6,
@@ -175,26 +179,26 @@ fn floats_between_8_bit_numbers_are_a_table() {
             node("", "QuantizeLinear", "product s z", "swish"),
         ],
     );
-    let (operators, lowered) = lowered(graph, true);
+    let (operators, rewritten) = rewritten(graph, Operators::All);
     assert_eq!(operators, [QUANTIZE, DEPTHWISE, "Flatten"]);
-    let table = lowered
+    let table = rewritten
         .initializer
         .iter()
-        .find(|t| t.name == "sightline:swish_table");
-    // 1 * (1 / 6 + 1 / 2) is two thirds: 1.33 halves.
+        .find(|t| t.name == "ort_int8:swish_table");
+    // x = 1: 1 * (1 / 6 + 1 / 2) is two thirds, 1.33 times the scale of 0.5.
     assert_eq!(table.unwrap().raw_data[..4], [0, 1, 1, 2]);
 }
 
 fn pad(mode: &'static str) -> AttributeProto {
-    AttributeProto::from(&("auto_pad", Attr::Text(mode)))
+    AttributeProto::new("auto_pad", &Attr::Text(mode))
 }
 
 #[test]
-fn attributes_may_be_left_out() {
+fn omitted_attributes_have_defaults() {
     let mut graph = graph();
     graph.node[3].attribute.truncate(2);
     graph.node[3].attribute.push(pad("SAME_UPPER"));
-    let (operators, graph) = lowered(graph, true);
+    let (operators, graph) = rewritten(graph, Operators::All);
     assert_eq!(operators, [QUANTIZE, DEPTHWISE, "Flatten"]);
     let ints = |name: &str| &graph.node[1].attribute(name).unwrap().ints;
     assert_eq!(
@@ -208,10 +212,10 @@ fn attributes_may_be_left_out() {
     assert_eq!(graph.node[1].attribute("same_upper").unwrap().i, Some(1));
 }
 
-/// Something about a graph that its nodes cannot be replaced with, and the operators that are left.
+/// A name, a change of the graph, and the operators after rewriting: the changed pattern is left alone.
 type Change = (&'static str, fn(&mut GraphProto), &'static [&'static str]);
 
-/// Where the convolution is left alone.
+/// The operators if the convolution is left alone.
 const CONV: &[&str] = &[QUANTIZE, "QLinearConv", LOOKUP, "Flatten"];
 
 const CHANGES: &[Change] = &[
@@ -227,22 +231,22 @@ const CHANGES: &[Change] = &[
     ),
     ("no groups", |g| drop(g.node[3].attribute.remove(0)), CONV),
     (
-        "a bias at the end",
+        "a bias at the end of the range",
         |g| g.initializer[7].raw_data[..4].copy_from_slice(&i32::MAX.to_le_bytes()),
         CONV,
     ),
     (
-        "a small step",
+        "a large scale",
         |g| g.initializer[5].raw_data = 1e9_f32.to_le_bytes().to_vec(),
         CONV,
     ),
     (
-        "padding at the start",
+        "SAME_LOWER padding",
         |g| g.node[3].attribute.push(pad("SAME_LOWER")),
         CONV,
     ),
     (
-        "a window of other size",
+        "a window of one axis",
         |g| g.node[3].attribute[2].ints = vec![3],
         CONV,
     ),
@@ -252,7 +256,7 @@ const CHANGES: &[Change] = &[
         CONV,
     ),
     (
-        "no step",
+        "a stride of 0",
         |g| g.node[3].attribute[3].ints = vec![0, 1],
         CONV,
     ),
@@ -263,12 +267,12 @@ const CHANGES: &[Change] = &[
     ),
     ("no bias", |g| drop(g.node[3].input.pop()), CONV),
     (
-        "a zero point of weights",
+        "weights with a zero point",
         |g| g.initializer[6].raw_data[0] = 1,
         CONV,
     ),
     (
-        "weights of another type",
+        "weights of another data type",
         |g| g.initializer[4].data_type = UINT8,
         CONV,
     ),
@@ -314,8 +318,8 @@ const CHANGES: &[Change] = &[
         ],
     ),
     (
-        "another reader of the floats",
-        |g| g.node[6].input.push("floats".to_owned()),
+        "another reader of the fp32 value",
+        |g| g.node[6].input.push("blocked".to_owned()),
         &[
             "ReorderOutput",
             "QuantizeLinear",
@@ -343,46 +347,42 @@ const CHANGES: &[Change] = &[
 ];
 
 #[test]
-fn what_has_another_form_is_left_alone() {
+fn nodes_of_another_form_are_left_alone() {
     for (name, change, expected) in CHANGES {
         let mut changed = graph();
         change(&mut changed);
-        assert_eq!(lowered(changed, true).0, *expected, "{name}");
+        assert_eq!(rewritten(changed, Operators::All).0, *expected, "{name}");
     }
 }
 
 #[test]
-fn graphs_without_8_bit_numbers_are_left_alone() {
+fn fp32_graphs_and_subgraphs_are_left_alone() {
     let mut float = graph();
     float.node.truncate(3);
-    assert_eq!(lowered(float, true).0, [""; 0]);
+    assert_eq!(rewritten(float, Operators::All).0, [""; 0]);
     let mut branching = graph();
     let mut body = int("then_branch", 0);
     body.g = Some(Vec::new());
     branching.node[6].attribute.push(body);
-    assert_eq!(lowered(branching, true).0, [""; 0]);
-    assert_eq!(lowered(GraphProto::default(), true).0, [""; 0]);
-    assert!(RuntimeGraph::read(b"\xff\xff").is_err());
-    assert!(RuntimeGraph::read(b"").unwrap().lowered(true).is_none());
+    assert_eq!(rewritten(branching, Operators::All).0, [""; 0]);
+    assert_eq!(rewritten(GraphProto::default(), Operators::All).0, [""; 0]);
+    assert!(rewrite(ModelProto::default(), Operators::All).is_none());
 }
 
 #[test]
 fn damaged_graphs_never_panic() {
-    let model = ModelProto {
-        graph: Some(graph()),
-        ..ModelProto::default()
-    };
-    let whole = model.encode_to_vec();
-    let noise: Vec<f32> = crate::formula::uniform("damage", 40_000).collect();
-    let mut lowered = 0;
-    for pair in noise.chunks_exact(2) {
+    let whole = model(graph()).encode_to_vec();
+    let mut noise = uniform(0);
+    let mut rewritten = 0;
+    for _ in 0..20_000 {
+        let (place, byte) = (noise.next().unwrap(), noise.next().unwrap());
         let mut damaged = whole.clone();
-        let place = (pair[0].abs() * whole.len() as f32) as usize % whole.len();
-        damaged[place] = (pair[1] * 255.0) as i32 as u8;
-        let graph = RuntimeGraph::read(&damaged).ok();
-        let graph = graph.and_then(|graph| graph.lowered(true));
-        lowered += usize::from(graph.is_some());
+        let place = (place.abs() * whole.len() as f32) as usize % whole.len();
+        damaged[place] = (byte * 255.0) as i32 as u8;
+        let model = ModelProto::decode(&damaged[..]).ok();
+        let model = model.and_then(|model| rewrite(model, Operators::All));
+        rewritten += usize::from(model.is_some());
     }
-    // Most are still graphs: the rest of the code was reached.
-    assert!(lowered > 1000, "{lowered}");
+    // Most are still graphs, so that the code behind decoding is reached.
+    assert!(rewritten > 1000, "{rewritten}");
 }

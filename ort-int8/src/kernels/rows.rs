@@ -1,50 +1,46 @@
-//! The rows that a window slides over, padded, each copied once.
+//! The padded rows that a window slides over, each copied once.
 
-use super::{Depthwise, LANES};
+use super::{Depthwise, Image, LANES};
 
-/// A few padded rows of one picture: those that the window covers, and one of nothing but padding.
+/// A ring of padded rows of one image: as many as the window spans, and one that holds only padding.
 ///
-/// With a stride of `s` a row lies in `s` planes, of which the first has pixels 0, s, 2s ...: neighbours in a
-/// plane are neighbours in the output, so that for every tap whole vectors of output pixels are read at once.
+/// With a horizontal stride of `s`, a row is stored as `s` planes; plane 0 holds pixels 0, s, 2s and so on.
+/// Neighbors in a plane are neighbors in the output, so every tap reads whole vectors of output pixels.
 pub(super) struct Rows {
     bytes: Vec<u8>,
-    /// The row of the picture that each slot holds.
+    /// The image row that each slot holds.
     held: Vec<Option<usize>>,
+    /// Bytes of a plane.
     plane: usize,
+    /// Bytes of a row.
     row: usize,
 }
 
 impl Rows {
-    /// Room for the rows of a picture `width` wide under the layer's window.
+    /// Allocates the rows for images of `width` under the layer's window.
     pub(super) fn new(layer: &Depthwise, width: usize) -> Self {
         let stride = layer.strides[1];
         let windows = layer.windows(1, width).unwrap_or_default();
         let pixels = windows + (layer.kernel[1] - 1) * layer.dilations[1] / stride;
-        // A vector may begin at any number of the last pixel.
+        // A vector may begin at any byte of the last pixel.
         let plane = pixels * layer.channels + LANES;
         let row = plane * stride;
         let slots = (layer.kernel[0] - 1) * layer.dilations[0] + 1;
         Self {
-            bytes: vec![layer.input_zero; (slots + 1) * row],
+            bytes: vec![layer.input_zero_point; (slots + 1) * row],
             held: vec![None; slots],
             plane,
             row,
         }
     }
 
-    /// Forgets the picture.
-    pub(super) fn forget(&mut self) {
+    /// Marks every slot as empty, for another image.
+    pub(super) fn clear(&mut self) {
         self.held.fill(None);
     }
 
-    /// Holds row `y` of `picture`, `[H, W, C]`, and gives where it lies; where there is none, padding.
-    pub(super) fn hold(
-        &mut self,
-        layer: &Depthwise,
-        picture: &[u8],
-        width: usize,
-        y: Option<usize>,
-    ) -> usize {
+    /// Loads row `y` of `image` and returns where it starts; `None` stands for a row of padding.
+    pub(super) fn load(&mut self, layer: &Depthwise, image: Image<'_>, y: Option<usize>) -> usize {
         let slots = self.held.len();
         let Some(y) = y else {
             return slots * self.row;
@@ -52,15 +48,16 @@ impl Rows {
         let slot = y % slots;
         let start = slot * self.row;
         if self.held[slot] != Some(y) {
-            let length = width * layer.channels;
+            let length = image.width * layer.channels;
+            let source = &image.data[y * length..][..length];
             let row = &mut self.bytes[start..][..self.row];
-            copy(layer, &picture[y * length..][..length], row, self.plane);
+            copy(layer, source, row, self.plane);
             self.held[slot] = Some(y);
         }
         start
     }
 
-    /// What a tap reads for the first output pixel of a row that lies at `start`, and all behind it.
+    /// Returns what tap `x` reads in the row at `start`, beginning with the first output pixel.
     pub(super) fn tap(&self, layer: &Depthwise, start: usize, x: usize) -> &[u8] {
         let offset = x * layer.dilations[1];
         let (pixel, plane) = (offset / layer.strides[1], offset % layer.strides[1]);
@@ -69,7 +66,7 @@ impl Rows {
     }
 }
 
-/// Spreads the pixels of a row over the planes, behind the padding that stands there already.
+/// Copies the pixels of a row into its planes; the padding around them was written when the rows were allocated.
 fn copy(layer: &Depthwise, source: &[u8], row: &mut [u8], plane: usize) {
     let (channels, stride) = (layer.channels, layer.strides[1]);
     let left = layer.pad_before(1, source.len() / channels);
@@ -82,7 +79,7 @@ fn copy(layer: &Depthwise, source: &[u8], row: &mut [u8], plane: usize) {
     for (x, pixel) in source.chunks_exact(channels).enumerate() {
         let position = x + left;
         let start = position / stride * channels;
-        // The last pixels may be under no window.
+        // No window may cover the last pixels of the row.
         if start + channels > plane - LANES {
             break;
         }

@@ -1,4 +1,4 @@
-//! One row of a depthwise convolution with AVX-512 VNNI.
+//! The AVX-512 VNNI form of [`Depthwise`]: one row of output.
 
 use std::arch::x86_64::{
     __m512, __m512i, _mm512_adds_epi16, _mm512_cvtepi32_ps, _mm512_cvtps_epi32,
@@ -12,14 +12,14 @@ use super::depthwise::Depthwise;
 use super::lookup::{find, table_parts};
 use super::{LANES, QUAD};
 
-/// Computes a row of output of what each tap reads.
+/// Computes a row of output from what each tap reads.
 pub(super) fn row(
     avx512: Avx512,
     layer: &Depthwise,
     taps: &[&[[u8; LANES]]],
     output: &mut [[u8; LANES]],
 ) {
-    // Loops of a known length keep what they need in registers.
+    // With a loop length known at compile time, the constants stay in registers.
     let quads = taps.as_chunks::<QUAD>().0;
     match quads.len() {
         3 => row_of_3(avx512, layer, quads, output),
@@ -29,7 +29,8 @@ pub(super) fn row(
 }
 
 fearless_simd::kernel!(
-    /// The bytes of four taps, each four together: part `k` has, of every sixteen numbers, those from `4 k` on.
+    /// Interleaves the bytes of four taps: part `k` holds elements `4 k` to `4 k + 3` of each group of sixteen,
+    /// the four taps of an element next to each other.
     #[inline(always)]
     fn interleaved(_avx512: Avx512, taps: [__m512i; 4]) -> [__m512i; 4] {
         let [a, b, c, d] = taps;
@@ -45,7 +46,7 @@ fearless_simd::kernel!(
 );
 
 fearless_simd::kernel!(
-    /// Sums in steps of the output, back in their order.
+    /// Requantizes the sums and puts them back into channel order.
     #[inline(always)]
     fn packed(
         _avx512: Avx512,
@@ -67,16 +68,16 @@ fearless_simd::kernel!(
 macro_rules! row {
     ($name:ident, $quads:ident, $count:expr) => {
         fearless_simd::kernel!(
-            /// 64 numbers at a time. Each instruction multiplies four taps of sixteen numbers and adds them
-            /// up in 32 bits, without overflow; for it the taps' bytes are interleaved, and the packing at
-            /// the end puts the numbers back into their order.
+            /// Computes 64 elements at a time. One instruction multiplies four taps of sixteen elements and adds
+            /// the products in 32 bits, without overflow. It needs the taps' bytes interleaved; the packing at
+            /// the end restores the order of the elements.
             fn $name(
                 avx512: Avx512,
                 layer: &Depthwise,
                 $quads: &[[&[[u8; LANES]]; QUAD]],
                 output: &mut [[u8; LANES]],
             ) {
-                let zero = _mm512_set1_epi16(i16::from(layer.output_zero));
+                let zero = _mm512_set1_epi16(i16::from(layer.output_zero_point));
                 let table = layer.table.as_deref();
                 let table = table.map(|table| table_parts(avx512, table));
                 let length = output.len();
@@ -87,9 +88,9 @@ macro_rules! row {
                     let bias = phase
                         .bias
                         .map(|bias| -> __m512i { i32x16::simd_from(avx512, bias).into() });
-                    let multipliers = phase
-                        .multipliers
-                        .map(|number| -> __m512 { f32x16::simd_from(avx512, number).into() });
+                    let multipliers = phase.multipliers.map(|multipliers| -> __m512 {
+                        f32x16::simd_from(avx512, multipliers).into()
+                    });
                     let mut index = first;
                     while index < length {
                         let mut sums = bias;
@@ -104,11 +105,11 @@ macro_rules! row {
                                 sums[part] = _mm512_dpbusd_epi32(sums[part], parts[part], weights);
                             }
                         }
-                        let mut numbers = packed(avx512, sums, multipliers, zero);
+                        let mut results = packed(avx512, sums, multipliers, zero);
                         if let Some(table) = table {
-                            numbers = find(avx512, table, numbers);
+                            results = find(avx512, table, results);
                         }
-                        u8x64::simd_from(avx512, numbers).store_slice(&mut output[index]);
+                        u8x64::simd_from(avx512, results).store_slice(&mut output[index]);
                         index += step;
                     }
                 }

@@ -1,4 +1,4 @@
-//! The photographs of a calibration.
+//! Reading of the calibration photographs.
 
 use std::path::{Path, PathBuf};
 
@@ -11,29 +11,33 @@ use sightline::store::read_bounded;
 
 use crate::cli::say::complain;
 
-/// Photographs that are used unless a number is asked for.
+/// Number of photographs without `--images`.
 const DEFAULT_COUNT: usize = 100;
-/// Fewer than this give ranges by chance.
+/// Number of photographs below which the activation ranges are unreliable.
 const FEW: usize = 16;
-/// Most entries of a folder that are looked at.
+/// Most files that a folder may hold.
 const MAX_ENTRIES: usize = 1_000_000;
-/// Largest file.
+/// Largest size of a file in bytes.
 const MAX_BYTES: u64 = 64 << 20;
-/// Most pixels of a photograph.
+/// Largest number of pixels of a photograph.
 const MAX_PIXELS: u64 = 100_000_000;
-/// Most pixels of preprocessed pictures that are planned without being asked for: 600 MB of numbers.
+/// Most pixels of all preprocessed images together without `--images`: 600 MB of tensors.
 const MAX_TENSOR_PIXELS: u64 = 50_000_000;
-/// Pixels that a search runs the network over each time: 16 pictures of 224x224.
+/// Number of pixels of the images that the search uses: 16 images of 224x224.
 const SEARCH_PIXELS: u64 = 16 * 224 * 224;
 
-/// Photographs as a network takes them.
-pub(super) struct Pictures {
+/// Photographs, preprocessed for a network.
+pub(super) struct Photographs {
     tensors: Vec<PreparedImage>,
     originals: Vec<ImageSize>,
 }
 
-impl Pictures {
-    /// Reads `count` photographs of `folder` and of the folders in it, spread evenly over their names.
+impl Photographs {
+    /// Reads `count` photographs from `folder` and the folders in it, spread evenly over the sorted file names. `None`
+    /// stands for up to 100 photographs, fewer if the network's input is large.
+    ///
+    /// # Errors
+    /// If `folder` cannot be read, holds no photographs or fewer than `count`, or one of them is damaged.
     pub(super) fn read(
         folder: &Path,
         count: Option<usize>,
@@ -46,7 +50,7 @@ impl Pictures {
         collect(folder, &mut files)?;
         files.sort();
         let preprocessor = Preprocessor::new(preprocess);
-        let mut pictures = Self {
+        let mut photographs = Self {
             tensors: Vec::new(),
             originals: Vec::new(),
         };
@@ -56,16 +60,16 @@ impl Pictures {
                 break;
             }
             match load(file, &preprocessor)? {
-                Some((original, tensor)) if pictures.tensors.len() < wanted => {
+                Some((original, tensor)) if photographs.tensors.len() < wanted => {
                     pixels += tensor.size.pixels();
-                    pictures.originals.push(original);
-                    pictures.tensors.push(tensor);
+                    photographs.originals.push(original);
+                    photographs.tensors.push(tensor);
                 }
                 Some(_) => break,
                 None => skipped += 1,
             }
         }
-        let found = pictures.tensors.len();
+        let found = photographs.tensors.len();
         if found == 0 {
             bail!(
                 "{} holds no photographs ({skipped} other files)",
@@ -80,23 +84,23 @@ impl Pictures {
         }
         if found < FEW {
             complain!(
-                "warning: {found} photographs are few: ranges, and agreement with the float model, are by chance"
+                "warning: {found} photographs are too few for reliable activation ranges and agreement; use at least {FEW}"
             );
         }
-        Ok(pictures)
+        Ok(photographs)
     }
 
-    /// All of them.
+    /// Returns all photographs.
     pub(super) fn tensors(&self) -> &[PreparedImage] {
         &self.tensors
     }
 
-    /// Their sizes before preprocessing.
+    /// Returns the sizes of all photographs before preprocessing.
     pub(super) fn originals(&self) -> &[ImageSize] {
         &self.originals
     }
 
-    /// Those that a search looks at again and again.
+    /// Returns the first photographs, at least two: those that the search runs in every step.
     pub(super) fn few(&self) -> &[PreparedImage] {
         let mut pixels = 0;
         let few = self.tensors.iter().take_while(|tensor| {
@@ -110,7 +114,7 @@ impl Pictures {
     }
 }
 
-/// Every file below `folder`.
+/// Adds every file below `folder` to `files`.
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let read = || format!("cannot read the calibration folder {}", folder.display());
     for entry in std::fs::read_dir(folder).with_context(read)? {
@@ -118,7 +122,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         if files.len() >= MAX_ENTRIES {
             bail!("{} holds more than {MAX_ENTRIES} files", folder.display());
         }
-        // A link is not followed: it may lead back.
+        // Links to folders are not followed: they may form a cycle.
         let kind = entry.file_type().with_context(read)?;
         if kind.is_dir() {
             collect(&entry.path(), files)?;
@@ -129,14 +133,16 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// The files in an order whose first `count` are spread evenly over all.
+/// Returns the files in an order whose first `count` are spread evenly over all of them.
 fn spread(files: &[PathBuf], count: usize) -> impl Iterator<Item = &PathBuf> {
     let step = (files.len() / count.max(1)).max(1);
     (0..step).flat_map(move |first| files.iter().skip(first).step_by(step))
 }
 
-/// One photograph; nothing for a file that is no picture. A damaged one is an error: whoever calibrates
-/// on it should know.
+/// Reads one photograph; returns its size and its tensor. `None` if the file is not an image.
+///
+/// # Errors
+/// If the file cannot be read, or is a damaged image.
 fn load(file: &Path, preprocessor: &Preprocessor) -> Result<Option<(ImageSize, PreparedImage)>> {
     let options = DecodeOptions {
         max_pixels: MAX_PIXELS,

@@ -1,11 +1,13 @@
-//! The kernels of 8-bit numbers, with the layers of MobileNetV2 and MobileNetV3-Large.
+//! Measures the int8 kernels on layers of MobileNetV2 and MobileNetV3-Large.
 
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use sightline::int8::{Depthwise, DepthwiseSpec, Scratch, lookup, quantize_blocked};
+use ort_int8::kernels::{
+    BlockedQuantization, Depthwise, DepthwiseSpec, Image, Scratch, lookup, quantize_blocked,
+};
 
-/// Channels, side of the picture, side of the window, stride.
+/// Channels, side of the image, side of the window, stride.
 const LAYERS: [(usize, usize, usize, usize); 9] = [
     (32, 112, 3, 1),
     (96, 112, 3, 2),
@@ -28,15 +30,15 @@ fn depthwise(c: &mut Criterion) {
             pads: [kernel / 2; 4],
             same_upper: false,
             dilations: [1; 2],
-            input_zero: 3,
-            output_zero: 100,
+            input_zero_point: 3,
+            output_zero_point: 100,
             weights: (0..channels * taps).map(|i| (i * 37) as i8).collect(),
             bias: vec![5; channels],
             multipliers: vec![1e-3; channels],
             table: None,
         });
         let Ok(layer) = layer else { continue };
-        let picture: Vec<u8> = (0..side * side * channels)
+        let data: Vec<u8> = (0..side * side * channels)
             .map(|i| (i * 31) as u8)
             .collect();
         let pixels = (side / stride) * (side / stride);
@@ -45,7 +47,14 @@ fn depthwise(c: &mut Criterion) {
         group.throughput(Throughput::Elements((pixels * channels * taps) as u64));
         let name = format!("{channels}x{side}_{kernel}x{kernel}_s{stride}");
         group.bench_function(name, |b| {
-            b.iter(|| layer.run(black_box(&picture), [side; 2], 0, &mut output, &mut scratch));
+            b.iter(|| {
+                let image = Image {
+                    data: black_box(&data),
+                    height: side,
+                    width: side,
+                };
+                layer.run(image, 0, &mut output, &mut scratch)
+            });
         });
     }
     group.finish();
@@ -68,8 +77,13 @@ fn quantize(c: &mut Criterion) {
     let mut output = vec![0; input.len()];
     let mut group = c.benchmark_group("quantize_blocked");
     group.throughput(Throughput::Elements(input.len() as u64));
+    let spec = BlockedQuantization {
+        channels: 32,
+        scale: 0.05,
+        zero_point: 3,
+    };
     group.bench_function("112x112x32", |b| {
-        b.iter(|| quantize_blocked(black_box(&input), 32, (0.05, 3), 0, &mut output));
+        b.iter(|| quantize_blocked(&spec, black_box(&input), 0, &mut output));
     });
     group.finish();
 }

@@ -1,13 +1,14 @@
-//! A depthwise convolution as its definition says, to compare with.
+//! A slow depthwise convolution that follows the definition; tests compare the kernels with it.
 
-use super::DepthwiseSpec;
+use super::{DepthwiseSpec, Image};
 
-/// `[H, W, C]` in, `[H', W', C]` out. Source: ONNX `QLinearConv`.
-pub(super) fn depthwise(
-    spec: &DepthwiseSpec,
-    picture: &[u8],
-    [height, width]: [usize; 2],
-) -> Vec<u8> {
+/// Convolves an image `[H, W, C]`; returns `[H', W', C]`. Source: ONNX `QLinearConv`.
+pub(super) fn depthwise(spec: &DepthwiseSpec, image: Image<'_>) -> Vec<u8> {
+    let Image {
+        data,
+        height,
+        width,
+    } = image;
     let channels = spec.bias.len();
     let window = |axis: usize| (spec.kernel[axis] - 1) * spec.dilations[axis] + 1;
     let mut pads = spec.pads;
@@ -36,20 +37,20 @@ pub(super) fn depthwise(
                         let row = inside(row, pads[0], height);
                         let column = inside(column, pads[1], width);
                         if let (Some(row), Some(column)) = (row, column) {
-                            let pixel = picture[(row * width + column) * channels + c];
+                            let pixel = data[(row * width + column) * channels + c];
                             let weight =
                                 spec.weights[(c * spec.kernel[0] + ky) * spec.kernel[1] + kx];
-                            sum +=
-                                (i32::from(pixel) - i32::from(spec.input_zero)) * i32::from(weight);
+                            sum += (i32::from(pixel) - i32::from(spec.input_zero_point))
+                                * i32::from(weight);
                         }
                     }
                 }
                 let scaled = (sum as f32 * spec.multipliers[c]).round_ties_even() as i64;
-                let number = (scaled + i64::from(spec.output_zero)).clamp(0, 255) as u8;
+                let result = (scaled + i64::from(spec.output_zero_point)).clamp(0, 255) as u8;
                 output.push(
                     spec.table
                         .as_ref()
-                        .map_or(number, |table| table[usize::from(number)]),
+                        .map_or(result, |table| table[usize::from(result)]),
                 );
             }
         }

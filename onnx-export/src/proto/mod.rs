@@ -1,0 +1,340 @@
+//! The subset of ONNX's protobuf schema that this crate reads and writes.
+//!
+//! The messages have the names and fields of `onnx.proto3`. A message that this crate never looks into is kept as
+//! its encoded bytes, so that a program that re-encodes a file can see that it is there.
+//!
+//! Decoding drops the annotations that have no effect on results: `doc_string` (except the model's), `value_info`,
+//! `quantization_annotation`, `denotation`, the metadata of graphs, nodes and tensors, and the device
+//! configurations. Everything else survives being decoded and encoded.
+//!
+//! Source: field numbers and types of `onnx.proto3` (ONNX IR specification, versions 3 to 11).
+
+mod encode;
+
+use std::collections::HashSet;
+
+use prost::Message;
+
+pub(crate) use encode::graph_proto;
+
+use crate::graph::Attr;
+
+/// `ModelProto`: an ONNX file.
+#[derive(Clone, PartialEq, Message)]
+pub struct ModelProto {
+    /// Version of the ONNX IR specification.
+    #[prost(int64, tag = "1")]
+    pub ir_version: i64,
+    /// Name of the tool that wrote the file.
+    #[prost(string, tag = "2")]
+    pub producer_name: String,
+    /// Version of that tool.
+    #[prost(string, tag = "3")]
+    pub producer_version: String,
+    /// Domain of the model, in reverse-DNS notation.
+    #[prost(string, tag = "4")]
+    pub domain: String,
+    /// Version of the model.
+    #[prost(int64, tag = "5")]
+    pub model_version: i64,
+    /// Description of the model.
+    #[prost(string, tag = "6")]
+    pub doc_string: String,
+    /// The computation. Valid files have it.
+    #[prost(message, optional, tag = "7")]
+    pub graph: Option<GraphProto>,
+    /// Operator sets that the nodes come from.
+    #[prost(message, repeated, tag = "8")]
+    pub opset_import: Vec<OperatorSetIdProto>,
+    /// Metadata as pairs of key and value.
+    #[prost(message, repeated, tag = "14")]
+    pub metadata_props: Vec<StringStringEntryProto>,
+    /// Encoded `TrainingInfoProto`s.
+    #[prost(bytes = "vec", repeated, tag = "20")]
+    pub training_info: Vec<Vec<u8>>,
+    /// Encoded `FunctionProto`s: operators defined in the file.
+    #[prost(bytes = "vec", repeated, tag = "25")]
+    pub functions: Vec<Vec<u8>>,
+}
+
+/// `OperatorSetIdProto`: an operator set and its version.
+#[derive(Clone, PartialEq, Message)]
+pub struct OperatorSetIdProto {
+    /// Domain of the operators; empty for ONNX's own.
+    #[prost(string, tag = "1")]
+    pub domain: String,
+    /// Version of the set.
+    #[prost(int64, tag = "2")]
+    pub version: i64,
+}
+
+/// `StringStringEntryProto`: a pair of key and value.
+#[derive(Clone, PartialEq, Message)]
+pub struct StringStringEntryProto {
+    /// Key.
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// Value.
+    #[prost(string, tag = "2")]
+    pub value: String,
+}
+
+/// `GraphProto`: nodes in topological order, constants, inputs and outputs.
+#[derive(Clone, PartialEq, Message)]
+pub struct GraphProto {
+    /// Operator calls, each after the nodes whose outputs it reads.
+    #[prost(message, repeated, tag = "1")]
+    pub node: Vec<NodeProto>,
+    /// Name of the graph.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// Constant tensors, such as weights.
+    #[prost(message, repeated, tag = "5")]
+    pub initializer: Vec<TensorProto>,
+    /// Inputs of the graph.
+    #[prost(message, repeated, tag = "11")]
+    pub input: Vec<ValueInfoProto>,
+    /// Outputs of the graph.
+    #[prost(message, repeated, tag = "12")]
+    pub output: Vec<ValueInfoProto>,
+    /// Encoded `SparseTensorProto`s: sparse constants.
+    #[prost(bytes = "vec", repeated, tag = "15")]
+    pub sparse_initializer: Vec<Vec<u8>>,
+}
+
+/// `NodeProto`: an operator call.
+#[derive(Clone, PartialEq, Message)]
+pub struct NodeProto {
+    /// Names of the operands; an empty name stands for an optional operand that is left out.
+    #[prost(string, repeated, tag = "1")]
+    pub input: Vec<String>,
+    /// Names of the results; an empty name stands for an optional result that is left out.
+    #[prost(string, repeated, tag = "2")]
+    pub output: Vec<String>,
+    /// Name of the node; may be empty.
+    #[prost(string, tag = "3")]
+    pub name: String,
+    /// Name of the operator, such as `Conv`.
+    #[prost(string, tag = "4")]
+    pub op_type: String,
+    /// Attributes of the operator.
+    #[prost(message, repeated, tag = "5")]
+    pub attribute: Vec<AttributeProto>,
+    /// Domain of the operator; empty for ONNX's own.
+    #[prost(string, tag = "7")]
+    pub domain: String,
+    /// Overload of the function that the node calls; empty for operators.
+    #[prost(string, tag = "8")]
+    pub overload: String,
+}
+
+/// `AttributeProto`: a named constant of a node. The scalar fields are optional so that a zero is written, too.
+#[derive(Clone, PartialEq, Message)]
+pub struct AttributeProto {
+    /// Name of the attribute, such as `kernel_shape`.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// The value of a FLOAT attribute.
+    #[prost(float, optional, tag = "2")]
+    pub f: Option<f32>,
+    /// The value of an INT attribute.
+    #[prost(int64, optional, tag = "3")]
+    pub i: Option<i64>,
+    /// The value of a STRING attribute.
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub s: Option<Vec<u8>>,
+    /// The value of a TENSOR attribute.
+    #[prost(message, optional, tag = "5")]
+    pub t: Option<TensorProto>,
+    /// The encoded value of a GRAPH attribute: the body of a branch or a loop.
+    #[prost(bytes = "vec", optional, tag = "6")]
+    pub g: Option<Vec<u8>>,
+    /// The values of a FLOATS attribute.
+    #[prost(float, repeated, packed = "false", tag = "7")]
+    pub floats: Vec<f32>,
+    /// The values of an INTS attribute.
+    #[prost(int64, repeated, packed = "false", tag = "8")]
+    pub ints: Vec<i64>,
+    /// The values of a STRINGS attribute.
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub strings: Vec<Vec<u8>>,
+    /// The encoded values of a TENSORS attribute.
+    #[prost(bytes = "vec", repeated, tag = "10")]
+    pub tensors: Vec<Vec<u8>>,
+    /// The encoded values of a GRAPHS attribute.
+    #[prost(bytes = "vec", repeated, tag = "11")]
+    pub graphs: Vec<Vec<u8>>,
+    /// The encoded value of a `TYPE_PROTO` attribute.
+    #[prost(bytes = "vec", optional, tag = "14")]
+    pub tp: Option<Vec<u8>>,
+    /// The encoded values of a `TYPE_PROTOS` attribute.
+    #[prost(bytes = "vec", repeated, tag = "15")]
+    pub type_protos: Vec<Vec<u8>>,
+    /// `AttributeType`, such as 2 for INT.
+    #[prost(int32, tag = "20")]
+    pub r#type: i32,
+    /// Name of the function's attribute that the value comes from; empty outside functions.
+    #[prost(string, tag = "21")]
+    pub ref_attr_name: String,
+    /// The encoded value of a `SPARSE_TENSOR` attribute.
+    #[prost(bytes = "vec", optional, tag = "22")]
+    pub sparse_tensor: Option<Vec<u8>>,
+    /// The encoded values of a `SPARSE_TENSORS` attribute.
+    #[prost(bytes = "vec", repeated, tag = "23")]
+    pub sparse_tensors: Vec<Vec<u8>>,
+}
+
+/// `TensorProto`: a constant tensor. This crate writes elements into `raw_data`.
+#[derive(Clone, PartialEq, Message)]
+pub struct TensorProto {
+    /// Sizes, outermost axis first.
+    #[prost(int64, repeated, packed = "false", tag = "1")]
+    pub dims: Vec<i64>,
+    /// `DataType` of the elements, such as [`FLOAT`].
+    #[prost(int32, tag = "2")]
+    pub data_type: i32,
+    /// Encoded `Segment`: the part of a larger tensor that this message holds.
+    #[prost(bytes = "vec", optional, tag = "3")]
+    pub segment: Option<Vec<u8>>,
+    /// Elements of a float32 tensor without `raw_data`.
+    #[prost(float, repeated, tag = "4")]
+    pub float_data: Vec<f32>,
+    /// Elements of a tensor without `raw_data`, of an integer type of up to 32 bits, bool or float16.
+    #[prost(int32, repeated, tag = "5")]
+    pub int32_data: Vec<i32>,
+    /// Elements of a string tensor.
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub string_data: Vec<Vec<u8>>,
+    /// Elements of an int64 tensor without `raw_data`.
+    #[prost(int64, repeated, tag = "7")]
+    pub int64_data: Vec<i64>,
+    /// Name of the value.
+    #[prost(string, tag = "8")]
+    pub name: String,
+    /// Elements in C order, little-endian.
+    #[prost(bytes = "vec", tag = "9")]
+    pub raw_data: Vec<u8>,
+    /// Elements of a float64 tensor without `raw_data`.
+    #[prost(double, repeated, tag = "10")]
+    pub double_data: Vec<f64>,
+    /// Elements of a uint32 or uint64 tensor without `raw_data`.
+    #[prost(uint64, repeated, tag = "11")]
+    pub uint64_data: Vec<u64>,
+    /// Place of the elements in another file.
+    #[prost(message, repeated, tag = "13")]
+    pub external_data: Vec<StringStringEntryProto>,
+    /// `DataLocation`: 0 if the elements are in this message, 1 if they are in another file.
+    #[prost(int32, tag = "14")]
+    pub data_location: i32,
+}
+
+/// `ValueInfoProto`: the name and type of an input or output.
+#[derive(Clone, PartialEq, Message)]
+pub struct ValueInfoProto {
+    /// Name of the value.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Type of the value.
+    #[prost(message, optional, tag = "2")]
+    pub r#type: Option<TypeProto>,
+}
+
+/// `TypeProto`: the type of a value, one of the fields.
+#[derive(Clone, PartialEq, Message)]
+pub struct TypeProto {
+    /// A dense tensor.
+    #[prost(message, optional, tag = "1")]
+    pub tensor_type: Option<TensorTypeProto>,
+    /// An encoded `TypeProto.Sequence`.
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub sequence_type: Option<Vec<u8>>,
+    /// An encoded `TypeProto.Map`.
+    #[prost(bytes = "vec", optional, tag = "5")]
+    pub map_type: Option<Vec<u8>>,
+    /// An encoded `TypeProto.SparseTensor`.
+    #[prost(bytes = "vec", optional, tag = "8")]
+    pub sparse_tensor_type: Option<Vec<u8>>,
+    /// An encoded `TypeProto.Optional`.
+    #[prost(bytes = "vec", optional, tag = "9")]
+    pub optional_type: Option<Vec<u8>>,
+}
+
+/// `TypeProto.Tensor`: data type and shape of a dense tensor.
+#[derive(Clone, PartialEq, Message)]
+pub struct TensorTypeProto {
+    /// `DataType` of the elements, such as [`FLOAT`].
+    #[prost(int32, tag = "1")]
+    pub elem_type: i32,
+    /// Shape; `None` if the rank is unknown.
+    #[prost(message, optional, tag = "2")]
+    pub shape: Option<TensorShapeProto>,
+}
+
+/// `TensorShapeProto`: sizes, outermost axis first.
+#[derive(Clone, PartialEq, Message)]
+pub struct TensorShapeProto {
+    /// The axes.
+    #[prost(message, repeated, tag = "1")]
+    pub dim: Vec<DimensionProto>,
+}
+
+/// `TensorShapeProto.Dimension`: a fixed size, or the name of a dynamic one.
+#[derive(Clone, PartialEq, Message)]
+pub struct DimensionProto {
+    /// A fixed size.
+    #[prost(int64, optional, tag = "1")]
+    pub dim_value: Option<i64>,
+    /// The name of a size that is known when the model runs.
+    #[prost(string, optional, tag = "2")]
+    pub dim_param: Option<String>,
+}
+
+/// `TensorProto.DataType.FLOAT`: float32.
+pub const FLOAT: i32 = 1;
+/// `TensorProto.DataType.UINT8`.
+pub const UINT8: i32 = 2;
+/// `TensorProto.DataType.INT8`.
+pub const INT8: i32 = 3;
+/// `TensorProto.DataType.INT32`.
+pub const INT32: i32 = 6;
+/// `TensorProto.DataType.INT64`.
+pub const INT64: i32 = 7;
+/// `TensorProto.DataType.BOOL`.
+pub const BOOL: i32 = 9;
+
+impl GraphProto {
+    /// Removes the initializers that no node reads and that are not outputs of the graph.
+    pub fn drop_unread_initializers(&mut self) {
+        let operands = self.node.iter().flat_map(|node| &node.input);
+        let outputs = self.output.iter().map(|output| &output.name);
+        let read: HashSet<&String> = operands.chain(outputs).collect();
+        self.initializer
+            .retain(|tensor| read.contains(&tensor.name));
+    }
+}
+
+impl NodeProto {
+    /// Returns the attribute `name`. `None` if the node does not set it.
+    pub fn attribute(&self, name: &str) -> Option<&AttributeProto> {
+        let mut attributes = self.attribute.iter();
+        attributes.find(|attribute| attribute.name == name)
+    }
+}
+
+impl AttributeProto {
+    /// Creates the attribute `name` with the type and content of `value`.
+    pub fn new(name: &str, value: &Attr) -> Self {
+        let mut proto = Self {
+            name: name.to_owned(),
+            ..Self::default()
+        };
+        // `AttributeProto.AttributeType`: FLOAT 1, INT 2, STRING 3, INTS 7.
+        match value {
+            Attr::Float(value) => (proto.f, proto.r#type) = (Some(*value), 1),
+            Attr::Int(value) => (proto.i, proto.r#type) = (Some(*value), 2),
+            Attr::Text(text) => (proto.s, proto.r#type) = (Some(text.as_bytes().to_vec()), 3),
+            Attr::Ints(values) => (proto.ints, proto.r#type) = (values.clone(), 7),
+        }
+        proto
+    }
+}

@@ -1,0 +1,160 @@
+//! The entry point: rewriting a graph and comparing its results with the original's.
+
+use onnx_export::GraphReadError;
+use onnx_export::proto::ModelProto;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{Session, SessionInputValue};
+use ort::value::Tensor;
+use prost::Message;
+use thiserror::Error;
+
+use crate::kernels;
+use crate::operators::operators;
+use crate::random::uniform;
+use crate::rewrite::{Operators, rewrite};
+
+/// Sizes of the compared inputs; a size that the model fixes is the model's. The second one differs in batch size and
+/// aspect ratio. Both are multiples of 32, which detection networks need.
+const SAMPLES: [[usize; 4]; 2] = [[1, 3, 128, 128], [2, 3, 96, 160]];
+/// Thread count that the rewritten graph's operators divide their work for, so that divided outputs are compared.
+const COMPARED_THREADS: usize = 2;
+
+/// An optimized graph that contains operators of this crate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accelerated {
+    /// The graph as an ONNX file. Its sessions need [`operators`].
+    pub model: Vec<u8>,
+    /// Number of nodes that are operators of this crate; at least 1.
+    pub operator_count: usize,
+}
+
+/// A graph that cannot be accelerated although it has nodes to replace. The original graph is still valid.
+#[derive(Debug, Error)]
+pub enum AccelerateError {
+    /// The bytes are not an ONNX file.
+    #[error(transparent)]
+    Read(#[from] GraphReadError),
+    /// The rewritten graph and the original compute different results.
+    #[error("results of the rewritten graph differ from ONNX Runtime's for an input of {shape:?}")]
+    Mismatch {
+        /// Shape of the input.
+        shape: Vec<usize>,
+    },
+    /// The model has an input of a fixed size that is too large for a comparison.
+    #[error("cannot compare results: the input of shape {shape:?} has more than {max} elements")]
+    LargeInput {
+        /// Shape of the input.
+        shape: Vec<usize>,
+        /// Most elements that the caller allows.
+        max: usize,
+    },
+    /// ONNX Runtime failed to run one of the two graphs.
+    #[error("cannot compare results: {0}")]
+    Runtime(#[from] ort::Error),
+}
+
+/// Replaces nodes of a graph that ONNX Runtime has optimized by faster operators with bit-identical results.
+///
+/// `optimized_model` is the ONNX file that ONNX Runtime writes when `with_optimized_model_path` is set.
+/// Results are compared if the model's input has at most `max_input` elements, which bounds memory and time.
+/// `session_builder` creates the builder of a session in the caller's environment; this function turns optimization
+/// off and adds the operators.
+///
+/// Returns `None` if no node can be replaced, as in fp32 models. Otherwise both graphs have run on the same
+/// pseudo-random inputs, and every output was bit-identical.
+///
+/// # Errors
+/// [`AccelerateError`] if the results differ, which another version of ONNX Runtime may cause, or if they cannot be
+/// compared. The caller should run the original graph then.
+pub fn accelerate(
+    optimized_model: &[u8],
+    max_input: usize,
+    session_builder: impl Fn() -> ort::Result<SessionBuilder>,
+) -> Result<Option<Accelerated>, AccelerateError> {
+    let allowed = if kernels::is_supported() {
+        Operators::All
+    } else {
+        Operators::Lookup
+    };
+    let model = ModelProto::decode(optimized_model).map_err(GraphReadError::from)?;
+    let Some(rewritten) = rewrite(model, allowed) else {
+        return Ok(None);
+    };
+    let accelerated = Accelerated {
+        model: rewritten.model.encode_to_vec(),
+        operator_count: rewritten.operator_count,
+    };
+    let session = |model: &[u8]| {
+        let builder = session_builder()?;
+        let builder = builder.with_optimization_level(GraphOptimizationLevel::Disable)?;
+        let builder = builder.with_operators(operators(COMPARED_THREADS)?);
+        builder?.commit_from_memory(model)
+    };
+    let original = session(optimized_model)?;
+    compare(original, session(&accelerated.model)?, max_input)?;
+    Ok(Some(accelerated))
+}
+
+/// Compares the results of two graphs for every one of [`SAMPLES`] that the model can take.
+fn compare(
+    mut original: Session,
+    mut rewritten: Session,
+    max_input: usize,
+) -> Result<(), AccelerateError> {
+    let mut compared = Vec::new();
+    for sizes in SAMPLES {
+        let shape = sample_shape(&original, sizes);
+        if compared.contains(&shape) {
+            continue;
+        }
+        let expected = match run(&mut original, &shape, max_input) {
+            Ok(expected) => expected,
+            // A model may declare a size as dynamic and still run with one value of it only.
+            Err(_) if !compared.is_empty() => continue,
+            Err(error) => return Err(error),
+        };
+        if run(&mut rewritten, &shape, max_input)? != expected {
+            return Err(AccelerateError::Mismatch { shape });
+        }
+        compared.push(shape);
+    }
+    Ok(())
+}
+
+/// Returns the shape of the first input, with the dynamic sizes taken from `sizes`.
+fn sample_shape(session: &Session, sizes: [usize; 4]) -> Vec<usize> {
+    let input = session.inputs().first();
+    let shape = input.and_then(|input| input.dtype().tensor_shape());
+    let declared = shape.into_iter().flat_map(|shape| shape.iter());
+    let declared = declared.zip(sizes);
+    declared
+        .map(|(declared, size)| usize::try_from(*declared).unwrap_or(size))
+        .collect()
+}
+
+/// Returns the bits of every f32 output for a pseudo-random input in [-2, 2).
+fn run(
+    session: &mut Session,
+    shape: &[usize],
+    max: usize,
+) -> Result<Vec<Vec<u32>>, AccelerateError> {
+    let length = shape
+        .iter()
+        .try_fold(1, |product: usize, size| product.checked_mul(*size));
+    let length = length.filter(|length| *length <= max);
+    let length = length.ok_or_else(|| AccelerateError::LargeInput {
+        shape: shape.to_vec(),
+        max,
+    })?;
+    let values: Vec<f32> = uniform(0).take(length).map(|value| 2.0 * value).collect();
+    let input = Tensor::from_array((shape.to_vec(), values))?;
+    let outputs = session.run([SessionInputValue::from(input)])?;
+    let bits = outputs.values().map(|output| {
+        let (_, values) = output.try_extract_tensor::<f32>()?;
+        Ok(values.iter().map(|value| value.to_bits()).collect())
+    });
+    bits.collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,356 @@
+//! Depthwise convolutions of uint8 images.
+
+use super::error::KernelError;
+use super::rows::Rows;
+use super::{LANES, QUAD};
+
+/// Largest kernel size, stride and dilation.
+const MAX_SIZE: usize = 16;
+/// Largest padding.
+const MAX_PAD: usize = 256;
+
+/// Parameters of a depthwise convolution. Sizes are `[height, width]`.
+///
+/// The caller makes sure that sums stay within 31 bits, before and after they are multiplied; otherwise results
+/// differ from ONNX Runtime's.
+#[derive(Debug, Clone)]
+pub struct DepthwiseSpec {
+    /// Size of the window, 1 to 16.
+    pub kernel: [usize; 2],
+    /// Strides of the window, 1 to 16.
+    pub strides: [usize; 2],
+    /// Padding above, left, below, right, at most 256. Ignored if `same_upper` is true.
+    pub pads: [usize; 4],
+    /// Whether to pad so that there is one output element for every stride, the smaller half in front.
+    ///
+    /// Source: ONNX `auto_pad` `SAME_UPPER`.
+    pub same_upper: bool,
+    /// Dilations of the window, 1 to 16.
+    pub dilations: [usize; 2],
+    /// Zero point of the input, which is also the value of padding.
+    pub input_zero_point: u8,
+    /// Zero point of the output.
+    pub output_zero_point: u8,
+    /// Weights `[C, kernel height, kernel width]`, with zero point 0.
+    pub weights: Vec<i8>,
+    /// Bias `[C]` with the scale `input scale * weight scale`.
+    pub bias: Vec<i32>,
+    /// Requantization factors `[C]`: `input scale * weight scale / output scale`.
+    pub multipliers: Vec<f32>,
+    /// Lookup table that is applied to the quantized results. `None` if results are stored as they are.
+    pub table: Option<Box<[u8; 256]>>,
+}
+
+impl DepthwiseSpec {
+    fn check(&self) -> Result<(), KernelError> {
+        let sizes = [
+            ("kernel", self.kernel),
+            ("strides", self.strides),
+            ("dilations", self.dilations),
+        ];
+        for (parameter, sizes) in sizes {
+            if !sizes.iter().all(|size| (1..=MAX_SIZE).contains(size)) {
+                return Err(KernelError::Window {
+                    parameter,
+                    expected: "1 to 16",
+                    got: sizes.to_vec(),
+                });
+            }
+        }
+        if self.pads.iter().any(|pad| *pad > MAX_PAD) {
+            return Err(KernelError::Window {
+                parameter: "pads",
+                expected: "at most 256",
+                got: self.pads.to_vec(),
+            });
+        }
+        let channels = self.bias.len();
+        let weights = channels * self.kernel[0] * self.kernel[1];
+        // A bias of 0 elements would make an output of 0 elements, whose rows cannot be counted.
+        check_length("bias", channels.max(1), channels)?;
+        check_length("multipliers", channels, self.multipliers.len())?;
+        check_length("weights", weights, self.weights.len())
+    }
+}
+
+fn check_length(tensor: &'static str, expected: usize, got: usize) -> Result<(), KernelError> {
+    if expected == got {
+        return Ok(());
+    }
+    Err(KernelError::Length {
+        tensor,
+        expected,
+        got,
+    })
+}
+
+/// One uint8 image, channels last.
+#[derive(Debug, Clone, Copy)]
+pub struct Image<'a> {
+    /// Elements `[height, width, C]`.
+    pub data: &'a [u8],
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+/// A depthwise convolution of `[H, W, C] u8` images, with its weights in the order in which the kernel reads them.
+///
+/// Source: ONNX `QLinearConv` with as many groups as channels.
+pub struct Depthwise {
+    pub(super) channels: usize,
+    pub(super) kernel: [usize; 2],
+    pub(super) strides: [usize; 2],
+    pads: [usize; 4],
+    same_upper: bool,
+    pub(super) dilations: [usize; 2],
+    pub(super) input_zero_point: u8,
+    pub(super) output_zero_point: u8,
+    /// Constants of a row's vectors: a row of output is cut into vectors of 64 elements, and vector `i` has the
+    /// channels of phase `i % phases.len()`.
+    pub(super) phases: Vec<Phase>,
+    pub(super) table: Option<Box<[u8; 256]>>,
+}
+
+/// Constants of the channels in one vector, in the order that interleaving the bytes of four taps gives: part `k`
+/// holds elements `4 k` to `4 k + 3` of each group of sixteen.
+pub(super) struct Phase {
+    pub(super) bias: [[i32; 16]; 4],
+    pub(super) multipliers: [[f32; 16]; 4],
+    /// Weights of every four taps.
+    pub(super) weights: Vec<[[i8; LANES]; 4]>,
+}
+
+/// Buffers that a convolution reuses from call to call.
+#[derive(Default)]
+pub struct Scratch {
+    /// Padded rows, and the image width that they are allocated for.
+    rows: Option<(usize, Rows)>,
+    last_row: Vec<[u8; LANES]>,
+}
+
+impl Depthwise {
+    /// Checks the parameters and reorders the constants for the kernel.
+    ///
+    /// # Errors
+    /// [`KernelError::Window`] if a size is out of range, [`KernelError::Length`] if the tensors have different
+    /// numbers of channels.
+    pub fn new(spec: DepthwiseSpec) -> Result<Self, KernelError> {
+        spec.check()?;
+        let channels = spec.bias.len();
+        let count = channels / gcd(channels, LANES);
+        let phases = (0..count).map(|index| Phase::new(&spec, index * LANES));
+        Ok(Self {
+            channels,
+            phases: phases.collect(),
+            kernel: spec.kernel,
+            strides: spec.strides,
+            pads: spec.pads,
+            same_upper: spec.same_upper,
+            dilations: spec.dilations,
+            input_zero_point: spec.input_zero_point,
+            output_zero_point: spec.output_zero_point,
+            table: spec.table,
+        })
+    }
+
+    /// Returns the number of channels of the input and of the output.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// Returns `[height, width]` of the output for an input of `height` x `width`. `None` if the window does not fit
+    /// into the padded input.
+    pub fn output_size(&self, [height, width]: [usize; 2]) -> Option<[usize; 2]> {
+        Some([self.windows(0, height)?, self.windows(1, width)?])
+    }
+
+    /// Returns the number of window positions along `axis` (0: height, 1: width) of an input of `size`. `None` if
+    /// the window does not fit.
+    pub(super) fn windows(&self, axis: usize, size: usize) -> Option<usize> {
+        if self.same_upper {
+            return Some(size.div_ceil(self.strides[axis]));
+        }
+        let padded = size + self.pads[axis] + self.pads[axis + 2];
+        Some(padded.checked_sub(self.span(axis))? / self.strides[axis] + 1)
+    }
+
+    /// Returns the padding before the first pixel along `axis` of an input of `size`.
+    pub(super) fn pad_before(&self, axis: usize, size: usize) -> usize {
+        if !self.same_upper {
+            return self.pads[axis];
+        }
+        let windows = size.div_ceil(self.strides[axis]);
+        let last = windows.saturating_sub(1) * self.strides[axis];
+        (last + self.span(axis)).saturating_sub(size) / 2
+    }
+
+    /// Returns the number of pixels from the first tap to the last along `axis`.
+    fn span(&self, axis: usize) -> usize {
+        (self.kernel[axis] - 1) * self.dilations[axis] + 1
+    }
+
+    /// Computes rows of one image's output, from `first_row` on, as many as `output` (`[rows, W, C]`) has room for.
+    ///
+    /// # Errors
+    /// [`KernelError`] if `image` has another number of elements than its size says, is smaller than the window, or
+    /// does not have these rows.
+    pub fn run(
+        &self,
+        image: Image<'_>,
+        first_row: usize,
+        output: &mut [u8],
+        scratch: &mut Scratch,
+    ) -> Result<(), KernelError> {
+        let row = self.check_image(image, first_row, output.len())?;
+        let width = image.width;
+        let rows = scratch.rows.take().filter(|(known, _)| *known == width);
+        let mut rows = rows.map_or_else(|| Rows::new(self, width), |(_, rows)| rows);
+        rows.clear();
+        let vectors = row.div_ceil(LANES);
+        scratch.last_row.resize(vectors, [0; LANES]);
+        for index in 0..output.len() / row {
+            let taps = self.taps(&mut rows, image, first_row + index);
+            // The kernel writes whole vectors: elements beyond the row are overwritten by the next row.
+            let start = index * row;
+            if start + vectors * LANES <= output.len() {
+                let vectors_from_start = output[start..].as_chunks_mut().0;
+                self.row(&taps, &mut vectors_from_start[..vectors]);
+            } else {
+                self.row(&taps, &mut scratch.last_row);
+                let last_row = scratch.last_row.as_flattened();
+                output[start..][..row].copy_from_slice(&last_row[..row]);
+            }
+        }
+        scratch.rows = Some((width, rows));
+        Ok(())
+    }
+
+    /// Checks that `image` and the requested rows exist; returns the elements of an output row.
+    fn check_image(
+        &self,
+        image: Image<'_>,
+        first_row: usize,
+        output_len: usize,
+    ) -> Result<usize, KernelError> {
+        let Image {
+            data,
+            height,
+            width,
+        } = image;
+        check_length("image", height * width * self.channels, data.len())?;
+        let size = self.output_size([height, width]);
+        let [rows, columns] = size.ok_or(KernelError::SmallImage { height, width })?;
+        let row = columns * self.channels;
+        let is_whole = row > 0 && output_len.is_multiple_of(row);
+        if is_whole && first_row + output_len / row <= rows {
+            return Ok(row);
+        }
+        Err(KernelError::OutputRows {
+            first_row,
+            got: output_len,
+            row,
+            rows,
+        })
+    }
+
+    /// Returns what every tap reads for output row `y`. The number of taps is rounded up to a multiple of four; the
+    /// weights of the added ones are 0.
+    pub(super) fn taps<'r>(
+        &self,
+        rows: &'r mut Rows,
+        image: Image<'_>,
+        y: usize,
+    ) -> Vec<&'r [[u8; LANES]]> {
+        let above = self.pad_before(0, image.height);
+        let starts: Vec<usize> = (0..self.kernel[0])
+            .map(|tap| {
+                let padded = y * self.strides[0] + tap * self.dilations[0];
+                let row = padded.checked_sub(above);
+                rows.load(self, image, row.filter(|row| *row < image.height))
+            })
+            .collect();
+        let rows = &*rows;
+        let tap = |start: usize, x: usize| rows.tap(self, start, x).as_chunks().0;
+        let mut taps: Vec<_> = starts
+            .iter()
+            .flat_map(|start| (0..self.kernel[1]).map(|x| tap(*start, x)))
+            .collect();
+        let spare = taps[0];
+        taps.resize(taps.len().next_multiple_of(QUAD), spare);
+        taps
+    }
+
+    fn row(&self, taps: &[&[[u8; LANES]]], output: &mut [[u8; LANES]]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(avx512) = fearless_simd::Level::new().as_avx512() {
+            super::depthwise_avx512::row(avx512, self, taps, output);
+            return;
+        }
+        self.plain_row(taps, output);
+    }
+
+    /// Computes the same row element by element: for CPUs without AVX-512, and as a reference for tests.
+    pub(super) fn plain_row(&self, taps: &[&[[u8; LANES]]], output: &mut [[u8; LANES]]) {
+        for (index, output) in output.iter_mut().enumerate() {
+            let phase = &self.phases[index % self.phases.len()];
+            for (lane, output) in output.iter_mut().enumerate() {
+                let (part, place) = place(lane);
+                let mut sum = phase.bias[part][place];
+                for (quad, taps) in phase.weights.iter().zip(taps.as_chunks::<QUAD>().0) {
+                    for (tap, pixels) in taps.iter().enumerate() {
+                        let weight = quad[part][QUAD * place + tap];
+                        let product = i32::from(pixels[index][lane]) * i32::from(weight);
+                        sum = sum.wrapping_add(product);
+                    }
+                }
+                let result = self.requantize(sum, phase.multipliers[part][place]);
+                let table = self.table.as_ref();
+                *output = table.map_or(result, |table| table[usize::from(result)]);
+            }
+        }
+    }
+
+    fn requantize(&self, sum: i32, multiplier: f32) -> u8 {
+        let scaled = (sum as f32 * multiplier).round_ties_even();
+        (scaled + f32::from(self.output_zero_point)).clamp(0.0, 255.0) as u8
+    }
+}
+
+/// Returns the part of [`Phase`] that element `lane` of a vector is in, and its place there.
+fn place(lane: usize) -> (usize, usize) {
+    (lane % 16 / 4, lane / 16 * 4 + lane % 4)
+}
+
+impl Phase {
+    /// Constants of the vector whose first element is of channel `first`, counted on beyond the last channel.
+    fn new(spec: &DepthwiseSpec, first: usize) -> Self {
+        let channels = spec.bias.len();
+        let taps = spec.kernel[0] * spec.kernel[1];
+        let mut phase = Self {
+            bias: [[0; 16]; 4],
+            multipliers: [[0.0; 16]; 4],
+            weights: vec![[[0; LANES]; 4]; taps.div_ceil(QUAD)],
+        };
+        for lane in 0..LANES {
+            let (part, place) = place(lane);
+            let channel = (first + lane) % channels;
+            let weights = &spec.weights[channel * taps..][..taps];
+            for (tap, weight) in weights.iter().enumerate() {
+                phase.weights[tap / QUAD][part][QUAD * place + tap % QUAD] = *weight;
+            }
+            // Every tap's product contains the input's zero point; the bias takes it off once for all of them.
+            let sum: i32 = weights.iter().map(|weight| i32::from(*weight)).sum();
+            let zero = i32::from(spec.input_zero_point).wrapping_mul(sum);
+            phase.bias[part][place] = spec.bias[channel].wrapping_sub(zero);
+            phase.multipliers[part][place] = spec.multipliers[channel];
+        }
+        phase
+    }
+}
+
+/// Greatest common divisor.
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}

@@ -1,0 +1,188 @@
+//! Compares both forms of the depthwise kernel with the definition.
+
+use super::depthwise::{Depthwise, DepthwiseSpec, Image, Scratch};
+use super::error::KernelError;
+use super::rows::Rows;
+use super::{LANES, reference};
+use crate::random::uniform;
+
+/// A square window.
+#[derive(Clone, Copy)]
+struct Window {
+    kernel: usize,
+    stride: usize,
+    dilation: usize,
+}
+
+const fn window(kernel: usize, stride: usize, dilation: usize) -> Window {
+    Window {
+        kernel,
+        stride,
+        dilation,
+    }
+}
+
+/// Endless pseudo-random integers of 24 bits.
+fn noise(seed: u64) -> impl Iterator<Item = u32> {
+    uniform(seed).map(|value| ((value + 1.0) * 8_388_607.0) as u32)
+}
+
+fn spec(channels: usize, window: Window) -> DepthwiseSpec {
+    let Window {
+        kernel,
+        stride,
+        dilation,
+    } = window;
+    let taps = kernel * kernel;
+    let mut values = noise((channels * 1000 + kernel * 100 + stride * 10 + dilation) as u64);
+    let mut next = || values.next().unwrap();
+    let weights = (0..channels * taps).map(|_| next() as i8).collect();
+    let bias = (0..channels)
+        .map(|_| next() as i32 % 20_000 - 10_000)
+        .collect();
+    let multipliers = (0..channels)
+        .map(|_| (next() % 1000) as f32 * 2e-5)
+        .collect();
+    let pad = kernel / 2 * dilation;
+    DepthwiseSpec {
+        kernel: [kernel; 2],
+        strides: [stride; 2],
+        pads: [pad; 4],
+        same_upper: false,
+        dilations: [dilation; 2],
+        input_zero_point: next() as u8,
+        output_zero_point: next() as u8,
+        weights,
+        bias,
+        multipliers,
+        table: (stride == 1).then(|| Box::new(std::array::from_fn(|_| next() as u8))),
+    }
+}
+
+/// Compares both forms with the reference, for the whole output and for two rows at a time.
+fn check(spec: &DepthwiseSpec, size: [usize; 2]) {
+    let channels = spec.bias.len();
+    let data = noise(1).map(|value| value as u8);
+    let data: Vec<u8> = data.take(size[0] * size[1] * channels).collect();
+    let image = Image {
+        data: &data,
+        height: size[0],
+        width: size[1],
+    };
+    let expected = reference::depthwise(spec, image);
+    let layer = Depthwise::new(spec.clone()).unwrap();
+    let [height, width] = layer.output_size(size).unwrap();
+    let mut scratch = Scratch::default();
+    for rows in [height, 2] {
+        let mut got = vec![0; expected.len()];
+        for (index, part) in got.chunks_mut(rows * width * channels).enumerate() {
+            layer.run(image, index * rows, part, &mut scratch).unwrap();
+        }
+        assert!(got == expected, "{channels} {:?} {size:?}", spec.kernel);
+    }
+    let (mut rows, length) = (Rows::new(&layer, size[1]), width * channels);
+    for y in 0..height {
+        let taps = layer.taps(&mut rows, image, y);
+        let mut row = vec![[0; LANES]; length.div_ceil(LANES)];
+        layer.plain_row(&taps, &mut row);
+        assert_eq!(
+            row.as_flattened()[..length],
+            expected[y * length..][..length]
+        );
+    }
+}
+
+#[test]
+fn kernel_equals_the_definition() {
+    for channels in [8, 16, 24, 64, 72, 120, 128] {
+        for kernel in [3, 5] {
+            for (stride, dilation) in [(1, 1), (2, 1), (1, 2), (3, 1), (2, 2)] {
+                let spec = spec(channels, window(kernel, stride, dilation));
+                for size in [[9, 11], [12, 8], [1, 1], [5, 2]] {
+                    check(&spec, size);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn same_upper_padding_equals_the_definition() {
+    for (kernel, stride, dilation) in [
+        (3, 2, 1),
+        (5, 2, 1),
+        (3, 1, 1),
+        (3, 2, 2),
+        (2, 1, 1),
+        (3, 4, 1),
+    ] {
+        let mut spec = spec(24, window(kernel, stride, dilation));
+        spec.same_upper = true;
+        for size in [[8, 9], [7, 7], [1, 2], [12, 5]] {
+            check(&spec, size);
+        }
+    }
+}
+
+#[test]
+fn asymmetric_windows_equal_the_definition() {
+    let mut odd = spec(40, window(3, 2, 1));
+    odd.pads = [0, 0, 1, 1];
+    check(&odd, [14, 15]);
+    odd.pads = [0; 4];
+    check(&odd, [3, 3]);
+    odd.pads = [2, 0, 0, 3];
+    odd.strides = [1, 3];
+    check(&odd, [6, 19]);
+    check(&spec(1000, window(1, 1, 1)), [2, 3]);
+    check(&spec(999, window(3, 1, 1)), [3, 2]);
+    check(&spec(16, window(7, 2, 1)), [20, 20]);
+}
+
+#[test]
+fn images_that_do_not_fit_are_rejected() {
+    let layer = Depthwise::new(spec(8, window(3, 1, 1))).unwrap();
+    let run = |width, first_row, length| {
+        let image = Image {
+            data: &[0; 72],
+            height: 3,
+            width,
+        };
+        let output = &mut vec![0; length];
+        layer.run(image, first_row, output, &mut Scratch::default())
+    };
+    assert!(run(3, 0, 72).is_ok());
+    let beyond = run(3, 1, 72).unwrap_err().to_string();
+    assert!(beyond.contains("from row 1 on"), "{beyond}");
+    let larger = run(4, 0, 72).unwrap_err();
+    let expected = KernelError::Length {
+        tensor: "image",
+        expected: 96,
+        got: 72,
+    };
+    assert_eq!(larger, expected);
+    assert!(run(3, 0, 71).is_err());
+}
+
+#[test]
+fn parameters_out_of_range_are_rejected_by_name() {
+    type Change = fn(&mut DepthwiseSpec);
+    let changes: [(Change, &str); 7] = [
+        (|spec| spec.kernel = [0, 3], "`kernel` must be 1 to 16"),
+        (|spec| spec.strides = [1, 0], "`strides` must be 1 to 16"),
+        (
+            |spec| spec.dilations = [1, 17],
+            "`dilations` must be 1 to 16",
+        ),
+        (|spec| spec.pads[3] = 257, "`pads` must be at most 256"),
+        (|spec| spec.multipliers.truncate(7), "8 elements, got 7"),
+        (|spec| spec.weights.push(0), "72 elements, got 73"),
+        (|spec| spec.bias.clear(), "`bias` must have 1 elements"),
+    ];
+    for (change, expected) in changes {
+        let mut changed = spec(8, window(3, 1, 1));
+        change(&mut changed);
+        let message = Depthwise::new(changed).err().unwrap().to_string();
+        assert!(message.contains(expected), "{expected}: {message}");
+    }
+}

@@ -1,0 +1,197 @@
+//! The kernels as ONNX Runtime operators.
+//!
+//! ONNX Runtime calls operators from C, where a panic would end the process: [`guarded`] turns panics into errors.
+
+mod depthwise;
+mod lookup;
+mod quantize;
+mod tasks;
+
+use std::fmt::{Debug, Display};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ort::operator::{
+    BoxedKernel, ComputeContext, KernelContext, Operator, OperatorDomain, OperatorInput,
+    OperatorOutput,
+};
+use ort::value::TensorElementType::Uint8;
+use ort::value::{DynTensorValueType, PrimitiveTensorElementType, Shape, ValueRef, ValueRefMut};
+
+use crate::rewrite::DOMAIN;
+
+/// Returns the operators for a session whose intra-op pool has `threads` threads.
+///
+/// A session of a graph from [`accelerate`](crate::accelerate) needs them; in other sessions they have no effect.
+///
+/// # Errors
+/// If ONNX Runtime cannot create the operators.
+pub fn operators(threads: usize) -> ort::Result<OperatorDomain> {
+    let operator = |definition| SessionOperator {
+        definition,
+        threads,
+    };
+    OperatorDomain::new(DOMAIN)?
+        .add(operator(&lookup::DEFINITION))?
+        .add(operator(&depthwise::DEFINITION))?
+        .add(operator(&quantize::DEFINITION))
+}
+
+/// The computation of one node, called in every run.
+type Compute = Box<dyn FnMut(&ComputeContext) -> ort::Result<()> + Send>;
+
+/// An operator with one uint8 output.
+struct Definition {
+    name: &'static str,
+    inputs: fn() -> Vec<OperatorInput>,
+    /// Creates the computation of a node for a thread count.
+    kernel: fn(&KernelContext<'_>, usize) -> ort::Result<Compute>,
+}
+
+/// A [`Definition`], specialized to a session's thread count.
+struct SessionOperator {
+    definition: &'static Definition,
+    threads: usize,
+}
+
+impl Operator for SessionOperator {
+    type Kernel<'attr> = BoxedKernel<'attr>;
+
+    fn name(&self) -> &str {
+        self.definition.name
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        (self.definition.inputs)()
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(Uint8)]
+    }
+
+    fn create_kernel<'attr>(
+        &self,
+        context: &KernelContext<'attr>,
+    ) -> ort::Result<Self::Kernel<'attr>> {
+        let mut compute = guarded(|| (self.definition.kernel)(context, self.threads))?;
+        Ok(Box::new(move |context: &ComputeContext| {
+            guarded(|| compute(context))
+        }))
+    }
+}
+
+/// Returns the result of `work`, or an error if it panics.
+fn guarded<T>(work: impl FnOnce() -> ort::Result<T>) -> ort::Result<T> {
+    let result = catch_unwind(AssertUnwindSafe(work));
+    result.unwrap_or_else(|_| Err(operator_error("the kernel panicked")))
+}
+
+fn input(context: &ComputeContext) -> ort::Result<ValueRef<'_>> {
+    let input = context.input(0)?;
+    input.ok_or_else(|| operator_error("input 0 is missing"))
+}
+
+fn output(context: &ComputeContext, shape: Shape) -> ort::Result<ValueRefMut<'_>> {
+    let output = context.output(0, shape)?;
+    output.ok_or_else(|| operator_error("output 0 is missing"))
+}
+
+/// Returns the sizes of a batch of images.
+///
+/// # Errors
+/// If `shape` does not have four axes, all of them above 0.
+fn image_sizes(shape: &Shape) -> ort::Result<[usize; 4]> {
+    let sizes = shape
+        .iter()
+        .map(|size| usize::try_from(*size).ok().filter(|size| *size > 0));
+    let sizes: Option<Vec<usize>> = sizes.collect();
+    let sizes = sizes.and_then(|sizes| sizes.try_into().ok());
+    sizes.ok_or_else(|| unsupported_shape(shape, "four axes above 0"))
+}
+
+fn unsupported_shape(shape: &Shape, expected: impl Display) -> ort::Error {
+    operator_error(format!(
+        "input 0: expected {expected}, got shape {:?}",
+        &shape[..]
+    ))
+}
+
+/// Returns the elements of constant input `index`.
+fn constant<T: PrimitiveTensorElementType + Clone>(
+    context: &KernelContext<'_>,
+    index: usize,
+) -> ort::Result<Vec<T>> {
+    let value = context.constant_input::<DynTensorValueType>(index)?;
+    Ok(value.try_extract_tensor::<T>()?.1.to_vec())
+}
+
+/// Returns the lookup table in constant input `index`.
+fn table(context: &KernelContext<'_>, index: usize) -> ort::Result<[u8; 256]> {
+    let table: Vec<u8> = constant(context, index)?;
+    let table = table.try_into();
+    table.map_err(|table: Vec<u8>| {
+        let got = table.len();
+        operator_error(format!("input {index}: expected 256 elements, got {got}"))
+    })
+}
+
+/// Returns an integer attribute.
+///
+/// # Errors
+/// If the node does not have it, or its value does not fit `T`.
+fn integer<T: TryFrom<i64>>(context: &KernelContext<'_>, name: &str) -> ort::Result<T> {
+    let value: Option<i64> = context.get(name);
+    let fitting = value.and_then(|value| T::try_from(value).ok());
+    fitting.ok_or_else(|| wrong_attribute(name, "an integer in range", value.as_ref()))
+}
+
+/// Returns an attribute of `N` sizes.
+///
+/// # Errors
+/// If the node does not have it, or its value is not `N` sizes.
+fn sizes<const N: usize>(context: &KernelContext<'_>, name: &str) -> ort::Result<[usize; N]> {
+    let values: Option<Vec<i64>> = context.get(name);
+    let sizes = values.iter().flatten().map(|size| usize::try_from(*size));
+    let sizes: Result<Vec<usize>, _> = sizes.collect();
+    let sizes = sizes.ok().and_then(|sizes| sizes.try_into().ok());
+    sizes.ok_or_else(|| wrong_attribute(name, format!("{N} sizes"), values.as_ref()))
+}
+
+fn wrong_attribute(name: &str, expected: impl Display, got: Option<&impl Debug>) -> ort::Error {
+    operator_error(format!(
+        "attribute `{name}`: expected {expected}, got {got:?}"
+    ))
+}
+
+fn operator_error(reason: impl Display) -> ort::Error {
+    ort::Error::new(format!("operator of domain {DOMAIN}: {reason}"))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_library;
+
+    #[test]
+    fn a_panic_is_an_error() {
+        test_library::load();
+        let result = guarded(|| -> ort::Result<()> { panic!("in a kernel") });
+        assert!(result.unwrap_err().to_string().contains("panicked"));
+    }
+
+    #[test]
+    fn empty_images_are_rejected() {
+        test_library::load();
+        assert_eq!(
+            image_sizes(&Shape::new([1, 2, 3, 4])).unwrap(),
+            [1, 2, 3, 4]
+        );
+        for shape in [&[1, 0, 3, 4][..], &[0, 1, 1, 1], &[1, 2, 3], &[1, 1, 1, -1]] {
+            assert!(image_sizes(&Shape::new(shape.iter().copied())).is_err());
+        }
+    }
+}

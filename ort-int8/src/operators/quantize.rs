@@ -1,0 +1,51 @@
+//! The operator [`QUANTIZE`].
+
+use ort::operator::{ComputeContext, KernelContext, OperatorInput};
+use ort::value::Shape;
+use ort::value::TensorElementType::Float32;
+
+use super::tasks::{TaskSize, run_parallel};
+use super::{
+    Compute, Definition, image_sizes, input, integer, output, unsupported_shape, wrong_attribute,
+};
+use crate::kernels::{BlockedQuantization, CHANNEL_BLOCK, quantize_blocked};
+use crate::rewrite::QUANTIZE;
+
+pub(super) const DEFINITION: Definition = Definition {
+    name: QUANTIZE,
+    inputs: || vec![OperatorInput::required(Float32)],
+    kernel,
+};
+
+fn kernel(context: &KernelContext<'_>, threads: usize) -> ort::Result<Compute> {
+    let scale: Option<f32> = context.get("scale");
+    let spec = BlockedQuantization {
+        channels: integer(context, "channels")?,
+        scale: scale.ok_or_else(|| wrong_attribute("scale", "a float", scale.as_ref()))?,
+        zero_point: integer(context, "zero_point")?,
+    };
+    Ok(Box::new(move |context| run(&spec, context, threads)))
+}
+
+/// Quantizes a batch.
+fn run(spec: &BlockedQuantization, context: &ComputeContext, threads: usize) -> ort::Result<()> {
+    let channels = spec.channels;
+    let input = input(context)?;
+    let (shape, input) = input.try_extract_tensor::<f32>()?;
+    let [count, padded, height, width] = image_sizes(shape)?;
+    if channels == 0 || padded != channels.next_multiple_of(CHANNEL_BLOCK) {
+        let expected = format!("{channels} channels in blocks of {CHANNEL_BLOCK}");
+        return Err(unsupported_shape(shape, expected));
+    }
+    let sizes = [count, height, width, channels].map(|size| size as i64);
+    let mut output = output(context, Shape::new(sizes))?;
+    let (_, output) = output.try_extract_tensor_mut::<u8>()?;
+    let pixels = height * width;
+    let size = TaskSize::new(pixels * channels, channels, threads);
+    let images = input.chunks(pixels * padded);
+    let tasks = size.tasks(images, output.chunks_mut(pixels * channels));
+    run_parallel(context, tasks, |task| {
+        quantize_blocked(spec, task.image, task.first_unit, task.output);
+        Ok(())
+    })
+}

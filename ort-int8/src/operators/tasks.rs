@@ -1,0 +1,118 @@
+//! Division of an operator's output into tasks for the session's threads.
+
+use std::sync::Mutex;
+
+use ort::operator::ComputeContext;
+
+use super::{guarded, lock};
+
+/// Fewest output elements that are worth a task of their own.
+const MIN_TASK: usize = 32 * 1024;
+
+/// How one image's output is divided: `len` elements per task, a multiple of `unit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TaskSize {
+    unit: usize,
+    pub(super) len: usize,
+}
+
+/// A part of one image's output.
+pub(super) struct Task<'a, T> {
+    /// The input image.
+    pub(super) image: &'a [T],
+    /// Index of the part's first unit in the image's output.
+    pub(super) first_unit: usize,
+    /// The part.
+    pub(super) output: &'a mut [u8],
+}
+
+impl TaskSize {
+    /// Divides `length` elements, of which every `unit` stay together, among up to `threads` tasks.
+    pub(super) fn new(length: usize, unit: usize, threads: usize) -> Self {
+        let tasks = threads.min(length / MIN_TASK).max(1);
+        let unit = unit.max(1);
+        let len = length.div_ceil(tasks).next_multiple_of(unit).max(unit);
+        Self { unit, len }
+    }
+
+    /// Returns the tasks of a batch, given the input and the output of each image.
+    pub(super) fn tasks<'a, T>(
+        self,
+        inputs: std::slice::Chunks<'a, T>,
+        outputs: std::slice::ChunksMut<'a, u8>,
+    ) -> impl Iterator<Item = Task<'a, T>> {
+        let units = self.len / self.unit;
+        inputs.zip(outputs).flat_map(move |(image, output)| {
+            let parts = output.chunks_mut(self.len).enumerate();
+            parts.map(move |(index, output)| Task {
+                image,
+                first_unit: index * units,
+                output,
+            })
+        })
+    }
+}
+
+/// Runs `work` for every task on the session's threads.
+///
+/// # Errors
+/// The error of one of the failed tasks; a panic is an error, too.
+pub(super) fn run_parallel<T: Send>(
+    context: &ComputeContext,
+    tasks: impl IntoIterator<Item = T>,
+    work: impl Fn(&mut T) -> ort::Result<()> + Sync + Send,
+) -> ort::Result<()> {
+    let tasks: Vec<_> = tasks.into_iter().map(Mutex::new).collect();
+    let failed = Mutex::new(None);
+    context.par_for(tasks.len(), tasks.len(), |index| {
+        // Every task is run once, so the lock is always free.
+        let done = guarded(|| work(&mut lock(&tasks[index])));
+        if let Err(error) = done {
+            *lock(&failed) = Some(error);
+        }
+    })?;
+    let failed = lock(&failed).take();
+    failed.map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_are_whole_units_for_every_thread() {
+        struct Case {
+            length: usize,
+            unit: usize,
+            threads: usize,
+            expected: usize,
+        }
+        let case = |length, unit, threads, expected| Case {
+            length,
+            unit,
+            threads,
+            expected,
+        };
+        let cases = [
+            case(1_000_000, 1000, 4, 250_000),
+            case(1_000_000, 300_000, 4, 300_000),
+            case(1000, 10, 4, 1000),
+            case(100_000, 7, 8, 33_334),
+            case(0, 0, 2, 1),
+        ];
+        for case in cases {
+            let size = TaskSize::new(case.length, case.unit, case.threads);
+            assert_eq!(size.len, case.expected, "{} {}", case.length, case.unit);
+        }
+    }
+
+    #[test]
+    fn tasks_count_units_within_their_image() {
+        let (input, mut output) = ([1_u8, 2], [0_u8; 12]);
+        let size = TaskSize { unit: 2, len: 4 };
+        let tasks = size.tasks(input.chunks(1), output.chunks_mut(6));
+        let tasks = tasks.map(|task| (task.image[0], task.first_unit, task.output.len()));
+        let expected = [(1, 0, 4), (1, 2, 2), (2, 0, 4), (2, 2, 2)];
+        assert_eq!(tasks.collect::<Vec<_>>(), expected);
+    }
+}

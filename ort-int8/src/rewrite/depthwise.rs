@@ -1,0 +1,178 @@
+//! Depthwise convolutions.
+
+use std::ops::RangeInclusive;
+
+use onnx_export::graph::Attr;
+use onnx_export::proto::{AttributeProto, FLOAT, INT8, NodeProto};
+use onnx_export::quantize::Affine;
+
+use super::editor::GraphEditor;
+use super::{DEPTHWISE, DOMAIN, LOOKUP};
+
+/// Channel counts must be multiples of this: vectors have 64 elements, and the kernel repeats its constants at most
+/// eight times to fill whole vectors.
+const CHANNEL_MULTIPLE: i64 = 8;
+
+/// A `QLinearConv` that can be replaced.
+struct Replacement {
+    /// The new node, without its multipliers.
+    node: NodeProto,
+    /// Requantization factors, one per channel.
+    multipliers: Vec<f32>,
+}
+
+/// Replaces depthwise convolutions, each together with the [`LOOKUP`] that alone reads its result.
+pub(super) fn replace(editor: &mut GraphEditor) {
+    for index in 0..editor.len() {
+        let Some(Replacement {
+            mut node,
+            multipliers,
+        }) = replacement(editor, index)
+        else {
+            continue;
+        };
+        // The node has one output, whose name is unique.
+        let output = node.output.concat();
+        let bytes = multipliers.iter().flat_map(|value| value.to_le_bytes());
+        let name = format!("{output}_multipliers");
+        let multipliers = editor.add_initializer(&name, FLOAT, bytes.collect());
+        node.input.push(multipliers);
+        if let Some(table) = lookup_behind(editor, &output) {
+            let table = editor.remove(table).unwrap_or_default();
+            node.input.extend(table.input.get(1).cloned());
+            node.output = table.output;
+        }
+        editor.replace(index, node);
+    }
+}
+
+/// Returns the index of the [`LOOKUP`] that reads `value`. `None` if anything else reads it.
+fn lookup_behind(editor: &GraphEditor, value: &str) -> Option<usize> {
+    let index = editor.sole_reader(value)?;
+    let node = editor.node(index)?;
+    (node.domain == DOMAIN && node.op_type == LOOKUP).then_some(index)
+}
+
+/// Returns what replaces node `index`. `None` if it is not a depthwise `QLinearConv` with a bias, constant operands and
+/// a window that the kernel supports, or if its sums may overflow.
+fn replacement(editor: &GraphEditor, index: usize) -> Option<Replacement> {
+    let conv = editor.node(index)?;
+    // Inputs of `QLinearConv`, the optional bias included.
+    let inputs: &[String; 9] = conv.input.as_slice().try_into().ok()?;
+    let [
+        x,
+        x_scale,
+        x_zero,
+        weight,
+        scales,
+        zeros,
+        y_scale,
+        y_zero,
+        bias,
+    ] = inputs;
+    let kernel = kernel_shape(editor, conv, weight)?;
+    if editor.bytes(zeros, INT8)?.iter().any(|zero| *zero != 0) {
+        return None;
+    }
+    let input = editor.affine(x_scale, x_zero)?;
+    let output = editor.affine(y_scale, y_zero)?;
+    let bias_values = editor.i32_values(bias)?;
+    let scales = editor.f32_values(scales)?;
+    if scales.len() != 1 && scales.len() != bias_values.len() {
+        return None;
+    }
+    let scales = scales.iter().cycle().take(bias_values.len());
+    let multipliers: Vec<f32> = scales
+        .map(|scale| input.scale * scale / output.scale)
+        .collect();
+    if !stays_in_range(editor.bytes(weight, INT8)?, &bias_values, &multipliers) {
+        return None;
+    }
+    let mut attributes = window_attributes(conv, kernel)?;
+    attributes.push(zero_point("input_zero_point", input));
+    attributes.push(zero_point("output_zero_point", output));
+    let node = NodeProto {
+        op_type: DEPTHWISE.to_owned(),
+        name: conv.name.clone(),
+        input: [x, weight, bias].map(Clone::clone).to_vec(),
+        output: conv.output.clone(),
+        attribute: attributes,
+        ..NodeProto::default()
+    };
+    Some(Replacement { node, multipliers })
+}
+
+/// Returns the kernel's `[height, width]` if `conv` is a channels-last `com.microsoft` `QLinearConv` with one group per
+/// channel, `None` otherwise.
+fn kernel_shape<'a>(editor: &'a GraphEditor, conv: &NodeProto, weight: &str) -> Option<&'a [i64]> {
+    let int = |name: &str| conv.attribute(name)?.i;
+    let channels = int("group")?;
+    let &[outputs, 1, ref kernel @ ..] = editor.shape(weight, INT8)? else {
+        return None;
+    };
+    let is_depthwise = conv.domain == "com.microsoft"
+        && conv.op_type == "QLinearConv"
+        && int("channels_last") == Some(1)
+        && outputs == channels
+        && kernel.len() == 2
+        && channels % CHANNEL_MULTIPLE == 0;
+    is_depthwise.then_some(kernel)
+}
+
+/// Returns the attributes of the window. `None` if a size is outside what networks use, which bounds the kernel's
+/// memory: it keeps as many rows as the window spans.
+fn window_attributes(conv: &NodeProto, kernel: &[i64]) -> Option<Vec<AttributeProto>> {
+    let padding = conv.attribute("auto_pad").and_then(|a| a.s.as_deref());
+    let same_upper = match padding {
+        None | Some(b"NOTSET") => false,
+        Some(b"SAME_UPPER") => true,
+        Some(_) => return None,
+    };
+    let cases: [(&str, &[i64], RangeInclusive<i64>); 4] = [
+        ("kernel_shape", kernel, 1..=7),
+        ("strides", &[1; 2], 1..=4),
+        ("dilations", &[1; 2], 1..=4),
+        ("pads", &[0; 4], 0..=32),
+    ];
+    let mut attributes = Vec::with_capacity(cases.len() + 3);
+    for (name, default, limits) in cases {
+        let given = conv
+            .attribute(name)
+            .map(|attribute| attribute.ints.as_slice());
+        let values = given.unwrap_or(default);
+        if values.len() != default.len() || !values.iter().all(|n| limits.contains(n)) {
+            return None;
+        }
+        attributes.push(AttributeProto::new(name, &Attr::Ints(values.to_vec())));
+    }
+    if attributes[0].ints != kernel {
+        return None;
+    }
+    let same_upper = Attr::Int(same_upper.into());
+    attributes.push(AttributeProto::new("same_upper", &same_upper));
+    Some(attributes)
+}
+
+fn zero_point(name: &str, affine: Affine) -> AttributeProto {
+    AttributeProto::new(name, &Attr::Int(affine.zero_point.into()))
+}
+
+/// Returns whether no sum of products can leave the range of int32, before or after it is multiplied. `false` also if
+/// the three slices have different numbers of channels.
+fn stays_in_range(weights: &[u8], bias: &[i32], multipliers: &[f32]) -> bool {
+    const LARGEST: f64 = i32::MAX as f64;
+    if bias.len() != multipliers.len()
+        || bias.is_empty()
+        || !weights.len().is_multiple_of(bias.len())
+    {
+        return false;
+    }
+    let channels = weights.chunks_exact(weights.len() / bias.len());
+    let mut constants = channels.zip(bias).zip(multipliers);
+    constants.all(|((weights, bias), multiplier)| {
+        let weights = weights.iter().map(|w| f64::from(w.cast_signed()).abs());
+        // Twice: the elements, and their zero point that the bias takes off.
+        let sum = 2.0 * 255.0 * weights.sum::<f64>() + f64::from(*bias).abs();
+        *multiplier > 0.0 && sum < LARGEST && sum * f64::from(*multiplier) < LARGEST
+    })
+}

@@ -1,0 +1,67 @@
+//! Quantization behind fp32 layers: `ReorderOutput`, `QuantizeLinear` and `Transpose` become one operator.
+
+use onnx_export::graph::Attr;
+use onnx_export::proto::{AttributeProto, NodeProto};
+use onnx_export::quantize::Affine;
+
+use super::QUANTIZE;
+use super::editor::GraphEditor;
+
+/// The permutation from `[N, C, H, W]` to `[N, H, W, C]`.
+const CHANNELS_LAST: [i64; 4] = [0, 2, 3, 1];
+
+/// A `ReorderOutput` with the two nodes behind it.
+struct Chain {
+    quantize: usize,
+    transpose: usize,
+    /// The operator that replaces all three.
+    replacement: NodeProto,
+}
+
+/// Replaces every `ReorderOutput -> QuantizeLinear -> Transpose`, which writes an `[N, C, H, W] f32` tensor on the way.
+pub(super) fn replace(editor: &mut GraphEditor) {
+    for index in 0..editor.len() {
+        if let Some(chain) = find_chain(editor, index) {
+            editor.remove(chain.quantize);
+            editor.remove(chain.transpose);
+            editor.replace(index, chain.replacement);
+        }
+    }
+}
+
+/// Returns the chain that begins with node `index`. `None` if that node is not a `ReorderOutput` to channels first, or
+/// if something else reads the values in between.
+fn find_chain(editor: &GraphEditor, index: usize) -> Option<Chain> {
+    let reorder = editor.node(index)?;
+    if reorder.op_type != "ReorderOutput" || reorder.attribute("channels_last")?.i != Some(0) {
+        return None;
+    }
+    let next = |node: &NodeProto, op: &str| {
+        let index = editor.sole_reader(node.output.first()?)?;
+        let node = editor.node(index)?;
+        (node.op_type == op && node.domain.is_empty()).then_some((index, node))
+    };
+    let (quantize, node) = next(reorder, "QuantizeLinear")?;
+    let Affine { scale, zero_point } = editor.affine(node.input.get(1)?, node.input.get(2)?)?;
+    let (transpose, node) = next(node, "Transpose")?;
+    if node.attribute("perm")?.ints != CHANNELS_LAST {
+        return None;
+    }
+    let replacement = NodeProto {
+        op_type: QUANTIZE.to_owned(),
+        name: node.name.clone(),
+        input: reorder.input.clone(),
+        output: node.output.clone(),
+        attribute: vec![
+            reorder.attribute("channels")?.clone(),
+            AttributeProto::new("zero_point", &Attr::Int(zero_point.into())),
+            AttributeProto::new("scale", &Attr::Float(scale)),
+        ],
+        ..NodeProto::default()
+    };
+    Some(Chain {
+        quantize,
+        transpose,
+        replacement,
+    })
+}
