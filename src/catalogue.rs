@@ -1,4 +1,4 @@
-//! The catalogue: the networks that Sightline knows, compiled into the binary from `models/`.
+//! The catalogue: manifests, labels and weights from `models/`, embedded in the binary.
 
 use std::path::Path;
 
@@ -6,10 +6,10 @@ use crate::manifest::{ManifestError, ModelManifest};
 
 include!(concat!(env!("OUT_DIR"), "/catalogue.rs"));
 
-/// The model that is served when nothing else is asked for; its weights are in the binary.
+/// Name of the default model, whose weights are embedded in the binary.
 pub const DEFAULT_MODEL: &str = "efficientnet_lite0";
 
-/// Every manifest of the catalogue, by name.
+/// Returns every manifest of the catalogue, in the order of the names.
 ///
 /// # Errors
 /// [`ManifestError`] if a file of `models/` is malformed, which a test rules out.
@@ -20,7 +20,7 @@ pub fn manifests() -> Result<Vec<ModelManifest>, ManifestError> {
         .collect()
 }
 
-/// The manifest of the model called `name`.
+/// Returns the manifest of the model called `name`, or `None` if the catalogue has no such model.
 ///
 /// # Errors
 /// As [`manifests`].
@@ -31,7 +31,7 @@ pub fn manifest(name: &str) -> Result<Option<ModelManifest>, ManifestError> {
         .transpose()
 }
 
-/// The text of a label file of `models/labels/`.
+/// Returns the text of a label file of `models/labels/`, or `None` if there is no such file.
 pub fn labels(file: &Path) -> Option<&'static str> {
     LABELS
         .iter()
@@ -39,7 +39,7 @@ pub fn labels(file: &Path) -> Option<&'static str> {
         .map(|(_, text)| *text)
 }
 
-/// The safetensors file of a model whose weights the binary carries.
+/// Returns the embedded safetensors file of a model, or `None` if its weights are not embedded.
 pub fn weights(name: &str) -> Option<&'static [u8]> {
     WEIGHTS
         .iter()
@@ -47,7 +47,7 @@ pub fn weights(name: &str) -> Option<&'static [u8]> {
         .map(|(_, bytes)| *bytes)
 }
 
-/// The ranges of the network `name` in the file beside its manifest that is called `file`.
+/// Returns the embedded ranges file called `file` of the model `name`, or `None` if there is none.
 pub fn ranges(name: &str, file: &Path) -> Option<&'static str> {
     let wanted = Path::new(name).join(file);
     RANGES

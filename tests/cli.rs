@@ -68,7 +68,7 @@ fn predict_prints_the_classes_of_each_image() {
         stderr.contains("truncated.jpg") && stderr.contains("damaged JPEG"),
         "{stderr}"
     );
-    assert!(stderr.contains("1 of 2 pictures"), "{stderr}");
+    assert!(stderr.contains("1 of 2 images"), "{stderr}");
     let answer: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(answer["image"], coffee);
     assert_eq!(answer["predictions"].as_array().unwrap().len(), 2);
@@ -264,13 +264,13 @@ fn failed_exports_name_the_reason_and_leave_no_files() {
             "mobilenet_v3_small",
             cut.to_str().unwrap(),
             &[quarter, "--num-classes=10"],
-            &["cannot use", "cut.pth"],
+            &["cannot read the checkpoint", "cut.pth"],
         ),
         (
             "mobilenet_v3_small",
             &text,
             &[],
-            &["cannot use", "text.txt"],
+            &["cannot read the checkpoint", "text.txt"],
         ),
         ("mobilenet_v3_small", "/nowhere.pth", &[], &["/nowhere.pth"]),
     ];

@@ -1,4 +1,4 @@
-//! `sightline export`.
+//! `sightline export`: converts a checkpoint to an ONNX file and its manifest.
 
 use std::path::{Path, PathBuf};
 
@@ -25,10 +25,11 @@ use super::trained::{Int8, recognised};
 pub(super) struct ExportArgs {
     /// Network of the catalogue (see `sightline models`)
     name: String,
-    /// Checkpoint: .pth in any of its containers, or .safetensors; one that was trained for int8 gives an int8 variant too
+    /// Checkpoint with a state dict: .pth (zip, legacy or tar format) or .safetensors; quantization-aware training adds an
+    /// int8 variant
     #[arg(long, env = "SIGHTLINE_WEIGHTS", value_name = "FILE")]
     weights: PathBuf,
-    /// Factor on every channel count (MobileNetV2, MobileNetV3)
+    /// Multiplier of every channel count (MobileNetV2, MobileNetV3)
     #[arg(long, env = "SIGHTLINE_WIDTH_MULT", value_name = "F")]
     width_mult: Option<f64>,
     /// Halve the channels of the last blocks (MobileNetV3)
@@ -37,13 +38,13 @@ pub(super) struct ExportArgs {
     /// Dilation instead of stride in the last blocks (MobileNetV3)
     #[arg(long, env = "SIGHTLINE_DILATED")]
     dilated: bool,
-    /// Make the auxiliary head an output too (DeepLabV3, FCN)
+    /// Add the auxiliary head as a second output (DeepLabV3, FCN)
     #[arg(long, env = "SIGHTLINE_AUX")]
     aux: bool,
-    /// Write a detector as one self-contained file too: model.fused.onnx
+    /// Also write the detector as one self-contained file, model.fused.onnx
     #[arg(long, env = "SIGHTLINE_FUSED")]
     fused: bool,
-    /// Processors that will run the int8 variant of a checkpoint that was trained for it; auto: such as this one
+    /// CPU family for the int8 variant of a checkpoint from quantization-aware training
     #[arg(
         long,
         env = "SIGHTLINE_TARGET",
@@ -51,28 +52,28 @@ pub(super) struct ExportArgs {
         value_name = "TARGET"
     )]
     target: TargetName,
-    /// Number of classes [default: the labels' count, else the catalogue's]
+    /// Number of classes [default: the number of labels, else the catalogue's]
     #[arg(long, env = "SIGHTLINE_NUM_CLASSES", value_name = "N")]
     num_classes: Option<usize>,
-    /// Class labels, one a line [default: the catalogue's, else numbers]
+    /// Class labels, one per line [default: the catalogue's, else class numbers]
     #[arg(long, env = "SIGHTLINE_LABELS", value_name = "FILE")]
     labels: Option<PathBuf>,
     /// ONNX opset, 13 to 21
     #[arg(long, env = "SIGHTLINE_OPSET", default_value_t = DEFAULT_OPSET, value_name = "N")]
     opset: i64,
-    /// Name of the exported model [default: that of OUT]
+    /// Name of the exported model [default: the name of OUT]
     #[arg(long = "as", env = "SIGHTLINE_AS", value_name = "NAME")]
     name_as: Option<String>,
-    /// Folder for model.onnx (for Faster R-CNN a second .onnx too), model.toml and labels.txt, or the path of an .onnx file
+    /// Folder for model.onnx, model.toml and labels.txt, or the path of an .onnx file
     #[arg(short = 'o', long = "out", env = "SIGHTLINE_OUT", value_name = "OUT")]
     out: PathBuf,
 }
 
-/// Reads the checkpoint, builds the graph, and writes the files; a failure leaves nothing behind.
+/// Reads the checkpoint, builds the graph, and writes the files. Writes nothing if it fails.
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let Some(mut manifest) = catalogue::manifest(&args.name)? else {
         bail!(
-            "the catalogue has no `{}`; `sightline models` lists it",
+            "the catalogue has no network `{}`: `sightline models` lists the networks",
             args.name
         );
     };
@@ -85,7 +86,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         .transpose()?
         .map(|text| lines(&text));
     let Some(architecture) = &mut manifest.architecture else {
-        bail!("`{}` has no architecture to build", args.name);
+        bail!("the manifest of `{}` has no architecture", args.name);
     };
     apply(architecture, args, labels.as_ref().map(Vec::len))?;
     if args.fused && manifest.task != Task::Detection {
@@ -95,7 +96,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let labels = labels.unwrap_or_else(|| default_labels(&manifest.labels, classes));
     if labels.len() != classes {
         bail!(
-            "the label file has {} lines, the network {classes} classes",
+            "the label file must have {classes} lines, one per class, got {}",
             labels.len()
         );
     }
@@ -103,7 +104,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     ModelManifest::parse(&manifest.to_toml()?)
         .with_context(|| format!("cannot export {} with these options", args.name))?;
     let state = StateDict::read(&args.weights)
-        .with_context(|| format!("cannot use {}", args.weights.display()))?;
+        .with_context(|| format!("cannot read the checkpoint {}", args.weights.display()))?;
     let trained = take_apart(&mut manifest, &state, args)?;
     let state = trained.as_ref().map_or(&state, |trained| &trained.state);
     let mut model = build(&manifest, state, args)?;
@@ -139,8 +140,8 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     Ok(())
 }
 
-/// Of a checkpoint that was trained for int8 its float network and its scales; the manifest becomes that
-/// of the network that was trained.
+/// Separates a checkpoint from quantization-aware training into fp32 weights and trained scales, and sets the
+/// manifest to the architecture that was trained. `None` for other checkpoints.
 fn take_apart(
     manifest: &mut ModelManifest,
     state: &StateDict,
@@ -165,7 +166,7 @@ fn take_apart(
     Ok(Some(trained))
 }
 
-/// Puts the flags into the architecture; a flag that it has no use for is a mistake.
+/// Applies the flags to the architecture. A flag that the architecture does not support is an error.
 fn apply(architecture: &mut Architecture, args: &ExportArgs, labels: Option<usize>) -> Result<()> {
     let Architecture {
         num_classes,
@@ -202,7 +203,7 @@ fn apply(architecture: &mut Architecture, args: &ExportArgs, labels: Option<usiz
     Ok(())
 }
 
-/// The catalogue's labels where their number fits, else the class numbers.
+/// Returns the catalogue's labels if there is one per class, or else `class 0`, `class 1` and so on.
 fn default_labels(file: &Path, classes: usize) -> Vec<String> {
     let known = catalogue::labels(file)
         .map(lines)
@@ -212,13 +213,13 @@ fn default_labels(file: &Path, classes: usize) -> Vec<String> {
 
 fn build(manifest: &ModelManifest, state: &StateDict, args: &ExportArgs) -> Result<Model> {
     let Some(architecture) = &manifest.architecture else {
-        bail!("no architecture")
+        bail!("the manifest of `{}` has no architecture", args.name)
     };
     let built = onnx_export::build(&manifest.name, architecture, state, args.opset);
     built.map_err(|error| cannot_build(error, architecture, args))
 }
 
-/// The bytes of the detector as one graph, suppression included.
+/// Builds the whole detector as one graph, with suppression, and returns the bytes of its file.
 fn fused(manifest: &ModelManifest, state: &StateDict, args: &ExportArgs) -> Result<Vec<u8>> {
     let (Some(architecture), Some(options)) = (&manifest.architecture, manifest.fused_options())
     else {
@@ -242,7 +243,7 @@ fn place(args: &ExportArgs) -> String {
     format!("cannot build {} from {}", args.name, args.weights.display())
 }
 
-/// The error with what was tried, and a flag that would help.
+/// Adds the network and the checkpoint to an error of the builder, and the flag that would help.
 fn cannot_build(
     error: BuildError,
     architecture: &Architecture,
@@ -256,7 +257,7 @@ fn cannot_build(
     match hint {
         Some(classes) if args.labels.is_some() && args.num_classes.is_none() => {
             error.context(format!(
-                "{what}: the label file has another number of lines than its {classes} classes"
+                "{what}: the checkpoint has {classes} classes, and the label file must have as many lines"
             ))
         }
         Some(classes) => error.context(format!("{what} (try --num-classes {classes})")),
@@ -264,7 +265,8 @@ fn cannot_build(
     }
 }
 
-/// What the exported manifest says that the catalogue's does not.
+/// Turns the catalogue's manifest into that of the exported model: its files, its checkpoint, and the resize that
+/// the published weights need.
 fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, args: &ExportArgs) {
     let published = manifest.published(&model.info.checkpoint_sha256).cloned();
     if let Some(resize) = published
@@ -274,7 +276,7 @@ fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, ar
         manifest.preprocess.resize = resize;
     }
     manifest.weights = Vec::new();
-    // Ranges are those of the weights that the binary carries.
+    // Embedded ranges belong to the embedded weights, not to this checkpoint.
     let variants = &mut manifest.variants;
     variants.retain(|_, variant| variant.ranges.is_none());
     manifest.stages = stage_files(model.stages.as_ref().map(|role, _| paths.stage(role)));

@@ -1,4 +1,4 @@
-//! `sightline models`.
+//! `sightline models`: lists the catalogue and the installed models.
 
 use std::collections::BTreeMap;
 
@@ -21,10 +21,10 @@ pub(super) struct ModelsArgs {
     store: StoreArgs,
 }
 
-/// Where the weights of a built-in model are.
+/// Text in place of a file name for weights that are embedded in the binary.
 const BUILT_IN: &str = "built in";
 
-/// One line of the list: a published checkpoint, or a model of the user's own.
+/// One line of the list: a published checkpoint, or an installed model with other weights.
 #[derive(Debug, Serialize)]
 struct Row {
     name: String,
@@ -32,12 +32,12 @@ struct Row {
     weights: String,
     parameters: Option<u64>,
     accuracy: BTreeMap<String, f64>,
-    /// Where the checkpoint is published.
+    /// URL of the published checkpoint.
     url: Option<String>,
     bytes: Option<u64>,
-    /// The file that is here, or that the binary carries it.
+    /// Path of the installed ONNX file, or [`BUILT_IN`]. `None` if the model is not installed.
     here: Option<String>,
-    /// The file of its int8 variant, if that is here.
+    /// Path of the int8 variant. `None` if it is not installed.
     int8: Option<String>,
 }
 

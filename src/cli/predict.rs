@@ -1,4 +1,4 @@
-//! `sightline predict`.
+//! `sightline predict`: runs a model on image files, without a server.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -32,16 +32,16 @@ pub(super) struct PredictArgs {
     /// Model, as NAME, NAME@VARIANT or a path
     #[arg(long, env = "SIGHTLINE_MODEL", default_value = sightline::catalogue::DEFAULT_MODEL, value_name = "M")]
     model: ModelRef,
-    /// Pictures
+    /// Image files
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
-    /// Classes to answer with (classification)
+    /// Number of classes to print (classification)
     #[arg(long, env = "SIGHTLINE_TOP_K", default_value_t = 5, value_name = "N")]
     top_k: usize,
-    /// Print one JSON object per picture
+    /// Print one JSON object per image
     #[arg(long, env = "SIGHTLINE_JSON")]
     json: bool,
-    /// Least score of a box (detection)
+    /// Lowest score of a box (detection)
     #[arg(
         long,
         env = "SIGHTLINE_SCORE_THRESHOLD",
@@ -49,7 +49,7 @@ pub(super) struct PredictArgs {
         value_name = "SCORE"
     )]
     score_threshold: f32,
-    /// Folder for the pictures with their boxes or masks drawn in, as PNG
+    /// Folder for PNG copies of the images with boxes or masks drawn in
     #[arg(long, env = "SIGHTLINE_ANNOTATE", value_name = "DIR")]
     annotate: Option<PathBuf>,
     #[command(flatten)]
@@ -58,7 +58,7 @@ pub(super) struct PredictArgs {
     runtime: RuntimeArgs,
 }
 
-/// Answers for each picture; fails at the end if one could not be used.
+/// Prints the result for each image. Fails after the last one if an image could not be used.
 pub(super) fn run(args: &PredictArgs) -> Result<()> {
     if !(0.0..=1.0).contains(&args.score_threshold) {
         let got = args.score_threshold;
@@ -70,13 +70,13 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     let mut source = args.store.store().find(&args.model)?;
     if args.annotate.is_some() && source.manifest.task == Task::Classification {
         bail!(
-            "`--annotate` draws boxes and masks; {} answers with labels only",
+            "`--annotate` draws boxes and masks, but {} is a classification model",
             args.model
         );
     }
-    refuse_overwriting(args)?;
+    reject_overwriting(args)?;
     let runtime = args.runtime.load()?;
-    // One picture at a time: every core works on it.
+    // Images run one at a time, so one session uses all cores.
     source.manifest.batching.instances = Some(1);
     let plan = ModelPlan::new(&source.manifest, usable_cores(), None);
     let app = App::new(Limits::default(), 1);
@@ -89,10 +89,10 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     let mut failed = 0;
     for path in &args.images {
         match tokio.block_on(predict(&app, model, path, args)) {
-            Ok(answer) => answer.print(path, args.json)?,
+            Ok(result) => result.print(path, args.json)?,
             Err(error) => {
                 let why = super::explain(&error);
-                // The request held one picture, whose name is said already.
+                // The file name is printed, so the index in the one-image request adds nothing.
                 let why = why.trim_start_matches("image 0: ");
                 complain!("error: {}: {why}", path.display());
                 failed += 1;
@@ -101,35 +101,34 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     }
     match failed {
         0 => Ok(()),
-        failed => bail!(
-            "{failed} of {} pictures could not be used",
-            args.images.len()
-        ),
+        failed => bail!("{failed} of {} images could not be used", args.images.len()),
     }
 }
 
-/// Two pictures of one name would end in one file, and a drawing must not replace its picture.
-fn refuse_overwriting(args: &PredictArgs) -> Result<()> {
+/// Creates the folder of `--annotate`. Fails if two images would be drawn to one file, or if a drawing would
+/// replace an input image.
+fn reject_overwriting(args: &PredictArgs) -> Result<()> {
     let Some(folder) = &args.annotate else {
         return Ok(());
     };
     let mut seen = BTreeSet::new();
     for path in args.images.iter().map(|image| drawn_path(folder, image)) {
         if !seen.insert(path.clone()) {
-            bail!("two pictures would both be drawn to {}", path.display());
+            bail!("two images would both be drawn to {}", path.display());
         }
         let is_input = |image: &PathBuf| same_file(image, &path);
         if args.images.iter().any(is_input) {
             bail!(
-                "{} would be replaced by a drawing: choose another folder",
+                "{} would be replaced by a drawing: choose another folder for `--annotate`",
                 path.display()
             );
         }
     }
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot create the folder {}", folder.display()))
 }
 
-/// Whether the two are one file that is there.
+/// Whether both paths name the same existing file.
 fn same_file(one: &Path, other: &Path) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
@@ -139,7 +138,7 @@ fn drawn_path(folder: &Path, image: &Path) -> PathBuf {
     folder.join(stem).with_added_extension("png")
 }
 
-/// What is printed for one picture.
+/// The printed result for one image.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Printed<'a> {
@@ -174,13 +173,13 @@ async fn predict<'a>(
     Ok(match model.manifest.task {
         Task::Classification => {
             let top_k = args.top_k;
-            let predictions = ask(app, model, path, Classify { top_k }).await?;
+            let predictions = run_one(app, model, path, Classify { top_k }).await?;
             Printed::Classes { predictions }
         }
         Task::Segmentation => {
             let encoding = drawn.map_or(MaskEncoding::None, MaskEncoding::Drawn);
             let size = MaskSize::Input;
-            let result = ask(app, model, path, Segment { size, encoding }).await?;
+            let result = run_one(app, model, path, Segment { size, encoding }).await?;
             let file = result.mask.and_then(EncodedMask::into_file);
             if let (Some(path), Some(bytes)) = (&annotated, &file) {
                 write_drawing(path, bytes)?;
@@ -197,7 +196,7 @@ async fn predict<'a>(
                 score_threshold: args.score_threshold,
                 ..DetectOptions::default()
             };
-            let result = ask(app, model, path, Detect { options, drawn }).await?;
+            let result = run_one(app, model, path, Detect { options, drawn }).await?;
             if let (Some(path), Some(bytes)) = (&annotated, &result.drawn) {
                 write_drawing(path, bytes)?;
             }
@@ -212,8 +211,8 @@ async fn predict<'a>(
     })
 }
 
-/// The answer for one picture.
-async fn ask<P: Postprocess>(
+/// Runs the model on one image file.
+async fn run_one<P: Postprocess>(
     app: &App,
     model: &Arc<LoadedModel>,
     path: &Path,
@@ -289,7 +288,7 @@ impl Printed<'_> {
 
 fn drawn_into(path: Option<&Path>) -> Result<()> {
     match path {
-        Some(path) => say!("  drawn into {}", path.display()),
+        Some(path) => say!("  drawn to {}", path.display()),
         None => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! Which processors an int8 network is made for.
+//! The flag `--target`: the CPU family that an int8 network is quantized for.
 
 use clap::ValueEnum;
 use onnx_export::quantize::Target;
@@ -6,11 +6,11 @@ use sightline::cpu::int8_target;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum TargetName {
-    /// Such as this one
+    /// The family of this CPU
     Auto,
-    /// AVX-512 VNNI, AVX-VNNI, Arm dot product: 8-bit weights
+    /// CPUs with AVX-512 VNNI, AVX-VNNI or Arm dot product: 8-bit weights
     Vnni,
-    /// Older x86: 7-bit weights
+    /// x86 CPUs without VNNI: 7-bit weights
     Avx2,
 }
 
