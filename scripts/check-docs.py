@@ -4,7 +4,8 @@
 
 Checks in README.md, CONTRIBUTING.md, SECURITY.md, docs/ and the READMEs of crates and tests:
   - links to files of the repository, and their anchors
-  - paths in backticks that begin with a folder or file of the repository's root, such as `src/app.rs`
+  - paths in backticks that begin with a folder or file of the repository's root, such as `src/app.rs`;
+    they are relative to the root or to the document's folder
 
 Prints one line per error and exits with 1 if there is one. Needs Python 3 without packages.
 """
@@ -40,10 +41,12 @@ def link_errors(document, text):
             yield f"link to {target}: no such heading"
 
 
-def path_errors(text, roots):
+def path_errors(document, text, roots):
     for code in CODE.findall(FENCE.sub("", text)):
         path = code.rstrip("/")
-        if PATH.fullmatch(path) and path.split("/")[0] in roots and not (ROOT / path).exists():
+        if not PATH.fullmatch(path) or path.split("/")[0] not in roots:
+            continue
+        if not (ROOT / path).exists() and not (document.parent / path).exists():
             yield f"`{code}`: no such file"
 
 
@@ -55,7 +58,8 @@ def main():
     failed = False
     for document in documents:
         text = (ROOT / document).read_text()
-        for error in [*link_errors(ROOT / document, text), *path_errors(text, roots)]:
+        file = ROOT / document
+        for error in [*link_errors(file, text), *path_errors(file, text, roots)]:
             print(f"{document}: {error}")
             failed = True
     sys.exit(failed)
