@@ -18,7 +18,7 @@ use sightline::pipeline::{
     self, Classify, Detect, MaskSize, Postprocess, Request, Segment, encoded_images,
 };
 use sightline::postprocess::classify::Prediction;
-use sightline::postprocess::detect::{BoxXyxy, DetectOptions, LabelledDetection};
+use sightline::postprocess::detect::{BoxXyxy, DetectOptions, LabeledDetection};
 use sightline::postprocess::segment::{ClassShare, EncodedMask, MaskEncoding};
 use sightline::registry::{LoadedModel, ModelPlan, Registry};
 use sightline::store::{ModelRef, read_bounded};
@@ -148,7 +148,7 @@ enum Printed<'a> {
     Boxes {
         width: u32,
         height: u32,
-        detections: Vec<LabelledDetection<'a>>,
+        detections: Vec<LabeledDetection<'a>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         annotated: Option<PathBuf>,
     },
@@ -204,7 +204,7 @@ async fn predict<'a>(
             Printed::Boxes {
                 width: result.image.width,
                 height: result.image.height,
-                detections: detections.map(|d| d.labelled(&model.labels)).collect(),
+                detections: detections.map(|d| d.labeled(&model.labels)).collect(),
                 annotated,
             }
         }

@@ -65,13 +65,14 @@ pub fn segmentation(
         .map(|class| (class.label.as_str(), VOC_PALETTE[class.class_id]))
         .collect();
     legend(image, &entries);
-    Ok(())
+    // Encoding, the caller's next step, cannot be interrupted.
+    cancel.check()
 }
 
 /// Draws a box and a label for each of `detections`, the first on top, with one color per class.
 ///
 /// # Errors
-/// [`Cancelled`] if the work is cancelled, which is checked before each box.
+/// [`Cancelled`] if the work is cancelled, which is checked before each box and at the end.
 pub fn detections(
     image: &mut RgbImage,
     detections: &[Detection],
@@ -84,11 +85,12 @@ pub fn detections(
         // Color 0 is the background's black, so class 0 gets color 1.
         let color = VOC_PALETTE[(detection.class_id % VOC_PALETTE.len()).max(1)];
         rectangle(image, detection.bounding_box, color, thickness);
-        let name = detection.labelled(labels).label;
+        let name = detection.labeled(labels).label;
         let text = format!("{name} {:.0} %", detection.score * 100.0);
         label(image, detection.bounding_box, &text, color);
     }
-    Ok(())
+    // Encoding, the caller's next step, cannot be interrupted.
+    cancel.check()
 }
 
 /// A drawn image that cannot be encoded.

@@ -15,7 +15,7 @@ use crate::draw::DrawnFormat;
 use crate::error::ServeError;
 use crate::manifest::Task;
 use crate::pipeline::{self, Detected};
-use crate::postprocess::detect::{DetectOptions, LabelledDetection};
+use crate::postprocess::detect::{DetectOptions, LabeledDetection};
 use crate::registry::LoadedModel;
 
 /// Least score of a detection unless the client asks for another.
@@ -28,7 +28,7 @@ const MAX_DETECTIONS: usize = 100_000;
 struct DetectedBody<'a> {
     width: u32,
     height: u32,
-    detections: Vec<LabelledDetection<'a>>,
+    detections: Vec<LabeledDetection<'a>>,
 }
 
 impl<'a> DetectedBody<'a> {
@@ -38,7 +38,7 @@ impl<'a> DetectedBody<'a> {
             width: detected.image.width,
             height: detected.image.height,
             detections: detections
-                .map(|detection| detection.labelled(labels))
+                .map(|detection| detection.labeled(labels))
                 .collect(),
         }
     }

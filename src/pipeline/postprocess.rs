@@ -44,13 +44,15 @@ impl PostprocessInput {
     /// take the memory of images that could be decoded meanwhile.
     ///
     /// # Errors
-    /// [`ServeError::Image`] if it cannot be decoded, [`ServeError::Internal`] if the image was not kept.
+    /// [`ServeError::Image`] if the image cannot be decoded, [`ServeError::Internal`] if it was not kept,
+    /// and an error for the deadline if the work is cancelled.
     pub(super) fn decode(&self) -> Result<RgbImage, ServeError> {
         let Some(source) = &self.source else {
             return Err(ServeError::Internal(
                 "the encoded image was not kept for drawing",
             ));
         };
+        self.cancel.check()?;
         source.decode().map_err(|source| ServeError::Image {
             index: self.index,
             source,

@@ -44,7 +44,7 @@ pub use levels::LevelMapper;
 pub use nms::batched_nms;
 pub use proposals::Rpn;
 pub use retinanet::RetinaNet;
-pub use select::{DetectOptions, Detection, LabelledDetection, Thresholds};
+pub use select::{DetectOptions, Detection, LabeledDetection, Thresholds};
 pub use ssd::Ssd;
 
 pub use crate::geometry::BoxXyxy;

@@ -21,7 +21,7 @@ pub struct Detection {
 
 /// A detection as responses contain it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct LabelledDetection<'a> {
+pub struct LabeledDetection<'a> {
     /// Index of the class in the model's label file.
     pub class_id: usize,
     /// Name of the class in the model's label file; empty if the file has no such line.
@@ -34,8 +34,8 @@ pub struct LabelledDetection<'a> {
 
 impl Detection {
     /// Returns the detection with the name of its class in `labels`.
-    pub fn labelled<'a>(&self, labels: &'a [String]) -> LabelledDetection<'a> {
-        LabelledDetection {
+    pub fn labeled<'a>(&self, labels: &'a [String]) -> LabeledDetection<'a> {
+        LabeledDetection {
             class_id: self.class_id,
             label: labels.get(self.class_id).map_or("", String::as_str),
             score: self.score,
