@@ -107,17 +107,18 @@ impl Layout {
             .collect();
         keys.sort_unstable();
         let ranks: Vec<u32> = keys.iter().map(|key| *key as u32).collect();
-        let sorted = |rank: &u32| boxes[order[*rank as usize] as usize];
-        let edges =
-            |edge: fn(BoxXyxy) -> f32| -> Vec<f32> { ranks.iter().map(sorted).map(edge).collect() };
+        let sorted = ranks
+            .iter()
+            .map(|rank| boxes[order[*rank as usize] as usize]);
+        let sorted: Vec<BoxXyxy> = sorted.collect();
         Self {
             classes: class_ranges(keys.iter().map(|key| (*key >> 32) as u32)),
             area: vec![0.0; ranks.len()],
             suppressed: vec![0; ranks.len()],
-            x1: edges(|b| b.x1),
-            y1: edges(|b| b.y1),
-            x2: edges(|b| b.x2),
-            y2: edges(|b| b.y2),
+            x1: sorted.iter().map(|b| b.x1).collect(),
+            y1: sorted.iter().map(|b| b.y1).collect(),
+            x2: sorted.iter().map(|b| b.x2).collect(),
+            y2: sorted.iter().map(|b| b.y2).collect(),
             ranks,
         }
     }
