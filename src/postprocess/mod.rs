@@ -45,6 +45,12 @@ pub enum OutputError {
         /// Classes of the output.
         classes: usize,
     },
+    /// The outputs do not fit the model's anchors or default boxes.
+    #[error(transparent)]
+    Detect(#[from] detect::DetectError),
+    /// The outputs do not fit into a mask.
+    #[error(transparent)]
+    Segment(#[from] segment::SegmentError),
     /// The outputs for the gray test image contain NaN or infinity.
     #[error("the model's outputs for a uniform gray image contain NaN or infinite values")]
     NotFinite,

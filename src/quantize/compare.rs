@@ -4,8 +4,10 @@ use crate::cancel::Cancel;
 use crate::engine::Tensor;
 use crate::image::ImageSize;
 use crate::manifest::Task;
-use crate::postprocess::detect::{DetectError, DetectOptions, Detection, Detector};
+use crate::postprocess::OutputError;
+use crate::postprocess::detect::{DetectOptions, Detection, Detector};
 use crate::postprocess::scores::{argmax, softmax};
+use crate::postprocess::segment::{MaskJob, segment};
 
 /// The outputs of a network for one image. `None` if it is a second stage that got no region proposals.
 pub(super) type OutputSet = Option<Vec<Tensor>>;
@@ -72,35 +74,32 @@ impl Answers {
     /// Computes the result from the outputs of a model for an image of size `original`.
     ///
     /// # Errors
-    /// [`DetectError`] if the outputs do not fit the detector.
+    /// [`OutputError`] if the outputs do not fit the detector or a mask.
     pub fn new(
         task: Task,
         detector: Option<&Detector>,
         outputs: &[Tensor],
         original: ImageSize,
-    ) -> Result<Self, DetectError> {
+    ) -> Result<Self, OutputError> {
         if let Some(detector) = detector {
             let options = DetectOptions {
                 score_threshold: BOX_SCORE - SCORE_SLACK,
                 ..DetectOptions::default()
             };
-            return Ok(Self::Boxes(detector.detect(
-                outputs,
-                original,
-                &options,
-                &Cancel::never(),
-            )?));
+            let detections = detector.detect(outputs, original, &options, &Cancel::never());
+            return Ok(Self::Boxes(detections?));
         }
-        let values = outputs
-            .first()
-            .map_or(&[][..], |output| output.data.as_slice());
-        Ok(match task {
-            Task::Segmentation => {
-                let classes = outputs.first().and_then(|output| output.shape.first());
-                Self::Mask(best_classes(values, classes.copied().unwrap_or(1)))
-            }
-            _ => Self::Scores(softmax(values)),
-        })
+        let Some(output) = outputs.first() else {
+            return Err(OutputError::Shapes {
+                expected: "at least one output",
+                got: Vec::new(),
+            });
+        };
+        if task == Task::Segmentation {
+            let mask = segment(output, None, MaskJob::alone(&Cancel::never()))?;
+            return Ok(Self::Mask(mask.classes().to_vec()));
+        }
+        Ok(Self::Scores(softmax(&output.data)))
     }
 
     /// Compares the results of two versions of a network for the same image.
@@ -143,17 +142,6 @@ struct Comparison {
     /// Difference of the best class's score; the share of elements of a mask that differ; the mean difference of the
     /// scores of matching detections.
     change: f64,
-}
-
-fn best_classes(scores: &[f32], classes: usize) -> Vec<u8> {
-    let points = scores.len() / classes.max(1);
-    let class = |point: usize| {
-        let score = |class: &usize| scores[class * points + point];
-        (0..classes).max_by(|one, other| score(one).total_cmp(&score(other)).then(other.cmp(one)))
-    };
-    (0..points)
-        .map(|point| class(point).unwrap_or_default() as u8)
-        .collect()
 }
 
 /// Matches the detections of both versions.
@@ -245,14 +233,22 @@ mod tests {
             0.0
         );
         // Two classes, four elements; a tie goes to the lower class.
-        let mask = best_classes(&[1.0, 0.0, 2.0, 0.0, 0.0, 1.0, 2.0, 3.0], 2);
-        assert_eq!(mask, [0, 1, 0, 1]);
+        let scores = Tensor {
+            shape: vec![2, 1, 4],
+            data: vec![1.0, 0.0, 2.0, 0.0, 0.0, 1.0, 2.0, 3.0],
+        };
+        let size = ImageSize {
+            width: 4,
+            height: 1,
+        };
+        let mask = Answers::new(Task::Segmentation, None, &[scores], size).unwrap();
+        assert_eq!(mask, Answers::Mask(vec![0, 1, 0, 1]));
         let other = Answers::Mask(vec![0, 1, 1, 1]);
         let expected = Comparison {
             agreement: 0.75,
             change: 0.25,
         };
-        assert_eq!(Answers::Mask(mask).compare(&other), expected);
+        assert_eq!(mask.compare(&other), expected);
     }
 
     #[test]

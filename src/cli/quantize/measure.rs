@@ -8,7 +8,8 @@ use onnx_export::Stages;
 use sightline::cpu::int8_target;
 use sightline::engine::{Arithmetic, Engine, Tensor};
 use sightline::image::{ImageSize, PreparedImage};
-use sightline::postprocess::detect::{DetectError, Detector};
+use sightline::postprocess::OutputError;
+use sightline::postprocess::detect::Detector;
 use sightline::quantize::{Agreement, Answers, NetworkReport, Progress, Report, Timing};
 use sightline::store::ModelSource;
 
@@ -79,7 +80,7 @@ pub(super) fn report(
 }
 
 /// Computes the result of a model's outputs for an image of this size.
-type Answer<'a> = dyn Fn(&[Tensor], ImageSize) -> Result<Answers, DetectError> + 'a;
+type Answer<'a> = dyn Fn(&[Tensor], ImageSize) -> Result<Answers, OutputError> + 'a;
 
 /// One precision of the model, with its results and latencies.
 struct Side<'a> {
