@@ -7,7 +7,7 @@ use image::{Rgb, RgbImage};
 use thiserror::Error;
 
 use crate::batch::{Batcher, Policy};
-use crate::engine::{Engine, EngineError, OnnxRuntime, Tensor};
+use crate::engine::{Engine, EngineError, OnnxRuntime, Outputs};
 use crate::error::ServeError;
 use crate::image::{ImageError, ImageSize, PreparedImage, Preprocessor};
 use crate::manifest::{ModelManifest, Precision, Task};
@@ -253,7 +253,7 @@ fn warm_engine(
     plan: ModelPlan,
     policy: Policy,
     picture: &PreparedImage,
-) -> Result<(Box<dyn Engine>, Vec<Tensor>), EngineError> {
+) -> Result<(Box<dyn Engine>, Outputs), EngineError> {
     let mut engine = networks.engine(plan.intra_op_threads)?;
     // As many as will ever come together: what cannot run such a batch must not be served.
     let batch = vec![picture.clone(); policy.batch_size(picture.size)];

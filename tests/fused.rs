@@ -19,7 +19,9 @@ use reference::detection::{DetectionCase, Input, Runner, detection_cases};
 use reference::{iou, matched};
 use sightline::cancel::Cancel;
 use sightline::catalogue;
-use sightline::engine::{Region, Tensor, TensorView};
+use sightline::engine::{
+    BOX_REGRESSION, CLASS_LOGITS, Output, Outputs, REGIONS, Region, Tensor, TensorView,
+};
 use sightline::image::{ImageSize, PreparedImage, Preprocessor};
 use sightline::manifest::{ModelManifest, Resize};
 use sightline::postprocess::detect::{DetectOptions, Detector};
@@ -66,17 +68,23 @@ fn native(manifest: &ModelManifest, state: &StateDict, image: &RgbImage) -> Vec<
         named.map(first_image).collect::<Vec<_>>()
     };
     let files = model.to_files();
-    let outputs = match (files.get(Role::BoxHead), detector.proposer()) {
-        (Some(second), Some(proposer)) => {
-            let pairs: Vec<_> = levels("rpn_objectness")
-                .into_iter()
-                .zip(levels("rpn_deltas"))
-                .collect();
-            let views: Vec<_> = pairs.iter().map(|(s, d)| (view(s), view(d))).collect();
-            let regions = proposer.propose(&views, input.size, resized).unwrap();
-            second_stage(second, &maps, &regions)
-        }
-        _ => [levels("cls_logits"), levels("bbox_regression")].concat(),
+    let two_stages = (files.get(Role::BoxHead), detector.proposer());
+    let outputs = if let (Some(second), Some(proposer)) = two_stages {
+        let pairs: Vec<_> = levels("rpn_objectness")
+            .into_iter()
+            .zip(levels("rpn_deltas"))
+            .collect();
+        let views: Vec<_> = pairs.iter().map(|(s, d)| (view(s), view(d))).collect();
+        let regions = proposer.propose(&views, input.size, resized).unwrap();
+        second_stage(second, &maps, &regions)
+    } else {
+        let named = |prefix: &str| {
+            let levels = levels(prefix).into_iter().enumerate();
+            let output = |(level, map)| Output::f32(&format!("{prefix}_{level}"), map);
+            levels.map(output).collect::<Vec<_>>()
+        };
+        let outputs = [named("cls_logits"), named("bbox_regression")];
+        outputs.into_iter().flatten().collect()
     };
     let options = DetectOptions::default();
     let found = detector.detect(&outputs, original, &options, &Cancel::never());
@@ -108,7 +116,7 @@ fn view(map: &Tensor) -> TensorView<'_> {
 }
 
 /// Regions, class logits and box deltas, level by level, as the served engine returns them.
-fn second_stage(model: &[u8], maps: &BTreeMap<String, Tensor>, regions: &[Region]) -> Vec<Tensor> {
+fn second_stage(model: &[u8], maps: &BTreeMap<String, Tensor>, regions: &[Region]) -> Outputs {
     let (mut inputs, mut order) = (Vec::new(), Vec::new());
     let named = (0..).map(|level| maps.get(&format!("feature_{level}")));
     for (level, map) in named.map_while(|map| map).enumerate() {
@@ -131,9 +139,12 @@ fn second_stage(model: &[u8], maps: &BTreeMap<String, Tensor>, regions: &[Region
         shape: vec![order.len() / 4, 4],
         data: order,
     };
-    let [logits, deltas] =
-        ["class_logits", "box_regression"].map(|name| outputs.remove(name).unwrap());
-    vec![regions, logits, deltas]
+    let [logits, deltas] = [CLASS_LOGITS, BOX_REGRESSION].map(|name| outputs.remove(name).unwrap());
+    Outputs::from_iter([
+        Output::f32(REGIONS, regions),
+        Output::f32(CLASS_LOGITS, logits),
+        Output::f32(BOX_REGRESSION, deltas),
+    ])
 }
 
 fn images(input: &PreparedImage) -> (String, Input) {

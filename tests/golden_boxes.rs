@@ -14,7 +14,7 @@ mod reference;
 use reference::detection::{DetectionCase, detection_cases};
 use reference::{iou, matched, read_integers, runtime};
 use sightline::cancel::Cancel;
-use sightline::engine::Tensor;
+use sightline::engine::{Outputs, REGIONS};
 use sightline::image::{ImageSize, PreparedImage};
 use sightline::manifest::Precision;
 use sightline::networks::Networks;
@@ -36,7 +36,7 @@ fn image_size([height, width]: [usize; 2]) -> ImageSize {
 }
 
 /// The outputs of the engine for the case's image, and the detections computed from them.
-fn answer(case: &DetectionCase) -> (Vec<Tensor>, Vec<Detection>) {
+fn answer(case: &DetectionCase) -> (Outputs, Vec<Detection>) {
     let manifest = case.manifest();
     let model = case.model(manifest.architecture.as_ref().unwrap());
     let image = PreparedImage {
@@ -92,8 +92,8 @@ fn check(case: &str, what: &str, found: usize, all: usize) {
 fn the_served_path_gives_torchvisions_proposals_and_detections() {
     for case in detection_cases() {
         let (outputs, got) = answer(&case);
-        if outputs.len() == 3 {
-            let (got, expected) = (boxes(&outputs[0].data), case.tensor("proposals"));
+        if let Ok(regions) = outputs.f32(REGIONS) {
+            let (got, expected) = (boxes(&regions.data), case.tensor("proposals"));
             let expected = boxes(&expected);
             assert_eq!(got.len(), expected.len(), "{}", case.name);
             let same = |a: &BoxXyxy, b: &BoxXyxy| iou(a.to_array(), b.to_array()) > MIN_IOU;

@@ -231,7 +231,7 @@ fn integer_kernels_give_torchs_logits_exactly() {
         let mut session = prepared.session(2).unwrap();
         let logits = session.run(images).unwrap().into_iter().flatten();
         let got: Vec<u8> = logits
-            .flat_map(|tensor| tensor.data)
+            .flat_map(|output| output.as_f32().unwrap().data.clone())
             .map(|v| rounded(&v))
             .collect();
         assert_eq!(got, expected);

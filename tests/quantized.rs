@@ -16,7 +16,7 @@ use reference::shared::skip;
 use reference::{images, runtime};
 use sightline::catalogue;
 use sightline::cpu::int8_target;
-use sightline::engine::{Arithmetic, Engine, Tensor};
+use sightline::engine::{Arithmetic, Engine, Outputs, Tensor};
 use sightline::image::PreparedImage;
 use sightline::quantize::{Progress, Statistics, Subject, calibrate, cosine};
 
@@ -130,7 +130,7 @@ fn custom_kernels_are_bit_identical() {
         for (threads, batch) in [(1, 1), (2, 1), (1, 3), (2, 4)] {
             let mut session = prepared.session(threads).unwrap();
             for (images, expected) in case.images.chunks(batch).zip(expected.chunks(batch)) {
-                let got = session.run(images.to_vec()).unwrap();
+                let got = tensors(session.run(images.to_vec()).unwrap());
                 assert!(bits(&got) == bits(expected), "{name} {threads} {batch}");
             }
         }
@@ -144,6 +144,15 @@ fn bits(outputs: &[Vec<Tensor>]) -> Vec<Vec<Vec<u32>>> {
     let tensor = |tensor: &Tensor| tensor.data.iter().map(|x| x.to_bits()).collect();
     let image = |outputs: &Vec<Tensor>| outputs.iter().map(tensor).collect();
     outputs.iter().map(image).collect()
+}
+
+/// The tensors of all outputs of all images.
+fn tensors(outputs: Vec<Outputs>) -> Vec<Vec<Tensor>> {
+    let tensors = |outputs: Outputs| {
+        let outputs = outputs.iter();
+        outputs.map(|o| o.as_f32().unwrap().clone()).collect()
+    };
+    outputs.into_iter().map(tensors).collect()
 }
 
 #[test]

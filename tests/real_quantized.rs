@@ -121,7 +121,8 @@ fn same_top1(folder: &Path, photographs: &[PathBuf], runtime: &OnnxRuntime) -> u
     let (mut float, mut int8) = (engine(&float), engine(&int8));
     let class = |engine: &mut Box<dyn Engine>, file: &PathBuf| {
         let image = tensor(file, &preprocessor);
-        best(&engine.run(vec![image]).unwrap()[0][0].data)
+        let outputs = engine.run(vec![image]).unwrap();
+        best(&outputs[0].f32("logits").unwrap().data)
     };
     let same = photographs
         .iter()

@@ -160,7 +160,8 @@ fn a_released_trunk_gives_torchvisions_pooled_features() {
     let preprocessor = Preprocessor::new(&manifest.preprocess);
     let mut largest_error = |image: &RgbImage, expected: &[f32]| {
         let image = preprocessor.run(image).unwrap();
-        let pooled = session.run(vec![image]).unwrap().remove(0).remove(0).data;
+        let outputs = session.run(vec![image]).unwrap().remove(0);
+        let pooled = &outputs.iter().next().unwrap().as_f32().unwrap().data;
         assert_eq!(pooled.len(), expected.len());
         pooled
             .iter()

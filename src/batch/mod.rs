@@ -22,7 +22,7 @@ use tracing::Span;
 pub use queue::Policy;
 
 use crate::budget::{Budget, Permit};
-use crate::engine::{Engine, EngineError, Tensor};
+use crate::engine::{Engine, EngineError, Outputs};
 use crate::image::{ImageSize, PreparedImage};
 use crate::metrics::BatchMetrics;
 use queue::Queue;
@@ -36,7 +36,7 @@ const TENSOR_BYTES: u64 = 256 << 20;
 #[derive(Debug)]
 pub struct Reply {
     /// The network's outputs, without the batch axis.
-    pub outputs: Vec<Tensor>,
+    pub outputs: Outputs,
     /// Time from submission to the start of the run.
     pub queue: Duration,
     /// Time of the run, which all images of the batch share.

@@ -2,6 +2,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::engine::{Output, Tensor};
 use crate::metrics::Metrics;
 
 const SIZE: ImageSize = ImageSize {
@@ -17,7 +18,7 @@ struct Gated {
 }
 
 impl Engine for Gated {
-    fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Vec<Tensor>>, EngineError> {
+    fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Outputs>, EngineError> {
         let _ = self.batches.send(batch.len());
         let _ = self.permission.recv();
         assert!(
@@ -25,10 +26,11 @@ impl Engine for Gated {
             "an image that panics"
         );
         let output = |image: PreparedImage| {
-            vec![Tensor {
+            let tensor = Tensor {
                 shape: vec![1],
                 data: image.data,
-            }]
+            };
+            Outputs::from_iter([Output::f32("value", tensor)])
         };
         let kept = batch.into_iter().filter(|image| !image.data[0].is_nan());
         Ok(kept.map(output).collect())
@@ -81,7 +83,14 @@ fn submit(setup: &Setup, value: f32, deadline: Instant) -> Receiver {
 }
 
 fn first(receiver: Receiver) -> f32 {
-    receiver.blocking_recv().unwrap().unwrap().outputs[0].data[0]
+    receiver
+        .blocking_recv()
+        .unwrap()
+        .unwrap()
+        .outputs
+        .f32("value")
+        .unwrap()
+        .data[0]
 }
 
 #[test]

@@ -11,7 +11,7 @@ use tracing::Span;
 use super::queue::Next;
 use super::{BatchError, QueueEntry, Reply, Shared};
 use crate::budget::Permit;
-use crate::engine::{Engine, Tensor};
+use crate::engine::{Engine, Outputs};
 use crate::image::PreparedImage;
 use crate::metrics::Cut;
 
@@ -73,7 +73,7 @@ struct Client {
 }
 
 impl Client {
-    fn send(self, outputs: Result<Vec<Tensor>, BatchError>, inference: Duration) {
+    fn send(self, outputs: Result<Outputs, BatchError>, inference: Duration) {
         let Self {
             reply,
             span,

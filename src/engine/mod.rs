@@ -1,10 +1,11 @@
-//! Inference: pictures in, the network's output tensors out.
+//! Inference: runs prepared images through a model's networks and returns their outputs.
 //!
-//! What is *not* here: queues and threads (`batch`), and what the outputs mean (`postprocess`).
-//! Only this folder and the crate `ort-int8` name `ort`.
+//! `batch` owns the queues and threads, `postprocess` interprets the outputs. Only this module and the crate
+//! `ort-int8` use `ort`.
 
 mod library;
 mod onnx_runtime;
+mod outputs;
 mod prepare;
 mod probe;
 mod signature;
@@ -14,42 +15,42 @@ use thiserror::Error;
 
 pub use library::{LibraryError, find_library};
 pub use onnx_runtime::{Arithmetic, OnnxRuntime, OnnxSession};
+pub use outputs::{DataType, Output, OutputAccessError, Outputs, Values};
 pub use prepare::PreparedModel;
-pub use probe::Probe;
-pub use two_stage::{ProposalMaps, Propose, Region, TwoStageSession};
+pub use probe::{FirstStage, Probe};
+pub use two_stage::{
+    BOX_REGRESSION, CLASS_LOGITS, ProposalMaps, Propose, REGIONS, Region, TwoStageSession,
+};
 
 use crate::image::PreparedImage;
 
 /// A dense tensor in C order.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Tensor {
-    /// Sizes, outermost axis first.
+pub struct Tensor<T = f32> {
+    /// Sizes of the axes, the outermost first.
     pub shape: Vec<usize>,
     /// Elements.
-    pub data: Vec<f32>,
+    pub data: Vec<T>,
 }
 
-/// A tensor that somebody else holds.
+/// A tensor whose elements are borrowed, usually from ONNX Runtime's memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorView<'a> {
-    /// Sizes, outermost axis first.
+    /// Sizes of the axes, the outermost first.
     pub shape: Vec<usize>,
     /// Elements in C order.
     pub data: &'a [f32],
 }
 
 impl<'a> TensorView<'a> {
-    /// The part of picture `index` in a batch of `count`, without the batch axis.
+    /// Returns the part of image `index` in a batch of `count`, without the batch axis.
     ///
     /// # Errors
     /// [`EngineError::Output`] if the outermost axis is not the batch.
     fn row(&self, index: usize, count: usize) -> Result<TensorView<'a>, EngineError> {
-        let shape = || self.shape.iter().map(|size| *size as i64).collect();
         if self.shape.first() != Some(&count) || index >= count {
-            return Err(EngineError::Output {
-                count,
-                shape: shape(),
-            });
+            let shape = self.shape.clone();
+            return Err(EngineError::Output { count, shape });
         }
         let length = self.data.len() / count;
         Ok(TensorView {
@@ -66,56 +67,66 @@ impl<'a> TensorView<'a> {
     }
 }
 
-/// A network that one thread runs.
+/// A model that one thread runs.
 pub trait Engine: Send {
-    /// Runs pictures of one size together; gives each picture's outputs, without the batch axis.
+    /// Runs images of one size as a batch, and returns the outputs of each image without the batch axis.
     ///
     /// # Errors
     /// [`EngineError::Run`] if the runtime fails.
-    fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Vec<Tensor>>, EngineError>;
+    fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Outputs>, EngineError>;
 }
 
-/// A model that cannot be loaded or run.
+/// A model cannot be loaded or run.
 #[derive(Debug, Error)]
 pub enum EngineError {
-    /// No usable ONNX Runtime library.
+    /// No usable ONNX Runtime library was found.
     #[error(transparent)]
     Library(#[from] LibraryError),
-    /// ONNX Runtime refused the model.
+    /// ONNX Runtime rejected the model.
     #[error("ONNX Runtime cannot load the model")]
     Load(#[source] ort::Error),
-    /// The optimised graph could not be handed from one session to the next.
-    #[error("cannot share the optimised graph")]
+    /// The optimized graph cannot be passed from one session to the next.
+    #[error("cannot share the optimized graph between sessions")]
     Share(#[source] std::io::Error),
-    /// The optimised graph could not be read back.
-    #[error("cannot read the optimised graph")]
+    /// The optimized graph cannot be parsed.
+    #[error("cannot read the optimized graph")]
     Graph(#[from] onnx_export::GraphReadError),
-    /// A network whose inputs or outputs are not what pictures need.
+    /// An input or output of the model cannot be served.
     #[error("the model's {what}: expected {expected}, got {got}")]
     Signature {
-        /// Which part of the signature.
+        /// The input, output or stage.
         what: &'static str,
-        /// What Sightline can serve.
+        /// The supported signature.
         expected: &'static str,
-        /// What the model has.
+        /// The model's signature.
         got: String,
     },
-    /// An output that does not have one row per picture.
-    #[error("the network answered {count} pictures with a tensor of shape {shape:?}")]
+    /// An output does not have one row per image.
+    #[error(
+        "the model's output: expected {count} rows, one per image or region, got shape {shape:?}"
+    )]
     Output {
-        /// Pictures in the batch.
+        /// Images or regions in the batch.
         count: usize,
-        /// The output's shape.
-        shape: Vec<i64>,
+        /// Shape of the output.
+        shape: Vec<usize>,
     },
-    /// An output that the network should have and has not.
-    #[error("the network has no output `{name}`")]
+    /// An output has a data type that is not supported.
+    #[error("the model's output `{name}`: expected data type f32, i64, i32 or u8, got {got}")]
+    OutputType {
+        /// Name of the output.
+        name: String,
+        /// Data type of the output.
+        got: String,
+    },
+    /// A stage lacks an output that the next stage or post-processing needs.
+    #[error("the model has no output `{name}`")]
     Missing {
-        /// Its name.
+        /// Name of the output.
         name: String,
     },
-    /// No regions can be made of the network's outputs.
-    #[error("no regions can be proposed: {0}")]
+    /// The outputs of the first stage yield no region proposals.
+    #[error("cannot propose regions: {0}")]
     Propose(String),
     /// ONNX Runtime failed on a batch.
     #[error("inference failed: {0}")]

@@ -1,41 +1,42 @@
-//! ONNX Runtime: the library, and what a session takes and gives.
+//! The ONNX Runtime library, and sessions of one network.
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use ort::environment::Environment;
 use ort::session::builder::SessionBuilder;
 use ort::session::{RunOptions, Session};
 use ort::value::DynValue;
 
-use super::{Engine, EngineError, LibraryError, Tensor, TensorView};
+use super::outputs::{extract, split};
+use super::{Engine, EngineError, LibraryError, Output, Outputs, TensorView};
 use crate::image::PreparedImage;
 
-/// ONNX Runtime allows one environment in a process.
+/// The environment of ONNX Runtime, of which a process can have one.
 static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
 
-/// The loaded library.
+/// The loaded ONNX Runtime library.
 #[derive(Debug, Clone)]
 pub struct OnnxRuntime {
     environment: Environment,
     arithmetic: Arithmetic,
 }
 
-/// How a network of 8-bit numbers is computed.
+/// The arithmetic of int8 networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// By the kernels of this processor: how models are served.
+    /// Integer kernels of this CPU, which serve requests.
     Kernels,
-    /// In floats that are rounded where the file says: what the numbers of the file give on any
-    /// processor whose kernels do not overflow.
+    /// `f32` values that are rounded as the file says. The results are those of any CPU whose integer kernels
+    /// do not overflow.
     Simulated,
 }
 
 impl OnnxRuntime {
-    /// Loads the library at `path`. A second call gives the library that was loaded first.
+    /// Loads the library at `path`. A process loads one library: later calls return the first one.
     ///
     /// # Errors
-    /// [`LibraryError::Unusable`] if the file is no library, or one that is too old.
+    /// [`LibraryError::Unusable`] if the file is not a library, or its version is too old.
     pub fn load(path: &Path) -> Result<Self, EngineError> {
         if let Some(environment) = ENVIRONMENT.get() {
             return Ok(Self {
@@ -58,7 +59,7 @@ impl OnnxRuntime {
         })
     }
 
-    /// The same library, whose sessions compute so.
+    /// Returns the same library, whose sessions use `arithmetic`.
     #[must_use]
     pub fn with_arithmetic(&self, arithmetic: Arithmetic) -> Self {
         Self {
@@ -67,7 +68,7 @@ impl OnnxRuntime {
         }
     }
 
-    /// What every session has in common: its threads sleep when there is no work.
+    /// Returns the settings that all sessions share. Threads sleep while there is no work.
     pub(super) fn session_builder(&self, threads: usize) -> ort::Result<SessionBuilder> {
         let builder = Session::builder(&self.environment)?
             .with_intra_threads(threads)?
@@ -80,7 +81,7 @@ impl OnnxRuntime {
     }
 }
 
-/// One session, owned by one worker.
+/// A session of a model with one stage, owned by one worker.
 pub struct OnnxSession {
     session: Session,
     memory: ArenaPolicy,
@@ -95,10 +96,10 @@ impl OnnxSession {
     }
 }
 
-/// When a session gives memory back. ONNX Runtime keeps the most that a run ever took, which makes
-/// the next runs fast; of a picture much larger than the others nothing should stay.
+/// Decides whether a run returns memory to the operating system. ONNX Runtime keeps the memory of its largest
+/// run, which makes later runs fast, but must not keep the memory of a single unusually large image.
 pub(super) struct ArenaPolicy {
-    /// Pixels of the first run: the one that warms up, of usual pictures.
+    /// Pixels of the first batch, which warms the session up with images of the usual size. `None` before it.
     usual: Option<u64>,
     keeping: RunOptions,
     shrinking: RunOptions,
@@ -115,9 +116,9 @@ impl ArenaPolicy {
         })
     }
 
-    /// How to run this batch.
+    /// Returns the options for the run of `batch`.
     pub(super) fn options(&mut self, batch: &[PreparedImage]) -> &RunOptions {
-        let pixels = batch.iter().map(|picture| picture.size.pixels()).sum();
+        let pixels = batch.iter().map(|image| image.size.pixels()).sum();
         if pixels > 2 * *self.usual.get_or_insert(pixels) {
             &self.shrinking
         } else {
@@ -127,7 +128,7 @@ impl ArenaPolicy {
 }
 
 impl Engine for OnnxSession {
-    fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Vec<Tensor>>, EngineError> {
+    fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Outputs>, EngineError> {
         let count = batch.len();
         if count == 0 {
             return Ok(Vec::new());
@@ -136,60 +137,45 @@ impl Engine for OnnxSession {
         let inputs = ort::inputs![input_tensor(batch)?];
         let outputs = self.session.run_with_options(inputs, options);
         let outputs = outputs.map_err(EngineError::Run)?;
-        let mut pictures = vec![Vec::new(); count];
-        for output in outputs.values() {
-            let output = view(&output)?;
-            for (index, picture) in pictures.iter_mut().enumerate() {
-                picture.push(output.row(index, count)?.to_tensor());
+        let mut images = vec![Outputs::default(); count];
+        for (name, value) in &outputs {
+            let name: Arc<str> = name.into();
+            let rows = split(&name, &value, count)?;
+            for (image, values) in images.iter_mut().zip(rows) {
+                let name = Arc::clone(&name);
+                image.push(Output { name, values });
             }
         }
-        Ok(pictures)
+        Ok(images)
     }
 }
 
-/// A batch of at least one picture as the networks' input `[N, 3, H, W] f32`.
+/// Converts a batch of at least one image into the input `[N, 3, H, W] f32`.
 pub(super) fn input_tensor(
     batch: Vec<PreparedImage>,
 ) -> Result<ort::value::Tensor<f32>, EngineError> {
-    let size = batch.first().map_or((0, 0), |picture| {
-        (picture.size.height as usize, picture.size.width as usize)
+    let size = batch.first().map_or((0, 0), |image| {
+        (image.size.height as usize, image.size.width as usize)
     });
     let shape = [batch.len(), 3, size.0, size.1];
     let tensor = ort::value::Tensor::from_array((shape, concatenate(batch)));
     tensor.map_err(EngineError::Run)
 }
 
-/// The numbers of a session's output.
+/// Borrows the `f32` elements of a session's output.
 pub(super) fn view(value: &DynValue) -> Result<TensorView<'_>, EngineError> {
-    let sizes = |shape: &[i64]| shape.iter().map(|size| *size as usize).collect();
-    // A tensor without elements has no memory to look at.
-    if let Some(shape) = value
-        .dtype()
-        .tensor_shape()
-        .filter(|shape| shape.contains(&0))
-    {
-        return Ok(TensorView {
-            shape: sizes(shape),
-            data: &[],
-        });
-    }
-    let (shape, data) = value
-        .try_extract_tensor::<f32>()
-        .map_err(EngineError::Run)?;
-    Ok(TensorView {
-        shape: sizes(shape),
-        data,
-    })
+    let (shape, data) = extract::<f32>(value)?;
+    Ok(TensorView { shape, data })
 }
 
-/// The pictures' pixels one after the other; a batch of one is passed through without a copy.
+/// Concatenates the tensors of the images. A batch of one image is not copied.
 fn concatenate(mut batch: Vec<PreparedImage>) -> Vec<f32> {
     if batch.len() == 1 {
         return batch.remove(0).data;
     }
-    let mut data = Vec::with_capacity(batch.iter().map(|picture| picture.data.len()).sum());
-    for picture in &batch {
-        data.extend_from_slice(&picture.data);
+    let mut data = Vec::with_capacity(batch.iter().map(|image| image.data.len()).sum());
+    for image in &batch {
+        data.extend_from_slice(&image.data);
     }
     data
 }

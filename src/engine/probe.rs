@@ -1,5 +1,4 @@
-//! Sessions that answer with whole tensors, whatever a network's outputs: for calibration and
-//! comparison, not for serving.
+//! Sessions that return whole `f32` tensors of any outputs, for calibration and comparison.
 
 use std::sync::Arc;
 
@@ -9,10 +8,19 @@ use super::onnx_runtime::{input_tensor, view};
 use super::{EngineError, OnnxRuntime, Propose, Tensor, TwoStageSession};
 use crate::image::PreparedImage;
 
-/// A network under observation.
+/// A session that returns the outputs of a network for one image.
 pub struct Probe {
     stage: Stage,
     outputs: Vec<String>,
+}
+
+/// The first stage of a two-stage detector.
+#[derive(Clone)]
+pub struct FirstStage<'a> {
+    /// The bytes of the network's ONNX file.
+    pub network: &'a [u8],
+    /// Selects regions from the network's proposals.
+    pub propose: Arc<dyn Propose>,
 }
 
 enum Stage {
@@ -21,10 +29,10 @@ enum Stage {
 }
 
 impl OnnxRuntime {
-    /// A session of a network that reads pictures.
+    /// Creates a session of a network that reads the image.
     ///
     /// # Errors
-    /// [`EngineError::Load`] for a model that ONNX Runtime refuses.
+    /// [`EngineError::Load`] if ONNX Runtime rejects the model.
     pub fn probe(&self, model: &[u8], threads: usize) -> Result<Probe, EngineError> {
         let session = self.observed_session(model, threads)?;
         Ok(Probe {
@@ -33,22 +41,26 @@ impl OnnxRuntime {
         })
     }
 
-    /// A session of a detector's second network, fed by the first one and `propose`.
+    /// Creates a session of a detector's box head, which reads the feature maps and regions of `first`.
     ///
     /// # Errors
-    /// [`EngineError::Load`] for a model that ONNX Runtime refuses, [`EngineError::Signature`] if
-    /// the two do not fit each other.
+    /// [`EngineError::Load`] if ONNX Runtime rejects a model, [`EngineError::Signature`] if the two do not fit
+    /// each other.
     pub fn probe_box_head(
         &self,
-        (features, propose): (&[u8], Arc<dyn Propose>),
+        first: &FirstStage<'_>,
         box_head: &[u8],
         threads: usize,
     ) -> Result<Probe, EngineError> {
-        let features = self.observed_session(features, threads)?;
+        let features = self.observed_session(first.network, threads)?;
         let boxes = self.observed_session(box_head, threads)?;
         Ok(Probe {
             outputs: names(&boxes),
-            stage: Stage::Second(TwoStageSession::new(features, boxes, propose)?),
+            stage: Stage::Second(TwoStageSession::new(
+                features,
+                boxes,
+                Arc::clone(&first.propose),
+            )?),
         })
     }
 
@@ -64,24 +76,24 @@ fn names(session: &Session) -> Vec<String> {
 }
 
 impl Probe {
-    /// Every output for one picture, in the network's order; nothing where a second network had
-    /// no regions to look into.
+    /// Returns the outputs for one image, in the network's order. Returns `None` if the network is a box head and no
+    /// region was selected.
     ///
     /// # Errors
-    /// [`EngineError`] if ONNX Runtime fails, or no regions can be chosen.
-    pub fn run(&mut self, picture: PreparedImage) -> Result<Option<Vec<Tensor>>, EngineError> {
+    /// [`EngineError`] if ONNX Runtime fails, or if the proposals do not fit the anchors.
+    pub fn run(&mut self, image: PreparedImage) -> Result<Option<Vec<Tensor>>, EngineError> {
         let outputs = &self.outputs;
         match &mut self.stage {
             Stage::First(session) => {
-                // Lent, since an output may be the input itself: it must outlive what is read.
-                let input = input_tensor(vec![picture])?;
+                // Borrowed because an output may be the input itself, which must outlive the outputs.
+                let input = input_tensor(vec![image])?;
                 let values = session.run(ort::inputs![&input]);
                 let values = values.map_err(EngineError::Run)?;
                 read(outputs, &values).map(Some)
             }
             Stage::Second(session) => {
                 let (_, answer) =
-                    session.run_stages(vec![picture], |heads| read(outputs, heads))?;
+                    session.run_stages(vec![image], false, |heads| read(outputs, heads))?;
                 Ok(answer)
             }
         }

@@ -1,24 +1,16 @@
-//! What a network must take and give.
+//! The supported inputs and outputs of a network.
 
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
-use super::EngineError;
+use super::{DataType, EngineError};
 
-/// Refuses networks that do not read one `[N, 3, H, W] f32` and write `[N, ...] f32`.
-/// Gives the batch size where the network was exported with a fixed one.
+/// Rejects networks whose input is not one `[N, 3, H, W] f32`, or whose outputs have an unsupported data type.
+/// Returns the batch size of the network, or `None` if it accepts any.
 pub(super) fn check_signature(session: &Session) -> Result<Option<usize>, EngineError> {
     let show = |outlet: &Outlet| format!("`{}` {:?}", outlet.name(), outlet.dtype());
-    let is_float = |outlet: &Outlet| {
-        matches!(
-            outlet.dtype(),
-            ValueType::Tensor {
-                ty: TensorElementType::Float32,
-                ..
-            }
-        )
-    };
-    let is_picture = |outlet: &Outlet| {
+    let is_supported = |outlet: &Outlet| DataType::of(outlet.dtype()).is_some();
+    let is_image = |outlet: &Outlet| {
         let ValueType::Tensor {
             ty: TensorElementType::Float32,
             shape,
@@ -30,7 +22,7 @@ pub(super) fn check_signature(session: &Session) -> Result<Option<usize>, Engine
         shape.len() == 4 && matches!(shape[1], 3 | -1)
     };
     match session.inputs() {
-        [input] if is_picture(input) => {}
+        [input] if is_image(input) => {}
         inputs => {
             let got = inputs.iter().map(show).collect::<Vec<_>>().join(", ");
             return Err(EngineError::Signature {
@@ -40,20 +32,24 @@ pub(super) fn check_signature(session: &Session) -> Result<Option<usize>, Engine
             });
         }
     }
-    match session.outputs().iter().find(|output| !is_float(output)) {
+    match session
+        .outputs()
+        .iter()
+        .find(|output| !is_supported(output))
+    {
         None => Ok(fixed_batch(session)),
         Some(output) => {
             let got = show(output);
             Err(EngineError::Signature {
                 what: "output",
-                expected: "[N, ...] f32",
+                expected: "[N, ...] of f32, i64, i32 or u8",
                 got,
             })
         }
     }
 }
 
-/// The input's batch size, where it is not left open.
+/// Returns the batch size of the input, or `None` if it is dynamic.
 fn fixed_batch(session: &Session) -> Option<usize> {
     match session.inputs().first()?.dtype() {
         ValueType::Tensor { shape, .. } => usize::try_from(*shape.first()?).ok(),

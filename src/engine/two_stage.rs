@@ -1,8 +1,7 @@
-//! Detectors in two stages: a network that proposes regions, native code that chooses among them,
-//! and a network that looks into each.
+//! Two-stage detectors: a network that proposes regions, native code that selects regions among the proposals,
+//! and the box head, a network that classifies each region.
 //!
-//! The feature maps never leave ONNX Runtime's memory: the first session's outputs are the second's
-//! inputs.
+//! The feature maps stay in ONNX Runtime's memory: outputs of the first session are inputs of the second.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,28 +9,35 @@ use std::sync::Arc;
 use ort::session::{Session, SessionInputValue, SessionOutputs};
 
 use super::onnx_runtime::{ArenaPolicy, input_tensor, view};
-use super::{Engine, EngineError, Tensor, TensorView};
+use super::{Engine, EngineError, Output, Outputs, Tensor, TensorView};
 use crate::image::{ImageSize, PreparedImage};
 
-/// The maps of one level for one picture: objectness `[A, h, w]` and box deltas `[4 * A, h, w]`.
+/// Output of a two-stage engine: the regions `[R, 4] f32`, corners x1, y1, x2, y2 in pixels of the padded image.
+pub const REGIONS: &str = "regions";
+/// Output of the box head: class logits `[R, K] f32`.
+pub const CLASS_LOGITS: &str = "class_logits";
+/// Output of the box head: box offsets of each class, `[R, 4 * K] f32`.
+pub const BOX_REGRESSION: &str = "box_regression";
+
+/// The maps of one level for one image: objectness `[A, h, w]` and box offsets `[4 * A, h, w]`.
 pub type ProposalMaps<'a> = (TensorView<'a>, TensorView<'a>);
 
-/// A part of a picture that the second network looks into.
+/// A part of an image that the box head classifies.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Region {
-    /// Corners x1, y1, x2, y2 in pixels of the padded picture.
+    /// Corners x1, y1, x2, y2 in pixels of the padded image.
     pub corners: [f32; 4],
-    /// The feature map that it is cut from.
+    /// Index of the feature map that the region is pooled from.
     pub level: usize,
 }
 
-/// Chooses regions.
+/// Selects regions from proposals.
 pub trait Propose: Send + Sync {
-    /// The regions of one picture of size `content`, the best first, from its maps, which lie over
-    /// the picture padded to `padded`.
+    /// Returns the regions of one image in the order of descending score. `levels` cover the image padded to
+    /// `padded`; `content` is its size without padding.
     ///
     /// # Errors
-    /// A text, if the maps are not what the network should give.
+    /// A message if the maps do not fit the anchors.
     fn propose(
         &self,
         levels: &[ProposalMaps<'_>],
@@ -40,15 +46,25 @@ pub trait Propose: Send + Sync {
     ) -> Result<Vec<Region>, String>;
 }
 
-/// Two sessions and what is between them, owned by one worker.
+/// The two sessions of a detector, owned by one worker.
 pub struct TwoStageSession {
     features: Session,
     boxes: Session,
-    /// Levels that propose, and feature maps that regions are cut from.
+    /// Number of levels with proposals.
     levels: usize,
+    /// Number of feature maps that regions are pooled from.
     maps: usize,
     propose: Arc<dyn Propose>,
     memory: ArenaPolicy,
+    /// Columns of the box head's outputs. `None` before its first run.
+    widths: Option<Widths>,
+}
+
+/// Number of columns of the box head's outputs.
+#[derive(Debug, Clone, Copy)]
+struct Widths {
+    logits: usize,
+    offsets: usize,
 }
 
 impl TwoStageSession {
@@ -61,28 +77,16 @@ impl TwoStageSession {
         boxes: Session,
         propose: Arc<dyn Propose>,
     ) -> Result<Self, EngineError> {
-        let count = |names: Vec<&str>, prefix: &str| {
+        let outputs = features.outputs().iter().map(ort::value::Outlet::name);
+        let outputs: Vec<&str> = outputs.collect();
+        let inputs = boxes.inputs().iter().map(ort::value::Outlet::name);
+        let inputs: Vec<&str> = inputs.collect();
+        let count = |names: &[&str], prefix: &str| {
             names.iter().filter(|name| name.starts_with(prefix)).count()
         };
-        let outputs = || {
-            features
-                .outputs()
-                .iter()
-                .map(ort::value::Outlet::name)
-                .collect()
-        };
-        let inputs = || {
-            boxes
-                .inputs()
-                .iter()
-                .map(ort::value::Outlet::name)
-                .collect()
-        };
-        let (levels, maps) = (
-            count(outputs(), "rpn_objectness_"),
-            count(inputs(), "rois_"),
-        );
-        let given = count(outputs(), "feature_");
+        let levels = count(&outputs, "rpn_objectness_");
+        let maps = count(&inputs, "rois_");
+        let given = count(&outputs, "feature_");
         if levels == 0 || maps == 0 || given < maps {
             return Err(EngineError::Signature {
                 what: "box head",
@@ -97,26 +101,22 @@ impl TwoStageSession {
             maps,
             propose,
             memory: ArenaPolicy::new().map_err(EngineError::Load)?,
+            widths: None,
         })
     }
-}
 
-/// The size of a batch without pictures.
-const NOTHING: ImageSize = ImageSize {
-    width: 0,
-    height: 0,
-};
-
-impl TwoStageSession {
-    /// Runs both networks; gives the regions, and what `read` makes of the second one's outputs
-    /// where there are regions at all.
+    /// Runs both networks. Returns the selected regions, and what `read` returns for the outputs of the box head.
+    ///
+    /// If no region is selected, the box head runs only with `force`, on one synthetic region that covers the first
+    /// image; otherwise the second result is `None`.
     pub(super) fn run_stages<T>(
         &mut self,
         batch: Vec<PreparedImage>,
+        force: bool,
         read: impl FnOnce(&SessionOutputs<'_>) -> Result<T, EngineError>,
     ) -> Result<(Regions, Option<T>), EngineError> {
-        let contents: Vec<ImageSize> = batch.iter().map(|picture| picture.content).collect();
-        let padded = batch.first().map_or(NOTHING, |picture| picture.size);
+        let contents: Vec<ImageSize> = batch.iter().map(|image| image.content).collect();
+        let padded = batch.first().map_or(EMPTY, |image| image.size);
         let options = self.memory.options(&batch);
         let input = input_tensor(batch)?;
         let outputs = self
@@ -124,56 +124,101 @@ impl TwoStageSession {
             .run_with_options(ort::inputs![input], options)
             .map_err(EngineError::Run)?;
         let mut chosen = Vec::with_capacity(contents.len());
-        for (picture, content) in contents.iter().enumerate() {
-            let maps = proposal_maps(&outputs, self.levels, (picture, contents.len()))?;
+        for (image, content) in contents.iter().enumerate() {
+            let maps = proposal_maps(&outputs, self.levels, image, contents.len())?;
             let regions = self.propose.propose(&maps, padded, *content);
             chosen.push(regions.map_err(EngineError::Propose)?);
         }
         let mut regions = Regions::new(chosen, self.maps)?;
-        if regions.rows.is_empty() {
-            // There is nothing to look into, and not every runtime takes nothing.
+        let inputs = if regions.total() > 0 {
+            regions.inputs(&outputs)?
+        } else if force {
+            Regions::new(vec![vec![whole(padded)]], self.maps)?.inputs(&outputs)?
+        } else {
+            // Not every runtime accepts inputs without elements.
             return Ok((regions, None));
-        }
-        let inputs = regions.inputs(&outputs)?;
-        let heads = self.boxes.run(inputs).map_err(EngineError::Run)?;
+        };
+        let heads = self.boxes.run_with_options(inputs, options);
+        let heads = heads.map_err(EngineError::Run)?;
         let read = read(&heads)?;
         Ok((regions, Some(read)))
     }
 }
 
+/// The size of a batch without images.
+const EMPTY: ImageSize = ImageSize {
+    width: 0,
+    height: 0,
+};
+
+/// Returns a region that covers an image of this size.
+fn whole(size: ImageSize) -> Region {
+    Region {
+        corners: [0.0, 0.0, size.width as f32, size.height as f32],
+        level: 0,
+    }
+}
+
 impl Engine for TwoStageSession {
-    /// Of each picture: its regions `[R, 4]`, class logits `[R, K]` and box deltas `[R, 4 * K]`.
-    fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Vec<Tensor>>, EngineError> {
+    /// Returns for each image [`REGIONS`], [`CLASS_LOGITS`] and [`BOX_REGRESSION`]. The first run also runs the box
+    /// head if no region is proposed, so that its outputs are checked and its memory is allocated.
+    fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Outputs>, EngineError> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let (regions, heads) = self.run_stages(batch, |heads| {
+        let is_first = self.widths.is_none();
+        let (regions, heads) = self.run_stages(batch, is_first, |heads| {
             let named = |name: &str| {
                 let found = heads.get(name).ok_or(EngineError::Missing {
                     name: name.to_owned(),
                 });
                 Ok::<_, EngineError>(view(found?)?.to_tensor())
             };
-            Ok([named("class_logits")?, named("box_regression")?])
+            Ok([named(CLASS_LOGITS)?, named(BOX_REGRESSION)?])
         })?;
-        let Some([logits, deltas]) = heads else {
-            return Ok(regions.answers(&[], &[]));
+        let Some([mut logits, mut offsets]) = heads else {
+            let widths = self.widths.unwrap_or(Widths {
+                logits: 0,
+                offsets: 0,
+            });
+            return Ok(regions.outputs(&[], &[], widths));
         };
-        regions.check_rows(&logits)?;
-        regions.check_rows(&deltas)?;
-        Ok(regions.answers(&logits.data, &deltas.data))
+        let rows = regions.total().max(1);
+        let widths = Widths {
+            logits: columns(&logits, rows)?,
+            offsets: columns(&offsets, rows)?,
+        };
+        self.widths = Some(widths);
+        if regions.total() == 0 {
+            // The outputs belong to the synthetic region.
+            logits.data.clear();
+            offsets.data.clear();
+        }
+        Ok(regions.outputs(&logits.data, &offsets.data, widths))
     }
 }
 
-/// The maps of one picture of a batch.
+/// Returns the number of columns of an output of the box head, which must have `rows` rows.
+fn columns(output: &Tensor, rows: usize) -> Result<usize, EngineError> {
+    match output.shape[..] {
+        [count, columns] if count == rows => Ok(columns),
+        _ => Err(EngineError::Output {
+            count: rows,
+            shape: output.shape.clone(),
+        }),
+    }
+}
+
+/// Returns the proposal maps of image `index` in a batch of `count`.
 fn proposal_maps<'a>(
     outputs: &'a SessionOutputs<'_>,
     levels: usize,
-    (picture, count): (usize, usize),
+    index: usize,
+    count: usize,
 ) -> Result<Vec<ProposalMaps<'a>>, EngineError> {
     let map = |name: String| {
         let value = outputs.get(&name).ok_or(EngineError::Missing { name })?;
-        view(value)?.row(picture, count)
+        view(value)?.row(index, count)
     };
     (0..levels)
         .map(|level| {
@@ -183,36 +228,44 @@ fn proposal_maps<'a>(
         .collect()
 }
 
-/// The regions of a batch, put into lists by the map that they are cut from, as the box head takes
-/// them, and the way back.
+/// The regions that are pooled from one feature map.
+#[derive(Debug, Clone, Default)]
+struct RegionList {
+    /// Corners of one region after the other.
+    corners: Vec<f32>,
+    /// Index of each region's image in the batch.
+    images: Vec<i64>,
+}
+
+/// The regions of a batch, grouped by feature map as the box head reads them, and the way back to the images.
 pub(super) struct Regions {
-    /// Of each picture.
+    /// Regions of each image.
     chosen: Vec<Vec<Region>>,
-    /// Of each map, corners one after the other, and the picture of each.
-    lists: Vec<(Vec<f32>, Vec<i64>)>,
-    /// Row of the box head's outputs, for each picture and region.
+    /// Regions of each feature map.
+    lists: Vec<RegionList>,
+    /// Row in the box head's outputs, for each image and region.
     rows: Vec<Vec<usize>>,
 }
 
 impl Regions {
     fn new(chosen: Vec<Vec<Region>>, maps: usize) -> Result<Self, EngineError> {
-        let mut lists = vec![(Vec::new(), Vec::new()); maps];
-        for (picture, regions) in chosen.iter().enumerate() {
+        let mut lists = vec![RegionList::default(); maps];
+        for (image, regions) in chosen.iter().enumerate() {
             for region in regions {
-                let Some((corners, pictures)) = lists.get_mut(region.level) else {
+                let Some(list) = lists.get_mut(region.level) else {
                     let text = format!("a region of map {} of {maps}", region.level);
                     return Err(EngineError::Propose(text));
                 };
-                corners.extend(region.corners);
-                pictures.push(picture as i64);
+                list.corners.extend(region.corners);
+                list.images.push(image as i64);
             }
         }
-        // Where each map's rows begin; they follow the order of pictures and regions within it.
+        // The rows of a map follow those of the maps before it, in the order of images and regions.
         let mut next = Vec::with_capacity(maps);
         let mut total = 0;
-        for (_, pictures) in &lists {
+        for list in &lists {
             next.push(total);
-            total += pictures.len();
+            total += list.images.len();
         }
         let mut row = |region: &Region| {
             let row = next[region.level];
@@ -222,11 +275,7 @@ impl Regions {
         let rows = chosen
             .iter()
             .map(|regions| regions.iter().map(&mut row).collect());
-        let rows = if total == 0 {
-            Vec::new()
-        } else {
-            rows.collect()
-        };
+        let rows = rows.collect();
         Ok(Self {
             chosen,
             lists,
@@ -234,27 +283,25 @@ impl Regions {
         })
     }
 
-    /// The box head's inputs, once: the lists are given away, the feature maps lent.
+    /// Returns the inputs of the box head. The lists move into them; the feature maps are borrowed.
     fn inputs<'v>(
         &mut self,
         outputs: &'v SessionOutputs<'_>,
     ) -> Result<Vec<(Cow<'static, str>, SessionInputValue<'v>)>, EngineError> {
         let mut inputs = Vec::with_capacity(3 * self.lists.len());
-        for (map, (corners, pictures)) in std::mem::take(&mut self.lists).into_iter().enumerate() {
+        for (map, list) in std::mem::take(&mut self.lists).into_iter().enumerate() {
             let name = format!("feature_{map}");
             let Some(feature) = outputs.get(&name) else {
                 return Err(EngineError::Missing { name });
             };
-            let count = pictures.len();
-            let corners = ort::value::Tensor::from_array(([count, 4], corners));
-            let pictures = ort::value::Tensor::from_array(([count], pictures));
-            let (corners, pictures) = (
-                corners.map_err(EngineError::Run)?,
-                pictures.map_err(EngineError::Run)?,
-            );
+            let count = list.images.len();
+            let corners = ort::value::Tensor::from_array(([count, 4], list.corners));
+            let images = ort::value::Tensor::from_array(([count], list.images));
+            let corners = corners.map_err(EngineError::Run)?;
+            let images = images.map_err(EngineError::Run)?;
             inputs.push((name.into(), feature.into()));
             inputs.push((format!("rois_{map}").into(), corners.into()));
-            inputs.push((format!("batch_indices_{map}").into(), pictures.into()));
+            inputs.push((format!("batch_indices_{map}").into(), images.into()));
         }
         Ok(inputs)
     }
@@ -263,41 +310,29 @@ impl Regions {
         self.rows.iter().map(Vec::len).sum()
     }
 
-    fn check_rows(&self, output: &Tensor) -> Result<(), EngineError> {
-        let count = self.total();
-        if output.shape.first() == Some(&count) && output.shape.len() == 2 {
-            return Ok(());
-        }
-        Err(EngineError::Output {
-            count,
-            shape: output.shape.iter().map(|size| *size as i64).collect(),
-        })
-    }
-
-    /// Of each picture its regions, and their rows of the two outputs in the order of the regions.
-    fn answers(&self, logits: &[f32], deltas: &[f32]) -> Vec<Vec<Tensor>> {
-        let width = |data: &[f32]| data.len().checked_div(self.total()).unwrap_or(0);
-        let gather = |data: &[f32], rows: &[usize]| {
-            let width = width(data);
+    /// Returns for each image its regions, and their rows of the box head's outputs in the order of the regions.
+    fn outputs(&self, logits: &[f32], offsets: &[f32], widths: Widths) -> Vec<Outputs> {
+        let gather = |data: &[f32], rows: &[usize], width: usize| {
             let parts = rows.iter().flat_map(|row| &data[row * width..][..width]);
             Tensor {
                 shape: vec![rows.len(), width],
                 data: parts.copied().collect(),
             }
         };
-        let answer = |(picture, regions): (usize, &Vec<Region>)| {
-            let rows = self
-                .rows
-                .get(picture)
-                .map(Vec::as_slice)
-                .unwrap_or_default();
-            let corners = Tensor {
-                shape: vec![regions.len(), 4],
-                data: regions.iter().flat_map(|region| region.corners).collect(),
-            };
-            vec![corners, gather(logits, rows), gather(deltas, rows)]
-        };
-        self.chosen.iter().enumerate().map(answer).collect()
+        let images = self.chosen.iter().zip(&self.rows);
+        images
+            .map(|(regions, rows)| {
+                let corners = Tensor {
+                    shape: vec![regions.len(), 4],
+                    data: regions.iter().flat_map(|region| region.corners).collect(),
+                };
+                Outputs::from_iter([
+                    Output::f32(REGIONS, corners),
+                    Output::f32(CLASS_LOGITS, gather(logits, rows, widths.logits)),
+                    Output::f32(BOX_REGRESSION, gather(offsets, rows, widths.offsets)),
+                ])
+            })
+            .collect()
     }
 }
 
@@ -306,7 +341,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_find_their_way_back() {
+    fn rows_return_to_their_images() {
         let region = |x1: f32, level| Region {
             corners: [x1, 0.0, 9.0, 9.0],
             level,
@@ -317,36 +352,41 @@ mod tests {
             vec![region(2.0, 0), region(3.0, 1), region(4.0, 0)],
         ];
         let regions = Regions::new(chosen, 2).unwrap();
-        assert_eq!(regions.lists[0].1, [0, 2, 2]);
-        assert_eq!(regions.lists[1].1, [0, 2]);
+        assert_eq!(regions.lists[0].images, [0, 2, 2]);
+        assert_eq!(regions.lists[1].images, [0, 2]);
         let first = |list: usize| {
-            regions.lists[list]
-                .0
-                .iter()
-                .step_by(4)
-                .copied()
-                .collect::<Vec<_>>()
+            let corners = regions.lists[list].corners.iter();
+            corners.step_by(4).copied().collect::<Vec<_>>()
         };
         assert_eq!((first(0), first(1)), (vec![1.0, 2.0, 4.0], vec![0.0, 3.0]));
-        // What the box head says of each region is that region's x1.
+        // The logit of each region is its x1.
         let logits: Vec<f32> = first(0).into_iter().chain(first(1)).collect();
-        let answers = regions.answers(&logits, &logits);
-        let said: Vec<&[f32]> = answers
+        let widths = Widths {
+            logits: 1,
+            offsets: 1,
+        };
+        let outputs = regions.outputs(&logits, &logits, widths);
+        let got = outputs
             .iter()
-            .map(|answer| answer[1].data.as_slice())
-            .collect();
-        assert_eq!(said, [&[0.0, 1.0][..], &[], &[2.0, 3.0, 4.0]]);
+            .map(|outputs| &outputs.f32(CLASS_LOGITS).unwrap().data[..]);
+        assert_eq!(
+            got.collect::<Vec<_>>(),
+            [&[0.0, 1.0][..], &[], &[2.0, 3.0, 4.0]]
+        );
         assert!(Regions::new(vec![vec![region(0.0, 2)]], 2).is_err());
     }
 
     #[test]
-    fn no_regions_are_answers_without_rows() {
+    fn outputs_without_regions_keep_their_columns() {
         let regions = Regions::new(vec![vec![], vec![]], 3).unwrap();
-        let answers = regions.answers(&[], &[]);
-        assert!(
-            answers
-                .iter()
-                .all(|answer| answer[0].shape == [0, 4] && answer[1].data.is_empty())
-        );
+        let widths = Widths {
+            logits: 91,
+            offsets: 364,
+        };
+        for outputs in regions.outputs(&[], &[], widths) {
+            assert_eq!(outputs.f32(REGIONS).unwrap().shape, [0, 4]);
+            assert_eq!(outputs.f32(CLASS_LOGITS).unwrap().shape, [0, 91]);
+            assert_eq!(outputs.f32(BOX_REGRESSION).unwrap().shape, [0, 364]);
+        }
     }
 }

@@ -23,7 +23,7 @@ use crate::admission::{Admission, Deadline};
 use crate::app::Limits;
 use crate::batch::{Batcher, Policy};
 use crate::catalogue;
-use crate::engine::{Engine, EngineError, Tensor};
+use crate::engine::{Engine, EngineError, Output, Outputs, Tensor};
 use crate::image::{ImageSize, PreparedImage, Preprocessor};
 use crate::manifest::Precision;
 use crate::pipeline::{self, Input, RawOutputs};
@@ -51,14 +51,15 @@ struct FakeEngine {
 }
 
 impl Engine for FakeEngine {
-    fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Vec<Tensor>>, EngineError> {
+    fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Outputs>, EngineError> {
         let _ = self.started.send(batch.len());
         let _ = self.permits.recv();
         let row = |data: [f32; 3]| {
-            vec![Tensor {
+            let tensor = Tensor {
                 shape: vec![3],
                 data: data.to_vec(),
-            }]
+            };
+            Outputs::from_iter([Output::f32("logits", tensor)])
         };
         match self.behavior {
             Behavior::Logits => Ok(vec![row([1.0, 3.0, 2.0]); batch.len()]),
@@ -388,7 +389,10 @@ async fn a_ready_tensor_enters_at_the_queue() {
         pipeline::run(&app, admission, request).await
     };
     let response = run(4, 48).await.unwrap();
-    assert_eq!(response.results[0][0].data, [1.0, 3.0, 2.0]);
+    assert_eq!(
+        response.results[0].f32("logits").unwrap().data,
+        [1.0, 3.0, 2.0]
+    );
     for (side, values) in [(4, 47), (0, 0), (2000, 12_000_000)] {
         let error = run(side, values).await.err().unwrap().to_string();
         assert!(error.starts_with("`inputs[0]`: expected"), "{error}");

@@ -29,7 +29,7 @@ impl Postprocess for Classify {
         timing: &mut Timing,
     ) -> Result<Vec<Prediction>, ServeError> {
         let started = Instant::now();
-        let logits = finite(&input.outputs)?;
+        let logits = finite(model.manifest.task, &input.outputs)?;
         let predictions = classify(&logits.data, &model.labels, self.top_k);
         timing[Stage::postprocess] = started.elapsed();
         Ok(predictions)

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Cost, Postprocess, PostprocessInput, Timing};
 use crate::draw::{self, DrawnFormat};
-use crate::engine::Tensor;
+use crate::engine::Outputs;
 use crate::error::ServeError;
 use crate::image::ImageSize;
 use crate::metrics::Stage;
@@ -78,7 +78,7 @@ impl Detect {
     fn detections(
         &self,
         model: &LoadedModel,
-        outputs: &[Tensor],
+        outputs: &Outputs,
         input: &PostprocessInput,
     ) -> Result<Vec<Detection>, ServeError> {
         let Some(detector) = &model.detector else {

@@ -31,9 +31,11 @@ pub use run::run;
 pub use segment::{MaskSize, Segment, Segmentation};
 
 use crate::budget::Permit;
-use crate::engine::Tensor;
+use crate::engine::{Outputs, Tensor};
 use crate::error::ServeError;
+use crate::manifest::Task;
 use crate::metrics::Stage;
+use crate::postprocess::primary_output;
 use crate::registry::LoadedModel;
 
 /// The images of a request and what is made of them.
@@ -85,13 +87,14 @@ impl Add for Timing {
     }
 }
 
-/// Returns the network's first output if all of its values are finite.
+/// Returns the output that a task reads, if all of its values are finite.
 ///
 /// # Errors
 /// [`ServeError::Internal`] if there is no output, or one with NaN or infinite values.
-fn finite(outputs: &[Tensor]) -> Result<&Tensor, ServeError> {
-    let first = outputs.first().filter(|tensor| !tensor.data.is_empty());
-    let first = first.ok_or(ServeError::Internal("the model produced no outputs"))?;
+fn finite(task: Task, outputs: &Outputs) -> Result<&Tensor, ServeError> {
+    let output = primary_output(task, outputs).ok();
+    let output = output.filter(|tensor| !tensor.data.is_empty());
+    let first = output.ok_or(ServeError::Internal("the model produced no outputs"))?;
     if first.data.iter().all(|value| value.is_finite()) {
         return Ok(first);
     }

@@ -4,7 +4,7 @@ use image::RgbImage;
 
 use super::{EncodedImage, Timing};
 use crate::cancel::Cancel;
-use crate::engine::Tensor;
+use crate::engine::Outputs;
 use crate::error::ServeError;
 use crate::image::ImageSize;
 use crate::pool::ImagePool;
@@ -26,7 +26,7 @@ pub enum Cost {
 /// What postprocessing gets for one image.
 pub struct PostprocessInput {
     /// The network's outputs, without the batch axis.
-    pub outputs: Vec<Tensor>,
+    pub outputs: Outputs,
     /// Size of the image as a viewer shows it; of a ready tensor, the size of its content.
     pub size: ImageSize,
     /// Stops the work when the deadline passes or the client disconnects.

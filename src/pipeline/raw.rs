@@ -1,7 +1,7 @@
 //! No postprocessing: the network's outputs as they are.
 
 use super::{Cost, Postprocess, PostprocessInput, Timing};
-use crate::engine::Tensor;
+use crate::engine::{Output, Outputs};
 use crate::error::ServeError;
 use crate::registry::LoadedModel;
 
@@ -9,7 +9,7 @@ use crate::registry::LoadedModel;
 pub struct RawOutputs;
 
 impl Postprocess for RawOutputs {
-    type Output = Vec<Tensor>;
+    type Output = Outputs;
 
     fn cost(&self) -> Cost {
         Cost::Negligible
@@ -20,12 +20,11 @@ impl Postprocess for RawOutputs {
         _: &LoadedModel,
         input: PostprocessInput,
         _: &mut Timing,
-    ) -> Result<Vec<Tensor>, ServeError> {
+    ) -> Result<Outputs, ServeError> {
         Ok(input.outputs)
     }
 
-    fn bytes(outputs: &Vec<Tensor>) -> usize {
-        let values: usize = outputs.iter().map(|output| output.data.len()).sum();
-        values * size_of::<f32>()
+    fn bytes(outputs: &Outputs) -> usize {
+        outputs.iter().map(Output::bytes).sum()
     }
 }

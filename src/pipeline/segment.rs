@@ -62,7 +62,7 @@ impl Postprocess for Segment {
     ) -> Result<Segmentation, ServeError> {
         let started = Instant::now();
         let outputs = std::mem::take(&mut input.outputs);
-        let mask = self.mask(model, finite(&outputs)?, &input)?;
+        let mask = self.mask(model, finite(model.manifest.task, &outputs)?, &input)?;
         drop(outputs);
         let classes = class_shares(&mask, &model.labels);
         let masked = Instant::now();

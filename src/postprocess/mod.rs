@@ -9,7 +9,7 @@ pub mod segment;
 
 use thiserror::Error;
 
-use crate::engine::Tensor;
+use crate::engine::{OutputAccessError, Outputs, Tensor};
 use crate::manifest::Task;
 
 /// Outputs that do not fit a model's task.
@@ -51,26 +51,45 @@ pub enum OutputError {
     /// The outputs do not fit into a mask.
     #[error(transparent)]
     Segment(#[from] segment::SegmentError),
+    /// The output that the task reads is missing or has another data type.
+    #[error(transparent)]
+    Access(#[from] OutputAccessError),
     /// The outputs for the gray test image contain NaN or infinity.
     #[error("the model's outputs for a uniform gray image contain NaN or infinite values")]
     NotFinite,
 }
 
+/// Returns the output that a task reads: `logits` for classification, `out` for segmentation, or the first output if
+/// the network has none of that name.
+///
+/// # Errors
+/// [`OutputAccessError`] if there are no outputs, or if the output's data type is not f32.
+pub fn primary_output(task: Task, outputs: &Outputs) -> Result<&Tensor, OutputAccessError> {
+    outputs.f32_or_first(match task {
+        Task::Segmentation => "out",
+        Task::Classification | Task::Detection => "logits",
+    })
+}
+
 /// Checks a network's outputs for one test image against its task and the number of `labels`, when a
-/// model is loaded. Outputs of a segmentation network after the first (auxiliary heads) are ignored.
+/// model is loaded. Further outputs of a segmentation network (auxiliary heads) are ignored.
 ///
 /// Detection models are checked by [`detect::Detector::check`] instead.
 ///
 /// # Errors
 /// [`OutputError`] if the outputs do not fit the task or the labels, or are not finite.
-pub fn check_outputs(task: Task, outputs: &[Tensor], labels: usize) -> Result<(), OutputError> {
+pub fn check_outputs(task: Task, outputs: &Outputs, labels: usize) -> Result<(), OutputError> {
     let shapes = |expected| OutputError::Shapes {
         expected,
-        got: outputs.iter().map(|output| output.shape.clone()).collect(),
+        got: outputs
+            .iter()
+            .map(|output| output.shape().to_vec())
+            .collect(),
     };
-    let (output, classes) = match (task, outputs) {
-        (Task::Classification, [output]) if output.shape.len() == 1 => (output, output.shape[0]),
-        (Task::Segmentation, [output, ..]) if output.shape.len() == 3 => (output, output.shape[0]),
+    let output = primary_output(task, outputs)?;
+    let classes = match (task, &output.shape[..]) {
+        (Task::Classification, [classes]) if outputs.len() == 1 => *classes,
+        (Task::Segmentation, [classes, _, _]) => *classes,
         (Task::Classification, _) => return Err(shapes("logits [N, classes]")),
         (Task::Segmentation, _) => return Err(shapes("logits [N, classes, H, W]")),
         (Task::Detection, _) => return Err(OutputError::NoDetector),

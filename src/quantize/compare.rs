@@ -1,13 +1,13 @@
 //! Comparison of two versions of a network: of their outputs, and of their results for a task.
 
 use crate::cancel::Cancel;
-use crate::engine::Tensor;
+use crate::engine::{Outputs, Tensor};
 use crate::image::ImageSize;
 use crate::manifest::Task;
-use crate::postprocess::OutputError;
 use crate::postprocess::detect::{DetectOptions, Detection, Detector};
 use crate::postprocess::scores::{argmax, softmax};
 use crate::postprocess::segment::{MaskJob, segment};
+use crate::postprocess::{OutputError, primary_output};
 
 /// The outputs of a network for one image. `None` if it is a second stage that got no region proposals.
 pub(super) type OutputSet = Option<Vec<Tensor>>;
@@ -78,7 +78,7 @@ impl Answers {
     pub fn new(
         task: Task,
         detector: Option<&Detector>,
-        outputs: &[Tensor],
+        outputs: &Outputs,
         original: ImageSize,
     ) -> Result<Self, OutputError> {
         if let Some(detector) = detector {
@@ -89,12 +89,7 @@ impl Answers {
             let detections = detector.detect(outputs, original, &options, &Cancel::never());
             return Ok(Self::Boxes(detections?));
         }
-        let Some(output) = outputs.first() else {
-            return Err(OutputError::Shapes {
-                expected: "at least one output",
-                got: Vec::new(),
-            });
-        };
+        let output = primary_output(task, outputs)?;
         if task == Task::Segmentation {
             let mask = segment(output, None, MaskJob::alone(&Cancel::never()))?;
             return Ok(Self::Mask(mask.classes().to_vec()));

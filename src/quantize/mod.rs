@@ -15,8 +15,6 @@ mod histogram;
 mod report;
 mod search;
 
-use std::sync::Arc;
-
 use onnx_export::quantize::{Network, QuantizeError};
 use thiserror::Error;
 
@@ -26,7 +24,7 @@ pub use histogram::{Histogram, Method};
 pub use report::{LayerReport, NetworkReport, Report, Timing};
 pub use search::{Choice, Goal, search};
 
-use crate::engine::{Arithmetic, EngineError, OnnxRuntime, Probe, Propose};
+use crate::engine::{Arithmetic, EngineError, FirstStage, OnnxRuntime, Probe};
 
 /// Failure to quantize a network.
 #[derive(Debug, Error)]
@@ -58,9 +56,8 @@ pub struct Subject<'a> {
     pub runtime: &'a OnnxRuntime,
     /// The fp32 network.
     pub network: Network,
-    /// The first network of a detector in fp32, and the choice of region proposals. `None` unless this is a detector's
-    /// second network.
-    pub first: Option<(&'a [u8], Arc<dyn Propose>)>,
+    /// The first stage in fp32. `None` unless this network is a detector's box head.
+    pub first: Option<FirstStage<'a>>,
     /// Thread count of sessions.
     pub threads: usize,
 }
@@ -74,10 +71,7 @@ impl Subject<'_> {
         let runtime = self.runtime.with_arithmetic(arithmetic);
         match &self.first {
             None => runtime.probe(model, self.threads),
-            Some((features, propose)) => {
-                let first = (*features, Arc::clone(propose));
-                runtime.probe_box_head(first, model, self.threads)
-            }
+            Some(first) => runtime.probe_box_head(first, model, self.threads),
         }
     }
 }

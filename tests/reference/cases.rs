@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use onnx_export::formula;
 use serde::Deserialize;
-use sightline::engine::{Engine, Tensor};
+use sightline::engine::{Engine, Outputs, Tensor};
 
 use super::{golden, images, runtime};
 
@@ -75,5 +75,12 @@ pub fn run(model: &[u8], input: &Input) -> Vec<Vec<Tensor>> {
     let data: Vec<f32> = pixels.collect();
     let batch = images(&data, width as u32, height as u32);
     let mut session = runtime().prepare(model).unwrap().session(2).unwrap();
-    session.run(batch).unwrap()
+    let images = session.run(batch).unwrap().into_iter();
+    let tensors = |outputs: Outputs| {
+        outputs
+            .iter()
+            .map(|o| o.as_f32().unwrap().clone())
+            .collect()
+    };
+    images.map(tensors).collect()
 }

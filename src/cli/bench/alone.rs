@@ -10,6 +10,7 @@ use sightline::image::{DecodeOptions, ImageSize, Orientation, Preprocessor, deco
 use sightline::manifest::Task;
 use sightline::networks::Networks;
 use sightline::postprocess::detect::{DetectOptions, Detector};
+use sightline::postprocess::primary_output;
 use sightline::postprocess::segment::{MaskJob, VOC_PALETTE, mask_png, segment};
 use sightline::store::ModelSource;
 
@@ -92,7 +93,7 @@ impl Alone {
             };
             detector.detect(&outputs, size, &options, &Cancel::never())?;
         } else if self.task == Task::Segmentation {
-            let scores = outputs.first().context("no output")?;
+            let scores = primary_output(self.task, &outputs)?;
             let mask = segment(scores, Some(size), MaskJob::alone(&Cancel::never()))?;
             mask_png(&mask, &VOC_PALETTE)?;
         }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use onnx_export::Stages;
 use sightline::cpu::int8_target;
-use sightline::engine::{Arithmetic, Engine, Tensor};
+use sightline::engine::{Arithmetic, Engine, Outputs};
 use sightline::image::{ImageSize, PreparedImage};
 use sightline::postprocess::OutputError;
 use sightline::postprocess::detect::Detector;
@@ -80,7 +80,7 @@ pub(super) fn report(
 }
 
 /// Computes the result of a model's outputs for an image of this size.
-type Answer<'a> = dyn Fn(&[Tensor], ImageSize) -> Result<Answers, OutputError> + 'a;
+type Answer<'a> = dyn Fn(&Outputs, ImageSize) -> Result<Answers, OutputError> + 'a;
 
 /// One precision of the model, with its results and latencies.
 struct Side<'a> {

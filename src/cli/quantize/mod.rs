@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use onnx_export::quantize::{Network, Recipes};
 use onnx_export::{Role, Stages};
-use sightline::engine::{Arithmetic, Engine, OnnxRuntime};
+use sightline::engine::{Arithmetic, Engine, FirstStage, OnnxRuntime};
 use sightline::manifest::{ModelManifest, Precision, Variant};
 use sightline::networks::Networks;
 use sightline::postprocess::detect::Detector;
@@ -139,7 +139,10 @@ impl Work<'_> {
         let propose = detector.and_then(Detector::proposer);
         let stages = float.as_ref().try_map(|role, graph| {
             let first = match (role, &propose) {
-                (Role::BoxHead, Some(propose)) => Some((&float.network()[..], Arc::clone(propose))),
+                (Role::BoxHead, Some(propose)) => Some(FirstStage {
+                    network: &float.network()[..],
+                    propose: Arc::clone(propose),
+                }),
                 (Role::BoxHead, None) => {
                     bail!("cannot calibrate the stage {role}: the model is no two-stage detector")
                 }

@@ -9,7 +9,9 @@ use super::{
     Detection, FeatureMap, HeadLevel, LevelMapper, RetinaNet, Rpn, Ssd, Thresholds, expect_count,
 };
 use crate::cancel::Cancel;
-use crate::engine::{ProposalMaps, Propose, Region, Tensor};
+use crate::engine::{
+    BOX_REGRESSION, CLASS_LOGITS, Outputs, ProposalMaps, Propose, REGIONS, Region,
+};
 use crate::image::{DetectorResize, DetectorSizes, ImageSize, Preprocessor};
 use crate::manifest::{Detection as Settings, ModelManifest, Rpn as RpnSettings};
 
@@ -73,7 +75,7 @@ impl Detector {
     /// if the work is cancelled.
     pub fn detect(
         &self,
-        outputs: &[Tensor],
+        outputs: &Outputs,
         original: ImageSize,
         options: &DetectOptions,
         cancel: &Cancel,
@@ -91,34 +93,26 @@ impl Detector {
 
     /// Returns the outputs of a two-stage engine: regions `[R, 4]`, class logits `[R, K]`, box deltas
     /// `[R, 4 * K]`.
-    fn box_head<'a>(&self, outputs: &'a [Tensor]) -> Result<BoxHeadOutputs<'a>, DetectError> {
-        let [regions, logits, deltas] = outputs else {
-            return Err(DetectError::Count {
-                what: "outputs",
-                expected: 3,
-                got: outputs.len(),
-            });
-        };
-        let proposals = regions.data.as_chunks::<4>().0;
-        if !proposals.is_empty() {
-            let classes = logits.data.len() / proposals.len();
-            expect_count("classes of the outputs", classes, self.num_classes)?;
-        }
+    fn box_head<'a>(&self, outputs: &'a Outputs) -> Result<BoxHeadOutputs<'a>, DetectError> {
+        let regions = outputs.f32(REGIONS)?;
+        let (logits, deltas) = (outputs.f32(CLASS_LOGITS)?, outputs.f32(BOX_REGRESSION)?);
+        let classes = logits.shape.last().copied().unwrap_or_default();
+        expect_count("classes of the outputs", classes, self.num_classes)?;
         Ok(BoxHeadOutputs {
-            proposals,
+            proposals: regions.data.as_chunks::<4>().0,
             class_logits: &logits.data,
             box_regression: &deltas.data,
         })
     }
 
-    /// Returns the outputs of a one-stage network by level. The network's outputs are the class scores
-    /// of every level, then the box deltas of every level.
-    fn levels<'a>(&self, outputs: &'a [Tensor]) -> Result<Vec<HeadLevel<'a>>, DetectError> {
-        let (scores, deltas) = outputs.split_at(outputs.len() / 2);
-        expect_count("box delta outputs", deltas.len(), scores.len())?;
-        let pairs = scores.iter().zip(deltas);
-        pairs
-            .map(|(scores, deltas)| {
+    /// Returns the class scores and box deltas of each level of a one-stage network.
+    fn levels<'a>(&self, outputs: &'a Outputs) -> Result<Vec<HeadLevel<'a>>, DetectError> {
+        // Every level has two outputs. Rounding up reports a level that lacks one of them.
+        let levels = 0..outputs.len().div_ceil(2).max(1);
+        levels
+            .map(|level| {
+                let scores = outputs.f32(&format!("cls_logits_{level}"))?;
+                let deltas = outputs.f32(&format!("bbox_regression_{level}"))?;
                 let level = HeadLevel {
                     scores: feature_map(&scores.shape, &scores.data)?,
                     deltas: feature_map(&deltas.shape, &deltas.data)?,
@@ -137,14 +131,16 @@ impl Detector {
     /// classes, if the outputs are not finite, and as [`Detector::detect`].
     pub fn check(
         &self,
-        outputs: &[Tensor],
+        outputs: &Outputs,
         original: ImageSize,
         labels: usize,
     ) -> Result<(), DetectError> {
         expect_count("lines of the label file", labels, self.num_classes)?;
-        let mut values = outputs.iter().flat_map(|output| &output.data);
-        if !values.all(|value| value.is_finite()) {
-            return Err(DetectError::NotFinite);
+        for output in outputs {
+            let values = &output.as_f32()?.data;
+            if !values.iter().all(|value| value.is_finite()) {
+                return Err(DetectError::NotFinite);
+            }
         }
         let options = DetectOptions::default();
         self.detect(outputs, original, &options, &Cancel::never())?;

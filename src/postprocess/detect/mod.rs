@@ -34,6 +34,7 @@ mod robustness_tests;
 use thiserror::Error;
 
 use crate::cancel::Cancelled;
+use crate::engine::OutputAccessError;
 use crate::image::ImageSize;
 
 pub use anchors::AnchorGenerator;
@@ -73,6 +74,9 @@ pub enum DetectError {
         /// Size of the box delta map.
         deltas: ImageSize,
     },
+    /// An output is missing or has another data type.
+    #[error(transparent)]
+    Access(#[from] OutputAccessError),
     /// The outputs for the gray test image contain NaN or infinity.
     #[error("the model's outputs for a uniform gray image contain NaN or infinite values")]
     NotFinite,
