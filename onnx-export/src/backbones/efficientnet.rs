@@ -14,7 +14,7 @@ use crate::layers::{
     squeeze_excitation,
 };
 
-/// One row of the table: mobile inverted bottlenecks, of which the first has the stride.
+/// One row of the table: mobile inverted bottlenecks. Only the first of them has the stride.
 #[derive(Debug, Clone, Copy)]
 struct Stage {
     expansion: usize,

@@ -34,9 +34,9 @@ struct Row {
 enum Tail {
     /// Before the tail.
     No,
-    /// First row of the tail, of which `reduced_tail` halves only the output.
+    /// First row of the tail: `reduced_tail` halves only its output.
     First,
-    /// Later row, of which `reduced_tail` halves input, expansion and output.
+    /// Later row of the tail: `reduced_tail` halves its input, expansion and output.
     Inside,
 }
 

@@ -69,7 +69,7 @@ backbones! {
     Efficientnet(EfficientNetConfig),
 }
 
-/// A backbone with its arguments: how it is built, and what may be built on it.
+/// The implementation of a backbone: builds its layers and names the heads that it supports.
 pub trait Trunk {
     /// Returns the name that manifests and error messages use.
     fn name(&self) -> &'static str;

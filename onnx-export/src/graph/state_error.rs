@@ -32,9 +32,9 @@ pub struct StateDictError {
 }
 
 impl StateDictError {
-    /// Returns the checkpoint's class count if nothing else differs: every misshapen tensor has
-    /// `expected` rows in the architecture and the same other number of rows in the checkpoint.
-    /// `None` otherwise.
+    /// Returns the class count of the checkpoint if the checkpoint differs from the architecture only in
+    /// that: every misshapen tensor has `expected` rows in the architecture, and all of them have the
+    /// returned count in the checkpoint. `None` if anything else differs.
     pub fn num_classes_hint(&self, expected: usize) -> Option<usize> {
         let rows = |shape: &[usize]| shape.first().copied();
         let first = rows(&self.misshapen.first()?.got)?;

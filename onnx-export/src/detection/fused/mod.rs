@@ -1,5 +1,5 @@
-//! A detector as one graph of standard operators: everything that is otherwise done natively after the
-//! network, for other runtimes and batches of one.
+//! A detector as one graph of standard operators, which includes the postprocessing. It is for runtimes
+//! without native postprocessing, and for batches of one.
 //!
 //! The order of operations is torchvision's: the top candidates by score first, then decoding of their
 //! boxes, then suppression. ONNX's `TopK` and `NonMaxSuppression` prefer the lower index among equal
@@ -96,7 +96,8 @@ struct Detections {
 /// Adds the network, from `images` (and `image_size`) to `boxes`, `labels` and `scores`.
 ///
 /// # Errors
-/// [`BuildError::Argument`] for a head that detects nothing, or options that lack what the head needs.
+/// [`BuildError::Argument`] if the head is not a detection head, or if `options` lacks a value that the head
+/// needs.
 pub(crate) fn fused(
     g: &mut Graph,
     root: &Scope<'_>,

@@ -24,7 +24,7 @@ pub use select::NonMaxSuppression;
 use super::{Dim, Element, Graph, Value};
 use crate::error::BuildError;
 
-/// Largest kernel, stride, dilation or padding: bounds what an argument can overflow.
+/// Largest kernel, stride, dilation or padding, so that sizes computed from them do not overflow.
 const MAX_EXTENT: usize = 1 << 16;
 
 /// Sizes of a value `[N, C, H, W]` with a fixed channel count.
