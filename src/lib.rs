@@ -41,3 +41,7 @@ pub mod registry;
 mod simd;
 pub mod store;
 pub mod threads;
+
+#[cfg(test)]
+#[path = "../tests/reference/shared/mod.rs"]
+mod testing;

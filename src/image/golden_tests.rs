@@ -11,6 +11,7 @@ use super::{
     decode, probe, reference, resize_window, short_side_size,
 };
 use crate::manifest::{Filter, Preprocess, Resize};
+use crate::testing::random::Random;
 
 const OPTIONS: DecodeOptions = DecodeOptions {
     max_pixels: 1 << 24,
@@ -147,13 +148,7 @@ fn the_limit_counts_pixels_exactly() {
 
 #[test]
 fn no_mutation_of_a_file_panics() {
-    let mut state = 1u64;
-    let mut random = move || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize
-    };
+    let mut random = Random::new(1);
     let options = DecodeOptions {
         max_pixels: 1 << 16,
         ..OPTIONS
@@ -165,14 +160,17 @@ fn no_mutation_of_a_file_panics() {
         }
         for _ in 0..60 {
             let mut bytes = original.clone();
-            for _ in 0..=random() % 4 {
-                let at = random()
-                    % bytes
-                        .len()
-                        .min(if random() % 2 == 0 { 200 } else { usize::MAX });
-                bytes[at] = random() as u8;
+            for _ in 0..=random.below(4) {
+                let end = if random.below(2) == 0 {
+                    200
+                } else {
+                    usize::MAX
+                };
+                let at = random.below(bytes.len().min(end));
+                bytes[at] = random.below(256) as u8;
             }
-            bytes.truncate(bytes.len() - random() % 3 * (random() % bytes.len()) / 2);
+            let cut = random.below(3) * random.below(bytes.len()) / 2;
+            bytes.truncate(bytes.len() - cut);
             let _ = decode(&bytes, &options);
         }
     }
@@ -208,16 +206,10 @@ fn resizes_are_bit_identical_to_pillows() {
 
 /// A noise image, in which every rounding difference shows.
 fn noise(width: u32, height: u32) -> RgbImage {
-    let mut state = u64::from(width) << 32 | u64::from(height);
+    let mut random = Random::new(u64::from(width) << 32 | u64::from(height));
     RgbImage::from_fn(width, height, |_, _| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        image::Rgb([
-            (state >> 33) as u8,
-            (state >> 43) as u8,
-            (state >> 53) as u8,
-        ])
+        let [r, g, b, ..] = random.bits().to_le_bytes();
+        image::Rgb([r, g, b])
     })
 }
 

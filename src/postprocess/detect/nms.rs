@@ -238,6 +238,7 @@ impl Rest<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::random::Random;
 
     /// torchvision's algorithm, box by box, on the boxes that its kernel receives.
     fn reference(boxes: &[BoxXyxy], scores: &[f32], classes: &[u32], threshold: f64) -> Vec<usize> {
@@ -268,13 +269,8 @@ mod tests {
     /// Boxes on a coarse grid, so that equal boxes, equal scores and overlaps of exactly the
     /// threshold occur.
     fn boxes(len: usize, grid: u64, seed: u64) -> (Vec<BoxXyxy>, Vec<f32>) {
-        let mut state = seed;
-        let mut next = |levels: u64| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            ((state >> 33) % levels) as f32
-        };
+        let mut random = Random::new(seed);
+        let mut next = |levels: u64| random.below(levels as usize) as f32;
         let step = 300.0 / grid as f32;
         (0..len)
             .map(|_| {

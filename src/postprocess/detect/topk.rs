@@ -193,6 +193,7 @@ fn any_from(logits: &[f32], least: f32) -> bool {
 mod tests {
     use super::*;
     use crate::image::ImageSize;
+    use crate::testing::random::Random;
 
     #[test]
     fn keys_order_by_score_and_then_by_place() {
@@ -217,16 +218,11 @@ mod tests {
 
     /// Pseudo-random values with NaN and infinities among them; few `levels` make many ties.
     fn noise(len: usize, levels: u64) -> Vec<f32> {
-        let mut state = len as u64 ^ levels << 20;
-        let mut next = || {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            match state >> 58 {
-                0 => f32::NAN,
-                1 => f32::NEG_INFINITY,
-                _ => ((state >> 33) % levels) as f32 / levels as f32 * 20.0 - 10.0,
-            }
+        let mut random = Random::new(len as u64 ^ levels << 20);
+        let mut next = || match random.below(64) {
+            0 => f32::NAN,
+            1 => f32::NEG_INFINITY,
+            _ => random.below(levels as usize) as f32 / levels as f32 * 20.0 - 10.0,
         };
         (0..len).map(|_| next()).collect()
     }

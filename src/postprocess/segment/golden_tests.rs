@@ -9,6 +9,7 @@ use safetensors::SafeTensors;
 use super::{Helpers, Logits, MaskJob, SegmentError, argmax, argmax_upsampled, reference};
 use crate::cancel::{Cancel, Cancelled};
 use crate::image::ImageSize;
+use crate::testing::random::Random;
 
 fn size(width: u32, height: u32) -> ImageSize {
     ImageSize { width, height }
@@ -54,13 +55,8 @@ fn the_reference_is_pytorchs_bilinear_interpolation() {
 
 /// Pseudo-random values -10..10 of `levels` different levels; few levels make many ties.
 fn noise(len: usize, seed: u64, levels: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 33) % levels) as f32 / levels as f32 * 20.0 - 10.0
-    };
+    let mut random = Random::new(seed);
+    let mut next = || random.below(levels as usize) as f32 / levels as f32 * 20.0 - 10.0;
     (0..len).map(|_| next()).collect()
 }
 

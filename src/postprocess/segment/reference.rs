@@ -3,10 +3,7 @@
 use super::Mask;
 use crate::image::ImageSize;
 
-#[path = "../../../tests/reference/shared/mod.rs"]
-mod shared;
-
-pub(super) use shared::{bilinear::bilinear, python, rle::decode as decode_rle};
+pub(super) use crate::testing::{bilinear::bilinear, python, rle::decode as decode_rle};
 
 /// Returns the first class of the highest score at each pixel of `[C, H, W]`.
 pub(super) fn argmax(scores: &[f32], size: ImageSize) -> Mask {
