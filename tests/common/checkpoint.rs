@@ -1,4 +1,4 @@
-//! Checkpoints made on the spot: a network of the catalogue with weights by formula.
+//! Writes checkpoints of catalogue networks with weights by the formula.
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use sightline::catalogue;
 
-/// Writes a safetensors checkpoint of `network` with another number of classes; with an auxiliary head where
-/// torchvision's checkpoints have one.
+/// Writes a safetensors checkpoint of `network` with `num_classes` classes and weights by the formula. It has the
+/// auxiliary head that torchvision's checkpoints of segmentation networks have.
 pub fn write(network: &str, num_classes: usize, path: &Path) {
     let manifest = catalogue::manifest(network).unwrap().unwrap();
     let mut architecture = manifest.architecture.unwrap();
@@ -30,7 +30,7 @@ pub fn write(network: &str, num_classes: usize, path: &Path) {
     std::fs::write(path, bytes).unwrap();
 }
 
-/// What keeps the heads of a random detector from saturating, by prefix: those of its golden case.
+/// The factors of the network's golden case, by prefix, which keep the heads of a random detector from saturating.
 fn factors(network: &str) -> Vec<(String, f32)> {
     let index = super::read("golden/index.json");
     let cases: Vec<Value> = serde_json::from_slice(&index).unwrap();
@@ -42,7 +42,7 @@ fn factors(network: &str) -> Vec<(String, f32)> {
         .collect()
 }
 
-/// Exports such a checkpoint as `directory/name`, with `labels` or else the catalogue's.
+/// Writes a checkpoint of `network` and exports it as `directory/name`, with `labels` or the catalogue's labels.
 pub fn export(network: &str, labels: Option<&[&str]>, directory: &Path, name: &str) {
     let at = |name: String| directory.join(name).to_str().unwrap().to_owned();
     let weights = at(format!("{name}.safetensors"));

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::PATIENCE;
 
-/// The type of problem documents.
+/// The content type of problem documents.
 pub const PROBLEM: &str = "application/problem+json";
 
 /// A client that returns responses of every status and uses no proxy.
@@ -22,10 +22,10 @@ pub fn agent() -> ureq::Agent {
 /// A response, read to its end.
 #[derive(Debug)]
 pub struct Reply {
-    /// Its status.
+    /// The status code.
     pub status: u16,
     headers: ureq::http::HeaderMap,
-    /// Its body.
+    /// The bytes of the body.
     pub body: Vec<u8>,
 }
 
@@ -88,7 +88,7 @@ impl Reply {
     }
 }
 
-/// A form of `parts`, each a name and bytes, and its content type.
+/// Encodes `parts` (name and bytes) as a form: content type and body.
 pub fn form(parts: &[(&str, &[u8])]) -> (&'static str, Vec<u8>) {
     let mut body = Vec::new();
     for (name, bytes) in parts {
@@ -103,7 +103,7 @@ pub fn form(parts: &[(&str, &[u8])]) -> (&'static str, Vec<u8>) {
     ("multipart/form-data; boundary=frontier", body)
 }
 
-/// A JSON body of `images`.
+/// Encodes `images` as a JSON body.
 pub fn json_body(images: &[&[u8]]) -> Vec<u8> {
     let images: Vec<Value> = images
         .iter()

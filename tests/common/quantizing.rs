@@ -47,7 +47,7 @@ impl Folder {
     }
 }
 
-/// A path as an argument.
+/// A path as a command-line argument.
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }

@@ -13,7 +13,7 @@ use super::{PATIENCE, eventually};
 /// A running server, killed when dropped.
 pub struct Server {
     child: Child,
-    /// Where it listens.
+    /// The address that the server listens on.
     pub address: SocketAddr,
     agent: ureq::Agent,
     log: Arc<Mutex<String>>,
@@ -63,7 +63,7 @@ impl Server {
         }
     }
 
-    /// The address of `path`.
+    /// The URL of `path`.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
@@ -102,7 +102,7 @@ impl Server {
         request.send(body).map(|response| Reply::new(Ok(response)))
     }
 
-    /// Classifies one image, sent as it is, with `query`.
+    /// Classifies an image, sent as a raw body, with `query`.
     pub fn classify(&self, query: &str, image: &[u8]) -> Reply {
         let path = format!("/v1/classify{query}");
         self.post(&path, "application/octet-stream", image)
