@@ -27,8 +27,8 @@ pub use client::{PROBLEM, Reply, agent, form, json_body};
 pub use command::{export, finish, run, run_within, sightline};
 pub use server::Server;
 
-/// Longest wait for anything that a server does.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for a server or command. Generous: a debug build loads the int8 model in 30 s on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The file `path` below `tests/`.
 pub fn path(path: &str) -> PathBuf {
