@@ -24,6 +24,8 @@ pub struct Limits {
     pub max_body_bytes: usize,
     /// Largest image, in pixels.
     pub max_pixels: u64,
+    /// Most pixels for each byte of an image file; images up to 1,048,576 pixels are exempt.
+    pub max_pixels_per_byte: u64,
     /// Most images in one request.
     pub max_images: usize,
     /// Memory for all request and response bodies, in bytes.
@@ -37,6 +39,9 @@ impl Default for Limits {
         Self {
             max_body_bytes: 32 << 20,
             max_pixels: 50_000_000,
+            // Photographs have up to 200, flat colors up to 26,000 in the densest encoder (lossless WebP);
+            // files made to cost much have 700,000 and more.
+            max_pixels_per_byte: 50_000,
             max_images: 32,
             body_memory_bytes: 512 << 20,
             request_timeout: Duration::from_secs(30),

@@ -137,6 +137,9 @@ pub struct Settings {
     /// Largest image, in pixels [default: 50000000]
     #[arg(long, env = "SIGHTLINE_MAX_PIXELS", value_name = "PIXELS")]
     pub max_pixels: Option<u64>,
+    /// Most pixels for each byte of an image file; images up to 1048576 pixels are exempt [default: 50000]
+    #[arg(long, env = "SIGHTLINE_MAX_PIXELS_PER_BYTE", value_name = "PIXELS")]
+    pub max_pixels_per_byte: Option<u64>,
     /// Most images in one request [default: 32]
     #[arg(long, env = "SIGHTLINE_MAX_IMAGES", value_name = "N")]
     pub max_images: Option<usize>,
@@ -209,12 +212,14 @@ impl Settings {
         let body = range("max_body_bytes", self.max_body_bytes, 1 << 30)?;
         let memory = range("body_memory_bytes", self.body_memory_bytes, 1 << 40)?;
         let pixels = range("max_pixels", self.max_pixels, 1 << 30)?;
+        let density = range("max_pixels_per_byte", self.max_pixels_per_byte, 1 << 30)?;
         let images = range("max_images", self.max_images, 1024)?;
         let timeout = range("request_timeout_ms", self.request_timeout_ms, 86_400_000)?;
         let limits = Limits {
             max_body_bytes: body.unwrap_or(default.max_body_bytes),
             body_memory_bytes: memory.unwrap_or(default.body_memory_bytes),
             max_pixels: pixels.unwrap_or(default.max_pixels),
+            max_pixels_per_byte: density.unwrap_or(default.max_pixels_per_byte),
             max_images: images.unwrap_or(default.max_images),
             request_timeout: timeout.map_or(default.request_timeout, Duration::from_millis),
         };

@@ -55,6 +55,12 @@ pub enum ServeError {
         /// The content type of the request, cut to 64 characters.
         got: String,
     },
+    /// The body is compressed.
+    #[error("content-encoding `{got}` is not supported: send the body uncompressed")]
+    UnsupportedContentEncoding {
+        /// Value of the header, cut to 64 characters.
+        got: String,
+    },
     /// The body is larger than the limit.
     #[error("the body is larger than {limit} bytes")]
     BodyTooLarge {

@@ -284,14 +284,6 @@ fn damaged_files_are_rejected() {
             [&plain[..scan - 1], &plain[scan..]].concat(),
         ),
         (
-            "segment without a quantization table",
-            with(&plain, scan, b"\xFF\xDB\x00\x02"),
-        ),
-        (
-            "segment without a Huffman table",
-            with(&plain, scan, b"\xFF\xC4\x00\x02"),
-        ),
-        (
             "quantization table of number 4",
             with(&plain, scan, &quantization(&[4])),
         ),
@@ -430,15 +422,12 @@ fn many_repeated_tables_take_linear_time() {
     let file = odd("progressive.jpg");
     let mut last = quantization(&[0]);
     *last.last_mut().unwrap() += 1;
-    for (early, possible) in [
-        (&b"\xFF\xDB\x00\x02"[..], false),
-        (&quantization(&[0]), true),
-    ] {
+    for early in [&b"\xFF\xDB\x00\x02"[..], &quantization(&[0])] {
         assert_linear("repeated tables", |size| {
             let later = with(&file, find(&file, 0xDA, 1), &many(&last, size));
             let tables = [many(early, size), last.clone()].concat();
             let file = with(&later, find(&later, 0xDA, 0), &tables);
-            assert_eq!(decode(&file, &OPTIONS).is_ok(), possible);
+            assert!(decode(&file, &OPTIONS).is_ok());
         });
     }
 }

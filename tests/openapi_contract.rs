@@ -340,7 +340,8 @@ fn parameters(server: &Server, document: &Value) {
     let text = document["info"]["description"].as_str().unwrap();
     for (flag, limit) in [
         ("--max-body-bytes", limits.max_body_bytes as u64),
-        ("--max-pixels", limits.max_pixels),
+        ("`--max-pixels`", limits.max_pixels),
+        ("--max-pixels-per-byte", limits.max_pixels_per_byte),
         ("--max-images", limits.max_images as u64),
         ("--body-memory-bytes", limits.body_memory_bytes as u64),
         (

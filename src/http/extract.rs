@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use axum::http::request::Parts;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -65,8 +65,26 @@ pub(super) async fn read_images(
     Ok(images)
 }
 
+/// Accepts only bodies without a content encoding: a compressed body can unfold to far more than its length.
+fn check_encoding(headers: &HeaderMap) -> Result<(), ServeError> {
+    for value in headers.get_all(CONTENT_ENCODING) {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        let mut codings = value.split(',').map(str::trim);
+        if !codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case("identity")) {
+            let got = value.chars().take(64).collect();
+            return Err(ServeError::UnsupportedContentEncoding { got });
+        }
+    }
+    Ok(())
+}
+
 /// Returns how the body holds its images, by its content type; a body without one is a raw image.
+///
+/// # Errors
+/// [`ServeError::UnsupportedContentEncoding`] for a compressed body, [`ServeError::UnsupportedMediaType`] for
+/// any other content type.
 pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
+    check_encoding(headers)?;
     let Some(value) = headers.get(CONTENT_TYPE) else {
         return Ok(Framing::Raw);
     };

@@ -59,6 +59,7 @@ codes! {
     body_too_large = PAYLOAD_TOO_LARGE,
     too_many_images = PAYLOAD_TOO_LARGE,
     too_many_pixels = PAYLOAD_TOO_LARGE,
+    too_many_pixels_per_byte = PAYLOAD_TOO_LARGE,
     image_too_elongated = PAYLOAD_TOO_LARGE,
     unsupported_media_type = UNSUPPORTED_MEDIA_TYPE,
     unknown_image_format = UNSUPPORTED_MEDIA_TYPE,
@@ -178,6 +179,11 @@ impl From<ServeError> for Problem {
                 Self::new(Code::too_many_images, detail).about("images", format!("at most {limit}"))
             }
             ServeError::UnsupportedMediaType { got } => media_type(got, detail),
+            ServeError::UnsupportedContentEncoding { got } => {
+                Self::new(Code::unsupported_media_type, detail)
+                    .about("content-encoding", "no content-encoding, or identity")
+                    .got(got)
+            }
             ServeError::BodyTooLarge { limit } => Self::new(Code::body_too_large, detail)
                 .about("body", format!("at most {limit} bytes")),
             ServeError::BodyInterrupted => Self::new(Code::body_interrupted, detail),
@@ -221,15 +227,19 @@ fn media_type(got: String, mut detail: String) -> Problem {
 
 fn image(index: usize, error: &ImageError, detail: String) -> Problem {
     let code = match error {
-        ImageError::UnknownFormat => Code::unknown_image_format,
+        ImageError::UnknownFormat { .. } => Code::unknown_image_format,
         ImageError::UnsupportedFeature { .. } => Code::unsupported_image_feature,
         ImageError::TooManyPixels { .. } => Code::too_many_pixels,
+        ImageError::TooManyPixelsPerByte { .. } => Code::too_many_pixels_per_byte,
         ImageError::ResizedTooLarge { .. } => Code::image_too_elongated,
         ImageError::Empty => Code::empty_image,
         ImageError::Damaged { .. } => Code::damaged_image,
     };
     let expected = match error {
         ImageError::TooManyPixels { limit, .. } => format!("at most {limit} pixels"),
+        ImageError::TooManyPixelsPerByte { limit, .. } => {
+            format!("at most {limit} pixels for each byte of the file")
+        }
         ImageError::ResizedTooLarge { limit, .. } => {
             format!("an aspect ratio that keeps the resized image within {limit} pixels")
         }

@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::error::ServeError;
 use crate::image::{DecodeOptions, Orientation};
 use crate::manifest::Task;
-use crate::pipeline::{self, Postprocess, encoded_images};
+use crate::pipeline::{self, Postprocess, check_densities, encoded_images};
 use crate::registry::LoadedModel;
 
 /// Query parameters that every task takes.
@@ -143,8 +143,10 @@ impl<T: TaskRoute> Head<T> {
             max_pixels: app.limits.max_pixels,
             orientation: self.orientation,
         };
+        let inputs = encoded_images(images, options)?;
+        check_densities(&inputs, app.limits.max_pixels_per_byte)?;
         let request = pipeline::Request {
-            inputs: encoded_images(images, options)?,
+            inputs,
             postprocess: self.task.postprocess(),
         };
         pipeline::run(app, admission, request).await

@@ -1,23 +1,31 @@
 //! From the bytes of a file to the input tensor of a network.
 //!
-//! The stages, in order: [`probe()`] reads the format and size from the header, [`decode()`] makes 8-bit
-//! RGB of it, and a [`Preprocessor`] resizes, crops and normalises. The pixels are those of Pillow
-//! and the arithmetic is torchvision's, so that a network answers as it does in Python.
+//! The stages, in order: [`probe()`] reads format, size and coding from the headers, [`decode()`] returns
+//! 8-bit RGB pixels, and a [`Preprocessor`] resizes, crops and normalizes them. The pixels are those of
+//! Pillow and the arithmetic is torchvision's, so that a network returns the same values as in Python.
+//! Each format has a module of its own: `jpeg`, `png`, `webp`, `bmp` and `gif`.
 //!
 //! What is *not* here: sockets, sessions, batching, and where limits come from.
 
 mod axis;
 pub(crate) mod bilinear;
+mod bmp;
+mod bytes;
+mod cost;
 mod decode;
 mod detector;
 mod detector_sizes;
+mod foreign;
 mod gif;
 mod jpeg;
 mod normalize;
+mod orientation;
 mod passes;
+mod png;
 mod preprocess;
 mod probe;
 mod resize;
+mod webp;
 
 #[cfg(test)]
 mod detector_tests;
@@ -30,12 +38,14 @@ use std::fmt;
 
 use thiserror::Error;
 
+pub use cost::{Coding, DecodeCost, check_density};
 pub use decode::{DecodeOptions, Orientation, check_pixels, decode};
 pub use detector::DetectorTransform;
 pub use detector_sizes::{DetectorResize, DetectorSize, DetectorSizes, bounded_size, padded_size};
+pub use foreign::ForeignFile;
 pub use normalize::Normalizer;
 pub use preprocess::{MAX_INPUT_PIXELS, PreparedImage, Preprocessor};
-pub use probe::probe;
+pub use probe::{ImageHeader, probe};
 pub use resize::{Extent, Window, resize_window, short_side_size};
 
 /// Width and height in pixels.
@@ -57,15 +67,15 @@ impl ImageSize {
 /// The formats that [`decode()`] reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ImageFormat {
-    /// Baseline and progressive; grey, `YCbCr`, RGB, CMYK and YCCK.
+    /// Baseline and progressive; gray, `YCbCr`, RGB, CMYK and YCCK.
     Jpeg,
-    /// All colour types and depths.
+    /// All color types and depths; of an animation, the default image.
     Png,
-    /// Lossy and lossless, with or without alpha.
+    /// Lossy and lossless, with or without alpha; of an animation, the first frame.
     WebP,
-    /// Windows bitmap.
+    /// Windows and OS/2 bitmaps.
     Bmp,
-    /// First frame only.
+    /// The first frame.
     Gif,
 }
 
@@ -81,24 +91,27 @@ impl fmt::Display for ImageFormat {
     }
 }
 
-/// A picture that cannot become a tensor.
+/// An image that cannot become a tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ImageError {
-    /// No bytes, or no pixels.
+    /// The file has no bytes.
     #[error("the image is empty")]
     Empty,
     /// The first bytes are of no format in [`ImageFormat`].
-    #[error("not a JPEG, PNG, WebP, BMP or GIF image")]
-    UnknownFormat,
-    /// A known format with a feature that the decoder lacks.
+    #[error("not a JPEG, PNG, WebP, BMP or GIF image{}", Found(found.as_ref()))]
+    UnknownFormat {
+        /// What the file is instead; `None` if that is unknown.
+        found: Option<ForeignFile>,
+    },
+    /// The format is known and the file uses a feature that the decoder lacks.
     #[error("{format} image with an unsupported feature: {feature}")]
     UnsupportedFeature {
         /// Format of the file.
         format: ImageFormat,
-        /// The feature, in the decoder's words.
+        /// Name of the feature.
         feature: String,
     },
-    /// More pixels than allowed, by the header's word.
+    /// The header states more pixels than allowed.
     #[error("an image of {width}x{height} pixels is over the limit of {limit} pixels")]
     TooManyPixels {
         /// Columns.
@@ -108,20 +121,32 @@ pub enum ImageError {
         /// Most pixels allowed.
         limit: u64,
     },
-    /// More pixels than a network takes, once it is resized without changing its aspect.
+    /// The file is far smaller than its pixels explain, so decoding it costs far more than sending it.
+    #[error(
+        "an image of {pixels} pixels in {bytes} bytes is over the limit of {limit} pixels per byte"
+    )]
+    TooManyPixelsPerByte {
+        /// Width times height.
+        pixels: u64,
+        /// Size of the file.
+        bytes: u64,
+        /// Most pixels for each byte of the file.
+        limit: u64,
+    },
+    /// Resized with its aspect kept, the image has more pixels than a network accepts.
     #[error(
         "an image of {}x{} pixels becomes {width}x{height} for this model, over its limit of {limit} pixels",
         .input.width,
         .input.height
     )]
     ResizedTooLarge {
-        /// Size of the picture.
+        /// Size of the image.
         input: ImageSize,
         /// Columns after the resize.
         width: u64,
         /// Rows after the resize.
         height: u64,
-        /// Most pixels that are allowed.
+        /// Most pixels allowed.
         limit: u64,
     },
     /// The file is cut short or contradicts its format.
@@ -129,7 +154,19 @@ pub enum ImageError {
     Damaged {
         /// Format of the file.
         format: ImageFormat,
-        /// What is wrong, in the decoder's words.
+        /// What is wrong with the file.
         reason: String,
     },
+}
+
+/// Writes what an unknown file is and what to do about it, or nothing.
+struct Found<'a>(Option<&'a ForeignFile>);
+
+impl fmt::Display for Found<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(ForeignFile { name, advice }) => write!(f, " but {name}: {advice}"),
+            None => Ok(()),
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::budget::Permit;
 use crate::error::ServeError;
 use crate::image::{
     DecodeOptions, ImageError, ImageFormat, ImageSize, MAX_INPUT_PIXELS, PreparedImage,
-    check_pixels, decode, probe,
+    check_density, check_pixels, decode, probe,
 };
 
 /// One image of a request.
@@ -42,12 +42,12 @@ impl EncodedImage {
     /// [`ImageError`] if the format is unknown, the header is damaged, or it announces more pixels than
     /// `options` allow.
     pub fn new(bytes: Bytes, options: DecodeOptions) -> Result<Self, ImageError> {
-        let (format, size) = probe(&bytes)?;
-        check_pixels(size, options.max_pixels)?;
+        let header = probe(&bytes)?;
+        check_pixels(header.size, options.max_pixels)?;
         Ok(Self {
             bytes,
-            format,
-            size,
+            format: header.format,
+            size: header.size,
             options,
             memory: None,
         })
@@ -87,6 +87,20 @@ pub fn encoded_images(
         Err(source) => Err(ServeError::Image { index, source }),
     };
     images.into_iter().enumerate().map(encoded).collect()
+}
+
+/// Checks that no compressed image has more than `limit` pixels for each byte of its file.
+///
+/// # Errors
+/// [`ServeError::Image`] for the first image over the limit, with its index.
+pub fn check_densities(inputs: &[Input], limit: u64) -> Result<(), ServeError> {
+    for (index, input) in inputs.iter().enumerate() {
+        if let Input::Encoded(image) = input {
+            check_density(image.size, image.bytes.len(), limit)
+                .map_err(|source| ServeError::Image { index, source })?;
+        }
+    }
+    Ok(())
 }
 
 /// Checks that a ready tensor is `[3, H, W]` within [`MAX_INPUT_PIXELS`].

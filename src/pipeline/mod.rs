@@ -24,7 +24,7 @@ use std::time::Duration;
 
 pub use classify::Classify;
 pub use detect::{Detect, Detected};
-pub use input::{EncodedImage, Input, encoded_images};
+pub use input::{EncodedImage, Input, check_densities, encoded_images};
 pub use postprocess::{Cost, Postprocess, PostprocessInput};
 pub use raw::RawOutputs;
 pub use run::run;

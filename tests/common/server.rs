@@ -131,6 +131,11 @@ impl Server {
         kib << 10
     }
 
+    /// Makes `VmHWM` of [`memory`](Self::memory) start again from the memory that is resident now.
+    pub fn reset_peak_memory(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
+    }
+
     /// Sends SIGTERM.
     pub fn terminate(&self) {
         let killed = Command::new("kill")

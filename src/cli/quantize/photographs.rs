@@ -150,7 +150,7 @@ fn load(file: &Path, preprocessor: &Preprocessor) -> Result<Option<(ImageSize, P
     };
     let bytes = read_bounded(file, MAX_BYTES)?;
     let pixels = match decode(&bytes, &options) {
-        Err(ImageError::UnknownFormat | ImageError::Empty) => return Ok(None),
+        Err(ImageError::UnknownFormat { .. } | ImageError::Empty) => return Ok(None),
         decoded => decoded.with_context(|| file.display().to_string())?,
     };
     let (width, height) = pixels.dimensions();

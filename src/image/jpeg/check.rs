@@ -1,28 +1,28 @@
-//! What is looked at before the decoder runs: damage that it would paint over, and features that it
-//! lacks or gets wrong.
+//! Checks before the decoder runs: damage that it would fill with gray, and features that it lacks or
+//! decodes wrongly.
 //!
-//! libjpeg-turbo warns of most damage and goes on in grey, and Pillow hides the warnings; here such
-//! files are refused.
+//! libjpeg-turbo warns of most damage and continues in gray, and Pillow hides the warnings. Here such
+//! files are errors.
 
 use super::super::ImageError;
 use super::segments::{END, START, Segments};
 use super::{damaged, unsupported};
 
-const QUANTISATION: u8 = 0xDB;
+const QUANTIZATION: u8 = 0xDB;
 const HUFFMAN: u8 = 0xC4;
-const SCAN: u8 = 0xDA;
+pub(super) const SCAN: u8 = 0xDA;
 const RESTART_INTERVAL: u8 = 0xDD;
-const PROGRESSIVE: u8 = 0xC2;
+pub(super) const PROGRESSIVE: u8 = 0xC2;
 
-/// Whether a marker begins a frame header: SOF0 to SOF15, less the three codes that mean something else.
-pub(in crate::image) fn is_frame(marker: u8) -> bool {
+/// Whether a marker begins a frame header: SOF0 to SOF15, except three codes with other meanings.
+pub(super) fn is_frame(marker: u8) -> bool {
     matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC)
 }
 
-/// Refuses what must not reach the decoder.
+/// Returns an error for a file that must not reach the decoder.
 ///
-/// The checks end where decoding would, with the scan that holds all components of a sequential frame;
-/// the end marker must follow in any case, as it must for Pillow.
+/// Segments are checked up to where decoding ends: the scan that holds all components of a sequential
+/// frame. The end marker must follow in every file.
 pub(super) fn check(bytes: &[u8]) -> Result<(), ImageError> {
     let mut file = File::default();
     for (marker, payload) in Segments::new(bytes) {
@@ -38,31 +38,40 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), ImageError> {
 #[derive(Default)]
 struct File<'a> {
     frame: Option<Frame>,
-    /// The latest quantisation table of each number, as written.
+    /// The latest quantization table of each number, as stored.
     tables: [Option<&'a [u8]>; 4],
-    /// Units of a scan between two restarts, or 0.
+    /// Units of a scan between two restarts, or 0 for scans without restarts.
     interval: usize,
-    /// Bit by bit, the components of the frame that some scan begins.
+    /// One bit for each component of the frame whose first scan has been found.
     begun: u8,
     scans: usize,
-    /// Inside a scan.
+    /// The restarts of the current scan; `None` outside scans.
     restarts: Option<Restarts>,
-    /// The only scan of its frame has begun, or has ended.
+    /// Whether a scan that holds the whole image has begun.
     last_scan: bool,
+    /// Whether that scan has ended.
     done: bool,
 }
 
 struct Frame {
     progressive: bool,
     size: (usize, usize),
-    /// Name, and sampling across and down; the first is the finest.
-    components: Vec<(u8, usize, usize)>,
+    /// The first has the finest sampling.
+    components: Vec<Component>,
 }
 
-/// The restarts of one scan: where one is missing, so is a part of the picture.
+struct Component {
+    id: u8,
+    /// Horizontal and vertical sampling factors.
+    across: usize,
+    down: usize,
+}
+
+/// The restarts of one scan. Where one is missing, a part of the image is missing.
 struct Restarts {
+    /// Number of the next marker, 0 to 7.
     next: u8,
-    /// How many must still come.
+    /// Restarts that must still follow.
     due: usize,
 }
 
@@ -86,10 +95,10 @@ impl<'a> File<'a> {
             1 | START => return Err(damaged("a marker is out of place")),
             SCAN => self.scan(payload)?,
             RESTART_INTERVAL => self.interval = interval(payload)?,
-            // The decoder keeps those of every scan apart.
+            // The decoder keeps the Huffman tables of each scan apart.
             HUFFMAN => each_table(payload, huffman_len, |_| Ok(()))?,
-            QUANTISATION => {
-                each_table(payload, quantisation_len, |table| self.quantisation(table))?;
+            QUANTIZATION => {
+                each_table(payload, quantization_len, |table| self.quantization(table))?;
             }
             _ if is_frame(marker) => {
                 let first = self.frame.replace(Frame::read(marker, payload)?);
@@ -102,20 +111,20 @@ impl<'a> File<'a> {
         Ok(())
     }
 
-    /// One table. The decoder knows only the last of each number, for all scans.
-    fn quantisation(&mut self, table: &'a [u8]) -> Result<(), ImageError> {
+    /// Checks one table: the decoder uses the last of each number for all scans.
+    fn quantization(&mut self, table: &'a [u8]) -> Result<(), ImageError> {
         let number = usize::from(table[0] & 15);
         let latest = self.tables.get_mut(number);
         let latest =
-            latest.ok_or_else(|| damaged("a quantisation table of an impossible number"))?;
+            latest.ok_or_else(|| damaged("a quantization table of an impossible number"))?;
         if self.scans > 0 && *latest != Some(table) {
-            return Err(unsupported("quantisation tables that change between scans"));
+            return Err(unsupported("quantization tables that change between scans"));
         }
         *latest = Some(table);
         Ok(())
     }
 
-    /// Restarts count from 0 to 7 and again.
+    /// Checks that restarts are numbered 0 to 7 in turn.
     fn restart(&mut self, number: u8) -> Result<(), ImageError> {
         match &mut self.restarts {
             Some(restarts) if restarts.next == number => {
@@ -145,7 +154,7 @@ impl<'a> File<'a> {
         }
         let mut units = frame.units();
         for [id, _] in components.as_chunks::<2>().0 {
-            let place = frame.components.iter().position(|(own, ..)| own == id);
+            let place = frame.components.iter().position(|own| own.id == *id);
             let place = place.ok_or_else(|| damaged("a scan of a component that is not there"))?;
             if !frame.progressive || first == 0 {
                 self.begun |= 1 << place;
@@ -179,7 +188,7 @@ impl Frame {
         match marker {
             0xC0..=PROGRESSIVE => {}
             0xC3 => return Err(unsupported("lossless coding")),
-            // Zeros may be left off its end, so a cut in it looks like a plain part of the picture.
+            // An encoder may omit zeros at the end, so a cut looks like a flat part of the image.
             0xC9..=0xCB => return Err(unsupported("arithmetic coding")),
             _ => return Err(unsupported("hierarchical coding")),
         }
@@ -197,8 +206,10 @@ impl Frame {
         if !matches!(count, 1 | 3 | 4) {
             return Err(unsupported(&format!("{count} components")));
         }
-        let component = |[id, sampling, _]: &[u8; 3]| {
-            (*id, usize::from(sampling >> 4), usize::from(sampling & 15))
+        let component = |[id, sampling, _]: &[u8; 3]| Component {
+            id: *id,
+            across: usize::from(sampling >> 4),
+            down: usize::from(sampling & 15),
         };
         let components: Vec<_> = components.iter().map(component).collect();
         check_components(&components)?;
@@ -210,26 +221,26 @@ impl Frame {
         })
     }
 
-    /// Units of a scan of all components.
+    /// Units of a scan that holds all components.
     fn units(&self) -> usize {
         if self.components.len() == 1 {
             return self.blocks(0);
         }
-        let (_, across, down) = self.components[0];
-        self.size.0.div_ceil(8 * across) * self.size.1.div_ceil(8 * down)
+        let finest = &self.components[0];
+        let (width, height) = self.size;
+        width.div_ceil(8 * finest.across) * height.div_ceil(8 * finest.down)
     }
 
-    /// Blocks, which are the units, of a scan of one component.
+    /// Blocks of a scan that holds one component; each is a unit.
     fn blocks(&self, place: usize) -> usize {
-        let ((_, across, down), (_, own_across, own_down)) =
-            (self.components[0], self.components[place]);
-        let width = (self.size.0 * own_across).div_ceil(across);
-        let height = (self.size.1 * own_down).div_ceil(down);
+        let (finest, own) = (&self.components[0], &self.components[place]);
+        let width = (self.size.0 * own.across).div_ceil(finest.across);
+        let height = (self.size.1 * own.down).div_ceil(finest.down);
         width.div_ceil(8) * height.div_ceil(8)
     }
 }
 
-/// Units of a scan between two restarts.
+/// Units of a scan between two restarts, from a segment that defines them.
 fn interval(payload: &[u8]) -> Result<usize, ImageError> {
     let interval = payload.try_into().map(u16::from_be_bytes);
     interval
@@ -237,18 +248,15 @@ fn interval(payload: &[u8]) -> Result<usize, ImageError> {
         .map_err(|_| damaged("a restart interval of the wrong length"))
 }
 
-/// Gives `check` each table of a segment, of which `len` tells the length.
+/// Calls `check` with each table of a segment; `len` returns the length of the table at the start of a slice.
 ///
-/// There must be one, and they must fill the segment: the decoder would read on beyond it, into the
-/// next header.
+/// The tables must fill the segment, since the decoder would read beyond it into the next header. A segment
+/// without tables is valid: some encoders write one.
 fn each_table<'a>(
     mut payload: &'a [u8],
     len: impl Fn(&[u8]) -> Option<usize>,
     mut check: impl FnMut(&'a [u8]) -> Result<(), ImageError>,
 ) -> Result<(), ImageError> {
-    if payload.is_empty() {
-        return Err(damaged("a segment for tables without one"));
-    }
     while !payload.is_empty() {
         let table = len(payload).and_then(|len| payload.split_at_checked(len));
         let (table, rest) = table.ok_or_else(|| damaged("a table of the wrong length"))?;
@@ -258,36 +266,41 @@ fn each_table<'a>(
     Ok(())
 }
 
-/// Precision and number, then 64 factors of one or two bytes.
-fn quantisation_len(table: &[u8]) -> Option<usize> {
+/// Length of a quantization table: precision and number, then 64 factors of one or two bytes.
+fn quantization_len(table: &[u8]) -> Option<usize> {
     let wide = *table.first()? >= 16;
     Some(if wide { 129 } else { 65 })
 }
 
-/// Class and number, how many codes there are of each length, then a symbol for each.
+/// Length of a Huffman table: class and number, the count of codes of each length, then their symbols.
 fn huffman_len(table: &[u8]) -> Option<usize> {
     let codes = table.get(1..17)?.iter().map(|count| usize::from(*count));
     Some(17 + codes.sum::<usize>())
 }
 
-/// Names differ, the first component is the finest, and the others are smaller by whole factors.
-fn check_components(components: &[(u8, usize, usize)]) -> Result<(), ImageError> {
-    for (place, (id, across, down)) in components.iter().enumerate() {
-        if components[..place].iter().any(|(other, ..)| other == id) {
-            return Err(damaged("two components of one name"));
+/// Checks that identifiers differ, that the first component is the finest, and that the others are smaller
+/// by whole factors.
+fn check_components(components: &[Component]) -> Result<(), ImageError> {
+    for (place, component) in components.iter().enumerate() {
+        if components[..place]
+            .iter()
+            .any(|other| other.id == component.id)
+        {
+            return Err(damaged("two components have one identifier"));
         }
+        let Component { across, down, .. } = component;
         if !(1..=4).contains(across) || !(1..=4).contains(down) {
-            return Err(damaged("a sampling factor out of range"));
+            return Err(damaged("a sampling factor is out of range"));
         }
-        let (_, most_across, most_down) = components[0];
-        if most_across % across != 0 || most_down % down != 0 {
+        let finest = &components[0];
+        if !finest.across.is_multiple_of(*across) || !finest.down.is_multiple_of(*down) {
             return Err(unsupported("fractional sampling"));
         }
     }
     Ok(())
 }
 
-/// The rules of a progressive scan. Source: libjpeg-turbo, jdphuff.c, `start_pass_phuff_decoder`.
+/// Checks the parameters of a progressive scan. Source: libjpeg-turbo, jdphuff.c, `start_pass_phuff_decoder`.
 fn check_progression(count: usize, first: u8, last: u8, bits: u8) -> Result<(), ImageError> {
     let band = match first {
         0 => last == 0,

@@ -1,23 +1,24 @@
-//! Four components to RGB, as libjpeg-turbo and then Pillow do it.
+//! CMYK and YCCK to RGB, as libjpeg-turbo and then Pillow convert them.
 //!
-//! The decoder's own way is right only where no component is subsampled, so it delivers planes and the
-//! rest is done here. The inks are taken for inverted, as Adobe writes them, marker or not.
+//! The decoder's own conversion is right only if no component is subsampled, so the decoder returns planes
+//! and the conversion is done here. Inks are taken as inverted, as Adobe writes them, with or without
+//! Adobe's marker.
 
 use libjpeg_turbo_rs::RawImage;
 use libjpeg_turbo_rs::common::types::FrameHeader;
 
-/// One component, smaller than the picture by whole factors.
+/// One component, smaller than the image by whole factors.
 struct Plane<'a> {
     samples: &'a [u8],
     stride: usize,
-    /// Columns and rows that belong to the picture.
+    /// Columns and rows that belong to the image.
     size: (usize, usize),
-    /// Columns and rows of the picture to each of the plane.
+    /// Columns and rows of the image for each of the plane.
     scale: (usize, usize),
 }
 
-/// The picture's pixels, `[H, W, 3]`, from its planes; `ycck` if the first three are to be turned into
-/// inks first. None if the planes do not fit the frame, of which there is no case.
+/// The pixels of the image, `[H, W, 3] u8`, from its planes; `ycck` if the first three are luma and chroma
+/// of inks. Returns `None` if a plane is smaller than the frame; the checks before decoding rule that out.
 pub(super) fn to_rgb(raw: &RawImage, frame: &FrameHeader, ycck: bool) -> Option<Vec<u8>> {
     let planes: Option<Vec<Plane>> = (0..4).map(|index| Plane::new(raw, frame, index)).collect();
     let planes: [Plane; 4] = planes?.try_into().ok()?;
@@ -26,7 +27,7 @@ pub(super) fn to_rgb(raw: &RawImage, frame: &FrameHeader, ycck: bool) -> Option<
     let mut sums = Vec::new();
     for (y, out) in out.chunks_exact_mut(raw.width * 3).enumerate() {
         for (plane, row) in planes.iter().zip(&mut rows) {
-            plane.enlarge(y, row, &mut sums);
+            plane.upsample(y, row, &mut sums);
         }
         let [first, second, third, black] = &rows;
         for (x, rgb) in out.as_chunks_mut::<3>().0.iter_mut().enumerate() {
@@ -42,7 +43,7 @@ pub(super) fn to_rgb(raw: &RawImage, frame: &FrameHeader, ycck: bool) -> Option<
     Some(out)
 }
 
-/// Full-range BT.601 in 16 bits of fraction. Source: libjpeg-turbo, jdcolor.c, `build_ycc_rgb_table`.
+/// Full-range BT.601 with 16 fractional bits. Source: libjpeg-turbo, jdcolor.c, `build_ycc_rgb_table`.
 fn from_ycc([y, cb, cr]: [u8; 3]) -> [u8; 3] {
     const HALF: i32 = 1 << 15;
     let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
@@ -70,16 +71,17 @@ impl<'a> Plane<'a> {
         })
     }
 
+    /// Samples of one row of the plane.
     fn line(&self, row: usize) -> &[u8] {
         &self.samples[row * self.stride..][..self.size.0]
     }
 
-    /// Row `y` of the plane at the picture's size: by triangles for factors of two, else by
-    /// repetition. Source: libjpeg-turbo, jdsample.c, `jinit_upsampler`.
-    fn enlarge(&self, y: usize, out: &mut [u8], sums: &mut Vec<u16>) {
+    /// Writes row `y` of the image into `out`, upsampled: with a triangle filter for factors of two, by
+    /// repetition for others. Source: libjpeg-turbo, jdsample.c, `jinit_upsampler`.
+    fn upsample(&self, y: usize, out: &mut [u8], sums: &mut Vec<u16>) {
         let row = y / self.scale.1;
         let near = self.line(row);
-        let far = self.line(beside(row, y, self.size.1));
+        let far = self.line(neighbor(row, y, self.size.1));
         let weighed = near.iter().zip(far).map(|(near, far)| weigh(*near, *far));
         sums.clear();
         match self.scale {
@@ -105,13 +107,14 @@ impl<'a> Plane<'a> {
     }
 }
 
+/// Three parts of the nearer sample and one of the farther.
 fn weigh(near: u8, far: u8) -> u16 {
     u16::from(near) * 3 + u16::from(far)
 }
 
-/// The neighbour of sample `i` of `count` on the side where `place` of the picture lies, which falls
-/// into its first or second half; the sample itself at the edge.
-fn beside(i: usize, place: usize, count: usize) -> usize {
+/// The neighbor of sample `i` of `count` that is nearer to pixel `place` of the image: the one before for
+/// even pixels, the one after for odd ones; sample `i` itself at the edges.
+fn neighbor(i: usize, place: usize, count: usize) -> usize {
     if place.is_multiple_of(2) {
         i.saturating_sub(1)
     } else {
@@ -119,10 +122,10 @@ fn beside(i: usize, place: usize, count: usize) -> usize {
     }
 }
 
-/// Two columns of each sum, with a rounding of its own for each.
+/// Writes two columns for each sum; `biases` round the even and the odd columns.
 fn widen(sums: &[u16], biases: [u16; 2], shift: u32, out: &mut [u8]) {
     for (x, out) in out.iter_mut().enumerate() {
-        let far = sums[beside(x / 2, x, sums.len())];
+        let far = sums[neighbor(x / 2, x, sums.len())];
         *out = ((sums[x / 2] * 3 + far + biases[x % 2]) >> shift) as u8;
     }
 }

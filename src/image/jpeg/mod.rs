@@ -1,6 +1,7 @@
-//! JPEG by libjpeg-turbo-rs, which equals libjpeg-turbo, and so Pillow, bit for bit.
+//! JPEG by libjpeg-turbo-rs, whose pixels are bit-identical to those of libjpeg-turbo, and so to Pillow's.
 
 mod check;
+mod header;
 mod inks;
 mod segments;
 
@@ -8,29 +9,23 @@ use image::RgbImage;
 use libjpeg_turbo_rs::common::types::DecodeLimits;
 use libjpeg_turbo_rs::{ColorSpace, Decoder, JpegError, PixelFormat};
 
+use super::decode::{rgb_image, rgb_len};
 use super::{ImageError, ImageFormat, ImageSize};
 
-pub(super) use check::is_frame;
-pub(super) use segments::Segments;
+pub(super) use header::header;
 
 /// Most scans. Progressive files have about ten; each costs a walk over all blocks, however short it is.
 const MAX_SCANS: usize = 256;
-/// Most bytes held per pixel: output of 3, planes of 4, 16-bit coefficients of 4 components, a mark per
-/// block. A file over it has made the decoder hold what its size does not explain.
+/// Most bytes held per pixel: 3 of output, 4 of planes, 16-bit coefficients of 4 components, and a flag per
+/// block. A file that needs more makes the decoder hold what the image's size does not explain.
 const MAX_BYTES_PER_PIXEL: u64 = 17;
 
-/// A decoded picture and the EXIF block beside it.
-pub(super) struct DecodedJpeg {
-    pub(super) image: RgbImage,
-    pub(super) exif: Option<Vec<u8>>,
-}
-
-/// Decodes a JPEG to RGB, of the given size by its header.
+/// Decodes a JPEG to RGB; `size` is that of its first frame header.
 ///
-/// The decoder's lenient mode fills what it cannot read with grey, as libjpeg does. Its strict mode, used
-/// here, refuses instead; what that lets pass is caught by the check before it. Stray bytes between
-/// headers, which cameras put there, are passed over by both.
-pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<DecodedJpeg, ImageError> {
+/// The decoder's lenient mode fills what it cannot read with gray, as libjpeg does. Its strict mode, used
+/// here, returns an error instead; damage that the strict mode accepts is found by the checks before it.
+/// Both modes skip stray bytes between headers, which some cameras write.
+pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageError> {
     check::check(bytes)?;
     let mut decoder = Decoder::new_with_limits(bytes, limits(size)).map_err(error)?;
     decoder.set_output_format(PixelFormat::Rgb);
@@ -40,21 +35,18 @@ pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<DecodedJpeg, Image
     if (u32::from(frame.width), u32::from(frame.height)) != (size.width, size.height) {
         return Err(damaged("it has two frame headers of different sizes"));
     }
-    let exif = decoder.exif_data().map(<[u8]>::to_vec);
     let data = if frame.components.len() == 4 {
         four_components(decoder)?
     } else {
-        let mut data = vec![0; size.pixels() as usize * 3];
+        let mut data = vec![0; rgb_len(size)];
         decoder.decode_image_into(&mut data).map_err(error)?;
         data
     };
-    let image = RgbImage::from_raw(size.width, size.height, data)
-        .ok_or_else(|| damaged("its data do not fill its size"))?;
-    Ok(DecodedJpeg { image, exif })
+    rgb_image(ImageFormat::Jpeg, size, data)
 }
 
-/// By planes, which the decoder does not smooth: an unfinished progressive file of four components stays
-/// as coarse as it is.
+/// Decodes CMYK or YCCK by way of planes. The decoder does not smooth planes, so an unfinished progressive
+/// file of four components keeps its block edges.
 fn four_components(decoder: Decoder) -> Result<Vec<u8>, ImageError> {
     let frame = decoder.header().clone();
     let ycck = decoder.jpeg_color_space() == ColorSpace::Ycck;
@@ -88,7 +80,7 @@ fn unsupported(feature: &str) -> ImageError {
 fn error(error: JpegError) -> ImageError {
     match error {
         JpegError::Unsupported(feature) => unsupported(&feature),
-        // Sizes and counts that are in order and yet too much.
+        // Sizes and counts that are valid but too large.
         JpegError::LimitExceeded { .. } | JpegError::AllocationFailed { .. } => {
             unsupported(&error.to_string())
         }

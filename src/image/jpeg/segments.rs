@@ -1,20 +1,21 @@
-//! The marker segments of a JPEG, found without a decoder.
+//! An iterator over the marker segments of a JPEG.
 
-/// Start of the image.
+/// Marker at the start of the image.
 pub(super) const START: u8 = 0xD8;
-/// End of the image.
+/// Marker at the end of the image.
 pub(super) const END: u8 = 0xD9;
 
-/// `(marker, payload)` without the length, up to and including the end marker; restart markers and
-/// others that have no payload come with an empty one. Entropy-coded data and stray bytes are passed
-/// over; a segment that claims more bytes than there are ends the iteration.
-pub(in crate::image) struct Segments<'a> {
+/// Yields marker and payload of each segment, up to and including the end marker.
+///
+/// The payload excludes the length and is empty for markers without one. Entropy-coded data and stray bytes
+/// are skipped; a segment that is longer than the rest of the file ends the iteration.
+pub(super) struct Segments<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Segments<'a> {
-    /// Of a file that begins with the start marker, which is not among them.
-    pub(in crate::image) fn new(bytes: &'a [u8]) -> Self {
+    /// Segments after the start marker that `bytes` begins with.
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
         let rest = bytes.strip_prefix(&[0xFF, START]).unwrap_or(bytes);
         Self { rest }
     }
@@ -57,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_pass_over_entropy_coded_data() {
+    fn entropy_coded_data_are_skipped() {
         let bytes = b"\xFF\xD8\xFF\xFF\xE0\x00\x04ab\xFF\xDA\x00\x03c12\xFF\x003\xFF\xD0\x45\xFF\xD9\xFF\xE1";
         let segments: Vec<_> = Segments::new(bytes).collect();
         let expected = [(0xE0, &b"ab"[..]), (0xDA, b"c"), (0xD0, b""), (END, b"")];
@@ -65,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_longer_than_the_file_ends_the_walk() {
+    fn a_segment_longer_than_the_file_ends_the_iteration() {
         for bytes in [
             &b"\xFF\xD8\xFF\xE0\x00\x09ab"[..],
             b"\xFF\xD8\xFF\xE0\x00\x01",

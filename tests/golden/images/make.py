@@ -170,8 +170,214 @@ def others():
     data = encoded(SMALL, "WEBP", lossless=True)
     bad("truncated_lossless.webp", data[: len(data) * 2 // 3])
     bad("empty", b"")
-    bad("text.txt", b"BMI tables and other texts are not pictures.\n")
+    bad("text.txt", b"BMI tables and other texts are not images.\n")
     bad("picture.svg", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>\n')
+
+
+def segment(marker, body):
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+
+def tiff(kind, value, count=1, order="<"):
+    """An EXIF block with one entry, the orientation, of the given TIFF type."""
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "L", 8)
+    return head + struct.pack(order + "HHHL", 1, 0x0112, kind, count) + value + b"\0\0\0\0"
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d tiff:Orientation="6"/></x:xmpmeta>'
+
+
+def field_jpegs():
+    """Kinds of JPEG that were reported as read wrongly by servers."""
+    base, progressive = encoded(SMALL, "JPEG", quality=90), encoded(SMALL, "JPEG", quality=90, progressive=True)
+
+    def before(data, marker, extra, n=0):
+        at = -1
+        for _ in range(n + 1):
+            at = data.index(bytes([0xFF, marker]), at + 1)
+        return data[:at] + extra + data[at:]
+
+    for name, marker in [("dht", 0xC4), ("dqt", 0xDB)]:
+        good(f"no_tables_{name}.jpg", before(base, 0xDA, segment(marker, b"")))
+        good(f"no_tables_{name}_progressive.jpg", before(progressive, 0xDA, segment(marker, b""), 2))
+
+    def with_app1(*bodies):
+        return base[:2] + b"".join(segment(0xE1, body) for body in bodies) + base[2:]
+
+    six, eight = tiff(3, b"\6\0\0\0"), tiff(3, b"\x08\0\0\0")
+    head = b"Exif\0\0"
+    good("exif_long.jpg", with_app1(head + tiff(4, b"\6\0\0\0")))
+    good("exif_long_big_endian.jpg", with_app1(head + tiff(4, b"\0\0\0\6", order=">")))
+    good("exif_signed_byte.jpg", with_app1(head + tiff(6, b"\6\0\0\0")))
+    good("exif_untyped.jpg", with_app1(head + tiff(7, b"\6\0\0\0")))
+    good("exif_value_9.jpg", with_app1(head + tiff(3, b"\x09\0\0\0")))
+    good("exif_two_segments.jpg", with_app1(head + six, head + eight))
+    good("exif_split.jpg", with_app1(head + six[:11], head + six[11:]))
+    good("exif_garbage.jpg", with_app1(head + b"no TIFF header"))
+    good("xmp_6.jpg", with_app1(b"http://ns.adobe.com/xap/1.0/\0" + XMP))
+    good("xmp_6_exif_1.jpg", with_app1(b"http://ns.adobe.com/xap/1.0/\0" + XMP, head + tiff(3, b"\1\0\0\0")))
+
+
+def field_pngs():
+    data = encoded(SMALL, "PNG")
+    idat, end = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+
+    def at(place, *chunks):
+        return data[:place] + b"".join(chunks) + data[place:]
+
+    six = chunk(b"eXIf", tiff(3, b"\6\0\0\0"))
+    good("exif_after_idat.png", at(end, six))
+    # Pillow raises; a viewer shows the image as it is stored.
+    good("exif_malformed.png", at(idat, chunk(b"eXIf", b"no TIFF header")), np.asarray(SMALL))
+    good("xmp_6.png", at(idat, chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)))
+    good("profile_not_zlib.png", at(idat, chunk(b"iCCP", b"profile\0\0not zlib")))
+    good("texts.png", at(idat, *[chunk(b"tEXt", b"Comment\0text")] * 9))
+    body = data[idat + 8 : end - 4]
+    pieces = b"".join(chunk(b"IDAT", body[i : i + 1]) for i in range(len(body)))
+    good("idat_in_bytes.png", data[:idat] + pieces + data[end:])
+    frames = [SMALL, ImageOps.invert(SMALL)]
+    good("animated.png", encoded(frames[0], "PNG", save_all=True, append_images=frames[1:], duration=50))
+    array = np.asarray(SMALL)
+    wide = np.dstack([array, array[:, :, :1]]).astype(np.uint16) * 257 - 3
+    good("interlaced_rgba16.png", png(16, 6, adam7(wide), interlace=1))
+    good("interlaced_grey_alpha.png", png(8, 4, adam7(array[:, :, :2]), interlace=1))
+    good("interlaced_grey.png", png(8, 0, adam7(array[:, :, 1]), interlace=1))
+    # A palette of 40 colors, with indices up to 59.
+    indices = np.asarray(SMALL.quantize(60))
+    colors = bytes(SMALL.quantize(60).getpalette()[:120])
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 3, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"PLTE", colors) + chunk(b"IDAT", zlib.compress(rows_of(indices), 9))
+    good("palette_short.png", b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b""))
+
+
+def riff(*chunks):
+    body = b"WEBP" + b"".join(k + struct.pack("<I", len(b)) + b + b"\0" * (len(b) % 2) for k, b in chunks)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def field_webps():
+    def u24(value):
+        return struct.pack("<I", value)[:3]
+
+    def canvas(flags, width=WIDTH, height=HEIGHT):
+        return b"VP8X", bytes([flags, 0, 0, 0]) + u24(width - 1) + u24(height - 1)
+
+    def frame(data, left=0, top=0):
+        inner = data[12:]
+        return b"ANMF", u24(left // 2) + u24(top // 2) + u24(WIDTH - 1) + u24(HEIGHT - 1) + u24(50) + b"\0" + inner
+
+    lossy, lossless = encoded(SMALL, "WEBP", quality=80), encoded(SMALL, "WEBP", lossless=True)
+    vp8, vp8l = (b"VP8 ", lossy[20:]), (b"VP8L", lossless[20 : 20 + struct.unpack("<I", lossless[16:20])[0]])
+    good("flags_without_chunks.webp", riff(canvas(0x3C), vp8))
+    good("extended_lossless.webp", riff(canvas(0x00), vp8l))
+    good("exif_long.webp", riff(canvas(0x08), vp8, (b"EXIF", tiff(4, b"\6\0\0\0"))))
+    good("xmp_6.webp", riff(canvas(0x04), vp8, (b"XMP ", XMP)))
+    good("unknown_chunks.webp", riff(canvas(0x00), (b"abcd", b"odd"), vp8, (b"efgh", b"")) + b"behind the RIFF")
+    rgba = Image.fromarray(np.dstack([np.asarray(SMALL), np.asarray(SMALL)[:, :, 0]]))
+    frames = {"save_all": True, "append_images": [ImageOps.invert(SMALL)], "duration": 50}
+    good("animated_lossy.webp", encoded(SMALL, "WEBP", quality=80, **frames))
+    good("animated_alpha.webp", encoded(rgba, "WEBP", quality=80, **frames))
+    anim = (b"ANIM", struct.pack("<IH", 0xFF2040FF, 0))
+    good("animated_offset.webp", riff(canvas(0x12, 44, 32), anim, frame(lossless, 6, 4), frame(lossy, 0, 0)))
+    bad("huge_inside.webp", riff(canvas(0x00), (b"VP8 ", lossy[20:26] + struct.pack("<HH", 9000, 9000) + lossy[30:])))
+    bad("truncated_frame_header.webp", riff(canvas(0x12, 31, 24), anim, frame(lossy)))
+
+
+def field_gifs():
+    data = encoded(SMALL.quantize(60), "GIF")
+    comma = data.index(b"\x2c" + struct.pack("<HHHH", 0, 0, WIDTH, HEIGHT))
+    head, colors, image = data[:13], data[13 : 13 + 3 * 64], data[comma:]
+
+    def gif(palette=colors, before=b"", screen=(WIDTH, HEIGHT), image=image):
+        flags = 0x80 | ((len(palette) // 3).bit_length() - 2) if palette else 0
+        return b"GIF89a" + struct.pack("<HHBBB", *screen, flags, 0, 0) + palette + before + image
+
+    good("screen_0x0.gif", gif(screen=(0, 0)))
+    good("screen_1x1.gif", gif(screen=(1, 1)))
+    good("unknown_extension.gif", gif(before=b"!\x77\x05hello\x02xy\0"))
+    good("empty_comment.gif", gif(before=b"!\xfe\0"))
+    good("stray_bytes.gif", gif(before=b"\0\0\x11"))
+    good("no_palette.gif", gif(palette=b""))
+    good("short_palette.gif", gif(palette=colors[: 3 * 32]))
+    good("short_grey_palette.gif", gif(palette=bytes(i // 3 for i in range(3 * 16))))
+    local = image[:9] + bytes([0x85]) + colors + image[10:]
+    good("local_palette.gif", gif(palette=b"", image=local))
+    good("version_87a.gif", b"GIF87a" + gif()[6:])
+    many = encoded(SMALL, "GIF", save_all=True, append_images=[ImageOps.invert(SMALL)], duration=50)
+    good("second_frame_cut.gif", many[:-90])
+    bad("truncated_no_frame.gif", head + colors + b";")
+    bad("truncated_frame_0x0.gif", gif(image=image[:5] + b"\0\0\0\0" + image[9:]))
+
+
+def field_bmps():
+    array = np.asarray(SMALL)
+    indices = np.asarray(SMALL.quantize(60))
+    colors = np.array(SMALL.quantize(60).getpalette()[:180], np.uint8).reshape(60, 3)
+
+    def quads(palette):
+        return b"".join(bytes([b, g, r, 0]) for r, g, b in palette)
+
+    def rows(data, top_down=False):
+        lines = [row.tobytes() for row in data]
+        lines = [line + b"\0" * (-len(line) % 4) for line in lines]
+        return b"".join(lines if top_down else lines[::-1])
+
+    def bmp(bits, body, kind=0, palette=b"", more=b"", height=HEIGHT, used=0, reserved=0, offset=None, size=None):
+        info = struct.pack("<IiiHHIIiiII", size or 40, WIDTH, height, 1, bits, kind, len(body), 0, 0, used, 0)
+        start = 14 + len(info) + len(more) + len(palette)
+        place = start if offset is None else offset
+        return b"BM" + struct.pack("<III", start + len(body), reserved, place) + info + more + palette + body
+
+    bgr = array[:, :, ::-1]
+    bgrx = np.dstack([bgr, array[:, :, 0] * 0])
+    r, g, b = (array[:, :, i].astype(np.uint16) for i in range(3))
+    good("reserved_set.bmp", bmp(24, rows(bgr), reserved=0x12345678))
+    good("offset_0.bmp", bmp(24, rows(bgr), offset=0))
+    good("top_down.bmp", bmp(24, rows(bgr, True), height=-HEIGHT))
+    good("bgrx.bmp", bmp(32, rows(bgrx)))
+    good("rgb555.bmp", bmp(16, rows((r >> 3) << 10 | (g >> 3) << 5 | b >> 3)))
+    word = (r >> 3) << 11 | (g >> 2) << 5 | b >> 3
+    good("rgb565.bmp", bmp(16, rows(word), 3, more=struct.pack("<III", 0xF800, 0x7E0, 0x1F)))
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    good("bgra_v5.bmp", bmp(32, rows(np.dstack([bgr, array[:, :, 0]])), 3, more=masks + b"BGRs" + b"\0" * 64, size=124))
+    good("xbgr.bmp", bmp(32, rows(bgrx[:, :, [3, 0, 1, 2]]), 3, more=struct.pack("<III", 0xFF << 24, 0xFF << 16, 0xFF << 8)))
+    good("few_colors.bmp", bmp(8, rows(indices.astype(np.uint8)), palette=quads(colors), used=60))
+    good("short_palette.bmp", bmp(8, rows(indices.astype(np.uint8)), palette=quads(colors[:30]), used=30))
+    good("offset_at_palette.bmp", bmp(8, rows(indices.astype(np.uint8)), palette=quads(colors), used=60, offset=54))
+    low = indices % 16
+    nibbles = (low[:, ::2] << 4 | low[:, 1::2]).astype(np.uint8)
+    good("bits_4.bmp", bmp(4, rows(nibbles), palette=quads(colors[:16])))
+    one = np.packbits(indices % 2, axis=1)
+    good("bits_1.bmp", bmp(1, rows(one), palette=quads(colors[20:22])))
+    good("bits_1_black_white.bmp", bmp(1, rows(one), palette=quads([(0, 0, 0), (255, 255, 255)])))
+
+    def runs(four_bits):
+        body = b""
+        for row in (low if four_bits else indices)[::-1]:
+            row = [int(v) for v in row]
+            if four_bits:
+                packed = bytes(a << 4 | b for a, b in zip(row[:10:2], row[1:10:2]))
+                literal = packed + b"\0" * (len(packed) % 2)
+                runs = b"".join(bytes([1, v << 4]) for v in row[10:])
+            else:
+                literal = bytes(row[:9]) + b"\0"
+                runs = b"".join(bytes([1, v]) for v in row[9:])
+            body += bytes([0, 10 if four_bits else 9]) + literal + runs + b"\0\0"
+        return body
+
+    good("rle8.bmp", bmp(8, runs(False) + b"\0\1", 1, quads(colors), used=60))
+    good("rle4.bmp", bmp(4, runs(True) + b"\0\1", 2, quads(colors[:16])))
+    # A run over two columns, a step of 3 columns and 2 rows, and rows that end early.
+    steps = b"\x05\x07\0\0" * 4 + b"\0\2\3\2" + b"\x09\x0b" + b"\1\2\0\0" * 30
+    good("rle8_steps.bmp", bmp(8, steps, 1, quads(colors), used=60))
+    bad("truncated_end_mark.bmp", bmp(8, b"\x05\x07\0\1", 1, quads(colors), used=60))
+    core = struct.pack("<IHHHH", 12, WIDTH, HEIGHT, 1, 24)
+    body = rows(bgr)
+    good("os2_24.bmp", b"BM" + struct.pack("<III", 26 + len(body), 0, 26) + core + body)
+    core = struct.pack("<IHHHH", 12, WIDTH, HEIGHT, 1, 8)
+    palette = b"".join(bytes([b, g, r]) for r, g, b in colors).ljust(768, b"\0")
+    body = rows(indices.astype(np.uint8))
+    good("os2_8.bmp", b"BM" + struct.pack("<III", 26 + 768 + len(body), 0, 26 + 768) + core + palette + body)
 
 
 def resizes():
@@ -186,5 +392,10 @@ def resizes():
 jpegs()
 pngs()
 others()
+field_jpegs()
+field_pngs()
+field_webps()
+field_gifs()
+field_bmps()
 resizes()
 save_file(expected, HERE / "expected.safetensors")

@@ -1,0 +1,93 @@
+//! Thread time and peak memory of decoding, which `src/image/cost.rs` predicts from headers.
+//!
+//! ```sh
+//! cargo bench --bench decode -- FILE...
+//! ```
+//!
+//! Prints one line for each file: its coding, nanoseconds per pixel, predicted and measured, and bytes per
+//! pixel at the peak, predicted and measured. Each file is decoded in a process of its own, because the peak
+//! of a process never falls. Without files, the photographs of `tests/photos` are decoded.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a tool for developers, whose output is the result"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use sightline::image::{DecodeOptions, Orientation, decode, probe};
+
+const OPTIONS: DecodeOptions = DecodeOptions {
+    max_pixels: 1 << 30,
+    orientation: Orientation::Apply,
+};
+/// Time to repeat a decode for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, file] = arguments.as_slice()
+        && flag == "--one"
+    {
+        return one(file.as_ref());
+    }
+    let mut files: Vec<PathBuf> = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with("--"))
+        .map(PathBuf::from)
+        .collect();
+    if files.is_empty() {
+        let photos = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/photos");
+        let entries = std::fs::read_dir(photos).unwrap();
+        files.extend(entries.map(|entry| entry.unwrap().path()));
+        files.sort();
+    }
+    println!("file, coding, megapixels, ns per pixel (predicted), bytes per pixel (predicted)");
+    for file in files {
+        let itself = std::env::current_exe().unwrap();
+        let status = Command::new(itself).arg("--one").arg(file).status();
+        assert!(status.unwrap().success());
+    }
+}
+
+/// Decodes one file and prints what it cost.
+fn one(file: &Path) {
+    let bytes = std::fs::read(file).unwrap();
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let Ok(header) = probe(&bytes) else {
+        return;
+    };
+    let pixels = header.size.pixels() as f64;
+    let predicted = header.decode_cost(bytes.len(), true);
+    let before = status("VmRSS:");
+    let outcome = decode(&bytes, &OPTIONS).map(|_| ());
+    let peak = status("VmHWM:").saturating_sub(before);
+    let started = Instant::now();
+    let mut fastest = Duration::MAX;
+    while started.elapsed() < PATIENCE {
+        let begun = Instant::now();
+        let _ = decode(&bytes, &OPTIONS);
+        fastest = fastest.min(begun.elapsed());
+    }
+    println!(
+        "{name}, {:?}, {:.2}, {:.2} ({:.2}), {:.2} ({:.2}){}",
+        header.coding,
+        pixels / 1e6,
+        fastest.as_nanos() as f64 / pixels,
+        predicted.nanos as f64 / pixels,
+        peak as f64 / pixels,
+        predicted.peak_bytes as f64 / pixels,
+        outcome.map_or_else(|error| format!(", {error}"), |()| String::new()),
+    );
+}
+
+/// A figure of this process in bytes.
+fn status(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kilobytes = line.unwrap().trim().trim_end_matches(" kB");
+    kilobytes.parse::<u64>().unwrap() << 10
+}

@@ -1,0 +1,268 @@
+//! The headers of a BMP: size, bits, compression, palette and where the pixels begin.
+
+use super::super::bytes::{u16_le, u32_le};
+use super::super::{ImageError, ImageSize};
+use super::{damaged, unsupported};
+
+/// Length of the file header, which the bitmap header follows.
+const FILE_HEADER: usize = 14;
+/// Lengths of bitmap headers: OS/2 1.x, OS/2 2.x in short, Windows 3, with masks, OS/2 2.x, V4 and V5.
+pub(super) const LENGTHS: [u32; 8] = [12, 16, 40, 52, 56, 64, 108, 124];
+/// Length of the OS/2 1.x header, whose palette has 3 bytes per color.
+const CORE: u32 = 12;
+/// Length of the OS/2 2.x header, which numbers its compressions otherwise from 3 on.
+const OS2_2: u32 = 64;
+/// Most colors of a palette.
+const COLORS: u32 = 256;
+
+/// How the rows are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compression {
+    /// Palette indices, 5 bits per color, or 8 bits per color in the order blue, green, red.
+    None,
+    /// Words of 16, 24 or 32 bits with a mask for each color.
+    Masks([Mask; 3]),
+    /// Runs of 8-bit indices.
+    RunLength8,
+    /// Runs of 4-bit indices.
+    RunLength4,
+}
+
+/// The bits of a word that hold one color.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mask {
+    shift: u32,
+    /// The largest value of the color, a power of two less one.
+    most: u32,
+}
+
+impl Mask {
+    /// `None` unless the bits are adjacent.
+    pub(super) fn new(bits: u32) -> Option<Self> {
+        let shift = bits.trailing_zeros();
+        let most = bits.checked_shr(shift)?;
+        (most & most.wrapping_add(1) == 0).then_some(Self { shift, most })
+    }
+
+    /// The color in `word`, scaled to 0..=255 and rounded down as Pillow rounds it.
+    pub(super) fn read(self, word: u32) -> u8 {
+        let value = u64::from((word >> self.shift) & self.most);
+        (value * 255 / u64::from(self.most)) as u8
+    }
+}
+
+/// What the headers say, checked.
+pub(super) struct Header<'a> {
+    pub(super) size: ImageSize,
+    /// Whether the first row of the file is the top one.
+    pub(super) top_down: bool,
+    /// Bits per pixel.
+    pub(super) bits: usize,
+    pub(super) compression: Compression,
+    /// Offset of the pixels in the file.
+    pub(super) data: usize,
+    /// Entries of blue, green and red, 3 or 4 bytes each.
+    palette: &'a [u8],
+    /// Bytes of a palette entry.
+    entry: usize,
+}
+
+impl<'a> Header<'a> {
+    /// Reads the headers of a file that begins as a BMP does.
+    pub(super) fn read(bytes: &'a [u8]) -> Result<Self, ImageError> {
+        let cut = || damaged("the header is incomplete");
+        let length = u32_le(bytes, FILE_HEADER).ok_or_else(cut)?;
+        let end = FILE_HEADER + length as usize;
+        let header = bytes.get(FILE_HEADER..end).ok_or_else(cut)?;
+        let fields = Fields::read(header, length).ok_or_else(cut)?;
+        let masks = match (fields.compression, length) {
+            // The masks follow a header that has no room for them.
+            (3, 40) => bytes.get(end..end + 12).ok_or_else(cut)?,
+            (3, 52..) => header.get(40..52).ok_or_else(cut)?,
+            _ => &[],
+        };
+        if length == OS2_2 && fields.compression > 2 {
+            return Err(unsupported(format!(
+                "compression {} of OS/2",
+                fields.compression
+            )));
+        }
+        let compression = fields.compression(masks)?;
+        let after = if length == 40 { end + masks.len() } else { end };
+        let (palette, entry) = fields.palette(bytes, after)?;
+        Ok(Self {
+            size: fields.size,
+            top_down: fields.top_down,
+            bits: usize::from(fields.bits),
+            compression,
+            data: data_offset(bytes, end, after + palette.len()).ok_or_else(cut)?,
+            palette,
+            entry,
+        })
+    }
+
+    /// The color of each index; an index outside the palette is black. In a palette in which each index
+    /// has its own value of gray, so has an index outside.
+    pub(super) fn colors(&self) -> [[u8; 3]; 256] {
+        let entries = self.palette.chunks_exact(self.entry);
+        let mut colors = [[0; 3]; 256];
+        let mut is_gray = entries.len() > 2;
+        for (index, (color, entry)) in colors.iter_mut().zip(entries).enumerate() {
+            *color = [entry[2], entry[1], entry[0]];
+            is_gray &= *color == [index as u8; 3];
+        }
+        if is_gray {
+            return std::array::from_fn(|index| [index as u8; 3]);
+        }
+        colors
+    }
+
+    /// Bytes of a row, padded to a multiple of 4.
+    pub(super) fn stride(&self) -> usize {
+        (self.size.width as usize * self.bits).div_ceil(32) * 4
+    }
+
+    /// # Errors
+    /// Damage if uncompressed rows are missing. The padding of the last row may be.
+    pub(super) fn check_length(&self, bytes: &[u8]) -> Result<(), ImageError> {
+        if matches!(
+            self.compression,
+            Compression::RunLength8 | Compression::RunLength4
+        ) {
+            return Ok(());
+        }
+        let row = (self.size.width as usize * self.bits).div_ceil(8);
+        let rows = (self.size.height as usize).saturating_sub(1);
+        let needed = rows.saturating_mul(self.stride()).saturating_add(row);
+        if bytes.len().saturating_sub(self.data) < needed {
+            return Err(damaged("it ends before its last row"));
+        }
+        Ok(())
+    }
+}
+
+/// Where the pixels begin: at the offset in the file header, unless that is 0 or points at the palette.
+fn data_offset(bytes: &[u8], header_end: usize, palette_end: usize) -> Option<usize> {
+    let stated = u32_le(bytes, 10)? as usize;
+    if stated == 0 || (stated == header_end && palette_end > header_end) {
+        return Some(palette_end);
+    }
+    Some(stated)
+}
+
+/// The fields of a bitmap header, unchecked.
+struct Fields {
+    size: ImageSize,
+    top_down: bool,
+    bits: u16,
+    compression: u32,
+    /// Colors of the palette; 0 means as many as the bits allow.
+    colors: u32,
+    /// Bytes of a palette entry.
+    entry: usize,
+}
+
+impl Fields {
+    fn read(header: &[u8], length: u32) -> Option<Self> {
+        if length == CORE {
+            return Some(Self {
+                size: ImageSize {
+                    width: u16_le(header, 4)?.into(),
+                    height: u16_le(header, 6)?.into(),
+                },
+                top_down: false,
+                bits: u16_le(header, 10)?,
+                compression: 0,
+                colors: 0,
+                entry: 3,
+            });
+        }
+        let height = u32_le(header, 8)?;
+        // Of a negative height, the first row is the top one.
+        let top_down = height >> 24 == 0xFF;
+        Some(Self {
+            size: ImageSize {
+                width: u32_le(header, 4)?,
+                height: if top_down {
+                    height.wrapping_neg()
+                } else {
+                    height
+                },
+            },
+            top_down,
+            bits: u16_le(header, 14)?,
+            // The short OS/2 header ends before its optional fields.
+            compression: u32_le(header, 16).unwrap_or(0),
+            colors: u32_le(header, 32).unwrap_or(0),
+            entry: 4,
+        })
+    }
+
+    fn compression(&self, masks: &[u8]) -> Result<Compression, ImageError> {
+        match (self.compression, self.bits) {
+            (0, 1 | 2 | 4 | 8 | 16 | 24 | 32) => Ok(Compression::None),
+            (1, 8) => Ok(Compression::RunLength8),
+            (2, 4) => Ok(Compression::RunLength4),
+            (3, 16 | 24 | 32) => self.masks(masks),
+            (kind @ (0..=3), bits) => Err(damaged(&format!(
+                "{bits} bits per pixel do not go with compression {kind}"
+            ))),
+            (kind, _) => Err(unsupported(format!("compression {kind}"))),
+        }
+    }
+
+    fn masks(&self, masks: &[u8]) -> Result<Compression, ImageError> {
+        let words = [0, 4, 8].map(|at| u32_le(masks, at).unwrap_or(0));
+        if words == [0; 3] && self.bits == 32 {
+            return Ok(Compression::None);
+        }
+        let fits = |word: &u32| self.bits == 32 || word >> self.bits == 0;
+        let masks = words.map(Mask::new);
+        match masks {
+            [Some(red), Some(green), Some(blue)] if words.iter().all(fits) => {
+                Ok(Compression::Masks([red, green, blue]))
+            }
+            _ => Err(damaged("its color masks are not valid")),
+        }
+    }
+
+    /// The palette after the headers and the bytes of its entries; empty above 8 bits per pixel.
+    fn palette<'a>(&self, bytes: &'a [u8], at: usize) -> Result<(&'a [u8], usize), ImageError> {
+        if self.bits > 8 {
+            return Ok((&[], self.entry));
+        }
+        let colors = match self.colors {
+            0 => 1 << self.bits,
+            colors => colors,
+        };
+        if colors > COLORS {
+            return Err(damaged(&format!("a palette of {colors} colors")));
+        }
+        let end = at + colors as usize * self.entry;
+        let palette = bytes.get(at..end);
+        Ok((
+            palette.ok_or_else(|| damaged("its palette is incomplete"))?,
+            self.entry,
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_scale_and_round_down() {
+        let green = Mask::new(0x07E0).unwrap();
+        assert_eq!(
+            [0, 0x20, 0x07C0, 0xFFFF].map(|word| green.read(word)),
+            [0, 4, 250, 255]
+        );
+        let wide = Mask::new(0xFFFF_FFFF).unwrap();
+        assert_eq!(
+            [0, 1 << 31, u32::MAX].map(|word| wide.read(word)),
+            [0, 127, 255]
+        );
+        assert_eq!([0, 0b101].map(Mask::new), [None; 2]);
+    }
+}

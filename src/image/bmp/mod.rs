@@ -1,0 +1,66 @@
+//! Windows and OS/2 bitmaps, as Pillow reads them.
+//!
+//! Source: `PIL.BmpImagePlugin`. Two things that Pillow reads wrongly are read right here: palettes of gray
+//! with fewer bits or colors than Pillow assumes for them, and 2 bits per pixel.
+
+mod header;
+mod pixels;
+mod rle;
+
+use image::RgbImage;
+use image::metadata::Orientation as Turn;
+
+use super::decode::{rgb_image, rgb_len};
+use super::{Coding, ImageError, ImageFormat, ImageHeader, ImageSize};
+use header::{Compression, Header};
+
+/// Whether the file begins as a BMP does: two letters alone would claim ordinary text, so the length of the
+/// second header must be one that exists.
+pub(super) fn is_bmp(bytes: &[u8]) -> bool {
+    let length = super::bytes::u32_le(bytes, 14);
+    bytes.starts_with(b"BM") && length.is_some_and(|length| header::LENGTHS.contains(&length))
+}
+
+/// From either of the two families of headers.
+pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
+    let header = Header::read(bytes)?;
+    Ok(ImageHeader {
+        format: ImageFormat::Bmp,
+        size: header.size,
+        coding: match header.compression {
+            Compression::None | Compression::Masks(_) => Coding::Bmp,
+            Compression::RunLength8 | Compression::RunLength4 => Coding::BmpRunLength,
+        },
+        turn: Turn::NoTransforms,
+    })
+}
+
+/// Decodes a BMP of `size` to RGB.
+pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageError> {
+    let header = Header::read(bytes)?;
+    if header.size != size {
+        return Err(damaged("it has two headers of different sizes"));
+    }
+    // All bytes of uncompressed pixels must be there before memory is taken for them.
+    header.check_length(bytes)?;
+    let mut out = vec![0; rgb_len(size)];
+    match header.compression {
+        Compression::RunLength8 | Compression::RunLength4 => rle::decode(bytes, &header, &mut out)?,
+        Compression::None | Compression::Masks(_) => pixels::decode(bytes, &header, &mut out)?,
+    }
+    rgb_image(ImageFormat::Bmp, size, out)
+}
+
+fn damaged(reason: &str) -> ImageError {
+    ImageError::Damaged {
+        format: ImageFormat::Bmp,
+        reason: reason.to_owned(),
+    }
+}
+
+fn unsupported(feature: String) -> ImageError {
+    ImageError::UnsupportedFeature {
+        format: ImageFormat::Bmp,
+        feature,
+    }
+}

@@ -1,0 +1,148 @@
+//! Run-length coded rows of a BMP.
+
+use super::super::ImageError;
+use super::damaged;
+use super::header::{Compression, Header};
+
+/// Commands behind a run length of 0; larger values count indices that follow as they are.
+const END_OF_ROW: u8 = 0;
+const END_OF_IMAGE: u8 = 1;
+const DELTA: u8 = 2;
+
+/// Writes the rows as RGB into `out`, `[H, W, 3] u8`.
+///
+/// Pixels that a command skips have index 0. A file that ends before its last pixel is damaged, end marker
+/// or not. Source: `PIL.BmpImagePlugin.BmpRleDecoder`.
+pub(super) fn decode(bytes: &[u8], header: &Header, out: &mut [u8]) -> Result<(), ImageError> {
+    let mut rows = Rows {
+        colors: header.colors(),
+        width: header.size.width as usize,
+        height: header.size.height as usize,
+        top_down: header.top_down,
+        written: 0,
+        out: out.as_chunks_mut::<3>().0,
+    };
+    let four_bits = header.compression == Compression::RunLength4;
+    let mut input = Input {
+        bytes,
+        at: header.data,
+    };
+    // Column of the next pixel, as the commands count it.
+    let mut x = 0;
+    while rows.missing() > 0 {
+        let [count, value] = input.take()?;
+        match (count, value) {
+            (0, END_OF_ROW) => {
+                rows.fill(rows.to_row_end(), 0);
+                x = 0;
+            }
+            (0, END_OF_IMAGE) => return Err(cut()),
+            (0, DELTA) => {
+                let [right, down] = input.take()?.map(usize::from);
+                rows.fill(right + down * rows.width, 0);
+                x = rows.written % rows.width;
+            }
+            (0, count) => {
+                let count = usize::from(count).min(rows.missing());
+                rows.literal(input.literal(count, four_bits)?, count, four_bits);
+                x += usize::from(value);
+            }
+            (count, value) => {
+                let count = usize::from(count).min(rows.width.saturating_sub(x));
+                if four_bits {
+                    rows.literal(&[value; 128], count, true);
+                } else {
+                    rows.fill(count, value);
+                }
+                x += count;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn cut() -> ImageError {
+    damaged("it ends before its last row")
+}
+
+struct Input<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Input<'a> {
+    fn take(&mut self) -> Result<[u8; 2], ImageError> {
+        let pair = super::super::bytes::array(self.bytes, self.at).ok_or_else(cut)?;
+        self.at += 2;
+        Ok(pair)
+    }
+
+    /// The bytes of `count` indices, which end at an even offset of the file.
+    fn literal(&mut self, count: usize, four_bits: bool) -> Result<&'a [u8], ImageError> {
+        let length = if four_bits { count.div_ceil(2) } else { count };
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let literal = rest.get(..length).ok_or_else(cut)?;
+        self.at += length;
+        self.at += self.at % 2;
+        Ok(literal)
+    }
+}
+
+/// The image so far; pixels are counted in the order of the file.
+struct Rows<'a> {
+    colors: [[u8; 3]; 256],
+    width: usize,
+    height: usize,
+    top_down: bool,
+    written: usize,
+    out: &'a mut [[u8; 3]],
+}
+
+impl Rows<'_> {
+    fn missing(&self) -> usize {
+        self.out.len() - self.written
+    }
+
+    /// Pixels up to the end of a row that has begun.
+    fn to_row_end(&self) -> usize {
+        self.written.next_multiple_of(self.width) - self.written
+    }
+
+    /// Writes `count` pixels of one index, over as many rows as it takes.
+    fn fill(&mut self, count: usize, index: u8) {
+        let color = self.colors[usize::from(index)];
+        let mut left = count.min(self.missing());
+        while left > 0 {
+            let part = self.row_rest();
+            let length = left.min(part.len());
+            part[..length].fill(color);
+            self.written += length;
+            left -= length;
+        }
+    }
+
+    /// Writes `count` pixels with the indices in `bytes`.
+    fn literal(&mut self, bytes: &[u8], count: usize, four_bits: bool) {
+        for place in 0..count.min(self.missing()) {
+            let index = match (four_bits, place % 2) {
+                (false, _) => bytes[place],
+                (true, 0) => bytes[place / 2] >> 4,
+                (true, _) => bytes[place / 2] & 15,
+            };
+            let color = self.colors[usize::from(index)];
+            self.row_rest()[0] = color;
+            self.written += 1;
+        }
+    }
+
+    /// What is not written of the row that is next in the file.
+    fn row_rest(&mut self) -> &mut [[u8; 3]] {
+        let (row, x) = (self.written / self.width, self.written % self.width);
+        let y = if self.top_down {
+            row
+        } else {
+            self.height - 1 - row
+        };
+        &mut self.out[y * self.width + x..(y + 1) * self.width]
+    }
+}

@@ -1,0 +1,139 @@
+//! What decoding an image costs, predicted from its headers.
+//!
+//! The figures are measured on one CPU (see [`Coding::figures`]); other CPUs differ by a factor that is the
+//! same for all codings within about a third, so a server can scale them by what it observes.
+
+use super::{ImageError, ImageHeader, ImageSize};
+
+/// Images up to this size are never rejected for their density: at 1.05 million pixels, decoding takes
+/// milliseconds whatever the file holds.
+const ALWAYS_ACCEPTED_PIXELS: u64 = 1 << 20;
+/// Time of a decode that does not depend on the image.
+const FIXED_NANOS: u64 = 20_000;
+/// Bytes that a decoder holds whatever the size of the image: windows, tables and rows.
+const FIXED_BYTES: u64 = 1 << 20;
+
+/// How the pixels of an image are coded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Coding {
+    /// JPEG whose scans each hold all bits of their components.
+    JpegSequential {
+        /// Scans of the file.
+        scans: u32,
+    },
+    /// JPEG whose scans refine all pixels.
+    JpegProgressive {
+        /// Scans of the file.
+        scans: u32,
+    },
+    /// PNG.
+    Png {
+        /// Bits of all samples of a pixel, 1 to 64.
+        bits_per_pixel: u8,
+        /// Stored in the seven passes of Adam7.
+        interlaced: bool,
+    },
+    /// WebP with a VP8 bitstream.
+    WebPLossy,
+    /// WebP with a VP8L bitstream.
+    WebPLossless,
+    /// BMP without compression.
+    Bmp,
+    /// BMP with run lengths.
+    BmpRunLength,
+    /// GIF.
+    Gif,
+}
+
+/// Time and memory of one decode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodeCost {
+    /// Thread time in nanoseconds on the CPU of the table.
+    pub nanos: u64,
+    /// Most bytes held at a time, the decoded image included and the file excluded.
+    pub peak_bytes: u64,
+}
+
+/// Costs in thousandths, so that the table needs no floating point.
+struct Figures {
+    /// Picoseconds for each pixel.
+    picos_per_pixel: u64,
+    /// Picoseconds for each byte of the file.
+    picos_per_byte: u64,
+    /// Bytes held for each 1000 pixels.
+    bytes_per_1000_pixels: u64,
+}
+
+impl Coding {
+    fn figures(self) -> Figures {
+        let (picos_per_pixel, picos_per_byte, bytes_per_1000_pixels) = match self {
+            Self::JpegSequential { scans: 0 | 1 } => (4_000, 20_000, 3_500),
+            Self::JpegSequential { .. } => (6_000, 20_000, 17_000),
+            Self::JpegProgressive { scans } => (10_000 + 80 * u64::from(scans), 20_000, 17_000),
+            Self::Png {
+                interlaced: false,
+                bits_per_pixel,
+            } => (1_000 + 100 * u64::from(bits_per_pixel), 4_000, 3_100),
+            Self::Png {
+                interlaced: true,
+                bits_per_pixel,
+            } => (5_000 + 100 * u64::from(bits_per_pixel), 4_000, 3_100),
+            Self::WebPLossy => (8_000, 20_000, 5_500),
+            Self::WebPLossless => (16_000, 20_000, 5_500),
+            Self::Bmp => (1_500, 0, 3_000),
+            Self::BmpRunLength => (2_000, 1_000, 3_000),
+            Self::Gif => (4_000, 5_000, 4_100),
+        };
+        Figures {
+            picos_per_pixel,
+            picos_per_byte,
+            bytes_per_1000_pixels,
+        }
+    }
+}
+
+impl ImageHeader {
+    /// Predicts what decoding a file of `file_bytes` bytes with this header costs; `turned` if its
+    /// orientation is applied.
+    pub fn decode_cost(&self, file_bytes: usize, turned: bool) -> DecodeCost {
+        let figures = self.coding.figures();
+        let pixels = self.size.pixels();
+        let (turn_picos, turn_bytes) = if turned && self.is_turned() {
+            (TURN_PICOS_PER_PIXEL, 6_000)
+        } else {
+            (0, 0)
+        };
+        let picos = pixels
+            .saturating_mul(figures.picos_per_pixel + turn_picos)
+            .saturating_add((file_bytes as u64).saturating_mul(figures.picos_per_byte));
+        // Turning begins when the decoder has given back all but the image.
+        let bytes_per_1000 = figures.bytes_per_1000_pixels.max(turn_bytes);
+        DecodeCost {
+            nanos: FIXED_NANOS + picos / 1000,
+            peak_bytes: FIXED_BYTES + pixels.saturating_mul(bytes_per_1000) / 1000,
+        }
+    }
+}
+
+/// Picoseconds to turn one pixel.
+const TURN_PICOS_PER_PIXEL: u64 = 6_000;
+
+/// Rejects a file whose pixels cost far more to decode than its bytes cost to send.
+///
+/// Flat colors compress without bound in PNG, GIF, WebP and run lengths, so a few bytes can hold as many
+/// pixels as the limit allows. Images up to 1,048,576 pixels are always accepted.
+///
+/// # Errors
+/// [`ImageError::TooManyPixelsPerByte`] with more than `limit` pixels for each byte of the file.
+pub fn check_density(size: ImageSize, file_bytes: usize, limit: u64) -> Result<(), ImageError> {
+    let (pixels, bytes) = (size.pixels(), file_bytes as u64);
+    if pixels <= ALWAYS_ACCEPTED_PIXELS || pixels <= bytes.saturating_mul(limit) {
+        return Ok(());
+    }
+    Err(ImageError::TooManyPixelsPerByte {
+        pixels,
+        bytes,
+        limit,
+    })
+}

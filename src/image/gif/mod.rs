@@ -1,0 +1,90 @@
+//! The first frame of a GIF on its canvas.
+//!
+//! The blocks are read here and the crate `gif` decompresses the frame's indices, so that the canvas is
+//! known before anything is allocated and blocks that the crate does not know are skipped.
+
+mod blocks;
+
+use std::io::Read;
+use std::num::NonZeroU64;
+
+use ::gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
+use image::RgbImage;
+
+use super::decode::{rgb_image, rgb_len};
+use super::{Coding, ImageError, ImageFormat, ImageHeader, ImageSize};
+use blocks::FirstFrame;
+use image::metadata::Orientation as Turn;
+
+/// From the logical screen and the first frame, which enlarges a screen that it reaches out of.
+pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
+    Ok(ImageHeader {
+        format: ImageFormat::Gif,
+        size: FirstFrame::read(bytes)?.canvas,
+        coding: Coding::Gif,
+        turn: Turn::NoTransforms,
+    })
+}
+
+/// Decodes the first frame on its canvas, `size`, to RGB.
+///
+/// The canvas around the frame has the color of the transparent index, or of index 0 if there is none.
+/// Without a palette, and with one in which each index has its own value of gray, indices are gray values.
+///
+/// Source: `PIL.GifImagePlugin.GifImageFile`, `_seek` and `load_prepare`.
+pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageError> {
+    let first = FirstFrame::read(bytes)?;
+    if first.canvas != size {
+        return Err(damaged("it has two headers of different sizes"));
+    }
+    let indices = indices(&first)?;
+    let colors = first.colors();
+    let mut out = vec![0; rgb_len(size)];
+    let around = colors[usize::from(first.transparent.unwrap_or(0))];
+    if first.size != size {
+        out.as_chunks_mut::<3>().0.fill(around);
+    }
+    let stride = size.width as usize * 3;
+    let lines = out.chunks_exact_mut(stride).skip(first.top as usize);
+    for (line, row) in lines.zip(indices.chunks_exact(first.size.width as usize)) {
+        let line = &mut line.as_chunks_mut::<3>().0[first.left as usize..];
+        for (rgb, index) in line.iter_mut().zip(row) {
+            *rgb = colors[usize::from(*index)];
+        }
+    }
+    rgb_image(ImageFormat::Gif, size, out)
+}
+
+/// The frame's palette indices, `[H, W] u8`, from the top row down.
+fn indices(first: &FirstFrame) -> Result<Vec<u8>, ImageError> {
+    let mut options = DecodeOptions::new();
+    options.set_color_output(ColorOutput::Indexed);
+    let limit = NonZeroU64::new(first.size.pixels()).unwrap_or(NonZeroU64::MIN);
+    options.set_memory_limit(MemoryLimit::Bytes(limit));
+    let head = first.alone();
+    let mut decoder = options
+        .read_info(head.as_slice().chain(first.data))
+        .map_err(error)?;
+    decoder.next_frame_info().map_err(error)?;
+    let mut indices = vec![0; first.size.width as usize * first.size.height as usize];
+    if decoder.buffer_size() != indices.len() {
+        return Err(damaged("its frame is of another size than its header"));
+    }
+    decoder.read_into_buffer(&mut indices).map_err(error)?;
+    Ok(indices)
+}
+
+fn damaged(reason: &str) -> ImageError {
+    ImageError::Damaged {
+        format: ImageFormat::Gif,
+        reason: reason.to_owned(),
+    }
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the shape that map_err takes"
+)]
+fn error(error: DecodingError) -> ImageError {
+    damaged(&error.to_string())
+}

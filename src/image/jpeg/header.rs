@@ -1,0 +1,88 @@
+//! Size, coding and orientation of a JPEG, from its marker segments.
+
+use std::borrow::Cow;
+
+use super::super::bytes::u16_be;
+use super::super::orientation::{self, EXIF_PREFIX};
+use super::super::{Coding, ImageError, ImageFormat, ImageHeader, ImageSize};
+use super::check::{PROGRESSIVE, SCAN, is_frame};
+use super::damaged;
+use super::segments::Segments;
+
+const APP1: u8 = 0xE1;
+/// Prefix of a segment that holds XMP.
+const XMP_PREFIX: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
+
+/// From the first frame header, and from the metadata before the first scan.
+pub(in crate::image) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
+    let mut found = Found::default();
+    for (marker, payload) in Segments::new(bytes) {
+        match marker {
+            SCAN => {
+                found.scans += 1;
+                if found.is_only_scan(payload) {
+                    break;
+                }
+            }
+            _ if is_frame(marker) && found.frame.is_none() => found.frame = Some((marker, payload)),
+            APP1 if found.scans == 0 => found.metadata(payload),
+            _ => {}
+        }
+    }
+    let size = found
+        .size()
+        .ok_or_else(|| damaged("the header is incomplete"))?;
+    let scans = found.scans;
+    Ok(ImageHeader {
+        format: ImageFormat::Jpeg,
+        size,
+        coding: if found.is_progressive() {
+            Coding::JpegProgressive { scans }
+        } else {
+            Coding::JpegSequential { scans }
+        },
+        turn: orientation::stated(found.exif.as_deref(), found.xmp),
+    })
+}
+
+#[derive(Default)]
+struct Found<'a> {
+    /// Marker and payload of the first frame header.
+    frame: Option<(u8, &'a [u8])>,
+    /// EXIF segments, joined.
+    exif: Option<Cow<'a, [u8]>>,
+    /// The last XMP packet.
+    xmp: Option<&'a [u8]>,
+    scans: u32,
+}
+
+impl<'a> Found<'a> {
+    fn metadata(&mut self, payload: &'a [u8]) {
+        if let Some(block) = payload.strip_prefix(EXIF_PREFIX) {
+            match &mut self.exif {
+                Some(exif) => exif.to_mut().extend(block),
+                None => self.exif = Some(Cow::Borrowed(block)),
+            }
+        } else if let Some(packet) = payload.strip_prefix(XMP_PREFIX) {
+            self.xmp = Some(packet);
+        }
+    }
+
+    fn size(&self) -> Option<ImageSize> {
+        let (_, frame) = self.frame?;
+        Some(ImageSize {
+            width: u16_be(frame, 3)?.into(),
+            height: u16_be(frame, 1)?.into(),
+        })
+    }
+
+    fn is_progressive(&self) -> bool {
+        matches!(self.frame, Some((PROGRESSIVE, _)))
+    }
+
+    /// Whether the scan with this header is the first and holds the whole image, as that of most files.
+    fn is_only_scan(&self, scan: &[u8]) -> bool {
+        let components = self.frame.and_then(|(_, frame)| frame.get(5));
+        self.scans == 1 && !self.is_progressive() && components == scan.first()
+    }
+}

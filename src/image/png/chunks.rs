@@ -1,0 +1,50 @@
+//! The chunks of a PNG that state an orientation.
+
+use super::super::bytes::{array, u32_be};
+
+/// Signature, in bytes.
+const SIGNATURE: usize = 8;
+/// Keyword of the text chunk that holds XMP.
+const XMP: &[u8] = b"XML:com.adobe.xmp\0";
+
+/// EXIF and XMP data of a PNG, wherever they stand before its end.
+#[derive(Default)]
+pub(super) struct Metadata<'a> {
+    /// The last `eXIf` chunk.
+    pub(super) exif: Option<&'a [u8]>,
+    /// The last uncompressed `iTXt` chunk with XMP. A compressed one is not read.
+    pub(super) xmp: Option<&'a [u8]>,
+}
+
+impl<'a> Metadata<'a> {
+    /// Walks the chunks up to `IEND`, or to the first one that is cut short.
+    pub(super) fn read(bytes: &'a [u8]) -> Self {
+        let mut found = Self::default();
+        let mut at = SIGNATURE;
+        while let (Some(length), Some(kind)) = (u32_be(bytes, at), array::<4>(bytes, at + 4)) {
+            let (start, length) = (at + 8, length as usize);
+            let Some(body) = bytes.get(start..).and_then(|rest| rest.get(..length)) else {
+                break;
+            };
+            match &kind {
+                b"IEND" => break,
+                b"eXIf" => found.exif = Some(body),
+                b"iTXt" => found.xmp = xmp(body).or(found.xmp),
+                _ => {}
+            }
+            // The checksum follows.
+            at = start + length + 4;
+        }
+        found
+    }
+}
+
+/// The text of an international text chunk that holds uncompressed XMP.
+fn xmp(body: &[u8]) -> Option<&[u8]> {
+    let [0, _, rest @ ..] = body.strip_prefix(XMP)? else {
+        return None;
+    };
+    // Language and translated keyword, each ended by a zero.
+    let mut parts = rest.splitn(3, |byte| *byte == 0);
+    parts.nth(2)
+}

@@ -1,0 +1,109 @@
+//! PNG by the crate `png`, row by row, with color profiles and texts skipped unread.
+//!
+//! A file may hold a profile that inflates to hundreds of megabytes, or megabytes of texts, beside one
+//! pixel. None of them changes the decoded pixels.
+
+mod chunks;
+mod rows;
+
+use std::io::Cursor;
+
+use ::png::{Decoder, DecodingError, Limits, Reader, Transformations};
+use image::RgbImage;
+
+use super::bytes::{array, u32_be};
+use super::decode::{rgb_image, rgb_len};
+use super::{Coding, ImageError, ImageFormat, ImageHeader, ImageSize, orientation};
+use chunks::Metadata;
+use rows::Samples;
+
+/// Most bytes of metadata that the decoder may keep. Only an EXIF block can be large among those that are
+/// not skipped.
+const MAX_METADATA: usize = 4 << 20;
+
+/// From IHDR, which comes first, and the metadata chunks of the whole file.
+pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
+    let read = || {
+        (array(bytes, 12)? == *b"IHDR").then_some(())?;
+        let size = ImageSize {
+            width: u32_be(bytes, 16)?,
+            height: u32_be(bytes, 20)?,
+        };
+        let [depth, color, _, _, interlace] = array(bytes, 24)?;
+        Some((size, depth, color, interlace))
+    };
+    let (size, depth, color, interlace) =
+        read().ok_or_else(|| damaged("the header is incomplete"))?;
+    let samples = match color {
+        2 => 3,
+        4 => 2,
+        6 => 4,
+        _ => 1,
+    };
+    let metadata = Metadata::read(bytes);
+    Ok(ImageHeader {
+        format: ImageFormat::Png,
+        size,
+        coding: Coding::Png {
+            bits_per_pixel: depth.min(16) * samples,
+            interlaced: interlace != 0,
+        },
+        turn: orientation::stated(metadata.exif, metadata.xmp),
+    })
+}
+
+/// Decodes a PNG of `size` to RGB.
+pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageError> {
+    let mut reader = reader(bytes, size)?;
+    let (color, _) = reader.output_color_type();
+    let samples = Samples::new(color);
+    let mut out = vec![0; rgb_len(size)];
+    if reader.info().interlaced {
+        rows::interlaced(&mut reader, size, samples, &mut out)?;
+    } else {
+        rows::progressive(&mut reader, size, samples, &mut out)?;
+    }
+    rgb_image(ImageFormat::Png, size, out)
+}
+
+/// A reader at the first row, with samples expanded to 8 bits.
+fn reader(bytes: &[u8], size: ImageSize) -> Result<Reader<Cursor<&[u8]>>, ImageError> {
+    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), limits(size));
+    decoder.set_ignore_iccp_chunk(true);
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
+    let reader = decoder.read_info().map_err(error)?;
+    if reader.info().size() != (size.width, size.height) {
+        return Err(damaged("it has two headers of different sizes"));
+    }
+    if let Some(frame) = reader.info().frame_control
+        && (frame.width, frame.height) != (size.width, size.height)
+    {
+        return Err(damaged("the first frame is smaller than the image"));
+    }
+    Ok(reader)
+}
+
+/// One row in its widest form, 16-bit RGBA, and metadata.
+fn limits(size: ImageSize) -> Limits {
+    Limits {
+        bytes: size.width as usize * 8 + MAX_METADATA,
+    }
+}
+
+fn damaged(reason: &str) -> ImageError {
+    ImageError::Damaged {
+        format: ImageFormat::Png,
+        reason: reason.to_owned(),
+    }
+}
+
+fn error(error: DecodingError) -> ImageError {
+    match error {
+        DecodingError::LimitsExceeded => ImageError::UnsupportedFeature {
+            format: ImageFormat::Png,
+            feature: format!("metadata of more than {} MiB", MAX_METADATA >> 20),
+        },
+        other => damaged(&other.to_string()),
+    }
+}

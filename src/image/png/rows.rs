@@ -1,0 +1,144 @@
+//! Rows of a PNG, expanded to 8-bit samples, into an RGB buffer.
+
+use std::io::{BufRead, Seek};
+
+use ::png::{ColorType, Reader};
+
+use super::super::{ImageError, ImageSize};
+use super::{damaged, error};
+
+/// Column and row where each pass of Adam7 starts, and its steps. Source: PNG specification, 8.2.
+#[rustfmt::skip]
+const PASSES: [Pass; 7] = [
+    //        x  y  dx dy
+    Pass::new(0, 0, 8, 8),
+    Pass::new(4, 0, 8, 8),
+    Pass::new(0, 4, 4, 8),
+    Pass::new(2, 0, 4, 4),
+    Pass::new(0, 2, 2, 4),
+    Pass::new(1, 0, 2, 2),
+    Pass::new(0, 1, 1, 2),
+];
+
+struct Pass {
+    x: usize,
+    y: usize,
+    dx: usize,
+    dy: usize,
+}
+
+impl Pass {
+    const fn new(x: usize, y: usize, dx: usize, dy: usize) -> Self {
+        Self { x, y, dx, dy }
+    }
+}
+
+/// The 8-bit samples of one pixel as the decoder delivers them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Samples {
+    Gray,
+    GrayAlpha,
+    Rgb,
+    Rgba,
+}
+
+impl Samples {
+    /// Of an expanded image: a palette has become RGB or RGBA.
+    pub(super) fn new(color: ColorType) -> Self {
+        match color {
+            ColorType::Grayscale => Self::Gray,
+            ColorType::GrayscaleAlpha => Self::GrayAlpha,
+            ColorType::Rgb | ColorType::Indexed => Self::Rgb,
+            ColorType::Rgba => Self::Rgba,
+        }
+    }
+
+    /// Samples per pixel.
+    fn count(self) -> usize {
+        match self {
+            Self::Gray => 1,
+            Self::GrayAlpha => 2,
+            Self::Rgb => 3,
+            Self::Rgba => 4,
+        }
+    }
+
+    /// Writes `row` as RGB into `out`, which has 3 bytes for each pixel of the row.
+    fn to_rgb(self, row: &[u8], out: &mut [u8]) {
+        let out = out.as_chunks_mut::<3>().0;
+        match self {
+            Self::Gray => convert(row, out, |[gray]| [*gray; 3]),
+            Self::GrayAlpha => convert(row, out, |[gray, _]| [*gray; 3]),
+            Self::Rgb => convert(row, out, |rgb: &[u8; 3]| *rgb),
+            Self::Rgba => convert(row, out, |[red, green, blue, _]| [*red, *green, *blue]),
+        }
+    }
+}
+
+fn convert<const N: usize>(row: &[u8], out: &mut [[u8; 3]], to_rgb: impl Fn(&[u8; N]) -> [u8; 3]) {
+    for (rgb, pixel) in out.iter_mut().zip(row.as_chunks::<N>().0) {
+        *rgb = to_rgb(pixel);
+    }
+}
+
+/// Reads all rows, from the top.
+pub(super) fn progressive<R: BufRead + Seek>(
+    reader: &mut Reader<R>,
+    size: ImageSize,
+    samples: Samples,
+    out: &mut [u8],
+) -> Result<(), ImageError> {
+    let width = size.width as usize;
+    let mut row = vec![0; width * samples.count()];
+    for rgb in out.chunks_exact_mut(width * 3) {
+        if samples == Samples::Rgb {
+            next_row(reader, rgb)?;
+        } else {
+            next_row(reader, &mut row)?;
+            samples.to_rgb(&row, rgb);
+        }
+    }
+    finish(reader, &mut row)
+}
+
+/// Reads the rows of the seven passes and puts each pixel into its place.
+pub(super) fn interlaced<R: BufRead + Seek>(
+    reader: &mut Reader<R>,
+    size: ImageSize,
+    samples: Samples,
+    out: &mut [u8],
+) -> Result<(), ImageError> {
+    let (width, height) = (size.width as usize, size.height as usize);
+    let mut row = vec![0; width * samples.count()];
+    let mut rgb = vec![0; width * 3];
+    for Pass { x, y, dx, dy } in PASSES {
+        let columns = width.saturating_sub(x).div_ceil(dx);
+        if columns == 0 {
+            continue;
+        }
+        for y in (y..height).step_by(dy) {
+            next_row(reader, &mut row)?;
+            samples.to_rgb(&row, &mut rgb[..columns * 3]);
+            let line = out[y * width * 3..][..width * 3].as_chunks_mut::<3>().0;
+            let places = line[x..].iter_mut().step_by(dx);
+            for (place, pixel) in places.zip(rgb.as_chunks::<3>().0) {
+                *place = *pixel;
+            }
+        }
+    }
+    finish(reader, &mut row)
+}
+
+fn next_row<R: BufRead + Seek>(reader: &mut Reader<R>, row: &mut [u8]) -> Result<(), ImageError> {
+    let read = reader.read_row(row).map_err(error)?;
+    read.map(|_| ())
+        .ok_or_else(|| damaged("it has fewer rows than its header states"))
+}
+
+/// Reads to the end of the compressed data, whose checksum comes last.
+fn finish<R: BufRead + Seek>(reader: &mut Reader<R>, row: &mut [u8]) -> Result<(), ImageError> {
+    match reader.read_row(row).map_err(error)? {
+        None => Ok(()),
+        Some(_) => Err(damaged("it has more rows than its header states")),
+    }
+}

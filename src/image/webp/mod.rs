@@ -1,0 +1,100 @@
+//! WebP by the crate `image-webp`, which receives the bitstream of the first frame alone.
+//!
+//! The container is read here, so that a canvas that contradicts the bitstream is an error before anything
+//! is allocated, and so that flags for metadata that is missing do not matter. Alpha is dropped, so an alpha
+//! chunk is not decoded.
+
+mod container;
+mod stream;
+
+use image::RgbImage;
+use image_webp::{DecodingError, WebPDecoder};
+
+use super::decode::{pack_rgba, rgb_image, rgb_len};
+use super::{Coding, ImageError, ImageFormat, ImageHeader, ImageSize, orientation};
+use container::{Bitstream, Container, Frame};
+use stream::SimpleFile;
+
+/// Whether the file begins as a WebP does.
+pub(super) fn is_webp(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP")
+}
+
+/// From the container's canvas and the first frame's bitstream, which must agree.
+pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
+    let container = Container::read(bytes)?;
+    Ok(ImageHeader {
+        format: ImageFormat::WebP,
+        size: container.canvas,
+        coding: match container.frame.bitstream {
+            Bitstream::Lossy => Coding::WebPLossy,
+            Bitstream::Lossless => Coding::WebPLossless,
+        },
+        turn: orientation::stated(container.exif, container.xmp),
+    })
+}
+
+/// Decodes the first frame on its canvas, `size`, to RGB.
+///
+/// What the frame does not cover is black, and no frame is blended.
+/// Source: libwebp, `src/demux/anim_decode.c`, `WebPAnimDecoderGetNext` for the first frame.
+pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageError> {
+    let Container { canvas, frame, .. } = Container::read(bytes)?;
+    if canvas != size {
+        return Err(damaged("it has two headers of different sizes"));
+    }
+    let rgb = pixels(&frame)?;
+    let rgb = if frame.size == canvas {
+        rgb
+    } else {
+        on_canvas(&rgb, &frame, canvas)
+    };
+    rgb_image(ImageFormat::WebP, size, rgb)
+}
+
+/// The pixels of a frame, `[H, W, 3] u8`.
+fn pixels(frame: &Frame) -> Result<Vec<u8>, ImageError> {
+    let mut decoder = WebPDecoder::new(SimpleFile::new(frame)).map_err(error)?;
+    if decoder.dimensions() != (frame.size.width, frame.size.height) {
+        return Err(damaged("its bitstream is of another size than its header"));
+    }
+    let pixels = frame.size.width as usize * frame.size.height as usize;
+    let samples = match frame.bitstream {
+        Bitstream::Lossy => 3,
+        Bitstream::Lossless => 4,
+    };
+    let mut data = vec![0; pixels * samples];
+    decoder.read_image(&mut data).map_err(error)?;
+    Ok(match frame.bitstream {
+        Bitstream::Lossy => data,
+        Bitstream::Lossless => pack_rgba(data),
+    })
+}
+
+/// A frame that lies within its canvas, on black.
+fn on_canvas(rgb: &[u8], frame: &Frame, canvas: ImageSize) -> Vec<u8> {
+    let mut out = vec![0; rgb_len(canvas)];
+    let (stride, width) = (canvas.width as usize * 3, frame.size.width as usize * 3);
+    let lines = out.chunks_exact_mut(stride).skip(frame.top as usize);
+    for (line, row) in lines.zip(rgb.chunks_exact(width)) {
+        line[frame.left as usize * 3..][..width].copy_from_slice(row);
+    }
+    out
+}
+
+fn damaged(reason: &str) -> ImageError {
+    ImageError::Damaged {
+        format: ImageFormat::WebP,
+        reason: reason.to_owned(),
+    }
+}
+
+fn error(error: DecodingError) -> ImageError {
+    match error {
+        DecodingError::UnsupportedFeature(feature) => ImageError::UnsupportedFeature {
+            format: ImageFormat::WebP,
+            feature,
+        },
+        other => damaged(&other.to_string()),
+    }
+}

@@ -1,0 +1,114 @@
+//! A frame's bitstream as a file of the simple form, without a copy of it.
+
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
+
+use super::container::{Bitstream, Frame};
+
+/// RIFF header, chunk header, and the part of the bitstream that is changed.
+const HEAD: usize = 25;
+/// Bytes of a bitstream that the head contains.
+const COPIED: usize = 5;
+
+/// `RIFF`, `WEBP` and one chunk, in memory.
+pub(super) struct SimpleFile<'a> {
+    head: [u8; HEAD],
+    body: &'a [u8],
+    at: u64,
+}
+
+impl<'a> SimpleFile<'a> {
+    /// The file of one frame. A lossless bitstream is marked as having alpha, so that the decoder works in
+    /// the caller's buffer instead of one more.
+    pub(super) fn new(frame: &Frame<'a>) -> Self {
+        let mut head = [0; HEAD];
+        let length = frame.data.len() as u32;
+        let (start, body) = frame.data.split_at(frame.data.len().min(COPIED));
+        head[..4].copy_from_slice(b"RIFF");
+        head[4..8].copy_from_slice(&length.saturating_add(12).to_le_bytes());
+        head[8..12].copy_from_slice(b"WEBP");
+        head[12..16].copy_from_slice(match frame.bitstream {
+            Bitstream::Lossy => b"VP8 ",
+            Bitstream::Lossless => b"VP8L",
+        });
+        head[16..20].copy_from_slice(&length.to_le_bytes());
+        head[20..20 + start.len()].copy_from_slice(start);
+        if frame.bitstream == Bitstream::Lossless {
+            // Bit 28 after the signature byte.
+            head[24] |= 0x10;
+        }
+        Self { head, body, at: 0 }
+    }
+
+    /// What follows the current position, up to the end of the head or of the body.
+    fn rest(&self) -> &[u8] {
+        let at = usize::try_from(self.at).unwrap_or(usize::MAX);
+        match self.head.get(at..) {
+            Some(rest @ [_, ..]) => rest,
+            _ => self.body.get(at - HEAD..).unwrap_or_default(),
+        }
+    }
+}
+
+impl Read for SimpleFile<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.rest().read(out)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+impl BufRead for SimpleFile<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        Ok(self.rest())
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.at += bytes as u64;
+    }
+}
+
+impl Seek for SimpleFile<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let (base, offset) = match to {
+            SeekFrom::Start(at) => (at, 0),
+            SeekFrom::Current(offset) => (self.at, offset),
+            SeekFrom::End(offset) => ((HEAD + self.body.len()) as u64, offset),
+        };
+        let at = base.checked_add_signed(offset);
+        self.at = at.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::ImageSize;
+    use super::*;
+
+    #[test]
+    fn head_and_body_read_as_one() {
+        let frame = Frame {
+            bitstream: Bitstream::Lossless,
+            data: &[0x2F, 1, 2, 3, 4, 5, 6, 7],
+            size: ImageSize {
+                width: 1,
+                height: 1,
+            },
+            left: 0,
+            top: 0,
+        };
+        let mut file = SimpleFile::new(&frame);
+        let expected = b"RIFF\x14\0\0\0WEBPVP8L\x08\0\0\0\x2F\x01\x02\x03\x14\x05\x06\x07";
+        let mut all = Vec::new();
+        file.read_to_end(&mut all).unwrap();
+        assert_eq!(all, expected);
+        for at in [0, 24, 25, 27, 28, 40] {
+            file.seek(SeekFrom::Start(at)).unwrap();
+            let mut rest = Vec::new();
+            file.read_to_end(&mut rest).unwrap();
+            let expected = expected.get(at as usize..).unwrap_or_default();
+            assert_eq!(rest, expected, "from {at}");
+        }
+        assert!(file.seek(SeekFrom::Current(-100)).is_err());
+    }
+}
