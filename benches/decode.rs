@@ -66,22 +66,28 @@ fn one(file: &Path) {
     let outcome = decode(&bytes, &OPTIONS).map(|_| ());
     let peak = status("VmHWM:").saturating_sub(before);
     let started = Instant::now();
-    let mut fastest = Duration::MAX;
+    let mut fastest = u64::MAX;
     while started.elapsed() < PATIENCE {
-        let begun = Instant::now();
+        let begun = thread_nanos();
         let _ = decode(&bytes, &OPTIONS);
-        fastest = fastest.min(begun.elapsed());
+        fastest = fastest.min(thread_nanos() - begun);
     }
     println!(
         "{name}, {:?}, {:.2}, {:.2} ({:.2}), {:.2} ({:.2}){}",
         header.coding,
         pixels / 1e6,
-        fastest.as_nanos() as f64 / pixels,
+        fastest as f64 / pixels,
         predicted.nanos as f64 / pixels,
         peak as f64 / pixels,
         predicted.peak_bytes as f64 / pixels,
         outcome.map_or_else(|error| format!(", {error}"), |()| String::new()),
     );
+}
+
+/// CPU time of this thread, which other processes do not lengthen.
+fn thread_nanos() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split(' ').next().unwrap().parse().unwrap()
 }
 
 /// A figure of this process in bytes.
