@@ -92,11 +92,8 @@ impl<'a> FirstFrame<'a> {
     /// The color of each index; an index outside the palette is black.
     pub(super) fn colors(&self) -> [[u8; 3]; 256] {
         let gray = |index| [index as u8; 3];
-        let is_gray = self
-            .palette
-            .iter()
-            .zip(0u8..)
-            .all(|(color, index)| *color == [index; 3]);
+        let mut entries = self.palette.iter().enumerate();
+        let is_gray = entries.all(|(index, color)| *color == gray(index));
         if is_gray {
             return std::array::from_fn(gray);
         }

@@ -300,6 +300,7 @@ def field_gifs():
     good("no_palette.gif", gif(palette=b""))
     good("short_palette.gif", gif(palette=colors[: 3 * 32]))
     good("short_grey_palette.gif", gif(palette=bytes(i // 3 for i in range(3 * 16))))
+    good("grey.gif", encoded(SMALL.convert("L"), "GIF"))
     local = image[:9] + bytes([0x85]) + colors + image[10:]
     good("local_palette.gif", gif(palette=b"", image=local))
     good("version_87a.gif", b"GIF87a" + gif()[6:])
