@@ -6,6 +6,37 @@ use png::{BitDepth, ColorType, Compression, Encoder, EncodingError, Filter};
 
 use crate::image::ImageSize;
 
+/// An image file format for drawn images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrawnFormat {
+    /// Lossless.
+    Png,
+    /// Lossy, about a tenth of the size of PNG.
+    Jpeg,
+}
+
+impl DrawnFormat {
+    /// The media types that routes offer, in order of preference.
+    pub const OFFERS: [(&'static str, Self); 2] =
+        [("image/png", Self::Png), ("image/jpeg", Self::Jpeg)];
+
+    /// The format's media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Png => "image/png",
+            Self::Jpeg => "image/jpeg",
+        }
+    }
+
+    /// Most pixels per side. Source: libpng's `PNG_UINT_31_MAX`, libjpeg's `JPEG_MAX_DIMENSION`.
+    pub(crate) fn longest_side(self) -> u32 {
+        match self {
+            Self::Png => (1 << 31) - 1,
+            Self::Jpeg => 65_500,
+        }
+    }
+}
+
 /// Encodes an 8-bit PNG. `samples` are RGB, or indices into `palette` (RGB colors) if there is one.
 ///
 /// Each row is stored as its difference from the row above, which is all zeros inside of a mask's

@@ -5,7 +5,7 @@
 //! 1. [`http`]: checks the query, reads the body, and finds the encoded images in it.
 //! 2. [`admission`]: reserves a place in the model's queue and memory ([`budget`]), within a deadline.
 //! 3. [`pipeline`]: takes the images through the modules below; what differs by task is one file each.
-//! 4. [`registry`]: the loaded models, with their labels and queues; [`networks`] are their graphs.
+//! 4. [`registry`]: the loaded models, with their labels and queues; [`registry::networks`] are their optimized graphs.
 //! 5. [`image`]: decodes and preprocesses images on the bounded [`pool`].
 //! 6. [`batch`]: queues images, and workers cut batches from the queue.
 //! 7. [`engine`]: runs the network in ONNX Runtime.
@@ -31,7 +31,6 @@ pub mod http;
 pub mod image;
 pub mod manifest;
 pub mod metrics;
-pub mod networks;
 pub mod pipeline;
 pub mod pool;
 pub mod postprocess;

@@ -17,8 +17,8 @@ use sightline::cancel::Cancel;
 use sightline::engine::{Outputs, REGIONS};
 use sightline::image::{ImageSize, PreparedImage};
 use sightline::manifest::Precision;
-use sightline::networks::Networks;
 use sightline::postprocess::detect::{BoxXyxy, DetectOptions, Detection, Detector};
+use sightline::registry::networks::Networks;
 use sightline::store::{FP32, ModelSource, Origin};
 
 /// Smallest overlap with torchvision's box.

@@ -23,8 +23,8 @@ use onnx_export::quantize::{Network, Target};
 use onnx_export::weights::StateDict;
 use sightline::engine::{Arithmetic, Engine, OnnxRuntime};
 use sightline::image::{DecodeOptions, Orientation, PreparedImage, Preprocessor, decode};
-use sightline::networks::Networks;
 use sightline::quantize::{Goal, Progress, Subject, calibrate, cosine, search};
+use sightline::registry::networks::Networks;
 use sightline::store::{ModelSource, ModelStore};
 
 /// Discards progress reports.

@@ -18,10 +18,11 @@ mod tests;
 
 use image::RgbImage;
 
+pub use crate::encode::DrawnFormat;
 pub use boxes::{label, rectangle};
 pub use legend::legend;
 pub use overlay::overlay;
-pub use render::{DrawnFormat, EncodeError, detections, encode, segmentation};
+pub use render::{EncodeError, detections, encode, segmentation};
 
 /// Red, green and blue.
 pub type Color = [u8; 3];

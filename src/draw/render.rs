@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use super::{Color, Sizes, label, legend, overlay, rectangle};
 use crate::cancel::{Cancel, Cancelled};
-use crate::encode::{write_jpeg, write_png};
+use crate::encode::{DrawnFormat, write_jpeg, write_png};
 use crate::image::ImageSize;
 use crate::postprocess::detect::Detection;
 use crate::postprocess::segment::{ClassShare, Mask, VOC_PALETTE};
@@ -14,37 +14,6 @@ use crate::postprocess::segment::{ClassShare, Mask, VOC_PALETTE};
 const MASK_ALPHA: f32 = 0.55;
 /// JPEG quality, high enough that the edges of masks and letters stay clean.
 const JPEG_QUALITY: u8 = 90;
-
-/// An image file format for drawn images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DrawnFormat {
-    /// Lossless.
-    Png,
-    /// Lossy, about a tenth of the size of PNG.
-    Jpeg,
-}
-
-impl DrawnFormat {
-    /// The media types that routes offer, in order of preference.
-    pub const OFFERS: [(&'static str, Self); 2] =
-        [("image/png", Self::Png), ("image/jpeg", Self::Jpeg)];
-
-    /// The format's media type.
-    pub fn media_type(self) -> &'static str {
-        match self {
-            Self::Png => "image/png",
-            Self::Jpeg => "image/jpeg",
-        }
-    }
-
-    /// Most pixels per side. Source: libpng's `PNG_UINT_31_MAX`, libjpeg's `JPEG_MAX_DIMENSION`.
-    fn longest_side(self) -> u32 {
-        match self {
-            Self::Png => (1 << 31) - 1,
-            Self::Jpeg => 65_500,
-        }
-    }
-}
 
 /// Draws `mask` into `image` in the colors of PASCAL VOC, and a legend of its `classes` by descending
 /// area. The background is neither tinted nor listed.

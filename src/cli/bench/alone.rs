@@ -8,10 +8,10 @@ use sightline::cancel::Cancel;
 use sightline::engine::{Engine, OnnxRuntime};
 use sightline::image::{DecodeOptions, ImageSize, Orientation, Preprocessor, decode};
 use sightline::manifest::Task;
-use sightline::networks::Networks;
 use sightline::postprocess::detect::{DetectOptions, Detector};
 use sightline::postprocess::primary_output;
 use sightline::postprocess::segment::{MaskJob, VOC_PALETTE, mask_png, segment};
+use sightline::registry::networks::Networks;
 use sightline::store::ModelSource;
 
 use super::load::median;

@@ -14,9 +14,9 @@ use onnx_export::quantize::{Network, Recipes};
 use onnx_export::{Role, Stages};
 use sightline::engine::{Arithmetic, Engine, FirstStage, OnnxRuntime};
 use sightline::manifest::{ModelManifest, Precision, Variant};
-use sightline::networks::Networks;
 use sightline::postprocess::detect::Detector;
 use sightline::quantize::{Choice, Goal, NetworkReport, Subject, calibrate, search};
+use sightline::registry::networks::Networks;
 use sightline::store::{FP32, INT8, ModelSource, Origin, quantized};
 use sightline::threads::usable_cores;
 

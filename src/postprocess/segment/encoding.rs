@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Serialize, Serializer};
 
 use super::RleMask;
-use crate::draw::DrawnFormat;
+use crate::encode::DrawnFormat;
 
 /// The encoding of a mask that a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

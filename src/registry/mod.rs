@@ -12,11 +12,13 @@ use crate::error::ServeError;
 use crate::image::{ImageError, ImageSize, PreparedImage, Preprocessor};
 use crate::manifest::{ModelManifest, Precision, Task};
 use crate::metrics::{Metrics, ModelLabel, ModelMetrics};
-use crate::networks::Networks;
 use crate::postprocess::detect::{DetectError, Detector};
 use crate::postprocess::{OutputError, check_outputs};
 use crate::store::{ModelSource, StoreError};
 use crate::threads::ThreadPlan;
+use networks::Networks;
+
+pub mod networks;
 
 /// Pictures in one run of the network per thread of its session, unless the manifest says
 /// otherwise. Two fill the pauses between layers; more only make each other wait (docs/BENCHMARKS.md).

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use onnx_export::Role;
 
+use super::LoadReason;
 use crate::engine::{Engine, EngineError, OnnxRuntime, PreparedModel, Propose};
 use crate::postprocess::detect::Detector;
-use crate::registry::LoadReason;
 use crate::store::ModelSource;
 
 /// The optimized stages of a model. Engines created from them share the weights.
