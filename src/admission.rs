@@ -66,7 +66,7 @@ impl Deadline {
     }
 }
 
-/// A request that may be worked on: its model, its deadline, and what it has reserved.
+/// An admitted request: its model, its deadline, and what it has reserved.
 pub struct Admission {
     /// The model that answers.
     pub model: Arc<LoadedModel>,
@@ -93,7 +93,7 @@ impl Admission {
     /// Reserves memory so that the request holds `bytes` for its body in all.
     ///
     /// # Errors
-    /// [`ServeError::BodyMemory`] if other bodies hold too much.
+    /// [`Exhausted`] if other bodies hold too much.
     pub fn reserve_body(&mut self, bytes: usize) -> Result<(), Exhausted> {
         self.body.grow_to(bytes as u64)
     }

@@ -45,7 +45,7 @@ pub struct Reply {
     pub memory: Permit,
 }
 
-/// Why an image was not run, or its run gave nothing.
+/// Why inference of an image failed.
 #[derive(Debug, Clone, Error)]
 pub enum BatchError {
     /// All places of the queue are taken.

@@ -165,8 +165,7 @@ impl Walk<'_> {
         joined(self.app.pool.start(move || job.run(&model)).await?).await?
     }
 
-    /// Turns the outputs of one image into its result, on the image pool unless that costs more than it
-    /// brings.
+    /// Turns the outputs of one image into its result, on the image pool unless the cost is negligible.
     async fn postprocess<P: Postprocess>(
         self,
         postprocess: Arc<P>,
