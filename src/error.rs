@@ -31,13 +31,13 @@ pub enum ServeError {
     BadBody {
         /// Part of the body at fault.
         field: String,
-        /// What is wrong with it.
+        /// Reason why that part cannot be read.
         reason: String,
     },
     /// The body holds no image.
     #[error("the request holds no image: expected {expected}")]
     NoImage {
-        /// What a body of this content type holds.
+        /// What a body of this content type must hold.
         expected: &'static str,
     },
     /// The request holds more images than one request or the queue of the model can.
@@ -78,7 +78,7 @@ pub enum ServeError {
     Image {
         /// Position of the image in the request, from 0.
         index: usize,
-        /// What is wrong with it.
+        /// Reason why the image cannot be used.
         source: ImageError,
     },
     /// No loaded model has the name.

@@ -72,7 +72,7 @@ pub enum EncodeError {
         format.longest_side()
     )]
     Size {
-        /// The format.
+        /// File format of the drawn image.
         format: DrawnFormat,
         /// Width in pixels.
         width: u32,
@@ -82,7 +82,7 @@ pub enum EncodeError {
     /// The encoder failed.
     #[error("cannot encode the drawn image as {}: {reason}", format.media_type())]
     Encoder {
-        /// The format.
+        /// File format of the drawn image.
         format: DrawnFormat,
         /// The encoder's message.
         reason: String,

@@ -1,17 +1,17 @@
-//! Where the ONNX Runtime library is.
+//! Finds the ONNX Runtime library.
 
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// The environment variable that names the library's file, as in the `ort` crate.
+/// Environment variable with the path of the library, as in the `ort` crate.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
-/// Where `scripts/fetch-onnxruntime.sh` puts it, below the working directory.
+/// Folder, relative to the working directory, into which `scripts/fetch-onnxruntime.sh` installs the library.
 const CACHE: &str = ".cache/onnxruntime";
 
 const FILE: &str = "libonnxruntime.so";
 
-/// The folders of the system's own libraries.
+/// Folders of the system's libraries.
 const SYSTEM: [&str; 5] = [
     "/usr/local/lib",
     "/usr/lib",
@@ -20,39 +20,39 @@ const SYSTEM: [&str; 5] = [
     "/usr/lib/aarch64-linux-gnu",
 ];
 
-/// No usable ONNX Runtime library.
+/// The ONNX Runtime library cannot be found or used.
 #[derive(Debug, Error)]
 pub enum LibraryError {
-    /// It is nowhere it was looked for.
+    /// The library is in none of the searched folders.
     #[error(
-        "ONNX Runtime's library was not found. Looked at:\n{}\nRun scripts/fetch-onnxruntime.sh, \
-         or name the file with --onnxruntime or {VARIABLE}",
+        "cannot find ONNX Runtime's library; searched:\n{}\nrun scripts/fetch-onnxruntime.sh in the checkout, or \
+         set --onnxruntime or {VARIABLE} to the path of libonnxruntime.so",
         .looked.iter().map(|path| format!("  {}", path.display())).collect::<Vec<_>>().join("\n")
     )]
     NotFound {
-        /// The places, in order.
+        /// The searched paths, in order.
         looked: Vec<PathBuf>,
     },
-    /// The file that the user named is not there.
+    /// The file that a flag or variable names does not exist.
     #[error("{origin} names {}, which does not exist", .path.display())]
     NoSuchFile {
         /// The flag or variable.
         origin: &'static str,
-        /// What it names.
+        /// The missing path.
         path: PathBuf,
     },
-    /// The file is not a library that can be used.
-    #[error("cannot use {}: {reason}", .path.display())]
+    /// The file exists, but is not a usable library.
+    #[error("cannot use the ONNX Runtime library {}: {reason}", .path.display())]
     Unusable {
         /// The library's file.
         path: PathBuf,
-        /// Why not.
+        /// Reason, from the loader or the version check.
         reason: String,
     },
 }
 
-/// Finds the library: `flag`, `ORT_DYLIB_PATH`, beside the binary, `.cache/onnxruntime/`, the
-/// system's folders.
+/// Returns the path of the library: `flag`, else `ORT_DYLIB_PATH`, else the first that exists in the binary's
+/// folder, in `.cache/onnxruntime/`, or in the system's folders.
 ///
 /// # Errors
 /// [`LibraryError::NoSuchFile`] for a named file that is missing, [`LibraryError::NotFound`] with

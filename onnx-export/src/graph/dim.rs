@@ -1,4 +1,4 @@
-//! Dimensions, and the sizes that sliding windows give dynamic ones.
+//! Sizes of axes: fixed, dynamic, or computed from a dynamic size by a sliding window.
 
 use std::collections::HashMap;
 

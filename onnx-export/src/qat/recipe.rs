@@ -9,9 +9,9 @@ use super::{INPUT, QatError, Trained};
 use crate::proto::NodeProto;
 use crate::quantize::{Affine, Layer, Network, Recipe};
 
-/// Modules for the sums of torchvision's blocks.
+/// Names of the modules that add in torchvision's residual blocks.
 const SUMS: &[&str] = &["skip_add", "add_relu", "skip_add_relu"];
-/// Modules for the products of torchvision's squeeze-and-excitations.
+/// Names of the modules that multiply in torchvision's squeeze-and-excitation blocks.
 const PRODUCTS: &[&str] = &["skip_mul"];
 /// Scale and zero point of a hard sigmoid's result in torch.
 const GATE: Affine = Affine {

@@ -107,8 +107,8 @@ pub struct Depthwise {
     pub(super) dilations: [usize; 2],
     pub(super) input_zero_point: u8,
     pub(super) output_zero_point: u8,
-    /// Constants of a row's vectors: a row of output is cut into vectors of 64 elements, and vector `i` has the
-    /// channels of phase `i % phases.len()`.
+    /// Constants for the vectors of an output row. The row is cut into vectors of 64 elements, and the channels of a
+    /// vector repeat after `phases.len()` vectors: vector `i` uses phase `i % phases.len()`.
     pub(super) phases: Vec<Phase>,
     pub(super) table: Option<Box<[u8; 256]>>,
 }

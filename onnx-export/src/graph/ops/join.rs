@@ -56,8 +56,8 @@ impl Graph {
         Ok(self.node_of("Concat", &scope, vec![left, right], vec![output], attrs)[0])
     }
 
-    /// Adds `Concat` over the first axis and returns a single value unchanged. If a size is dynamic, the
-    /// size of the result is called `total`.
+    /// Adds `Concat` of `xs` over the first axis; if `xs` has one value, returns that value. If a size is
+    /// dynamic, the size of the result is called `total`.
     ///
     /// # Errors
     /// [`BuildError::NoOperands`] for no values, [`BuildError::Shape`] for a scalar or if one differs
