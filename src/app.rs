@@ -17,7 +17,7 @@ const PIXEL_BYTES: u64 = 3;
 /// Unit of the budget for decoded pixels: 1,024 pixels, in bytes.
 const PIXEL_UNIT: u64 = PIXEL_BYTES << 10;
 
-/// Limits on the requests of one client and on the memory of all of them.
+/// Limits on a single request, and on the memory of all requests together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Largest request body, in bytes.

@@ -171,7 +171,7 @@ pub struct ServeConfig {
     pub cores: usize,
     /// Threads of each session; `None` to share the CPU threads among the workers.
     pub intra_op_threads: Option<usize>,
-    /// Batching settings that override those of every model.
+    /// Batching settings that override every model's own.
     pub batching: Batching,
     /// Limits on requests.
     pub limits: Limits,
@@ -182,7 +182,7 @@ pub struct ServeConfig {
 }
 
 impl Settings {
-    /// Returns these settings, completed with those of the TOML file at `path`.
+    /// Returns these settings, completed from the TOML file at `path`.
     ///
     /// # Errors
     /// [`ConfigError::Read`], [`ConfigError::Syntax`] and [`ConfigError::Flags`].

@@ -138,6 +138,8 @@ fn lraspp(
     g.add(low, y)
 }
 
+/// Adds the DeepLabV3 head: atrous spatial pyramid pooling and a classifier.
+///
 /// Source: torchvision's `models/segmentation/deeplabv3.py`, `DeepLabHead`.
 fn deeplabv3(
     g: &mut Graph,
@@ -174,6 +176,8 @@ fn atrous_pyramid(g: &mut Graph, scope: &Scope<'_>, x: Value) -> Result<Value, B
     conv_norm_activation(g, &project, y, point)
 }
 
+/// Adds the FCN head: a convolution with batch norm and ReLU, and a classifier.
+///
 /// Source: torchvision's `models/segmentation/fcn.py`, `FCNHead`.
 fn fcn(
     g: &mut Graph,

@@ -85,7 +85,11 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let model = app.registry()?.models().first().context("no model")?;
+    let model = app
+        .registry()?
+        .models()
+        .first()
+        .context("the model was not loaded")?;
     let mut failed = 0;
     for path in &args.images {
         match tokio.block_on(predict(&app, model, path, args)) {
@@ -230,7 +234,11 @@ async fn run_one<P: Postprocess>(
     let deadline = Deadline::after(app.limits.request_timeout);
     let admission = Admission::new(app, Arc::clone(model), deadline)?;
     let response = pipeline::run(app, admission, request).await?;
-    response.results.into_iter().next().context("no result")
+    response
+        .results
+        .into_iter()
+        .next()
+        .context("the pipeline returned no result")
 }
 
 fn write_drawing(path: &Path, bytes: &[u8]) -> Result<()> {

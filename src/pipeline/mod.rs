@@ -38,7 +38,7 @@ use crate::metrics::Stage;
 use crate::postprocess::primary_output;
 use crate::registry::LoadedModel;
 
-/// The images of a request and what is made of them.
+/// The images of a request and the postprocessing of their outputs.
 pub struct Request<P> {
     /// The images, in order.
     pub inputs: Vec<Input>,

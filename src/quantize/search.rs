@@ -275,7 +275,7 @@ fn fewest_layers(
     Ok(best)
 }
 
-/// Returns `stem` and those of `layers`, tried in order, with which the set still `fits`.
+/// Returns `stem` plus every layer of `layers`, tried in order, whose addition still `fits`.
 fn grown(
     stem: &BTreeSet<String>,
     layers: &[&str],

@@ -126,6 +126,8 @@ impl MobileNetV2Config {
         ConvNorm::new(conv, self.bn_eps, activation)
     }
 
+    /// Adds one block: expansion, depthwise convolution, projection, and the residual if shapes allow it.
+    ///
     /// Source: torchvision's `models/mobilenetv2.py`, `InvertedResidual`.
     fn inverted_residual(
         &self,

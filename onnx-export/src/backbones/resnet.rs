@@ -157,6 +157,8 @@ impl ResNetConfig {
         stage > 0 && self.replace_stride_with_dilation[stage - 1]
     }
 
+    /// Adds one block with its shortcut.
+    ///
     /// Source: torchvision's `models/resnet.py`, `BasicBlock` and `Bottleneck`.
     fn residual_block(
         &self,

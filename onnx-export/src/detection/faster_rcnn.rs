@@ -12,7 +12,7 @@ use crate::layers::SharedConv;
 
 /// Side of the pooled map of a region.
 const ROI_SIZE: usize = 7;
-/// Samples along each side of a cell of that map.
+/// Samples along each side of a cell of the `RoIAlign` output.
 const ROI_SAMPLES: usize = 2;
 /// Width of the box head's hidden layers.
 const HIDDEN: usize = 1024;
@@ -134,7 +134,7 @@ pub(super) struct BoxOutputs {
     pub(super) deltas: Value,
 }
 
-/// Adds `RoiAlign` and the box head for the regions of each map, those of the first map first.
+/// Adds `RoiAlign` and the box head for the regions of each map, in the order of the maps.
 ///
 /// # Errors
 /// [`BuildError::Shape`] if maps or regions have another shape than [`proposals`] gives.

@@ -12,7 +12,7 @@ use crate::layers::conv_bias;
 /// Channels of every level.
 pub(super) const CHANNELS: usize = 256;
 
-/// The levels that are added after those of the backbone.
+/// Kind of the levels that a pyramid adds after the levels of the backbone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extra {
     /// Every second point of the last level. Source: `LastLevelMaxPool`.

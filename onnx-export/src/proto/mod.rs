@@ -28,7 +28,7 @@ pub struct ModelProto {
     /// Name of the tool that wrote the file.
     #[prost(string, tag = "2")]
     pub producer_name: String,
-    /// Version of that tool.
+    /// Version of the tool that wrote the file.
     #[prost(string, tag = "3")]
     pub producer_version: String,
     /// Domain of the model, in reverse-DNS notation.

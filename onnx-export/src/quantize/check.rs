@@ -20,7 +20,7 @@ const QUANTIZED: &[&str] = &[
 /// First opset whose `DequantizeLinear` takes one scale per channel.
 const MIN_OPSET: i64 = 13;
 
-/// Returns whether `domain` is that of ONNX's own operators.
+/// Returns whether `domain` is the domain of ONNX's standard operators.
 fn is_standard(domain: &str) -> bool {
     matches!(domain, "" | "ai.onnx")
 }

@@ -49,7 +49,7 @@ struct FixedSum {
     zero_point: u8,
 }
 
-/// Two operands, their zero points subtracted, and torch's sum of them.
+/// Two operands after subtraction of their zero points, and torch's sum of the two.
 struct Case {
     operands: [i32; 2],
     sum: u8,

@@ -27,7 +27,7 @@ pub(super) struct Task<'a, T> {
 }
 
 impl TaskSize {
-    /// Divides `length` elements, of which every `unit` stay together, among up to `threads` tasks.
+    /// Divides `length` elements among up to `threads` tasks, in multiples of `unit` elements.
     pub(super) fn new(length: usize, unit: usize, threads: usize) -> Self {
         let tasks = threads.min(length / MIN_TASK).max(1);
         let unit = unit.max(1);

@@ -117,7 +117,7 @@ fn at_least(least: f32) -> f32 {
 struct Sorted {
     /// Regions to pool from each feature map.
     regions: Vec<Regions>,
-    /// All proposals `[R, 4]`, those of the first feature map first.
+    /// All proposals `[R, 4]`, in the order of the feature maps.
     proposals: Value,
 }
 

@@ -1,4 +1,4 @@
-//! Operators that give a map the height and width of another one, and `Shape`.
+//! Resizing a feature map to the height and width of another map, and `Shape`.
 
 use std::ops::Range;
 
