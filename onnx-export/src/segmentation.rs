@@ -176,7 +176,7 @@ fn atrous_pyramid(g: &mut Graph, scope: &Scope<'_>, x: Value) -> Result<Value, B
     conv_norm_activation(g, &project, y, point)
 }
 
-/// Adds the FCN head: a convolution with batch norm and ReLU, and a classifier.
+/// Adds the FCN head: a convolution with batch norm and `Relu`, and a classifier.
 ///
 /// Source: torchvision's `models/segmentation/fcn.py`, `FCNHead`.
 fn fcn(
