@@ -20,21 +20,21 @@ use networks::Networks;
 
 pub mod networks;
 
-/// Pictures in one run of the network per thread of its session, unless the manifest says
-/// otherwise. Two fill the pauses between layers; more only make each other wait (docs/BENCHMARKS.md).
+/// Default batch size per thread of a session. A second image fills the pauses between layers; more images only
+/// increase the latency (docs/BENCHMARKS.md).
 const BATCH_PER_THREAD: usize = 2;
-/// Most pictures in one run that are planned without being asked for.
+/// Largest default batch size.
 const MAX_BATCH_SIZE: usize = 8;
-/// Pictures that wait, unless the manifest says otherwise.
+/// Default number of images that can wait in the queue of a model.
 const MAX_QUEUE_SIZE: usize = 256;
 
-/// A model that cannot be served.
+/// Loading a model failed.
 #[derive(Debug, Error)]
 #[error("model `{model}`")]
 pub struct LoadError {
-    /// Its name and variant.
+    /// The model, as `name@variant`.
     pub model: String,
-    /// What went wrong.
+    /// Why the model cannot be served.
     #[source]
     pub reason: LoadReason,
 }
@@ -42,13 +42,13 @@ pub struct LoadError {
 /// Why a model cannot be served.
 #[derive(Debug, Error)]
 pub enum LoadReason {
-    /// Its files cannot be read.
+    /// The files of the model cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// ONNX Runtime cannot load or run it.
+    /// ONNX Runtime cannot load or run the model.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// Its outputs are not what its task answers with.
+    /// The outputs do not have the shapes that the model's task needs.
     #[error(transparent)]
     Outputs(#[from] OutputError),
     /// The stages of the model do not fit its architecture.
@@ -62,16 +62,18 @@ pub enum LoadReason {
         /// Whether the architecture has a box head.
         expected: bool,
     },
-    /// Its outputs are not what its anchors decode.
+    /// The outputs of a detector do not fit its anchors.
     #[error("the network's outputs do not fit its anchors")]
     Detect(#[from] DetectError),
-    /// Its preprocessing makes no tensor of an ordinary picture.
+    /// The preprocessing fails for an image of 640x480 pixels.
     #[error(transparent)]
     Preprocess(#[from] ImageError),
-    /// It was exported for a batch size that requests do not come in.
-    #[error("the network takes batches of {got} only: export it with a dynamic batch axis, or 1")]
+    /// The network was exported with a fixed batch size other than 1.
+    #[error(
+        "the network has a fixed batch size of {got}: export it with a dynamic batch size, or with 1"
+    )]
     FixedBatch {
-        /// Its batch size.
+        /// The fixed batch size.
         got: usize,
     },
     /// A worker thread could not be started.
@@ -79,49 +81,50 @@ pub enum LoadReason {
     Thread(#[from] std::io::Error),
 }
 
-/// A model that answers requests.
+/// A model that is loaded and accepts requests.
 pub struct LoadedModel {
-    /// What it is.
+    /// Manifest of the model.
     pub manifest: ModelManifest,
-    /// Which variant of it.
+    /// Name of the variant, such as `fp32` or `int8`.
     pub variant: String,
-    /// The number type of its weights.
+    /// Data type of the weights.
     pub precision: Precision,
-    /// Its class labels, by class number.
+    /// Class labels, by class id.
     pub labels: Vec<String>,
-    /// From pictures to its input.
+    /// Converts images to the network's input.
     pub preprocessor: Preprocessor,
-    /// From a detector's outputs to boxes.
+    /// Converts a detector's outputs to boxes. `None` for other tasks.
     pub detector: Option<Detector>,
-    /// Its queue.
+    /// Queue and workers of the model.
     pub batcher: Batcher,
-    /// Its metrics.
+    /// Metrics of the model.
     pub metrics: ModelMetrics,
-    /// How its queue and workers were planned.
+    /// Settings of the queue and the workers.
     pub plan: ModelPlan,
-    /// How many nodes of its network run in kernels of Sightline's, those of int8.
+    /// Number of nodes that run in custom int8 kernels; 0 for fp32.
     pub own_operators: usize,
-    /// Time from reading its file to the last warm session.
+    /// Time from reading the model file until every session has run once.
     pub load_time: Duration,
 }
 
-/// The figures that a model's queue and workers run with.
+/// Settings of a model's queue and workers, complete with defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelPlan {
-    /// Most pictures in one run.
+    /// Most images in one run of the network.
     pub max_batch_size: usize,
-    /// Longest wait for a fuller batch.
+    /// Longest time that an image waits for a fuller batch.
     pub max_queue_delay: Duration,
-    /// Most pictures waiting.
+    /// Most images that wait in the queue.
     pub max_queue_size: usize,
-    /// Workers.
+    /// Number of workers.
     pub instances: usize,
-    /// Threads of each worker's session.
+    /// Thread count of each worker's session.
     pub intra_op_threads: usize,
 }
 
 impl ModelPlan {
-    /// The manifest's wishes, completed for this machine.
+    /// Returns the manifest's settings, completed for a machine with `cores` cores. `threads` sets the thread count
+    /// of each session.
     pub fn new(manifest: &ModelManifest, cores: usize, threads: Option<usize>) -> Self {
         let batching = &manifest.batching;
         let plan = ThreadPlan::new(cores, batching.instances, threads);
@@ -138,7 +141,10 @@ impl ModelPlan {
 }
 
 impl ModelPlan {
-    /// For a network that takes only batches of `fixed` pictures, if it is such a one.
+    /// Adjusts the plan to the network's fixed batch size, if it has one.
+    ///
+    /// # Errors
+    /// [`LoadReason::FixedBatch`] if the fixed batch size is not 1.
     fn for_batch(self, fixed: Option<usize>) -> Result<Self, LoadReason> {
         match fixed {
             None => Ok(self),
@@ -155,7 +161,7 @@ impl LoadedModel {
     /// Loads `source`, runs each of its sessions once, and starts its workers.
     ///
     /// # Errors
-    /// [`LoadError`] says which model and why.
+    /// [`LoadError`] with the model and the reason.
     pub fn load(
         source: ModelSource,
         runtime: &OnnxRuntime,
@@ -189,10 +195,10 @@ impl LoadedModel {
             max_batch_size: plan.max_batch_size,
             max_queue_delay: plan.max_queue_delay,
         };
-        let picture = grey_picture(&preprocessor)?;
+        let image = gray_image(&preprocessor)?;
         let mut engines = Vec::new();
         for _ in 0..plan.instances {
-            let (engine, outputs) = warm_engine(&networks, plan, policy, &picture)?;
+            let (engine, outputs) = warm_engine(&networks, plan, policy, &image)?;
             match &detector {
                 Some(detector) => detector.check(&outputs, USUAL_SIZE, labels.len())?,
                 None => check_outputs(manifest.task, &outputs, labels.len())?,
@@ -228,20 +234,20 @@ impl LoadedModel {
         }
     }
 
-    /// `name@variant`.
+    /// Returns `name@variant`.
     pub fn id(&self) -> String {
         format!("{}@{}", self.manifest.name, self.variant)
     }
 }
 
-/// A picture of a usual size.
+/// Size of the image that warms up the sessions.
 const USUAL_SIZE: ImageSize = ImageSize {
     width: 640,
     height: 480,
 };
 
-/// A grey picture of a usual size as the network sees it.
-fn grey_picture(preprocessor: &Preprocessor) -> Result<PreparedImage, ImageError> {
+/// Returns a uniform gray image, preprocessed for the network.
+fn gray_image(preprocessor: &Preprocessor) -> Result<PreparedImage, ImageError> {
     preprocessor.run(&RgbImage::from_pixel(
         USUAL_SIZE.width,
         USUAL_SIZE.height,
@@ -249,16 +255,16 @@ fn grey_picture(preprocessor: &Preprocessor) -> Result<PreparedImage, ImageError
     ))
 }
 
-/// An engine that has run once, so that its memory is allocated, and what it gave for one picture.
+/// Returns an engine that has run once, so that its memory is allocated, and its outputs for one image.
 fn warm_engine(
     networks: &Networks,
     plan: ModelPlan,
     policy: Policy,
-    picture: &PreparedImage,
+    image: &PreparedImage,
 ) -> Result<(Box<dyn Engine>, Outputs), EngineError> {
     let mut engine = networks.engine(plan.intra_op_threads)?;
-    // As many as will ever come together: what cannot run such a batch must not be served.
-    let batch = vec![picture.clone(); policy.batch_size(picture.size)];
+    // The largest batch that can occur: a model that cannot run it must not be served.
+    let batch = vec![image.clone(); policy.batch_size(image.size)];
     let outputs = engine.run(batch)?.pop().unwrap_or_default();
     Ok((engine, outputs))
 }
@@ -270,7 +276,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A registry of `models`.
+    /// Returns a registry of `models`, in this order.
     pub fn new(models: Vec<LoadedModel>) -> Self {
         Self {
             models: models.into_iter().map(Arc::new).collect(),
