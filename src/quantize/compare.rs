@@ -194,6 +194,7 @@ impl Agreement {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Output;
 
     #[test]
     fn cosine_similarities() {
@@ -236,7 +237,8 @@ mod tests {
             width: 4,
             height: 1,
         };
-        let mask = Answers::new(Task::Segmentation, None, &[scores], size).unwrap();
+        let outputs = Outputs::from_iter([Output::f32("out", scores)]);
+        let mask = Answers::new(Task::Segmentation, None, &outputs, size).unwrap();
         assert_eq!(mask, Answers::Mask(vec![0, 1, 0, 1]));
         let other = Answers::Mask(vec![0, 1, 1, 1]);
         let expected = Comparison {
