@@ -203,7 +203,7 @@ fn in_training(architecture: &Architecture) -> BTreeMap<String, Tensor> {
     for layer in &layers {
         scale(format!("{layer}.activation_post_process"));
         scale(format!("{layer}.weight_fake_quant"));
-        // A hard sigmoid's observer has such a part.
+        // The observer of a hard sigmoid contains another observer.
         let part = "activation_post_process.activation_post_process";
         scale(format!("{layer}.{part}"));
     }

@@ -200,12 +200,12 @@ mod tests {
 
     #[test]
     fn a_file_is_written_again_byte_by_byte() {
-        let numbers: Vec<f32> = formula::uniform("ranges", 30_000).collect();
+        let values: Vec<f32> = formula::uniform("ranges", 30_000).collect();
         let range = |pair: &[f32]| Range {
             min: pair[0].min(pair[1]) * 1e-3,
             max: pair[0].max(pair[1]) * 1e7,
         };
-        let named = numbers.chunks(2).enumerate();
+        let named = values.chunks(2).enumerate();
         let ranges = named.map(|(index, pair)| (format!("value {index}"), range(pair)));
         let recipe = Recipe {
             ranges: ranges.filter(|(_, range)| range.min <= range.max).collect(),

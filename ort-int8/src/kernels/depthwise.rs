@@ -2,87 +2,8 @@
 
 use super::error::KernelError;
 use super::rows::Rows;
+use super::spec::{DepthwiseSpec, check_length};
 use super::{LANES, QUAD};
-
-/// Largest kernel size, stride and dilation.
-const MAX_SIZE: usize = 16;
-/// Largest padding.
-const MAX_PAD: usize = 256;
-
-/// Parameters of a depthwise convolution. Sizes are `[height, width]`.
-///
-/// The caller makes sure that sums stay within 31 bits, before and after they are multiplied; otherwise results
-/// differ from ONNX Runtime's.
-#[derive(Debug, Clone)]
-pub struct DepthwiseSpec {
-    /// Size of the window, 1 to 16.
-    pub kernel: [usize; 2],
-    /// Strides of the window, 1 to 16.
-    pub strides: [usize; 2],
-    /// Padding above, left, below, right, at most 256. Ignored if `same_upper` is true.
-    pub pads: [usize; 4],
-    /// Whether to pad so that there is one output element for every stride, the smaller half in front.
-    ///
-    /// Source: ONNX `auto_pad` `SAME_UPPER`.
-    pub same_upper: bool,
-    /// Dilations of the window, 1 to 16.
-    pub dilations: [usize; 2],
-    /// Zero point of the input, which is also the value of padding.
-    pub input_zero_point: u8,
-    /// Zero point of the output.
-    pub output_zero_point: u8,
-    /// Weights `[C, kernel height, kernel width]`, with zero point 0.
-    pub weights: Vec<i8>,
-    /// Bias `[C]` with the scale `input scale * weight scale`.
-    pub bias: Vec<i32>,
-    /// Requantization factors `[C]`: `input scale * weight scale / output scale`.
-    pub multipliers: Vec<f32>,
-    /// Lookup table that is applied to the quantized results. `None` if results are stored as they are.
-    pub table: Option<Box<[u8; 256]>>,
-}
-
-impl DepthwiseSpec {
-    fn check(&self) -> Result<(), KernelError> {
-        let sizes = [
-            ("kernel", self.kernel),
-            ("strides", self.strides),
-            ("dilations", self.dilations),
-        ];
-        for (parameter, sizes) in sizes {
-            if !sizes.iter().all(|size| (1..=MAX_SIZE).contains(size)) {
-                return Err(KernelError::Window {
-                    parameter,
-                    expected: "1 to 16",
-                    got: sizes.to_vec(),
-                });
-            }
-        }
-        if self.pads.iter().any(|pad| *pad > MAX_PAD) {
-            return Err(KernelError::Window {
-                parameter: "pads",
-                expected: "at most 256",
-                got: self.pads.to_vec(),
-            });
-        }
-        let channels = self.bias.len();
-        let weights = channels * self.kernel[0] * self.kernel[1];
-        // A bias of 0 elements would make an output of 0 elements, whose rows cannot be counted.
-        check_length("bias", channels.max(1), channels)?;
-        check_length("multipliers", channels, self.multipliers.len())?;
-        check_length("weights", weights, self.weights.len())
-    }
-}
-
-fn check_length(tensor: &'static str, expected: usize, got: usize) -> Result<(), KernelError> {
-    if expected == got {
-        return Ok(());
-    }
-    Err(KernelError::Length {
-        tensor,
-        expected,
-        got,
-    })
-}
 
 /// One uint8 image, channels last.
 #[derive(Debug, Clone, Copy)]

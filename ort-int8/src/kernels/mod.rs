@@ -15,13 +15,15 @@ mod quantize;
 #[cfg(test)]
 mod reference;
 mod rows;
+mod spec;
 #[cfg(test)]
 mod tests;
 
-pub use depthwise::{Depthwise, DepthwiseSpec, Image, Scratch};
+pub use depthwise::{Depthwise, Image, Scratch};
 pub use error::KernelError;
 pub use lookup::lookup;
 pub use quantize::{BlockedQuantization, quantize_blocked};
+pub use spec::DepthwiseSpec;
 
 /// Elements that one AVX-512 instruction processes.
 const LANES: usize = 64;

@@ -1,8 +1,9 @@
 //! Compares both forms of the depthwise kernel with the definition.
 
-use super::depthwise::{Depthwise, DepthwiseSpec, Image, Scratch};
+use super::depthwise::{Depthwise, Image, Scratch};
 use super::error::KernelError;
 use super::rows::Rows;
+use super::spec::DepthwiseSpec;
 use super::{LANES, reference};
 use crate::random::uniform;
 

@@ -80,12 +80,12 @@ fn detector_levels_share_a_weight_and_have_their_own_biases() {
         tensors.filter(|tensor| tensor.name == name).count()
     };
     assert_eq!(written(&format!("{shared}_q")), 1);
-    let weight_scales = numbers(&graph, &format!("{shared}_s"));
+    let weight_scales = f32_values(&graph, &format!("{shared}_s"));
     for level in levels {
         let bias = format!("{}_bias", level.name);
         assert_eq!(written(&format!("{bias}_q")), 1);
-        let input = numbers(&graph, &format!("{}_s", level.input))[0];
+        let input = f32_values(&graph, &format!("{}_s", level.input))[0];
         let expected: Vec<f32> = weight_scales.iter().map(|scale| scale * input).collect();
-        assert_eq!(numbers(&graph, &format!("{bias}_s")), expected);
+        assert_eq!(f32_values(&graph, &format!("{bias}_s")), expected);
     }
 }

@@ -140,7 +140,7 @@ fn dump(graph: &GraphProto) -> String {
 }
 
 /// Returns the elements of an f32 constant.
-fn numbers(graph: &GraphProto, name: &str) -> Vec<f32> {
+fn f32_values(graph: &GraphProto, name: &str) -> Vec<f32> {
     let tensor = graph.initializer.iter().find(|tensor| tensor.name == name);
     let tensor = tensor.unwrap_or_else(|| panic!("no {name}"));
     let chunks = tensor.raw_data.as_chunks::<4>().0.iter();

@@ -4,7 +4,7 @@ use super::*;
 
 /// Returns the scale of a value in the int8 graph.
 fn scale(graph: &GraphProto, value: &str) -> f32 {
-    numbers(graph, &format!("{value}_s"))[0]
+    f32_values(graph, &format!("{value}_s"))[0]
 }
 
 /// Counts the nodes of an operator.
@@ -106,7 +106,7 @@ fc.weight_dq = DequantizeLinear()
 logits = Gemm(/body/Flatten_output_dq, fc.weight_dq, /fc/Gemm_bias_dq)
 ";
     assert_eq!(dump(&graph), expected);
-    assert_eq!(numbers(&graph, "images_inverse"), [4.0]);
+    assert_eq!(f32_values(&graph, "images_inverse"), [4.0]);
     assert_eq!(scale(&graph, "images"), 0.25);
 }
 
@@ -164,7 +164,7 @@ fn weights_and_biases_are_multiples_of_their_scales() {
             let tensor = graph.initializer.iter().find(|tensor| tensor.name == name);
             tensor.unwrap().raw_data.clone()
         };
-        let scales = numbers(&graph, "a.weight_s");
+        let scales = f32_values(&graph, "a.weight_s");
         let rounded: Vec<i8> = tensor("a.weight_q")
             .into_iter()
             .map(|byte| i8::from_le_bytes([byte]))
@@ -176,15 +176,15 @@ fn weights_and_biases_are_multiples_of_their_scales() {
                 assert!(error <= scales[channel] * 0.500_01);
             }
         }
-        let steps = numbers(&graph, "/a/Conv_bias_s");
+        let bias_scales = f32_values(&graph, "/a/Conv_bias_s");
         let input = scale(&graph, "images");
         let chunks = tensor("/a/Conv_bias_q");
         let chunks = chunks.as_chunks::<4>().0.iter();
         let biases: Vec<i32> = chunks.map(|bytes| i32::from_le_bytes(*bytes)).collect();
         for channel in 0..4 {
-            assert_eq!(steps[channel], scales[channel] * input);
-            let error = (biases[channel] as f32 * steps[channel] - bias[channel]).abs();
-            assert!(error <= steps[channel]);
+            assert_eq!(bias_scales[channel], scales[channel] * input);
+            let error = (biases[channel] as f32 * bias_scales[channel] - bias[channel]).abs();
+            assert!(error <= bias_scales[channel]);
         }
     }
 }
@@ -198,11 +198,11 @@ fn trained_scales_are_kept() {
     for (trained, expected) in [(vec![0.5], [0.5, 0.5]), (vec![0.25, 2.0], [0.25, 2.0])] {
         recipe.weight_scales.insert("a.weight".to_owned(), trained);
         let graph = quantized(&network, &recipe, Target::Vnni);
-        assert_eq!(numbers(&graph, "a.weight_s"), expected);
+        assert_eq!(f32_values(&graph, "a.weight_s"), expected);
         // Seven bits cover the same range with twice the scale.
         let graph = quantized(&network, &recipe, Target::Avx2);
         let doubled = expected.map(|scale| 2.0 * scale);
-        assert_eq!(numbers(&graph, "a.weight_s"), doubled);
+        assert_eq!(f32_values(&graph, "a.weight_s"), doubled);
     }
 }
 
@@ -264,7 +264,7 @@ fn an_fp32_layer_between_int8_layers_is_guarded() {
         .unwrap();
     assert_eq!(max.input[0], "/b/Relu_output");
     let relu = scale(&guarded, "/b/Relu_output");
-    let least = numbers(&guarded, &max.input[1])[0];
+    let least = f32_values(&guarded, &max.input[1])[0];
     assert!((least + 4.0).abs() <= relu, "{least}");
     // A first layer in fp32 reads no int8 value, so it needs no guard.
     for float in [&[][..], &["/a/Conv"], &["/a/Conv", "/b/Conv"], &["/c/Conv"]] {
@@ -299,7 +299,7 @@ fn an_fp32_max_pool_is_quantized_for_each_of_two_readers() {
         .map(|node| node.input[1].as_str())
         .collect();
     assert_eq!(of_pool.len(), 2);
-    let [first, second] = [0, 1].map(|form| numbers(&graph, of_pool[form])[0]);
+    let [first, second] = [0, 1].map(|form| f32_values(&graph, of_pool[form])[0]);
     assert_eq!(second, first.next_up());
     let reads = |layer: &str| {
         let node = graph.node.iter().find(|node| node.name == layer).unwrap();
