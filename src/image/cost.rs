@@ -19,7 +19,7 @@ const FIXED_BYTES: u64 = 1 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Coding {
-    /// JPEG whose scans each hold all bits of their components.
+    /// Sequential JPEG: baseline or extended, with all bits of a component in one scan.
     JpegSequential {
         /// Scans of the file.
         scans: u32,

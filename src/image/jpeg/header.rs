@@ -13,7 +13,7 @@ const APP1: u8 = 0xE1;
 /// Prefix of a segment that holds XMP.
 const XMP_PREFIX: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
-/// From the first frame header, and from the metadata before the first scan.
+/// Reads size and coding from the first frame header, and orientation from the metadata before the first scan.
 pub(in crate::image) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
     let mut found = Found::default();
     for (marker, payload) in Segments::new(bytes) {
