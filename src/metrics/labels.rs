@@ -8,7 +8,7 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 pub struct ModelLabel<'a> {
     /// Name of the model.
     pub model: &'a str,
-    /// Its variant.
+    /// Variant of the model, such as `fp32`.
     pub variant: &'a str,
 }
 

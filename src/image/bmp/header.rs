@@ -10,7 +10,7 @@ const FILE_HEADER: usize = 14;
 pub(super) const LENGTHS: [u32; 8] = [12, 16, 40, 52, 56, 64, 108, 124];
 /// Length of the OS/2 1.x header, whose palette has 3 bytes per color.
 const CORE: u32 = 12;
-/// Length of the OS/2 2.x header, which numbers its compressions otherwise from 3 on.
+/// Length of the OS/2 2.x header, in which compression codes from 3 on have other meanings.
 const OS2_2: u32 = 64;
 /// Most colors of a palette.
 const COLORS: u32 = 256;

@@ -21,7 +21,7 @@ pub(super) fn is_bmp(bytes: &[u8]) -> bool {
     bytes.starts_with(b"BM") && length.is_some_and(|length| header::LENGTHS.contains(&length))
 }
 
-/// From either of the two families of headers.
+/// Reads size and coding from the OS/2 or Windows header.
 pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
     let header = Header::read(bytes)?;
     Ok(ImageHeader {

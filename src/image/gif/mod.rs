@@ -16,7 +16,7 @@ use super::{Coding, ImageError, ImageFormat, ImageHeader, ImageSize};
 use blocks::FirstFrame;
 use image::metadata::Orientation as Turn;
 
-/// From the logical screen and the first frame, which enlarges a screen that it reaches out of.
+/// Reads the size from the logical screen and the first frame. A frame that reaches beyond the screen enlarges it.
 pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
     Ok(ImageHeader {
         format: ImageFormat::Gif,
@@ -29,7 +29,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
 /// Decodes the first frame on its canvas, `size`, to RGB.
 ///
 /// The canvas around the frame has the color of the transparent index, or of index 0 if there is none.
-/// Without a palette, and with one in which each index has its own value of gray, indices are gray values.
+/// Indices are used as gray values if there is no palette, or if the palette gives each index its own gray value.
 ///
 /// Source: `PIL.GifImagePlugin.GifImageFile`, `_seek` and `load_prepare`.
 pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageError> {

@@ -21,7 +21,7 @@ use rows::Samples;
 /// not skipped.
 const MAX_METADATA: usize = 4 << 20;
 
-/// From IHDR, which comes first, and the metadata chunks of the whole file.
+/// Reads size and coding from the chunk IHDR, and orientation from the metadata chunks of the whole file.
 pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
     let read = || {
         (array(bytes, 12)? == *b"IHDR").then_some(())?;

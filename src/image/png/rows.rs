@@ -43,7 +43,7 @@ pub(super) enum Samples {
 }
 
 impl Samples {
-    /// Of an expanded image: a palette has become RGB or RGBA.
+    /// Returns the samples of an image of color type `color` after expansion, in which a palette has become RGB or RGBA.
     pub(super) fn new(color: ColorType) -> Self {
         match color {
             ColorType::Grayscale => Self::Gray,

@@ -148,7 +148,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// From a key frame's header. Source: RFC 6386, 9.1.
+/// Reads the size from the header of a VP8 key frame. Source: RFC 6386, 9.1.
 fn lossy_size(data: &[u8]) -> Option<ImageSize> {
     let key_frame = data.first()? & 1 == 0;
     (key_frame && array(data, 3)? == [0x9D, 0x01, 0x2A]).then_some(())?;
@@ -158,7 +158,7 @@ fn lossy_size(data: &[u8]) -> Option<ImageSize> {
     })
 }
 
-/// From the bitstream's first 5 bytes, of version 0.
+/// Reads the size from the first 5 bytes of a VP8L bitstream, which must have version 0.
 fn lossless_size(data: &[u8]) -> Option<ImageSize> {
     let bits = u32_le(data, 1)?;
     (*data.first()? == 0x2F && bits >> 29 == 0).then_some(())?;

@@ -20,7 +20,7 @@ pub(super) fn is_webp(bytes: &[u8]) -> bool {
     bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP")
 }
 
-/// From the container's canvas and the first frame's bitstream, which must agree.
+/// Reads the size from the container's canvas and from the first frame's bitstream, which must agree.
 pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
     let container = Container::read(bytes)?;
     Ok(ImageHeader {

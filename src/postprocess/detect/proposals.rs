@@ -20,7 +20,7 @@ pub struct Rpn {
     pub pre_nms_top_n: usize,
     /// Most proposals per image.
     pub post_nms_top_n: usize,
-    /// Intersection over union above which the lower of two boxes of a level is suppressed.
+    /// Intersection over union above which the lower-scoring of two boxes of a level is suppressed.
     pub nms_threshold: f64,
     /// Least objectness of a proposal, 0..=1.
     pub score_threshold: f32,
