@@ -10,7 +10,7 @@ use crate::batch::BatchError;
 use crate::budget::Exhausted;
 use crate::cancel::Cancelled;
 use crate::draw::EncodeError;
-use crate::image::ImageError;
+use crate::image::{ImageError, ImageSize};
 use crate::manifest::Task;
 
 /// Why a request failed.
@@ -80,6 +80,21 @@ pub enum ServeError {
         index: usize,
         /// Reason why the image cannot be used.
         source: ImageError,
+    },
+    /// An image is too large for a response that is a drawn image.
+    #[error(
+        "image {index}: cannot draw into {}x{} pixels, over the limit of {limit} pixels for \
+         `annotate=true`: send a smaller image",
+        .size.width,
+        .size.height
+    )]
+    TooLargeToDraw {
+        /// Position of the image in the request, from 0.
+        index: usize,
+        /// Size that the header states.
+        size: ImageSize,
+        /// Most pixels of an image to draw into.
+        limit: u64,
     },
     /// No loaded model has the name.
     #[error("model `{name}` is not loaded; loaded models: {}", .loaded.join(", "))]

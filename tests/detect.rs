@@ -154,7 +154,7 @@ fn thresholds(server: &Server, model: &str, image: &[u8]) {
     assert_eq!(ask("&score_threshold=0"), all[..own.min(all.len())]);
     // A threshold of 0 keeps boxes without overlap, a threshold of 1 keeps all.
     let count = |iou: &str| {
-        let query = format!("&score_threshold=0.4&max_detections=100000{iou}");
+        let query = format!("&score_threshold=0.4&max_detections=1000{iou}");
         ask(&query).len()
     };
     let given = ["0", "0.3", "0.8", "1"].map(|iou| count(&format!("&iou_threshold={iou}")));
@@ -164,7 +164,7 @@ fn thresholds(server: &Server, model: &str, image: &[u8]) {
 }
 
 fn classes(server: &Server, model: &str, image: &[u8]) {
-    let path = format!("?model={model}&score_threshold=0.4&max_detections=100000");
+    let path = format!("?model={model}&score_threshold=0.4&max_detections=1000");
     let all = objects(server, &path, image);
     let mut labels: Vec<&str> = all.iter().map(|d| d["label"].as_str().unwrap()).collect();
     labels.sort_unstable();
@@ -293,8 +293,8 @@ fn drawn(server: &Server, model: &str, image: &[u8]) {
     let jpeg = server.post_accepting(&path, "image/jpeg", image);
     assert_eq!(jpeg.header("content-type"), "image/jpeg");
     assert!(jpeg.body.starts_with(&[0xFF, 0xD8]));
-    // Thousands of boxes in images of extreme shapes.
-    let all = format!("{path}&score_threshold=0&max_detections=5000&iou_threshold=1");
+    // Hundreds of boxes in images of extreme shapes.
+    let all = format!("{path}&score_threshold=0&max_detections=300&iou_threshold=1");
     for (width, height) in [(1, 1), (4000, 1), (64, 48)] {
         let reply = server.post_accepting(&all, "image/png", &stretched(width, height));
         let shown = image::load_from_memory(&reply.body).unwrap();
@@ -329,12 +329,22 @@ fn rejected(server: &Server, image: &[u8]) {
         (
             "max_detections=0",
             "max_detections",
-            "a whole number from 1 to 100000",
+            "a whole number from 1 to 1000",
         ),
         (
             "max_detections=1.5",
             "max_detections",
-            "a whole number from 1 to 100000",
+            "a whole number from 1 to 1000",
+        ),
+        (
+            "max_detections=1001",
+            "max_detections",
+            "a whole number from 1 to 1000",
+        ),
+        (
+            "annotate=true&max_detections=301",
+            "max_detections",
+            "a whole number from 1 to 300",
         ),
         ("classes=", "classes", "labels of the model"),
         ("classes=unicorn", "classes", "labels of the model"),

@@ -273,7 +273,7 @@ fn a_detector_does_what_the_document_says() {
     for (name, below, above) in [
         ("score_threshold", "-0.01", "1.01"),
         ("iou_threshold", "-0.01", "1.01"),
-        ("max_detections", "0", "100001"),
+        ("max_detections", "0", "1001"),
     ] {
         for bound in ["minimum", "maximum"] {
             let reply = ask(&format!("{name}={}", schema(name)[bound]));

@@ -20,8 +20,10 @@ use crate::registry::LoadedModel;
 
 /// Least score of a detection unless the client asks for another.
 const DEFAULT_SCORE_THRESHOLD: f64 = 0.5;
-/// Most detections that a client may ask for; no network proposes more.
-const MAX_DETECTIONS: usize = 100_000;
+/// Most detections that a client may ask for in JSON.
+const MAX_DETECTIONS: usize = 1_000;
+/// Most detections that are drawn into an image, whether the client or the model chooses the number.
+const MAX_DRAWN_DETECTIONS: usize = 300;
 
 /// The result of one image in JSON.
 #[derive(Debug, Serialize)]
@@ -67,19 +69,17 @@ impl TaskRoute for Detect {
         model: &LoadedModel,
     ) -> Result<Self, ServeError> {
         let score = params.share("score_threshold")?;
+        let drawn = drawn(params, headers)?;
         let options = DetectOptions {
             score_threshold: score.unwrap_or(DEFAULT_SCORE_THRESHOLD) as f32,
             iou_threshold: params.share("iou_threshold")?,
-            max_detections: params.optional_integer("max_detections", 1..=MAX_DETECTIONS)?,
+            max_detections: max_detections(params, drawn.is_some(), model)?,
             classes: params
                 .take("classes")?
                 .map(|names| classes(&names, &model.labels))
                 .transpose()?,
         };
-        Ok(Self {
-            options,
-            drawn: drawn(params, headers)?,
-        })
+        Ok(Self { options, drawn })
     }
 
     fn postprocess(&self) -> pipeline::Detect {
@@ -112,6 +112,21 @@ fn drawn(params: &mut Params, headers: &HeaderMap) -> Result<Option<DrawnFormat>
         return Ok(Some(negotiate(headers, &DrawnFormat::OFFERS)?));
     }
     negotiate(headers, &[("application/json", None)])
+}
+
+/// Returns the number of detections to keep; `None` to keep as many as the model's own setting allows.
+fn max_detections(
+    params: &mut Params,
+    drawn: bool,
+    model: &LoadedModel,
+) -> Result<Option<usize>, ServeError> {
+    if !drawn {
+        return params.optional_integer("max_detections", 1..=MAX_DETECTIONS);
+    }
+    let chosen = params.optional_integer("max_detections", 1..=MAX_DRAWN_DETECTIONS)?;
+    let own = model.manifest.detection.as_ref();
+    let own = own.map_or(MAX_DRAWN_DETECTIONS, |detection| detection.max_detections);
+    Ok(chosen.or(Some(own.min(MAX_DRAWN_DETECTIONS))))
 }
 
 /// Returns the ids of the classes that `names` lists, separated by commas. A name that several classes share

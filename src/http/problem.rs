@@ -189,6 +189,12 @@ impl From<ServeError> for Problem {
             ServeError::BodyInterrupted => Self::new(Code::body_interrupted, detail),
             ServeError::BodyMemory(_) => Self::new(Code::body_memory, detail).retry(SHORT_WAIT),
             ServeError::Image { index, source } => image(index, &source, detail),
+            ServeError::TooLargeToDraw { index, limit, .. } => {
+                Self::new(Code::too_many_pixels, detail).about(
+                    format!("images[{index}]"),
+                    format!("at most {limit} pixels with `annotate=true`"),
+                )
+            }
             ServeError::UnknownModel { name, loaded } => Self::new(Code::unknown_model, detail)
                 .about("model", loaded.join(", "))
                 .got(name),

@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::error::ServeError;
 use crate::image::{DecodeOptions, Orientation};
 use crate::manifest::Task;
-use crate::pipeline::{self, Postprocess, check_densities, encoded_images};
+use crate::pipeline::{self, Cost, Postprocess, check_densities, check_drawable, encoded_images};
 use crate::registry::LoadedModel;
 
 /// Query parameters that every task takes.
@@ -145,9 +145,13 @@ impl<T: TaskRoute> Head<T> {
         };
         let inputs = encoded_images(images, options)?;
         check_densities(&inputs, app.limits.max_pixels_per_byte)?;
+        let postprocess = self.task.postprocess();
+        if postprocess.cost() == Cost::Image {
+            check_drawable(&inputs)?;
+        }
         let request = pipeline::Request {
             inputs,
-            postprocess: self.task.postprocess(),
+            postprocess,
         };
         pipeline::run(app, admission, request).await
     }

@@ -13,6 +13,10 @@ use crate::image::{
     check_density, check_pixels, decode, probe,
 };
 
+/// Most pixels of an image that a client may have drawn into. A drawn PNG takes up to 3 bytes per pixel, and
+/// encoding it cannot be interrupted.
+pub const MAX_DRAWN_PIXELS: u64 = 25_000_000;
+
 /// One image of a request.
 #[derive(Debug, Clone)]
 pub enum Input {
@@ -98,6 +102,25 @@ pub fn check_densities(inputs: &[Input], limit: u64) -> Result<(), ServeError> {
         if let Input::Encoded(image) = input {
             check_density(image.size, image.bytes.len(), limit)
                 .map_err(|source| ServeError::Image { index, source })?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks that every compressed image is small enough to be drawn into.
+///
+/// # Errors
+/// [`ServeError::TooLargeToDraw`] for the first image of more than [`MAX_DRAWN_PIXELS`] pixels.
+pub fn check_drawable(inputs: &[Input]) -> Result<(), ServeError> {
+    for (index, input) in inputs.iter().enumerate() {
+        if let Input::Encoded(image) = input
+            && image.size.pixels() > MAX_DRAWN_PIXELS
+        {
+            return Err(ServeError::TooLargeToDraw {
+                index,
+                size: image.size,
+                limit: MAX_DRAWN_PIXELS,
+            });
         }
     }
     Ok(())

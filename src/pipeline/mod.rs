@@ -24,7 +24,9 @@ use std::time::Duration;
 
 pub use classify::Classify;
 pub use detect::{Detect, Detected};
-pub use input::{EncodedImage, Input, check_densities, encoded_images};
+pub use input::{
+    EncodedImage, Input, MAX_DRAWN_PIXELS, check_densities, check_drawable, encoded_images,
+};
 pub use postprocess::{Cost, Postprocess, PostprocessInput};
 pub use raw::RawOutputs;
 pub use run::run;
