@@ -55,7 +55,7 @@ fn answer(case: &DetectionCase) -> (Outputs, Vec<Detection>) {
         requantize: None,
     };
     let networks = Networks::prepare(&source, Some(&detector), &runtime()).unwrap();
-    let mut engine = networks.engine(2).unwrap();
+    let mut engine = networks.engine().unwrap();
     let outputs = engine.run(vec![image]).unwrap().remove(0);
     let original = image_size([case.input.height, case.input.width]);
     let options = DetectOptions::default();

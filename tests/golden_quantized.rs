@@ -76,7 +76,7 @@ impl Case {
 /// The outputs of a network for each image.
 fn outputs(model: &[u8], images: Vec<PreparedImage>, arithmetic: Arithmetic) -> Vec<Vec<Vec<f32>>> {
     let runtime = runtime().with_arithmetic(arithmetic);
-    let mut probe = runtime.probe(model, 2).unwrap();
+    let mut probe = runtime.probe(model).unwrap();
     let run = |image| {
         let outputs = probe.run(image).unwrap().unwrap().into_iter();
         outputs.map(|output| output.data).collect()
@@ -228,7 +228,7 @@ fn integer_kernels_give_torchs_logits_exactly() {
         // The served network, with custom kernels.
         let prepared = runtime().prepare(&model).unwrap();
         assert!(prepared.own_operators > 0 || !ort_int8::is_supported());
-        let mut session = prepared.session(2).unwrap();
+        let mut session = prepared.session().unwrap();
         let logits = session.run(images).unwrap().into_iter().flatten();
         let got: Vec<u8> = logits
             .flat_map(|output| output.as_f32().unwrap().data.clone())

@@ -30,7 +30,7 @@ impl Progress for Quiet {
 /// The outputs of a graph for one image.
 fn outputs(graph: &[u8], arithmetic: Arithmetic, image: &PreparedImage) -> Vec<Tensor> {
     let runtime = runtime().with_arithmetic(arithmetic);
-    let mut probe = runtime.probe(graph, 2).unwrap();
+    let mut probe = runtime.probe(graph).unwrap();
     probe.run(image.clone()).unwrap().unwrap()
 }
 
@@ -80,10 +80,9 @@ impl Case {
         let float = model.to_bytes();
         let runtime = runtime();
         let subject = Subject {
-            runtime: &runtime,
+            runtime: runtime.clone(),
             network: Network::read(&float).unwrap(),
             first: None,
-            threads: 2,
         };
         let images = inputs(4, side);
         let mut recipe = observed_ranges(&calibrate(&subject, &images, &Quiet).unwrap());
@@ -128,7 +127,8 @@ fn custom_kernels_are_bit_identical() {
             assert_eq!(prepared.own_operators > 0, has_tables, "{name}");
         }
         for (threads, batch) in [(1, 1), (2, 1), (1, 3), (2, 4)] {
-            let mut session = prepared.session(threads).unwrap();
+            let runtime = runtime().with_threads(threads);
+            let mut session = runtime.prepare(&case.int8).unwrap().session().unwrap();
             for (images, expected) in case.images.chunks(batch).zip(expected.chunks(batch)) {
                 let got = tensors(session.run(images.to_vec()).unwrap());
                 assert!(bits(&got) == bits(expected), "{name} {threads} {batch}");

@@ -108,7 +108,7 @@ fn same_top1(folder: &Path, photographs: &[PathBuf], runtime: &OnnxRuntime) -> u
     let engine = |source: &ModelSource| {
         Networks::prepare(source, None, runtime)
             .unwrap()
-            .engine(2)
+            .engine()
             .unwrap()
     };
     let float = find("model.toml");
@@ -212,10 +212,9 @@ fn a_released_mobilenet_v3_trunk_keeps_its_features_in_int8() {
     });
     let runtime = reference::runtime();
     let subject = Subject {
-        runtime: &runtime,
+        runtime: runtime.clone(),
         network: Network::read(&float).unwrap(),
         first: None,
-        threads: 2,
     };
     let statistics = calibrate(&subject, &calibration, &Silent).unwrap();
     for (target, arithmetic) in [

@@ -153,7 +153,7 @@ fn a_released_trunk_gives_torchvisions_pooled_features() {
     let mut session = reference::runtime()
         .prepare(&model)
         .unwrap()
-        .session(2)
+        .session()
         .unwrap();
     let expected = &read_json(&folder.join("torchvision.json"))["mobilenet_v3_small-features"];
     let expected: BTreeMap<String, Vec<f32>> = serde_json::from_value(expected.clone()).unwrap();

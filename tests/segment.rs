@@ -364,7 +364,7 @@ fn an_auxiliary_head_does_not_change_the_result() {
             height: 48,
         };
         let batch = vec![PreparedImage::whole(size, vec![0.0; 3 * 64 * 48])];
-        let mut session = reference::runtime().prepare(&model).unwrap().session(1);
+        let mut session = reference::runtime().prepare(&model).unwrap().session();
         session
             .as_mut()
             .unwrap()

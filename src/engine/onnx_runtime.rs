@@ -19,7 +19,24 @@ static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
 #[derive(Debug, Clone)]
 pub struct OnnxRuntime {
     environment: Environment,
+    plan: SessionPlan,
+}
+
+/// How a session computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SessionPlan {
+    /// Thread count of the session, including the calling thread.
+    threads: usize,
     arithmetic: Arithmetic,
+}
+
+impl Default for SessionPlan {
+    fn default() -> Self {
+        Self {
+            threads: 1,
+            arithmetic: Arithmetic::Kernels,
+        }
+    }
 }
 
 /// The arithmetic of int8 networks.
@@ -41,7 +58,7 @@ impl OnnxRuntime {
         if let Some(environment) = ENVIRONMENT.get() {
             return Ok(Self {
                 environment: environment.clone(),
-                arithmetic: Arithmetic::Kernels,
+                plan: SessionPlan::default(),
             });
         }
         let unusable = |reason: String| LibraryError::Unusable {
@@ -55,26 +72,49 @@ impl OnnxRuntime {
             .map_err(|error| unusable(error.to_string()))?;
         Ok(Self {
             environment: ENVIRONMENT.get_or_init(|| environment).clone(),
-            arithmetic: Arithmetic::Kernels,
+            plan: SessionPlan::default(),
         })
     }
 
     /// Returns the same library, whose sessions use `arithmetic`.
     #[must_use]
     pub fn with_arithmetic(&self, arithmetic: Arithmetic) -> Self {
-        Self {
+        let plan = SessionPlan {
             arithmetic,
+            ..self.plan
+        };
+        Self {
+            plan,
             ..self.clone()
         }
     }
 
+    /// Returns the same library, whose sessions run on `threads` threads, including the calling thread.
+    /// [`OnnxRuntime::load`] starts with one.
+    #[must_use]
+    pub fn with_threads(&self, threads: usize) -> Self {
+        let plan = SessionPlan {
+            threads,
+            ..self.plan
+        };
+        Self {
+            plan,
+            ..self.clone()
+        }
+    }
+
+    /// Thread count of a session.
+    pub(super) fn threads(&self) -> usize {
+        self.plan.threads
+    }
+
     /// Returns the settings that all sessions share. Threads sleep while there is no work.
-    pub(super) fn session_builder(&self, threads: usize) -> ort::Result<SessionBuilder> {
+    pub(super) fn session_builder(&self) -> ort::Result<SessionBuilder> {
         let builder = Session::builder(&self.environment)?
-            .with_intra_threads(threads)?
+            .with_intra_threads(self.plan.threads)?
             .with_intra_op_spinning(false)?
             .with_inter_op_spinning(false)?;
-        Ok(match self.arithmetic {
+        Ok(match self.plan.arithmetic {
             Arithmetic::Kernels => builder,
             Arithmetic::Simulated => builder.with_config_entry("session.disable_quant_qdq", "1")?,
         })

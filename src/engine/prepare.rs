@@ -72,7 +72,9 @@ impl OnnxRuntime {
 
     /// Returns an optimized graph with custom int8 operators where they apply, or unchanged.
     fn accelerated(&self, optimized: Vec<u8>) -> Accelerated {
-        let accelerated = ort_int8::accelerate(&optimized, MAX_INPUT, || self.session_builder(1));
+        let accelerated = ort_int8::accelerate(&optimized, MAX_INPUT, || {
+            self.with_threads(1).session_builder()
+        });
         match accelerated {
             Ok(Some(accelerated)) => return accelerated,
             Ok(None) => {}
@@ -88,10 +90,10 @@ impl OnnxRuntime {
     }
 
     /// Returns the options that sessions of an optimized graph share.
-    fn optimized_session(&self, threads: usize) -> ort::Result<SessionBuilder> {
-        let builder = self.session_builder(threads)?;
+    fn optimized_session(&self) -> ort::Result<SessionBuilder> {
+        let builder = self.session_builder()?;
         let builder = builder.with_optimization_level(GraphOptimizationLevel::Disable)?;
-        Ok(builder.with_operators(ort_int8::operators(threads)?)?)
+        Ok(builder.with_operators(ort_int8::operators(self.threads())?)?)
     }
 
     /// Returns the model after every optimization, as an ONNX file, and its batch size if that is fixed.
@@ -106,7 +108,10 @@ impl OnnxRuntime {
             .map_err(|error| EngineError::Share(error.into()))?;
         let mut file = File::from(memory);
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let builder = self.session_builder(1).map_err(EngineError::Load)?;
+        let builder = self
+            .with_threads(1)
+            .session_builder()
+            .map_err(EngineError::Load)?;
         let builder = builder.with_optimized_model_path(path);
         let mut builder = builder.map_err(|error| EngineError::Load(error.into()))?;
         let session = builder
@@ -135,12 +140,12 @@ pub struct PreparedModel {
 }
 
 impl PreparedModel {
-    /// Creates a session that shares the weights and runs on `threads` threads, the caller's included.
+    /// Creates a session that shares the weights.
     ///
     /// # Errors
     /// [`EngineError::Load`] if ONNX Runtime rejects the graph.
-    pub fn session(&self, threads: usize) -> Result<OnnxSession, EngineError> {
-        OnnxSession::new(self.raw_session(threads)?).map_err(EngineError::Load)
+    pub fn session(&self) -> Result<OnnxSession, EngineError> {
+        OnnxSession::new(self.raw_session()?).map_err(EngineError::Load)
     }
 
     /// Creates the session of a two-stage detector: this network, and `box_head` for the regions that `propose`
@@ -153,21 +158,20 @@ impl PreparedModel {
         &self,
         box_head: &Self,
         propose: Arc<dyn Propose>,
-        threads: usize,
     ) -> Result<TwoStageSession, EngineError> {
-        let (features, boxes) = (self.raw_session(threads)?, box_head.raw_session(threads)?);
+        let (features, boxes) = (self.raw_session()?, box_head.raw_session()?);
         TwoStageSession::new(features, boxes, propose)
     }
 
-    fn raw_session(&self, threads: usize) -> Result<Session, EngineError> {
-        let load = |threads| {
-            let builder = self.runtime.optimized_session(threads)?;
+    fn raw_session(&self) -> Result<Session, EngineError> {
+        let load = || {
+            let builder = self.runtime.optimized_session()?;
             let mut builder = builder.with_prepacked_weights(&self.prepacked)?;
             for (name, value) in &self.weights {
                 builder = builder.with_initializer(name, Arc::clone(value))?;
             }
             builder.commit_from_memory(&self.graph)
         };
-        load(threads).map_err(EngineError::Load)
+        load().map_err(EngineError::Load)
     }
 }

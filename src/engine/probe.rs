@@ -33,8 +33,8 @@ impl OnnxRuntime {
     ///
     /// # Errors
     /// [`EngineError::Load`] if ONNX Runtime rejects the model.
-    pub fn probe(&self, model: &[u8], threads: usize) -> Result<Probe, EngineError> {
-        let session = self.observed_session(model, threads)?;
+    pub fn probe(&self, model: &[u8]) -> Result<Probe, EngineError> {
+        let session = self.observed_session(model)?;
         Ok(Probe {
             outputs: names(&session),
             stage: Stage::First(session),
@@ -50,10 +50,9 @@ impl OnnxRuntime {
         &self,
         first: &FirstStage<'_>,
         box_head: &[u8],
-        threads: usize,
     ) -> Result<Probe, EngineError> {
-        let features = self.observed_session(first.network, threads)?;
-        let boxes = self.observed_session(box_head, threads)?;
+        let features = self.observed_session(first.network)?;
+        let boxes = self.observed_session(box_head)?;
         Ok(Probe {
             outputs: names(&boxes),
             stage: Stage::Second(TwoStageSession::new(
@@ -64,8 +63,8 @@ impl OnnxRuntime {
         })
     }
 
-    fn observed_session(&self, model: &[u8], threads: usize) -> Result<Session, EngineError> {
-        let load = || self.session_builder(threads)?.commit_from_memory(model);
+    fn observed_session(&self, model: &[u8]) -> Result<Session, EngineError> {
+        let load = || self.session_builder()?.commit_from_memory(model);
         load().map_err(EngineError::Load)
     }
 }

@@ -52,14 +52,12 @@ pub trait Progress {
 
 /// A network to be quantized, and how it is run.
 pub struct Subject<'a> {
-    /// ONNX Runtime.
-    pub runtime: &'a OnnxRuntime,
+    /// ONNX Runtime, with the thread count of the sessions.
+    pub runtime: OnnxRuntime,
     /// The fp32 network.
     pub network: Network,
     /// The first stage in fp32. `None` unless this network is a detector's box head.
     pub first: Option<FirstStage<'a>>,
-    /// Thread count of sessions.
-    pub threads: usize,
 }
 
 impl Subject<'_> {
@@ -70,8 +68,8 @@ impl Subject<'_> {
     pub fn probe(&self, model: &[u8], arithmetic: Arithmetic) -> Result<Probe, EngineError> {
         let runtime = self.runtime.with_arithmetic(arithmetic);
         match &self.first {
-            None => runtime.probe(model, self.threads),
-            Some(first) => runtime.probe_box_head(first, model, self.threads),
+            None => runtime.probe(model),
+            Some(first) => runtime.probe_box_head(first, model),
         }
     }
 }

@@ -180,7 +180,8 @@ impl LoadedModel {
     ) -> Result<Self, LoadReason> {
         let started = Instant::now();
         let detector = Detector::of(&source.manifest)?;
-        let networks = Networks::prepare(&source, detector.as_ref(), runtime)?;
+        let runtime = runtime.with_threads(plan.intra_op_threads);
+        let networks = Networks::prepare(&source, detector.as_ref(), &runtime)?;
         let plan = plan.for_batch(networks.fixed_batch())?;
         let own_operators = networks.own_operators();
         let ModelSource {
@@ -198,7 +199,7 @@ impl LoadedModel {
         let image = gray_image(&preprocessor)?;
         let mut engines = Vec::new();
         for _ in 0..plan.instances {
-            let (engine, outputs) = warm_engine(&networks, plan, policy, &image)?;
+            let (engine, outputs) = warm_engine(&networks, policy, &image)?;
             match &detector {
                 Some(detector) => detector.check(&outputs, USUAL_SIZE, labels.len())?,
                 None => check_outputs(manifest.task, &outputs, labels.len())?,
@@ -258,11 +259,10 @@ fn gray_image(preprocessor: &Preprocessor) -> Result<PreparedImage, ImageError> 
 /// Returns an engine that has run once, so that its memory is allocated, and its outputs for one image.
 fn warm_engine(
     networks: &Networks,
-    plan: ModelPlan,
     policy: Policy,
     image: &PreparedImage,
 ) -> Result<(Box<dyn Engine>, Outputs), EngineError> {
-    let mut engine = networks.engine(plan.intra_op_threads)?;
+    let mut engine = networks.engine()?;
     // The largest batch that can occur: a model that cannot run it must not be served.
     let batch = vec![image.clone(); policy.batch_size(image.size)];
     let outputs = engine.run(batch)?.pop().unwrap_or_default();

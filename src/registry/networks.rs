@@ -53,17 +53,15 @@ impl Networks {
         self.network.own_operators + box_head.map_or(0, |(network, _)| network.own_operators)
     }
 
-    /// Creates an engine whose sessions run on `threads` threads, including the caller's.
+    /// Creates an engine with sessions of its own.
     ///
     /// # Errors
     /// [`EngineError`] if ONNX Runtime cannot create a session, or the stages do not fit each other.
-    pub fn engine(&self, threads: usize) -> Result<Box<dyn Engine>, EngineError> {
+    pub fn engine(&self) -> Result<Box<dyn Engine>, EngineError> {
         let Some((box_head, propose)) = &self.box_head else {
-            return Ok(Box::new(self.network.session(threads)?));
+            return Ok(Box::new(self.network.session()?));
         };
         let propose = Arc::clone(propose);
-        Ok(Box::new(
-            self.network.two_stage_session(box_head, propose, threads)?,
-        ))
+        Ok(Box::new(self.network.two_stage_session(box_head, propose)?))
     }
 }

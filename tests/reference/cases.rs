@@ -74,7 +74,7 @@ pub fn run(model: &[u8], input: &Input) -> Vec<Vec<Tensor>> {
         .map(|v| input.low + span * (v + 1.0) / 2.0);
     let data: Vec<f32> = pixels.collect();
     let batch = images(&data, width as u32, height as u32);
-    let mut session = runtime().prepare(model).unwrap().session(2).unwrap();
+    let mut session = runtime().prepare(model).unwrap().session().unwrap();
     let images = session.run(batch).unwrap().into_iter();
     let tensors = |outputs: Outputs| {
         outputs

@@ -20,10 +20,10 @@ use safetensors::SafeTensors;
 use sightline::engine::{OnnxRuntime, find_library};
 use sightline::image::{ImageSize, PreparedImage};
 
-/// Loads ONNX Runtime from where `make test` puts it.
+/// Loads ONNX Runtime from where `make test` puts it; sessions run on two threads.
 pub fn runtime() -> OnnxRuntime {
     let library = find_library(None).unwrap_or_else(|error| panic!("{error}"));
-    OnnxRuntime::load(&library).unwrap()
+    OnnxRuntime::load(&library).unwrap().with_threads(2)
 }
 
 /// Reads a text file of `tests/golden/`.

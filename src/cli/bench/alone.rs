@@ -57,7 +57,7 @@ pub(super) struct Alone {
 impl Alone {
     pub(super) fn new(runtime: &OnnxRuntime, source: &ModelSource) -> Result<Self> {
         let detector = Detector::of(&source.manifest)?;
-        let engine = Networks::prepare(source, detector.as_ref(), runtime)?.engine(1)?;
+        let engine = Networks::prepare(source, detector.as_ref(), runtime)?.engine()?;
         let preprocessor = Preprocessor::new(&source.manifest.preprocess);
         Ok(Self {
             task: source.manifest.task,

@@ -129,11 +129,10 @@ impl Work<'_> {
         let subject = |graph: &[u8]| -> Result<Subject<'_>> {
             let network = Network::read(graph);
             Ok(Subject {
-                runtime: self.runtime,
+                runtime: self.runtime.with_threads(usable_cores()),
                 network: network
                     .with_context(|| format!("cannot quantize {}", source.manifest.name))?,
                 first: None,
-                threads: usable_cores(),
             })
         };
         let propose = detector.and_then(Detector::proposer);
@@ -195,7 +194,7 @@ impl Work<'_> {
             requantize: None,
             ..source.clone()
         };
-        Ok(Networks::prepare(&source, detector, &runtime)?.engine(1)?)
+        Ok(Networks::prepare(&source, detector, &runtime)?.engine()?)
     }
 }
 
