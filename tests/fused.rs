@@ -1,4 +1,5 @@
-//! Detectors exported as one graph (`--fused`) give the detections of the served path.
+//! Detectors exported as one graph (`--fused`) return the same detections as the server's network and native
+//! postprocessing.
 //!
 //! Both run in sessions of the test, since ONNX Runtime allows one environment in a process.
 
@@ -50,7 +51,7 @@ fn image(case: &DetectionCase) -> RgbImage {
     })
 }
 
-/// The detections of the served path.
+/// Returns the detections of the path that the server uses: the exported network, then native postprocessing.
 fn native(manifest: &ModelManifest, state: &StateDict, image: &RgbImage) -> Vec<Found> {
     let architecture = manifest.architecture.as_ref().unwrap();
     let model = onnx_export::build(&manifest.name, architecture, state, DEFAULT_OPSET).unwrap();
@@ -115,7 +116,8 @@ fn view(map: &Tensor) -> TensorView<'_> {
     }
 }
 
-/// Regions, class logits and box deltas, level by level, as the served engine returns them.
+/// Runs the box head and returns regions, class logits and box deltas in the format of the server's engine, ordered by
+/// level.
 fn second_stage(model: &[u8], maps: &BTreeMap<String, Tensor>, regions: &[Region]) -> Outputs {
     let (mut inputs, mut order) = (Vec::new(), Vec::new());
     let named = (0..).map(|level| maps.get(&format!("feature_{level}")));
@@ -159,7 +161,7 @@ fn build_fused(manifest: &ModelManifest, state: &StateDict, opset: i64) -> Model
     onnx_export::build_fused(&name, architecture, &options, state, opset).unwrap()
 }
 
-/// The detections of the fused graph, whose bytes must be deterministic.
+/// Returns the detections of the fused graph. Panics if two builds of the graph differ in a byte.
 fn fused(manifest: &ModelManifest, state: &StateDict, input: &PreparedImage) -> Vec<Found> {
     let model = build_fused(manifest, state, DEFAULT_OPSET);
     let bytes = model.to_bytes();
@@ -193,12 +195,12 @@ fn run(model: &[u8], manifest: &ModelManifest, input: &PreparedImage) -> Vec<Fou
     found.collect()
 }
 
-/// Whether two detections are the same but for rounding.
+/// Returns whether two detections differ only by rounding.
 fn same(a: &Found, b: &Found) -> bool {
     a.class == b.class && (a.score - b.score).abs() < 1e-3 && iou(a.corners, b.corners) > 0.99
 }
 
-/// Compares the two paths on a case. With a score threshold of 1 the fused graph must return no detection.
+/// Compares the fused graph with the server's path on a case. With a score threshold of 1 the fused graph must return no detection.
 fn check(name: &str) {
     let case = detection_cases().into_iter().find(|case| case.name == name);
     let case = case.unwrap();

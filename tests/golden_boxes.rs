@@ -21,7 +21,7 @@ use sightline::postprocess::detect::{BoxXyxy, DetectOptions, Detection, Detector
 use sightline::registry::networks::Networks;
 use sightline::store::{FP32, ModelSource, Origin};
 
-/// Smallest overlap with torchvision's box.
+/// Smallest intersection over union with torchvision's box.
 const MIN_IOU: f32 = 0.99;
 /// Largest difference from torchvision's score.
 const MAX_SCORE_DIFFERENCE: f32 = 1e-3;

@@ -271,7 +271,7 @@ fn a_model_is_quantized_in_its_folder_if_it_agrees_with_fp32() {
         "Calibrate on more photographs",
         "--max-float 0.4",
         "--force",
-        "only the report was written: net.int8.report.txt",
+        "no int8 model was written, only the report: net.int8.report.txt",
     ] {
         assert!(stderr.contains(part), "{part}: {stderr}");
     }

@@ -1,4 +1,4 @@
-//! Segmentation networks: a dilated backbone and a head that scores every class at every point.
+//! Segmentation networks: a dilated backbone and a head that scores every class at every position.
 //!
 //! The graphs end at the resolution of their head. Upsampling the scores to the image and taking the
 //! best class of each pixel is left to the caller: in the graph it would need a tensor of classes x H x W.
@@ -54,7 +54,7 @@ pub struct Segmenter<'a> {
 pub struct Masks {
     /// Scores `[N, num_classes, h, w]`.
     pub out: Value,
-    /// Scores of the auxiliary head `[N, num_classes, h, w]`; `None` if it was not asked for.
+    /// Scores of the auxiliary head `[N, num_classes, h, w]`; `None` if [`Segmenter::aux`] is false.
     pub aux: Option<Value>,
 }
 

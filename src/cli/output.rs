@@ -1,4 +1,4 @@
-//! The files of a model: their names, and writing either all of them or none.
+//! The files of a model: their names, and a function that writes either all of them or none.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,11 @@ use super::trained::Int8;
 pub(super) struct OutputPaths {
     /// Name of the folder or file.
     pub(super) name: String,
-    /// The stages in fp32 whose paths are set. Other stages are named after the first one.
+    /// Paths of the fp32 files of stages, as far as known; other stages are named after the first one.
     stages: Stages<PathBuf>,
-    /// A detector as one graph.
+    /// Path of a detector exported as one graph.
     pub(super) fused: PathBuf,
-    /// The recipe of the int8 stages.
+    /// Path of the recipe of the int8 stages.
     pub(super) ranges: PathBuf,
     pub(super) manifest: PathBuf,
     pub(super) labels: PathBuf,
@@ -69,7 +69,7 @@ impl OutputPaths {
         }
     }
 
-    /// Fails if the files cannot be written, so that the error comes before the work.
+    /// Returns an error if the folder is not writable. Called before the work, which would otherwise be lost.
     pub(super) fn check(&self) -> Result<()> {
         let here = Path::new(".");
         let folders = self.onnx().ancestors().skip(1);
@@ -85,23 +85,23 @@ impl OutputPaths {
         usable.with_context(|| format!("cannot write into {}", folder.display()))
     }
 
-    /// Returns the path of the first stage in fp32.
+    /// Returns the path of the first stage's fp32 file.
     pub(super) fn onnx(&self) -> &Path {
         self.stages.network()
     }
 
-    /// Returns the path of the first stage in int8.
+    /// Returns the path of the first stage's int8 file.
     pub(super) fn int8(&self) -> PathBuf {
         self.int8_stage(Role::Network)
     }
 
-    /// Returns the path of a stage in fp32.
+    /// Returns the path of the fp32 file of stage `role`.
     pub(super) fn stage(&self, role: Role) -> PathBuf {
         let known = self.stages.get(role).cloned();
         known.unwrap_or_else(|| self.beside(&format!("{role}.onnx")))
     }
 
-    /// Returns the path of a stage in int8.
+    /// Returns the path of the int8 file of stage `role`.
     pub(super) fn int8_stage(&self, role: Role) -> PathBuf {
         match role {
             Role::Network => self.beside("int8.onnx"),
@@ -109,18 +109,18 @@ impl OutputPaths {
         }
     }
 
-    /// Returns the path of another file of the model, which differs from the first stage's in its extension.
+    /// Returns the path of the first stage's fp32 file with its extension replaced by `extension`.
     pub(super) fn beside(&self, extension: &str) -> PathBuf {
         self.onnx().with_extension(extension)
     }
 }
 
-/// Returns the last component of a path, as manifests name files.
+/// Returns the last component of a path, the form in which manifests name files.
 pub(super) fn file_name(path: &Path) -> PathBuf {
     path.file_name().map(PathBuf::from).unwrap_or_default()
 }
 
-/// Returns the entries of a manifest for stages at these paths.
+/// Returns the `stages` entries of a manifest for stages at `paths`.
 pub(super) fn stage_files(paths: Stages<PathBuf>) -> Vec<StageFile> {
     StageFile::list(&paths.map(|_, path| file_name(&path)))
 }
@@ -130,7 +130,7 @@ pub(super) struct Exported<'a> {
     pub(super) manifest: &'a ModelManifest,
     pub(super) labels: &'a [String],
     pub(super) model: &'a Model,
-    /// The detector as one graph. `None` unless it was asked for.
+    /// The detector as one graph. `None` without `--fused`.
     pub(super) fused: Option<Vec<u8>>,
     /// The int8 variant. `None` unless the checkpoint was trained for int8.
     pub(super) int8: Option<&'a Int8>,

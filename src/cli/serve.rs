@@ -214,7 +214,7 @@ fn load(
         model = model.id(),
         instances = plan.instances,
         intra_op_threads = plan.intra_op_threads,
-        own_operators = model.own_operators,
+        custom_int8_operators = model.own_operators,
         load_time_ms = u64::try_from(model.load_time.as_millis())?,
         "model loaded"
     );

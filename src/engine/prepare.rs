@@ -53,7 +53,7 @@ impl OnnxRuntime {
             model: graph,
             operator_count: own_operators,
         } = self.accelerated(optimized);
-        tracing::debug!(own_operators, "model optimized");
+        tracing::debug!(custom_int8_operators = own_operators, "model optimized");
         let mut weights = Vec::new();
         for tensor in read_initializers(&graph, MIN_SHARED_BYTES)? {
             let value = ort::value::Tensor::from_array((tensor.shape, tensor.data));

@@ -71,7 +71,7 @@ impl TwoStageSession {
     /// Joins the sessions of a detector's two networks.
     ///
     /// # Errors
-    /// [`EngineError::Signature`] if they do not fit each other.
+    /// [`EngineError::Signature`] if the first network lacks an output that the second one reads.
     pub(super) fn new(
         features: Session,
         boxes: Session,
@@ -145,7 +145,7 @@ impl TwoStageSession {
     }
 }
 
-/// The size of a batch without images.
+/// Placeholder for the image size of a batch without images.
 const EMPTY: ImageSize = ImageSize {
     width: 0,
     height: 0,
@@ -237,7 +237,7 @@ struct RegionList {
     images: Vec<i64>,
 }
 
-/// The regions of a batch, grouped by feature map as the box head reads them, and the way back to the images.
+/// The regions of a batch, grouped by feature map as the box head reads them, and the output row of each region.
 pub(super) struct Regions {
     /// Regions of each image.
     chosen: Vec<Vec<Region>>,
@@ -283,7 +283,11 @@ impl Regions {
         })
     }
 
-    /// Returns the inputs of the box head. The lists move into them; the feature maps are borrowed.
+    /// Returns the inputs of the box head: each feature map, the corners of its regions, and the index of each region's
+    /// image. The feature maps are borrowed from `outputs`; the region lists are moved out of `self`.
+    ///
+    /// # Errors
+    /// [`EngineError::Missing`] if `outputs` lacks a feature map.
     fn inputs<'v>(
         &mut self,
         outputs: &'v SessionOutputs<'_>,
@@ -310,7 +314,7 @@ impl Regions {
         self.rows.iter().map(Vec::len).sum()
     }
 
-    /// Returns for each image its regions, and their rows of the box head's outputs in the order of the regions.
+    /// Returns the outputs of each image: its regions, and the rows of the box head's outputs for these regions.
     fn outputs(&self, logits: &[f32], offsets: &[f32], widths: Widths) -> Vec<Outputs> {
         let gather = |data: &[f32], rows: &[usize], width: usize| {
             let parts = rows.iter().flat_map(|row| &data[row * width..][..width]);

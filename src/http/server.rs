@@ -13,7 +13,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Longest time that a client may take to send the head of a request, idle time before it included.
+/// Longest time in which a client must send the head of a request; idle time before the head counts.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
 /// Pause after a failed accept, which usually means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -56,7 +56,8 @@ pub async fn serve(
     }
 }
 
-/// Waits for a free place and then for a connection; clients beyond the limit stay in the system's backlog.
+/// Waits for a free connection slot, then accepts a connection. Returns its stream and the permit that occupies the
+/// slot. At the limit, clients wait in the kernel's accept backlog.
 async fn accept(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
@@ -66,9 +67,9 @@ async fn accept(
         .await
         .map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
-    // Responses are written at once, so waiting to fill packets would only delay them.
+    // Responses are written immediately, so waiting to fill packets would only delay them.
     stream.set_nodelay(true)?;
-    // A client that never reads its response would hold its place forever.
+    // A client that never reads its response would occupy its slot forever.
     let patience = HEAD_TIMEOUT.as_millis() as u32;
     rustix::net::sockopt::set_tcp_user_timeout(&stream, patience)?;
     Ok((stream, place))
@@ -85,7 +86,7 @@ fn connect(
     run(graceful.watch(connection), place);
 }
 
-/// Serves one request of a connection that came after the stop began; the stop does not wait for it.
+/// Serves one request on a connection that was accepted during shutdown; shutdown does not wait for it.
 fn connect_late(stream: TcpStream, place: OwnedSemaphorePermit, router: Router) {
     let connection = builder()
         .keep_alive(false)

@@ -100,7 +100,7 @@ pub enum ImageError {
     /// The first bytes are of no format in [`ImageFormat`].
     #[error("not a JPEG, PNG, WebP, BMP or GIF image{}", Found(found.as_ref()))]
     UnknownFormat {
-        /// What the file is instead; `None` if that is unknown.
+        /// The type of the file and advice. `None` if the type is not recognized.
         found: Option<ForeignFile>,
     },
     /// The format is known and the file uses a feature that the decoder lacks.
@@ -159,7 +159,7 @@ pub enum ImageError {
     },
 }
 
-/// Writes what an unknown file is and what to do about it, or nothing.
+/// Displays the end of [`ImageError::UnknownFormat`]'s message: the recognized file type and advice. Empty for `None`.
 struct Found<'a>(Option<&'a ForeignFile>);
 
 impl fmt::Display for Found<'_> {

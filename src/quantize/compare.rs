@@ -9,13 +9,13 @@ use crate::postprocess::scores::{argmax, softmax};
 use crate::postprocess::segment::{MaskJob, segment};
 use crate::postprocess::{OutputError, primary_output};
 
-/// The outputs of a network for one image. `None` if it is a second stage that got no region proposals.
+/// The outputs of a network for one image. `None` if the network is a box head and the image has no region proposals.
 pub(super) type OutputSet = Option<Vec<Tensor>>;
 
 /// Lowest score of a detection that is compared.
 const BOX_SCORE: f32 = 0.5;
-/// By how much the score of the other network's detection may be lower, so that scores near the threshold do not count
-/// as disagreement.
+/// Amount by which the score of a matching detection may be below [`BOX_SCORE`], so that scores near the threshold do
+/// not count as disagreement.
 const SCORE_SLACK: f32 = 0.1;
 /// Intersection over union above which two boxes match. Source: the lowest threshold of COCO's AP.
 const BOX_IOU: f32 = 0.5;
@@ -36,7 +36,7 @@ pub fn cosine(one: &[f32], other: &[f32]) -> f64 {
     if product > 0.0 { dot / product } else { 0.0 }
 }
 
-/// Returns the cosine similarity, averaged over the outputs. 1 if both networks have no outputs, 0 if one has none.
+/// Returns the cosine similarity, averaged over the outputs. 1 if both output sets are `None`, 0 if only one is.
 pub(super) fn mean_cosine(one: &OutputSet, other: &OutputSet) -> f64 {
     let (Some(one), Some(other)) = (one, other) else {
         return f64::from(u8::from(one.is_none() && other.is_none()));
@@ -128,18 +128,19 @@ impl Answers {
     }
 }
 
-/// The comparison of two results for one image.
+/// How far the results of two versions of a network differ for one image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Comparison {
-    /// 1 if the best class is the same, else 0; the share of equal elements of a mask; the share of detections that have
-    /// a match.
+    /// Classification: 1 if both versions rank the same class first, else 0. Segmentation: share of the mask's elements
+    /// with equal classes. Detection: share of the detections that have a match in the other version.
     agreement: f64,
-    /// Difference of the best class's score; the share of elements of a mask that differ; the mean difference of the
-    /// scores of matching detections.
+    /// Classification: absolute difference in the score of the first version's best class. Segmentation: share of the
+    /// mask's elements with different classes. Detection: mean absolute score difference of matching detections.
     change: f64,
 }
 
-/// Matches the detections of both versions.
+/// Compares the detections of both versions. Two detections match if they have the same class and overlap by more than
+/// [`BOX_IOU`].
 fn compare_boxes(one: &[Detection], other: &[Detection]) -> Comparison {
     let (mut all, mut found, mut change) = (0.0, 0.0, 0.0);
     for (from, to) in [(one, other), (other, one)] {
@@ -167,12 +168,12 @@ pub struct Agreement {
     /// Number of images that were compared.
     #[serde(rename = "pictures")]
     pub images: usize,
-    /// Mean agreement: 1 for an image whose best class is the same, the share of equal elements of masks, the share of
-    /// detections that have a match.
+    /// Mean agreement of an image. Classification: 1 if both versions rank the same class first, else 0. Segmentation:
+    /// share of the mask's elements with equal classes. Detection: share of the detections that have a match.
     pub agreement: f64,
-    /// Mean difference of a score; for masks, the share of elements that differ.
+    /// Mean absolute difference of scores; for segmentation, the share of the masks' elements with different classes.
     pub mean_change: f64,
-    /// Largest difference of any image.
+    /// Largest difference for a single image, in the unit of `mean_change`.
     pub worst_change: f64,
 }
 

@@ -10,43 +10,43 @@ use super::{Agreement, Choice, Method, QuantizeFailure, Subject};
 use crate::engine::Arithmetic;
 use crate::image::PreparedImage;
 
-/// Number of layers that the text lists: those with the most quantization noise.
+/// Number of layers with the most quantization noise that the text report lists.
 const LISTED: usize = 8;
 
-/// The report.
+/// Comparison of the int8 model with the fp32 model, and the recipe of each network.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Name of the model.
     pub model: String,
-    /// CPUs that the int8 model is made for.
+    /// CPUs for which the model is quantized.
     pub target: Target,
     /// Whether int8 arithmetic was simulated, because this CPU is not a `target`.
     pub simulated: bool,
     /// Agreement between fp32 and int8 on the calibration images.
     pub agreement: Agreement,
-    /// The fp32 model.
+    /// Size and latency of the fp32 model.
     pub fp32: Timing,
-    /// The int8 model.
+    /// Size and latency of the int8 model.
     pub int8: Timing,
-    /// Its networks: two for a two-stage detector, otherwise one.
+    /// The model's networks: two for a two-stage detector, otherwise one.
     pub networks: Vec<NetworkReport>,
 }
 
-/// Size and speed of one precision.
+/// Size and latency of a model in one precision.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Timing {
     /// Size of the ONNX files in bytes.
     pub bytes: usize,
-    /// Median time of one image's inference with one thread on this machine, in milliseconds.
+    /// Median latency of one image with one thread on this machine, in milliseconds.
     pub milliseconds: f64,
 }
 
-/// The recipe that was chosen for one network, and its quality.
+/// How one network is quantized, and how close its outputs are to those of the fp32 network.
 #[derive(Debug, Serialize)]
 pub struct NetworkReport {
-    /// How activation ranges were chosen.
+    /// Method by which activation ranges were chosen.
     pub method: Method,
-    /// Mean cosine similarity of its outputs with the fp32 network's.
+    /// Mean cosine similarity between the outputs of the int8 and the fp32 network.
     pub cosine: f64,
     /// Share of the multiplications that run in int8.
     pub int8_share: f64,
@@ -54,7 +54,7 @@ pub struct NetworkReport {
     pub layers: Vec<LayerReport>,
 }
 
-/// One layer.
+/// Precision of one layer, and what quantizing it costs in accuracy.
 #[derive(Debug, Serialize)]
 pub struct LayerReport {
     /// Name of the node.

@@ -62,8 +62,8 @@ pub enum LoadReason {
         /// Whether the architecture has a box head.
         expected: bool,
     },
-    /// The outputs of a detector do not fit its anchors.
-    #[error("the network's outputs do not fit its anchors")]
+    /// The manifest's anchors have different numbers of sizes and aspect ratios.
+    #[error("the anchors in the manifest are inconsistent; check `architecture.head`")]
     Detect(#[from] DetectError),
     /// The preprocessing fails for an image of 640x480 pixels.
     #[error(transparent)]

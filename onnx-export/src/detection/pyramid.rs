@@ -12,17 +12,17 @@ use crate::layers::conv_bias;
 /// Channels of every level.
 pub(super) const CHANNELS: usize = 256;
 
-/// Kind of the levels that a pyramid adds after the levels of the backbone.
+/// How a pyramid computes the additional levels, coarser than those of the backbone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extra {
-    /// Every second point of the last level. Source: `LastLevelMaxPool`.
+    /// One level: the last one, subsampled by 2. Source: `LastLevelMaxPool`.
     Pool,
-    /// Two convolutions of stride 2 on the last level. Source: `LastLevelP6P7`, which reads P5, not C5,
-    /// if its arguments give both the pyramid's channels, as torchvision's detectors do.
+    /// Two levels: P6 is a convolution of stride 2 on P5, P7 one on P6. Source: `LastLevelP6P7(256, 256)`.
+    /// With equal channel counts torchvision reads the pyramid's P5 instead of the backbone's C5.
     P6P7,
 }
 
-/// The backbone's part of a pyramid.
+/// The backbone, and how many of its feature maps a pyramid reads.
 #[derive(Clone, Copy)]
 pub(super) struct Base<'a> {
     pub(super) trunk: &'a dyn Trunk,
@@ -44,7 +44,7 @@ pub(super) fn pyramid(
 ) -> Result<Vec<Value>, BuildError> {
     let Base { trunk, maps } = base;
     let features = trunk.features(g, &scope.sub("body"), images)?;
-    // Fails for 0 maps.
+    // Returns an error for 0 maps.
     features.nth_last(maps)?;
     let fpn = scope.sub("fpn");
     let (inner, layer) = (fpn.sub("inner_blocks"), fpn.sub("layer_blocks"));
@@ -64,7 +64,7 @@ pub(super) fn pyramid(
     Ok(levels)
 }
 
-/// Adds the 1x1 convolution of the feature map number `index`.
+/// Adds the 1x1 convolution of feature map `index`.
 fn lateral(
     g: &mut Graph,
     inner: &Scope<'_>,

@@ -1,7 +1,7 @@
-//! From trained scales to the recipe of the fp32 network that was built from the checkpoint.
+//! Conversion of a checkpoint's trained scales to the recipe of the fp32 network built from the same checkpoint.
 //!
-//! The graph is walked from its input. A layer's module is found by the name of its weight, the module of a node behind
-//! it by the path of that layer.
+//! The graph is walked from its input. A layer's module is found by the name of the layer's weight; the module of any
+//! other node is found relative to the path of the layer before the node.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::quantize::{Affine, Layer, Network, Recipe};
 const SUMS: &[&str] = &["skip_add", "add_relu", "skip_add_relu"];
 /// Names of the modules that multiply in torchvision's squeeze-and-excitation blocks.
 const PRODUCTS: &[&str] = &["skip_mul"];
-/// Scale and zero point of a hard sigmoid's result in torch.
+/// Fixed scale and zero point of a quantized hard sigmoid's result in torch.
 const GATE: Affine = Affine {
     scale: 1.0 / 256.0,
     zero_point: 0,
@@ -69,15 +69,15 @@ fn path(layer: &Layer) -> &str {
     weight.strip_suffix(".weight").unwrap_or(weight)
 }
 
-/// What is known about a value.
+/// The trained scale of a value, and the layer that the value depends on last.
 #[derive(Debug, Clone, Copy)]
 struct Known<'a> {
     affine: Affine,
-    /// The last layer before the value. `None` if it is the input.
+    /// The last layer before the value. `None` if the value is the network's input.
     layer: Option<&'a Layer>,
 }
 
-/// A walk through the network, with the scales known so far.
+/// State of the walk through the network: the scales of the values that were visited.
 struct Walk<'a> {
     trained: &'a Trained,
     network: &'a Network,
@@ -127,7 +127,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Returns the hard sigmoid that is a factor of `product`. `None` if there is none.
+    /// Returns the hard sigmoid whose result `product` multiplies. `None` if no factor comes from a hard sigmoid.
     fn gate_of(&self, product: &NodeProto) -> Option<&'a NodeProto> {
         let factors = product.input.iter();
         let producers = factors.filter_map(|value| self.network.producer(value));
@@ -135,8 +135,8 @@ impl<'a> Walk<'a> {
         nodes.find(|node| node.op_type == "HardSigmoid")
     }
 
-    /// Returns the scale of a module with one of these `names` in the nearest module around a layer. `None` if there is
-    /// none.
+    /// Returns the trained scale of the module `P.name`, where `name` is one of `names` and `P` is the innermost module
+    /// around the layer for which a scale exists. `None` if no enclosing module has one.
     fn around(&self, layer: &Layer, names: &[&str]) -> Option<Affine> {
         let activations = &self.trained.activations;
         let mut parent = path(layer);
@@ -150,8 +150,8 @@ impl<'a> Walk<'a> {
         None
     }
 
-    /// Returns the scale of the module that follows a layer in its sequence, perhaps behind a batch norm: `X.1` or `X.2`
-    /// for `X.0`. `None` if there is none.
+    /// Returns the trained scale of the activation after a layer in an `nn.Sequential`. After layer `X.0` that is module
+    /// `X.1`, or `X.2` if `X.1` is a batch norm. `None` if neither module has a scale.
     fn after(&self, layer: &Layer) -> Option<Affine> {
         let (parent, own) = path(layer).rsplit_once('.')?;
         let own: usize = own.parse().ok()?;

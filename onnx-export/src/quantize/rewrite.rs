@@ -127,7 +127,7 @@ impl<'a> Rewriter<'a> {
         producer.is_some_and(|node| self.roles[node] != Role::Float)
     }
 
-    /// Returns the hard sigmoid that is written together with `product`. `None` if there is none.
+    /// Returns the hard sigmoid that is written as part of `product`, a hard swish. `None` if `product` is not one.
     pub(super) fn step(&self, product: &NodeProto) -> Option<&'a NodeProto> {
         let operands = product.input.iter();
         let mut producers = operands.filter_map(|value| self.network.producer(value));
@@ -175,8 +175,8 @@ impl<'a> Rewriter<'a> {
         Ok(())
     }
 
-    /// Quantizes an int8 node's output, unless the node after it does so with other limits, or the node is the last
-    /// Gemm, whose result stays fp32.
+    /// Quantizes an int8 node's output. Not needed before a Relu, Clip or gate, which quantizes its own result, nor for
+    /// the last Gemm, whose result stays fp32.
     fn output(&mut self, index: usize, node: &NodeProto) -> Result<(), QuantizeError> {
         let output = &node.output[0];
         let next = self
@@ -200,8 +200,8 @@ impl<'a> Rewriter<'a> {
         Ok(())
     }
 
-    /// Returns the name under which a node writes `value`. An output of the network keeps its name for the dequantized
-    /// value, so the value before quantization gets another.
+    /// Returns the name under which a node writes `value` before quantization. For an output of the network the name gets
+    /// a suffix, since the dequantized value keeps the output's own name.
     pub(super) fn written(&self, value: &str) -> String {
         let node = self
             .network
@@ -231,7 +231,8 @@ impl<'a> Rewriter<'a> {
         Ok(Affine { scale, ..affine })
     }
 
-    /// Returns the name of an operand's dequantized form and its scale; quantizes the operand if it is not yet.
+    /// Returns the name of the dequantized form of `value`, and its scale and zero point. Writes the quantized and the
+    /// dequantized form first if they do not exist.
     pub(super) fn operand(&mut self, value: &str) -> Result<(String, Affine), QuantizeError> {
         if let Some(affine) = self.quantized.get(value).copied() {
             let second = self.seconds.remove(value);

@@ -11,18 +11,18 @@ use super::Affine;
 const RATIOS: std::ops::Range<f32> = 1.0 / 16384.0..256.0;
 /// Bits of the larger integer factor.
 const BITS: i32 = 22;
-/// Units in the last place by which the scales are moved to find the best ones.
+/// Changes of a scale, in units in the last place, that [`sum_scales`] tries for each of the two operands.
 const MOVES: RangeInclusive<i32> = -8..=8;
-/// Distance from the middle between two integers within which fp32 may round a sum to the other one. Each of the two
+/// Only sums within this distance of the middle between two integers may round differently in fp32 than in torch. Each of the two
 /// products is below 2^16, so neither rounding nor moving the scales changes the sum by more.
 const CLOSE: f64 = 1.0 / 16.0;
 
-/// Returns the scales of both operands in units of the scale of the sum `y` with which an fp32 sum is torch's integer
-/// for as many operands as possible.
+/// Returns the scales of `a` and `b`, divided by the scale of their sum `y`, for which a sum in fp32 rounds to the same
+/// integer as torch's kernel for as many pairs of elements as possible.
 ///
 /// torch multiplies by integers of 22 bits, whose products f32 has to round. Few of the 65,536 sums lie near enough to
-/// the middle between two integers to be affected; moving the scales by their last bits puts most of them, or all, on
-/// torch's side.
+/// the middle between two integers to be affected; with the last bits of the scales changed, most or all of them round
+/// as in torch.
 pub(super) fn sum_scales(a: Affine, b: Affine, y: Affine) -> [f32; 2] {
     let ratios = [a, b].map(|operand| operand.scale / y.scale);
     if !ratios.iter().all(|ratio| RATIOS.contains(ratio)) {
@@ -41,7 +41,7 @@ pub(super) fn sum_scales(a: Affine, b: Affine, y: Affine) -> [f32; 2] {
     best.map_or(ratios, |(_, scales)| scales)
 }
 
-/// A sum of two int8 values as torch computes it, in integers.
+/// Parameters of the integer kernel with which torch adds two quantized tensors.
 struct FixedSum {
     /// Factors of the operands, in units of `2^-shift`.
     factors: [i32; 2],
@@ -68,7 +68,7 @@ impl FixedSum {
         }
     }
 
-    /// Returns the sums within [`CLOSE`] of the middle between two integers.
+    /// Returns the pairs of operands whose sum is within [`CLOSE`] of the middle between two integers.
     fn close(&self, operands: [Affine; 2]) -> Vec<Case> {
         let [a, b] = operands.map(|operand| {
             let zero_point = i32::from(operand.zero_point);
@@ -104,7 +104,7 @@ impl FixedSum {
         (sum + i64::from(self.zero_point)).clamp(0, 255) as u8
     }
 
-    /// Returns the factors as f32 scales, moved by these units in the last place.
+    /// Returns the factors as f32 scales, each changed by `by` units in the last place.
     fn moved(&self, by: [i32; 2]) -> [f32; 2] {
         let unit = 2.0_f32.powi(-self.shift);
         let [a, b] = self.factors.map(|factor| factor as f32 * unit);

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::DType;
 
-/// Maximum number of characters that a message shows of a text from the file.
+/// Maximum number of characters to which text from the file is cut in a message.
 const SHOWN: usize = 120;
 
 /// The format of the bytes in which an error was found.
@@ -76,7 +76,7 @@ pub enum WeightsError {
         what: &'static str,
         /// The limit.
         limit: u64,
-        /// The quantity found.
+        /// The value of the quantity in the file.
         got: u64,
     },
     /// The file ends too early.
@@ -87,7 +87,7 @@ pub enum WeightsError {
     Truncated {
         /// The format in which the error was found.
         format: Format,
-        /// Offset in the file, or in the pickle.
+        /// Offset in bytes: in the file, or in the member of the zip or tar checkpoint that is a pickle.
         offset: usize,
         /// Number of bytes that the format requires at the offset.
         needed: u64,
@@ -99,11 +99,11 @@ pub enum WeightsError {
     Malformed {
         /// The format in which the error was found.
         format: Format,
-        /// Offset in the file, or in the pickle.
+        /// Offset in bytes: in the file, or in the member of the zip or tar checkpoint that is a pickle.
         offset: usize,
         /// What the format allows at the offset.
         expected: &'static str,
-        /// What was found at the offset.
+        /// Description of what the file holds at the offset.
         got: String,
     },
     /// A member, storage or tensor violates the format.
@@ -115,7 +115,7 @@ pub enum WeightsError {
         key: String,
         /// What the format allows.
         expected: &'static str,
-        /// What was found.
+        /// Description of what the file holds instead.
         got: String,
     },
     /// The zip container is damaged.
@@ -127,13 +127,13 @@ pub enum WeightsError {
         source: zip::result::ZipError,
     },
     /// The tar container is damaged.
-    #[error("{format}: {source}", format = Format::Tar)]
+    #[error("cannot read the {format}: {source}; download or copy the file again", format = Format::Tar)]
     Tar {
         /// The error of the tar reader.
         source: io::Error,
     },
     /// The header of a safetensors file is damaged.
-    #[error("{format}: {source}", format = Format::Safetensors)]
+    #[error("cannot parse the header of the {format}: {source}", format = Format::Safetensors)]
     Header {
         /// The error of the JSON reader.
         source: serde_json::Error,
@@ -163,7 +163,7 @@ pub enum WeightsError {
         found.join(", ")
     )]
     NoTensors {
-        /// The keys of the top level; its type if it is not a dictionary.
+        /// The keys of the top level, or only its type if it is not a dictionary.
         found: Vec<String>,
     },
     /// The number of bytes does not match the shape and data type.
@@ -212,7 +212,7 @@ impl fmt::Display for Overflowing {
 }
 
 impl WeightsError {
-    /// Makes a [`WeightsError::Malformed`] inside a pickle.
+    /// Returns a [`WeightsError::Malformed`] for an offset in a pickle.
     pub(super) fn pickle(offset: usize, expected: &'static str, got: impl fmt::Display) -> Self {
         Self::Malformed {
             format: Format::Pickle,
@@ -222,7 +222,7 @@ impl WeightsError {
         }
     }
 
-    /// Makes a [`WeightsError::Entry`].
+    /// Returns a [`WeightsError::Entry`] with texts cut and escaped.
     pub(super) fn entry(
         format: Format,
         key: &str,
@@ -238,7 +238,7 @@ impl WeightsError {
     }
 }
 
-/// Escapes and cuts a text from a file for a message.
+/// Returns text from a file, escaped and cut to [`SHOWN`] characters, for a message.
 pub(super) fn shown(text: &str) -> String {
     let mut out: String = text
         .chars()

@@ -1,14 +1,14 @@
-//! The padded rows that a window slides over, each copied once.
+//! The padded input rows that a convolution window slides over, each copied once.
 
 use super::{Depthwise, Image, LANES};
 
-/// A ring of padded rows of one image: as many as the window spans, and one that holds only padding.
+/// A ring buffer of padded rows of one image: as many rows as the window spans, and one that holds only padding.
 ///
 /// With a horizontal stride of `s`, a row is stored as `s` planes; plane 0 holds pixels 0, s, 2s and so on.
 /// Neighbors in a plane are neighbors in the output, so every tap reads whole vectors of output pixels.
 pub(super) struct Rows {
     bytes: Vec<u8>,
-    /// The image row that each slot holds.
+    /// The index of the image row in each slot. `None` if the slot is empty.
     held: Vec<Option<usize>>,
     /// Bytes of a plane.
     plane: usize,
@@ -17,7 +17,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Allocates the rows for images of `width` under the layer's window.
+    /// Allocates the rows for images of `width` pixels.
     pub(super) fn new(layer: &Depthwise, width: usize) -> Self {
         let stride = layer.strides[1];
         let windows = layer.windows(1, width).unwrap_or_default();
@@ -39,7 +39,8 @@ impl Rows {
         self.held.fill(None);
     }
 
-    /// Loads row `y` of `image` and returns where it starts; `None` stands for a row of padding.
+    /// Copies row `y` of `image` into the ring unless it is there, and returns the row's offset. `None` stands for a row
+    /// of padding.
     pub(super) fn load(&mut self, layer: &Depthwise, image: Image<'_>, y: Option<usize>) -> usize {
         let slots = self.held.len();
         let Some(y) = y else {
@@ -57,7 +58,8 @@ impl Rows {
         start
     }
 
-    /// Returns what tap `x` reads in the row at `start`, beginning with the first output pixel.
+    /// Returns the input bytes that kernel column `x` reads from the row at offset `start`: one pixel for each output
+    /// pixel of the row, from left to right.
     pub(super) fn tap(&self, layer: &Depthwise, start: usize, x: usize) -> &[u8] {
         let offset = x * layer.dilations[1];
         let (pixel, plane) = (offset / layer.strides[1], offset % layer.strides[1]);

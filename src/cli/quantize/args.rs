@@ -39,7 +39,7 @@ pub(in crate::cli) struct QuantizeArgs {
         value_name = "TARGET"
     )]
     pub(super) target: TargetName,
-    /// Cosine similarity of the outputs with the fp32 network's at which the search ends
+    /// Cosine similarity of int8 and fp32 outputs at which the search ends
     #[arg(
         long,
         env = "SIGHTLINE_MIN_COSINE",
@@ -47,7 +47,7 @@ pub(in crate::cli) struct QuantizeArgs {
         value_name = "C"
     )]
     min_cosine: f64,
-    /// Largest share of the multiplications that the search may keep in fp32
+    /// Largest share of the multiplications that the search may leave in fp32 layers
     #[arg(
         long,
         env = "SIGHTLINE_MAX_FLOAT",
@@ -55,7 +55,7 @@ pub(in crate::cli) struct QuantizeArgs {
         value_name = "SHARE"
     )]
     max_float: f64,
-    /// Smallest agreement of results with the fp32 model's; below it only the report is written
+    /// Smallest agreement of int8 and fp32 results; below it only the report is written
     #[arg(
         long,
         env = "SIGHTLINE_MIN_AGREEMENT",
@@ -66,7 +66,7 @@ pub(in crate::cli) struct QuantizeArgs {
     /// Write the model even if its agreement is too small or it is not faster
     #[arg(long, env = "SIGHTLINE_FORCE")]
     pub(super) force: bool,
-    /// Folder of the model in both precisions, or the path of its fp32 .onnx file [default: where MODEL is]
+    /// Output folder for the fp32 and int8 model, or path of the fp32 .onnx file [default: next to MODEL]
     #[arg(short = 'o', long = "out", env = "SIGHTLINE_OUT", value_name = "OUT")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -109,7 +109,7 @@ impl QuantizeArgs {
         }
         let by_percentile = matches!(self.method, Some(MethodName::Percentile));
         if self.percentile.is_some() && !by_percentile {
-            bail!("`--percentile` goes with `--method percentile` only");
+            bail!("`--percentile` requires `--method percentile`");
         }
         let method = self.method.map(|name| match name {
             MethodName::Minmax => Method::Minmax,
@@ -125,8 +125,8 @@ impl QuantizeArgs {
         })
     }
 
-    /// Returns the manifest of the written model. With `-o` the model is named after its path, as `export` does, since
-    /// two models must not have the same name.
+    /// Returns the manifest of the written model. With `-o` the model is named after the output path, as by `export`,
+    /// since two models must not have the same name.
     ///
     /// # Errors
     /// If the new name is not valid.
@@ -151,7 +151,10 @@ impl QuantizeArgs {
             (None, Some(manifest), Origin::Files(files)) => {
                 OutputPaths::of(manifest, files, &source.manifest.labels)
             }
-            _ => bail!("{} is built in: name the output with -o", self.model),
+            _ => bail!(
+                "{} is built in and has no folder: set the output path with -o",
+                self.model
+            ),
         };
         paths.check()?;
         Ok(paths)

@@ -81,7 +81,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     {
         write_all(&reports)?;
         bail!(
-            "{advice}\nonly the report was written: {}",
+            "{advice}\nno int8 model was written, only the report: {}",
             text_path.display()
         );
     }

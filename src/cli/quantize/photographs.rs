@@ -11,7 +11,7 @@ use sightline::store::read_bounded;
 
 use crate::cli::say::complain;
 
-/// Number of photographs without `--images`.
+/// Largest number of photographs that are read without `--images`.
 const DEFAULT_COUNT: usize = 100;
 /// Number of photographs below which the activation ranges are unreliable.
 const FEW: usize = 16;
@@ -23,10 +23,10 @@ const MAX_BYTES: u64 = 64 << 20;
 const MAX_PIXELS: u64 = 100_000_000;
 /// Most pixels of all preprocessed images together without `--images`: 600 MB of tensors.
 const MAX_TENSOR_PIXELS: u64 = 50_000_000;
-/// Number of pixels of the images that the search uses: 16 images of 224x224.
+/// Pixels of all images together after which the search uses no more images: 16 images of 224x224.
 const SEARCH_PIXELS: u64 = 16 * 224 * 224;
 
-/// Photographs, preprocessed for a network.
+/// Calibration photographs, preprocessed for a network.
 pub(super) struct Photographs {
     tensors: Vec<PreparedImage>,
     originals: Vec<ImageSize>,
@@ -100,7 +100,8 @@ impl Photographs {
         &self.originals
     }
 
-    /// Returns the first photographs, at least two: those that the search runs in every step.
+    /// Returns the photographs that every step of the search runs: the first ones, up to [`SEARCH_PIXELS`] pixels but at
+    /// least two.
     pub(super) fn few(&self) -> &[PreparedImage] {
         let mut pixels = 0;
         let few = self.tensors.iter().take_while(|tensor| {

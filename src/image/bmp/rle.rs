@@ -4,7 +4,7 @@ use super::super::ImageError;
 use super::damaged;
 use super::header::{Compression, Header};
 
-/// Commands behind a run length of 0; larger values count indices that follow as they are.
+/// Commands after a run length of 0. Larger values are a number of uncompressed indices that follow.
 const END_OF_ROW: u8 = 0;
 const END_OF_IMAGE: u8 = 1;
 const DELTA: u8 = 2;
@@ -77,7 +77,7 @@ impl<'a> Input<'a> {
         Ok(pair)
     }
 
-    /// The bytes of `count` indices, which end at an even offset of the file.
+    /// Returns the bytes of `count` indices and skips the padding to an even offset of the file.
     fn literal(&mut self, count: usize, four_bits: bool) -> Result<&'a [u8], ImageError> {
         let length = if four_bits { count.div_ceil(2) } else { count };
         let rest = self.bytes.get(self.at..).unwrap_or_default();
@@ -88,7 +88,7 @@ impl<'a> Input<'a> {
     }
 }
 
-/// The image so far; pixels are counted in the order of the file.
+/// The output image while it is written. `written` counts pixels in the order of the file.
 struct Rows<'a> {
     colors: [[u8; 3]; 256],
     width: usize,
@@ -103,12 +103,12 @@ impl Rows<'_> {
         self.out.len() - self.written
     }
 
-    /// Pixels up to the end of a row that has begun.
+    /// Returns the number of missing pixels in the current row; 0 between two rows.
     fn to_row_end(&self) -> usize {
         self.written.next_multiple_of(self.width) - self.written
     }
 
-    /// Writes `count` pixels of one index, over as many rows as it takes.
+    /// Writes `count` pixels of one color index, continuing in the next rows where a row ends.
     fn fill(&mut self, count: usize, index: u8) {
         let color = self.colors[usize::from(index)];
         let mut left = count.min(self.missing());
@@ -135,7 +135,7 @@ impl Rows<'_> {
         }
     }
 
-    /// What is not written of the row that is next in the file.
+    /// Returns the pixels of the current row that are not yet written.
     fn row_rest(&mut self) -> &mut [[u8; 3]] {
         let (row, x) = (self.written / self.width, self.written % self.width);
         let y = if self.top_down {

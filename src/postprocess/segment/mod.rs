@@ -59,12 +59,12 @@ pub enum SegmentError {
         /// Height in pixels.
         height: u32,
     },
-    /// The number of values does not match the shape.
-    #[error("expected {expected} values for the shape, got {got}")]
+    /// The number of elements does not match the shape.
+    #[error("wrong number of elements for the tensor's shape: expected {expected}, got {got}")]
     Length {
-        /// Classes times height times width, or height times width for a mask.
+        /// Number of elements by the shape: classes times height times width, or height times width for a mask.
         expected: u64,
-        /// Number of values.
+        /// Number of elements of the tensor.
         got: usize,
     },
     /// The mask does not fit into memory.

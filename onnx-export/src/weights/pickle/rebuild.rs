@@ -1,4 +1,4 @@
-//! The calls in the pickles of weights, as functions from data to data.
+//! The functions that a checkpoint's pickle may call, reimplemented without running any code of the pickle.
 //!
 //! Source: `torch/_utils.py` (`_rebuild_*`) and `torch/serialization.py` (`persistent_load`).
 
@@ -104,7 +104,7 @@ fn dict(arena: &mut Arena<'_>, arguments: Value, at: usize) -> Result<Value, Wei
     Ok(arena.add(Node::Dict(pairs)))
 }
 
-/// Makes a tensor from the arguments `(storage, offset, shape, strides, ..)`.
+/// Builds a tensor from the arguments `(storage, offset, shape, strides, ..)`.
 fn tensor<'a>(
     arena: &Arena<'a>,
     args: &[Value],
@@ -129,7 +129,7 @@ fn tensor<'a>(
     })
 }
 
-/// Makes a quantizer from `(per_tensor_affine, scale, zero point)` or
+/// Builds a quantizer from `(per_tensor_affine, scale, zero point)` or
 /// `(per_channel_affine, scales, zero points, axis)`.
 fn quantizer<'a>(
     arena: &mut Arena<'a>,
@@ -162,15 +162,15 @@ fn is(arena: &Arena<'_>, value: Value, global: Global) -> bool {
     matches!(arena.node(value), Some(Node::Global(got)) if *got == global)
 }
 
-/// Scales or zero points: a list, as the first versions of torch write them, or a tensor. `None` for other
-/// values.
+/// Returns scales or zero points from a tensor of one axis, or from a list as the first versions of torch write. `None`
+/// if `value` is neither.
 fn values_of<'a, T>(
     arena: &mut Arena<'a>,
     value: Value,
     convert: impl Fn(Value) -> Option<T>,
 ) -> Option<Values<'a, T>> {
     match arena.node_mut(value)? {
-        // Taken rather than copied, as for a dictionary.
+        // Taken rather than copied: a pickle could pass the same list a million times.
         Node::List(items) => {
             let items = std::mem::take(items).into_iter();
             items
@@ -200,7 +200,7 @@ fn int(value: Value) -> Option<i64> {
     }
 }
 
-/// The items of a tuple as sizes; `None` if an item is not a non-negative integer.
+/// Returns the items of a tuple as sizes. `None` if `tuple` is not a tuple or an item is not a non-negative integer.
 fn sizes(arena: &Arena<'_>, tuple: Value) -> Result<Option<Vec<usize>>, WeightsError> {
     let Some(items) = arena.items(tuple) else {
         return Ok(None);
@@ -210,7 +210,10 @@ fn sizes(arena: &Arena<'_>, tuple: Value) -> Result<Option<Vec<usize>>, WeightsE
     Ok(items.iter().map(|item| size(*item)).collect())
 }
 
-/// Returns the object of a persistent id.
+/// Returns the storage or tensor that the persistent id `id` refers to.
+///
+/// # Errors
+/// [`WeightsError::Malformed`] if `id` refers to no object of this `kind`.
 pub(super) fn persistent(
     arena: &mut Arena<'_>,
     id: Value,
@@ -260,7 +263,7 @@ fn storage<'a>(arena: &Arena<'a>, id: Value) -> Option<StorageRef<'a>> {
     })
 }
 
-/// The key of a storage: text, or a number in files of the first versions. `None` for other values.
+/// Returns the key of a storage as text; the first versions of torch write an integer. `None` if `key` is neither.
 pub(in crate::weights) fn key_of<'a>(arena: &Arena<'a>, key: Value) -> Option<Cow<'a, str>> {
     match key {
         Value::Int(n) => Some(n.to_string().into()),
@@ -268,7 +271,7 @@ pub(in crate::weights) fn key_of<'a>(arena: &Arena<'a>, key: Value) -> Option<Co
     }
 }
 
-/// An id of the tar format: an integer, or its text. `None` for other values.
+/// Returns an id of the tar format, which is an integer or its decimal text. `None` if `id` is neither.
 fn number(arena: &Arena<'_>, id: Value) -> Option<i64> {
     match id {
         Value::Int(n) => Some(n),
