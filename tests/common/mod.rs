@@ -28,7 +28,7 @@ pub use command::{export, finish, run, run_within, sightline};
 pub use server::Server;
 
 /// Longest wait for a server or command. Generous: a debug build loads the int8 model in 30 s on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The file `path` below `tests/`.
 pub fn path(path: &str) -> PathBuf {
