@@ -200,7 +200,8 @@ fn same(a: &Found, b: &Found) -> bool {
     a.class == b.class && (a.score - b.score).abs() < 1e-3 && iou(a.corners, b.corners) > 0.99
 }
 
-/// Compares the fused graph with the server's path on a case. With a score threshold of 1 the fused graph must return no detection.
+/// Compares the fused graph with the server's path on a case. With a score threshold of 1 the fused graph must return
+/// no detection.
 fn check(name: &str) {
     let case = detection_cases().into_iter().find(|case| case.name == name);
     let case = case.unwrap();

@@ -150,7 +150,7 @@ fn models_that_cannot_be_quantized_are_rejected() {
             built_in,
             p,
             &[],
-            "efficientnet_lite0 is built in: name the output with -o",
+            "efficientnet_lite0 is built in and has no folder: set the output path with -o",
         ),
         (unknown, p, &[], "sightline export resnet50"),
     ];

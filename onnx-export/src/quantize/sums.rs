@@ -13,8 +13,8 @@ const RATIOS: std::ops::Range<f32> = 1.0 / 16384.0..256.0;
 const BITS: i32 = 22;
 /// Changes of a scale, in units in the last place, that [`sum_scales`] tries for each of the two operands.
 const MOVES: RangeInclusive<i32> = -8..=8;
-/// Only sums within this distance of the middle between two integers may round differently in fp32 than in torch. Each of the two
-/// products is below 2^16, so neither rounding nor moving the scales changes the sum by more.
+/// Only sums within this distance of the middle between two integers may round differently in fp32 than in torch. Each
+/// of the two products is below 2^16, so neither rounding nor moving the scales changes the sum by more.
 const CLOSE: f64 = 1.0 / 16.0;
 
 /// Returns the scales of `a` and `b`, divided by the scale of their sum `y`, for which a sum in fp32 rounds to the same
