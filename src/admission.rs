@@ -1,4 +1,4 @@
-//! Admission: what a request holds before work is spent on it, whatever protocol it came by.
+//! Admission: the places and memory that a request reserves before work is spent on it, for any protocol.
 //!
 //! A front end (HTTP, gRPC) starts a [`Deadline`] when a request arrives and creates an [`Admission`]
 //! before it reads the body: the model's queue must have a place, or the request is rejected. The
@@ -36,15 +36,15 @@ impl Deadline {
         }
     }
 
-    /// The moment at which the deadline passes.
+    /// Returns the moment at which the deadline passes.
     pub fn at(self) -> Instant {
         self.at
     }
 
-    /// Fails once the deadline has passed; called before expensive steps.
+    /// Checks the deadline; called before expensive steps.
     ///
     /// # Errors
-    /// [`ServeError::DeadlinePassed`].
+    /// [`ServeError::DeadlinePassed`] once the deadline has passed.
     pub fn check(self) -> Result<(), ServeError> {
         if Instant::now() < self.at {
             return Ok(());
@@ -52,10 +52,10 @@ impl Deadline {
         Err(ServeError::DeadlinePassed { limit: self.limit })
     }
 
-    /// Runs `work` until the deadline and drops it then.
+    /// Runs `work`, and drops it if it is not finished at the deadline.
     ///
     /// # Errors
-    /// [`ServeError::DeadlinePassed`], or the error of `work`.
+    /// [`ServeError::DeadlinePassed`] if the deadline passes first, else the error of `work`.
     pub async fn bound<T>(
         self,
         work: impl Future<Output = Result<T, ServeError>>,
@@ -68,7 +68,7 @@ impl Deadline {
 
 /// An admitted request: its model, its deadline, and what it has reserved.
 pub struct Admission {
-    /// The model that answers.
+    /// The model that processes the request.
     pub model: Arc<LoadedModel>,
     /// The time by which the request must be answered.
     pub deadline: Deadline,
@@ -90,10 +90,10 @@ impl Admission {
         })
     }
 
-    /// Reserves memory so that the request holds `bytes` for its body in all.
+    /// Grows the memory reserved for the request's body to `bytes` in all.
     ///
     /// # Errors
-    /// [`Exhausted`] if other bodies hold too much.
+    /// [`Exhausted`] if the bodies of other requests leave too little memory.
     pub fn reserve_body(&mut self, bytes: usize) -> Result<(), Exhausted> {
         self.body.grow_to(bytes as u64)
     }
@@ -113,7 +113,7 @@ impl Admission {
         Ok(batcher.reserve_more(&mut self.places, images)?)
     }
 
-    /// Takes one of the reserved places.
+    /// Returns the permit of one reserved place in the queue, for one image. The request keeps the other places.
     ///
     /// # Errors
     /// [`ServeError::Internal`] if none is left, which [`Admission::reserve_images`] rules out.
@@ -124,13 +124,13 @@ impl Admission {
         ))
     }
 
-    /// Separates the memory of the body, which the encoded images keep.
+    /// Moves the permit of the body's memory out of the request, to be held as long as the encoded images.
     pub(crate) fn take_body(&mut self, app: &App) -> Permit {
         std::mem::replace(&mut self.body, app.bodies.empty())
     }
 }
 
-/// Counts `error` in `sightline_rejected_total` if it rejected a request for want of capacity or time.
+/// Counts `error` in `sightline_rejected_total` if a request was rejected for lack of capacity or time.
 /// `model` is `None` if the request was rejected before its model was known.
 pub fn count_rejection(metrics: &Metrics, error: &ServeError, model: Option<&LoadedModel>) {
     if let Some(reason) = reason(error) {
@@ -139,7 +139,7 @@ pub fn count_rejection(metrics: &Metrics, error: &ServeError, model: Option<&Loa
     }
 }
 
-/// The label of a rejection. Returns `None` for mistakes of the client and faults of the server.
+/// Returns the metric label of a rejection. `None` for invalid requests and internal errors.
 fn reason(error: &ServeError) -> Option<Rejection> {
     match error {
         ServeError::BodyMemory(_) => Some(Rejection::body_memory),

@@ -27,12 +27,12 @@ fn detect(server: &Server, query: &str, image: &[u8]) -> Reply {
     server.post(&path, "application/octet-stream", image)
 }
 
-/// The result of one image.
+/// Sends one image and returns its entry in `results`.
 fn result(server: &Server, query: &str, image: &[u8]) -> Value {
     detect(server, query, image).results().remove(0)
 }
 
-/// The detections in one image.
+/// Sends one image and returns its detections.
 fn objects(server: &Server, query: &str, image: &[u8]) -> Vec<Value> {
     let result = result(server, query, image);
     result["detections"].as_array().unwrap().clone()
@@ -44,7 +44,7 @@ fn png(image: &RgbImage) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// The astronaut, stretched to another size.
+/// Returns the photograph `astronaut.png`, resized without keeping its aspect ratio and encoded again.
 fn stretched(width: u32, height: u32) -> Vec<u8> {
     static ASTRONAUT: LazyLock<DynamicImage> =
         LazyLock::new(|| image::load_from_memory(&photo("astronaut.png")).unwrap());
@@ -131,7 +131,7 @@ fn fields(server: &Server, model: &str, image: &[u8]) {
     assert!(detections.is_sorted_by(|a, b| number(&a["score"]) >= number(&b["score"])));
 }
 
-/// Each parameter filters the detections of the response without it.
+/// Checks that each query parameter filters the detections of the response without that parameter.
 fn thresholds(server: &Server, model: &str, image: &[u8]) {
     let ask = |query: &str| objects(server, &format!("?model={model}{query}"), image);
     // The best 400 of a few hundred to some thousand detections.
@@ -191,7 +191,7 @@ fn classes(server: &Server, model: &str, image: &[u8]) {
     assert_eq!(result(server, &none, image)["detections"], json!([]));
 }
 
-/// Images of eight sizes, in one request and in concurrent requests, get the results that they get alone.
+/// Checks that images of eight sizes have the same results in one request and in concurrent requests as alone.
 fn several(server: &Server, model: &str) {
     let sizes = [
         (320, 240),
@@ -239,7 +239,7 @@ fn several(server: &Server, model: &str) {
     assert!(sample("count") < sample("sum"), "no batch had two images");
 }
 
-/// Boxes in images of extreme shapes are in pixels of the image.
+/// Checks that boxes in images of extreme aspect ratios lie within the image.
 fn shapes(server: &Server, model: &str) {
     let query = format!("?model={model}&score_threshold=0");
     for (width, height) in [(1, 1), (1, 4000), (4000, 1), (3, 2), (1, 15)] {
@@ -265,7 +265,7 @@ fn shapes(server: &Server, model: &str) {
     }
 }
 
-/// Boxes are in pixels of the image after its EXIF orientation.
+/// Checks that boxes are in pixels of the image after the EXIF orientation is applied.
 fn orientation(server: &Server, model: &str) {
     let query = format!("?model={model}&score_threshold=0.1");
     let stored = image::load_from_memory(&odd("exif_6.png")).unwrap();
@@ -414,7 +414,7 @@ fn without_a_detector_the_response_names_the_command() {
     assert_eq!((reply.status, reply.code().as_str()), (404, "wrong_task"));
 }
 
-/// The output of `predict --json` for a photograph.
+/// Runs `sightline predict --json` on a photograph and returns the parsed output.
 fn predicted(model: &str, more: &[&str]) -> Value {
     let coffee = common::path("photos/coffee_500x375.jpg");
     let mut args = vec!["predict", "--model", model, "--json"];
@@ -477,7 +477,7 @@ fn on_the_command_line(directory: &Path, model: &str) {
     assert!(stderr.contains("expected 0 to 1, got 1.5"), "{stderr}");
 }
 
-/// Detection without region proposals, and with thousands.
+/// Checks detection without region proposals, and with thousands of them.
 fn proposals(manifest: &Path) {
     let rpn = |table: &mut toml::Table, values: &[(&str, toml::Value)]| {
         let detection = table["detection"].as_table_mut().unwrap();
@@ -512,7 +512,7 @@ fn proposals(manifest: &Path) {
     assert!((5000..=12_500).contains(&count), "{count}");
 }
 
-/// The files of a variant are read instead of the files of the model.
+/// Checks that a variant's files are read instead of the model's.
 fn variant_of_two_files(manifest: &Path) {
     let at = |name: &str| manifest.with_file_name(name);
     let files = [("network", "int8.onnx"), ("box_head", "int8.head.onnx")];
@@ -541,7 +541,7 @@ fn variant_of_two_files(manifest: &Path) {
     }
 }
 
-/// Invalid manifests fail the start with a message.
+/// Checks that the server does not start with an invalid manifest, and the error messages.
 fn wrong_manifests(manifest: &Path) {
     // Changes the file of a stage.
     let stage = |name: &str, index: usize, file: &str| {

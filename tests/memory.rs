@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
 
-/// Exports LR-ASPP with weights by the formula as `directory/lraspp`.
+/// Exports LR-ASPP with the weights of [`onnx_export::formula`] as `directory/lraspp`.
 fn exported() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();

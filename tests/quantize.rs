@@ -18,7 +18,7 @@ use onnx_export::quantize::Recipes;
 use serde_json::{Value, json};
 use sightline::cpu::has_int8_dot;
 
-/// The output of `sightline predict --json` for a photograph.
+/// Runs `sightline predict --json` on a photograph and returns the standard output.
 fn predicted(model: &str) -> String {
     let coffee = path("photos/coffee.png");
     let args = [
@@ -34,7 +34,7 @@ fn predicted(model: &str) -> String {
     stdout
 }
 
-/// The scores of all classes from a variant of the server.
+/// Returns the scores of all classes for a photograph, ordered by class, from the variant `variant` of model `tiny`.
 fn scores(server: &Server, variant: &str) -> Vec<f64> {
     let query = format!("?top_k=10&model=tiny@{variant}");
     let reply = server.classify(&query, &photo("coffee_500x375.jpg"));
@@ -59,7 +59,7 @@ fn cosine(one: &[f64], other: &[f64]) -> f64 {
     dot(one, other) / (dot(one, one) * dot(other, other)).sqrt()
 }
 
-/// A calibration folder with photographs, a subfolder with generated images, and a file that is not an image.
+/// Creates a calibration folder with photographs, a subfolder of generated images, and a file that is not an image.
 fn calibration(folder: &Folder) -> PathBuf {
     for name in ["astronaut.png", "chelsea.png", "rocket.jpg"] {
         folder.file(&format!("photos/{name}"), photo(name));
@@ -130,7 +130,7 @@ fn a_quantized_model_is_written_and_served() {
     served_for_this_cpu(&folder, &out, &ranges, &int8);
 }
 
-/// If the int8 file targets another CPU, it is not read: the weights are quantized again from fp32.
+/// Checks that an int8 file for another CPU is not read: the weights are quantized again from fp32.
 fn served_for_this_cpu(folder: &Folder, out: &Path, ranges: &str, int8: &[f64]) {
     let (own, other) = if has_int8_dot() {
         ("vnni", "avx2")
@@ -166,7 +166,7 @@ fn served_for_this_cpu(folder: &Folder, out: &Path, ranges: &str, int8: &[f64]) 
     }
 }
 
-/// Checks the report in both formats, and the output.
+/// Checks the report as text and as JSON, and the standard output.
 fn check_report(out: &Path, stdout: &str) {
     let written = fs::read_to_string(out.join("model.int8.report.txt")).unwrap();
     assert!(stdout.starts_with(&written), "{stdout}");

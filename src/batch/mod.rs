@@ -48,7 +48,7 @@ pub struct Reply {
 /// Why inference of an image failed.
 #[derive(Debug, Clone, Error)]
 pub enum BatchError {
-    /// All places of the queue are taken.
+    /// The queue is full.
     #[error("the queue is full ({capacity} images); retry after {} ms", .retry_after.as_millis())]
     QueueFull {
         /// Images that the queue holds.
@@ -65,8 +65,10 @@ pub enum BatchError {
     /// The engine returned an error for the batch.
     #[error(transparent)]
     Engine(#[from] Arc<EngineError>),
-    /// The engine returned outputs for another number of images than it was given.
-    #[error("the engine returned outputs for {got} images, expected {expected}")]
+    /// The engine returned outputs for fewer or more images than the batch has.
+    #[error(
+        "wrong number of outputs from the engine: expected {expected}, one per image, got {got}"
+    )]
     OutputCount {
         /// Images in the batch.
         expected: usize,
@@ -74,10 +76,10 @@ pub enum BatchError {
         got: usize,
     },
     /// The engine panicked on the batch; its worker continues.
-    #[error("the engine panicked")]
+    #[error("inference panicked; see the server's log")]
     Panicked,
-    /// The worker ended without a reply.
-    #[error("the worker ended without a reply")]
+    /// The worker dropped the image without a result, which is a bug.
+    #[error("the inference worker stopped without a result; see the server's log")]
     NoReply,
 }
 
@@ -173,7 +175,7 @@ impl Batcher {
         })
     }
 
-    /// Returns how many images the queue holds.
+    /// Returns the largest number of images in the queue.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
@@ -181,7 +183,7 @@ impl Batcher {
     /// Reserves places in the queue for `images` images.
     ///
     /// # Errors
-    /// [`BatchError::QueueFull`] if fewer are free.
+    /// [`BatchError::QueueFull`] if fewer than `images` places are free.
     pub fn reserve(&self, images: usize) -> Result<Permit, BatchError> {
         let mut places = self.places.empty();
         self.reserve_more(&mut places, images)?;
@@ -191,7 +193,7 @@ impl Batcher {
     /// Grows `places` to `images` places in all.
     ///
     /// # Errors
-    /// [`BatchError::QueueFull`] if fewer are free; `places` keeps what it has.
+    /// [`BatchError::QueueFull`] if too few places are free; `places` is unchanged then.
     pub fn reserve_more(&self, places: &mut Permit, images: usize) -> Result<(), BatchError> {
         places
             .grow_to(images as u64)
@@ -239,14 +241,14 @@ impl Batcher {
         Ok(receiver)
     }
 
-    /// Time in which a full queue empties, at the speed measured so far.
+    /// Returns the time in which a full queue empties, at the speed measured so far.
     fn expected_wait(&self) -> Duration {
         let nanos = self.shared.nanos_per_image.load(Ordering::Relaxed);
         let workers = self.workers.len().max(1) as u64;
         Duration::from_nanos(nanos.saturating_mul(self.capacity as u64) / workers)
     }
 
-    /// Rejects new images, lets the workers finish those that wait, and joins the workers.
+    /// Rejects new images, waits until the workers have finished the queued images, and joins the workers.
     pub fn close(&mut self) {
         self.shared.lock().closed = true;
         self.shared.changed.notify_all();

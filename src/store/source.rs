@@ -157,7 +157,7 @@ impl ModelSource {
     /// has ranges.
     ///
     /// # Errors
-    /// [`StoreError`] if a file cannot be read, or if the ranges do not fit the model.
+    /// [`StoreError`] if a file cannot be read, or if the ranges file does not match the model.
     pub fn graphs(&self) -> Result<Stages<Bytes>, StoreError> {
         if let Some(requantize) = &self.requantize
             && let Some(graphs) = requantize.graphs(&self.manifest, &self.origin)?

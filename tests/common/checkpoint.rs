@@ -1,4 +1,4 @@
-//! Writes checkpoints of catalogue networks with weights by the formula.
+//! Writes checkpoints of catalogue networks with the deterministic weights of [`onnx_export::formula`].
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use sightline::catalogue;
 
-/// Writes a safetensors checkpoint of `network` with `num_classes` classes and weights by the formula. It has the
-/// auxiliary head that torchvision's checkpoints of segmentation networks have.
+/// Writes a safetensors checkpoint of `network` with `num_classes` classes and the weights of [`formula`]. Checkpoints
+/// of DeepLabV3 and FCN have an auxiliary head, as torchvision's have.
 pub fn write(network: &str, num_classes: usize, path: &Path) {
     let manifest = catalogue::manifest(network).unwrap().unwrap();
     let mut architecture = manifest.architecture.unwrap();
@@ -30,7 +30,8 @@ pub fn write(network: &str, num_classes: usize, path: &Path) {
     std::fs::write(path, bytes).unwrap();
 }
 
-/// The factors of the network's golden case, by prefix, which keep the heads of a random detector from saturating.
+/// Returns factors for the weights, by prefix of the tensor's name, from the network's golden case. They keep the heads
+/// of a detector with random weights from saturating.
 fn factors(network: &str) -> Vec<(String, f32)> {
     let index = super::read("golden/index.json");
     let cases: Vec<Value> = serde_json::from_slice(&index).unwrap();

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::Server;
 
-/// One detection.
+/// One detection of a photograph, from the response.
 #[derive(Debug, Clone, Copy)]
 pub struct Object {
     pub class_id: u64,
@@ -28,7 +28,7 @@ struct Corners {
     y2: f32,
 }
 
-/// All detections of `model` in a photograph. EXIF orientation is ignored, as in the expected values.
+/// Returns all detections of `model` in a photograph. EXIF orientation is ignored, as in the expected values.
 pub fn detect(server: &Server, model: &str, photograph: &[u8]) -> Vec<Object> {
     let path = format!("/v1/detect?score_threshold=0&orientation=ignore&model={model}");
     let reply = server.post(&path, "image/jpeg", photograph);
@@ -45,7 +45,7 @@ pub fn detect(server: &Server, model: &str, photograph: &[u8]) -> Vec<Object> {
     answered.into_iter().map(object).collect()
 }
 
-/// A detection in COCO's result format. The file name without `.jpg` is COCO's image id.
+/// Returns a detection in COCO's result format. The file name without `.jpg` is COCO's image id.
 pub fn coco(file: &str, object: &Object) -> Value {
     let image: u64 = file.strip_suffix(".jpg").unwrap().parse().unwrap();
     let [x1, y1, x2, y2] = object.corners;

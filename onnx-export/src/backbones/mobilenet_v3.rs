@@ -28,15 +28,15 @@ struct Row {
     tail: Tail,
 }
 
-/// Position of a row relative to the tail, where `reduced_tail` halves the channels and `dilated` replaces
-/// the stride.
+/// Position of a row relative to the tail: the last three rows, in which `reduced_tail` halves channels and `dilated`
+/// replaces the stride.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tail {
-    /// Before the tail.
+    /// Row before the tail, which neither option changes.
     No,
-    /// First row of the tail: `reduced_tail` halves only its output.
+    /// First row of the tail. `reduced_tail` halves only its output channels.
     First,
-    /// Later row of the tail: `reduced_tail` halves its input, expansion and output.
+    /// Later row of the tail. `reduced_tail` halves its input, expanded and output channels.
     Inside,
 }
 
@@ -104,7 +104,7 @@ const SMALL: [Row; 11] = [
     bneck([ 96, 5, 576,  96], SE,    HS, 1, INSIDE), // C5 after the last convolution
 ];
 
-/// Expansion of the convolution after the last block.
+/// Output channels of the convolution after the last block, as a multiple of its input channels.
 const LAST_EXPANSION: usize = 6;
 
 /// Selects one of the two MobileNetV3 networks of the paper (Howard et al. 2019).
@@ -121,7 +121,7 @@ pub enum MobileNetV3Size {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MobileNetV3Config {
-    /// The table that the network is built from.
+    /// The paper's table that the network is built from.
     pub size: MobileNetV3Size,
     /// Factor on every channel count, 0.05 to 8.
     #[serde(default = "one")]
@@ -238,7 +238,7 @@ impl Trunk for MobileNetV3Config {
 }
 
 impl MobileNetV3Config {
-    /// Returns the rows of the table with this network's width and tail applied.
+    /// Returns the rows of the table with `width_mult` and `reduced_tail` applied.
     fn rows(&self) -> Vec<Row> {
         let rows: &[Row] = match self.size {
             MobileNetV3Size::Large => &LARGE,
@@ -260,7 +260,7 @@ impl MobileNetV3Config {
         make_divisible(channels as f64 * self.width_mult)
     }
 
-    /// Returns the row with this network's width and tail applied.
+    /// Returns the row with `width_mult` and `reduced_tail` applied.
     fn scaled(&self, row: Row) -> Row {
         let halve = |channels: usize, narrowed: bool| {
             self.adjust(if narrowed && self.reduced_tail {
@@ -296,7 +296,7 @@ impl MobileNetV3Config {
         conv_norm_activation(g, scope, x, self.layer(conv, HS))
     }
 
-    /// Adds a block: an expansion if it widens, depthwise convolution, squeeze-and-excitation,
+    /// Adds a block: an expansion if the row widens, depthwise convolution, squeeze-and-excitation,
     /// projection, residual.
     ///
     /// Source: torchvision's `models/mobilenetv3.py`, `InvertedResidual`.
@@ -322,7 +322,7 @@ impl MobileNetV3Config {
         }
     }
 
-    /// Adds the expansion of a block that widens.
+    /// Adds the expansion of a block, a 1x1 convolution.
     fn expand(
         &self,
         g: &mut Graph,
@@ -334,7 +334,8 @@ impl MobileNetV3Config {
         conv_norm_activation(g, scope, x, self.layer(conv, row.activation))
     }
 
-    /// Adds the rest of a block, whose layers are numbered in `block` after the expansion.
+    /// Adds the layers of a block after its expansion: depthwise convolution, squeeze-and-excitation if the row has it,
+    /// and projection.
     fn contract(
         &self,
         g: &mut Graph,
@@ -369,7 +370,7 @@ impl MobileNetV3Config {
 }
 
 impl Row {
-    /// Whether the block has an expansion.
+    /// Returns whether the block has an expansion.
     fn widens(&self) -> bool {
         self.expanded != self.input
     }

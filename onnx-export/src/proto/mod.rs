@@ -265,7 +265,7 @@ pub struct TensorTypeProto {
     /// `DataType` of the elements, such as [`FLOAT`].
     #[prost(int32, tag = "1")]
     pub elem_type: i32,
-    /// Shape; `None` if the rank is unknown.
+    /// Shape of the tensor. `None` if the rank is unknown.
     #[prost(message, optional, tag = "2")]
     pub shape: Option<TensorShapeProto>,
 }
@@ -278,13 +278,13 @@ pub struct TensorShapeProto {
     pub dim: Vec<DimensionProto>,
 }
 
-/// `TensorShapeProto.Dimension`: a fixed size, or the name of a dynamic one.
+/// `TensorShapeProto.Dimension`: one axis, with either a fixed size or the name of a dynamic size.
 #[derive(Clone, PartialEq, Message)]
 pub struct DimensionProto {
-    /// A fixed size.
+    /// The size of an axis of fixed size. `None` if the axis is dynamic.
     #[prost(int64, optional, tag = "1")]
     pub dim_value: Option<i64>,
-    /// The name of a size that is known when the model runs.
+    /// The name of a dynamic axis, whose size is known only when the model runs. `None` if the axis has a fixed size.
     #[prost(string, optional, tag = "2")]
     pub dim_param: Option<String>,
 }

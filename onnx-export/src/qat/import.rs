@@ -10,10 +10,10 @@ use crate::graph::{Mismatch, StateDictError};
 use crate::quantize::Affine;
 use crate::weights::{Quantizer, StateDict, Tensor, WeightsError};
 
-/// Name of the submodule in which a network in training observes a module's output.
+/// Name of the submodule with which quantization-aware training observes a module's output.
 pub(super) const OBSERVER: &str = "activation_post_process";
 
-/// A checkpoint, what was read from it, and the problems found.
+/// State of the import: the checkpoint, the tensors and scales read so far, and the problems found.
 pub(super) struct Import<'a> {
     pub(super) state: &'a StateDict,
     layout: Layout,
@@ -37,7 +37,7 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// Reads every module's scale and zero point.
+    /// Reads the scale and zero point of every module's output.
     ///
     /// # Errors
     /// [`QatError::Scale`] for a scale or zero point out of range.
@@ -67,8 +67,8 @@ impl<'a> Import<'a> {
         Ok(())
     }
 
-    /// Returns the module whose output has the scale that `holder` holds. `None` if `holder` is not the observer of a
-    /// module's output.
+    /// Returns the module to whose output the scale in `holder` belongs: `holder` itself in a converted checkpoint, the
+    /// parent of the observer `holder` in a prepared one. `None` if `holder` is not the observer of an output.
     fn observed<'n>(&self, holder: &'n str) -> Option<&'n str> {
         let own_part = |module: &&str| {
             let last = module.rsplit('.').next();
@@ -84,7 +84,7 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// Marks the scale of a module's output as used, or records that it is missing.
+    /// Marks the scale of a module's output as used, or records for [`Import::finish`] that it is missing.
     pub(super) fn expect_activation(&mut self, module: &str) {
         let holder = match self.layout {
             Layout::Converted => module.to_owned(),
@@ -95,7 +95,7 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// Returns the tensor `name`. `None` if there is none, which is recorded as a problem.
+    /// Returns the tensor `name`. `None` if the checkpoint lacks it, which is recorded for [`Import::finish`].
     pub(super) fn take(&mut self, name: &str) -> Option<&'a Tensor> {
         self.taken.insert(name.to_owned());
         let tensor = self.state.get(name);
@@ -139,14 +139,14 @@ impl<'a> Import<'a> {
         });
     }
 
-    /// Adds a tensor of the fp32 network, if there is one.
+    /// Adds the tensor `module.name` of the fp32 network. Does nothing for `None`.
     pub(super) fn insert(&mut self, module: &str, name: &str, tensor: Option<Tensor>) {
         if let Some(tensor) = tensor {
             self.tensors.insert(format!("{module}.{name}"), tensor);
         }
     }
 
-    /// Returns whether no network computes with a tensor: counters, and the other tensors of observers.
+    /// Returns whether a tensor may stay unused: it is a counter of batch norms or belongs to an observer.
     fn is_spare(&self, name: &str) -> bool {
         let in_observer = || {
             name.split('.')

@@ -55,27 +55,31 @@ pub enum QuantizeError {
     Unsupported {
         /// The part of the file, such as a node or an attribute of it.
         item: String,
-        /// What was found, with its verb.
+        /// What is wrong with the item, as a predicate such as `has no name`.
         found: String,
-        /// What can be quantized.
+        /// What the item must be to be quantized.
         expected: &'static str,
     },
-    /// The network has nothing to quantize.
+    /// The network has no layer that can be quantized.
     #[error("the network has no Conv and no Gemm with constant f32 weights to quantize")]
     NoLayers,
-    /// The recipe has no range for a value that becomes int8.
-    #[error("the ranges do not fit this network: none is given for `{value}`")]
+    /// The recipe has no activation range for a value that is quantized.
+    #[error(
+        "the ranges file does not match the network: no activation range for `{value}`; quantize the model again"
+    )]
     NoRange {
         /// Name of the value.
         value: String,
     },
     /// The recipe names a layer that the network does not have.
-    #[error("the ranges do not fit this network: it has no layer `{layer}`")]
+    #[error(
+        "the ranges file does not match the network: it has no layer `{layer}`; quantize the model again"
+    )]
     NoLayer {
         /// Name of the layer.
         layer: String,
     },
-    /// A recipe is not JSON, or has a field outside what it allows.
+    /// A recipe is not JSON, or a field has a value that is not allowed.
     #[error("not a ranges file: {0}")]
     Recipe(String),
 }

@@ -24,7 +24,7 @@ pub enum Observed {
     ChannelMeans(String),
 }
 
-/// The names of a layer's result in two versions of a network.
+/// The names of a layer's result in the fp32 network and in the int8 network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerResult {
     /// Name of the value in the fp32 network.
@@ -59,8 +59,8 @@ impl Network {
         self.with_graph(graph)
     }
 
-    /// Returns where the quantized result of a layer can be read: behind the activations that are computed together
-    /// with it. `None` for a layer kept in fp32, and for a Gemm whose result is an output.
+    /// Returns the names of the values that hold a layer's result after its activation function. `None` for a layer
+    /// kept in fp32, and for a Gemm whose result is an output of the network.
     pub fn result(&self, layer: &Layer, recipe: &Recipe) -> Option<LayerResult> {
         let roles = roles(self, recipe);
         if roles[layer.node] != Role::Layer || (!layer.is_conv && self.is_output(&layer.output)) {
@@ -139,7 +139,7 @@ fn summary(op: &str, value: &str, attribute: Vec<AttributeProto>) -> NodeProto {
     }
 }
 
-/// Returns an int64 constant of one axis.
+/// Returns a constant int64 tensor with one axis.
 fn list(name: String, values: &[i64]) -> TensorProto {
     TensorProto {
         dims: vec![values.len() as i64],

@@ -5,7 +5,7 @@ use thiserror::Error;
 /// A depthwise convolution that cannot be computed, or an image that does not fit it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum KernelError {
-    /// A parameter of the window is out of range.
+    /// A parameter of the convolution window is out of range.
     #[error("depthwise convolution: `{parameter}` must be {expected}, got {got:?}")]
     Window {
         /// Name of the parameter.
@@ -15,7 +15,7 @@ pub enum KernelError {
         /// The values found.
         got: Vec<usize>,
     },
-    /// A tensor has another number of elements than the convolution's other parameters require.
+    /// The number of elements of a tensor does not match the convolution's parameters.
     #[error("depthwise convolution: `{tensor}` must have {expected} elements, got {got}")]
     Length {
         /// Name of the tensor.
@@ -25,21 +25,24 @@ pub enum KernelError {
         /// Elements that it has.
         got: usize,
     },
-    /// The window does not fit into the padded image.
-    #[error("depthwise convolution: the window does not fit into an image of {height} x {width}")]
+    /// The dilated kernel is larger than the padded image.
+    #[error(
+        "depthwise convolution: the dilated kernel does not fit into an image of {height} x {width} pixels with its \
+         padding"
+    )]
     SmallImage {
-        /// Rows of the image.
+        /// Rows of the image, without padding.
         height: usize,
-        /// Columns of the image.
+        /// Columns of the image, without padding.
         width: usize,
     },
     /// The output buffer does not hold whole rows of the output.
     #[error(
-        "depthwise convolution: {got} elements of output from row {first_row} on are not whole rows \
-         of {row} elements, {rows} in all"
+        "depthwise convolution: the output buffer from row {first_row} on must hold whole rows of {row} elements, \
+         at most up to row {rows}, got {got} elements"
     )]
     OutputRows {
-        /// First row that was asked for.
+        /// First output row that the call computes.
         first_row: usize,
         /// Elements of the buffer.
         got: usize,

@@ -271,10 +271,10 @@ fn recipes_of_another_network_are_rejected() {
     let network = read(|_| ()).unwrap();
     let whole = recipe(&network, &[]);
     let cases: [(Change<Recipe>, &str); 3] = [
-        (|r| r.ranges.clear(), "none is given for `x`"),
+        (|r| r.ranges.clear(), "no activation range for `x`"),
         (
             |r| r.ranges.retain(|name, _| name != "y"),
-            "none is given for `y`",
+            "no activation range for `y`",
         ),
         (
             |r| r.float_layers.extend(["Conv_7".to_owned()]),
