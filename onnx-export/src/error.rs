@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::graph::StateDictError;
+use crate::state_error::StateDictError;
 use crate::weights::WeightsError;
 
 /// The reason why a graph cannot be built.

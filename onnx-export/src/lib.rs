@@ -85,6 +85,7 @@ mod error;
 #[cfg(any(test, feature = "testing"))]
 pub mod formula;
 pub mod graph;
+mod heads;
 pub mod layers;
 mod model;
 pub mod proto;
@@ -93,6 +94,7 @@ pub mod quantize;
 mod read;
 pub mod segmentation;
 mod stages;
+mod state_error;
 pub mod weights;
 
 pub use assemble::{build, build_fused, tensor_shapes};

@@ -6,10 +6,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{FeatureMaps, Trunk, check_width};
-use crate::architecture::Head;
 use crate::error::{ArgumentError, BuildError};
 use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
+use crate::heads::Head;
 use crate::layers::{
     Activation, ConvNorm, Norm, SqueezeExcitation, conv_norm_activation, make_divisible,
     squeeze_excitation,

@@ -13,9 +13,9 @@ mod resnet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::Head;
 use crate::error::{ArgumentError, BuildError, argument};
 use crate::graph::{Graph, Scope, Value};
+use crate::heads::Head;
 use crate::layers::Norm;
 
 pub use convnext::ConvNeXtConfig;

@@ -6,10 +6,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{FeatureMaps, Trunk};
-use crate::architecture::Head;
 use crate::error::{ArgumentError, BuildError, argument};
 use crate::graph::ops::{Conv, MaxPool};
 use crate::graph::{Graph, Scope, Value};
+use crate::heads::Head;
 use crate::layers::{Activation, ConvNorm, ConvNormScopes, Norm, conv_bn};
 
 /// Channels of the stem.

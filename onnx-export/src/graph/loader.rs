@@ -3,15 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use super::{Graph, Mismatch, Scope, StateDictError};
-use crate::error::{BuildError, argument};
-use crate::model::{Model, ModelInfo, OPSETS};
-use crate::stages::Stages;
+use super::{Mismatch, Scope, StateDictError};
 use crate::weights::StateDict;
 
 /// Hands out the tensors of a checkpoint and records which were read.
 ///
-/// A [`Model`] is made only by [`Loader::finish`], so no graph is written whose weights do not all
+/// A [`Model`](crate::Model) is made only by [`Loader::finish`], so no graph is written whose weights do not all
 /// come from the checkpoint.
 #[derive(Debug)]
 pub struct Loader<'a> {
@@ -32,6 +29,11 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// Returns the checkpoint's SHA-256, 64 hexadecimal digits.
+    pub(crate) fn sha256(&self) -> &str {
+        self.state.sha256()
+    }
+
     /// Returns the scope of the whole state dict.
     pub fn root(&self) -> Scope<'_> {
         Scope {
@@ -46,41 +48,11 @@ impl<'a> Loader<'a> {
         self.taken.into_inner()
     }
 
-    /// Ends loading and turns the graph that was built with this loader's weights into a model
-    /// called `name`. Nodes and constants that no output depends on are removed.
-    ///
-    /// # Errors
-    /// [`BuildError::StateDict`] with every missing, unexpected and misshapen tensor. Batch norm's
-    /// `num_batches_tracked` counts training steps and is never unexpected.
-    /// [`BuildError::Argument`] if the graph's opset is not in [`OPSETS`].
-    pub fn finish(self, name: &str, graph: Graph) -> Result<Model, BuildError> {
-        self.finish_stages(name, Stages::new(graph))
-    }
-
-    /// [`Loader::finish`] for a network of several graphs.
-    ///
-    /// # Errors
-    /// As [`Loader::finish`].
-    pub fn finish_stages(self, name: &str, stages: Stages<Graph>) -> Result<Model, BuildError> {
-        let opset = stages.network().opset();
-        if stages.iter().any(|stage| stage.content.opset() != opset) {
-            return Err(argument("opset", "the same in every stage", &"others").into());
-        }
-        if !OPSETS.contains(&opset) {
-            return Err(argument("opset", "13 to 21", &opset).into());
-        }
-        let checkpoint_sha256 = self.state.sha256().to_owned();
-        let parameters = self.check()?;
-        let stages = stages.map(|_, mut graph| {
-            graph.prune();
-            graph
-        });
-        let info = ModelInfo::new(name, opset, checkpoint_sha256, parameters);
-        Ok(Model { stages, info })
-    }
-
     /// Returns the number of parameters read, buffers excluded.
-    fn check(self) -> Result<u64, StateDictError> {
+    ///
+    /// # Errors
+    /// [`StateDictError`] with every missing, unexpected and misshapen tensor.
+    pub(crate) fn check(self) -> Result<u64, StateDictError> {
         let mut problems = self.problems.into_inner();
         let taken = self.taken.into_inner();
         problems.unexpected = self

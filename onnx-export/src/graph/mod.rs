@@ -10,18 +10,18 @@ mod loader;
 pub mod ops;
 mod parts;
 mod scope;
-mod state_error;
 
 use std::collections::HashMap;
 
+pub use crate::proto::Attr;
+pub use crate::state_error::{Mismatch, StateDictError};
 pub(crate) use dim::Dims;
 pub use dim::{Dim, Symbol, Window};
 pub use loader::Loader;
 pub(crate) use parts::Attrs;
 use parts::Output;
-pub use parts::{Attr, Data, Element, Initializer, Node, Shape, Value, ValueInfo};
+pub use parts::{Data, Element, Initializer, Node, Shape, Value, ValueInfo};
 pub use scope::Scope;
-pub use state_error::{Mismatch, StateDictError};
 
 /// A graph whose shapes are checked as nodes are added.
 #[derive(Debug)]

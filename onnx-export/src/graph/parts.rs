@@ -1,6 +1,7 @@
 //! The parts of a graph: values, nodes, attributes and constant tensors.
 
 use super::Dim;
+use crate::proto::Attr;
 
 /// The shape of a value, outermost axis first.
 pub type Shape = Vec<Dim>;
@@ -54,20 +55,6 @@ impl Element {
             Self::Bool => "bool",
         }
     }
-}
-
-/// An attribute of a node.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum Attr {
-    /// ONNX `FLOAT`.
-    Float(f32),
-    /// ONNX `INT`.
-    Int(i64),
-    /// ONNX `INTS`.
-    Ints(Vec<i64>),
-    /// ONNX `STRING`.
-    Text(&'static str),
 }
 
 /// The attributes of a node by name.

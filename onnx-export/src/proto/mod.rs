@@ -9,15 +9,13 @@
 //!
 //! Source: field numbers and types of `onnx.proto3` (ONNX IR specification, versions 3 to 11).
 
-mod encode;
+mod attr;
 
 use std::collections::HashSet;
 
 use prost::Message;
 
-pub(crate) use encode::graph_proto;
-
-use crate::graph::Attr;
+pub use attr::Attr;
 
 /// `ModelProto`: an ONNX file.
 #[derive(Clone, PartialEq, Message)]
@@ -318,23 +316,5 @@ impl NodeProto {
     pub fn attribute(&self, name: &str) -> Option<&AttributeProto> {
         let mut attributes = self.attribute.iter();
         attributes.find(|attribute| attribute.name == name)
-    }
-}
-
-impl AttributeProto {
-    /// Creates the attribute `name` with the type and content of `value`.
-    pub fn new(name: &str, value: &Attr) -> Self {
-        let mut proto = Self {
-            name: name.to_owned(),
-            ..Self::default()
-        };
-        // `AttributeProto.AttributeType`: FLOAT 1, INT 2, STRING 3, INTS 7.
-        match value {
-            Attr::Float(value) => (proto.f, proto.r#type) = (Some(*value), 1),
-            Attr::Int(value) => (proto.i, proto.r#type) = (Some(*value), 2),
-            Attr::Text(text) => (proto.s, proto.r#type) = (Some(text.as_bytes().to_vec()), 3),
-            Attr::Ints(values) => (proto.ints, proto.r#type) = (values.clone(), 7),
-        }
-        proto
     }
 }

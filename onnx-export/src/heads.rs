@@ -1,8 +1,7 @@
-//! Arguments of the detection heads: their anchors and the feature maps that they read.
+//! Heads as data: their arguments, the anchors of detectors, and the feature maps that they read.
 
 use serde::{Deserialize, Serialize};
 
-use super::Head;
 use crate::error::{ArgumentError, require};
 use crate::stages::Role;
 
@@ -10,6 +9,38 @@ use crate::stages::Role;
 const MAX_LEVELS: usize = 12;
 /// Maximum number of anchors per location of a feature map.
 const MAX_ANCHORS: usize = 64;
+
+/// The layers on top of a backbone, which produce the outputs of the network.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Head {
+    /// Global average pooling and the backbone's own classifier.
+    #[default]
+    Classifier,
+    /// `torchvision.models.segmentation.lraspp.LRASPPHead`.
+    Lraspp {
+        /// Channels of the high-level branch.
+        inter_channels: usize,
+    },
+    /// `torchvision.models.segmentation.deeplabv3.DeepLabHead`.
+    Deeplabv3 {
+        /// Whether the auxiliary head is exported as a second output, `aux`.
+        #[serde(default)]
+        aux: bool,
+    },
+    /// `torchvision.models.segmentation.fcn.FCNHead`.
+    Fcn {
+        /// Whether the auxiliary head is exported as a second output, `aux`.
+        #[serde(default)]
+        aux: bool,
+    },
+    /// `torchvision.models.detection.FasterRCNN`.
+    FasterRcnn(FasterRcnnHead),
+    /// `torchvision.models.detection.RetinaNet`.
+    Retinanet(RetinanetHead),
+    /// `torchvision.models.detection.ssdlite`.
+    Ssdlite(SsdliteHead),
+}
 
 /// Anchor boxes of fixed sizes, centered on every location of each feature map.
 /// Source: `torchvision.models.detection.anchor_utils.AnchorGenerator`.

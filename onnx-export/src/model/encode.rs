@@ -1,10 +1,10 @@
 //! Encoding of a [`Graph`] as ONNX's messages.
 
-use super::{
+use crate::graph::{Data, Dim, Element, Graph, Initializer, Node, Value};
+use crate::proto::{
     AttributeProto, BOOL, DimensionProto, FLOAT, GraphProto, INT64, NodeProto, TensorProto,
     TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
-use crate::graph::{Data, Dim, Element, Graph, Initializer, Node, Value};
 
 /// Returns `graph` as a `GraphProto` named `name`.
 pub(crate) fn graph_proto(graph: &Graph, name: &str) -> GraphProto {

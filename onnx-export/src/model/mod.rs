@@ -1,12 +1,16 @@
 //! A finished network and its encoding as ONNX files.
 
+mod encode;
+
 use std::ops::RangeInclusive;
 
 use prost::Message;
 
-use crate::graph::Graph;
-use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto, graph_proto};
+use crate::error::{BuildError, argument};
+use crate::graph::{Graph, Loader};
+use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto};
 use crate::stages::{Role, Stages};
+use encode::graph_proto;
 
 /// The ONNX opset that exports use by default.
 pub const DEFAULT_OPSET: i64 = 17;
@@ -68,6 +72,41 @@ impl ModelInfo {
             parameters,
             producer: Producer::default(),
         }
+    }
+}
+
+impl Loader<'_> {
+    /// Ends loading and turns the graph that was built with this loader's weights into a model
+    /// called `name`. Nodes and constants that no output depends on are removed.
+    ///
+    /// # Errors
+    /// [`BuildError::StateDict`] with every missing, unexpected and misshapen tensor. Batch norm's
+    /// `num_batches_tracked` counts training steps and is never unexpected.
+    /// [`BuildError::Argument`] if the graph's opset is not in [`OPSETS`].
+    pub fn finish(self, name: &str, graph: Graph) -> Result<Model, BuildError> {
+        self.finish_stages(name, Stages::new(graph))
+    }
+
+    /// [`Loader::finish`] for a network of several graphs.
+    ///
+    /// # Errors
+    /// As [`Loader::finish`].
+    pub fn finish_stages(self, name: &str, stages: Stages<Graph>) -> Result<Model, BuildError> {
+        let opset = stages.network().opset();
+        if stages.iter().any(|stage| stage.content.opset() != opset) {
+            return Err(argument("opset", "the same in every stage", &"others").into());
+        }
+        if !OPSETS.contains(&opset) {
+            return Err(argument("opset", "13 to 21", &opset).into());
+        }
+        let checkpoint_sha256 = self.sha256().to_owned();
+        let parameters = self.check()?;
+        let stages = stages.map(|_, mut graph| {
+            graph.prune();
+            graph
+        });
+        let info = ModelInfo::new(name, opset, checkpoint_sha256, parameters);
+        Ok(Model { stages, info })
     }
 }
 
