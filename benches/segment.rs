@@ -80,7 +80,7 @@ fn shared(c: &mut Criterion) {
         group.throughput(Throughput::Elements(1)).sample_size(20);
         for threads in [1, 2, 4] {
             // The calling thread is one of them.
-            let pool = ImagePool::new(threads - 1);
+            let pool = ImagePool::new(threads - 1, 0);
             let job = MaskJob {
                 cancel: &cancel,
                 helpers: Some(&pool),

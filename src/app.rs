@@ -4,18 +4,16 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::budget::{Budget, Permit};
+use crate::budget::Budget;
 use crate::error::ServeError;
 use crate::metrics::Metrics;
-use crate::pool::ImagePool;
+use crate::pool::{DECODE_BYTES_PER_PIXEL, ImagePool};
 use crate::registry::Registry;
 
 /// Unit of the budget for request and response bodies, in bytes.
 const BODY_UNIT: u64 = 64 << 10;
-/// Bytes of one decoded pixel, 8-bit RGB.
-const PIXEL_BYTES: u64 = 3;
-/// Unit of the budget for decoded pixels: 1,024 pixels, in bytes.
-const PIXEL_UNIT: u64 = PIXEL_BYTES << 10;
+/// Pixels of a large photograph. By default every thread has the memory to decode one.
+const PHOTOGRAPH_PIXELS: u64 = 12_000_000;
 
 /// Limits on a single request, and on the memory of all requests together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +28,9 @@ pub struct Limits {
     pub max_images: usize,
     /// Memory for all request and response bodies, in bytes.
     pub body_memory_bytes: usize,
+    /// Memory for images of more than 4 megapixels while they are decoded or drawn into, in bytes. `None` for
+    /// 17 bytes per pixel of one largest image, or of a 12-megapixel photograph per thread if that is more.
+    pub decode_memory_bytes: Option<u64>,
     /// Time from the head of a request to its response, before it fails with 504.
     pub request_timeout: Duration,
 }
@@ -44,8 +45,20 @@ impl Default for Limits {
             max_pixels_per_byte: 50_000,
             max_images: 32,
             body_memory_bytes: 512 << 20,
+            decode_memory_bytes: None,
             request_timeout: Duration::from_secs(30),
         }
+    }
+}
+
+impl Limits {
+    /// Returns the memory for large images on a server with `image_threads` threads for work on images, in
+    /// bytes.
+    fn large_image_bytes(&self, image_threads: usize) -> u64 {
+        let photographs = PHOTOGRAPH_PIXELS.saturating_mul(image_threads as u64);
+        let pixels = self.max_pixels.max(photographs);
+        let default = pixels.saturating_mul(DECODE_BYTES_PER_PIXEL);
+        self.decode_memory_bytes.unwrap_or(default)
     }
 }
 
@@ -55,12 +68,10 @@ pub struct App {
     pub limits: Limits,
     /// Metrics of the whole server.
     pub metrics: Metrics,
-    /// Threads for decoding, preprocessing and postprocessing.
+    /// Threads and memory for decoding, preprocessing and postprocessing.
     pub pool: ImagePool,
     /// Memory of request and response bodies.
     pub bodies: Budget,
-    /// Memory of images while they are decoded or drawn into. See [`App::reserve_pixels`].
-    pixels: Budget,
     /// Set once, when every model is loaded and warm.
     registry: OnceLock<Registry>,
     draining: AtomicBool,
@@ -72,19 +83,16 @@ impl App {
     pub fn new(limits: Limits, image_threads: usize) -> Self {
         let metrics = Metrics::new();
         let bodies = Budget::new("bodies", BODY_UNIT, limits.body_memory_bytes as u64);
-        let pixels = Budget::new(
-            "pixels",
-            PIXEL_UNIT,
-            limits.max_pixels.saturating_mul(PIXEL_BYTES),
-        );
+        let pool = ImagePool::new(image_threads, limits.large_image_bytes(image_threads));
         metrics.budgets.add(&bodies);
-        metrics.budgets.add(&pixels);
+        for budget in pool.budgets() {
+            metrics.budgets.add(budget);
+        }
         Self {
             limits,
             metrics,
-            pool: ImagePool::new(image_threads),
+            pool,
             bodies,
-            pixels,
             registry: OnceLock::new(),
             draining: AtomicBool::new(false),
         }
@@ -98,15 +106,6 @@ impl App {
     /// Rejects new requests from now on; those in flight continue.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
-    }
-
-    /// Waits until `pixels` decoded pixels fit next to those that other requests hold.
-    ///
-    /// All images in work together never exceed [`Limits::max_pixels`], whatever the number of threads.
-    pub async fn reserve_pixels(&self, pixels: u64) -> Permit {
-        self.pixels
-            .acquire(pixels.max(1).saturating_mul(PIXEL_BYTES))
-            .await
     }
 
     /// Returns the loaded models while the server accepts requests.

@@ -14,6 +14,7 @@ use thiserror::Error;
 use crate::app::Limits;
 use crate::cpu::has_int8_dot;
 use crate::manifest::{Batching, Precision};
+use crate::pool::DECODE_BYTES_PER_PIXEL;
 use crate::store::{StoreError, read_text};
 use crate::threads::usable_cores;
 
@@ -134,6 +135,11 @@ pub struct Settings {
     /// Memory for all request and response bodies together, in bytes [default: 536870912]
     #[arg(long, env = "SIGHTLINE_BODY_MEMORY_BYTES", value_name = "BYTES")]
     pub body_memory_bytes: Option<usize>,
+    /// Memory for images of more than 4 megapixels while they are decoded or drawn into, in bytes; smaller
+    /// images have 69 MB per thread in addition [default: 17 bytes for each of `max_pixels`, or for each pixel
+    /// of a 12-megapixel image per thread if that is more]
+    #[arg(long, env = "SIGHTLINE_DECODE_MEMORY_BYTES", value_name = "BYTES")]
+    pub decode_memory_bytes: Option<u64>,
     /// Largest image, in pixels [default: 50000000]
     #[arg(long, env = "SIGHTLINE_MAX_PIXELS", value_name = "PIXELS")]
     pub max_pixels: Option<u64>,
@@ -221,6 +227,7 @@ impl Settings {
             max_pixels: pixels.unwrap_or(default.max_pixels),
             max_pixels_per_byte: density.unwrap_or(default.max_pixels_per_byte),
             max_images: images.unwrap_or(default.max_images),
+            decode_memory_bytes: range("decode_memory_bytes", self.decode_memory_bytes, 1 << 40)?,
             request_timeout: timeout.map_or(default.request_timeout, Duration::from_millis),
         };
         if limits.body_memory_bytes < limits.max_body_bytes {
@@ -230,6 +237,16 @@ impl Settings {
                 setting,
                 expected: expected.to_owned(),
                 got,
+            });
+        }
+        let largest = limits.max_pixels * DECODE_BYTES_PER_PIXEL;
+        if let Some(bytes) = limits.decode_memory_bytes
+            && bytes < largest
+        {
+            return Err(ConfigError::Value {
+                setting: "decode_memory_bytes",
+                expected: format!("at least {largest}, 17 bytes for each of max_pixels"),
+                got: bytes.to_string(),
             });
         }
         let delay = match self.max_queue_delay_us {
@@ -308,6 +325,10 @@ mod tests {
             (
                 "max_body_bytes = 600000000",
                 "`body_memory_bytes`: expected at least",
+            ),
+            (
+                "decode_memory_bytes = 1000",
+                "`decode_memory_bytes`: expected at least 850000000, 17 bytes for each of max_pixels",
             ),
             ("threads = 100000", "`threads`: expected 1 to 1024"),
         ];

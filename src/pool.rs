@@ -1,43 +1,168 @@
 //! The image pool: a bounded number of blocking jobs, kept off the threads that serve sockets.
+//!
+//! A job waits without a thread until one is free and the memory that the job needs is free too. `schedule`
+//! decides the order.
 
-use std::sync::Arc;
+mod schedule;
 
-use tokio::sync::Semaphore;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::Span;
 
+use crate::budget::Budget;
 use crate::error::ServeError;
 use crate::postprocess::segment::Helpers;
+pub use schedule::JobCost;
+use schedule::{Grant, LARGE_PIXELS, Place, Schedule};
 
-/// Runs at most a fixed number of blocking jobs at a time; further jobs wait without a thread.
+/// Unit of the memory budgets, in bytes.
+const MEMORY_UNIT: u64 = 4 << 10;
+/// Most bytes that decoding takes per pixel, in any format.
+pub const DECODE_BYTES_PER_PIXEL: u64 = 17;
+/// Memory for small images, per thread: that of the most expensive one.
+const SMALL_BYTES_PER_THREAD: u64 = LARGE_PIXELS * DECODE_BYTES_PER_PIXEL + (1 << 20);
+
+/// Runs at most a fixed number of blocking jobs at a time, within a memory budget.
 #[derive(Debug, Clone)]
 pub struct ImagePool {
-    permits: Arc<Semaphore>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    schedule: Mutex<Schedule<oneshot::Sender<Ticket>>>,
+    threads: usize,
+    /// Start of the schedule's clock.
+    started: Instant,
+    /// Memory of jobs on small and on large images.
+    budgets: [Budget; 2],
+}
+
+impl Shared {
+    /// No code panics while it holds the lock, so a poisoned schedule is still consistent.
+    fn lock(&self) -> MutexGuard<'_, Schedule<oneshot::Sender<Ticket>>> {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a job, which `waiter` starts, and returns its place.
+    fn wait(self: &Arc<Self>, cost: JobCost, waiter: oneshot::Sender<Ticket>) -> Place {
+        let mut schedule = self.lock();
+        let place = schedule.push(self.started.elapsed(), cost, waiter);
+        self.dispatch(schedule);
+        place
+    }
+
+    /// Starts every waiting job that may run now.
+    fn dispatch(self: &Arc<Self>, mut schedule: MutexGuard<'_, Schedule<oneshot::Sender<Ticket>>>) {
+        let now = self.started.elapsed();
+        let mut started = Vec::new();
+        while let Some((grant, waiter)) = schedule.next(now) {
+            let ticket = Ticket {
+                shared: Arc::clone(self),
+                grant: Some(grant),
+            };
+            started.push((ticket, waiter));
+        }
+        // Tickets lock the schedule when they are dropped.
+        drop(schedule);
+        for (ticket, waiter) in started {
+            // The ticket of a waiter that has gone is dropped here, which starts the next job.
+            let _ = waiter.send(ticket);
+        }
+    }
+}
+
+/// The right to use a thread and memory; returns both when it is dropped.
+#[derive(Debug)]
+struct Ticket {
+    shared: Arc<Shared>,
+    /// `None` only while the ticket is dropped.
+    grant: Option<Grant>,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(grant) = self.grant.take() {
+            let mut schedule = self.shared.lock();
+            schedule.finish(grant);
+            self.shared.dispatch(schedule);
+        }
+    }
+}
+
+/// Removes a waiting job from the schedule when its future is dropped.
+struct Leave<'a> {
+    shared: &'a Shared,
+    /// `None` once the job has its ticket.
+    place: Option<Place>,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.shared.lock().remove(place);
+        }
+    }
+}
+
+/// The thread of a helper; see [`Helpers::start`].
+struct HelperThread(Arc<Shared>);
+
+impl Drop for HelperThread {
+    fn drop(&mut self) {
+        let mut schedule = self.0.lock();
+        schedule.finish_helper();
+        self.0.dispatch(schedule);
+    }
 }
 
 impl ImagePool {
-    /// Creates a pool that runs up to `threads` jobs at a time.
-    pub fn new(threads: usize) -> Self {
+    /// Creates a pool that runs up to `threads` jobs at a time. Jobs on images of more than 4 megapixels
+    /// share `large_bytes` bytes of memory; smaller images have 69 MB per thread in addition.
+    pub fn new(threads: usize, large_bytes: u64) -> Self {
+        let small_bytes = SMALL_BYTES_PER_THREAD.saturating_mul(threads as u64);
+        let small = Budget::new("pixels", MEMORY_UNIT, small_bytes);
+        let large = Budget::new("pixels", MEMORY_UNIT, large_bytes);
+        let schedule = Schedule::new(threads, small.clone(), large.clone());
         Self {
-            permits: Arc::new(Semaphore::new(threads)),
+            shared: Arc::new(Shared {
+                schedule: Mutex::new(schedule),
+                threads,
+                started: Instant::now(),
+                budgets: [small, large],
+            }),
         }
     }
 
-    /// Starts `job` as soon as a thread is free. A started job runs to its end even if its handle is
-    /// dropped. The job runs in the caller's tracing span, so that its log lines carry the request id.
+    /// The memory budgets of the pool's jobs, for metrics.
+    pub fn budgets(&self) -> &[Budget] {
+        &self.shared.budgets
+    }
+
+    /// Most jobs that run at a time.
+    pub fn threads(&self) -> usize {
+        self.shared.threads
+    }
+
+    /// Starts `job` once a thread and the memory of `cost` are free. A started job runs to its end even if
+    /// its handle is dropped. The job runs in the caller's tracing span, so that its log lines carry the
+    /// request id.
     ///
     /// # Errors
-    /// [`ServeError::Internal`] if the pool is closed.
+    /// [`ServeError::Internal`] if the schedule loses the job, which no code path does.
     pub async fn start<T: Send + 'static>(
         &self,
+        cost: JobCost,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<JoinHandle<T>, ServeError> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
-        let permit = permit.map_err(|_| ServeError::Internal("the image pool is closed"))?;
+        let ticket = self.ticket(cost).await?;
         let span = Span::current();
         Ok(tokio::task::spawn_blocking(move || {
             let result = span.in_scope(job);
-            drop(permit);
+            drop(ticket);
             result
         }))
     }
@@ -48,9 +173,21 @@ impl ImagePool {
     /// [`ServeError::Internal`] if the job panics.
     pub async fn run<T: Send + 'static>(
         &self,
+        cost: JobCost,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ServeError> {
-        joined(self.start(job).await?).await
+        joined(self.start(cost, job).await?).await
+    }
+
+    async fn ticket(&self, cost: JobCost) -> Result<Ticket, ServeError> {
+        let (sender, receiver) = oneshot::channel();
+        let mut leave = Leave {
+            shared: &self.shared,
+            place: Some(self.shared.wait(cost, sender)),
+        };
+        let ticket = receiver.await;
+        leave.place = None;
+        ticket.map_err(|_| ServeError::Internal("the image pool lost a job"))
     }
 }
 
@@ -59,13 +196,14 @@ impl Helpers for ImagePool {
     /// the pool are.
     fn start(&self, most: usize, job: Arc<dyn Fn() + Send + Sync>) {
         for _ in 0..most {
-            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            if !self.shared.lock().try_helper() {
                 return;
-            };
+            }
+            let thread = HelperThread(Arc::clone(&self.shared));
             let job = Arc::clone(&job);
             tokio::task::spawn_blocking(move || {
                 job();
-                drop(permit);
+                drop(thread);
             });
         }
     }
@@ -78,4 +216,30 @@ impl Helpers for ImagePool {
 pub async fn joined<T>(job: JoinHandle<T>) -> Result<T, ServeError> {
     job.await
         .map_err(|_| ServeError::Internal("a job on the image pool panicked"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn jobs_that_are_given_up_leave_the_pool() {
+        let pool = ImagePool::new(1, 1 << 20);
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let running = pool.start(JobCost::time(1), move || held.recv()).await;
+        let wait = pool.run(JobCost::time(1), || ());
+        let given_up = tokio::time::timeout(Duration::from_millis(5), wait).await;
+        assert!(given_up.is_err(), "the only thread is in use");
+        drop(release);
+        let _ = joined(running.unwrap()).await;
+        assert!(pool.run(JobCost::time(1), || 7).await.is_ok_and(|n| n == 7));
+        let panics = pool.run(JobCost::time(1), || panic!("a job panics")).await;
+        assert!(matches!(panics, Err(ServeError::Internal(_))));
+        assert!(
+            pool.run(JobCost::time(1), || 8).await.is_ok(),
+            "a panic returns its thread"
+        );
+    }
 }

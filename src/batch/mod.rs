@@ -117,6 +117,9 @@ struct Shared {
     metrics: BatchMetrics,
     /// Moving average of the run time per image, in nanoseconds; 0 before the first successful run.
     nanos_per_image: AtomicU64,
+    /// Moving average of the time from one prepared image to the next if all threads prepare images, in
+    /// nanoseconds; 0 before the first image.
+    preparation_nanos: AtomicU64,
 }
 
 impl Shared {
@@ -159,6 +162,7 @@ impl Batcher {
             changed: Condvar::new(),
             metrics,
             nanos_per_image: AtomicU64::new(0),
+            preparation_nanos: AtomicU64::new(0),
         });
         let mut workers = Vec::new();
         for (index, engine) in engines.into_iter().enumerate() {
@@ -241,11 +245,20 @@ impl Batcher {
         Ok(receiver)
     }
 
-    /// Returns the time in which a full queue empties, at the speed measured so far.
+    /// Records that one of `threads` threads decoded and preprocessed an image in `time`.
+    pub fn record_preparation(&self, time: Duration, threads: usize) {
+        let threads = u32::try_from(threads.max(1)).unwrap_or(u32::MAX);
+        average(&self.shared.preparation_nanos, time / threads);
+    }
+
+    /// Returns the time in which a full queue empties, at the speed measured so far. Preparation and inference
+    /// share the cores, so their times add up.
     fn expected_wait(&self) -> Duration {
-        let nanos = self.shared.nanos_per_image.load(Ordering::Relaxed);
+        let run = self.shared.nanos_per_image.load(Ordering::Relaxed);
         let workers = self.workers.len().max(1) as u64;
-        Duration::from_nanos(nanos.saturating_mul(self.capacity as u64) / workers)
+        let preparation = self.shared.preparation_nanos.load(Ordering::Relaxed);
+        let per_image = (run / workers).saturating_add(preparation);
+        Duration::from_nanos(per_image.saturating_mul(self.capacity as u64))
     }
 
     /// Rejects new images, waits until the workers have finished the queued images, and joins the workers.
@@ -257,6 +270,18 @@ impl Batcher {
             let _ = worker.join();
         }
     }
+}
+
+/// Updates a moving average, in nanoseconds, over about the last eight values. 0 stands for no value yet.
+fn average(average: &AtomicU64, new: Duration) {
+    let new = u64::try_from(new.as_nanos()).unwrap_or(u64::MAX);
+    let old = average.load(Ordering::Relaxed);
+    let updated = if old == 0 {
+        new
+    } else {
+        old - old / 8 + new / 8
+    };
+    average.store(updated, Ordering::Relaxed);
 }
 
 impl Drop for Batcher {

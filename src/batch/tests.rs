@@ -181,6 +181,17 @@ fn missing_outputs_fail_the_batch_and_do_not_count_as_speed() {
 }
 
 #[test]
+fn the_expected_wait_includes_decoding() {
+    let setup = setup(1, 100);
+    assert_eq!(setup.batcher.expected_wait(), Duration::ZERO);
+    let millis = Duration::from_millis;
+    average(&setup.batcher.shared.nanos_per_image, millis(20));
+    assert_eq!(setup.batcher.expected_wait(), millis(2000));
+    setup.batcher.record_preparation(millis(60), 2);
+    assert_eq!(setup.batcher.expected_wait(), millis(5000));
+}
+
+#[test]
 fn a_panic_fails_its_batch_and_the_worker_continues() {
     let setup = setup(1, 16);
     let bad = submit(&setup, -1.0, soon());

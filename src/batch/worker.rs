@@ -1,7 +1,6 @@
 //! One worker: an operating system thread that owns one engine and empties the queue.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use tokio::sync::oneshot;
 use tracing::Span;
 
 use super::queue::Next;
-use super::{BatchError, QueueEntry, Reply, Shared};
+use super::{BatchError, QueueEntry, Reply, Shared, average};
 use crate::budget::Permit;
 use crate::engine::{Engine, Outputs};
 use crate::image::PreparedImage;
@@ -110,7 +109,8 @@ fn process(shared: &Shared, engine: &mut dyn Engine, batch: Vec<QueueEntry>) {
     let inference = started.elapsed();
     let error = match result {
         Ok(Ok(outputs)) if outputs.len() == count => {
-            record_speed(shared, inference / count.max(1) as u32);
+            // Failed batches do not count: they end early and would make `Retry-After` too short.
+            average(&shared.nanos_per_image, inference / count.max(1) as u32);
             for (client, outputs) in clients.into_iter().zip(outputs) {
                 client.send(Ok(outputs), inference);
             }
@@ -146,17 +146,4 @@ fn separate(
         (entry.image, client)
     };
     batch.into_iter().map(split).unzip()
-}
-
-/// Updates the average run time per image, over about the last eight successful batches. Failed batches do
-/// not count: they end early and would make `Retry-After` too short.
-fn record_speed(shared: &Shared, per_image: Duration) {
-    let new = u64::try_from(per_image.as_nanos()).unwrap_or(u64::MAX);
-    let old = shared.nanos_per_image.load(Ordering::Relaxed);
-    let average = if old == 0 {
-        new
-    } else {
-        old - old / 8 + new / 8
-    };
-    shared.nanos_per_image.store(average, Ordering::Relaxed);
 }

@@ -17,11 +17,15 @@ use serde::Deserialize;
 use crate::admission::Admission;
 use crate::app::App;
 use crate::error::ServeError;
+use crate::pool::JobCost;
 
 /// Most bytes of a rejected body that are read and dropped, so that the client reads the response.
 const DISCARD_BYTES: usize = 64 << 20;
 /// Longest time spent on reading a rejected body.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
+
+/// Predicted time to parse a JSON body and to decode its base64, in nanoseconds per byte.
+const JSON_NANOS_PER_BYTE: u64 = 2;
 
 /// How a body holds its images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +56,11 @@ pub(super) async fn read_images(
             let request = Request::from_parts(parts, Body::from(body));
             multipart_images(request, limit).await?
         }
-        Framing::Json => app.pool.run(move || json_images(&body, limit)).await??,
+        Framing::Json => {
+            let cost = JobCost::time(body.len() as u64 * JSON_NANOS_PER_BYTE);
+            let parse = move || json_images(&body, limit);
+            app.pool.run(cost, parse).await??
+        }
     };
     if images.is_empty() {
         let expected = match framing {

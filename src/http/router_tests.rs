@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, to_bytes};
 use axum::http::header::{EXPECT, RETRY_AFTER};
@@ -27,6 +27,8 @@ use crate::engine::{Engine, EngineError, Output, Outputs, Tensor};
 use crate::image::{ImageSize, PreparedImage, Preprocessor};
 use crate::manifest::Precision;
 use crate::pipeline::{self, Input, RawOutputs};
+use crate::pool::JobCost;
+use crate::postprocess::detect::Detector;
 use crate::registry::{LoadedModel, ModelPlan, Registry};
 
 const LABELS: [&str; 3] = ["cat", "dog", "fish"];
@@ -40,6 +42,8 @@ enum Behavior {
     OneRowMissing,
     Error,
     Panic,
+    /// Outputs of `SSDlite` with the same score for every class of every default box.
+    Boxes,
 }
 
 /// A classifier of three classes. It reports each batch and runs it when it is permitted, or when the
@@ -62,6 +66,7 @@ impl Engine for FakeEngine {
             Outputs::from_iter([Output::f32("logits", tensor)])
         };
         match self.behavior {
+            Behavior::Boxes => Ok(vec![equal_boxes(); batch.len()]),
             Behavior::Logits => Ok(vec![row([1.0, 3.0, 2.0]); batch.len()]),
             Behavior::NotANumber => Ok(vec![row([1.0, f32::NAN, 2.0]); batch.len()]),
             Behavior::OneRowMissing => Ok(vec![row([1.0, 3.0, 2.0]); batch.len() - 1]),
@@ -71,6 +76,25 @@ impl Engine for FakeEngine {
             Behavior::Panic => panic!("the fake engine panics"),
         }
     }
+}
+
+/// Returns the outputs of `SSDlite` for one image, all of them 0.
+fn equal_boxes() -> Outputs {
+    const BOXES: usize = 6;
+    const CLASSES: usize = 91;
+    let map = |channels: usize, side: usize| Tensor {
+        shape: vec![channels, side, side],
+        data: vec![0.0; channels * side * side],
+    };
+    let levels = [20, 10, 5, 3, 2, 1].into_iter().enumerate();
+    let outputs = levels.flat_map(|(level, side)| {
+        let scores = map(BOXES * CLASSES, side);
+        [
+            Output::f32(&format!("cls_logits_{level}"), scores),
+            Output::f32(&format!("bbox_regression_{level}"), map(BOXES * 4, side)),
+        ]
+    });
+    Outputs::from_iter(outputs)
 }
 
 /// A server with one fake model, whose queue holds one image.
@@ -91,7 +115,11 @@ impl Setup {
             started: started_sender,
             permits: permits_receiver,
         };
-        let model = fake_model(&app, Box::new(engine));
+        let name = match behavior {
+            Behavior::Boxes => "ssdlite320_mobilenet_v3_large",
+            _ => catalogue::DEFAULT_MODEL,
+        };
+        let model = fake_model(&app, name, Box::new(engine));
         app.set_ready(Registry::new(vec![model]));
         Self {
             app: Arc::new(app),
@@ -118,8 +146,8 @@ impl Setup {
     }
 }
 
-fn fake_model(app: &App, engine: Box<dyn Engine>) -> LoadedModel {
-    let manifest = catalogue::manifest(catalogue::DEFAULT_MODEL).unwrap();
+fn fake_model(app: &App, name: &str, engine: Box<dyn Engine>) -> LoadedModel {
+    let manifest = catalogue::manifest(name).unwrap();
     let manifest = manifest.unwrap();
     let (name, variant) = (manifest.name.clone(), "fp32".to_owned());
     let policy = Policy {
@@ -127,7 +155,14 @@ fn fake_model(app: &App, engine: Box<dyn Engine>) -> LoadedModel {
         max_queue_delay: Duration::ZERO,
     };
     let metrics = app.metrics.batch(&name, &variant);
+    let labels = if manifest.detection.is_some() {
+        (0..91).map(|id| format!("class {id}")).collect()
+    } else {
+        LABELS.map(str::to_owned).into()
+    };
     LoadedModel {
+        detector: Detector::of(&manifest).unwrap(),
+        labels,
         plan: ModelPlan::new(&manifest, 1, None),
         preprocessor: Preprocessor::new(&manifest.preprocess),
         manifest,
@@ -135,16 +170,18 @@ fn fake_model(app: &App, engine: Box<dyn Engine>) -> LoadedModel {
         batcher: Batcher::start(&name, vec![engine], policy, 1, metrics).unwrap(),
         variant,
         precision: Precision::Fp32,
-        labels: LABELS.map(str::to_owned).into(),
-        detector: None,
         own_operators: 0,
         load_time: Duration::ZERO,
     }
 }
 
 fn png_file() -> Vec<u8> {
+    png_of(8, 8)
+}
+
+fn png_of(width: u32, height: u32) -> Vec<u8> {
     let mut file = io::Cursor::new(Vec::new());
-    let image = RgbImage::new(8, 8);
+    let image = RgbImage::new(width, height);
     image.write_to(&mut file, ImageFormat::Png).unwrap();
     file.into_inner()
 }
@@ -320,6 +357,56 @@ async fn a_passed_deadline_is_a_timeout() {
     expect_nothing_reserved(&setup.app).await;
 }
 
+/// Sends a request that draws `boxes` boxes into a large image.
+async fn draw(app: &Arc<App>, image: &[u8], boxes: usize) -> Response {
+    let query = format!("annotate=true&score_threshold=0&iou_threshold=1&max_detections={boxes}");
+    let mut request = post(Body::from(image.to_vec()));
+    *request.uri_mut() = format!("/v1/detect?{query}").parse().unwrap();
+    send(Arc::clone(app), request).await
+}
+
+#[tokio::test]
+async fn a_passed_deadline_stops_drawing() {
+    let image = png_of(3000, 1500);
+    let app = Setup::running(Behavior::Boxes, Limits::default());
+    let mut times = Vec::new();
+    for boxes in [1, 300] {
+        let started = Instant::now();
+        assert_eq!(draw(&app, &image, boxes).await.status(), StatusCode::OK);
+        times.push(started.elapsed());
+    }
+    // The deadline passes while the boxes are drawn, which takes most of the time.
+    let request_timeout = (times[0] + times[1]) / 2;
+    let limits = Limits {
+        request_timeout,
+        ..Limits::default()
+    };
+    let app = Setup::running(Behavior::Boxes, limits);
+    let response = draw(&app, &image, 300).await;
+    let started = Instant::now();
+    expect_problem(response, 504, "deadline_passed").await;
+    // The pool has one thread.
+    app.pool.run(JobCost::time(1), || ()).await.unwrap();
+    let freed = started.elapsed();
+    assert!(
+        freed < Duration::from_millis(50),
+        "{freed:?} after {request_timeout:?}"
+    );
+    expect_nothing_reserved(&app).await;
+}
+
+#[tokio::test]
+async fn large_images_are_not_drawn_into() {
+    let app = Setup::running(Behavior::Boxes, Limits::default());
+    let mut image = png_of(1, 1);
+    // The size in the header; its checksum and the rest of the file are not read.
+    image[16..24].copy_from_slice(&[0, 0, 0x13, 0x88, 0, 0, 0x13, 0x89]);
+    image.resize(1024, 0);
+    let response = draw(&app, &image, 1).await;
+    expect_problem(response, 413, "too_many_pixels").await;
+    expect_nothing_reserved(&app).await;
+}
+
 #[tokio::test]
 async fn a_server_that_starts_or_drains_is_unavailable() {
     let app = Arc::new(App::new(Limits::default(), 1));
@@ -356,13 +443,15 @@ async fn an_exhausted_body_budget_rejects() {
 }
 
 #[tokio::test]
-async fn an_exhausted_pixel_budget_delays() {
+async fn a_busy_pool_delays() {
     let app = Setup::running(Behavior::Logits, Limits::default());
-    let others = app.reserve_pixels(app.limits.max_pixels).await;
+    let (release, held) = mpsc::channel::<()>();
+    let others = app.pool.start(JobCost::time(1), move || held.recv()).await;
     let waiting = tokio::spawn(send(Arc::clone(&app), post(png())));
     eventually(&app, "kind=\"tensors\",state=\"used\"", 655_360.0).await;
     tokio::time::sleep(Duration::from_millis(20)).await;
-    drop(others);
+    drop(release);
+    let _ = others.unwrap().await;
     let response = waiting.await.unwrap();
     let timing = response.headers()["server-timing"].to_str().unwrap();
     let admission = timing.strip_prefix("admission;dur=").unwrap();

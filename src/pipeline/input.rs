@@ -9,9 +9,10 @@ use image::RgbImage;
 use crate::budget::Permit;
 use crate::error::ServeError;
 use crate::image::{
-    DecodeOptions, ImageError, ImageFormat, ImageSize, MAX_INPUT_PIXELS, PreparedImage,
-    check_density, check_pixels, decode, probe,
+    DecodeOptions, ImageError, ImageHeader, ImageSize, MAX_INPUT_PIXELS, Orientation,
+    PreparedImage, check_density, check_pixels, decode, probe,
 };
+use crate::pool::JobCost;
 
 /// Most pixels of an image that a client may have drawn into. A drawn PNG takes up to 3 bytes per pixel, and
 /// encoding it cannot be interrupted.
@@ -31,9 +32,7 @@ pub enum Input {
 #[derive(Debug, Clone)]
 pub struct EncodedImage {
     bytes: Bytes,
-    format: ImageFormat,
-    /// Size by the header, before any rotation.
-    size: ImageSize,
+    header: ImageHeader,
     options: DecodeOptions,
     /// Part of the budget for bodies; returned when the last image of the request is decoded.
     pub(super) memory: Option<Arc<Permit>>,
@@ -50,8 +49,7 @@ impl EncodedImage {
         check_pixels(header.size, options.max_pixels)?;
         Ok(Self {
             bytes,
-            format: header.format,
-            size: header.size,
+            header,
             options,
             memory: None,
         })
@@ -59,7 +57,18 @@ impl EncodedImage {
 
     /// Size that the header announces, before any rotation.
     pub fn size(&self) -> ImageSize {
-        self.size
+        self.header.size
+    }
+
+    /// Predicts what decoding the image costs.
+    pub(super) fn decode_cost(&self) -> JobCost {
+        let turned = self.options.orientation == Orientation::Apply;
+        let cost = self.header.decode_cost(self.bytes.len(), turned);
+        JobCost {
+            nanos: cost.nanos,
+            bytes: cost.peak_bytes,
+            pixels: self.header.size.pixels(),
+        }
     }
 
     /// Decodes the image. A panic of the decoder is reported as a damaged image.
@@ -69,9 +78,10 @@ impl EncodedImage {
     pub(super) fn decode(&self) -> Result<RgbImage, ImageError> {
         let decoded = catch_unwind(AssertUnwindSafe(|| decode(&self.bytes, &self.options)));
         decoded.unwrap_or_else(|_| {
-            tracing::error!(format = %self.format, bytes = self.bytes.len(), "image decoder panicked");
+            let format = self.header.format;
+            tracing::error!(%format, bytes = self.bytes.len(), "image decoder panicked");
             Err(ImageError::Damaged {
-                format: self.format,
+                format,
                 reason: "the decoder failed".to_owned(),
             })
         })
@@ -100,7 +110,7 @@ pub fn encoded_images(
 pub fn check_densities(inputs: &[Input], limit: u64) -> Result<(), ServeError> {
     for (index, input) in inputs.iter().enumerate() {
         if let Input::Encoded(image) = input {
-            check_density(image.size, image.bytes.len(), limit)
+            check_density(image.size(), image.bytes.len(), limit)
                 .map_err(|source| ServeError::Image { index, source })?;
         }
     }
@@ -114,11 +124,11 @@ pub fn check_densities(inputs: &[Input], limit: u64) -> Result<(), ServeError> {
 pub fn check_drawable(inputs: &[Input]) -> Result<(), ServeError> {
     for (index, input) in inputs.iter().enumerate() {
         if let Input::Encoded(image) = input
-            && image.size.pixels() > MAX_DRAWN_PIXELS
+            && image.size().pixels() > MAX_DRAWN_PIXELS
         {
             return Err(ServeError::TooLargeToDraw {
                 index,
-                size: image.size,
+                size: image.size(),
                 limit: MAX_DRAWN_PIXELS,
             });
         }

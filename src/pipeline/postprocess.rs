@@ -7,7 +7,7 @@ use crate::cancel::Cancel;
 use crate::engine::Outputs;
 use crate::error::ServeError;
 use crate::image::ImageSize;
-use crate::pool::ImagePool;
+use crate::pool::{ImagePool, JobCost};
 use crate::registry::LoadedModel;
 
 /// Resources that postprocessing needs; each level includes the ones above it.
@@ -39,7 +39,45 @@ pub struct PostprocessInput {
     pub(super) source: Option<EncodedImage>,
 }
 
+/// Predicted time of postprocessing without pixels, such as suppression of boxes, in nanoseconds.
+const THREAD_NANOS: u64 = 1_000_000;
+/// Predicted time to compute and encode a mask, in nanoseconds per pixel.
+const MASK_NANOS_PER_PIXEL: u64 = 20;
+/// Predicted time to draw into an image and to encode it, in nanoseconds per pixel.
+const DRAW_NANOS_PER_PIXEL: u64 = 20;
+/// Memory of a mask and its file, in bytes per pixel.
+const MASK_BYTES_PER_PIXEL: u64 = 3;
+/// Memory of an image that is drawn into, of its mask, and of its file, in bytes per pixel.
+const DRAW_BYTES_PER_PIXEL: u64 = 7;
+
 impl PostprocessInput {
+    /// Predicts what a job that needs `cost` takes.
+    pub(super) fn job_cost(&self, cost: Cost) -> JobCost {
+        let pixels = self.size.pixels();
+        let mask = JobCost {
+            nanos: THREAD_NANOS.saturating_add(pixels.saturating_mul(MASK_NANOS_PER_PIXEL)),
+            bytes: pixels.saturating_mul(MASK_BYTES_PER_PIXEL),
+            pixels,
+        };
+        match (cost, &self.source) {
+            (Cost::Negligible | Cost::Thread, _) => JobCost::time(THREAD_NANOS),
+            (Cost::Pixels, _) | (Cost::Image, None) => mask,
+            (Cost::Image, Some(source)) => {
+                let decode = source.decode_cost();
+                let drawing = pixels.saturating_mul(DRAW_NANOS_PER_PIXEL);
+                let drawn_bytes = pixels.saturating_mul(DRAW_BYTES_PER_PIXEL);
+                JobCost {
+                    nanos: mask
+                        .nanos
+                        .saturating_add(decode.nanos)
+                        .saturating_add(drawing),
+                    bytes: decode.bytes.max(drawn_bytes),
+                    pixels,
+                }
+            }
+        }
+    }
+
     /// Decodes the image a second time. Its pixels are not kept during inference, because they would
     /// take the memory of images that could be decoded meanwhile.
     ///

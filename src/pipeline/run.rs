@@ -18,7 +18,6 @@ use crate::cancel::Cancel;
 use crate::error::ServeError;
 use crate::image::{ImageError, ImageSize};
 use crate::metrics::Stage;
-use crate::pool::joined;
 use crate::registry::LoadedModel;
 
 /// Runs a request. Its images overlap; results keep their order.
@@ -103,8 +102,11 @@ impl Walk<'_> {
             Input::Encoded(image) if postprocess.cost() >= Cost::Image => Some(image.clone()),
             _ => None,
         };
+        let cancel = Cancel::at(self.deadline.at());
+        // Dropping this future, as when the client disconnects, stops the work.
+        let _cancel_on_drop = cancel.on_drop();
         let queued = match input {
-            Input::Encoded(image) => self.prepare(index, image, place).await?,
+            Input::Encoded(image) => self.prepare(index, image, place, &cancel).await?,
             Input::Prepared(tensor) => {
                 check_prepared(index, &tensor)?;
                 let started = Instant::now();
@@ -126,9 +128,6 @@ impl Walk<'_> {
         let reply = queued.reply.await.map_err(|_| BatchError::NoReply)??;
         timing[Stage::queue] = reply.queue;
         timing[Stage::inference] = reply.inference;
-        let cancel = Cancel::at(self.deadline.at());
-        // Dropping this future, as when the client disconnects, stops the work.
-        let _cancel_on_drop = cancel.on_drop();
         let input = PostprocessInput {
             outputs: reply.outputs,
             size: queued.size,
@@ -147,22 +146,28 @@ impl Walk<'_> {
         index: usize,
         image: EncodedImage,
         place: Permit,
+        cancel: &Cancel,
     ) -> Result<Queued, ServeError> {
         let arrived = Instant::now();
         let size = self.model.preprocessor.output_size(image.size());
         let size = size.map_err(|source| ServeError::Image { index, source })?;
         let memory = self.model.batcher.reserve_tensor(size).await;
-        let pixels = self.app.reserve_pixels(image.size().pixels()).await;
+        let cost = image.decode_cost();
         let job = Preparation {
             index,
             image,
             slot: Slot { place, memory },
-            pixels,
+            cancel: cancel.clone(),
             deadline: self.deadline,
             arrived,
         };
         let model = Arc::clone(self.model);
-        joined(self.app.pool.start(move || job.run(&model)).await?).await?
+        let queued = self.app.pool.run(cost, move || job.run(&model)).await??;
+        let timing = &queued.timing;
+        let prepared = timing[Stage::decode] + timing[Stage::preprocess];
+        let threads = self.app.pool.threads();
+        self.model.batcher.record_preparation(prepared, threads);
+        Ok(queued)
     }
 
     /// Turns the outputs of one image into its result, on the image pool unless the cost is negligible.
@@ -175,23 +180,20 @@ impl Walk<'_> {
     ) -> Result<(P::Output, Timing), ServeError> {
         let arrived = Instant::now();
         let cost = postprocess.cost();
-        let pixels = match cost {
-            Cost::Negligible | Cost::Thread => None,
-            Cost::Pixels | Cost::Image => Some(self.app.reserve_pixels(input.size.pixels()).await),
-        };
         let (output, timing) = if cost == Cost::Negligible {
             let output = postprocess.run(self.model, input, &mut timing);
             drop(memory);
             (output, timing)
         } else {
             let model = Arc::clone(self.model);
+            let job_cost = input.job_cost(cost);
             let job = move || {
                 timing[Stage::admission] += arrived.elapsed();
                 let output = postprocess.run(&model, input, &mut timing);
-                drop((memory, pixels));
+                drop(memory);
                 (output, timing)
             };
-            self.app.pool.run(job).await?
+            self.app.pool.run(job_cost, job).await?
         };
         let output = output?;
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
@@ -207,8 +209,8 @@ struct Preparation {
     index: usize,
     image: EncodedImage,
     slot: Slot,
-    /// Part of the budget for decoded pixels.
-    pixels: Permit,
+    /// Stops the job between its steps; decoding itself cannot be interrupted.
+    cancel: Cancel,
     deadline: Deadline,
     /// When the image began to wait for memory and a thread.
     arrived: Instant,
@@ -220,22 +222,23 @@ impl Preparation {
             index,
             image,
             slot,
-            pixels,
+            cancel,
             deadline,
             arrived,
         } = self;
         let started = Instant::now();
-        deadline.check()?;
+        cancel.check()?;
         let failed = |source: ImageError| ServeError::Image { index, source };
         let decoded = image.decode().map_err(failed)?;
         let decoded_at = Instant::now();
+        cancel.check()?;
         let tensor = model.preprocessor.run(&decoded).map_err(failed)?;
         let mut timing = Timing::default();
         timing[Stage::admission] = started - arrived;
         timing[Stage::decode] = decoded_at - started;
         timing[Stage::preprocess] = decoded_at.elapsed();
         let (width, height) = decoded.dimensions();
-        drop((decoded, pixels, image));
+        drop((decoded, image));
         Ok(Queued {
             reply: model.batcher.submit(tensor, slot, deadline.at())?,
             size: ImageSize { width, height },

@@ -66,6 +66,8 @@ impl Postprocess for Segment {
         drop(outputs);
         let classes = class_shares(&mask, &model.labels);
         let masked = Instant::now();
+        // Encoding cannot be interrupted.
+        input.cancel.check()?;
         let encoded = self.encode(&mask, &classes, &input)?;
         timing[Stage::postprocess] = masked - started;
         timing[Stage::encode] = masked.elapsed();

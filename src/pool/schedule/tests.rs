@@ -1,0 +1,161 @@
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+/// A job: when it arrives and what it takes, in milliseconds, and the pixels of its image.
+struct Job(u64, u64, u64);
+
+const SMALL: u64 = 100_000;
+const LARGE: u64 = LARGE_PIXELS + 1;
+
+fn schedule(threads: usize) -> Schedule<usize> {
+    let memory = || Budget::new("test", MIB, 100 * MIB);
+    Schedule::new(threads, memory(), memory())
+}
+
+fn cost(millis: u64, mib: u64, pixels: u64) -> JobCost {
+    JobCost {
+        nanos: millis * 1_000_000,
+        bytes: mib * MIB,
+        pixels,
+    }
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Runs jobs on one thread, each for its predicted time, and returns the order in which they start.
+fn order(jobs: &[Job]) -> Vec<usize> {
+    let mut schedule = schedule(1);
+    let (mut started, mut running, mut busy_until) = (Vec::new(), None, 0);
+    for now in 0.. {
+        for (index, Job(arrival, millis, pixels)) in jobs.iter().enumerate() {
+            if *arrival == now {
+                schedule.push(ms(now), cost(*millis, 1, *pixels), index);
+            }
+        }
+        if now >= busy_until {
+            if let Some(grant) = running.take() {
+                schedule.finish(grant);
+            }
+            if let Some((grant, index)) = schedule.next(ms(now)) {
+                started.push(index);
+                (running, busy_until) = (Some(grant), now + jobs[index].1);
+            }
+        }
+        if started.len() == jobs.len() {
+            break;
+        }
+    }
+    started
+}
+
+#[test]
+fn short_jobs_overtake_long_ones_for_a_bounded_time() {
+    // A job of 100 ms that waits, and short ones that arrive every 10 ms.
+    let mut steady: Vec<Job> = (0..200).map(|i| Job(i * 10, 10, SMALL)).collect();
+    steady.insert(1, Job(0, 100, SMALL));
+    let position = order(&steady).iter().position(|index| *index == 1);
+    // Due at 800 ms, as the short job that arrives at 720 ms, number 72, but it arrived first.
+    assert_eq!(position, Some(72));
+
+    let cases: [(&str, &[Job], &[usize]); 4] = [
+        (
+            "arrival",
+            &[Job(0, 5, SMALL), Job(1, 5, SMALL), Job(2, 5, SMALL)],
+            &[0, 1, 2],
+        ),
+        (
+            "shortest",
+            &[Job(0, 9, SMALL), Job(1, 90, SMALL), Job(2, 9, SMALL)],
+            &[0, 2, 1],
+        ),
+        (
+            "too late",
+            &[Job(0, 200, SMALL), Job(1, 20, SMALL), Job(170, 1, SMALL)],
+            &[0, 1, 2],
+        ),
+        (
+            "large",
+            &[Job(0, 9, SMALL), Job(1, 400, LARGE), Job(2, 9, SMALL)],
+            &[0, 2, 1],
+        ),
+    ];
+    for (name, jobs, expected) in cases {
+        assert_eq!(order(jobs), expected, "{name}");
+    }
+}
+
+#[test]
+fn large_images_leave_half_of_the_threads_to_small_ones() {
+    let mut schedule = schedule(4);
+    for index in 0..6 {
+        schedule.push(ms(0), cost(100, 1, LARGE), index);
+    }
+    let start = |schedule: &mut Schedule<usize>, now| {
+        let mut grants = Vec::new();
+        while let Some((grant, _)) = schedule.next(ms(now)) {
+            grants.push(grant);
+        }
+        grants
+    };
+    // No small image has arrived, so all threads are used.
+    let grants = start(&mut schedule, 0);
+    assert_eq!(grants.len(), 4);
+    schedule.push(ms(10), cost(1, 1, SMALL), 6);
+    for grant in grants {
+        schedule.finish(grant);
+    }
+    let mut grants = start(&mut schedule, 20);
+    let large = grants.iter().filter(|grant| grant.large).count();
+    assert_eq!((large, grants.len()), (2, 3));
+    // Small images are forgotten after a second.
+    for index in 7..12 {
+        schedule.push(ms(30), cost(100, 1, LARGE), index);
+    }
+    assert_eq!(start(&mut schedule, 1009).len(), 0);
+    grants.extend(start(&mut schedule, 1010));
+    assert_eq!(grants.len(), 4);
+}
+
+#[test]
+fn memory_of_large_images_is_not_that_of_small_ones() {
+    let mut schedule = schedule(4);
+    schedule.push(ms(0), cost(100, 500, LARGE), 0);
+    schedule.push(ms(0), cost(200, 10, LARGE), 1);
+    schedule.push(ms(0), cost(9, 60, SMALL), 2);
+    schedule.push(ms(0), cost(9, 60, SMALL), 3);
+    // The first large image takes all of its memory, although it needs more.
+    let (small, index) = schedule.next(ms(0)).unwrap();
+    assert_eq!((small.large, index), (false, 2));
+    let (large, index) = schedule.next(ms(2000)).unwrap();
+    assert_eq!((large.large, index), (true, 0));
+    assert!(
+        schedule.next(ms(2000)).is_none(),
+        "both kinds of memory are in use"
+    );
+    schedule.finish(small);
+    assert_eq!(schedule.next(ms(2000)).unwrap().1, 3);
+    assert!(schedule.next(ms(2000)).is_none());
+    schedule.finish(large);
+    assert_eq!(schedule.next(ms(2000)).unwrap().1, 1);
+}
+
+#[test]
+fn removed_jobs_do_not_run_and_helpers_take_idle_threads_only() {
+    let mut schedule = schedule(2);
+    let place = schedule.push(ms(0), cost(1, 1, SMALL), 0);
+    schedule.remove(place);
+    assert!(schedule.next(ms(0)).is_none());
+    assert!(schedule.try_helper());
+    schedule.push(ms(0), JobCost::time(1), 1);
+    schedule.push(ms(0), JobCost::time(1), 2);
+    let (grant, index) = schedule.next(ms(0)).unwrap();
+    assert_eq!(index, 1);
+    assert!(!schedule.try_helper());
+    assert!(schedule.next(ms(0)).is_none());
+    schedule.finish_helper();
+    assert_eq!(schedule.next(ms(0)).unwrap().1, 2);
+    schedule.finish(grant);
+}
