@@ -8,10 +8,10 @@ use thiserror::Error;
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 /// Folder, relative to the working directory, into which `scripts/fetch-onnxruntime.sh` installs the library.
 const CACHE: &str = ".cache/onnxruntime";
-
+/// File name of the library in each searched folder.
 const FILE: &str = "libonnxruntime.so";
 
-/// Folders of the system's libraries.
+/// System library folders, which are searched last.
 const SYSTEM: [&str; 5] = [
     "/usr/local/lib",
     "/usr/lib",
@@ -36,7 +36,7 @@ pub enum LibraryError {
     /// The file that a flag or variable names does not exist.
     #[error("{origin} names {}, which does not exist", .path.display())]
     NoSuchFile {
-        /// The flag or variable.
+        /// The flag or environment variable that names the file.
         origin: &'static str,
         /// The missing path.
         path: PathBuf,
@@ -55,8 +55,8 @@ pub enum LibraryError {
 /// folder, in `.cache/onnxruntime/`, or in the system's folders.
 ///
 /// # Errors
-/// [`LibraryError::NoSuchFile`] for a named file that is missing, [`LibraryError::NotFound`] with
-/// every place that was tried.
+/// [`LibraryError::NoSuchFile`] if the file that `flag` or the variable names is missing, [`LibraryError::NotFound`],
+/// which lists the searched paths, if no folder contains the library.
 pub fn find_library(flag: Option<&Path>) -> Result<PathBuf, LibraryError> {
     let variable = std::env::var_os(VARIABLE)
         .filter(|v| !v.is_empty())
@@ -88,7 +88,8 @@ pub fn find_library(flag: Option<&Path>) -> Result<PathBuf, LibraryError> {
     }
 }
 
-/// `ort` takes a relative path as relative to the binary; people mean the working directory.
+/// Resolves a relative path against the working directory, as users expect; `ort` resolves it against the binary's
+/// folder.
 fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }

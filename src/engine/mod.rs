@@ -46,7 +46,7 @@ impl<'a> TensorView<'a> {
     /// Returns the part of image `index` in a batch of `count`, without the batch axis.
     ///
     /// # Errors
-    /// [`EngineError::Output`] if the outermost axis is not the batch.
+    /// [`EngineError::Output`] if the outermost axis does not have size `count`, or `index` is out of range.
     fn row(&self, index: usize, count: usize) -> Result<TensorView<'a>, EngineError> {
         if self.shape.first() != Some(&count) || index >= count {
             let shape = self.shape.clone();
@@ -67,7 +67,7 @@ impl<'a> TensorView<'a> {
     }
 }
 
-/// A model that one thread runs.
+/// A loaded model, run by one worker thread.
 pub trait Engine: Send {
     /// Runs images of one size as a batch, and returns the outputs of each image without the batch axis.
     ///
@@ -85,16 +85,16 @@ pub enum EngineError {
     /// ONNX Runtime rejected the model.
     #[error("ONNX Runtime cannot load the model")]
     Load(#[source] ort::Error),
-    /// The optimized graph cannot be passed from one session to the next.
-    #[error("cannot share the optimized graph between sessions")]
+    /// The in-memory file for the optimized graph cannot be created or read.
+    #[error("cannot create or read the in-memory file of the optimized graph")]
     Share(#[source] std::io::Error),
     /// The optimized graph cannot be parsed.
-    #[error("cannot read the optimized graph")]
+    #[error("cannot parse the optimized graph")]
     Graph(#[from] onnx_export::GraphReadError),
-    /// An input or output of the model cannot be served.
+    /// An input, an output or a stage of the model has an unsupported shape, data type or name.
     #[error("the model's {what}: expected {expected}, got {got}")]
     Signature {
-        /// The input, output or stage.
+        /// What has the wrong signature: `input`, `output` or `box head`.
         what: &'static str,
         /// The supported signature.
         expected: &'static str,
@@ -106,7 +106,7 @@ pub enum EngineError {
         "the model's output: expected {count} rows, one per image or region, got shape {shape:?}"
     )]
     Output {
-        /// Images or regions in the batch.
+        /// Number of images in the batch, or of regions for a box head.
         count: usize,
         /// Shape of the output.
         shape: Vec<usize>,
@@ -125,8 +125,8 @@ pub enum EngineError {
         /// Name of the output.
         name: String,
     },
-    /// The outputs of the first stage yield no region proposals.
-    #[error("cannot propose regions: {0}")]
+    /// Regions cannot be selected from the outputs of a detector's first stage; the text says why.
+    #[error("cannot select regions from the model's proposals: {0}")]
     Propose(String),
     /// ONNX Runtime failed on a batch.
     #[error("inference failed: {0}")]

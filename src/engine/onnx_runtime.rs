@@ -12,17 +12,17 @@ use super::outputs::{extract, split};
 use super::{Engine, EngineError, LibraryError, Output, Outputs, TensorView};
 use crate::image::PreparedImage;
 
-/// The environment of ONNX Runtime, of which a process can have one.
+/// ONNX Runtime's environment; a process can create only one.
 static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
 
-/// The loaded ONNX Runtime library.
+/// The loaded ONNX Runtime library, with the settings of the sessions that it creates.
 #[derive(Debug, Clone)]
 pub struct OnnxRuntime {
     environment: Environment,
     plan: SessionPlan,
 }
 
-/// How a session computes.
+/// Thread count and int8 arithmetic of new sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct SessionPlan {
     /// Thread count of the session, including the calling thread.
@@ -39,13 +39,13 @@ impl Default for SessionPlan {
     }
 }
 
-/// The arithmetic of int8 networks.
+/// How sessions compute int8 networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// Integer kernels of this CPU, which serve requests.
+    /// With the integer kernels of this CPU, as when requests are served.
     Kernels,
-    /// `f32` values that are rounded as the file says. The results are those of any CPU whose integer kernels
-    /// do not overflow.
+    /// In `f32`: each `QuantizeLinear` and `DequantizeLinear` node of the file runs as it is, and layers compute in
+    /// fp32 between them. Stands for any CPU whose integer kernels do not overflow.
     Simulated,
 }
 
@@ -76,7 +76,7 @@ impl OnnxRuntime {
         })
     }
 
-    /// Returns the same library, whose sessions use `arithmetic`.
+    /// Returns a handle to the same library that creates sessions with `arithmetic`.
     #[must_use]
     pub fn with_arithmetic(&self, arithmetic: Arithmetic) -> Self {
         let plan = SessionPlan {
@@ -89,8 +89,8 @@ impl OnnxRuntime {
         }
     }
 
-    /// Returns the same library, whose sessions run on `threads` threads, including the calling thread.
-    /// [`OnnxRuntime::load`] starts with one.
+    /// Returns a handle to the same library that creates sessions with `threads` threads, including the calling
+    /// thread. The default of [`OnnxRuntime::load`] is 1.
     #[must_use]
     pub fn with_threads(&self, threads: usize) -> Self {
         let plan = SessionPlan {
@@ -103,12 +103,13 @@ impl OnnxRuntime {
         }
     }
 
-    /// Thread count of a session.
+    /// Returns the thread count of new sessions, including the calling thread.
     pub(super) fn threads(&self) -> usize {
         self.plan.threads
     }
 
-    /// Returns the settings that all sessions share. Threads sleep while there is no work.
+    /// Returns a session builder with the thread count and arithmetic of this handle. Idle threads sleep instead of
+    /// spinning.
     pub(super) fn session_builder(&self) -> ort::Result<SessionBuilder> {
         let builder = Session::builder(&self.environment)?
             .with_intra_threads(self.plan.threads)?
@@ -139,9 +140,12 @@ impl OnnxSession {
 /// Decides whether a run returns memory to the operating system. ONNX Runtime keeps the memory of its largest
 /// run, which makes later runs fast, but must not keep the memory of a single unusually large image.
 pub(super) struct ArenaPolicy {
-    /// Pixels of the first batch, which warms the session up with images of the usual size. `None` before it.
+    /// Number of pixels in the first batch, which warms the session up with images of the usual size. `None` before
+    /// that batch.
     usual: Option<u64>,
+    /// Options of a run that keeps its memory for later runs.
     keeping: RunOptions,
+    /// Options of a run that returns its memory to the operating system.
     shrinking: RunOptions,
 }
 
@@ -156,7 +160,8 @@ impl ArenaPolicy {
         })
     }
 
-    /// Returns the options for the run of `batch`.
+    /// Returns the options for the run of `batch`: its memory is returned if the batch has more than twice the pixels
+    /// of the first one.
     pub(super) fn options(&mut self, batch: &[PreparedImage]) -> &RunOptions {
         let pixels = batch.iter().map(|image| image.size.pixels()).sum();
         if pixels > 2 * *self.usual.get_or_insert(pixels) {

@@ -34,7 +34,7 @@ impl fmt::Display for DataType {
 }
 
 impl DataType {
-    /// Converts the data type of ONNX Runtime. Returns `None` for a type that outputs cannot have.
+    /// Converts ONNX Runtime's type of a value. Returns `None` unless it is a tensor of f32, i64, i32 or u8.
     pub(super) fn of(value: &ValueType) -> Option<Self> {
         match value {
             ValueType::Tensor { ty, .. } => match ty {
@@ -231,6 +231,7 @@ pub enum OutputAccessError {
     },
 }
 
+/// Joins output names for an error message, such as `` `scores`, `labels` ``; `none` if there are none.
 fn show_names(names: &[String]) -> String {
     if names.is_empty() {
         return "none".to_owned();
@@ -260,6 +261,7 @@ pub(super) fn split(
     }
 }
 
+/// Splits a tensor into `count` rows along its outermost axis, and converts each row by `wrap`.
 fn rows<T: PrimitiveTensorElementType + Clone>(
     value: &DynValue,
     count: usize,
@@ -277,7 +279,7 @@ fn rows<T: PrimitiveTensorElementType + Clone>(
     Ok((0..count).map(row).map(wrap).collect())
 }
 
-/// Returns the shape and the elements of a tensor.
+/// Borrows the shape and the elements of a tensor of type `T`.
 pub(super) fn extract<T: PrimitiveTensorElementType>(
     value: &DynValue,
 ) -> Result<(Vec<usize>, &[T]), EngineError> {

@@ -16,7 +16,8 @@ use super::signature::check_signature;
 use super::{EngineError, OnnxRuntime, Propose, TwoStageSession};
 use crate::image::MAX_INPUT_PIXELS;
 
-/// Most elements of an input on which custom operators are compared with ONNX Runtime's.
+/// Maximum number of input elements for which the results of custom operators are compared with ONNX Runtime's; a
+/// model with a larger fixed input size runs without custom operators.
 const MAX_INPUT: usize = 3 * MAX_INPUT_PIXELS as usize;
 /// Weights below this many bytes are not shared between sessions: sharing costs more than a copy.
 const MIN_SHARED_BYTES: usize = 4096;
@@ -70,7 +71,8 @@ impl OnnxRuntime {
         })
     }
 
-    /// Returns an optimized graph with custom int8 operators where they apply, or unchanged.
+    /// Replaces operators of an optimized graph by custom int8 operators. Returns the graph unchanged if none can be
+    /// replaced, or if results with and without custom operators differ or cannot be compared.
     fn accelerated(&self, optimized: Vec<u8>) -> Accelerated {
         let accelerated = ort_int8::accelerate(&optimized, MAX_INPUT, || {
             self.with_threads(1).session_builder()
@@ -89,21 +91,22 @@ impl OnnxRuntime {
         }
     }
 
-    /// Returns the options that sessions of an optimized graph share.
+    /// Returns a session builder for optimized graphs, which are not optimized again and may contain custom int8
+    /// operators.
     fn optimized_session(&self) -> ort::Result<SessionBuilder> {
         let builder = self.session_builder()?;
         let builder = builder.with_optimization_level(GraphOptimizationLevel::Disable)?;
         Ok(builder.with_operators(ort_int8::operators(self.threads())?)?)
     }
 
-    /// Returns the model after every optimization, as an ONNX file, and its batch size if that is fixed.
+    /// Optimizes the model for this CPU. Returns the bytes of its ONNX file, and the batch size that `check` returns.
     fn optimize(
         &self,
         model: &[u8],
         check: impl Fn(&Session) -> Result<Option<usize>, EngineError>,
     ) -> Result<(Vec<u8>, Option<usize>), EngineError> {
-        // ONNX Runtime writes to a path only. An anonymous file in memory has one, and works
-        // if the whole file system is read-only.
+        // ONNX Runtime writes the optimized model only to a path. An anonymous file in memory has a path even if the
+        // whole file system is read-only.
         let memory = rustix::fs::memfd_create("optimized", rustix::fs::MemfdFlags::CLOEXEC)
             .map_err(|error| EngineError::Share(error.into()))?;
         let mut file = File::from(memory);
@@ -134,7 +137,9 @@ pub struct PreparedModel {
     pub fixed_batch: Option<usize>,
     /// Number of nodes that are custom int8 operators; 0 for fp32 models.
     pub own_operators: usize,
+    /// Bytes of the optimized ONNX file.
     graph: Vec<u8>,
+    /// Large weights by initializer name, shared by all sessions.
     weights: Vec<(String, Arc<DynValue>)>,
     prepacked: PrepackedWeights,
 }

@@ -8,7 +8,7 @@ use super::onnx_runtime::{input_tensor, view};
 use super::{EngineError, OnnxRuntime, Propose, Tensor, TwoStageSession};
 use crate::image::PreparedImage;
 
-/// A session that returns the outputs of a network for one image.
+/// A session of one network of a model, which returns all outputs of that network for one image.
 pub struct Probe {
     stage: Stage,
     outputs: Vec<String>,
@@ -23,13 +23,16 @@ pub struct FirstStage<'a> {
     pub propose: Arc<dyn Propose>,
 }
 
+/// Position of the probed network in the model.
 enum Stage {
+    /// The network that reads the image.
     First(Session),
+    /// The box head, together with the network before it.
     Second(TwoStageSession),
 }
 
 impl OnnxRuntime {
-    /// Creates a session of a network that reads the image.
+    /// Creates a probe of `model`, a network whose input is an image.
     ///
     /// # Errors
     /// [`EngineError::Load`] if ONNX Runtime rejects the model.
@@ -41,7 +44,7 @@ impl OnnxRuntime {
         })
     }
 
-    /// Creates a session of a detector's box head, which reads the feature maps and regions of `first`.
+    /// Creates a probe of a detector's box head. `first` computes the feature maps and regions that it reads.
     ///
     /// # Errors
     /// [`EngineError::Load`] if ONNX Runtime rejects a model, [`EngineError::Signature`] if the two do not fit
@@ -63,12 +66,14 @@ impl OnnxRuntime {
         })
     }
 
+    /// Creates a session without custom int8 operators and shared weights.
     fn observed_session(&self, model: &[u8]) -> Result<Session, EngineError> {
         let load = || self.session_builder()?.commit_from_memory(model);
         load().map_err(EngineError::Load)
     }
 }
 
+/// Returns the names of a session's outputs, in order.
 fn names(session: &Session) -> Vec<String> {
     let outputs = session.outputs().iter();
     outputs.map(|output| output.name().to_owned()).collect()
@@ -99,6 +104,7 @@ impl Probe {
     }
 }
 
+/// Copies the `f32` outputs called `names`.
 fn read(names: &[String], values: &SessionOutputs<'_>) -> Result<Vec<Tensor>, EngineError> {
     let read = names.iter().map(|name| {
         let value = values

@@ -1,4 +1,4 @@
-//! The supported inputs and outputs of a network.
+//! Check of a network's inputs and outputs when it is loaded.
 
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType, ValueType};

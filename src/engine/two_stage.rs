@@ -50,17 +50,17 @@ pub trait Propose: Send + Sync {
 pub struct TwoStageSession {
     features: Session,
     boxes: Session,
-    /// Number of levels with proposals.
+    /// Number of pyramid levels for which the first network outputs proposals.
     levels: usize,
     /// Number of feature maps that regions are pooled from.
     maps: usize,
     propose: Arc<dyn Propose>,
     memory: ArenaPolicy,
-    /// Columns of the box head's outputs. `None` before its first run.
+    /// Number of columns of the box head's outputs. `None` before its first run.
     widths: Option<Widths>,
 }
 
-/// Number of columns of the box head's outputs.
+/// Number of columns of [`CLASS_LOGITS`] and of [`BOX_REGRESSION`].
 #[derive(Debug, Clone, Copy)]
 struct Widths {
     logits: usize,
@@ -90,8 +90,8 @@ impl TwoStageSession {
         if levels == 0 || maps == 0 || given < maps {
             return Err(EngineError::Signature {
                 what: "box head",
-                expected: "a feature map for each of its `rois_N`",
-                got: format!("{levels} levels, {given} feature maps, {maps} lists of regions"),
+                expected: "at least one `rpn_objectness_N` output, and a `feature_N` output for each `rois_N` input",
+                got: format!("{levels} `rpn_objectness_N`, {given} `feature_N`, {maps} `rois_N`"),
             });
         }
         Ok(Self {
@@ -231,7 +231,7 @@ fn proposal_maps<'a>(
 /// The regions that are pooled from one feature map.
 #[derive(Debug, Clone, Default)]
 struct RegionList {
-    /// Corners of one region after the other.
+    /// Corners x1, y1, x2, y2 of all regions, one region after the other.
     corners: Vec<f32>,
     /// Index of each region's image in the batch.
     images: Vec<i64>,
@@ -248,12 +248,19 @@ pub(super) struct Regions {
 }
 
 impl Regions {
+    /// Groups the regions `chosen` for each image by feature map; `maps` is the number of feature maps.
+    ///
+    /// # Errors
+    /// [`EngineError::Propose`] if a region names a feature map that does not exist.
     fn new(chosen: Vec<Vec<Region>>, maps: usize) -> Result<Self, EngineError> {
         let mut lists = vec![RegionList::default(); maps];
         for (image, regions) in chosen.iter().enumerate() {
             for region in regions {
                 let Some(list) = lists.get_mut(region.level) else {
-                    let text = format!("a region of map {} of {maps}", region.level);
+                    let text = format!(
+                        "expected feature map 0..{maps} for a region, got {}",
+                        region.level
+                    );
                     return Err(EngineError::Propose(text));
                 };
                 list.corners.extend(region.corners);
@@ -310,6 +317,7 @@ impl Regions {
         Ok(inputs)
     }
 
+    /// Returns the number of regions of all images.
     fn total(&self) -> usize {
         self.rows.iter().map(Vec::len).sum()
     }

@@ -20,8 +20,8 @@ use networks::Networks;
 
 pub mod networks;
 
-/// Default batch size per thread of a session. A second image fills the pauses between layers; more images only
-/// increase the latency (docs/BENCHMARKS.md).
+/// Default number of images in a batch per thread of a session. A second image keeps a thread busy where layers wait
+/// for each other; more images only increase the latency (docs/BENCHMARKS.md).
 const BATCH_PER_THREAD: usize = 2;
 /// Largest default batch size.
 const MAX_BATCH_SIZE: usize = 8;
@@ -77,7 +77,7 @@ pub enum LoadReason {
         got: usize,
     },
     /// A worker thread could not be started.
-    #[error("cannot start a worker")]
+    #[error("cannot start a worker thread")]
     Thread(#[from] std::io::Error),
 }
 
@@ -123,8 +123,8 @@ pub struct ModelPlan {
 }
 
 impl ModelPlan {
-    /// Returns the manifest's settings, completed for a machine with `cores` cores. `threads` sets the thread count
-    /// of each session.
+    /// Returns the manifest's settings, completed for a machine with `cores` cores. `threads` overrides the thread
+    /// count of each session.
     pub fn new(manifest: &ModelManifest, cores: usize, threads: Option<usize>) -> Self {
         let batching = &manifest.batching;
         let plan = ThreadPlan::new(cores, batching.instances, threads);
@@ -241,7 +241,7 @@ impl LoadedModel {
     }
 }
 
-/// Size of the image that warms up the sessions.
+/// Size in pixels of the image that warms up the sessions.
 const USUAL_SIZE: ImageSize = ImageSize {
     width: 640,
     height: 480,
@@ -256,7 +256,8 @@ fn gray_image(preprocessor: &Preprocessor) -> Result<PreparedImage, ImageError> 
     ))
 }
 
-/// Returns an engine that has run once, so that its memory is allocated, and its outputs for one image.
+/// Creates an engine and runs it once with copies of `image`, so that its memory is allocated. Returns it with its
+/// outputs for one image.
 fn warm_engine(
     networks: &Networks,
     policy: Policy,
@@ -283,12 +284,12 @@ impl Registry {
         }
     }
 
-    /// Every model.
+    /// Returns the loaded models in the order of the configuration.
     pub fn models(&self) -> &[Arc<LoadedModel>] {
         &self.models
     }
 
-    /// The model that `reference` (`name` or `name@variant`) names.
+    /// Returns the model that `reference` (`name` or `name@variant`) names, or `None` if it is not loaded.
     fn find(&self, reference: &str) -> Option<&Arc<LoadedModel>> {
         self.models.iter().find(|model| {
             let rest = reference.strip_prefix(model.manifest.name.as_str());
@@ -298,10 +299,11 @@ impl Registry {
         })
     }
 
-    /// The model of `task` that `name` asks for, or the task's first.
+    /// Returns the model `name` (`name` or `name@variant`) of `task`. `None` selects the task's first loaded model.
     ///
     /// # Errors
-    /// [`ServeError::NoModel`], [`ServeError::UnknownModel`] and [`ServeError::WrongTask`].
+    /// [`ServeError::NoModel`] if no model of the task is loaded, [`ServeError::UnknownModel`] if no model has the
+    /// name, [`ServeError::WrongTask`] if the model has another task.
     pub fn for_task(&self, task: Task, name: Option<&str>) -> Result<Arc<LoadedModel>, ServeError> {
         let Some(name) = name else {
             let first = self.models.iter().find(|model| model.manifest.task == task);
@@ -317,10 +319,10 @@ impl Registry {
         })
     }
 
-    /// The model that `name` asks for.
+    /// Returns the loaded model `name` (`name` or `name@variant`).
     ///
     /// # Errors
-    /// [`ServeError::UnknownModel`] lists those that are loaded.
+    /// [`ServeError::UnknownModel`], which lists the loaded models, if none has the name.
     pub fn named(&self, name: &str) -> Result<&Arc<LoadedModel>, ServeError> {
         self.find(name).ok_or_else(|| ServeError::UnknownModel {
             name: name.to_owned(),

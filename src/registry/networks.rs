@@ -17,7 +17,7 @@ pub struct Networks {
 }
 
 impl Networks {
-    /// Reads and optimizes the stages of `source`; `detector` is the one that its manifest describes.
+    /// Reads and optimizes the stages of `source`. `detector` decodes the model's outputs; `None` for other tasks.
     ///
     /// # Errors
     /// [`LoadReason`] if a file cannot be read, or does not fit the manifest.
@@ -47,13 +47,13 @@ impl Networks {
         self.network.fixed_batch
     }
 
-    /// Returns the number of nodes that run in Sightline's own int8 kernels, over all stages.
+    /// Returns the number of nodes of all stages that run in Sightline's custom int8 kernels; 0 for fp32 models.
     pub fn own_operators(&self) -> usize {
         let box_head = self.box_head.as_ref();
         self.network.own_operators + box_head.map_or(0, |(network, _)| network.own_operators)
     }
 
-    /// Creates an engine with sessions of its own.
+    /// Creates an engine with new sessions, which share the weights of this model's other engines.
     ///
     /// # Errors
     /// [`EngineError`] if ONNX Runtime cannot create a session, or the stages do not fit each other.
