@@ -254,7 +254,7 @@ fn damaged_tars_are_rejected() {
     let without = message(&tar_of(&tar_members()[..3]));
     assert_eq!(
         without,
-        "tar checkpoint, `storages`: expected a member, got none"
+        "tar checkpoint, `storages`: expected a member of this name, got none"
     );
     let twice = [tar_members(), tar_members()].concat();
     assert!(message(&tar_of(&twice)).contains("expected distinct names"));

@@ -259,7 +259,7 @@ fn trained_scales_out_of_range_are_rejected() {
         (
             "scale",
             Some(floats(&[0.0])),
-            "`features.0.0.weight_fake_quant.scale`: expected a finite scale above 0, got 0",
+            "`features.0.0.weight_fake_quant.scale`: expected a finite scale greater than 0, got 0",
         ),
         (
             "scale",

@@ -67,14 +67,14 @@ pub enum WeightsError {
         /// The size of the file in bytes.
         got: u64,
     },
-    /// The content exceeds a limit that bounds memory and time.
+    /// A length or count in the file exceeds its limit. The limits bound the memory and time of the readers.
     #[error("{format}: {what} must be at most {limit}, got {got}")]
     Limit {
         /// The format in which the error was found.
         format: Format,
-        /// The limited quantity with its unit.
+        /// The limited quantity with its unit, such as `bytes of an entry`.
         what: &'static str,
-        /// The limit.
+        /// Largest allowed value of the quantity.
         limit: u64,
         /// The value of the quantity in the file.
         got: u64,
@@ -94,14 +94,14 @@ pub enum WeightsError {
         /// Number of bytes that follow the offset.
         got: usize,
     },
-    /// Bytes violate the format.
+    /// The bytes at an offset are not what the format requires there.
     #[error("{format}, offset {offset}: expected {expected}, got {got}")]
     Malformed {
         /// The format in which the error was found.
         format: Format,
         /// Offset in bytes: in the file, or in the member of the zip or tar checkpoint that is a pickle.
         offset: usize,
-        /// What the format allows at the offset.
+        /// What the format requires at the offset.
         expected: &'static str,
         /// Description of what the file holds at the offset.
         got: String,
@@ -113,13 +113,16 @@ pub enum WeightsError {
         format: Format,
         /// Name of the member, storage or tensor.
         key: String,
-        /// What the format allows.
+        /// What the format requires of the member, storage or tensor.
         expected: &'static str,
         /// Description of what the file holds instead.
         got: String,
     },
-    /// The zip container is damaged.
-    #[error("{format}, `{key}`: {source}", format = Format::Zip)]
+    /// The zip container is damaged or lacks an entry.
+    #[error(
+        "cannot read the {format}, `{key}`: {source}; download or copy the file again",
+        format = Format::Zip
+    )]
     Zip {
         /// Name of the entry, or `(directory)` for the directory of the container.
         key: String,
@@ -166,7 +169,7 @@ pub enum WeightsError {
         /// The keys of the top level, or only its type if it is not a dictionary.
         found: Vec<String>,
     },
-    /// The number of bytes does not match the shape and data type.
+    /// The number of bytes given for a tensor does not match its shape and data type.
     #[error("tensor of shape {shape:?} and type {dtype}: expected {expected} bytes, got {got}")]
     Shape {
         /// The shape of the tensor.
@@ -178,14 +181,14 @@ pub enum WeightsError {
         /// Number of bytes given.
         got: usize,
     },
-    /// The data type has no conversion to f32.
-    #[error("expected f32, f16, bf16 or f64 elements, got {got}")]
+    /// A tensor of integers without scales, or of booleans, cannot be converted to f32.
+    #[error("cannot convert to f32: expected f32, f16, bf16 or f64 elements, got {got}")]
     NotFloat {
         /// The data type of the tensor.
         got: DType,
     },
-    /// The allocator failed.
-    #[error("cannot allocate {bytes} bytes")]
+    /// The memory of the process does not suffice for the file or a tensor.
+    #[error("not enough memory to read the checkpoint: cannot allocate {bytes} bytes")]
     OutOfMemory {
         /// Number of bytes requested.
         bytes: usize,

@@ -1,4 +1,4 @@
-//! Reads tensors that a pickle describes.
+//! Assembles the tensors that a pickle describes from the storages of the file.
 //!
 //! A pickle describes a tensor by storage, offset, shape and strides; the storages are elsewhere in the
 //! file. Only the storages of requested tensors are read.
@@ -13,16 +13,17 @@ use super::{
     tensor::byte_count,
 };
 
-/// A storage as a pickle names it. Lengths and offsets count elements of `dtype`.
+/// A pickle's reference to a storage, an array of elements in the file that several tensors may share. Lengths
+/// and offsets count elements of `dtype`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct StorageRef<'a> {
-    /// Its key in the container.
+    /// Key of the storage in the container.
     pub(super) key: Cow<'a, str>,
-    /// Type of its elements.
+    /// Data type of the elements.
     pub(super) dtype: DType,
-    /// Number of elements.
+    /// Number of elements in the whole storage.
     pub(super) numel: usize,
-    /// Offset and length of the part that is used; `None` if all of it is.
+    /// Offset and length of the used part; `None` if the whole storage is used.
     pub(super) view: Option<(usize, usize)>,
 }
 
@@ -38,7 +39,7 @@ pub(super) struct TensorRef<'a> {
     pub(super) quantizer: Option<QuantizerRef<'a>>,
 }
 
-/// A container's storages by key.
+/// Access to the storages of a container by key.
 pub(super) trait Storages {
     /// Returns the raw bytes of the storage `key`.
     ///
@@ -47,7 +48,8 @@ pub(super) trait Storages {
     fn storage(&mut self, key: &str) -> Result<Cow<'_, [u8]>, WeightsError>;
 }
 
-/// Reads the tensors `wanted`. Their total size is limited by `file_len`, the size of the file in bytes.
+/// Reads the tensors `wanted`, which are listed by name. `file_len`, the size of the file in bytes, bounds their
+/// total size.
 ///
 /// # Errors
 /// Returns [`WeightsError`] if a storage is missing or too short, a tensor exceeds its storage, or a
@@ -78,11 +80,12 @@ pub(super) fn materialize(
     assemble(wanted, parts, &mut budget, format)
 }
 
-/// A tensor and the bytes of its storage; all elements lie inside.
+/// A tensor and the bytes of its storage, which are checked to contain all elements.
 struct Placed<'a> {
     tensor: &'a TensorRef<'a>,
-    /// The used part of the storage.
+    /// Bytes of the used part of the storage.
     bytes: &'a [u8],
+    /// Size of the contiguous tensor in bytes.
     byte_count: usize,
 }
 
@@ -100,7 +103,11 @@ impl<'a> Placed<'a> {
             got,
         };
         let bytes = viewed(&tensor.storage, storage).ok_or_else(|| {
-            let got = format!("{} bytes for {:?}", storage.len(), tensor.storage);
+            let StorageRef {
+                dtype, numel, view, ..
+            } = &tensor.storage;
+            let bytes = storage.len();
+            let got = format!("{bytes} bytes for {numel} elements of {dtype}, view {view:?}");
             outside("a storage of the length in the pickle", shown(&got))
         })?;
         let byte_count = byte_count(tensor.dtype, &tensor.shape)
@@ -155,7 +162,7 @@ impl<'a> Placed<'a> {
         true
     }
 
-    /// Appends the elements in C order, by counting up a multi-index.
+    /// Appends the elements to `out` in C order, for any strides. `start` is the byte offset of the first element.
     fn gather(&self, start: usize, out: &mut Vec<u8>) {
         let size = self.tensor.dtype.size();
         let (shape, strides) = (&self.tensor.shape, &self.tensor.strides);
@@ -181,7 +188,7 @@ impl<'a> Placed<'a> {
     }
 }
 
-/// The used part of a storage; `None` if the storage is too short.
+/// Returns the used part of a storage with the content `bytes`; `None` if `bytes` is too short.
 fn viewed<'b>(storage: &StorageRef<'_>, bytes: &'b [u8]) -> Option<&'b [u8]> {
     let size = storage.dtype.size();
     let all = bytes.get(..storage.numel.checked_mul(size)?)?;
@@ -192,7 +199,8 @@ fn viewed<'b>(storage: &StorageRef<'_>, bytes: &'b [u8]) -> Option<&'b [u8]> {
     all.get(start..start.checked_add(numel.checked_mul(size)?)?)
 }
 
-/// Bytes from the start of the storage to the end of the last element; `None` on overflow.
+/// Returns the number of bytes from the start of the storage to the end of the tensor's last element. `None` on
+/// overflow or if the tensor is empty.
 fn end(tensor: &TensorRef<'_>) -> Option<usize> {
     let axes = tensor.shape.iter().zip(&tensor.strides);
     let last = axes
@@ -215,7 +223,7 @@ mod tests {
         }
     }
 
-    /// Reads a u8 tensor from the storage 0, 1, 2, .. 11.
+    /// Returns the bytes of a u8 tensor in a storage with the elements 0, 1, .. 11, or the text of the error.
     fn read(
         view: Option<(usize, usize)>,
         offset: usize,

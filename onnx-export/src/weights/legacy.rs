@@ -1,4 +1,5 @@
-//! Reads the stream of pickles that torch wrote from 0.1.10 to 1.5, and still writes on request.
+//! Reads the stream of pickles that torch wrote from 0.1.10 to 1.5, and still writes with
+//! `_use_new_zipfile_serialization=False`.
 //!
 //! Five pickles follow each other: a magic number, the protocol 1001, properties of the machine that
 //! wrote the file, the object, and the keys of its storages. The storages follow in the order of the
@@ -19,10 +20,10 @@ use super::{
     },
 };
 
-/// `MAGIC_NUMBER` 0x1950a86a20f9469cfc6c, little-endian.
+/// Torch's `MAGIC_NUMBER` 0x1950a86a20f9469cfc6c, the value of the first pickle, little-endian.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
-/// `PROTOCOL_VERSION`.
+/// Torch's `PROTOCOL_VERSION`, the value of the second pickle.
 const PROTOCOL: i64 = 1001;
 
 /// Reads the state dict in the stream `bytes`.
@@ -49,7 +50,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
     layout::materialize(&wanted, &mut storages, Format::Legacy, bytes.len())
 }
 
-/// Rejects files of a big-endian machine. `machine` is the third pickle, or the `sys_info` of a tar.
+/// Rejects files that a big-endian machine wrote. `machine` holds the properties of that machine: the third pickle
+/// of a legacy file, or the member `sys_info` of a tar.
 pub(super) fn check_byte_order(machine: &Pickled<'_>, format: Format) -> Result<(), WeightsError> {
     match machine.arena.lookup(machine.root, "little_endian") {
         Some(Value::Bool(true)) => Ok(()),
@@ -64,8 +66,8 @@ pub(super) fn check_byte_order(machine: &Pickled<'_>, format: Format) -> Result<
     }
 }
 
-/// The data type of every storage that the object refers to. A storage is written once, with the data
-/// type of its first reference.
+/// Returns the data type of every storage that the object refers to, by storage key. A storage is written once,
+/// with the data type of its first reference.
 fn element_types<'p>(object: &'p Pickled<'_>) -> BTreeMap<&'p str, DType> {
     let mut types = BTreeMap::new();
     for node in object.arena.nodes() {
@@ -76,7 +78,7 @@ fn element_types<'p>(object: &'p Pickled<'_>) -> BTreeMap<&'p str, DType> {
     types
 }
 
-/// The storages that follow the pickles.
+/// The bytes of the storages that follow the pickles, by key.
 struct Stream<'a>(BTreeMap<Cow<'a, str>, &'a [u8]>);
 
 impl<'a> Stream<'a> {
@@ -97,12 +99,12 @@ impl<'a> Stream<'a> {
                 return Err(malformed(keys.end, "a storage key", got));
             };
             let Some(dtype) = types.get(key.as_ref()) else {
-                let expected = "a storage of the object";
+                let expected = "a storage that a tensor refers to";
                 return Err(WeightsError::entry(
                     Format::Legacy,
                     &key,
                     expected,
-                    "a storage that no tensor refers to",
+                    "an unused storage",
                 ));
             };
             let data = read_storage(bytes, &mut at, *dtype, Format::Legacy)?;
@@ -126,7 +128,8 @@ impl Storages for Stream<'_> {
     }
 }
 
-/// Reads the elements of a storage at offset `at`, and advances `at`. Tar checkpoints use the same format.
+/// Returns the bytes of the elements of the storage at offset `at`, and moves `at` to its end. The elements are
+/// preceded by their count (i64). Tar checkpoints use the same format.
 ///
 /// Source: `torch/csrc/generic/serialization.cpp`.
 pub(super) fn read_storage<'a>(
@@ -145,7 +148,7 @@ pub(super) fn read_storage<'a>(
     take(bytes, at, needed, format)
 }
 
-/// Reads `n` bytes at offset `at`, and advances `at`.
+/// Returns the `n` bytes at offset `at`, and moves `at` to their end.
 pub(super) fn take<'a>(
     bytes: &'a [u8],
     at: &mut usize,

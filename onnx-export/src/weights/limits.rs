@@ -15,14 +15,15 @@ pub(super) const MAX_UNFOLDED: u64 = 4 << 30;
 /// tied weights double it, while deflate can reach 1032.
 pub(super) const MAX_EXPANSION: u64 = 16;
 
-/// Total size of tensors in bytes that every file may have, for tiny files with expanded (stride 0) tensors.
+/// Total size of the tensors in bytes that any file may have in addition to [`MAX_EXPANSION`] times its size.
+/// Tiny files with expanded (stride 0) tensors need it.
 pub(super) const UNFOLDED_SLACK: u64 = 16 << 20;
 
-/// Largest ratio of inflated to compressed size of a zip entry. Looser than the limit of the whole file,
-/// since a vector of zeros is common.
+/// Largest ratio of inflated to compressed size of a zip entry. Higher than [`MAX_EXPANSION`], since tensors
+/// of zeros are common and compress well.
 pub(super) const MAX_ENTRY_RATIO: u64 = 200;
 
-/// Inflated size in bytes that every zip entry may have.
+/// Inflated size in bytes that any zip entry may have in addition to [`MAX_ENTRY_RATIO`] times its compressed size.
 pub(super) const ENTRY_SLACK: u64 = 64 << 10;
 
 /// Largest pickle in bytes. 10,000 tensors take about 2 MB.
@@ -35,10 +36,10 @@ pub(super) const MAX_OPS: u64 = 1 << 20;
 /// Maximum number of values on the stack of the pickle machine. Picklers write lists in batches of 1000.
 pub(super) const MAX_STACK: u64 = 1 << 16;
 
-/// Maximum number of open marks of the pickle machine, which is the nesting depth.
+/// Maximum nesting depth of collections in a pickle: the number of marks (opcode `(`) that are open at a time.
 pub(super) const MAX_MARKS: u64 = 1 << 10;
 
-/// Maximum number of values in the memo of a pickle.
+/// Maximum number of values in the memo of a pickle, the table of values that the pickle refers to again.
 pub(super) const MAX_MEMO: u64 = 1 << 18;
 
 /// Longest text in a pickle, in bytes. Texts are names and settings of a training run.
@@ -53,7 +54,10 @@ pub(super) const MAX_HEADER: u64 = 16 << 20;
 /// Maximum number of members of a tar. The format has four.
 pub(super) const MAX_MEMBERS: u64 = 64;
 
-/// Returns [`WeightsError::Limit`] if `got` exceeds `limit`.
+/// Checks that `got`, the value of the quantity `what` in the file, is at most `limit`.
+///
+/// # Errors
+/// Returns [`WeightsError::Limit`] if it exceeds the limit.
 pub(super) fn at_most(
     format: Format,
     what: &'static str,
@@ -71,7 +75,7 @@ pub(super) fn at_most(
     })
 }
 
-/// The memory that a file may still use.
+/// Bounds the total number of bytes that are allocated for one file.
 #[derive(Debug)]
 pub(super) struct Budget {
     format: Format,
@@ -81,7 +85,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Makes the budget of a file of `len` bytes.
+    /// Makes the budget of a file of `len` bytes. `what` names the budgeted bytes in errors.
     pub(super) fn for_file(format: Format, what: &'static str, len: usize) -> Self {
         let limit = (len as u64)
             .saturating_mul(MAX_EXPANSION)
@@ -95,7 +99,7 @@ impl Budget {
         }
     }
 
-    /// Subtracts `bytes` that are allocated elsewhere.
+    /// Counts `bytes` that the caller allocates itself.
     ///
     /// # Errors
     /// Returns [`WeightsError::Limit`] if the budget is exceeded.
@@ -106,7 +110,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Subtracts `bytes` and returns an empty vector with this capacity.
+    /// Counts `bytes` and returns an empty vector with this capacity.
     ///
     /// # Errors
     /// Returns [`WeightsError::Limit`] if the budget is exceeded, or [`WeightsError::OutOfMemory`].

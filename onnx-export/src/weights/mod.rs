@@ -17,9 +17,9 @@
 //! Invariant: no input makes a reader panic, run code, write to the disk, or use more memory than a
 //! bounded multiple of the file's size.
 //!
-//! Not here: quantization other than by scales and zero points, or to fewer than eight bits (rejected
-//! by name), big-endian files, `TorchScript`, pickled modules, downloads, and the meaning of names
-//! (the architecture modules).
+//! Rejected: quantization other than affine and quantized types of fewer than eight bits (the error names
+//! the scheme or type), big-endian files, `TorchScript` archives and pickled modules. Not here: downloads,
+//! and which tensor belongs to which layer (the architecture modules).
 
 mod error;
 mod layout;
@@ -45,7 +45,8 @@ pub use self::{
     tensor::{DType, Tensor},
 };
 
-/// Key in [`StateDict::metadata`] of the SHA-256 of the checkpoint that was converted to half precision.
+/// Key of [`StateDict::metadata`] under which [`StateDict::to_half`] stores the SHA-256 of the checkpoint that it
+/// converts.
 pub const SOURCE_SHA256: &str = "source_sha256";
 
 /// Tensors by name.
@@ -85,7 +86,7 @@ impl StateDict {
             .map_err(|_| WeightsError::OutOfMemory {
                 bytes: len as usize,
             })?;
-        // The length of a pipe is 0, and a file may grow while it is read.
+        // `len` does not bound the read: a pipe has length 0, and a file may grow while it is read.
         let mut limited = file.take(limits::MAX_FILE + 1);
         limited.read_to_end(&mut bytes).map_err(failed)?;
         Self::from_bytes(&bytes)
@@ -134,7 +135,7 @@ impl StateDict {
         }
     }
 
-    /// Replaces all tensors. The digest and metadata of the file are kept.
+    /// Returns a state dict of `tensors` with the digest and metadata of this one.
     pub(crate) fn replaced(&self, tensors: BTreeMap<String, Tensor>) -> Self {
         Self {
             tensors,

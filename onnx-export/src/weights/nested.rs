@@ -6,7 +6,7 @@
 //! them. The packed weights and biases of quantized linear layers become tensors of the layer
 //! ([`PACKED`]).
 //!
-//! Not here: the `model.` prefix of Lightning, which may also be the name of a layer.
+//! Kept: the prefix `model.` that Lightning adds, since a network may have a layer of this name.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ const HOLDERS: &[&str] = &[
     "ema",
 ];
 
-/// Prefixes of `DataParallel` and `torch.compile`.
+/// Prefixes that `DataParallel` and `torch.compile` add to every tensor name.
 const PREFIXES: &[&str] = &["module.", "_orig_mod."];
 
 /// The module inside a quantized linear layer. Its tensors `_packed_params.weight` and `.bias`, or those of
@@ -40,7 +40,7 @@ const PREFIXES: &[&str] = &["module.", "_orig_mod."];
 /// Source: `torch/ao/nn/quantized/modules/linear.py`.
 const PACKED: &str = "_packed_params.";
 
-/// The tuple in [`PACKED`].
+/// Name of the tuple `(weight, bias)` in the module [`PACKED`].
 const PAIR: &str = "_packed_params";
 
 /// Maximum nesting of [`HOLDERS`]. Checkpoints have one level, rarely two; the limit also ends the
@@ -50,7 +50,7 @@ const MAX_DEPTH: usize = 3;
 /// Maximum number of prefixes that are removed from a name.
 const MAX_PREFIXES: usize = 4;
 
-/// Maximum number of keys listed in an error.
+/// Maximum number of top-level keys that [`WeightsError::NoTensors`] lists.
 const LISTED: usize = 20;
 
 /// Returns the tensors of the state dict by name.
@@ -64,7 +64,8 @@ pub(super) fn select<'p, 'a>(
         find(pickled, pickled.root, MAX_DEPTH).ok_or_else(|| WeightsError::NoTensors {
             found: top_level(pickled),
         })?;
-    // Wrappers nest a few levels deep; a hostile file could cause thousands of copies.
+    // Each removal copies all names, so the count is bounded: wrappers nest a few levels deep, but a hostile
+    // file could repeat a prefix thousands of times.
     for _ in 0..MAX_PREFIXES {
         let Some(prefix) = common_prefix(&named) else {
             break;

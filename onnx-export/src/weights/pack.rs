@@ -10,8 +10,8 @@ impl StateDict {
     /// Converts floating-point tensors of rank 2 and more to f16, rounded to nearest.
     ///
     /// Unchanged are tensors of rank 0 and 1 (biases and batch-norm statistics need the range), tensors with a
-    /// finite value beyond the range of f16, and quantized tensors. [`SOURCE_SHA256`], the digest of this state
-    /// dict, is added to the metadata.
+    /// finite value beyond the range of f16, and quantized tensors. The digest of this state dict is added to the
+    /// metadata under [`SOURCE_SHA256`].
     #[must_use]
     pub fn to_half(&self) -> Self {
         let tensors: BTreeMap<_, _> = self
@@ -29,7 +29,7 @@ impl StateDict {
         packed
     }
 
-    /// Removes the tensors whose names end with `suffix`. The metadata is kept.
+    /// Returns a state dict without the tensors whose names end with `suffix`. The metadata is kept.
     #[must_use]
     pub fn without_suffix(&self, suffix: &str) -> Self {
         let kept = self.iter().filter(|(name, _)| !name.ends_with(suffix));

@@ -9,7 +9,7 @@ use super::{
     limits::Budget,
 };
 
-/// A quantizer as a pickle describes it.
+/// The scales and zero points of a tensor as a pickle describes them.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum QuantizerRef<'a> {
     /// One scale and zero point for all elements.
@@ -26,7 +26,7 @@ pub(super) struct PerChannelRef<'a> {
     pub(super) axis: usize,
 }
 
-/// Scales or zero points.
+/// Scales or zero points along an axis, as a pickle describes them.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Values<'a, T> {
     /// Listed in the pickle, as the first versions of torch write them.
@@ -35,7 +35,7 @@ pub(super) enum Values<'a, T> {
     Held(TensorRef<'a>),
 }
 
-/// The part of a quantized tensor that a storage holds.
+/// Which part of a quantized tensor a storage holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     Elements,
@@ -43,11 +43,11 @@ pub(super) enum Part {
     ZeroPoints,
 }
 
-/// The parts of tensors, by tensor name.
+/// The parts of quantized tensors that were read from storages, by tensor name and kind of part.
 pub(super) type Parts<'n> = BTreeMap<(&'n str, Part), Tensor>;
 
 impl<'a> TensorRef<'a> {
-    /// The tensor, and the tensors that hold its scales and zero points.
+    /// Returns the tensor itself and the tensors, if any, that hold its scales and zero points.
     pub(super) fn parts(&self) -> impl Iterator<Item = (Part, &TensorRef<'a>)> {
         let along_axis = match &self.quantizer {
             Some(QuantizerRef::PerChannel(along_axis)) => Some(along_axis),
@@ -79,7 +79,7 @@ impl<'a, T: Copy> Values<'a, T> {
         }
     }
 
-    /// Returns the listed values, or else `held`.
+    /// Returns the values listed in the pickle, or `held`, the values of the tensor that holds them.
     fn read(&self, held: Option<Vec<T>>) -> Vec<T> {
         match self {
             Self::Listed(values) => values.clone(),
@@ -88,7 +88,7 @@ impl<'a, T: Copy> Values<'a, T> {
     }
 }
 
-/// Makes the tensors `wanted` from their parts.
+/// Makes the tensors `wanted` from their `parts`: attaches scales and zero points to the elements.
 ///
 /// # Errors
 /// Returns [`WeightsError::Entry`] if a quantizer does not match its tensor.
@@ -127,7 +127,8 @@ pub(super) fn assemble<'n>(
 }
 
 impl QuantizerRef<'_> {
-    /// Bytes of the values listed in the pickle, which many tensors may share.
+    /// Returns the size in bytes of the values listed in the pickle. Each tensor gets a copy, so a list that many
+    /// tensors share counts once per tensor.
     fn listed_bytes(&self) -> usize {
         match self {
             Self::PerTensor { .. } => 0,
@@ -137,7 +138,8 @@ impl QuantizerRef<'_> {
         }
     }
 
-    /// Makes the quantizer. `floats` and `integers` are the scales and zero points that tensors hold.
+    /// Makes the quantizer. `floats` and `integers` are scales and zero points that were read from tensors;
+    /// `None` if the pickle lists them.
     fn read(
         &self,
         floats: Option<Vec<f64>>,

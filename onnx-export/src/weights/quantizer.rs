@@ -17,13 +17,13 @@ pub struct Quantizer {
 // Equality is total, since no scale is NaN.
 impl Eq for Quantizer {}
 
-/// Scales or zero points that are invalid or do not match the tensor.
+/// Error: the scales or zero points are invalid or do not match the tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("expected {expected}, got {got}")]
 pub struct InvalidQuantizer {
-    /// What is valid.
+    /// Requirement on the scales, the zero points or the tensor.
     pub expected: &'static str,
-    /// What was found.
+    /// Value that violates the requirement.
     pub got: String,
 }
 
@@ -61,7 +61,7 @@ impl Quantizer {
         zero_points: Vec<i64>,
         axis: Option<usize>,
     ) -> Result<Self, InvalidQuantizer> {
-        // Torch computes with the scale as f32, where it must not become 0.
+        // Torch converts the scale to f32, where a small one becomes 0 and a large one infinite.
         let usable = |scale: &f64| (*scale as f32).is_finite() && *scale as f32 > 0.0;
         if let Some(scale) = scales.iter().find(|scale| !usable(scale)) {
             let expected = "a finite scale greater than 0";
@@ -101,7 +101,7 @@ impl Quantizer {
         };
         let outside = |zero_point: &&i64| !(least..=most).contains(*zero_point);
         if let Some(zero_point) = self.zero_points.iter().find(outside) {
-            let expected = "a zero point within the data type";
+            let expected = "a zero point within the range of the data type";
             let got = format!("{zero_point} for {dtype}");
             return Err(InvalidQuantizer::new(expected, &got));
         }
@@ -109,11 +109,11 @@ impl Quantizer {
             return Ok(());
         };
         let Some(&channels) = shape.get(axis) else {
-            let got = format!("axis {axis} of {shape:?}");
+            let got = format!("axis {axis} for shape {shape:?}");
             return Err(InvalidQuantizer::new("an axis of the tensor", &got));
         };
         if self.scales.len() != channels {
-            let got = format!("{} for axis {axis} of {shape:?}", self.scales.len());
+            let got = format!("{} for axis {axis} of shape {shape:?}", self.scales.len());
             return Err(InvalidQuantizer::new("a scale for every channel", &got));
         }
         Ok(())
@@ -227,8 +227,12 @@ mod tests {
                 Quantizer::per_tensor(1.0, 0),
                 "expected elements of i8, u8 or i32, got f32",
             ),
-            (DType::I8, per_channel(2, 2), "got axis 2 of [2, 1]"),
-            (DType::I8, per_channel(3, 0), "got 3 for axis 0 of [2, 1]"),
+            (DType::I8, per_channel(2, 2), "got axis 2 for shape [2, 1]"),
+            (
+                DType::I8,
+                per_channel(3, 0),
+                "got 3 for axis 0 of shape [2, 1]",
+            ),
         ];
         for (dtype, quantizer, expected) in cases {
             let bytes = vec![0; 2 * dtype.size()];

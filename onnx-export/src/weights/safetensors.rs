@@ -14,7 +14,7 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor
 
 use super::{DType, Format, StateDict, Tensor, Tensors, WeightsError, error::shown, limits};
 
-/// Bytes of the header's length.
+/// Size in bytes of the field before the header, which holds the header's length.
 const LENGTH: usize = 8;
 
 /// Reads all tensors and the `__metadata__` of the file `bytes`.
@@ -32,7 +32,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>), W
             Format::Safetensors,
             "(data)",
             "as many bytes as the header declares",
-            format!("{} for {}", data.len(), header.data_len()),
+            format!("{} instead of {}", data.len(), header.data_len()),
         ));
     }
     let mut tensors = Tensors::new();
@@ -44,14 +44,14 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>), W
             .ok_or_else(|| wrong("a supported data type", format!("{:?}", info.dtype)))?;
         let bytes = data
             .get(start..end)
-            .ok_or_else(|| wrong("a tensor within the file", format!("{start}..{end}")))?;
+            .ok_or_else(|| wrong("a tensor within the file", format!("bytes {start}..{end}")))?;
         let tensor = Tensor::new(dtype, info.shape.clone(), bytes.to_vec())?;
         tensors.insert(name, tensor);
     }
     Ok((tensors, header.metadata().clone().unwrap_or_default()))
 }
 
-/// A JSON object without equal keys.
+/// A JSON object in which no key occurs twice; parsing another one fails. The values are skipped.
 struct DistinctNames;
 
 impl<'de> Deserialize<'de> for DistinctNames {
@@ -81,7 +81,7 @@ impl<'de> Visitor<'de> for DistinctNames {
     }
 }
 
-/// Splits a file into header and data.
+/// Splits a file into the JSON header and the bytes of the tensors.
 fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), WeightsError> {
     let truncated = |offset: usize, needed| WeightsError::Truncated {
         format: Format::Safetensors,
@@ -208,11 +208,11 @@ mod tests {
         let cases = [
             (
                 file(good, 7),
-                "expected as many bytes as the header declares, got 7 for 8",
+                "expected as many bytes as the header declares, got 7 instead of 8",
             ),
             (
                 file(good, 9),
-                "expected as many bytes as the header declares, got 9 for 8",
+                "expected as many bytes as the header declares, got 9 instead of 8",
             ),
             (
                 file(&good.replace("[2]", "[3]"), 8),

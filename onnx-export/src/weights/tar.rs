@@ -66,12 +66,12 @@ impl<'a> Members<'a> {
     }
 
     fn get(&self, name: &str) -> Result<&'a [u8], WeightsError> {
-        let missing = || WeightsError::entry(Format::Tar, name, "a member", "none");
+        let missing = || WeightsError::entry(Format::Tar, name, "a member of this name", "none");
         self.0.get(name).copied().ok_or_else(missing)
     }
 }
 
-/// A storage or a view of a storage.
+/// The elements of a storage, or of a view into another storage.
 struct Storage<'a> {
     dtype: DType,
     data: &'a [u8],
@@ -121,7 +121,7 @@ fn read_storages(bytes: &[u8]) -> Result<Numbered<'_>, WeightsError> {
             return Err(wrong(
                 name,
                 "(key, root key, offset, numel)",
-                "a view of another form",
+                "another value or a view outside its storage",
             ));
         };
         storages.insert(key, storage);

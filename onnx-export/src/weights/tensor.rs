@@ -15,21 +15,21 @@ pub enum DType {
     F32,
     /// IEEE 754 half precision.
     F16,
-    /// The upper half of an `f32`.
+    /// bfloat16: the upper 16 bits of an `f32`.
     BF16,
     /// IEEE 754 double precision.
     F64,
-    /// Signed, 64 bits.
+    /// Signed 64-bit integer.
     I64,
-    /// Signed, 32 bits.
+    /// Signed 32-bit integer.
     I32,
-    /// Signed, 16 bits.
+    /// Signed 16-bit integer.
     I16,
-    /// Signed, 8 bits.
+    /// Signed 8-bit integer.
     I8,
-    /// Unsigned, 8 bits.
+    /// Unsigned 8-bit integer.
     U8,
-    /// One byte, 0 or 1.
+    /// Boolean in one byte, 0 or 1.
     Bool,
 }
 
@@ -112,8 +112,8 @@ impl Tensor {
     /// Attaches scales and zero points to a tensor of integers.
     ///
     /// # Errors
-    /// Returns [`InvalidQuantizer`] if the data type is not i8, u8 or i32, a zero point exceeds the data type,
-    /// the tensor lacks the axis, or the number of scales does not match the axis.
+    /// Returns [`InvalidQuantizer`] if the data type is not i8, u8 or i32, a zero point is outside its range, the
+    /// tensor has no axis [`Quantizer::axis`], or the number of scales is not the length of that axis.
     pub fn quantized(self, quantizer: Quantizer) -> Result<Self, InvalidQuantizer> {
         quantizer.check(self.dtype, &self.shape)?;
         let quantizer = Some(quantizer);
@@ -222,7 +222,8 @@ mod tests {
         }
         let whole = Tensor::new(DType::I64, vec![], vec![0; 8]).unwrap();
         let message = whole.to_f32().unwrap_err().to_string();
-        assert_eq!(message, "expected f32, f16, bf16 or f64 elements, got i64");
+        let expected = "cannot convert to f32: expected f32, f16, bf16 or f64 elements, got i64";
+        assert_eq!(message, expected);
     }
 
     #[test]

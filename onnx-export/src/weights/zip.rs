@@ -42,7 +42,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
 
 struct Archive<'a> {
     zip: ZipArchive<Cursor<&'a [u8]>>,
-    /// The prefix of all names, with a slash at the end.
+    /// Prefix of all entry names: empty, or a path that ends with a slash.
     root: String,
     file_len: usize,
     budget: Budget,
@@ -93,7 +93,11 @@ impl<'a> Archive<'a> {
         let (size, packed) = (entry.size(), entry.compressed_size());
         if packed > self.file_len as u64 {
             let expected = "an entry within the file";
-            return Err(broken(&name, expected, format!("{packed} bytes")));
+            return Err(broken(
+                &name,
+                expected,
+                format!("{packed} compressed bytes"),
+            ));
         }
         limits::at_most(Format::Zip, "bytes of an entry", limit, size)?;
         let most = packed
@@ -101,12 +105,13 @@ impl<'a> Archive<'a> {
             .saturating_add(limits::ENTRY_SLACK);
         limits::at_most(Format::Zip, "inflated bytes of an entry", most, size)?;
         let mut out = self.budget.allocate(size as usize)?;
-        // One byte beyond the declared size shows that the size is wrong.
+        // One byte more than the declared size is read to detect entries that inflate to more.
         let read = entry.take(size.saturating_add(1)).read_to_end(&mut out);
         read.map_err(|source| failed(&name, ZipError::Io(source)))?;
         if out.len() as u64 != size {
             let expected = "as many bytes as the directory declares";
-            return Err(broken(&name, expected, format!("{} for {size}", out.len())));
+            let got = format!("{} instead of {size}", out.len());
+            return Err(broken(&name, expected, got));
         }
         Ok(out)
     }
@@ -119,7 +124,10 @@ impl Storages for Archive<'_> {
     }
 }
 
-/// Finds the prefix of `data.pkl`.
+/// Returns the prefix `<root>/` in the name of the only entry `<root>/data.pkl`.
+///
+/// # Errors
+/// Returns [`WeightsError::Entry`] if there is no such entry or more than one.
 fn find_root(zip: &ZipArchive<Cursor<&[u8]>>) -> Result<String, WeightsError> {
     let names = zip.file_names().filter_map(Result::ok);
     let mut roots = names.filter_map(|name| {

@@ -81,7 +81,7 @@ fn invalid_quantizers_are_rejected() {
         (Scheme::PerTensor(f64::NAN, 0), "got NaN"),
         (
             Scheme::PerTensor(1.0, 128),
-            "`w`: expected a zero point within the data type, got 128 for i8",
+            "`w`: expected a zero point within the range of the data type, got 128 for i8",
         ),
         (held("DoubleStorage"), "got 300 for i8"),
         (
@@ -90,7 +90,7 @@ fn invalid_quantizers_are_rejected() {
         ),
         (
             Scheme::Listed(&[1.0; 3], &[0; 3], 0),
-            "`w`: expected a scale for every channel, got 3 for axis 0 of [2, 3]",
+            "`w`: expected a scale for every channel, got 3 for axis 0 of shape [2, 3]",
         ),
         (
             Scheme::Listed(&[1.0; 2], &[0; 2], 2),
@@ -102,7 +102,7 @@ fn invalid_quantizers_are_rejected() {
         ),
         (
             Scheme::Other("float32"),
-            "expected a scheme, its scales and its zero points, got another value",
+            "expected a quantization scheme, its scales and its zero points, got another value",
         ),
         (
             Scheme::Other("per_tensor_symmetric"),

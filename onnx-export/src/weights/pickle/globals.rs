@@ -5,35 +5,36 @@
 
 use crate::weights::{DType, WeightsError, error::shown};
 
-/// The meaning of a name.
+/// What the reader makes of a class or function that a pickle names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::weights) enum Global {
-    /// `collections.OrderedDict`, `defaultdict` or `Counter`.
+    /// `collections.OrderedDict`, `defaultdict` or `Counter`: a dictionary.
     Dict,
-    /// `torch.Size`: a tuple.
+    /// `torch.Size`: a tuple of sizes.
     Size,
-    /// `torch._utils._rebuild_tensor` or `_rebuild_tensor_v2`, whose first four arguments are the same.
+    /// `torch._utils._rebuild_tensor` or `_rebuild_tensor_v2`: a tensor with the data type of its storage. Both have
+    /// the same first four arguments.
     Tensor,
-    /// `torch._utils._rebuild_tensor_v3`, where the data type is an argument.
+    /// `torch._utils._rebuild_tensor_v3`: a tensor whose data type is an argument.
     TensorV3,
     /// `torch._utils._rebuild_parameter` or `_rebuild_parameter_with_state`, which wrap a tensor.
     Parameter,
-    /// `torch._utils._rebuild_qtensor`: integers and their quantizer.
+    /// `torch._utils._rebuild_qtensor`: a tensor of integers with scales and zero points.
     Quantized,
-    /// `torch.per_tensor_affine`: one scale and zero point.
+    /// `torch.per_tensor_affine`: the quantization scheme with one scale and zero point.
     PerTensorAffine,
-    /// `torch.per_channel_affine`: scales and zero points along an axis.
+    /// `torch.per_channel_affine`: the quantization scheme with scales and zero points along an axis.
     PerChannelAffine,
-    /// A storage class.
+    /// A storage class such as `torch.FloatStorage`, and the data type of its elements.
     Storage(DType),
     /// A data type as a value, such as `torch.float32`.
     DType(DType),
-    /// A class whose objects appear next to weights and are not needed.
+    /// A class or function in [`OPAQUE`], by name. Its objects are not needed and have no content.
     Opaque(&'static str),
 }
 
-/// Names in training checkpoints that weights do not need: options, counters, times, numpy scalars, and the
-/// tensor classes of the tar format.
+/// Classes and functions in training checkpoints that weights do not need: options, counters, times, numpy scalars,
+/// and the tensor classes of the tar format.
 const OPAQUE: &[&str] = &[
     "__builtin__.bytearray",
     "__builtin__.complex",
@@ -75,7 +76,7 @@ const OPAQUE: &[&str] = &[
     "types.SimpleNamespace",
 ];
 
-/// Maps `module.name` to its meaning.
+/// Looks up `module.name` in the allow-list.
 ///
 /// # Errors
 /// Returns [`WeightsError::UnsupportedQuantization`] for other quantization schemes, or
@@ -112,7 +113,8 @@ pub(super) fn resolve(module: &str, name: &str) -> Result<Global, WeightsError> 
     })
 }
 
-/// Data type of a storage class. An untyped storage counts bytes; a quantized one holds integers.
+/// Returns the data type of a storage class. An untyped storage has bytes, a quantized one integers. `None` if `class`
+/// is not a storage class.
 fn storage(class: &str) -> Option<DType> {
     Some(match class {
         "FloatStorage" => DType::F32,

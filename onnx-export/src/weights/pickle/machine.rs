@@ -1,4 +1,4 @@
-//! The pickle machine: a stack, a memo, and the operations.
+//! Runs the operations of a pickle on a stack of values and a memo, the table of values that are used again.
 //!
 //! Not here: the meaning of names and calls (`globals`, `rebuild`) and the loop over operations (`load`).
 
@@ -19,13 +19,13 @@ pub(super) enum Flow {
     Stop,
 }
 
-/// The state of `pickle.Unpickler`.
+/// State while a pickle runs, as in Python's `pickle.Unpickler`.
 pub(super) struct Machine<'a, 'p> {
     input: Reader<'a>,
     persistent: Persistent<'p>,
     arena: Arena<'a>,
     stack: Vec<Value>,
-    /// Stack heights at which a collection began.
+    /// Height of the stack at each open mark, where the items of a collection begin.
     marks: Vec<usize>,
     memo: HashMap<u32, Value>,
 }
@@ -48,13 +48,13 @@ impl<'a, 'p> Machine<'a, 'p> {
         self.input.offset()
     }
 
-    /// Returns the value on top of the stack, and all values.
+    /// Returns the result of the pickle, which is the value on top of the stack, and the arena of all values.
     pub(super) fn finish(mut self) -> Result<(Value, Arena<'a>), WeightsError> {
         let root = self.pop(self.offset())?;
         Ok((root, self.arena))
     }
 
-    /// Runs one operation. The letters are those of `pickle.py`.
+    /// Runs one operation. The opcodes are those of Python's `pickle.py`.
     pub(super) fn step(&mut self) -> Result<Flow, WeightsError> {
         let at = self.offset();
         let code = self.input.u8()?;
@@ -105,7 +105,7 @@ impl<'a, 'p> Machine<'a, 'p> {
     fn effect(&mut self, code: u8, at: usize) -> Result<(), WeightsError> {
         match code {
             0x80 => self.protocol(at),
-            // A frame only tells how much to read ahead.
+            // The length of a frame only tells an unpickler how much to read ahead.
             0x95 => self.input.u64().map(drop),
             b'(' => {
                 self.marks.push(self.stack.len());
@@ -188,7 +188,8 @@ impl<'a, 'p> Machine<'a, 'p> {
         Ok(self.arena.add(Node::Text(text)))
     }
 
-    /// Reads bytes. As in `torch.load`, the `str` of Python 2 is text if it is UTF-8.
+    /// Reads a bytes object or a Python 2 `str`. The latter becomes text if it is UTF-8, as in `torch.load`; the
+    /// content of all others is dropped.
     fn bytes(&mut self, code: u8) -> Result<Value, WeightsError> {
         let n = match code {
             b'U' | b'C' => self.input.u8()?.into(),
@@ -226,11 +227,11 @@ impl<'a, 'p> Machine<'a, 'p> {
             _ => self.memo.len() as u32,
         };
         let Some(value) = self.stack.last().copied() else {
-            return Err(WeightsError::pickle(at, "a value to remember", "none"));
+            return Err(WeightsError::pickle(at, "a value to memoize", "none"));
         };
         self.memo.insert(index, value);
         let held = self.memo.len() as u64;
-        limits::at_most(Format::Pickle, "remembered values", limits::MAX_MEMO, held)
+        limits::at_most(Format::Pickle, "values in the memo", limits::MAX_MEMO, held)
     }
 
     fn recall(&mut self, code: u8, at: usize) -> Result<Value, WeightsError> {
@@ -238,7 +239,7 @@ impl<'a, 'p> Machine<'a, 'p> {
             b'h' => self.input.u8()?.into(),
             _ => self.input.u32()?,
         };
-        let missing = || WeightsError::pickle(at, "a remembered value", index);
+        let missing = || WeightsError::pickle(at, "the index of a value in the memo", index);
         self.memo.get(&index).copied().ok_or_else(missing)
     }
 
@@ -250,7 +251,13 @@ impl<'a, 'p> Machine<'a, 'p> {
             let module = self.pop(at)?;
             match (self.arena.text(module), self.arena.text(name)) {
                 (Some(module), Some(name)) => (module, name),
-                _ => return Err(WeightsError::pickle(at, "a module and a name", "no text")),
+                _ => {
+                    return Err(WeightsError::pickle(
+                        at,
+                        "a module and a name as text",
+                        "another value",
+                    ));
+                }
             }
         };
         let global = globals::resolve(module, name)?;
@@ -282,7 +289,11 @@ impl<'a, 'p> Machine<'a, 'p> {
             Some(Node::Opaque(_)) => {}
             _ => {
                 let got = self.arena.describe(target);
-                return Err(WeightsError::pickle(at, "a dictionary and pairs", got));
+                return Err(WeightsError::pickle(
+                    at,
+                    "a dictionary and pairs of key and value",
+                    got,
+                ));
             }
         }
         Ok(())

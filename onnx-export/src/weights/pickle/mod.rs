@@ -1,7 +1,8 @@
 //! A pickle machine for the pickles of weights.
 //!
-//! It runs the operations that `pickle.py` writes for dictionaries, lists, numbers, text and the calls of
-//! [`rebuild`]. No code is imported or run: a class is a [`globals::Global`], a call is a `match`.
+//! It runs the operations that Python's `pickle` writes for dictionaries, lists, numbers, text and the function
+//! calls that [`rebuild`] reimplements. No code is imported or run: each allowed class or function is a
+//! [`globals::Global`], and a call is a `match` on it.
 //! Protocols 2 to 5 are supported.
 //!
 //! Not here: protocols 0 and 1, extension codes, `__setstate__` (the state of an object is dropped),
@@ -23,18 +24,18 @@ use self::{
 };
 use super::{Format, WeightsError, limits};
 
-/// The result of a pickle.
+/// The values that a pickle describes, and the end of the pickle.
 #[derive(Debug)]
 pub(super) struct Pickled<'a> {
-    /// All values of the pickle.
+    /// All values that the pickle created.
     pub(super) arena: Arena<'a>,
-    /// The value that the pickle returns.
+    /// The top-level value, which Python's `pickle.load` would return.
     pub(super) root: Value,
     /// Offset of the first byte after the pickle.
     pub(super) end: usize,
 }
 
-/// Runs the pickle that starts at offset `start` of `bytes`.
+/// Runs the pickle that starts at offset `start` of `bytes`. `persistent` tells what its persistent ids refer to.
 ///
 /// # Errors
 /// Returns [`WeightsError`] if an operation or a name is not in the allow-list, a value has the wrong type, a

@@ -18,15 +18,15 @@ use crate::weights::{
 /// The objects that the persistent ids of a pickle refer to.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::weights) enum Persistent<'p> {
-    /// `('storage', class, key, location, numel[, view])`: zip and legacy checkpoints.
+    /// Storages, in zip and legacy checkpoints. An id is `('storage', class, key, location, numel[, view])`.
     Storages,
-    /// Tensors by number: the tar format.
+    /// Tensors, in the tar format. An id is a key of the map.
     Numbered(&'p BTreeMap<i64, TensorRef<'static>>),
     /// No objects: persistent ids are rejected.
     Refused,
 }
 
-/// Returns the result of `function(*arguments)`. `at` is the offset for messages.
+/// Returns the result of `function(*arguments)`. `at` is the offset of the call in the pickle, for errors.
 pub(super) fn call(
     arena: &mut Arena<'_>,
     function: Value,
@@ -35,7 +35,7 @@ pub(super) fn call(
 ) -> Result<Value, WeightsError> {
     let global = match arena.node(function) {
         Some(Node::Global(global)) => *global,
-        // A method of an opaque object.
+        // The result of calling an opaque object is opaque too.
         Some(Node::Opaque(name)) => Global::Opaque(name),
         _ => {
             let got = arena.describe(function);
@@ -49,7 +49,7 @@ pub(super) fn call(
     match global {
         Global::Opaque(name) => Ok(arena.add(Node::Opaque(name))),
         Global::Dict => dict(arena, arguments, at),
-        // The first argument is the value; the wrapper is not needed.
+        // The first argument is the wrapped tensor or tuple of sizes.
         Global::Size | Global::Parameter => match args.first() {
             Some(value) => Ok(*value),
             None => Err(WeightsError::pickle(at, "an argument", "none")),
@@ -82,7 +82,8 @@ pub(super) fn call(
     }
 }
 
-/// Calls `OrderedDict()`, as Python 3 writes it, or `OrderedDict([[key, value], ..])`, as Python 2 writes it.
+/// Returns the dictionary that a pickle makes with `OrderedDict()` (written by Python 3) or
+/// `OrderedDict([[key, value], ..])` (written by Python 2).
 fn dict(arena: &mut Arena<'_>, arguments: Value, at: usize) -> Result<Value, WeightsError> {
     let list = arena
         .items(arguments)
@@ -96,7 +97,7 @@ fn dict(arena: &mut Arena<'_>, arguments: Value, at: usize) -> Result<Value, Wei
         for item in std::mem::take(items) {
             let Some([key, value]) = arena.items(item) else {
                 let got = arena.describe(item);
-                return Err(WeightsError::pickle(at, "a pair", got));
+                return Err(WeightsError::pickle(at, "a pair of key and value", got));
             };
             pairs.push((*key, *value));
         }
@@ -104,17 +105,18 @@ fn dict(arena: &mut Arena<'_>, arguments: Value, at: usize) -> Result<Value, Wei
     Ok(arena.add(Node::Dict(pairs)))
 }
 
-/// Builds a tensor from the arguments `(storage, offset, shape, strides, ..)`.
+/// Builds a tensor from the arguments `(storage, offset, shape, strides, ..)`. If `dtype` is `None`, the data type
+/// is that of the storage.
 fn tensor<'a>(
     arena: &Arena<'a>,
     args: &[Value],
     dtype: Option<DType>,
     at: usize,
 ) -> Result<TensorRef<'a>, WeightsError> {
-    let expected = "arguments (storage, offset, shape, strides)";
+    let expected = "arguments (storage, offset, shape, strides), the last two tuples of sizes";
     let wrong = |got: &str| WeightsError::pickle(at, expected, got);
     let [storage, offset, shape, strides, ..] = args else {
-        return Err(wrong("fewer"));
+        return Err(wrong("fewer arguments"));
     };
     let Some(Node::Storage(storage)) = arena.node(*storage) else {
         return Err(wrong(arena.describe(*storage)));
@@ -123,8 +125,8 @@ fn tensor<'a>(
         dtype: dtype.unwrap_or(storage.dtype),
         storage: storage.clone(),
         offset: size(*offset).ok_or_else(|| wrong(arena.describe(*offset)))?,
-        shape: sizes(arena, *shape)?.ok_or_else(|| wrong("a shape of another kind"))?,
-        strides: sizes(arena, *strides)?.ok_or_else(|| wrong("strides of another kind"))?,
+        shape: sizes(arena, *shape)?.ok_or_else(|| wrong("a shape with other items"))?,
+        strides: sizes(arena, *strides)?.ok_or_else(|| wrong("strides with other items"))?,
         quantizer: None,
     })
 }
@@ -154,7 +156,7 @@ fn quantizer<'a>(
         }
         _ => None,
     };
-    let expected = "a scheme, its scales and its zero points";
+    let expected = "a quantization scheme, its scales and its zero points";
     read.ok_or_else(|| WeightsError::pickle(at, expected, "another value"))
 }
 
@@ -162,8 +164,8 @@ fn is(arena: &Arena<'_>, value: Value, global: Global) -> bool {
     matches!(arena.node(value), Some(Node::Global(got)) if *got == global)
 }
 
-/// Returns scales or zero points from a tensor of one axis, or from a list as the first versions of torch write. `None`
-/// if `value` is neither.
+/// Returns scales or zero points from a tensor of one axis, or from a list as in pickles of the first versions of
+/// torch. `None` if `value` is neither.
 fn values_of<'a, T>(
     arena: &mut Arena<'a>,
     value: Value,
@@ -213,7 +215,7 @@ fn sizes(arena: &Arena<'_>, tuple: Value) -> Result<Option<Vec<usize>>, WeightsE
 /// Returns the storage or tensor that the persistent id `id` refers to.
 ///
 /// # Errors
-/// [`WeightsError::Malformed`] if `id` refers to no object of this `kind`.
+/// Returns [`WeightsError::Malformed`] if `id` refers to no object of this `kind`.
 pub(super) fn persistent(
     arena: &mut Arena<'_>,
     id: Value,

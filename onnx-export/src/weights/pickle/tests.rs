@@ -7,7 +7,7 @@ fn run(pickle: &[u8]) -> Result<String, String> {
     Ok(show(&pickled.arena, pickled.root))
 }
 
-/// Shows a value, two levels deep.
+/// Formats a value and, if it is a collection, its items; collections among the items are shown by type only.
 fn show(arena: &Arena<'_>, value: Value) -> String {
     let list = |items: &[Value]| {
         let items: Vec<_> = items.iter().map(|v| small(arena, *v)).collect();
@@ -41,7 +41,7 @@ fn small(arena: &Arena<'_>, value: Value) -> String {
     }
 }
 
-/// `torch.FloatStorage` "7" of 12 elements.
+/// Operations that push a `torch.FloatStorage` of 12 elements with the key "7".
 const STORAGE: &[u8] = b"(\x8c\x07storagectorch\nFloatStorage\n\x8c\x017\x8c\x03cpuK\x0ctQ";
 
 #[test]
@@ -167,20 +167,26 @@ fn hostile_pickles_are_rejected() {
             b"ctorch\nper_tensor_affine\n)R.",
             "expected a function to call, got a data type, a storage class or a quantization scheme",
         ),
-        (&plain, "expected a scheme, its scales and its zero points"),
+        (
+            &plain,
+            "expected a quantization scheme, its scales and its zero points",
+        ),
         (
             &recursive,
-            "expected a scheme, its scales and its zero points",
+            "expected a quantization scheme, its scales and its zero points",
         ),
         (
             b"K\x01Q.",
             "expected the id of a storage or tensor, got an int",
         ),
-        (&negative, "a shape of another kind"),
+        (&negative, "got a shape with other items"),
         (b".", "expected a value on the stack, got none"),
         (b"K\x01(.", "expected a value on the stack, got none"),
         (b"t.", "expected an open collection"),
-        (b"h\x00.", "expected a remembered value, got 0"),
+        (
+            b"h\x00.",
+            "expected the index of a value in the memo, got 0",
+        ),
         (b"K\x01K\x02a.", "expected a list to append to, got an int"),
         (b"}(K\x01u.", "expected a dictionary and pairs"),
         (
@@ -214,7 +220,7 @@ fn endless_pickles_exceed_a_limit() {
         (b"N0".repeat(limit(limits::MAX_OPS)), "operations"),
         (
             b"N\x940".repeat(limit(limits::MAX_MEMO)),
-            "remembered values",
+            "values in the memo",
         ),
     ];
     for (pickle, what) in cases {

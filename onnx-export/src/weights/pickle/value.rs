@@ -44,7 +44,7 @@ pub(in crate::weights) enum Node<'a> {
 pub(in crate::weights) struct Arena<'a>(Vec<Node<'a>>);
 
 impl<'a> Arena<'a> {
-    /// Adds a node.
+    /// Adds a node and returns the value that refers to it.
     pub(super) fn add(&mut self, node: Node<'a>) -> Value {
         self.0.push(node);
         Value::Node(NodeId(self.0.len() - 1))
@@ -95,7 +95,7 @@ impl<'a> Arena<'a> {
         }
     }
 
-    /// The last value of a dictionary with a text key; `None` if there is none.
+    /// The value last assigned to the text `key` of a dictionary; `None` if there is none.
     pub(in crate::weights) fn lookup(&self, dict: Value, key: &str) -> Option<Value> {
         let mut latest_first = self.pairs(dict)?.iter().rev();
         latest_first
