@@ -3,7 +3,7 @@
 //! A flag wins over its environment variable, which wins over the file, which wins over the
 //! default.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,10 +13,14 @@ use thiserror::Error;
 
 use crate::app::Limits;
 use crate::cpu::has_int8_dot;
+use crate::http::server::ConnectionTimeouts;
 use crate::manifest::{Batching, Precision};
 use crate::pool::DECODE_BYTES_PER_PIXEL;
 use crate::store::{StoreError, read_text};
 use crate::threads::usable_cores;
+
+/// Address that the server listens on if no other is set.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
 /// Why the settings cannot be used.
 #[derive(Debug, Error)]
@@ -78,6 +82,10 @@ pub struct Settings {
     /// Address to listen on, as IP:PORT [default: 127.0.0.1:8080]
     #[arg(long, env = "SIGHTLINE_LISTEN", value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
+    /// Address of a second listener for /health/live, /health/ready and /metrics, as IP:PORT; it responds
+    /// however many connections clients hold on the first one [default: no second listener]
+    #[arg(long, env = "SIGHTLINE_ADMIN_LISTEN", value_name = "ADDR")]
+    pub admin_listen: Option<SocketAddr>,
     /// Directory with one folder per model [default: `$XDG_DATA_HOME/sightline/models`, if it exists]
     #[arg(long, env = "SIGHTLINE_MODELS", value_name = "DIR")]
     pub models: Option<PathBuf>,
@@ -149,9 +157,14 @@ pub struct Settings {
     /// Most images in one request [default: 32]
     #[arg(long, env = "SIGHTLINE_MAX_IMAGES", value_name = "N")]
     pub max_images: Option<usize>,
-    /// Most open connections [default: 1024]
+    /// Most open connections; when all are open, a new one replaces the one that has been idle longest
+    /// [default: 1024]
     #[arg(long, env = "SIGHTLINE_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<usize>,
+    /// Time after which a connection without a request is closed, in milliseconds; must be longer than the
+    /// idle timeout of a load balancer [default: 75000]
+    #[arg(long, env = "SIGHTLINE_KEEP_ALIVE_MS", value_name = "MILLISECONDS")]
+    pub keep_alive_ms: Option<u64>,
     /// Time that a request may take before it fails with 504, in milliseconds [default: 30000]
     #[arg(
         long,
@@ -169,6 +182,8 @@ pub struct Settings {
 pub struct ServeConfig {
     /// Address to listen on.
     pub listen: SocketAddr,
+    /// Address of the listener for probes and metrics; `None` if only [`ServeConfig::listen`] serves them.
+    pub admin_listen: Option<SocketAddr>,
     /// Models to load; empty to load every model that is found.
     pub models: Vec<String>,
     /// Precision of a model that is named without a variant.
@@ -183,6 +198,8 @@ pub struct ServeConfig {
     pub limits: Limits,
     /// Most open connections.
     pub max_connections: usize,
+    /// Time limits of each connection.
+    pub timeouts: ConnectionTimeouts,
     /// Time that requests in flight may take after SIGTERM.
     pub shutdown_grace: Duration,
 }
@@ -259,11 +276,15 @@ impl Settings {
             max_queue_size: range("max_queue_size", self.max_queue_size, 65_536)?,
             instances: range("instances", self.instances, 256)?,
         };
+        let keep_alive = range("keep_alive_ms", self.keep_alive_ms, 86_400_000)?;
+        let mut timeouts = ConnectionTimeouts::default();
+        if let Some(milliseconds) = keep_alive {
+            timeouts.keep_alive = Duration::from_millis(milliseconds);
+        }
         let grace = range("shutdown_grace_ms", self.shutdown_grace_ms, 86_400_000)?;
         Ok(ServeConfig {
-            listen: self
-                .listen
-                .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
+            listen: self.listen.unwrap_or(DEFAULT_LISTEN),
+            admin_listen: self.admin_listen,
             models: self.model.unwrap_or_default(),
             precision: self.precision.unwrap_or_default(),
             cores: range("threads", self.threads, 1024)?.unwrap_or_else(usable_cores),
@@ -272,6 +293,7 @@ impl Settings {
             limits,
             max_connections: range("max_connections", self.max_connections, 1 << 20)?
                 .unwrap_or(1024),
+            timeouts,
             shutdown_grace: Duration::from_millis(grace.unwrap_or(30_000)),
         })
     }

@@ -9,6 +9,7 @@ mod predict;
 mod quantize;
 mod say;
 mod serve;
+mod signals;
 mod target;
 mod trained;
 

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -12,14 +12,18 @@ use sightline::app::App;
 use sightline::config::{PrecisionChoice, ServeConfig, Settings};
 use sightline::engine::OnnxRuntime;
 use sightline::http;
+use sightline::http::server::Server;
 use sightline::manifest::{Batching, Precision};
 use sightline::registry::{LoadedModel, ModelPlan, Registry};
 use sightline::store::{ModelRef, ModelSource, ModelStore};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::signals::StopSignals;
 use super::{RuntimeArgs, StoreArgs};
+
+/// Most open connections of the admin listener.
+const ADMIN_CONNECTIONS: usize = 64;
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
@@ -51,7 +55,10 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    tokio.block_on(serve(config, runtime, sources))
+    let result = tokio.block_on(serve(config, runtime, sources));
+    // Dropping the runtime would wait for a model that is still being loaded.
+    tokio.shutdown_background();
+    result
 }
 
 /// Finds the models that the configuration names, else all of the directory and the built-in model.
@@ -121,73 +128,154 @@ fn reject_duplicates(sources: &[ModelSource]) -> Result<()> {
     Ok(())
 }
 
+/// Serves until a stop signal or a failed load. A second signal ends the drain early, as an error.
 async fn serve(config: ServeConfig, runtime: OnnxRuntime, sources: Vec<ModelSource>) -> Result<()> {
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", config.listen))?;
-    let address = listener.local_addr()?;
-    let version = env!("CARGO_PKG_VERSION");
-    let _ = writeln!(
-        std::io::stdout(),
-        "sightline {version} listening on http://{address}"
-    );
+    // Registered before the address is announced: a process that has read the address may send a signal.
+    let signals = StopSignals::register().context("cannot handle SIGTERM and SIGINT")?;
+    let listeners = Listeners::bind(&config).await?;
+    let address = listeners.announce()?;
     let app = Arc::new(App::new(config.limits, config.cores));
-    let failed = CancellationToken::new();
+    let stopping = CancellationToken::new();
     let loading = {
-        let (app, config, failed) = (Arc::clone(&app), config.clone(), failed.clone());
+        let (app, config, stopping) = (Arc::clone(&app), config.clone(), stopping.clone());
         tokio::task::spawn_blocking(move || {
             // The guard stops the server if loading fails or panics.
-            let stops_the_server = failed.drop_guard();
-            load_all(&app, &config, &runtime, sources, address)?;
+            let stops_the_server = stopping.clone().drop_guard();
+            load_all(
+                &app,
+                &config,
+                &Loader { runtime, stopping },
+                sources,
+                address,
+            )?;
             stops_the_server.disarm();
             Ok::<_, anyhow::Error>(())
         })
     };
-    let stop = {
-        let app = Arc::clone(&app);
-        async move {
-            stop_signal(failed).await;
-            app.start_draining();
+    let stop = stop(Arc::clone(&app), stopping.clone());
+    let work = async {
+        let finished = listeners.run(app, &config, stop).await;
+        let grace = config.shutdown_grace;
+        match tokio::time::timeout(grace, loading).await {
+            Ok(loaded) => loaded??,
+            Err(_) => bail!("a model was still loading after {} ms", grace.as_millis()),
         }
+        if !finished {
+            let grace = grace.as_millis();
+            bail!("requests were still in flight after {grace} ms");
+        }
+        let _ = writeln!(std::io::stdout(), "stopped");
+        Ok(())
     };
-    let router = http::router(Arc::clone(&app));
-    let answered = http::server::serve(
-        listener,
-        router,
-        config.max_connections,
-        stop,
-        config.shutdown_grace,
-    )
-    .await;
-    loading.await??;
-    if !answered {
-        bail!(
-            "requests were still in flight after {} ms",
-            config.shutdown_grace.as_millis()
-        );
+    tokio::select! {
+        result = work => result,
+        signal = signals.second(&stopping) => {
+            bail!("second {signal}: stopped without finishing the requests in flight")
+        }
     }
-    let _ = writeln!(std::io::stdout(), "stopped");
-    Ok(())
+}
+
+/// Resolves when the server has to stop, after new requests are rejected.
+async fn stop(app: Arc<App>, stopping: CancellationToken) {
+    stopping.cancelled().await;
+    app.start_draining();
+}
+
+/// The bound listeners.
+struct Listeners {
+    public: TcpListener,
+    /// `None` if no second listener is configured.
+    admin: Option<TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(config: &ServeConfig) -> Result<Self> {
+        let bind = async |address| {
+            let listener = TcpListener::bind(address).await;
+            listener.with_context(|| format!("cannot listen on {address}"))
+        };
+        let public = bind(config.listen).await?;
+        let admin = match config.admin_listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        Ok(Self { public, admin })
+    }
+
+    /// Prints the addresses and returns the one of the public listener.
+    fn announce(&self) -> Result<SocketAddr> {
+        let address = self.public.local_addr()?;
+        let version = env!("CARGO_PKG_VERSION");
+        let mut out = std::io::stdout();
+        // A closed stdout is not a reason to stop.
+        let _ = writeln!(out, "sightline {version} listening on http://{address}");
+        if let Some(admin) = &self.admin {
+            let address = admin.local_addr()?;
+            let _ = writeln!(out, "health and metrics on http://{address}");
+        }
+        Ok(address)
+    }
+
+    /// Serves both listeners until `stop` resolves, and the admin listener until the requests of the public one
+    /// are finished. Returns whether they finished within the grace period.
+    async fn run(
+        self,
+        app: Arc<App>,
+        config: &ServeConfig,
+        stop: impl Future<Output = ()>,
+    ) -> bool {
+        let public = Server {
+            listener: self.public,
+            router: http::router(Arc::clone(&app)),
+            max_connections: config.max_connections,
+            timeouts: config.timeouts,
+        };
+        let public = public.run(stop, config.shutdown_grace);
+        let Some(listener) = self.admin else {
+            return public.await;
+        };
+        let admin = Server {
+            listener,
+            router: http::admin_router(app),
+            max_connections: ADMIN_CONNECTIONS,
+            timeouts: config.timeouts,
+        };
+        let admin = tokio::spawn(admin.run(std::future::pending(), Duration::ZERO));
+        let finished = public.await;
+        admin.abort();
+        finished
+    }
+}
+
+/// What loading a model needs.
+struct Loader {
+    runtime: OnnxRuntime,
+    /// Cancelled when the server stops.
+    stopping: CancellationToken,
 }
 
 /// Loads the models while the listener already serves probes, and makes the server ready.
 fn load_all(
     app: &App,
     config: &ServeConfig,
-    runtime: &OnnxRuntime,
+    loader: &Loader,
     sources: Vec<ModelSource>,
     address: SocketAddr,
 ) -> Result<()> {
     let started = Instant::now();
-    let load = |source| load(app, config, runtime, source);
-    let models = sources.into_iter().map(load).collect::<Result<Vec<_>>>()?;
+    let mut models = Vec::with_capacity(sources.len());
+    for source in sources {
+        if loader.stopping.is_cancelled() {
+            return Ok(());
+        }
+        models.push(load(app, config, &loader.runtime, source)?);
+    }
     let default = models.first().map(LoadedModel::id).unwrap_or_default();
     let route = models
         .first()
         .map_or("/v1/classify", |model| http::route_of(model.manifest.task));
     app.set_ready(Registry::new(models));
-    if app.registry().is_err() {
-        // A stop signal came while models were being loaded.
+    if loader.stopping.is_cancelled() {
         return Ok(());
     }
     let seconds = started.elapsed().as_secs_f64();
@@ -227,24 +315,4 @@ fn override_batching(own: &mut Batching, deployment: &Batching) {
     own.max_queue_delay_us = deployment.max_queue_delay_us.or(own.max_queue_delay_us);
     own.max_queue_size = deployment.max_queue_size.or(own.max_queue_size);
     own.instances = deployment.instances.or(own.instances);
-}
-
-/// Resolves on SIGTERM or SIGINT, or when loading has failed.
-async fn stop_signal(failed: CancellationToken) {
-    let terminate = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot handle SIGTERM");
-                std::future::pending::<()>().await;
-            }
-        }
-    };
-    tokio::select! {
-        () = terminate => tracing::info!(signal = "SIGTERM", "draining"),
-        _ = tokio::signal::ctrl_c() => tracing::info!(signal = "SIGINT", "draining"),
-        () = failed.cancelled() => {}
-    }
 }

@@ -5,11 +5,14 @@
 //! status codes.
 
 mod accept;
+mod activity;
 mod classify;
+mod connection;
 pub mod contract;
 mod detect;
 mod extract;
 mod health;
+mod idle;
 mod middleware;
 mod models;
 mod params;
@@ -21,6 +24,8 @@ mod task;
 
 #[cfg(test)]
 mod router_tests;
+#[cfg(test)]
+mod server_tests;
 
 use std::sync::Arc;
 
@@ -38,16 +43,38 @@ use problem::Problem;
 
 /// Returns the router of the server, with its middleware.
 pub fn router(app: Arc<App>) -> Router {
+    with_middleware(routes(), app)
+}
+
+/// Returns the router of the admin listener: probes and metrics, with the same middleware.
+pub fn admin_router(app: Arc<App>) -> Router {
+    with_middleware(admin_routes(), app)
+}
+
+fn with_middleware<const N: usize>(routes: [Route; N], app: Arc<App>) -> Router {
     let add = |router: Router<Arc<App>>, (path, methods)| router.route(path, methods);
-    let routes = routes().into_iter().fold(Router::new(), add);
+    let routes = routes.into_iter().fold(Router::new(), add);
     let routes = routes
         .fallback(no_route)
         .method_not_allowed_fallback(method_not_allowed);
     middleware::surround(routes, &app).with_state(app)
 }
 
-/// Every route: its path and the handlers of its methods.
-fn routes() -> [(&'static str, MethodRouter<Arc<App>>); 10] {
+/// A path and the handlers of its methods.
+type Route = (&'static str, MethodRouter<Arc<App>>);
+
+/// Every route of the admin listener; the public listener has them too.
+fn admin_routes() -> [Route; 3] {
+    [
+        ("/health/live", get(health::live)),
+        ("/health/ready", get(health::ready)),
+        ("/metrics", get(metrics)),
+    ]
+}
+
+/// Every route of the public listener.
+fn routes() -> [Route; 10] {
+    let [live, ready, metrics] = admin_routes();
     [
         ("/", get(index)),
         (
@@ -64,9 +91,9 @@ fn routes() -> [(&'static str, MethodRouter<Arc<App>>); 10] {
         ),
         ("/v1/models", get(models::list)),
         ("/v1/models/{model}", get(models::show)),
-        ("/health/live", get(health::live)),
-        ("/health/ready", get(health::ready)),
-        ("/metrics", get(metrics)),
+        live,
+        ready,
+        metrics,
         ("/openapi.yaml", get(openapi)),
     ]
 }

@@ -1,4 +1,4 @@
-//! The listener: a bounded number of connections, timeouts, and a graceful stop.
+//! A listener: a bounded number of connections, their time limits, and a graceful stop.
 
 use std::future::Future;
 use std::io;
@@ -6,110 +6,188 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::future::Either;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Longest time in which a client must send the head of a request; idle time before the head counts.
-const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
+use super::activity::Activity;
+pub use super::activity::ConnectionTimeouts;
+use super::connection::{Observed, drive, service};
+use super::idle::IdleQueue;
+
+/// Largest head of a request, in bytes; also the read buffer of a connection.
+pub const MAX_HEAD_BYTES: usize = 32 << 10;
+/// Send buffer of a connection, in bytes; the kernel doubles it for its own bookkeeping.
+const SEND_BUFFER: usize = 128 << 10;
+/// Longest time that the kernel waits for the acknowledgment of sent bytes.
+const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Pause after a failed accept, which usually means that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves `router` on `listener` until `stop` resolves, then finishes the requests in flight. Returns
-/// whether all of them finished within `grace`.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    max_connections: usize,
-    stop: impl Future<Output = ()>,
-    grace: Duration,
-) -> bool {
-    let graceful = GracefulShutdown::new();
-    let connections = Arc::new(Semaphore::new(max_connections));
-    let mut stop = std::pin::pin!(stop);
-    loop {
-        let accepted = tokio::select! {
-            accepted = accept(&listener, &connections) => accepted,
-            () = &mut stop => break,
-        };
-        match accepted {
-            Ok((stream, place)) => connect(stream, place, router.clone(), &graceful),
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+/// A listener and the routes that it serves.
+#[derive(Debug)]
+pub struct Server {
+    /// The bound listener.
+    pub listener: TcpListener,
+    /// The routes.
+    pub router: Router,
+    /// Most open connections. A further one takes the slot of the one that has been idle longest, or waits
+    /// if every connection has a request in flight.
+    pub max_connections: usize,
+    /// Time limits of each connection.
+    pub timeouts: ConnectionTimeouts,
+}
+
+impl Server {
+    /// Serves until `stop` resolves, then finishes the requests in flight. Returns whether all of them
+    /// finished within `grace`.
+    pub async fn run(self, stop: impl Future<Output = ()>, grace: Duration) -> bool {
+        let graceful = GracefulShutdown::new();
+        let slots = Slots::new(self.max_connections);
+        let mut stop = std::pin::pin!(stop);
+        let mut late = None;
+        loop {
+            let stream = tokio::select! {
+                stream = self.accept(&slots) => stream,
+                () = &mut stop => break,
+            };
+            tokio::select! {
+                slot = slots.take() => self.connect(stream, slot, Some(&graceful)),
+                () = &mut stop => {
+                    late = Some(stream);
+                    break;
+                }
+            }
+        }
+        let mut finished = std::pin::pin!(tokio::time::timeout(grace, graceful.shutdown()));
+        let mut rejecting = std::pin::pin!(self.reject(&slots, late));
+        tokio::select! {
+            finished = &mut finished => finished.is_ok(),
+            () = &mut rejecting => false,
+        }
+    }
+
+    /// Serves one request of each further connection, which the router rejects with 503 while the requests in
+    /// flight finish. Never returns.
+    async fn reject(&self, slots: &Slots, first: Option<TcpStream>) {
+        let mut next = first;
+        loop {
+            let stream = match next.take() {
+                Some(stream) => stream,
+                None => self.accept(slots).await,
+            };
+            self.connect(stream, slots.take().await, None);
+        }
+    }
+
+    async fn accept(&self, slots: &Slots) -> TcpStream {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => match configure(&stream) {
+                    Ok(()) => return stream,
+                    Err(error) => tracing::debug!(%error, "cannot configure a connection"),
+                },
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    slots.idle.close_longest();
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
     }
-    let mut finished = std::pin::pin!(tokio::time::timeout(grace, graceful.shutdown()));
-    // New connections get 503 from the router until the last request in flight is finished.
-    loop {
-        tokio::select! {
-            finished = &mut finished => return finished.is_ok(),
-            accepted = accept(&listener, &connections) => match accepted {
-                Ok((stream, place)) => connect_late(stream, place, router.clone()),
-                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-            },
-        }
+
+    /// Starts the task of a connection. Without `graceful` the connection serves one request, and the stop
+    /// does not wait for it.
+    fn connect(&self, stream: TcpStream, slot: Slot, graceful: Option<&GracefulShutdown>) {
+        let activity = Arc::new(Activity::new(self.timeouts, Arc::clone(&slot.idle)));
+        let service = service(self.router.clone(), Arc::clone(&activity));
+        let io = TokioIo::new(Observed {
+            stream,
+            activity: Arc::clone(&activity),
+        });
+        let connection = builder()
+            .keep_alive(graceful.is_some())
+            .serve_connection(io, service);
+        let watched = match graceful {
+            Some(graceful) => Either::Left(graceful.watch(connection)),
+            None => Either::Right(connection),
+        };
+        tokio::spawn(async move {
+            drive(watched, &activity).await;
+            drop(slot);
+        });
     }
 }
 
-/// Waits for a free connection slot, then accepts a connection. Returns its stream and the permit that occupies the
-/// slot. At the limit, clients wait in the kernel's accept backlog.
-async fn accept(
-    listener: &TcpListener,
-    connections: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let place = Arc::clone(connections)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    // Responses are written immediately, so waiting to fill packets would only delay them.
+fn configure(stream: &TcpStream) -> io::Result<()> {
+    // Responses are written whole, so that waiting to fill packets would only delay them.
     stream.set_nodelay(true)?;
-    // A client that never reads its response would occupy its slot forever.
-    let patience = HEAD_TIMEOUT.as_millis() as u32;
-    rustix::net::sockopt::set_tcp_user_timeout(&stream, patience)?;
-    Ok((stream, place))
-}
-
-fn connect(
-    stream: TcpStream,
-    place: OwnedSemaphorePermit,
-    router: Router,
-    graceful: &GracefulShutdown,
-) {
-    let connection =
-        builder().serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    run(graceful.watch(connection), place);
-}
-
-/// Serves one request on a connection that was accepted during shutdown; shutdown does not wait for it.
-fn connect_late(stream: TcpStream, place: OwnedSemaphorePermit, router: Router) {
-    let connection = builder()
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    run(connection, place);
+    // Bounds the memory of clients that do not read, and shows soon whether they do.
+    rustix::net::sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER)?;
+    let patience = ACKNOWLEDGE_TIMEOUT.as_millis() as u32;
+    rustix::net::sockopt::set_tcp_user_timeout(stream, patience)?;
+    Ok(())
 }
 
 fn builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT);
+        // hyper's own limit would include the idle time; `Activity` limits both.
+        .header_read_timeout(None)
+        .max_buf_size(MAX_HEAD_BYTES);
     builder
 }
 
-fn run(
-    connection: impl Future<Output = hyper::Result<()>> + Send + 'static,
-    place: OwnedSemaphorePermit,
-) {
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection failed");
+/// The slots for connections of a listener.
+struct Slots {
+    free: Arc<Semaphore>,
+    idle: Arc<IdleQueue>,
+}
+
+/// The slot of one connection, free again when dropped.
+struct Slot {
+    idle: Arc<IdleQueue>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Slots {
+    fn new(slots: usize) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(slots)),
+            idle: Arc::default(),
         }
-        drop(place);
-    });
+    }
+
+    /// Takes a free slot, else closes the connection that has been idle longest and takes its slot.
+    async fn take(&self) -> Slot {
+        loop {
+            if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+                return self.slot(permit);
+            }
+            let asked = self.idle.close_longest();
+            let retry = async {
+                if asked {
+                    self.idle.declined.notified().await;
+                } else {
+                    self.idle.entered.notified().await;
+                }
+            };
+            tokio::select! {
+                // The semaphore is never closed.
+                Ok(permit) = Arc::clone(&self.free).acquire_owned() => return self.slot(permit),
+                () = retry => {}
+            }
+        }
+    }
+
+    fn slot(&self, permit: OwnedSemaphorePermit) -> Slot {
+        Slot {
+            idle: Arc::clone(&self.idle),
+            _permit: permit,
+        }
+    }
 }

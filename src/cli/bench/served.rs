@@ -8,6 +8,7 @@ use anyhow::Result;
 use sightline::app::{App, Limits};
 use sightline::engine::OnnxRuntime;
 use sightline::http;
+use sightline::http::server::ConnectionTimeouts;
 use sightline::process::ProcessUsage;
 use sightline::registry::{LoadedModel, ModelPlan, Registry};
 use sightline::store::ModelSource;
@@ -45,10 +46,14 @@ impl Server {
             runtime.block_on(TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))))?;
         let url = format!("http://{}{route}", listener.local_addr()?);
         let stop = CancellationToken::new();
-        let router = http::router(Arc::new(app));
+        let server = http::server::Server {
+            listener,
+            router: http::router(Arc::new(app)),
+            max_connections: MAX_CONNECTIONS,
+            timeouts: ConnectionTimeouts::default(),
+        };
         let stopped = stop.clone().cancelled_owned();
-        let serve = http::server::serve(listener, router, MAX_CONNECTIONS, stopped, GRACE);
-        let task = runtime.spawn(serve);
+        let task = runtime.spawn(server.run(stopped, GRACE));
         Ok(Self {
             url,
             runtime,

@@ -1,0 +1,187 @@
+//! The server on loopback sockets, with clients that are silent, slow, or never read.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+use super::server::{ConnectionTimeouts, MAX_HEAD_BYTES, Server};
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+/// Bytes of the response of `/large`, more than the socket buffers of both sides hold.
+const LARGE: usize = 16 << 20;
+/// Longest wait for what has to happen soon.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const TIMEOUTS: ConnectionTimeouts = ConnectionTimeouts {
+    keep_alive: Duration::from_secs(60),
+    head: Duration::from_secs(60),
+    slow_read: Duration::from_secs(60),
+};
+
+/// A server that runs until it is dropped.
+struct Running {
+    address: SocketAddr,
+    _runtime: Runtime,
+}
+
+impl Running {
+    fn start(max_connections: usize, timeouts: ConnectionTimeouts) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let slow = || async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            "slow"
+        };
+        let router = Router::new()
+            .route("/", get(|| async { "quick" }))
+            .route("/slow", get(slow))
+            .route("/large", get(|| async { vec![b'x'; LARGE] }));
+        let server = Server {
+            listener,
+            router,
+            max_connections,
+            timeouts,
+        };
+        runtime.spawn(server.run(std::future::pending(), Duration::ZERO));
+        Self {
+            address,
+            _runtime: runtime,
+        }
+    }
+
+    fn connect(&self, request: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(request).unwrap();
+        stream
+    }
+}
+
+/// Reads until `end` has arrived.
+fn read_until(stream: &mut TcpStream, end: &str) {
+    let mut text = String::new();
+    while !text.ends_with(end) {
+        let mut buffer = [0; 1024];
+        let bytes = stream.read(&mut buffer).unwrap();
+        assert_ne!(bytes, 0, "closed after {text:?}");
+        text.push_str(std::str::from_utf8(&buffer[..bytes]).unwrap());
+    }
+}
+
+/// Waits until the server closes or resets the connection, and returns how long that took.
+fn closed(stream: &mut TcpStream) -> Duration {
+    let started = Instant::now();
+    let _ = stream.read_to_end(&mut Vec::new());
+    assert!(started.elapsed() < PATIENCE);
+    started.elapsed()
+}
+
+#[test]
+fn a_trickled_head_and_an_idle_connection_have_deadlines_of_their_own() {
+    let timeouts = ConnectionTimeouts {
+        head: Duration::from_millis(300),
+        keep_alive: Duration::from_millis(2000),
+        ..TIMEOUTS
+    };
+    let server = Running::start(8, timeouts);
+    let mut idle = server.connect(GET);
+    read_until(&mut idle, "quick");
+    let idle = std::thread::spawn(move || closed(&mut idle));
+    let mut trickled = server.connect(b"GET / HT");
+    let mut writer = trickled.try_clone().unwrap();
+    std::thread::spawn(move || {
+        while writer.write_all(b"x").is_ok() {
+            sleep(Duration::from_millis(50));
+        }
+    });
+    let trickled = closed(&mut trickled);
+    let idle = idle.join().unwrap();
+    let slack = Duration::from_millis(200);
+    assert!(trickled + slack >= timeouts.head, "{trickled:?}");
+    assert!(idle + slack >= timeouts.keep_alive, "{idle:?}");
+    assert!(trickled < idle, "{trickled:?} {idle:?}");
+}
+
+#[test]
+fn a_head_of_32_kib_is_rejected_with_431() {
+    let server = Running::start(8, TIMEOUTS);
+    let mut head = b"GET / HTTP/1.1\r\nhost: x\r\npadding: ".to_vec();
+    head.resize(MAX_HEAD_BYTES, b'a');
+    let mut reply = String::new();
+    server.connect(&head).read_to_string(&mut reply).unwrap();
+    assert!(reply.starts_with("HTTP/1.1 431 "), "{reply}");
+    head.truncate(MAX_HEAD_BYTES - 1024);
+    head.extend_from_slice(b"\r\n\r\n");
+    read_until(&mut server.connect(&head), "quick");
+}
+
+#[test]
+fn a_new_connection_takes_the_place_of_the_one_idle_longest() {
+    let server = Running::start(2, TIMEOUTS);
+    let mut first = server.connect(GET);
+    read_until(&mut first, "quick");
+    let mut second = server.connect(b"");
+    // From here on the first connection is the one that was used last.
+    sleep(Duration::from_millis(200));
+    first.write_all(GET).unwrap();
+    read_until(&mut first, "quick");
+    let mut third = server.connect(GET);
+    read_until(&mut third, "quick");
+    closed(&mut second);
+    first.write_all(GET).unwrap();
+    read_until(&mut first, "quick");
+    // Silent connections and incomplete heads beyond the limit keep nobody out.
+    let held = [b"".as_slice(), b"GET"].into_iter().cycle().take(50);
+    let _held: Vec<_> = held.map(|start| server.connect(start)).collect();
+    read_until(&mut server.connect(GET), "quick");
+}
+
+#[test]
+fn a_connection_with_a_request_in_flight_keeps_its_place() {
+    let server = Running::start(1, TIMEOUTS);
+    let mut slow = server.connect(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n");
+    sleep(Duration::from_millis(100));
+    let started = Instant::now();
+    let mut next = server.connect(GET);
+    read_until(&mut next, "quick");
+    assert!(started.elapsed() >= Duration::from_millis(200));
+    read_until(&mut slow, "slow");
+    closed(&mut slow);
+}
+
+#[test]
+fn a_client_that_never_reads_is_disconnected_and_a_slow_one_is_not() {
+    let timeouts = ConnectionTimeouts {
+        slow_read: Duration::from_millis(500),
+        ..TIMEOUTS
+    };
+    let server = Running::start(1, timeouts);
+    let request = b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let mut slow = server.connect(request);
+    let (started, mut received) = (Instant::now(), 0);
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        let bytes = slow.read(&mut buffer).unwrap();
+        if bytes == 0 {
+            break;
+        }
+        received += bytes;
+        sleep(Duration::from_millis(15));
+    }
+    assert!(received > LARGE, "{received}");
+    assert!(started.elapsed() > timeouts.slow_read);
+    let _unread = server.connect(request);
+    sleep(Duration::from_millis(100));
+    read_until(&mut server.connect(GET), "quick");
+}
