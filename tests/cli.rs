@@ -297,11 +297,18 @@ fn healthcheck_exits_with_0_or_1() {
     let server = Server::start(&[]);
     let url = server.url("");
     let (code, stdout, stderr) = run(&["healthcheck", "--url", &url]);
-    assert_eq!((code, stdout.as_str()), (Some(0), "ready\n"), "{stderr}");
+    let ready = format!("ready {url}\n");
+    assert_eq!((code, stdout), (Some(0), ready), "{stderr}");
     let (code, ..) = run(&["healthcheck", "--url", &format!("{url}/")]);
     assert_eq!(code, Some(0));
     drop(server);
     let (code, _, stderr) = run(&["healthcheck", "--url", &url]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("is not ready"), "{stderr}");
+    let (code, _, stderr) = run(&["healthcheck", "--url", "localhost"]);
+    assert_eq!(code, Some(64));
+    assert!(
+        stderr.contains("expected http://HOST:PORT, got localhost"),
+        "{stderr}"
+    );
 }
