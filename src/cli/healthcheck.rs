@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
     /// URL of the server, as http://HOST:PORT [default: the address that `serve` listens on with the same
-    /// environment: SIGHTLINE_ADMIN_LISTEN, else SIGHTLINE_LISTEN, else 127.0.0.1:8080]
+    /// environment: `SIGHTLINE_ADMIN_LISTEN`, else `SIGHTLINE_LISTEN`, else 127.0.0.1:8080]
     #[arg(long, env = "SIGHTLINE_HEALTHCHECK_URL", value_name = "URL")]
     url: Option<String>,
     /// `--admin-listen` of the server

@@ -71,7 +71,7 @@ enum LogFormat {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start the server
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Convert a checkpoint to an ONNX file and its manifest
     Export(export::ExportArgs),
     /// Quantize a model to int8: calibrate on images, compare with fp32, and fail if the loss is too large

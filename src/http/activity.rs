@@ -31,7 +31,7 @@ impl Default for ConnectionTimeouts {
             head: Duration::from_secs(10),
             // The kernel reports free space in steps of a third of the buffer; in this time even a client at
             // twice the lowest rate frees that much.
-            slow_read: Duration::from_secs(60),
+            slow_read: Duration::from_mins(1),
         }
     }
 }

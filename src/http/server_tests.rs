@@ -19,9 +19,9 @@ const LARGE: usize = 16 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const TIMEOUTS: ConnectionTimeouts = ConnectionTimeouts {
-    keep_alive: Duration::from_secs(60),
-    head: Duration::from_secs(60),
-    slow_read: Duration::from_secs(60),
+    keep_alive: Duration::from_mins(1),
+    head: Duration::from_mins(1),
+    slow_read: Duration::from_mins(1),
 };
 
 /// A server that runs until it is dropped.
