@@ -7,36 +7,36 @@ use std::collections::HashMap;
 pub enum Dim {
     /// A size known when the graph is built.
     Fixed(usize),
-    /// A size known when the graph runs; equal symbols are equal sizes.
+    /// A size known only when the graph runs. Axes with equal symbols have equal sizes.
     Dynamic(Symbol),
 }
 
-/// The identity of a dynamic size within one graph.
+/// Identifies a dynamic size within one graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Symbol(u32);
 
 /// A window that slides along one axis, such as a convolution's kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window {
-    /// Number of taps, at least 1.
+    /// Number of elements that the window reads (taps), at least 1.
     pub kernel: usize,
-    /// Distance between neighboring outputs, at least 1.
+    /// Distance between neighboring positions of the window, in elements, at least 1.
     pub stride: usize,
-    /// Distance between neighboring taps, at least 1.
+    /// Distance between neighboring taps, in elements, at least 1.
     pub dilation: usize,
-    /// Padding before and after the axis, added up.
+    /// Total number of padding elements before and after the axis.
     pub padding: usize,
 }
 
-/// How a dynamic size comes about.
+/// How a dynamic size is defined.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Definition {
-    /// An axis of an input, by name.
+    /// The size of the input axis of this name.
     Input(String),
-    /// `floor((of + add) / stride) + 1`, the form that every sliding window can be brought to.
+    /// The output size of a sliding window on an axis of size `of`: `floor((of + add) / stride) + 1`.
     ///
-    /// Two windows that give the same size, such as a padded 3x3 and the 1x1 of a shortcut, share one
-    /// symbol, so the operands of a residual addition have comparable shapes.
+    /// Windows with the same output size, such as a padded 3x3 convolution and the 1x1 convolution of a
+    /// shortcut, share one symbol, so that the operands of a residual addition have equal shapes.
     Slide { of: Symbol, add: i64, stride: usize },
 }
 
@@ -53,9 +53,9 @@ impl Dims {
         Dim::Dynamic(self.define(Definition::Input(name.to_owned())))
     }
 
-    /// Returns the number of positions of `window` along `dim`.
+    /// Returns the output size of `window` on an axis of size `dim`: the number of positions of the window.
     ///
-    /// `None` if a fixed `dim` is shorter than the window, or if the window has no taps or no stride.
+    /// `None` if a fixed `dim` with its padding is shorter than the window, or if `kernel` or `stride` is 0.
     pub(crate) fn slide(&mut self, dim: Dim, window: Window) -> Option<Dim> {
         let reach = window.dilation.checked_mul(window.kernel.checked_sub(1)?)?;
         let add = window.padding as i64 - i64::try_from(reach).ok()? - 1;
@@ -90,7 +90,8 @@ impl Dims {
         }
     }
 
-    /// Defines a slide, merging it with an earlier one: `ceil(ceil(h / 2) / 2) = ceil(h / 4)`.
+    /// Returns the definition of a window's output size. Nested divisions that round up become one:
+    /// `ceil(ceil(h / 2) / 2) = ceil(h / 4)`.
     fn compose(&self, of: Symbol, add: i64, stride: usize) -> Definition {
         match &self.definitions[of.0 as usize] {
             Definition::Slide {
@@ -106,6 +107,7 @@ impl Dims {
         }
     }
 
+    /// Returns the symbol of `definition`, adding it at its first use.
     fn define(&mut self, definition: Definition) -> Symbol {
         if let Some(symbol) = self.known.get(&definition) {
             return *symbol;

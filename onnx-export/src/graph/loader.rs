@@ -1,4 +1,5 @@
-//! Strict loading: tensors by state dict path, and one error with every difference.
+//! Strict loading of a checkpoint: tensors are read by state dict path, and one error lists every difference
+//! from the network.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -6,20 +7,23 @@ use std::collections::BTreeMap;
 use super::{Mismatch, Scope, StateDictError};
 use crate::weights::StateDict;
 
-/// Hands out the tensors of a checkpoint and records which were read.
+/// Hands out the tensors of a checkpoint and records which of them were requested.
 ///
-/// A [`Model`](crate::Model) is made only by [`Loader::finish`], so no graph is written whose weights do not all
-/// come from the checkpoint.
+/// Only [`Loader::finish`] and [`Loader::finish_stages`] create a [`Model`](crate::Model). They fail if a
+/// requested tensor is not in the checkpoint, so every weight of a written graph comes from the checkpoint.
 #[derive(Debug)]
 pub struct Loader<'a> {
     state: &'a StateDict,
+    /// Requested shape of each tensor that was requested, by name.
     taken: RefCell<BTreeMap<String, Vec<usize>>>,
+    /// Differences between the checkpoint and the requests.
     problems: RefCell<StateDictError>,
+    /// Number of trained elements requested; buffers are not counted.
     pub(super) parameters: Cell<u64>,
 }
 
 impl<'a> Loader<'a> {
-    /// Creates a loader of `state` that has handed out nothing yet.
+    /// Creates a loader for the tensors of `state`.
     pub fn new(state: &'a StateDict) -> Self {
         Self {
             state,
@@ -34,7 +38,7 @@ impl<'a> Loader<'a> {
         self.state.sha256()
     }
 
-    /// Returns the scope of the whole state dict.
+    /// Returns the scope at the root of the state dict, whose path is empty.
     pub fn root(&self) -> Scope<'_> {
         Scope {
             loader: self,
@@ -43,15 +47,17 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Ends loading and returns name and shape of every tensor that was read.
+    /// Ends loading and returns the name and requested shape of every tensor that was requested, whether or
+    /// not the checkpoint has it.
     pub fn into_shapes(self) -> BTreeMap<String, Vec<usize>> {
         self.taken.into_inner()
     }
 
-    /// Returns the number of parameters read, buffers excluded.
+    /// Ends loading and returns the number of trained elements that were read; elements of buffers are not
+    /// counted.
     ///
     /// # Errors
-    /// [`StateDictError`] with every missing, unexpected and misshapen tensor.
+    /// [`StateDictError`] with every missing, unexpected and misshapen tensor, if there is one.
     pub(crate) fn check(self) -> Result<u64, StateDictError> {
         let mut problems = self.problems.into_inner();
         let taken = self.taken.into_inner();
@@ -68,7 +74,8 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Reads the tensor `name`, or the tensor `former` if the checkpoint only has that one.
+    /// Reads the tensor `name`, or the tensor `former` if the checkpoint only has that one. Returns zeros if
+    /// the tensor cannot be read.
     pub(super) fn take(&self, name: String, former: Option<String>, shape: &[usize]) -> Vec<f32> {
         let old =
             former.filter(|old| self.state.get(&name).is_none() && self.state.get(old).is_some());
@@ -77,7 +84,7 @@ impl<'a> Loader<'a> {
         self.taken.borrow_mut().insert(name, shape.to_vec());
         let mut sizes = shape.iter();
         let elements = sizes.try_fold(1_usize, |n, size| n.checked_mul(*size));
-        // A shape without a size gives too few elements, which the operator that reads them rejects.
+        // If the element count overflows, the result is empty, and the operator that reads it rejects it.
         data.unwrap_or_else(|| vec![0.0; elements.unwrap_or_default()])
     }
 

@@ -3,7 +3,8 @@
 //! [`ops`] adds a method to [`Graph`] for each ONNX operator, [`Loader`] hands out the weights of a
 //! checkpoint and turns the finished graph into a [`Model`](crate::Model).
 //!
-//! Not here: layers of several operators ([`layers`](crate::layers)) and protobuf.
+//! [`layers`](crate::layers) builds layers from several operators; [`Model`](crate::Model) encodes a finished
+//! graph as protobuf.
 
 mod dim;
 mod loader;
@@ -23,7 +24,7 @@ use parts::Output;
 pub use parts::{Data, Element, Initializer, Node, Shape, Value, ValueInfo};
 pub use scope::Scope;
 
-/// A graph whose shapes are checked as nodes are added.
+/// An ONNX graph under construction. Each method that adds a node checks the shapes of its operands.
 #[derive(Debug)]
 pub struct Graph {
     opset: i64,
@@ -33,7 +34,9 @@ pub struct Graph {
     initializers: Vec<Initializer>,
     inputs: Vec<Value>,
     outputs: Vec<Value>,
+    /// Constants that nodes share, by name.
     constants: HashMap<String, Value>,
+    /// How often each name was requested; repeated names get a number.
     names: HashMap<String, u32>,
 }
 
@@ -63,22 +66,22 @@ impl Graph {
         self.input(name, shape, Element::F32)
     }
 
-    /// Adds an input of the network.
+    /// Adds an input of the network, called `name`.
     pub fn input(&mut self, name: &str, shape: Shape, element: Element) -> Value {
         let value = self.value(name, "", Output::new(shape, element));
         self.inputs.push(value);
         value
     }
 
-    /// Returns the dynamic size called `name`; equal names are equal sizes.
+    /// Returns the dynamic size called `name`, such as `batch`. Axes with the same name have the same size.
     pub fn axis(&mut self, name: &str) -> Dim {
         self.dims.input(name)
     }
 
-    /// Makes `value` an output of the network called `name`.
+    /// Makes `value` an output of the network and names the output `name`.
     ///
-    /// Adds an `Identity` node if `value` already has a name that must stay: an input, a constant or
-    /// another output.
+    /// Adds an `Identity` node if `value` already has a name that must stay, because it is an input, a
+    /// constant or another output.
     pub fn output(&mut self, value: Value, name: &str) {
         let computed = self.nodes.iter().any(|node| node.outputs.contains(&value));
         let output = if computed && !self.outputs.contains(&value) {
@@ -96,7 +99,7 @@ impl Graph {
         self.opset
     }
 
-    /// Returns name, shape and data type of a value.
+    /// Returns the name, shape and data type of `value`.
     pub fn info(&self, value: Value) -> &ValueInfo {
         &self.values[value.index()]
     }
@@ -132,7 +135,8 @@ impl Graph {
         format!("[{}]", axes.join(", "))
     }
 
-    /// Formats a dimension; the text of a dynamic one is also its ONNX `dim_param`.
+    /// Formats the size of an axis: `16`, `ceil(height/2)`. ONNX files store the text of a dynamic size as
+    /// `dim_param`.
     pub fn show_dim(&self, dim: Dim) -> String {
         match dim {
             Dim::Fixed(size) => size.to_string(),
@@ -170,7 +174,7 @@ impl Graph {
         self.constant(&format!("whole_{value}"), &[], Data::I64(vec![value]))
     }
 
-    /// Returns the constant `[values.len()] i64`, adding it at its first use. `purpose` begins its name.
+    /// Returns the constant `[values.len()] i64`, adding it at its first use. Its name starts with `purpose`.
     pub(crate) fn list(&mut self, purpose: &str, values: &[i64]) -> Value {
         let name = format!("{purpose}_{values:?}");
         self.constant(&name, &[values.len()], Data::I64(values.to_vec()))
@@ -181,7 +185,7 @@ impl Graph {
         self.initializer(name, shape, Data::F32(values))
     }
 
-    /// Returns the operand that stands for an omitted optional one; its ONNX name is empty.
+    /// Returns the value to pass for an optional operand that is left out; its ONNX name is empty.
     fn absent(&mut self) -> Value {
         if let Some(value) = self.values.iter().position(|info| info.name.is_empty()) {
             return Value(value as u32);
@@ -189,7 +193,8 @@ impl Graph {
         self.value("", "", Output::new(vec![], Element::F32))
     }
 
-    /// Returns the constant `name`, whose name includes its elements, so that equal constants are shared.
+    /// Returns the constant called `name`, adding it at its first use. Equal constants share one initializer,
+    /// because the name includes the elements.
     fn constant(&mut self, name: &str, shape: &[usize], data: Data) -> Value {
         if let Some(value) = self.constants.get(name) {
             return *value;
@@ -284,7 +289,7 @@ impl Graph {
     }
 }
 
-/// Whether `data` has as many elements as `shape`.
+/// Returns whether `data` has as many elements as `shape`.
 fn fills(shape: &[usize], data: &Data) -> bool {
     let elements = match data {
         Data::F32(values) => values.len(),

@@ -14,7 +14,7 @@ pub type Shape = Vec<Dim>;
 pub struct Value(pub(super) u32);
 
 impl Value {
-    /// Position of the value in the graph's table.
+    /// Returns the value's position in the graph's list of values.
     pub(super) fn index(self) -> usize {
         self.0 as usize
     }
@@ -47,7 +47,7 @@ pub enum Element {
 }
 
 impl Element {
-    /// The data type's name in error messages.
+    /// Returns the name of the data type for error messages.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -57,22 +57,22 @@ impl Element {
     }
 }
 
-/// The attributes of a node by name.
+/// Attributes of a node, as pairs of name and value.
 pub(crate) type Attrs = Vec<(&'static str, Attr)>;
 
-/// One call of an ONNX operator.
+/// A node: one call of an ONNX operator.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Node {
-    /// ONNX operator.
+    /// Name of the ONNX operator, such as `Conv`.
     pub op: &'static str,
     /// Path-like name, such as `/features/0/0/Conv`, unique in the graph.
     pub name: String,
-    /// Operands in the operator's order.
+    /// Operands, in the order of the operator's specification.
     pub inputs: Vec<Value>,
-    /// Results in the operator's order.
+    /// Results, in the order of the operator's specification.
     pub outputs: Vec<Value>,
-    /// Attributes by name.
+    /// Attributes, as pairs of name and value.
     pub attrs: Vec<(&'static str, Attr)>,
 }
 
@@ -80,7 +80,7 @@ pub struct Node {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Initializer {
-    /// Handle, which has the tensor's name and shape.
+    /// Handle to the tensor, for which [`Graph::info`](super::Graph::info) returns the name and shape.
     pub value: Value,
     /// Elements in C order.
     pub data: Data,

@@ -1,4 +1,4 @@
-//! Paths of modules in a state dict.
+//! Paths of modules in a state dict, through which layers read their tensors.
 
 use std::fmt::{Display, Write as _};
 
@@ -9,12 +9,12 @@ use super::Loader;
 pub struct Scope<'a> {
     pub(super) loader: &'a Loader<'a>,
     pub(super) path: String,
-    /// Path of the module in older checkpoints.
+    /// Path of the module in older checkpoints. `None` if all checkpoints have the same path.
     pub(super) former: Option<String>,
 }
 
 impl Scope<'_> {
-    /// Returns the child module `name`: `features` and `0` give `features.0`.
+    /// Returns the scope of the child module `name`: `features` and `0` give `features.0`.
     #[must_use]
     pub fn sub(&self, name: impl Display) -> Self {
         Self {
@@ -24,8 +24,8 @@ impl Scope<'_> {
         }
     }
 
-    /// Returns the same module, whose tensors may also be found under the path of `former`, as in
-    /// older checkpoints.
+    /// Returns this scope with a fallback for older checkpoints: a tensor that is missing under this path is
+    /// read from the path of `former`.
     #[must_use]
     pub fn formerly(&self, former: &Self) -> Self {
         let former = Some(former.path.clone());
@@ -35,12 +35,13 @@ impl Scope<'_> {
         }
     }
 
-    /// Returns the path, such as `features.0`; empty for the whole state dict.
+    /// Returns the path, such as `features.0`; empty at the root of the state dict.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Reads a trained tensor of the module in C order and counts its parameters.
+    /// Reads the trained tensor `name` of the module, in C order, and adds its elements to the model's
+    /// parameter count.
     ///
     /// Returns zeros if the tensor is missing or has another shape, so that one walk over the
     /// architecture finds every problem; [`Loader::finish`] then fails.
@@ -52,9 +53,9 @@ impl Scope<'_> {
         self.buffer(name, shape)
     }
 
-    /// Reads a tensor that is not trained, such as a running mean.
+    /// Reads the tensor `name` of the module that is not trained, such as a running mean, in C order.
     ///
-    /// Unlike [`Scope::parameter`], it counts no parameters.
+    /// Unlike [`Scope::parameter`], it does not add to the parameter count.
     pub fn buffer(&self, name: &str, shape: &[usize]) -> Vec<f32> {
         let former = self.former.as_ref().map(|path| join(path, &name));
         self.loader.take(join(&self.path, &name), former, shape)

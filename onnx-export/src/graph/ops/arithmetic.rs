@@ -1,11 +1,11 @@
-//! Operators on two operands whose shapes broadcast as in `NumPy`: aligned at the last axis, sizes are
-//! equal or 1 on one side.
+//! Operators on two operands whose shapes broadcast as in `NumPy`: shapes are aligned at the last axis, and
+//! sizes are equal or 1 on one side.
 
 use super::super::{Dim, Element, Graph, Output, Shape, Value};
 use crate::error::BuildError;
 
 impl Graph {
-    /// Adds `Add` of shapes that broadcast.
+    /// Adds `Add` of operands whose shapes broadcast.
     ///
     /// # Errors
     /// [`BuildError::Shape`] if the shapes do not broadcast, [`BuildError::Type`] if the data types
@@ -14,7 +14,7 @@ impl Graph {
         self.binary("Add", left, right)
     }
 
-    /// Adds `Sub` of shapes that broadcast.
+    /// Adds `Sub` of operands whose shapes broadcast.
     ///
     /// # Errors
     /// As [`Graph::add`].
@@ -22,7 +22,7 @@ impl Graph {
         self.binary("Sub", left, right)
     }
 
-    /// Adds `Mul` of shapes that broadcast.
+    /// Adds `Mul` of operands whose shapes broadcast.
     ///
     /// # Errors
     /// As [`Graph::add`].
@@ -30,7 +30,7 @@ impl Graph {
         self.binary("Mul", left, right)
     }
 
-    /// Adds `Div` of shapes that broadcast; i64 quotients are rounded towards zero.
+    /// Adds `Div` of operands whose shapes broadcast; i64 quotients are rounded towards zero.
     ///
     /// # Errors
     /// As [`Graph::add`].
@@ -47,7 +47,7 @@ impl Graph {
         self.binary("Mod", left, right)
     }
 
-    /// Adds `Min` of shapes that broadcast.
+    /// Adds `Min` of operands whose shapes broadcast.
     ///
     /// # Errors
     /// As [`Graph::add`].
@@ -55,7 +55,7 @@ impl Graph {
         self.binary("Min", left, right)
     }
 
-    /// Adds `Max` of shapes that broadcast.
+    /// Adds `Max` of operands whose shapes broadcast.
     ///
     /// # Errors
     /// As [`Graph::add`].
@@ -63,7 +63,7 @@ impl Graph {
         self.binary("Max", left, right)
     }
 
-    /// Adds `Equal` of shapes that broadcast, with output of data type bool.
+    /// Adds `Equal` of operands whose shapes broadcast, with output of data type bool.
     ///
     /// # Errors
     /// As [`Graph::add`].
@@ -71,7 +71,7 @@ impl Graph {
         self.compare("Equal", left, right)
     }
 
-    /// Adds `GreaterOrEqual` of shapes that broadcast, with output of data type bool.
+    /// Adds `GreaterOrEqual` of operands whose shapes broadcast, with output of data type bool.
     ///
     /// # Errors
     /// As [`Graph::add`].
@@ -79,8 +79,8 @@ impl Graph {
         self.compare("GreaterOrEqual", left, right)
     }
 
-    /// Adds `Where`: elements of `yes` where the bool `condition` holds, of `no` elsewhere. All three
-    /// shapes broadcast.
+    /// Adds `Where`: takes elements of `yes` where the bool `condition` is true and of `no` where it is
+    /// false. The three shapes must broadcast.
     ///
     /// # Errors
     /// As [`Graph::add`], and [`BuildError::Type`] for a condition of another data type than bool.
@@ -123,7 +123,8 @@ impl Graph {
         Ok(self.node_of(op, &scope, vec![left, right], vec![output], vec![])[0])
     }
 
-    /// Returns the shape of the result of `op` on operands of the shapes `left` and of `right`.
+    /// Returns the shape of the result of `op` in module `scope` on an operand of shape `left` and the
+    /// operand `right`, or an error if the shapes do not broadcast.
     fn broadcast(
         &self,
         op: &'static str,

@@ -9,13 +9,13 @@ use crate::error::BuildError;
 pub struct Conv {
     /// Output channels.
     pub out: usize,
-    /// Side of the kernel in taps.
+    /// Height and width of the kernel.
     pub kernel: usize,
-    /// Distance between neighboring outputs.
+    /// Distance between neighboring positions of the kernel, in elements.
     pub stride: usize,
-    /// Distance between neighboring taps.
+    /// Distance between neighboring elements that the kernel reads (taps).
     pub dilation: usize,
-    /// Groups of channels; as many as channels in a depthwise convolution.
+    /// Number of channel groups; in a depthwise convolution, the number of channels.
     pub groups: usize,
     /// How the border is padded with zeros.
     pub padding: Padding,
@@ -30,7 +30,8 @@ pub enum Padding {
     ///
     /// Source: torchvision's `ops/misc.py`, `ConvNormActivation`.
     Centered,
-    /// TensorFlow's `SAME`: the output size is `ceil(size / stride)`, and an odd zero goes to the end.
+    /// TensorFlow's `SAME`: the output size is `ceil(size / stride)`. If the number of zeros is odd, the end
+    /// of the axis gets one more.
     SameUpper,
     /// The given number of zeros on each side; 0 is no padding.
     Explicit(usize),
@@ -88,7 +89,7 @@ impl Conv {
         [self.out, input, self.kernel, self.kernel]
     }
 
-    /// Returns the distance from the first tap to the last one; the attributes have been checked.
+    /// Returns the distance from the kernel's first tap to its last. The attributes must have been checked.
     fn reach(&self) -> usize {
         self.dilation * (self.kernel - 1)
     }
@@ -146,7 +147,8 @@ impl Conv {
         let reach = self.reach();
         let border = match self.padding {
             Padding::Explicit(side) => pads(side),
-            // At stride 1 `SAME` is centered padding if that is even; more optimizers read `pads`.
+            // At stride 1 with an even number of zeros, `SAME` is the same as centered padding. It is written
+            // as `pads` then, which more optimizers understand than `auto_pad`.
             Padding::SameUpper if self.stride > 1 || !reach.is_multiple_of(2) => {
                 ("auto_pad", Attr::Text("SAME_UPPER"))
             }
@@ -179,7 +181,7 @@ impl ConvData {
     }
 }
 
-/// Weight and bias of a convolution in the graph, which several nodes may read.
+/// Weight and bias of a convolution, as constants of the graph that several nodes may read.
 #[derive(Debug, Clone, Copy)]
 pub struct ConvWeights {
     weight: Value,
@@ -207,8 +209,8 @@ impl Graph {
         self.conv_with(path, x, conv, weights)
     }
 
-    /// Adds weight and bias of a convolution of `channels` input channels, named `path.weight` and
-    /// `path.bias`.
+    /// Adds the weight and bias of a convolution with `channels` input channels as constants, named
+    /// `<path>.weight` and `<path>.bias`.
     ///
     /// # Errors
     /// As [`Graph::conv`].
@@ -233,8 +235,8 @@ impl Graph {
     /// Adds `Conv` with weights that are in the graph already. The node is named after the module `path`.
     ///
     /// # Errors
-    /// As [`Graph::conv`], and [`BuildError::Shape`] if the weights have another shape than `conv` asks
-    /// for.
+    /// As [`Graph::conv`], and [`BuildError::Shape`] if the shape of the weights is not
+    /// [`Conv::weight_shape`].
     pub fn conv_with(
         &mut self,
         path: &str,
@@ -264,7 +266,8 @@ impl Graph {
         Ok(self.node("Conv", path, inputs, shape, conv.attrs()))
     }
 
-    /// Adds a weight of `op` called `name`, of the given shape in C order.
+    /// Adds a weight of `op` as a constant called `name`, with the elements `data` in C order. Returns an
+    /// error if `data` does not fill `shape`.
     pub(super) fn weight(
         &mut self,
         op: &'static str,
@@ -280,14 +283,15 @@ impl Graph {
                 op,
                 scope: scope.to_owned(),
                 operand: operand.to_owned(),
-                expected: format!("the elements of {shape:?}"),
+                expected: format!("of shape {shape:?}"),
                 got: format!("{} elements", data.len()),
             });
         }
         Ok(self.table(name, shape, data))
     }
 
-    /// Returns height and width of what `window` gives; `None` if a fixed side is shorter than the window.
+    /// Returns the output height and width of `window` on a map with `sides` (height, width). `None` if a
+    /// fixed side with its padding is shorter than the window.
     pub(super) fn slide_both(&mut self, sides: [Dim; 2], window: Window) -> Option<[Dim; 2]> {
         let [height, width] = sides;
         Some([

@@ -1,4 +1,4 @@
-//! Operators that map every element of one operand, and means over axes.
+//! Operators that map every element of one operand, and means and sums over axes.
 
 use super::super::{Attr, Attrs, Dim, Element, Graph, Output, Value};
 use super::Nchw;
@@ -64,10 +64,10 @@ impl Graph {
 
     /// Adds `ReduceMean` of `[N, C, H, W]` over the pixels, with output `[N, C, 1, 1]`.
     ///
-    /// ONNX Runtime's `GlobalAveragePool` adds the pixels of a blocked layout one by one. The gates of
-    /// squeeze-and-excitation amplify that rounding until the logits of a MobileNetV3-Large differ from
-    /// torch's by 1.5e-4 of their standard deviation. `ReduceMean` takes the same time and differs by
-    /// 5e-5.
+    /// `GlobalAveragePool` is not used: ONNX Runtime sums its pixels one by one in a blocked layout. The
+    /// gates of squeeze-and-excitation amplify the rounding errors until the logits of a MobileNetV3-Large
+    /// differ from torch's by 1.5e-4 of their standard deviation. `ReduceMean` takes the same time and
+    /// differs by 5e-5.
     ///
     /// # Errors
     /// [`BuildError::Shape`] if `x` is not `[N, C, H, W]`.

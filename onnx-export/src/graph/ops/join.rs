@@ -1,14 +1,14 @@
-//! `Concat`.
+//! `Concat` over channels, the last axis, or the first axis.
 
 use super::super::{Attr, Dim, Graph, Output, Value};
 use crate::error::BuildError;
 
 impl Graph {
-    /// Adds `Concat` of `[N, C, H, W]` values over the channels, named after the module `scope`.
+    /// Adds `Concat` of `[N, C, H, W]` values over the channels. The node is named after the module `scope`.
     ///
     /// # Errors
-    /// [`BuildError::NoOperands`] for no values, [`BuildError::Shape`] if one differs from the first in
-    /// another axis than the channels.
+    /// [`BuildError::NoOperands`] if `xs` is empty, [`BuildError::Shape`] if a value differs from the first
+    /// in another axis than the channels.
     pub fn concat_channels(&mut self, scope: &str, xs: &[Value]) -> Result<Value, BuildError> {
         let [first, ..] = xs else {
             return Err(no_operands(scope));
@@ -30,7 +30,7 @@ impl Graph {
         Ok(self.node("Concat", scope, xs.to_vec(), shape, attrs))
     }
 
-    /// Adds `Concat` of two values over the last axis, whose sizes are fixed.
+    /// Adds `Concat` of two values over the last axis, whose size must be fixed in both.
     ///
     /// # Errors
     /// [`BuildError::Shape`] if the values differ in another axis, [`BuildError::Type`] if their data
@@ -56,11 +56,11 @@ impl Graph {
         Ok(self.node_of("Concat", &scope, vec![left, right], vec![output], attrs)[0])
     }
 
-    /// Adds `Concat` of `xs` over the first axis; if `xs` has one value, returns that value. If a size is
-    /// dynamic, the size of the result is called `total`.
+    /// Adds `Concat` of `xs` over the first axis; if `xs` has one value, returns that value. If the first
+    /// axis of a value is dynamic, that of the result is the dynamic size called `total`.
     ///
     /// # Errors
-    /// [`BuildError::NoOperands`] for no values, [`BuildError::Shape`] for a scalar or if one differs
+    /// [`BuildError::NoOperands`] if `xs` is empty, [`BuildError::Shape`] for a scalar or if a value differs
     /// from the first in another axis, [`BuildError::Type`] if the data types differ.
     pub fn concat_rows(&mut self, xs: &[Value], total: &str) -> Result<Value, BuildError> {
         let [first, others @ ..] = xs else {

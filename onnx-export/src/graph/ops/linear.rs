@@ -4,8 +4,8 @@ use super::super::{Attr, Dim, Graph, Scope, Value};
 use crate::error::BuildError;
 
 impl Graph {
-    /// Adds `Gemm` of `[N, features]` to `[N, out]` with weight and bias read from `scope`, which is
-    /// `torch.nn.Linear`.
+    /// Adds `torch.nn.Linear` as `Gemm`, from `[N, features]` to `[N, out]`, with weight and bias read from
+    /// `scope`.
     ///
     /// # Errors
     /// [`BuildError::Shape`] if `x` is not `[N, features]`.
@@ -26,7 +26,8 @@ impl Graph {
     }
 
     /// Adds layer normalization over the last axis of `[..., C]` with weight and bias `[C]` read from
-    /// `scope`: one `LayerNormalization` node, or its parts before opset 17.
+    /// `scope`: one `LayerNormalization` node, or before opset 17 the equivalent chain of arithmetic
+    /// operators.
     ///
     /// Source: `torch.nn.LayerNorm`.
     ///

@@ -45,7 +45,8 @@ impl Graph {
         Ok(self.nchw("Conv", &self.scope_of(x), x)?.channels)
     }
 
-    /// Returns the sizes of `x`, an operand of `op` in module `scope`.
+    /// Returns the sizes of `x`, an operand of `op` in module `scope`, or an error if `x` is not
+    /// `[N, C, H, W]` with a fixed C.
     fn nchw(&self, op: &'static str, scope: &str, x: Value) -> Result<Nchw, BuildError> {
         match *self.shape(x) {
             [batch, Dim::Fixed(channels), height, width] => Ok(Nchw {
@@ -58,7 +59,7 @@ impl Graph {
         }
     }
 
-    /// The error of an operand whose shape is not `expected`.
+    /// Returns the error for the operand `x` of `op`, whose shape is not `expected`.
     pub(crate) fn shape_error(
         &self,
         op: &'static str,
@@ -118,7 +119,7 @@ impl Extent {
     }
 }
 
-/// The error of an attribute whose value is not `expected`.
+/// Returns the error for an attribute of `op` whose value is not `expected`.
 fn attribute_error(
     op: &'static str,
     scope: &str,

@@ -7,11 +7,11 @@ use crate::error::BuildError;
 /// Attributes of `MaxPool` with a square kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MaxPool {
-    /// Side of the kernel in points.
+    /// Height and width of the kernel.
     pub kernel: usize,
-    /// Distance between neighboring outputs.
+    /// Distance between neighboring positions of the kernel, in elements.
     pub stride: usize,
-    /// Padding on each side, at most half the kernel.
+    /// Number of padding elements on each side, at most half the kernel.
     pub padding: usize,
 }
 

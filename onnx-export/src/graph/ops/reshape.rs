@@ -1,4 +1,4 @@
-//! Operators that change the order or the shape of elements.
+//! Operators that reorder, reshape or slice a value.
 
 use std::ops::Range;
 
@@ -22,17 +22,17 @@ impl Graph {
         Ok(self.node_of("Flatten", &scope, vec![x], vec![output], attrs)[0])
     }
 
-    /// Adds `Reshape` to `sizes`, where 0 keeps the size of that axis and one -1 is what remains. If
-    /// the remaining size is dynamic, it is called `rest`.
+    /// Adds `Reshape` to `sizes`. A 0 keeps the size of that axis of `x`; one size may be -1 and follows from
+    /// the element count. If that size is dynamic, it is called `rest`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if the element counts differ, as far as sizes are fixed, or if `sizes`
-    /// contains -1 twice, another negative size, or a 0 for an axis that `x` does not have.
+    /// [`BuildError::Shape`] if all sizes are fixed and the element counts differ, or if `sizes` contains -1
+    /// twice, another negative size, or a 0 for an axis that `x` does not have.
     pub fn reshape(&mut self, x: Value, sizes: &[i64], rest: &str) -> Result<Value, BuildError> {
         let scope = self.scope_of(x);
         let own = self.shape(x).to_vec();
         let Some(mut shape) = reshaped(&own, sizes) else {
-            return Err(self.shape_error("Reshape", &scope, x, format!("to fit {sizes:?}")));
+            return Err(self.shape_error("Reshape", &scope, x, format!("reshapable to {sizes:?}")));
         };
         if let Some(open) = sizes.iter().position(|size| *size == -1) {
             shape[open] = match (product(&own), product(&shape)) {
@@ -53,7 +53,7 @@ impl Graph {
         let scope = self.scope_of(x);
         let own = self.shape(x);
         if order.len() != own.len() || (0..own.len()).any(|axis| !order.contains(&axis)) {
-            let expected = format!("one axis for each of {order:?}");
+            let expected = format!("a shape with the axes {order:?}");
             return Err(self.shape_error("Transpose", &scope, x, expected));
         }
         let shape = order.iter().map(|axis| own[*axis]).collect();
@@ -63,7 +63,7 @@ impl Graph {
         Ok(self.node_of("Transpose", &scope, vec![x], vec![output], attrs)[0])
     }
 
-    /// Adds `Slice` of one axis with a fixed size to the indices in `range`.
+    /// Adds `Slice` along `axis`, whose size must be fixed; keeps the elements with the indices in `range`.
     ///
     /// # Errors
     /// [`BuildError::Shape`] if the axis does not exist, is dynamic, or is shorter than the range's end.
@@ -80,7 +80,7 @@ impl Graph {
                 *size = range.len();
             }
             _ => {
-                let expected = format!("a fixed size of at least {} in axis {axis}", range.end);
+                let expected = format!("fixed to at least {} on axis {axis}", range.end);
                 return Err(self.shape_error("Slice", &scope, x, expected));
             }
         }
@@ -100,7 +100,8 @@ fn product(shape: &[Dim]) -> Option<usize> {
     })
 }
 
-/// Returns the shape that `own` gets by `sizes`, with 1 in the place of -1. `None` if it does not fit.
+/// Returns the result's shape when a value of shape `own` is reshaped to `sizes`, with 1 in place of -1.
+/// `None` if the element counts cannot be equal or if `sizes` is invalid.
 fn reshaped(own: &[Dim], sizes: &[i64]) -> Option<Shape> {
     let kept = |(axis, size): (usize, &i64)| match size {
         0 => own.get(axis).copied(),

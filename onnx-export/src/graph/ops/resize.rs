@@ -21,7 +21,7 @@ impl Graph {
         self.resize(x, like, attrs)
     }
 
-    /// Adds `Resize` of `[N, C, h, w]` to the height and width of `like` by repeating points. Returns `x`
+    /// Adds `Resize` of `[N, C, h, w]` to the height and width of `like` by repeating elements. Returns `x`
     /// if the sizes are equal.
     ///
     /// Source: `torch.nn.functional.interpolate(mode="nearest")`, which rounds coordinates down.
@@ -54,13 +54,14 @@ impl Graph {
         let own = self.shape_slice(&scope, x, 0..2);
         let wanted = self.shape_slice(&scope, like, 2..4);
         let sizes = self.concat_sizes(&scope, own, wanted);
-        // The region of interest and the scales are omitted.
+        // The optional operands `roi` and `scales` are left out.
         let none = self.absent();
         let shape = vec![batch, Dim::Fixed(channels), height, width];
         Ok(self.node("Resize", &scope, vec![x, none, none, sizes], shape, attrs))
     }
 
-    /// Adds `Expand` of `[N, C, 1, 1]` to the height and width of `like`.
+    /// Adds `Expand`, which repeats the one element per channel of `[N, C, 1, 1]` over the height and width
+    /// of `like`.
     ///
     /// # Errors
     /// [`BuildError::Shape`] if `x` is not `[N, C, 1, 1]` or `like` is not `[N, C, H, W]`.
@@ -78,14 +79,15 @@ impl Graph {
         Ok(self.node("Expand", &scope, vec![x, sizes], shape, vec![]))
     }
 
-    /// Adds `Concat` of two pairs of sizes, with output `[4] i64`.
+    /// Adds `Concat` of two pairs of sizes, each `[2] i64`, with output `[4] i64`.
     fn concat_sizes(&mut self, scope: &str, first: Value, second: Value) -> Value {
         let output = Output::new(vec![Dim::Fixed(4)], Element::I64);
         let attrs = vec![("axis", Attr::Int(0))];
         self.node_of("Concat", scope, vec![first, second], vec![output], attrs)[0]
     }
 
-    /// Adds `Shape` and `Slice`: the sizes of the given axes of `x`, which must exist, as `[axes] i64`.
+    /// Adds `Shape` and `Slice` and returns the sizes of the given axes of `x`, `[axes.len()] i64`. The axes
+    /// must exist.
     pub(crate) fn shape_slice(&mut self, scope: &str, x: Value, axes: Range<usize>) -> Value {
         let sizes = |count: usize| vec![Output::new(vec![Dim::Fixed(count)], Element::I64)];
         let rank = self.shape(x).len();

@@ -8,11 +8,11 @@ use crate::error::BuildError;
 /// shift.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RoiAlign {
-    /// Rows and columns of the output of a region.
+    /// Height and width of a region's output, in cells.
     pub output: usize,
-    /// Samples along each side of an output cell.
+    /// Number of samples along each side of an output cell.
     pub sampling_ratio: usize,
-    /// Pixels of the image per point of the map.
+    /// Stride of the feature map: image pixels per element of the map, along each axis.
     pub stride: u32,
 }
 
@@ -21,7 +21,7 @@ pub struct RoiAlign {
 pub struct Regions {
     /// Corners x1, y1, x2, y2 in pixels of the image, `[R, 4] f32`.
     pub boxes: Value,
-    /// Indices of the images in the batch, `[R] i64`.
+    /// Index in the batch of each region's image, `[R] i64`.
     pub batch_indices: Value,
 }
 

@@ -6,7 +6,7 @@ use crate::error::BuildError;
 /// Attributes of `NonMaxSuppression`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NonMaxSuppression {
-    /// Largest number of boxes kept per class.
+    /// Maximum number of boxes kept per class.
     pub most: usize,
     /// A box is suppressed if its `IoU` with a box of higher score is above this.
     pub iou_threshold: f32,
@@ -15,7 +15,7 @@ pub struct NonMaxSuppression {
 }
 
 impl Graph {
-    /// Adds `Gather` of the first axis by i64 indices `[...]`: `[N, rest]` gives `[..., rest]`.
+    /// Adds `Gather` along the first axis: `x` `[N, rest]` and `indices` `[...] i64` give `[..., rest]`.
     ///
     /// # Errors
     /// [`BuildError::Shape`] if `x` is a scalar, [`BuildError::Type`] if the indices are not i64.
@@ -31,7 +31,8 @@ impl Graph {
         Ok(self.node_of("Gather", &scope, vec![x, indices], vec![output], attrs)[0])
     }
 
-    /// Adds `GatherND` by rows `[S, r] i64` of indices into the first r axes, with output `[S, rest]`.
+    /// Adds `GatherND`, with output `[S, rest]`: each row of `indices` `[S, r] i64` selects along the first r
+    /// axes of `x`.
     ///
     /// # Errors
     /// [`BuildError::Shape`] if `indices` is not `[S, r]` with a fixed r up to the rank of `x`,
@@ -51,9 +52,9 @@ impl Graph {
         Ok(self.node_of("GatherND", &scope, vec![x, indices], vec![output], vec![])[0])
     }
 
-    /// Adds `TopK` over the last axis and returns the `k` largest f32 elements in descending order and
-    /// their i64 indices; all elements if there are fewer than `k`. If the last axis is dynamic, the size
-    /// of the results is called `count`.
+    /// Adds `TopK` over the last axis and returns the `k` largest f32 elements in descending order and their
+    /// i64 indices; all elements if there are fewer than `k`. If the last axis of `x` is dynamic, that of the
+    /// results is the dynamic size called `count`.
     ///
     /// # Errors
     /// [`BuildError::Shape`] if `x` is a scalar, [`BuildError::Type`] if it is not f32.
@@ -84,12 +85,12 @@ impl Graph {
         Ok([outputs[0], outputs[1]])
     }
 
-    /// Adds `NonMaxSuppression` of boxes `[B, N, 4]` with scores `[B, C, N]`, for each batch and class
-    /// separately. Returns the kept boxes as rows `[S, 3] i64` of batch, class and box index, highest score
-    /// first within a class; the size S is called `count`.
+    /// Adds `NonMaxSuppression` of boxes `[B, N, 4]` with scores `[B, C, N]`, separately for each class of
+    /// each batch element. Returns the kept boxes as rows `[S, 3] i64` of batch, class and box index, highest
+    /// score first within a class; S is the dynamic size called `count`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if boxes and scores do not fit each other.
+    /// [`BuildError::Shape`] unless `boxes` is `[B, N, 4]` and `scores` is `[B, C, N]` with the same B and N.
     pub fn non_max_suppression(
         &mut self,
         boxes: Value,
@@ -115,7 +116,7 @@ impl Graph {
     }
 
     /// Adds `NonZero` of `[N]` and returns the indices `[1, M] i64` of the elements that are true or not
-    /// zero; the size M is called `count`.
+    /// zero; M is the dynamic size called `count`.
     ///
     /// # Errors
     /// [`BuildError::Shape`] if `x` is not `[N]`.

@@ -1,17 +1,19 @@
-//! Operators that reject bad attributes and operands.
+//! Tests that operators reject bad attributes and operands.
 
 use super::super::{Dim, Element, Graph, Loader, Value};
 use super::{Conv, ConvData, MaxPool, Padding, Regions, RoiAlign};
 use crate::error::BuildError;
 use crate::weights::StateDict;
 
+/// Returns a graph of opset 17 and its image input.
 fn graph() -> (Graph, Value) {
     let mut g = Graph::new(17);
     let images = g.image_input("images");
     (g, images)
 }
 
-/// Adds a convolution of the images whose weights have the right shape.
+/// Adds the convolution `config` to the image input, with zero weights of the right shape, and returns the
+/// output's shape.
 fn convolve(config: Conv) -> Result<Vec<Dim>, BuildError> {
     let (mut g, images) = graph();
     let elements = config.weight_shape(3).iter().product();
@@ -60,7 +62,7 @@ fn data_that_does_not_fill_the_weight_is_rejected() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "Conv in `conv`: `weight` must be the elements of [1, 3, 3, 3], got 8 elements"
+        "Conv in `conv`: `weight` must be of shape [1, 3, 3, 3], got 8 elements"
     );
 }
 
