@@ -1,6 +1,6 @@
-//! Embeds the catalogue in the binary: generates constants with the content of every
-//! `models/<name>/model.toml`, of the weights and calibration files (`*.json`) in the same folder, and of
-//! `models/labels/*.txt`. A new variant of a known architecture therefore needs a new file and no code.
+//! Embeds the catalogue in the binary: writes `catalogue.rs` with constants for every
+//! `models/<name>/model.toml`, the `weights.safetensors` and calibration files (`*.json`) in the same folder,
+//! and `models/labels/*.txt`. A model of a known architecture can therefore be added without code.
 
 #![allow(
     clippy::print_stdout,

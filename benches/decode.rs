@@ -1,12 +1,13 @@
-//! Thread time and peak memory of decoding, which `src/image/cost.rs` predicts from headers.
+//! Measures CPU time and peak memory of decoding, and compares them with the predictions that `src/image/cost.rs`
+//! makes from the image header.
 //!
 //! ```sh
 //! cargo bench --bench decode -- FILE...
 //! ```
 //!
-//! Prints one line for each file: its coding, nanoseconds per pixel, predicted and measured, and bytes per
-//! pixel at the peak, predicted and measured. Each file is decoded in a process of its own, because the peak
-//! of a process never falls. Without files, the photographs of `tests/photos` are decoded.
+//! Prints one line per file: name, coding, megapixels, nanoseconds per pixel, and peak bytes per pixel; each of
+//! the last two with the prediction in parentheses. Each file is decoded in its own process, because the peak
+//! memory of a process (`VmHWM`) never falls. Without arguments, the photographs in `tests/photos` are decoded.
 
 #![expect(
     clippy::print_stdout,
@@ -24,7 +25,7 @@ const OPTIONS: DecodeOptions = DecodeOptions {
     max_pixels: 1 << 30,
     orientation: Orientation::Apply,
 };
-/// Time to repeat a decode for.
+/// Time for which each decode is repeated; the fastest repetition is reported.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 fn main() {
@@ -53,7 +54,7 @@ fn main() {
     }
 }
 
-/// Decodes one file and prints what it cost.
+/// Decodes one file repeatedly and prints its line. Prints nothing if the header cannot be parsed.
 fn one(file: &Path) {
     let bytes = std::fs::read(file).unwrap();
     let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -84,13 +85,13 @@ fn one(file: &Path) {
     );
 }
 
-/// CPU time of this thread, which other processes do not lengthen.
+/// Returns the CPU time of this thread in nanoseconds. Unlike elapsed time, it excludes time spent waiting for a CPU.
 fn thread_nanos() -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     text.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// A figure of this process in bytes.
+/// Returns a field of `/proc/self/status` in bytes, for example `VmRSS:`.
 fn status(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name));

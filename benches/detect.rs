@@ -1,4 +1,5 @@
-//! Preprocessing and postprocessing of detection for a photograph of 640x480.
+//! Benchmarks the detectors' preprocessing, NMS and postprocessing on generated network outputs, for the input
+//! sizes that a 640x480 photograph leads to.
 
 use std::hint::black_box;
 use std::ops::Range;
@@ -79,7 +80,7 @@ fn values(name: &str, len: usize, scale: f32, shift: f32) -> Vec<f32> {
     uniform(name, len).map(|v| v * scale + shift).collect()
 }
 
-/// Boxes of many sizes all over an image.
+/// Returns `len` boxes with sides of up to 160 pixels, spread over an area of 900x700 pixels.
 fn boxes(len: usize) -> Vec<[f32; 4]> {
     let at = values("boxes", 4 * len, 0.5, 0.5);
     let corners = at.as_chunks::<4>().0.iter().map(|[x, y, w, h]| {
@@ -103,7 +104,7 @@ fn nms(c: &mut Criterion) {
     group.finish();
 }
 
-/// A network's outputs over feature maps of the sizes `grids`.
+/// Generated outputs of a detection head: one map of scores and one of box deltas per feature map size in `grids`.
 struct Maps {
     grids: Vec<ImageSize>,
     scores: Vec<Vec<f32>>,
@@ -111,8 +112,8 @@ struct Maps {
 }
 
 impl Maps {
-    /// Outputs with `anchors` boxes per point and `classes` logits per box, spread over `logits` as those
-    /// of a trained network: a power of uniform values makes few of them high.
+    /// Generates outputs with `anchors` boxes per location and `classes` logits per box. The logits are in the range
+    /// `logits`; a power of uniform values makes few of them high, as in a trained network.
     fn new(grids: &[ImageSize], anchors: usize, classes: usize, logits: Range<f32>) -> Self {
         let level = |channels: usize, grid: &ImageSize| {
             let name = format!("{channels} of {}", grid.width);
@@ -135,7 +136,7 @@ impl Maps {
     fn levels(&self) -> Vec<HeadLevel<'_>> {
         let map = |data, grid: ImageSize| {
             let channels = <[f32]>::len(data) / grid.pixels() as usize;
-            FeatureMap::new(data, channels, grid).expect("a good shape")
+            FeatureMap::new(data, channels, grid).expect("the data has whole channels")
         };
         let levels = self.scores.iter().zip(&self.deltas).zip(&self.grids);
         let level = levels.map(|((scores, deltas), grid)| HeadLevel {
@@ -153,11 +154,11 @@ fn ratios(levels: usize) -> Vec<Vec<f32>> {
 fn proposals(c: &mut Criterion) {
     let mobilenet = || {
         let sizes = vec![vec![32.0, 64.0, 128.0, 256.0, 512.0]; 3];
-        AnchorGenerator::new(&sizes, &ratios(3)).expect("as many ratios")
+        AnchorGenerator::new(&sizes, &ratios(3)).expect("one list of ratios per list of sizes")
     };
     let resnet = || {
         let sizes = [32.0, 64.0, 128.0, 256.0, 512.0].map(|size| vec![size]);
-        AnchorGenerator::new(&sizes, &ratios(5)).expect("as many ratios")
+        AnchorGenerator::new(&sizes, &ratios(5)).expect("one list of ratios per list of sizes")
     };
     let pyramid = [
         size(272, 200),
@@ -217,7 +218,7 @@ fn final_stages(c: &mut Criterion) {
     };
     let proposals = boxes(1000);
     let mut logits = values("logits", 1000 * 91, 3.0, 0.0);
-    // Three of four proposals show only the background.
+    // Three of four proposals are classified as background.
     for (i, row) in logits.chunks_exact_mut(91).enumerate() {
         row[if i % 4 == 0 { i % 91 } else { 0 }] = 9.0;
     }
@@ -233,7 +234,8 @@ fn final_stages(c: &mut Criterion) {
     let sizes = [32.0, 64.0, 128.0, 256.0, 512.0].map(|x| vec![x, x * 1.25, x * 1.58]);
     let retinanet = RetinaNet {
         box_weights: [1.0; 4],
-        anchors: AnchorGenerator::new(&sizes, &ratios(5)).expect("as many ratios"),
+        anchors: AnchorGenerator::new(&sizes, &ratios(5))
+            .expect("one list of ratios per list of sizes"),
         topk_candidates: 1000,
         thresholds: thresholds(0.05, 0.5, 300),
     };

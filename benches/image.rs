@@ -1,4 +1,4 @@
-//! Decoding and preprocessing of classification, for a photograph of 500x375.
+//! Benchmarks JPEG decoding and classification preprocessing for a 500x375 photograph, and resizing from 4000x3000.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -27,7 +27,7 @@ fn photo(name: &str) -> Vec<u8> {
     std::fs::read(path).expect("the photograph is in the repository")
 }
 
-/// The central 224x224 of an image resized to a short side of 256.
+/// Returns the central 224x224 window of `image` resized to a short side of 256.
 fn window(image: &RgbImage) -> Window {
     let (width, height) = image.dimensions();
     Window::central(short_side_size(ImageSize { width, height }, 256), 224)
@@ -35,7 +35,7 @@ fn window(image: &RgbImage) -> Window {
 
 fn stages(c: &mut Criterion) {
     let jpeg = photo("coffee_500x375.jpg");
-    let image = decode(&jpeg, &OPTIONS).expect("a good photograph");
+    let image = decode(&jpeg, &OPTIONS).expect("a valid JPEG");
     let mut group = c.benchmark_group("500x375");
     group.throughput(Throughput::Elements(1));
     group.bench_function("decode_jpeg", |b| {
@@ -97,7 +97,7 @@ fn normalize(c: &mut Criterion) {
     group.finish();
 }
 
-/// The same window by `fast_image_resize`, for comparison: it is not bit-identical to Pillow.
+/// Returns the pixels of [`window`] as `fast_image_resize` computes them: faster, but not bit-identical to Pillow.
 fn fast_resize(resizer: &mut Resizer, image: &RgbImage) -> Image<'static> {
     let (width, height) = image.dimensions();
     let window = window(image);
@@ -111,8 +111,8 @@ fn fast_resize(resizer: &mut Resizer, image: &RgbImage) -> Image<'static> {
             window.size.width as f64 * x_scale,
             window.size.height as f64 * y_scale,
         );
-    let source =
-        ImageRef::new(width, height, image.as_raw(), PixelType::U8x3).expect("whole pixels");
+    let source = ImageRef::new(width, height, image.as_raw(), PixelType::U8x3)
+        .expect("three bytes per pixel");
     let mut out = Image::new(
         window.size.width as u32,
         window.size.height as u32,
@@ -120,7 +120,7 @@ fn fast_resize(resizer: &mut Resizer, image: &RgbImage) -> Image<'static> {
     );
     resizer
         .resize(&source, &mut out, &options)
-        .expect("a window inside of the image");
+        .expect("the window is inside the image");
     out
 }
 

@@ -1,4 +1,4 @@
-//! Postprocessing of segmentation for a photograph of 640x480: logits to a mask and its encodings.
+//! Benchmarks segmentation postprocessing for a 640x480 photograph: from logits to a mask and its encodings.
 
 use std::hint::black_box;
 
@@ -13,7 +13,7 @@ use sightline::postprocess::segment::{
 };
 
 const CLASSES: usize = 21;
-/// The output of a network of stride 8 for a short side of 520.
+/// Size of the logits of a network with output stride 8 whose input has a short side of 520.
 const LOGITS: ImageSize = size(87, 65);
 const MASK: ImageSize = size(640, 480);
 
@@ -21,7 +21,8 @@ const fn size(width: u32, height: u32) -> ImageSize {
     ImageSize { width, height }
 }
 
-/// Scores of one round object per class, highest in the object's center.
+/// Returns logits `[CLASSES, H, W]`: a constant background, and one round object per other class whose logit falls
+/// with the distance from its center.
 fn objects() -> Vec<f32> {
     let (width, height) = (LOGITS.width as usize, LOGITS.height as usize);
     let mut data = Vec::new();
@@ -45,7 +46,7 @@ fn stages(c: &mut Criterion) {
     let cancel = Cancel::never();
     let upsampled = |size| {
         let job = MaskJob::alone(&cancel);
-        argmax_upsampled(black_box(&logits), size, job).expect("memory for a mask")
+        argmax_upsampled(black_box(&logits), size, job).expect("the mask is computed")
     };
     let mask = upsampled(MASK);
     let labels: Vec<String> = (0..CLASSES).map(|class| class.to_string()).collect();
@@ -68,18 +69,18 @@ fn stages(c: &mut Criterion) {
     group.finish();
 }
 
-/// Upsampling with the idle threads of an image pool, for images with and without enough work for them.
+/// Benchmarks upsampling on 1, 2 and 4 threads, for a mask that is small and one that is large enough to share.
 fn shared(c: &mut Criterion) {
     let data = objects();
     let logits = Logits::new(&data, CLASSES, LOGITS).expect("a valid shape");
     let cancel = Cancel::never();
-    let runtime = tokio::runtime::Runtime::new().expect("threads");
+    let runtime = tokio::runtime::Runtime::new().expect("the runtime starts its threads");
     let _context = runtime.enter();
     for (name, size) in [("640x480", MASK), ("4000x3000", size(4000, 3000))] {
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Elements(1)).sample_size(20);
         for threads in [1, 2, 4] {
-            // The calling thread is one of them.
+            // The calling thread computes too, so the pool has one thread less.
             let pool = ImagePool::new(threads - 1, 0);
             let job = MaskJob {
                 cancel: &cancel,

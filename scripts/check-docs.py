@@ -1,13 +1,13 @@
-"""Check that the documentation names only files that exist.
+"""Check that files and headings which the documentation refers to exist.
 
     python3 scripts/check-docs.py
 
 Checks in README.md, CONTRIBUTING.md, SECURITY.md, docs/ and the READMEs of crates and tests:
-  - links to files of the repository, and their anchors
-  - paths in backticks that begin with a folder or file of the repository's root, such as `src/app.rs`;
-    they are relative to the root or to the document's folder
+  - that linked files exist, and have a heading for the link's anchor
+  - that paths in backticks exist if their first component is in the repository's root, such as `src/app.rs`;
+    a path is relative to the root or to the document's folder
 
-Prints one line per error and exits with 1 if there is one. Needs Python 3 without packages.
+Prints one line per error, and exits with status 1 if there are errors. Needs only the standard library of Python 3.
 """
 
 import pathlib
@@ -19,12 +19,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-# A path: no spaces, placeholders, wildcards or flags.
+# Text in backticks that is a path: without spaces, placeholders or wildcards, and no flag.
 PATH = re.compile(r"[\w.][\w./-]*")
 
 
 def anchors(text):
-    """Return the anchors of a document's headings, as GitHub makes them."""
+    """Return the set of anchors that GitHub generates for the headings of a document."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

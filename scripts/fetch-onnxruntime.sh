@@ -2,14 +2,14 @@
 # Fetches the pinned ONNX Runtime library to .cache/onnxruntime/libonnxruntime.so, with its license
 # texts in the same folder. Does nothing if the verified library is already there.
 #
-# Two sources hold the same release. They are separate builds, so each has its own checksum; the
-# checksum is always that of the library itself.
+# The release is available from two sources. They are separate builds, so each has its own checksum,
+# which is that of the unpacked library, not of the download.
 #   1. the release archive of microsoft/onnxruntime on GitHub, with curl or wget
 #   2. if GitHub cannot be reached: the PyPI package `onnxruntime`, with `pip download` (any Python 3)
 #
 # Environment:
-#   ONNXRUNTIME_SHA256  accept only the library with this SHA-256, for example a build of your own at
-#                       the path above
+#   ONNXRUNTIME_SHA256  accept only a library with this SHA-256 instead of the two pinned ones, for
+#                       example your own build, placed at the path above
 set -euo pipefail
 
 readonly VERSION=1.30.0
@@ -52,7 +52,7 @@ sha256_of() {
     echo "${line%% *}"
 }
 
-# is_pinned FILE: succeeds if FILE exists and is the library of one of the two sources.
+# is_pinned FILE: succeeds if FILE exists and its checksum is that of one of the two sources.
 is_pinned() {
     local got
     [[ -f "$1" ]] || return 1
@@ -147,7 +147,7 @@ main() {
         exit 0
     fi
     mkdir -p "$TARGET_DIR"
-    # In the target's folder, so that the final move stays on one file system.
+    # The staging folder is next to the target, so that the final move stays on one file system.
     staging="$(mktemp -d "$TARGET_DIR/fetch.XXXXXX")"
     trap 'rm -rf "$staging"' EXIT
     mkdir "$staging/archive" "$staging/wheel"

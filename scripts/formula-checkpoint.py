@@ -1,10 +1,10 @@
-"""Write a safetensors checkpoint of NETWORK with weights from the formula in tests/golden/formula.py.
+"""Write a safetensors checkpoint of NETWORK to FILE, with the generated weights of tests/golden/formula.py.
 
-The weights are for tests: they have the right names and shapes, and no license.
+The weights have the names and shapes of trained ones, but are not trained: they are for tests only.
 
     python3 scripts/formula-checkpoint.py NETWORK FILE
 
-NETWORK is a key of tests/golden/state_dicts.json. Needs Python 3 without packages.
+NETWORK is a key of tests/golden/state_dicts.json. Needs only the standard library of Python 3.
 """
 
 import json

