@@ -3,7 +3,7 @@
 
 #![expect(
     clippy::unwrap_used,
-    reason = "a panic in a helper of a test is the report"
+    reason = "a panic in a test helper is how the test fails"
 )]
 
 mod common;
@@ -118,7 +118,7 @@ fn images(server: &Server) {
     }
 }
 
-#[expect(clippy::too_many_lines, reason = "one table")]
+#[expect(clippy::too_many_lines, reason = "one long table of cases")]
 fn bodies(server: &Server) {
     let coffee = photo("coffee_500x375.jpg");
     let json = "application/json";

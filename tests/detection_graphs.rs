@@ -1,7 +1,7 @@
 //! The graphs of detectors in ONNX Runtime: every opset, levels without proposals, tensor names of older
 //! checkpoints, and invalid architectures.
 
-#![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
+#![allow(clippy::unwrap_used, reason = "panicking is how a test fails")]
 
 mod reference;
 

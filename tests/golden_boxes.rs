@@ -6,7 +6,7 @@
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "the figures and a panic are a test's report"
+    reason = "tests print measurements, and fail by panicking"
 )]
 
 mod reference;

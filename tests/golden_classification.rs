@@ -2,7 +2,7 @@
 //!
 //! `tests/golden/README.md` describes the expected values.
 
-#![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
+#![allow(clippy::unwrap_used, reason = "panicking is how a test fails")]
 
 mod reference;
 

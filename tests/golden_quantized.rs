@@ -3,7 +3,7 @@
 //! `tests/golden/README.md` describes the expected values. Networks run in simulated arithmetic, which does
 //! not depend on the CPU, and with int8 kernels if the CPU adds 8-bit products without overflow.
 
-#![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
+#![allow(clippy::unwrap_used, reason = "panicking is how a test fails")]
 
 mod reference;
 

@@ -5,7 +5,7 @@
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a panic is a test's report"
+    reason = "panicking is how a test fails"
 )]
 
 mod reference;

@@ -3,7 +3,7 @@
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a panic in a helper of a test is the report, and what it printed"
+    reason = "tests print measurements, and fail by panicking"
 )]
 
 mod common;

@@ -1,6 +1,6 @@
 //! int8 networks in ONNX Runtime: with int8 kernels, in simulated arithmetic, and in a slow reference.
 
-#![allow(clippy::unwrap_used, reason = "a panic is a test's report")]
+#![allow(clippy::unwrap_used, reason = "panicking is how a test fails")]
 
 mod reference;
 

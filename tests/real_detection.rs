@@ -7,7 +7,7 @@
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "the figures and a panic are a test's report"
+    reason = "tests print measurements, and fail by panicking"
 )]
 
 mod common;

@@ -2,7 +2,7 @@
 
 #![expect(
     clippy::unwrap_used,
-    reason = "a panic in a helper of a test is the report"
+    reason = "a panic in a test helper is how the test fails"
 )]
 
 mod common;

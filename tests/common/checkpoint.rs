@@ -1,4 +1,4 @@
-//! Writes checkpoints of catalogue networks with the deterministic weights of [`onnx_export::formula`].
+//! Writes and exports checkpoints of catalogue networks with the generated weights of [`onnx_export::formula`].
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use sightline::catalogue;
 
-/// Writes a safetensors checkpoint of `network` with `num_classes` classes and the weights of [`formula`]. Checkpoints
-/// of DeepLabV3 and FCN have an auxiliary head, as torchvision's have.
+/// Writes a safetensors checkpoint of `network` with `num_classes` classes and the weights of [`formula`] to `path`.
+/// A checkpoint of DeepLabV3 or FCN has an auxiliary head, as torchvision's checkpoints do.
 pub fn write(network: &str, num_classes: usize, path: &Path) {
     let manifest = catalogue::manifest(network).unwrap().unwrap();
     let mut architecture = manifest.architecture.unwrap();
@@ -30,8 +30,8 @@ pub fn write(network: &str, num_classes: usize, path: &Path) {
     std::fs::write(path, bytes).unwrap();
 }
 
-/// Returns factors for the weights, by prefix of the tensor's name, from the network's golden case. They keep the heads
-/// of a detector with random weights from saturating.
+/// Returns `(prefix, factor)` pairs from the network's golden case, empty for most networks: weights whose name starts
+/// with `prefix` are multiplied by `factor`, so that the scores of a detector with random weights do not saturate.
 fn factors(network: &str) -> Vec<(String, f32)> {
     let index = super::read("golden/index.json");
     let cases: Vec<Value> = serde_json::from_slice(&index).unwrap();
@@ -43,7 +43,8 @@ fn factors(network: &str) -> Vec<(String, f32)> {
         .collect()
 }
 
-/// Writes a checkpoint of `network` and exports it as `directory/name`, with `labels` or the catalogue's labels.
+/// Writes a checkpoint of `network` and exports it as the model folder `directory/name`. It has one class per label of
+/// `labels`; if that is `None`, the classes and labels of the catalogue.
 pub fn export(network: &str, labels: Option<&[&str]>, directory: &Path, name: &str) {
     let at = |name: String| directory.join(name).to_str().unwrap().to_owned();
     let weights = at(format!("{name}.safetensors"));

@@ -1,4 +1,4 @@
-//! An HTTP client and request bodies.
+//! An HTTP client, its responses, and the encoding of images as request bodies.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use super::PATIENCE;
 
-/// The content type of problem documents.
+/// Content type of error responses (RFC 9457 problem documents).
 pub const PROBLEM: &str = "application/problem+json";
 
-/// A client that returns responses of every status and uses no proxy.
+/// Returns an HTTP client that uses no proxy and returns responses with error statuses instead of failing.
 pub fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder()
         .timeout_global(Some(PATIENCE))
@@ -19,7 +19,7 @@ pub fn agent() -> ureq::Agent {
     config.build().into()
 }
 
-/// A response, read to its end.
+/// A complete response.
 #[derive(Debug)]
 pub struct Reply {
     /// The status code.
@@ -41,23 +41,23 @@ impl Reply {
         }
     }
 
-    /// A header's value; empty if it is absent.
+    /// Returns the value of the header `name`, or an empty string if the response has no such header.
     pub fn header(&self, name: &str) -> &str {
         let value = self.headers.get(name);
         value.map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The body as text.
+    /// Returns the body as text.
     pub fn text(&self) -> String {
         String::from_utf8(self.body.clone()).unwrap()
     }
 
-    /// The body as JSON.
+    /// Parses the body as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The code of a problem document, whose other fields are checked.
+    /// Returns the `code` of the problem document in the body, after checking the content type and the other fields.
     pub fn code(&self) -> String {
         assert_eq!(self.header("content-type"), PROBLEM, "{self:?}");
         let problem = self.json();
@@ -70,13 +70,13 @@ impl Reply {
         code
     }
 
-    /// The predictions for each image.
+    /// Returns the array `results` of the body, one entry per image. Panics if the status is not 200.
     pub fn results(&self) -> Vec<Value> {
         assert_eq!(self.status, 200, "{}", self.text());
         self.json()["results"].as_array().unwrap().clone()
     }
 
-    /// The best label for each image.
+    /// Returns the label of the best class of each image in a classification response.
     pub fn labels(&self) -> Vec<String> {
         let best = |result: &Value| {
             result["predictions"][0]["label"]
@@ -88,7 +88,7 @@ impl Reply {
     }
 }
 
-/// Encodes `parts` (name and bytes) as a form: content type and body.
+/// Encodes `parts` (field name and bytes) as a multipart form. Returns the content type and the body.
 pub fn form(parts: &[(&str, &[u8])]) -> (&'static str, Vec<u8>) {
     let mut body = Vec::new();
     for (name, bytes) in parts {
@@ -103,7 +103,7 @@ pub fn form(parts: &[(&str, &[u8])]) -> (&'static str, Vec<u8>) {
     ("multipart/form-data; boundary=frontier", body)
 }
 
-/// Encodes `images` as a JSON body.
+/// Encodes image files in base64 as a JSON request body.
 pub fn json_body(images: &[&[u8]]) -> Vec<u8> {
     let images: Vec<Value> = images
         .iter()

@@ -1,11 +1,11 @@
-//! Detections of the COCO photographs over HTTP.
+//! Detects objects in COCO photographs through the server, and converts them to COCO's result format.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Server;
 
-/// One detection of a photograph, from the response.
+/// One detection from a response of `/v1/detect`; `corners` are x1, y1, x2, y2 in pixels.
 #[derive(Debug, Clone, Copy)]
 pub struct Object {
     pub class_id: u64,
@@ -28,7 +28,8 @@ struct Corners {
     y2: f32,
 }
 
-/// Returns all detections of `model` in a photograph. EXIF orientation is ignored, as in the expected values.
+/// Returns the detections of `model` in a JPEG photograph, of every score. The EXIF orientation is ignored, since the
+/// expected values ignore it.
 pub fn detect(server: &Server, model: &str, photograph: &[u8]) -> Vec<Object> {
     let path = format!("/v1/detect?score_threshold=0&orientation=ignore&model={model}");
     let reply = server.post(&path, "image/jpeg", photograph);
@@ -45,7 +46,7 @@ pub fn detect(server: &Server, model: &str, photograph: &[u8]) -> Vec<Object> {
     answered.into_iter().map(object).collect()
 }
 
-/// Returns a detection in COCO's result format. The file name without `.jpg` is COCO's image id.
+/// Returns `object` in COCO's result format. `file` is the photograph's name, which is COCO's image id with `.jpg`.
 pub fn coco(file: &str, object: &Object) -> Value {
     let image: u64 = file.strip_suffix(".jpg").unwrap().parse().unwrap();
     let [x1, y1, x2, y2] = object.corners;

@@ -1,4 +1,4 @@
-//! Runs of `sightline` as a command.
+//! Runs the `sightline` binary and other commands with a time limit.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::PATIENCE;
 
-/// The command `sightline ARGS...`, with the downloaded ONNX Runtime and without `SIGHTLINE_*` variables.
+/// Returns the command `sightline ARGS...`. It uses the downloaded ONNX Runtime unless `ORT_DYLIB_PATH` is set, and
+/// inherits no `SIGHTLINE_*` variables.
 pub fn sightline<S: AsRef<OsStr>>(args: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sightline"));
     for (name, _) in std::env::vars_os() {
@@ -22,18 +23,18 @@ pub fn sightline<S: AsRef<OsStr>>(args: &[S]) -> Command {
     if std::env::var_os("ORT_DYLIB_PATH").is_none() && cached.is_file() {
         command.env("ORT_DYLIB_PATH", cached);
     }
-    // The developer's own models must not be found.
+    // Tests must not find models that the developer installed.
     command.env("XDG_DATA_HOME", "/nonexistent");
     command.args(args).stdin(Stdio::null());
     command
 }
 
-/// Runs `sightline ARGS...` to its end: exit code, stdout and stderr.
+/// Runs `sightline ARGS...` and returns its exit code, stdout and stderr. Kills it and panics after [`PATIENCE`].
 pub fn run<S: AsRef<OsStr>>(args: &[S]) -> (Option<i32>, String, String) {
     finish(sightline(args))
 }
 
-/// Exports the checkpoint `weights` of a network of the catalogue into the folder `out`.
+/// Exports the checkpoint `weights` of the catalogue's `network` into the model folder `out`.
 pub fn export(network: &str, weights: &Path, out: &Path) {
     let args: [&OsStr; 6] = [
         "export".as_ref(),
@@ -47,7 +48,7 @@ pub fn export(network: &str, weights: &Path, out: &Path) {
     assert_eq!(code, Some(0), "{error}");
 }
 
-/// [`run`] with a longer limit than [`PATIENCE`].
+/// [`run`] with the time limit `patience` instead of [`PATIENCE`].
 pub fn run_within<S: AsRef<OsStr>>(
     args: &[S],
     patience: Duration,
@@ -55,7 +56,7 @@ pub fn run_within<S: AsRef<OsStr>>(
     finish_within(sightline(args), patience)
 }
 
-/// Runs a command to its end, and kills it after [`PATIENCE`]: exit code, stdout and stderr.
+/// Runs a command and returns its exit code, stdout and stderr. Kills it and panics after [`PATIENCE`].
 pub fn finish(command: Command) -> (Option<i32>, String, String) {
     finish_within(command, PATIENCE)
 }
@@ -76,7 +77,7 @@ fn finish_within(mut command: Command, patience: Duration) -> (Option<i32>, Stri
     )
 }
 
-/// Reads an output to its end on a thread of its own.
+/// Starts a thread that reads `from` to its end and returns it as text.
 fn drain(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
@@ -85,7 +86,7 @@ fn drain(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
     })
 }
 
-/// Waits for the end of a process, and kills it after `patience`.
+/// Waits until a process exits and returns its status. Kills it and panics after `patience`.
 pub fn wait(child: &mut Child, patience: Duration) -> ExitStatus {
     let deadline = Instant::now() + patience;
     loop {

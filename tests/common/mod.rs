@@ -1,7 +1,7 @@
-//! Helpers of the tests that run the real binary: its command line, its server, and a client.
+//! Helpers of the tests that run the `sightline` binary: its command line, its server, and an HTTP client.
 //!
-//! Starting a server takes a third of a second and the tests of a file are processes of their own, so files
-//! hold few large tests, each with one server.
+//! Each test runs in its own process, and starting a server takes a third of a second. The test files therefore have
+//! few large tests, each with one server.
 
 #![allow(
     dead_code,
@@ -9,7 +9,7 @@
     unused_imports,
     clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "a test fails by its panic; each test file compiles all of this and uses a part"
+    reason = "panicking is how a test fails; each test file compiles all helpers and uses some"
 )]
 
 pub mod checkpoint;
@@ -27,32 +27,33 @@ pub use client::{PROBLEM, Reply, agent, form, json_body};
 pub use command::{export, finish, run, run_within, sightline};
 pub use server::Server;
 
-/// Longest wait for a server or command. Generous: a debug build loads the int8 model in 30 s on a busy machine.
+/// Time limit for a server's start or response, or for a command. A debug build takes up to 30 s to load the int8
+/// model on a busy machine.
 pub const PATIENCE: Duration = Duration::from_mins(2);
 
-/// The file `path` below `tests/`.
+/// Returns the absolute path of the file `tests/PATH`.
 pub fn path(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests")
         .join(path)
 }
 
-/// The bytes of a file below `tests/`.
+/// Reads the file `tests/FILE`.
 pub fn read(file: &str) -> Vec<u8> {
     std::fs::read(path(file)).unwrap()
 }
 
-/// The image `name` of `tests/photos`.
+/// Reads the photograph `tests/photos/NAME`.
 pub fn photo(name: &str) -> Vec<u8> {
     read(&format!("photos/{name}"))
 }
 
-/// The unusual or damaged image `name` of `tests/golden/images`.
+/// Reads the unusual or damaged image `tests/golden/images/NAME`.
 pub fn odd(name: &str) -> Vec<u8> {
     read(&format!("golden/images/{name}"))
 }
 
-/// Evaluates `condition` until it holds; fails after [`PATIENCE`].
+/// Evaluates `condition` repeatedly until it is true. Panics after [`PATIENCE`], naming `what` was awaited.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {

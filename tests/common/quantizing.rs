@@ -1,4 +1,4 @@
-//! A small model and the command that quantizes it.
+//! Exports a small fp32 model for tests of `sightline quantize`, and builds that command.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -8,23 +8,23 @@ use std::process::Command;
 
 use super::{sightline, tiny};
 
-/// A folder with a small fp32 model in `tiny/`.
+/// A temporary folder with a small fp32 model in `tiny/`.
 pub struct Folder(tempfile::TempDir);
 
 impl Folder {
-    /// Exports the model into a temporary folder.
+    /// Creates the temporary folder and exports the model into it.
     pub fn new() -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
         tiny::export(&folder.at("tiny"));
         folder
     }
 
-    /// The path of a file in the folder.
+    /// Returns the absolute path of `path`, which is relative to the folder.
     pub fn at(&self, path: &str) -> PathBuf {
         self.0.path().join(path)
     }
 
-    /// Writes a file and creates its parent folders.
+    /// Writes a file into the folder, creating its parent folders, and returns its absolute path.
     pub fn file(&self, path: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.at(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -32,7 +32,8 @@ impl Folder {
         path
     }
 
-    /// Copies the fp32 model under another name, with its ONNX bytes changed by `change`.
+    /// Copies the model folder `tiny` to `name`, edits the bytes of its ONNX file with `change`, and returns the path
+    /// of the copy.
     pub fn changed(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
         for file in ["model.toml", "labels.txt"] {
             self.file(
@@ -47,25 +48,26 @@ impl Folder {
     }
 }
 
-/// A path as a command-line argument.
+/// Returns a path as text, for use as a command-line argument.
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// The command `sightline quantize MODEL --calibration DIR ARGS...`.
+/// Returns the command `sightline quantize MODEL --calibration CALIBRATION ARGS...`.
 pub fn command(model: &Path, calibration: &Path, args: &[&str]) -> Command {
     let first = ["quantize", text(model), "--calibration", text(calibration)];
     sightline(&[&first[..], args].concat())
 }
 
-/// The names in a folder and the bytes of its files; empty if there is no folder.
+/// Returns the entries of a folder by name: the bytes of a file, `None` for a subfolder. Empty if the folder does not
+/// exist.
 pub fn contents(folder: &Path) -> BTreeMap<OsString, Option<Vec<u8>>> {
     let entries = fs::read_dir(folder).into_iter().flatten();
     let entry = |entry: fs::DirEntry| (entry.file_name(), fs::read(entry.path()).ok());
     entries.map(|found| entry(found.unwrap())).collect()
 }
 
-/// The names in a folder.
+/// Returns the sorted names of the entries of a folder; empty if the folder does not exist.
 pub fn names(folder: &Path) -> Vec<String> {
     let names = contents(folder).into_keys();
     names.map(|name| name.into_string().unwrap()).collect()

@@ -1,4 +1,4 @@
-//! A running server.
+//! Starts `sightline serve`, sends requests to it, and reads its metrics, memory and log.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ use super::client::{Reply, agent};
 use super::command::{sightline, wait};
 use super::{PATIENCE, eventually};
 
-/// A running server, killed when dropped.
+/// A running `sightline serve`, which is killed when this is dropped.
 pub struct Server {
     child: Child,
     /// The address that the server listens on.
@@ -22,7 +22,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts `sightline serve ARGS...` on a free port and waits until it is ready.
+    /// Starts `sightline serve ARGS...` on a free port and waits until `/health/ready` succeeds.
     pub fn start(args: &[&str]) -> Self {
         let server = Self::launch(args);
         eventually("the server is ready", || {
@@ -31,12 +31,12 @@ impl Server {
         server
     }
 
-    /// Starts `sightline serve ARGS...` on a free port and waits until it listens.
+    /// Starts `sightline serve ARGS...` on a free port and waits until it listens; its models may still be loading.
     pub fn launch(args: &[&str]) -> Self {
         let mut command = sightline(&["serve", "--listen", "127.0.0.1:0"]);
         command.args(args);
         if !args.contains(&"--precision") && !args.contains(&"--config") {
-            // The preferred precision depends on the CPU, and expected responses do not.
+            // The default precision depends on the CPU, but the tests expect the responses of fp32.
             command.env("SIGHTLINE_PRECISION", "fp32");
         }
         let spawned = command
@@ -63,17 +63,17 @@ impl Server {
         }
     }
 
-    /// The URL of `path`.
+    /// Returns the URL of `path` on this server.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// `GET path`.
+    /// Sends `GET path` and returns the response.
     pub fn get(&self, path: &str) -> Reply {
         Reply::new(self.agent.get(self.url(path)).call())
     }
 
-    /// A request of any method without a body.
+    /// Sends a request with any method and no body, and returns the response.
     pub fn request(&self, method: &str, path: &str) -> Reply {
         let request = ureq::http::Request::builder()
             .method(method)
@@ -81,12 +81,12 @@ impl Server {
         Reply::new(self.agent.run(request.body(()).unwrap()))
     }
 
-    /// `POST path` with a body of type `kind`.
+    /// Sends `POST path` with a body of content type `kind` and returns the response. Panics if the connection fails.
     pub fn post(&self, path: &str, kind: &str, body: &[u8]) -> Reply {
         self.try_post(path, kind, body).unwrap()
     }
 
-    /// `POST path` with an image and an `Accept` header.
+    /// Sends `POST path` with an image and the header `Accept: ACCEPT`, and returns the response.
     pub fn post_accepting(&self, path: &str, accept: &str, image: &[u8]) -> Reply {
         let request = self.agent.post(self.url(path)).header("accept", accept);
         Reply::new(
@@ -96,26 +96,26 @@ impl Server {
         )
     }
 
-    /// [`Server::post`] for connections that may fail.
+    /// [`Server::post`] that returns an error if the connection fails.
     pub fn try_post(&self, path: &str, kind: &str, body: &[u8]) -> Result<Reply, ureq::Error> {
         let request = self.agent.post(self.url(path)).header("content-type", kind);
         request.send(body).map(|response| Reply::new(Ok(response)))
     }
 
-    /// Classifies an image, sent as a raw body, with `query`.
+    /// Sends an image as raw body to `/v1/classify`. `query` is empty or starts with `?`.
     pub fn classify(&self, query: &str, image: &[u8]) -> Reply {
         let path = format!("/v1/classify{query}");
         self.post(&path, "application/octet-stream", image)
     }
 
-    /// A TCP connection, for requests that no HTTP client would send.
+    /// Opens a TCP connection, for requests that an HTTP client cannot send.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
     }
 
-    /// The value of the first sample in `/metrics` whose line starts with `sample`.
+    /// Returns the value of the first line of `/metrics` that starts with `sample`. Panics if there is none.
     pub fn metric(&self, sample: &str) -> f64 {
         let page = self.get("/metrics").text();
         let line = page.lines().find(|line| line.starts_with(sample));
@@ -123,7 +123,7 @@ impl Server {
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
-    /// A field of `/proc/PID/status` in bytes.
+    /// Returns a field of the server's `/proc/PID/status`, such as `VmRSS`, in bytes.
     pub fn memory(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();
@@ -131,12 +131,12 @@ impl Server {
         kib << 10
     }
 
-    /// Makes `VmHWM` of [`memory`](Self::memory) start again from the memory that is resident now.
+    /// Resets the server's peak memory (`VmHWM` of [`memory`](Self::memory)) to its current resident memory.
     pub fn reset_peak_memory(&self) {
         std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
     }
 
-    /// Sends SIGTERM.
+    /// Sends SIGTERM to the server.
     pub fn terminate(&self) {
         let killed = Command::new("kill")
             .arg(self.child.id().to_string())
@@ -144,7 +144,7 @@ impl Server {
         assert!(killed.unwrap().success());
     }
 
-    /// Waits for the end of the process: exit code, and everything printed but the first line.
+    /// Waits until the server exits. Returns its exit code and the lines of stdout, except the first one, and stderr.
     pub fn wait(mut self) -> (Option<i32>, String) {
         let status = wait(&mut self.child, PATIENCE);
         for reader in self.readers.drain(..) {
@@ -161,7 +161,7 @@ impl Drop for Server {
     }
 }
 
-/// Appends the lines of an output to `log`, on a thread that ends with the output.
+/// Starts a thread that appends the lines of `from` to `log` until `from` ends.
 fn follow(from: impl Read + Send + 'static, log: Arc<Mutex<String>>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {

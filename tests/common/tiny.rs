@@ -1,19 +1,19 @@
-//! A checkpoint that exports in a fraction of a second.
+//! Exports a small committed checkpoint, which takes a fraction of a second.
 
 use std::path::Path;
 
 use super::{path, run};
 
-/// A checkpoint of MobileNetV3-Small at a quarter of its width with 10 classes, below `tests/`.
+/// Path below `tests/` of a checkpoint of MobileNetV3-Small with 10 classes and a width multiplier of 0.25.
 pub const CHECKPOINT: &str = "golden/mobilenet_v3_small-width_mult_0.25-num_classes_10.zip.pth";
 
-/// The network of the checkpoint.
+/// Catalogue name of the checkpoint's network.
 pub const NETWORK: &str = "mobilenet_v3_small";
 
-/// The flags that `export` needs for the checkpoint.
+/// Flags of `sightline export` that describe how the checkpoint differs from the catalogue's network.
 pub const SHAPE: [&str; 2] = ["--width-mult=0.25", "--num-classes=10"];
 
-/// The arguments that export the checkpoint as the model folder `out`.
+/// Returns the arguments with which `sightline` exports the checkpoint into the model folder `out`.
 pub fn export_arguments(out: &Path) -> Vec<String> {
     let weights = path(CHECKPOINT);
     let paths = [weights.to_str().unwrap(), out.to_str().unwrap()];
@@ -22,7 +22,7 @@ pub fn export_arguments(out: &Path) -> Vec<String> {
     all.into_iter().map(str::to_owned).collect()
 }
 
-/// Exports the checkpoint as the model folder `out`, and returns what was printed.
+/// Exports the checkpoint into the model folder `out` and returns the standard output.
 pub fn export(out: &Path) -> String {
     let (code, stdout, stderr) = run(&export_arguments(out));
     assert_eq!(code, Some(0), "{stderr}");

@@ -1,4 +1,4 @@
-//! The classification and segmentation cases of `tests/golden/index.json`.
+//! Reads the classification and segmentation cases of `tests/golden/index.json`, and runs networks on their inputs.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use sightline::engine::{Engine, Outputs, Tensor};
 
 use super::{golden, images, runtime};
 
-/// One entry of `index.json`.
+/// A classification or segmentation case of `index.json`.
 #[derive(Deserialize)]
 pub struct Case {
     #[serde(rename = "case")]
@@ -17,12 +17,12 @@ pub struct Case {
     pub args: Args,
     pub input: Input,
     pub params: u64,
-    /// The tensors of the state dict.
+    /// Shapes of the state dict's tensors by name, from `state_dicts.json`.
     #[serde(skip)]
     pub shapes: BTreeMap<String, Vec<usize>>,
 }
 
-/// Arguments of torchvision's builder.
+/// Arguments of the torchvision function that builds the network.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Args {
@@ -43,7 +43,7 @@ impl Default for Args {
     }
 }
 
-/// An input by the formula: values in [low, high) that depend on `name`.
+/// A generated input: pseudo-random values in [low, high) that depend on `name` only.
 #[derive(Deserialize)]
 pub struct Input {
     pub name: String,
@@ -52,7 +52,7 @@ pub struct Input {
     pub high: f32,
 }
 
-/// The cases of one task.
+/// Returns the cases of `task` (`classification` or `segmentation`).
 pub fn cases(task: &str) -> Vec<Case> {
     let entries: Vec<serde_json::Value> = serde_json::from_str(&golden("index.json")).unwrap();
     let mut shapes: BTreeMap<String, BTreeMap<String, Vec<usize>>> =
@@ -66,7 +66,7 @@ pub fn cases(task: &str) -> Vec<Case> {
     entries.map(case).collect()
 }
 
-/// Runs a network on the formula's input: its outputs for each image.
+/// Runs the ONNX file `model` on the generated `input`. Returns the output tensors of each image.
 pub fn run(model: &[u8], input: &Input) -> Vec<Vec<Tensor>> {
     let [count, channels, height, width] = input.shape;
     let span = input.high - input.low;

@@ -1,6 +1,6 @@
-"""COCO's average precision of boxes: prints AP, AP50, AP75 and so on as a JSON list.
+"""Compute COCO's box metrics with pycocotools and print them as a JSON list, which starts with AP, AP50, AP75.
 
-Usage: coco_ap.py INSTANCES DETECTIONS, both in COCO's formats. Without pycocotools, the exit status is 77.
+Usage: coco_ap.py INSTANCES DETECTIONS (COCO annotations and COCO results). Exits with 77 if pycocotools is missing.
 """
 
 import contextlib

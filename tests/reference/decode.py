@@ -1,5 +1,6 @@
-"""Writes images as Pillow decodes them, one after the other: width and height as two little-endian u32,
-then RGB bytes; 0 and 0 for an image that Pillow rejects. Without Pillow, the exit status is 77."""
+"""Decode the image files given as arguments with Pillow, and write for each of them to stdout: width and height
+as little-endian u32, then RGB bytes. Writes width and height 0 for a file that Pillow rejects. Exits with 77 if
+Pillow is missing."""
 
 import struct
 import sys

@@ -1,4 +1,5 @@
-//! The detection cases of `index.json`, a slow reference of torchvision's transform, and a session by output name.
+//! The detection cases of `index.json`, a slow reference of torchvision's detection transform, and an ONNX Runtime
+//! session with named inputs and outputs.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -16,26 +17,26 @@ use sightline::manifest::{ModelManifest, Resize};
 use super::shared::bilinear::bilinear;
 use super::{golden, read_tensor, relative_error};
 
-/// One detection entry of `index.json`.
+/// A detection case of `index.json`.
 #[derive(Deserialize)]
 pub struct DetectionCase {
     #[serde(rename = "case")]
     pub name: String,
     pub args: Thresholds,
-    /// Factors of the weights, by prefix of their names.
+    /// Factors by which weights are multiplied, by prefix of the tensor's name.
     pub scale: BTreeMap<String, f32>,
     pub input: ImageSides,
-    /// Height and width of the image in the network's input.
+    /// Height and width of the resized image, before padding.
     pub resized: [usize; 2],
     /// Height and width of the network's input, padding included.
     pub padded: [usize; 2],
     pub params: u64,
-    /// The tensors of the state dict.
+    /// Shapes of the state dict's tensors by name, from `state_dicts.json`.
     #[serde(skip)]
     pub shapes: BTreeMap<String, Vec<usize>>,
 }
 
-/// Arguments of torchvision's builder that replace its defaults.
+/// Arguments of the torchvision function that builds the detector; `None` keeps the default.
 #[derive(Deserialize)]
 pub struct Thresholds {
     pub min_size: Option<u32>,
@@ -45,7 +46,7 @@ pub struct Thresholds {
     pub score_thresh: Option<f64>,
 }
 
-/// The size of a case's image.
+/// Size of a case's image in pixels.
 #[derive(Deserialize)]
 pub struct ImageSides {
     pub height: usize,
@@ -53,23 +54,23 @@ pub struct ImageSides {
 }
 
 impl DetectionCase {
-    /// A tensor of the case's file.
+    /// Returns the f32 tensor `name` of the case's safetensors file.
     pub fn tensor(&self, name: &str) -> Vec<f32> {
         read_tensor(&self.file(), name)
     }
 
-    /// The name of the case's file.
+    /// Returns the name of the safetensors file with torchvision's outputs for this case.
     pub fn file(&self) -> String {
         format!("{}.safetensors", self.name)
     }
 
-    /// The case's image, `[3, H, W]` in [0, 1]. Cases of one size share it.
+    /// Returns the case's image, `[3, H, W]` in [0, 1]. Cases with the same image size share it.
     pub fn image(&self) -> Vec<f32> {
         let ImageSides { height, width } = self.input;
         read_tensor("detection_images.safetensors", &format!("{height}x{width}"))
     }
 
-    /// The catalogue's manifest with the case's sizes and thresholds.
+    /// Returns the catalogue's manifest of the detector, with the case's input sizes and thresholds.
     pub fn manifest(&self) -> ModelManifest {
         let mut manifest = catalogue::manifest(&self.name).unwrap().unwrap();
         let args = &self.args;
@@ -86,8 +87,8 @@ impl DetectionCase {
         manifest
     }
 
-    /// The network's input `[3, H, W]`: normalized, resized and padded; and its largest difference from
-    /// torchvision's, in standard deviations.
+    /// Returns the network's input `[3, H, W]`, which is the normalized, resized and padded image, and its largest
+    /// difference from torchvision's, relative to the standard deviation.
     pub fn input(&self, manifest: &ModelManifest) -> (Vec<f32>, f64) {
         let preprocess = &manifest.preprocess;
         let from = [self.input.height, self.input.width];
@@ -126,7 +127,8 @@ impl DetectionCase {
         relative_error(&got, &self.tensor("preprocessed_stride8"))
     }
 
-    /// The network with the case's weights; its tensor shapes and parameter count are checked.
+    /// Builds the network with the case's weights. Panics if its tensor shapes or parameter count differ from
+    /// torchvision's.
     pub fn model(&self, architecture: &Architecture) -> Model {
         let shapes = tensor_shapes(architecture).unwrap();
         assert_eq!(shapes, self.shapes, "{}", self.name);
@@ -138,7 +140,7 @@ impl DetectionCase {
     }
 }
 
-/// Every detection case.
+/// Returns all detection cases of `index.json`.
 pub fn detection_cases() -> Vec<DetectionCase> {
     let entries: Vec<serde_json::Value> = serde_json::from_str(&golden("index.json")).unwrap();
     let mut shapes: BTreeMap<String, BTreeMap<String, Vec<usize>>> =
@@ -154,7 +156,7 @@ pub fn detection_cases() -> Vec<DetectionCase> {
     entries.map(case).collect()
 }
 
-/// Pads planes of `from` (height, width) with zeros on the right and below to `to`.
+/// Pads planes of size `from` (height, width) to size `to` with zeros on the right and at the bottom.
 pub fn pad(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
     let mut out = vec![0.0; planes.len() / (from[0] * from[1]) * to[0] * to[1]];
     let rows = planes.chunks_exact(from[1]).enumerate();
@@ -166,7 +168,7 @@ pub fn pad(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
     out
 }
 
-/// A session of ONNX Runtime.
+/// An ONNX Runtime session without the server's engine around it.
 pub struct Runner(Session);
 
 impl Runner {
@@ -181,7 +183,7 @@ impl Runner {
         Self(builder.commit_from_memory(model).unwrap())
     }
 
-    /// Runs the graph: its outputs by name, integers converted to f32.
+    /// Runs the graph on named inputs. Returns its outputs by name, with i64 values converted to f32.
     pub fn run(&mut self, inputs: Vec<(String, Input)>) -> BTreeMap<String, Tensor> {
         let value = |(name, input)| {
             let value: SessionInputValue<'static> = match input {
@@ -207,7 +209,7 @@ impl Runner {
     }
 }
 
-/// An input of a graph.
+/// An input tensor: `F32` has a shape and values; `I64` is one-dimensional.
 pub enum Input {
     F32(Vec<usize>, Vec<f32>),
     I64(Vec<i64>),

@@ -1,5 +1,5 @@
-"""Reads masks with Pillow and pycocotools: from each line of a file, JSON of a mask's classes, its PNG and its run
-lengths, which must all agree. Without the two, the exit status is 77."""
+"""Check that masks decode to their classes. Each line of the file given as argument is JSON with a mask's classes,
+its PNG (decoded with Pillow) and its run lengths (decoded with pycocotools). Exits with 77 if a package is missing."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-//! Helpers of the golden tests: ONNX Runtime, golden files, slow references and error measures.
+//! Helpers of the golden tests: ONNX Runtime, files with expected values, slow references and error measures.
 
 #![allow(
     clippy::print_stderr,
@@ -6,7 +6,7 @@
     dead_code,
     missing_docs,
     unreachable_pub,
-    reason = "each test file uses a part"
+    reason = "each test file compiles all helpers and uses some"
 )]
 
 pub mod cases;
@@ -20,32 +20,32 @@ use safetensors::SafeTensors;
 use sightline::engine::{OnnxRuntime, find_library};
 use sightline::image::{ImageSize, PreparedImage};
 
-/// Loads ONNX Runtime from where `make test` puts it; sessions run on two threads.
+/// Loads the ONNX Runtime library that `find_library` finds. Sessions run on two threads.
 pub fn runtime() -> OnnxRuntime {
     let library = find_library(None).unwrap_or_else(|error| panic!("{error}"));
     OnnxRuntime::load(&library).unwrap().with_threads(2)
 }
 
-/// Reads a text file of `tests/golden/`.
+/// Reads the text file `tests/golden/NAME`.
 pub fn golden(name: &str) -> String {
     std::fs::read_to_string(Path::new("tests/golden").join(name)).unwrap()
 }
 
-/// Reads an f32 tensor of a safetensors file of `tests/golden/`.
+/// Reads the f32 tensor `name` of the safetensors file `tests/golden/FILE`.
 pub fn read_tensor(file: &str, name: &str) -> Vec<f32> {
     let bytes = read(file, name, safetensors::Dtype::F32);
     let values = bytes.as_chunks::<4>().0.iter();
     values.map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
-/// Reads an i64 tensor of a safetensors file of `tests/golden/`.
+/// Reads the i64 tensor `name` of the safetensors file `tests/golden/FILE`.
 pub fn read_integers(file: &str, name: &str) -> Vec<i64> {
     let bytes = read(file, name, safetensors::Dtype::I64);
     let values = bytes.as_chunks::<8>().0.iter();
     values.map(|bytes| i64::from_le_bytes(*bytes)).collect()
 }
 
-/// Reads a u8 tensor of a safetensors file of `tests/golden/`.
+/// Reads the u8 tensor `name` of the safetensors file `tests/golden/FILE`.
 pub fn read_bytes(file: &str, name: &str) -> Vec<u8> {
     read(file, name, safetensors::Dtype::U8)
 }
@@ -58,14 +58,14 @@ fn read(file: &str, name: &str, kind: safetensors::Dtype) -> Vec<u8> {
     view.data().to_vec()
 }
 
-/// Splits `[N, 3, H, W]` values into N images.
+/// Splits a tensor `[N, 3, height, width]` into N network inputs.
 pub fn images(data: &[f32], width: u32, height: u32) -> Vec<PreparedImage> {
     let size = ImageSize { width, height };
     let image = |data: &[f32]| PreparedImage::whole(size, data.to_vec());
     data.chunks(3 * size.pixels() as usize).map(image).collect()
 }
 
-/// Differences from expected values, relative to their standard deviation.
+/// Largest and root mean square difference from expected values, in units of the expected values' standard deviation.
 #[derive(Debug, Clone, Copy)]
 pub struct Differences {
     pub largest: f64,
@@ -91,12 +91,12 @@ impl Differences {
     }
 }
 
-/// Largest difference, relative to the standard deviation of the expected values.
+/// Returns the largest difference between `got` and `expected`, in units of the standard deviation of `expected`.
 pub fn relative_error(got: &[f32], expected: &[f32]) -> f64 {
     Differences::new(got, expected).largest
 }
 
-/// Intersection over union of two boxes `[x1, y1, x2, y2]`: the slow reference.
+/// Returns the intersection over union of two boxes `[x1, y1, x2, y2]`, independent of the server's code.
 pub fn iou(a: [f32; 4], b: [f32; 4]) -> f32 {
     let area = |[x1, y1, x2, y2]: [f32; 4]| (x2 - x1).max(0.0) * (y2 - y1).max(0.0);
     let both = [
@@ -108,7 +108,8 @@ pub fn iou(a: [f32; 4], b: [f32; 4]) -> f32 {
     area(both) / (area(a) + area(b) - area(both))
 }
 
-/// How many of `expected` have a partner in `got`, each with one of its own.
+/// Returns how many elements of `expected` have an element of `got` that is the `same`. Each element of `got` is used
+/// at most once.
 pub fn matched<T>(got: &[T], expected: &[T], same: impl Fn(&T, &T) -> bool) -> usize {
     let mut taken = vec![false; got.len()];
     let mut count = 0;
@@ -122,12 +123,12 @@ pub fn matched<T>(got: &[T], expected: &[T], same: impl Fn(&T, &T) -> bool) -> u
     count
 }
 
-/// The folder of real weights and photographs: the one that `SIGHTLINE_TEST_SHARED` names, or `../shared/real`.
+/// Returns the folder of released weights and real photographs: `SIGHTLINE_TEST_SHARED`, or `../shared/real`.
 ///
-/// `None` if the variable is not set and the folder is absent, which is announced.
+/// If the variable is not set and `../shared/real` does not exist, announces that `test` is skipped and returns `None`.
 ///
 /// # Panics
-/// If the variable names something that is not a folder.
+/// If the variable is set and names no readable folder.
 pub fn real_data(test: &str) -> Option<PathBuf> {
     let variable = std::env::var_os("SIGHTLINE_TEST_SHARED").map(PathBuf::from);
     let is_named = variable.is_some();
@@ -141,7 +142,8 @@ pub fn real_data(test: &str) -> Option<PathBuf> {
     None
 }
 
-/// Average precision at overlaps from 0.50 to 0.95, by pycocotools. `None` if it is missing, which fails in CI.
+/// Returns pycocotools' average precision at IoU 0.50 to 0.95 of `detections`, given COCO's annotation file
+/// `instances`. If pycocotools is missing, announces that `test` skips this and returns `None`; in CI, panics.
 pub fn average_precision(
     test: &str,
     instances: &Path,
@@ -154,7 +156,8 @@ pub fn average_precision(
     Some(figures[0])
 }
 
-/// Decodes `files` with Pillow: `None` for each file that it rejects, `None` altogether if Pillow is missing.
+/// Decodes `files` with Pillow. Returns `None` in place of each image that Pillow rejects. If Pillow is missing,
+/// announces that `test` skips this and returns `None`; in CI, panics.
 pub fn pillow_images(test: &str, files: &[PathBuf]) -> Option<Vec<Option<image::RgbImage>>> {
     let printed = shared::python::output(test, "decode.py", files)?;
     let mut rest = printed.as_slice();

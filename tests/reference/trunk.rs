@@ -1,4 +1,4 @@
-//! The MobileNetV3-Small trunk of the shared data.
+//! Builds the network for a released checkpoint of MobileNetV3-Small that has no classifier.
 
 use onnx_export::DEFAULT_OPSET;
 use onnx_export::graph::{Graph, Loader};
@@ -6,7 +6,8 @@ use onnx_export::layers::pool_features;
 use onnx_export::weights::StateDict;
 use sightline::manifest::ModelManifest;
 
-/// Builds the trunk and global average pooling. The checkpoint has no classifier, so `build` would reject it.
+/// Returns the ONNX bytes of the backbone followed by global average pooling, with the output `pooled`.
+/// `onnx_export::build` would reject the checkpoint, since its classifier is missing.
 pub fn pooled(state: &StateDict, manifest: &ModelManifest) -> Vec<u8> {
     let architecture = manifest.architecture.as_ref().unwrap();
     let loader = Loader::new(state);

@@ -1,6 +1,6 @@
-//! A slow reference for bilinear interpolation.
+//! A slow reference implementation of bilinear interpolation.
 
-/// Resizes planes of `from` (height, width) to `to`, one value after the other.
+/// Resizes every plane of size `from` (height, width) to size `to`.
 ///
 /// Source: `torch.nn.functional.interpolate(scores, to, mode="bilinear", align_corners=False)`.
 pub fn bilinear(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
@@ -18,7 +18,7 @@ pub fn bilinear(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
     out
 }
 
-/// The two source indices of an output sample, and the weight of the second.
+/// The two source indices between which an output sample lies, and the weight of `after`.
 struct Sample {
     before: usize,
     after: usize,
@@ -26,7 +26,7 @@ struct Sample {
 }
 
 impl Sample {
-    /// Output sample `out` when `from` samples are resized to `to`.
+    /// Returns the source indices and weight of output sample `out` when `from` samples are resized to `to`.
     fn new(out: usize, from: usize, to: usize) -> Self {
         let scale = from as f32 / to as f32;
         let at = ((out as f32 + 0.5) * scale - 0.5).max(0.0);

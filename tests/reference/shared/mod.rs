@@ -1,5 +1,5 @@
-//! Helpers that the crate's unit tests compile too: slow references, the Python packages to compare with, random
-//! values, and the announcement of skipped tests.
+//! Helpers that the unit tests of the crate use too: slow reference implementations, comparison with Python packages,
+//! random values, and the announcement of skipped tests.
 
 #![allow(
     clippy::print_stderr,
@@ -7,7 +7,7 @@
     dead_code,
     missing_docs,
     unreachable_pub,
-    reason = "each test file uses a part"
+    reason = "each test file compiles all helpers and uses some"
 )]
 
 pub mod bilinear;

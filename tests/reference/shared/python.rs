@@ -10,11 +10,12 @@ use serde::Serialize;
 
 use super::skip;
 
-/// Exit status of a script that lacks a package.
+/// Exit status of a script in `tests/reference` whose Python packages are not installed.
 const LACKING: i32 = 77;
 
-/// Returns what `tests/reference/SCRIPT ARGUMENTS...` prints, run by the Python that `SIGHTLINE_TEST_PYTHON` names,
-/// or by `python3`. `None` if Python or a package is missing, which is announced and fails in CI.
+/// Runs `tests/reference/SCRIPT ARGUMENTS...` with the interpreter `SIGHTLINE_TEST_PYTHON` (default: `python3`) and
+/// returns its standard output. If Python or a package is missing, announces that `test` skips the comparison and
+/// returns `None`; in CI, panics.
 pub fn output<S: AsRef<OsStr>>(test: &str, script: &str, arguments: &[S]) -> Option<Vec<u8>> {
     let python = std::env::var("SIGHTLINE_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let mut command = Command::new(&python);
@@ -33,16 +34,16 @@ pub fn output<S: AsRef<OsStr>>(test: &str, script: &str, arguments: &[S]) -> Opt
     None
 }
 
-/// A mask in each encoding, for `masks.py`.
+/// A mask in every encoding of the server, as one line of the input of `masks.py`.
 #[derive(Serialize)]
 pub struct Encoded<R: Serialize> {
     /// Height and width.
     size: [u32; 2],
-    /// The class of each pixel, separated by spaces.
+    /// The class index of each pixel in row order, separated by spaces.
     classes: String,
-    /// The PNG in base64.
+    /// The palette PNG in base64.
     png: String,
-    /// COCO's compressed run lengths, one entry per class.
+    /// COCO's compressed run-length encoding, one entry per class.
     rle: R,
 }
 
@@ -58,7 +59,8 @@ impl<R: Serialize> Encoded<R> {
     }
 }
 
-/// Fails unless Pillow and pycocotools read the same classes from all encodings of each mask.
+/// Panics unless Pillow and pycocotools decode the classes of each mask from its PNG and its run lengths. Skipped if
+/// a package is missing, see [`output`].
 pub fn agrees<R: Serialize>(test: &str, masks: &[Encoded<R>]) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     for mask in masks {

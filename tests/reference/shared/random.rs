@@ -1,6 +1,6 @@
-//! The pseudo-random values of tests.
+//! A pseudo-random generator for tests.
 
-/// `SplitMix64`: equal seeds give equal values on every machine.
+/// The generator `SplitMix64`. Equal seeds produce equal values on every machine.
 pub struct Random(u64);
 
 impl Random {
@@ -8,7 +8,7 @@ impl Random {
         Self(seed)
     }
 
-    /// The next 64 random bits.
+    /// Returns the next 64 random bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -16,14 +16,14 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`, which must be positive.
+    /// Returns a random integer in `0..end`. `end` must be positive.
     pub fn below(&mut self, end: usize) -> usize {
         (self.bits() % end as u64) as usize
     }
 
-    /// A value in [0, 1).
+    /// Returns a random value in [0, 1).
     pub fn unit(&mut self) -> f32 {
-        // 24 bits are what an f32 holds exactly.
+        // An f32 represents every 24-bit integer exactly.
         (self.bits() >> 40) as f32 / 16_777_216.0
     }
 }

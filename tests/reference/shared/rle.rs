@@ -1,6 +1,6 @@
-//! A slow reference for COCO's compressed run lengths.
+//! A slow reference decoder of COCO's compressed run-length encoding.
 
-/// Decodes `counts`: whether each pixel is inside the mask, one column after the other.
+/// Decodes the string `counts` of an encoded mask. Returns whether each pixel is inside the mask, in column order.
 pub fn decode(counts: &str) -> Vec<bool> {
     let mut runs: Vec<i64> = Vec::new();
     let mut characters = counts.bytes().map(|c| i64::from(c - b'0'));

@@ -1,17 +1,17 @@
-//! Announcements of tests that this machine cannot run.
+//! Announces tests that are skipped because this machine cannot run them.
 //!
-//! A test that lacks data or a CPU feature passes, and its runner hides what it printed. So each skip is also
-//! appended to the file that `SIGHTLINE_SKIP_LOG` names; `.ci/run` prints that file in its summary.
+//! A test that lacks data or a CPU feature passes, and the test runner hides its output. Each skip is therefore also
+//! appended to the file `SIGHTLINE_SKIP_LOG`, which `.ci/run` prints in its summary.
 
 use std::fs::OpenOptions;
 use std::io::Write;
 
-/// Whether the run is to fail where something that CI installs is missing: `CI=true`.
+/// Returns whether the tests run in CI (`CI=true`), where missing packages and data are failures.
 pub fn is_ci() -> bool {
     std::env::var("CI").is_ok_and(|ci| ci == "true")
 }
 
-/// Announces that `what` does not run on this machine because of `reason`.
+/// Announces on stderr and in the skip log that `what` is skipped because of `reason`.
 pub fn announce(what: &str, reason: &str) {
     let line = format!("{what}: {reason}");
     eprintln!("SKIPPED: {line}");
@@ -22,7 +22,7 @@ pub fn announce(what: &str, reason: &str) {
     writeln!(log.unwrap(), "{line}").unwrap();
 }
 
-/// Announces that `what` is skipped because of `reason`, which CI provides for: fails if `CI=true`.
+/// Announces that `what` is skipped because of `reason`. Panics in CI, where everything that `what` needs is installed.
 pub fn announce_outside_ci(what: &str, reason: &str) {
     assert!(!is_ci(), "{what} must not be skipped in CI: {reason}");
     announce(what, reason);
