@@ -1,31 +1,33 @@
-//! The weights of an antialiased resize along one axis, as Pillow computes and rounds them.
+//! Source samples and fixed-point weights of an antialiased resize along one axis, computed and rounded
+//! as Pillow does.
 
 use std::ops::Range;
 
 use crate::manifest::Filter;
 
-/// Fractional bits of a weight. Of the 32 bits of a sum, 8 are for the sample and 2 for overshoot.
+/// Fractional bits of a weight. A weighted sum has 32 bits: 8 are for the sample and 2 for overshoot.
 pub(super) const PRECISION_BITS: u32 = 32 - 8 - 2;
 
-/// The source samples of one output sample.
+/// The range of source samples that one output sample is computed from.
 #[derive(Debug, Clone, Copy)]
 struct Taps {
-    /// First source sample.
+    /// Index of the first source sample.
     start: usize,
     /// Number of source samples.
     len: usize,
-    /// Index of their first weight in [`Axis::weights`].
+    /// Index in [`Axis::weights`] of the weight of the first source sample.
     weights: usize,
 }
 
-/// The source samples and weights of consecutive output samples.
+/// The source samples and weights of a range of output samples.
 pub(super) struct Axis {
     taps: Vec<Taps>,
     weights: Vec<i32>,
 }
 
 impl Axis {
-    /// Returns the weights of the samples `outputs` when `source` samples are resized to `whole`.
+    /// Returns the weights of the output samples `outputs` of a line of `source` samples that is resized
+    /// to `whole` samples.
     pub(super) fn new(source: u32, whole: u64, outputs: Range<u64>, filter: Filter) -> Self {
         let (kernel, support): (fn(f64) -> f64, f64) = match filter {
             Filter::Bilinear => (triangle, 1.0),
@@ -54,8 +56,8 @@ impl Axis {
         }
     }
 
-    /// Adds an output sample. Its weights are normalized to a sum of 1, and halves are rounded away from
-    /// zero.
+    /// Adds an output sample whose source samples begin at `start`. Their weights `raw` are normalized
+    /// to a sum of 1 and converted to fixed point, halves rounded away from zero.
     fn push(&mut self, start: usize, raw: &[f64]) {
         let sum: f64 = raw.iter().sum();
         self.taps.push(Taps {
@@ -70,12 +72,13 @@ impl Axis {
         }));
     }
 
-    /// Number of output samples.
+    /// Returns the number of output samples.
     pub(super) fn len(&self) -> usize {
         self.taps.len()
     }
 
-    /// Returns the first source sample of each output sample, and the weights from there on.
+    /// Returns, for each of `outputs`, the index of its first source sample and the weights of all its
+    /// source samples.
     #[inline]
     pub(super) fn iter(&self, outputs: Range<usize>) -> impl Iterator<Item = (usize, &[i32])> {
         let weights = |taps: &Taps| &self.weights[taps.weights..taps.weights + taps.len];

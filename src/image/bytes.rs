@@ -1,32 +1,33 @@
-//! Reads integers at an offset of a file's bytes; every function returns `None` past the end.
+//! Reads integers at an offset of a file's bytes; every function returns `None` if the file ends
+//! before.
 
-/// The `N` bytes from `at` on.
+/// Returns the `N` bytes from offset `at` on.
 pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk::<N>().copied()
 }
 
-/// Little-endian, 2 bytes.
+/// Reads a little-endian integer of 2 bytes.
 pub(super) fn u16_le(bytes: &[u8], at: usize) -> Option<u16> {
     array(bytes, at).map(u16::from_le_bytes)
 }
 
-/// Big-endian, 2 bytes.
+/// Reads a big-endian integer of 2 bytes.
 pub(super) fn u16_be(bytes: &[u8], at: usize) -> Option<u16> {
     array(bytes, at).map(u16::from_be_bytes)
 }
 
-/// Little-endian, 3 bytes.
+/// Reads a little-endian integer of 3 bytes.
 pub(super) fn u24_le(bytes: &[u8], at: usize) -> Option<u32> {
     let [low, middle, high] = array(bytes, at)?;
     Some(u32::from_le_bytes([low, middle, high, 0]))
 }
 
-/// Little-endian, 4 bytes.
+/// Reads a little-endian integer of 4 bytes.
 pub(super) fn u32_le(bytes: &[u8], at: usize) -> Option<u32> {
     array(bytes, at).map(u32::from_le_bytes)
 }
 
-/// Big-endian, 4 bytes.
+/// Reads a big-endian integer of 4 bytes.
 pub(super) fn u32_be(bytes: &[u8], at: usize) -> Option<u32> {
     array(bytes, at).map(u32::from_be_bytes)
 }

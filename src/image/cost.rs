@@ -1,18 +1,18 @@
-//! What decoding an image costs, predicted from its headers.
+//! CPU time and memory that decoding an image takes, predicted from its headers.
 //!
 //! The figures are CPU time and peak memory on an AMD EPYC with 2 shared cores, measured on 2026-11-28 with
-//! `cargo bench --bench decode`: photographs of 3 to 12 megapixels, and files made to cost much. Predicted time
-//! is within a factor of two, except for CMYK JPEG, which takes 2.3 times as long. A server can scale it by what
-//! it observes.
+//! `cargo bench --bench decode`: photographs of 3 to 12 megapixels, and files built to be expensive. Predicted
+//! time is within a factor of two, except for CMYK JPEG, which takes 2.3 times as long. A server can scale the
+//! prediction by the times that it measures.
 
 use super::{ImageError, ImageHeader, ImageSize};
 
 /// Images up to this size are never rejected for their density: at 1.05 million pixels, decoding takes
 /// milliseconds whatever the file holds.
 const ALWAYS_ACCEPTED_PIXELS: u64 = 1 << 20;
-/// Time of a decode that does not depend on the image.
+/// CPU time in nanoseconds that every decode takes, whatever the image.
 const FIXED_NANOS: u64 = 20_000;
-/// Bytes that a decoder holds whatever the size of the image: windows, tables and rows.
+/// Bytes that every decoder holds, whatever the image: windows, tables and rows.
 const FIXED_BYTES: u64 = 1 << 20;
 
 /// How the pixels of an image are coded.
@@ -21,19 +21,19 @@ const FIXED_BYTES: u64 = 1 << 20;
 pub enum Coding {
     /// Sequential JPEG: baseline or extended, with all bits of a component in one scan.
     JpegSequential {
-        /// Scans of the file.
+        /// Number of scans in the file.
         scans: u32,
     },
-    /// JPEG whose scans refine all pixels.
+    /// Progressive JPEG: every scan adds detail to pixels of earlier scans.
     JpegProgressive {
-        /// Scans of the file.
+        /// Number of scans in the file.
         scans: u32,
     },
     /// PNG.
     Png {
         /// Bits of all samples of a pixel, 1 to 64.
         bits_per_pixel: u8,
-        /// Stored in the seven passes of Adam7.
+        /// Whether the rows are stored in the seven passes of Adam7.
         interlaced: bool,
     },
     /// WebP with a VP8 bitstream.
@@ -42,7 +42,7 @@ pub enum Coding {
     WebPLossless,
     /// BMP without compression.
     Bmp,
-    /// BMP with run lengths.
+    /// BMP with run-length coding.
     BmpRunLength,
     /// GIF.
     Gif,
@@ -51,19 +51,19 @@ pub enum Coding {
 /// Time and memory of one decode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeCost {
-    /// Thread time in nanoseconds on the CPU of the table.
+    /// CPU time of one thread in nanoseconds, on the CPU that the figures were measured on.
     pub nanos: u64,
-    /// Most bytes held at a time, the decoded image included and the file excluded.
+    /// Peak memory in bytes, with the decoded image and without the file.
     pub peak_bytes: u64,
 }
 
-/// One row of the table; integers, so that predictions are exact.
+/// Measured costs of one [`Coding`]; integers, so that predictions are exact.
 struct Figures {
-    /// Picoseconds for each pixel.
+    /// CPU time per pixel, in picoseconds.
     picos_per_pixel: u64,
-    /// Picoseconds for each byte of the file.
+    /// CPU time per byte of the file, in picoseconds.
     picos_per_byte: u64,
-    /// Bytes held for each 1000 pixels.
+    /// Peak memory per 1000 pixels, in bytes.
     bytes_per_1000_pixels: u64,
 }
 
@@ -94,8 +94,8 @@ impl Coding {
 }
 
 impl ImageHeader {
-    /// Predicts what decoding a file of `file_bytes` bytes with this header costs; `turned` if its
-    /// orientation is applied.
+    /// Predicts the cost of decoding a file of `file_bytes` bytes with this header. `turned` is whether the
+    /// orientation that the file states is applied.
     pub fn decode_cost(&self, file_bytes: usize, turned: bool) -> DecodeCost {
         let figures = self.coding.figures();
         let pixels = self.size.pixels();
@@ -107,7 +107,7 @@ impl ImageHeader {
         let picos = pixels
             .saturating_mul(figures.picos_per_pixel + turn_picos)
             .saturating_add((file_bytes as u64).saturating_mul(figures.picos_per_byte));
-        // Turning begins when the decoder has returned all memory but the image.
+        // The decoder has freed all memory but the image when turning begins, so the two peaks do not add up.
         let bytes_per_1000 = figures.bytes_per_1000_pixels.max(turn_bytes);
         DecodeCost {
             nanos: FIXED_NANOS + picos / 1000,
@@ -116,7 +116,7 @@ impl ImageHeader {
     }
 }
 
-/// Picoseconds to turn one pixel.
+/// CPU time to rotate or mirror one pixel, in picoseconds.
 const TURN_PICOS_PER_PIXEL: u64 = 8_000;
 
 /// Rejects a file whose pixels cost far more to decode than its bytes cost to send.

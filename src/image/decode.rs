@@ -8,7 +8,7 @@ use image::{ImageBuffer, RgbImage};
 
 use super::{ImageError, ImageFormat, ImageSize, bmp, gif, jpeg, orientation, png, probe, webp};
 
-/// What to do with the orientation that EXIF or XMP data state.
+/// What to do with the orientation that EXIF or XMP metadata state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Orientation {
     /// Rotate and mirror as a viewer does. Source: `PIL.ImageOps.exif_transpose`.
@@ -18,12 +18,12 @@ pub enum Orientation {
     Ignore,
 }
 
-/// Limits and choices of [`decode()`].
+/// Options of [`decode()`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeOptions {
-    /// Most pixels that a header may state.
+    /// Most pixels that an image may have by its headers.
     pub max_pixels: u64,
-    /// Whether the stated orientation is applied.
+    /// Whether the orientation that the file states is applied.
     pub orientation: Orientation,
 }
 
@@ -68,7 +68,7 @@ pub fn check_pixels(size: ImageSize, limit: u64) -> Result<(), ImageError> {
     })
 }
 
-/// The image of `size` with the samples `rgb`, `[H, W, 3] u8`.
+/// Returns the image of `size` with the samples `rgb`, `[H, W, 3] u8`.
 ///
 /// # Errors
 /// [`ImageError::Damaged`] if there are fewer samples than `size` has.
@@ -79,16 +79,17 @@ pub(super) fn rgb_image(
 ) -> Result<RgbImage, ImageError> {
     ImageBuffer::from_raw(size.width, size.height, rgb).ok_or_else(|| ImageError::Damaged {
         format,
-        reason: "its data do not fill its size".to_owned(),
+        reason: "it has fewer pixels than its header states".to_owned(),
     })
 }
 
-/// Bytes of an RGB image of `size`.
+/// Returns the bytes of an RGB image of `size`.
 pub(super) fn rgb_len(size: ImageSize) -> usize {
     size.width as usize * size.height as usize * 3
 }
 
-/// Drops every fourth byte, in place: the three others only ever move towards the start.
+/// Converts RGBA to RGB in place. Samples only move towards the start, so none is overwritten before it
+/// is moved.
 pub(super) fn pack_rgba(mut data: Vec<u8>) -> Vec<u8> {
     let pixels = data.len() / 4;
     for i in 0..pixels {

@@ -34,12 +34,13 @@ impl DetectorTransform {
         Self { resize, normalizer }
     }
 
-    /// The resize and padding.
+    /// Returns the resize and padding, without the normalization.
     pub fn resize(&self) -> DetectorResize {
         self.resize
     }
 
-    /// Returns the sizes for an image of size `original`.
+    /// Returns the sizes that an image of size `original` has before the resize, after it and after
+    /// padding.
     ///
     /// # Errors
     /// As [`DetectorResize::sizes`].
@@ -71,7 +72,8 @@ impl DetectorTransform {
     }
 }
 
-/// The two neighboring source samples of an output sample: `first` and the one after it.
+/// The two neighboring source samples that an output sample lies between: `first` and the one after
+/// it.
 #[derive(Debug, Clone, Copy)]
 struct Tap {
     first: u32,
@@ -89,13 +91,13 @@ impl Tap {
     }
 }
 
-/// Normalizes, resizes and pads one image.
+/// The kernel that normalizes, resizes and pads one image.
 struct Resize<'a> {
     image: &'a RgbImage,
     tables: &'a [[f32; 256]; 3],
     resized: ImageSize,
     padded: ImageSize,
-    /// `[3, padded.height, padded.width]`, zeros.
+    /// The output `[3, padded.height, padded.width]`; the caller has filled it with zeros.
     planes: &'a mut [f32],
 }
 
@@ -136,11 +138,12 @@ struct Lines<'a> {
     image: &'a RgbImage,
     tables: &'a [[f32; 256]; 3],
     taps: Vec<Tap>,
-    /// One channel of a normalized source row, with its last sample repeated.
+    /// One channel of a normalized source row. Its last sample is repeated, so that every tap has two
+    /// samples.
     samples: Vec<f32>,
-    /// The upper and the lower row, `[3, taps.len()]` each.
+    /// The upper and the lower source row, stretched to the output width: `[3, taps.len()]` each.
     stretched: [Vec<f32>; 2],
-    /// Source row of each element of `stretched`; `None` if nothing is loaded yet.
+    /// Index of the source row in each element of `stretched`; `None` if nothing is loaded yet.
     loaded: [Option<u32>; 2],
 }
 
@@ -158,8 +161,8 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// Loads the source rows `wanted`. On the way down the lower row becomes the upper, without being
-    /// computed again.
+    /// Stretches the source rows `wanted`, the upper and the lower, unless they are loaded. On the way
+    /// down the image the lower row becomes the upper one without being computed again.
     #[inline(always)]
     fn load(&mut self, wanted: [u32; 2]) {
         if self.loaded[1] == Some(wanted[0]) {
@@ -205,7 +208,7 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// Channel `c` of the upper and of the lower row.
+    /// Returns channel `c` of the upper and of the lower row.
     #[inline(always)]
     fn rows(&self, c: usize) -> [&[f32]; 2] {
         let width = self.taps.len();

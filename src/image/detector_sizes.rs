@@ -28,7 +28,7 @@ pub struct DetectorSizes {
     pub padded: ImageSize,
 }
 
-/// A detector's resize and padding, without pixels.
+/// A detector's resize and padding, as a computation of sizes only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DetectorResize {
     size: DetectorSize,

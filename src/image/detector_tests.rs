@@ -140,7 +140,7 @@ fn photographs_become_torchvisions_tensors() {
     }
 }
 
-/// Every nth row and column of the padded planes.
+/// Preprocesses `image` and returns every `n`th row and column of the padded planes.
 fn every_nth(image: &RgbImage, transform: &DetectorTransform, n: usize) -> Vec<f32> {
     let tensor = transform.run(image).unwrap();
     let planes = tensor.data.chunks_exact(tensor.size.pixels() as usize);

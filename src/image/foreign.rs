@@ -1,11 +1,11 @@
-//! Names for files that are not one of the five formats, so that an error can say what was sent.
+//! Recognition of files in formats that cannot be decoded, so that an error can name the format.
 
-/// A kind of file that is recognized and cannot be decoded.
+/// A file in a format that is recognized but cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ForeignFile {
-    /// What the file is, with its article where it needs one.
+    /// Name of the format, with an article where a sentence needs one: `HEIC`, `a ZIP archive`.
     pub name: &'static str,
-    /// What the sender can do.
+    /// How the sender gets an image that can be decoded.
     pub advice: &'static str,
 }
 
@@ -15,7 +15,7 @@ const UNPACK: &str = "unpack it first";
 const ADDRESS: &str = "check the address or path that the file was read from";
 const BINARY: &str = "send the bytes as they are in the file";
 
-/// Signatures at the start of a file.
+/// Signatures at the start of a file, each with the format's name and advice.
 const SIGNATURES: [(&[u8], &str, &str); 28] = [
     (b"II\x2a\0", "TIFF or camera raw", CONVERT),
     (b"MM\0\x2a", "TIFF or camera raw", CONVERT),
@@ -59,7 +59,7 @@ const SIGNATURES: [(&[u8], &str, &str); 28] = [
     ),
 ];
 
-/// What `bytes` are, by their first bytes; `None` if they are of no kind known here.
+/// Recognizes a file by its first bytes. `None` if its format is not one of those known here.
 pub(super) fn recognize(bytes: &[u8]) -> Option<ForeignFile> {
     let (name, advice) = by_signature(bytes)
         .or_else(|| by_container(bytes))
@@ -74,12 +74,12 @@ fn by_signature(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
         .map(|(_, name, advice)| (*name, *advice))
 }
 
-/// ISO base media files by their brands, RIFF files by their form, and DICOM.
+/// Recognizes ISO base media files by their brands, RIFF files by their form type, and DICOM.
 fn by_container(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     if bytes.get(4..8) == Some(b"ftyp") {
         let end = bytes.len().min(64);
         let mut brands = bytes[8..end].as_chunks::<4>().0.iter();
-        // The second word is a version; as a brand it matches nothing.
+        // The second word is the version of the first brand; it equals none of the wanted brands.
         let has = |wanted: &[&[u8; 4]]| brands.clone().any(|brand| wanted.contains(&brand));
         return Some(if has(&[b"avif", b"avis"]) {
             ("AVIF", CONVERT)
@@ -105,7 +105,7 @@ fn by_container(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     (bytes.get(128..132) == Some(b"DICM")).then_some(("DICOM", CONVERT))
 }
 
-/// Markup, JSON and base64, behind white space and a byte-order mark.
+/// Recognizes markup, JSON and base64, also after white space and a byte-order mark.
 fn by_text(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     let head = &bytes[..bytes.len().min(1024)];
     let text = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);

@@ -41,7 +41,7 @@ fn extent(width: u32, height: u32) -> Extent {
     }
 }
 
-/// Largest difference of two images of the same size.
+/// Returns the largest difference between two samples at the same place in two images of the same size.
 fn distance(a: &RgbImage, b: &RgbImage) -> u8 {
     assert_eq!(a.dimensions(), b.dimensions());
     let pairs = a.as_raw().iter().zip(b.as_raw());
@@ -204,7 +204,7 @@ fn resizes_are_bit_identical_to_pillows() {
     assert_eq!(count, 18);
 }
 
-/// A noise image, in which every rounding difference shows.
+/// Returns an image of noise, in which every rounding difference shows.
 fn noise(width: u32, height: u32) -> RgbImage {
     let mut random = Random::new(u64::from(width) << 32 | u64::from(height));
     RgbImage::from_fn(width, height, |_, _| {
@@ -318,7 +318,7 @@ fn classify(size: u32) -> Preprocessor {
     })
 }
 
-/// Every fourth row and column of planes of 224x224.
+/// Returns every fourth row and column of planes of 224x224.
 fn every_fourth(data: &[f32]) -> Vec<f32> {
     let rows = data.chunks_exact(224).step_by(4);
     rows.flat_map(|row| row.iter().copied().step_by(4))

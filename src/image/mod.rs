@@ -1,4 +1,4 @@
-//! From the bytes of a file to the input tensor of a network.
+//! Conversion of an image file's bytes to the input tensor of a network.
 //!
 //! The stages, in order: [`probe()`] reads format, size and coding from the headers, [`decode()`] returns
 //! 8-bit RGB pixels, and a [`Preprocessor`] resizes, crops and normalizes them. The pixels are those of
@@ -91,7 +91,7 @@ impl fmt::Display for ImageFormat {
     }
 }
 
-/// An image that cannot become a tensor.
+/// The reason why a file cannot be decoded or an image cannot be preprocessed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ImageError {
     /// The file has no bytes.
@@ -108,32 +108,32 @@ pub enum ImageError {
     UnsupportedFeature {
         /// Format of the file.
         format: ImageFormat,
-        /// Name of the feature.
+        /// Name of the unsupported feature.
         feature: String,
     },
     /// The header states more pixels than allowed.
     #[error("an image of {width}x{height} pixels is over the limit of {limit} pixels")]
     TooManyPixels {
-        /// Columns.
+        /// Width in pixels that the header states.
         width: u64,
-        /// Rows.
+        /// Height in pixels that the header states.
         height: u64,
         /// Most pixels allowed.
         limit: u64,
     },
-    /// The file is far smaller than its pixels explain, so decoding it costs far more than sending it.
+    /// The image has more pixels per byte of its file than allowed, so decoding it costs far more than sending it.
     #[error(
         "an image of {pixels} pixels in {bytes} bytes is over the limit of {limit} pixels per byte"
     )]
     TooManyPixelsPerByte {
-        /// Width times height.
+        /// Number of pixels, width times height.
         pixels: u64,
-        /// Size of the file.
+        /// Size of the file in bytes.
         bytes: u64,
         /// Most pixels for each byte of the file.
         limit: u64,
     },
-    /// Resized with its aspect kept, the image has more pixels than a network accepts.
+    /// After the resize, which keeps the aspect ratio, the image has more pixels than a network accepts.
     #[error(
         "an image of {}x{} pixels becomes {width}x{height} for this model, over its limit of {limit} pixels",
         .input.width,

@@ -9,8 +9,8 @@ pub struct Normalizer {
 }
 
 impl Normalizer {
-    /// Builds the tables for the channels red, green and blue. Every step is rounded to f32, as torch
-    /// rounds it.
+    /// Returns the normalizer of images with this mean and standard deviation of red, green and blue.
+    /// Every step is rounded to f32, as torch rounds it.
     ///
     /// Source: `torchvision.transforms.functional.to_tensor` and `normalize`.
     pub fn new(mean: [f32; 3], std: [f32; 3]) -> Self {
@@ -20,7 +20,7 @@ impl Normalizer {
         }
     }
 
-    /// The tables of the channels red, green and blue.
+    /// Returns the tables of red, green and blue.
     pub(super) fn tables(&self) -> &[[f32; 256]; 3] {
         &self.tables
     }

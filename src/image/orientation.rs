@@ -1,4 +1,4 @@
-//! The orientation that EXIF or XMP data state, and turning an image by it.
+//! Reading of the orientation that EXIF or XMP metadata state, and turning of an image by it.
 //!
 //! Source: `PIL.Image.Exif.load`, `PIL.Image.Image.getexif` and `PIL.ImageOps.exif_transpose`.
 
@@ -13,20 +13,20 @@ pub(super) const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 /// The tag `Orientation` of TIFF.
 const ORIENTATION: u16 = 0x0112;
 
-/// What an EXIF block says about the orientation.
+/// The result of looking for an orientation in an EXIF block.
 enum Exif {
-    /// The tag exists; its value may be none of 1 to 8.
+    /// Value of the orientation tag, which may be outside 1..=8.
     Value(u8),
-    /// The block can be read and has no such tag.
+    /// The block is valid and has no orientation tag.
     NoTag,
-    /// The block is not TIFF.
+    /// The block is not a TIFF structure.
     Malformed,
 }
 
-/// The turn that makes an image upright, from its EXIF block and its XMP packet.
+/// Returns the turn that makes an image upright, from its EXIF block and its XMP packet.
 ///
-/// XMP counts only if the EXIF block, where there is one, can be read and does not have the tag. A value
-/// outside 1..=8 and a malformed block leave the image as it is stored.
+/// XMP is used only if there is no EXIF block, or a valid one without the tag. A value outside 1..=8 and
+/// a malformed EXIF block leave the image as it is stored.
 pub(super) fn stated(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Turn {
     let value = match exif.map(read_exif) {
         Some(Exif::Value(value)) => Some(value),
@@ -48,7 +48,7 @@ pub(super) fn apply(turn: Turn, image: RgbImage) -> RgbImage {
     turned.into_rgb8()
 }
 
-/// The value of the first readable orientation tag in the first directory of a TIFF structure.
+/// Returns the value of the first readable orientation tag in the first directory of a TIFF structure.
 fn read_exif(block: &[u8]) -> Exif {
     let mut block = block;
     for _ in 0..2 {
@@ -91,7 +91,7 @@ impl Tiff<'_> {
         self.ordered(at).map(u32::from_le_bytes)
     }
 
-    /// `N` bytes from `at` on, the lowest first.
+    /// Returns the `N` bytes from `at` on in little-endian order.
     fn ordered<const N: usize>(self, at: usize) -> Option<[u8; N]> {
         let mut bytes = array::<N>(self.block, at)?;
         if matches!(self.order, ByteOrder::Big) {
@@ -100,7 +100,8 @@ impl Tiff<'_> {
         Some(bytes)
     }
 
-    /// Walks the directory at `at`; an entry that lies outside the block ends the walk.
+    /// Returns the value of the first readable orientation tag of the directory at `at`. An entry that
+    /// lies outside the block ends the search.
     fn orientation(self, at: usize) -> Option<u8> {
         let entries = usize::from(self.u16(at)?);
         let places = (0..entries).map_while(|entry| at.checked_add(2 + entry * 12));
@@ -114,8 +115,9 @@ impl Tiff<'_> {
             .find_map(|place| self.first_value(place))
     }
 
-    /// The first value of the entry at `at`; 0 stands for a value that is no orientation. `None` if the
-    /// entry has no value, an unknown type, or data outside the block, as if it were not there.
+    /// Returns the first value of the directory entry at `at`, or 0 if that is not an orientation.
+    /// `None` if the entry is to be ignored because it has no value, an unknown type, or data outside
+    /// the block.
     fn first_value(self, at: usize) -> Option<u8> {
         let kind = self.u16(at + 2)?;
         let unit = match kind {
@@ -142,7 +144,7 @@ impl Tiff<'_> {
             11 => f64::from(f32::from_le_bytes(self.ordered(data)?)),
             12 => f64::from_le_bytes(self.ordered(data)?),
             16 => u64::from_le_bytes(self.ordered(data)?) as f64,
-            // Text and untyped bytes are no numbers, whatever their content.
+            // Text and untyped bytes do not count as numbers, whatever their content.
             _ => 0.0,
         };
         let whole = value.fract() == 0.0 && (1.0..=8.0).contains(&value);
@@ -150,7 +152,7 @@ impl Tiff<'_> {
     }
 }
 
-/// The digit after the first `tiff:Orientation="` or `tiff:Orientation>` of an XMP packet.
+/// Returns the digit after the first `tiff:Orientation="` or `tiff:Orientation>` of an XMP packet.
 fn read_xmp(packet: &[u8]) -> Option<u8> {
     const NAME: &[u8] = b"tiff:Orientation";
     let mut rest = packet;
@@ -170,7 +172,8 @@ mod tests {
 
     const ROTATE: Turn = Turn::Rotate90;
 
-    /// A TIFF structure with entries of tag, type, count and the value's four bytes, then `tail`.
+    /// Returns a TIFF structure of `entries` (tag, type, count, four bytes of value), followed by
+    /// `tail`.
     fn tiff(entries: &[(u16, u16, u32, [u8; 4])], tail: &[u8]) -> Vec<u8> {
         let mut block = b"II\x2a\0\x08\0\0\0".to_vec();
         block.extend((entries.len() as u16).to_le_bytes());

@@ -19,11 +19,11 @@ use crate::simd::{Kernel, dispatch};
 
 /// One half in fixed point: makes the final shift round to nearest.
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
-/// Neighboring samples whose sums stay in registers. For fewer, the compiler unrolls the loops into
-/// scalar code.
+/// Number of neighboring samples whose sums are kept in registers. For fewer, the compiler unrolls the
+/// loops into scalar code.
 const LANES: usize = 32;
-/// Pixels that the first pass computes between two transpositions; their scratch memory fits into the
-/// cache.
+/// Number of pixels that the first pass computes between two transpositions; their scratch memory fits
+/// into the cache.
 const PIXELS: usize = 32;
 /// Side of the squares that are transposed in registers.
 const SQUARE: usize = 16;
@@ -89,7 +89,8 @@ fn blocks(len: usize, size: usize) -> impl Iterator<Item = usize> {
     (0..len).step_by(size).map(move |at| at.min(len - size))
 }
 
-/// Filters `N` interleaved rows: `lines[3 * x + c]` is channel `c` of pixel `first + x`.
+/// Computes output pixels of `N` rows at a time: `lines[3 * x + c]` is channel `c` of pixel `first +
+/// x` of each row.
 #[inline(always)]
 fn filter_pixels<'a, const N: usize>(
     lines: &[[u8; N]],
@@ -105,7 +106,8 @@ fn filter_pixels<'a, const N: usize>(
     }
 }
 
-/// Second pass: source rows from row `first` of the image on, to the rows of `out`.
+/// Second pass: filters source rows, the first of which is row `first` of the image, into the rows of
+/// `out`.
 pub(super) fn filter_columns(rows: &[u8], first: usize, axis: &Axis, out: &mut [u8]) {
     dispatch(ColumnPass {
         rows,

@@ -9,8 +9,9 @@ use super::{
 };
 use crate::manifest::{Filter, Preprocess, Resize};
 
-/// Most pixels of a network's input, alone or summed over a batch. Activations grow with them: LR-ASPP
-/// needs 180 bytes per pixel. At a short side of 520 the aspect ratio of an image may be almost six.
+/// Most pixels of a network's input, for one image or summed over a batch. Memory for activations
+/// grows with them: LR-ASPP needs 180 bytes per pixel. With a short side of 520 pixels, images may be
+/// almost six times as long as wide.
 pub const MAX_INPUT_PIXELS: u64 = 3 << 19;
 
 /// A preprocessed image: a network's input for one image.
@@ -18,7 +19,7 @@ pub const MAX_INPUT_PIXELS: u64 = 3 << 19;
 pub struct PreparedImage {
     /// Size of each plane.
     pub size: ImageSize,
-    /// Size of the image inside of the planes, at the top left; the rest is padding.
+    /// Size of the resized image at the top left of the planes; the rest is padding.
     pub content: ImageSize,
     /// Planes red, green, blue: `[3, H, W]`.
     pub data: Vec<f32>,

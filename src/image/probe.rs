@@ -1,5 +1,5 @@
-//! Format, size and coding from a file's headers, without decoding and without allocation in proportion
-//! to the image, so that limits hold before either happens.
+//! Reading of format, size and coding from a file's headers, without decoding and without allocating in
+//! proportion to the image, so that limits can be checked first.
 //!
 //! A file can state its size more than once: a GIF by its screen and its first frame, a WebP by its canvas
 //! and its bitstream. [`probe()`] reads every header that decoding obeys, and the decoders return an error
@@ -10,22 +10,22 @@ use image::metadata::Orientation as Turn;
 use super::{Coding, ForeignFile, ImageError, ImageFormat, ImageSize};
 use super::{bmp, foreign, gif, jpeg, png, webp};
 
-/// What the headers of an image file say.
+/// Properties of an image that its file's headers state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImageHeader {
-    /// Format, by the file's first bytes.
+    /// Format, recognized by the file's first bytes.
     pub format: ImageFormat,
     /// Size that decoding produces, before any rotation.
     pub size: ImageSize,
-    /// How the pixels are coded, which decides what decoding costs.
+    /// Coding of the pixels, which determines the cost of decoding.
     pub coding: Coding,
-    /// Turn that EXIF or XMP data state.
+    /// Rotation and mirroring that EXIF or XMP metadata state.
     pub(super) turn: Turn,
 }
 
 impl ImageHeader {
-    /// Whether applying the orientation rotates or mirrors the image.
+    /// Returns whether applying the orientation rotates or mirrors the image.
     pub fn is_turned(&self) -> bool {
         self.turn != Turn::NoTransforms
     }
@@ -63,7 +63,7 @@ pub fn probe(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
     }
 }
 
-/// The format, by magic bytes alone: neither a file name nor a `content-type` counts.
+/// Returns the format by the file's first bytes alone: neither a file name nor a `content-type` counts.
 fn sniff(bytes: &[u8]) -> Result<ImageFormat, ImageError> {
     match bytes {
         [] => return Err(ImageError::Empty),

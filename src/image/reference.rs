@@ -18,7 +18,7 @@ pub(super) fn resize(image: &RgbImage, width: u32, height: u32, filter: Filter) 
     })
 }
 
-/// One axis of a resize, from `from` samples to `to`.
+/// One axis of a resize, from `from` samples to `to` samples.
 #[derive(Clone, Copy)]
 struct Axis {
     from: u32,
@@ -26,7 +26,7 @@ struct Axis {
     filter: Filter,
 }
 
-/// The weighted sum of the source samples for output sample `out`.
+/// Returns the weighted sum of the source samples for output sample `out`.
 fn weighted(axis: Axis, out: u32, sample: impl Fn(u32) -> Rgb<u8>) -> Rgb<u8> {
     let scale = f64::from(axis.from) / f64::from(axis.to);
     let stretch = if scale < 1.0 { 1.0 } else { scale };
@@ -101,7 +101,7 @@ pub(super) fn resize_and_pad(planes: &[f32], sizes: &DetectorSizes) -> Vec<f32> 
     out
 }
 
-/// The two source samples of an output sample of a bilinear resize.
+/// The two source samples between which an output sample of a bilinear resize lies.
 struct Neighbors {
     before: u32,
     after: u32,

@@ -1,4 +1,5 @@
-//! Pillow's resize of 8-bit RGB, bit-identical, restricted to the window that is kept.
+//! Resizing of 8-bit RGB, bit-identical to Pillow, computed only for the window of the result that is
+//! kept.
 //!
 //! Pillow filters in two passes, along rows and then down the columns, with weights of 22 fractional
 //! bits, and rounds to 8 bits after each. `fast_image_resize` runs the passes in the other order with
@@ -66,7 +67,7 @@ impl Window {
         }
     }
 
-    /// Number of pixels of the rectangle.
+    /// Returns the number of pixels in the rectangle.
     pub fn pixels(&self) -> u64 {
         self.size.width.saturating_mul(self.size.height)
     }

@@ -1,21 +1,22 @@
-//! The headers of a BMP: size, bits, compression, palette and where the pixels begin.
+//! The headers of a BMP: size, bits per pixel, compression, palette and offset of the pixels.
 
 use super::super::bytes::{u16_le, u32_le};
 use super::super::{ImageError, ImageSize};
 use super::{damaged, unsupported};
 
-/// Length of the file header, which the bitmap header follows.
+/// Length of the file header in bytes. The bitmap header follows it.
 const FILE_HEADER: usize = 14;
-/// Lengths of bitmap headers: OS/2 1.x, OS/2 2.x in short, Windows 3, with masks, OS/2 2.x, V4 and V5.
+/// Lengths in bytes of the known bitmap headers: OS/2 1.x (12), OS/2 2.x in short (16), Windows 3 (40),
+/// with color masks (52 and 56), OS/2 2.x (64), V4 (108) and V5 (124).
 pub(super) const LENGTHS: [u32; 8] = [12, 16, 40, 52, 56, 64, 108, 124];
-/// Length of the OS/2 1.x header, whose palette has 3 bytes per color.
+/// Length in bytes of the OS/2 1.x header, whose palette has 3 bytes per color.
 const CORE: u32 = 12;
-/// Length of the OS/2 2.x header, in which compression codes from 3 on have other meanings.
+/// Length in bytes of the OS/2 2.x header, in which compression codes from 3 on have other meanings.
 const OS2_2: u32 = 64;
-/// Most colors of a palette.
+/// Most colors that a palette may have.
 const COLORS: u32 = 256;
 
-/// How the rows are stored.
+/// Coding of the pixel rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
     /// Palette indices, 5 bits per color, or 8 bits per color in the order blue, green, red.
@@ -32,26 +33,26 @@ pub(super) enum Compression {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mask {
     shift: u32,
-    /// The largest value of the color, a power of two less one.
+    /// Largest value of the color, a power of two less one.
     most: u32,
 }
 
 impl Mask {
-    /// `None` unless the bits are adjacent.
+    /// Returns the mask with the set bits of `bits`. `None` unless there are any and they are adjacent.
     pub(super) fn new(bits: u32) -> Option<Self> {
         let shift = bits.trailing_zeros();
         let most = bits.checked_shr(shift)?;
         (most & most.wrapping_add(1) == 0).then_some(Self { shift, most })
     }
 
-    /// The color in `word`, scaled to 0..=255 and rounded down as Pillow rounds it.
+    /// Returns the color in `word`, scaled to 0..=255 and rounded down as Pillow rounds it.
     pub(super) fn read(self, word: u32) -> u8 {
         let value = u64::from((word >> self.shift) & self.most);
         (value * 255 / u64::from(self.most)) as u8
     }
 }
 
-/// What the headers say, checked.
+/// The checked contents of a BMP's headers.
 pub(super) struct Header<'a> {
     pub(super) size: ImageSize,
     /// Whether the first row of the file is the top one.
@@ -61,9 +62,9 @@ pub(super) struct Header<'a> {
     pub(super) compression: Compression,
     /// Offset of the pixels in the file.
     pub(super) data: usize,
-    /// Entries of blue, green and red, 3 or 4 bytes each.
+    /// The palette as stored: entries of blue, green and red, 3 or 4 bytes each.
     palette: &'a [u8],
-    /// Bytes of a palette entry.
+    /// Bytes per palette entry, 3 or 4.
     entry: usize,
 }
 
@@ -101,8 +102,8 @@ impl<'a> Header<'a> {
         })
     }
 
-    /// The color of each index; an index outside the palette is black. In a palette in which each index
-    /// has its own value of gray, so has an index outside.
+    /// Returns the color of each palette index. An index outside the palette is black. If more than two
+    /// entries exist and each is gray with its own index as value, so is the color of an index outside.
     pub(super) fn colors(&self) -> [[u8; 3]; 256] {
         let entries = self.palette.chunks_exact(self.entry);
         let mut colors = [[0; 3]; 256];
@@ -117,13 +118,15 @@ impl<'a> Header<'a> {
         colors
     }
 
-    /// Bytes of a row, padded to a multiple of 4.
+    /// Returns the bytes of a stored row, which is padded to a multiple of 4.
     pub(super) fn stride(&self) -> usize {
         (self.size.width as usize * self.bits).div_ceil(32) * 4
     }
 
+    /// Checks that the file holds all uncompressed rows. Run-length coded rows are not checked.
+    ///
     /// # Errors
-    /// Damage if uncompressed rows are missing. The padding of the last row may be.
+    /// [`ImageError::Damaged`] if rows are missing. The padding of the last row may be missing.
     pub(super) fn check_length(&self, bytes: &[u8]) -> Result<(), ImageError> {
         if matches!(
             self.compression,
@@ -141,7 +144,8 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Where the pixels begin: at the offset in the file header, unless that is 0 or points at the palette.
+/// Returns the offset of the pixels in the file: the one that the file header states, or the end of the
+/// palette if that is 0 or points at the palette. `None` if the file header is incomplete.
 fn data_offset(bytes: &[u8], header_end: usize, palette_end: usize) -> Option<usize> {
     let stated = u32_le(bytes, 10)? as usize;
     if stated == 0 || (stated == header_end && palette_end > header_end) {
@@ -156,9 +160,9 @@ struct Fields {
     top_down: bool,
     bits: u16,
     compression: u32,
-    /// Colors of the palette; 0 means as many as the bits allow.
+    /// Number of palette colors; 0 means as many as the bits per pixel allow.
     colors: u32,
-    /// Bytes of a palette entry.
+    /// Bytes per palette entry.
     entry: usize,
 }
 
@@ -205,7 +209,7 @@ impl Fields {
             (2, 4) => Ok(Compression::RunLength4),
             (3, 16 | 24 | 32) => self.masks(masks),
             (kind @ (0..=3), bits) => Err(damaged(&format!(
-                "{bits} bits per pixel do not go with compression {kind}"
+                "{bits} bits per pixel cannot have compression {kind}"
             ))),
             (kind, _) => Err(unsupported(format!("compression {kind}"))),
         }
@@ -226,7 +230,8 @@ impl Fields {
         }
     }
 
-    /// The palette after the headers and the bytes of its entries; empty above 8 bits per pixel.
+    /// Returns the palette, which begins at offset `at`, and the bytes of an entry. The palette is
+    /// empty above 8 bits per pixel.
     fn palette<'a>(&self, bytes: &'a [u8], at: usize) -> Result<(&'a [u8], usize), ImageError> {
         if self.bits > 8 {
             return Ok((&[], self.entry));
@@ -236,7 +241,9 @@ impl Fields {
             colors => colors,
         };
         if colors > COLORS {
-            return Err(damaged(&format!("a palette of {colors} colors")));
+            return Err(damaged(&format!(
+                "its palette has {colors} colors, over the limit of {COLORS}"
+            )));
         }
         let end = at + colors as usize * self.entry;
         let palette = bytes.get(at..end);

@@ -1,7 +1,7 @@
 //! Windows and OS/2 bitmaps, as Pillow reads them.
 //!
-//! Source: `PIL.BmpImagePlugin`. Two things that Pillow reads wrongly are read right here: palettes of gray
-//! with fewer bits or colors than Pillow assumes for them, and 2 bits per pixel.
+//! Source: `PIL.BmpImagePlugin`. Two defects of Pillow are not reproduced: it misreads gray palettes with
+//! fewer bits or colors than it assumes, and 2 bits per pixel.
 
 mod header;
 mod pixels;
@@ -14,14 +14,14 @@ use super::decode::{rgb_image, rgb_len};
 use super::{Coding, ImageError, ImageFormat, ImageHeader, ImageSize};
 use header::{Compression, Header};
 
-/// Whether the file begins as a BMP does: two letters alone would claim ordinary text, so the length of the
-/// second header must be one that exists.
+/// Returns whether the file begins as a BMP does. The signature of two letters also occurs in ordinary
+/// text, so the length of the bitmap header must be a known one, too.
 pub(super) fn is_bmp(bytes: &[u8]) -> bool {
     let length = super::bytes::u32_le(bytes, 14);
     bytes.starts_with(b"BM") && length.is_some_and(|length| header::LENGTHS.contains(&length))
 }
 
-/// Reads size and coding from the OS/2 or Windows header.
+/// Reads size and coding from the bitmap header.
 pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
     let header = Header::read(bytes)?;
     Ok(ImageHeader {
@@ -39,9 +39,9 @@ pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
 pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageError> {
     let header = Header::read(bytes)?;
     if header.size != size {
-        return Err(damaged("it has two headers of different sizes"));
+        return Err(damaged("two of its headers state different sizes"));
     }
-    // All bytes of uncompressed pixels must be there before memory is taken for them.
+    // Allocates the image only if all bytes of uncompressed rows are there.
     header.check_length(bytes)?;
     let mut out = vec![0; rgb_len(size)];
     match header.compression {

@@ -5,10 +5,12 @@ use super::super::bytes::{u16_le, u24_le, u32_le};
 use super::header::{Compression, Header, Mask};
 use super::unsupported;
 
-/// Five bits per color: what 16 bits per pixel mean without masks.
+/// Color masks (red, green, blue) of 16-bit pixels without masks in the header: five bits per
+/// color.
 const FIVE_BITS: [u32; 3] = [0x7C00, 0x03E0, 0x001F];
 
-/// Writes the rows as RGB into `out`, `[H, W, 3] u8`. The file has been found to be long enough.
+/// Decodes the rows to RGB in `out`, `[H, W, 3] u8`. The caller has checked that the file holds all
+/// rows.
 pub(super) fn decode(bytes: &[u8], header: &Header, out: &mut [u8]) -> Result<(), ImageError> {
     let row = converter(header)?;
     let data = bytes.get(header.data..).unwrap_or_default();
@@ -43,14 +45,14 @@ fn converter(header: &Header) -> Result<RowConverter, ImageError> {
     })
 }
 
-/// Pixels of `N` bytes that begin with blue, green and red.
+/// Converts pixels of `N` bytes, the first three of which are blue, green and red.
 fn blue_green_red<const N: usize>(stored: &[u8], out: &mut [[u8; 3]]) {
     for (rgb, pixel) in out.iter_mut().zip(stored.as_chunks::<N>().0) {
         *rgb = [pixel[2], pixel[1], pixel[0]];
     }
 }
 
-/// Palette indices of 1, 2, 4 or 8 bits, the highest bits first.
+/// Returns a converter of palette indices of 1, 2, 4 or 8 `bits`; a byte's first index is in its highest bits.
 fn indexed(colors: Box<[[u8; 3]; 256]>, bits: usize) -> RowConverter {
     let (per_byte, mask) = (8 / bits, (1u16 << bits) - 1);
     Box::new(move |stored, out| {
@@ -63,7 +65,8 @@ fn indexed(colors: Box<[[u8; 3]; 256]>, bits: usize) -> RowConverter {
     })
 }
 
-/// Little-endian words of 16, 24 or 32 bits.
+/// Returns a converter of little-endian words of 16, 24 or 32 `bits`, in which each mask selects a
+/// color.
 fn masked([red, green, blue]: [Mask; 3], bits: usize) -> RowConverter {
     let bytes = bits / 8;
     let word = move |pixel: &[u8]| match bytes {

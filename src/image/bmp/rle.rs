@@ -1,18 +1,19 @@
-//! Run-length coded rows of a BMP.
+//! Decoding of the run-length coded rows of a BMP.
 
 use super::super::ImageError;
 use super::damaged;
 use super::header::{Compression, Header};
 
-/// Commands after a run length of 0. Larger values are a number of uncompressed indices that follow.
+/// Commands: the byte that follows a run length of 0. A byte above these is the number of uncompressed
+/// indices that follow.
 const END_OF_ROW: u8 = 0;
 const END_OF_IMAGE: u8 = 1;
 const DELTA: u8 = 2;
 
-/// Writes the rows as RGB into `out`, `[H, W, 3] u8`.
+/// Decodes the rows to RGB in `out`, `[H, W, 3] u8`.
 ///
-/// Pixels that a command skips have index 0. A file that ends before its last pixel is damaged, end marker
-/// or not. Source: `PIL.BmpImagePlugin.BmpRleDecoder`.
+/// Pixels that a command skips have palette index 0. A file that ends before its last pixel is damaged,
+/// with or without an end marker. Source: `PIL.BmpImagePlugin.BmpRleDecoder`.
 pub(super) fn decode(bytes: &[u8], header: &Header, out: &mut [u8]) -> Result<(), ImageError> {
     let mut rows = Rows {
         colors: header.colors(),
@@ -27,7 +28,7 @@ pub(super) fn decode(bytes: &[u8], header: &Header, out: &mut [u8]) -> Result<()
         bytes,
         at: header.data,
     };
-    // Column of the next pixel, as the commands count it.
+    // Column of the next pixel as Pillow counts it: uncompressed indices can move it past the row's end.
     let mut x = 0;
     while rows.missing() > 0 {
         let [count, value] = input.take()?;
@@ -77,7 +78,8 @@ impl<'a> Input<'a> {
         Ok(pair)
     }
 
-    /// Returns the bytes of `count` indices and skips the padding to an even offset of the file.
+    /// Returns the bytes of `count` uncompressed indices and skips their padding to an even offset of the
+    /// file.
     fn literal(&mut self, count: usize, four_bits: bool) -> Result<&'a [u8], ImageError> {
         let length = if four_bits { count.div_ceil(2) } else { count };
         let rest = self.bytes.get(self.at..).unwrap_or_default();
@@ -88,7 +90,8 @@ impl<'a> Input<'a> {
     }
 }
 
-/// The output image while it is written. `written` counts pixels in the order of the file.
+/// The output image during decoding. `written` is the number of pixels written so far, in the order of the
+/// file, whose first row is the bottom one unless `top_down` is true.
 struct Rows<'a> {
     colors: [[u8; 3]; 256],
     width: usize,
@@ -103,7 +106,7 @@ impl Rows<'_> {
         self.out.len() - self.written
     }
 
-    /// Returns the number of missing pixels in the current row; 0 between two rows.
+    /// Returns the number of pixels not yet written in the current row; 0 between two rows.
     fn to_row_end(&self) -> usize {
         self.written.next_multiple_of(self.width) - self.written
     }
@@ -121,7 +124,8 @@ impl Rows<'_> {
         }
     }
 
-    /// Writes `count` pixels with the indices in `bytes`.
+    /// Writes `count` pixels with the palette indices in `bytes`: one per byte, or two if `four_bits` is
+    /// true.
     fn literal(&mut self, bytes: &[u8], count: usize, four_bits: bool) {
         for place in 0..count.min(self.missing()) {
             let index = match (four_bits, place % 2) {
@@ -135,7 +139,7 @@ impl Rows<'_> {
         }
     }
 
-    /// Returns the pixels of the current row that are not yet written.
+    /// Returns the pixels of the current row that are not yet written, or the next row if none are left.
     fn row_rest(&mut self) -> &mut [[u8; 3]] {
         let (row, x) = (self.written / self.width, self.written % self.width);
         let y = if self.top_down {

@@ -1,6 +1,7 @@
 //! The blocks of a GIF up to its first frame.
 //!
-//! Source: `GIF89a` Specification; what is tolerated is what `PIL.GifImagePlugin` tolerates.
+//! Source: `GIF89a` Specification; deviations from it are accepted where `PIL.GifImagePlugin` accepts
+//! them.
 
 use super::super::bytes::{array, u16_le};
 use super::super::{ImageError, ImageSize};
@@ -9,32 +10,32 @@ use super::damaged;
 const EXTENSION: u8 = b'!';
 const FRAME: u8 = b',';
 const TRAILER: u8 = b';';
-/// Most pixels of a canvas that the first frame enlarges. Encoders write such files by mistake, and only
-/// small ones; a large one has a header that lies.
+/// Most pixels of a canvas that had to grow because the first frame reaches beyond the logical screen.
+/// Encoders write such files by mistake, and only small ones; a large one is taken for a damaged header.
 const MAX_ENLARGED_PIXELS: u64 = 1 << 20;
-/// Label of the extension that states a transparent index.
+/// Label of the extension that may state a transparent palette index.
 const GRAPHIC_CONTROL: u8 = 0xF9;
 
-/// The first frame and what stands before it.
+/// The first frame, with the properties of the file that its decoding needs.
 pub(super) struct FirstFrame<'a> {
-    /// The logical screen, enlarged to hold the frame.
+    /// Size of the logical screen, enlarged to hold the frame.
     pub(super) canvas: ImageSize,
     pub(super) size: ImageSize,
     /// First column on the canvas.
     pub(super) left: u32,
     /// First row on the canvas.
     pub(super) top: u32,
-    /// Index whose pixels are transparent.
+    /// Palette index of transparent pixels; `None` if the file states none.
     pub(super) transparent: Option<u8>,
-    /// The compressed indices, from the code size on, and everything behind them.
+    /// The frame's compressed indices, beginning with their code size, and the rest of the file.
     pub(super) data: &'a [u8],
     interlaced: bool,
-    /// The frame's own palette, or that of the screen.
+    /// The frame's own palette, or the logical screen's if the frame has none.
     palette: &'a [[u8; 3]],
 }
 
 impl<'a> FirstFrame<'a> {
-    /// Reads the blocks of a file that begins with a GIF signature.
+    /// Reads a file that begins with a GIF signature, up to its first frame.
     pub(super) fn read(bytes: &'a [u8]) -> Result<Self, ImageError> {
         let cut = || damaged("it ends before its first frame");
         let mut at = Cursor { rest: bytes };
@@ -51,7 +52,7 @@ impl<'a> FirstFrame<'a> {
                 EXTENSION => at.extension(&mut transparent).ok_or_else(cut)?,
                 FRAME => break,
                 TRAILER => return Err(damaged("it has no frame")),
-                // Stray bytes between blocks.
+                // Stray bytes between blocks are skipped.
                 _ => {}
             }
         }
@@ -89,7 +90,9 @@ impl<'a> FirstFrame<'a> {
         })
     }
 
-    /// The color of each index; an index outside the palette is black.
+    /// Returns the color of each palette index. An index outside the palette is black, unless every
+    /// entry is gray with its own index as value, or there is no palette: then each index is its gray
+    /// value.
     pub(super) fn colors(&self) -> [[u8; 3]; 256] {
         let gray = |index| [index as u8; 3];
         let mut entries = self.palette.iter().enumerate();
@@ -100,11 +103,11 @@ impl<'a> FirstFrame<'a> {
         std::array::from_fn(|index| self.palette.get(index).copied().unwrap_or_default())
     }
 
-    /// The bytes that turn [`data`](Self::data) into a GIF of this frame alone.
+    /// Returns the bytes that, put before [`data`](Self::data), make a GIF of this frame alone.
     pub(super) fn alone(&self) -> Vec<u8> {
         let side = |side: u32| (side as u16).to_le_bytes();
         let (width, height) = (side(self.size.width), side(self.size.height));
-        // Two colors, which nothing reads: the decoder wants a palette.
+        // The decoder requires a palette, but returns indices: these two colors are never read.
         let global = [0x80, 0, 0, 0, 0, 0, 0, 0, 0];
         let flags = if self.interlaced { 0x40 } else { 0 };
         [
@@ -138,7 +141,8 @@ impl<'a> Cursor<'a> {
         Some(bytes)
     }
 
-    /// The palette that the flags of a screen or frame announce; empty if they announce none.
+    /// Reads the palette if `flags`, those of a screen or frame, announce one, and returns an empty one
+    /// otherwise. `None` if the file ends before its last color.
     fn palette(&mut self, flags: u8) -> Option<&'a [[u8; 3]]> {
         if flags & 0x80 == 0 {
             return Some(&[]);
@@ -147,7 +151,8 @@ impl<'a> Cursor<'a> {
         Some(self.take(colors * 3)?.as_chunks::<3>().0)
     }
 
-    /// Skips an extension, and sets `transparent` if it states a transparent index.
+    /// Skips an extension; if it states a transparent palette index, stores that in `transparent`.
+    /// `None` if the file ends before the extension does.
     fn extension(&mut self, transparent: &mut Option<u8>) -> Option<()> {
         let [label] = self.array()?;
         let mut first = true;

@@ -1,7 +1,7 @@
-//! The first frame of a GIF on its canvas.
+//! Decoding of the first frame of a GIF on its canvas.
 //!
-//! The blocks are read here and the crate `gif` decompresses the frame's indices, so that the canvas is
-//! known before anything is allocated and blocks that the crate does not know are skipped.
+//! This module reads the blocks; the crate `gif` only decompresses the frame's indices. The canvas is therefore
+//! known before anything is allocated, and blocks that the crate does not know are skipped.
 
 mod blocks;
 
@@ -35,7 +35,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
 pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageError> {
     let first = FirstFrame::read(bytes)?;
     if first.canvas != size {
-        return Err(damaged("it has two headers of different sizes"));
+        return Err(damaged("two of its headers state different sizes"));
     }
     let indices = indices(&first)?;
     let colors = first.colors();
@@ -55,7 +55,7 @@ pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageErr
     rgb_image(ImageFormat::Gif, size, out)
 }
 
-/// The frame's palette indices, `[H, W] u8`, from the top row down.
+/// Returns the frame's palette indices, `[H, W] u8`, from the top row down.
 fn indices(first: &FirstFrame) -> Result<Vec<u8>, ImageError> {
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
@@ -68,7 +68,9 @@ fn indices(first: &FirstFrame) -> Result<Vec<u8>, ImageError> {
     decoder.next_frame_info().map_err(error)?;
     let mut indices = vec![0; first.size.width as usize * first.size.height as usize];
     if decoder.buffer_size() != indices.len() {
-        return Err(damaged("its frame is of another size than its header"));
+        return Err(damaged(
+            "its frame has another size than the frame's header states",
+        ));
     }
     decoder.read_into_buffer(&mut indices).map_err(error)?;
     Ok(indices)
@@ -83,7 +85,7 @@ fn damaged(reason: &str) -> ImageError {
 
 #[expect(
     clippy::needless_pass_by_value,
-    reason = "the shape that map_err takes"
+    reason = "the signature that `map_err` needs"
 )]
 fn error(error: DecodingError) -> ImageError {
     damaged(&error.to_string())

@@ -1,4 +1,4 @@
-//! Checks before the decoder runs: damage that it would fill with gray, and features that it lacks or
+//! Checks before decoding, for damage that the decoder would fill with gray and for features that it lacks or
 //! decodes wrongly.
 //!
 //! libjpeg-turbo warns of most damage and continues in gray, and Pillow hides the warnings. Here such
@@ -14,12 +14,12 @@ pub(super) const SCAN: u8 = 0xDA;
 const RESTART_INTERVAL: u8 = 0xDD;
 pub(super) const PROGRESSIVE: u8 = 0xC2;
 
-/// Whether a marker begins a frame header: SOF0 to SOF15, except three codes with other meanings.
+/// Returns whether a marker begins a frame header: SOF0 to SOF15, except three codes with other meanings.
 pub(super) fn is_frame(marker: u8) -> bool {
     matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC)
 }
 
-/// Returns an error for a file that must not reach the decoder.
+/// Returns an error for a file with damage or a feature that the decoder would not report.
 ///
 /// Segments are checked up to where decoding ends: the scan that holds all components of a sequential
 /// frame. The end marker must follow in every file.
@@ -34,44 +34,44 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), ImageError> {
     Err(damaged("it ends before its end marker"))
 }
 
-/// What has been read of a file.
+/// State of the check: what the segments so far have defined.
 #[derive(Default)]
 struct File<'a> {
     frame: Option<Frame>,
-    /// The latest quantization table of each number, as stored.
+    /// The latest quantization table of each table number, as stored; `None` until one is defined.
     tables: [Option<&'a [u8]>; 4],
-    /// Units of a scan between two restarts, or 0 for scans without restarts.
+    /// Coding units (MCUs) of a scan between two restart markers, or 0 for scans without them.
     interval: usize,
-    /// One bit for each component of the frame whose first scan has been found.
+    /// Bit `i` is 1 if the first scan of component `i` has been found.
     begun: u8,
     scans: usize,
-    /// The restarts of the current scan; `None` outside scans.
+    /// State of the restart markers in the current scan; `None` outside scans.
     restarts: Option<Restarts>,
-    /// Whether a scan that holds the whole image has begun.
+    /// Whether a sequential scan that holds all components has begun.
     last_scan: bool,
-    /// Whether that scan has ended.
+    /// Whether the scan of `last_scan` has ended.
     done: bool,
 }
 
 struct Frame {
     progressive: bool,
     size: (usize, usize),
-    /// The first has the finest sampling.
+    /// Components in the order of the frame header. The first has the finest sampling.
     components: Vec<Component>,
 }
 
 struct Component {
     id: u8,
-    /// Horizontal and vertical sampling factors.
+    /// Horizontal (`across`) and vertical (`down`) sampling factors.
     across: usize,
     down: usize,
 }
 
-/// The restarts of one scan. Where one is missing, a part of the image is missing.
+/// Restart markers that one scan must contain. If one is missing, a part of the image is missing.
 struct Restarts {
-    /// Number of the next marker, 0 to 7.
+    /// Number that the next restart marker must have, 0 to 7.
     next: u8,
-    /// Restarts that must still follow.
+    /// Number of restart markers that must still follow.
     due: usize,
 }
 
@@ -95,7 +95,7 @@ impl<'a> File<'a> {
             1 | START => return Err(damaged("a marker is out of place")),
             SCAN => self.scan(payload)?,
             RESTART_INTERVAL => self.interval = interval(payload)?,
-            // The decoder keeps the Huffman tables of each scan apart.
+            // Huffman tables may change: the decoder keeps those of each scan apart.
             HUFFMAN => each_table(payload, huffman_len, |_| Ok(()))?,
             QUANTIZATION => {
                 each_table(payload, quantization_len, |table| self.quantization(table))?;
@@ -111,12 +111,12 @@ impl<'a> File<'a> {
         Ok(())
     }
 
-    /// Checks one table: the decoder uses the last of each number for all scans.
+    /// Checks that a quantization table does not change after the first scan: the decoder applies the last
+    /// table of each number to all scans.
     fn quantization(&mut self, table: &'a [u8]) -> Result<(), ImageError> {
         let number = usize::from(table[0] & 15);
         let latest = self.tables.get_mut(number);
-        let latest =
-            latest.ok_or_else(|| damaged("a quantization table of an impossible number"))?;
+        let latest = latest.ok_or_else(|| damaged("a quantization table has a number above 3"))?;
         if self.scans > 0 && *latest != Some(table) {
             return Err(unsupported("quantization tables that change between scans"));
         }
@@ -124,7 +124,7 @@ impl<'a> File<'a> {
         Ok(())
     }
 
-    /// Checks that restarts are numbered 0 to 7 in turn.
+    /// Checks that the next restart marker has this number: they are numbered 0 to 7 in turn.
     fn restart(&mut self, number: u8) -> Result<(), ImageError> {
         match &mut self.restarts {
             Some(restarts) if restarts.next == number => {
@@ -141,7 +141,7 @@ impl<'a> File<'a> {
         let frame = self.frame.as_ref();
         let frame = frame.ok_or_else(|| damaged("a scan precedes the frame header"))?;
         let count = usize::from(payload.first().copied().unwrap_or(0));
-        let wrong_length = || damaged("a scan header of the wrong length");
+        let wrong_length = || damaged("a scan header has the wrong length");
         let components = payload.get(1..1 + 2 * count).ok_or_else(wrong_length)?;
         let Some(&[first, last, approximation]) = payload.get(1 + 2 * count..) else {
             return Err(wrong_length());
@@ -150,12 +150,13 @@ impl<'a> File<'a> {
         if frame.progressive {
             check_progression(count, first, last, approximation)?;
         } else if !all && count != 1 {
-            return Err(unsupported("scans of some of several components"));
+            return Err(unsupported("scans of several but not all components"));
         }
         let mut units = frame.units();
         for [id, _] in components.as_chunks::<2>().0 {
             let place = frame.components.iter().position(|own| own.id == *id);
-            let place = place.ok_or_else(|| damaged("a scan of a component that is not there"))?;
+            let place = place
+                .ok_or_else(|| damaged("a scan has a component that the frame header lacks"))?;
             if !frame.progressive || first == 0 {
                 self.begun |= 1 << place;
             }
@@ -177,7 +178,7 @@ impl<'a> File<'a> {
         let components = self.frame.as_ref();
         let components = components.map_or(0, |frame| frame.components.len());
         if self.scans == 0 || self.begun.count_ones() as usize != components {
-            return Err(damaged("it ends before all its components"));
+            return Err(damaged("it ends before every component has a scan"));
         }
         Ok(())
     }
@@ -188,7 +189,8 @@ impl Frame {
         match marker {
             0xC0..=PROGRESSIVE => {}
             0xC3 => return Err(unsupported("lossless coding")),
-            // An encoder may omit zeros at the end, so a cut looks like a flat part of the image.
+            // Arithmetic coding: encoders may omit zeros at the end, so a file that is cut looks like one
+            // that ends in a flat area.
             0xC9..=0xCB => return Err(unsupported("arithmetic coding")),
             _ => return Err(unsupported("hierarchical coding")),
         }
@@ -198,7 +200,7 @@ impl Frame {
         };
         let (components, rest) = components.as_chunks::<3>();
         if components.len() != usize::from(count) || !rest.is_empty() {
-            return Err(damaged("a frame header of the wrong length"));
+            return Err(damaged("the frame header has the wrong length"));
         }
         if precision != 8 {
             return Err(unsupported(&format!("samples of {precision} bits")));
@@ -221,7 +223,7 @@ impl Frame {
         })
     }
 
-    /// Units of a scan that holds all components.
+    /// Returns the number of coding units (MCUs) in a scan that holds all components.
     fn units(&self) -> usize {
         if self.components.len() == 1 {
             return self.blocks(0);
@@ -231,7 +233,8 @@ impl Frame {
         width.div_ceil(8 * finest.across) * height.div_ceil(8 * finest.down)
     }
 
-    /// Blocks of a scan that holds one component; each is a unit.
+    /// Returns the number of blocks in a scan of the component at index `place` alone, where each block is a
+    /// coding unit.
     fn blocks(&self, place: usize) -> usize {
         let (finest, own) = (&self.components[0], &self.components[place]);
         let width = (self.size.0 * own.across).div_ceil(finest.across);
@@ -240,15 +243,16 @@ impl Frame {
     }
 }
 
-/// Units of a scan between two restarts, from a segment that defines them.
+/// Returns the coding units between two restart markers, from the payload of the segment that defines them.
 fn interval(payload: &[u8]) -> Result<usize, ImageError> {
     let interval = payload.try_into().map(u16::from_be_bytes);
     interval
         .map(usize::from)
-        .map_err(|_| damaged("a restart interval of the wrong length"))
+        .map_err(|_| damaged("a restart interval segment has the wrong length"))
 }
 
-/// Calls `check` with each table of a segment; `len` returns the length of the table at the start of a slice.
+/// Calls `check` with each table of a segment. `len` returns the length of the table that a slice begins
+/// with.
 ///
 /// The tables must fill the segment, since the decoder would read beyond it into the next header. A segment
 /// without tables is valid: some encoders write one.
@@ -259,34 +263,37 @@ fn each_table<'a>(
 ) -> Result<(), ImageError> {
     while !payload.is_empty() {
         let table = len(payload).and_then(|len| payload.split_at_checked(len));
-        let (table, rest) = table.ok_or_else(|| damaged("a table of the wrong length"))?;
+        let (table, rest) =
+            table.ok_or_else(|| damaged("a quantization or Huffman table has the wrong length"))?;
         check(table)?;
         payload = rest;
     }
     Ok(())
 }
 
-/// Length of a quantization table: precision and number, then 64 factors of one or two bytes.
+/// Returns the length of a quantization table: a byte of precision and number, then 64 factors of one or two
+/// bytes. `None` if it is empty.
 fn quantization_len(table: &[u8]) -> Option<usize> {
     let wide = *table.first()? >= 16;
     Some(if wide { 129 } else { 65 })
 }
 
-/// Length of a Huffman table: class and number, the count of codes of each length, then their symbols.
+/// Returns the length of a Huffman table: a byte of class and number, 16 counts of codes per length, then
+/// their symbols. `None` if the counts are incomplete.
 fn huffman_len(table: &[u8]) -> Option<usize> {
     let codes = table.get(1..17)?.iter().map(|count| usize::from(*count));
     Some(17 + codes.sum::<usize>())
 }
 
-/// Checks that identifiers differ, that the first component is the finest, and that the others are smaller
-/// by whole factors.
+/// Checks that identifiers differ, that sampling factors are 1 to 4, and that those of the first component
+/// are multiples of the others'.
 fn check_components(components: &[Component]) -> Result<(), ImageError> {
     for (place, component) in components.iter().enumerate() {
         if components[..place]
             .iter()
             .any(|other| other.id == component.id)
         {
-            return Err(damaged("two components have one identifier"));
+            return Err(damaged("two components have the same identifier"));
         }
         let Component { across, down, .. } = component;
         if !(1..=4).contains(across) || !(1..=4).contains(down) {

@@ -46,10 +46,11 @@ pub(in crate::image) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> 
 }
 
 #[derive(Default)]
+/// Segments that the header is read from, as far as they have been found.
 struct Found<'a> {
     /// Marker and payload of the first frame header.
     frame: Option<(u8, &'a [u8])>,
-    /// EXIF segments, joined.
+    /// Content of the EXIF segments, joined in the order of the file.
     exif: Option<Cow<'a, [u8]>>,
     /// The last XMP packet.
     xmp: Option<&'a [u8]>,
@@ -80,7 +81,8 @@ impl<'a> Found<'a> {
         matches!(self.frame, Some((PROGRESSIVE, _)))
     }
 
-    /// Whether the scan with this header is the first and holds the whole image, as that of most files.
+    /// Returns whether the scan with the header `scan` is the first and holds the whole image, as in most
+    /// files.
     fn is_only_scan(&self, scan: &[u8]) -> bool {
         let components = self.frame.and_then(|(_, frame)| frame.get(5));
         self.scans == 1 && !self.is_progressive() && components == scan.first()

@@ -1,24 +1,25 @@
-//! CMYK and YCCK to RGB, as libjpeg-turbo and then Pillow convert them.
+//! Conversion of CMYK and YCCK to RGB, as libjpeg-turbo and then Pillow do it.
 //!
 //! The decoder's own conversion is right only if no component is subsampled, so the decoder returns planes
-//! and the conversion is done here. Inks are taken as inverted, as Adobe writes them, with or without
-//! Adobe's marker.
+//! and the conversion is done here. Ink values are taken to be inverted, as Adobe writes them, with or
+//! without Adobe's marker.
 
 use libjpeg_turbo_rs::RawImage;
 use libjpeg_turbo_rs::common::types::FrameHeader;
 
-/// One component, smaller than the image by whole factors.
+/// The samples of one component. Its size is the image's, divided by whole factors.
 struct Plane<'a> {
     samples: &'a [u8],
     stride: usize,
-    /// Columns and rows that belong to the image.
+    /// Columns and rows of the plane that belong to the image; the rest is padding.
     size: (usize, usize),
-    /// Columns and rows of the image for each of the plane.
+    /// Image columns per column of the plane, and image rows per row.
     scale: (usize, usize),
 }
 
-/// The pixels of the image, `[H, W, 3] u8`, from its planes; `ycck` if the first three are luma and chroma
-/// of inks. Returns `None` if a plane is smaller than the frame; the checks before decoding rule that out.
+/// Returns the image's pixels, `[H, W, 3] u8`, from its four planes. `ycck` is whether the first three
+/// hold luma and chroma of the inks. Returns `None` if a plane is smaller than the frame; the checks
+/// before decoding rule that out.
 pub(super) fn to_rgb(raw: &RawImage, frame: &FrameHeader, ycck: bool) -> Option<Vec<u8>> {
     let planes: Option<Vec<Plane>> = (0..4).map(|index| Plane::new(raw, frame, index)).collect();
     let planes: [Plane; 4] = planes?.try_into().ok()?;
@@ -35,7 +36,7 @@ pub(super) fn to_rgb(raw: &RawImage, frame: &FrameHeader, ycck: bool) -> Option<
             if ycck {
                 inks = from_ycc(inks).map(|light| 255 - light);
             }
-            // Pillow: K - (255 - C) * K / 255 with a rounded quotient, which is the same.
+            // Pillow computes K - (255 - C) * K / 255 with a rounded quotient, which is equal.
             let black = u16::from(black[x]);
             *rgb = inks.map(|ink| ((u16::from(ink) * black + 127) / 255) as u8);
         }
@@ -43,7 +44,8 @@ pub(super) fn to_rgb(raw: &RawImage, frame: &FrameHeader, ycck: bool) -> Option<
     Some(out)
 }
 
-/// Full-range BT.601 with 16 fractional bits. Source: libjpeg-turbo, jdcolor.c, `build_ycc_rgb_table`.
+/// Converts full-range BT.601 to RGB with 16 fractional bits. Source: libjpeg-turbo, jdcolor.c,
+/// `build_ycc_rgb_table`.
 fn from_ycc([y, cb, cr]: [u8; 3]) -> [u8; 3] {
     const HALF: i32 = 1 << 15;
     let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
@@ -56,7 +58,7 @@ fn from_ycc([y, cb, cr]: [u8; 3]) -> [u8; 3] {
 impl<'a> Plane<'a> {
     fn new(raw: &'a RawImage, frame: &FrameHeader, index: usize) -> Option<Self> {
         let component = frame.components.get(index)?;
-        // The first component is the finest, by the checks before decoding.
+        // The checks before decoding ensure that the first component is the finest.
         let finest = frame.components.first()?;
         let scale = (
             finest.horizontal_sampling / component.horizontal_sampling,
@@ -71,7 +73,7 @@ impl<'a> Plane<'a> {
         })
     }
 
-    /// Samples of one row of the plane.
+    /// Returns the samples of one row of the plane.
     fn line(&self, row: usize) -> &[u8] {
         &self.samples[row * self.stride..][..self.size.0]
     }
@@ -107,13 +109,13 @@ impl<'a> Plane<'a> {
     }
 }
 
-/// Three parts of the nearer sample and one of the farther.
+/// Returns the sum of three times the nearer sample and once the farther one.
 fn weigh(near: u8, far: u8) -> u16 {
     u16::from(near) * 3 + u16::from(far)
 }
 
-/// The neighbor of sample `i` of `count` that is nearer to pixel `place` of the image: the one before for
-/// even pixels, the one after for odd ones; sample `i` itself at the edges.
+/// Returns the index of the neighbor of sample `i` (of `count`) that is nearer to pixel `place` of the
+/// image: the sample before for even pixels, the one after for odd pixels, and `i` itself at the edges.
 fn neighbor(i: usize, place: usize, count: usize) -> usize {
     if place.is_multiple_of(2) {
         i.saturating_sub(1)
@@ -122,7 +124,8 @@ fn neighbor(i: usize, place: usize, count: usize) -> usize {
     }
 }
 
-/// Writes two columns for each sum; `biases` round the even and the odd columns.
+/// Writes two pixels of `out` per element of `sums`. `biases` are the rounding terms of even and odd
+/// pixels.
 fn widen(sums: &[u16], biases: [u16; 2], shift: u32, out: &mut [u8]) {
     for (x, out) in out.iter_mut().enumerate() {
         let far = sums[neighbor(x / 2, x, sums.len())];

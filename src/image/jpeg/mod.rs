@@ -14,13 +14,15 @@ use super::{ImageError, ImageFormat, ImageSize};
 
 pub(super) use header::header;
 
-/// Most scans. Progressive files have about ten; each costs a walk over all blocks, however short it is.
+/// Most scans that a file may have. Progressive files have about ten; each costs a pass over all blocks,
+/// however short it is.
 const MAX_SCANS: usize = 256;
-/// Most bytes held per pixel: 3 of output, 4 of planes, 16-bit coefficients of 4 components, and a flag per
-/// block. A file that needs more makes the decoder hold what the image's size does not explain.
+/// Most bytes that the decoder may hold per pixel: 3 of output, 4 of planes, 16-bit coefficients of 4
+/// components, and a flag per block. A file that needs more makes the decoder allocate more than the
+/// image's size explains.
 const MAX_BYTES_PER_PIXEL: u64 = 17;
 
-/// Decodes a JPEG to RGB; `size` is that of its first frame header.
+/// Decodes a JPEG to RGB; `size` is the size that its first frame header states.
 ///
 /// The decoder's lenient mode fills what it cannot read with gray, as libjpeg does. Its strict mode, used
 /// here, returns an error instead; damage that the strict mode accepts is found by the checks before it.
@@ -45,13 +47,14 @@ pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageErr
     rgb_image(ImageFormat::Jpeg, size, data)
 }
 
-/// Decodes CMYK or YCCK by way of planes. The decoder does not smooth planes, so an unfinished progressive
-/// file of four components keeps its block edges.
+/// Decodes CMYK or YCCK to RGB samples, `[H, W, 3] u8`. The decoder returns planes, which it does not
+/// smooth, so an incomplete progressive file keeps its block edges.
 fn four_components(decoder: Decoder) -> Result<Vec<u8>, ImageError> {
     let frame = decoder.header().clone();
     let ycck = decoder.jpeg_color_space() == ColorSpace::Ycck;
     let raw = decoder.decode_raw().map_err(error)?;
-    inks::to_rgb(&raw, &frame, ycck).ok_or_else(|| damaged("its planes do not fit its frame"))
+    inks::to_rgb(&raw, &frame, ycck)
+        .ok_or_else(|| damaged("its planes are smaller than its frame header states"))
 }
 
 fn limits(size: ImageSize) -> DecodeLimits {

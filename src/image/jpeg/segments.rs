@@ -14,7 +14,7 @@ pub(super) struct Segments<'a> {
 }
 
 impl<'a> Segments<'a> {
-    /// Segments after the start marker that `bytes` begins with.
+    /// Returns an iterator over the segments after the start marker, with which `bytes` must begin.
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         let rest = bytes.strip_prefix(&[0xFF, START]).unwrap_or(bytes);
         Self { rest }
@@ -31,9 +31,9 @@ impl<'a> Iterator for Segments<'a> {
             match marker {
                 // A fill byte: it may itself begin the marker.
                 0xFF => self.rest = self.rest.get(escape + 1..)?,
-                // A data byte of 0xFF.
+                // An escaped data byte of 0xFF.
                 0 => self.rest = rest,
-                // TEM, the restarts and the start marker.
+                // TEM, the restart markers and the start marker have no payload.
                 1 | 0xD0..=START => {
                     self.rest = rest;
                     return Some((marker, &[]));

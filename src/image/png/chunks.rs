@@ -1,18 +1,18 @@
-//! The chunks of a PNG that state an orientation.
+//! The chunks of a PNG that may state an orientation.
 
 use super::super::bytes::{array, u32_be};
 
-/// Signature, in bytes.
+/// Length of the signature in bytes.
 const SIGNATURE: usize = 8;
-/// Keyword of the text chunk that holds XMP.
+/// Keyword of the `iTXt` chunk that holds XMP.
 const XMP: &[u8] = b"XML:com.adobe.xmp\0";
 
-/// EXIF and XMP data of a PNG, wherever they stand before its end.
+/// EXIF and XMP metadata of a PNG, from any place before `IEND`.
 #[derive(Default)]
 pub(super) struct Metadata<'a> {
-    /// The last `eXIf` chunk.
+    /// Content of the last `eXIf` chunk.
     pub(super) exif: Option<&'a [u8]>,
-    /// The last uncompressed `iTXt` chunk with XMP. A compressed one is not read.
+    /// XMP packet of the last uncompressed `iTXt` chunk with XMP. A compressed one is not read.
     pub(super) xmp: Option<&'a [u8]>,
 }
 
@@ -39,12 +39,13 @@ impl<'a> Metadata<'a> {
     }
 }
 
-/// The text of an international text chunk that holds uncompressed XMP.
+/// Returns the XMP packet of an `iTXt` chunk. `None` if the chunk holds other text or is
+/// compressed.
 fn xmp(body: &[u8]) -> Option<&[u8]> {
     let [0, _, rest @ ..] = body.strip_prefix(XMP)? else {
         return None;
     };
-    // Language and translated keyword, each ended by a zero.
+    // The language and the translated keyword precede the text; a zero ends each.
     let mut parts = rest.splitn(3, |byte| *byte == 0);
     parts.nth(2)
 }

@@ -1,7 +1,7 @@
-//! PNG by the crate `png`, row by row, with color profiles and texts skipped unread.
+//! Decoding of PNG by the crate `png`, row by row. Color profiles and texts are skipped unread.
 //!
-//! A file may hold a profile that inflates to hundreds of megabytes, or megabytes of texts, beside one
-//! pixel. None of them changes the decoded pixels.
+//! In a file with an image of one pixel, a profile may inflate to hundreds of megabytes, and texts may
+//! take megabytes. They do not change the decoded pixels.
 
 mod chunks;
 mod rows;
@@ -17,8 +17,8 @@ use super::{Coding, ImageError, ImageFormat, ImageHeader, ImageSize, orientation
 use chunks::Metadata;
 use rows::Samples;
 
-/// Most bytes of metadata that the decoder may keep. Only an EXIF block can be large among those that are
-/// not skipped.
+/// Most bytes of metadata that the decoder may keep. Among the metadata that is not skipped, only an EXIF
+/// block can be large.
 const MAX_METADATA: usize = 4 << 20;
 
 /// Reads size and coding from the chunk IHDR, and orientation from the metadata chunks of the whole file.
@@ -66,7 +66,7 @@ pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageErr
     rgb_image(ImageFormat::Png, size, out)
 }
 
-/// A reader at the first row, with samples expanded to 8 bits.
+/// Returns a reader at the first row that expands samples to 8 bits.
 fn reader(bytes: &[u8], size: ImageSize) -> Result<Reader<Cursor<&[u8]>>, ImageError> {
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), limits(size));
     decoder.set_ignore_iccp_chunk(true);
@@ -74,7 +74,7 @@ fn reader(bytes: &[u8], size: ImageSize) -> Result<Reader<Cursor<&[u8]>>, ImageE
     decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
     let reader = decoder.read_info().map_err(error)?;
     if reader.info().size() != (size.width, size.height) {
-        return Err(damaged("it has two headers of different sizes"));
+        return Err(damaged("two of its headers state different sizes"));
     }
     if let Some(frame) = reader.info().frame_control
         && (frame.width, frame.height) != (size.width, size.height)
@@ -84,7 +84,7 @@ fn reader(bytes: &[u8], size: ImageSize) -> Result<Reader<Cursor<&[u8]>>, ImageE
     Ok(reader)
 }
 
-/// One row in its widest form, 16-bit RGBA, and metadata.
+/// Returns the decoder's memory limit: one row in its widest form, 16-bit RGBA, and metadata.
 fn limits(size: ImageSize) -> Limits {
     Limits {
         bytes: size.width as usize * 8 + MAX_METADATA,

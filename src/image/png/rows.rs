@@ -1,4 +1,4 @@
-//! Rows of a PNG, expanded to 8-bit samples, into an RGB buffer.
+//! Conversion of a PNG's rows to RGB, from 8-bit samples as the decoder expands them.
 
 use std::io::{BufRead, Seek};
 
@@ -7,7 +7,8 @@ use ::png::{ColorType, Reader};
 use super::super::{ImageError, ImageSize};
 use super::{damaged, error};
 
-/// Column and row where each pass of Adam7 starts, and its steps. Source: PNG specification, 8.2.
+/// First column (x) and row (y) of each Adam7 pass, and the distances between its columns and rows. Source: PNG
+/// specification, 8.2.
 #[rustfmt::skip]
 const PASSES: [Pass; 7] = [
     //        x  y  dx dy
@@ -53,7 +54,7 @@ impl Samples {
         }
     }
 
-    /// Samples per pixel.
+    /// Returns the number of samples per pixel.
     fn count(self) -> usize {
         match self {
             Self::Gray => 1,
@@ -81,7 +82,7 @@ fn convert<const N: usize>(row: &[u8], out: &mut [[u8; 3]], to_rgb: impl Fn(&[u8
     }
 }
 
-/// Reads all rows, from the top.
+/// Reads all rows of an image that is not interlaced, from the top, into an RGB buffer.
 pub(super) fn progressive<R: BufRead + Seek>(
     reader: &mut Reader<R>,
     size: ImageSize,
@@ -101,7 +102,7 @@ pub(super) fn progressive<R: BufRead + Seek>(
     finish(reader, &mut row)
 }
 
-/// Reads the rows of the seven passes and puts each pixel into its place.
+/// Reads the rows of the seven Adam7 passes and writes each pixel to its place in an RGB buffer.
 pub(super) fn interlaced<R: BufRead + Seek>(
     reader: &mut Reader<R>,
     size: ImageSize,
@@ -135,7 +136,7 @@ fn next_row<R: BufRead + Seek>(reader: &mut Reader<R>, row: &mut [u8]) -> Result
         .ok_or_else(|| damaged("it has fewer rows than its header states"))
 }
 
-/// Reads to the end of the compressed data, whose checksum comes last.
+/// Reads on to the end of the compressed data, where its checksum is. Returns an error if a further row follows.
 fn finish<R: BufRead + Seek>(reader: &mut Reader<R>, row: &mut [u8]) -> Result<(), ImageError> {
     match reader.read_row(row).map_err(error)? {
         None => Ok(()),

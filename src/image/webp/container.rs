@@ -20,13 +20,13 @@ pub(super) enum Bitstream {
     Lossless,
 }
 
-/// A frame, within its canvas.
+/// A frame and its place on the canvas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Frame<'a> {
     pub(super) bitstream: Bitstream,
     /// Content of the chunk that holds the bitstream.
     pub(super) data: &'a [u8],
-    /// Size by the bitstream's own header.
+    /// Size that the bitstream's own header states.
     pub(super) size: ImageSize,
     /// First column on the canvas.
     pub(super) left: u32,
@@ -34,7 +34,7 @@ pub(super) struct Frame<'a> {
     pub(super) top: u32,
 }
 
-/// What decoding the first frame needs.
+/// Canvas, first frame and metadata of a WebP.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Container<'a> {
     pub(super) canvas: ImageSize,
@@ -89,7 +89,7 @@ impl<'a> Container<'a> {
         let frame = frame.ok_or_else(|| damaged("it has no frame"))?;
         let fits = |start: u32, length: u32, canvas| u64::from(start) + u64::from(length) <= canvas;
         if !animated && frame.size != canvas {
-            return Err(damaged("its bitstream is of another size than its canvas"));
+            return Err(damaged("its bitstream has another size than its canvas"));
         }
         if !fits(frame.left, frame.size.width, canvas.width.into())
             || !fits(frame.top, frame.size.height, canvas.height.into())
@@ -105,7 +105,7 @@ impl<'a> Container<'a> {
     }
 }
 
-/// The frame in an `ANMF` chunk, whose header must agree with the bitstream.
+/// Reads the frame in an `ANMF` chunk, whose header must agree with the bitstream.
 fn animated_frame(data: &[u8]) -> Result<Frame<'_>, ImageError> {
     let read = || {
         let place = (u24_le(data, 0)? * 2, u24_le(data, 3)? * 2);
@@ -120,7 +120,9 @@ fn animated_frame(data: &[u8]) -> Result<Frame<'_>, ImageError> {
     for chunk in (Chunks { rest }) {
         if let Some(frame) = Frame::read(chunk?)? {
             if frame.size != size {
-                return Err(damaged("its bitstream is of another size than its frame"));
+                return Err(damaged(
+                    "its bitstream has another size than its frame header states",
+                ));
             }
             return Ok(Frame { left, top, ..frame });
         }
@@ -129,7 +131,8 @@ fn animated_frame(data: &[u8]) -> Result<Frame<'_>, ImageError> {
 }
 
 impl<'a> Frame<'a> {
-    /// The frame in a chunk, at the canvas's origin. `None` if the chunk holds no bitstream.
+    /// Reads the frame in a chunk, placed at the canvas's origin. `None` if the chunk holds no
+    /// bitstream.
     fn read(chunk: Chunk<'a>) -> Result<Option<Self>, ImageError> {
         let data = chunk.data;
         let (bitstream, size) = match &chunk.kind {
@@ -175,7 +178,7 @@ struct Chunk<'a> {
     data: &'a [u8],
 }
 
-/// The chunks of a list, up to its end; fewer bytes than a chunk header end it as well.
+/// Iterator over the chunks of a list. It ends where fewer bytes than a chunk header are left.
 struct Chunks<'a> {
     rest: &'a [u8],
 }

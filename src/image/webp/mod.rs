@@ -1,8 +1,8 @@
-//! WebP by the crate `image-webp`, which receives the bitstream of the first frame alone.
+//! Decoding of WebP by the crate `image-webp`, which receives the bitstream of the first frame alone.
 //!
-//! The container is read here, so that a canvas that contradicts the bitstream is an error before anything
-//! is allocated, and so that flags for metadata that is missing do not matter. Alpha is dropped, so an alpha
-//! chunk is not decoded.
+//! This module reads the container. A canvas that contradicts the bitstream is therefore an error before
+//! anything is allocated, and flags for metadata that is missing do not matter. Alpha is dropped, so an
+//! alpha chunk is not decoded.
 
 mod container;
 mod stream;
@@ -15,7 +15,7 @@ use super::{Coding, ImageError, ImageFormat, ImageHeader, ImageSize, orientation
 use container::{Bitstream, Container, Frame};
 use stream::SimpleFile;
 
-/// Whether the file begins as a WebP does.
+/// Returns whether the file begins with the signatures of RIFF and WebP.
 pub(super) fn is_webp(bytes: &[u8]) -> bool {
     bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP")
 }
@@ -36,12 +36,12 @@ pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
 
 /// Decodes the first frame on its canvas, `size`, to RGB.
 ///
-/// What the frame does not cover is black, and no frame is blended.
+/// Canvas pixels outside the frame are black, and no frame is blended.
 /// Source: libwebp, `src/demux/anim_decode.c`, `WebPAnimDecoderGetNext` for the first frame.
 pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageError> {
     let Container { canvas, frame, .. } = Container::read(bytes)?;
     if canvas != size {
-        return Err(damaged("it has two headers of different sizes"));
+        return Err(damaged("two of its headers state different sizes"));
     }
     let rgb = pixels(&frame)?;
     let rgb = if frame.size == canvas {
@@ -52,11 +52,13 @@ pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageErr
     rgb_image(ImageFormat::WebP, size, rgb)
 }
 
-/// The pixels of a frame, `[H, W, 3] u8`.
+/// Returns the pixels of a frame, `[H, W, 3] u8`.
 fn pixels(frame: &Frame) -> Result<Vec<u8>, ImageError> {
     let mut decoder = WebPDecoder::new(SimpleFile::new(frame)).map_err(error)?;
     if decoder.dimensions() != (frame.size.width, frame.size.height) {
-        return Err(damaged("its bitstream is of another size than its header"));
+        return Err(damaged(
+            "its bitstream has another size than its header states",
+        ));
     }
     let pixels = frame.size.width as usize * frame.size.height as usize;
     let samples = match frame.bitstream {
@@ -71,7 +73,7 @@ fn pixels(frame: &Frame) -> Result<Vec<u8>, ImageError> {
     })
 }
 
-/// A frame that lies within its canvas, on black.
+/// Returns a black canvas, `[H, W, 3] u8`, with the frame at its place.
 fn on_canvas(rgb: &[u8], frame: &Frame, canvas: ImageSize) -> Vec<u8> {
     let mut out = vec![0; rgb_len(canvas)];
     let (stride, width) = (canvas.width as usize * 3, frame.size.width as usize * 3);

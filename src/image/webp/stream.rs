@@ -1,15 +1,15 @@
-//! A frame's bitstream as a file of the simple form, without a copy of it.
+//! A reader of a frame's bitstream as a WebP file of the simple form, without a copy of the bitstream.
 
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
 use super::container::{Bitstream, Frame};
 
-/// RIFF header, chunk header, and the part of the bitstream that is changed.
+/// Bytes of the head: RIFF header, chunk header, and the beginning of the bitstream, which may be changed.
 const HEAD: usize = 25;
-/// Bytes of a bitstream that the head contains.
+/// Bytes of the bitstream that the head contains.
 const COPIED: usize = 5;
 
-/// `RIFF`, `WEBP` and one chunk, in memory.
+/// A file of `RIFF`, `WEBP` and one chunk, read from a head in memory and a borrowed body.
 pub(super) struct SimpleFile<'a> {
     head: [u8; HEAD],
     body: &'a [u8],
@@ -17,8 +17,8 @@ pub(super) struct SimpleFile<'a> {
 }
 
 impl<'a> SimpleFile<'a> {
-    /// The file of one frame. A lossless bitstream is marked as having alpha, so that the decoder works in
-    /// the caller's buffer instead of one more.
+    /// Returns the file of one frame. A lossless bitstream is marked as having alpha: the decoder then
+    /// works in the caller's buffer instead of allocating another one.
     pub(super) fn new(frame: &Frame<'a>) -> Self {
         let mut head = [0; HEAD];
         let length = frame.data.len() as u32;
@@ -33,13 +33,14 @@ impl<'a> SimpleFile<'a> {
         head[16..20].copy_from_slice(&length.to_le_bytes());
         head[20..20 + start.len()].copy_from_slice(start);
         if frame.bitstream == Bitstream::Lossless {
-            // Bit 28 after the signature byte.
+            // Sets the alpha flag, bit 28 after the signature byte.
             head[24] |= 0x10;
         }
         Self { head, body, at: 0 }
     }
 
-    /// What follows the current position, up to the end of the head or of the body.
+    /// Returns the bytes from the current position to the end of the head or, behind the head, of the
+    /// body.
     fn rest(&self) -> &[u8] {
         let at = usize::try_from(self.at).unwrap_or(usize::MAX);
         match self.head.get(at..) {
