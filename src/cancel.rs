@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use thiserror::Error;
 
-/// Work stopped early: its deadline passed, or the client that asked for it disconnected.
+/// The error of work that stopped early: its deadline passed, or the client that requested it disconnected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("cancelled before the work was finished")]
 pub struct Cancelled;
@@ -68,7 +68,7 @@ impl Cancel {
     }
 }
 
-/// Cancels its [`Cancel`] when dropped.
+/// A guard that cancels the work of its [`Cancel`] when it is dropped.
 #[derive(Debug)]
 pub struct CancelOnDrop(Cancel);
 

@@ -14,7 +14,7 @@ pub fn has_int8_dot() -> bool {
     has
 }
 
-/// Returns the target whose int8 weights suit this CPU's kernels.
+/// Returns the kind of CPU that int8 weights should be quantized for, to run fastest on this one.
 pub fn int8_target() -> Target {
     if has_int8_dot() {
         Target::Vnni

@@ -6,7 +6,7 @@ use png::{BitDepth, ColorType, Compression, Encoder, EncodingError, Filter};
 
 use crate::image::ImageSize;
 
-/// An image file format for drawn images.
+/// File format of a drawn image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DrawnFormat {
     /// Lossless.
@@ -20,7 +20,7 @@ impl DrawnFormat {
     pub const OFFERS: [(&'static str, Self); 2] =
         [("image/png", Self::Png), ("image/jpeg", Self::Jpeg)];
 
-    /// The format's media type.
+    /// Returns the format's media type.
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Png => "image/png",
@@ -28,7 +28,8 @@ impl DrawnFormat {
         }
     }
 
-    /// Most pixels per side. Source: libpng's `PNG_UINT_31_MAX`, libjpeg's `JPEG_MAX_DIMENSION`.
+    /// Returns the longest side in pixels that the format can store. Source: libpng's `PNG_UINT_31_MAX`,
+    /// libjpeg's `JPEG_MAX_DIMENSION`.
     pub(crate) fn longest_side(self) -> u32 {
         match self {
             Self::Png => (1 << 31) - 1,
@@ -37,13 +38,15 @@ impl DrawnFormat {
     }
 }
 
-/// Encodes an 8-bit PNG. `samples` are RGB, or indices into `palette` (RGB colors) if there is one.
+/// Encodes an 8-bit PNG. `samples` are RGB, `[H, W, 3]`, or indices `[H, W]` into `palette` (RGB
+/// colors) if there is one.
 ///
-/// Each row is stored as its difference from the row above, which is all zeros inside of a mask's
-/// objects, and compressed at the fastest level.
+/// Each row is stored as its difference from the row above, which is all zeros inside a mask's
+/// objects, and the file is compressed at the fastest level.
 ///
 /// # Errors
-/// [`EncodingError`] if a side is over PNG's limit of 2^31 - 1 pixels, or `samples` do not fill `size`.
+/// [`EncodingError`] if a side is over PNG's limit of 2^31 - 1 pixels, or if `samples` has a length that
+/// does not match `size`.
 pub(crate) fn write_png(
     size: ImageSize,
     palette: Option<&[u8]>,

@@ -1,4 +1,4 @@
-//! Axis-aligned boxes in pixels of an image.
+//! Axis-aligned boxes in pixel coordinates.
 
 #![expect(
     clippy::inline_always,

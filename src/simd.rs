@@ -1,4 +1,4 @@
-//! Choice of vector instructions at run time: one binary for every CPU of an architecture.
+//! Choice of vector instructions at run time, so that one binary serves every CPU of an architecture.
 //!
 //! A kernel is written once, as plain loops that the compiler vectorizes, and compiled for each instruction set
 //! (x86-64: SSE2, SSE4.2, AVX2, AVX-512; aarch64: NEON). The crate `fearless_simd` detects the CPU and contains the
@@ -6,15 +6,15 @@
 
 use fearless_simd::{Level, Simd};
 
-/// A loop that is compiled once per instruction set.
+/// A computation, written as plain loops, that is compiled once per instruction set.
 ///
 /// `run` and everything that it calls in its loops must be `#[inline(always)]`: a function that is not inlined is
 /// compiled for the oldest CPU.
 pub(crate) trait Kernel {
-    /// Result of the loop.
+    /// Result of the computation.
     type Output;
 
-    /// Runs the loop. `simd` represents the instruction set and offers its shuffles.
+    /// Runs the computation. `simd` represents the instruction set and provides operations such as shuffles.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 

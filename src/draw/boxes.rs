@@ -7,11 +7,11 @@ use super::text::{draw_text, fit, text_width};
 use super::{Color, Sizes, contrast};
 use crate::geometry::BoxXyxy;
 
-/// Opacity of the seam on both sides of a line, 0..=255.
+/// Opacity, 0..=255, of the thin seam on both sides of a box's line.
 const SEAM_ALPHA: u8 = 130;
 
-/// Returns the pixels of a box, at least one per side. Edges are clamped to `margin` pixels outside of
-/// the image, which looks the same as edges further away. NaN edges count as 0.
+/// Converts a box to whole pixels, at least one per side. Edges are clamped to `margin` pixels outside
+/// of the image: lines further away would not be visible either. NaN edges count as 0.
 fn pixels(image: &RgbImage, bounding_box: BoxXyxy, margin: i64) -> Area {
     let edge = |at: f32, side: u32| (at.round() as i64).clamp(-margin, i64::from(side) + margin);
     let BoxXyxy { x1, y1, x2, y2 } = bounding_box;
@@ -41,7 +41,7 @@ pub fn rectangle(image: &mut RgbImage, bounding_box: BoxXyxy, color: Color, thic
 }
 
 /// Fills four bars along the inner edges of `area`. The bars do not overlap, so that a translucent
-/// frame is even.
+/// frame has the same opacity everywhere.
 fn frame(image: &mut RgbImage, area: Area, thickness: i64, paint: Paint) {
     if area.width <= 0 || area.height <= 0 {
         return;
@@ -55,7 +55,7 @@ fn frame(image: &mut RgbImage, area: Area, thickness: i64, paint: Paint) {
         width,
         height: area.height - 2 * bar_height,
     };
-    // The second bar of a pair starts after the first one where the area is thinner than both.
+    // In an area thinner than two bars, the second bar of a pair starts where the first one ends.
     let bottom = (area.y + area.height - bar_height).max(area.y + bar_height);
     let right = (area.x + area.width - bar_width).max(area.x + bar_width);
     let bars = [
@@ -69,11 +69,11 @@ fn frame(image: &mut RgbImage, area: Area, thickness: i64, paint: Paint) {
     }
 }
 
-/// Draws `text` on a plate of `color`: above the box if there is room, otherwise inside of the box at
+/// Draws `text` on a rectangle of `color`: above the box if there is room, otherwise inside the box at
 /// its top.
 ///
-/// The plate stays inside of the image, and a text wider than the image is cut. In an image lower than
-/// a line of text nothing is drawn.
+/// The rectangle stays inside the image, and a text wider than the image is cut. If the image is lower
+/// than a line of text, nothing is drawn.
 pub fn label(image: &mut RgbImage, bounding_box: BoxXyxy, text: &str, color: Color) {
     let sizes = Sizes::of(image);
     let padding = (sizes.text * 0.2).ceil() as i64;

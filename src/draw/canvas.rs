@@ -23,7 +23,7 @@ pub(super) struct Area {
 }
 
 impl Area {
-    /// Returns the area with `by` pixels more on each side, fewer if `by` is negative.
+    /// Returns the area grown by `by` pixels on each side, or shrunk if `by` is negative.
     pub(super) fn grown(self, by: i64) -> Self {
         Self {
             x: self.x - by,
@@ -68,7 +68,7 @@ pub(super) fn fill(image: &mut RgbImage, area: Area, paint: Paint) {
     }
 }
 
-/// Returns the pixels of `columns` in row `y`.
+/// Returns the pixels of row `y` whose columns are in `columns`.
 fn row_part<'a>(image: &'a mut RgbImage, y: usize, columns: &Range<usize>) -> &'a mut [Color] {
     let width = image.width() as usize;
     let bytes: &mut [u8] = image;
@@ -84,7 +84,7 @@ pub(super) fn blend(pixel: &mut Color, paint: Paint) {
     }
 }
 
-/// A shape as the coverage of each pixel, 0..=255.
+/// A shape as the coverage of each of its pixels, 0 (none) to 255 (full).
 #[derive(Debug, Clone)]
 pub(super) struct Coverage {
     width: usize,
@@ -103,7 +103,8 @@ impl Coverage {
         }
     }
 
-    /// Adds the coverage `value`, 0..=1, to a pixel. Pixels outside of the canvas are ignored.
+    /// Adds `value`, 0..=1, to the coverage of the pixel at `at`. Pixels outside of the canvas are
+    /// ignored.
     pub(super) fn add(&mut self, at: Point, value: f32) {
         let (Ok(x), Ok(y)) = (usize::try_from(at.x), usize::try_from(at.y)) else {
             return;
@@ -114,7 +115,8 @@ impl Coverage {
         }
     }
 
-    /// Blends `color` into the pixels that the shape covers; its top left corner is `at`.
+    /// Blends `color` into the pixels that the shape covers; the shape's top left corner is put at
+    /// `at`.
     pub(super) fn paint(&self, image: &mut RgbImage, at: Point, color: Color) {
         let columns = clip(at.x, self.width as i64, image.width());
         let rows = clip(at.y, self.height as i64, image.height());
@@ -122,7 +124,7 @@ impl Coverage {
             return;
         }
         for row in rows {
-            // Clipped rows and columns are inside of the shape, so the differences are not negative.
+            // Rows and columns were clipped to the shape, so the differences are not negative.
             let covered = &self.values[(row as i64 - at.y) as usize * self.width..][..self.width];
             let covered = &covered[(columns.start as i64 - at.x) as usize..];
             let pixels = row_part(image, row, &columns).iter_mut();

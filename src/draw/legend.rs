@@ -1,4 +1,4 @@
-//! A legend of a mask's colors.
+//! A legend that explains the colors of a mask.
 
 use image::RgbImage;
 
@@ -6,14 +6,15 @@ use super::canvas::{Area, Paint, Point, fill};
 use super::text::{draw_text, fit, text_width};
 use super::{BLACK, Color, Sizes, WHITE};
 
-/// Opacity of the panel, 0..=255.
+/// Opacity of the legend's panel, 0..=255.
 const PANEL_ALPHA: u8 = 160;
 
-/// Draws a panel in the top left corner with one line per entry: its color and its label.
+/// Draws a panel in the top left corner of the image with one line per entry: a square of its color,
+/// and its label.
 ///
 /// Labels are cut to half of the image's width. If there is not enough room for all entries, the last
-/// line counts those that are left out. In an image without room for one entry, or for one entry and
-/// the count, nothing is drawn.
+/// line shows how many are left out. If there is not even room for one entry, or for one entry and that
+/// line, nothing is drawn.
 pub fn legend(image: &mut RgbImage, entries: &[(&str, Color)]) {
     let Some(layout) = Layout::new(image, entries) else {
         return;
@@ -39,11 +40,11 @@ pub fn legend(image: &mut RgbImage, entries: &[(&str, Color)]) {
 /// One line of the legend.
 struct Line {
     label: String,
-    /// `None` for the line that counts the entries left out.
+    /// Color of the square. `None` for the line that shows how many entries are left out.
     color: Option<Color>,
 }
 
-/// Positions and sizes, in pixels.
+/// Positions and sizes of the legend's parts, in pixels.
 struct Layout {
     /// Height of the letters.
     text: f32,
@@ -53,7 +54,7 @@ struct Layout {
     padding: i64,
     /// Distance from one line to the next.
     line_height: i64,
-    /// Side of a color's square.
+    /// Side of the square that shows an entry's color.
     swatch: i64,
     /// Distance between square and label.
     gap: i64,
@@ -61,7 +62,7 @@ struct Layout {
 }
 
 impl Layout {
-    /// Returns `None` if the image has no room.
+    /// Returns the layout for `entries`. `None` if the image has no room for a legend.
     fn new(image: &RgbImage, entries: &[(&str, Color)]) -> Option<Self> {
         let sizes = Sizes::of(image);
         let part = |of: f32| (sizes.text * of).ceil() as i64;
@@ -81,7 +82,7 @@ impl Layout {
         if rows < entries.len().min(2) || room < layout.swatch {
             return None;
         }
-        // In a narrow image half of the width would not hold a word.
+        // In a narrow image, half of the width is too little for a word.
         let room = (room as f32).min((image.width() as f32 / 2.0).max(8.0 * sizes.text));
         layout.lines = lines(entries, rows);
         for line in &mut layout.lines {
@@ -90,7 +91,7 @@ impl Layout {
         (!layout.lines.is_empty()).then_some(layout)
     }
 
-    /// Returns the panel's area.
+    /// Returns the area of the panel.
     fn panel(&self) -> Area {
         let widths = self.lines.iter().map(|l| text_width(&l.label, self.text));
         let labels = widths.fold(0.0, f32::max).ceil() as i64;
@@ -116,7 +117,8 @@ impl Layout {
     }
 }
 
-/// Returns the first `rows` entries. If there are more, the last row counts those left out.
+/// Returns the lines for a legend of `rows` rows: the first entries and, if not all fit, a last line
+/// that shows how many are left out.
 fn lines(entries: &[(&str, Color)], rows: usize) -> Vec<Line> {
     let kept = if entries.len() > rows {
         rows.saturating_sub(1)

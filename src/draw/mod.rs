@@ -24,7 +24,7 @@ pub use legend::legend;
 pub use overlay::overlay;
 pub use render::{EncodeError, detections, encode, segmentation};
 
-/// Red, green and blue.
+/// A color as red, green and blue.
 pub type Color = [u8; 3];
 
 const BLACK: Color = [0; 3];

@@ -1,4 +1,4 @@
-//! A translucent mask over an image.
+//! Blending of a translucent mask into an image.
 
 #![expect(
     clippy::inline_always,
@@ -42,6 +42,7 @@ pub fn overlay(
     })
 }
 
+/// The kernel that blends rows of a mask into an image.
 struct Overlay<'a> {
     image: &'a mut RgbImage,
     mask: &'a Mask,

@@ -1,4 +1,4 @@
-//! Whole images with a result drawn in, and their encoding as an image file.
+//! Drawing of a result into a whole image, and encoding of the drawn image as a file.
 
 use image::RgbImage;
 use thiserror::Error;
@@ -10,9 +10,9 @@ use crate::image::ImageSize;
 use crate::postprocess::detect::Detection;
 use crate::postprocess::segment::{ClassShare, Mask, VOC_PALETTE};
 
-/// Opacity of a mask's colors.
+/// Opacity of a mask's colors, 0..=1.
 const MASK_ALPHA: f32 = 0.55;
-/// JPEG quality, high enough that the edges of masks and letters stay clean.
+/// JPEG quality, 1..=100; high enough that the edges of masks and letters stay clean.
 const JPEG_QUALITY: u8 = 90;
 
 /// Draws `mask` into `image` in the colors of PASCAL VOC, and a legend of its `classes` by descending
@@ -34,7 +34,7 @@ pub fn segmentation(
         .map(|class| (class.label.as_str(), VOC_PALETTE[class.class_id]))
         .collect();
     legend(image, &entries);
-    // Encoding, the caller's next step, cannot be interrupted.
+    // The last check: encoding, the caller's next step, cannot be interrupted.
     cancel.check()
 }
 
@@ -51,18 +51,18 @@ pub fn detections(
     let thickness = Sizes::of(image).line;
     for detection in detections.iter().rev() {
         cancel.check()?;
-        // Color 0 is the background's black, so class 0 gets color 1.
+        // Color 0 is the background's black, so class 0 is drawn in color 1.
         let color = VOC_PALETTE[(detection.class_id % VOC_PALETTE.len()).max(1)];
         rectangle(image, detection.bounding_box, color, thickness);
         let name = detection.labeled(labels).label;
         let text = format!("{name} {:.0} %", detection.score * 100.0);
         label(image, detection.bounding_box, &text, color);
     }
-    // Encoding, the caller's next step, cannot be interrupted.
+    // The last check: encoding, the caller's next step, cannot be interrupted.
     cancel.check()
 }
 
-/// A drawn image that cannot be encoded.
+/// The reason why a drawn image cannot be encoded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EncodeError {
     /// The image has more pixels per side than the format allows.
@@ -80,7 +80,7 @@ pub enum EncodeError {
         height: u32,
     },
     /// The encoder failed.
-    #[error("cannot encode the drawn image as {}: {reason}", format.media_type())]
+    #[error("the {} encoder failed on the drawn image: {reason}", format.media_type())]
     Encoder {
         /// File format of the drawn image.
         format: DrawnFormat,
@@ -89,10 +89,10 @@ pub enum EncodeError {
     },
 }
 
-/// Encodes an image as an image file.
+/// Encodes a drawn image as a file of this format.
 ///
 /// # Errors
-/// [`EncodeError`].
+/// [`EncodeError`] if a side is 0 or too long for the format, or if the encoder fails.
 pub fn encode(image: &RgbImage, format: DrawnFormat) -> Result<Vec<u8>, EncodeError> {
     let (width, height) = image.dimensions();
     let sides = 1..=format.longest_side();

@@ -17,7 +17,7 @@ fn gray_image(width: u32, height: u32) -> RgbImage {
     RgbImage::from_pixel(width, height, Rgb(GRAY))
 }
 
-/// The pixels that are no longer gray.
+/// Returns the positions of the pixels that are no longer gray.
 fn changed(image: &RgbImage) -> Vec<(u32, u32)> {
     let pixels = image.enumerate_pixels();
     pixels

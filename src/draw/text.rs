@@ -9,7 +9,7 @@ use image::RgbImage;
 use super::Color;
 use super::canvas::{Coverage, Point};
 
-/// `None` only if the embedded file is damaged, which a test rules out.
+/// The embedded font. `None` only if its file is damaged, which a test rules out.
 static FONT: LazyLock<Option<FontRef<'static>>> =
     LazyLock::new(|| FontRef::try_from_slice(include_bytes!("fonts/DejaVuSans-subset.ttf")).ok());
 
@@ -33,7 +33,7 @@ pub(super) fn fit(text: &str, size: f32, width: f32) -> String {
     let room = width - advance('…', size);
     let mut cut = None;
     for (at, letter) in text.char_indices() {
-        // The position to cut at if a later letter exceeds the width.
+        // Remember where to cut in case a later letter exceeds the width.
         if used > room && cut.is_none() {
             cut = Some(at);
         }
@@ -59,18 +59,18 @@ fn advance(letter: char, size: f32) -> f32 {
     })
 }
 
-/// Replaces line breaks and other control characters with spaces.
+/// Returns `letter`, or a space in place of a line break or another control character.
 fn drawable(letter: char) -> char {
     if letter.is_control() { ' ' } else { letter }
 }
 
-/// Clamps `size` to [`SIZES`]; NaN becomes the smallest.
+/// Converts a text size to the font's scale, clamped to [`SIZES`]; NaN becomes the smallest size.
 fn scale(size: f32) -> PxScale {
     let size = if size.is_nan() { SIZES[0] } else { size };
     PxScale::from(size.clamp(SIZES[0], SIZES[1]))
 }
 
-/// Returns the shape of a line of text.
+/// Returns the shape of a line of text with letters `size` pixels high.
 fn rasterize(text: &str, size: f32) -> Coverage {
     let Some(font) = FONT.as_ref() else {
         return Coverage::new(0, 0);
