@@ -1,4 +1,4 @@
-//! Postprocessing of classification: logits to the most probable classes.
+//! Postprocessing of classification: from logits to the most probable classes.
 
 use serde::Serialize;
 
@@ -25,7 +25,7 @@ pub fn classify(logits: &[f32], labels: &[String], top_k: usize) -> Vec<Predicti
     let best_first = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
     let top_k = top_k.min(order.len());
     if top_k < order.len() {
-        // Sorting a thousand scores costs more than selecting the few that are returned.
+        // Selecting the few results first costs less than sorting a thousand scores.
         order.select_nth_unstable_by(top_k, best_first);
         order.truncate(top_k);
     }

@@ -1,4 +1,4 @@
-//! Postprocessing: a network's output tensors to labels, boxes or masks, one module per task.
+//! Postprocessing: from a network's output tensors to labels, boxes or masks, with one module per task.
 //!
 //! The functions are pure: they see neither sockets nor sessions.
 
@@ -12,19 +12,19 @@ use thiserror::Error;
 use crate::engine::{OutputAccessError, Outputs, Tensor};
 use crate::manifest::Task;
 
-/// Outputs that do not fit a model's task.
+/// The reason why a network's outputs cannot be used for the model's task.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum OutputError {
     /// The numbers of classes and of labels differ.
     #[error("the model's output has {classes} classes, but its label file has {labels} lines")]
     Labels {
-        /// Classes of the output.
+        /// Number of classes in the output.
         classes: usize,
-        /// Lines of the label file.
+        /// Number of lines in the label file.
         labels: usize,
     },
-    /// The outputs have other shapes than the task needs.
-    #[error("expected {expected}, got outputs of shapes {got:?} for one image")]
+    /// The outputs do not have the shape that the task needs.
+    #[error("the model's output must be {expected}, got outputs of shapes {got:?} for one image")]
     Shapes {
         /// The shape that the task needs.
         expected: &'static str,
@@ -42,13 +42,13 @@ pub enum OutputError {
         segment::MAX_CLASSES
     )]
     Classes {
-        /// Classes of the output.
+        /// Number of classes in the output.
         classes: usize,
     },
     /// The outputs do not fit the model's anchors or default boxes.
     #[error(transparent)]
     Detect(#[from] detect::DetectError),
-    /// The outputs do not fit into a mask.
+    /// The output is not a valid tensor of class scores, or no mask can be computed from it.
     #[error(transparent)]
     Segment(#[from] segment::SegmentError),
     /// The output that the task reads is missing or has another data type.

@@ -13,7 +13,7 @@ pub fn softmax(logits: &[f32]) -> Vec<f32> {
     scores
 }
 
-/// Returns the largest of `logits`, NaN ignored; negative infinity if there is none.
+/// Returns the largest of `logits`; NaN is ignored. Negative infinity if there is none.
 pub(crate) fn largest(logits: &[f32]) -> f32 {
     logits.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }

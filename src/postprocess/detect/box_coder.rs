@@ -7,7 +7,7 @@ use super::BoxXyxy;
 /// Source: torchvision's `models/detection/_utils.py`, `BoxCoder`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BoxCoder {
-    /// Divisors of dx, dy, dw and dh.
+    /// Divisors of the deltas dx, dy, dw and dh.
     weights: [f32; 4],
 }
 
@@ -16,7 +16,8 @@ impl BoxCoder {
     pub(super) const UNIT: Self = Self {
         weights: [1.0, 1.0, 1.0, 1.0],
     };
-    /// Largest dw and dh, ln(1000 / 16): a box grows at most 62.5 times.
+    /// Upper limit of dw and dh, ln(1000 / 16): a decoded box is at most 62.5 times as wide or high
+    /// as its reference.
     const MAX_LOG_SCALE: f32 = 4.135_166_6;
 
     /// Returns a coder that divides dx, dy, dw and dh by `weights`.
@@ -24,13 +25,13 @@ impl BoxCoder {
         Self { weights }
     }
 
-    /// Returns the box at `deltas` (dx, dy, dw, dh) from `reference`.
+    /// Returns the box that `deltas` (dx, dy, dw, dh) describe relative to `reference`.
     pub(super) fn decode(self, deltas: [f32; 4], reference: BoxXyxy) -> BoxXyxy {
         let (width, height) = (reference.width(), reference.height());
         let center_x = reference.x1 + 0.5 * width;
         let center_y = reference.y1 + 0.5 * height;
         let [dx, dy, dw, dh] = [0, 1, 2, 3].map(|i| deltas[i] / self.weights[i]);
-        // Written out because `f32::min` would turn a NaN into the limit.
+        // Not `f32::min`, which would turn a NaN into the limit.
         let limit = |d: f32| {
             if d > Self::MAX_LOG_SCALE {
                 Self::MAX_LOG_SCALE

@@ -1,9 +1,10 @@
-//! Default boxes of SSD: fractions of the image, around the center of every cell of a level.
+//! Default boxes of SSD: sized as fractions of the image, centered on every point of a level's feature
+//! map.
 
 use super::BoxXyxy;
 use crate::image::ImageSize;
 
-/// The default boxes of a model, computed when their boxes are decoded.
+/// The default boxes of a model. Each is computed when its deltas are decoded.
 ///
 /// Source: torchvision's `models/detection/anchor_utils.py`, `DefaultBoxGenerator` without `steps`.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,7 +14,8 @@ pub struct DefaultBoxes {
 }
 
 impl DefaultBoxes {
-    /// Returns default boxes whose scales grow evenly from `min_ratio` to `max_ratio` over the levels.
+    /// Returns default boxes whose scales (fractions of the image) grow evenly from `min_ratio` to
+    /// `max_ratio` over the levels.
     ///
     /// `aspect_ratios` has one list per level. A level has two square boxes, and one wide and one tall
     /// box per ratio.
@@ -30,9 +32,9 @@ impl DefaultBoxes {
         Self::with_scales(aspect_ratios, &scales)
     }
 
-    /// Returns default boxes of explicit scales, one more than there are levels: the second square of
-    /// a level has the geometric mean of its scale and the next. Levels without two scales are left
-    /// out.
+    /// Returns default boxes with explicit `scales`, one more than there are levels: a level's second
+    /// square has the geometric mean of its own scale and the next level's. Levels for which two
+    /// scales are missing are left out.
     pub fn with_scales(aspect_ratios: &[Vec<f64>], scales: &[f64]) -> Self {
         let levels = aspect_ratios.iter().zip(scales.windows(2));
         let shapes = levels.map(|(ratios, pair)| shapes(ratios, pair[0], pair[1]));
@@ -41,18 +43,18 @@ impl DefaultBoxes {
         }
     }
 
-    /// Number of levels.
+    /// Returns the number of feature map levels.
     pub fn levels(&self) -> usize {
         self.shapes.len()
     }
 
-    /// Number of default boxes per point of a level.
+    /// Returns the number of default boxes per point of a level.
     pub(super) fn per_point(&self, level: usize) -> usize {
         self.shapes[level].len()
     }
 
-    /// Returns the default boxes of a level whose feature map has `points`, for images padded to
-    /// `padded`.
+    /// Returns the default boxes of a level whose feature map has `points.width` x `points.height`
+    /// points, in images padded to `padded`.
     pub(super) fn grid(&self, level: usize, points: ImageSize, padded: ImageSize) -> BoxGrid<'_> {
         BoxGrid {
             shapes: &self.shapes[level],
@@ -62,7 +64,7 @@ impl DefaultBoxes {
     }
 }
 
-/// The default boxes of one level.
+/// The default boxes of one level, at every point of its feature map.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BoxGrid<'a> {
     shapes: &'a [[f32; 2]],
@@ -71,8 +73,8 @@ pub(super) struct BoxGrid<'a> {
 }
 
 impl BoxGrid<'_> {
-    /// Returns the default box with index `anchor` in the order (h, w, a), in pixels of the padded
-    /// image.
+    /// Returns the default box with index `anchor` in the order (row, column, box of the point), in
+    /// pixels of the padded image.
     pub(super) fn anchor(&self, anchor: usize) -> BoxXyxy {
         let [w, h] = self.shapes[anchor % self.shapes.len()];
         let (point, columns) = (anchor / self.shapes.len(), self.points.width as usize);
@@ -88,7 +90,8 @@ impl BoxGrid<'_> {
     }
 }
 
-/// Returns widths and heights of one level, computed in f64 and clipped to the image in f32.
+/// Returns the widths and heights of one level's boxes as fractions of the image, computed in f64 and
+/// clipped to 0..=1 in f32.
 fn shapes(ratios: &[f64], scale: f64, next: f64) -> Vec<[f32; 2]> {
     let between = (scale * next).sqrt();
     let mut pairs = vec![[scale, scale], [between, between]];

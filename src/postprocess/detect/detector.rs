@@ -19,7 +19,7 @@ use crate::manifest::{Detection as Settings, ModelManifest, Rpn as RpnSettings};
 pub struct Detector {
     family: Family,
     num_classes: usize,
-    /// Recomputes the sizes that an image had in preprocessing. `None` if the model's preprocessing is
+    /// Computes the sizes that an image had in preprocessing. `None` if the model's preprocessing is
     /// not a detector's.
     resize: Option<DetectorResize>,
 }
@@ -38,7 +38,8 @@ impl Detector {
     /// manifest has no detection head or no `[detection]` settings.
     ///
     /// # Errors
-    /// [`DetectError`] if anchor sizes and aspect ratios do not match; a validated manifest's do.
+    /// [`DetectError`] if anchor sizes and aspect ratios have different numbers of levels, which the
+    /// validation of a manifest rules out.
     pub fn of(manifest: &ModelManifest) -> Result<Option<Self>, DetectError> {
         let (
             Some(Architecture {
@@ -91,13 +92,17 @@ impl Detector {
         }
     }
 
-    /// Returns the outputs of a two-stage engine: regions `[R, 4]`, class logits `[R, K]`, box deltas
-    /// `[R, 4 * K]`.
+    /// Returns views of a two-stage engine's outputs: regions `[R, 4]`, class logits `[R, K]`, box
+    /// deltas `[R, 4 * K]`.
     fn box_head<'a>(&self, outputs: &'a Outputs) -> Result<BoxHeadOutputs<'a>, DetectError> {
         let regions = outputs.f32(REGIONS)?;
         let (logits, deltas) = (outputs.f32(CLASS_LOGITS)?, outputs.f32(BOX_REGRESSION)?);
         let classes = logits.shape.last().copied().unwrap_or_default();
-        expect_count("classes of the outputs", classes, self.num_classes)?;
+        expect_count(
+            "number of classes in the model's outputs",
+            classes,
+            self.num_classes,
+        )?;
         Ok(BoxHeadOutputs {
             proposals: regions.data.as_chunks::<4>().0,
             class_logits: &logits.data,
@@ -107,7 +112,8 @@ impl Detector {
 
     /// Returns the class scores and box deltas of each level of a one-stage network.
     fn levels<'a>(&self, outputs: &'a Outputs) -> Result<Vec<HeadLevel<'a>>, DetectError> {
-        // Every level has two outputs. Rounding up reports a level that lacks one of them.
+        // A level has two outputs; rounding up includes a level that lacks one of them, so that it is
+        // reported.
         let levels = 0..outputs.len().div_ceil(2).max(1);
         levels
             .map(|level| {
@@ -118,7 +124,11 @@ impl Detector {
                     deltas: feature_map(&deltas.shape, &deltas.data)?,
                 };
                 let classes = level.classes(level.deltas.channels / 4)?;
-                expect_count("classes of the outputs", classes, self.num_classes)?;
+                expect_count(
+                    "number of classes in the model's outputs",
+                    classes,
+                    self.num_classes,
+                )?;
                 Ok(level)
             })
             .collect()
@@ -135,7 +145,11 @@ impl Detector {
         original: ImageSize,
         labels: usize,
     ) -> Result<(), DetectError> {
-        expect_count("lines of the label file", labels, self.num_classes)?;
+        expect_count(
+            "number of lines in the label file",
+            labels,
+            self.num_classes,
+        )?;
         for output in outputs {
             let values = &output.as_f32()?.data;
             if !values.iter().all(|value| value.is_finite()) {
@@ -193,7 +207,7 @@ fn generator(anchors: &Anchors) -> Result<AnchorGenerator, DetectError> {
     AnchorGenerator::new(&sizes, &vec![ratios.collect(); sizes.len()])
 }
 
-/// Selects the region proposals of a two-stage detector and assigns them to feature maps.
+/// Selection of a two-stage detector's region proposals, and the choice of a feature map for each.
 struct Proposer {
     rpn: Rpn,
     mapper: LevelMapper,
@@ -239,7 +253,7 @@ impl Propose for Proposer {
     }
 }
 
-/// Wraps the engine's outputs of one level.
+/// Returns the objectness map and the box delta map of one level.
 fn head_level<'a>((scores, deltas): &ProposalMaps<'a>) -> Result<HeadLevel<'a>, DetectError> {
     Ok(HeadLevel {
         scores: feature_map(&scores.shape, scores.data)?,
@@ -250,7 +264,7 @@ fn head_level<'a>((scores, deltas): &ProposalMaps<'a>) -> Result<HeadLevel<'a>, 
 fn feature_map<'a>(shape: &[usize], data: &'a [f32]) -> Result<FeatureMap<'a>, DetectError> {
     let [channels, height, width] = *shape else {
         return Err(DetectError::Count {
-            what: "axes of a feature map",
+            what: "number of axes of a feature map",
             expected: 3,
             got: shape.len(),
         });

@@ -7,12 +7,13 @@ use crate::cancel::Cancel;
 use crate::image::DetectorSizes;
 use crate::postprocess::scores::largest;
 
-/// Shortest side of a detection, in pixels of the resized image.
+/// Minimum width and height of a detection, in pixels of the resized image.
 const MIN_SIDE: f32 = 1e-2;
-/// Proposals between two checks for cancellation: well under a millisecond of work.
+/// Number of proposals that are processed between two checks for cancellation: well under a
+/// millisecond of work.
 const PROPOSALS_PER_CHECK: usize = 64;
 
-/// A box head's thresholds. Class 0 is the background.
+/// The settings of Faster R-CNN's box head. Class 0 is the background.
 ///
 /// Source: torchvision's `models/detection/roi_heads.py`, `RoIHeads.postprocess_detections`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,8 +42,8 @@ impl BoxHeadOutputs<'_> {
         let classes = self.class_logits.len().checked_div(proposals).unwrap_or(0);
         let logits = classes * proposals;
         let deltas = logits.saturating_mul(4);
-        expect_count("class logits", self.class_logits.len(), logits)?;
-        expect_count("box deltas", self.box_regression.len(), deltas)?;
+        expect_count("number of class logits", self.class_logits.len(), logits)?;
+        expect_count("number of box deltas", self.box_regression.len(), deltas)?;
         Ok(classes)
     }
 }
@@ -84,12 +85,13 @@ impl BoxHead {
     }
 }
 
-/// Returns the classes, except the background, whose softmax is more than `threshold`, with their
-/// softmax.
+/// Returns index and softmax of each class, except the background, whose softmax is more than
+/// `threshold`.
 fn likely_classes(logits: &[f32], threshold: f32) -> impl Iterator<Item = (usize, f32)> {
     let largest = largest(logits);
     // The divisor of the softmax is at least 1, so a class needs a logit near the largest. Most
-    // proposals show only the background and end here. A hundredth is far more than rounding errors.
+    // proposals show only the background and end here. The margin of 0.01 is far more than rounding
+    // errors.
     let least = largest + threshold.ln() - 0.01;
     let objects = logits.iter().enumerate().skip(1);
     let possible = objects.filter(move |(_, logit)| **logit >= least || threshold <= 0.0);

@@ -52,14 +52,14 @@ impl Golden {
     }
 }
 
-/// The outputs that `maps` of `tests/golden/detect.py` makes: logits and deltas per level.
+/// Logits and box deltas per level, as `maps` in `tests/golden/detect.py` computes them.
 struct Maps {
     grids: Vec<ImageSize>,
     scores: Vec<Vec<f32>>,
     deltas: Vec<Vec<f32>>,
 }
 
-/// Scales of pseudo-random outputs.
+/// Factors and offset that turn pseudo-random values into outputs.
 #[derive(Clone, Copy)]
 struct Scales {
     logit_scale: f32,
@@ -76,7 +76,7 @@ const fn scales(logit_scale: f32, logit_shift: f32, delta_scale: f32) -> Scales 
 }
 
 impl Maps {
-    /// Outputs over `grids` with `anchors` boxes per point and `classes` logits per box.
+    /// Returns outputs over `grids` with `anchors` boxes per point and `classes` logits per box.
     fn new(name: &str, grids: &[ImageSize], anchors: usize, classes: usize, by: Scales) -> Self {
         let values = |what: &str, channels: usize, scale: f32, shift: f32| {
             let levels = grids.iter().enumerate();
@@ -187,7 +187,7 @@ fn ssdlite() -> DefaultBoxes {
     DefaultBoxes::new(&vec![vec![2.0, 3.0]; 6], 0.2, 0.95)
 }
 
-/// All anchors of an image, in torchvision's order.
+/// Returns all anchors of an image, in torchvision's order.
 fn all(anchors: &AnchorGenerator, grids: &[ImageSize], padded: ImageSize) -> Vec<BoxXyxy> {
     let levels = grids.iter().enumerate();
     levels
@@ -255,7 +255,7 @@ fn rpn(anchors: AnchorGenerator, top_n: usize, score_threshold: f32) -> Rpn {
     }
 }
 
-/// Largest difference of an edge.
+/// Returns the largest difference between two edges of the same side, in pixels.
 fn distance(a: BoxXyxy, b: BoxXyxy) -> f32 {
     let pairs = a.to_array().into_iter().zip(b.to_array());
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
@@ -314,7 +314,8 @@ fn levels_of_boxes_are_torchvisions() {
     }
 }
 
-/// Asserts equality detection by detection; equal scores may come in another order.
+/// Asserts that the detections equal those in `golden`; detections of equal score may be in another
+/// order.
 fn assert_equal(got: &[Detection], golden: &Golden, name: &str) {
     let rows = golden.floats(&format!("{name}.detections"));
     let expected = rows.as_chunks::<6>().0;

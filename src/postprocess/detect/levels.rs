@@ -14,7 +14,7 @@ pub struct LevelMapper {
     last: f32,
 }
 
-/// Side in pixels of a square box that belongs to [`CANONICAL_LEVEL`].
+/// Side in pixels of a square box that is assigned to [`CANONICAL_LEVEL`].
 const CANONICAL_SIDE: f32 = 224.0;
 const CANONICAL_LEVEL: f32 = 4.0;
 /// Keeps a box of exactly the canonical side on its level in spite of rounding.

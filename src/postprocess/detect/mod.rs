@@ -1,4 +1,4 @@
-//! Postprocessing of detection: a detector's raw outputs to labeled boxes in the image.
+//! Postprocessing of detection: from a detector's raw outputs to labeled boxes in the image.
 //!
 //! Faster R-CNN has two stages. [`Rpn`] selects region proposals from the first session's outputs,
 //! [`LevelMapper`] assigns each proposal to the feature map that it is cut from, and [`BoxHead`]
@@ -50,17 +50,17 @@ pub use ssd::Ssd;
 
 pub use crate::geometry::BoxXyxy;
 
-/// Outputs that do not fit the detector, or work that was cancelled.
+/// The reason why no boxes can be computed from a detector's outputs.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DetectError {
     /// The number of items does not match the rest of the model.
     #[error("{what}: expected {expected}, got {got}")]
     Count {
-        /// What is counted.
+        /// Name of the quantity that does not match.
         what: &'static str,
-        /// The number that the rest of the model requires.
+        /// Number that the rest of the model requires.
         expected: usize,
-        /// The number found.
+        /// Number in the outputs or in the model's files.
         got: usize,
     },
     /// The two feature maps of one level have different sizes.
@@ -69,7 +69,7 @@ pub enum DetectError {
         .scores.width, .scores.height, .deltas.width, .deltas.height
     )]
     Sizes {
-        /// Size of the score map.
+        /// Size of the class score map.
         scores: ImageSize,
         /// Size of the box delta map.
         deltas: ImageSize,
@@ -101,7 +101,7 @@ pub enum DetectError {
     Cancelled(#[from] Cancelled),
 }
 
-/// Returns an error unless the number of `what` is `expected`.
+/// Returns [`DetectError::Count`] unless `got`, the number of `what`, is `expected`.
 fn expect_count(what: &'static str, got: usize, expected: usize) -> Result<(), DetectError> {
     if got == expected {
         return Ok(());
@@ -131,7 +131,11 @@ impl<'a> FeatureMap<'a> {
         if elements > u64::from(u32::MAX) {
             return Err(DetectError::TooLarge { channels, size });
         }
-        expect_count("elements of a feature map", data.len(), elements as usize)?;
+        expect_count(
+            "number of elements of a feature map",
+            data.len(),
+            elements as usize,
+        )?;
         Ok(Self {
             data,
             channels,
@@ -139,18 +143,18 @@ impl<'a> FeatureMap<'a> {
         })
     }
 
-    /// Number of points in a plane.
+    /// Returns the number of points in a plane, height times width.
     fn points(&self) -> usize {
         self.size.pixels() as usize
     }
 
-    /// The plane `[h, w]` of `channel`.
+    /// Returns the plane `[h, w]` of `channel`.
     fn plane(&self, channel: usize) -> &'a [f32] {
         &self.data[channel * self.points()..][..self.points()]
     }
 }
 
-/// A detector's two outputs over one feature map.
+/// A detector's class scores and box deltas for one feature map level.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadLevel<'a> {
     /// Logits `[A * K, h, w]`: channel `a * K + k` is class `k` of anchor `a`. The RPN has no
@@ -161,24 +165,29 @@ pub struct HeadLevel<'a> {
 }
 
 impl HeadLevel<'_> {
-    /// Checks both maps against `anchors` per point and returns the number of classes.
+    /// Checks both maps for `anchors` boxes per point and returns the number of classes.
     fn classes(&self, anchors: usize) -> Result<usize, DetectError> {
         let (scores, deltas) = (self.scores.size, self.deltas.size);
         if scores != deltas {
             return Err(DetectError::Sizes { scores, deltas });
         }
         expect_count(
-            "channels of box deltas",
+            "number of channels of the box deltas",
             self.deltas.channels,
             anchors.saturating_mul(4),
         )?;
         let classes = self.scores.channels.checked_div(anchors).unwrap_or(0);
         let expected = anchors * classes.max(1);
-        expect_count("channels of class scores", self.scores.channels, expected)?;
+        expect_count(
+            "number of channels of the class scores",
+            self.scores.channels,
+            expected,
+        )?;
         Ok(classes)
     }
 
-    /// The deltas of the anchor with index `anchor` in the order (h, w, a).
+    /// Returns the deltas of the anchor with index `anchor` in the order (row, column, anchor of the
+    /// point).
     fn deltas(&self, anchor: usize, per_point: usize) -> [f32; 4] {
         let (point, a) = (anchor / per_point, anchor % per_point);
         let points = self.deltas.points();

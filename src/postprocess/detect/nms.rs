@@ -60,7 +60,8 @@ pub fn batched_nms(
         .collect()
 }
 
-/// Returns the largest f32 that is not above `threshold`: torchvision compares an f32 with an f64.
+/// Returns the largest f32 that is not above `threshold`. Comparing f32 values with it is the same as
+/// comparing them with the f64, as torchvision does.
 fn round_down(threshold: f64) -> f32 {
     let near = threshold as f32;
     if f64::from(near) > threshold {
@@ -70,7 +71,8 @@ fn round_down(threshold: f64) -> f32 {
     }
 }
 
-/// Returns the indices by descending score, equal scores by ascending index.
+/// Returns the indices of `scores` from the highest score to the lowest, equal scores by ascending
+/// index.
 fn best_first(scores: &[f32]) -> Vec<u32> {
     let keyed = scores.iter().enumerate();
     let mut keys: Vec<u64> = keyed.map(|(i, score)| key(*score, i as u32)).collect();
@@ -78,7 +80,7 @@ fn best_first(scores: &[f32]) -> Vec<u32> {
     keys.into_iter().map(|key| unpack(key).1).collect()
 }
 
-/// The boxes of one class in a [`Layout`].
+/// The positions of one class's boxes in a [`Layout`].
 struct ClassRange {
     class: u32,
     range: Range<usize>,
@@ -99,7 +101,7 @@ struct Layout {
 }
 
 impl Layout {
-    /// Lays out `boxes`; `order` has their indices, best score first.
+    /// Arranges `boxes` by class; `order` holds their indices, best score first.
     fn new(boxes: &[BoxXyxy], order: &[u32], classes: &[u32]) -> Self {
         let ranked = order.iter().enumerate();
         let mut keys: Vec<u64> = ranked
@@ -123,7 +125,7 @@ impl Layout {
         }
     }
 
-    /// Shifts each class so that boxes of different classes cannot overlap.
+    /// Shifts the boxes of each class so that boxes of different classes cannot overlap.
     ///
     /// Source: torchvision's `ops/boxes.py:_batched_nms_coordinate_trick`.
     fn shift_classes_apart(&mut self, boxes: &[BoxXyxy]) {
@@ -139,7 +141,7 @@ impl Layout {
         }
     }
 
-    /// The box at position `i`.
+    /// Returns the box at position `i`.
     #[inline(always)]
     fn at(&self, i: usize) -> BoxXyxy {
         BoxXyxy {
@@ -151,7 +153,8 @@ impl Layout {
     }
 }
 
-/// Returns the range of each class in `sorted`, one class per box in ascending order.
+/// Returns the range of positions of each class. `sorted` holds the class of each box, in ascending
+/// order.
 fn class_ranges(sorted: impl Iterator<Item = u32>) -> Vec<ClassRange> {
     let mut ranges: Vec<ClassRange> = Vec::new();
     for (i, class) in sorted.enumerate() {
@@ -166,7 +169,7 @@ fn class_ranges(sorted: impl Iterator<Item = u32>) -> Vec<ClassRange> {
     ranges
 }
 
-/// Marks the suppressed boxes of every class.
+/// The kernel that marks the suppressed boxes of every class.
 struct Suppress<'a> {
     layout: &'a mut Layout,
     threshold: f32,
@@ -203,7 +206,7 @@ impl Kernel for Suppress<'_> {
     }
 }
 
-/// The boxes that follow a kept one in its class.
+/// The boxes that follow a kept box in its class, one slice per edge.
 struct Rest<'a> {
     x1: &'a [f32],
     y1: &'a [f32],

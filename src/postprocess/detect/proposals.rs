@@ -6,7 +6,7 @@ use super::topk::{Raw, sigmoid, top_of_map};
 use super::{AnchorGenerator, BoxXyxy, DetectError, HeadLevel, expect_count};
 use crate::image::DetectorSizes;
 
-/// Shortest side of a proposal, in pixels of the resized image.
+/// Minimum width and height of a proposal, in pixels of the resized image.
 const MIN_SIDE: f32 = 1e-3;
 
 /// A region proposal network's anchors and thresholds.
@@ -16,13 +16,14 @@ const MIN_SIDE: f32 = 1e-3;
 pub struct Rpn {
     /// Anchors of each level.
     pub anchors: AnchorGenerator,
-    /// Most candidates per level before suppression, by objectness.
+    /// Most candidates per level that take part in suppression; those with the highest objectness
+    /// are chosen.
     pub pre_nms_top_n: usize,
     /// Most proposals per image.
     pub post_nms_top_n: usize,
     /// Intersection over union above which the lower-scoring of two boxes of a level is suppressed.
     pub nms_threshold: f64,
-    /// Least objectness of a proposal, 0..=1.
+    /// Minimum objectness of a proposal, 0..=1.
     pub score_threshold: f32,
 }
 
@@ -37,11 +38,19 @@ impl Rpn {
         levels: &[HeadLevel<'_>],
         sizes: &DetectorSizes,
     ) -> Result<Vec<BoxXyxy>, DetectError> {
-        expect_count("feature map levels", levels.len(), self.anchors.levels())?;
+        expect_count(
+            "number of feature map levels",
+            levels.len(),
+            self.anchors.levels(),
+        )?;
         let (mut boxes, mut scores, mut level_ids) = (Vec::new(), Vec::new(), Vec::new());
         for (index, level) in levels.iter().enumerate() {
             let grid = self.anchors.grid(index, level.scores.size, sizes.padded);
-            expect_count("anchors per point", level.scores.channels, grid.per_point())?;
+            expect_count(
+                "number of anchors per point",
+                level.scores.channels,
+                grid.per_point(),
+            )?;
             level.classes(grid.per_point())?;
             for (logit, place) in top_of_map(&level.scores, self.pre_nms_top_n, &Raw) {
                 let (anchor, score) = (place as usize, sigmoid(logit));

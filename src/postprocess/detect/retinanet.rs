@@ -1,4 +1,5 @@
-//! `RetinaNet`'s postprocessing: every anchor has class scores and box deltas.
+//! `RetinaNet`'s postprocessing: every anchor has class scores and box deltas, without region
+//! proposals.
 
 use super::box_coder::BoxCoder;
 use super::select::Candidates;
@@ -18,7 +19,8 @@ pub struct RetinaNet {
     pub anchors: AnchorGenerator,
     /// Divisors of the network's box deltas: dx, dy, dw, dh.
     pub box_weights: [f32; 4],
-    /// Most candidates (pairs of an anchor and a class) per level, by score.
+    /// Most candidates (pairs of an anchor and a class) per level; those with the highest scores
+    /// are chosen.
     pub topk_candidates: usize,
     /// The model's thresholds.
     pub thresholds: Thresholds,
@@ -37,7 +39,11 @@ impl RetinaNet {
         cancel: &Cancel,
     ) -> Result<Vec<Detection>, DetectError> {
         let thresholds = self.thresholds.narrowed(options);
-        expect_count("feature map levels", levels.len(), self.anchors.levels())?;
+        expect_count(
+            "number of feature map levels",
+            levels.len(),
+            self.anchors.levels(),
+        )?;
         let scoring = SigmoidOver(thresholds.score);
         let mut candidates = Candidates::default();
         let coder = BoxCoder::new(self.box_weights);

@@ -71,8 +71,8 @@ fn box_head() -> BoxHead {
     }
 }
 
-/// Number of boxes that each family finds in maps that hold `logit` and `delta` everywhere: proposals,
-/// then detections of the box head, `RetinaNet` and SSD.
+/// Returns the number of boxes from outputs whose every value is `logit` or `delta`: proposals of the
+/// RPN, then detections of the box head, `RetinaNet` and SSD.
 fn counts(logit: f32, delta: f32, image: u32, points: u32) -> [usize; 4] {
     let (sizes, points) = (sizes(image), square(points));
     let values = |channels: usize, value| vec![value; channels * points.pixels() as usize];

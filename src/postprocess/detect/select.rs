@@ -1,4 +1,5 @@
-//! The last step of every detector: suppression, and the request's selection.
+//! The last step of every detector: suppression, then the selection of detections by the request's
+//! options.
 
 use std::collections::BTreeSet;
 
@@ -44,33 +45,35 @@ impl Detection {
     }
 }
 
-/// A model's thresholds for its detections.
+/// A model's thresholds for detections.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Thresholds {
-    /// Scores must be above this value.
+    /// Detections must have a score above this value, 0..=1.
     pub score: f32,
-    /// Intersection over union above which the lower of two boxes of a class is suppressed.
+    /// Intersection over union above which the lower-scoring of two boxes of a class is suppressed.
     pub iou: f64,
     /// Most detections per image.
     pub max_detections: usize,
 }
 
 impl Thresholds {
-    /// Returns the thresholds with the request's score threshold if it is higher. Boxes only suppress
-    /// boxes of lower scores, so those below the request's threshold need not take part.
+    /// Returns the thresholds with the request's score threshold in place of the model's if it is
+    /// higher. A box only suppresses boxes of lower scores, so boxes below the request's threshold
+    /// need not take part in suppression.
     pub(super) fn narrowed(mut self, options: &DetectOptions) -> Self {
         if options.score_threshold > self.score {
-            // The request's threshold is inclusive, this one is exclusive.
+            // The request's threshold includes its value, the model's excludes it.
             self.score = options.score_threshold.next_down();
         }
         self
     }
 }
 
-/// A request's options, which override or narrow the model's thresholds. The default changes nothing.
+/// A request's detection options, which override or narrow the model's thresholds. The default
+/// changes nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DetectOptions {
-    /// Least score of a detection, applied in addition to [`Thresholds::score`].
+    /// Minimum score of a detection, applied in addition to [`Thresholds::score`].
     pub score_threshold: f32,
     /// Overrides [`Thresholds::iou`] if set.
     pub iou_threshold: Option<f64>,
@@ -106,10 +109,11 @@ impl Candidates {
         }
     }
 
-    /// Returns the detections that remain after suppression, best first.
+    /// Suppresses boxes and returns the detections that remain and that the request selects, best
+    /// first.
     ///
-    /// The request's selection comes after the suppression, so that it does not change which of the
-    /// selected boxes remain.
+    /// The selection follows the suppression, so boxes that the request does not select suppress
+    /// others as usual.
     pub(super) fn select(
         &self,
         thresholds: &Thresholds,

@@ -9,10 +9,10 @@ use fearless_simd::Simd;
 
 use crate::simd::{Kernel, dispatch};
 
-/// Points that are compared together in a few vector instructions.
+/// Number of points that are compared together in a few vector instructions.
 const CHUNK: usize = 16;
 
-/// Unnormalized softmax of the classes at every point of a feature map.
+/// The softmax of the classes at every point of a feature map, before the division by each point's sum.
 #[derive(Debug, Default)]
 pub(super) struct Softmax {
     points: usize,
@@ -43,16 +43,16 @@ impl Softmax {
         }
     }
 
-    /// Returns the points where the probability of `class` is more than `threshold`, with the
-    /// probability.
+    /// Returns index and probability of the points where the probability of `class` is more than
+    /// `threshold`.
     pub(super) fn over(&self, class: usize, threshold: f32) -> impl Iterator<Item = (usize, f32)> {
         let plane = &self.exponentials[class * self.points..][..self.points];
-        // Divisions dominate the cost, and nearly all points are far below the threshold.
+        // The product sorts out nearly all points without a division, which dominates the cost.
         let surely_less = threshold * 0.999;
         let chunks = plane.chunks(CHUNK).zip(self.sums.chunks(CHUNK)).enumerate();
         let possible = chunks.filter(move |(_, (plane, sums))| {
             let pairs = plane.iter().zip(*sums);
-            // A count vectorizes; a search that stops early does not.
+            // Counting all points of a chunk vectorizes; a search that stops at the first does not.
             pairs
                 .map(|(e, sum)| u32::from(*e >= surely_less * *sum))
                 .sum::<u32>()

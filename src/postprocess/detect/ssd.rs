@@ -1,4 +1,4 @@
-//! SSD's and `SSDlite`'s postprocessing: every default box has class scores and box deltas.
+//! Postprocessing of SSD and `SSDlite`: every default box has class scores and box deltas.
 
 use super::box_coder::BoxCoder;
 use super::select::Candidates;
@@ -11,7 +11,7 @@ use super::{
 use crate::cancel::Cancel;
 use crate::image::DetectorSizes;
 
-/// An SSD's default boxes and thresholds. Class 0 is the background.
+/// An SSD's default boxes, settings and thresholds. Class 0 is the background.
 ///
 /// Source: torchvision's `models/detection/ssd.py`, `SSD.postprocess_detections`.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +20,7 @@ pub struct Ssd {
     pub boxes: DefaultBoxes,
     /// Divisors of the network's box deltas: dx, dy, dw, dh.
     pub box_weights: [f32; 4],
-    /// Most candidates per class, by score.
+    /// Most candidates per class over all levels; those with the highest scores are chosen.
     pub topk_candidates: usize,
     /// The model's thresholds.
     pub thresholds: Thresholds,
@@ -59,14 +59,18 @@ impl Ssd {
         Ok(candidates.select(&thresholds, options, sizes))
     }
 
-    /// Collects the best scores of each class over all levels.
+    /// Returns the best scores of each class over all levels.
     fn best_of_each_class(
         &self,
         levels: &[HeadLevel<'_>],
         threshold: f32,
         cancel: &Cancel,
     ) -> Result<BestScores, DetectError> {
-        expect_count("feature map levels", levels.len(), self.boxes.levels())?;
+        expect_count(
+            "number of feature map levels",
+            levels.len(),
+            self.boxes.levels(),
+        )?;
         let mut best = BestScores::default();
         let mut start = 0;
         for (index, level) in levels.iter().enumerate() {
@@ -77,7 +81,7 @@ impl Ssd {
                 let class = || TopK::new(self.topk_candidates);
                 best.classes.resize_with(classes, class);
             }
-            expect_count("classes of a level", classes, best.classes.len())?;
+            expect_count("number of classes of a level", classes, best.classes.len())?;
             best.starts.push(start);
             best.add_level(&level.scores, per_point, threshold);
             start += level.scores.points() * per_point;
@@ -86,17 +90,18 @@ impl Ssd {
     }
 }
 
-/// The best scores of each class, with the index of their default box over all levels.
+/// The best scores of each class. Each score has the index of its default box, counted over all
+/// levels.
 #[derive(Default)]
 struct BestScores {
-    /// One per class.
+    /// The selection of each class, by class index.
     classes: Vec<TopK>,
-    /// The index of each level's first default box.
+    /// Index of each level's first default box.
     starts: Vec<usize>,
 }
 
 impl BestScores {
-    /// Adds the scores of the last level in `starts` that are above `threshold`.
+    /// Adds the scores above `threshold` of one level, whose start the caller has pushed to `starts`.
     fn add_level(&mut self, map: &FeatureMap<'_>, per_point: usize, threshold: f32) {
         let start = self.starts.last().copied().unwrap_or(0);
         let classes = self.classes.len();

@@ -1,7 +1,8 @@
 //! Selection of the k best scores of a feature map.
 //!
-//! A score and its index (`place`) are packed into one integer, which is larger for a higher score
-//! and, between equal scores, for a lower index. Comparing integers is a total order without ties.
+//! A score and its index (`place`) are packed into one integer key, which is larger for a higher
+//! score and, between equal scores, for a lower index. Keys are never equal, so sorting needs no
+//! other tie-break.
 
 use super::FeatureMap;
 
@@ -19,7 +20,7 @@ pub(super) fn key(score: f32, place: u32) -> u64 {
     u64::from(ordered) << 32 | u64::from(!place)
 }
 
-/// Unpacks the score and the place of a key.
+/// Returns the score and the place that a key was packed from.
 pub(super) fn unpack(key: u64) -> (f32, u32) {
     let ordered = (key >> 32) as u32;
     let bits = if ordered >> 31 == 0 {
@@ -30,20 +31,20 @@ pub(super) fn unpack(key: u64) -> (f32, u32) {
     (f32::from_bits(bits), !(key as u32))
 }
 
-/// Keeps the `k` best of the pushed scores, in memory for about `2 * k`.
+/// Keeps the `k` best of the scores pushed so far, in memory for about `2 * k` keys.
 #[derive(Debug)]
 pub(super) struct TopK {
     k: usize,
     keys: Vec<u64>,
-    /// Keys up to this one are not among the best.
+    /// Keys up to this one are not among the `k` best.
     floor: u64,
 }
 
 impl TopK {
-    /// Fewest keys that are worth selecting from.
+    /// Number of collected keys below which a selection is not worth its cost.
     const MIN_KEYS: usize = 64;
 
-    /// Returns an empty selection of the `k` best.
+    /// Returns an empty selection of the `k` best scores.
     pub(super) fn new(k: usize) -> Self {
         Self {
             k,
@@ -86,7 +87,7 @@ impl TopK {
         }
     }
 
-    /// Returns the scores and places, best first.
+    /// Returns the `k` best scores with their places, best first.
     pub(super) fn into_sorted(mut self) -> impl Iterator<Item = (f32, u32)> {
         self.shrink();
         self.keys.sort_unstable_by(|a, b| b.cmp(a));
@@ -94,7 +95,7 @@ impl TopK {
     }
 }
 
-/// Conversion of logits to scores.
+/// Conversion of a logit to a score, for implementations with or without a threshold.
 pub(super) trait Scoring {
     /// Returns the score of a logit, `None` if it is not above the threshold.
     fn score(&self, logit: f32) -> Option<f32>;
@@ -147,7 +148,7 @@ fn logit_below(score: f32) -> f32 {
     ((score / (1.0 - score)).ln() - 1e-3) as f32
 }
 
-/// Elements that are compared together in a few vector instructions.
+/// Number of elements that are compared together in a few vector instructions.
 const CHUNK: usize = 32;
 
 /// Returns the `k` best elements of a map `[C, h, w]`, best first, with their index in the order

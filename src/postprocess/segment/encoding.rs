@@ -1,4 +1,4 @@
-//! How a mask is encoded in a response.
+//! Encodings of a mask for a response.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,33 +7,34 @@ use serde::{Serialize, Serializer};
 use super::RleMask;
 use crate::encode::DrawnFormat;
 
-/// The encoding of a mask that a client asks for.
+/// The encoding of a mask that a client can request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaskEncoding {
-    /// A palette PNG whose indices are the classes.
+    /// A palette PNG whose pixel values are the class indices.
     Png,
-    /// COCO's compressed run lengths, for each class.
+    /// COCO's compressed run-length encoding, one per class.
     Rle,
-    /// No mask.
+    /// No mask, only class statistics.
     None,
-    /// The image with the mask and a legend drawn in.
+    /// The image with the mask and a legend drawn into it, in this file format.
     Drawn(DrawnFormat),
 }
 
-/// The bytes of a mask in its [`MaskEncoding`]. Serialized as `{"encoding", "data"}`; files in base64.
+/// A mask encoded as requested by a [`MaskEncoding`]. Serialized as `{"encoding", "data"}`, with files
+/// in base64.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "encoding", content = "data", rename_all = "lowercase")]
 pub enum EncodedMask {
-    /// A palette PNG.
+    /// A palette PNG file whose pixel values are the class indices.
     Png(#[serde(serialize_with = "as_base64")] Vec<u8>),
-    /// Run lengths of each class.
+    /// The run-length encoding of each class.
     Rle(Vec<RleMask>),
-    /// The image with the mask drawn in, as a file.
+    /// An image file with the mask drawn into it.
     Drawn(#[serde(serialize_with = "as_base64")] Vec<u8>),
 }
 
 impl EncodedMask {
-    /// Bytes that the encoded mask takes.
+    /// Returns the size of the encoded mask in bytes.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Png(file) | Self::Drawn(file) => file.len(),
@@ -41,7 +42,7 @@ impl EncodedMask {
         }
     }
 
-    /// The image file, for a response that is one image. `None` for run lengths.
+    /// Returns the image file, for a response that consists of it. `None` for run lengths.
     pub fn into_file(self) -> Option<Vec<u8>> {
         match self {
             Self::Png(file) | Self::Drawn(file) => Some(file),

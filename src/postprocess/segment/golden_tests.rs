@@ -15,7 +15,7 @@ fn size(width: u32, height: u32) -> ImageSize {
     ImageSize { width, height }
 }
 
-/// Returns height and width.
+/// Returns height and width as `[height, width]`.
 fn sides(size: ImageSize) -> [usize; 2] {
     [size.height as usize, size.width as usize]
 }
@@ -53,14 +53,15 @@ fn the_reference_is_pytorchs_bilinear_interpolation() {
     }
 }
 
-/// Pseudo-random values -10..10 of `levels` different levels; few levels make many ties.
+/// Returns pseudo-random values in -10..10 that take `levels` different values; few levels make
+/// many ties.
 fn noise(len: usize, seed: u64, levels: u64) -> Vec<f32> {
     let mut random = Random::new(seed);
     let mut next = || random.below(levels as usize) as f32 / levels as f32 * 20.0 - 10.0;
     (0..len).map(|_| next()).collect()
 }
 
-/// Up to three threads that start at once.
+/// A pool of up to three idle threads, which run a job when asked to.
 struct Threads;
 
 impl Helpers for Threads {

@@ -1,4 +1,4 @@
-//! Segmentation masks and their class statistics.
+//! Segmentation masks and statistics of their classes.
 
 use serde::Serialize;
 
@@ -28,7 +28,7 @@ impl Mask {
         Ok(Self { size, classes })
     }
 
-    /// Returns a mask of class 0.
+    /// Returns a mask whose pixels are all of class 0.
     ///
     /// # Errors
     /// [`SegmentError`] if `size` is empty or does not fit into memory.
@@ -45,12 +45,12 @@ impl Mask {
         Ok(Self { size, classes })
     }
 
-    /// Width and height.
+    /// Returns width and height in pixels.
     pub fn size(&self) -> ImageSize {
         self.size
     }
 
-    /// The classes `[height, width]`, row by row.
+    /// Returns the classes `[height, width]`, row by row.
     pub fn classes(&self) -> &[u8] {
         &self.classes
     }
@@ -64,13 +64,13 @@ impl Mask {
         &mut self.classes
     }
 
-    /// The rows from the top.
+    /// Returns the rows, from the top.
     pub fn rows(&self) -> impl Iterator<Item = &[u8]> {
         self.classes.chunks_exact(self.size.width as usize)
     }
 }
 
-/// The share of one class in a mask.
+/// The part of a mask's pixels that one class covers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ClassShare {
     /// Index of the class in the model's label file.
@@ -101,7 +101,8 @@ pub fn class_shares(mask: &Mask, labels: &[String]) -> Vec<ClassShare> {
     shares
 }
 
-/// Pixels that are counted together if they are of one class, as most are inside of an object.
+/// Number of pixels that are compared with one class together: inside an object all are of one
+/// class.
 const CHUNK: usize = 64;
 
 /// Returns the number of pixels of each class.

@@ -1,4 +1,4 @@
-//! Postprocessing of segmentation: logits to a mask, and a mask to its encodings.
+//! Postprocessing of segmentation: from logits to a mask, and from a mask to its encodings.
 //!
 //! [`segment()`] computes a [`Mask`] of any size from a network's scores for one image,
 //! [`class_shares`] counts its classes, [`mask_png`] and [`mask_rle`] encode it.
@@ -36,13 +36,13 @@ pub use upsample::{argmax, argmax_upsampled};
 /// Most classes of a mask, which has one byte per pixel.
 pub const MAX_CLASSES: usize = 256;
 
-/// Scores that no mask can be computed from, or work that was cancelled.
+/// The reason why no mask can be computed from a network's scores.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SegmentError {
     /// The output has no class, or more than [`MAX_CLASSES`].
     #[error("a segmentation output must have 1..={MAX_CLASSES} classes, got {got}")]
     Classes {
-        /// Classes of the output.
+        /// Number of classes in the output.
         got: usize,
     },
     /// The tensor is not `[C, h, w]`.
@@ -80,17 +80,17 @@ pub enum SegmentError {
     Cancelled(#[from] Cancelled),
 }
 
-/// The context that a mask is computed in.
+/// How a mask is computed: its cancellation and its helper threads.
 #[derive(Clone, Copy)]
 pub struct MaskJob<'a> {
-    /// Stops the work early.
+    /// Cancels the computation.
     pub cancel: &'a Cancel,
     /// Threads that share the work of a large mask; `None` to compute on the calling thread only.
     pub helpers: Option<&'a dyn Helpers>,
 }
 
 impl<'a> MaskJob<'a> {
-    /// Returns the context of work on the calling thread only.
+    /// Returns a job that runs on the calling thread only.
     pub fn alone(cancel: &'a Cancel) -> Self {
         Self {
             cancel,
@@ -158,12 +158,12 @@ impl<'a> Logits<'a> {
         })
     }
 
-    /// Number of classes, `1..=MAX_CLASSES`.
+    /// Returns the number of classes, `1..=MAX_CLASSES`.
     pub fn classes(&self) -> usize {
         self.classes
     }
 
-    /// Size of a plane.
+    /// Returns the size of a class's plane in points.
     pub fn size(&self) -> ImageSize {
         self.size
     }

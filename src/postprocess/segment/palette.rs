@@ -8,8 +8,8 @@ pub type Palette = [[u8; 3]; MAX_CLASSES];
 /// VOC's colors for all 256 classes: black, maroon, green, olive, navy and so on.
 pub static VOC_PALETTE: Palette = voc_palette();
 
-/// Returns VOC's palette: each group of three bits of the class, from the lowest, sets one bit of red,
-/// green and blue, from the highest.
+/// Returns VOC's palette. From the lowest bits of the class index on, each group of three bits sets
+/// one bit of red, green and blue, from the highest bit of the color on.
 ///
 /// Source: `VOClabelcolormap.m` of the PASCAL VOC development kit.
 const fn voc_palette() -> Palette {
@@ -34,7 +34,8 @@ mod tests {
 
     #[test]
     fn the_colors_are_vocs() {
-        // As documented for the dataset's classes, and the last three by the development kit's code.
+        // Expected: the colors documented for the dataset's classes; the last three as the development
+        // kit's code computes them.
         let expected = [
             (0, [0, 0, 0]),
             (1, [128, 0, 0]),

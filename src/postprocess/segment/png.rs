@@ -1,11 +1,11 @@
-//! Encoding of a mask as a palette PNG: viewers show colors, programs read classes.
+//! Encoding of a mask as a palette PNG: viewers show colors, programs read class indices.
 
 use png::EncodingError;
 
 use super::{Mask, Palette};
 use crate::encode::write_png;
 
-/// Returns an 8-bit palette PNG whose indices are the classes of `mask`.
+/// Returns an 8-bit palette PNG whose pixel values are the class indices of `mask`.
 ///
 /// The file's palette has the colors of `palette` up to the highest class of the mask.
 ///

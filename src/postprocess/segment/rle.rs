@@ -10,18 +10,18 @@ use serde::Serialize;
 
 use super::{MAX_CLASSES, Mask};
 
-/// The pixels of one class in pycocotools' format.
+/// The pixels of one class as run lengths in pycocotools' format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RleMask {
     /// Index of the class in the model's label file.
     pub class_id: usize,
     /// `[height, width]` in pixels.
     pub size: [u32; 2],
-    /// The compressed runs.
+    /// The run lengths in COCO's compressed form.
     pub counts: String,
 }
 
-/// Returns the runs of each class that occurs in `mask`, lowest class first.
+/// Returns the run lengths of each class that occurs in `mask`, lowest class first.
 pub fn mask_rle(mask: &Mask) -> Vec<RleMask> {
     let mut runs = vec![Runs::default(); MAX_CLASSES];
     let mut current = mask.classes().first().copied().unwrap_or(0);
@@ -48,7 +48,7 @@ pub fn mask_rle(mask: &Mask) -> Vec<RleMask> {
     finished.collect()
 }
 
-/// Columns that are transposed together.
+/// Number of columns that are transposed together.
 const COLUMNS: usize = 16;
 
 /// Calls `each` with every column of `mask`, from the left.
@@ -66,10 +66,10 @@ fn for_each_column(mask: &Mask, mut each: impl FnMut(&[u8])) {
     }
 }
 
-/// Pixels that are compared together.
+/// Number of pixels that are compared together.
 const CHUNK: usize = 32;
 
-/// Returns the number of leading pixels of `class`. `None` if all pixels are of `class`.
+/// Returns the number of leading pixels that are of `class`. `None` if all pixels are.
 fn changes_after(pixels: &[u8], class: u8) -> Option<usize> {
     let (chunks, _) = pixels.as_chunks::<CHUNK>();
     let alike = |chunk: &&[u8; CHUNK]| chunk.iter().fold(0, |bits, c| bits | (c ^ class)) == 0;
@@ -78,27 +78,28 @@ fn changes_after(pixels: &[u8], class: u8) -> Option<usize> {
     Some(skipped + at)
 }
 
-/// The runs of one class up to the current column.
+/// The compressed run lengths of one class, up to the current column.
 #[derive(Debug, Clone, Default)]
 struct Runs {
     text: String,
-    /// Position after the last run inside of the class.
+    /// Position in the mask after the last run inside of the class.
     end: u64,
-    /// The last two runs, the older one first.
+    /// Lengths of the last two runs, the older one first.
     last: [u64; 2],
-    /// Number of runs.
+    /// Number of runs written.
     count: u64,
 }
 
 impl Runs {
-    /// Adds the run `start..end` inside of the class, and the run outside before it.
+    /// Writes the run outside of the class that ends at `start`, then the run `start..end` inside of it.
     fn push(&mut self, start: u64, end: u64) {
         self.write(start - self.end);
         self.write(end - start);
         self.end = end;
     }
 
-    /// Adds the run outside up to `total` pixels, if there is one, and returns the text.
+    /// Writes the last run outside of the class, up to `total` pixels, if there is one, and returns the
+    /// text.
     fn finish(mut self, total: u64) -> String {
         if self.end < total {
             self.write(total - self.end);
@@ -145,7 +146,8 @@ mod tests {
         Mask::new(ImageSize { width, height }, classes).unwrap()
     }
 
-    /// Masks with every kind of class border: none, at every pixel, at the edges, across strips of columns.
+    /// Returns masks with every kind of class border: none, at every pixel, at the edges, across strips of
+    /// columns.
     fn masks() -> Vec<Mask> {
         let noise = |x: u32, y: u32| ((x * 7919 + y * 104_729) ^ (x * y)) % 251;
         let mut masks = vec![

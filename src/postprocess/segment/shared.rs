@@ -1,4 +1,4 @@
-//! Upsampling of a large mask on several threads.
+//! Upsampling of a large mask on several threads, band by band.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -7,20 +7,20 @@ use super::{Logits, Mask, SegmentError};
 use crate::cancel::Cancel;
 use crate::image::ImageSize;
 
-/// Idle threads of a pool that can take over part of a job.
+/// A pool whose idle threads can take over part of a job.
 pub trait Helpers: Sync {
     /// Calls `job` once on each of up to `most` threads that are idle now. Returns without waiting,
     /// neither for a thread nor for `job`.
     fn start(&self, most: usize, job: Arc<dyn Fn() + Send + Sync>);
 }
 
-/// A mask that several threads compute band by band.
+/// A mask that several threads compute together. The unit of work is a band of rows.
 pub(super) struct SharedMask {
     scores: Vec<f32>,
     classes: usize,
     from: ImageSize,
     to: ImageSize,
-    /// Rows of a band; the last band may have fewer.
+    /// Number of rows of a band; the last band may have fewer.
     band_rows: usize,
     cancel: Cancel,
     state: Mutex<State>,
@@ -31,16 +31,16 @@ pub(super) struct SharedMask {
 struct State {
     /// The mask, `[height, width]`.
     classes: Vec<u8>,
-    /// The band that is taken next.
+    /// Index of the band to be computed next.
     next: usize,
-    /// Bands that threads are computing.
+    /// Number of bands that threads are computing now.
     running: usize,
-    /// Bands that are complete in `classes`.
+    /// Number of bands that are complete in `classes`.
     done: usize,
 }
 
 impl SharedMask {
-    /// Copies `logits`, since helper threads may outlive the caller's borrow.
+    /// Returns the shared work. Copies `logits`, since helper threads may outlive the caller's borrow.
     pub(super) fn new(
         logits: &Logits<'_>,
         mask: Mask,
@@ -68,12 +68,12 @@ impl SharedMask {
         (self.to.height as usize).div_ceil(self.band_rows)
     }
 
-    /// Locks the state. A panic while it is locked cannot leave it inconsistent.
+    /// Locks the state, also after a panic: no panic can leave it inconsistent.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Computes bands until none are left, on any number of threads.
+    /// Computes bands until none are left. Every thread that takes part calls this.
     pub(super) fn work(&self) {
         let width = self.to.width as usize;
         let logits = Logits {
@@ -93,7 +93,7 @@ impl SharedMask {
         }
     }
 
-    /// Takes the next band. `None` if none are left or the work is cancelled.
+    /// Reserves the next band for this thread. `None` if none are left or the work is cancelled.
     fn take_band(&self) -> Option<Running<'_>> {
         let mut state = self.state();
         if state.next == self.bands() || self.cancel.is_cancelled() {
@@ -127,7 +127,7 @@ impl SharedMask {
     }
 }
 
-/// A band that a thread is computing. Dropping it, also by a panic, tells the waiting thread.
+/// A band that a thread is computing. Dropping it, also in a panic, wakes the waiting thread.
 struct Running<'a> {
     shared: &'a SharedMask,
     band: usize,

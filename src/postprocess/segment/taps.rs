@@ -7,7 +7,7 @@
 
 use crate::image::bilinear::source_index;
 
-/// The two source samples of an output sample, and their weights.
+/// The indices of the two source samples that an output sample is interpolated from, and their weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Tap {
     pub(super) first: usize,
@@ -16,7 +16,7 @@ pub(super) struct Tap {
 }
 
 impl Tap {
-    /// Returns the sources of output sample `out` when `from` samples (> 0) are resized to `to`.
+    /// Returns the tap of output sample `out` when `from` samples (> 0) are resized to `to`.
     pub(super) fn new(out: usize, from: usize, to: usize) -> Self {
         if from == to {
             return Self {
@@ -34,7 +34,7 @@ impl Tap {
     }
 }
 
-/// Neighboring outputs with the same two source samples.
+/// Neighboring output samples `start..end` that have the same two source samples, `first` and `second`.
 #[derive(Debug, Clone, Copy)]
 struct Cell {
     start: usize,
@@ -43,14 +43,15 @@ struct Cell {
     second: usize,
 }
 
-/// Outputs that [`Strip::lerp`] computes together. It may write this many past the end of a cell.
+/// Number of outputs that [`Strip::lerp`] computes together. It may write up to this many past the end of
+/// a cell.
 const CHUNK: usize = 8;
 
-/// The taps of up to `N` neighboring outputs of a row.
+/// The taps of up to `N` neighboring output samples of a row.
 pub(super) struct Strip<const N: usize> {
     cells: Vec<Cell>,
-    /// Weights of the first and of the second source sample, padded for a chunk that starts at the last
-    /// output.
+    /// Weights of the first and of the second source sample of each output, padded so that a chunk may
+    /// start at the last output.
     weights: [Vec<f32>; 2],
 }
 

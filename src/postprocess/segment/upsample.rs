@@ -20,19 +20,21 @@ use super::{Helpers, Logits, Mask, MaskJob, SegmentError};
 use crate::image::ImageSize;
 use crate::simd::{Kernel, dispatch};
 
-/// Columns of a strip: a multiple of every block of [`VECTORS`].
+/// Width in columns of the strips that a mask is computed in: a multiple of every block of [`VECTORS`].
 const STRIP: usize = 64;
-/// Vectors of neighboring columns that are compared in turn, so that none waits for another.
+/// Number of vectors of neighboring columns that are compared in turn, so that no comparison waits for
+/// the one before.
 const VECTORS: usize = 4;
-/// Fewest and most rows of a band, the unit of work between two checks for cancellation.
+/// Minimum and maximum number of rows of a band, the unit of work between two checks for cancellation.
 const BAND_ROWS: [usize; 2] = [32, 128];
-/// Scores that are worth waking another thread for: about half a millisecond of work.
+/// Number of scores (pixels times classes) for which another thread is worth waking: about half a
+/// millisecond of work.
 const SCORES_PER_THREAD: u64 = 4_000_000;
-/// Most helper threads of one mask.
+/// Most helper threads for one mask.
 const MAX_HELPERS: u64 = 64;
 
-/// Returns the class with the highest score at each pixel of `size`, by bilinear interpolation of
-/// `logits`.
+/// Returns the class with the highest score at each pixel of a mask of `size`, by bilinear
+/// interpolation of `logits`.
 ///
 /// The lowest class wins a tie, and a NaN score never wins. The idle threads of `job.helpers` share the
 /// work of a mask of several million scores. Memory: one byte per pixel and a few rows, and with
@@ -66,7 +68,7 @@ pub fn argmax_upsampled(
     Ok(mask)
 }
 
-/// Returns how many helper threads shorten the work noticeably.
+/// Returns the number of helper threads that pay off for a mask of `size`; 0 for a small mask.
 fn helpers_worth_waking(logits: &Logits<'_>, size: ImageSize) -> usize {
     // Copying the logits for the helpers must stay cheap compared to the work.
     if size.pixels() < logits.size().pixels().saturating_mul(4) {
@@ -78,7 +80,8 @@ fn helpers_worth_waking(logits: &Logits<'_>, size: ImageSize) -> usize {
         .min(MAX_HELPERS) as usize
 }
 
-/// Computes a mask together with the idle threads of `pool`. `None` if a helper thread panicked.
+/// Computes a mask together with idle threads of `pool`. `None` if a thread panicked while it computed
+/// a band.
 fn upsample_shared(
     logits: &Logits<'_>,
     size: ImageSize,
@@ -87,7 +90,7 @@ fn upsample_shared(
     helpers: usize,
 ) -> Result<Option<Mask>, SegmentError> {
     let [least, most] = BAND_ROWS;
-    // Several bands per thread even out threads of different speed.
+    // With several bands per thread, a fast thread can take over bands from a slow one.
     let rows = (size.height as usize).div_ceil(4 * (helpers + 1));
     let mask = Mask::background(size)?;
     let shared = SharedMask::new(logits, mask, rows.clamp(least, most), job.cancel);
@@ -120,7 +123,7 @@ pub fn argmax(logits: &Logits<'_>) -> Result<Mask, SegmentError> {
     Ok(mask)
 }
 
-/// Whole rows of a mask of `size`, from row `top`.
+/// The kernel that computes whole rows of a mask of `size`, from row `top` on.
 pub(super) struct Band<'a> {
     logits: Logits<'a>,
     size: ImageSize,
@@ -129,7 +132,7 @@ pub(super) struct Band<'a> {
 }
 
 impl Band<'_> {
-    /// Computes the rows of a mask of `size` from `top` on that `out` has room for.
+    /// Computes as many rows of a mask of `size`, from row `top` on, as fit into `out`.
     pub(super) fn compute(logits: &Logits<'_>, size: ImageSize, top: usize, out: &mut [u8]) {
         dispatch(Band {
             logits: *logits,
@@ -163,10 +166,10 @@ impl Kernel for Band<'_> {
     }
 }
 
-/// Two rows of logits, stretched to a strip: `[C, Strip::LINE]` each.
+/// Two rows of logits, stretched to a strip's columns: `[C, Strip::LINE]` each.
 struct Lines {
     lines: [Vec<f32>; 2],
-    /// The row of the logits in each of `lines`; `None` if nothing is loaded.
+    /// Index of the row of logits in each line; `None` if nothing is loaded.
     rows: [Option<usize>; 2],
 }
 
@@ -186,8 +189,8 @@ impl Lines {
         self.rows = [None; 2];
     }
 
-    /// Loads the two rows of `tap`. On the way down the lower line becomes the upper, without being
-    /// computed again.
+    /// Stretches the two rows of `tap` to the strip unless they are loaded. On the way down the mask
+    /// the lower row becomes the upper one without being computed again.
     #[inline(always)]
     fn load(&mut self, logits: &Logits<'_>, strip: &Strip<STRIP>, tap: Tap) {
         if self.rows[1] == Some(tap.first) {
@@ -206,8 +209,8 @@ impl Lines {
         }
     }
 
-    /// Computes the best class of the first `len` columns of the row that is interpolated between the
-    /// lines with `weights`. Other columns of `out` are unspecified.
+    /// Writes the best class of the first `len` columns of the row that is interpolated between the two
+    /// lines with `weights`. Other elements of `out` are unspecified.
     #[inline(always)]
     fn argmax<S: Simd>(&self, simd: S, weights: [f32; 2], len: usize, out: &mut [u8; STRIP]) {
         let lanes = S::f32s::LEN;
