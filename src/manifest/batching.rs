@@ -1,10 +1,11 @@
-//! Limits of a model's queue.
+//! Limits of a model's queue and workers.
 
 use serde::{Deserialize, Serialize};
 
 use super::{InvalidField, require};
 
-/// Limits of a model's queue, in Triton's terms. A field that is `None` is planned from the machine's cores.
+/// Limits of a model's queue and workers, in the terms of Triton Inference Server. A field that is `None` gets a
+/// default when the model is loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Batching {
@@ -48,7 +49,7 @@ impl Batching {
     }
 }
 
-/// Checks that a count that is set is 1 to `most`.
+/// Returns an error about `field` if `count` is set and not in 1 to `most`.
 fn check_count(
     count: Option<usize>,
     most: usize,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{InvalidField, Resize, require};
 
-/// Maximum of every limit on boxes, which bounds the cost of suppression.
+/// Maximum value of the fields that limit a number of boxes; it bounds the cost of suppression.
 const MAX_BOXES: usize = 100_000;
 
 /// Thresholds and limits that turn a detector's outputs into boxes.
@@ -41,14 +41,16 @@ pub struct Rpn {
     pub pre_nms_top_n: usize,
     /// Maximum number of proposals per image.
     pub post_nms_top_n: usize,
-    /// The lower-scoring of two proposals of one level is suppressed if their intersection over union exceeds this.
+    /// The lower-scoring of two proposals of one level is suppressed if their intersection over union exceeds this,
+    /// 0 to 1.
     pub iou_threshold: f64,
-    /// Proposals must score at least this. Every other threshold is strict.
+    /// Minimum score of a proposal, 0 to 1, inclusive. All other thresholds are exclusive.
     pub score_threshold: f64,
 }
 
 impl Detection {
-    /// Converts the settings for a graph that includes suppression. `resize` is the model's.
+    /// Converts the settings to the exporter's options for a detector graph that includes suppression. `resize` is the
+    /// model's.
     pub(super) fn fused_options(&self, resize: &Resize) -> FusedOptions {
         FusedOptions {
             score_threshold: self.score_threshold,
@@ -126,10 +128,12 @@ impl Rpn {
     }
 }
 
+/// Returns an error about `field` unless `value` is 0 to 1.
 fn check_share(field: &'static str, value: f64) -> Result<(), InvalidField> {
     require((0.0..=1.0).contains(&value), field, "0 to 1", &value)
 }
 
+/// Returns an error about `field` unless `value` is 1 to [`MAX_BOXES`].
 fn check_count(field: &'static str, value: usize) -> Result<(), InvalidField> {
     require(
         (1..=MAX_BOXES).contains(&value),

@@ -6,7 +6,7 @@ use std::fmt::Display;
 use onnx_export::ArgumentError;
 use thiserror::Error;
 
-/// A manifest cannot be parsed, is out of range, or cannot be written.
+/// A manifest cannot be parsed, has a field out of range, or cannot be written.
 #[derive(Debug, Error)]
 pub enum ManifestError {
     /// The text is not TOML, or has an unknown field or a field of the wrong type.

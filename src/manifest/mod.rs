@@ -86,7 +86,7 @@ impl ModelManifest {
     /// Returns the manifest as TOML.
     ///
     /// # Errors
-    /// [`ManifestError::Write`] if a value has no TOML form.
+    /// [`ManifestError::Write`] if TOML cannot represent a value.
     pub fn to_toml(&self) -> Result<String, ManifestError> {
         Ok(toml::to_string(self)?)
     }
@@ -120,6 +120,7 @@ impl ModelManifest {
         Ok(self.batching.check()?)
     }
 
+    /// Returns the head of the model's architecture, or `None` if the manifest has no architecture.
     fn head(&self) -> Option<&Head> {
         self.architecture
             .as_ref()
@@ -151,7 +152,8 @@ impl ModelManifest {
         self.check_roles("stages", &self.stages, |roles| roles)
     }
 
-    /// Checks that `stages` have the roles that the model's head needs, in order.
+    /// Checks that `stages` have the roles that the model's head needs, in order. `show` completes the list of roles
+    /// that the error reports as got.
     fn check_roles(
         &self,
         field: &'static str,

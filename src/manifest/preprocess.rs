@@ -24,7 +24,7 @@ pub struct Preprocess {
 
 /// The resize of an image before cropping.
 ///
-/// The two modes of detectors run after normalization, on `f32` values and without antialiasing.
+/// `Bounded` and `Fixed`, the modes of detectors, run after normalization, on `f32` values and without antialiasing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "mode", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Resize {
@@ -92,6 +92,7 @@ impl Preprocess {
         )
     }
 
+    /// Checks that the crop is not larger than the resized image; only a short-side resize allows one.
     fn check_crop(&self) -> Result<(), InvalidField> {
         let Some(crop) = self.crop else {
             return Ok(());

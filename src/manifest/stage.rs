@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StageFile {
-    /// The purpose of the stage.
+    /// Role of the stage in the model: `network` or `box_head`.
     pub role: Role,
     /// ONNX file in the manifest's folder.
     pub file: PathBuf,
 }
 
 impl StageFile {
-    /// Returns the entries of a manifest for these stages.
+    /// Returns the `stages` entries of a manifest for these ONNX files.
     pub fn list<P: AsRef<Path>>(files: &Stages<P>) -> Vec<Self> {
         let files = files.iter().map(|stage| Self {
             role: stage.role,

@@ -173,7 +173,8 @@ fn detectors_need_what_decodes_their_boxes() {
     }
 }
 
-/// What `check` says of a variant called `name` of a model, in the words of TOML.
+/// Adds a variant `name` with `fields` to the manifest `model`, all in TOML. Returns the parsed variant, or the message
+/// of the error.
 fn variant(model: &str, name: &str, fields: &str) -> Result<Variant, String> {
     let text = format!("{model}\n[variants.{name}]\n{fields}");
     let manifest = ModelManifest::parse(&text).map_err(|error| error.to_string())?;
@@ -182,7 +183,7 @@ fn variant(model: &str, name: &str, fields: &str) -> Result<Variant, String> {
     Ok(manifest.variants[name].clone())
 }
 
-/// The small model with a file of its own, and as the binary carries one.
+/// Returns `MINIMAL` with an ONNX file of its own, and `MINIMAL` with weights that are embedded in the binary.
 fn in_a_file_and_carried() -> (String, String) {
     let file = MINIMAL.replace("[preprocess]", &format!("{STAGE}\n[preprocess]"));
     let weights = "[[weights]]\nname = \"v1\"\nfile = \"weights.safetensors\"\nsha256_prefix = \"\"\n\
@@ -190,10 +191,12 @@ fn in_a_file_and_carried() -> (String, String) {
     (file, format!("{MINIMAL}\n{weights}"))
 }
 
-/// The stages of a model that consists of one network.
+/// The `stages` of a model that consists of one network.
 const STAGE: &str = r#"stages = [{ role = "network", file = "i.onnx" }]"#;
+/// The `stages` of a two-stage detector.
 const TWO_STAGES: &str =
     r#"stages = [{ role = "network", file = "i.onnx" }, { role = "box_head", file = "b.onnx" }]"#;
+/// The resize of a variant with smaller images than `MINIMAL`.
 const SMALLER: &str = "resize = { mode = \"short_side\", size = 240, filter = \"bilinear\" }";
 
 #[test]

@@ -40,8 +40,8 @@ pub struct Variant {
     /// ONNX files of the variant's stages. Empty if the variant uses the model's own files.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<StageFile>,
-    /// Ranges file in the manifest's folder: the recipe for int8 weights. The weights are made when the model is
-    /// loaded if `stages` are empty or were quantized for another CPU.
+    /// Ranges file in the manifest's folder: the recipe for int8 weights. The model is quantized when it is loaded if
+    /// `stages` are empty or were quantized for another CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ranges: Option<PathBuf>,
 }

@@ -21,7 +21,7 @@ pub enum StoreError {
         /// The error of the operating system.
         source: io::Error,
     },
-    /// A file is larger than its kind may be.
+    /// A file is larger than the limit for its kind, such as 16 MiB for a manifest.
     #[error("cannot read {}: expected at most {limit} bytes", .path.display())]
     TooLarge {
         /// The file.
@@ -34,7 +34,7 @@ pub enum StoreError {
     Manifest {
         /// The manifest's file.
         path: PathBuf,
-        /// The field that is wrong.
+        /// Why the manifest was rejected: its syntax, or one of its fields.
         source: ManifestError,
     },
     /// A manifest of the models directory lists no ONNX files.
@@ -58,15 +58,15 @@ pub enum StoreError {
     NotFound {
         /// The reference that was looked up.
         model: ModelRef,
-        /// The place that was searched, and how to install the model.
+        /// Text on where the model was searched, and how to install it.
         advice: String,
     },
     /// A ranges file cannot be used.
-    #[error("cannot use the ranges in {}", .path.display())]
+    #[error("cannot use the activation ranges in {}", .path.display())]
     Ranges {
         /// The file, or the name of the model whose ranges the binary contains.
         path: PathBuf,
-        /// The field that is wrong.
+        /// Why the ranges were rejected: their syntax, one of their fields, or that they do not fit the model.
         source: QuantizeError,
     },
     /// The embedded weights do not fit their architecture.

@@ -63,7 +63,8 @@ pub struct ModelStore {
 }
 
 impl ModelStore {
-    /// Creates a store of the models in `directory` and in the binary. With `None` it has only the binary's.
+    /// Creates a store of the models in `directory` and in the binary. With `None` it has only those
+    /// in the binary.
     pub fn new(directory: Option<PathBuf>) -> Self {
         Self { directory }
     }
@@ -93,7 +94,7 @@ impl ModelStore {
         Ok(models)
     }
 
-    /// Finds the model that `reference` names, at a path, in the directory, or in the binary.
+    /// Finds the model that `reference` names: at that path if it is one, else in the directory, else in the binary.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] with the command that installs the model, or [`StoreError`] if its files
@@ -145,6 +146,7 @@ impl ModelStore {
             .find(|model| model.manifest.name == name))
     }
 
+    /// Reads the model whose folder, manifest or ONNX file `reference` names.
     fn at_path(reference: &ModelRef) -> Result<ModelSource, StoreError> {
         let path = Path::new(&reference.name);
         let manifest = if has_extension(path, &["onnx"]) {
@@ -164,6 +166,7 @@ impl ModelStore {
         ModelSource::read(&manifest)
     }
 
+    /// Returns where the model `name` was searched, and how to install it, for [`StoreError::NotFound`].
     fn advice(&self, name: &str) -> String {
         let place = self.directory.as_ref().map_or_else(
             || "no models directory is set (--models DIR)".to_owned(),

@@ -1,4 +1,4 @@
-//! Int8 weights that are made from fp32 weights when a model is loaded, for the CPU of this machine.
+//! Quantization of fp32 weights to int8 when a model is loaded, for the CPU of this machine.
 
 use std::path::{Path, PathBuf};
 
@@ -11,24 +11,24 @@ use crate::catalogue;
 use crate::cpu::int8_target;
 use crate::manifest::ModelManifest;
 
-/// The sources of a model's int8 weights: its fp32 graphs and its ranges.
+/// The sources of a model's int8 weights: its fp32 graphs and its ranges file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Requantize {
     fp32: Origin,
     ranges: Ranges,
 }
 
-/// The place of a model's ranges.
+/// Where the ranges file of a model is: activation ranges and other data to quantize it with.
 #[derive(Debug, Clone, PartialEq)]
 enum Ranges {
-    /// The text of ranges that the binary contains.
+    /// In the binary; the text is the file's content.
     Embedded(&'static str),
-    /// The path of a ranges file.
+    /// On disk, at this path.
     File(PathBuf),
 }
 
 impl Requantize {
-    /// Creates the sources for the model `name`, whose fp32 graph comes from `fp32` and whose ranges are called
+    /// Creates the sources for the model `name`, whose fp32 graphs come from `fp32` and whose ranges file is called
     /// `file`. Returns `None` if the binary does not contain the ranges; a test of the catalogue rules that out.
     pub(super) fn new(name: &str, fp32: &Origin, file: &Path) -> Option<Self> {
         let ranges = match fp32 {

@@ -1,4 +1,4 @@
-//! A model that was found: its manifest, its labels, and the origin of its graphs.
+//! A model that the store found: its manifest, its labels, and the origin of its graphs.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ pub enum Origin {
     Memory(Stages<Bytes>),
 }
 
-/// A model that was found, not yet loaded.
+/// A model that the store found but that is not loaded yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSource {
     /// The model's manifest, with the variant's changes.
@@ -105,10 +105,10 @@ impl ModelSource {
         })
     }
 
-    /// Returns the variant of this model that `reference` names.
+    /// Returns the variant of this model that `reference` names; the model itself if it names none or `fp32`.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] lists the variants of the model.
+    /// [`StoreError::NotFound`], which lists the model's variants, if it has no variant of that name.
     pub fn with_variant(self, reference: &ModelRef) -> Result<Self, StoreError> {
         let Some(name) = reference.variant.as_deref().filter(|name| *name != FP32) else {
             return Ok(self);
@@ -130,7 +130,7 @@ impl ModelSource {
         Some(self.clone().changed(INT8, variant))
     }
 
-    /// Applies the changes of the variant `name`.
+    /// Returns the variant `name` of this model: the model with the resize and graph of `variant`.
     fn changed(mut self, name: &str, variant: Variant) -> Self {
         if let Some(resize) = variant.resize {
             self.manifest.preprocess.resize = resize;
@@ -193,7 +193,10 @@ impl Origin {
     }
 }
 
-/// Returns the path of a file in the manifest's folder. A manifest from elsewhere must not read other files.
+/// Returns the path of `file` in the manifest's folder. A manifest from elsewhere must not make other files readable.
+///
+/// # Errors
+/// [`StoreError::Outside`] if `file` is more than a file name.
 fn beside(manifest: &Path, field: &'static str, file: &Path) -> Result<PathBuf, StoreError> {
     if file.file_name().is_none_or(|name| Path::new(name) != file) {
         let (path, got) = (manifest.to_path_buf(), file.to_path_buf());

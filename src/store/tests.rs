@@ -18,7 +18,7 @@ const MANIFEST: &str = r#"
     std = [0.5, 0.5, 0.5]
 "#;
 
-/// The same model with 8-bit weights too, and on smaller pictures.
+/// Returns `MANIFEST` with three variants: int8 weights, a resize to 240 pixels, and both.
 fn with_int8() -> String {
     format!(
         r#"{MANIFEST}
@@ -34,7 +34,8 @@ fn with_int8() -> String {
     )
 }
 
-/// A models directory with these manifests, each at its path, with labels and a graph beside it.
+/// Creates a models directory from pairs of a path and a manifest, with a label file and a placeholder ONNX file next
+/// to each manifest.
 fn directory(manifests: &[(&str, String)]) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     for (path, manifest) in manifests {
@@ -47,6 +48,7 @@ fn directory(manifests: &[(&str, String)]) -> tempfile::TempDir {
     directory
 }
 
+/// Looks up the reference `name` in a models directory.
 fn find(directory: &Path, name: &str) -> Result<ModelSource, StoreError> {
     let Ok(reference) = name.parse();
     ModelStore::new(Some(directory.to_path_buf())).find(&reference)
@@ -80,7 +82,7 @@ fn models_are_found_by_name_and_by_path() {
 }
 
 #[test]
-fn what_is_not_here_says_how_to_bring_it() {
+fn errors_about_missing_models_say_how_to_install_them() {
     let directory = directory(&[("birds/model.toml", MANIFEST.to_owned())]);
     let cases = [
         ("resnet50", "sightline export resnet50 --weights"),
@@ -167,7 +169,7 @@ fn a_variant_of_two_stages_has_two_files() {
 }
 
 #[test]
-fn a_broken_manifest_stands_in_nobody_elses_way() {
+fn a_broken_manifest_does_not_affect_other_models() {
     let directory = directory(&[
         ("birds/model.toml", MANIFEST.to_owned()),
         ("broken.toml", "name = ".to_owned()),
