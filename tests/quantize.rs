@@ -296,7 +296,7 @@ fn a_model_is_quantized_in_its_folder_if_it_agrees_with_fp32() {
     let (code, stdout, stderr) = finish(inside);
     assert_eq!(code, Some(0), "{stderr}");
     assert!(
-        stdout.contains("simulated, because this CPU is of another kind"),
+        stdout.contains("simulated, because this CPU is not of the target family"),
         "{stdout}"
     );
     let expected = [

@@ -1,4 +1,4 @@
-//! Statistics of a network's values on real images.
+//! Calibration: ranges, histograms and channel means of a network's values on real images.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use super::{Progress, QuantizeFailure, Subject};
 use crate::engine::Arithmetic;
 use crate::image::PreparedImage;
 
-/// Most elements held in memory while histograms are counted, 256 MiB.
+/// Maximum number of `f32` elements held in memory while histograms are counted: 256 MiB.
 const MAX_HELD: f64 = (64 << 20) as f64;
 
-/// Statistics of one network.
+/// Calibration statistics of one network over all images.
 #[derive(Debug, Clone, Default)]
 pub struct Statistics {
     /// Statistics of every value that may be quantized, by name.
@@ -21,7 +21,7 @@ pub struct Statistics {
     pub channel_means: BTreeMap<String, Vec<f32>>,
 }
 
-/// Statistics of one value.
+/// Calibration statistics of one value of a network over all images.
 #[derive(Debug, Clone)]
 pub struct ValueStatistics {
     /// Smallest and largest element of all images.
@@ -32,11 +32,12 @@ pub struct ValueStatistics {
     pub histogram: Histogram,
 }
 
-/// Runs the fp32 network on `images` twice: for the ranges, and for the histograms within them.
+/// Runs the fp32 network on `images`: once for the ranges and channel means, then for the histograms within the
+/// ranges, as often as the memory for the values requires.
 ///
 /// # Errors
-/// [`QuantizeFailure::Engine`] if the network fails, [`QuantizeFailure::NothingSeen`] if no image has a region proposal
-/// for it.
+/// [`QuantizeFailure::Engine`] if the network fails, [`QuantizeFailure::NothingSeen`] if it is a box head and no image
+/// has a region proposal.
 pub fn calibrate(
     subject: &Subject<'_>,
     images: &[PreparedImage],
@@ -63,7 +64,7 @@ pub fn calibrate(
     Ok(statistics)
 }
 
-/// Counts the histograms, a group of values in each run.
+/// Fills the histograms in `statistics`. Each pass over the images reads one group of values.
 fn count(
     subject: &Subject<'_>,
     images: &[PreparedImage],
@@ -87,7 +88,8 @@ fn count(
     Ok(())
 }
 
-/// Groups the values so that each group fits into memory. Twice their mean size leaves room for larger images.
+/// Groups the names of values so that each group fits into [`MAX_HELD`]. Counting twice the mean size leaves room for
+/// larger images.
 fn groups(values: &BTreeMap<String, ValueStatistics>) -> Vec<Vec<String>> {
     let mut groups: Vec<Vec<String>> = Vec::new();
     let mut held = f64::INFINITY;
@@ -104,21 +106,21 @@ fn groups(values: &BTreeMap<String, ValueStatistics>) -> Vec<Vec<String>> {
     groups
 }
 
-/// Statistics of the images that have run so far.
+/// Ranges and sums over the images that have run so far, by name of the value.
 #[derive(Debug, Default)]
 struct Summary {
     values: BTreeMap<String, Extent>,
-    /// Sum of each channel's means.
+    /// Sum over the images of each channel's mean.
     means: BTreeMap<String, Vec<f64>>,
     /// Number of images in which each value occurred.
     images: BTreeMap<String, f64>,
 }
 
-/// Range and size of one value.
+/// Range and number of elements of one value.
 #[derive(Debug)]
 struct Extent {
     range: Range,
-    /// Elements of all images.
+    /// Number of elements, summed over the images.
     size: f64,
 }
 
@@ -135,7 +137,7 @@ impl Default for Extent {
 }
 
 impl Summary {
-    /// Adds one output of an observed network.
+    /// Adds `output`, the statistic of one image that `meaning` describes.
     fn add(&mut self, meaning: &Observed, output: &[f32]) {
         let Some(first) = output.first().copied() else {
             return;
@@ -163,6 +165,8 @@ impl Summary {
         }
     }
 
+    /// Returns the ranges, and the sums divided by the number of images. Values with an infinite or NaN range are left
+    /// out.
     fn finish(self) -> Statistics {
         let images = |value: &String| self.images.get(value).copied().unwrap_or(1.0);
         let is_finite = |range: &Range| range.min.is_finite() && range.max.is_finite();

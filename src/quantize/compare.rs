@@ -12,7 +12,7 @@ use crate::postprocess::{OutputError, primary_output};
 /// The outputs of a network for one image. `None` if the network is a box head and the image has no region proposals.
 pub(super) type OutputSet = Option<Vec<Tensor>>;
 
-/// Lowest score of a detection that is compared.
+/// Minimum score of the detections that are compared.
 const BOX_SCORE: f32 = 0.5;
 /// Amount by which the score of a matching detection may be below [`BOX_SCORE`], so that scores near the threshold do
 /// not count as disagreement.
@@ -178,7 +178,7 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// Compares the results of both versions image by image.
+    /// Compares the fp32 and int8 results image by image; both lists have the images in the same order.
     pub fn of(float: &[Answers], int8: &[Answers]) -> Self {
         let pairs = float.iter().zip(int8);
         let pairs: Vec<Comparison> = pairs.map(|(one, other)| one.compare(other)).collect();

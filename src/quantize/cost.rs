@@ -7,8 +7,8 @@ use onnx_export::quantize::{Layer, Range};
 use super::QuantizeFailure;
 use super::search::Search;
 
-/// Nanoseconds that int8 saves per multiplication, on one core. Only the ratio to [`COST_PER_ELEMENT`] matters. Depthwise
-/// convolutions save nothing: ONNX Runtime's int8 kernels for them are not faster.
+/// Nanoseconds that int8 saves per multiplication, on one core. Only the ratio to [`COST_PER_ELEMENT`] matters.
+/// Depthwise convolutions save nothing: ONNX Runtime's int8 kernels for them are not faster.
 const SAVED_PER_MULTIPLICATION: f64 = 0.06;
 /// Nanoseconds to quantize and dequantize an element, on one core.
 const COST_PER_ELEMENT: f64 = 1.0;
@@ -16,11 +16,13 @@ const COST_PER_ELEMENT: f64 = 1.0;
 /// Largest int8 file, as a share of the fp32 file's size. Quantized weights take a quarter; the rest is for scales and for
 /// weights kept in fp32.
 const MAX_FILE: f64 = 0.28;
-/// Share of the weights that may be kept in fp32 whatever the file's size: small layers are often the sensitive ones.
+/// Share of the weights that may be kept in fp32 in addition to the stem's even if the file exceeds [`MAX_FILE`]: small
+/// layers are often the sensitive ones.
 const MIN_FLOAT_WEIGHTS: f64 = 0.005;
 
 impl Search<'_> {
-    /// Returns the share of the weights that may be kept in fp32 for the file to stay small enough.
+    /// Returns the share of the weights, 0 to 1, that may be kept in fp32 within the limits [`MAX_FILE`] and
+    /// [`MIN_FLOAT_WEIGHTS`]. `stem` are the layers that are always in fp32.
     ///
     /// # Errors
     /// [`QuantizeFailure::Network`] if the network cannot be quantized.
@@ -40,7 +42,7 @@ impl Search<'_> {
         Ok(self.weight_share(stem) + room.max(MIN_FLOAT_WEIGHTS))
     }
 
-    /// Returns the time that a layer takes longer in fp32 than in int8, in nanoseconds per image.
+    /// Returns how much longer a layer takes in fp32 than in int8, estimated in nanoseconds per image.
     pub(super) fn cost(&self, name: &str) -> f64 {
         let Some(layer) = self.layer(name) else {
             return 0.0;
@@ -54,6 +56,7 @@ impl Search<'_> {
         self.multiplications(layer) * saved + elements * COST_PER_ELEMENT
     }
 
+    /// Returns the layer called `name`, or `None` if the network has none.
     fn layer(&self, name: &str) -> Option<&Layer> {
         self.subject
             .network
@@ -75,16 +78,17 @@ impl Search<'_> {
         self.size(&layer.output) * layer.multiplications as f64
     }
 
-    /// Returns the share of the multiplications in these layers.
+    /// Returns the share of the network's multiplications, 0 to 1, that the layers `float` compute.
     pub(super) fn float_share(&self, float: &BTreeSet<String>) -> f64 {
         self.share(float, |layer| self.multiplications(layer))
     }
 
-    /// Returns the share of the weights in these layers.
+    /// Returns the share of the network's weights, 0 to 1, that the layers `float` have.
     pub(super) fn weight_share(&self, float: &BTreeSet<String>) -> f64 {
         self.share(float, |layer| layer.weights as f64)
     }
 
+    /// Returns the share, 0 to 1, of the layers `float` in the sum of the amounts `of` all layers.
     fn share(&self, float: &BTreeSet<String>, of: impl Fn(&Layer) -> f64) -> f64 {
         let (mut all, mut in_float) = (0.0, 0.0);
         for layer in self.subject.network.layers() {

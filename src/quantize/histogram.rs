@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 
 /// Number of bins between the smallest and the largest element.
 pub(super) const BINS: usize = 2048;
-/// Number of uint8 values.
+/// Number of levels that a uint8 value can have.
 const LEVELS: usize = 256;
-/// Number of ranges that `Mse` and `Entropy` try: the whole range, and ranges shorter by a fiftieth of it each.
+/// Number of ranges that `Mse` and `Entropy` try in each pass: the whole range scaled by 1, 0.98, 0.96, ..., 0.12.
 const CUTS: usize = 45;
-/// How often each end is then moved separately.
+/// Number of times that each end of the range is then moved separately.
 const ROUNDS: usize = 2;
 
 /// How an activation range is chosen.
@@ -18,7 +18,7 @@ const ROUNDS: usize = 2;
 pub enum Method {
     /// The smallest to the largest element.
     Minmax,
-    /// The range without the largest and the smallest elements beyond a percentile, such as 99.99.
+    /// The range without the outermost elements at each end: with percentile 99.99, 0.01 % of them at each end.
     Percentile(f64),
     /// The range with the least relative entropy between the elements and their quantized values.
     Entropy,
@@ -26,7 +26,7 @@ pub enum Method {
     Mse,
 }
 
-/// Counts of a value's elements.
+/// Counts of a value's elements in 2048 bins of equal width over its range.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Histogram {
     range: Range,
@@ -68,6 +68,7 @@ impl Histogram {
         min + (max - min) * bin as f32 / BINS as f32
     }
 
+    /// Returns the range without `100 - percentile` percent of the elements at each end, in whole bins.
     fn percentile(&self, percentile: f64) -> Range {
         let total: u64 = self.counts.iter().sum();
         let tail = ((1.0 - percentile / 100.0) * total as f64) as u64;
@@ -88,7 +89,7 @@ impl Histogram {
         }
     }
 
-    /// Returns the range of least cost. Both ends are moved together first, then each separately.
+    /// Returns the tried range of least `cost`. Both ends are moved together first, then each separately.
     fn least(&self, cost: impl Fn(Range) -> f64) -> Range {
         // The range always contains 0; moved towards it, neither end passes the other.
         let (min, max) = (self.range.min.min(0.0), self.range.max.max(0.0));
@@ -117,7 +118,7 @@ impl Histogram {
         range
     }
 
-    /// Returns the sum of the squared quantization errors.
+    /// Returns the sum of the squared errors of all elements if they are quantized to 256 levels over `range`.
     fn squared_error(&self, range: Range) -> f64 {
         let scale = f64::from(range.max - range.min).max(1e-12) / (LEVELS - 1) as f64;
         let bins = self
@@ -139,7 +140,7 @@ impl Histogram {
         .sum()
     }
 
-    /// Returns the Kullback-Leibler divergence between the clipped elements and their quantized values.
+    /// Returns the Kullback-Leibler divergence between the elements clipped to `range` and their quantized values.
     ///
     /// Source: Migacz, "8-bit Inference with `TensorRT`" (2017), the calibration of activations.
     fn relative_entropy(&self, range: Range) -> f64 {
@@ -155,7 +156,7 @@ impl Histogram {
         divergence(&clipped, &coarse)
     }
 
-    /// Returns the bin of an element.
+    /// Returns the index of the bin that an element falls into.
     fn bin_of(&self, element: f32) -> usize {
         let Range { min, max } = self.range;
         let part = (element - min) / (max - min).max(f32::MIN_POSITIVE);
@@ -163,7 +164,7 @@ impl Histogram {
     }
 }
 
-/// Spreads the counts of each quantized value evenly over its bins that are not empty.
+/// Returns `counts` quantized to 256 levels: the bins of a level that are not empty share its count evenly.
 fn flattened(counts: &[f64]) -> Vec<f64> {
     let mut out = Vec::with_capacity(counts.len());
     let edge = |level: usize| level * counts.len() / LEVELS;
@@ -179,7 +180,8 @@ fn flattened(counts: &[f64]) -> Vec<f64> {
     out
 }
 
-/// Returns the sum of `p * ln(p / q)`, with counts of `q` of at least 0.001.
+/// Returns the Kullback-Leibler divergence, the sum of `p * ln(p / q)` over normalized counts. A count of `q` is taken
+/// as at least 0.001, to avoid division by zero.
 fn divergence(p: &[f64], q: &[f64]) -> f64 {
     let (all_p, all_q) = (p.iter().sum::<f64>(), q.iter().sum::<f64>());
     if all_p <= 0.0 || all_q <= 0.0 {
@@ -195,7 +197,7 @@ fn divergence(p: &[f64], q: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
-    /// A triangle of elements around 0, and one outlier.
+    /// Returns a histogram of 100,000 elements in a triangular distribution from -1 to 1, and one outlier at 100.
     fn histogram() -> Histogram {
         let mut histogram = Histogram::new(Range {
             min: -1.0,

@@ -29,7 +29,7 @@ use crate::engine::{Arithmetic, EngineError, FirstStage, OnnxRuntime, Probe};
 /// Failure to quantize a network.
 #[derive(Debug, Error)]
 pub enum QuantizeFailure {
-    /// The network cannot be rewritten.
+    /// The network's graph cannot be rewritten to int8.
     #[error(transparent)]
     Network(#[from] QuantizeError),
     /// ONNX Runtime cannot run a network.
@@ -37,7 +37,7 @@ pub enum QuantizeFailure {
     Engine(#[from] EngineError),
     /// The first network of a detector proposed no region in any image, so the second one never ran.
     #[error(
-        "no image has a region proposal for the box head: calibrate on images with objects in them"
+        "cannot calibrate the box head: no image has a region proposal; calibrate on images that show objects"
     )]
     NothingSeen,
 }
@@ -56,15 +56,15 @@ pub struct Subject<'a> {
     pub runtime: OnnxRuntime,
     /// The fp32 network.
     pub network: Network,
-    /// The first stage in fp32. `None` unless this network is a detector's box head.
+    /// The first stage in fp32, which selects the regions. `None` unless this network is a detector's box head.
     pub first: Option<FirstStage<'a>>,
 }
 
 impl Subject<'_> {
-    /// Creates a session of `model`, a version of this network.
+    /// Creates a session of `model`, the bytes of an fp32 or int8 ONNX file of this network.
     ///
     /// # Errors
-    /// [`EngineError`] if ONNX Runtime rejects it.
+    /// [`EngineError`] if ONNX Runtime rejects `model`.
     pub fn probe(&self, model: &[u8], arithmetic: Arithmetic) -> Result<Probe, EngineError> {
         let runtime = self.runtime.with_arithmetic(arithmetic);
         match &self.first {

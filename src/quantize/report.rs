@@ -20,7 +20,7 @@ pub struct Report {
     pub model: String,
     /// CPUs for which the model is quantized.
     pub target: Target,
-    /// Whether int8 arithmetic was simulated, because this CPU is not a `target`.
+    /// Whether int8 arithmetic was simulated, because this CPU is not of the family `target`.
     pub simulated: bool,
     /// Agreement between fp32 and int8 on the calibration images.
     pub agreement: Agreement,
@@ -70,7 +70,8 @@ pub struct LayerReport {
 }
 
 impl NetworkReport {
-    /// Measures every layer's noise on `images` and combines it with the findings of the search.
+    /// Measures the quantization noise of every layer on `images`, and joins it with `choice`, the search's
+    /// result.
     ///
     /// # Errors
     /// [`QuantizeFailure`] if a network fails.
@@ -117,7 +118,7 @@ fn noise(
     });
     let results: Vec<(String, LayerResult)> = results.collect();
     if results.is_empty() {
-        // A graph must have outputs.
+        // Every layer is in fp32, and a graph without outputs is invalid.
         return Ok(Vec::new());
     }
     let names = |pick: fn(&LayerResult) -> &String| -> Vec<String> {
@@ -172,7 +173,7 @@ impl fmt::Display for Report {
             self.model, agreement.images
         )?;
         let how = if self.simulated {
-            "; simulated, because this CPU is of another kind"
+            "; simulated, because this CPU is not of the target family"
         } else {
             ""
         };

@@ -25,9 +25,9 @@ const METHODS: [Method; 2] = [FIRST_METHOD, Method::Percentile(99.999)];
 pub struct Goal {
     /// CPUs that the int8 model is made for.
     pub target: Target,
-    /// Mean cosine similarity of the outputs with the fp32 network's at which the search ends.
+    /// Mean cosine similarity between int8 and fp32 outputs at which the search ends.
     pub cosine: f64,
-    /// Largest share of the multiplications that may be kept in fp32.
+    /// Largest share of the multiplications, 0 to 1, that may be kept in fp32.
     pub max_float: f64,
     /// How activation ranges are chosen. `None` to choose the method that comes closest to the fp32 network.
     pub method: Option<Method>,
@@ -36,13 +36,13 @@ pub struct Goal {
 /// The result of a search.
 #[derive(Debug, Clone)]
 pub struct Choice {
-    /// The recipe.
+    /// Activation ranges, channel means and fp32 layers with which the network is to be quantized.
     pub recipe: Recipe,
-    /// How its activation ranges were chosen.
+    /// How the activation ranges of the recipe were chosen.
     pub method: Method,
     /// Mean cosine similarity of the quantized network's outputs with the fp32 network's.
     pub cosine: f64,
-    /// Share of the multiplications that are kept in fp32.
+    /// Share of the multiplications, 0 to 1, that are kept in fp32.
     pub float_share: f64,
     /// Layers by name, with the decrease of the cosine similarity if only this layer is quantized.
     pub sensitivities: Vec<(String, f64)>,
@@ -82,7 +82,7 @@ pub fn search(
     search.choose_layers(best, &stem, &sensitivities)
 }
 
-/// Returns the outputs of the fp32 network.
+/// Returns the outputs of the fp32 network for each image.
 fn reference(
     subject: &Subject<'_>,
     images: &[PreparedImage],
@@ -105,7 +105,7 @@ pub(super) struct Search<'a> {
     reference: Vec<OutputSet>,
 }
 
-/// A recipe that was tried.
+/// A recipe that was tried, with the mean cosine similarity between its int8 outputs and the fp32 outputs.
 struct Trial {
     cosine: f64,
     recipe: Recipe,
@@ -124,6 +124,7 @@ impl Search<'_> {
             .collect()
     }
 
+    /// Returns the activation range of every value by `method`.
     fn ranges(&self, method: Method) -> BTreeMap<String, Range> {
         let values = self.statistics.values.iter();
         values
@@ -154,7 +155,7 @@ impl Search<'_> {
         }
     }
 
-    /// Returns the mean cosine similarity of the quantized network's outputs with the fp32 network's.
+    /// Quantizes the network by `recipe`; returns the mean cosine similarity between its outputs and the fp32 outputs.
     fn cosine(&self, recipe: &Recipe) -> Result<f64, QuantizeFailure> {
         let model = self.subject.network.quantize(recipe, self.goal.target)?;
         let mut probe = self.subject.probe(&model, Arithmetic::Simulated)?;
@@ -202,7 +203,7 @@ impl Search<'_> {
         Ok(sensitivities)
     }
 
-    /// Keeps 1, 2, 4, ... layers in fp32, in the order of their sensitivity for their cost, until the goal is reached;
+    /// Keeps 1, 2, 4, ... layers in fp32, in descending order of sensitivity per cost, until the goal is reached;
     /// then finds the smallest number that reaches it by bisection.
     fn choose_layers(
         &self,
@@ -235,7 +236,7 @@ impl Search<'_> {
         })
     }
 
-    /// Returns the layers by their sensitivity, divided by what they cost in fp32, in descending order.
+    /// Returns the names of the layers in descending order of sensitivity divided by their cost in fp32.
     fn worst_first<'n>(&self, sensitivities: &'n [(String, f64)]) -> Vec<&'n str> {
         let mut order: Vec<(&str, f64)> = sensitivities
             .iter()
@@ -246,7 +247,8 @@ impl Search<'_> {
     }
 }
 
-/// Returns the trial with the fewest fp32 layers that reaches `cosine`, or the best one if none does.
+/// Returns the trial with the fewest fp32 layers that reaches `cosine`, or the trial with the highest similarity if
+/// none does. `evaluate(n)` tries the first `n` of `layers` layers in fp32.
 fn fewest_layers(
     layers: usize,
     cosine: f64,
