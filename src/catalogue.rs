@@ -9,7 +9,7 @@ include!(concat!(env!("OUT_DIR"), "/catalogue.rs"));
 /// Name of the default model, whose weights are embedded in the binary.
 pub const DEFAULT_MODEL: &str = "efficientnet_lite0";
 
-/// Returns every manifest of the catalogue, in the order of the names.
+/// Parses and returns every manifest of the catalogue, sorted by model name.
 ///
 /// # Errors
 /// [`ManifestError`] if a file of `models/` is malformed, which a test rules out.
@@ -23,7 +23,7 @@ pub fn manifests() -> Result<Vec<ModelManifest>, ManifestError> {
 /// Returns the manifest of the model called `name`, or `None` if the catalogue has no such model.
 ///
 /// # Errors
-/// As [`manifests`].
+/// [`ManifestError`] if the model's manifest is malformed, which a test rules out.
 pub fn manifest(name: &str) -> Result<Option<ModelManifest>, ManifestError> {
     let found = MANIFESTS.iter().find(|(folder, _)| *folder == name);
     found

@@ -1,6 +1,6 @@
-//! The errors of a request: the union of the errors of the layers below.
+//! The errors of a request, which include the errors of the layers below.
 //!
-//! What is *not* here: status codes (`http::problem`).
+//! `http::problem` assigns the status codes.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::manifest::Task;
 /// Why a request failed.
 #[derive(Debug, Error)]
 pub enum ServeError {
-    /// A query parameter or field has a value that it does not allow.
+    /// A query parameter, header or input of the request has an invalid value.
     #[error("`{field}`: expected {expected}, got {got}")]
     BadParameter {
-        /// Name of the parameter.
+        /// Name of the parameter, header or input.
         field: String,
         /// The allowed values, in words.
         expected: String,
@@ -27,9 +27,9 @@ pub enum ServeError {
         got: String,
     },
     /// The framing of the body is broken: JSON, base64 or multipart.
-    #[error("`{field}`: {reason}")]
+    #[error("cannot read `{field}` of the request: {reason}")]
     BadBody {
-        /// Part of the body at fault.
+        /// Part of the body that is broken, such as `images[0].data`.
         field: String,
         /// Reason why that part cannot be read.
         reason: String,
@@ -43,7 +43,7 @@ pub enum ServeError {
     /// The request holds more images than one request or the queue of the model can.
     #[error("the request holds more than {limit} images: send fewer at a time")]
     TooManyImages {
-        /// Most images in one request.
+        /// Maximum number of images in one request.
         limit: usize,
     },
     /// The content type of the body is not supported.
@@ -64,7 +64,7 @@ pub enum ServeError {
     /// The body is larger than the limit.
     #[error("the body is larger than {limit} bytes")]
     BodyTooLarge {
-        /// Most bytes of a body.
+        /// Maximum size of a body in bytes.
         limit: usize,
     },
     /// The body ended early.
@@ -91,9 +91,9 @@ pub enum ServeError {
     TooLargeToDraw {
         /// Position of the image in the request, from 0.
         index: usize,
-        /// Size that the header states.
+        /// Size in pixels that the image's header states.
         size: ImageSize,
-        /// Most pixels of an image to draw into.
+        /// Maximum number of pixels of an image to draw into.
         limit: u64,
     },
     /// No loaded model has the name.
@@ -107,7 +107,7 @@ pub enum ServeError {
     /// The model has another task than the route.
     #[error("model `{name}` is a {} model", .task.as_str())]
     WrongTask {
-        /// The model.
+        /// The requested model, as `name@variant`.
         name: String,
         /// Task of the model.
         task: Task,
@@ -119,7 +119,7 @@ pub enum ServeError {
         .task.as_str()
     )]
     NoModel {
-        /// The task.
+        /// Task of the route.
         task: Task,
     },
     /// The drawn image cannot be written as a file.
@@ -128,15 +128,15 @@ pub enum ServeError {
     /// The path is not a route.
     #[error("no route `{path}`: /openapi.yaml lists all routes")]
     NoRoute {
-        /// The path.
+        /// Path of the request.
         path: String,
     },
     /// The route does not support the method.
     #[error("`{path}` does not support {method}")]
     MethodNotAllowed {
-        /// The path.
+        /// Path of the request.
         path: String,
-        /// The method.
+        /// HTTP method of the request.
         method: String,
     },
     /// Models are still being loaded.
@@ -154,13 +154,13 @@ pub enum ServeError {
     /// The queue rejected an image, or inference failed.
     #[error(transparent)]
     Batch(#[from] BatchError),
-    /// A fault of the server.
+    /// A fault of the server; the text, for the log, says what failed.
     #[error("{0}")]
     Internal(&'static str),
 }
 
 impl From<Cancelled> for ServeError {
-    /// A client that disconnected sees no response, so what remains is the deadline.
+    /// Work is cancelled if its client disconnects or its deadline passes. Only the latter client sees the response.
     fn from(_: Cancelled) -> Self {
         BatchError::DeadlinePassed.into()
     }

@@ -27,7 +27,7 @@ const IMAGES: [f64; 9] = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0];
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
-/// The metrics of the server.
+/// The metrics of the server, shared by all requests and models.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -42,9 +42,9 @@ pub struct Metrics {
     images: Family<ModelLabels, Counter>,
     model_loaded: Family<ModelLabels, Gauge>,
     rejected: Family<RejectionLabels, Counter>,
-    /// Requests in work.
+    /// Number of requests that are being handled.
     pub in_flight: Gauge,
-    /// Budgets whose use is exported.
+    /// Memory budgets whose usage is exported as `sightline_budget_bytes`.
     pub budgets: BudgetList,
 }
 
@@ -77,7 +77,7 @@ impl Metrics {
         };
         metrics.register();
         for reason in Rejection::ALL {
-            // A counter that starts at 0 lets rates see the first rejection.
+            // A counter that exists with the value 0 lets a rate include the first rejection.
             let _ = metrics.rejected.get_or_create(&RejectionLabels {
                 reason,
                 model: String::new(),
@@ -137,7 +137,7 @@ impl Metrics {
         registry.register_collector(Box::new(ProcessCollector));
     }
 
-    /// Counts and times a finished request.
+    /// Counts a finished request and records its duration.
     pub fn request(&self, route: &str, status: u16, model: ModelLabel<'_>, seconds: f64) {
         let route = route.to_owned();
         let (model, variant) = (model.model.to_owned(), model.variant.to_owned());
@@ -232,14 +232,14 @@ impl Metrics {
 #[derive(Debug, Clone)]
 pub struct ModelMetrics {
     stages: [Histogram; Stage::ALL.len()],
-    /// Images with a result.
+    /// Number of images with a result.
     pub images: Counter,
     /// 1 if the model is loaded and warm.
     pub loaded: Gauge,
 }
 
 impl ModelMetrics {
-    /// Records one stage of one image.
+    /// Records the duration of one stage for one image.
     pub fn stage(&self, stage: Stage, duration: std::time::Duration) {
         self.stages[stage as usize].observe(duration.as_secs_f64());
     }
@@ -249,23 +249,23 @@ impl ModelMetrics {
 #[derive(Debug, Clone)]
 pub struct BatchMetrics {
     size: Histogram,
-    /// Images waiting for a worker.
+    /// Number of images waiting for a worker.
     pub queue_depth: Gauge,
     tensor_pixels: Counter,
     padding_pixels: Counter,
     batches: [Counter; 4],
-    /// Budgets whose use is exported.
+    /// Memory budgets whose usage is exported as `sightline_budget_bytes`.
     pub budgets: BudgetList,
 }
 
 impl BatchMetrics {
-    /// Records a batch of `images`.
+    /// Records a batch of `images` images, and why it was cut from the queue.
     pub fn batch(&self, images: usize, cut: Cut) {
         self.size.observe(images as f64);
         self.batches[cut as usize].inc();
     }
 
-    /// Records the pixels of an input tensor and of its part that is not padding.
+    /// Counts the pixels of an input tensor; `content` of them are not padding.
     pub fn tensor(&self, pixels: u64, content: u64) {
         self.tensor_pixels.inc_by(pixels);
         self.padding_pixels.inc_by(pixels.saturating_sub(content));

@@ -32,12 +32,13 @@ impl ProcessUsage {
     }
 }
 
+/// Returns the number in the line of `/proc/self/status` that starts with `name`, or `None` if there is no such line.
 fn field(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Returns the sum of fields 14 (user) and 15 (system) of `/proc/self/stat`. Fields are counted after the
+/// Returns the CPU time in seconds: fields 14 (user) and 15 (system) of `/proc/self/stat`. Fields are counted after the
 /// command name, which is in parentheses and may contain spaces.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;

@@ -2,15 +2,15 @@
 
 use std::thread::available_parallelism;
 
-/// Most workers of a plan that no setting asks for; further threads go into the sessions.
+/// Maximum number of workers if neither count is set; with more cores, each worker's session gets more threads.
 const MAX_INSTANCES: usize = 8;
 
 /// Number of workers of one model and of threads in each worker's session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ThreadPlan {
-    /// Workers, each with its own session.
+    /// Number of workers, each with its own session.
     pub instances: usize,
-    /// Threads of each session.
+    /// Thread count of each session.
     pub intra_op_threads: usize,
 }
 
@@ -21,10 +21,10 @@ pub fn usable_cores() -> usize {
 }
 
 impl ThreadPlan {
-    /// Plans for `cores`; `instances` and `intra_op_threads` override the plan if they are given.
+    /// Returns the plan for `cores` cores; `instances` and `intra_op_threads` override it if they are given.
     ///
-    /// The default is one single-threaded worker per core, which gives the highest throughput: some layers
-    /// of every network do not split well over threads.
+    /// The default up to 8 cores is one single-threaded worker per core, which gives the highest throughput: some
+    /// layers of every network do not split well over threads.
     pub fn new(cores: usize, instances: Option<usize>, intra_op_threads: Option<usize>) -> Self {
         let cores = cores.max(1);
         let (instances, intra_op_threads) = match (instances, intra_op_threads) {

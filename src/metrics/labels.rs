@@ -44,7 +44,7 @@ impl Stage {
         Self::encode,
     ];
 
-    /// Name of the stage in metrics, `Server-Timing` and responses.
+    /// Returns the name of the stage in metrics, `Server-Timing` and responses.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::admission => "admission",
@@ -58,17 +58,17 @@ impl Stage {
     }
 }
 
-/// Why a batch has the images that it has.
+/// Why a batch was cut from the queue with the images that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the variants are the label's values")]
 pub enum Cut {
-    /// It reached `max_batch_size`.
+    /// The batch reached `max_batch_size`.
     full,
     /// A worker was free and took all images that waited.
     worker_free,
-    /// A worker was free; the other images that waited had other sizes.
+    /// A worker was free; images that stayed in the queue had other sizes.
     size,
-    /// `max_queue_delay` passed.
+    /// `max_queue_delay` passed before the batch was full.
     delay,
 }
 
@@ -84,7 +84,7 @@ pub enum Rejection {
     queue_full,
     /// Other requests held too much of the memory for bodies.
     body_memory,
-    /// The deadline passed.
+    /// The deadline of the request passed.
     deadline,
     /// The server was starting.
     starting,
