@@ -4,7 +4,7 @@
 //! out. Colors are red, green and blue; positions are pixels from the top left corner.
 //!
 //! What is *not* here: which results are drawn, see [`crate::postprocess`], and image files, see
-//! [`crate::encode`].
+//! `encode`.
 
 mod boxes;
 mod canvas;

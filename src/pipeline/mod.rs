@@ -4,7 +4,7 @@
 //! EncodedImage ─(image pool)─> PreparedImage ─(queue)─> QueueEntry ─(worker)─> outputs ─> result
 //! ```
 //!
-//! [`run`] is that path, which all tasks and protocols share. A ready tensor ([`Input::Prepared`]) enters
+//! [`run()`] is that path, which all tasks and protocols share. A ready tensor ([`Input::Prepared`]) enters
 //! at the queue. Tasks differ in the last step only: [`Classify`], [`Detect`], [`Segment`] and
 //! [`RawOutputs`] implement [`Postprocess`], and their fields are the options of a request.
 //!

@@ -66,7 +66,7 @@ pub enum Answers {
     Scores(Vec<f32>),
     /// The class of every element at the head's resolution.
     Mask(Vec<u8>),
-    /// Detections with a score above the lower threshold, [`BOX_SCORE`] minus [`SCORE_SLACK`].
+    /// Detections with a score above the lower threshold, `BOX_SCORE` minus `SCORE_SLACK`.
     Boxes(Vec<Detection>),
 }
 

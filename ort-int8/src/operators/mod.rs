@@ -22,7 +22,7 @@ use crate::rewrite::DOMAIN;
 
 /// Returns the operators for a session whose intra-op pool has `threads` threads.
 ///
-/// A session of a graph from [`accelerate`](crate::accelerate) needs them; in other sessions they have no effect.
+/// A session of a graph from [`accelerate`](fn@crate::accelerate) needs them; in other sessions they have no effect.
 ///
 /// # Errors
 /// If ONNX Runtime cannot create the operators.
