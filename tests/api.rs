@@ -1,4 +1,4 @@
-//! Responses, headers, models, health and metrics of the real binary.
+//! Tests a running server: classification responses, headers, the routes for models and health, and metrics.
 
 #![expect(
     clippy::unwrap_used,
@@ -28,7 +28,7 @@ fn is_cat(label: &str) -> bool {
         .any(|cat| label.starts_with(cat))
 }
 
-/// The keys of an object in the order of the response text, which `Value` does not keep.
+/// Returns the keys of `object` in the order in which they occur in the response `text`; `Value` does not keep it.
 fn keys_in_order<'a>(text: &str, object: &'a Map<String, Value>) -> Vec<&'a str> {
     let mut keys: Vec<&str> = object.keys().map(String::as_str).collect();
     keys.sort_by_key(|key| text.find(&format!("\"{key}\":")));
@@ -41,7 +41,7 @@ fn classification_responses() {
     let (chelsea, coffee) = (photo("chelsea.png"), photo("coffee.png"));
     let jpeg = photo("coffee_500x375.jpg");
 
-    // A raw body with any image type or none: the format is detected from the content.
+    // A raw body may have any image content type or none, since the format is detected from the bytes.
     let single = server.post("/v1/classify", "image/png", &chelsea);
     assert!(is_cat(&single.labels()[0]), "{}", single.text());
     assert_eq!(single.header("content-type"), "application/json");
@@ -56,7 +56,7 @@ fn classification_responses() {
         .send(&coffee[..]);
     assert_eq!(untyped.unwrap().status(), 200);
 
-    // Several images: results are in order, and each is the result of the image alone.
+    // Several images in a request have the results, in order, that each image has in a request of its own.
     let alone: Vec<Value> = [&chelsea, &coffee, &jpeg]
         .iter()
         .flat_map(|bytes| server.classify("", bytes).results())
@@ -90,7 +90,8 @@ fn classification_responses() {
     orientation(&server);
 }
 
-/// Checks names and order of the fields, descending scores, and the timing in body and header.
+/// Checks a classification response: names and order of its fields, descending scores, and the timing in body and
+/// header.
 fn check_response(reply: &Reply) {
     let (text, answer) = (reply.text(), reply.json());
     let keys = keys_in_order(&text, answer.as_object().unwrap());
@@ -155,7 +156,8 @@ fn parameters(server: &Server, image: &[u8]) {
     assert!((sum - 1.0).abs() < 1e-4, "{sum}");
 }
 
-/// An image with an EXIF orientation gets the result of the upright image, unless orientation is ignored.
+/// Checks that an image with an EXIF orientation has the result of the upright image, and with `orientation=ignore`
+/// that of the image as stored.
 fn orientation(server: &Server) {
     let stored = image::load_from_memory(&odd("rgb.png")).unwrap();
     let as_stored = server.classify("", &odd("rgb.png")).results();
@@ -343,7 +345,7 @@ fn metrics(server: &Server) {
     ] {
         let sample =
             format!(r#"sightline_rejected_total{{reason="{reason}",model="",variant=""}}"#);
-        // Probes during the start of the server are counted too.
+        // Readiness probes during the server's start are counted as rejected with reason `starting`.
         let rejected = server.metric(&sample);
         assert!(rejected == 0.0 || reason == "starting", "{reason}");
     }

@@ -1,5 +1,5 @@
-//! Invalid images, bodies and parameters are rejected with their status and code, unusual but valid images
-//! are accepted, and the server keeps serving within its memory limit.
+//! Checks that the server rejects invalid images, bodies and parameters with the documented status and problem
+//! code, accepts unusual but valid images, and afterwards still works, within a limit of memory.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 
 use common::{Server, form, json_body, odd, photo};
 
-/// Limit of the peak memory of the server, far below what the invalid files claim to need.
+/// Limit for the server's peak memory in bytes, far below the sizes that the headers of the invalid images state.
 const MOST_MEMORY: u64 = 600 << 20;
 
 fn still_serves(server: &Server, after: &str) {
@@ -62,7 +62,7 @@ fn images(server: &Server) {
         };
         assert_eq!(reply.json()["field"], field, "{name}");
         still_serves(server, name);
-        // Among valid images, the invalid one is named.
+        // In a request with several images, the error names the invalid one.
         let good = odd("baseline.jpg");
         let bad = odd(name);
         let reply = server.post(
@@ -95,7 +95,7 @@ fn images(server: &Server) {
         let reply = server.classify("", &odd(&name));
         assert_eq!(reply.status, 200, "{name}: {}", reply.text());
     }
-    // Unusual formats by name, so that a missing file is noticed.
+    // These unusual formats are listed by name, so that the test fails if a file is missing.
     for name in [
         "animated.gif",
         "animated.webp",
@@ -227,7 +227,8 @@ fn bodies(server: &Server) {
     interrupted(server);
 }
 
-/// A client that closes its connection within the body, and one that sends an invalid chunk.
+/// Checks clients that interrupt a request: one closes its connection in the middle of the body, one sends an invalid
+/// chunk, one sends nothing.
 fn interrupted(server: &Server) {
     let head = "POST /v1/classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n";
     let mut stream = server.connect();
@@ -315,7 +316,7 @@ fn configured_limits_are_enforced() {
         (413, "body_too_large")
     );
     assert!(reply.json()["expected"].as_str().unwrap().contains("60000"));
-    // A body at the limit is read, and then rejected as no image.
+    // A body of exactly the maximum length is read, and then rejected because it is not an image.
     assert_eq!(server.classify("", &too_long[1..]).status, 415);
 
     let head = "POST /v1/classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n";
@@ -326,7 +327,7 @@ fn configured_limits_are_enforced() {
         let _ = write!(stream, "2710\r\n{}\r\n", "x".repeat(10_000));
     }
     assert!(response(stream).starts_with("HTTP/1.1 413 "));
-    // A client that waits for `100 Continue` is rejected.
+    // A client that waits for `100 Continue` before sending a body over the limit receives 413 instead.
     let mut stream = server.connect();
     write!(
         stream,
@@ -339,7 +340,7 @@ fn configured_limits_are_enforced() {
     assert!(response(stream).starts_with("HTTP/1.1 413 "));
     still_serves(&server, "long bodies");
 
-    // 500x375 pixels are within the limit, 640x427 are not.
+    // The limit is 200,000 pixels: 500x375 is within it, 640x427 is not.
     let wide = photo("rocket.jpg");
     assert!(wide.len() > 60_000);
     let reply = server.classify("", &odd("huge.png"));
@@ -371,7 +372,7 @@ fn configured_limits_are_enforced() {
     assert!(server.memory("VmHWM") < MOST_MEMORY);
 }
 
-/// Reads a response up to the end of its JSON; the connection may be reset after it.
+/// Reads a response up to the end of its JSON body. The connection may be reset afterwards.
 fn response(mut stream: std::net::TcpStream) -> String {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];

@@ -1,4 +1,4 @@
-//! The commands of `sightline` and their output.
+//! Checks the subcommands of `sightline`, their output, errors and exit codes.
 
 #![expect(
     clippy::unwrap_used,
@@ -120,7 +120,7 @@ fn models_lists_the_catalogue() {
     assert_eq!(built_in["parameters"], 4_652_008);
 }
 
-/// `sightline export NAME --weights FILE ARGS... -o OUT`.
+/// Runs `sightline export NAME --weights WEIGHTS ARGS... -o OUT`. Returns exit code, stdout and stderr.
 fn export(name: &str, weights: &str, args: &[&str], out: &str) -> (Option<i32>, String, String) {
     let mut all = vec!["export", name, "--weights", weights, "-o", out];
     all.extend_from_slice(args);
@@ -157,7 +157,7 @@ fn an_exported_checkpoint_is_served() {
         .map(|m| &m["name"])
         .collect();
     assert_eq!(names, ["tiny", "efficientnet_lite0", "efficientnet_lite0"]);
-    // The first model of the directory is the default of its task.
+    // Without a model name, the first model of the directory with the route's task is used.
     let coffee = photo("coffee_500x375.jpg");
     let answer = server.classify("?top_k=100", &coffee);
     assert_eq!(answer.json()["model"], "tiny");
@@ -183,7 +183,7 @@ fn an_exported_checkpoint_is_served() {
 
     drop(server);
 
-    // All containers of the checkpoint give equal scores, half precision close ones.
+    // The checkpoint yields equal scores from every file format; in half precision, similar ones.
     let expected = scores(&format!("{out}/model.toml"));
     for (container, tolerance) in [("checkpoint", 0.0), ("legacy", 0.0), ("fp16", 1e-3)] {
         let weights = file(&tiny::CHECKPOINT.replace("zip", container));
@@ -199,7 +199,7 @@ fn an_exported_checkpoint_is_served() {
     }
 }
 
-/// The scores of all 10 classes for one photograph, in the order of the classes.
+/// Runs `sightline predict` on a photograph and returns the scores of all 10 classes, ordered by class.
 fn scores(model: &str) -> Vec<f64> {
     let chelsea = file("photos/chelsea.png");
     let args = [

@@ -1,4 +1,4 @@
-//! Commands whose output is closed early, as in `sightline models | head -1`, or cannot be written.
+//! Checks commands whose stdout is closed early, as in `sightline models | head -1`, or cannot be written to.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,14 +12,14 @@ use std::process::{Command, Stdio};
 
 use common::{finish, path, sightline, tiny};
 
-/// The writing end of a pipe whose reading end is closed.
+/// Returns the writing end of a pipe whose reading end is closed, so that every write fails.
 fn closed() -> Stdio {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     writer.into()
 }
 
-/// Runs a command that prints to `stdout`: exit code and stderr.
+/// Runs `command` with the given `stdout`. Returns its exit code and stderr.
 fn printing_to(stdout: Stdio, mut command: Command) -> (Option<i32>, String) {
     let output = command
         .stdout(stdout)
@@ -55,7 +55,7 @@ fn a_closed_stdout_ends_the_command_without_an_error() {
         assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
         assert!(!stderr.contains("error"), "{args:?}: {stderr}");
     }
-    // `export` wrote its files before it printed.
+    // `export` writes its files before it prints, so the closed output does not prevent them.
     assert!(directory.path().join("tiny/model.toml").is_file());
 }
 

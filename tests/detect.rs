@@ -1,4 +1,4 @@
-//! `/v1/detect`: exported detectors with one and two stages, and rejected requests.
+//! Checks `/v1/detect` and `sightline predict` with exported one-stage and two-stage detectors, and invalid requests.
 
 #![expect(
     clippy::unwrap_used,
@@ -27,12 +27,12 @@ fn detect(server: &Server, query: &str, image: &[u8]) -> Reply {
     server.post(&path, "application/octet-stream", image)
 }
 
-/// Sends one image and returns its entry in `results`.
+/// Sends one image to `/v1/detect` and returns its entry in `results`.
 fn result(server: &Server, query: &str, image: &[u8]) -> Value {
     detect(server, query, image).results().remove(0)
 }
 
-/// Sends one image and returns its detections.
+/// Sends one image to `/v1/detect` and returns its detections.
 fn objects(server: &Server, query: &str, image: &[u8]) -> Vec<Value> {
     let result = result(server, query, image);
     result["detections"].as_array().unwrap().clone()
@@ -131,10 +131,10 @@ fn fields(server: &Server, model: &str, image: &[u8]) {
     assert!(detections.is_sorted_by(|a, b| number(&a["score"]) >= number(&b["score"])));
 }
 
-/// Checks that each query parameter filters the detections of the response without that parameter.
+/// Checks that thresholds and limits in the query select from the detections that the response has without them.
 fn thresholds(server: &Server, model: &str, image: &[u8]) {
     let ask = |query: &str| objects(server, &format!("?model={model}{query}"), image);
-    // The best 400 of a few hundred to some thousand detections.
+    // Without a score threshold there are hundreds to thousands of detections; these are the best 400.
     let all = ask("&score_threshold=0&max_detections=400");
     assert!(all.len() > 100, "{model}: {}", all.len());
     for least in [0.2, 0.5, 1.0] {
@@ -149,10 +149,10 @@ fn thresholds(server: &Server, model: &str, image: &[u8]) {
         let got = ask(&format!("&score_threshold=0&max_detections={most}"));
         assert_eq!(got, all[..most], "{model} {most}");
     }
-    // Without the parameter, the limit is that of the model: 300 or 100.
+    // Without `max_detections`, the limit is the model's: 300 or 100.
     let own = if model == "coco" { 300 } else { 100 };
     assert_eq!(ask("&score_threshold=0"), all[..own.min(all.len())]);
-    // A threshold of 0 keeps boxes without overlap, a threshold of 1 keeps all.
+    // An IoU threshold of 0 keeps only boxes that do not overlap; a threshold of 1 keeps all.
     let count = |iou: &str| {
         let query = format!("&score_threshold=0.4&max_detections=1000{iou}");
         ask(&query).len()
@@ -179,7 +179,7 @@ fn classes(server: &Server, model: &str, image: &[u8]) {
             .collect();
         assert!(!expected.is_empty());
         assert_eq!(got.iter().collect::<Vec<_>>(), expected, "{names}");
-        // Detections of other classes do not count for `max_detections`.
+        // `max_detections` limits the detections of the requested classes only.
         let first = objects(
             server,
             &format!("?model={model}&max_detections=1&score_threshold=0.4&classes={names}"),
@@ -191,7 +191,8 @@ fn classes(server: &Server, model: &str, image: &[u8]) {
     assert_eq!(result(server, &none, image)["detections"], json!([]));
 }
 
-/// Checks that images of eight sizes have the same results in one request and in concurrent requests as alone.
+/// Checks that images of eight sizes have the same results in one request and in concurrent requests as in a request
+/// of their own.
 fn several(server: &Server, model: &str) {
     let sizes = [
         (320, 240),
@@ -293,7 +294,7 @@ fn drawn(server: &Server, model: &str, image: &[u8]) {
     let jpeg = server.post_accepting(&path, "image/jpeg", image);
     assert_eq!(jpeg.header("content-type"), "image/jpeg");
     assert!(jpeg.body.starts_with(&[0xFF, 0xD8]));
-    // Hundreds of boxes in images of extreme shapes.
+    // Draws up to 300 boxes into images of extreme aspect ratios.
     let all = format!("{path}&score_threshold=0&max_detections=300&iou_threshold=1");
     for (width, height) in [(1, 1), (4000, 1), (64, 48)] {
         let reply = server.post_accepting(&all, "image/png", &stretched(width, height));
@@ -425,7 +426,7 @@ fn predicted(model: &str, more: &[&str]) -> Value {
     serde_json::from_str(&stdout).unwrap()
 }
 
-/// Writes an edited copy of a manifest into its folder, and returns the path of the copy.
+/// Writes a copy of a manifest, changed by `edit`, into its folder as `name`. Returns the path of the copy.
 fn changed(manifest: &Path, name: &str, edit: impl Fn(&mut toml::Table)) -> String {
     let text = std::fs::read_to_string(manifest).unwrap();
     let mut table: toml::Table = text.parse().unwrap();
@@ -477,7 +478,7 @@ fn on_the_command_line(directory: &Path, model: &str) {
     assert!(stderr.contains("expected 0 to 1, got 1.5"), "{stderr}");
 }
 
-/// Checks detection without region proposals, and with thousands of them.
+/// Checks `sightline predict` with manifests that allow no region proposals, and thousands.
 fn proposals(manifest: &Path) {
     let rpn = |table: &mut toml::Table, values: &[(&str, toml::Value)]| {
         let detection = table["detection"].as_table_mut().unwrap();
@@ -507,12 +508,12 @@ fn proposals(manifest: &Path) {
         table.insert("batching".to_owned(), batching.into());
     });
     let line = predicted(&many, &["--score-threshold", "0"]);
-    // Nothing is suppressed: each proposal gives a box for each class, but for boxes clipped to an empty area.
+    // NMS removes nothing here, so each proposal yields one box per class, except those clipped to an empty area.
     let count = line["detections"].as_array().unwrap().len();
     assert!((5000..=12_500).contains(&count), "{count}");
 }
 
-/// Checks that a variant's files are read instead of the model's.
+/// Checks that a variant of a two-stage detector is read from the variant's two files instead of the model's.
 fn variant_of_two_files(manifest: &Path) {
     let at = |name: &str| manifest.with_file_name(name);
     let files = [("network", "int8.onnx"), ("box_head", "int8.head.onnx")];
@@ -531,7 +532,7 @@ fn variant_of_two_files(manifest: &Path) {
     let int8 = format!("{both}@int8");
     assert_eq!(predicted(&int8, &[]), predicted(&both, &[]));
     let image = common::path("photos/coffee_500x375.jpg");
-    // The network is read first.
+    // The network's file is read first and therefore removed last, so each error names the file just removed.
     for (_, file) in files.iter().rev() {
         std::fs::remove_file(at(file)).unwrap();
         let (code, _, stderr) = run(&["predict", "--model", &int8, image.to_str().unwrap()]);
@@ -541,9 +542,9 @@ fn variant_of_two_files(manifest: &Path) {
     }
 }
 
-/// Checks that the server does not start with an invalid manifest, and the error messages.
+/// Checks that the server rejects invalid manifests at its start, and the error messages.
 fn wrong_manifests(manifest: &Path) {
-    // Changes the file of a stage.
+    // Writes a copy of the manifest in which stage `index` has the file `file`.
     let stage = |name: &str, index: usize, file: &str| {
         changed(manifest, name, |table| {
             table["stages"][index]["file"] = file.into();

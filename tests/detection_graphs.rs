@@ -1,5 +1,5 @@
-//! The graphs of detectors in ONNX Runtime: every opset, levels without proposals, tensor names of older
-//! checkpoints, and invalid architectures.
+//! Runs small detectors' graphs in ONNX Runtime: in every opset, and with pyramid levels without proposals. Checks
+//! the tensor names of older checkpoints, and that invalid architectures are rejected.
 
 #![allow(clippy::unwrap_used, reason = "panicking is how a test fails")]
 
@@ -15,7 +15,7 @@ use reference::detection::{Input, Runner};
 use reference::relative_error;
 use sightline::catalogue;
 
-/// A small `ResNet` with `head`.
+/// Returns the architecture of a small ResNet with `head` on top.
 fn small(head: Head) -> Architecture {
     Architecture {
         num_classes: 3,
@@ -65,7 +65,8 @@ fn every_opset_gives_the_same_outputs() {
     }
 }
 
-/// All outputs for a batch of two images. The first level has no proposals, the second three.
+/// Runs all stages of a detector on two images and returns the values of all outputs. The box head gets three
+/// proposals on the second pyramid level and none on the others.
 fn both_stages(model: &Model, head: &Head) -> Vec<Vec<f32>> {
     let pixels: Vec<f32> = formula::uniform("input", 2 * 3 * 96 * 128).collect();
     let images = Input::F32(vec![2, 3, 96, 128], pixels);
@@ -178,7 +179,7 @@ fn tensor_names_of_older_checkpoints_are_read() {
     }
 }
 
-/// The name of a tensor in torchvision before 0.12.
+/// Returns the name that torchvision before 0.12 used for the tensor `name`.
 ///
 /// Source: the `_load_from_state_dict` of its modules.
 fn old_name(name: &str) -> String {

@@ -1,7 +1,8 @@
-//! Detectors exported as one graph (`--fused`) return the same detections as the server's network and native
-//! postprocessing.
+//! Checks that detectors exported as one ONNX graph with postprocessing (`--fused`) return the same detections as
+//! the server, which runs the network in ONNX Runtime and postprocessing in Rust.
 //!
-//! Both run in sessions of the test, since ONNX Runtime allows one environment in a process.
+//! Both use the test's own sessions instead of the server's engine, since ONNX Runtime allows one environment per
+//! process.
 
 #![allow(
     clippy::print_stdout,
@@ -27,7 +28,7 @@ use sightline::image::{ImageSize, PreparedImage, Preprocessor};
 use sightline::manifest::{ModelManifest, Resize};
 use sightline::postprocess::detect::{DetectOptions, Detector};
 
-/// One detection, with corners in pixels of the resized image.
+/// A detection; `corners` are x1, y1, x2, y2 in pixels of the resized image.
 #[derive(Debug, Clone, Copy)]
 struct Found {
     class: usize,
@@ -51,7 +52,7 @@ fn image(case: &DetectionCase) -> RgbImage {
     })
 }
 
-/// Returns the detections of the path that the server uses: the exported network, then native postprocessing.
+/// Runs the exported network, then postprocessing in Rust as the server does, and returns the detections.
 fn native(manifest: &ModelManifest, state: &StateDict, image: &RgbImage) -> Vec<Found> {
     let architecture = manifest.architecture.as_ref().unwrap();
     let model = onnx_export::build(&manifest.name, architecture, state, DEFAULT_OPSET).unwrap();
@@ -101,7 +102,7 @@ fn native(manifest: &ModelManifest, state: &StateDict, image: &RgbImage) -> Vec<
     found.collect()
 }
 
-/// Removes the batch axis of a map `[1, ...]`.
+/// Returns a map `[1, ...]` without its batch axis.
 fn first_image(map: &Tensor) -> Tensor {
     Tensor {
         shape: map.shape[1..].to_vec(),
@@ -116,8 +117,8 @@ fn view(map: &Tensor) -> TensorView<'_> {
     }
 }
 
-/// Runs the box head and returns regions, class logits and box deltas in the format of the server's engine, ordered by
-/// level.
+/// Runs the box head on `regions`. Returns the regions, class logits and box deltas, ordered by pyramid level, in the
+/// format of the server's engine.
 fn second_stage(model: &[u8], maps: &BTreeMap<String, Tensor>, regions: &[Region]) -> Outputs {
     let (mut inputs, mut order) = (Vec::new(), Vec::new());
     let named = (0..).map(|level| maps.get(&format!("feature_{level}")));
@@ -161,7 +162,7 @@ fn build_fused(manifest: &ModelManifest, state: &StateDict, opset: i64) -> Model
     onnx_export::build_fused(&name, architecture, &options, state, opset).unwrap()
 }
 
-/// Returns the detections of the fused graph. Panics if two builds of the graph differ in a byte.
+/// Runs the fused graph and returns its detections. Panics if building the graph twice gives different bytes.
 fn fused(manifest: &ModelManifest, state: &StateDict, input: &PreparedImage) -> Vec<Found> {
     let model = build_fused(manifest, state, DEFAULT_OPSET);
     let bytes = model.to_bytes();
@@ -200,8 +201,8 @@ fn same(a: &Found, b: &Found) -> bool {
     a.class == b.class && (a.score - b.score).abs() < 1e-3 && iou(a.corners, b.corners) > 0.99
 }
 
-/// Compares the fused graph with the server's path on a case. With a score threshold of 1 the fused graph must return
-/// no detection.
+/// Compares the detections of [`fused`] and [`native`] for the golden case `name`. Also checks that the fused graph
+/// returns no detections if the score threshold is 1.
 fn check(name: &str) {
     let case = detection_cases().into_iter().find(|case| case.name == name);
     let case = case.unwrap();

@@ -1,5 +1,5 @@
-//! The served path of every detector gives torchvision's region proposals and detections, with weights by the
-//! formula.
+//! Checks that the server's engine and postprocessing compute torchvision's region proposals and detections for
+//! every detector, with generated weights.
 //!
 //! `tests/golden/README.md` describes the expected values.
 
@@ -21,11 +21,11 @@ use sightline::postprocess::detect::{BoxXyxy, DetectOptions, Detection, Detector
 use sightline::registry::networks::Networks;
 use sightline::store::{FP32, ModelSource, Origin};
 
-/// Smallest intersection over union with torchvision's box.
+/// Smallest intersection over union at which a box matches torchvision's.
 const MIN_IOU: f32 = 0.99;
-/// Largest difference from torchvision's score.
+/// Largest score difference at which a detection matches torchvision's.
 const MAX_SCORE_DIFFERENCE: f32 = 1e-3;
-/// Smallest share of torchvision's boxes that must be found.
+/// Smallest share of torchvision's proposals or detections that must have a match.
 const MIN_SHARE: f64 = 0.99;
 
 fn image_size([height, width]: [usize; 2]) -> ImageSize {
@@ -35,7 +35,7 @@ fn image_size([height, width]: [usize; 2]) -> ImageSize {
     }
 }
 
-/// The outputs of the engine for the case's image, and the detections computed from them.
+/// Runs the engine on the case's image. Returns its outputs and the detections computed from them.
 fn answer(case: &DetectionCase) -> (Outputs, Vec<Detection>) {
     let manifest = case.manifest();
     let model = case.model(manifest.architecture.as_ref().unwrap());
@@ -68,7 +68,7 @@ fn boxes(values: &[f32]) -> Vec<BoxXyxy> {
     rows.map(|row| BoxXyxy::from(*row)).collect()
 }
 
-/// torchvision's detections.
+/// Returns torchvision's detections for the case.
 fn expected(case: &DetectionCase) -> Vec<Detection> {
     let labels = read_integers(&case.file(), "labels");
     let (boxes, scores) = (boxes(&case.tensor("boxes")), case.tensor("scores"));
@@ -81,7 +81,8 @@ fn expected(case: &DetectionCase) -> Vec<Detection> {
     .collect()
 }
 
-/// Prints and checks how many of `all` were found.
+/// Prints the number of matches `found` among torchvision's `all` proposals or detections (`what`), and checks it
+/// against [`MIN_SHARE`].
 fn check(case: &str, what: &str, found: usize, all: usize) {
     println!("{case}: {found} of {all} {what}");
     assert!(all >= 100, "{case}: {all} {what}");

@@ -1,4 +1,4 @@
-//! Classification networks with weights by the formula give torchvision's logits.
+//! Checks that exported classification networks with generated weights compute torchvision's logits.
 //!
 //! `tests/golden/README.md` describes the expected values.
 
@@ -16,7 +16,7 @@ use reference::{read_tensor, relative_error};
 use sightline::catalogue;
 use sightline::manifest::{ModelManifest, Task};
 
-/// Returns the catalogue's network with the arguments of torchvision's builder.
+/// Returns the architecture of the catalogue's network `builder`, changed by the arguments of torchvision's function.
 fn architecture(builder: &str, args: &Args, num_classes: usize) -> Architecture {
     let manifest = catalogue::manifest(builder).unwrap().unwrap();
     let mut architecture = manifest.architecture.unwrap();
@@ -31,13 +31,13 @@ fn architecture(builder: &str, args: &Args, num_classes: usize) -> Architecture 
     architecture
 }
 
-/// Runs a network on the formula's input: logits `[N, classes]`.
+/// Runs a network on a generated input. Returns the logits `[N, classes]`.
 fn logits(model: &[u8], input: &Input) -> Vec<f32> {
     let outputs = run(model, input).into_iter();
     outputs.flat_map(|mut image| image.remove(0).data).collect()
 }
 
-/// Names of the catalogue's classification networks that torchvision publishes.
+/// Returns the names of the catalogue's classification networks that are part of torchvision.
 fn torchvision_networks() -> Vec<String> {
     let manifests = catalogue::manifests().unwrap().into_iter();
     let published = |manifest: &ModelManifest| {
@@ -84,7 +84,8 @@ fn every_network_gives_torchvisions_logits() {
     }
 }
 
-/// The small network of the checkpoints in all containers, and its input.
+/// Returns the architecture of the checkpoints named [`SMALL`], which are one network in several file formats, and
+/// its input.
 fn small() -> (Architecture, Input) {
     let args = Args {
         width_mult: 0.25,

@@ -1,5 +1,5 @@
-//! Detection networks with weights by the formula give torchvision's input, region proposal maps and head
-//! outputs.
+//! Checks the stages of exported detectors with generated weights against torchvision: the preprocessed input, the
+//! maps of the region proposal network, and the outputs of the heads.
 //!
 //! `tests/golden/README.md` describes the expected values.
 
@@ -23,7 +23,7 @@ use reference::{read_tensor, relative_error};
 use sightline::engine::Tensor;
 use sightline::manifest::ModelManifest;
 
-/// The network's input, `[1, 3, H, W]`.
+/// Returns the preprocessed image of the case as the network's input `[1, 3, H, W]`.
 fn input(case: &DetectionCase, manifest: &ModelManifest) -> Input {
     let [height, width] = case.padded;
     let (data, error) = case.input(manifest);
@@ -38,7 +38,7 @@ fn compare(case: &DetectionCase, name: &str, got: &[f32]) {
     assert!(error < TOLERANCE, "{}: {name} {error:.1e}", case.name);
 }
 
-/// The allowed difference in standard deviations.
+/// Largest allowed difference from torchvision, in standard deviations of the expected values.
 const TOLERANCE: f64 = 1e-4;
 
 #[test]
@@ -63,8 +63,8 @@ fn one_stage_networks_give_torchvisions_scores_and_box_deltas() {
     }
 }
 
-/// The first `count` anchors of a map `[1, A * columns, h, w]` as `[count, columns]`, in torchvision's
-/// order: location by location in rows, each with its anchors.
+/// Returns the first `count` anchors of a map `[1, A * columns, h, w]` as `[count, columns]`. As in torchvision,
+/// locations are in row order and the A anchors of a location are adjacent.
 fn first_anchors(map: &Tensor, columns: usize, count: usize) -> Vec<f32> {
     let [1, channels, height, width] = *map.shape.as_slice() else {
         panic!("{:?}", map.shape);
@@ -103,7 +103,7 @@ fn two_stage_networks_give_torchvisions_proposals_and_boxes() {
     }
 }
 
-/// Class logits and box deltas of the proposals, in the order of the proposals.
+/// Runs the box head on `proposals`. Returns class logits and box deltas in the order of the proposals.
 fn second_stage(
     model: &Model,
     head: &FasterRcnnHead,
@@ -152,7 +152,7 @@ fn second_stage(
     (in_order("class_logits"), in_order("box_regression"))
 }
 
-/// The pyramid level of a proposal, counted from the first one.
+/// Returns the index of the pyramid level from which a proposal's features are pooled.
 ///
 /// Source: `torchvision.ops.poolers.LevelMapper`.
 fn roi_level(proposal: &[f32], strides: &[u32]) -> usize {

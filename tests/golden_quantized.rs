@@ -1,7 +1,7 @@
-//! Networks that were trained for int8 give torch's integers and logits.
+//! Checks that networks imported from torch's quantized checkpoints compute torch's integers and logits.
 //!
 //! `tests/golden/README.md` describes the expected values. Networks run in simulated arithmetic, which does
-//! not depend on the CPU, and with int8 kernels if the CPU adds 8-bit products without overflow.
+//! not depend on the CPU, and with int8 kernels if the CPU has VNNI, which sums 8-bit products without overflow.
 
 #![allow(clippy::unwrap_used, reason = "panicking is how a test fails")]
 
@@ -22,17 +22,17 @@ use sightline::image::PreparedImage;
 use sightline::manifest::ModelManifest;
 
 const LARGE: &str = "quantized_mobilenet_v3_large-width_mult_0.5-num_classes_100";
-/// Some of the integers that torch computes in [`LARGE`].
+/// File with the quantized outputs that torch computes in three modules of [`LARGE`].
 const INTEGERS: &str = "quantized_mobilenet_v3_large-integers.safetensors";
 
-/// A checkpoint of `tests/golden/` and its fp32 network.
+/// A quantized checkpoint of `tests/golden/` and the fp32 graph built from it.
 struct Case {
     trained: Trained,
     network: Network,
 }
 
 impl Case {
-    /// Reads a checkpoint of the catalogue's `model` with the width of the fixture.
+    /// Reads `tests/golden/FILE.pth`, a checkpoint of the catalogue's `model` with the given width and classes.
     fn new(file: &str, model: &str, width: f64, num_classes: usize) -> Self {
         let manifest = std::fs::read_to_string(format!("models/{model}/model.toml")).unwrap();
         let manifest = ModelManifest::parse(&manifest).unwrap();
@@ -56,7 +56,7 @@ impl Case {
         self.trained.recipe(&self.network).unwrap()
     }
 
-    /// Cosine similarity of the logits of the int8 network to the `expected` ones, for each image.
+    /// Runs the int8 network and returns, for each image, the cosine similarity of its logits to the `expected` ones.
     fn cosines(
         &self,
         (target, arithmetic): (Target, Arithmetic),
@@ -73,7 +73,7 @@ impl Case {
     }
 }
 
-/// The outputs of a network for each image.
+/// Runs a network on each image. Returns, for each image, the values of each output.
 fn outputs(model: &[u8], images: Vec<PreparedImage>, arithmetic: Arithmetic) -> Vec<Vec<Vec<f32>>> {
     let runtime = runtime().with_arithmetic(arithmetic);
     let mut probe = runtime.probe(model).unwrap();
@@ -84,7 +84,8 @@ fn outputs(model: &[u8], images: Vec<PreparedImage>, arithmetic: Arithmetic) -> 
     images.into_iter().map(run).collect()
 }
 
-/// The arithmetics in which this CPU can run the 8-bit weights of [`Target::Vnni`]. A missing one is announced.
+/// Returns the arithmetics in which this CPU can run the 8-bit weights of [`Target::Vnni`]. Without VNNI, announces
+/// that `test` does not run with int8 kernels.
 fn arithmetics(test: &str) -> Vec<Arithmetic> {
     if has_int8_dot() {
         return vec![Arithmetic::Simulated, Arithmetic::Kernels];
@@ -93,17 +94,17 @@ fn arithmetics(test: &str) -> Vec<Arithmetic> {
     vec![Arithmetic::Simulated]
 }
 
-/// Why int8 kernels are not tested.
+/// Reason that is announced when int8 kernels are not tested.
 const NO_VNNI: &str = "this CPU has no VNNI";
 
-/// The input images of [`LARGE`].
+/// Returns the first `count` generated input images of [`LARGE`].
 fn noise(count: usize) -> Vec<PreparedImage> {
     let pixels = formula::uniform("input", count * 3 * 224 * 224);
     let pixels: Vec<f32> = pixels.map(|v| 2.0 * v).collect();
     images(&pixels, 224, 224)
 }
 
-/// The input images of the gratings networks.
+/// Returns the committed input images of the networks in the `gratings` files, normalized.
 fn gratings() -> Vec<PreparedImage> {
     let bytes = read_bytes("gratings.safetensors", "images").into_iter();
     let pixels: Vec<f32> = bytes.map(|b| (f32::from(b) - 128.0) / 64.0).collect();
@@ -118,8 +119,8 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// Differences of the value `value` of the large network from torch's integers, in steps, for the first image:
-/// every `step`-th pixel in both axes of maps of `side` pixels.
+/// Runs [`LARGE`] on its first image and returns the absolute differences, in quantization steps, between the output
+/// of torch's `module` and the graph's tensor `value`. The maps have `side` pixels per axis; every `step`-th is used.
 fn steps_apart(
     case: &Case,
     (module, value): (&str, &str),
@@ -180,9 +181,9 @@ fn logits_of_random_weights_are_near_torchs() {
     for arithmetic in arithmetics("logits_of_random_weights_are_near_torchs") {
         let cosines = case.cosines((Target::Vnni, arithmetic), noise(4), &expected);
         println!("{arithmetic:?}: {cosines:.5?}");
-        // Integer kernels give torch's integers in every layer. fp32 sums depend on their order, which changes
-        // one integer in a million, and random weights amplify a single step up to the last layer: a cosine of
-        // 0.95 remains after one early step.
+        // Integer kernels compute torch's integers in every layer. In simulated arithmetic, the rounding of fp32
+        // sums changes about one integer in a million by one step. Random weights amplify such a difference in an
+        // early layer until the logits have a cosine similarity of 0.95 only.
         let least = match arithmetic {
             Arithmetic::Simulated => 0.95,
             Arithmetic::Kernels => 0.99,
@@ -225,7 +226,7 @@ fn integer_kernels_give_torchs_logits_exactly() {
         let logits = outputs(&model, images.clone(), Arithmetic::Kernels).into_iter();
         let got: Vec<u8> = logits.flatten().flatten().map(|v| rounded(&v)).collect();
         assert_eq!(got, expected);
-        // The served network, with custom kernels.
+        // As served: with custom int8 kernels instead of ONNX Runtime's operators.
         let prepared = runtime().prepare(&model).unwrap();
         assert!(prepared.own_operators > 0 || !ort_int8::is_supported());
         let mut session = prepared.session().unwrap();
@@ -247,7 +248,7 @@ fn every_layer_is_quantized() {
     assert_eq!(recipe.weight_scales.len(), case.network.layers().len());
     let scale = case.trained.weights["features.0.0"].scales()[0] as f32;
     assert_eq!(recipe.weight_scales["features.0.0.weight"], [scale]);
-    // A recipe survives a round trip through its file.
+    // A recipe is unchanged after it is written as JSON and parsed.
     let recipes = Recipes {
         target: Target::Vnni,
         stages: Stages::new(case.recipe()),
@@ -258,7 +259,7 @@ fn every_layer_is_quantized() {
 
 #[test]
 fn trained_networks_give_torchs_logits() {
-    // Networks with 7-bit weights are less similar.
+    // AVX2 needs 7-bit weights, whose logits are less similar to torch's.
     let cases = [
         ("mobilenet_v3_large", Layout::Prepared, Target::Vnni, 0.999),
         ("mobilenet_v3_large", Layout::Prepared, Target::Avx2, 0.98),

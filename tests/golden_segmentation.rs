@@ -1,4 +1,4 @@
-//! Segmentation networks with weights by the formula give torchvision's scores and masks.
+//! Checks that exported segmentation networks with generated weights compute torchvision's scores and masks.
 //!
 //! `tests/golden/README.md` describes the expected values.
 
@@ -21,7 +21,7 @@ use sightline::engine::Tensor;
 use sightline::image::ImageSize;
 use sightline::postprocess::segment::{MaskJob, segment};
 
-/// The architecture of the catalogue, with or without the auxiliary head as an output.
+/// Returns the architecture of a catalogue network, with or without the auxiliary head as a second output.
 fn architecture(name: &str, with_aux: bool) -> Architecture {
     let manifest = catalogue::manifest(name).unwrap().unwrap();
     let mut architecture = manifest.architecture.unwrap();
@@ -31,7 +31,7 @@ fn architecture(name: &str, with_aux: bool) -> Architecture {
     architecture
 }
 
-/// Every fourth row and column of scores `[C, h, w]` upsampled to `size`.
+/// Upsamples scores `[C, h, w]` to `size` and returns every fourth row and column.
 fn every_fourth(scores: &Tensor, size: ImageSize) -> Vec<f32> {
     let [_, h, w] = *scores.shape.as_slice() else {
         panic!("{:?}", scores.shape);
@@ -44,7 +44,7 @@ fn every_fourth(scores: &Tensor, size: ImageSize) -> Vec<f32> {
         .collect()
 }
 
-/// The share of pixels where the served mask equals the expected one.
+/// Returns the share of pixels at which the server's mask for `scores` equals `expected`.
 fn equal_share(scores: &Tensor, size: ImageSize, expected: &[u8]) -> f64 {
     let mask = segment(scores, Some(size), MaskJob::alone(&Cancel::never())).unwrap();
     assert_eq!(mask.classes().len(), expected.len());
@@ -52,18 +52,18 @@ fn equal_share(scores: &Tensor, size: ImageSize, expected: &[u8]) -> f64 {
     pairs.filter(|(got, want)| got == want).count() as f64 / expected.len() as f64
 }
 
-/// The allowed differences in standard deviations: twice the measured ones.
+/// Allowed differences in standard deviations of the expected scores: twice the measured ones.
 struct Tolerance {
-    /// From torchvision's f32 scores.
+    /// Largest allowed difference from torchvision's f32 scores.
     torchvision: f64,
-    /// From exact arithmetic; `None` if `double_precision.safetensors` lacks the network.
+    /// Allowed differences from scores computed in f64; `None` if `double_precision.safetensors` lacks the network.
     exact: Option<Differences>,
 }
 
-/// The tolerance of a network.
+/// Returns the tolerance for the main output of `network`.
 ///
 /// With the formula's weights, the last layers of MobileNetV3-Large amplify rounding errors ten thousandfold.
-/// Differences from exact arithmetic, largest and root mean square:
+/// Largest and root mean square difference from scores computed in f64:
 ///
 /// | | LR-ASPP | DeepLabV3 | FCN |
 /// |---|---|---|---|
@@ -91,7 +91,7 @@ fn tolerance(network: &str) -> Tolerance {
     }
 }
 
-/// The tolerance of outputs that do not amplify rounding errors.
+/// Tolerance, in standard deviations, for outputs that do not amplify rounding errors.
 const STABLE: f64 = 1.2e-5;
 
 #[test]
@@ -190,7 +190,7 @@ fn the_weights_of_the_auxiliary_head_are_checked_and_not_exported() {
         ),
         (2, 1)
     );
-    // One convolution with its norm, one classifier.
+    // The auxiliary head has three nodes more in the graph: a convolution, its activation, and the classifier.
     assert_eq!(
         whole.stages.network().nodes().len() - served.stages.network().nodes().len(),
         3
