@@ -6,10 +6,10 @@ use super::import::{Import, OBSERVER};
 use super::{FAKE_QUANT, QatError};
 use crate::weights::{Quantizer, Tensor, WeightsError};
 
-/// Half the distance from -128 to 127.
+/// Half the width of the int8 range -128..=127. torch's `convert` divides the largest absolute weight by it.
 const HALF_RANGE: f32 = 127.5;
 
-/// A layer of the fp32 network.
+/// A convolution or linear layer of the fp32 network.
 pub(super) struct LayerOf<'a> {
     /// Path of the module in the state dict.
     pub(super) path: &'a str,
@@ -63,8 +63,8 @@ pub(super) fn norm_after(
 }
 
 impl Import<'_> {
-    /// Reads a quantized weight and its bias. If the fp32 layer has no bias, its batch norm gets it, and `variance`,
-    /// with which the batch norm otherwise changes nothing.
+    /// Reads the quantized weight of a converted checkpoint's layer, its scales and its bias. If the fp32 layer has a
+    /// batch norm instead of a bias, the batch norm adds the bias and, with `variance`, changes nothing else.
     pub(super) fn converted(&mut self, layer: &LayerOf<'_>, variance: f32) -> Result<(), QatError> {
         let name = self.weight(layer)?;
         match self.state.get(&name).map(Tensor::quantizer) {
@@ -94,8 +94,8 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// Reads an fp32 weight, the scale that it is rounded with, and its bias or batch norm. Checkpoints in training
-    /// store the batch norm inside the layer, as `X.0.bn`.
+    /// Reads the fp32 weight of a prepared checkpoint's layer, the scales that it is rounded with, and its bias or
+    /// batch norm. These checkpoints store the batch norm inside the layer, as `X.0.bn`.
     pub(super) fn prepared(&mut self, layer: &LayerOf<'_>) -> Result<(), QatError> {
         self.weight(layer)?;
         self.fake_quantizer(layer)?;
@@ -121,8 +121,9 @@ impl Import<'_> {
         Ok(name)
     }
 
-    /// Returns the scales that torch's `convert` computes for a weight from its observer. They differ from those of
-    /// training, which map the range of weights to -128..=127 on each side of 0. `None` if the observer has seen nothing.
+    /// Returns the `count` scales that torch's `convert` computes for a weight from the minima and maxima in its
+    /// observer. They differ from the scales of training, which map the minimum to -128 or the maximum to 127.
+    /// `None` if the observer does not have `count` of them, or has not seen the weight.
     ///
     /// Source: torch's `UniformQuantizationObserverBase._calculate_qparams` and `ChooseQuantizationParams`.
     fn observed_scales(&self, path: &str, count: usize) -> Option<Vec<f32>> {
@@ -138,7 +139,7 @@ impl Import<'_> {
             .collect()
     }
 
-    /// Reads how a weight in training is rounded: with one scale, or one per channel.
+    /// Reads the scales with which a prepared checkpoint's weight is rounded: one, or one per output channel.
     fn fake_quantizer(&mut self, layer: &LayerOf<'_>) -> Result<(), QatError> {
         let [scale_name, zero_name] =
             ["scale", "zero_point"].map(|part| format!("{}.{FAKE_QUANT}.{part}", layer.path));
@@ -147,7 +148,7 @@ impl Import<'_> {
             return Ok(());
         };
         let weight = self.state.get(&format!("{}.weight", layer.path));
-        // The checkpoint's weight may have another shape than expected.
+        // The channels are counted in the checkpoint, since its weight may not have the expected shape.
         let rows = weight.and_then(|weight| weight.shape().first().copied());
         let rejected = |expected, got| QatError::Scale {
             name: scale_name.clone(),
@@ -177,7 +178,8 @@ impl Import<'_> {
     }
 }
 
-/// Returns the symmetric scale of weights in `min..=max`, as torch's `convert` computes it. `None` if they are not finite.
+/// Returns the symmetric scale of weights in `min..=max`, as torch's `convert` computes it. `None` if they are not
+/// finite.
 fn symmetric_scale(min: f32, max: f32) -> Option<f32> {
     let most = (-min).max(max).max(0.0);
     let known = min <= max && most.is_finite();

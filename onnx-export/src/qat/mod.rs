@@ -1,13 +1,13 @@
-//! Checkpoints of networks that were trained for int8, as of torchvision's `models.quantization`.
+//! Import of checkpoints from quantization-aware training, such as those of torchvision's `models.quantization`.
 //!
 //! ```text
 //! checkpoint ─> import ─> Trained ─┬─> state, architecture ─> build ─> the fp32 network
 //!                                  └─> recipe(fp32 network) ─> quantize ─> the int8 network
 //! ```
 //!
-//! They come in two [`Layout`]s. [`import()`] returns the tensors of the fp32 network, which its architecture loads as
-//! any others, and the scales that training chose. [`Trained::recipe`] turns the scales into the recipe with which the
-//! fp32 network is quantized to the int8 network that was trained.
+//! Such checkpoints have one of two [`Layout`]s. [`import()`] returns the tensors of the fp32 network, which is built
+//! from them as from an fp32 checkpoint, and the scales that training chose. [`Trained::recipe`] turns the scales
+//! into the recipe with which the fp32 network is quantized to the int8 network that was trained.
 
 mod affine;
 mod import;
@@ -29,7 +29,8 @@ use layer::LayerOf;
 
 /// Path of the module that quantizes the network's input.
 pub const INPUT: &str = "quant";
-/// Name of the submodule in which a network in training keeps the scale of a weight.
+/// Name of the submodule of a layer in which a prepared network ([`Layout::Prepared`]) keeps the scales of the
+/// weight.
 const FAKE_QUANT: &str = "weight_fake_quant";
 
 /// The stage of training at which a checkpoint was saved.
@@ -63,26 +64,27 @@ pub struct Trained {
     /// The network that was trained: the requested architecture, with `ReLU` in place of `ReLU6` as in torchvision's
     /// quantized networks.
     pub architecture: Architecture,
-    /// Tensors of the fp32 network, all f32, with the digest of the checkpoint. For a converted checkpoint these are the
-    /// dequantized weights and biases, and batch norms that only add the bias.
+    /// Tensors of the fp32 network, all f32, with the digest of the checkpoint. For a converted checkpoint these are
+    /// the dequantized weights and biases, and batch norms that only add the bias.
     pub state: StateDict,
     /// Scale and zero point of each module's output, by the module's path: convolutions (with the `ReLU` fused into
     /// them), linear layers, hard swishes (`features.0.2`), sums and products (`features.1.skip_add`), and [`INPUT`].
     ///
-    /// A hard sigmoid always has the scale 1/256 and the zero point 0 and may be absent. A sum that a block has but does
-    /// not use has scale 1 and zero point 0.
+    /// A hard sigmoid always has the scale 1/256 and the zero point 0 and may be absent. A sum that a block has but
+    /// does not use has scale 1 and zero point 0.
     pub activations: BTreeMap<String, Affine>,
     /// Scales and zero points of each convolution's and linear layer's weight, by the path of the layer.
     pub weights: BTreeMap<String, Quantizer>,
 }
 
-/// A checkpoint that is not a quantized one of the architecture.
+/// A reason why a checkpoint cannot be imported as the quantized form of an architecture, or has no recipe.
 #[derive(Debug, Error)]
 pub enum QatError {
-    /// The architecture is out of range, or the checkpoint has other tensors than its quantized form.
+    /// An argument of the architecture is out of range, or the checkpoint's tensors are not those of its quantized
+    /// form.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// A tensor cannot be created.
+    /// A tensor of the fp32 network cannot be created.
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// A scale or zero point is out of range.
@@ -90,21 +92,24 @@ pub enum QatError {
     Scale {
         /// Name of the tensor.
         name: String,
-        /// Content of the tensor in a checkpoint of torch.
+        /// Content that the tensor has in torch's checkpoints.
         expected: &'static str,
-        /// Content found.
+        /// Content of the tensor in this checkpoint.
         got: String,
     },
     /// A convolution of the fp32 network has neither a bias nor a batch norm at the path where torchvision has it.
-    #[error("`{layer}` is not quantized as in torchvision: no batch norm follows it")]
+    #[error(
+        "cannot import convolution `{layer}`: expected a bias or a following batch norm as in torchvision's quantized \
+         networks, got neither"
+    )]
     NoNorm {
         /// Path of the convolution.
         layer: String,
     },
-    /// The checkpoint has no scale for a value of the network.
+    /// The checkpoint has no scale for the output of a node of the fp32 network.
     #[error("the checkpoint has no scale for the output of node `{node}`")]
     NoScale {
-        /// Name of the node of the fp32 network.
+        /// Name of the node.
         node: String,
     },
 }
@@ -138,7 +143,7 @@ pub fn import(state: &StateDict, architecture: &Architecture) -> Result<Trained,
     import.finish(trained_form(architecture))
 }
 
-/// Returns the architecture that torchvision trains in place of an fp32 one.
+/// Returns the architecture of torchvision's quantized network for the fp32 `architecture`: `ReLU` replaces `ReLU6`.
 fn trained_form(architecture: &Architecture) -> Architecture {
     let mut form = architecture.clone();
     if let Backbone::MobilenetV2(config) = &mut form.backbone {
@@ -147,7 +152,11 @@ fn trained_form(architecture: &Architecture) -> Architecture {
     form
 }
 
-/// Returns the variance of a batch norm that changes nothing: its rounded sum with epsilon is exactly 1.
+/// Returns the variance with which the architecture's batch norms change nothing: its sum with their epsilon is
+/// exactly 1 in f32.
+///
+/// # Errors
+/// [`BuildError::Argument`] if the backbone has no batch norms, or no f32 variance has this sum.
 fn identity_variance(architecture: &Architecture) -> Result<f32, BuildError> {
     let trunk = architecture.backbone.trunk();
     let Some(Norm { eps, .. }) = trunk.norm() else {

@@ -20,8 +20,8 @@ const GATE: Affine = Affine {
 };
 
 impl Trained {
-    /// Returns the recipe with which `network`, the fp32 network built from [`Trained::state`], becomes the int8 network
-    /// that was trained: with the trained scales and zero points, and every layer in int8.
+    /// Returns the recipe with which `network`, the fp32 network built from [`Trained::state`], becomes the int8
+    /// network that was trained: with the trained scales and zero points, and every layer in int8.
     ///
     /// # Errors
     /// [`QatError::NoScale`] if the checkpoint has no scale for a value of the network.
@@ -105,7 +105,7 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         let affine = match node.op_type.as_str() {
-            // Fused into the node before, or of the same scale.
+            // Fused into the node before, or a node whose output has the scale of its input.
             "Relu" | "Clip" | "Flatten" | "MaxPool" | "GlobalAveragePool" | "ReduceMean" => {
                 Some(first.affine)
             }
@@ -135,8 +135,8 @@ impl<'a> Walk<'a> {
         nodes.find(|node| node.op_type == "HardSigmoid")
     }
 
-    /// Returns the trained scale of the module `P.name`, where `name` is one of `names` and `P` is the innermost module
-    /// around the layer for which a scale exists. `None` if no enclosing module has one.
+    /// Returns the trained scale of the module `P.name`, where `name` is one of `names` and `P` is the innermost
+    /// module around the layer for which a scale exists. `None` if no enclosing module has one.
     fn around(&self, layer: &Layer, names: &[&str]) -> Option<Affine> {
         let activations = &self.trained.activations;
         let mut parent = path(layer);
@@ -150,8 +150,8 @@ impl<'a> Walk<'a> {
         None
     }
 
-    /// Returns the trained scale of the activation after a layer in an `nn.Sequential`. After layer `X.0` that is module
-    /// `X.1`, or `X.2` if `X.1` is a batch norm. `None` if neither module has a scale.
+    /// Returns the trained scale of the activation after a layer in an `nn.Sequential`. After layer `X.0` that is
+    /// module `X.1`, or `X.2` if `X.1` is a batch norm. `None` if neither module has a scale.
     fn after(&self, layer: &Layer) -> Option<Affine> {
         let (parent, own) = path(layer).rsplit_once('.')?;
         let own: usize = own.parse().ok()?;

@@ -31,7 +31,7 @@ fn resnet(block: ResNetBlock) -> Architecture {
     }
 }
 
-/// A quantized tensor with one scale per channel, as fbgemm has it.
+/// Returns an int8 tensor with one scale per output channel, as torch's fbgemm backend stores weights.
 fn quantized(shape: &[usize]) -> Tensor {
     let channels = shape[0];
     let bytes = vec![3; shape.iter().product()];
@@ -46,7 +46,7 @@ fn whole(values: &[i64]) -> Tensor {
     Tensor::new(DType::I64, vec![values.len()], bytes).unwrap()
 }
 
-/// The tensors of torchvision's quantized form of `architecture`.
+/// Returns the tensors of a converted checkpoint of `architecture`, named as in torchvision.
 fn checkpoint(architecture: &Architecture) -> BTreeMap<String, Tensor> {
     let shapes = tensor_shapes(architecture).unwrap();
     let layers = shapes.iter().filter(|(_, shape)| shape.len() >= 2);
@@ -184,7 +184,7 @@ fn mismatches_have_the_names_of_the_checkpoint() {
     }
 }
 
-/// The tensors of torchvision's network in training, of `architecture`.
+/// Returns the tensors of a prepared checkpoint of `architecture`, named as in torchvision.
 fn in_training(architecture: &Architecture) -> BTreeMap<String, Tensor> {
     let shapes = tensor_shapes(architecture).unwrap();
     let formula = crate::formula::state_dict(&shapes, &[]).unwrap();
@@ -300,7 +300,7 @@ fn weights_in_training_get_the_scales_of_convert() {
         ((-2.0, 1.0), 2.0 / 127.5),
         ((-1.0, 3.0), 3.0 / 127.5),
         ((0.0, 0.0), f32::EPSILON),
-        // An observer that has seen nothing.
+        // The initial range of an observer that has not seen the weight: the scale of training is kept.
         ((f32::INFINITY, f32::NEG_INFINITY), 0.25),
     ];
     for ((min, max), scale) in cases {
@@ -322,7 +322,7 @@ fn a_network_without_the_scale_of_a_sum_has_no_recipe() {
     let trained = import(&state, &architecture).unwrap();
     let model = build("q", &trained.architecture, &trained.state, DEFAULT_OPSET).unwrap();
     let network = Network::read(&model.to_bytes()).unwrap();
-    // Its activations do not end at 6.
+    // Quantized networks have ReLU in place of ReLU6, so there is no Clip.
     assert!(network.nodes().iter().all(|node| node.op_type != "Clip"));
     let error = trained.recipe(&network).unwrap_err().to_string();
     let expected = "the checkpoint has no scale for the output of node `/features/";
