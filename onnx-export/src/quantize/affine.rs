@@ -70,7 +70,7 @@ impl Affine {
     }
 }
 
-/// What the scales of a layer's weight are computed from.
+/// The arguments of [`channel_scales`]: a layer's weight and what else its scales depend on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ScaleInputs<'a> {
     /// Weights, output channels outermost.
@@ -79,13 +79,14 @@ pub(super) struct ScaleInputs<'a> {
     pub(super) channels: usize,
     /// Bias of each channel; empty if the layer has none.
     pub(super) bias: &'a [f32],
-    /// Largest rounded weight.
+    /// Largest absolute value of a rounded weight.
     pub(super) limit: i8,
     /// Scale of the layer's input.
     pub(super) input_scale: f32,
 }
 
-/// Returns one scale per output channel: the larger of what the largest weight needs and what the bias needs.
+/// Returns one weight scale per output channel, at least [`MIN_SCALE`]: the smallest for which no weight of the
+/// channel rounds to more than the limit, and the bias to no more than [`MAX_BIAS`].
 ///
 /// A bias has the scale `input scale * weight scale`. If the weights are tiny compared with their bias, the rounded
 /// bias would not fit int32, so the weight scale is made larger.
@@ -133,7 +134,7 @@ pub(super) fn round_bias(bias: &[f64], scales: &[f32]) -> Vec<i32> {
 mod tests {
     use super::*;
 
-    /// Quantizes and dequantizes `x`.
+    /// Returns `x` after quantization and dequantization.
     fn rounded(affine: Affine, x: f32) -> f32 {
         let zero_point = f32::from(affine.zero_point);
         let q = ((x / affine.scale).round_ties_even() + zero_point).clamp(0.0, MAX_Q);

@@ -25,7 +25,7 @@ fn is_standard(domain: &str) -> bool {
     matches!(domain, "" | "ai.onnx")
 }
 
-/// Returns the version of ONNX's own operator set; 1 if the file does not say.
+/// Returns the opset of the file, the version of ONNX's standard operators; 1 if the file does not name it.
 pub(super) fn opset(envelope: &ModelProto) -> i64 {
     let sets = &envelope.opset_import;
     let own = sets.iter().find(|set| is_standard(&set.domain));
@@ -73,7 +73,7 @@ pub(super) fn check(envelope: &ModelProto, graph: &GraphProto) -> Result<(), Qua
         return unsupported(
             "the file",
             found,
-            "opset 13 or later, with scales per channel",
+            "opset 13 or later, where DequantizeLinear takes one scale per channel",
         );
     }
     for tensor in &graph.initializer {
@@ -96,7 +96,7 @@ fn check_node(node: &NodeProto) -> Result<(), QuantizeError> {
     let item = format!("node `{name}`");
     if !is_standard(&node.domain) {
         let found = format!("is a {}::{op}", node.domain);
-        return unsupported(item, found, "ONNX's own operators");
+        return unsupported(item, found, "an operator of ONNX's standard domain");
     }
     for attribute in &node.attribute {
         check_attribute(&item, attribute)?;
@@ -104,11 +104,12 @@ fn check_node(node: &NodeProto) -> Result<(), QuantizeError> {
     Ok(())
 }
 
-/// Rejects attributes that hold what the rewriting does not look into.
+/// Rejects attributes whose content the rewriting does not read: subgraphs, lists of tensors, sparse tensors, types
+/// and references.
 fn check_attribute(node: &str, attribute: &AttributeProto) -> Result<(), QuantizeError> {
     let item = format!("{node}: attribute `{}`", attribute.name);
     if attribute.g.is_some() || !attribute.graphs.is_empty() {
-        return unsupported(item, "holds a graph", "a graph without subgraphs");
+        return unsupported(item, "holds a subgraph", "a network without subgraphs");
     }
     let held = [
         (!attribute.tensors.is_empty(), "a list of tensors"),
@@ -116,7 +117,10 @@ fn check_attribute(node: &str, attribute: &AttributeProto) -> Result<(), Quantiz
         (!attribute.sparse_tensors.is_empty(), "sparse tensors"),
         (attribute.tp.is_some(), "a type"),
         (!attribute.type_protos.is_empty(), "types"),
-        (!attribute.ref_attr_name.is_empty(), "a reference"),
+        (
+            !attribute.ref_attr_name.is_empty(),
+            "a reference to a function's attribute",
+        ),
     ];
     if let Some((_, held)) = held.into_iter().find(|(is_held, _)| *is_held) {
         let expected = "numbers, strings or one dense tensor";
@@ -176,7 +180,7 @@ pub(super) fn check_order(graph: &GraphProto) -> Result<(), QuantizeError> {
     for tensor in &graph.initializer {
         if writers.insert(tensor.name.as_str(), 0).is_some() {
             let item = format!("initializer `{}`", tensor.name);
-            return unsupported(item, "has the name of another one", EXPECTED);
+            return unsupported(item, "has the name of another initializer", EXPECTED);
         }
     }
     for (index, node) in graph.node.iter().enumerate() {

@@ -1,26 +1,26 @@
-//! Which nodes compute in int8: the layers that are not kept in fp32, and nodes between them.
+//! Chooses which nodes compute in int8, and how: the layers that are not kept in fp32, and nodes between them.
 
 use std::collections::BTreeSet;
 
 use super::{Network, Recipe};
 use crate::proto::NodeProto;
 
-/// How a node computes in the quantized network.
+/// How a node of the fp32 network is written in the quantized network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// In fp32.
+    /// A node that computes in fp32.
     Float,
-    /// As a Conv or Gemm in int8.
+    /// A Conv or Gemm in int8.
     Layer,
-    /// As a Relu or Clip right after an int8 node: the int8 range of the result ends where it clips.
+    /// A Relu or Clip right after an int8 node: the int8 range of its result ends where it clips.
     Limit,
-    /// As a hard sigmoid of an int8 value, written as a saturating change of scale.
+    /// A hard sigmoid of an int8 value, written as a change of scale that saturates.
     Gate,
-    /// As the hard sigmoid of a hard swish that is rounded once: it is written together with its product.
+    /// The hard sigmoid of a hard swish that is rounded only as a whole: it is written together with the product.
     Step,
-    /// By moving or selecting elements, so that its output has the input's scale.
+    /// An int8 node that moves or selects elements, so that its output has the scale of its input.
     Rearrange,
-    /// As another operator with an integer form.
+    /// Any other operator in int8, such as a sum, a product or a mean.
     Arithmetic,
 }
 
@@ -49,7 +49,8 @@ fn between(network: &Network, node: &NodeProto, roles: &[Role], trained: bool) -
             .producer(value)
             .is_some_and(|node| roles[node] != Role::Float)
     };
-    // An fp32 value that an earlier int8 layer reads has a quantized form already: a residual after an fp32 stem.
+    // An fp32 value that an earlier int8 layer reads has a quantized form already, such as the residual after an fp32
+    // stem.
     let is_quantized = |value: &&String| {
         let mut readers = network.consumers(value).iter();
         is_int8(value) || readers.any(|reader| roles.get(*reader) == Some(&Role::Layer))
@@ -83,8 +84,8 @@ fn is_torch_gate(node: &NodeProto) -> bool {
         && float("beta").is_none_or(|beta| beta == 0.5)
 }
 
-/// Returns whether only a hard swish reads the gate's operand and result, so that elements of the operand below -3 may
-/// be clipped. `false` if one of them is an output of the network, which must not be clipped.
+/// Returns whether only a hard swish reads the gate's operand and result, so that elements of the operand below -3
+/// may be clipped. `false` if one of them is an output of the network, which must not be clipped.
 fn only_swish_reads(network: &Network, gate: &NodeProto) -> bool {
     let (x, gated) = (&gate.input[0], &gate.output[0]);
     let reads = |index: &usize| {
@@ -95,8 +96,8 @@ fn only_swish_reads(network: &Network, gate: &NodeProto) -> bool {
     outputs == [false; 2] && network.consumers(x).iter().all(reads)
 }
 
-/// Returns the role of a hard sigmoid in a network with trained scales, where torch rounds a hard swish once, as a
-/// whole.
+/// Returns the role of a hard sigmoid in a network with trained scales. torch rounds a hard swish only as a whole,
+/// so the hard sigmoid inside is not quantized.
 fn trained_gate(network: &Network, gate: &NodeProto) -> Role {
     let gated = &gate.output[0];
     let alone = network.consumers(gated).len() == 1 && !network.is_output(gated);

@@ -137,7 +137,7 @@ impl Rewriter<'_> {
         );
     }
 
-    /// Returns the name of the zero points of `channels` channels, which all constants of that size share.
+    /// Returns the name of a constant with `channels` zero points of 0, which is written at its first use and shared.
     fn zeros(&mut self, data_type: i32, channels: usize) -> String {
         let (kind, size) = if data_type == INT8 {
             ("s8", 1)
@@ -152,13 +152,13 @@ impl Rewriter<'_> {
         name
     }
 
-    /// Writes the scale of a uint8 value and returns the name of its zero point.
+    /// Writes the scale of `affine` as the constant `scale`; returns the name of the constant with its zero point.
     pub(super) fn scalars(&mut self, scale: &str, affine: Affine) -> String {
         self.float(scale, affine.scale);
         self.byte(affine.zero_point)
     }
 
-    /// Returns the name of a uint8 scalar, which is written once for each value.
+    /// Returns the name of the uint8 scalar constant `value`, which is written at its first use and shared.
     pub(super) fn byte(&mut self, value: u8) -> String {
         let name = format!("u8_{value}");
         if self.zeros.insert(name.clone()) {
@@ -167,7 +167,7 @@ impl Rewriter<'_> {
         name
     }
 
-    /// Returns the name of a scale of 1.
+    /// Returns the name of the f32 scalar constant 1, which is written at its first use and shared.
     pub(super) fn one(&mut self) -> String {
         let name = "f32_1".to_owned();
         if self.zeros.insert(name.clone()) {
@@ -176,7 +176,7 @@ impl Rewriter<'_> {
         name
     }
 
-    /// Writes an f32 scalar.
+    /// Writes the f32 scalar constant `name`.
     pub(super) fn float(&mut self, name: &str, value: f32) {
         self.constant(name, FLOAT, vec![], value.to_le_bytes().to_vec());
     }
@@ -216,7 +216,7 @@ impl Rewriter<'_> {
     /// Returns the rewritten graph.
     ///
     /// # Errors
-    /// [`QuantizeError::Unsupported`] if the network already uses the name of an added value.
+    /// [`QuantizeError::Unsupported`] if a value of the network has the name of a value that was added.
     pub(super) fn finish(self) -> Result<GraphProto, QuantizeError> {
         let mut graph = self.network.graph().clone();
         graph.initializer.extend(self.constants);

@@ -35,10 +35,10 @@ impl Rewriter<'_> {
         Ok(())
     }
 
-    /// Writes a hard swish that is rounded once: the hard sigmoid and its product in fp32.
+    /// Writes the hard swish that ends with `product` in fp32, so that only its result is rounded.
     ///
-    /// From opset 14 on it is one `HardSwish`, so that it has one `DequantizeLinear`: of two nodes, ONNX Runtime would
-    /// give each its own.
+    /// From opset 14 on it is one `HardSwish`. Before, it is a hard sigmoid and a product, for which ONNX Runtime
+    /// duplicates the `DequantizeLinear` of the operand.
     pub(super) fn swish(&mut self, product: &NodeProto) -> Result<(), QuantizeError> {
         let Some(gate) = self.step(product) else {
             return Ok(());
@@ -57,7 +57,8 @@ impl Rewriter<'_> {
         Ok(())
     }
 
-    /// Dequantizes `quantized` to `name` with another scale and zero point than its own.
+    /// Writes a `DequantizeLinear` from the value `quantized` to `name`, with `affine` in place of the scale and zero
+    /// point that `quantized` was quantized with.
     pub(super) fn dequantize_as(&mut self, quantized: &str, name: &str, affine: Affine) {
         let scale = scale_of(name);
         let zero_point = self.scalars(&scale, affine);

@@ -9,7 +9,7 @@
 //! scale per output channel, biases int32. Runtimes fuse `DequantizeLinear -> Conv -> QuantizeLinear` into integer
 //! kernels.
 //!
-//! Not here: running a network, and so neither the choice of activation ranges nor that of the layers kept in fp32.
+//! Not here: running a network. The caller measures the activation ranges and chooses the layers kept in fp32.
 //!
 //! Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
 //! Integer-Arithmetic-Only Inference" (2017), section 2; the ONNX operators' specifications.
@@ -36,10 +36,10 @@ use thiserror::Error;
 
 use crate::read::GraphReadError;
 
-/// A network that cannot be quantized.
+/// A reason why a network cannot be quantized, or a ranges file not be read or written.
 #[derive(Debug, Error)]
 pub enum QuantizeError {
-    /// The bytes are not an ONNX file, or contradict themselves.
+    /// The bytes are not an ONNX file, or a tensor's elements do not match its shape.
     #[error(transparent)]
     Read(#[from] GraphReadError),
     /// The network is in int8 already.

@@ -24,7 +24,7 @@ pub struct Layer {
     pub output: String,
     /// Multiplications per element of the output.
     pub multiplications: usize,
-    /// Elements of the weight.
+    /// Number of elements of the weight.
     pub weights: usize,
     /// Name of the weight.
     pub(crate) weight: String,
@@ -52,10 +52,10 @@ impl Network {
     /// Reads an fp32 ONNX file.
     ///
     /// # Errors
-    /// [`QuantizeError::Read`] if the bytes are not an ONNX file or contradict themselves,
+    /// [`QuantizeError::Read`] if the bytes are not an ONNX file or a tensor's elements do not match its shape,
     /// [`QuantizeError::Quantized`] for an int8 network, [`QuantizeError::Unsupported`] for content that cannot be
-    /// rewritten (subgraphs, functions, operators of other domains, sparse or external tensors, data types in fields
-    /// of their own), and [`QuantizeError::NoLayers`] if there is nothing to quantize.
+    /// rewritten (subgraphs, functions, operators of other domains, sparse or external tensors, tensors in fields
+    /// such as `double_data`), and [`QuantizeError::NoLayers`] if there is no layer to quantize.
     pub fn read(bytes: &[u8]) -> Result<Self, QuantizeError> {
         let mut envelope = ModelProto::decode(bytes).map_err(GraphReadError::from)?;
         let mut graph = envelope.graph.take().unwrap_or_default();
@@ -117,7 +117,7 @@ impl Network {
         &self.graph.node
     }
 
-    /// Returns the layer at index `node`. `None` if that node is not a layer.
+    /// Returns the layer of the node at index `node`. `None` if that node is not a layer.
     pub(crate) fn layer_of(&self, node: usize) -> Option<&Layer> {
         let found = self.layers.binary_search_by_key(&node, |layer| layer.node);
         found.ok().map(|index| &self.layers[index])
@@ -174,7 +174,7 @@ impl Network {
         opset(&self.envelope)
     }
 
-    /// Encodes the file with another graph.
+    /// Returns the bytes of the ONNX file with `graph` as its graph.
     pub(super) fn with_graph(&self, graph: GraphProto) -> Vec<u8> {
         let mut model = self.envelope.clone();
         model.graph = Some(graph);
@@ -199,8 +199,8 @@ fn float_tensors(graph: &GraphProto) -> Result<HashMap<String, WeightTensor>, Qu
     read.collect()
 }
 
-/// Returns the layer of a node. `None` if it is not a Conv over two axes or a Gemm as torch's `Linear`, or if its weight
-/// or bias is computed.
+/// Returns the layer of a node. `None` if it is neither a Conv over two axes nor a Gemm like torch's `Linear`, or if
+/// its weight or bias is not an f32 initializer.
 fn layer(index: usize, node: &NodeProto, weights: &HashMap<String, WeightTensor>) -> Option<Layer> {
     let is_conv = match node.op_type.as_str() {
         "Conv" => true,

@@ -11,7 +11,7 @@ use crate::proto::{
     ValueInfoProto,
 };
 
-/// The meaning of one output of an observed network.
+/// The statistic in one output of the network that [`Network::observed`] returns.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Observed {
     /// The smallest element of the named value.
@@ -39,7 +39,8 @@ impl Network {
         quantizable_values(self)
     }
 
-    /// Returns the network with statistics of every value as its outputs, and the meaning of each output.
+    /// Returns the network as an ONNX file whose outputs are statistics of every value of [`Network::values`], and
+    /// which statistic each output holds.
     ///
     /// The outputs are small whatever the size of the values, so a run needs hardly more memory than the network.
     pub fn observed(&self) -> (Vec<u8>, Vec<Observed>) {
@@ -52,7 +53,7 @@ impl Network {
         (self.with_graph(graph), observed)
     }
 
-    /// Returns the network with `values` as its outputs, in order.
+    /// Returns the network as an ONNX file with the fp32 `values` as its outputs, in order.
     pub fn fetching(&self, values: &[String]) -> Vec<u8> {
         let mut graph = self.graph().clone();
         graph.output = values.iter().map(|value| float_output(value)).collect();
@@ -84,7 +85,7 @@ impl Network {
         }
     }
 
-    /// Adds the statistics of `value` to the outputs of `graph`, and their meanings to `observed`.
+    /// Adds the statistics of `value` to the outputs of `graph`, and the description of each to `observed`.
     fn summarize(&self, graph: &mut GraphProto, value: &str, observed: &mut Vec<Observed>) {
         let own = || value.to_owned();
         let without_axes = || vec![AttributeProto::new("keepdims", &Attr::Int(0))];
@@ -126,7 +127,7 @@ impl Network {
     }
 }
 
-/// Returns a node that reads `value`; its output is named after the value and the operator.
+/// Returns a node that applies the operator `op` to `value`. The node and its output are named `<value>_<op>`.
 fn summary(op: &str, value: &str, attribute: Vec<AttributeProto>) -> NodeProto {
     let name = format!("{value}_{op}");
     NodeProto {
@@ -150,7 +151,7 @@ fn list(name: String, values: &[i64]) -> TensorProto {
     }
 }
 
-/// Returns an fp32 output of unknown shape.
+/// Returns the declaration of the graph output `name`: fp32, of unknown shape.
 pub(super) fn float_output(name: &str) -> ValueInfoProto {
     let tensor = TensorTypeProto {
         elem_type: FLOAT,

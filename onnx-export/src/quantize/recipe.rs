@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{QuantizeError, Range};
 use crate::stages::{Role, Stage, Stages};
 
-/// Version of the file's format.
+/// Version of the ranges file's format; files of other versions are rejected.
 const FORMAT: u32 = 2;
 
 /// The CPUs that an int8 network is made for.
@@ -21,8 +21,8 @@ pub enum Target {
 }
 
 impl Target {
-    /// Returns the largest rounded weight. For `Avx2`, two products with the largest activation, 2 * 255 * 64, fit 16
-    /// bits.
+    /// Returns the largest absolute value of a rounded weight. For `Avx2`, two products with the largest activation,
+    /// 2 * 255 * 64, fit 16 bits.
     pub(super) fn weight_limit(self) -> i8 {
         match self {
             Self::Vnni => 127,
@@ -30,8 +30,8 @@ impl Target {
         }
     }
 
-    /// Returns the factor for the scales of trained weights, and the smallest and largest rounded weight. Trained weights
-    /// use the whole range of int8; `Avx2` has room for half of it, and so needs twice the scale.
+    /// Returns the factor for the scales of trained weights, and the smallest and largest rounded weight. Trained
+    /// weights use the whole range of int8; `Avx2` has room for half of it, and so needs twice the scale.
     pub(super) fn trained_weights(self) -> (f32, (i8, i8)) {
         match self {
             Self::Vnni => (1.0, (i8::MIN, i8::MAX)),
@@ -63,11 +63,12 @@ pub struct Recipe {
     /// Trained scales of weights, one or one per output channel, by the weight's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub weight_scales: BTreeMap<String, Vec<f32>>,
-    /// The mean of each channel of layers' inputs, by the value's name. Biases are corrected for the error that rounded
-    /// weights add to the mean of a layer's result.
+    /// The mean of each channel of layers' inputs, by the value's name. Biases are corrected for the error that
+    /// rounded weights add to the mean of a layer's result.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub channel_means: BTreeMap<String, Vec<f32>>,
-    /// Whether the ranges were trained. Then they are kept exactly, also around hard sigmoids.
+    /// Whether the ranges come from training. Then they are used exactly; otherwise the range of a hard sigmoid's
+    /// operand is changed to begin at -3.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub trained: bool,
 }
@@ -164,7 +165,11 @@ impl Recipe {
             // The difference is finite only if both are.
             if !((max - min).is_finite() && min <= max) {
                 let got = format!("[{min}, {max}] for `{value}`");
-                return bad("ranges", "two finite values, the smaller first", got);
+                return bad(
+                    "ranges",
+                    "two values with a finite difference, the smaller first",
+                    got,
+                );
             }
         }
         for (value, scale) in &self.scales {
@@ -172,7 +177,7 @@ impl Recipe {
             if !(scale.is_normal() && *scale > 0.0) {
                 return bad(
                     "scales",
-                    "a value above 1e-38",
+                    "a finite value of at least 1.2e-38",
                     format!("{scale} for `{value}`"),
                 );
             }
@@ -180,7 +185,7 @@ impl Recipe {
         for (weight, scales) in &self.weight_scales {
             if !scales.iter().all(|scale| scale.is_finite() && *scale > 0.0) {
                 let got = format!("{scales:?} for `{weight}`");
-                return bad("weight_scales", "values above 0", got);
+                return bad("weight_scales", "finite values above 0", got);
             }
         }
         for (value, means) in &self.channel_means {

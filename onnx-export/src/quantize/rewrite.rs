@@ -16,13 +16,14 @@ impl Network {
     ///
     /// # Errors
     /// [`QuantizeError::NoRange`] and [`QuantizeError::NoLayer`] if the recipe does not fit this network,
-    /// [`QuantizeError::Unsupported`] if the network uses the name of an added value.
+    /// [`QuantizeError::Unsupported`] if a value of the network has the name of a value that is added.
     pub fn quantize(&self, recipe: &Recipe, target: Target) -> Result<Vec<u8>, QuantizeError> {
         let graph = self.rewritten(recipe, target)?;
         Ok(self.with_graph(without_unread(graph)))
     }
 
-    /// Returns the int8 network with its fp32 values `values` as outputs, for comparison with the fp32 network.
+    /// Returns the int8 network as an ONNX file with the fp32 values `values` as its outputs, such as the dequantized
+    /// results of layers, for comparison with the fp32 network.
     ///
     /// # Errors
     /// As [`Network::quantize`].
@@ -64,7 +65,7 @@ impl Network {
     }
 }
 
-/// The int8 network while it is written.
+/// State of the rewriting: the nodes and constants of the int8 network that are written so far.
 pub(super) struct Rewriter<'a> {
     pub(super) network: &'a Network,
     pub(super) recipe: &'a Recipe,
@@ -72,13 +73,13 @@ pub(super) struct Rewriter<'a> {
     roles: Vec<Role>,
     pub(super) nodes: Vec<NodeProto>,
     pub(super) constants: Vec<TensorProto>,
-    /// Values that have a quantized form.
+    /// Scale and zero point of each value whose quantized form is written, by the value's name.
     quantized: HashMap<String, Affine>,
     /// Weights that are written already, by name.
     pub(super) weights: HashMap<String, RoundedWeight>,
-    /// Names of shared constants that are written already.
+    /// Names of the constants written so far that several nodes share.
     pub(super) zeros: HashSet<String>,
-    /// Second quantized forms, each for one more reader; see [`Rewriter::second_form`].
+    /// Name of the second dequantized form of a value, until a node reads it; see [`Rewriter::second_form`].
     seconds: HashMap<String, String>,
     /// Values that are written in units of their scale; see [`super::steps`].
     pub(super) scaled_values: HashSet<String>,
@@ -166,7 +167,7 @@ impl<'a> Rewriter<'a> {
         }
         node.output[0] = self.written(&node.output[0]);
         if node.op_type == "ReduceMean" {
-            // It has an integer kernel, and equals a mean over the pixels.
+            // `GlobalAveragePool` equals a mean over the pixels and has an integer kernel, which `ReduceMean` lacks.
             "GlobalAveragePool".clone_into(&mut node.op_type);
             node.input.truncate(1);
             node.attribute.clear();
@@ -175,8 +176,8 @@ impl<'a> Rewriter<'a> {
         Ok(())
     }
 
-    /// Quantizes an int8 node's output. Not needed before a Relu, Clip or gate, which quantizes its own result, nor for
-    /// the last Gemm, whose result stays fp32.
+    /// Quantizes an int8 node's output. Not needed before a Relu, Clip or gate, which quantizes its own result, nor
+    /// for the last Gemm, whose result stays fp32.
     fn output(&mut self, index: usize, node: &NodeProto) -> Result<(), QuantizeError> {
         let output = &node.output[0];
         let next = self
@@ -200,8 +201,8 @@ impl<'a> Rewriter<'a> {
         Ok(())
     }
 
-    /// Returns the name under which a node writes `value` before quantization. For an output of the network the name gets
-    /// a suffix, since the dequantized value keeps the output's own name.
+    /// Returns the name under which a node writes `value` before quantization. For an output of the network the name
+    /// gets a suffix, since the dequantized value keeps the output's own name.
     pub(super) fn written(&self, value: &str) -> String {
         let node = self
             .network
@@ -223,7 +224,7 @@ impl<'a> Rewriter<'a> {
         })
     }
 
-    /// Returns the scale and zero point of a value.
+    /// Returns the scale and zero point of a value: the trained scale in the recipe, or else that of its range.
     pub(super) fn affine(&self, value: &str) -> Result<Affine, QuantizeError> {
         let affine = Affine::covering(self.range(value)?);
         let scale = self.recipe.scales.get(value).copied();
@@ -231,8 +232,8 @@ impl<'a> Rewriter<'a> {
         Ok(Affine { scale, ..affine })
     }
 
-    /// Returns the name of the dequantized form of `value`, and its scale and zero point. Writes the quantized and the
-    /// dequantized form first if they do not exist.
+    /// Returns the name of the dequantized form of `value`, and its scale and zero point. Writes the quantized and
+    /// the dequantized form first if they do not exist.
     pub(super) fn operand(&mut self, value: &str) -> Result<(String, Affine), QuantizeError> {
         if let Some(affine) = self.quantized.get(value).copied() {
             let second = self.seconds.remove(value);
@@ -250,8 +251,8 @@ impl<'a> Rewriter<'a> {
         Ok((dequantized(value), affine))
     }
 
-    /// Returns the name of the value that `QuantizeLinear` reads: `value`, or a `Max` of it if an fp32 layer computed it
-    /// from an int8 value. The `Max` clips only what quantization would clip, too.
+    /// Returns the name of the value that `QuantizeLinear` reads: `value`, or a `Max` of it if an fp32 layer
+    /// computed it from an int8 value. The `Max` clips only what quantization would clip, too.
     ///
     /// ONNX Runtime quantizes the weights of every layer between `DequantizeLinear` and `QuantizeLinear`
     /// (`WeightBiasQuantization`), also through Relu and Clip, even if the layer is kept in fp32 on purpose. A `Max`
@@ -280,9 +281,9 @@ impl<'a> Rewriter<'a> {
 
     /// Writes a second quantized form of an fp32 `MaxPool` for its second reader.
     ///
-    /// ONNX Runtime moves a single `QuantizeLinear` in front of the `MaxPool`, whose int8 kernel takes thirty times as
-    /// long as the fp32 kernel behind an fp32 convolution. It does not move two different ones, so the second scale is
-    /// larger by its last bit.
+    /// ONNX Runtime moves a single `QuantizeLinear` in front of the `MaxPool`, whose int8 kernel takes thirty times
+    /// as long as the fp32 kernel behind an fp32 convolution. It does not move two different ones, so the second
+    /// scale is larger by its last bit.
     fn second_form(&mut self, value: &str, affine: Affine) {
         let network = self.network;
         let readers = network.consumers(value).iter();
@@ -300,7 +301,8 @@ impl<'a> Rewriter<'a> {
         self.seconds.insert(value.to_owned(), dequantized(&second));
     }
 
-    /// Writes `QuantizeLinear` of `source` and `DequantizeLinear`, named after `value`.
+    /// Writes the quantized and the dequantized form of `value`: `QuantizeLinear` of the value `source`, which holds
+    /// its elements, and `DequantizeLinear`.
     pub(super) fn pair(&mut self, value: &str, source: &str, affine: Affine) {
         let scale = scale_of(value);
         let zero_point = self.scalars(&scale, affine);

@@ -1,4 +1,4 @@
-//! Operators of networks with trained scales, written so that they give torch's integers.
+//! Writes operators of networks with trained scales so that their int8 results equal torch's.
 //!
 //! They compute in units of the result's scale: `DequantizeLinear` reads each operand with the scale
 //! `operand scale / result scale`, and `QuantizeLinear` has scale 1. So the file contains the factor that torch
@@ -11,7 +11,8 @@ use super::{Affine, QuantizeError};
 use crate::proto::NodeProto;
 
 impl Rewriter<'_> {
-    /// Returns whether an int8 node is written in units of its result's scale.
+    /// Returns whether an int8 node must be written by [`Rewriter::scaled`]: the scales are trained, its operator
+    /// sums, multiplies or averages, and no reader of its result needs other units.
     pub(super) fn is_scaled(&self, node: &NodeProto) -> bool {
         let operator = matches!(
             node.op_type.as_str(),
@@ -23,17 +24,17 @@ impl Rewriter<'_> {
         self.recipe.trained && operator && fit
     }
 
-    /// Returns whether `reader` computes the same if `value` is in units of its scale.
+    /// Returns whether `reader` computes the same if its operand `value` is divided by the scale of `value`.
     fn reads_scaled(&self, value: &str, reader: &NodeProto) -> bool {
         match reader.op_type.as_str() {
             "Relu" => self.affine(&reader.output[0]).ok() == self.affine(value).ok(),
-            // The limits of a Clip are not in these units.
+            // The limits of a Clip are not divided by the scale.
             "Clip" => false,
             _ => true,
         }
     }
 
-    /// Writes a node in units of its result's scale.
+    /// Writes an int8 node whose result is in units of its scale, so that quantization only rounds it.
     pub(super) fn scaled(&mut self, node: &NodeProto) -> Result<(), QuantizeError> {
         let output = &node.output[0];
         let y = self.affine(output)?;
@@ -47,7 +48,7 @@ impl Rewriter<'_> {
             // ONNX Runtime would fuse `Add` into an int8 kernel with another rounding; it leaves `Sum` alone.
             ("Add", [(_, a), (_, b)]) => ("Sum", sum_scales(*a, *b, y).to_vec()),
             ("Mul", [(_, a), (_, b)]) => ("Mul", vec![product_scale(*a, *b, y), 1.0]),
-            // The mean of integers is exact until it is divided.
+            // The sum of integers is exact, so only the division of the mean rounds.
             (_, [(_, x)]) => ("GlobalAveragePool", vec![x.scale / y.scale]),
             _ => return self.arithmetic(node),
         };
@@ -62,8 +63,9 @@ impl Rewriter<'_> {
         Ok(())
     }
 
-    /// Writes an input of the network in units of its scale. torch multiplies by the inverse of the scale where
-    /// `QuantizeLinear` divides, which differs for about one element in 100,000.
+    /// Divides an input of the network by its scale; returns the name of the result. Writes a product with the
+    /// inverse of the scale, as torch computes: the division of `QuantizeLinear` differs for about one element in
+    /// 100,000.
     pub(super) fn scaled_input(&mut self, value: &str, affine: Affine) -> String {
         let (inverse, scaled) = (suffixed(value, "inverse"), suffixed(value, "steps"));
         self.float(&inverse, 1.0 / affine.scale);

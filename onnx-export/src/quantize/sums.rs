@@ -9,20 +9,20 @@ use super::Affine;
 
 /// Ratios of an operand's scale to the sum's for which torch has an integer kernel.
 const RATIOS: std::ops::Range<f32> = 1.0 / 16384.0..256.0;
-/// Bits of the larger integer factor.
+/// Number of bits of the larger of the two integers by which torch multiplies the operands.
 const BITS: i32 = 22;
 /// Changes of a scale, in units in the last place, that [`sum_scales`] tries for each of the two operands.
 const MOVES: RangeInclusive<i32> = -8..=8;
-/// Only sums within this distance of the middle between two integers may round differently in fp32 than in torch. Each
-/// of the two products is below 2^16, so neither rounding nor moving the scales changes the sum by more.
+/// Largest distance of a sum from the middle between two integers at which fp32 may round it differently from torch.
+/// Each of the two products is below 2^16, so neither rounding nor moving the scales changes the sum by more.
 const CLOSE: f64 = 1.0 / 16.0;
 
-/// Returns the scales of `a` and `b`, divided by the scale of their sum `y`, for which a sum in fp32 rounds to the same
-/// integer as torch's kernel for as many pairs of elements as possible.
+/// Returns the scales of `a` and `b`, divided by the scale of their sum `y`, for which a sum in fp32 rounds to the
+/// same integer as torch's kernel for as many pairs of elements as possible.
 ///
-/// torch multiplies by integers of 22 bits, whose products f32 has to round. Few of the 65,536 sums lie near enough to
-/// the middle between two integers to be affected; with the last bits of the scales changed, most or all of them round
-/// as in torch.
+/// torch multiplies by integers of 22 bits, whose products f32 has to round. Few of the 65,536 sums lie near enough
+/// to the middle between two integers to be affected; with the last bits of the scales changed, most or all of them
+/// round as in torch.
 pub(super) fn sum_scales(a: Affine, b: Affine, y: Affine) -> [f32; 2] {
     let ratios = [a, b].map(|operand| operand.scale / y.scale);
     if !ratios.iter().all(|ratio| RATIOS.contains(ratio)) {
@@ -95,7 +95,7 @@ impl FixedSum {
             .sum()
     }
 
-    /// Returns the sum rounded to the nearest integer, ties away from 0.
+    /// Returns torch's uint8 result: the sum rounded to the nearest integer, ties away from 0, plus the zero point.
     fn rounded(&self, operands: [i32; 2]) -> u8 {
         let exact = self.exact(operands);
         let mask = (1_i64 << self.shift) - 1;
@@ -112,7 +112,7 @@ impl FixedSum {
             .map(|(scale, by)| f32::from_bits(scale.to_bits().wrapping_add_signed(by)))
     }
 
-    /// Returns the result of `DequantizeLinear`, `Sum` and `QuantizeLinear` for two operands.
+    /// Returns the uint8 result of `DequantizeLinear` with `scales`, `Sum` and `QuantizeLinear` for two operands.
     fn float(&self, scales: [f32; 2], operands: [i32; 2]) -> u8 {
         let sum = operands[0] as f32 * scales[0] + operands[1] as f32 * scales[1];
         (sum.round_ties_even() + f32::from(self.zero_point)).clamp(0.0, 255.0) as u8
@@ -123,7 +123,7 @@ impl FixedSum {
 mod tests {
     use super::*;
 
-    /// Counts the sums that fp32 rounds differently from torch.
+    /// Returns for how many of the 65,536 pairs of operands the sum in fp32 with `scales` differs from torch's.
     fn differing(scales: [f32; 2], operands: [Affine; 2], y: Affine) -> usize {
         let ratios = operands.map(|operand| operand.scale / y.scale);
         let sum = FixedSum::new(ratios, y.zero_point);
@@ -140,8 +140,8 @@ mod tests {
 
     #[test]
     fn fp32_sums_equal_torchs() {
-        // Two sums of the golden MobileNetV3-Large; sums exactly in the middle, for all operands and for one; scales far
-        // apart.
+        // Two sums of the golden MobileNetV3-Large; scales for which both operands, or only the first, are multiples
+        // of 1/2, so that sums lie exactly in the middle between two integers; scales far apart.
         let cases = [
             (
                 [0.035_131_354, 0.097_155_15, 0.102_239_355],

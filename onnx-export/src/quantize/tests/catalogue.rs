@@ -1,10 +1,11 @@
-//! Quantization of the catalogue's networks, with formula weights.
+//! Quantization of the networks in `tests/models`, with formula weights.
 
 use super::*;
 use crate::architecture::Architecture;
 use crate::tensor_shapes;
 
-/// A model of the catalogue, at a fraction of its width where it has one: the network, then the box head.
+/// Returns the networks of the model `name`: the first, and the box head of a two-stage detector. If the model has a
+/// width multiplier, it is 0.25.
 fn networks(name: &str) -> Vec<Network> {
     let path = format!("{}/tests/models/{name}.toml", env!("CARGO_MANIFEST_DIR"));
     let manifest: toml::Table = std::fs::read_to_string(path).unwrap().parse().unwrap();
@@ -66,7 +67,7 @@ fn detector_levels_share_a_weight_and_have_their_own_biases() {
         panic!("not one network");
     };
     let mut recipe = recipe(network, &[]);
-    // Each level has its own scale.
+    // Every value gets a range of its own, so that the input scales of the levels differ.
     for (index, range) in recipe.ranges.values_mut().enumerate() {
         range.max = 1.0 + index as f32 / 16.0;
     }

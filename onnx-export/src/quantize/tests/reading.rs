@@ -1,11 +1,11 @@
-//! Which files are rejected, and what is repaired.
+//! Tests of `Network::read`: which files are rejected, and which are accepted and repaired.
 
 use super::*;
 use crate::proto::{
     AttributeProto, FLOAT, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto,
 };
 
-/// `y = Conv(x, w, b)`, one channel of one pixel.
+/// Returns a network of one Conv with a 1x1 kernel, `y = Conv(x, w, b)`.
 fn tiny() -> ModelProto {
     let tensor = |name: &str, dims: Vec<i64>| TensorProto {
         name: name.to_owned(),
@@ -54,7 +54,7 @@ fn graph(model: &mut ModelProto) -> &mut GraphProto {
     model.graph.as_mut().unwrap()
 }
 
-/// Adds the attribute `value` to the Conv.
+/// Adds an attribute of the name `value` to the Conv and returns it.
 fn attribute(model: &mut ModelProto) -> &mut AttributeProto {
     let attributes = &mut graph(model).node[0].attribute;
     attributes.push(AttributeProto {
@@ -82,7 +82,7 @@ fn files_that_cannot_be_quantized_are_rejected_by_name() {
         ),
         (
             |m| graph(m).node[0].domain = "com.microsoft".to_owned(),
-            "node `Conv_0` is a com.microsoft::Conv; expected ONNX's own operators",
+            "node `Conv_0` is a com.microsoft::Conv; expected an operator of ONNX's standard domain",
         ),
         (
             |m| {
@@ -92,7 +92,7 @@ fn files_that_cannot_be_quantized_are_rejected_by_name() {
                     ..AttributeProto::default()
                 });
             },
-            "node `Conv_0`: attribute `then_branch` holds a graph; expected a graph without subgraphs",
+            "node `Conv_0`: attribute `then_branch` holds a subgraph; expected a network without subgraphs",
         ),
         (|m| m.functions.push(vec![]), "the file defines functions"),
         (
@@ -144,7 +144,7 @@ fn files_that_cannot_be_quantized_are_rejected_by_name() {
                 let again = graph(m).initializer[0].clone();
                 graph(m).initializer.push(again);
             },
-            "initializer `w` has the name of another one",
+            "initializer `w` has the name of another initializer",
         ),
     ];
     for (change, expected) in cases {

@@ -7,7 +7,7 @@ fn scale(graph: &GraphProto, value: &str) -> f32 {
     f32_values(graph, &format!("{value}_s"))[0]
 }
 
-/// Counts the nodes of an operator.
+/// Returns the number of nodes with the operator `op`.
 fn count(graph: &GraphProto, op: &str) -> usize {
     graph.node.iter().filter(|node| node.op_type == op).count()
 }
@@ -229,7 +229,7 @@ fn outputs_that_nodes_read_keep_their_names() {
         let graph = quantized(&network, &recipe(&network, float), Target::Vnni);
         let names: Vec<&str> = graph.output.iter().map(|v| v.name.as_str()).collect();
         assert_eq!(names, ["last", "relu", "inside", "first"], "{float:?}");
-        // The output of an int8 layer is its dequantized value.
+        // The network's output keeps its name: an int8 layer's result is dequantized to that name.
         for (layer, output) in [
             ("/a/Conv", "first"),
             ("/b/Conv", "inside"),
@@ -306,7 +306,7 @@ fn an_fp32_max_pool_is_quantized_for_each_of_two_readers() {
         node.input[0].clone()
     };
     assert_ne!(reads("/left/Conv"), reads("/right/Conv"));
-    // One reader, or an int8 MaxPool, needs one quantized form.
+    // A MaxPool with one int8 reader, or in int8 itself, needs only one quantized form.
     for float in [&["/stem/Conv", "/left/Conv"][..], &[]] {
         let graph = quantized(&network, &recipe(&network, float), Target::Vnni);
         let forms = graph

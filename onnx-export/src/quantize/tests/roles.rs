@@ -1,4 +1,4 @@
-//! Which nodes compute in int8, and how.
+//! Tests of the choice which nodes compute in int8, and how.
 
 use super::*;
 use crate::quantize::domain::{Role, roles as roles_of};
@@ -113,7 +113,7 @@ fn a_trained_hard_swish_is_rounded_once() {
     let gate = b.conv("gate", x, Conv::new(4, 1));
     let gate = b.graph.hard_sigmoid(gate);
     let scaled = b.graph.mul(x, gate).unwrap();
-    // An output of the network, so it must stay fp32.
+    // The hard sigmoid's result is an output of the network, so the hard swish must stay fp32.
     let shown = b.conv("shown", scaled, Conv::new(4, 1));
     let half = b.graph.hard_sigmoid(shown);
     let swish = b.graph.mul(shown, half).unwrap();
