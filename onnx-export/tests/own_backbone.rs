@@ -1,4 +1,4 @@
-//! A backbone that the crate does not know, under the heads that it has.
+//! Tests that a backbone defined outside the crate works with the heads of the crate.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use onnx_export::segmentation::{MaskHead, Segmenter, masks};
 use onnx_export::weights::StateDict;
 use onnx_export::{ArgumentError, BuildError, DEFAULT_OPSET, classification, formula};
 
-/// As many layers of stride 2 as it has channel counts.
+/// A backbone with one convolution of stride 2 for each listed number of output channels.
 struct Pyramid(Vec<usize>);
 
 impl Trunk for Pyramid {
@@ -55,7 +55,8 @@ impl Trunk for Pyramid {
     }
 }
 
-/// Adds a network twice: to learn which tensors it reads, and to build it with all of them.
+/// Returns the shapes of the values that `add` returns. `add` runs twice: first to learn which tensors the network
+/// reads, then to build it with all of them.
 fn outputs(
     add: impl Fn(&mut Graph, &Scope<'_>, Value) -> Result<Vec<Value>, BuildError>,
 ) -> Result<Vec<String>, BuildError> {

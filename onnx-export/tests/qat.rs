@@ -1,4 +1,4 @@
-//! A quantized checkpoint in torchvision's layout, from the file to the fp32 network.
+//! Tests of the import of a quantized checkpoint in torchvision's layout, from the file to the fp32 network.
 //!
 //! `tests/golden/quantized.py` wrote the state dict of a quantized MobileNetV3-Large with torch 2.15.
 
@@ -28,7 +28,7 @@ fn fixture() -> StateDict {
     StateDict::read(&tests().join("golden").join(name)).unwrap()
 }
 
-/// The architecture of the fixture.
+/// Returns the architecture of the fixture, with `num_classes` in place of its 100 classes.
 fn architecture(num_classes: usize) -> Architecture {
     let path = tests().join("models/mobilenet_v3_large.toml");
     let text = std::fs::read_to_string(path).unwrap();
@@ -157,7 +157,9 @@ fn checkpoints_of_other_networks_are_rejected() {
     let Err(QatError::Build(BuildError::StateDict(problems))) =
         qat::import(&fixture(), &architecture(10))
     else {
-        panic!("a network of other classes");
+        panic!(
+            "a checkpoint of 100 classes was imported as one of 10, or failed for another reason"
+        );
     };
     assert_eq!(problems.num_classes_hint(10), Some(100));
     let mut wide = architecture(100);

@@ -1,4 +1,4 @@
-//! Checkpoints that torch wrote, checkpoints written by hand, and damaged checkpoints.
+//! Tests that read checkpoints written by torch, checkpoints written by hand, and damaged checkpoints.
 //!
 //! The four `mobilenet_v3_small` files in `tests/golden/` were written by torch 2.15 (`containers.py`) and
 //! hold the weights of [`onnx_export::formula`]: as a zip, as a legacy stream, inside a training checkpoint,
@@ -72,7 +72,8 @@ fn half_precision_differs_by_rounding_only() {
         assert_eq!(tensor.dtype(), DType::F16, "{name}");
         let expected = formula::fill(name, tensor.shape());
         for (got, expected) in tensor.to_f32().unwrap().iter().zip(&expected) {
-            // Half a unit in the last of 11 binary digits; below 2^-14 the unit is constant.
+            // f16 has 11 significant bits, so rounding changes a value by at most half a unit of the last one. Below
+            // 2^-14 that unit is constant.
             let allowed = expected.abs().max(2.0_f32.powi(-14)) * 2.0_f32.powi(-11);
             assert!(
                 (got - expected).abs() <= allowed,
@@ -120,7 +121,7 @@ fn safetensors_round_trip_without_loss() {
 
 // === Checkpoints by hand ===
 
-/// A pickle of `{name: tensor}`: f32 of `shape` over the storage `key` of `numel` elements.
+/// Returns a pickle of `{name: tensor}`. The f32 tensor refers to the storage `key` of `numel` elements.
 fn dict_pickle(name: &str, key: &str, numel: i32, shape: &[u8], strides: &[u8]) -> Vec<u8> {
     let mut out = b"\x80\x02}".to_vec();
     text(&mut out, name);
@@ -160,13 +161,13 @@ fn stored(entries: &[(&str, &[u8])]) -> Vec<u8> {
     zip_of(entries, CompressionMethod::Stored)
 }
 
-/// The bytes of the f32 values 0, 1, .. `n` - 1.
+/// Returns the bytes of the f32 values 0, 1, .. `n` - 1.
 fn counting(n: u8) -> Vec<u8> {
     (0..n).flat_map(|v| f32::from(v).to_le_bytes()).collect()
 }
 
-/// The members of a tar of torch 0.1.9: storage 5 is 0, 1, .. 5 and storage 6 its second half; tensor 1 is all
-/// of storage 5 in Fortran order, tensor 2 the last two elements of storage 6.
+/// Returns the members of a tar as torch 0.1.9 writes it, by name. Storage 5 is 0, 1, .. 5 and storage 6 its second
+/// half. Tensor 1 is all of storage 5 in Fortran order, tensor 2 the last two elements of storage 6.
 fn tar_members() -> Vec<(&'static str, Vec<u8>)> {
     let mut storages = b"\x80\x02K\x01.\x80\x02(K\x05\x8c\x03cpuctorch\nFloatStorage\nt.".to_vec();
     storages.extend(6_i64.to_le_bytes());
@@ -422,7 +423,7 @@ fn the_state_dict_of_a_training_checkpoint_is_found() {
 
 // === Random damage ===
 
-/// One small file of each container.
+/// Returns the name and the bytes of small valid checkpoints in every container.
 fn samples() -> Vec<(&'static str, Vec<u8>)> {
     let (data, pickle) = (counting(6), dict_pickle("w", "0", 6, &[2, 3], &[3, 1]));
     let entries: [(&str, &[u8]); 3] = [
@@ -478,7 +479,8 @@ fn config() -> ProptestConfig {
     }
 }
 
-/// A flipped bit, an inserted byte, or a move of the end of the file.
+/// A random change of a file at the offset `at`: a flipped bit, an inserted byte, or a move of the rest of the file
+/// from `at` to the lower offset `from`.
 #[derive(Debug)]
 struct Mutation {
     kind: u8,

@@ -94,7 +94,7 @@ fn invalid_quantizers_are_rejected() {
         ),
         (
             Scheme::Listed(&[1.0; 2], &[0; 2], 2),
-            "`w`: expected an axis of the tensor, got axis 2 of [2, 3]",
+            "`w`: expected an axis of the tensor, got axis 2 for shape [2, 3]",
         ),
         (
             Scheme::Listed(&[1.0; 2], &[0; 1], 0),
@@ -121,7 +121,7 @@ fn invalid_quantizers_are_rejected() {
 
 #[test]
 fn a_list_of_scales_shared_by_many_tensors_exceeds_the_memory_limit() {
-    // An empty tensor with 30,000 scales and 30,000 names.
+    // One empty tensor with 30,000 listed scales, stored under 30,000 names.
     let n = 30_000;
     let mut pickle = b"\x80\x02}".to_vec();
     let stored = Stored("QInt8Storage", "0", &[]);
@@ -189,7 +189,8 @@ fn packed_layers_of_every_version_become_weight_and_bias() {
     assert!(state.get("module.b.weight").unwrap().quantizer().is_some());
 }
 
-/// A small file of each scheme and container.
+/// Returns small valid checkpoints with a quantized tensor `w`: a zip for each way of storing scales, and a legacy
+/// file.
 fn samples() -> Vec<Vec<u8>> {
     let signed = Stored("QInt8Storage", "0", BYTES);
     let (scales, zero_points) = (doubles(&[0.5, 2.0]), longs(&[0, -1]));

@@ -10,9 +10,9 @@ pub(crate) struct Stored<'a>(pub(crate) &'a str, pub(crate) &'a str, pub(crate) 
 /// The quantization scheme of a tensor.
 pub(crate) enum Scheme<'a> {
     PerTensor(f64, i32),
-    /// Scales and zero points in storages; the axis.
+    /// `per_channel_affine` with scales and zero points in storages, and the axis.
     Held(Stored<'a>, Stored<'a>, u8),
-    /// Scales and zero points in the pickle; the axis.
+    /// `per_channel_affine` with scales and zero points listed in the pickle, and the axis.
     Listed(&'a [f64], &'a [i32], u8),
     Other(&'a str),
 }
@@ -32,7 +32,7 @@ pub(crate) fn float(out: &mut Vec<u8>, x: f64) {
     out.extend(x.to_be_bytes());
 }
 
-/// Size of an element in bytes.
+/// Returns the size in bytes of an element of the storage class `class`.
 fn width(class: &str) -> usize {
     match class {
         "DoubleStorage" | "LongStorage" => 8,
@@ -94,7 +94,7 @@ pub(crate) fn quantized(out: &mut Vec<u8>, stored: &Stored<'_>, shape: &[u8], sc
     out.extend(HOOKS);
 }
 
-/// Makes a zip checkpoint of `{"w": tensor}`.
+/// Returns a zip checkpoint of `{"w": tensor}`.
 pub(crate) fn zip_of(stored: &Stored<'_>, shape: &[u8], scheme: &Scheme<'_>) -> Vec<u8> {
     let mut pickle = b"\x80\x02}".to_vec();
     text(&mut pickle, "w");
@@ -128,7 +128,7 @@ pub(crate) fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
-/// Makes a legacy checkpoint of `{"w": tensor}`, whose scales are in the pickle.
+/// Returns a legacy checkpoint of `{"w": tensor}`. Only schemes whose scales are in the pickle are supported.
 pub(crate) fn legacy_of(stored: &Stored<'_>, shape: &[u8], scheme: &Scheme<'_>) -> Vec<u8> {
     let mut out = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.".to_vec();
     out.extend(b"\x80\x02M\xe9\x03.\x80\x02}\x8c\x0dlittle_endian\x88s.\x80\x02}");
