@@ -24,7 +24,7 @@ pub struct ConvNorm {
 }
 
 impl ConvNorm {
-    /// Creates the layer; an epsilon is a trained norm.
+    /// Creates the layer. An `f32` for `norm` is the epsilon of a batch norm that is not frozen.
     pub fn new(conv: Conv, norm: impl Into<Norm>, activation: Activation) -> Self {
         Self {
             conv,
@@ -34,17 +34,18 @@ impl ConvNorm {
     }
 }
 
-/// The modules of a [`ConvNorm`], whose names differ from network to network.
+/// Scopes of the convolution and the batch norm of a [`ConvNorm`], whose names differ from network to
+/// network.
 #[derive(Debug, Clone)]
 pub struct ConvNormScopes<'a> {
-    /// Module of the convolution.
+    /// Scope of the convolution.
     pub conv: Scope<'a>,
-    /// Module of the batch norm.
+    /// Scope of the batch norm.
     pub norm: Scope<'a>,
 }
 
 impl<'a> ConvNormScopes<'a> {
-    /// Returns the children `conv` and `norm` of `parent`.
+    /// Returns the scopes of the child modules of `parent` that are called `conv` and `norm`.
     pub fn of(parent: &Scope<'a>, conv: &str, norm: &str) -> Self {
         Self {
             conv: parent.sub(conv),
@@ -53,7 +54,7 @@ impl<'a> ConvNormScopes<'a> {
     }
 }
 
-/// Adds a [`ConvNorm`] as one `Conv` and the activation's operators.
+/// Adds a [`ConvNorm`] as one `Conv`, into which the batch norm is folded, and the activation's operators.
 ///
 /// # Errors
 /// As [`Graph::conv`].
@@ -115,12 +116,12 @@ pub struct SqueezeExcitation {
     pub channels: usize,
     /// Activation after the first convolution.
     pub activation: Activation,
-    /// Activation after the second convolution, whose output scales the channels.
+    /// Activation after the second convolution; its output is the factor of each channel.
     pub gate: Activation,
 }
 
-/// Adds squeeze-and-excitation of `[N, C, H, W]`: global average, 1x1 convolutions `fc1` and `fc2`, and
-/// a factor for each channel.
+/// Adds squeeze-and-excitation of `[N, C, H, W]`: the global average of each channel passes through the 1x1
+/// convolutions `fc1` and `fc2`, whose output multiplies the channels of `x`.
 ///
 /// Source: torchvision's `ops/misc.py`, `SqueezeExcitation`.
 ///
@@ -142,7 +143,8 @@ pub fn squeeze_excitation(
     g.mul(x, gate)
 }
 
-/// A convolution whose weights several values share, such as the levels of a pyramid.
+/// A convolution that is applied with the same weights to several inputs, such as the levels of a feature
+/// pyramid.
 #[derive(Debug, Clone)]
 pub struct SharedConv {
     config: Conv,
@@ -151,7 +153,7 @@ pub struct SharedConv {
 }
 
 impl SharedConv {
-    /// Reads weight and bias for values of `channels` channels from `scope`.
+    /// Reads the weight and bias of a convolution with `channels` input channels from `scope`.
     ///
     /// # Errors
     /// As [`Graph::conv_weights`].
@@ -172,7 +174,7 @@ impl SharedConv {
         })
     }
 
-    /// Adds the convolution of `x`.
+    /// Adds the convolution of `x` and returns its output.
     ///
     /// # Errors
     /// As [`Graph::conv_with`].

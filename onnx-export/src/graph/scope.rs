@@ -53,7 +53,7 @@ impl Scope<'_> {
         self.buffer(name, shape)
     }
 
-    /// Reads the tensor `name` of the module that is not trained, such as a running mean, in C order.
+    /// Reads the untrained tensor `name` of the module, such as a running mean, in C order.
     ///
     /// Unlike [`Scope::parameter`], it does not add to the parameter count.
     pub fn buffer(&self, name: &str, shape: &[usize]) -> Vec<f32> {

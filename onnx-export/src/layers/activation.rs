@@ -1,4 +1,4 @@
-//! Activations as the operators that ONNX Runtime fuses.
+//! Activations, written as the operators that ONNX Runtime fuses into one.
 
 use crate::error::BuildError;
 use crate::graph::{Graph, Value};

@@ -4,16 +4,17 @@ use crate::error::BuildError;
 use crate::graph::ops::ConvData;
 use crate::graph::{Graph, Scope, Value};
 
-/// How a batch norm was trained.
+/// Arguments of a batch norm.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Norm {
-    /// Epsilon that is added to the variance.
+    /// Epsilon that is added to the variance before its square root is taken.
     pub eps: f32,
-    /// Whether it is torchvision's `FrozenBatchNorm2d`, whose four tensors are buffers.
+    /// Whether the batch norm is torchvision's `FrozenBatchNorm2d`. Its four tensors are buffers and do not
+    /// count as parameters.
     pub frozen: bool,
 }
 
-/// Creates a trained batch norm of this epsilon.
+/// Creates a batch norm that is not frozen from its epsilon.
 impl From<f32> for Norm {
     fn from(eps: f32) -> Self {
         let frozen = false;
@@ -48,6 +49,7 @@ pub(super) struct BatchNorm {
 }
 
 impl BatchNorm {
+    /// Reads the four tensors, `[channels]` each, from `scope`.
     pub(super) fn load(scope: &Scope<'_>, channels: usize, kind: Norm) -> Self {
         let affine = |name| {
             if kind.frozen {
@@ -64,14 +66,14 @@ impl BatchNorm {
         }
     }
 
-    /// Folds the norm into a convolution's weight `[C, ...]` and returns weight and bias `[C]` of the
-    /// convolution that computes both.
+    /// Folds the norm into the weight `[C, ...]` of the convolution before it. Returns the weight and bias
+    /// `[C]` of one convolution that computes both layers.
     ///
-    /// Factor and shift are rounded where torch rounds them: its frozen norm is written in single
-    /// operations, its trained norm fuses the product and the sum. Rounding later would be nearer to the
-    /// exact result and further from torch's. A MobileNetV3-Large amplifies errors that all weights of a
-    /// channel share: the proposals of Faster R-CNN would differ from torch's by 2e-4 of their standard
-    /// deviation instead of 3e-5.
+    /// The factor and the bias are rounded where torch rounds them: its frozen norm rounds after every
+    /// operation, its other norm multiplies and adds with one rounding. More precise arithmetic would be
+    /// further from torch's results. A MobileNetV3-Large amplifies errors that all weights of a channel
+    /// share: the proposals of Faster R-CNN would differ from torch's by 2e-4 of their standard deviation
+    /// instead of 3e-5.
     pub(super) fn fold(&self, mut weight: Vec<f32>, kind: Norm) -> ConvData {
         let per_channel = weight.len() / self.weight.len().max(1);
         let mut bias = Vec::with_capacity(self.weight.len());
