@@ -1,4 +1,5 @@
-//! Heads as data: their arguments, the anchors of detectors, and the feature maps that they read.
+//! Heads as data: the arguments of each head, which include the anchors of a detector and the number of
+//! feature maps that the head reads.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +8,7 @@ use crate::stages::Role;
 
 /// Maximum number of pyramid levels: each level halves the one before, and an image side is at most 4096 pixels.
 const MAX_LEVELS: usize = 12;
-/// Maximum number of anchors per location of a feature map.
+/// Maximum number of anchors per location of a feature map. It bounds the channels of a detector's outputs.
 const MAX_ANCHORS: usize = 64;
 
 /// The layers on top of a backbone, which produce the outputs of the network.
@@ -17,18 +18,18 @@ pub enum Head {
     /// Global average pooling and the backbone's own classifier.
     #[default]
     Classifier,
-    /// `torchvision.models.segmentation.lraspp.LRASPPHead`.
+    /// LR-ASPP for segmentation: `torchvision.models.segmentation.lraspp.LRASPPHead`.
     Lraspp {
-        /// Channels of the high-level branch.
+        /// Channels of the branch that reads the last feature map.
         inter_channels: usize,
     },
-    /// `torchvision.models.segmentation.deeplabv3.DeepLabHead`.
+    /// `DeepLabV3` for segmentation: `torchvision.models.segmentation.deeplabv3.DeepLabHead`.
     Deeplabv3 {
         /// Whether the auxiliary head is exported as a second output, `aux`.
         #[serde(default)]
         aux: bool,
     },
-    /// `torchvision.models.segmentation.fcn.FCNHead`.
+    /// FCN for segmentation: `torchvision.models.segmentation.fcn.FCNHead`.
     Fcn {
         /// Whether the auxiliary head is exported as a second output, `aux`.
         #[serde(default)]
@@ -61,9 +62,9 @@ pub struct Anchors {
 pub struct DefaultBoxes {
     /// Side ratios for each level. Each ratio adds a wide and a tall box after the two square ones.
     pub aspect_ratios: Vec<Vec<f64>>,
-    /// Side of the boxes of the first level, as a fraction of the image's side.
+    /// Side of the square boxes of the first level, as a fraction of the image's side.
     pub min_ratio: f64,
-    /// Side of the boxes of the last level, as a fraction of the image's side.
+    /// Side of the square boxes of the last level, as a fraction of the image's side.
     pub max_ratio: f64,
 }
 
@@ -71,15 +72,16 @@ pub struct DefaultBoxes {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FasterRcnnHead {
-    /// Number of last feature maps of the backbone that feed the pyramid, which adds a pooled level.
+    /// Number of backbone feature maps, counted from the last one, that the pyramid reads: 1 to 4. The
+    /// pyramid has one level for each and another one that is pooled from the coarsest level.
     pub backbone_maps: usize,
     /// Anchors that the region proposal network refines, one list of sizes per level.
     pub anchors: Anchors,
-    /// Strides of the first pyramid levels, from which proposals are pooled. A proposal is pooled from the
-    /// level that suits its size.
+    /// Strides in pixels of the pyramid levels from which features of proposals are pooled, beginning with
+    /// the finest level. The area of a proposal decides its level: the larger, the coarser.
     ///
-    /// torchvision always pools from the first of two levels with the same stride (MobileNetV3), so each stride
-    /// is listed once.
+    /// If two levels have the same stride, as with MobileNetV3, torchvision pools only from the first one, so
+    /// each stride is listed once.
     pub roi_strides: Vec<u32>,
 }
 
@@ -87,24 +89,26 @@ pub struct FasterRcnnHead {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetinanetHead {
-    /// Number of last feature maps of the backbone that feed the pyramid, which adds P6 and P7.
+    /// Number of backbone feature maps, counted from the last one, that the pyramid reads: 1 to 4. The
+    /// pyramid has one level for each and two coarser ones, P6 and P7.
     pub backbone_maps: usize,
     /// Anchors that the network refines, one list of sizes per level.
     pub anchors: Anchors,
 }
 
-/// Arguments of `torchvision.models.detection.ssdlite`, which reads the last two stages and extra feature maps.
+/// Arguments of `torchvision.models.detection.ssdlite`, which reads the backbone's feature maps at strides of
+/// 16 and 32 and extra feature maps computed from the last one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SsdliteHead {
-    /// Channels of the extra feature maps, each half the size of the one before.
+    /// Channels of each extra feature map; a map has half the height and width of the one before.
     pub extra_channels: Vec<usize>,
     /// Default boxes that the network refines, one list of ratios per level.
     pub default_boxes: DefaultBoxes,
 }
 
 impl Anchors {
-    /// Number of anchors per location, for each level.
+    /// Returns the number of anchors per location of a feature map, for each level.
     pub fn per_location(&self) -> Vec<usize> {
         let sizes = self.sizes.iter();
         sizes
@@ -134,7 +138,7 @@ impl Anchors {
 }
 
 impl DefaultBoxes {
-    /// Number of default boxes per location, for each level.
+    /// Returns the number of default boxes per location of a feature map, for each level.
     pub fn per_location(&self) -> Vec<usize> {
         let ratios = self.aspect_ratios.iter();
         ratios.map(|ratios| 2 + 2 * ratios.len()).collect()
@@ -161,8 +165,8 @@ impl DefaultBoxes {
         require(
             0.0 < *min_ratio && min_ratio <= max_ratio && *max_ratio <= 1.0,
             "head.default_boxes.min_ratio",
-            "above 0, not above max_ratio, and that not above 1",
-            &format!("{min_ratio} and {max_ratio}"),
+            "0 < min_ratio <= max_ratio <= 1",
+            &format!("min_ratio {min_ratio} and max_ratio {max_ratio}"),
         )
     }
 }
@@ -203,7 +207,7 @@ impl Head {
                 require(
                     first_ok && doubling && strides.len() <= head.backbone_maps,
                     "head.roi_strides",
-                    "powers of two up to 256, each twice the one before, no more than backbone_maps",
+                    "1 to backbone_maps powers of two up to 256, each twice the one before",
                     &format!("{strides:?}"),
                 )
             }
@@ -239,6 +243,7 @@ fn check_maps(maps: usize) -> Result<(), ArgumentError> {
     )
 }
 
+/// Checks that the argument `field` has `got` = `levels` lists, one per level.
 fn check_levels(field: &'static str, levels: usize, got: usize) -> Result<(), ArgumentError> {
     let got_words = format!("{got} lists for {levels} levels");
     require(
@@ -249,6 +254,7 @@ fn check_levels(field: &'static str, levels: usize, got: usize) -> Result<(), Ar
     )
 }
 
+/// Checks that the aspect ratios of the argument `field` are 0.01 to 100.
 fn check_ratios(field: &'static str, ratios: &[f64]) -> Result<(), ArgumentError> {
     require(
         ratios.iter().all(|ratio| (0.01..=100.0).contains(ratio)),

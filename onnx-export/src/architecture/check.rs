@@ -1,20 +1,22 @@
-//! Ranges of the arguments, and which heads can be built on which backbones.
+//! Checks of an architecture: the ranges of its arguments, and whether the head can be built on the backbone.
 
 use super::{Architecture, Head};
 use crate::error::{ArgumentError, argument};
 
-/// Largest class count of a network: bounds what a bad argument can allocate.
+/// Maximum number of classes of a classifier. It bounds the memory that a bad argument can allocate.
 const MAX_CLASSES: usize = 100_000;
-/// Largest class count of a mask, whose pixels are bytes.
+/// Maximum number of classes of a segmentation network: a mask stores the class of a pixel in a byte.
 const MAX_MASK_CLASSES: usize = 256;
-/// Largest class count of a detector, which scores every class for every anchor.
+/// Maximum number of classes of a detector. It is lower than a classifier's because every anchor has a score
+/// for every class.
 const MAX_BOX_CLASSES: usize = 2000;
 
 impl Architecture {
     /// Checks every argument, and that the head can be built on the backbone.
     ///
     /// # Errors
-    /// [`ArgumentError`] names the argument, the allowed values and the rejected value.
+    /// [`ArgumentError`] for the first argument that is out of range or for a backbone that does not support
+    /// the head.
     pub fn check(&self) -> Result<(), ArgumentError> {
         let trunk = self.backbone.trunk();
         trunk.check()?;
