@@ -11,15 +11,15 @@ use crate::graph::ops::{Conv, ConvData, Padding};
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::{Activation, conv_bias, layer_norm_2d};
 
-/// Side and stride of the patches that the stem embeds.
+/// Height and width in pixels of the patches that the stem embeds; patches do not overlap.
 const PATCH: usize = 4;
-/// Side of the depthwise kernels.
+/// Height and width of the depthwise kernels.
 const KERNEL: usize = 7;
-/// Expansion inside a block.
+/// Channels inside a block as a multiple of its input channels.
 const EXPANSION: usize = 4;
-/// Largest number of blocks in a stage.
+/// Maximum number of blocks in a stage. It bounds the graph that a bad argument can build.
 const MAX_BLOCKS: usize = 64;
-/// Largest channel count of a stage.
+/// Maximum number of channels of a stage. It bounds the memory that a bad argument can allocate.
 const MAX_CHANNELS: usize = 4096;
 
 /// Arguments of `ConvNeXt`.
@@ -138,20 +138,23 @@ impl ConvNeXtConfig {
     }
 }
 
-/// Returns the convolution of patches of `side` x `side` pixels that do not overlap.
+/// Returns the convolution that maps each patch of `side` x `side` elements to `out` channels, without
+/// overlap.
 fn patches(out: usize, side: usize) -> Conv {
     Conv::new(out, side)
         .stride(side)
         .padding(Padding::Explicit(0))
 }
 
-/// Reads a linear layer on the channels of every pixel, which is a 1x1 convolution.
+/// Reads a linear layer on the channels of every pixel, `[out, input]`, as the weight and bias of a 1x1
+/// convolution.
 fn linear(scope: &Scope<'_>, input: usize, out: usize) -> ConvData {
     let weight = scope.parameter("weight", &[out, input]);
     ConvData::new(weight, scope.parameter("bias", &[out]))
 }
 
-/// Multiplies each output channel of a convolution by its factor.
+/// Multiplies the weight and bias of each output channel of a convolution by the channel's factor, `factors`
+/// `[C]`.
 fn fold_scale(data: &mut ConvData, factors: &[f32]) {
     let taps = (data.weight.len() / factors.len().max(1)).max(1);
     for (weights, factor) in data.weight.chunks_mut(taps).zip(factors) {

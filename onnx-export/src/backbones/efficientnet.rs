@@ -14,7 +14,7 @@ use crate::layers::{
     squeeze_excitation,
 };
 
-/// One row of the table: mobile inverted bottlenecks. Only the first of them has the stride.
+/// One row of the table: `repeats` mobile inverted bottlenecks. Only the first block of a row has the stride.
 #[derive(Debug, Clone, Copy)]
 struct Stage {
     expansion: usize,
@@ -52,7 +52,7 @@ const STAGES: [Stage; 7] = [
     mbconv(6, 3, 1, 320, 1),
 ];
 const STEM_CHANNELS: usize = 32;
-/// Expansion of the convolution after the last block.
+/// Output channels of the convolution after the last block, as a multiple of its input channels.
 const LAST_EXPANSION: usize = 4;
 
 /// Arguments of `EfficientNet`.
@@ -139,8 +139,8 @@ impl EfficientNetConfig {
         ConvNorm::new(conv, self.bn_eps, Activation::Silu)
     }
 
-    /// Adds a mobile inverted bottleneck: expansion, depthwise convolution, squeeze-and-excitation,
-    /// projection, residual.
+    /// Adds a mobile inverted bottleneck: expansion (if its factor is not 1), depthwise convolution,
+    /// squeeze-and-excitation, projection, and a residual if input and output have the same shape.
     ///
     /// Source: torchvision's `models/efficientnet.py`, `MBConv`.
     fn mbconv(
@@ -152,7 +152,7 @@ impl EfficientNetConfig {
     ) -> Result<Value, BuildError> {
         let input = g.channels(x)?;
         let (expanded, out) = (input * block.expansion, self.adjust(block.out));
-        // The state dict numbers only the layers that exist.
+        // The state dict has no number for an expansion that the block lacks.
         let mut layer = 0;
         let mut next = || {
             layer += 1;

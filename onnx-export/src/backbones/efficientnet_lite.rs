@@ -12,7 +12,7 @@ use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::{Activation, ConvNorm, ConvNormScopes, Norm, conv_bn};
 
-/// Blocks of one row of the table; the first block has the stride.
+/// One row of the table: `repeats` mobile inverted bottlenecks. Only the first block of a row has the stride.
 #[derive(Debug, Clone, Copy)]
 struct Stage {
     repeats: usize,
@@ -77,7 +77,8 @@ impl Trunk for EfficientNetLite0Config {
         Some(Norm::from(self.bn_eps))
     }
 
-    /// Returns one feature map, `[N, 1280, H/32, W/32]` after `_conv_head`.
+    /// Adds the backbone with the weights under `scope` and returns one feature map, `[N, 1280, H/32, W/32]`,
+    /// the output of `_conv_head`.
     fn features(
         &self,
         g: &mut Graph,
@@ -118,7 +119,8 @@ impl EfficientNetLite0Config {
         ConvNorm::new(conv, self.bn_eps, Activation::Relu6)
     }
 
-    /// Adds the mobile inverted bottleneck: expansion, depthwise convolution, projection, residual.
+    /// Adds a mobile inverted bottleneck: expansion (if its factor is not 1), depthwise convolution,
+    /// projection, and a residual if input and output have the same shape.
     fn mbconv(
         &self,
         g: &mut Graph,

@@ -13,7 +13,7 @@ use crate::layers::{
     Activation, ConvNorm, ConvNormScopes, Norm, conv_bn, conv_norm_activation, make_divisible,
 };
 
-/// Rows of the table: expansion t, channels c, repeats n, stride s of the first block.
+/// Rows of the table: expansion factor t, output channels c, number of blocks n, stride s of the first block.
 #[rustfmt::skip]
 const ROWS: [(usize, usize, usize, usize); 7] = [
     // t    c  n  s
@@ -91,7 +91,8 @@ impl Trunk for MobileNetV2Config {
                 index += 1;
             }
         }
-        // The last layer never narrows, so that the classifier keeps its input.
+        // Factors below 1 do not apply to the last convolution, so that the classifier keeps 1280 input
+        // channels.
         let last = Conv::new(scaled(LAST_CHANNELS, self.width_mult.max(1.0)), 1);
         y = conv_norm_activation(g, &scope.sub(index), y, self.layer(last))?;
         Ok(FeatureMaps::new(vec![], y))
@@ -126,7 +127,8 @@ impl MobileNetV2Config {
         ConvNorm::new(conv, self.bn_eps, activation)
     }
 
-    /// Adds one block: expansion, depthwise convolution, projection, and the residual if shapes allow it.
+    /// Adds an inverted residual block: expansion (if its factor is not 1), depthwise convolution,
+    /// projection, and a residual if input and output have the same shape.
     ///
     /// Source: torchvision's `models/mobilenetv2.py`, `InvertedResidual`.
     fn inverted_residual(
@@ -147,7 +149,8 @@ impl MobileNetV2Config {
         }
         let depthwise = self.layer(Conv::depthwise(hidden, 3).stride(block.stride));
         y = conv_norm_activation(g, &scope.sub(layer), y, depthwise)?;
-        // Convolution and batch norm of the projection are children of the block, not of a sequence.
+        // The projection's convolution and batch norm are direct children of the block, not of a sequence of
+        // their own.
         let scopes = ConvNormScopes {
             conv: scope.sub(layer + 1),
             norm: scope.sub(layer + 2),

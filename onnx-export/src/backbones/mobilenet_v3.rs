@@ -126,10 +126,12 @@ pub struct MobileNetV3Config {
     /// Factor on every channel count, 0.05 to 8.
     #[serde(default = "one")]
     pub width_mult: f64,
-    /// Whether the last blocks have half as many channels.
+    /// Whether the channels of the last three blocks, and of the layers after them, are halved (torchvision's
+    /// `reduced_tail`).
     #[serde(default)]
     pub reduced_tail: bool,
-    /// Whether the last blocks use dilation 2 instead of stride 2.
+    /// Whether the last three blocks use dilation 2, and stride 1 where the table has stride 2 (torchvision's
+    /// `dilated`).
     #[serde(default)]
     pub dilated: bool,
     /// Epsilon of every batch norm.
@@ -208,8 +210,9 @@ impl Trunk for MobileNetV3Config {
         g.gemm(&classifier.sub(3), y, num_classes)
     }
 
-    /// Adds the backbone cut in two: `scope.0` ends with the expansion inside the tail's first block, at
-    /// a stride of 16; `scope.1` goes on from its depthwise convolution to the end.
+    /// Adds the backbone in two halves. `scope.0` ends with the expansion of the tail's first block, at a
+    /// stride of 16; `scope.1` continues with the depthwise convolution of that block and ends with the last
+    /// layer.
     ///
     /// Source: section 6.3 of the paper; torchvision's `models/detection/ssdlite.py`,
     /// `SSDLiteFeatureExtractorMobileNet`.
@@ -296,8 +299,8 @@ impl MobileNetV3Config {
         conv_norm_activation(g, scope, x, self.layer(conv, HS))
     }
 
-    /// Adds a block: an expansion if the row widens, depthwise convolution, squeeze-and-excitation,
-    /// projection, residual.
+    /// Adds an inverted residual block: expansion, depthwise convolution, squeeze-and-excitation, projection
+    /// and residual, where expansion, squeeze-and-excitation and residual depend on the row.
     ///
     /// Source: torchvision's `models/mobilenetv3.py`, `InvertedResidual`.
     fn inverted_residual(
@@ -314,7 +317,8 @@ impl MobileNetV3Config {
             x
         };
         let y = self.contract(g, &block, y, row)?;
-        // By the table's stride: a dilated block of stride 2 has no residual.
+        // The stride is the table's, so a block of stride 2 has no residual even if dilation replaces its
+        // stride.
         if row.stride == 1 && row.input == row.out {
             g.add(y, x)
         } else {
@@ -343,7 +347,7 @@ impl MobileNetV3Config {
         x: Value,
         row: &Row,
     ) -> Result<Value, BuildError> {
-        // The state dict numbers only the layers that exist.
+        // The state dict has no number for an expansion or squeeze-and-excitation that the block lacks.
         let mut layer = usize::from(row.widens());
         let mut next = || {
             layer += 1;
@@ -370,7 +374,7 @@ impl MobileNetV3Config {
 }
 
 impl Row {
-    /// Returns whether the block has an expansion.
+    /// Returns whether the block has an expansion, that is, more channels inside than at its input.
     fn widens(&self) -> bool {
         self.expanded != self.input
     }

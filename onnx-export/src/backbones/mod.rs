@@ -1,7 +1,7 @@
 //! Backbones: networks from `[N, 3, H, W]` images to feature maps.
 //!
-//! Each module has its paper's table, its arguments, and an implementation of [`Trunk`], which is
-//! everything that the rest of the crate asks of a backbone. A new backbone is a module and a line in
+//! Each module has the table of layers from its paper, the arguments, and an implementation of [`Trunk`],
+//! through which the rest of the crate uses the backbone. A new backbone needs a module and a line in
 //! `backbones!`.
 
 mod convnext;
@@ -25,7 +25,8 @@ pub use mobilenet_v2::MobileNetV2Config;
 pub use mobilenet_v3::{MobileNetV3Config, MobileNetV3Size};
 pub use resnet::{ResNetBlock, ResNetConfig};
 
-/// Defines [`Backbone`], which a manifest tells apart by `kind`, the variant's name in snake case.
+/// Defines the enum [`Backbone`] and its access to [`Trunk`]. In a manifest, `kind` selects the variant by
+/// its name in snake case.
 macro_rules! backbones {
     ($($(#[$doc:meta])* $variant:ident($config:ty),)*) => {
         /// A backbone with its arguments, as data.
@@ -44,7 +45,7 @@ macro_rules! backbones {
                 }
             }
 
-            /// Returns the backbone's implementation, to change its arguments.
+            /// Returns the backbone's implementation, through which its arguments can be changed.
             pub fn trunk_mut(&mut self) -> &mut dyn Trunk {
                 match self {
                     $(Self::$variant(config) => config,)*
@@ -80,7 +81,7 @@ pub trait Trunk {
     /// [`ArgumentError`] for an argument that is out of range.
     fn check(&self) -> Result<(), ArgumentError>;
 
-    /// Adds the backbone under `scope` and returns its feature maps of `x`, `[N, 3, H, W]`.
+    /// Adds the backbone with the weights under `scope` and returns its feature maps for `x`, `[N, 3, H, W]`.
     ///
     /// # Errors
     /// [`BuildError::Shape`] if `x` is not `[N, 3, H, W]` or is too small.
@@ -104,35 +105,36 @@ pub trait Trunk {
         num_classes: usize,
     ) -> Result<Value, BuildError>;
 
-    /// Returns the module of the backbone in a classification checkpoint; empty if its tensors are at
-    /// the root.
+    /// Returns the state dict path of the backbone in a classification checkpoint; empty if its tensors are
+    /// at the root.
     fn module(&self) -> &'static str {
         "features"
     }
 
-    /// Whether `head` can be built on the backbone. Every backbone has a classifier.
+    /// Returns whether `head` can be built on the backbone. Every backbone supports [`Head::Classifier`].
     fn supports(&self, head: &Head) -> bool {
         *head == Head::Classifier
     }
 
-    /// Returns the factor on channel counts; `None` if the backbone has none.
+    /// Returns the argument that multiplies the backbone's channel counts. `None` if the backbone has no such
+    /// argument.
     fn width_mult(&mut self) -> Option<&mut f64> {
         None
     }
 
-    /// Returns how the batch norms were trained; `None` if the backbone has no batch norm.
+    /// Returns the arguments that the batch norms share. `None` if the backbone has no batch norm.
     fn norm(&self) -> Option<Norm> {
         None
     }
 
-    /// Returns the feature map that a segmentation network's auxiliary head reads, counted from the end;
-    /// `None` if the backbone does not support auxiliary heads.
+    /// Returns the position of the feature map that a segmentation network's auxiliary head reads, counted
+    /// from the end; 1 is the last. `None` if the backbone does not support auxiliary heads.
     fn auxiliary_stage(&self) -> Option<usize> {
         None
     }
 
-    /// Adds the backbone under `scope` as SSD reads it and returns its feature maps at strides of 16 and
-    /// 32.
+    /// Adds the backbone with the weights under `scope`, whose modules are named as in an SSD checkpoint, and
+    /// returns the two feature maps that SSD reads, at strides of 16 and 32.
     ///
     /// # Errors
     /// [`BuildError::Argument`] if the backbone does not support SSD.
@@ -147,12 +149,12 @@ pub trait Trunk {
     }
 }
 
-/// The feature maps of a backbone, each `[N, C, h, w]`, in the order of its stages.
+/// The feature maps of a backbone, each `[N, C, h, w]`, in the order in which the backbone computes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeatureMaps(Vec<Value>);
 
 impl FeatureMaps {
-    /// Creates the feature maps of a backbone, whose last one is `last`.
+    /// Creates the list of a backbone's feature maps: `earlier` in order, then `last`.
     pub fn new(earlier: Vec<Value>, last: Value) -> Self {
         let mut maps = earlier;
         maps.push(last);
@@ -170,7 +172,7 @@ impl FeatureMaps {
     /// Returns a feature map counted from the end, as torchvision counts them: 1 is the last.
     ///
     /// # Errors
-    /// [`BuildError::FeatureMap`] if the backbone has fewer feature maps, or for 0.
+    /// [`BuildError::FeatureMap`] if the backbone has fewer than `stage` feature maps, or if `stage` is 0.
     pub fn nth_last(&self, stage: usize) -> Result<Value, BuildError> {
         let index = self.0.len().checked_sub(stage);
         let map = index.and_then(|index| self.0.get(index)).copied();
@@ -181,10 +183,10 @@ impl FeatureMaps {
     }
 }
 
-/// Checks that the width multiplier `width_mult` is in its range.
+/// Checks that the width multiplier `width_mult` is 0.05 to 8.
 ///
 /// # Errors
-/// [`ArgumentError`] if it is not.
+/// [`ArgumentError`] if `width_mult` is out of range.
 pub(crate) fn check_width(width_mult: f64) -> Result<(), ArgumentError> {
     if (0.05..=8.0).contains(&width_mult) {
         return Ok(());

@@ -14,7 +14,7 @@ use crate::layers::{Activation, ConvNorm, ConvNormScopes, Norm, conv_bn};
 
 /// Channels of the stem.
 const STEM_CHANNELS: usize = 64;
-/// Name, width and stride of each stage.
+/// State dict name of each stage, the channels of its 3x3 convolutions, and its stride.
 #[rustfmt::skip]
 const STAGES: [(&str, usize, usize); 4] = [
     // name    width  stride
@@ -23,7 +23,7 @@ const STAGES: [(&str, usize, usize); 4] = [
     ("layer3",   256, 2), // C4
     ("layer4",   512, 2), // C5
 ];
-/// Largest number of blocks in a stage.
+/// Maximum number of blocks in a stage. It bounds the graph that a bad argument can build.
 const MAX_BLOCKS: usize = 64;
 
 /// The residual block that a `ResNet` repeats.
@@ -55,7 +55,7 @@ pub struct ResNetConfig {
 }
 
 impl ResNetBlock {
-    /// Returns the output channels per unit of width.
+    /// Returns the block's output channels as a multiple of the channels of its 3x3 convolution.
     fn expansion(self) -> usize {
         match self {
             Self::Basic => 1,
@@ -77,7 +77,11 @@ impl Trunk for ResNetConfig {
         let dilates = self.replace_stride_with_dilation.contains(&true);
         if dilates && self.block == ResNetBlock::Basic {
             let name = "replace_stride_with_dilation";
-            return Err(argument(name, "bottleneck blocks", &"basic blocks"));
+            return Err(argument(
+                name,
+                "false in all stages for basic blocks",
+                &"true",
+            ));
         }
         Ok(())
     }
@@ -101,8 +105,8 @@ impl Trunk for ResNetConfig {
         Some(2)
     }
 
-    /// Adds the backbone. Its feature maps are the outputs of `layer1` (C2, at a stride of 4) to `layer4`
-    /// (C5, at a stride of 32, or 8 if the last two stages are dilated).
+    /// Adds the backbone with the weights under `scope`. Its feature maps are the outputs of `layer1` (C2, at
+    /// a stride of 4) to `layer4` (C5, at a stride of 32, or 8 if the last two stages are dilated).
     fn features(
         &self,
         g: &mut Graph,
@@ -157,7 +161,7 @@ impl ResNetConfig {
         stage > 0 && self.replace_stride_with_dilation[stage - 1]
     }
 
-    /// Adds one block with its shortcut.
+    /// Adds one residual block: its convolutions, the shortcut, their sum and a `Relu`.
     ///
     /// Source: torchvision's `models/resnet.py`, `BasicBlock` and `Bottleneck`.
     fn residual_block(
@@ -196,7 +200,7 @@ impl ResNetConfig {
     }
 }
 
-/// Width, stride and dilation of the blocks of a stage.
+/// Channels, stride and dilation of the 3x3 convolutions in the blocks of a stage.
 ///
 /// Source: torchvision's `models/resnet.py`, `ResNet._make_layer`.
 #[derive(Debug, Clone, Copy)]
@@ -210,7 +214,8 @@ struct Stage {
 }
 
 impl Stage {
-    /// Creates a stage after one of dilation `before`; `dilates` replaces its stride by more dilation.
+    /// Creates a stage. `before` is the dilation of the stage before; `dilates` replaces the stride by a
+    /// dilation `stride` times as large.
     fn new(width: usize, stride: usize, before: usize, dilates: bool) -> Self {
         let (stride, dilation) = if dilates {
             (1, before * stride)
