@@ -1,4 +1,5 @@
-//! Faster R-CNN in two graphs: region proposals are selected between the first and the second.
+//! Faster R-CNN in two graphs: the caller selects region proposals from the outputs of the first and passes
+//! them to the second.
 //!
 //! Source: Ren et al., "Faster R-CNN" (2015); torchvision's `models/detection/faster_rcnn.py`.
 
@@ -10,23 +11,23 @@ use crate::graph::ops::{Conv, Regions, RoiAlign};
 use crate::graph::{Dim, Element, Graph, Scope, Value};
 use crate::layers::SharedConv;
 
-/// Side of the pooled map of a region.
+/// Height and width of the `RoIAlign` output of a region.
 const ROI_SIZE: usize = 7;
-/// Samples along each side of a cell of the `RoIAlign` output.
+/// Number of samples along each side of a cell of the `RoIAlign` output.
 const ROI_SAMPLES: usize = 2;
-/// Width of the box head's hidden layers.
+/// Number of outputs of each hidden layer of the box head.
 const HIDDEN: usize = 1024;
 
-/// Outputs of the first stage.
+/// Outputs of the first stage, from which the caller selects region proposals.
 #[derive(Debug, Clone)]
 pub struct Proposals {
     /// Objectness `[N, A, h, w]` and box deltas `[N, A * 4, h, w]` of every level.
     pub levels: Vec<LevelOutputs>,
-    /// Feature maps `[N, 256, h, w]` at which the second stage pools regions.
+    /// Feature maps `[N, 256, h, w]` from which the second stage pools regions.
     pub maps: Vec<Value>,
 }
 
-/// Adds the first stage: feature pyramid and region proposal network.
+/// Adds the first stage, backbone, feature pyramid and region proposal network, and returns its outputs.
 ///
 /// # Errors
 /// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`, [`BuildError::FeatureMap`] if the backbone
@@ -60,7 +61,8 @@ pub fn proposals(
     })
 }
 
-/// The region proposal network. Source: torchvision's `models/detection/rpn.py`, `RPNHead`.
+/// The convolutions of the region proposal network, which all levels share. Source: torchvision's
+/// `models/detection/rpn.py`, `RPNHead`.
 struct RpnHead {
     conv: SharedConv,
     objectness: SharedConv,
@@ -69,7 +71,7 @@ struct RpnHead {
 
 impl RpnHead {
     fn load(g: &mut Graph, scope: &Scope<'_>, anchors: usize) -> Result<Self, BuildError> {
-        // Checkpoints from before torchvision 0.12 have the convolution outside the two sequences.
+        // Checkpoints from before torchvision 0.12 call the convolution `conv` instead of `conv.0.0`.
         let conv = scope.sub("conv");
         let conv = conv.sub(0).sub(0).formerly(&conv);
         let mut load = |scope: &Scope<'_>, config| SharedConv::load(g, scope, CHANNELS, config);
@@ -134,10 +136,12 @@ pub(super) struct BoxOutputs {
     pub(super) deltas: Value,
 }
 
-/// Adds `RoiAlign` and the box head for the regions of each map, in the order of the maps.
+/// Adds `RoiAlign` and the box head, and returns its outputs for all regions: those of the first map, then of
+/// the second, ...
 ///
 /// # Errors
-/// [`BuildError::Shape`] if maps or regions have another shape than [`proposals`] gives.
+/// [`BuildError::Shape`] if a map is not `[N, C, H, W]` or its regions are not `[R, 4]`.
+/// [`BuildError::NoOperands`] if `maps` is empty.
 pub(super) fn classify(
     g: &mut Graph,
     root: &Scope<'_>,
@@ -169,6 +173,7 @@ pub(super) fn classify(
     })
 }
 
+/// Adds the input `feature_<level>` of the second stage, `[batch, 256, height, width] f32`.
 fn feature_input(g: &mut Graph, level: usize) -> Value {
     let batch = g.axis("batch");
     let [height, width] = ["height", "width"].map(|side| g.axis(&format!("{side}_{level}")));
@@ -176,6 +181,7 @@ fn feature_input(g: &mut Graph, level: usize) -> Value {
     g.input(&format!("feature_{level}"), shape, Element::F32)
 }
 
+/// Adds the inputs `rois_<level>` `[R, 4] f32` and `batch_indices_<level>` `[R] i64` of the second stage.
 fn region_inputs(g: &mut Graph, level: usize) -> Regions {
     let count = g.axis(&format!("rois_{level}"));
     let corners = vec![count, Dim::Fixed(4)];

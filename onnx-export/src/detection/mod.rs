@@ -1,8 +1,9 @@
-//! Detection networks: raw scores and box deltas for every anchor, level by level.
+//! Detection networks: class scores and box deltas for every anchor, one pair of outputs per level.
 //!
 //! The graphs end before anything that depends on the number of boxes. Anchors, decoding, top-k and
 //! suppression are left to the caller: in a graph they only work for batches of one.
-//! [`build_fused`](crate::build_fused) writes such a graph for runtimes that have no caller to do them.
+//! [`build_fused`](crate::build_fused) includes these steps in the graph, for runtimes without native
+//! postprocessing.
 //!
 //! Source: `torchvision.models.detection`.
 
@@ -31,23 +32,25 @@ pub struct Detector<'a, H> {
     pub num_classes: usize,
 }
 
-/// Outputs of a head for the A anchors at each point of one level.
+/// Outputs of a head for one level, whose feature map is `h` x `w` with A anchors at each location.
 #[derive(Debug, Clone, Copy)]
 pub struct LevelOutputs {
-    /// Scores `[N, A * classes, h, w]`: the classes of the first anchor, of the second, ...
+    /// Scores `[N, A * classes, h, w]`: channels are the classes of the first anchor, then of the second, ...
     pub scores: Value,
-    /// Box deltas `[N, A * 4, h, w]`: dx, dy, dw, dh of the first anchor, of the second, ...
+    /// Box deltas `[N, A * 4, h, w]`: channels are dx, dy, dw, dh of the first anchor, then of the second,
+    /// ...
     pub boxes: Value,
 }
 
-/// Names of the outputs of every level, which end in `_<level>`.
+/// Prefixes of the names of every level's outputs; the names end in `_<level>`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OutputNames {
     pub(crate) scores: &'static str,
     pub(crate) boxes: &'static str,
 }
 
-/// Makes the levels outputs of the network: the scores of all levels, then the boxes of all levels.
+/// Adds the outputs of all levels to the network's outputs: first the scores of each level, then the box
+/// deltas of each level.
 pub(crate) fn output_levels(g: &mut Graph, levels: &[LevelOutputs], names: OutputNames) {
     for (index, level) in levels.iter().enumerate() {
         g.output(level.scores, &format!("{}_{index}", names.scores));

@@ -9,20 +9,22 @@ use crate::graph::ops::{Conv, MaxPool};
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::conv_bias;
 
-/// Channels of every level.
+/// Number of channels of every level.
 pub(super) const CHANNELS: usize = 256;
 
 /// How a pyramid computes the additional levels, coarser than those of the backbone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extra {
-    /// One level: the last one, subsampled by 2. Source: `LastLevelMaxPool`.
+    /// One level: every second row and column of the coarsest level of the backbone. Source:
+    /// `LastLevelMaxPool`.
     Pool,
-    /// Two levels: P6 is a convolution of stride 2 on P5, P7 one on P6. Source: `LastLevelP6P7(256, 256)`.
-    /// With equal channel counts torchvision reads the pyramid's P5 instead of the backbone's C5.
+    /// Two levels: P6 is a convolution of stride 2 on P5, the coarsest level of the backbone; P7 is a
+    /// convolution of stride 2 on the `Relu` of P6. Source: `LastLevelP6P7(256, 256)`. With equal channel
+    /// counts, torchvision computes P6 from the pyramid's P5, not from the backbone's last feature map.
     P6P7,
 }
 
-/// The backbone, and how many of its feature maps a pyramid reads.
+/// The backbone of a pyramid, and the number of its feature maps that the pyramid reads.
 #[derive(Clone, Copy)]
 pub(super) struct Base<'a> {
     pub(super) trunk: &'a dyn Trunk,
@@ -44,11 +46,11 @@ pub(super) fn pyramid(
 ) -> Result<Vec<Value>, BuildError> {
     let Base { trunk, maps } = base;
     let features = trunk.features(g, &scope.sub("body"), images)?;
-    // Returns an error for 0 maps.
+    // `nth_last` rejects 0, for which `maps - 1` would underflow.
     features.nth_last(maps)?;
     let fpn = scope.sub("fpn");
     let (inner, layer) = (fpn.sub("inner_blocks"), fpn.sub("layer_blocks"));
-    // From the coarsest map to the finest, whose index in the state dict is 0.
+    // The loop goes from the coarsest map to the finest, which has index 0 in the state dict.
     let mut merged = lateral(g, &inner, maps - 1, features.last()?)?;
     let output = Conv::new(CHANNELS, 3);
     let mut levels = vec![conv_bias(g, &block(&layer, maps - 1), merged, output)?];
@@ -64,7 +66,7 @@ pub(super) fn pyramid(
     Ok(levels)
 }
 
-/// Adds the 1x1 convolution of feature map `index`.
+/// Adds the 1x1 convolution of feature map `index`, counted from the finest, with output `[N, 256, h, w]`.
 fn lateral(
     g: &mut Graph,
     inner: &Scope<'_>,
@@ -74,7 +76,7 @@ fn lateral(
     conv_bias(g, &block(inner, index), map, Conv::new(CHANNELS, 1))
 }
 
-/// Adds the levels after the coarsest one, `last`.
+/// Adds the levels that follow `last`, the coarsest level of the backbone, and returns them in order.
 fn extra_levels(
     g: &mut Graph,
     scope: &Scope<'_>,
@@ -100,8 +102,8 @@ fn extra_levels(
     }
 }
 
-/// Returns the scope of a block's convolution, which checkpoints from before torchvision 0.13 have one
-/// level higher.
+/// Returns the scope of the convolution in block `index`: `<index>.0`, or `<index>` in checkpoints from
+/// before torchvision 0.13.
 fn block<'a>(blocks: &Scope<'a>, index: usize) -> Scope<'a> {
     let block = blocks.sub(index);
     block.sub(0).formerly(&block)

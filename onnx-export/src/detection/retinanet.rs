@@ -1,4 +1,4 @@
-//! `RetinaNet`: one head for classes and one for boxes, shared by the levels of a pyramid.
+//! `RetinaNet`: a feature pyramid with one head for classes and one for boxes, which all levels share.
 //!
 //! Source: Lin et al., "Focal Loss for Dense Object Detection" (2017), section 4; torchvision's
 //! `models/detection/retinanet.py`.
@@ -11,7 +11,7 @@ use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::SharedConv;
 
-/// Convolutions of a head before its last one.
+/// Number of hidden convolutions of a head.
 const DEPTH: usize = 4;
 
 /// Adds the network and returns scores `[N, A * num_classes, h, w]` and box deltas `[N, A * 4, h, w]` of
@@ -52,14 +52,16 @@ pub fn retinanet(
     outputs.collect()
 }
 
-/// One of the two heads. Source: `RetinaNetClassificationHead` and `RetinaNetRegressionHead`.
+/// The classification head or the regression head: hidden convolutions, each followed by `Relu`, and a last
+/// convolution. Source: `RetinaNetClassificationHead` and `RetinaNetRegressionHead`.
 struct Tower {
     hidden: Vec<SharedConv>,
     last: SharedConv,
 }
 
 impl Tower {
-    /// Reads the head from `scope`; its last convolution is called `last` and has `out` channels.
+    /// Reads the head from `scope`. Its last convolution is the child module `last` and has `out` output
+    /// channels.
     fn load(g: &mut Graph, scope: &Scope<'_>, last: &str, out: usize) -> Result<Self, BuildError> {
         let convs = scope.sub("conv");
         let mut load = |scope: &Scope<'_>, out| {
@@ -67,7 +69,8 @@ impl Tower {
             SharedConv::load(g, scope, CHANNELS, config)
         };
         let hidden = (0..DEPTH).map(|index| {
-            // Checkpoints from before torchvision 0.13 number the activations too.
+            // Checkpoints from before torchvision 0.13 also count the activations: convolution `index` is
+            // `2 * index`.
             let scope = convs.sub(index).sub(0).formerly(&convs.sub(2 * index));
             load(&scope, CHANNELS)
         });

@@ -1,4 +1,5 @@
-//! `SSDlite`: single-shot detection with depthwise heads, one pair for each of six feature maps.
+//! `SSDlite`: single-shot detection with a classification and a regression head, of depthwise convolutions,
+//! for each feature map.
 //!
 //! Source: Sandler et al., "MobileNetV2" (2018), section 6.2; Howard et al., "Searching for
 //! MobileNetV3" (2019), section 6.3; torchvision's `models/detection/ssdlite.py`.
@@ -28,7 +29,7 @@ pub fn ssdlite(
         num_classes,
     } = *detector;
     let Some(norm) = trunk.norm() else {
-        let expected = "one with batch norms, which ssdlite shares";
+        let expected = "one with batch norms, whose arguments ssdlite uses too";
         return Err(argument("backbone", expected, &trunk.name()).into());
     };
     let backbone = root.sub("backbone");
@@ -49,7 +50,7 @@ pub fn ssdlite(
     Ok(outputs)
 }
 
-/// Adds the extra feature maps and returns them after the backbone's two.
+/// Adds the extra feature maps and returns all maps: the backbone's two in `maps`, then the extra ones.
 ///
 /// Source: `SSDLiteFeatureExtractorMobileNet`.
 fn levels(
@@ -68,7 +69,8 @@ fn levels(
     Ok(levels)
 }
 
-/// Adds a block that halves the resolution, with half of `channels` inside. Source: `_extra_block`.
+/// Adds a block that halves height and width: 1x1 convolution to `channels / 2`, depthwise convolution of
+/// stride 2, and 1x1 convolution to `channels`. Source: `_extra_block`.
 fn extra_block(
     g: &mut Graph,
     scope: &Scope<'_>,
@@ -90,7 +92,7 @@ fn extra_block(
     Ok(y)
 }
 
-/// Adds a head of one level with `out` channels. Source: `_prediction_block`.
+/// Adds a prediction head of one level, with output `[N, out, h, w]`. Source: `_prediction_block`.
 fn prediction(
     g: &mut Graph,
     scope: &Scope<'_>,

@@ -1,10 +1,11 @@
-//! Reference boxes: a table of all for SSD, those with given indices for pyramids.
+//! Reference boxes that deltas are relative to: the default boxes of SSD as a table of constants, and anchors
+//! of a feature pyramid, computed in the graph from their indices.
 
 use crate::architecture::{Anchors, DefaultBoxes};
 use crate::error::BuildError;
 use crate::graph::{Graph, Value};
 
-/// The anchors of one level around the point (0, 0): x1, y1, x2, y2 in pixels.
+/// The anchors of one level for a location at (0, 0): x1, y1, x2, y2 in pixels.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Cells(Vec<[f32; 4]>);
 
@@ -30,7 +31,7 @@ impl Cells {
     }
 }
 
-/// The values whose sizes determine the points of a level.
+/// The values from whose sizes the locations of a level's anchors are computed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LevelGrid {
     /// Output of the level, `[1, C, h, w]`.
@@ -39,8 +40,9 @@ pub(super) struct LevelGrid {
     pub(super) images: Value,
 }
 
-/// Returns the anchors `[K, 4]` with the indices `[K] i64` in the order (h, w, a) of a level. The stride
-/// is the image's size divided by the map's, in whole pixels.
+/// Returns the anchors `[K, 4]` of a level (x1, y1, x2, y2 in pixels) that have the given `indices`
+/// `[K] i64`. Indices count anchors row by row, location by location, then in the order of `cells`. The
+/// stride is the image's size divided by the map's, rounded down to whole pixels.
 ///
 /// Source: torchvision's `anchor_utils.py`, `AnchorGenerator.grid_anchors`.
 pub(super) fn anchors_at(
@@ -68,8 +70,9 @@ pub(super) fn anchors_at(
     g.add(corners, cells)
 }
 
-/// Returns SSD's boxes (x1, y1, x2, y2 in pixels) for feature maps of the sizes `grids` (width, height) and an
-/// image of `size` (width, height), in the order (h, w, a) of each map.
+/// Returns SSD's default boxes (x1, y1, x2, y2 in pixels) for feature maps of the sizes `grids` (width,
+/// height) and an image of `size` (width, height): map by map, row by row, and all boxes of a location in
+/// sequence.
 ///
 /// Source: torchvision's `anchor_utils.py`, `DefaultBoxGenerator` without `steps`.
 pub(super) fn default_boxes(
@@ -97,8 +100,8 @@ pub(super) fn default_boxes(
     table
 }
 
-/// Returns width and height of the boxes of one level relative to the image, computed in f64 and clipped in
-/// f32.
+/// Returns the width and height of each default box of one level, as fractions of the image's. They are
+/// computed in f64 and clipped to 0..=1 in f32, as torchvision does.
 fn shapes(boxes: &DefaultBoxes, level: usize) -> Vec<[f32; 2]> {
     let levels = boxes.aspect_ratios.len();
     let range = boxes.max_ratio - boxes.min_ratio;

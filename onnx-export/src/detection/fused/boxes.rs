@@ -3,7 +3,8 @@
 use crate::error::BuildError;
 use crate::graph::{Graph, Value};
 
-/// Largest dw and dh, ln(1000 / 16): a box grows at most 62.5 times.
+/// Upper limit of the deltas dw and dh, ln(1000 / 16): a decoded box is at most 62.5 times as wide or high as
+/// its reference.
 const MAX_LOG_SCALE: f32 = 4.135_166_6;
 
 /// Splits boxes into their upper left and lower right corners, or deltas into dx, dy and dw, dh: `[..., 2]`
@@ -13,7 +14,8 @@ pub(super) fn halves(g: &mut Graph, boxes: Value) -> Result<[Value; 2], BuildErr
     Ok([g.slice(boxes, last, 0..2)?, g.slice(boxes, last, 2..4)?])
 }
 
-/// Decodes `deltas` `[..., 4]` (dx, dy, dw, dh) relative to the boxes `references` `[N, 4]`.
+/// Returns the boxes `[..., 4]` that `deltas` `[..., 4]` (dx, dy, dw, dh, each divided by its weight)
+/// describe relative to the boxes `references` `[N, 4]`.
 ///
 /// Source: torchvision's `models/detection/_utils.py`, `BoxCoder.decode_single`.
 pub(super) fn decode(
@@ -47,7 +49,8 @@ pub(super) fn decode(
     g.concat_last(upper, lower)
 }
 
-/// Clips boxes to an image of `limits` `[4]` (width, height, width, height).
+/// Returns `boxes` `[..., 4]` clipped to the image, whose size is `limits` `[4]` (width, height, width,
+/// height).
 ///
 /// Source: torchvision's `ops/boxes.py:clip_boxes_to_image`.
 pub(super) fn clip(g: &mut Graph, boxes: Value, limits: Value) -> Result<Value, BuildError> {
@@ -56,7 +59,8 @@ pub(super) fn clip(g: &mut Graph, boxes: Value, limits: Value) -> Result<Value, 
     g.min(boxes, limits)
 }
 
-/// Returns `scores` `[...]` of boxes `[..., 4]` with -1 for every box that has a side shorter than `least`.
+/// Returns `scores` `[...]` of `boxes` `[..., 4]`, replaced by -1 for every box that has a side shorter than
+/// `least` pixels.
 ///
 /// Source: torchvision's `ops/boxes.py:remove_small_boxes`.
 pub(super) fn without_small(

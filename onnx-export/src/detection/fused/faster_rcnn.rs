@@ -19,7 +19,8 @@ const MIN_PROPOSAL: f32 = 1e-3;
 /// Shortest side of a detection, in pixels of the resized image.
 const MIN_DETECTION: f32 = 1e-2;
 
-/// Adds the network, the selection of proposals between its stages, and its postprocessing.
+/// Adds both stages, the selection of proposals between them, and the postprocessing, and returns the
+/// detections.
 pub(super) fn detect(
     g: &mut Graph,
     root: &Scope<'_>,
@@ -29,7 +30,7 @@ pub(super) fn detect(
     let Fused { detector, options } = network;
     let (head, num_classes) = (detector.head, detector.num_classes);
     let Some(selection) = &options.proposals else {
-        let expected = "the selection of proposals of faster_rcnn";
+        let expected = "the proposal options that faster_rcnn requires";
         return Err(argument("options.proposals", expected, &"none").into());
     };
     let Proposals { levels, maps } = proposals(g, root, image.images, detector)?;
@@ -64,7 +65,8 @@ pub(super) fn detect(
     by_batch(g, table, config, "detections")
 }
 
-/// Returns the proposals `[R, 4]`, highest score first; boxes of one level suppress only each other.
+/// Adds the selection of region proposals and returns them, `[R, 4]` (x1, y1, x2, y2 in pixels), highest
+/// score first. A proposal is suppressed only by proposals of its own level.
 fn propose(
     g: &mut Graph,
     image: Image,
@@ -108,12 +110,13 @@ fn propose(
     Ok(by_class(g, candidates, levels.len(), config, "proposals")?.boxes)
 }
 
-/// Returns a threshold that the score `least` exceeds and -1 does not.
+/// Returns the threshold with which `NonMaxSuppression`, which compares with `>`, keeps scores of at least
+/// `least` but never -1, the score of removed boxes.
 fn at_least(least: f32) -> f32 {
     if least > 0.0 { least.next_down() } else { -0.5 }
 }
 
-/// Proposals sorted by the feature map that suits their size.
+/// Proposals grouped by the feature map from which they are pooled.
 struct Sorted {
     /// Regions to pool from each feature map.
     regions: Vec<Regions>,
@@ -121,10 +124,10 @@ struct Sorted {
     proposals: Value,
 }
 
-/// Sorts `proposals` `[R, 4]` by feature map.
+/// Groups `proposals` `[R, 4]` by the feature map that suits their size; `strides` are those of the maps.
 ///
-/// The level of a box is `floor(4 + log2(side / 224) + 1e-6)`. ONNX has no `log2`, so the side is compared
-/// with the sides at which the level rises.
+/// The level of a box is `floor(4 + log2(side / 224) + 1e-6)`, where `side` is the square root of its area.
+/// ONNX has no `log2`, so `side` is compared with the lengths at which the level rises by one.
 fn by_level(g: &mut Graph, proposals: Value, strides: &[u32]) -> Result<Sorted, BuildError> {
     let none = g.whole(0);
     let rises = strides.iter().skip(1).map(|stride| {

@@ -1,12 +1,13 @@
-//! A detector as one graph of standard operators, which includes the postprocessing. It is for runtimes
-//! without native postprocessing, and for batches of one.
+//! Detectors as one graph of standard operators that includes the postprocessing. They are for runtimes
+//! without native postprocessing, and process one image per run.
 //!
 //! The order of operations is torchvision's: the top candidates by score first, then decoding of their
 //! boxes, then suppression. ONNX's `TopK` and `NonMaxSuppression` prefer the lower index among equal
 //! scores and compare overlaps with a strict `>`, as torchvision does.
 //!
-//! Not here: removing values that are not finite, and shifting the boxes of each class apart, which
-//! torchvision does for few boxes and which only changes rounding.
+//! Two steps of torchvision are left out: the removal of values that are not finite, and the offset between
+//! the boxes of different classes, which torchvision adds for small box counts and which changes results only
+//! by rounding.
 
 mod anchors;
 mod boxes;
@@ -43,7 +44,7 @@ pub struct FusedOptions {
     pub fixed_size: Option<[u32; 2]>,
 }
 
-/// Selection of region proposals. Source: `torchvision.models.detection.rpn`.
+/// Limits and thresholds for the selection of region proposals. Source: `torchvision.models.detection.rpn`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProposalOptions {
     /// Number of best-scored anchors per level that enter suppression.
@@ -56,7 +57,7 @@ pub struct ProposalOptions {
     pub score_threshold: f64,
 }
 
-/// The input of a detector.
+/// The input of a detector, as values of the graph.
 #[derive(Debug, Clone, Copy)]
 struct Image {
     /// Padded image, `[1, 3, H, W] f32`.
@@ -65,7 +66,7 @@ struct Image {
     limits: Value,
 }
 
-/// The network that a graph is built for, and the thresholds of the graph.
+/// The detector that the graph computes, and the thresholds and limits of its postprocessing.
 struct Fused<'a, H> {
     detector: Detector<'a, H>,
     options: &'a FusedOptions,
@@ -93,7 +94,8 @@ struct Detections {
     scores: Value,
 }
 
-/// Adds the network, from `images` (and `image_size`) to `boxes`, `labels` and `scores`.
+/// Adds the whole network: the input `images` (and `image_size`), the detector, and the outputs `boxes`,
+/// `labels` and `scores`.
 ///
 /// # Errors
 /// [`BuildError::Argument`] if the head is not a detection head, or if `options` lacks a value that the head
@@ -126,7 +128,7 @@ pub(crate) fn fused(
         }
         Head::Ssdlite(head) => {
             let Some(size) = options.fixed_size else {
-                let expected = "the input size of SSDlite";
+                let expected = "the width and height of the input, which ssdlite requires";
                 return Err(argument("options.fixed_size", expected, &"none").into());
             };
             let image = fixed_image(g, size);
@@ -168,8 +170,8 @@ fn fixed_image(g: &mut Graph, size: [u32; 2]) -> Image {
     Image { images, limits }
 }
 
-/// Turns a map `[1, A * columns, h, w]` into rows `[h * w * A, columns]`: point by point, each with its
-/// A anchors.
+/// Reshapes a level's output `[1, A * columns, h, w]` to one row per anchor, `[h * w * A, columns]`: location
+/// by location, each with its A anchors.
 fn rows(g: &mut Graph, map: Value, columns: usize, level: usize) -> Result<Value, BuildError> {
     let anchors = (g.channels(map)? / columns) as i64;
     let columns = columns as i64;

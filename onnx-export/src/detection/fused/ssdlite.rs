@@ -1,4 +1,4 @@
-//! `SSDlite`: boxes of every default box, and the best boxes of each class.
+//! `SSDlite` with postprocessing: the best-scored boxes of each class enter suppression.
 //!
 //! Source: torchvision's `models/detection/ssd.py`, `SSD.postprocess_detections`.
 
@@ -12,7 +12,7 @@ use crate::error::BuildError;
 use crate::graph::ops::NonMaxSuppression;
 use crate::graph::{Dim, Graph, Scope};
 
-/// Adds the network and its postprocessing. The size of `image` is fixed.
+/// Adds the network and its postprocessing, and returns the detections. The size of `image` must be fixed.
 pub(super) fn detect(
     g: &mut Graph,
     root: &Scope<'_>,

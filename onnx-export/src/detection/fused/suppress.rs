@@ -1,11 +1,12 @@
-//! Suppression class by class, and selection of the best boxes that remain.
+//! Suppression within each class, and selection of the best-scored boxes that remain.
 
 use super::{Candidates, Detections};
 use crate::error::BuildError;
 use crate::graph::ops::NonMaxSuppression;
 use crate::graph::{Dim, Graph, Value};
 
-/// Returns the largest f32 that is not above `threshold`: torchvision compares an f32 with an f64.
+/// Returns the largest f32 that is not above `threshold`. An f32 value exceeds it exactly if it exceeds the
+/// f64 `threshold`, which is torchvision's comparison.
 pub(super) fn not_above(threshold: f64) -> f32 {
     let near = threshold as f32;
     if f64::from(near) > threshold {
@@ -15,10 +16,10 @@ pub(super) fn not_above(threshold: f64) -> f32 {
     }
 }
 
-/// Adds suppression of `candidates` of `classes` classes and returns the best `config.most`. Their number
-/// is called `count`.
+/// Adds suppression of `candidates` within each of `classes` classes, and returns the `config.most` boxes of
+/// highest score. Their number is the dynamic size called `count`.
 ///
-/// Each box has the score -1 in the other classes, which no threshold lets pass.
+/// In the other classes, a box has the score -1, which is below every threshold.
 pub(super) fn by_class(
     g: &mut Graph,
     candidates: Candidates,
@@ -46,7 +47,7 @@ pub(super) fn by_class(
     best(g, kept, config.most, count)
 }
 
-/// Boxes of K classes of their own.
+/// Boxes of K classes, where every class has N boxes of its own.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClassBoxes {
     /// Boxes `[K, N, 4]`.
@@ -57,8 +58,8 @@ pub(super) struct ClassBoxes {
     pub(super) first_label: i64,
 }
 
-/// Adds suppression that treats each of the K classes separately and returns the best `config.most` boxes.
-/// Their number is called `count`.
+/// Adds suppression within each of the K classes and returns the `config.most` boxes of highest score. Their
+/// number is the dynamic size called `count`.
 pub(super) fn by_batch(
     g: &mut Graph,
     classes: ClassBoxes,
@@ -70,7 +71,8 @@ pub(super) fn by_batch(
         scores,
         first_label,
     } = classes;
-    // Each class is a batch of its own with one class.
+    // `NonMaxSuppression` shares boxes between the classes of a batch element, so each class becomes a batch
+    // element with one class.
     let [kinds, rest] = *g.shape(scores) else {
         return Err(g.shape_error("NonMaxSuppression", "", scores, "[K, N]"));
     };
@@ -97,12 +99,12 @@ pub(super) fn by_batch(
     best(g, kept, config.most, count)
 }
 
-/// The S boxes that suppression kept.
+/// The S boxes that suppression kept, as rows of indices into all boxes.
 #[derive(Debug, Clone, Copy)]
 struct Kept {
-    /// All boxes `[B, N, 4]`.
+    /// All boxes before suppression, `[B, N, 4]`.
     boxes: Value,
-    /// All scores `[B, C, N]`.
+    /// All scores before suppression, `[B, C, N]`.
     scores: Value,
     /// Batch, class and box index of the kept boxes, `[S, 3] i64`.
     rows: Value,
@@ -110,7 +112,7 @@ struct Kept {
     labels: Value,
 }
 
-/// Returns the `most` boxes of the highest scores. Their number is called `count`.
+/// Returns the `most` kept boxes of highest score. Their number is the dynamic size called `count`.
 fn best(g: &mut Graph, kept: Kept, most: usize, count: &str) -> Result<Detections, BuildError> {
     let scores = g.gather_nd(kept.scores, kept.rows)?;
     let batch = g.slice(kept.rows, 1, 0..1)?;
@@ -131,7 +133,7 @@ fn column_of(g: &mut Graph, rows: Value, column: usize) -> Result<Value, BuildEr
     g.reshape(narrow, &[0], "")
 }
 
-/// Returns `x` `[...]` as `[1, ...]`; at most one axis is dynamic.
+/// Returns `x` `[...]` reshaped to `[1, ...]`. At most one axis of `x` may be dynamic.
 fn add_first(g: &mut Graph, x: Value) -> Result<Value, BuildError> {
     let shape = g.shape(x).to_vec();
     let mut name = String::new();
