@@ -13,9 +13,9 @@ use crate::layers::{
     Activation, ConvNorm, ConvNormScopes, conv_bias, conv_bn, conv_norm_activation,
 };
 
-/// Epsilon of `torch.nn.BatchNorm2d`, which the heads do not change.
+/// Epsilon of every batch norm in the heads: the default of `torch.nn.BatchNorm2d`.
 const BN_EPS: f32 = 1e-5;
-/// Channels inside `DeepLabHead`.
+/// Output channels of every convolution in `DeepLabHead` before its classifier.
 const ASPP_CHANNELS: usize = 256;
 /// Dilations of the atrous spatial pyramid. Source: Chen et al., "Rethinking Atrous Convolution for
 /// Semantic Image Segmentation" (2017), section 3.3, at an output stride of 8.
@@ -27,7 +27,7 @@ const ASPP_RATES: [usize; 3] = [12, 24, 36];
 pub enum MaskHead {
     /// LR-ASPP.
     Lraspp {
-        /// Channels of the high-level branch.
+        /// Channels of the branch that reads the last feature map.
         channels: usize,
     },
     /// `DeepLabV3`.
@@ -45,11 +45,11 @@ pub struct Segmenter<'a> {
     pub head: MaskHead,
     /// Number of classes, including the background.
     pub num_classes: usize,
-    /// Whether the auxiliary head is added.
+    /// Whether the auxiliary head, an FCN head on an earlier feature map, is added.
     pub aux: bool,
 }
 
-/// Outputs of a segmentation network at the resolution of its heads.
+/// Outputs of a segmentation network, before the caller upsamples them to the image.
 #[derive(Debug, Clone, Copy)]
 pub struct Masks {
     /// Scores `[N, num_classes, h, w]`.
@@ -58,7 +58,7 @@ pub struct Masks {
     pub aux: Option<Value>,
 }
 
-/// Adds the network with the weights under `root` for images `[N, 3, H, W]`.
+/// Adds the network with the weights under `root` for images `[N, 3, H, W]` and returns its class scores.
 ///
 /// # Errors
 /// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`. [`BuildError::FeatureMap`] or
@@ -97,7 +97,8 @@ pub fn masks(
     Ok(Masks { out, aux })
 }
 
-/// Adds the high-level branch of LR-ASPP, `[N, channels, h, w]`, whose channels the pooled map scales.
+/// Adds the branch of LR-ASPP that reads the last feature map, `high`, with output `[N, channels, h, w]`: a
+/// 1x1 convolution whose channels are multiplied by factors computed from the mean of the map.
 ///
 /// Source: torchvision's `models/segmentation/lraspp.py`, `LRASPPHead`; Howard et al., "Searching for
 /// MobileNetV3" (2019), section 6.3.2.
@@ -119,10 +120,12 @@ fn lraspp_gate(
     g.mul(y, gate)
 }
 
-/// Adds the classifiers of LR-ASPP, with scores at a stride of 8.
+/// Adds the two classifiers of LR-ASPP, on `high` and on the feature map at a stride of 8, and returns the
+/// sum of their scores at a stride of 8.
 ///
-/// torchvision upsamples first and classifies then. Both are linear and the weights of the upsampling add
-/// up to one, so the order does not matter, and there are fewer classes than channels.
+/// torchvision upsamples `high` and then classifies it. Classifying first gives the same scores, since both
+/// steps are linear and the weights of the interpolation add up to one, and leaves fewer channels to
+/// upsample.
 fn lraspp(
     g: &mut Graph,
     scope: &Scope<'_>,
@@ -153,7 +156,8 @@ fn deeplabv3(
     conv_bias(g, &scope.sub(4), y, Conv::new(num_classes, 1))
 }
 
-/// Adds atrous spatial pyramid pooling: convolutions of growing dilation and the mean of the map.
+/// Adds atrous spatial pyramid pooling: convolutions of growing dilation and the mean of the map, joined and
+/// projected to `[N, 256, h, w]`.
 ///
 /// Source: torchvision's `models/segmentation/deeplabv3.py`, `ASPP`.
 fn atrous_pyramid(g: &mut Graph, scope: &Scope<'_>, x: Value) -> Result<Value, BuildError> {
@@ -169,14 +173,14 @@ fn atrous_pyramid(g: &mut Graph, scope: &Scope<'_>, x: Value) -> Result<Value, B
     let pooling = convs.sub(ASPP_RATES.len() + 1);
     let mean = g.mean_pixels(x)?;
     let mean = conv_bn(g, &ConvNormScopes::of(&pooling, "1", "2"), mean, point)?;
-    // torchvision upsamples the mean bilinearly, which repeats a single point.
+    // torchvision upsamples the mean bilinearly, which repeats its one element per channel.
     branches.push(g.expand_like(mean, x)?);
     let project = scope.sub("project");
     let y = g.concat_channels(project.path(), &branches)?;
     conv_norm_activation(g, &project, y, point)
 }
 
-/// Adds the FCN head: a convolution with batch norm and `Relu`, and a classifier.
+/// Adds the FCN head: a 3x3 convolution with batch norm and `Relu`, and a 1x1 convolution to the classes.
 ///
 /// Source: torchvision's `models/segmentation/fcn.py`, `FCNHead`.
 fn fcn(
