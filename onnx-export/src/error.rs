@@ -1,4 +1,4 @@
-//! Errors between a checkpoint and its graph.
+//! Errors of building a graph from an architecture and a checkpoint.
 
 use thiserror::Error;
 
@@ -9,7 +9,7 @@ use crate::weights::WeightsError;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The checkpoint does not have the architecture's tensors.
+    /// Tensors of the checkpoint are missing, unexpected or misshapen.
     #[error(transparent)]
     StateDict(#[from] StateDictError),
     /// The checkpoint cannot be read.
@@ -18,30 +18,30 @@ pub enum BuildError {
     /// An argument is out of range.
     #[error(transparent)]
     Argument(#[from] ArgumentError),
-    /// An operand has a shape that the operator cannot take.
+    /// An operand has a shape that the operator does not accept.
     #[error("{op} in `{scope}`: `{operand}` must be {expected}, got {got}")]
     Shape {
-        /// ONNX operator.
+        /// Name of the ONNX operator, such as `Conv`.
         op: &'static str,
         /// State dict path of the module that adds the operator.
         scope: String,
         /// Name of the operand.
         operand: String,
-        /// Shapes that the operator takes, in words.
+        /// Shapes that the operator accepts, in words.
         expected: String,
         /// Shape of the operand.
         got: String,
     },
-    /// An operand has a data type that the operator cannot take.
+    /// An operand has a data type that the operator does not accept.
     #[error("{op} in `{scope}`: `{operand}` must be {expected}, got {got}")]
     Type {
-        /// ONNX operator.
+        /// Name of the ONNX operator, such as `Conv`.
         op: &'static str,
         /// State dict path of the module that adds the operator.
         scope: String,
         /// Name of the operand.
         operand: String,
-        /// Data type that the operator takes.
+        /// Data type that the operator accepts.
         expected: &'static str,
         /// Data type of the operand.
         got: &'static str,
@@ -49,7 +49,7 @@ pub enum BuildError {
     /// An attribute of an operator is out of range.
     #[error("{op} in `{scope}`: attribute `{attribute}` must be {expected}, got {got}")]
     Attribute {
-        /// ONNX operator.
+        /// Name of the ONNX operator, such as `Conv`.
         op: &'static str,
         /// State dict path of the module that adds the operator.
         scope: String,
@@ -57,23 +57,25 @@ pub enum BuildError {
         attribute: &'static str,
         /// Values that the attribute allows, in words.
         expected: String,
-        /// Value found.
+        /// Value of the attribute.
         got: String,
     },
-    /// An operator that joins values was given none.
+    /// An operator that joins values has no operands.
     #[error("{op} in `{scope}`: expected at least one operand, got none")]
     NoOperands {
-        /// ONNX operator.
+        /// Name of the ONNX operator, such as `Conv`.
         op: &'static str,
         /// State dict path of the module that adds the operator.
         scope: String,
     },
     /// A head reads a feature map that the backbone does not have.
-    #[error("the backbone has {got} feature maps; the head reads the one {stage} from the end")]
+    #[error(
+        "the head reads feature map {stage}, counted from the end; the backbone has {got} feature maps"
+    )]
     FeatureMap {
         /// Position of the feature map, counted from the end; 1 is the last.
         stage: usize,
-        /// Feature maps that the backbone has.
+        /// Number of feature maps that the backbone has.
         got: usize,
     },
 }
@@ -107,7 +109,7 @@ impl ArgumentError {
     }
 }
 
-/// Creates an [`ArgumentError`].
+/// Returns an [`ArgumentError`]; a short form of [`ArgumentError::new`].
 pub(crate) fn argument(
     argument: &'static str,
     expected: impl Into<String>,
@@ -116,7 +118,7 @@ pub(crate) fn argument(
     ArgumentError::new(argument, expected, got)
 }
 
-/// Returns the error of [`argument()`] unless `holds`.
+/// Returns `Ok` if `holds`, and the error of [`argument()`] if not.
 pub(crate) fn require(
     holds: bool,
     name: &'static str,

@@ -16,25 +16,26 @@ pub struct WeightTensor {
     pub data: Vec<f32>,
 }
 
-/// An ONNX file that cannot be read.
+/// The reason why the weights of an ONNX file cannot be read.
 #[derive(Debug, Error)]
 pub enum GraphReadError {
     /// The bytes are not a protobuf message of ONNX's schema.
     #[error("not an ONNX file: {0}")]
     Protobuf(#[from] prost::DecodeError),
-    /// The bytes of a tensor do not fill its shape.
+    /// The number of bytes of a tensor does not fit its shape.
     #[error("tensor `{name}`: expected f32 elements for shape {shape:?}, got {bytes} bytes")]
     Length {
         /// The tensor's name.
         name: String,
         /// The tensor's shape.
         shape: Vec<i64>,
-        /// Number of bytes found.
+        /// Number of bytes in the tensor's `raw_data`.
         bytes: usize,
     },
 }
 
-/// Reads the f32 initializers whose `raw_data` has at least `min_bytes` bytes.
+/// Returns the f32 initializers of an ONNX file whose `raw_data` has at least `min_bytes` bytes, or at least
+/// 1 if that is 0.
 ///
 /// # Errors
 /// [`GraphReadError`] if the bytes are not an ONNX file, or a tensor's bytes do not fill its shape.
@@ -49,7 +50,7 @@ pub fn read_initializers(
     large.map(weight_tensor).collect()
 }
 
-/// Converts an f32 tensor with `raw_data`.
+/// Converts an f32 tensor with `raw_data`; returns an error if the number of bytes does not fit the shape.
 pub(crate) fn weight_tensor(tensor: TensorProto) -> Result<WeightTensor, GraphReadError> {
     let TensorProto {
         name,
@@ -82,6 +83,7 @@ mod tests {
     use super::*;
     use crate::proto::GraphProto;
 
+    /// Returns an ONNX file with one f32 initializer, `w`.
     fn model(dims: Vec<i64>, raw_data: Vec<u8>) -> Vec<u8> {
         let tensor = TensorProto {
             name: "w".to_owned(),

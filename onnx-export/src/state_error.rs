@@ -4,10 +4,11 @@ use std::fmt::{self, Display};
 
 use thiserror::Error;
 
-/// Names listed per kind of problem before "and N more".
+/// Maximum number of tensors that the message names per kind of problem; the others are only counted.
 const LISTED: usize = 8;
 
-/// A tensor whose shape or data type differs from the architecture's.
+/// A tensor of the checkpoint whose shape differs from the architecture's, or whose data type cannot be read
+/// as f32.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
     /// State dict path of the tensor.
@@ -27,14 +28,14 @@ pub struct StateDictError {
     pub missing: Vec<String>,
     /// Tensors of the checkpoint that the architecture does not read.
     pub unexpected: Vec<String>,
-    /// Tensors of another shape or data type.
+    /// Tensors whose shape differs from the architecture's or that cannot be read as f32.
     pub misshapen: Vec<Mismatch>,
 }
 
 impl StateDictError {
-    /// Returns the class count of the checkpoint if the checkpoint differs from the architecture only in
-    /// that: every misshapen tensor has `expected` rows in the architecture, and all of them have the
-    /// returned count in the checkpoint. `None` if anything else differs.
+    /// Returns the checkpoint's class count if it is the only difference from the architecture, whose class
+    /// count is `expected`: every misshapen tensor has `expected` rows in the architecture, and all of them
+    /// have the returned count in the checkpoint. `None` if anything else differs.
     pub fn num_classes_hint(&self, expected: usize) -> Option<usize> {
         let rows = |shape: &[usize]| shape.first().copied();
         let first = rows(&self.misshapen.first()?.got)?;
@@ -78,6 +79,7 @@ impl Display for Mismatch {
     }
 }
 
+/// Writes a line with the first [`LISTED`] of `names` under the heading `kind`, if there are any.
 fn list(f: &mut fmt::Formatter<'_>, kind: &str, names: &[String]) -> fmt::Result {
     if names.is_empty() {
         return Ok(());

@@ -125,6 +125,6 @@ fn a_head_that_reads_more_maps_than_there_are_is_rejected() {
     let error = detect(vec![8, 16]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the backbone has 2 feature maps; the head reads the one 3 from the end"
+        "the head reads feature map 3, counted from the end; the backbone has 2 feature maps"
     );
 }
