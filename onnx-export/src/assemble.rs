@@ -15,7 +15,7 @@ use crate::weights::StateDict;
 /// Builds the network `architecture` with the weights of `state`.
 ///
 /// The network reads normalized images, `images` `[batch, 3, height, width] f32`. All outputs are f32; A is
-/// the number of anchors at each point, `<i>` the index of a level:
+/// the number of anchors at each location, `<i>` the index of a level:
 ///
 /// | network | outputs |
 /// |---|---|
@@ -71,7 +71,8 @@ pub fn build_fused(
     })
 }
 
-/// Builds a model from the graph that `add` fills and the second graph that it may return.
+/// Builds a model whose first graph is filled by `add`. If `add` returns a second graph, it becomes the stage
+/// [`Role::BoxHead`].
 fn assemble(
     name: &str,
     architecture: &Architecture,
@@ -91,7 +92,7 @@ fn assemble(
     loader.finish_stages(name, stages)
 }
 
-/// Returns name and shape of every tensor in a checkpoint of `architecture`.
+/// Returns the name and shape of every tensor that a checkpoint of `architecture` must have.
 ///
 /// # Errors
 /// [`BuildError::Argument`] for an architecture out of range.
@@ -106,11 +107,12 @@ pub fn tensor_shapes(
     Ok(loader.into_shapes())
 }
 
-/// Start of the names of a segmentation network's auxiliary head.
+/// Prefix of the names of the tensors of a segmentation network's auxiliary head.
 const AUX_PREFIX: &str = "aux_classifier.";
 
 /// Adds the whole network, from its input to its outputs, and returns the graph of its second stage. `None`
-/// if it has one stage. An auxiliary head is loaded if the architecture asks for it or `has_aux`.
+/// if it has one stage. The tensors of an auxiliary head are loaded if the architecture has the head or if
+/// the checkpoint has them (`has_aux`).
 fn network(
     g: &mut Graph,
     loader: &Loader<'_>,
@@ -154,8 +156,8 @@ fn network(
     Ok(None)
 }
 
-/// Adds the whole network of a detection head and returns the graph of its second stage. `None` if it
-/// has one stage.
+/// Adds the network of a detection head, after the input `images`, and its outputs. Returns the graph of its
+/// second stage. `None` if it has one stage.
 fn detector(
     g: &mut Graph,
     root: &Scope<'_>,
@@ -203,7 +205,7 @@ fn detector(
     Ok(None)
 }
 
-/// Adds the first stage of Faster R-CNN and returns the graph of the second.
+/// Adds the first stage of Faster R-CNN with its outputs, and returns the graph of the second stage.
 fn two_stages(
     g: &mut Graph,
     root: &Scope<'_>,

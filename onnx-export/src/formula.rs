@@ -59,7 +59,7 @@ pub fn state_dict(
     Ok(StateDict::from_tensors(tensors))
 }
 
-/// Centre and spread of a tensor's values.
+/// Returns the center and spread of the values of the tensor `name`.
 fn distribution(name: &str, shape: &[usize]) -> (f32, f32) {
     if name.ends_with("running_var") {
         (1.0, 0.5)
@@ -75,14 +75,14 @@ fn distribution(name: &str, shape: &[usize]) -> (f32, f32) {
     }
 }
 
-/// FNV-1a, 64 bits.
+/// Returns the 64-bit FNV-1a hash of `text`.
 fn fnv1a(text: &str) -> u64 {
     text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
     })
 }
 
-/// The output function of `SplitMix64`.
+/// Returns the output of `SplitMix64` for the generator state `state`.
 fn split_mix(state: u64) -> u64 {
     let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -1,5 +1,5 @@
-//! Builds ONNX graphs of torchvision's networks straight from their checkpoints: no inference, no async
-//! code, no Python.
+//! Builds ONNX graphs of torchvision's networks straight from their checkpoints, without Python. The crate
+//! does not run networks and has no async code.
 //!
 //! # A checkpoint to ONNX
 //!

@@ -16,7 +16,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Returns the name in manifests and files.
+    /// Returns the name of the role in manifests and file names.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Network => "network",
@@ -48,7 +48,7 @@ pub struct Stages<T> {
 }
 
 impl<T> Stages<T> {
-    /// Creates the stages of a model that consists of one network.
+    /// Creates the stages of a model with a single stage, `network`.
     pub fn new(network: T) -> Self {
         Self {
             network,
@@ -56,14 +56,14 @@ impl<T> Stages<T> {
         }
     }
 
-    /// Appends a stage.
+    /// Appends a stage with the given role and content.
     #[must_use]
     pub fn with(mut self, role: Role, content: T) -> Self {
         self.later.push(Stage { role, content });
         self
     }
 
-    /// Collects stages in order. Returns `None` unless the first one, and no other, has the role
+    /// Collects stages in order. Returns `None` unless exactly one stage, the first, has the role
     /// [`Role::Network`].
     pub fn from_list(stages: impl IntoIterator<Item = Stage<T>>) -> Option<Self> {
         let mut stages = stages.into_iter();
@@ -76,12 +76,12 @@ impl<T> Stages<T> {
         })
     }
 
-    /// Returns the first stage.
+    /// Returns the content of the first stage.
     pub fn network(&self) -> &T {
         &self.network
     }
 
-    /// Returns the stage with `role`, or `None` if the model has none.
+    /// Returns the content of the stage with `role`. `None` if the model has no such stage.
     pub fn get(&self, role: Role) -> Option<&T> {
         self.iter()
             .find(|stage| stage.role == role)
@@ -103,7 +103,7 @@ impl<T> Stages<T> {
         self.iter().map(|stage| stage.role).collect()
     }
 
-    /// Borrows the content of every stage.
+    /// Returns the stages with references to their content.
     pub fn as_ref(&self) -> Stages<&T> {
         Stages {
             network: &self.network,

@@ -1,4 +1,4 @@
-//! Encoding of a [`Graph`] as ONNX's messages.
+//! Encoding of a [`Graph`] as ONNX's protobuf messages.
 
 use crate::graph::{Data, Dim, Element, Graph, Initializer, Node, Value};
 use crate::proto::{

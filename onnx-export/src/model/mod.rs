@@ -1,4 +1,4 @@
-//! A finished network and its encoding as ONNX files.
+//! A finished network, its description, and its encoding as ONNX files.
 
 mod encode;
 
@@ -22,9 +22,9 @@ pub const OPSETS: RangeInclusive<i64> = 13..=21;
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Model {
-    /// Graphs of the stages. Only Faster R-CNN has a second one.
+    /// Graphs of the stages. Only Faster R-CNN has a second stage.
     pub stages: Stages<Graph>,
-    /// Description in the file's header.
+    /// Description that the file's header stores.
     pub info: ModelInfo,
 }
 
@@ -34,13 +34,13 @@ pub struct Model {
 pub struct ModelInfo {
     /// Name of the network.
     pub name: String,
-    /// ONNX opset.
+    /// Version of the ONNX opset that the nodes follow.
     pub opset: i64,
     /// SHA-256 of the checkpoint, 64 hexadecimal digits.
     pub checkpoint_sha256: String,
-    /// Trained values in the checkpoint, buffers excluded.
+    /// Number of trained elements in the network; elements of buffers are not counted.
     pub parameters: u64,
-    /// Program that wrote the file; this crate unless changed.
+    /// Program named as the file's writer; name and version of this crate by default.
     pub producer: Producer,
 }
 
@@ -87,14 +87,15 @@ impl Loader<'_> {
         self.finish_stages(name, Stages::new(graph))
     }
 
-    /// [`Loader::finish`] for a network of several graphs.
+    /// Ends loading and turns the graphs of a network with several stages into a model, as [`Loader::finish`]
+    /// does for a single graph.
     ///
     /// # Errors
-    /// As [`Loader::finish`].
+    /// As [`Loader::finish`], and [`BuildError::Argument`] if the stages have different opsets.
     pub fn finish_stages(self, name: &str, stages: Stages<Graph>) -> Result<Model, BuildError> {
         let opset = stages.network().opset();
         if stages.iter().any(|stage| stage.content.opset() != opset) {
-            return Err(argument("opset", "the same in every stage", &"others").into());
+            return Err(argument("opset", "one opset for all stages", &"different ones").into());
         }
         if !OPSETS.contains(&opset) {
             return Err(argument("opset", "13 to 21", &opset).into());
@@ -165,8 +166,8 @@ impl Model {
     }
 }
 
-/// Returns the IR version of the ONNX release that introduced the opset, so that runtimes of that release
-/// read the file.
+/// Returns the version of ONNX's intermediate representation (IR) that came with the opset. Runtimes as old
+/// as the opset can then read the file.
 ///
 /// Source: ONNX "Versioning", table of releases.
 fn ir_version(opset: i64) -> i64 {

@@ -38,10 +38,10 @@ pub struct ModelProto {
     /// Description of the model.
     #[prost(string, tag = "6")]
     pub doc_string: String,
-    /// The computation. Valid files have it.
+    /// Graph of nodes that the model computes. Every valid file has one.
     #[prost(message, optional, tag = "7")]
     pub graph: Option<GraphProto>,
-    /// Operator sets that the nodes come from.
+    /// Operator sets, with versions, that the nodes' operators belong to.
     #[prost(message, repeated, tag = "8")]
     pub opset_import: Vec<OperatorSetIdProto>,
     /// Metadata as pairs of key and value.
@@ -168,7 +168,7 @@ pub struct AttributeProto {
     /// The encoded values of a `TYPE_PROTOS` attribute.
     #[prost(bytes = "vec", repeated, tag = "15")]
     pub type_protos: Vec<Vec<u8>>,
-    /// `AttributeType`, such as 2 for INT.
+    /// `AttributeType` that says which field has the value, such as 2 for INT.
     #[prost(int32, tag = "20")]
     pub r#type: i32,
     /// Name of the function's attribute that the value comes from; empty outside functions.
@@ -218,7 +218,7 @@ pub struct TensorProto {
     /// Elements of a uint32 or uint64 tensor without `raw_data`.
     #[prost(uint64, repeated, tag = "11")]
     pub uint64_data: Vec<u64>,
-    /// Place of the elements in another file.
+    /// Location of the elements in another file, as pairs of key and value.
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<StringStringEntryProto>,
     /// `DataLocation`: 0 if the elements are in this message, 1 if they are in another file.
@@ -237,7 +237,7 @@ pub struct ValueInfoProto {
     pub r#type: Option<TypeProto>,
 }
 
-/// `TypeProto`: the type of a value, one of the fields.
+/// `TypeProto`: the type of a value. Exactly one field is set.
 #[derive(Clone, PartialEq, Message)]
 pub struct TypeProto {
     /// A dense tensor.
