@@ -1,7 +1,7 @@
-//! Packs a checkpoint into a safetensors file with matrices in half precision.
+//! Converts a checkpoint to a safetensors file with tensors of rank 2 and more in half precision.
 //!
-//! `pack_weights IN.pth OUT.safetensors`. Batch-norm's `num_batches_tracked` is left out: only
-//! training counts with it. The header keeps the SHA-256 of the checkpoint as `source_sha256`.
+//! Usage: `pack_weights IN.pth OUT.safetensors`. Batch norm's `num_batches_tracked` is left out, because only
+//! training reads it. The header stores the SHA-256 of the checkpoint as `source_sha256`.
 
 use std::{env, fs, path::PathBuf};
 
