@@ -7,7 +7,7 @@ use ort_int8::kernels::{
     BlockedQuantization, Depthwise, DepthwiseSpec, Image, Scratch, lookup, quantize_blocked,
 };
 
-/// Channels, side of the image, side of the window, stride.
+/// Layers as (channels, image width and height, kernel width and height, stride).
 const LAYERS: [(usize, usize, usize, usize); 9] = [
     (32, 112, 3, 1),
     (96, 112, 3, 2),
@@ -43,7 +43,7 @@ fn depthwise(c: &mut Criterion) {
             .collect();
         let pixels = (side / stride) * (side / stride);
         let (mut output, mut scratch) = (vec![0; pixels * channels], Scratch::default());
-        // Elements are multiplications.
+        // Throughput in multiplications per second.
         group.throughput(Throughput::Elements((pixels * channels * taps) as u64));
         let name = format!("{channels}x{side}_{kernel}x{kernel}_s{stride}");
         group.bench_function(name, |b| {

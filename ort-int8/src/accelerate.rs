@@ -1,4 +1,4 @@
-//! The entry point: rewriting a graph and comparing its results with the original's.
+//! The function `accelerate`: rewrites a graph and compares its results with the original's.
 
 use onnx_export::GraphReadError;
 use onnx_export::proto::ModelProto;
@@ -13,10 +13,10 @@ use crate::operators::operators;
 use crate::random::uniform;
 use crate::rewrite::{Operators, rewrite};
 
-/// Sizes of the compared inputs; a size that the model fixes is the model's. The second one differs in batch size and
-/// aspect ratio. Both are multiples of 32, which detection networks need.
+/// Input shapes `[N, C, H, W]` for the comparison; a size that the model fixes replaces the one here. The second shape
+/// differs in batch size and aspect ratio. Heights and widths are multiples of 32, which detection networks need.
 const SAMPLES: [[usize; 4]; 2] = [[1, 3, 128, 128], [2, 3, 96, 160]];
-/// Thread count that the rewritten graph's operators divide their work for, so that divided outputs are compared.
+/// Thread count of the operators in the comparison: above 1, so that divided outputs are compared, too.
 const COMPARED_THREADS: usize = 2;
 
 /// An optimized graph that contains operators of this crate.
@@ -28,7 +28,7 @@ pub struct Accelerated {
     pub operator_count: usize,
 }
 
-/// A graph that cannot be accelerated although it has nodes to replace. The original graph is still valid.
+/// The reason why a graph with nodes to replace is not accelerated. The original graph is still valid.
 #[derive(Debug, Error)]
 pub enum AccelerateError {
     /// The bytes are not an ONNX file.
@@ -37,19 +37,21 @@ pub enum AccelerateError {
     /// The rewritten graph and the original compute different results.
     #[error("results of the rewritten graph differ from ONNX Runtime's for an input of {shape:?}")]
     Mismatch {
-        /// Shape of the input.
+        /// Shape of the input for which the results differ.
         shape: Vec<usize>,
     },
-    /// The model has an input of a fixed size that is too large for a comparison.
-    #[error("cannot compare results: the input of shape {shape:?} has more than {max} elements")]
+    /// The model has an input of a fixed size that is too large for a comparison of results.
+    #[error(
+        "cannot compare results: the model's input of shape {shape:?} has more than {max} elements"
+    )]
     LargeInput {
-        /// Shape of the input.
+        /// Shape of the input, with the fixed sizes of the model.
         shape: Vec<usize>,
-        /// Most elements that the caller allows.
+        /// Most elements that the caller allows for the input.
         max: usize,
     },
-    /// ONNX Runtime failed to run one of the two graphs.
-    #[error("cannot compare results: {0}")]
+    /// ONNX Runtime failed to load or run one of the two graphs.
+    #[error("cannot compare results: ONNX Runtime failed: {0}")]
     Runtime(#[from] ort::Error),
 }
 
@@ -95,7 +97,7 @@ pub fn accelerate(
     Ok(Some(accelerated))
 }
 
-/// Compares the results of two graphs for every one of [`SAMPLES`] that the model can take.
+/// Compares the results of two graphs for each of [`SAMPLES`]; the second may fail to run in the original graph.
 fn compare(
     mut original: Session,
     mut rewritten: Session,
@@ -109,7 +111,7 @@ fn compare(
         }
         let expected = match run(&mut original, &shape, max_input) {
             Ok(expected) => expected,
-            // A model may declare a size as dynamic and still run with one value of it only.
+            // A size that the model declares as dynamic may still have only one value that works.
             Err(_) if !compared.is_empty() => continue,
             Err(error) => return Err(error),
         };
@@ -121,7 +123,7 @@ fn compare(
     Ok(())
 }
 
-/// Returns the shape of the first input, with the dynamic sizes taken from `sizes`.
+/// Returns the shape of the session's first input, with dynamic sizes taken from `sizes`.
 fn sample_shape(session: &Session, sizes: [usize; 4]) -> Vec<usize> {
     let input = session.inputs().first();
     let shape = input.and_then(|input| input.dtype().tensor_shape());
@@ -132,7 +134,7 @@ fn sample_shape(session: &Session, sizes: [usize; 4]) -> Vec<usize> {
         .collect()
 }
 
-/// Returns the bits of every f32 output for a pseudo-random input in [-2, 2).
+/// Runs a session on a pseudo-random input in [-2, 2) and returns the bits of every f32 output.
 fn run(
     session: &mut Session,
     shape: &[usize],

@@ -1,11 +1,11 @@
-//! ONNX Runtime's library in tests.
+//! Loading of ONNX Runtime's library in tests.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use ort::environment::Environment;
 
-/// ONNX Runtime allows one environment per process.
+/// The environment that all tests share: ONNX Runtime allows one per process.
 static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
 
 /// Loads the library that `ORT_DYLIB_PATH` names, or the one that `scripts/fetch-onnxruntime.sh` fetches.

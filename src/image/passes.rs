@@ -89,8 +89,8 @@ fn blocks(len: usize, size: usize) -> impl Iterator<Item = usize> {
     (0..len).step_by(size).map(move |at| at.min(len - size))
 }
 
-/// Computes output pixels of `N` rows at a time: `lines[3 * x + c]` is channel `c` of pixel `first +
-/// x` of each row.
+/// Computes output pixels of `N` rows at a time: `lines[3 * x + c]` is channel `c` of pixel
+/// `first + x` of each row.
 #[inline(always)]
 fn filter_pixels<'a, const N: usize>(
     lines: &[[u8; N]],

@@ -1,4 +1,4 @@
-//! `accelerate` on small graphs, in ONNX Runtime.
+//! Tests of `accelerate` on small graphs, in ONNX Runtime.
 
 use onnx_export::graph::Attr;
 use onnx_export::proto::{
@@ -52,7 +52,8 @@ fn value(name: &str, dims: &[Option<i64>]) -> ValueInfoProto {
     }
 }
 
-/// An optimized int8 graph: quantization, a pointwise convolution, a hard swish, dequantization.
+/// Returns an optimized int8 graph of quantization, a pointwise convolution, a hard swish, and dequantization. `dims`
+/// is the shape of its input.
 fn graph(dims: &[Option<i64>]) -> ModelProto {
     let mut gate = node("com.microsoft", "QLinearConcat", "g z conv r z", "gate");
     gate.attribute = vec![AttributeProto::new("axis", &Attr::Int(1))];

@@ -16,7 +16,7 @@ pub struct Image<'a> {
     pub width: usize,
 }
 
-/// A depthwise convolution of `[H, W, C] u8` images, with its weights in the order in which the kernel reads them.
+/// A depthwise convolution of `[H, W, C] u8` images. Its constants are in the order in which the kernel reads them.
 ///
 /// Source: ONNX `QLinearConv` with as many groups as channels.
 pub struct Depthwise {
@@ -28,25 +28,25 @@ pub struct Depthwise {
     pub(super) dilations: [usize; 2],
     pub(super) input_zero_point: u8,
     pub(super) output_zero_point: u8,
-    /// Constants for the vectors of an output row. The row is cut into vectors of 64 elements, and the channels of a
-    /// vector repeat after `phases.len()` vectors: vector `i` uses phase `i % phases.len()`.
+    /// Bias, multipliers and weights for the vectors of an output row. The row is cut into vectors of 64 elements, and
+    /// the channels of the vectors repeat after `phases.len()` vectors: vector `i` uses phase `i % phases.len()`.
     pub(super) phases: Vec<Phase>,
     pub(super) table: Option<Box<[u8; 256]>>,
 }
 
-/// Constants of the channels in one vector, in the order that interleaving the bytes of four taps gives: part `k`
-/// holds elements `4 k` to `4 k + 3` of each group of sixteen.
+/// Constants of the channels in one vector, in four parts: part `k` holds elements `4 k` to `4 k + 3` of each group of
+/// sixteen. This is the order of the sums after the bytes of four taps have been interleaved.
 pub(super) struct Phase {
     pub(super) bias: [[i32; 16]; 4],
     pub(super) multipliers: [[f32; 16]; 4],
-    /// Weights of every four taps.
+    /// Weights of each four consecutive taps, in the four parts.
     pub(super) weights: Vec<[[i8; LANES]; 4]>,
 }
 
 /// Buffers that a convolution reuses from call to call.
 #[derive(Default)]
 pub struct Scratch {
-    /// Padded rows, and the image width that they are allocated for.
+    /// Padded input rows, and the image width that they were allocated for.
     rows: Option<(usize, Rows)>,
     last_row: Vec<[u8; LANES]>,
 }
@@ -76,7 +76,7 @@ impl Depthwise {
         })
     }
 
-    /// Returns the number of channels of the input and of the output.
+    /// Returns the number of channels, which input and output share.
     pub fn channels(&self) -> usize {
         self.channels
     }
@@ -87,8 +87,8 @@ impl Depthwise {
         Some([self.windows(0, height)?, self.windows(1, width)?])
     }
 
-    /// Returns the number of window positions along `axis` (0: height, 1: width) of an input of `size`. `None` if
-    /// the window does not fit.
+    /// Returns the number of window positions along `axis` (0: height, 1: width) in an image of `size` pixels. `None`
+    /// if the window does not fit into the padded image.
     pub(super) fn windows(&self, axis: usize, size: usize) -> Option<usize> {
         if self.same_upper {
             return Some(size.div_ceil(self.strides[axis]));
@@ -97,7 +97,7 @@ impl Depthwise {
         Some(padded.checked_sub(self.span(axis))? / self.strides[axis] + 1)
     }
 
-    /// Returns the padding before the first pixel along `axis` of an input of `size`.
+    /// Returns the number of padding pixels before the first pixel along `axis` in an image of `size` pixels.
     pub(super) fn pad_before(&self, axis: usize, size: usize) -> usize {
         if !self.same_upper {
             return self.pads[axis];
@@ -107,16 +107,16 @@ impl Depthwise {
         (last + self.span(axis)).saturating_sub(size) / 2
     }
 
-    /// Returns the number of pixels from the first tap to the last along `axis`.
+    /// Returns the number of pixels that the dilated kernel spans along `axis`.
     fn span(&self, axis: usize) -> usize {
         (self.kernel[axis] - 1) * self.dilations[axis] + 1
     }
 
-    /// Computes rows of one image's output, from `first_row` on, as many as `output` (`[rows, W, C]`) has room for.
+    /// Computes the rows of one image's output from `first_row` on that fit into `output`, `[rows, W, C]`.
     ///
     /// # Errors
-    /// [`KernelError`] if `image` has another number of elements than its size says, is smaller than the window, or
-    /// does not have these rows.
+    /// [`KernelError`] if `image` has another number of elements than its size requires or is smaller than the dilated
+    /// kernel, or if `output` is not a number of whole rows that exist in the output.
     pub fn run(
         &self,
         image: Image<'_>,
@@ -133,7 +133,8 @@ impl Depthwise {
         scratch.last_row.resize(vectors, [0; LANES]);
         for index in 0..output.len() / row {
             let taps = self.taps(&mut rows, image, first_row + index);
-            // The kernel writes whole vectors: elements beyond the row are overwritten by the next row.
+            // The kernel writes whole vectors. What it writes behind the row is overwritten by the next row; where
+            // that would be beyond the output, the row goes through a buffer.
             let start = index * row;
             if start + vectors * LANES <= output.len() {
                 let vectors_from_start = output[start..].as_chunks_mut().0;
@@ -148,7 +149,8 @@ impl Depthwise {
         Ok(())
     }
 
-    /// Checks that `image` and the requested rows exist; returns the elements of an output row.
+    /// Checks that `image` is complete and that its output has the requested rows; returns the number of elements of an
+    /// output row.
     fn check_image(
         &self,
         image: Image<'_>,
@@ -176,8 +178,8 @@ impl Depthwise {
         })
     }
 
-    /// Returns what every tap reads for output row `y`. The number of taps is rounded up to a multiple of four; the
-    /// weights of the added ones are 0.
+    /// Returns, for each tap, the input bytes that it multiplies for output row `y`, cut into vectors. The number of
+    /// taps is padded to a multiple of four; the weights of the added taps are 0.
     pub(super) fn taps<'r>(
         &self,
         rows: &'r mut Rows,
@@ -212,7 +214,7 @@ impl Depthwise {
         self.plain_row(taps, output);
     }
 
-    /// Computes the same row element by element: for CPUs without AVX-512, and as a reference for tests.
+    /// Computes an output row element by element: for CPUs without AVX-512, and as a reference for tests.
     pub(super) fn plain_row(&self, taps: &[&[[u8; LANES]]], output: &mut [[u8; LANES]]) {
         for (index, output) in output.iter_mut().enumerate() {
             let phase = &self.phases[index % self.phases.len()];
@@ -239,13 +241,13 @@ impl Depthwise {
     }
 }
 
-/// Returns the part of [`Phase`] that element `lane` of a vector is in, and its place there.
+/// Returns the part of a [`Phase`] that holds element `lane` of a vector, and the index in that part.
 fn place(lane: usize) -> (usize, usize) {
     (lane % 16 / 4, lane / 16 * 4 + lane % 4)
 }
 
 impl Phase {
-    /// Constants of the vector whose first element is of channel `first`, counted on beyond the last channel.
+    /// Returns the constants of a vector whose first element belongs to channel `first`, counted without wrapping.
     fn new(spec: &DepthwiseSpec, first: usize) -> Self {
         let channels = spec.bias.len();
         let taps = spec.kernel[0] * spec.kernel[1];
@@ -261,7 +263,7 @@ impl Phase {
             for (tap, weight) in weights.iter().enumerate() {
                 phase.weights[tap / QUAD][part][QUAD * place + tap % QUAD] = *weight;
             }
-            // Every tap's product contains the input's zero point; the bias takes it off once for all of them.
+            // A product includes the input's zero point times the weight. The bias subtracts these terms for all taps.
             let sum: i32 = weights.iter().map(|weight| i32::from(*weight)).sum();
             let zero = i32::from(spec.input_zero_point).wrapping_mul(sum);
             phase.bias[part][place] = spec.bias[channel].wrapping_sub(zero);
@@ -271,7 +273,7 @@ impl Phase {
     }
 }
 
-/// Greatest common divisor.
+/// Returns the greatest common divisor.
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }

@@ -1,4 +1,4 @@
-//! The AVX-512 VNNI form of [`Depthwise`]: one row of output.
+//! The AVX-512 VNNI form of [`Depthwise`], which computes one output row.
 
 use std::arch::x86_64::{
     __m512, __m512i, _mm512_adds_epi16, _mm512_cvtepi32_ps, _mm512_cvtps_epi32,
@@ -12,14 +12,14 @@ use super::depthwise::Depthwise;
 use super::lookup::{find, table_parts};
 use super::{LANES, QUAD};
 
-/// Computes a row of output from what each tap reads.
+/// Computes an output row; `taps` are the input bytes of each tap, cut into vectors.
 pub(super) fn row(
     avx512: Avx512,
     layer: &Depthwise,
     taps: &[&[[u8; LANES]]],
     output: &mut [[u8; LANES]],
 ) {
-    // With a loop length known at compile time, the constants stay in registers.
+    // If the loop length is known at compile time, the constants stay in registers.
     let quads = taps.as_chunks::<QUAD>().0;
     match quads.len() {
         3 => row_of_3(avx512, layer, quads, output),
@@ -29,8 +29,8 @@ pub(super) fn row(
 }
 
 fearless_simd::kernel!(
-    /// Interleaves the bytes of four taps: part `k` holds elements `4 k` to `4 k + 3` of each group of sixteen,
-    /// the four taps of an element next to each other.
+    /// Interleaves the bytes of four taps. Part `k` of the result holds elements `4 k` to `4 k + 3` of each group of
+    /// sixteen, with the four taps of an element next to each other.
     #[inline(always)]
     fn interleaved(_avx512: Avx512, taps: [__m512i; 4]) -> [__m512i; 4] {
         let [a, b, c, d] = taps;
@@ -46,7 +46,7 @@ fearless_simd::kernel!(
 );
 
 fearless_simd::kernel!(
-    /// Requantizes the sums and puts them back into channel order.
+    /// Requantizes sums that are in the order of `interleaved` and returns them as bytes in channel order.
     #[inline(always)]
     fn packed(
         _avx512: Avx512,
@@ -68,8 +68,8 @@ fearless_simd::kernel!(
 macro_rules! row {
     ($name:ident, $quads:ident, $count:expr) => {
         fearless_simd::kernel!(
-            /// Computes 64 elements at a time. One instruction multiplies four taps of sixteen elements and adds
-            /// the products in 32 bits, without overflow. It needs the taps' bytes interleaved; the packing at
+            /// Computes an output row, 64 elements at a time. One instruction multiplies four taps of sixteen elements
+            /// and adds the products in 32 bits, without overflow. It needs the taps' bytes interleaved; the packing at
             /// the end restores the order of the elements.
             fn $name(
                 avx512: Avx512,

@@ -1,8 +1,8 @@
-//! Errors of the kernels.
+//! Errors of the int8 kernels.
 
 use thiserror::Error;
 
-/// A depthwise convolution that cannot be computed, or an image that does not fit it.
+/// The reason why a depthwise convolution cannot be computed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum KernelError {
     /// A parameter of the convolution window is out of range.
@@ -10,19 +10,19 @@ pub enum KernelError {
     Window {
         /// Name of the parameter.
         parameter: &'static str,
-        /// Values that the kernel accepts.
+        /// Values that the kernel accepts for the parameter.
         expected: &'static str,
-        /// The values found.
+        /// Values of the parameter.
         got: Vec<usize>,
     },
     /// The number of elements of a tensor does not match the convolution's parameters.
     #[error("depthwise convolution: `{tensor}` must have {expected} elements, got {got}")]
     Length {
-        /// Name of the tensor.
+        /// Name of the tensor: `image`, `weights`, `bias` or `multipliers`.
         tensor: &'static str,
-        /// Elements that it must have.
+        /// Number of elements that the parameters require.
         expected: usize,
-        /// Elements that it has.
+        /// Number of elements that the tensor has.
         got: usize,
     },
     /// The dilated kernel is larger than the padded image.
@@ -31,9 +31,9 @@ pub enum KernelError {
          padding"
     )]
     SmallImage {
-        /// Rows of the image, without padding.
+        /// Height of the image in pixels, without padding.
         height: usize,
-        /// Columns of the image, without padding.
+        /// Width of the image in pixels, without padding.
         width: usize,
     },
     /// The output buffer does not hold whole rows of the output.
@@ -42,13 +42,13 @@ pub enum KernelError {
          at most up to row {rows}, got {got} elements"
     )]
     OutputRows {
-        /// First output row that the call computes.
+        /// Index of the first output row that the call computes.
         first_row: usize,
-        /// Elements of the buffer.
+        /// Number of elements of the output buffer.
         got: usize,
-        /// Elements of a row.
+        /// Number of elements of an output row.
         row: usize,
-        /// Rows of the whole output.
+        /// Number of rows of the whole output.
         rows: usize,
     },
 }

@@ -1,11 +1,11 @@
-//! Functions of one uint8 element as a lookup table.
+//! Lookup tables: a table holds the results of a function for all 256 uint8 values.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::__m512i;
 
 use super::LANES;
 
-/// Writes `table[input[i]]` to `output[i]`. `output` is as long as `input`.
+/// Writes `table[input[i]]` to `output[i]` for every `i`. Both slices must have the same length.
 pub fn lookup(table: &[u8; 256], input: &[u8], output: &mut [u8]) {
     let (input, last) = input.as_chunks::<LANES>();
     let (output, last_output) = output.as_chunks_mut::<LANES>();
@@ -48,7 +48,7 @@ fearless_simd::kernel!(
 
 #[cfg(target_arch = "x86_64")]
 fearless_simd::kernel!(
-    /// Loads a table into four vectors.
+    /// Loads a table into four vectors of 64 entries.
     #[inline(always)]
     pub(super) fn table_parts(avx512: Avx512, table: &[u8; 256]) -> [__m512i; 4] {
         use fearless_simd::{SimdFrom, u8x64};

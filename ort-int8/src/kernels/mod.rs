@@ -1,5 +1,5 @@
-//! Int8 kernels for operations where ONNX Runtime's are slow: depthwise convolutions, functions of one element as a
-//! lookup table, and quantization of its blocked fp32 layout.
+//! Int8 kernels for operations in which ONNX Runtime's are slow: depthwise convolution, lookup tables for functions of
+//! one element, and quantization of ONNX Runtime's blocked fp32 layout.
 //!
 //! Tensors are uint8 with the channels last: `[N, H, W, C]`. Results are bit-identical to those of ONNX Runtime's own
 //! kernels. Each kernel has an AVX-512 form and a scalar form; the latter runs on other CPUs.
@@ -25,11 +25,11 @@ pub use lookup::lookup;
 pub use quantize::{BlockedQuantization, quantize_blocked};
 pub use spec::DepthwiseSpec;
 
-/// Elements that one AVX-512 instruction processes.
+/// Number of uint8 elements that one AVX-512 instruction processes.
 const LANES: usize = 64;
-/// Channels that ONNX Runtime's blocked layout (`NCHWc`) keeps together on CPUs with AVX-512.
+/// Number of channels that ONNX Runtime's blocked layout (`NCHWc`) keeps together on CPUs with AVX-512.
 pub const CHANNEL_BLOCK: usize = 16;
-/// Kernel taps whose products one instruction adds.
+/// Number of kernel taps whose products one instruction adds.
 const QUAD: usize = 4;
 
 /// Returns whether this CPU has the instructions that the kernels are written for: AVX-512 as of Ice Lake, with VNNI

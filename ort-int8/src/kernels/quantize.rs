@@ -4,18 +4,18 @@ use std::ops::Range;
 
 use super::CHANNEL_BLOCK;
 
-/// How an fp32 image is quantized.
+/// Parameters for quantizing an fp32 image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BlockedQuantization {
-    /// Channels of the image, the padding to whole blocks not counted.
+    /// Number of channels of the image, without those that pad it to whole blocks.
     pub channels: usize,
-    /// Scale of the result.
+    /// Scale of the quantized image.
     pub scale: f32,
-    /// Zero point of the result.
+    /// Zero point of the quantized image.
     pub zero_point: u8,
 }
 
-/// Quantizes pixels of one image, from `first_pixel` on, as many as `output` (`[pixels, C] u8`) has room for.
+/// Quantizes the pixels of one image from index `first_pixel` on that fit into `output`, `[pixels, C] u8`.
 ///
 /// `image` is `[ceil(C / 16), H * W, 16] f32`. Results are `round(x / scale) + zero_point`, ties to even, saturated to
 /// 0..=255.
@@ -43,8 +43,8 @@ pub fn quantize_blocked(
     }
 }
 
-/// Quantizes up to sixteen channels of every pixel: those that the pixel `[C] u8` holds from `place.start` on.
-/// `place.end` is the number of channels.
+/// Quantizes one block of up to sixteen channels: `plane` holds the block of every pixel, which goes to the channels of
+/// `output` from `place.start` on. `place.end` is the image's number of channels.
 fn plain_plane(
     plane: &[[f32; CHANNEL_BLOCK]],
     place: Range<usize>,

@@ -2,7 +2,7 @@
 
 use super::{DepthwiseSpec, Image};
 
-/// Convolves an image `[H, W, C]`; returns `[H', W', C]`. Source: ONNX `QLinearConv`.
+/// Convolves an image `[H, W, C]` and returns the output `[H', W', C]`. Source: ONNX `QLinearConv`.
 pub(super) fn depthwise(spec: &DepthwiseSpec, image: Image<'_>) -> Vec<u8> {
     let Image {
         data,

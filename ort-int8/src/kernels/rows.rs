@@ -1,4 +1,4 @@
-//! The padded input rows that a convolution window slides over, each copied once.
+//! The padded input rows that a convolution's kernel covers, each copied once.
 
 use super::{Depthwise, Image, LANES};
 
@@ -8,11 +8,11 @@ use super::{Depthwise, Image, LANES};
 /// Neighbors in a plane are neighbors in the output, so every tap reads whole vectors of output pixels.
 pub(super) struct Rows {
     bytes: Vec<u8>,
-    /// The index of the image row in each slot. `None` if the slot is empty.
+    /// Index of the image row in each slot of the ring. `None` if the slot is empty.
     held: Vec<Option<usize>>,
-    /// Bytes of a plane.
+    /// Bytes per plane.
     plane: usize,
-    /// Bytes of a row.
+    /// Bytes per row, which is all of its planes.
     row: usize,
 }
 
@@ -22,7 +22,7 @@ impl Rows {
         let stride = layer.strides[1];
         let windows = layer.windows(1, width).unwrap_or_default();
         let pixels = windows + (layer.kernel[1] - 1) * layer.dilations[1] / stride;
-        // A vector may begin at any byte of the last pixel.
+        // A vector may begin at any byte of the last pixel, so a plane ends with room for a vector.
         let plane = pixels * layer.channels + LANES;
         let row = plane * stride;
         let slots = (layer.kernel[0] - 1) * layer.dilations[0] + 1;
@@ -68,7 +68,7 @@ impl Rows {
     }
 }
 
-/// Copies the pixels of a row into its planes; the padding around them was written when the rows were allocated.
+/// Copies the pixels of a row into its planes. The padding around them was written when the rows were allocated.
 fn copy(layer: &Depthwise, source: &[u8], row: &mut [u8], plane: usize) {
     let (channels, stride) = (layer.channels, layer.strides[1]);
     let left = layer.pad_before(1, source.len() / channels);
@@ -81,7 +81,7 @@ fn copy(layer: &Depthwise, source: &[u8], row: &mut [u8], plane: usize) {
     for (x, pixel) in source.chunks_exact(channels).enumerate() {
         let position = x + left;
         let start = position / stride * channels;
-        // No window may cover the last pixels of the row.
+        // Pixels beyond the last window's reach are not stored.
         if start + channels > plane - LANES {
             break;
         }

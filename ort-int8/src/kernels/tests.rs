@@ -7,7 +7,7 @@ use super::spec::DepthwiseSpec;
 use super::{LANES, reference};
 use crate::random::uniform;
 
-/// A square window.
+/// Parameters of a kernel that are the same for both axes.
 #[derive(Clone, Copy)]
 struct Window {
     kernel: usize,
@@ -23,7 +23,7 @@ const fn window(kernel: usize, stride: usize, dilation: usize) -> Window {
     }
 }
 
-/// Endless pseudo-random integers of 24 bits.
+/// Returns endless pseudo-random integers of 24 bits.
 fn noise(seed: u64) -> impl Iterator<Item = u32> {
     uniform(seed).map(|value| ((value + 1.0) * 8_388_607.0) as u32)
 }
@@ -60,7 +60,7 @@ fn spec(channels: usize, window: Window) -> DepthwiseSpec {
     }
 }
 
-/// Compares both forms with the reference, for the whole output and for two rows at a time.
+/// Asserts that both forms equal the reference, for the whole output at once and for two rows at a time.
 fn check(spec: &DepthwiseSpec, size: [usize; 2]) {
     let channels = spec.bias.len();
     let data = noise(1).map(|value| value as u8);

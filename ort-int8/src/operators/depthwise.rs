@@ -1,4 +1,4 @@
-//! The operator [`DEPTHWISE`].
+//! The ONNX Runtime operator [`DEPTHWISE`].
 
 use std::sync::Mutex;
 
@@ -14,7 +14,7 @@ use super::{
 use crate::kernels::{Depthwise, DepthwiseSpec, Image, Scratch};
 use crate::rewrite::DEPTHWISE;
 
-/// Index of the optional input.
+/// Index of the operator's optional input, the lookup table.
 const TABLE: usize = 4;
 
 pub(super) const DEFINITION: Definition = Definition {
@@ -57,16 +57,16 @@ fn spec(context: &KernelContext<'_>) -> ort::Result<DepthwiseSpec> {
     })
 }
 
-/// The computation of one node.
+/// A depthwise convolution, created once per node.
 struct Convolution {
     layer: Depthwise,
     threads: usize,
-    /// Buffers that no thread uses at the moment.
+    /// Buffers for reuse that no thread uses at the moment.
     scratches: Mutex<Vec<Scratch>>,
 }
 
 impl Convolution {
-    /// Convolves a batch.
+    /// Convolves the batch of images in input 0.
     fn run(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let (layer, scratches) = (&self.layer, &self.scratches);
         let input = input(context)?;
@@ -77,7 +77,7 @@ impl Convolution {
             return Err(unsupported_shape(shape, expected));
         }
         let size = layer.output_size([height, width]);
-        let too_small = || unsupported_shape(shape, "an image into which the window fits");
+        let too_small = || unsupported_shape(shape, "an image that the dilated kernel fits into");
         let [rows, columns] = size.ok_or_else(too_small)?;
         let sizes = [count, rows, columns, channels].map(|size| size as i64);
         let mut output = output(context, Shape::new(sizes))?;

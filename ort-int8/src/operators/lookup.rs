@@ -1,4 +1,4 @@
-//! The operator [`LOOKUP`].
+//! The ONNX Runtime operator [`LOOKUP`].
 
 use ort::operator::{KernelContext, OperatorInput};
 use ort::value::TensorElementType::Uint8;

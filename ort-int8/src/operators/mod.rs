@@ -1,4 +1,4 @@
-//! The kernels as ONNX Runtime operators.
+//! ONNX Runtime operators that run the kernels.
 //!
 //! ONNX Runtime calls operators from C, where a panic would end the process: [`guarded`] turns panics into errors.
 
@@ -25,7 +25,7 @@ use crate::rewrite::DOMAIN;
 /// A session of a graph from [`accelerate`](fn@crate::accelerate) needs them; in other sessions they have no effect.
 ///
 /// # Errors
-/// If ONNX Runtime cannot create the operators.
+/// Returns ONNX Runtime's error if it cannot create the operators.
 pub fn operators(threads: usize) -> ort::Result<OperatorDomain> {
     let operator = |definition| SessionOperator {
         definition,
@@ -37,14 +37,14 @@ pub fn operators(threads: usize) -> ort::Result<OperatorDomain> {
         .add(operator(&quantize::DEFINITION))
 }
 
-/// The computation of one node, called in every run.
+/// The computation of one node. It is created with the session and called in every run.
 type Compute = Box<dyn FnMut(&ComputeContext) -> ort::Result<()> + Send>;
 
 /// An operator with one uint8 output.
 struct Definition {
     name: &'static str,
     inputs: fn() -> Vec<OperatorInput>,
-    /// Creates the computation of a node for a thread count.
+    /// Creates the computation of a node, given the session's thread count.
     kernel: fn(&KernelContext<'_>, usize) -> ort::Result<Compute>,
 }
 
@@ -80,10 +80,14 @@ impl Operator for SessionOperator {
     }
 }
 
-/// Returns the result of `work`, or an error if it panics.
+/// Runs `work` and returns its result, or an error if it panics.
 fn guarded<T>(work: impl FnOnce() -> ort::Result<T>) -> ort::Result<T> {
     let result = catch_unwind(AssertUnwindSafe(work));
-    result.unwrap_or_else(|_| Err(operator_error("the kernel panicked")))
+    result.unwrap_or_else(|_| {
+        Err(operator_error(
+            "the computation panicked; this is a bug in ort-int8",
+        ))
+    })
 }
 
 fn input(context: &ComputeContext) -> ort::Result<ValueRef<'_>> {
@@ -96,10 +100,10 @@ fn output(context: &ComputeContext, shape: Shape) -> ort::Result<ValueRefMut<'_>
     output.ok_or_else(|| operator_error("output 0 is missing"))
 }
 
-/// Returns the sizes of a batch of images.
+/// Returns `[N, H, W, C]` or `[N, C, H, W]`, the sizes of a batch of images.
 ///
 /// # Errors
-/// If `shape` does not have four axes, all of them above 0.
+/// Fails unless `shape` has four axes, all of them above 0.
 fn image_sizes(shape: &Shape) -> ort::Result<[usize; 4]> {
     let sizes = shape
         .iter()
@@ -116,7 +120,7 @@ fn unsupported_shape(shape: &Shape, expected: impl Display) -> ort::Error {
     ))
 }
 
-/// Returns the elements of constant input `index`.
+/// Returns the elements of the constant tensor in input `index`.
 fn constant<T: PrimitiveTensorElementType + Clone>(
     context: &KernelContext<'_>,
     index: usize,
@@ -125,7 +129,7 @@ fn constant<T: PrimitiveTensorElementType + Clone>(
     Ok(value.try_extract_tensor::<T>()?.1.to_vec())
 }
 
-/// Returns the lookup table in constant input `index`.
+/// Returns the lookup table in input `index`, which must be constant.
 fn table(context: &KernelContext<'_>, index: usize) -> ort::Result<[u8; 256]> {
     let table: Vec<u8> = constant(context, index)?;
     let table = table.try_into();
@@ -135,20 +139,20 @@ fn table(context: &KernelContext<'_>, index: usize) -> ort::Result<[u8; 256]> {
     })
 }
 
-/// Returns an integer attribute.
+/// Returns the value of the integer attribute `name`.
 ///
 /// # Errors
-/// If the node does not have it, or its value does not fit `T`.
+/// Fails if the node does not have the attribute or if its value does not fit into `T`.
 fn integer<T: TryFrom<i64>>(context: &KernelContext<'_>, name: &str) -> ort::Result<T> {
     let value: Option<i64> = context.get(name);
     let fitting = value.and_then(|value| T::try_from(value).ok());
     fitting.ok_or_else(|| wrong_attribute(name, "an integer in range", value.as_ref()))
 }
 
-/// Returns an attribute of `N` sizes.
+/// Returns the value of the attribute `name`, a list of `N` sizes.
 ///
 /// # Errors
-/// If the node does not have it, or its value is not `N` sizes.
+/// Fails if the node does not have the attribute or if its value is not a list of `N` sizes.
 fn sizes<const N: usize>(context: &KernelContext<'_>, name: &str) -> ort::Result<[usize; N]> {
     let values: Option<Vec<i64>> = context.get(name);
     let sizes = values.iter().flatten().map(|size| usize::try_from(*size));

@@ -1,4 +1,4 @@
-//! The operator [`QUANTIZE`].
+//! The ONNX Runtime operator [`QUANTIZE`].
 
 use ort::operator::{ComputeContext, KernelContext, OperatorInput};
 use ort::value::Shape;
@@ -27,7 +27,7 @@ fn kernel(context: &KernelContext<'_>, threads: usize) -> ort::Result<Compute> {
     Ok(Box::new(move |context| run(&spec, context, threads)))
 }
 
-/// Quantizes a batch.
+/// Quantizes the batch of images in input 0.
 fn run(spec: &BlockedQuantization, context: &ComputeContext, threads: usize) -> ort::Result<()> {
     let channels = spec.channels;
     let input = input(context)?;

@@ -1,4 +1,4 @@
-//! Division of an operator's output into tasks for the session's threads.
+//! Division of an operator's output into tasks, which the session's threads run in parallel.
 
 use std::sync::Mutex;
 
@@ -6,28 +6,28 @@ use ort::operator::ComputeContext;
 
 use super::{guarded, lock};
 
-/// Fewest output elements that are worth a task of their own.
+/// Minimum number of output elements per task: fewer are not worth waking a thread.
 const MIN_TASK: usize = 32 * 1024;
 
-/// How one image's output is divided: `len` elements per task, a multiple of `unit`.
+/// Size of the tasks that one image's output is divided into: `len` elements, a multiple of `unit` (a row or pixel).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TaskSize {
     unit: usize,
     pub(super) len: usize,
 }
 
-/// A part of one image's output.
+/// The computation of a part of one image's output.
 pub(super) struct Task<'a, T> {
-    /// The input image.
+    /// The whole input image.
     pub(super) image: &'a [T],
-    /// Index of the part's first unit in the image's output.
+    /// Index of the first unit (row or pixel) of the part in the image's output.
     pub(super) first_unit: usize,
-    /// The part.
+    /// The part of the output to be written.
     pub(super) output: &'a mut [u8],
 }
 
 impl TaskSize {
-    /// Divides `length` elements among up to `threads` tasks, in multiples of `unit` elements.
+    /// Divides `length` output elements among up to `threads` tasks of whole units, `unit` elements each.
     pub(super) fn new(length: usize, unit: usize, threads: usize) -> Self {
         let tasks = threads.min(length / MIN_TASK).max(1);
         let unit = unit.max(1);
@@ -35,7 +35,7 @@ impl TaskSize {
         Self { unit, len }
     }
 
-    /// Returns the tasks of a batch, given the input and the output of each image.
+    /// Returns the tasks of a batch; `inputs` and `outputs` yield the elements of one image at a time.
     pub(super) fn tasks<'a, T>(
         self,
         inputs: std::slice::Chunks<'a, T>,
@@ -56,7 +56,7 @@ impl TaskSize {
 /// Runs `work` for every task on the session's threads.
 ///
 /// # Errors
-/// The error of one of the failed tasks; a panic is an error, too.
+/// Fails with the error of one of the failed tasks; a panic in a task counts as an error.
 pub(super) fn run_parallel<T: Send>(
     context: &ComputeContext,
     tasks: impl IntoIterator<Item = T>,
@@ -65,7 +65,7 @@ pub(super) fn run_parallel<T: Send>(
     let tasks: Vec<_> = tasks.into_iter().map(Mutex::new).collect();
     let failed = Mutex::new(None);
     context.par_for(tasks.len(), tasks.len(), |index| {
-        // Every task is run once, so the lock is always free.
+        // Each task is run by one thread only, so its lock is always free.
         let done = guarded(|| work(&mut lock(&tasks[index])));
         if let Err(error) = done {
             *lock(&failed) = Some(error);

@@ -1,4 +1,4 @@
-//! Depthwise convolutions.
+//! Replacement of depthwise convolutions by [`DEPTHWISE`].
 
 use std::ops::RangeInclusive;
 
@@ -9,19 +9,19 @@ use onnx_export::quantize::Affine;
 use super::editor::GraphEditor;
 use super::{DEPTHWISE, DOMAIN, LOOKUP};
 
-/// Channel counts must be multiples of this: vectors have 64 elements, and the kernel repeats its constants at most
-/// eight times to fill whole vectors.
+/// Channel counts must be multiples of this number: the constants of all channels then fill whole vectors of 64 elements
+/// after at most eight repetitions.
 const CHANNEL_MULTIPLE: i64 = 8;
 
-/// A `QLinearConv` that can be replaced.
+/// The replacement of a depthwise `QLinearConv`.
 struct Replacement {
-    /// The new node, without its multipliers.
+    /// The new node, without the input that holds the multipliers.
     node: NodeProto,
-    /// Requantization factors, one per channel.
+    /// Requantization factors `[C]`: `input scale * weight scale / output scale`.
     multipliers: Vec<f32>,
 }
 
-/// Replaces depthwise convolutions, each together with the [`LOOKUP`] that alone reads its result.
+/// Replaces depthwise convolutions, each together with the [`LOOKUP`] that reads its result if nothing else does.
 pub(super) fn replace(editor: &mut GraphEditor) {
     for index in 0..editor.len() {
         let Some(Replacement {
@@ -31,7 +31,7 @@ pub(super) fn replace(editor: &mut GraphEditor) {
         else {
             continue;
         };
-        // The node has one output, whose name is unique.
+        // The output's name is unique in the graph, so names derived from it are, too.
         let output = node.output.concat();
         let bytes = multipliers.iter().flat_map(|value| value.to_le_bytes());
         let name = format!("{output}_multipliers");
@@ -46,18 +46,18 @@ pub(super) fn replace(editor: &mut GraphEditor) {
     }
 }
 
-/// Returns the index of the [`LOOKUP`] that reads `value`. `None` if anything else reads it.
+/// Returns the index of the [`LOOKUP`] that reads `value`. `None` if there is none or if anything else reads it, too.
 fn lookup_behind(editor: &GraphEditor, value: &str) -> Option<usize> {
     let index = editor.sole_reader(value)?;
     let node = editor.node(index)?;
     (node.domain == DOMAIN && node.op_type == LOOKUP).then_some(index)
 }
 
-/// Returns what replaces node `index`. `None` if it is not a depthwise `QLinearConv` with a bias, constant operands and
-/// a window that the kernel supports, or if its sums may overflow.
+/// Returns the replacement of node `index`. `None` if the node is not a depthwise `QLinearConv` with a bias, constant
+/// operands and a kernel size, stride, dilation and padding that are supported, or if its sums may overflow.
 fn replacement(editor: &GraphEditor, index: usize) -> Option<Replacement> {
     let conv = editor.node(index)?;
-    // Inputs of `QLinearConv`, the optional bias included.
+    // The nine inputs of a `QLinearConv` with a bias.
     let inputs: &[String; 9] = conv.input.as_slice().try_into().ok()?;
     let [
         x,
@@ -119,8 +119,8 @@ fn kernel_shape<'a>(editor: &'a GraphEditor, conv: &NodeProto, weight: &str) -> 
     is_depthwise.then_some(kernel)
 }
 
-/// Returns the attributes of the window. `None` if a size is outside what networks use, which bounds the kernel's
-/// memory: it keeps as many rows as the window spans.
+/// Returns the kernel's size, strides, dilations and padding as attributes. `None` if one is outside the
+/// range that networks use. The range bounds memory, since the computation keeps as many rows as the kernel spans.
 fn window_attributes(conv: &NodeProto, kernel: &[i64]) -> Option<Vec<AttributeProto>> {
     let padding = conv.attribute("auto_pad").and_then(|a| a.s.as_deref());
     let same_upper = match padding {
@@ -157,8 +157,8 @@ fn zero_point(name: &str, affine: Affine) -> AttributeProto {
     AttributeProto::new(name, &Attr::Int(affine.zero_point.into()))
 }
 
-/// Returns whether no sum of products can leave the range of int32, before or after it is multiplied. `false` also if
-/// the three slices have different numbers of channels.
+/// Returns whether all sums of products stay in the range of int32, before and after they are multiplied by the
+/// multipliers. `false` also if the three slices have different numbers of channels.
 fn stays_in_range(weights: &[u8], bias: &[i32], multipliers: &[f32]) -> bool {
     const LARGEST: f64 = i32::MAX as f64;
     if bias.len() != multipliers.len()
@@ -171,7 +171,7 @@ fn stays_in_range(weights: &[u8], bias: &[i32], multipliers: &[f32]) -> bool {
     let mut constants = channels.zip(bias).zip(multipliers);
     constants.all(|((weights, bias), multiplier)| {
         let weights = weights.iter().map(|w| f64::from(w.cast_signed()).abs());
-        // Twice: the elements, and their zero point that the bias takes off.
+        // Twice: for the products with the elements, and for those with the zero point that the bias subtracts.
         let sum = 2.0 * 255.0 * weights.sum::<f64>() + f64::from(*bias).abs();
         *multiplier > 0.0 && sum < LARGEST && sum * f64::from(*multiplier) < LARGEST
     })

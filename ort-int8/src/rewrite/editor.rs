@@ -1,4 +1,4 @@
-//! A graph whose nodes are being replaced.
+//! A graph in which nodes can be found, removed and replaced.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,16 +7,16 @@ use onnx_export::quantize::Affine;
 
 use super::DOMAIN;
 
-/// The nodes of a graph with indices of its values and initializers. A removed node leaves `None` in its place, so
-/// indices stay valid.
+/// A graph whose nodes and initializers can be found by the name of a value. A removed node leaves `None` in its place,
+/// so that the indices of other nodes stay valid.
 pub(super) struct GraphEditor {
     nodes: Vec<Option<NodeProto>>,
-    /// The node that writes each value.
+    /// Index of the node that writes each value.
     producers: HashMap<String, usize>,
     outputs: HashSet<String>,
-    /// Positions in the graph's initializers.
+    /// Index of each initializer in the graph, by name.
     initializers: HashMap<String, usize>,
-    /// The graph without its nodes.
+    /// The graph, with its list of nodes emptied.
     graph: GraphProto,
 }
 
@@ -68,7 +68,7 @@ impl GraphEditor {
         (readers.next().is_none() && !self.outputs.contains(value)).then_some(index)
     }
 
-    /// Returns the scale and zero point in two initializers. `None` unless both are scalars, f32 and uint8.
+    /// Returns the scale and zero point that two initializers hold. `None` unless both are scalars, f32 and uint8.
     pub(super) fn affine(&self, scale: &str, zero_point: &str) -> Option<Affine> {
         let scale = self.f32_values(scale)?;
         let zero_point = self.bytes(zero_point, UINT8)?;
@@ -114,7 +114,7 @@ impl GraphEditor {
         self.graph.initializer.get(*self.initializers.get(name)?)
     }
 
-    /// Adds an initializer of one axis and returns its name, which no other value has.
+    /// Adds a one-dimensional initializer with a name derived from `name`, which must be unique, and returns its name.
     pub(super) fn add_initializer(
         &mut self,
         name: &str,
@@ -147,7 +147,7 @@ impl GraphEditor {
         self.nodes[index].take()
     }
 
-    /// Replaces the node at `index` by an operator of this crate.
+    /// Puts an operator of this crate in the place of the node at `index`.
     pub(super) fn replace(&mut self, index: usize, node: NodeProto) {
         self.nodes[index] = Some(NodeProto {
             domain: DOMAIN.to_owned(),
@@ -155,7 +155,7 @@ impl GraphEditor {
         });
     }
 
-    /// Returns the graph without the initializers that nothing reads.
+    /// Returns the graph with the remaining nodes and without the initializers that nothing reads.
     pub(super) fn finish(mut self) -> GraphProto {
         self.graph.node = self.nodes.into_iter().flatten().collect();
         self.graph.drop_unread_initializers();
@@ -163,7 +163,7 @@ impl GraphEditor {
     }
 }
 
-/// Bytes of an element of one of the data types that this crate reads and writes.
+/// Returns the size in bytes of an element of a data type; defined for those that this crate reads and writes.
 fn size_of(data_type: i32) -> usize {
     if matches!(data_type, FLOAT | INT32) {
         4

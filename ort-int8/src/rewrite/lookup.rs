@@ -1,4 +1,4 @@
-//! Hard swishes as lookup tables.
+//! Replacement of hard swishes by lookup tables.
 
 use onnx_export::proto::{NodeProto, UINT8};
 use onnx_export::quantize::Affine;
@@ -6,13 +6,13 @@ use onnx_export::quantize::Affine;
 use super::LOOKUP;
 use super::editor::GraphEditor;
 
-/// A function of each element of one value, and the nodes that compute it.
+/// A function that nodes compute for each element of a value on its own.
 struct Function {
-    /// Name of the value.
+    /// Name of the value that the function is applied to.
     operand: String,
-    /// Results for the elements 0 to 255.
+    /// Results of the function for the elements 0 to 255.
     table: [u8; 256],
-    /// Indices of the nodes before the last one, in the order in which they can be removed.
+    /// Indices of the nodes that compute the function, without the last one, in the order in which they can be removed.
     inner: Vec<usize>,
 }
 
@@ -24,7 +24,7 @@ pub(super) fn replace(editor: &mut GraphEditor) {
         let Some(last) = editor.remove(index) else {
             continue;
         };
-        // The node has one output, whose name is unique.
+        // The output's name is unique in the graph, so the table's name is, too.
         let name = format!("{}_table", last.output.concat());
         let table = editor.add_initializer(&name, UINT8, function.table.to_vec());
         let node = NodeProto {
@@ -120,32 +120,33 @@ fn float_swish(editor: &GraphEditor, index: usize) -> Option<Function> {
     })
 }
 
-/// A uint8 element with its scale and zero point.
+/// A uint8 element `q` with the scale and zero point that give it its value.
 #[derive(Clone, Copy)]
 struct Quantized {
     q: u8,
     affine: Affine,
 }
 
-/// Returns an element with another scale and zero point, rounded as ONNX Runtime's `QLinearConcat` does.
+/// Returns the element with the value of `x` in another scale and zero point, rounded like `QLinearConcat` in ONNX
+/// Runtime.
 fn requantize(x: Quantized, to: Affine) -> u8 {
     round(dequantize_one(x) / to.scale, to)
 }
 
-/// Returns a product, rounded as ONNX Runtime's `QLinearMul` does.
+/// Returns the product of two elements, rounded like `QLinearMul` in ONNX Runtime.
 fn multiply(a: Quantized, b: Quantized, to: Affine) -> u8 {
     let centered = |x: Quantized| f32::from(x.q) - f32::from(x.affine.zero_point);
     let product = centered(a) * centered(b);
     round(product * (a.affine.scale * b.affine.scale / to.scale), to)
 }
 
-/// Returns `(q - zero_point) * scale`.
+/// Returns the value of an element, `(q - zero_point) * scale`.
 fn dequantize_one(x: Quantized) -> f32 {
     x.affine.scale * (f32::from(x.q) - f32::from(x.affine.zero_point))
 }
 
-/// Rounds a multiple of the scale to the nearest element, ties to even, saturated to 0..=255.
+/// Rounds a value, given as a multiple of the scale, to the nearest element, ties to even, saturated to 0..=255.
 fn round(multiple: f32, to: Affine) -> u8 {
-    // The conversion saturates.
+    // The conversion to u8 saturates.
     (multiple.round_ties_even() + f32::from(to.zero_point)) as u8
 }

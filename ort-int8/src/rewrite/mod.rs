@@ -1,4 +1,4 @@
-//! Rewriting of an integer graph that ONNX Runtime has optimized: nodes are replaced by this crate's operators.
+//! Rewriting of an int8 graph that ONNX Runtime has optimized: nodes are replaced by this crate's operators.
 //!
 //! - [`LOOKUP`] replaces a hard swish: either a requantization (`QLinearConcat` of one operand) and a product
 //!   (`QLinearMul`), or fp32 nodes between `DequantizeLinear` and `QuantizeLinear`.
@@ -22,36 +22,38 @@ use editor::GraphEditor;
 
 /// Domain of this crate's operators.
 pub(crate) const DOMAIN: &str = "ort_int8";
-/// A function of one element. Inputs: indices `u8` of any shape, table `[256] u8`.
+/// Operator that applies a function to each element by a lookup table. Inputs: indices `u8` of any shape, table
+/// `[256] u8`.
 pub(crate) const LOOKUP: &str = "Lookup";
-/// A depthwise convolution. Inputs: image `[N, H, W, C] u8`; weights `[C, 1, kh, kw] i8` with zero point 0; bias
-/// `[C] i32` with the scale `input scale * weight scale`; multipliers `[C] f32`,
+/// Operator for a depthwise convolution. Inputs: image `[N, H, W, C] u8`; weights `[C, 1, kh, kw] i8` with zero point 0;
+/// bias `[C] i32` with the scale `input scale * weight scale`; multipliers `[C] f32`,
 /// `input scale * weight scale / output scale`; optionally a table `[256] u8` that is applied to the results.
 /// Attributes: `kernel_shape`, `strides`, `pads` and `dilations` as in `Conv`; `same_upper` (0 or 1),
 /// `input_zero_point` and `output_zero_point`.
 pub(crate) const DEPTHWISE: &str = "DepthwiseConv";
-/// Quantization of ONNX Runtime's blocked layout to `[N, H, W, C] u8`. Input: `[N, ceil(C / 16), H, W, 16] f32`, which
-/// ONNX Runtime declares as `[N, 16 * ceil(C / 16), H, W]`. Attributes: `channels`, `scale` and `zero_point`.
+/// Operator that quantizes ONNX Runtime's blocked layout to `[N, H, W, C] u8`. Input:
+/// `[N, ceil(C / 16), H, W, 16] f32`, which ONNX Runtime declares as `[N, 16 * ceil(C / 16), H, W]`. Attributes:
+/// `channels`, `scale` and `zero_point`.
 pub(crate) const QUANTIZE: &str = "QuantizeBlocked";
 
-/// Which operators a rewritten graph may contain.
+/// The operators that a rewritten graph may contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operators {
-    /// [`LOOKUP`] alone, which is faster than ONNX Runtime on any CPU.
+    /// [`LOOKUP`] alone, which is faster than ONNX Runtime's nodes on any CPU.
     Lookup,
     /// All operators, for CPUs with AVX-512.
     All,
 }
 
-/// A rewritten graph.
+/// A graph in which at least one node was replaced.
 pub(crate) struct Rewritten {
     pub(crate) model: ModelProto,
-    /// Nodes that are operators of this crate; at least 1.
+    /// Number of nodes that are operators of this crate; at least 1.
     pub(crate) operator_count: usize,
 }
 
-/// Returns `model` with its nodes replaced where possible. `None` if no node can be replaced, if the graph has no
-/// `QLinearConv`, or if a node has a subgraph, which may read values of the graph unseen.
+/// Returns `model` with nodes replaced where possible. `None` if no node can be replaced, if the graph has no
+/// `QLinearConv`, or if a node has a subgraph, since that may read values of the graph without being seen here.
 pub(crate) fn rewrite(mut model: ModelProto, operators: Operators) -> Option<Rewritten> {
     let graph = model.graph.take()?;
     if !is_rewritable(&graph) {

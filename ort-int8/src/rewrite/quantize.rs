@@ -1,4 +1,4 @@
-//! Quantization behind fp32 layers: `ReorderOutput`, `QuantizeLinear` and `Transpose` become one operator.
+//! Replacement of the quantization behind an fp32 layer: [`QUANTIZE`] replaces three nodes.
 
 use onnx_export::graph::Attr;
 use onnx_export::proto::{AttributeProto, NodeProto};
@@ -10,15 +10,16 @@ use super::editor::GraphEditor;
 /// The permutation from `[N, C, H, W]` to `[N, H, W, C]`.
 const CHANNELS_LAST: [i64; 4] = [0, 2, 3, 1];
 
-/// A `ReorderOutput` with the two nodes behind it.
+/// A `ReorderOutput` with the `QuantizeLinear` and the `Transpose` behind it.
 struct Chain {
     quantize: usize,
     transpose: usize,
-    /// The operator that replaces all three.
+    /// The operator that replaces all three nodes.
     replacement: NodeProto,
 }
 
-/// Replaces every `ReorderOutput -> QuantizeLinear -> Transpose`, which writes an `[N, C, H, W] f32` tensor on the way.
+/// Replaces every `ReorderOutput -> QuantizeLinear -> Transpose`, which writes an intermediate `[N, C, H, W] f32`
+/// tensor.
 pub(super) fn replace(editor: &mut GraphEditor) {
     for index in 0..editor.len() {
         if let Some(chain) = find_chain(editor, index) {
@@ -29,8 +30,8 @@ pub(super) fn replace(editor: &mut GraphEditor) {
     }
 }
 
-/// Returns the chain that begins with node `index`. `None` if that node is not a `ReorderOutput` to channels first, or
-/// if something else reads the values in between.
+/// Returns the chain that begins with node `index`. `None` if that node is not a `ReorderOutput` to channels first, if
+/// the two nodes do not follow it, or if another node reads the values in between.
 fn find_chain(editor: &GraphEditor, index: usize) -> Option<Chain> {
     let reorder = editor.node(index)?;
     if reorder.op_type != "ReorderOutput" || reorder.attribute("channels_last")?.i != Some(0) {

@@ -1,4 +1,4 @@
-//! Which nodes are replaced, and which must be left alone.
+//! Tests of the nodes that are replaced, and of those that must be left alone.
 
 use onnx_export::graph::Attr;
 use onnx_export::proto::{AttributeProto, FLOAT, INT8, INT32, TensorProto, UINT8, ValueInfoProto};
@@ -40,8 +40,8 @@ fn node(domain: &str, op: &str, inputs: &str, output: &str) -> NodeProto {
     }
 }
 
-/// A graph of one of each pattern: quantization of the blocked layout, a depthwise convolution of eight channels, an
-/// integer hard swish; and a reader of its result.
+/// Returns a graph with one of each pattern (quantization of the blocked layout, a depthwise convolution of eight
+/// channels, an integer hard swish), and a node that reads the result.
 fn graph() -> GraphProto {
     let mut reorder = node("com.microsoft.nchwc", "ReorderOutput", "images", "blocked");
     reorder.attribute = vec![int("channels", 8), int("channels_last", 0)];
@@ -97,7 +97,7 @@ fn model(graph: GraphProto) -> ModelProto {
     }
 }
 
-/// Returns the rewritten graph and its operators; both are empty if the graph was left alone.
+/// Returns the operator of each node after rewriting, and the graph; both are empty if the graph was left alone.
 fn rewritten(graph: GraphProto, operators: Operators) -> (Vec<String>, GraphProto) {
     let rewritten = rewrite(model(graph), operators);
     let graph = rewritten.and_then(|rewritten| rewritten.model.graph);
@@ -140,7 +140,7 @@ fn every_pattern_is_replaced() {
         ]
     );
     let table = &graph.initializer[2].raw_data;
-    // x = q / 2; the hard sigmoid is 1 for x >= 3.
+    // With x = q / 2, the hard sigmoid is 1 for x >= 3.
     for (q, expected) in [(0, 0), (1, 0), (4, 1), (12, 12), (255, 255)] {
         assert_eq!(table[q], expected, "{q}");
     }
@@ -212,10 +212,10 @@ fn omitted_attributes_have_defaults() {
     assert_eq!(graph.node[1].attribute("same_upper").unwrap().i, Some(1));
 }
 
-/// A name, a change of the graph, and the operators after rewriting: the changed pattern is left alone.
+/// A name, a change to `graph()`, and the operators after rewriting: the changed pattern must be left alone.
 type Change = (&'static str, fn(&mut GraphProto), &'static [&'static str]);
 
-/// The operators if the convolution is left alone.
+/// The operators of `graph()` after rewriting if the convolution is left alone.
 const CONV: &[&str] = &[QUANTIZE, "QLinearConv", LOOKUP, "Flatten"];
 
 const CHANGES: &[Change] = &[
@@ -383,6 +383,6 @@ fn damaged_graphs_never_panic() {
         let model = model.and_then(|model| rewrite(model, Operators::All));
         rewritten += usize::from(model.is_some());
     }
-    // Most are still graphs, so that the code behind decoding is reached.
+    // Most damaged files still decode to a graph, so that the code after decoding is tested.
     assert!(rewritten > 1000, "{rewritten}");
 }
