@@ -105,7 +105,7 @@ fn weights_for_avx2_have_twice_the_trained_step_size() {
 fn checkpoints_of_other_networks_are_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("out");
-    let quantized = "this is a quantized checkpoint";
+    let quantized = "is a quantized checkpoint";
     let cases: [(&str, &[&str], &[&str]); 4] = [
         (
             "mobilenet_v3_large",

@@ -35,7 +35,7 @@ pub(super) struct ExportArgs {
     /// Halve the channels of the last blocks (MobileNetV3)
     #[arg(long, env = "SIGHTLINE_REDUCED_TAIL")]
     reduced_tail: bool,
-    /// Dilation instead of stride in the last blocks (MobileNetV3)
+    /// Use dilation instead of stride in the last blocks (MobileNetV3)
     #[arg(long, env = "SIGHTLINE_DILATED")]
     dilated: bool,
     /// Add the auxiliary head as a second output (DeepLabV3, FCN)
@@ -86,7 +86,10 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         .transpose()?
         .map(|text| lines(&text));
     let Some(architecture) = &mut manifest.architecture else {
-        bail!("the manifest of `{}` has no architecture", args.name);
+        bail!(
+            "cannot export `{}`: its manifest has no `architecture`",
+            args.name
+        );
     };
     apply(architecture, args, labels.as_ref().map(Vec::len))?;
     if args.fused && manifest.task != Task::Detection {
@@ -100,7 +103,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
             labels.len()
         );
     }
-    // Parsed again so that what `serve` would reject is rejected before the work.
+    // Parsed again so that a manifest that `serve` would reject is rejected before the model is built.
     ModelManifest::parse(&manifest.to_toml()?)
         .with_context(|| format!("cannot export {} with these options", args.name))?;
     let state = StateDict::read(&args.weights)
@@ -160,7 +163,11 @@ fn take_apart(
             QatError::Build(error) => cannot_build(error, architecture, args),
             error => anyhow::Error::new(error).context(place(args)),
         };
-        error.context(format!("this is {}", recognised(layout)))
+        error.context(format!(
+            "{} is {}",
+            args.weights.display(),
+            recognised(layout)
+        ))
     })?;
     *architecture = trained.architecture.clone();
     Ok(Some(trained))
@@ -211,9 +218,13 @@ fn default_labels(file: &Path, classes: usize) -> Vec<String> {
     known.unwrap_or_else(|| (0..classes).map(|class| format!("class {class}")).collect())
 }
 
+/// Builds the network that the manifest describes, with the weights in `state`.
 fn build(manifest: &ModelManifest, state: &StateDict, args: &ExportArgs) -> Result<Model> {
     let Some(architecture) = &manifest.architecture else {
-        bail!("the manifest of `{}` has no architecture", args.name)
+        bail!(
+            "cannot export `{}`: its manifest has no `architecture`",
+            args.name
+        )
     };
     let built = onnx_export::build(&manifest.name, architecture, state, args.opset);
     built.map_err(|error| cannot_build(error, architecture, args))
@@ -231,7 +242,7 @@ fn fused(manifest: &ModelManifest, state: &StateDict, args: &ExportArgs) -> Resu
     Ok(model.to_bytes())
 }
 
-/// The name and version that exported files carry.
+/// Returns the program name and version that exported ONNX files record.
 fn producer() -> Producer {
     Producer {
         name: env!("CARGO_PKG_NAME").to_owned(),
@@ -239,11 +250,12 @@ fn producer() -> Producer {
     }
 }
 
+/// Returns the context of a build error: the network and the checkpoint.
 fn place(args: &ExportArgs) -> String {
     format!("cannot build {} from {}", args.name, args.weights.display())
 }
 
-/// Adds the network and the checkpoint to an error of the builder, and the flag that would help.
+/// Adds the network and the checkpoint to an error of the builder; for a wrong number of classes, also what to do.
 fn cannot_build(
     error: BuildError,
     architecture: &Architecture,
@@ -288,6 +300,7 @@ fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, ar
     });
 }
 
+/// Prints the exported files, and commands that use them.
 fn report(model: &Model, paths: &OutputPaths) -> Result<()> {
     let size = std::fs::metadata(paths.onnx())?.len() as f64 / 1e6;
     let parameters = model.info.parameters as f64 / 1e6;

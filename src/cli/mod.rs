@@ -86,7 +86,7 @@ enum Command {
     Bench(bench::BenchArgs),
 }
 
-/// Flags that say where models are.
+/// Flags that set where models are searched.
 #[derive(Debug, Clone, Args)]
 struct StoreArgs {
     /// Directory with one folder per model [default: `$XDG_DATA_HOME/sightline/models`, if it exists]
@@ -102,6 +102,7 @@ impl StoreArgs {
     }
 }
 
+/// Returns `sightline/models` in `$XDG_DATA_HOME`, else in `~/.local/share`. `None` if `$HOME` is not set either.
 fn default_models_directory() -> Option<PathBuf> {
     let variable = |name| {
         std::env::var_os(name)
@@ -112,7 +113,7 @@ fn default_models_directory() -> Option<PathBuf> {
     Some(data?.join("sightline/models"))
 }
 
-/// Flags that say where ONNX Runtime is.
+/// Flags that set where the ONNX Runtime library is searched.
 #[derive(Debug, Clone, Args)]
 struct RuntimeArgs {
     /// ONNX Runtime library (libonnxruntime.so) [default: `ORT_DYLIB_PATH`, else the binary's folder,
@@ -122,6 +123,7 @@ struct RuntimeArgs {
 }
 
 impl RuntimeArgs {
+    /// Finds and loads the library.
     fn load(&self) -> Result<OnnxRuntime> {
         let library = find_library(self.onnxruntime.as_deref())?;
         Ok(OnnxRuntime::load(&library)?)
@@ -174,6 +176,10 @@ fn explain(error: &anyhow::Error) -> String {
     text
 }
 
+/// Starts logging to stderr.
+///
+/// # Errors
+/// If `filter` is malformed.
 fn start_logging(filter: &str, format: LogFormat) -> Result<()> {
     // ONNX Runtime's warnings are about its own optimizations; only its errors matter to an operator.
     let filter = EnvFilter::try_new(format!("ort=error,{filter}"))?;

@@ -29,11 +29,15 @@ const BUILT_IN: &str = "built in";
 struct Row {
     name: String,
     task: &'static str,
+    /// Name of the published checkpoint, or text for other weights.
     weights: String,
+    /// Number of trained parameters. `None` if it is not known.
     parameters: Option<u64>,
+    /// Published accuracy in percent, by the name of the metric.
     accuracy: BTreeMap<String, f64>,
     /// URL of the published checkpoint.
     url: Option<String>,
+    /// Size of the installed ONNX files. `None` if the model is not installed.
     bytes: Option<u64>,
     /// Path of the installed ONNX file, or [`BUILT_IN`]. `None` if the model is not installed.
     here: Option<String>,
@@ -65,6 +69,7 @@ pub(super) fn run(args: &ModelsArgs) -> Result<()> {
     }
 }
 
+/// Returns the rows of one model of the catalogue, at least one. `own` is the installed model of that name.
 fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Row> {
     let sha = own.and_then(|model| model.manifest.provenance.as_ref());
     let sha = sha.map_or("", |provenance| provenance.checkpoint_sha256.as_str());
@@ -103,6 +108,7 @@ fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Ro
     rows
 }
 
+/// Returns the row of an installed model whose weights are not a published checkpoint.
 fn own_row(model: &ModelSource) -> Row {
     let ModelSource { manifest, .. } = model;
     Row {
@@ -121,6 +127,7 @@ fn own_row(model: &ModelSource) -> Row {
     }
 }
 
+/// Returns the size of the model's ONNX files in bytes. `None` if one is missing, or the model is not in files.
 fn size(model: &ModelSource) -> Option<u64> {
     match &model.origin {
         Origin::Files(files) => {
@@ -131,6 +138,7 @@ fn size(model: &ModelSource) -> Option<u64> {
     }
 }
 
+/// Returns the path of the model's first ONNX file, or [`BUILT_IN`].
 fn place(model: &ModelSource) -> String {
     match &model.origin {
         Origin::Files(files) => files.network().display().to_string(),
@@ -138,7 +146,7 @@ fn place(model: &ModelSource) -> String {
     }
 }
 
-/// Returns the first file of the model's int8 variant, or `None` if it has none or a file is missing.
+/// Returns the path of the first file of the model's int8 variant, or `None` if it has none or a file is missing.
 fn int8_place(model: &ModelSource) -> Option<String> {
     let int8 = model.int8()?;
     size(&int8)?;

@@ -13,24 +13,29 @@ use super::trained::Int8;
 
 /// The paths of a model's files: in a folder of their own, or next to an `.onnx` file.
 pub(super) struct OutputPaths {
-    /// Name of the folder or file.
+    /// Name of the output folder, or of the `.onnx` or manifest file without its extension.
     pub(super) name: String,
-    /// Paths of the fp32 files of stages, as far as known; other stages are named after the first one.
+    /// Paths of the fp32 stages. A stage that is missing here is named after the first one.
     stages: Stages<PathBuf>,
     /// Path of a detector exported as one graph.
     pub(super) fused: PathBuf,
-    /// Path of the recipe of the int8 stages.
+    /// Path of the ranges file, the recipe of the int8 stages.
     pub(super) ranges: PathBuf,
     pub(super) manifest: PathBuf,
     pub(super) labels: PathBuf,
 }
 
 impl OutputPaths {
+    /// Returns the paths for the output path `out`, a folder or an `.onnx` file.
+    ///
+    /// # Errors
+    /// If `out` has no file name, as `/` and `..`.
     pub(super) fn new(out: &Path) -> Result<Self> {
         let stem = out
             .file_stem()
             .map(|stem| stem.to_string_lossy().into_owned());
-        let name = stem.with_context(|| format!("{} has no name", out.display()))?;
+        let name =
+            stem.with_context(|| format!("the output path {} has no file name", out.display()))?;
         if out.extension().is_some_and(|extension| extension == "onnx") {
             return Ok(Self {
                 name,
@@ -55,7 +60,7 @@ impl OutputPaths {
         })
     }
 
-    /// Returns the paths of an existing model, whose stages are `files`.
+    /// Returns the paths of an existing model with this manifest, fp32 files and label file.
     pub(super) fn of(manifest: &Path, files: &Stages<PathBuf>, labels: &Path) -> Self {
         let name = manifest.file_stem().unwrap_or_default();
         let beside = |ending| files.network().with_extension(ending);
@@ -69,7 +74,7 @@ impl OutputPaths {
         }
     }
 
-    /// Returns an error if the folder is not writable. Called before the work, which would otherwise be lost.
+    /// Returns an error if the output folder is not writable. Called before the long work whose result is written.
     pub(super) fn check(&self) -> Result<()> {
         let here = Path::new(".");
         let folders = self.onnx().ancestors().skip(1);
@@ -125,7 +130,7 @@ pub(super) fn stage_files(paths: Stages<PathBuf>) -> Vec<StageFile> {
     StageFile::list(&paths.map(|_, path| file_name(&path)))
 }
 
-/// An exported model and what is written with it.
+/// An exported model, and the contents of the files that are written with it.
 pub(super) struct Exported<'a> {
     pub(super) manifest: &'a ModelManifest,
     pub(super) labels: &'a [String],
@@ -169,7 +174,7 @@ pub(super) fn write_all(files: &[(PathBuf, &[u8])]) -> Result<()> {
     let cannot = |path: &Path| format!("cannot write {}", path.display());
     let write = |path: &Path, bytes| {
         if path.is_dir() {
-            // Renaming would fail after other files were renamed.
+            // Renaming a file to a folder would fail after other files were renamed.
             return Err(std::io::ErrorKind::IsADirectory.into());
         }
         if let Some(folder) = path.parent() {

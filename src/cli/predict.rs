@@ -35,13 +35,13 @@ pub(super) struct PredictArgs {
     /// Image files
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
-    /// Number of classes to print (classification)
+    /// Number of classes to print, the most probable first (classification)
     #[arg(long, env = "SIGHTLINE_TOP_K", default_value_t = 5, value_name = "N")]
     top_k: usize,
     /// Print one JSON object per image
     #[arg(long, env = "SIGHTLINE_JSON")]
     json: bool,
-    /// Lowest score of a box (detection)
+    /// Lowest score of a box, 0 to 1 (detection)
     #[arg(
         long,
         env = "SIGHTLINE_SCORE_THRESHOLD",
@@ -58,7 +58,7 @@ pub(super) struct PredictArgs {
     runtime: RuntimeArgs,
 }
 
-/// Prints the result for each image. Fails after the last one if an image could not be used.
+/// Prints the result for each image. Returns an error after the last image if any image could not be used.
 pub(super) fn run(args: &PredictArgs) -> Result<()> {
     if !(0.0..=1.0).contains(&args.score_threshold) {
         let got = args.score_threshold;
@@ -109,8 +109,10 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     }
 }
 
-/// Creates the folder of `--annotate`. Fails if two images would be drawn to one file, or if a drawing would
-/// replace an input image.
+/// Creates the folder of `--annotate`, if it is set.
+///
+/// # Errors
+/// If two images would be drawn to one file, or a drawing would replace an input image.
 fn reject_overwriting(args: &PredictArgs) -> Result<()> {
     let Some(folder) = &args.annotate else {
         return Ok(());
@@ -132,11 +134,12 @@ fn reject_overwriting(args: &PredictArgs) -> Result<()> {
         .with_context(|| format!("cannot create the folder {}", folder.display()))
 }
 
-/// Whether both paths name the same existing file.
+/// Returns whether both paths name the same existing file.
 fn same_file(one: &Path, other: &Path) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
+/// Returns the path of the drawing of `image`: a PNG file in `folder` with the name of the image.
 fn drawn_path(folder: &Path, image: &Path) -> PathBuf {
     let stem = image.file_stem().unwrap_or(image.as_os_str());
     folder.join(stem).with_added_extension("png")
@@ -165,6 +168,7 @@ enum Printed<'a> {
     },
 }
 
+/// Runs the model on one image file, and writes its drawing if `--annotate` is set.
 async fn predict<'a>(
     app: &App,
     model: &'a Arc<LoadedModel>,
@@ -215,7 +219,7 @@ async fn predict<'a>(
     })
 }
 
-/// Runs the model on one image file.
+/// Runs the model on one image file, and returns the result of `postprocess`.
 async fn run_one<P: Postprocess>(
     app: &App,
     model: &Arc<LoadedModel>,

@@ -1,4 +1,4 @@
-//! Output of the commands. Unlike `println!`, writing to a closed pipe does not panic.
+//! Output of the commands to stdout and stderr. Unlike `println!`, writing to a closed pipe does not panic.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use anyhow::{Context, Result};
 use thiserror::Error;
 
-/// The reader of stdout has gone, as in `sightline models | head -1`; the command ends with success.
+/// The reader of stdout has closed it, as in `sightline models | head -1`; the command ends with success.
 #[derive(Debug, Error)]
 #[error("stdout is closed")]
 pub(super) struct Closed;

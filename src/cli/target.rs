@@ -15,6 +15,7 @@ pub(super) enum TargetName {
 }
 
 impl TargetName {
+    /// Returns the CPU family; `auto` is the family of this CPU.
     pub(super) fn target(self) -> Target {
         match self {
             Self::Vnni => Target::Vnni,

@@ -17,6 +17,7 @@ pub(super) struct Int8 {
     /// Contents of the ranges file.
     pub(super) ranges: String,
     layout: Layout,
+    /// Number of layers, all in int8.
     layers: usize,
     target: Target,
 }
@@ -68,7 +69,7 @@ impl Int8 {
     }
 }
 
-/// Describes the layout of a checkpoint that was trained for int8.
+/// Returns a description of a checkpoint that was trained for int8, for messages.
 pub(super) fn recognised(layout: Layout) -> &'static str {
     match layout {
         Layout::Converted => "a quantized checkpoint: int8 weights and their trained scales",

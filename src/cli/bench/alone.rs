@@ -1,4 +1,4 @@
-//! The stages of a request without a server, on one thread.
+//! Timing of the stages of a request without a server, on one thread.
 
 use std::time::Instant;
 
@@ -24,11 +24,12 @@ pub(super) struct Stages {
     pub(super) inference: f64,
     /// Postprocessing to boxes or to an encoded mask; negligible for labels.
     pub(super) postprocess: f64,
+    /// Elapsed time of all stages.
     pub(super) wall: f64,
 }
 
 impl Stages {
-    /// Returns the median of each figure.
+    /// Returns the median of each field over `runs`.
     pub(super) fn median(runs: &[Self]) -> Self {
         let over = |figure: fn(&Self) -> f64| median(runs.iter().map(figure).collect());
         Self {
@@ -40,7 +41,7 @@ impl Stages {
         }
     }
 
-    /// Returns the CPU time of all stages.
+    /// Returns the CPU time of all stages for one image, in milliseconds.
     pub(super) fn cpu(&self) -> f64 {
         self.decode + self.preprocess + self.inference + self.postprocess
     }
@@ -67,7 +68,7 @@ impl Alone {
         })
     }
 
-    /// Takes `image` through the stages once.
+    /// Runs one encoded image through all stages, and returns their times.
     pub(super) fn once(&mut self, image: &[u8]) -> Result<Stages> {
         let options = DecodeOptions {
             max_pixels: u64::MAX,

@@ -12,7 +12,7 @@ pub(super) struct Load {
     pub(super) per_second: f64,
 }
 
-/// Sends `image` over `connections` connections for `length`.
+/// Sends `image` over `connections` connections for `length`; returns the latency and throughput of all requests.
 pub(super) fn run(url: &str, image: &[u8], connections: usize, length: Duration) -> Result<Load> {
     let start = Instant::now();
     let end = start + length;
@@ -36,7 +36,7 @@ pub(super) fn run(url: &str, image: &[u8], connections: usize, length: Duration)
     })
 }
 
-/// Sends requests over one connection until `end`, at least one; returns their latencies.
+/// Sends requests over one connection until `end`, at least one; returns their latencies in milliseconds.
 fn client(url: &str, image: &[u8], end: Instant) -> Result<Vec<f64>> {
     let client = Client::new(url);
     let mut latencies = Vec::new();

@@ -1,7 +1,7 @@
 //! `sightline bench`: latency and throughput of networks, alone and through the server.
 //!
-//! All figures of a line come from one run whose parts are interleaved round by round, and are medians: on
-//! a shared machine ratios are reliable and absolute times are not.
+//! Each line has medians over rounds in which the measurements of one model alternate: on a shared machine their
+//! ratios are reliable, absolute times are not.
 
 mod alone;
 mod load;
@@ -42,16 +42,16 @@ pub(super) struct BenchArgs {
     /// generated weights [default: the built-in model]
     #[arg(long, env = "SIGHTLINE_MODEL", value_name = "M")]
     model: Vec<ModelRef>,
-    /// URL of a running server to measure instead
+    /// URL of a running server to measure instead of models in this process
     #[arg(long, env = "SIGHTLINE_URL", value_name = "URL")]
     url: Option<String>,
     /// Image to send [default: a 500x375 JPEG]
     #[arg(long, env = "SIGHTLINE_IMAGE", value_name = "FILE")]
     image: Option<PathBuf>,
-    /// Connections under load
+    /// Number of connections in the load test
     #[arg(long, env = "SIGHTLINE_CONNECTIONS", default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     connections: u16,
-    /// Rounds; figures are medians over all rounds
+    /// Number of rounds; each value in the output is a median over the rounds
     #[arg(long, env = "SIGHTLINE_ROUNDS", default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
     /// Length of each part of a round, in milliseconds
@@ -84,7 +84,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     };
     say!(
         "{} cores; milliseconds are medians; decode, preprocess, inference and postprocessing (boxes, masks): CPU time \
-         of one thread without a server; wall: all of them by the clock",
+         of one thread without a server; wall: elapsed time of all of them",
         usable_cores()
     )?;
     say!("{}", Line::HEAD)?;
@@ -97,7 +97,11 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     say!("peak memory of this process: {peak:.0} MB")
 }
 
-/// Finds a model in the store, else builds one of the catalogue with generated weights.
+/// Returns the model from the store. If the store does not have it, builds it from the catalogue with generated
+/// weights.
+///
+/// # Errors
+/// If the model is neither in the store nor in the catalogue, or cannot be read or built.
 fn find_or_make(store: &ModelStore, model: &ModelRef) -> Result<ModelSource> {
     let error = match store.find(model) {
         Ok(source) => return Ok(source),
@@ -129,6 +133,7 @@ fn find_or_make(store: &ModelStore, model: &ModelRef) -> Result<ModelSource> {
     Ok(source.with_variant(model)?)
 }
 
+/// Measures one model without a server, through the server with one connection, and under load.
 fn measure(
     args: &BenchArgs,
     runtime: &OnnxRuntime,
@@ -143,7 +148,7 @@ fn measure(
     let client = Client::new(&server.url);
     let mut rounds = Vec::new();
     for _ in 0..args.rounds {
-        // Alternating lets a slow moment of the machine affect both.
+        // The two measurements alternate, so that a slow moment of the machine affects both.
         let (mut runs, mut single) = (Vec::new(), Vec::new());
         let end = Instant::now() + length;
         while runs.is_empty() || Instant::now() < end {
@@ -162,11 +167,12 @@ fn measure(
     Ok(Line::new(name, idle, &rounds))
 }
 
-/// The figures of one round.
+/// The measurements of one round.
 struct Round {
     stages: Stages,
-    /// Median latency at one connection.
+    /// Median latency over one connection, in milliseconds.
     single: f64,
+    /// Latency and throughput over `--connections` connections.
     many: Load,
 }
 
@@ -174,16 +180,24 @@ struct Round {
 struct Line {
     model: String,
     stages: Stages,
+    /// Median latency over one connection, in milliseconds.
     single_p50: f64,
+    /// Part of `single_p50` that the server adds to the time of the stages.
     added: f64,
+    /// Median latency under load, in milliseconds.
     many_p50: f64,
+    /// 99th percentile of the latency under load, in milliseconds.
     many_p99: f64,
+    /// Throughput under load, in images per second.
     per_second: f64,
+    /// `per_second` as a fraction of what the cores would reach if they did nothing but the stages.
     of_ideal: f64,
+    /// CPU usage while the server is idle, as a fraction of one core.
     idle: f64,
 }
 
 impl Line {
+    /// Head of the table.
     const HEAD: &str = "model                                    decode prepr. infer. postpr.  wall |  1 conn: p50  added | \
          load: p50    p99  images/s  of ideal | idle CPU";
 
@@ -239,6 +253,7 @@ impl std::fmt::Display for Line {
     }
 }
 
+/// Measures a running server: prints a line for one connection, and one for `--connections` connections.
 fn running_server(args: &BenchArgs, url: &str, image: &Bytes) -> Result<()> {
     let url = if url.contains("/v1/") {
         url.to_owned()

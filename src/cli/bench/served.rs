@@ -1,4 +1,4 @@
-//! The real server in this process, on a free loopback port.
+//! The server that `sightline serve` runs, started in this process on a free loopback port.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,13 +17,14 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// Most open connections of the server.
+/// Maximum number of open connections of the server.
 const MAX_CONNECTIONS: usize = 1024;
-/// Time for requests in flight when the server stops.
+/// Time that requests in flight get to finish when the server stops.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// A server with one model.
 pub(super) struct Server {
+    /// URL of the model's route.
     pub(super) url: String,
     runtime: tokio::runtime::Runtime,
     stop: CancellationToken,

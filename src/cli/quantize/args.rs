@@ -12,7 +12,7 @@ use crate::cli::output::OutputPaths;
 use crate::cli::target::TargetName;
 use crate::cli::{RuntimeArgs, StoreArgs};
 
-/// The percentile of `--method percentile` without `--percentile`.
+/// Percentile that `--method percentile` uses if `--percentile` is not set.
 const DEFAULT_PERCENTILE: f64 = 99.99;
 
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ pub(in crate::cli) struct QuantizeArgs {
         value_name = "TARGET"
     )]
     pub(super) target: TargetName,
-    /// Cosine similarity of int8 and fp32 outputs at which the search ends
+    /// Mean cosine similarity of int8 and fp32 outputs, 0 to 1, at which the search ends
     #[arg(
         long,
         env = "SIGHTLINE_MIN_COSINE",
@@ -47,7 +47,7 @@ pub(in crate::cli) struct QuantizeArgs {
         value_name = "C"
     )]
     min_cosine: f64,
-    /// Largest share of the multiplications that the search may leave in fp32 layers
+    /// Largest share of the multiplications that the search may keep in fp32 layers, 0 to 1
     #[arg(
         long,
         env = "SIGHTLINE_MAX_FLOAT",
@@ -55,7 +55,7 @@ pub(in crate::cli) struct QuantizeArgs {
         value_name = "SHARE"
     )]
     max_float: f64,
-    /// Smallest agreement of int8 and fp32 results; below it only the report is written
+    /// Smallest agreement of int8 and fp32 results, 0 to 1; below it, the report is written but no int8 model
     #[arg(
         long,
         env = "SIGHTLINE_MIN_AGREEMENT",
@@ -63,7 +63,7 @@ pub(in crate::cli) struct QuantizeArgs {
         value_name = "SHARE"
     )]
     pub(super) min_agreement: f64,
-    /// Write the model even if its agreement is too small or it is not faster
+    /// Write the int8 model even if its agreement is too small or it is not faster than fp32
     #[arg(long, env = "SIGHTLINE_FORCE")]
     pub(super) force: bool,
     /// Output folder for the fp32 and int8 model, or path of the fp32 .onnx file [default: next to MODEL]
@@ -79,7 +79,7 @@ pub(in crate::cli) struct QuantizeArgs {
 enum MethodName {
     /// The smallest to the largest element
     Minmax,
-    /// The range without the rarest elements
+    /// The range without the outermost elements beyond `--percentile`
     Percentile,
     /// The range with the least relative entropy
     Entropy,
@@ -88,7 +88,7 @@ enum MethodName {
 }
 
 impl QuantizeArgs {
-    /// Returns the goal of the search.
+    /// Returns the goal and the limits of the search.
     ///
     /// # Errors
     /// If a flag is out of range.
@@ -134,7 +134,7 @@ impl QuantizeArgs {
         let mut manifest = source.manifest.clone();
         if self.out.is_some() {
             manifest.name.clone_from(&paths.name);
-            // Parsed again so that a name that `serve` would reject is rejected before the work.
+            // Parsed again so that a name that `serve` would reject is rejected before the search.
             ModelManifest::parse(&manifest.to_toml()?)
                 .context("cannot name the quantized model after the output (-o)")?;
         }
@@ -144,7 +144,7 @@ impl QuantizeArgs {
     /// Returns the paths of the files to write.
     ///
     /// # Errors
-    /// If the model is built in and there is no `-o`, or a file would be overwritten.
+    /// If the model is built in and there is no `-o`, or the folder is not writable.
     pub(super) fn paths(&self, source: &ModelSource) -> Result<OutputPaths> {
         let paths = match (&self.out, &source.path, &source.origin) {
             (Some(out), ..) => OutputPaths::new(out)?,

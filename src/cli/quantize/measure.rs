@@ -15,7 +15,7 @@ use sightline::store::ModelSource;
 
 use super::{Precisions, Work};
 
-/// Fewest runs of each precision whose latencies are measured.
+/// Minimum number of timed runs of each precision.
 const MIN_RUNS: usize = 30;
 
 /// Runs both precisions on all photographs and returns the report. The precisions alternate, so that a slow moment of the
@@ -43,7 +43,7 @@ pub(super) fn report(
     };
     let mut float_side = side(float, Arithmetic::Kernels)?;
     let mut int8_side = side(int8, Arithmetic::Kernels)?;
-    // The kernels of this CPU compute other results than those of another target.
+    // If this CPU is not of the target family, its int8 kernels would give other results than the target's.
     let simulated = work.goal.target != int8_target();
     let mut simulation = simulated
         .then(|| side(int8, Arithmetic::Simulated))
@@ -60,7 +60,7 @@ pub(super) fn report(
             work.bars.step();
         }
     }
-    // Separate, so that it does not run between the runs that are measured.
+    // The simulation runs after the timed runs, so as not to disturb them.
     if let Some(simulation) = &mut simulation {
         for (image, original) in images() {
             simulation.run(image, *original, true)?;
@@ -79,20 +79,21 @@ pub(super) fn report(
     })
 }
 
-/// Computes the result of a model's outputs for an image of this size.
+/// A function that computes the result from a model's outputs and the size of the original image.
 type Answer<'a> = dyn Fn(&Outputs, ImageSize) -> Result<Answers, OutputError> + 'a;
 
-/// One precision of the model, with its results and latencies.
+/// One precision of the model, with the results and latencies of its runs so far.
 struct Side<'a> {
     engine: Box<dyn Engine>,
     answer: Box<Answer<'a>>,
-    /// Latencies in milliseconds.
+    /// Latency of each run, in milliseconds.
     times: Vec<f64>,
+    /// Results by image.
     answers: Vec<Answers>,
 }
 
 impl Side<'_> {
-    /// Runs one image of size `original`, and keeps its result if `is_new`.
+    /// Runs one preprocessed image, whose size was `original`; keeps its result if `is_new`.
     fn run(&mut self, image: &PreparedImage, original: ImageSize, is_new: bool) -> Result<()> {
         let began = Instant::now();
         let outputs = self.engine.run(vec![image.clone()])?;
@@ -104,7 +105,7 @@ impl Side<'_> {
         Ok(())
     }
 
-    /// Returns the size of the files and the median latency.
+    /// Returns the size of the ONNX files in bytes and the median latency in milliseconds.
     fn timing(mut self, graphs: &Stages<Bytes>) -> Timing {
         self.times.sort_by(f64::total_cmp);
         Timing {
@@ -131,7 +132,7 @@ pub(super) fn objection(report: &Report, min_agreement: f64) -> Option<String> {
             min_agreement * 100.0
         ));
     }
-    // The speed of this CPU says nothing about that of another one.
+    // If this CPU is not of the target family, its speed says nothing about the target's.
     (!report.simulated && report.speedup() <= 1.0).then(|| {
         format!(
             "int8 is not faster on this CPU: {:.2} ms, fp32 {:.2} ms. {} Keep fewer layers in fp32 \

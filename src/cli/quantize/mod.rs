@@ -26,11 +26,11 @@ pub(super) use args::QuantizeArgs;
 use photographs::Photographs;
 use progress::Bars;
 
-/// Number of images on which the layers' noise is measured.
+/// Maximum number of images on which the quantization noise of each layer is measured.
 const NOISE_IMAGES: usize = 4;
 
-/// Runs the command. Writes the model if its agreement and speed are sufficient or `--force` is set, else the report
-/// alone.
+/// Runs the command. Writes the model and the report if agreement and speed are sufficient or `--force` is set;
+/// otherwise writes only the report and returns an error.
 ///
 /// # Errors
 /// If a flag or the model cannot be used, the model is not good enough, or a file cannot be written.
@@ -40,7 +40,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     if source.variant != FP32 {
         let name = &source.manifest.name;
         bail!(
-            "{} is a variant: quantize {name} itself, whose int8 variant this makes",
+            "{} is a variant: quantize {name} itself, which then gets an int8 variant",
             args.model
         );
     }
@@ -92,21 +92,21 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     };
     quantized.write(named, &paths, &reports)?;
     said?;
-    say!("{}: the report", text_path.display())?;
+    say!("{}: report on accuracy and speed", text_path.display())?;
     say!(
         "try: sightline serve --model {0}@fp32 --model {0}@int8",
         paths.manifest.display()
     )
 }
 
-/// The model in both precisions.
+/// The contents of the model's ONNX files in both precisions.
 #[derive(Clone, Copy)]
 pub(super) struct Precisions<'a> {
     float: &'a Stages<Bytes>,
     int8: &'a Stages<Bytes>,
 }
 
-/// Inputs of every stage of the command.
+/// Data that every step of the command needs.
 pub(super) struct Work<'a> {
     runtime: &'a OnnxRuntime,
     photographs: &'a Photographs,
@@ -143,7 +143,9 @@ impl Work<'_> {
                     propose: Arc::clone(propose),
                 }),
                 (Role::BoxHead, None) => {
-                    bail!("cannot calibrate the stage {role}: the model is no two-stage detector")
+                    bail!(
+                        "cannot calibrate the stage {role}: the model is not a two-stage detector"
+                    )
                 }
                 (Role::Network, _) => None,
             };
@@ -160,7 +162,7 @@ impl Work<'_> {
         Ok((recipes, reports))
     }
 
-    /// Calibrates one network, searches for its recipe, and adds its report to `reports`.
+    /// Calibrates one network and searches for its recipe, which it returns. Adds the network's report to `reports`.
     fn choose_one(
         &self,
         subject: &Subject<'_>,
@@ -180,7 +182,7 @@ impl Work<'_> {
         Ok(choice)
     }
 
-    /// Creates an engine with one thread for `graphs`, a version of the model.
+    /// Creates a single-threaded engine of the model with `graphs`, its fp32 or int8 files.
     fn engine(
         &self,
         source: &ModelSource,
@@ -206,7 +208,8 @@ struct Quantized<'a> {
 }
 
 impl Quantized<'_> {
-    /// Writes the model in both data types with `extra` files: all of them, or none.
+    /// Writes the model in both precisions, its manifest, labels and ranges, and the files `extra`: all of them,
+    /// or none.
     fn write(
         &self,
         mut manifest: ModelManifest,

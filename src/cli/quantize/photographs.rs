@@ -11,19 +11,19 @@ use sightline::store::read_bounded;
 
 use crate::cli::say::complain;
 
-/// Largest number of photographs that are read without `--images`.
+/// Maximum number of photographs that are used without `--images`.
 const DEFAULT_COUNT: usize = 100;
 /// Number of photographs below which the activation ranges are unreliable.
 const FEW: usize = 16;
-/// Most files that a folder may hold.
+/// Maximum number of files in the calibration folder and the folders in it.
 const MAX_ENTRIES: usize = 1_000_000;
-/// Largest size of a file in bytes.
+/// Maximum size of a photograph's file in bytes.
 const MAX_BYTES: u64 = 64 << 20;
-/// Largest number of pixels of a photograph.
+/// Maximum number of pixels of a photograph.
 const MAX_PIXELS: u64 = 100_000_000;
-/// Most pixels of all preprocessed images together without `--images`: 600 MB of tensors.
+/// Total number of pixels of preprocessed images after which no more are read without `--images`: 600 MB of tensors.
 const MAX_TENSOR_PIXELS: u64 = 50_000_000;
-/// Pixels of all images together after which the search uses no more images: 16 images of 224x224.
+/// Total number of pixels after which the search uses no more images: 16 images of 224x224.
 const SEARCH_PIXELS: u64 = 16 * 224 * 224;
 
 /// Calibration photographs, preprocessed for a network.
@@ -90,7 +90,7 @@ impl Photographs {
         Ok(photographs)
     }
 
-    /// Returns all photographs.
+    /// Returns all photographs, preprocessed.
     pub(super) fn tensors(&self) -> &[PreparedImage] {
         &self.tensors
     }
@@ -115,7 +115,7 @@ impl Photographs {
     }
 }
 
-/// Adds every file below `folder` to `files`.
+/// Adds every file in `folder` and the folders in it to `files`.
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let read = || format!("cannot read the calibration folder {}", folder.display());
     for entry in std::fs::read_dir(folder).with_context(read)? {
@@ -140,7 +140,7 @@ fn spread(files: &[PathBuf], count: usize) -> impl Iterator<Item = &PathBuf> {
     (0..step).flat_map(move |first| files.iter().skip(first).step_by(step))
 }
 
-/// Reads one photograph; returns its size and its tensor. `None` if the file is not an image.
+/// Reads one photograph; returns its size in pixels and its preprocessed tensor. `None` if the file is not an image.
 ///
 /// # Errors
 /// If the file cannot be read, or is a damaged image.
@@ -149,13 +149,14 @@ fn load(file: &Path, preprocessor: &Preprocessor) -> Result<Option<(ImageSize, P
         max_pixels: MAX_PIXELS,
         orientation: Orientation::Apply,
     };
+    let in_file = || format!("cannot use the photograph {}", file.display());
     let bytes = read_bounded(file, MAX_BYTES)?;
     let pixels = match decode(&bytes, &options) {
         Err(ImageError::UnknownFormat { .. } | ImageError::Empty) => return Ok(None),
-        decoded => decoded.with_context(|| file.display().to_string())?,
+        decoded => decoded.with_context(in_file)?,
     };
     let (width, height) = pixels.dimensions();
     let tensor = preprocessor.run(&pixels);
-    let tensor = tensor.with_context(|| file.display().to_string())?;
+    let tensor = tensor.with_context(in_file)?;
     Ok(Some((ImageSize { width, height }, tensor)))
 }

@@ -1,4 +1,4 @@
-//! Progress bars.
+//! Progress bars of `sightline quantize`.
 
 use std::cell::RefCell;
 
