@@ -5,8 +5,8 @@ use axum::http::header::ACCEPT;
 
 use crate::error::ServeError;
 
-/// Returns the value of the offer, a pair of media type and value, that the client ranks highest; the first
-/// of several. Without an `Accept` header that is the first offer.
+/// Returns the value of the offer whose media type the client's `Accept` header ranks highest; among equals, and
+/// without the header, the first. Each offer is a media type and a value.
 ///
 /// Source: RFC 9110, section 12.5.1.
 ///
@@ -40,7 +40,7 @@ pub(super) fn negotiate<T: Copy>(
         })
 }
 
-/// One element of an `Accept` header.
+/// One media range of an `Accept` header, such as `image/*;q=0.5`.
 #[derive(Debug, PartialEq, Eq)]
 struct Range {
     kind: String,
@@ -69,7 +69,8 @@ impl Range {
         })
     }
 
-    /// Returns how specifically the range covers `kind`/`subtype`, 0 to 2. `None` if it does not.
+    /// Returns how specifically the range covers `kind`/`subtype`: 0 for `*/*`, 1 for `kind/*`, 2 for the exact type.
+    /// `None` if it does not cover it.
     fn precision(&self, kind: &str, subtype: &str) -> Option<u8> {
         match (self.kind.as_str(), self.subtype.as_str()) {
             ("*", "*") => Some(0),
@@ -91,6 +92,7 @@ fn quality(ranges: &[Range], media_type: &str) -> u16 {
     covering.max().map_or(0, |(_, quality)| quality)
 }
 
+/// Returns the media ranges of the client for an error message, joined and cut to 64 characters.
 fn asked(ranges: &[Range]) -> String {
     let names = ranges
         .iter()

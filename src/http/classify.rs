@@ -13,18 +13,20 @@ use crate::pipeline;
 use crate::postprocess::classify::Prediction;
 use crate::registry::LoadedModel;
 
-/// Classes in a result unless the client asks for another number.
+/// Number of classes in a result unless the client sets `top_k`.
 const DEFAULT_TOP_K: usize = 5;
-/// Most classes that a client may ask for; no network has more.
+/// Maximum of `top_k`; no network has more classes.
 const MAX_TOP_K: usize = 100_000;
 
+/// The JSON result for one image.
 #[derive(Debug, Serialize)]
 struct Classification {
     predictions: Vec<Prediction>,
 }
 
-/// Returns the most probable classes of each image.
+/// The options of a classification request, whose response has the most probable classes of each image.
 pub(super) struct Classify {
+    /// Number of classes for each image.
     top_k: usize,
 }
 

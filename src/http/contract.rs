@@ -8,12 +8,12 @@ pub use super::problem::CODES;
 /// The OpenAPI document that `GET /openapi.yaml` serves.
 pub const OPENAPI: &str = include_str!("../../openapi.yaml");
 
-/// Returns the path of every route, in the syntax of OpenAPI.
+/// Returns the path of every route, in the syntax of OpenAPI, such as `/v1/models/{model}`.
 pub fn paths() -> Vec<&'static str> {
     routes().map(|(path, _)| path).into()
 }
 
-/// Returns the query parameters of every route that takes images.
+/// Returns the path and the names of the query parameters of every route that takes images.
 pub fn parameters() -> [(&'static str, Vec<&'static str>); 3] {
     [
         of::<classify::Classify>(),
@@ -22,6 +22,7 @@ pub fn parameters() -> [(&'static str, Vec<&'static str>); 3] {
     ]
 }
 
+/// Returns the path and the names of the query parameters of the route `T`.
 fn of<T: TaskRoute>() -> (&'static str, Vec<&'static str>) {
     let parameters = [&COMMON_PARAMETERS, T::PARAMETERS].concat();
     (route_of(T::TASK), parameters)

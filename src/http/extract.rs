@@ -1,4 +1,4 @@
-//! The body of a request becomes encoded images, within the limits on size and memory.
+//! Extraction of the encoded images from a request's body, within the limits on size and memory.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -19,22 +19,22 @@ use crate::app::App;
 use crate::error::ServeError;
 use crate::pool::JobCost;
 
-/// Most bytes of a rejected body that are read and dropped, so that the client reads the response.
+/// Maximum number of bytes of a rejected body that are read and dropped, so that the client reads the response.
 const DISCARD_BYTES: usize = 64 << 20;
-/// Longest time spent on reading a rejected body.
+/// Maximum time spent on reading a rejected body.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 
 /// Predicted time to parse a JSON body and to decode its base64, in nanoseconds per byte.
 const JSON_NANOS_PER_BYTE: u64 = 2;
 
-/// How a body holds its images.
+/// How the images are contained in a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
     /// The body is one image file.
     Raw,
-    /// Files in the parts of a `multipart/form-data` body.
+    /// The parts of a `multipart/form-data` body are image files.
     Multipart,
-    /// Files in base64 in a JSON document.
+    /// The body is a JSON document with image files in base64.
     Json,
 }
 
@@ -73,7 +73,7 @@ pub(super) async fn read_images(
     Ok(images)
 }
 
-/// Accepts only bodies without a content encoding: a compressed body can unfold to far more than its length.
+/// Returns an error if the body has a content encoding: a compressed body can unfold to far more than its length.
 fn check_encoding(headers: &HeaderMap) -> Result<(), ServeError> {
     for value in headers.get_all(CONTENT_ENCODING) {
         let value = String::from_utf8_lossy(value.as_bytes());
@@ -86,7 +86,7 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Returns how the body holds its images, by its content type; a body without one is a raw image.
+/// Returns how the images are contained in the body, by its content type; a body without one is a raw image.
 ///
 /// # Errors
 /// [`ServeError::UnsupportedContentEncoding`] for a compressed body, [`ServeError::UnsupportedMediaType`] for
@@ -115,7 +115,7 @@ pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
     }
 }
 
-/// Reads a body into memory. What is left of a rejected body is discarded.
+/// Reads a body into memory. If the body is too large or memory for bodies is exhausted, its rest is discarded.
 async fn read_body(
     app: &App,
     admission: &mut Admission,
@@ -132,7 +132,7 @@ async fn read_body(
     collected
 }
 
-/// Collects a body and reserves memory for each part of it before the part is kept.
+/// Reads a body into memory, which is reserved before each part of the body is copied.
 async fn collect(
     app: &App,
     admission: &mut Admission,
@@ -157,7 +157,7 @@ async fn collect(
             return Err(ServeError::BodyTooLarge { limit });
         }
         if needed > bytes.capacity() {
-            // Doubling amortizes copies, as in a vector, but never beyond the announced length.
+            // Doubling the capacity amortizes copies, as in a vector, but stops at the announced length.
             let most = announced.unwrap_or(limit);
             let capacity = (2 * bytes.capacity()).min(most).max(needed);
             admission.reserve_body(capacity)?;
@@ -168,8 +168,8 @@ async fn collect(
     Ok(Bytes::from(bytes))
 }
 
-/// Discards the body of a request that its head disqualifies. A client that sent `Expect: 100-continue`
-/// has not begun to send its body; all others have.
+/// Discards the body of a rejected request. A client that sent `Expect: 100-continue` waits for permission to send its
+/// body, so there is nothing to discard.
 pub(super) async fn refuse(headers: &HeaderMap, body: &mut Body) {
     if !headers.contains_key(EXPECT) {
         discard(body).await;
@@ -184,6 +184,7 @@ pub(super) async fn discard(body: &mut Body) {
     let _ = tokio::time::timeout(DISCARD_TIME, read).await;
 }
 
+/// Returns the contents of the parts named `image` of a multipart body, at most `limit`.
 async fn multipart_images(mut request: Request, limit: usize) -> Result<Vec<Bytes>, ServeError> {
     let broken = |reason: String| ServeError::BadBody {
         field: "multipart".to_owned(),
@@ -231,6 +232,7 @@ struct JsonImage<'a> {
     data: Cow<'a, str>,
 }
 
+/// Returns the decoded images of a JSON body, at most `limit`.
 fn json_images(body: &[u8], limit: usize) -> Result<Vec<Bytes>, ServeError> {
     let parsed: JsonBody<'_> =
         serde_json::from_slice(body).map_err(|error| ServeError::BadBody {
@@ -251,7 +253,7 @@ fn json_images(body: &[u8], limit: usize) -> Result<Vec<Bytes>, ServeError> {
             Some((_, text)) => text,
             None => &image.data,
         };
-        // The base64 command breaks its output into lines.
+        // The `base64` command breaks its output into lines, which the decoder does not accept.
         let text: Cow<'_, str> = if text.contains(char::is_whitespace) {
             text.split_whitespace().collect::<String>().into()
         } else {

@@ -31,7 +31,7 @@ use crate::pipeline::Timing;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
-/// Longest request id of a client that is kept, in bytes.
+/// Maximum length of a client's request id in bytes; a longer one is replaced.
 const MAX_REQUEST_ID: usize = 128;
 
 /// Wraps `routes` in the layers that all routes need, outermost first.
@@ -71,7 +71,7 @@ fn drop_unusable_id(mut request: Request) -> Request {
     request
 }
 
-/// The span of one request; its work on the image pool and in a worker is inside it.
+/// Returns the tracing span of one request; its work on the image pool and in a worker is inside the span.
 fn request_span(request: &axum::http::Request<Body>) -> Span {
     let extensions = request.extensions();
     let id = extensions.get::<RequestId>();
@@ -84,11 +84,12 @@ fn request_span(request: &axum::http::Request<Body>) -> Span {
     )
 }
 
-/// The pattern of a route, `other` for a path that is no route.
+/// Returns the pattern of the route that matched, or `other` if none did.
 fn route(path: Option<&MatchedPath>) -> &str {
     path.map_or("other", MatchedPath::as_str)
 }
 
+/// Logs the status and the latency of a finished request.
 fn log_response<B>(response: &axum::http::Response<B>, latency: Duration, _: &Span) {
     tracing::debug!(
         status = response.status().as_u16(),
@@ -97,6 +98,7 @@ fn log_response<B>(response: &axum::http::Response<B>, latency: Duration, _: &Sp
     );
 }
 
+/// Returns the response to a request whose handler panicked: an internal error, with the panic's message for the log.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the layer passes the panic by value"
@@ -107,7 +109,7 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
     Problem::internal(format!("panic: {}", text.unwrap_or_default())).into_response()
 }
 
-/// Milliseconds with microsecond precision.
+/// Converts a duration to milliseconds, cut to whole microseconds.
 pub(super) fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
@@ -142,7 +144,7 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     response
 }
 
-/// Counts a request as in flight until it is dropped, also if its client disconnects.
+/// Counts a request as in flight until this guard is dropped, also if the client disconnects.
 struct InFlight<'a>(&'a App);
 
 impl Drop for InFlight<'_> {
@@ -151,6 +153,7 @@ impl Drop for InFlight<'_> {
     }
 }
 
+/// Returns the value of `Server-Timing`: the time of each stage, if known, and the total, in milliseconds.
 fn server_timing(timing: Option<Timing>, total: Duration) -> HeaderValue {
     let mut text = String::new();
     if let Some(timing) = timing {

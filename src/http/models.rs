@@ -52,14 +52,14 @@ struct Batching {
     intra_op_threads: usize,
 }
 
-/// `GET /v1/models`.
+/// `GET /v1/models`: the descriptions of all loaded models, without labels.
 pub(super) async fn list(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
     let models = app.registry()?.models();
     let models = models.iter().map(|model| describe(model)).collect();
     Ok(Json(List { models }).into_response())
 }
 
-/// `GET /v1/models/{model}`: the entry of the list, with the labels.
+/// `GET /v1/models/{model}`: the description of one loaded model, with its labels.
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     OriginalUri(uri): OriginalUri,
@@ -77,6 +77,7 @@ pub(super) async fn show(
     Ok(Json(description).into_response())
 }
 
+/// Returns the description of a loaded model, without labels.
 fn describe(model: &LoadedModel) -> Description<'_> {
     let LoadedModel { manifest, plan, .. } = model;
     let delay = plan.max_queue_delay.as_micros();

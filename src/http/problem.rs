@@ -1,4 +1,4 @@
-//! Errors become HTTP responses: RFC 9457 problem documents. Only this file chooses status codes.
+//! Conversion of errors to HTTP responses, RFC 9457 problem documents. Only this file chooses status codes of errors.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::error::ServeError;
 use crate::image::ImageError;
 use crate::registry::LoadedModel;
 
-/// `Retry-After` of rejections that no measurement can estimate.
+/// `Retry-After` of rejections for which the waiting time cannot be estimated.
 const SHORT_WAIT: Duration = Duration::from_secs(1);
 
-/// Declares the stable codes: each with the status of its responses.
+/// Declares the codes of problem documents, each with the HTTP status of its responses.
 macro_rules! codes {
     ($($code:ident = $status:ident,)*) => {
         /// The `code` of a problem document. Codes are part of the contract and never change.
@@ -27,7 +27,7 @@ macro_rules! codes {
             $($code,)*
         }
 
-        /// Every code that a problem document can have, and its status.
+        /// Every code that a problem document can have, and the HTTP status of its responses.
         pub const CODES: &[(&str, u16)] = &[$((stringify!($code), StatusCode::$status.as_u16()),)*];
 
         impl Code {
@@ -81,9 +81,9 @@ pub(super) struct Problem {
     kind: String,
     title: &'static str,
     status: u16,
-    /// Stable, for programs.
+    /// Kind of the error, stable, for programs.
     pub(super) code: Code,
-    /// For people.
+    /// What failed in this request, for people.
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
@@ -91,9 +91,10 @@ pub(super) struct Problem {
     expected: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     got: Option<String>,
+    /// Value of the `Retry-After` header. `None` if the response has none.
     #[serde(skip)]
     retry_after: Option<Duration>,
-    /// Whether the connection closes after the response, because part of the request may be unread.
+    /// Whether the server closes the connection after the response, because part of the request may be unread.
     #[serde(skip)]
     closes: bool,
     /// The model that the request was for; `None` if it failed before its model was known.
@@ -123,33 +124,38 @@ impl Problem {
         }
     }
 
+    /// Sets the part of the request that is wrong, and the values that it may have.
     fn about(mut self, field: impl Into<String>, expected: impl Into<String>) -> Self {
         (self.field, self.expected) = (Some(field.into()), Some(expected.into()));
         self
     }
 
+    /// Sets the rejected value.
     fn got(mut self, got: impl Into<String>) -> Self {
         self.got = Some(got.into());
         self
     }
 
+    /// Sets the time after which the client may retry.
     fn retry(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
     }
 
+    /// Lets the server close the connection after the response.
     fn closing(mut self) -> Self {
         self.closes = true;
         self
     }
 
-    /// Names the model that the request was for.
+    /// Sets the model that the request was for, for logs and metrics.
     pub(super) fn of(mut self, model: Arc<LoadedModel>) -> Self {
         self.model = Some(model);
         self
     }
 
-    /// A fault of the server. The log gets the cause; the client is told that the log has it.
+    /// Creates the problem for a fault of the server. The log gets the cause `hidden`; the client is
+    /// only referred to the log.
     pub(super) fn internal(hidden: impl Into<String>) -> Self {
         let detail = "the server failed on this request; its log has the request id";
         let mut problem = Self::new(Code::internal, detail);
@@ -169,9 +175,8 @@ impl From<ServeError> for Problem {
             } => Self::new(Code::bad_parameter, detail)
                 .about(field, expected)
                 .got(got),
-            ServeError::BadBody { field, .. } => {
-                Self::new(Code::bad_body, detail).about(field, "a body as its content type says")
-            }
+            ServeError::BadBody { field, .. } => Self::new(Code::bad_body, detail)
+                .about(field, "a body in the format of its content type"),
             ServeError::NoImage { expected } => {
                 Self::new(Code::no_image, detail).about("body", expected)
             }
@@ -221,6 +226,7 @@ impl From<ServeError> for Problem {
     }
 }
 
+/// Returns the problem for an unsupported content type.
 fn media_type(got: String, mut detail: String) -> Problem {
     if got == "application/x-www-form-urlencoded" {
         detail.push_str("; curl sends this type by default: add -H 'content-type: image/jpeg'");
@@ -231,6 +237,7 @@ fn media_type(got: String, mut detail: String) -> Problem {
         .got(got)
 }
 
+/// Returns the problem for image `index` of the request.
 fn image(index: usize, error: &ImageError, detail: String) -> Problem {
     let code = match error {
         ImageError::UnknownFormat { .. } => Code::unknown_image_format,
@@ -254,6 +261,7 @@ fn image(index: usize, error: &ImageError, detail: String) -> Problem {
     Problem::new(code, detail).about(format!("images[{index}]"), expected)
 }
 
+/// Returns the problem for an error of the queue or of inference.
 fn batch(error: &BatchError, detail: String) -> Problem {
     match error {
         BatchError::QueueFull { retry_after, .. } => {

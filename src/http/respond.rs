@@ -1,4 +1,4 @@
-//! The results of a request become the bytes of its response.
+//! Conversion of a request's results to its HTTP response.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use crate::metrics::Stage;
 use crate::pipeline::{self, Timing};
 use crate::registry::LoadedModel;
 
-/// What a handler passes to the middleware, as an extension of the response.
+/// The model and the stage times of a request, which its handler passes to the middleware as a response extension.
 #[derive(Clone)]
 pub(super) struct Served {
     pub(super) model: Arc<LoadedModel>,
@@ -32,8 +32,8 @@ struct Body<'a, R> {
     timing_ms: TimingMs,
 }
 
-/// Milliseconds per stage of the work on the images. Encoding cannot be part of the text that it
-/// measures, and waits for admission are in `Server-Timing` only.
+/// Time of each stage in milliseconds. The time of encoding is not known while this text is encoded; it and the time
+/// of admission are in `Server-Timing` only.
 #[derive(Serialize)]
 struct TimingMs {
     decode: f64,
@@ -55,7 +55,7 @@ impl From<Timing> for TimingMs {
     }
 }
 
-/// Encodes the results as JSON, each by `result`, with their timing.
+/// Returns the JSON response with the results, each converted by `result`, and the time of each stage.
 pub(super) fn respond<T, R: Serialize>(
     response: pipeline::Response<T>,
     result: impl Fn(T) -> R,
@@ -83,7 +83,7 @@ pub(super) fn respond<T, R: Serialize>(
     finish(Served { model, timing }, content)
 }
 
-/// Makes a response of one image file.
+/// Returns a response whose body is an image file of this media type.
 pub(super) fn respond_image<T>(
     response: pipeline::Response<T>,
     media_type: &'static str,
@@ -103,7 +103,7 @@ pub(super) fn respond_image<T>(
     finish(Served { model, timing }, content)
 }
 
-/// A body, and the memory that it holds until the client has received it.
+/// The body of a response, and the reserved memory that is released when the body was sent or dropped.
 struct Content {
     media_type: &'static str,
     body: Vec<u8>,
@@ -116,6 +116,7 @@ impl AsRef<[u8]> for Content {
     }
 }
 
+/// Creates the response, and reserves the memory of its body until it was sent.
 fn finish(served: Served, mut content: Content) -> Result<Response, ServeError> {
     content.memory.grow_to(content.body.len() as u64)?;
     let encode = served.timing[Stage::encode];

@@ -1,5 +1,5 @@
-//! The router with a fake engine: what clients get when the queue, the engine, a budget or the
-//! deadline fails.
+//! Tests of the router with a fake engine: responses when the queue is full, the engine fails, a budget is exhausted
+//! or the deadline passes.
 
 use std::io;
 use std::sync::mpsc;
@@ -46,8 +46,8 @@ enum Behavior {
     Boxes,
 }
 
-/// A classifier of three classes. It reports each batch and runs it when it is permitted, or when the
-/// sender of permits is gone.
+/// An engine that acts as a classifier of three classes. For each batch it sends the size to `started`, then waits for
+/// a permit or for the sender of permits to be dropped, and then returns.
 struct FakeEngine {
     behavior: Behavior,
     started: mpsc::Sender<usize>,
@@ -100,8 +100,9 @@ fn equal_boxes() -> Outputs {
 /// A server with one fake model, whose queue holds one image.
 struct Setup {
     app: Arc<App>,
+    /// Receives the size of each batch when the engine starts it.
     started: mpsc::Receiver<usize>,
-    /// Permits for the engine; dropped to let everything run.
+    /// Sends one permit per batch to the engine; drop it to let all batches run.
     permits: mpsc::Sender<()>,
 }
 
@@ -128,12 +129,13 @@ impl Setup {
         }
     }
 
-    /// A server whose engine runs at once.
+    /// Returns a server whose engine does not wait for permits.
     fn running(behavior: Behavior, limits: Limits) -> Arc<App> {
         Self::new(behavior, limits).app
     }
 
-    /// Starts two requests: the engine holds the image of the first, the queue that of the second.
+    /// Starts two requests and returns their tasks: one waits in the engine, the other in the
+    /// queue, which is then full.
     async fn fill(&self) -> [JoinHandle<Response>; 2] {
         let send = || tokio::spawn(send(Arc::clone(&self.app), post(png())));
         let first = send();
@@ -146,6 +148,8 @@ impl Setup {
     }
 }
 
+/// Returns a model with the default manifest, the classes `LABELS`, `engine` as its only worker, and a queue of one
+/// image.
 fn fake_model(app: &App, name: &str, engine: Box<dyn Engine>) -> LoadedModel {
     let manifest = catalogue::manifest(name).unwrap();
     let manifest = manifest.unwrap();
@@ -175,6 +179,7 @@ fn fake_model(app: &App, name: &str, engine: Box<dyn Engine>) -> LoadedModel {
     }
 }
 
+/// Returns a black PNG file of 8x8 pixels.
 fn png_file() -> Vec<u8> {
     png_of(8, 8)
 }
@@ -190,6 +195,7 @@ fn png() -> Body {
     Body::from(png_file())
 }
 
+/// Returns a request to classify the image in `body`.
 fn post(body: Body) -> Request<Body> {
     let request = Request::builder().method(Method::POST).uri(ROUTE);
     request.body(body).unwrap()
@@ -208,7 +214,7 @@ async fn json(response: Response) -> Value {
     serde_json::from_slice(&body).unwrap()
 }
 
-/// Checks a problem document: its status, and its code.
+/// Checks that the response is a problem document with this status and code.
 async fn expect_problem(response: Response, status: u16, code: &str) {
     assert_eq!(response.status().as_u16(), status, "{code}");
     assert!(response.headers().contains_key("x-request-id"), "{code}");
@@ -217,7 +223,7 @@ async fn expect_problem(response: Response, status: u16, code: &str) {
     assert_eq!(problem["status"], status, "{problem}");
 }
 
-/// Sum of the samples of a metric whose lines contain `name`.
+/// Returns the sum of all samples in `/metrics` whose lines contain `name`.
 fn metric(app: &App, name: &str) -> f64 {
     let page = app.metrics.render();
     let samples = page.lines().filter(|line| line.contains(name));
@@ -226,7 +232,7 @@ fn metric(app: &App, name: &str) -> f64 {
     samples.map(value).sum()
 }
 
-/// Waits until a metric has a value; fails after ten seconds.
+/// Waits until the samples whose lines contain `name` sum up to `value`; panics after ten seconds.
 async fn eventually(app: &App, name: &str, value: f64) {
     let wait = async {
         while metric(app, name) != value {
@@ -237,6 +243,7 @@ async fn eventually(app: &App, name: &str, value: f64) {
     assert!(reached.is_ok(), "{name} is {}", metric(app, name));
 }
 
+/// Returns the number of requests that were rejected for `reason`.
 fn rejections(app: &App, reason: &str) -> f64 {
     metric(
         app,
@@ -244,7 +251,7 @@ fn rejections(app: &App, reason: &str) -> f64 {
     )
 }
 
-/// Checks that nothing is reserved any more.
+/// Checks that no memory is reserved, no image waits and no request is in flight.
 async fn expect_nothing_reserved(app: &App) {
     eventually(app, "state=\"used\"", 0.0).await;
     assert_eq!(metric(app, "sightline_queue_depth"), 0.0);
@@ -289,7 +296,7 @@ async fn faults_of_the_engine_are_internal_problems() {
         let app = Setup::running(behavior, Limits::default());
         let response = send(Arc::clone(&app), post(png())).await;
         expect_problem(response, 500, "internal").await;
-        // The worker is still there.
+        // A second request shows that the worker still runs.
         let response = send(Arc::clone(&app), post(png())).await;
         expect_problem(response, 500, "internal").await;
         expect_nothing_reserved(&app).await;

@@ -1,4 +1,4 @@
-//! The one handler of the routes that take images: parameters, admission, body, pipeline, response.
+//! The common handler of the routes that take images: parameters, admission, body, pipeline, response.
 
 use std::sync::Arc;
 
@@ -22,23 +22,26 @@ use crate::registry::LoadedModel;
 /// Query parameters that every task takes.
 pub(super) const COMMON_PARAMETERS: [&str; 2] = ["model", "orientation"];
 
-/// What a task adds to the common handler: its parameters, its last step, its response.
+/// The parts of a route that differ by task: its parameters, its postprocessing, its response.
 pub(super) trait TaskRoute: Sized + Send + Sync {
-    /// The task that models of the route have.
+    /// Task of the models that the route runs.
     const TASK: Task;
     /// Query parameters in addition to [`COMMON_PARAMETERS`].
     const PARAMETERS: &'static [&'static str];
-    /// The last step of the pipeline.
+    /// The pipeline step that computes results from a network's outputs.
     type Postprocess: Postprocess;
 
-    /// Takes the task's own parameters.
+    /// Parses the task's own query parameters and headers.
+    ///
+    /// # Errors
+    /// [`ServeError::BadParameter`] if one has an invalid value.
     fn parse(
         params: &mut Params,
         headers: &HeaderMap,
         model: &LoadedModel,
     ) -> Result<Self, ServeError>;
 
-    /// Returns the last step of the pipeline with the request's options.
+    /// Returns the postprocessing step with the request's options.
     fn postprocess(&self) -> Self::Postprocess;
 
     /// Whether the response is one image file, which only a request of one image can have.
@@ -46,15 +49,15 @@ pub(super) trait TaskRoute: Sized + Send + Sync {
         false
     }
 
-    /// Encodes the response.
+    /// Converts the results to the HTTP response.
     fn respond(&self, results: ResponseOf<Self>) -> Result<Response, ServeError>;
 }
 
-/// The pipeline's response to a task.
+/// The pipeline's response with the results of the task route `T`.
 pub(super) type ResponseOf<T> =
     pipeline::Response<<<T as TaskRoute>::Postprocess as Postprocess>::Output>;
 
-/// Handles a request within its deadline.
+/// Handles a request to the task route `T` within its deadline.
 pub(super) async fn handle<T: TaskRoute>(
     State(app): State<Arc<App>>,
     request: Request,
@@ -79,8 +82,8 @@ pub(super) async fn handle<T: TaskRoute>(
     response.map_err(|error| reject(&app, error, model))
 }
 
-/// Checks the head of a request and reserves a place in the queue, before the body is read. `model` is
-/// set as soon as it is known, for metrics.
+/// Checks the head of a request and reserves a place in the queue, before the body is read. Sets `model` as soon as it
+/// is known, so that metrics can name it if a later check fails.
 fn admit<T: TaskRoute>(
     app: &App,
     parts: &Parts,
@@ -102,7 +105,7 @@ fn reject(app: &App, error: ServeError, model: Option<Arc<LoadedModel>>) -> Prob
     }
 }
 
-/// The validated head of a request.
+/// The checked query and headers of a request.
 struct Head<T> {
     orientation: Orientation,
     framing: Framing,
@@ -110,7 +113,7 @@ struct Head<T> {
 }
 
 impl<T: TaskRoute> Head<T> {
-    /// Checks the query and headers; returns the model that they choose as well.
+    /// Checks the query and headers. Returns them with the model that they select.
     fn parse(app: &App, parts: &Parts) -> Result<(Self, Arc<LoadedModel>), ServeError> {
         let registry = app.registry()?;
         let mut params = Params::parse(&parts.uri)?;
@@ -127,7 +130,7 @@ impl<T: TaskRoute> Head<T> {
         Ok((head, model))
     }
 
-    /// Reads the body and runs the pipeline.
+    /// Reads the images from the body and runs the pipeline on them.
     async fn run(
         &self,
         app: &App,
