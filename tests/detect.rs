@@ -354,7 +354,11 @@ fn rejected(server: &Server, image: &[u8]) {
         ("classes=N/A", "classes", "labels of the model"),
         ("classes=person&classes=dog", "classes", "one value"),
         ("annotate=yes", "annotate", "true or false"),
-        ("mask=png", "mask", "one of model, score_threshold"),
+        (
+            "mask=png",
+            "mask",
+            "one of model, orientation, score_threshold",
+        ),
     ] {
         let reply = detect(server, &format!("?{query}"), image);
         assert_eq!(
@@ -579,8 +583,8 @@ fn wrong_manifests(manifest: &Path) {
             stage("swapped", 0, "model.box_head.onnx"),
             "the model's input: expected",
         ),
-        (short, "labels: 3 where 6 are needed"),
-        (more, "classes: 6 where 3 are needed"),
+        (short, "lines of the label file: expected 6, got 3"),
+        (more, "classes of the outputs: expected 3, got 6"),
     ] {
         let (code, stdout, stderr) = run(&["serve", "--listen", "127.0.0.1:0", "--model", &model]);
         assert_eq!(code, Some(1), "{model}: {stdout}{stderr}");
