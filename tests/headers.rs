@@ -1,5 +1,5 @@
-//! Files whose headers lie, or whose metadata inflate to far more than their size, take no memory beyond what
-//! their pixels are charged for.
+//! Checks that the server does not allocate memory for images whose headers state a wrong size, or whose compressed
+//! metadata would inflate to 67 MB.
 
 #![expect(
     clippy::unwrap_used,
@@ -11,14 +11,14 @@ mod common;
 use common::{Server, form, odd};
 
 const MIB: u64 = 1 << 20;
-/// Images of a request, one for each decoding thread.
+/// Number of images in a request: one for each thread of the server.
 const IMAGES: usize = 8;
-/// Most memory that a request of small or rejected images may take above the idle server.
+/// Bytes by which a request with small or rejected images may raise the server's memory, apart from its bodies.
 const MOST: u64 = 32 * MIB;
-/// Side of a square of one byte per pixel that metadata and hidden frames hold: 67 MB.
+/// Width and height of the inflated metadata and of the hidden frame: 67 MB at one byte per pixel.
 const SIDE: u16 = 8192;
 
-/// A PNG chunk with its checksum.
+/// Returns a PNG chunk of type `kind` with its length and checksum.
 fn chunk(kind: [u8; 4], body: &[u8]) -> Vec<u8> {
     let typed = [&kind[..], body].concat();
     let checksum = typed.iter().fold(u32::MAX, |crc, byte| {
@@ -30,14 +30,14 @@ fn chunk(kind: [u8; 4], body: &[u8]) -> Vec<u8> {
     [&length[..], &typed, &(!checksum).to_be_bytes()].concat()
 }
 
-/// `1x1.png` with `chunks` before its pixels.
+/// Returns the file `1x1.png` with `chunks` inserted before its pixel data.
 fn png_with(chunks: &[u8]) -> Vec<u8> {
     let file = odd("1x1.png");
     let at = file.windows(4).position(|kind| kind == b"IDAT").unwrap() - 4;
     [&file[..at], chunks, &file[at..]].concat()
 }
 
-/// A zlib stream that inflates to 67 MB of zeros.
+/// Returns a zlib stream that inflates to 67 MB of zeros.
 fn zlib_of_zeros() -> Vec<u8> {
     let side = u32::from(SIDE);
     let mut file = Vec::new();
@@ -60,7 +60,7 @@ fn zlib_of_zeros() -> Vec<u8> {
     stream
 }
 
-/// A GIF of a 1x1 screen and a frame of 67 million pixels.
+/// Returns a GIF whose header states 1x1 pixels and whose frame has 67 million.
 fn gif_with_a_larger_frame() -> Vec<u8> {
     let mut file = Vec::new();
     let mut encoder = gif::Encoder::new(&mut file, SIDE, SIDE, &[0, 0, 0, 9, 9, 9]).unwrap();
@@ -72,7 +72,7 @@ fn gif_with_a_larger_frame() -> Vec<u8> {
     file
 }
 
-/// A WebP whose header states 1x1 pixels and whose bitstream, those of `lossy.webp`, another size.
+/// Returns a WebP whose header states 1x1 pixels and whose bitstream, taken from `lossy.webp`, states `side` x `side`.
 fn webp_with_a_larger_bitstream(side: u16) -> Vec<u8> {
     let mut bitstream = odd("lossy.webp")[12..].to_vec();
     bitstream[14..16].copy_from_slice(&side.to_le_bytes());
@@ -127,7 +127,7 @@ fn lying_headers_and_large_metadata_take_no_memory() {
         let (kind, body) = form(&[("image", file); IMAGES]);
         server.post("/v1/classify", kind, &body).status
     };
-    // The arenas of ONNX Runtime reach their size.
+    // After a few requests, the memory arenas of ONNX Runtime stop growing.
     for _ in 0..3 {
         assert_eq!(post(&odd("1x1.png")), 200);
     }
@@ -135,7 +135,7 @@ fn lying_headers_and_large_metadata_take_no_memory() {
         server.reset_peak_memory();
         let before = server.memory("VmRSS");
         assert_eq!(post(&file), status, "{name}");
-        // Bodies are held and charged on their own.
+        // The request body has its own memory budget, so twice its size is subtracted.
         let body = (IMAGES * file.len()) as u64 * 2;
         let taken = server.memory("VmHWM").saturating_sub(before + body);
         println!("{name}: {} MiB", taken / MIB);

@@ -1,5 +1,5 @@
-//! Every image format against damage: mutated files never make a decoder panic, decode to another size than
-//! their headers state, or take memory that their headers do not explain.
+//! Checks every image decoder with mutated and truncated files: it never panics, returns an image of another size
+//! than the header states, or exceeds the memory for that size.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,16 +10,16 @@ use std::path::Path;
 
 use sightline::image::{DecodeOptions, Orientation, check_density, decode, probe};
 
-/// Most pixels of a mutated image; larger ones are rejected by their headers.
+/// Limit of `decode`: images whose header states more pixels are rejected.
 const MAX_PIXELS: u64 = 1 << 20;
 const OPTIONS: DecodeOptions = DecodeOptions {
     max_pixels: MAX_PIXELS,
     orientation: Orientation::Ignore,
 };
-/// Mutations of each file.
+/// Number of mutated versions of each file.
 const ROUNDS: usize = 60;
 
-/// Pseudo-random values. Source: Knuth, MMIX.
+/// Linear congruential generator of pseudo-random values. Source: Knuth, MMIX.
 struct Random(u64);
 
 impl Random {
@@ -32,7 +32,7 @@ impl Random {
     }
 }
 
-/// The image files of `tests/golden/images`, by name.
+/// Returns name and content of the image files in `tests/golden/images`, sorted by name.
 fn golden() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/images");
     let mut files: Vec<_> = std::fs::read_dir(folder)
@@ -53,7 +53,8 @@ fn golden() -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Up to three changed, removed or repeated bytes, most of them among the headers.
+/// Returns `original` after one to three mutations, most of them in the first 96 bytes: a changed byte, removed bytes,
+/// a repeated tail, or truncation.
 fn mutated(original: &[u8], random: &mut Random) -> Vec<u8> {
     let mut file = original.to_vec();
     for _ in 0..=random.below(3) {
@@ -113,7 +114,7 @@ fn mutated_files_decode_to_the_stated_size_or_fail() {
         decoded > 500 && failed > 500,
         "{decoded} decoded, {failed} failed"
     );
-    // 17 bytes for each pixel of the largest image, 4 MiB of metadata, and the process itself.
+    // The limit allows 17 bytes per pixel of the largest image, 4 MiB of metadata, and the process itself.
     let peak = peak_kilobytes();
     assert!(peak < 128 << 10, "{peak} kB");
 }
@@ -137,14 +138,14 @@ fn dense_files_are_told_from_plain_graphics() {
     let rejected = |width, height, bytes| {
         check_density(sightline::image::ImageSize { width, height }, bytes, limit).is_err()
     };
-    // Sizes of files that real encoders write for one flat color: lossless WebP, GIF, PNG with a palette.
+    // File sizes of images with a single color, as real encoders write them: lossless WebP, GIF, PNG with a palette.
     assert!(!rejected(1280, 720, 86));
     assert!(!rejected(3840, 2160, 394));
     assert!(!rejected(7000, 7000, 1934));
     assert!(!rejected(7000, 7000, 6037));
-    // Small images pass whatever they weigh.
+    // Images with few pixels are accepted whatever their file size is.
     assert!(!rejected(1024, 1024, 30));
-    // Files made to cost much: WebP of 42 and 94 bytes, GIF of 35, BMP of 64.
+    // Sizes of malicious files with 50 million pixels: GIF (35 bytes), WebP (42 and 94) and BMP (64).
     for bytes in [35, 42, 64, 94] {
         assert!(rejected(7071, 7071, bytes), "{bytes} bytes");
     }

@@ -1,5 +1,5 @@
-//! JPEG decoding is bit-identical to Pillow in every sampling, coding and size; damaged files are rejected; no
-//! bytes make the decoder panic, take quadratic time or exceed its memory limit.
+//! Checks that JPEG decoding is bit-identical to Pillow for every sampling, coding and size, that damaged files are
+//! rejected, and that no input makes the decoder panic, take quadratic time or exceed its memory limit.
 
 #![allow(
     clippy::print_stdout,
@@ -39,7 +39,7 @@ const SIZES: [(usize, usize); 15] = [
     (64, 64),
     (101, 67),
 ];
-/// Sampling factors of three components.
+/// Horizontal and vertical sampling factors of each component, for files with three components.
 const SAMPLINGS: [&[(u8, u8)]; 9] = [
     &[(1, 1), (1, 1), (1, 1)],
     &[(2, 1), (1, 1), (1, 1)],
@@ -51,7 +51,7 @@ const SAMPLINGS: [&[(u8, u8)]; 9] = [
     &[(2, 2), (2, 1), (1, 2)],
     &[(2, 2), (1, 2), (1, 1)],
 ];
-/// Sampling factors of four components.
+/// Horizontal and vertical sampling factors of each component, for CMYK files.
 const INK_SAMPLINGS: [&[(u8, u8)]; 7] = [
     &[(1, 1), (1, 1), (1, 1), (1, 1)],
     &[(2, 1), (1, 1), (1, 1), (2, 1)],
@@ -62,7 +62,7 @@ const INK_SAMPLINGS: [&[(u8, u8)]; 7] = [
     &[(2, 1), (1, 1), (1, 1), (1, 1)],
 ];
 
-/// An image of slopes, edges and noise with `channels` samples per pixel.
+/// Returns the interleaved samples of an image with slopes, edges and noise.
 fn samples(width: usize, height: usize, channels: usize) -> Vec<u8> {
     let sample = |i: usize| {
         let (x, y, c) = (i / channels % width, i / channels / width, i % channels);
@@ -98,14 +98,14 @@ fn encode(
         .unwrap()
 }
 
-/// Turns a CMYK file into a YCCK file: only the transform byte of the Adobe segment differs.
+/// Turns a CMYK file into a YCCK file by changing the transform byte of its Adobe segment.
 fn as_ycck(mut file: Vec<u8>) -> Vec<u8> {
     let adobe = file.windows(5).position(|bytes| bytes == b"Adobe").unwrap();
     file[adobe + 11] = 2;
     file
 }
 
-/// Offset of marker `marker` number `n`, counted from 0.
+/// Returns the offset of the `n`-th occurrence (from 0) of the marker `0xFF marker`.
 fn find(file: &[u8], marker: u8, n: usize) -> usize {
     let mut places = file
         .windows(2)
@@ -114,7 +114,7 @@ fn find(file: &[u8], marker: u8, n: usize) -> usize {
     places.nth(n).unwrap().0
 }
 
-/// The file up to its marker `marker` number `n`, and an end marker.
+/// Cuts the file before the `n`-th occurrence (from 0) of a marker, and appends an end marker.
 fn ended_before(file: &[u8], marker: u8, n: usize) -> Vec<u8> {
     [&file[..find(file, marker, n)], &[0xFF, 0xD9]].concat()
 }
@@ -140,7 +140,7 @@ fn generated() -> Vec<(String, Vec<u8>)> {
             }
         }
     }
-    // libjpeg smooths a progressive file whose last scans are missing, as a browser shows it while it loads.
+    // libjpeg smooths a progressive image whose last scans are missing, for display while it is downloaded.
     let progressive = encode(101, 67, PixelFormat::Rgb, "progressive", SAMPLINGS[2]);
     for scans in 1..6 {
         files.push((
@@ -162,7 +162,7 @@ fn generated_files_decode_to_pillows_pixels() {
         std::fs::write(path, file).unwrap();
     }
     let Some(expected) = reference::pillow_images("generated_files", &paths) else {
-        // Without Pillow, which fails in CI, the files must decode at least.
+        // Without Pillow (never in CI), only check that the files decode.
         assert!(files.iter().all(|(_, file)| decode(file, &OPTIONS).is_ok()));
         return;
     };
@@ -218,7 +218,7 @@ fn real_photographs_decode_to_pillows_pixels() {
     }
 }
 
-/// Inserts `bytes` into the file at offset `at`.
+/// Returns a copy of the file with `bytes` inserted at offset `at`.
 fn with(file: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
     [&file[..at], bytes, &file[at..]].concat()
 }
@@ -245,7 +245,7 @@ fn stray_bytes_between_headers_are_skipped() {
     }
 }
 
-/// The baseline file with bytes of its frame header replaced: offset from the marker, and value.
+/// Returns `baseline.jpg` with bytes of its frame header replaced, given as (offset from the marker, value).
 fn frame_with(changes: &[(usize, u8)]) -> Vec<u8> {
     let mut file = odd("baseline.jpg");
     let frame = find(&file, 0xC0, 0);
@@ -299,7 +299,7 @@ fn damaged_files_are_rejected() {
     }
 }
 
-/// A segment of quantization tables with these identifiers and equal factors.
+/// Returns a DQT segment that defines the tables `numbers`, all with equal factors.
 fn quantization(numbers: &[u8]) -> Vec<u8> {
     let length = (2 + 65 * numbers.len() as u16).to_be_bytes();
     let tables = numbers
@@ -312,8 +312,8 @@ fn quantization(numbers: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-/// Between scans, a table may be repeated, in any segment, but not changed. It is compared with the table of the
-/// same identifier that was valid at the first scan.
+/// Checks that a quantization table may be repeated between scans but not changed: it must equal the table with the
+/// same identifier that was defined at the first scan, in whatever segment.
 #[test]
 fn repeated_tables_are_compared_by_identifier() {
     let file = odd("progressive.jpg");
@@ -332,7 +332,8 @@ fn repeated_tables_are_compared_by_identifier() {
             "{numbers:?}, then {again:?}: {refused:?}"
         );
     }
-    // The file's own tables, repeated unchanged, then repeated after a change.
+    // The file's own tables are accepted when repeated unchanged, and rejected if a different table precedes the
+    // first scan.
     let (table, scan) = (find(&file, 0xDB, 0), find(&file, 0xDA, 0));
     let length = usize::from(u16::from_be_bytes([file[table + 2], file[table + 3]]));
     let own = file[table..table + 2 + length].to_vec();
@@ -342,14 +343,14 @@ fn repeated_tables_are_compared_by_identifier() {
     assert!(decode(&back, &OPTIONS).is_err());
 }
 
-/// CPU time of this thread in nanoseconds, which other processes do not lengthen.
+/// Returns the CPU time of this thread in nanoseconds. Unlike elapsed time, it excludes waiting for a CPU.
 fn cpu_time() -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     text.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// Fails if `run` takes more than linear time. `run(size)` processes `size` bytes; a quadratic algorithm
-/// takes 16 times as long for 4 times the bytes.
+/// Panics if `run(size)`, which processes `size` bytes, takes more than 9 times as long for 4 times the size. A
+/// linear algorithm takes 4 times as long, a quadratic one 16 times.
 fn assert_linear(name: &str, run: impl Fn(usize)) {
     let time = |size: usize| {
         let started = cpu_time();
@@ -357,7 +358,7 @@ fn assert_linear(name: &str, run: impl Fn(usize)) {
         cpu_time() - started
     };
     let (short, long) = (time(SHORT), time(4 * SHORT));
-    // Below this, page faults and caches decide.
+    // Shorter times (ns) depend more on page faults and caches than on the algorithm.
     let least = 50_000_000;
     assert!(
         long < least || long < 9 * short,
@@ -365,10 +366,10 @@ fn assert_linear(name: &str, run: impl Fn(usize)) {
     );
 }
 
-/// The shorter of two lengths at which time is compared, in bytes.
+/// The smaller of the two sizes, in bytes, for which [`assert_linear`] compares times.
 const SHORT: usize = 512 << 10;
 
-/// Segments that may be repeated, by name.
+/// Returns short pieces of a JPEG file, with their names, that an attacker could repeat.
 fn small_segments(file: &[u8]) -> [(&'static str, Vec<u8>); 14] {
     [
         ("quantization table", quantization(&[0])),
@@ -394,7 +395,7 @@ fn small_segments(file: &[u8]) -> [(&'static str, Vec<u8>); 14] {
     ]
 }
 
-/// Repetitions of `piece` in `size` bytes.
+/// Repeats `piece` as often as it fits into `size` bytes.
 fn many(piece: &[u8], size: usize) -> Vec<u8> {
     piece.repeat(size / piece.len())
 }
@@ -416,7 +417,8 @@ fn many_small_segments_take_linear_time() {
     }
 }
 
-/// A table that comes again after the first scan is compared with the last one before it, not with all.
+/// Checks that a table repeated after the first scan is compared only with the last definition before that scan, not
+/// with all earlier ones.
 #[test]
 fn many_repeated_tables_take_linear_time() {
     let file = odd("progressive.jpg");
@@ -533,6 +535,6 @@ fn mutated_files_neither_panic_nor_exceed_the_memory_limit() {
         .find_map(|line| line.strip_prefix("VmHWM:"))
         .unwrap();
     let kilobytes: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-    // 17 bytes for each allowed pixel, and room for the process and the other data of the test.
+    // The limit allows 17 bytes per pixel of the largest image, the process itself and the data of the test.
     assert!(kilobytes < 128 << 10, "{kilobytes} kB");
 }

@@ -1,4 +1,4 @@
-//! Memory of the server: the peak while masks are computed, and the growth over many requests.
+//! Measures the server's memory: the peak during segmentation, and the growth over many requests.
 
 #![expect(
     clippy::print_stdout,
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
 
-/// Exports LR-ASPP with the weights of [`onnx_export::formula`] as `directory/lraspp`.
+/// Exports LR-ASPP with generated weights as `lraspp` in a temporary models directory, which is returned.
 fn exported() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
@@ -27,7 +27,7 @@ fn exported() -> TempDir {
     directory
 }
 
-/// A JPEG without uniform blocks.
+/// Returns a JPEG file without uniform blocks.
 fn jpeg(width: usize, height: usize) -> Vec<u8> {
     let sample = |at: usize| {
         let (x, y) = (at / 3 % width, at / 3 / width);
@@ -69,7 +69,7 @@ fn a_large_image_stays_within_the_memory_limit() {
     assert!(peak < 600_000_000, "{} MiB", peak / MIB);
 }
 
-/// Elongated images are tiny files that become the largest possible tensors.
+/// Elongated images are small files, but are resized to the largest possible input tensors.
 #[test]
 fn many_elongated_images_stay_within_the_memory_limit() {
     let directory = exported();
@@ -92,11 +92,11 @@ fn many_elongated_images_stay_within_the_memory_limit() {
         after / MIB
     );
     assert!(peak < 1_200_000_000, "{} MiB", peak / MIB);
-    // ONNX Runtime released the memory of its arenas.
+    // ONNX Runtime must release the memory of its arenas after the requests.
     assert!(after < before + 200_000_000, "{} MiB", after / MIB);
 }
 
-/// Run with `cargo nextest run --run-ignored only --no-capture -E 'binary(memory)'`.
+/// Run the ignored tests with `cargo nextest run --run-ignored only --no-capture -E 'binary(memory)'`.
 #[test]
 #[ignore = "2,000 requests take minutes; its figures are in docs/BENCHMARKS.md"]
 fn memory_is_flat_over_masks_of_mixed_sizes() {
@@ -112,7 +112,7 @@ fn memory_is_flat_over_masks_of_mixed_sizes() {
     soak(&server, "/v1/segment", &queries, 2000);
 }
 
-/// Run as the test above.
+/// Run with the command above.
 #[test]
 #[ignore = "1,000 requests take minutes; its figures are in docs/BENCHMARKS.md"]
 fn memory_is_flat_over_boxes_of_mixed_sizes() {
@@ -129,9 +129,9 @@ fn memory_is_flat_over_boxes_of_mixed_sizes() {
     soak(&server, "/v1/detect", &queries, 1000);
 }
 
-/// Sends images of mixed sizes, two at a time to use both workers and batches. Compares the median of the
-/// resident memory in the last quarter with that in the second quarter, since the first one allocates memory
-/// for every size.
+/// Sends images of mixed sizes, two at a time so that both workers and batches are used. Panics if the median resident
+/// memory in the last quarter of the requests is 5 % above that in the second quarter. The first quarter is ignored,
+/// since the server then allocates memory for every size.
 fn soak(server: &Server, route: &str, queries: &[&str], requests: usize) {
     let sizes = [
         (500, 375),
@@ -165,7 +165,7 @@ fn soak(server: &Server, route: &str, queries: &[&str], requests: usize) {
             (quarter[quarter.len() / 2], quarter[quarter.len() - 1])
         })
         .collect();
-    // The maximum depends on which large images are processed together; a leak moves the median.
+    // A leak raises the median. The maximum also depends on which large images are processed at the same time.
     println!("resident in each quarter, median and most: {quarters:?} MiB");
     let growth = quarters[3].0 as f64 / quarters[1].0 as f64 - 1.0;
     println!(

@@ -1,4 +1,5 @@
-//! Compares `openapi.yaml` with the server: routes, parameters, problem codes, shapes and examples.
+//! Checks that `openapi.yaml` and the server agree on routes, parameters, problem codes, the properties of response
+//! bodies, and examples.
 
 #![expect(
     clippy::unwrap_used,
@@ -20,7 +21,7 @@ fn document() -> Value {
     serde_yaml_ng::from_str(include_str!("../openapi.yaml")).unwrap()
 }
 
-/// Follows a `$ref`; returns any other value unchanged.
+/// Returns the target of `value` if it is a `$ref`, or else `value`.
 fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     match value["$ref"].as_str() {
         Some(reference) => document.pointer(&reference[1..]).unwrap(),
@@ -35,7 +36,7 @@ fn strings(list: &Value) -> BTreeSet<String> {
         .collect()
 }
 
-/// Calls `visit` with every value of the document and its JSON pointer.
+/// Calls `visit` with the JSON pointer and value of `value` and of everything nested in it.
 fn walk(value: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
     visit(path, value);
     match value {
@@ -78,7 +79,8 @@ fn the_document_is_consistent_and_lists_every_route_and_code() {
     examples(&document);
 }
 
-/// Checks that examples of problem documents have a known code, its status, and the response's status.
+/// Checks that every example of an error response has a known problem code, and the status of that code and of the
+/// response it is an example for.
 fn examples(document: &Value) {
     let mut seen = 0;
     walk(document, "", &mut |path, value| {
@@ -139,7 +141,7 @@ fn examples(document: &Value) {
     }
 }
 
-/// Checks that an object has exactly the properties that `schema` requires.
+/// Checks that `object` has exactly the properties of `schema`, and that all of them are required.
 fn has_shape(document: &Value, object: &Value, schema: &str) {
     let schema = &document["components"]["schemas"][schema];
     let keys: BTreeSet<String> = object.as_object().unwrap().keys().cloned().collect();
@@ -219,12 +221,12 @@ fn every_parameter_is_described() {
     let document = document();
     for (route, names) in contract::parameters() {
         let listed = document["paths"][route]["post"]["parameters"].as_array();
-        // The request id is a header.
+        // Without the request id, which is documented as a header parameter.
         let listed = listed.unwrap().len() - 1;
         let apart = names.iter().filter(|name| **name == "classes").count();
         assert_eq!(listed, names.len() - apart, "{route}");
         for name in names {
-            // Its values depend on the model, so the document describes it apart from the route.
+            // The values of `classes` depend on the model, so it is a component and not listed under the route.
             let described = match name {
                 "classes" => Some(&document["components"]["parameters"]["Classes"]),
                 name => parameter(&document, route, name),
@@ -298,7 +300,8 @@ fn a_detector_does_what_the_document_says() {
     }
 }
 
-/// Checks that a model's preprocessing has the properties of the schema, and its resize those of its mode.
+/// Checks that `shown`, the preprocessing of a model in `/v1/models`, has only properties of the schema, and that its
+/// `resize` has those that the schema requires for its mode.
 fn preprocessing(document: &Value, shown: &Value) {
     let schema = &document["components"]["schemas"]["ModelInput"]["properties"]["preprocess"];
     let properties = schema["properties"].as_object().unwrap();
@@ -315,7 +318,7 @@ fn preprocessing(document: &Value, shown: &Value) {
     assert_eq!(keys, strings(&mode["required"]));
 }
 
-/// Checks that the documented defaults, bounds and limits are those of the server.
+/// Checks that the server applies the documented defaults, bounds and limits.
 fn parameters(server: &Server, document: &Value) {
     let image = photo("coffee_500x375.jpg");
     let schema = |name: &str| &parameter(document, "/v1/classify", name).unwrap()["schema"];

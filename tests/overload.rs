@@ -1,4 +1,4 @@
-//! Overload, deadlines, slow clients, shutdown, and failed starts.
+//! Checks the server under overload, with expired deadlines and slow clients, at shutdown, and when it cannot start.
 
 #![expect(
     clippy::unwrap_used,
@@ -66,7 +66,7 @@ fn a_passed_deadline_fails_with_504() {
     });
 }
 
-/// The number of requests for the built-in model that were rejected for `reason`.
+/// Returns the number of requests for the built-in model that the server's metrics count as rejected for `reason`.
 fn rejected(server: &Server, reason: &str) -> f64 {
     let model = r#"model="efficientnet_lite0",variant="fp32""#;
     server.metric(&format!(
@@ -74,7 +74,7 @@ fn rejected(server: &Server, reason: &str) -> f64 {
     ))
 }
 
-/// Starts a request with `image` as its body, and sends the first `part` bytes of it.
+/// Opens a connection and sends a request whose body is only the first `part` bytes of `image`.
 fn half_request(server: &Server, image: &[u8], part: usize) -> TcpStream {
     let mut stream = server.connect();
     let length = image.len();
@@ -106,7 +106,7 @@ fn slow_clients_do_not_block_others_and_hold_bounded_memory() {
     eventually("the slow body is in memory", || {
         server.metric(r#"sightline_budget_bytes{kind="bodies",state="used"}"#) >= most as f64
     });
-    // A body that fits into the rest of the budget is accepted, a larger one is rejected.
+    // A body that fits into the rest of the memory budget is accepted; a larger one is rejected.
     let started = Instant::now();
     assert_eq!(server.classify("", &small).labels(), ["espresso"]);
     assert!(started.elapsed().as_secs() < 5);
@@ -125,7 +125,7 @@ fn slow_clients_do_not_block_others_and_hold_bounded_memory() {
     eventually("the memory is released", || {
         server.classify("", &middle).status == 200
     });
-    // Idle connections take no memory of the budget.
+    // Idle connections do not count toward the memory budget.
     let _idle: Vec<_> = (0..20).map(|_| server.connect()).collect();
     assert_eq!(server.classify("", &middle).status, 200);
 }
@@ -164,8 +164,8 @@ fn requests_in_flight_finish_after_sigterm() {
     assert!(log.ends_with("stopped\n"), "{log}");
 }
 
-/// The bodies exceed the socket buffers: if the server left them unread, the connection would be reset before
-/// the client could read the response.
+/// Checks that the server reads the rest of a rejected request's body. It exceeds the socket buffers: if it were left
+/// unread, the connection would be reset before the client could read the response.
 #[test]
 fn clients_that_are_still_sending_receive_the_rejection() {
     let server = Server::start(&["--max-body-bytes", "20000000"]);
@@ -176,7 +176,7 @@ fn clients_that_are_still_sending_receive_the_rejection() {
         let reply = server.post("/v1/classify", "text/plain", &body);
         assert_eq!(reply.code(), "unsupported_media_type");
         assert_eq!(server.classify("", &large).code(), "body_too_large");
-        // The connection stays usable, since the bodies were read to their ends.
+        // The connection can be reused, since the server read the bodies to the end.
         assert_eq!(server.get("/health/live").status, 200);
     }
 }

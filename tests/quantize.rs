@@ -1,4 +1,4 @@
-//! `sightline quantize`, from photographs to a served int8 variant.
+//! Checks `sightline quantize`: the files and report that it writes, and the int8 variant that the server then loads.
 
 #![expect(
     clippy::unwrap_used,
@@ -18,7 +18,7 @@ use onnx_export::quantize::Recipes;
 use serde_json::{Value, json};
 use sightline::cpu::has_int8_dot;
 
-/// Runs `sightline predict --json` on a photograph and returns the standard output.
+/// Runs `sightline predict --json` with `model` on a photograph and returns the standard output.
 fn predicted(model: &str) -> String {
     let coffee = path("photos/coffee.png");
     let args = [
@@ -221,7 +221,7 @@ fn check_report(out: &Path, stdout: &str) {
         assert_eq!(report[precision]["bytes"], bytes);
         assert!(report[precision]["milliseconds"].as_f64().unwrap() > 0.0);
     }
-    // In so small a network, names and scales are as large as the weights.
+    // In a network this small, names and scales need as many bytes as the weights.
     let ratio =
         report["int8"]["bytes"].as_f64().unwrap() / report["fp32"]["bytes"].as_f64().unwrap();
     assert!((0.4..0.75).contains(&ratio), "{ratio}");
@@ -243,7 +243,7 @@ fn check_report(out: &Path, stdout: &str) {
 fn a_model_is_quantized_in_its_folder_if_it_agrees_with_fp32() {
     let folder = Folder::new();
     let photos = path("photos");
-    // A model whose files do not have the default names.
+    // The files of this model do not have the default names.
     let manifest = fs::read_to_string(folder.at("tiny/model.toml")).unwrap();
     let manifest = manifest
         .replace("\"model.onnx\"", "\"net.onnx\"")
@@ -255,7 +255,8 @@ fn a_model_is_quantized_in_its_folder_if_it_agrees_with_fp32() {
     let model = folder.at("own/birds.toml");
     let (before, float) = (contents(&own), predicted(text(&model)));
 
-    // In its folder, by a relative path. A variant that disagrees leaves only its report.
+    // The output goes into the model's folder, given as a relative path. An int8 variant that disagrees with fp32 is
+    // rejected, so only the report is written.
     let spoilt = [
         "--method=percentile",
         "--percentile=50",
@@ -282,7 +283,7 @@ fn a_model_is_quantized_in_its_folder_if_it_agrees_with_fp32() {
     }
     assert_eq!(after, before);
 
-    // Weights for another CPU are simulated.
+    // The int8 network for another CPU is evaluated in simulated arithmetic.
     let target = if has_int8_dot() { "avx2" } else { "vnni" };
     let args = [
         "--images=2",

@@ -1,4 +1,4 @@
-//! Invalid input of `sightline quantize` is rejected and leaves no files.
+//! Checks that `sightline quantize` rejects invalid input and then leaves no files.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,10 +15,10 @@ use common::quantizing::{Folder, command, contents, names, text};
 use common::{finish, path, photo, run};
 use onnx_export::quantize::{Network, Range, Recipe, Target};
 
-/// A model, a calibration folder, flags, and a part of the error.
+/// A rejected command: model folder, calibration folder, further flags, and text that the error must contain.
 type Rejected<'a> = (&'a Path, &'a Path, &'a [&'a str], &'a str);
 
-/// Checks that each case fails with its message and changes no file, in the model folder and with `-o`.
+/// Checks that each case fails with its error and writes nothing, both without and with `-o`.
 fn check_rejected(folder: &Folder, cases: &[Rejected<'_>]) {
     let out = folder.at("out");
     for (model, calibration, args, expected) in cases {
@@ -120,7 +120,7 @@ fn models_that_cannot_be_quantized_are_rejected() {
     let int8 = folder.changed("int8", |graph| *graph = in_int8(graph));
     let nonsense = folder.changed("nonsense", |graph| *graph = b"graph".to_vec());
     let cut = folder.changed("cut", |graph| graph.truncate(graph.len() / 2));
-    // An empty `FunctionProto`, which is field 25 of the file.
+    // Adds an empty `FunctionProto`, which is field 25 of `ModelProto`.
     let functions = folder.changed("functions", |graph| graph.extend([0xCA, 0x01, 0x00]));
     let variant = PathBuf::from(format!("{}@int8", tiny.display()));
     let nowhere = folder.at("nowhere");
@@ -156,7 +156,7 @@ fn models_that_cannot_be_quantized_are_rejected() {
     ];
     check_rejected(&folder, &cases);
 
-    // The error of an existing variant names the model to quantize instead.
+    // If the model is a variant, the error names the model to quantize instead.
     let manifest = fs::read_to_string(tiny.join("model.toml")).unwrap();
     let smaller =
         "[variants.240.resize]\nmode = \"short_side\"\nsize = 240\nfilter = \"bilinear\"\n";
@@ -166,7 +166,7 @@ fn models_that_cannot_be_quantized_are_rejected() {
     check_rejected(&folder, &[case]);
 }
 
-/// Quantizes a graph with the range -4 to 4 for all values.
+/// Quantizes an ONNX graph with the activation range -4 to 4 for all values. Returns the ONNX bytes.
 fn in_int8(graph: &[u8]) -> Vec<u8> {
     let network = Network::read(graph).unwrap();
     let range = Range {
@@ -184,7 +184,7 @@ fn in_int8(graph: &[u8]) -> Vec<u8> {
 #[test]
 fn a_full_device_leaves_no_part_of_a_model() {
     let folder = Folder::new();
-    // Only the labels exceed the file size limit.
+    // The labels are the only file larger than the limit that is set for written files.
     let label = "x".repeat(200_000);
     folder.file("tiny/labels.txt", vec![label; 10].join("\n"));
     let before = contents(&folder.at("tiny"));
@@ -212,7 +212,7 @@ fn a_full_device_leaves_no_part_of_a_model() {
     assert_eq!(names(&out), [""; 0]);
     assert_eq!(contents(&folder.at("tiny")), before);
 
-    // A folder has the name of an output file.
+    // A folder with the name of an output file is in the way.
     fs::create_dir_all(out.join("model.int8.json")).unwrap();
     folder.file("tiny/labels.txt", "x\n".repeat(10));
     let (code, _, stderr) = finish(command(&folder.at("tiny"), &photos, &args));

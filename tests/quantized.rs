@@ -1,4 +1,4 @@
-//! int8 networks in ONNX Runtime: with int8 kernels, in simulated arithmetic, and in a slow reference.
+//! Compares int8 networks computed with int8 kernels, in simulated arithmetic, in fp32, and by a slow reference.
 
 #![allow(clippy::unwrap_used, reason = "panicking is how a test fails")]
 
@@ -27,14 +27,14 @@ impl Progress for Quiet {
     fn step(&self) {}
 }
 
-/// The outputs of a graph for one image.
+/// Runs an ONNX graph on one image and returns its outputs.
 fn outputs(graph: &[u8], arithmetic: Arithmetic, image: &PreparedImage) -> Vec<Tensor> {
     let runtime = runtime().with_arithmetic(arithmetic);
     let mut probe = runtime.probe(graph).unwrap();
     probe.run(image.clone()).unwrap().unwrap()
 }
 
-/// The recipe that quantizes all layers with the observed activation ranges.
+/// Returns a recipe that quantizes all layers with the observed activation ranges.
 fn observed_ranges(statistics: &Statistics) -> Recipe {
     let values = statistics.values.iter();
     Recipe {
@@ -46,13 +46,13 @@ fn observed_ranges(statistics: &Statistics) -> Recipe {
     }
 }
 
-/// Images of formula values in [-2, 2).
+/// Returns `count` generated network inputs of `side` x `side` pixels with values in [-2, 2).
 fn inputs(count: usize, side: u32) -> Vec<PreparedImage> {
     let numbers = formula::uniform("quantized", count * 3 * (side * side) as usize);
     images(&numbers.map(|v| 2.0 * v).collect::<Vec<f32>>(), side, side)
 }
 
-/// A network of the catalogue at a quarter of its width, if it has a width multiplier.
+/// Returns a catalogue architecture, with a width multiplier of 0.25 if it has one.
 fn narrow(name: &str) -> Architecture {
     let manifest = catalogue::manifest(name).unwrap().unwrap();
     let mut architecture = manifest.architecture.unwrap();
@@ -64,7 +64,7 @@ fn narrow(name: &str) -> Architecture {
     architecture
 }
 
-/// A network with weights by the formula, in fp32 and int8.
+/// A network with generated weights, in fp32 and int8, and images to run it on.
 struct Case {
     float: Vec<u8>,
     int8: Vec<u8>,
@@ -72,7 +72,7 @@ struct Case {
 }
 
 impl Case {
-    /// Quantizes all layers, or all but the first one.
+    /// Builds the network and quantizes all layers; if `float_stem` is true, all except the first one.
     fn new(name: &str, side: u32, float_stem: bool) -> Self {
         let architecture = narrow(name);
         let state = formula::state_dict(&tensor_shapes(&architecture).unwrap(), &[]).unwrap();
@@ -101,8 +101,8 @@ impl Case {
 
 #[test]
 fn custom_kernels_are_bit_identical() {
-    // The number of operators with custom kernels, and whether there are hard swishes, which become look-up
-    // tables on every CPU.
+    // Network, image size, number of operators that get custom kernels, and whether the network has hard swishes:
+    // they become look-up tables on every CPU, while the other custom kernels depend on the CPU.
     let cases = [
         ("mobilenet_v3_small", 96, 22, true),
         ("mobilenet_v3_large", 224, 26, true),
@@ -139,14 +139,14 @@ fn custom_kernels_are_bit_identical() {
     assert_eq!(runtime().prepare(&float).unwrap().own_operators, 0);
 }
 
-/// The bits of all outputs of all images.
+/// Returns the bits of every value by image and output, for an exact comparison.
 fn bits(outputs: &[Vec<Tensor>]) -> Vec<Vec<Vec<u32>>> {
     let tensor = |tensor: &Tensor| tensor.data.iter().map(|x| x.to_bits()).collect();
     let image = |outputs: &Vec<Tensor>| outputs.iter().map(tensor).collect();
     outputs.iter().map(image).collect()
 }
 
-/// The tensors of all outputs of all images.
+/// Returns the output tensors of each image.
 fn tensors(outputs: Vec<Outputs>) -> Vec<Vec<Tensor>> {
     let tensors = |outputs: Outputs| {
         let outputs = outputs.iter();
@@ -157,8 +157,8 @@ fn tensors(outputs: Vec<Outputs>) -> Vec<Vec<Tensor>> {
 
 #[test]
 fn kernels_agree_with_simulated_arithmetic() {
-    // The mean similarity of the int8 network to fp32. A random network amplifies rounding, so single images
-    // differ strongly, and others with 7-bit than with 8-bit weights.
+    // Network, image size, and smallest mean cosine similarity of the int8 network to fp32. The mean over images is
+    // compared, because a random network amplifies rounding, and single images may differ strongly.
     let cases = [
         ("mobilenet_v3_small", 96, 0.95),
         ("mobilenet_v2", 96, 0.95),
@@ -185,20 +185,20 @@ fn kernels_agree_with_simulated_arithmetic() {
             nearest = nearest.max(likeness(&kernels, &simulated));
         }
         assert!(kept > least, "{name}: {kept} of the float network");
-        // A sum halfway between two codes may be rounded to either, and a random network amplifies the
-        // difference. This does not happen in every image.
+        // The best of the images is compared: a sum halfway between two integers may be rounded to either, and a
+        // random network amplifies that, but not in every image.
         assert!(nearest > 0.999, "{name}: {nearest}");
     }
 }
 
-/// The smallest cosine similarity of an output.
+/// Returns the smallest cosine similarity between corresponding outputs.
 fn likeness(one: &[Tensor], other: &[Tensor]) -> f64 {
     let pairs = one.iter().zip(other);
     let cosines = pairs.map(|(one, other)| cosine(&one.data, &other.data));
     cosines.fold(1.0, f64::min)
 }
 
-/// The ONNX bytes of a graph with one output.
+/// Returns the ONNX bytes of a graph whose output is `output`, named `out`.
 fn finished(mut graph: Graph, output: Value) -> Vec<u8> {
     graph.output(output, "out");
     let state = StateDict::from_tensors(BTreeMap::new());
@@ -206,7 +206,7 @@ fn finished(mut graph: Graph, output: Value) -> Vec<u8> {
     model.to_bytes()
 }
 
-/// A graph that convolves the image with weights and biases.
+/// Returns a graph that convolves a 3-channel image with the given weights and biases, and its result.
 fn convolution(conv: Conv, weights: (Vec<f32>, Vec<f32>)) -> (Graph, Value) {
     let mut graph = Graph::new(DEFAULT_OPSET);
     let images = graph.image_input("images");
@@ -220,13 +220,13 @@ fn range(min: f32, max: f32) -> Range {
     Range { min, max }
 }
 
-/// The 8-bit code of `x`.
+/// Quantizes `x` to an unsigned 8-bit integer.
 fn code(affine: Affine, x: f32) -> i32 {
     let q = (x / affine.scale).round_ties_even() + f32::from(affine.zero_point);
     q.clamp(0.0, 255.0) as i32
 }
 
-/// The value of an 8-bit code.
+/// Dequantizes an unsigned 8-bit integer.
 fn value(affine: Affine, code: i32) -> f32 {
     (code - i32::from(affine.zero_point)) as f32 * affine.scale
 }
@@ -234,7 +234,7 @@ fn value(affine: Affine, code: i32) -> f32 {
 #[test]
 fn hard_swish_is_within_one_step_for_every_code() {
     for max in [3.0, 4.5, 12.0, 40.0] {
-        // The convolution is the identity of the first channel.
+        // The convolution returns the first channel of the image.
         let (mut graph, x) = convolution(Conv::new(1, 1), (vec![1.0, 0.0, 0.0], vec![0.0]));
         let gate = graph.hard_sigmoid(x);
         let y = graph.mul(x, gate).unwrap();
@@ -251,13 +251,13 @@ fn hard_swish_is_within_one_step_for_every_code() {
             ..Recipe::default()
         };
         let int8 = network.quantize(&recipe, int8_target()).unwrap();
-        // The first channel of the image has a value for each code.
+        // The 256 pixels of the image have in the first channel one value for each 8-bit integer.
         let input = Affine::covering(range(-3.0 * max, max));
         let numbers: Vec<f32> = (0..256).map(|q| value(input, q)).collect();
         let data = [&numbers[..], &[0.0; 512]].concat();
         let image = images(&data, 16, 16).remove(0);
         let output = Affine::covering(range(-0.375, max));
-        // Half a step of the operand, of the gate and of the result.
+        // Allowed error: half a quantization step of the operand, the gate and the result each.
         let operand = (max + 3.0) / 254.0;
         for arithmetic in [Arithmetic::Kernels, Arithmetic::Simulated] {
             let got = outputs(&int8, arithmetic, &image).remove(0).data;
@@ -321,7 +321,7 @@ fn a_convolution_equals_the_integer_reference() {
                 let index = channel * SIDE * SIDE + at;
                 let steps = exact / f64::from(output.scale);
                 let expected = value(output, code(output, exact as f32));
-                // A sum halfway between two codes may be rounded to either.
+                // A sum halfway between two integers may be rounded to either.
                 let on_edge = (steps - steps.floor() - 0.5).abs() < 1e-3;
                 let wrong = |got: f32| got != expected && !on_edge;
                 assert!(
@@ -341,7 +341,8 @@ fn a_convolution_equals_the_integer_reference() {
     }
 }
 
-/// The sum of products in a 3x3 window around `at` over three channels, padded with zeros.
+/// Returns the integer dot product of `weight` and the 3x3 window around pixel `at` of three channels, minus their
+/// zero point. Pixels outside the image count as zero.
 fn products(codes: &[i32], zero_point: i32, weight: &[i32], at: usize, side: usize) -> i32 {
     let mut sum = 0;
     for (tap, weight) in weight.iter().enumerate() {

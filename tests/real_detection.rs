@@ -1,7 +1,7 @@
-//! Released detection weights on real photographs give torchvision's detections over HTTP.
+//! Checks that the server's detections with released weights on real photographs are torchvision's.
 //!
-//! The weights and photographs cannot be published. Without them (`SIGHTLINE_TEST_SHARED`, else
-//! `../shared/real`) the test announces that it is skipped.
+//! The weights and photographs cannot be published. If their folder (`SIGHTLINE_TEST_SHARED`, by default
+//! `../shared/real`) does not exist, the test announces that it is skipped.
 
 #![allow(
     clippy::print_stdout,
@@ -23,7 +23,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 const NETWORK: &str = "ssdlite320_mobilenet_v3_large";
-/// torchvision's detections with a higher score must be found.
+/// Detections of torchvision with a score above this must have a match.
 const SURE: f32 = 0.3;
 
 #[derive(Deserialize)]
@@ -33,7 +33,7 @@ struct Expected {
     r#box: [f32; 4],
 }
 
-/// Exports the checkpoint and serves it: the server, and the folder of the model.
+/// Exports the released checkpoint and starts a server with it. Returns the server and its models directory.
 fn server(folder: &Path) -> (Server, tempfile::TempDir) {
     let models = tempfile::tempdir().unwrap();
     let weights = folder.join(format!("weights/{NETWORK}.pth"));
@@ -42,7 +42,7 @@ fn server(folder: &Path) -> (Server, tempfile::TempDir) {
     (server, models)
 }
 
-/// torchvision's detections with a score above [`SURE`].
+/// Returns torchvision's detections with a score above [`SURE`].
 fn sure(expected: Vec<Expected>) -> Vec<Object> {
     let object = |expected: Expected| Object {
         class_id: expected.class_id,

@@ -1,7 +1,8 @@
-//! Released weights on real photographs give torchvision's predictions over HTTP.
+//! Checks that the server's predictions with released weights on real photographs are those of torchvision, or of the
+//! weights' authors for the built-in model.
 //!
-//! The weights and most photographs cannot be published. Without them (`SIGHTLINE_TEST_SHARED`, else
-//! `../shared/real`) each test announces that it is skipped.
+//! The weights and most photographs cannot be published. If their folder (`SIGHTLINE_TEST_SHARED`, by default
+//! `../shared/real`) does not exist, each test announces that it is skipped.
 
 #![allow(
     clippy::print_stdout,
@@ -23,18 +24,18 @@ use serde_json::Value;
 use sightline::engine::Engine;
 use sightline::image::{DecodeOptions, Orientation, Preprocessor, decode};
 
-/// A prediction.
+/// A predicted class and its score.
 #[derive(Debug, Deserialize)]
 struct Entry {
     class_id: u64,
     score: f64,
 }
 
-/// Agreement with torchvision over all photographs.
+/// Numbers of photographs for which the server's predictions agree with torchvision's or with the labels.
 #[derive(Debug, Default)]
 struct Agreement {
     photographs: usize,
-    /// Photographs whose best class is the label.
+    /// Photographs whose best class is that of `labels.csv`.
     right: usize,
     /// Photographs whose best class is torchvision's.
     same_top1: usize,
@@ -61,7 +62,7 @@ impl Agreement {
     }
 }
 
-/// Class numbers by file, from `labels.csv` (file, class number, synset, name).
+/// Reads `labels.csv` (columns: file, class index, synset, name) and returns the class index by file.
 fn labels(folder: &Path) -> BTreeMap<String, u64> {
     let text = std::fs::read_to_string(folder.join("imagenet/labels.csv")).unwrap();
     let row = |line: &str| {
@@ -74,7 +75,8 @@ fn labels(folder: &Path) -> BTreeMap<String, u64> {
     text.lines().skip(1).map(row).collect()
 }
 
-/// Compares the predictions for all photographs with torchvision's; returns the largest difference of a score.
+/// Compares the server's predictions for all photographs with the expected `answers`. Returns the largest difference
+/// between a score and the expected one.
 fn judge(server: &Server, folder: &Path, answers: &Value, test: &str) -> f64 {
     let expected = top5(answers);
     let mut agreement = Agreement::default();
@@ -135,7 +137,7 @@ fn the_built_in_model_gives_its_authors_predictions() {
     let server = Server::start(&[]);
     let expected = read_json(&folder.join("efficientnet_lite0.json"));
     let worst = judge(&server, &folder, &expected, test);
-    // The built-in weights are in half precision.
+    // The tolerance is larger since the built-in weights are in half precision.
     assert!(worst < 0.005, "{worst}");
 }
 

@@ -1,4 +1,5 @@
-//! `/v1/segment`: exported checkpoints, masks in every encoding, and rejected requests.
+//! Checks `/v1/segment` and `sightline predict` with exported segmentation networks: masks in every encoding and
+//! size, and invalid requests.
 
 #![expect(
     clippy::unwrap_used,
@@ -24,14 +25,14 @@ use tempfile::TempDir;
 const LABELS: &str = "road\nriver\n";
 const ROUTE: &str = "/v1/segment";
 
-/// Exports a two-class LR-ASPP as `directory/rivers`.
+/// Exports an LR-ASPP with two classes as `rivers` in a temporary models directory, which is returned.
 fn exported() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     export(&directory, "lraspp_mobilenet_v3_large", "rivers", &[]);
     directory
 }
 
-/// Exports a two-class `network` as `directory/name`.
+/// Exports `network` with two classes and generated weights as the model folder `directory/name`.
 fn export(directory: &TempDir, network: &str, name: &str, flags: &[&str]) {
     let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let weights = at(&format!("{name}.safetensors"));
@@ -53,12 +54,12 @@ fn segment(server: &Server, query: &str, image: &[u8]) -> Reply {
     )
 }
 
-/// The result of one image.
+/// Sends one image to `/v1/segment` and returns its entry in `results`.
 fn result(server: &Server, query: &str, image: &[u8]) -> Value {
     segment(server, query, image).results().remove(0)
 }
 
-/// Decodes a palette PNG: size, palette and indices.
+/// Decodes a palette PNG. Returns its width and height, palette and indices.
 fn indices(png: &[u8]) -> ((u32, u32), Vec<u8>, Vec<u8>) {
     let mut reader = png::Decoder::new(Cursor::new(png)).read_info().unwrap();
     let info = reader.info();
@@ -125,14 +126,14 @@ fn an_exported_checkpoint_returns_masks_with_its_labels() {
     rejected(&server);
 }
 
-/// All encodings of a mask are equal.
+/// Checks that every encoding of the mask (PNG, run lengths, drawing) shows the classes of `mask`.
 fn encodings(server: &Server, image: &[u8], mask: &[u8]) {
     let alone = server.post_accepting(ROUTE, "image/png", image);
     assert_eq!(alone.header("content-type"), "image/png");
     assert!(alone.header("server-timing").contains("encode;dur="));
     let (size, palette, pixels) = indices(&alone.body);
     assert_eq!((size, pixels.as_slice()), ((500, 375), mask));
-    // The first two colors of VOC.
+    // The first two colors of the Pascal VOC palette.
     assert_eq!(palette, [0, 0, 0, 128, 0, 0]);
 
     let runs = result(server, "?mask=rle", image);
@@ -169,10 +170,11 @@ fn encodings(server: &Server, image: &[u8], mask: &[u8]) {
     assert!(jpeg.body.starts_with(&[0xFF, 0xD8]));
 }
 
-/// The color of class 1 in VOC.
+/// The color of class 1 in the Pascal VOC palette.
 const RED: [u8; 3] = [128, 0, 0];
 
-/// Below the legend, rivers are tinted and roads, which are class 0, are unchanged; the legend shows the color.
+/// Checks a drawing: below the legend, pixels of rivers (class 1) are tinted and those of roads (class 0) unchanged;
+/// the legend shows the color of rivers.
 fn drawn_in(shown: &RgbImage, image: &[u8], mask: &[u8]) {
     const LEGEND_ROWS: u32 = 60;
     let options = DecodeOptions {
@@ -210,10 +212,10 @@ fn drawn_in(shown: &RgbImage, image: &[u8], mask: &[u8]) {
     assert!(count(shown) >= 64 && count(&image) == 0, "{}", count(shown));
 }
 
-/// Masks at the resolution of the logits, and of the variant for smaller images.
+/// Checks the sizes of masks at the resolution of the logits, and of the variant `320` with a smaller input.
 fn sizes(server: &Server, image: &[u8], mask: &[u8]) {
     let logits = result(server, "?size=logits", image);
-    // 693 x 520 at a stride of 8.
+    // The network's input is 693x520, and its output stride is 8.
     assert_eq!(logits["mask"]["size"], serde_json::json!([65, 87]));
     assert_eq!(
         (&logits["width"], &logits["height"]),
@@ -221,7 +223,7 @@ fn sizes(server: &Server, image: &[u8], mask: &[u8]) {
     );
     let small = segment(server, "?model=rivers@320&size=logits", image);
     assert_eq!(small.json()["variant"], "320");
-    // 426 x 320.
+    // The input of the variant is 426x320.
     assert_eq!(
         small.results()[0]["mask"]["size"],
         serde_json::json!([40, 54])
@@ -232,7 +234,7 @@ fn sizes(server: &Server, image: &[u8], mask: &[u8]) {
     assert_eq!(first.json()["variant"], "fp32");
 }
 
-/// Images in one request and in concurrent requests get the results that they get alone.
+/// Checks that images have the same results in one request and in concurrent requests as in a request of their own.
 fn several(server: &Server) {
     let images = [
         photo("coffee_500x375.jpg"),
@@ -318,7 +320,8 @@ fn rejected(server: &Server) {
     assert!(server.metric("sightline_stage_duration_seconds_count{stage=\"encode\"") > 0.0);
 }
 
-/// Masks of tiny images have the size of the image; elongated images are rejected before they are decoded.
+/// Checks that masks of tiny images have the size of the image, and that elongated images are rejected before they
+/// are decoded.
 fn shapes(server: &Server) {
     let encode = |width, height| {
         let image = image::RgbImage::from_pixel(width, height, image::Rgb([9, 99, 199]));

@@ -1,4 +1,4 @@
-//! `sightline export` of checkpoints that were trained for int8.
+//! Checks `sightline export` of checkpoints that torch quantized, or saved during quantization-aware training.
 
 #![expect(
     clippy::unwrap_used,
@@ -62,7 +62,7 @@ fn a_quantized_checkpoint_is_served_in_both_precisions() {
     let variant = "[variants.int8]\nprecision = \"int8\"\nfile = \"model.int8.onnx\"\nranges = \"model.int8.json\"";
     assert!(manifest.contains(variant), "{manifest}");
 
-    // The recipe and the fp32 file give the int8 file.
+    // Quantizing the fp32 file with the written recipe reproduces the int8 file.
     let recipes = std::fs::read_to_string(out.join(ranges)).unwrap();
     let recipes = Recipes::parse(&recipes).unwrap();
     let network = Network::read(&std::fs::read(out.join("model.onnx")).unwrap()).unwrap();
@@ -158,7 +158,7 @@ fn every_checkpoint_layout_is_recognized() {
         let (code, stdout, stderr) = export_of(&weights, name, &shape, &out);
         assert_eq!(code, Some(0), "{stderr}");
         assert!(stdout.contains(says), "{stdout}");
-        // The architecture is that of the training.
+        // The manifest has the activation with which the network was trained: ReLU or ReLU6.
         let manifest = std::fs::read_to_string(out.join("model.toml")).unwrap();
         assert_eq!(manifest.contains("relu6 = false"), plain_relu, "{manifest}");
     }

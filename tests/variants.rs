@@ -1,4 +1,4 @@
-//! A model with two precisions: which variants are loaded, and which one a name selects.
+//! Checks, for a model in fp32 and int8, which variants the server loads and which one a model name selects.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,7 +13,8 @@ use common::{Server, checkpoint, finish, path, photo, run, sightline, tiny};
 use serde_json::{Value, json};
 use sightline::cpu::has_int8_dot;
 
-/// A models directory with `birds`. Its int8 variant is another network, so responses tell the variants apart.
+/// A models directory with the model `birds`. Its int8 variant is in fact another network, so that responses show which
+/// variant computed them.
 struct Birds {
     directory: tempfile::TempDir,
 }
@@ -48,13 +49,13 @@ impl Birds {
         Server::start(&[&["--models", self.models()], args].concat())
     }
 
-    /// Exit code and log of a server that cannot start.
+    /// Starts a server that must fail. Returns its exit code and log.
     fn fail(&self, args: &[&str]) -> (Option<i32>, String) {
         Server::launch(&[&["--models", self.models()], args].concat()).wait()
     }
 }
 
-/// The loaded variants in order, with their precisions.
+/// Returns the models that the server lists, in order, as `name@variant precision`.
 fn loaded(server: &Server) -> Vec<String> {
     let listed = server.get("/v1/models").json();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -70,7 +71,7 @@ fn loaded(server: &Server) -> Vec<String> {
     models.map(show).collect()
 }
 
-/// The variant that serves `query`, and the scores of all classes.
+/// Classifies a photograph with `query`. Returns the variant in the response, and the scores of all classes.
 fn ask(server: &Server, query: &str) -> (String, Value) {
     let reply = server.classify(&format!("?top_k=10{query}"), &photo("coffee_500x375.jpg"));
     assert_eq!(reply.status, 200, "{query}: {}", reply.text());
@@ -154,7 +155,8 @@ fn only_named_models_are_loaded() {
     assert_eq!(unknown.json()["expected"], "birds@int8");
     drop(server);
 
-    // Which of the two a bare name is, is the machine's choice; both lists must start everywhere.
+    // The variant that a name without `@` selects depends on the CPU, but the server must start with both lists on
+    // every CPU.
     let config = birds.directory.path().join("settings");
     for (precision, expected) in [
         ("fp32", &["birds@fp32 fp32", "birds@int8 int8"][..]),
@@ -200,12 +202,12 @@ fn a_failed_start_names_the_variant() {
             "{log}"
         );
     }
-    // The missing variant is not requested.
+    // The server starts, since the variant whose file is missing is not requested.
     let server = birds.serve(&["--model", "birds@fp32"]);
     assert_eq!(loaded(&server), ["birds@fp32 fp32"]);
 }
 
-/// The row of `birds` that `sightline models` prints, as JSON and as text.
+/// Returns the row for `birds` that `sightline models` prints: as JSON, and as text.
 fn listed(models: &str) -> (Value, String) {
     let (_, json, _) = run(&["models", "--json", "--models", models]);
     let rows: Vec<Value> = serde_json::from_str(&json).unwrap();
