@@ -1,10 +1,10 @@
-"""Recipe of the `mobilenet_v3_small-width_mult_0.25-num_classes_10` files: one network in every container of torch.
+"""Recipe of the `mobilenet_v3_small-width_mult_0.25-num_classes_10` files: one network in each of torch's file formats.
 
     python tests/golden/containers.py [--write]
 
-- `zip.pth`: a state dict as torch writes it since 1.6
-- `legacy.pth`: the stream of pickles that torch wrote before
-- `checkpoint.pth`: a training checkpoint, whose `model` was wrapped by `DataParallel`
+- `zip.pth`: a state dict in the ZIP format that torch writes since 1.6
+- `legacy.pth`: the same in the format before 1.6, a sequence of pickles
+- `checkpoint.pth`: a training checkpoint; `model` is the state dict of a `DataParallel` wrapper
 - `fp16.pth`: the weights in half precision
 - `safetensors`: `logits` of the network in fp32
 """

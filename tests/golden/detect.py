@@ -1,10 +1,10 @@
-"""Recipe of `detect.safetensors` and `preprocess_detect.safetensors`: torchvision's detectors without their networks.
+"""Recipe of `detect.safetensors` and `preprocess_detect.safetensors`: torchvision's detection pre- and postprocessing.
 
     python tests/golden/detect.py [--write]
 
-The networks' outputs are not stored: `maps` computes them from their names by `formula.py`, times a scale. Stored is
-what torchvision's own functions compute from them: anchors, region proposals, pyramid levels and detections, each
-row x1, y1, x2, y2, score, label.
+The networks are not run: `maps` generates their outputs with `formula.py`. The files contain what torchvision's
+functions compute from these outputs: anchors, region proposals, pyramid levels and detections. A row of the
+detections is x1, y1, x2, y2, score, label.
 
 `preprocess_detect` is GeneralizedRCNNTransform on `tests/photos`: `<photo>.800_1333` is every 32nd pixel,
 `<photo>.320_640` and `<photo>.320x320` every 8th. A row of `sizes` is width, height, min_size, max_size, resized
@@ -36,7 +36,7 @@ def uniform(name, shape, scale=1.0, shift=0.0):
 
 
 def maps(name, grids, anchors, classes, scales):
-    """Per level, logits [1, A * K, h, w] and deltas [1, 4 * A, h, w]."""
+    """Generate a detection head's outputs: per level, logits [1, A * K, h, w] and box deltas [1, 4 * A, h, w]."""
     (logit, shift), delta = scales
     logits, deltas = [], []
     for i, (grid, a) in enumerate(zip(grids, anchors)):
@@ -46,7 +46,7 @@ def maps(name, grids, anchors, classes, scales):
 
 
 def flat(maps, last):
-    """Per level [1, h * w * A, last], as the heads' forward does."""
+    """Reshape the map of each level to [1, h * w * A, last], as the forward functions of torchvision's heads do."""
     out = []
     for m in maps:
         n, c, h, w = m.shape
@@ -147,7 +147,7 @@ out["anchors.retina"] = anchors_of(AnchorGenerator(*RETINA), TALL, TALL_RESIZED,
 size = (320, 320)
 ssdlite_boxes = DefaultBoxGenerator([[2, 3] for _ in range(6)], min_ratio=0.2, max_ratio=0.95)
 out["anchors.ssdlite"] = anchors_of(ssdlite_boxes, size, size, SSD_GRIDS)
-# The sides are odd and the strides are rounded down to whole pixels.
+# The image has odd sides, so its strides are not whole numbers and are rounded down.
 out["anchors.odd"] = anchors_of(AnchorGenerator(*RESNET), (101, 67), (101, 67), [(13, 9), (7, 5), (4, 3), (2, 2), (1, 1)])
 
 wide = ((4.0, -1.0), 0.5)

@@ -1,10 +1,10 @@
-"""Recipe of `double_precision.safetensors`: torchvision's MobileNetV3 segmentation networks without rounding.
+"""Recipe of `double_precision.safetensors`: torchvision's MobileNetV3 segmentation networks computed in f64.
 
     python tests/golden/double_precision.py [--write]
 
-`<network>` is the main head's output at its own resolution, [21, h, w], computed in f64 from the f32 weights and the
-f32 input of `index.json`, and rounded to f32 once, at the end. Printed are the differences between torch's f32 on
-one thread, on two threads, and f64: the largest and the root mean square one, in standard deviations.
+`<network>` is the main head's output [21, h, w] before upsampling, computed in f64 from f32 weights and the f32 input
+of `index.json`, and rounded to f32 at the end. The script prints the differences between torch's results in f32 on
+one thread, in f32 on two threads, and in f64: largest and root mean square, in standard deviations.
 """
 
 import torch
@@ -14,7 +14,7 @@ import networks
 
 
 def scores(model, images):
-    """The main head's output before it is upsampled."""
+    """Return the main head's output before upsampling."""
     features = model.backbone(images)
     return model.classifier(features if "high" in features else features["out"])[0]
 

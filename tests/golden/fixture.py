@@ -1,4 +1,4 @@
-"""What all recipes share: a recipe compares its result with the committed file, or writes it with `--write`."""
+"""Functions of all recipes: they compare a result with the committed file, or write the file if `--write` is given."""
 
 import math
 import sys
@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 HERE = Path(__file__).parent
 PHOTOS = HERE / "../photos"
 WRITE = "--write" in sys.argv[1:]
-# Most differing tensors that are listed for a file.
+# Maximum number of differing tensors that are listed per file.
 LISTED = 6
 
 
 def arrays(file, tensors):
-    """Settles `file`, a safetensors file, whose tensors are `tensors`."""
+    """Write `tensors` (by name) to the safetensors file `file`, or compare them with it."""
     tensors = {name: torch.as_tensor(tensor).contiguous() for name, tensor in tensors.items()}
     if WRITE:
         save_file(tensors, HERE / file)
@@ -25,12 +25,12 @@ def arrays(file, tensors):
 
 
 def checkpoint(file, value, **options):
-    """Settles `file`, a checkpoint that `torch.save` writes of `value`."""
+    """Write `value` to `file` with `torch.save`, or compare it with the file."""
     if WRITE:
         torch.save(value, HERE / file, **options)
         return
     with tempfile.TemporaryDirectory() as folder:
-        # torch.save puts the file's name into the archive.
+        # torch.save stores the file's name in the archive, so the name must be the same for equal bytes.
         path = Path(folder) / file
         torch.save(value, path, **options)
         same = path.read_bytes() == (HERE / file).read_bytes()
@@ -40,7 +40,7 @@ def checkpoint(file, value, **options):
 
 
 def text(file, content):
-    """Settles `file`, a text file."""
+    """Write `content` to the text file `file`, or compare it with the file."""
     if WRITE:
         (HERE / file).write_text(content)
     else:
@@ -48,7 +48,7 @@ def text(file, content):
 
 
 def flat(value, prefix=""):
-    """The tensors in nested dictionaries and tuples by their path; a quantized tensor as its integers and scale."""
+    """Return the tensors in nested dictionaries and tuples by path; for a quantized tensor, its integers and scale."""
     if isinstance(value, dict):
         return {k: v for key, item in value.items() for k, v in flat(item, f"{prefix}{key}/").items()}
     if isinstance(value, tuple):
@@ -61,7 +61,7 @@ def flat(value, prefix=""):
 
 
 def compare(file, got, expected):
-    """Prints how far the tensors of two dictionaries are from each other, and the LISTED that differ most."""
+    """Print how many tensors of two dictionaries are equal, and the LISTED ones with the largest differences."""
     if got.keys() != expected.keys():
         print(f"{file}: DIFFERENT NAMES: {sorted(got.keys() ^ expected.keys())}")
     common = sorted(got.keys() & expected.keys())
@@ -75,9 +75,9 @@ def compare(file, got, expected):
 
 
 def difference(got, expected):
-    """How far `got` is from `expected`: the largest difference and a sentence.
+    """Return the largest difference between two tensors as a number, and a sentence that describes it.
 
-    The unit is the standard deviation of `expected`, or the value itself where there is one only.
+    The unit is the standard deviation of `expected`, or its absolute value if it has a single element.
     """
     if got.shape != expected.shape or got.dtype != expected.dtype:
         return math.inf, f"DIFFERENT: {got.dtype} {list(got.shape)} for {expected.dtype} {list(expected.shape)}"

@@ -1,8 +1,8 @@
-"""Weights and inputs that are computed from their names: the Python twin of onnx-export/src/formula.rs.
+"""Generate pseudo-random weights and inputs from tensor names: the Python version of onnx-export/src/formula.rs.
 
-A tensor's values depend on its name and shape alone, so a recipe and a test fill the same network with
-bit-identical weights and share no file. Values are `numpy.float32` arrays, or an `array.array("f")` in C order
-where numpy is not installed: `scripts/formula-checkpoint.py` runs with the standard library only.
+A tensor's values depend on its name and shape alone, so recipes and Rust tests use bit-identical weights without
+sharing a file. Values are returned as `numpy.float32` arrays; without numpy, as `array.array("f")` in C order, since
+`scripts/formula-checkpoint.py` uses the standard library only.
 """
 
 import array
@@ -18,7 +18,7 @@ STEP = 0x9E3779B97F4A7C15
 
 
 def fnv1a(text):
-    """The 64-bit FNV-1a hash of a text's UTF-8 bytes."""
+    """Return the 64-bit FNV-1a hash of the UTF-8 bytes of `text`."""
     state = 0xCBF29CE484222325
     for byte in text.encode():
         state = ((state ^ byte) * 0x100000001B3) & MASK
@@ -26,14 +26,14 @@ def fnv1a(text):
 
 
 def split_mix(z):
-    """The output function of SplitMix64, for an int or for a numpy array of uint64."""
+    """Apply the output function of SplitMix64 to an int or to a numpy array of uint64."""
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
     return z ^ (z >> 31)
 
 
 def uniform(name, shape):
-    """Values in [-1, 1) for the tensor `name`; 24 random bits each, which f32 holds exactly."""
+    """Return values in [-1, 1) for the tensor `name`. Each has 24 random bits, which f32 represents exactly."""
     count, seed = math.prod(shape), fnv1a(name)
     if numpy is None:
         states = ((seed + i * STEP) & MASK for i in range(1, count + 1))
@@ -44,13 +44,13 @@ def uniform(name, shape):
 
 
 def distribution(name, shape):
-    """Center and spread of a tensor's values, as f32."""
+    """Return center and half-width of the interval of a tensor's values, as f32."""
     if name.endswith("running_var"):
         values = (1.0, 0.5)
     elif name.endswith("running_mean"):
         values = (0.0, 0.1)
     elif len(shape) >= 2:
-        # He's uniform bound: activations keep their scale through the layers.
+        # The bound of He's uniform initialization, with which activations keep their scale from layer to layer.
         values = (0.0, math.sqrt(6.0 / math.prod(shape[1:])))
     elif name.endswith("weight"):
         values = (1.0, 0.1)
@@ -60,7 +60,7 @@ def distribution(name, shape):
 
 
 def fill(name, shape):
-    """The values of the state dict's tensor `name`: center + spread * uniform, rounded to f32 after each step."""
+    """Return the values of the tensor `name`: center + spread * uniform, rounded to f32 after each operation."""
     center, spread = distribution(name, shape)
     values = uniform(name, shape)
     if numpy is None:
@@ -70,15 +70,15 @@ def fill(name, shape):
 
 
 def network_input(name, shape, low, high):
-    """A network's input in [low, high). Requires numpy."""
+    """Return a network's input with values in [low, high). Requires numpy."""
     low, high = numpy.float32(low), numpy.float32(high)
     return low + (high - low) * (uniform(name, shape) + numpy.float32(1)) / numpy.float32(2)
 
 
 def fill_module(module, scale=()):
-    """Fills a torch module in place, in eval mode, with the weights of the formula.
+    """Fill the state dict of a torch module with generated values, switch the module to eval mode, and return it.
 
-    `scale` maps prefixes to factors: a tensor of rank 2 or more is multiplied by the factor of every prefix that
+    `scale` maps prefixes to factors: a tensor of rank 2 or more is multiplied by the factors of all prefixes that
     its name starts with, in alphabetical order of the prefixes.
     """
     import torch

@@ -1,11 +1,11 @@
-"""Recipe of the `gratings` files: small quantized networks that were trained for a minute.
+"""Recipe of the `gratings` files: two small networks after a short quantization-aware training.
 
     python tests/golden/gratings.py [--write]
 
-The networks tell ten kinds of gratings apart. `gratings_mobilenet_v3_large.pth` was saved during quantization-aware
-training, before `torch.ao.quantization.convert`; `gratings_mobilenet_v2.pth` after it. `gratings.safetensors` has
-four `images` [4, 3, 64, 64] u8 and the logits [4, 10] of both networks after `convert`. Training repeats exactly on
-one kind of CPU only: elsewhere weights differ, and `--write` replaces both networks.
+The networks classify gratings of five directions and two frequencies. `gratings_mobilenet_v3_large.pth` is saved
+before `torch.ao.quantization.convert`, `gratings_mobilenet_v2.pth` after it. `gratings.safetensors` has four `images`
+[4, 3, 64, 64] u8 and the logits [4, 10] of both networks after `convert`. Training is reproducible on the same kind
+of CPU only: on another one the weights differ, and `--write` replaces both networks.
 """
 
 import math
@@ -18,7 +18,7 @@ import fixture
 
 
 def batch(count, generator, side=64):
-    """Images of gratings in five directions and two frequencies, with random phase and color, as u8; and their kinds."""
+    """Return `count` u8 images of gratings with random phase and color, and their classes (direction and frequency)."""
     kinds = torch.randint(0, 10, (count,), generator=generator)
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     angle = (kinds % 5 * math.pi / 5).view(-1, 1, 1)
@@ -47,7 +47,7 @@ def fit(model, steps, rate, generator):
 
 
 def train(builder):
-    """A network after quantization-aware training, not yet converted."""
+    """Return a network after quantization-aware training, before `torch.ao.quantization.convert`."""
     torch.manual_seed(3)
     generator = torch.Generator().manual_seed(4)
     model = builder(quantize=False, width_mult=0.1, num_classes=10)

@@ -1,14 +1,13 @@
-"""Recipe of `<network>.safetensors`, `detection_images.safetensors` and `state_dicts.json`: torchvision's networks.
+"""Recipe of `<network>.safetensors`, `detection_images.safetensors` and `state_dicts.json`: outputs of torchvision.
 
     python tests/golden/networks.py [--write] [CASE...]
 
-The cases are those of `index.json`. Every tensor of a network's state dict is filled by `formula.py`; its input is
-the formula's as well. What is stored:
+Runs the networks of `index.json` with weights and inputs that `formula.py` generates, and stores:
 
 - classification: `logits` [N, classes]
-- segmentation: `mask` [N, H, W] u8, the best class of each pixel; every 4th pixel of the scores of the main and
-  the auxiliary head, at the input's size, as `out_stride4` and `aux_stride4`
-- detection: every 8th pixel of the network's input as `preprocessed_stride8`; what the heads give for the first
+- segmentation: `mask` [N, H, W] u8, the best class of each pixel; `out_stride4` and `aux_stride4`, every 4th pixel
+  of the scores of the main and the auxiliary head at the input's size
+- detection: `preprocessed_stride8`, every 8th pixel of the preprocessed image; the heads' outputs for the first
   proposals or anchors; the final `boxes` (x1, y1, x2, y2 in pixels of the image), `labels` and `scores`
 
 The backbones of the Faster R-CNN and RetinaNet networks have FrozenBatchNorm2d, as torchvision's released weights
@@ -33,13 +32,13 @@ BUILDERS = {"classification": models, "segmentation": segmentation, "detection":
 
 
 def image(height, width):
-    """A detector's image [3, height, width] in [0, 1): 12 x 16 random cells with bilinear slopes between them."""
+    """Return a detector's image [3, height, width] in [0, 1): a random 12 x 16 image, upsampled bilinearly."""
     cells = torch.from_numpy(formula.network_input("input", (1, 3, 12, 16), 0, 1))
     return interpolate(cells, (height, width), mode="bilinear", align_corners=False)[0]
 
 
 def freeze(module, eps):
-    """Replaces each BatchNorm2d below `module` by a FrozenBatchNorm2d."""
+    """Replace each BatchNorm2d below `module` with a FrozenBatchNorm2d."""
     for name, child in module.named_children():
         if isinstance(child, torch.nn.BatchNorm2d):
             setattr(module, name, FrozenBatchNorm2d(child.num_features, eps=eps))
@@ -48,7 +47,7 @@ def freeze(module, eps):
 
 
 def network(case):
-    """The network of a case, in eval mode, with the formula's weights."""
+    """Return the network of a case in eval mode, with generated weights."""
     args, name = dict(case["args"]), case["builder"]
     args["weights"] = None
     if case["task"] != "classification":
@@ -56,7 +55,7 @@ def network(case):
     if case["task"] == "segmentation" and "lraspp" not in name:
         args["aux_loss"] = True
     if name == "fcn_mobilenet_v3_large":
-        # torchvision has no builder for it: DeepLabV3 with the other head.
+        # torchvision has no function for FCN with this backbone, so the head of DeepLabV3 is replaced.
         model = segmentation.deeplabv3_mobilenet_v3_large(**args)
         model.classifier = FCNHead(960, args["num_classes"])
     else:
@@ -67,12 +66,12 @@ def network(case):
 
 
 def parameters(model):
-    """The number of trained values, auxiliary heads included; FrozenBatchNorm2d has none."""
+    """Return the number of trainable parameters, auxiliary heads included; FrozenBatchNorm2d has none."""
     return sum(tensor.numel() for tensor in model.parameters())
 
 
 def network_input(case):
-    """The input [N, 3, H, W] of a classification or segmentation case."""
+    """Return the input [N, 3, H, W] of a classification or segmentation case."""
     fields = case["input"]
     return torch.from_numpy(formula.network_input(fields["name"], fields["shape"], fields["low"], fields["high"]))
 

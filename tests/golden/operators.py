@@ -1,8 +1,8 @@
-"""Recipe of `nms.safetensors`, `roi_align.safetensors` and `bilinear.safetensors`: single operators of torchvision.
+"""Recipe of `nms.safetensors`, `roi_align.safetensors` and `bilinear.safetensors`: single operators of torch(vision).
 
     python tests/golden/operators.py [--write]
 
-Boxes are x1, y1, x2, y2. Inputs are random by `formula.py`, and stored.
+Boxes are x1, y1, x2, y2. The files contain the inputs, which `formula.py` generates, and the outputs.
 """
 
 import torch
@@ -18,13 +18,13 @@ def random(name, shape, low, high):
 
 
 def boxes(name, count, extent, sides):
-    """Boxes with their center in [0, extent) and sides in the range `sides`."""
+    """Return `count` random boxes with their center in [0, extent) and sides in the range `sides`."""
     center, size = random(f"{name}.centre", (count, 2), 0, extent), random(f"{name}.size", (count, 2), *sides)
     return torch.cat([center - size / 2, center + size / 2], 1)
 
 
 def suppression():
-    """Indices of the boxes that NMS keeps, best score first, without and with classes."""
+    """Run NMS without and with classes: indices of the boxes that it keeps, highest score first."""
     rectangles, scores = boxes("nms", 3000, 640, (4, 160)), random("nms.score", (3000,), 0, 1)
     labels = random("nms.label", (3000,), 0, 91).int()
     tensors = {"nms.boxes": rectangles, "nms.scores": scores, "nms.labels": labels}
@@ -35,7 +35,7 @@ def suppression():
 
 
 def regions():
-    """RoIAlign of 40 regions, which alternate between the two images of a batch."""
+    """Run RoIAlign on 40 regions that alternate between the two images of a batch."""
     features = random("roi.features", (2, 8, 25, 34), -1, 1)
     image = torch.arange(40).remainder(2).float().unsqueeze(1)
     rois = torch.cat([image, boxes("roi", 40, 400, (2, 300))], 1)
@@ -44,7 +44,7 @@ def regions():
 
 
 def upsampling():
-    """Every n-th pixel of planes that are resized to height x width."""
+    """Resize planes bilinearly to several sizes, and store every n-th pixel."""
     planes = random("bilinear", (1, 5, 17, 23), -3, 3)
     tensors = {"bilinear.input": planes}
     for height, width, every in [(11, 9, 3), (193, 257, 3), (520, 703, 9)]:

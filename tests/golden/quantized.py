@@ -1,4 +1,4 @@
-"""Recipe of the `quantized_mobilenet_v3_large` files: a quantized MobileNetV3-Large with the formula's weights.
+"""Recipe of the `quantized_mobilenet_v3_large` files: a quantized MobileNetV3-Large with generated weights.
 
     python tests/golden/quantized.py [--write]
 
@@ -6,7 +6,7 @@
   `torch.ao.quantization.convert`, for the backend qnnpack
 - `-width_mult_0.5-num_classes_100.safetensors`: `logits` [4, 100] of that network, and `logits_fp32` before
   quantization, for the formula's input `input` [4, 3, 224, 224] in [-2, 2)
-- `-integers.safetensors`: for the first image, every 4th pixel of the integers that three modules return
+- `-integers.safetensors`: for the first image, every 4th pixel of the quantized outputs of the three MODULES
 """
 
 import warnings
@@ -28,7 +28,7 @@ def images(name, count):
 
 
 def integers(model, batch):
-    """What the modules of MODULES return, as integers; an addition has no forward of its own, so it is wrapped."""
+    """Return the integers that the MODULES output; the addition is not called as a module, so its `add` is wrapped."""
     kept = {}
     for name in MODULES[:2]:
         keep = lambda _module, _inputs, output, name=name: kept.update({name: output})
@@ -43,7 +43,7 @@ def integers(model, batch):
 
 @torch.inference_mode()
 def main():
-    # torch.ao.quantization is deprecated; the released quantized checkpoints are of its making.
+    # torch.ao.quantization is deprecated, but torchvision's released quantized checkpoints were made with it.
     warnings.simplefilter("ignore")
     torch.backends.quantized.engine = "qnnpack"
     model = formula.fill_module(mobilenet_v3_large(weights=None, quantize=False, width_mult=0.5, num_classes=100))
@@ -56,7 +56,8 @@ def main():
         model(images(f"calibration.{i}", 1))
     quantization.convert(model, inplace=True)
     fixture.checkpoint(f"{CASE}.pth", model.state_dict())
-    # Scales depend on the last bits of fp32 sums, which differ between CPUs: the logits are those of the file.
+    # Scales depend on the last bits of fp32 sums, which differ between CPUs. To compare logits on any CPU, they are
+    # computed with the scales of the committed checkpoint.
     model.load_state_dict(torch.load(fixture.HERE / f"{CASE}.pth", weights_only=False))
     fixture.arrays(f"{CASE}.safetensors", logits | {"logits": model(batch)})
     fixture.arrays(f"{NAME}-integers.safetensors", integers(model, batch[:1]))

@@ -1,8 +1,8 @@
-"""Recipe of the unusual and damaged images of this folder, and of `expected.safetensors`.
+"""Write the unusual and damaged images of this folder, and `expected.safetensors` with the pixels of the valid ones.
 
     python tests/golden/images/make.py
 
-Packages: `../requirements.txt`. The images are the same bytes in every run.
+Requires the packages of `../requirements.txt`. Every run writes the same bytes.
 
 `<file name>` in expected.safetensors is `ImageOps.exif_transpose(Image.open(f)).convert("RGB")`,
 [H, W, 3] u8, and absent for files that must be rejected. `resize.<filter>.<width>x<height>` are
@@ -32,12 +32,12 @@ def encoded(image, kind, **options):
 
 
 def bad(name, data):
-    """Writes a file that must be rejected."""
+    """Write a file that decoders must reject."""
     (HERE / name).write_bytes(data)
 
 
 def good(name, data, rgb=None):
-    """Writes a file that must decode to Pillow's pixels, or to `rgb` where Pillow is known to be wrong."""
+    """Write a file that must decode to `rgb` or, if that is None, to Pillow's pixels. Pass `rgb` where Pillow is wrong."""
     bad(name, data)
     if rgb is None:
         image = ImageOps.exif_transpose(Image.open(HERE / name))
@@ -50,14 +50,14 @@ def chunk(kind, body):
 
 
 def png(depth, colour, rows, interlace=0):
-    """Encodes a PNG from filtered rows, for formats that Pillow cannot write."""
+    """Encode a PNG from filtered rows, for formats that Pillow cannot write."""
     header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, colour, 0, 0, interlace)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9))
     return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
 
 
 def rows_of(array):
-    """Encodes the rows of a [H, W, C] or [H, W] array, big-endian and with filter type 0."""
+    """Return the rows of a [H, W, C] or [H, W] array as PNG stores them: big-endian, each after its filter type 0."""
     big = array.astype(array.dtype.newbyteorder(">"))
     return b"".join(b"\0" + row.tobytes() for row in big)
 
@@ -103,7 +103,7 @@ def four_channels():
     start = data.index(b"Adobe") - 4
     length = struct.unpack(">H", data[start + 2 : start + 4])[0]
     good("cmyk_without_adobe.jpg", bytes(data[:start] + data[start + 2 + length :]))
-    # The same coefficients read as YCCK: only the transform byte of the Adobe segment differs.
+    # A YCCK file with the same coefficients: only the transform byte of the Adobe segment differs.
     data[start + 15] = 2
     good("ycck.jpg", bytes(data))
 
@@ -145,7 +145,7 @@ def others():
     good("still.gif", encoded(SMALL.quantize(60), "GIF"))
     good("transparent.gif", encoded(SMALL.quantize(60), "GIF", transparency=7))
     for name, options in [("offset_frame.gif", {}), ("offset_transparent.gif", {"transparency": 7})]:
-        # A canvas of 44x32 around the frame at (5, 3).
+        # The canvas has 44x32 pixels, and the frame is at (5, 3).
         gif = bytearray(encoded(SMALL.quantize(60), "GIF", **options))
         place = gif.index(b"\x2c" + struct.pack("<HHHH", 0, 0, WIDTH, HEIGHT))
         gif[6:10] = struct.pack("<HH", 44, 32)
@@ -179,7 +179,7 @@ def segment(marker, body):
 
 
 def tiff(kind, value, count=1, order="<"):
-    """An EXIF block with one entry, the orientation, of the given TIFF type."""
+    """Return an EXIF block with the orientation as its only entry; `kind` is the TIFF type of its value."""
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "L", 8)
     return head + struct.pack(order + "HHHL", 1, 0x0112, kind, count) + value + b"\0\0\0\0"
 
@@ -188,7 +188,7 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d tiff:Orientation="6"/></x:xmpmeta
 
 
 def field_jpegs():
-    """Kinds of JPEG that were reported as read wrongly by servers."""
+    """Write JPEG files of kinds that image servers were reported to decode wrongly."""
     base, progressive = encoded(SMALL, "JPEG", quality=90), encoded(SMALL, "JPEG", quality=90, progressive=True)
 
     def before(data, marker, extra, n=0):
