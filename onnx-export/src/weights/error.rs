@@ -79,7 +79,7 @@ pub enum WeightsError {
         /// The value of the quantity in the file.
         got: u64,
     },
-    /// The file ends too early.
+    /// The file, or a pickle in it, ends before a value that the format requires.
     #[error(
         "{format} is truncated: expected {needed} more bytes at offset {offset}, got {got}; \
          download or copy the file again"
@@ -147,7 +147,7 @@ pub enum WeightsError {
          save the weights alone with torch.save(model.state_dict(), path)"
     )]
     Global {
-        /// The module and the name, separated by a dot.
+        /// Module and name of the class or function, separated by a dot, such as `posix.system`.
         name: String,
     },
     /// A pickle holds tensors of an unsupported quantization scheme.
@@ -156,7 +156,7 @@ pub enum WeightsError {
          expected per_tensor_affine or per_channel_affine of qint8, quint8 or qint32"
     )]
     UnsupportedQuantization {
-        /// The module and the name, separated by a dot.
+        /// Module and name of the scheme or data type, separated by a dot, such as `torch.quint4x2`.
         name: String,
     },
     /// The checkpoint holds no state dict.
@@ -166,7 +166,8 @@ pub enum WeightsError {
         found.join(", ")
     )]
     NoTensors {
-        /// The keys of the top level, or only its type if it is not a dictionary.
+        /// Key and type of the first entries of the top-level dictionary, or only the type of the top level if it is
+        /// not a dictionary.
         found: Vec<String>,
     },
     /// The number of bytes given for a tensor does not match its shape and data type.
@@ -215,7 +216,7 @@ impl fmt::Display for Overflowing {
 }
 
 impl WeightsError {
-    /// Returns a [`WeightsError::Malformed`] for an offset in a pickle.
+    /// Returns a [`WeightsError::Malformed`] for the offset `offset` in a pickle, with `got` cut and escaped.
     pub(super) fn pickle(offset: usize, expected: &'static str, got: impl fmt::Display) -> Self {
         Self::Malformed {
             format: Format::Pickle,
@@ -225,7 +226,7 @@ impl WeightsError {
         }
     }
 
-    /// Returns a [`WeightsError::Entry`] with texts cut and escaped.
+    /// Returns a [`WeightsError::Entry`] with `key` and `got` cut and escaped.
     pub(super) fn entry(
         format: Format,
         key: &str,

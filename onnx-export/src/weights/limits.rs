@@ -33,7 +33,8 @@ pub(super) const MAX_PICKLE: u64 = 64 << 20;
 /// tensors; an operation allocates at most about 200 bytes, so the values take at most 200 MB.
 pub(super) const MAX_OPS: u64 = 1 << 20;
 
-/// Maximum number of values on the stack of the pickle machine. Picklers write lists in batches of 1000.
+/// Maximum number of values on the stack of the pickle machine. Picklers write lists in batches of 1000, so weights
+/// need far fewer.
 pub(super) const MAX_STACK: u64 = 1 << 16;
 
 /// Maximum nesting depth of collections in a pickle: the number of marks (opcode `(`) that are open at a time.
@@ -48,10 +49,10 @@ pub(super) const MAX_TEXT: u64 = 1 << 20;
 /// Maximum rank of a tensor. torchvision's tensors have at most four axes.
 pub(super) const MAX_RANK: u64 = 16;
 
-/// Largest header of a safetensors file in bytes. A tensor takes about 100.
+/// Largest header of a safetensors file in bytes. A tensor takes about 100 bytes of it.
 pub(super) const MAX_HEADER: u64 = 16 << 20;
 
-/// Maximum number of members of a tar. The format has four.
+/// Maximum number of members of a tar. Checkpoints have four.
 pub(super) const MAX_MEMBERS: u64 = 64;
 
 /// Checks that `got`, the value of the quantity `what` in the file, is at most `limit`.

@@ -53,7 +53,7 @@ const MAX_PREFIXES: usize = 4;
 /// Maximum number of top-level keys that [`WeightsError::NoTensors`] lists.
 const LISTED: usize = 20;
 
-/// Returns the tensors of the state dict by name.
+/// Returns the tensors of the state dict in a pickle, by name without the prefixes of wrappers.
 ///
 /// # Errors
 /// Returns [`WeightsError::NoTensors`], which lists the keys of the top level, if there is no state dict.

@@ -148,7 +148,8 @@ impl Quantizer {
     }
 }
 
-/// The smallest and largest integer of the data type of torch's `qint8`, `quint8` or `qint32`; `None` for others.
+/// The smallest and largest integer of a data type that torch's `qint8`, `quint8` and `qint32` store; `None` for
+/// other data types.
 fn range(dtype: DType) -> Option<(i64, i64)> {
     match dtype {
         DType::I8 => Some((i8::MIN.into(), i8::MAX.into())),

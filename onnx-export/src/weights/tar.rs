@@ -35,7 +35,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
     layout::materialize(&wanted, &mut storages, Format::Tar, bytes.len())
 }
 
-/// The files of the archive, by name.
+/// The contents of the members that are files, by name.
 struct Members<'a>(BTreeMap<String, &'a [u8]>);
 
 impl<'a> Members<'a> {

@@ -24,7 +24,7 @@ use super::{
     pickle::{self, Persistent},
 };
 
-/// Name of the entry with the pickle, below the root.
+/// Name of the entry with the pickle, below the root directory of the archive.
 const PICKLE: &str = "data.pkl";
 
 /// Reads the state dict in the zip file `bytes`.

@@ -76,7 +76,7 @@ const OPAQUE: &[&str] = &[
     "types.SimpleNamespace",
 ];
 
-/// Looks up `module.name` in the allow-list.
+/// Returns what `module.name` means according to the allow-list.
 ///
 /// # Errors
 /// Returns [`WeightsError::UnsupportedQuantization`] for other quantization schemes, or
@@ -113,8 +113,8 @@ pub(super) fn resolve(module: &str, name: &str) -> Result<Global, WeightsError> 
     })
 }
 
-/// Returns the data type of a storage class. An untyped storage has bytes, a quantized one integers. `None` if `class`
-/// is not a storage class.
+/// Returns the data type of a storage class. An untyped storage has bytes, a quantized one integers. `None` if
+/// `class` is not a storage class.
 fn storage(class: &str) -> Option<DType> {
     Some(match class {
         "FloatStorage" => DType::F32,

@@ -35,7 +35,7 @@ pub(in crate::weights) enum Node<'a> {
     Global(Global),
     Storage(StorageRef<'a>),
     Tensor(TensorRef<'a>),
-    /// An object whose content is not needed, such as the options of a training run.
+    /// An object whose content is not needed, such as the options of a training run; holds the name for messages.
     Opaque(&'static str),
 }
 
