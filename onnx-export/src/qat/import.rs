@@ -37,7 +37,7 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// Reads the scale and zero point of every module's output.
+    /// Reads the scale and zero point of every module's output that the checkpoint has.
     ///
     /// # Errors
     /// [`QatError::Scale`] for a scale or zero point out of range.
@@ -67,8 +67,8 @@ impl<'a> Import<'a> {
         Ok(())
     }
 
-    /// Returns the module to whose output the scale in `holder` belongs: `holder` itself in a converted checkpoint, the
-    /// parent of the observer `holder` in a prepared one. `None` if `holder` is not the observer of an output.
+    /// Returns the module to whose output the scale in `holder` belongs: `holder` itself in a converted checkpoint,
+    /// the parent of the observer `holder` in a prepared one. `None` if `holder` is not the observer of an output.
     fn observed<'n>(&self, holder: &'n str) -> Option<&'n str> {
         let own_part = |module: &&str| {
             let last = module.rsplit('.').next();
@@ -155,7 +155,7 @@ impl<'a> Import<'a> {
         name.ends_with("num_batches_tracked") || (self.layout == Layout::Prepared && in_observer())
     }
 
-    /// Returns the extracted network.
+    /// Returns the extracted tensors and scales, with `architecture`.
     ///
     /// # Errors
     /// [`QatError::Build`] with every missing, unexpected and misshapen tensor.

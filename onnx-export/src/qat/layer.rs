@@ -20,7 +20,7 @@ pub(super) struct LayerOf<'a> {
 }
 
 impl<'a> LayerOf<'a> {
-    /// Returns the layer at `path` with a weight of `shape`, in a network of tensors `shapes`.
+    /// Returns the layer at `path` with a weight of `shape`. `shapes` are those of all tensors of the fp32 network.
     ///
     /// # Errors
     /// [`QatError::NoNorm`] if the layer has neither a bias nor a batch norm.

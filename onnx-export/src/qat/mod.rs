@@ -56,7 +56,7 @@ impl Layout {
     }
 }
 
-/// The content of a quantized checkpoint.
+/// The content of a quantized checkpoint: the tensors of the fp32 network and the trained scales.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trained {
     /// The stage of training at which the checkpoint was saved.
@@ -156,7 +156,8 @@ fn trained_form(architecture: &Architecture) -> Architecture {
 /// exactly 1 in f32.
 ///
 /// # Errors
-/// [`BuildError::Argument`] if the backbone has no batch norms, or no f32 variance has this sum.
+/// [`BuildError::Argument`] if the backbone has no batch norms, or their epsilon is so large that `1 - eps + eps` is
+/// not 1.
 fn identity_variance(architecture: &Architecture) -> Result<f32, BuildError> {
     let trunk = architecture.backbone.trunk();
     let Some(Norm { eps, .. }) = trunk.norm() else {

@@ -9,9 +9,10 @@ use super::{INPUT, QatError, Trained};
 use crate::proto::NodeProto;
 use crate::quantize::{Affine, Layer, Network, Recipe};
 
-/// Names of the modules that add in torchvision's residual blocks.
+/// Names of the modules that add in torchvision's quantized residual blocks. They hold the scale of the sum.
 const SUMS: &[&str] = &["skip_add", "add_relu", "skip_add_relu"];
-/// Names of the modules that multiply in torchvision's squeeze-and-excitation blocks.
+/// Names of the modules that multiply in torchvision's quantized squeeze-and-excitation blocks. They hold the scale
+/// of the product.
 const PRODUCTS: &[&str] = &["skip_mul"];
 /// Fixed scale and zero point of a quantized hard sigmoid's result in torch.
 const GATE: Affine = Affine {
