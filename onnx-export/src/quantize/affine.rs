@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 /// Largest uint8 value.
 const MAX_Q: f32 = 255.0;
-/// Smallest scale, used for values that are always 0.
+/// Smallest scale of a value or weight. If all elements are 0, the scale would otherwise be 0.
 const MIN_SCALE: f32 = 1e-8;
 /// Largest rounded bias, so that a bias and a sum of products together fit int32.
 const MAX_BIAS: f32 = (1 << 30) as f32;
 
-/// The activation range of a value.
+/// The activation range of a value: the elements that quantization does not clip.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(from = "[f32; 2]", into = "[f32; 2]")]
 pub struct Range {
@@ -41,7 +41,8 @@ pub struct Affine {
 }
 
 impl Affine {
-    /// Returns the smallest scale whose range covers `range` and 0. Zero must be exact, since padding is zeros.
+    /// Returns the smallest scale whose range covers `range` and 0, up to half a step at either end, and its zero
+    /// point. The value 0 must be exact, since padding is zeros.
     pub fn covering(range: Range) -> Self {
         let (min, max) = (range.min.min(0.0), range.max.max(0.0));
         let scale = ((max - min) / MAX_Q).max(MIN_SCALE);
@@ -49,8 +50,8 @@ impl Affine {
         Self { scale, zero_point }
     }
 
-    /// Returns a scale whose range begins at exactly -3 and ends at `max` or a little above: hard swish and hard
-    /// sigmoid are constant below -3.
+    /// Returns the scale and zero point of a range that begins at exactly -3, below which hard swish and hard
+    /// sigmoid are constant, and ends at `max` or a little above.
     pub(super) fn from_minus_three(max: f32) -> Self {
         let scale = (max.max(0.0) + 3.0) / MAX_Q;
         let zero_point = (3.0 / scale).floor().clamp(1.0, MAX_Q);
@@ -60,7 +61,7 @@ impl Affine {
         }
     }
 
-    /// Returns the range from `q = 0` to `q = 255`.
+    /// Returns the values that `q = 0` and `q = 255` stand for.
     pub fn range(self) -> Range {
         let zero_point = f32::from(self.zero_point);
         Range {

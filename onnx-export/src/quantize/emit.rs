@@ -1,4 +1,6 @@
-//! Writing of quantized weights and biases, and of the nodes around them.
+//! Writes quantized weights and biases, constants and nodes. The quantized form of a value is the integer tensor that
+//! `QuantizeLinear` writes or a constant holds; the dequantized form is what `DequantizeLinear` reads from it as
+//! fp32.
 
 use std::collections::HashSet;
 
@@ -21,7 +23,8 @@ struct PerChannel<'a> {
 }
 
 impl Rewriter<'_> {
-    /// Returns the name of a layer's dequantized weight, which is written at its first use: layers may share it.
+    /// Returns the name of a layer's dequantized weight. Writes the weight at its first use, since layers may share
+    /// it.
     pub(super) fn weight(&mut self, layer: &Layer, input_scale: f32) -> String {
         let name = &layer.weight;
         if self.weights.contains_key(name) {
@@ -191,7 +194,8 @@ impl Rewriter<'_> {
         });
     }
 
-    /// Adds a node. `name` may be empty: the names of all quantizing nodes would take a tenth of the file.
+    /// Adds a node. `name` may be empty, and is for nodes that only quantize: their names would take a tenth of the
+    /// file.
     pub(super) fn push(
         &mut self,
         op: &str,
@@ -238,17 +242,17 @@ pub(super) fn without_unread(mut graph: GraphProto) -> GraphProto {
     graph
 }
 
-/// Returns the name of a value's quantized form.
+/// Returns the name of the quantized form of `value`, the integer tensor.
 pub(super) fn quantized(value: &str) -> String {
     suffixed(value, "q")
 }
 
-/// Returns the name of a value's dequantized form.
+/// Returns the name of the dequantized form of `value`, the output of `DequantizeLinear`.
 pub(super) fn dequantized(value: &str) -> String {
     suffixed(value, "dq")
 }
 
-/// Returns the name of a value's scale.
+/// Returns the name of the constant with the scale of `value`.
 pub(super) fn scale_of(value: &str) -> String {
     suffixed(value, "s")
 }

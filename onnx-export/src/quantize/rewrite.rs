@@ -75,7 +75,7 @@ pub(super) struct Rewriter<'a> {
     pub(super) constants: Vec<TensorProto>,
     /// Scale and zero point of each value whose quantized form is written, by the value's name.
     quantized: HashMap<String, Affine>,
-    /// Weights that are written already, by name.
+    /// Quantized weights that are written so far, by the weight's name.
     pub(super) weights: HashMap<String, RoundedWeight>,
     /// Names of the constants written so far that several nodes share.
     pub(super) zeros: HashSet<String>,
@@ -85,9 +85,9 @@ pub(super) struct Rewriter<'a> {
     pub(super) scaled_values: HashSet<String>,
 }
 
-/// A quantized weight.
+/// A layer's weight, rounded to int8.
 pub(super) struct RoundedWeight {
-    /// Elements, output channels outermost.
+    /// Rounded elements, output channels outermost.
     pub(super) rounded: Vec<i8>,
     /// One scale per output channel.
     pub(super) scales: Vec<f32>,
@@ -167,7 +167,7 @@ impl<'a> Rewriter<'a> {
         }
         node.output[0] = self.written(&node.output[0]);
         if node.op_type == "ReduceMean" {
-            // `GlobalAveragePool` equals a mean over the pixels and has an integer kernel, which `ReduceMean` lacks.
+            // `GlobalAveragePool` has an integer kernel, and equals a mean over the pixels.
             "GlobalAveragePool".clone_into(&mut node.op_type);
             node.input.truncate(1);
             node.attribute.clear();
@@ -176,8 +176,8 @@ impl<'a> Rewriter<'a> {
         Ok(())
     }
 
-    /// Quantizes an int8 node's output. Not needed before a Relu, Clip or gate, which quantizes its own result, nor
-    /// for the last Gemm, whose result stays fp32.
+    /// Writes the quantized form of an int8 node's output. Not needed before a Relu, Clip or gate, which quantizes
+    /// its own result, nor for the last Gemm, whose result stays fp32.
     fn output(&mut self, index: usize, node: &NodeProto) -> Result<(), QuantizeError> {
         let output = &node.output[0];
         let next = self

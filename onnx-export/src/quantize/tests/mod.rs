@@ -59,7 +59,7 @@ impl Builder {
         self.graph.gemm(&scope, flat, 4).unwrap()
     }
 
-    /// Returns the network with these outputs.
+    /// Returns the network with the `outputs`, pairs of a value and the name of the output.
     fn finish(mut self, outputs: &[(Value, &str)]) -> Network {
         for (value, name) in outputs {
             self.graph.output(*value, name);
@@ -73,7 +73,7 @@ impl Builder {
     }
 }
 
-/// Returns a recipe with the range -4 to 4 for all values, and these layers in fp32.
+/// Returns a recipe with the range -4 to 4 for all values and the layers `float_layers` in fp32.
 fn recipe(network: &Network, float_layers: &[&str]) -> Recipe {
     let range = Range {
         min: -4.0,
@@ -90,7 +90,8 @@ fn recipe(network: &Network, float_layers: &[&str]) -> Recipe {
     }
 }
 
-/// Returns the int8 graph, after checking that every value is written once and read.
+/// Returns the int8 graph. Checks first that it has standard operators only, that every value is written once and
+/// before it is read, and that every constant is read.
 fn quantized(network: &Network, recipe: &Recipe, target: Target) -> GraphProto {
     let bytes = network.quantize(recipe, target).unwrap();
     let graph = ModelProto::decode(&bytes[..]).unwrap().graph.unwrap();

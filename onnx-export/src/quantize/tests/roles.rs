@@ -3,7 +3,7 @@
 use super::*;
 use crate::quantize::domain::{Role, roles as roles_of};
 
-/// Returns every node that is not in fp32, as `name role`.
+/// Returns `name role` for every node that is not in fp32 if the layers `float_layers` are.
 fn int8(network: &Network, float_layers: &[&str]) -> Vec<String> {
     int8_by(network, &recipe(network, float_layers))
 }
