@@ -90,7 +90,7 @@ pub struct ArgumentError {
     pub argument: &'static str,
     /// The allowed values, in words.
     pub expected: String,
-    /// The rejected value.
+    /// Value of the argument.
     pub got: String,
 }
 

@@ -1,14 +1,14 @@
 //! Weights for tests and benchmarks, computed from the names of the tensors.
 //!
-//! A test and the recipe of its expected values (`tests/golden/formula.py`) fill the same network with
-//! bit-identical weights and share no file. The generator is `SplitMix64`, seeded with the FNV-1a hash of
-//! the name. A network with these weights classifies at random.
+//! A Rust test and the script that computes its expected values (`tests/golden/formula.py`) generate
+//! bit-identical weights for the same network, without a shared file. The generator is `SplitMix64`, seeded
+//! with the FNV-1a hash of the name. A network with these weights classifies at random.
 
 use std::collections::BTreeMap;
 
 use crate::weights::{StateDict, Tensor, WeightsError};
 
-/// Returns `n` values in [-1, 1) that depend on `name` alone. A shorter sequence is the start of a longer one.
+/// Returns `n` values in [-1, 1) that depend on `name` alone. The first values are the same for every `n`.
 pub fn uniform(name: &str, n: usize) -> impl Iterator<Item = f32> {
     let seed = fnv1a(name);
     (1..=n as u64).map(move |i| {

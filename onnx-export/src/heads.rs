@@ -207,7 +207,7 @@ impl Head {
                 require(
                     first_ok && doubling && strides.len() <= head.backbone_maps,
                     "head.roi_strides",
-                    "1 to backbone_maps powers of two up to 256, each twice the one before",
+                    "a list of 1 to backbone_maps powers of two up to 256, each twice the one before",
                     &format!("{strides:?}"),
                 )
             }

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Reads the image. It is the first stage of every model, and the only one of most.
+    /// The network that reads the image. It is the first stage of every model, and the only stage of every
+    /// model except Faster R-CNN.
     Network,
-    /// Reads the feature maps of the first stage and the regions that were selected from its proposals, and
-    /// writes class logits and box offsets for each region.
+    /// The second stage of Faster R-CNN. It reads the feature maps of the first stage and the regions
+    /// selected from its proposals, and writes class logits and box deltas for each region.
     BoxHead,
 }
 

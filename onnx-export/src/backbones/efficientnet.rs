@@ -131,6 +131,7 @@ impl Trunk for EfficientNetConfig {
 }
 
 impl EfficientNetConfig {
+    /// Returns `channels` times `width_mult`, rounded by [`make_divisible`].
     fn adjust(&self, channels: usize) -> usize {
         make_divisible(channels as f64 * self.width_mult)
     }

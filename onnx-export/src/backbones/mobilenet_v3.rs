@@ -259,6 +259,7 @@ impl MobileNetV3Config {
         self.adjust(channels / if self.reduced_tail { 2 } else { 1 })
     }
 
+    /// Returns `channels` times `width_mult`, rounded by [`make_divisible`].
     fn adjust(&self, channels: usize) -> usize {
         make_divisible(channels as f64 * self.width_mult)
     }
@@ -288,6 +289,7 @@ impl MobileNetV3Config {
         ConvNorm::new(conv, norm, activation)
     }
 
+    /// Adds the first convolution, a 3x3 of stride 2.
     fn stem(&self, g: &mut Graph, scope: &Scope<'_>, x: Value) -> Result<Value, BuildError> {
         let conv = Conv::new(self.rows()[0].input, 3).stride(2);
         conv_norm_activation(g, scope, x, self.layer(conv, HS))

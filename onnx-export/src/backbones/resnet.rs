@@ -157,6 +157,7 @@ impl ResNetConfig {
         ConvNorm::new(conv, norm, activation)
     }
 
+    /// Returns whether dilation replaces the stride of stage `stage`, counted from 0.
     fn dilates(&self, stage: usize) -> bool {
         stage > 0 && self.replace_stride_with_dilation[stage - 1]
     }

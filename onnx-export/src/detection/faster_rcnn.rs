@@ -27,7 +27,7 @@ pub struct Proposals {
     pub maps: Vec<Value>,
 }
 
-/// Adds the first stage, backbone, feature pyramid and region proposal network, and returns its outputs.
+/// Adds the first stage (backbone, feature pyramid and region proposal network) and returns its outputs.
 ///
 /// # Errors
 /// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`, [`BuildError::FeatureMap`] if the backbone

@@ -12,15 +12,15 @@ use crate::layers::conv_bias;
 /// Number of channels of every level.
 pub(super) const CHANNELS: usize = 256;
 
-/// How a pyramid computes the additional levels, coarser than those of the backbone.
+/// How a pyramid computes its additional levels, which are coarser than every feature map of the backbone
+/// that it reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extra {
-    /// One level: every second row and column of the coarsest level of the backbone. Source:
-    /// `LastLevelMaxPool`.
+    /// One level: every second row and column of the coarsest other level. Source: `LastLevelMaxPool`.
     Pool,
-    /// Two levels: P6 is a convolution of stride 2 on P5, the coarsest level of the backbone; P7 is a
-    /// convolution of stride 2 on the `Relu` of P6. Source: `LastLevelP6P7(256, 256)`. With equal channel
-    /// counts, torchvision computes P6 from the pyramid's P5, not from the backbone's last feature map.
+    /// Two levels: P6 is a convolution of stride 2 on P5, the coarsest other level; P7 is a convolution of
+    /// stride 2 on the `Relu` of P6. Source: `LastLevelP6P7(256, 256)`. torchvision computes P6 from P5
+    /// because both channel counts are equal; with others it would read the backbone's last feature map.
     P6P7,
 }
 
@@ -76,7 +76,8 @@ fn lateral(
     conv_bias(g, &block(inner, index), map, Conv::new(CHANNELS, 1))
 }
 
-/// Adds the levels that follow `last`, the coarsest level of the backbone, and returns them in order.
+/// Adds the levels that are coarser than `last` and returns them, finest first. `last` is the coarsest level
+/// that has a feature map of the backbone.
 fn extra_levels(
     g: &mut Graph,
     scope: &Scope<'_>,

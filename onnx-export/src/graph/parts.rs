@@ -97,6 +97,7 @@ pub enum Data {
 }
 
 impl Data {
+    /// Returns the data type of the elements.
     pub(super) fn element(&self) -> Element {
         match self {
             Self::F32(_) => Element::F32,

@@ -1,7 +1,8 @@
 //! The subset of ONNX's protobuf schema that this crate reads and writes.
 //!
-//! The messages have the names and fields of `onnx.proto3`. A message that this crate never looks into is kept as
-//! its encoded bytes, so that a program that re-encodes a file can see that it is there.
+//! The messages have the names and fields of `onnx.proto3`. A message whose fields this crate does not use is
+//! kept as its encoded bytes, so that a program that rewrites a file can detect the message and does not lose
+//! it.
 //!
 //! Decoding drops the annotations that have no effect on results: `doc_string` (except the model's), `value_info`,
 //! `quantization_annotation`, `denotation`, the metadata of graphs, nodes and tensors, and the device
@@ -171,7 +172,8 @@ pub struct AttributeProto {
     /// `AttributeType` that says which field has the value, such as 2 for INT.
     #[prost(int32, tag = "20")]
     pub r#type: i32,
-    /// Name of the function's attribute that the value comes from; empty outside functions.
+    /// In the body of a function, the name of the function's attribute that supplies the value; empty
+    /// elsewhere.
     #[prost(string, tag = "21")]
     pub ref_attr_name: String,
     /// The encoded value of a `SPARSE_TENSOR` attribute.
@@ -209,7 +211,7 @@ pub struct TensorProto {
     /// Name of the value.
     #[prost(string, tag = "8")]
     pub name: String,
-    /// Elements in C order, little-endian.
+    /// Elements in C order as little-endian bytes; empty if another field holds them.
     #[prost(bytes = "vec", tag = "9")]
     pub raw_data: Vec<u8>,
     /// Elements of a float64 tensor without `raw_data`.

@@ -25,13 +25,13 @@ pub struct Conv {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Padding {
-    /// `(kernel - 1) / 2 * dilation` zeros on each side, which keep the size at stride 1. The kernel
-    /// must be odd.
+    /// `(kernel - 1) / 2 * dilation` zeros on each side, which keep the size at stride 1. `kernel` must be
+    /// odd.
     ///
     /// Source: torchvision's `ops/misc.py`, `ConvNormActivation`.
     Centered,
-    /// TensorFlow's `SAME`: the output size is `ceil(size / stride)`. If the number of zeros is odd, the end
-    /// of the axis gets one more.
+    /// TensorFlow's `SAME`: the output size is `ceil(size / stride)`. If an odd number of zeros is needed,
+    /// the bottom or right side gets the extra one.
     SameUpper,
     /// The given number of zeros on each side; 0 is no padding.
     Explicit(usize),

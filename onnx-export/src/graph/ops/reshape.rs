@@ -26,7 +26,7 @@ impl Graph {
     /// the element count. If that size is dynamic, it is called `rest`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if all sizes are fixed and the element counts differ, or if `sizes` contains -1
+    /// [`BuildError::Shape`] if the element counts are known and cannot be equal, or if `sizes` contains -1
     /// twice, another negative size, or a 0 for an axis that `x` does not have.
     pub fn reshape(&mut self, x: Value, sizes: &[i64], rest: &str) -> Result<Value, BuildError> {
         let scope = self.scope_of(x);
