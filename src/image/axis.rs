@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use crate::manifest::Filter;
 
-/// Fractional bits of a weight. A weighted sum has 32 bits: 8 are for the sample and 2 for overshoot.
+/// Fractional bits of a fixed-point weight. A weighted sum has 32 bits: the sample needs 8 of them, and
+/// overshoot by negative weights 2.
 pub(super) const PRECISION_BITS: u32 = 32 - 8 - 2;
 
 /// The range of source samples that one output sample is computed from.

@@ -1,5 +1,5 @@
-//! Reads integers at an offset of a file's bytes; every function returns `None` if the file ends
-//! before.
+//! Reads integers at an offset of a file's bytes; every function returns `None` if the bytes
+//! end before the integer does.
 
 /// Returns the `N` bytes from offset `at` on.
 pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {

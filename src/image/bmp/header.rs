@@ -33,7 +33,7 @@ pub(super) enum Compression {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mask {
     shift: u32,
-    /// Largest value of the color, a power of two less one.
+    /// Largest value that the bits can hold, a power of two less one.
     most: u32,
 }
 
@@ -102,8 +102,9 @@ impl<'a> Header<'a> {
         })
     }
 
-    /// Returns the color of each palette index. An index outside the palette is black. If more than two
-    /// entries exist and each is gray with its own index as value, so is the color of an index outside.
+    /// Returns the color of each palette index. An index outside the palette is black. But if
+    /// more than two entries exist and each is gray with its own index as value, an index outside is gray
+    /// with its own index as value, too.
     pub(super) fn colors(&self) -> [[u8; 3]; 256] {
         let entries = self.palette.chunks_exact(self.entry);
         let mut colors = [[0; 3]; 256];
@@ -182,7 +183,7 @@ impl Fields {
             });
         }
         let height = u32_le(header, 8)?;
-        // Of a negative height, the first row is the top one.
+        // A negative height means that the first row of the file is the top one.
         let top_down = height >> 24 == 0xFF;
         Some(Self {
             size: ImageSize {

@@ -46,7 +46,7 @@ pub(in crate::image) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> 
 }
 
 #[derive(Default)]
-/// Segments that the header is read from, as far as they have been found.
+/// The parts of the file that size, coding and orientation are read from, as far as they have been found.
 struct Found<'a> {
     /// Marker and payload of the first frame header.
     frame: Option<(u8, &'a [u8])>,

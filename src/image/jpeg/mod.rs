@@ -83,7 +83,7 @@ fn unsupported(feature: &str) -> ImageError {
 fn error(error: JpegError) -> ImageError {
     match error {
         JpegError::Unsupported(feature) => unsupported(&feature),
-        // Sizes and counts that are valid but too large.
+        // The file is valid, but exceeds a limit of the decoder.
         JpegError::LimitExceeded { .. } | JpegError::AllocationFailed { .. } => {
             unsupported(&error.to_string())
         }

@@ -171,7 +171,7 @@ fn lossless_size(data: &[u8]) -> Option<ImageSize> {
     })
 }
 
-/// One chunk, without its header.
+/// Name and content of one chunk.
 #[derive(Clone, Copy)]
 struct Chunk<'a> {
     kind: [u8; 4],
