@@ -1,7 +1,8 @@
 //! Drawing of results into their image: translucent masks, a legend, boxes with labels.
 //!
-//! Every drawing is clipped to the image and scaled to it, see [`Sizes`]; what does not fit is left
-//! out. Colors are red, green and blue; positions are pixels from the top left corner.
+//! Drawings are clipped to the image, and texts and lines have sizes in proportion to it, see [`Sizes`].
+//! A label or legend entry that does not fit is left out or cut. Colors are red, green and blue;
+//! positions are pixels from the top left corner.
 //!
 //! What is *not* here: which results are drawn, see [`crate::postprocess`], and image files, see
 //! `encode`.

@@ -16,7 +16,7 @@ use crate::image::ImageSize;
 use crate::postprocess::segment::{Mask, Palette};
 use crate::simd::{Kernel, dispatch};
 
-/// Rows between two checks for cancellation: well under a millisecond of work.
+/// Number of rows drawn between two checks for cancellation: well under a millisecond of work.
 const ROWS_PER_CHECK: usize = 64;
 
 /// Blends the colors of `mask`'s classes into `image` with opacity `alpha`, 0..=1.
@@ -88,7 +88,7 @@ fn stretched_row(mask: &Mask, y: usize, to: ImageSize) -> Cow<'_, [u8]> {
     Cow::Owned((0..to_width).map(|x| row[x * width / to_width]).collect())
 }
 
-/// Bytes that are blended together: a whole number of pixels and of vectors.
+/// Number of bytes that are blended together: a multiple of a pixel's 3 bytes and of 16 bytes.
 const CHUNK: usize = 48;
 
 /// Blends `color` into `pixels` with opacity `alpha`, 0..=256.

@@ -17,7 +17,8 @@ fn size(width: u32, height: u32) -> ImageSize {
 #[test]
 fn bounded_sizes_are_torchvisions() {
     // GeneralizedRCNNTransform(min, max, ...).resize of torchvision 0.29.2; the case with 97
-    // shows that the scale is rounded before the multiplication. torchvision rejects the last two: an empty side.
+    // shows that the scale is rounded before the multiplication. torchvision rejects the last two: an
+    // empty side.
     let cases = [
         ((640, 480), (800, 1333), (1066, 800)),
         ((480, 640), (800, 1333), (800, 1066)),

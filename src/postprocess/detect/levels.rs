@@ -36,7 +36,7 @@ impl LevelMapper {
     pub fn level(&self, bounding_box: BoxXyxy) -> usize {
         let side = bounding_box.area().sqrt();
         let level = (CANONICAL_LEVEL + (side / CANONICAL_SIDE).log2() + EPSILON).floor();
-        // In this order a NaN becomes the first level.
+        // `max` before `min` turns a NaN into the first level.
         (level.max(self.first).min(self.last) - self.first) as usize
     }
 }

@@ -86,7 +86,8 @@ struct ClassRange {
     range: Range<usize>,
 }
 
-/// Boxes class by class, each class best first. All arrays have one element per box.
+/// Boxes arranged class by class, each class with its best score first. All arrays have one element per
+/// box.
 struct Layout {
     /// Rank of each box by score over all classes, 0 for the best.
     ranks: Vec<u32>,
@@ -96,7 +97,8 @@ struct Layout {
     x2: Vec<f32>,
     y2: Vec<f32>,
     area: Vec<f32>,
-    /// 1 for suppressed boxes. As wide as the edges, so that one vector mask serves both.
+    /// 1 for suppressed boxes, 0 for others. As wide as the edges (32 bits), so that one vector mask
+    /// serves both.
     suppressed: Vec<u32>,
 }
 
@@ -243,7 +245,7 @@ mod tests {
     use super::*;
     use crate::testing::random::Random;
 
-    /// torchvision's algorithm, box by box, on the boxes that its kernel receives.
+    /// Runs torchvision's algorithm, box by box, and returns the indices of the boxes that are kept.
     fn reference(boxes: &[BoxXyxy], scores: &[f32], classes: &[u32], threshold: f64) -> Vec<usize> {
         let edges = boxes.iter().flat_map(|b| b.to_array());
         let largest = edges.fold(f32::NEG_INFINITY, f32::max);
@@ -269,7 +271,7 @@ mod tests {
         kept
     }
 
-    /// Boxes on a coarse grid, so that equal boxes, equal scores and overlaps of exactly the
+    /// Returns boxes on a coarse grid and their scores, so that equal boxes, equal scores and overlaps of exactly the
     /// threshold occur.
     fn boxes(len: usize, grid: u64, seed: u64) -> (Vec<BoxXyxy>, Vec<f32>) {
         let mut random = Random::new(seed);
@@ -310,7 +312,7 @@ mod tests {
                 expected
             );
         }
-        // The f32 nearest to 0.55 is above it.
+        // The f32 nearest to 0.55 is above 0.55.
         let boxes = [wide(20.0), wide(11.0)];
         assert_eq!(batched_nms(&boxes, &[0.9, 0.8], &[1, 1], 0.55), [0]);
         let only_one_score = batched_nms(&boxes, &[0.9], &[1, 1], 0.55);

@@ -29,7 +29,7 @@ pub struct Rpn {
 
 impl Rpn {
     /// Returns the proposals of one image, best first, in pixels of the resized image; empty if no
-    /// anchor passes the thresholds. `sizes.padded` is the size of the batch.
+    /// anchor passes the thresholds. `sizes.padded` is the size of the batch's images.
     ///
     /// # Errors
     /// [`DetectError`] if the feature maps do not fit the anchors.

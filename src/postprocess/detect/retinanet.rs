@@ -27,7 +27,7 @@ pub struct RetinaNet {
 }
 
 impl RetinaNet {
-    /// Returns the detections of one image, best first. `sizes.padded` is the size of the batch.
+    /// Returns the detections of one image, best first. `sizes.padded` is the size of the batch's images.
     ///
     /// # Errors
     /// [`DetectError`] if the feature maps do not fit the anchors, or if the work is cancelled.

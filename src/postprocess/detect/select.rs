@@ -91,7 +91,7 @@ impl DetectOptions {
     }
 }
 
-/// Boxes in pixels of the resized image, with one score and one class each.
+/// Boxes before suppression, in pixels of the resized image, each with a score and a class.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     boxes: Vec<BoxXyxy>,

@@ -95,7 +95,8 @@ impl Kernel for Exponentials<'_> {
     }
 }
 
-/// Returns `exp(x)` for x <= 0 within two units in the last place, and e^-87 for x < -87. NaN stays NaN.
+/// Returns `exp(x)` for x <= 0 with an error of at most two units in the last place, and e^-87 for
+/// x < -87. NaN stays NaN.
 ///
 /// It consists of additions and multiplications only, so unlike the system's function it vectorizes.
 /// `exp(x) = 2^n * exp(r)` with `|r| <= ln(2) / 2`. Source of the polynomial: the Cephes library's `expf`.
