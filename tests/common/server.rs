@@ -68,6 +68,18 @@ impl Server {
         format!("http://{}{path}", self.address)
     }
 
+    /// Waits for a line of the output that contains `start`, and returns the rest of that line.
+    pub fn printed(&self, start: &str) -> String {
+        let mut found = None;
+        eventually(start, || {
+            let log = self.log.lock().unwrap();
+            let end = log.lines().find_map(|line| line.split_once(start));
+            found = end.map(|(_, end)| end.to_owned());
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
     /// Sends `GET path` and returns the response.
     pub fn get(&self, path: &str) -> Reply {
         Reply::new(self.agent.get(self.url(path)).call())
