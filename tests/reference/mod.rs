@@ -142,7 +142,7 @@ pub fn real_data(test: &str) -> Option<PathBuf> {
     None
 }
 
-/// Returns pycocotools' average precision at IoU 0.50 to 0.95 of `detections`, given COCO's annotation file
+/// Returns pycocotools' average precision at `IoU` 0.50 to 0.95 of `detections`, given COCO's annotation file
 /// `instances`. If pycocotools is missing, announces that `test` skips this and returns `None`; in CI, panics.
 pub fn average_precision(
     test: &str,
