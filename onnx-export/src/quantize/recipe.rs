@@ -63,8 +63,8 @@ pub struct Recipe {
     /// Trained scales of weights, one or one per output channel, by the weight's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub weight_scales: BTreeMap<String, Vec<f32>>,
-    /// The mean of each channel of layers' inputs, by the value's name. Biases are corrected for the error that
-    /// rounded weights add to the mean of a layer's result.
+    /// Measured mean of each channel of a layer's input, by the name of the input. With it, the layer's bias is
+    /// corrected for the error that rounding the weights adds to the mean of the result.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub channel_means: BTreeMap<String, Vec<f32>>,
     /// Whether the ranges come from training. Then they are used exactly; otherwise the range of a hard sigmoid's

@@ -119,8 +119,8 @@ impl Quantizer {
         Ok(())
     }
 
-    /// Dequantizes the `integers` of a tensor of `shape`, in C order: an integer difference, then a product in
-    /// f32.
+    /// Returns the f32 values of the `integers` of a tensor of `shape`, in C order. The difference to the zero point
+    /// is computed in integers, the product with the scale in f32.
     ///
     /// Source: `aten/src/ATen/native/quantized/AffineQuantizerBase.cpp:dequantize_val`.
     pub(super) fn dequantize(
