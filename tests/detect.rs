@@ -583,8 +583,14 @@ fn wrong_manifests(manifest: &Path) {
             stage("swapped", 0, "model.box_head.onnx"),
             "the model's input: expected",
         ),
-        (short, "lines of the label file: expected 6, got 3"),
-        (more, "classes of the outputs: expected 3, got 6"),
+        (
+            short,
+            "number of lines in the label file: expected 6, got 3",
+        ),
+        (
+            more,
+            "number of classes in the model's outputs: expected 3, got 6",
+        ),
     ] {
         let (code, stdout, stderr) = run(&["serve", "--listen", "127.0.0.1:0", "--model", &model]);
         assert_eq!(code, Some(1), "{model}: {stdout}{stderr}");

@@ -88,7 +88,9 @@ impl Server {
             match self.listener.accept().await {
                 Ok((stream, _)) => match configure(&stream) {
                     Ok(()) => return stream,
-                    Err(error) => tracing::debug!(%error, "cannot configure a connection"),
+                    Err(error) => {
+                        tracing::debug!(%error, "connection dropped: its socket options cannot be set");
+                    }
                 },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");

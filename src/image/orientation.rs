@@ -188,7 +188,7 @@ mod tests {
         block
     }
 
-    /// Expected values are those of Pillow 13.0.0 for the same blocks in a JPEG.
+    /// Expected values are those of Pillow 13.0.0 for a JPEG with the same EXIF data.
     #[test]
     fn every_numeric_type_counts_as_in_pillow() {
         let turned = [3, 4, 6, 8, 9, 13].map(|kind| (kind, [6, 0, 0, 0], &b""[..], ROTATE));

@@ -58,7 +58,7 @@ impl Stage {
     }
 }
 
-/// Why a batch was cut from the queue with the images that it has.
+/// Why a batch was closed at its current size and sent to inference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the variants are the label's values")]
 pub enum Cut {

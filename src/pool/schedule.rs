@@ -107,7 +107,8 @@ pub(super) struct Schedule<T> {
 }
 
 impl<T> Schedule<T> {
-    /// Creates a schedule of `threads` threads, and memory for jobs on small and on large images.
+    /// Creates a schedule for `threads` threads. `small` and `large` are the memory budgets of jobs on small and on
+    /// large images.
     pub(super) fn new(threads: usize, small: Budget, large: Budget) -> Self {
         Self {
             threads,

@@ -62,8 +62,8 @@ pub enum LoadReason {
         /// Whether the architecture has a box head.
         expected: bool,
     },
-    /// The manifest's anchors have different numbers of sizes and aspect ratios.
-    #[error("the anchors in the manifest are inconsistent; check `architecture.head`")]
+    /// The anchors, the label file or the outputs of a detector do not match the manifest.
+    #[error("the detector does not match `architecture` in its manifest")]
     Detect(#[from] DetectError),
     /// The preprocessing fails for an image of 640x480 pixels.
     #[error(transparent)]

@@ -11,7 +11,8 @@ use super::Affine;
 const RATIOS: std::ops::Range<f32> = 1.0 / 16384.0..256.0;
 /// Number of bits of the larger of the two integers by which torch multiplies the operands.
 const BITS: i32 = 22;
-/// Changes of a scale, in units in the last place, that [`sum_scales`] tries for each of the two operands.
+/// Offsets, in units in the last place, that [`sum_scales`] adds to the scale of each operand to find the pair
+/// whose integer results equal torch's.
 const MOVES: RangeInclusive<i32> = -8..=8;
 /// Largest distance of a sum from the middle between two integers at which fp32 may round it differently from torch.
 /// Each of the two products is below 2^16, so neither rounding nor moving the scales changes the sum by more.

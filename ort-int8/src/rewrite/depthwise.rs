@@ -21,7 +21,8 @@ struct Replacement {
     multipliers: Vec<f32>,
 }
 
-/// Replaces depthwise convolutions, each together with the [`LOOKUP`] that reads its result if nothing else does.
+/// Replaces depthwise convolutions by custom operators. A [`LOOKUP`] that is the only reader of a convolution's
+/// result is merged into its operator.
 pub(super) fn replace(editor: &mut GraphEditor) {
     for index in 0..editor.len() {
         let Some(Replacement {

@@ -54,7 +54,7 @@ pub(super) struct BenchArgs {
     /// Number of rounds; each value in the output is a median over the rounds
     #[arg(long, env = "SIGHTLINE_ROUNDS", default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
-    /// Length of each part of a round, in milliseconds
+    /// Milliseconds of each measurement in a round (alone, one connection, many connections)
     #[arg(long, env = "SIGHTLINE_ROUND_MS", default_value_t = 1000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
     round_ms: u64,
     #[command(flatten)]

@@ -52,7 +52,7 @@ pub(super) fn by_class(
 pub(super) struct ClassBoxes {
     /// Boxes `[K, N, 4]`.
     pub(super) boxes: Value,
-    /// Scores `[K, N]`.
+    /// Scores `[K, N]` of `K` classes for `N` boxes.
     pub(super) scores: Value,
     /// Label of the first of the K classes.
     pub(super) first_label: i64,
