@@ -303,7 +303,7 @@ fn drawn(server: &Server, model: &str, image: &[u8]) {
     }
 }
 
-fn rejected(server: &Server, image: &[u8]) {
+fn rejected_parameters(server: &Server, image: &[u8]) {
     for (query, field, expected) in [
         (
             "score_threshold=1.01",
@@ -374,6 +374,10 @@ fn rejected(server: &Server, image: &[u8]) {
         );
         assert!(!problem["got"].as_str().unwrap().is_empty(), "{problem}");
     }
+}
+
+fn rejected(server: &Server, image: &[u8]) {
+    rejected_parameters(server, image);
     for (query, accept) in [
         ("", "text/html"),
         ("", "image/png"),

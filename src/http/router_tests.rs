@@ -94,7 +94,7 @@ fn equal_boxes() -> Outputs {
             Output::f32(&format!("bbox_regression_{level}"), map(BOXES * 4, side)),
         ]
     });
-    Outputs::from_iter(outputs)
+    outputs.collect()
 }
 
 /// A server with one fake model, whose queue holds one image.
@@ -392,13 +392,11 @@ async fn a_passed_deadline_stops_drawing() {
     let response = draw(&app, &image, 300).await;
     let started = Instant::now();
     expect_problem(response, 504, "deadline_passed").await;
-    // The pool has one thread.
+    // The pool has one thread. Drawing to the end would keep it for half of the time of the boxes.
     app.pool.run(JobCost::time(1), || ()).await.unwrap();
     let freed = started.elapsed();
-    assert!(
-        freed < Duration::from_millis(50),
-        "{freed:?} after {request_timeout:?}"
-    );
+    let drawing = times[1].saturating_sub(times[0]);
+    assert!(freed < drawing * 2 / 5, "{freed:?} of {drawing:?}");
     expect_nothing_reserved(&app).await;
 }
 

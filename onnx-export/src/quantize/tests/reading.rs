@@ -166,7 +166,7 @@ fn content_that_rewriting_would_lose_is_rejected_by_name() {
     let cases: [(Change, &str); 8] = [
         (
             |m| attribute(m).graphs.push(vec![]),
-            "attribute `value` holds a graph",
+            "attribute `value` holds a subgraph",
         ),
         (
             |m| attribute(m).tensors.push(vec![]),
