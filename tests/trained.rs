@@ -59,7 +59,8 @@ fn a_quantized_checkpoint_is_served_in_both_precisions() {
         ["labels.txt", ranges, int8, "model.onnx", "model.toml"]
     );
     let manifest = std::fs::read_to_string(out.join("model.toml")).unwrap();
-    let variant = "[variants.int8]\nprecision = \"int8\"\nfile = \"model.int8.onnx\"\nranges = \"model.int8.json\"";
+    let variant = "[variants.int8]\nprecision = \"int8\"\nranges = \"model.int8.json\"\n\n\
+        [[variants.int8.stages]]\nrole = \"network\"\nfile = \"model.int8.onnx\"\n";
     assert!(manifest.contains(variant), "{manifest}");
 
     // Quantizing the fp32 file with the written recipe reproduces the int8 file.
@@ -145,7 +146,7 @@ fn every_checkpoint_layout_is_recognized() {
     let cases = [
         (
             "mobilenet_v3_large",
-            "a checkpoint of quantisation-aware training",
+            "a checkpoint of quantization-aware training",
             false,
         ),
         ("mobilenet_v2", "a quantized checkpoint", true),

@@ -32,7 +32,8 @@ impl Birds {
         let graph = other.path().join("other/model.onnx");
         std::fs::copy(graph, birds.file("model.int8.onnx")).unwrap();
         let manifest = std::fs::read_to_string(birds.file("model.toml")).unwrap();
-        let variant = "[variants.int8]\nprecision = \"int8\"\nfile = \"model.int8.onnx\"\n";
+        let variant = "[variants.int8]\nprecision = \"int8\"\n\n\
+            [[variants.int8.stages]]\nrole = \"network\"\nfile = \"model.int8.onnx\"\n";
         std::fs::write(birds.file("model.toml"), format!("{manifest}\n{variant}")).unwrap();
         birds
     }
