@@ -372,32 +372,47 @@ async fn draw(app: &Arc<App>, image: &[u8], boxes: usize) -> Response {
     send(Arc::clone(app), request).await
 }
 
-#[tokio::test]
-async fn a_passed_deadline_stops_drawing() {
-    let image = png_of(3000, 1500);
+/// Draws with a deadline that passes while the boxes are drawn. Returns how long the only thread of the pool
+/// stays busy after the response, and how long all boxes take. `None` if the response came in time: the
+/// machine is faster than when the time of the boxes was measured.
+async fn freed_after_deadline(image: &[u8]) -> Option<(Duration, Duration)> {
     let app = Setup::running(Behavior::Boxes, Limits::default());
     let mut times = Vec::new();
     for boxes in [1, 300] {
         let started = Instant::now();
-        assert_eq!(draw(&app, &image, boxes).await.status(), StatusCode::OK);
+        assert_eq!(draw(&app, image, boxes).await.status(), StatusCode::OK);
         times.push(started.elapsed());
     }
-    // The deadline passes while the boxes are drawn, which takes most of the time.
-    let request_timeout = (times[0] + times[1]) / 2;
     let limits = Limits {
-        request_timeout,
+        request_timeout: (times[0] + times[1]) / 2,
         ..Limits::default()
     };
     let app = Setup::running(Behavior::Boxes, limits);
-    let response = draw(&app, &image, 300).await;
+    let response = draw(&app, image, 300).await;
     let started = Instant::now();
+    if response.status() == StatusCode::OK {
+        return None;
+    }
     expect_problem(response, 504, "deadline_passed").await;
-    // The pool has one thread. Drawing to the end would keep it for half of the time of the boxes.
     app.pool.run(JobCost::time(1), || ()).await.unwrap();
     let freed = started.elapsed();
-    let drawing = times[1].saturating_sub(times[0]);
-    assert!(freed < drawing * 2 / 5, "{freed:?} of {drawing:?}");
     expect_nothing_reserved(&app).await;
+    Some((freed, times[1].saturating_sub(times[0])))
+}
+
+#[tokio::test]
+async fn a_passed_deadline_stops_drawing() {
+    let image = png_of(3000, 1500);
+    let mut seen = Vec::new();
+    // Other tests slow some attempts down. Drawing to the end would take half of the time of the boxes, always.
+    for _ in 0..8 {
+        let attempt = freed_after_deadline(&image).await;
+        if attempt.is_some_and(|(freed, drawing)| freed < drawing / 4) {
+            return;
+        }
+        seen.push(attempt);
+    }
+    panic!("the thread was not freed early: {seen:?}");
 }
 
 #[tokio::test]

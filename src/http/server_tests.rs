@@ -99,7 +99,7 @@ fn a_trickled_head_and_an_idle_connection_have_deadlines_of_their_own() {
     read_until(&mut idle, "quick");
     let idle = std::thread::spawn(move || closed(&mut idle));
     let connecting = Instant::now();
-    let mut trickled = server.connect(b"GET / HT");
+    let mut trickled = server.connect(b"GET / HTTP/1.1\r\npadding: ");
     let mut writer = trickled.try_clone().unwrap();
     std::thread::spawn(move || {
         while writer.write_all(b"x").is_ok() {
