@@ -58,7 +58,7 @@ impl Shared {
 }
 
 impl Budget {
-    /// Creates a budget of `total`, counted in steps of `unit` (> 0) and rounded up to a whole one.
+    /// Creates a budget of `total`, counted in units of `unit` (> 0) and rounded up to a multiple of it.
     pub fn new(name: &'static str, unit: u64, total: u64) -> Self {
         let unit = unit.max(1);
         let most = Semaphore::MAX_PERMITS.min(u32::MAX as usize) as u64;
