@@ -1,6 +1,7 @@
-//! Embeds the catalogue in the binary: writes `catalogue.rs` with constants for every
-//! `models/<name>/model.toml`, the `weights.safetensors` and calibration files (`*.json`) in the same folder,
-//! and `models/labels/*.txt`. A model of a known architecture can therefore be added without code.
+//! Embeds the catalogue in the binary. Writes `catalogue.rs` with constants that contain every
+//! `models/<name>/model.toml`, the `weights.safetensors` and calibration files (`*.json`) in the
+//! folder of each model, and `models/labels/*.txt`. A model of a known architecture can therefore
+//! be added without code.
 
 #![allow(
     clippy::print_stdout,
@@ -61,7 +62,9 @@ fn main() -> io::Result<()> {
     fs::write(out.join("catalogue.rs"), code)
 }
 
-/// Appends `const NAME: &[(&str, T)] = &[("key", include!("path")), ...];` to `code`, one pair per path.
+/// Appends to `code` a constant called `name` that lists a key and the embedded content of every
+/// file in `paths`: `const NAME: &[(&str, KIND)] = &[("key", include!("path")), ...];`. Here
+/// `include` is the macro that embeds a file as `kind`, and `key` derives the key from the path.
 fn list(
     code: &mut String,
     name: &str,

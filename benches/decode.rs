@@ -5,14 +5,16 @@
 //! cargo bench --bench decode -- FILE...
 //! ```
 //!
-//! Prints one line per file: name, coding, megapixels, nanoseconds per pixel, and peak bytes per pixel; each of
-//! the last two with the prediction in parentheses. Each file is decoded in its own process, because the peak
-//! memory of a process (`VmHWM`) never falls. Without arguments, the photographs in `tests/photos` are decoded.
+//! Prints one line per file: name, coding, megapixels, CPU time in nanoseconds per pixel, peak
+//! memory in bytes per pixel, and the error if decoding fails. The predicted time and memory follow
+//! the measured values in parentheses. Each file is decoded in its own process, because the peak
+//! memory of a process (`VmHWM`) never falls. Without arguments, the photographs in `tests/photos`
+//! are decoded.
 
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a tool for developers, whose output is the result"
+    reason = "a developer tool prints its results and may panic"
 )]
 
 use std::path::{Path, PathBuf};
@@ -25,7 +27,7 @@ const OPTIONS: DecodeOptions = DecodeOptions {
     max_pixels: 1 << 30,
     orientation: Orientation::Apply,
 };
-/// Time for which each decode is repeated; the fastest repetition is reported.
+/// Duration for which the decoding of a file is repeated; the fastest repetition is reported.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 fn main() {
@@ -54,7 +56,8 @@ fn main() {
     }
 }
 
-/// Decodes one file repeatedly and prints its line. Prints nothing if the header cannot be parsed.
+/// Measures the decoding of `file` and prints the results as one line. Prints nothing if the image
+/// header cannot be parsed.
 fn one(file: &Path) {
     let bytes = std::fs::read(file).unwrap();
     let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -91,7 +94,8 @@ fn thread_nanos() -> u64 {
     text.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// Returns a field of `/proc/self/status` in bytes, for example `VmRSS:`.
+/// Returns the value of the field `name` (such as `VmRSS:`) of `/proc/self/status`, converted from
+/// kB to bytes.
 fn status(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name));

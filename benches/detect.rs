@@ -1,5 +1,5 @@
-//! Benchmarks the detectors' preprocessing, NMS and postprocessing on generated network outputs, for the input
-//! sizes that a 640x480 photograph leads to.
+//! Benchmarks the detectors' preprocessing of images, and NMS and postprocessing on generated
+//! network outputs. The outputs have the sizes that the networks compute for a 640x480 photograph.
 
 use std::hint::black_box;
 use std::ops::Range;
@@ -80,7 +80,8 @@ fn values(name: &str, len: usize, scale: f32, shift: f32) -> Vec<f32> {
     uniform(name, len).map(|v| v * scale + shift).collect()
 }
 
-/// Returns `len` boxes with sides of up to 160 pixels, spread over an area of 900x700 pixels.
+/// Returns `len` boxes (x1, y1, x2, y2 in pixels) with sides of up to 160 pixels, whose upper left
+/// corners are spread over an area of 900x700 pixels.
 fn boxes(len: usize) -> Vec<[f32; 4]> {
     let at = values("boxes", 4 * len, 0.5, 0.5);
     let corners = at.as_chunks::<4>().0.iter().map(|[x, y, w, h]| {
@@ -112,8 +113,9 @@ struct Maps {
 }
 
 impl Maps {
-    /// Generates outputs with `anchors` boxes per location and `classes` logits per box. The logits are in the range
-    /// `logits`; a power of uniform values makes few of them high, as in a trained network.
+    /// Generates outputs with `anchors` boxes per location and `classes` logits per box. The logits
+    /// lie in the range `logits`. They are computed from high powers of uniform values, so that few
+    /// logits are high, as in a trained network.
     fn new(grids: &[ImageSize], anchors: usize, classes: usize, logits: Range<f32>) -> Self {
         let level = |channels: usize, grid: &ImageSize| {
             let name = format!("{channels} of {}", grid.width);
@@ -136,7 +138,7 @@ impl Maps {
     fn levels(&self) -> Vec<HeadLevel<'_>> {
         let map = |data, grid: ImageSize| {
             let channels = <[f32]>::len(data) / grid.pixels() as usize;
-            FeatureMap::new(data, channels, grid).expect("the data has whole channels")
+            FeatureMap::new(data, channels, grid).expect("the data fills all channels")
         };
         let levels = self.scores.iter().zip(&self.deltas).zip(&self.grids);
         let level = levels.map(|((scores, deltas), grid)| HeadLevel {
@@ -154,11 +156,11 @@ fn ratios(levels: usize) -> Vec<Vec<f32>> {
 fn proposals(c: &mut Criterion) {
     let mobilenet = || {
         let sizes = vec![vec![32.0, 64.0, 128.0, 256.0, 512.0]; 3];
-        AnchorGenerator::new(&sizes, &ratios(3)).expect("one list of ratios per list of sizes")
+        AnchorGenerator::new(&sizes, &ratios(3)).expect("every level has sizes and ratios")
     };
     let resnet = || {
         let sizes = [32.0, 64.0, 128.0, 256.0, 512.0].map(|size| vec![size]);
-        AnchorGenerator::new(&sizes, &ratios(5)).expect("one list of ratios per list of sizes")
+        AnchorGenerator::new(&sizes, &ratios(5)).expect("every level has sizes and ratios")
     };
     let pyramid = [
         size(272, 200),
@@ -235,7 +237,7 @@ fn final_stages(c: &mut Criterion) {
     let retinanet = RetinaNet {
         box_weights: [1.0; 4],
         anchors: AnchorGenerator::new(&sizes, &ratios(5))
-            .expect("one list of ratios per list of sizes"),
+            .expect("every level has a list of sizes and a list of ratios"),
         topk_candidates: 1000,
         thresholds: thresholds(0.05, 0.5, 300),
     };
@@ -266,8 +268,8 @@ fn final_stages(c: &mut Criterion) {
         size(1, 1),
     ];
     let mut maps = Maps::new(&grids, 6, 91, -3.0..4.0);
-    // As in a busy photograph, the background has the highest score, and about 15,000 pairs of a box
-    // and a class pass the threshold.
+    // As in a busy photograph, about 15,000 pairs of a box and a class other than the background
+    // pass the score threshold, although the background has the highest score of every box.
     for (scores, grid) in maps.scores.iter_mut().zip(&maps.grids) {
         let planes = scores.chunks_exact_mut(grid.pixels() as usize);
         for (channel, plane) in planes.enumerate() {

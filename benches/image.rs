@@ -1,4 +1,5 @@
-//! Benchmarks JPEG decoding and classification preprocessing for a 500x375 photograph, and resizing from 4000x3000.
+//! Benchmarks JPEG decoding and classification preprocessing of a 500x375 photograph, resizing of a
+//! 4000x3000 image, and normalization of a 224x224 image.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -35,7 +36,7 @@ fn window(image: &RgbImage) -> Window {
 
 fn stages(c: &mut Criterion) {
     let jpeg = photo("coffee_500x375.jpg");
-    let image = decode(&jpeg, &OPTIONS).expect("a valid JPEG");
+    let image = decode(&jpeg, &OPTIONS).expect("the photograph is a valid JPEG");
     let mut group = c.benchmark_group("500x375");
     group.throughput(Throughput::Elements(1));
     group.bench_function("decode_jpeg", |b| {
@@ -97,7 +98,8 @@ fn normalize(c: &mut Criterion) {
     group.finish();
 }
 
-/// Returns the pixels of [`window`] as `fast_image_resize` computes them: faster, but not bit-identical to Pillow.
+/// Resizes `image` and crops it to its [`window`] with `fast_image_resize`, for comparison. That is
+/// faster than `resize_window`, but the pixels are not bit-identical to those of Pillow.
 fn fast_resize(resizer: &mut Resizer, image: &RgbImage) -> Image<'static> {
     let (width, height) = image.dimensions();
     let window = window(image);
@@ -112,7 +114,7 @@ fn fast_resize(resizer: &mut Resizer, image: &RgbImage) -> Image<'static> {
             window.size.height as f64 * y_scale,
         );
     let source = ImageRef::new(width, height, image.as_raw(), PixelType::U8x3)
-        .expect("three bytes per pixel");
+        .expect("the image has three bytes per pixel");
     let mut out = Image::new(
         window.size.width as u32,
         window.size.height as u32,

@@ -1,4 +1,5 @@
-//! Benchmarks segmentation postprocessing for a 640x480 photograph: from logits to a mask and its encodings.
+//! Benchmarks the steps of segmentation postprocessing for a 640x480 photograph: upsampling logits
+//! to a mask, computing the share of each class, encoding the mask, and drawing the overlay.
 
 use std::hint::black_box;
 
@@ -21,8 +22,8 @@ const fn size(width: u32, height: u32) -> ImageSize {
     ImageSize { width, height }
 }
 
-/// Returns logits `[CLASSES, H, W]`: a constant background, and one round object per other class whose logit falls
-/// with the distance from its center.
+/// Returns logits `[CLASSES, H, W]`. Those of class 0, the background, are constant; those of every
+/// other class form one round object: they fall with the distance from its center.
 fn objects() -> Vec<f32> {
     let (width, height) = (LOGITS.width as usize, LOGITS.height as usize);
     let mut data = Vec::new();
@@ -42,11 +43,11 @@ fn objects() -> Vec<f32> {
 
 fn stages(c: &mut Criterion) {
     let data = objects();
-    let logits = Logits::new(&data, CLASSES, LOGITS).expect("a valid shape");
+    let logits = Logits::new(&data, CLASSES, LOGITS).expect("the logits fill their shape");
     let cancel = Cancel::never();
     let upsampled = |size| {
         let job = MaskJob::alone(&cancel);
-        argmax_upsampled(black_box(&logits), size, job).expect("the mask is computed")
+        argmax_upsampled(black_box(&logits), size, job).expect("the job is not cancelled")
     };
     let mask = upsampled(MASK);
     let labels: Vec<String> = (0..CLASSES).map(|class| class.to_string()).collect();
@@ -69,10 +70,11 @@ fn stages(c: &mut Criterion) {
     group.finish();
 }
 
-/// Benchmarks upsampling on 1, 2 and 4 threads, for a mask that is small and one that is large enough to share.
+/// Benchmarks upsampling logits to a mask on 1, 2 and 4 threads. A 640x480 mask is too small to be
+/// shared between threads; a 4000x3000 mask is shared.
 fn shared(c: &mut Criterion) {
     let data = objects();
-    let logits = Logits::new(&data, CLASSES, LOGITS).expect("a valid shape");
+    let logits = Logits::new(&data, CLASSES, LOGITS).expect("the logits fill their shape");
     let cancel = Cancel::never();
     let runtime = tokio::runtime::Runtime::new().expect("the runtime starts its threads");
     let _context = runtime.enter();
@@ -80,7 +82,8 @@ fn shared(c: &mut Criterion) {
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Elements(1)).sample_size(20);
         for threads in [1, 2, 4] {
-            // The calling thread computes too, so the pool has one thread less.
+            // The calling thread computes a part of the mask too, so the pool has `threads - 1`
+            // threads.
             let pool = ImagePool::new(threads - 1, 0);
             let job = MaskJob {
                 cancel: &cancel,

@@ -1,9 +1,11 @@
-//! Admission: the places and memory that a request reserves before work is spent on it, for any protocol.
+//! Admission of a request, for any protocol: the request reserves queue places and body memory
+//! before the server works on it.
 //!
 //! A front end (HTTP, gRPC) starts a [`Deadline`] when a request arrives and creates an [`Admission`]
-//! before it reads the body: the model's queue must have a place, or the request is rejected. The
-//! admission then reserves the memory of the body as it arrives and one place for every image, and moves
-//! into [`crate::pipeline::run`]. Everything is returned when it is dropped.
+//! before it reads the request's body: if the model's queue has no free place, the request is
+//! rejected. The admission then reserves memory for the body as the body arrives, and one queue
+//! place per image, and is passed to [`crate::pipeline::run`]. Dropping the admission releases its
+//! places and memory.
 //!
 //! What is *not* here: types of a protocol, and status codes.
 
@@ -20,7 +22,7 @@ use crate::error::ServeError;
 use crate::metrics::{Metrics, Rejection};
 use crate::registry::LoadedModel;
 
-/// The time by which a request must be answered.
+/// The time by which the response to a request must be ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
     at: Instant,
@@ -41,7 +43,7 @@ impl Deadline {
         self.at
     }
 
-    /// Checks the deadline; called before expensive steps.
+    /// Returns an error if the deadline has passed; called before expensive steps.
     ///
     /// # Errors
     /// [`ServeError::DeadlinePassed`] once the deadline has passed.
@@ -52,10 +54,11 @@ impl Deadline {
         Err(ServeError::DeadlinePassed { limit: self.limit })
     }
 
-    /// Runs `work`, and drops it if it is not finished at the deadline.
+    /// Runs `work` and returns its result. Drops `work` if it is not finished at the deadline.
     ///
     /// # Errors
-    /// [`ServeError::DeadlinePassed`] if the deadline passes first, else the error of `work`.
+    /// [`ServeError::DeadlinePassed`] if the deadline passes before `work` is finished; the error
+    /// of `work` if it fails earlier.
     pub async fn bound<T>(
         self,
         work: impl Future<Output = Result<T, ServeError>>,
@@ -66,18 +69,19 @@ impl Deadline {
     }
 }
 
-/// An admitted request: its model, its deadline, and what it has reserved.
+/// An admitted request: its model, its deadline, and its reserved queue places and body memory.
 pub struct Admission {
     /// The model that processes the request.
     pub model: Arc<LoadedModel>,
-    /// The time by which the request must be answered.
+    /// The time by which the response must be ready.
     pub deadline: Deadline,
     places: Permit,
     body: Permit,
 }
 
 impl Admission {
-    /// Admits a request of one image: reserves a place in the queue of `model`.
+    /// Admits a request: reserves the place of its first image in the queue of `model`.
+    /// [`Admission::reserve_images`] reserves the places of further images.
     ///
     /// # Errors
     /// [`BatchError::QueueFull`] if no place is free.
@@ -90,47 +94,52 @@ impl Admission {
         })
     }
 
-    /// Grows the memory reserved for the request's body to `bytes` in all.
+    /// Grows the memory that is reserved for the request's body to a total of `bytes` bytes.
     ///
     /// # Errors
-    /// [`Exhausted`] if the bodies of other requests leave too little memory.
+    /// [`Exhausted`] if the memory for bodies that other requests leave free is too small.
     pub fn reserve_body(&mut self, bytes: usize) -> Result<(), Exhausted> {
         self.body.grow_to(bytes as u64)
     }
 
-    /// Reserves places in the queue so that the request holds one for each of its `images`.
+    /// Reserves places in the model's queue until the request holds `images` places, one per image.
     ///
     /// # Errors
-    /// [`ServeError::TooManyImages`] if the queue can never hold as many, [`BatchError::QueueFull`] if
-    /// fewer places are free now.
+    /// [`ServeError::TooManyImages`] if `images` is above the queue's capacity,
+    /// [`BatchError::QueueFull`] if too few places are free now.
     pub fn reserve_images(&mut self, images: usize) -> Result<(), ServeError> {
         let batcher = &self.model.batcher;
         if images > batcher.capacity() {
-            // Retrying cannot help, so this is not the error of a full queue.
+            // Not `QueueFull`, which asks the client to retry: a retry can never succeed.
             let limit = batcher.capacity();
             return Err(ServeError::TooManyImages { limit });
         }
         Ok(batcher.reserve_more(&mut self.places, images)?)
     }
 
-    /// Returns the permit of one reserved place in the queue, for one image. The request keeps the other places.
+    /// Splits off the permit of one reserved queue place, for one image. The request keeps its
+    /// other places.
     ///
     /// # Errors
-    /// [`ServeError::Internal`] if none is left, which [`Admission::reserve_images`] rules out.
+    /// [`ServeError::Internal`] if the request holds no place, which [`Admission::reserve_images`]
+    /// rules out.
     pub(crate) fn take_place(&mut self) -> Result<Permit, ServeError> {
         let place = self.places.split(1);
         place.ok_or(ServeError::Internal(
-            "more images than reserved places in the queue",
+            "the request has more images than places that it reserved in the queue",
         ))
     }
 
-    /// Moves the permit of the body's memory out of the request, to be held as long as the encoded images.
+    /// Moves the permit of the body's memory out of the request. The caller holds it as long as the
+    /// encoded images, which are part of the body.
     pub(crate) fn take_body(&mut self, app: &App) -> Permit {
         std::mem::replace(&mut self.body, app.bodies.empty())
     }
 }
 
-/// Counts `error` in `sightline_rejected_total` if a request was rejected for lack of capacity or time.
+/// Counts `error` in the metric `sightline_rejected_total` if `error` rejects a request for lack of
+/// capacity or time.
+///
 /// `model` is `None` if the request was rejected before its model was known.
 pub fn count_rejection(metrics: &Metrics, error: &ServeError, model: Option<&LoadedModel>) {
     if let Some(reason) = reason(error) {
@@ -139,7 +148,8 @@ pub fn count_rejection(metrics: &Metrics, error: &ServeError, model: Option<&Loa
     }
 }
 
-/// Returns the metric label of a rejection. `None` for invalid requests and internal errors.
+/// Returns the label `reason` of `sightline_rejected_total` for `error`. `None` if `error` does not
+/// reject a request for lack of capacity or time, for example if the request is invalid.
 fn reason(error: &ServeError) -> Option<Rejection> {
     match error {
         ServeError::BodyMemory(_) => Some(Rejection::body_memory),

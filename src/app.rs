@@ -10,28 +10,35 @@ use crate::metrics::Metrics;
 use crate::pool::{DECODE_BYTES_PER_PIXEL, ImagePool};
 use crate::registry::Registry;
 
-/// Unit of the budget for request and response bodies, in bytes.
+/// Unit of the memory budget for request and response bodies, in bytes: reservations are rounded up
+/// to a multiple of it.
 const BODY_UNIT: u64 = 64 << 10;
-/// Pixels of a large photograph. By default every thread has the memory to decode one.
+/// Number of pixels of a large photograph. The default decoding memory suffices for one such
+/// photograph per image thread.
 const PHOTOGRAPH_PIXELS: u64 = 12_000_000;
 
 /// Limits on a single request, and on the memory of all requests together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest request body, in bytes.
+    /// Maximum size of a request body, in bytes.
     pub max_body_bytes: usize,
-    /// Largest image, in pixels.
+    /// Maximum number of pixels of an image.
     pub max_pixels: u64,
-    /// Most pixels for each byte of an image file; images up to 1,048,576 pixels are exempt.
+    /// Maximum number of pixels of an image per byte of its file. Images of up to 1,048,576 pixels
+    /// are exempt.
     pub max_pixels_per_byte: u64,
-    /// Most images in one request.
+    /// Maximum number of images in one request.
     pub max_images: usize,
-    /// Memory for all request and response bodies, in bytes.
+    /// Memory for the bodies of all requests and responses together, in bytes.
     pub body_memory_bytes: usize,
-    /// Memory for images of more than 4 megapixels while they are decoded or drawn into, in bytes. `None` for
-    /// 17 bytes per pixel of one largest image, or of a 12-megapixel photograph per thread if that is more.
+    /// Memory for all images of more than 4 megapixels while they are decoded or drawn into, in
+    /// bytes.
+    ///
+    /// `None` for the default: 17 bytes per pixel, for one image of `max_pixels` or for one
+    /// 12-megapixel photograph per image thread, whichever is more.
     pub decode_memory_bytes: Option<u64>,
-    /// Time from the head of a request to its response, before it fails with 504.
+    /// Maximum time from the arrival of a request's head to its response. A slower request fails
+    /// with status 504.
     pub request_timeout: Duration,
 }
 
@@ -40,8 +47,8 @@ impl Default for Limits {
         Self {
             max_body_bytes: 32 << 20,
             max_pixels: 50_000_000,
-            // Photographs have up to 200, flat colors up to 26,000 in the densest encoder (lossless WebP);
-            // files made to cost much have 700,000 and more.
+            // Photographs have up to 200 pixels per byte. Images of one color have up to 26,000, in
+            // the densest format (lossless WebP). Decompression bombs have 700,000 and more.
             max_pixels_per_byte: 50_000,
             max_images: 32,
             body_memory_bytes: 512 << 20,
@@ -52,8 +59,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Returns the memory for large images on a server with `image_threads` threads for work on images, in
-    /// bytes.
+    /// Returns the memory, in bytes, for decoding and drawing large images on a server with
+    /// `image_threads` image threads.
     fn large_image_bytes(&self, image_threads: usize) -> u64 {
         let photographs = PHOTOGRAPH_PIXELS.saturating_mul(image_threads as u64);
         let pixels = self.max_pixels.max(photographs);
@@ -64,15 +71,15 @@ impl Limits {
 
 /// State that all requests share.
 pub struct App {
-    /// Limits on requests.
+    /// Limits on each request, and on the memory of all requests.
     pub limits: Limits,
     /// Metrics of the whole server.
     pub metrics: Metrics,
     /// Threads and memory for decoding, preprocessing and postprocessing.
     pub pool: ImagePool,
-    /// Memory of request and response bodies.
+    /// Memory budget for request and response bodies.
     pub bodies: Budget,
-    /// Set once, when every model is loaded and warm.
+    /// The loaded models. Set once, when every model is loaded and warm; empty before.
     registry: OnceLock<Registry>,
     draining: AtomicBool,
 }
@@ -103,12 +110,12 @@ impl App {
         let _ = self.registry.set(registry);
     }
 
-    /// Rejects new requests from now on; those in flight continue.
+    /// Rejects new requests from now on. Requests in flight continue.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Returns the loaded models while the server accepts requests.
+    /// Returns the loaded models, if the server accepts requests.
     ///
     /// # Errors
     /// [`ServeError::Starting`] before [`App::set_ready`], [`ServeError::Draining`] after

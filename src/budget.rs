@@ -1,33 +1,34 @@
 //! Budgets: bounded resources that requests reserve before they use them.
 //!
-//! A [`Budget`] has a name, a unit, and a total. A [`Permit`] holds a part of the total and returns it
-//! when it is dropped; it can grow while a request arrives and split when a request becomes several
-//! queue entries. Memory budgets count bytes in coarse units, so that one permit covers one buffer
-//! and the arithmetic fits 32 bits.
+//! A [`Budget`] has a name, a unit, and a total amount, for example in bytes or in queue places. A
+//! [`Permit`] holds a part of the total and releases this part when the permit is dropped. A permit
+//! can grow while a request arrives, and can be split when a request becomes several queue entries.
+//! Memory budgets have units of several KiB, because a budget has at most 2^32 - 1 units.
 //!
-//! What is *not* here: which budgets exist ([`crate::app`], [`crate::batch`]) and what a client is told when
-//! one is exhausted ([`crate::error`]).
+//! What is *not* here: which budgets exist ([`crate::app`], [`crate::batch`]), and the error
+//! message for a client if a budget is exhausted ([`crate::error`]).
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Others hold too much of a budget for a reservation to fit.
+/// The error of a reservation that exceeds the free amount of a budget. Amounts are in the unit of
+/// the budget's total, such as bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("the budget `{name}` is exhausted: {requested} requested, {used} of {total} in use")]
+#[error("cannot reserve {requested} from the budget `{name}`: {used} of {total} are in use")]
 pub struct Exhausted {
-    /// Name of the budget.
+    /// Name of the exhausted budget.
     pub name: &'static str,
-    /// Amount that was requested.
+    /// Amount that the permit would have held, including the amount that the permit already held.
     pub requested: u64,
-    /// Amount in use at that moment.
+    /// Amount that all permits of the budget held when the reservation failed.
     pub used: u64,
-    /// Amount that can be reserved in total.
+    /// Total amount of the budget.
     pub total: u64,
 }
 
-/// A bounded amount of one resource; clones share it.
+/// A bounded amount of one resource, such as memory. Clones share the same amount.
 #[derive(Debug, Clone)]
 pub struct Budget(Arc<Shared>);
 
@@ -36,13 +37,13 @@ struct Shared {
     name: &'static str,
     /// Amount that one semaphore permit stands for.
     unit: u64,
-    /// Semaphore permits of the whole budget.
+    /// Number of semaphore permits of the whole budget.
     permits: u32,
     free: Arc<Semaphore>,
 }
 
 impl Shared {
-    /// The semaphore permits that cover `amount`.
+    /// Returns the number of semaphore permits that cover `amount`, rounded up.
     fn permits_for(&self, amount: u64) -> u32 {
         u32::try_from(amount.div_ceil(self.unit)).unwrap_or(u32::MAX)
     }
@@ -58,7 +59,8 @@ impl Shared {
 }
 
 impl Budget {
-    /// Creates a budget of `total`, counted in units of `unit` (> 0) and rounded up to a multiple of it.
+    /// Creates a budget of the amount `total`, rounded up to a multiple of `unit` (> 0). Amounts
+    /// that permits hold are rounded up to a multiple of `unit`, too.
     pub fn new(name: &'static str, unit: u64, total: u64) -> Self {
         let unit = unit.max(1);
         let most = Semaphore::MAX_PERMITS.min(u32::MAX as usize) as u64;
@@ -71,22 +73,22 @@ impl Budget {
         }))
     }
 
-    /// Name of the budget, the `kind` in metrics.
+    /// Returns the name of the budget, which is the label `kind` in metrics.
     pub fn name(&self) -> &'static str {
         self.0.name
     }
 
-    /// Amount that can be reserved in total.
+    /// Returns the total amount of the budget.
     pub fn total(&self) -> u64 {
         self.0.total()
     }
 
-    /// Amount that permits hold now.
+    /// Returns the amount that permits hold now.
     pub fn used(&self) -> u64 {
         self.0.used()
     }
 
-    /// Returns a permit that holds nothing yet; see [`Permit::grow_to`].
+    /// Returns a permit that holds the amount 0; see [`Permit::grow_to`].
     pub fn empty(&self) -> Permit {
         Permit {
             budget: self.clone(),
@@ -94,18 +96,19 @@ impl Budget {
         }
     }
 
-    /// Reserves `amount` if it is free now.
+    /// Reserves `amount` without waiting.
     ///
     /// # Errors
-    /// [`Exhausted`] if other permits hold too much.
+    /// [`Exhausted`] if less than `amount` is free.
     pub fn try_acquire(&self, amount: u64) -> Result<Permit, Exhausted> {
         let mut permit = self.empty();
         permit.grow_by(amount)?;
         Ok(permit)
     }
 
-    /// Waits, first come first served, until `amount` is free and reserves it. An amount above the total
-    /// reserves the whole budget, so that the largest request runs alone instead of never.
+    /// Waits until `amount` is free, and reserves it. Waiting callers are served in the order of
+    /// their calls. If `amount` exceeds the total, the whole budget is reserved, so that a request
+    /// larger than the budget runs alone instead of never.
     pub async fn acquire(&self, amount: u64) -> Permit {
         let permits = self.0.permits_for(amount).min(self.0.permits);
         let held = Arc::clone(&self.0.free).acquire_many_owned(permits).await;
@@ -126,7 +129,7 @@ impl Budget {
     }
 }
 
-/// A reserved part of a [`Budget`], returned when it is dropped.
+/// A reserved part of a [`Budget`]. Dropping the permit releases this part.
 #[derive(Debug)]
 pub struct Permit {
     budget: Budget,
@@ -139,23 +142,24 @@ impl Permit {
         held.map_or(0, OwnedSemaphorePermit::num_permits) as u32
     }
 
-    /// Amount that the permit holds, a multiple of the budget's unit.
+    /// Returns the amount that the permit holds, a multiple of the budget's unit.
     pub fn amount(&self) -> u64 {
         u64::from(self.permits()) * self.budget.0.unit
     }
 
-    /// Reserves `amount` more.
+    /// Reserves `amount` in addition to the amount that the permit already holds.
     ///
     /// # Errors
-    /// [`Exhausted`] if other permits hold too much; the permit keeps what it has.
+    /// [`Exhausted`] if less than `amount` is free. The permit is unchanged in this case.
     pub fn grow_by(&mut self, amount: u64) -> Result<(), Exhausted> {
         self.grow_to(self.amount().saturating_add(amount))
     }
 
-    /// Reserves what is missing to `amount` in all; does nothing if the permit holds as much already.
+    /// Grows the permit to a total of `amount`. Does nothing if the permit already holds `amount`
+    /// or more.
     ///
     /// # Errors
-    /// [`Exhausted`] if other permits hold too much; the permit keeps what it has.
+    /// [`Exhausted`] if less than the missing amount is free. The permit is unchanged in this case.
     pub fn grow_to(&mut self, amount: u64) -> Result<(), Exhausted> {
         let shared = &self.budget.0;
         let missing = shared.permits_for(amount).saturating_sub(self.permits());
@@ -171,8 +175,8 @@ impl Permit {
         Ok(())
     }
 
-    /// Moves `amount` into a permit of its own. Returns `None`, and changes nothing, if this permit holds
-    /// less.
+    /// Moves `amount` from this permit into a new permit, and returns the new permit. Returns
+    /// `None`, and changes nothing, if this permit holds less than `amount`.
     pub fn split(&mut self, amount: u64) -> Option<Self> {
         let permits = self.budget.0.permits_for(amount);
         let held = self.held.as_mut()?.split(permits as usize)?;
@@ -183,32 +187,33 @@ impl Permit {
     }
 }
 
-/// The budgets whose use is exported as metrics; clones share the list.
+/// The budgets whose use is exported as metrics. Clones share the same list.
 ///
-/// The list does not keep a budget alive: one whose owner is gone disappears from it.
+/// The list does not keep budgets alive: a budget that its owner dropped disappears from the list.
 #[derive(Debug, Clone, Default)]
 pub struct BudgetList(Arc<Mutex<Vec<Weak<Shared>>>>);
 
-/// Use of all budgets of one name.
+/// Sums of the used and total amounts of all budgets that have the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BudgetUse {
     /// Name that the budgets share.
     pub name: &'static str,
     /// Amount that permits hold now, summed over the budgets.
     pub used: u64,
-    /// Amount that can be reserved, summed over the budgets.
+    /// Total amount, summed over the budgets.
     pub total: u64,
 }
 
 impl BudgetList {
-    /// Adds `budget`.
+    /// Adds `budget` to the list.
     pub fn add(&self, budget: &Budget) {
         let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         list.retain(|budget| budget.strong_count() > 0);
         list.push(Arc::downgrade(&budget.0));
     }
 
-    /// Returns the use of every budget, summed by name in the order in which names were added.
+    /// Returns the used and total amounts of the budgets, summed over budgets of the same name, in
+    /// the order in which the names were added.
     pub fn usage(&self) -> Vec<BudgetUse> {
         let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut usage: Vec<BudgetUse> = Vec::new();

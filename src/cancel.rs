@@ -1,7 +1,8 @@
 //! Cooperative cancellation of CPU-bound work on one image.
 //!
-//! The side that waits for a result holds a [`Cancel`] and passes a clone to the work. Loops over
-//! rows, boxes or bands call [`Cancel::check`] and stop early once the result is no longer wanted.
+//! The caller that waits for a result holds a [`Cancel`] and passes a clone to the work. In the
+//! work, loops over boxes, image rows or bands of rows call [`Cancel::check`] and stop early once
+//! the result is not needed any more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,7 @@ use thiserror::Error;
 
 /// The error of work that stopped early: its deadline passed, or the client that requested it disconnected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("cancelled before the work was finished")]
+#[error("work on an image was cancelled: the deadline passed or the client disconnected")]
 pub struct Cancelled;
 
 /// A cancellation flag with an optional deadline. Clones share the flag.
@@ -50,7 +51,7 @@ impl Cancel {
                 .is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Returns an error if the work should stop, for use with `?`.
+    /// Returns an error if the work should stop, so that the work can stop with `?`.
     ///
     /// # Errors
     /// [`Cancelled`] after [`Cancel::cancel`] or after the deadline.

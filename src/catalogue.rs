@@ -39,7 +39,8 @@ pub fn labels(file: &Path) -> Option<&'static str> {
         .map(|(_, text)| *text)
 }
 
-/// Returns the embedded safetensors file of a model, or `None` if its weights are not embedded.
+/// Returns the embedded safetensors file of the model `name`, or `None` if the weights of this
+/// model are not embedded.
 pub fn weights(name: &str) -> Option<&'static [u8]> {
     WEIGHTS
         .iter()
@@ -47,7 +48,8 @@ pub fn weights(name: &str) -> Option<&'static [u8]> {
         .map(|(_, bytes)| *bytes)
 }
 
-/// Returns the embedded ranges file called `file` of the model `name`, or `None` if there is none.
+/// Returns the text of the embedded ranges file `file` of the model `name`: the activation ranges
+/// for its quantization to int8. `None` if no such file is embedded.
 pub fn ranges(name: &str, file: &Path) -> Option<&'static str> {
     let wanted = Path::new(name).join(file);
     RANGES
@@ -66,7 +68,7 @@ mod tests {
             let manifest = ModelManifest::parse(text).unwrap_or_else(|e| panic!("{folder}: {e}"));
             assert_eq!(manifest.name, *folder);
             let architecture = manifest.architecture.as_ref().unwrap();
-            let labels = labels(&manifest.labels).unwrap_or_else(|| panic!("{folder}: labels"));
+            let labels = labels(&manifest.labels).unwrap_or_else(|| panic!("{folder}: no labels"));
             assert_eq!(labels.lines().count(), architecture.num_classes, "{folder}");
             for file in manifest.variants.values().flat_map(|v| &v.ranges) {
                 assert!(ranges(folder, file).is_some(), "{folder}: {file:?}");

@@ -22,31 +22,32 @@ use crate::threads::usable_cores;
 /// Address that the server listens on if no other is set.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
-/// Why the settings cannot be used.
+/// The error of invalid settings of `serve`, or of a configuration file that cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The configuration file cannot be read.
-    #[error("cannot use the configuration")]
+    #[error("cannot read the configuration file")]
     Read(#[from] StoreError),
-    /// The configuration file is not TOML, or has an unknown field.
-    #[error("cannot parse the configuration {}", .path.display())]
+    /// The configuration file is not valid TOML, or has an unknown field or a value of the wrong
+    /// type.
+    #[error("cannot parse the configuration file {}", .path.display())]
     Syntax {
-        /// The file.
+        /// Path of the configuration file.
         path: PathBuf,
-        /// The error of the parser, with its line.
+        /// The TOML parser's error, which names the line in the file.
         source: toml::de::Error,
     },
     /// A flag has a value that TOML cannot represent, such as an integer beyond 2^63.
     #[error("cannot merge the flags with the configuration file")]
     Flags(#[from] toml::ser::Error),
-    /// A setting has a value that it does not allow.
+    /// A setting has a value outside its allowed values.
     #[error("`{setting}`: expected {expected}, got {got}")]
     Value {
-        /// Name of the setting.
+        /// Name of the setting, with underscores.
         setting: &'static str,
         /// The allowed values, in words.
         expected: String,
-        /// The value that was given.
+        /// The invalid value of the setting.
         got: String,
     },
 }
@@ -55,17 +56,18 @@ pub enum ConfigError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PrecisionChoice {
-    /// int8 if the CPU has int8 dot-product instructions, fp32 otherwise.
+    /// int8 if the model has an int8 variant and the CPU has int8 dot-product instructions, else
+    /// fp32.
     #[default]
     Auto,
-    /// Always fp32.
+    /// Always fp32, even if the model has an int8 variant.
     Fp32,
-    /// int8 if the model has an int8 variant.
+    /// int8 if the model has an int8 variant, else fp32.
     Int8,
 }
 
 impl PrecisionChoice {
-    /// Returns the preferred precision on this CPU, for a model that has both.
+    /// Returns the precision to load on this CPU for a model that has an fp32 and an int8 variant.
     pub fn preferred(self) -> Precision {
         match self {
             Self::Int8 => Precision::Int8,
@@ -75,15 +77,17 @@ impl PrecisionChoice {
     }
 }
 
-/// Settings as they are given; `None` if a setting is in neither flag, environment variable nor file.
+/// The settings of `serve` before validation. A setting is `None` if no flag, environment variable
+/// or configuration file sets it.
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Address to listen on, as IP:PORT [default: 127.0.0.1:8080]
     #[arg(long, env = "SIGHTLINE_LISTEN", value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
-    /// Address of a second listener for /health/live, /health/ready and /metrics, as IP:PORT; it responds
-    /// however many connections clients hold on the first one [default: no second listener]
+    /// Address of a second listener for /health/live, /health/ready and /metrics, as IP:PORT; it
+    /// responds even if clients hold all connections of the first listener [default: no second
+    /// listener]
     #[arg(long, env = "SIGHTLINE_ADMIN_LISTEN", value_name = "ADDR")]
     pub admin_listen: Option<SocketAddr>,
     /// Directory with one folder per model [default: `$XDG_DATA_HOME/sightline/models`, if it exists]
@@ -143,22 +147,23 @@ pub struct Settings {
     /// Memory for all request and response bodies together, in bytes [default: 536870912]
     #[arg(long, env = "SIGHTLINE_BODY_MEMORY_BYTES", value_name = "BYTES")]
     pub body_memory_bytes: Option<usize>,
-    /// Memory for images of more than 4 megapixels while they are decoded or drawn into, in bytes; smaller
-    /// images have 69 MB per thread in addition [default: 17 bytes for each of `max_pixels`, or for each pixel
-    /// of a 12-megapixel image per thread if that is more]
+    /// Memory for images of more than 4 megapixels while they are decoded or drawn into, in bytes;
+    /// smaller images have 69 MB per thread in addition [default: 17 bytes per pixel, for one image
+    /// of `max_pixels` or for one 12-megapixel image per thread, whichever is more]
     #[arg(long, env = "SIGHTLINE_DECODE_MEMORY_BYTES", value_name = "BYTES")]
     pub decode_memory_bytes: Option<u64>,
-    /// Largest image, in pixels [default: 50000000]
+    /// Largest image, in pixels (width x height) [default: 50000000]
     #[arg(long, env = "SIGHTLINE_MAX_PIXELS", value_name = "PIXELS")]
     pub max_pixels: Option<u64>,
-    /// Most pixels for each byte of an image file; images up to 1048576 pixels are exempt [default: 50000]
+    /// Most pixels of an image per byte of its file; images of up to 1048576 pixels are exempt
+    /// [default: 50000]
     #[arg(long, env = "SIGHTLINE_MAX_PIXELS_PER_BYTE", value_name = "PIXELS")]
     pub max_pixels_per_byte: Option<u64>,
     /// Most images in one request [default: 32]
     #[arg(long, env = "SIGHTLINE_MAX_IMAGES", value_name = "N")]
     pub max_images: Option<usize>,
-    /// Most open connections; when all are open, a new one replaces the one that has been idle longest
-    /// [default: 1024]
+    /// Most open connections; if all are open, a new connection replaces the connection that has
+    /// been idle longest, or waits if no connection is idle [default: 1024]
     #[arg(long, env = "SIGHTLINE_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<usize>,
     /// Time after which a connection without a request is closed, in milliseconds; must be longer than the
@@ -177,49 +182,55 @@ pub struct Settings {
     pub shutdown_grace_ms: Option<u64>,
 }
 
-/// Validated settings, completed with defaults.
+/// The validated settings of `serve`, with defaults for settings that are not set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServeConfig {
     /// Address to listen on.
     pub listen: SocketAddr,
     /// Address of the listener for probes and metrics; `None` if only [`ServeConfig::listen`] serves them.
     pub admin_listen: Option<SocketAddr>,
-    /// Models to load; empty to load every model that is found.
+    /// Models to load, as NAME, NAME@VARIANT or a path. Empty to load every model of the models
+    /// directory and the built-in model.
     pub models: Vec<String>,
     /// Precision of a model that is named without a variant.
     pub precision: PrecisionChoice,
     /// CPU threads that the server may use.
     pub cores: usize,
-    /// Threads of each session; `None` to share the CPU threads among the workers.
+    /// Threads of each ONNX Runtime session. `None` to divide the CPU threads among the workers of
+    /// a model.
     pub intra_op_threads: Option<usize>,
-    /// Batching settings that override every model's own.
+    /// Batching settings that override the settings in the manifest of every model.
     pub batching: Batching,
-    /// Limits on requests.
+    /// Limits on each request, and on the memory of all requests.
     pub limits: Limits,
-    /// Most open connections.
+    /// Maximum number of open connections of the listener [`ServeConfig::listen`].
     pub max_connections: usize,
     /// Time limits of each connection.
     pub timeouts: ConnectionTimeouts,
-    /// Time that requests in flight may take after SIGTERM.
+    /// Maximum time for requests in flight to finish after a stop signal.
     pub shutdown_grace: Duration,
 }
 
 impl Settings {
-    /// Returns these settings, completed from the TOML file at `path`.
+    /// Returns these settings, in which each setting that is `None` has the value from the TOML
+    /// file at `path`.
     ///
     /// # Errors
-    /// [`ConfigError::Read`], [`ConfigError::Syntax`] and [`ConfigError::Flags`].
+    /// [`ConfigError::Read`] if the file cannot be read, [`ConfigError::Syntax`] if it is invalid,
+    /// [`ConfigError::Flags`] if a setting cannot be represented in TOML.
     pub fn over_file(&self, path: &Path) -> Result<Self, ConfigError> {
         self.over(&read_text(path)?, path)
     }
 
-    /// Merges tables rather than fields, so that a new setting needs no code here.
+    /// Returns these settings, in which each setting that is `None` has the value from `file`, the
+    /// text of the TOML file at `path`. Merges TOML tables rather than fields, so that a new
+    /// setting needs no code here.
     fn over(&self, file: &str, path: &Path) -> Result<Self, ConfigError> {
         let syntax = |source| ConfigError::Syntax {
             path: path.to_path_buf(),
             source,
         };
-        // Parsing as settings finds unknown fields, with their line in the file.
+        // Parsed before the merge, because errors in the merged table have no line in the file.
         toml::from_str::<Self>(file).map_err(syntax)?;
         let mut merged: toml::Table = toml::from_str(file).map_err(syntax)?;
         merged.extend(toml::Table::try_from(self)?);
@@ -248,7 +259,7 @@ impl Settings {
             request_timeout: timeout.map_or(default.request_timeout, Duration::from_millis),
         };
         if limits.body_memory_bytes < limits.max_body_bytes {
-            let (setting, expected) = ("body_memory_bytes", "at least max_body_bytes");
+            let (setting, expected) = ("body_memory_bytes", "at least `max_body_bytes`");
             let got = limits.body_memory_bytes.to_string();
             return Err(ConfigError::Value {
                 setting,
@@ -262,7 +273,7 @@ impl Settings {
         {
             return Err(ConfigError::Value {
                 setting: "decode_memory_bytes",
-                expected: format!("at least {largest}, 17 bytes for each of max_pixels"),
+                expected: format!("at least {largest}, 17 bytes per pixel of `max_pixels`"),
                 got: bytes.to_string(),
             });
         }
@@ -299,7 +310,8 @@ impl Settings {
     }
 }
 
-/// Checks that a value, if there is one, is from 1 to `most`.
+/// Returns `value` if it is `None` or from 1 to `most`. Returns an error that names `setting` for
+/// any other value.
 fn range<T: Copy + PartialOrd + From<u8> + ToString>(
     setting: &'static str,
     value: Option<T>,
@@ -350,7 +362,7 @@ mod tests {
             ),
             (
                 "decode_memory_bytes = 1000",
-                "`decode_memory_bytes`: expected at least 850000000, 17 bytes for each of max_pixels",
+                "`decode_memory_bytes`: expected at least 850000000, 17 bytes per pixel",
             ),
             ("threads = 100000", "`threads`: expected 1 to 1024"),
         ];

@@ -2,8 +2,9 @@
 
 use onnx_export::quantize::Target;
 
-/// Returns whether this CPU has an int8 dot product instruction (AVX-512 VNNI, AVX-VNNI or Arm's dot product), without
-/// which an int8 network is hardly faster than its fp32 form.
+/// Returns whether this CPU has an int8 dot product instruction: AVX-512 VNNI, AVX-VNNI or Arm's
+/// dot product. Without this instruction an int8 model is hardly faster than the same model in
+/// fp32.
 pub fn has_int8_dot() -> bool {
     #[cfg(target_arch = "x86_64")]
     let has = is_x86_feature_detected!("avx512vnni") || is_x86_feature_detected!("avxvnni");
@@ -14,7 +15,7 @@ pub fn has_int8_dot() -> bool {
     has
 }
 
-/// Returns the kind of CPU that int8 weights should be quantized for, to run fastest on this one.
+/// Returns the CPU family that a model should be quantized for to run fastest on this CPU.
 pub fn int8_target() -> Target {
     if has_int8_dot() {
         Target::Vnni

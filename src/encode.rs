@@ -16,7 +16,8 @@ pub enum DrawnFormat {
 }
 
 impl DrawnFormat {
-    /// The media types that routes offer, in order of preference.
+    /// The media types that routes with drawn images offer, each with its format, most preferred
+    /// first.
     pub const OFFERS: [(&'static str, Self); 2] =
         [("image/png", Self::Png), ("image/jpeg", Self::Jpeg)];
 

@@ -26,10 +26,10 @@ pub enum ServeError {
         /// The value of the request, cut to 64 characters.
         got: String,
     },
-    /// The framing of the body is broken: JSON, base64 or multipart.
+    /// The body, or a part of it, is not valid JSON, base64 or multipart, or has an unknown part.
     #[error("cannot read `{field}` of the request: {reason}")]
     BadBody {
-        /// Part of the body that is broken, such as `images[0].data`.
+        /// Part of the body that cannot be read, such as `images[0].data`.
         field: String,
         /// Reason why that part cannot be read.
         reason: String,
@@ -40,7 +40,8 @@ pub enum ServeError {
         /// What a body of this content type must hold.
         expected: &'static str,
     },
-    /// The request holds more images than one request or the queue of the model can.
+    /// The request holds more images than one request may hold, or than the queue of the model
+    /// holds.
     #[error("the request holds more than {limit} images: send fewer at a time")]
     TooManyImages {
         /// Maximum number of images in one request.
@@ -55,23 +56,24 @@ pub enum ServeError {
         /// The content type of the request, cut to 64 characters.
         got: String,
     },
-    /// The body is compressed.
+    /// The body has a content encoding, such as gzip.
     #[error("content-encoding `{got}` is not supported: send the body uncompressed")]
     UnsupportedContentEncoding {
-        /// Value of the header, cut to 64 characters.
+        /// Value of the `Content-Encoding` header, cut to 64 characters.
         got: String,
     },
     /// The body is larger than the limit.
-    #[error("the body is larger than {limit} bytes")]
+    #[error("the request body is larger than the limit of {limit} bytes")]
     BodyTooLarge {
         /// Maximum size of a body in bytes.
         limit: usize,
     },
-    /// The body ended early.
-    #[error("the body ended before its announced length")]
+    /// The connection failed before the whole body arrived.
+    #[error("the request body was interrupted before its end")]
     BodyInterrupted,
-    /// Other requests hold too much of the memory for bodies.
-    #[error("the memory for request bodies is exhausted: {0}")]
+    /// Other requests hold so much of the memory for bodies and results that this request does not
+    /// fit.
+    #[error("the memory for request bodies and results is exhausted: {0}")]
     BodyMemory(#[from] Exhausted),
     /// An image cannot be used.
     #[error("image {index}: {source}")]
@@ -83,8 +85,8 @@ pub enum ServeError {
     },
     /// An image is too large for a response that is a drawn image.
     #[error(
-        "image {index}: cannot draw into {}x{} pixels, over the limit of {limit} pixels for \
-         `annotate=true`: send a smaller image",
+        "image {index}: an image of {}x{} pixels is over the limit of {limit} pixels for drawing \
+         (`annotate=true`): send a smaller image",
         .size.width,
         .size.height
     )]
@@ -96,7 +98,7 @@ pub enum ServeError {
         /// Maximum number of pixels of an image to draw into.
         limit: u64,
     },
-    /// No loaded model has the name.
+    /// No loaded model has the requested name.
     #[error("model `{name}` is not loaded; loaded models: {}", .loaded.join(", "))]
     UnknownModel {
         /// The name in the request.
@@ -104,15 +106,15 @@ pub enum ServeError {
         /// The loaded models, as `name@variant`.
         loaded: Vec<String>,
     },
-    /// The model has another task than the route.
-    #[error("model `{name}` is a {} model", .task.as_str())]
+    /// The requested model has another task than the route serves.
+    #[error("model `{name}` is a {} model, which this route does not serve", .task.as_str())]
     WrongTask {
         /// The requested model, as `name@variant`.
         name: String,
-        /// Task of the model.
+        /// Task of the requested model.
         task: Task,
     },
-    /// No model of the task is loaded.
+    /// No model of the route's task is loaded.
     #[error(
         "no {} model is loaded: `sightline models` lists the catalogue, `sightline export` creates a \
          model, `sightline serve --model NAME` loads it",
@@ -122,7 +124,7 @@ pub enum ServeError {
         /// Task of the route.
         task: Task,
     },
-    /// The drawn image cannot be written as a file.
+    /// The drawn image cannot be encoded as a file.
     #[error(transparent)]
     Drawn(#[from] EncodeError),
     /// The path is not a route.
@@ -132,9 +134,9 @@ pub enum ServeError {
         path: String,
     },
     /// The route does not support the method.
-    #[error("`{path}` does not support {method}")]
+    #[error("route `{path}` does not support the method {method}")]
     MethodNotAllowed {
-        /// Path of the request.
+        /// Path of the route.
         path: String,
         /// HTTP method of the request.
         method: String,
@@ -145,8 +147,8 @@ pub enum ServeError {
     /// The server rejects new requests before it stops.
     #[error("the server is shutting down")]
     Draining,
-    /// The deadline of the request passed.
-    #[error("the deadline of {} ms passed", .limit.as_millis())]
+    /// The request was not finished before its deadline.
+    #[error("the request was not finished within its deadline of {} ms", .limit.as_millis())]
     DeadlinePassed {
         /// Time that a request may take.
         limit: Duration,
@@ -154,13 +156,15 @@ pub enum ServeError {
     /// The queue rejected an image, or inference failed.
     #[error(transparent)]
     Batch(#[from] BatchError),
-    /// A fault of the server; the text, for the log, says what failed.
+    /// A fault of the server. The text says what failed; it is for the log, and clients do not see
+    /// it.
     #[error("{0}")]
     Internal(&'static str),
 }
 
 impl From<Cancelled> for ServeError {
-    /// Work is cancelled if its client disconnects or its deadline passes. Only the latter client sees the response.
+    /// Reports cancelled work as a passed deadline. Work is also cancelled if its client
+    /// disconnects, but then nobody receives the response.
     fn from(_: Cancelled) -> Self {
         BatchError::DeadlinePassed.into()
     }

@@ -1,8 +1,8 @@
-//! Axis-aligned boxes in pixel coordinates.
+//! Axis-aligned boxes in pixel coordinates, and their intersection over union.
 
 #![expect(
     clippy::inline_always,
-    reason = "what a kernel calls must be compiled for its instruction set"
+    reason = "functions that a SIMD kernel calls must be inlined to use its instruction set"
 )]
 
 use serde::Serialize;
@@ -15,13 +15,13 @@ use crate::image::ImageSize;
 /// outside of the image, be inverted, or hold NaN.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct BoxXyxy {
-    /// Left edge.
+    /// Left edge in pixels from the left edge of the image.
     pub x1: f32,
-    /// Top edge.
+    /// Top edge in pixels from the top edge of the image.
     pub y1: f32,
-    /// Right edge.
+    /// Right edge in pixels from the left edge of the image.
     pub x2: f32,
-    /// Bottom edge.
+    /// Bottom edge in pixels from the top edge of the image.
     pub y2: f32,
 }
 
@@ -113,8 +113,9 @@ impl BoxXyxy {
         self.iou_with_areas(self.area(), other, other.area())
     }
 
-    /// Returns the intersection over union with `other` from precomputed areas: suppression compares
-    /// one box with thousands.
+    /// Returns the intersection over union with `other`. `area` and `other_area` are the areas of
+    /// `self` and `other` in square pixels, precomputed because suppression compares one box with
+    /// thousands.
     ///
     /// Source: torchvision's `csrc/ops/cpu/nms_kernel.cpp`, in its order of f32 operations.
     #[inline(always)]

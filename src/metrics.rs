@@ -17,12 +17,12 @@ use crate::budget::BudgetList;
 use crate::process::ProcessCollector;
 use labels::{CutLabels, ModelLabels, RejectionLabels, RequestLabels, RouteLabels, StageLabels};
 
-/// Upper bounds of the duration histograms, in seconds.
+/// Upper bounds of the buckets of the duration histograms, in seconds.
 const SECONDS: [f64; 15] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
     10.0,
 ];
-/// Upper bounds of the batch size histogram, in images.
+/// Upper bounds of the buckets of the batch size histogram, in images.
 const IMAGES: [f64; 9] = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0];
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -77,7 +77,8 @@ impl Metrics {
         };
         metrics.register();
         for reason in Rejection::ALL {
-            // A counter that exists with the value 0 lets a rate include the first rejection.
+            // Each counter exists with the value 0 before the first rejection, so that rates of
+            // Prometheus include the first rejection.
             let _ = metrics.rejected.get_or_create(&RejectionLabels {
                 reason,
                 model: String::new(),
@@ -96,13 +97,13 @@ impl Metrics {
             "Finished requests",
             self.requests.clone(),
         );
-        let help = "Time from the head of a request to its response";
+        let help = "Time from reading the head of a request to creating its response";
         registry.register(
             "sightline_request_duration_seconds",
             help,
             self.request_duration.clone(),
         );
-        let help = "Time of each stage of a request, per image";
+        let help = "Time of each stage of a request, per image (stage encode: per response)";
         registry.register(
             "sightline_stage_duration_seconds",
             help,
@@ -110,7 +111,7 @@ impl Metrics {
         );
         let help = "Images per batch";
         registry.register("sightline_batch_size", help, self.batch_size.clone());
-        let help = "Batches, by the reason why they were cut";
+        let help = "Batches, by the reason why no further images were added";
         registry.register("sightline_batches", help, self.batches.clone());
         let help = "Pixels of network inputs, padding included";
         registry.register("sightline_tensor_pixels", help, self.tensor_pixels.clone());
@@ -127,7 +128,7 @@ impl Metrics {
             "Images with a result",
             self.images.clone(),
         );
-        let help = "1 if the model is loaded and warm";
+        let help = "1 if the model is loaded and has completed a first run, 0 if not";
         registry.register("sightline_model_loaded", help, self.model_loaded.clone());
         let help = "Requests rejected for want of capacity or time, by reason";
         registry.register("sightline_rejected", help, self.rejected.clone());
@@ -171,7 +172,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Returns the metrics of one model's requests.
+    /// Returns the metrics of one model's requests, and sets its gauge `loaded` to 0.
     pub fn model(&self, model: &str, variant: &str) -> ModelMetrics {
         let stage = |stage| {
             let labels = StageLabels {
@@ -234,7 +235,7 @@ pub struct ModelMetrics {
     stages: [Histogram; Stage::ALL.len()],
     /// Number of images with a result.
     pub images: Counter,
-    /// 1 if the model is loaded and warm.
+    /// 1 if the model is loaded and has completed a first run, 0 if not.
     pub loaded: Gauge,
 }
 

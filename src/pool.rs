@@ -1,7 +1,7 @@
 //! The image pool: a bounded number of blocking jobs, kept off the threads that serve sockets.
 //!
-//! A job waits without a thread until one is free and the memory that the job needs is free too. `schedule`
-//! decides the order.
+//! A waiting job occupies no thread. It starts when a thread and the memory that it needs are free;
+//! the module `schedule` decides the order of the jobs.
 
 mod schedule;
 
@@ -18,11 +18,12 @@ use crate::postprocess::segment::Helpers;
 pub use schedule::JobCost;
 use schedule::{Grant, LARGE_PIXELS, Place, Schedule};
 
-/// Unit of the memory budgets, in bytes.
+/// Unit in bytes to which reservations in the memory budgets are rounded up.
 const MEMORY_UNIT: u64 = 4 << 10;
-/// Most bytes that decoding takes per pixel, in any format.
+/// Maximum memory that decoding takes in any format, in bytes per pixel.
 pub const DECODE_BYTES_PER_PIXEL: u64 = 17;
-/// Memory for small images, per thread: that of the most expensive one.
+/// Memory per thread for jobs on small images, in bytes: enough to decode the largest small image
+/// in any format.
 const SMALL_BYTES_PER_THREAD: u64 = LARGE_PIXELS * DECODE_BYTES_PER_PIXEL + (1 << 20);
 
 /// Runs at most a fixed number of blocking jobs at a time, within a memory budget.
@@ -35,19 +36,21 @@ pub struct ImagePool {
 struct Shared {
     schedule: Mutex<Schedule<oneshot::Sender<Ticket>>>,
     threads: usize,
-    /// Start of the schedule's clock.
+    /// Moment from which the times that are passed to the schedule count.
     started: Instant,
-    /// Memory of jobs on small and on large images.
+    /// Memory budgets: first of jobs on small images, then of jobs on large images.
     budgets: [Budget; 2],
 }
 
 impl Shared {
-    /// No code panics while it holds the lock, so a poisoned schedule is still consistent.
+    /// Locks the schedule, even if the lock is poisoned: no code panics in the middle of a change
+    /// to the schedule.
     fn lock(&self) -> MutexGuard<'_, Schedule<oneshot::Sender<Ticket>>> {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a job, which `waiter` starts, and returns its place.
+    /// Adds a job to the schedule and returns its place. When the job may start, its ticket is sent
+    /// to `waiter`.
     fn wait(self: &Arc<Self>, cost: JobCost, waiter: oneshot::Sender<Ticket>) -> Place {
         let mut schedule = self.lock();
         let place = schedule.push(self.started.elapsed(), cost, waiter);
@@ -55,7 +58,7 @@ impl Shared {
         place
     }
 
-    /// Starts every waiting job that may run now.
+    /// Sends a ticket to every waiting job that may run now.
     fn dispatch(self: &Arc<Self>, mut schedule: MutexGuard<'_, Schedule<oneshot::Sender<Ticket>>>) {
         let now = self.started.elapsed();
         let mut started = Vec::new();
@@ -66,20 +69,21 @@ impl Shared {
             };
             started.push((ticket, waiter));
         }
-        // Tickets lock the schedule when they are dropped.
+        // The schedule is unlocked first, because a ticket locks it when it is dropped.
         drop(schedule);
         for (ticket, waiter) in started {
-            // The ticket of a waiter that has gone is dropped here, which starts the next job.
+            // If the waiting job was given up, its ticket is dropped here, which starts the next
+            // job.
             let _ = waiter.send(ticket);
         }
     }
 }
 
-/// The right to use a thread and memory; returns both when it is dropped.
+/// The right of a job to use a thread and memory. Dropping the ticket returns them to the schedule.
 #[derive(Debug)]
 struct Ticket {
     shared: Arc<Shared>,
-    /// `None` only while the ticket is dropped.
+    /// The thread and the memory. `None` only while the ticket is being dropped.
     grant: Option<Grant>,
 }
 
@@ -96,7 +100,7 @@ impl Drop for Ticket {
 /// Removes a waiting job from the schedule when its future is dropped.
 struct Leave<'a> {
     shared: &'a Shared,
-    /// `None` once the job has its ticket.
+    /// Place of the waiting job. `None` once the job has its ticket.
     place: Option<Place>,
 }
 
@@ -108,7 +112,8 @@ impl Drop for Leave<'_> {
     }
 }
 
-/// The thread of a helper; see [`Helpers::start`].
+/// A thread of the pool that helps with a running job; see [`Helpers::start`]. Dropping it frees
+/// the thread.
 struct HelperThread(Arc<Shared>);
 
 impl Drop for HelperThread {
@@ -120,8 +125,9 @@ impl Drop for HelperThread {
 }
 
 impl ImagePool {
-    /// Creates a pool that runs up to `threads` jobs at a time. Jobs on images of more than 4 megapixels
-    /// share `large_bytes` bytes of memory; smaller images have 69 MB per thread in addition.
+    /// Creates a pool that runs up to `threads` jobs at a time. Jobs on images of more than 4
+    /// megapixels share `large_bytes` bytes of memory. Jobs on smaller images share a separate 69
+    /// MB per thread.
     pub fn new(threads: usize, large_bytes: u64) -> Self {
         let small_bytes = SMALL_BYTES_PER_THREAD.saturating_mul(threads as u64);
         let small = Budget::new("pixels", MEMORY_UNIT, small_bytes);
@@ -142,7 +148,7 @@ impl ImagePool {
         &self.shared.budgets
     }
 
-    /// Most jobs that run at a time.
+    /// Maximum number of jobs that run at a time.
     pub fn threads(&self) -> usize {
         self.shared.threads
     }
@@ -187,13 +193,13 @@ impl ImagePool {
         };
         let ticket = receiver.await;
         leave.place = None;
-        ticket.map_err(|_| ServeError::Internal("the image pool lost a job"))
+        ticket.map_err(|_| ServeError::Internal("the image pool dropped a job before it started"))
     }
 }
 
 impl Helpers for ImagePool {
-    /// Uses blocking threads within the pool's limit. Must be called within the Tokio runtime, as jobs of
-    /// the pool are.
+    /// Calls `job` on Tokio's blocking threads, within the pool's limit of threads. Must be called
+    /// within a Tokio runtime, where the jobs of the pool run.
     fn start(&self, most: usize, job: Arc<dyn Fn() + Send + Sync>) {
         for _ in 0..most {
             if !self.shared.lock().try_helper() {
@@ -239,7 +245,7 @@ mod tests {
         assert!(matches!(panics, Err(ServeError::Internal(_))));
         assert!(
             pool.run(JobCost::time(1), || 8).await.is_ok(),
-            "a panic returns its thread"
+            "a job that panics returns its thread"
         );
     }
 }

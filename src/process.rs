@@ -8,18 +8,18 @@ use prometheus_client::metrics::gauge::ConstGauge;
 /// Resource usage of this process, from `/proc/self`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ProcessUsage {
-    /// User and system CPU time since the start, in seconds.
+    /// User and system CPU time since the process started, in seconds.
     pub cpu_seconds: f64,
     /// Resident memory, in bytes.
     pub resident_bytes: u64,
     /// Peak resident memory, in bytes.
     pub peak_resident_bytes: u64,
-    /// Number of threads.
+    /// Number of threads of the process.
     pub threads: u64,
 }
 
 impl ProcessUsage {
-    /// Reads the current usage; all values are 0 on a system without `/proc`.
+    /// Reads the current usage of this process; all values are 0 on a system without `/proc`.
     pub fn now() -> Self {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -32,14 +32,17 @@ impl ProcessUsage {
     }
 }
 
-/// Returns the number in the line of `/proc/self/status` that starts with `name`, or `None` if there is no such line.
+/// Returns the value of the line in `status` that starts with `name`, in the unit of
+/// `/proc/self/status` (kB for memory). `None` if there is no line with this name, or if the line
+/// has no integer.
 fn field(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Returns the CPU time in seconds: fields 14 (user) and 15 (system) of `/proc/self/stat`. Fields are counted after the
-/// command name, which is in parentheses and may contain spaces.
+/// Returns the CPU time in seconds: the sum of fields 14 (user) and 15 (system) of `stat`, the text
+/// of `/proc/self/stat`. Fields are counted from the end of the command name, which is field 2, is
+/// in parentheses and may contain spaces. `None` if the text has another format.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);
@@ -49,7 +52,8 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
     Some((user + system) as f64 / ticks as f64)
 }
 
-/// Exposes [`ProcessUsage`] under the names that Prometheus clients use.
+/// Exposes [`ProcessUsage`] as the Prometheus metrics `process_cpu_seconds_total`,
+/// `process_resident_memory_bytes`, `process_peak_memory_bytes` and `process_threads`.
 #[derive(Debug)]
 pub(crate) struct ProcessCollector;
 

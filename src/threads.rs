@@ -2,15 +2,16 @@
 
 use std::thread::available_parallelism;
 
-/// Maximum number of workers if neither count is set; with more cores, each worker's session gets more threads.
+/// Maximum number of workers of a model if neither the worker count nor the thread count is set. On
+/// more cores, each worker's session gets several threads.
 const MAX_INSTANCES: usize = 8;
 
-/// Number of workers of one model and of threads in each worker's session.
+/// Number of workers of one model, and number of threads in each worker's session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ThreadPlan {
-    /// Number of workers, each with its own session.
+    /// Number of workers of the model, each with its own session.
     pub instances: usize,
-    /// Thread count of each session.
+    /// Thread count of each worker's session.
     pub intra_op_threads: usize,
 }
 
@@ -21,10 +22,13 @@ pub fn usable_cores() -> usize {
 }
 
 impl ThreadPlan {
-    /// Returns the plan for `cores` cores; `instances` and `intra_op_threads` override it if they are given.
+    /// Returns the plan for `cores` cores. `instances` (workers) and `intra_op_threads` are used as
+    /// given. A count that is `None` is chosen so that all workers together have about `cores`
+    /// threads.
     ///
-    /// The default up to 8 cores is one single-threaded worker per core, which gives the highest throughput: some
-    /// layers of every network do not split well over threads.
+    /// If neither count is given, up to 8 cores run one single-threaded worker each. One worker per
+    /// core has the highest throughput, because some layers of every network do not scale with the
+    /// thread count.
     pub fn new(cores: usize, instances: Option<usize>, intra_op_threads: Option<usize>) -> Self {
         let cores = cores.max(1);
         let (instances, intra_op_threads) = match (instances, intra_op_threads) {

@@ -28,7 +28,8 @@ fn is_cat(label: &str) -> bool {
         .any(|cat| label.starts_with(cat))
 }
 
-/// Returns the keys of `object` in the order in which they occur in the response `text`; `Value` does not keep it.
+/// Returns the keys of `object` in the order in which they occur in the JSON `text` of the
+/// response. `Value` sorts its keys, so that `object` alone does not show the order.
 fn keys_in_order<'a>(text: &str, object: &'a Map<String, Value>) -> Vec<&'a str> {
     let mut keys: Vec<&str> = object.keys().map(String::as_str).collect();
     keys.sort_by_key(|key| text.find(&format!("\"{key}\":")));
@@ -56,7 +57,8 @@ fn classification_responses() {
         .send(&coffee[..]);
     assert_eq!(untyped.unwrap().status(), 200);
 
-    // Several images in a request have the results, in order, that each image has in a request of its own.
+    // A request with several images returns one result per image, in order and equal to the result
+    // of a request with that image alone.
     let alone: Vec<Value> = [&chelsea, &coffee, &jpeg]
         .iter()
         .flat_map(|bytes| server.classify("", bytes).results())
@@ -90,8 +92,8 @@ fn classification_responses() {
     orientation(&server);
 }
 
-/// Checks a classification response: names and order of its fields, descending scores, and the timing in body and
-/// header.
+/// Checks a classification response: the names and order of its fields, that scores descend, and
+/// the timing in the body (`timing_ms`) and in the header `server-timing`.
 fn check_response(reply: &Reply) {
     let (text, answer) = (reply.text(), reply.json());
     let keys = keys_in_order(&text, answer.as_object().unwrap());
@@ -156,8 +158,8 @@ fn parameters(server: &Server, image: &[u8]) {
     assert!((sum - 1.0).abs() < 1e-4, "{sum}");
 }
 
-/// Checks that an image with an EXIF orientation has the result of the upright image, and with `orientation=ignore`
-/// that of the image as stored.
+/// Checks that an image with an EXIF orientation is classified like the upright image, and with
+/// `orientation=ignore` like the image as stored.
 fn orientation(server: &Server) {
     let stored = image::load_from_memory(&odd("rgb.png")).unwrap();
     let as_stored = server.classify("", &odd("rgb.png")).results();
@@ -345,7 +347,8 @@ fn metrics(server: &Server) {
     ] {
         let sample =
             format!(r#"sightline_rejected_total{{reason="{reason}",model="",variant=""}}"#);
-        // Readiness probes during the server's start are counted as rejected with reason `starting`.
+        // `Server::start` probes readiness while the server starts; the metric counts these probes
+        // as rejected with the reason `starting`.
         let rejected = server.metric(&sample);
         assert!(rejected == 0.0 || reason == "starting", "{reason}");
     }

@@ -1,5 +1,6 @@
-//! Checks that the server rejects invalid images, bodies and parameters with the documented status and problem
-//! code, accepts unusual but valid images, and afterwards still works, within a limit of memory.
+//! Checks that the server rejects invalid images, bodies and parameters with the documented status
+//! and problem code, accepts unusual but valid images, still serves requests after each rejection,
+//! and uses little memory.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,7 +13,8 @@ use std::io::{Read, Write};
 
 use common::{Server, form, json_body, odd, photo};
 
-/// Limit for the server's peak memory in bytes, far below the sizes that the headers of the invalid images state.
+/// Limit for the server's peak memory in bytes, far below the memory for images of the size that
+/// the headers of `huge.png` and `huge.jpg` state.
 const MOST_MEMORY: u64 = 600 << 20;
 
 fn still_serves(server: &Server, after: &str) {
@@ -62,7 +64,7 @@ fn images(server: &Server) {
         };
         assert_eq!(reply.json()["field"], field, "{name}");
         still_serves(server, name);
-        // In a request with several images, the error names the invalid one.
+        // The error of a request with several images names the invalid image.
         let good = odd("baseline.jpg");
         let bad = odd(name);
         let reply = server.post(
@@ -95,7 +97,8 @@ fn images(server: &Server) {
         let reply = server.classify("", &odd(&name));
         assert_eq!(reply.status, 200, "{name}: {}", reply.text());
     }
-    // These unusual formats are listed by name, so that the test fails if a file is missing.
+    // Files in unusual formats are also listed by name, so that the test fails if a file is
+    // missing. All show the scene of `rgb.png` and must get one of its classes.
     for name in [
         "animated.gif",
         "animated.webp",
@@ -113,7 +116,7 @@ fn images(server: &Server) {
             .collect();
         assert!(
             plain.contains(&&best["label"]),
-            "{name}: {best}, not one of {plain:?}"
+            "{name}: best class {best}, expected one of {plain:?}"
         );
     }
 }
@@ -227,8 +230,9 @@ fn bodies(server: &Server) {
     interrupted(server);
 }
 
-/// Checks clients that interrupt a request: one closes its connection in the middle of the body, one sends an invalid
-/// chunk, one sends nothing.
+/// Checks that the server survives three clients that interrupt a request: one closes its
+/// connection in the middle of the body, one sends an invalid chunk, and one connects without
+/// sending anything.
 fn interrupted(server: &Server) {
     let head = "POST /v1/classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n";
     let mut stream = server.connect();
@@ -340,7 +344,8 @@ fn configured_limits_are_enforced() {
     assert!(response(stream).starts_with("HTTP/1.1 413 "));
     still_serves(&server, "long bodies");
 
-    // The limit is 200,000 pixels: 500x375 is within it, 640x427 is not.
+    // `rocket.jpg` exceeds the limit of 200,000 pixels, but also the limit for the body, so the
+    // pixel limit is tested with `huge.png`.
     let wide = photo("rocket.jpg");
     assert!(wide.len() > 60_000);
     let reply = server.classify("", &odd("huge.png"));
@@ -361,7 +366,8 @@ fn configured_limits_are_enforced() {
         server.post("/v1/classify", kind, &body).code(),
         "too_many_images"
     );
-    // Two images are allowed in a request but exceed the queue: retrying would not help.
+    // A request may contain two images (`--max-images`), but the queue holds only one image. A
+    // retry could not succeed, so the status is 413 instead of 429.
     let (kind, body) = form(&[("image", &small[..]); 2]);
     let reply = server.post("/v1/classify", kind, &body);
     assert_eq!(
@@ -372,7 +378,8 @@ fn configured_limits_are_enforced() {
     assert!(server.memory("VmHWM") < MOST_MEMORY);
 }
 
-/// Reads a response up to the end of its JSON body. The connection may be reset afterwards.
+/// Reads a response up to the end of its JSON body. Stops there, because the server may reset the
+/// connection afterwards.
 fn response(mut stream: std::net::TcpStream) -> String {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];

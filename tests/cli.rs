@@ -157,7 +157,8 @@ fn an_exported_checkpoint_is_served() {
         .map(|m| &m["name"])
         .collect();
     assert_eq!(names, ["tiny", "efficientnet_lite0", "efficientnet_lite0"]);
-    // Without a model name, the first model of the directory with the route's task is used.
+    // A request without a model name uses the first model of the models directory that has the task
+    // of the route.
     let coffee = photo("coffee_500x375.jpg");
     let answer = server.classify("?top_k=100", &coffee);
     assert_eq!(answer.json()["model"], "tiny");
@@ -183,7 +184,8 @@ fn an_exported_checkpoint_is_served() {
 
     drop(server);
 
-    // The checkpoint yields equal scores from every file format; in half precision, similar ones.
+    // The same checkpoint in other file formats yields equal scores, and similar scores if the
+    // weights are stored in half precision.
     let expected = scores(&format!("{out}/model.toml"));
     for (container, tolerance) in [("checkpoint", 0.0), ("legacy", 0.0), ("fp16", 1e-3)] {
         let weights = file(&tiny::CHECKPOINT.replace("zip", container));
@@ -193,13 +195,14 @@ fn an_exported_checkpoint_is_served() {
         for (got, expected) in scores(&format!("{out}/model.toml")).iter().zip(&expected) {
             assert!(
                 (got - expected).abs() <= tolerance,
-                "{container}: {got} {expected}"
+                "{container}: score {got}, expected {expected}"
             );
         }
     }
 }
 
-/// Runs `sightline predict` on a photograph and returns the scores of all 10 classes, ordered by class.
+/// Runs `sightline predict --model MODEL` on a photograph and returns the scores of all 10 classes,
+/// ordered by class index.
 fn scores(model: &str) -> Vec<f64> {
     let chelsea = file("photos/chelsea.png");
     let args = [

@@ -1,4 +1,5 @@
-//! Checks commands whose stdout is closed early, as in `sightline models | head -1`, or cannot be written to.
+//! Checks the exit codes and errors of commands whose stdout is closed early, as in
+//! `sightline models | head -1`, whose stdout is on a full device, or whose stderr is closed.
 
 #![expect(
     clippy::unwrap_used,
@@ -55,7 +56,7 @@ fn a_closed_stdout_ends_the_command_without_an_error() {
         assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
         assert!(!stderr.contains("error"), "{args:?}: {stderr}");
     }
-    // `export` writes its files before it prints, so the closed output does not prevent them.
+    // `export` writes its files before it prints, so the files exist although stdout is closed.
     assert!(directory.path().join("tiny/model.toml").is_file());
 }
 

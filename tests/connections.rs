@@ -1,8 +1,9 @@
-//! Connections of the real server: the admin listener under many clients, and signals.
+//! Checks that the admin listener responds while clients hold every connection of the public
+//! listener, and how the server reacts to signals.
 
 #![expect(
     clippy::unwrap_used,
-    reason = "a panic in a helper of a test is the report"
+    reason = "a panic in a test helper is how the test fails"
 )]
 
 mod common;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::{Server, agent, eventually, finish, sightline};
 
-/// Starts a request whose body never comes.
+/// Sends the header of a request with a body of 9 bytes, but never sends the body.
 fn stuck(server: &Server) -> TcpStream {
     let mut stream = server.connect();
     let head = "POST /v1/classify HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
@@ -26,7 +27,8 @@ fn the_admin_listener_responds_while_clients_hold_every_connection() {
     let server = Server::start(&["--max-connections", "8", "--admin-listen", "127.0.0.1:0"]);
     let admin = server.printed("health and metrics on http://");
     let silent: Vec<_> = (0..100).map(|_| server.connect()).collect();
-    // Silent connections do not keep a new one out of the public listener either.
+    // The 100 connections on which clients send nothing do not keep the public listener from
+    // accepting a new connection.
     let (started, mut client) = (Instant::now(), server.connect());
     let request = "GET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     client.write_all(request.as_bytes()).unwrap();
@@ -40,7 +42,7 @@ fn the_admin_listener_responds_while_clients_hold_every_connection() {
     let get = |path: &str| agent().get(format!("http://{admin}{path}")).call().unwrap();
     let mut in_flight = || {
         let text = get("/metrics").body_mut().read_to_string().unwrap();
-        // The request for the metrics is in flight itself.
+        // The eight stuck requests and the request for the metrics itself are in flight.
         text.lines().any(|line| line == "sightline_in_flight 9")
     };
     eventually("every connection has a request in flight", &mut in_flight);

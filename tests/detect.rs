@@ -44,7 +44,8 @@ fn png(image: &RgbImage) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// Returns the photograph `astronaut.png`, resized without keeping its aspect ratio and encoded again.
+/// Returns a PNG file of the photograph `astronaut.png`, resized to `width` x `height` pixels
+/// without keeping its aspect ratio.
 fn stretched(width: u32, height: u32) -> Vec<u8> {
     static ASTRONAUT: LazyLock<DynamicImage> =
         LazyLock::new(|| image::load_from_memory(&photo("astronaut.png")).unwrap());
@@ -84,7 +85,7 @@ fn detectors_return_boxes() {
         orientation(&server, model);
         drawn(&server, model, &image);
     }
-    // Without a name, the first model is used.
+    // A request without a model name uses the first model of `--model`.
     assert_eq!(detect(&server, "", &image).json()["model"], "coco");
     rejected(&server, &image);
 }
@@ -119,7 +120,7 @@ fn fields(server: &Server, model: &str, image: &[u8]) {
         let names = BTreeSet::from(["box", "class_id", "label", "score"]);
         assert_eq!(keys(detection), names);
         let id = detection["class_id"].as_u64().unwrap() as usize;
-        assert!(id > 0, "the background is no object");
+        assert!(id > 0, "class 0 is the background, not an object");
         assert_eq!(detection["label"], shown["labels"][id]);
         assert!((0.5..=1.0).contains(&number(&detection["score"])));
         let corners = &detection["box"];
@@ -131,10 +132,11 @@ fn fields(server: &Server, model: &str, image: &[u8]) {
     assert!(detections.is_sorted_by(|a, b| number(&a["score"]) >= number(&b["score"])));
 }
 
-/// Checks that thresholds and limits in the query select from the detections that the response has without them.
+/// Checks that `score_threshold` and `max_detections` in the query select from the detections of a
+/// request without them, and that a higher `iou_threshold` keeps more detections.
 fn thresholds(server: &Server, model: &str, image: &[u8]) {
     let ask = |query: &str| objects(server, &format!("?model={model}{query}"), image);
-    // Without a score threshold there are hundreds to thousands of detections; these are the best 400.
+    // A score threshold of 0 keeps hundreds to thousands of detections; `all` has the best 400.
     let all = ask("&score_threshold=0&max_detections=400");
     assert!(all.len() > 100, "{model}: {}", all.len());
     for least in [0.2, 0.5, 1.0] {
@@ -149,10 +151,12 @@ fn thresholds(server: &Server, model: &str, image: &[u8]) {
         let got = ask(&format!("&score_threshold=0&max_detections={most}"));
         assert_eq!(got, all[..most], "{model} {most}");
     }
-    // Without `max_detections`, the limit is the model's: 300 or 100.
+    // A request without `max_detections` has the limit of the model's manifest: 300 for `coco`, 100
+    // for `insects`.
     let own = if model == "coco" { 300 } else { 100 };
     assert_eq!(ask("&score_threshold=0"), all[..own.min(all.len())]);
-    // An IoU threshold of 0 keeps only boxes that do not overlap; a threshold of 1 keeps all.
+    // With an IoU threshold of 0, NMS keeps only boxes that do not overlap; with 1, it keeps all
+    // boxes.
     let count = |iou: &str| {
         let query = format!("&score_threshold=0.4&max_detections=1000{iou}");
         ask(&query).len()
@@ -179,7 +183,7 @@ fn classes(server: &Server, model: &str, image: &[u8]) {
             .collect();
         assert!(!expected.is_empty());
         assert_eq!(got.iter().collect::<Vec<_>>(), expected, "{names}");
-        // `max_detections` limits the detections of the requested classes only.
+        // `max_detections` counts only detections of the requested classes.
         let first = objects(
             server,
             &format!("?model={model}&max_detections=1&score_threshold=0.4&classes={names}"),
@@ -191,8 +195,8 @@ fn classes(server: &Server, model: &str, image: &[u8]) {
     assert_eq!(result(server, &none, image)["detections"], json!([]));
 }
 
-/// Checks that images of eight sizes have the same results in one request and in concurrent requests as in a request
-/// of their own.
+/// Checks that eight images of different sizes have the same results in three cases: each image in
+/// its own request, all images in one request, and all requests at the same time.
 fn several(server: &Server, model: &str) {
     let sizes = [
         (320, 240),
@@ -237,10 +241,13 @@ fn several(server: &Server, model: &str) {
         let labels = format!("{{model=\"{model}\",variant=\"fp32\"}}");
         server.metric(&format!("sightline_batch_size_{name}{labels}"))
     };
-    assert!(sample("count") < sample("sum"), "no batch had two images");
+    assert!(
+        sample("count") < sample("sum"),
+        "{model}: every batch had one image only"
+    );
 }
 
-/// Checks that boxes in images of extreme aspect ratios lie within the image.
+/// Checks that detected boxes lie within the image, for tiny images and extreme aspect ratios.
 fn shapes(server: &Server, model: &str) {
     let query = format!("?model={model}&score_threshold=0");
     for (width, height) in [(1, 1), (1, 4000), (4000, 1), (3, 2), (1, 15)] {
@@ -266,7 +273,8 @@ fn shapes(server: &Server, model: &str) {
     }
 }
 
-/// Checks that boxes are in pixels of the image after the EXIF orientation is applied.
+/// Checks that boxes are in pixels of the upright image, to which the EXIF orientation is applied,
+/// and with `orientation=ignore` in pixels of the image as stored.
 fn orientation(server: &Server, model: &str) {
     let query = format!("?model={model}&score_threshold=0.1");
     let stored = image::load_from_memory(&odd("exif_6.png")).unwrap();
@@ -294,7 +302,7 @@ fn drawn(server: &Server, model: &str, image: &[u8]) {
     let jpeg = server.post_accepting(&path, "image/jpeg", image);
     assert_eq!(jpeg.header("content-type"), "image/jpeg");
     assert!(jpeg.body.starts_with(&[0xFF, 0xD8]));
-    // Draws up to 300 boxes into images of extreme aspect ratios.
+    // Up to 300 boxes can be drawn into images of extreme aspect ratios.
     let all = format!("{path}&score_threshold=0&max_detections=300&iou_threshold=1");
     for (width, height) in [(1, 1), (4000, 1), (64, 48)] {
         let reply = server.post_accepting(&all, "image/png", &stretched(width, height));
@@ -357,7 +365,7 @@ fn rejected_parameters(server: &Server, image: &[u8]) {
         (
             "mask=png",
             "mask",
-            "one of model, orientation, score_threshold",
+            "the route takes model, orientation, score_threshold",
         ),
     ] {
         let reply = detect(server, &format!("?{query}"), image);
@@ -423,7 +431,8 @@ fn without_a_detector_the_response_names_the_command() {
     assert_eq!((reply.status, reply.code().as_str()), (404, "wrong_task"));
 }
 
-/// Runs `sightline predict --json` on a photograph and returns the parsed output.
+/// Runs `sightline predict --model MODEL --json MORE...` on a photograph and returns the parsed
+/// output.
 fn predicted(model: &str, more: &[&str]) -> Value {
     let coffee = common::path("photos/coffee_500x375.jpg");
     let mut args = vec!["predict", "--model", model, "--json"];
@@ -434,7 +443,8 @@ fn predicted(model: &str, more: &[&str]) -> Value {
     serde_json::from_str(&stdout).unwrap()
 }
 
-/// Writes a copy of a manifest, changed by `edit`, into its folder as `name`. Returns the path of the copy.
+/// Writes a copy of a manifest, with the model name `name` and the changes of `edit`, as
+/// `name.toml` into the folder of the manifest. Returns the path of the copy.
 fn changed(manifest: &Path, name: &str, edit: impl Fn(&mut toml::Table)) -> String {
     let text = std::fs::read_to_string(manifest).unwrap();
     let mut table: toml::Table = text.parse().unwrap();
@@ -486,7 +496,8 @@ fn on_the_command_line(directory: &Path, model: &str) {
     assert!(stderr.contains("expected 0 to 1, got 1.5"), "{stderr}");
 }
 
-/// Checks `sightline predict` with manifests that allow no region proposals, and thousands.
+/// Checks `sightline predict` with two manifests: a score threshold that leaves no region
+/// proposals, and limits that allow thousands of region proposals.
 fn proposals(manifest: &Path) {
     let rpn = |table: &mut toml::Table, values: &[(&str, toml::Value)]| {
         let detection = table["detection"].as_table_mut().unwrap();
@@ -516,7 +527,8 @@ fn proposals(manifest: &Path) {
         table.insert("batching".to_owned(), batching.into());
     });
     let line = predicted(&many, &["--score-threshold", "0"]);
-    // NMS removes nothing here, so each proposal yields one box per class, except those clipped to an empty area.
+    // With IoU thresholds of 1, NMS removes nothing, so each of the 2500 proposals yields one box
+    // per class, except boxes that are clipped to an empty area.
     let count = line["detections"].as_array().unwrap().len();
     assert!((5000..=12_500).contains(&count), "{count}");
 }
@@ -540,7 +552,8 @@ fn variant_of_two_files(manifest: &Path) {
     let int8 = format!("{both}@int8");
     assert_eq!(predicted(&int8, &[]), predicted(&both, &[]));
     let image = common::path("photos/coffee_500x375.jpg");
-    // The network's file is read first and therefore removed last, so each error names the file just removed.
+    // The file of the stage `network` is read first and therefore removed last, so that each error
+    // names the file that was removed just before.
     for (_, file) in files.iter().rev() {
         std::fs::remove_file(at(file)).unwrap();
         let (code, _, stderr) = run(&["predict", "--model", &int8, image.to_str().unwrap()]);
@@ -550,7 +563,7 @@ fn variant_of_two_files(manifest: &Path) {
     }
 }
 
-/// Checks that the server rejects invalid manifests at its start, and the error messages.
+/// Checks that the server does not start with an invalid manifest, and the error message for each.
 fn wrong_manifests(manifest: &Path) {
     // Writes a copy of the manifest in which stage `index` has the file `file`.
     let stage = |name: &str, index: usize, file: &str| {
@@ -580,20 +593,20 @@ fn wrong_manifests(manifest: &Path) {
         (stage("outside", 1, "../model.onnx"), "`stages.file`"),
         (
             stage("first", 1, "model.onnx"),
-            "the model's box head: expected",
+            "the model's box head is not supported: expected",
         ),
         (stage("text", 1, "labels.txt"), "cannot load the model"),
         (
             stage("swapped", 0, "model.box_head.onnx"),
-            "the model's input: expected",
+            "the model's input is not supported: expected",
         ),
         (
             short,
-            "number of lines in the label file: expected 6, got 3",
+            "the number of lines in the label file must be 6, got 3",
         ),
         (
             more,
-            "number of classes in the model's outputs: expected 3, got 6",
+            "the number of classes in the model's outputs must be 3, got 6",
         ),
     ] {
         let (code, stdout, stderr) = run(&["serve", "--listen", "127.0.0.1:0", "--model", &model]);

@@ -1,5 +1,6 @@
-//! Runs small detectors' graphs in ONNX Runtime: in every opset, and with pyramid levels without proposals. Checks
-//! the tensor names of older checkpoints, and that invalid architectures are rejected.
+//! Runs the exported graphs of small detectors in ONNX Runtime: in every opset, and with pyramid
+//! levels that have no proposals. Also checks that checkpoints with the tensor names of older
+//! torchvision versions are read, and that invalid architectures are rejected.
 
 #![allow(clippy::unwrap_used, reason = "panicking is how a test fails")]
 
@@ -15,7 +16,7 @@ use reference::detection::{Input, Runner};
 use reference::relative_error;
 use sightline::catalogue;
 
-/// Returns the architecture of a small ResNet with `head` on top.
+/// Returns the architecture of a detector that consists of a small ResNet and `head`.
 fn small(head: Head) -> Architecture {
     Architecture {
         num_classes: 3,
@@ -65,8 +66,9 @@ fn every_opset_gives_the_same_outputs() {
     }
 }
 
-/// Runs all stages of a detector on two images and returns the values of all outputs. The box head gets three
-/// proposals on the second pyramid level and none on the others.
+/// Runs all stages of a detector on two images and returns the values of each output. The box head
+/// of a two-stage detector gets three proposals on the second pyramid level and none on all other
+/// levels.
 fn both_stages(model: &Model, head: &Head) -> Vec<Vec<f32>> {
     let pixels: Vec<f32> = formula::uniform("input", 2 * 3 * 96 * 128).collect();
     let images = Input::F32(vec![2, 3, 96, 128], pixels);
@@ -135,7 +137,7 @@ fn invalid_detectors_are_rejected() {
     let cases = [
         (
             small(ssdlite.head),
-            "`backbone`: expected one that supports ssdlite, got resnet",
+            "`backbone`: expected a backbone that supports ssdlite, got resnet",
         ),
         (
             levels(4),
@@ -181,7 +183,8 @@ fn tensor_names_of_older_checkpoints_are_read() {
 
 /// Returns the name that torchvision before 0.12 used for the tensor `name`.
 ///
-/// Source: the `_load_from_state_dict` of its modules.
+/// Source: `_load_from_state_dict` of torchvision's detection modules, which renames the old
+/// tensors.
 fn old_name(name: &str) -> String {
     let mut name = name.to_owned();
     for index in 0..4 {

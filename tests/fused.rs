@@ -1,8 +1,8 @@
 //! Checks that detectors exported as one ONNX graph with postprocessing (`--fused`) return the same detections as
 //! the server, which runs the network in ONNX Runtime and postprocessing in Rust.
 //!
-//! Both use the test's own sessions instead of the server's engine, since ONNX Runtime allows one environment per
-//! process.
+//! The networks run in sessions of the test instead of the server's engine, since ONNX Runtime
+//! allows one environment per process.
 
 #![allow(
     clippy::print_stdout,
@@ -52,7 +52,8 @@ fn image(case: &DetectionCase) -> RgbImage {
     })
 }
 
-/// Runs the exported network, then postprocessing in Rust as the server does, and returns the detections.
+/// Runs the network that is exported without postprocessing, then postprocessing in Rust as the
+/// server does, and returns the detections.
 fn native(manifest: &ModelManifest, state: &StateDict, image: &RgbImage) -> Vec<Found> {
     let architecture = manifest.architecture.as_ref().unwrap();
     let model = onnx_export::build(&manifest.name, architecture, state, DEFAULT_OPSET).unwrap();
@@ -102,7 +103,7 @@ fn native(manifest: &ModelManifest, state: &StateDict, image: &RgbImage) -> Vec<
     found.collect()
 }
 
-/// Returns a map `[1, ...]` without its batch axis.
+/// Returns an output tensor of shape `[1, ...]`, which is for one image, without its batch axis.
 fn first_image(map: &Tensor) -> Tensor {
     Tensor {
         shape: map.shape[1..].to_vec(),
@@ -117,8 +118,8 @@ fn view(map: &Tensor) -> TensorView<'_> {
     }
 }
 
-/// Runs the box head on `regions`. Returns the regions, class logits and box deltas, ordered by pyramid level, in the
-/// format of the server's engine.
+/// Runs the box head on the region proposals `regions`. Returns the regions and their class logits
+/// and box deltas, ordered by pyramid level, as the outputs of the server's engine.
 fn second_stage(model: &[u8], maps: &BTreeMap<String, Tensor>, regions: &[Region]) -> Outputs {
     let (mut inputs, mut order) = (Vec::new(), Vec::new());
     let named = (0..).map(|level| maps.get(&format!("feature_{level}")));
@@ -169,7 +170,7 @@ fn fused(manifest: &ModelManifest, state: &StateDict, input: &PreparedImage) -> 
     let again = build_fused(manifest, state, DEFAULT_OPSET);
     assert!(
         bytes == again.to_bytes(),
-        "{}: deterministic",
+        "{}: two builds of the fused graph differ",
         manifest.name
     );
     run(&bytes, manifest, input)
@@ -196,13 +197,15 @@ fn run(model: &[u8], manifest: &ModelManifest, input: &PreparedImage) -> Vec<Fou
     found.collect()
 }
 
-/// Returns whether two detections differ only by rounding.
+/// Returns whether two detections have the same class and differ only by rounding: in the score by
+/// less than 0.001, with an `IoU` of the boxes above 0.99.
 fn same(a: &Found, b: &Found) -> bool {
     a.class == b.class && (a.score - b.score).abs() < 1e-3 && iou(a.corners, b.corners) > 0.99
 }
 
-/// Compares the detections of [`fused`] and [`native`] for the golden case `name`. Also checks that the fused graph
-/// returns no detections if the score threshold is 1.
+/// Compares the detections of [`fused`] and [`native`] for the case `name` of
+/// `tests/golden/index.json`. Also checks that the fused graph returns no detections if the score
+/// threshold is 1.
 fn check(name: &str) {
     let case = detection_cases().into_iter().find(|case| case.name == name);
     let case = case.unwrap();
@@ -212,7 +215,7 @@ fn check(name: &str) {
     let got = fused(&manifest, &state, &input);
     let matches = matched(&got, &expected, same);
     println!(
-        "{name}: {} fused, {} native, {matches} matched",
+        "{name}: {} fused detections, {} native detections, {matches} matches",
         got.len(),
         expected.len()
     );
@@ -220,11 +223,11 @@ fn check(name: &str) {
     assert_eq!(got.len(), expected.len(), "{name}");
     assert!(
         matches as f64 >= 0.99 * expected.len() as f64,
-        "{name}: {matches}"
+        "{name}: {matches} matches"
     );
     assert!(
         got.is_sorted_by(|a, b| a.score >= b.score),
-        "{name}: best first"
+        "{name}: scores must descend"
     );
 
     let detection = manifest.detection.as_mut().unwrap();

@@ -1,5 +1,5 @@
-//! Checks that the server's engine and postprocessing compute torchvision's region proposals and detections for
-//! every detector, with generated weights.
+//! Checks, for every detector with generated weights, that the region proposals and detections of
+//! the server's engine and postprocessing equal torchvision's.
 //!
 //! `tests/golden/README.md` describes the expected values.
 
@@ -21,11 +21,13 @@ use sightline::postprocess::detect::{BoxXyxy, DetectOptions, Detection, Detector
 use sightline::registry::networks::Networks;
 use sightline::store::{FP32, ModelSource, Origin};
 
-/// Smallest intersection over union at which a box matches torchvision's.
+/// Smallest intersection over union of a server's box and torchvision's box at which the boxes
+/// match.
 const MIN_IOU: f32 = 0.99;
-/// Largest score difference at which a detection matches torchvision's.
+/// Largest difference in score at which a detection of the server matches a detection of
+/// torchvision.
 const MAX_SCORE_DIFFERENCE: f32 = 1e-3;
-/// Smallest share of torchvision's proposals or detections that must have a match.
+/// Smallest share of torchvision's region proposals or detections that must have a match.
 const MIN_SHARE: f64 = 0.99;
 
 fn image_size([height, width]: [usize; 2]) -> ImageSize {
@@ -35,7 +37,8 @@ fn image_size([height, width]: [usize; 2]) -> ImageSize {
     }
 }
 
-/// Runs the engine on the case's image. Returns its outputs and the detections computed from them.
+/// Runs the server's engine on the image of the case. Returns the engine's outputs and the
+/// detections that postprocessing computes from the outputs.
 fn answer(case: &DetectionCase) -> (Outputs, Vec<Detection>) {
     let manifest = case.manifest();
     let model = case.model(manifest.architecture.as_ref().unwrap());
@@ -81,11 +84,11 @@ fn expected(case: &DetectionCase) -> Vec<Detection> {
     .collect()
 }
 
-/// Prints the number of matches `found` among torchvision's `all` proposals or detections (`what`), and checks it
-/// against [`MIN_SHARE`].
+/// Prints how many of torchvision's `all` proposals or detections (named by `what`) have a match,
+/// which is `found`, and checks that their share is at least [`MIN_SHARE`].
 fn check(case: &str, what: &str, found: usize, all: usize) {
-    println!("{case}: {found} of {all} {what}");
-    assert!(all >= 100, "{case}: {all} {what}");
+    println!("{case}: {found} of torchvision's {all} {what} have a match");
+    assert!(all >= 100, "{case}: only {all} {what}");
     assert!(found as f64 >= MIN_SHARE * all as f64, "{case}: {what}");
 }
 

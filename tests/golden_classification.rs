@@ -16,7 +16,8 @@ use reference::{read_tensor, relative_error};
 use sightline::catalogue;
 use sightline::manifest::{ModelManifest, Task};
 
-/// Returns the architecture of the catalogue's network `builder`, changed by the arguments of torchvision's function.
+/// Returns the architecture of the catalogue's network `builder`, changed as `args` would change
+/// the network that torchvision's function of the same name builds.
 fn architecture(builder: &str, args: &Args, num_classes: usize) -> Architecture {
     let manifest = catalogue::manifest(builder).unwrap().unwrap();
     let mut architecture = manifest.architecture.unwrap();
@@ -31,7 +32,7 @@ fn architecture(builder: &str, args: &Args, num_classes: usize) -> Architecture 
     architecture
 }
 
-/// Runs a network on a generated input. Returns the logits `[N, classes]`.
+/// Runs the ONNX file `model` on a generated input of N images. Returns the logits `[N, classes]`.
 fn logits(model: &[u8], input: &Input) -> Vec<f32> {
     let outputs = run(model, input).into_iter();
     outputs.flat_map(|mut image| image.remove(0).data).collect()
@@ -56,7 +57,7 @@ fn every_network_gives_torchvisions_logits() {
     let cases = cases("classification");
     for name in torchvision_networks() {
         let has_case = cases.iter().any(|case| case.name == name);
-        assert!(has_case, "{name} has no golden logits");
+        assert!(has_case, "{name} has no case in tests/golden/index.json");
     }
     for Case {
         name: case,
@@ -80,12 +81,12 @@ fn every_network_gives_torchvisions_logits() {
         let expected = read_tensor(&format!("{case}.safetensors"), "logits");
         let error = relative_error(&logits(&model.to_bytes(), &input), &expected);
         println!("{case}: {error:.1e}");
-        assert!(error < 1e-4, "{case}: {error:.1e} of the spread");
+        assert!(error < 1e-4, "{case}: {error:.1e} standard deviations");
     }
 }
 
-/// Returns the architecture of the checkpoints named [`SMALL`], which are one network in several file formats, and
-/// its input.
+/// Returns the architecture and the input of the network [`SMALL`], whose checkpoint is stored in
+/// several file formats.
 fn small() -> (Architecture, Input) {
     let args = Args {
         width_mult: 0.25,
@@ -119,7 +120,10 @@ fn all_containers_give_the_same_logits() {
         let model = onnx_export::build(SMALL, &architecture, &state, DEFAULT_OPSET).unwrap();
         let error = relative_error(&logits(&model.to_bytes(), &input), &expected);
         println!("{container}: {error:.1e}");
-        assert!(error < tolerance, "{container}: {error:.1e} of the spread");
+        assert!(
+            error < tolerance,
+            "{container}: {error:.1e} standard deviations"
+        );
     }
 }
 

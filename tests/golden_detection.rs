@@ -1,5 +1,5 @@
-//! Checks the stages of exported detectors with generated weights against torchvision: the preprocessed input, the
-//! maps of the region proposal network, and the outputs of the heads.
+//! Compares the stages of exported detectors, with generated weights, with torchvision's: the
+//! preprocessed input, the outputs of the region proposal network, and the outputs of the heads.
 //!
 //! `tests/golden/README.md` describes the expected values.
 
@@ -23,18 +23,25 @@ use reference::{read_tensor, relative_error};
 use sightline::engine::Tensor;
 use sightline::manifest::ModelManifest;
 
-/// Returns the preprocessed image of the case as the network's input `[1, 3, H, W]`.
+/// Returns the preprocessed image of the case as the network's input `[1, 3, H, W]`. Prints the
+/// largest difference of this input from torchvision's input.
 fn input(case: &DetectionCase, manifest: &ModelManifest) -> Input {
     let [height, width] = case.padded;
     let (data, error) = case.input(manifest);
-    println!("{}: input {error:.1e} of the spread", case.name);
+    println!(
+        "{}: input differs by {error:.1e} standard deviations",
+        case.name
+    );
     Input::F32(vec![1, 3, height, width], data)
 }
 
 fn compare(case: &DetectionCase, name: &str, got: &[f32]) {
     let expected = read_tensor(&format!("{}.safetensors", case.name), name);
     let error = relative_error(got, &expected);
-    println!("{}: {name} {error:.1e} of the spread", case.name);
+    println!(
+        "{}: {name} differs by {error:.1e} standard deviations",
+        case.name
+    );
     assert!(error < TOLERANCE, "{}: {name} {error:.1e}", case.name);
 }
 
@@ -63,8 +70,9 @@ fn one_stage_networks_give_torchvisions_scores_and_box_deltas() {
     }
 }
 
-/// Returns the first `count` anchors of a map `[1, A * columns, h, w]` as `[count, columns]`. As in torchvision,
-/// locations are in row order and the A anchors of a location are adjacent.
+/// Returns the outputs for the first `count` anchors in torchvision's order, `[count, columns]`.
+/// `map` is the head's output `[1, A * columns, h, w]` for A anchors per location. In torchvision's
+/// order, locations are in row order and the A anchors of a location are adjacent.
 fn first_anchors(map: &Tensor, columns: usize, count: usize) -> Vec<f32> {
     let [1, channels, height, width] = *map.shape.as_slice() else {
         panic!("{:?}", map.shape);
@@ -103,7 +111,8 @@ fn two_stage_networks_give_torchvisions_proposals_and_boxes() {
     }
 }
 
-/// Runs the box head on `proposals`. Returns class logits and box deltas in the order of the proposals.
+/// Runs the box head on `proposals` `[n, 4]` and the feature maps in `outputs`. Returns class
+/// logits and box deltas in the order of the proposals.
 fn second_stage(
     model: &Model,
     head: &FasterRcnnHead,
@@ -152,7 +161,7 @@ fn second_stage(
     (in_order("class_logits"), in_order("box_regression"))
 }
 
-/// Returns the index of the pyramid level from which a proposal's features are pooled.
+/// Returns the index in `strides` of the pyramid level from which a proposal's features are pooled.
 ///
 /// Source: `torchvision.ops.poolers.LevelMapper`.
 fn roi_level(proposal: &[f32], strides: &[u32]) -> usize {
@@ -195,7 +204,7 @@ fn roi_align_equals_torchvisions() {
     let expected = read_tensor(file, "roi.align_7x7_scale_1_16_sampling_2");
     let pairs = outputs["cut"].data.iter().zip(&expected);
     let error = pairs.fold(0.0_f32, |most, (got, want)| most.max((got - want).abs()));
-    println!("RoIAlign differs by at most {error:.1e}");
+    println!("RoIAlign differs from torchvision's by at most {error:.1e}");
     assert_eq!(outputs["cut"].data.len(), expected.len());
     assert!(error < 1e-5, "{error:.1e}");
 }

@@ -1,7 +1,9 @@
-//! Checks that networks imported from torch's quantized checkpoints compute torch's integers and logits.
+//! Checks that networks imported from torch's quantized checkpoints have the same quantized
+//! activations and logits as in torch.
 //!
-//! `tests/golden/README.md` describes the expected values. Networks run in simulated arithmetic, which does
-//! not depend on the CPU, and with int8 kernels if the CPU has VNNI, which sums 8-bit products without overflow.
+//! `tests/golden/README.md` describes the expected values. Networks run in simulated arithmetic,
+//! which does not depend on the CPU, and also with int8 kernels if the CPU has VNNI, whose
+//! instructions sum products of 8-bit weights without overflow.
 
 #![allow(clippy::unwrap_used, reason = "panicking is how a test fails")]
 
@@ -22,17 +24,19 @@ use sightline::image::PreparedImage;
 use sightline::manifest::ModelManifest;
 
 const LARGE: &str = "quantized_mobilenet_v3_large-width_mult_0.5-num_classes_100";
-/// File with the quantized outputs that torch computes in three modules of [`LARGE`].
+/// File with the quantized outputs (u8) of three modules of the network [`LARGE`], computed by
+/// torch.
 const INTEGERS: &str = "quantized_mobilenet_v3_large-integers.safetensors";
 
-/// A quantized checkpoint of `tests/golden/` and the fp32 graph built from it.
+/// A quantized checkpoint of `tests/golden/` and the fp32 network built from the checkpoint.
 struct Case {
     trained: Trained,
     network: Network,
 }
 
 impl Case {
-    /// Reads `tests/golden/FILE.pth`, a checkpoint of the catalogue's `model` with the given width and classes.
+    /// Reads `tests/golden/FILE.pth`, a checkpoint of the catalogue's network `model` with the
+    /// width multiplier `width` and `num_classes` classes.
     fn new(file: &str, model: &str, width: f64, num_classes: usize) -> Self {
         let manifest = std::fs::read_to_string(format!("models/{model}/model.toml")).unwrap();
         let manifest = ModelManifest::parse(&manifest).unwrap();
@@ -56,7 +60,8 @@ impl Case {
         self.trained.recipe(&self.network).unwrap()
     }
 
-    /// Runs the int8 network and returns, for each image, the cosine similarity of its logits to the `expected` ones.
+    /// Quantizes the network for the given target and runs it in the given arithmetic. Returns, for
+    /// each image, the cosine similarity of the network's logits to torch's logits `expected`.
     fn cosines(
         &self,
         (target, arithmetic): (Target, Arithmetic),
@@ -73,7 +78,7 @@ impl Case {
     }
 }
 
-/// Runs a network on each image. Returns, for each image, the values of each output.
+/// Runs the ONNX file `model` on each image. Returns, for each image, the values of each output.
 fn outputs(model: &[u8], images: Vec<PreparedImage>, arithmetic: Arithmetic) -> Vec<Vec<Vec<f32>>> {
     let runtime = runtime().with_arithmetic(arithmetic);
     let mut probe = runtime.probe(model).unwrap();
@@ -84,8 +89,8 @@ fn outputs(model: &[u8], images: Vec<PreparedImage>, arithmetic: Arithmetic) -> 
     images.into_iter().map(run).collect()
 }
 
-/// Returns the arithmetics in which this CPU can run the 8-bit weights of [`Target::Vnni`]. Without VNNI, announces
-/// that `test` does not run with int8 kernels.
+/// Returns the arithmetics in which this CPU can run the 8-bit weights of [`Target::Vnni`]. If the
+/// CPU has no VNNI, announces that `test` is skipped for int8 kernels.
 fn arithmetics(test: &str) -> Vec<Arithmetic> {
     if has_int8_dot() {
         return vec![Arithmetic::Simulated, Arithmetic::Kernels];
@@ -94,17 +99,19 @@ fn arithmetics(test: &str) -> Vec<Arithmetic> {
     vec![Arithmetic::Simulated]
 }
 
-/// Reason that is announced when int8 kernels are not tested.
+/// Reason that is announced if tests with int8 kernels are skipped.
 const NO_VNNI: &str = "this CPU has no VNNI";
 
-/// Returns the first `count` generated input images of [`LARGE`].
+/// Returns the first `count` generated images for which torch's logits of the network [`LARGE`] are
+/// stored.
 fn noise(count: usize) -> Vec<PreparedImage> {
     let pixels = formula::uniform("input", count * 3 * 224 * 224);
     let pixels: Vec<f32> = pixels.map(|v| 2.0 * v).collect();
     images(&pixels, 224, 224)
 }
 
-/// Returns the committed input images of the networks in the `gratings` files, normalized.
+/// Returns the normalized images of `gratings.safetensors`, the inputs of the networks in the
+/// `gratings` files.
 fn gratings() -> Vec<PreparedImage> {
     let bytes = read_bytes("gratings.safetensors", "images").into_iter();
     let pixels: Vec<f32> = bytes.map(|b| (f32::from(b) - 128.0) / 64.0).collect();
@@ -119,8 +126,9 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// Runs [`LARGE`] on its first image and returns the absolute differences, in quantization steps, between the output
-/// of torch's `module` and the graph's tensor `value`. The maps have `side` pixels per axis; every `step`-th is used.
+/// Runs the network [`LARGE`] on its first image. Returns the absolute differences, in quantization
+/// steps, between the stored output of torch's `module` and the graph's tensor `value`. Both are
+/// feature maps of `side` x `side` pixels; every `step`-th row and column is compared.
 fn steps_apart(
     case: &Case,
     (module, value): (&str, &str),
@@ -163,8 +171,11 @@ fn integers_equal_torchs() {
             let others = apart.iter().filter(|steps| **steps > 0).count();
             let others = others as f64 / apart.len() as f64;
             let largest = apart.iter().max().copied().unwrap_or_default();
-            println!("{value:?} {arithmetic:?}: {others:.5} are others, by {largest} at most");
-            // An fp32 sum halfway between two integers may be rounded to either.
+            println!(
+                "{value:?} {arithmetic:?}: a share of {others:.5} differs, by up to {largest} steps"
+            );
+            // In simulated arithmetic, an fp32 sum about halfway between two integers may be
+            // rounded up or down, so a few integers may differ by one step.
             let (share, most) = match arithmetic {
                 Arithmetic::Simulated => (0.0002, 1),
                 Arithmetic::Kernels => (0.0, 0),
@@ -181,9 +192,10 @@ fn logits_of_random_weights_are_near_torchs() {
     for arithmetic in arithmetics("logits_of_random_weights_are_near_torchs") {
         let cosines = case.cosines((Target::Vnni, arithmetic), noise(4), &expected);
         println!("{arithmetic:?}: {cosines:.5?}");
-        // Integer kernels compute torch's integers in every layer. In simulated arithmetic, the rounding of fp32
-        // sums changes about one integer in a million by one step. Random weights amplify such a difference in an
-        // early layer until the logits have a cosine similarity of 0.95 only.
+        // The int8 kernels compute the same integers as torch in every layer. In simulated
+        // arithmetic, the rounding of fp32 sums changes about one integer in a million by one step.
+        // Random weights amplify a difference in an early layer until the logits have a cosine
+        // similarity to torch's of only 0.95.
         let least = match arithmetic {
             Arithmetic::Simulated => 0.95,
             Arithmetic::Kernels => 0.99,
@@ -197,7 +209,8 @@ fn logits_of_random_weights_are_near_torchs() {
 
 #[test]
 fn integer_kernels_give_torchs_logits_exactly() {
-    // On other architectures, the fp32 operators between the kernels may round differently.
+    // Only x86-64 is tested: on other architectures, the fp32 operators between the int8 kernels
+    // may round differently.
     if !(has_int8_dot() && cfg!(target_arch = "x86_64")) {
         skip::announce("integer_kernels_give_torchs_logits_exactly", NO_VNNI);
         return;
@@ -226,7 +239,7 @@ fn integer_kernels_give_torchs_logits_exactly() {
         let logits = outputs(&model, images.clone(), Arithmetic::Kernels).into_iter();
         let got: Vec<u8> = logits.flatten().flatten().map(|v| rounded(&v)).collect();
         assert_eq!(got, expected);
-        // As served: with custom int8 kernels instead of ONNX Runtime's operators.
+        // The server runs custom int8 kernels instead of ONNX Runtime's operators; check them too.
         let prepared = runtime().prepare(&model).unwrap();
         assert!(prepared.own_operators > 0 || !ort_int8::is_supported());
         let mut session = prepared.session().unwrap();
@@ -248,7 +261,7 @@ fn every_layer_is_quantized() {
     assert_eq!(recipe.weight_scales.len(), case.network.layers().len());
     let scale = case.trained.weights["features.0.0"].scales()[0] as f32;
     assert_eq!(recipe.weight_scales["features.0.0.weight"], [scale]);
-    // A recipe is unchanged after it is written as JSON and parsed.
+    // Writing a recipe as JSON and parsing the JSON returns an equal recipe.
     let recipes = Recipes {
         target: Target::Vnni,
         stages: Stages::new(case.recipe()),
@@ -259,7 +272,8 @@ fn every_layer_is_quantized() {
 
 #[test]
 fn trained_networks_give_torchs_logits() {
-    // AVX2 needs 7-bit weights, whose logits are less similar to torch's.
+    // The last value of a case is the smallest cosine similarity to torch's logits. AVX2 has a
+    // lower value, since it needs 7-bit weights while torch's weights have 8 bits.
     let cases = [
         ("mobilenet_v3_large", Layout::Prepared, Target::Vnni, 0.999),
         ("mobilenet_v3_large", Layout::Prepared, Target::Avx2, 0.98),
@@ -271,7 +285,10 @@ fn trained_networks_give_torchs_logits() {
         assert_eq!(case.trained.layout, layout, "{name}");
         let expected = read_tensor("gratings.safetensors", name);
         let cosines = case.cosines((target, Arithmetic::Simulated), gratings(), &expected);
-        println!("{name} for {}: {cosines:.5?}", target.as_str());
+        println!(
+            "{name} for {}: cosine similarity {cosines:.5?}",
+            target.as_str()
+        );
         assert!(
             cosines.iter().all(|cosine| *cosine > least),
             "{name}: {cosines:?}"

@@ -1,4 +1,5 @@
-//! Checks that exported segmentation networks with generated weights compute torchvision's scores and masks.
+//! Checks that the scores and masks of exported segmentation networks with generated weights equal
+//! torchvision's.
 //!
 //! `tests/golden/README.md` describes the expected values.
 
@@ -21,7 +22,8 @@ use sightline::engine::Tensor;
 use sightline::image::ImageSize;
 use sightline::postprocess::segment::{MaskJob, segment};
 
-/// Returns the architecture of a catalogue network, with or without the auxiliary head as a second output.
+/// Returns the architecture of a catalogue network. If `with_aux` is true, DeepLabV3 and FCN
+/// have the scores of the auxiliary head as a second output.
 fn architecture(name: &str, with_aux: bool) -> Architecture {
     let manifest = catalogue::manifest(name).unwrap().unwrap();
     let mut architecture = manifest.architecture.unwrap();
@@ -31,7 +33,7 @@ fn architecture(name: &str, with_aux: bool) -> Architecture {
     architecture
 }
 
-/// Upsamples scores `[C, h, w]` to `size` and returns every fourth row and column.
+/// Upsamples scores `[C, h, w]` to `size` and returns the values in every fourth row and column.
 fn every_fourth(scores: &Tensor, size: ImageSize) -> Vec<f32> {
     let [_, h, w] = *scores.shape.as_slice() else {
         panic!("{:?}", scores.shape);
@@ -44,7 +46,8 @@ fn every_fourth(scores: &Tensor, size: ImageSize) -> Vec<f32> {
         .collect()
 }
 
-/// Returns the share of pixels at which the server's mask for `scores` equals `expected`.
+/// Returns the share (0 to 1) of pixels at which the server's mask for `scores` has the class of
+/// `expected`.
 fn equal_share(scores: &Tensor, size: ImageSize, expected: &[u8]) -> f64 {
     let mask = segment(scores, Some(size), MaskJob::alone(&Cancel::never())).unwrap();
     assert_eq!(mask.classes().len(), expected.len());
@@ -52,29 +55,34 @@ fn equal_share(scores: &Tensor, size: ImageSize, expected: &[u8]) -> f64 {
     pairs.filter(|(got, want)| got == want).count() as f64 / expected.len() as f64
 }
 
-/// Allowed differences in standard deviations of the expected scores: twice the measured ones.
+/// Largest allowed differences of a network's scores, in standard deviations of the expected
+/// scores. They are about twice the measured differences.
 struct Tolerance {
-    /// Largest allowed difference from torchvision's f32 scores.
+    /// Limit for the largest difference from torchvision's scores, which are computed in f32.
     torchvision: f64,
-    /// Allowed differences from scores computed in f64; `None` if `double_precision.safetensors` lacks the network.
+    /// Limits for the differences from scores computed in f64. `None` if
+    /// `double_precision.safetensors` has no scores of the network.
     exact: Option<Differences>,
 }
 
 /// Returns the tolerance for the main output of `network`.
 ///
-/// With the formula's weights, the last layers of MobileNetV3-Large amplify rounding errors ten thousandfold.
-/// Largest and root mean square difference from scores computed in f64:
+/// With the generated weights of [`formula`], the last layers of MobileNetV3-Large amplify rounding
+/// errors ten thousandfold. The table has the largest and the root mean square difference from
+/// scores computed in f64, in standard deviations of these scores, for networks with the backbone
+/// MobileNetV3-Large:
 ///
 /// | | LR-ASPP | DeepLabV3 | FCN |
 /// |---|---|---|---|
 /// | torch, f32, 1 thread | 3.9e-4, 5.1e-5 | 1.4e-4, 2.5e-5 | 1.4e-4, 2.9e-5 |
 /// | torch, f32, 2 threads | 9.0e-4, 1.1e-4 | 3.3e-4, 6.0e-5 | 3.2e-4, 6.7e-5 |
-/// | ours | 1.8e-3, 2.2e-4 | 6.8e-4, 1.1e-4 | 6.3e-4, 1.3e-4 |
-/// | ours, computed in f64 | 1.1e-4, 1.6e-5 | 4.6e-5, 1.2e-5 | 5.5e-5, 1.2e-5 |
+/// | exported network | 1.8e-3, 2.2e-4 | 6.8e-4, 1.1e-4 | 6.3e-4, 1.3e-4 |
+/// | exported network, computed in f64 | 1.1e-4, 1.6e-5 | 4.6e-5, 1.2e-5 | 5.5e-5, 1.2e-5 |
 ///
-/// The last row is the rounding of folded weights and of the slope of the hard sigmoid to f32; the rest is
-/// the order of sums in ONNX Runtime. Outputs from earlier layers and the residual networks differ from
-/// torchvision's f32 by less than 6e-6.
+/// The differences in the last row come from rounding the folded weights and the slope of the hard
+/// sigmoid to f32; those in the row above also come from the order of sums in ONNX Runtime. Outputs
+/// of earlier layers, and of networks with a ResNet backbone, differ from torchvision's f32 scores
+/// by less than 6e-6.
 fn tolerance(network: &str) -> Tolerance {
     let mobilenet = |torchvision, largest, rms| Tolerance {
         torchvision,
@@ -91,7 +99,8 @@ fn tolerance(network: &str) -> Tolerance {
     }
 }
 
-/// Tolerance, in standard deviations, for outputs that do not amplify rounding errors.
+/// Largest allowed difference from torchvision's scores, in standard deviations of these scores,
+/// for outputs in which rounding errors are not amplified.
 const STABLE: f64 = 1.2e-5;
 
 #[test]
@@ -123,14 +132,14 @@ fn check(case: &Case) {
     let share = equal_share(&outputs[0], size, &read_bytes(&file, "mask"));
     let expected = read_tensor(&file, "out_stride4");
     let error = relative_error(&every_fourth(&outputs[0], size), &expected);
-    println!("{name}: {error:.1e} of the spread, {share} of the mask");
-    assert!(share >= 0.999, "{name}: {share}");
+    println!("{name}: {error:.1e} standard deviations, {share} of the mask's pixels equal");
+    assert!(share >= 0.999, "{name}: {share} of pixels equal");
     assert!(error < tolerance.torchvision, "{name}: {error:.1e}");
     if let Some(allowed) = tolerance.exact {
         let expected = read_tensor("double_precision.safetensors", name);
         let error = Differences::new(&outputs[0].data, &expected);
         println!(
-            "{name}: from exact arithmetic {:.1e} at most, {:.1e} rms",
+            "{name}: differs from f64 scores by at most {:.1e}, {:.1e} rms",
             error.largest, error.rms
         );
         assert!(error.largest < allowed.largest, "{name}: {error:?}");
@@ -141,7 +150,7 @@ fn check(case: &Case) {
     if let Some(aux) = outputs.get(1) {
         let expected = read_tensor(&file, "aux_stride4");
         let error = relative_error(&every_fourth(aux, size), &expected);
-        println!("{name}: auxiliary head {error:.1e} of the spread");
+        println!("{name}: auxiliary head {error:.1e} standard deviations");
         assert!(error < STABLE, "{name}: auxiliary head {error:.1e}");
     }
 }
@@ -190,7 +199,8 @@ fn the_weights_of_the_auxiliary_head_are_checked_and_not_exported() {
         ),
         (2, 1)
     );
-    // The auxiliary head has three nodes more in the graph: a convolution, its activation, and the classifier.
+    // The auxiliary head adds three nodes to the graph: a convolution, its activation, and the
+    // classifier.
     assert_eq!(
         whole.stages.network().nodes().len() - served.stages.network().nodes().len(),
         3

@@ -1,5 +1,6 @@
-//! Checks every image decoder with mutated and truncated files: it never panics, returns an image of another size
-//! than the header states, or exceeds the memory for that size.
+//! Checks every image decoder with mutated and truncated files: a decoder must not panic, return an
+//! image of another size than the header states, or use more memory than an image of that size
+//! needs.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,13 +11,13 @@ use std::path::Path;
 
 use sightline::image::{DecodeOptions, Orientation, check_density, decode, probe};
 
-/// Limit of `decode`: images whose header states more pixels are rejected.
+/// Maximum number of pixels of an image; `decode` rejects files whose header states more.
 const MAX_PIXELS: u64 = 1 << 20;
 const OPTIONS: DecodeOptions = DecodeOptions {
     max_pixels: MAX_PIXELS,
     orientation: Orientation::Ignore,
 };
-/// Number of mutated versions of each file.
+/// Number of mutated versions of each image file that are decoded.
 const ROUNDS: usize = 60;
 
 /// Linear congruential generator of pseudo-random values. Source: Knuth, MMIX.
@@ -32,7 +33,7 @@ impl Random {
     }
 }
 
-/// Returns name and content of the image files in `tests/golden/images`, sorted by name.
+/// Returns the name and content of each image file in `tests/golden/images`, sorted by name.
 fn golden() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/images");
     let mut files: Vec<_> = std::fs::read_dir(folder)
@@ -53,8 +54,9 @@ fn golden() -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Returns `original` after one to three mutations, most of them in the first 96 bytes: a changed byte, removed bytes,
-/// a repeated tail, or truncation.
+/// Returns a copy of `original` with one to three random mutations, most of them in the first 96
+/// bytes. A mutation changes a byte, removes up to 8 bytes, repeats the end of the file, or
+/// truncates the file.
 fn mutated(original: &[u8], random: &mut Random) -> Vec<u8> {
     let mut file = original.to_vec();
     for _ in 0..=random.below(3) {
@@ -112,11 +114,12 @@ fn mutated_files_decode_to_the_stated_size_or_fail() {
     }
     assert!(
         decoded > 500 && failed > 500,
-        "{decoded} decoded, {failed} failed"
+        "{decoded} files decoded, {failed} failed"
     );
-    // The limit allows 17 bytes per pixel of the largest image, 4 MiB of metadata, and the process itself.
+    // The limit of 128 MiB for peak memory covers 17 bytes per pixel of the largest image, 4 MiB of
+    // metadata, and the process itself.
     let peak = peak_kilobytes();
-    assert!(peak < 128 << 10, "{peak} kB");
+    assert!(peak < 128 << 10, "peak memory {peak} kB");
 }
 
 #[test]
@@ -138,14 +141,16 @@ fn dense_files_are_told_from_plain_graphics() {
     let rejected = |width, height, bytes| {
         check_density(sightline::image::ImageSize { width, height }, bytes, limit).is_err()
     };
-    // File sizes of images with a single color, as real encoders write them: lossless WebP, GIF, PNG with a palette.
+    // Valid images with a single color must not be rejected. The file sizes (last argument, in
+    // bytes) are what encoders for lossless WebP, GIF and PNG with a palette write.
     assert!(!rejected(1280, 720, 86));
     assert!(!rejected(3840, 2160, 394));
     assert!(!rejected(7000, 7000, 1934));
     assert!(!rejected(7000, 7000, 6037));
-    // Images with few pixels are accepted whatever their file size is.
+    // Images of up to 1,048,576 pixels are accepted at any file size.
     assert!(!rejected(1024, 1024, 30));
-    // Sizes of malicious files with 50 million pixels: GIF (35 bytes), WebP (42 and 94) and BMP (64).
+    // Malicious files that state 50 million pixels must be rejected. Known files have these sizes
+    // in bytes: GIF 35, WebP 42 and 94, BMP 64.
     for bytes in [35, 42, 64, 94] {
         assert!(rejected(7071, 7071, bytes), "{bytes} bytes");
     }

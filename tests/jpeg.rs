@@ -1,5 +1,6 @@
-//! Checks that JPEG decoding is bit-identical to Pillow for every sampling, coding and size, that damaged files are
-//! rejected, and that no input makes the decoder panic, take quadratic time or exceed its memory limit.
+//! Checks that JPEG files decode to the same pixels as in Pillow for every chroma sampling, coding
+//! and size, that damaged files are rejected, and that no file makes the decoder panic, take
+//! quadratic time or exceed its memory limit.
 
 #![allow(
     clippy::print_stdout,
@@ -39,7 +40,7 @@ const SIZES: [(usize, usize); 15] = [
     (64, 64),
     (101, 67),
 ];
-/// Horizontal and vertical sampling factors of each component, for files with three components.
+/// Horizontal and vertical sampling factors of the components Y, Cb and Cr of color files.
 const SAMPLINGS: [&[(u8, u8)]; 9] = [
     &[(1, 1), (1, 1), (1, 1)],
     &[(2, 1), (1, 1), (1, 1)],
@@ -51,7 +52,7 @@ const SAMPLINGS: [&[(u8, u8)]; 9] = [
     &[(2, 2), (2, 1), (1, 2)],
     &[(2, 2), (1, 2), (1, 1)],
 ];
-/// Horizontal and vertical sampling factors of each component, for CMYK files.
+/// Horizontal and vertical sampling factors of the four components of CMYK and YCCK files.
 const INK_SAMPLINGS: [&[(u8, u8)]; 7] = [
     &[(1, 1), (1, 1), (1, 1), (1, 1)],
     &[(2, 1), (1, 1), (1, 1), (2, 1)],
@@ -62,7 +63,7 @@ const INK_SAMPLINGS: [&[(u8, u8)]; 7] = [
     &[(2, 1), (1, 1), (1, 1), (1, 1)],
 ];
 
-/// Returns the interleaved samples of an image with slopes, edges and noise.
+/// Returns the interleaved samples (u8) of a generated image with gradients, edges and noise.
 fn samples(width: usize, height: usize, channels: usize) -> Vec<u8> {
     let sample = |i: usize| {
         let (x, y, c) = (i / channels % width, i / channels / width, i % channels);
@@ -114,7 +115,8 @@ fn find(file: &[u8], marker: u8, n: usize) -> usize {
     places.nth(n).unwrap().0
 }
 
-/// Cuts the file before the `n`-th occurrence (from 0) of a marker, and appends an end marker.
+/// Returns the file cut before the `n`-th occurrence (from 0) of the marker `0xFF marker`, followed
+/// by an end marker.
 fn ended_before(file: &[u8], marker: u8, n: usize) -> Vec<u8> {
     [&file[..find(file, marker, n)], &[0xFF, 0xD9]].concat()
 }
@@ -140,7 +142,8 @@ fn generated() -> Vec<(String, Vec<u8>)> {
             }
         }
     }
-    // libjpeg smooths a progressive image whose last scans are missing, for display while it is downloaded.
+    // Pillow's libjpeg smooths a progressive image whose last scans are missing, for display while
+    // the file is downloaded; the decoder must do the same.
     let progressive = encode(101, 67, PixelFormat::Rgb, "progressive", SAMPLINGS[2]);
     for scans in 1..6 {
         files.push((
@@ -162,7 +165,8 @@ fn generated_files_decode_to_pillows_pixels() {
         std::fs::write(path, file).unwrap();
     }
     let Some(expected) = reference::pillow_images("generated_files", &paths) else {
-        // Without Pillow (never in CI), only check that the files decode.
+        // Without Pillow, the pixels cannot be compared; check only that all files decode. CI
+        // always has Pillow.
         assert!(files.iter().all(|(_, file)| decode(file, &OPTIONS).is_ok()));
         return;
     };
@@ -174,7 +178,7 @@ fn generated_files_decode_to_pillows_pixels() {
         .collect();
     assert!(
         wrong.is_empty(),
-        "{} of {}: {wrong:#?}",
+        "{} of {} files differ from Pillow: {wrong:#?}",
         wrong.len(),
         files.len()
     );
@@ -218,7 +222,7 @@ fn real_photographs_decode_to_pillows_pixels() {
     }
 }
 
-/// Returns a copy of the file with `bytes` inserted at offset `at`.
+/// Returns a copy of `file` with `bytes` inserted at the offset `at`.
 fn with(file: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
     [&file[..at], bytes, &file[at..]].concat()
 }
@@ -237,7 +241,7 @@ fn stray_bytes_between_headers_are_skipped() {
             );
         }
     }
-    // Padding between the last block and the end marker.
+    // Padding bytes between the last block and the end marker must be skipped too.
     let end = file.len() - 2;
     for stray in [&b"\0"[..], b"\xFF", b"\xFF\xFF"] {
         let same = decode(&with(&file, end, stray), &OPTIONS);
@@ -245,7 +249,8 @@ fn stray_bytes_between_headers_are_skipped() {
     }
 }
 
-/// Returns `baseline.jpg` with bytes of its frame header replaced, given as (offset from the marker, value).
+/// Returns `baseline.jpg` with changed bytes in its frame header. A change is a pair of an offset
+/// from the start of the frame's marker and the new value.
 fn frame_with(changes: &[(usize, u8)]) -> Vec<u8> {
     let mut file = odd("baseline.jpg");
     let frame = find(&file, 0xC0, 0);
@@ -299,7 +304,8 @@ fn damaged_files_are_rejected() {
     }
 }
 
-/// Returns a DQT segment that defines the tables `numbers`, all with equal factors.
+/// Returns a DQT segment that defines quantization tables with the identifiers `numbers`. All 64
+/// factors of each table are 9.
 fn quantization(numbers: &[u8]) -> Vec<u8> {
     let length = (2 + 65 * numbers.len() as u16).to_be_bytes();
     let tables = numbers
@@ -312,8 +318,9 @@ fn quantization(numbers: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-/// Checks that a quantization table may be repeated between scans but not changed: it must equal the table with the
-/// same identifier that was defined at the first scan, in whatever segment.
+/// Checks that a quantization table may be defined again between scans only if it is unchanged. The
+/// decoder must compare it with the table of the same identifier before the first scan, even if the
+/// tables are grouped differently in segments.
 #[test]
 fn repeated_tables_are_compared_by_identifier() {
     let file = odd("progressive.jpg");
@@ -332,8 +339,8 @@ fn repeated_tables_are_compared_by_identifier() {
             "{numbers:?}, then {again:?}: {refused:?}"
         );
     }
-    // The file's own tables are accepted when repeated unchanged, and rejected if a different table precedes the
-    // first scan.
+    // The tables of the file itself may be repeated after the first scan, but not if another table
+    // with the same identifier was defined directly before the first scan.
     let (table, scan) = (find(&file, 0xDB, 0), find(&file, 0xDA, 0));
     let length = usize::from(u16::from_be_bytes([file[table + 2], file[table + 3]]));
     let own = file[table..table + 2 + length].to_vec();
@@ -343,14 +350,16 @@ fn repeated_tables_are_compared_by_identifier() {
     assert!(decode(&back, &OPTIONS).is_err());
 }
 
-/// Returns the CPU time of this thread in nanoseconds. Unlike elapsed time, it excludes waiting for a CPU.
+/// Returns the CPU time of this thread in nanoseconds. Unlike elapsed time, CPU time does not
+/// include waiting for a CPU.
 fn cpu_time() -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     text.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// Panics if `run(size)`, which processes `size` bytes, takes more than 9 times as long for 4 times the size. A
-/// linear algorithm takes 4 times as long, a quadratic one 16 times.
+/// Panics if `run(4 * SHORT)` takes more than 9 times as much CPU time as `run(SHORT)`, where
+/// `run(size)` processes about `size` bytes. For 4 times the size, a linear algorithm takes 4 times
+/// as long, a quadratic algorithm 16 times.
 fn assert_linear(name: &str, run: impl Fn(usize)) {
     let time = |size: usize| {
         let started = cpu_time();
@@ -358,18 +367,19 @@ fn assert_linear(name: &str, run: impl Fn(usize)) {
         cpu_time() - started
     };
     let (short, long) = (time(SHORT), time(4 * SHORT));
-    // Shorter times (ns) depend more on page faults and caches than on the algorithm.
+    // Times below 50 ms depend more on page faults and caches than on the algorithm, so they pass.
     let least = 50_000_000;
     assert!(
         long < least || long < 9 * short,
-        "{name}: {short} ns, then {long} ns"
+        "{name}: {short} ns, but {long} ns for 4 times the size"
     );
 }
 
-/// The smaller of the two sizes, in bytes, for which [`assert_linear`] compares times.
+/// Smaller one of the two input sizes, in bytes, for which [`assert_linear`] compares CPU times.
 const SHORT: usize = 512 << 10;
 
-/// Returns short pieces of a JPEG file, with their names, that an attacker could repeat.
+/// Returns short segments, markers and bytes of a JPEG file that an attacker could repeat many
+/// times, each with its name.
 fn small_segments(file: &[u8]) -> [(&'static str, Vec<u8>); 14] {
     [
         ("quantization table", quantization(&[0])),
@@ -395,7 +405,7 @@ fn small_segments(file: &[u8]) -> [(&'static str, Vec<u8>); 14] {
     ]
 }
 
-/// Repeats `piece` as often as it fits into `size` bytes.
+/// Returns `piece`, repeated as often as it fits into `size` bytes.
 fn many(piece: &[u8], size: usize) -> Vec<u8> {
     piece.repeat(size / piece.len())
 }
@@ -417,8 +427,9 @@ fn many_small_segments_take_linear_time() {
     }
 }
 
-/// Checks that a table repeated after the first scan is compared only with the last definition before that scan, not
-/// with all earlier ones.
+/// Checks the decoding time if many quantization tables are defined before and after the first
+/// scan: a table after the first scan must be compared only with the last definition before that
+/// scan, not with all earlier definitions.
 #[test]
 fn many_repeated_tables_take_linear_time() {
     let file = odd("progressive.jpg");
@@ -528,13 +539,14 @@ fn mutated_files_neither_panic_nor_exceed_the_memory_limit() {
         }
         decoded += usize::from(decode(&file, &options).is_ok());
     }
-    assert!((1..800).contains(&decoded), "{decoded}");
+    assert!((1..800).contains(&decoded), "{decoded} of 800 decoded");
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))
         .unwrap();
     let kilobytes: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-    // The limit allows 17 bytes per pixel of the largest image, the process itself and the data of the test.
-    assert!(kilobytes < 128 << 10, "{kilobytes} kB");
+    // The limit of 128 MiB for peak memory covers 17 bytes per pixel of the largest image, the
+    // process itself, and the data of the test.
+    assert!(kilobytes < 128 << 10, "peak memory {kilobytes} kB");
 }

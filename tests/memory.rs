@@ -1,4 +1,5 @@
-//! Measures the server's memory: the peak during segmentation, and the growth over many requests.
+//! Checks the server's memory: its peak during segmentation, and its growth over many requests for
+//! segmentation and detection.
 
 #![expect(
     clippy::print_stdout,
@@ -14,7 +15,8 @@ use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
 
-/// Exports LR-ASPP with generated weights as `lraspp` in a temporary models directory, which is returned.
+/// Exports LR-ASPP with generated weights as the model `lraspp`. Returns the models directory, a
+/// temporary folder.
 fn exported() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
@@ -27,7 +29,8 @@ fn exported() -> TempDir {
     directory
 }
 
-/// Returns a JPEG file without uniform blocks.
+/// Returns a JPEG file of `width` x `height` pixels with no block of a single color, so that the
+/// file is not small for its size.
 fn jpeg(width: usize, height: usize) -> Vec<u8> {
     let sample = |at: usize| {
         let (x, y) = (at / 3 % width, at / 3 / width);
@@ -65,11 +68,12 @@ fn a_large_image_stays_within_the_memory_limit() {
         segment(&server, query, &image);
     }
     let peak = server.memory("VmHWM");
-    println!("peak after an image of 4000x3000: {} MiB", peak / MIB);
-    assert!(peak < 600_000_000, "{} MiB", peak / MIB);
+    println!("peak memory with a 4000x3000 image: {} MiB", peak / MIB);
+    assert!(peak < 600_000_000, "peak {} MiB", peak / MIB);
 }
 
-/// Elongated images are small files, but are resized to the largest possible input tensors.
+/// Checks peak memory with elongated images: their files are small, but they are resized to the
+/// largest possible input tensors.
 #[test]
 fn many_elongated_images_stay_within_the_memory_limit() {
     let directory = exported();
@@ -86,17 +90,20 @@ fn many_elongated_images_stay_within_the_memory_limit() {
     }
     let (peak, after) = (server.memory("VmHWM"), server.memory("VmRSS"));
     println!(
-        "peak {} MiB, {} MiB before, {} MiB after",
+        "memory: peak {} MiB, {} MiB before the requests, {} MiB after",
         peak / MIB,
         before / MIB,
         after / MIB
     );
-    assert!(peak < 1_200_000_000, "{} MiB", peak / MIB);
+    assert!(peak < 1_200_000_000, "peak {} MiB", peak / MIB);
     // ONNX Runtime must release the memory of its arenas after the requests.
-    assert!(after < before + 200_000_000, "{} MiB", after / MIB);
+    assert!(after < before + 200_000_000, "{} MiB after", after / MIB);
 }
 
-/// Run the ignored tests with `cargo nextest run --run-ignored only --no-capture -E 'binary(memory)'`.
+/// Checks that segmentation does not leak memory.
+///
+/// This command runs the ignored tests of this file:
+/// `cargo nextest run --run-ignored only --no-capture -E 'binary(memory)'`
 #[test]
 #[ignore = "2,000 requests take minutes; its figures are in docs/BENCHMARKS.md"]
 fn memory_is_flat_over_masks_of_mixed_sizes() {
@@ -112,7 +119,10 @@ fn memory_is_flat_over_masks_of_mixed_sizes() {
     soak(&server, "/v1/segment", &queries, 2000);
 }
 
-/// Run with the command above.
+/// Checks that detection does not leak memory.
+///
+/// This command runs the ignored tests of this file:
+/// `cargo nextest run --run-ignored only --no-capture -E 'binary(memory)'`
 #[test]
 #[ignore = "1,000 requests take minutes; its figures are in docs/BENCHMARKS.md"]
 fn memory_is_flat_over_boxes_of_mixed_sizes() {
@@ -129,9 +139,10 @@ fn memory_is_flat_over_boxes_of_mixed_sizes() {
     soak(&server, "/v1/detect", &queries, 1000);
 }
 
-/// Sends images of mixed sizes, two at a time so that both workers and batches are used. Panics if the median resident
-/// memory in the last quarter of the requests is 5 % above that in the second quarter. The first quarter is ignored,
-/// since the server then allocates memory for every size.
+/// Sends `requests` images of mixed sizes, two at the same time so that several workers and batches
+/// of two images are used. Panics if the server's median resident memory in the last quarter of the
+/// requests is 5 % or more above the median in the second quarter. The first quarter is ignored,
+/// since the server allocates memory for every image size then.
 fn soak(server: &Server, route: &str, queries: &[&str], requests: usize) {
     let sizes = [
         (500, 375),
@@ -165,12 +176,13 @@ fn soak(server: &Server, route: &str, queries: &[&str], requests: usize) {
             (quarter[quarter.len() / 2], quarter[quarter.len() - 1])
         })
         .collect();
-    // A leak raises the median. The maximum also depends on which large images are processed at the same time.
-    println!("resident in each quarter, median and most: {quarters:?} MiB");
+    // The median is compared, since a leak raises it. The maximum also depends on which large
+    // images are processed at the same time.
+    println!("resident memory per quarter, (median, maximum): {quarters:?} MiB");
     let growth = quarters[3].0 as f64 / quarters[1].0 as f64 - 1.0;
     println!(
-        "growth of the median from the second quarter to the last: {:.1} %",
+        "growth of median memory from the second quarter to the last: {:.1} %",
         growth * 100.0
     );
-    assert!(growth < 0.05, "{growth}");
+    assert!(growth < 0.05, "median memory grew by {growth}");
 }

@@ -1,5 +1,5 @@
-//! Checks that `openapi.yaml` and the server agree on routes, parameters, problem codes, the properties of response
-//! bodies, and examples.
+//! Checks that `openapi.yaml` and the server agree on routes, parameters, problem codes and the
+//! properties of response bodies, and that the examples in `openapi.yaml` are valid.
 
 #![expect(
     clippy::unwrap_used,
@@ -21,7 +21,7 @@ fn document() -> Value {
     serde_yaml_ng::from_str(include_str!("../openapi.yaml")).unwrap()
 }
 
-/// Returns the target of `value` if it is a `$ref`, or else `value`.
+/// Returns the part of `document` that `value` refers to if `value` is a `$ref`, or else `value`.
 fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     match value["$ref"].as_str() {
         Some(reference) => document.pointer(&reference[1..]).unwrap(),
@@ -36,7 +36,8 @@ fn strings(list: &Value) -> BTreeSet<String> {
         .collect()
 }
 
-/// Calls `visit` with the JSON pointer and value of `value` and of everything nested in it.
+/// Calls `visit` for `value` and for every value nested in `value`, with the nested value's JSON
+/// pointer and content. `path` is the JSON pointer of `value`.
 fn walk(value: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) {
     visit(path, value);
     match value {
@@ -79,8 +80,9 @@ fn the_document_is_consistent_and_lists_every_route_and_code() {
     examples(&document);
 }
 
-/// Checks that every example of an error response has a known problem code, and the status of that code and of the
-/// response it is an example for.
+/// Checks the examples. The example of an error response must have a known problem code, the status
+/// that belongs to the code, and the status under which the response is listed. The examples of
+/// successful responses must have the properties of their schemas.
 fn examples(document: &Value) {
     let mut seen = 0;
     walk(document, "", &mut |path, value| {
@@ -89,7 +91,7 @@ fn examples(document: &Value) {
         };
         let code = example["code"].as_str().unwrap();
         let known = contract::CODES.iter().find(|(known, _)| *known == code);
-        let expected = known.unwrap_or_else(|| panic!("{path}: {code}")).1;
+        let expected = known.unwrap_or_else(|| panic!("{path}: no code {code}")).1;
         assert_eq!(example["status"], expected, "{path}");
         assert_eq!(
             example["type"],
@@ -100,11 +102,11 @@ fn examples(document: &Value) {
         let named = path.rsplit('/').next().unwrap();
         assert!(
             named == status || path.contains("/components/"),
-            "{path}: {status}"
+            "{path}: example for status {status}"
         );
         seen += 1;
     });
-    assert!(seen >= 8, "{seen}");
+    assert!(seen >= 8, "only {seen} examples of errors");
     let answers = [
         (
             "/paths/~1v1~1classify/post/responses/200/content/application~1json/example",
@@ -141,7 +143,8 @@ fn examples(document: &Value) {
     }
 }
 
-/// Checks that `object` has exactly the properties of `schema`, and that all of them are required.
+/// Checks that `object` has exactly the properties that the schema named `schema` lists, and that
+/// the schema requires all its properties.
 fn has_shape(document: &Value, object: &Value, schema: &str) {
     let schema = &document["components"]["schemas"][schema];
     let keys: BTreeSet<String> = object.as_object().unwrap().keys().cloned().collect();
@@ -209,7 +212,8 @@ fn bodies(server: &Server, document: &Value) {
     has_shape(document, &model, "ModelWithLabels");
 }
 
-/// Returns the description of a parameter of a route; `None` if the document does not list it.
+/// Returns the entry of the parameter `name` under `POST route`, or `None` if the document does not
+/// list the parameter there.
 fn parameter<'a>(document: &'a Value, route: &str, name: &str) -> Option<&'a Value> {
     let list = document["paths"][route]["post"]["parameters"].as_array()?;
     let mut all = list.iter().map(|parameter| resolve(document, parameter));
@@ -221,17 +225,18 @@ fn every_parameter_is_described() {
     let document = document();
     for (route, names) in contract::parameters() {
         let listed = document["paths"][route]["post"]["parameters"].as_array();
-        // Without the request id, which is documented as a header parameter.
+        // The list also has the request id, a header, which is not in `names`.
         let listed = listed.unwrap().len() - 1;
         let apart = names.iter().filter(|name| **name == "classes").count();
         assert_eq!(listed, names.len() - apart, "{route}");
         for name in names {
-            // The values of `classes` depend on the model, so it is a component and not listed under the route.
+            // The values of the parameter `classes` depend on the model, so `openapi.yaml` has the
+            // parameter as a component that the route does not list.
             let described = match name {
                 "classes" => Some(&document["components"]["parameters"]["Classes"]),
                 name => parameter(&document, route, name),
             };
-            let described = described.unwrap_or_else(|| panic!("{route}: {name}"));
+            let described = described.unwrap_or_else(|| panic!("{route}: `{name}` is not listed"));
             assert_eq!(described["name"], name);
             assert!(described["description"].is_string(), "{route}: {name}");
         }
@@ -300,13 +305,14 @@ fn a_detector_does_what_the_document_says() {
     }
 }
 
-/// Checks that `shown`, the preprocessing of a model in `/v1/models`, has only properties of the schema, and that its
-/// `resize` has those that the schema requires for its mode.
+/// Checks `shown`, the object `preprocess` of a model in `/v1/models`: it must have only properties
+/// of its schema, and its `resize` exactly the properties that the schema requires for the resize
+/// mode.
 fn preprocessing(document: &Value, shown: &Value) {
     let schema = &document["components"]["schemas"]["ModelInput"]["properties"]["preprocess"];
     let properties = schema["properties"].as_object().unwrap();
     for name in shown.as_object().unwrap().keys() {
-        assert!(properties.contains_key(name), "{name}");
+        assert!(properties.contains_key(name), "{name} has no schema");
     }
     let modes = properties["resize"]["oneOf"].as_array().unwrap();
     let resize = &shown["resize"];
@@ -318,7 +324,8 @@ fn preprocessing(document: &Value, shown: &Value) {
     assert_eq!(keys, strings(&mode["required"]));
 }
 
-/// Checks that the server applies the documented defaults, bounds and limits.
+/// Checks that the server applies the documented default and bounds of `top_k` and the documented
+/// values of `orientation`, and that the documented default of each limit is the server's.
 fn parameters(server: &Server, document: &Value) {
     let image = photo("coffee_500x375.jpg");
     let schema = |name: &str| &parameter(document, "/v1/classify", name).unwrap()["schema"];

@@ -1,4 +1,5 @@
-//! Checks the server under overload, with expired deadlines and slow clients, at shutdown, and when it cannot start.
+//! Checks how the server behaves under overload, with expired deadlines and slow clients, and at
+//! shutdown, and that a failed start names the reason.
 
 #![expect(
     clippy::unwrap_used,
@@ -66,7 +67,8 @@ fn a_passed_deadline_fails_with_504() {
     });
 }
 
-/// Returns the number of requests for the built-in model that the server's metrics count as rejected for `reason`.
+/// Returns how many requests for the built-in model the metric `sightline_rejected_total` counts
+/// for `reason`.
 fn rejected(server: &Server, reason: &str) -> f64 {
     let model = r#"model="efficientnet_lite0",variant="fp32""#;
     server.metric(&format!(
@@ -106,7 +108,8 @@ fn slow_clients_do_not_block_others_and_hold_bounded_memory() {
     eventually("the slow body is in memory", || {
         server.metric(r#"sightline_budget_bytes{kind="bodies",state="used"}"#) >= most as f64
     });
-    // A body that fits into the rest of the memory budget is accepted; a larger one is rejected.
+    // While the slow body is in memory, a body that fits into the remaining memory budget is
+    // accepted, and a larger body is rejected.
     let started = Instant::now();
     assert_eq!(server.classify("", &small).labels(), ["espresso"]);
     assert!(started.elapsed().as_secs() < 5);
@@ -114,7 +117,7 @@ fn slow_clients_do_not_block_others_and_hold_bounded_memory() {
     assert_eq!((reply.status, reply.code().as_str()), (429, "body_memory"));
     assert_eq!(reply.header("retry-after"), "1");
     assert_eq!(rejected(&server, "body_memory"), 1.0);
-    // The slow request finishes, and its memory is released.
+    // After the slow request has finished, its memory is released and the larger body is accepted.
     stream.write_all(&slow[most..]).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -141,7 +144,7 @@ fn requests_in_flight_finish_after_sigterm() {
         server.metric("sightline_in_flight") == 4.0
     });
     server.terminate();
-    // Each probe uses a new connection, since the server closes the old ones.
+    // Each probe uses a new connection, since a draining server closes idle connections.
     let ready = || agent().get(server.url("/health/ready")).call();
     eventually("the server is draining", || {
         ready().is_ok_and(|reply| reply.status() == 503)
@@ -164,8 +167,9 @@ fn requests_in_flight_finish_after_sigterm() {
     assert!(log.ends_with("stopped\n"), "{log}");
 }
 
-/// Checks that the server reads the rest of a rejected request's body. It exceeds the socket buffers: if it were left
-/// unread, the connection would be reset before the client could read the response.
+/// Checks that the server reads a rejected request's body to the end. The body exceeds the socket
+/// buffers: if the server closed the connection with unread data, the connection would be reset
+/// before the client could read the response.
 #[test]
 fn clients_that_are_still_sending_receive_the_rejection() {
     let server = Server::start(&["--max-body-bytes", "20000000"]);
@@ -192,7 +196,7 @@ fn a_shutdown_ends_after_its_grace_period() {
     let (code, log) = server.wait();
     assert_eq!(code, Some(1), "{log}");
     assert!(
-        log.contains("requests were still in flight after 100 ms"),
+        log.contains("requests were still in flight after the grace period of 100 ms"),
         "{log}"
     );
 }
@@ -216,10 +220,10 @@ fn a_model_that_cannot_be_loaded_fails_the_start() {
     let onnx = std::fs::read(file("model.onnx")).unwrap();
     for bytes in [&onnx[..onnx.len() / 2], b"not a model", b""] {
         std::fs::write(file("model.onnx"), bytes).unwrap();
-        fails("error: model `tiny@fp32`");
+        fails("error: cannot load model `tiny@fp32`");
     }
     std::fs::remove_file(file("model.onnx")).unwrap();
-    fails("error: model `tiny@fp32`");
+    fails("error: cannot load model `tiny@fp32`");
     std::fs::write(file("model.toml"), "name = 7").unwrap();
     let (code, _, stderr) = run(&["serve", "--listen", "127.0.0.1:0", "--models", models]);
     assert_eq!(code, Some(1), "{stderr}");

@@ -1,4 +1,5 @@
-//! Checks `sightline quantize`: the files and report that it writes, and the int8 variant that the server then loads.
+//! Checks the files and the report that `sightline quantize` writes, and that the server loads the
+//! int8 variant from these files.
 
 #![expect(
     clippy::unwrap_used,
@@ -18,7 +19,7 @@ use onnx_export::quantize::Recipes;
 use serde_json::{Value, json};
 use sightline::cpu::has_int8_dot;
 
-/// Runs `sightline predict --json` with `model` on a photograph and returns the standard output.
+/// Runs `sightline predict --json --model MODEL` on a photograph and returns the standard output.
 fn predicted(model: &str) -> String {
     let coffee = path("photos/coffee.png");
     let args = [
@@ -34,7 +35,8 @@ fn predicted(model: &str) -> String {
     stdout
 }
 
-/// Returns the scores of all classes for a photograph, ordered by class, from the variant `variant` of model `tiny`.
+/// Returns the scores of all classes for a photograph, ordered by class index, from the variant
+/// `variant` of the model `tiny`.
 fn scores(server: &Server, variant: &str) -> Vec<f64> {
     let query = format!("?top_k=10&model=tiny@{variant}");
     let reply = server.classify(&query, &photo("coffee_500x375.jpg"));
@@ -120,7 +122,7 @@ fn a_quantized_model_is_written_and_served() {
     let likeness = cosine(&float, &int8);
     assert!(
         float != int8 && likeness > 0.95,
-        "{likeness}: {float:?} {int8:?}"
+        "cosine similarity {likeness}: fp32 {float:?}, int8 {int8:?}"
     );
     let precision = |variant: &str| server.get(&format!("/v1/models/tiny@{variant}")).json();
     assert_eq!(precision("int8")["precision"], "int8");
@@ -130,7 +132,9 @@ fn a_quantized_model_is_written_and_served() {
     served_for_this_cpu(&folder, &out, &ranges, &int8);
 }
 
-/// Checks that an int8 file for another CPU is not read: the weights are quantized again from fp32.
+/// Checks that the server does not read an int8 file that targets another CPU, but quantizes the
+/// fp32 weights again and returns the scores `int8`. Also checks the errors for a damaged int8 file
+/// or ranges file.
 fn served_for_this_cpu(folder: &Folder, out: &Path, ranges: &str, int8: &[f64]) {
     let (own, other) = if has_int8_dot() {
         ("vnni", "avx2")
@@ -166,7 +170,8 @@ fn served_for_this_cpu(folder: &Folder, out: &Path, ranges: &str, int8: &[f64]) 
     }
 }
 
-/// Checks the report as text and as JSON, and the standard output.
+/// Checks the text report and the JSON report in the folder `out`, and that `stdout` starts with
+/// the text report and ends with a command to try the model.
 fn check_report(out: &Path, stdout: &str) {
     let written = fs::read_to_string(out.join("model.int8.report.txt")).unwrap();
     assert!(stdout.starts_with(&written), "{stdout}");
@@ -221,7 +226,8 @@ fn check_report(out: &Path, stdout: &str) {
         assert_eq!(report[precision]["bytes"], bytes);
         assert!(report[precision]["milliseconds"].as_f64().unwrap() > 0.0);
     }
-    // In a network this small, names and scales need as many bytes as the weights.
+    // The ratio is above 1/4, since names and scales need as many bytes as the int8 weights of a
+    // network this small.
     let ratio =
         report["int8"]["bytes"].as_f64().unwrap() / report["fp32"]["bytes"].as_f64().unwrap();
     assert!((0.4..0.75).contains(&ratio), "{ratio}");
@@ -243,7 +249,8 @@ fn check_report(out: &Path, stdout: &str) {
 fn a_model_is_quantized_in_its_folder_if_it_agrees_with_fp32() {
     let folder = Folder::new();
     let photos = path("photos");
-    // The files of this model do not have the default names.
+    // The output files must be named after the model's files, which are not called `model.toml`,
+    // `model.onnx` and `labels.txt` here.
     let manifest = fs::read_to_string(folder.at("tiny/model.toml")).unwrap();
     let manifest = manifest
         .replace("\"model.onnx\"", "\"net.onnx\"")
@@ -255,8 +262,9 @@ fn a_model_is_quantized_in_its_folder_if_it_agrees_with_fp32() {
     let model = folder.at("own/birds.toml");
     let (before, float) = (contents(&own), predicted(text(&model)));
 
-    // The output goes into the model's folder, given as a relative path. An int8 variant that disagrees with fp32 is
-    // rejected, so only the report is written.
+    // Without `-o`, the output goes into the folder of the model, whose path is relative here.
+    // These flags result in an int8 variant that disagrees with fp32 and is rejected, so only the
+    // report is written.
     let spoilt = [
         "--method=percentile",
         "--percentile=50",
@@ -283,7 +291,7 @@ fn a_model_is_quantized_in_its_folder_if_it_agrees_with_fp32() {
     }
     assert_eq!(after, before);
 
-    // The int8 network for another CPU is evaluated in simulated arithmetic.
+    // A network that targets another CPU family than this CPU is evaluated in simulated arithmetic.
     let target = if has_int8_dot() { "avx2" } else { "vnni" };
     let args = [
         "--images=2",

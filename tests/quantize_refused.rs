@@ -1,4 +1,5 @@
-//! Checks that `sightline quantize` rejects invalid input and then leaves no files.
+//! Checks that `sightline quantize` leaves no files if it rejects its input or cannot write its
+//! output.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,10 +16,12 @@ use common::quantizing::{Folder, command, contents, names, text};
 use common::{finish, path, photo, run};
 use onnx_export::quantize::{Network, Range, Recipe, Target};
 
-/// A rejected command: model folder, calibration folder, further flags, and text that the error must contain.
+/// A command that must be rejected: model, calibration folder, further flags, and text that the
+/// error must contain.
 type Rejected<'a> = (&'a Path, &'a Path, &'a [&'a str], &'a str);
 
-/// Checks that each case fails with its error and writes nothing, both without and with `-o`.
+/// Checks that each command fails with its error and writes nothing. A command without `-o` whose
+/// model is a path is run a second time with `-o`.
 fn check_rejected(folder: &Folder, cases: &[Rejected<'_>]) {
     let out = folder.at("out");
     for (model, calibration, args, expected) in cases {
@@ -69,7 +72,7 @@ fn invalid_photographs_and_flags_are_rejected() {
             m,
             p,
             &["--images=6"],
-            "holds 5 photographs, `--images` asks for 6",
+            "holds 5 photographs, but `--images` is 6",
         ),
         (
             m,
@@ -120,7 +123,8 @@ fn models_that_cannot_be_quantized_are_rejected() {
     let int8 = folder.changed("int8", |graph| *graph = in_int8(graph));
     let nonsense = folder.changed("nonsense", |graph| *graph = b"graph".to_vec());
     let cut = folder.changed("cut", |graph| graph.truncate(graph.len() / 2));
-    // Adds an empty `FunctionProto`, which is field 25 of `ModelProto`.
+    // Appends an empty `FunctionProto` to the ONNX file (field 25 of `ModelProto`, wire type 2,
+    // length 0).
     let functions = folder.changed("functions", |graph| graph.extend([0xCA, 0x01, 0x00]));
     let variant = PathBuf::from(format!("{}@int8", tiny.display()));
     let nowhere = folder.at("nowhere");
@@ -143,7 +147,7 @@ fn models_that_cannot_be_quantized_are_rejected() {
             &[],
             "the file defines functions; expected a file without functions",
         ),
-        (&variant, p, &[], "one of its variants fp32"),
+        (&variant, p, &[], "the variant must be one of fp32"),
         (&nowhere, p, &[], "nowhere"),
         (&tiny, p, below, "Not a directory"),
         (
@@ -156,7 +160,7 @@ fn models_that_cannot_be_quantized_are_rejected() {
     ];
     check_rejected(&folder, &cases);
 
-    // If the model is a variant, the error names the model to quantize instead.
+    // A variant cannot be quantized; the error names the model to quantize instead.
     let manifest = fs::read_to_string(tiny.join("model.toml")).unwrap();
     let smaller =
         "[variants.240.resize]\nmode = \"short_side\"\nsize = 240\nfilter = \"bilinear\"\n";
@@ -166,7 +170,8 @@ fn models_that_cannot_be_quantized_are_rejected() {
     check_rejected(&folder, &[case]);
 }
 
-/// Quantizes an ONNX graph with the activation range -4 to 4 for all values. Returns the ONNX bytes.
+/// Quantizes an ONNX graph for VNNI with the activation range -4 to 4 for every value. Returns the
+/// int8 graph as ONNX bytes.
 fn in_int8(graph: &[u8]) -> Vec<u8> {
     let network = Network::read(graph).unwrap();
     let range = Range {
@@ -184,7 +189,8 @@ fn in_int8(graph: &[u8]) -> Vec<u8> {
 #[test]
 fn a_full_device_leaves_no_part_of_a_model() {
     let folder = Folder::new();
-    // The labels are the only file larger than the limit that is set for written files.
+    // `ulimit -f` below lets the command write files of at most 1500 KiB, which only the label file
+    // exceeds.
     let label = "x".repeat(200_000);
     folder.file("tiny/labels.txt", vec![label; 10].join("\n"));
     let before = contents(&folder.at("tiny"));
@@ -212,7 +218,7 @@ fn a_full_device_leaves_no_part_of_a_model() {
     assert_eq!(names(&out), [""; 0]);
     assert_eq!(contents(&folder.at("tiny")), before);
 
-    // A folder with the name of an output file is in the way.
+    // The command must also fail if a folder has the name of an output file.
     fs::create_dir_all(out.join("model.int8.json")).unwrap();
     folder.file("tiny/labels.txt", "x\n".repeat(10));
     let (code, _, stderr) = finish(command(&folder.at("tiny"), &photos, &args));

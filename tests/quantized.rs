@@ -1,4 +1,5 @@
-//! Compares int8 networks computed with int8 kernels, in simulated arithmetic, in fp32, and by a slow reference.
+//! Compares the outputs of int8 networks that run with int8 kernels, in simulated arithmetic and in
+//! a slow reference, with each other and with the fp32 networks.
 
 #![allow(clippy::unwrap_used, reason = "panicking is how a test fails")]
 
@@ -27,14 +28,14 @@ impl Progress for Quiet {
     fn step(&self) {}
 }
 
-/// Runs an ONNX graph on one image and returns its outputs.
+/// Runs an ONNX graph on one image and returns the output tensors.
 fn outputs(graph: &[u8], arithmetic: Arithmetic, image: &PreparedImage) -> Vec<Tensor> {
     let runtime = runtime().with_arithmetic(arithmetic);
     let mut probe = runtime.probe(graph).unwrap();
     probe.run(image.clone()).unwrap().unwrap()
 }
 
-/// Returns a recipe that quantizes all layers with the observed activation ranges.
+/// Returns a recipe that quantizes all layers with the activation ranges observed in calibration.
 fn observed_ranges(statistics: &Statistics) -> Recipe {
     let values = statistics.values.iter();
     Recipe {
@@ -52,7 +53,8 @@ fn inputs(count: usize, side: u32) -> Vec<PreparedImage> {
     images(&numbers.map(|v| 2.0 * v).collect::<Vec<f32>>(), side, side)
 }
 
-/// Returns a catalogue architecture, with a width multiplier of 0.25 if it has one.
+/// Returns the architecture of the catalogue's network `name`. A `MobileNet` gets a width multiplier
+/// of 0.25, so that the tests run faster.
 fn narrow(name: &str) -> Architecture {
     let manifest = catalogue::manifest(name).unwrap().unwrap();
     let mut architecture = manifest.architecture.unwrap();
@@ -72,7 +74,8 @@ struct Case {
 }
 
 impl Case {
-    /// Builds the network and quantizes all layers; if `float_stem` is true, all except the first one.
+    /// Builds the network `name` and quantizes all layers for this CPU, on images of `side` x
+    /// `side` pixels. If `float_stem` is true, the first layer stays in fp32.
     fn new(name: &str, side: u32, float_stem: bool) -> Self {
         let architecture = narrow(name);
         let state = formula::state_dict(&tensor_shapes(&architecture).unwrap(), &[]).unwrap();
@@ -101,8 +104,9 @@ impl Case {
 
 #[test]
 fn custom_kernels_are_bit_identical() {
-    // Network, image size, number of operators that get custom kernels, and whether the network has hard swishes:
-    // they become look-up tables on every CPU, while the other custom kernels depend on the CPU.
+    // Columns: network, width and height of the images in pixels, number of operators that run in
+    // custom kernels, and whether the network has hard swishes. Hard swishes become look-up tables
+    // on every CPU, while all other custom kernels are used on some CPUs only.
     let cases = [
         ("mobilenet_v3_small", 96, 22, true),
         ("mobilenet_v3_large", 224, 26, true),
@@ -122,7 +126,7 @@ fn custom_kernels_are_bit_identical() {
         if ort_int8::is_supported() {
             assert_eq!(prepared.own_operators, all, "{name}");
         } else {
-            let what = format!("custom_kernels_are_bit_identical, {name}, convolutions");
+            let what = format!("custom_kernels_are_bit_identical, kernels of {name}");
             skip::announce(&what, "this CPU has no custom int8 kernels");
             assert_eq!(prepared.own_operators > 0, has_tables, "{name}");
         }
@@ -139,14 +143,15 @@ fn custom_kernels_are_bit_identical() {
     assert_eq!(runtime().prepare(&float).unwrap().own_operators, 0);
 }
 
-/// Returns the bits of every value by image and output, for an exact comparison.
+/// Returns the bits of every value, by image and output, so that a comparison is exact even for NaN
+/// and -0.
 fn bits(outputs: &[Vec<Tensor>]) -> Vec<Vec<Vec<u32>>> {
     let tensor = |tensor: &Tensor| tensor.data.iter().map(|x| x.to_bits()).collect();
     let image = |outputs: &Vec<Tensor>| outputs.iter().map(tensor).collect();
     outputs.iter().map(image).collect()
 }
 
-/// Returns the output tensors of each image.
+/// Converts the engine's outputs of each image to tensors.
 fn tensors(outputs: Vec<Outputs>) -> Vec<Vec<Tensor>> {
     let tensors = |outputs: Outputs| {
         let outputs = outputs.iter();
@@ -157,8 +162,10 @@ fn tensors(outputs: Vec<Outputs>) -> Vec<Vec<Tensor>> {
 
 #[test]
 fn kernels_agree_with_simulated_arithmetic() {
-    // Network, image size, and smallest mean cosine similarity of the int8 network to fp32. The mean over images is
-    // compared, because a random network amplifies rounding, and single images may differ strongly.
+    // Columns: network, width and height of the images in pixels, and smallest cosine similarity of
+    // the int8 outputs to the fp32 outputs, as a mean over the images. The mean is checked, because
+    // a network with random weights amplifies rounding errors and single images may differ
+    // strongly.
     let cases = [
         ("mobilenet_v3_small", 96, 0.95),
         ("mobilenet_v2", 96, 0.95),
@@ -184,21 +191,23 @@ fn kernels_agree_with_simulated_arithmetic() {
             kept += likeness(&simulated, &exact) / images.len() as f64;
             nearest = nearest.max(likeness(&kernels, &simulated));
         }
-        assert!(kept > least, "{name}: {kept} of the float network");
-        // The best of the images is compared: a sum halfway between two integers may be rounded to either, and a
-        // random network amplifies that, but not in every image.
-        assert!(nearest > 0.999, "{name}: {nearest}");
+        assert!(kept > least, "{name}: similarity to fp32 {kept}");
+        // Only the image with the highest similarity between kernels and simulated arithmetic is
+        // checked: a sum halfway between two integers may be rounded up or down, and a network with
+        // random weights amplifies that difference, but not in every image.
+        assert!(nearest > 0.999, "{name}: similarity {nearest}");
     }
 }
 
-/// Returns the smallest cosine similarity between corresponding outputs.
+/// Returns the smallest of the cosine similarities between each output in `one` and the
+/// corresponding output in `other`.
 fn likeness(one: &[Tensor], other: &[Tensor]) -> f64 {
     let pairs = one.iter().zip(other);
     let cosines = pairs.map(|(one, other)| cosine(&one.data, &other.data));
     cosines.fold(1.0, f64::min)
 }
 
-/// Returns the ONNX bytes of a graph whose output is `output`, named `out`.
+/// Adds `output` to the graph as its output `out`, and returns the graph as ONNX bytes.
 fn finished(mut graph: Graph, output: Value) -> Vec<u8> {
     graph.output(output, "out");
     let state = StateDict::from_tensors(BTreeMap::new());
@@ -206,7 +215,8 @@ fn finished(mut graph: Graph, output: Value) -> Vec<u8> {
     model.to_bytes()
 }
 
-/// Returns a graph that convolves a 3-channel image with the given weights and biases, and its result.
+/// Returns a graph that convolves a 3-channel image, and the value that holds the convolution's
+/// result. `weights` are the weights and the biases.
 fn convolution(conv: Conv, weights: (Vec<f32>, Vec<f32>)) -> (Graph, Value) {
     let mut graph = Graph::new(DEFAULT_OPSET);
     let images = graph.image_input("images");
@@ -220,13 +230,15 @@ fn range(min: f32, max: f32) -> Range {
     Range { min, max }
 }
 
-/// Quantizes `x` to an unsigned 8-bit integer.
+/// Returns the unsigned 8-bit integer to which `x` is quantized with the scale and zero point in
+/// `affine`.
 fn code(affine: Affine, x: f32) -> i32 {
     let q = (x / affine.scale).round_ties_even() + f32::from(affine.zero_point);
     q.clamp(0.0, 255.0) as i32
 }
 
-/// Dequantizes an unsigned 8-bit integer.
+/// Returns the value that the unsigned 8-bit integer `code` stands for, with the scale and zero
+/// point in `affine`.
 fn value(affine: Affine, code: i32) -> f32 {
     (code - i32::from(affine.zero_point)) as f32 * affine.scale
 }
@@ -234,7 +246,8 @@ fn value(affine: Affine, code: i32) -> f32 {
 #[test]
 fn hard_swish_is_within_one_step_for_every_code() {
     for max in [3.0, 4.5, 12.0, 40.0] {
-        // The convolution returns the first channel of the image.
+        // A 1x1 convolution with these weights returns the first channel of the image unchanged, so
+        // that the hard swish gets known values.
         let (mut graph, x) = convolution(Conv::new(1, 1), (vec![1.0, 0.0, 0.0], vec![0.0]));
         let gate = graph.hard_sigmoid(x);
         let y = graph.mul(x, gate).unwrap();
@@ -251,13 +264,16 @@ fn hard_swish_is_within_one_step_for_every_code() {
             ..Recipe::default()
         };
         let int8 = network.quantize(&recipe, int8_target()).unwrap();
-        // The 256 pixels of the image have in the first channel one value for each 8-bit integer.
+        // The first channel of the image has 256 pixels, whose values dequantize the integers 0 to
+        // 255, so that every integer is tested.
         let input = Affine::covering(range(-3.0 * max, max));
         let numbers: Vec<f32> = (0..256).map(|q| value(input, q)).collect();
         let data = [&numbers[..], &[0.0; 512]].concat();
         let image = images(&data, 16, 16).remove(0);
         let output = Affine::covering(range(-0.375, max));
-        // Allowed error: half a quantization step of the operand, the gate and the result each.
+        // The allowed error `slack` is the sum of half a quantization step each of the hard swish's
+        // operand, of its gate (the hard sigmoid) and of its result. `operand` is the step of the
+        // operand.
         let operand = (max + 3.0) / 254.0;
         for arithmetic in [Arithmetic::Kernels, Arithmetic::Simulated] {
             let got = outputs(&int8, arithmetic, &image).remove(0).data;
@@ -274,7 +290,7 @@ fn hard_swish_is_within_one_step_for_every_code() {
                 let error = (got - exact).abs();
                 assert!(
                     error <= slack * 1.001,
-                    "{arithmetic:?} {max}: {x} {got} {exact}"
+                    "{arithmetic:?} {max}: input {x}, got {got}, exact {exact}"
                 );
                 if *x <= -3.0 - operand {
                     assert_eq!(*got, 0.0, "{arithmetic:?} {max}: {x}");
@@ -321,19 +337,20 @@ fn a_convolution_equals_the_integer_reference() {
                 let index = channel * SIDE * SIDE + at;
                 let steps = exact / f64::from(output.scale);
                 let expected = value(output, code(output, exact as f32));
-                // A sum halfway between two integers may be rounded to either.
+                // A result about halfway between two output integers may be rounded up or down, so
+                // it is not compared.
                 let on_edge = (steps - steps.floor() - 0.5).abs() < 1e-3;
                 let wrong = |got: f32| got != expected && !on_edge;
                 assert!(
                     !wrong(simulated[index]),
-                    "{target:?} {channel} {at}: {} {expected}",
+                    "{target:?} {channel} {at}: got {}, expected {expected}",
                     simulated[index]
                 );
                 if let Some(kernels) = &kernels {
                     let got = kernels[0].data[index];
                     assert!(
                         !wrong(got),
-                        "kernels {target:?} {channel} {at}: {got} {expected}"
+                        "kernels {target:?} {channel} {at}: got {got}, expected {expected}"
                     );
                 }
             }
@@ -341,8 +358,9 @@ fn a_convolution_equals_the_integer_reference() {
     }
 }
 
-/// Returns the integer dot product of `weight` and the 3x3 window around pixel `at` of three channels, minus their
-/// zero point. Pixels outside the image count as zero.
+/// Returns the integer dot product of `weight` (3 channels x 3 x 3) and the 3x3 window around pixel
+/// `at` of the quantized image `codes` (3 channels), from which `zero_point` is subtracted. Pixels
+/// outside the image add nothing.
 fn products(codes: &[i32], zero_point: i32, weight: &[i32], at: usize, side: usize) -> i32 {
     let mut sum = 0;
     for (tap, weight) in weight.iter().enumerate() {

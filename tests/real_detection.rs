@@ -1,4 +1,5 @@
-//! Checks that the server's detections with released weights on real photographs are torchvision's.
+//! Checks that the server's detections in real photographs, with released weights, match
+//! torchvision's detections.
 //!
 //! The weights and photographs cannot be published. If their folder (`SIGHTLINE_TEST_SHARED`, by default
 //! `../shared/real`) does not exist, the test announces that it is skipped.
@@ -23,7 +24,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 const NETWORK: &str = "ssdlite320_mobilenet_v3_large";
-/// Detections of torchvision with a score above this must have a match.
+/// Score above which a detection of torchvision must have a matching detection of the server.
 const SURE: f32 = 0.3;
 
 #[derive(Deserialize)]
@@ -33,7 +34,8 @@ struct Expected {
     r#box: [f32; 4],
 }
 
-/// Exports the released checkpoint and starts a server with it. Returns the server and its models directory.
+/// Exports the released checkpoint of [`NETWORK`] and starts a server with the exported model.
+/// Returns the server and its models directory.
 fn server(folder: &Path) -> (Server, tempfile::TempDir) {
     let models = tempfile::tempdir().unwrap();
     let weights = folder.join(format!("weights/{NETWORK}.pth"));
@@ -42,7 +44,7 @@ fn server(folder: &Path) -> (Server, tempfile::TempDir) {
     (server, models)
 }
 
-/// Returns torchvision's detections with a score above [`SURE`].
+/// Returns those detections of torchvision whose score is above [`SURE`].
 fn sure(expected: Vec<Expected>) -> Vec<Object> {
     let object = |expected: Expected| Object {
         class_id: expected.class_id,
@@ -78,7 +80,7 @@ fn ssdlite_gives_torchvisions_detections() {
         });
         written.extend(got.iter().map(|object| coco(&file, object)));
     }
-    println!("{NETWORK}: {found} of torchvision's {all} detections above {SURE}");
+    println!("{NETWORK}: {found} of torchvision's {all} detections above {SURE} have a match");
     assert!(all > 100 && found * 100 >= 98 * all, "{found} of {all}");
     let instances = folder.join("coco/instances.json");
     if let Some(precision) = average_precision(
@@ -87,7 +89,7 @@ fn ssdlite_gives_torchvisions_detections() {
         &written,
     ) {
         let published = answers["AP"].as_f64().unwrap();
-        println!("{NETWORK}: AP {precision:.4}, torchvision's {published:.4}");
+        println!("{NETWORK}: average precision {precision:.4}, torchvision's {published:.4}");
         assert!((precision - published).abs() < 0.003, "{precision}");
     }
 }

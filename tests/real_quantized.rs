@@ -1,4 +1,5 @@
-//! Checks the accuracy of released weights in int8: they are calibrated on some photographs and evaluated on others.
+//! Checks the accuracy of networks with released weights in int8. The networks are calibrated on
+//! some photographs and evaluated on other photographs.
 //!
 //! The weights and photographs cannot be published. If their folder (`SIGHTLINE_TEST_SHARED`, by default
 //! `../shared/real`) does not exist, each test announces that it is skipped.
@@ -27,7 +28,7 @@ use sightline::quantize::{Goal, Progress, Subject, calibrate, cosine, search};
 use sightline::registry::networks::Networks;
 use sightline::store::{ModelSource, ModelStore};
 
-/// Ignores the progress of calibration and search.
+/// A [`Progress`] that does not report the progress of calibration and search.
 struct Silent;
 
 impl Progress for Silent {
@@ -56,15 +57,17 @@ fn tensor(file: &Path, preprocessor: &Preprocessor) -> PreparedImage {
     preprocessor.run(&pixels).unwrap()
 }
 
-/// Runs `sightline ARGS...` and returns its standard output. Panics if it fails or takes more than 5 minutes.
+/// Runs `sightline ARGS...` and returns its standard output. Panics if the command fails or takes
+/// more than 5 minutes.
 fn sightline(args: &[&str]) -> String {
     let (code, stdout, stderr) = common::run_within(args, Duration::from_mins(5));
     assert_eq!(code, Some(0), "{args:?}: {stderr}");
     stdout
 }
 
-/// Quantizes a model for `target`, calibrated on the folder `photographs`, into `models/name`. The model is exported
-/// from `weights`; if that is `None`, it is the built-in model `name`. Returns the printed report.
+/// Quantizes the model `name` for `target` with the folder `photographs` for calibration, and
+/// writes the result to `models/name`. The model is exported from the checkpoint `weights` first,
+/// or is built in if `weights` is `None`. Returns the report that the command prints.
 fn quantized(
     models: &Path,
     name: &str,
@@ -81,7 +84,8 @@ fn quantized(
     }
     let calibration = photographs.to_str().unwrap();
     let common = ["quantize", model, "--calibration", calibration, "-o", out];
-    // With `--force`, a slow int8 model is accepted: the speed depends on the machine and is not tested.
+    // With `--force`, the command accepts an int8 model that is slower than fp32: the speed depends
+    // on the machine and is not tested.
     sightline(&[&common[..], &["--target", target, "--force"]].concat())
 }
 
@@ -99,7 +103,8 @@ fn best(scores: &[f32]) -> usize {
     scores.max_by(|(_, a), (_, b)| a.total_cmp(b)).unwrap().0
 }
 
-/// Runs the model in `folder` in fp32 and int8 and returns the number of `photographs` with the same best class.
+/// Runs the model in `folder` in fp32 and in int8. Returns for how many of the `photographs` fp32
+/// and int8 have the same best class.
 fn same_top1(folder: &Path, photographs: &[PathBuf], runtime: &OnnxRuntime) -> usize {
     let folder = folder.to_str().unwrap();
     let find = |reference: &str| {
@@ -115,7 +120,7 @@ fn same_top1(folder: &Path, photographs: &[PathBuf], runtime: &OnnxRuntime) -> u
     let float = find("model.toml");
     let preprocessor = Preprocessor::new(&float.manifest.preprocess);
     let int8 = ModelSource {
-        // Loads the int8 file as it is, even if it targets another CPU.
+        // `None` loads the int8 file as it is, even if the file targets another CPU.
         requantize: None,
         ..find("model.toml@int8")
     };
@@ -131,10 +136,12 @@ fn same_top1(folder: &Path, photographs: &[PathBuf], runtime: &OnnxRuntime) -> u
     same.count()
 }
 
-/// Calibrates on each half of the photographs and evaluates on the other half, for both CPU targets: at least
-/// 98 of 100 photographs keep the best class of fp32.
+/// Checks, for both CPU targets, that at least 98 of 100 photographs have the same best class in
+/// int8 as in fp32. The classifier is calibrated on each half of the photographs and evaluated on
+/// the other half.
 ///
-/// Both halves are evaluated, since one may hold several photographs whose two best fp32 scores are equal.
+/// Each half is evaluated once, since one half alone may hold several photographs whose two best
+/// fp32 scores are equal.
 fn classifier_agrees(test: &str, name: &str, weights: Option<&str>) {
     let Some(shared) = reference::real_data(test) else {
         return;
@@ -142,7 +149,8 @@ fn classifier_agrees(test: &str, name: &str, weights: Option<&str>) {
     let halves = halves(&shared.join("imagenet"));
     let weights = weights.map(|file| shared.join(file));
     for target in ["vnni", "avx2"] {
-        // Without VNNI, sums of products of 8-bit weights overflow in the kernels, so they are simulated.
+        // 8-bit weights (for VNNI) run in simulated arithmetic, since sums of their products would
+        // overflow in the kernels of a CPU without VNNI.
         let runtime = reference::runtime().with_arithmetic(match target {
             "vnni" => Arithmetic::Simulated,
             _ => Arithmetic::Kernels,
@@ -155,7 +163,7 @@ fn classifier_agrees(test: &str, name: &str, weights: Option<&str>) {
             print!("{report}");
             let kept = same_top1(&models.join(name), others, &runtime);
             println!(
-                "{name} for {target}: same best class as fp32 on {kept} of the other {}",
+                "{name} for {target}: same best class as fp32 in {kept} of {} photographs",
                 others.len()
             );
             (same, judged) = (same + kept, judged + others.len());
@@ -164,9 +172,9 @@ fn classifier_agrees(test: &str, name: &str, weights: Option<&str>) {
                 std::fs::metadata(file).unwrap().len() as f64
             };
             let ratio = size("model.int8.onnx") / size("model.onnx");
-            assert!(ratio <= 0.2805, "{ratio}");
+            assert!(ratio <= 0.2805, "int8 size / fp32 size: {ratio}");
         }
-        println!("{name} for {target}: {same} of {judged}");
+        println!("{name} for {target}: same best class in {same} of {judged} photographs");
         assert!(judged == 100 && same >= 98, "{same} of {judged}");
     }
 }
@@ -190,7 +198,9 @@ fn mobilenet_v2_keeps_its_best_classes_in_int8() {
     );
 }
 
-/// For comparison, naive quantization of this network reaches a mean cosine similarity to fp32 of only 0.42.
+/// Checks that the features of an int8 backbone with released weights have a mean cosine similarity
+/// to the fp32 features of at least 0.97. For comparison, naive quantization of this network
+/// reaches only 0.42.
 #[test]
 fn a_released_mobilenet_v3_trunk_keeps_its_features_in_int8() {
     let test = "a_released_mobilenet_v3_trunk_keeps_its_features_in_int8";
@@ -242,13 +252,13 @@ fn a_released_mobilenet_v3_trunk_keeps_its_features_in_int8() {
         let mean = cosines.by_ref().sum::<f64>() / judged.len() as f64;
         let share = 1.0 - choice.float_share;
         println!(
-            "{} {}: mean cosine {mean:.4}, {share:.3} of the multiplications in int8",
+            "{} {}: mean cosine similarity {mean:.4}, share of multiplications in int8 {share:.3}",
             target.as_str(),
             choice.method
         );
-        println!("  in float: {:?}", choice.recipe.float_layers);
-        assert!(share >= 0.8, "{share}");
-        assert!(mean >= 0.97, "{mean}");
+        println!("  fp32 layers: {:?}", choice.recipe.float_layers);
+        assert!(share >= 0.8, "share of int8 multiplications {share}");
+        assert!(mean >= 0.97, "mean cosine similarity {mean}");
     }
 }
 
@@ -262,7 +272,7 @@ fn ssdlite_keeps_its_average_precision_in_int8() {
     let models = tempfile::tempdir().unwrap();
     let weights = shared.join(format!("weights/{name}.pth"));
     let photographs = shared.join("coco/images");
-    // Calibrates on other photographs than those that are evaluated.
+    // The photographs for calibration are not among the photographs that are evaluated.
     let calibration = shared.join("imagenet");
     let report = quantized(models.path(), name, Some(&weights), &calibration, "auto");
     print!("{report}");
@@ -281,7 +291,7 @@ fn ssdlite_keeps_its_average_precision_in_int8() {
     if let Some(precision) =
         reference::average_precision(test, &shared.join("coco/instances.json"), &written)
     {
-        println!("{name}@int8: AP {precision:.4}, in float 0.2774");
+        println!("{name}@int8: average precision {precision:.4}, in fp32 0.2774");
         assert!(precision >= 0.265, "{precision}");
     }
 }

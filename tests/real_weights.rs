@@ -1,5 +1,6 @@
-//! Checks that the server's predictions with released weights on real photographs are those of torchvision, or of the
-//! weights' authors for the built-in model.
+//! Checks that the server's predictions for real photographs, with released weights, agree with
+//! torchvision's predictions or, for the built-in model, with the predictions of the weights'
+//! authors.
 //!
 //! The weights and most photographs cannot be published. If their folder (`SIGHTLINE_TEST_SHARED`, by default
 //! `../shared/real`) does not exist, each test announces that it is skipped.
@@ -31,15 +32,18 @@ struct Entry {
     score: f64,
 }
 
-/// Numbers of photographs for which the server's predictions agree with torchvision's or with the labels.
+/// Counts of photographs for which the server's predictions agree with the labels or with the
+/// expected predictions (torchvision's or those of the weights' authors).
 #[derive(Debug, Default)]
 struct Agreement {
     photographs: usize,
-    /// Photographs whose best class is that of `labels.csv`.
+    /// Number of photographs whose best predicted class is the class in `labels.csv`.
     right: usize,
-    /// Photographs whose best class is torchvision's.
+    /// Number of photographs whose best predicted class is the best expected class.
     same_top1: usize,
-    /// Photographs of `same_top1` whose five scores are within 0.02 of torchvision's.
+    /// Number of photographs that count in `same_top1` and whose scores all differ by less than
+    /// 0.02 from the expected five scores. Expected classes that the server does not return are
+    /// ignored.
     close: usize,
     worst_score_difference: f64,
 }
@@ -75,8 +79,9 @@ fn labels(folder: &Path) -> BTreeMap<String, u64> {
     text.lines().skip(1).map(row).collect()
 }
 
-/// Compares the server's predictions for all photographs with the expected `answers`. Returns the largest difference
-/// between a score and the expected one.
+/// Compares the server's predictions for all photographs with the expected predictions in
+/// `answers`. Panics if they do not agree. Returns the largest difference between a score and the
+/// expected score.
 fn judge(server: &Server, folder: &Path, answers: &Value, test: &str) -> f64 {
     let expected = top5(answers);
     let mut agreement = Agreement::default();
@@ -93,7 +98,8 @@ fn judge(server: &Server, folder: &Path, answers: &Value, test: &str) -> f64 {
 }
 
 fn predictions(server: &Server, image: &[u8]) -> Vec<Entry> {
-    // The expected values ignore the EXIF orientation, which one of these photographs has.
+    // The expected predictions were computed without applying the EXIF orientation, which one of
+    // these photographs has.
     let result = server
         .classify("?orientation=ignore", image)
         .results()
@@ -125,7 +131,7 @@ fn mobilenet_v2_gives_torchvisions_predictions() {
     let server = Server::start(&["--models", models.path().to_str().unwrap()]);
     let expected = &read_json(&folder.join("torchvision.json"))["mobilenet_v2"];
     let worst = judge(&server, &folder, expected, test);
-    assert!(worst < 1e-4, "{worst}");
+    assert!(worst < 1e-4, "largest score difference {worst}");
 }
 
 #[test]
@@ -137,8 +143,9 @@ fn the_built_in_model_gives_its_authors_predictions() {
     let server = Server::start(&[]);
     let expected = read_json(&folder.join("efficientnet_lite0.json"));
     let worst = judge(&server, &folder, &expected, test);
-    // The tolerance is larger since the built-in weights are in half precision.
-    assert!(worst < 0.005, "{worst}");
+    // The tolerance is larger than for `mobilenet_v2`, since the built-in weights are stored in
+    // half precision.
+    assert!(worst < 0.005, "largest score difference {worst}");
 }
 
 #[test]

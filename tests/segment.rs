@@ -1,5 +1,5 @@
-//! Checks `/v1/segment` and `sightline predict` with exported segmentation networks: masks in every encoding and
-//! size, and invalid requests.
+//! Checks `/v1/segment` and `sightline predict` with exported segmentation networks: the masks in
+//! every encoding and size, and that invalid requests are rejected.
 
 #![expect(
     clippy::unwrap_used,
@@ -25,14 +25,16 @@ use tempfile::TempDir;
 const LABELS: &str = "road\nriver\n";
 const ROUTE: &str = "/v1/segment";
 
-/// Exports an LR-ASPP with two classes as `rivers` in a temporary models directory, which is returned.
+/// Exports LR-ASPP with two classes as the model `rivers`. Returns the models directory, a
+/// temporary folder.
 fn exported() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     export(&directory, "lraspp_mobilenet_v3_large", "rivers", &[]);
     directory
 }
 
-/// Exports `network` with two classes and generated weights as the model folder `directory/name`.
+/// Exports `network` with the classes [`LABELS`] and generated weights as the model folder
+/// `directory/name`. `flags` are further arguments of `sightline export`.
 fn export(directory: &TempDir, network: &str, name: &str, flags: &[&str]) {
     let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let weights = at(&format!("{name}.safetensors"));
@@ -59,7 +61,8 @@ fn result(server: &Server, query: &str, image: &[u8]) -> Value {
     segment(server, query, image).results().remove(0)
 }
 
-/// Decodes a palette PNG. Returns its width and height, palette and indices.
+/// Decodes a palette PNG. Returns the width and height in pixels, the palette (RGB bytes), and the
+/// palette index of each pixel in row order.
 fn indices(png: &[u8]) -> ((u32, u32), Vec<u8>, Vec<u8>) {
     let mut reader = png::Decoder::new(Cursor::new(png)).read_info().unwrap();
     let info = reader.info();
@@ -126,14 +129,15 @@ fn an_exported_checkpoint_returns_masks_with_its_labels() {
     rejected(&server);
 }
 
-/// Checks that every encoding of the mask (PNG, run lengths, drawing) shows the classes of `mask`.
+/// Checks that the server's mask for `image` has the classes of `mask` in every encoding: PNG, run
+/// lengths, and drawn into the image.
 fn encodings(server: &Server, image: &[u8], mask: &[u8]) {
     let alone = server.post_accepting(ROUTE, "image/png", image);
     assert_eq!(alone.header("content-type"), "image/png");
     assert!(alone.header("server-timing").contains("encode;dur="));
     let (size, palette, pixels) = indices(&alone.body);
     assert_eq!((size, pixels.as_slice()), ((500, 375), mask));
-    // The first two colors of the Pascal VOC palette.
+    // The palette has one color per class: the first two colors of the Pascal VOC palette.
     assert_eq!(palette, [0, 0, 0, 128, 0, 0]);
 
     let runs = result(server, "?mask=rle", image);
@@ -173,8 +177,8 @@ fn encodings(server: &Server, image: &[u8], mask: &[u8]) {
 /// The color of class 1 in the Pascal VOC palette.
 const RED: [u8; 3] = [128, 0, 0];
 
-/// Checks a drawing: below the legend, pixels of rivers (class 1) are tinted and those of roads (class 0) unchanged;
-/// the legend shows the color of rivers.
+/// Checks `shown`, the mask drawn into the image. Below the legend, pixels of rivers (class 1) must
+/// be tinted and pixels of roads (class 0) unchanged. The legend must show the color of rivers.
 fn drawn_in(shown: &RgbImage, image: &[u8], mask: &[u8]) {
     const LEGEND_ROWS: u32 = 60;
     let options = DecodeOptions {
@@ -212,10 +216,12 @@ fn drawn_in(shown: &RgbImage, image: &[u8], mask: &[u8]) {
     assert!(count(shown) >= 64 && count(&image) == 0, "{}", count(shown));
 }
 
-/// Checks the sizes of masks at the resolution of the logits, and of the variant `320` with a smaller input.
+/// Checks the size of masks at the resolution of the logits (`size=logits`), for the model and for
+/// its variant `320`, which has a smaller input. Also checks that the variant's mask differs from
+/// `mask`.
 fn sizes(server: &Server, image: &[u8], mask: &[u8]) {
     let logits = result(server, "?size=logits", image);
-    // The network's input is 693x520, and its output stride is 8.
+    // The network's input has a width of 693 and a height of 520 pixels; the output stride is 8.
     assert_eq!(logits["mask"]["size"], serde_json::json!([65, 87]));
     assert_eq!(
         (&logits["width"], &logits["height"]),
@@ -223,7 +229,7 @@ fn sizes(server: &Server, image: &[u8], mask: &[u8]) {
     );
     let small = segment(server, "?model=rivers@320&size=logits", image);
     assert_eq!(small.json()["variant"], "320");
-    // The input of the variant is 426x320.
+    // The input of the variant has a width of 426 and a height of 320 pixels.
     assert_eq!(
         small.results()[0]["mask"]["size"],
         serde_json::json!([40, 54])
@@ -234,7 +240,8 @@ fn sizes(server: &Server, image: &[u8], mask: &[u8]) {
     assert_eq!(first.json()["variant"], "fp32");
 }
 
-/// Checks that images have the same results in one request and in concurrent requests as in a request of their own.
+/// Checks that images have the same results in three cases: each image in its own request, all
+/// images in one request, and all requests at the same time.
 fn several(server: &Server) {
     let images = [
         photo("coffee_500x375.jpg"),
@@ -320,8 +327,8 @@ fn rejected(server: &Server) {
     assert!(server.metric("sightline_stage_duration_seconds_count{stage=\"encode\"") > 0.0);
 }
 
-/// Checks that masks of tiny images have the size of the image, and that elongated images are rejected before they
-/// are decoded.
+/// Checks that the masks of tiny images have the size of the image, and that images that are too
+/// elongated, too large or damaged are rejected.
 fn shapes(server: &Server) {
     let encode = |width, height| {
         let image = image::RgbImage::from_pixel(width, height, image::Rgb([9, 99, 199]));
@@ -441,7 +448,7 @@ fn predict_draws_masks() {
     );
     let (code, _, stderr) = run(&["predict", "--model", &format!("{model}@9"), coffee]);
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("one of its variants fp32, 320"), "{stderr}");
+    assert!(stderr.contains("must be one of fp32, 320"), "{stderr}");
     let weights = directory.path().join("rivers.safetensors");
     let (code, _, stderr) = run(&[
         "export",

@@ -1,4 +1,5 @@
-//! Checks `sightline export` of checkpoints that torch quantized, or saved during quantization-aware training.
+//! Checks `sightline export` for checkpoints that were quantized by torch, or saved during
+//! quantization-aware training.
 
 #![expect(
     clippy::unwrap_used,
@@ -36,7 +37,8 @@ fn export_of(
 fn a_quantized_checkpoint_is_served_in_both_precisions() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("birds");
-    // On a CPU without VNNI, the server quantizes again to 7-bit weights with the same recipe.
+    // The int8 file targets VNNI on every machine. On a CPU without VNNI, the server quantizes the
+    // fp32 weights again, to 7 bits, with the same recipe.
     let args = [SHAPE[0], SHAPE[1], "--target=vnni"];
     let (code, stdout, stderr) = export("mobilenet_v3_large", &args, &out);
     assert_eq!(code, Some(0), "{stderr}");
@@ -63,7 +65,8 @@ fn a_quantized_checkpoint_is_served_in_both_precisions() {
         [[variants.int8.stages]]\nrole = \"network\"\nfile = \"model.int8.onnx\"\n";
     assert!(manifest.contains(variant), "{manifest}");
 
-    // Quantizing the fp32 file with the written recipe reproduces the int8 file.
+    // Quantizing the exported fp32 file with the exported recipe must reproduce the exported int8
+    // file.
     let recipes = std::fs::read_to_string(out.join(ranges)).unwrap();
     let recipes = Recipes::parse(&recipes).unwrap();
     let network = Network::read(&std::fs::read(out.join("model.onnx")).unwrap()).unwrap();
@@ -159,7 +162,7 @@ fn every_checkpoint_layout_is_recognized() {
         let (code, stdout, stderr) = export_of(&weights, name, &shape, &out);
         assert_eq!(code, Some(0), "{stderr}");
         assert!(stdout.contains(says), "{stdout}");
-        // The manifest has the activation with which the network was trained: ReLU or ReLU6.
+        // The manifest must state the activation with which the network was trained: ReLU or ReLU6.
         let manifest = std::fs::read_to_string(out.join("model.toml")).unwrap();
         assert_eq!(manifest.contains("relu6 = false"), plain_relu, "{manifest}");
     }

@@ -1,4 +1,5 @@
-//! Checks, for a model in fp32 and int8, which variants the server loads and which one a model name selects.
+//! Checks, for a model with an fp32 and an int8 variant, which variants the server loads and which
+//! variant a model name selects.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,8 +14,8 @@ use common::{Server, checkpoint, finish, path, photo, run, sightline, tiny};
 use serde_json::{Value, json};
 use sightline::cpu::has_int8_dot;
 
-/// A models directory with the model `birds`. Its int8 variant is in fact another network, so that responses show which
-/// variant computed them.
+/// A models directory with the model `birds`. The int8 variant of `birds` has the file of another
+/// fp32 network, so that the scores in a response show which variant has run.
 struct Birds {
     directory: tempfile::TempDir,
 }
@@ -50,13 +51,13 @@ impl Birds {
         Server::start(&[&["--models", self.models()], args].concat())
     }
 
-    /// Starts a server that must fail. Returns its exit code and log.
+    /// Starts a server that cannot start, and waits until it exits. Returns its exit code and log.
     fn fail(&self, args: &[&str]) -> (Option<i32>, String) {
         Server::launch(&[&["--models", self.models()], args].concat()).wait()
     }
 }
 
-/// Returns the models that the server lists, in order, as `name@variant precision`.
+/// Returns the models that `/v1/models` lists, in order, as `name@variant precision`.
 fn loaded(server: &Server) -> Vec<String> {
     let listed = server.get("/v1/models").json();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -72,7 +73,8 @@ fn loaded(server: &Server) -> Vec<String> {
     models.map(show).collect()
 }
 
-/// Classifies a photograph with `query`. Returns the variant in the response, and the scores of all classes.
+/// Classifies a photograph with the query `?top_k=10` followed by `query`. Returns the variant in
+/// the response, and the predictions for all 10 classes.
 fn ask(server: &Server, query: &str) -> (String, Value) {
     let reply = server.classify(&format!("?top_k=10{query}"), &photo("coffee_500x375.jpg"));
     assert_eq!(reply.status, 200, "{query}: {}", reply.text());
@@ -156,8 +158,9 @@ fn only_named_models_are_loaded() {
     assert_eq!(unknown.json()["expected"], "birds@int8");
     drop(server);
 
-    // The variant that a name without `@` selects depends on the CPU, but the server must start with both lists on
-    // every CPU.
+    // By default, the CPU decides which variant the name `birds` selects, so the server must start
+    // with `birds,birds@int8` if `birds` selects fp32 and if it selects int8, which is then loaded
+    // once.
     let config = birds.directory.path().join("settings");
     for (precision, expected) in [
         ("fp32", &["birds@fp32 fp32", "birds@int8 int8"][..]),
@@ -189,7 +192,7 @@ fn a_failed_start_names_the_variant() {
     let (code, _, stderr) = run(&unknown);
     assert_eq!(code, Some(1), "{stderr}");
     assert!(
-        stderr.contains("one of its variants fp32, int8"),
+        stderr.contains("the variant must be one of fp32, int8"),
         "{stderr}"
     );
 
@@ -197,18 +200,20 @@ fn a_failed_start_names_the_variant() {
     for args in [&[][..], &["--model", "birds@int8"]] {
         let (code, log) = birds.fail(args);
         assert_eq!(code, Some(1), "{log}");
-        let expected = "error: model `birds@int8`: cannot read ";
+        let expected = "error: cannot load model `birds@int8`: cannot read ";
         assert!(
             log.contains(expected) && log.contains("model.int8.onnx"),
             "{log}"
         );
     }
-    // The server starts, since the variant whose file is missing is not requested.
+    // The server starts with `birds@fp32` alone, since it does not need the missing file of
+    // `birds@int8`.
     let server = birds.serve(&["--model", "birds@fp32"]);
     assert_eq!(loaded(&server), ["birds@fp32 fp32"]);
 }
 
-/// Returns the row for `birds` that `sightline models` prints: as JSON, and as text.
+/// Returns the row of the model `birds` from the output of `sightline models --json`, and the line
+/// of `birds` from the output of `sightline models`.
 fn listed(models: &str) -> (Value, String) {
     let (_, json, _) = run(&["models", "--json", "--models", models]);
     let rows: Vec<Value> = serde_json::from_str(&json).unwrap();

@@ -1,4 +1,5 @@
-//! Converts a checkpoint to a safetensors file with tensors of rank 2 and more in half precision.
+//! Converts a checkpoint to a safetensors file in which tensors of rank 2 and more are stored in
+//! half precision.
 //!
 //! Usage: `pack_weights IN.pth OUT.safetensors`. Batch norm's `num_batches_tracked` is left out, because only
 //! training reads it. The header stores the SHA-256 of the checkpoint as `source_sha256`.

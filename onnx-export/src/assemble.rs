@@ -1,4 +1,4 @@
-//! Whole networks, from an architecture and a checkpoint to a model.
+//! Builds whole networks: turns an architecture and a checkpoint into a model.
 
 use std::collections::BTreeMap;
 
@@ -12,27 +12,31 @@ use crate::segmentation::{MaskHead, Segmenter, masks};
 use crate::stages::{Role, Stages};
 use crate::weights::StateDict;
 
-/// Builds the network `architecture` with the weights of `state`.
+/// Builds the network `architecture` with the weights of the checkpoint `state`.
 ///
-/// The network reads normalized images, `images` `[batch, 3, height, width] f32`. All outputs are f32; A is
-/// the number of anchors at each location, `<i>` the index of a level:
+/// The network reads normalized images, `images` `[batch, 3, height, width] f32`. All outputs are
+/// f32. A is the number of anchors at each location, `<i>` the index of a level (0 is the finest),
+/// `h` and `w` the height and width of its feature map, and R the number of regions of all levels:
 ///
 /// | network | outputs |
 /// |---|---|
 /// | classification | `logits` `[batch, num_classes]` |
-/// | segmentation | `out` `[batch, num_classes, h, w]` at the resolution of the head; `aux` likewise if the head asks for it |
+/// | segmentation | `out` `[batch, num_classes, h, w]`, not upsampled to the size of the images |
+/// | segmentation, if `aux` of the head is true | also `aux` `[batch, num_classes, h, w]` of the auxiliary head, with an `h` and `w` of its own |
 /// | `RetinaNet`, `SSDlite` | `cls_logits_<i>` `[batch, A * num_classes, h, w]`, `bbox_regression_<i>` `[batch, A * 4, h, w]` |
 /// | Faster R-CNN, first stage | `rpn_objectness_<i>` `[batch, A, h, w]`, `rpn_deltas_<i>` `[batch, A * 4, h, w]`, `feature_<i>` `[batch, 256, h, w]` |
-/// | Faster R-CNN, second stage | `class_logits` `[R, num_classes]`, `box_regression` `[R, num_classes * 4]`, the regions of level 0 first |
+/// | Faster R-CNN, second stage | `class_logits` `[R, num_classes]`, `box_regression` `[R, num_classes * 4]`, in the order of the levels |
 ///
-/// The second stage of Faster R-CNN reads `feature_<i>`, `rois_<i>` `[R_i, 4] f32` (x1, y1, x2, y2 in pixels
-/// of the padded image) and `batch_indices_<i>` `[R_i] i64`; `R_i` may be 0.
+/// The second stage of Faster R-CNN reads `feature_<i>`, `rois_<i>` `[R_i, 4] f32` (x1, y1, x2, y2
+/// in pixels of the padded image) and `batch_indices_<i>` `[R_i] i64`, the index in the batch of
+/// the image of each region. `R_i` may be 0.
 ///
-/// The tensors of an auxiliary head in the checkpoint are checked even if the head is not an output.
+/// If the checkpoint of a network with the head `deeplabv3` or `fcn` has tensors of an auxiliary
+/// head, their names and shapes are checked even if `aux` is false.
 ///
 /// # Errors
-/// [`BuildError::Argument`] for an architecture or opset out of range, [`BuildError::StateDict`] for a
-/// checkpoint of another network.
+/// [`BuildError::Argument`] if `opset` or an argument of `architecture` is out of range,
+/// [`BuildError::StateDict`] if tensors of the checkpoint are missing, unexpected or misshapen.
 pub fn build(
     name: &str,
     architecture: &Architecture,
@@ -45,19 +49,23 @@ pub fn build(
     })
 }
 
-/// Builds a detector as one graph that includes thresholds and suppression, in ONNX's standard operators.
+/// Builds a detector as one graph that includes postprocessing (thresholds and suppression), in
+/// standard ONNX operators.
 ///
-/// The network reads one normalized, resized and padded image, `images` `[1, 3, height, width] f32`, and,
-/// unless `options.fixed_size` is set, `image_size` `[2] i64`: height and width of the resized image before
-/// padding. It writes `boxes` `[D, 4] f32` (x1, y1, x2, y2 in pixels of the resized image), `labels` `[D] i64`
-/// and `scores` `[D] f32`, ordered by descending score.
+/// The network reads one normalized, resized and padded image, `images`
+/// `[1, 3, height, width] f32`. Faster R-CNN and `RetinaNet` also read `image_size` `[2] i64`:
+/// height and width of the resized image before padding. The network writes `boxes` `[D, 4] f32`
+/// (x1, y1, x2, y2 in pixels of the resized image), `labels` `[D] i64` and `scores` `[D] f32`,
+/// ordered by descending score.
 ///
-/// The results equal native post-processing in torchvision's order, except where rounding decides an overlap near
-/// the threshold, or the order of equal scores. Values that are not finite are not filtered out.
+/// The detections are those of native postprocessing that orders its steps as torchvision does,
+/// except where rounding decides whether an overlap exceeds the threshold, or in which order
+/// detections with almost equal scores are returned. Boxes and scores that are NaN or infinite are
+/// not filtered out.
 ///
 /// # Errors
-/// The errors of [`build`], and [`BuildError::Argument`] if `architecture` is not a detector or `options` lack
-/// what its head needs.
+/// The errors of [`build`], and [`BuildError::Argument`] if `architecture` is not a detector, or if
+/// `options` lacks `proposals` for Faster R-CNN or `fixed_size` for `SSDlite`.
 pub fn build_fused(
     name: &str,
     architecture: &Architecture,
@@ -95,7 +103,7 @@ fn assemble(
 /// Returns the name and shape of every tensor that a checkpoint of `architecture` must have.
 ///
 /// # Errors
-/// [`BuildError::Argument`] for an architecture out of range.
+/// [`BuildError::Argument`] if an argument of `architecture` is out of range.
 pub fn tensor_shapes(
     architecture: &Architecture,
 ) -> Result<BTreeMap<String, Vec<usize>>, BuildError> {
@@ -110,9 +118,9 @@ pub fn tensor_shapes(
 /// Prefix of the names of the tensors of a segmentation network's auxiliary head.
 const AUX_PREFIX: &str = "aux_classifier.";
 
-/// Adds the whole network, from its input to its outputs, and returns the graph of its second stage. `None`
-/// if it has one stage. The tensors of an auxiliary head are loaded if the architecture has the head or if
-/// the checkpoint has them (`has_aux`).
+/// Adds the whole network, from its input to its outputs. Returns the graph of the second stage, or
+/// `None` if the network has only one. The tensors of an auxiliary head are read if the head of the
+/// architecture has `aux` set, or if the checkpoint has them (`has_aux`).
 fn network(
     g: &mut Graph,
     loader: &Loader<'_>,
@@ -156,8 +164,8 @@ fn network(
     Ok(None)
 }
 
-/// Adds the network of a detection head, after the input `images`, and its outputs. Returns the graph of its
-/// second stage. `None` if it has one stage.
+/// Adds a detection network, which reads `images`, and its outputs. Returns the graph of the second
+/// stage, or `None` if the network has only one.
 fn detector(
     g: &mut Graph,
     root: &Scope<'_>,
@@ -205,7 +213,8 @@ fn detector(
     Ok(None)
 }
 
-/// Adds the first stage of Faster R-CNN with its outputs, and returns the graph of the second stage.
+/// Adds the first stage of Faster R-CNN and its outputs to `g`, and returns the graph of the second
+/// stage.
 fn two_stages(
     g: &mut Graph,
     root: &Scope<'_>,

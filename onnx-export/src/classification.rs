@@ -5,7 +5,8 @@ use crate::error::BuildError;
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::pool_features;
 
-/// Adds the network with the weights under `root`: images `[N, 3, H, W]` to logits `[N, num_classes]`.
+/// Adds a classification network with the weights under `root`, which maps `images` `[N, 3, H, W]`
+/// to logits `[N, num_classes]`.
 ///
 /// # Errors
 /// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`.

@@ -15,31 +15,34 @@ pub enum BuildError {
     /// The checkpoint cannot be read.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// An argument is out of range.
+    /// An argument has a value that is not allowed.
     #[error(transparent)]
     Argument(#[from] ArgumentError),
     /// An operand has a shape that the operator does not accept.
-    #[error("{op} in `{scope}`: `{operand}` must be {expected}, got {got}")]
+    #[error("{op} in module `{scope}`: shape of `{operand}` must be {expected}, got {got}")]
     Shape {
         /// Name of the ONNX operator, such as `Conv`.
         op: &'static str,
-        /// State dict path of the module that adds the operator.
+        /// State dict path of the module that adds the operator; empty at the root and for
+        /// operators on inputs of the network.
         scope: String,
-        /// Name of the operand.
+        /// Name of the operand: its ONNX name, or the name of a tensor of the module.
         operand: String,
         /// Shapes that the operator accepts, in words.
         expected: String,
-        /// Shape of the operand.
+        /// Shape of the operand, or the number of its elements if they do not fill the expected
+        /// shape.
         got: String,
     },
     /// An operand has a data type that the operator does not accept.
-    #[error("{op} in `{scope}`: `{operand}` must be {expected}, got {got}")]
+    #[error("{op} in module `{scope}`: data type of `{operand}` must be {expected}, got {got}")]
     Type {
         /// Name of the ONNX operator, such as `Conv`.
         op: &'static str,
-        /// State dict path of the module that adds the operator.
+        /// State dict path of the module that computes the operand; empty for constants and inputs
+        /// of the network.
         scope: String,
-        /// Name of the operand.
+        /// Name of the operand: its ONNX name, or the name of a tensor of the module.
         operand: String,
         /// Data type that the operator accepts.
         expected: &'static str,
@@ -47,25 +50,28 @@ pub enum BuildError {
         got: &'static str,
     },
     /// An attribute of an operator is out of range.
-    #[error("{op} in `{scope}`: attribute `{attribute}` must be {expected}, got {got}")]
+    #[error("{op} in module `{scope}`: attribute `{attribute}` must be {expected}, got {got}")]
     Attribute {
         /// Name of the ONNX operator, such as `Conv`.
         op: &'static str,
-        /// State dict path of the module that adds the operator.
+        /// State dict path of the module that adds the operator; empty at the root and for
+        /// operators on inputs of the network.
         scope: String,
-        /// Name of the attribute.
+        /// Name of the attribute in ONNX, or `stride` for the inverse of the `spatial_scale` of
+        /// `RoiAlign`.
         attribute: &'static str,
         /// Values that the attribute allows, in words.
         expected: String,
-        /// Value of the attribute.
+        /// Value that the attribute has.
         got: String,
     },
-    /// An operator that joins values has no operands.
-    #[error("{op} in `{scope}`: expected at least one operand, got none")]
+    /// An operator that joins values, such as `Concat`, has no operands.
+    #[error("{op} in module `{scope}`: expected at least one operand, got none")]
     NoOperands {
         /// Name of the ONNX operator, such as `Conv`.
         op: &'static str,
-        /// State dict path of the module that adds the operator.
+        /// State dict path of the module that adds the operator; empty at the root and for
+        /// operators on inputs of the network.
         scope: String,
     },
     /// A head reads a feature map that the backbone does not have.
@@ -73,29 +79,31 @@ pub enum BuildError {
         "the head reads feature map {stage}, counted from the end; the backbone has {got} feature maps"
     )]
     FeatureMap {
-        /// Position of the feature map, counted from the end; 1 is the last.
+        /// Position of the feature map that the head reads, counted from the end; 1 is the last.
         stage: usize,
         /// Number of feature maps that the backbone has.
         got: usize,
     },
 }
 
-/// An argument of a builder is out of range.
+/// An argument of a function that builds a network has a value that is not allowed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("`{argument}`: expected {expected}, got {got}")]
+#[error("argument `{argument}`: expected {expected}, got {got}")]
 #[non_exhaustive]
 pub struct ArgumentError {
-    /// Path of the argument in an [`Architecture`](crate::architecture::Architecture), such as
-    /// `head.anchors.sizes`, or the name of a function's argument.
+    /// Name of the argument: its path in an [`Architecture`](crate::architecture::Architecture),
+    /// such as `head.anchors.sizes`, the field of a backbone or head, such as `width_mult`, or the
+    /// argument of a function, such as `opset`.
     pub argument: &'static str,
-    /// The allowed values, in words.
+    /// Values that the argument allows, in words.
     pub expected: String,
-    /// Value of the argument.
+    /// Value that the argument has.
     pub got: String,
 }
 
 impl ArgumentError {
-    /// Creates the error of an argument whose value `got` is not `expected`.
+    /// Creates the error for the argument named `argument`, whose value is `got` instead of
+    /// `expected`.
     pub fn new(
         argument: &'static str,
         expected: impl Into<String>,
@@ -109,7 +117,7 @@ impl ArgumentError {
     }
 }
 
-/// Returns an [`ArgumentError`]; a short form of [`ArgumentError::new`].
+/// Creates an [`ArgumentError`]; a shorter name for [`ArgumentError::new`] within this crate.
 pub(crate) fn argument(
     argument: &'static str,
     expected: impl Into<String>,
@@ -118,7 +126,8 @@ pub(crate) fn argument(
     ArgumentError::new(argument, expected, got)
 }
 
-/// Returns `Ok` if `holds`, and the error of [`argument()`] if not.
+/// Returns `Ok` if `holds` is true, and the error of [`argument()`] for the argument `name` if it
+/// is false.
 pub(crate) fn require(
     holds: bool,
     name: &'static str,

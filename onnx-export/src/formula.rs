@@ -1,4 +1,4 @@
-//! Weights for tests and benchmarks, computed from the names of the tensors.
+//! Generates weights for tests and benchmarks from the names of the tensors.
 //!
 //! A Rust test and the script that computes its expected values (`tests/golden/formula.py`) generate
 //! bit-identical weights for the same network, without a shared file. The generator is `SplitMix64`, seeded
@@ -8,22 +8,25 @@ use std::collections::BTreeMap;
 
 use crate::weights::{StateDict, Tensor, WeightsError};
 
-/// Returns `n` values in [-1, 1) that depend on `name` alone. The first values are the same for every `n`.
+/// Returns `n` values in [-1, 1) that depend on `name` alone. A larger `n` appends values and does
+/// not change the first ones.
 pub fn uniform(name: &str, n: usize) -> impl Iterator<Item = f32> {
     let seed = fnv1a(name);
     (1..=n as u64).map(move |i| {
         let random = split_mix(seed.wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
-        // An f32 holds 24 bits exactly.
+        // The upper 24 bits are used, because an f32 holds integers of 24 bits exactly.
         let unit = (random >> 40) as f32 * 2.0_f32.powi(-24);
         unit * 2.0 - 1.0
     })
 }
 
-/// Returns the values of the tensor `name` in C order: `center + spread * uniform`.
+/// Returns values for the tensor `name` of shape `shape`, in C order: `center + spread * u` with
+/// `u` from [`uniform`].
 ///
-/// The spread of tensors of rank 2 and more is `sqrt(6 / fan_in)` (He's uniform bound; `fan_in` is the product
-/// of all axes but the first), so that the scale of activations stays the same from layer to layer. The center
-/// of batch-norm weights and variances is 1.
+/// For tensors of rank 2 and more, the spread is `sqrt(6 / fan_in)` (He's uniform bound; `fan_in`
+/// is the product of all axes but the first), so that the scale of activations stays the same from
+/// layer to layer. The center is 1 for batch-norm weights and variances and 0 for all other
+/// tensors.
 pub fn fill(name: &str, shape: &[usize]) -> Vec<f32> {
     let (center, spread) = distribution(name, shape);
     uniform(name, shape.iter().product())
@@ -31,13 +34,15 @@ pub fn fill(name: &str, shape: &[usize]) -> Vec<f32> {
         .collect()
 }
 
-/// Returns an f32 state dict with these names and shapes.
+/// Returns an f32 state dict with a tensor for each name and shape in `shapes`, whose values are
+/// those of [`fill`].
 ///
-/// `scale` maps prefixes to factors: a tensor of rank 2 or more is multiplied by the factor of every prefix
-/// that its name starts with, in order. `num_batches_tracked` is left out, since inference does not use it.
+/// `scale` lists pairs of a prefix and a factor: a tensor of rank 2 or more is multiplied by the
+/// factor of every prefix that its name starts with, in order. `num_batches_tracked` is left out,
+/// since inference does not use it.
 ///
 /// # Errors
-/// Returns [`WeightsError::Shape`] if the size of a shape overflows.
+/// [`WeightsError::Shape`] if the number of elements of a tensor overflows.
 pub fn state_dict(
     shapes: &BTreeMap<String, Vec<usize>>,
     scale: &[(String, f32)],
@@ -59,7 +64,7 @@ pub fn state_dict(
     Ok(StateDict::from_tensors(tensors))
 }
 
-/// Returns the center and spread of the values of the tensor `name`.
+/// Returns the center and the spread of the values that [`fill`] generates for the tensor `name`.
 fn distribution(name: &str, shape: &[usize]) -> (f32, f32) {
     if name.ends_with("running_var") {
         (1.0, 0.5)

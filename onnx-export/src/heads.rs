@@ -1,14 +1,16 @@
-//! Heads as data: the arguments of each head, which include the anchors of a detector and the number of
-//! feature maps that the head reads.
+//! Heads as data: the arguments of each head, which include a detector's anchors and the number of
+//! backbone feature maps that the head reads.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ArgumentError, require};
 use crate::stages::Role;
 
-/// Maximum number of pyramid levels: each level halves the one before, and an image side is at most 4096 pixels.
+/// Maximum number of feature maps (levels) that `SSDlite` reads. Each level has half the height and
+/// width of the preceding one, and an image side is at most 4096 = 2^12 pixels.
 const MAX_LEVELS: usize = 12;
-/// Maximum number of anchors per location of a feature map. It bounds the channels of a detector's outputs.
+/// Maximum number of anchors or default boxes per location of a feature map. It bounds the number
+/// of channels of a detector's outputs.
 const MAX_ANCHORS: usize = 64;
 
 /// The layers on top of a backbone, which produce the outputs of the network.
@@ -35,11 +37,11 @@ pub enum Head {
         #[serde(default)]
         aux: bool,
     },
-    /// `torchvision.models.detection.FasterRCNN`.
+    /// Two-stage detector on a feature pyramid: `torchvision.models.detection.FasterRCNN`.
     FasterRcnn(FasterRcnnHead),
-    /// `torchvision.models.detection.RetinaNet`.
+    /// One-stage detector on a feature pyramid: `torchvision.models.detection.RetinaNet`.
     Retinanet(RetinanetHead),
-    /// `torchvision.models.detection.ssdlite`.
+    /// One-stage detector with default boxes: `torchvision.models.detection.ssdlite`.
     Ssdlite(SsdliteHead),
 }
 
@@ -48,10 +50,11 @@ pub enum Head {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Anchors {
-    /// Square roots of the anchor areas for each level, in pixels of the padded image.
+    /// Anchor sizes, one list per level. A size is the square root of the anchor's area, in pixels
+    /// of the padded image.
     pub sizes: Vec<Vec<u32>>,
-    /// Height divided by width, the same on every level. A location has an anchor for each pair of ratio and
-    /// size, in the order of the ratios, then of the sizes.
+    /// Aspect ratios (height divided by width) of the anchors, used on every level. Each location
+    /// has one anchor per pair of ratio and size, ordered by ratio first and by size second.
     pub aspect_ratios: Vec<f64>,
 }
 
@@ -60,11 +63,12 @@ pub struct Anchors {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DefaultBoxes {
-    /// Side ratios for each level. Each ratio adds a wide and a tall box after the two square ones.
+    /// Aspect ratios, one list per level. A location has two square boxes, then for each ratio `r`
+    /// a box with width / height = `r` and a box with height / width = `r`.
     pub aspect_ratios: Vec<Vec<f64>>,
-    /// Side of the square boxes of the first level, as a fraction of the image's side.
+    /// Side of the smaller square box of the first level, as a fraction of the image's side.
     pub min_ratio: f64,
-    /// Side of the square boxes of the last level, as a fraction of the image's side.
+    /// Side of the smaller square box of the last level, as a fraction of the image's side.
     pub max_ratio: f64,
 }
 
@@ -72,16 +76,18 @@ pub struct DefaultBoxes {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FasterRcnnHead {
-    /// Number of backbone feature maps, counted from the last one, that the pyramid reads: 1 to 4. The
-    /// pyramid has one level for each and another one that is pooled from the coarsest level.
+    /// Number of the backbone's last feature maps that the pyramid reads, 1 to 4. The pyramid has
+    /// one level per feature map and a coarsest level, which is pooled from the last of these
+    /// levels.
     pub backbone_maps: usize,
     /// Anchors that the region proposal network refines, one list of sizes per level.
     pub anchors: Anchors,
-    /// Strides in pixels of the pyramid levels from which features of proposals are pooled, beginning with
-    /// the finest level. The area of a proposal decides its level: the larger, the coarser.
+    /// Strides in pixels of the pyramid levels from which features of region proposals are pooled,
+    /// beginning with the finest level. The features of a larger proposal are pooled from a coarser
+    /// level.
     ///
-    /// If two levels have the same stride, as with MobileNetV3, torchvision pools only from the first one, so
-    /// each stride is listed once.
+    /// Each stride is listed once: if two levels have the same stride, as with MobileNetV3,
+    /// torchvision pools only from the first of these levels.
     pub roi_strides: Vec<u32>,
 }
 
@@ -89,19 +95,20 @@ pub struct FasterRcnnHead {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetinanetHead {
-    /// Number of backbone feature maps, counted from the last one, that the pyramid reads: 1 to 4. The
-    /// pyramid has one level for each and two coarser ones, P6 and P7.
+    /// Number of the backbone's last feature maps that the pyramid reads, 1 to 4. The pyramid has
+    /// one level per feature map and two coarser levels, P6 and P7.
     pub backbone_maps: usize,
     /// Anchors that the network refines, one list of sizes per level.
     pub anchors: Anchors,
 }
 
-/// Arguments of `torchvision.models.detection.ssdlite`, which reads the backbone's feature maps at strides of
-/// 16 and 32 and extra feature maps computed from the last one.
+/// Arguments of `torchvision.models.detection.ssdlite`, which reads the backbone's feature maps at
+/// strides of 16 and 32 pixels and extra feature maps computed from the map at stride 32.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SsdliteHead {
-    /// Channels of each extra feature map; a map has half the height and width of the one before.
+    /// Number of channels of each extra feature map. Each extra map has half the height and width
+    /// of the preceding map.
     pub extra_channels: Vec<usize>,
     /// Default boxes that the network refines, one list of ratios per level.
     pub default_boxes: DefaultBoxes,
@@ -124,13 +131,13 @@ impl Anchors {
                 && (1..=MAX_ANCHORS).contains(&per_location[0]),
             "head.anchors",
             "1 to 64 anchors per location, the same number on every level",
-            &format!("{per_location:?}"),
+            &format!("{per_location:?} by level"),
         )?;
         let sizes_ok = self.sizes.iter().flatten().all(|s| (1..=8192).contains(s));
         require(
             sizes_ok,
             "head.anchors.sizes",
-            "1 to 8192 pixels",
+            "sizes of 1 to 8192 pixels",
             &format!("{:?}", self.sizes),
         )?;
         check_ratios("head.anchors.aspect_ratios", &self.aspect_ratios)
@@ -151,7 +158,7 @@ impl DefaultBoxes {
         require(
             most <= MAX_ANCHORS,
             field,
-            "1 to 64 boxes per location",
+            "1 to 64 default boxes per location",
             &most,
         )?;
         for ratios in &self.aspect_ratios {
@@ -172,7 +179,7 @@ impl DefaultBoxes {
 }
 
 impl Head {
-    /// Returns the name that manifests and error messages use.
+    /// Returns the name of the head, such as `lraspp`, in manifests and error messages.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Classifier => "classifier",
@@ -185,7 +192,8 @@ impl Head {
         }
     }
 
-    /// Returns the roles of the stages of a network with this head, in order.
+    /// Returns the roles of the stages of a network with this head, in the order in which the
+    /// stages run.
     pub fn roles(&self) -> &'static [Role] {
         match self {
             Self::FasterRcnn(_) => &[Role::Network, Role::BoxHead],
@@ -193,7 +201,8 @@ impl Head {
         }
     }
 
-    /// Checks the arguments of a detection head. Other heads are checked together with their backbone.
+    /// Checks the arguments of a detection head. Returns `Ok` for classification and segmentation
+    /// heads, which are checked together with their backbone.
     pub(crate) fn check(&self) -> Result<(), ArgumentError> {
         match self {
             Self::FasterRcnn(head) => {
@@ -233,17 +242,18 @@ impl Head {
     }
 }
 
-/// Checks the number of backbone maps that a head reads; every backbone has at least four.
+/// Checks that a head reads 1 to 4 of the backbone's feature maps; every backbone has at least 4.
 fn check_maps(maps: usize) -> Result<(), ArgumentError> {
     require(
         (1..=4).contains(&maps),
         "head.backbone_maps",
-        "1 to 4",
+        "1 to 4 feature maps",
         &maps,
     )
 }
 
-/// Checks that the argument `field` has `got` = `levels` lists, one per level.
+/// Checks that the argument `field`, which has `got` lists, has one list for each of `levels`
+/// levels.
 fn check_levels(field: &'static str, levels: usize, got: usize) -> Result<(), ArgumentError> {
     let got_words = format!("{got} lists for {levels} levels");
     require(
@@ -254,12 +264,12 @@ fn check_levels(field: &'static str, levels: usize, got: usize) -> Result<(), Ar
     )
 }
 
-/// Checks that the aspect ratios of the argument `field` are 0.01 to 100.
+/// Checks that the aspect ratios of the argument `field` are in 0.01..=100.
 fn check_ratios(field: &'static str, ratios: &[f64]) -> Result<(), ArgumentError> {
     require(
         ratios.iter().all(|ratio| (0.01..=100.0).contains(ratio)),
         field,
-        "ratios from 0.01 to 100",
+        "aspect ratios from 0.01 to 100",
         &format!("{ratios:?}"),
     )
 }

@@ -1,5 +1,5 @@
-//! Layers that several networks share, each a function of a [`Graph`], the [`Scope`] of its weights and
-//! its operand.
+//! Layers that several networks share. Each layer is a function that adds nodes to a [`Graph`],
+//! reads its weights from a [`Scope`] and takes a value of the graph as operand.
 
 mod activation;
 mod norm;
@@ -15,16 +15,17 @@ use crate::graph::{Graph, Scope, Value};
 /// A convolution without bias, the batch norm after it, and an activation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ConvNorm {
-    /// Convolution.
+    /// Arguments of the convolution.
     pub conv: Conv,
-    /// Batch norm, which is folded into the convolution.
+    /// Arguments of the batch norm, which is folded into the convolution.
     pub norm: Norm,
-    /// Activation.
+    /// Activation after the batch norm.
     pub activation: Activation,
 }
 
 impl ConvNorm {
-    /// Creates the layer. An `f32` for `norm` is the epsilon of a batch norm that is not frozen.
+    /// Creates the layer. If `norm` is an `f32`, it is the epsilon of a batch norm that is not
+    /// frozen.
     pub fn new(conv: Conv, norm: impl Into<Norm>, activation: Activation) -> Self {
         Self {
             conv,
@@ -34,8 +35,7 @@ impl ConvNorm {
     }
 }
 
-/// Scopes of the convolution and the batch norm of a [`ConvNorm`], whose names differ from network to
-/// network.
+/// Scopes of the two modules of a [`ConvNorm`]. The modules' names differ from network to network.
 #[derive(Debug, Clone)]
 pub struct ConvNormScopes<'a> {
     /// Scope of the convolution.
@@ -45,7 +45,8 @@ pub struct ConvNormScopes<'a> {
 }
 
 impl<'a> ConvNormScopes<'a> {
-    /// Returns the scopes of the child modules of `parent` that are called `conv` and `norm`.
+    /// Returns the scopes of the child modules of `parent` named `conv` (the convolution) and
+    /// `norm` (the batch norm).
     pub fn of(parent: &Scope<'a>, conv: &str, norm: &str) -> Self {
         Self {
             conv: parent.sub(conv),
@@ -78,7 +79,7 @@ pub fn conv_bn(
     activation.apply(g, y)
 }
 
-/// Adds a [`ConvNorm`] whose convolution is the child `0` of `scope` and whose batch norm is `1`.
+/// Adds a [`ConvNorm`] whose convolution is child `0` of `scope` and whose batch norm is child `1`.
 ///
 /// Source: torchvision's `ops/misc.py`, `Conv2dNormActivation`.
 ///
@@ -93,7 +94,7 @@ pub fn conv_norm_activation(
     conv_bn(g, &ConvNormScopes::of(scope, "0", "1"), x, layer)
 }
 
-/// Adds a convolution with a bias, both read from `scope`.
+/// Adds a convolution of `x` whose weight and bias are read from `scope`.
 ///
 /// # Errors
 /// As [`Graph::conv`].
@@ -112,16 +113,18 @@ pub fn conv_bias(
 /// Arguments of [`squeeze_excitation`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SqueezeExcitation {
-    /// Channels between the two convolutions.
+    /// Number of channels between the convolutions `fc1` and `fc2`.
     pub channels: usize,
-    /// Activation after the first convolution.
+    /// Activation after the convolution `fc1`.
     pub activation: Activation,
-    /// Activation after the second convolution; its output is the factor of each channel.
+    /// Activation after the convolution `fc2`. Its output is the factor by which each channel is
+    /// multiplied.
     pub gate: Activation,
 }
 
-/// Adds squeeze-and-excitation of `[N, C, H, W]`: the global average of each channel passes through the 1x1
-/// convolutions `fc1` and `fc2`, whose output multiplies the channels of `x`.
+/// Adds squeeze-and-excitation of `x`, `[N, C, H, W]`. The mean of each channel passes through the
+/// 1x1 convolutions `fc1` and `fc2`, each with its activation; the result multiplies the channels
+/// of `x`.
 ///
 /// Source: torchvision's `ops/misc.py`, `SqueezeExcitation`.
 ///
@@ -183,7 +186,7 @@ impl SharedConv {
     }
 }
 
-/// Adds global average pooling of `[N, C, H, W]` and flattens the result to `[N, C]`.
+/// Adds global average pooling of `x`, `[N, C, H, W]`, and flattens the result to `[N, C]`.
 ///
 /// # Errors
 /// [`BuildError::Shape`] if `x` is not `[N, C, H, W]`.
@@ -192,7 +195,8 @@ pub fn pool_features(g: &mut Graph, x: Value) -> Result<Value, BuildError> {
     g.flatten(pooled)
 }
 
-/// Returns `channels` rounded to a multiple of 8 that is at least 8 and at least 90 % of `channels`.
+/// Returns the multiple of 8 nearest to `channels`, at least 8; the next larger multiple if the
+/// nearest one is below 90 % of `channels`.
 ///
 /// Source: torchvision's `models/_utils.py`, `_make_divisible`.
 pub fn make_divisible(channels: f64) -> usize {
@@ -210,6 +214,7 @@ mod tests {
 
     #[test]
     fn make_divisible_matches_torchvision() {
+        // Expected values of torchvision:
         // for c in (3, 12, 16, 18, 24*.75, 88*.25, 1280*.35): print(_make_divisible(c, 8))
         let cases = [
             (3.0, 8),

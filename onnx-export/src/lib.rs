@@ -4,7 +4,8 @@
 //! # A checkpoint to ONNX
 //!
 //! An [`Architecture`](architecture::Architecture) describes the network as data, a
-//! [`StateDict`](weights::StateDict) is a checkpoint in memory, and [`build`] joins the two:
+//! [`StateDict`](weights::StateDict) is a checkpoint in memory, and [`build`] turns an architecture
+//! and a checkpoint into a [`Model`]:
 //!
 //! ```
 //! use onnx_export::{DEFAULT_OPSET, architecture::Architecture, build, weights::StateDict};
@@ -24,10 +25,10 @@
 //!
 //! # A network of your own
 //!
-//! [`layers`] add nodes to a [`Graph`](graph::Graph) and read their weights from a
-//! [`Scope`](graph::Scope), whose path is the path of the module in the state dict. A graph becomes a
-//! [`Model`] only through [`Loader::finish`](graph::Loader::finish), which fails if a tensor of the
-//! checkpoint is missing, unexpected or misshapen:
+//! The functions of [`layers`] add nodes to a [`Graph`](graph::Graph) and read their weights from a
+//! [`Scope`](graph::Scope), whose path is the path of the module in the state dict. A graph becomes
+//! a [`Model`] only through [`Loader::finish`](graph::Loader::finish), which fails if a tensor of
+//! the checkpoint is missing, unexpected or misshapen:
 //!
 //! ```
 //! use onnx_export::DEFAULT_OPSET;

@@ -1,4 +1,4 @@
-//! Reading of weights from an ONNX file, such as one that a runtime has optimized.
+//! Reads weights from an ONNX file, such as a file that a runtime has optimized.
 
 use prost::Message;
 use thiserror::Error;
@@ -10,9 +10,9 @@ use crate::proto::{FLOAT, ModelProto, TensorProto};
 pub struct WeightTensor {
     /// Name of the initializer.
     pub name: String,
-    /// Sizes, outermost axis first.
+    /// Sizes of the axes, outermost axis first.
     pub shape: Vec<i64>,
-    /// Elements in C order.
+    /// Elements of the tensor in C order.
     pub data: Vec<f32>,
 }
 
@@ -22,8 +22,8 @@ pub enum GraphReadError {
     /// The bytes are not a protobuf message of ONNX's schema.
     #[error("not an ONNX file: {0}")]
     Protobuf(#[from] prost::DecodeError),
-    /// The number of bytes of a tensor does not fit its shape.
-    #[error("tensor `{name}`: expected f32 elements for shape {shape:?}, got {bytes} bytes")]
+    /// The number of bytes in a tensor's `raw_data` does not fit its shape.
+    #[error("tensor `{name}` has {bytes} bytes, expected 4 for each element of shape {shape:?}")]
     Length {
         /// The tensor's name.
         name: String,
@@ -34,11 +34,12 @@ pub enum GraphReadError {
     },
 }
 
-/// Returns the f32 initializers of an ONNX file whose `raw_data` has at least `min_bytes` bytes, or at least
-/// 1 if that is 0.
+/// Returns the f32 initializers of an ONNX file whose `raw_data` has at least `min_bytes` bytes.
+/// Initializers without `raw_data` are left out, even if `min_bytes` is 0.
 ///
 /// # Errors
-/// [`GraphReadError`] if the bytes are not an ONNX file, or a tensor's bytes do not fill its shape.
+/// [`GraphReadError`] if the bytes are not an ONNX file, or the number of bytes in a tensor does
+/// not fit its shape.
 pub fn read_initializers(
     model: &[u8],
     min_bytes: usize,
@@ -50,7 +51,8 @@ pub fn read_initializers(
     large.map(weight_tensor).collect()
 }
 
-/// Converts an f32 tensor with `raw_data`; returns an error if the number of bytes does not fit the shape.
+/// Converts an f32 tensor with `raw_data`. Returns [`GraphReadError::Length`] if the number of
+/// bytes does not fit the shape.
 pub(crate) fn weight_tensor(tensor: TensorProto) -> Result<WeightTensor, GraphReadError> {
     let TensorProto {
         name,
@@ -83,7 +85,7 @@ mod tests {
     use super::*;
     use crate::proto::GraphProto;
 
-    /// Returns an ONNX file with one f32 initializer, `w`.
+    /// Returns the bytes of an ONNX file with one f32 initializer, `w`.
     fn model(dims: Vec<i64>, raw_data: Vec<u8>) -> Vec<u8> {
         let tensor = TensorProto {
             name: "w".to_owned(),

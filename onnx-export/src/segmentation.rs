@@ -1,7 +1,9 @@
-//! Segmentation networks: a dilated backbone and a head that scores every class at every position.
+//! Segmentation networks: a dilated backbone and a head that scores every class at every position
+//! of its output.
 //!
-//! The graphs end at the resolution of their head. Upsampling the scores to the image and taking the
-//! best class of each pixel is left to the caller: in the graph it would need a tensor of classes x H x W.
+//! The graphs end at the resolution of the head. The caller upsamples the scores to the size of the
+//! image and takes the best class of each pixel: inside the graph, upsampling would need a tensor
+//! of classes x H x W.
 //!
 //! Source: `torchvision.models.segmentation`.
 
@@ -15,33 +17,37 @@ use crate::layers::{
 
 /// Epsilon of every batch norm in the heads: the default of `torch.nn.BatchNorm2d`.
 const BN_EPS: f32 = 1e-5;
-/// Output channels of every convolution in `DeepLabHead` before its classifier.
+/// Number of output channels of every convolution in `DeepLabHead` before its classifier.
 const ASPP_CHANNELS: usize = 256;
-/// Dilations of the atrous spatial pyramid. Source: Chen et al., "Rethinking Atrous Convolution for
-/// Semantic Image Segmentation" (2017), section 3.3, at an output stride of 8.
+/// Dilations of the three 3x3 convolutions in atrous spatial pyramid pooling. Source: Chen et al.,
+/// "Rethinking Atrous Convolution for Semantic Image Segmentation" (2017), section 3.3, at an
+/// output stride of 8.
 const ASPP_RATES: [usize; 3] = [12, 24, 36];
 
-/// A segmentation head.
+/// The head of a segmentation network, which computes class scores from the backbone's feature
+/// maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MaskHead {
-    /// LR-ASPP.
+    /// The LR-ASPP head, which adds the scores of the last feature map and of the feature map at a
+    /// stride of 8.
     Lraspp {
-        /// Channels of the branch that reads the last feature map.
+        /// Number of output channels of the branch that reads the last feature map.
         channels: usize,
     },
-    /// `DeepLabV3`.
+    /// The `DeepLabV3` head: atrous spatial pyramid pooling of the last feature map and a
+    /// classifier.
     Deeplabv3,
-    /// FCN.
+    /// The FCN head: a 3x3 convolution of the last feature map and a classifier.
     Fcn,
 }
 
 /// A segmentation network: a backbone and a head on it.
 #[derive(Clone, Copy)]
 pub struct Segmenter<'a> {
-    /// Backbone.
+    /// Backbone whose feature maps the heads read.
     pub trunk: &'a dyn Trunk,
-    /// Head on the backbone.
+    /// Head that computes [`Masks::out`].
     pub head: MaskHead,
     /// Number of classes, including the background.
     pub num_classes: usize,
@@ -52,17 +58,20 @@ pub struct Segmenter<'a> {
 /// Outputs of a segmentation network, before the caller upsamples them to the image.
 #[derive(Debug, Clone, Copy)]
 pub struct Masks {
-    /// Scores `[N, num_classes, h, w]`.
+    /// Class scores of the main head, `[N, num_classes, h, w]`; `h` and `w` are its output size.
     pub out: Value,
-    /// Scores of the auxiliary head `[N, num_classes, h, w]`; `None` if [`Segmenter::aux`] is false.
+    /// Class scores of the auxiliary head, `[N, num_classes, h, w]`; `None` if [`Segmenter::aux`]
+    /// is false.
     pub aux: Option<Value>,
 }
 
-/// Adds the network with the weights under `root` for images `[N, 3, H, W]` and returns its class scores.
+/// Adds a segmentation network that reads `images`, `[N, 3, H, W]`, and returns its class scores.
+/// The names of its weights begin with the path of `root`.
 ///
 /// # Errors
-/// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`. [`BuildError::FeatureMap`] or
-/// [`BuildError::Argument`] if the backbone lacks a feature map that the heads read.
+/// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`. [`BuildError::FeatureMap`] if the
+/// backbone lacks a feature map that the heads read. [`BuildError::Argument`] if [`Segmenter::aux`]
+/// is true and the backbone supports no auxiliary head.
 pub fn masks(
     g: &mut Graph,
     root: &Scope<'_>,
@@ -89,7 +98,7 @@ pub fn masks(
         return Ok(Masks { out, aux: None });
     }
     let Some(stage) = trunk.auxiliary_stage() else {
-        let expected = "one that supports an auxiliary head";
+        let expected = "a backbone that supports an auxiliary head";
         return Err(argument("backbone", expected, &trunk.name()).into());
     };
     let map = maps.nth_last(stage)?;
@@ -97,11 +106,12 @@ pub fn masks(
     Ok(Masks { out, aux })
 }
 
-/// Adds the branch of LR-ASPP that reads the last feature map, `high`, with output `[N, channels, h, w]`: a
-/// 1x1 convolution whose channels are multiplied by factors computed from the mean of the map.
+/// Adds the branch of LR-ASPP that reads the last feature map, `high`, and returns its output
+/// `[N, channels, h, w]`: a 1x1 convolution, each channel multiplied by a sigmoid gate that is
+/// computed from the mean of `high` over its pixels.
 ///
-/// Source: torchvision's `models/segmentation/lraspp.py`, `LRASPPHead`; Howard et al., "Searching for
-/// MobileNetV3" (2019), section 6.3.2.
+/// Source: torchvision's `models/segmentation/lraspp.py`, `LRASPPHead`; Howard et al., "Searching
+/// for MobileNetV3" (2019), section 6.3.2.
 fn lraspp_gate(
     g: &mut Graph,
     scope: &Scope<'_>,
@@ -120,12 +130,13 @@ fn lraspp_gate(
     g.mul(y, gate)
 }
 
-/// Adds the two classifiers of LR-ASPP, on `high` and on the feature map at a stride of 8, and returns the
-/// sum of their scores at a stride of 8.
+/// Adds the two classifiers of LR-ASPP and returns the sum of their scores at a stride of 8. One
+/// reads `high`, the output of [`lraspp_gate`], the other the backbone's feature map at a stride of
+/// 8.
 ///
-/// torchvision upsamples `high` and then classifies it. Classifying first gives the same scores, since both
-/// steps are linear and the weights of the interpolation add up to one, and leaves fewer channels to
-/// upsample.
+/// torchvision upsamples `high` and then classifies it. Classifying first gives the same scores,
+/// since both steps are linear and the weights of the interpolation add up to one, and leaves fewer
+/// channels to upsample.
 fn lraspp(
     g: &mut Graph,
     scope: &Scope<'_>,
@@ -156,8 +167,9 @@ fn deeplabv3(
     conv_bias(g, &scope.sub(4), y, Conv::new(num_classes, 1))
 }
 
-/// Adds atrous spatial pyramid pooling: convolutions of growing dilation and the mean of the map, joined and
-/// projected to `[N, 256, h, w]`.
+/// Adds atrous spatial pyramid pooling: a 1x1 convolution of `x`, 3x3 convolutions with the
+/// dilations [`ASPP_RATES`], and the mean of `x` over its pixels, concatenated along the channels
+/// and projected to `[N, 256, h, w]`.
 ///
 /// Source: torchvision's `models/segmentation/deeplabv3.py`, `ASPP`.
 fn atrous_pyramid(g: &mut Graph, scope: &Scope<'_>, x: Value) -> Result<Value, BuildError> {
@@ -173,7 +185,7 @@ fn atrous_pyramid(g: &mut Graph, scope: &Scope<'_>, x: Value) -> Result<Value, B
     let pooling = convs.sub(ASPP_RATES.len() + 1);
     let mean = g.mean_pixels(x)?;
     let mean = conv_bn(g, &ConvNormScopes::of(&pooling, "1", "2"), mean, point)?;
-    // torchvision upsamples the mean bilinearly, which repeats its one element per channel.
+    // The mean has one pixel, so torchvision's bilinear upsampling repeats it at every position.
     branches.push(g.expand_like(mean, x)?);
     let project = scope.sub("project");
     let y = g.concat_channels(project.path(), &branches)?;

@@ -37,11 +37,12 @@ impl fmt::Display for Role {
 pub struct Stage<T> {
     /// The purpose of the stage.
     pub role: Role,
-    /// The content of the stage.
+    /// Graph, file or recipe of the stage.
     pub content: T,
 }
 
-/// The stages of a model in the order in which they run. The first is always [`Role::Network`].
+/// The stages of a model in the order in which they run. The first stage has the role
+/// [`Role::Network`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stages<T> {
     network: T,
@@ -57,7 +58,7 @@ impl<T> Stages<T> {
         }
     }
 
-    /// Appends a stage with the given role and content.
+    /// Appends a stage with the given role and content, which runs after the existing stages.
     #[must_use]
     pub fn with(mut self, role: Role, content: T) -> Self {
         self.later.push(Stage { role, content });
@@ -104,7 +105,7 @@ impl<T> Stages<T> {
         self.iter().map(|stage| stage.role).collect()
     }
 
-    /// Returns the stages with references to their content.
+    /// Returns the same stages with references to their content.
     pub fn as_ref(&self) -> Stages<&T> {
         Stages {
             network: &self.network,
@@ -119,7 +120,8 @@ impl<T> Stages<T> {
         }
     }
 
-    /// Converts the content of every stage, in order.
+    /// Applies `convert` to the role and content of every stage, in order, and returns stages with
+    /// the results as their content.
     pub fn map<U>(self, mut convert: impl FnMut(Role, T) -> U) -> Stages<U> {
         let network = convert(Role::Network, self.network);
         let later = self.later.into_iter().map(|Stage { role, content }| Stage {
@@ -132,7 +134,8 @@ impl<T> Stages<T> {
         }
     }
 
-    /// Converts the content of every stage, in order, up to the first error.
+    /// Applies `convert` to the role and content of every stage, in order, and returns stages with
+    /// the results as their content. Stops at the first error.
     ///
     /// # Errors
     /// The first error that `convert` returns.

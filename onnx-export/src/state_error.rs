@@ -4,38 +4,40 @@ use std::fmt::{self, Display};
 
 use thiserror::Error;
 
-/// Maximum number of tensors that the message names per kind of problem; the others are only counted.
+/// Maximum number of tensors that the message of [`StateDictError`] names for each kind of problem.
+/// Further tensors are only counted.
 const LISTED: usize = 8;
 
-/// A tensor of the checkpoint whose shape differs from the architecture's, or whose data type cannot be read
-/// as f32.
+/// A tensor of the checkpoint that the architecture cannot use: its shape differs from the
+/// architecture's, or its elements are unsuitable, such as a data type that cannot be read as f32.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
     /// State dict path of the tensor.
     pub name: String,
-    /// Shape in the architecture.
+    /// Shape that the architecture requires of the tensor.
     pub expected: Vec<usize>,
-    /// Shape in the checkpoint.
+    /// Shape of the tensor in the checkpoint.
     pub got: Vec<usize>,
-    /// Why the tensor cannot be read as f32; `None` if the shapes differ.
+    /// Reason why the elements of the tensor are unsuitable; `None` if the problem is its shape.
     pub reason: Option<String>,
 }
 
 /// Every tensor in which a checkpoint differs from the architecture.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Error)]
 pub struct StateDictError {
-    /// Tensors that the architecture reads and the checkpoint lacks.
+    /// Names of the tensors that the architecture reads and the checkpoint lacks.
     pub missing: Vec<String>,
-    /// Tensors of the checkpoint that the architecture does not read.
+    /// Names of the tensors in the checkpoint that the architecture does not read.
     pub unexpected: Vec<String>,
-    /// Tensors whose shape differs from the architecture's or that cannot be read as f32.
+    /// Tensors whose shape differs from the architecture's or whose elements are unsuitable.
     pub misshapen: Vec<Mismatch>,
 }
 
 impl StateDictError {
-    /// Returns the checkpoint's class count if it is the only difference from the architecture, whose class
-    /// count is `expected`: every misshapen tensor has `expected` rows in the architecture, and all of them
-    /// have the returned count in the checkpoint. `None` if anything else differs.
+    /// Returns the class count of the checkpoint if it explains every difference from an
+    /// architecture with `expected` classes: no tensor is missing or unexpected, and axis 0 of
+    /// every misshapen tensor has the length `expected` in the architecture and one other length,
+    /// the returned one, in the checkpoint. `None` if anything else differs.
     pub fn num_classes_hint(&self, expected: usize) -> Option<usize> {
         let rows = |shape: &[usize]| shape.first().copied();
         let first = rows(&self.misshapen.first()?.got)?;
@@ -74,18 +76,19 @@ impl Display for Mismatch {
         } = self;
         match reason {
             Some(reason) => write!(f, "{name}: {reason}"),
-            None => write!(f, "{name}: expected {expected:?}, got {got:?}"),
+            None => write!(f, "{name} has shape {got:?}, expected {expected:?}"),
         }
     }
 }
 
-/// Writes a line with the first [`LISTED`] of `names` under the heading `kind`, if there are any.
+/// Writes a line with the problem `kind`, the number of `names` and the first [`LISTED`] of them.
+/// Writes nothing if `names` is empty.
 fn list(f: &mut fmt::Formatter<'_>, kind: &str, names: &[String]) -> fmt::Result {
     if names.is_empty() {
         return Ok(());
     }
     let shown = names[..names.len().min(LISTED)].join(", ");
-    write!(f, "\n  {kind} ({}): {shown}", names.len())?;
+    write!(f, "\n  {kind} tensors ({}): {shown}", names.len())?;
     if names.len() > LISTED {
         write!(f, ", and {} more", names.len() - LISTED)?;
     }

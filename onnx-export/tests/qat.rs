@@ -28,7 +28,7 @@ fn fixture() -> StateDict {
     StateDict::read(&tests().join("golden").join(name)).unwrap()
 }
 
-/// Returns the architecture of the fixture, with `num_classes` in place of its 100 classes.
+/// Returns the architecture of the fixture, but with `num_classes` classes instead of 100.
 fn architecture(num_classes: usize) -> Architecture {
     let path = tests().join("models/mobilenet_v3_large.toml");
     let text = std::fs::read_to_string(path).unwrap();
@@ -36,7 +36,7 @@ fn architecture(num_classes: usize) -> Architecture {
     let mut architecture: Architecture = manifest["architecture"].clone().try_into().unwrap();
     architecture.num_classes = num_classes;
     let Backbone::MobilenetV3(config) = &mut architecture.backbone else {
-        panic!("{architecture:?}");
+        panic!("expected a MobileNetV3 backbone, got {architecture:?}");
     };
     config.width_mult = 0.5;
     architecture
@@ -68,14 +68,15 @@ fn integers_and_their_scales_are_read() {
         assert!(expected.eq(floats), "{name}");
     }
     assert_eq!(count, 64);
-    // Stored in channels-last order, with strides 27, 1, 9, 3.
+    // The file stores this weight in channels-last order, with the strides 27, 1, 9, 3.
     let stem = state.get("features.0.0.weight").unwrap();
     assert_eq!(stem.shape(), [8, 3, 3, 3]);
     assert_eq!(
         stem.quantizer().unwrap().scales(),
         [0.005_499_127_320_945_263]
     );
-    // torch.load(path)["features.0.0.weight"].int_repr()[0].flatten().tolist()
+    // The expected integers come from
+    // torch.load(path)["features.0.0.weight"].int_repr()[0].flatten().tolist().
     #[rustfmt::skip]
     let first = [
         78, -57, 26, 70, -97, -42, -103, -56, 54,
@@ -108,7 +109,8 @@ fn the_fp32_network_has_the_trained_weights() {
     assert_eq!(Layout::of(&trained.state), None);
     let model = build("quantized", &architecture, &trained.state, DEFAULT_OPSET).unwrap();
     assert_eq!(model.info.checkpoint_sha256, state.sha256());
-    // Folding the batch norms leaves the weights bit-identical.
+    // The fp32 network folds the batch norms into the convolutions, which leaves weights and biases
+    // bit-identical to those of the checkpoint.
     let mut found = 0;
     for built in read_initializers(&model.to_bytes(), 1).unwrap() {
         let Some(tensor) = state.get(&built.name) else {
@@ -118,7 +120,8 @@ fn the_fp32_network_has_the_trained_weights() {
         assert_eq!(tensor.to_f32().unwrap(), built.data, "{}", built.name);
     }
     assert_eq!(found, 2 * 64);
-    // The bias of the convolution is the bias of the batch norm.
+    // The bias of the quantized convolution becomes the bias of the batch norm, whose other tensors
+    // make it the identity.
     let norm = |name: &str| trained.state.get(&format!("features.0.1.{name}")).unwrap();
     assert_eq!(Some(norm("bias")), state.get("features.0.0.bias"));
     assert_eq!(norm("weight").to_f32().unwrap(), [1.0; 8]);
@@ -158,7 +161,7 @@ fn checkpoints_of_other_networks_are_rejected() {
         qat::import(&fixture(), &architecture(10))
     else {
         panic!(
-            "a checkpoint of 100 classes was imported as one of 10, or failed for another reason"
+            "importing a checkpoint of 100 classes as one of 10 must fail with a StateDictError"
         );
     };
     assert_eq!(problems.num_classes_hint(10), Some(100));
@@ -167,7 +170,10 @@ fn checkpoints_of_other_networks_are_rejected() {
         config.bn_eps = 1e9;
     }
     let error = qat::import(&fixture(), &wide).unwrap_err().to_string();
-    assert_eq!(error, "`bn_eps`: expected a small number, got 1000000000");
+    assert_eq!(
+        error,
+        "argument `bn_eps`: expected a small epsilon such as 0.001, got 1000000000"
+    );
 }
 
 #[test]

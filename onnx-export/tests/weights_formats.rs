@@ -72,12 +72,12 @@ fn half_precision_differs_by_rounding_only() {
         assert_eq!(tensor.dtype(), DType::F16, "{name}");
         let expected = formula::fill(name, tensor.shape());
         for (got, expected) in tensor.to_f32().unwrap().iter().zip(&expected) {
-            // f16 has 11 significant bits, so rounding changes a value by at most half a unit of the last one. Below
-            // 2^-14 that unit is constant.
+            // f16 has 11 significant bits, so rounding changes a value by at most half a unit of
+            // its last bit. Below 2^-14 this unit is constant.
             let allowed = expected.abs().max(2.0_f32.powi(-14)) * 2.0_f32.powi(-11);
             assert!(
                 (got - expected).abs() <= allowed,
-                "{name}: {got} {expected}"
+                "{name}: got {got}, expected {expected}"
             );
         }
     }
@@ -86,7 +86,7 @@ fn half_precision_differs_by_rounding_only() {
 
 #[test]
 fn the_digest_is_the_sha256_of_the_file() {
-    // From `sha256sum`.
+    // The expected digests are from the command `sha256sum`.
     let cases = [
         (
             "zip",
@@ -121,7 +121,8 @@ fn safetensors_round_trip_without_loss() {
 
 // === Checkpoints by hand ===
 
-/// Returns a pickle of `{name: tensor}`. The f32 tensor refers to the storage `key` of `numel` elements.
+/// Returns a pickle of `{name: tensor}`. The f32 tensor has the given shape and strides and refers
+/// to the storage `key` of `numel` elements.
 fn dict_pickle(name: &str, key: &str, numel: i32, shape: &[u8], strides: &[u8]) -> Vec<u8> {
     let mut out = b"\x80\x02}".to_vec();
     text(&mut out, name);
@@ -166,15 +167,16 @@ fn counting(n: u8) -> Vec<u8> {
     (0..n).flat_map(|v| f32::from(v).to_le_bytes()).collect()
 }
 
-/// Returns the members of a tar as torch 0.1.9 writes it, by name. Storage 5 is 0, 1, .. 5 and storage 6 its second
-/// half. Tensor 1 is all of storage 5 in Fortran order, tensor 2 the last two elements of storage 6.
+/// Returns the members of a tar as torch 0.1.9 writes it, by name. Storage 5 holds the values 0 to
+/// 5, and storage 6 is a view of the last three. Tensor 1 (`a`) is all of storage 5 in Fortran
+/// order; tensor 2 (`b`) is the last two elements of storage 6.
 fn tar_members() -> Vec<(&'static str, Vec<u8>)> {
     let mut storages = b"\x80\x02K\x01.\x80\x02(K\x05\x8c\x03cpuctorch\nFloatStorage\nt.".to_vec();
     storages.extend(6_i64.to_le_bytes());
     storages.extend(counting(6));
     storages.extend(b"\x80\x02](K\x06K\x05K\x03K\x03ta.");
     let mut tensors = b"\x80\x02K\x02.".to_vec();
-    // Shape, strides, offset.
+    // For each tensor: its key, its storage's key, and a list of shape, strides and offset.
     let geometry: [(u8, u8, &[i64]); 2] = [(1, 5, &[2, 3, 1, 2, 0]), (2, 6, &[2, 1, 1])];
     for (key, storage, numbers) in geometry {
         tensors.extend([b'(', b'K', key, b'K', storage]);
@@ -237,7 +239,7 @@ fn damaged_tars_are_rejected() {
         (
             "tensors",
             b"\x80\x02K\x01.\x80\x02(K\x01K\x09Nt.",
-            "expected a storage of the file, got 9",
+            "expected the key of a storage in the file, got 9",
         ),
         (
             "pickle",
@@ -255,7 +257,7 @@ fn damaged_tars_are_rejected() {
     let without = message(&tar_of(&tar_members()[..3]));
     assert_eq!(
         without,
-        "tar checkpoint, `storages`: expected a member of this name, got none"
+        "tar checkpoint, entry `storages`: expected a member of this name, got none"
     );
     let twice = [tar_members(), tar_members()].concat();
     assert!(message(&tar_of(&twice)).contains("expected distinct names"));
@@ -303,11 +305,11 @@ fn damaged_zips_are_rejected() {
         ),
         (
             with(&good, &[short]),
-            "expected a storage of the length in the pickle, got 23 bytes",
+            "expected a storage as long as the pickle states, got 23 bytes",
         ),
         (
             with(&long, &[storage]),
-            "expected a storage of the length in the pickle",
+            "expected a storage as long as the pickle states",
         ),
         (
             with(&wide, &[storage]),
@@ -379,7 +381,7 @@ fn files_without_a_state_dict_are_rejected_with_their_content() {
         (Vec::new(), "starts with []"),
         (
             b"\x80\x02K\x01.".to_vec(),
-            "legacy checkpoint, offset 0: expected torch's magic number",
+            "legacy checkpoint is malformed at byte 0: expected torch's magic number",
         ),
     ];
     for (bytes, expected) in cases {
@@ -396,14 +398,15 @@ fn files_without_a_state_dict_are_rejected_with_their_content() {
 
 #[test]
 fn the_state_dict_of_a_training_checkpoint_is_found() {
-    // `{outer: {inner: tensor}, "decoy": tensor}`.
+    // Returns a zip checkpoint of `{outer: {inner: tensor}, "decoy": tensor}`.
     let nest = |outer: &str, inner: &str| {
         let mut pickle = b"\x80\x02}".to_vec();
         text(&mut pickle, outer);
         let held = dict_pickle(inner, "0", 6, &[6], &[1]);
         pickle.extend(&held[2..held.len() - 1]);
         pickle.push(b's');
-        // Skips the protocol and the opcode of an empty dictionary.
+        // The first three bytes of the second pickle, the protocol and the opcode of an empty
+        // dictionary, are skipped to continue the first dictionary.
         pickle.extend(&dict_pickle("decoy", "0", 6, &[1], &[1])[3..]);
         stored(&[("x/data.pkl", &pickle), ("x/data/0", &[0; 24])])
     };
@@ -453,7 +456,8 @@ fn truncated_files_are_rejected() {
     for (kind, bytes) in samples() {
         let whole = message(&bytes);
         assert!(whole.starts_with("read "), "{kind}: {whole}");
-        // The blocks of zeros at the end of a tar are not needed.
+        // A tar ends in blocks of zeros; a reader does not need them, so only cuts before them must
+        // fail.
         let needed = match kind {
             "tar" => bytes.iter().rposition(|b| *b != 0).unwrap(),
             _ => bytes.len(),
@@ -479,8 +483,8 @@ fn config() -> ProptestConfig {
     }
 }
 
-/// A random change of a file at the offset `at`: a flipped bit, an inserted byte, or a move of the rest of the file
-/// from `at` to the lower offset `from`.
+/// A random change of a file: a flipped bit at the offset `at`, a byte `value` inserted there, or a
+/// copy of the bytes from `at` to the end of the file to the lower offset `from`.
 #[derive(Debug)]
 struct Mutation {
     kind: u8,

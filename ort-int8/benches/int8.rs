@@ -7,7 +7,8 @@ use ort_int8::kernels::{
     BlockedQuantization, Depthwise, DepthwiseSpec, Image, Scratch, lookup, quantize_blocked,
 };
 
-/// Layers as (channels, image width and height, kernel width and height, stride).
+/// Depthwise layers as (channels, height and width of the image in pixels, height and width of the
+/// kernel, stride).
 const LAYERS: [(usize, usize, usize, usize); 9] = [
     (32, 112, 3, 1),
     (96, 112, 3, 2),
@@ -43,7 +44,7 @@ fn depthwise(c: &mut Criterion) {
             .collect();
         let pixels = (side / stride) * (side / stride);
         let (mut output, mut scratch) = (vec![0; pixels * channels], Scratch::default());
-        // Throughput in multiplications per second.
+        // Elements are multiplications here, so the throughput is in multiplications per second.
         group.throughput(Throughput::Elements((pixels * channels * taps) as u64));
         let name = format!("{channels}x{side}_{kernel}x{kernel}_s{stride}");
         group.bench_function(name, |b| {

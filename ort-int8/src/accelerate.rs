@@ -1,4 +1,5 @@
-//! The function `accelerate`: rewrites a graph and compares its results with the original's.
+//! Accelerates an optimized graph: rewrites it and compares its outputs with those of the original
+//! graph.
 
 use onnx_export::GraphReadError;
 use onnx_export::proto::ModelProto;
@@ -13,10 +14,12 @@ use crate::operators::operators;
 use crate::random::uniform;
 use crate::rewrite::{Operators, rewrite};
 
-/// Input shapes `[N, C, H, W]` for the comparison; a size that the model fixes replaces the one here. The second shape
-/// differs in batch size and aspect ratio. Heights and widths are multiples of 32, which detection networks need.
+/// Input shapes `[N, C, H, W]` for comparing two graphs; a size that the model fixes replaces the
+/// size in the same place here. The second shape has another batch size and aspect ratio than the
+/// first. Heights and widths are multiples of 32, which detection networks need.
 const SAMPLES: [[usize; 4]; 2] = [[1, 3, 128, 128], [2, 3, 96, 160]];
-/// Thread count of the operators in the comparison: above 1, so that divided outputs are compared, too.
+/// Thread count of this crate's operators while graphs are compared. It is above 1 so that outputs
+/// that are divided among threads are compared, too.
 const COMPARED_THREADS: usize = 2;
 
 /// An optimized graph that contains operators of this crate.
@@ -28,26 +31,30 @@ pub struct Accelerated {
     pub operator_count: usize,
 }
 
-/// The reason why a graph with nodes to replace is not accelerated. The original graph is still valid.
+/// The reason why a graph with replaceable nodes was not accelerated. The original graph remains
+/// usable.
 #[derive(Debug, Error)]
 pub enum AccelerateError {
     /// The bytes are not an ONNX file.
     #[error(transparent)]
     Read(#[from] GraphReadError),
-    /// The rewritten graph and the original compute different results.
-    #[error("results of the rewritten graph differ from ONNX Runtime's for an input of {shape:?}")]
+    /// The rewritten graph and the original graph have different outputs for the same input.
+    #[error(
+        "outputs of the rewritten graph differ from those of the original graph for an input of \
+         shape {shape:?}"
+    )]
     Mismatch {
         /// Shape of the input for which the results differ.
         shape: Vec<usize>,
     },
-    /// The model has an input of a fixed size that is too large for a comparison of results.
+    /// The input of the model has more elements than the caller allows for a comparison of results.
     #[error(
         "cannot compare results: the model's input of shape {shape:?} has more than {max} elements"
     )]
     LargeInput {
-        /// Shape of the input, with the fixed sizes of the model.
+        /// Shape of the input in the comparison, with the sizes that the model fixes.
         shape: Vec<usize>,
-        /// Most elements that the caller allows for the input.
+        /// Maximum number of elements that the caller allows for the input.
         max: usize,
     },
     /// ONNX Runtime failed to load or run one of the two graphs.
@@ -55,19 +62,22 @@ pub enum AccelerateError {
     Runtime(#[from] ort::Error),
 }
 
-/// Replaces nodes of a graph that ONNX Runtime has optimized by faster operators with bit-identical results.
+/// Replaces nodes of a graph that ONNX Runtime has optimized by faster operators with bit-identical
+/// results.
 ///
-/// `optimized_model` is the ONNX file that ONNX Runtime writes when `with_optimized_model_path` is set.
-/// Results are compared if the model's input has at most `max_input` elements, which bounds memory and time.
-/// `session_builder` creates the builder of a session in the caller's environment; this function turns optimization
-/// off and adds the operators.
+/// `optimized_model` is the ONNX file that ONNX Runtime writes when `with_optimized_model_path` is
+/// set. `max_input` is the maximum number of elements of an input with which the graphs are
+/// compared; it bounds memory and time. `session_builder` creates the builder of a session in the
+/// caller's environment; this function turns optimization off and adds the operators.
 ///
-/// Returns `None` if no node can be replaced, as in fp32 models. Otherwise both graphs have run on the same
-/// pseudo-random inputs, and every output was bit-identical.
+/// Returns `None` if no node can be replaced, as in fp32 models. If it returns an accelerated
+/// graph, both graphs have run on the same pseudo-random inputs, and every output was
+/// bit-identical.
 ///
 /// # Errors
-/// [`AccelerateError`] if the results differ, which another version of ONNX Runtime may cause, or if they cannot be
-/// compared. The caller should run the original graph then.
+/// [`AccelerateError`] if the results differ, which another version of ONNX Runtime may cause, or
+/// if they cannot be compared, for example because the model fixes an input of more than
+/// `max_input` elements. The caller should run the original graph then.
 pub fn accelerate(
     optimized_model: &[u8],
     max_input: usize,
@@ -97,7 +107,11 @@ pub fn accelerate(
     Ok(Some(accelerated))
 }
 
-/// Compares the results of two graphs for each of [`SAMPLES`]; the second may fail to run in the original graph.
+/// Compares the outputs of two graphs for an input of each shape in [`SAMPLES`]. The second shape
+/// is skipped if the original graph fails for it.
+///
+/// # Errors
+/// [`AccelerateError::Mismatch`] if an output differs; the error of [`run`] if a graph fails.
 fn compare(
     mut original: Session,
     mut rewritten: Session,
@@ -111,7 +125,9 @@ fn compare(
         }
         let expected = match run(&mut original, &shape, max_input) {
             Ok(expected) => expected,
-            // A size that the model declares as dynamic may still have only one value that works.
+            // An axis that the model declares as dynamic may still accept one length only. The
+            // original graph fails for any other length, which says nothing about the rewritten
+            // graph.
             Err(_) if !compared.is_empty() => continue,
             Err(error) => return Err(error),
         };
@@ -123,7 +139,8 @@ fn compare(
     Ok(())
 }
 
-/// Returns the shape of the session's first input, with dynamic sizes taken from `sizes`.
+/// Returns the declared shape of the session's first input. The dynamic sizes are replaced by those
+/// at the same index in `sizes`.
 fn sample_shape(session: &Session, sizes: [usize; 4]) -> Vec<usize> {
     let input = session.inputs().first();
     let shape = input.and_then(|input| input.dtype().tensor_shape());
@@ -134,7 +151,12 @@ fn sample_shape(session: &Session, sizes: [usize; 4]) -> Vec<usize> {
         .collect()
 }
 
-/// Runs a session on a pseudo-random input in [-2, 2) and returns the bits of every f32 output.
+/// Runs a session on a pseudo-random input of `shape` in [-2, 2) and returns the bits of every f32
+/// output.
+///
+/// # Errors
+/// [`AccelerateError::LargeInput`] if the input would have more than `max` elements;
+/// [`AccelerateError::Runtime`] if ONNX Runtime fails.
 fn run(
     session: &mut Session,
     shape: &[usize],

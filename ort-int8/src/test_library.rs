@@ -1,14 +1,17 @@
-//! Loading of ONNX Runtime's library in tests.
+//! Loads ONNX Runtime's library in tests.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use ort::environment::Environment;
 
-/// The environment that all tests share: ONNX Runtime allows one per process.
+/// The ONNX Runtime environment that all tests share, because ONNX Runtime allows one environment
+/// per process.
 static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
 
-/// Loads the library that `ORT_DYLIB_PATH` names, or the one that `scripts/fetch-onnxruntime.sh` fetches.
+/// Returns the environment of ONNX Runtime's library, which the first call loads from
+/// `ORT_DYLIB_PATH`. If this variable is not set or empty, the library is the one that
+/// `scripts/fetch-onnxruntime.sh` fetches to `.cache/onnxruntime/`.
 pub(crate) fn load() -> Environment {
     let environment = ENVIRONMENT.get_or_init(|| {
         let cached = "../.cache/onnxruntime/libonnxruntime.so";

@@ -1,11 +1,13 @@
 //! The batching queue of one model and the workers that empty it.
 //!
-//! An image passes through in three steps: [`Batcher::reserve`] takes a place in the queue before anything
-//! is read, [`Batcher::submit`] puts the prepared image into it, and a worker sends a [`Reply`] or a
-//! [`BatchError`] through a oneshot channel. A batch is cut the moment a worker is free, so batches grow
-//! only while every worker is busy; `max_queue_delay_us` makes workers wait for fuller batches.
+//! An image passes through the queue in three steps: [`Batcher::reserve`] reserves a place in the
+//! queue before the request's body is read, [`Batcher::submit`] puts the preprocessed image into
+//! the queue, and a worker sends a [`Reply`] or a [`BatchError`] through a oneshot channel. A free
+//! worker immediately cuts a batch, that is, removes images of one size from the queue to run them
+//! together. Batches therefore grow only while every worker is busy, unless `max_queue_delay_us`
+//! makes workers wait for fuller batches.
 //!
-//! What is *not* here: decoding, what outputs mean, and HTTP.
+//! What is *not* here: decoding, the meaning of model outputs, and HTTP.
 
 mod queue;
 mod worker;
@@ -27,36 +29,39 @@ use crate::image::{ImageSize, PreparedImage};
 use crate::metrics::BatchMetrics;
 use queue::Queue;
 
-/// Unit of the budget for tensors, in bytes.
+/// Unit of the memory budget for tensors, in bytes: reservations are rounded up to a multiple of
+/// it.
 const TENSOR_UNIT: u64 = 64 << 10;
-/// Memory for the tensors of one model that are being prepared, wait, or hold outputs, in bytes.
+/// Memory for the tensors of one model, in bytes: of images that are preprocessed, wait in the
+/// queue or run, and of outputs that are not yet postprocessed.
 const TENSOR_BYTES: u64 = 256 << 20;
 
 /// The result of inference for one image.
 #[derive(Debug)]
 pub struct Reply {
-    /// The network's outputs, without the batch axis.
+    /// The model's outputs for this image, without the batch axis.
     pub outputs: Outputs,
-    /// Time from submission to the start of the run.
+    /// Time that the image waited in the queue, from [`Batcher::submit`] to the start of its
+    /// batch's run.
     pub queue: Duration,
-    /// Time of the run, which all images of the batch share.
+    /// Run time of the batch, the same for all images of the batch.
     pub inference: Duration,
-    /// Memory reserved for the input tensor; it covers the outputs until they are dropped.
+    /// Memory permit of the image's tensor, to be held until the outputs are dropped.
     pub memory: Permit,
 }
 
 /// Why inference of an image failed.
 #[derive(Debug, Clone, Error)]
 pub enum BatchError {
-    /// The queue is full.
+    /// The queue has too few free places.
     #[error("the queue is full ({capacity} images); retry after {} ms", .retry_after.as_millis())]
     QueueFull {
-        /// Images that the queue holds.
+        /// Maximum number of images in the queue.
         capacity: usize,
-        /// Time in which a full queue empties, at the speed measured so far.
+        /// Expected time until a full queue is empty, at the speed measured so far.
         retry_after: Duration,
     },
-    /// The deadline passed before a worker was free.
+    /// The request's deadline passed before a worker ran the image.
     #[error("the deadline passed while the image was waiting for a worker")]
     DeadlinePassed,
     /// The queue was closed before the image was submitted.
@@ -65,17 +70,15 @@ pub enum BatchError {
     /// The engine returned an error for the batch.
     #[error(transparent)]
     Engine(#[from] Arc<EngineError>),
-    /// The engine returned outputs for fewer or more images than the batch has.
-    #[error(
-        "wrong number of outputs from the engine: expected {expected}, one per image, got {got}"
-    )]
+    /// The engine returned outputs for fewer or more images than there are in the batch.
+    #[error("the engine returned outputs for {got} images, but the batch has {expected} images")]
     OutputCount {
-        /// Images in the batch.
+        /// Number of images in the batch.
         expected: usize,
-        /// Images that the engine returned outputs for.
+        /// Number of images that the engine returned outputs for.
         got: usize,
     },
-    /// The engine panicked on the batch; its worker continues.
+    /// The engine panicked while it ran the batch. The worker thread continues with the next batch.
     #[error("inference panicked; see the server's log")]
     Panicked,
     /// The worker dropped the image without a result, which is a bug.
@@ -83,23 +86,25 @@ pub enum BatchError {
     NoReply,
 }
 
-/// What one image reserves: a place in the queue, and memory for its tensors.
+/// The permits that one image holds: a place in the queue, and memory for its tensors.
 #[derive(Debug)]
 pub struct Slot {
-    /// One place, from [`Batcher::reserve`]; returned when a worker takes the image.
+    /// Permit of one queue place, from [`Batcher::reserve`]; released when a worker takes the
+    /// image.
     pub place: Permit,
-    /// Memory, from [`Batcher::reserve_tensor`]; returned when the outputs are dropped.
+    /// Permit of the tensor memory, from [`Batcher::reserve_tensor`]; passed on in
+    /// [`Reply::memory`].
     pub memory: Permit,
 }
 
-/// An image that waits for a worker. Dropping the receiver of `reply` cancels it.
+/// An image that waits for a worker. Dropping the receiver of `reply` cancels the image.
 #[derive(Debug)]
 struct QueueEntry {
     image: PreparedImage,
     slot: Slot,
     enqueued: Instant,
     deadline: Instant,
-    /// Span of the request, which the worker's log lines belong to.
+    /// Tracing span of the request, to which the worker's log lines about this image belong.
     span: Span,
     reply: oneshot::Sender<Result<Reply, BatchError>>,
 }
@@ -109,21 +114,23 @@ struct State {
     closed: bool,
 }
 
-/// State that submitters and workers share.
+/// State that is shared by the worker threads and by the requests that submit images.
 struct Shared {
     state: Mutex<State>,
     /// Signalled when an image arrives and when the queue closes.
     changed: Condvar,
     metrics: BatchMetrics,
-    /// Moving average of the run time per image, in nanoseconds; 0 before the first successful run.
+    /// Moving average of a batch's run time divided by its number of images, in nanoseconds; 0
+    /// before the first successful run.
     nanos_per_image: AtomicU64,
-    /// Moving average of the time from one prepared image to the next if all threads prepare images, in
-    /// nanoseconds; 0 before the first image.
+    /// Moving average of an image's preparation time (decoding and preprocessing) divided by the
+    /// number of threads that prepare images, in nanoseconds; 0 before the first prepared image.
     preparation_nanos: AtomicU64,
 }
 
 impl Shared {
-    /// Workers run engines outside the lock, so a poisoned state is still consistent.
+    /// Locks the state, even if a thread panicked while it held the lock. The state is consistent
+    /// then, because engines run outside the lock.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -132,7 +139,7 @@ impl Shared {
 /// The queue of one model and its workers.
 pub struct Batcher {
     shared: Arc<Shared>,
-    /// Places in the queue, including those of images that are still being received and decoded.
+    /// Budget of queue places. A place is reserved before its image is received and decoded.
     places: Budget,
     tensors: Budget,
     capacity: usize,
@@ -179,7 +186,7 @@ impl Batcher {
         })
     }
 
-    /// Returns the largest number of images in the queue.
+    /// Returns the maximum number of images in the queue.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
@@ -194,10 +201,10 @@ impl Batcher {
         Ok(places)
     }
 
-    /// Grows `places` to `images` places in all.
+    /// Grows the permit `places` to a total of `images` places in the queue.
     ///
     /// # Errors
-    /// [`BatchError::QueueFull`] if too few places are free; `places` is unchanged then.
+    /// [`BatchError::QueueFull`] if too few places are free. `places` is unchanged in this case.
     pub fn reserve_more(&self, places: &mut Permit, images: usize) -> Result<(), BatchError> {
         places
             .grow_to(images as u64)
@@ -207,15 +214,18 @@ impl Batcher {
             })
     }
 
-    /// Waits for the memory of a tensor `[3, H, W] f32` of `size`, so that a queue of large images takes no
-    /// more memory than one of small images. Memory returns as workers run and responses are made.
+    /// Reserves the memory of a tensor `[3, H, W] f32` for an image of `size`. Waits until other
+    /// images of this model have released enough memory.
+    ///
+    /// The budget is in bytes, so that a queue of large images uses no more memory than a queue of
+    /// small images.
     pub async fn reserve_tensor(&self, size: ImageSize) -> Permit {
         let bytes = size.pixels().saturating_mul(3 * size_of::<f32>() as u64);
         self.tensors.acquire(bytes).await
     }
 
-    /// Queues `image` and returns the receiver of its reply. Dropping the receiver cancels the image: it
-    /// leaves the queue, and its slot is returned, when a worker next looks at the queue.
+    /// Queues `image` and returns the receiver of its reply. Dropping the receiver cancels the
+    /// image: the next worker that accesses the queue removes the image and releases its slot.
     ///
     /// # Errors
     /// [`BatchError::Closed`] after [`Batcher::close`].
@@ -245,14 +255,15 @@ impl Batcher {
         Ok(receiver)
     }
 
-    /// Records that one of `threads` threads decoded and preprocessed an image in `time`.
+    /// Records, for [`BatchError::QueueFull`], that one of `threads` image threads decoded and
+    /// preprocessed an image in `time`.
     pub fn record_preparation(&self, time: Duration, threads: usize) {
         let threads = u32::try_from(threads.max(1)).unwrap_or(u32::MAX);
         average(&self.shared.preparation_nanos, time / threads);
     }
 
-    /// Returns the time in which a full queue empties, at the speed measured so far. Preparation and inference
-    /// share the cores, so their times add up.
+    /// Returns the expected time until a full queue is empty, at the speed measured so far.
+    /// Preparation and inference share the CPU cores, so their times per image are added.
     fn expected_wait(&self) -> Duration {
         let run = self.shared.nanos_per_image.load(Ordering::Relaxed);
         let workers = self.workers.len().max(1) as u64;
@@ -266,13 +277,15 @@ impl Batcher {
         self.shared.lock().closed = true;
         self.shared.changed.notify_all();
         for worker in self.workers.drain(..) {
-            // A worker catches its engine's panics, so a failed join carries no information.
+            // The error of `join` is ignored: a worker catches and reports the panics of its engine
+            // itself.
             let _ = worker.join();
         }
     }
 }
 
-/// Updates a moving average, in nanoseconds, over about the last eight values. 0 stands for no value yet.
+/// Adds `new` to `average`, a moving average in nanoseconds over about the last eight values. An
+/// `average` of 0 has no values yet and is set to `new`.
 fn average(average: &AtomicU64, new: Duration) {
     let new = u64::try_from(new.as_nanos()).unwrap_or(u64::MAX);
     let old = average.load(Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! The queue as plain data: no threads, no locks, and the clock is passed in.
+//! The queue of images and the rules for cutting batches, as plain data: without threads and locks,
+//! and with the current time as an argument.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -7,20 +8,22 @@ use super::QueueEntry;
 use crate::image::{ImageSize, MAX_INPUT_PIXELS};
 use crate::metrics::Cut;
 
-/// When a batch is cut from the queue, in Triton's terms.
+/// Limits that decide when a batch is cut from the queue. The names are those of NVIDIA Triton's
+/// dynamic batching.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// Most images in a batch.
+    /// Maximum number of images in a batch.
     pub max_batch_size: usize,
-    /// Longest time that the oldest image waits for others to join its batch; zero to cut a batch as
+    /// Maximum time that the oldest image waits until its batch is full. Zero to cut a batch as
     /// soon as a worker is free.
     pub max_queue_delay: Duration,
 }
 
 impl Policy {
-    /// Returns how many images of `size` run in one batch, at least 1.
+    /// Returns the maximum number of images of `size` in one batch, at least 1.
     ///
-    /// Large images use all threads of a session already; a larger batch would only add activations.
+    /// Fewer large images than small images fit in a batch: a single large image keeps all threads
+    /// of a session busy, so that a larger batch would only need more memory for activations.
     pub fn batch_size(&self, size: ImageSize) -> usize {
         let fitting = MAX_INPUT_PIXELS / size.pixels().max(1);
         let fitting = usize::try_from(fitting).unwrap_or(usize::MAX);
@@ -35,7 +38,8 @@ pub(super) enum Next {
     Empty,
     /// No batch is due before this time.
     Wait(Instant),
-    /// Run these images, all of one size; why the batch was cut here is counted.
+    /// A batch is due: its images, which all have the same size, and the reason why it was cut, for
+    /// the metrics.
     Batch(Vec<QueueEntry>, Cut),
 }
 
@@ -58,7 +62,8 @@ impl Queue {
         self.entries.push_back(entry);
     }
 
-    /// Removes and returns the entries that `dead` selects, so that they take no place in a batch.
+    /// Removes and returns the entries for which `dead` returns `true`, so that they are not put in
+    /// a batch. The remaining entries keep their order.
     pub(super) fn remove(&mut self, dead: impl Fn(&QueueEntry) -> bool) -> Vec<QueueEntry> {
         if !self.entries.iter().any(&dead) {
             return Vec::new();
@@ -72,7 +77,8 @@ impl Queue {
         self.entries.is_empty()
     }
 
-    /// Cuts the next batch: the oldest image and the oldest others of its size.
+    /// Returns what a free worker does at time `now`. A due batch is removed from the queue; it has
+    /// the oldest image and the next oldest images of the same size.
     pub(super) fn next(&mut self, now: Instant) -> Next {
         let max_queue_delay = self.policy.max_queue_delay;
         let Some(oldest) = self.entries.front() else {
@@ -95,7 +101,8 @@ impl Queue {
         Next::Batch(self.take(size, max_batch_size), cut)
     }
 
-    /// Removes the first `most` entries of `size`; the others keep their order.
+    /// Removes and returns the oldest entries whose image has `size`, at most `most` entries. The
+    /// remaining entries keep their order.
     fn take(&mut self, size: ImageSize, most: usize) -> Vec<QueueEntry> {
         let mut batch = Vec::new();
         let mut rest = VecDeque::with_capacity(self.entries.len());
@@ -121,8 +128,9 @@ mod tests {
     use crate::budget::Budget;
     use crate::image::PreparedImage;
 
-    /// A queue of square images with the given sides, enqueued one per millisecond. The first element
-    /// of an image is its position.
+    /// Returns a queue of square images with the given side lengths in pixels, enqueued one per
+    /// millisecond, and the time at which the first image was enqueued. The first element of an
+    /// image's tensor is its index in `sides`.
     fn queue(max_batch_size: usize, delay_ms: u64, sides: &[u32]) -> (Queue, Instant) {
         let mut queue = Queue::new(Policy {
             max_batch_size,
@@ -158,7 +166,7 @@ mod tests {
     fn cut(queue: &mut Queue, now: Instant) -> (Vec<usize>, Cut) {
         match queue.next(now) {
             Next::Batch(batch, cut) => (positions(&batch), cut),
-            other => panic!("no batch: {other:?}"),
+            other => panic!("expected a batch from the queue, got {other:?}"),
         }
     }
 

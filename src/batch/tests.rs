@@ -10,8 +10,9 @@ const SIZE: ImageSize = ImageSize {
     height: 1,
 };
 
-/// Returns the first value of each image, one batch per permission. A negative value makes it panic, and
-/// NaN makes it lose an image.
+/// An engine whose output is the first value of each image. It reports the size of each batch and
+/// waits for a permission before it returns the outputs. It panics if a value is negative, and
+/// returns no output for an image with NaN.
 struct Gated {
     permission: mpsc::Receiver<()>,
     batches: mpsc::Sender<usize>,
@@ -23,7 +24,7 @@ impl Engine for Gated {
         let _ = self.permission.recv();
         assert!(
             !batch.iter().any(|image| image.data[0] < 0.0),
-            "an image that panics"
+            "the batch has an image with a negative value"
         );
         let output = |image: PreparedImage| {
             let tensor = Tensor {

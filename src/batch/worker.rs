@@ -1,4 +1,4 @@
-//! One worker: an operating system thread that owns one engine and empties the queue.
+//! A worker: a thread that owns one engine, takes batches from the queue and runs them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
@@ -14,7 +14,7 @@ use crate::engine::{Engine, Outputs};
 use crate::image::PreparedImage;
 use crate::metrics::Cut;
 
-/// Runs batches until the queue is closed and empty.
+/// Runs batches on `engine` until the queue is closed and empty.
 pub(super) fn run(shared: &Shared, mut engine: Box<dyn Engine>) {
     while let Some((batch, cut)) = next_batch(shared) {
         shared.metrics.batch(batch.len(), cut);
@@ -22,7 +22,8 @@ pub(super) fn run(shared: &Shared, mut engine: Box<dyn Engine>) {
     }
 }
 
-/// Sleeps until a batch is due. Returns `None` once the queue is closed and empty.
+/// Waits until a batch is due; returns its images and the reason why it was cut. Returns `None`
+/// once the queue is closed and empty.
 fn next_batch(shared: &Shared) -> Option<(Vec<QueueEntry>, Cut)> {
     let mut state = shared.lock();
     loop {
@@ -33,7 +34,8 @@ fn next_batch(shared: &Shared) -> Option<(Vec<QueueEntry>, Cut)> {
             Next::Batch(batch, cut) => {
                 shared.metrics.queue_depth.dec_by(batch.len() as i64);
                 if !state.queue.is_empty() {
-                    // This worker may have consumed the signal of an image that it leaves waiting.
+                    // Each image wakes one worker. The image that woke this worker may still be in
+                    // the queue, so another worker is woken for it.
                     shared.changed.notify_one();
                 }
                 return Some((batch, cut));
@@ -55,7 +57,8 @@ fn next_batch(shared: &Shared) -> Option<(Vec<QueueEntry>, Cut)> {
     }
 }
 
-/// Fails expired entries; the reply to a cancelled entry has no receiver and is dropped.
+/// Sends [`BatchError::DeadlinePassed`] to the requests of expired entries. Cancelled entries have
+/// no receiver any more, so sending to them has no effect.
 fn expire(shared: &Shared, dead: Vec<QueueEntry>) {
     for entry in dead {
         shared.metrics.queue_depth.dec();
@@ -63,7 +66,7 @@ fn expire(shared: &Shared, dead: Vec<QueueEntry>) {
     }
 }
 
-/// Where the result of one image of a running batch goes.
+/// The request that waits for the result of one image of a running batch.
 struct Client {
     reply: oneshot::Sender<Result<Reply, BatchError>>,
     span: Span,
@@ -86,7 +89,8 @@ impl Client {
             failed = outputs.is_err(),
             "inference finished"
         );
-        // The client may have gone while the batch ran.
+        // Sending fails if the client disconnected while the batch ran. Then the result is not
+        // needed.
         let _ = reply.send(outputs.map(|outputs| Reply {
             outputs,
             queue,
@@ -96,20 +100,23 @@ impl Client {
     }
 }
 
-/// Runs one batch and sends the results.
+/// Runs one batch and sends each image's result to its client.
 fn process(shared: &Shared, engine: &mut dyn Engine, batch: Vec<QueueEntry>) {
     let started = Instant::now();
     let (images, clients) = separate(shared, batch, started);
     let count = clients.len();
-    // Log lines of the engine belong to the oldest request of the batch.
+    // A log line has one span, so the engine's log lines get the span of the oldest request of the
+    // batch.
     let span = clients.first().map_or_else(Span::none, |c| c.span.clone());
-    // The exclusive borrow of the engine ends with the call, so a panic leaves nothing half-shared.
+    // Unwind safe, because only this thread uses the engine: no other thread can see a state that a
+    // panic left incomplete.
     let run = AssertUnwindSafe(|| span.in_scope(|| engine.run(images)));
     let result = catch_unwind(run);
     let inference = started.elapsed();
     let error = match result {
         Ok(Ok(outputs)) if outputs.len() == count => {
-            // Failed batches do not count: they end early and would make `Retry-After` too short.
+            // Failed batches are not averaged, because they may end early and make `Retry-After`
+            // too short.
             average(&shared.nanos_per_image, inference / count.max(1) as u32);
             for (client, outputs) in clients.into_iter().zip(outputs) {
                 client.send(Ok(outputs), inference);
@@ -128,7 +135,8 @@ fn process(shared: &Shared, engine: &mut dyn Engine, batch: Vec<QueueEntry>) {
     }
 }
 
-/// Splits entries into the engine's input and the clients that wait. Places in the queue return here.
+/// Splits the entries of a batch into the engine's input images and the clients that wait for the
+/// results. Releases the queue places of the images.
 fn separate(
     shared: &Shared,
     batch: Vec<QueueEntry>,

@@ -20,13 +20,13 @@ use super::trained::{Int8, recognised};
 #[derive(Debug, Args)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "the help shows no Markdown, and every flag is one"
+    reason = "each bool is a command-line flag, independent of the other flags"
 )]
 pub(super) struct ExportArgs {
     /// Network of the catalogue (see `sightline models`)
     name: String,
-    /// Checkpoint with a state dict: .pth (zip, legacy or tar format) or .safetensors; quantization-aware training adds an
-    /// int8 variant
+    /// Checkpoint with a state dict: .pth (zip, legacy or tar format) or .safetensors; a checkpoint
+    /// from quantization-aware training is also exported as an int8 variant
     #[arg(long, env = "SIGHTLINE_WEIGHTS", value_name = "FILE")]
     weights: PathBuf,
     /// Multiplier of every channel count (MobileNetV2, MobileNetV3)
@@ -69,7 +69,8 @@ pub(super) struct ExportArgs {
     out: PathBuf,
 }
 
-/// Reads the checkpoint, builds the graph, and writes the files. Writes nothing if it fails.
+/// Reads the checkpoint, builds the ONNX graphs, and writes all files of the model. Writes no file
+/// if a step fails.
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let Some(mut manifest) = catalogue::manifest(&args.name)? else {
         bail!(
@@ -99,7 +100,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let labels = labels.unwrap_or_else(|| default_labels(&manifest.labels, classes));
     if labels.len() != classes {
         bail!(
-            "the label file must have {classes} lines, one per class, got {}",
+            "the file of `--labels` must have {classes} lines, one per class, got {}",
             labels.len()
         );
     }
@@ -143,8 +144,9 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     Ok(())
 }
 
-/// Separates a checkpoint from quantization-aware training into fp32 weights and trained scales, and sets the
-/// manifest to the architecture that was trained. `None` for other checkpoints.
+/// Splits the checkpoint `state` into fp32 weights and trained int8 scales, and sets the
+/// architecture in the manifest to the trained one. `None` if the checkpoint has no trained int8
+/// scales.
 fn take_apart(
     manifest: &mut ModelManifest,
     state: &StateDict,
@@ -173,7 +175,11 @@ fn take_apart(
     Ok(Some(trained))
 }
 
-/// Applies the flags to the architecture. A flag that the architecture does not support is an error.
+/// Applies the flags to the architecture. `labels` is the number of lines in the file of
+/// `--labels`.
+///
+/// # Errors
+/// If a flag does not apply to the architecture.
 fn apply(architecture: &mut Architecture, args: &ExportArgs, labels: Option<usize>) -> Result<()> {
     let Architecture {
         num_classes,
@@ -210,7 +216,8 @@ fn apply(architecture: &mut Architecture, args: &ExportArgs, labels: Option<usiz
     Ok(())
 }
 
-/// Returns the catalogue's labels if there is one per class, or else `class 0`, `class 1` and so on.
+/// Returns the labels in the catalogue's label file `file` if their number is `classes`, or else
+/// `class 0`, `class 1` and so on.
 fn default_labels(file: &Path, classes: usize) -> Vec<String> {
     let known = catalogue::labels(file)
         .map(lines)
@@ -255,7 +262,8 @@ fn place(args: &ExportArgs) -> String {
     format!("cannot build {} from {}", args.name, args.weights.display())
 }
 
-/// Adds the network and the checkpoint to an error of the builder; for a wrong number of classes, also what to do.
+/// Adds the names of the network and the checkpoint to an error of the builder. If the checkpoint
+/// has another number of classes than `architecture`, also adds how to correct this.
 fn cannot_build(
     error: BuildError,
     architecture: &Architecture,
@@ -269,7 +277,7 @@ fn cannot_build(
     match hint {
         Some(classes) if args.labels.is_some() && args.num_classes.is_none() => {
             error.context(format!(
-                "{what}: the checkpoint has {classes} classes, and the label file must have as many lines"
+                "{what}: the checkpoint has {classes} classes, so the file of `--labels` must have {classes} lines"
             ))
         }
         Some(classes) => error.context(format!("{what} (try --num-classes {classes})")),
@@ -277,8 +285,8 @@ fn cannot_build(
     }
 }
 
-/// Turns the catalogue's manifest into that of the exported model: its files, its checkpoint, and the resize that
-/// the published weights need.
+/// Turns the catalogue's manifest into the manifest of the exported model: sets the names of the
+/// model's files, its checkpoint, and, for a published checkpoint, the resize that belongs to it.
 fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, args: &ExportArgs) {
     let published = manifest.published(&model.info.checkpoint_sha256).cloned();
     if let Some(resize) = published
@@ -288,7 +296,8 @@ fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, ar
         manifest.preprocess.resize = resize;
     }
     manifest.weights = Vec::new();
-    // Embedded ranges belong to the embedded weights, not to this checkpoint.
+    // The catalogue's activation ranges were calibrated for the embedded weights, not for this
+    // checkpoint.
     let variants = &mut manifest.variants;
     variants.retain(|_, variant| variant.ranges.is_none());
     manifest.stages = stage_files(model.stages.as_ref().map(|role, _| paths.stage(role)));

@@ -1,4 +1,4 @@
-//! `sightline healthcheck`.
+//! `sightline healthcheck`: checks whether a running server is ready.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use ureq::http::Uri;
 
 use super::say::say;
 
-/// Longest wait for the response.
+/// Maximum time to wait for the server's response.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
@@ -19,10 +19,10 @@ pub(super) struct HealthcheckArgs {
     /// environment: `SIGHTLINE_ADMIN_LISTEN`, else `SIGHTLINE_LISTEN`, else 127.0.0.1:8080]
     #[arg(long, env = "SIGHTLINE_HEALTHCHECK_URL", value_name = "URL")]
     url: Option<String>,
-    /// `--admin-listen` of the server
+    /// Value of `--admin-listen` with which the server was started
     #[arg(long, env = "SIGHTLINE_ADMIN_LISTEN", value_name = "ADDR")]
     admin_listen: Option<SocketAddr>,
-    /// `--listen` of the server
+    /// Value of `--listen` with which the server was started
     #[arg(long, env = "SIGHTLINE_LISTEN", value_name = "ADDR")]
     listen: Option<SocketAddr>,
 }
@@ -50,7 +50,8 @@ impl HealthcheckArgs {
     }
 }
 
-/// Replaces the unspecified address, which a server can listen on but a client cannot connect to, by loopback.
+/// Replaces an unspecified IP address (`0.0.0.0` or `::`) with loopback, because a server can
+/// listen on it but a client cannot connect to it.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -60,7 +61,8 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// Succeeds if the server is ready.
+/// Requests `/health/ready` and prints the URL of the server. Returns an error if the server is not
+/// ready or does not respond.
 pub(super) fn run(args: &HealthcheckArgs) -> Result<()> {
     let server = args.server()?;
     let agent: ureq::Agent = ureq::Agent::config_builder()
@@ -71,7 +73,7 @@ pub(super) fn run(args: &HealthcheckArgs) -> Result<()> {
     agent
         .get(format!("{server}/health/ready"))
         .call()
-        .with_context(|| format!("{server} is not ready"))?;
+        .with_context(|| format!("the server {server} is not ready"))?;
     say!("ready {server}")
 }
 

@@ -86,7 +86,7 @@ enum Command {
     Bench(bench::BenchArgs),
 }
 
-/// Flags that set where models are searched.
+/// The flag that sets where installed models are searched for.
 #[derive(Debug, Clone, Args)]
 struct StoreArgs {
     /// Directory with one folder per model [default: `$XDG_DATA_HOME/sightline/models`, if it exists]
@@ -95,14 +95,16 @@ struct StoreArgs {
 }
 
 impl StoreArgs {
-    /// Opens the models directory that was named, else the default directory if it exists.
+    /// Opens the directory of `--models`. If the flag is not set, opens the default directory if
+    /// that exists.
     fn store(&self) -> ModelStore {
         let default = || default_models_directory().filter(|directory| directory.is_dir());
         ModelStore::new(self.directory.clone().or_else(default))
     }
 }
 
-/// Returns `sightline/models` in `$XDG_DATA_HOME`, else in `~/.local/share`. `None` if `$HOME` is not set either.
+/// Returns the directory `sightline/models` in `$XDG_DATA_HOME`, or in `$HOME/.local/share` if
+/// `$XDG_DATA_HOME` is not set. `None` if neither variable is set.
 fn default_models_directory() -> Option<PathBuf> {
     let variable = |name| {
         std::env::var_os(name)
@@ -113,7 +115,7 @@ fn default_models_directory() -> Option<PathBuf> {
     Some(data?.join("sightline/models"))
 }
 
-/// Flags that set where the ONNX Runtime library is searched.
+/// The flag that sets where the ONNX Runtime library is searched for.
 #[derive(Debug, Clone, Args)]
 struct RuntimeArgs {
     /// ONNX Runtime library (libonnxruntime.so) [default: `ORT_DYLIB_PATH`, else the binary's folder,
@@ -123,14 +125,15 @@ struct RuntimeArgs {
 }
 
 impl RuntimeArgs {
-    /// Finds and loads the library.
+    /// Finds and loads the ONNX Runtime library.
     fn load(&self) -> Result<OnnxRuntime> {
         let library = find_library(self.onnxruntime.as_deref())?;
         Ok(OnnxRuntime::load(&library)?)
     }
 }
 
-/// Parses the command line, runs the command, and prints its error.
+/// Parses the command line and runs the command. Prints the command's error, if any, and returns
+/// the exit code.
 pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
     let result = start_logging(&cli.log, cli.log_format).and_then(|()| match cli.command {
@@ -159,7 +162,8 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-/// Joins an error and its causes; a cause that an outer message repeats is left out.
+/// Returns the messages of an error and its causes, joined by `: `. A cause is left out if its
+/// message is part of the messages before it.
 fn explain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
@@ -181,7 +185,7 @@ fn explain(error: &anyhow::Error) -> String {
 /// # Errors
 /// If `filter` is malformed.
 fn start_logging(filter: &str, format: LogFormat) -> Result<()> {
-    // ONNX Runtime's warnings are about its own optimizations; only its errors matter to an operator.
+    // ONNX Runtime's warnings are about its own optimizations, so only its errors are logged.
     let filter = EnvFilter::try_new(format!("ort=error,{filter}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

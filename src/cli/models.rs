@@ -21,27 +21,32 @@ pub(super) struct ModelsArgs {
     store: StoreArgs,
 }
 
-/// Text in place of a file name for weights that are embedded in the binary.
+/// Text that is printed instead of a path if the weights are embedded in the binary.
 const BUILT_IN: &str = "built in";
 
-/// One line of the list: a published checkpoint, or an installed model with other weights.
+/// One line of the list: a published checkpoint of a network, or an installed model with weights
+/// that are not published.
 #[derive(Debug, Serialize)]
 struct Row {
     name: String,
     task: &'static str,
-    /// Name of the published checkpoint, or text for other weights.
+    /// Name of the published checkpoint, `your own` for other weights, or `none published`.
     weights: String,
-    /// Number of trained parameters. `None` if it is not known.
+    /// Number of trained parameters. `None` if neither a published checkpoint nor the installed
+    /// model's manifest states it.
     parameters: Option<u64>,
-    /// Published accuracy in percent, by the name of the metric.
+    /// Published accuracy in percent, by the name of the metric. Empty if the weights are not a
+    /// published checkpoint.
     accuracy: BTreeMap<String, f64>,
-    /// URL of the published checkpoint.
+    /// URL of the published checkpoint. `None` if the weights are not published or have no URL.
     url: Option<String>,
-    /// Size of the installed ONNX files. `None` if the model is not installed.
+    /// Size of the installed ONNX files in bytes. `None` if the model is built in or not installed.
     bytes: Option<u64>,
-    /// Path of the installed ONNX file, or [`BUILT_IN`]. `None` if the model is not installed.
+    /// Path of the installed model's first ONNX file, or [`BUILT_IN`] for embedded weights. `None`
+    /// if the model is not installed.
     here: Option<String>,
-    /// Path of the int8 variant. `None` if it is not installed.
+    /// Path of the first ONNX file of the installed int8 variant. `None` if no int8 variant is
+    /// installed.
     int8: Option<String>,
 }
 
@@ -69,7 +74,8 @@ pub(super) fn run(args: &ModelsArgs) -> Result<()> {
     }
 }
 
-/// Returns the rows of one model of the catalogue, at least one. `own` is the installed model of that name.
+/// Returns the rows of the catalogue's model `manifest`, at least one. `own` is the installed model
+/// of the same name, if any.
 fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Row> {
     let sha = own.and_then(|model| model.manifest.provenance.as_ref());
     let sha = sha.map_or("", |provenance| provenance.checkpoint_sha256.as_str());
@@ -127,7 +133,8 @@ fn own_row(model: &ModelSource) -> Row {
     }
 }
 
-/// Returns the size of the model's ONNX files in bytes. `None` if one is missing, or the model is not in files.
+/// Returns the size of the model's ONNX files in bytes. `None` if one of these files is missing, or
+/// if the model is not stored in files.
 fn size(model: &ModelSource) -> Option<u64> {
     match &model.origin {
         Origin::Files(files) => {
@@ -138,7 +145,8 @@ fn size(model: &ModelSource) -> Option<u64> {
     }
 }
 
-/// Returns the path of the model's first ONNX file, or [`BUILT_IN`].
+/// Returns the path of the model's first ONNX file, or [`BUILT_IN`] if the model is not stored in
+/// files.
 fn place(model: &ModelSource) -> String {
     match &model.origin {
         Origin::Files(files) => files.network().display().to_string(),
@@ -146,7 +154,8 @@ fn place(model: &ModelSource) -> String {
     }
 }
 
-/// Returns the path of the first file of the model's int8 variant, or `None` if it has none or a file is missing.
+/// Returns the path of the first ONNX file of the model's int8 variant. `None` if the model has no
+/// int8 variant, or if a file of the variant is missing.
 fn int8_place(model: &ModelSource) -> Option<String> {
     let int8 = model.int8()?;
     size(&int8)?;

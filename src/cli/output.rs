@@ -1,4 +1,5 @@
-//! The files of a model: their names, and a function that writes either all of them or none.
+//! The files that `export` and `quantize` write for a model: their paths, and a function that
+//! writes either all files or none.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,15 +12,19 @@ use sightline::manifest::{ModelManifest, StageFile};
 
 use super::trained::Int8;
 
-/// The paths of a model's files: in a folder of their own, or next to an `.onnx` file.
+/// The paths of a model's files, which are either in a folder of the model, or next to an `.onnx`
+/// file and named after it.
 pub(super) struct OutputPaths {
-    /// Name of the output folder, or of the `.onnx` or manifest file without its extension.
+    /// Name of the model: the name of its folder, or the name of its `.onnx` or manifest file
+    /// without the extension.
     pub(super) name: String,
-    /// Paths of the fp32 stages. A stage that is missing here is named after the first one.
+    /// Paths of the fp32 ONNX files, one per stage. For a stage without a path here,
+    /// [`OutputPaths::stage`] derives the path from the first stage's.
     stages: Stages<PathBuf>,
-    /// Path of a detector exported as one graph.
+    /// Path of the ONNX file that `export --fused` writes: a whole detector as one graph.
     pub(super) fused: PathBuf,
-    /// Path of the ranges file, the recipe of the int8 stages.
+    /// Path of the ranges file, a JSON file with the recipes with which the int8 stages were
+    /// quantized.
     pub(super) ranges: PathBuf,
     pub(super) manifest: PathBuf,
     pub(super) labels: PathBuf,
@@ -29,7 +34,7 @@ impl OutputPaths {
     /// Returns the paths for the output path `out`, a folder or an `.onnx` file.
     ///
     /// # Errors
-    /// If `out` has no file name, as `/` and `..`.
+    /// If `out` has no file name, for example if it is `/` or `..`.
     pub(super) fn new(out: &Path) -> Result<Self> {
         let stem = out
             .file_stem()
@@ -60,7 +65,8 @@ impl OutputPaths {
         })
     }
 
-    /// Returns the paths of an existing model with this manifest, fp32 files and label file.
+    /// Returns the paths for an existing model, whose manifest, fp32 ONNX files and label file keep
+    /// their paths.
     pub(super) fn of(manifest: &Path, files: &Stages<PathBuf>, labels: &Path) -> Self {
         let name = manifest.file_stem().unwrap_or_default();
         let beside = |ending| files.network().with_extension(ending);
@@ -74,7 +80,8 @@ impl OutputPaths {
         }
     }
 
-    /// Returns an error if the output folder is not writable. Called before the long work whose result is written.
+    /// Returns an error if the output folder, or its nearest existing parent, is not a writable
+    /// folder. Called before long work, so that the work is not lost.
     pub(super) fn check(&self) -> Result<()> {
         let here = Path::new(".");
         let folders = self.onnx().ancestors().skip(1);
@@ -87,7 +94,7 @@ impl OutputPaths {
         } else {
             Err(Errno::NOTDIR)
         };
-        usable.with_context(|| format!("cannot write into {}", folder.display()))
+        usable.with_context(|| format!("cannot write into the folder {}", folder.display()))
     }
 
     /// Returns the path of the first stage's fp32 file.
@@ -135,9 +142,9 @@ pub(super) struct Exported<'a> {
     pub(super) manifest: &'a ModelManifest,
     pub(super) labels: &'a [String],
     pub(super) model: &'a Model,
-    /// The detector as one graph. `None` without `--fused`.
+    /// The ONNX file of the whole detector as one graph. `None` without `--fused`.
     pub(super) fused: Option<Vec<u8>>,
-    /// The int8 variant. `None` unless the checkpoint was trained for int8.
+    /// The int8 variant. `None` if the checkpoint has no trained int8 scales.
     pub(super) int8: Option<&'a Int8>,
 }
 
@@ -164,7 +171,8 @@ impl Exported<'_> {
     }
 }
 
-/// Writes every file under a temporary name, then renames all of them, so that a failed write changes nothing.
+/// Writes every file under a temporary name, then renames all files, so that existing files are
+/// unchanged if a write fails.
 pub(super) fn write_all(files: &[(PathBuf, &[u8])]) -> Result<()> {
     let staged = |path: &Path| {
         let mut name = path.as_os_str().to_owned();
@@ -174,7 +182,8 @@ pub(super) fn write_all(files: &[(PathBuf, &[u8])]) -> Result<()> {
     let cannot = |path: &Path| format!("cannot write {}", path.display());
     let write = |path: &Path, bytes| {
         if path.is_dir() {
-            // Renaming a file to a folder would fail after other files were renamed.
+            // Checked before any file is renamed, because a file cannot be renamed to an existing
+            // folder.
             return Err(std::io::ErrorKind::IsADirectory.into());
         }
         if let Some(folder) = path.parent() {
@@ -196,7 +205,8 @@ pub(super) fn write_all(files: &[(PathBuf, &[u8])]) -> Result<()> {
     let written = write_and_rename();
     if written.is_err() {
         for (path, _) in files {
-            // The first error is the one that is reported.
+            // Errors of the cleanup are ignored, because the error that made it necessary is
+            // returned.
             let _ = std::fs::remove_file(staged(path));
         }
     }

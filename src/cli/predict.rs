@@ -41,7 +41,7 @@ pub(super) struct PredictArgs {
     /// Print one JSON object per image
     #[arg(long, env = "SIGHTLINE_JSON")]
     json: bool,
-    /// Lowest score of a box, 0 to 1 (detection)
+    /// Minimum score of a box to be printed, 0 to 1 (detection)
     #[arg(
         long,
         env = "SIGHTLINE_SCORE_THRESHOLD",
@@ -58,7 +58,8 @@ pub(super) struct PredictArgs {
     runtime: RuntimeArgs,
 }
 
-/// Prints the result for each image. Returns an error after the last image if any image could not be used.
+/// Prints the result for each image. If an image fails, prints its error and continues; returns an
+/// error after the last image.
 pub(super) fn run(args: &PredictArgs) -> Result<()> {
     if !(0.0..=1.0).contains(&args.score_threshold) {
         let got = args.score_threshold;
@@ -76,7 +77,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     }
     reject_overwriting(args)?;
     let runtime = args.runtime.load()?;
-    // Images run one at a time, so one session uses all cores.
+    // Images are processed one after another, so a single session with all cores is fastest.
     source.manifest.batching.instances = Some(1);
     let plan = ModelPlan::new(&source.manifest, usable_cores(), None);
     let app = App::new(Limits::default(), 1);
@@ -96,7 +97,8 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
             Ok(result) => result.print(path, args.json)?,
             Err(error) => {
                 let why = super::explain(&error);
-                // The file name is printed, so the index in the one-image request adds nothing.
+                // The request has one image. Its index is removed, because the file name is
+                // printed.
                 let why = why.trim_start_matches("image 0: ");
                 complain!("error: {}: {why}", path.display());
                 failed += 1;
@@ -105,14 +107,19 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     }
     match failed {
         0 => Ok(()),
-        failed => bail!("{failed} of {} images could not be used", args.images.len()),
+        failed => bail!(
+            "{failed} of {} images failed: see the errors above",
+            args.images.len()
+        ),
     }
 }
 
-/// Creates the folder of `--annotate`, if it is set.
+/// Checks that the drawings of `--annotate` will not overwrite an input image or each other, and
+/// creates their folder. Does nothing if `--annotate` is not set.
 ///
 /// # Errors
-/// If two images would be drawn to one file, or a drawing would replace an input image.
+/// If two images would be drawn to the same file, if a drawing would replace an input image, or if
+/// the folder cannot be created.
 fn reject_overwriting(args: &PredictArgs) -> Result<()> {
     let Some(folder) = &args.annotate else {
         return Ok(());
@@ -120,7 +127,10 @@ fn reject_overwriting(args: &PredictArgs) -> Result<()> {
     let mut seen = BTreeSet::new();
     for path in args.images.iter().map(|image| drawn_path(folder, image)) {
         if !seen.insert(path.clone()) {
-            bail!("two images would both be drawn to {}", path.display());
+            bail!(
+                "two images would both be drawn to {}: rename one of them",
+                path.display()
+            );
         }
         let is_input = |image: &PathBuf| same_file(image, &path);
         if args.images.iter().any(is_input) {
@@ -134,12 +144,13 @@ fn reject_overwriting(args: &PredictArgs) -> Result<()> {
         .with_context(|| format!("cannot create the folder {}", folder.display()))
 }
 
-/// Returns whether both paths name the same existing file.
+/// Returns whether `one` and `other` are paths of the same existing file.
 fn same_file(one: &Path, other: &Path) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Returns the path of the drawing of `image`: a PNG file in `folder` with the name of the image.
+/// Returns the path of the drawing of `image`: a file in `folder` with the name of the image and
+/// the extension `png`.
 fn drawn_path(folder: &Path, image: &Path) -> PathBuf {
     let stem = image.file_stem().unwrap_or(image.as_os_str());
     folder.join(stem).with_added_extension("png")
@@ -168,7 +179,8 @@ enum Printed<'a> {
     },
 }
 
-/// Runs the model on one image file, and writes its drawing if `--annotate` is set.
+/// Runs the model on the image file `path`. Writes the image with its boxes or mask drawn in if
+/// `--annotate` is set.
 async fn predict<'a>(
     app: &App,
     model: &'a Arc<LoadedModel>,
@@ -219,7 +231,7 @@ async fn predict<'a>(
     })
 }
 
-/// Runs the model on one image file, and returns the result of `postprocess`.
+/// Runs the model on the image file `path`, and returns the result of `postprocess`.
 async fn run_one<P: Postprocess>(
     app: &App,
     model: &Arc<LoadedModel>,
@@ -242,7 +254,7 @@ async fn run_one<P: Postprocess>(
         .results
         .into_iter()
         .next()
-        .context("the pipeline returned no result")
+        .context("the pipeline returned no result for the image")
 }
 
 fn write_drawing(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -6,12 +6,13 @@ use std::io::{self, Write as _};
 use anyhow::{Context, Result};
 use thiserror::Error;
 
-/// The reader of stdout has closed it, as in `sightline models | head -1`; the command ends with success.
+/// The error of a write to stdout whose reader closed it, as in `sightline models | head -1`. It
+/// ends the command with success.
 #[derive(Debug, Error)]
 #[error("stdout is closed")]
 pub(super) struct Closed;
 
-/// Prints a line to stdout; used through [`say!`].
+/// Prints a line to stdout. Called by the macro [`say!`].
 pub(super) fn print_line(text: fmt::Arguments<'_>) -> Result<()> {
     match writeln!(io::stdout(), "{text}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Closed.into()),
@@ -19,18 +20,19 @@ pub(super) fn print_line(text: fmt::Arguments<'_>) -> Result<()> {
     }
 }
 
-/// Prints a line to stderr; used through [`complain!`].
+/// Prints a line to stderr. Called by the macro [`complain!`].
 pub(super) fn print_error(text: fmt::Arguments<'_>) {
-    // A closed stderr leaves nowhere to report the failure to.
+    // The error is ignored, because there is no other place to report it if stderr is closed.
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// `println!` that returns an error; [`Closed`] ends the command with success.
+/// Prints a line to stdout like `println!`, but returns an error if stdout cannot be written:
+/// [`Closed`] if the reader closed it.
 macro_rules! say {
     ($($text:tt)*) => { $crate::cli::say::print_line(format_args!($($text)*)) };
 }
 
-/// `eprintln!` that never panics.
+/// Prints a line to stderr like `eprintln!`, but never panics.
 macro_rules! complain {
     ($($text:tt)*) => { $crate::cli::say::print_error(format_args!($($text)*)) };
 }

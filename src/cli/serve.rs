@@ -1,4 +1,4 @@
-//! `sightline serve`.
+//! `sightline serve`: loads models and serves them over HTTP until a stop signal.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -22,19 +22,20 @@ use tokio_util::sync::CancellationToken;
 use super::signals::StopSignals;
 use super::{RuntimeArgs, StoreArgs};
 
-/// Most open connections of the admin listener.
+/// Maximum number of open connections of the admin listener.
 const ADMIN_CONNECTIONS: usize = 64;
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// TOML file with the settings below, in underscores; flags and environment variables override it
+    /// TOML file with the settings below, with underscores in their names (`max_images = 8`); flags
+    /// and environment variables override it
     #[arg(long, env = "SIGHTLINE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
 }
 
-/// Serves until SIGTERM or SIGINT; fails if a model cannot be loaded.
+/// Serves until SIGTERM or SIGINT. Returns an error if a model cannot be loaded.
 pub(super) fn run(args: &ServeArgs) -> Result<()> {
     let settings = match &args.config {
         Some(path) => args.settings.over_file(path)?,
@@ -61,7 +62,8 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
     result
 }
 
-/// Finds the models that the configuration names, else all of the directory and the built-in model.
+/// Returns the models to load: the models that the configuration names, or, if it names none, all
+/// models of the models directory and the built-in model.
 fn find_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSource>> {
     if !config.models.is_empty() {
         return named_sources(store, config);
@@ -81,7 +83,8 @@ fn find_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSou
     Ok(sources.into_iter().flat_map(both).collect())
 }
 
-/// Finds the models of `--model`, each once. A name without a variant selects the preferred precision.
+/// Returns the models that `--model` names, without duplicates. A name without a variant selects
+/// the variant of the preferred precision.
 fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSource>> {
     let mut sources = Vec::new();
     for text in &config.models {
@@ -90,7 +93,8 @@ fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSo
         if reference.variant.is_none() {
             (source, _) = by_preference(source, config.precision);
         }
-        // On some CPUs `name` and `name@int8` are the same variant.
+        // `--model name --model name@int8` names one variant twice if int8 is preferred on this
+        // CPU.
         if !sources.contains(&source) {
             sources.push(source);
         }
@@ -98,7 +102,8 @@ fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSo
     Ok(sources)
 }
 
-/// Returns the model in the preferred precision, and in the other precision if it has both.
+/// Returns the model in the preferred precision and, if the model has an int8 variant, also in the
+/// other precision.
 fn by_preference(fp32: ModelSource, choice: PrecisionChoice) -> (ModelSource, Option<ModelSource>) {
     match (fp32.int8(), choice.preferred()) {
         (Some(int8), Precision::Int8) => (int8, Some(fp32)),
@@ -112,7 +117,8 @@ fn by_preference(fp32: ModelSource, choice: PrecisionChoice) -> (ModelSource, Op
     }
 }
 
-/// Rejects two models with the same name and variant, which a request could not tell apart.
+/// Returns an error if two models have the same name and variant, because a request could not
+/// select one of them.
 fn reject_duplicates(sources: &[ModelSource]) -> Result<()> {
     for (index, source) in sources.iter().enumerate() {
         let same = |other: &ModelSource| {
@@ -128,9 +134,11 @@ fn reject_duplicates(sources: &[ModelSource]) -> Result<()> {
     Ok(())
 }
 
-/// Serves until a stop signal or a failed load. A second signal ends the drain early, as an error.
+/// Serves until a stop signal arrives or a model fails to load, then waits for the requests in
+/// flight. A second signal ends this wait and is an error.
 async fn serve(config: ServeConfig, runtime: OnnxRuntime, sources: Vec<ModelSource>) -> Result<()> {
-    // Registered before the address is announced: a process that has read the address may send a signal.
+    // Registered before the address is printed, because a process that reads the address may then
+    // send a signal.
     let signals = StopSignals::register().context("cannot handle SIGTERM and SIGINT")?;
     let listeners = Listeners::bind(&config).await?;
     let address = listeners.announce()?;
@@ -158,11 +166,14 @@ async fn serve(config: ServeConfig, runtime: OnnxRuntime, sources: Vec<ModelSour
         let grace = config.shutdown_grace;
         match tokio::time::timeout(grace, loading).await {
             Ok(loaded) => loaded??,
-            Err(_) => bail!("a model was still loading after {} ms", grace.as_millis()),
+            Err(_) => bail!(
+                "a model was still loading after the grace period of {} ms",
+                grace.as_millis()
+            ),
         }
         if !finished {
             let grace = grace.as_millis();
-            bail!("requests were still in flight after {grace} ms");
+            bail!("requests were still in flight after the grace period of {grace} ms");
         }
         let _ = writeln!(std::io::stdout(), "stopped");
         Ok(())
@@ -175,16 +186,16 @@ async fn serve(config: ServeConfig, runtime: OnnxRuntime, sources: Vec<ModelSour
     }
 }
 
-/// Resolves when the server has to stop, after new requests are rejected.
+/// Waits until `stopping` is cancelled, then makes `app` reject new requests.
 async fn stop(app: Arc<App>, stopping: CancellationToken) {
     stopping.cancelled().await;
     app.start_draining();
 }
 
-/// The bound listeners.
+/// The listeners of the server, bound to their addresses.
 struct Listeners {
     public: TcpListener,
-    /// `None` if no second listener is configured.
+    /// Listener for health checks and metrics. `None` if `--admin-listen` is not set.
     admin: Option<TcpListener>,
 }
 
@@ -202,12 +213,12 @@ impl Listeners {
         Ok(Self { public, admin })
     }
 
-    /// Prints the addresses and returns the one of the public listener.
+    /// Prints the addresses of the listeners and returns the address of the public listener.
     fn announce(&self) -> Result<SocketAddr> {
         let address = self.public.local_addr()?;
         let version = env!("CARGO_PKG_VERSION");
         let mut out = std::io::stdout();
-        // A closed stdout is not a reason to stop.
+        // Errors are ignored: the server runs on if stdout is closed.
         let _ = writeln!(out, "sightline {version} listening on http://{address}");
         if let Some(admin) = &self.admin {
             let address = admin.local_addr()?;
@@ -216,8 +227,9 @@ impl Listeners {
         Ok(address)
     }
 
-    /// Serves both listeners until `stop` resolves, and the admin listener until the requests of the public one
-    /// are finished. Returns whether they finished within the grace period.
+    /// Serves the public listener until `stop` resolves and its requests in flight are finished,
+    /// and the admin listener until then, too. Returns whether the requests of the public listener
+    /// finished within the grace period.
     async fn run(
         self,
         app: Arc<App>,
@@ -247,14 +259,15 @@ impl Listeners {
     }
 }
 
-/// What loading a model needs.
+/// ONNX Runtime, with which models are loaded, and a token that ends the loading.
 struct Loader {
     runtime: OnnxRuntime,
     /// Cancelled when the server stops.
     stopping: CancellationToken,
 }
 
-/// Loads the models while the listener already serves probes, and makes the server ready.
+/// Loads the models, then makes the server ready and prints an example request. The listeners
+/// already respond to health checks meanwhile. Returns early if the server stops.
 fn load_all(
     app: &App,
     config: &ServeConfig,
@@ -279,7 +292,7 @@ fn load_all(
         return Ok(());
     }
     let seconds = started.elapsed().as_secs_f64();
-    // A closed stdout is not a reason to stop.
+    // Errors are ignored: the server runs on if stdout is closed.
     let _ = writeln!(
         std::io::stdout(),
         "ready after {seconds:.2} s, default model {default}. Try:\n  curl --data-binary @photo.jpg \
@@ -309,7 +322,8 @@ fn load(
     Ok(model)
 }
 
-/// Overrides a model's own batching with the settings that the deployment gives.
+/// Replaces the batching settings `own` of a model's manifest with those of the server's
+/// configuration, `deployment`, where the latter are set.
 fn override_batching(own: &mut Batching, deployment: &Batching) {
     own.max_batch_size = deployment.max_batch_size.or(own.max_batch_size);
     own.max_queue_delay_us = deployment.max_queue_delay_us.or(own.max_queue_delay_us);

@@ -12,7 +12,7 @@ pub(super) struct StopSignals {
 }
 
 impl StopSignals {
-    /// Registers the handlers; the signals no longer end the process.
+    /// Registers the handlers. From then on, the signals do not end the process any more.
     pub(super) fn register() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -20,8 +20,9 @@ impl StopSignals {
         })
     }
 
-    /// Cancels `stopping` at the first signal and returns the name of the second. The first signal after
-    /// `stopping` was cancelled elsewhere counts as the second.
+    /// Cancels `stopping` at the first signal, then waits for a second signal and returns its name.
+    /// If `stopping` is cancelled elsewhere before any signal arrives, the next signal counts as
+    /// the second.
     pub(super) async fn second(mut self, stopping: &CancellationToken) -> &'static str {
         tokio::select! {
             signal = self.next() => tracing::info!(signal, "draining"),

@@ -1,4 +1,5 @@
-//! The int8 variant of an export, from a checkpoint that was trained for int8.
+//! Quantizes an exported model with the trained int8 scales of its checkpoint, if the checkpoint
+//! has any (quantization-aware training).
 
 use std::path::Path;
 
@@ -11,13 +12,13 @@ use sightline::manifest::{Precision, Variant};
 use super::output::{OutputPaths, file_name, stage_files};
 use super::say::say;
 
-/// The int8 network of an export, and the recipe that it was quantized with.
+/// The int8 variant of an exported model, and the recipe with which it was quantized.
 pub(super) struct Int8 {
     pub(super) network: Vec<u8>,
-    /// Contents of the ranges file.
+    /// Content of the ranges file: the recipe as JSON.
     pub(super) ranges: String,
     layout: Layout,
-    /// Number of layers, all in int8.
+    /// Number of layers of the network, which are all quantized to int8.
     layers: usize,
     target: Target,
 }
@@ -52,14 +53,14 @@ impl Int8 {
         }
     }
 
-    /// Prints the kind of `checkpoint` and how its int8 network was quantized.
+    /// Prints the kind of `checkpoint` and how the int8 variant was quantized.
     pub(super) fn report(&self, checkpoint: &Path, paths: &OutputPaths) -> Result<()> {
         say!("{}: {}", checkpoint.display(), recognised(self.layout))?;
         let (layers, target) = (self.layers, self.target.as_str());
         let weights = match self.target {
             Target::Vnni => "",
             Target::Avx2 => {
-                "; weights with twice the trained scale, because AVX2 has room for 7 bits of them"
+                "; the weight scales are twice the trained ones, because AVX2 needs 7-bit weights"
             }
         };
         say!(
@@ -69,7 +70,7 @@ impl Int8 {
     }
 }
 
-/// Returns a description of a checkpoint that was trained for int8, for messages.
+/// Returns a description, for messages, of a checkpoint with trained int8 scales in this layout.
 pub(super) fn recognised(layout: Layout) -> &'static str {
     match layout {
         Layout::Converted => "a quantized checkpoint: int8 weights and their trained scales",

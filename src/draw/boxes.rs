@@ -7,11 +7,12 @@ use super::text::{draw_text, fit, text_width};
 use super::{Color, Sizes, contrast};
 use crate::geometry::BoxXyxy;
 
-/// Opacity, 0..=255, of the thin seam on both sides of a box's line.
+/// Opacity, 0..=255, of the thin black or white seam on both sides of a box's outline.
 const SEAM_ALPHA: u8 = 130;
 
-/// Converts a box to whole pixels, at least one per side. Edges are clamped to `margin` pixels outside
-/// of the image: lines further away would not be visible either. NaN edges count as 0.
+/// Converts a box to whole pixels, with a width and height of at least 1. Edges that are more than
+/// `margin` pixels outside of the image are moved to this distance, at which the outline is not
+/// visible either. NaN edges count as 0.
 fn pixels(image: &RgbImage, bounding_box: BoxXyxy, margin: i64) -> Area {
     let edge = |at: f32, side: u32| (at.round() as i64).clamp(-margin, i64::from(side) + margin);
     let BoxXyxy { x1, y1, x2, y2 } = bounding_box;
@@ -25,8 +26,8 @@ fn pixels(image: &RgbImage, bounding_box: BoxXyxy, margin: i64) -> Area {
     }
 }
 
-/// Draws the outline of a box, `thickness` pixels inwards from its edges. A thin black or white seam on
-/// both sides separates the line from any background.
+/// Draws the outline of a box, which extends `thickness` pixels inwards from the box's edges. A
+/// thin black or white seam on both sides of the outline separates it from any background.
 pub fn rectangle(image: &mut RgbImage, bounding_box: BoxXyxy, color: Color, thickness: u32) {
     let thickness = i64::from(thickness.clamp(1, 1 << 16));
     let seam_thickness = (thickness / 4).max(1);
@@ -40,8 +41,8 @@ pub fn rectangle(image: &mut RgbImage, bounding_box: BoxXyxy, color: Color, thic
     frame(image, area, thickness, Paint::opaque(color));
 }
 
-/// Fills four bars along the inner edges of `area`. The bars do not overlap, so that a translucent
-/// frame has the same opacity everywhere.
+/// Draws a frame inside `area`: four bars of `thickness` pixels along its edges. The bars do not
+/// overlap, so that a translucent frame has the same opacity everywhere.
 fn frame(image: &mut RgbImage, area: Area, thickness: i64, paint: Paint) {
     if area.width <= 0 || area.height <= 0 {
         return;
@@ -55,7 +56,8 @@ fn frame(image: &mut RgbImage, area: Area, thickness: i64, paint: Paint) {
         width,
         height: area.height - 2 * bar_height,
     };
-    // In an area thinner than two bars, the second bar of a pair starts where the first one ends.
+    // If `area` is thinner than two bars, the bottom (right) bar starts where the top (left) bar
+    // ends.
     let bottom = (area.y + area.height - bar_height).max(area.y + bar_height);
     let right = (area.x + area.width - bar_width).max(area.x + bar_width);
     let bars = [
@@ -69,8 +71,8 @@ fn frame(image: &mut RgbImage, area: Area, thickness: i64, paint: Paint) {
     }
 }
 
-/// Draws `text` on a rectangle of `color`: above the box if there is room, otherwise inside the box at
-/// its top.
+/// Draws `text` on a rectangle of `color`, which is above the box, or at the top inside the box if
+/// there is no room above.
 ///
 /// The rectangle stays inside the image, and a text wider than the image is cut. If the image is lower
 /// than a line of text, nothing is drawn.

@@ -1,4 +1,4 @@
-//! Blending of colors into pixels and rectangles.
+//! Blends colors into pixels, rectangles and shapes of an image.
 
 use std::ops::Range;
 
@@ -6,14 +6,15 @@ use image::RgbImage;
 
 use super::Color;
 
-/// A position in pixels from the top left corner; it may be outside of the image.
+/// A position in pixels from the top left corner of the image. It may be outside of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Point {
     pub(super) x: i64,
     pub(super) y: i64,
 }
 
-/// The pixels `x..x + width` and `y..y + height`, which may be outside of the image.
+/// A rectangle of pixels, with the columns `x..x + width` and the rows `y..y + height`. It may be
+/// partly or wholly outside of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Area {
     pub(super) x: i64,
@@ -38,7 +39,7 @@ impl Area {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Paint {
     pub(super) color: Color,
-    /// 0 leaves a pixel as it is, 255 replaces it.
+    /// Opacity: 0 leaves a pixel unchanged, 255 replaces it with the color.
     pub(super) alpha: u8,
 }
 
@@ -49,7 +50,8 @@ impl Paint {
     }
 }
 
-/// Returns the part of `start..start + len` that is in `0..side`.
+/// Returns the part of the pixel range `start..start + len` that is in `0..side`; empty if there is
+/// none.
 fn clip(start: i64, len: i64, side: u32) -> Range<usize> {
     let side = i64::from(side);
     let end = start.saturating_add(len.max(0)).clamp(0, side);
@@ -57,7 +59,7 @@ fn clip(start: i64, len: i64, side: u32) -> Range<usize> {
     start as usize..end as usize
 }
 
-/// Blends `paint` into the pixels of `area`.
+/// Blends `paint` into the pixels of `area` that are in the image.
 pub(super) fn fill(image: &mut RgbImage, area: Area, paint: Paint) {
     let columns = clip(area.x, area.width, image.width());
     let rows = clip(area.y, area.height, image.height());
@@ -84,7 +86,8 @@ pub(super) fn blend(pixel: &mut Color, paint: Paint) {
     }
 }
 
-/// A shape as the coverage of each of its pixels, 0 (none) to 255 (full).
+/// A shape on a canvas, as the coverage of each pixel of the canvas: 0 (not covered) to 255 (fully
+/// covered).
 #[derive(Debug, Clone)]
 pub(super) struct Coverage {
     width: usize,
@@ -103,8 +106,8 @@ impl Coverage {
         }
     }
 
-    /// Adds `value`, 0..=1, to the coverage of the pixel at `at`. Pixels outside of the canvas are
-    /// ignored.
+    /// Adds `value`, 0..=1, to the coverage of the canvas pixel `at`, up to full coverage. Does
+    /// nothing if `at` is outside of the canvas.
     pub(super) fn add(&mut self, at: Point, value: f32) {
         let (Ok(x), Ok(y)) = (usize::try_from(at.x), usize::try_from(at.y)) else {
             return;
@@ -115,8 +118,8 @@ impl Coverage {
         }
     }
 
-    /// Blends `color` into the pixels that the shape covers; the shape's top left corner is put at
-    /// `at`.
+    /// Blends `color` into the image pixels that the shape covers, if the top left corner of the
+    /// shape's canvas is at the image position `at`.
     pub(super) fn paint(&self, image: &mut RgbImage, at: Point, color: Color) {
         let columns = clip(at.x, self.width as i64, image.width());
         let rows = clip(at.y, self.height as i64, image.height());
@@ -124,7 +127,7 @@ impl Coverage {
             return;
         }
         for row in rows {
-            // Rows and columns were clipped to the shape, so the differences are not negative.
+            // Rows and columns are within the canvas, so they are not less than `at.y` and `at.x`.
             let covered = &self.values[(row as i64 - at.y) as usize * self.width..][..self.width];
             let covered = &covered[(columns.start as i64 - at.x) as usize..];
             let pixels = row_part(image, row, &columns).iter_mut();

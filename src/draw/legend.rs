@@ -6,15 +6,15 @@ use super::canvas::{Area, Paint, Point, fill};
 use super::text::{draw_text, fit, text_width};
 use super::{BLACK, Color, Sizes, WHITE};
 
-/// Opacity of the legend's panel, 0..=255.
+/// Opacity of the black panel behind the legend, 0..=255.
 const PANEL_ALPHA: u8 = 160;
 
 /// Draws a panel in the top left corner of the image with one line per entry: a square of its color,
 /// and its label.
 ///
-/// Labels are cut to half of the image's width. If there is not enough room for all entries, the last
-/// line shows how many are left out. If there is not even room for one entry, or for one entry and that
-/// line, nothing is drawn.
+/// Labels are cut to half of the image's width, or to eight text heights if that is more. If there
+/// is not enough room for all entries, the last line shows how many entries are left out. Nothing
+/// is drawn if there is no room for one entry, or, with several entries, for two lines.
 pub fn legend(image: &mut RgbImage, entries: &[(&str, Color)]) {
     let Some(layout) = Layout::new(image, entries) else {
         return;
@@ -46,7 +46,7 @@ struct Line {
 
 /// Positions and sizes of the legend's parts, in pixels.
 struct Layout {
-    /// Height of the letters.
+    /// Height of the text.
     text: f32,
     /// Distance between the edges of the image and of the panel.
     margin: i64,
@@ -62,7 +62,8 @@ struct Layout {
 }
 
 impl Layout {
-    /// Returns the layout for `entries`. `None` if the image has no room for a legend.
+    /// Returns the layout for `entries`. `None` if the image is too small for a legend, or if
+    /// `entries` is empty.
     fn new(image: &RgbImage, entries: &[(&str, Color)]) -> Option<Self> {
         let sizes = Sizes::of(image);
         let part = |of: f32| (sizes.text * of).ceil() as i64;
@@ -82,7 +83,8 @@ impl Layout {
         if rows < entries.len().min(2) || room < layout.swatch {
             return None;
         }
-        // In a narrow image, half of the width is too little for a word.
+        // Half of the image's width, but at least eight text heights, so that a word fits in a
+        // narrow image.
         let room = (room as f32).min((image.width() as f32 / 2.0).max(8.0 * sizes.text));
         layout.lines = lines(entries, rows);
         for line in &mut layout.lines {
@@ -117,8 +119,8 @@ impl Layout {
     }
 }
 
-/// Returns the lines for a legend of `rows` rows: the first entries and, if not all fit, a last line
-/// that shows how many are left out.
+/// Returns at most `rows` lines for a legend: the first of `entries` and, if not all entries fit, a
+/// last line that shows how many entries are left out.
 fn lines(entries: &[(&str, Color)], rows: usize) -> Vec<Line> {
     let kept = if entries.len() > rows {
         rows.saturating_sub(1)

@@ -1,8 +1,9 @@
-//! Drawing of results into their image: translucent masks, a legend, boxes with labels.
+//! Draws results into the image that they were computed from: translucent masks, a legend, boxes
+//! with labels.
 //!
-//! Drawings are clipped to the image, and texts and lines have sizes in proportion to it, see [`Sizes`].
-//! A label or legend entry that does not fit is left out or cut. Colors are red, green and blue;
-//! positions are pixels from the top left corner.
+//! Drawings are clipped to the image. The sizes of text and lines are proportional to the image,
+//! see [`Sizes`]. A label or legend entry that does not fit is left out or cut. Colors are red,
+//! green and blue; positions are pixels from the top left corner of the image.
 //!
 //! What is *not* here: which results are drawn, see [`crate::postprocess`], and image files, see
 //! `encode`.
@@ -34,9 +35,9 @@ const WHITE: Color = [255; 3];
 /// Sizes of text and lines, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sizes {
-    /// Height of a line of text, from the highest to the lowest letter.
+    /// Height of text in pixels, from the top of the tallest letters to the bottom of the lowest.
     pub text: f32,
-    /// Thickness of a line.
+    /// Thickness of a drawn line in pixels.
     pub line: u32,
 }
 

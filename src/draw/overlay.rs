@@ -2,7 +2,7 @@
 
 #![expect(
     clippy::inline_always,
-    reason = "what a kernel calls must be compiled for its instruction set"
+    reason = "functions that a SIMD kernel calls must be inlined to use its instruction set"
 )]
 
 use std::borrow::Cow;
@@ -16,13 +16,14 @@ use crate::image::ImageSize;
 use crate::postprocess::segment::{Mask, Palette};
 use crate::simd::{Kernel, dispatch};
 
-/// Number of rows drawn between two checks for cancellation: well under a millisecond of work.
+/// Number of image rows that are blended between two checks for cancellation: well under a
+/// millisecond of work.
 const ROWS_PER_CHECK: usize = 64;
 
-/// Blends the colors of `mask`'s classes into `image` with opacity `alpha`, 0..=1.
+/// Blends the palette color of each class in `mask` into `image` with opacity `alpha`, 0..=1.
 ///
-/// Pixels of class 0, the background, are left unchanged. A mask of another size than the image's is
-/// stretched to it with nearest-neighbor interpolation.
+/// Pixels of class 0, the background, are left unchanged. If the mask and the image differ in size,
+/// the mask is stretched to the image with nearest-neighbor interpolation.
 ///
 /// # Errors
 /// [`Cancelled`] if the work is cancelled; part of the mask may be drawn by then.
@@ -47,7 +48,7 @@ struct Overlay<'a> {
     image: &'a mut RgbImage,
     mask: &'a Mask,
     palette: &'a Palette,
-    /// Opacity, 0..=256.
+    /// Opacity of the mask's colors in 256ths, 0..=256.
     alpha: u16,
     cancel: &'a Cancel,
 }
@@ -77,7 +78,8 @@ impl Kernel for Overlay<'_> {
     }
 }
 
-/// Returns row `y` of `mask` stretched to an image of size `to`.
+/// Stretches `mask` to an image of size `to` with nearest-neighbor interpolation, and returns the
+/// class ids of row `y` of this image.
 fn stretched_row(mask: &Mask, y: usize, to: ImageSize) -> Cow<'_, [u8]> {
     let (width, height) = (mask.size().width as usize, mask.size().height as usize);
     let (to_width, to_height) = (to.width as usize, to.height as usize);
@@ -88,10 +90,11 @@ fn stretched_row(mask: &Mask, y: usize, to: ImageSize) -> Cow<'_, [u8]> {
     Cow::Owned((0..to_width).map(|x| row[x * width / to_width]).collect())
 }
 
-/// Number of bytes that are blended together: a multiple of a pixel's 3 bytes and of 16 bytes.
+/// Number of bytes that one loop iteration blends: 16 pixels of 3 bytes, which fill three SIMD
+/// registers of 16 bytes.
 const CHUNK: usize = 48;
 
-/// Blends `color` into `pixels` with opacity `alpha`, 0..=256.
+/// Blends `color` into the RGB bytes `pixels` with an opacity of `alpha` 256ths, 0..=256.
 #[inline(always)]
 fn tint(pixels: &mut [u8], color: Color, alpha: u16) {
     let mut added = [[0; 3]; CHUNK / 3];

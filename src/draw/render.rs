@@ -1,4 +1,4 @@
-//! Drawing of a result into a whole image, and encoding of the drawn image as a file.
+//! Draws the results of an image into the whole image, and encodes the drawn image as a file.
 
 use image::RgbImage;
 use thiserror::Error;
@@ -15,8 +15,8 @@ const MASK_ALPHA: f32 = 0.55;
 /// JPEG quality, 1..=100; high enough that the edges of masks and letters stay clean.
 const JPEG_QUALITY: u8 = 90;
 
-/// Draws `mask` into `image` in the colors of PASCAL VOC, and a legend of its `classes` by descending
-/// area. The background is neither tinted nor listed.
+/// Draws `mask` into `image` in the colors of PASCAL VOC, and a legend of the `classes` in the mask
+/// by descending area. The background is neither tinted nor listed.
 ///
 /// # Errors
 /// [`Cancelled`] if the work is cancelled.
@@ -34,11 +34,12 @@ pub fn segmentation(
         .map(|class| (class.label.as_str(), VOC_PALETTE[class.class_id]))
         .collect();
     legend(image, &entries);
-    // The last check: encoding, the caller's next step, cannot be interrupted.
+    // Checked once more, because encoding, the caller's next step, cannot be cancelled.
     cancel.check()
 }
 
-/// Draws a box and a label for each of `detections`, the first on top, with one color per class.
+/// Draws a box and a label for each of `detections`, with one color per class. `labels` holds the
+/// class names by class id. The first detection is drawn last, so it is on top.
 ///
 /// # Errors
 /// [`Cancelled`] if the work is cancelled, which is checked before each box and at the end.
@@ -58,14 +59,14 @@ pub fn detections(
         let text = format!("{name} {:.0} %", detection.score * 100.0);
         label(image, detection.bounding_box, &text, color);
     }
-    // The last check: encoding, the caller's next step, cannot be interrupted.
+    // Checked once more, because encoding, the caller's next step, cannot be cancelled.
     cancel.check()
 }
 
-/// The reason why a drawn image cannot be encoded.
+/// Why a drawn image cannot be encoded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EncodeError {
-    /// The image has more pixels per side than the format allows.
+    /// A side of the drawn image is 0 pixels, or longer than the format allows.
     #[error(
         "cannot encode an image of {width}x{height} pixels as {}: sides must be 1..={}",
         format.media_type(),
@@ -74,22 +75,22 @@ pub enum EncodeError {
     Size {
         /// File format of the drawn image.
         format: DrawnFormat,
-        /// Width in pixels.
+        /// Width of the drawn image in pixels.
         width: u32,
-        /// Height in pixels.
+        /// Height of the drawn image in pixels.
         height: u32,
     },
-    /// The encoder failed.
+    /// The PNG or JPEG encoder returned an error.
     #[error("the {} encoder failed on the drawn image: {reason}", format.media_type())]
     Encoder {
         /// File format of the drawn image.
         format: DrawnFormat,
-        /// The encoder's message.
+        /// Error message of the encoder.
         reason: String,
     },
 }
 
-/// Encodes a drawn image as a file of this format.
+/// Encodes a drawn image as a file of format `format`.
 ///
 /// # Errors
 /// [`EncodeError`] if a side is 0 or too long for the format, or if the encoder fails.

@@ -1,4 +1,5 @@
-//! Every drawing on images of every size, and the pixels that it must not change.
+//! Tests that drawing never panics, on images of any size, and changes no pixel outside of what is
+//! drawn.
 
 use image::{Rgb, RgbImage};
 
@@ -17,7 +18,7 @@ fn gray_image(width: u32, height: u32) -> RgbImage {
     RgbImage::from_pixel(width, height, Rgb(GRAY))
 }
 
-/// Returns the positions of the pixels that are no longer gray.
+/// Returns the positions `(x, y)` of the pixels whose color is no longer the initial [`GRAY`].
 fn changed(image: &RgbImage) -> Vec<(u32, u32)> {
     let pixels = image.enumerate_pixels();
     pixels

@@ -1,5 +1,5 @@
-//! Lines of text in an embedded font with Latin, Greek and Cyrillic letters. Letters of other scripts
-//! are drawn as empty boxes.
+//! Measures, cuts and draws lines of text in an embedded font with Latin, Greek and Cyrillic
+//! letters. Letters of other scripts are drawn as empty boxes.
 
 use std::sync::LazyLock;
 
@@ -26,8 +26,9 @@ pub(super) fn text_width(text: &str, size: f32) -> f32 {
     text.chars().map(|letter| advance(letter, size)).sum()
 }
 
-/// Returns `text` if it is at most `width` pixels wide. Otherwise returns as much of it as fits before
-/// an ellipsis, and an empty string if not even one letter fits.
+/// Returns `text` unchanged if it is at most `width` pixels wide in letters `size` pixels high. A
+/// wider text is cut to the letters that fit before an ellipsis. Returns an empty string if not
+/// even the ellipsis fits.
 pub(super) fn fit(text: &str, size: f32, width: f32) -> String {
     let mut used = 0.0;
     let room = width - advance('…', size);
@@ -70,7 +71,8 @@ fn scale(size: f32) -> PxScale {
     PxScale::from(size.clamp(SIZES[0], SIZES[1]))
 }
 
-/// Returns the shape of a line of text with letters `size` pixels high.
+/// Returns the pixels, with antialiasing, that a line of text with letters `size` pixels high
+/// covers.
 fn rasterize(text: &str, size: f32) -> Coverage {
     let Some(font) = FONT.as_ref() else {
         return Coverage::new(0, 0);

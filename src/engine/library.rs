@@ -33,7 +33,7 @@ pub enum LibraryError {
         /// The searched paths, in order.
         looked: Vec<PathBuf>,
     },
-    /// The file that a flag or variable names does not exist.
+    /// The flag `--onnxruntime` or the variable `ORT_DYLIB_PATH` names a file that does not exist.
     #[error("{origin} names {}, which does not exist", .path.display())]
     NoSuchFile {
         /// The flag or environment variable that names the file.
@@ -46,17 +46,18 @@ pub enum LibraryError {
     Unusable {
         /// The library's file.
         path: PathBuf,
-        /// Reason, from the loader or the version check.
+        /// Why the library cannot be used, from the dynamic loader or from `ort`'s version check.
         reason: String,
     },
 }
 
-/// Returns the path of the library: `flag`, else `ORT_DYLIB_PATH`, else the first that exists in the binary's
-/// folder, in `.cache/onnxruntime/`, or in the system's folders.
+/// Returns the path of the ONNX Runtime library: `flag` if it is set, else the value of the
+/// environment variable `ORT_DYLIB_PATH`, else the first `libonnxruntime.so` in the folder of the
+/// running binary, in `.cache/onnxruntime/`, or in the system's library folders.
 ///
 /// # Errors
-/// [`LibraryError::NoSuchFile`] if the file that `flag` or the variable names is missing, [`LibraryError::NotFound`],
-/// which lists the searched paths, if no folder contains the library.
+/// [`LibraryError::NoSuchFile`] if `flag` or the variable names a file that does not exist.
+/// [`LibraryError::NotFound`], with the searched paths, if no folder contains the library.
 pub fn find_library(flag: Option<&Path>) -> Result<PathBuf, LibraryError> {
     let variable = std::env::var_os(VARIABLE)
         .filter(|v| !v.is_empty())

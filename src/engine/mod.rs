@@ -29,7 +29,7 @@ use crate::image::PreparedImage;
 pub struct Tensor<T = f32> {
     /// Sizes of the axes, the outermost first.
     pub shape: Vec<usize>,
-    /// Elements.
+    /// Elements in C order (row-major).
     pub data: Vec<T>,
 }
 
@@ -43,10 +43,11 @@ pub struct TensorView<'a> {
 }
 
 impl<'a> TensorView<'a> {
-    /// Returns the part of image `index` in a batch of `count`, without the batch axis.
+    /// Returns the elements of image `index` of a batch of `count` images, without the batch axis.
     ///
     /// # Errors
-    /// [`EngineError::Output`] if the outermost axis does not have size `count`, or `index` is out of range.
+    /// [`EngineError::Output`] if the size of the outermost axis is not `count`, or if `index` is
+    /// not below `count`.
     fn row(&self, index: usize, count: usize) -> Result<TensorView<'a>, EngineError> {
         if self.shape.first() != Some(&count) || index >= count {
             let shape = self.shape.clone();
@@ -72,11 +73,13 @@ pub trait Engine: Send {
     /// Runs images of one size as a batch, and returns the outputs of each image without the batch axis.
     ///
     /// # Errors
-    /// [`EngineError::Run`] if the runtime fails.
+    /// [`EngineError::Run`] if ONNX Runtime fails. [`EngineError::Output`],
+    /// [`EngineError::OutputType`], [`EngineError::Missing`] or [`EngineError::Propose`] if an
+    /// output cannot be used.
     fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Outputs>, EngineError>;
 }
 
-/// A model cannot be loaded or run.
+/// Why a model cannot be loaded or run.
 #[derive(Debug, Error)]
 pub enum EngineError {
     /// No usable ONNX Runtime library was found.
@@ -92,37 +95,40 @@ pub enum EngineError {
     #[error("cannot parse the optimized graph")]
     Graph(#[from] onnx_export::GraphReadError),
     /// An input, an output or a stage of the model has an unsupported shape, data type or name.
-    #[error("the model's {what}: expected {expected}, got {got}")]
+    #[error("the model's {what} is not supported: expected {expected}, got {got}")]
     Signature {
-        /// What has the wrong signature: `input`, `output` or `box head`.
+        /// The part of the model with the wrong signature: `input`, `output` or `box head`.
         what: &'static str,
-        /// The supported signature.
+        /// The supported shape, data type or names of this part.
         expected: &'static str,
-        /// The model's signature.
+        /// The shape, data type or names of this part in the model.
         got: String,
     },
-    /// An output does not have one row per image.
+    /// The outermost axis of an output does not have one row per image, or per region for a box
+    /// head.
     #[error(
-        "the model's output: expected {count} rows, one per image or region, got shape {shape:?}"
+        "an output of the model has shape {shape:?}: expected {count} rows along its first axis, \
+         one per image or region"
     )]
     Output {
-        /// Number of images in the batch, or of regions for a box head.
+        /// Expected number of rows: the images in the batch, or the regions that a box head
+        /// classifies.
         count: usize,
-        /// Shape of the output.
+        /// Shape of the output, the outermost axis first.
         shape: Vec<usize>,
     },
     /// An output has a data type that is not supported.
-    #[error("the model's output `{name}`: expected data type f32, i64, i32 or u8, got {got}")]
+    #[error("the model's output `{name}` has data type {got}: expected f32, i64, i32 or u8")]
     OutputType {
         /// Name of the output.
         name: String,
         /// Data type of the output.
         got: String,
     },
-    /// A stage lacks an output that the next stage or post-processing needs.
-    #[error("the model has no output `{name}`")]
+    /// A network of the model lacks an output that its next stage or postprocessing reads.
+    #[error("the model has no output `{name}`, which its next stage or postprocessing reads")]
     Missing {
-        /// Name of the output.
+        /// Name of the missing output.
         name: String,
     },
     /// Regions cannot be selected from the outputs of a detector's first stage; the text says why.

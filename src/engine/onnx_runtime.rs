@@ -42,18 +42,21 @@ impl Default for SessionPlan {
 /// How sessions compute int8 networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// With the integer kernels of this CPU, as when requests are served.
+    /// int8 layers run on the integer kernels of this CPU, as when requests are served.
     Kernels,
-    /// In `f32`: each `QuantizeLinear` and `DequantizeLinear` node of the file runs as it is, and layers compute in
-    /// fp32 between them. Stands for any CPU whose integer kernels do not overflow.
+    /// int8 layers are simulated in fp32: each `QuantizeLinear` and `DequantizeLinear` node of the
+    /// file is executed, and the layers between these nodes compute in fp32. The results stand for
+    /// any CPU whose integer kernels do not overflow.
     Simulated,
 }
 
 impl OnnxRuntime {
-    /// Loads the library at `path`. A process loads one library: later calls return the first one.
+    /// Loads the library at `path`. A process loads only one library: later calls ignore `path` and
+    /// return the library that was loaded first.
     ///
     /// # Errors
-    /// [`LibraryError::Unusable`] if the file is not a library, or its version is too old.
+    /// [`EngineError::Library`] with [`LibraryError::Unusable`] if the file is not a library, or
+    /// its version is too old.
     pub fn load(path: &Path) -> Result<Self, EngineError> {
         if let Some(environment) = ENVIRONMENT.get() {
             return Ok(Self {
@@ -160,8 +163,8 @@ impl ArenaPolicy {
         })
     }
 
-    /// Returns the options for the run of `batch`: its memory is returned if the batch has more than twice the pixels
-    /// of the first one.
+    /// Returns the options for the run of `batch`, which returns its memory to the operating system
+    /// if the batch has more than twice the pixels of the first batch of the session.
     pub(super) fn options(&mut self, batch: &[PreparedImage]) -> &RunOptions {
         let pixels = batch.iter().map(|image| image.size.pixels()).sum();
         if pixels > 2 * *self.usual.get_or_insert(pixels) {
@@ -195,7 +198,8 @@ impl Engine for OnnxSession {
     }
 }
 
-/// Converts a batch of at least one image into the input `[N, 3, H, W] f32`.
+/// Converts a batch of at least one image, all of one size, into the network's input
+/// `[N, 3, H, W] f32`.
 pub(super) fn input_tensor(
     batch: Vec<PreparedImage>,
 ) -> Result<ort::value::Tensor<f32>, EngineError> {
@@ -213,7 +217,7 @@ pub(super) fn view(value: &DynValue) -> Result<TensorView<'_>, EngineError> {
     Ok(TensorView { shape, data })
 }
 
-/// Concatenates the tensors of the images. A batch of one image is not copied.
+/// Concatenates the elements of all images in batch order. A batch of one image is not copied.
 fn concatenate(mut batch: Vec<PreparedImage>) -> Vec<f32> {
     if batch.len() == 1 {
         return batch.remove(0).data;

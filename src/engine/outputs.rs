@@ -101,7 +101,7 @@ impl Output {
         }
     }
 
-    /// Returns the size of the elements in bytes.
+    /// Returns the total size of all elements in bytes.
     pub fn bytes(&self) -> usize {
         match &self.values {
             Values::F32(tensor) => size_of_val(&tensor.data[..]),
@@ -114,7 +114,7 @@ impl Output {
     /// Returns the tensor if its elements are `f32`.
     ///
     /// # Errors
-    /// [`OutputAccessError::DataType`] for another data type.
+    /// [`OutputAccessError::DataType`] if the elements have another data type.
     pub fn as_f32(&self) -> Result<&Tensor, OutputAccessError> {
         match &self.values {
             Values::F32(tensor) => Ok(tensor),
@@ -142,12 +142,12 @@ impl Outputs {
         self.0.is_empty()
     }
 
-    /// Iterates over the outputs in order.
+    /// Iterates over the outputs in the order of the ONNX file.
     pub fn iter(&self) -> std::slice::Iter<'_, Output> {
         self.0.iter()
     }
 
-    /// Appends an output.
+    /// Appends an output after the existing ones.
     pub fn push(&mut self, output: Output) {
         self.0.push(output);
     }
@@ -155,7 +155,8 @@ impl Outputs {
     /// Returns the output called `name`.
     ///
     /// # Errors
-    /// [`OutputAccessError::Missing`] lists the outputs that the model has.
+    /// [`OutputAccessError::Missing`] if no output is called `name`; the error lists the existing
+    /// outputs.
     pub fn get(&self, name: &str) -> Result<&Output, OutputAccessError> {
         let found = self.0.iter().find(|output| &*output.name == name);
         found.ok_or_else(|| OutputAccessError::Missing {
@@ -167,7 +168,7 @@ impl Outputs {
     /// Returns the `f32` output called `name`.
     ///
     /// # Errors
-    /// [`OutputAccessError`] if there is none, or if it has another data type.
+    /// [`OutputAccessError`] if no output is called `name`, or if its data type is not `f32`.
     pub fn f32(&self, name: &str) -> Result<&Tensor, OutputAccessError> {
         self.get(name)?.as_f32()
     }
@@ -175,7 +176,8 @@ impl Outputs {
     /// Returns the `f32` output called `name`, or the first output if none has that name.
     ///
     /// # Errors
-    /// [`OutputAccessError`] if there are no outputs, or if the output has another data type.
+    /// [`OutputAccessError`] if the model has no outputs, or if the data type of the chosen output
+    /// is not `f32`.
     pub fn f32_or_first(&self, name: &str) -> Result<&Tensor, OutputAccessError> {
         match (self.get(name), self.0.first()) {
             (Err(_), Some(first)) => first.as_f32(),
@@ -208,23 +210,24 @@ impl<'a> IntoIterator for &'a Outputs {
     }
 }
 
-/// An output is missing or has another data type.
+/// Why an output cannot be read: it is missing, or it has another data type than the reader
+/// expects.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum OutputAccessError {
-    /// The model has no output of the name.
-    #[error("the model has no output `{name}`; its outputs are {}", show_names(.available))]
+    /// The model has no output called `name`.
+    #[error("the model has no output `{name}`; its outputs: {}", show_names(.available))]
     Missing {
         /// The name that was looked up.
         name: String,
         /// Names of the outputs that the model has.
         available: Vec<String>,
     },
-    /// The output has another data type.
-    #[error("the model's output `{name}`: expected data type {expected}, got {got}")]
+    /// The output called `name` has another data type than the reader expects.
+    #[error("the model's output `{name}` has data type {got}: expected {expected}")]
     DataType {
         /// Name of the output.
         name: String,
-        /// The required data type.
+        /// The data type that the reader expects.
         expected: DataType,
         /// The data type of the output.
         got: DataType,
@@ -239,11 +242,12 @@ fn show_names(names: &[String]) -> String {
     format!("`{}`", names.join("`, `"))
 }
 
-/// Copies one output of a batch of `count` images, and splits it by image.
+/// Copies the output `value`, called `name`, of a batch of `count` images, and splits it into one
+/// tensor per image.
 ///
 /// # Errors
-/// [`EngineError::Output`] if the outermost axis is not the batch, [`EngineError::OutputType`] for a data type
-/// that is not supported.
+/// [`EngineError::Output`] if the size of the outermost axis is not `count`,
+/// [`EngineError::OutputType`] if the data type is not supported.
 pub(super) fn split(
     name: &str,
     value: &DynValue,
@@ -284,7 +288,7 @@ pub(super) fn extract<T: PrimitiveTensorElementType>(
     value: &DynValue,
 ) -> Result<(Vec<usize>, &[T]), EngineError> {
     let sizes = |shape: &[i64]| shape.iter().map(|size| *size as usize).collect();
-    // A tensor without elements has no memory to extract.
+    // A tensor without elements has no memory, so its elements cannot be extracted.
     let empty = value.dtype().tensor_shape();
     if let Some(shape) = empty.filter(|shape| shape.contains(&0)) {
         return Ok((sizes(shape), &[]));
@@ -328,9 +332,9 @@ mod tests {
         assert_eq!(
             messages.map(|error| error.to_string()),
             [
-                "the model has no output `logits`; its outputs are `scores`, `labels`",
-                "the model's output `labels`: expected data type f32, got i64",
-                "the model has no output `out`; its outputs are none",
+                "the model has no output `logits`; its outputs: `scores`, `labels`",
+                "the model's output `labels` has data type i64: expected f32",
+                "the model has no output `out`; its outputs: none",
             ]
         );
     }

@@ -16,8 +16,9 @@ use super::signature::check_signature;
 use super::{EngineError, OnnxRuntime, Propose, TwoStageSession};
 use crate::image::MAX_INPUT_PIXELS;
 
-/// Maximum number of input elements for which the results of custom operators are compared with ONNX Runtime's; a
-/// model with a larger fixed input size runs without custom operators.
+/// Maximum number of input elements for which the results of custom int8 operators are compared
+/// with the results of ONNX Runtime. A model with a larger fixed input size runs without custom
+/// operators.
 const MAX_INPUT: usize = 3 * MAX_INPUT_PIXELS as usize;
 /// Weights below this many bytes are not shared between sessions: sharing costs more than a copy.
 const MIN_SHARED_BYTES: usize = 4096;
@@ -25,13 +26,15 @@ const MIN_SHARED_BYTES: usize = 4096;
 impl OnnxRuntime {
     /// Optimizes an image network for this CPU, once for all of its sessions.
     ///
-    /// While it optimizes, ONNX Runtime rewrites convolution weights into a blocked layout; if each session optimized
-    /// the model, each would hold a copy. So one session writes the optimized graph to memory, and its weights are
-    /// read from there and given to the other sessions.
+    /// ONNX Runtime rewrites convolution weights into a blocked layout while it optimizes. If each
+    /// session optimized the model, each would hold its own copy of the weights. So one session
+    /// writes the optimized graph to memory, and the weights are read from there and shared by all
+    /// other sessions.
     ///
     /// # Errors
-    /// [`EngineError::Load`] if ONNX Runtime rejects the model, [`EngineError::Signature`] if its input is not a
-    /// batch of images.
+    /// [`EngineError::Load`] if ONNX Runtime rejects the model, [`EngineError::Signature`] if its
+    /// input is not a batch of images, [`EngineError::Share`] or [`EngineError::Graph`] if the
+    /// optimized graph cannot be stored in memory or parsed.
     pub fn prepare(&self, model: &[u8]) -> Result<PreparedModel, EngineError> {
         self.prepare_checked(model, check_signature)
     }
@@ -39,7 +42,8 @@ impl OnnxRuntime {
     /// Optimizes the second network of a detector, whose inputs are feature maps; see [`OnnxRuntime::prepare`].
     ///
     /// # Errors
-    /// [`EngineError::Load`] if ONNX Runtime rejects the model.
+    /// [`EngineError::Load`] if ONNX Runtime rejects the model, [`EngineError::Share`] or
+    /// [`EngineError::Graph`] if the optimized graph cannot be stored in memory or parsed.
     pub fn prepare_box_head(&self, model: &[u8]) -> Result<PreparedModel, EngineError> {
         self.prepare_checked(model, |_| Ok(None))
     }
@@ -91,15 +95,16 @@ impl OnnxRuntime {
         }
     }
 
-    /// Returns a session builder for optimized graphs, which are not optimized again and may contain custom int8
-    /// operators.
+    /// Returns a builder of sessions for an optimized graph. These sessions do not optimize the
+    /// graph again and provide the custom int8 operators.
     fn optimized_session(&self) -> ort::Result<SessionBuilder> {
         let builder = self.session_builder()?;
         let builder = builder.with_optimization_level(GraphOptimizationLevel::Disable)?;
         Ok(builder.with_operators(ort_int8::operators(self.threads())?)?)
     }
 
-    /// Optimizes the model for this CPU. Returns the bytes of its ONNX file, and the batch size that `check` returns.
+    /// Optimizes the model for this CPU. Returns the bytes of the optimized ONNX file, and the
+    /// batch size that `check` returns for the model.
     fn optimize(
         &self,
         model: &[u8],
@@ -135,7 +140,8 @@ pub struct PreparedModel {
     runtime: OnnxRuntime,
     /// The only batch size that the network accepts. `None` if its batch size is dynamic.
     pub fixed_batch: Option<usize>,
-    /// Number of nodes that are custom int8 operators; 0 for fp32 models.
+    /// Number of custom int8 operators in the graph; 0 for fp32 models, and if custom operators are
+    /// disabled.
     pub own_operators: usize,
     /// Bytes of the optimized ONNX file.
     graph: Vec<u8>,
@@ -145,7 +151,7 @@ pub struct PreparedModel {
 }
 
 impl PreparedModel {
-    /// Creates a session that shares the weights.
+    /// Creates a session, which shares the weights with all other sessions of this model.
     ///
     /// # Errors
     /// [`EngineError::Load`] if ONNX Runtime rejects the graph.
@@ -153,12 +159,12 @@ impl PreparedModel {
         OnnxSession::new(self.raw_session()?).map_err(EngineError::Load)
     }
 
-    /// Creates the session of a two-stage detector: this network, and `box_head` for the regions that `propose`
-    /// chooses.
+    /// Creates the session of a two-stage detector: this network proposes regions, `propose`
+    /// selects some of them, and `box_head` classifies the selected regions.
     ///
     /// # Errors
-    /// [`EngineError::Load`] if ONNX Runtime rejects a graph, [`EngineError::Signature`] if the outputs of the first
-    /// network are not the inputs of the second one.
+    /// [`EngineError::Load`] if ONNX Runtime rejects one of the two graphs,
+    /// [`EngineError::Signature`] if this network lacks outputs that `box_head` reads.
     pub fn two_stage_session(
         &self,
         box_head: &Self,

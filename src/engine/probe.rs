@@ -1,4 +1,5 @@
-//! Sessions that return whole `f32` tensors of any outputs, for calibration and comparison.
+//! Runs a network and returns all of its outputs as `f32` tensors, for calibration and for the
+//! comparison of fp32 and int8 networks.
 
 use std::sync::Arc;
 
@@ -14,12 +15,12 @@ pub struct Probe {
     outputs: Vec<String>,
 }
 
-/// The first stage of a two-stage detector.
+/// The first stage of a two-stage detector, which computes the inputs of the box head.
 #[derive(Clone)]
 pub struct FirstStage<'a> {
     /// The bytes of the network's ONNX file.
     pub network: &'a [u8],
-    /// Selects regions from the network's proposals.
+    /// Selects the regions that the box head reads from the network's proposals.
     pub propose: Arc<dyn Propose>,
 }
 
@@ -27,7 +28,7 @@ pub struct FirstStage<'a> {
 enum Stage {
     /// The network that reads the image.
     First(Session),
-    /// The box head, together with the network before it.
+    /// The box head, with the session of the first network, which computes its inputs.
     Second(TwoStageSession),
 }
 
@@ -44,11 +45,12 @@ impl OnnxRuntime {
         })
     }
 
-    /// Creates a probe of a detector's box head. `first` computes the feature maps and regions that it reads.
+    /// Creates a probe of a detector's box head. `first` computes the feature maps and regions that
+    /// the box head reads.
     ///
     /// # Errors
-    /// [`EngineError::Load`] if ONNX Runtime rejects a model, [`EngineError::Signature`] if the two do not fit
-    /// each other.
+    /// [`EngineError::Load`] if ONNX Runtime rejects one of the two networks,
+    /// [`EngineError::Signature`] if `first` lacks outputs that the box head reads.
     pub fn probe_box_head(
         &self,
         first: &FirstStage<'_>,
@@ -66,7 +68,7 @@ impl OnnxRuntime {
         })
     }
 
-    /// Creates a session without custom int8 operators and shared weights.
+    /// Creates a session that uses neither custom int8 operators nor shared weights.
     fn observed_session(&self, model: &[u8]) -> Result<Session, EngineError> {
         let load = || self.session_builder()?.commit_from_memory(model);
         load().map_err(EngineError::Load)
@@ -80,16 +82,18 @@ fn names(session: &Session) -> Vec<String> {
 }
 
 impl Probe {
-    /// Returns the outputs for one image, in the network's order. Returns `None` if the network is a box head and no
-    /// region was selected.
+    /// Returns all outputs of the probed network for one image, in the order of its ONNX file.
+    /// Returns `None` if this network is a box head and no region was selected.
     ///
     /// # Errors
-    /// [`EngineError`] if ONNX Runtime fails, or if the proposals do not fit the anchors.
+    /// [`EngineError`] if ONNX Runtime fails, or if the shapes of the proposal maps do not match
+    /// the anchors.
     pub fn run(&mut self, image: PreparedImage) -> Result<Option<Vec<Tensor>>, EngineError> {
         let outputs = &self.outputs;
         match &mut self.stage {
             Stage::First(session) => {
-                // Borrowed because an output may be the input itself, which must outlive the outputs.
+                // The input is borrowed because an output can be the input itself, whose memory
+                // must outlive the outputs.
                 let input = input_tensor(vec![image])?;
                 let values = session.run(ort::inputs![&input]);
                 let values = values.map_err(EngineError::Run)?;

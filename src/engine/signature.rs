@@ -1,12 +1,12 @@
-//! Check of a network's inputs and outputs when it is loaded.
+//! Checks the inputs and outputs of a network when it is loaded.
 
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
 use super::{DataType, EngineError};
 
-/// Rejects networks whose input is not one `[N, 3, H, W] f32`, or whose outputs have an unsupported data type.
-/// Returns the batch size of the network, or `None` if it accepts any.
+/// Checks that a network has one input, `[N, 3, H, W] f32`, and only outputs of supported data
+/// types. Returns the batch size of the network, or `None` if it accepts any batch size.
 pub(super) fn check_signature(session: &Session) -> Result<Option<usize>, EngineError> {
     let show = |outlet: &Outlet| format!("`{}` {:?}", outlet.name(), outlet.dtype());
     let is_supported = |outlet: &Outlet| DataType::of(outlet.dtype()).is_some();
@@ -27,7 +27,7 @@ pub(super) fn check_signature(session: &Session) -> Result<Option<usize>, Engine
             let got = inputs.iter().map(show).collect::<Vec<_>>().join(", ");
             return Err(EngineError::Signature {
                 what: "input",
-                expected: "one [N, 3, H, W] f32",
+                expected: "one f32 tensor of shape [N, 3, H, W]",
                 got,
             });
         }
@@ -42,7 +42,7 @@ pub(super) fn check_signature(session: &Session) -> Result<Option<usize>, Engine
             let got = show(output);
             Err(EngineError::Signature {
                 what: "output",
-                expected: "[N, ...] of f32, i64, i32 or u8",
+                expected: "a tensor of data type f32, i64, i32 or u8",
                 got,
             })
         }

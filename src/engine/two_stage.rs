@@ -1,7 +1,8 @@
-//! Two-stage detectors: a network that proposes regions, native code that selects regions among the proposals,
-//! and the box head, a network that classifies each region.
+//! Runs two-stage detectors: a network that proposes regions, native code that selects regions
+//! among the proposals, and the box head, a network that classifies each selected region.
 //!
-//! The feature maps stay in ONNX Runtime's memory: outputs of the first session are inputs of the second.
+//! The feature maps stay in the memory of ONNX Runtime: outputs of the first network are inputs of
+//! the box head.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,14 +13,17 @@ use super::onnx_runtime::{ArenaPolicy, input_tensor, view};
 use super::{Engine, EngineError, Output, Outputs, Tensor, TensorView};
 use crate::image::{ImageSize, PreparedImage};
 
-/// Output of a two-stage engine: the regions `[R, 4] f32`, corners x1, y1, x2, y2 in pixels of the padded image.
+/// Name of the output with the R selected regions of an image, `[R, 4] f32`: corners x1, y1, x2, y2
+/// in pixels of the padded image.
 pub const REGIONS: &str = "regions";
-/// Output of the box head: class logits `[R, K] f32`.
+/// Name of the output of the box head with the logits of K classes for R regions, `[R, K] f32`.
 pub const CLASS_LOGITS: &str = "class_logits";
-/// Output of the box head: box offsets of each class, `[R, 4 * K] f32`.
+/// Name of the output of the box head with box offsets per class, `[R, 4 * K] f32` for R regions
+/// and K classes.
 pub const BOX_REGRESSION: &str = "box_regression";
 
-/// The maps of one level for one image: objectness `[A, h, w]` and box offsets `[4 * A, h, w]`.
+/// The proposal maps of one pyramid level for one image: objectness `[A, h, w]` and box offsets
+/// `[4 * A, h, w]` of A anchors at each of h x w positions.
 pub type ProposalMaps<'a> = (TensorView<'a>, TensorView<'a>);
 
 /// A part of an image that the box head classifies.
@@ -31,13 +35,14 @@ pub struct Region {
     pub level: usize,
 }
 
-/// Selects regions from proposals.
+/// Selects the regions that the box head classifies from the proposals of the first network.
 pub trait Propose: Send + Sync {
-    /// Returns the regions of one image in the order of descending score. `levels` cover the image padded to
-    /// `padded`; `content` is its size without padding.
+    /// Returns the selected regions of one image by descending score. `levels` holds the proposal
+    /// maps of each pyramid level, `padded` is the size of the padded image in pixels, and
+    /// `content` is the size of the image without padding.
     ///
     /// # Errors
-    /// A message if the maps do not fit the anchors.
+    /// Returns a message if the shapes of the maps do not match the anchors of the detector.
     fn propose(
         &self,
         levels: &[ProposalMaps<'_>],
@@ -68,10 +73,11 @@ struct Widths {
 }
 
 impl TwoStageSession {
-    /// Joins the sessions of a detector's two networks.
+    /// Joins the sessions of a detector's first network, `features`, and its box head, `boxes`.
     ///
     /// # Errors
-    /// [`EngineError::Signature`] if the first network lacks an output that the second one reads.
+    /// [`EngineError::Signature`] if the first network outputs no proposals, or fewer feature maps
+    /// than the box head reads.
     pub(super) fn new(
         features: Session,
         boxes: Session,
@@ -90,7 +96,8 @@ impl TwoStageSession {
         if levels == 0 || maps == 0 || given < maps {
             return Err(EngineError::Signature {
                 what: "box head",
-                expected: "at least one `rpn_objectness_N` output, and a `feature_N` output for each `rois_N` input",
+                expected: "at least one output `rpn_objectness_N` of the first network, and one \
+                           output `feature_N` of it for each input `rois_N` of the box head",
                 got: format!("{levels} `rpn_objectness_N`, {given} `feature_N`, {maps} `rois_N`"),
             });
         }
@@ -107,8 +114,8 @@ impl TwoStageSession {
 
     /// Runs both networks. Returns the selected regions, and what `read` returns for the outputs of the box head.
     ///
-    /// If no region is selected, the box head runs only with `force`, on one synthetic region that covers the first
-    /// image; otherwise the second result is `None`.
+    /// If no region is selected, the box head does not run and the second result is `None`. But if
+    /// `force` is true, the box head then runs on one synthetic region that covers the first image.
     pub(super) fn run_stages<T>(
         &mut self,
         batch: Vec<PreparedImage>,
@@ -135,7 +142,8 @@ impl TwoStageSession {
         } else if force {
             Regions::new(vec![vec![whole(padded)]], self.maps)?.inputs(&outputs)?
         } else {
-            // Not every runtime accepts inputs without elements.
+            // It is not guaranteed that ONNX Runtime accepts inputs without elements, so the box
+            // head does not run.
             return Ok((regions, None));
         };
         let heads = self.boxes.run_with_options(inputs, options);
@@ -151,7 +159,7 @@ const EMPTY: ImageSize = ImageSize {
     height: 0,
 };
 
-/// Returns a region that covers an image of this size.
+/// Returns a region that covers an image of this size in pixels and is pooled from feature map 0.
 fn whole(size: ImageSize) -> Region {
     Region {
         corners: [0.0, 0.0, size.width as f32, size.height as f32],
@@ -160,8 +168,9 @@ fn whole(size: ImageSize) -> Region {
 }
 
 impl Engine for TwoStageSession {
-    /// Returns for each image [`REGIONS`], [`CLASS_LOGITS`] and [`BOX_REGRESSION`]. The first run also runs the box
-    /// head if no region is proposed, so that its outputs are checked and its memory is allocated.
+    /// Returns the outputs [`REGIONS`], [`CLASS_LOGITS`] and [`BOX_REGRESSION`] of each image. If
+    /// no region is selected in the first run, the box head runs on a synthetic region, so that the
+    /// outputs of the box head are checked and its memory is allocated.
     fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Outputs>, EngineError> {
         if batch.is_empty() {
             return Ok(Vec::new());
@@ -190,7 +199,7 @@ impl Engine for TwoStageSession {
         };
         self.widths = Some(widths);
         if regions.total() == 0 {
-            // The outputs belong to the synthetic region.
+            // No region was selected: the outputs belong to the synthetic region and are dropped.
             logits.data.clear();
             offsets.data.clear();
         }
@@ -198,7 +207,10 @@ impl Engine for TwoStageSession {
     }
 }
 
-/// Returns the number of columns of an output of the box head, which must have `rows` rows.
+/// Returns the number of columns of `output`, an output of the box head.
+///
+/// # Errors
+/// [`EngineError::Output`] if the shape of `output` is not `[rows, columns]`.
 fn columns(output: &Tensor, rows: usize) -> Result<usize, EngineError> {
     match output.shape[..] {
         [count, columns] if count == rows => Ok(columns),
@@ -209,7 +221,8 @@ fn columns(output: &Tensor, rows: usize) -> Result<usize, EngineError> {
     }
 }
 
-/// Returns the proposal maps of image `index` in a batch of `count`.
+/// Returns the proposal maps of each of `levels` pyramid levels for image `index` of a batch of
+/// `count` images.
 fn proposal_maps<'a>(
     outputs: &'a SessionOutputs<'_>,
     levels: usize,
@@ -233,17 +246,18 @@ fn proposal_maps<'a>(
 struct RegionList {
     /// Corners x1, y1, x2, y2 of all regions, one region after the other.
     corners: Vec<f32>,
-    /// Index of each region's image in the batch.
+    /// Index in the batch of each region's image.
     images: Vec<i64>,
 }
 
-/// The regions of a batch, grouped by feature map as the box head reads them, and the output row of each region.
+/// The selected regions of a batch, grouped by feature map as the box head reads them, and the row
+/// of each region in the outputs of the box head.
 pub(super) struct Regions {
-    /// Regions of each image.
+    /// Selected regions of each image.
     chosen: Vec<Vec<Region>>,
-    /// Regions of each feature map.
+    /// Regions that are pooled from each feature map, with their images.
     lists: Vec<RegionList>,
-    /// Row in the box head's outputs, for each image and region.
+    /// Row in the outputs of the box head, by image and by region within the image.
     rows: Vec<Vec<usize>>,
 }
 
@@ -258,7 +272,7 @@ impl Regions {
             for region in regions {
                 let Some(list) = lists.get_mut(region.level) else {
                     let text = format!(
-                        "expected feature map 0..{maps} for a region, got {}",
+                        "a region is assigned to feature map {}, expected one of 0..{maps}",
                         region.level
                     );
                     return Err(EngineError::Propose(text));
@@ -267,7 +281,8 @@ impl Regions {
                 list.images.push(image as i64);
             }
         }
-        // The rows of a map follow those of the maps before it, in the order of images and regions.
+        // The box head outputs the rows of one feature map after another. Within a feature map,
+        // rows are in the order of the images, and of the regions within each image.
         let mut next = Vec::with_capacity(maps);
         let mut total = 0;
         for list in &lists {
@@ -317,12 +332,13 @@ impl Regions {
         Ok(inputs)
     }
 
-    /// Returns the number of regions of all images.
+    /// Returns the number of selected regions in the whole batch.
     fn total(&self) -> usize {
         self.rows.iter().map(Vec::len).sum()
     }
 
-    /// Returns the outputs of each image: its regions, and the rows of the box head's outputs for these regions.
+    /// Returns the outputs of each image: its regions, and the rows of `logits` and `offsets`, the
+    /// outputs of the box head, that belong to these regions.
     fn outputs(&self, logits: &[f32], offsets: &[f32], widths: Widths) -> Vec<Outputs> {
         let gather = |data: &[f32], rows: &[usize], width: usize| {
             let parts = rows.iter().flat_map(|row| &data[row * width..][..width]);
@@ -371,7 +387,7 @@ mod tests {
             corners.step_by(4).copied().collect::<Vec<_>>()
         };
         assert_eq!((first(0), first(1)), (vec![1.0, 2.0, 4.0], vec![0.0, 3.0]));
-        // The logit of each region is its x1.
+        // Each region has one logit, equal to its x1, so that the test can recognize its row.
         let logits: Vec<f32> = first(0).into_iter().chain(first(1)).collect();
         let widths = Widths {
             logits: 1,

@@ -5,8 +5,9 @@ use axum::http::header::ACCEPT;
 
 use crate::error::ServeError;
 
-/// Returns the value of the offer whose media type the client's `Accept` header ranks highest; among equals, and
-/// without the header, the first. Each offer is a media type and a value.
+/// Returns the value of the offer that the client's `Accept` header ranks highest. Each offer is a
+/// media type and a value. The first offer wins among equally ranked offers, and if there is no
+/// `Accept` header.
 ///
 /// Source: RFC 9110, section 12.5.1.
 ///
@@ -45,12 +46,13 @@ pub(super) fn negotiate<T: Copy>(
 struct Range {
     kind: String,
     subtype: String,
-    /// Weight in thousandths, 0 to 1000.
+    /// Weight (`q`) in thousandths, 0 to 1000.
     quality: u16,
 }
 
 impl Range {
-    /// Parses a media range. `None` if it is malformed: such ranges are ignored rather than rejected.
+    /// Parses a media range. Returns `None` for a malformed range, which is ignored rather than
+    /// rejected.
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(';').map(str::trim);
         let (kind, subtype) = parts.next()?.split_once('/')?;
@@ -69,8 +71,8 @@ impl Range {
         })
     }
 
-    /// Returns how specifically the range covers `kind`/`subtype`: 0 for `*/*`, 1 for `kind/*`, 2 for the exact type.
-    /// `None` if it does not cover it.
+    /// Returns how specifically the range covers `kind`/`subtype`: 0 for `*/*`, 1 for `kind/*`, 2
+    /// for the exact type. Returns `None` if the range does not cover this type.
     fn precision(&self, kind: &str, subtype: &str) -> Option<u8> {
         match (self.kind.as_str(), self.subtype.as_str()) {
             ("*", "*") => Some(0),
@@ -81,7 +83,8 @@ impl Range {
     }
 }
 
-/// Returns the weight of the most specific range that covers the media type; 0 if none does.
+/// Returns the weight, in thousandths, of the most specific range that covers the media type.
+/// Returns 0 if no range covers it.
 fn quality(ranges: &[Range], media_type: &str) -> u16 {
     let Some((kind, subtype)) = media_type.split_once('/') else {
         return 0;
@@ -92,7 +95,8 @@ fn quality(ranges: &[Range], media_type: &str) -> u16 {
     covering.max().map_or(0, |(_, quality)| quality)
 }
 
-/// Returns the media ranges of the client for an error message, joined and cut to 64 characters.
+/// Returns the media ranges that the client accepts, joined and cut to 64 characters, for an error
+/// message.
 fn asked(ranges: &[Range]) -> String {
     let names = ranges
         .iter()

@@ -1,4 +1,5 @@
-//! The activity of one connection, observed from its reads, writes and requests, and its deadlines.
+//! Tracks what one connection is doing, from its reads, writes and requests, and decides when the
+//! server has to close it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,27 +11,30 @@ use super::idle::{IdleQueue, Ticket, Wake};
 /// Lowest mean rate at which a client must read its response, in bytes per second.
 const MIN_READ_RATE: f64 = 1000.0;
 
-/// Time limits of a connection. The body of a request has the deadline of the request.
+/// Time limits of a connection. They do not limit how long the body of a request takes to arrive;
+/// the deadline of the request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionTimeouts {
-    /// Longest time without a request.
+    /// Longest time that an idle connection may wait for the first byte of its first or next
+    /// request.
     pub keep_alive: Duration,
-    /// Longest time from the first byte of a request's head to its last.
+    /// Longest time from the first to the last byte of the head of a request.
     pub head: Duration,
-    /// Period over which the rate is measured at which a client reads a response that does not fit the
-    /// socket's buffer. Clients slower than 1,000 bytes per second are disconnected.
+    /// Period over which the reading rate of a client is measured while a response does not fit the
+    /// send buffer of the socket. A client that reads fewer than 1,000 bytes per second on average
+    /// is disconnected.
     pub slow_read: Duration,
 }
 
 impl Default for ConnectionTimeouts {
     fn default() -> Self {
         Self {
-            // Longer than the 60 s after which common load balancers close an idle connection, so that the
-            // server does not close one that a balancer is about to use.
+            // Common load balancers close an idle connection after 60 s. The server waits longer,
+            // so that it does not close a connection that a balancer is about to use.
             keep_alive: Duration::from_secs(75),
             head: Duration::from_secs(10),
-            // The kernel reports free space in steps of a third of the buffer; in this time even a client at
-            // twice the lowest rate frees that much.
+            // The kernel reports free space in the send buffer only when a third of the buffer is
+            // free. Within this period, even a client at twice the lowest rate frees a third.
             slow_read: Duration::from_mins(1),
         }
     }
@@ -43,18 +47,18 @@ pub(super) enum CloseReason {
     KeepAlive,
     /// The head of a request took longer than [`ConnectionTimeouts::head`].
     SlowHead,
-    /// The client reads its response too slowly.
+    /// The client reads its response at less than `MIN_READ_RATE`.
     SlowRead,
-    /// A new connection needs the slot of this one, which has been idle longest.
+    /// A new connection needs the slot of this connection, which has been idle longest.
     Replaced,
 }
 
-/// The activity of one connection.
+/// What one connection is doing, as reported by its socket and its requests.
 #[derive(Debug)]
 pub(super) struct Activity {
     timeouts: ConnectionTimeouts,
     idle: Arc<IdleQueue>,
-    /// Wakes the task of the connection.
+    /// Wakes the task that drives the connection.
     pub(super) wake: Arc<Wake>,
     state: Mutex<State>,
 }
@@ -62,28 +66,30 @@ pub(super) struct Activity {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// `None` if no write waits for the client to read.
+    /// The current period in which the send buffer of the socket is full. `None` if no write waits
+    /// for the client to read.
     stall: Option<Stall>,
-    /// Position in the idle queue; `None` while a request is in flight or a response waits to be read.
+    /// Position of the connection in the idle queue. `None` while a request is in flight or a
+    /// response waits to be read.
     ticket: Option<Ticket>,
 }
 
 /// What the connection waits for, and since when.
 #[derive(Debug, Clone, Copy)]
 enum Phase {
-    /// The first byte of a request.
+    /// Waits for the first byte of a request since this instant.
     Idle(Instant),
-    /// The rest of a request's head.
+    /// Waits for the rest of the head of a request, whose first byte arrived at this instant.
     Head(Instant),
-    /// The response to a request.
+    /// Waits for the response to a request.
     Request,
 }
 
-/// A period in which the socket's buffer was full.
+/// A period in which the send buffer of the socket is full.
 #[derive(Debug, Clone, Copy)]
 struct Stall {
     since: Instant,
-    /// Bytes that the socket has accepted in the period.
+    /// Bytes that the socket has accepted since the period began.
     written: usize,
 }
 
@@ -121,7 +127,7 @@ impl Activity {
         InFlight(Arc::clone(self))
     }
 
-    /// Records that the socket's buffer is full.
+    /// Records that the send buffer of the socket is full.
     pub(super) fn blocked(&self) {
         let mut state = self.lock();
         if state.stall.is_none() {
@@ -134,14 +140,14 @@ impl Activity {
         }
     }
 
-    /// Records that the socket accepted `bytes`.
+    /// Records that the socket accepted `bytes` more bytes of a response.
     pub(super) fn wrote(&self, bytes: usize) {
         if let Some(stall) = &mut self.lock().stall {
             stall.written += bytes;
         }
     }
 
-    /// Records that the socket accepted everything.
+    /// Records that the socket accepted all bytes written so far.
     pub(super) fn flushed(&self) {
         let mut state = self.lock();
         if state.stall.take().is_some() {
@@ -153,7 +159,9 @@ impl Activity {
         }
     }
 
-    /// Returns when the connection has to be checked again; `None` while only its request's deadline applies.
+    /// Returns the time at which [`Self::reason_to_close`] has to be checked again. Returns `None`
+    /// while a request is in flight and no write waits: then only the deadline of the request
+    /// applies.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let state = self.lock();
         match (state.stall, state.phase) {
@@ -164,7 +172,7 @@ impl Activity {
         }
     }
 
-    /// Returns why the connection has to be closed now; `None` if it may stay open.
+    /// Returns why the connection has to be closed now, or `None` if it may stay open.
     pub(super) fn reason_to_close(&self) -> Option<CloseReason> {
         let mut state = self.lock();
         if self.wake.take_unwanted() {
@@ -193,7 +201,8 @@ impl Activity {
         self.wake.changed.notify_one();
     }
 
-    /// Enters the idle queue if the connection is idle, leaves it if not.
+    /// Adds the connection to the idle queue if it became idle, and removes it if it is no longer
+    /// idle.
     fn update_ticket(&self, state: &mut State) {
         if !state.is_idle() {
             if let Some(ticket) = state.ticket.take() {
@@ -218,14 +227,17 @@ impl Drop for Activity {
 }
 
 impl State {
-    /// Whether neither a request is in flight nor a response waits to be read.
+    /// Returns whether neither a request is in flight nor a response waits to be read. A connection
+    /// with an incomplete head is idle, too.
     fn is_idle(&self) -> bool {
         self.stall.is_none() && !matches!(self.phase, Phase::Request)
     }
 }
 
 impl Stall {
-    /// Compares the rate with the lowest one at the end of each `period`.
+    /// Returns [`CloseReason::SlowRead`] if the socket accepted too few bytes in a whole `period`
+    /// for [`MIN_READ_RATE`]. Returns `None` before the end of the period, and if the rate is high
+    /// enough; then a new period begins.
     fn check(&mut self, now: Instant, period: Duration) -> Option<CloseReason> {
         if now < self.since + period {
             return None;
@@ -241,7 +253,7 @@ impl Stall {
     }
 }
 
-/// Keeps a request in flight until it is dropped.
+/// Counts a request of the connection as in flight until this guard is dropped.
 #[derive(Debug)]
 pub(super) struct InFlight(Arc<Activity>);
 

@@ -26,7 +26,7 @@ struct Classification {
 
 /// The options of a classification request, whose response has the most probable classes of each image.
 pub(super) struct Classify {
-    /// Number of classes for each image.
+    /// Number of classes to return for each image.
     top_k: usize,
 }
 

@@ -1,5 +1,5 @@
-//! One connection: an observed socket, requests that count as in flight until their response is written, and
-//! the loop that closes the connection in time.
+//! Runs one connection: records the reads and writes of its socket, counts a request as in flight
+//! until its response is written, and closes the connection when a time limit passes.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::activity::{Activity, InFlight};
 
-/// Runs `connection` until it ends, or until its activity is a reason to close it.
+/// Runs `connection` until it ends, or until `activity` has a reason to close it.
 pub(super) async fn drive(
     connection: impl Future<Output = hyper::Result<()>>,
     activity: &Activity,
@@ -28,7 +28,8 @@ pub(super) async fn drive(
     let mut connection = std::pin::pin!(connection);
     loop {
         tokio::select! {
-            // First, so that a request that has just arrived is read before the connection is judged.
+            // The connection is polled first, so that a request that has just arrived is read
+            // before the time limits are checked.
             biased;
             result = &mut connection => {
                 if let Err(error) = result {
@@ -78,7 +79,7 @@ pub(super) fn service(
     })
 }
 
-/// The body of a response, whose request is in flight until the body is dropped.
+/// The body of a response. Its request counts as in flight until the body is dropped.
 pub(super) struct Held {
     body: Body,
     _in_flight: InFlight,
@@ -104,7 +105,7 @@ impl hyper::body::Body for Held {
     }
 }
 
-/// A socket whose reads and writes are recorded.
+/// A socket whose reads and writes are recorded in `activity`.
 pub(super) struct Observed {
     pub(super) stream: TcpStream,
     pub(super) activity: Arc<Activity>,
@@ -159,7 +160,8 @@ impl AsyncWrite for Observed {
         self.stream.is_write_vectored()
     }
 
-    /// Called by hyper only when its own buffer is empty.
+    /// Flushes the socket. hyper calls this only when its own buffer is empty, so on success the
+    /// socket has accepted every byte of the response so far.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         self.activity.flushed();

@@ -18,14 +18,15 @@ use crate::pipeline::{self, Detected};
 use crate::postprocess::detect::{DetectOptions, LabeledDetection};
 use crate::registry::LoadedModel;
 
-/// Least score of a detection unless the client asks for another.
+/// Lowest score of a returned detection unless the client sets `score_threshold`.
 const DEFAULT_SCORE_THRESHOLD: f64 = 0.5;
-/// Most detections that a client may ask for in JSON.
+/// Largest `max_detections` that a client may set if the response is JSON.
 const MAX_DETECTIONS: usize = 1_000;
-/// Most detections that are drawn into an image, whether the client or the model chooses the number.
+/// Maximum number of detections that are drawn into an image. It applies to `max_detections` of the
+/// client and to the setting of the model.
 const MAX_DRAWN_DETECTIONS: usize = 300;
 
-/// The result of one image in JSON.
+/// The JSON result for one image.
 #[derive(Debug, Serialize)]
 struct DetectedBody<'a> {
     width: u32,
@@ -46,7 +47,8 @@ impl<'a> DetectedBody<'a> {
     }
 }
 
-/// Returns labeled boxes.
+/// The options of a detection request, whose response has labeled boxes or is the image with the
+/// boxes drawn in.
 pub(super) struct Detect {
     options: DetectOptions,
     drawn: Option<DrawnFormat>,
@@ -101,12 +103,12 @@ impl TaskRoute for Detect {
             });
         };
         let drawn = response.results.pop().and_then(|detected| detected.drawn);
-        let drawn = drawn.ok_or(ServeError::Internal("no image was drawn"))?;
+        let drawn = drawn.ok_or(ServeError::Internal("the pipeline drew no image"))?;
         respond_image(response, format.media_type(), drawn)
     }
 }
 
-/// Returns the file format of the drawn image; `None` unless the client asks for `annotate`.
+/// Returns the file format of the drawn image, or `None` unless the client sets `annotate=true`.
 fn drawn(params: &mut Params, headers: &HeaderMap) -> Result<Option<DrawnFormat>, ServeError> {
     if params.flag("annotate")? {
         return Ok(Some(negotiate(headers, &DrawnFormat::OFFERS)?));
@@ -114,7 +116,8 @@ fn drawn(params: &mut Params, headers: &HeaderMap) -> Result<Option<DrawnFormat>
     negotiate(headers, &[("application/json", None)])
 }
 
-/// Returns the number of detections to keep; `None` to keep as many as the model's own setting allows.
+/// Returns the maximum number of detections per image. Returns `None` if the response is JSON and
+/// the client does not set `max_detections`; then the setting of the model applies.
 fn max_detections(
     params: &mut Params,
     drawn: bool,
@@ -129,12 +132,12 @@ fn max_detections(
     Ok(chosen.or(Some(own.min(MAX_DRAWN_DETECTIONS))))
 }
 
-/// Returns the ids of the classes that `names` lists, separated by commas. A name that several classes share
-/// selects all of them.
+/// Returns the ids of the classes whose labels are listed in `names`, separated by commas. A label
+/// that several classes share selects all of these classes.
 fn classes(names: &str, labels: &[String]) -> Result<BTreeSet<usize>, ServeError> {
     let mut chosen = BTreeSet::new();
     for name in names.split(',').map(str::trim) {
-        // COCO's labels have `N/A` where an id is not used.
+        // `N/A` is the label of unused class ids in COCO, so it selects no class.
         let named = labels.iter().enumerate();
         let named = named.filter(|(_, label)| *label == name && name != "N/A");
         let mut ids = named.map(|(id, _)| id).peekable();

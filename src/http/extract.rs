@@ -1,4 +1,4 @@
-//! Extraction of the encoded images from a request's body, within the limits on size and memory.
+//! Extracts the encoded images from the body of a request, within the limits on size and memory.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -19,9 +19,10 @@ use crate::app::App;
 use crate::error::ServeError;
 use crate::pool::JobCost;
 
-/// Maximum number of bytes of a rejected body that are read and dropped, so that the client reads the response.
+/// Maximum number of bytes of a rejected body that are read and dropped, so that the client can
+/// read the response.
 const DISCARD_BYTES: usize = 64 << 20;
-/// Maximum time spent on reading a rejected body.
+/// Maximum time spent on reading and dropping a rejected body.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 
 /// Predicted time to parse a JSON body and to decode its base64, in nanoseconds per byte.
@@ -38,8 +39,8 @@ pub(super) enum Framing {
     Json,
 }
 
-/// Reads the body and returns the files of its images, at least one, in order. The admission reserves
-/// the body's memory as it arrives.
+/// Reads the body and returns the encoded images in it, at least one, in order. `admission`
+/// reserves memory for the body while it arrives.
 pub(super) async fn read_images(
     app: &App,
     admission: &mut Admission,
@@ -73,7 +74,8 @@ pub(super) async fn read_images(
     Ok(images)
 }
 
-/// Returns an error if the body has a content encoding: a compressed body can unfold to far more than its length.
+/// Rejects a body with a content encoding, because a compressed body can expand to far more than
+/// its length.
 fn check_encoding(headers: &HeaderMap) -> Result<(), ServeError> {
     for value in headers.get_all(CONTENT_ENCODING) {
         let value = String::from_utf8_lossy(value.as_bytes());
@@ -86,11 +88,12 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Returns how the images are contained in the body, by its content type; a body without one is a raw image.
+/// Returns how the images are contained in the body, by its content type. A body without a content
+/// type is one image file.
 ///
 /// # Errors
-/// [`ServeError::UnsupportedContentEncoding`] for a compressed body, [`ServeError::UnsupportedMediaType`] for
-/// any other content type.
+/// [`ServeError::UnsupportedContentEncoding`] for a compressed body,
+/// [`ServeError::UnsupportedMediaType`] for a content type that is not supported.
 pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
     check_encoding(headers)?;
     let Some(value) = headers.get(CONTENT_TYPE) else {
@@ -115,7 +118,8 @@ pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
     }
 }
 
-/// Reads a body into memory. If the body is too large or memory for bodies is exhausted, its rest is discarded.
+/// Reads a body into memory. If the body is too large or the memory for bodies is exhausted, the
+/// rest of the body is read and dropped.
 async fn read_body(
     app: &App,
     admission: &mut Admission,
@@ -132,7 +136,8 @@ async fn read_body(
     collected
 }
 
-/// Reads a body into memory, which is reserved before each part of the body is copied.
+/// Reads a body into memory. `admission` reserves the memory before each part of the body is
+/// copied.
 async fn collect(
     app: &App,
     admission: &mut Admission,
@@ -148,7 +153,7 @@ async fn collect(
     }
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        // Trailers are not part of the image.
+        // A frame without data holds trailers, which are not part of the image.
         let Ok(data) = frame.map_err(|_| ServeError::BodyInterrupted)?.into_data() else {
             continue;
         };
@@ -157,7 +162,8 @@ async fn collect(
             return Err(ServeError::BodyTooLarge { limit });
         }
         if needed > bytes.capacity() {
-            // Doubling the capacity amortizes copies, as in a vector, but stops at the announced length.
+            // Doubling the capacity amortizes the cost of copying, as in a vector. It stops at the
+            // length that the `Content-Length` header announces.
             let most = announced.unwrap_or(limit);
             let capacity = (2 * bytes.capacity()).min(most).max(needed);
             admission.reserve_body(capacity)?;
@@ -168,29 +174,30 @@ async fn collect(
     Ok(Bytes::from(bytes))
 }
 
-/// Discards the body of a rejected request. A client that sent `Expect: 100-continue` waits for permission to send its
-/// body, so there is nothing to discard.
+/// Reads and drops the body of a rejected request. A client that sent `Expect: 100-continue` sends
+/// no body before it gets permission, so its body is not read.
 pub(super) async fn refuse(headers: &HeaderMap, body: &mut Body) {
     if !headers.contains_key(EXPECT) {
         discard(body).await;
     }
 }
 
-/// Reads and drops a bounded part of `body`: closing a connection with unread data resets it, and the
-/// client would never see the response.
+/// Reads and drops a bounded part of `body`. Closing a connection with unread data resets it, and
+/// the client would never see the response.
 pub(super) async fn discard(body: &mut Body) {
     let mut body = Limited::new(body, DISCARD_BYTES);
     let read = async { while let Some(Ok(_)) = body.frame().await {} };
     let _ = tokio::time::timeout(DISCARD_TIME, read).await;
 }
 
-/// Returns the contents of the parts named `image` of a multipart body, at most `limit`.
+/// Returns the contents of the parts named `image` of a multipart body. More than `limit` images
+/// are an error.
 async fn multipart_images(mut request: Request, limit: usize) -> Result<Vec<Bytes>, ServeError> {
     let broken = |reason: String| ServeError::BadBody {
         field: "multipart".to_owned(),
         reason,
     };
-    // The body is in memory already, within `max_body_bytes`.
+    // axum's own limit is disabled: the body is already in memory and within `max_body_bytes`.
     DefaultBodyLimit::disable().apply(&mut request);
     let form = Multipart::from_request(request, &()).await;
     let mut form = form.map_err(|error| broken(error.body_text()))?;
@@ -232,19 +239,19 @@ struct JsonImage<'a> {
     data: Cow<'a, str>,
 }
 
-/// Returns the decoded images of a JSON body, at most `limit`.
+/// Returns the images of a JSON body, decoded from base64. More than `limit` images are an error.
 fn json_images(body: &[u8], limit: usize) -> Result<Vec<Bytes>, ServeError> {
     let parsed: JsonBody<'_> =
         serde_json::from_slice(body).map_err(|error| ServeError::BadBody {
             field: "body".to_owned(),
-            // The message may quote a field name of any length.
+            // The message is cut because it may quote a field name of any length.
             reason: error.to_string().chars().take(200).collect(),
         })?;
     if parsed.images.len() > limit {
         return Err(ServeError::TooManyImages { limit });
     }
     let decode = |(index, image): (usize, &JsonImage<'_>)| {
-        // Browsers encode files as data URLs.
+        // Browsers encode files as data URLs, so the prefix of a data URL is removed.
         let text = match image
             .data
             .strip_prefix("data:")
@@ -253,7 +260,8 @@ fn json_images(body: &[u8], limit: usize) -> Result<Vec<Bytes>, ServeError> {
             Some((_, text)) => text,
             None => &image.data,
         };
-        // The `base64` command breaks its output into lines, which the decoder does not accept.
+        // Whitespace is removed: the `base64` command breaks its output into lines, which the
+        // decoder does not accept.
         let text: Cow<'_, str> = if text.contains(char::is_whitespace) {
             text.split_whitespace().collect::<String>().into()
         } else {

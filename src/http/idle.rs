@@ -1,4 +1,5 @@
-//! The connections without a request in flight, in the order in which they became idle.
+//! The idle connections of a listener, in the order in which they became idle. A connection is idle
+//! if it has no request in flight and no unread response.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,17 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// Wakes the task of one connection.
+/// Wakes the task that drives one connection.
 #[derive(Debug, Default)]
 pub(super) struct Wake {
-    /// Set if another connection needs the slot of this one.
+    /// Set if a new connection needs the slot of this connection.
     unwanted: AtomicBool,
-    /// Notified when the connection's deadline may have changed, and when it is unwanted.
+    /// Notified when the time limit of the connection may have changed, and when `unwanted` is set.
     pub(super) changed: Notify,
 }
 
 impl Wake {
-    /// Returns whether the connection was asked to close since the last call.
+    /// Returns whether the connection was asked to close since the last call of this function.
     pub(super) fn take_unwanted(&self) -> bool {
         self.unwanted.swap(false, Ordering::AcqRel)
     }
@@ -26,13 +27,13 @@ impl Wake {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket(u64);
 
-/// Idle connections of one listener, longest idle first.
+/// The idle connections of one listener; the first one has been idle longest.
 #[derive(Debug, Default)]
 pub(super) struct IdleQueue {
     entries: Mutex<Entries>,
     /// Notified when a connection becomes idle.
     pub(super) entered: Notify,
-    /// Notified when a connection that was asked to close has a request in flight and stays open.
+    /// Notified when a connection that was asked to close stays open, because it is no longer idle.
     pub(super) declined: Notify,
 }
 
@@ -43,7 +44,7 @@ struct Entries {
 }
 
 impl IdleQueue {
-    /// Appends a connection that has become idle.
+    /// Appends a connection that has become idle, and returns its position.
     pub(super) fn enter(&self, connection: &Arc<Wake>) -> Ticket {
         let mut entries = self.lock();
         let ticket = Ticket(entries.next);
@@ -59,7 +60,8 @@ impl IdleQueue {
         self.lock().idle.remove(&ticket);
     }
 
-    /// Asks the connection that has been idle longest to close. Returns whether there is one.
+    /// Asks the connection that has been idle longest to close. Returns false if no connection is
+    /// idle.
     pub(super) fn close_longest(&self) -> bool {
         let longest = self.lock().idle.pop_first();
         let Some((_, connection)) = longest else {
@@ -71,7 +73,7 @@ impl IdleQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
-        // Every change of the entries is a single operation, so that a panic leaves them consistent.
+        // A poisoned mutex is used as it is: no panic leaves the entries in an inconsistent state.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -34,7 +34,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Maximum length of a client's request id in bytes; a longer one is replaced.
 const MAX_REQUEST_ID: usize = 128;
 
-/// Wraps `routes` in the layers that all routes need, outermost first.
+/// Wraps `routes` in the layers that all routes need. The code lists the outermost layer first.
 pub(super) fn surround(routes: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
     let trace = TraceLayer::new_for_http()
         .make_span_with(request_span)
@@ -71,7 +71,8 @@ fn drop_unusable_id(mut request: Request) -> Request {
     request
 }
 
-/// Returns the tracing span of one request; its work on the image pool and in a worker is inside the span.
+/// Returns the tracing span of one request. It includes the work for this request on the image pool
+/// and in a worker.
 fn request_span(request: &axum::http::Request<Body>) -> Span {
     let extensions = request.extensions();
     let id = extensions.get::<RequestId>();
@@ -98,7 +99,8 @@ fn log_response<B>(response: &axum::http::Response<B>, latency: Duration, _: &Sp
     );
 }
 
-/// Returns the response to a request whose handler panicked: an internal error, with the panic's message for the log.
+/// Returns the response to a request whose handler panicked: a problem document with the code
+/// `internal`. The message of the panic goes only to the log.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the layer passes the panic by value"
@@ -114,7 +116,8 @@ pub(super) fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
-/// Counts and times a request, logs faults of the server, and adds `Server-Timing`.
+/// Counts a request, measures its time, logs a fault of the server, and adds the `Server-Timing`
+/// header.
 async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let path = request.extensions().get::<MatchedPath>().cloned();
@@ -153,7 +156,8 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// Returns the value of `Server-Timing`: the time of each stage, if known, and the total, in milliseconds.
+/// Returns the value of the `Server-Timing` header: the time of each stage, if the pipeline
+/// measured it, and the total time, in milliseconds.
 fn server_timing(timing: Option<Timing>, total: Duration) -> HeaderValue {
     let mut text = String::new();
     if let Some(timing) = timing {

@@ -1,4 +1,5 @@
-//! The HTTP interface: this file lists every route, `middleware` the layers around them.
+//! The HTTP interface: this file lists every route, and `middleware` adds the layers around the
+//! routes.
 //!
 //! Handlers translate: a request becomes validated values for [`crate::admission`] and
 //! [`crate::pipeline`], and results become bytes. What is *not* here: tensors. Only `problem` chooses
@@ -63,7 +64,7 @@ fn with_middleware<const N: usize>(routes: [Route; N], app: Arc<App>) -> Router 
 /// A path and the handlers of its methods.
 type Route = (&'static str, MethodRouter<Arc<App>>);
 
-/// Every route of the admin listener; the public listener has them too.
+/// Returns every route of the admin listener; the public listener serves these routes, too.
 fn admin_routes() -> [Route; 3] {
     [
         ("/health/live", get(health::live)),
@@ -72,7 +73,7 @@ fn admin_routes() -> [Route; 3] {
     ]
 }
 
-/// Every route of the public listener.
+/// Returns every route of the public listener.
 fn routes() -> [Route; 10] {
     let [live, ready, metrics] = admin_routes();
     [

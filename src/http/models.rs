@@ -20,7 +20,7 @@ struct List<'a> {
 }
 
 #[derive(Serialize)]
-#[expect(clippy::struct_field_names, reason = "the contract names them")]
+#[expect(clippy::struct_field_names, reason = "these are the JSON field names")]
 struct Description<'a> {
     name: &'a str,
     variant: &'a str,

@@ -1,4 +1,5 @@
-//! Query parameters: each is taken by name and checked, and leftover parameters are rejected.
+//! Parses query parameters: each is taken from the query by name and checked, and a parameter that
+//! remains is rejected.
 
 use std::ops::RangeInclusive;
 
@@ -8,12 +9,13 @@ use axum::http::Uri;
 use crate::error::ServeError;
 use crate::image::Orientation;
 
-/// The query of one request.
+/// The names and values of the query parameters of one request that are not yet taken.
 #[derive(Debug)]
 pub(super) struct Params(Vec<(String, String)>);
 
 impl Params {
-    /// Splits the query into names and values and decodes them.
+    /// Splits the query into percent-decoded names and values. A query that is not percent-encoded
+    /// UTF-8 is an error.
     pub(super) fn parse(uri: &Uri) -> Result<Self, ServeError> {
         match Query::<Vec<(String, String)>>::try_from_uri(uri) {
             Ok(Query(pairs)) => Ok(Self(pairs)),
@@ -25,17 +27,19 @@ impl Params {
         }
     }
 
-    /// Takes the value of `name`. `None` if the query does not have it; more than one is an error.
+    /// Takes the parameter `name` from the query. Returns `None` if the query does not have it, and
+    /// an error if the query has it more than once.
     pub(super) fn take(&mut self, name: &str) -> Result<Option<String>, ServeError> {
         let mut values = self.0.extract_if(.., |(key, _)| key == name);
         let value = values.next().map(|(_, value)| value);
         if let Some((_, second)) = values.next() {
-            return Err(bad(name, "one value", &format!("a second one, {second}")));
+            return Err(bad(name, "one value", &format!("a second value, {second}")));
         }
         Ok(value)
     }
 
-    /// Takes an integer within `range`, or `default` if the query does not have it.
+    /// Takes the parameter `name`, an integer within `range`. Returns `default` if the query does
+    /// not have it.
     pub(super) fn integer(
         &mut self,
         name: &str,
@@ -45,7 +49,8 @@ impl Params {
         Ok(self.optional_integer(name, range)?.unwrap_or(default))
     }
 
-    /// Takes an integer within `range`. `None` if the query does not have it.
+    /// Takes the parameter `name`, an integer within `range`. Returns `None` if the query does not
+    /// have it.
     pub(super) fn optional_integer(
         &mut self,
         name: &str,
@@ -63,7 +68,8 @@ impl Params {
         }
     }
 
-    /// Takes a number from 0 to 1. `None` if the query does not have it.
+    /// Takes the parameter `name`, a number from 0 to 1. Returns `None` if the query does not have
+    /// it.
     pub(super) fn share(&mut self, name: &str) -> Result<Option<f64>, ServeError> {
         let Some(text) = self.take(name)? else {
             return Ok(None);
@@ -74,7 +80,8 @@ impl Params {
         }
     }
 
-    /// Takes one of the words of `choices`, or `default` if the query does not have it.
+    /// Takes the parameter `name` and returns the value of its word in `choices`. Returns `default`
+    /// if the query does not have the parameter.
     pub(super) fn choice<T: Copy>(
         &mut self,
         name: &str,
@@ -91,12 +98,14 @@ impl Params {
         Err(bad(name, &words.join(" or "), &text))
     }
 
-    /// Takes `true` or `false`, which is the default.
+    /// Takes the parameter `name`, `true` or `false`. Returns `false` if the query does not have
+    /// it.
     pub(super) fn flag(&mut self, name: &str) -> Result<bool, ServeError> {
         self.choice(name, &[("true", true), ("false", false)], false)
     }
 
-    /// Takes `orientation`, a parameter of every route that takes images.
+    /// Takes the parameter `orientation`, which every route that takes images has. Returns
+    /// [`Orientation::Apply`] if the query does not have it.
     pub(super) fn orientation(&mut self) -> Result<Orientation, ServeError> {
         let choices = [
             ("apply", Orientation::Apply),
@@ -105,17 +114,25 @@ impl Params {
         self.choice("orientation", &choices, Orientation::Apply)
     }
 
-    /// Rejects a parameter that no one has taken, because it would have no effect. `known` is for the error.
+    /// Rejects a parameter that was not taken, because it would have no effect. The error lists
+    /// `known`, the parameters of the route.
     pub(super) fn finish(self, known: &[&str]) -> Result<(), ServeError> {
         match self.0.first() {
             None => Ok(()),
-            Some((name, value)) => Err(bad(name, &format!("one of {}", known.join(", ")), value)),
+            Some((name, value)) => Err(bad(
+                name,
+                &format!(
+                    "no parameter of this name (the route takes {})",
+                    known.join(", ")
+                ),
+                value,
+            )),
         }
     }
 }
 
-/// An error about the value of a parameter. Echoed values are cut to 64 characters; an empty value is
-/// shown as `nothing`.
+/// Returns the error for the invalid value `got` of the parameter `field`. Values in the error are
+/// cut to 64 characters, and an empty value is shown as `nothing`.
 pub(super) fn bad(field: &str, expected: &str, got: &str) -> ServeError {
     let cut = |text: &str| text.chars().take(64).collect();
     ServeError::BadParameter {
@@ -157,7 +174,7 @@ mod tests {
             ),
             (
                 "top_k=1&top_k=2",
-                Err("`top_k`: expected one value, got a second one, 2"),
+                Err("`top_k`: expected one value, got a second value, 2"),
             ),
         ];
         for (query, expected) in cases {
@@ -174,7 +191,9 @@ mod tests {
             .finish(&["model", "top_k"])
             .unwrap_err()
             .to_string();
-        assert_eq!(error, "`topk`: expected one of model, top_k, got 3");
+        let expected =
+            "`topk`: expected no parameter of this name (the route takes model, top_k), got 3";
+        assert_eq!(error, expected);
         assert!(params("").finish(&["model"]).is_ok());
     }
 

@@ -1,4 +1,5 @@
-//! Conversion of errors to HTTP responses, RFC 9457 problem documents. Only this file chooses status codes of errors.
+//! Converts errors to HTTP responses with RFC 9457 problem documents. Only this file chooses the
+//! status codes of errors.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ macro_rules! codes {
     ($($code:ident = $status:ident,)*) => {
         /// The `code` of a problem document. Codes are part of the contract and never change.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-        #[expect(non_camel_case_types, reason = "the variants are the codes")]
+        #[expect(non_camel_case_types, reason = "variants are named as the JSON codes")]
         pub(super) enum Code {
             $($code,)*
         }
@@ -74,16 +75,16 @@ codes! {
     deadline_passed = GATEWAY_TIMEOUT,
 }
 
-/// A problem document.
+/// A problem document, the JSON body of an error response (RFC 9457).
 #[derive(Clone, Serialize)]
 pub(super) struct Problem {
     #[serde(rename = "type")]
     kind: String,
     title: &'static str,
     status: u16,
-    /// Kind of the error, stable, for programs.
+    /// Kind of the error: a name for programs that never changes.
     pub(super) code: Code,
-    /// What failed in this request, for people.
+    /// Description for people of what failed in this request.
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
@@ -91,16 +92,17 @@ pub(super) struct Problem {
     expected: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     got: Option<String>,
-    /// Value of the `Retry-After` header. `None` if the response has none.
+    /// Time in the `Retry-After` header. `None` if the response does not have this header.
     #[serde(skip)]
     retry_after: Option<Duration>,
     /// Whether the server closes the connection after the response, because part of the request may be unread.
     #[serde(skip)]
     closes: bool,
-    /// The model that the request was for; `None` if it failed before its model was known.
+    /// The model that the request was for. `None` if the request failed before its model was known.
     #[serde(skip)]
     pub(super) model: Option<Arc<LoadedModel>>,
-    /// Cause of a fault of the server, for the log; clients do not see it.
+    /// Cause of a fault of the server, for the log; clients do not see it. `None` if the server is
+    /// not at fault.
     #[serde(skip)]
     pub(super) hidden: Option<String>,
 }
@@ -124,7 +126,8 @@ impl Problem {
         }
     }
 
-    /// Sets the part of the request that is wrong, and the values that it may have.
+    /// Sets `field`, the part of the request that is wrong, and `expected`, the values that this
+    /// part may have.
     fn about(mut self, field: impl Into<String>, expected: impl Into<String>) -> Self {
         (self.field, self.expected) = (Some(field.into()), Some(expected.into()));
         self
@@ -142,7 +145,7 @@ impl Problem {
         self
     }
 
-    /// Lets the server close the connection after the response.
+    /// Makes the server close the connection after the response.
     fn closing(mut self) -> Self {
         self.closes = true;
         self
@@ -154,10 +157,10 @@ impl Problem {
         self
     }
 
-    /// Creates the problem for a fault of the server. The log gets the cause `hidden`; the client is
-    /// only referred to the log.
+    /// Creates the problem for a fault of the server. The log gets the cause `hidden`; the client
+    /// is told only that the log has it.
     pub(super) fn internal(hidden: impl Into<String>) -> Self {
-        let detail = "the server failed on this request; its log has the request id";
+        let detail = "the server failed on this request: look for the request id in its log";
         let mut problem = Self::new(Code::internal, detail);
         problem.hidden = Some(hidden.into());
         problem

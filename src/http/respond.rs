@@ -1,4 +1,4 @@
-//! Conversion of a request's results to its HTTP response.
+//! Converts the results of a request to its HTTP response.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +16,8 @@ use crate::metrics::Stage;
 use crate::pipeline::{self, Timing};
 use crate::registry::LoadedModel;
 
-/// The model and the stage times of a request, which its handler passes to the middleware as a response extension.
+/// The model and the stage times of a request. The handler passes them to the middleware as an
+/// extension of the response.
 #[derive(Clone)]
 pub(super) struct Served {
     pub(super) model: Arc<LoadedModel>,
@@ -32,8 +33,8 @@ struct Body<'a, R> {
     timing_ms: TimingMs,
 }
 
-/// Time of each stage in milliseconds. The time of encoding is not known while this text is encoded; it and the time
-/// of admission are in `Server-Timing` only.
+/// Time of each stage in milliseconds. The times of admission and encoding are only in the
+/// `Server-Timing` header, because this JSON is written before encoding ends.
 #[derive(Serialize)]
 struct TimingMs {
     decode: f64,
@@ -55,7 +56,8 @@ impl From<Timing> for TimingMs {
     }
 }
 
-/// Returns the JSON response with the results, each converted by `result`, and the time of each stage.
+/// Returns the JSON response with the time of each stage and the results. `result` converts each
+/// result to the type that is written as JSON.
 pub(super) fn respond<T, R: Serialize>(
     response: pipeline::Response<T>,
     result: impl Fn(T) -> R,
@@ -103,7 +105,8 @@ pub(super) fn respond_image<T>(
     finish(Served { model, timing }, content)
 }
 
-/// The body of a response, and the reserved memory that is released when the body was sent or dropped.
+/// The body of a response, and the reserved memory, which is released when the body was sent or
+/// dropped.
 struct Content {
     media_type: &'static str,
     body: Vec<u8>,
@@ -116,7 +119,7 @@ impl AsRef<[u8]> for Content {
     }
 }
 
-/// Creates the response, and reserves the memory of its body until it was sent.
+/// Creates the response. The memory of its body stays reserved until the body was sent.
 fn finish(served: Served, mut content: Content) -> Result<Response, ServeError> {
     content.memory.grow_to(content.body.len() as u64)?;
     let encode = served.timing[Stage::encode];

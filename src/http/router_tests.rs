@@ -1,5 +1,5 @@
-//! Tests of the router with a fake engine: responses when the queue is full, the engine fails, a budget is exhausted
-//! or the deadline passes.
+//! Tests of the router with a fake engine: its responses when the queue is full, the engine fails,
+//! a budget is exhausted, or the deadline passes.
 
 use std::io;
 use std::sync::mpsc;
@@ -42,12 +42,13 @@ enum Behavior {
     OneRowMissing,
     Error,
     Panic,
-    /// Outputs of `SSDlite` with the same score for every class of every default box.
+    /// Returns the outputs of `SSDlite` with the same score for every class of every default box.
     Boxes,
 }
 
-/// An engine that acts as a classifier of three classes. For each batch it sends the size to `started`, then waits for
-/// a permit or for the sender of permits to be dropped, and then returns.
+/// An engine that acts as a classifier of three classes, or as an `SSDlite` detector. For each
+/// batch it sends the batch size to `started`, waits for a message from `permits` or for the drop
+/// of their sender, and then returns.
 struct FakeEngine {
     behavior: Behavior,
     started: mpsc::Sender<usize>,
@@ -78,7 +79,7 @@ impl Engine for FakeEngine {
     }
 }
 
-/// Returns the outputs of `SSDlite` for one image, all of them 0.
+/// Returns the outputs of `SSDlite` for one image, with all elements 0.
 fn equal_boxes() -> Outputs {
     const BOXES: usize = 6;
     const CLASSES: usize = 91;
@@ -100,9 +101,10 @@ fn equal_boxes() -> Outputs {
 /// A server with one fake model, whose queue holds one image.
 struct Setup {
     app: Arc<App>,
-    /// Receives the size of each batch when the engine starts it.
+    /// Receives the size of each batch when the engine begins it.
     started: mpsc::Receiver<usize>,
-    /// Sends one permit per batch to the engine; drop it to let all batches run.
+    /// Sends permits: each message lets the engine return one batch, and dropping the sender lets
+    /// it return all batches.
     permits: mpsc::Sender<()>,
 }
 
@@ -129,7 +131,7 @@ impl Setup {
         }
     }
 
-    /// Returns a server whose engine does not wait for permits.
+    /// Returns a server whose engine returns each batch without waiting for a permit.
     fn running(behavior: Behavior, limits: Limits) -> Arc<App> {
         Self::new(behavior, limits).app
     }
@@ -148,8 +150,9 @@ impl Setup {
     }
 }
 
-/// Returns a model with the default manifest, the classes `LABELS`, `engine` as its only worker, and a queue of one
-/// image.
+/// Returns a model with the manifest that the catalogue has for `name`, with `engine` as its only
+/// worker, and with a queue of one image. Its labels are [`LABELS`], or 91 generated labels for a
+/// detector.
 fn fake_model(app: &App, name: &str, engine: Box<dyn Engine>) -> LoadedModel {
     let manifest = catalogue::manifest(name).unwrap();
     let manifest = manifest.unwrap();
@@ -223,7 +226,7 @@ async fn expect_problem(response: Response, status: u16, code: &str) {
     assert_eq!(problem["status"], status, "{problem}");
 }
 
-/// Returns the sum of all samples in `/metrics` whose lines contain `name`.
+/// Returns the sum of all samples in `/metrics` whose lines contain the text `name`.
 fn metric(app: &App, name: &str) -> f64 {
     let page = app.metrics.render();
     let samples = page.lines().filter(|line| line.contains(name));
@@ -232,7 +235,8 @@ fn metric(app: &App, name: &str) -> f64 {
     samples.map(value).sum()
 }
 
-/// Waits until the samples whose lines contain `name` sum up to `value`; panics after ten seconds.
+/// Waits until the samples whose lines contain the text `name` sum up to `value`. Panics after ten
+/// seconds.
 async fn eventually(app: &App, name: &str, value: f64) {
     let wait = async {
         while metric(app, name) != value {
@@ -240,7 +244,11 @@ async fn eventually(app: &App, name: &str, value: f64) {
         }
     };
     let reached = tokio::time::timeout(Duration::from_secs(10), wait).await;
-    assert!(reached.is_ok(), "{name} is {}", metric(app, name));
+    assert!(
+        reached.is_ok(),
+        "`{name}` is {}, expected {value}",
+        metric(app, name)
+    );
 }
 
 /// Returns the number of requests that were rejected for `reason`.
@@ -251,7 +259,8 @@ fn rejections(app: &App, reason: &str) -> f64 {
     )
 }
 
-/// Checks that no memory is reserved, no image waits and no request is in flight.
+/// Waits until no memory is reserved, and checks that no image is queued and no request is in
+/// flight.
 async fn expect_nothing_reserved(app: &App) {
     eventually(app, "state=\"used\"", 0.0).await;
     assert_eq!(metric(app, "sightline_queue_depth"), 0.0);
@@ -296,7 +305,7 @@ async fn faults_of_the_engine_are_internal_problems() {
         let app = Setup::running(behavior, Limits::default());
         let response = send(Arc::clone(&app), post(png())).await;
         expect_problem(response, 500, "internal").await;
-        // A second request shows that the worker still runs.
+        // The second request shows that the worker still runs after the fault.
         let response = send(Arc::clone(&app), post(png())).await;
         expect_problem(response, 500, "internal").await;
         expect_nothing_reserved(&app).await;
@@ -308,7 +317,7 @@ async fn faults_of_the_engine_are_internal_problems() {
 async fn a_full_queue_rejects_before_the_body_is_read() {
     let setup = Setup::new(Behavior::Logits, Limits::default());
     let waiting = setup.fill().await;
-    // A body that never arrives; the client waits for permission to send it.
+    // The body never arrives, because the client waits for permission to send it.
     let silent = Body::from_stream(stream::pending::<io::Result<Bytes>>());
     let mut request = post(silent);
     let expect = "100-continue".parse().unwrap();
@@ -346,7 +355,10 @@ async fn a_client_that_leaves_returns_everything() {
     setup.permits.send(()).unwrap();
     assert_eq!(running.await.unwrap().status(), StatusCode::OK);
     expect_nothing_reserved(&setup.app).await;
-    assert!(setup.started.try_recv().is_err(), "the engine ran once");
+    assert!(
+        setup.started.try_recv().is_err(),
+        "the cancelled request reached the engine"
+    );
     assert_eq!(metric(&setup.app, "sightline_images_total"), 1.0);
 }
 
@@ -364,7 +376,7 @@ async fn a_passed_deadline_is_a_timeout() {
     expect_nothing_reserved(&setup.app).await;
 }
 
-/// Sends a request that draws `boxes` boxes into a large image.
+/// Sends a request that draws `boxes` boxes into `image`.
 async fn draw(app: &Arc<App>, image: &[u8], boxes: usize) -> Response {
     let query = format!("annotate=true&score_threshold=0&iou_threshold=1&max_detections={boxes}");
     let mut request = post(Body::from(image.to_vec()));
@@ -372,9 +384,10 @@ async fn draw(app: &Arc<App>, image: &[u8], boxes: usize) -> Response {
     send(Arc::clone(app), request).await
 }
 
-/// Draws with a deadline that passes while the boxes are drawn. Returns how long the only thread of the pool
-/// stays busy after the response, and how long all boxes take. `None` if the response came in time: the
-/// machine is faster than when the time of the boxes was measured.
+/// Sends a request whose deadline passes while 300 boxes are drawn. Returns how long the only
+/// thread of the pool stays busy after the response, and how long it takes to draw all boxes
+/// without a deadline. Returns `None` if the response came before the deadline, because the machine
+/// became faster after the drawing time was measured.
 async fn freed_after_deadline(image: &[u8]) -> Option<(Duration, Duration)> {
     let app = Setup::running(Behavior::Boxes, Limits::default());
     let mut times = Vec::new();
@@ -404,7 +417,8 @@ async fn freed_after_deadline(image: &[u8]) -> Option<(Duration, Duration)> {
 async fn a_passed_deadline_stops_drawing() {
     let image = png_of(3000, 1500);
     let mut seen = Vec::new();
-    // Other tests slow some attempts down. Drawing to the end would take half of the time of the boxes, always.
+    // Repeated, because tests that run in parallel slow some attempts down. Without the stop, the
+    // thread would stay busy for half of the drawing time in every attempt.
     for _ in 0..8 {
         let attempt = freed_after_deadline(&image).await;
         if attempt.is_some_and(|(freed, drawing)| freed < drawing / 4) {
@@ -412,14 +426,15 @@ async fn a_passed_deadline_stops_drawing() {
         }
         seen.push(attempt);
     }
-    panic!("the thread was not freed early: {seen:?}");
+    panic!("drawing did not stop soon after the deadline; (busy, drawing) times: {seen:?}");
 }
 
 #[tokio::test]
 async fn large_images_are_not_drawn_into() {
     let app = Setup::running(Behavior::Boxes, Limits::default());
     let mut image = png_of(1, 1);
-    // The size in the header; its checksum and the rest of the file are not read.
+    // The header states 5000x5001 pixels. The checksum of the header and the rest of the file are
+    // not read.
     image[16..24].copy_from_slice(&[0, 0, 0x13, 0x88, 0, 0, 0x13, 0x89]);
     image.resize(1024, 0);
     let response = draw(&app, &image, 1).await;
@@ -434,7 +449,11 @@ async fn a_server_that_starts_or_drains_is_unavailable() {
         let response = send(Arc::clone(&app), request).await;
         expect_problem(response, 503, "starting").await;
     }
-    assert_eq!(rejections(&app, "starting"), 1.0, "probes do not count");
+    assert_eq!(
+        rejections(&app, "starting"),
+        1.0,
+        "only the classification request is counted as rejected"
+    );
     let app = Setup::running(Behavior::Logits, Limits::default());
     app.start_draining();
     for request in [post(png()), get("/health/ready")] {

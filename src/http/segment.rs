@@ -15,7 +15,7 @@ use crate::pipeline::{self, MaskSize, Segmentation};
 use crate::postprocess::segment::{ClassShare, EncodedMask, MaskEncoding};
 use crate::registry::LoadedModel;
 
-/// The result of one image in JSON.
+/// The JSON result for one image.
 #[derive(Debug, Serialize)]
 struct Segmented {
     width: u32,
@@ -27,9 +27,9 @@ struct Segmented {
 
 #[derive(Debug, Serialize)]
 struct MaskBody {
-    /// Height and width.
+    /// Height and width of the mask in pixels.
     size: [u32; 2],
-    /// `encoding` and `data`.
+    /// The JSON fields `encoding` and `data` of the mask.
     #[serde(flatten)]
     mask: EncodedMask,
 }
@@ -54,11 +54,12 @@ impl From<Segmentation> for Segmented {
     }
 }
 
-/// Returns the class of every pixel.
+/// The options of a segmentation request, whose response has the class of every pixel or is an
+/// image file.
 pub(super) struct Segment {
     encoding: MaskEncoding,
     size: MaskSize,
-    /// Media type of a response that is one image file; `None` for JSON.
+    /// Media type of the image file that is the response. `None` if the response is JSON.
     image: Option<&'static str>,
 }
 
@@ -123,7 +124,7 @@ impl TaskRoute for Segment {
         };
         let mask = response.results.pop().and_then(|result| result.mask);
         let file = mask.and_then(EncodedMask::into_file);
-        let file = file.ok_or(ServeError::Internal("no image was drawn"))?;
+        let file = file.ok_or(ServeError::Internal("the pipeline returned no mask file"))?;
         respond_image(response, media_type, file)
     }
 }

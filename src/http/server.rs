@@ -1,4 +1,5 @@
-//! A listener: a bounded number of connections, their time limits, and a graceful stop.
+//! Serves a listener: bounds the number of its connections, applies their time limits, and stops
+//! gracefully.
 
 use std::future::Future;
 use std::io;
@@ -18,24 +19,24 @@ pub use super::activity::ConnectionTimeouts;
 use super::connection::{Observed, drive, service};
 use super::idle::IdleQueue;
 
-/// Largest head of a request, in bytes; also the read buffer of a connection.
+/// Maximum length of the head of a request in bytes, and size of the read buffer of a connection.
 pub const MAX_HEAD_BYTES: usize = 32 << 10;
-/// Send buffer of a connection, in bytes; the kernel doubles it for its own bookkeeping.
+/// Size of the send buffer of a connection in bytes. The kernel doubles it for its own bookkeeping.
 const SEND_BUFFER: usize = 128 << 10;
-/// Longest time that the kernel waits for the acknowledgment of sent bytes.
+/// Longest time that the kernel waits until the client acknowledges sent bytes.
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_mins(1);
-/// Pause after a failed accept, which usually means that file descriptors ran out.
+/// Pause after a connection could not be accepted, usually because file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A listener and the routes that it serves.
 #[derive(Debug)]
 pub struct Server {
-    /// The bound listener.
+    /// The listener, bound to its address.
     pub listener: TcpListener,
-    /// The routes.
+    /// Router of the requests.
     pub router: Router,
-    /// Most open connections. A further one takes the slot of the one that has been idle longest, or waits
-    /// if every connection has a request in flight.
+    /// Maximum number of open connections. A further connection takes the slot of the connection
+    /// that has been idle longest, or waits while no connection is idle.
     pub max_connections: usize,
     /// Time limits of each connection.
     pub timeouts: ConnectionTimeouts,
@@ -70,8 +71,9 @@ impl Server {
         }
     }
 
-    /// Serves one request of each further connection, which the router rejects with 503 while the requests in
-    /// flight finish. Never returns.
+    /// Accepts connections while the requests in flight finish, and serves one request of each,
+    /// which the router rejects with 503. `first` is a connection that was accepted before the
+    /// stop. Never returns.
     async fn reject(&self, slots: &Slots, first: Option<TcpStream>) {
         let mut next = first;
         loop {
@@ -101,8 +103,8 @@ impl Server {
         }
     }
 
-    /// Starts the task of a connection. Without `graceful` the connection serves one request, and the stop
-    /// does not wait for it.
+    /// Starts the task of a connection. If `graceful` is `None`, the connection serves only one
+    /// request, and the graceful stop does not wait for it.
     fn connect(&self, stream: TcpStream, slot: Slot, graceful: Option<&GracefulShutdown>) {
         let activity = Arc::new(Activity::new(self.timeouts, Arc::clone(&slot.idle)));
         let service = service(self.router.clone(), Arc::clone(&activity));
@@ -125,9 +127,10 @@ impl Server {
 }
 
 fn configure(stream: &TcpStream) -> io::Result<()> {
-    // Responses are written whole, so that waiting to fill packets would only delay them.
+    // Each response is written at once, so waiting to fill packets (Nagle) would only delay it.
     stream.set_nodelay(true)?;
-    // Bounds the memory of clients that do not read, and shows soon whether they do.
+    // A small send buffer bounds the memory of a client that does not read its response. It also
+    // fills early, so the server soon notices that the client does not read.
     rustix::net::sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER)?;
     let patience = ACKNOWLEDGE_TIMEOUT.as_millis() as u32;
     rustix::net::sockopt::set_tcp_user_timeout(stream, patience)?;
@@ -138,19 +141,20 @@ fn builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        // hyper's own limit would include the idle time; `Activity` limits both.
+        // The limit of hyper would include the idle time before a head. `Activity` limits the idle
+        // time and the time of the head.
         .header_read_timeout(None)
         .max_buf_size(MAX_HEAD_BYTES);
     builder
 }
 
-/// The slots for connections of a listener.
+/// The slots for the open connections of a listener.
 struct Slots {
     free: Arc<Semaphore>,
     idle: Arc<IdleQueue>,
 }
 
-/// The slot of one connection, free again when dropped.
+/// The slot of one open connection. It is free again when this value is dropped.
 struct Slot {
     idle: Arc<IdleQueue>,
     _permit: OwnedSemaphorePermit,
@@ -164,7 +168,8 @@ impl Slots {
         }
     }
 
-    /// Takes a free slot, else closes the connection that has been idle longest and takes its slot.
+    /// Takes a free slot. If there is none, closes the connection that has been idle longest and
+    /// takes its slot, or waits while no connection is idle.
     async fn take(&self) -> Slot {
         loop {
             if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
@@ -179,7 +184,7 @@ impl Slots {
                 }
             };
             tokio::select! {
-                // The semaphore is never closed.
+                // Always `Ok`, because the semaphore is never closed.
                 Ok(permit) = Arc::clone(&self.free).acquire_owned() => return self.slot(permit),
                 () = retry => {}
             }

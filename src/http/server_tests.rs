@@ -1,4 +1,4 @@
-//! The server on loopback sockets, with clients that are silent, slow, or never read.
+//! Tests of the server on loopback sockets, with clients that are silent, slow, or never read.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,9 +13,10 @@ use tokio::runtime::Runtime;
 use super::server::{ConnectionTimeouts, MAX_HEAD_BYTES, Server};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
-/// Bytes of the response of `/large`, more than the socket buffers of both sides hold.
+/// Length in bytes of the response of `/large`: more than the socket buffers of server and client
+/// hold.
 const LARGE: usize = 16 << 20;
-/// Longest wait for what has to happen soon.
+/// Longest time that a test waits for something that should happen soon.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const TIMEOUTS: ConnectionTimeouts = ConnectionTimeouts {
@@ -68,13 +69,14 @@ impl Running {
     }
 }
 
-/// Reads until `end` has arrived.
+/// Reads from `stream` until the received text ends with `end`. Panics if the server closes the
+/// connection before.
 fn read_until(stream: &mut TcpStream, end: &str) {
     let mut text = String::new();
     while !text.ends_with(end) {
         let mut buffer = [0; 1024];
         let bytes = stream.read(&mut buffer).unwrap();
-        assert_ne!(bytes, 0, "closed after {text:?}");
+        assert_ne!(bytes, 0, "connection closed after {text:?}, before {end:?}");
         text.push_str(std::str::from_utf8(&buffer[..bytes]).unwrap());
     }
 }
@@ -134,7 +136,7 @@ fn a_new_connection_takes_the_place_of_the_one_idle_longest() {
     let mut first = server.connect(GET);
     read_until(&mut first, "quick");
     let mut second = server.connect(b"");
-    // From here on the first connection is the one that was used last.
+    // The first connection sends one more request, so the second connection has been idle longest.
     sleep(Duration::from_millis(200));
     first.write_all(GET).unwrap();
     read_until(&mut first, "quick");
@@ -143,7 +145,8 @@ fn a_new_connection_takes_the_place_of_the_one_idle_longest() {
     closed(&mut second);
     first.write_all(GET).unwrap();
     read_until(&mut first, "quick");
-    // Silent connections and incomplete heads beyond the limit keep nobody out.
+    // Connections that are silent or sent an incomplete head do not keep a new client out, even if
+    // there are more of them than slots.
     let held = [b"".as_slice(), b"GET"].into_iter().cycle().take(50);
     let _held: Vec<_> = held.map(|start| server.connect(start)).collect();
     read_until(&mut server.connect(GET), "quick");

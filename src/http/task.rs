@@ -22,11 +22,11 @@ use crate::registry::LoadedModel;
 /// Query parameters that every task takes.
 pub(super) const COMMON_PARAMETERS: [&str; 2] = ["model", "orientation"];
 
-/// The parts of a route that differ by task: its parameters, its postprocessing, its response.
+/// The parts of a route that depend on its task: parameters, postprocessing, response.
 pub(super) trait TaskRoute: Sized + Send + Sync {
-    /// Task of the models that the route runs.
+    /// Task of the models that the route serves.
     const TASK: Task;
-    /// Query parameters in addition to [`COMMON_PARAMETERS`].
+    /// Query parameters that the route takes in addition to [`COMMON_PARAMETERS`].
     const PARAMETERS: &'static [&'static str];
     /// The pipeline step that computes results from a network's outputs.
     type Postprocess: Postprocess;
@@ -34,7 +34,7 @@ pub(super) trait TaskRoute: Sized + Send + Sync {
     /// Parses the task's own query parameters and headers.
     ///
     /// # Errors
-    /// [`ServeError::BadParameter`] if one has an invalid value.
+    /// [`ServeError::BadParameter`] if a parameter or header has an invalid value.
     fn parse(
         params: &mut Params,
         headers: &HeaderMap,
@@ -44,7 +44,8 @@ pub(super) trait TaskRoute: Sized + Send + Sync {
     /// Returns the postprocessing step with the request's options.
     fn postprocess(&self) -> Self::Postprocess;
 
-    /// Whether the response is one image file, which only a request of one image can have.
+    /// Returns whether the response is one image file. Then the request must contain only one
+    /// image.
     fn is_image(&self) -> bool {
         false
     }
@@ -53,7 +54,7 @@ pub(super) trait TaskRoute: Sized + Send + Sync {
     fn respond(&self, results: ResponseOf<Self>) -> Result<Response, ServeError>;
 }
 
-/// The pipeline's response with the results of the task route `T`.
+/// The pipeline's response, with the results that the task route `T` returns.
 pub(super) type ResponseOf<T> =
     pipeline::Response<<<T as TaskRoute>::Postprocess as Postprocess>::Output>;
 
@@ -113,7 +114,8 @@ struct Head<T> {
 }
 
 impl<T: TaskRoute> Head<T> {
-    /// Checks the query and headers. Returns them with the model that they select.
+    /// Checks the query and headers. Returns the checked values with the model that the query
+    /// selects.
     fn parse(app: &App, parts: &Parts) -> Result<(Self, Arc<LoadedModel>), ServeError> {
         let registry = app.registry()?;
         let mut params = Params::parse(&parts.uri)?;
@@ -167,7 +169,7 @@ fn require_one_image(images: usize) -> Result<(), ServeError> {
     }
     Err(ServeError::BadParameter {
         field: "accept".to_owned(),
-        expected: "application/json for several images".to_owned(),
-        got: format!("an image type for {images} images"),
+        expected: "one image in the request if the response is an image file".to_owned(),
+        got: format!("{images} images"),
     })
 }

@@ -1,41 +1,44 @@
-//! Source samples and fixed-point weights of an antialiased resize along one axis, computed and rounded
-//! as Pillow does.
+//! Computes the source samples and the fixed-point weights of an antialiased resize along one axis,
+//! rounded as Pillow rounds them.
 
 use std::ops::Range;
 
 use crate::manifest::Filter;
 
-/// Fractional bits of a fixed-point weight. A weighted sum has 32 bits: the sample needs 8 of them, and
-/// overshoot by negative weights 2.
+/// Number of fractional bits of a fixed-point weight. A weighted sum of samples has 32 bits: 8 for
+/// the sample, and 2 for the sign and for sums that negative weights push above 255. The remaining
+/// 22 bits are fractional.
 pub(super) const PRECISION_BITS: u32 = 32 - 8 - 2;
 
-/// The range of source samples that one output sample is computed from.
+/// The range of source samples that one output sample is computed from, and the place of their
+/// weights.
 #[derive(Debug, Clone, Copy)]
 struct Taps {
     /// Index of the first source sample.
     start: usize,
-    /// Number of source samples.
+    /// Number of source samples in the range.
     len: usize,
-    /// Index in [`Axis::weights`] of the weight of the first source sample.
+    /// Index in [`Axis::weights`] of the weight of the first source sample. The weights of the
+    /// other source samples follow it.
     weights: usize,
 }
 
-/// The source samples and weights of a range of output samples.
+/// The source samples and the weights of a range of output samples along one axis.
 pub(super) struct Axis {
     taps: Vec<Taps>,
     weights: Vec<i32>,
 }
 
 impl Axis {
-    /// Returns the weights of the output samples `outputs` of a line of `source` samples that is resized
-    /// to `whole` samples.
+    /// Computes the source samples and weights of the output samples `outputs`, when a line of
+    /// `source` samples is resized to `whole` samples with `filter`.
     pub(super) fn new(source: u32, whole: u64, outputs: Range<u64>, filter: Filter) -> Self {
         let (kernel, support): (fn(f64) -> f64, f64) = match filter {
             Filter::Bilinear => (triangle, 1.0),
             Filter::Bicubic => (catmull_rom, 2.0),
         };
         let scale = f64::from(source) / whole as f64;
-        // Antialiasing: the kernel widens when the image shrinks.
+        // Antialiasing: when the image shrinks, the kernel widens to cover all source samples.
         let widening = scale.max(1.0);
         let (support, narrowing) = (support * widening, 1.0 / widening);
         let (mut axis, mut raw) = (Self::empty(), Vec::new());
@@ -57,8 +60,9 @@ impl Axis {
         }
     }
 
-    /// Adds an output sample whose source samples begin at `start`. Their weights `raw` are normalized
-    /// to a sum of 1 and converted to fixed point, halves rounded away from zero.
+    /// Adds an output sample whose first source sample has the index `start`. `raw` holds the
+    /// weights of its source samples, which are normalized to a sum of 1 and converted to fixed
+    /// point, halves rounded away from zero.
     fn push(&mut self, start: usize, raw: &[f64]) {
         let sum: f64 = raw.iter().sum();
         self.taps.push(Taps {
@@ -78,8 +82,8 @@ impl Axis {
         self.taps.len()
     }
 
-    /// Returns, for each of `outputs`, the index of its first source sample and the weights of all its
-    /// source samples.
+    /// Returns, for each output sample in `outputs`, the index of its first source sample and the
+    /// weights of all its source samples.
     #[inline]
     pub(super) fn iter(&self, outputs: Range<usize>) -> impl Iterator<Item = (usize, &[i32])> {
         let weights = |taps: &Taps| &self.weights[taps.weights..taps.weights + taps.len];
@@ -88,7 +92,7 @@ impl Axis {
             .map(move |t| (t.start, weights(t)))
     }
 
-    /// Returns the range of source samples that `outputs` need.
+    /// Returns the smallest range of source samples that contains all source samples of `outputs`.
     pub(super) fn span(&self, outputs: Range<usize>) -> Range<usize> {
         let taps = &self.taps[outputs];
         let start = taps.first().map_or(0, |t| t.start);
@@ -97,12 +101,13 @@ impl Axis {
     }
 }
 
-/// The kernel of `PIL.Image.BILINEAR`.
+/// Returns the kernel of `PIL.Image.BILINEAR` at distance `x` from its center.
 fn triangle(x: f64) -> f64 {
     (1.0 - x.abs()).max(0.0)
 }
 
-/// The kernel of `PIL.Image.BICUBIC`: cubic convolution with a = -0.5, in Pillow's order of operations.
+/// Returns the kernel of `PIL.Image.BICUBIC` at distance `x` from its center: cubic convolution
+/// with a = -0.5, in the order of operations of Pillow.
 fn catmull_rom(x: f64) -> f64 {
     const A: f64 = -0.5;
     let x = x.abs();

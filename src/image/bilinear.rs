@@ -1,7 +1,7 @@
-//! Source positions of a bilinear resize without antialiasing.
+//! Computes the source positions of a bilinear resize without antialiasing.
 
-/// Returns the source index and the weight of the sample after it (0..=1) for output sample `out`
-/// when `from` samples (> 0) are resized to `to`.
+/// Returns, for output sample `out` when `from` samples (> 0) are resized to `to`, the index of the
+/// first of two source samples, and the weight (0..=1) of the second. The two weights add up to 1.
 ///
 /// Source: `compute_source_index_and_lambda` of PyTorch's `aten/src/ATen/native/UpSample.h`, for
 /// `align_corners=False` and no scale factor, computed in f32 as there.

@@ -1,18 +1,20 @@
-//! CPU time and memory that decoding an image takes, predicted from its headers.
+//! Predicts the CPU time and memory that decoding an image takes from the headers of the file.
 //!
-//! The figures are CPU time and peak memory on an AMD EPYC with 2 shared cores, measured on 2026-11-28 with
-//! `cargo bench --bench decode`: photographs of 3 to 12 megapixels, and files built to be expensive. Predicted
-//! time is within a factor of two, except for CMYK JPEG, which takes 2.3 times as long. A server can scale the
-//! prediction by the times that it measures.
+//! The predictions use CPU time and peak memory measured on an AMD EPYC with 2 shared cores on
+//! 2026-11-28 with `cargo bench --bench decode`: photographs of 3 to 12 megapixels, and files built
+//! to be expensive. The predicted time is within a factor of two of the measured time, except for
+//! CMYK JPEG, which takes 2.3 times as long as predicted. A server can scale the prediction by the
+//! times that it measures.
 
 use super::{ImageError, ImageHeader, ImageSize};
 
-/// Images up to this size are never rejected for their density: at 1.05 million pixels, decoding takes
-/// milliseconds whatever the file holds.
+/// Number of pixels up to which an image is never rejected for its pixels per byte: decoding 1.05
+/// million pixels takes milliseconds, whatever the file holds.
 const ALWAYS_ACCEPTED_PIXELS: u64 = 1 << 20;
-/// CPU time in nanoseconds that every decode takes, whatever the image.
+/// CPU time in nanoseconds that each decode takes in addition to the time per pixel and per byte.
 const FIXED_NANOS: u64 = 20_000;
-/// Bytes that every decoder holds, whatever the image: windows, tables and rows.
+/// Memory in bytes that every decoder holds in addition to the memory per pixel: windows, tables
+/// and rows.
 const FIXED_BYTES: u64 = 1 << 20;
 
 /// How the pixels of an image are coded.
@@ -48,16 +50,16 @@ pub enum Coding {
     Gif,
 }
 
-/// Time and memory of one decode.
+/// Predicted CPU time and memory of decoding one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeCost {
-    /// CPU time of one thread in nanoseconds, on the CPU that the figures were measured on.
+    /// CPU time of one thread in nanoseconds, on the CPU of the measurements in this module.
     pub nanos: u64,
-    /// Peak memory in bytes, with the decoded image and without the file.
+    /// Peak memory in bytes, including the decoded image but not the encoded file.
     pub peak_bytes: u64,
 }
 
-/// Measured costs of one [`Coding`]; integers, so that predictions are exact.
+/// Measured costs of one [`Coding`], as integers, so that predictions are exact.
 struct Figures {
     /// CPU time per pixel, in picoseconds.
     picos_per_pixel: u64,
@@ -94,8 +96,8 @@ impl Coding {
 }
 
 impl ImageHeader {
-    /// Predicts the cost of decoding a file of `file_bytes` bytes with this header. `turned` is whether the
-    /// orientation that the file states is applied.
+    /// Predicts the cost of decoding a file of `file_bytes` bytes with this header. `turned` says
+    /// whether the orientation that the file states is applied.
     pub fn decode_cost(&self, file_bytes: usize, turned: bool) -> DecodeCost {
         let figures = self.coding.figures();
         let pixels = self.size.pixels();
@@ -107,7 +109,8 @@ impl ImageHeader {
         let picos = pixels
             .saturating_mul(figures.picos_per_pixel + turn_picos)
             .saturating_add((file_bytes as u64).saturating_mul(figures.picos_per_byte));
-        // The decoder has freed all memory but the image when turning begins, so the two peaks do not add up.
+        // When the rotation begins, the decoder has freed all of its memory but the image, so the
+        // two peaks do not add up.
         let bytes_per_1000 = figures.bytes_per_1000_pixels.max(turn_bytes);
         DecodeCost {
             nanos: FIXED_NANOS + picos / 1000,
@@ -121,11 +124,13 @@ const TURN_PICOS_PER_PIXEL: u64 = 8_000;
 
 /// Rejects a file whose pixels cost far more to decode than its bytes cost to send.
 ///
-/// Flat colors compress without bound in PNG, GIF, WebP and run lengths, so a few bytes can hold as many
-/// pixels as the limit allows. Images up to 1,048,576 pixels are always accepted.
+/// Flat colors compress without bound in PNG, GIF, WebP and run-length coded BMP, so a few bytes
+/// can hold as many pixels as the limit on pixels allows. Images of up to 1,048,576 pixels are
+/// always accepted.
 ///
 /// # Errors
-/// [`ImageError::TooManyPixelsPerByte`] with more than `limit` pixels for each byte of the file.
+/// [`ImageError::TooManyPixelsPerByte`] if the image has more than `limit` pixels for each byte of
+/// the file.
 pub fn check_density(size: ImageSize, file_bytes: usize, limit: u64) -> Result<(), ImageError> {
     let (pixels, bytes) = (size.pixels(), file_bytes as u64);
     if pixels <= ALWAYS_ACCEPTED_PIXELS || pixels <= bytes.saturating_mul(limit) {

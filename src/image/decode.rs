@@ -1,14 +1,14 @@
 //! Decoding to 8-bit RGB as Pillow's `Image.open(f).convert("RGB")` does it.
 //!
-//! Alpha is dropped without compositing, palettes and gray are expanded, and 16-bit samples keep their
-//! high byte. Pillow clips 16-bit gray at 255 instead, which turns nearly every such image white: that
-//! defect of Pillow is not reproduced.
+//! Alpha is dropped without compositing, palettes and gray are expanded, and 16-bit samples keep
+//! their high byte. One defect of Pillow is not reproduced: it clips 16-bit gray samples at 255,
+//! which turns nearly all of the image white.
 
 use image::{ImageBuffer, RgbImage};
 
 use super::{ImageError, ImageFormat, ImageSize, bmp, gif, jpeg, orientation, png, probe, webp};
 
-/// What to do with the orientation that EXIF or XMP metadata state.
+/// Whether decoding applies the orientation that a file's EXIF or XMP metadata state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Orientation {
     /// Rotate and mirror as a viewer does. Source: `PIL.ImageOps.exif_transpose`.
@@ -21,7 +21,7 @@ pub enum Orientation {
 /// Options of [`decode()`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeOptions {
-    /// Most pixels that an image may have by its headers.
+    /// Maximum number of pixels (width times height) that an image's headers may state.
     pub max_pixels: u64,
     /// Whether the orientation that the file states is applied.
     pub orientation: Orientation,
@@ -29,14 +29,14 @@ pub struct DecodeOptions {
 
 /// Decodes an image to RGB, `[H, W, 3] u8`; of an animation, the first frame.
 ///
-/// Memory is bounded by the size that [`probe()`] returns, times the bytes per pixel of
-/// [`ImageHeader::decode_cost`](super::ImageHeader::decode_cost), plus 4 MiB.
+/// Peak memory in bytes is at most the number of pixels that [`probe()`] finds, times the bytes per
+/// pixel that [`ImageHeader::decode_cost`](super::ImageHeader::decode_cost) predicts, plus 4 MiB.
 ///
 /// # Errors
-/// Those of [`probe()`], [`ImageError::TooManyPixels`] before anything is allocated, and
-/// [`ImageError::Damaged`] for files that are cut short, corrupt, or of another size than their headers
-/// state. A progressive JPEG that ends between two scans and has an end marker cannot be told from a
-/// whole one and decodes, as it does in Pillow.
+/// The errors of [`probe()`]; [`ImageError::TooManyPixels`] before anything is allocated;
+/// [`ImageError::Damaged`] if the file is cut short or corrupt, or if its pixel data has another
+/// size than its headers state. A progressive JPEG that ends between two scans and has an end
+/// marker cannot be distinguished from a complete file; it is decoded, as Pillow does.
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, ImageError> {
     let header = probe(bytes)?;
     check_pixels(header.size, options.max_pixels)?;
@@ -56,7 +56,7 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, ImageEr
 /// Rejects an image of more than `limit` pixels.
 ///
 /// # Errors
-/// [`ImageError::TooManyPixels`].
+/// [`ImageError::TooManyPixels`] if `size` has more than `limit` pixels.
 pub fn check_pixels(size: ImageSize, limit: u64) -> Result<(), ImageError> {
     if size.pixels() <= limit {
         return Ok(());
@@ -71,7 +71,7 @@ pub fn check_pixels(size: ImageSize, limit: u64) -> Result<(), ImageError> {
 /// Returns the image of `size` with the samples `rgb`, `[H, W, 3] u8`.
 ///
 /// # Errors
-/// [`ImageError::Damaged`] if there are fewer samples than `size` has.
+/// [`ImageError::Damaged`] if `rgb` has fewer than three samples per pixel of `size`.
 pub(super) fn rgb_image(
     format: ImageFormat,
     size: ImageSize,
@@ -83,7 +83,7 @@ pub(super) fn rgb_image(
     })
 }
 
-/// Returns the bytes of an RGB image of `size`.
+/// Returns the length in bytes of the samples of an 8-bit RGB image of `size`.
 pub(super) fn rgb_len(size: ImageSize) -> usize {
     size.width as usize * size.height as usize * 3
 }

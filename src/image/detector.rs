@@ -11,7 +11,7 @@
 
 #![expect(
     clippy::inline_always,
-    reason = "what a kernel calls must be compiled for its instruction set"
+    reason = "functions that a SIMD kernel calls must be inlined to use its instruction set"
 )]
 
 use fearless_simd::Simd;
@@ -39,11 +39,11 @@ impl DetectorTransform {
         self.resize
     }
 
-    /// Returns the sizes that an image of size `original` has before the resize, after it and after
-    /// padding.
+    /// Returns the sizes that an image of size `original` has before the resize, after the resize,
+    /// and after padding.
     ///
     /// # Errors
-    /// As [`DetectorResize::sizes`].
+    /// The errors of [`DetectorResize::sizes`].
     pub fn sizes(&self, original: ImageSize) -> Result<DetectorSizes, ImageError> {
         self.resize.sizes(original)
     }
@@ -52,7 +52,7 @@ impl DetectorTransform {
     /// the bottom.
     ///
     /// # Errors
-    /// As [`DetectorResize::sizes`].
+    /// The errors of [`DetectorResize::sizes`].
     pub fn run(&self, image: &RgbImage) -> Result<PreparedImage, ImageError> {
         let (width, height) = image.dimensions();
         let sizes = self.sizes(ImageSize { width, height })?;
@@ -72,12 +72,11 @@ impl DetectorTransform {
     }
 }
 
-/// The two neighboring source samples that an output sample lies between: `first` and the one after
-/// it.
+/// The two neighboring source samples that an output sample lies between: `first` and `first + 1`.
 #[derive(Debug, Clone, Copy)]
 struct Tap {
     first: u32,
-    /// Weight of the second sample, 0..=1.
+    /// Weight of source sample `first + 1`, 0..=1. Sample `first` has the weight `1 - weight`.
     weight: f32,
 }
 
@@ -138,12 +137,14 @@ struct Lines<'a> {
     image: &'a RgbImage,
     tables: &'a [[f32; 256]; 3],
     taps: Vec<Tap>,
-    /// One channel of a normalized source row. Its last sample is repeated, so that every tap has two
-    /// samples.
+    /// Scratch memory for one channel of a normalized source row. The row's last sample is stored
+    /// twice, so that a tap that begins at the last sample also has two samples.
     samples: Vec<f32>,
-    /// The upper and the lower source row, stretched to the output width: `[3, taps.len()]` each.
+    /// The source rows above and below the current output row, in this order, normalized and
+    /// stretched to the output width: `[3, taps.len()]` each.
     stretched: [Vec<f32>; 2],
-    /// Index of the source row in each element of `stretched`; `None` if nothing is loaded yet.
+    /// Index of the source row that each element of `stretched` holds; `None` if the element has
+    /// not been computed yet.
     loaded: [Option<u32>; 2],
 }
 
@@ -161,8 +162,9 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// Stretches the source rows `wanted`, the upper and the lower, unless they are loaded. On the way
-    /// down the image the lower row becomes the upper one without being computed again.
+    /// Computes the source rows `wanted` (upper, lower) in `stretched`, unless they are there
+    /// already. If the previous lower row is the new upper row, the two elements are swapped
+    /// instead of computing the row again.
     #[inline(always)]
     fn load(&mut self, wanted: [u32; 2]) {
         if self.loaded[1] == Some(wanted[0]) {
@@ -208,7 +210,7 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// Returns channel `c` of the upper and of the lower row.
+    /// Returns channel `c` of the two stretched source rows, the upper row first.
     #[inline(always)]
     fn rows(&self, c: usize) -> [&[f32]; 2] {
         let width = self.taps.len();

@@ -8,23 +8,25 @@ use super::{ImageError, ImageSize};
 pub enum DetectorSize {
     /// The aspect ratio is kept; see [`bounded_size`].
     Bounded {
-        /// Length of the shorter side in pixels, unless the longer side would exceed `max`.
+        /// Length in pixels of the resized image's shorter side. The side becomes shorter than this
+        /// if the longer side would exceed `max`.
         min: u32,
-        /// Most pixels of the longer side.
+        /// Maximum length in pixels of the resized image's longer side.
         max: u32,
     },
     /// Every image is resized to this size, whatever its aspect ratio.
     Fixed(ImageSize),
 }
 
-/// The sizes of one image through a detector's preprocessing.
+/// The sizes of one image before and after each step of a detector's preprocessing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DetectorSizes {
     /// Size of the decoded image.
     pub original: ImageSize,
     /// Size after the resize: boxes are clipped to it.
     pub resized: ImageSize,
-    /// Size after padding, that of the input tensor: anchors and feature maps cover it.
+    /// Size after padding, which is the size of the input tensor. Anchors and feature maps cover
+    /// it.
     pub padded: ImageSize,
 }
 
@@ -46,7 +48,7 @@ impl DetectorResize {
     ///
     /// # Errors
     /// [`ImageError::Empty`] if the image has no pixels; [`ImageError::ResizedTooLarge`] if the padded
-    /// image has more pixels than a network may take.
+    /// image has more than [`MAX_INPUT_PIXELS`] pixels.
     pub fn sizes(self, original: ImageSize) -> Result<DetectorSizes, ImageError> {
         if original.pixels() == 0 {
             return Err(ImageError::Empty);
@@ -72,10 +74,11 @@ impl DetectorResize {
     }
 }
 
-/// Returns the size after a resize to a shorter side of `min` pixels, or less if the longer side would
-/// exceed `max`.
+/// Returns the size of an image that is resized, with its aspect ratio, to a shorter side of `min`
+/// pixels, or of fewer pixels if the longer side would exceed `max` pixels.
 ///
-/// A side is at least one pixel long; torchvision fails for an image of 1x4000 instead. Source:
+/// Each side of the result is at least one pixel long. torchvision fails instead if a side would
+/// round down to 0 pixels, as for an image of 1x4000 pixels. Source: torchvision's
 /// `_resize_image_and_masks` outside of tracing, whose scale is a Python float, and
 /// `recompute_scale_factor=True` of `torch.nn.functional.interpolate`, which rounds down.
 pub fn bounded_size(input: ImageSize, min: u32, max: u32) -> ImageSize {
@@ -89,7 +92,8 @@ pub fn bounded_size(input: ImageSize, min: u32, max: u32) -> ImageSize {
     }
 }
 
-/// Returns the size with both sides rounded up to a multiple of `multiple`; 0 counts as 1.
+/// Returns `size` with both sides rounded up to a multiple of `multiple` pixels. A `multiple` of 0
+/// leaves `size` unchanged.
 pub fn padded_size(size: ImageSize, multiple: u32) -> ImageSize {
     let side = |side: u32| side.checked_next_multiple_of(multiple).unwrap_or(side);
     ImageSize {

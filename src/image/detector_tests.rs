@@ -1,4 +1,5 @@
-//! The detectors' preprocessing against torchvision, and its kernel against a slow reference.
+//! Tests that compare the detectors' preprocessing with torchvision, and its kernel with a slow
+//! reference.
 
 use std::path::Path;
 
@@ -16,9 +17,10 @@ fn size(width: u32, height: u32) -> ImageSize {
 
 #[test]
 fn bounded_sizes_are_torchvisions() {
-    // GeneralizedRCNNTransform(min, max, ...).resize of torchvision 0.29.2; the case with 97
-    // shows that the scale is rounded before the multiplication. torchvision rejects the last two: an
-    // empty side.
+    // Each case holds the image's size, (min, max), and the size that torchvision 0.29.2 returns:
+    // GeneralizedRCNNTransform(min, max, ...).resize. The case of 97x97 shows that the scale is
+    // rounded before the multiplication. For the last two cases torchvision fails, because a side
+    // would have 0 pixels.
     let cases = [
         ((640, 480), (800, 1333), (1066, 800)),
         ((480, 640), (800, 1333), (800, 1066)),
@@ -34,7 +36,7 @@ fn bounded_sizes_are_torchvisions() {
         assert_eq!(
             (got.width, got.height),
             expected,
-            "{width}x{height} to {min}, {max}"
+            "{width}x{height} to min {min}, max {max}"
         );
     }
 }
@@ -57,7 +59,8 @@ fn impossible_sizes_are_rejected() {
     assert!(matches!(result, Err(ImageError::ResizedTooLarge { .. })));
 }
 
-/// Every pair of sizes, with padding.
+/// Compares the kernel with the reference for every pair of source and output sizes. Outputs are
+/// padded to a multiple of 4 pixels.
 #[test]
 fn the_kernel_equals_the_reference() {
     let sides = [1, 2, 3, 7, 16, 33, 64];
@@ -97,7 +100,7 @@ fn sizes_of_many_images_are_torchvisions() {
     for [width, height, min, max, to_width, to_height] in values.as_chunks::<6>().0 {
         let got = bounded_size(size(*width, *height), *min, *max);
         let expected = size(*to_width, *to_height);
-        assert_eq!(got, expected, "{width}x{height} to {min}, {max}");
+        assert_eq!(got, expected, "{width}x{height} to min {min}, max {max}");
     }
 }
 
@@ -112,7 +115,8 @@ fn photographs_become_torchvisions_tensors() {
     };
     let fixed = DetectorResize::new(DetectorSize::Fixed(size(320, 320)), 1);
     let fixed = DetectorTransform::new(fixed, Normalizer::new([0.5; 3], [0.5; 3]));
-    // Name of the preset, step between the rows and columns of the fixture, transform.
+    // Each preset has its name in the fixture, the step `n` if the fixture holds every `n`th row
+    // and column, and the transform to compare.
     let presets = [
         ("800_1333", 32, bounded(800, 1333)),
         ("320_640", 8, bounded(320, 640)),
@@ -135,8 +139,8 @@ fn photographs_become_torchvisions_tensors() {
             assert_eq!(got.len(), values.len(), "{name}");
             let pairs = got.iter().zip(values);
             let largest = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            println!("{name}: {largest:e}");
-            assert!(largest < 2e-6, "{name}: {largest}");
+            println!("{name}: largest difference {largest:e}");
+            assert!(largest < 2e-6, "{name}: largest difference {largest}");
         }
     }
 }

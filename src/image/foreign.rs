@@ -59,7 +59,7 @@ const SIGNATURES: [(&[u8], &str, &str); 28] = [
     ),
 ];
 
-/// Recognizes a file by its first bytes. `None` if its format is not one of those known here.
+/// Recognizes a file by its first bytes. `None` if the format is not in the tables of this module.
 pub(super) fn recognize(bytes: &[u8]) -> Option<ForeignFile> {
     let (name, advice) = by_signature(bytes)
         .or_else(|| by_container(bytes))
@@ -79,7 +79,8 @@ fn by_container(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     if bytes.get(4..8) == Some(b"ftyp") {
         let end = bytes.len().min(64);
         let mut brands = bytes[8..end].as_chunks::<4>().0.iter();
-        // The second word is the version of the first brand; it equals none of the wanted brands.
+        // Of the 4-byte words after `ftyp`, the second is a version and no brand. It is not
+        // skipped, because a version never equals one of the wanted brands.
         let has = |wanted: &[&[u8; 4]]| brands.clone().any(|brand| wanted.contains(&brand));
         return Some(if has(&[b"avif", b"avis"]) {
             ("AVIF", CONVERT)

@@ -1,5 +1,5 @@
-//! Decoding, resizing and preprocessing against Pillow and torchvision, on the images of `tests/golden`
-//! and `tests/photos`.
+//! Tests that compare decoding, resizing and preprocessing with Pillow and torchvision, on the
+//! images of `tests/golden` and `tests/photos`.
 
 use std::path::{Path, PathBuf};
 
@@ -29,7 +29,7 @@ fn read(path: &str) -> Vec<u8> {
 fn image_from(tensors: &SafeTensors, name: &str) -> RgbImage {
     let tensor = tensors.tensor(name).unwrap();
     let [height, width, 3] = *tensor.shape() else {
-        panic!("{name}: {:?}", tensor.shape())
+        panic!("{name}: shape {:?} is not [H, W, 3]", tensor.shape())
     };
     RgbImage::from_raw(width as u32, height as u32, tensor.data().to_vec()).unwrap()
 }
@@ -58,7 +58,7 @@ fn every_valid_image_decodes_to_pillows_pixels() {
         let expected = image_from(&tensors, name);
         match decode(&read(&format!("golden/images/{name}")), &OPTIONS) {
             Ok(image) if image.dimensions() != expected.dimensions() => {
-                wrong.push(format!("{name}: {:?}", image.dimensions()));
+                wrong.push(format!("{name}: decoded size {:?}", image.dimensions()));
             }
             Ok(image) => {
                 let distance = distance(&image, &expected);
@@ -142,7 +142,7 @@ fn the_limit_counts_pixels_exactly() {
             max_pixels,
             ..OPTIONS
         };
-        assert_eq!(decode(&bytes, &options).is_ok(), ok, "{max_pixels}");
+        assert_eq!(decode(&bytes, &options).is_ok(), ok, "limit {max_pixels}");
     }
 }
 
@@ -191,7 +191,7 @@ fn resizes_are_bit_identical_to_pillows() {
             let (w, h) = expected.dimensions();
             assert!(
                 reference::resize(&source, w, h, filter) == expected,
-                "reference, {name}"
+                "reference resize, {name}"
             );
             let window = Window::all(extent(w, h));
             assert!(
@@ -237,7 +237,7 @@ fn a_window_is_bit_identical_to_resize_and_crop() {
             let got = resize_window(&image, &window, filter);
             assert!(
                 got == expected,
-                "{width}x{height} to {short}, {crop}, {filter:?}"
+                "{width}x{height} to short side {short}, crop {crop}, {filter:?}"
             );
         }
     }
@@ -270,10 +270,10 @@ fn an_equal_size_is_copied() {
 
 #[test]
 fn crop_offsets_round_to_even() {
-    // round(0.5) = 0, round(1.5) = 2, round(2.5) = 2.
+    // Half of the columns to drop is rounded as Python does: 0.5 to 0, 1.5 to 2, 2.5 to 2.
     for (side, offset) in [(224, 0), (225, 0), (226, 1), (227, 2), (229, 2)] {
         let window = Window::central(extent(side, 224), 224);
-        assert_eq!((window.x, window.y), (offset, 0), "{side}");
+        assert_eq!((window.x, window.y), (offset, 0), "width {side}");
     }
 }
 
@@ -300,7 +300,7 @@ fn photographs_become_torchvisions_tensors() {
                 .zip(expected)
                 .map(|(a, b)| (a - b).abs())
                 .fold(0.0, f32::max);
-            assert_eq!(largest, 0.0, "{photo} {size}");
+            assert_eq!(largest, 0.0, "{photo} resized to {size}");
         }
     }
 }

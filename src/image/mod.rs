@@ -51,14 +51,14 @@ pub use resize::{Extent, Window, resize_window, short_side_size};
 /// Width and height in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ImageSize {
-    /// Columns.
+    /// Number of pixel columns.
     pub width: u32,
-    /// Rows.
+    /// Number of pixel rows.
     pub height: u32,
 }
 
 impl ImageSize {
-    /// Width times height.
+    /// Returns the number of pixels: width times height.
     pub fn pixels(self) -> u64 {
         u64::from(self.width) * u64::from(self.height)
     }
@@ -67,15 +67,15 @@ impl ImageSize {
 /// The formats that [`decode()`] reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ImageFormat {
-    /// Baseline and progressive; gray, `YCbCr`, RGB, CMYK and YCCK.
+    /// Baseline and progressive JPEG in gray, `YCbCr`, RGB, CMYK and YCCK.
     Jpeg,
-    /// All color types and depths; of an animation, the default image.
+    /// PNG of every color type and bit depth; of an animation, the default image.
     Png,
-    /// Lossy and lossless, with or without alpha; of an animation, the first frame.
+    /// Lossy and lossless WebP, with or without alpha; of an animation, the first frame.
     WebP,
     /// Windows and OS/2 bitmaps.
     Bmp,
-    /// The first frame.
+    /// GIF; of an animation, the first frame.
     Gif,
 }
 
@@ -94,10 +94,10 @@ impl fmt::Display for ImageFormat {
 /// The reason why a file cannot be decoded or an image cannot be preprocessed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ImageError {
-    /// The file has no bytes.
-    #[error("the image is empty")]
+    /// The file has no bytes, or the image has no pixels.
+    #[error("the image is empty: it has no bytes or no pixels")]
     Empty,
-    /// The first bytes are of no format in [`ImageFormat`].
+    /// The first bytes of the file match none of the formats in [`ImageFormat`].
     #[error("not a JPEG, PNG, WebP, BMP or GIF image{}", Found(found.as_ref()))]
     UnknownFormat {
         /// The type of the file and advice. `None` if the type is not recognized.
@@ -118,7 +118,7 @@ pub enum ImageError {
         width: u64,
         /// Height in pixels that the header states.
         height: u64,
-        /// Most pixels allowed.
+        /// Maximum number of pixels of an image.
         limit: u64,
     },
     /// The image has more pixels per byte of its file than allowed, so decoding it costs far more than sending it.
@@ -130,23 +130,25 @@ pub enum ImageError {
         pixels: u64,
         /// Size of the file in bytes.
         bytes: u64,
-        /// Most pixels for each byte of the file.
+        /// Maximum number of pixels per byte of the file.
         limit: u64,
     },
-    /// After the resize, which keeps the aspect ratio, the image has more pixels than a network accepts.
+    /// The model's preprocessing (resize, crop and padding) turns the image into more pixels than
+    /// the input of a network may have.
     #[error(
-        "an image of {}x{} pixels becomes {width}x{height} for this model, over its limit of {limit} pixels",
+        "an image of {}x{} pixels is resized to {width}x{height} pixels for this model, over the \
+         limit of {limit} pixels for a network's input with its padding",
         .input.width,
         .input.height
     )]
     ResizedTooLarge {
-        /// Size of the image.
+        /// Size of the image before the resize.
         input: ImageSize,
-        /// Columns after the resize.
+        /// Width in pixels after the resize and the crop, before padding.
         width: u64,
-        /// Rows after the resize.
+        /// Height in pixels after the resize and the crop, before padding.
         height: u64,
-        /// Most pixels allowed.
+        /// Maximum number of pixels of a network's input, padding included.
         limit: u64,
     },
     /// The file is cut short or contradicts its format.

@@ -9,8 +9,8 @@ pub struct Normalizer {
 }
 
 impl Normalizer {
-    /// Returns the normalizer of images with this mean and standard deviation of red, green and blue.
-    /// Every step is rounded to f32, as torch rounds it.
+    /// Returns the normalizer with this mean and standard deviation per channel (red, green, blue),
+    /// for samples scaled to 0..=1. Every step is rounded to f32, as torch rounds it.
     ///
     /// Source: `torchvision.transforms.functional.to_tensor` and `normalize`.
     pub fn new(mean: [f32; 3], std: [f32; 3]) -> Self {
@@ -20,7 +20,7 @@ impl Normalizer {
         }
     }
 
-    /// Returns the tables of red, green and blue.
+    /// Returns the lookup tables of the channels red, green and blue.
     pub(super) fn tables(&self) -> &[[f32; 256]; 3] {
         &self.tables
     }

@@ -1,4 +1,5 @@
-//! Reading of the orientation that EXIF or XMP metadata state, and turning of an image by it.
+//! Reading of the orientation that EXIF or XMP metadata state, and the rotation or mirroring that
+//! makes the image upright.
 //!
 //! Source: `PIL.Image.Exif.load`, `PIL.Image.Image.getexif` and `PIL.ImageOps.exif_transpose`.
 
@@ -7,7 +8,8 @@ use image::{DynamicImage, RgbImage};
 
 use super::bytes::array;
 
-/// The prefix of an EXIF block in a JPEG segment; other formats may repeat it.
+/// The prefix of an EXIF block in a JPEG segment. An EXIF block in another format may also begin
+/// with it.
 pub(super) const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 
 /// The tag `Orientation` of TIFF.
@@ -17,7 +19,7 @@ const ORIENTATION: u16 = 0x0112;
 enum Exif {
     /// Value of the orientation tag, which may be outside 1..=8.
     Value(u8),
-    /// The block is valid and has no orientation tag.
+    /// The block is empty, or it is a TIFF structure without a readable orientation tag.
     NoTag,
     /// The block is not a TIFF structure.
     Malformed,
@@ -25,8 +27,9 @@ enum Exif {
 
 /// Returns the turn that makes an image upright, from its EXIF block and its XMP packet.
 ///
-/// XMP is used only if there is no EXIF block, or a valid one without the tag. A value outside 1..=8 and
-/// a malformed EXIF block leave the image as it is stored.
+/// The XMP packet is used only if there is no EXIF block, or if the EXIF block is valid and has no
+/// orientation tag. Returns `NoTransforms` if the orientation is outside 1..=8 or the EXIF block is
+/// malformed.
 pub(super) fn stated(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Turn {
     let value = match exif.map(read_exif) {
         Some(Exif::Value(value)) => Some(value),
@@ -91,7 +94,8 @@ impl Tiff<'_> {
         self.ordered(at).map(u32::from_le_bytes)
     }
 
-    /// Returns the `N` bytes from `at` on in little-endian order.
+    /// Returns the `N` bytes at offset `at`, converted to little-endian order. `None` if the block
+    /// ends before them.
     fn ordered<const N: usize>(self, at: usize) -> Option<[u8; N]> {
         let mut bytes = array::<N>(self.block, at)?;
         if matches!(self.order, ByteOrder::Big) {
@@ -115,9 +119,9 @@ impl Tiff<'_> {
             .find_map(|place| self.first_value(place))
     }
 
-    /// Returns the first value of the directory entry at `at`, or 0 if that is not an orientation.
-    /// `None` if the entry is to be ignored because it has no value, an unknown type, or data outside
-    /// the block.
+    /// Returns the first value of the directory entry at offset `at`, or 0 if that value is not a
+    /// whole number of 1 to 8. `None` if the entry must be ignored because it has no value, an
+    /// unknown type, or data outside the block.
     fn first_value(self, at: usize) -> Option<u8> {
         let kind = self.u16(at + 2)?;
         let unit = match kind {
@@ -152,7 +156,8 @@ impl Tiff<'_> {
     }
 }
 
-/// Returns the digit after the first `tiff:Orientation="` or `tiff:Orientation>` of an XMP packet.
+/// Returns the digit after the first `tiff:Orientation="` or `tiff:Orientation>` of an XMP packet
+/// that a digit follows. `None` if the packet has none.
 fn read_xmp(packet: &[u8]) -> Option<u8> {
     const NAME: &[u8] = b"tiff:Orientation";
     let mut rest = packet;
@@ -188,7 +193,7 @@ mod tests {
         block
     }
 
-    /// Expected values are those of Pillow 13.0.0 for a JPEG with the same EXIF data.
+    /// The expected turns are those of Pillow 13.0.0 for a JPEG with the same EXIF data.
     #[test]
     fn every_numeric_type_counts_as_in_pillow() {
         let turned = [3, 4, 6, 8, 9, 13].map(|kind| (kind, [6, 0, 0, 0], &b""[..], ROTATE));

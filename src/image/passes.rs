@@ -1,15 +1,16 @@
-//! The two passes of a resize: weighted sums along rows, then down the columns.
+//! The two passes of a resize of 8-bit RGB: weighted sums along rows, then down the columns.
 //!
-//! Down the columns, neighboring samples share their weights and source rows, so a vector holds
-//! neighboring samples. Along a row every pixel has its own weights, so the vectors run across rows
-//! instead: 32 rows are transposed, the same weighted sum runs on lines of 32 samples, and its result
-//! is transposed back.
+//! All samples of a vector are multiplied by the same weight. In the second pass, an output row has
+//! the same weights in all columns, so a vector holds neighboring samples of a row. In the first
+//! pass, each output column has weights of its own, so a vector holds one sample of each of 32
+//! rows: a block of 32 source rows is transposed, the weighted sums are computed on lines of 32
+//! samples, and the results are transposed back.
 //!
 //! What is *not* here: the weights, see [`super::axis`].
 
 #![expect(
     clippy::inline_always,
-    reason = "what a kernel calls must be compiled for its instruction set"
+    reason = "functions that a SIMD kernel calls must be inlined to use its instruction set"
 )]
 
 use fearless_simd::{Simd, SimdBase, u8x16};
@@ -17,23 +18,23 @@ use fearless_simd::{Simd, SimdBase, u8x16};
 use super::axis::{Axis, PRECISION_BITS};
 use crate::simd::{Kernel, dispatch};
 
-/// One half in fixed point: makes the final shift round to nearest.
+/// The value 0.5 in fixed point. Sums start with it, so that their final shift rounds to nearest.
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
-/// Number of neighboring samples whose sums are kept in registers. For fewer, the compiler unrolls the
-/// loops into scalar code.
+/// Number of output samples whose sums are computed together, in vector registers. With fewer, the
+/// compiler unrolls the loops into scalar code.
 const LANES: usize = 32;
-/// Number of pixels that the first pass computes between two transpositions; their scratch memory fits
-/// into the cache.
+/// Number of output columns per block of the first pass. The scratch memory of a block, which is
+/// the transposed source and result, fits into the CPU cache.
 const PIXELS: usize = 32;
-/// Side of the squares that are transposed in registers.
+/// Side in bytes of the squares that are transposed in registers.
 const SQUARE: usize = 16;
 
-/// First pass: rows `[h, w, 3]` of `stride` bytes each to `[h, columns.len(), 3]`.
+/// First pass: resizes rows `[h, w, 3] u8` of `stride` bytes each to `[h, columns.len(), 3] u8`.
 pub(super) fn filter_rows(rows: &[u8], stride: usize, columns: &Axis) -> Vec<u8> {
     let out_stride = columns.len() * 3;
     let mut out = vec![0; rows.len() / stride * out_stride];
-    // Images smaller than a block are filtered row by row: padding them would waste work, and the
-    // scratch memory could be larger than the image.
+    // Images of fewer rows or output columns than a block are filtered row by row: padding them
+    // would waste work, and the scratch memory could be larger than the image.
     if rows.len() / stride < LANES || columns.len() < PIXELS {
         let out_rows = out.chunks_exact_mut(out_stride);
         for (row, out) in rows.chunks_exact(stride).zip(out_rows) {
@@ -82,15 +83,16 @@ impl Kernel for RowPass<'_> {
     }
 }
 
-/// Returns the starts of blocks of `size` that cover `len` samples; the last block may overlap the one
-/// before it.
+/// Returns the start indices of blocks of `size` that cover `len` (at least `size`) indices. The
+/// last block may overlap the block before it.
 #[inline(always)]
 fn blocks(len: usize, size: usize) -> impl Iterator<Item = usize> {
     (0..len).step_by(size).map(move |at| at.min(len - size))
 }
 
-/// Computes output pixels of `N` rows at a time: `lines[3 * x + c]` is channel `c` of pixel
-/// `first + x` of each row.
+/// Filters `N` rows along their columns at a time. `lines[3 * x + c]` holds channel `c` of source
+/// pixel `first + x` of the `N` rows, and `out[3 * x + c]` receives channel `c` of output pixel
+/// `x`. `weights` yields the first source pixel and the weights of each output pixel.
 #[inline(always)]
 fn filter_pixels<'a, const N: usize>(
     lines: &[[u8; N]],
@@ -106,8 +108,8 @@ fn filter_pixels<'a, const N: usize>(
     }
 }
 
-/// Second pass: filters source rows, the first of which is row `first` of the image, into the rows of
-/// `out`.
+/// Second pass: filters source rows down the columns into the rows of `out`. `rows` begins with row
+/// `first` of the image; `axis` holds the weights of each output row.
 pub(super) fn filter_columns(rows: &[u8], first: usize, axis: &Axis, out: &mut [u8]) {
     dispatch(ColumnPass {
         rows,
@@ -148,7 +150,8 @@ impl Kernel for ColumnPass<'_> {
     }
 }
 
-/// Computes the weighted sum of the first `N` samples of lines that start `stride` bytes apart.
+/// Computes `N` weighted sums: `out[i]` is the sum of sample `i` of every line, times the line's
+/// weight. Lines start `stride` bytes apart.
 #[inline(always)]
 fn weigh<const N: usize>(lines: &[u8], stride: usize, weights: &[i32], out: &mut [u8; N]) {
     let mut sums = [HALF; N];
@@ -165,7 +168,8 @@ fn weigh<const N: usize>(lines: &[u8], stride: usize, weights: &[i32], out: &mut
     }
 }
 
-/// Transposes the first bytes of `LANES` rows, one per line, to `[lines, LANES]`.
+/// Transposes the first bytes of `LANES` rows that start `stride` bytes apart: byte `x` of row `y`
+/// is written to `lines[x][y]`.
 #[inline(always)]
 fn transpose_rows<S: Simd>(simd: S, rows: &[u8], stride: usize, lines: &mut [[u8; LANES]]) {
     if lines.len() < SQUARE {
@@ -174,7 +178,7 @@ fn transpose_rows<S: Simd>(simd: S, rows: &[u8], stride: usize, lines: &mut [[u8
         }
         return;
     }
-    // Squares are read along few rows at a time: hardware prefetchers cannot follow 32 streams.
+    // The inner loop reads along 16 rows only, because hardware prefetchers cannot follow 32 rows.
     for y in blocks(LANES, SQUARE) {
         for x in blocks(lines.len(), SQUARE) {
             let row = |i| &rows[(y + i) * stride + x..][..SQUARE];
@@ -187,7 +191,8 @@ fn transpose_rows<S: Simd>(simd: S, rows: &[u8], stride: usize, lines: &mut [[u8
     }
 }
 
-/// Transposes `[lines, LANES]` back to rows that start `stride` bytes apart.
+/// Transposes lines back to `LANES` rows that start `stride` bytes apart: `lines[x][y]` is written
+/// to byte `x` of row `y`.
 #[inline(always)]
 fn transpose_lines<S: Simd>(simd: S, lines: &[[u8; LANES]], rows: &mut [u8], stride: usize) {
     for x in blocks(lines.len(), SQUARE) {
@@ -202,8 +207,9 @@ fn transpose_lines<S: Simd>(simd: S, lines: &[[u8; LANES]], rows: &mut [u8], str
     }
 }
 
-/// Transposes 16x16 bytes. Zipping the halves rotates the bits of a byte's index by one; after four
-/// rounds its row and column bits are exchanged.
+/// Transposes 16x16 bytes, one row per register. Interleaving the registers of the upper and lower
+/// half rotates the 8-bit index (row, column) of every byte by one bit; after four rounds, the four
+/// row bits and the four column bits have changed places.
 #[inline(always)]
 fn transpose<S: Simd>(simd: S, mut square: [u8x16<S>; SQUARE]) -> [u8x16<S>; SQUARE] {
     for _ in 0..4 {

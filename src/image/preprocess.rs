@@ -9,19 +9,21 @@ use super::{
 };
 use crate::manifest::{Filter, Preprocess, Resize};
 
-/// Most pixels of a network's input, for one image or summed over a batch. Memory for activations
-/// grows with them: LR-ASPP needs 180 bytes per pixel. With a short side of 520 pixels, images may be
-/// almost six times as long as wide.
+/// Maximum number of pixels of a network's input, for one image or summed over a batch. It bounds
+/// the memory for activations, which grows with the pixels: LR-ASPP needs 180 bytes per pixel. If
+/// images are resized to a shorter side of 520 pixels, it admits longer sides of almost six times
+/// that length.
 pub const MAX_INPUT_PIXELS: u64 = 3 << 19;
 
 /// A preprocessed image: a network's input for one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PreparedImage {
-    /// Size of each plane.
+    /// Size of each plane, padding included.
     pub size: ImageSize,
-    /// Size of the resized image at the top left of the planes; the rest is padding.
+    /// Size of the resized image, which is at the top left of the planes. Pixels outside it are
+    /// padding.
     pub content: ImageSize,
-    /// Planes red, green, blue: `[3, H, W]`.
+    /// Planes red, green and blue of normalized values: `[3, H, W]`.
     pub data: Vec<f32>,
 }
 
@@ -80,7 +82,7 @@ impl Preprocessor {
     /// Returns the size of the input tensor for an image of size `input`.
     ///
     /// # Errors
-    /// As [`Preprocessor::run`].
+    /// The errors of [`Preprocessor::run`].
     pub fn output_size(&self, input: ImageSize) -> Result<ImageSize, ImageError> {
         match self {
             Self::Pixels(transform) => {
@@ -97,8 +99,9 @@ impl Preprocessor {
     /// Converts an image to the input tensor `[3, H, W] f32`.
     ///
     /// # Errors
-    /// [`ImageError::Empty`] if the image has no pixels; [`ImageError::ResizedTooLarge`] if the result
-    /// has more pixels than a network may take, as for a very elongated image without a crop.
+    /// [`ImageError::Empty`] if the image has no pixels; [`ImageError::ResizedTooLarge`] if the
+    /// tensor would have more than [`MAX_INPUT_PIXELS`] pixels, as for a very elongated image
+    /// without a crop.
     pub fn run(&self, image: &RgbImage) -> Result<PreparedImage, ImageError> {
         let (width, height) = image.dimensions();
         let input = ImageSize { width, height };
@@ -125,7 +128,7 @@ pub struct PixelTransform {
 }
 
 impl PixelTransform {
-    /// Returns the window of the resized image that is kept for an image of size `input`.
+    /// Returns the window of the resized image that the crop keeps, for an image of size `input`.
     fn window(&self, input: ImageSize) -> Result<Window, ImageError> {
         if input.width == 0 || input.height == 0 {
             return Err(ImageError::Empty);

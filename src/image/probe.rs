@@ -1,9 +1,10 @@
 //! Reading of format, size and coding from a file's headers, without decoding and without allocating in
 //! proportion to the image, so that limits can be checked first.
 //!
-//! A file can state its size more than once: a GIF by its screen and its first frame, a WebP by its canvas
-//! and its bitstream. [`probe()`] reads every header that decoding obeys, and the decoders return an error
-//! instead of allocating if they meet another size.
+//! A file can state its size more than once: a GIF by its screen and its first frame, a WebP by its
+//! canvas and its bitstream. [`probe()`] reads every header that determines the decoded size, and a
+//! decoder returns an error before it allocates if it finds a size that differs from the size that
+//! [`probe()`] returned.
 
 use image::metadata::Orientation as Turn;
 
@@ -16,7 +17,7 @@ use super::{bmp, foreign, gif, jpeg, png, webp};
 pub struct ImageHeader {
     /// Format, recognized by the file's first bytes.
     pub format: ImageFormat,
-    /// Size that decoding produces, before any rotation.
+    /// Size of the decoded image, before any rotation.
     pub size: ImageSize,
     /// Coding of the pixels, which determines the cost of decoding.
     pub coding: Coding,
@@ -34,9 +35,10 @@ impl ImageHeader {
 /// Reads the headers of an image file.
 ///
 /// # Errors
-/// [`ImageError::Empty`] without bytes, [`ImageError::UnknownFormat`] for anything but the five formats,
-/// [`ImageError::Damaged`] if a header is cut short, contradicts another one or states no pixels, and
-/// [`ImageError::UnsupportedFeature`] for a JPEG that states its height only after the scan.
+/// [`ImageError::Empty`] if `bytes` is empty, [`ImageError::UnknownFormat`] if the file has none of
+/// the formats in [`ImageFormat`], [`ImageError::Damaged`] if a header is cut short, contradicts
+/// another header or states no pixels, and [`ImageError::UnsupportedFeature`] for a JPEG that
+/// states its height only after the scan.
 pub fn probe(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
     let format = sniff(bytes)?;
     let header = match format {

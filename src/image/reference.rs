@@ -26,7 +26,8 @@ struct Axis {
     filter: Filter,
 }
 
-/// Returns the weighted sum of the source samples for output sample `out`.
+/// Returns output sample `out`: a weighted sum of source samples, which `sample` returns by their
+/// index.
 fn weighted(axis: Axis, out: u32, sample: impl Fn(u32) -> Rgb<u8>) -> Rgb<u8> {
     let scale = f64::from(axis.from) / f64::from(axis.to);
     let stretch = if scale < 1.0 { 1.0 } else { scale };
@@ -76,8 +77,8 @@ pub(super) fn normalize(image: &RgbImage, mean: [f32; 3], std: [f32; 3]) -> Vec<
     out
 }
 
-/// Resizes planes `[3, original]` bilinearly without antialiasing and pads them with zeros to
-/// `[3, padded]`.
+/// Resizes planes of size `sizes.original` to `sizes.resized`, bilinearly and without antialiasing,
+/// and pads them with zeros to `sizes.padded`. The planes are `[3, H, W]` before and after.
 pub(super) fn resize_and_pad(planes: &[f32], sizes: &DetectorSizes) -> Vec<f32> {
     let DetectorSizes {
         original,
@@ -105,7 +106,7 @@ pub(super) fn resize_and_pad(planes: &[f32], sizes: &DetectorSizes) -> Vec<f32> 
 struct Neighbors {
     before: u32,
     after: u32,
-    /// Weight of `after`, 0..=1.
+    /// Weight of source sample `after`, 0..=1. Sample `before` has the weight `1 - weight`.
     weight: f32,
 }
 

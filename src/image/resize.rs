@@ -1,14 +1,16 @@
-//! Resizing of 8-bit RGB, bit-identical to Pillow, computed only for the window of the result that is
-//! kept.
+//! Resizing of 8-bit RGB, bit-identical to Pillow. Only a window of the resized image, such as its
+//! central crop, is computed.
 //!
-//! Pillow filters in two passes, along rows and then down the columns, with weights of 22 fractional
-//! bits, and rounds to 8 bits after each. `fast_image_resize` runs the passes in the other order with
-//! 16-bit weights: about one sample in six differs by one level, with the bicubic filter by up to six.
-//! This module therefore has passes of its own.
+//! Pillow filters in two passes, along rows and then down the columns, with weights of 22
+//! fractional bits, and rounds to 8 bits after each pass. The crate `fast_image_resize` filters
+//! columns first and uses 16-bit weights, so about one sample in six differs from Pillow's by one
+//! level (with the bicubic filter, by up to six levels). This module therefore implements both
+//! passes itself.
 //!
-//! A full resize followed by a crop would compute pixels only to drop them. This module computes the
-//! weights of the window by the formula of the whole image, and skips rows that the window never
-//! reads. The result is the same, and an image of 1x4000 costs its window instead of gigabytes.
+//! A full resize followed by a crop would compute pixels only to drop them. This module computes
+//! the weights of the window by the formula of the whole image, and skips source rows that the
+//! window does not need. The pixels are the same, and an image of 1x4000 pixels needs memory for
+//! its window only, instead of gigabytes for the whole resized image.
 
 use image::RgbImage;
 
@@ -40,7 +42,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// Returns the whole of a resized image.
+    /// Returns the window that covers all of a resized image of size `whole`.
     pub fn all(whole: Extent) -> Self {
         Self {
             whole,
@@ -50,9 +52,11 @@ impl Window {
         }
     }
 
-    /// Returns the central square of side `crop`, at most the shorter side of `whole`.
+    /// Returns the central square of `crop` x `crop` pixels of a resized image of size `whole`. A
+    /// side of the image that is shorter than `crop` is kept whole.
     ///
-    /// Source: `torchvision.transforms.functional.center_crop`, with Python's rounding to even.
+    /// Source: `torchvision.transforms.functional.center_crop`, whose offsets Python rounds half to
+    /// even.
     pub fn central(whole: Extent, crop: u32) -> Self {
         let crop = u64::from(crop);
         let offset = |side: u64| (side.saturating_sub(crop) as f64 / 2.0).round_ties_even() as u64;
@@ -85,10 +89,11 @@ pub fn short_side_size(size: ImageSize, short: u32) -> Extent {
     Extent { width, height }
 }
 
-/// Returns the pixels of `window` of the image resized to `window.whole`, `[h, w, 3] u8`.
+/// Resizes `image` to the size `window.whole` and returns the pixels of `window`, `[h, w, 3] u8`.
 ///
 /// The caller must check that the window's sides fit into 32 bits and its pixels into memory. The
-/// result is empty if the image or the window is. A side that keeps its length is copied exactly.
+/// result is empty if the image or the window is empty. An axis whose length does not change keeps
+/// its samples exactly.
 ///
 /// Source: Pillow's `ImagingResample` for 8 bits per channel.
 pub fn resize_window(image: &RgbImage, window: &Window, filter: Filter) -> RgbImage {

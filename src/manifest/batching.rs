@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{InvalidField, require};
 
-/// Limits of a model's queue and workers, in the terms of Triton Inference Server. A field that is `None` gets a
-/// default when the model is loaded.
+/// Limits of a model's queue and workers, named as in Triton Inference Server. A field that is
+/// `None` gets a default when the model is loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Batching {
@@ -16,10 +16,10 @@ pub struct Batching {
     /// batch starts as soon as a worker is free.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_queue_delay_us: Option<u64>,
-    /// Maximum number of waiting images, 1 to 65536. Further images are rejected.
+    /// Maximum number of images that wait in the queue, 1 to 65536. Further images are rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_queue_size: Option<usize>,
-    /// Number of workers, 1 to 256, each with its own session.
+    /// Number of workers, 1 to 256, each with its own session of ONNX Runtime.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instances: Option<usize>,
 }

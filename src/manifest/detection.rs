@@ -15,14 +15,16 @@ const MAX_BOXES: usize = 100_000;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Detection {
-    /// Detections must score above this, 0 to 1.
+    /// Score, 0 to 1, that a detection must exceed to be returned.
     pub score_threshold: f64,
-    /// The lower-scoring of two boxes of one class is suppressed if their intersection over union exceeds this, 0 to 1.
+    /// Intersection over union, 0 to 1, above which the lower-scoring of two boxes of one class is
+    /// suppressed.
     pub iou_threshold: f64,
     /// Maximum number of detections per image.
     pub max_detections: usize,
-    /// Number of best-scored boxes per level (`RetinaNet`) or class (`SSDlite`) that enter suppression. `None` for
-    /// Faster R-CNN, which has no such limit.
+    /// Number of best-scored boxes per feature level (`RetinaNet`) or per class (`SSDlite`) that
+    /// enter suppression. `None` for Faster R-CNN, which does not limit the boxes before
+    /// suppression.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topk_candidates: Option<usize>,
     /// Divisors of the predicted box offsets (x, y, width, height).
@@ -33,24 +35,25 @@ pub struct Detection {
     pub rpn: Option<Rpn>,
 }
 
-/// Selection of region proposals. Source: `torchvision.models.detection.rpn`.
+/// Limits and thresholds for the selection of region proposals. Source:
+/// `torchvision.models.detection.rpn`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rpn {
-    /// Number of best-scored anchors per level that enter suppression.
+    /// Number of best-scored anchors per feature level that enter suppression.
     pub pre_nms_top_n: usize,
-    /// Maximum number of proposals per image.
+    /// Maximum number of proposals per image after suppression.
     pub post_nms_top_n: usize,
-    /// The lower-scoring of two proposals of one level is suppressed if their intersection over union exceeds this,
-    /// 0 to 1.
+    /// Intersection over union, 0 to 1, above which the lower-scoring of two proposals of one
+    /// feature level is suppressed.
     pub iou_threshold: f64,
-    /// Minimum score of a proposal, 0 to 1, inclusive. All other thresholds are exclusive.
+    /// Minimum score of a proposal, 0 to 1. A proposal with exactly this score is kept.
     pub score_threshold: f64,
 }
 
 impl Detection {
-    /// Converts the settings to the exporter's options for a detector graph that includes suppression. `resize` is the
-    /// model's.
+    /// Converts the settings to the exporter's options for a detector graph that includes
+    /// suppression. `resize` is the resize in the model's preprocessing.
     pub(super) fn fused_options(&self, resize: &Resize) -> FusedOptions {
         FusedOptions {
             score_threshold: self.score_threshold,
@@ -66,7 +69,8 @@ impl Detection {
         }
     }
 
-    /// Checks the ranges, and that exactly the fields that `head` needs are set.
+    /// Checks that every value is in its range, and that exactly the optional fields that `head`
+    /// needs are set.
     pub(super) fn check(&self, head: &Head) -> Result<(), InvalidField> {
         check_share("detection.score_threshold", self.score_threshold)?;
         check_share("detection.iou_threshold", self.iou_threshold)?;

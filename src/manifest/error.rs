@@ -9,8 +9,8 @@ use thiserror::Error;
 /// A manifest cannot be parsed, has a field out of range, or cannot be written.
 #[derive(Debug, Error)]
 pub enum ManifestError {
-    /// The text is not TOML, or has an unknown field or a field of the wrong type.
-    #[error("not a valid model manifest: {0}")]
+    /// The text is not TOML, or a field is unknown, missing or of the wrong type.
+    #[error("the model manifest cannot be parsed: {0}")]
     Syntax(#[from] toml::de::Error),
     /// A field is out of range.
     #[error(transparent)]
@@ -28,7 +28,7 @@ pub struct InvalidField {
     pub field: Cow<'static, str>,
     /// The allowed values, in words.
     pub expected: Cow<'static, str>,
-    /// The rejected value.
+    /// The rejected value, in words; `none` if the field is not set.
     pub got: String,
 }
 

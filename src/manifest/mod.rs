@@ -41,15 +41,15 @@ pub struct ModelManifest {
     pub task: Task,
     /// Description for humans, one line.
     pub description: String,
-    /// File of class labels, one per line: in `models/labels/` for the catalogue, otherwise in the
-    /// manifest's folder.
+    /// File of class labels, one per line. A model of the catalogue has it in `models/labels/`, a
+    /// user's own model in the manifest's folder.
     pub labels: PathBuf,
     /// ONNX files of the stages, in the order in which they run. Empty in the catalogue, whose graphs are built
     /// from weights.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<StageFile>,
-    /// Description of the graph for the exporter. `None` for a user's own ONNX file, except that a detector
-    /// always has it: decoding its boxes requires the anchors.
+    /// Description of the graph for the exporter. `None` for a user's own ONNX file, unless the
+    /// model is a detector: a detector needs it for the anchors, which decode its boxes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<Architecture>,
     /// Conversion of a decoded image into the input tensor.
@@ -76,7 +76,8 @@ impl ModelManifest {
     /// Parses and checks a manifest in TOML.
     ///
     /// # Errors
-    /// [`ManifestError`] if the text is not TOML, or names the field that is unknown or out of range.
+    /// [`ManifestError`] if the text is not TOML, or if a field is unknown, missing or out of
+    /// range; the error names the field.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
         let manifest: Self = toml::from_str(text)?;
         manifest.check()?;
@@ -140,7 +141,8 @@ impl ModelManifest {
         architecture.check().map_err(InvalidField::in_architecture)
     }
 
-    /// Returns the roles of the stages that the model's head needs, in order.
+    /// Returns the roles of the stages that the model's head needs, in order. A model without an
+    /// architecture has the single stage `network`.
     fn roles(&self) -> &'static [Role] {
         self.head().map_or(&[Role::Network], Head::roles)
     }
@@ -152,8 +154,8 @@ impl ModelManifest {
         self.check_roles("stages", &self.stages, |roles| roles)
     }
 
-    /// Checks that `stages` have the roles that the model's head needs, in order. `show` completes the list of roles
-    /// that the error reports as got.
+    /// Checks that `stages` have the roles that the model's head needs, in order. `show` converts
+    /// the list of the actual roles to the text that the error reports.
     fn check_roles(
         &self,
         field: &'static str,

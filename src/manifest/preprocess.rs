@@ -8,28 +8,33 @@ use super::{InvalidField, require};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocess {
-    /// First step: the resize of the image.
+    /// Resize of the image, before the crop. [`Resize`] states which modes run before
+    /// normalization.
     pub resize: Resize,
-    /// Second step: side of the central square crop in pixels. `None` keeps the whole image.
+    /// Side in pixels of the central square that is cropped from the resized image. `None` keeps
+    /// the whole image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crop: Option<u32>,
-    /// Third step: subtracted from the channels R, G and B, whose values are 0 to 1.
+    /// Mean of the channels R, G and B, which is subtracted from values of 0 to 1.
     pub mean: [f32; 3],
-    /// Fourth step: divisor of each channel.
+    /// Standard deviation of the channels R, G and B, by which values are divided after `mean` is
+    /// subtracted.
     pub std: [f32; 3],
-    /// Fifth step: both sides are padded with zeros, right and below, to a multiple of this many pixels.
+    /// Both sides of the normalized image are padded to a multiple of this number of pixels, with
+    /// zeros on the right and at the bottom. 1 disables padding.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub pad_to: u32,
 }
 
-/// The resize of an image before cropping.
+/// The resize of an image before the crop.
 ///
-/// `Bounded` and `Fixed`, the modes of detectors, run after normalization, on `f32` values and without antialiasing.
+/// `ShortSide` runs before normalization. `Bounded` and `Fixed`, the modes of detectors, run after
+/// normalization, on `f32` values and without antialiasing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "mode", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Resize {
-    /// The shorter side becomes `size` and the aspect ratio is kept; 8-bit pixels, with antialiasing.
-    /// Source: `torchvision.transforms.Resize(size)` on a PIL image.
+    /// The shorter side becomes `size` and the aspect ratio is kept. The resize runs on 8-bit
+    /// pixels, with antialiasing. Source: `torchvision.transforms.Resize(size)` on a PIL image.
     ShortSide {
         /// Shorter side of the result in pixels.
         size: u32,
@@ -40,9 +45,9 @@ pub enum Resize {
     /// is kept.
     /// Source: `torchvision.models.detection.transform.GeneralizedRCNNTransform`.
     Bounded {
-        /// Shorter side of the result in pixels.
+        /// Shorter side of the result in pixels, unless the longer side would exceed `max_size`.
         min_size: u32,
-        /// Maximum of the longer side in pixels.
+        /// Maximum length of the longer side of the result in pixels.
         max_size: u32,
     },
     /// The result has this width and height; the aspect ratio is not kept.
@@ -92,7 +97,8 @@ impl Preprocess {
         )
     }
 
-    /// Checks that the crop is not larger than the resized image; only a short-side resize allows one.
+    /// Checks that the crop is not larger than the resized image, and that only a short-side resize
+    /// has a crop.
     fn check_crop(&self) -> Result<(), InvalidField> {
         let Some(crop) = self.crop else {
             return Ok(());

@@ -40,7 +40,7 @@ fn bad_values_name_their_field() {
         ),
     ];
     for (from, to, message) in cases {
-        assert!(MINIMAL.contains(from), "{from}");
+        assert!(MINIMAL.contains(from), "MINIMAL lacks {from}");
         let error = ModelManifest::parse(&MINIMAL.replace(from, to))
             .unwrap_err()
             .to_string();
@@ -90,7 +90,7 @@ fn a_detectors_manifest_survives_a_round_trip() {
         (0.55, None)
     );
     let Some(Head::FasterRcnn(head)) = manifest.architecture.map(|a| a.head) else {
-        panic!("another head");
+        panic!("the head is not Faster R-CNN");
     };
     assert_eq!(head.anchors.per_location(), [6, 6, 6]);
 }
@@ -124,7 +124,7 @@ fn bad_values_of_a_detector_name_their_field() {
         ("role = \"box_head\"", "role = \"mask_head\"", "unknown variant `mask_head`"),
     ];
     for (from, to, message) in cases {
-        assert!(DETECTOR.contains(from), "{from}");
+        assert!(DETECTOR.contains(from), "DETECTOR lacks {from}");
         let error = ModelManifest::parse(&DETECTOR.replacen(from, to, 1))
             .unwrap_err()
             .to_string();
@@ -229,21 +229,21 @@ fn a_bad_variant_names_its_field() {
     #[rustfmt::skip]
     let cases = [
         (MINIMAL, "fp32", SMALLER.to_owned(), "field `variants`: expected a name other than fp32"),
-        (MINIMAL, "a", String::new(), "field `variants.NAME`: expected one of `resize`, `stages`, `ranges`, got none in a"),
+        (MINIMAL, "a", String::new(), "field `variants.NAME`: expected one of `resize`, `stages`, `ranges`, got none in variant a"),
         (MINIMAL, "a", SMALLER.replace("240", "0"), "field `preprocess.resize.size`"),
         (MINIMAL, "a", SMALLER.replace("240", "200"), "field `preprocess.crop`: expected 1 to the resized shorter side"),
-        (MINIMAL, "a", STAGE.to_owned(), "field `variants.NAME.stages`: expected none unless the model has `stages`, got i.onnx in a"),
-        (MINIMAL, "int8", format!("{int8}ranges = \"r.json\""), "field `variants.NAME.ranges`: expected none without `stages`, except for embedded weights, got r.json in int8"),
+        (MINIMAL, "a", STAGE.to_owned(), "field `variants.NAME.stages`: expected none unless the model has `stages`, got i.onnx in variant a"),
+        (MINIMAL, "int8", format!("{int8}ranges = \"r.json\""), "field `variants.NAME.ranges`: expected none without `stages`, except for embedded weights, got r.json in variant int8"),
         (&file, "int8", format!("{int8}ranges = \"r.json\""), "field `variants.NAME.ranges`"),
         (&carried, "int8", format!("{int8}{STAGE}"), "field `variants.NAME.stages`"),
         (&carried, "int8", "ranges = \"r.json\"".to_owned(), "field `variants.NAME.precision`: expected int8"),
-        (&file, "int8", STAGE.to_owned(), "field `variants.NAME.precision`: expected int8 for the variant `int8` and for a variant with `ranges`, got fp32 in int8"),
+        (&file, "int8", STAGE.to_owned(), "field `variants.NAME.precision`: expected int8 for the variant `int8` and for a variant with `ranges`, got fp32 in variant int8"),
         (&file, "int8", SMALLER.to_owned(), "field `variants.NAME.precision`: expected int8"),
-        (&file, "a", format!("{int8}{SMALLER}"), "field `variants.NAME.precision`: expected fp32, the data type of the model, unless `stages` or `ranges` are set, got int8 in a"),
+        (&file, "a", format!("{int8}{SMALLER}"), "field `variants.NAME.precision`: expected fp32, the data type of the model, unless `stages` or `ranges` are set, got int8 in variant a"),
         (&file, "a", format!("precision = \"int4\"\n{STAGE}"), "unknown variant `int4`"),
         (&file, "a", "fil = \"i.onnx\"".to_owned(), "unknown field `fil`"),
-        (&file, "int8", format!("{int8}{TWO_STAGES}"), "field `variants.NAME.stages`: expected the roles network in this order, got network, box_head in int8"),
-        (DETECTOR, "int8", format!("{int8}{STAGE}"), "field `variants.NAME.stages`: expected the roles network, box_head in this order, got network in int8"),
+        (&file, "int8", format!("{int8}{TWO_STAGES}"), "field `variants.NAME.stages`: expected the roles network in this order, got network, box_head in variant int8"),
+        (DETECTOR, "int8", format!("{int8}{STAGE}"), "field `variants.NAME.stages`: expected the roles network, box_head in this order, got network in variant int8"),
     ];
     for (model, name, fields, message) in cases {
         let error = variant(model, name, &fields).unwrap_err();

@@ -18,7 +18,8 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// Returns the name in manifests and responses, which is also the name of the variant of that data type.
+    /// Returns the data type's name in manifests and responses. A model's standard variant of this
+    /// data type has the same name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Fp32 => "fp32",
@@ -31,7 +32,7 @@ impl Precision {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Variant {
-    /// Resize of the variant. `None` keeps the model's.
+    /// Resize of the variant. `None` keeps the resize of the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resize: Option<Resize>,
     /// Data type of the weights. `None` means fp32.
@@ -40,8 +41,9 @@ pub struct Variant {
     /// ONNX files of the variant's stages. Empty if the variant uses the model's own files.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<StageFile>,
-    /// Ranges file in the manifest's folder: the recipe for int8 weights. The model is quantized when it is loaded if
-    /// `stages` are empty or were quantized for another CPU.
+    /// File of activation ranges in the manifest's folder, from which int8 weights are computed.
+    /// The model is quantized while it is loaded if `stages` is empty or its files were quantized
+    /// for another CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ranges: Option<PathBuf>,
 }
@@ -56,7 +58,7 @@ impl Variant {
         require(name != Precision::Fp32.as_str(), field, expected, &name)?;
         let changes = self.resize.is_some() || self.has_graph();
         let (field, expected) = ("variants.NAME", "one of `resize`, `stages`, `ranges`");
-        require(changes, field, expected, &format!("none in {name}"))?;
+        require(changes, field, expected, &format!("none in variant {name}"))?;
         if let Some(resize) = self.resize.clone() {
             let model = model.preprocess.clone();
             Preprocess { resize, ..model }.check()?;
@@ -76,13 +78,16 @@ impl Variant {
             return Ok(());
         };
         let field = "variants.NAME.stages";
-        let got = format!("{} in {name}", first.file.display());
+        let got = format!("{} in variant {name}", first.file.display());
         let expected = "none unless the model has `stages`";
         require(!model.stages.is_empty(), field, expected, &got)?;
-        model.check_roles(field, &self.stages, |roles| format!("{roles} in {name}"))
+        model.check_roles(field, &self.stages, |roles| {
+            format!("{roles} in variant {name}")
+        })
     }
 
-    /// Checks that ranges come with `stages`, or belong to weights that the binary contains.
+    /// Checks that `ranges` is set only together with `stages`, or for weights that are embedded in
+    /// the binary.
     fn check_ranges(&self, name: &str, model: &ModelManifest) -> Result<(), InvalidField> {
         let Some(ranges) = &self.ranges else {
             return Ok(());
@@ -92,14 +97,14 @@ impl Variant {
             !self.stages.is_empty() || (is_embedded && model.stages.is_empty()),
             "variants.NAME.ranges",
             "none without `stages`, except for embedded weights",
-            &format!("{} in {name}", ranges.display()),
+            &format!("{} in variant {name}", ranges.display()),
         )
     }
 
     fn check_precision(&self, name: &str) -> Result<(), InvalidField> {
         let precision = self.precision.unwrap_or_default();
         let field = "variants.NAME.precision";
-        let got = format!("{} in {name}", precision.as_str());
+        let got = format!("{} in variant {name}", precision.as_str());
         match precision {
             Precision::Int8 => {
                 let expected =

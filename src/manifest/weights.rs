@@ -1,4 +1,4 @@
-//! Checkpoints: those that are published for a model, and the one that a model was exported from.
+//! Checkpoints that are published for a model, and the checkpoint that a model was exported from.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,16 +16,18 @@ pub struct WeightsFile {
     /// Download address. `None` if the checkpoint is not published as a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// File in the manifest's folder. `None` unless the weights are embedded in the binary.
+    /// File of the checkpoint in the manifest's folder. `None` if the weights are not embedded in
+    /// the binary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
-    /// First hexadecimal digits of the file's SHA-256.
+    /// First hexadecimal digits of the SHA-256 of the checkpoint's file.
     pub sha256_prefix: String,
     /// Number of trained parameters of the network, without buffers.
     pub parameters: u64,
     /// Published accuracy in percent, by the name of the metric.
     pub metrics: BTreeMap<String, f64>,
-    /// Resize that the published accuracy was measured with. `None` if it is the model's own.
+    /// Resize that the published accuracy was measured with. `None` if it is the resize of the
+    /// model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resize: Option<Resize>,
 }

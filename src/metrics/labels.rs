@@ -2,8 +2,8 @@
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 
-/// Name and variant of a model, as metric labels. Both are empty by default, for requests that fail
-/// before their model is known.
+/// Name and variant of a model, as metric labels. By default, name and variant are empty, for
+/// requests that fail before their model is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ModelLabel<'a> {
     /// Name of the model.
@@ -12,9 +12,9 @@ pub struct ModelLabel<'a> {
     pub variant: &'a str,
 }
 
-/// A stage of a request, in order.
+/// The stages of a request, in the order in which they run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(non_camel_case_types, reason = "the variants are the label's values")]
+#[expect(non_camel_case_types, reason = "variant names are the label's values")]
 pub enum Stage {
     /// Waiting for memory and for a thread of the image pool.
     admission,
@@ -22,7 +22,7 @@ pub enum Stage {
     decode,
     /// Resizing and normalizing pixels to the network's input.
     preprocess,
-    /// Waiting for a worker.
+    /// Waiting in the model's queue for a worker.
     queue,
     /// Running the network.
     inference,
@@ -60,15 +60,16 @@ impl Stage {
 
 /// Why a batch was closed at its current size and sent to inference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(non_camel_case_types, reason = "the variants are the label's values")]
+#[expect(non_camel_case_types, reason = "variant names are the label's values")]
 pub enum Cut {
     /// The batch reached `max_batch_size`.
     full,
     /// A worker was free and took all images that waited.
     worker_free,
-    /// A worker was free; images that stayed in the queue had other sizes.
+    /// A worker was free and took all waiting images of one size; images of other sizes stayed in
+    /// the queue.
     size,
-    /// `max_queue_delay` passed before the batch was full.
+    /// The oldest image had waited for `max_queue_delay` before the batch was full.
     delay,
 }
 
@@ -78,11 +79,11 @@ impl Cut {
 
 /// Why a request was rejected for want of capacity or time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(non_camel_case_types, reason = "the variants are the label's values")]
+#[expect(non_camel_case_types, reason = "variant names are the label's values")]
 pub enum Rejection {
     /// The model's queue was full.
     queue_full,
-    /// Other requests held too much of the memory for bodies.
+    /// Other requests held too much of the memory budget for request and response bodies.
     body_memory,
     /// The deadline of the request passed.
     deadline,
@@ -93,7 +94,7 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    /// Every reason.
+    /// Every reason for a rejection.
     pub(super) const ALL: [Self; 5] = [
         Self::queue_full,
         Self::body_memory,

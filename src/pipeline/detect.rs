@@ -11,22 +11,24 @@ use crate::metrics::Stage;
 use crate::postprocess::detect::{DetectError, DetectOptions, Detection};
 use crate::registry::LoadedModel;
 
-/// Returns the objects of each image as boxes, and the image with the boxes drawn in if asked for.
+/// Returns the objects of each image as boxes, and the image with the boxes drawn in if `drawn` is
+/// set.
 pub struct Detect {
-    /// Thresholds, number of detections, and classes.
+    /// Thresholds, maximum number of detections, and classes to return.
     pub options: DetectOptions,
-    /// File format of the drawn image; `None` to draw nothing.
+    /// File format of the image with the boxes drawn in. `None` if nothing is drawn.
     pub drawn: Option<DrawnFormat>,
 }
 
 /// The detections of one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Detected {
-    /// Size of the image as a viewer shows it; boxes are in its pixels.
+    /// Size of the image after it is decoded and, unless the request disables it, rotated as its
+    /// metadata state. Boxes are in pixels of the image of this size.
     pub image: ImageSize,
     /// The detections, best first.
     pub detections: Vec<Detection>,
-    /// The image with the boxes drawn in, as a file; `None` unless asked for.
+    /// The image with the boxes drawn in, as a file. `None` if [`Detect::drawn`] is `None`.
     pub drawn: Option<Vec<u8>>,
 }
 

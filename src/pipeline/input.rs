@@ -14,8 +14,8 @@ use crate::image::{
 };
 use crate::pool::JobCost;
 
-/// Most pixels of an image that a client may have drawn into. A drawn PNG takes up to 3 bytes per pixel, and
-/// encoding it cannot be interrupted.
+/// Maximum number of pixels of an image into which boxes or masks are drawn. The resulting PNG
+/// takes up to 3 bytes per pixel, and its encoding cannot be interrupted.
 pub const MAX_DRAWN_PIXELS: u64 = 25_000_000;
 
 /// One image of a request.
@@ -24,26 +24,27 @@ pub enum Input {
     /// A compressed file, which the pipeline decodes and preprocesses.
     Encoded(EncodedImage),
     /// A tensor `[3, H, W] f32` that the client has preprocessed, which goes straight into the queue.
-    /// Boxes and masks are in its own pixels.
+    /// Boxes and masks are in pixels of the tensor.
     Prepared(PreparedImage),
 }
 
-/// A compressed image whose header is within the limits.
+/// A compressed image whose header is valid and states no more pixels than allowed.
 #[derive(Debug, Clone)]
 pub struct EncodedImage {
     bytes: Bytes,
     header: ImageHeader,
     options: DecodeOptions,
-    /// Part of the budget for bodies; returned when the last image of the request is decoded.
+    /// Memory of the request's body, reserved in the budget for bodies. All images of the request
+    /// share it, and the last one that is dropped releases it. `None` until the pipeline runs.
     pub(super) memory: Option<Arc<Permit>>,
 }
 
 impl EncodedImage {
-    /// Reads the header of `bytes` and checks its size.
+    /// Reads the headers of the image file `bytes` and checks the size that they state.
     ///
     /// # Errors
-    /// [`ImageError`] if the format is unknown, the header is damaged, or it announces more pixels than
-    /// `options` allow.
+    /// [`ImageError`] if the format is unknown, if a header is damaged, or if the headers state
+    /// more pixels than `options` allow.
     pub fn new(bytes: Bytes, options: DecodeOptions) -> Result<Self, ImageError> {
         let header = probe(&bytes)?;
         check_pixels(header.size, options.max_pixels)?;
@@ -55,12 +56,12 @@ impl EncodedImage {
         })
     }
 
-    /// Size that the header announces, before any rotation.
+    /// Size that the image's headers state, before any rotation.
     pub fn size(&self) -> ImageSize {
         self.header.size
     }
 
-    /// Predicts what decoding the image costs.
+    /// Predicts the CPU time and the memory of decoding the image.
     pub(super) fn decode_cost(&self) -> JobCost {
         let turned = self.options.orientation == Orientation::Apply;
         let cost = self.header.decode_cost(self.bytes.len(), turned);
@@ -82,7 +83,7 @@ impl EncodedImage {
             tracing::error!(%format, bytes = self.bytes.len(), "image decoder panicked");
             Err(ImageError::Damaged {
                 format,
-                reason: "the decoder failed".to_owned(),
+                reason: "the decoder failed unexpectedly".to_owned(),
             })
         })
     }
@@ -91,7 +92,8 @@ impl EncodedImage {
 /// Reads the headers of all images of a request, in order.
 ///
 /// # Errors
-/// [`ServeError::Image`] for the first image that cannot be used, with its index.
+/// [`ServeError::Image`], with the image's index, for the first image that [`EncodedImage::new`]
+/// rejects.
 pub fn encoded_images(
     images: Vec<Bytes>,
     options: DecodeOptions,
@@ -136,7 +138,8 @@ pub fn check_drawable(inputs: &[Input]) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Checks that a ready tensor is `[3, H, W]` within [`MAX_INPUT_PIXELS`].
+/// Checks that a client's tensor has as many values as its shape `[3, H, W]` states, and 1 to
+/// [`MAX_INPUT_PIXELS`] pixels.
 ///
 /// # Errors
 /// [`ServeError::BadParameter`] with the index of the image.
@@ -149,7 +152,7 @@ pub(super) fn check_prepared(index: usize, image: &PreparedImage) -> Result<(), 
     let ImageSize { width, height } = image.size;
     Err(ServeError::BadParameter {
         field: format!("inputs[{index}]"),
-        expected: format!("a tensor [3, H, W] of 1 to {MAX_INPUT_PIXELS} pixels"),
+        expected: format!("a tensor [3, H, W] with H * W of 1 to {MAX_INPUT_PIXELS}"),
         got: format!("{} values for [3, {height}, {width}]", image.data.len()),
     })
 }

@@ -8,7 +8,8 @@
 //! at the queue. Tasks differ in the last step only: [`Classify`], [`Detect`], [`Segment`] and
 //! [`RawOutputs`] implement [`Postprocess`], and their fields are the options of a request.
 //!
-//! What is *not* here: what a request must reserve first ([`crate::admission`]), and protocols.
+//! What is *not* here: the memory and queue places that a request reserves first
+//! ([`crate::admission`]), and the protocols ([`crate::http`]).
 
 mod classify;
 mod detect;
@@ -42,9 +43,9 @@ use crate::registry::LoadedModel;
 
 /// The images of a request and the postprocessing of their outputs.
 pub struct Request<P> {
-    /// The images, in order.
+    /// The images, in the order of the request.
     pub inputs: Vec<Input>,
-    /// The last step and its options.
+    /// The postprocessing of the outputs, with its options.
     pub postprocess: P,
 }
 
@@ -52,11 +53,11 @@ pub struct Request<P> {
 pub struct Response<T> {
     /// The model that ran.
     pub model: Arc<LoadedModel>,
-    /// One result per image, in order.
+    /// One result per image, in the order of the request.
     pub results: Vec<T>,
     /// Time of each stage, summed over the images.
     pub timing: Timing,
-    /// Memory of the results, from the budget for bodies.
+    /// Memory of the results, reserved in the budget for request and response bodies.
     pub memory: Permit,
 }
 
@@ -92,7 +93,7 @@ impl Add for Timing {
 /// Returns the output that a task reads, if all of its values are finite.
 ///
 /// # Errors
-/// [`ServeError::Internal`] if there is no output, or one with NaN or infinite values.
+/// [`ServeError::Internal`] if the output is missing, is empty, or holds NaN or infinite values.
 fn finite(task: Task, outputs: &Outputs) -> Result<&Tensor, ServeError> {
     let output = primary_output(task, outputs).ok();
     let output = output.filter(|tensor| !tensor.data.is_empty());
@@ -105,7 +106,8 @@ fn finite(task: Task, outputs: &Outputs) -> Result<&Tensor, ServeError> {
     ))
 }
 
-/// Records the stages of one image. Encoding is recorded later, for the response as a whole.
+/// Counts an image with a result and records the times of its stages in the model's metrics.
+/// Encoding is recorded later, for the response as a whole.
 fn record(model: &LoadedModel, timing: Timing) {
     for stage in Stage::ALL {
         if stage != Stage::encode {

@@ -10,7 +10,7 @@ use crate::image::ImageSize;
 use crate::pool::{ImagePool, JobCost};
 use crate::registry::LoadedModel;
 
-/// Resources that postprocessing needs; each level includes the ones above it.
+/// Resources that postprocessing needs; each level includes the levels above it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cost {
     /// Microseconds of CPU: runs on the thread that receives the outputs.
@@ -23,35 +23,39 @@ pub enum Cost {
     Image,
 }
 
-/// What postprocessing gets for one image.
+/// The input of postprocessing for one image.
 pub struct PostprocessInput {
     /// The network's outputs, without the batch axis.
     pub outputs: Outputs,
-    /// Size of the image as a viewer shows it; of a ready tensor, the size of its content.
+    /// Size of the image after it is decoded and, unless the request disables it, rotated as its
+    /// metadata state. For a tensor that the client has preprocessed, the size without padding.
     pub size: ImageSize,
     /// Stops the work when the deadline passes or the client disconnects.
     pub cancel: Cancel,
     /// The pool whose idle threads share the work on a large mask.
     pub(super) pool: ImagePool,
-    /// Position of the image in the request, for errors.
+    /// Position of the image in the request, from 0, for errors.
     pub(super) index: usize,
-    /// The encoded image, if [`Cost::Image`] was asked for and the image came as a file.
+    /// The encoded image, for drawing. `None` if the cost is below [`Cost::Image`] or the input was
+    /// a tensor.
     pub(super) source: Option<EncodedImage>,
 }
 
-/// Predicted time of postprocessing without pixels, such as suppression of boxes, in nanoseconds.
+/// Predicted time in nanoseconds of the part of postprocessing that does not depend on the number
+/// of pixels, such as suppression of boxes.
 const THREAD_NANOS: u64 = 1_000_000;
 /// Predicted time to compute and encode a mask, in nanoseconds per pixel.
 const MASK_NANOS_PER_PIXEL: u64 = 20;
 /// Predicted time to draw into an image and to encode it, in nanoseconds per pixel.
 const DRAW_NANOS_PER_PIXEL: u64 = 20;
-/// Memory of a mask and its file, in bytes per pixel.
+/// Memory of a mask and of the file that it is encoded to, in bytes per pixel.
 const MASK_BYTES_PER_PIXEL: u64 = 3;
-/// Memory of an image that is drawn into, of its mask, and of its file, in bytes per pixel.
+/// Memory of an image that is drawn into, of its mask, and of the file that the image is encoded
+/// to, in bytes per pixel.
 const DRAW_BYTES_PER_PIXEL: u64 = 7;
 
 impl PostprocessInput {
-    /// Predicts what a job that needs `cost` takes.
+    /// Predicts the time and the memory of a postprocessing job that needs the resources `cost`.
     pub(super) fn job_cost(&self, cost: Cost) -> JobCost {
         let pixels = self.size.pixels();
         let mask = JobCost {
@@ -82,8 +86,8 @@ impl PostprocessInput {
     /// take the memory of images that could be decoded meanwhile.
     ///
     /// # Errors
-    /// [`ServeError::Image`] if the image cannot be decoded, [`ServeError::Internal`] if it was not kept,
-    /// and an error for the deadline if the work is cancelled.
+    /// [`ServeError::Image`] if the image cannot be decoded, [`ServeError::Internal`] if the
+    /// encoded image was not kept, and an error for the deadline if the work is cancelled.
     pub(super) fn decode(&self) -> Result<RgbImage, ServeError> {
         let Some(source) = &self.source else {
             return Err(ServeError::Internal(
@@ -98,7 +102,8 @@ impl PostprocessInput {
     }
 }
 
-/// Turns a network's outputs into the result of a task. The options of a request are its fields.
+/// Turns a network's outputs into the result of a task. The fields of an implementing type are the
+/// options of a request.
 pub trait Postprocess: Send + Sync + 'static {
     /// The result for one image.
     type Output: Send + 'static;
@@ -106,7 +111,7 @@ pub trait Postprocess: Send + Sync + 'static {
     /// Resources that [`Postprocess::run`] needs.
     fn cost(&self) -> Cost;
 
-    /// Computes the result for one image and adds the time to `timing`.
+    /// Computes the result for one image and records the time that it takes in `timing`.
     ///
     /// # Errors
     /// [`ServeError`] if the outputs cannot be used or the image cannot be drawn into.
@@ -117,6 +122,7 @@ pub trait Postprocess: Send + Sync + 'static {
         timing: &mut Timing,
     ) -> Result<Self::Output, ServeError>;
 
-    /// Bytes that `output` takes until the response is sent, if they are worth counting.
+    /// Memory of `output` in bytes, which is reserved until the response is sent. 0 if it is
+    /// negligible.
     fn bytes(output: &Self::Output) -> usize;
 }

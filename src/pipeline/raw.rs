@@ -5,7 +5,7 @@ use crate::engine::{Output, Outputs};
 use crate::error::ServeError;
 use crate::registry::LoadedModel;
 
-/// Returns the network's outputs, for protocols whose clients postprocess themselves.
+/// Returns the network's outputs, for protocols whose clients postprocess the outputs themselves.
 pub struct RawOutputs;
 
 impl Postprocess for RawOutputs {

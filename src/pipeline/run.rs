@@ -1,4 +1,5 @@
-//! The walk of one request, from encoded images or ready tensors to results.
+//! The path of one request from encoded images, or from tensors that the client has preprocessed,
+//! to results.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -20,13 +21,13 @@ use crate::image::{ImageError, ImageSize};
 use crate::metrics::Stage;
 use crate::registry::LoadedModel;
 
-/// Runs a request. Its images overlap; results keep their order.
+/// Runs a request. Its images are processed concurrently; the results have the order of the images.
 ///
 /// Places in the queue are reserved before anything is decoded, so that an overloaded server rejects
-/// a request for little work.
+/// a request before it has spent CPU time on it.
 ///
 /// # Errors
-/// [`ServeError`] of the first image that fails; the others are cancelled.
+/// [`ServeError`] of the first image that fails; the work on the other images is cancelled.
 pub async fn run<P: Postprocess>(
     app: &App,
     mut admission: Admission,
@@ -55,7 +56,7 @@ pub async fn run<P: Postprocess>(
         let place = admission.take_place()?;
         walks.push(walk.image(index, input, place, Arc::clone(&postprocess)));
     }
-    // From here on only the encoded images hold the memory of the body.
+    // From here on, only the encoded images keep the body's memory reserved.
     drop(body);
     let mut outputs = Vec::with_capacity(walks.len());
     let mut timing = Timing::default();
@@ -71,26 +72,28 @@ pub async fn run<P: Postprocess>(
     })
 }
 
-/// What all images of a request share.
+/// The state that all images of a request share.
 #[derive(Clone, Copy)]
 struct Walk<'a> {
     app: &'a App,
     model: &'a Arc<LoadedModel>,
     deadline: Deadline,
-    /// Part of the budget for bodies that the results take.
+    /// Memory of the results, reserved in the budget for request and response bodies.
     results: &'a Mutex<Permit>,
 }
 
 /// An image that waits in the queue.
 struct Queued {
     reply: oneshot::Receiver<Result<Reply, BatchError>>,
-    /// Size of the image as a viewer shows it.
+    /// Size of the image after it is decoded and, unless the request disables it, rotated as its
+    /// metadata state. For a tensor that the client has preprocessed, the size without padding.
     size: ImageSize,
     timing: Timing,
 }
 
 impl Walk<'_> {
-    /// Takes one image from its input to its result.
+    /// Processes one image from its input to its result. `place` is the place in the queue that was
+    /// reserved for the image.
     async fn image<P: Postprocess>(
         self,
         index: usize,

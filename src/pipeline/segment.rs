@@ -14,10 +14,11 @@ use crate::postprocess::segment::{
 };
 use crate::registry::LoadedModel;
 
-/// The size at which a mask is made.
+/// Whether a mask has the size of the image or of the network's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaskSize {
-    /// The size of the image as a viewer shows it.
+    /// The size of the image after it is decoded and, unless the request disables it, rotated as
+    /// its metadata state.
     Input,
     /// The size of the network's output.
     Logits,
@@ -34,11 +35,12 @@ pub struct Segment {
 /// The segmentation of one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Segmentation {
-    /// Size of the image as a viewer shows it.
+    /// Size of the image after it is decoded and, unless the request disables it, rotated as its
+    /// metadata state.
     pub image: ImageSize,
-    /// Size of the mask.
+    /// Size of the mask, as [`Segment::size`] selects it.
     pub size: ImageSize,
-    /// Classes that occur in the mask.
+    /// Classes that occur in the mask, with their shares of its pixels.
     pub classes: Vec<ClassShare>,
     /// The encoded mask; `None` with [`MaskEncoding::None`].
     pub mask: Option<EncodedMask>,
@@ -66,7 +68,7 @@ impl Postprocess for Segment {
         drop(outputs);
         let classes = class_shares(&mask, &model.labels);
         let masked = Instant::now();
-        // Encoding cannot be interrupted.
+        // Cancellation is checked here because encoding cannot be interrupted.
         input.cancel.check()?;
         let encoded = self.encode(&mask, &classes, &input)?;
         timing[Stage::postprocess] = masked - started;

@@ -1,5 +1,5 @@
-//! Which waiting job of the image pool runs next, as plain data: no threads, no locks, and the clock is
-//! passed in.
+//! The order in which waiting jobs of the image pool run, as plain data: without threads and locks,
+//! and with the current time as an argument.
 //!
 //! Jobs with a short predicted time overtake jobs with a long one, for a bounded time. Jobs on large images
 //! have memory of their own and, while small images arrive, at most half of the threads, so that a small
@@ -10,14 +10,16 @@ use std::time::Duration;
 
 use crate::budget::{Budget, Permit};
 
-/// Images of more pixels are large.
+/// Number of pixels above which an image is large.
 pub(super) const LARGE_PIXELS: u64 = 4_000_000;
-/// A job is overtaken only by jobs that arrive within this many times its predicted time.
+/// A waiting job is overtaken only by jobs that arrive within this many times its own predicted
+/// time.
 const PATIENCE: u32 = 8;
-/// Time after the arrival of a small image in which large images leave half of the threads free.
+/// Time after the arrival of a small image during which jobs on large images use at most half of
+/// the threads.
 const SMALL_WINDOW: Duration = Duration::from_secs(1);
 
-/// What a job is predicted to cost.
+/// The predicted cost of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JobCost {
     /// Thread time in nanoseconds.
@@ -43,10 +45,10 @@ impl JobCost {
     }
 }
 
-/// Place of a waiting job. Among jobs of one lane, the smallest place runs first.
+/// Place of a waiting job in the order of its lane. The job with the smallest place runs first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
-    /// Arrival plus [`PATIENCE`] times the predicted time.
+    /// Arrival of the job plus [`PATIENCE`] times its predicted time.
     due: Duration,
     /// Order of arrival, which makes places unique.
     number: u64,
@@ -60,7 +62,7 @@ pub(super) struct Grant {
     memory: Permit,
 }
 
-/// Jobs of one size class, in the order in which they run.
+/// Jobs on images of one size class, small or large, and the memory for them.
 #[derive(Debug)]
 struct Lane<T> {
     waiting: BTreeMap<Place, (u64, T)>,
@@ -81,10 +83,11 @@ impl<T> Lane<T> {
         self.waiting.keys().next().copied()
     }
 
-    /// Takes the first job. `None` if no job waits, or if its memory is not free.
+    /// Takes the first waiting job and reserves its memory. `None` if no job waits, or if the
+    /// memory that the first job needs is not free.
     fn take(&mut self) -> Option<(Permit, T)> {
         let entry = self.waiting.first_entry()?;
-        // A job that needs more than the whole budget runs when it can have all of it.
+        // A job that needs more memory than the whole budget runs when the whole budget is free.
         let bytes = entry.get().0.min(self.memory.total());
         let memory = self.memory.try_acquire(bytes).ok()?;
         let (_, job) = entry.remove();
@@ -99,9 +102,9 @@ pub(super) struct Schedule<T> {
     threads: usize,
     small: Lane<T>,
     large: Lane<T>,
-    /// Threads that helpers of a job use; see [`Schedule::try_helper`].
+    /// Number of threads that help with running jobs; see [`Schedule::try_helper`].
     helpers: usize,
-    /// Arrival of the newest small image; `None` before the first one.
+    /// Arrival of the newest small image. `None` before the first small image.
     last_small: Option<Duration>,
     arrivals: u64,
 }
@@ -161,20 +164,20 @@ impl<T> Schedule<T> {
         })
     }
 
-    /// Returns the thread and the memory of a finished job.
+    /// Frees the thread and the memory of a finished job.
     pub(super) fn finish(&mut self, grant: Grant) {
         self.lane(grant.large).running -= 1;
         drop(grant.memory);
     }
 
-    /// Takes an idle thread for a part of a running job. Returns whether there is one.
+    /// Takes an idle thread for a part of a running job. Returns whether a thread was idle.
     pub(super) fn try_helper(&mut self) -> bool {
         let idle = self.idle() > 0;
         self.helpers += usize::from(idle);
         idle
     }
 
-    /// Returns the thread of [`Schedule::try_helper`].
+    /// Frees a thread that [`Schedule::try_helper`] has taken.
     pub(super) fn finish_helper(&mut self) {
         self.helpers -= 1;
     }
@@ -192,8 +195,9 @@ impl<T> Schedule<T> {
         self.threads.saturating_sub(used)
     }
 
-    /// Whether another large image may take a thread. One always may, so that a job that is denied here
-    /// is tried again when that one finishes.
+    /// Returns whether another job on a large image may take a thread. One job on a large image may
+    /// always run, so that a job that is denied a thread is tried again when the running job
+    /// finishes.
     fn admits_large(&self, now: Duration) -> bool {
         let recent = self
             .last_small

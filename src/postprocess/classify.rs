@@ -9,13 +9,14 @@ use super::scores::softmax;
 pub struct Prediction {
     /// Index of the class in the model's label file.
     pub class_id: usize,
-    /// Name of the class in the model's label file; empty if the file has no such line.
+    /// Name of the class, read from the model's label file; empty if the file has too few lines.
     pub label: String,
-    /// Softmax probability, 0..=1.
+    /// Softmax probability of the class, 0..=1.
     pub score: f32,
 }
 
-/// Returns the `top_k` most probable classes, best first; equal scores keep the order of the classes.
+/// Returns the `top_k` most probable classes, best first, or all classes if there are fewer.
+/// Classes of equal score are in ascending order of index.
 ///
 /// `logits` is `[classes] f32`, and `labels` has one name per class. Source: `torch.softmax` and
 /// `torch.topk`.
@@ -25,7 +26,8 @@ pub fn classify(logits: &[f32], labels: &[String], top_k: usize) -> Vec<Predicti
     let best_first = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
     let top_k = top_k.min(order.len());
     if top_k < order.len() {
-        // Selecting the few results first costs less than sorting a thousand scores.
+        // Selecting the `top_k` best classes and sorting only these costs less than sorting all
+        // classes.
         order.select_nth_unstable_by(top_k, best_first);
         order.truncate(top_k);
     }

@@ -1,8 +1,9 @@
 //! Softmax and argmax of one row of class scores.
 
-/// Returns the softmax of `logits`, each 0..=1 with a sum of 1.
+/// Returns the softmax of `logits`: values of 0..=1 whose sum is 1.
 ///
-/// The largest logit is subtracted first, so that no exponential overflows. Source: `torch.softmax`.
+/// The largest logit is subtracted first, so that no exponential overflows. Source:
+/// `torch.softmax`.
 pub fn softmax(logits: &[f32]) -> Vec<f32> {
     let largest = largest(logits);
     let mut scores: Vec<f32> = logits.iter().map(|logit| (logit - largest).exp()).collect();
@@ -13,13 +14,14 @@ pub fn softmax(logits: &[f32]) -> Vec<f32> {
     scores
 }
 
-/// Returns the largest of `logits`; NaN is ignored. Negative infinity if there is none.
+/// Returns the largest of `logits`, ignoring NaN. Negative infinity if `logits` is empty or all
+/// NaN.
 pub(crate) fn largest(logits: &[f32]) -> f32 {
     logits.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// Returns the index of the highest of `scores`, the first of equal ones; NaN is ignored. `None` if no
-/// score is above negative infinity.
+/// Returns the index of the highest of `scores`, ignoring NaN. If several scores are the highest,
+/// returns the lowest of their indices. `None` if no score is above negative infinity.
 ///
 /// Source: `torch.argmax`, which leaves open which of equal scores is chosen.
 pub fn argmax(scores: &[f32]) -> Option<usize> {
@@ -39,7 +41,7 @@ mod tests {
 
     #[test]
     fn softmax_is_torchs_and_does_not_overflow() {
-        // torch.softmax(torch.tensor([1., 2., 3.]), 0)
+        // The expected values are `torch.softmax(torch.tensor([1., 2., 3.]), 0)`.
         let expected = [0.090_030_57, 0.244_728_48, 0.665_240_9];
         for (score, expected) in softmax(&[1.0, 2.0, 3.0]).into_iter().zip(expected) {
             assert!((score - expected).abs() < 1e-6, "{score} {expected}");

@@ -1,4 +1,5 @@
-//! Calibration: ranges, histograms and channel means of a network's values on real images.
+//! Calibration: activation ranges, histograms and channel means of a network's values, measured on
+//! real images.
 
 use std::collections::BTreeMap;
 
@@ -12,32 +13,34 @@ use crate::image::PreparedImage;
 /// Maximum number of `f32` elements held in memory while histograms are counted: 256 MiB.
 const MAX_HELD: f64 = (64 << 20) as f64;
 
-/// Calibration statistics of one network over all images.
+/// Calibration statistics of one network over all calibration images.
 #[derive(Debug, Clone, Default)]
 pub struct Statistics {
-    /// Statistics of every value that may be quantized, by name.
+    /// Statistics of every value that may be quantized, by the value's name in the network.
     pub values: BTreeMap<String, ValueStatistics>,
-    /// Mean of each channel of every layer's input, by the value's name.
+    /// For every input of a layer, by the name of this value: the mean of each channel.
     pub channel_means: BTreeMap<String, Vec<f32>>,
 }
 
-/// Calibration statistics of one value of a network over all images.
+/// Calibration statistics of one value of a network over all calibration images.
 #[derive(Debug, Clone)]
 pub struct ValueStatistics {
-    /// Smallest and largest element of all images.
+    /// Smallest and largest element of the value in all images.
     pub range: Range,
-    /// Mean number of elements per image.
+    /// Mean number of elements of the value per image.
     pub size: f64,
-    /// Histogram of the elements.
+    /// Histogram of the value's elements in all images.
     pub histogram: Histogram,
 }
 
-/// Runs the fp32 network on `images`: once for the ranges and channel means, then for the histograms within the
-/// ranges, as often as the memory for the values requires.
+/// Runs the fp32 network on `images` and returns its calibration statistics. The first pass over
+/// the images measures activation ranges and channel means. Further passes count the histograms
+/// within these ranges; the number of passes depends on the memory that the values take.
 ///
 /// # Errors
-/// [`QuantizeFailure::Engine`] if the network fails, [`QuantizeFailure::NothingSeen`] if it is a box head and no image
-/// has a region proposal.
+/// [`QuantizeFailure::Engine`] if ONNX Runtime cannot run the network.
+/// [`QuantizeFailure::NothingSeen`] if no value has a finite activation range, as for a box head if
+/// no image has a region proposal.
 pub fn calibrate(
     subject: &Subject<'_>,
     images: &[PreparedImage],
@@ -88,8 +91,8 @@ fn count(
     Ok(())
 }
 
-/// Groups the names of values so that each group fits into [`MAX_HELD`]. Counting twice the mean size leaves room for
-/// larger images.
+/// Groups the names of values so that the elements of each group fit into [`MAX_HELD`]. Twice the
+/// mean size of a value is counted, which leaves room for larger images.
 fn groups(values: &BTreeMap<String, ValueStatistics>) -> Vec<Vec<String>> {
     let mut groups: Vec<Vec<String>> = Vec::new();
     let mut held = f64::INFINITY;
@@ -110,17 +113,17 @@ fn groups(values: &BTreeMap<String, ValueStatistics>) -> Vec<Vec<String>> {
 #[derive(Debug, Default)]
 struct Summary {
     values: BTreeMap<String, Extent>,
-    /// Sum over the images of each channel's mean.
+    /// Sums over the images of the means of each channel, by name of the value.
     means: BTreeMap<String, Vec<f64>>,
     /// Number of images in which each value occurred.
     images: BTreeMap<String, f64>,
 }
 
-/// Range and number of elements of one value.
+/// Range and number of elements of one value in the images that have run so far.
 #[derive(Debug)]
 struct Extent {
     range: Range,
-    /// Number of elements, summed over the images.
+    /// Number of elements of the value, summed over the images.
     size: f64,
 }
 
@@ -137,7 +140,8 @@ impl Default for Extent {
 }
 
 impl Summary {
-    /// Adds `output`, the statistic of one image that `meaning` describes.
+    /// Adds a statistic of one image. `output` holds its elements; `meaning` says which statistic
+    /// it is, and of which value.
     fn add(&mut self, meaning: &Observed, output: &[f32]) {
         let Some(first) = output.first().copied() else {
             return;
@@ -165,8 +169,8 @@ impl Summary {
         }
     }
 
-    /// Returns the ranges, and the sums divided by the number of images. Values with an infinite or NaN range are left
-    /// out.
+    /// Returns the statistics over all images: ranges, and sums divided by the number of images in
+    /// which the value occurred. Values whose range is infinite or NaN are left out.
     fn finish(self) -> Statistics {
         let images = |value: &String| self.images.get(value).copied().unwrap_or(1.0);
         let is_finite = |range: &Range| range.min.is_finite() && range.max.is_finite();
@@ -197,8 +201,8 @@ impl Summary {
     }
 }
 
-/// Rounds a mean to three significant digits: enough for a bias correction, and short in a file. 0 for NaN and
-/// infinity.
+/// Rounds a mean to three significant digits, which is enough for a bias correction and short in a
+/// file. Returns 0 for NaN and infinity.
 fn round_to_three_digits(value: f64) -> f32 {
     if value == 0.0 || !value.is_finite() {
         return 0.0;

@@ -1,4 +1,5 @@
-//! Comparison of two versions of a network: of their outputs, and of their results for a task.
+//! Comparison of two versions of a network (fp32 and int8): of their outputs, and of their results
+//! for a task.
 
 use crate::cancel::Cancel;
 use crate::engine::{Outputs, Tensor};
@@ -9,18 +10,20 @@ use crate::postprocess::scores::{argmax, softmax};
 use crate::postprocess::segment::{MaskJob, segment};
 use crate::postprocess::{OutputError, primary_output};
 
-/// The outputs of a network for one image. `None` if the network is a box head and the image has no region proposals.
+/// The outputs of a network for one image. `None` if the network is a box head and the image has no
+/// region proposals.
 pub(super) type OutputSet = Option<Vec<Tensor>>;
 
-/// Minimum score of the detections that are compared.
+/// Minimum score of a detection for which a match in the other version's results is searched.
 const BOX_SCORE: f32 = 0.5;
-/// Amount by which the score of a matching detection may be below [`BOX_SCORE`], so that scores near the threshold do
-/// not count as disagreement.
+/// Amount by which the score of the matching detection may be below [`BOX_SCORE`], so that scores
+/// near this threshold do not count as disagreement.
 const SCORE_SLACK: f32 = 0.1;
 /// Intersection over union above which two boxes match. Source: the lowest threshold of COCO's AP.
 const BOX_IOU: f32 = 0.5;
 
-/// Returns the cosine similarity of two vectors; 1 if both are all zeros.
+/// Returns the cosine similarity of two vectors. 1 if all elements of both vectors are 0; 0 if all
+/// elements of only one vector are 0.
 pub fn cosine(one: &[f32], other: &[f32]) -> f64 {
     let (mut dot, mut one_square, mut other_square) = (0.0, 0.0, 0.0);
     for (a, b) in one.iter().zip(other) {
@@ -36,7 +39,8 @@ pub fn cosine(one: &[f32], other: &[f32]) -> f64 {
     if product > 0.0 { dot / product } else { 0.0 }
 }
 
-/// Returns the cosine similarity, averaged over the outputs. 1 if both output sets are `None`, 0 if only one is.
+/// Returns the cosine similarity of two output sets, averaged over their outputs. 1 if both output
+/// sets are `None`, 0 if only one of them is `None`.
 pub(super) fn mean_cosine(one: &OutputSet, other: &OutputSet) -> f64 {
     let (Some(one), Some(other)) = (one, other) else {
         return f64::from(u8::from(one.is_none() && other.is_none()));
@@ -59,19 +63,21 @@ pub(super) fn signal_to_noise(exact: &[f32], rounded: &[f32]) -> f64 {
     10.0 * (signal.max(1e-30) / noise.max(1e-30)).log10()
 }
 
-/// The result of a network for one image.
+/// The result of a network for one image, for the task of the model.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answers {
-    /// Softmax scores by class.
+    /// Classification: the softmax score of each class, by class index.
     Scores(Vec<f32>),
-    /// The class of every element at the head's resolution.
+    /// Segmentation: the class of every point, at the resolution of the network's output.
     Mask(Vec<u8>),
-    /// Detections with a score above the lower threshold, `BOX_SCORE` minus `SCORE_SLACK`.
+    /// Detection: detections with a score of at least 0.4, which is `BOX_SCORE` minus
+    /// `SCORE_SLACK`.
     Boxes(Vec<Detection>),
 }
 
 impl Answers {
-    /// Computes the result from the outputs of a model for an image of size `original`.
+    /// Computes the result from the outputs of a model for an image of size `original`. `detector`
+    /// is the postprocessing of a detection model, `None` for other tasks.
     ///
     /// # Errors
     /// [`OutputError`] if the outputs do not fit the detector or a mask.
@@ -97,7 +103,8 @@ impl Answers {
         Ok(Self::Scores(softmax(&output.data)))
     }
 
-    /// Compares the results of two versions of a network for the same image.
+    /// Compares the results of two versions of a network for the same image; `self` is the result
+    /// of the first version.
     fn compare(&self, other: &Self) -> Comparison {
         match (self, other) {
             (Self::Scores(one), Self::Scores(other)) => {
@@ -128,19 +135,22 @@ impl Answers {
     }
 }
 
-/// How far the results of two versions of a network differ for one image.
+/// How much the results of two versions of a network differ for one image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Comparison {
-    /// Classification: 1 if both versions rank the same class first, else 0. Segmentation: share of the mask's elements
-    /// with equal classes. Detection: share of the detections that have a match in the other version.
+    /// Classification: 1 if both versions rank the same class first, 0 if they do not.
+    /// Segmentation: share of the mask's elements with equal classes. Detection: share of both
+    /// versions' detections (score of [`BOX_SCORE`] or more) that have a match in the other
+    /// version.
     agreement: f64,
-    /// Classification: absolute difference in the score of the first version's best class. Segmentation: share of the
-    /// mask's elements with different classes. Detection: mean absolute score difference of matching detections.
+    /// Classification: absolute difference between the two scores of the class that the first
+    /// version ranks first. Segmentation: share of the mask's elements with different classes.
+    /// Detection: mean absolute score difference of matching detections.
     change: f64,
 }
 
-/// Compares the detections of both versions. Two detections match if they have the same class and overlap by more than
-/// [`BOX_IOU`].
+/// Compares the detections of two versions for one image. Two detections match if they have the
+/// same class and an intersection over union of more than [`BOX_IOU`].
 fn compare_boxes(one: &[Detection], other: &[Detection]) -> Comparison {
     let (mut all, mut found, mut change) = (0.0, 0.0, 0.0);
     for (from, to) in [(one, other), (other, one)] {
@@ -162,23 +172,28 @@ fn compare_boxes(one: &[Detection], other: &[Detection]) -> Comparison {
     }
 }
 
-/// Agreement of two versions of a network over several images.
+/// Agreement of the fp32 and the int8 version of a network over several images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
 pub struct Agreement {
     /// Number of images that were compared.
     #[serde(rename = "pictures")]
     pub images: usize,
-    /// Mean agreement of an image. Classification: 1 if both versions rank the same class first, else 0. Segmentation:
-    /// share of the mask's elements with equal classes. Detection: share of the detections that have a match.
+    /// Mean agreement per image. Classification: 1 if both versions rank the same class first, 0 if
+    /// they do not. Segmentation: share of the mask's elements with equal classes. Detection: share
+    /// of both versions' detections with a score of 0.5 or more that have a match in the other
+    /// version.
     pub agreement: f64,
-    /// Mean absolute difference of scores; for segmentation, the share of the masks' elements with different classes.
+    /// Mean change per image. Classification: absolute difference between the two scores of the
+    /// class that the fp32 version ranks first. Segmentation: share of the mask's elements with
+    /// different classes. Detection: mean absolute score difference of matching detections.
     pub mean_change: f64,
-    /// Largest difference for a single image, in the unit of `mean_change`.
+    /// Largest change of a single image, in the unit of `mean_change`.
     pub worst_change: f64,
 }
 
 impl Agreement {
-    /// Compares the fp32 and int8 results image by image; both lists have the images in the same order.
+    /// Compares the fp32 and int8 results image by image. Both lists have the images in the same
+    /// order.
     pub fn of(float: &[Answers], int8: &[Answers]) -> Self {
         let pairs = float.iter().zip(int8);
         let pairs: Vec<Comparison> = pairs.map(|(one, other)| one.compare(other)).collect();
@@ -229,7 +244,8 @@ mod tests {
             scores(&[1.0, 3.0]).compare(&scores(&[4.0, 3.0])).agreement,
             0.0
         );
-        // Two classes, four elements; a tie goes to the lower class.
+        // The scores of two classes at four points. The classes tie at the third point, and the
+        // lower class wins.
         let scores = Tensor {
             shape: vec![2, 1, 4],
             data: vec![1.0, 0.0, 2.0, 0.0, 0.0, 1.0, 2.0, 3.0],

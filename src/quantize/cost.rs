@@ -1,4 +1,4 @@
-//! Costs of a layer that is kept in fp32: time, multiplications, and bytes of the file.
+//! What it costs to keep a layer in fp32: time, multiplications in fp32, and bytes of the file.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,22 +7,25 @@ use onnx_export::quantize::{Layer, Range};
 use super::QuantizeFailure;
 use super::search::Search;
 
-/// Nanoseconds that int8 saves per multiplication, on one core. Only the ratio to [`COST_PER_ELEMENT`] matters.
-/// Depthwise convolutions save nothing: ONNX Runtime's int8 kernels for them are not faster.
+/// Nanoseconds that int8 saves per multiplication, on one core. Only the ratio to
+/// [`COST_PER_ELEMENT`] matters. Convolutions with several groups, such as depthwise ones, save
+/// nothing: ONNX Runtime's int8 kernels for them are not faster.
 const SAVED_PER_MULTIPLICATION: f64 = 0.06;
-/// Nanoseconds to quantize and dequantize an element, on one core.
+/// Nanoseconds to quantize and dequantize one element of the input or output of an fp32 layer, on
+/// one core.
 const COST_PER_ELEMENT: f64 = 1.0;
 
-/// Largest int8 file, as a share of the fp32 file's size. Quantized weights take a quarter; the rest is for scales and for
-/// weights kept in fp32.
+/// Largest int8 file, as a share of the fp32 file's size. Quantized weights take a quarter of their
+/// size in fp32; the remaining 0.03 is for scales and for weights kept in fp32.
 const MAX_FILE: f64 = 0.28;
-/// Share of the weights that may be kept in fp32 in addition to the stem's even if the file exceeds [`MAX_FILE`]: small
-/// layers are often the sensitive ones.
+/// Share of the network's weights that may be kept in fp32 in addition to the stem's weights, even
+/// if the file exceeds [`MAX_FILE`]. Small layers are often the most sensitive ones.
 const MIN_FLOAT_WEIGHTS: f64 = 0.005;
 
 impl Search<'_> {
-    /// Returns the share of the weights, 0 to 1, that may be kept in fp32 within the limits [`MAX_FILE`] and
-    /// [`MIN_FLOAT_WEIGHTS`]. `stem` are the layers that are always in fp32.
+    /// Returns the share of the network's weights, 0 to 1, that may be kept in fp32 within the
+    /// limits [`MAX_FILE`] and [`MIN_FLOAT_WEIGHTS`]. `stem` are the layers that are always in
+    /// fp32.
     ///
     /// # Errors
     /// [`QuantizeFailure::Network`] if the network cannot be quantized.
@@ -37,12 +40,13 @@ impl Search<'_> {
         let recipe = self.recipe(ranges, stem.clone());
         let int8 = network.quantize(&recipe, self.goal.target)?.len() as f64;
         let weights: usize = network.layers().iter().map(|layer| layer.weights).sum();
-        // An fp32 weight takes three bytes more.
+        // A weight takes three bytes more in fp32 than in int8.
         let room = (MAX_FILE * float - int8) / (3.0 * weights.max(1) as f64);
         Ok(self.weight_share(stem) + room.max(MIN_FLOAT_WEIGHTS))
     }
 
-    /// Returns how much longer a layer takes in fp32 than in int8, estimated in nanoseconds per image.
+    /// Returns how much longer the layer `name` takes in fp32 than in int8, estimated in
+    /// nanoseconds per image. 0 if the network has no layer of this name.
     pub(super) fn cost(&self, name: &str) -> f64 {
         let Some(layer) = self.layer(name) else {
             return 0.0;
@@ -65,7 +69,8 @@ impl Search<'_> {
             .find(|layer| layer.name == name)
     }
 
-    /// Returns the mean number of elements of a value per image.
+    /// Returns the mean number of elements per image of the value named `value`; 0 if it has no
+    /// statistics.
     fn size(&self, value: &str) -> f64 {
         self.statistics
             .values
@@ -88,7 +93,8 @@ impl Search<'_> {
         self.share(float, |layer| layer.weights as f64)
     }
 
-    /// Returns the share, 0 to 1, of the layers `float` in the sum of the amounts `of` all layers.
+    /// Returns the sum of `of` over the layers `float`, as a share (0 to 1) of the sum over all
+    /// layers.
     fn share(&self, float: &BTreeSet<String>, of: impl Fn(&Layer) -> f64) -> f64 {
         let (mut all, mut in_float) = (0.0, 0.0);
         for layer in self.subject.network.layers() {

@@ -3,26 +3,29 @@
 use onnx_export::quantize::Range;
 use serde::{Deserialize, Serialize};
 
-/// Number of bins between the smallest and the largest element.
+/// Number of bins of a histogram, between the smallest and the largest element.
 pub(super) const BINS: usize = 2048;
 /// Number of levels that a uint8 value can have.
 const LEVELS: usize = 256;
-/// Number of ranges that `Mse` and `Entropy` try in each pass: the whole range scaled by 1, 0.98, 0.96, ..., 0.12.
+/// Number of ranges that `Mse` and `Entropy` try in each pass: the whole range scaled by 1, 0.98,
+/// 0.96, ..., 0.12.
 const CUTS: usize = 45;
-/// Number of times that each end of the range is then moved separately.
+/// Number of passes in which `Mse` and `Entropy` move each end of the range separately, after both
+/// ends were scaled together.
 const ROUNDS: usize = 2;
 
-/// How an activation range is chosen.
+/// The method by which an activation range is chosen from a histogram.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
-    /// The smallest to the largest element.
+    /// The range from the smallest to the largest element.
     Minmax,
-    /// The range without the outermost elements at each end: with percentile 99.99, 0.01 % of them at each end.
+    /// The range that excludes `100 - percentile` percent of the elements at each end: 0.01 % at
+    /// each end for percentile 99.99.
     Percentile(f64),
     /// The range with the least relative entropy between the elements and their quantized values.
     Entropy,
-    /// The range with the least mean squared error.
+    /// The range with the least mean squared error of the quantized values.
     Mse,
 }
 
@@ -42,7 +45,8 @@ impl Histogram {
         }
     }
 
-    /// Counts elements. Those outside the range count in the first or last bin, NaN in the first.
+    /// Counts elements. An element outside the range is counted in the first or last bin, NaN in
+    /// the first bin.
     pub fn add(&mut self, elements: &[f32]) {
         let Range { min, max } = self.range;
         let per_bin = BINS as f32 / (max - min).max(f32::MIN_POSITIVE);
@@ -52,7 +56,7 @@ impl Histogram {
         }
     }
 
-    /// Returns the range that `method` chooses.
+    /// Returns the activation range that `method` chooses for the counted elements.
     pub fn choose(&self, method: Method) -> Range {
         match method {
             Method::Minmax => self.range,
@@ -62,13 +66,14 @@ impl Histogram {
         }
     }
 
-    /// Returns the lower edge of bin `bin`.
+    /// Returns the element value at the lower edge of bin `bin`.
     fn edge(&self, bin: usize) -> f32 {
         let Range { min, max } = self.range;
         min + (max - min) * bin as f32 / BINS as f32
     }
 
-    /// Returns the range without `100 - percentile` percent of the elements at each end, in whole bins.
+    /// Returns the range that excludes `100 - percentile` percent of the elements at each end,
+    /// rounded to whole bins.
     fn percentile(&self, percentile: f64) -> Range {
         let total: u64 = self.counts.iter().sum();
         let tail = ((1.0 - percentile / 100.0) * total as f64) as u64;
@@ -89,9 +94,11 @@ impl Histogram {
         }
     }
 
-    /// Returns the tried range of least `cost`. Both ends are moved together first, then each separately.
+    /// Returns the range of least `cost` among those that are tried: first both ends are scaled
+    /// together, then each end separately.
     fn least(&self, cost: impl Fn(Range) -> f64) -> Range {
-        // The range always contains 0; moved towards it, neither end passes the other.
+        // The range is extended to contain 0, so that an end that is scaled towards 0 cannot pass
+        // the other end.
         let (min, max) = (self.range.min.min(0.0), self.range.max.max(0.0));
         let parts = || (0..CUTS).map(|step| 1.0 - step as f32 / 50.0);
         let best = |ranges: &mut dyn Iterator<Item = Range>| {
@@ -118,7 +125,8 @@ impl Histogram {
         range
     }
 
-    /// Returns the sum of the squared errors of all elements if they are quantized to 256 levels over `range`.
+    /// Returns the sum of the squared errors of all elements if they are quantized to 256 levels
+    /// over `range`.
     fn squared_error(&self, range: Range) -> f64 {
         let scale = f64::from(range.max - range.min).max(1e-12) / (LEVELS - 1) as f64;
         let bins = self
@@ -129,7 +137,8 @@ impl Histogram {
         bins.map(|(bin, count)| {
             let middle = f64::from(f32::midpoint(self.edge(bin), self.edge(bin + 1)));
             let outside = (middle - middle.clamp(f64::from(range.min), f64::from(range.max))).abs();
-            // Inside the range, errors are uniformly distributed.
+            // The rounding error of an element inside the range is uniform over one step of
+            // `scale`, and its mean square is scale^2 / 12.
             let error = if outside > 0.0 {
                 outside * outside
             } else {
@@ -140,7 +149,8 @@ impl Histogram {
         .sum()
     }
 
-    /// Returns the Kullback-Leibler divergence between the elements clipped to `range` and their quantized values.
+    /// Returns the Kullback-Leibler divergence between the elements clipped to `range` and their
+    /// quantized values.
     ///
     /// Source: Migacz, "8-bit Inference with `TensorRT`" (2017), the calibration of activations.
     fn relative_entropy(&self, range: Range) -> f64 {
@@ -164,7 +174,8 @@ impl Histogram {
     }
 }
 
-/// Returns `counts` quantized to 256 levels: the bins of a level that are not empty share its count evenly.
+/// Returns `counts` quantized to 256 levels. A level covers several bins; its total count is spread
+/// evenly over those of its bins that are not empty.
 fn flattened(counts: &[f64]) -> Vec<f64> {
     let mut out = Vec::with_capacity(counts.len());
     let edge = |level: usize| level * counts.len() / LEVELS;
@@ -180,8 +191,9 @@ fn flattened(counts: &[f64]) -> Vec<f64> {
     out
 }
 
-/// Returns the Kullback-Leibler divergence, the sum of `p * ln(p / q)` over normalized counts. A count of `q` is taken
-/// as at least 0.001, to avoid division by zero.
+/// Returns the Kullback-Leibler divergence, the sum of `p * ln(p / q)` over normalized counts. A
+/// count of `q` is taken as at least 0.001, to avoid division by zero. Infinity if all counts of
+/// `p` or of `q` are 0.
 fn divergence(p: &[f64], q: &[f64]) -> f64 {
     let (all_p, all_q) = (p.iter().sum::<f64>(), q.iter().sum::<f64>());
     if all_p <= 0.0 || all_q <= 0.0 {
@@ -197,7 +209,8 @@ fn divergence(p: &[f64], q: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
-    /// Returns a histogram of 100,000 elements in a triangular distribution from -1 to 1, and one outlier at 100.
+    /// Returns a histogram of 100,000 elements in a triangular distribution from -1 to 1, and one
+    /// outlier at 100.
     fn histogram() -> Histogram {
         let mut histogram = Histogram::new(Range {
             min: -1.0,
@@ -218,7 +231,8 @@ mod tests {
             (Method::Minmax, 100.0..=100.0),
             (Method::Percentile(99.99), 0.9..=1.1),
             (Method::Percentile(100.0), 99.9..=100.1),
-            // Rounding 100,000 elements more coarsely costs as much as clipping the outlier.
+            // The best end is a compromise: a wider range rounds the 100,000 elements more
+            // coarsely, a narrower range clips the outlier at 100 more.
             (Method::Mse, 80.0..=95.0),
             (Method::Entropy, 1.0..=50.0),
         ];

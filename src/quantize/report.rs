@@ -10,17 +10,19 @@ use super::{Agreement, Choice, Method, QuantizeFailure, Subject};
 use crate::engine::Arithmetic;
 use crate::image::PreparedImage;
 
-/// Number of layers with the most quantization noise that the text report lists.
+/// Number of layers that the text report lists as the noisiest, with the lowest signal-to-noise
+/// ratios.
 const LISTED: usize = 8;
 
-/// Comparison of the int8 model with the fp32 model, and the recipe of each network.
+/// Comparison of the int8 model with the fp32 model, and how each of its networks is quantized.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Name of the model.
     pub model: String,
-    /// CPUs for which the model is quantized.
+    /// The CPUs for which the model is quantized.
     pub target: Target,
-    /// Whether int8 arithmetic was simulated, because this CPU is not of the family `target`.
+    /// Whether the int8 results were computed by a simulation, because this CPU is not of the
+    /// family `target`.
     pub simulated: bool,
     /// Agreement between fp32 and int8 on the calibration images.
     pub agreement: Agreement,
@@ -28,14 +30,15 @@ pub struct Report {
     pub fp32: Timing,
     /// Size and latency of the int8 model.
     pub int8: Timing,
-    /// The model's networks: two for a two-stage detector, otherwise one.
+    /// The model's networks in the order in which they run: two for a two-stage detector, one for
+    /// every other model.
     pub networks: Vec<NetworkReport>,
 }
 
-/// Size and latency of a model in one precision.
+/// Size and latency of a model in one precision, fp32 or int8.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Timing {
-    /// Size of the ONNX files in bytes.
+    /// Size of the model's ONNX files in bytes.
     pub bytes: usize,
     /// Median latency of one image with one thread on this machine, in milliseconds.
     pub milliseconds: f64,
@@ -44,37 +47,38 @@ pub struct Timing {
 /// How one network is quantized, and how close its outputs are to those of the fp32 network.
 #[derive(Debug, Serialize)]
 pub struct NetworkReport {
-    /// Method by which activation ranges were chosen.
+    /// Method by which the activation ranges were chosen.
     pub method: Method,
-    /// Mean cosine similarity between the outputs of the int8 and the fp32 network.
+    /// Mean cosine similarity between the outputs of the int8 and the fp32 network, over the images
+    /// of the search.
     pub cosine: f64,
-    /// Share of the multiplications that run in int8.
+    /// Share of the network's multiplications, 0 to 1, that run in int8.
     pub int8_share: f64,
-    /// Every Conv and Gemm, in the order of computation.
+    /// Every Conv and Gemm layer of the network, in the order of computation.
     pub layers: Vec<LayerReport>,
 }
 
 /// Precision of one layer, and what quantizing it costs in accuracy.
 #[derive(Debug, Serialize)]
 pub struct LayerReport {
-    /// Name of the node.
+    /// Name of the layer's node in the fp32 file.
     pub name: String,
     /// Whether the layer runs in int8.
     pub int8: bool,
-    /// Decrease of the outputs' cosine similarity if only this layer runs in int8. `None` if the layer is kept in fp32
-    /// without a search.
+    /// Decrease of the cosine similarity between the network's outputs and the fp32 outputs if only
+    /// this layer runs in int8. `None` if the layer is always kept in fp32 and was not measured.
     pub sensitivity: Option<f64>,
-    /// Signal-to-noise ratio of the layer's result in the int8 network, in decibels. `None` if the layer is kept in fp32
-    /// or its result is not quantized.
+    /// Signal-to-noise ratio of the layer's result in the int8 network, in decibels. `None` if the
+    /// layer is kept in fp32 or its result is not quantized.
     pub snr_db: Option<f64>,
 }
 
 impl NetworkReport {
-    /// Measures the quantization noise of every layer on `images`, and joins it with `choice`, the search's
-    /// result.
+    /// Measures the quantization noise of every layer on `images` and combines it with `choice`,
+    /// the result of the search.
     ///
     /// # Errors
-    /// [`QuantizeFailure`] if a network fails.
+    /// [`QuantizeFailure`] if a network cannot be quantized or run.
     pub fn new(
         subject: &Subject<'_>,
         choice: &Choice,
@@ -104,7 +108,8 @@ impl NetworkReport {
     }
 }
 
-/// Returns the signal-to-noise ratio in decibels of every int8 layer's result, averaged over the images.
+/// Returns the name of every int8 layer with the signal-to-noise ratio of its result in decibels,
+/// averaged over the images.
 fn noise(
     subject: &Subject<'_>,
     recipe: &Recipe,
@@ -118,7 +123,7 @@ fn noise(
     });
     let results: Vec<(String, LayerResult)> = results.collect();
     if results.is_empty() {
-        // Every layer is in fp32, and a graph without outputs is invalid.
+        // No layer has a quantized result to compare, and a graph without outputs is invalid.
         return Ok(Vec::new());
     }
     let names = |pick: fn(&LayerResult) -> &String| -> Vec<String> {
@@ -149,7 +154,7 @@ fn noise(
 }
 
 impl Report {
-    /// Returns the fp32 latency divided by the int8 latency.
+    /// Returns how many times as fast int8 is: the fp32 latency divided by the int8 latency.
     pub fn speedup(&self) -> f64 {
         self.fp32.milliseconds / self.int8.milliseconds.max(1e-9)
     }

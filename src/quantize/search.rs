@@ -1,8 +1,10 @@
 //! The sensitivity search: which layers are kept in fp32, at the least cost in speed.
 //!
-//! Each layer in turn is quantized while all others stay fp32. The decrease of the outputs' cosine similarity, divided by
-//! the time that the int8 layer saves, gives the order in which layers are kept in fp32, until the quantized network is
-//! as close to the fp32 network as requested, or the allowed share of multiplications is used up.
+//! First, each layer in turn is quantized while all other layers stay in fp32. The resulting
+//! decrease of the cosine similarity of the network's outputs, divided by the time that int8 saves
+//! for the layer, gives the order in which layers are kept in fp32. Layers are kept in fp32 until
+//! the quantized network is as close to the fp32 network as requested, or the allowed share of
+//! multiplications is used up.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,23 +15,27 @@ use super::{Method, Progress, QuantizeFailure, Statistics, Subject};
 use crate::engine::Arithmetic;
 use crate::image::PreparedImage;
 
-/// The method of the sensitivity measurements, unless the user chooses one: the one that fails least on networks with
+/// The method of choosing activation ranges for the sensitivity measurements, unless the user
+/// chooses a method. Of all methods, it is the most robust one for networks whose activations have
 /// outliers.
 const FIRST_METHOD: Method = Method::Percentile(99.99);
-/// The methods that are compared, unless the user chooses one. On the measured networks `Mse` is as good as the higher
-/// percentile or worse, and `Minmax` and `Entropy` are worse (docs/quantization.md).
+/// The methods of choosing activation ranges that are compared, unless the user chooses a method.
+/// On the measured networks `Mse` is as good as the higher percentile or worse, and `Minmax` and
+/// `Entropy` are worse (docs/quantization.md).
 const METHODS: [Method; 2] = [FIRST_METHOD, Method::Percentile(99.999)];
 
 /// The goal and the limits of a search.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Goal {
-    /// CPUs that the int8 model is made for.
+    /// The CPUs for which the int8 model is quantized.
     pub target: Target,
-    /// Mean cosine similarity between int8 and fp32 outputs at which the search ends.
+    /// Mean cosine similarity between int8 and fp32 outputs that ends the search when it is
+    /// reached.
     pub cosine: f64,
-    /// Largest share of the multiplications, 0 to 1, that may be kept in fp32.
+    /// Largest share of the network's multiplications, 0 to 1, that may be kept in fp32.
     pub max_float: f64,
-    /// How activation ranges are chosen. `None` to choose the method that comes closest to the fp32 network.
+    /// Method by which activation ranges are chosen. `None` to try several methods and use the one
+    /// whose int8 network comes closest to the fp32 network.
     pub method: Option<Method>,
 }
 
@@ -38,17 +44,19 @@ pub struct Goal {
 pub struct Choice {
     /// Activation ranges, channel means and fp32 layers with which the network is to be quantized.
     pub recipe: Recipe,
-    /// How the activation ranges of the recipe were chosen.
+    /// Method by which the activation ranges of the recipe were chosen.
     pub method: Method,
     /// Mean cosine similarity of the quantized network's outputs with the fp32 network's.
     pub cosine: f64,
-    /// Share of the multiplications, 0 to 1, that are kept in fp32.
+    /// Share of the network's multiplications, 0 to 1, that are kept in fp32.
     pub float_share: f64,
-    /// Layers by name, with the decrease of the cosine similarity if only this layer is quantized.
+    /// Name of each measured layer, with the decrease of the cosine similarity of the network's
+    /// outputs if only this layer is quantized.
     pub sensitivities: Vec<(String, f64)>,
 }
 
-/// Searches for a recipe with `images`, which may be fewer than the statistics were made from.
+/// Searches for the recipe that reaches `goal` with the least loss of speed. Recipes are tried on
+/// `images`, which may be fewer than the images of `statistics`.
 ///
 /// # Errors
 /// [`QuantizeFailure`] if a network cannot be quantized or run.
@@ -74,7 +82,8 @@ pub fn search(
     if goal.method.is_some() {
         return Ok(choice);
     }
-    // Methods differ measurably only once the layers that no method helps are in fp32.
+    // Methods are compared only now: the layers that are inaccurate with every method are in fp32,
+    // and would hide the differences between the methods in int8.
     let best = search.best_method(&choice.recipe.float_layers)?;
     if best == first {
         return Ok(choice);
@@ -105,15 +114,17 @@ pub(super) struct Search<'a> {
     reference: Vec<OutputSet>,
 }
 
-/// A recipe that was tried, with the mean cosine similarity between its int8 outputs and the fp32 outputs.
+/// A recipe that was tried, with the mean cosine similarity between the outputs of the network
+/// quantized by it and the fp32 outputs.
 struct Trial {
     cosine: f64,
     recipe: Recipe,
 }
 
 impl Search<'_> {
-    /// Returns the layers that are always kept in fp32: the convolutions that read the image. Its three channels are too
-    /// few for the integer kernels, which take twice the time of the fp32 kernels.
+    /// Returns the layers that are always kept in fp32: the convolutions that read the image. The
+    /// image's three channels are too few for the integer kernels, which take twice the time of the
+    /// fp32 kernels. Empty for a box head, which does not read the image.
     fn stem(&self) -> BTreeSet<String> {
         let inputs: BTreeSet<&str> = self.subject.network.inputs().collect();
         let layers = self.subject.network.layers().iter();
@@ -124,7 +135,7 @@ impl Search<'_> {
             .collect()
     }
 
-    /// Returns the activation range of every value by `method`.
+    /// Returns the activation range of every value, chosen by `method`, by the value's name.
     fn ranges(&self, method: Method) -> BTreeMap<String, Range> {
         let values = self.statistics.values.iter();
         values
@@ -132,7 +143,8 @@ impl Search<'_> {
             .collect()
     }
 
-    /// Returns the recipe with these activation ranges and fp32 layers.
+    /// Returns the recipe with the activation ranges `ranges`, the fp32 layers `float_layers`, and
+    /// the channel means of the inputs of all int8 layers.
     pub(super) fn recipe(
         &self,
         ranges: &BTreeMap<String, Range>,
@@ -155,7 +167,8 @@ impl Search<'_> {
         }
     }
 
-    /// Quantizes the network by `recipe`; returns the mean cosine similarity between its outputs and the fp32 outputs.
+    /// Quantizes the network by `recipe` and returns the mean cosine similarity between its outputs
+    /// and the fp32 outputs.
     fn cosine(&self, recipe: &Recipe) -> Result<f64, QuantizeFailure> {
         let model = self.subject.network.quantize(recipe, self.goal.target)?;
         let mut probe = self.subject.probe(&model, Arithmetic::Simulated)?;
@@ -166,7 +179,8 @@ impl Search<'_> {
         Ok(sum / self.images.len().max(1) as f64)
     }
 
-    /// Returns the method that comes closest to the fp32 network if the layers `float` are in fp32.
+    /// Returns the method of choosing activation ranges with which the int8 network comes closest
+    /// to the fp32 network, if the layers `float` are kept in fp32.
     fn best_method(&self, float: &BTreeSet<String>) -> Result<Method, QuantizeFailure> {
         self.progress.start("methods", METHODS.len());
         let mut best = (f64::NEG_INFINITY, FIRST_METHOD);
@@ -181,7 +195,8 @@ impl Search<'_> {
         Ok(best.1)
     }
 
-    /// Returns the decrease of the cosine similarity for each layer outside `stem` if only this layer is quantized.
+    /// Returns each layer outside `stem` with the decrease of the cosine similarity of the
+    /// network's outputs if only this layer is quantized.
     fn sensitivities(
         &self,
         method: Method,
@@ -203,8 +218,9 @@ impl Search<'_> {
         Ok(sensitivities)
     }
 
-    /// Keeps 1, 2, 4, ... layers in fp32, in descending order of sensitivity per cost, until the goal is reached;
-    /// then finds the smallest number that reaches it by bisection.
+    /// Returns the choice with the fewest fp32 layers that reaches the goal. Tries 1, 2, 4, ...
+    /// fp32 layers in descending order of sensitivity per cost until the goal is reached, then
+    /// finds the smallest sufficient number by bisection.
     fn choose_layers(
         &self,
         method: Method,
@@ -236,7 +252,8 @@ impl Search<'_> {
         })
     }
 
-    /// Returns the names of the layers in descending order of sensitivity divided by their cost in fp32.
+    /// Returns the names of the layers in descending order of their sensitivity, divided by the
+    /// cost of keeping the layer in fp32.
     fn worst_first<'n>(&self, sensitivities: &'n [(String, f64)]) -> Vec<&'n str> {
         let mut order: Vec<(&str, f64)> = sensitivities
             .iter()
@@ -247,8 +264,9 @@ impl Search<'_> {
     }
 }
 
-/// Returns the trial with the fewest fp32 layers that reaches `cosine`, or the trial with the highest similarity if
-/// none does. `evaluate(n)` tries the first `n` of `layers` layers in fp32.
+/// Returns the trial with the fewest fp32 layers that reaches the similarity `cosine`, or the trial
+/// with the highest similarity if none reaches it. `evaluate(n)` tries the first `n` of `layers`
+/// layers in fp32.
 fn fewest_layers(
     layers: usize,
     cosine: f64,
@@ -263,7 +281,8 @@ fn fewest_layers(
             best = next;
         }
     }
-    // Bisection between the last count that was too small and the first one that was enough.
+    // Bisection between the last number of fp32 layers that was too small and the first one that
+    // was sufficient.
     let mut enough = count;
     while best.cosine >= cosine && enough > low + 1 {
         let middle = usize::midpoint(low, enough);
@@ -277,7 +296,8 @@ fn fewest_layers(
     Ok(best)
 }
 
-/// Returns `stem` plus every layer of `layers`, tried in order, whose addition still `fits`.
+/// Returns the set `stem` with every layer of `layers`, added in order, with which the set still
+/// passes `fits`.
 fn grown(
     stem: &BTreeSet<String>,
     layers: &[&str],

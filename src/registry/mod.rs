@@ -1,4 +1,4 @@
-//! The loaded models: each a manifest, its labels, its preprocessing, and a queue with workers.
+//! The loaded models. Each has a manifest, labels, preprocessing, and a queue with workers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,17 +20,18 @@ use networks::Networks;
 
 pub mod networks;
 
-/// Default number of images in a batch per thread of a session. A second image keeps a thread busy where layers wait
-/// for each other; more images only increase the latency (docs/BENCHMARKS.md).
+/// Default number of images in a batch per thread of a session. The second image gives a thread
+/// work while the layers of the first one wait for each other; more images only increase the
+/// latency (docs/BENCHMARKS.md).
 const BATCH_PER_THREAD: usize = 2;
-/// Largest default batch size.
+/// Largest default batch size, in images.
 const MAX_BATCH_SIZE: usize = 8;
 /// Default number of images that can wait in the queue of a model.
 const MAX_QUEUE_SIZE: usize = 256;
 
-/// Loading a model failed.
+/// The failure to load one model.
 #[derive(Debug, Error)]
-#[error("model `{model}`")]
+#[error("cannot load model `{model}`")]
 pub struct LoadError {
     /// The model, as `name@variant`.
     pub model: String,
@@ -48,36 +49,39 @@ pub enum LoadReason {
     /// ONNX Runtime cannot load or run the model.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The outputs do not have the shapes that the model's task needs.
+    /// The outputs for a test image do not fit the model's task or its label file, or are not
+    /// finite.
     #[error(transparent)]
     Outputs(#[from] OutputError),
-    /// The stages of the model do not fit its architecture.
+    /// The model has a `box_head` stage that its architecture does not have, or lacks one that its
+    /// architecture requires.
     #[error(
-        "cannot combine the stages of the model: its architecture expects {} box_head stage, got {}; \
-         check `architecture.head` and `stages`",
+        "cannot combine the stages of the model: its architecture expects {} box_head stage, \
+         got {}; check `architecture.head` and `stages` in model.toml",
         if *.expected { "a" } else { "no" },
         if *.expected { "none" } else { "one" }
     )]
     Stages {
-        /// Whether the architecture has a box head.
+        /// Whether the architecture requires a `box_head` stage.
         expected: bool,
     },
-    /// The anchors, the label file or the outputs of a detector do not match the manifest.
-    #[error("the detector does not match `architecture` in its manifest")]
+    /// The anchors, the label file or the outputs of a detector do not fit each other, or an output
+    /// is not finite.
+    #[error("the check of the detector's anchors, labels and outputs failed")]
     Detect(#[from] DetectError),
-    /// The preprocessing fails for an image of 640x480 pixels.
+    /// The preprocessing fails for the test image of 640x480 pixels.
     #[error(transparent)]
     Preprocess(#[from] ImageError),
     /// The network was exported with a fixed batch size other than 1.
     #[error(
-        "the network has a fixed batch size of {got}: export it with a dynamic batch size, or with 1"
+        "the network has a fixed batch size of {got}: export it with batch size 1 or a dynamic one"
     )]
     FixedBatch {
-        /// The fixed batch size.
+        /// The network's fixed batch size.
         got: usize,
     },
     /// A worker thread could not be started.
-    #[error("cannot start a worker thread")]
+    #[error("cannot start a worker thread of the model")]
     Thread(#[from] std::io::Error),
 }
 
@@ -89,11 +93,11 @@ pub struct LoadedModel {
     pub variant: String,
     /// Data type of the weights.
     pub precision: Precision,
-    /// Class labels, by class id.
+    /// Names of the classes, by class id.
     pub labels: Vec<String>,
     /// Converts images to the network's input.
     pub preprocessor: Preprocessor,
-    /// Converts a detector's outputs to boxes. `None` for other tasks.
+    /// Converts a detector's outputs to boxes. `None` for classification and segmentation models.
     pub detector: Option<Detector>,
     /// Queue and workers of the model.
     pub batcher: Batcher,
@@ -101,30 +105,31 @@ pub struct LoadedModel {
     pub metrics: ModelMetrics,
     /// Settings of the queue and the workers.
     pub plan: ModelPlan,
-    /// Number of nodes that run in custom int8 kernels; 0 for fp32.
+    /// Number of the networks' nodes that run in custom int8 kernels; 0 for fp32 models.
     pub own_operators: usize,
-    /// Time from reading the model file until every session has run once.
+    /// Time from reading the model's files until every session has run once and the workers have
+    /// started.
     pub load_time: Duration,
 }
 
-/// Settings of a model's queue and workers, complete with defaults.
+/// Settings of a model's queue and workers, with defaults for those that the manifest does not set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelPlan {
-    /// Most images in one run of the network.
+    /// Maximum number of images in one run of the network.
     pub max_batch_size: usize,
-    /// Longest time that an image waits for a fuller batch.
+    /// Longest time that an image waits in the queue for more images to join its batch.
     pub max_queue_delay: Duration,
-    /// Most images that wait in the queue.
+    /// Maximum number of images that wait in the queue.
     pub max_queue_size: usize,
-    /// Number of workers.
+    /// Number of workers, each with its own session.
     pub instances: usize,
     /// Thread count of each worker's session.
     pub intra_op_threads: usize,
 }
 
 impl ModelPlan {
-    /// Returns the manifest's settings, completed for a machine with `cores` cores. `threads` overrides the thread
-    /// count of each session.
+    /// Returns the settings of the manifest, with defaults for a machine with `cores` cores where
+    /// the manifest sets none. `threads` overrides the thread count of each session.
     pub fn new(manifest: &ModelManifest, cores: usize, threads: Option<usize>) -> Self {
         let batching = &manifest.batching;
         let plan = ThreadPlan::new(cores, batching.instances, threads);
@@ -141,7 +146,8 @@ impl ModelPlan {
 }
 
 impl ModelPlan {
-    /// Adjusts the plan to the network's fixed batch size, if it has one.
+    /// Limits the batch size to the network's fixed batch size `fixed`; `None` for a network with a
+    /// dynamic batch size.
     ///
     /// # Errors
     /// [`LoadReason::FixedBatch`] if the fixed batch size is not 1.
@@ -158,10 +164,10 @@ impl ModelPlan {
 }
 
 impl LoadedModel {
-    /// Loads `source`, runs each of its sessions once, and starts its workers.
+    /// Loads the model `source`, runs each of its sessions once, and starts its workers.
     ///
     /// # Errors
-    /// [`LoadError`] with the model and the reason.
+    /// [`LoadError`] with the name of the model and the reason.
     pub fn load(
         source: ModelSource,
         runtime: &OnnxRuntime,
@@ -227,7 +233,7 @@ impl LoadedModel {
         })
     }
 
-    /// Returns the labels of the model's metrics.
+    /// Returns the label values (model and variant) of this model's Prometheus metrics.
     pub fn label(&self) -> ModelLabel<'_> {
         ModelLabel {
             model: &self.manifest.name,
@@ -235,19 +241,19 @@ impl LoadedModel {
         }
     }
 
-    /// Returns `name@variant`.
+    /// Returns the name of the model and its variant as `name@variant`.
     pub fn id(&self) -> String {
         format!("{}@{}", self.manifest.name, self.variant)
     }
 }
 
-/// Size in pixels of the image that warms up the sessions.
+/// Size in pixels of the test image with which each session runs once while the model is loaded.
 const USUAL_SIZE: ImageSize = ImageSize {
     width: 640,
     height: 480,
 };
 
-/// Returns a uniform gray image, preprocessed for the network.
+/// Returns a uniform gray image of [`USUAL_SIZE`], preprocessed for the network.
 fn gray_image(preprocessor: &Preprocessor) -> Result<PreparedImage, ImageError> {
     preprocessor.run(&RgbImage::from_pixel(
         USUAL_SIZE.width,
@@ -256,15 +262,16 @@ fn gray_image(preprocessor: &Preprocessor) -> Result<PreparedImage, ImageError> 
     ))
 }
 
-/// Creates an engine and runs it once with copies of `image`, so that its memory is allocated. Returns it with its
-/// outputs for one image.
+/// Creates an engine and runs it once with a batch of copies of `image`, so that the engine's
+/// memory is allocated. Returns the engine and its outputs for one of the images.
 fn warm_engine(
     networks: &Networks,
     policy: Policy,
     image: &PreparedImage,
 ) -> Result<(Box<dyn Engine>, Outputs), EngineError> {
     let mut engine = networks.engine()?;
-    // The largest batch that can occur: a model that cannot run it must not be served.
+    // The batch is the largest one for images of this size: a model that cannot run it must not be
+    // served.
     let batch = vec![image.clone(); policy.batch_size(image.size)];
     let outputs = engine.run(batch)?.pop().unwrap_or_default();
     Ok((engine, outputs))
@@ -289,7 +296,8 @@ impl Registry {
         &self.models
     }
 
-    /// Returns the model that `reference` (`name` or `name@variant`) names, or `None` if it is not loaded.
+    /// Returns the loaded model that `reference` names as `name` or `name@variant`. `None` if this
+    /// model is not loaded.
     fn find(&self, reference: &str) -> Option<&Arc<LoadedModel>> {
         self.models.iter().find(|model| {
             let rest = reference.strip_prefix(model.manifest.name.as_str());
@@ -299,11 +307,13 @@ impl Registry {
         })
     }
 
-    /// Returns the model `name` (`name` or `name@variant`) of `task`. `None` selects the task's first loaded model.
+    /// Returns the loaded model of `task` that `name` names as `MODEL` or `MODEL@VARIANT`. If
+    /// `name` is `None`, returns the first loaded model of the task.
     ///
     /// # Errors
-    /// [`ServeError::NoModel`] if no model of the task is loaded, [`ServeError::UnknownModel`] if no model has the
-    /// name, [`ServeError::WrongTask`] if the model has another task.
+    /// [`ServeError::NoModel`] if no model of the task is loaded and `name` is `None`,
+    /// [`ServeError::UnknownModel`] if no loaded model has the name, [`ServeError::WrongTask`] if
+    /// the model has another task.
     pub fn for_task(&self, task: Task, name: Option<&str>) -> Result<Arc<LoadedModel>, ServeError> {
         let Some(name) = name else {
             let first = self.models.iter().find(|model| model.manifest.task == task);
@@ -319,10 +329,11 @@ impl Registry {
         })
     }
 
-    /// Returns the loaded model `name` (`name` or `name@variant`).
+    /// Returns the loaded model that `name` names as `MODEL` or `MODEL@VARIANT`.
     ///
     /// # Errors
-    /// [`ServeError::UnknownModel`], which lists the loaded models, if none has the name.
+    /// [`ServeError::UnknownModel`], which lists the loaded models, if no loaded model has the
+    /// name.
     pub fn named(&self, name: &str) -> Result<&Arc<LoadedModel>, ServeError> {
         self.find(name).ok_or_else(|| ServeError::UnknownModel {
             name: name.to_owned(),

@@ -1,4 +1,4 @@
-//! Errors of finding and reading models.
+//! Errors from finding a model and reading its files.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,66 +10,69 @@ use thiserror::Error;
 use super::ModelRef;
 use crate::manifest::ManifestError;
 
-/// A model cannot be found or read.
+/// A reason why a model cannot be found or its files cannot be read.
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// A file or folder cannot be read.
     #[error("cannot read {}", .path.display())]
     Io {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// The error of the operating system.
+        /// Error of the operating system, or [`io::ErrorKind::InvalidData`] if a text file is not
+        /// UTF-8.
         source: io::Error,
     },
     /// A file is larger than the limit for its kind, such as 16 MiB for a manifest.
-    #[error("cannot read {}: expected at most {limit} bytes", .path.display())]
+    #[error("cannot read {}: the file is larger than the limit of {limit} bytes", .path.display())]
     TooLarge {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Maximum size in bytes.
+        /// Maximum size of the file in bytes.
         limit: u64,
     },
-    /// A manifest cannot be used.
+    /// A manifest has invalid syntax or an invalid field.
     #[error("cannot use manifest {}", .path.display())]
     Manifest {
-        /// The manifest's file.
+        /// Path of the manifest, or the name of the built-in model if its manifest is invalid.
         path: PathBuf,
-        /// Why the manifest was rejected: its syntax, or one of its fields.
+        /// Error in the syntax or in one of the fields.
         source: ManifestError,
     },
-    /// A manifest of the models directory lists no ONNX files.
-    #[error("cannot use manifest {}: expected the model's .onnx files in `stages`, got none", .path.display())]
+    /// A manifest that is not built in lists no ONNX files in `stages`.
+    #[error("cannot use manifest {}: `stages` must list the model's .onnx files, got none", .path.display())]
     NoStages {
-        /// The manifest's file.
+        /// Path of the manifest.
         path: PathBuf,
     },
     /// A manifest names a file outside its own folder.
     #[error("cannot use manifest {}: `{field}` must name a file in the manifest's folder, got {}", .path.display(), .got.display())]
     Outside {
-        /// The manifest's file.
+        /// Path of the manifest.
         path: PathBuf,
-        /// The field that names the file.
+        /// Field of the manifest with the rejected path, such as `stages.file`.
         field: &'static str,
-        /// The rejected path.
+        /// Value of the field: the rejected path.
         got: PathBuf,
     },
-    /// No model has the name.
+    /// No model, or no variant of a model, matches the reference that was looked up.
     #[error("model `{model}` not found: {advice}")]
     NotFound {
-        /// The reference that was looked up.
+        /// Reference that was looked up.
         model: ModelRef,
-        /// Text on where the model was searched, and how to install it.
+        /// Text that says where the model was searched and how to install it, or which paths or
+        /// variants are valid.
         advice: String,
     },
-    /// A ranges file cannot be used.
+    /// A ranges file (the activation ranges for quantizing a model) cannot be used.
     #[error("cannot use the activation ranges in {}", .path.display())]
     Ranges {
-        /// The file, or the name of the model whose ranges the binary contains.
+        /// Path of the ranges file, or the name of the model if its ranges file is in the binary.
         path: PathBuf,
-        /// Why the ranges were rejected: their syntax, one of their fields, or that they do not fit the model.
+        /// Error in the syntax or a field of the ranges file, or a mismatch with the model's
+        /// network.
         source: QuantizeError,
     },
-    /// The embedded weights do not fit their architecture.
+    /// The weights in the binary do not fit the architecture of the built-in model.
     #[error("cannot build the built-in model")]
     Build(#[from] BuildError),
 }

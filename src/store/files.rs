@@ -1,4 +1,4 @@
-//! Reads files of bounded size.
+//! Reads files up to a maximum size.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,7 +19,8 @@ pub fn lines(text: &str) -> Vec<String> {
 /// Reads a text file of at most 16 MiB.
 ///
 /// # Errors
-/// [`StoreError::Io`] if the file cannot be read or is not UTF-8, [`StoreError::TooLarge`] if it is larger.
+/// [`StoreError::Io`] if the file cannot be read or is not UTF-8, [`StoreError::TooLarge`] if it is
+/// larger than 16 MiB.
 pub fn read_text(path: &Path) -> Result<String, StoreError> {
     let bytes = read_bounded(path, MAX_TEXT_BYTES)?;
     String::from_utf8(bytes).map_err(|error| {
@@ -34,7 +35,8 @@ pub fn read_text(path: &Path) -> Result<String, StoreError> {
 /// Reads a file of at most `limit` bytes.
 ///
 /// # Errors
-/// [`StoreError::Io`] if the file cannot be read, [`StoreError::TooLarge`] if it is larger.
+/// [`StoreError::Io`] if the file cannot be read, [`StoreError::TooLarge`] if it is larger than
+/// `limit`.
 pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, StoreError> {
     let fail = |source| StoreError::Io {
         path: path.to_path_buf(),

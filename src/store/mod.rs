@@ -18,7 +18,7 @@ pub use files::{lines, read_bounded, read_text};
 pub use requantize::{Requantize, quantized};
 pub use source::{ModelSource, Origin};
 
-/// Name of the variant that is the model itself, in fp32.
+/// Variant name of a model as its manifest describes it, with fp32 weights.
 pub const FP32: &str = Precision::Fp32.as_str();
 /// Name of the variant with int8 weights.
 pub const INT8: &str = Precision::Int8.as_str();
@@ -56,24 +56,25 @@ impl fmt::Display for ModelRef {
     }
 }
 
-/// The models of a directory and of the binary.
+/// Finds models in a models directory and among the models that the binary contains.
 #[derive(Debug, Clone, Default)]
 pub struct ModelStore {
     directory: Option<PathBuf>,
 }
 
 impl ModelStore {
-    /// Creates a store of the models in `directory` and in the binary. With `None` it has only those
-    /// in the binary.
+    /// Creates a store of the models in `directory` and in the binary. If `directory` is `None`,
+    /// the store has only the models in the binary.
     pub fn new(directory: Option<PathBuf>) -> Self {
         Self { directory }
     }
 
-    /// Returns every model of the directory, `DIR/*/model.toml` and `DIR/*.toml`, sorted by name.
+    /// Returns every model of the models directory, `DIR/*/model.toml` and `DIR/*.toml`, sorted by
+    /// name. The result is empty if the store has no directory.
     ///
     /// # Errors
-    /// [`StoreError`] for the first manifest that cannot be used. Skipping it would make a model disappear
-    /// silently.
+    /// [`StoreError`] if the directory cannot be read, or for the first manifest that cannot be
+    /// used: skipping an invalid manifest would make its model disappear silently.
     pub fn list(&self) -> Result<Vec<ModelSource>, StoreError> {
         let Some(directory) = &self.directory else {
             return Ok(Vec::new());
@@ -94,11 +95,13 @@ impl ModelStore {
         Ok(models)
     }
 
-    /// Finds the model that `reference` names: at that path if it is one, else in the directory, else in the binary.
+    /// Finds the model or variant that `reference` names. A name that is a path (it contains `/` or
+    /// ends in `.toml` or `.onnx`) is read from that path; other names are searched in the models
+    /// directory, then in the binary.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] with the command that installs the model, or [`StoreError`] if its files
-    /// cannot be read.
+    /// [`StoreError::NotFound`] if no model or variant matches `reference`, or another
+    /// [`StoreError`] if the files of the model cannot be read.
     pub fn find(&self, reference: &ModelRef) -> Result<ModelSource, StoreError> {
         self.find_name(reference)?.with_variant(reference)
     }
@@ -120,8 +123,9 @@ impl ModelStore {
         })
     }
 
-    /// Finds the model `name` in the directory. The paths that the name suggests are tried first, so that a broken
-    /// manifest elsewhere does not affect this model.
+    /// Finds the model `name` in the models directory, or returns `None` if the directory does not
+    /// contain the model. `name/model.toml` and `name.toml` are tried before all other manifests,
+    /// so that a broken manifest of another model does not matter.
     fn in_directory(&self, name: &str) -> Result<Option<ModelSource>, StoreError> {
         let Some(directory) = &self.directory else {
             return Ok(None);
@@ -156,7 +160,7 @@ impl ModelStore {
         };
         let Some(manifest) = manifest else {
             let advice =
-                "expected the path of a folder with model.toml, of a .toml or of an .onnx file"
+                "the path must name a folder with model.toml, a .toml file or an .onnx file"
                     .to_owned();
             return Err(StoreError::NotFound {
                 model: reference.clone(),
@@ -166,25 +170,28 @@ impl ModelStore {
         ModelSource::read(&manifest)
     }
 
-    /// Returns where the model `name` was searched, and how to install it, for [`StoreError::NotFound`].
+    /// Returns the text of [`StoreError::NotFound`] that says where the model `name` was searched
+    /// and how to install it.
     fn advice(&self, name: &str) -> String {
         let place = self.directory.as_ref().map_or_else(
             || "no models directory is set (--models DIR)".to_owned(),
-            |directory| format!("{} does not contain it", directory.display()),
+            |directory| format!("{} does not contain the model", directory.display()),
         );
         match catalogue::manifest(name) {
             Ok(Some(_)) => {
                 format!(
-                    "{place}; create it with: sightline export {name} --weights FILE -o DIR/{name}"
+                    "{place}; add the model: sightline export {name} --weights FILE -o DIR/{name}"
                 )
             }
-            _ => format!("{place}, and the catalogue does not know it; see `sightline models`"),
+            _ => format!(
+                "{place}, and the catalogue has no model of this name; see `sightline models`"
+            ),
         }
     }
 }
 
-/// Returns the path of the manifest that `path` stands for, or `None` if it is neither a model folder nor a
-/// `.toml` file.
+/// Returns `path/model.toml` if that file exists, else `path` if it is an existing `.toml` file,
+/// else `None`.
 fn manifest_in(path: &Path) -> Option<PathBuf> {
     let inside = path.join("model.toml");
     match () {

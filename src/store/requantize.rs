@@ -11,25 +11,28 @@ use crate::catalogue;
 use crate::cpu::int8_target;
 use crate::manifest::ModelManifest;
 
-/// The sources of a model's int8 weights: its fp32 graphs and its ranges file.
+/// The data from which a model's int8 weights are computed: its fp32 graphs and its ranges file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Requantize {
     fp32: Origin,
     ranges: Ranges,
 }
 
-/// Where the ranges file of a model is: activation ranges and other data to quantize it with.
+/// Location of a model's ranges file, which holds activation ranges and other data for quantizing
+/// the model.
 #[derive(Debug, Clone, PartialEq)]
 enum Ranges {
-    /// In the binary; the text is the file's content.
+    /// The ranges file is in the binary. Holds the content of the file.
     Embedded(&'static str),
-    /// On disk, at this path.
+    /// The ranges file is on disk. Holds the path of the file.
     File(PathBuf),
 }
 
 impl Requantize {
-    /// Creates the sources for the model `name`, whose fp32 graphs come from `fp32` and whose ranges file is called
-    /// `file`. Returns `None` if the binary does not contain the ranges; a test of the catalogue rules that out.
+    /// Creates the sources of int8 weights for the model `name`, with fp32 graphs from `fp32` and a
+    /// ranges file with the name `file`. The ranges file of a model on disk is in the folder of the
+    /// graphs. Returns `None` if a built-in model's ranges file is not in the binary, which a test
+    /// of the catalogue rules out.
     pub(super) fn new(name: &str, fp32: &Origin, file: &Path) -> Option<Self> {
         let ranges = match fp32 {
             Origin::Files(files) => Ranges::File(files.network().with_file_name(file)),
@@ -43,10 +46,12 @@ impl Requantize {
         })
     }
 
-    /// Re-quantizes the model for this CPU. Returns `None` if the stored `int8` files already target it.
+    /// Re-quantizes the model for this CPU. Returns `None` if the stored `int8` files already
+    /// target this CPU.
     ///
-    /// 8-bit weights overflow silently on CPUs that add products in 16 bits, and 7-bit weights lose precision
-    /// needlessly on all others.
+    /// The weights must match the CPU: with 8-bit weights, sums of products overflow silently on
+    /// CPUs that add the products in 16 bits; 7-bit weights, which avoid the overflow, lose
+    /// precision needlessly on all other CPUs.
     pub(super) fn graphs(
         &self,
         manifest: &ModelManifest,
@@ -71,10 +76,11 @@ impl Requantize {
     }
 }
 
-/// Quantizes the fp32 stages of a model for `target`. A stage without a recipe stays in fp32.
+/// Quantizes the fp32 stages of a model for CPUs of the family `target`. A stage that has no recipe
+/// in `recipes` stays in fp32.
 ///
 /// # Errors
-/// [`QuantizeError`] if a recipe does not fit its stage.
+/// [`QuantizeError`] if a stage is not a readable ONNX file or does not fit its recipe.
 pub fn quantized(
     fp32: &Stages<Bytes>,
     recipes: &Recipes,

@@ -1,4 +1,4 @@
-//! A model that the store found: its manifest, its labels, and the origin of its graphs.
+//! A model that the store found: its manifest, its labels, and where its ONNX graphs come from.
 
 use std::path::{Path, PathBuf};
 
@@ -11,36 +11,37 @@ use super::{FP32, INT8, ModelRef, StoreError, lines, read_bounded, read_text};
 use crate::catalogue;
 use crate::manifest::{ModelManifest, Precision, StageFile, Variant};
 
-/// Maximum size of an ONNX file in bytes, protobuf's limit on a message.
+/// Maximum size of an ONNX file in bytes, which is protobuf's limit for one message.
 const MAX_ONNX_BYTES: u64 = 2 << 30;
 
-/// The origin of a model's graphs.
+/// Where the ONNX graphs of a model's stages come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Weights that the binary contains. The graphs are built from them.
+    /// The graphs are built from weights in the binary.
     Embedded,
-    /// The paths of ONNX files.
+    /// The graphs are read from the ONNX files at these paths.
     Files(Stages<PathBuf>),
-    /// The contents of ONNX files that were built in this process.
+    /// The graphs were built in this process. Holds the contents of ONNX files.
     Memory(Stages<Bytes>),
 }
 
 /// A model that the store found but that is not loaded yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSource {
-    /// The model's manifest, with the variant's changes.
+    /// Manifest of the model, with the variant's resize if the variant has its own.
     pub manifest: ModelManifest,
-    /// Name of the variant.
+    /// Name of the variant, `fp32` for the model itself.
     pub variant: String,
     /// Data type of the weights.
     pub precision: Precision,
-    /// Path of the manifest. `None` for a model in memory or in the binary.
+    /// Path of the manifest. `None` if the model is in memory or in the binary.
     pub path: Option<PathBuf>,
     /// Class labels, by class index.
     pub labels: Vec<String>,
-    /// Origin of the graphs.
+    /// Where the ONNX graphs of the model's stages come from.
     pub origin: Origin,
-    /// Sources of the int8 weights. `None` for an fp32 variant and for int8 files without ranges.
+    /// Data for computing the variant's int8 weights for this CPU. `None` if the variant has no
+    /// ranges file: its files are then loaded unchanged on every CPU.
     pub requantize: Option<Requantize>,
 }
 
@@ -71,7 +72,7 @@ impl ModelSource {
         })
     }
 
-    /// Reads the manifest at `path` and the label file that it names.
+    /// Reads the manifest at `path` and the label file that the manifest names.
     pub(super) fn read(path: &Path) -> Result<Self, StoreError> {
         let text = read_text(path)?;
         let parsed = ModelManifest::parse(&text);
@@ -105,10 +106,12 @@ impl ModelSource {
         })
     }
 
-    /// Returns the variant of this model that `reference` names; the model itself if it names none or `fp32`.
+    /// Returns the variant of this model that `reference` names, or the model itself if `reference`
+    /// names no variant or `fp32`.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], which lists the model's variants, if it has no variant of that name.
+    /// [`StoreError::NotFound`], which lists the model's variants, if the model has no variant of
+    /// that name.
     pub fn with_variant(self, reference: &ModelRef) -> Result<Self, StoreError> {
         let Some(name) = reference.variant.as_deref().filter(|name| *name != FP32) else {
             return Ok(self);
@@ -118,19 +121,20 @@ impl ModelSource {
             let known: Vec<&str> = std::iter::once(FP32).chain(others).collect();
             return Err(StoreError::NotFound {
                 model: reference.clone(),
-                advice: format!("expected one of its variants {}", known.join(", ")),
+                advice: format!("the variant must be one of {}", known.join(", ")),
             });
         };
         Ok(self.changed(name, variant))
     }
 
-    /// Returns the int8 variant of the model, or `None` if it has none.
+    /// Returns the variant `int8` of the model, or `None` if the model has no variant of that name.
     pub fn int8(&self) -> Option<Self> {
         let variant = self.manifest.variants.get(INT8)?.clone();
         Some(self.clone().changed(INT8, variant))
     }
 
-    /// Returns the variant `name` of this model: the model with the resize and graph of `variant`.
+    /// Returns the variant `name` of this model. The resize, ranges file and ONNX files that
+    /// `variant` lists replace those of the model.
     fn changed(mut self, name: &str, variant: Variant) -> Self {
         if let Some(resize) = variant.resize {
             self.manifest.preprocess.resize = resize;
@@ -140,7 +144,8 @@ impl ModelSource {
         }
         let stages = StageFile::stages(&variant.stages);
         if let (Origin::Files(files), Some(stages)) = (&mut self.origin, stages) {
-            // The names have no folder, which was checked when the manifest was read.
+            // `read` has checked that each file is a plain file name, so all stay in the manifest's
+            // folder.
             *files = stages.map(|_, file| files.network().with_file_name(file));
         }
         self.precision = variant.precision.unwrap_or_default();
@@ -148,16 +153,16 @@ impl ModelSource {
         self
     }
 
-    /// Returns `name@variant`.
+    /// Returns the identifier of the model and its variant, `name@variant`.
     pub fn id(&self) -> String {
         format!("{}@{}", self.manifest.name, self.variant)
     }
 
-    /// Returns the stages as the bytes of ONNX files. Int8 weights target the CPU of this machine if the model
-    /// has ranges.
+    /// Returns the contents of one ONNX file for each stage of the model. If the variant has a
+    /// ranges file, the int8 weights are quantized for the CPU of this machine.
     ///
     /// # Errors
-    /// [`StoreError`] if a file cannot be read, or if the ranges file does not match the model.
+    /// [`StoreError`] if a file cannot be read, or if the ranges file does not match the network.
     pub fn graphs(&self) -> Result<Stages<Bytes>, StoreError> {
         if let Some(requantize) = &self.requantize
             && let Some(graphs) = requantize.graphs(&self.manifest, &self.origin)?
@@ -169,7 +174,7 @@ impl ModelSource {
 }
 
 impl Origin {
-    /// Returns the stages as the bytes of ONNX files.
+    /// Returns the contents of one ONNX file for each stage of the model that `manifest` describes.
     pub(super) fn graphs(&self, manifest: &ModelManifest) -> Result<Stages<Bytes>, StoreError> {
         match self {
             Self::Files(files) => files
@@ -193,10 +198,11 @@ impl Origin {
     }
 }
 
-/// Returns the path of `file` in the manifest's folder. A manifest from elsewhere must not make other files readable.
+/// Returns the path of `file` in the folder of the manifest. A manifest from an unknown author must
+/// not make the server read files outside that folder.
 ///
 /// # Errors
-/// [`StoreError::Outside`] if `file` is more than a file name.
+/// [`StoreError::Outside`] if `file` is not a plain file name without a folder.
 fn beside(manifest: &Path, field: &'static str, file: &Path) -> Result<PathBuf, StoreError> {
     if file.file_name().is_none_or(|name| Path::new(name) != file) {
         let (path, got) = (manifest.to_path_buf(), file.to_path_buf());

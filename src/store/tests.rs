@@ -34,8 +34,8 @@ fn with_int8() -> String {
     )
 }
 
-/// Creates a models directory from pairs of a path and a manifest, with a label file and a placeholder ONNX file next
-/// to each manifest.
+/// Creates a models directory from pairs of a manifest's path and its text. Each manifest has a
+/// label file and a placeholder ONNX file in its folder.
 fn directory(manifests: &[(&str, String)]) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     for (path, manifest) in manifests {
@@ -48,7 +48,7 @@ fn directory(manifests: &[(&str, String)]) -> tempfile::TempDir {
     directory
 }
 
-/// Looks up the reference `name` in a models directory.
+/// Looks up `name`, a model reference such as `birds@int8`, in a models directory.
 fn find(directory: &Path, name: &str) -> Result<ModelSource, StoreError> {
     let Ok(reference) = name.parse();
     ModelStore::new(Some(directory.to_path_buf())).find(&reference)
@@ -86,11 +86,11 @@ fn errors_about_missing_models_say_how_to_install_them() {
     let directory = directory(&[("birds/model.toml", MANIFEST.to_owned())]);
     let cases = [
         ("resnet50", "sightline export resnet50 --weights"),
-        ("nonsense", "the catalogue does not know it"),
-        ("birds@int8", "one of its variants fp32"),
+        ("nonsense", "the catalogue has no model of this name"),
+        ("birds@int8", "the variant must be one of fp32"),
         (
             "no/such/path",
-            "expected the path of a folder with model.toml",
+            "the path must name a folder with model.toml",
         ),
     ];
     for (name, expected) in cases {
@@ -119,7 +119,7 @@ fn a_variant_is_another_graph_or_resize() {
         assert_eq!(source.graphs().unwrap().network(), graph, "{name}");
         assert_eq!(source.precision, precision, "{name}");
         let Resize::ShortSide { size, .. } = source.manifest.preprocess.resize else {
-            panic!("{name}: another resize");
+            panic!("{name}: the resize mode must be `short_side`");
         };
         assert_eq!(size, side, "{name}");
         let variant = name.split_once('@').map_or("fp32", |(_, variant)| variant);

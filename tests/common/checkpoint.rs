@@ -30,8 +30,9 @@ pub fn write(network: &str, num_classes: usize, path: &Path) {
     std::fs::write(path, bytes).unwrap();
 }
 
-/// Returns `(prefix, factor)` pairs from the network's golden case, empty for most networks: weights whose name starts
-/// with `prefix` are multiplied by `factor`, so that the scores of a detector with random weights do not saturate.
+/// Returns `(prefix, factor)` pairs from the network's case in `tests/golden/index.json`: weights
+/// whose name starts with `prefix` are multiplied by `factor`, so that the scores of a detector
+/// with random weights do not saturate. Empty for all other networks.
 fn factors(network: &str) -> Vec<(String, f32)> {
     let index = super::read("golden/index.json");
     let cases: Vec<Value> = serde_json::from_slice(&index).unwrap();
@@ -43,8 +44,9 @@ fn factors(network: &str) -> Vec<(String, f32)> {
         .collect()
 }
 
-/// Writes a checkpoint of `network` and exports it as the model folder `directory/name`. It has one class per label of
-/// `labels`; if that is `None`, the classes and labels of the catalogue.
+/// Writes a checkpoint of `network` and exports the checkpoint as the model folder
+/// `directory/name`. The model has one class per label of `labels`, or the classes and labels of
+/// the catalogue if `labels` is `None`.
 pub fn export(network: &str, labels: Option<&[&str]>, directory: &Path, name: &str) {
     let at = |name: String| directory.join(name).to_str().unwrap().to_owned();
     let weights = at(format!("{name}.safetensors"));

@@ -1,4 +1,4 @@
-//! An HTTP client, its responses, and the encoding of images as request bodies.
+//! An HTTP client, a type for its responses, and functions that encode images as request bodies.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -19,13 +19,13 @@ pub fn agent() -> ureq::Agent {
     config.build().into()
 }
 
-/// A complete response.
+/// An HTTP response whose body has been read completely.
 #[derive(Debug)]
 pub struct Reply {
     /// The status code.
     pub status: u16,
     headers: ureq::http::HeaderMap,
-    /// The bytes of the body.
+    /// The bytes of the response's body.
     pub body: Vec<u8>,
 }
 
@@ -47,17 +47,18 @@ impl Reply {
         value.map_or("", |value| value.to_str().unwrap())
     }
 
-    /// Returns the body as text.
+    /// Returns the response's body as text. Panics if the body is not UTF-8.
     pub fn text(&self) -> String {
         String::from_utf8(self.body.clone()).unwrap()
     }
 
-    /// Parses the body as JSON.
+    /// Parses the response's body as JSON. Panics if the body is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// Returns the `code` of the problem document in the body, after checking the content type and the other fields.
+    /// Returns the `code` of the problem document in the response's body. Panics if the content
+    /// type or another field of the document is wrong.
     pub fn code(&self) -> String {
         assert_eq!(self.header("content-type"), PROBLEM, "{self:?}");
         let problem = self.json();
@@ -70,7 +71,8 @@ impl Reply {
         code
     }
 
-    /// Returns the array `results` of the body, one entry per image. Panics if the status is not 200.
+    /// Returns the array `results` of the response's body, which has one entry per image. Panics if
+    /// the status is not 200.
     pub fn results(&self) -> Vec<Value> {
         assert_eq!(self.status, 200, "{}", self.text());
         self.json()["results"].as_array().unwrap().clone()
@@ -88,7 +90,8 @@ impl Reply {
     }
 }
 
-/// Encodes `parts` (field name and bytes) as a multipart form. Returns the content type and the body.
+/// Encodes `parts`, pairs of a field name and a file's bytes, as a multipart form. Returns the
+/// content type and the body of the request.
 pub fn form(parts: &[(&str, &[u8])]) -> (&'static str, Vec<u8>) {
     let mut body = Vec::new();
     for (name, bytes) in parts {

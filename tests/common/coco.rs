@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::Server;
 
-/// One detection from a response of `/v1/detect`; `corners` are x1, y1, x2, y2 in pixels.
+/// One detection from a response of `/v1/detect`; `corners` are x1, y1, x2, y2 in pixels of the
+/// image.
 #[derive(Debug, Clone, Copy)]
 pub struct Object {
     pub class_id: u64,
@@ -28,8 +29,8 @@ struct Corners {
     y2: f32,
 }
 
-/// Returns the detections of `model` in a JPEG photograph, of every score. The EXIF orientation is ignored, since the
-/// expected values ignore it.
+/// Returns the detections of `model` in a JPEG photograph, with a score threshold of 0. The EXIF
+/// orientation is ignored, because the expected detections were computed without applying it.
 pub fn detect(server: &Server, model: &str, photograph: &[u8]) -> Vec<Object> {
     let path = format!("/v1/detect?score_threshold=0&orientation=ignore&model={model}");
     let reply = server.post(&path, "image/jpeg", photograph);
@@ -46,7 +47,8 @@ pub fn detect(server: &Server, model: &str, photograph: &[u8]) -> Vec<Object> {
     answered.into_iter().map(object).collect()
 }
 
-/// Returns `object` in COCO's result format. `file` is the photograph's name, which is COCO's image id with `.jpg`.
+/// Returns `object` in COCO's result format. `file` is the file name of the photograph, `ID.jpg`
+/// with COCO's image id.
 pub fn coco(file: &str, object: &Object) -> Value {
     let image: u64 = file.strip_suffix(".jpg").unwrap().parse().unwrap();
     let [x1, y1, x2, y2] = object.corners;

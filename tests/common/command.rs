@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::PATIENCE;
 
-/// Returns the command `sightline ARGS...`. It uses the downloaded ONNX Runtime unless `ORT_DYLIB_PATH` is set, and
-/// inherits no `SIGHTLINE_*` variables.
+/// Returns the command `sightline ARGS...`. The command inherits no `SIGHTLINE_*` variables, and
+/// uses the ONNX Runtime library in `.cache/onnxruntime` if that exists and `ORT_DYLIB_PATH` is not
+/// set.
 pub fn sightline<S: AsRef<OsStr>>(args: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sightline"));
     for (name, _) in std::env::vars_os() {
@@ -29,7 +30,8 @@ pub fn sightline<S: AsRef<OsStr>>(args: &[S]) -> Command {
     command
 }
 
-/// Runs `sightline ARGS...` and returns its exit code, stdout and stderr. Kills it and panics after [`PATIENCE`].
+/// Runs `sightline ARGS...` and returns its exit code, stdout and stderr. If the command takes
+/// longer than [`PATIENCE`], kills the process and panics.
 pub fn run<S: AsRef<OsStr>>(args: &[S]) -> (Option<i32>, String, String) {
     finish(sightline(args))
 }
@@ -48,7 +50,8 @@ pub fn export(network: &str, weights: &Path, out: &Path) {
     assert_eq!(code, Some(0), "{error}");
 }
 
-/// [`run`] with the time limit `patience` instead of [`PATIENCE`].
+/// Runs `sightline ARGS...` as [`run`] does, with the time limit `patience` instead of
+/// [`PATIENCE`].
 pub fn run_within<S: AsRef<OsStr>>(
     args: &[S],
     patience: Duration,
@@ -56,7 +59,8 @@ pub fn run_within<S: AsRef<OsStr>>(
     finish_within(sightline(args), patience)
 }
 
-/// Runs a command and returns its exit code, stdout and stderr. Kills it and panics after [`PATIENCE`].
+/// Runs `command` and returns its exit code, stdout and stderr. If the command takes longer than
+/// [`PATIENCE`], kills the process and panics.
 pub fn finish(command: Command) -> (Option<i32>, String, String) {
     finish_within(command, PATIENCE)
 }
@@ -77,7 +81,7 @@ fn finish_within(mut command: Command, patience: Duration) -> (Option<i32>, Stri
     )
 }
 
-/// Starts a thread that reads `from` to its end and returns it as text.
+/// Starts a thread that reads `from` to its end and returns what it has read as text.
 fn drain(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
@@ -86,7 +90,8 @@ fn drain(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
     })
 }
 
-/// Waits until a process exits and returns its status. Kills it and panics after `patience`.
+/// Waits until a process exits and returns its status. If the process runs longer than `patience`,
+/// kills it and panics.
 pub fn wait(child: &mut Child, patience: Duration) -> ExitStatus {
     let deadline = Instant::now() + patience;
     loop {

@@ -1,4 +1,5 @@
-//! Helpers of the tests that run the `sightline` binary: its command line, its server, and an HTTP client.
+//! Helpers for tests of the `sightline` binary: they run its commands, start its server, and send
+//! HTTP requests to the server.
 //!
 //! Each test runs in its own process, and starting a server takes a third of a second. The test files therefore have
 //! few large tests, each with one server.
@@ -53,11 +54,12 @@ pub fn odd(name: &str) -> Vec<u8> {
     read(&format!("golden/images/{name}"))
 }
 
-/// Evaluates `condition` repeatedly until it is true. Panics after [`PATIENCE`], naming `what` was awaited.
+/// Evaluates `condition` repeatedly until it is true. Panics if that takes longer than
+/// [`PATIENCE`]; `what` describes the condition in the panic message.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
-        assert!(Instant::now() < deadline, "never: {what}");
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -1,4 +1,5 @@
-//! Exports a small fp32 model for tests of `sightline quantize`, and builds that command.
+//! Helpers for tests of `sightline quantize`: a folder with a small fp32 model, and the command
+//! itself.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -8,11 +9,11 @@ use std::process::Command;
 
 use super::{sightline, tiny};
 
-/// A temporary folder with a small fp32 model in `tiny/`.
+/// A temporary folder that contains a small fp32 model in its subfolder `tiny`.
 pub struct Folder(tempfile::TempDir);
 
 impl Folder {
-    /// Creates the temporary folder and exports the model into it.
+    /// Creates the temporary folder and exports the model into its subfolder `tiny`.
     pub fn new() -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
         tiny::export(&folder.at("tiny"));
@@ -32,8 +33,8 @@ impl Folder {
         path
     }
 
-    /// Copies the model folder `tiny` to `name`, edits the bytes of its ONNX file with `change`, and returns the path
-    /// of the copy.
+    /// Copies the model folder `tiny` to the folder `name`, edits the bytes of the copy's ONNX file
+    /// with `change`, and returns the path of the copy.
     pub fn changed(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
         for file in ["model.toml", "labels.txt"] {
             self.file(
@@ -59,15 +60,16 @@ pub fn command(model: &Path, calibration: &Path, args: &[&str]) -> Command {
     sightline(&[&first[..], args].concat())
 }
 
-/// Returns the entries of a folder by name: the bytes of a file, `None` for a subfolder. Empty if the folder does not
-/// exist.
+/// Returns the entries of a folder by name. The value of an entry is the content of a file, or
+/// `None` if the entry is a subfolder. The map is empty if the folder does not exist.
 pub fn contents(folder: &Path) -> BTreeMap<OsString, Option<Vec<u8>>> {
     let entries = fs::read_dir(folder).into_iter().flatten();
     let entry = |entry: fs::DirEntry| (entry.file_name(), fs::read(entry.path()).ok());
     entries.map(|found| entry(found.unwrap())).collect()
 }
 
-/// Returns the sorted names of the entries of a folder; empty if the folder does not exist.
+/// Returns the sorted names of the entries of a folder. The list is empty if the folder does not
+/// exist.
 pub fn names(folder: &Path) -> Vec<String> {
     let names = contents(folder).into_keys();
     names.map(|name| name.into_string().unwrap()).collect()

@@ -10,14 +10,14 @@ use super::client::{Reply, agent};
 use super::command::{sightline, wait};
 use super::{PATIENCE, eventually};
 
-/// A running `sightline serve`, which is killed when this is dropped.
+/// A running process `sightline serve`. Dropping the value kills the process.
 pub struct Server {
     child: Child,
-    /// The address that the server listens on.
+    /// Address of the server's public listener.
     pub address: SocketAddr,
     agent: ureq::Agent,
     log: Arc<Mutex<String>>,
-    /// The threads that read stdout and stderr into `log`.
+    /// Threads that append the server's stdout and stderr to `log`.
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -36,7 +36,8 @@ impl Server {
         let mut command = sightline(&["serve", "--listen", "127.0.0.1:0"]);
         command.args(args);
         if !args.contains(&"--precision") && !args.contains(&"--config") {
-            // The default precision depends on the CPU, but the tests expect the responses of fp32.
+            // The default precision depends on the CPU, but the tests expect the responses of the
+            // fp32 variant.
             command.env("SIGHTLINE_PRECISION", "fp32");
         }
         let spawned = command
@@ -52,7 +53,10 @@ impl Server {
         let readers = vec![stderr, follow(stdout, Arc::clone(&log))];
         let Some((_, address)) = first.trim().split_once("listening on http://") else {
             let _ = child.wait();
-            panic!("the server did not start: {first} {}", log.lock().unwrap());
+            panic!(
+                "the server printed no address; stdout: {first}, log: {}",
+                log.lock().unwrap()
+            );
         };
         Self {
             child,
@@ -68,7 +72,8 @@ impl Server {
         format!("http://{}{path}", self.address)
     }
 
-    /// Waits for a line of the output that contains `start`, and returns the rest of that line.
+    /// Waits until the server prints a line that contains `start` to stdout or stderr, and returns
+    /// the text after `start` in that line. Does not find text in the first line of stdout.
     pub fn printed(&self, start: &str) -> String {
         let mut found = None;
         eventually(start, || {
@@ -85,7 +90,7 @@ impl Server {
         Reply::new(self.agent.get(self.url(path)).call())
     }
 
-    /// Sends a request with any method and no body, and returns the response.
+    /// Sends the request `METHOD path` without a body and returns the response.
     pub fn request(&self, method: &str, path: &str) -> Reply {
         let request = ureq::http::Request::builder()
             .method(method)
@@ -108,7 +113,7 @@ impl Server {
         )
     }
 
-    /// [`Server::post`] that returns an error if the connection fails.
+    /// Sends a request as [`Server::post`] does, but returns an error if the connection fails.
     pub fn try_post(&self, path: &str, kind: &str, body: &[u8]) -> Result<Reply, ureq::Error> {
         let request = self.agent.post(self.url(path)).header("content-type", kind);
         request.send(body).map(|response| Reply::new(Ok(response)))
@@ -120,22 +125,24 @@ impl Server {
         self.post(&path, "application/octet-stream", image)
     }
 
-    /// Opens a TCP connection, for requests that an HTTP client cannot send.
+    /// Opens a TCP connection to the server, for requests that an HTTP client cannot send.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
     }
 
-    /// Returns the value of the first line of `/metrics` that starts with `sample`. Panics if there is none.
+    /// Returns the value of the first line of `/metrics` that starts with `sample`. Panics if no
+    /// line starts with `sample`.
     pub fn metric(&self, sample: &str) -> f64 {
         let page = self.get("/metrics").text();
         let line = page.lines().find(|line| line.starts_with(sample));
-        let line = line.unwrap_or_else(|| panic!("no {sample} in\n{page}"));
+        let line = line.unwrap_or_else(|| panic!("no sample `{sample}` in /metrics:\n{page}"));
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
-    /// Returns a field of the server's `/proc/PID/status`, such as `VmRSS`, in bytes.
+    /// Returns the value of `field`, such as `VmRSS`, in the server's `/proc/PID/status`, converted
+    /// to bytes.
     pub fn memory(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();
@@ -143,7 +150,8 @@ impl Server {
         kib << 10
     }
 
-    /// Resets the server's peak memory (`VmHWM` of [`memory`](Self::memory)) to its current resident memory.
+    /// Resets the server's peak memory (the field `VmHWM` of [`memory`](Self::memory)) to its
+    /// current resident memory.
     pub fn reset_peak_memory(&self) {
         std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
     }
@@ -156,7 +164,8 @@ impl Server {
         assert!(killed.unwrap().success());
     }
 
-    /// Waits until the server exits. Returns its exit code and the lines of stdout, except the first one, and stderr.
+    /// Waits until the server exits. Returns its exit code and its log: the lines of stderr and of
+    /// stdout, without the first line of stdout.
     pub fn wait(mut self) -> (Option<i32>, String) {
         let status = wait(&mut self.child, PATIENCE);
         for reader in self.readers.drain(..) {
@@ -173,7 +182,8 @@ impl Drop for Server {
     }
 }
 
-/// Starts a thread that appends the lines of `from` to `log` until `from` ends.
+/// Starts a thread that appends the lines of `from`, the server's stdout or stderr, to `log` until
+/// `from` ends.
 fn follow(from: impl Read + Send + 'static, log: Arc<Mutex<String>>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {

@@ -17,12 +17,12 @@ pub struct Case {
     pub args: Args,
     pub input: Input,
     pub params: u64,
-    /// Shapes of the state dict's tensors by name, from `state_dicts.json`.
+    /// Shapes of the tensors in the network's state dict, by name, from `state_dicts.json`.
     #[serde(skip)]
     pub shapes: BTreeMap<String, Vec<usize>>,
 }
 
-/// Arguments of the torchvision function that builds the network.
+/// Arguments of the torchvision function that builds the network of a case.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Args {
@@ -43,7 +43,8 @@ impl Default for Args {
     }
 }
 
-/// A generated input: pseudo-random values in [low, high) that depend on `name` only.
+/// An input `[N, 3, H, W]` of a network: pseudo-random values in [low, high), generated from
+/// `name`.
 #[derive(Deserialize)]
 pub struct Input {
     pub name: String,
@@ -52,7 +53,7 @@ pub struct Input {
     pub high: f32,
 }
 
-/// Returns the cases of `task` (`classification` or `segmentation`).
+/// Returns the cases of `index.json` for `task`, which is `classification` or `segmentation`.
 pub fn cases(task: &str) -> Vec<Case> {
     let entries: Vec<serde_json::Value> = serde_json::from_str(&golden("index.json")).unwrap();
     let mut shapes: BTreeMap<String, BTreeMap<String, Vec<usize>>> =

@@ -1,5 +1,5 @@
-//! The detection cases of `index.json`, a slow reference of torchvision's detection transform, and an ONNX Runtime
-//! session with named inputs and outputs.
+//! The detection cases of `index.json`, a slow reference implementation of torchvision's detection
+//! transform, and an ONNX Runtime session with named inputs and outputs.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -23,20 +23,22 @@ pub struct DetectionCase {
     #[serde(rename = "case")]
     pub name: String,
     pub args: Thresholds,
-    /// Factors by which weights are multiplied, by prefix of the tensor's name.
+    /// Factors by which generated weights are multiplied. The key is the prefix of the names of the
+    /// tensors to which the factor applies.
     pub scale: BTreeMap<String, f32>,
     pub input: ImageSides,
-    /// Height and width of the resized image, before padding.
+    /// Height and width of the resized image in pixels, before padding.
     pub resized: [usize; 2],
-    /// Height and width of the network's input, padding included.
+    /// Height and width of the network's input in pixels, which is the resized image with padding.
     pub padded: [usize; 2],
     pub params: u64,
-    /// Shapes of the state dict's tensors by name, from `state_dicts.json`.
+    /// Shapes of the tensors in the network's state dict, by name, from `state_dicts.json`.
     #[serde(skip)]
     pub shapes: BTreeMap<String, Vec<usize>>,
 }
 
-/// Arguments of the torchvision function that builds the detector; `None` keeps the default.
+/// Arguments of the torchvision function that builds the detector. A field is `None` if the case
+/// keeps the default of the argument.
 #[derive(Deserialize)]
 pub struct Thresholds {
     pub min_size: Option<u32>,
@@ -54,7 +56,7 @@ pub struct ImageSides {
 }
 
 impl DetectionCase {
-    /// Returns the f32 tensor `name` of the case's safetensors file.
+    /// Returns the f32 tensor `name` of the case's safetensors file, one of torchvision's outputs.
     pub fn tensor(&self, name: &str) -> Vec<f32> {
         read_tensor(&self.file(), name)
     }
@@ -64,13 +66,15 @@ impl DetectionCase {
         format!("{}.safetensors", self.name)
     }
 
-    /// Returns the case's image, `[3, H, W]` in [0, 1]. Cases with the same image size share it.
+    /// Returns the case's image, `[3, H, W]` with values in [0, 1). Cases with the same image size
+    /// have the same image.
     pub fn image(&self) -> Vec<f32> {
         let ImageSides { height, width } = self.input;
         read_tensor("detection_images.safetensors", &format!("{height}x{width}"))
     }
 
-    /// Returns the catalogue's manifest of the detector, with the case's input sizes and thresholds.
+    /// Returns the catalogue's manifest of the detector, changed to the input sizes and thresholds
+    /// of the case.
     pub fn manifest(&self) -> ModelManifest {
         let mut manifest = catalogue::manifest(&self.name).unwrap().unwrap();
         let args = &self.args;
@@ -87,8 +91,9 @@ impl DetectionCase {
         manifest
     }
 
-    /// Returns the network's input `[3, H, W]`, which is the normalized, resized and padded image, and its largest
-    /// difference from torchvision's, relative to the standard deviation.
+    /// Returns the network's input `[3, H, W]`, which is the normalized, resized and padded image,
+    /// and the input's largest difference from torchvision's input, in standard deviations of the
+    /// latter. Every eighth row and column is compared. Panics if the difference is 1e-5 or more.
     pub fn input(&self, manifest: &ModelManifest) -> (Vec<f32>, f64) {
         let preprocess = &manifest.preprocess;
         let from = [self.input.height, self.input.width];
@@ -105,14 +110,14 @@ impl DetectionCase {
                 from.map(|side| (side as f64 * scale).floor() as usize)
             }
             Resize::Fixed { width, height } => [height as usize, width as usize],
-            Resize::ShortSide { .. } => panic!("not a detector's resize"),
+            Resize::ShortSide { .. } => panic!("{}: detectors do not use `short_side`", self.name),
         };
         assert_eq!(to, self.resized, "{}", self.name);
         let padded = to.map(|side| side.next_multiple_of(preprocess.pad_to as usize));
         assert_eq!(padded, self.padded, "{}", self.name);
         let data = pad(&bilinear(&planes, from, to), to, padded);
         let error = self.input_error(&data);
-        assert!(error < 1e-5, "{}: {error:.1e}", self.name);
+        assert!(error < 1e-5, "{}: input {error:.1e}", self.name);
         (data, error)
     }
 
@@ -127,8 +132,8 @@ impl DetectionCase {
         relative_error(&got, &self.tensor("preprocessed_stride8"))
     }
 
-    /// Builds the network with the case's weights. Panics if its tensor shapes or parameter count differ from
-    /// torchvision's.
+    /// Builds the network with the generated weights of the case. Panics if the shapes of the
+    /// tensors or the parameter count of the network differ from torchvision's.
     pub fn model(&self, architecture: &Architecture) -> Model {
         let shapes = tensor_shapes(architecture).unwrap();
         assert_eq!(shapes, self.shapes, "{}", self.name);
@@ -156,7 +161,8 @@ pub fn detection_cases() -> Vec<DetectionCase> {
     entries.map(case).collect()
 }
 
-/// Pads planes of size `from` (height, width) to size `to` with zeros on the right and at the bottom.
+/// Pads every plane of size `from` (height, width) to size `to` (height, width) with zeros on the
+/// right and at the bottom.
 pub fn pad(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
     let mut out = vec![0.0; planes.len() / (from[0] * from[1]) * to[0] * to[1]];
     let rows = planes.chunks_exact(from[1]).enumerate();
@@ -168,7 +174,7 @@ pub fn pad(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
     out
 }
 
-/// An ONNX Runtime session without the server's engine around it.
+/// An ONNX Runtime session that runs a graph directly, without the server's engine.
 pub struct Runner(Session);
 
 impl Runner {
@@ -183,7 +189,8 @@ impl Runner {
         Self(builder.commit_from_memory(model).unwrap())
     }
 
-    /// Runs the graph on named inputs. Returns its outputs by name, with i64 values converted to f32.
+    /// Runs the graph on `inputs`, pairs of an input's name and tensor. Returns the outputs by
+    /// name, with i64 values converted to f32.
     pub fn run(&mut self, inputs: Vec<(String, Input)>) -> BTreeMap<String, Tensor> {
         let value = |(name, input)| {
             let value: SessionInputValue<'static> = match input {
@@ -209,7 +216,8 @@ impl Runner {
     }
 }
 
-/// An input tensor: `F32` has a shape and values; `I64` is one-dimensional.
+/// An input tensor of a graph. `F32` holds a shape and the values, `I64` the values of a
+/// one-dimensional tensor.
 pub enum Input {
     F32(Vec<usize>, Vec<f32>),
     I64(Vec<i64>),

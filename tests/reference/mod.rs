@@ -1,4 +1,5 @@
-//! Helpers of the golden tests: ONNX Runtime, files with expected values, slow references and error measures.
+//! Helpers of the golden tests: loading ONNX Runtime, reading files with expected values, slow
+//! reference implementations, and error measures.
 
 #![allow(
     clippy::print_stderr,
@@ -20,7 +21,8 @@ use safetensors::SafeTensors;
 use sightline::engine::{OnnxRuntime, find_library};
 use sightline::image::{ImageSize, PreparedImage};
 
-/// Loads the ONNX Runtime library that `find_library` finds. Sessions run on two threads.
+/// Loads the ONNX Runtime library that `find_library` finds. Sessions of the returned runtime use
+/// two threads.
 pub fn runtime() -> OnnxRuntime {
     let library = find_library(None).unwrap_or_else(|error| panic!("{error}"));
     OnnxRuntime::load(&library).unwrap().with_threads(2)
@@ -58,14 +60,15 @@ fn read(file: &str, name: &str, kind: safetensors::Dtype) -> Vec<u8> {
     view.data().to_vec()
 }
 
-/// Splits a tensor `[N, 3, height, width]` into N network inputs.
+/// Splits the values of a tensor `[N, 3, height, width]` into N network inputs.
 pub fn images(data: &[f32], width: u32, height: u32) -> Vec<PreparedImage> {
     let size = ImageSize { width, height };
     let image = |data: &[f32]| PreparedImage::whole(size, data.to_vec());
     data.chunks(3 * size.pixels() as usize).map(image).collect()
 }
 
-/// Largest and root mean square difference from expected values, in units of the expected values' standard deviation.
+/// Largest and root mean square (`rms`) difference between values and expected values, in standard
+/// deviations of the expected values.
 #[derive(Debug, Clone, Copy)]
 pub struct Differences {
     pub largest: f64,
@@ -91,12 +94,14 @@ impl Differences {
     }
 }
 
-/// Returns the largest difference between `got` and `expected`, in units of the standard deviation of `expected`.
+/// Returns the largest difference between `got` and `expected`, in standard deviations of
+/// `expected`.
 pub fn relative_error(got: &[f32], expected: &[f32]) -> f64 {
     Differences::new(got, expected).largest
 }
 
-/// Returns the intersection over union of two boxes `[x1, y1, x2, y2]`, independent of the server's code.
+/// Returns the intersection over union of two boxes `[x1, y1, x2, y2]`. Does not use the server's
+/// code, so that the tests do not depend on it.
 pub fn iou(a: [f32; 4], b: [f32; 4]) -> f32 {
     let area = |[x1, y1, x2, y2]: [f32; 4]| (x2 - x1).max(0.0) * (y2 - y1).max(0.0);
     let both = [
@@ -108,8 +113,8 @@ pub fn iou(a: [f32; 4], b: [f32; 4]) -> f32 {
     area(both) / (area(a) + area(b) - area(both))
 }
 
-/// Returns how many elements of `expected` have an element of `got` that is the `same`. Each element of `got` is used
-/// at most once.
+/// Returns how many elements of `expected` have a match in `got`: an element for which `same`
+/// returns true. Each element of `got` is the match of at most one element of `expected`.
 pub fn matched<T>(got: &[T], expected: &[T], same: impl Fn(&T, &T) -> bool) -> usize {
     let mut taken = vec![false; got.len()];
     let mut count = 0;
@@ -123,12 +128,14 @@ pub fn matched<T>(got: &[T], expected: &[T], same: impl Fn(&T, &T) -> bool) -> u
     count
 }
 
-/// Returns the folder of released weights and real photographs: `SIGHTLINE_TEST_SHARED`, or `../shared/real`.
+/// Returns the folder with released weights and real photographs: the value of the environment
+/// variable `SIGHTLINE_TEST_SHARED`, or `../shared/real` if the variable is not set.
 ///
-/// If the variable is not set and `../shared/real` does not exist, announces that `test` is skipped and returns `None`.
+/// If the variable is not set and `../shared/real` does not exist, announces that `test` is skipped
+/// and returns `None`.
 ///
 /// # Panics
-/// If the variable is set and names no readable folder.
+/// If the variable is set and its value is not a readable folder.
 pub fn real_data(test: &str) -> Option<PathBuf> {
     let variable = std::env::var_os("SIGHTLINE_TEST_SHARED").map(PathBuf::from);
     let is_named = variable.is_some();
@@ -138,12 +145,13 @@ pub fn real_data(test: &str) -> Option<PathBuf> {
     }
     let folder = folder.display();
     assert!(!is_named, "SIGHTLINE_TEST_SHARED: cannot read {folder}");
-    shared::skip::announce(test, &format!("{folder} is absent"));
+    shared::skip::announce(test, &format!("folder {folder} not found"));
     None
 }
 
-/// Returns pycocotools' average precision at `IoU` 0.50 to 0.95 of `detections`, given COCO's annotation file
-/// `instances`. If pycocotools is missing, announces that `test` skips this and returns `None`; in CI, panics.
+/// Returns the average precision of `detections` (objects in COCO's result format) that pycocotools
+/// computes for `IoU` 0.50 to 0.95 with COCO's annotation file `instances`. If pycocotools is
+/// missing, panics in CI; elsewhere announces that `test` skips the computation and returns `None`.
 pub fn average_precision(
     test: &str,
     instances: &Path,
@@ -156,8 +164,9 @@ pub fn average_precision(
     Some(figures[0])
 }
 
-/// Decodes `files` with Pillow. Returns `None` in place of each image that Pillow rejects. If Pillow is missing,
-/// announces that `test` skips this and returns `None`; in CI, panics.
+/// Decodes `files` with Pillow and returns one entry per file, which is `None` if Pillow rejects
+/// the file. If Pillow is missing, panics in CI; elsewhere announces that `test` skips the
+/// comparison and returns `None` instead of the list.
 pub fn pillow_images(test: &str, files: &[PathBuf]) -> Option<Vec<Option<image::RgbImage>>> {
     let printed = shared::python::output(test, "decode.py", files)?;
     let mut rest = printed.as_slice();

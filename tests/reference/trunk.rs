@@ -1,4 +1,5 @@
-//! Builds the network for a released checkpoint of MobileNetV3-Small that has no classifier.
+//! Builds the network for a released checkpoint that has the backbone of MobileNetV3-Small but no
+//! classifier.
 
 use onnx_export::DEFAULT_OPSET;
 use onnx_export::graph::{Graph, Loader};
@@ -6,8 +7,9 @@ use onnx_export::layers::pool_features;
 use onnx_export::weights::StateDict;
 use sightline::manifest::ModelManifest;
 
-/// Returns the ONNX bytes of the backbone followed by global average pooling, with the output `pooled`.
-/// `onnx_export::build` would reject the checkpoint, since its classifier is missing.
+/// Returns the ONNX bytes of a network that consists of the backbone with the weights in `state`
+/// and global average pooling; its output is `pooled`. `onnx_export::build` would reject `state`,
+/// since the weights of the classifier are missing.
 pub fn pooled(state: &StateDict, manifest: &ModelManifest) -> Vec<u8> {
     let architecture = manifest.architecture.as_ref().unwrap();
     let loader = Loader::new(state);

@@ -1,4 +1,5 @@
-//! Checks of an architecture: the ranges of its arguments, and whether the head can be built on the backbone.
+//! Checks an architecture: whether its arguments are within their ranges, and whether its head can
+//! be built on its backbone.
 
 use super::{Architecture, Head};
 use crate::error::{ArgumentError, argument};
@@ -12,11 +13,12 @@ const MAX_MASK_CLASSES: usize = 256;
 const MAX_BOX_CLASSES: usize = 2000;
 
 impl Architecture {
-    /// Checks every argument, and that the head can be built on the backbone.
+    /// Checks that every argument is within its range and that the head can be built on the
+    /// backbone.
     ///
     /// # Errors
-    /// [`ArgumentError`] for the first argument that is out of range or for a backbone that does not support
-    /// the head.
+    /// [`ArgumentError`] for the first argument that is out of range, or about `backbone` if it
+    /// does not support the head.
     pub fn check(&self) -> Result<(), ArgumentError> {
         let trunk = self.backbone.trunk();
         trunk.check()?;
@@ -34,7 +36,7 @@ impl Architecture {
         }
         self.head.check()?;
         if !trunk.supports(&self.head) {
-            let expected = format!("one that supports {}", self.head.name());
+            let expected = format!("a backbone that supports {}", self.head.name());
             return Err(argument("backbone", expected, &trunk.name()));
         }
         match &self.head {

@@ -1,4 +1,4 @@
-//! Architectures as data: a backbone, the head on it, and the arguments of their builders.
+//! Architectures as data: a backbone, a head that is built on it, and the arguments of both.
 //!
 //! Every type here can be serialized, so that an architecture can be part of a configuration file. The
 //! backbones and their arguments are defined in [`backbones`](crate::backbones), each next to its table.
@@ -19,9 +19,10 @@ pub use crate::heads::{Anchors, DefaultBoxes, FasterRcnnHead, Head, RetinanetHea
 pub struct Architecture {
     /// Number of classes. For segmentation and detection the count includes the background.
     pub num_classes: usize,
-    /// Computes feature maps from the image.
+    /// Backbone, which computes feature maps from images.
     pub backbone: Backbone,
-    /// Computes the outputs from the feature maps.
+    /// Head, which computes the outputs of the network from the feature maps. A classifier if the
+    /// serialized architecture has no `head`.
     #[serde(default)]
     pub head: Head,
 }

@@ -15,7 +15,8 @@ use crate::layers::{Activation, conv_bias, layer_norm_2d};
 const PATCH: usize = 4;
 /// Height and width of the depthwise kernels.
 const KERNEL: usize = 7;
-/// Channels inside a block as a multiple of its input channels.
+/// Number of channels between the two 1x1 convolutions of a block, as a multiple of the block's
+/// input channels.
 const EXPANSION: usize = 4;
 /// Maximum number of blocks in a stage. It bounds the graph that a bad argument can build.
 const MAX_BLOCKS: usize = 64;
@@ -97,7 +98,7 @@ impl Trunk for ConvNeXtConfig {
 }
 
 impl ConvNeXtConfig {
-    /// Adds the convolution that embeds patches, and its layer norm.
+    /// Adds the stem: the convolution that embeds patches of the image, and a layer norm.
     fn stem(&self, g: &mut Graph, scope: &Scope<'_>, x: Value) -> Result<Value, BuildError> {
         let conv = patches(self.channels[0], PATCH);
         let y = conv_bias(g, &scope.sub(0), x, conv)?;
@@ -116,7 +117,8 @@ impl ConvNeXtConfig {
         conv_bias(g, &scope.sub(1), y, patches(out, 2))
     }
 
-    /// Adds a block: depthwise convolution, layer norm, expansion, GELU, projection, layer scale, residual.
+    /// Adds a residual block: depthwise convolution, layer norm, expansion, GELU, projection, layer
+    /// scale, and the addition of the input `x`.
     ///
     /// Source: torchvision's `models/convnext.py`, `CNBlock`.
     fn block(&self, g: &mut Graph, scope: &Scope<'_>, x: Value) -> Result<Value, BuildError> {
@@ -146,8 +148,8 @@ fn patches(out: usize, side: usize) -> Conv {
         .padding(Padding::Explicit(0))
 }
 
-/// Reads a linear layer on the channels of every pixel, `[out, input]`, as the weight and bias of a 1x1
-/// convolution.
+/// Reads a linear layer from `input` to `out` channels, which is applied to every pixel, and
+/// returns it as a 1x1 convolution.
 fn linear(scope: &Scope<'_>, input: usize, out: usize) -> ConvData {
     let weight = scope.parameter("weight", &[out, input]);
     ConvData::new(weight, scope.parameter("bias", &[out]))

@@ -14,7 +14,8 @@ use crate::layers::{
     squeeze_excitation,
 };
 
-/// One row of the table: `repeats` mobile inverted bottlenecks. Only the first block of a row has the stride.
+/// One row of the paper's table: `repeats` mobile inverted bottlenecks. Only the first of them has
+/// the stride of the row; the others have stride 1.
 #[derive(Debug, Clone, Copy)]
 struct Stage {
     expansion: usize,
@@ -42,6 +43,7 @@ const fn mbconv(
 
 #[rustfmt::skip]
 const STAGES: [Stage; 7] = [
+    // Expansion factor t, kernel k, stride s, output channels, repeats n.
     //     t  k  s  out  n
     mbconv(1, 3, 1,  16, 1),
     mbconv(6, 3, 2,  24, 2),
@@ -52,7 +54,7 @@ const STAGES: [Stage; 7] = [
     mbconv(6, 3, 1, 320, 1),
 ];
 const STEM_CHANNELS: usize = 32;
-/// Output channels of the convolution after the last block, as a multiple of its input channels.
+/// Ratio of the output channels to the input channels of the convolution after the last block.
 const LAST_EXPANSION: usize = 4;
 
 /// Arguments of `EfficientNet`.
@@ -153,7 +155,8 @@ impl EfficientNetConfig {
     ) -> Result<Value, BuildError> {
         let input = g.channels(x)?;
         let (expanded, out) = (input * block.expansion, self.adjust(block.out));
-        // The state dict has no number for an expansion that the block lacks.
+        // The layers of a block are numbered from 0 without gaps: without an expansion, the
+        // depthwise convolution is layer 0.
         let mut layer = 0;
         let mut next = || {
             layer += 1;
@@ -189,7 +192,8 @@ mod tests {
 
     #[test]
     fn parameter_counts_match_torchvision() {
-        // `num_params` of torchvision's EfficientNet_B<n>_Weights.
+        // Width factor, depth factor, and `num_params` of torchvision's
+        // `EfficientNet_B<n>_Weights`.
         let cases = [
             (1.0, 1.0, 5_288_548),
             (1.0, 1.1, 7_794_184),
@@ -208,7 +212,11 @@ mod tests {
             let shapes = crate::tensor_shapes(&architecture).unwrap();
             let trained = shapes.iter().filter(|(name, _)| !name.contains("running_"));
             let counts = trained.map(|(_, shape)| shape.iter().product::<usize>());
-            assert_eq!(counts.sum::<usize>(), expected, "{width_mult} {depth_mult}");
+            assert_eq!(
+                counts.sum::<usize>(),
+                expected,
+                "parameters with width_mult {width_mult} and depth_mult {depth_mult}"
+            );
         }
     }
 }

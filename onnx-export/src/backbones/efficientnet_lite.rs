@@ -1,8 +1,8 @@
 //! EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation and with ReLU6.
 //!
 //! Source: the "EfficientNet-Lite" variant of Tan and Le, "EfficientNet: Rethinking Model Scaling
-//! for Convolutional Neural Networks" (2019), table 1. The weights come from TensorFlow, hence `SAME`
-//! padding.
+//! for Convolutional Neural Networks" (2019), table 1. Convolutions have `SAME` padding, because
+//! the weights were trained in TensorFlow.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,8 @@ use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::{Activation, ConvNorm, ConvNormScopes, Norm, conv_bn};
 
-/// One row of the table: `repeats` mobile inverted bottlenecks. Only the first block of a row has the stride.
+/// One row of the paper's table: `repeats` mobile inverted bottlenecks. Only the first of them has
+/// the stride of the row; the others have stride 1.
 #[derive(Debug, Clone, Copy)]
 struct Stage {
     repeats: usize,
@@ -40,6 +41,7 @@ const fn stage(
 
 #[rustfmt::skip]
 const STAGES: [Stage; 7] = [
+    // Repeats n, kernel k, stride s, expansion factor t, output channels.
     //    n  k  s  t  out
     stage(1, 3, 1, 1,  16),
     stage(2, 3, 2, 6,  24),
@@ -77,8 +79,8 @@ impl Trunk for EfficientNetLite0Config {
         Some(Norm::from(self.bn_eps))
     }
 
-    /// Adds the backbone with the weights under `scope` and returns one feature map, `[N, 1280, H/32, W/32]`,
-    /// the output of `_conv_head`.
+    /// Adds the backbone with the weights under `scope` and returns one feature map,
+    /// `[N, 1280, H/32, W/32]`, the output of the last convolution, `_conv_head`.
     fn features(
         &self,
         g: &mut Graph,

@@ -13,7 +13,8 @@ use crate::layers::{
     Activation, ConvNorm, ConvNormScopes, Norm, conv_bn, conv_norm_activation, make_divisible,
 };
 
-/// Rows of the table: expansion factor t, output channels c, number of blocks n, stride s of the first block.
+/// Rows of the paper's table: expansion factor t, output channels c, number of blocks n, and stride
+/// s of the first block. The other blocks of a row have stride 1.
 #[rustfmt::skip]
 const ROWS: [(usize, usize, usize, usize); 7] = [
     // t    c  n  s
@@ -91,8 +92,8 @@ impl Trunk for MobileNetV2Config {
                 index += 1;
             }
         }
-        // Factors below 1 do not apply to the last convolution, so that the classifier keeps 1280 input
-        // channels.
+        // A `width_mult` below 1 does not apply to the last convolution, so that the classifier
+        // keeps 1280 input channels.
         let last = Conv::new(scaled(LAST_CHANNELS, self.width_mult.max(1.0)), 1);
         y = conv_norm_activation(g, &scope.sub(index), y, self.layer(last))?;
         Ok(FeatureMaps::new(vec![], y))
@@ -109,7 +110,7 @@ impl Trunk for MobileNetV2Config {
     }
 }
 
-/// One inverted residual block.
+/// Expansion factor, output channels and stride of an inverted residual block.
 #[derive(Debug, Clone, Copy)]
 struct Block {
     expansion: usize,
@@ -149,8 +150,8 @@ impl MobileNetV2Config {
         }
         let depthwise = self.layer(Conv::depthwise(hidden, 3).stride(block.stride));
         y = conv_norm_activation(g, &scope.sub(layer), y, depthwise)?;
-        // The projection's convolution and batch norm are direct children of the block, not of a sequence of
-        // their own.
+        // In the state dict, the projection's convolution and batch norm are children of the block,
+        // whereas every other layer has a module of its own that contains both.
         let scopes = ConvNormScopes {
             conv: scope.sub(layer + 1),
             norm: scope.sub(layer + 2),

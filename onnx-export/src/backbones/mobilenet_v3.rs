@@ -28,15 +28,16 @@ struct Row {
     tail: Tail,
 }
 
-/// Position of a row relative to the tail: the last three rows, in which `reduced_tail` halves channels and `dilated`
-/// replaces the stride.
+/// Position of a row relative to the tail, the last three rows of the table. In the tail,
+/// `reduced_tail` halves channels, and `dilated` sets the stride to 1 and the dilation to 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tail {
-    /// Row before the tail, which neither option changes.
+    /// Row before the tail, which neither `reduced_tail` nor `dilated` changes.
     No,
-    /// First row of the tail. `reduced_tail` halves only its output channels.
+    /// First row of the tail, in which `reduced_tail` halves only the output channels.
     First,
-    /// Later row of the tail. `reduced_tail` halves its input, expanded and output channels.
+    /// Second or third row of the tail, in which `reduced_tail` halves the input, expanded and
+    /// output channels.
     Inside,
 }
 
@@ -45,7 +46,8 @@ use Tail::{First as FIRST, Inside as INSIDE, No as NO};
 const SE: bool = true;
 const NO_SE: bool = false;
 
-/// The first columns of a row: input channels, kernel, expanded channels, output channels.
+/// The first four columns of a row of the table: input channels, kernel size, expanded channels,
+/// output channels.
 type Sizes = [usize; 4];
 
 const fn bneck(
@@ -104,7 +106,7 @@ const SMALL: [Row; 11] = [
     bneck([ 96, 5, 576,  96], SE,    HS, 1, INSIDE), // C5 after the last convolution
 ];
 
-/// Output channels of the convolution after the last block, as a multiple of its input channels.
+/// Ratio of the output channels to the input channels of the convolution after the last block.
 const LAST_EXPANSION: usize = 6;
 
 /// Selects one of the two MobileNetV3 networks of the paper (Howard et al. 2019).
@@ -136,7 +138,8 @@ pub struct MobileNetV3Config {
     pub dilated: bool,
     /// Epsilon of every batch norm.
     pub bn_eps: f32,
-    /// Whether the batch norm is frozen. The tensors of a frozen batch norm are buffers and do not count as parameters.
+    /// Whether the batch norms are frozen. The tensors of a frozen batch norm are buffers and do
+    /// not count as parameters.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bn_frozen: bool,
 }
@@ -173,9 +176,11 @@ impl Trunk for MobileNetV3Config {
         Some(4)
     }
 
-    /// Adds the backbone under `scope.0` to `scope.<rows + 1>`. Its feature maps are the outputs of the
-    /// stem, of each block with a stride of 2 in the table (C1, C2, ...; also if dilated), and of the last
-    /// convolution, `[N, C, H/32, W/32]`, or `H/16` if dilated.
+    /// Adds the backbone under `scope.0` to `scope.<rows + 1>`, where `rows` is the number of rows
+    /// of the table. Its feature maps are the outputs of the stem, of each block whose stride in
+    /// the table is 2 (C1, C2, ..., even if dilation replaces the stride), and of the last
+    /// convolution. The last one is `[N, C, H/32, W/32]`, or `[N, C, H/16, W/16]` if `dilated` is
+    /// true.
     ///
     /// Source: `stage_indices` in torchvision's `models/segmentation/lraspp.py`.
     fn features(
@@ -210,9 +215,10 @@ impl Trunk for MobileNetV3Config {
         g.gemm(&classifier.sub(3), y, num_classes)
     }
 
-    /// Adds the backbone in two halves. `scope.0` ends with the expansion of the tail's first block, at a
-    /// stride of 16; `scope.1` continues with the depthwise convolution of that block and ends with the last
-    /// layer.
+    /// Adds the backbone in two halves and returns the output of each. The first half, `scope.0`,
+    /// ends with the expansion of the first block of the tail, at a stride of 16. The second half,
+    /// `scope.1`, begins with the depthwise convolution of that block and ends with the last
+    /// convolution, at a stride of 32.
     ///
     /// Source: section 6.3 of the paper; torchvision's `models/detection/ssdlite.py`,
     /// `SSDLiteFeatureExtractorMobileNet`.
@@ -250,7 +256,7 @@ impl MobileNetV3Config {
         rows.iter().map(|row| self.scaled(*row)).collect()
     }
 
-    /// Returns the width of the classifier's hidden layer.
+    /// Returns the number of outputs of the classifier's hidden layer.
     fn last_channel(&self) -> usize {
         let channels = match self.size {
             MobileNetV3Size::Large => 1280,
@@ -264,7 +270,7 @@ impl MobileNetV3Config {
         make_divisible(channels as f64 * self.width_mult)
     }
 
-    /// Returns the row with `width_mult` and `reduced_tail` applied.
+    /// Returns `row` with `width_mult` and `reduced_tail` applied to its channels.
     fn scaled(&self, row: Row) -> Row {
         let halve = |channels: usize, narrowed: bool| {
             self.adjust(if narrowed && self.reduced_tail {
@@ -301,8 +307,9 @@ impl MobileNetV3Config {
         conv_norm_activation(g, scope, x, self.layer(conv, HS))
     }
 
-    /// Adds an inverted residual block: expansion, depthwise convolution, squeeze-and-excitation, projection
-    /// and residual, where expansion, squeeze-and-excitation and residual depend on the row.
+    /// Adds an inverted residual block: expansion if the row widens the channels, depthwise
+    /// convolution, squeeze-and-excitation if the row has it, projection, and a residual if the row
+    /// has stride 1 and as many output as input channels.
     ///
     /// Source: torchvision's `models/mobilenetv3.py`, `InvertedResidual`.
     fn inverted_residual(
@@ -319,8 +326,8 @@ impl MobileNetV3Config {
             x
         };
         let y = self.contract(g, &block, y, row)?;
-        // The stride is the table's, so a block of stride 2 has no residual even if dilation replaces its
-        // stride.
+        // As in torchvision, the stride in the table decides: a row of stride 2 has no residual,
+        // even if dilation replaces the stride.
         if row.stride == 1 && row.input == row.out {
             g.add(y, x)
         } else {
@@ -328,7 +335,7 @@ impl MobileNetV3Config {
         }
     }
 
-    /// Adds the expansion of a block, a 1x1 convolution.
+    /// Adds the expansion of a block: a 1x1 convolution to `row.expanded` channels.
     fn expand(
         &self,
         g: &mut Graph,
@@ -349,7 +356,8 @@ impl MobileNetV3Config {
         x: Value,
         row: &Row,
     ) -> Result<Value, BuildError> {
-        // The state dict has no number for an expansion or squeeze-and-excitation that the block lacks.
+        // The layers of a block are numbered from 0 without gaps: an expansion or
+        // squeeze-and-excitation that the block lacks has no number.
         let mut layer = usize::from(row.widens());
         let mut next = || {
             layer += 1;
@@ -376,7 +384,8 @@ impl MobileNetV3Config {
 }
 
 impl Row {
-    /// Returns whether the block has an expansion, that is, more channels inside than at its input.
+    /// Returns whether the block has an expansion, that is, whether its expanded channels differ
+    /// from its input channels.
     fn widens(&self) -> bool {
         self.expanded != self.input
     }

@@ -1,8 +1,8 @@
 //! Backbones: networks from `[N, 3, H, W]` images to feature maps.
 //!
-//! Each module has the table of layers from its paper, the arguments, and an implementation of [`Trunk`],
-//! through which the rest of the crate uses the backbone. A new backbone needs a module and a line in
-//! `backbones!`.
+//! Each module contains the table of layers from the paper, the configurable arguments, and an
+//! implementation of [`Trunk`], through which the rest of the crate uses the backbone. A new
+//! backbone needs a module and a line in `backbones!`.
 
 mod convnext;
 mod efficientnet;
@@ -25,8 +25,8 @@ pub use mobilenet_v2::MobileNetV2Config;
 pub use mobilenet_v3::{MobileNetV3Config, MobileNetV3Size};
 pub use resnet::{ResNetBlock, ResNetConfig};
 
-/// Defines the enum [`Backbone`] and its access to [`Trunk`]. In a manifest, `kind` selects the variant by
-/// its name in snake case.
+/// Defines the enum [`Backbone`] and its methods that return the [`Trunk`] of a variant. In a
+/// manifest, the field `kind` selects the variant by its name in snake case.
 macro_rules! backbones {
     ($($(#[$doc:meta])* $variant:ident($config:ty),)*) => {
         /// A backbone with its arguments, as data.
@@ -38,14 +38,14 @@ macro_rules! backbones {
         }
 
         impl Backbone {
-            /// Returns the backbone's implementation.
+            /// Returns the [`Trunk`] of the backbone, which builds its layers.
             pub fn trunk(&self) -> &dyn Trunk {
                 match self {
                     $(Self::$variant(config) => config,)*
                 }
             }
 
-            /// Returns the backbone's implementation, through which its arguments can be changed.
+            /// Returns the [`Trunk`] of the backbone, through which its arguments can be changed.
             pub fn trunk_mut(&mut self) -> &mut dyn Trunk {
                 match self {
                     $(Self::$variant(config) => config,)*
@@ -70,12 +70,13 @@ backbones! {
     Efficientnet(EfficientNetConfig),
 }
 
-/// The implementation of a backbone: builds its layers and names the heads that it supports.
+/// The implementation of a backbone, which builds its layers and says which heads it supports.
 pub trait Trunk {
     /// Returns the name that manifests and error messages use.
     fn name(&self) -> &'static str;
 
-    /// Checks the arguments, which bounds the memory that the graph takes.
+    /// Checks that the arguments are within their ranges, which limit the memory that the graph
+    /// takes.
     ///
     /// # Errors
     /// [`ArgumentError`] for an argument that is out of range.
@@ -84,7 +85,8 @@ pub trait Trunk {
     /// Adds the backbone with the weights under `scope` and returns its feature maps for `x`, `[N, 3, H, W]`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if `x` is not `[N, 3, H, W]` or is too small.
+    /// [`BuildError::Shape`] if `x` is not `[N, 3, H, W]` or if its padded height or width is
+    /// smaller than a kernel.
     fn features(
         &self,
         g: &mut Graph,
@@ -92,8 +94,9 @@ pub trait Trunk {
         x: Value,
     ) -> Result<FeatureMaps, BuildError>;
 
-    /// Adds the backbone's own classifier on the pooled last feature map, `[N, C]` to
-    /// `[N, num_classes]`. `root` is the scope of the whole classification network.
+    /// Adds the backbone's own classifier, which maps `pooled` `[N, C]`, the mean of the last
+    /// feature map over its pixels, to logits `[N, num_classes]`. `root` is the scope of the whole
+    /// classification network.
     ///
     /// # Errors
     /// [`BuildError::Shape`] if `pooled` is not `[N, C]`.
@@ -122,7 +125,8 @@ pub trait Trunk {
         None
     }
 
-    /// Returns the arguments that the batch norms share. `None` if the backbone has no batch norm.
+    /// Returns the arguments of the backbone's batch norms, which are the same for all of them.
+    /// `None` if the backbone has no batch norm.
     fn norm(&self) -> Option<Norm> {
         None
     }
@@ -133,8 +137,9 @@ pub trait Trunk {
         None
     }
 
-    /// Adds the backbone with the weights under `scope`, whose modules are named as in an SSD checkpoint, and
-    /// returns the two feature maps that SSD reads, at strides of 16 and 32.
+    /// Adds the backbone for SSD and returns the two feature maps that SSD reads, at strides of 16
+    /// and 32. The modules under `scope` are named as in an SSD checkpoint, which differs from a
+    /// classification checkpoint.
     ///
     /// # Errors
     /// [`BuildError::Argument`] if the backbone does not support SSD.
@@ -145,7 +150,7 @@ pub trait Trunk {
         x: Value,
     ) -> Result<[Value; 2], BuildError> {
         let _ = (g, scope, x);
-        Err(argument("backbone", "one that supports ssdlite", &self.name()).into())
+        Err(argument("backbone", "a backbone supporting ssdlite", &self.name()).into())
     }
 }
 
@@ -164,12 +169,13 @@ impl FeatureMaps {
     /// Returns the last feature map.
     ///
     /// # Errors
-    /// As [`FeatureMaps::nth_last`].
+    /// [`BuildError::FeatureMap`] if the backbone has no feature maps, which [`FeatureMaps::new`]
+    /// rules out.
     pub fn last(&self) -> Result<Value, BuildError> {
         self.nth_last(1)
     }
 
-    /// Returns a feature map counted from the end, as torchvision counts them: 1 is the last.
+    /// Returns feature map number `stage`, counted from the end as torchvision does: 1 is the last.
     ///
     /// # Errors
     /// [`BuildError::FeatureMap`] if the backbone has fewer than `stage` feature maps, or if `stage` is 0.
@@ -183,7 +189,7 @@ impl FeatureMaps {
     }
 }
 
-/// Checks that the width multiplier `width_mult` is 0.05 to 8.
+/// Checks that the factor on channel counts, `width_mult`, is 0.05 to 8.
 ///
 /// # Errors
 /// [`ArgumentError`] if `width_mult` is out of range.

@@ -1,7 +1,8 @@
-//! `ResNet` with basic or bottleneck blocks.
+//! `ResNet` with basic blocks (ResNet-18 and 34) or bottleneck blocks (ResNet-50 and deeper).
 //!
 //! Source: He et al., "Deep Residual Learning for Image Recognition" (2015), table 1; torchvision's
-//! `models/resnet.py` (the stride of a bottleneck is on its 3x3 convolution).
+//! `models/resnet.py`, which moves the stride of a bottleneck block from its first 1x1 convolution
+//! to its 3x3 convolution.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,7 @@ use crate::graph::{Graph, Scope, Value};
 use crate::heads::Head;
 use crate::layers::{Activation, ConvNorm, ConvNormScopes, Norm, conv_bn};
 
-/// Channels of the stem.
+/// Number of output channels of the stem, the 7x7 convolution before the first stage.
 const STEM_CHANNELS: usize = 64;
 /// State dict name of each stage, the channels of its 3x3 convolutions, and its stride.
 #[rustfmt::skip]
@@ -32,7 +33,8 @@ const MAX_BLOCKS: usize = 64;
 pub enum ResNetBlock {
     /// Two 3x3 convolutions (ResNet-18 and ResNet-34).
     Basic,
-    /// 1x1, 3x3 and 1x1 convolutions with a fourfold expansion (ResNet-50 and deeper).
+    /// A 1x1, a 3x3 and a 1x1 convolution, where the last has four times as many output channels as
+    /// the others (ResNet-50 and deeper).
     Bottleneck,
 }
 
@@ -44,18 +46,20 @@ pub struct ResNetConfig {
     pub block: ResNetBlock,
     /// Number of blocks in each of the four stages, 1 to 64.
     pub layers: [usize; 4],
-    /// For each of the last three stages, whether dilation replaces the stride. Requires bottleneck blocks.
+    /// Whether dilation replaces the stride in each of the last three stages. Values of true
+    /// require bottleneck blocks.
     #[serde(default)]
     pub replace_stride_with_dilation: [bool; 3],
     /// Epsilon of every batch norm.
     pub bn_eps: f32,
-    /// Whether the batch norm is frozen. The tensors of a frozen batch norm are buffers and do not count as parameters.
+    /// Whether the batch norms are frozen. The tensors of a frozen batch norm are buffers and do
+    /// not count as parameters.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bn_frozen: bool,
 }
 
 impl ResNetBlock {
-    /// Returns the block's output channels as a multiple of the channels of its 3x3 convolution.
+    /// Returns the ratio of the block's output channels to the channels of its 3x3 convolutions.
     fn expansion(self) -> usize {
         match self {
             Self::Basic => 1,
@@ -162,7 +166,8 @@ impl ResNetConfig {
         stage > 0 && self.replace_stride_with_dilation[stage - 1]
     }
 
-    /// Adds one residual block: its convolutions, the shortcut, their sum and a `Relu`.
+    /// Adds one residual block: its convolutions, the shortcut, the sum of both, and a `Relu`.
+    /// `conv` is the convolution that has the stride and the dilation of the block.
     ///
     /// Source: torchvision's `models/resnet.py`, `BasicBlock` and `Bottleneck`.
     fn residual_block(
@@ -208,15 +213,15 @@ impl ResNetConfig {
 struct Stage {
     width: usize,
     stride: usize,
-    /// Dilation of the first block, which reads the output of the stage before.
+    /// Dilation of the first block of the stage: the `dilation` of the stage before.
     first_dilation: usize,
-    /// Dilation of the other blocks.
+    /// Dilation of all blocks of the stage but the first.
     dilation: usize,
 }
 
 impl Stage {
-    /// Creates a stage. `before` is the dilation of the stage before; `dilates` replaces the stride by a
-    /// dilation `stride` times as large.
+    /// Creates a stage. `before` is the dilation of the stage before. If `dilates` is true, the
+    /// stage has stride 1, and its blocks after the first have the dilation `before * stride`.
     fn new(width: usize, stride: usize, before: usize, dilates: bool) -> Self {
         let (stride, dilation) = if dilates {
             (1, before * stride)
@@ -231,7 +236,8 @@ impl Stage {
         }
     }
 
-    /// Returns the 3x3 convolution that has the stride and the dilation of block number `block`.
+    /// Returns the 3x3 convolution that has the stride and the dilation of block `block` of the
+    /// stage, counted from 0.
     fn conv(&self, block: usize) -> Conv {
         let conv = Conv::new(self.width, 3);
         match block {

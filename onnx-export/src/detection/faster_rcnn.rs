@@ -1,5 +1,5 @@
-//! Faster R-CNN in two graphs: the caller selects region proposals from the outputs of the first and passes
-//! them to the second.
+//! Faster R-CNN in two graphs: the caller selects region proposals from the outputs of the first
+//! graph and passes them to the second.
 //!
 //! Source: Ren et al., "Faster R-CNN" (2015); torchvision's `models/detection/faster_rcnn.py`.
 
@@ -11,7 +11,7 @@ use crate::graph::ops::{Conv, Regions, RoiAlign};
 use crate::graph::{Dim, Element, Graph, Scope, Value};
 use crate::layers::SharedConv;
 
-/// Height and width of the `RoIAlign` output of a region.
+/// Height and width, in cells, of the `RoIAlign` output of a region.
 const ROI_SIZE: usize = 7;
 /// Number of samples along each side of a cell of the `RoIAlign` output.
 const ROI_SAMPLES: usize = 2;
@@ -21,18 +21,19 @@ const HIDDEN: usize = 1024;
 /// Outputs of the first stage, from which the caller selects region proposals.
 #[derive(Debug, Clone)]
 pub struct Proposals {
-    /// Objectness `[N, A, h, w]` and box deltas `[N, A * 4, h, w]` of every level.
+    /// Objectness logits `[N, A, h, w]` and box deltas `[N, A * 4, h, w]` of every level.
     pub levels: Vec<LevelOutputs>,
-    /// Feature maps `[N, 256, h, w]` from which the second stage pools regions.
+    /// Feature maps `[N, 256, h, w]` from which the second stage pools regions, one for each of the
+    /// head's `roi_strides`, finest first.
     pub maps: Vec<Value>,
 }
 
 /// Adds the first stage (backbone, feature pyramid and region proposal network) and returns its outputs.
 ///
 /// # Errors
-/// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`, [`BuildError::FeatureMap`] if the backbone
-/// has too few feature maps, [`BuildError::Attribute`] if the head has no anchors,
-/// [`BuildError::Argument`] if it has more `roi_strides` than levels.
+/// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`, [`BuildError::FeatureMap`] if the
+/// backbone has too few feature maps, [`BuildError::Attribute`] if the head has no anchors,
+/// [`BuildError::Argument`] if the head has more `roi_strides` than the pyramid has levels.
 pub fn proposals(
     g: &mut Graph,
     root: &Scope<'_>,
@@ -52,7 +53,7 @@ pub fn proposals(
     let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
     let count = head.roi_strides.len();
     let Some(maps) = levels.get(..count) else {
-        let expected = format!("up to {} strides, one per level", levels.len());
+        let expected = format!("at most {} strides, one per pyramid level", levels.len());
         return Err(argument("roi_strides", expected, &count).into());
     };
     Ok(Proposals {
@@ -61,8 +62,8 @@ pub fn proposals(
     })
 }
 
-/// The convolutions of the region proposal network, which all levels share. Source: torchvision's
-/// `models/detection/rpn.py`, `RPNHead`.
+/// The convolutions of the region proposal network, whose weights all levels share. Source:
+/// torchvision's `models/detection/rpn.py`, `RPNHead`.
 struct RpnHead {
     conv: SharedConv,
     objectness: SharedConv,
@@ -92,12 +93,13 @@ impl RpnHead {
     }
 }
 
-/// Adds the second stage to a graph of its own: `RoiAlign` and the box head.
+/// Adds the second stage, `RoiAlign` and the box head, to the graph `g`, which has no other nodes.
 ///
-/// Its inputs are the `feature_<i>` of the first stage, and for each of them `rois_<i>` `[R_i, 4] f32` (x1,
-/// y1, x2, y2 in pixels of the padded image) and `batch_indices_<i>` `[R_i] i64`; `R_i` may be 0. Its
-/// outputs are `class_logits` `[R, num_classes]` and `box_regression` `[R, num_classes * 4]`, the regions
-/// of the first level first.
+/// The inputs are the maps `feature_<i>` that the first stage writes, and for each of these maps
+/// `rois_<i>` `[R_i, 4] f32` (x1, y1, x2, y2 in pixels of the padded image) and `batch_indices_<i>`
+/// `[R_i] i64`; `R_i` may be 0. The outputs are `class_logits` `[R, num_classes]` and
+/// `box_regression` `[R, num_classes * 4]` for the R regions of all maps: first the regions of map
+/// 0, then of map 1, and so on.
 ///
 /// # Errors
 /// [`BuildError::NoOperands`] if the head has no `roi_strides`.
@@ -127,7 +129,7 @@ pub(super) struct RegionMap {
     pub(super) regions: Regions,
 }
 
-/// Outputs of the box head for R regions.
+/// Outputs of the box head for R regions of interest.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BoxOutputs {
     /// Class logits `[R, num_classes]`.
@@ -136,8 +138,8 @@ pub(super) struct BoxOutputs {
     pub(super) deltas: Value,
 }
 
-/// Adds `RoiAlign` and the box head, and returns its outputs for all regions: those of the first map, then of
-/// the second, ...
+/// Adds `RoiAlign` and the box head, and returns the outputs of the box head for all regions: first
+/// the regions of the first map, then of the second map, and so on.
 ///
 /// # Errors
 /// [`BuildError::Shape`] if a map is not `[N, C, H, W]` or its regions are not `[R, 4]`.

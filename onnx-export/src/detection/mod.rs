@@ -1,8 +1,8 @@
 //! Detection networks: class scores and box deltas for every anchor, one pair of outputs per level.
 //!
-//! The graphs end before anything that depends on the number of boxes. Anchors, decoding, top-k and
-//! suppression are left to the caller: in a graph they only work for batches of one.
-//! [`build_fused`](crate::build_fused) includes these steps in the graph, for runtimes without native
+//! The graphs end with these outputs. Anchors, decoding, top-k and suppression are left to the
+//! caller, because in a graph these steps work only for a batch of one image.
+//! [`build_fused`](crate::build_fused) includes them in the graph, for runtimes without native
 //! postprocessing.
 //!
 //! Source: `torchvision.models.detection`.
@@ -22,9 +22,9 @@ pub use ssdlite::ssdlite;
 use crate::backbones::Trunk;
 use crate::graph::{Graph, Value};
 
-/// A detection network: a backbone and a head on it.
+/// A detection network: a backbone and the detection head that reads its feature maps.
 pub struct Detector<'a, H> {
-    /// Backbone.
+    /// Backbone, which computes the feature maps.
     pub trunk: &'a dyn Trunk,
     /// Arguments of the head.
     pub head: &'a H,
@@ -32,17 +32,20 @@ pub struct Detector<'a, H> {
     pub num_classes: usize,
 }
 
-/// Outputs of a head for one level, whose feature map is `h` x `w` with A anchors at each location.
+/// Outputs of a detection head for one level, whose feature map is `h` x `w` with A anchors at each
+/// location.
 #[derive(Debug, Clone, Copy)]
 pub struct LevelOutputs {
-    /// Scores `[N, A * classes, h, w]`: channels are the classes of the first anchor, then of the second, ...
+    /// Scores `[N, A * classes, h, w]`. The channels are the class scores of the first anchor, then
+    /// of the second anchor, and so on.
     pub scores: Value,
-    /// Box deltas `[N, A * 4, h, w]`: channels are dx, dy, dw, dh of the first anchor, then of the second,
-    /// ...
+    /// Box deltas `[N, A * 4, h, w]`. The channels are dx, dy, dw, dh of the first anchor, then of
+    /// the second anchor, and so on.
     pub boxes: Value,
 }
 
-/// Prefixes of the names of every level's outputs; the names end in `_<level>`.
+/// Prefixes of the names of a detector's outputs: the outputs of level `i` are called
+/// `<scores>_<i>` and `<boxes>_<i>`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OutputNames {
     pub(crate) scores: &'static str,

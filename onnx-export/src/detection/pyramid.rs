@@ -1,4 +1,5 @@
-//! Feature pyramid network: the backbone's last feature maps, each combined with the coarser ones.
+//! Feature pyramid network: combines each of the backbone's last feature maps with the coarser
+//! ones.
 //!
 //! Source: Lin et al., "Feature Pyramid Networks for Object Detection" (2016), section 3; torchvision's
 //! `ops/feature_pyramid_network.py` and `models/detection/backbone_utils.py`.
@@ -9,26 +10,29 @@ use crate::graph::ops::{Conv, MaxPool};
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::conv_bias;
 
-/// Number of channels of every level.
+/// Number of channels of every level of the pyramid.
 pub(super) const CHANNELS: usize = 256;
 
-/// How a pyramid computes its additional levels, which are coarser than every feature map of the backbone
-/// that it reads.
+/// How a pyramid computes its extra levels, which are coarser than the last feature map of the
+/// backbone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extra {
-    /// One level: every second row and column of the coarsest other level. Source: `LastLevelMaxPool`.
+    /// One extra level: every second row and column of the level of the last feature map. Source:
+    /// `LastLevelMaxPool`.
     Pool,
-    /// Two levels: P6 is a convolution of stride 2 on P5, the coarsest other level; P7 is a convolution of
-    /// stride 2 on the `Relu` of P6. Source: `LastLevelP6P7(256, 256)`. torchvision computes P6 from P5
-    /// because both channel counts are equal; with others it would read the backbone's last feature map.
+    /// Two extra levels: P6 is a convolution of stride 2 on P5, the level of the last feature map;
+    /// P7 is a convolution of stride 2 on the `Relu` of P6. Source: `LastLevelP6P7(256, 256)`,
+    /// which computes P6 from P5 because its two arguments are equal; with different arguments, it
+    /// would read the last feature map instead.
     P6P7,
 }
 
-/// The backbone of a pyramid, and the number of its feature maps that the pyramid reads.
+/// The backbone of a pyramid, and how many of its feature maps the pyramid reads.
 #[derive(Clone, Copy)]
 pub(super) struct Base<'a> {
     pub(super) trunk: &'a dyn Trunk,
-    /// Number of feature maps, counted from the last one, that become levels; at least 1.
+    /// Number of feature maps of the backbone that become levels, counted from the last one; at
+    /// least 1.
     pub(super) maps: usize,
 }
 
@@ -76,8 +80,8 @@ fn lateral(
     conv_bias(g, &block(inner, index), map, Conv::new(CHANNELS, 1))
 }
 
-/// Adds the levels that are coarser than `last` and returns them, finest first. `last` is the coarsest level
-/// that has a feature map of the backbone.
+/// Adds the extra levels and returns them, finest first. `last` is the level of the backbone's last
+/// feature map, which is the coarsest one that is not an extra level.
 fn extra_levels(
     g: &mut Graph,
     scope: &Scope<'_>,

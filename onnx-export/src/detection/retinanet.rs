@@ -1,4 +1,5 @@
-//! `RetinaNet`: a feature pyramid with one head for classes and one for boxes, which all levels share.
+//! `RetinaNet`: a feature pyramid with a classification head and a regression head, whose weights
+//! all levels share.
 //!
 //! Source: Lin et al., "Focal Loss for Dense Object Detection" (2017), section 4; torchvision's
 //! `models/detection/retinanet.py`.
@@ -11,7 +12,7 @@ use crate::graph::ops::Conv;
 use crate::graph::{Graph, Scope, Value};
 use crate::layers::SharedConv;
 
-/// Number of hidden convolutions of a head.
+/// Number of hidden convolutions of the classification head and of the regression head.
 const DEPTH: usize = 4;
 
 /// Adds the network and returns scores `[N, A * num_classes, h, w]` and box deltas `[N, A * 4, h, w]` of
@@ -60,8 +61,8 @@ struct Tower {
 }
 
 impl Tower {
-    /// Reads the head from `scope`. Its last convolution is the child module `last` and has `out` output
-    /// channels.
+    /// Reads a head with the weights under `scope`. Its last convolution has `out` output channels
+    /// and is the child module `last`.
     fn load(g: &mut Graph, scope: &Scope<'_>, last: &str, out: usize) -> Result<Self, BuildError> {
         let convs = scope.sub("conv");
         let mut load = |scope: &Scope<'_>, out| {
@@ -69,8 +70,8 @@ impl Tower {
             SharedConv::load(g, scope, CHANNELS, config)
         };
         let hidden = (0..DEPTH).map(|index| {
-            // Checkpoints from before torchvision 0.13 also count the activations: convolution `index` is
-            // `2 * index`.
+            // Checkpoints from before torchvision 0.13 number the activations, too, so that hidden
+            // convolution `index` has the number `2 * index`.
             let scope = convs.sub(index).sub(0).formerly(&convs.sub(2 * index));
             load(&scope, CHANNELS)
         });

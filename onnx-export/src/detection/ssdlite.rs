@@ -1,5 +1,5 @@
-//! `SSDlite`: single-shot detection with a classification and a regression head, of depthwise convolutions,
-//! for each feature map.
+//! `SSDlite`: single-shot detection. Every feature map has a classification head and a regression
+//! head of its own, whose 3x3 convolutions are depthwise.
 //!
 //! Source: Sandler et al., "MobileNetV2" (2018), section 6.2; Howard et al., "Searching for
 //! MobileNetV3" (2019), section 6.3; torchvision's `models/detection/ssdlite.py`.
@@ -15,8 +15,8 @@ use crate::layers::{Activation, ConvNorm, Norm, conv_bias, conv_norm_activation}
 /// every level.
 ///
 /// # Errors
-/// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`, [`BuildError::Argument`] if the backbone does
-/// not support SSD.
+/// [`BuildError::Shape`] if `images` is not `[N, 3, H, W]`, [`BuildError::Argument`] if the
+/// backbone does not support SSD or has no batch norm.
 pub fn ssdlite(
     g: &mut Graph,
     root: &Scope<'_>,
@@ -29,7 +29,7 @@ pub fn ssdlite(
         num_classes,
     } = *detector;
     let Some(norm) = trunk.norm() else {
-        let expected = "one with batch norms, whose arguments ssdlite uses too";
+        let expected = "a backbone with batch norms, whose arguments ssdlite reuses";
         return Err(argument("backbone", expected, &trunk.name()).into());
     };
     let backbone = root.sub("backbone");
@@ -50,7 +50,8 @@ pub fn ssdlite(
     Ok(outputs)
 }
 
-/// Adds the extra feature maps and returns all maps: the backbone's two in `maps`, then the extra ones.
+/// Adds extra feature maps with the given `channels` after the last map, and returns the two `maps`
+/// of the backbone, then the extra ones.
 ///
 /// Source: `SSDLiteFeatureExtractorMobileNet`.
 fn levels(
@@ -92,7 +93,8 @@ fn extra_block(
     Ok(y)
 }
 
-/// Adds a prediction head of one level, with output `[N, out, h, w]`. Source: `_prediction_block`.
+/// Adds the classification or regression head of one level, with output `[N, out, h, w]`. Source:
+/// `_prediction_block`.
 fn prediction(
     g: &mut Graph,
     scope: &Scope<'_>,

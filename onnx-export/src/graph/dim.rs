@@ -1,4 +1,5 @@
-//! Sizes of axes: fixed, dynamic, or computed from a dynamic size by a sliding window.
+//! Sizes of axes: fixed, dynamic, or computed from a dynamic size as the output size of a sliding
+//! window.
 
 use std::collections::HashMap;
 
@@ -22,9 +23,10 @@ pub struct Window {
     pub kernel: usize,
     /// Distance between neighboring positions of the window, in elements, at least 1.
     pub stride: usize,
-    /// Distance between neighboring taps, in elements, at least 1.
+    /// Distance between neighboring elements that the window reads at one position (taps), in
+    /// elements, at least 1.
     pub dilation: usize,
-    /// Total number of padding elements before and after the axis.
+    /// Number of padding elements before the axis plus those after it.
     pub padding: usize,
 }
 
@@ -33,10 +35,13 @@ pub struct Window {
 enum Definition {
     /// The size of the input axis of this name.
     Input(String),
-    /// The output size of a sliding window on an axis of size `of`: `floor((of + add) / stride) + 1`.
+    /// The output size of a sliding window on an axis of size `of`:
+    /// `floor((of + add) / stride) + 1`, where `add` is the padding minus the window's extent, the
+    /// distance from its first element to its last plus 1.
     ///
-    /// Windows with the same output size, such as a padded 3x3 convolution and the 1x1 convolution of a
-    /// shortcut, share one symbol, so that the operands of a residual addition have equal shapes.
+    /// Windows on one axis with equal `add` and `stride`, such as a padded 3x3 convolution and the
+    /// 1x1 convolution of a shortcut, share one symbol, so that the operands of a residual addition
+    /// have equal shapes.
     Slide { of: Symbol, add: i64, stride: usize },
 }
 
@@ -55,7 +60,8 @@ impl Dims {
 
     /// Returns the output size of `window` on an axis of size `dim`: the number of positions of the window.
     ///
-    /// `None` if a fixed `dim` with its padding is shorter than the window, or if `kernel` or `stride` is 0.
+    /// `None` if a fixed `dim` with its padding is shorter than the window, if `kernel` or `stride`
+    /// is 0, or if a size overflows.
     pub(crate) fn slide(&mut self, dim: Dim, window: Window) -> Option<Dim> {
         let reach = window.dilation.checked_mul(window.kernel.checked_sub(1)?)?;
         let add = window.padding as i64 - i64::try_from(reach).ok()? - 1;
@@ -75,7 +81,8 @@ impl Dims {
         }
     }
 
-    /// Returns the ONNX `dim_param` of a dynamic size: `height`, `ceil(height/2)`.
+    /// Returns the text that ONNX stores as `dim_param` of a dynamic size, such as `height` or
+    /// `ceil(height/2)`.
     pub(crate) fn name(&self, symbol: Symbol) -> String {
         match &self.definitions[symbol.0 as usize] {
             Definition::Input(name) => name.clone(),
@@ -90,7 +97,8 @@ impl Dims {
         }
     }
 
-    /// Returns the definition of a window's output size. Nested divisions that round up become one:
+    /// Returns the definition of the output size of a window on an axis of size `of`. If that size
+    /// and the output size are divisions that round up, they become one:
     /// `ceil(ceil(h / 2) / 2) = ceil(h / 4)`.
     fn compose(&self, of: Symbol, add: i64, stride: usize) -> Definition {
         match &self.definitions[of.0 as usize] {
@@ -107,7 +115,7 @@ impl Dims {
         }
     }
 
-    /// Returns the symbol of `definition`, adding it at its first use.
+    /// Returns the symbol of `definition`. Adds a symbol if the definition is new.
     fn define(&mut self, definition: Definition) -> Symbol {
         if let Some(symbol) = self.known.get(&definition) {
             return *symbol;
@@ -160,7 +168,7 @@ mod tests {
         assert_eq!(dims.slide(padded, window(5, 1, 1, 4)), Some(padded));
         let quarter = dims.slide(padded, window(3, 2, 1, 2)).unwrap();
         let Dim::Dynamic(symbol) = quarter else {
-            panic!("still dynamic")
+            panic!("a window on a dynamic axis has a fixed output size")
         };
         assert_eq!(dims.name(symbol), "ceil(height/4)");
         assert_ne!(dims.slide(height, window(3, 2, 1, 0)), Some(padded));

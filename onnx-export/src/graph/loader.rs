@@ -1,5 +1,5 @@
-//! Strict loading of a checkpoint: tensors are read by state dict path, and one error lists every difference
-//! from the network.
+//! Strict loading of a checkpoint: tensors are read by their path in the state dict, and one error
+//! lists every missing, unexpected and misshapen tensor.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -7,18 +7,20 @@ use std::collections::BTreeMap;
 use super::{Mismatch, Scope, StateDictError};
 use crate::weights::StateDict;
 
-/// Hands out the tensors of a checkpoint and records which of them were requested.
+/// Reads the tensors of a checkpoint for the builders of layers, and records which tensors were
+/// requested.
 ///
 /// Only [`Loader::finish`] and [`Loader::finish_stages`] create a [`Model`](crate::Model). They fail if a
 /// requested tensor is not in the checkpoint, so every weight of a written graph comes from the checkpoint.
 #[derive(Debug)]
 pub struct Loader<'a> {
     state: &'a StateDict,
-    /// Requested shape of each tensor that was requested, by name.
+    /// Shape with which each tensor was requested, by the name of the tensor.
     taken: RefCell<BTreeMap<String, Vec<usize>>>,
-    /// Differences between the checkpoint and the requests.
+    /// Problems found so far: tensors that were requested but are missing or misshapen.
     problems: RefCell<StateDictError>,
-    /// Number of trained elements requested; buffers are not counted.
+    /// Number of elements of the trained tensors that were requested; tensors that are not trained
+    /// (buffers) do not count.
     pub(super) parameters: Cell<u64>,
 }
 
@@ -53,11 +55,12 @@ impl<'a> Loader<'a> {
         self.taken.into_inner()
     }
 
-    /// Ends loading and returns the number of trained elements that were read; elements of buffers are not
-    /// counted.
+    /// Ends loading and returns the number of elements of the trained tensors that were requested;
+    /// tensors that are not trained (buffers) do not count.
     ///
     /// # Errors
-    /// [`StateDictError`] with every missing, unexpected and misshapen tensor, if there is one.
+    /// [`StateDictError`] that lists all missing, unexpected and misshapen tensors, if there are
+    /// any.
     pub(crate) fn check(self) -> Result<u64, StateDictError> {
         let mut problems = self.problems.into_inner();
         let taken = self.taken.into_inner();
@@ -74,8 +77,8 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Reads the tensor `name`, or the tensor `former` if the checkpoint only has that one. Returns zeros if
-    /// the tensor cannot be read.
+    /// Reads the tensor `name`, or the tensor `former` if the checkpoint has `former` but not
+    /// `name`. Returns zeros if the tensor cannot be read; the problem is then recorded.
     pub(super) fn take(&self, name: String, former: Option<String>, shape: &[usize]) -> Vec<f32> {
         let old =
             former.filter(|old| self.state.get(&name).is_none() && self.state.get(old).is_some());
@@ -84,7 +87,8 @@ impl<'a> Loader<'a> {
         self.taken.borrow_mut().insert(name, shape.to_vec());
         let mut sizes = shape.iter();
         let elements = sizes.try_fold(1_usize, |n, size| n.checked_mul(*size));
-        // If the element count overflows, the result is empty, and the operator that reads it rejects it.
+        // If the element count overflows, the result is empty, and the method of `Graph` that adds
+        // the tensor returns an error.
         data.unwrap_or_else(|| vec![0.0; elements.unwrap_or_default()])
     }
 

@@ -1,7 +1,7 @@
 //! A graph under construction: values with known shapes, nodes, and weights.
 //!
-//! [`ops`] adds a method to [`Graph`] for each ONNX operator, [`Loader`] hands out the weights of a
-//! checkpoint and turns the finished graph into a [`Model`](crate::Model).
+//! [`ops`] contains the methods of [`Graph`] that add ONNX operators. [`Loader`] reads the weights
+//! from a checkpoint and turns the finished graph into a [`Model`](crate::Model).
 //!
 //! [`layers`](crate::layers) builds layers from several operators; [`Model`](crate::Model) encodes a finished
 //! graph as protobuf.
@@ -34,9 +34,10 @@ pub struct Graph {
     initializers: Vec<Initializer>,
     inputs: Vec<Value>,
     outputs: Vec<Value>,
-    /// Constants that nodes share, by name.
+    /// Constants that several nodes may read, by name.
     constants: HashMap<String, Value>,
-    /// How often each name was requested; repeated names get a number.
+    /// How often each name was requested. From the second request on, a number is appended to the
+    /// name.
     names: HashMap<String, u32>,
 }
 
@@ -58,8 +59,8 @@ impl Graph {
         }
     }
 
-    /// Adds the input of an image network, `[batch, 3, height, width] f32`, where only the channel
-    /// count is fixed.
+    /// Adds the input of a network that reads images, `[batch, 3, height, width] f32`. Only the
+    /// channel count is fixed.
     pub fn image_input(&mut self, name: &str) -> Value {
         let [batch, height, width] = ["batch", "height", "width"].map(|axis| self.axis(axis));
         let shape = vec![batch, Dim::Fixed(3), height, width];
@@ -78,10 +79,10 @@ impl Graph {
         self.dims.input(name)
     }
 
-    /// Makes `value` an output of the network and names the output `name`.
+    /// Makes `value` an output of the network, called `name`.
     ///
-    /// Adds an `Identity` node if `value` already has a name that must stay, because it is an input, a
-    /// constant or another output.
+    /// The value is renamed. If it has a name that must stay, because it is an input, a constant or
+    /// already an output, an `Identity` node is added and its result is renamed instead.
     pub fn output(&mut self, value: Value, name: &str) {
         let computed = self.nodes.iter().any(|node| node.outputs.contains(&value));
         let output = if computed && !self.outputs.contains(&value) {
@@ -129,14 +130,14 @@ impl Graph {
         &self.outputs
     }
 
-    /// Formats a shape: `[batch, 16, ceil(height/2), ceil(width/2)]`.
+    /// Returns a shape as text, such as `[batch, 16, ceil(height/2), ceil(width/2)]`.
     pub fn show_shape(&self, shape: &[Dim]) -> String {
         let axes: Vec<String> = shape.iter().map(|dim| self.show_dim(*dim)).collect();
         format!("[{}]", axes.join(", "))
     }
 
-    /// Formats the size of an axis: `16`, `ceil(height/2)`. ONNX files store the text of a dynamic size as
-    /// `dim_param`.
+    /// Returns the size of an axis as text, such as `16` or `ceil(height/2)`. ONNX files store the
+    /// text of a dynamic size as `dim_param`.
     pub fn show_dim(&self, dim: Dim) -> String {
         match dim {
             Dim::Fixed(size) => size.to_string(),
@@ -150,7 +151,7 @@ impl Graph {
         for output in &self.outputs {
             needed[output.index()] = true;
         }
-        // Nodes are in topological order: in reverse, a node's consumers come first.
+        // In reverse topological order, all consumers of a node are visited before the node.
         for node in self.nodes.iter().rev() {
             if node.outputs.iter().any(|v| needed[v.index()]) {
                 for input in &node.inputs {
@@ -164,28 +165,31 @@ impl Graph {
             .retain(|initializer| needed[initializer.value.index()]);
     }
 
-    /// Returns the scalar f32 constant `value`, adding it at its first use.
+    /// Returns a scalar f32 constant with the value `value`. Adds it to the graph if it is new.
     pub fn scalar(&mut self, value: f32) -> Value {
         self.constant(&format!("constant_{value}"), &[], Data::F32(vec![value]))
     }
 
-    /// Returns the scalar i64 constant `value`, adding it at its first use.
+    /// Returns a scalar i64 constant with the value `value`. Adds it to the graph if it is new.
     pub(crate) fn whole(&mut self, value: i64) -> Value {
         self.constant(&format!("whole_{value}"), &[], Data::I64(vec![value]))
     }
 
-    /// Returns the constant `[values.len()] i64`, adding it at its first use. Its name starts with `purpose`.
+    /// Returns a constant `[values.len()] i64` with the elements `values`, whose name starts with
+    /// `purpose`. Adds it to the graph if it is new.
     pub(crate) fn list(&mut self, purpose: &str, values: &[i64]) -> Value {
         let name = format!("{purpose}_{values:?}");
         self.constant(&name, &[values.len()], Data::I64(values.to_vec()))
     }
 
-    /// Adds an f32 constant called `name`; the caller has checked that `values` fill the shape.
+    /// Adds an f32 constant of shape `shape` called `name`. The caller must have checked that
+    /// `values` has as many elements as `shape`.
     pub(crate) fn table(&mut self, name: &str, shape: &[usize], values: Vec<f32>) -> Value {
         self.initializer(name, shape, Data::F32(values))
     }
 
-    /// Returns the value to pass for an optional operand that is left out; its ONNX name is empty.
+    /// Returns the operand that stands for an optional operand that is left out. Its name in ONNX
+    /// is empty.
     fn absent(&mut self) -> Value {
         if let Some(value) = self.values.iter().position(|info| info.name.is_empty()) {
             return Value(value as u32);
@@ -193,8 +197,8 @@ impl Graph {
         self.value("", "", Output::new(vec![], Element::F32))
     }
 
-    /// Returns the constant called `name`, adding it at its first use. Equal constants share one initializer,
-    /// because the name includes the elements.
+    /// Returns the constant called `name`. Adds it to the graph if it is new. The name must include
+    /// the elements, so that equal names mean equal constants.
     fn constant(&mut self, name: &str, shape: &[usize], data: Data) -> Value {
         if let Some(value) = self.constants.get(name) {
             return *value;
@@ -223,7 +227,8 @@ impl Graph {
         self.node_of("Identity", &scope, vec![value], vec![output], vec![])[0]
     }
 
-    /// Adds a node with one f32 output under `scope`; the caller has checked the shapes.
+    /// Adds a node of the module `scope` with one f32 output of shape `shape`. The caller must have
+    /// checked the shapes of `inputs`.
     fn node(
         &mut self,
         op: &'static str,
@@ -236,7 +241,8 @@ impl Graph {
         self.node_of(op, scope, inputs, vec![output], attrs)[0]
     }
 
-    /// Adds a node with the given outputs under `scope`; the caller has checked the shapes.
+    /// Adds a node of the module `scope` with the given `outputs`. The caller must have checked the
+    /// shapes of `inputs`.
     fn node_of(
         &mut self,
         op: &'static str,
@@ -275,7 +281,8 @@ impl Graph {
         self.info(value).scope.clone()
     }
 
-    /// Returns `name`, or `name_1`, `name_2`, ... if it is taken: ONNX names are unique in a graph.
+    /// Returns `name` if no value or node has this name yet, and `name_1`, `name_2` and so on if
+    /// one does, because ONNX names are unique in a graph.
     fn unique(&mut self, name: &str) -> String {
         let count = self.names.entry(name.to_owned()).or_insert(0);
         *count += 1;
@@ -289,7 +296,7 @@ impl Graph {
     }
 }
 
-/// Returns whether `data` has as many elements as `shape`.
+/// Returns whether `data` has as many elements as a tensor of shape `shape`.
 fn fills(shape: &[usize], data: &Data) -> bool {
     let elements = match data {
         Data::F32(values) => values.len(),
@@ -298,8 +305,8 @@ fn fills(shape: &[usize], data: &Data) -> bool {
     shape.iter().product::<usize>() == elements
 }
 
-/// Returns the node name of operator `op` in module `scope`: `features.0.0` and `Conv` give
-/// `/features/0/0/Conv`.
+/// Returns the name of a node with operator `op` in module `scope`: `/features/0/0/Conv` for `Conv`
+/// in `features.0.0`.
 fn node_path(scope: &str, op: &str) -> String {
     if scope.is_empty() {
         format!("/{op}")

@@ -8,8 +8,8 @@ pub type Shape = Vec<Dim>;
 
 /// A handle to a value of a [`Graph`](super::Graph): an input, a weight or the output of a node.
 ///
-/// A handle belongs to the graph that returned it. Using it with another graph refers to another
-/// value or panics.
+/// A handle is valid only for the graph that returned it. Methods of another graph take it for an
+/// unrelated value or panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Value(pub(super) u32);
 
@@ -68,9 +68,9 @@ pub struct Node {
     pub op: &'static str,
     /// Path-like name, such as `/features/0/0/Conv`, unique in the graph.
     pub name: String,
-    /// Operands, in the order of the operator's specification.
+    /// Handles of the operands, in the order of the operator's specification.
     pub inputs: Vec<Value>,
-    /// Results, in the order of the operator's specification.
+    /// Handles of the results, in the order of the operator's specification.
     pub outputs: Vec<Value>,
     /// Attributes, as pairs of name and value.
     pub attrs: Vec<(&'static str, Attr)>,
@@ -80,9 +80,10 @@ pub struct Node {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Initializer {
-    /// Handle to the tensor, for which [`Graph::info`](super::Graph::info) returns the name and shape.
+    /// Handle of the tensor. [`Graph::info`](super::Graph::info) returns its name, shape and data
+    /// type.
     pub value: Value,
-    /// Elements in C order.
+    /// Elements of the tensor in C order.
     pub data: Data,
 }
 

@@ -4,7 +4,7 @@ use std::fmt::{Display, Write as _};
 
 use super::Loader;
 
-/// The path of a module in the state dict, and access to its tensors.
+/// The path of a module in the state dict, through which a layer reads the module's tensors.
 #[derive(Debug, Clone)]
 pub struct Scope<'a> {
     pub(super) loader: &'a Loader<'a>,
@@ -14,7 +14,8 @@ pub struct Scope<'a> {
 }
 
 impl Scope<'_> {
-    /// Returns the scope of the child module `name`: `features` and `0` give `features.0`.
+    /// Returns the scope of the child module `name`: the path of child `0` of `features` is
+    /// `features.0`.
     #[must_use]
     pub fn sub(&self, name: impl Display) -> Self {
         Self {
@@ -35,7 +36,7 @@ impl Scope<'_> {
         }
     }
 
-    /// Returns the path, such as `features.0`; empty at the root of the state dict.
+    /// Returns the path of the module, such as `features.0`; empty at the root of the state dict.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -55,14 +56,16 @@ impl Scope<'_> {
 
     /// Reads the untrained tensor `name` of the module, such as a running mean, in C order.
     ///
-    /// Unlike [`Scope::parameter`], it does not add to the parameter count.
+    /// Like [`Scope::parameter`], it returns zeros if the tensor is missing or has another shape.
+    /// It does not add to the model's parameter count.
     pub fn buffer(&self, name: &str, shape: &[usize]) -> Vec<f32> {
         let former = self.former.as_ref().map(|path| join(path, &name));
         self.loader.take(join(&self.path, &name), former, shape)
     }
 }
 
-/// Joins a path and a name: `features` and `0` give `features.0`.
+/// Returns the path of the child `name` of `path`: `features.0` for `features` and `0`, and `name`
+/// alone for the empty path.
 fn join(path: &str, name: &impl Display) -> String {
     let mut path = path.to_owned();
     if !path.is_empty() {

@@ -1,13 +1,13 @@
-//! Activations, written as the operators that ONNX Runtime fuses into one.
+//! Activations, built from the operators that ONNX Runtime fuses into one operator.
 
 use crate::error::BuildError;
 use crate::graph::{Graph, Value};
 
-/// An activation, applied to every element.
+/// An activation: a function of `x` that is applied to every element of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Activation {
-    /// `x`.
+    /// `x`, unchanged.
     Identity,
     /// `max(x, 0)`.
     Relu,
@@ -26,10 +26,11 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Adds the activation of `x`, any shape.
+    /// Adds the activation of the value `x`, which may have any shape, and returns the result.
     ///
     /// # Errors
-    /// [`BuildError::Type`] if `x` is not f32.
+    /// [`BuildError::Type`] if `x` is not f32 and the activation is [`Self::HardSwish`],
+    /// [`Self::Silu`] or [`Self::Gelu`]. The other activations do not check the data type.
     pub fn apply(self, g: &mut Graph, x: Value) -> Result<Value, BuildError> {
         Ok(match self {
             Self::Identity => x,

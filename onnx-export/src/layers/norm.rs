@@ -1,4 +1,4 @@
-//! Batch norm, folded into the convolution before it, and layer norm of channels.
+//! Batch norm, which is folded into the convolution before it, and layer norm over channels.
 
 use crate::error::BuildError;
 use crate::graph::ops::ConvData;
@@ -9,12 +9,12 @@ use crate::graph::{Graph, Scope, Value};
 pub struct Norm {
     /// Epsilon that is added to the variance before its square root is taken.
     pub eps: f32,
-    /// Whether the batch norm is torchvision's `FrozenBatchNorm2d`. Its four tensors are buffers and do not
-    /// count as parameters.
+    /// Whether the batch norm is torchvision's `FrozenBatchNorm2d`, whose four tensors are buffers
+    /// and do not count as parameters.
     pub frozen: bool,
 }
 
-/// Creates a batch norm that is not frozen from its epsilon.
+/// Creates the arguments of a batch norm that is not frozen; the `f32` is its epsilon.
 impl From<f32> for Norm {
     fn from(eps: f32) -> Self {
         let frozen = false;
@@ -22,7 +22,7 @@ impl From<f32> for Norm {
     }
 }
 
-/// Adds layer normalization of `[N, C, H, W]` over the channels of each pixel.
+/// Adds layer normalization of `x`, `[N, C, H, W]`, over the channels of each pixel.
 ///
 /// Source: torchvision's `models/convnext.py`, `LayerNorm2d`.
 ///
@@ -49,7 +49,8 @@ pub(super) struct BatchNorm {
 }
 
 impl BatchNorm {
-    /// Reads the four tensors, `[channels]` each, from `scope`.
+    /// Reads the weight, bias, running mean and running variance of a batch norm, `[channels]`
+    /// each, from `scope`.
     pub(super) fn load(scope: &Scope<'_>, channels: usize, kind: Norm) -> Self {
         let affine = |name| {
             if kind.frozen {
@@ -66,14 +67,14 @@ impl BatchNorm {
         }
     }
 
-    /// Folds the norm into the weight `[C, ...]` of the convolution before it. Returns the weight and bias
-    /// `[C]` of one convolution that computes both layers.
+    /// Folds the batch norm into the weight `[C, ...]` of the convolution before it. Returns the
+    /// weight `[C, ...]` and bias `[C]` of one convolution that computes both layers.
     ///
-    /// The factor and the bias are rounded where torch rounds them: its frozen norm rounds after every
-    /// operation, its other norm multiplies and adds with one rounding. More precise arithmetic would be
-    /// further from torch's results. A MobileNetV3-Large amplifies errors that all weights of a channel
-    /// share: the proposals of Faster R-CNN would differ from torch's by 2e-4 of their standard deviation
-    /// instead of 3e-5.
+    /// The channel's factor and the bias are rounded where torch rounds them: `FrozenBatchNorm2d`
+    /// rounds after every operation, `BatchNorm2d` rounds a product and the sum after it once. More
+    /// precise arithmetic would be further from torch's results, because MobileNetV3-Large
+    /// amplifies errors that all weights of a channel share: the region proposals of its Faster
+    /// R-CNN would differ from torch's by 2e-4 of their standard deviation instead of 3e-5.
     pub(super) fn fold(&self, mut weight: Vec<f32>, kind: Norm) -> ConvData {
         let per_channel = weight.len() / self.weight.len().max(1);
         let mut bias = Vec::with_capacity(self.weight.len());

@@ -17,14 +17,14 @@ pub const DEFAULT_OPSET: i64 = 17;
 /// The ONNX opsets that can be written.
 pub const OPSETS: RangeInclusive<i64> = 13..=21;
 
-/// A network ready to be written, made by [`Loader::finish`](crate::graph::Loader::finish) or
-/// [`build`](crate::build()).
+/// A network ready to be written to ONNX files. [`Loader::finish`](crate::graph::Loader::finish)
+/// and [`build`](crate::build()) return it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Model {
     /// Graphs of the stages. Only Faster R-CNN has a second stage.
     pub stages: Stages<Graph>,
-    /// Description that the file's header stores.
+    /// Description that the header of each ONNX file stores.
     pub info: ModelInfo,
 }
 
@@ -40,21 +40,22 @@ pub struct ModelInfo {
     pub checkpoint_sha256: String,
     /// Number of trained elements in the network; elements of buffers are not counted.
     pub parameters: u64,
-    /// Program named as the file's writer; name and version of this crate by default.
+    /// Program that the ONNX file names as its writer; by default the name and version of this
+    /// crate.
     pub producer: Producer,
 }
 
-/// The program that an ONNX file names as its origin.
+/// The program that an ONNX file names as its writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Producer {
-    /// Name, ONNX's `producer_name`.
+    /// Name of the program, ONNX's `producer_name`.
     pub name: String,
-    /// Version, ONNX's `producer_version`.
+    /// Version of the program, ONNX's `producer_version`.
     pub version: String,
 }
 
 impl Default for Producer {
-    /// Returns name and version of this crate.
+    /// Returns the name and version of this crate.
     fn default() -> Self {
         Self {
             name: env!("CARGO_PKG_NAME").to_owned(),
@@ -95,10 +96,10 @@ impl Loader<'_> {
     pub fn finish_stages(self, name: &str, stages: Stages<Graph>) -> Result<Model, BuildError> {
         let opset = stages.network().opset();
         if stages.iter().any(|stage| stage.content.opset() != opset) {
-            return Err(argument("opset", "one opset for all stages", &"different ones").into());
+            return Err(argument("opset", "one opset for all stages", &"different opsets").into());
         }
         if !OPSETS.contains(&opset) {
-            return Err(argument("opset", "13 to 21", &opset).into());
+            return Err(argument("opset", "an ONNX opset from 13 to 21", &opset).into());
         }
         let checkpoint_sha256 = self.sha256().to_owned();
         let parameters = self.check()?;
@@ -117,7 +118,7 @@ impl Model {
         self.stage_bytes(Role::Network, self.stages.network())
     }
 
-    /// Returns every stage as the bytes of an `.onnx` file.
+    /// Returns each stage as the bytes of its own `.onnx` file.
     pub fn to_files(&self) -> Stages<Vec<u8>> {
         self.stages
             .as_ref()
@@ -166,8 +167,8 @@ impl Model {
     }
 }
 
-/// Returns the version of ONNX's intermediate representation (IR) that came with the opset. Runtimes as old
-/// as the opset can then read the file.
+/// Returns the version of ONNX's intermediate representation (IR) that was released with `opset`.
+/// Every runtime that supports the opset can then read the file.
 ///
 /// Source: ONNX "Versioning", table of releases.
 fn ir_version(opset: i64) -> i64 {

@@ -2,7 +2,7 @@
 
 use super::AttributeProto;
 
-/// An attribute of a node.
+/// The value of a node's attribute.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Attr {
@@ -17,13 +17,13 @@ pub enum Attr {
 }
 
 impl AttributeProto {
-    /// Creates the attribute `name` with the type and content of `value`.
+    /// Creates the attribute called `name` with the type and content of `value`.
     pub fn new(name: &str, value: &Attr) -> Self {
         let mut proto = Self {
             name: name.to_owned(),
             ..Self::default()
         };
-        // `AttributeProto.AttributeType`: FLOAT 1, INT 2, STRING 3, INTS 7.
+        // Codes of `AttributeProto.AttributeType`: FLOAT 1, INT 2, STRING 3, INTS 7.
         match value {
             Attr::Float(value) => (proto.f, proto.r#type) = (Some(*value), 1),
             Attr::Int(value) => (proto.i, proto.r#type) = (Some(*value), 2),

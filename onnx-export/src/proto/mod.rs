@@ -42,10 +42,10 @@ pub struct ModelProto {
     /// Graph of nodes that the model computes. Every valid file has one.
     #[prost(message, optional, tag = "7")]
     pub graph: Option<GraphProto>,
-    /// Operator sets, with versions, that the nodes' operators belong to.
+    /// Operator sets, with their versions, to which the operators of the nodes belong.
     #[prost(message, repeated, tag = "8")]
     pub opset_import: Vec<OperatorSetIdProto>,
-    /// Metadata as pairs of key and value.
+    /// Metadata of the model, as pairs of key and value.
     #[prost(message, repeated, tag = "14")]
     pub metadata_props: Vec<StringStringEntryProto>,
     /// Encoded `TrainingInfoProto`s.
@@ -62,7 +62,7 @@ pub struct OperatorSetIdProto {
     /// Domain of the operators; empty for ONNX's own.
     #[prost(string, tag = "1")]
     pub domain: String,
-    /// Version of the set.
+    /// Version of the operator set.
     #[prost(int64, tag = "2")]
     pub version: i64,
 }
@@ -70,10 +70,10 @@ pub struct OperatorSetIdProto {
 /// `StringStringEntryProto`: a pair of key and value.
 #[derive(Clone, PartialEq, Message)]
 pub struct StringStringEntryProto {
-    /// Key.
+    /// Key of the pair.
     #[prost(string, tag = "1")]
     pub key: String,
-    /// Value.
+    /// Value of the pair.
     #[prost(string, tag = "2")]
     pub value: String,
 }
@@ -127,7 +127,8 @@ pub struct NodeProto {
     pub overload: String,
 }
 
-/// `AttributeProto`: a named constant of a node. The scalar fields are optional so that a zero is written, too.
+/// `AttributeProto`: a named constant of a node. The scalar fields are `Option`s, since protobuf
+/// omits a plain scalar field whose value is 0.
 #[derive(Clone, PartialEq, Message)]
 pub struct AttributeProto {
     /// Name of the attribute, such as `kernel_shape`.
@@ -169,7 +170,8 @@ pub struct AttributeProto {
     /// The encoded values of a `TYPE_PROTOS` attribute.
     #[prost(bytes = "vec", repeated, tag = "15")]
     pub type_protos: Vec<Vec<u8>>,
-    /// `AttributeType` that says which field has the value, such as 2 for INT.
+    /// Code of the attribute's type (`AttributeType`), such as 2 for INT. It says which field holds
+    /// the value.
     #[prost(int32, tag = "20")]
     pub r#type: i32,
     /// In the body of a function, the name of the function's attribute that supplies the value; empty
@@ -187,7 +189,7 @@ pub struct AttributeProto {
 /// `TensorProto`: a constant tensor. This crate writes elements into `raw_data`.
 #[derive(Clone, PartialEq, Message)]
 pub struct TensorProto {
-    /// Sizes, outermost axis first.
+    /// Sizes of the axes, outermost axis first.
     #[prost(int64, repeated, packed = "false", tag = "1")]
     pub dims: Vec<i64>,
     /// `DataType` of the elements, such as [`FLOAT`].
@@ -199,7 +201,8 @@ pub struct TensorProto {
     /// Elements of a float32 tensor without `raw_data`.
     #[prost(float, repeated, tag = "4")]
     pub float_data: Vec<f32>,
-    /// Elements of a tensor without `raw_data`, of an integer type of up to 32 bits, bool or float16.
+    /// Elements of a tensor without `raw_data` whose data type is bool, float16, or an integer type
+    /// that fits in an int32, such as int8 or uint16.
     #[prost(int32, repeated, tag = "5")]
     pub int32_data: Vec<i32>,
     /// Elements of a string tensor.
@@ -208,10 +211,11 @@ pub struct TensorProto {
     /// Elements of an int64 tensor without `raw_data`.
     #[prost(int64, repeated, tag = "7")]
     pub int64_data: Vec<i64>,
-    /// Name of the value.
+    /// Name of the tensor.
     #[prost(string, tag = "8")]
     pub name: String,
-    /// Elements in C order as little-endian bytes; empty if another field holds them.
+    /// Elements in C order as little-endian bytes; empty if the elements are in another field or
+    /// another file.
     #[prost(bytes = "vec", tag = "9")]
     pub raw_data: Vec<u8>,
     /// Elements of a float64 tensor without `raw_data`.
@@ -242,7 +246,7 @@ pub struct ValueInfoProto {
 /// `TypeProto`: the type of a value. Exactly one field is set.
 #[derive(Clone, PartialEq, Message)]
 pub struct TypeProto {
-    /// A dense tensor.
+    /// Data type and shape of a dense tensor.
     #[prost(message, optional, tag = "1")]
     pub tensor_type: Option<TensorTypeProto>,
     /// An encoded `TypeProto.Sequence`.
@@ -273,7 +277,7 @@ pub struct TensorTypeProto {
 /// `TensorShapeProto`: sizes, outermost axis first.
 #[derive(Clone, PartialEq, Message)]
 pub struct TensorShapeProto {
-    /// The axes.
+    /// The axes of the tensor, outermost first.
     #[prost(message, repeated, tag = "1")]
     pub dim: Vec<DimensionProto>,
 }
@@ -303,7 +307,7 @@ pub const INT64: i32 = 7;
 pub const BOOL: i32 = 9;
 
 impl GraphProto {
-    /// Removes the initializers that no node reads and that are not outputs of the graph.
+    /// Removes every initializer that no node reads and that is not an output of the graph.
     pub fn drop_unread_initializers(&mut self) {
         let operands = self.node.iter().flat_map(|node| &node.input);
         let outputs = self.output.iter().map(|output| &output.name);

@@ -1,4 +1,4 @@
-//! Reading of scales and zero points from a checkpoint's tensors.
+//! Reads scales and zero points of activations from a checkpoint's tensors.
 
 use std::fmt::Debug;
 
@@ -6,17 +6,18 @@ use super::QatError;
 use crate::quantize::Affine;
 use crate::weights::Tensor;
 
-/// A tensor of a checkpoint with its name, for errors.
+/// A tensor of a checkpoint and the name that error messages use for it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Named<'a> {
     pub(super) name: &'a str,
     pub(super) tensor: &'a Tensor,
 }
 
-/// Reads the scale and zero point of a module's output.
+/// Returns the scale and zero point of a module's output from the two tensors that hold them.
 ///
 /// # Errors
-/// [`QatError::Scale`] unless the scale is one finite number above 0 and the zero point one integer of 0..=255.
+/// [`QatError::Scale`] unless `scale` holds one finite value above 0 and `zero_point` one integer
+/// in 0..=255.
 pub(super) fn read(scale: Named<'_>, zero_point: Named<'_>) -> Result<Affine, QatError> {
     Ok(Affine {
         scale: read_scale(scale.name, scale.tensor)?,
@@ -28,7 +29,7 @@ fn read_scale(name: &str, tensor: &Tensor) -> Result<f32, QatError> {
     let values = single(tensor).then(|| tensor.to_f32().ok()).flatten();
     match values.as_deref() {
         Some(&[scale]) if scale.is_finite() && scale > 0.0 => Ok(scale),
-        values => Err(rejected(name, "one finite number above 0", tensor, values)),
+        values => Err(rejected(name, "one finite scale above 0", tensor, values)),
     }
 }
 
@@ -38,11 +39,11 @@ fn read_zero_point(name: &str, tensor: &Tensor) -> Result<u8, QatError> {
         Some(&[zero_point]) => u8::try_from(zero_point).ok(),
         _ => None,
     };
-    let expected = "one integer, 0 to 255";
+    let expected = "one integer zero point from 0 to 255";
     zero_point.ok_or_else(|| rejected(name, expected, tensor, values.as_deref()))
 }
 
-/// Returns whether a tensor has one element. Modules store a scalar or a vector of one element.
+/// Returns whether a tensor has one element, as a scalar or as a vector: modules store either.
 fn single(tensor: &Tensor) -> bool {
     tensor.shape().iter().all(|n| *n == 1)
 }
@@ -55,7 +56,7 @@ fn rejected<T: Debug>(
 ) -> QatError {
     let got = match values {
         Some([value]) => format!("{value:?}"),
-        _ => format!("{:?} {}", tensor.shape(), tensor.dtype()),
+        _ => format!("shape {:?} of {}", tensor.shape(), tensor.dtype()),
     };
     let name = name.to_owned();
     QatError::Scale {

@@ -1,4 +1,4 @@
-//! Extraction of tensors and scales from a quantized checkpoint.
+//! Extracts the tensors and trained scales from a quantized checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,8 @@ use crate::graph::{Mismatch, StateDictError};
 use crate::quantize::Affine;
 use crate::weights::{Quantizer, StateDict, Tensor, WeightsError};
 
-/// Name of the submodule with which quantization-aware training observes a module's output.
+/// Name of the observer, the submodule in which quantization-aware training keeps the scale of a
+/// module's output.
 pub(super) const OBSERVER: &str = "activation_post_process";
 
 /// State of the import: the checkpoint, the tensors and scales read so far, and the problems found.
@@ -37,10 +38,11 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// Reads the scale and zero point of every module's output that the checkpoint has.
+    /// Reads the scale and zero point of every module output for which the checkpoint stores a
+    /// scale.
     ///
     /// # Errors
-    /// [`QatError::Scale`] for a scale or zero point out of range.
+    /// [`QatError::Scale`] if a scale or zero point is out of range.
     pub(super) fn activations(&mut self) -> Result<(), QatError> {
         for (name, scale) in self.state.iter() {
             let Some(holder) = name.strip_suffix(".scale") else {
@@ -67,8 +69,10 @@ impl<'a> Import<'a> {
         Ok(())
     }
 
-    /// Returns the module to whose output the scale in `holder` belongs: `holder` itself in a converted checkpoint,
-    /// the parent of the observer `holder` in a prepared one. `None` if `holder` is not the observer of an output.
+    /// Returns the path of the module whose output has the scale `holder.scale`. In a converted
+    /// checkpoint, that module is `holder` itself; in a prepared checkpoint, `holder` is an
+    /// observer and the module is its parent. `None` if `holder` is in a prepared checkpoint and is
+    /// not the observer of a module's output.
     fn observed<'n>(&self, holder: &'n str) -> Option<&'n str> {
         let own_part = |module: &&str| {
             let last = module.rsplit('.').next();
@@ -76,7 +80,8 @@ impl<'a> Import<'a> {
         };
         match self.layout {
             Layout::Converted => Some(holder),
-            // Observers have submodules of the same name.
+            // Skips observers inside an observer or a weight's quantizer, which have the name of an
+            // output's observer, too.
             Layout::Prepared => holder
                 .strip_suffix(OBSERVER)?
                 .strip_suffix('.')
@@ -84,7 +89,8 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// Marks the scale of a module's output as used, or records for [`Import::finish`] that it is missing.
+    /// Marks the scale of the output of `module` as used. If the checkpoint lacks the scale,
+    /// [`Import::finish`] reports it as missing.
     pub(super) fn expect_activation(&mut self, module: &str) {
         let holder = match self.layout {
             Layout::Converted => module.to_owned(),
@@ -95,7 +101,8 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// Returns the tensor `name`. `None` if the checkpoint lacks it, which is recorded for [`Import::finish`].
+    /// Returns the tensor `name` and marks it as used. `None` if the checkpoint lacks the tensor,
+    /// which [`Import::finish`] then reports as missing.
     pub(super) fn take(&mut self, name: &str) -> Option<&'a Tensor> {
         self.taken.insert(name.to_owned());
         let tensor = self.state.get(name);
@@ -105,8 +112,9 @@ impl<'a> Import<'a> {
         tensor
     }
 
-    /// Returns the tensor `name` as f32. `None` if it is missing or has another shape or data type, which is recorded
-    /// as a problem for [`Import::finish`].
+    /// Returns the tensor `name`, converted to f32 or dequantized, and marks it as used. `None` if
+    /// the tensor is missing, has another shape than `shape` or cannot be read as f32;
+    /// [`Import::finish`] then reports the problem.
     pub(super) fn float(
         &mut self,
         name: &str,
@@ -128,7 +136,8 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// Records that a tensor does not have the expected shape or data type.
+    /// Records for [`Import::finish`] that the shape of the tensor `name` is not `shape`, or that
+    /// its content cannot be used, as `reason` says.
     pub(super) fn mismatch(&mut self, name: &str, shape: &[usize], reason: Option<String>) {
         let got = self.state.get(name).map(Tensor::shape).unwrap_or_default();
         self.problems.misshapen.push(Mismatch {
@@ -139,14 +148,16 @@ impl<'a> Import<'a> {
         });
     }
 
-    /// Adds the tensor `module.name` of the fp32 network. Does nothing for `None`.
+    /// Adds `tensor` to the fp32 network's tensors under the name `module.name`. Does nothing if
+    /// `tensor` is `None`.
     pub(super) fn insert(&mut self, module: &str, name: &str, tensor: Option<Tensor>) {
         if let Some(tensor) = tensor {
             self.tensors.insert(format!("{module}.{name}"), tensor);
         }
     }
 
-    /// Returns whether a tensor may stay unused: it is a counter of batch norms or belongs to an observer.
+    /// Returns whether the tensor `name` may remain unused: it counts the training steps of a batch
+    /// norm, or belongs to an observer or weight quantizer of a prepared checkpoint.
     fn is_spare(&self, name: &str) -> bool {
         let in_observer = || {
             name.split('.')
@@ -155,7 +166,8 @@ impl<'a> Import<'a> {
         name.ends_with("num_batches_tracked") || (self.layout == Layout::Prepared && in_observer())
     }
 
-    /// Returns the extracted tensors and scales, with `architecture`.
+    /// Returns the extracted tensors and scales, together with the trained network's
+    /// `architecture`.
     ///
     /// # Errors
     /// [`QatError::Build`] with every missing, unexpected and misshapen tensor.

@@ -1,4 +1,4 @@
-//! Convolutions and linear layers of the fp32 network, and the checkpoint's tensors for them.
+//! Reads the checkpoint's tensors for each convolution and linear layer of the fp32 network.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,8 @@ use super::import::{Import, OBSERVER};
 use super::{FAKE_QUANT, QatError};
 use crate::weights::{Quantizer, Tensor, WeightsError};
 
-/// Half the width of the int8 range -128..=127. torch's `convert` divides the largest absolute weight by it.
+/// Half the width of the int8 range -128..=127. To compute a weight's scale, torch's `convert`
+/// divides the largest absolute weight by this value.
 const HALF_RANGE: f32 = 127.5;
 
 /// A convolution or linear layer of the fp32 network.
@@ -20,7 +21,8 @@ pub(super) struct LayerOf<'a> {
 }
 
 impl<'a> LayerOf<'a> {
-    /// Returns the layer at `path` with a weight of `shape`. `shapes` are those of all tensors of the fp32 network.
+    /// Returns the layer at `path` with a weight of shape `shape`. `shapes` maps the name of every
+    /// tensor of the fp32 network to its shape.
     ///
     /// # Errors
     /// [`QatError::NoNorm`] if the layer has neither a bias nor a batch norm.
@@ -43,7 +45,8 @@ impl<'a> LayerOf<'a> {
     }
 }
 
-/// Returns the path of the batch norm after a convolution: `X.1` after `X.0`, `X.bn1` after `X.conv1`.
+/// Returns the path of the batch norm after the convolution `conv`: `X.1` after `X.0`, `X.bn1`
+/// after `X.conv1`. `shapes` maps the name of every tensor of the fp32 network to its shape.
 ///
 /// # Errors
 /// [`QatError::NoNorm`] if the network has no such batch norm.
@@ -63,8 +66,12 @@ pub(super) fn norm_after(
 }
 
 impl Import<'_> {
-    /// Reads the quantized weight of a converted checkpoint's layer, its scales and its bias. If the fp32 layer has a
-    /// batch norm instead of a bias, the batch norm adds the bias and, with `variance`, changes nothing else.
+    /// Reads the quantized weight, the weight's scales and the bias of `layer` from a converted
+    /// checkpoint.
+    ///
+    /// If the fp32 layer has a batch norm instead of a bias, the checkpoint's bias becomes the bias
+    /// of that batch norm. The other tensors of the batch norm, with `variance` as the running
+    /// variance, make it change nothing else.
     pub(super) fn converted(&mut self, layer: &LayerOf<'_>, variance: f32) -> Result<(), QatError> {
         let name = self.weight(layer)?;
         match self.state.get(&name).map(Tensor::quantizer) {
@@ -94,8 +101,9 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// Reads the fp32 weight of a prepared checkpoint's layer, the scales that it is rounded with, and its bias or
-    /// batch norm. These checkpoints store the batch norm inside the layer, as `X.0.bn`.
+    /// Reads the fp32 weight of `layer`, the scales with which the weight is rounded, and the bias
+    /// or batch norm from a prepared checkpoint, which stores the batch norm of layer `X.0` as
+    /// `X.0.bn`.
     pub(super) fn prepared(&mut self, layer: &LayerOf<'_>) -> Result<(), QatError> {
         self.weight(layer)?;
         self.fake_quantizer(layer)?;
@@ -112,7 +120,8 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// Reads the weight as fp32 and checks that the layer's output has a scale; returns the weight's name.
+    /// Reads the layer's weight as f32 and checks that the checkpoint has a scale for the layer's
+    /// output. Returns the name of the weight.
     fn weight(&mut self, layer: &LayerOf<'_>) -> Result<String, WeightsError> {
         let name = format!("{}.weight", layer.path);
         let weight = self.float(&name, layer.shape)?;
@@ -121,9 +130,11 @@ impl Import<'_> {
         Ok(name)
     }
 
-    /// Returns the `count` scales that torch's `convert` computes for a weight from the minima and maxima in its
-    /// observer. They differ from the scales of training, which map the minimum to -128 or the maximum to 127.
-    /// `None` if the observer does not have `count` of them, or has not seen the weight.
+    /// Returns the `count` scales of the weight of the layer at `path`, as torch's `convert`
+    /// computes them from the minima and maxima in the weight's observer. They differ from the
+    /// scales that training uses, which map the minimum to -128 or the maximum to 127. `None` if
+    /// the observer does not hold `count` minima and maxima, or holds initial values because it has
+    /// not seen the weight.
     ///
     /// Source: torch's `UniformQuantizationObserverBase._calculate_qparams` and `ChooseQuantizationParams`.
     fn observed_scales(&self, path: &str, count: usize) -> Option<Vec<f32>> {
@@ -139,7 +150,8 @@ impl Import<'_> {
             .collect()
     }
 
-    /// Reads the scales with which a prepared checkpoint's weight is rounded: one, or one per output channel.
+    /// Reads the scales with which a prepared checkpoint rounds the layer's weight: one for the
+    /// whole weight, or one per output channel.
     fn fake_quantizer(&mut self, layer: &LayerOf<'_>) -> Result<(), QatError> {
         let [scale_name, zero_name] =
             ["scale", "zero_point"].map(|part| format!("{}.{FAKE_QUANT}.{part}", layer.path));
@@ -148,7 +160,8 @@ impl Import<'_> {
             return Ok(());
         };
         let weight = self.state.get(&format!("{}.weight", layer.path));
-        // The channels are counted in the checkpoint, since its weight may not have the expected shape.
+        // The output channels are those of the checkpoint's weight, whose shape may differ from the
+        // architecture's; `finish` reports that difference.
         let rows = weight.and_then(|weight| weight.shape().first().copied());
         let rejected = |expected, got| QatError::Scale {
             name: scale_name.clone(),
@@ -156,8 +169,12 @@ impl Import<'_> {
             got,
         };
         let (expected, got) = (
-            "one scale and zero point, or one per channel",
-            format!("{:?} and {:?}", scale.shape(), zero_point.shape()),
+            "one scale and zero point, or one of each per output channel",
+            format!(
+                "scales of shape {:?} and zero points of shape {:?}",
+                scale.shape(),
+                zero_point.shape()
+            ),
         );
         let (Ok(scales), Some(zero_points)) = (scale.to_f32(), zero_point.to_i64()) else {
             return Err(rejected(expected, got));
@@ -178,15 +195,16 @@ impl Import<'_> {
     }
 }
 
-/// Returns the symmetric scale of weights in `min..=max`, as torch's `convert` computes it. `None` if they are not
-/// finite.
+/// Returns the scale with which torch's `convert` rounds weights in `min..=max` symmetrically
+/// around 0. `None` if `min` is larger than `max`, or one of them is NaN or infinite.
 fn symmetric_scale(min: f32, max: f32) -> Option<f32> {
     let most = (-min).max(max).max(0.0);
     let known = min <= max && most.is_finite();
     known.then(|| (most / HALF_RANGE).max(f32::EPSILON))
 }
 
-/// Rejects weights with a zero point other than 0, or with scales along another axis than the output channels.
+/// Rejects a weight with a zero point other than 0, or with scales along another axis than the
+/// output channels (axis 0). `name` is the tensor that the error names.
 fn check_symmetric(name: &str, quantizer: &Quantizer) -> Result<(), QatError> {
     let rejected = |expected, got| {
         let name = name.to_owned();
@@ -201,6 +219,6 @@ fn check_symmetric(name: &str, quantizer: &Quantizer) -> Result<(), QatError> {
     }
     match quantizer.axis() {
         None | Some(0) => Ok(()),
-        Some(axis) => rejected("scales for output channels", format!("axis {axis}")),
+        Some(axis) => rejected("weight scales along axis 0", format!("axis {axis}")),
     }
 }

@@ -5,9 +5,10 @@
 //!                                  └─> recipe(fp32 network) ─> quantize ─> the int8 network
 //! ```
 //!
-//! Such checkpoints have one of two [`Layout`]s. [`import()`] returns the tensors of the fp32 network, which is built
-//! from them as from an fp32 checkpoint, and the scales that training chose. [`Trained::recipe`] turns the scales
-//! into the recipe with which the fp32 network is quantized to the int8 network that was trained.
+//! A checkpoint has one of two [`Layout`]s. [`import()`] extracts the tensors of the fp32 network
+//! and the scales that training chose. The fp32 network is then built from these tensors as from an
+//! fp32 checkpoint. [`Trained::recipe`] turns the scales into the recipe with which the fp32
+//! network is quantized to the int8 network that was trained.
 
 mod affine;
 mod import;
@@ -27,7 +28,7 @@ use crate::weights::{Quantizer, StateDict, WeightsError};
 use import::Import;
 use layer::LayerOf;
 
-/// Path of the module that quantizes the network's input.
+/// Path of the module that quantizes the network's input in torchvision's quantized networks.
 pub const INPUT: &str = "quant";
 /// Name of the submodule of a layer in which a prepared network ([`Layout::Prepared`]) keeps the scales of the
 /// weight.
@@ -61,40 +62,44 @@ impl Layout {
 pub struct Trained {
     /// The stage of training at which the checkpoint was saved.
     pub layout: Layout,
-    /// The network that was trained: the requested architecture, with `ReLU` in place of `ReLU6` as in torchvision's
-    /// quantized networks.
+    /// Architecture of the network that was trained: the requested one, with `ReLU` in place of
+    /// `ReLU6` as in torchvision's quantized networks.
     pub architecture: Architecture,
-    /// Tensors of the fp32 network, all f32, with the digest of the checkpoint. For a converted checkpoint these are
-    /// the dequantized weights and biases, and batch norms that only add the bias.
+    /// Tensors of the fp32 network, all f32, with the digest of the checkpoint. For a converted
+    /// checkpoint, they are the dequantized weights, the biases, and batch norms that only add a
+    /// bias.
     pub state: StateDict,
-    /// Scale and zero point of each module's output, by the module's path: convolutions (with the `ReLU` fused into
-    /// them), linear layers, hard swishes (`features.0.2`), sums and products (`features.1.skip_add`), and [`INPUT`].
+    /// Scale and zero point of each module's output, by the path of the module: convolutions (with
+    /// a `ReLU` fused into them), linear layers, hard swishes (`features.0.2`), sums and products
+    /// (`features.1.skip_add`), and [`INPUT`].
     ///
-    /// A hard sigmoid always has the scale 1/256 and the zero point 0 and may be absent. A sum that a block has but
-    /// does not use has scale 1 and zero point 0.
+    /// The output of a hard sigmoid always has scale 1/256 and zero point 0; its path may be
+    /// absent. A module for a sum that its block does not compute has scale 1 and zero point 0.
     pub activations: BTreeMap<String, Affine>,
-    /// Scales and zero points of each convolution's and linear layer's weight, by the path of the layer.
+    /// Scales and zero points of the weight of each convolution and linear layer, by the path of
+    /// the layer.
     pub weights: BTreeMap<String, Quantizer>,
 }
 
-/// A reason why a checkpoint cannot be imported as the quantized form of an architecture, or has no recipe.
+/// The reason why a checkpoint cannot be imported as a quantized network, or why its scales cannot
+/// be turned into a recipe.
 #[derive(Debug, Error)]
 pub enum QatError {
-    /// An argument of the architecture is out of range, or the checkpoint's tensors are not those of its quantized
-    /// form.
+    /// An argument of the architecture is out of range, or the checkpoint's tensors do not fit the
+    /// quantized form of the architecture.
     #[error(transparent)]
     Build(#[from] BuildError),
     /// A tensor of the fp32 network cannot be created.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// A scale or zero point is out of range.
-    #[error("`{name}`: expected {expected}, got {got}")]
+    /// A scale or zero point is out of range, or its tensor has an unexpected shape or data type.
+    #[error("invalid scale or zero point in tensor `{name}`: expected {expected}, got {got}")]
     Scale {
-        /// Name of the tensor.
+        /// State dict path of the tensor.
         name: String,
-        /// Content that the tensor has in torch's checkpoints.
+        /// The scale or zero point that the tensor may hold, in words.
         expected: &'static str,
-        /// Content of the tensor in this checkpoint.
+        /// The scale or zero point that the tensor holds, or the tensor's shape and data type.
         got: String,
     },
     /// A convolution of the fp32 network has neither a bias nor a batch norm at the path where torchvision has it.
@@ -103,11 +108,11 @@ pub enum QatError {
          networks, got neither"
     )]
     NoNorm {
-        /// Path of the convolution.
+        /// State dict path of the convolution.
         layer: String,
     },
     /// The checkpoint has no scale for the output of a node of the fp32 network.
-    #[error("the checkpoint has no scale for the output of node `{node}`")]
+    #[error("the checkpoint has no scale for the output of node `{node}` of the fp32 network")]
     NoScale {
         /// Name of the node.
         node: String,
@@ -129,7 +134,8 @@ pub fn import(state: &StateDict, architecture: &Architecture) -> Result<Trained,
     import.activations()?;
     import.expect_activation(INPUT);
     for (name, shape) in &shapes {
-        // Weights of batch norms have one axis.
+        // Weights with at least two axes belong to convolutions and linear layers; those of batch
+        // norms have one axis.
         if let Some(path) = name.strip_suffix(".weight")
             && let [_, _, ..] = shape.as_slice()
         {
@@ -143,7 +149,8 @@ pub fn import(state: &StateDict, architecture: &Architecture) -> Result<Trained,
     import.finish(trained_form(architecture))
 }
 
-/// Returns the architecture of torchvision's quantized network for the fp32 `architecture`: `ReLU` replaces `ReLU6`.
+/// Returns the architecture of torchvision's quantized network for the fp32 `architecture`, with
+/// `ReLU` in place of `ReLU6`.
 fn trained_form(architecture: &Architecture) -> Architecture {
     let mut form = architecture.clone();
     if let Backbone::MobilenetV2(config) = &mut form.backbone {
@@ -152,8 +159,8 @@ fn trained_form(architecture: &Architecture) -> Architecture {
     form
 }
 
-/// Returns the variance with which the architecture's batch norms change nothing: its sum with their epsilon is
-/// exactly 1 in f32.
+/// Returns the running variance with which the architecture's batch norms divide by exactly 1: the
+/// sum of the variance and the batch norms' epsilon is 1 in f32.
 ///
 /// # Errors
 /// [`BuildError::Argument`] if the backbone has no batch norms, or their epsilon is so large that `1 - eps + eps` is
@@ -161,14 +168,14 @@ fn trained_form(architecture: &Architecture) -> Architecture {
 fn identity_variance(architecture: &Architecture) -> Result<f32, BuildError> {
     let trunk = architecture.backbone.trunk();
     let Some(Norm { eps, .. }) = trunk.norm() else {
-        let expected = "one with batch norms";
+        let expected = "a backbone with batch norms";
         return Err(argument("backbone", expected, &trunk.name()).into());
     };
     let variance = 1.0 - eps;
     if variance + eps == 1.0 {
         return Ok(variance);
     }
-    Err(argument("bn_eps", "a small number", &eps).into())
+    Err(argument("bn_eps", "a small epsilon such as 0.001", &eps).into())
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
-//! Conversion of a checkpoint's trained scales to the recipe of the fp32 network built from the same checkpoint.
+//! Converts a checkpoint's trained scales to the recipe of the fp32 network built from the same
+//! checkpoint.
 //!
-//! The graph is walked from its input. A layer's module is found by the name of the layer's weight; the module of any
-//! other node is found relative to the path of the layer before the node.
+//! The graph is walked from its input. The module of a layer is found by the name of the layer's
+//! weight. The module of any other node is found relative to the path of the last layer on which
+//! the node depends.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +11,13 @@ use super::{INPUT, QatError, Trained};
 use crate::proto::NodeProto;
 use crate::quantize::{Affine, Layer, Network, Recipe};
 
-/// Names of the modules that add in torchvision's quantized residual blocks. They hold the scale of the sum.
+/// Names of the modules that add in torchvision's quantized residual blocks. These modules hold the
+/// scale of the sum.
 const SUMS: &[&str] = &["skip_add", "add_relu", "skip_add_relu"];
-/// Names of the modules that multiply in torchvision's quantized squeeze-and-excitation blocks. They hold the scale
-/// of the product.
+/// Names of the modules that multiply in torchvision's quantized squeeze-and-excitation blocks.
+/// These modules hold the scale of the product.
 const PRODUCTS: &[&str] = &["skip_mul"];
-/// Fixed scale and zero point of a quantized hard sigmoid's result in torch.
+/// Scale and zero point that torch always uses for the result of a quantized hard sigmoid.
 const GATE: Affine = Affine {
     scale: 1.0 / 256.0,
     zero_point: 0,
@@ -64,21 +67,22 @@ impl Trained {
     }
 }
 
-/// Returns the path of a layer in the state dict.
+/// Returns the state dict path of a layer, the name of the layer's weight without `.weight`.
 fn path(layer: &Layer) -> &str {
     let weight = layer.weight.as_str();
     weight.strip_suffix(".weight").unwrap_or(weight)
 }
 
-/// The trained scale of a value, and the layer that the value depends on last.
+/// The trained scale and zero point of a value, and the last layer on which the value depends.
 #[derive(Debug, Clone, Copy)]
 struct Known<'a> {
     affine: Affine,
-    /// The last layer before the value. `None` if the value is the network's input.
+    /// The last layer on which the value depends. `None` if the value depends on no layer but only
+    /// on the network's input.
     layer: Option<&'a Layer>,
 }
 
-/// State of the walk through the network: the scales of the values that were visited.
+/// State of the walk through the network: the scales and zero points of the values visited so far.
 struct Walk<'a> {
     trained: &'a Trained,
     network: &'a Network,
@@ -106,11 +110,13 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         let affine = match node.op_type.as_str() {
-            // Fused into the node before, or a node whose output has the scale of its input.
+            // torch fuses an activation into the module before it, whose output then has the
+            // activation's scale; pooling and flattening keep the scale of their input.
             "Relu" | "Clip" | "Flatten" | "MaxPool" | "GlobalAveragePool" | "ReduceMean" => {
                 Some(first.affine)
             }
-            // Part of a hard swish, which torch rounds once, as a whole.
+            // The result of a hard sigmoid inside a hard swish has no scale: torch rounds only the
+            // result of the hard swish.
             "HardSigmoid" if self.network.is_swish(node) => return Ok(()),
             "HardSigmoid" => Some(GATE),
             "Add" => last.and_then(|layer| self.around(layer, SUMS)),
@@ -128,7 +134,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Returns the hard sigmoid whose result `product` multiplies. `None` if no factor comes from a hard sigmoid.
+    /// Returns the hard sigmoid that computes a factor of `product`. `None` if no hard sigmoid
+    /// computes a factor.
     fn gate_of(&self, product: &NodeProto) -> Option<&'a NodeProto> {
         let factors = product.input.iter();
         let producers = factors.filter_map(|value| self.network.producer(value));
@@ -136,8 +143,9 @@ impl<'a> Walk<'a> {
         nodes.find(|node| node.op_type == "HardSigmoid")
     }
 
-    /// Returns the trained scale of the module `P.name`, where `name` is one of `names` and `P` is the innermost
-    /// module around the layer for which a scale exists. `None` if no enclosing module has one.
+    /// Returns the trained scale and zero point of the module `P.name`, where `name` is one of
+    /// `names` and `P` is the innermost module around the layer that contains a module with a scale
+    /// under one of these names. `None` if no module around the layer contains one.
     fn around(&self, layer: &Layer, names: &[&str]) -> Option<Affine> {
         let activations = &self.trained.activations;
         let mut parent = path(layer);
@@ -151,8 +159,9 @@ impl<'a> Walk<'a> {
         None
     }
 
-    /// Returns the trained scale of the activation after a layer in an `nn.Sequential`. After layer `X.0` that is
-    /// module `X.1`, or `X.2` if `X.1` is a batch norm. `None` if neither module has a scale.
+    /// Returns the trained scale and zero point of the activation after a layer in an
+    /// `nn.Sequential`. After layer `X.0`, the activation is module `X.1`, or `X.2` if `X.1` is a
+    /// batch norm. `None` if neither module has a scale.
     fn after(&self, layer: &Layer) -> Option<Affine> {
         let (parent, own) = path(layer).rsplit_once('.')?;
         let own: usize = own.parse().ok()?;

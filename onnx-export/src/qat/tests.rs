@@ -31,7 +31,8 @@ fn resnet(block: ResNetBlock) -> Architecture {
     }
 }
 
-/// Returns an int8 tensor with one scale per output channel, as torch's fbgemm backend stores weights.
+/// Returns a tensor quantized to int8 with one scale per output channel, as torch's fbgemm backend
+/// stores weights.
 fn quantized(shape: &[usize]) -> Tensor {
     let channels = shape[0];
     let bytes = vec![3; shape.iter().product()];
@@ -135,21 +136,29 @@ fn mismatches_have_the_names_of_the_checkpoint() {
         (
             "features.0.0.weight",
             None,
-            "missing (1): features.0.0.weight",
+            "missing tensors (1): features.0.0.weight",
         ),
-        ("features.0.0.bias", None, "missing (1): features.0.0.bias"),
+        (
+            "features.0.0.bias",
+            None,
+            "missing tensors (1): features.0.0.bias",
+        ),
         (
             "features.0.0.scale",
             None,
-            "missing (1): features.0.0.scale",
+            "missing tensors (1): features.0.0.scale",
         ),
-        ("quant.scale", None, "missing (1): quant.scale"),
-        ("quant.zero_point", None, "missing (1): quant.zero_point"),
-        ("other", Some(scalar(1.0)), "unexpected (1): other"),
+        ("quant.scale", None, "missing tensors (1): quant.scale"),
+        (
+            "quant.zero_point",
+            None,
+            "missing tensors (1): quant.zero_point",
+        ),
+        ("other", Some(scalar(1.0)), "unexpected tensors (1): other"),
         (
             "features.0.0.bias",
             Some(scalar(1.0)),
-            "features.0.0.bias: expected [8], got []",
+            "features.0.0.bias has shape [], expected [8]",
         ),
         (
             "features.0.0.weight",
@@ -159,20 +168,20 @@ fn mismatches_have_the_names_of_the_checkpoint() {
         (
             "quant.scale",
             Some(scalar(-1.0)),
-            "`quant.scale`: expected one finite number above 0, got -1.0",
+            "tensor `quant.scale`: expected one finite scale above 0, got -1.0",
         ),
         (
             "quant.scale",
             Some(floats(&[2])),
-            "`quant.scale`: expected one finite number above 0, got [2] f32",
+            "tensor `quant.scale`: expected one finite scale above 0, got shape [2] of f32",
         ),
         ("quant.scale", Some(scalar(f32::INFINITY)), "got inf"),
         (
             "quant.zero_point",
             Some(whole(&[256])),
-            "`quant.zero_point`: expected one integer, 0 to 255, got 256",
+            "tensor `quant.zero_point`: expected one integer zero point from 0 to 255, got 256",
         ),
-        ("quant.zero_point", Some(scalar(1.0)), "got [] f32"),
+        ("quant.zero_point", Some(scalar(1.0)), "got shape [] of f32"),
     ];
     for (name, tensor, expected) in cases {
         let mut tensors = checkpoint(&architecture);
@@ -203,7 +212,8 @@ fn in_training(architecture: &Architecture) -> BTreeMap<String, Tensor> {
     for layer in &layers {
         scale(format!("{layer}.activation_post_process"));
         scale(format!("{layer}.weight_fake_quant"));
-        // The observer of a hard sigmoid contains another observer.
+        // As in torch, where the observer of a hard sigmoid contains another observer. Import
+        // ignores it.
         let part = "activation_post_process.activation_post_process";
         scale(format!("{layer}.{part}"));
     }
@@ -249,7 +259,7 @@ fn trained_scales_out_of_range_are_rejected() {
         (
             "scale",
             None,
-            "missing (1): features.0.0.weight_fake_quant.scale",
+            "missing tensors (1): features.0.0.weight_fake_quant.scale",
         ),
         (
             "zero_point",
@@ -264,7 +274,7 @@ fn trained_scales_out_of_range_are_rejected() {
         (
             "scale",
             Some(floats(&[1.0; 3])),
-            "expected one scale and zero point, or one per channel, got [3] and [1]",
+            "per output channel, got scales of shape [3] and zero points of shape [1]",
         ),
     ];
     for (part, tensor, expected) in cases {
@@ -300,7 +310,8 @@ fn weights_in_training_get_the_scales_of_convert() {
         ((-2.0, 1.0), 2.0 / 127.5),
         ((-1.0, 3.0), 3.0 / 127.5),
         ((0.0, 0.0), f32::EPSILON),
-        // The initial range of an observer that has not seen the weight: the scale of training is kept.
+        // The initial minimum and maximum of an observer that has not seen the weight. The scale of
+        // training is kept.
         ((f32::INFINITY, f32::NEG_INFINITY), 0.25),
     ];
     for ((min, max), scale) in cases {
@@ -322,12 +333,12 @@ fn a_network_without_the_scale_of_a_sum_has_no_recipe() {
     let trained = import(&state, &architecture).unwrap();
     let model = build("q", &trained.architecture, &trained.state, DEFAULT_OPSET).unwrap();
     let network = Network::read(&model.to_bytes()).unwrap();
-    // Quantized networks have ReLU in place of ReLU6, so there is no Clip.
+    // torchvision's quantized networks have ReLU in place of ReLU6, so the graph contains no Clip.
     assert!(network.nodes().iter().all(|node| node.op_type != "Clip"));
     let error = trained.recipe(&network).unwrap_err().to_string();
     let expected = "the checkpoint has no scale for the output of node `/features/";
     assert!(
-        error.starts_with(expected) && error.ends_with("/Add`"),
+        error.starts_with(expected) && error.ends_with("/Add` of the fp32 network"),
         "{error}"
     );
 }

@@ -4,18 +4,19 @@ use serde::{Deserialize, Serialize};
 
 /// Largest uint8 value.
 const MAX_Q: f32 = 255.0;
-/// Smallest scale of a value or weight. If all elements are 0, the scale would otherwise be 0.
+/// Smallest scale of a value or weight, which keeps the scale of a tensor of zeros above 0.
 const MIN_SCALE: f32 = 1e-8;
-/// Largest rounded bias, so that a bias and a sum of products together fit int32.
+/// Largest absolute value of a rounded bias, 2^30. It leaves room in int32 for the sum of products
+/// to which the bias is added.
 const MAX_BIAS: f32 = (1 << 30) as f32;
 
-/// The activation range of a value: the elements that quantization does not clip.
+/// The activation range of a value: quantization clips elements outside of this range.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(from = "[f32; 2]", into = "[f32; 2]")]
 pub struct Range {
-    /// Smallest element.
+    /// Smallest element that is not clipped.
     pub min: f32,
-    /// Largest element.
+    /// Largest element that is not clipped.
     pub max: f32,
 }
 
@@ -34,15 +35,17 @@ impl From<Range> for [f32; 2] {
 /// Scale and zero point of a uint8 tensor: `q` stands for `(q - zero_point) * scale`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Affine {
-    /// The scale, above 0.
+    /// The scale: the difference between the elements that two neighboring quantized values `q`
+    /// stand for; above 0.
     pub scale: f32,
-    /// The `q` that stands for 0.
+    /// The quantized value `q` that stands for 0.
     pub zero_point: u8,
 }
 
 impl Affine {
-    /// Returns the smallest scale whose range covers `range` and 0, up to half a step at either end, and its zero
-    /// point. The value 0 must be exact, since padding is zeros.
+    /// Returns the smallest scale with which uint8 covers `range` and 0, except for up to half a
+    /// scale at either end, and the zero point that belongs to it. 0 is represented exactly, since
+    /// convolutions pad with zeros.
     pub fn covering(range: Range) -> Self {
         let (min, max) = (range.min.min(0.0), range.max.max(0.0));
         let scale = ((max - min) / MAX_Q).max(MIN_SCALE);
@@ -50,8 +53,9 @@ impl Affine {
         Self { scale, zero_point }
     }
 
-    /// Returns the scale and zero point of a range that begins at exactly -3, below which hard swish and hard
-    /// sigmoid are constant, and ends at `max` or a little above.
+    /// Returns a scale and zero point with which uint8 begins at exactly -3, below which hard
+    /// sigmoid and hard swish are constant, and ends at `max` or a little above, but at most at
+    /// 762.
     pub(super) fn from_minus_three(max: f32) -> Self {
         let scale = (max.max(0.0) + 3.0) / MAX_Q;
         let zero_point = (3.0 / scale).floor().clamp(1.0, MAX_Q);
@@ -61,7 +65,8 @@ impl Affine {
         }
     }
 
-    /// Returns the values that `q = 0` and `q = 255` stand for.
+    /// Returns the activation range from the element that `q = 0` stands for to the one that
+    /// `q = 255` stands for.
     pub fn range(self) -> Range {
         let zero_point = f32::from(self.zero_point);
         Range {
@@ -71,26 +76,29 @@ impl Affine {
     }
 }
 
-/// The arguments of [`channel_scales`]: a layer's weight and what else its scales depend on.
+/// The arguments of [`channel_scales`]: a layer's weight, and the other quantities on which the
+/// scales of the weight depend.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ScaleInputs<'a> {
-    /// Weights, output channels outermost.
+    /// Elements of the weight in C order, output channels outermost.
     pub(super) weights: &'a [f32],
     /// Number of output channels.
     pub(super) channels: usize,
-    /// Bias of each channel; empty if the layer has none.
+    /// Bias of each output channel; empty if the layer has none.
     pub(super) bias: &'a [f32],
-    /// Largest absolute value of a rounded weight.
+    /// Largest absolute value that an element of the rounded weight may have.
     pub(super) limit: i8,
     /// Scale of the layer's input.
     pub(super) input_scale: f32,
 }
 
-/// Returns one weight scale per output channel, at least [`MIN_SCALE`]: the smallest for which no weight of the
-/// channel rounds to more than the limit, and the bias to no more than [`MAX_BIAS`].
+/// Returns one weight scale per output channel: the smallest of at least [`MIN_SCALE`] with which
+/// every rounded weight of the channel is at most `limit` and the rounded bias at most
+/// [`MAX_BIAS`], in absolute value.
 ///
-/// A bias has the scale `input scale * weight scale`. If the weights are tiny compared with their bias, the rounded
-/// bias would not fit int32, so the weight scale is made larger.
+/// A bias has the scale `input scale * weight scale`. If a channel's weights are tiny compared with
+/// its bias, the rounded bias would not fit int32, so the weight scale of the channel is made
+/// larger.
 pub(super) fn channel_scales(inputs: ScaleInputs<'_>) -> Vec<f32> {
     let ScaleInputs {
         weights,
@@ -109,7 +117,8 @@ pub(super) fn channel_scales(inputs: ScaleInputs<'_>) -> Vec<f32> {
     taps.enumerate().map(scale).collect()
 }
 
-/// Divides weights by the scale of their channel, rounds them and clamps them to `limits`.
+/// Divides each weight by the scale of its output channel, rounds it (ties to even) and clamps it
+/// to `limits`, the smallest and the largest rounded weight.
 pub(super) fn round_weights(weights: &[f32], scales: &[f32], limits: (i8, i8)) -> Vec<i8> {
     let per_channel = (weights.len() / scales.len().max(1)).max(1);
     let (least, most) = (f32::from(limits.0), f32::from(limits.1));
@@ -122,10 +131,10 @@ pub(super) fn round_weights(weights: &[f32], scales: &[f32], limits: (i8, i8)) -
         .collect()
 }
 
-/// Divides each bias by its scale and rounds it, saturated to int32.
+/// Divides each bias by its scale and rounds it (ties to even). Results beyond int32 saturate.
 pub(super) fn round_bias(bias: &[f64], scales: &[f32]) -> Vec<i32> {
     let pairs = bias.iter().zip(scales);
-    // The cast saturates.
+    // The cast from f64 to i32 saturates.
     pairs
         .map(|(bias, scale)| (bias / f64::from(*scale)).round_ties_even() as i32)
         .collect()
@@ -135,7 +144,7 @@ pub(super) fn round_bias(bias: &[f64], scales: &[f32]) -> Vec<i32> {
 mod tests {
     use super::*;
 
-    /// Returns `x` after quantization and dequantization.
+    /// Returns `x` after quantization and dequantization with `affine`.
     fn rounded(affine: Affine, x: f32) -> f32 {
         let zero_point = f32::from(affine.zero_point);
         let q = ((x / affine.scale).round_ties_even() + zero_point).clamp(0.0, MAX_Q);
@@ -180,14 +189,14 @@ mod tests {
             let zero_point = f32::from(affine.zero_point);
             assert!((zero_point * affine.scale - 3.0).abs() <= 3.0 * f32::EPSILON);
             assert!(affine.range().max >= max, "{max}: {affine:?}");
-            // With a sixth of the scale and zero point 0, `q` stands for (x + 3) / 6.
+            // Read with a sixth of the scale and zero point 0, `q` stands for `(x + 3) / 6`.
             let gate = |q: u8| (f32::from(q) * (affine.scale / 6.0) * 255.0).round() / 255.0;
             assert_eq!(gate(0), 0.0);
             if max >= 3.0 {
                 assert!(gate(255) >= 1.0, "{max}: {affine:?}");
             }
         }
-        // The zero point is at least 1, so values above 762 are clipped.
+        // The zero point is at least 1, so the scale is at most 3 and values above 762 are clipped.
         assert_eq!(Affine::from_minus_three(1e30).zero_point, 1);
         assert_eq!(Affine::from_minus_three(f32::MAX).range().max, 762.0);
     }
@@ -211,7 +220,8 @@ mod tests {
                 };
                 let scales = channel_scales(inputs);
                 let rounded_bias = round_bias(&[f64::from(bias)], &[scales[0] * input_scale]);
-                // Scales are f32, which rounds the last bits of 2^30.
+                // The scale is an f32 and therefore not exact, so the rounded bias may exceed 2^30
+                // a little.
                 let most = (1 << 30) + 512;
                 assert!(
                     rounded_bias[0].abs() <= most,
@@ -224,7 +234,7 @@ mod tests {
                 }
             }
         }
-        // A bias that fits does not change the scales.
+        // A bias that fits int32 does not change the weight scales.
         let inputs = ScaleInputs {
             weights: &[0.5, -1.0, 2.0, 0.1],
             channels: 2,
@@ -252,7 +262,7 @@ mod tests {
             let limits = (-limit, limit);
             assert_eq!(round_weights(&weights, &[scale], limits), expected);
         }
-        // Ties go to the even neighbor; each channel has its own scale.
+        // Ties are rounded to the even neighbor; each output channel has its own scale.
         assert_eq!(
             round_weights(&[0.5, 1.5, 2.0, 6.0], &[1.0, 4.0], (-127, 127)),
             [0, 2, 0, 2]
@@ -266,7 +276,7 @@ mod tests {
             input_scale: 1.0,
         };
         assert_eq!(channel_scales(none), [0.0_f32; 0]);
-        // A bias beyond 32 bits saturates.
+        // A rounded bias beyond int32 saturates.
         assert_eq!(
             round_bias(&[1e30, -1e30], &[1.0, 1.0]),
             [i32::MAX, i32::MIN]

@@ -1,4 +1,5 @@
-//! Checks that a file can be rewritten without losing or misreading any of its content.
+//! Checks that an ONNX file can be rewritten to int8 without losing or misreading any of its
+//! content.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,7 +8,7 @@ use crate::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 };
 
-/// Operators that only quantized networks contain.
+/// Operators that mark a network as quantized already.
 const QUANTIZED: &[&str] = &[
     "ConvInteger",
     "DequantizeLinear",
@@ -25,14 +26,16 @@ fn is_standard(domain: &str) -> bool {
     matches!(domain, "" | "ai.onnx")
 }
 
-/// Returns the opset of the file, the version of ONNX's standard operators; 1 if the file does not name it.
+/// Returns the opset of the file, which is the version of ONNX's standard operators; 1 if the file
+/// does not state it.
 pub(super) fn opset(envelope: &ModelProto) -> i64 {
     let sets = &envelope.opset_import;
     let own = sets.iter().find(|set| is_standard(&set.domain));
     own.map_or(1, |set| set.version)
 }
 
-/// Gives every node a unique name, which recipes refer to; ONNX allows files without node names.
+/// Renames nodes so that every node has a unique name, since recipes refer to nodes by name. ONNX
+/// allows nodes without a name and nodes with equal names.
 pub(super) fn name_nodes(graph: &mut GraphProto) {
     let mut taken: HashSet<String> = HashSet::new();
     let given: HashSet<String> = graph.node.iter().map(|node| node.name.clone()).collect();
@@ -47,10 +50,11 @@ pub(super) fn name_nodes(graph: &mut GraphProto) {
     }
 }
 
-/// Rejects a file whose content would be lost or misread by the rewriting.
+/// Rejects a file with content that the rewriting to int8 would lose or misread.
 ///
 /// # Errors
-/// [`QuantizeError::Quantized`] for an int8 network, [`QuantizeError::Unsupported`] for the rest.
+/// [`QuantizeError::Quantized`] if the network is quantized already, [`QuantizeError::Unsupported`]
+/// for any other content that cannot be rewritten.
 pub(super) fn check(envelope: &ModelProto, graph: &GraphProto) -> Result<(), QuantizeError> {
     for node in &graph.node {
         check_node(node)?;
@@ -104,8 +108,8 @@ fn check_node(node: &NodeProto) -> Result<(), QuantizeError> {
     Ok(())
 }
 
-/// Rejects attributes whose content the rewriting does not read: subgraphs, lists of tensors, sparse tensors, types
-/// and references.
+/// Rejects attributes whose content the rewriting does not read: subgraphs, lists of tensors,
+/// sparse tensors, types, and references to the attributes of a function.
 fn check_attribute(node: &str, attribute: &AttributeProto) -> Result<(), QuantizeError> {
     let item = format!("{node}: attribute `{}`", attribute.name);
     if attribute.g.is_some() || !attribute.graphs.is_empty() {
@@ -123,7 +127,7 @@ fn check_attribute(node: &str, attribute: &AttributeProto) -> Result<(), Quantiz
         ),
     ];
     if let Some((_, held)) = held.into_iter().find(|(is_held, _)| *is_held) {
-        let expected = "numbers, strings or one dense tensor";
+        let expected = "integers, floats, strings or one dense tensor";
         return unsupported(item, format!("holds {held}"), expected);
     }
     match &attribute.t {
@@ -132,8 +136,9 @@ fn check_attribute(node: &str, attribute: &AttributeProto) -> Result<(), Quantiz
     }
 }
 
-/// Rejects tensors whose elements are in another file, or in a field for data types other than fp32 and integers of
-/// up to 64 bits.
+/// Rejects tensors whose elements are in another file, in a segment, or in a field other than
+/// `raw_data`, `float_data`, `int32_data` and `int64_data`. `item` is the tensor's name in the
+/// error.
 fn check_tensor(item: &str, tensor: &TensorProto) -> Result<(), QuantizeError> {
     if tensor.data_location != 0 || !tensor.external_data.is_empty() {
         let found = "has its elements in another file";
@@ -152,7 +157,7 @@ fn check_tensor(item: &str, tensor: &TensorProto) -> Result<(), QuantizeError> {
     Ok(())
 }
 
-/// Rejects inputs and outputs that are not dense tensors.
+/// Rejects an input or output of the network that is not a dense tensor.
 fn check_type(value: &ValueInfoProto) -> Result<(), QuantizeError> {
     let Some(kind) = &value.r#type else {
         return Ok(());
@@ -170,10 +175,11 @@ fn check_type(value: &ValueInfoProto) -> Result<(), QuantizeError> {
     Ok(())
 }
 
-/// Checks that every value is written once, and before it is read.
+/// Checks that every value of the graph is written only once, and before any node reads it.
 ///
 /// # Errors
-/// [`QuantizeError::Unsupported`] with the first value or node for which this is not so.
+/// [`QuantizeError::Unsupported`] names the first initializer or value that is written twice, or
+/// the first node that reads a value too early.
 pub(super) fn check_order(graph: &GraphProto) -> Result<(), QuantizeError> {
     const EXPECTED: &str = "every value written once, before it is read";
     let mut writers = HashMap::new();

@@ -1,16 +1,18 @@
-//! Bias correction: the error that rounded weights add to the mean of each output channel is taken into the bias.
+//! Bias correction: a layer's bias compensates for the error that rounding the weight adds to the
+//! mean of each output channel.
 //!
-//! Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019),
-//! section 4.2, with measured means.
+//! Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction"
+//! (2019), section 4.2. The means of the input channels are measured in calibration, not derived
+//! from batch norms.
 
 use super::rewrite::RoundedWeight;
 use crate::read::WeightTensor;
 
-/// Returns how much the mean of each output channel of a Conv or Gemm decreases when its weight is replaced by
-/// `rounded`, for an input whose channels have these `means`. Empty if the number of means is not that of the layer's
-/// input channels.
+/// Returns how much the mean of each output channel of a Conv or Gemm decreases when the layer's
+/// `weight` is replaced by `rounded`. `means` are the means of the layer's input channels. Empty if
+/// `means` does not have one element per input channel.
 ///
-/// Padding is ignored: it affects only the borders.
+/// The padding of a Conv is ignored, since it affects only the pixels at the borders.
 pub(super) fn lost_means(
     weight: &WeightTensor,
     groups: usize,
@@ -61,7 +63,7 @@ mod tests {
             rounded: vec![1, 1, 2, 1, 0, 0, -1, -1],
             scales: vec![1.0; 4],
         };
-        // Two groups of two channels.
+        // Two groups, each with one input channel and two output channels.
         let lost = lost_means(&weight, 2, &rounded, &[10.0, 100.0]);
         assert_eq!(lost, [2.5, 5.0, 0.0, -25.0]);
         assert!(lost_means(&weight, 2, &rounded, &[1.0]).is_empty());

@@ -1,4 +1,5 @@
-//! Chooses which nodes compute in int8, and how: the layers that are not kept in fp32, and nodes between them.
+//! Chooses which nodes compute in int8, and how. The int8 nodes are the layers that are not kept in
+//! fp32, and nodes between these layers.
 
 use std::collections::BTreeSet;
 
@@ -12,22 +13,26 @@ pub(super) enum Role {
     Float,
     /// A Conv or Gemm in int8.
     Layer,
-    /// A Relu or Clip right after an int8 node: the int8 range of its result ends where it clips.
+    /// A Relu or Clip that is the only reader of an int8 node's result. Quantizing the output of
+    /// the Relu or Clip clips as the node does, since the quantized range ends at the node's
+    /// limits.
     Limit,
-    /// A hard sigmoid of an int8 value, written as a change of scale that saturates.
+    /// A hard sigmoid of an int8 value, written as a requantization that saturates as the hard
+    /// sigmoid does.
     Gate,
-    /// The hard sigmoid of a hard swish that is rounded only as a whole: it is written together with the product.
+    /// The hard sigmoid inside a hard swish of a network with trained scales. Only the result of
+    /// the hard swish is rounded, so the hard sigmoid is written together with the product.
     Step,
     /// An int8 node that moves or selects elements, so that its output has the scale of its input.
     Rearrange,
-    /// Any other operator in int8, such as a sum, a product or a mean.
+    /// An int8 node of any other operator, such as a sum, a product or a mean.
     Arithmetic,
 }
 
 /// Returns the role of every node of `network` when it is quantized by `recipe`.
 pub(super) fn roles(network: &Network, recipe: &Recipe) -> Vec<Role> {
     let mut roles = Vec::with_capacity(network.nodes().len());
-    // Nodes are in topological order: producers come first.
+    // Nodes are in topological order, so the roles of the nodes that compute an operand are known.
     for (index, node) in network.nodes().iter().enumerate() {
         let role = match network.layer_of(index) {
             Some(layer) if !recipe.float_layers.contains(&layer.name) => Role::Layer,
@@ -39,7 +44,8 @@ pub(super) fn roles(network: &Network, recipe: &Recipe) -> Vec<Role> {
     roles
 }
 
-/// Returns the role of a node that is not a layer, which depends on its operands.
+/// Returns the role of a node between layers, which depends on whether int8 nodes compute its
+/// operands. `roles` are those of the nodes before it; `trained` is [`Recipe::trained`].
 fn between(network: &Network, node: &NodeProto, roles: &[Role], trained: bool) -> Role {
     let operands = node.input.iter().filter(|name| !name.is_empty());
     let (constants, values): (Vec<&String>, Vec<&String>) =
@@ -49,15 +55,15 @@ fn between(network: &Network, node: &NodeProto, roles: &[Role], trained: bool) -
             .producer(value)
             .is_some_and(|node| roles[node] != Role::Float)
     };
-    // An fp32 value that an earlier int8 layer reads has a quantized form already, such as the residual after an fp32
-    // stem.
+    // An fp32 value that an earlier int8 layer reads is quantized for that layer, so a sum can read
+    // the quantized form, too. An example is the residual after an fp32 stem.
     let is_quantized = |value: &&String| {
         let mut readers = network.consumers(value).iter();
         is_int8(value) || readers.any(|reader| roles.get(*reader) == Some(&Role::Layer))
     };
     let is_sum = node.op_type == "Add" && values.iter().any(is_int8);
     let ready = values.iter().all(is_int8) || (is_sum && values.iter().all(is_quantized));
-    // Integer kernels have one output.
+    // A node with several outputs stays fp32, since ONNX Runtime's integer kernels have one output.
     if values.is_empty() || !ready || node.output.len() != 1 {
         return Role::Float;
     }
@@ -77,15 +83,17 @@ fn between(network: &Network, node: &NodeProto, roles: &[Role], trained: bool) -
     }
 }
 
-/// Returns whether a `HardSigmoid` is `clip(x / 6 + 1/2, 0, 1)`, as in torch.
+/// Returns whether a `HardSigmoid` computes `clip(x / 6 + 1/2, 0, 1)`, as torch's hard sigmoid
+/// does.
 fn is_torch_gate(node: &NodeProto) -> bool {
     let float = |name: &str| node.attribute(name).and_then(|attribute| attribute.f);
     float("alpha").is_some_and(|alpha| (alpha - 1.0 / 6.0).abs() < 1e-6)
         && float("beta").is_none_or(|beta| beta == 0.5)
 }
 
-/// Returns whether only a hard swish reads the gate's operand and result, so that elements of the operand below -3
-/// may be clipped. `false` if one of them is an output of the network, which must not be clipped.
+/// Returns whether the operand of the hard sigmoid `gate` is read only by `gate` and by products
+/// with the result of `gate`, so that elements of the operand below -3 may be clipped. `false` if
+/// the operand or the result is an output of the network, which must not be clipped.
 fn only_swish_reads(network: &Network, gate: &NodeProto) -> bool {
     let (x, gated) = (&gate.input[0], &gate.output[0]);
     let reads = |index: &usize| {
@@ -96,8 +104,8 @@ fn only_swish_reads(network: &Network, gate: &NodeProto) -> bool {
     outputs == [false; 2] && network.consumers(x).iter().all(reads)
 }
 
-/// Returns the role of a hard sigmoid in a network with trained scales. torch rounds a hard swish only as a whole,
-/// so the hard sigmoid inside is not quantized.
+/// Returns the role of the hard sigmoid `gate` in a network with trained scales. A hard sigmoid
+/// inside a hard swish is not quantized, since torch rounds only the result of the hard swish.
 fn trained_gate(network: &Network, gate: &NodeProto) -> Role {
     let gated = &gate.output[0];
     let alone = network.consumers(gated).len() == 1 && !network.is_output(gated);
@@ -108,7 +116,8 @@ fn trained_gate(network: &Network, gate: &NodeProto) -> Role {
     }
 }
 
-/// Returns whether a `ReduceMean` is a global average pooling.
+/// Returns whether a `ReduceMean` is a global average pooling: a mean over height and width that
+/// keeps both axes with size 1.
 fn averages_pixels(network: &Network, node: &NodeProto) -> bool {
     let kept = node.attribute("keepdims").and_then(|a| a.i).unwrap_or(1) == 1;
     let axes = match (node.attribute("axes"), node.input.get(1)) {
@@ -119,7 +128,8 @@ fn averages_pixels(network: &Network, node: &NodeProto) -> bool {
     kept && matches!(axes.as_slice(), [2, 3] | [-2, -1])
 }
 
-/// Returns every value that is quantized for some choice of fp32 layers.
+/// Returns the names of all values that are quantized for at least one choice of the layers kept in
+/// fp32.
 pub(super) fn quantizable_values(network: &Network) -> BTreeSet<String> {
     let roles = roles(network, &Recipe::default());
     let mut values = BTreeSet::new();

@@ -1,6 +1,6 @@
-//! Writes quantized weights and biases, constants and nodes. The quantized form of a value is the integer tensor that
-//! `QuantizeLinear` writes or a constant holds; the dequantized form is what `DequantizeLinear` reads from it as
-//! fp32.
+//! Writes quantized weights and biases, constants and nodes. The quantized form of a value is an
+//! integer tensor: the output of a `QuantizeLinear` or a constant. The dequantized form is the fp32
+//! output of a `DequantizeLinear` that reads the quantized form.
 
 use std::collections::HashSet;
 
@@ -16,15 +16,15 @@ use crate::proto::{AttributeProto, FLOAT, GraphProto, INT8, INT32, NodeProto, Te
 struct PerChannel<'a> {
     name: &'a str,
     data_type: i32,
-    /// Elements, little-endian.
+    /// Elements of the constant as little-endian bytes.
     bytes: Vec<u8>,
     shape: Vec<i64>,
     scales: &'a [f32],
 }
 
 impl Rewriter<'_> {
-    /// Returns the name of a layer's dequantized weight. Writes the weight at its first use, since layers may share
-    /// it.
+    /// Returns the name of a layer's dequantized weight. Writes the weight when the first layer
+    /// uses it, since several layers may share one weight.
     pub(super) fn weight(&mut self, layer: &Layer, input_scale: f32) -> String {
         let name = &layer.weight;
         if self.weights.contains_key(name) {
@@ -69,7 +69,7 @@ impl Rewriter<'_> {
         dequantized(name)
     }
 
-    /// Returns the elements of a layer's bias. Empty if it has none.
+    /// Returns the elements of a layer's bias. Empty if the layer has no bias.
     fn bias_values(&self, layer: &Layer) -> &[f32] {
         let bias = layer.bias.as_ref();
         let bias = bias.and_then(|name| self.network.weight(name));
@@ -78,7 +78,8 @@ impl Rewriter<'_> {
 
     /// Writes a layer's bias and returns the name of its dequantized form. `None` if the layer has no bias.
     ///
-    /// The scale of a bias depends on the layer's input, so layers that share a bias write one each.
+    /// The scale of a bias depends on the scale of the layer's input, so each of several layers
+    /// that share a bias writes its own quantized form.
     pub(super) fn bias(&mut self, layer: &Layer, input_scale: f32) -> Option<String> {
         let mut bias: Vec<f64> = self
             .bias_values(layer)
@@ -112,7 +113,8 @@ impl Rewriter<'_> {
         Some(dequantized(&name))
     }
 
-    /// Writes an integer constant, its scales, and its `DequantizeLinear`.
+    /// Writes an integer constant, a constant with its scales, and the `DequantizeLinear` that
+    /// reads both.
     fn per_channel(&mut self, constant: PerChannel<'_>) {
         let PerChannel {
             name,
@@ -140,7 +142,8 @@ impl Rewriter<'_> {
         );
     }
 
-    /// Returns the name of a constant with `channels` zero points of 0, which is written at its first use and shared.
+    /// Returns the name of a constant of type `data_type` (int8 or int32) with `channels` zero
+    /// points of 0. The constant is written at its first use and shared afterwards.
     fn zeros(&mut self, data_type: i32, channels: usize) -> String {
         let (kind, size) = if data_type == INT8 {
             ("s8", 1)
@@ -155,13 +158,15 @@ impl Rewriter<'_> {
         name
     }
 
-    /// Writes the scale of `affine` as the constant `scale`; returns the name of the constant with its zero point.
+    /// Writes the scale of `affine` as the f32 constant called `scale`. Returns the name of the
+    /// uint8 constant with the zero point of `affine`.
     pub(super) fn scalars(&mut self, scale: &str, affine: Affine) -> String {
         self.float(scale, affine.scale);
         self.byte(affine.zero_point)
     }
 
-    /// Returns the name of the uint8 scalar constant `value`, which is written at its first use and shared.
+    /// Returns the name of the uint8 scalar constant `value`. The constant is written at its first
+    /// use and shared afterwards.
     pub(super) fn byte(&mut self, value: u8) -> String {
         let name = format!("u8_{value}");
         if self.zeros.insert(name.clone()) {
@@ -170,7 +175,8 @@ impl Rewriter<'_> {
         name
     }
 
-    /// Returns the name of the f32 scalar constant 1, which is written at its first use and shared.
+    /// Returns the name of the f32 scalar constant 1. The constant is written at its first use and
+    /// shared afterwards.
     pub(super) fn one(&mut self) -> String {
         let name = "f32_1".to_owned();
         if self.zeros.insert(name.clone()) {
@@ -179,7 +185,7 @@ impl Rewriter<'_> {
         name
     }
 
-    /// Writes the f32 scalar constant `name`.
+    /// Writes an f32 scalar constant called `name` with the given value.
     pub(super) fn float(&mut self, name: &str, value: f32) {
         self.constant(name, FLOAT, vec![], value.to_le_bytes().to_vec());
     }
@@ -194,8 +200,8 @@ impl Rewriter<'_> {
         });
     }
 
-    /// Adds a node. `name` may be empty, and is for nodes that only quantize: their names would take a tenth of the
-    /// file.
+    /// Adds a node with one output and at most one integer attribute. `name` is empty for added
+    /// nodes such as `QuantizeLinear`, whose names would take a tenth of the file.
     pub(super) fn push(
         &mut self,
         op: &str,
@@ -217,10 +223,11 @@ impl Rewriter<'_> {
         });
     }
 
-    /// Returns the rewritten graph.
+    /// Returns the int8 graph.
     ///
     /// # Errors
-    /// [`QuantizeError::Unsupported`] if a value of the network has the name of a value that was added.
+    /// [`QuantizeError::Unsupported`] if a value of the fp32 network has the name of a value that
+    /// the rewriting adds.
     pub(super) fn finish(self) -> Result<GraphProto, QuantizeError> {
         let mut graph = self.network.graph().clone();
         graph.initializer.extend(self.constants);
@@ -230,7 +237,8 @@ impl Rewriter<'_> {
     }
 }
 
-/// Removes `DequantizeLinear` nodes that nothing reads, then unread constants.
+/// Removes the `DequantizeLinear` nodes whose outputs neither a node nor an output of the graph
+/// reads, then the constants that no node reads.
 pub(super) fn without_unread(mut graph: GraphProto) -> GraphProto {
     let operands = graph.node.iter().flat_map(|node| &node.input);
     let outputs = graph.output.iter().map(|output| &output.name);
@@ -242,7 +250,7 @@ pub(super) fn without_unread(mut graph: GraphProto) -> GraphProto {
     graph
 }
 
-/// Returns the name of the quantized form of `value`, the integer tensor.
+/// Returns the name of the quantized form of `value`.
 pub(super) fn quantized(value: &str) -> String {
     suffixed(value, "q")
 }
@@ -252,7 +260,7 @@ pub(super) fn dequantized(value: &str) -> String {
     suffixed(value, "dq")
 }
 
-/// Returns the name of the constant with the scale of `value`.
+/// Returns the name of the f32 constant that holds the scale of `value`.
 pub(super) fn scale_of(value: &str) -> String {
     suffixed(value, "s")
 }

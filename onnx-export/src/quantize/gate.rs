@@ -1,11 +1,11 @@
-//! Hard sigmoids and hard swishes in int8.
+//! Writes hard sigmoids and hard swishes of int8 networks.
 
 use super::emit::{quantized, scale_of, suffixed};
 use super::rewrite::Rewriter;
 use super::{Affine, QuantizeError};
 use crate::proto::NodeProto;
 
-/// Scale and zero point of the result of a hard sigmoid: 255 stands for 1.
+/// Scale and zero point of a hard sigmoid's result: the quantized value 255 stands for 1.
 const GATE: Affine = Affine {
     scale: 1.0 / 255.0,
     zero_point: 0,
@@ -15,11 +15,13 @@ const GATE: Affine = Affine {
 const HARD_SWISH: i64 = 14;
 
 impl Rewriter<'_> {
-    /// Writes a hard sigmoid of a convolution's result as a change of scale.
+    /// Writes a hard sigmoid of an int8 node's result as a requantization.
     ///
-    /// The quantized operand begins at exactly -3. Read with a sixth of the scale and zero point 0, the same bytes
-    /// stand for `(x + 3) / 6`, and requantization to a range that ends at 1 saturates as the hard sigmoid does. A
-    /// `Concat` of one operand makes ONNX Runtime compile this requantization into one lookup table.
+    /// The quantized range of the operand `x` begins at exactly -3. If the bytes of `x` are
+    /// dequantized with a sixth of the scale of `x` and zero point 0, they stand for `(x + 3) / 6`.
+    /// Quantizing this value to a range that ends at 1 saturates as the hard sigmoid does. A
+    /// `Concat` of one operand before that quantization makes ONNX Runtime compile the
+    /// requantization into one lookup table.
     pub(super) fn gate(&mut self, node: &NodeProto) -> Result<(), QuantizeError> {
         let (x, y) = (&node.input[0], &node.output[0]);
         let affine = Affine::from_minus_three(self.range(x)?.max);
@@ -35,10 +37,12 @@ impl Rewriter<'_> {
         Ok(())
     }
 
-    /// Writes the hard swish that ends with `product` in fp32, so that only its result is rounded.
+    /// Writes the hard swish whose last node is `product` as fp32 operators, so that only the
+    /// result of the hard swish is rounded.
     ///
-    /// From opset 14 on it is one `HardSwish`. Before, it is a hard sigmoid and a product, for which ONNX Runtime
-    /// duplicates the `DequantizeLinear` of the operand.
+    /// From opset 14 on, the hard swish is written as one `HardSwish`. For opset 13, it is a
+    /// `HardSigmoid` and a product that read the same `DequantizeLinear`, which ONNX Runtime
+    /// duplicates.
     pub(super) fn swish(&mut self, product: &NodeProto) -> Result<(), QuantizeError> {
         let Some(gate) = self.step(product) else {
             return Ok(());
@@ -57,8 +61,8 @@ impl Rewriter<'_> {
         Ok(())
     }
 
-    /// Writes a `DequantizeLinear` from the value `quantized` to `name`, with `affine` in place of the scale and zero
-    /// point that `quantized` was quantized with.
+    /// Writes a `DequantizeLinear` that reads the integer tensor `quantized` and writes `name`. It
+    /// uses `affine` in place of the scale and zero point with which `quantized` was quantized.
     pub(super) fn dequantize_as(&mut self, quantized: &str, name: &str, affine: Affine) {
         let scale = scale_of(name);
         let zero_point = self.scalars(&scale, affine);

@@ -1,15 +1,16 @@
-//! Static quantization: an fp32 ONNX file and a [`Recipe`] become an int8 one.
+//! Static quantization: turns an fp32 ONNX file and a [`Recipe`] into an int8 ONNX file.
 //!
 //! ```text
 //! fp32 .onnx ─> Network ─┬─> observed, fetching   (what a calibration runs)
 //!                        └─> quantize(Recipe)     (QuantizeLinear / DequantizeLinear pairs)
 //! ```
 //!
-//! The result has standard operators only. Activations are uint8 with one scale per tensor, weights int8 with one
-//! scale per output channel, biases int32. Runtimes fuse `DequantizeLinear -> Conv -> QuantizeLinear` into integer
-//! kernels.
+//! The int8 file has standard operators only. Activations are uint8 with one scale per tensor,
+//! weights int8 with one scale per output channel, biases int32. Runtimes fuse
+//! `DequantizeLinear -> Conv -> QuantizeLinear` into integer kernels.
 //!
-//! Not here: running a network. The caller measures the activation ranges and chooses the layers kept in fp32.
+//! This module does not run networks: the caller measures the activation ranges and chooses the
+//! layers kept in fp32.
 //!
 //! Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
 //! Integer-Arithmetic-Only Inference" (2017), section 2; the ONNX operators' specifications.
@@ -36,16 +37,16 @@ use thiserror::Error;
 
 use crate::read::GraphReadError;
 
-/// A reason why a network cannot be quantized, or a ranges file not be read or written.
+/// The reason why a network cannot be quantized, or a ranges file cannot be read or written.
 #[derive(Debug, Error)]
 pub enum QuantizeError {
     /// The bytes are not an ONNX file, or a tensor's elements do not match its shape.
     #[error(transparent)]
     Read(#[from] GraphReadError),
-    /// The network is in int8 already.
-    #[error("the network is quantized already: node `{node}` is a {op}")]
+    /// The network is quantized already.
+    #[error("the network is quantized already: node `{node}` is a {op}; expected an fp32 network")]
     Quantized {
-        /// Name of the node.
+        /// Name of the first node with an operator of quantized networks.
         node: String,
         /// Operator of the node.
         op: String,
@@ -53,11 +54,11 @@ pub enum QuantizeError {
     /// The file holds something that rewriting would lose or misread.
     #[error("{item} {found}; expected {expected}")]
     Unsupported {
-        /// The part of the file, such as a node or an attribute of it.
+        /// The part of the file that cannot be rewritten, such as a node or an attribute of a node.
         item: String,
-        /// What is wrong with the item, as a predicate such as `has no name`.
+        /// What is wrong with `item`, as a predicate such as `holds a subgraph`.
         found: String,
-        /// What the item must be to be quantized.
+        /// What `item` must be, so that the network can be quantized.
         expected: &'static str,
     },
     /// The network has no layer that can be quantized.
@@ -68,7 +69,7 @@ pub enum QuantizeError {
         "the ranges file does not match the network: no activation range for `{value}`; quantize the model again"
     )]
     NoRange {
-        /// Name of the value.
+        /// Name of the value in the fp32 network.
         value: String,
     },
     /// The recipe names a layer that the network does not have.
@@ -76,10 +77,11 @@ pub enum QuantizeError {
         "the ranges file does not match the network: it has no layer `{layer}`; quantize the model again"
     )]
     NoLayer {
-        /// Name of the layer.
+        /// Name of the layer in the recipe.
         layer: String,
     },
-    /// A recipe is not JSON, or a field has a value that is not allowed.
+    /// A ranges file is not JSON, or one of its fields has a value that is not allowed. The text
+    /// says which.
     #[error("not a ranges file: {0}")]
     Recipe(String),
 }

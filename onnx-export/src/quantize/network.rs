@@ -1,4 +1,4 @@
-//! An fp32 network, indexed so that it can be observed and rewritten.
+//! An fp32 network, indexed by values and nodes for calibration and for rewriting to int8.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,35 +9,37 @@ use super::check::{check, name_nodes, opset};
 use crate::proto::{AttributeProto, FLOAT, GraphProto, INT64, ModelProto, NodeProto};
 use crate::read::{GraphReadError, WeightTensor, weight_tensor};
 
-/// A Conv or Gemm with constant weights: the nodes that take most of the time and can run in int8.
+/// A Conv or Gemm with constant weights, which can run in int8. Layers take most of the time of an
+/// inference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
     /// Name of the node.
     pub name: String,
-    /// Whether the node is a Conv, which reads `[N, C, H, W]`, or a Gemm, which reads `[N, C]`.
+    /// Whether the node is a Conv, which reads `[N, C, H, W]`; if `false`, it is a Gemm, which
+    /// reads `[N, C]`.
     pub is_conv: bool,
-    /// Number of groups; 1 for a Gemm.
+    /// Number of groups of a Conv; 1 for a Gemm.
     pub groups: usize,
     /// Name of the value that the layer reads.
     pub input: String,
     /// Name of the value that the layer writes.
     pub output: String,
-    /// Multiplications per element of the output.
+    /// Number of multiplications for one element of the output.
     pub multiplications: usize,
     /// Number of elements of the weight.
     pub weights: usize,
-    /// Name of the weight.
+    /// Name of the initializer that holds the weight.
     pub(crate) weight: String,
-    /// Name of the bias. `None` if the layer has none.
+    /// Name of the initializer that holds the bias. `None` if the layer has no bias.
     pub(super) bias: Option<String>,
-    /// Index of the node.
+    /// Index of the node in the list of the network's nodes.
     pub(crate) node: usize,
 }
 
 /// The fp32 network of one ONNX file.
 #[derive(Debug, Clone)]
 pub struct Network {
-    /// The file without its graph.
+    /// The content of the ONNX file without its graph.
     envelope: ModelProto,
     graph: GraphProto,
     weights: HashMap<String, WeightTensor>,
@@ -62,7 +64,7 @@ impl Network {
         name_nodes(&mut graph);
         check(&envelope, &graph)?;
         let constants: HashSet<String> = graph.initializer.iter().map(|t| t.name.clone()).collect();
-        // Before IR version 4, initializers are listed as inputs, too.
+        // Files before ONNX IR version 4 list initializers as inputs, too.
         graph.input.retain(|input| !constants.contains(&input.name));
         let weights = float_tensors(&graph)?;
         let (mut producers, mut consumers) = (HashMap::new(), HashMap::<_, Vec<_>>::new());
@@ -94,7 +96,7 @@ impl Network {
         })
     }
 
-    /// Returns the layers that can be quantized, in the order of computation.
+    /// Returns the layers that can be quantized, in the order in which they run.
     pub fn layers(&self) -> &[Layer] {
         &self.layers
     }
@@ -123,17 +125,19 @@ impl Network {
         found.ok().map(|index| &self.layers[index])
     }
 
-    /// Returns the index of the node that writes `value`. `None` if it is an input or a constant.
+    /// Returns the index of the node that writes `value`. `None` if `value` is an input or a
+    /// constant of the network.
     pub(crate) fn producer(&self, value: &str) -> Option<usize> {
         self.producers.get(value).copied()
     }
 
-    /// Returns the indices of the nodes that read `value`, in the order of computation.
+    /// Returns the indices of the nodes that read `value`, in the order in which they run.
     pub(crate) fn consumers(&self, value: &str) -> &[usize] {
         self.consumers.get(value).map_or(&[], Vec::as_slice)
     }
 
-    /// Returns whether a hard sigmoid is multiplied by its own operand, which makes a hard swish.
+    /// Returns whether the result of the hard sigmoid `gate` is multiplied by the operand of
+    /// `gate`, which makes a hard swish.
     pub(crate) fn is_swish(&self, gate: &NodeProto) -> bool {
         let (Some(x), Some(gated)) = (gate.input.first(), gate.output.first()) else {
             return false;
@@ -151,7 +155,8 @@ impl Network {
         self.constants.contains(value)
     }
 
-    /// Returns the elements of an int64 initializer. Empty if there is none of this name.
+    /// Returns the elements of the int64 initializer `name`. Empty if the network has no int64
+    /// initializer of this name.
     pub(super) fn int64_values(&self, name: &str) -> Vec<i64> {
         let found = self
             .graph
@@ -174,7 +179,7 @@ impl Network {
         opset(&self.envelope)
     }
 
-    /// Returns the bytes of the ONNX file with `graph` as its graph.
+    /// Returns the bytes of the ONNX file with `graph` in place of the network's own graph.
     pub(super) fn with_graph(&self, graph: GraphProto) -> Vec<u8> {
         let mut model = self.envelope.clone();
         model.graph = Some(graph);
@@ -182,7 +187,7 @@ impl Network {
     }
 }
 
-/// Returns the f32 initializers by name.
+/// Returns the f32 initializers of `graph` by name.
 fn float_tensors(graph: &GraphProto) -> Result<HashMap<String, WeightTensor>, QuantizeError> {
     let floats = graph
         .initializer
@@ -199,8 +204,9 @@ fn float_tensors(graph: &GraphProto) -> Result<HashMap<String, WeightTensor>, Qu
     read.collect()
 }
 
-/// Returns the layer of a node. `None` if it is neither a Conv over two axes nor a Gemm like torch's `Linear`, or if
-/// its weight or bias is not an f32 initializer.
+/// Returns the layer of the node at `index`. `None` if the node is neither a Conv over two spatial
+/// axes nor a Gemm like torch's `Linear`, if its weight is not an f32 initializer with elements, or
+/// if its bias is not an f32 initializer with one element per output channel.
 fn layer(index: usize, node: &NodeProto, weights: &HashMap<String, WeightTensor>) -> Option<Layer> {
     let is_conv = match node.op_type.as_str() {
         "Conv" => true,
@@ -216,7 +222,8 @@ fn layer(index: usize, node: &NodeProto, weights: &HashMap<String, WeightTensor>
     if weight_tensor.data.is_empty() || shape.len() != if is_conv { 4 } else { 2 } {
         return None;
     }
-    // A Gemm may broadcast a bias of another shape than one element per output channel.
+    // A Gemm may broadcast its bias, but only a bias of one element per output channel can be
+    // quantized.
     let bias_fits = |bias| weights.get(bias).is_some_and(|b| b.shape == shape[..1]);
     if !bias.as_ref().is_none_or(bias_fits) {
         return None;
@@ -239,7 +246,8 @@ fn layer(index: usize, node: &NodeProto, weights: &HashMap<String, WeightTensor>
     })
 }
 
-/// Returns whether a Gemm is `x * W^T + b` as in `torch.nn.Linear`, with one row of weights per output.
+/// Returns whether a Gemm computes `x * W^T + b` as in `torch.nn.Linear`, where `W` has one row per
+/// output channel.
 fn is_linear(node: &NodeProto) -> bool {
     node.attribute.iter().all(|attribute| {
         let AttributeProto { name, f, i, .. } = attribute;

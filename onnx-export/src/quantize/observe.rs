@@ -1,4 +1,4 @@
-//! The fp32 network with statistics of its values as outputs, for calibration.
+//! Turns statistics of the fp32 network's values into outputs of the network, for calibration.
 
 use std::collections::BTreeSet;
 
@@ -20,11 +20,11 @@ pub enum Observed {
     Max(String),
     /// The number of elements of the named value.
     Size(String),
-    /// The mean of every channel of the named value, a layer's input.
+    /// The mean of each channel of the named value, which a layer reads.
     ChannelMeans(String),
 }
 
-/// The names of a layer's result in the fp32 network and in the int8 network.
+/// The names of the values that hold a layer's result in the fp32 network and in the int8 network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerResult {
     /// Name of the value in the fp32 network.
@@ -34,15 +34,17 @@ pub struct LayerResult {
 }
 
 impl Network {
-    /// Returns every value that a recipe may need an activation range for.
+    /// Returns the names of all values for which a recipe may need an activation range.
     pub fn values(&self) -> BTreeSet<String> {
         quantizable_values(self)
     }
 
-    /// Returns the network as an ONNX file whose outputs are statistics of every value of [`Network::values`], and
-    /// which statistic each output holds.
+    /// Returns the network as an ONNX file whose outputs are statistics of every value of
+    /// [`Network::values`], and a list of the statistic in each output, in the order of the
+    /// outputs.
     ///
-    /// The outputs are small whatever the size of the values, so a run needs hardly more memory than the network.
+    /// An output has one element, or one per channel, whatever the size of the value, so a run
+    /// needs hardly more memory than a run of the network itself.
     pub fn observed(&self) -> (Vec<u8>, Vec<Observed>) {
         let mut graph = self.graph().clone();
         graph.output.clear();
@@ -60,8 +62,9 @@ impl Network {
         self.with_graph(graph)
     }
 
-    /// Returns the names of the values that hold a layer's result after its activation function. `None` for a layer
-    /// kept in fp32, and for a Gemm whose result is an output of the network.
+    /// Returns the names of the values that hold the result of `layer` after its activation
+    /// function. `None` if `layer` is kept in fp32 by `recipe`, or is a Gemm whose result is an
+    /// output of the network.
     pub fn result(&self, layer: &Layer, recipe: &Recipe) -> Option<LayerResult> {
         let roles = roles(self, recipe);
         if roles[layer.node] != Role::Layer || (!layer.is_conv && self.is_output(&layer.output)) {
@@ -79,13 +82,16 @@ impl Network {
                     int8: dequantized(value),
                 });
             };
-            // A hard swish ends with its product, another hard sigmoid with itself.
+            // In a hard swish, the product also reads the hard sigmoid's operand, and its output is
+            // the result. Without another reader of the operand, the output of the Relu, Clip or
+            // hard sigmoid is the result.
             let swish = self.consumers(value).iter().find(|other| **other != node);
             value = self.nodes()[*swish.unwrap_or(&node)].output.first()?;
         }
     }
 
-    /// Adds the statistics of `value` to the outputs of `graph`, and the description of each to `observed`.
+    /// Adds the statistics of `value` to the outputs of `graph`, and the [`Observed`] of each added
+    /// output to `observed`.
     fn summarize(&self, graph: &mut GraphProto, value: &str, observed: &mut Vec<Observed>) {
         let own = || value.to_owned();
         let without_axes = || vec![AttributeProto::new("keepdims", &Attr::Int(0))];
@@ -107,7 +113,7 @@ impl Network {
         if let Some(layer) = self.layers().iter().find(|layer| layer.input == value) {
             let axes: &[i64] = if layer.is_conv { &[0, 2, 3] } else { &[0] };
             let mut means = summary("ReduceMean", value, without_axes());
-            // Opset 18 made the axes an operand.
+            // Since opset 18, the axes are an operand of `ReduceMean`, not an attribute.
             if self.opset() < 18 {
                 means
                     .attribute
@@ -140,7 +146,7 @@ fn summary(op: &str, value: &str, attribute: Vec<AttributeProto>) -> NodeProto {
     }
 }
 
-/// Returns a constant int64 tensor with one axis.
+/// Returns a constant int64 tensor of one axis, called `name`, with the elements `values`.
 fn list(name: String, values: &[i64]) -> TensorProto {
     TensorProto {
         dims: vec![values.len() as i64],
@@ -151,7 +157,7 @@ fn list(name: String, values: &[i64]) -> TensorProto {
     }
 }
 
-/// Returns the declaration of the graph output `name`: fp32, of unknown shape.
+/// Returns the declaration of a graph output called `name`, of data type f32 and unknown shape.
 pub(super) fn float_output(name: &str) -> ValueInfoProto {
     let tensor = TensorTypeProto {
         elem_type: FLOAT,

@@ -1,4 +1,5 @@
-//! Recipes: how a network is quantized, stored as a small JSON file.
+//! Recipes, which say how a network is quantized. They are stored in a small JSON file, the ranges
+//! file.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,19 +11,21 @@ use crate::stages::{Role, Stage, Stages};
 /// Version of the ranges file's format; files of other versions are rejected.
 const FORMAT: u32 = 2;
 
-/// The CPUs that an int8 network is made for.
+/// The kind of CPU for which an int8 network is quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Target {
-    /// CPUs that add int8 products in 32 bits: AVX-512 VNNI, AVX-VNNI, Arm's dot product.
+    /// CPUs whose instructions add int8 products in 32 bits: AVX-512 VNNI, AVX-VNNI, Arm's dot
+    /// product. Rounded weights are -127 to 127, trained weights -128 to 127.
     Vnni,
-    /// CPUs that add pairs of int8 products in 16 bits, which saturate: weights have 7 bits.
+    /// CPUs whose instructions add pairs of int8 products in 16 bits with saturation: AVX2. Rounded
+    /// weights are -64 to 64, so that no sum saturates.
     Avx2,
 }
 
 impl Target {
-    /// Returns the largest absolute value of a rounded weight. For `Avx2`, two products with the largest activation,
-    /// 2 * 255 * 64, fit 16 bits.
+    /// Returns the largest absolute value of a rounded weight. With 64 for `Avx2`, the sum of two
+    /// products with the largest activation, 2 * 255 * 64, fits 16 bits.
     pub(super) fn weight_limit(self) -> i8 {
         match self {
             Self::Vnni => 127,
@@ -30,8 +33,9 @@ impl Target {
         }
     }
 
-    /// Returns the factor for the scales of trained weights, and the smallest and largest rounded weight. Trained
-    /// weights use the whole range of int8; `Avx2` has room for half of it, and so needs twice the scale.
+    /// Returns the factor by which the scales of trained weights are multiplied, and the smallest
+    /// and the largest rounded weight. Trained weights use the whole range of int8. `Avx2` has room
+    /// for half of that range, so its scales are doubled.
     pub(super) fn trained_weights(self) -> (f32, (i8, i8)) {
         match self {
             Self::Vnni => (1.0, (i8::MIN, i8::MAX)),
@@ -39,7 +43,7 @@ impl Target {
         }
     }
 
-    /// Returns the name on the command line and in files.
+    /// Returns the name of the target on the command line and in ranges files.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Vnni => "vnni",
@@ -48,27 +52,31 @@ impl Target {
     }
 }
 
-/// How one network is quantized. Values and layers have the names of the fp32 file.
+/// How one network is quantized. Values, weights and layers are identified by their names in the
+/// fp32 file.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// The activation range of each value.
+    /// The activation range of each quantized value, by the value's name.
     pub ranges: BTreeMap<String, Range>,
-    /// Exact trained scales, where recomputing them from `ranges` would differ in the last bit.
+    /// Exact trained scales by the value's name, only for values whose scale would differ in the
+    /// last bit if it were recomputed from `ranges`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scales: BTreeMap<String, f32>,
-    /// Layers that are kept in fp32.
+    /// Names of the layers that are kept in fp32.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub float_layers: BTreeSet<String>,
-    /// Trained scales of weights, one or one per output channel, by the weight's name.
+    /// Trained scales of weights by the weight's name: one scale for the whole weight, or one per
+    /// output channel. Empty for a network that was not trained for int8.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub weight_scales: BTreeMap<String, Vec<f32>>,
-    /// Measured mean of each channel of a layer's input, by the name of the input. With it, the layer's bias is
-    /// corrected for the error that rounding the weights adds to the mean of the result.
+    /// Measured mean of each channel of a layer's input, by the name of the input. With these
+    /// means, the layer's bias is corrected for the error that rounding the weights adds to the
+    /// mean of the result. A layer without them keeps its bias.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub channel_means: BTreeMap<String, Vec<f32>>,
-    /// Whether the ranges come from training. Then they are used exactly; otherwise the range of a hard sigmoid's
-    /// operand is changed to begin at -3.
+    /// Whether the activation ranges come from quantization-aware training and are used exactly. If
+    /// `false`, the range of a hard sigmoid's operand is changed to begin at -3.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub trained: bool,
 }
@@ -76,13 +84,13 @@ pub struct Recipe {
 /// The recipes of a model's stages: the contents of a ranges file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recipes {
-    /// CPUs that the recipes were chosen for.
+    /// The kind of CPU for which the recipes were chosen.
     pub target: Target,
-    /// Recipe of each stage. A stage without one stays in fp32.
+    /// Recipe of each stage of the model. A stage without a recipe stays in fp32.
     pub stages: Stages<Recipe>,
 }
 
-/// The JSON form of [`Recipes`].
+/// The JSON form of [`Recipes`], the content of a ranges file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RecipesFile {
@@ -109,7 +117,7 @@ impl Recipes {
             serde_json::from_str(text).map_err(|error| QuantizeError::Recipe(error.to_string()))?;
         if file.format != FORMAT {
             let got = file.format;
-            let text = format!("field `format`: expected {FORMAT}, got {got}");
+            let text = format!("field `format`: expected version {FORMAT}, got {got}");
             return Err(QuantizeError::Recipe(text));
         }
         let roles: Vec<&str> = file.stages.iter().map(|s| s.role.as_str()).collect();
@@ -119,7 +127,8 @@ impl Recipes {
             content: stage.recipe,
         });
         let stages = Stages::from_list(stages).ok_or_else(|| {
-            let text = format!("field `stages`: expected role network first, got [{roles}]");
+            let text =
+                format!("field `stages`: expected role network first and once, got [{roles}]");
             QuantizeError::Recipe(text)
         })?;
         let recipes = Self {
@@ -136,7 +145,7 @@ impl Recipes {
             .try_for_each(|stage| stage.content.check())
     }
 
-    /// Returns the text of the ranges file, JSON.
+    /// Returns the text of a ranges file (JSON) with these recipes.
     ///
     /// # Errors
     /// [`QuantizeError::Recipe`] for values that [`Recipes::parse`] rejects.
@@ -162,36 +171,37 @@ impl Recipe {
             Err(QuantizeError::Recipe(text))
         };
         for (value, Range { min, max }) in &self.ranges {
-            // The difference is finite only if both are.
+            // The difference is finite only if both ends of the range are.
             if !((max - min).is_finite() && min <= max) {
-                let got = format!("[{min}, {max}] for `{value}`");
+                let got = format!("[{min}, {max}] for value `{value}`");
                 return bad(
                     "ranges",
-                    "two values with a finite difference, the smaller first",
+                    "an activation range [min, max] with min <= max and a finite max - min",
                     got,
                 );
             }
         }
         for (value, scale) in &self.scales {
-            // Its inverse must be finite, too.
+            // The inverse of the scale, by which inputs are multiplied, must be finite, too. The
+            // inverse of a subnormal scale may not be.
             if !(scale.is_normal() && *scale > 0.0) {
                 return bad(
                     "scales",
-                    "a finite value of at least 1.2e-38",
-                    format!("{scale} for `{value}`"),
+                    "a finite scale of at least 1.2e-38",
+                    format!("{scale} for value `{value}`"),
                 );
             }
         }
         for (weight, scales) in &self.weight_scales {
             if !scales.iter().all(|scale| scale.is_finite() && *scale > 0.0) {
-                let got = format!("{scales:?} for `{weight}`");
-                return bad("weight_scales", "finite values above 0", got);
+                let got = format!("{scales:?} for weight `{weight}`");
+                return bad("weight_scales", "finite scales above 0", got);
             }
         }
         for (value, means) in &self.channel_means {
             if !means.iter().all(|mean| mean.is_finite()) {
-                let got = format!("NaN or infinity for `{value}`");
-                return bad("channel_means", "finite values", got);
+                let got = format!("NaN or infinity for value `{value}`");
+                return bad("channel_means", "finite channel means", got);
             }
         }
         Ok(())
@@ -265,16 +275,16 @@ mod tests {
             (r#"{"format":2,"target":"neon","stages":[]}"#, "neon"),
             (
                 r#"{"format":1,"target":"vnni","stages":[]}"#,
-                "`format`: expected 2, got 1",
+                "`format`: expected version 2, got 1",
             ),
             (r#"{"format":2,"target":"vnni","stages":[],"x":1}"#, "`x`"),
             (
                 r#"{"format":2,"target":"vnni","stages":[]}"#,
-                "`stages`: expected role network first, got []",
+                "`stages`: expected role network first and once, got []",
             ),
             (
                 r#"{"format":2,"target":"vnni","stages":[{"role":"box_head","recipe":{"ranges":{}}}]}"#,
-                "`stages`: expected role network first, got [box_head]",
+                "`stages`: expected role network first and once, got [box_head]",
             ),
             (
                 r#"{"format":2,"target":"vnni","stages":[{"role":"head","recipe":{"ranges":{}}}]}"#,

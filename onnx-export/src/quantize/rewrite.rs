@@ -1,4 +1,4 @@
-//! Rewriting of the fp32 network with `QuantizeLinear` / `DequantizeLinear` pairs.
+//! Rewrites the fp32 network to int8 with `QuantizeLinear` / `DequantizeLinear` pairs.
 //!
 //! Every quantized value `v` is written as `v -> QuantizeLinear -> DequantizeLinear`, so that a runtime sees
 //! `DequantizeLinear -> operator -> QuantizeLinear` around each integer operator and fuses it.
@@ -15,15 +15,16 @@ impl Network {
     /// Returns the int8 network as an ONNX file.
     ///
     /// # Errors
-    /// [`QuantizeError::NoRange`] and [`QuantizeError::NoLayer`] if the recipe does not fit this network,
-    /// [`QuantizeError::Unsupported`] if a value of the network has the name of a value that is added.
+    /// [`QuantizeError::NoRange`] and [`QuantizeError::NoLayer`] if the recipe does not fit this
+    /// network, [`QuantizeError::Unsupported`] if a value of the network has the name of a value
+    /// that the rewriting adds.
     pub fn quantize(&self, recipe: &Recipe, target: Target) -> Result<Vec<u8>, QuantizeError> {
         let graph = self.rewritten(recipe, target)?;
         Ok(self.with_graph(without_unread(graph)))
     }
 
-    /// Returns the int8 network as an ONNX file with the fp32 values `values` as its outputs, such as the dequantized
-    /// results of layers, for comparison with the fp32 network.
+    /// Returns the int8 network as an ONNX file whose outputs are the fp32 `values`, such as the
+    /// dequantized results of layers, for comparison with the fp32 network.
     ///
     /// # Errors
     /// As [`Network::quantize`].
@@ -65,7 +66,8 @@ impl Network {
     }
 }
 
-/// State of the rewriting: the nodes and constants of the int8 network that are written so far.
+/// State of the rewriting: the nodes and constants of the int8 network that have been written so
+/// far.
 pub(super) struct Rewriter<'a> {
     pub(super) network: &'a Network,
     pub(super) recipe: &'a Recipe,
@@ -73,23 +75,26 @@ pub(super) struct Rewriter<'a> {
     roles: Vec<Role>,
     pub(super) nodes: Vec<NodeProto>,
     pub(super) constants: Vec<TensorProto>,
-    /// Scale and zero point of each value whose quantized form is written, by the value's name.
+    /// Scale and zero point of each value whose quantized form has been written, by the value's
+    /// name.
     quantized: HashMap<String, Affine>,
-    /// Quantized weights that are written so far, by the weight's name.
+    /// Quantized weights that have been written so far, by the weight's name.
     pub(super) weights: HashMap<String, RoundedWeight>,
-    /// Names of the constants written so far that several nodes share.
+    /// Names of the shared constants (zero points and 1) that have been written so far.
     pub(super) zeros: HashSet<String>,
-    /// Name of the second dequantized form of a value, until a node reads it; see [`Rewriter::second_form`].
+    /// Name of a value's second dequantized form, by the value's name. The entry is removed when a
+    /// node reads this form; see [`Rewriter::second_form`].
     seconds: HashMap<String, String>,
-    /// Values that are written in units of their scale; see [`super::steps`].
+    /// Names of the values that `QuantizeLinear` reads divided by their scale already, so that it
+    /// only rounds them; see [`super::steps`].
     pub(super) scaled_values: HashSet<String>,
 }
 
 /// A layer's weight, rounded to int8.
 pub(super) struct RoundedWeight {
-    /// Rounded elements, output channels outermost.
+    /// Rounded elements in C order, output channels outermost.
     pub(super) rounded: Vec<i8>,
-    /// One scale per output channel.
+    /// Scale of each output channel.
     pub(super) scales: Vec<f32>,
 }
 
@@ -111,7 +116,8 @@ impl<'a> Rewriter<'a> {
         self.output(index, node)
     }
 
-    /// Writes a node that computes in fp32; int8 operands are dequantized.
+    /// Writes a node that computes in fp32. The node reads the dequantized form of operands that
+    /// int8 nodes compute.
     fn fp32_node(&mut self, node: &NodeProto) {
         let mut node = node.clone();
         for input in &mut node.input {
@@ -128,7 +134,8 @@ impl<'a> Rewriter<'a> {
         producer.is_some_and(|node| self.roles[node] != Role::Float)
     }
 
-    /// Returns the hard sigmoid that is written as part of `product`, a hard swish. `None` if `product` is not one.
+    /// Returns the hard sigmoid that is written together with `product`, the last node of a hard
+    /// swish. `None` if no operand of `product` comes from a hard sigmoid with [`Role::Step`].
     pub(super) fn step(&self, product: &NodeProto) -> Option<&'a NodeProto> {
         let operands = product.input.iter();
         let mut producers = operands.filter_map(|value| self.network.producer(value));
@@ -148,7 +155,8 @@ impl<'a> Rewriter<'a> {
         Ok(())
     }
 
-    /// Writes a Relu or Clip. Runtimes drop it, since the quantized range ends where it clips.
+    /// Writes a Relu or Clip of an int8 value. Runtimes remove the node, since the quantized range
+    /// of its output ends where the node clips.
     fn limit(&mut self, node: &NodeProto) {
         if self.scaled_values.contains(&node.input[0]) {
             self.scaled_values.insert(node.output[0].clone());
@@ -167,7 +175,8 @@ impl<'a> Rewriter<'a> {
         }
         node.output[0] = self.written(&node.output[0]);
         if node.op_type == "ReduceMean" {
-            // `GlobalAveragePool` has an integer kernel, and equals a mean over the pixels.
+            // `GlobalAveragePool` equals this mean over the pixels, and ONNX Runtime has an integer
+            // kernel for it.
             "GlobalAveragePool".clone_into(&mut node.op_type);
             node.input.truncate(1);
             node.attribute.clear();
@@ -176,8 +185,10 @@ impl<'a> Rewriter<'a> {
         Ok(())
     }
 
-    /// Writes the quantized form of an int8 node's output. Not needed before a Relu, Clip or gate, which quantizes
-    /// its own result, nor for the last Gemm, whose result stays fp32.
+    /// Writes the quantized form of an int8 node's output. Writes nothing in three cases: the
+    /// output is read by a Relu or Clip ([`Role::Limit`]), whose own output is quantized instead;
+    /// it is read by a hard sigmoid ([`Role::Gate`]), which writes the quantized form; or the node
+    /// is a Gemm whose result is an output of the network and stays fp32.
     fn output(&mut self, index: usize, node: &NodeProto) -> Result<(), QuantizeError> {
         let output = &node.output[0];
         let next = self
@@ -201,8 +212,9 @@ impl<'a> Rewriter<'a> {
         Ok(())
     }
 
-    /// Returns the name under which a node writes `value` before quantization. For an output of the network the name
-    /// gets a suffix, since the dequantized value keeps the output's own name.
+    /// Returns the name under which a node writes `value` before quantization. This name has a
+    /// suffix if `value` is an output of the network that an int8 node other than a Gemm computes,
+    /// since the dequantized value keeps the output's own name.
     pub(super) fn written(&self, value: &str) -> String {
         let node = self
             .network
@@ -216,7 +228,7 @@ impl<'a> Rewriter<'a> {
         }
     }
 
-    /// Returns the activation range of a value from the recipe.
+    /// Returns the activation range of `value` from the recipe.
     pub(super) fn range(&self, value: &str) -> Result<Range, QuantizeError> {
         let range = self.recipe.ranges.get(value).copied();
         range.ok_or_else(|| QuantizeError::NoRange {
@@ -224,7 +236,8 @@ impl<'a> Rewriter<'a> {
         })
     }
 
-    /// Returns the scale and zero point of a value: the trained scale in the recipe, or else that of its range.
+    /// Returns the scale and zero point of `value` for its activation range in the recipe. A
+    /// trained scale in the recipe replaces the scale computed from the range.
     pub(super) fn affine(&self, value: &str) -> Result<Affine, QuantizeError> {
         let affine = Affine::covering(self.range(value)?);
         let scale = self.recipe.scales.get(value).copied();
@@ -232,8 +245,8 @@ impl<'a> Rewriter<'a> {
         Ok(Affine { scale, ..affine })
     }
 
-    /// Returns the name of the dequantized form of `value`, and its scale and zero point. Writes the quantized and
-    /// the dequantized form first if they do not exist.
+    /// Returns the name of the dequantized form of `value`, and the scale and zero point of
+    /// `value`. Writes the quantized and the dequantized form first if they have not been written.
     pub(super) fn operand(&mut self, value: &str) -> Result<(String, Affine), QuantizeError> {
         if let Some(affine) = self.quantized.get(value).copied() {
             let second = self.seconds.remove(value);
@@ -251,12 +264,13 @@ impl<'a> Rewriter<'a> {
         Ok((dequantized(value), affine))
     }
 
-    /// Returns the name of the value that `QuantizeLinear` reads: `value`, or a `Max` of it if an fp32 layer
-    /// computed it from an int8 value. The `Max` clips only what quantization would clip, too.
+    /// Returns the name of the value that the `QuantizeLinear` of `value` reads. That is `value`
+    /// itself, or a `Max` of `value` if a layer kept in fp32 computed it from an int8 value. The
+    /// `Max` clips only elements that quantization would clip, too.
     ///
-    /// ONNX Runtime quantizes the weights of every layer between `DequantizeLinear` and `QuantizeLinear`
-    /// (`WeightBiasQuantization`), also through Relu and Clip, even if the layer is kept in fp32 on purpose. A `Max`
-    /// prevents that.
+    /// The `Max` keeps the layer in fp32: ONNX Runtime quantizes the weights of every layer between
+    /// `DequantizeLinear` and `QuantizeLinear` (`WeightBiasQuantization`), also if a Relu or Clip
+    /// follows the layer.
     fn guarded(&mut self, value: &str, affine: Affine) -> String {
         let producer = |value: &str| {
             let node = self.network.producer(value)?;
@@ -279,11 +293,13 @@ impl<'a> Rewriter<'a> {
         guarded
     }
 
-    /// Writes a second quantized form of an fp32 `MaxPool` for its second reader.
+    /// Writes a second quantized form of `value`, for its second int8 reader, if an fp32 `MaxPool`
+    /// computes `value`.
     ///
-    /// ONNX Runtime moves a single `QuantizeLinear` in front of the `MaxPool`, whose int8 kernel takes thirty times
-    /// as long as the fp32 kernel behind an fp32 convolution. It does not move two different ones, so the second
-    /// scale is larger by its last bit.
+    /// With only one `QuantizeLinear` after the `MaxPool`, ONNX Runtime would move it in front of
+    /// the `MaxPool`, whose int8 kernel takes thirty times as long as the fp32 kernel behind an
+    /// fp32 convolution. It does not move two `QuantizeLinear` with different scales, so the scale
+    /// of the second form is larger by one unit in the last place.
     fn second_form(&mut self, value: &str, affine: Affine) {
         let network = self.network;
         let readers = network.consumers(value).iter();
@@ -301,8 +317,8 @@ impl<'a> Rewriter<'a> {
         self.seconds.insert(value.to_owned(), dequantized(&second));
     }
 
-    /// Writes the quantized and the dequantized form of `value`: `QuantizeLinear` of the value `source`, which holds
-    /// its elements, and `DequantizeLinear`.
+    /// Writes the quantized and the dequantized form of `value`: a `QuantizeLinear` of the value
+    /// `source`, which holds the elements before quantization, and a `DequantizeLinear`.
     pub(super) fn pair(&mut self, value: &str, source: &str, affine: Affine) {
         let scale = scale_of(value);
         let zero_point = self.scalars(&scale, affine);
@@ -316,7 +332,7 @@ impl<'a> Rewriter<'a> {
         self.push("QuantizeLinear", "", &inputs, &q, None);
         let inputs = [q, scale, zero_point];
         self.push("DequantizeLinear", "", &inputs, &dq, None);
-        // An output of the network keeps its name for the dequantized value.
+        // If `value` is an output of the network, its own name belongs to the dequantized value.
         if source != value && source == self.written(value) {
             self.push("DequantizeLinear", "", &inputs, value, None);
         }

@@ -1,8 +1,9 @@
-//! Writes operators of networks with trained scales so that their int8 results equal torch's.
+//! Writes sums, products and means of networks with trained scales so that their int8 results equal
+//! torch's.
 //!
-//! They compute in units of the result's scale: `DequantizeLinear` reads each operand with the scale
-//! `operand scale / result scale`, and `QuantizeLinear` has scale 1. So the file contains the factor that torch
-//! multiplies by as one constant, and no other rounding happens on the way.
+//! These operators compute in units of the result's scale: `DequantizeLinear` reads each operand
+//! with the scale `operand scale / result scale`, and `QuantizeLinear` has scale 1. The file thus
+//! holds the factor by which torch multiplies as one constant, and only the result is rounded.
 
 use super::emit::{quantized, suffixed};
 use super::rewrite::Rewriter;
@@ -11,8 +12,9 @@ use super::{Affine, QuantizeError};
 use crate::proto::NodeProto;
 
 impl Rewriter<'_> {
-    /// Returns whether an int8 node must be written by [`Rewriter::scaled`]: the scales are trained, its operator
-    /// sums, multiplies or averages, and no reader of its result needs other units.
+    /// Returns whether an int8 node must be written by [`Rewriter::scaled`]: the scales are
+    /// trained, the node sums, multiplies or averages, and every reader of the node's result also
+    /// works with the result divided by its scale.
     pub(super) fn is_scaled(&self, node: &NodeProto) -> bool {
         let operator = matches!(
             node.op_type.as_str(),
@@ -24,17 +26,19 @@ impl Rewriter<'_> {
         self.recipe.trained && operator && fit
     }
 
-    /// Returns whether `reader` computes the same if its operand `value` is divided by the scale of `value`.
+    /// Returns whether `reader` computes the same result if its operand `value` is divided by the
+    /// scale of `value`.
     fn reads_scaled(&self, value: &str, reader: &NodeProto) -> bool {
         match reader.op_type.as_str() {
             "Relu" => self.affine(&reader.output[0]).ok() == self.affine(value).ok(),
-            // The limits of a Clip are not divided by the scale.
+            // A Clip would have to divide its limits by the scale, too.
             "Clip" => false,
             _ => true,
         }
     }
 
-    /// Writes an int8 node whose result is in units of its scale, so that quantization only rounds it.
+    /// Writes an int8 node whose result is divided by the result's scale already, so that
+    /// `QuantizeLinear` only rounds it.
     pub(super) fn scaled(&mut self, node: &NodeProto) -> Result<(), QuantizeError> {
         let output = &node.output[0];
         let y = self.affine(output)?;
@@ -45,10 +49,11 @@ impl Rewriter<'_> {
             }
         }
         let (op, scales) = match (node.op_type.as_str(), operands.as_slice()) {
-            // ONNX Runtime would fuse `Add` into an int8 kernel with another rounding; it leaves `Sum` alone.
+            // ONNX Runtime would fuse `Add` into an int8 kernel that rounds differently from torch;
+            // it does not fuse `Sum`.
             ("Add", [(_, a), (_, b)]) => ("Sum", sum_scales(*a, *b, y).to_vec()),
             ("Mul", [(_, a), (_, b)]) => ("Mul", vec![product_scale(*a, *b, y), 1.0]),
-            // The sum of integers is exact, so only the division of the mean rounds.
+            // A mean's sum of integers is exact, so the division is the only operation that rounds.
             (_, [(_, x)]) => ("GlobalAveragePool", vec![x.scale / y.scale]),
             _ => return self.arithmetic(node),
         };
@@ -63,9 +68,9 @@ impl Rewriter<'_> {
         Ok(())
     }
 
-    /// Divides an input of the network by its scale; returns the name of the result. Writes a product with the
-    /// inverse of the scale, as torch computes: the division of `QuantizeLinear` differs for about one element in
-    /// 100,000.
+    /// Divides the network's input `value` by its scale and returns the name of the quotient. The
+    /// division is written as a product with the inverse of the scale, as torch computes it: the
+    /// division of `QuantizeLinear` has another result for about one element in 100,000.
     pub(super) fn scaled_input(&mut self, value: &str, affine: Affine) -> String {
         let (inverse, scaled) = (suffixed(value, "inverse"), suffixed(value, "steps"));
         self.float(&inverse, 1.0 / affine.scale);
@@ -75,7 +80,8 @@ impl Rewriter<'_> {
     }
 }
 
-/// Returns `scale a * scale b / scale y`, in torch's order of rounding.
+/// Returns the factor `scale a * scale b / scale y` of a product `y` of `a` and `b`, rounded in the
+/// order in which torch rounds.
 ///
 /// Source: torch's `qmul_kernel`.
 fn product_scale(a: Affine, b: Affine, y: Affine) -> f32 {

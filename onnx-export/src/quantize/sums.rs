@@ -1,4 +1,4 @@
-//! Scales with which fp32 sums are rounded as torch rounds int8 sums.
+//! Finds scales with which a sum in fp32 is rounded as torch rounds an int8 sum.
 //!
 //! Source: `qnnpack`'s `requantization.h`, `pytorch_qnnp_compute_add_quantization_params` and
 //! `pytorch_qnnp_scalar_quantize_add`.
@@ -7,23 +7,27 @@ use std::ops::RangeInclusive;
 
 use super::Affine;
 
-/// Ratios of an operand's scale to the sum's for which torch has an integer kernel.
+/// Ratios of an operand's scale to the sum's scale for which torch has an integer kernel.
 const RATIOS: std::ops::Range<f32> = 1.0 / 16384.0..256.0;
-/// Number of bits of the larger of the two integers by which torch multiplies the operands.
+/// Number of bits of the larger of the two integer factors by which torch multiplies the operands
+/// of a sum.
 const BITS: i32 = 22;
-/// Offsets, in units in the last place, that [`sum_scales`] adds to the scale of each operand to find the pair
-/// whose integer results equal torch's.
+/// Offsets, in units in the last place, that [`sum_scales`] adds to the scale of each operand. The
+/// pair of scales with which the most int8 sums equal torch's is chosen.
 const MOVES: RangeInclusive<i32> = -8..=8;
-/// Largest distance of a sum from the middle between two integers at which fp32 may round it differently from torch.
-/// Each of the two products is below 2^16, so neither rounding nor moving the scales changes the sum by more.
+/// Largest distance of an exact sum from the midpoint between two integers at which fp32 may round
+/// the sum differently from torch. The product of an operand and its scale is below 2^16, so
+/// neither rounding in fp32 nor the offsets in [`MOVES`] change the sum by more.
 const CLOSE: f64 = 1.0 / 16.0;
 
-/// Returns the scales of `a` and `b`, divided by the scale of their sum `y`, for which a sum in fp32 rounds to the
-/// same integer as torch's kernel for as many pairs of elements as possible.
+/// Returns the scales of the operands `a` and `b`, divided by the scale of their sum `y`, with
+/// which a sum in fp32 rounds to the same integer as torch's kernel for as many pairs of elements
+/// as possible.
 ///
-/// torch multiplies by integers of 22 bits, whose products f32 has to round. Few of the 65,536 sums lie near enough
-/// to the middle between two integers to be affected; with the last bits of the scales changed, most or all of them
-/// round as in torch.
+/// torch multiplies the operands by integers of up to 22 bits, and f32 cannot hold all of the
+/// products exactly. Only the few of the 65,536 possible sums that lie close to the midpoint
+/// between two integers are affected. With the last bits of the scales changed, most or all of
+/// these sums round as in torch.
 pub(super) fn sum_scales(a: Affine, b: Affine, y: Affine) -> [f32; 2] {
     let ratios = [a, b].map(|operand| operand.scale / y.scale);
     if !ratios.iter().all(|ratio| RATIOS.contains(ratio)) {
@@ -44,13 +48,13 @@ pub(super) fn sum_scales(a: Affine, b: Affine, y: Affine) -> [f32; 2] {
 
 /// Parameters of the integer kernel with which torch adds two quantized tensors.
 struct FixedSum {
-    /// Factors of the operands, in units of `2^-shift`.
+    /// Integer factors of the two operands, in units of `2^-shift`.
     factors: [i32; 2],
     shift: i32,
     zero_point: u8,
 }
 
-/// Two operands after subtraction of their zero points, and torch's sum of the two.
+/// Two uint8 operands minus their zero points, and torch's uint8 sum of the operands.
 struct Case {
     operands: [i32; 2],
     sum: u8,
@@ -69,7 +73,8 @@ impl FixedSum {
         }
     }
 
-    /// Returns the pairs of operands whose sum is within [`CLOSE`] of the middle between two integers.
+    /// Returns the pairs of operands whose exact sum is within [`CLOSE`] of the midpoint between
+    /// two integers.
     fn close(&self, operands: [Affine; 2]) -> Vec<Case> {
         let [a, b] = operands.map(|operand| {
             let zero_point = i32::from(operand.zero_point);
@@ -88,7 +93,7 @@ impl FixedSum {
             .collect()
     }
 
-    /// Returns the sum before rounding, in units of `2^-shift`.
+    /// Returns the sum of the two operands before rounding, in units of `2^-shift`.
     fn exact(&self, operands: [i32; 2]) -> i64 {
         let terms = operands.iter().zip(self.factors);
         terms
@@ -105,7 +110,8 @@ impl FixedSum {
         (sum + i64::from(self.zero_point)).clamp(0, 255) as u8
     }
 
-    /// Returns the factors as f32 scales, each changed by `by` units in the last place.
+    /// Returns the two factors as f32 scales, the scale at each index changed by `by` units in the
+    /// last place.
     fn moved(&self, by: [i32; 2]) -> [f32; 2] {
         let unit = 2.0_f32.powi(-self.shift);
         let [a, b] = self.factors.map(|factor| factor as f32 * unit);
@@ -113,7 +119,8 @@ impl FixedSum {
             .map(|(scale, by)| f32::from_bits(scale.to_bits().wrapping_add_signed(by)))
     }
 
-    /// Returns the uint8 result of `DequantizeLinear` with `scales`, `Sum` and `QuantizeLinear` for two operands.
+    /// Returns the uint8 result of an fp32 sum of two operands: `DequantizeLinear` with `scales`,
+    /// `Sum`, and `QuantizeLinear` with scale 1.
     fn float(&self, scales: [f32; 2], operands: [i32; 2]) -> u8 {
         let sum = operands[0] as f32 * scales[0] + operands[1] as f32 * scales[1];
         (sum.round_ties_even() + f32::from(self.zero_point)).clamp(0.0, 255.0) as u8
@@ -124,7 +131,8 @@ impl FixedSum {
 mod tests {
     use super::*;
 
-    /// Returns for how many of the 65,536 pairs of operands the sum in fp32 with `scales` differs from torch's.
+    /// Returns the number of pairs of operands, of 65,536, for which the fp32 sum with `scales`
+    /// differs from torch's int8 sum.
     fn differing(scales: [f32; 2], operands: [Affine; 2], y: Affine) -> usize {
         let ratios = operands.map(|operand| operand.scale / y.scale);
         let sum = FixedSum::new(ratios, y.zero_point);
@@ -141,8 +149,9 @@ mod tests {
 
     #[test]
     fn fp32_sums_equal_torchs() {
-        // Two sums of the golden MobileNetV3-Large; scales for which both operands, or only the first, are multiples
-        // of 1/2, so that sums lie exactly in the middle between two integers; scales far apart.
+        // The first two cases are sums of the golden MobileNetV3-Large. In the third, the scaled
+        // elements of both operands are multiples of 1/2, in the fourth only those of the first, so
+        // that sums lie exactly midway between two integers. In the last, the scales are far apart.
         let cases = [
             (
                 [0.035_131_354, 0.097_155_15, 0.102_239_355],
@@ -166,8 +175,11 @@ mod tests {
             let ratios = [a, b].map(|operand| operand.scale / y.scale);
             let unmoved = differing(ratios, [a, b], y);
             let got = differing(sum_scales(a, b, y), [a, b], y);
-            println!("{scales:?}: {got} differ, {unmoved} with the scales as they are");
-            assert!(got <= most.min(unmoved), "{scales:?}: {got} of {unmoved}");
+            println!("{scales:?}: {got} sums differ from torch's, {unmoved} with unchanged scales");
+            assert!(
+                got <= most.min(unmoved),
+                "{scales:?}: {got} sums differ from torch's, {unmoved} with unchanged scales"
+            );
         }
     }
 

@@ -8,17 +8,17 @@ use thiserror::Error;
 
 use super::DType;
 
-/// Maximum number of characters to which text from the file is cut in a message.
+/// Maximum number of characters of a text from the file that a message shows.
 const SHOWN: usize = 120;
 
-/// The format of the bytes in which an error was found.
+/// The format of a checkpoint file, or of a pickle in it, to which an error refers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// The container that torch writes since 1.6.
+    /// The zip archive that `torch.save` writes since torch 1.6.
     Zip,
-    /// The stream of pickles that torch wrote from 0.1.10 to 1.5.
+    /// The stream of pickles that `torch.save` wrote from torch 0.1.10 to 1.5.
     Legacy,
-    /// The container that torch wrote before 0.1.10.
+    /// The tar archive that `torch.save` wrote before torch 0.1.10.
     Tar,
     /// A safetensors file.
     Safetensors,
@@ -53,26 +53,28 @@ pub enum WeightsError {
     /// The first bytes belong to no known format.
     #[error(
         "not a checkpoint: expected a safetensors file or one that torch.save wrote (zip, pickle or tar), \
-         got a file that starts with {start:02x?}"
+         got a file that starts with {start:02x?} (hexadecimal)"
     )]
     UnknownFormat {
         /// The first eight bytes of the file, or fewer if it is shorter.
         start: Vec<u8>,
     },
-    /// The file exceeds the size limit.
-    #[error("checkpoint is too large: expected at most {limit} bytes, got {got}")]
+    /// The file is larger than the readers accept.
+    #[error("checkpoint is too large: expected at most {limit} bytes, got {got} bytes")]
     TooLarge {
-        /// The limit in bytes.
+        /// Largest accepted size of a file in bytes.
         limit: u64,
         /// The size of the file in bytes.
         got: u64,
     },
-    /// A length or count in the file exceeds its limit. The limits bound the memory and time of the readers.
-    #[error("{format}: {what} must be at most {limit}, got {got}")]
+    /// A length or count in the file exceeds its limit. The limits bound the memory and time that
+    /// reading a file takes.
+    #[error("{format} exceeds a limit: number of {what} must be at most {limit}, got {got}")]
     Limit {
         /// The format in which the error was found.
         format: Format,
-        /// The limited quantity with its unit, such as `bytes of an entry`.
+        /// The limited quantity in plural, which the message puts after "number of", such as
+        /// `bytes of an entry`.
         what: &'static str,
         /// Largest allowed value of the quantity.
         limit: u64,
@@ -87,40 +89,43 @@ pub enum WeightsError {
     Truncated {
         /// The format in which the error was found.
         format: Format,
-        /// Offset in bytes: in the file, or in the member of the zip or tar checkpoint that is a pickle.
+        /// Byte offset in the file, or in the member of a zip or tar checkpoint that was being
+        /// read.
         offset: usize,
         /// Number of bytes that the format requires at the offset.
         needed: u64,
-        /// Number of bytes that follow the offset.
+        /// Number of bytes from the offset to the end of the file or member.
         got: usize,
     },
     /// The bytes at an offset are not what the format requires there.
-    #[error("{format}, offset {offset}: expected {expected}, got {got}")]
+    #[error("{format} is malformed at byte {offset}: expected {expected}, got {got}")]
     Malformed {
         /// The format in which the error was found.
         format: Format,
-        /// Offset in bytes: in the file, or in the member of the zip or tar checkpoint that is a pickle.
+        /// Byte offset in the file, or in the member of a zip or tar checkpoint that was being
+        /// read.
         offset: usize,
         /// What the format requires at the offset.
         expected: &'static str,
         /// Description of what the file holds at the offset.
         got: String,
     },
-    /// A member, storage or tensor violates the format.
-    #[error("{format}, `{key}`: expected {expected}, got {got}")]
+    /// A member, storage or tensor violates the format or is not supported.
+    #[error("{format}, entry `{key}`: expected {expected}, got {got}")]
     Entry {
         /// The format in which the error was found.
         format: Format,
-        /// Name of the member, storage or tensor.
+        /// Name of the member, storage or tensor; `(directory)` for the directory of a zip and
+        /// `(data)` for the bytes of all tensors in a safetensors file.
         key: String,
-        /// What the format requires of the member, storage or tensor.
+        /// What the reader or writer requires of the member, storage or tensor.
         expected: &'static str,
-        /// Description of what the file holds instead.
+        /// Description of the member, storage or tensor that violates the requirement.
         got: String,
     },
     /// The zip container is damaged or lacks an entry.
     #[error(
-        "cannot read the {format}, `{key}`: {source}; download or copy the file again",
+        "cannot read the {format}, entry `{key}`: {source}; download or copy the file again",
         format = Format::Zip
     )]
     Zip {
@@ -150,7 +155,7 @@ pub enum WeightsError {
         /// Module and name of the class or function, separated by a dot, such as `posix.system`.
         name: String,
     },
-    /// A pickle holds tensors of an unsupported quantization scheme.
+    /// A pickle holds tensors of an unsupported quantization scheme or quantized data type.
     #[error(
         "pickle refers to `{name}`, an unsupported quantization: \
          expected per_tensor_affine or per_channel_affine of qint8, quint8 or qint32"
@@ -166,24 +171,28 @@ pub enum WeightsError {
         found.join(", ")
     )]
     NoTensors {
-        /// Key and type of the first entries of the top-level dictionary, or only the type of the top level if it is
-        /// not a dictionary.
+        /// Key and type of each of the first entries of the top-level dictionary, or the type of
+        /// the top-level value if it is not a dictionary.
         found: Vec<String>,
     },
     /// The number of bytes given for a tensor does not match its shape and data type.
-    #[error("tensor of shape {shape:?} and type {dtype}: expected {expected} bytes, got {got}")]
+    #[error("tensor of shape {shape:?} and type {dtype} must have {expected} bytes, got {got}")]
     Shape {
         /// The shape of the tensor.
         shape: Vec<usize>,
         /// The data type of the tensor.
         dtype: DType,
-        /// Number of bytes that shape and data type require.
+        /// Number of bytes that the shape and data type of the tensor require.
         expected: Overflowing,
-        /// Number of bytes given.
+        /// Number of bytes given for the elements of the tensor.
         got: usize,
     },
-    /// A tensor of integers without scales, or of booleans, cannot be converted to f32.
-    #[error("cannot convert to f32: expected f32, f16, bf16 or f64 elements, got {got}")]
+    /// A tensor of integers without scales and zero points, or of booleans, cannot be converted to
+    /// f32.
+    #[error(
+        "cannot convert the tensor to f32: expected f32, f16, bf16, f64 or quantized elements, \
+         got {got}"
+    )]
     NotFloat {
         /// The data type of the tensor.
         got: DType,
@@ -191,7 +200,7 @@ pub enum WeightsError {
     /// The memory of the process does not suffice for the file or a tensor.
     #[error("not enough memory to read the checkpoint: cannot allocate {bytes} bytes")]
     OutOfMemory {
-        /// Number of bytes requested.
+        /// Number of bytes that could not be allocated.
         bytes: usize,
     },
     /// The tensors could not be written as safetensors.

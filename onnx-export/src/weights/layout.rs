@@ -23,7 +23,8 @@ pub(super) struct StorageRef<'a> {
     pub(super) dtype: DType,
     /// Number of elements in the whole storage.
     pub(super) numel: usize,
-    /// Offset and length of the used part; `None` if the whole storage is used.
+    /// Offset and length, in elements, of the part of the storage that holds the tensor; `None` if
+    /// the tensor may lie anywhere in the storage.
     pub(super) view: Option<(usize, usize)>,
 }
 
@@ -48,12 +49,13 @@ pub(super) trait Storages {
     fn storage(&mut self, key: &str) -> Result<Cow<'_, [u8]>, WeightsError>;
 }
 
-/// Reads the tensors `wanted`, which are listed by name. `file_len`, the size of the file in bytes, bounds their
-/// total size.
+/// Reads the tensors `wanted`, a map from names to descriptions, from their storages. `file_len` is
+/// the size of the file in bytes; the total size of the tensors may exceed it only by the factor
+/// and slack of [`Budget::for_file`].
 ///
 /// # Errors
-/// Returns [`WeightsError`] if a storage is missing or too short, a tensor exceeds its storage, or a
-/// quantizer does not match its tensor.
+/// Returns [`WeightsError`] if a storage is missing or too short, a tensor exceeds its storage, the
+/// tensors exceed the budget, or a quantizer does not match its tensor.
 pub(super) fn materialize(
     wanted: &BTreeMap<String, &TensorRef<'_>>,
     storages: &mut impl Storages,
@@ -80,12 +82,13 @@ pub(super) fn materialize(
     assemble(wanted, parts, &mut budget, format)
 }
 
-/// A tensor and the bytes of its storage, which are checked to contain all elements.
+/// A tensor and the bytes of its storage. [`Placed::new`] checks that the bytes contain all
+/// elements of the tensor.
 struct Placed<'a> {
     tensor: &'a TensorRef<'a>,
-    /// Bytes of the used part of the storage.
+    /// Bytes of the storage, or of the part that [`StorageRef::view`] selects.
     bytes: &'a [u8],
-    /// Size of the contiguous tensor in bytes.
+    /// Size in bytes of the tensor when its elements lie in C order without gaps.
     byte_count: usize,
 }
 
@@ -107,14 +110,19 @@ impl<'a> Placed<'a> {
                 dtype, numel, view, ..
             } = &tensor.storage;
             let bytes = storage.len();
-            let got = format!("{bytes} bytes for {numel} elements of {dtype}, view {view:?}");
-            outside("a storage of the length in the pickle", shown(&got))
+            let got = format!(
+                "{bytes} bytes for {numel} elements of {dtype}, view (offset, length) {view:?}"
+            );
+            outside("a storage as long as the pickle states", shown(&got))
         })?;
         let byte_count = byte_count(tensor.dtype, &tensor.shape)
             .filter(|_| tensor.shape.len() == tensor.strides.len())
             .ok_or_else(|| {
                 let got = format!("shape {:?}, strides {:?}", tensor.shape, tensor.strides);
-                outside("a shape with one stride per axis", got)
+                outside(
+                    "a shape with one stride per axis and a size below 2^64 bytes",
+                    got,
+                )
             })?;
         let fits = byte_count == 0 || end(tensor).is_some_and(|end| end <= bytes.len());
         if !fits {
@@ -124,7 +132,8 @@ impl<'a> Placed<'a> {
                 strides,
                 ..
             } = tensor;
-            let got = format!("offset {offset}, shape {shape:?}, strides {strides:?}");
+            let got =
+                format!("offset {offset} and strides {strides:?} in elements, shape {shape:?}");
             return Err(outside("a tensor inside its storage", got));
         }
         Ok(Self {
@@ -149,7 +158,8 @@ impl<'a> Placed<'a> {
         Tensor::new(dtype, shape.clone(), out)
     }
 
-    /// Whether the elements lie in C order without gaps. An axis of length 1 may have any stride.
+    /// Returns whether the elements lie in C order without gaps. An axis of length 1 may have any
+    /// stride.
     fn is_contiguous(&self) -> bool {
         let mut expected = 1;
         let axes = self.tensor.shape.iter().zip(&self.tensor.strides);
@@ -162,7 +172,8 @@ impl<'a> Placed<'a> {
         true
     }
 
-    /// Appends the elements to `out` in C order, for any strides. `start` is the byte offset of the first element.
+    /// Appends the elements to `out` in C order, for any strides. `start` is the byte offset of the
+    /// first element in [`Placed::bytes`].
     fn gather(&self, start: usize, out: &mut Vec<u8>) {
         let size = self.tensor.dtype.size();
         let (shape, strides) = (&self.tensor.shape, &self.tensor.strides);
@@ -188,7 +199,9 @@ impl<'a> Placed<'a> {
     }
 }
 
-/// Returns the used part of a storage with the content `bytes`; `None` if `bytes` is too short.
+/// Returns the part of a storage that its [`StorageRef::view`] selects, or all of it without a
+/// view. `bytes` is the storage's content. `None` if `bytes` is too short or the view exceeds the
+/// storage.
 fn viewed<'b>(storage: &StorageRef<'_>, bytes: &'b [u8]) -> Option<&'b [u8]> {
     let size = storage.dtype.size();
     let all = bytes.get(..storage.numel.checked_mul(size)?)?;
@@ -199,8 +212,8 @@ fn viewed<'b>(storage: &StorageRef<'_>, bytes: &'b [u8]) -> Option<&'b [u8]> {
     all.get(start..start.checked_add(numel.checked_mul(size)?)?)
 }
 
-/// Returns the number of bytes from the start of the storage to the end of the tensor's last element. `None` on
-/// overflow or if the tensor is empty.
+/// Returns the number of bytes from the start of the storage, or of its view, to the end of the
+/// tensor's last element. `None` on overflow or if the tensor is empty.
 fn end(tensor: &TensorRef<'_>) -> Option<usize> {
     let axes = tensor.shape.iter().zip(&tensor.strides);
     let last = axes
@@ -223,7 +236,8 @@ mod tests {
         }
     }
 
-    /// Returns the bytes of a u8 tensor in a storage with the elements 0, 1, .. 11, or the text of the error.
+    /// Returns the bytes of a u8 tensor in a storage with the elements 0, 1, .. 11, or the message
+    /// of the error.
     fn read(
         view: Option<(usize, usize)>,
         offset: usize,
@@ -292,7 +306,7 @@ mod tests {
                 0,
                 &[1],
                 &[1],
-                "expected a storage of the length",
+                "expected a storage as long as the pickle states",
             ),
             (
                 None,

@@ -1,9 +1,10 @@
 //! Reads the stream of pickles that torch wrote from 0.1.10 to 1.5, and still writes with
 //! `_use_new_zipfile_serialization=False`.
 //!
-//! Five pickles follow each other: a magic number, the protocol 1001, properties of the machine that
-//! wrote the file, the object, and the keys of its storages. The storages follow in the order of the
-//! keys: the number of elements (i64), then the elements.
+//! Five pickles follow each other: a magic number, the protocol 1001, properties of the machine
+//! that wrote the file, the saved object, and the list of the keys of its storages. The storages
+//! follow the pickles in the order of that list, each as its number of elements (i64) and its
+//! elements.
 //!
 //! Source: `torch/serialization.py:_legacy_load`.
 
@@ -29,9 +30,11 @@ const PROTOCOL: i64 = 1001;
 /// Reads the state dict in the stream `bytes`.
 ///
 /// # Errors
-/// Returns [`WeightsError`] if the stream is truncated or malformed, or its object or a tensor is rejected.
+/// Returns [`WeightsError`] if the stream is truncated or malformed, or if the saved object or a
+/// tensor is rejected.
 pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
-    // Storages follow the pickles, so the end of a pickle is not known in advance.
+    // The file does not store the lengths of its pickles, so each pickle is read from this prefix
+    // of the file, whose length is the size limit of a pickle.
     let head = &bytes[..bytes.len().min(limits::MAX_PICKLE as usize)];
     let magic = pickle::load(head, 0, Persistent::Refused)?;
     if !matches!(magic.arena.node(magic.root), Some(Node::BigInt(n)) if *n == MAGIC) {
@@ -39,7 +42,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
     }
     let protocol = pickle::load(head, magic.end, Persistent::Refused)?;
     if protocol.root != Value::Int(PROTOCOL) {
-        return Err(malformed(magic.end, "protocol 1001", "another protocol"));
+        return Err(malformed(
+            magic.end,
+            "torch's protocol 1001",
+            "another protocol",
+        ));
     }
     let machine = pickle::load(head, protocol.end, Persistent::Refused)?;
     check_byte_order(&machine, Format::Legacy)?;
@@ -66,8 +73,8 @@ pub(super) fn check_byte_order(machine: &Pickled<'_>, format: Format) -> Result<
     }
 }
 
-/// Returns the data type of every storage that the object refers to, by storage key. A storage is written once,
-/// with the data type of its first reference.
+/// Returns the data type of every storage that the saved object refers to, by storage key. A
+/// storage is written once, with the data type of its first reference.
 fn element_types<'p>(object: &'p Pickled<'_>) -> BTreeMap<&'p str, DType> {
     let mut types = BTreeMap::new();
     for node in object.arena.nodes() {
@@ -78,7 +85,7 @@ fn element_types<'p>(object: &'p Pickled<'_>) -> BTreeMap<&'p str, DType> {
     types
 }
 
-/// The bytes of the storages that follow the pickles, by key.
+/// The bytes of the storages, which follow the pickles, by storage key.
 struct Stream<'a>(BTreeMap<Cow<'a, str>, &'a [u8]>);
 
 impl<'a> Stream<'a> {
@@ -121,15 +128,16 @@ impl Storages for Stream<'_> {
             None => Err(WeightsError::entry(
                 Format::Legacy,
                 key,
-                "a storage",
+                "a storage of this key",
                 "none",
             )),
         }
     }
 }
 
-/// Returns the bytes of the elements of the storage at offset `at`, and moves `at` to its end. The elements are
-/// preceded by their count (i64). Tar checkpoints use the same format.
+/// Returns the bytes of the elements of the storage at offset `at`, and moves `at` to the end of
+/// the storage. A storage is the number of its elements (i64), then the elements. Tar checkpoints
+/// use the same format.
 ///
 /// Source: `torch/csrc/generic/serialization.cpp`.
 pub(super) fn read_storage<'a>(
@@ -143,7 +151,7 @@ pub(super) fn read_storage<'a>(
         .iter()
         .rev()
         .fold(0_u64, |n, b| n << 8 | u64::from(*b));
-    // A negative length becomes a huge one, which exceeds the file.
+    // A negative number of elements, read as u64, exceeds the length of any file.
     let needed = numel.saturating_mul(dtype.size() as u64);
     take(bytes, at, needed, format)
 }

@@ -5,22 +5,23 @@
 use super::{Format, WeightsError};
 
 /// Largest file in bytes: four times the largest released checkpoint of the supported networks, and
-/// the size up to which the 32-bit offsets of a zip are exact.
+/// less than the 4 GiB above which a zip needs 64-bit offsets.
 pub(super) const MAX_FILE: u64 = 2 << 30;
 
 /// Largest total size of the tensors of a file, in bytes.
 pub(super) const MAX_UNFOLDED: u64 = 4 << 30;
 
-/// Largest ratio of the total size of the tensors to the size of the file. Weights hardly compress and
-/// tied weights double it, while deflate can reach 1032.
+/// Largest ratio of the total size of the tensors to the size of the file. Real weights stay far
+/// below it, since they hardly compress and tied weights at most double the ratio; deflate alone
+/// could reach a ratio of 1032.
 pub(super) const MAX_EXPANSION: u64 = 16;
 
-/// Total size of the tensors in bytes that any file may have in addition to [`MAX_EXPANSION`] times its size.
-/// Tiny files with expanded (stride 0) tensors need it.
+/// Total size in bytes of the tensors that any file may have in addition to [`MAX_EXPANSION`] times
+/// its size. Tiny files whose tensors repeat elements (stride 0) need it.
 pub(super) const UNFOLDED_SLACK: u64 = 16 << 20;
 
-/// Largest ratio of inflated to compressed size of a zip entry. Higher than [`MAX_EXPANSION`], since tensors
-/// of zeros are common and compress well.
+/// Largest ratio of the inflated to the compressed size of a zip entry. It is higher than
+/// [`MAX_EXPANSION`], since single tensors of zeros are common and compress well.
 pub(super) const MAX_ENTRY_RATIO: u64 = 200;
 
 /// Inflated size in bytes that any zip entry may have in addition to [`MAX_ENTRY_RATIO`] times its compressed size.
@@ -43,22 +44,23 @@ pub(super) const MAX_MARKS: u64 = 1 << 10;
 /// Maximum number of values in the memo of a pickle, the table of values that the pickle refers to again.
 pub(super) const MAX_MEMO: u64 = 1 << 18;
 
-/// Longest text in a pickle, in bytes. Texts are names and settings of a training run.
+/// Longest text in a pickle, in bytes. The texts of a checkpoint are names and settings of a
+/// training run.
 pub(super) const MAX_TEXT: u64 = 1 << 20;
 
 /// Maximum rank of a tensor. torchvision's tensors have at most four axes.
 pub(super) const MAX_RANK: u64 = 16;
 
-/// Largest header of a safetensors file in bytes. A tensor takes about 100 bytes of it.
+/// Largest header of a safetensors file in bytes. Each tensor adds about 100 bytes to the header.
 pub(super) const MAX_HEADER: u64 = 16 << 20;
 
-/// Maximum number of members of a tar. Checkpoints have four.
+/// Maximum number of members of a tar file. The tar checkpoints of torch have four.
 pub(super) const MAX_MEMBERS: u64 = 64;
 
 /// Checks that `got`, the value of the quantity `what` in the file, is at most `limit`.
 ///
 /// # Errors
-/// Returns [`WeightsError::Limit`] if it exceeds the limit.
+/// Returns [`WeightsError::Limit`] if `got` exceeds the limit.
 pub(super) fn at_most(
     format: Format,
     what: &'static str,
@@ -86,7 +88,9 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Makes the budget of a file of `len` bytes. `what` names the budgeted bytes in errors.
+    /// Creates the budget for a file of `len` bytes: [`MAX_EXPANSION`] times `len` plus
+    /// [`UNFOLDED_SLACK`], at most [`MAX_UNFOLDED`]. `what` names the budgeted bytes in errors,
+    /// such as `bytes of all tensors`.
     pub(super) fn for_file(format: Format, what: &'static str, len: usize) -> Self {
         let limit = (len as u64)
             .saturating_mul(MAX_EXPANSION)
@@ -100,7 +104,7 @@ impl Budget {
         }
     }
 
-    /// Counts `bytes` that the caller allocates itself.
+    /// Subtracts `bytes`, which the caller allocates itself, from the budget.
     ///
     /// # Errors
     /// Returns [`WeightsError::Limit`] if the budget is exceeded.
@@ -111,10 +115,11 @@ impl Budget {
         Ok(())
     }
 
-    /// Counts `bytes` and returns an empty vector with this capacity.
+    /// Subtracts `bytes` from the budget and returns an empty vector with this capacity.
     ///
     /// # Errors
-    /// Returns [`WeightsError::Limit`] if the budget is exceeded, or [`WeightsError::OutOfMemory`].
+    /// Returns [`WeightsError::Limit`] if the budget is exceeded, or [`WeightsError::OutOfMemory`]
+    /// if the allocation fails.
     pub(super) fn allocate(&mut self, bytes: usize) -> Result<Vec<u8>, WeightsError> {
         self.spend(bytes)?;
         let mut out = Vec::new();

@@ -17,9 +17,10 @@
 //! Invariant: no input makes a reader panic, run code, write to the disk, or use more memory than a
 //! bounded multiple of the file's size.
 //!
-//! Rejected: quantization other than affine and quantized types of fewer than eight bits (the error names
-//! the scheme or type), big-endian files, `TorchScript` archives and pickled modules. Not here: downloads,
-//! and which tensor belongs to which layer (the architecture modules).
+//! Rejected: quantization schemes that are not affine, quantized types of fewer than eight bits
+//! (the error names the scheme or type), big-endian files, `TorchScript` archives and pickled
+//! modules. Not here: downloads, and which tensor belongs to which layer (the architecture
+//! modules).
 
 mod error;
 mod layout;
@@ -49,7 +50,7 @@ pub use self::{
 /// converts.
 pub const SOURCE_SHA256: &str = "source_sha256";
 
-/// Tensors by name.
+/// Tensors of a checkpoint by name.
 type Tensors = BTreeMap<String, Tensor>;
 
 /// The tensors of a checkpoint by name, such as `features.0.0.weight`.
@@ -66,12 +67,13 @@ pub struct StateDict {
 impl StateDict {
     /// Reads a checkpoint file of at most 2 GiB.
     ///
-    /// From a training checkpoint, the dictionary under the first of these keys is taken: `model`,
-    /// `state_dict`, `model_state_dict`, `net`, `network`, `model_ema`, `state_dict_ema`, `ema`.
+    /// From a training checkpoint, only the dictionary under the first of these keys that holds
+    /// tensors is read: `model`, `state_dict`, `model_state_dict`, `net`, `network`, `model_ema`,
+    /// `state_dict_ema`, `ema`.
     ///
     /// # Errors
-    /// Returns [`WeightsError`] if the file cannot be read, is not a checkpoint, is damaged, exceeds a
-    /// limit, or its pickle refers to a class or function outside the allow-list.
+    /// Returns [`WeightsError`] if the file cannot be read, is not a checkpoint, is damaged,
+    /// exceeds a limit, or its pickle refers to a class or function outside the allow-list.
     pub fn read(path: &Path) -> Result<Self, WeightsError> {
         let failed = |source| WeightsError::Io {
             path: path.to_owned(),
@@ -92,7 +94,8 @@ impl StateDict {
         Self::from_bytes(&bytes)
     }
 
-    /// Reads a checkpoint from the bytes of its file. See [`StateDict::read`].
+    /// Reads a checkpoint from the bytes of its file. Which tensors are read is described at
+    /// [`StateDict::read`].
     ///
     /// # Errors
     /// Returns [`WeightsError`] as [`StateDict::read`] does.
@@ -116,8 +119,8 @@ impl StateDict {
         })
     }
 
-    /// Makes a state dict from tensors in memory. Its [`StateDict::sha256`] is a digest of names, data types,
-    /// shapes and bytes.
+    /// Creates a state dict from tensors in memory. Its [`StateDict::sha256`] is a digest of the
+    /// names, data types, shapes, quantizers and bytes of the tensors.
     pub fn from_tensors(tensors: BTreeMap<String, Tensor>) -> Self {
         let mut digest = Sha256::new();
         for (name, tensor) in &tensors {
@@ -144,27 +147,29 @@ impl StateDict {
         }
     }
 
-    /// The tensor `name`; `None` if there is no such tensor.
+    /// Returns the tensor `name`; `None` if there is no such tensor.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)
     }
 
-    /// All names, in alphabetical order.
+    /// Returns the names of all tensors, in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// All names and tensors, in alphabetical order.
+    /// Returns all tensors with their names, in the alphabetical order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.tensors.iter().map(|(name, t)| (name.as_str(), t))
     }
 
-    /// SHA-256 of the file's bytes as 64 hexadecimal digits.
+    /// Returns 64 hexadecimal digits: the SHA-256 of the bytes of the checkpoint file, or the
+    /// digest of [`StateDict::from_tensors`].
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
 
-    /// The text entries in the header of a safetensors file; empty for other formats.
+    /// Returns the text entries in the header of a safetensors file (`__metadata__`) and those that
+    /// [`StateDict::to_half`] adds. Empty for a checkpoint in another format.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -180,8 +185,9 @@ fn check_len(got: u64) -> Result<(), WeightsError> {
 
 /// Detects the container by its first bytes.
 fn detect(bytes: &[u8]) -> Result<Format, WeightsError> {
-    // A safetensors file starts with the length of its header, whose bytes may equal any signature. So
-    // the brace that follows is checked first: the other formats never have one at this offset.
+    // A safetensors file starts with the eight-byte length of its header, and these bytes may equal
+    // the signature of another format. So the brace that opens the header is checked first: files
+    // of the other formats never have a brace at this offset.
     if bytes.get(8) == Some(&b'{') {
         return Ok(Format::Safetensors);
     }

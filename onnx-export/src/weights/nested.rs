@@ -35,28 +35,32 @@ const HOLDERS: &[&str] = &[
 /// Prefixes that `DataParallel` and `torch.compile` add to every tensor name.
 const PREFIXES: &[&str] = &["module.", "_orig_mod."];
 
-/// The module inside a quantized linear layer. Its tensors `_packed_params.weight` and `.bias`, or those of
-/// the tuple `_packed_params._packed_params`, become `weight` and `bias` of the layer.
+/// Infix in the names of the tensors in a quantized linear layer, which packs its weight and bias
+/// into a module of this name. In a layer `fc`, the tensors `fc._packed_params.weight` and
+/// `fc._packed_params.bias`, or the items of the tuple `fc._packed_params._packed_params`, become
+/// `fc.weight` and `fc.bias`.
 /// Source: `torch/ao/nn/quantized/modules/linear.py`.
 const PACKED: &str = "_packed_params.";
 
 /// Name of the tuple `(weight, bias)` in the module [`PACKED`].
 const PAIR: &str = "_packed_params";
 
-/// Maximum nesting of [`HOLDERS`]. Checkpoints have one level, rarely two; the limit also ends the
-/// search in a dictionary that contains itself.
+/// Maximum number of nested levels of [`HOLDERS`] that are searched. Checkpoints have one level,
+/// rarely two; the limit also ends the search in a dictionary that contains itself.
 const MAX_DEPTH: usize = 3;
 
-/// Maximum number of prefixes that are removed from a name.
+/// Maximum number of prefixes that are removed from the names of the tensors.
 const MAX_PREFIXES: usize = 4;
 
 /// Maximum number of top-level keys that [`WeightsError::NoTensors`] lists.
 const LISTED: usize = 20;
 
-/// Returns the tensors of the state dict in a pickle, by name without the prefixes of wrappers.
+/// Finds the state dict in a pickle and returns its tensors, by name without the prefixes of
+/// wrappers.
 ///
 /// # Errors
-/// Returns [`WeightsError::NoTensors`], which lists the keys of the top level, if there is no state dict.
+/// Returns [`WeightsError::NoTensors`], which lists the keys of the top level, if there is no state
+/// dict.
 pub(super) fn select<'p, 'a>(
     pickled: &'p Pickled<'a>,
 ) -> Result<BTreeMap<String, &'p TensorRef<'a>>, WeightsError> {
@@ -64,8 +68,8 @@ pub(super) fn select<'p, 'a>(
         find(pickled, pickled.root, MAX_DEPTH).ok_or_else(|| WeightsError::NoTensors {
             found: top_level(pickled),
         })?;
-    // Each removal copies all names, so the count is bounded: wrappers nest a few levels deep, but a hostile
-    // file could repeat a prefix thousands of times.
+    // Each removal of a prefix copies all names, so the number of removals is bounded: wrappers
+    // nest a few levels deep, but a hostile file could repeat a prefix thousands of times.
     for _ in 0..MAX_PREFIXES {
         let Some(prefix) = common_prefix(&named) else {
             break;
@@ -78,7 +82,9 @@ pub(super) fn select<'p, 'a>(
     Ok(named)
 }
 
-/// Returns the state dict under a key of [`HOLDERS`], or the tensors of `dict`. `None` if there are no tensors.
+/// Returns the tensors below the first key of [`HOLDERS`] in `dict` that has any, or else the
+/// tensors directly in `dict`. `depth` is the number of levels to search. `None` if there are no
+/// tensors.
 fn find<'p, 'a>(
     pickled: &'p Pickled<'a>,
     dict: Value,
@@ -111,7 +117,7 @@ fn tensors<'p, 'a>(pickled: &'p Pickled<'a>, dict: Value) -> BTreeMap<String, &'
             Some(Node::Tensor(held)) => {
                 named.insert(format!("{layer}{tensor}"), held);
             }
-            // The bias of a layer without bias is None.
+            // In a layer without bias, the second item is Python's `None` and is skipped.
             Some(Node::Tuple(pair)) if tensor == PAIR => {
                 for (name, part) in ["weight", "bias"].iter().zip(pair) {
                     if let Some(Node::Tensor(held)) = arena.node(*part) {

@@ -40,7 +40,7 @@ impl StateDict {
     }
 }
 
-/// Converts a tensor to half precision; `None` if it stays unchanged.
+/// Converts a tensor to half precision. `None` if the tensor is to stay unchanged.
 fn halved(tensor: &Tensor) -> Option<Tensor> {
     let quantized = tensor.quantizer().is_some();
     if tensor.shape().len() < 2 || tensor.dtype() == DType::F16 || quantized {

@@ -1,6 +1,7 @@
 //! Reads the scales and zero points of quantized tensors.
 //!
-//! Scales and zero points are in the pickle, or in storages, which `layout` reads with all others.
+//! A pickle either lists scales and zero points or refers to storages that hold them, which
+//! `layout` reads together with the storages of the elements.
 
 use std::collections::BTreeMap;
 
@@ -79,7 +80,8 @@ impl<'a, T: Copy> Values<'a, T> {
         }
     }
 
-    /// Returns the values listed in the pickle, or `held`, the values of the tensor that holds them.
+    /// Returns the values listed in the pickle or, if a tensor holds them, `held`, the values that
+    /// were read from this tensor.
     fn read(&self, held: Option<Vec<T>>) -> Vec<T> {
         match self {
             Self::Listed(values) => values.clone(),
@@ -88,10 +90,12 @@ impl<'a, T: Copy> Values<'a, T> {
     }
 }
 
-/// Makes the tensors `wanted` from their `parts`: attaches scales and zero points to the elements.
+/// Combines the `parts` of the tensors `wanted`: attaches scales and zero points to the elements of
+/// each quantized tensor.
 ///
 /// # Errors
-/// Returns [`WeightsError::Entry`] if a quantizer does not match its tensor.
+/// Returns [`WeightsError::Entry`] if a quantizer does not match its tensor, or
+/// [`WeightsError::Limit`] if copies of listed scales and zero points exceed the budget.
 pub(super) fn assemble<'n>(
     wanted: &'n BTreeMap<String, &TensorRef<'_>>,
     mut parts: Parts<'n>,
@@ -127,8 +131,8 @@ pub(super) fn assemble<'n>(
 }
 
 impl QuantizerRef<'_> {
-    /// Returns the size in bytes of the values listed in the pickle. Each tensor gets a copy, so a list that many
-    /// tensors share counts once per tensor.
+    /// Returns the size in bytes of the scales and zero points listed in the pickle. Each tensor
+    /// gets a copy of them, so a list that many tensors share counts once per tensor.
     fn listed_bytes(&self) -> usize {
         match self {
             Self::PerTensor { .. } => 0,
@@ -138,8 +142,8 @@ impl QuantizerRef<'_> {
         }
     }
 
-    /// Makes the quantizer. `floats` and `integers` are scales and zero points that were read from tensors;
-    /// `None` if the pickle lists them.
+    /// Creates the quantizer. `floats` are the scales and `integers` the zero points that were read
+    /// from tensors; each is `None` if no tensor holds these values.
     fn read(
         &self,
         floats: Option<Vec<f64>>,

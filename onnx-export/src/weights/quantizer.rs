@@ -14,16 +14,17 @@ pub struct Quantizer {
     axis: Option<usize>,
 }
 
-// Equality is total, since no scale is NaN.
+// Equality is reflexive, since no scale is NaN.
 impl Eq for Quantizer {}
 
 /// Error: the scales or zero points are invalid or do not match the tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("expected {expected}, got {got}")]
+#[error("invalid scales or zero points: expected {expected}, got {got}")]
 pub struct InvalidQuantizer {
-    /// Requirement on the scales, the zero points or the tensor.
+    /// Requirement on the scales, the zero points or the tensor that is violated.
     pub expected: &'static str,
-    /// Value that violates the requirement.
+    /// Value that violates the requirement, with the tensor's axis, shape or data type if they
+    /// matter.
     pub got: String,
 }
 
@@ -35,7 +36,8 @@ impl InvalidQuantizer {
 }
 
 impl Quantizer {
-    /// One scale and zero point for all elements: torch's `per_tensor_affine`.
+    /// Creates a quantizer with one scale and zero point for all elements: torch's
+    /// `per_tensor_affine`.
     ///
     /// # Errors
     /// Returns [`InvalidQuantizer`] if the scale is not finite and greater than 0.
@@ -43,11 +45,12 @@ impl Quantizer {
         Self::new(vec![scale], vec![zero_point], None)
     }
 
-    /// A scale and a zero point for each index of `axis`: torch's `per_channel_affine`.
+    /// Creates a quantizer with a scale and a zero point for each index of `axis`: torch's
+    /// `per_channel_affine`.
     ///
     /// # Errors
-    /// Returns [`InvalidQuantizer`] if a scale is not finite and greater than 0, or the numbers of scales and
-    /// zero points differ.
+    /// Returns [`InvalidQuantizer`] if a scale is not finite and greater than 0, or the numbers of
+    /// scales and zero points differ.
     pub fn per_channel(
         scales: Vec<f64>,
         zero_points: Vec<i64>,
@@ -61,14 +64,19 @@ impl Quantizer {
         zero_points: Vec<i64>,
         axis: Option<usize>,
     ) -> Result<Self, InvalidQuantizer> {
-        // Torch converts the scale to f32, where a small one becomes 0 and a large one infinite.
+        // Torch converts scales to f32, where a very small scale becomes 0 and a very large one
+        // infinite.
         let usable = |scale: &f64| (*scale as f32).is_finite() && *scale as f32 > 0.0;
         if let Some(scale) = scales.iter().find(|scale| !usable(scale)) {
             let expected = "a finite scale greater than 0";
             return Err(InvalidQuantizer::new(expected, scale));
         }
         if scales.len() != zero_points.len() {
-            let got = format!("{} for {} scales", zero_points.len(), scales.len());
+            let got = format!(
+                "{} zero points for {} scales",
+                zero_points.len(),
+                scales.len()
+            );
             return Err(InvalidQuantizer::new("as many zero points as scales", &got));
         }
         Ok(Self {
@@ -78,25 +86,27 @@ impl Quantizer {
         })
     }
 
-    /// The scales: one for the tensor, or one for each index of the axis.
+    /// Returns the scales: one for the whole tensor, or one for each index of [`Quantizer::axis`].
     pub fn scales(&self) -> &[f64] {
         &self.scales
     }
 
-    /// The zero points, one for each scale.
+    /// Returns the zero points, one for each scale.
     pub fn zero_points(&self) -> &[i64] {
         &self.zero_points
     }
 
-    /// The axis whose indices have their own scales; `None` if all elements share one scale.
+    /// Returns the axis whose indices have their own scales; `None` if all elements share one
+    /// scale.
     pub fn axis(&self) -> Option<usize> {
         self.axis
     }
 
-    /// Checks the zero points against the data type, and the axis and number of scales against the shape.
+    /// Checks that the zero points fit into the data type of the tensor, and the axis and number of
+    /// scales to its shape.
     pub(super) fn check(&self, dtype: DType, shape: &[usize]) -> Result<(), InvalidQuantizer> {
         let Some((least, most)) = range(dtype) else {
-            let expected = "elements of i8, u8 or i32";
+            let expected = "elements of type i8, u8 or i32";
             return Err(InvalidQuantizer::new(expected, &dtype));
         };
         let outside = |zero_point: &&i64| !(least..=most).contains(*zero_point);
@@ -113,14 +123,17 @@ impl Quantizer {
             return Err(InvalidQuantizer::new("an axis of the tensor", &got));
         };
         if self.scales.len() != channels {
-            let got = format!("{} for axis {axis} of shape {shape:?}", self.scales.len());
-            return Err(InvalidQuantizer::new("a scale for every channel", &got));
+            let got = format!(
+                "{} scales for axis {axis} of shape {shape:?}",
+                self.scales.len()
+            );
+            return Err(InvalidQuantizer::new("a scale per index of the axis", &got));
         }
         Ok(())
     }
 
-    /// Returns the f32 values of the `integers` of a tensor of `shape`, in C order. The difference to the zero point
-    /// is computed in integers, the product with the scale in f32.
+    /// Returns the f32 values of the `integers` of a tensor of `shape`, in C order. The zero point
+    /// is subtracted in integers, and the difference is multiplied by the scale in f32.
     ///
     /// Source: `aten/src/ATen/native/quantized/AffineQuantizerBase.cpp:dequantize_val`.
     pub(super) fn dequantize(
@@ -128,9 +141,10 @@ impl Quantizer {
         integers: impl Iterator<Item = i64>,
         shape: &[usize],
     ) -> Vec<f32> {
-        // Elements per channel; a single scale is one channel with all elements.
+        // Number of consecutive elements that share a scale; all elements if there is only one
+        // scale.
         let inner = match self.axis {
-            // The product of the axes of an empty tensor may overflow.
+            // Saturating, since the product of the other axes of an empty tensor may overflow.
             Some(axis) => shape
                 .iter()
                 .skip(axis + 1)
@@ -148,8 +162,8 @@ impl Quantizer {
     }
 }
 
-/// The smallest and largest integer of a data type that torch's `qint8`, `quint8` and `qint32` store; `None` for
-/// other data types.
+/// Returns the smallest and largest integer of a data type that stores torch's `qint8`, `quint8` or
+/// `qint32`; `None` for other data types.
 fn range(dtype: DType) -> Option<(i64, i64)> {
     match dtype {
         DType::I8 => Some((i8::MIN.into(), i8::MAX.into())),
@@ -177,7 +191,8 @@ mod tests {
 
     #[test]
     fn dequantized_values_are_bit_identical_to_torch() {
-        // torch.quantize_per_tensor(x, 0.1, 3, torch.qint8).dequantize()
+        // The expected values are those of torch.quantize_per_tensor(x, 0.1, 3,
+        // torch.qint8).dequantize().
         let one = Quantizer::per_tensor(0.1, 3).unwrap();
         let got = dequantized(DType::I8, &[3], &[0x80, 3, 127], one).unwrap();
         assert_eq!(got, [-131.0 * 0.1_f32, 0.0, 124.0 * 0.1_f32]);
@@ -214,11 +229,14 @@ mod tests {
             let error = Quantizer::per_tensor(scale, 0).unwrap_err().to_string();
             assert_eq!(
                 error,
-                format!("expected a finite scale greater than 0, got {scale}")
+                format!(
+                    "invalid scales or zero points: expected a finite scale greater than 0, \
+                     got {scale}"
+                )
             );
         }
         let error = Quantizer::per_channel(vec![1.0; 2], vec![0; 3], 0).unwrap_err();
-        assert_eq!(error.got, "3 for 2 scales");
+        assert_eq!(error.got, "3 zero points for 2 scales");
         let per_channel = |n: usize, axis| Quantizer::per_channel(vec![1.0; n], vec![0; n], axis);
         let cases = [
             (DType::I8, Quantizer::per_tensor(1.0, 128), "got 128 for i8"),
@@ -226,13 +244,13 @@ mod tests {
             (
                 DType::F32,
                 Quantizer::per_tensor(1.0, 0),
-                "expected elements of i8, u8 or i32, got f32",
+                "expected elements of type i8, u8 or i32, got f32",
             ),
             (DType::I8, per_channel(2, 2), "got axis 2 for shape [2, 1]"),
             (
                 DType::I8,
                 per_channel(3, 0),
-                "got 3 for axis 0 of shape [2, 1]",
+                "got 3 scales for axis 0 of shape [2, 1]",
             ),
         ];
         for (dtype, quantizer, expected) in cases {

@@ -1,7 +1,8 @@
 //! Reads and writes the safetensors format: a JSON header, then the tensors without gaps.
 //!
-//! The `safetensors` crate parses and checks the header. It lets the last of two equal tensor names win and
-//! may overflow when it compares the header with the length of the file, so both are checked here.
+//! The `safetensors` crate parses and checks the header. If a tensor name occurs twice, the crate
+//! uses the last one, and its comparison of the header with the length of the file may overflow. So
+//! this module checks the names and the length itself.
 
 use std::{
     borrow::Cow,
@@ -14,7 +15,7 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor
 
 use super::{DType, Format, StateDict, Tensor, Tensors, WeightsError, error::shown, limits};
 
-/// Size in bytes of the field before the header, which holds the header's length.
+/// Size in bytes of the field at the start of the file, which holds the length of the header.
 const LENGTH: usize = 8;
 
 /// Reads all tensors and the `__metadata__` of the file `bytes`.
@@ -32,7 +33,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>), W
             Format::Safetensors,
             "(data)",
             "as many bytes as the header declares",
-            format!("{} instead of {}", data.len(), header.data_len()),
+            format!("{} bytes instead of {}", data.len(), header.data_len()),
         ));
     }
     let mut tensors = Tensors::new();
@@ -51,7 +52,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>), W
     Ok((tensors, header.metadata().clone().unwrap_or_default()))
 }
 
-/// A JSON object in which no key occurs twice; parsing another one fails. The values are skipped.
+/// A JSON object in which no key occurs twice. Parsing fails if a key is repeated; the values are
+/// skipped.
 struct DistinctNames;
 
 impl<'de> Deserialize<'de> for DistinctNames {
@@ -64,7 +66,7 @@ impl<'de> Visitor<'de> for DistinctNames {
     type Value = Self;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of tensors by name")
+        f.write_str("a JSON object whose keys are tensor names")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut tensors: A) -> Result<Self, A::Error> {
@@ -81,7 +83,7 @@ impl<'de> Visitor<'de> for DistinctNames {
     }
 }
 
-/// Splits a file into the JSON header and the bytes of the tensors.
+/// Splits a file into the bytes of the JSON header and the bytes of the tensors.
 fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), WeightsError> {
     let truncated = |offset: usize, needed| WeightsError::Truncated {
         format: Format::Safetensors,
@@ -106,11 +108,12 @@ fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), WeightsError> {
 impl StateDict {
     /// Returns the bytes of a safetensors file with the tensors and the metadata.
     ///
-    /// Equal tensors give equal bytes, unless there are several metadata entries: their order may differ.
+    /// Equal state dicts result in equal bytes, unless they have several metadata entries, whose
+    /// order may differ.
     ///
     /// # Errors
-    /// Returns [`WeightsError::Write`] if the header would be too large, or [`WeightsError::Entry`] for a
-    /// quantized tensor, since the format cannot store scales.
+    /// Returns [`WeightsError::Write`] if the header would be too large, or [`WeightsError::Entry`]
+    /// for a quantized tensor, since the format cannot store scales.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, WeightsError> {
         if let Some((name, tensor)) = self.iter().find(|(_, t)| t.quantizer().is_some()) {
             let expected = "a tensor that is not quantized";
@@ -208,11 +211,11 @@ mod tests {
         let cases = [
             (
                 file(good, 7),
-                "expected as many bytes as the header declares, got 7 instead of 8",
+                "expected as many bytes as the header declares, got 7 bytes instead of 8",
             ),
             (
                 file(good, 9),
-                "expected as many bytes as the header declares, got 9 instead of 8",
+                "expected as many bytes as the header declares, got 9 bytes instead of 8",
             ),
             (
                 file(&good.replace("[2]", "[3]"), 8),
@@ -229,7 +232,7 @@ mod tests {
                 "expected distinct tensor names, got `a` twice",
             ),
             (file(&huge, 0), "safetensors file: "),
-            (file(&top, 0), "safetensors file, `(data)`"),
+            (file(&top, 0), "safetensors file, entry `(data)`"),
             (vec![1, 2, 3], "expected 8 more bytes at offset 0, got 3"),
             (vec![255; 16], "bytes of the header must be at most"),
             (

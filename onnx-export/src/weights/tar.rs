@@ -1,8 +1,9 @@
 //! Reads the tar container that torch wrote before 0.1.10.
 //!
-//! Its members are `sys_info`, `storages`, `tensors` and `pickle`. `storages` and `tensors` start with a
-//! count; each entry is a pickle followed by raw bytes. The object in `pickle` refers to the tensors by
-//! number. Members are slices of the file: nothing is unpacked.
+//! Its members are `sys_info`, `storages`, `tensors` and `pickle`. The members `storages` and
+//! `tensors` start with the number of their entries; each entry is a pickle followed by raw bytes.
+//! The saved object, in the member `pickle`, refers to the tensors by number. Members are slices of
+//! the file: nothing is unpacked.
 //!
 //! Source: `torch/serialization.py:legacy_load`.
 
@@ -35,7 +36,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
     layout::materialize(&wanted, &mut storages, Format::Tar, bytes.len())
 }
 
-/// The contents of the members that are files, by name.
+/// The contents of the tar members that are regular files, by name.
 struct Members<'a>(BTreeMap<String, &'a [u8]>);
 
 impl<'a> Members<'a> {
@@ -84,20 +85,21 @@ impl Storages for Numbered<'_> {
         let found = key.parse().ok().and_then(|key: i64| self.get(&key));
         match found {
             Some(storage) => Ok(Cow::Borrowed(storage.data)),
-            None => Err(wrong("storages", "a storage", key)),
+            None => Err(wrong("storages", "the key of a storage", key)),
         }
     }
 }
 
-/// Reads the member `storages`: a count, then `(key, location, class)` and the elements of each storage, then
-/// the views `[(key, root key, offset, numel), ..]`.
+/// Reads the member `storages`: the number of storages, then for each of them the pickle
+/// `(key, location, class)` and the elements, then a pickle with the views
+/// `[(key, root key, offset, numel), ..]`. Returns the storages and views by key.
 fn read_storages(bytes: &[u8]) -> Result<Numbered<'_>, WeightsError> {
     let name = "storages";
     let (count, mut at) = read_count(bytes, name)?;
     let mut storages = BTreeMap::new();
     for _ in 0..count {
         let entry = pickle::load(bytes, at, Persistent::Refused)?;
-        let expected = "(key, location, storage class)";
+        let expected = "the tuple (key, location, storage class) of a storage";
         let Some([Value::Int(key), _, class]) = entry.arena.items(entry.root) else {
             return Err(wrong(name, expected, entry.arena.describe(entry.root)));
         };
@@ -120,7 +122,7 @@ fn read_storages(bytes: &[u8]) -> Result<Numbered<'_>, WeightsError> {
         let Some((key, storage)) = read_view(view, &storages) else {
             return Err(wrong(
                 name,
-                "(key, root key, offset, numel)",
+                "the tuple (key, root key, offset, numel) of a view",
                 "another value or a view outside its storage",
             ));
         };
@@ -142,8 +144,9 @@ fn read_view<'a>(view: &[Value], storages: &Numbered<'a>) -> Option<(i64, Storag
     Some((*key, Storage { dtype, data }))
 }
 
-/// Reads the member `tensors`: a count, then for each tensor `(key, storage key, class)`, rank (i32), four
-/// unused bytes, shape and strides (i64 each), and offset (i64).
+/// Reads the member `tensors`: the number of tensors, then for each of them the pickle
+/// `(key, storage key, class)`, rank (i32), four unused bytes, shape and strides (i64 each), and
+/// offset (i64). Returns the tensors by key.
 fn read_tensors(
     bytes: &[u8],
     storages: &Numbered<'_>,
@@ -154,7 +157,7 @@ fn read_tensors(
     for _ in 0..count {
         let (key, storage_key) = read_tensor_key(bytes, &mut at)?;
         let Some(storage) = storages.get(&storage_key) else {
-            return Err(wrong(name, "a storage of the file", storage_key));
+            return Err(wrong(name, "the key of a storage in the file", storage_key));
         };
         let rank = u64::from(read_u32(bytes, &mut at)?);
         limits::at_most(Format::Tar, "axes of a tensor", limits::MAX_RANK, rank)?;
@@ -178,12 +181,17 @@ fn read_tensors(
 }
 
 fn read_tensor_key(bytes: &[u8], at: &mut usize) -> Result<(i64, i64), WeightsError> {
-    // The class, such as `torch.FloatTensor`, repeats the data type of the storage.
+    // The third item, a class such as `torch.FloatTensor`, is ignored: it repeats the data type of
+    // the storage.
     let entry = pickle::load(bytes, *at, Persistent::Refused)?;
     *at = entry.end;
     let Some([Value::Int(key), Value::Int(storage), _]) = entry.arena.items(entry.root) else {
         let got = entry.arena.describe(entry.root);
-        return Err(wrong("tensors", "(key, storage key, tensor class)", got));
+        return Err(wrong(
+            "tensors",
+            "the tuple (key, storage key, tensor class) of a tensor",
+            got,
+        ));
     };
     Ok((*key, *storage))
 }
@@ -192,7 +200,11 @@ fn read_count(bytes: &[u8], name: &str) -> Result<(usize, usize), WeightsError> 
     let count = pickle::load(bytes, 0, Persistent::Refused)?;
     match size(count.root) {
         Some(n) => Ok((n, count.end)),
-        None => Err(wrong(name, "a count", count.arena.describe(count.root))),
+        None => Err(wrong(
+            name,
+            "the number of entries",
+            count.arena.describe(count.root),
+        )),
     }
 }
 
@@ -206,7 +218,8 @@ fn read_size(bytes: &[u8], at: &mut usize) -> Result<usize, WeightsError> {
     let mut out = [0; 8];
     out.copy_from_slice(take(bytes, at, 8, Format::Tar)?);
     let value = i64::from_le_bytes(out);
-    usize::try_from(value).map_err(|_| wrong("tensors", "a length or offset", value))
+    usize::try_from(value)
+        .map_err(|_| wrong("tensors", "a non-negative length, stride or offset", value))
 }
 
 fn read_sizes(bytes: &[u8], at: &mut usize, rank: u64) -> Result<Vec<usize>, WeightsError> {

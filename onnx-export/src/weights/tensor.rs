@@ -8,7 +8,7 @@ use half::{bf16, f16};
 
 use super::{InvalidQuantizer, Quantizer, WeightsError, error::Overflowing};
 
-/// Data types of the tensors in checkpoints.
+/// Data type of the elements of a tensor in a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DType {
     /// IEEE 754 single precision.
@@ -34,7 +34,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// Size of an element in bytes.
+    /// Returns the size of an element in bytes.
     pub fn size(self) -> usize {
         match self {
             Self::F64 | Self::I64 => 8,
@@ -44,7 +44,8 @@ impl DType {
         }
     }
 
-    /// Whether the data type is a floating-point type, which [`Tensor::to_f32`] converts.
+    /// Returns whether the data type is a floating-point type. [`Tensor::to_f32`] converts tensors
+    /// of these types without a quantizer.
     pub fn is_float(self) -> bool {
         matches!(self, Self::F32 | Self::F16 | Self::BF16 | Self::F64)
     }
@@ -78,10 +79,11 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// Makes a tensor from little-endian elements in C order. An empty shape is a scalar.
+    /// Creates a tensor from little-endian elements in C order. An empty shape means a scalar.
     ///
     /// # Errors
-    /// Returns [`WeightsError::Shape`] if the number of bytes does not match shape and data type.
+    /// Returns [`WeightsError::Shape`] if the number of bytes does not match the shape and the data
+    /// type.
     pub fn new(dtype: DType, shape: Vec<usize>, bytes: Vec<u8>) -> Result<Self, WeightsError> {
         let expected = byte_count(dtype, &shape);
         if expected == Some(bytes.len()) {
@@ -100,7 +102,7 @@ impl Tensor {
         })
     }
 
-    /// Makes an f32 tensor from `values` in C order.
+    /// Creates an f32 tensor from `values` in C order.
     ///
     /// # Errors
     /// Returns [`WeightsError::Shape`] if the number of values does not match the shape.
@@ -112,36 +114,37 @@ impl Tensor {
     /// Attaches scales and zero points to a tensor of integers.
     ///
     /// # Errors
-    /// Returns [`InvalidQuantizer`] if the data type is not i8, u8 or i32, a zero point is outside its range, the
-    /// tensor has no axis [`Quantizer::axis`], or the number of scales is not the length of that axis.
+    /// Returns [`InvalidQuantizer`] if the data type is not i8, u8 or i32, a zero point is outside
+    /// the range of the data type, the tensor has no axis [`Quantizer::axis`], or the number of
+    /// scales is not the length of that axis.
     pub fn quantized(self, quantizer: Quantizer) -> Result<Self, InvalidQuantizer> {
         quantizer.check(self.dtype, &self.shape)?;
         let quantizer = Some(quantizer);
         Ok(Self { quantizer, ..self })
     }
 
-    /// The scales and zero points; `None` if the tensor is not quantized.
+    /// Returns the scales and zero points; `None` if the tensor is not quantized.
     pub fn quantizer(&self) -> Option<&Quantizer> {
         self.quantizer.as_ref()
     }
 
-    /// Data type of the elements.
+    /// Returns the data type of the elements.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// Length of each axis, outermost first.
+    /// Returns the length of each axis, outermost first.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// The elements, little-endian, in C order.
+    /// Returns the bytes of the elements: little-endian, in C order.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The values as f32, in C order. An f64 is rounded to the nearest f32. The values of a quantized tensor
-    /// are bit-identical to those of torch's `dequantize`.
+    /// Returns the values as f32, in C order. An f64 is rounded to the nearest f32. The values of a
+    /// quantized tensor are bit-identical to those of torch's `dequantize`.
     ///
     /// # Errors
     /// Returns [`WeightsError::NotFloat`] if the tensor holds integers without scales, or booleans.
@@ -167,7 +170,8 @@ impl Tensor {
         })
     }
 
-    /// The values of a floating-point or quantized tensor as f64, in C order; `None` for other tensors.
+    /// Returns the values of a floating-point or quantized tensor as f64, in C order; `None` for
+    /// other tensors.
     pub(super) fn to_f64(&self) -> Option<Vec<f64>> {
         match self.dtype {
             DType::F64 => Some(elements(&self.bytes).map(f64::from_le_bytes).collect()),
@@ -175,7 +179,8 @@ impl Tensor {
         }
     }
 
-    /// The elements of an i64, i32, i8 or u8 tensor, in C order; `None` for other data types.
+    /// Returns the elements of an i64, i32, i8 or u8 tensor, in C order; `None` for other data
+    /// types. The elements of a quantized tensor are its integers.
     pub fn to_i64(&self) -> Option<Vec<i64>> {
         let bytes = &self.bytes;
         Some(match self.dtype {
@@ -192,7 +197,7 @@ impl Tensor {
     }
 }
 
-/// Size of a tensor in bytes; `None` on overflow.
+/// Returns the size in bytes of a tensor of data type `dtype`; `None` on overflow.
 pub(super) fn byte_count(dtype: DType, shape: &[usize]) -> Option<usize> {
     shape
         .iter()
@@ -222,7 +227,8 @@ mod tests {
         }
         let whole = Tensor::new(DType::I64, vec![], vec![0; 8]).unwrap();
         let message = whole.to_f32().unwrap_err().to_string();
-        let expected = "cannot convert to f32: expected f32, f16, bf16 or f64 elements, got i64";
+        let expected = "cannot convert the tensor to f32: expected f32, f16, bf16, f64 or \
+                        quantized elements, got i64";
         assert_eq!(message, expected);
     }
 
@@ -235,17 +241,17 @@ mod tests {
             (
                 vec![2, 3],
                 23,
-                "tensor of shape [2, 3] and type f32: expected 24 bytes, got 23",
+                "tensor of shape [2, 3] and type f32 must have 24 bytes, got 23",
             ),
             (
                 vec![],
                 0,
-                "tensor of shape [] and type f32: expected 4 bytes, got 0",
+                "tensor of shape [] and type f32 must have 4 bytes, got 0",
             ),
             (
                 vec![usize::MAX, 2],
                 4,
-                "expected more than 2^64 bytes, got 4",
+                "must have more than 2^64 bytes, got 4",
             ),
         ];
         for (shape, bytes, message) in cases {

@@ -1,9 +1,10 @@
 //! Reads the zip container that torch writes since 1.6.
 //!
-//! `<root>/data.pkl` is the object, `<root>/data/<key>` are the storages, and `<root>/byteorder` names the
-//! byte order. Entries are looked up by these names and read into memory. Nothing is written to the disk,
-//! so a name such as `../x` does no harm. Each entry is read at most once and all entries share one memory
-//! budget, so overlapping entries do not multiply memory.
+//! `<root>/data.pkl` is the pickle of the saved object, `<root>/data/<key>` are the storages, and
+//! `<root>/byteorder` names the byte order. Entries are looked up by these names and read into
+//! memory. Nothing is written to the disk, so a name such as `../x` does no harm. Each entry is
+//! read at most once and all entries share one memory budget, so overlapping entries do not
+//! multiply memory.
 //!
 //! Not here: `TorchScript` archives, whose pickles name generated classes.
 //!
@@ -42,7 +43,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
 
 struct Archive<'a> {
     zip: ZipArchive<Cursor<&'a [u8]>>,
-    /// Prefix of all entry names: empty, or a path that ends with a slash.
+    /// Path of the archive's root directory, which all entry names begin with: empty, or with a
+    /// slash at the end.
     root: String,
     file_len: usize,
     budget: Budget,
@@ -50,14 +52,15 @@ struct Archive<'a> {
 
 impl<'a> Archive<'a> {
     fn open(bytes: &'a [u8]) -> Result<Self, WeightsError> {
-        // The archive starts at the first byte; without this, the reader searches the file for it.
+        // By default, the zip reader searches the file for the start of the archive. Checkpoints
+        // have it at the first byte.
         let config = Config {
             archive_offset: ArchiveOffset::Known(0),
         };
         let zip = ZipArchive::with_config(config, Cursor::new(bytes))
             .map_err(|source| failed("(directory)", source))?;
         if zip.has_duplicate_names() {
-            // Readers differ in which of two equal names they use.
+            // Two entries of one name are ambiguous: zip readers differ in which of them they use.
             return Err(broken("(directory)", "distinct names", "one name twice"));
         }
         let root = find_root(&zip)?;
@@ -65,11 +68,12 @@ impl<'a> Archive<'a> {
             zip,
             root,
             file_len: bytes.len(),
-            budget: Budget::for_file(Format::Zip, "inflated bytes", bytes.len()),
+            budget: Budget::for_file(Format::Zip, "inflated bytes in all entries", bytes.len()),
         })
     }
 
-    /// Rejects big-endian files. Torch before 2.1 wrote no byte order; such files are little-endian.
+    /// Rejects files with big-endian values. A file without the entry `byteorder`, as written by
+    /// torch before 2.1, counts as little-endian.
     fn check_byte_order(&mut self) -> Result<(), WeightsError> {
         let name = format!("{}byteorder", self.root);
         if self.zip.index_for_name(&name).is_none() {
@@ -105,12 +109,13 @@ impl<'a> Archive<'a> {
             .saturating_add(limits::ENTRY_SLACK);
         limits::at_most(Format::Zip, "inflated bytes of an entry", most, size)?;
         let mut out = self.budget.allocate(size as usize)?;
-        // One byte more than the declared size is read to detect entries that inflate to more.
+        // Reading up to one byte more than the declared size detects an entry that inflates to
+        // more.
         let read = entry.take(size.saturating_add(1)).read_to_end(&mut out);
         read.map_err(|source| failed(&name, ZipError::Io(source)))?;
         if out.len() as u64 != size {
             let expected = "as many bytes as the directory declares";
-            let got = format!("{} instead of {size}", out.len());
+            let got = format!("{} bytes instead of {size}", out.len());
             return Err(broken(&name, expected, got));
         }
         Ok(out)
@@ -124,10 +129,11 @@ impl Storages for Archive<'_> {
     }
 }
 
-/// Returns the prefix `<root>/` in the name of the only entry `<root>/data.pkl`.
+/// Finds the only entry with the name `<root>/data.pkl` and returns the prefix `<root>/`, or an
+/// empty prefix if the entry has no directory.
 ///
 /// # Errors
-/// Returns [`WeightsError::Entry`] if there is no such entry or more than one.
+/// Returns [`WeightsError::Entry`] if no entry or more than one has such a name.
 fn find_root(zip: &ZipArchive<Cursor<&[u8]>>) -> Result<String, WeightsError> {
     let names = zip.file_names().filter_map(Result::ok);
     let mut roots = names.filter_map(|name| {

@@ -90,7 +90,7 @@ fn invalid_quantizers_are_rejected() {
         ),
         (
             Scheme::Listed(&[1.0; 3], &[0; 3], 0),
-            "`w`: expected a scale for every channel, got 3 for axis 0 of shape [2, 3]",
+            "`w`: expected a scale per index of the axis, got 3 scales for axis 0 of shape [2, 3]",
         ),
         (
             Scheme::Listed(&[1.0; 2], &[0; 2], 2),
@@ -98,7 +98,7 @@ fn invalid_quantizers_are_rejected() {
         ),
         (
             Scheme::Listed(&[1.0; 2], &[0; 1], 0),
-            "`w`: expected as many zero points as scales, got 1 for 2 scales",
+            "`w`: expected as many zero points as scales, got 1 zero points for 2 scales",
         ),
         (
             Scheme::Other("float32"),
@@ -116,7 +116,7 @@ fn invalid_quantizers_are_rejected() {
     }
     let floats = Stored("FloatStorage", "0", &[0; 8]);
     let error = read(&zip_of(&floats, &[2], &Scheme::PerTensor(1.0, 0))).unwrap_err();
-    assert!(error.contains("expected elements of i8, u8 or i32, got f32"));
+    assert!(error.contains("expected elements of type i8, u8 or i32, got f32"));
 }
 
 #[test]
@@ -155,7 +155,8 @@ fn packed_layers_of_every_version_become_weight_and_bias() {
     let tensor = |out: &mut Vec<u8>| quantized(out, &stored, &[6], &Scheme::PerTensor(0.5, 0));
     let bias = Stored("FloatStorage", "1", &[0; 8]);
     let mut pickle = b"\x80\x02}".to_vec();
-    // A layer with a bias, one without, and one in the format of the second version.
+    // Layer `a` has a bias, layer `b` has none, and layer `c` has the names of the second version
+    // of torch's format.
     text(&mut pickle, "a._packed_params._packed_params");
     tensor(&mut pickle);
     vector(&mut pickle, &bias);

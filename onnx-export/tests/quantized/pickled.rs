@@ -4,15 +4,16 @@ use std::io::{Cursor, Write};
 
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
-/// A storage: class, key and bytes.
+/// A storage of a checkpoint: its class, such as `QInt8Storage`, its key and its bytes.
 pub(crate) struct Stored<'a>(pub(crate) &'a str, pub(crate) &'a str, pub(crate) &'a [u8]);
 
-/// The quantization scheme of a tensor.
+/// How the pickle describes the scales and zero points of a quantized tensor.
 pub(crate) enum Scheme<'a> {
     PerTensor(f64, i32),
-    /// `per_channel_affine` with scales and zero points in storages, and the axis.
+    /// `per_channel_affine`: the storage of the scales, the storage of the zero points, and the
+    /// axis.
     Held(Stored<'a>, Stored<'a>, u8),
-    /// `per_channel_affine` with scales and zero points listed in the pickle, and the axis.
+    /// `per_channel_affine`: the scales and the zero points, which the pickle lists, and the axis.
     Listed(&'a [f64], &'a [i32], u8),
     Other(&'a str),
 }
@@ -41,7 +42,8 @@ fn width(class: &str) -> usize {
     }
 }
 
-/// Writes `function(storage, 0, shape, strides, ` of a contiguous tensor; the caller closes the call.
+/// Writes the pickle operations of the unfinished call `function(storage, 0, shape, strides, ` for
+/// a contiguous tensor. The caller writes further arguments and closes the call.
 pub(crate) fn open_tensor(out: &mut Vec<u8>, function: &str, stored: &Stored<'_>, shape: &[u8]) {
     let Stored(class, key, bytes) = stored;
     out.extend(format!("ctorch._utils\n{function}\n((").bytes());

@@ -52,8 +52,8 @@ fn value(name: &str, dims: &[Option<i64>]) -> ValueInfoProto {
     }
 }
 
-/// Returns an optimized int8 graph of quantization, a pointwise convolution, a hard swish, and dequantization. `dims`
-/// is the shape of its input.
+/// Returns an optimized int8 graph of quantization, a pointwise convolution, a hard swish, and
+/// dequantization. `dims` is the shape of the graph's input; `None` is a dynamic size.
 fn graph(dims: &[Option<i64>]) -> ModelProto {
     let mut gate = node("com.microsoft", "QLinearConcat", "g z conv r z", "gate");
     gate.attribute = vec![AttributeProto::new("axis", &Attr::Int(1))];
@@ -96,7 +96,8 @@ fn graph(dims: &[Option<i64>]) -> ModelProto {
     }
 }
 
-/// Elements of an image of 1224 x 1224.
+/// Maximum number of elements of a compared input: slightly more than an image of 1224 x 1224
+/// pixels with three channels has.
 const MAX_INPUT: usize = 3 * 1_500_000;
 const DYNAMIC: [Option<i64>; 4] = [None, Some(3), None, None];
 
@@ -137,7 +138,7 @@ fn different_results_are_an_error() {
         builder.commit_from_memory(&model.encode_to_vec()).unwrap()
     };
     let error = compare(session(&self::graph(&DYNAMIC)), session(&other), MAX_INPUT).unwrap_err();
-    let expected = "for an input of [1, 3, 128, 128]";
+    let expected = "for an input of shape [1, 3, 128, 128]";
     assert!(error.to_string().contains(expected), "{error}");
 }
 

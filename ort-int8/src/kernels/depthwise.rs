@@ -10,13 +10,14 @@ use super::{LANES, QUAD};
 pub struct Image<'a> {
     /// Elements `[height, width, C]`.
     pub data: &'a [u8],
-    /// Rows.
+    /// Number of rows of pixels.
     pub height: usize,
-    /// Columns.
+    /// Number of pixels in a row.
     pub width: usize,
 }
 
-/// A depthwise convolution of `[H, W, C] u8` images. Its constants are in the order in which the kernel reads them.
+/// A depthwise convolution of `[H, W, C] u8` images. The weights, biases and multipliers are stored
+/// in the order in which the kernel reads them.
 ///
 /// Source: ONNX `QLinearConv` with as many groups as channels.
 pub struct Depthwise {
@@ -28,25 +29,30 @@ pub struct Depthwise {
     pub(super) dilations: [usize; 2],
     pub(super) input_zero_point: u8,
     pub(super) output_zero_point: u8,
-    /// Bias, multipliers and weights for the vectors of an output row. The row is cut into vectors of 64 elements, and
-    /// the channels of the vectors repeat after `phases.len()` vectors: vector `i` uses phase `i % phases.len()`.
+    /// Bias, multipliers and weights for each element of a vector. The kernel processes an output
+    /// row, `[W, C]`, in vectors of 64 elements, so vector `i` begins at channel `64 * i % C` of
+    /// some pixel. The first channel repeats after `phases.len()` vectors: vector `i` uses phase
+    /// `i % phases.len()`.
     pub(super) phases: Vec<Phase>,
     pub(super) table: Option<Box<[u8; 256]>>,
 }
 
-/// Constants of the channels in one vector, in four parts: part `k` holds elements `4 k` to `4 k + 3` of each group of
-/// sixteen. This is the order of the sums after the bytes of four taps have been interleaved.
+/// Constants for the 64 elements of one vector, in four parts of 16 elements. The AVX-512 kernel
+/// interleaves the bytes of four taps, which reorders the elements: part `k` holds elements `4 k`
+/// to `4 k + 3` of each group of sixteen, as the registers of 32-bit sums do.
 pub(super) struct Phase {
     pub(super) bias: [[i32; 16]; 4],
     pub(super) multipliers: [[f32; 16]; 4],
-    /// Weights of each four consecutive taps, in the four parts.
+    /// Weights by group of four consecutive taps and by part: the four weights of an element lie
+    /// next to each other, in the order of the taps.
     pub(super) weights: Vec<[[i8; LANES]; 4]>,
 }
 
-/// Buffers that a convolution reuses from call to call.
+/// Buffers that a convolution reuses in its next call.
 #[derive(Default)]
 pub struct Scratch {
-    /// Padded input rows, and the image width that they were allocated for.
+    /// Image width in pixels for which the padded input rows were allocated, and these rows. `None`
+    /// before the first call.
     rows: Option<(usize, Rows)>,
     last_row: Vec<[u8; LANES]>,
 }
@@ -55,8 +61,8 @@ impl Depthwise {
     /// Checks the parameters and reorders the constants for the kernel.
     ///
     /// # Errors
-    /// [`KernelError::Window`] if a size is out of range, [`KernelError::Length`] if the tensors have different
-    /// numbers of channels.
+    /// [`KernelError::Window`] if a size, stride, padding or dilation is out of range,
+    /// [`KernelError::Length`] if the tensors have different numbers of channels.
     pub fn new(spec: DepthwiseSpec) -> Result<Self, KernelError> {
         spec.check()?;
         let channels = spec.bias.len();
@@ -81,14 +87,14 @@ impl Depthwise {
         self.channels
     }
 
-    /// Returns `[height, width]` of the output for an input of `height` x `width`. `None` if the window does not fit
-    /// into the padded input.
+    /// Returns `[height, width]` of the output, in pixels, for an input of `height` x `width`
+    /// pixels. `None` if the dilated kernel does not fit into the padded input.
     pub fn output_size(&self, [height, width]: [usize; 2]) -> Option<[usize; 2]> {
         Some([self.windows(0, height)?, self.windows(1, width)?])
     }
 
-    /// Returns the number of window positions along `axis` (0: height, 1: width) in an image of `size` pixels. `None`
-    /// if the window does not fit into the padded image.
+    /// Returns the number of output pixels along `axis` (0: height, 1: width) for an image of
+    /// `size` pixels along it. `None` if the dilated kernel does not fit into the padded image.
     pub(super) fn windows(&self, axis: usize, size: usize) -> Option<usize> {
         if self.same_upper {
             return Some(size.div_ceil(self.strides[axis]));
@@ -97,7 +103,8 @@ impl Depthwise {
         Some(padded.checked_sub(self.span(axis))? / self.strides[axis] + 1)
     }
 
-    /// Returns the number of padding pixels before the first pixel along `axis` in an image of `size` pixels.
+    /// Returns the number of padding pixels before the first pixel along `axis` (0: height, 1:
+    /// width) of an image of `size` pixels along it.
     pub(super) fn pad_before(&self, axis: usize, size: usize) -> usize {
         if !self.same_upper {
             return self.pads[axis];
@@ -107,16 +114,19 @@ impl Depthwise {
         (last + self.span(axis)).saturating_sub(size) / 2
     }
 
-    /// Returns the number of pixels that the dilated kernel spans along `axis`.
+    /// Returns the number of pixels that the dilated kernel spans along `axis` (0: height, 1:
+    /// width).
     fn span(&self, axis: usize) -> usize {
         (self.kernel[axis] - 1) * self.dilations[axis] + 1
     }
 
-    /// Computes the rows of one image's output from `first_row` on that fit into `output`, `[rows, W, C]`.
+    /// Computes output rows of one image, from row `first_row` on, and writes them to `output`,
+    /// `[rows, W, C] u8`. The length of `output` determines the number of rows.
     ///
     /// # Errors
-    /// [`KernelError`] if `image` has another number of elements than its size requires or is smaller than the dilated
-    /// kernel, or if `output` is not a number of whole rows that exist in the output.
+    /// [`KernelError`] if `image.data` has another length than the size of `image` requires, if the
+    /// dilated kernel does not fit into the padded `image`, or if `output` does not hold whole rows
+    /// that exist in the image's output.
     pub fn run(
         &self,
         image: Image<'_>,
@@ -133,8 +143,9 @@ impl Depthwise {
         scratch.last_row.resize(vectors, [0; LANES]);
         for index in 0..output.len() / row {
             let taps = self.taps(&mut rows, image, first_row + index);
-            // The kernel writes whole vectors. What it writes behind the row is overwritten by the next row; where
-            // that would be beyond the output, the row goes through a buffer.
+            // The kernel writes whole vectors, so it may write beyond the end of a row. There it
+            // overwrites the next row, which is computed afterwards. If it would write beyond
+            // `output`, it writes to `last_row` and the row is copied.
             let start = index * row;
             if start + vectors * LANES <= output.len() {
                 let vectors_from_start = output[start..].as_chunks_mut().0;
@@ -149,8 +160,11 @@ impl Depthwise {
         Ok(())
     }
 
-    /// Checks that `image` is complete and that its output has the requested rows; returns the number of elements of an
-    /// output row.
+    /// Returns the number of elements of an output row.
+    ///
+    /// # Errors
+    /// [`KernelError`] if `image` is incomplete or too small, or if `output_len` elements from row
+    /// `first_row` on are not whole rows of the image's output.
     fn check_image(
         &self,
         image: Image<'_>,
@@ -178,8 +192,9 @@ impl Depthwise {
         })
     }
 
-    /// Returns, for each tap, the input bytes that it multiplies for output row `y`, cut into vectors. The number of
-    /// taps is padded to a multiple of four; the weights of the added taps are 0.
+    /// Returns, for each tap of the kernel, the input bytes that the weights of the tap multiply in
+    /// output row `y`, cut into vectors of 64 bytes in the order of the output's elements. Copies
+    /// of the first tap pad the list to a multiple of four taps; their weights are 0.
     pub(super) fn taps<'r>(
         &self,
         rows: &'r mut Rows,
@@ -214,7 +229,8 @@ impl Depthwise {
         self.plain_row(taps, output);
     }
 
-    /// Computes an output row element by element: for CPUs without AVX-512, and as a reference for tests.
+    /// Computes an output row element by element, on CPUs without AVX-512 VNNI and VBMI and in
+    /// tests.
     pub(super) fn plain_row(&self, taps: &[&[[u8; LANES]]], output: &mut [[u8; LANES]]) {
         for (index, output) in output.iter_mut().enumerate() {
             let phase = &self.phases[index % self.phases.len()];
@@ -241,13 +257,15 @@ impl Depthwise {
     }
 }
 
-/// Returns the part of a [`Phase`] that holds element `lane` of a vector, and the index in that part.
+/// Returns the part of a [`Phase`] that holds element `lane` of a vector, and the index of the
+/// element in this part.
 fn place(lane: usize) -> (usize, usize) {
     (lane % 16 / 4, lane / 16 * 4 + lane % 4)
 }
 
 impl Phase {
-    /// Returns the constants of a vector whose first element belongs to channel `first`, counted without wrapping.
+    /// Returns the constants of a vector whose first element belongs to channel `first` modulo the
+    /// number of channels.
     fn new(spec: &DepthwiseSpec, first: usize) -> Self {
         let channels = spec.bias.len();
         let taps = spec.kernel[0] * spec.kernel[1];
@@ -263,7 +281,8 @@ impl Phase {
             for (tap, weight) in weights.iter().enumerate() {
                 phase.weights[tap / QUAD][part][QUAD * place + tap % QUAD] = *weight;
             }
-            // A product includes the input's zero point times the weight. The bias subtracts these terms for all taps.
+            // The kernel multiplies weights by input values from which the zero point was not
+            // subtracted, so the bias subtracts the zero point times the sum of the weights.
             let sum: i32 = weights.iter().map(|weight| i32::from(*weight)).sum();
             let zero = i32::from(spec.input_zero_point).wrapping_mul(sum);
             phase.bias[part][place] = spec.bias[channel].wrapping_sub(zero);
@@ -273,7 +292,7 @@ impl Phase {
     }
 }
 
-/// Returns the greatest common divisor.
+/// Returns the greatest common divisor of `a` and `b`.
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }

@@ -1,4 +1,4 @@
-//! The AVX-512 VNNI form of [`Depthwise`], which computes one output row.
+//! The AVX-512 VNNI kernel of [`Depthwise`], which computes one output row.
 
 use std::arch::x86_64::{
     __m512, __m512i, _mm512_adds_epi16, _mm512_cvtepi32_ps, _mm512_cvtps_epi32,
@@ -12,14 +12,16 @@ use super::depthwise::Depthwise;
 use super::lookup::{find, table_parts};
 use super::{LANES, QUAD};
 
-/// Computes an output row; `taps` are the input bytes of each tap, cut into vectors.
+/// Computes an output row. `taps` holds, for each tap of the convolution kernel, the input bytes
+/// that the weights of the tap multiply, cut into vectors of 64 bytes.
 pub(super) fn row(
     avx512: Avx512,
     layer: &Depthwise,
     taps: &[&[[u8; LANES]]],
     output: &mut [[u8; LANES]],
 ) {
-    // If the loop length is known at compile time, the constants stay in registers.
+    // Kernels of 3x3 and 5x5 pixels have 3 and 7 groups of four taps. If the compiler knows the
+    // number of groups, it unrolls the loop over them and keeps the weights in registers.
     let quads = taps.as_chunks::<QUAD>().0;
     match quads.len() {
         3 => row_of_3(avx512, layer, quads, output),
@@ -29,8 +31,10 @@ pub(super) fn row(
 }
 
 fearless_simd::kernel!(
-    /// Interleaves the bytes of four taps. Part `k` of the result holds elements `4 k` to `4 k + 3` of each group of
-    /// sixteen, with the four taps of an element next to each other.
+    /// Interleaves the bytes of four taps for `vpdpbusd`, which reads the four taps of an element
+    /// from neighboring bytes. `taps[t]` holds 64 input bytes of tap `t`, one per element. Register
+    /// `k` of the result holds elements `4 k` to `4 k + 3` of each group of sixteen, four bytes
+    /// each.
     #[inline(always)]
     fn interleaved(_avx512: Avx512, taps: [__m512i; 4]) -> [__m512i; 4] {
         let [a, b, c, d] = taps;
@@ -46,7 +50,9 @@ fearless_simd::kernel!(
 );
 
 fearless_simd::kernel!(
-    /// Requantizes sums that are in the order of `interleaved` and returns them as bytes in channel order.
+    /// Requantizes 64 sums and packs them into bytes in the order of the output's elements. `sums`
+    /// and `multipliers` are in the order of `interleaved`, four registers of 16 elements each, and
+    /// `zero` is the output's zero point in every 16-bit element.
     #[inline(always)]
     fn packed(
         _avx512: Avx512,
@@ -68,9 +74,10 @@ fearless_simd::kernel!(
 macro_rules! row {
     ($name:ident, $quads:ident, $count:expr) => {
         fearless_simd::kernel!(
-            /// Computes an output row, 64 elements at a time. One instruction multiplies four taps of sixteen elements
-            /// and adds the products in 32 bits, without overflow. It needs the taps' bytes interleaved; the packing at
-            /// the end restores the order of the elements.
+            /// Computes an output row in vectors of 64 elements. For each group of four taps,
+            /// `interleaved` brings the input bytes of an element together, and `vpdpbusd`
+            /// multiplies them by their weights and adds the products to the 32-bit sum of the
+            /// element, 16 elements per instruction. `packed` restores the order of the elements.
             fn $name(
                 avx512: Avx512,
                 layer: &Depthwise,

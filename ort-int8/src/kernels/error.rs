@@ -12,10 +12,10 @@ pub enum KernelError {
         parameter: &'static str,
         /// Values that the kernel accepts for the parameter.
         expected: &'static str,
-        /// Values of the parameter.
+        /// Values of the parameter, one per axis or side.
         got: Vec<usize>,
     },
-    /// The number of elements of a tensor does not match the convolution's parameters.
+    /// A tensor does not have the number of elements that the convolution's parameters require.
     #[error("depthwise convolution: `{tensor}` must have {expected} elements, got {got}")]
     Length {
         /// Name of the tensor: `image`, `weights`, `bias` or `multipliers`.
@@ -36,10 +36,10 @@ pub enum KernelError {
         /// Width of the image in pixels, without padding.
         width: usize,
     },
-    /// The output buffer does not hold whole rows of the output.
+    /// The output buffer does not hold whole rows, or holds rows beyond the end of the output.
     #[error(
-        "depthwise convolution: the output buffer from row {first_row} on must hold whole rows of {row} elements, \
-         at most up to row {rows}, got {got} elements"
+        "depthwise convolution: the output buffer must hold whole rows of {row} elements, \
+         from row {first_row} on and within the {rows} rows of the output, got {got} elements"
     )]
     OutputRows {
         /// Index of the first output row that the call computes.

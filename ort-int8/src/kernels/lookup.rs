@@ -1,4 +1,5 @@
-//! Lookup tables: a table holds the results of a function for all 256 uint8 values.
+//! Lookup of uint8 values in a table, which holds the results of a function for all 256 uint8
+//! values.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::__m512i;
@@ -48,7 +49,7 @@ fearless_simd::kernel!(
 
 #[cfg(target_arch = "x86_64")]
 fearless_simd::kernel!(
-    /// Loads a table into four vectors of 64 entries.
+    /// Loads a table into four registers of 64 entries each, in order.
     #[inline(always)]
     pub(super) fn table_parts(avx512: Avx512, table: &[u8; 256]) -> [__m512i; 4] {
         use fearless_simd::{SimdFrom, u8x64};
@@ -60,8 +61,9 @@ fearless_simd::kernel!(
 
 #[cfg(target_arch = "x86_64")]
 fearless_simd::kernel!(
-    /// Returns the entries of 64 indices. Each of two instructions looks the lower seven bits up in one half of the
-    /// table; the eighth bit chooses between their results.
+    /// Returns the table entries at 64 `indices`; `table` is the result of `table_parts`. One
+    /// instruction looks the lower seven bits of each index up in the first 128 entries, another in
+    /// the last 128; the eighth bit of the index selects one of the two results.
     #[inline(always)]
     pub(super) fn find(avx512: Avx512, table: [__m512i; 4], indices: __m512i) -> __m512i {
         use std::arch::x86_64::{
@@ -86,7 +88,7 @@ mod tests {
             let (mut got, mut expected) = (vec![0; length], vec![0; length]);
             lookup(&table, &input, &mut got);
             plain(&table, &input, &mut expected);
-            assert_eq!(got, expected, "{length}");
+            assert_eq!(got, expected, "{length} elements");
         }
     }
 }

@@ -7,7 +7,7 @@ use super::CHANNEL_BLOCK;
 /// Parameters for quantizing an fp32 image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BlockedQuantization {
-    /// Number of channels of the image, without those that pad it to whole blocks.
+    /// Number of channels of the image, without the channels that pad it to whole blocks of 16.
     pub channels: usize,
     /// Scale of the quantized image.
     pub scale: f32,
@@ -15,12 +15,14 @@ pub struct BlockedQuantization {
     pub zero_point: u8,
 }
 
-/// Quantizes the pixels of one image from index `first_pixel` on that fit into `output`, `[pixels, C] u8`.
+/// Quantizes the pixels of one image, from index `first_pixel` on, and writes them to `output`,
+/// `[pixels, C] u8`. The length of `output` determines the number of pixels.
 ///
-/// `image` is `[ceil(C / 16), H * W, 16] f32`. Results are `round(x / scale) + zero_point`, ties to even, saturated to
-/// 0..=255.
+/// `image` is `[ceil(C / 16), H * W, 16] f32`. Results are `round(x / scale) + zero_point`, ties to
+/// even, saturated to 0..=255.
 ///
-/// Source: ONNX `QuantizeLinear`; the layout is that of ONNX Runtime's `NCHWc` operators on CPUs with AVX-512.
+/// Source: ONNX `QuantizeLinear`; the layout is that of ONNX Runtime's `NCHWc` operators on CPUs
+/// with AVX-512.
 pub fn quantize_blocked(
     spec: &BlockedQuantization,
     image: &[f32],
@@ -43,8 +45,9 @@ pub fn quantize_blocked(
     }
 }
 
-/// Quantizes one block of up to sixteen channels: `plane` holds the block of every pixel, which goes to the channels of
-/// `output` from `place.start` on. `place.end` is the image's number of channels.
+/// Quantizes one block of up to sixteen channels of all pixels in `plane`, `[pixels, 16] f32`, and
+/// writes the results to `output`, `[pixels, C] u8`. `place.start` is the first channel of the
+/// block, and `place.end` is `C`.
 fn plain_plane(
     plane: &[[f32; CHANNEL_BLOCK]],
     place: Range<usize>,
@@ -129,7 +132,11 @@ mod tests {
                 let (block, lane) = (channel / CHANNEL_BLOCK, channel % CHANNEL_BLOCK);
                 let value = image[(block * pixels + pixel) * CHANNEL_BLOCK + lane];
                 let expected = ((value / 0.5).round_ties_even() + 7.0).clamp(0.0, 255.0);
-                assert_eq!(f32::from(*got), expected, "{channels} {index}");
+                assert_eq!(
+                    f32::from(*got),
+                    expected,
+                    "{channels} channels, output element {index}"
+                );
             }
         }
     }

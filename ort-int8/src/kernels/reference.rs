@@ -1,8 +1,10 @@
-//! A slow depthwise convolution that follows the definition; tests compare the kernels with it.
+//! A slow depthwise convolution that follows the definition of ONNX `QLinearConv`. Tests compare
+//! the kernels with it.
 
 use super::{DepthwiseSpec, Image};
 
-/// Convolves an image `[H, W, C]` and returns the output `[H', W', C]`. Source: ONNX `QLinearConv`.
+/// Convolves an image `[H, W, C]` and returns the output `[H', W', C]`, whose size depends on
+/// `spec`. Source: ONNX `QLinearConv`.
 pub(super) fn depthwise(spec: &DepthwiseSpec, image: Image<'_>) -> Vec<u8> {
     let Image {
         data,

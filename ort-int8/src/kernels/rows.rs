@@ -2,27 +2,30 @@
 
 use super::{Depthwise, Image, LANES};
 
-/// A ring buffer of padded rows of one image: as many rows as the window spans, and one that holds only padding.
+/// A ring buffer of padded rows of one image. It has a slot for each row that the dilated kernel
+/// spans, and behind the slots a row that holds only padding.
 ///
-/// With a horizontal stride of `s`, a row is stored as `s` planes; plane 0 holds pixels 0, s, 2s and so on.
-/// Neighbors in a plane are neighbors in the output, so every tap reads whole vectors of output pixels.
+/// With a horizontal stride of `s`, a row is stored as `s` planes: plane `p` holds the pixels `p`,
+/// `p + s`, `p + 2 s` and so on of the padded row. The pixels that a tap reads for neighboring
+/// output pixels are then neighbors in a plane, so every tap reads whole vectors.
 pub(super) struct Rows {
     bytes: Vec<u8>,
     /// Index of the image row in each slot of the ring. `None` if the slot is empty.
     held: Vec<Option<usize>>,
-    /// Bytes per plane.
+    /// Size of a plane in bytes, including the room for a vector at its end.
     plane: usize,
-    /// Bytes per row, which is all of its planes.
+    /// Size of a stored row in bytes: all of its planes.
     row: usize,
 }
 
 impl Rows {
-    /// Allocates the rows for images of `width` pixels.
+    /// Allocates the rows for images of `width` pixels and fills them with padding.
     pub(super) fn new(layer: &Depthwise, width: usize) -> Self {
         let stride = layer.strides[1];
         let windows = layer.windows(1, width).unwrap_or_default();
         let pixels = windows + (layer.kernel[1] - 1) * layer.dilations[1] / stride;
-        // A vector may begin at any byte of the last pixel, so a plane ends with room for a vector.
+        // A vector that begins at the last byte of a plane's last pixel still reads 64 bytes, so
+        // each plane ends with room for a vector.
         let plane = pixels * layer.channels + LANES;
         let row = plane * stride;
         let slots = (layer.kernel[0] - 1) * layer.dilations[0] + 1;
@@ -34,13 +37,14 @@ impl Rows {
         }
     }
 
-    /// Marks every slot as empty, for another image.
+    /// Marks every slot as empty before the rows of another image are loaded.
     pub(super) fn clear(&mut self) {
         self.held.fill(None);
     }
 
-    /// Copies row `y` of `image` into the ring unless it is there, and returns the row's offset. `None` stands for a row
-    /// of padding.
+    /// Copies row `y` of `image` into its slot unless the slot already holds this row, and returns
+    /// the byte offset of the slot. If `y` is `None`, returns the byte offset of the row of
+    /// padding.
     pub(super) fn load(&mut self, layer: &Depthwise, image: Image<'_>, y: Option<usize>) -> usize {
         let slots = self.held.len();
         let Some(y) = y else {
@@ -58,8 +62,9 @@ impl Rows {
         start
     }
 
-    /// Returns the input bytes that kernel column `x` reads from the row at offset `start`: one pixel for each output
-    /// pixel of the row, from left to right.
+    /// Returns the input bytes that kernel column `x` reads from the stored row at byte offset
+    /// `start`: one pixel for each output pixel of the row, from left to right, and the bytes
+    /// behind them in the plane.
     pub(super) fn tap(&self, layer: &Depthwise, start: usize, x: usize) -> &[u8] {
         let offset = x * layer.dilations[1];
         let (pixel, plane) = (offset / layer.strides[1], offset % layer.strides[1]);
@@ -68,7 +73,9 @@ impl Rows {
     }
 }
 
-/// Copies the pixels of a row into its planes. The padding around them was written when the rows were allocated.
+/// Copies the pixels of the image row `source` into the planes of the stored `row`; `plane` is the
+/// size of a plane in bytes. The padding around the pixels was written when the rows were
+/// allocated.
 fn copy(layer: &Depthwise, source: &[u8], row: &mut [u8], plane: usize) {
     let (channels, stride) = (layer.channels, layer.strides[1]);
     let left = layer.pad_before(1, source.len() / channels);
@@ -81,7 +88,7 @@ fn copy(layer: &Depthwise, source: &[u8], row: &mut [u8], plane: usize) {
     for (x, pixel) in source.chunks_exact(channels).enumerate() {
         let position = x + left;
         let start = position / stride * channels;
-        // Pixels beyond the last window's reach are not stored.
+        // Pixels to the right of all positions of the kernel are not stored.
         if start + channels > plane - LANES {
             break;
         }

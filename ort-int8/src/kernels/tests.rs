@@ -1,4 +1,4 @@
-//! Compares both forms of the depthwise kernel with the definition.
+//! Compares the AVX-512 and scalar forms of the depthwise kernel with the reference.
 
 use super::depthwise::{Depthwise, Image, Scratch};
 use super::error::KernelError;
@@ -7,7 +7,7 @@ use super::spec::DepthwiseSpec;
 use super::{LANES, reference};
 use crate::random::uniform;
 
-/// Parameters of a kernel that are the same for both axes.
+/// Size, stride and dilation of a convolution kernel, each the same for height and width.
 #[derive(Clone, Copy)]
 struct Window {
     kernel: usize,
@@ -23,7 +23,7 @@ const fn window(kernel: usize, stride: usize, dilation: usize) -> Window {
     }
 }
 
-/// Returns endless pseudo-random integers of 24 bits.
+/// Returns an endless iterator of pseudo-random integers of 24 bits that depend on `seed` alone.
 fn noise(seed: u64) -> impl Iterator<Item = u32> {
     uniform(seed).map(|value| ((value + 1.0) * 8_388_607.0) as u32)
 }
@@ -60,7 +60,9 @@ fn spec(channels: usize, window: Window) -> DepthwiseSpec {
     }
 }
 
-/// Asserts that both forms equal the reference, for the whole output at once and for two rows at a time.
+/// Asserts that `Depthwise::run`, which uses AVX-512 if the CPU has it, and the scalar form equal
+/// the reference for an image of `size`, `[height, width]`. `run` computes the whole output in one
+/// call and then two rows per call.
 fn check(spec: &DepthwiseSpec, size: [usize; 2]) {
     let channels = spec.bias.len();
     let data = noise(1).map(|value| value as u8);
@@ -79,7 +81,11 @@ fn check(spec: &DepthwiseSpec, size: [usize; 2]) {
         for (index, part) in got.chunks_mut(rows * width * channels).enumerate() {
             layer.run(image, index * rows, part, &mut scratch).unwrap();
         }
-        assert!(got == expected, "{channels} {:?} {size:?}", spec.kernel);
+        assert!(
+            got == expected,
+            "{channels} channels, kernel {:?}, image {size:?}, {rows} rows per call",
+            spec.kernel
+        );
     }
     let (mut rows, length) = (Rows::new(&layer, size[1]), width * channels);
     for y in 0..height {

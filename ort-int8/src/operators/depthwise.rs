@@ -14,7 +14,7 @@ use super::{
 use crate::kernels::{Depthwise, DepthwiseSpec, Image, Scratch};
 use crate::rewrite::DEPTHWISE;
 
-/// Index of the operator's optional input, the lookup table.
+/// Index of the operator's optional input that holds the lookup table.
 const TABLE: usize = 4;
 
 pub(super) const DEFINITION: Definition = Definition {
@@ -38,7 +38,7 @@ fn kernel(context: &KernelContext<'_>, threads: usize) -> ort::Result<Compute> {
     Ok(Box::new(move |context| convolution.run(context)))
 }
 
-/// Reads the attributes and constants of a node.
+/// Reads the parameters of a convolution from the attributes and constant inputs of a node.
 fn spec(context: &KernelContext<'_>) -> ort::Result<DepthwiseSpec> {
     let has_table = context.inputs()?.len() > TABLE;
     let table = has_table.then(|| table(context, TABLE)).transpose()?;
@@ -61,12 +61,14 @@ fn spec(context: &KernelContext<'_>) -> ort::Result<DepthwiseSpec> {
 struct Convolution {
     layer: Depthwise,
     threads: usize,
-    /// Buffers for reuse that no thread uses at the moment.
+    /// Buffers that no thread uses at the moment. A task takes one and puts it back when it has
+    /// finished.
     scratches: Mutex<Vec<Scratch>>,
 }
 
 impl Convolution {
-    /// Convolves the batch of images in input 0.
+    /// Convolves the batch of images in input 0, `[N, H, W, C] u8`, and writes output 0 in the same
+    /// layout.
     fn run(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let (layer, scratches) = (&self.layer, &self.scratches);
         let input = input(context)?;
@@ -77,7 +79,7 @@ impl Convolution {
             return Err(unsupported_shape(shape, expected));
         }
         let size = layer.output_size([height, width]);
-        let too_small = || unsupported_shape(shape, "an image that the dilated kernel fits into");
+        let too_small = || unsupported_shape(shape, "images that the dilated kernel fits into");
         let [rows, columns] = size.ok_or_else(too_small)?;
         let sizes = [count, rows, columns, channels].map(|size| size as i64);
         let mut output = output(context, Shape::new(sizes))?;

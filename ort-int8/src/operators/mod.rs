@@ -1,6 +1,7 @@
-//! ONNX Runtime operators that run the kernels.
+//! ONNX Runtime operators that run this crate's int8 kernels.
 //!
-//! ONNX Runtime calls operators from C, where a panic would end the process: [`guarded`] turns panics into errors.
+//! ONNX Runtime calls operators from C, where a panic would end the process: [`guarded`] turns
+//! panics into errors.
 
 mod depthwise;
 mod lookup;
@@ -20,9 +21,10 @@ use ort::value::{DynTensorValueType, PrimitiveTensorElementType, Shape, ValueRef
 
 use crate::rewrite::DOMAIN;
 
-/// Returns the operators for a session whose intra-op pool has `threads` threads.
+/// Returns the operators of this crate for a session whose intra-op pool has `threads` threads.
 ///
-/// A session of a graph from [`accelerate`](fn@crate::accelerate) needs them; in other sessions they have no effect.
+/// A session needs them to run a graph from [`accelerate`](fn@crate::accelerate); they have no
+/// effect on other graphs.
 ///
 /// # Errors
 /// Returns ONNX Runtime's error if it cannot create the operators.
@@ -37,10 +39,12 @@ pub fn operators(threads: usize) -> ort::Result<OperatorDomain> {
         .add(operator(&quantize::DEFINITION))
 }
 
-/// The computation of one node. It is created with the session and called in every run.
+/// The computation of one node. It is created with the session and called in every run of the
+/// session.
 type Compute = Box<dyn FnMut(&ComputeContext) -> ort::Result<()> + Send>;
 
-/// An operator with one uint8 output.
+/// The name, inputs and kernel of an operator of this crate, which has one uint8 output. A
+/// definition serves sessions of any thread count.
 struct Definition {
     name: &'static str,
     inputs: fn() -> Vec<OperatorInput>,
@@ -100,22 +104,23 @@ fn output(context: &ComputeContext, shape: Shape) -> ort::Result<ValueRefMut<'_>
     output.ok_or_else(|| operator_error("output 0 is missing"))
 }
 
-/// Returns `[N, H, W, C]` or `[N, C, H, W]`, the sizes of a batch of images.
+/// Returns the four sizes of a batch of images, in the order of `shape`: `[N, H, W, C]` or
+/// `[N, C, H, W]`.
 ///
 /// # Errors
-/// Fails unless `shape` has four axes, all of them above 0.
+/// Fails unless `shape` has four axes, each longer than 0.
 fn image_sizes(shape: &Shape) -> ort::Result<[usize; 4]> {
     let sizes = shape
         .iter()
         .map(|size| usize::try_from(*size).ok().filter(|size| *size > 0));
     let sizes: Option<Vec<usize>> = sizes.collect();
     let sizes = sizes.and_then(|sizes| sizes.try_into().ok());
-    sizes.ok_or_else(|| unsupported_shape(shape, "four axes above 0"))
+    sizes.ok_or_else(|| unsupported_shape(shape, "four axes, each longer than 0"))
 }
 
 fn unsupported_shape(shape: &Shape, expected: impl Display) -> ort::Error {
     operator_error(format!(
-        "input 0: expected {expected}, got shape {:?}",
+        "input 0 must have {expected}, got shape {:?}",
         &shape[..]
     ))
 }
@@ -129,13 +134,18 @@ fn constant<T: PrimitiveTensorElementType + Clone>(
     Ok(value.try_extract_tensor::<T>()?.1.to_vec())
 }
 
-/// Returns the lookup table in input `index`, which must be constant.
+/// Returns the 256 entries of the lookup table in input `index`.
+///
+/// # Errors
+/// Fails if the input is not constant or does not have 256 elements.
 fn table(context: &KernelContext<'_>, index: usize) -> ort::Result<[u8; 256]> {
     let table: Vec<u8> = constant(context, index)?;
     let table = table.try_into();
     table.map_err(|table: Vec<u8>| {
         let got = table.len();
-        operator_error(format!("input {index}: expected 256 elements, got {got}"))
+        operator_error(format!(
+            "the lookup table in input {index} must have 256 elements, got {got}"
+        ))
     })
 }
 
@@ -146,24 +156,25 @@ fn table(context: &KernelContext<'_>, index: usize) -> ort::Result<[u8; 256]> {
 fn integer<T: TryFrom<i64>>(context: &KernelContext<'_>, name: &str) -> ort::Result<T> {
     let value: Option<i64> = context.get(name);
     let fitting = value.and_then(|value| T::try_from(value).ok());
-    fitting.ok_or_else(|| wrong_attribute(name, "an integer in range", value.as_ref()))
+    fitting.ok_or_else(|| wrong_attribute(name, "an integer within its range", value.as_ref()))
 }
 
-/// Returns the value of the attribute `name`, a list of `N` sizes.
+/// Returns the value of the attribute `name`, a list of `N` non-negative integers.
 ///
 /// # Errors
-/// Fails if the node does not have the attribute or if its value is not a list of `N` sizes.
+/// Fails if the node does not have the attribute or if its value is not a list of `N` non-negative
+/// integers.
 fn sizes<const N: usize>(context: &KernelContext<'_>, name: &str) -> ort::Result<[usize; N]> {
     let values: Option<Vec<i64>> = context.get(name);
     let sizes = values.iter().flatten().map(|size| usize::try_from(*size));
     let sizes: Result<Vec<usize>, _> = sizes.collect();
     let sizes = sizes.ok().and_then(|sizes| sizes.try_into().ok());
-    sizes.ok_or_else(|| wrong_attribute(name, format!("{N} sizes"), values.as_ref()))
+    sizes.ok_or_else(|| wrong_attribute(name, format!("{N} integers >= 0"), values.as_ref()))
 }
 
 fn wrong_attribute(name: &str, expected: impl Display, got: Option<&impl Debug>) -> ort::Error {
     operator_error(format!(
-        "attribute `{name}`: expected {expected}, got {got:?}"
+        "attribute `{name}` must be {expected}, got {got:?}"
     ))
 }
 

@@ -27,14 +27,15 @@ fn kernel(context: &KernelContext<'_>, threads: usize) -> ort::Result<Compute> {
     Ok(Box::new(move |context| run(&spec, context, threads)))
 }
 
-/// Quantizes the batch of images in input 0.
+/// Quantizes the batch of images in input 0, `[N, C, H, W] f32` in blocks of 16 channels, to output
+/// 0, `[N, H, W, C] u8`.
 fn run(spec: &BlockedQuantization, context: &ComputeContext, threads: usize) -> ort::Result<()> {
     let channels = spec.channels;
     let input = input(context)?;
     let (shape, input) = input.try_extract_tensor::<f32>()?;
     let [count, padded, height, width] = image_sizes(shape)?;
     if channels == 0 || padded != channels.next_multiple_of(CHANNEL_BLOCK) {
-        let expected = format!("{channels} channels in blocks of {CHANNEL_BLOCK}");
+        let expected = format!("{channels} channels, padded to blocks of {CHANNEL_BLOCK}");
         return Err(unsupported_shape(shape, expected));
     }
     let sizes = [count, height, width, channels].map(|size| size as i64);

@@ -6,28 +6,32 @@ use ort::operator::ComputeContext;
 
 use super::{guarded, lock};
 
-/// Minimum number of output elements per task: fewer are not worth waking a thread.
+/// Minimum number of output elements per task: computing fewer elements is not worth waking a
+/// thread.
 const MIN_TASK: usize = 32 * 1024;
 
-/// Size of the tasks that one image's output is divided into: `len` elements, a multiple of `unit` (a row or pixel).
+/// Sizes that determine how one image's output is divided into tasks: each task computes `len`
+/// elements, the last one possibly fewer. `len` is a multiple of `unit`, the number of elements of
+/// a row or pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TaskSize {
     unit: usize,
     pub(super) len: usize,
 }
 
-/// The computation of a part of one image's output.
+/// A task: one part of an image's output, which one thread computes.
 pub(super) struct Task<'a, T> {
-    /// The whole input image.
+    /// All elements of the input image.
     pub(super) image: &'a [T],
-    /// Index of the first unit (row or pixel) of the part in the image's output.
+    /// Index, in the image's output, of the first unit (row or pixel) that the task computes.
     pub(super) first_unit: usize,
-    /// The part of the output to be written.
+    /// The elements of the output that the task writes.
     pub(super) output: &'a mut [u8],
 }
 
 impl TaskSize {
-    /// Divides `length` output elements among up to `threads` tasks of whole units, `unit` elements each.
+    /// Divides `length` output elements among up to `threads` tasks. Each task computes whole units
+    /// of `unit` elements.
     pub(super) fn new(length: usize, unit: usize, threads: usize) -> Self {
         let tasks = threads.min(length / MIN_TASK).max(1);
         let unit = unit.max(1);
@@ -35,7 +39,8 @@ impl TaskSize {
         Self { unit, len }
     }
 
-    /// Returns the tasks of a batch; `inputs` and `outputs` yield the elements of one image at a time.
+    /// Returns the tasks of a batch of images. `inputs` yields the elements of one input image at a
+    /// time, and `outputs` the elements of its output.
     pub(super) fn tasks<'a, T>(
         self,
         inputs: std::slice::Chunks<'a, T>,
@@ -53,7 +58,7 @@ impl TaskSize {
     }
 }
 
-/// Runs `work` for every task on the session's threads.
+/// Calls `work` with every task on the session's threads and waits for all of them.
 ///
 /// # Errors
 /// Fails with the error of one of the failed tasks; a panic in a task counts as an error.
@@ -102,7 +107,11 @@ mod tests {
         ];
         for case in cases {
             let size = TaskSize::new(case.length, case.unit, case.threads);
-            assert_eq!(size.len, case.expected, "{} {}", case.length, case.unit);
+            assert_eq!(
+                size.len, case.expected,
+                "{} elements, unit {}",
+                case.length, case.unit
+            );
         }
     }
 

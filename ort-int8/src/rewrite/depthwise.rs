@@ -1,4 +1,4 @@
-//! Replacement of depthwise convolutions by [`DEPTHWISE`].
+//! Replaces depthwise int8 convolutions of a graph with this crate's operator [`DEPTHWISE`].
 
 use std::ops::RangeInclusive;
 
@@ -9,20 +9,25 @@ use onnx_export::quantize::Affine;
 use super::editor::GraphEditor;
 use super::{DEPTHWISE, DOMAIN, LOOKUP};
 
-/// Channel counts must be multiples of this number: the constants of all channels then fill whole vectors of 64 elements
-/// after at most eight repetitions.
+/// A convolution is replaced only if its channel count is a multiple of this number.
+///
+/// The operator computes vectors of 64 elements and repeats the constants of all channels (biases,
+/// multipliers and weights) until they fill whole vectors. For a multiple of 8, eight repetitions
+/// are enough.
 const CHANNEL_MULTIPLE: i64 = 8;
 
-/// The replacement of a depthwise `QLinearConv`.
+/// A [`DEPTHWISE`] node that replaces a depthwise `QLinearConv`, and the node's multipliers.
 struct Replacement {
-    /// The new node, without the input that holds the multipliers.
+    /// The new node. Its multipliers input is missing until `multipliers` is an initializer.
     node: NodeProto,
     /// Requantization factors `[C]`: `input scale * weight scale / output scale`.
     multipliers: Vec<f32>,
 }
 
-/// Replaces depthwise convolutions by custom operators. A [`LOOKUP`] that is the only reader of a convolution's
-/// result is merged into its operator.
+/// Replaces every supported depthwise `QLinearConv` with a [`DEPTHWISE`] node.
+///
+/// If a [`LOOKUP`] is the only reader of the convolution's output, the `LOOKUP` is removed and its
+/// table becomes an input of the new node.
 pub(super) fn replace(editor: &mut GraphEditor) {
     for index in 0..editor.len() {
         let Some(Replacement {
@@ -32,7 +37,7 @@ pub(super) fn replace(editor: &mut GraphEditor) {
         else {
             continue;
         };
-        // The output's name is unique in the graph, so names derived from it are, too.
+        // The output's name is unique in the graph, so the initializer's name is unique, too.
         let output = node.output.concat();
         let bytes = multipliers.iter().flat_map(|value| value.to_le_bytes());
         let name = format!("{output}_multipliers");
@@ -47,18 +52,22 @@ pub(super) fn replace(editor: &mut GraphEditor) {
     }
 }
 
-/// Returns the index of the [`LOOKUP`] that reads `value`. `None` if there is none or if anything else reads it, too.
+/// Returns the index of the [`LOOKUP`] node that reads `value`. `None` if no `LOOKUP` reads
+/// `value`, if another node reads `value`, too, or if `value` is an output of the graph.
 fn lookup_behind(editor: &GraphEditor, value: &str) -> Option<usize> {
     let index = editor.sole_reader(value)?;
     let node = editor.node(index)?;
     (node.domain == DOMAIN && node.op_type == LOOKUP).then_some(index)
 }
 
-/// Returns the replacement of node `index`. `None` if the node is not a depthwise `QLinearConv` with a bias, constant
-/// operands and a kernel size, stride, dilation and padding that are supported, or if its sums may overflow.
+/// Returns the replacement of node `index`.
+///
+/// `None` if the node is not a depthwise `QLinearConv` with a bias and constant weights, scales and
+/// zero points, if a weight zero point is not 0, if the kernel size, stride, dilation or padding is
+/// not supported, or if a sum of products might exceed int32.
 fn replacement(editor: &GraphEditor, index: usize) -> Option<Replacement> {
     let conv = editor.node(index)?;
-    // The nine inputs of a `QLinearConv` with a bias.
+    // A `QLinearConv` has nine inputs with a bias and eight without one.
     let inputs: &[String; 9] = conv.input.as_slice().try_into().ok()?;
     let [
         x,
@@ -103,8 +112,10 @@ fn replacement(editor: &GraphEditor, index: usize) -> Option<Replacement> {
     Some(Replacement { node, multipliers })
 }
 
-/// Returns the kernel's `[height, width]` if `conv` is a channels-last `com.microsoft` `QLinearConv` with one group per
-/// channel, `None` otherwise.
+/// Returns `[height, width]` of the kernel of `conv`, whose weights are the initializer `weight`.
+///
+/// `None` if `conv` is not a channels-last `com.microsoft` `QLinearConv` with one group per
+/// channel, or if its channel count is not a multiple of [`CHANNEL_MULTIPLE`].
 fn kernel_shape<'a>(editor: &'a GraphEditor, conv: &NodeProto, weight: &str) -> Option<&'a [i64]> {
     let int = |name: &str| conv.attribute(name)?.i;
     let channels = int("group")?;
@@ -120,8 +131,12 @@ fn kernel_shape<'a>(editor: &'a GraphEditor, conv: &NodeProto, weight: &str) -> 
     is_depthwise.then_some(kernel)
 }
 
-/// Returns the kernel's size, strides, dilations and padding as attributes. `None` if one is outside the
-/// range that networks use. The range bounds memory, since the computation keeps as many rows as the kernel spans.
+/// Returns the attributes of [`DEPTHWISE`] for the kernel size, strides, dilations and padding of
+/// `conv`.
+///
+/// `None` if one of these values is outside the limits in this function, which cover common
+/// networks. The limits bound memory, because the operator keeps all input rows that the kernel
+/// spans.
 fn window_attributes(conv: &NodeProto, kernel: &[i64]) -> Option<Vec<AttributeProto>> {
     let padding = conv.attribute("auto_pad").and_then(|a| a.s.as_deref());
     let same_upper = match padding {
@@ -158,8 +173,11 @@ fn zero_point(name: &str, affine: Affine) -> AttributeProto {
     AttributeProto::new(name, &Attr::Int(affine.zero_point.into()))
 }
 
-/// Returns whether all sums of products stay in the range of int32, before and after they are multiplied by the
-/// multipliers. `false` also if the three slices have different numbers of channels.
+/// Returns whether the convolution's int32 sums cannot overflow, whatever the input: neither the
+/// sums of input elements times `weights` plus `bias`, nor these sums times `multipliers`.
+///
+/// Also returns `false` if a multiplier is not positive, or if `weights` (bytes of `i8`), `bias`
+/// and `multipliers` have different channel counts.
 fn stays_in_range(weights: &[u8], bias: &[i32], multipliers: &[f32]) -> bool {
     const LARGEST: f64 = i32::MAX as f64;
     if bias.len() != multipliers.len()
@@ -172,7 +190,8 @@ fn stays_in_range(weights: &[u8], bias: &[i32], multipliers: &[f32]) -> bool {
     let mut constants = channels.zip(bias).zip(multipliers);
     constants.all(|((weights, bias), multiplier)| {
         let weights = weights.iter().map(|w| f64::from(w.cast_signed()).abs());
-        // Twice: for the products with the elements, and for those with the zero point that the bias subtracts.
+        // The operator multiplies weights with input elements, and subtracts the input's zero point
+        // times the weights in the bias. Elements and zero point are at most 255, hence 2 * 255.
         let sum = 2.0 * 255.0 * weights.sum::<f64>() + f64::from(*bias).abs();
         *multiplier > 0.0 && sum < LARGEST && sum * f64::from(*multiplier) < LARGEST
     })

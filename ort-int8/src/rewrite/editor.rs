@@ -1,4 +1,4 @@
-//! A graph in which nodes can be found, removed and replaced.
+//! [`GraphEditor`]: an ONNX graph whose nodes can be found, removed and replaced.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,16 +7,16 @@ use onnx_export::quantize::Affine;
 
 use super::DOMAIN;
 
-/// A graph whose nodes and initializers can be found by the name of a value. A removed node leaves `None` in its place,
-/// so that the indices of other nodes stay valid.
+/// An ONNX graph whose nodes and initializers can be found by the name of a value. Nodes are
+/// identified by an index, which stays valid if other nodes are removed.
 pub(super) struct GraphEditor {
     nodes: Vec<Option<NodeProto>>,
-    /// Index of the node that writes each value.
+    /// Index in `nodes` of the node that writes a value, by the name of the value.
     producers: HashMap<String, usize>,
     outputs: HashSet<String>,
-    /// Index of each initializer in the graph, by name.
+    /// Index in `graph.initializer` of an initializer, by the name of the initializer.
     initializers: HashMap<String, usize>,
-    /// The graph, with its list of nodes emptied.
+    /// The graph without its nodes, which were moved to `nodes`.
     graph: GraphProto,
 }
 
@@ -49,15 +49,16 @@ impl GraphEditor {
         self.nodes[index].as_ref()
     }
 
-    /// Returns the node that writes `value`, with its index. `None` if that node is not an `op`, or was removed.
+    /// Returns the node that writes `value`, with its index. `None` if no node writes `value`, if
+    /// the operator type of that node is not `op`, or if the node was removed.
     pub(super) fn producer(&self, value: &str, op: &str) -> Option<(usize, &NodeProto)> {
         let index = *self.producers.get(value)?;
         let node = self.node(index)?;
         (node.op_type == op).then_some((index, node))
     }
 
-    /// Returns the index of the only node that reads `value`. `None` if several nodes or none read it, or if it is an
-    /// output of the graph.
+    /// Returns the index of the only node that reads `value`. `None` if no node or several nodes
+    /// read `value`, or if `value` is an output of the graph.
     pub(super) fn sole_reader(&self, value: &str) -> Option<usize> {
         let nodes = self.nodes.iter().enumerate();
         let mut readers = nodes.filter(|(_, node)| {
@@ -68,7 +69,8 @@ impl GraphEditor {
         (readers.next().is_none() && !self.outputs.contains(value)).then_some(index)
     }
 
-    /// Returns the scale and zero point that two initializers hold. `None` unless both are scalars, f32 and uint8.
+    /// Returns the scale and zero point in the initializers named `scale` and `zero_point`. `None`
+    /// unless `scale` has exactly one f32 element and `zero_point` exactly one uint8 element.
     pub(super) fn affine(&self, scale: &str, zero_point: &str) -> Option<Affine> {
         let scale = self.f32_values(scale)?;
         let zero_point = self.bytes(zero_point, UINT8)?;
@@ -78,26 +80,30 @@ impl GraphEditor {
         }
     }
 
-    /// Returns the elements of an f32 initializer. `None` under the conditions of [`GraphEditor::bytes`].
+    /// Returns the elements of the f32 initializer `name`. `None` if [`GraphEditor::bytes`] returns
+    /// `None` for this name and f32.
     pub(super) fn f32_values(&self, name: &str) -> Option<Vec<f32>> {
         let chunks = self.bytes(name, FLOAT)?.as_chunks::<4>().0.iter();
         Some(chunks.map(|bytes| f32::from_le_bytes(*bytes)).collect())
     }
 
-    /// Returns the elements of an int32 initializer. `None` under the conditions of [`GraphEditor::bytes`].
+    /// Returns the elements of the int32 initializer `name`. `None` if [`GraphEditor::bytes`]
+    /// returns `None` for this name and int32.
     pub(super) fn i32_values(&self, name: &str) -> Option<Vec<i32>> {
         let chunks = self.bytes(name, INT32)?.as_chunks::<4>().0.iter();
         Some(chunks.map(|bytes| i32::from_le_bytes(*bytes)).collect())
     }
 
-    /// Returns the shape of an initializer. `None` if there is none of this name and data type.
+    /// Returns the shape of the initializer `name`. `None` if no initializer has this name and this
+    /// ONNX data type.
     pub(super) fn shape(&self, name: &str, data_type: i32) -> Option<&[i64]> {
         let tensor = self.initializer(name)?;
         (tensor.data_type == data_type).then_some(&tensor.dims)
     }
 
-    /// Returns the bytes of an initializer. `None` if there is none of this name and data type, or if its elements
-    /// are not in `raw_data` or do not fill its shape.
+    /// Returns the little-endian bytes of the initializer `name`. `None` if no initializer has this
+    /// name and this ONNX data type, or if its `raw_data` does not hold exactly the elements of its
+    /// shape.
     pub(super) fn bytes(&self, name: &str, data_type: i32) -> Option<&[u8]> {
         let tensor = self.initializer(name)?;
         let sizes = tensor.dims.iter().map(|size| usize::try_from(*size).ok());
@@ -114,7 +120,8 @@ impl GraphEditor {
         self.graph.initializer.get(*self.initializers.get(name)?)
     }
 
-    /// Adds a one-dimensional initializer with a name derived from `name`, which must be unique, and returns its name.
+    /// Adds a one-dimensional initializer and returns its name, `name` prefixed with [`DOMAIN`].
+    /// The caller makes sure that no other initializer is added with this `name`.
     pub(super) fn add_initializer(
         &mut self,
         name: &str,
@@ -132,7 +139,8 @@ impl GraphEditor {
         name
     }
 
-    /// Removes the node at `index` if no node reads its outputs and they are not outputs of the graph.
+    /// Removes the node at `index` if none of the node's outputs is read by another node or is an
+    /// output of the graph.
     pub(super) fn remove_if_unread(&mut self, index: usize) {
         let nodes = self.nodes.iter().flatten();
         let mut read = nodes.flat_map(|node| &node.input).chain(&self.outputs);
@@ -147,7 +155,8 @@ impl GraphEditor {
         self.nodes[index].take()
     }
 
-    /// Puts an operator of this crate in the place of the node at `index`.
+    /// Replaces the node at `index` with `node`, an operator of this crate, and sets the domain of
+    /// `node` to [`DOMAIN`].
     pub(super) fn replace(&mut self, index: usize, node: NodeProto) {
         self.nodes[index] = Some(NodeProto {
             domain: DOMAIN.to_owned(),
@@ -155,7 +164,7 @@ impl GraphEditor {
         });
     }
 
-    /// Returns the graph with the remaining nodes and without the initializers that nothing reads.
+    /// Returns the edited graph, without the initializers that no node reads any more.
     pub(super) fn finish(mut self) -> GraphProto {
         self.graph.node = self.nodes.into_iter().flatten().collect();
         self.graph.drop_unread_initializers();
@@ -163,7 +172,8 @@ impl GraphEditor {
     }
 }
 
-/// Returns the size in bytes of an element of a data type; defined for those that this crate reads and writes.
+/// Returns the size in bytes of one element of an ONNX data type. Correct only for f32, int32,
+/// uint8 and int8, the data types of the initializers that this crate reads and writes.
 fn size_of(data_type: i32) -> usize {
     if matches!(data_type, FLOAT | INT32) {
         4

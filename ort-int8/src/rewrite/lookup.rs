@@ -1,4 +1,4 @@
-//! Replacement of hard swishes by lookup tables.
+//! Replaces hard swish activations of a graph with table lookups ([`LOOKUP`]).
 
 use onnx_export::proto::{NodeProto, UINT8};
 use onnx_export::quantize::Affine;
@@ -6,17 +6,19 @@ use onnx_export::quantize::Affine;
 use super::LOOKUP;
 use super::editor::GraphEditor;
 
-/// A function that nodes compute for each element of a value on its own.
+/// An element-wise function of a uint8 tensor that several nodes of the graph compute together.
 struct Function {
-    /// Name of the value that the function is applied to.
+    /// Name of the uint8 tensor that the function is applied to.
     operand: String,
-    /// Results of the function for the elements 0 to 255.
+    /// Result of the function for each possible element, 0 to 255.
     table: [u8; 256],
-    /// Indices of the nodes that compute the function, without the last one, in the order in which they can be removed.
+    /// Indices of the nodes that compute the function, except the last node, which the [`LOOKUP`]
+    /// replaces. A node comes after the nodes that read its output, so that each can be removed in
+    /// turn.
     inner: Vec<usize>,
 }
 
-/// Replaces the nodes of every hard swish by a [`LOOKUP`].
+/// Replaces the nodes of every hard swish with a [`LOOKUP`].
 pub(super) fn replace(editor: &mut GraphEditor) {
     for index in 0..editor.len() {
         let found = integer_swish(editor, index).or_else(|| float_swish(editor, index));
@@ -41,8 +43,11 @@ pub(super) fn replace(editor: &mut GraphEditor) {
     }
 }
 
-/// Returns the hard swish whose product is node `index`: a `QLinearMul` of a value and its gate, which is the value
-/// requantized by a `QLinearConcat` of one operand. `None` for any other node.
+/// Returns the int8 hard swish whose last node has this `index`. `None` if this node does not end
+/// an int8 hard swish.
+///
+/// Its nodes are a `QLinearConcat` of one operand, which requantizes a tensor to the gate, and a
+/// `QLinearMul` of the tensor and the gate. The saturation to uint8 clamps the gate to 0..=1.
 fn integer_swish(editor: &GraphEditor, index: usize) -> Option<Function> {
     let product = editor.node(index)?;
     let [a, a_scale, a_zero, b, b_scale, b_zero, scale, zero] = product.input.as_slice() else {
@@ -82,8 +87,11 @@ fn integer_swish(editor: &GraphEditor, index: usize) -> Option<Function> {
     })
 }
 
-/// Returns the hard swish whose `QuantizeLinear` is node `index`: `DequantizeLinear`, `HardSigmoid`, `Mul` and
-/// `QuantizeLinear`, as networks with trained scales have it. `None` for any other node.
+/// Returns the fp32 hard swish whose last node has this `index`. `None` if this node does not end
+/// an fp32 hard swish between int8 tensors.
+///
+/// Its nodes are `DequantizeLinear`, `HardSigmoid`, `Mul` and `QuantizeLinear`, the form of a hard
+/// swish in networks with trained scales.
 fn float_swish(editor: &GraphEditor, index: usize) -> Option<Function> {
     let quantize = editor.node(index)?;
     let [product, scale, zero] = quantize.input.as_slice() else {
@@ -120,32 +128,35 @@ fn float_swish(editor: &GraphEditor, index: usize) -> Option<Function> {
     })
 }
 
-/// A uint8 element `q` with the scale and zero point that give it its value.
+/// A uint8 element with the scale and zero point of its tensor; it stands for
+/// `(q - zero_point) * scale`.
 #[derive(Clone, Copy)]
 struct Quantized {
     q: u8,
     affine: Affine,
 }
 
-/// Returns the element with the value of `x` in another scale and zero point, rounded like `QLinearConcat` in ONNX
-/// Runtime.
+/// Returns the element that stands for the value of `x` with the scale and zero point `to`, rounded
+/// like ONNX Runtime's `QLinearConcat`.
 fn requantize(x: Quantized, to: Affine) -> u8 {
     round(dequantize_one(x) / to.scale, to)
 }
 
-/// Returns the product of two elements, rounded like `QLinearMul` in ONNX Runtime.
+/// Returns the product of the values of `a` and `b`, quantized with the scale and zero point `to`
+/// and rounded like ONNX Runtime's `QLinearMul`.
 fn multiply(a: Quantized, b: Quantized, to: Affine) -> u8 {
     let centered = |x: Quantized| f32::from(x.q) - f32::from(x.affine.zero_point);
     let product = centered(a) * centered(b);
     round(product * (a.affine.scale * b.affine.scale / to.scale), to)
 }
 
-/// Returns the value of an element, `(q - zero_point) * scale`.
+/// Returns the value that the element `x` stands for, `(q - zero_point) * scale`.
 fn dequantize_one(x: Quantized) -> f32 {
     x.affine.scale * (f32::from(x.q) - f32::from(x.affine.zero_point))
 }
 
-/// Rounds a value, given as a multiple of the scale, to the nearest element, ties to even, saturated to 0..=255.
+/// Quantizes `multiple`, a value divided by the scale of `to`: rounds it to the nearest integer,
+/// ties to even, adds the zero point of `to`, and saturates the sum to 0..=255.
 fn round(multiple: f32, to: Affine) -> u8 {
     // The conversion to u8 saturates.
     (multiple.round_ties_even() + f32::from(to.zero_point)) as u8

@@ -1,13 +1,15 @@
-//! Rewriting of an int8 graph that ONNX Runtime has optimized: nodes are replaced by this crate's operators.
+//! Replaces nodes with this crate's faster operators, in an int8 graph that ONNX Runtime has
+//! optimized.
 //!
-//! - [`LOOKUP`] replaces a hard swish: either a requantization (`QLinearConcat` of one operand) and a product
-//!   (`QLinearMul`), or fp32 nodes between `DequantizeLinear` and `QuantizeLinear`.
-//! - [`DEPTHWISE`] replaces a depthwise `QLinearConv`, and a [`LOOKUP`] that follows it.
-//! - [`QUANTIZE`] replaces `ReorderOutput`, `QuantizeLinear` and `Transpose`: ONNX Runtime's way from its blocked fp32
-//!   layout to channels-last uint8.
+//! - [`LOOKUP`] replaces a hard swish: either a requantization (`QLinearConcat` of one operand) and
+//!   a product (`QLinearMul`), or fp32 nodes between `DequantizeLinear` and `QuantizeLinear`.
+//! - [`DEPTHWISE`] replaces a depthwise `QLinearConv`, and the [`LOOKUP`] that reads the
+//!   convolution's output, if there is one.
+//! - [`QUANTIZE`] replaces `ReorderOutput`, `QuantizeLinear` and `Transpose`, the three nodes with
+//!   which ONNX Runtime converts a tensor from its blocked fp32 layout to channels-last uint8.
 //!
-//! A node that does not have exactly the expected form is left alone. Only graphs in memory are rewritten: files keep
-//! standard operators.
+//! Nodes that do not have exactly one of these forms are not changed. Only graphs in memory are
+//! rewritten; ONNX files keep standard operators.
 
 mod depthwise;
 mod editor;
@@ -22,38 +24,46 @@ use editor::GraphEditor;
 
 /// Domain of this crate's operators.
 pub(crate) const DOMAIN: &str = "ort_int8";
-/// Operator that applies a function to each element by a lookup table. Inputs: indices `u8` of any shape, table
-/// `[256] u8`.
+/// Operator that replaces each element `q` of a tensor by `table[q]`. Inputs: tensor `u8` of any
+/// shape, table `[256] u8`. Output: tensor `u8` of the same shape.
 pub(crate) const LOOKUP: &str = "Lookup";
-/// Operator for a depthwise convolution. Inputs: image `[N, H, W, C] u8`; weights `[C, 1, kh, kw] i8` with zero point 0;
-/// bias `[C] i32` with the scale `input scale * weight scale`; multipliers `[C] f32`,
-/// `input scale * weight scale / output scale`; optionally a table `[256] u8` that is applied to the results.
-/// Attributes: `kernel_shape`, `strides`, `pads` and `dilations` as in `Conv`; `same_upper` (0 or 1),
-/// `input_zero_point` and `output_zero_point`.
+/// Operator for an int8 depthwise convolution.
+///
+/// Inputs: image `[N, H, W, C] u8`; weights `[C, 1, kh, kw] i8` with zero point 0; bias `[C] i32`
+/// with the scale `input scale * weight scale`; multipliers `[C] f32`, which are
+/// `input scale * weight scale / output scale`; optionally a table `[256] u8` that is applied to
+/// each output element. Attributes: `kernel_shape`, `strides`, `pads` and `dilations` as in ONNX
+/// `Conv`; `same_upper` (1 for ONNX `auto_pad` `SAME_UPPER`, else 0), `input_zero_point` and
+/// `output_zero_point`.
 pub(crate) const DEPTHWISE: &str = "DepthwiseConv";
-/// Operator that quantizes ONNX Runtime's blocked layout to `[N, H, W, C] u8`. Input:
-/// `[N, ceil(C / 16), H, W, 16] f32`, which ONNX Runtime declares as `[N, 16 * ceil(C / 16), H, W]`. Attributes:
-/// `channels`, `scale` and `zero_point`.
+/// Operator that quantizes a tensor in ONNX Runtime's blocked fp32 layout to `[N, H, W, C] u8`.
+///
+/// Input: `[N, ceil(C / 16), H, W, 16] f32`, which ONNX Runtime declares as
+/// `[N, 16 * ceil(C / 16), H, W]`. Attributes: `channels` (C), and the output's `scale` and
+/// `zero_point`.
 pub(crate) const QUANTIZE: &str = "QuantizeBlocked";
 
-/// The operators that a rewritten graph may contain.
+/// Selection of this crate's operators that [`rewrite`] may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operators {
-    /// [`LOOKUP`] alone, which is faster than ONNX Runtime's nodes on any CPU.
+    /// Only [`LOOKUP`], which is faster than the nodes that it replaces on any CPU.
     Lookup,
-    /// All operators, for CPUs with AVX-512.
+    /// [`LOOKUP`], [`DEPTHWISE`] and [`QUANTIZE`], for CPUs with AVX-512.
     All,
 }
 
-/// A graph in which at least one node was replaced.
+/// A model in whose graph at least one node was replaced by [`rewrite`].
 pub(crate) struct Rewritten {
     pub(crate) model: ModelProto,
-    /// Number of nodes that are operators of this crate; at least 1.
+    /// Number of nodes in the rewritten graph that are operators of this crate; at least 1.
     pub(crate) operator_count: usize,
 }
 
-/// Returns `model` with nodes replaced where possible. `None` if no node can be replaced, if the graph has no
-/// `QLinearConv`, or if a node has a subgraph, since that may read values of the graph without being seen here.
+/// Returns `model` with nodes replaced by this crate's operators, as far as `operators` allows.
+///
+/// `None` if no node can be replaced, if the graph has no `QLinearConv`, or if a node has a
+/// subgraph: a subgraph may read values of the outer graph, and [`GraphEditor`] does not see these
+/// reads.
 pub(crate) fn rewrite(mut model: ModelProto, operators: Operators) -> Option<Rewritten> {
     let graph = model.graph.take()?;
     if !is_rewritable(&graph) {

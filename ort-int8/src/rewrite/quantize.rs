@@ -1,4 +1,4 @@
-//! Replacement of the quantization behind an fp32 layer: [`QUANTIZE`] replaces three nodes.
+//! Replaces the three nodes that quantize the output of an fp32 layer with one [`QUANTIZE`] node.
 
 use onnx_export::graph::Attr;
 use onnx_export::proto::{AttributeProto, NodeProto};
@@ -7,19 +7,20 @@ use onnx_export::quantize::Affine;
 use super::QUANTIZE;
 use super::editor::GraphEditor;
 
-/// The permutation from `[N, C, H, W]` to `[N, H, W, C]`.
+/// Attribute `perm` of the `Transpose` from `[N, C, H, W]` to `[N, H, W, C]`.
 const CHANNELS_LAST: [i64; 4] = [0, 2, 3, 1];
 
-/// A `ReorderOutput` with the `QuantizeLinear` and the `Transpose` behind it.
+/// A `ReorderOutput` whose output is read by a `QuantizeLinear`, whose output is read by a
+/// `Transpose`, with the indices of the latter two nodes.
 struct Chain {
     quantize: usize,
     transpose: usize,
-    /// The operator that replaces all three nodes.
+    /// The [`QUANTIZE`] node that replaces the `ReorderOutput`, `QuantizeLinear` and `Transpose`.
     replacement: NodeProto,
 }
 
-/// Replaces every `ReorderOutput -> QuantizeLinear -> Transpose`, which writes an intermediate `[N, C, H, W] f32`
-/// tensor.
+/// Replaces every chain `ReorderOutput -> QuantizeLinear -> Transpose` with a [`QUANTIZE`], which
+/// avoids the chain's intermediate `[N, C, H, W] f32` tensor.
 pub(super) fn replace(editor: &mut GraphEditor) {
     for index in 0..editor.len() {
         if let Some(chain) = find_chain(editor, index) {
@@ -30,8 +31,10 @@ pub(super) fn replace(editor: &mut GraphEditor) {
     }
 }
 
-/// Returns the chain that begins with node `index`. `None` if that node is not a `ReorderOutput` to channels first, if
-/// the two nodes do not follow it, or if another node reads the values in between.
+/// Returns the chain that begins with node `index`.
+///
+/// `None` if node `index` is not a `ReorderOutput` to channels first, if its output is not read by
+/// a `QuantizeLinear` followed by a `Transpose`, or if another node reads an intermediate value.
 fn find_chain(editor: &GraphEditor, index: usize) -> Option<Chain> {
     let reorder = editor.node(index)?;
     if reorder.op_type != "ReorderOutput" || reorder.attribute("channels_last")?.i != Some(0) {

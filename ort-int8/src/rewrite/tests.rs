@@ -1,4 +1,4 @@
-//! Tests of the nodes that are replaced, and of those that must be left alone.
+//! Tests of [`rewrite`]: which nodes it replaces, and which nodes it must not change.
 
 use onnx_export::graph::Attr;
 use onnx_export::proto::{AttributeProto, FLOAT, INT8, INT32, TensorProto, UINT8, ValueInfoProto};
@@ -40,8 +40,9 @@ fn node(domain: &str, op: &str, inputs: &str, output: &str) -> NodeProto {
     }
 }
 
-/// Returns a graph with one of each pattern (quantization of the blocked layout, a depthwise convolution of eight
-/// channels, an integer hard swish), and a node that reads the result.
+/// Returns a graph with one chain of each kind that [`rewrite`] replaces: the quantization of a
+/// blocked tensor, a depthwise convolution of eight channels, and an int8 hard swish. A `Flatten`
+/// reads the output of the hard swish.
 fn graph() -> GraphProto {
     let mut reorder = node("com.microsoft.nchwc", "ReorderOutput", "images", "blocked");
     reorder.attribute = vec![int("channels", 8), int("channels_last", 0)];
@@ -97,7 +98,8 @@ fn model(graph: GraphProto) -> ModelProto {
     }
 }
 
-/// Returns the operator of each node after rewriting, and the graph; both are empty if the graph was left alone.
+/// Returns the rewritten graph, and the operator type of each of its nodes. The list and the graph
+/// are empty if [`rewrite`] replaced no node.
 fn rewritten(graph: GraphProto, operators: Operators) -> (Vec<String>, GraphProto) {
     let rewritten = rewrite(model(graph), operators);
     let graph = rewritten.and_then(|rewritten| rewritten.model.graph);
@@ -140,7 +142,7 @@ fn every_pattern_is_replaced() {
         ]
     );
     let table = &graph.initializer[2].raw_data;
-    // With x = q / 2, the hard sigmoid is 1 for x >= 3.
+    // The gate of element q is q / 12 (scale 0.5 / 6, zero point 0), saturated to 1 from q = 12 on.
     for (q, expected) in [(0, 0), (1, 0), (4, 1), (12, 12), (255, 255)] {
         assert_eq!(table[q], expected, "{q}");
     }
@@ -185,7 +187,8 @@ fn fp32_hard_swish_between_int8_values_becomes_a_lookup() {
         .initializer
         .iter()
         .find(|t| t.name == "ort_int8:swish_table");
-    // x = 1: 1 * (1 / 6 + 1 / 2) is two thirds, 1.33 times the scale of 0.5.
+    // Element 2 is x = 1. Its hard swish, 1 * (1 / 6 + 1 / 2) = 2 / 3, is 1.33 times the output
+    // scale 0.5, which is rounded to 1.
     assert_eq!(table.unwrap().raw_data[..4], [0, 1, 1, 2]);
 }
 
@@ -212,10 +215,11 @@ fn omitted_attributes_have_defaults() {
     assert_eq!(graph.node[1].attribute("same_upper").unwrap().i, Some(1));
 }
 
-/// A name, a change to `graph()`, and the operators after rewriting: the changed pattern must be left alone.
+/// A test case: its name, a change to `graph()` after which one chain must not be replaced, and the
+/// expected operator types after rewriting.
 type Change = (&'static str, fn(&mut GraphProto), &'static [&'static str]);
 
-/// The operators of `graph()` after rewriting if the convolution is left alone.
+/// The operator types of the rewritten `graph()` if everything except the convolution is replaced.
 const CONV: &[&str] = &[QUANTIZE, "QLinearConv", LOOKUP, "Flatten"];
 
 const CHANGES: &[Change] = &[
@@ -383,6 +387,7 @@ fn damaged_graphs_never_panic() {
         let model = model.and_then(|model| rewrite(model, Operators::All));
         rewritten += usize::from(model.is_some());
     }
-    // Most damaged files still decode to a graph, so that the code after decoding is tested.
+    // Enough of the 20,000 damaged files must decode and be rewritten, since a file that does not
+    // decode does not test `rewrite`.
     assert!(rewritten > 1000, "{rewritten}");
 }

@@ -1,4 +1,5 @@
-//! Timing of the stages of a request without a server, on one thread.
+//! Measures the stages of a request (decoding, preprocessing, inference, postprocessing) on one
+//! thread, without a server.
 
 use std::time::Instant;
 
@@ -16,15 +17,17 @@ use sightline::store::ModelSource;
 
 use super::load::median;
 
-/// CPU time of each stage for one image, and wall time of all stages, in milliseconds.
+/// CPU time of each stage of a request for one image, and elapsed time of all stages together, in
+/// milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stages {
     pub(super) decode: f64,
     pub(super) preprocess: f64,
     pub(super) inference: f64,
-    /// Postprocessing to boxes or to an encoded mask; negligible for labels.
+    /// CPU time of postprocessing to boxes or to a mask as PNG, in milliseconds. Postprocessing to
+    /// labels is negligible and not run.
     pub(super) postprocess: f64,
-    /// Elapsed time of all stages.
+    /// Elapsed time of all stages together, in milliseconds.
     pub(super) wall: f64,
 }
 
@@ -47,7 +50,8 @@ impl Stages {
     }
 }
 
-/// A session and the stages around it, without a server.
+/// A model whose stages (decoding, preprocessing, inference, postprocessing) are called directly,
+/// without a server.
 pub(super) struct Alone {
     task: Task,
     preprocessor: Preprocessor,
@@ -68,7 +72,7 @@ impl Alone {
         })
     }
 
-    /// Runs one encoded image through all stages, and returns their times.
+    /// Runs all stages on `image`, the bytes of an image file, and returns the time of each stage.
     pub(super) fn once(&mut self, image: &[u8]) -> Result<Stages> {
         let options = DecodeOptions {
             max_pixels: u64::MAX,
@@ -83,7 +87,7 @@ impl Alone {
             .engine
             .run(vec![tensor])?
             .pop()
-            .context("the engine returned no outputs")?;
+            .context("the engine returned no outputs for the image")?;
         let inferred = thread_cpu();
         let (width, height) = pixels.dimensions();
         let size = ImageSize { width, height };
@@ -109,7 +113,8 @@ impl Alone {
     }
 }
 
-/// Returns the CPU time of this thread in milliseconds, which other processes do not affect.
+/// Returns the CPU time that this thread has used so far, in milliseconds. Time in which other
+/// processes run instead of this thread is not included.
 fn thread_cpu() -> f64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6

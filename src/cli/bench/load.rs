@@ -1,10 +1,12 @@
-//! Closed-loop load over HTTP: each connection sends its next request when it has its response.
+//! Closed-loop load over HTTP: each connection sends its next request when the response to its last
+//! request was received.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-/// Latency in milliseconds and throughput in requests per second, over all clients.
+/// Median (`p50`) and 99th percentile (`p99`) of the latency in milliseconds, and throughput in
+/// requests per second, over all connections of a load test.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Load {
     pub(super) p50: f64,
@@ -12,7 +14,8 @@ pub(super) struct Load {
     pub(super) per_second: f64,
 }
 
-/// Sends `image` over `connections` connections for `length`; returns the latency and throughput of all requests.
+/// Sends `image` repeatedly over `connections` parallel connections during the time `length`.
+/// Returns the latency and throughput of all requests.
 pub(super) fn run(url: &str, image: &[u8], connections: usize, length: Duration) -> Result<Load> {
     let start = Instant::now();
     let end = start + length;
@@ -22,7 +25,7 @@ pub(super) fn run(url: &str, image: &[u8], connections: usize, length: Duration)
             .collect();
         let mut latencies = Vec::new();
         for client in clients {
-            latencies.extend(client.join().map_err(|_| anyhow!("a client panicked"))??);
+            latencies.extend(client.join().map_err(|_| anyhow!("load test panicked"))??);
         }
         Ok::<_, anyhow::Error>(latencies)
     })?;
@@ -36,7 +39,8 @@ pub(super) fn run(url: &str, image: &[u8], connections: usize, length: Duration)
     })
 }
 
-/// Sends requests over one connection until `end`, at least one; returns their latencies in milliseconds.
+/// Sends `image` repeatedly over one connection until `end`, at least once. Returns the latency of
+/// each request in milliseconds.
 fn client(url: &str, image: &[u8], end: Instant) -> Result<Vec<f64>> {
     let client = Client::new(url);
     let mut latencies = Vec::new();
@@ -46,7 +50,7 @@ fn client(url: &str, image: &[u8], end: Instant) -> Result<Vec<f64>> {
     Ok(latencies)
 }
 
-/// A client that keeps its connection open.
+/// An HTTP client that sends all its requests over one connection.
 pub(super) struct Client {
     agent: ureq::Agent,
     url: String,
@@ -61,7 +65,7 @@ impl Client {
         }
     }
 
-    /// Sends `image` and returns the milliseconds until the whole response was received.
+    /// Sends `image` and returns the time until the whole response was received, in milliseconds.
     pub(super) fn send(&self, image: &[u8]) -> Result<f64> {
         let start = Instant::now();
         let request = self
@@ -70,7 +74,7 @@ impl Client {
             .header("content-type", "application/octet-stream");
         let response = request.send(image);
         let mut response =
-            response.with_context(|| format!("cannot send a request to {}", self.url))?;
+            response.with_context(|| format!("the HTTP request to {} failed", self.url))?;
         response.body_mut().read_to_vec()?;
         Ok(start.elapsed().as_secs_f64() * 1e3)
     }

@@ -1,7 +1,8 @@
-//! `sightline bench`: latency and throughput of networks, alone and through the server.
+//! `sightline bench`: measures the latency and throughput of models, without and with the server.
 //!
-//! Each line has medians over rounds in which the measurements of one model alternate: on a shared machine their
-//! ratios are reliable, absolute times are not.
+//! Each line of the output is for one model and has medians over several rounds. In a round, the
+//! measurements with and without the server alternate. On a shared machine, their ratios are
+//! therefore reliable, while absolute times are not.
 
 mod alone;
 mod load;
@@ -31,9 +32,10 @@ use alone::{Alone, Stages};
 use load::{Client, Load, median};
 use served::Server;
 
-/// The image that is sent unless another is named: 500x375 pixels, as in common datasets.
+/// The image that is sent if `--image` is not set: a JPEG of 500x375 pixels, a common size in
+/// datasets.
 const IMAGE: &[u8] = include_bytes!("../../../tests/photos/coffee_500x375.jpg");
-/// How long the server is left idle to measure its CPU usage.
+/// Time during which the CPU usage of the idle server is measured.
 const IDLE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
@@ -54,7 +56,8 @@ pub(super) struct BenchArgs {
     /// Number of rounds; each value in the output is a median over the rounds
     #[arg(long, env = "SIGHTLINE_ROUNDS", default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
-    /// Milliseconds of each measurement in a round (alone, one connection, many connections)
+    /// Duration of each measurement in a round (one connection, `--connections` connections), in
+    /// milliseconds
     #[arg(long, env = "SIGHTLINE_ROUND_MS", default_value_t = 1000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
     round_ms: u64,
     #[command(flatten)]
@@ -63,7 +66,8 @@ pub(super) struct BenchArgs {
     runtime: RuntimeArgs,
 }
 
-/// Prints one table line per model, or per number of connections of a running server.
+/// Prints one table line per model. With `--url`, prints two lines for the running server: for one
+/// connection, and for `--connections` connections.
 pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let image = match &args.image {
         Some(path) => Bytes::from(read_bounded(path, Limits::default().max_body_bytes as u64)?),
@@ -83,8 +87,9 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         &args.model
     };
     say!(
-        "{} cores; milliseconds are medians; decode, preprocess, inference and postprocessing (boxes, masks): CPU time \
-         of one thread without a server; wall: elapsed time of all of them",
+        "{} cores; times are medians in milliseconds; decode, preprocess, inference and \
+         postprocessing (boxes, masks): CPU time of one thread without a server; wall: elapsed \
+         time of these four stages",
         usable_cores()
     )?;
     say!("{}", Line::HEAD)?;
@@ -97,8 +102,8 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     say!("peak memory of this process: {peak:.0} MB")
 }
 
-/// Returns the model from the store. If the store does not have it, builds it from the catalogue with generated
-/// weights.
+/// Returns the model from the store. If the store does not have the model, builds the network of
+/// that name in the catalogue, with generated weights.
 ///
 /// # Errors
 /// If the model is neither in the store nor in the catalogue, or cannot be read or built.
@@ -148,7 +153,8 @@ fn measure(
     let client = Client::new(&server.url);
     let mut rounds = Vec::new();
     for _ in 0..args.rounds {
-        // The two measurements alternate, so that a slow moment of the machine affects both.
+        // Runs without the server and requests to it alternate, so that a slow moment of the
+        // machine affects the times of both.
         let (mut runs, mut single) = (Vec::new(), Vec::new());
         let end = Instant::now() + length;
         while runs.is_empty() || Instant::now() < end {
@@ -167,7 +173,7 @@ fn measure(
     Ok(Line::new(name, idle, &rounds))
 }
 
-/// The measurements of one round.
+/// The results of one round of measurements of a model.
 struct Round {
     stages: Stages,
     /// Median latency over one connection, in milliseconds.
@@ -176,28 +182,30 @@ struct Round {
     many: Load,
 }
 
-/// One line of the table.
+/// One line of the table: the results of a model.
 struct Line {
     model: String,
     stages: Stages,
     /// Median latency over one connection, in milliseconds.
     single_p50: f64,
-    /// Part of `single_p50` that the server adds to the time of the stages.
+    /// Median latency over one connection minus the elapsed time of the stages without a server, in
+    /// milliseconds.
     added: f64,
-    /// Median latency under load, in milliseconds.
+    /// Median latency over `--connections` connections, in milliseconds.
     many_p50: f64,
-    /// 99th percentile of the latency under load, in milliseconds.
+    /// 99th percentile of the latency over `--connections` connections, in milliseconds.
     many_p99: f64,
-    /// Throughput under load, in images per second.
+    /// Throughput over `--connections` connections, in images per second.
     per_second: f64,
-    /// `per_second` as a fraction of what the cores would reach if they did nothing but the stages.
+    /// `per_second` as a fraction of the throughput that the CPU cores would reach if they ran only
+    /// the stages of requests.
     of_ideal: f64,
     /// CPU usage while the server is idle, as a fraction of one core.
     idle: f64,
 }
 
 impl Line {
-    /// Head of the table.
+    /// Header line of the table, with the names of the columns.
     const HEAD: &str = "model                                    decode prepr. infer. postpr.  wall |  1 conn: p50  added | \
          load: p50    p99  images/s  of ideal | idle CPU";
 
@@ -253,7 +261,8 @@ impl std::fmt::Display for Line {
     }
 }
 
-/// Measures a running server: prints a line for one connection, and one for `--connections` connections.
+/// Measures the running server at `url`. Prints a line with the results for one connection, and a
+/// line for `--connections` connections.
 fn running_server(args: &BenchArgs, url: &str, image: &Bytes) -> Result<()> {
     let url = if url.contains("/v1/") {
         url.to_owned()

@@ -19,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 /// Maximum number of open connections of the server.
 const MAX_CONNECTIONS: usize = 1024;
-/// Time that requests in flight get to finish when the server stops.
+/// Maximum time for requests in flight to finish when the server stops.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A server with one model.
+/// A running server with one loaded model.
 pub(super) struct Server {
-    /// URL of the model's route.
+    /// URL to which images for the model are posted.
     pub(super) url: String,
     runtime: tokio::runtime::Runtime,
     stop: CancellationToken,
@@ -70,7 +70,8 @@ impl Server {
     }
 }
 
-/// Measures the CPU usage of this process while the server is idle, as a fraction of one core.
+/// Sleeps for `length` and returns the CPU usage of this process in that time, as a fraction of one
+/// core. The server in this process must be idle.
 pub(super) fn idle_cpu(length: Duration) -> f64 {
     let (before, start) = (ProcessUsage::now().cpu_seconds, Instant::now());
     std::thread::sleep(length);

@@ -28,7 +28,8 @@ pub(in crate::cli) struct QuantizeArgs {
     /// How activation ranges are chosen [default: the method that comes closest to the fp32 network]
     #[arg(long, env = "SIGHTLINE_METHOD", value_name = "METHOD")]
     method: Option<MethodName>,
-    /// The percentile of `--method percentile` [default: 99.99]
+    /// Percentage of activations below the upper end, and above the lower end, of a range, for
+    /// `--method percentile` [default: 99.99]
     #[arg(long, env = "SIGHTLINE_PERCENTILE", value_name = "P")]
     percentile: Option<f64>,
     /// CPUs that will run the model; auto: CPUs like this one
@@ -39,7 +40,8 @@ pub(in crate::cli) struct QuantizeArgs {
         value_name = "TARGET"
     )]
     pub(super) target: TargetName,
-    /// Mean cosine similarity of int8 and fp32 outputs, 0 to 1, at which the search ends
+    /// Mean cosine similarity of int8 and fp32 outputs, 0 to 1, at which the search for layers to
+    /// keep in fp32 ends
     #[arg(
         long,
         env = "SIGHTLINE_MIN_COSINE",
@@ -47,7 +49,7 @@ pub(in crate::cli) struct QuantizeArgs {
         value_name = "C"
     )]
     min_cosine: f64,
-    /// Largest share of the multiplications that the search may keep in fp32 layers, 0 to 1
+    /// Largest share of the network's multiplications that may stay in fp32 layers, 0 to 1
     #[arg(
         long,
         env = "SIGHTLINE_MAX_FLOAT",
@@ -77,18 +79,19 @@ pub(in crate::cli) struct QuantizeArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum MethodName {
-    /// The smallest to the largest element
+    /// From the smallest to the largest activation
     Minmax,
-    /// The range without the outermost elements beyond `--percentile`
+    /// The range without the outermost activations at each end, set by `--percentile`
     Percentile,
-    /// The range with the least relative entropy
+    /// The range with the least relative entropy between fp32 and int8 activations
     Entropy,
-    /// The range with the least mean squared error
+    /// The range with the least mean squared error between fp32 and int8 activations
     Mse,
 }
 
 impl QuantizeArgs {
-    /// Returns the goal and the limits of the search.
+    /// Returns the goal and the limits of the search for a recipe: target CPU, similarity to fp32,
+    /// share of fp32 layers and calibration method.
     ///
     /// # Errors
     /// If a flag is out of range.
@@ -125,11 +128,12 @@ impl QuantizeArgs {
         })
     }
 
-    /// Returns the manifest of the written model. With `-o` the model is named after the output path, as by `export`,
-    /// since two models must not have the same name.
+    /// Returns the manifest of the model to be written. With `-o` the model's name is the name of
+    /// the output path, as for `export`, because two models in the models directory must not have
+    /// the same name.
     ///
     /// # Errors
-    /// If the new name is not valid.
+    /// If the name of the output path is not a valid model name.
     pub(super) fn named(&self, source: &ModelSource, paths: &OutputPaths) -> Result<ModelManifest> {
         let mut manifest = source.manifest.clone();
         if self.out.is_some() {
@@ -144,7 +148,7 @@ impl QuantizeArgs {
     /// Returns the paths of the files to write.
     ///
     /// # Errors
-    /// If the model is built in and there is no `-o`, or the folder is not writable.
+    /// If the model is built in and `-o` is not set, or if the output folder is not writable.
     pub(super) fn paths(&self, source: &ModelSource) -> Result<OutputPaths> {
         let paths = match (&self.out, &source.path, &source.origin) {
             (Some(out), ..) => OutputPaths::new(out)?,

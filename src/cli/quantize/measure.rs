@@ -15,11 +15,12 @@ use sightline::store::ModelSource;
 
 use super::{Precisions, Work};
 
-/// Minimum number of timed runs of each precision.
+/// Minimum number of timed runs of the fp32 model and of the int8 model.
 const MIN_RUNS: usize = 30;
 
-/// Runs both precisions on all photographs and returns the report. The precisions alternate, so that a slow moment of the
-/// machine affects both.
+/// Runs the fp32 and the int8 model on all photographs, and returns a report of their agreement,
+/// sizes and latencies. The models alternate, so that a slow moment of the machine affects the
+/// latencies of both.
 ///
 /// # Errors
 /// If a model cannot be run, or its outputs do not fit the task.
@@ -43,7 +44,8 @@ pub(super) fn report(
     };
     let mut float_side = side(float, Arithmetic::Kernels)?;
     let mut int8_side = side(int8, Arithmetic::Kernels)?;
-    // If this CPU is not of the target family, its int8 kernels would give other results than the target's.
+    // If this CPU is not of the target family, its int8 kernels would compute other results than
+    // the target's kernels, which are therefore simulated.
     let simulated = work.goal.target != int8_target();
     let mut simulation = simulated
         .then(|| side(int8, Arithmetic::Simulated))
@@ -60,7 +62,7 @@ pub(super) fn report(
             work.bars.step();
         }
     }
-    // The simulation runs after the timed runs, so as not to disturb them.
+    // The simulation runs after the timed runs, so that it does not affect their latencies.
     if let Some(simulation) = &mut simulation {
         for (image, original) in images() {
             simulation.run(image, *original, true)?;
@@ -79,33 +81,36 @@ pub(super) fn report(
     })
 }
 
-/// A function that computes the result from a model's outputs and the size of the original image.
+/// A function that postprocesses a model's outputs for an image. The size is that of the image
+/// before preprocessing, in pixels.
 type Answer<'a> = dyn Fn(&Outputs, ImageSize) -> Result<Answers, OutputError> + 'a;
 
-/// One precision of the model, with the results and latencies of its runs so far.
+/// The fp32 or the int8 model, with the results and latencies of its runs so far.
 struct Side<'a> {
     engine: Box<dyn Engine>,
     answer: Box<Answer<'a>>,
     /// Latency of each run, in milliseconds.
     times: Vec<f64>,
-    /// Results by image.
+    /// Postprocessed result for each photograph, in the order of the photographs.
     answers: Vec<Answers>,
 }
 
 impl Side<'_> {
-    /// Runs one preprocessed image, whose size was `original`; keeps its result if `is_new`.
+    /// Runs the model on a preprocessed image and records the latency. If `is_new`, also records
+    /// the result for the image, whose size before preprocessing was `original`.
     fn run(&mut self, image: &PreparedImage, original: ImageSize, is_new: bool) -> Result<()> {
         let began = Instant::now();
         let outputs = self.engine.run(vec![image.clone()])?;
         self.times.push(began.elapsed().as_secs_f64() * 1e3);
         if is_new {
-            let outputs = outputs.first().context("the network returned no output")?;
+            let outputs = outputs.first().context("the model returned no outputs")?;
             self.answers.push((self.answer)(outputs, original)?);
         }
         Ok(())
     }
 
-    /// Returns the size of the ONNX files in bytes and the median latency in milliseconds.
+    /// Returns the size of the ONNX files `graphs` in bytes and the median latency of the runs in
+    /// milliseconds.
     fn timing(mut self, graphs: &Stages<Bytes>) -> Timing {
         self.times.sort_by(f64::total_cmp);
         Timing {
@@ -119,24 +124,28 @@ impl Side<'_> {
     }
 }
 
-/// Returns why the model should not be used, and what to do about it. `None` if its agreement is at least
-/// `min_agreement` and it is faster than the fp32 model.
+/// Returns why the int8 model should not be used, and what to do about it.
+///
+/// `None` if the agreement with the fp32 model is at least `min_agreement`, and the int8 model is
+/// faster than the fp32 model or its speed on the target CPU is unknown.
 pub(super) fn objection(report: &Report, min_agreement: f64) -> Option<String> {
     let agreement = report.agreement.agreement;
     if agreement < min_agreement {
         return Some(format!(
-            "int8 agrees with fp32 in {:.1} % of the results, `--min-agreement` requires {:.1} %. \
-             Calibrate on more photographs like those that the model will be used on; keep more layers in fp32 \
-             (--max-float 0.4); require closer outputs (--min-cosine 0.9995); or accept the model with --force",
+            "the int8 model agrees with fp32 in {:.1} % of the results, but `--min-agreement` \
+             requires {:.1} %. Calibrate on more photographs like those that the model will be \
+             used on; keep more layers in fp32 (--max-float 0.4); require closer outputs \
+             (--min-cosine 0.9995); or accept the model with --force",
             agreement * 100.0,
             min_agreement * 100.0
         ));
     }
-    // If this CPU is not of the target family, its speed says nothing about the target's.
+    // If this CPU is not of the target family, latencies on it say nothing about the target CPU.
     (!report.simulated && report.speedup() <= 1.0).then(|| {
         format!(
-            "int8 is not faster on this CPU: {:.2} ms, fp32 {:.2} ms. {} Keep fewer layers in fp32 \
-             (--max-float 0.1), serve the fp32 model, or write the model with --force",
+            "the int8 model is not faster on this CPU: int8 {:.2} ms, fp32 {:.2} ms. {} Keep fewer \
+             layers in fp32 (--max-float 0.1), serve the fp32 model, or write the int8 model with \
+             --force",
             report.int8.milliseconds,
             report.fp32.milliseconds,
             "CPUs with VNNI (servers of 2019 and later) gain most."

@@ -1,4 +1,5 @@
-//! `sightline quantize`: calibrates, searches, compares, and writes the int8 model.
+//! `sightline quantize`: calibrates a model, searches for the recipe of its int8 variant, compares
+//! the variant with the fp32 model, and writes it.
 
 mod args;
 mod measure;
@@ -29,18 +30,20 @@ use progress::Bars;
 /// Maximum number of images on which the quantization noise of each layer is measured.
 const NOISE_IMAGES: usize = 4;
 
-/// Runs the command. Writes the model and the report if agreement and speed are sufficient or `--force` is set;
-/// otherwise writes only the report and returns an error.
+/// Runs the command. Writes the model and the report if the int8 model's agreement and speed are
+/// sufficient or `--force` is set. If they are not sufficient, writes only the report and returns
+/// an error.
 ///
 /// # Errors
-/// If a flag or the model cannot be used, the model is not good enough, or a file cannot be written.
+/// If a flag has an invalid value, if the model cannot be quantized, if the agreement or speed of
+/// the int8 model is too low, or if a file cannot be written.
 pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     let goal = args.goal()?;
     let source = args.store.store().find(&args.model)?;
     if source.variant != FP32 {
         let name = &source.manifest.name;
         bail!(
-            "{} is a variant: quantize {name} itself, which then gets an int8 variant",
+            "`{}` is a variant: quantize {name} itself, which then gets an int8 variant",
             args.model
         );
     }
@@ -66,7 +69,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     let report = measure::report(&work, &source, detector.as_ref(), graphs, networks)?;
     let json = serde_json::to_string_pretty(&report)? + "\n";
     let text = report.to_string();
-    // A closed standard output must not prevent the files from being written.
+    // The result is checked later: a closed stdout must not prevent the files from being written.
     let said = say!("{}", text.trim_end());
     let (json_path, text_path) = (
         paths.beside("int8.report.json"),
@@ -99,14 +102,14 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     )
 }
 
-/// The contents of the model's ONNX files in both precisions.
+/// The contents of the model's fp32 and int8 ONNX files, one per stage.
 #[derive(Clone, Copy)]
 pub(super) struct Precisions<'a> {
     float: &'a Stages<Bytes>,
     int8: &'a Stages<Bytes>,
 }
 
-/// Data that every step of the command needs.
+/// Data that calibration, search and comparison share.
 pub(super) struct Work<'a> {
     runtime: &'a OnnxRuntime,
     photographs: &'a Photographs,
@@ -115,7 +118,8 @@ pub(super) struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Chooses the recipes of the model's networks; returns them with the report of each network.
+    /// Chooses a quantization recipe for each network of the model. Returns the recipes, and a
+    /// report for each network.
     ///
     /// # Errors
     /// If a network cannot be quantized or run.
@@ -162,7 +166,8 @@ impl Work<'_> {
         Ok((recipes, reports))
     }
 
-    /// Calibrates one network and searches for its recipe, which it returns. Adds the network's report to `reports`.
+    /// Calibrates one network, searches for its recipe, and returns the recipe. Adds a report on
+    /// the network to `reports`.
     fn choose_one(
         &self,
         subject: &Subject<'_>,
@@ -182,7 +187,8 @@ impl Work<'_> {
         Ok(choice)
     }
 
-    /// Creates a single-threaded engine of the model with `graphs`, its fp32 or int8 files.
+    /// Creates a single-threaded engine of the model `source` with the contents `graphs` of its
+    /// fp32 or int8 ONNX files.
     fn engine(
         &self,
         source: &ModelSource,
@@ -200,7 +206,7 @@ impl Work<'_> {
     }
 }
 
-/// A quantized model, and the fp32 model that it was made from.
+/// A quantized model, and the fp32 model that was quantized.
 struct Quantized<'a> {
     source: &'a ModelSource,
     graphs: Precisions<'a>,
@@ -208,8 +214,8 @@ struct Quantized<'a> {
 }
 
 impl Quantized<'_> {
-    /// Writes the model in both precisions, its manifest, labels and ranges, and the files `extra`: all of them,
-    /// or none.
+    /// Writes the fp32 and int8 ONNX files, the manifest, the labels, the ranges file, and the
+    /// files `extra`. Writes either all of these files or none.
     fn write(
         &self,
         mut manifest: ModelManifest,
@@ -222,7 +228,8 @@ impl Quantized<'_> {
         manifest.labels = file_name(&paths.labels);
         manifest.weights = Vec::new();
         if source.path.as_ref() != Some(&paths.manifest) {
-            // The files of other variants are not copied.
+            // Variants with files of their own are removed from the manifest, because their files
+            // are not copied to the new folder.
             let variants = &mut manifest.variants;
             variants.retain(|_, variant| variant.stages.is_empty() && variant.ranges.is_none());
         }

@@ -1,4 +1,4 @@
-//! Reading of the calibration photographs.
+//! Reads and preprocesses the calibration photographs.
 
 use std::path::{Path, PathBuf};
 
@@ -13,31 +13,35 @@ use crate::cli::say::complain;
 
 /// Maximum number of photographs that are used without `--images`.
 const DEFAULT_COUNT: usize = 100;
-/// Number of photographs below which the activation ranges are unreliable.
+/// Minimum number of photographs for reliable activation ranges. With fewer, a warning is printed.
 const FEW: usize = 16;
-/// Maximum number of files in the calibration folder and the folders in it.
+/// Maximum number of files in the calibration folder, including its subfolders.
 const MAX_ENTRIES: usize = 1_000_000;
 /// Maximum size of a photograph's file in bytes.
 const MAX_BYTES: u64 = 64 << 20;
 /// Maximum number of pixels of a photograph.
 const MAX_PIXELS: u64 = 100_000_000;
-/// Total number of pixels of preprocessed images after which no more are read without `--images`: 600 MB of tensors.
+/// Total number of pixels of preprocessed photographs after which no more photographs are read if
+/// `--images` is not set. Their tensors take 600 MB.
 const MAX_TENSOR_PIXELS: u64 = 50_000_000;
-/// Total number of pixels after which the search uses no more images: 16 images of 224x224.
+/// Total number of pixels of preprocessed photographs after which the search uses no more
+/// photographs: 16 photographs of 224x224 pixels.
 const SEARCH_PIXELS: u64 = 16 * 224 * 224;
 
-/// Calibration photographs, preprocessed for a network.
+/// Calibration photographs, preprocessed for a model, with their original sizes.
 pub(super) struct Photographs {
     tensors: Vec<PreparedImage>,
     originals: Vec<ImageSize>,
 }
 
 impl Photographs {
-    /// Reads `count` photographs from `folder` and the folders in it, spread evenly over the sorted file names. `None`
-    /// stands for up to 100 photographs, fewer if the network's input is large.
+    /// Reads `count` photographs from `folder` and its subfolders, spread evenly over the sorted
+    /// paths. A `count` of `None` means up to 100 photographs, or fewer if the model's input is
+    /// large.
     ///
     /// # Errors
-    /// If `folder` cannot be read, holds no photographs or fewer than `count`, or one of them is damaged.
+    /// If `folder` cannot be read, if it holds no photographs or fewer than `count`, or if a
+    /// photograph is damaged.
     pub(super) fn read(
         folder: &Path,
         count: Option<usize>,
@@ -72,13 +76,13 @@ impl Photographs {
         let found = photographs.tensors.len();
         if found == 0 {
             bail!(
-                "{} holds no photographs ({skipped} other files)",
+                "the calibration folder {} holds no photographs ({skipped} other files)",
                 folder.display()
             );
         }
         if let Some(wanted) = count.filter(|wanted| found < *wanted) {
             bail!(
-                "{} holds {found} photographs, `--images` asks for {wanted}",
+                "the calibration folder {} holds {found} photographs, but `--images` is {wanted}",
                 folder.display()
             );
         }
@@ -90,18 +94,20 @@ impl Photographs {
         Ok(photographs)
     }
 
-    /// Returns all photographs, preprocessed.
+    /// Returns the preprocessed tensors of all photographs.
     pub(super) fn tensors(&self) -> &[PreparedImage] {
         &self.tensors
     }
 
-    /// Returns the sizes of all photographs before preprocessing.
+    /// Returns the sizes of all photographs before preprocessing, in pixels, in the order of
+    /// [`Photographs::tensors`].
     pub(super) fn originals(&self) -> &[ImageSize] {
         &self.originals
     }
 
-    /// Returns the photographs that every step of the search runs: the first ones, up to [`SEARCH_PIXELS`] pixels but at
-    /// least two.
+    /// Returns the photographs on which the search runs each candidate network: the first
+    /// photographs, until [`SEARCH_PIXELS`] pixels are reached, but at least two (if there are
+    /// two).
     pub(super) fn few(&self) -> &[PreparedImage] {
         let mut pixels = 0;
         let few = self.tensors.iter().take_while(|tensor| {
@@ -115,13 +121,16 @@ impl Photographs {
     }
 }
 
-/// Adds every file in `folder` and the folders in it to `files`.
+/// Adds the paths of all files in `folder` and its subfolders to `files`.
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let read = || format!("cannot read the calibration folder {}", folder.display());
     for entry in std::fs::read_dir(folder).with_context(read)? {
         let entry = entry.with_context(read)?;
         if files.len() >= MAX_ENTRIES {
-            bail!("{} holds more than {MAX_ENTRIES} files", folder.display());
+            bail!(
+                "cannot read {}: the calibration folder holds more than {MAX_ENTRIES} files",
+                folder.display()
+            );
         }
         // Links to folders are not followed: they may form a cycle.
         let kind = entry.file_type().with_context(read)?;
@@ -134,7 +143,8 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Returns the files in an order whose first `count` are spread evenly over all of them.
+/// Returns all `files` in another order: the first `count` of the returned files are spread evenly
+/// over `files`.
 fn spread(files: &[PathBuf], count: usize) -> impl Iterator<Item = &PathBuf> {
     let step = (files.len() / count.max(1)).max(1);
     (0..step).flat_map(move |first| files.iter().skip(first).step_by(step))

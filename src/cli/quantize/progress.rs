@@ -17,7 +17,7 @@ impl Bars {
         }
     }
 
-    /// Removes the bar of the last stage.
+    /// Removes the progress bar of the current stage from the terminal, if it is shown.
     pub(super) fn finish(&self) {
         self.bar.borrow().finish_and_clear();
     }

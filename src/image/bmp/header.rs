@@ -1,4 +1,4 @@
-//! The headers of a BMP: size, bits per pixel, compression, palette and offset of the pixels.
+//! Reads the headers of a BMP: size, bits per pixel, compression, palette and offset of the pixels.
 
 use super::super::bytes::{u16_le, u32_le};
 use super::super::{ImageError, ImageSize};
@@ -6,46 +6,50 @@ use super::{damaged, unsupported};
 
 /// Length of the file header in bytes. The bitmap header follows it.
 const FILE_HEADER: usize = 14;
-/// Lengths in bytes of the known bitmap headers: OS/2 1.x (12), OS/2 2.x in short (16), Windows 3 (40),
-/// with color masks (52 and 56), OS/2 2.x (64), V4 (108) and V5 (124).
+/// Lengths in bytes of the known bitmap headers: OS/2 1.x (12), short OS/2 2.x (16), Windows 3
+/// (40), Windows 3 with color masks (52 and 56), OS/2 2.x (64), Windows V4 (108) and V5 (124).
 pub(super) const LENGTHS: [u32; 8] = [12, 16, 40, 52, 56, 64, 108, 124];
 /// Length in bytes of the OS/2 1.x header, whose palette has 3 bytes per color.
 const CORE: u32 = 12;
 /// Length in bytes of the OS/2 2.x header, in which compression codes from 3 on have other meanings.
 const OS2_2: u32 = 64;
-/// Most colors that a palette may have.
+/// Maximum number of colors in a palette.
 const COLORS: u32 = 256;
 
 /// Coding of the pixel rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
-    /// Palette indices, 5 bits per color, or 8 bits per color in the order blue, green, red.
+    /// Uncompressed without color masks. Up to 8 bits per pixel are palette indices, 16 bits hold 5
+    /// bits per color, and 24 or 32 bits hold blue, green and red with 8 bits each.
     None,
-    /// Words of 16, 24 or 32 bits with a mask for each color.
+    /// Uncompressed words of 16, 24 or 32 bits per pixel, in which one mask each selects red, green
+    /// and blue.
     Masks([Mask; 3]),
-    /// Runs of 8-bit indices.
+    /// Run-length coded 8-bit palette indices.
     RunLength8,
-    /// Runs of 4-bit indices.
+    /// Run-length coded 4-bit palette indices.
     RunLength4,
 }
 
-/// The bits of a word that hold one color.
+/// The adjacent bits of the word of a pixel that hold one color.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mask {
     shift: u32,
-    /// Largest value that the bits can hold, a power of two less one.
+    /// Largest value that the bits can hold: 2^n - 1 for n bits.
     most: u32,
 }
 
 impl Mask {
-    /// Returns the mask with the set bits of `bits`. `None` unless there are any and they are adjacent.
+    /// Returns the mask of the set bits of `bits`. Returns `None` if no bit is set, or if the set
+    /// bits are not adjacent.
     pub(super) fn new(bits: u32) -> Option<Self> {
         let shift = bits.trailing_zeros();
         let most = bits.checked_shr(shift)?;
         (most & most.wrapping_add(1) == 0).then_some(Self { shift, most })
     }
 
-    /// Returns the color in `word`, scaled to 0..=255 and rounded down as Pillow rounds it.
+    /// Returns the color that the mask selects in `word`, scaled to 0..=255 and rounded down as in
+    /// Pillow.
     pub(super) fn read(self, word: u32) -> u8 {
         let value = u64::from((word >> self.shift) & self.most);
         (value * 255 / u64::from(self.most)) as u8
@@ -55,12 +59,12 @@ impl Mask {
 /// The checked contents of a BMP's headers.
 pub(super) struct Header<'a> {
     pub(super) size: ImageSize,
-    /// Whether the first row of the file is the top one.
+    /// Whether the first row in the file is the top row of the image.
     pub(super) top_down: bool,
     /// Bits per pixel.
     pub(super) bits: usize,
     pub(super) compression: Compression,
-    /// Offset of the pixels in the file.
+    /// Offset of the pixel rows in the file, in bytes.
     pub(super) data: usize,
     /// The palette as stored: entries of blue, green and red, 3 or 4 bytes each.
     palette: &'a [u8],
@@ -69,7 +73,7 @@ pub(super) struct Header<'a> {
 }
 
 impl<'a> Header<'a> {
-    /// Reads the headers of a file that begins as a BMP does.
+    /// Reads and checks the headers of a file for which [`super::is_bmp`] returns true.
     pub(super) fn read(bytes: &'a [u8]) -> Result<Self, ImageError> {
         let cut = || damaged("the header is incomplete");
         let length = u32_le(bytes, FILE_HEADER).ok_or_else(cut)?;
@@ -77,14 +81,14 @@ impl<'a> Header<'a> {
         let header = bytes.get(FILE_HEADER..end).ok_or_else(cut)?;
         let fields = Fields::read(header, length).ok_or_else(cut)?;
         let masks = match (fields.compression, length) {
-            // The masks follow a header that has no room for them.
+            // A header of 40 bytes has no room for the color masks, so they follow it.
             (3, 40) => bytes.get(end..end + 12).ok_or_else(cut)?,
             (3, 52..) => header.get(40..52).ok_or_else(cut)?,
             _ => &[],
         };
         if length == OS2_2 && fields.compression > 2 {
             return Err(unsupported(format!(
-                "compression {} of OS/2",
+                "OS/2 compression {}",
                 fields.compression
             )));
         }
@@ -102,9 +106,9 @@ impl<'a> Header<'a> {
         })
     }
 
-    /// Returns the color of each palette index. An index outside the palette is black. But if
-    /// more than two entries exist and each is gray with its own index as value, an index outside is gray
-    /// with its own index as value, too.
+    /// Returns the color of each palette index. An index without a palette entry is black, unless
+    /// the palette is a gray ramp of more than two entries, in which entry i is gray of value i.
+    /// Then the ramp continues.
     pub(super) fn colors(&self) -> [[u8; 3]; 256] {
         let entries = self.palette.chunks_exact(self.entry);
         let mut colors = [[0; 3]; 256];
@@ -119,15 +123,16 @@ impl<'a> Header<'a> {
         colors
     }
 
-    /// Returns the bytes of a stored row, which is padded to a multiple of 4.
+    /// Returns the length in bytes of a row in the file, which is padded to a multiple of 4.
     pub(super) fn stride(&self) -> usize {
         (self.size.width as usize * self.bits).div_ceil(32) * 4
     }
 
-    /// Checks that the file holds all uncompressed rows. Run-length coded rows are not checked.
+    /// Checks that the file holds all rows if they are uncompressed. Run-length coded rows are not
+    /// checked.
     ///
     /// # Errors
-    /// [`ImageError::Damaged`] if rows are missing. The padding of the last row may be missing.
+    /// [`ImageError::Damaged`] if a row is incomplete. The padding of the last row may be missing.
     pub(super) fn check_length(&self, bytes: &[u8]) -> Result<(), ImageError> {
         if matches!(
             self.compression,
@@ -139,14 +144,15 @@ impl<'a> Header<'a> {
         let rows = (self.size.height as usize).saturating_sub(1);
         let needed = rows.saturating_mul(self.stride()).saturating_add(row);
         if bytes.len().saturating_sub(self.data) < needed {
-            return Err(damaged("it ends before its last row"));
+            return Err(damaged("the file ends before the last row"));
         }
         Ok(())
     }
 }
 
-/// Returns the offset of the pixels in the file: the one that the file header states, or the end of the
-/// palette if that is 0 or points at the palette. `None` if the file header is incomplete.
+/// Returns the offset of the pixel rows in the file. It is the offset that the file header states,
+/// or the end of the palette if the stated offset is 0 or points at the palette. Returns `None` if
+/// the file header is incomplete.
 fn data_offset(bytes: &[u8], header_end: usize, palette_end: usize) -> Option<usize> {
     let stated = u32_le(bytes, 10)? as usize;
     if stated == 0 || (stated == header_end && palette_end > header_end) {
@@ -155,15 +161,15 @@ fn data_offset(bytes: &[u8], header_end: usize, palette_end: usize) -> Option<us
     Some(stated)
 }
 
-/// The fields of a bitmap header, unchecked.
+/// The unchecked fields of a bitmap header.
 struct Fields {
     size: ImageSize,
     top_down: bool,
     bits: u16,
     compression: u32,
-    /// Number of palette colors; 0 means as many as the bits per pixel allow.
+    /// Number of palette colors; 0 means as many as the bits per pixel can index.
     colors: u32,
-    /// Bytes per palette entry.
+    /// Bytes per palette entry, 3 or 4.
     entry: usize,
 }
 
@@ -183,7 +189,7 @@ impl Fields {
             });
         }
         let height = u32_le(header, 8)?;
-        // A negative height means that the first row of the file is the top one.
+        // A negative height means that the first row in the file is the top row of the image.
         let top_down = height >> 24 == 0xFF;
         Some(Self {
             size: ImageSize {
@@ -196,7 +202,7 @@ impl Fields {
             },
             top_down,
             bits: u16_le(header, 14)?,
-            // The short OS/2 header ends before its optional fields.
+            // The OS/2 2.x header of 16 bytes ends before these two fields, whose default is 0.
             compression: u32_le(header, 16).unwrap_or(0),
             colors: u32_le(header, 32).unwrap_or(0),
             entry: 4,
@@ -210,7 +216,7 @@ impl Fields {
             (2, 4) => Ok(Compression::RunLength4),
             (3, 16 | 24 | 32) => self.masks(masks),
             (kind @ (0..=3), bits) => Err(damaged(&format!(
-                "{bits} bits per pixel cannot have compression {kind}"
+                "compression {kind} is not possible with {bits} bits per pixel"
             ))),
             (kind, _) => Err(unsupported(format!("compression {kind}"))),
         }
@@ -227,12 +233,12 @@ impl Fields {
             [Some(red), Some(green), Some(blue)] if words.iter().all(fits) => {
                 Ok(Compression::Masks([red, green, blue]))
             }
-            _ => Err(damaged("its color masks are not valid")),
+            _ => Err(damaged("a color mask is empty, split or too wide")),
         }
     }
 
-    /// Returns the palette, which begins at offset `at`, and the bytes of an entry. The palette is
-    /// empty above 8 bits per pixel.
+    /// Returns the palette, which begins at offset `at` of the file, and the bytes per palette
+    /// entry. The palette is empty for images of more than 8 bits per pixel.
     fn palette<'a>(&self, bytes: &'a [u8], at: usize) -> Result<(&'a [u8], usize), ImageError> {
         if self.bits > 8 {
             return Ok((&[], self.entry));
@@ -243,13 +249,13 @@ impl Fields {
         };
         if colors > COLORS {
             return Err(damaged(&format!(
-                "its palette has {colors} colors, over the limit of {COLORS}"
+                "the palette has {colors} colors, over the limit of {COLORS}"
             )));
         }
         let end = at + colors as usize * self.entry;
         let palette = bytes.get(at..end);
         Ok((
-            palette.ok_or_else(|| damaged("its palette is incomplete"))?,
+            palette.ok_or_else(|| damaged("the palette is incomplete"))?,
             self.entry,
         ))
     }

@@ -1,7 +1,7 @@
-//! Windows and OS/2 bitmaps, as Pillow reads them.
+//! Reads Windows and OS/2 bitmaps as Pillow reads them.
 //!
-//! Source: `PIL.BmpImagePlugin`. Two defects of Pillow are not reproduced: it misreads gray palettes with
-//! fewer bits or colors than it assumes, and 2 bits per pixel.
+//! Source: `PIL.BmpImagePlugin`. Two defects of Pillow are not reproduced: it misreads images with
+//! 2 bits per pixel, and gray palettes with fewer bits per pixel or fewer colors than it assumes.
 
 mod header;
 mod pixels;
@@ -14,14 +14,14 @@ use super::decode::{rgb_image, rgb_len};
 use super::{Coding, ImageError, ImageFormat, ImageHeader, ImageSize};
 use header::{Compression, Header};
 
-/// Returns whether the file begins as a BMP does. The signature of two letters also occurs in ordinary
-/// text, so the length of the bitmap header must be a known one, too.
+/// Returns whether the file begins as a BMP does. The signature `BM` also occurs in ordinary text,
+/// so the length of the bitmap header must be a known one, too.
 pub(super) fn is_bmp(bytes: &[u8]) -> bool {
     let length = super::bytes::u32_le(bytes, 14);
     bytes.starts_with(b"BM") && length.is_some_and(|length| header::LENGTHS.contains(&length))
 }
 
-/// Reads size and coding from the bitmap header.
+/// Returns the size and the coding that the headers of a BMP state.
 pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
     let header = Header::read(bytes)?;
     Ok(ImageHeader {
@@ -35,13 +35,13 @@ pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
     })
 }
 
-/// Decodes a BMP of `size` to RGB.
+/// Decodes a BMP to RGB. `size` is the size that its header stated when it was first read.
 pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageError> {
     let header = Header::read(bytes)?;
     if header.size != size {
-        return Err(damaged("two of its headers state different sizes"));
+        return Err(damaged("two headers of the file state different sizes"));
     }
-    // Allocates the image only if all bytes of uncompressed rows are there.
+    // The image is allocated only if the file holds all uncompressed rows.
     header.check_length(bytes)?;
     let mut out = vec![0; rgb_len(size)];
     match header.compression {

@@ -1,12 +1,11 @@
-//! Uncompressed rows of a BMP.
+//! Decodes the uncompressed rows of a BMP.
 
 use super::super::ImageError;
 use super::super::bytes::{u16_le, u24_le, u32_le};
 use super::header::{Compression, Header, Mask};
 use super::unsupported;
 
-/// Color masks (red, green, blue) of 16-bit pixels without masks in the header: five bits per
-/// color.
+/// Color masks (red, green, blue) of 16-bit pixels if the header states no masks: 5 bits per color.
 const FIVE_BITS: [u32; 3] = [0x7C00, 0x03E0, 0x001F];
 
 /// Decodes the rows to RGB in `out`, `[H, W, 3] u8`. The caller has checked that the file holds all
@@ -27,7 +26,7 @@ pub(super) fn decode(bytes: &[u8], header: &Header, out: &mut [u8]) -> Result<()
     Ok(())
 }
 
-/// Converts one stored row to RGB.
+/// Function that converts a row as stored in the file to RGB pixels.
 type RowConverter = Box<dyn Fn(&[u8], &mut [[u8; 3]])>;
 
 fn converter(header: &Header) -> Result<RowConverter, ImageError> {
@@ -45,14 +44,16 @@ fn converter(header: &Header) -> Result<RowConverter, ImageError> {
     })
 }
 
-/// Converts pixels of `N` bytes, the first three of which are blue, green and red.
+/// Converts a row of pixels of `N` bytes to RGB. The first three bytes of a pixel are blue, green
+/// and red.
 fn blue_green_red<const N: usize>(stored: &[u8], out: &mut [[u8; 3]]) {
     for (rgb, pixel) in out.iter_mut().zip(stored.as_chunks::<N>().0) {
         *rgb = [pixel[2], pixel[1], pixel[0]];
     }
 }
 
-/// Returns a converter of palette indices of 1, 2, 4 or 8 `bits`; a byte's first index is in its highest bits.
+/// Returns a converter of rows of palette indices of 1, 2, 4 or 8 `bits` each. The first index of a
+/// byte is in its highest bits.
 fn indexed(colors: Box<[[u8; 3]; 256]>, bits: usize) -> RowConverter {
     let (per_byte, mask) = (8 / bits, (1u16 << bits) - 1);
     Box::new(move |stored, out| {
@@ -65,8 +66,8 @@ fn indexed(colors: Box<[[u8; 3]; 256]>, bits: usize) -> RowConverter {
     })
 }
 
-/// Returns a converter of little-endian words of 16, 24 or 32 `bits`, in which each mask selects a
-/// color.
+/// Returns a converter of rows of pixels that are little-endian words of 16, 24 or 32 `bits`. The
+/// masks select red, green and blue in a word.
 fn masked([red, green, blue]: [Mask; 3], bits: usize) -> RowConverter {
     let bytes = bits / 8;
     let word = move |pixel: &[u8]| match bytes {

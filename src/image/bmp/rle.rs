@@ -4,16 +4,16 @@ use super::super::ImageError;
 use super::damaged;
 use super::header::{Compression, Header};
 
-/// Commands: the byte that follows a run length of 0. A byte above these is the number of uncompressed
-/// indices that follow.
+/// Command that ends a row. A command is the byte after a run length of 0; a byte above [`DELTA`]
+/// is not a command but the number of uncompressed palette indices that follow.
 const END_OF_ROW: u8 = 0;
 const END_OF_IMAGE: u8 = 1;
 const DELTA: u8 = 2;
 
 /// Decodes the rows to RGB in `out`, `[H, W, 3] u8`.
 ///
-/// Pixels that a command skips have palette index 0. A file that ends before its last pixel is damaged,
-/// with or without an end marker. Source: `PIL.BmpImagePlugin.BmpRleDecoder`.
+/// Pixels that a command skips get palette index 0. A file that ends before the last pixel is
+/// damaged, even if it ends with [`END_OF_IMAGE`]. Source: `PIL.BmpImagePlugin.BmpRleDecoder`.
 pub(super) fn decode(bytes: &[u8], header: &Header, out: &mut [u8]) -> Result<(), ImageError> {
     let mut rows = Rows {
         colors: header.colors(),
@@ -28,7 +28,8 @@ pub(super) fn decode(bytes: &[u8], header: &Header, out: &mut [u8]) -> Result<()
         bytes,
         at: header.data,
     };
-    // Column of the next pixel as Pillow counts it: uncompressed indices can move it past the row's end.
+    // Column of the next pixel as Pillow counts it: uncompressed indices that continue in the next
+    // row move it past the end of the row, and runs are then cut to 0 pixels.
     let mut x = 0;
     while rows.missing() > 0 {
         let [count, value] = input.take()?;
@@ -63,7 +64,7 @@ pub(super) fn decode(bytes: &[u8], header: &Header, out: &mut [u8]) -> Result<()
 }
 
 fn cut() -> ImageError {
-    damaged("it ends before its last row")
+    damaged("the file ends before the last row")
 }
 
 struct Input<'a> {
@@ -78,8 +79,8 @@ impl<'a> Input<'a> {
         Ok(pair)
     }
 
-    /// Returns the bytes of `count` uncompressed indices and skips their padding to an even offset of the
-    /// file.
+    /// Returns the bytes of `count` uncompressed palette indices, of 4 bits each if `four_bits` is
+    /// true and of 8 bits if not. Skips their padding to an even offset of the file.
     fn literal(&mut self, count: usize, four_bits: bool) -> Result<&'a [u8], ImageError> {
         let length = if four_bits { count.div_ceil(2) } else { count };
         let rest = self.bytes.get(self.at..).unwrap_or_default();
@@ -90,8 +91,9 @@ impl<'a> Input<'a> {
     }
 }
 
-/// The output image during decoding. `written` is the number of pixels written so far, in the order of the
-/// file, whose first row is the bottom one unless `top_down` is true.
+/// The output image while it is decoded. `written` is the number of pixels written so far. They are
+/// written in the order of the file, whose first row is the bottom row of the image unless
+/// `top_down` is true.
 struct Rows<'a> {
     colors: [[u8; 3]; 256],
     width: usize,
@@ -106,12 +108,13 @@ impl Rows<'_> {
         self.out.len() - self.written
     }
 
-    /// Returns the number of pixels not yet written in the current row; 0 between two rows.
+    /// Returns the number of pixels of the current row that are not yet written; 0 if a row has
+    /// just ended.
     fn to_row_end(&self) -> usize {
         self.written.next_multiple_of(self.width) - self.written
     }
 
-    /// Writes `count` pixels of one color index, continuing in the next rows where a row ends.
+    /// Writes `count` pixels of palette index `index`, continuing in the next row where a row ends.
     fn fill(&mut self, count: usize, index: u8) {
         let color = self.colors[usize::from(index)];
         let mut left = count.min(self.missing());
@@ -124,8 +127,8 @@ impl Rows<'_> {
         }
     }
 
-    /// Writes `count` pixels with the palette indices in `bytes`: one per byte, or two if `four_bits` is
-    /// true.
+    /// Writes `count` pixels with the palette indices in `bytes`: two per byte if `four_bits` is
+    /// true, one per byte if not.
     fn literal(&mut self, bytes: &[u8], count: usize, four_bits: bool) {
         for place in 0..count.min(self.missing()) {
             let index = match (four_bits, place % 2) {
@@ -139,7 +142,8 @@ impl Rows<'_> {
         }
     }
 
-    /// Returns the pixels of the current row that are not yet written, or the next row if none are left.
+    /// Returns the pixels of the current row that are not yet written. If a row has just ended, the
+    /// next row is the current one.
     fn row_rest(&mut self) -> &mut [[u8; 3]] {
         let (row, x) = (self.written / self.width, self.written % self.width);
         let y = if self.top_down {

@@ -10,20 +10,21 @@ use super::damaged;
 const EXTENSION: u8 = b'!';
 const FRAME: u8 = b',';
 const TRAILER: u8 = b';';
-/// Most pixels of a canvas that had to grow because the first frame reaches beyond the logical screen.
-/// Encoders write such files by mistake, and only small ones; a large one is taken for a damaged header.
+/// Maximum number of pixels of a canvas that is larger than the logical screen, because the first
+/// frame reaches beyond the screen. Some encoders write small files with this mistake; a larger
+/// file is rejected as damaged.
 const MAX_ENLARGED_PIXELS: u64 = 1 << 20;
 /// Label of the extension that may state a transparent palette index.
 const GRAPHIC_CONTROL: u8 = 0xF9;
 
 /// The first frame, with the properties of the file that its decoding needs.
 pub(super) struct FirstFrame<'a> {
-    /// Size of the logical screen, enlarged to hold the frame.
+    /// Size of the logical screen, extended if the frame reaches beyond it.
     pub(super) canvas: ImageSize,
     pub(super) size: ImageSize,
-    /// First column on the canvas.
+    /// Column of the canvas at which the frame begins.
     pub(super) left: u32,
-    /// First row on the canvas.
+    /// Row of the canvas at which the frame begins.
     pub(super) top: u32,
     /// Palette index of transparent pixels; `None` if the file states none.
     pub(super) transparent: Option<u8>,
@@ -76,7 +77,7 @@ impl<'a> FirstFrame<'a> {
             height: screen.height.max(top + size.height),
         };
         if screen.pixels() > 0 && canvas != screen && canvas.pixels() > MAX_ENLARGED_PIXELS {
-            return Err(damaged("its first frame is larger than its screen"));
+            return Err(damaged("its first frame reaches beyond its screen"));
         }
         Ok(Self {
             canvas,
@@ -90,9 +91,9 @@ impl<'a> FirstFrame<'a> {
         })
     }
 
-    /// Returns the color of each palette index. An index outside the palette is black, unless every
-    /// entry is gray with its own index as value, or there is no palette: then each index is its gray
-    /// value.
+    /// Returns the RGB color of each of the 256 palette indices. If there is no palette, or if
+    /// every palette entry is the gray value of its own index, all indices are used as gray values.
+    /// With any other palette, an index beyond the end of the palette is black.
     pub(super) fn colors(&self) -> [[u8; 3]; 256] {
         let gray = |index| [index as u8; 3];
         let mut entries = self.palette.iter().enumerate();
@@ -141,8 +142,9 @@ impl<'a> Cursor<'a> {
         Some(bytes)
     }
 
-    /// Reads the palette if `flags`, those of a screen or frame, announce one, and returns an empty one
-    /// otherwise. `None` if the file ends before its last color.
+    /// Reads the palette that follows the descriptor of a screen or frame. Returns an empty palette
+    /// if the descriptor's `flags` announce none, and `None` if the file ends before the palette's
+    /// last color.
     fn palette(&mut self, flags: u8) -> Option<&'a [[u8; 3]]> {
         if flags & 0x80 == 0 {
             return Some(&[]);

@@ -16,7 +16,8 @@ use super::{Coding, ImageError, ImageFormat, ImageHeader, ImageSize};
 use blocks::FirstFrame;
 use image::metadata::Orientation as Turn;
 
-/// Reads the size from the logical screen and the first frame. A frame that reaches beyond the screen enlarges it.
+/// Reads the headers. The image's size is the logical screen's, extended if the first frame reaches
+/// beyond the screen.
 pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
     Ok(ImageHeader {
         format: ImageFormat::Gif,
@@ -26,7 +27,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
     })
 }
 
-/// Decodes the first frame on its canvas, `size`, to RGB.
+/// Decodes the first frame to RGB, at its place on a canvas of `size`.
 ///
 /// The canvas around the frame has the color of the transparent index, or of index 0 if there is none.
 /// Indices are used as gray values if there is no palette, or if the palette gives each index its own gray value.
@@ -85,7 +86,7 @@ fn damaged(reason: &str) -> ImageError {
 
 #[expect(
     clippy::needless_pass_by_value,
-    reason = "the signature that `map_err` needs"
+    reason = "`map_err` passes the error by value"
 )]
 fn error(error: DecodingError) -> ImageError {
     damaged(&error.to_string())

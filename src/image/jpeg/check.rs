@@ -1,8 +1,8 @@
-//! Checks before decoding, for damage that the decoder would fill with gray and for features that it lacks or
-//! decodes wrongly.
+//! Checks of a JPEG's segments before decoding. They find damage that the decoder would fill with
+//! gray, and features that the decoder lacks or decodes wrongly.
 //!
-//! libjpeg-turbo warns of most damage and continues in gray, and Pillow hides the warnings. Here such
-//! files are errors.
+//! libjpeg-turbo only warns of most damage and fills the missing part of the image with gray, and
+//! Pillow hides the warnings. Here a damaged file is an error.
 
 use super::super::ImageError;
 use super::segments::{END, START, Segments};
@@ -19,10 +19,10 @@ pub(super) fn is_frame(marker: u8) -> bool {
     matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC)
 }
 
-/// Returns an error for a file with damage or a feature that the decoder would not report.
+/// Returns an error if the file has damage, or a feature, that the decoder would not report.
 ///
-/// Segments are checked up to where decoding ends: the scan that holds all components of a sequential
-/// frame. The end marker must follow in every file.
+/// If one sequential scan holds all components, decoding ends with it, and segments after this scan
+/// are not checked; in other files all segments are checked. Every file must have an end marker.
 pub(super) fn check(bytes: &[u8]) -> Result<(), ImageError> {
     let mut file = File::default();
     for (marker, payload) in Segments::new(bytes) {
@@ -40,7 +40,8 @@ struct File<'a> {
     frame: Option<Frame>,
     /// The latest quantization table of each table number, as stored; `None` until one is defined.
     tables: [Option<&'a [u8]>; 4],
-    /// Coding units (MCUs) of a scan between two restart markers, or 0 for scans without them.
+    /// Number of coding units (MCUs) between two restart markers of a scan; 0 if scans have no
+    /// restart markers.
     interval: usize,
     /// Bit `i` is 1 if the first scan of component `i` has been found.
     begun: u8,
@@ -49,7 +50,8 @@ struct File<'a> {
     restarts: Option<Restarts>,
     /// Whether a sequential scan that holds all components has begun.
     last_scan: bool,
-    /// Whether the scan of `last_scan` has ended.
+    /// Whether a sequential scan that holds all components has ended. Later segments are not
+    /// checked.
     done: bool,
 }
 
@@ -62,7 +64,7 @@ struct Frame {
 
 struct Component {
     id: u8,
-    /// Horizontal (`across`) and vertical (`down`) sampling factors.
+    /// Horizontal sampling factor, 1 to 4. The field `down` is the vertical sampling factor.
     across: usize,
     down: usize,
 }
@@ -71,7 +73,7 @@ struct Component {
 struct Restarts {
     /// Number that the next restart marker must have, 0 to 7.
     next: u8,
-    /// Number of restart markers that must still follow.
+    /// Number of restart markers that must still follow in the scan.
     due: usize,
 }
 
@@ -85,17 +87,18 @@ impl<'a> File<'a> {
             .take()
             .is_some_and(|restarts| restarts.due > 0)
         {
-            return Err(damaged("a scan ends before its last restart"));
+            return Err(damaged("a scan ends before its last restart marker"));
         }
         self.done |= self.last_scan;
         if self.done {
             return Ok(());
         }
         match marker {
-            1 | START => return Err(damaged("a marker is out of place")),
+            1 | START => return Err(damaged("it has a second start marker or a TEM marker")),
             SCAN => self.scan(payload)?,
             RESTART_INTERVAL => self.interval = interval(payload)?,
-            // Huffman tables may change: the decoder keeps those of each scan apart.
+            // Only the lengths of Huffman tables are checked. The tables may change between scans,
+            // because the decoder stores the tables of each scan separately.
             HUFFMAN => each_table(payload, huffman_len, |_| Ok(()))?,
             QUANTIZATION => {
                 each_table(payload, quantization_len, |table| self.quantization(table))?;
@@ -124,7 +127,8 @@ impl<'a> File<'a> {
         Ok(())
     }
 
-    /// Checks that the next restart marker has this number: they are numbered 0 to 7 in turn.
+    /// Checks that restart marker `number` is the next one of the scan. The restart markers of a
+    /// scan are numbered 0 to 7 in turn.
     fn restart(&mut self, number: u8) -> Result<(), ImageError> {
         match &mut self.restarts {
             Some(restarts) if restarts.next == number => {
@@ -189,8 +193,8 @@ impl Frame {
         match marker {
             0xC0..=PROGRESSIVE => {}
             0xC3 => return Err(unsupported("lossless coding")),
-            // Arithmetic coding: encoders may omit zeros at the end, so a file that is cut looks like one
-            // that ends in a flat area.
+            // With arithmetic coding, a truncated file cannot be recognized: encoders may omit
+            // zeros at the end of the data, so it looks like an image that ends in a flat area.
             0xC9..=0xCB => return Err(unsupported("arithmetic coding")),
             _ => return Err(unsupported("hierarchical coding")),
         }
@@ -203,10 +207,10 @@ impl Frame {
             return Err(damaged("the frame header has the wrong length"));
         }
         if precision != 8 {
-            return Err(unsupported(&format!("samples of {precision} bits")));
+            return Err(unsupported(&format!("{precision}-bit samples, not 8-bit")));
         }
         if !matches!(count, 1 | 3 | 4) {
-            return Err(unsupported(&format!("{count} components")));
+            return Err(unsupported(&format!("{count} components, not 1, 3 or 4")));
         }
         let component = |[id, sampling, _]: &[u8; 3]| Component {
             id: *id,
@@ -233,8 +237,8 @@ impl Frame {
         width.div_ceil(8 * finest.across) * height.div_ceil(8 * finest.down)
     }
 
-    /// Returns the number of blocks in a scan of the component at index `place` alone, where each block is a
-    /// coding unit.
+    /// Returns the number of coding units in a scan that holds only the component at index `place`.
+    /// There, a coding unit is one block of 8x8 samples.
     fn blocks(&self, place: usize) -> usize {
         let (finest, own) = (&self.components[0], &self.components[place]);
         let width = (self.size.0 * own.across).div_ceil(finest.across);
@@ -243,7 +247,8 @@ impl Frame {
     }
 }
 
-/// Returns the coding units between two restart markers, from the payload of the segment that defines them.
+/// Returns the number of coding units between two restart markers, from the payload of a restart
+/// interval segment (DRI).
 fn interval(payload: &[u8]) -> Result<usize, ImageError> {
     let interval = payload.try_into().map(u16::from_be_bytes);
     interval
@@ -251,11 +256,12 @@ fn interval(payload: &[u8]) -> Result<usize, ImageError> {
         .map_err(|_| damaged("a restart interval segment has the wrong length"))
 }
 
-/// Calls `check` with each table of a segment. `len` returns the length of the table that a slice begins
-/// with.
+/// Calls `check` with each table in the `payload` of a segment. `len` returns the length in bytes
+/// of the table at the start of a slice.
 ///
-/// The tables must fill the segment, since the decoder would read beyond it into the next header. A segment
-/// without tables is valid: some encoders write one.
+/// The tables must fill the segment exactly, because the decoder would read the rest of an
+/// incomplete table from the next segment. A segment without tables is valid: some encoders write
+/// one.
 fn each_table<'a>(
     mut payload: &'a [u8],
     len: impl Fn(&[u8]) -> Option<usize>,
@@ -271,22 +277,24 @@ fn each_table<'a>(
     Ok(())
 }
 
-/// Returns the length of a quantization table: a byte of precision and number, then 64 factors of one or two
-/// bytes. `None` if it is empty.
+/// Returns the length in bytes of the quantization table at the start of `table`: a byte of
+/// precision and number, then 64 factors of one or two bytes. `None` if `table` is empty.
 fn quantization_len(table: &[u8]) -> Option<usize> {
     let wide = *table.first()? >= 16;
     Some(if wide { 129 } else { 65 })
 }
 
-/// Returns the length of a Huffman table: a byte of class and number, 16 counts of codes per length, then
-/// their symbols. `None` if the counts are incomplete.
+/// Returns the length in bytes of the Huffman table at the start of `table`: a byte of class and
+/// number, 16 counts of codes per code length, then one symbol per code. `None` if the counts are
+/// incomplete.
 fn huffman_len(table: &[u8]) -> Option<usize> {
     let codes = table.get(1..17)?.iter().map(|count| usize::from(*count));
     Some(17 + codes.sum::<usize>())
 }
 
-/// Checks that identifiers differ, that sampling factors are 1 to 4, and that those of the first component
-/// are multiples of the others'.
+/// Checks that components have distinct identifiers and sampling factors of 1 to 4, and that the
+/// sampling factors of the first component are multiples of the sampling factors of every other
+/// component.
 fn check_components(components: &[Component]) -> Result<(), ImageError> {
     for (place, component) in components.iter().enumerate() {
         if components[..place]
@@ -297,17 +305,19 @@ fn check_components(components: &[Component]) -> Result<(), ImageError> {
         }
         let Component { across, down, .. } = component;
         if !(1..=4).contains(across) || !(1..=4).contains(down) {
-            return Err(damaged("a sampling factor is out of range"));
+            return Err(damaged("a component's sampling factor is not 1 to 4"));
         }
         let finest = &components[0];
         if !finest.across.is_multiple_of(*across) || !finest.down.is_multiple_of(*down) {
-            return Err(unsupported("fractional sampling"));
+            return Err(unsupported("sampling factors with a fractional ratio"));
         }
     }
     Ok(())
 }
 
-/// Checks the parameters of a progressive scan. Source: libjpeg-turbo, jdphuff.c, `start_pass_phuff_decoder`.
+/// Checks the parameters of a progressive scan of `count` components: its coefficients, `first` to
+/// `last`, and its successive approximation, `bits`. Source: libjpeg-turbo, jdphuff.c,
+/// `start_pass_phuff_decoder`.
 fn check_progression(count: usize, first: u8, last: u8, bits: u8) -> Result<(), ImageError> {
     let band = match first {
         0 => last == 0,
@@ -318,5 +328,5 @@ fn check_progression(count: usize, first: u8, last: u8, bits: u8) -> Result<(), 
     if band && refines_one_bit && low <= 13 {
         return Ok(());
     }
-    Err(damaged("a progressive scan with impossible parameters"))
+    Err(damaged("a progressive scan has invalid parameters"))
 }

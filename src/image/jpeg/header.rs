@@ -10,7 +10,7 @@ use super::damaged;
 use super::segments::Segments;
 
 const APP1: u8 = 0xE1;
-/// Prefix of a segment that holds XMP.
+/// Prefix of the payload of an APP1 segment that holds XMP.
 const XMP_PREFIX: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
 /// Reads size and coding from the first frame header, and orientation from the metadata before the first scan.
@@ -31,7 +31,7 @@ pub(in crate::image) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> 
     }
     let size = found
         .size()
-        .ok_or_else(|| damaged("the header is incomplete"))?;
+        .ok_or_else(|| damaged("the frame header is missing or incomplete"))?;
     let scans = found.scans;
     Ok(ImageHeader {
         format: ImageFormat::Jpeg,
@@ -81,8 +81,8 @@ impl<'a> Found<'a> {
         matches!(self.frame, Some((PROGRESSIVE, _)))
     }
 
-    /// Returns whether the scan with the header `scan` is the first and holds the whole image, as in most
-    /// files.
+    /// Returns whether the scan with the header `scan` is the first of a sequential file and holds
+    /// all components, so that no further scan is needed.
     fn is_only_scan(&self, scan: &[u8]) -> bool {
         let components = self.frame.and_then(|(_, frame)| frame.get(5));
         self.scans == 1 && !self.is_progressive() && components == scan.first()

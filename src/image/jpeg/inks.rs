@@ -1,25 +1,26 @@
 //! Conversion of CMYK and YCCK to RGB, as libjpeg-turbo and then Pillow do it.
 //!
-//! The decoder's own conversion is right only if no component is subsampled, so the decoder returns planes
-//! and the conversion is done here. Ink values are taken to be inverted, as Adobe writes them, with or
-//! without Adobe's marker.
+//! The decoder's own conversion is correct only if no component is subsampled, so the decoder only
+//! returns the planes, and this module converts them. Ink values are read as inverted (255 is no
+//! ink), as Adobe writes them, whether or not the file has Adobe's marker.
 
 use libjpeg_turbo_rs::RawImage;
 use libjpeg_turbo_rs::common::types::FrameHeader;
 
-/// The samples of one component. Its size is the image's, divided by whole factors.
+/// The samples of one component. The plane's width and height are the image's, divided by whole
+/// factors and rounded up.
 struct Plane<'a> {
     samples: &'a [u8],
     stride: usize,
     /// Columns and rows of the plane that belong to the image; the rest is padding.
     size: (usize, usize),
-    /// Image columns per column of the plane, and image rows per row.
+    /// Image columns per column of the plane, and image rows per row of the plane.
     scale: (usize, usize),
 }
 
-/// Returns the image's pixels, `[H, W, 3] u8`, from its four planes. `ycck` is whether the first three
-/// hold luma and chroma of the inks. Returns `None` if a plane is smaller than the frame; the checks
-/// before decoding rule that out.
+/// Returns the image's pixels, `[H, W, 3] u8`, from its four planes. If `ycck` is true, the first
+/// three planes hold luma and chroma instead of cyan, magenta and yellow. Returns `None` if a plane
+/// is missing, which the checks before decoding rule out.
 pub(super) fn to_rgb(raw: &RawImage, frame: &FrameHeader, ycck: bool) -> Option<Vec<u8>> {
     let planes: Option<Vec<Plane>> = (0..4).map(|index| Plane::new(raw, frame, index)).collect();
     let planes: [Plane; 4] = planes?.try_into().ok()?;
@@ -36,7 +37,8 @@ pub(super) fn to_rgb(raw: &RawImage, frame: &FrameHeader, ycck: bool) -> Option<
             if ycck {
                 inks = from_ycc(inks).map(|light| 255 - light);
             }
-            // Pillow computes K - (255 - C) * K / 255 with a rounded quotient, which is equal.
+            // The rounded `ink * black / 255` equals Pillow's `black - (255 - ink) * black / 255`,
+            // in which the quotient is rounded.
             let black = u16::from(black[x]);
             *rgb = inks.map(|ink| ((u16::from(ink) * black + 127) / 255) as u8);
         }
@@ -44,8 +46,8 @@ pub(super) fn to_rgb(raw: &RawImage, frame: &FrameHeader, ycck: bool) -> Option<
     Some(out)
 }
 
-/// Converts full-range BT.601 to RGB with 16 fractional bits. Source: libjpeg-turbo, jdcolor.c,
-/// `build_ycc_rgb_table`.
+/// Converts a full-range BT.601 `YCbCr` pixel to RGB, with coefficients of 16 fractional bits.
+/// Source: libjpeg-turbo, jdcolor.c, `build_ycc_rgb_table`.
 fn from_ycc([y, cb, cr]: [u8; 3]) -> [u8; 3] {
     const HALF: i32 = 1 << 15;
     let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
@@ -58,7 +60,7 @@ fn from_ycc([y, cb, cr]: [u8; 3]) -> [u8; 3] {
 impl<'a> Plane<'a> {
     fn new(raw: &'a RawImage, frame: &FrameHeader, index: usize) -> Option<Self> {
         let component = frame.components.get(index)?;
-        // The checks before decoding ensure that the first component is the finest.
+        // The checks before decoding ensure that the first component has the finest sampling.
         let finest = frame.components.first()?;
         let scale = (
             finest.horizontal_sampling / component.horizontal_sampling,
@@ -78,8 +80,10 @@ impl<'a> Plane<'a> {
         &self.samples[row * self.stride..][..self.size.0]
     }
 
-    /// Writes row `y` of the image into `out`, upsampled: with a triangle filter for factors of two, by
-    /// repetition for others. Source: libjpeg-turbo, jdsample.c, `jinit_upsampler`.
+    /// Writes the plane's samples for row `y` of the image into `out`, one per image column.
+    /// Factors of two are upsampled with a triangle filter, other factors by repetition. `sums` is
+    /// scratch memory.
+    /// Source: libjpeg-turbo, jdsample.c, `jinit_upsampler`.
     fn upsample(&self, y: usize, out: &mut [u8], sums: &mut Vec<u16>) {
         let row = y / self.scale.1;
         let near = self.line(row);
@@ -109,13 +113,14 @@ impl<'a> Plane<'a> {
     }
 }
 
-/// Returns the sum of three times the nearer sample and once the farther one.
+/// Returns `3 * near + far`, four times the value of a triangle filter between two samples.
 fn weigh(near: u8, far: u8) -> u16 {
     u16::from(near) * 3 + u16::from(far)
 }
 
-/// Returns the index of the neighbor of sample `i` (of `count`) that is nearer to pixel `place` of the
-/// image: the sample before for even pixels, the one after for odd pixels, and `i` itself at the edges.
+/// Returns the index of the sample that is second nearest to pixel `place` of an axis upsampled by
+/// two, where sample `i` of `count` is nearest: `i - 1` if `place` is even, `i + 1` if it is odd,
+/// and `i` at the edges.
 fn neighbor(i: usize, place: usize, count: usize) -> usize {
     if place.is_multiple_of(2) {
         i.saturating_sub(1)
@@ -124,8 +129,8 @@ fn neighbor(i: usize, place: usize, count: usize) -> usize {
     }
 }
 
-/// Writes two pixels of `out` per element of `sums`. `biases` are the rounding terms of even and odd
-/// pixels.
+/// Upsamples `sums` by two with a triangle filter and writes the values, divided by `1 << shift`,
+/// into `out`. `biases` are added before the division, to values with even and odd index.
 fn widen(sums: &[u16], biases: [u16; 2], shift: u32, out: &mut [u8]) {
     for (x, out) in out.iter_mut().enumerate() {
         let far = sums[neighbor(x / 2, x, sums.len())];

@@ -1,4 +1,5 @@
-//! JPEG by libjpeg-turbo-rs, whose pixels are bit-identical to those of libjpeg-turbo, and so to Pillow's.
+//! Decoding of JPEG by the crate `libjpeg-turbo-rs`, whose pixels are bit-identical to those of
+//! libjpeg-turbo, and therefore to those of Pillow.
 
 mod check;
 mod header;
@@ -14,24 +15,25 @@ use super::{ImageError, ImageFormat, ImageSize};
 
 pub(super) use header::header;
 
-/// Most scans that a file may have. Progressive files have about ten; each costs a pass over all blocks,
-/// however short it is.
+/// Maximum number of scans of a file. Progressive files have about ten; each scan costs a pass over
+/// all blocks of the image, however few bytes the scan has.
 const MAX_SCANS: usize = 256;
-/// Most bytes that the decoder may hold per pixel: 3 of output, 4 of planes, 16-bit coefficients of 4
-/// components, and a flag per block. A file that needs more makes the decoder allocate more than the
-/// image's size explains.
+/// Maximum memory of the decoder in bytes per pixel: 3 for the output, 4 for planes, 8 for the
+/// 16-bit coefficients of 4 components, and the rest for a flag per block. A file that needs more
+/// is rejected, because the size of its image does not justify the allocation.
 const MAX_BYTES_PER_PIXEL: u64 = 17;
 
 /// Decodes a JPEG to RGB; `size` is the size that its first frame header states.
 ///
-/// The decoder's lenient mode fills what it cannot read with gray, as libjpeg does. Its strict mode, used
-/// here, returns an error instead; damage that the strict mode accepts is found by the checks before it.
-/// Both modes skip stray bytes between headers, which some cameras write.
+/// The decoder's lenient mode fills what it cannot read with gray, as libjpeg does. Its strict
+/// mode, used here, returns an error instead; damage that the strict mode accepts is found by the
+/// module `check`. Both modes skip stray bytes between headers, which some cameras write.
 pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageError> {
     check::check(bytes)?;
     let mut decoder = Decoder::new_with_limits(bytes, limits(size)).map_err(error)?;
     decoder.set_output_format(PixelFormat::Rgb);
-    // libjpeg's default; it matters where a progressive file ends before its last refinement.
+    // Block smoothing is libjpeg's default. It changes pixels only where a progressive file ends
+    // before its last refinement scan.
     decoder.set_block_smoothing(true);
     let frame = decoder.header();
     if (u32::from(frame.width), u32::from(frame.height)) != (size.width, size.height) {
@@ -47,14 +49,14 @@ pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageErr
     rgb_image(ImageFormat::Jpeg, size, data)
 }
 
-/// Decodes CMYK or YCCK to RGB samples, `[H, W, 3] u8`. The decoder returns planes, which it does not
-/// smooth, so an incomplete progressive file keeps its block edges.
+/// Decodes CMYK or YCCK to RGB samples, `[H, W, 3] u8`. The decoder returns planes without block
+/// smoothing, so an incomplete progressive file keeps its block edges.
 fn four_components(decoder: Decoder) -> Result<Vec<u8>, ImageError> {
     let frame = decoder.header().clone();
     let ycck = decoder.jpeg_color_space() == ColorSpace::Ycck;
     let raw = decoder.decode_raw().map_err(error)?;
     inks::to_rgb(&raw, &frame, ycck)
-        .ok_or_else(|| damaged("its planes are smaller than its frame header states"))
+        .ok_or_else(|| damaged("it has fewer planes than its frame header states"))
 }
 
 fn limits(size: ImageSize) -> DecodeLimits {

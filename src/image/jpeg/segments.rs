@@ -5,10 +5,11 @@ pub(super) const START: u8 = 0xD8;
 /// Marker at the end of the image.
 pub(super) const END: u8 = 0xD9;
 
-/// Yields marker and payload of each segment, up to and including the end marker.
+/// An iterator that yields marker and payload of each segment, up to and including the end marker.
 ///
-/// The payload excludes the length and is empty for markers without one. Entropy-coded data and stray bytes
-/// are skipped; a segment that is longer than the rest of the file ends the iteration.
+/// The payload excludes the two bytes of its length, and is empty if the marker has no payload.
+/// Entropy-coded data and stray bytes are skipped; a segment that is longer than the rest of the
+/// file ends the iteration.
 pub(super) struct Segments<'a> {
     rest: &'a [u8],
 }
@@ -29,9 +30,9 @@ impl<'a> Iterator for Segments<'a> {
             let escape = self.rest.iter().position(|b| *b == 0xFF)?;
             let (&marker, rest) = self.rest.get(escape + 1..)?.split_first()?;
             match marker {
-                // A fill byte: it may itself begin the marker.
+                // The first 0xFF is a fill byte; the second may be the 0xFF that begins the marker.
                 0xFF => self.rest = self.rest.get(escape + 1..)?,
-                // An escaped data byte of 0xFF.
+                // 0xFF 0x00 is no marker but an entropy-coded byte of 0xFF.
                 0 => self.rest = rest,
                 // TEM, the restart markers and the start marker have no payload.
                 1 | 0xD0..=START => {

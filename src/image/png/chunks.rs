@@ -12,12 +12,13 @@ const XMP: &[u8] = b"XML:com.adobe.xmp\0";
 pub(super) struct Metadata<'a> {
     /// Content of the last `eXIf` chunk.
     pub(super) exif: Option<&'a [u8]>,
-    /// XMP packet of the last uncompressed `iTXt` chunk with XMP. A compressed one is not read.
+    /// XMP packet of the last uncompressed `iTXt` chunk with XMP. A compressed packet is not read.
     pub(super) xmp: Option<&'a [u8]>,
 }
 
 impl<'a> Metadata<'a> {
-    /// Walks the chunks up to `IEND`, or to the first one that is cut short.
+    /// Returns the metadata in the chunks before `IEND`, or before the first chunk that is cut
+    /// short.
     pub(super) fn read(bytes: &'a [u8]) -> Self {
         let mut found = Self::default();
         let mut at = SIGNATURE;
@@ -32,7 +33,7 @@ impl<'a> Metadata<'a> {
                 b"iTXt" => found.xmp = xmp(body).or(found.xmp),
                 _ => {}
             }
-            // The checksum follows.
+            // A checksum of 4 bytes ends the chunk.
             at = start + length + 4;
         }
         found
@@ -45,7 +46,7 @@ fn xmp(body: &[u8]) -> Option<&[u8]> {
     let [0, _, rest @ ..] = body.strip_prefix(XMP)? else {
         return None;
     };
-    // The language and the translated keyword precede the text; a zero ends each.
+    // The language and the translated keyword precede the text; a zero byte ends each of them.
     let mut parts = rest.splitn(3, |byte| *byte == 0);
     parts.nth(2)
 }

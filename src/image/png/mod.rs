@@ -1,7 +1,7 @@
 //! Decoding of PNG by the crate `png`, row by row. Color profiles and texts are skipped unread.
 //!
-//! In a file with an image of one pixel, a profile may inflate to hundreds of megabytes, and texts may
-//! take megabytes. They do not change the decoded pixels.
+//! Profiles and texts do not change the decoded pixels, but may need far more memory than the
+//! pixels: in a file with an image of one pixel, a profile may inflate to hundreds of megabytes.
 
 mod chunks;
 mod rows;
@@ -17,8 +17,8 @@ use super::{Coding, ImageError, ImageFormat, ImageHeader, ImageSize, orientation
 use chunks::Metadata;
 use rows::Samples;
 
-/// Most bytes of metadata that the decoder may keep. Among the metadata that is not skipped, only an EXIF
-/// block can be large.
+/// Maximum number of bytes of metadata that the decoder may keep. Among the metadata that is not
+/// skipped, only an EXIF block can be large.
 const MAX_METADATA: usize = 4 << 20;
 
 /// Reads size and coding from the chunk IHDR, and orientation from the metadata chunks of the whole file.
@@ -33,7 +33,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
         Some((size, depth, color, interlace))
     };
     let (size, depth, color, interlace) =
-        read().ok_or_else(|| damaged("the header is incomplete"))?;
+        read().ok_or_else(|| damaged("the chunk IHDR is missing or incomplete"))?;
     let samples = match color {
         2 => 3,
         4 => 2,
@@ -66,7 +66,7 @@ pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageErr
     rgb_image(ImageFormat::Png, size, out)
 }
 
-/// Returns a reader at the first row that expands samples to 8 bits.
+/// Returns a reader that is at the first row of the image and converts all samples to 8 bits.
 fn reader(bytes: &[u8], size: ImageSize) -> Result<Reader<Cursor<&[u8]>>, ImageError> {
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), limits(size));
     decoder.set_ignore_iccp_chunk(true);
@@ -79,12 +79,12 @@ fn reader(bytes: &[u8], size: ImageSize) -> Result<Reader<Cursor<&[u8]>>, ImageE
     if let Some(frame) = reader.info().frame_control
         && (frame.width, frame.height) != (size.width, size.height)
     {
-        return Err(damaged("the first frame is smaller than the image"));
+        return Err(damaged("the first frame has another size than the image"));
     }
     Ok(reader)
 }
 
-/// Returns the decoder's memory limit: one row in its widest form, 16-bit RGBA, and metadata.
+/// Returns the decoder's memory limit: one row of 16-bit RGBA, the widest form, and the metadata.
 fn limits(size: ImageSize) -> Limits {
     Limits {
         bytes: size.width as usize * 8 + MAX_METADATA,

@@ -1,4 +1,4 @@
-//! Conversion of a PNG's rows to RGB, from 8-bit samples as the decoder expands them.
+//! Conversion of a PNG's rows to RGB, from the 8-bit samples that the decoder returns.
 
 use std::io::{BufRead, Seek};
 
@@ -7,8 +7,8 @@ use ::png::{ColorType, Reader};
 use super::super::{ImageError, ImageSize};
 use super::{damaged, error};
 
-/// First column (x) and row (y) of each Adam7 pass, and the distances between its columns and rows. Source: PNG
-/// specification, 8.2.
+/// First column (`x`) and row (`y`) of each Adam7 pass, and the distances in pixels between the
+/// columns (`dx`) and the rows (`dy`) of the pass. Source: PNG specification, 8.2.
 #[rustfmt::skip]
 const PASSES: [Pass; 7] = [
     //        x  y  dx dy
@@ -34,7 +34,7 @@ impl Pass {
     }
 }
 
-/// The 8-bit samples of one pixel as the decoder delivers them.
+/// Which 8-bit samples the decoder returns for each pixel.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Samples {
     Gray,
@@ -44,7 +44,8 @@ pub(super) enum Samples {
 }
 
 impl Samples {
-    /// Returns the samples of an image of color type `color` after expansion, in which a palette has become RGB or RGBA.
+    /// Returns the samples that the decoder returns for its output color type, `color`. The decoder
+    /// has already converted a palette to RGB or RGBA.
     pub(super) fn new(color: ColorType) -> Self {
         match color {
             ColorType::Grayscale => Self::Gray,
@@ -136,7 +137,8 @@ fn next_row<R: BufRead + Seek>(reader: &mut Reader<R>, row: &mut [u8]) -> Result
         .ok_or_else(|| damaged("it has fewer rows than its header states"))
 }
 
-/// Reads on to the end of the compressed data, where its checksum is. Returns an error if a further row follows.
+/// Reads to the end of the compressed data, so that the decoder checks its checksum. Returns an
+/// error if the data holds another row.
 fn finish<R: BufRead + Seek>(reader: &mut Reader<R>, row: &mut [u8]) -> Result<(), ImageError> {
     match reader.read_row(row).map_err(error)? {
         None => Ok(()),

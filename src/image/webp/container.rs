@@ -6,7 +6,7 @@ use super::super::bytes::{array, u16_le, u24_le, u32_le};
 use super::super::{ImageError, ImageSize};
 use super::damaged;
 
-/// Flags of `VP8X`.
+/// Flag in the chunk `VP8X`: the file is an animation.
 const ANIMATION: u8 = 0x02;
 const HAS_XMP: u8 = 0x04;
 const HAS_EXIF: u8 = 0x08;
@@ -14,9 +14,9 @@ const HAS_EXIF: u8 = 0x08;
 /// The coding of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bitstream {
-    /// `VP8 `.
+    /// Lossy coding, in a chunk `VP8 `.
     Lossy,
-    /// `VP8L`.
+    /// Lossless coding, in a chunk `VP8L`.
     Lossless,
 }
 
@@ -28,9 +28,9 @@ pub(super) struct Frame<'a> {
     pub(super) data: &'a [u8],
     /// Size that the bitstream's own header states.
     pub(super) size: ImageSize,
-    /// First column on the canvas.
+    /// Column of the canvas at which the frame begins.
     pub(super) left: u32,
-    /// First row on the canvas.
+    /// Row of the canvas at which the frame begins.
     pub(super) top: u32,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Container<'a> {
 impl<'a> Container<'a> {
     /// Reads the headers of a file that begins with the signatures of RIFF and WebP.
     pub(super) fn read(bytes: &'a [u8]) -> Result<Self, ImageError> {
-        let cut = || damaged("the file ends before the size in its header");
+        let cut = || damaged("it is shorter than its RIFF header states");
         let length = u32_le(bytes, 4).ok_or_else(cut)? as usize;
         let body = bytes.get(8..).and_then(|rest| rest.get(..length));
         let body = body.and_then(|body| body.get(4..)).ok_or_else(cut)?;
@@ -73,7 +73,7 @@ impl<'a> Container<'a> {
             };
             Some((*header.first()?, canvas))
         };
-        let (flags, canvas) = read().ok_or_else(|| damaged("the header is incomplete"))?;
+        let (flags, canvas) = read().ok_or_else(|| damaged("the VP8X header is incomplete"))?;
         let animated = flags & ANIMATION != 0;
         let (mut frame, mut exif, mut xmp) = (None, None, None);
         for chunk in chunks {
@@ -105,7 +105,8 @@ impl<'a> Container<'a> {
     }
 }
 
-/// Reads the frame in an `ANMF` chunk, whose header must agree with the bitstream.
+/// Reads the frame in an `ANMF` chunk, whose header must state the same size as the frame's
+/// bitstream.
 fn animated_frame(data: &[u8]) -> Result<Frame<'_>, ImageError> {
     let read = || {
         let place = (u24_le(data, 0)? * 2, u24_le(data, 3)? * 2);
@@ -192,7 +193,7 @@ impl<'a> Iterator for Chunks<'a> {
         let body = self.rest.get(8..)?;
         let Some(data) = body.get(..length) else {
             self.rest = &[];
-            return Some(Err(damaged("a chunk is longer than what contains it")));
+            return Some(Err(damaged("a chunk is longer than the remaining data")));
         };
         // Chunks begin at even offsets.
         self.rest = body.get(length + length % 2..).unwrap_or_default();

@@ -1,8 +1,8 @@
 //! Decoding of WebP by the crate `image-webp`, which receives the bitstream of the first frame alone.
 //!
-//! This module reads the container. A canvas that contradicts the bitstream is therefore an error before
-//! anything is allocated, and flags for metadata that is missing do not matter. Alpha is dropped, so an
-//! alpha chunk is not decoded.
+//! This module reads the container. A canvas that contradicts the bitstream is therefore an error
+//! before anything is allocated, and a file that announces metadata but lacks it is decoded. Alpha
+//! is dropped, so an alpha chunk is not decoded.
 
 mod container;
 mod stream;
@@ -20,7 +20,8 @@ pub(super) fn is_webp(bytes: &[u8]) -> bool {
     bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP")
 }
 
-/// Reads the size from the container's canvas and from the first frame's bitstream, which must agree.
+/// Reads the headers. The image's size is the canvas's; a still image must have the same size, and
+/// the first frame of an animation must lie within the canvas.
 pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
     let container = Container::read(bytes)?;
     Ok(ImageHeader {
@@ -34,9 +35,9 @@ pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
     })
 }
 
-/// Decodes the first frame on its canvas, `size`, to RGB.
+/// Decodes the first frame to RGB, at its place on a canvas of `size`.
 ///
-/// Canvas pixels outside the frame are black, and no frame is blended.
+/// Canvas pixels outside the frame are black. The frame is not blended with the canvas.
 /// Source: libwebp, `src/demux/anim_decode.c`, `WebPAnimDecoderGetNext` for the first frame.
 pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageError> {
     let Container { canvas, frame, .. } = Container::read(bytes)?;

@@ -1,12 +1,14 @@
-//! A reader of a frame's bitstream as a WebP file of the simple form, without a copy of the bitstream.
+//! A reader that presents a frame's bitstream as a WebP file with one chunk, without copying the
+//! bitstream.
 
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
 use super::container::{Bitstream, Frame};
 
-/// Bytes of the head: RIFF header, chunk header, and the beginning of the bitstream, which may be changed.
+/// Length of the head in bytes: RIFF header, chunk header, and a copy of the beginning of the
+/// bitstream, in which a flag may be changed.
 const HEAD: usize = 25;
-/// Bytes of the bitstream that the head contains.
+/// Number of bytes at the beginning of the bitstream that the head contains a copy of.
 const COPIED: usize = 5;
 
 /// A file of `RIFF`, `WEBP` and one chunk, read from a head in memory and a borrowed body.
@@ -17,8 +19,8 @@ pub(super) struct SimpleFile<'a> {
 }
 
 impl<'a> SimpleFile<'a> {
-    /// Returns the file of one frame. A lossless bitstream is marked as having alpha: the decoder then
-    /// works in the caller's buffer instead of allocating another one.
+    /// Returns the file of one frame. A lossless bitstream is marked as having alpha, because the
+    /// decoder then works in the caller's RGBA buffer instead of allocating another buffer.
     pub(super) fn new(frame: &Frame<'a>) -> Self {
         let mut head = [0; HEAD];
         let length = frame.data.len() as u32;
@@ -33,14 +35,14 @@ impl<'a> SimpleFile<'a> {
         head[16..20].copy_from_slice(&length.to_le_bytes());
         head[20..20 + start.len()].copy_from_slice(start);
         if frame.bitstream == Bitstream::Lossless {
-            // Sets the alpha flag, bit 28 after the signature byte.
+            // Sets the alpha flag: bit 28 of the little-endian word after the signature byte.
             head[24] |= 0x10;
         }
         Self { head, body, at: 0 }
     }
 
-    /// Returns the bytes from the current position to the end of the head or, behind the head, of the
-    /// body.
+    /// Returns the bytes from the current position to the end of the head, or to the end of the
+    /// body if the position is past the head.
     fn rest(&self) -> &[u8] {
         let at = usize::try_from(self.at).unwrap_or(usize::MAX);
         match self.head.get(at..) {

@@ -2,7 +2,8 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
-/// A job: when it arrives and what it takes, in milliseconds, and the pixels of its image.
+/// A job: its arrival and its predicted time, both in milliseconds, and the number of pixels of its
+/// image.
 struct Job(u64, u64, u64);
 
 const SMALL: u64 = 100_000;
@@ -25,7 +26,8 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// Runs jobs on one thread, each for its predicted time, and returns the order in which they start.
+/// Runs jobs on one thread, each for its predicted time, and returns their indices in the order in
+/// which they start.
 fn order(jobs: &[Job]) -> Vec<usize> {
     let mut schedule = schedule(1);
     let (mut started, mut running, mut busy_until) = (Vec::new(), None, 0);
@@ -53,11 +55,13 @@ fn order(jobs: &[Job]) -> Vec<usize> {
 
 #[test]
 fn short_jobs_overtake_long_ones_for_a_bounded_time() {
-    // A job of 100 ms that waits, and short ones that arrive every 10 ms.
+    // One job of 100 ms waits while jobs of 10 ms arrive every 10 ms.
     let mut steady: Vec<Job> = (0..200).map(|i| Job(i * 10, 10, SMALL)).collect();
     steady.insert(1, Job(0, 100, SMALL));
     let position = order(&steady).iter().position(|index| *index == 1);
-    // Due at 800 ms, as the short job that arrives at 720 ms, number 72, but it arrived first.
+    // The long job is due at 0 + 8 * 100 = 800 ms. Short job 72 is also due at 800 ms (it arrives
+    // at 720 ms and is due 8 * 10 ms later), but the long job arrived first. So the long job starts
+    // after the 72 short jobs 0 to 71.
     assert_eq!(position, Some(72));
 
     let cases: [(&str, &[Job], &[usize]); 4] = [
@@ -100,7 +104,7 @@ fn large_images_leave_half_of_the_threads_to_small_ones() {
         }
         grants
     };
-    // No small image has arrived, so all threads are used.
+    // No small image has arrived yet, so jobs on large images use all four threads.
     let grants = start(&mut schedule, 0);
     assert_eq!(grants.len(), 4);
     schedule.push(ms(10), cost(1, 1, SMALL), 6);
@@ -110,7 +114,8 @@ fn large_images_leave_half_of_the_threads_to_small_ones() {
     let mut grants = start(&mut schedule, 20);
     let large = grants.iter().filter(|grant| grant.large).count();
     assert_eq!((large, grants.len()), (2, 3));
-    // Small images are forgotten after a second.
+    // The small image arrived at 10 ms. For one second, until 1010 ms, jobs on large images use at
+    // most half of the threads.
     for index in 7..12 {
         schedule.push(ms(30), cost(100, 1, LARGE), index);
     }
@@ -126,14 +131,15 @@ fn memory_of_large_images_is_not_that_of_small_ones() {
     schedule.push(ms(0), cost(200, 10, LARGE), 1);
     schedule.push(ms(0), cost(9, 60, SMALL), 2);
     schedule.push(ms(0), cost(9, 60, SMALL), 3);
-    // The first large image takes all of its memory, although it needs more.
+    // Job 0 needs 500 MiB, more than the whole budget of large images (100 MiB), so it runs with
+    // all of this budget.
     let (small, index) = schedule.next(ms(0)).unwrap();
     assert_eq!((small.large, index), (false, 2));
     let (large, index) = schedule.next(ms(2000)).unwrap();
     assert_eq!((large.large, index), (true, 0));
     assert!(
         schedule.next(ms(2000)).is_none(),
-        "both kinds of memory are in use"
+        "no job may start: the memory of small and of large images is in use"
     );
     schedule.finish(small);
     assert_eq!(schedule.next(ms(2000)).unwrap().1, 3);

@@ -1,9 +1,9 @@
-//! Anchors of Faster R-CNN and `RetinaNet`: the same few boxes, centered on every point of a level's
-//! feature map.
+//! Anchors of Faster R-CNN and `RetinaNet`: each feature map level has a fixed set of boxes, which
+//! is centered on every point of its map.
 //!
-//! Each anchor is computed when its box is decoded, which takes two additions per axis. A table of
-//! all anchors, as torchvision builds it, would hold 268,569 boxes for an image of 1088x800, of which
-//! at most 5,000 are used.
+//! An anchor is computed only when the box deltas relative to it are decoded, which takes two
+//! additions per axis. A table of all anchors, as torchvision builds it, would hold 268,569 boxes
+//! for an image of 1088x800 pixels, and at most 5,000 of them would be used.
 
 use super::{BoxXyxy, DetectError, expect_count};
 use crate::image::ImageSize;
@@ -11,22 +11,23 @@ use crate::image::ImageSize;
 /// The anchors of a model, one set per feature map level.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AnchorGenerator {
-    /// For each level, the anchors centered on the point 0, 0.
+    /// For each level, the anchors of a point at the origin (0, 0), in pixels.
     cells: Vec<Vec<BoxXyxy>>,
 }
 
 impl AnchorGenerator {
-    /// Returns the anchors for the side lengths (in pixels) and aspect ratios (height / width) of
-    /// each level. At a point, anchors are in the order: every size with the first ratio, then every
-    /// size with the next.
+    /// Returns the generator of anchors with the side lengths `sizes` (in pixels) and the ratios
+    /// `aspect_ratios` (height / width). Both have one list per feature map level. The anchors of a
+    /// point are ordered by aspect ratio and then by size, in the order of the lists.
     ///
     /// # Errors
     /// [`DetectError`] if `sizes` and `aspect_ratios` have different numbers of levels.
     ///
-    /// Source: torchvision's `models/detection/anchor_utils.py`, `AnchorGenerator.generate_anchors`.
+    /// Source: torchvision's `models/detection/anchor_utils.py`,
+    /// `AnchorGenerator.generate_anchors`.
     pub fn new(sizes: &[Vec<f32>], aspect_ratios: &[Vec<f32>]) -> Result<Self, DetectError> {
         expect_count(
-            "number of levels with aspect ratios",
+            "number of aspect ratio lists for the anchors",
             aspect_ratios.len(),
             sizes.len(),
         )?;
@@ -45,8 +46,8 @@ impl AnchorGenerator {
         self.cells.len()
     }
 
-    /// Returns the anchors of a level whose feature map has `points.width` x `points.height` points,
-    /// in images padded to `padded`.
+    /// Returns the anchors of feature map level `level`, whose map has `points.width` x
+    /// `points.height` points, for images padded to `padded`.
     pub(super) fn grid(&self, level: usize, points: ImageSize, padded: ImageSize) -> Grid<'_> {
         let stride = |pixels: u32, points: u32| pixels.checked_div(points).unwrap_or(0);
         Grid {
@@ -58,8 +59,9 @@ impl AnchorGenerator {
     }
 }
 
-/// Returns the anchors of one aspect ratio and each of `sizes`, centered on 0, 0, with edges rounded
-/// to whole pixels.
+/// Returns one anchor for each side length in `sizes` (in pixels), all with the aspect ratio
+/// `ratio` (height / width). The anchors are centered on the origin, with edges rounded to whole
+/// pixels.
 fn cell(ratio: f32, sizes: &[f32]) -> impl Iterator<Item = BoxXyxy> {
     let height_ratio = ratio.sqrt();
     let width_ratio = 1.0 / height_ratio;
@@ -70,27 +72,27 @@ fn cell(ratio: f32, sizes: &[f32]) -> impl Iterator<Item = BoxXyxy> {
     })
 }
 
-/// The anchors of one level, with the distances between its points.
+/// The anchors of one feature map level, with the distances between the points of its map.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Grid<'a> {
     cell: &'a [BoxXyxy],
     columns: usize,
-    /// Pixels between neighboring points of a row.
+    /// Distance between neighboring points of a feature map row, in pixels of the padded image.
     x_stride: u32,
-    /// Pixels between neighboring points of a column.
+    /// Distance between neighboring points of a feature map column, in pixels of the padded image.
     y_stride: u32,
 }
 
 impl Grid<'_> {
-    /// Returns the number of anchors per point.
+    /// Returns the number of anchors per point of the feature map.
     pub(super) fn per_point(&self) -> usize {
         self.cell.len()
     }
 
-    /// Returns the anchor with index `anchor` in the order (row, column, anchor of the point), in
-    /// pixels of the padded image.
+    /// Returns an anchor in pixels of the padded image. `anchor` is its index in the level: counted
+    /// row by row of the feature map, then column by column, then anchor by anchor of a point.
     ///
-    /// Source: `AnchorGenerator.grid_anchors`.
+    /// Source: torchvision's `AnchorGenerator.grid_anchors`.
     pub(super) fn anchor(&self, anchor: usize) -> BoxXyxy {
         let (point, a) = (anchor / self.cell.len(), anchor % self.cell.len());
         let shift = |at: usize, stride: u32| (at as u64 * u64::from(stride)) as f32;

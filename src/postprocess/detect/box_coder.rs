@@ -1,23 +1,25 @@
-//! Decoding of box deltas relative to reference boxes.
+//! Decoding of a network's box deltas, which are relative to reference boxes: anchors, default
+//! boxes or region proposals.
 
 use super::BoxXyxy;
 
-/// Decodes a network's box deltas relative to a reference box.
+/// Converts a network's box deltas to boxes. The deltas (dx, dy, dw, dh) move and scale a reference
+/// box.
 ///
 /// Source: torchvision's `models/detection/_utils.py`, `BoxCoder`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BoxCoder {
-    /// Divisors of the deltas dx, dy, dw and dh.
+    /// Divisors of the deltas dx, dy, dw and dh, in this order.
     weights: [f32; 4],
 }
 
 impl BoxCoder {
-    /// The RPN's coder, which divides by 1.
+    /// The coder of region proposal networks: all divisors are 1.
     pub(super) const UNIT: Self = Self {
         weights: [1.0, 1.0, 1.0, 1.0],
     };
-    /// Upper limit of dw and dh, ln(1000 / 16): a decoded box is at most 62.5 times as wide or high
-    /// as its reference.
+    /// Upper limit of dw and dh after the division, ln(1000 / 16): a decoded box is at most 62.5
+    /// times as wide or high as its reference box.
     const MAX_LOG_SCALE: f32 = 4.135_166_6;
 
     /// Returns a coder that divides dx, dy, dw and dh by `weights`.
@@ -25,13 +27,15 @@ impl BoxCoder {
         Self { weights }
     }
 
-    /// Returns the box that `deltas` (dx, dy, dw, dh) describe relative to `reference`.
+    /// Returns the box that `deltas` (dx, dy, dw, dh) describe relative to the box `reference`, in
+    /// the coordinates of `reference`.
     pub(super) fn decode(self, deltas: [f32; 4], reference: BoxXyxy) -> BoxXyxy {
         let (width, height) = (reference.width(), reference.height());
         let center_x = reference.x1 + 0.5 * width;
         let center_y = reference.y1 + 0.5 * height;
         let [dx, dy, dw, dh] = [0, 1, 2, 3].map(|i| deltas[i] / self.weights[i]);
-        // Not `f32::min`, which would turn a NaN into the limit.
+        // `f32::min` would turn a NaN delta into the limit. This comparison keeps the NaN, so that
+        // the box is not finite and is dropped later.
         let limit = |d: f32| {
             if d > Self::MAX_LOG_SCALE {
                 Self::MAX_LOG_SCALE

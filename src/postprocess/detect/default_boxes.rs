@@ -1,24 +1,26 @@
-//! Default boxes of SSD: sized as fractions of the image, centered on every point of a level's feature
-//! map.
+//! Default boxes of SSD: sized as fractions of the image, centered on every point of a level's
+//! feature map.
 
 use super::BoxXyxy;
 use crate::image::ImageSize;
 
-/// The default boxes of a model. Each is computed when its deltas are decoded.
+/// The default boxes of an SSD. A box is computed only when the box deltas relative to it are
+/// decoded.
 ///
 /// Source: torchvision's `models/detection/anchor_utils.py`, `DefaultBoxGenerator` without `steps`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DefaultBoxes {
-    /// Per level, width and height of each box as fractions of the image, 0..=1.
+    /// For each feature map level, the width and height of each default box of a point, as
+    /// fractions of the image, 0..=1.
     shapes: Vec<Vec<[f32; 2]>>,
 }
 
 impl DefaultBoxes {
-    /// Returns default boxes whose scales (fractions of the image) grow evenly from `min_ratio` to
-    /// `max_ratio` over the levels.
+    /// Returns default boxes whose scales (fractions of the image) grow evenly from `min_ratio` at
+    /// the first level to `max_ratio` at the last.
     ///
-    /// `aspect_ratios` has one list per level. A level has two square boxes, and one wide and one tall
-    /// box per ratio.
+    /// `aspect_ratios` has one list per level. Each point of a level has two square boxes, and one
+    /// wide and one tall box per aspect ratio.
     pub fn new(aspect_ratios: &[Vec<f64>], min_ratio: f64, max_ratio: f64) -> Self {
         let levels = aspect_ratios.len();
         let range = max_ratio - min_ratio;
@@ -32,9 +34,10 @@ impl DefaultBoxes {
         Self::with_scales(aspect_ratios, &scales)
     }
 
-    /// Returns default boxes with explicit `scales`, one more than there are levels: a level's second
-    /// square has the geometric mean of its own scale and the next level's. Levels for which two
-    /// scales are missing are left out.
+    /// Returns default boxes with explicit `scales` (fractions of the image): one scale per level,
+    /// and one more at the end. The first square box of a level has the scale of the level; the
+    /// second one has the geometric mean of this scale and the next. Levels that lack one of these
+    /// two scales are left out.
     pub fn with_scales(aspect_ratios: &[Vec<f64>], scales: &[f64]) -> Self {
         let levels = aspect_ratios.iter().zip(scales.windows(2));
         let shapes = levels.map(|(ratios, pair)| shapes(ratios, pair[0], pair[1]));
@@ -48,13 +51,13 @@ impl DefaultBoxes {
         self.shapes.len()
     }
 
-    /// Returns the number of default boxes per point of a level.
+    /// Returns the number of default boxes per point of the feature map of `level`.
     pub(super) fn per_point(&self, level: usize) -> usize {
         self.shapes[level].len()
     }
 
-    /// Returns the default boxes of a level whose feature map has `points.width` x `points.height`
-    /// points, in images padded to `padded`.
+    /// Returns the default boxes of feature map level `level`, whose map has `points.width` x
+    /// `points.height` points, for images padded to `padded`.
     pub(super) fn grid(&self, level: usize, points: ImageSize, padded: ImageSize) -> BoxGrid<'_> {
         BoxGrid {
             shapes: &self.shapes[level],
@@ -73,8 +76,8 @@ pub(super) struct BoxGrid<'a> {
 }
 
 impl BoxGrid<'_> {
-    /// Returns the default box with index `anchor` in the order (row, column, box of the point), in
-    /// pixels of the padded image.
+    /// Returns a default box in pixels of the padded image. `anchor` is its index in the level:
+    /// counted row by row of the feature map, then column by column, then box by box of a point.
     pub(super) fn anchor(&self, anchor: usize) -> BoxXyxy {
         let [w, h] = self.shapes[anchor % self.shapes.len()];
         let (point, columns) = (anchor / self.shapes.len(), self.points.width as usize);
@@ -90,8 +93,9 @@ impl BoxGrid<'_> {
     }
 }
 
-/// Returns the widths and heights of one level's boxes as fractions of the image, computed in f64 and
-/// clipped to 0..=1 in f32.
+/// Returns `[width, height]` of each default box of a level with the scale `scale`, as fractions of
+/// the image. `next` is the scale of the next level. The sides are computed in f64 and clipped to
+/// 0..=1 in f32.
 fn shapes(ratios: &[f64], scale: f64, next: f64) -> Vec<[f32; 2]> {
     let between = (scale * next).sqrt();
     let mut pairs = vec![[scale, scale], [between, between]];

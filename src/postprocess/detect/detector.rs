@@ -19,8 +19,8 @@ use crate::manifest::{Detection as Settings, ModelManifest, Rpn as RpnSettings};
 pub struct Detector {
     family: Family,
     num_classes: usize,
-    /// Computes the sizes that an image had in preprocessing. `None` if the model's preprocessing is
-    /// not a detector's.
+    /// Computes the sizes of an image after the resize and the padding of the preprocessing. `None`
+    /// if the manifest's resize is not a detector's (`bounded` or `fixed`).
     resize: Option<DetectorResize>,
 }
 
@@ -35,11 +35,11 @@ enum Family {
 
 impl Detector {
     /// Returns the detector that `manifest` describes. `None` if the model is not a detector: its
-    /// manifest has no detection head or no `[detection]` settings.
+    /// manifest has no `architecture` with a detection head, or no `[detection]` settings.
     ///
     /// # Errors
-    /// [`DetectError`] if anchor sizes and aspect ratios have different numbers of levels, which the
-    /// validation of a manifest rules out.
+    /// [`DetectError`] if anchor sizes and aspect ratios have different numbers of levels, which
+    /// the validation of a manifest rules out.
     pub fn of(manifest: &ModelManifest) -> Result<Option<Self>, DetectError> {
         let (
             Some(Architecture {
@@ -69,11 +69,12 @@ impl Detector {
         }
     }
 
-    /// Returns the detections of one image of size `original`, best first, from the engine's outputs.
+    /// Returns the detections of one image of size `original`, best first, from the engine's
+    /// outputs. Boxes are in pixels of the original image.
     ///
     /// # Errors
-    /// [`DetectError`] if the outputs do not fit the model's anchors, if `original` has no pixels, or
-    /// if the work is cancelled.
+    /// [`DetectError`] if the outputs do not fit the model's anchors, if the size of the resized
+    /// image cannot be computed from `original`, or if the work is cancelled.
     pub fn detect(
         &self,
         outputs: &Outputs,
@@ -92,8 +93,8 @@ impl Detector {
         }
     }
 
-    /// Returns views of a two-stage engine's outputs: regions `[R, 4]`, class logits `[R, K]`, box
-    /// deltas `[R, 4 * K]`.
+    /// Returns views of a two-stage engine's outputs for `R` regions and `K` classes: regions
+    /// `[R, 4]`, class logits `[R, K]`, box deltas `[R, 4 * K]`.
     fn box_head<'a>(&self, outputs: &'a Outputs) -> Result<BoxHeadOutputs<'a>, DetectError> {
         let regions = outputs.f32(REGIONS)?;
         let (logits, deltas) = (outputs.f32(CLASS_LOGITS)?, outputs.f32(BOX_REGRESSION)?);
@@ -112,8 +113,8 @@ impl Detector {
 
     /// Returns the class scores and box deltas of each level of a one-stage network.
     fn levels<'a>(&self, outputs: &'a Outputs) -> Result<Vec<HeadLevel<'a>>, DetectError> {
-        // A level has two outputs; rounding up includes a level that lacks one of them, so that it is
-        // reported.
+        // A level has two outputs: class scores and box deltas. Rounding up counts a level that
+        // lacks one of the two, so that the missing output is reported below.
         let levels = 0..outputs.len().div_ceil(2).max(1);
         levels
             .map(|level| {
@@ -138,7 +139,7 @@ impl Detector {
     ///
     /// # Errors
     /// [`DetectError`] if `labels`, the number of lines in the label file, is not the number of
-    /// classes, if the outputs are not finite, and as [`Detector::detect`].
+    /// classes, if an output is not finite, or if [`Detector::detect`] fails for the outputs.
     pub fn check(
         &self,
         outputs: &Outputs,
@@ -207,7 +208,7 @@ fn generator(anchors: &Anchors) -> Result<AnchorGenerator, DetectError> {
     AnchorGenerator::new(&sizes, &vec![ratios.collect(); sizes.len()])
 }
 
-/// Selection of a two-stage detector's region proposals, and the choice of a feature map for each.
+/// Selects the region proposals of a two-stage detector and assigns a feature map to each of them.
 struct Proposer {
     rpn: Rpn,
     mapper: LevelMapper,
@@ -253,7 +254,8 @@ impl Propose for Proposer {
     }
 }
 
-/// Returns the objectness map and the box delta map of one level.
+/// Wraps the objectness map and the box delta map that a region proposal network computed for one
+/// feature map level.
 fn head_level<'a>((scores, deltas): &ProposalMaps<'a>) -> Result<HeadLevel<'a>, DetectError> {
     Ok(HeadLevel {
         scores: feature_map(&scores.shape, scores.data)?,

@@ -1,4 +1,5 @@
-//! The second stage of Faster R-CNN: class scores and boxes of the region proposals.
+//! The second stage of Faster R-CNN: from class scores and box deltas of the region proposals to
+//! detections.
 
 use super::box_coder::BoxCoder;
 use super::select::Candidates;
@@ -9,50 +10,62 @@ use crate::postprocess::scores::largest;
 
 /// Minimum width and height of a detection, in pixels of the resized image.
 const MIN_SIDE: f32 = 1e-2;
-/// Number of proposals that are processed between two checks for cancellation: well under a
-/// millisecond of work.
+/// Number of region proposals that are decoded between two checks for cancellation, which takes
+/// well under a millisecond.
 const PROPOSALS_PER_CHECK: usize = 64;
 
-/// The settings of Faster R-CNN's box head. Class 0 is the background.
+/// The settings with which the outputs of Faster R-CNN's box head are decoded. Class 0 is the
+/// background.
 ///
 /// Source: torchvision's `models/detection/roi_heads.py`, `RoIHeads.postprocess_detections`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BoxHead {
-    /// Divisors of the network's box deltas: dx, dy, dw, dh.
+    /// Divisors of the box deltas dx, dy, dw and dh, in this order.
     pub box_weights: [f32; 4],
-    /// The model's thresholds.
+    /// The model's score threshold, overlap threshold and maximum number of detections.
     pub thresholds: Thresholds,
 }
 
-/// The outputs of Faster R-CNN's two sessions for the `R` region proposals of one image.
+/// The outputs of Faster R-CNN's two sessions for one image with `R` region proposals and a model
+/// with `K` classes.
 #[derive(Debug, Clone, Copy)]
 pub struct BoxHeadOutputs<'a> {
-    /// The proposals, `[R, 4]`: x1, y1, x2, y2 in pixels of the resized image.
+    /// Region proposals `[R, 4]`: x1, y1, x2, y2 in pixels of the resized image.
     pub proposals: &'a [[f32; 4]],
-    /// Class logits `[R, K]`.
+    /// Class logits `[R, K]`; class 0 is the background.
     pub class_logits: &'a [f32],
-    /// Box deltas `[R, 4 * K]`: dx, dy, dw, dh per class.
+    /// Box deltas `[R, 4 * K]`: dx, dy, dw, dh of each class.
     pub box_regression: &'a [f32],
 }
 
 impl BoxHeadOutputs<'_> {
-    /// Checks the lengths and returns the number of classes `K`, 0 without proposals.
+    /// Checks that the lengths of the three outputs fit each other, and returns the number of
+    /// classes `K`; 0 if there are no region proposals.
     fn classes(&self) -> Result<usize, DetectError> {
         let proposals = self.proposals.len();
         let classes = self.class_logits.len().checked_div(proposals).unwrap_or(0);
         let logits = classes * proposals;
         let deltas = logits.saturating_mul(4);
-        expect_count("number of class logits", self.class_logits.len(), logits)?;
-        expect_count("number of box deltas", self.box_regression.len(), deltas)?;
+        expect_count(
+            "number of class logits of the proposals",
+            self.class_logits.len(),
+            logits,
+        )?;
+        expect_count(
+            "number of box deltas of the proposals",
+            self.box_regression.len(),
+            deltas,
+        )?;
         Ok(classes)
     }
 }
 
 impl BoxHead {
-    /// Returns the detections of one image, best first.
+    /// Returns the detections of one image, best first, in pixels of the original image.
     ///
     /// # Errors
-    /// [`DetectError`] if the lengths of `outputs` do not fit each other, or if the work is cancelled.
+    /// [`DetectError`] if the lengths of `outputs` do not fit each other, or if the work is
+    /// cancelled.
     pub fn detect(
         &self,
         outputs: &BoxHeadOutputs<'_>,
@@ -85,13 +98,14 @@ impl BoxHead {
     }
 }
 
-/// Returns index and softmax of each class, except the background, whose softmax is more than
-/// `threshold`.
+/// Returns `(class, softmax)` of each class whose softmax is more than `threshold`, without the
+/// background (class 0). `logits` is `[K]`, the class logits of one region proposal.
 fn likely_classes(logits: &[f32], threshold: f32) -> impl Iterator<Item = (usize, f32)> {
     let largest = largest(logits);
-    // The divisor of the softmax is at least 1, so a class needs a logit near the largest. Most
-    // proposals show only the background and end here. The margin of 0.01 is far more than rounding
-    // errors.
+    // With `largest`, the largest logit, the softmax of a class is `exp(logit - largest)` divided
+    // by a sum of at least 1. It is above the threshold only if the logit is above
+    // `largest + ln(threshold)`. Most proposals show only the background and have no other class
+    // above this bound, which saves the sum. The margin of 0.01 is far more than rounding errors.
     let least = largest + threshold.ln() - 0.01;
     let objects = logits.iter().enumerate().skip(1);
     let possible = objects.filter(move |(_, logit)| **logit >= least || threshold <= 0.0);

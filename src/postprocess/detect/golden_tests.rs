@@ -1,6 +1,6 @@
-//! Each postprocessing stage and each detector family against torchvision.
+//! Tests of each postprocessing stage and each detector family against torchvision.
 //!
-//! The expected values were made by `tests/golden/detect.py`.
+//! The script `tests/golden/detect.py` computes the expected values.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ const fn size(height: u32, width: u32) -> ImageSize {
     ImageSize { width, height }
 }
 
-/// A safetensors file with f32 and i32 tensors.
+/// The bytes of a safetensors file with expected values, whose tensors are f32 or i32.
 struct Golden(Vec<u8>);
 
 impl Golden {
@@ -52,14 +52,16 @@ impl Golden {
     }
 }
 
-/// Logits and box deltas per level, as `maps` in `tests/golden/detect.py` computes them.
+/// Pseudo-random class scores and box deltas of each feature map level, equal to those of the
+/// function `maps` in `tests/golden/detect.py`.
 struct Maps {
     grids: Vec<ImageSize>,
     scores: Vec<Vec<f32>>,
     deltas: Vec<Vec<f32>>,
 }
 
-/// Factors and offset that turn pseudo-random values into outputs.
+/// Factors and offset that give pseudo-random values the magnitude of a network's logits and box
+/// deltas.
 #[derive(Clone, Copy)]
 struct Scales {
     logit_scale: f32,
@@ -76,7 +78,8 @@ const fn scales(logit_scale: f32, logit_shift: f32, delta_scale: f32) -> Scales 
 }
 
 impl Maps {
-    /// Returns outputs over `grids` with `anchors` boxes per point and `classes` logits per box.
+    /// Returns maps for feature map levels of the sizes `grids`, with `anchors` boxes per point and
+    /// `classes` logits per box.
     fn new(name: &str, grids: &[ImageSize], anchors: usize, classes: usize, by: Scales) -> Self {
         let values = |what: &str, channels: usize, scale: f32, shift: f32| {
             let levels = grids.iter().enumerate();
@@ -187,7 +190,8 @@ fn ssdlite() -> DefaultBoxes {
     DefaultBoxes::new(&vec![vec![2.0, 3.0]; 6], 0.2, 0.95)
 }
 
-/// Returns all anchors of an image, in torchvision's order.
+/// Returns the anchors of all levels in torchvision's order, for feature maps of the sizes `grids`
+/// and images padded to `padded`.
 fn all(anchors: &AnchorGenerator, grids: &[ImageSize], padded: ImageSize) -> Vec<BoxXyxy> {
     let levels = grids.iter().enumerate();
     levels
@@ -255,7 +259,8 @@ fn rpn(anchors: AnchorGenerator, top_n: usize, score_threshold: f32) -> Rpn {
     }
 }
 
-/// Returns the largest difference between two edges of the same side, in pixels.
+/// Returns the largest difference between the left, top, right or bottom edges of two boxes, in
+/// pixels.
 fn distance(a: BoxXyxy, b: BoxXyxy) -> f32 {
     let pairs = a.to_array().into_iter().zip(b.to_array());
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
@@ -264,7 +269,10 @@ fn distance(a: BoxXyxy, b: BoxXyxy) -> f32 {
 fn assert_boxes_close(got: &[BoxXyxy], expected: &[BoxXyxy], tolerance: f32, what: &str) {
     let pairs = got.iter().zip(expected);
     let largest = pairs.map(|(a, b)| distance(*a, *b)).fold(0.0, f32::max);
-    assert!(largest <= tolerance, "{what}: {largest}");
+    assert!(
+        largest <= tolerance,
+        "{what}: the edges of a box differ by {largest} pixels"
+    );
 }
 
 #[test]
@@ -314,8 +322,8 @@ fn levels_of_boxes_are_torchvisions() {
     }
 }
 
-/// Asserts that the detections equal those in `golden`; detections of equal score may be in another
-/// order.
+/// Asserts that `got` equals the detections in the tensor `{name}.detections` of `golden`.
+/// Detections of equal score may be in another order.
 fn assert_equal(got: &[Detection], golden: &Golden, name: &str) {
     let rows = golden.floats(&format!("{name}.detections"));
     let expected = rows.as_chunks::<6>().0;
@@ -331,12 +339,22 @@ fn assert_equal(got: &[Detection], golden: &Golden, name: &str) {
         if !equal(&got[i]) {
             let tie = |d: &&Detection| (d.score - row[4]).abs() <= 1e-7;
             let found = got.iter().filter(tie).any(equal);
-            assert!(found, "{name} {i}: {row:?}, got {:?}", got[i]);
+            assert!(
+                found,
+                "{name}: expected detection {i} is {row:?}, got {:?}",
+                got[i]
+            );
             moved += 1;
         }
     }
-    println!("{name}: {} detections, {moved} in another order", got.len());
-    assert!(moved <= got.len() / 50, "{name}: {moved} moved");
+    println!(
+        "{name}: {} detections, {moved} not in torchvision's order",
+        got.len()
+    );
+    assert!(
+        moved <= got.len() / 50,
+        "{name}: {moved} detections are not in torchvision's order"
+    );
 }
 
 fn thresholds(score: f32, iou: f64, max_detections: usize) -> Thresholds {

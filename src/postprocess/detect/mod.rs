@@ -4,13 +4,14 @@
 //! [`LevelMapper`] assigns each proposal to the feature map that it is cut from, and [`BoxHead`]
 //! turns the second session's outputs into detections. [`RetinaNet`] and [`Ssd`] have one stage.
 //!
-//! All types read one image's feature maps as the network wrote them, channels first, number anchors
-//! in torchvision's order `(h, w, anchor, class)`, and compute in f32 in torchvision's order of
-//! operations. Boxes are [`BoxXyxy`] in pixels.
+//! All types read the feature maps of one image in the network's layout, channels first. Anchors
+//! and their class scores are numbered in torchvision's order `(h, w, anchor, class)`, and all
+//! values are computed in f32 in torchvision's order of operations. Boxes are [`BoxXyxy`] in
+//! pixels.
 //!
 //! Scores and boxes that are NaN are dropped; torchvision would rank NaN scores first.
 //!
-//! What is *not* here: resizing images ([`crate::image`]), running networks, and names of classes.
+//! This module neither resizes images ([`crate::image`]) nor runs networks.
 
 mod anchors;
 mod box_coder;
@@ -53,47 +54,50 @@ pub use crate::geometry::BoxXyxy;
 /// The reason why no boxes can be computed from a detector's outputs.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DetectError {
-    /// The number of items does not match the rest of the model.
-    #[error("{what}: expected {expected}, got {got}")]
+    /// A count in the outputs, the label file or the settings of a detector is not the count that
+    /// the model requires.
+    #[error("the {what} must be {expected}, got {got}")]
     Count {
-        /// Name of the quantity that does not match.
+        /// What was counted, such as `number of lines in the label file`.
         what: &'static str,
-        /// Number that the rest of the model requires.
+        /// The count that the model requires.
         expected: usize,
-        /// Number in the outputs or in the model's files.
+        /// The count that was found.
         got: usize,
     },
-    /// The two feature maps of one level have different sizes.
+    /// The class score map and the box delta map of one level have different sizes.
     #[error(
         "feature maps of one level differ in size: class scores are {}x{}, box deltas {}x{}",
         .scores.width, .scores.height, .deltas.width, .deltas.height
     )]
     Sizes {
-        /// Size of the class score map.
+        /// Size of the class score map, in points.
         scores: ImageSize,
-        /// Size of the box delta map.
+        /// Size of the box delta map, in points.
         deltas: ImageSize,
     },
-    /// An output is missing or has another data type.
+    /// An output that the detector reads is missing or is not of the data type f32.
     #[error(transparent)]
     Access(#[from] OutputAccessError),
-    /// The outputs for the gray test image contain NaN or infinity.
-    #[error("the model's outputs for a uniform gray image contain NaN or infinite values")]
+    /// The outputs for the uniform gray test image contain NaN or infinite values.
+    #[error("the outputs for a gray image contain NaN or infinity: check the model's weights")]
     NotFinite,
-    /// The model's preprocessing is not a detector's, or the image has no pixels.
+    /// The size of the resized image cannot be computed: the model's preprocessing is not a
+    /// detector's, the image has no pixels, or the padded image would be too large for a network.
     #[error(
-        "cannot compute the resized image size: the model needs a detector's resize (`bounded` or `fixed`) and an image that is not empty"
+        "cannot compute the size of the resized image: the model's `preprocess.resize` must be \
+         `bounded` or `fixed`, and the image must have pixels and not be too large after the resize"
     )]
     Preprocess,
-    /// A feature map has more elements than 32 bits can index.
+    /// A feature map has more elements than 32 bits can count.
     #[error(
-        "a feature map of {channels} channels of {}x{} has more than 2^32 elements",
+        "a feature map of {channels} channels of {}x{} points has more than 2^32 - 1 elements",
         .size.width, .size.height
     )]
     TooLarge {
-        /// Number of channels.
+        /// Number of channels of the feature map.
         channels: usize,
-        /// Size of each channel's plane.
+        /// Width and height of the feature map, in points.
         size: ImageSize,
     },
     /// The work was cancelled.
@@ -101,7 +105,7 @@ pub enum DetectError {
     Cancelled(#[from] Cancelled),
 }
 
-/// Returns [`DetectError::Count`] unless `got`, the number of `what`, is `expected`.
+/// Returns [`DetectError::Count`] for the quantity `what` unless `got` equals `expected`.
 fn expect_count(what: &'static str, got: usize, expected: usize) -> Result<(), DetectError> {
     if got == expected {
         return Ok(());
@@ -113,7 +117,7 @@ fn expect_count(what: &'static str, got: usize, expected: usize) -> Result<(), D
     })
 }
 
-/// One image's output `[C, h, w] f32` in C order: one plane per channel.
+/// One of a network's outputs for one image: `[C, h, w] f32` in C order, one plane per channel.
 #[derive(Debug, Clone, Copy)]
 pub struct FeatureMap<'a> {
     data: &'a [f32],
@@ -122,10 +126,11 @@ pub struct FeatureMap<'a> {
 }
 
 impl<'a> FeatureMap<'a> {
-    /// Wraps `data` as `[channels, size.height, size.width]`; a map may be empty.
+    /// Wraps `data` as `[channels, size.height, size.width]`; a map may have no elements.
     ///
     /// # Errors
-    /// [`DetectError`] if `data` has another length, or more elements than 32 bits can index.
+    /// [`DetectError`] if the length of `data` does not match this shape, or if the shape has more
+    /// elements than 32 bits can count.
     pub fn new(data: &'a [f32], channels: usize, size: ImageSize) -> Result<Self, DetectError> {
         let elements = size.pixels().saturating_mul(channels as u64);
         if elements > u64::from(u32::MAX) {
@@ -157,37 +162,41 @@ impl<'a> FeatureMap<'a> {
 /// A detector's class scores and box deltas for one feature map level.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadLevel<'a> {
-    /// Logits `[A * K, h, w]`: channel `a * K + k` is class `k` of anchor `a`. The RPN has no
-    /// classes: `[A, h, w]`.
+    /// Class logits `[A * K, h, w]` for `A` anchors per point and `K` classes: channel `a * K + k`
+    /// is class `k` of anchor `a`. A region proposal network has objectness logits `[A, h, w]`
+    /// instead.
     pub scores: FeatureMap<'a>,
-    /// Box deltas `[4 * A, h, w]`: channels `4 * a..4 * a + 4` are dx, dy, dw and dh of anchor `a`.
+    /// Box deltas `[4 * A, h, w]` for `A` anchors per point: channels `4 * a..4 * a + 4` are dx,
+    /// dy, dw and dh of anchor `a`.
     pub deltas: FeatureMap<'a>,
 }
 
 impl HeadLevel<'_> {
-    /// Checks both maps for `anchors` boxes per point and returns the number of classes.
+    /// Checks that the sizes and channels of both maps fit `anchors` boxes per point, and returns
+    /// the number of classes.
     fn classes(&self, anchors: usize) -> Result<usize, DetectError> {
         let (scores, deltas) = (self.scores.size, self.deltas.size);
         if scores != deltas {
             return Err(DetectError::Sizes { scores, deltas });
         }
         expect_count(
-            "number of channels of the box deltas",
+            "number of channels of a level's box deltas",
             self.deltas.channels,
             anchors.saturating_mul(4),
         )?;
         let classes = self.scores.channels.checked_div(anchors).unwrap_or(0);
         let expected = anchors * classes.max(1);
         expect_count(
-            "number of channels of the class scores",
+            "number of channels of a level's class scores",
             self.scores.channels,
             expected,
         )?;
         Ok(classes)
     }
 
-    /// Returns the deltas of the anchor with index `anchor` in the order (row, column, anchor of the
-    /// point).
+    /// Returns the box deltas dx, dy, dw and dh of an anchor. `anchor` is its index in the level:
+    /// counted row by row of the feature map, then column by column, then anchor by anchor of a
+    /// point. `per_point` is the number of anchors per point.
     fn deltas(&self, anchor: usize, per_point: usize) -> [f32; 4] {
         let (point, a) = (anchor / per_point, anchor % per_point);
         let points = self.deltas.points();

@@ -1,11 +1,12 @@
 //! Non-maximum suppression: of boxes that overlap too much, the one with the best score is kept.
 //!
-//! Boxes are laid out class by class, best first, one array per edge. A kept box is compared with all
-//! boxes that follow it in its class, several at a time in vector registers.
+//! Boxes are arranged class by class and best first within a class, with one array for each edge
+//! (left, top, right, bottom). A kept box is compared with all boxes that follow it in its class;
+//! with this layout, several of these boxes are compared at a time in vector registers.
 
 #![expect(
     clippy::inline_always,
-    reason = "what a kernel calls must be compiled for its instruction set"
+    reason = "functions that a SIMD kernel calls must be inlined to use its instruction set"
 )]
 
 use std::ops::Range;
@@ -16,20 +17,24 @@ use super::BoxXyxy;
 use super::topk::{key, unpack};
 use crate::simd::{Kernel, dispatch};
 
-/// Most boxes for which torchvision separates classes by coordinate offsets; see [`batched_nms`].
+/// Largest number of boxes for which torchvision shifts the boxes of each class apart; see
+/// [`batched_nms`].
 const MAX_SHIFTED: usize = 1000;
 
-/// Returns the indices of the boxes that are kept, best score first; equal scores keep the order of
-/// the indices.
+/// Returns the indices of the boxes that are kept, best score first. Boxes of equal score are in
+/// ascending order of index.
 ///
-/// A box is suppressed if its intersection over union with a kept box of its class and of a better
-/// score is more than `iou_threshold`. `boxes`, `scores` and `classes` have one element per box; the
-/// surplus of a longer slice is ignored. No score may be NaN.
+/// A box is suppressed if its intersection over union with a kept box that has the same class and
+/// precedes it in this order is more than `iou_threshold`. `boxes`, `scores` and `classes` have one
+/// element per box; elements past the length of the shortest slice are ignored. No score may be
+/// NaN.
 ///
-/// For up to 1,000 boxes torchvision runs one suppression over all classes and shifts each class by
-/// its index times a distance that no box reaches. Shifted edges are rounded more coarsely (to 1/128
-/// pixel for class 90 of an image of 1,333 pixels), which can change the result for an overlap near
-/// the threshold. This function compares the same shifted edges, but class by class.
+/// For up to 1,000 boxes torchvision runs one suppression over the boxes of all classes. To keep
+/// boxes of different classes from overlapping, it adds an offset to the edges of each box: the
+/// class index times a distance that is larger than any edge. Shifted edges are rounded more
+/// coarsely (to 1/128 pixel for class 90 of an image of 1,333 pixels), which can change the result
+/// for an overlap near the threshold. This function compares the same shifted edges, but class by
+/// class.
 ///
 /// Source: torchvision's `ops/boxes.py:batched_nms` and `csrc/ops/cpu/nms_kernel.cpp`.
 pub fn batched_nms(
@@ -60,8 +65,8 @@ pub fn batched_nms(
         .collect()
 }
 
-/// Returns the largest f32 that is not above `threshold`. Comparing f32 values with it is the same as
-/// comparing them with the f64, as torchvision does.
+/// Returns the largest f32 that is not above `threshold`. An f32 overlap is above the returned
+/// value exactly if it is above `threshold`, the f64 with which torchvision compares it.
 fn round_down(threshold: f64) -> f32 {
     let near = threshold as f32;
     if f64::from(near) > threshold {
@@ -71,8 +76,8 @@ fn round_down(threshold: f64) -> f32 {
     }
 }
 
-/// Returns the indices of `scores` from the highest score to the lowest, equal scores by ascending
-/// index.
+/// Returns the indices of `scores` from the highest score to the lowest. The indices of equal
+/// scores are in ascending order.
 fn best_first(scores: &[f32]) -> Vec<u32> {
     let keyed = scores.iter().enumerate();
     let mut keys: Vec<u64> = keyed.map(|(i, score)| key(*score, i as u32)).collect();
@@ -80,16 +85,16 @@ fn best_first(scores: &[f32]) -> Vec<u32> {
     keys.into_iter().map(|key| unpack(key).1).collect()
 }
 
-/// The positions of one class's boxes in a [`Layout`].
+/// The range of positions in a [`Layout`] that holds the boxes of one class.
 struct ClassRange {
     class: u32,
     range: Range<usize>,
 }
 
-/// Boxes arranged class by class, each class with its best score first. All arrays have one element per
-/// box.
+/// Boxes arranged class by class, and best score first within a class. All arrays except `classes`
+/// have one element per box.
 struct Layout {
-    /// Rank of each box by score over all classes, 0 for the best.
+    /// Rank of each box by its score among the boxes of all classes, 0 for the best.
     ranks: Vec<u32>,
     classes: Vec<ClassRange>,
     x1: Vec<f32>,
@@ -97,13 +102,14 @@ struct Layout {
     x2: Vec<f32>,
     y2: Vec<f32>,
     area: Vec<f32>,
-    /// 1 for suppressed boxes, 0 for others. As wide as the edges (32 bits), so that one vector mask
-    /// serves both.
+    /// 1 for each suppressed box, 0 for each other box. The elements have 32 bits like the edges,
+    /// so that the vector mask of a comparison of f32 overlaps has the width of these elements.
     suppressed: Vec<u32>,
 }
 
 impl Layout {
-    /// Arranges `boxes` by class; `order` holds their indices, best score first.
+    /// Arranges `boxes` by class. `order` holds the indices of the boxes, best score first;
+    /// `classes` holds the class of each box.
     fn new(boxes: &[BoxXyxy], order: &[u32], classes: &[u32]) -> Self {
         let ranked = order.iter().enumerate();
         let mut keys: Vec<u64> = ranked
@@ -127,7 +133,8 @@ impl Layout {
         }
     }
 
-    /// Shifts the boxes of each class so that boxes of different classes cannot overlap.
+    /// Shifts the boxes of each class so that boxes of different classes cannot overlap. `boxes`
+    /// are the same boxes before the shift.
     ///
     /// Source: torchvision's `ops/boxes.py:_batched_nms_coordinate_trick`.
     fn shift_classes_apart(&mut self, boxes: &[BoxXyxy]) {
@@ -143,7 +150,7 @@ impl Layout {
         }
     }
 
-    /// Returns the box at position `i`.
+    /// Returns the box at position `i` of the layout.
     #[inline(always)]
     fn at(&self, i: usize) -> BoxXyxy {
         BoxXyxy {
@@ -171,7 +178,7 @@ fn class_ranges(sorted: impl Iterator<Item = u32>) -> Vec<ClassRange> {
     ranges
 }
 
-/// The kernel that marks the suppressed boxes of every class.
+/// The kernel that marks the suppressed boxes of every class in `layout.suppressed`.
 struct Suppress<'a> {
     layout: &'a mut Layout,
     threshold: f32,
@@ -208,7 +215,8 @@ impl Kernel for Suppress<'_> {
     }
 }
 
-/// The boxes that follow a kept box in its class, one slice per edge.
+/// The boxes that follow a kept box in its class: one slice for each edge, for the areas, and for
+/// the marks of suppressed boxes.
 struct Rest<'a> {
     x1: &'a [f32],
     y1: &'a [f32],
@@ -219,11 +227,13 @@ struct Rest<'a> {
 }
 
 impl Rest<'_> {
-    /// Marks the boxes that overlap `kept`, a box of `area`, by more than `threshold`.
+    /// Marks the boxes whose intersection over union with `kept` is more than `threshold`. `area`
+    /// is the area of `kept`.
     #[inline(always)]
     fn suppress(self, kept: BoxXyxy, area: f32, threshold: f32) {
         let len = self.suppressed.len();
-        // Slices of one known length let the compiler drop the bounds checks.
+        // All slices are cut to one length, so that the compiler can drop the bounds checks in the
+        // loop.
         let (x1, y1) = (&self.x1[..len], &self.y1[..len]);
         let (x2, y2) = (&self.x2[..len], &self.y2[..len]);
         let areas = &self.area[..len];
@@ -245,7 +255,8 @@ mod tests {
     use super::*;
     use crate::testing::random::Random;
 
-    /// Runs torchvision's algorithm, box by box, and returns the indices of the boxes that are kept.
+    /// Runs torchvision's algorithm box by box, as a slow reference, and returns the indices of the
+    /// boxes that are kept.
     fn reference(boxes: &[BoxXyxy], scores: &[f32], classes: &[u32], threshold: f64) -> Vec<usize> {
         let edges = boxes.iter().flat_map(|b| b.to_array());
         let largest = edges.fold(f32::NEG_INFINITY, f32::max);
@@ -271,8 +282,9 @@ mod tests {
         kept
     }
 
-    /// Returns boxes on a coarse grid and their scores, so that equal boxes, equal scores and overlaps of exactly the
-    /// threshold occur.
+    /// Returns `len` pseudo-random boxes and their scores. Edges are multiples of 300 / `grid`
+    /// pixels and scores multiples of 1 / `grid`, so that a small grid yields equal boxes, equal
+    /// scores and overlaps of exactly the threshold.
     fn boxes(len: usize, grid: u64, seed: u64) -> (Vec<BoxXyxy>, Vec<f32>) {
         let mut random = Random::new(seed);
         let mut next = |levels: u64| random.below(levels as usize) as f32;
@@ -312,7 +324,8 @@ mod tests {
                 expected
             );
         }
-        // The f32 nearest to 0.55 is above 0.55.
+        // The overlap of these boxes is 11 / 20. The nearest f32 is above the f64 threshold 0.55,
+        // so the second box is suppressed.
         let boxes = [wide(20.0), wide(11.0)];
         assert_eq!(batched_nms(&boxes, &[0.9, 0.8], &[1, 1], 0.55), [0]);
         let only_one_score = batched_nms(&boxes, &[0.9], &[1, 1], 0.55);

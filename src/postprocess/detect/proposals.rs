@@ -1,4 +1,5 @@
-//! The first stage of Faster R-CNN: region proposals.
+//! The first stage of Faster R-CNN: from the outputs of the region proposal network to region
+//! proposals.
 
 use super::box_coder::BoxCoder;
 use super::nms::batched_nms;
@@ -14,22 +15,23 @@ const MIN_SIDE: f32 = 1e-3;
 /// Source: torchvision's `models/detection/rpn.py`, `RegionProposalNetwork.filter_proposals`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rpn {
-    /// Anchors of each level.
+    /// Anchors of each feature map level.
     pub anchors: AnchorGenerator,
-    /// Most candidates per level that take part in suppression; those with the highest objectness
-    /// are chosen.
+    /// Maximum number of candidates per feature map level that take part in suppression: those with
+    /// the highest objectness.
     pub pre_nms_top_n: usize,
-    /// Most proposals per image.
+    /// Maximum number of region proposals per image, after suppression.
     pub post_nms_top_n: usize,
     /// Intersection over union above which the lower-scoring of two boxes of a level is suppressed.
     pub nms_threshold: f64,
-    /// Minimum objectness of a proposal, 0..=1.
+    /// Minimum objectness of a region proposal, 0..=1.
     pub score_threshold: f32,
 }
 
 impl Rpn {
-    /// Returns the proposals of one image, best first, in pixels of the resized image; empty if no
-    /// anchor passes the thresholds. `sizes.padded` is the size of the batch's images.
+    /// Returns the region proposals of one image, best first, in pixels of the resized image; empty
+    /// if no anchor passes the thresholds. `sizes.padded` is the image's size in the network's
+    /// input, which the anchors cover.
     ///
     /// # Errors
     /// [`DetectError`] if the feature maps do not fit the anchors.
@@ -47,7 +49,7 @@ impl Rpn {
         for (index, level) in levels.iter().enumerate() {
             let grid = self.anchors.grid(index, level.scores.size, sizes.padded);
             expect_count(
-                "number of anchors per point",
+                "number of channels of a level's objectness map",
                 level.scores.channels,
                 grid.per_point(),
             )?;

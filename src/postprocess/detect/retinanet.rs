@@ -10,24 +10,25 @@ use super::{
 use crate::cancel::Cancel;
 use crate::image::DetectorSizes;
 
-/// A `RetinaNet`'s anchors and thresholds. It has no background class.
+/// Anchors and thresholds of a `RetinaNet`. Its outputs have no background class.
 ///
 /// Source: torchvision's `models/detection/retinanet.py`, `RetinaNet.postprocess_detections`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetinaNet {
-    /// Anchors of each level.
+    /// Anchors of each feature map level.
     pub anchors: AnchorGenerator,
-    /// Divisors of the network's box deltas: dx, dy, dw, dh.
+    /// Divisors of the box deltas dx, dy, dw and dh, in this order.
     pub box_weights: [f32; 4],
-    /// Most candidates (pairs of an anchor and a class) per level; those with the highest scores
-    /// are chosen.
+    /// Maximum number of candidates (pairs of an anchor and a class) per feature map level: those
+    /// with the highest scores.
     pub topk_candidates: usize,
-    /// The model's thresholds.
+    /// The model's score threshold, overlap threshold and maximum number of detections.
     pub thresholds: Thresholds,
 }
 
 impl RetinaNet {
-    /// Returns the detections of one image, best first. `sizes.padded` is the size of the batch's images.
+    /// Returns the detections of one image, best first, in pixels of the original image.
+    /// `sizes.padded` is the image's size in the network's input, which the anchors cover.
     ///
     /// # Errors
     /// [`DetectError`] if the feature maps do not fit the anchors, or if the work is cancelled.

@@ -1,4 +1,5 @@
-//! Outputs that no sound network produces: NaN, infinities, empty maps and maps of wrong shapes.
+//! Tests with outputs that no valid network produces: NaN, infinities, empty maps and maps of wrong
+//! shapes.
 
 use super::{
     AnchorGenerator, BoxHead, BoxHeadOutputs, DefaultBoxes, DetectError, DetectOptions, FeatureMap,
@@ -71,8 +72,9 @@ fn box_head() -> BoxHead {
     }
 }
 
-/// Returns the number of boxes from outputs whose every value is `logit` or `delta`: proposals of the
-/// RPN, then detections of the box head, `RetinaNet` and SSD.
+/// Returns the numbers of boxes from outputs in which every logit is `logit` and every box delta is
+/// `delta`: region proposals of the RPN, then detections of the box head, of `RetinaNet` and of
+/// SSD. `image` is the side of the image in pixels, `points` the side of the feature map.
 fn counts(logit: f32, delta: f32, image: u32, points: u32) -> [usize; 4] {
     let (sizes, points) = (sizes(image), square(points));
     let values = |channels: usize, value| vec![value; channels * points.pixels() as usize];
@@ -114,7 +116,9 @@ fn nan_and_infinite_outputs_give_no_boxes() {
         for (image, points) in [(1, 1), (32, 4), (32, 0)] {
             let got = counts(logit, delta, image, points);
             if logit.is_nan() || delta.is_nan() || points == 0 {
-                // The box head has no feature map, but the softmax of its infinite logits is NaN.
+                // The box head has logits even if `points` is 0, because it has no feature map. All
+                // of them are NaN or infinite here, so their softmax is NaN and no box is above the
+                // threshold.
                 assert_eq!(got, [0; 4], "{logit} {delta} {image} {points}");
             }
         }

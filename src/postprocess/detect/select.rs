@@ -14,7 +14,7 @@ use crate::image::DetectorSizes;
 pub struct Detection {
     /// Index of the class in the model's label file.
     pub class_id: usize,
-    /// Confidence, 0..=1.
+    /// Confidence that the box holds an object of the class, 0..=1.
     pub score: f32,
     /// The object's box in pixels of the original image.
     pub bounding_box: BoxXyxy,
@@ -25,16 +25,17 @@ pub struct Detection {
 pub struct LabeledDetection<'a> {
     /// Index of the class in the model's label file.
     pub class_id: usize,
-    /// Name of the class in the model's label file; empty if the file has no such line.
+    /// Name of the class, read from the model's label file; empty if the file has too few lines.
     pub label: &'a str,
-    /// Confidence, 0..=1.
+    /// Confidence that the box holds an object of the class, 0..=1.
     pub score: f32,
     /// The object's box in pixels of the original image.
     pub r#box: BoxXyxy,
 }
 
 impl Detection {
-    /// Returns the detection with the name of its class in `labels`.
+    /// Returns the detection with the name of its class, read from `labels`, which has one name per
+    /// class. The name is empty if `labels` is too short.
     pub fn labeled<'a>(&self, labels: &'a [String]) -> LabeledDetection<'a> {
         LabeledDetection {
             class_id: self.class_id,
@@ -48,21 +49,22 @@ impl Detection {
 /// A model's thresholds for detections.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Thresholds {
-    /// Detections must have a score above this value, 0..=1.
+    /// A detection must have a score above this value, 0..=1.
     pub score: f32,
     /// Intersection over union above which the lower-scoring of two boxes of a class is suppressed.
     pub iou: f64,
-    /// Most detections per image.
+    /// Maximum number of detections per image.
     pub max_detections: usize,
 }
 
 impl Thresholds {
-    /// Returns the thresholds with the request's score threshold in place of the model's if it is
-    /// higher. A box only suppresses boxes of lower scores, so boxes below the request's threshold
-    /// need not take part in suppression.
+    /// Returns the thresholds with the higher of two score thresholds: the model's and the
+    /// request's. A box only suppresses boxes of lower scores, so boxes below the request's
+    /// threshold need not take part in suppression.
     pub(super) fn narrowed(mut self, options: &DetectOptions) -> Self {
         if options.score_threshold > self.score {
-            // The request's threshold includes its value, the model's excludes it.
+            // A score equal to the request's threshold passes, but a score equal to the model's
+            // threshold does not. So the model's threshold is set to the next lower f32.
             self.score = options.score_threshold.next_down();
         }
         self
@@ -70,17 +72,18 @@ impl Thresholds {
 }
 
 /// A request's detection options, which override or narrow the model's thresholds. The default
-/// changes nothing.
+/// options leave the model's thresholds unchanged.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DetectOptions {
     /// Minimum score of a detection, applied in addition to [`Thresholds::score`].
     pub score_threshold: f32,
-    /// Overrides [`Thresholds::iou`] if set.
+    /// Intersection over union that replaces [`Thresholds::iou`]. `None` to use the model's value.
     pub iou_threshold: Option<f64>,
-    /// Overrides [`Thresholds::max_detections`] if set.
+    /// Number of detections that replaces [`Thresholds::max_detections`]. `None` to use the model's
+    /// value.
     pub max_detections: Option<usize>,
-    /// Classes to return; all if `None`. Detections of other classes do not count towards
-    /// `max_detections`.
+    /// Indices of the classes to return; `None` to return all classes. Detections of other classes
+    /// do not count towards `max_detections`.
     pub classes: Option<BTreeSet<usize>>,
 }
 
@@ -100,7 +103,7 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    /// Adds a box. A box with a NaN or infinite edge is ignored.
+    /// Adds a box, unless one of its edges is NaN or infinite.
     pub(super) fn push(&mut self, class_id: usize, score: f32, bounding_box: BoxXyxy) {
         if bounding_box.is_finite() {
             self.boxes.push(bounding_box);
@@ -109,11 +112,11 @@ impl Candidates {
         }
     }
 
-    /// Suppresses boxes and returns the detections that remain and that the request selects, best
-    /// first.
+    /// Suppresses overlapping boxes and returns the remaining detections that match the request's
+    /// options, best first, in pixels of the original image.
     ///
-    /// The selection follows the suppression, so boxes that the request does not select suppress
-    /// others as usual.
+    /// The request's classes, score threshold and maximum number of detections are applied after
+    /// suppression.
     pub(super) fn select(
         &self,
         thresholds: &Thresholds,

@@ -1,31 +1,36 @@
-//! Softmax over the class planes of a feature map, where the points of one class are contiguous.
+//! Softmax over the classes at every point of a feature map that is stored class by class: the
+//! logits of one class at all points are contiguous.
 
 #![expect(
     clippy::inline_always,
-    reason = "what a kernel calls must be compiled for its instruction set"
+    reason = "functions that a SIMD kernel calls must be inlined to use its instruction set"
 )]
 
 use fearless_simd::Simd;
 
 use crate::simd::{Kernel, dispatch};
 
-/// Number of points that are compared together in a few vector instructions.
+/// Number of points whose probabilities are compared with the threshold together, in a few vector
+/// instructions.
 const CHUNK: usize = 16;
 
-/// The softmax of the classes at every point of a feature map, before the division by each point's sum.
+/// The softmax of the classes at every point of a feature map, as exponentials and their sums. The
+/// quotient is computed only for the points that may pass a threshold.
 #[derive(Debug, Default)]
 pub(super) struct Softmax {
     points: usize,
-    /// `[K, points]`: exponentials of the logits relative to the largest logit of their point, 0..=1.
+    /// Exponentials `[K, points]` of the logits relative to the largest logit of their point,
+    /// 0..=1.
     exponentials: Vec<f32>,
-    /// `[points]`: the largest logit of each point.
+    /// The largest logit of each point, `[points]`.
     largest: Vec<f32>,
-    /// `[points]`: the sum of each point's exponentials.
+    /// The sum of each point's exponentials, `[points]`.
     sums: Vec<f32>,
 }
 
 impl Softmax {
-    /// Computes the softmax of `planes`, one per class with `points` logits each, reusing memory.
+    /// Computes the softmax of `planes`: one plane per class, with the logits of `points` points
+    /// each. The memory of an earlier call is reused.
     ///
     /// A point with a NaN logit has a NaN sum, and none of its classes is above any threshold.
     pub(super) fn load<'a>(&mut self, planes: impl Iterator<Item = &'a [f32]>, points: usize) {
@@ -43,16 +48,18 @@ impl Softmax {
         }
     }
 
-    /// Returns index and probability of the points where the probability of `class` is more than
+    /// Returns `(point, probability)` of the points where the probability of `class` is more than
     /// `threshold`.
     pub(super) fn over(&self, class: usize, threshold: f32) -> impl Iterator<Item = (usize, f32)> {
         let plane = &self.exponentials[class * self.points..][..self.points];
-        // The product sorts out nearly all points without a division, which dominates the cost.
+        // Comparing an exponential with the product of threshold and sum excludes nearly all points
+        // without a division, which would dominate the cost. The factor 0.999 allows for rounding.
         let surely_less = threshold * 0.999;
         let chunks = plane.chunks(CHUNK).zip(self.sums.chunks(CHUNK)).enumerate();
         let possible = chunks.filter(move |(_, (plane, sums))| {
             let pairs = plane.iter().zip(*sums);
-            // Counting all points of a chunk vectorizes; a search that stops at the first does not.
+            // The compiler vectorizes a count over all points of a chunk, but not a search that
+            // stops at the first match.
             pairs
                 .map(|(e, sum)| u32::from(*e >= surely_less * *sum))
                 .sum::<u32>()
@@ -98,13 +105,16 @@ impl Kernel for Exponentials<'_> {
 /// Returns `exp(x)` for x <= 0 with an error of at most two units in the last place, and e^-87 for
 /// x < -87. NaN stays NaN.
 ///
-/// It consists of additions and multiplications only, so unlike the system's function it vectorizes.
-/// `exp(x) = 2^n * exp(r)` with `|r| <= ln(2) / 2`. Source of the polynomial: the Cephes library's `expf`.
+/// The function consists of additions and multiplications only, so the compiler vectorizes it,
+/// unlike the system's `expf`. It computes `exp(x) = 2^n * exp(r)` with `|r| <= ln(2) / 2`. Source
+/// of the polynomial for `exp(r)`: the Cephes library's `expf`.
 #[inline(always)]
 fn exp_of_negative(x: f32) -> f32 {
-    /// 1.5 * 2^23: adding it rounds to the nearest integer and leaves that in the lowest bits.
+    /// 1.5 * 2^23. Adding this constant rounds a value to the nearest integer, which is then in the
+    /// lowest bits of the sum's bit pattern.
     const TO_BITS: f32 = 12_582_912.0;
-    /// ln(2) in two parts, the first with few bits, so that its multiples are exact.
+    /// ln(2) as the sum of two parts. The first part has few significant bits, so that its product
+    /// with the integer `n` is exact.
     const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
     let x = if x < -87.0 { -87.0 } else { x };
     let shifted = x * std::f32::consts::LOG2_E + TO_BITS;
@@ -146,7 +156,8 @@ mod tests {
 
     #[test]
     fn only_probabilities_above_the_threshold_are_returned() {
-        // Points: equal logits, a certain class, a NaN, an infinity.
+        // The four points have two equal logits, a nearly certain class 1, a NaN logit, and an
+        // infinite logit.
         let planes = [[1.0, 0.0, f32::NAN, 5.0], [1.0, 9.0, 0.0, f32::INFINITY]];
         let mut softmax = Softmax::default();
         for _ in 0..2 {

@@ -11,26 +11,28 @@ use super::{
 use crate::cancel::Cancel;
 use crate::image::DetectorSizes;
 
-/// An SSD's default boxes, settings and thresholds. Class 0 is the background.
+/// Default boxes, settings and thresholds of an SSD. Class 0 of its outputs is the background.
 ///
 /// Source: torchvision's `models/detection/ssd.py`, `SSD.postprocess_detections`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ssd {
-    /// Default boxes of each level.
+    /// Default boxes of each feature map level.
     pub boxes: DefaultBoxes,
-    /// Divisors of the network's box deltas: dx, dy, dw, dh.
+    /// Divisors of the box deltas dx, dy, dw and dh, in this order.
     pub box_weights: [f32; 4],
-    /// Most candidates per class over all levels; those with the highest scores are chosen.
+    /// Maximum number of candidates per class over all feature map levels: those with the highest
+    /// scores.
     pub topk_candidates: usize,
-    /// The model's thresholds.
+    /// The model's score threshold, overlap threshold and maximum number of detections.
     pub thresholds: Thresholds,
 }
 
 impl Ssd {
-    /// Returns the detections of one image, best first.
+    /// Returns the detections of one image, best first, in pixels of the original image.
     ///
     /// # Errors
-    /// [`DetectError`] if the feature maps do not fit the default boxes, or if the work is cancelled.
+    /// [`DetectError`] if the feature maps do not fit the default boxes, or if the work is
+    /// cancelled.
     pub fn detect(
         &self,
         levels: &[HeadLevel<'_>],
@@ -59,7 +61,8 @@ impl Ssd {
         Ok(candidates.select(&thresholds, options, sizes))
     }
 
-    /// Returns the best scores of each class over all levels.
+    /// Returns the `topk_candidates` best scores of each class over all levels; every score is
+    /// above `threshold`.
     fn best_of_each_class(
         &self,
         levels: &[HeadLevel<'_>],
@@ -81,7 +84,11 @@ impl Ssd {
                 let class = || TopK::new(self.topk_candidates);
                 best.classes.resize_with(classes, class);
             }
-            expect_count("number of classes of a level", classes, best.classes.len())?;
+            expect_count(
+                "number of classes of a feature map level",
+                classes,
+                best.classes.len(),
+            )?;
             best.starts.push(start);
             best.add_level(&level.scores, per_point, threshold);
             start += level.scores.points() * per_point;
@@ -90,18 +97,19 @@ impl Ssd {
     }
 }
 
-/// The best scores of each class. Each score has the index of its default box, counted over all
-/// levels.
+/// The best scores of each class, each with the index of its default box. Default boxes are counted
+/// over all feature map levels.
 #[derive(Default)]
 struct BestScores {
-    /// The selection of each class, by class index.
+    /// The best scores of each class, by class index; none for the background.
     classes: Vec<TopK>,
-    /// Index of each level's first default box.
+    /// Index of the first default box of each level.
     starts: Vec<usize>,
 }
 
 impl BestScores {
-    /// Adds the scores above `threshold` of one level, whose start the caller has pushed to `starts`.
+    /// Adds the scores above `threshold` of one level with `per_point` default boxes per point. The
+    /// caller has added the index of the level's first default box to `starts`.
     fn add_level(&mut self, map: &FeatureMap<'_>, per_point: usize, threshold: f32) {
         let start = self.starts.last().copied().unwrap_or(0);
         let classes = self.classes.len();

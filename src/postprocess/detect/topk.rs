@@ -1,17 +1,20 @@
 //! Selection of the k best scores of a feature map.
 //!
-//! A score and its index (`place`) are packed into one integer key, which is larger for a higher
-//! score and, between equal scores, for a lower index. Keys are never equal, so sorting needs no
-//! other tie-break.
+//! A score and its index in the map (`place`) are packed into one integer key, which is larger for
+//! a higher score and, between equal scores, for a lower index. Keys are never equal, so sorting
+//! needs no other tie-break.
 
 use super::FeatureMap;
 
-/// Packs a score and its place into a key that is larger for a higher score and then for a lower
-/// place. NaN is above all other scores.
+/// Packs a score and its index `place` into a key. The key is larger for a higher score and,
+/// between equal scores, for a lower place. A NaN is above or below all other scores, depending on
+/// its sign.
 pub(super) fn key(score: f32, place: u32) -> u64 {
-    // Adding zero turns -0.0 into 0.0.
+    // Adding zero turns -0.0 into 0.0, so that both have the same key.
     let bits = (score + 0.0).to_bits();
-    // The bits of negative floats are in descending order, and must sort below positive floats.
+    // Read as an integer, the bit pattern of a negative float is above that of every positive
+    // float, and it falls as the float rises. Inverting negative patterns, and setting the top bit
+    // of positive ones, gives integers in the order of the floats.
     let ordered = if bits >> 31 == 0 {
         bits | 1 << 31
     } else {
@@ -36,12 +39,14 @@ pub(super) fn unpack(key: u64) -> (f32, u32) {
 pub(super) struct TopK {
     k: usize,
     keys: Vec<u64>,
-    /// Keys up to this one are not among the `k` best.
+    /// The `k`-th best key when keys were last dropped; 0 before that. A further key that is not
+    /// larger than this one cannot be among the `k` best.
     floor: u64,
 }
 
 impl TopK {
-    /// Number of collected keys below which a selection is not worth its cost.
+    /// Minimum number of collected keys for dropping all but the `k` best: with fewer keys, this
+    /// would cost more than it saves.
     const MIN_KEYS: usize = 64;
 
     /// Returns an empty selection of the `k` best scores.
@@ -53,7 +58,7 @@ impl TopK {
         }
     }
 
-    /// Adds a score, which must not be NaN, and its place.
+    /// Adds a score, which must not be NaN, with its index `place`.
     pub(super) fn push(&mut self, score: f32, place: u32) {
         let key = key(score, place);
         if key <= self.floor {
@@ -65,7 +70,8 @@ impl TopK {
         }
     }
 
-    /// Returns a lower bound of the scores that can still enter the selection.
+    /// Returns a lower bound of the scores that can still enter the selection; negative infinity if
+    /// every score can.
     pub(super) fn bound(&self) -> f32 {
         if self.floor == 0 {
             f32::NEG_INFINITY
@@ -95,16 +101,18 @@ impl TopK {
     }
 }
 
-/// Conversion of a logit to a score, for implementations with or without a threshold.
+/// Conversion of logits to scores. An implementation may have a threshold that scores must exceed.
 pub(super) trait Scoring {
-    /// Returns the score of a logit, `None` if it is not above the threshold.
+    /// Returns the score of `logit`. `None` if the score is not above the implementation's
+    /// threshold.
     fn score(&self, logit: f32) -> Option<f32>;
 
-    /// Returns a logit such that no lower logit has a score of at least `score`.
+    /// Returns a lower bound of the logits that must be scored: every lower logit has a score that
+    /// is below `score` or not above the threshold.
     fn least_logit(&self, score: f32) -> f32;
 }
 
-/// Scores are the logits themselves, without a threshold.
+/// Scoring by the logits themselves, without a threshold.
 pub(super) struct Raw;
 
 impl Scoring for Raw {
@@ -117,7 +125,7 @@ impl Scoring for Raw {
     }
 }
 
-/// Scores are the sigmoid of the logits and must be above this threshold.
+/// Scoring by the sigmoid of the logits, which must be above the threshold in this field.
 pub(super) struct SigmoidOver(pub(super) f32);
 
 impl Scoring for SigmoidOver {
@@ -135,12 +143,15 @@ pub(super) fn sigmoid(logit: f32) -> f32 {
     1.0 / (1.0 + (-logit).exp())
 }
 
-/// Returns a logit slightly below every logit whose sigmoid rounds to `score` or more.
+/// Returns a logit slightly below every logit whose sigmoid, in f32, is `score` or more.
 ///
-/// Comparing logits with it first saves nearly all exponentials without changing the result.
+/// Comparing logits with this bound before their sigmoid is computed saves nearly all exponentials
+/// without changing the result.
 fn logit_below(score: f32) -> f32 {
-    // The margin of 1e-3 is thousands of rounding errors of the sigmoid. Near 1, where the sigmoid is
-    // flat, subtracting a few epsilons from the score first covers the rounding.
+    // Expressed as logits, the rounding errors of the sigmoid are thousands of times smaller than
+    // the margin of 1e-3, except near a score of 1: there the sigmoid is flat, and a rounding error
+    // of the score stands for a large change of the logit. Subtracting a few epsilons from the
+    // score covers this case.
     let score = f64::from(score) - 4.0 * f64::from(f32::EPSILON);
     if score <= 0.0 {
         return f32::NEG_INFINITY;
@@ -148,14 +159,15 @@ fn logit_below(score: f32) -> f32 {
     ((score / (1.0 - score)).ln() - 1e-3) as f32
 }
 
-/// Number of elements that are compared together in a few vector instructions.
+/// Number of logits that are compared with a bound together, in a few vector instructions.
 const CHUNK: usize = 32;
 
-/// Returns the `k` best elements of a map `[C, h, w]`, best first, with their index in the order
-/// (h, w, c).
+/// Returns the scores of the `k` best elements of a map `[C, h, w]`, best first. Each has the
+/// element's index in the order (h, w, c).
 ///
-/// Memory is proportional to `k`, whatever the size of the map. Of equal scores the lower index comes
-/// first; torch leaves their order open. Source: `torch.topk` of the permuted and flattened map.
+/// Memory is proportional to `k`, whatever the size of the map. Of two equal scores, the one with
+/// the lower index comes first; torch leaves their order open. Source: `torch.topk` of the permuted
+/// and flattened map.
 pub(super) fn top_of_map(
     map: &FeatureMap<'_>,
     k: usize,
@@ -180,8 +192,8 @@ pub(super) fn top_of_map(
     best.into_sorted().collect()
 }
 
-/// Returns whether any of `logits` is at least `least`. It counts instead of stopping at the first,
-/// since a count vectorizes.
+/// Returns whether at least one of `logits` is `least` or more. The function counts these logits
+/// instead of stopping at the first, because the compiler vectorizes a count.
 fn any_from(logits: &[f32], least: f32) -> bool {
     logits
         .iter()
@@ -217,7 +229,8 @@ mod tests {
         assert_eq!(key(-0.0, 1), key(0.0, 1));
     }
 
-    /// Pseudo-random values with NaN and infinities among them; few `levels` make many ties.
+    /// Returns `len` pseudo-random values, some of them NaN or negative infinity. The finite values
+    /// take `levels` different values; few levels make many ties.
     fn noise(len: usize, levels: u64) -> Vec<f32> {
         let mut random = Random::new(len as u64 ^ levels << 20);
         let mut next = || match random.below(64) {

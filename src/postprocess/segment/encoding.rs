@@ -12,29 +12,30 @@ use crate::encode::DrawnFormat;
 pub enum MaskEncoding {
     /// A palette PNG whose pixel values are the class indices.
     Png,
-    /// COCO's compressed run-length encoding, one per class.
+    /// COCO's compressed run-length encoding of each class that occurs in the mask.
     Rle,
-    /// No mask, only class statistics.
+    /// No mask: the response has only the statistics of the classes.
     None,
     /// The image with the mask and a legend drawn into it, in this file format.
     Drawn(DrawnFormat),
 }
 
-/// A mask encoded as requested by a [`MaskEncoding`]. Serialized as `{"encoding", "data"}`, with files
-/// in base64.
+/// A mask encoded as requested by a [`MaskEncoding`]. Serialized as `{"encoding", "data"}`, with
+/// image files in base64.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "encoding", content = "data", rename_all = "lowercase")]
 pub enum EncodedMask {
     /// A palette PNG file whose pixel values are the class indices.
     Png(#[serde(serialize_with = "as_base64")] Vec<u8>),
-    /// The run-length encoding of each class.
+    /// The run-length encoding of each class that occurs in the mask.
     Rle(Vec<RleMask>),
     /// An image file with the mask drawn into it.
     Drawn(#[serde(serialize_with = "as_base64")] Vec<u8>),
 }
 
 impl EncodedMask {
-    /// Returns the size of the encoded mask in bytes.
+    /// Returns the size in bytes of the image file before its encoding in base64, or of the text of
+    /// all run lengths.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Png(file) | Self::Drawn(file) => file.len(),
@@ -42,7 +43,8 @@ impl EncodedMask {
         }
     }
 
-    /// Returns the image file, for a response that consists of it. `None` for run lengths.
+    /// Returns the image file, for a response whose body is only this file. `None` for run-length
+    /// encodings.
     pub fn into_file(self) -> Option<Vec<u8>> {
         match self {
             Self::Png(file) | Self::Drawn(file) => Some(file),

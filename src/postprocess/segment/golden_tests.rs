@@ -1,4 +1,5 @@
-//! Upsampling against PyTorch, and the kernels against a slow reference.
+//! Tests of the slow reference upsampling against PyTorch, and of the kernels against the slow
+//! reference.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ fn size(width: u32, height: u32) -> ImageSize {
     ImageSize { width, height }
 }
 
-/// Returns height and width as `[height, width]`.
+/// Returns the sides of `size` as `[height, width]`.
 fn sides(size: ImageSize) -> [usize; 2] {
     [size.height as usize, size.width as usize]
 }
@@ -61,7 +62,7 @@ fn noise(len: usize, seed: u64, levels: u64) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-/// A pool of up to three idle threads, which run a job when asked to.
+/// Stands for a pool with three idle threads: starts up to three new threads for each job.
 struct Threads;
 
 impl Helpers for Threads {
@@ -73,7 +74,8 @@ impl Helpers for Threads {
     }
 }
 
-/// Asserts that the kernel equals the reference, alone and with helper threads.
+/// Asserts that upsampling `data`, `[classes, from.height, from.width]`, to `to` gives the same
+/// mask as the reference, on one thread and with helper threads.
 fn check(data: &[f32], classes: usize, from: ImageSize, to: ImageSize) {
     let logits = Logits::new(data, classes, from).unwrap();
     let upsampled = reference::bilinear(data, sides(from), sides(to));
@@ -91,7 +93,10 @@ fn check(data: &[f32], classes: usize, from: ImageSize, to: ImageSize) {
         } else {
             "alone"
         };
-        assert!(got == expected, "{classes} of {from:?} to {to:?}, {how}");
+        assert!(
+            got == expected,
+            "{classes} classes of {from:?} upsampled to {to:?}, {how}"
+        );
     }
 }
 
@@ -115,7 +120,7 @@ fn many_classes_and_large_images_are_exact() {
         (150, size(9, 8), size(97, 70)),
         (256, size(4, 5), size(70, 33)),
         (21, size(87, 65), size(640, 480)),
-        // Large enough for helper threads.
+        // This mask and the next one are large enough for helper threads to be started.
         (21, size(87, 65), size(800, 600)),
         (21, size(3, 2), size(2000, 300)),
         (21, size(200, 3), size(20, 4000)),
@@ -145,7 +150,8 @@ fn nan_and_infinite_scores_are_handled() {
         }
         check(&data, 3, size(11, 9), size(100, 70));
     }
-    // At the logits' own resolution nothing is multiplied, so infinity stays infinity and wins.
+    // Without upsampling, no score is multiplied by a weight of 0, which would turn infinity into
+    // NaN. So the class with the infinite score is chosen.
     let data = [f32::NAN, 1.0, 1.0, f32::INFINITY, -1.0, f32::NAN];
     let logits = Logits::new(&data, 3, size(2, 1)).unwrap();
     assert_eq!(argmax(&logits).unwrap().classes(), [1, 1]);

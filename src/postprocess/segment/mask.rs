@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{MAX_CLASSES, SegmentError, not_empty};
 use crate::image::ImageSize;
 
-/// The class of each pixel, `[height, width] u8`; at least one pixel.
+/// A segmentation mask: the class of each pixel, `[height, width] u8`. It has at least one pixel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mask {
     size: ImageSize,
@@ -13,10 +13,11 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// Wraps `classes` as the pixels of `size`, row by row.
+    /// Returns the mask of `size` with the class of each pixel in `classes`, row by row.
     ///
     /// # Errors
-    /// [`SegmentError`] if `size` is empty or has another number of pixels.
+    /// [`SegmentError`] if a side of `size` is 0, or if `classes` does not have one element per
+    /// pixel.
     pub fn new(size: ImageSize, classes: Vec<u8>) -> Result<Self, SegmentError> {
         not_empty(size)?;
         if classes.len() as u64 != size.pixels() {
@@ -31,7 +32,7 @@ impl Mask {
     /// Returns a mask whose pixels are all of class 0.
     ///
     /// # Errors
-    /// [`SegmentError`] if `size` is empty or does not fit into memory.
+    /// [`SegmentError`] if a side of `size` is 0, or if the mask does not fit into memory.
     pub(super) fn background(size: ImageSize) -> Result<Self, SegmentError> {
         not_empty(size)?;
         let memory = || SegmentError::Memory {
@@ -45,17 +46,17 @@ impl Mask {
         Ok(Self { size, classes })
     }
 
-    /// Returns width and height in pixels.
+    /// Returns the mask's width and height in pixels.
     pub fn size(&self) -> ImageSize {
         self.size
     }
 
-    /// Returns the classes `[height, width]`, row by row.
+    /// Returns the class of each pixel, `[height, width]`, row by row.
     pub fn classes(&self) -> &[u8] {
         &self.classes
     }
 
-    /// Returns the classes `[height, width]`, row by row.
+    /// Converts the mask to the class of each pixel, `[height, width]`, row by row.
     pub(super) fn into_classes(self) -> Vec<u8> {
         self.classes
     }
@@ -64,7 +65,7 @@ impl Mask {
         &mut self.classes
     }
 
-    /// Returns the rows, from the top.
+    /// Returns the rows of the mask from top to bottom, each with the class of every pixel.
     pub fn rows(&self) -> impl Iterator<Item = &[u8]> {
         self.classes.chunks_exact(self.size.width as usize)
     }
@@ -75,16 +76,16 @@ impl Mask {
 pub struct ClassShare {
     /// Index of the class in the model's label file.
     pub class_id: usize,
-    /// Name of the class in the model's label file; empty if the file has no such line.
+    /// Name of the class, read from the model's label file; empty if the file has too few lines.
     pub label: String,
-    /// Number of pixels of the class.
+    /// Number of the mask's pixels that are of the class.
     pub pixels: u64,
-    /// `pixels` divided by the number of all pixels, 0..=1.
+    /// `pixels` divided by the number of the mask's pixels, 0..=1.
     pub fraction: f32,
 }
 
-/// Returns the share of each class that occurs in `mask`, lowest class first. `labels` has one name
-/// per class.
+/// Returns the share of each class that occurs in `mask`, by ascending class index. `labels` has
+/// one name per class.
 pub fn class_shares(mask: &Mask, labels: &[String]) -> Vec<ClassShare> {
     let total = mask.classes.len() as f64;
     let mut shares = Vec::new();
@@ -101,11 +102,12 @@ pub fn class_shares(mask: &Mask, labels: &[String]) -> Vec<ClassShare> {
     shares
 }
 
-/// Number of pixels that are compared with one class together: inside an object all are of one
-/// class.
+/// Number of neighboring pixels that are counted in one step if all of them are of the same class,
+/// as they are inside an object.
 const CHUNK: usize = 64;
 
-/// Returns the number of pixels of each class.
+/// Returns the number of pixels of each class, by class index. `classes` is the class of each
+/// pixel.
 fn count(classes: &[u8]) -> [u64; MAX_CLASSES] {
     let mut counts = [0; MAX_CLASSES];
     let (chunks, rest) = classes.as_chunks::<CHUNK>();

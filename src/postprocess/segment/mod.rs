@@ -1,9 +1,9 @@
 //! Postprocessing of segmentation: from logits to a mask, and from a mask to its encodings.
 //!
-//! [`segment()`] computes a [`Mask`] of any size from a network's scores for one image,
-//! [`class_shares`] counts its classes, [`mask_png`] and [`mask_rle`] encode it.
+//! [`segment()`] computes a [`Mask`] of any size from a network's scores for one image.
+//! [`class_shares`] counts the pixels of each class; [`mask_png`] and [`mask_rle`] encode the mask.
 //!
-//! What is *not* here: drawing a mask over its image, see [`crate::draw`].
+//! Drawing a mask over its image is *not* here, but in [`crate::draw`].
 
 mod encoding;
 mod mask;
@@ -33,46 +33,47 @@ pub use rle::{RleMask, mask_rle};
 pub use shared::Helpers;
 pub use upsample::{argmax, argmax_upsampled};
 
-/// Most classes of a mask, which has one byte per pixel.
+/// Maximum number of classes of a mask, which stores the class of a pixel in one byte.
 pub const MAX_CLASSES: usize = 256;
 
 /// The reason why no mask can be computed from a network's scores.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SegmentError {
-    /// The output has no class, or more than [`MAX_CLASSES`].
+    /// The network's output has no class, or more than [`MAX_CLASSES`].
     #[error("a segmentation output must have 1..={MAX_CLASSES} classes, got {got}")]
     Classes {
-        /// Number of classes in the output.
+        /// Number of classes in the network's output.
         got: usize,
     },
-    /// The tensor is not `[C, h, w]`.
-    #[error("expected scores of shape [classes, height, width], got {got:?}")]
+    /// The tensor of class scores does not have the shape `[C, h, w]`.
+    #[error("a segmentation output must have the shape [classes, height, width], got {got:?}")]
     Shape {
-        /// The tensor's shape.
+        /// Shape of the tensor of class scores.
         got: Vec<usize>,
     },
-    /// The mask or the scores have a side of 0 pixels.
-    #[error("a mask needs at least 1x1 pixels, got {width}x{height}")]
+    /// The mask or the class scores have a side of 0 pixels.
+    #[error("a mask and its class scores must have at least 1x1 pixels, got {width}x{height}")]
     EmptySize {
-        /// Width in pixels.
+        /// Width of the mask or of the class scores, in pixels.
         width: u32,
-        /// Height in pixels.
+        /// Height of the mask or of the class scores, in pixels.
         height: u32,
     },
-    /// The number of elements does not match the shape.
-    #[error("wrong number of elements for the tensor's shape: expected {expected}, got {got}")]
+    /// The number of elements of a mask or of class scores does not match their shape.
+    #[error("a mask or its class scores must have {expected} elements for their shape, got {got}")]
     Length {
-        /// Number of elements by the shape: classes times height times width, or height times width for a mask.
+        /// Number of elements that the shape requires: classes times height times width for class
+        /// scores, height times width for a mask.
         expected: u64,
-        /// Number of elements of the tensor.
+        /// Number of elements of the mask or of the class scores.
         got: usize,
     },
     /// The mask does not fit into memory.
     #[error("cannot allocate a mask of {width}x{height} pixels")]
     Memory {
-        /// Width in pixels.
+        /// Width of the mask in pixels.
         width: u32,
-        /// Height in pixels.
+        /// Height of the mask in pixels.
         height: u32,
     },
     /// The work was cancelled.
@@ -80,12 +81,12 @@ pub enum SegmentError {
     Cancelled(#[from] Cancelled),
 }
 
-/// How a mask is computed: its cancellation and its helper threads.
+/// Options for computing a mask: how to cancel the computation, and which helper threads share it.
 #[derive(Clone, Copy)]
 pub struct MaskJob<'a> {
-    /// Cancels the computation.
+    /// Signal that stops the computation with [`SegmentError::Cancelled`].
     pub cancel: &'a Cancel,
-    /// Threads that share the work of a large mask; `None` to compute on the calling thread only.
+    /// Threads that share the work of a large mask. `None` to compute on the calling thread only.
     pub helpers: Option<&'a dyn Helpers>,
 }
 
@@ -99,14 +100,14 @@ impl<'a> MaskJob<'a> {
     }
 }
 
-/// Returns the class with the highest score at each pixel of a mask of `size`, or at each point of the
-/// scores if `size` is `None`.
+/// Returns the class with the highest score at each pixel of a mask of `size`. If `size` is `None`,
+/// the mask has one pixel for each point of the scores.
 ///
 /// `scores` is `[C, h, w] f32`.
 ///
 /// # Errors
-/// [`SegmentError`] if the scores have a wrong shape, if the mask does not fit into memory, or if the
-/// work is cancelled.
+/// [`SegmentError`] if the scores have a wrong shape, if the mask does not fit into memory, or if
+/// the work is cancelled.
 pub fn segment(
     scores: &Tensor,
     size: Option<ImageSize>,
@@ -127,7 +128,7 @@ pub fn segment(
     }
 }
 
-/// Scores `[C, h, w] f32` of one image in C order: one plane per class.
+/// Class scores `[C, h, w] f32` of one image in C order: one plane per class.
 #[derive(Debug, Clone, Copy)]
 pub struct Logits<'a> {
     data: &'a [f32],
@@ -139,8 +140,8 @@ impl<'a> Logits<'a> {
     /// Wraps `data` as `[classes, size.height, size.width]`.
     ///
     /// # Errors
-    /// [`SegmentError`] if there are no classes, more than [`MAX_CLASSES`], or no pixels, or if `data`
-    /// has another length.
+    /// [`SegmentError`] if there are no classes, more than [`MAX_CLASSES`], or no pixels, or if the
+    /// length of `data` does not match this shape.
     pub fn new(data: &'a [f32], classes: usize, size: ImageSize) -> Result<Self, SegmentError> {
         if !(1..=MAX_CLASSES).contains(&classes) {
             return Err(SegmentError::Classes { got: classes });
@@ -163,7 +164,7 @@ impl<'a> Logits<'a> {
         self.classes
     }
 
-    /// Returns the size of a class's plane in points.
+    /// Returns width and height of each class's plane, in points.
     pub fn size(&self) -> ImageSize {
         self.size
     }
@@ -171,7 +172,7 @@ impl<'a> Logits<'a> {
     /// Returns row `y` of the plane of `class`.
     #[expect(
         clippy::inline_always,
-        reason = "what a kernel calls must be compiled for its instruction set"
+        reason = "functions that a SIMD kernel calls must be inlined to use its instruction set"
     )]
     #[inline(always)]
     fn row(&self, class: usize, y: usize) -> &'a [f32] {
@@ -180,7 +181,7 @@ impl<'a> Logits<'a> {
     }
 }
 
-/// Returns [`SegmentError::EmptySize`] if a side is 0.
+/// Returns [`SegmentError::EmptySize`] if a side of `size` is 0.
 fn not_empty(size: ImageSize) -> Result<(), SegmentError> {
     let ImageSize { width, height } = size;
     if width == 0 || height == 0 {

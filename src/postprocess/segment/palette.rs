@@ -2,14 +2,15 @@
 
 use super::MAX_CLASSES;
 
-/// Red, green and blue of each class.
+/// Colors of a mask: red, green and blue of each class, by class index.
 pub type Palette = [[u8; 3]; MAX_CLASSES];
 
 /// VOC's colors for all 256 classes: black, maroon, green, olive, navy and so on.
 pub static VOC_PALETTE: Palette = voc_palette();
 
-/// Returns VOC's palette. From the lowest bits of the class index on, each group of three bits sets
-/// one bit of red, green and blue, from the highest bit of the color on.
+/// Returns VOC's palette. The bits of the class index are taken from the lowest on, in groups of
+/// three: the first group sets the highest bits of red, green and blue, the next group the second
+/// highest bits, and so on.
 ///
 /// Source: `VOClabelcolormap.m` of the PASCAL VOC development kit.
 const fn voc_palette() -> Palette {
@@ -34,8 +35,8 @@ mod tests {
 
     #[test]
     fn the_colors_are_vocs() {
-        // Expected: the colors documented for the dataset's classes; the last three as the development
-        // kit's code computes them.
+        // Classes 0 to 15 have the colors that the dataset documents; the last three colors are
+        // computed by the development kit's `VOClabelcolormap.m`.
         let expected = [
             (0, [0, 0, 0]),
             (1, [128, 0, 0]),

@@ -7,7 +7,7 @@ use crate::encode::write_png;
 
 /// Returns an 8-bit palette PNG whose pixel values are the class indices of `mask`.
 ///
-/// The file's palette has the colors of `palette` up to the highest class of the mask.
+/// The file contains the colors of `palette` from class 0 to the highest class of the mask.
 ///
 /// # Errors
 /// [`EncodingError`] if a side is over PNG's limit of 2^31 - 1 pixels.

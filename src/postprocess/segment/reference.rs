@@ -5,7 +5,8 @@ use crate::image::ImageSize;
 
 pub(super) use crate::testing::{bilinear::bilinear, python, rle::decode as decode_rle};
 
-/// Returns the first class of the highest score at each pixel of `[C, H, W]`.
+/// Returns the class with the highest score at each pixel of `scores`,
+/// `[C, size.height, size.width]`; the lowest class if several have this score.
 pub(super) fn argmax(scores: &[f32], size: ImageSize) -> Mask {
     let pixels = size.pixels() as usize;
     let best = |pixel: usize| {

@@ -1,9 +1,12 @@
 //! Encoding of a mask as COCO's compressed run lengths, one list per class.
 //!
-//! Runs go down the columns and alternate between pixels outside and inside of the class, starting
-//! outside. From the fourth on, each run is written as its difference from the run two before it.
-//! A value is written as characters from `0` on, five bits per character from the lowest, with a sixth
-//! bit set if more characters follow.
+//! Pixels are numbered column by column, from top to bottom. A run is a number of successive
+//! pixels; runs outside and inside of the class alternate, and the first run is outside. The first
+//! three run lengths of a class are written as they are, each later one as its difference from the
+//! run length two before it. A written value is split into groups of five bits, lowest group first.
+//! Each group is written as the character with the code of `0` plus the group, plus 32 if more
+//! groups of the value follow.
+//!
 //! Source: `rleEncode` and `rleToString` of pycocotools' `maskApi.c`.
 
 use serde::Serialize;
@@ -15,13 +18,13 @@ use super::{MAX_CLASSES, Mask};
 pub struct RleMask {
     /// Index of the class in the model's label file.
     pub class_id: usize,
-    /// `[height, width]` in pixels.
+    /// `[height, width]` of the mask, in pixels.
     pub size: [u32; 2],
     /// The run lengths in COCO's compressed form.
     pub counts: String,
 }
 
-/// Returns the run lengths of each class that occurs in `mask`, lowest class first.
+/// Returns the run lengths of each class that occurs in `mask`, by ascending class index.
 pub fn mask_rle(mask: &Mask) -> Vec<RleMask> {
     let mut runs = vec![Runs::default(); MAX_CLASSES];
     let mut current = mask.classes().first().copied().unwrap_or(0);
@@ -48,10 +51,11 @@ pub fn mask_rle(mask: &Mask) -> Vec<RleMask> {
     finished.collect()
 }
 
-/// Number of columns that are transposed together.
+/// Number of columns that are copied from the rows of a mask together, so that several neighboring
+/// pixels of a row are read at a time.
 const COLUMNS: usize = 16;
 
-/// Calls `each` with every column of `mask`, from the left.
+/// Calls `each` with the pixels of every column of `mask`, from left to right.
 fn for_each_column(mask: &Mask, mut each: impl FnMut(&[u8])) {
     let (width, height) = (mask.size().width as usize, mask.size().height as usize);
     let mut strip = vec![0; COLUMNS.min(width) * height];
@@ -66,10 +70,11 @@ fn for_each_column(mask: &Mask, mut each: impl FnMut(&[u8])) {
     }
 }
 
-/// Number of pixels that are compared together.
+/// Number of pixels that are compared with a class together, in a few vector instructions.
 const CHUNK: usize = 32;
 
-/// Returns the number of leading pixels that are of `class`. `None` if all pixels are.
+/// Returns the number of pixels of `class` at the beginning of `pixels`. `None` if all pixels are
+/// of `class`, so that no other class begins.
 fn changes_after(pixels: &[u8], class: u8) -> Option<usize> {
     let (chunks, _) = pixels.as_chunks::<CHUNK>();
     let alike = |chunk: &&[u8; CHUNK]| chunk.iter().fold(0, |bits, c| bits | (c ^ class)) == 0;
@@ -82,24 +87,26 @@ fn changes_after(pixels: &[u8], class: u8) -> Option<usize> {
 #[derive(Debug, Clone, Default)]
 struct Runs {
     text: String,
-    /// Position in the mask after the last run inside of the class.
+    /// Position in the mask after the last written run inside of the class, in pixels counted
+    /// column by column.
     end: u64,
-    /// Lengths of the last two runs, the older one first.
+    /// Lengths of the last two written runs in pixels, the older run first.
     last: [u64; 2],
-    /// Number of runs written.
+    /// Number of runs that were written.
     count: u64,
 }
 
 impl Runs {
-    /// Writes the run outside of the class that ends at `start`, then the run `start..end` inside of it.
+    /// Writes the run outside of the class that ends before pixel `start`, then the run
+    /// `start..end` inside of the class.
     fn push(&mut self, start: u64, end: u64) {
         self.write(start - self.end);
         self.write(end - start);
         self.end = end;
     }
 
-    /// Writes the last run outside of the class, up to `total` pixels, if there is one, and returns the
-    /// text.
+    /// Writes the run outside of the class from the last written run to the end of the mask, unless
+    /// it is empty, and returns the text. `total` is the number of the mask's pixels.
     fn finish(mut self, total: u64) -> String {
         if self.end < total {
             self.write(total - self.end);
@@ -115,7 +122,8 @@ impl Runs {
     }
 }
 
-/// Appends a value as five bits per character, until the remaining bits only repeat the sign.
+/// Appends `value` to `text` as characters of five bits each, lowest bits first, until the
+/// remaining bits only repeat the sign.
 fn write_value(mut value: i64, text: &mut String) {
     loop {
         let bits = (value & 0x1f) as u8;
@@ -146,8 +154,8 @@ mod tests {
         Mask::new(ImageSize { width, height }, classes).unwrap()
     }
 
-    /// Returns masks with every kind of class border: none, at every pixel, at the edges, across strips of
-    /// columns.
+    /// Returns masks with every kind of border between classes: no border, a border at every pixel,
+    /// borders at the mask's edges, and regions that extend over several strips of columns.
     fn masks() -> Vec<Mask> {
         let noise = |x: u32, y: u32| ((x * 7919 + y * 104_729) ^ (x * y)) % 251;
         let mut masks = vec![
@@ -194,7 +202,8 @@ mod tests {
 
     #[test]
     fn the_encoding_is_pycocotools() {
-        // pycocotools.mask.encode(numpy.asfortranarray(mask == class))["counts"]
+        // The expected values are
+        // `pycocotools.mask.encode(numpy.asfortranarray(mask == class))["counts"]`.
         let mask = mask(6, 5, |x, y| {
             u8::from(x > 1 && y > 0 && x < 5) * 2 + u8::from(y == 4)
         });

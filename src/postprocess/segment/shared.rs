@@ -7,14 +7,14 @@ use super::{Logits, Mask, SegmentError};
 use crate::cancel::Cancel;
 use crate::image::ImageSize;
 
-/// A pool whose idle threads can take over part of a job.
+/// A thread pool whose idle threads can take over part of a job.
 pub trait Helpers: Sync {
-    /// Calls `job` once on each of up to `most` threads that are idle now. Returns without waiting,
-    /// neither for a thread nor for `job`.
+    /// Starts `job` once on each of up to `most` threads that are idle now. Returns immediately,
+    /// without waiting for a thread or for `job`.
     fn start(&self, most: usize, job: Arc<dyn Fn() + Send + Sync>);
 }
 
-/// A mask that several threads compute together. The unit of work is a band of rows.
+/// A mask that several threads compute together. Each thread computes one band of rows at a time.
 pub(super) struct SharedMask {
     scores: Vec<f32>,
     classes: usize,
@@ -24,12 +24,12 @@ pub(super) struct SharedMask {
     band_rows: usize,
     cancel: Cancel,
     state: Mutex<State>,
-    /// Signaled when a thread finishes a band.
+    /// Signaled when a thread has finished a band or panicked in it.
     finished: Condvar,
 }
 
 struct State {
-    /// The mask, `[height, width]`.
+    /// The class of each pixel of the mask, `[height, width]`; 0 in bands that are not done.
     classes: Vec<u8>,
     /// Index of the band to be computed next.
     next: usize,
@@ -40,7 +40,8 @@ struct State {
 }
 
 impl SharedMask {
-    /// Returns the shared work. Copies `logits`, since helper threads may outlive the caller's borrow.
+    /// Returns the shared computation of `mask` from `logits`, in bands of `band_rows` rows.
+    /// `logits` are copied, since helper threads may outlive the caller's borrow.
     pub(super) fn new(
         logits: &Logits<'_>,
         mask: Mask,
@@ -68,12 +69,14 @@ impl SharedMask {
         (self.to.height as usize).div_ceil(self.band_rows)
     }
 
-    /// Locks the state, also after a panic: no panic can leave it inconsistent.
+    /// Locks the state, even if a thread panicked while it held the lock: no panic can leave the
+    /// state inconsistent.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Computes bands until none are left. Every thread that takes part calls this.
+    /// Computes bands until none is left or the work is cancelled. Every thread that takes part
+    /// calls this method.
     pub(super) fn work(&self) {
         let width = self.to.width as usize;
         let logits = Logits {
@@ -93,7 +96,8 @@ impl SharedMask {
         }
     }
 
-    /// Reserves the next band for this thread. `None` if none are left or the work is cancelled.
+    /// Reserves the next band for the calling thread. `None` if no band is left, or if the work is
+    /// cancelled.
     fn take_band(&self) -> Option<Running<'_>> {
         let mut state = self.state();
         if state.next == self.bands() || self.cancel.is_cancelled() {
@@ -107,11 +111,11 @@ impl SharedMask {
         })
     }
 
-    /// Waits for the bands that other threads are computing, and returns the mask. `None` if a band is
-    /// missing because its thread panicked.
+    /// Waits for the bands that other threads are computing, and returns the mask. `None` if a band
+    /// is missing because the thread that computed it panicked.
     ///
     /// # Errors
-    /// [`SegmentError::Cancelled`] if the work is cancelled.
+    /// [`SegmentError::Cancelled`] if the work was cancelled before all bands were computed.
     pub(super) fn wait(&self) -> Result<Option<Mask>, SegmentError> {
         let mut state = self.state();
         while state.running > 0 {
@@ -127,7 +131,8 @@ impl SharedMask {
     }
 }
 
-/// A band that a thread is computing. Dropping it, also in a panic, wakes the waiting thread.
+/// A band that a thread is computing. When it is dropped, also by a panic, the thread that waits
+/// for the mask is woken.
 struct Running<'a> {
     shared: &'a SharedMask,
     band: usize,

@@ -2,12 +2,13 @@
 
 #![expect(
     clippy::inline_always,
-    reason = "what a kernel calls must be compiled for its instruction set"
+    reason = "functions that a SIMD kernel calls must be inlined to use its instruction set"
 )]
 
 use crate::image::bilinear::source_index;
 
-/// The indices of the two source samples that an output sample is interpolated from, and their weights.
+/// The indices of the two source samples that an output sample is interpolated from, and the
+/// weights of these two samples.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Tap {
     pub(super) first: usize,
@@ -16,7 +17,8 @@ pub(super) struct Tap {
 }
 
 impl Tap {
-    /// Returns the tap of output sample `out` when `from` samples (> 0) are resized to `to`.
+    /// Returns the tap of output sample `out` when a row or column of `from` samples (> 0) is
+    /// resized to `to` samples.
     pub(super) fn new(out: usize, from: usize, to: usize) -> Self {
         if from == to {
             return Self {
@@ -34,7 +36,8 @@ impl Tap {
     }
 }
 
-/// Neighboring output samples `start..end` that have the same two source samples, `first` and `second`.
+/// Neighboring output samples that are interpolated from the same two source samples. `start..end`
+/// are their indices in the strip, `first` and `second` the indices of the source samples.
 #[derive(Debug, Clone, Copy)]
 struct Cell {
     start: usize,
@@ -43,24 +46,26 @@ struct Cell {
     second: usize,
 }
 
-/// Number of outputs that [`Strip::lerp`] computes together. It may write up to this many past the end of
-/// a cell.
+/// Number of output samples that [`Strip::lerp`] computes together, in vector registers. The last
+/// chunk of a cell may write fewer than this many samples past the end of the cell.
 const CHUNK: usize = 8;
 
 /// The taps of up to `N` neighboring output samples of a row.
 pub(super) struct Strip<const N: usize> {
     cells: Vec<Cell>,
-    /// Weights of the first and of the second source sample of each output, padded so that a chunk may
-    /// start at the last output.
+    /// Two arrays: for each output sample of the strip, the weight of its first source sample and
+    /// the weight of its second. Zeros are appended, so that a chunk may start at the last output
+    /// sample.
     weights: [Vec<f32>; 2],
 }
 
 impl<const N: usize> Strip<N> {
-    /// Length of the output slice of [`Strip::lerp`].
+    /// Length of the slice `line` that [`Strip::lerp`] fills: `N` output samples, and space for the
+    /// samples that the last chunk writes past them.
     pub(super) const LINE: usize = N + CHUNK;
 
-    /// Returns the taps of outputs `start..start + len`, with `len <= N`, when rows of `from` samples are
-    /// resized to `to`.
+    /// Returns the taps of output samples `start..start + len`, with `len <= N`, when rows of
+    /// `from` samples are resized to `to` samples.
     pub(super) fn new(start: usize, len: usize, from: usize, to: usize) -> Self {
         let mut strip = Self {
             cells: Vec::new(),
@@ -85,8 +90,9 @@ impl<const N: usize> Strip<N> {
         strip
     }
 
-    /// Interpolates `row` (`from` samples) into `line`, which has [`Strip::LINE`] samples. Samples past
-    /// the strip's outputs are unspecified.
+    /// Interpolates the output samples of the strip from `row`, a source row, into `line`, which
+    /// has [`Strip::LINE`] samples. The samples of `line` past the strip's output samples are
+    /// unspecified.
     #[inline(always)]
     pub(super) fn lerp(&self, row: &[f32], line: &mut [f32]) {
         for cell in &self.cells {

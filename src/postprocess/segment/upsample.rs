@@ -1,13 +1,15 @@
 //! Bilinear upsampling fused with argmax: no tensor of the mask's size is stored.
 //!
-//! The mask is computed in strips of columns, from top to bottom. Two rows of logits, stretched to the
-//! strip, stay in the first-level cache; each output row is interpolated between them and compared in
-//! registers. The arithmetic is that of `torch.nn.functional.interpolate` (bilinear,
-//! `align_corners=False`) on a CPU: f32, along rows first, then down the columns.
+//! The mask is computed in strips of columns, from top to bottom. An output row lies between two
+//! rows of logits. For every class, these two rows are interpolated to the columns of the strip
+//! once and stay in the first-level cache. Each output row is then interpolated between them, and
+//! the scores of the classes are compared in registers. The arithmetic is that of
+//! `torch.nn.functional.interpolate` (bilinear, `align_corners=False`) on a CPU: f32, along rows
+//! first, then down the columns.
 
 #![expect(
     clippy::inline_always,
-    reason = "what a kernel calls must be compiled for its instruction set"
+    reason = "functions that a SIMD kernel calls must be inlined to use its instruction set"
 )]
 
 use std::sync::Arc;
@@ -20,26 +22,29 @@ use super::{Helpers, Logits, Mask, MaskJob, SegmentError};
 use crate::image::ImageSize;
 use crate::simd::{Kernel, dispatch};
 
-/// Width in columns of the strips that a mask is computed in: a multiple of every block of [`VECTORS`].
+/// Width in columns of the strips that a mask is computed in. It is a multiple of [`VECTORS`]
+/// vectors for every instruction set, whose vectors have at most 16 f32 elements.
 const STRIP: usize = 64;
-/// Number of vectors of neighboring columns that are compared in turn, so that no comparison waits for
-/// the one before.
+/// Number of vectors of neighboring columns that are processed in turn for each class. Their
+/// comparisons do not depend on each other, so that none waits for the result of the one before.
 const VECTORS: usize = 4;
-/// Minimum and maximum number of rows of a band, the unit of work between two checks for cancellation.
+/// Minimum and maximum number of rows of a band, the unit of work between two checks for
+/// cancellation.
 const BAND_ROWS: [usize; 2] = [32, 128];
 /// Number of scores (pixels times classes) for which another thread is worth waking: about half a
 /// millisecond of work.
 const SCORES_PER_THREAD: u64 = 4_000_000;
-/// Most helper threads for one mask.
+/// Maximum number of helper threads for one mask.
 const MAX_HELPERS: u64 = 64;
 
 /// Returns the class with the highest score at each pixel of a mask of `size`, by bilinear
 /// interpolation of `logits`.
 ///
-/// The lowest class wins a tie, and a NaN score never wins. The idle threads of `job.helpers` share the
-/// work of a mask of several million scores. Memory: one byte per pixel and a few rows, and with
-/// helpers a copy of the logits. Source: the upsampling of torchvision's
-/// `models/segmentation/_utils.py:_SimpleSegmentationModel.forward`, then `torch.argmax(dim=0)`.
+/// The lowest class wins a tie, and a NaN score never wins. The idle threads of `job.helpers` share
+/// the work of a mask of several million scores. The function needs one byte of memory per pixel
+/// and a few rows of scores, and with helpers a copy of the logits. Source: the upsampling of
+/// torchvision's `models/segmentation/_utils.py:_SimpleSegmentationModel.forward`, then
+/// `torch.argmax(dim=0)`.
 ///
 /// # Errors
 /// [`SegmentError`] if `size` is empty, if its mask does not fit into memory, or if the work is
@@ -68,7 +73,8 @@ pub fn argmax_upsampled(
     Ok(mask)
 }
 
-/// Returns the number of helper threads that pay off for a mask of `size`; 0 for a small mask.
+/// Returns the number of helper threads that save more time than they cost for a mask of `size`; 0
+/// for a small mask.
 fn helpers_worth_waking(logits: &Logits<'_>, size: ImageSize) -> usize {
     // Copying the logits for the helpers must stay cheap compared to the work.
     if size.pixels() < logits.size().pixels().saturating_mul(4) {
@@ -80,8 +86,8 @@ fn helpers_worth_waking(logits: &Logits<'_>, size: ImageSize) -> usize {
         .min(MAX_HELPERS) as usize
 }
 
-/// Computes a mask together with idle threads of `pool`. `None` if a thread panicked while it computed
-/// a band.
+/// Computes a mask on this thread and on up to `helpers` idle threads of `pool`. `None` if a thread
+/// panicked while it computed a band.
 fn upsample_shared(
     logits: &Logits<'_>,
     size: ImageSize,
@@ -99,8 +105,8 @@ fn upsample_shared(
     shared.work();
     shared.wait()
 }
-/// Returns the class with the highest score at each point of `logits`; ties and NaN as in
-/// [`argmax_upsampled`].
+/// Returns the class with the highest score at each point of `logits`. Ties and NaN are treated as
+/// in [`argmax_upsampled`].
 ///
 /// # Errors
 /// [`SegmentError`] if the mask does not fit into memory.
@@ -166,10 +172,11 @@ impl Kernel for Band<'_> {
     }
 }
 
-/// Two rows of logits, stretched to a strip's columns: `[C, Strip::LINE]` each.
+/// Two rows of logits of every class, interpolated to the columns of a strip: two buffers
+/// `[C, Strip::LINE]`.
 struct Lines {
     lines: [Vec<f32>; 2],
-    /// Index of the row of logits in each line; `None` if nothing is loaded.
+    /// Index of the row of logits in each of the two `lines`; `None` if the line is not loaded.
     rows: [Option<usize>; 2],
 }
 
@@ -184,13 +191,14 @@ impl Lines {
         }
     }
 
-    /// Marks both lines as not loaded.
+    /// Marks both lines as not loaded, before the next strip.
     fn clear(&mut self) {
         self.rows = [None; 2];
     }
 
-    /// Stretches the two rows of `tap` to the strip unless they are loaded. On the way down the mask
-    /// the lower row becomes the upper one without being computed again.
+    /// Interpolates the two source rows of `tap` to the columns of the strip, unless they are
+    /// loaded. When the mask's next row needs the lower row as its upper one, the two lines are
+    /// swapped, so that this row is not computed again.
     #[inline(always)]
     fn load(&mut self, logits: &Logits<'_>, strip: &Strip<STRIP>, tap: Tap) {
         if self.rows[1] == Some(tap.first) {
@@ -209,8 +217,9 @@ impl Lines {
         }
     }
 
-    /// Writes the best class of the first `len` columns of the row that is interpolated between the two
-    /// lines with `weights`. Other elements of `out` are unspecified.
+    /// Interpolates an output row between the two lines with `weights`. For each of the first `len`
+    /// columns, writes the class with the highest score to `out`; the other elements of `out` are
+    /// unspecified.
     #[inline(always)]
     fn argmax<S: Simd>(&self, simd: S, weights: [f32; 2], len: usize, out: &mut [u8; STRIP]) {
         let lanes = S::f32s::LEN;

@@ -1,6 +1,6 @@
 //! A slow reference implementation of bilinear interpolation.
 
-/// Resizes every plane of size `from` (height, width) to size `to`.
+/// Resizes every plane of size `from` (height, width) to size `to` by bilinear interpolation.
 ///
 /// Source: `torch.nn.functional.interpolate(scores, to, mode="bilinear", align_corners=False)`.
 pub fn bilinear(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
@@ -18,7 +18,8 @@ pub fn bilinear(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
     out
 }
 
-/// The two source indices between which an output sample lies, and the weight of `after`.
+/// The two source indices `before` and `after` between which an output sample lies, and the
+/// `weight` (0 to 1) of the source sample `after`; the sample `before` has the weight `1 - weight`.
 struct Sample {
     before: usize,
     after: usize,

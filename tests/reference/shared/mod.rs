@@ -1,5 +1,6 @@
-//! Helpers that the unit tests of the crate use too: slow reference implementations, comparison with Python packages,
-//! random values, and the announcement of skipped tests.
+//! Helpers that the unit tests of the crate and the tests in `tests/` use: slow reference
+//! implementations, comparison with Python packages, random values, and the announcement of skipped
+//! tests.
 
 #![allow(
     clippy::print_stderr,

@@ -1,4 +1,4 @@
-//! Runs the scripts of `tests/reference` in a Python that has Pillow and pycocotools.
+//! Runs the Python scripts in `tests/reference`, which use Pillow and pycocotools.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -10,12 +10,12 @@ use serde::Serialize;
 
 use super::skip;
 
-/// Exit status of a script in `tests/reference` whose Python packages are not installed.
+/// Exit status with which a script in `tests/reference` reports that a Python package is missing.
 const LACKING: i32 = 77;
 
-/// Runs `tests/reference/SCRIPT ARGUMENTS...` with the interpreter `SIGHTLINE_TEST_PYTHON` (default: `python3`) and
-/// returns its standard output. If Python or a package is missing, announces that `test` skips the comparison and
-/// returns `None`; in CI, panics.
+/// Runs `tests/reference/SCRIPT ARGUMENTS...` with the interpreter `SIGHTLINE_TEST_PYTHON`
+/// (default: `python3`) and returns the script's standard output. If Python or a package is
+/// missing, panics in CI; elsewhere announces that `test` skips the comparison and returns `None`.
 pub fn output<S: AsRef<OsStr>>(test: &str, script: &str, arguments: &[S]) -> Option<Vec<u8>> {
     let python = std::env::var("SIGHTLINE_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let mut command = Command::new(&python);
@@ -34,16 +34,17 @@ pub fn output<S: AsRef<OsStr>>(test: &str, script: &str, arguments: &[S]) -> Opt
     None
 }
 
-/// A mask in every encoding of the server, as one line of the input of `masks.py`.
+/// A segmentation mask in the server's encodings (PNG and run lengths), with its expected classes.
+/// The input of `masks.py` has one mask per line.
 #[derive(Serialize)]
 pub struct Encoded<R: Serialize> {
-    /// Height and width.
+    /// Height and width of the mask in pixels.
     size: [u32; 2],
     /// The class index of each pixel in row order, separated by spaces.
     classes: String,
-    /// The palette PNG in base64.
+    /// The mask as a palette PNG in base64.
     png: String,
-    /// COCO's compressed run-length encoding, one entry per class.
+    /// The mask in COCO's compressed run-length encoding, one entry per class.
     rle: R,
 }
 
@@ -59,8 +60,9 @@ impl<R: Serialize> Encoded<R> {
     }
 }
 
-/// Panics unless Pillow and pycocotools decode the classes of each mask from its PNG and its run lengths. Skipped if
-/// a package is missing, see [`output`].
+/// Checks that Pillow decodes each mask's PNG, and pycocotools its run lengths, to the mask's
+/// `classes`. Panics if they differ. If a package is missing, the comparison is skipped as in
+/// [`output`].
 pub fn agrees<R: Serialize>(test: &str, masks: &[Encoded<R>]) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     for mask in masks {

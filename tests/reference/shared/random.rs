@@ -1,6 +1,6 @@
 //! A pseudo-random generator for tests.
 
-/// The generator `SplitMix64`. Equal seeds produce equal values on every machine.
+/// The pseudo-random generator `SplitMix64`. Equal seeds produce equal values on every machine.
 pub struct Random(u64);
 
 impl Random {
@@ -16,14 +16,14 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Returns a random integer in `0..end`. `end` must be positive.
+    /// Returns a random integer in `0..end`. Panics if `end` is 0.
     pub fn below(&mut self, end: usize) -> usize {
         (self.bits() % end as u64) as usize
     }
 
     /// Returns a random value in [0, 1).
     pub fn unit(&mut self) -> f32 {
-        // An f32 represents every 24-bit integer exactly.
+        // Only 24 bits are used, since an f32 represents every 24-bit integer exactly.
         (self.bits() >> 40) as f32 / 16_777_216.0
     }
 }

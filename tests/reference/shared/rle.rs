@@ -1,6 +1,7 @@
 //! A slow reference decoder of COCO's compressed run-length encoding.
 
-/// Decodes the string `counts` of an encoded mask. Returns whether each pixel is inside the mask, in column order.
+/// Decodes the string `counts` of an encoded mask. Returns one value per pixel, column after
+/// column: whether the pixel is inside the mask.
 pub fn decode(counts: &str) -> Vec<bool> {
     let mut runs: Vec<i64> = Vec::new();
     let mut characters = counts.bytes().map(|c| i64::from(c - b'0'));

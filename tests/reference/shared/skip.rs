@@ -6,7 +6,8 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 
-/// Returns whether the tests run in CI (`CI=true`), where missing packages and data are failures.
+/// Returns whether the tests run in CI (`CI=true`), where a test fails instead of being skipped if
+/// a package is missing.
 pub fn is_ci() -> bool {
     std::env::var("CI").is_ok_and(|ci| ci == "true")
 }
@@ -22,7 +23,8 @@ pub fn announce(what: &str, reason: &str) {
     writeln!(log.unwrap(), "{line}").unwrap();
 }
 
-/// Announces that `what` is skipped because of `reason`. Panics in CI, where everything that `what` needs is installed.
+/// Announces that `what` is skipped because of `reason`. Panics in CI instead, where everything
+/// that `what` needs must be installed.
 pub fn announce_outside_ci(what: &str, reason: &str) {
     assert!(!is_ci(), "{what} must not be skipped in CI: {reason}");
     announce(what, reason);

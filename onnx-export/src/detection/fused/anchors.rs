@@ -1,11 +1,11 @@
-//! Reference boxes that deltas are relative to: the default boxes of SSD as a table of constants, and anchors
-//! of a feature pyramid, computed in the graph from their indices.
+//! Boxes that box deltas are relative to: the default boxes of SSD, which are a constant table, and
+//! the anchors of a feature pyramid, which the graph computes from anchor indices.
 
 use crate::architecture::{Anchors, DefaultBoxes};
 use crate::error::BuildError;
 use crate::graph::{Graph, Value};
 
-/// The anchors of one level for a location at (0, 0): x1, y1, x2, y2 in pixels.
+/// The anchors of one level for the location (0, 0), as x1, y1, x2, y2 in pixels of the image.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Cells(Vec<[f32; 4]>);
 
@@ -31,7 +31,7 @@ impl Cells {
     }
 }
 
-/// The values from whose sizes the locations of a level's anchors are computed.
+/// A level and the image, whose heights and widths determine the locations of the level's anchors.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LevelGrid {
     /// Output of the level, `[1, C, h, w]`.
@@ -40,9 +40,10 @@ pub(super) struct LevelGrid {
     pub(super) images: Value,
 }
 
-/// Returns the anchors `[K, 4]` of a level (x1, y1, x2, y2 in pixels) that have the given `indices`
-/// `[K] i64`. Indices count anchors row by row, location by location, then in the order of `cells`. The
-/// stride is the image's size divided by the map's, rounded down to whole pixels.
+/// Returns the anchors `[K, 4]` (x1, y1, x2, y2 in pixels) of a level that have the given `indices`
+/// `[K] i64`. Indices count the anchors of a location in the order of `cells`, and the locations
+/// row by row. The distance between locations is the size of the padded image divided by the size
+/// of the level's map, rounded down to whole pixels.
 ///
 /// Source: torchvision's `anchor_utils.py`, `AnchorGenerator.grid_anchors`.
 pub(super) fn anchors_at(
@@ -70,9 +71,9 @@ pub(super) fn anchors_at(
     g.add(corners, cells)
 }
 
-/// Returns SSD's default boxes (x1, y1, x2, y2 in pixels) for feature maps of the sizes `grids` (width,
-/// height) and an image of `size` (width, height): map by map, row by row, and all boxes of a location in
-/// sequence.
+/// Returns the default boxes of SSD (x1, y1, x2, y2 in pixels of the image) for an image of `size`
+/// (width, height) and feature maps of the sizes `grids` (width, height). The boxes are ordered by
+/// map, then by row, then by column; the boxes of one location follow each other.
 ///
 /// Source: torchvision's `anchor_utils.py`, `DefaultBoxGenerator` without `steps`.
 pub(super) fn default_boxes(
@@ -100,8 +101,9 @@ pub(super) fn default_boxes(
     table
 }
 
-/// Returns the width and height of each default box of one level, as fractions of the image's. They are
-/// computed in f64 and clipped to 0..=1 in f32, as torchvision does.
+/// Returns the width and height of each default box of level `level`, as fractions of the width and
+/// height of the image. The fractions are computed in f64 and clipped to 0..=1 in f32, as
+/// torchvision does.
 fn shapes(boxes: &DefaultBoxes, level: usize) -> Vec<[f32; 2]> {
     let levels = boxes.aspect_ratios.len();
     let range = boxes.max_ratio - boxes.min_ratio;

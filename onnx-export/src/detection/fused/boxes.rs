@@ -1,21 +1,22 @@
-//! Arithmetic of boxes `[..., 4]` (x1, y1, x2, y2 in pixels) in torchvision's order of operations.
+//! Decoding, clipping and filtering of boxes `[..., 4]` (x1, y1, x2, y2 in pixels) in torchvision's
+//! order of operations.
 
 use crate::error::BuildError;
 use crate::graph::{Graph, Value};
 
-/// Upper limit of the deltas dw and dh, ln(1000 / 16): a decoded box is at most 62.5 times as wide or high as
-/// its reference.
+/// Upper limit of the deltas dw and dh, ln(1000 / 16): a decoded box is at most 62.5 times as wide
+/// or high as the box that the deltas are relative to.
 const MAX_LOG_SCALE: f32 = 4.135_166_6;
 
-/// Splits boxes into their upper left and lower right corners, or deltas into dx, dy and dw, dh: `[..., 2]`
-/// each.
+/// Splits the last axis of `boxes` `[..., 4]` into halves `[..., 2]`: the upper left and lower
+/// right corners of boxes, or dx, dy and dw, dh of box deltas.
 pub(super) fn halves(g: &mut Graph, boxes: Value) -> Result<[Value; 2], BuildError> {
     let last = g.shape(boxes).len().saturating_sub(1);
     Ok([g.slice(boxes, last, 0..2)?, g.slice(boxes, last, 2..4)?])
 }
 
-/// Returns the boxes `[..., 4]` that `deltas` `[..., 4]` (dx, dy, dw, dh, each divided by its weight)
-/// describe relative to the boxes `references` `[N, 4]`.
+/// Decodes `deltas` `[..., 4]` (dx, dy, dw, dh), which are first divided by `weights` and are
+/// relative to the boxes `references` `[N, 4]`. Returns boxes `[..., 4]`.
 ///
 /// Source: torchvision's `models/detection/_utils.py`, `BoxCoder.decode_single`.
 pub(super) fn decode(
@@ -30,7 +31,7 @@ pub(super) fn decode(
     let to_center = g.mul(size, half)?;
     let center = g.add(upper, to_center)?;
     let [mut shift, mut scale] = halves(g, deltas)?;
-    // Division by 1 would only add nodes.
+    // Weights of 1 change nothing, so the division nodes are left out.
     if weights != [1.0; 4] {
         let divisors = weights.as_chunks::<2>().0;
         let [by, of] = [0, 1].map(|i| g.table("box_weights", &[2], divisors[i].to_vec()));
@@ -59,8 +60,8 @@ pub(super) fn clip(g: &mut Graph, boxes: Value, limits: Value) -> Result<Value, 
     g.min(boxes, limits)
 }
 
-/// Returns `scores` `[...]` of `boxes` `[..., 4]`, replaced by -1 for every box that has a side shorter than
-/// `least` pixels.
+/// Returns the `scores` `[...]` of `boxes` `[..., 4]` with -1 in place of the score of every box
+/// that has a side shorter than `least` pixels.
 ///
 /// Source: torchvision's `ops/boxes.py:remove_small_boxes`.
 pub(super) fn without_small(

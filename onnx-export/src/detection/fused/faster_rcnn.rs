@@ -1,8 +1,10 @@
-//! Faster R-CNN: region proposals of every level, pooled from the feature map that suits their size, and the
-//! boxes of the second stage.
+//! Faster R-CNN with postprocessing: selects region proposals on every level, assigns each to the
+//! feature map that suits its size, and selects the detections from the outputs of the second
+//! stage.
 //!
-//! Source: torchvision's `models/detection/selection.py`, `RegionProposalNetwork.filter_proposals`;
-//! `ops/poolers.py`, `LevelMapper`; `models/detection/roi_heads.py`, `RoIHeads.postprocess_detections`.
+//! Source: torchvision's `models/detection/rpn.py`, `RegionProposalNetwork.filter_proposals`;
+//! `ops/poolers.py`, `LevelMapper`; `models/detection/roi_heads.py`,
+//! `RoIHeads.postprocess_detections`.
 
 use super::super::faster_rcnn::{Proposals, RegionMap, classify, proposals};
 use super::anchors::{Cells, LevelGrid, anchors_at};
@@ -14,13 +16,14 @@ use crate::error::{BuildError, argument};
 use crate::graph::ops::{NonMaxSuppression, Regions};
 use crate::graph::{Graph, Scope, Value};
 
-/// Shortest side of a proposal, in pixels of the resized image.
+/// Minimum side of a region proposal, in pixels of the resized image. Smaller proposals are
+/// removed.
 const MIN_PROPOSAL: f32 = 1e-3;
-/// Shortest side of a detection, in pixels of the resized image.
+/// Minimum side of a detected box, in pixels of the resized image. Smaller boxes are removed.
 const MIN_DETECTION: f32 = 1e-2;
 
-/// Adds both stages, the selection of proposals between them, and the postprocessing, and returns the
-/// detections.
+/// Adds the first stage, the selection of region proposals, the second stage and the
+/// postprocessing, and returns the detections.
 pub(super) fn detect(
     g: &mut Graph,
     root: &Scope<'_>,
@@ -46,7 +49,7 @@ pub(super) fn detect(
     let scores = g.transpose(scores, &[1, 0])?;
     let deltas = g.reshape(deltas, &[0, num_classes as i64, 4], "")?;
     let deltas = g.transpose(deltas, &[1, 0, 2])?;
-    // Class 0 is the background.
+    // Class 0 is the background, which is never a detection.
     let scores = g.slice(scores, 0, 1..num_classes)?;
     let deltas = g.slice(deltas, 0, 1..num_classes)?;
     let boxes = decode(g, deltas, sorted.proposals, options.box_weights)?;
@@ -110,24 +113,27 @@ fn propose(
     Ok(by_class(g, candidates, levels.len(), config, "proposals")?.boxes)
 }
 
-/// Returns the threshold with which `NonMaxSuppression`, which compares with `>`, keeps scores of at least
-/// `least` but never -1, the score of removed boxes.
+/// Returns the score threshold for `NonMaxSuppression`, which keeps scores above its threshold,
+/// such that scores of at least `least` are kept. The score -1 of removed boxes is never kept.
 fn at_least(least: f32) -> f32 {
     if least > 0.0 { least.next_down() } else { -0.5 }
 }
 
-/// Proposals grouped by the feature map from which they are pooled.
+/// Region proposals, grouped by the feature map from which they are pooled.
 struct Sorted {
-    /// Regions to pool from each feature map.
+    /// Regions to pool from each feature map, one element per map.
     regions: Vec<Regions>,
-    /// All proposals `[R, 4]`, in the order of the feature maps.
+    /// All proposals `[R, 4]`: first those that are pooled from the first feature map, then those
+    /// of the second map, and so on.
     proposals: Value,
 }
 
-/// Groups `proposals` `[R, 4]` by the feature map that suits their size; `strides` are those of the maps.
+/// Groups `proposals` `[R, 4]` by the feature map that suits their size. `strides` are the strides
+/// of the feature maps in pixels, each twice the one before.
 ///
-/// The level of a box is `floor(4 + log2(side / 224) + 1e-6)`, where `side` is the square root of its area.
-/// ONNX has no `log2`, so `side` is compared with the lengths at which the level rises by one.
+/// A box with sides of geometric mean `side` belongs to the map of stride 2^k with k =
+/// `floor(4 + log2(side / 224) + 1e-6)`, or to the closest stride if no map has this one. ONNX has
+/// no `log2`, so `side` is compared with the lengths at which k rises by one.
 fn by_level(g: &mut Graph, proposals: Value, strides: &[u32]) -> Result<Sorted, BuildError> {
     let none = g.whole(0);
     let rises = strides.iter().skip(1).map(|stride| {

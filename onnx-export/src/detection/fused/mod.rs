@@ -1,13 +1,14 @@
-//! Detectors as one graph of standard operators that includes the postprocessing. They are for runtimes
-//! without native postprocessing, and process one image per run.
+//! Detectors as one graph of standard ONNX operators that includes the postprocessing. The graphs
+//! are for runtimes without native postprocessing, and process one image per run.
 //!
-//! The order of operations is torchvision's: the top candidates by score first, then decoding of their
-//! boxes, then suppression. ONNX's `TopK` and `NonMaxSuppression` prefer the lower index among equal
-//! scores and compare overlaps with a strict `>`, as torchvision does.
+//! The order of operations is torchvision's: the candidates of highest score are selected first,
+//! their boxes are decoded next, and suppression comes last. As in torchvision, `TopK` and
+//! `NonMaxSuppression` prefer the lower index among equal scores, and a box is suppressed if its
+//! overlap is strictly above the threshold.
 //!
-//! Two steps of torchvision are left out: the removal of values that are not finite, and the offset between
-//! the boxes of different classes, which torchvision adds for small box counts and which changes results only
-//! by rounding.
+//! Two steps of torchvision are left out. Values that are not finite are not removed. The boxes of
+//! different classes are not moved apart before suppression, which torchvision does for small box
+//! counts and which changes results only by rounding.
 
 mod anchors;
 mod boxes;
@@ -26,43 +27,50 @@ use crate::graph::{Dim, Element, Graph, Scope, Value};
 /// Thresholds are `f64` because torchvision's are: 0.55 rounds to a different value in `f32`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FusedOptions {
-    /// Detections must score above this, 0 to 1.
+    /// Minimum score of a detection, exclusive, 0 to 1.
     pub score_threshold: f64,
-    /// The lower-scoring of two boxes of one class is suppressed if their overlap (`IoU`) exceeds this, 0 to 1.
+    /// Maximum overlap (`IoU`) of two detections of one class, 0 to 1. If the overlap of two boxes
+    /// is above this, the box with the lower score is suppressed.
     pub iou_threshold: f64,
-    /// Maximum number of detections.
+    /// Maximum number of detections per image.
     pub max_detections: usize,
-    /// Number of best-scored boxes per level (`RetinaNet`) or class (`SSDlite`) that enter suppression. `None` keeps
-    /// all of them. Faster R-CNN ignores it.
+    /// Number of candidates with the highest scores that enter suppression: pairs of an anchor and
+    /// a class on each level for `RetinaNet`, boxes of each class for `SSDlite`. `None` keeps all
+    /// candidates. Faster R-CNN ignores this field.
     pub topk_candidates: Option<usize>,
-    /// Divisors of the predicted box offsets (x, y, width, height).
-    /// Source: `torchvision.models.detection._utils.BoxCoder`.
+    /// Divisors of the predicted box deltas dx, dy, dw, dh. Source:
+    /// `torchvision.models.detection._utils.BoxCoder`.
     pub box_weights: [f32; 4],
-    /// Selection of region proposals; Faster R-CNN requires it, other heads ignore it.
+    /// How region proposals are selected. Faster R-CNN requires this; for other heads it is ignored
+    /// and may be `None`.
     pub proposals: Option<ProposalOptions>,
-    /// Width and height of the input in pixels; `SSDlite` requires it, other heads ignore it.
+    /// Width and height of the input in pixels. `SSDlite` requires this; for other heads it is
+    /// ignored and may be `None`, because the size of their input is dynamic.
     pub fixed_size: Option<[u32; 2]>,
 }
 
 /// Limits and thresholds for the selection of region proposals. Source: `torchvision.models.detection.rpn`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProposalOptions {
-    /// Number of best-scored anchors per level that enter suppression.
+    /// Number of anchors with the highest objectness scores that enter suppression, per level.
     pub pre_nms_top_n: usize,
-    /// Maximum number of proposals.
+    /// Maximum number of proposals that remain after suppression, for all levels together.
     pub post_nms_top_n: usize,
-    /// The lower-scoring of two proposals of one level is suppressed if their overlap (`IoU`) exceeds this.
+    /// Maximum overlap (`IoU`) of two proposals of one level, 0 to 1. If the overlap of two
+    /// proposals is above this, the proposal with the lower score is suppressed.
     pub iou_threshold: f64,
-    /// Proposals must score at least this.
+    /// Minimum objectness score of a proposal, inclusive, 0 to 1.
     pub score_threshold: f64,
 }
 
-/// The input of a detector, as values of the graph.
+/// The image that a detector reads, and the size to which boxes are clipped, as values of the
+/// graph.
 #[derive(Debug, Clone, Copy)]
 struct Image {
-    /// Padded image, `[1, 3, H, W] f32`.
+    /// Normalized image `[1, 3, H, W] f32`, padded if its size is dynamic.
     images: Value,
-    /// Width, height, width, height of the resized image before padding, `[4] f32`.
+    /// Limits of x1, y1, x2, y2 in pixels: width, height, width, height of the resized image before
+    /// padding, `[4] f32`.
     limits: Value,
 }
 
@@ -72,18 +80,19 @@ struct Fused<'a, H> {
     options: &'a FusedOptions,
 }
 
-/// Boxes before suppression, in pixels of the resized image.
+/// Boxes before suppression, as x1, y1, x2, y2 in pixels of the resized image.
 #[derive(Debug, Clone, Copy)]
 struct Candidates {
     /// Boxes `[N, 4] f32`.
     boxes: Value,
     /// Scores `[N] f32`.
     scores: Value,
-    /// Classes `[N] i64`; a box only suppresses boxes of its own class.
+    /// Class of each box, `[N] i64`; for region proposals, the level of the box. A box suppresses
+    /// only boxes of its own class.
     classes: Value,
 }
 
-/// Boxes after suppression, highest score first.
+/// Boxes after suppression, as x1, y1, x2, y2 in pixels of the resized image, highest score first.
 #[derive(Debug, Clone, Copy)]
 struct Detections {
     /// Boxes `[D, 4] f32`.
@@ -94,8 +103,8 @@ struct Detections {
     scores: Value,
 }
 
-/// Adds the whole network: the input `images` (and `image_size`), the detector, and the outputs `boxes`,
-/// `labels` and `scores`.
+/// Adds the whole network: the input `images`, the input `image_size` if the size of the input is
+/// dynamic, the detector, and the outputs `boxes`, `labels` and `scores`.
 ///
 /// # Errors
 /// [`BuildError::Argument`] if the head is not a detection head, or if `options` lacks a value that the head
@@ -147,7 +156,8 @@ pub(crate) fn fused(
     Ok(())
 }
 
-/// Adds the inputs of a detector for padded images of any size.
+/// Adds the inputs `images` and `image_size` of a detector whose input has a dynamic size and may
+/// be padded.
 fn padded_image(g: &mut Graph) -> Result<Image, BuildError> {
     let [height, width] = ["height", "width"].map(|axis| g.axis(axis));
     let shape = vec![Dim::Fixed(1), Dim::Fixed(3), height, width];
@@ -159,7 +169,8 @@ fn padded_image(g: &mut Graph) -> Result<Image, BuildError> {
     Ok(Image { images, limits })
 }
 
-/// Adds the input of a detector for images of one size without padding.
+/// Adds the input `images` of a detector whose input has the fixed `size` (width, height in pixels)
+/// and is not padded.
 fn fixed_image(g: &mut Graph, size: [u32; 2]) -> Image {
     let [width, height] = size;
     let [down, across] = [height, width].map(|side| Dim::Fixed(side as usize));
@@ -170,8 +181,9 @@ fn fixed_image(g: &mut Graph, size: [u32; 2]) -> Image {
     Image { images, limits }
 }
 
-/// Reshapes a level's output `[1, A * columns, h, w]` to one row per anchor, `[h * w * A, columns]`: location
-/// by location, each with its A anchors.
+/// Reshapes the output `map` `[1, A * columns, h, w]` of level `level` to one row per anchor,
+/// `[h * w * A, columns]`. The A rows of a location follow each other, and locations are ordered
+/// row by row.
 fn rows(g: &mut Graph, map: Value, columns: usize, level: usize) -> Result<Value, BuildError> {
     let anchors = (g.channels(map)? / columns) as i64;
     let columns = columns as i64;

@@ -1,5 +1,5 @@
-//! `RetinaNet` with postprocessing: the best-scored pairs of anchor and class of every level enter
-//! suppression.
+//! `RetinaNet` with postprocessing. The pairs of an anchor and a class with the highest scores of
+//! every level enter suppression.
 //!
 //! Source: torchvision's `models/detection/retinanet.py`, `RetinaNet.postprocess_detections`.
 
@@ -13,7 +13,7 @@ use crate::error::BuildError;
 use crate::graph::ops::NonMaxSuppression;
 use crate::graph::{Graph, Scope};
 
-/// Adds the network and its postprocessing, and returns the detections.
+/// Adds `RetinaNet` and its postprocessing, and returns the detections.
 pub(super) fn detect(
     g: &mut Graph,
     root: &Scope<'_>,

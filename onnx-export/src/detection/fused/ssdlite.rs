@@ -1,4 +1,5 @@
-//! `SSDlite` with postprocessing: the best-scored boxes of each class enter suppression.
+//! `SSDlite` with postprocessing. The boxes with the highest scores of each class enter
+//! suppression.
 //!
 //! Source: torchvision's `models/detection/ssd.py`, `SSD.postprocess_detections`.
 
@@ -12,7 +13,8 @@ use crate::error::BuildError;
 use crate::graph::ops::NonMaxSuppression;
 use crate::graph::{Dim, Graph, Scope};
 
-/// Adds the network and its postprocessing, and returns the detections. The size of `image` must be fixed.
+/// Adds `SSDlite` and its postprocessing, and returns the detections. The height and width of
+/// `image` must be fixed.
 pub(super) fn detect(
     g: &mut Graph,
     root: &Scope<'_>,
@@ -42,7 +44,7 @@ pub(super) fn detect(
     let boxes = clip(g, boxes, image.limits)?;
     let scores = g.softmax(logits);
     let scores = g.transpose(scores, &[1, 0])?;
-    // Class 0 is the background.
+    // Class 0 is the background, which is never a detection.
     let scores = g.slice(scores, 0, 1..num_classes)?;
     let most = options.topk_candidates.unwrap_or(usize::MAX);
     let [scores, indices] = g.top_k(scores, most, "candidates")?;

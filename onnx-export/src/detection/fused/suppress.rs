@@ -1,12 +1,13 @@
-//! Suppression within each class, and selection of the best-scored boxes that remain.
+//! Suppression of boxes within each class, and selection of the remaining boxes with the highest
+//! scores.
 
 use super::{Candidates, Detections};
 use crate::error::BuildError;
 use crate::graph::ops::NonMaxSuppression;
 use crate::graph::{Dim, Graph, Value};
 
-/// Returns the largest f32 that is not above `threshold`. An f32 value exceeds it exactly if it exceeds the
-/// f64 `threshold`, which is torchvision's comparison.
+/// Returns the largest f32 that is not above `threshold`. Comparing f32 overlaps with the returned
+/// value (`>`) has the same result as comparing them with the f64 `threshold`, as torchvision does.
 pub(super) fn not_above(threshold: f64) -> f32 {
     let near = threshold as f32;
     if f64::from(near) > threshold {
@@ -16,10 +17,11 @@ pub(super) fn not_above(threshold: f64) -> f32 {
     }
 }
 
-/// Adds suppression of `candidates` within each of `classes` classes, and returns the `config.most` boxes of
-/// highest score. Their number is the dynamic size called `count`.
+/// Adds suppression of `candidates` within each of `classes` classes, and returns the `config.most`
+/// boxes with the highest scores. The number of returned boxes is the dynamic size called `count`.
 ///
-/// In the other classes, a box has the score -1, which is below every threshold.
+/// `NonMaxSuppression` needs a score of every box for every class. For a class that is not its own,
+/// a box has the score -1, which is below every threshold.
 pub(super) fn by_class(
     g: &mut Graph,
     candidates: Candidates,
@@ -36,7 +38,7 @@ pub(super) fn by_class(
     let scores = add_first(g, scores)?;
     let boxes = add_first(g, candidates.boxes)?;
     let rows = g.non_max_suppression(boxes, scores, config, &format!("{count}_left"))?;
-    // Rows are batch, class, box.
+    // The columns of `rows` are batch, class and box index.
     let labels = column_of(g, rows, 1)?;
     let kept = Kept {
         boxes,
@@ -52,14 +54,14 @@ pub(super) fn by_class(
 pub(super) struct ClassBoxes {
     /// Boxes `[K, N, 4]`.
     pub(super) boxes: Value,
-    /// Scores `[K, N]` of `K` classes for `N` boxes.
+    /// Scores `[K, N]` of the N boxes of each class.
     pub(super) scores: Value,
     /// Label of the first of the K classes.
     pub(super) first_label: i64,
 }
 
-/// Adds suppression within each of the K classes and returns the `config.most` boxes of highest score. Their
-/// number is the dynamic size called `count`.
+/// Adds suppression within each of the K classes, and returns the `config.most` boxes with the
+/// highest scores. The number of returned boxes is the dynamic size called `count`.
 pub(super) fn by_batch(
     g: &mut Graph,
     classes: ClassBoxes,
@@ -71,8 +73,8 @@ pub(super) fn by_batch(
         scores,
         first_label,
     } = classes;
-    // `NonMaxSuppression` shares boxes between the classes of a batch element, so each class becomes a batch
-    // element with one class.
+    // In `NonMaxSuppression`, the classes of a batch element share its boxes. Here each class has
+    // boxes of its own, so each class becomes a batch element with one class.
     let [kinds, rest] = *g.shape(scores) else {
         return Err(g.shape_error("NonMaxSuppression", "", scores, "[K, N]"));
     };
@@ -99,20 +101,21 @@ pub(super) fn by_batch(
     best(g, kept, config.most, count)
 }
 
-/// The S boxes that suppression kept, as rows of indices into all boxes.
+/// The S boxes that suppression kept, as indices into all boxes and scores.
 #[derive(Debug, Clone, Copy)]
 struct Kept {
     /// All boxes before suppression, `[B, N, 4]`.
     boxes: Value,
     /// All scores before suppression, `[B, C, N]`.
     scores: Value,
-    /// Batch, class and box index of the kept boxes, `[S, 3] i64`.
+    /// Batch, class and box index of each kept box, `[S, 3] i64`.
     rows: Value,
     /// Labels of the kept boxes, `[S] i64`.
     labels: Value,
 }
 
-/// Returns the `most` kept boxes of highest score. Their number is the dynamic size called `count`.
+/// Returns the `most` kept boxes with the highest scores. The number of returned boxes is the
+/// dynamic size called `count`.
 fn best(g: &mut Graph, kept: Kept, most: usize, count: &str) -> Result<Detections, BuildError> {
     let scores = g.gather_nd(kept.scores, kept.rows)?;
     let batch = g.slice(kept.rows, 1, 0..1)?;
@@ -127,13 +130,13 @@ fn best(g: &mut Graph, kept: Kept, most: usize, count: &str) -> Result<Detection
     })
 }
 
-/// Returns column `column` of `[S, 3]` as `[S]`.
+/// Returns column `column` of `rows` `[S, 3]`, as `[S]`.
 fn column_of(g: &mut Graph, rows: Value, column: usize) -> Result<Value, BuildError> {
     let narrow = g.slice(rows, 1, column..column + 1)?;
     g.reshape(narrow, &[0], "")
 }
 
-/// Returns `x` `[...]` reshaped to `[1, ...]`. At most one axis of `x` may be dynamic.
+/// Returns `x` reshaped from `[...]` to `[1, ...]`. At most one axis of `x` may be dynamic.
 fn add_first(g: &mut Graph, x: Value) -> Result<Value, BuildError> {
     let shape = g.shape(x).to_vec();
     let mut name = String::new();

@@ -1,5 +1,5 @@
-//! Operators on two operands whose shapes broadcast as in `NumPy`: shapes are aligned at the last axis, and
-//! sizes are equal or 1 on one side.
+//! Operators on two operands whose shapes broadcast as in `NumPy`: shapes are aligned at the last
+//! axis, and on each axis the sizes are equal or one of them is 1.
 
 use super::super::{Dim, Element, Graph, Output, Shape, Value};
 use crate::error::BuildError;
@@ -17,7 +17,8 @@ impl Graph {
     /// Adds `Sub` of operands whose shapes broadcast.
     ///
     /// # Errors
-    /// As [`Graph::add`].
+    /// [`BuildError::Shape`] if the shapes do not broadcast, [`BuildError::Type`] if the data types
+    /// of `left` and `right` differ.
     pub fn sub(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
         self.binary("Sub", left, right)
     }
@@ -25,23 +26,27 @@ impl Graph {
     /// Adds `Mul` of operands whose shapes broadcast.
     ///
     /// # Errors
-    /// As [`Graph::add`].
+    /// [`BuildError::Shape`] if the shapes do not broadcast, [`BuildError::Type`] if the data types
+    /// of `left` and `right` differ.
     pub fn mul(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
         self.binary("Mul", left, right)
     }
 
-    /// Adds `Div` of operands whose shapes broadcast; i64 quotients are rounded towards zero.
+    /// Adds `Div` of `left` by `right`, whose shapes broadcast. Quotients of i64 operands are
+    /// rounded towards zero.
     ///
     /// # Errors
-    /// As [`Graph::add`].
+    /// [`BuildError::Shape`] if the shapes do not broadcast, [`BuildError::Type`] if the data types
+    /// of `left` and `right` differ.
     pub fn div(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
         self.binary("Div", left, right)
     }
 
-    /// Adds `Mod` of i64 operands whose shapes broadcast.
+    /// Adds `Mod` (remainder of `left` by `right`) of i64 operands whose shapes broadcast.
     ///
     /// # Errors
-    /// As [`Graph::add`], and [`BuildError::Type`] for operands of another data type than i64.
+    /// [`BuildError::Shape`] if the shapes do not broadcast, [`BuildError::Type`] if an operand is
+    /// not i64.
     pub fn modulo(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
         self.require_type("Mod", left, Element::I64)?;
         self.binary("Mod", left, right)
@@ -50,7 +55,8 @@ impl Graph {
     /// Adds `Min` of operands whose shapes broadcast.
     ///
     /// # Errors
-    /// As [`Graph::add`].
+    /// [`BuildError::Shape`] if the shapes do not broadcast, [`BuildError::Type`] if the data types
+    /// of `left` and `right` differ.
     pub fn min(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
         self.binary("Min", left, right)
     }
@@ -58,32 +64,37 @@ impl Graph {
     /// Adds `Max` of operands whose shapes broadcast.
     ///
     /// # Errors
-    /// As [`Graph::add`].
+    /// [`BuildError::Shape`] if the shapes do not broadcast, [`BuildError::Type`] if the data types
+    /// of `left` and `right` differ.
     pub fn max(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
         self.binary("Max", left, right)
     }
 
-    /// Adds `Equal` of operands whose shapes broadcast, with output of data type bool.
+    /// Adds `Equal` of operands whose shapes broadcast. The result has the data type bool.
     ///
     /// # Errors
-    /// As [`Graph::add`].
+    /// [`BuildError::Shape`] if the shapes do not broadcast, [`BuildError::Type`] if the data types
+    /// of `left` and `right` differ.
     pub fn equal(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
         self.compare("Equal", left, right)
     }
 
-    /// Adds `GreaterOrEqual` of operands whose shapes broadcast, with output of data type bool.
+    /// Adds `GreaterOrEqual` (`left >= right`) of operands whose shapes broadcast. The result has
+    /// the data type bool.
     ///
     /// # Errors
-    /// As [`Graph::add`].
+    /// [`BuildError::Shape`] if the shapes do not broadcast, [`BuildError::Type`] if the data types
+    /// of `left` and `right` differ.
     pub fn greater_or_equal(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
         self.compare("GreaterOrEqual", left, right)
     }
 
-    /// Adds `Where`: takes elements of `yes` where the bool `condition` is true and of `no` where it is
-    /// false. The three shapes must broadcast.
+    /// Adds `Where`, which selects elements of `yes` where `condition` is true, and of `no` where
+    /// it is false. The three shapes must broadcast.
     ///
     /// # Errors
-    /// As [`Graph::add`], and [`BuildError::Type`] for a condition of another data type than bool.
+    /// [`BuildError::Shape`] if the three shapes do not broadcast, [`BuildError::Type`] if the data
+    /// types of `yes` and `no` differ or `condition` is not bool.
     pub fn choose(&mut self, condition: Value, yes: Value, no: Value) -> Result<Value, BuildError> {
         let (scope, element) = (self.scope_of(yes), self.info(yes).element);
         self.require_type("Where", condition, Element::Bool)?;
@@ -123,8 +134,9 @@ impl Graph {
         Ok(self.node_of(op, &scope, vec![left, right], vec![output], vec![])[0])
     }
 
-    /// Returns the shape of the result of `op` in module `scope` on an operand of shape `left` and the
-    /// operand `right`, or an error if the shapes do not broadcast.
+    /// Returns the shape of the result of `op` in module `scope`, whose operands are a value of
+    /// shape `left` and the value `right`. Returns an error about `right` if the shapes do not
+    /// broadcast.
     fn broadcast(
         &self,
         op: &'static str,
@@ -145,7 +157,7 @@ impl Graph {
         });
         let shape: Option<Shape> = axes.collect();
         shape.ok_or_else(|| {
-            let expected = format!("a shape that broadcasts with {}", self.show_shape(left));
+            let expected = format!("broadcastable with {}", self.show_shape(left));
             self.shape_error(op, scope, right, expected)
         })
     }

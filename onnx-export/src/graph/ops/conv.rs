@@ -1,4 +1,4 @@
-//! `Conv`.
+//! The operator `Conv` with its attributes, weight and bias.
 
 use super::super::{Attr, Attrs, Dim, Graph, Scope, Value, Window};
 use super::{Extent, MAX_EXTENT, Nchw, attribute_error};
@@ -7,15 +7,15 @@ use crate::error::BuildError;
 /// Attributes of `Conv` with a square kernel and equal strides on both axes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv {
-    /// Output channels.
+    /// Number of output channels.
     pub out: usize,
-    /// Height and width of the kernel.
+    /// Height and width of the kernel, in elements.
     pub kernel: usize,
     /// Distance between neighboring positions of the kernel, in elements.
     pub stride: usize,
-    /// Distance between neighboring elements that the kernel reads (taps).
+    /// Distance between neighboring elements that the kernel reads (taps), in elements.
     pub dilation: usize,
-    /// Number of channel groups; in a depthwise convolution, the number of channels.
+    /// Number of channel groups; in a depthwise convolution, the number of input channels.
     pub groups: usize,
     /// How the border is padded with zeros.
     pub padding: Padding,
@@ -25,13 +25,13 @@ pub struct Conv {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Padding {
-    /// `(kernel - 1) / 2 * dilation` zeros on each side, which keep the size at stride 1. `kernel` must be
-    /// odd.
+    /// `(kernel - 1) / 2 * dilation` zeros on each side, so that the output has the size of the
+    /// input at stride 1. `kernel` must be odd.
     ///
     /// Source: torchvision's `ops/misc.py`, `ConvNormActivation`.
     Centered,
-    /// TensorFlow's `SAME`: the output size is `ceil(size / stride)`. If an odd number of zeros is needed,
-    /// the bottom or right side gets the extra one.
+    /// TensorFlow's `SAME`: as many zeros as an output size of `ceil(size / stride)` needs. If
+    /// their number is odd, the bottom or right side has one more than the opposite side.
     SameUpper,
     /// The given number of zeros on each side; 0 is no padding.
     Explicit(usize),
@@ -50,7 +50,8 @@ impl Conv {
         }
     }
 
-    /// Creates a depthwise convolution, one kernel for each of `channels`.
+    /// Creates a depthwise convolution with one `kernel` x `kernel` kernel for each of `channels`
+    /// channels, stride 1 and centered padding.
     pub fn depthwise(channels: usize, kernel: usize) -> Self {
         Self {
             groups: channels,
@@ -82,14 +83,15 @@ impl Conv {
         self.padding(Padding::SameUpper)
     }
 
-    /// Returns the weight's shape for an input of `channels` channels, `[out, channels / groups,
-    /// kernel, kernel]`. The second size is 0 for 0 groups, which [`Graph::conv`] rejects.
+    /// Returns the shape of the weight, `[out, channels / groups, kernel, kernel]`, for an input of
+    /// `channels` channels. The second size is 0 if `groups` is 0, which [`Graph::conv`] rejects.
     pub fn weight_shape(&self, channels: usize) -> [usize; 4] {
         let input = channels.checked_div(self.groups).unwrap_or(0);
         [self.out, input, self.kernel, self.kernel]
     }
 
-    /// Returns the distance from the kernel's first tap to its last. The attributes must have been checked.
+    /// Returns the distance in elements from the kernel's first tap to its last tap. `kernel` must
+    /// be at least 1, as `check` ensures.
     fn reach(&self) -> usize {
         self.dilation * (self.kernel - 1)
     }
@@ -106,7 +108,7 @@ impl Conv {
         }
     }
 
-    /// Checks the attributes for an input of `channels` channels.
+    /// Checks that the attributes are within their ranges and suit an input of `channels` channels.
     fn check(&self, scope: &str, channels: usize) -> Result<(), BuildError> {
         let op = "Conv";
         let positive = [
@@ -121,7 +123,7 @@ impl Conv {
         let divides = |n: usize| self.groups > 0 && n.is_multiple_of(self.groups);
         if !divides(channels) || !divides(self.out) || self.out == 0 {
             let expected = format!(
-                "a divisor of {channels} input channels and of {} output channels",
+                "a divisor of {channels} input channels and of {} (at least 1) output channels",
                 self.out
             );
             return Err(attribute_error(op, scope, group, expected));
@@ -129,7 +131,7 @@ impl Conv {
         match self.padding {
             Padding::Centered if self.kernel.is_multiple_of(2) => {
                 let kernel = Extent::new("kernel_shape", self.kernel);
-                let expected = "odd with centered padding";
+                let expected = "odd for centered padding";
                 Err(attribute_error(op, scope, kernel, expected))
             }
             Padding::Explicit(side) if side > MAX_EXTENT => {
@@ -147,8 +149,8 @@ impl Conv {
         let reach = self.reach();
         let border = match self.padding {
             Padding::Explicit(side) => pads(side),
-            // At stride 1 with an even number of zeros, `SAME` is the same as centered padding. It is written
-            // as `pads` then, which more optimizers understand than `auto_pad`.
+            // At stride 1, `SAME` with an even number of zeros equals centered padding. It is
+            // written as `pads`, which more optimizers understand than `auto_pad`.
             Padding::SameUpper if self.stride > 1 || !reach.is_multiple_of(2) => {
                 ("auto_pad", Attr::Text("SAME_UPPER"))
             }
@@ -164,24 +166,24 @@ impl Conv {
     }
 }
 
-/// The elements of a convolution's weight and bias.
+/// The elements of the weight and bias of a convolution.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConvData {
     /// Weight `[out, channels / groups, kernel, kernel]` in C order.
     pub weight: Vec<f32>,
-    /// Bias `[out]`; `None` for a convolution without one.
+    /// Bias `[out]`. `None` if the convolution has no bias.
     pub bias: Option<Vec<f32>>,
 }
 
 impl ConvData {
-    /// Creates the data of a convolution with a bias.
+    /// Creates the data of a convolution that has a bias.
     pub fn new(weight: Vec<f32>, bias: Vec<f32>) -> Self {
         let bias = Some(bias);
         Self { weight, bias }
     }
 }
 
-/// Weight and bias of a convolution, as constants of the graph that several nodes may read.
+/// Weight and bias of a convolution as constants of the graph, which several nodes may read.
 #[derive(Debug, Clone, Copy)]
 pub struct ConvWeights {
     weight: Value,
@@ -189,13 +191,14 @@ pub struct ConvWeights {
 }
 
 impl Graph {
-    /// Adds `Conv` of `[N, C, H, W]` with a weight and a bias of its own, named after `scope`. The output
-    /// is `[N, conv.out, h, w]`.
+    /// Adds `Conv` of `x` `[N, C, H, W]` with the weight and bias in `data`, which become constants
+    /// named after `scope`. The output is `[N, conv.out, h, w]`.
     ///
     /// # Errors
-    /// [`BuildError::Attribute`] for an attribute of 0, groups that do not divide the channels, or an
-    /// even kernel with centered padding. [`BuildError::Shape`] if `x` is not `[N, C, H, W]`, is smaller
-    /// than the kernel, or `data` does not fill the weight's shape.
+    /// [`BuildError::Attribute`] if an attribute is 0 or too large, `groups` does not divide the
+    /// channels, or the kernel is even with centered padding. [`BuildError::Shape`] if `x` is not
+    /// `[N, C, H, W]` with a fixed C, if its padded height or width is smaller than the kernel, or
+    /// if `data` does not fill the shapes of weight and bias.
     pub fn conv(
         &mut self,
         scope: &Scope<'_>,
@@ -213,7 +216,9 @@ impl Graph {
     /// `<path>.weight` and `<path>.bias`.
     ///
     /// # Errors
-    /// As [`Graph::conv`].
+    /// [`BuildError::Attribute`] if an attribute is 0 or too large, `groups` does not divide the
+    /// channels, or the kernel is even with centered padding. [`BuildError::Shape`] if `data` does
+    /// not fill the shapes of weight and bias.
     pub fn conv_weights(
         &mut self,
         path: &str,
@@ -232,11 +237,14 @@ impl Graph {
         Ok(ConvWeights { weight, bias })
     }
 
-    /// Adds `Conv` with weights that are in the graph already. The node is named after the module `path`.
+    /// Adds `Conv` of `x` `[N, C, H, W]` with `weights` that are in the graph already. The node is
+    /// named after the module `path`.
     ///
     /// # Errors
-    /// As [`Graph::conv`], and [`BuildError::Shape`] if the shape of the weights is not
-    /// [`Conv::weight_shape`].
+    /// [`BuildError::Attribute`] if an attribute is 0 or too large, `groups` does not divide the
+    /// channels, or the kernel is even with centered padding. [`BuildError::Shape`] if `x` is not
+    /// `[N, C, H, W]` with a fixed C, if its padded height or width is smaller than the kernel, or
+    /// if the shape of the weight is not [`Conv::weight_shape`].
     pub fn conv_with(
         &mut self,
         path: &str,
@@ -257,7 +265,10 @@ impl Graph {
             return Err(self.shape_error("Conv", path, weights.weight, expected));
         }
         let Some([height, width]) = self.slide_both([height, width], conv.window()) else {
-            let expected = format!("[N, C, H, W] with sides of at least {}", conv.reach() + 1);
+            let expected = format!(
+                "[N, C, H, W] with padded sides of at least {}",
+                conv.reach() + 1
+            );
             return Err(self.shape_error("Conv", path, x, expected));
         };
         let shape = vec![batch, Dim::Fixed(conv.out), height, width];
@@ -266,8 +277,8 @@ impl Graph {
         Ok(self.node("Conv", path, inputs, shape, conv.attrs()))
     }
 
-    /// Adds a weight of `op` as a constant called `name`, with the elements `data` in C order. Returns an
-    /// error if `data` does not fill `shape`.
+    /// Adds a constant for the operator `op`, called `name`, of shape `shape`, with the elements
+    /// `data` in C order. Returns an error if `data` does not fill `shape`.
     pub(super) fn weight(
         &mut self,
         op: &'static str,
@@ -283,15 +294,15 @@ impl Graph {
                 op,
                 scope: scope.to_owned(),
                 operand: operand.to_owned(),
-                expected: format!("of shape {shape:?}"),
+                expected: format!("{shape:?}"),
                 got: format!("{} elements", data.len()),
             });
         }
         Ok(self.table(name, shape, data))
     }
 
-    /// Returns the output height and width of `window` on a map with `sides` (height, width). `None` if a
-    /// fixed side with its padding is shorter than the window.
+    /// Returns the height and width of the output of `window` on a feature map with `sides`
+    /// (height, width). `None` if a fixed side with its padding is shorter than the window.
     pub(super) fn slide_both(&mut self, sides: [Dim; 2], window: Window) -> Option<[Dim; 2]> {
         let [height, width] = sides;
         Some([

@@ -6,24 +6,25 @@ use crate::error::BuildError;
 use crate::proto::{FLOAT, INT64};
 
 impl Graph {
-    /// Adds `Relu`, any shape.
+    /// Adds `Relu` of `x`, which may have any shape.
     pub fn relu(&mut self, x: Value) -> Value {
         self.elementwise("Relu", x, vec![])
     }
 
-    /// Adds `Clip` to `low..=high`, any shape.
+    /// Adds `Clip` of `x` to the range `low..=high`. `x` may have any shape.
     pub fn clip(&mut self, x: Value, low: f32, high: f32) -> Value {
         let bounds = [self.scalar(low), self.scalar(high)];
         let (scope, shape) = (self.scope_of(x), self.shape(x).to_vec());
         self.node("Clip", &scope, vec![x, bounds[0], bounds[1]], shape, vec![])
     }
 
-    /// Adds `Sigmoid`, any shape.
+    /// Adds `Sigmoid` of `x`, which may have any shape.
     pub fn sigmoid(&mut self, x: Value) -> Value {
         self.elementwise("Sigmoid", x, vec![])
     }
 
-    /// Adds `HardSigmoid` with torch's slope, `clip(x / 6 + 1/2, 0, 1)`, any shape.
+    /// Adds `HardSigmoid` of `x`, which may have any shape, with torch's slope:
+    /// `clip(x / 6 + 1/2, 0, 1)`.
     pub fn hard_sigmoid(&mut self, x: Value) -> Value {
         let attrs = vec![
             ("alpha", Attr::Float(1.0 / 6.0)),
@@ -32,45 +33,45 @@ impl Graph {
         self.elementwise("HardSigmoid", x, attrs)
     }
 
-    /// Adds `Exp`, any shape.
+    /// Adds `Exp`, the exponential function, of `x`, which may have any shape.
     pub fn exp(&mut self, x: Value) -> Value {
         self.elementwise("Exp", x, vec![])
     }
 
-    /// Adds `Sqrt`, any shape.
+    /// Adds `Sqrt` of `x`, which may have any shape.
     pub fn sqrt(&mut self, x: Value) -> Value {
         self.elementwise("Sqrt", x, vec![])
     }
 
-    /// Adds `Erf`, the Gauss error function, any shape.
+    /// Adds `Erf`, the Gauss error function, of `x`, which may have any shape.
     pub fn erf(&mut self, x: Value) -> Value {
         self.elementwise("Erf", x, vec![])
     }
 
-    /// Adds `Softmax` over the last axis, any shape.
+    /// Adds `Softmax` over the last axis of `x`, which may have any shape.
     pub fn softmax(&mut self, x: Value) -> Value {
         self.elementwise("Softmax", x, vec![("axis", Attr::Int(-1))])
     }
 
-    /// Adds `Cast` to f32, any shape.
+    /// Adds `Cast` of `x` to f32. `x` may have any shape.
     pub fn to_f32(&mut self, x: Value) -> Value {
         self.cast(x, Element::F32, FLOAT)
     }
 
-    /// Adds `Cast` to i64, any shape.
+    /// Adds `Cast` of `x` to i64. `x` may have any shape.
     pub fn to_i64(&mut self, x: Value) -> Value {
         self.cast(x, Element::I64, INT64)
     }
 
-    /// Adds `ReduceMean` of `[N, C, H, W]` over the pixels, with output `[N, C, 1, 1]`.
+    /// Adds `ReduceMean` of `x` `[N, C, H, W]` over the pixels, with output `[N, C, 1, 1]`.
     ///
-    /// `GlobalAveragePool` is not used: ONNX Runtime sums its pixels one by one in a blocked layout. The
-    /// gates of squeeze-and-excitation amplify the rounding errors until the logits of a MobileNetV3-Large
-    /// differ from torch's by 1.5e-4 of their standard deviation. `ReduceMean` takes the same time and
-    /// differs by 5e-5.
+    /// `GlobalAveragePool` would be less precise, because ONNX Runtime then sums the pixels one by
+    /// one in a blocked layout. The gates of squeeze-and-excitation amplify these rounding errors
+    /// until the logits of a MobileNetV3-Large differ from those of torch by 1.5e-4 of their
+    /// standard deviation. With `ReduceMean`, which takes the same time, the logits differ by 5e-5.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if `x` is not `[N, C, H, W]`.
+    /// [`BuildError::Shape`] if `x` is not `[N, C, H, W]` with a fixed C.
     pub fn mean_pixels(&mut self, x: Value) -> Result<Value, BuildError> {
         let Nchw {
             batch, channels, ..
@@ -80,7 +81,7 @@ impl Graph {
         Ok(self.reduce_mean(x, &[2, 3], shape))
     }
 
-    /// Adds `ReduceMean` over the last axis, whose size becomes 1.
+    /// Adds `ReduceMean` over the last axis of `x`. The axis remains with size 1.
     ///
     /// # Errors
     /// [`BuildError::Shape`] if `x` is a scalar.
@@ -93,7 +94,7 @@ impl Graph {
         Ok(self.reduce_mean(x, &[-1], shape))
     }
 
-    /// Adds `ReduceSum` over the last axis, which is removed.
+    /// Adds `ReduceSum` over the last axis of `x`. The axis is removed.
     ///
     /// # Errors
     /// [`BuildError::Shape`] if `x` is a scalar.
@@ -112,7 +113,8 @@ impl Graph {
         let scope = self.scope_of(x);
         let mut attrs = vec![("keepdims", Attr::Int(1))];
         let mut inputs = vec![x];
-        // The axes became an operand in opset 18.
+        // Up to opset 17, the axes of `ReduceMean` are an attribute; from opset 18 on, they are an
+        // operand.
         if self.opset < 18 {
             attrs.push(("axes", Attr::Ints(axes.to_vec())));
         } else {

@@ -1,14 +1,15 @@
-//! `Concat` over channels, the last axis, or the first axis.
+//! The operator `Concat` over channels, the last axis, or the first axis.
 
 use super::super::{Attr, Dim, Graph, Output, Value};
 use crate::error::BuildError;
 
 impl Graph {
-    /// Adds `Concat` of `[N, C, H, W]` values over the channels. The node is named after the module `scope`.
+    /// Adds `Concat` of `xs`, each `[N, C, H, W]`, over the channels. The node is named after the
+    /// module `scope`.
     ///
     /// # Errors
-    /// [`BuildError::NoOperands`] if `xs` is empty, [`BuildError::Shape`] if a value differs from the first
-    /// in another axis than the channels.
+    /// [`BuildError::NoOperands`] if `xs` is empty, [`BuildError::Shape`] if a value is not
+    /// `[N, C, H, W]` with a fixed C, or if its N, H or W differs from that of the first value.
     pub fn concat_channels(&mut self, scope: &str, xs: &[Value]) -> Result<Value, BuildError> {
         let [first, ..] = xs else {
             return Err(no_operands(scope));
@@ -20,7 +21,10 @@ impl Graph {
             let channels = own.channels;
             sizes.channels = channels;
             if own != sizes {
-                let expected = self.show_shape(self.shape(*first));
+                let expected = format!(
+                    "{} except for the channel count",
+                    self.show_shape(self.shape(*first))
+                );
                 return Err(self.shape_error("Concat", scope, *x, expected));
             }
             total += channels;
@@ -30,11 +34,12 @@ impl Graph {
         Ok(self.node("Concat", scope, xs.to_vec(), shape, attrs))
     }
 
-    /// Adds `Concat` of two values over the last axis, whose size must be fixed in both.
+    /// Adds `Concat` of `left` and `right` over the last axis, whose size must be fixed in both
+    /// operands.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if the values differ in another axis, [`BuildError::Type`] if their data
-    /// types differ.
+    /// [`BuildError::Shape`] if the sizes of another axis differ, or if a last axis is dynamic or
+    /// missing. [`BuildError::Type`] if the data types of `left` and `right` differ.
     pub fn concat_last(&mut self, left: Value, right: Value) -> Result<Value, BuildError> {
         let scope = self.scope_of(left);
         self.require_type("Concat", right, self.info(left).element)?;
@@ -47,7 +52,10 @@ impl Graph {
                 [rest, vec![Dim::Fixed(l + r)]].concat()
             }
             _ => {
-                let expected = self.show_shape(self.shape(left));
+                let expected = format!(
+                    "{} except for the last axis, which must be fixed in both operands",
+                    self.show_shape(self.shape(left))
+                );
                 return Err(self.shape_error("Concat", &scope, right, expected));
             }
         };
@@ -56,12 +64,14 @@ impl Graph {
         Ok(self.node_of("Concat", &scope, vec![left, right], vec![output], attrs)[0])
     }
 
-    /// Adds `Concat` of `xs` over the first axis; if `xs` has one value, returns that value. If the first
-    /// axis of a value is dynamic, that of the result is the dynamic size called `total`.
+    /// Adds `Concat` of `xs` over the first axis. Returns the value itself if `xs` has only one. If
+    /// the first axis of a value is dynamic, the first axis of the result is the dynamic size
+    /// called `total`.
     ///
     /// # Errors
-    /// [`BuildError::NoOperands`] if `xs` is empty, [`BuildError::Shape`] for a scalar or if a value differs
-    /// from the first in another axis, [`BuildError::Type`] if the data types differ.
+    /// [`BuildError::NoOperands`] if `xs` is empty, [`BuildError::Shape`] if a value is a scalar or
+    /// differs from the first value in the size of an axis after the first, [`BuildError::Type`] if
+    /// the data types of the values differ.
     pub fn concat_rows(&mut self, xs: &[Value], total: &str) -> Result<Value, BuildError> {
         let [first, others @ ..] = xs else {
             return Err(no_operands(""));
@@ -74,7 +84,10 @@ impl Graph {
         for x in others {
             self.require_type("Concat", *x, element)?;
             if self.shape(*x).split_first().map(|(_, rest)| rest) != Some(&columns) {
-                let expected = self.show_shape(self.shape(*first));
+                let expected = format!(
+                    "{} except for the first axis",
+                    self.show_shape(self.shape(*first))
+                );
                 return Err(self.shape_error("Concat", &scope, *x, expected));
             }
         }

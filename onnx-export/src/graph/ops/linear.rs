@@ -1,18 +1,18 @@
-//! `Gemm` as torch's linear layer, and layer normalization.
+//! The operator `Gemm`, used as torch's linear layer, and layer normalization.
 
 use super::super::{Attr, Dim, Graph, Scope, Value};
 use crate::error::BuildError;
 
 impl Graph {
-    /// Adds `torch.nn.Linear` as `Gemm`, from `[N, features]` to `[N, out]`, with weight and bias read from
-    /// `scope`.
+    /// Adds `torch.nn.Linear` as `Gemm`, from `x` `[N, features]` to `[N, out]`. The weight and
+    /// bias are read from `scope`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if `x` is not `[N, features]`.
+    /// [`BuildError::Shape`] if `x` is not `[N, features]` with a fixed number of features.
     pub fn gemm(&mut self, scope: &Scope<'_>, x: Value, out: usize) -> Result<Value, BuildError> {
         let path = scope.path();
         let [batch, Dim::Fixed(features)] = *self.shape(x) else {
-            return Err(self.shape_error("Gemm", path, x, "[N, features]"));
+            return Err(self.shape_error("Gemm", path, x, "[N, C] with a fixed C"));
         };
         let shape = [out, features];
         let [weight_name, bias_name] = ["weight", "bias"].map(|name| format!("{path}.{name}"));
@@ -25,14 +25,14 @@ impl Graph {
         Ok(self.node("Gemm", path, vec![x, weight, bias], shape, attrs))
     }
 
-    /// Adds layer normalization over the last axis of `[..., C]` with weight and bias `[C]` read from
-    /// `scope`: one `LayerNormalization` node, or before opset 17 the equivalent chain of arithmetic
-    /// operators.
+    /// Adds layer normalization over the last axis of `x` `[..., C]`. The weight and bias, each
+    /// `[C]`, are read from `scope`. From opset 17 on, this is one `LayerNormalization` node;
+    /// before, an equivalent chain of arithmetic operators.
     ///
     /// Source: `torch.nn.LayerNorm`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if the last axis is missing or dynamic.
+    /// [`BuildError::Shape`] if `x` is a scalar or its last axis is dynamic.
     pub fn layer_norm(
         &mut self,
         scope: &Scope<'_>,

@@ -1,7 +1,9 @@
-//! A method of [`Graph`] for each ONNX operator, named after the operator, with its shape rule.
+//! Methods of [`Graph`], each of which adds the node of one ONNX operator and computes the shape of
+//! its output.
 //!
-//! A method returns an error that names the operator and the module if an operand has a wrong shape or
-//! data type, or if an attribute is out of range. It never adds a node that contradicts its operands.
+//! A method returns an error that names the operator and the module if it finds an operand with a
+//! wrong shape or data type, or an attribute that is out of range. No method adds a node whose
+//! operands have shapes that the operator does not accept.
 //!
 //! Source: the operators' specifications in the ONNX documentation (opset 13 to 21).
 
@@ -24,7 +26,8 @@ pub use select::NonMaxSuppression;
 use super::{Dim, Element, Graph, Value};
 use crate::error::BuildError;
 
-/// Largest kernel, stride, dilation or padding, so that sizes computed from them do not overflow.
+/// Maximum kernel, stride, dilation or padding in elements. It prevents overflow of the sizes that
+/// are computed from them.
 const MAX_EXTENT: usize = 1 << 16;
 
 /// Sizes of a value `[N, C, H, W]` with a fixed channel count.
@@ -40,7 +43,7 @@ impl Graph {
     /// Returns the channel count of a value `[N, C, H, W]`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if `x` has another rank or dynamic channels.
+    /// [`BuildError::Shape`] if `x` has another rank than 4 or a dynamic channel count.
     pub fn channels(&self, x: Value) -> Result<usize, BuildError> {
         Ok(self.nchw("Conv", &self.scope_of(x), x)?.channels)
     }
@@ -55,11 +58,12 @@ impl Graph {
                 height,
                 width,
             }),
-            _ => Err(self.shape_error(op, scope, x, "[N, C, H, W]")),
+            _ => Err(self.shape_error(op, scope, x, "[N, C, H, W] with a fixed C")),
         }
     }
 
-    /// Returns the error for the operand `x` of `op`, whose shape is not `expected`.
+    /// Returns the error that the shape of `x`, an operand of `op` in module `scope`, is not
+    /// `expected`.
     pub(crate) fn shape_error(
         &self,
         op: &'static str,
@@ -97,7 +101,7 @@ impl Graph {
     }
 }
 
-/// A numeric attribute of a node that is about to be added.
+/// Name and value of a numeric attribute of a node that is about to be added.
 #[derive(Debug, Clone, Copy)]
 struct Extent {
     name: &'static str,
@@ -109,7 +113,7 @@ impl Extent {
         Self { name, value }
     }
 
-    /// Checks that the attribute is at least 1 and at most [`MAX_EXTENT`].
+    /// Checks that the value of the attribute is 1 to [`MAX_EXTENT`].
     fn check(self, op: &'static str, scope: &str) -> Result<(), BuildError> {
         if (1..=MAX_EXTENT).contains(&self.value) {
             return Ok(());
@@ -119,7 +123,8 @@ impl Extent {
     }
 }
 
-/// Returns the error for an attribute of `op` whose value is not `expected`.
+/// Returns the error that the value of `attribute`, an attribute of `op` in module `scope`, is not
+/// `expected`.
 fn attribute_error(
     op: &'static str,
     scope: &str,

@@ -1,4 +1,4 @@
-//! `MaxPool`.
+//! The operator `MaxPool`.
 
 use super::super::{Attr, Dim, Graph, Value, Window};
 use super::{Extent, Nchw, attribute_error};
@@ -7,7 +7,7 @@ use crate::error::BuildError;
 /// Attributes of `MaxPool` with a square kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MaxPool {
-    /// Height and width of the kernel.
+    /// Height and width of the kernel, in elements.
     pub kernel: usize,
     /// Distance between neighboring positions of the kernel, in elements.
     pub stride: usize,
@@ -16,11 +16,12 @@ pub struct MaxPool {
 }
 
 impl Graph {
-    /// Adds `MaxPool` of `[N, C, H, W]`, with output `[N, C, h, w]`.
+    /// Adds `MaxPool` of `x` `[N, C, H, W]`, with output `[N, C, h, w]`.
     ///
     /// # Errors
-    /// [`BuildError::Attribute`] for a kernel or stride of 0 or a padding above half the kernel.
-    /// [`BuildError::Shape`] if `x` is not `[N, C, H, W]` or is smaller than the kernel.
+    /// [`BuildError::Attribute`] if the kernel or stride is 0 or too large, or if the padding is
+    /// above half the kernel. [`BuildError::Shape`] if `x` is not `[N, C, H, W]` with a fixed C, or
+    /// if its padded height or width is smaller than the kernel.
     pub fn max_pool(&mut self, x: Value, config: MaxPool) -> Result<Value, BuildError> {
         let (op, scope) = ("MaxPool", self.scope_of(x));
         let MaxPool {
@@ -48,7 +49,7 @@ impl Graph {
             padding: 2 * padding,
         };
         let Some([height, width]) = self.slide_both([height, width], window) else {
-            let expected = format!("[N, C, H, W] with sides of at least {kernel}");
+            let expected = format!("[N, C, H, W] with padded sides of at least {kernel}");
             return Err(self.shape_error(op, &scope, x, expected));
         };
         let attrs = vec![

@@ -6,7 +6,8 @@ use super::super::{Attr, Dim, Graph, Output, Shape, Value};
 use crate::error::BuildError;
 
 impl Graph {
-    /// Adds `Flatten` of `[N, ...]` to `[N, C]`, where C is the product of the other sizes.
+    /// Adds `Flatten` of `x` `[N, ...]` to `[N, C]`, where C is the product of the sizes after the
+    /// first.
     ///
     /// # Errors
     /// [`BuildError::Shape`] if `x` is a scalar or an axis after the first is dynamic.
@@ -14,7 +15,7 @@ impl Graph {
         let scope = self.scope_of(x);
         let sizes = self.shape(x).split_first();
         let Some((batch, Some(size))) = sizes.map(|(batch, rest)| (*batch, product(rest))) else {
-            let expected = "[N, ...] with fixed sizes after the first";
+            let expected = "[N, ...] with a fixed size on every axis after N";
             return Err(self.shape_error("Flatten", &scope, x, expected));
         };
         let output = Output::new(vec![batch, Dim::Fixed(size)], self.info(x).element);
@@ -22,12 +23,14 @@ impl Graph {
         Ok(self.node_of("Flatten", &scope, vec![x], vec![output], attrs)[0])
     }
 
-    /// Adds `Reshape` to `sizes`. A 0 keeps the size of that axis of `x`; one size may be -1 and follows from
-    /// the element count. If that size is dynamic, it is called `rest`.
+    /// Adds `Reshape` of `x` to `sizes`. A size of 0 means the size of the same axis of `x`. One
+    /// size may be -1, which means that it follows from the element count; if it is dynamic, it is
+    /// called `rest`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if the element counts are known and cannot be equal, or if `sizes` contains -1
-    /// twice, another negative size, or a 0 for an axis that `x` does not have.
+    /// [`BuildError::Shape`] if the element counts of `x` and `sizes` are known and cannot be
+    /// equal, or if `sizes` contains -1 twice, another negative size, or a 0 for an axis that `x`
+    /// does not have.
     pub fn reshape(&mut self, x: Value, sizes: &[i64], rest: &str) -> Result<Value, BuildError> {
         let scope = self.scope_of(x);
         let own = self.shape(x).to_vec();
@@ -45,15 +48,15 @@ impl Graph {
         Ok(self.node_of("Reshape", &scope, vec![x, wanted], vec![output], vec![])[0])
     }
 
-    /// Adds `Transpose`: axis `i` of the result is axis `order[i]` of `x`.
+    /// Adds `Transpose` of `x`: axis `i` of the result is axis `order[i]` of `x`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if `order` does not name every axis once.
+    /// [`BuildError::Shape`] if `order` does not contain every axis of `x` exactly once.
     pub fn transpose(&mut self, x: Value, order: &[usize]) -> Result<Value, BuildError> {
         let scope = self.scope_of(x);
         let own = self.shape(x);
         if order.len() != own.len() || (0..own.len()).any(|axis| !order.contains(&axis)) {
-            let expected = format!("a shape with the axes {order:?}");
+            let expected = format!("one whose axes are {order:?} in any order");
             return Err(self.shape_error("Transpose", &scope, x, expected));
         }
         let shape = order.iter().map(|axis| own[*axis]).collect();
@@ -63,10 +66,12 @@ impl Graph {
         Ok(self.node_of("Transpose", &scope, vec![x], vec![output], attrs)[0])
     }
 
-    /// Adds `Slice` along `axis`, whose size must be fixed; keeps the elements with the indices in `range`.
+    /// Adds `Slice` of `x` along `axis`, whose size must be fixed. The result contains the elements
+    /// whose index on this axis is in `range`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if the axis does not exist, is dynamic, or is shorter than the range's end.
+    /// [`BuildError::Shape`] if the axis does not exist, is dynamic, or is shorter than
+    /// `range.end`, or if `range` ends before it starts.
     pub fn slice(
         &mut self,
         x: Value,
@@ -80,7 +85,7 @@ impl Graph {
                 *size = range.len();
             }
             _ => {
-                let expected = format!("fixed to at least {} on axis {axis}", range.end);
+                let expected = format!("fixed and at least {} on axis {axis}", range.end);
                 return Err(self.shape_error("Slice", &scope, x, expected));
             }
         }
@@ -92,7 +97,8 @@ impl Graph {
     }
 }
 
-/// Returns the product of the sizes; `None` if one is dynamic or the product overflows.
+/// Returns the product of the sizes in `shape`. `None` if a size is dynamic or the product
+/// overflows.
 fn product(shape: &[Dim]) -> Option<usize> {
     shape.iter().try_fold(1_usize, |n, dim| match dim {
         Dim::Fixed(size) => n.checked_mul(*size),
@@ -100,8 +106,8 @@ fn product(shape: &[Dim]) -> Option<usize> {
     })
 }
 
-/// Returns the result's shape when a value of shape `own` is reshaped to `sizes`, with 1 in place of -1.
-/// `None` if the element counts cannot be equal or if `sizes` is invalid.
+/// Returns the shape that results when a value of shape `own` is reshaped to `sizes`, with 1 in
+/// place of -1. `None` if the element counts cannot be equal or if `sizes` is invalid.
 fn reshaped(own: &[Dim], sizes: &[i64]) -> Option<Shape> {
     let kept = |(axis, size): (usize, &i64)| match size {
         0 => own.get(axis).copied(),

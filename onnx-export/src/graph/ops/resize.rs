@@ -1,4 +1,5 @@
-//! Resizing a feature map to the height and width of another map, and `Shape`.
+//! The operators `Resize` and `Expand`, which change the height and width of a feature map to those
+//! of another map, and `Shape`.
 
 use std::ops::Range;
 
@@ -7,12 +8,13 @@ use super::Nchw;
 use crate::error::BuildError;
 
 impl Graph {
-    /// Adds `Resize` of `[N, C, h, w]` to the height and width of `like`, bilinear, without antialiasing.
+    /// Adds bilinear `Resize` of `x` `[N, C, h, w]` to the height and width of `like`, without
+    /// antialiasing.
     ///
     /// Source: `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if `x` or `like` is not `[N, C, H, W]`.
+    /// [`BuildError::Shape`] if `x` or `like` is not `[N, C, H, W]` with a fixed C.
     pub fn resize_like(&mut self, x: Value, like: Value) -> Result<Value, BuildError> {
         let attrs = vec![
             ("coordinate_transformation_mode", Attr::Text("half_pixel")),
@@ -21,13 +23,13 @@ impl Graph {
         self.resize(x, like, attrs)
     }
 
-    /// Adds `Resize` of `[N, C, h, w]` to the height and width of `like` by repeating elements. Returns `x`
-    /// if the sizes are equal.
+    /// Adds `Resize` of `x` `[N, C, h, w]` to the height and width of `like` by repeating elements.
+    /// Returns `x` if it has this height and width already.
     ///
     /// Source: `torch.nn.functional.interpolate(mode="nearest")`, which rounds coordinates down.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if `x` or `like` is not `[N, C, H, W]`.
+    /// [`BuildError::Shape`] if `x` or `like` is not `[N, C, H, W]` with a fixed C.
     pub fn repeat_like(&mut self, x: Value, like: Value) -> Result<Value, BuildError> {
         let scope = self.scope_of(x);
         let [own, wanted] = [
@@ -54,24 +56,27 @@ impl Graph {
         let own = self.shape_slice(&scope, x, 0..2);
         let wanted = self.shape_slice(&scope, like, 2..4);
         let sizes = self.concat_sizes(&scope, own, wanted);
-        // The optional operands `roi` and `scales` are left out.
+        // The optional operands `roi` and `scales` are left out: the size of the output is given by
+        // `sizes`.
         let none = self.absent();
         let shape = vec![batch, Dim::Fixed(channels), height, width];
         Ok(self.node("Resize", &scope, vec![x, none, none, sizes], shape, attrs))
     }
 
-    /// Adds `Expand`, which repeats the one element per channel of `[N, C, 1, 1]` over the height and width
-    /// of `like`.
+    /// Adds `Expand` of `x` `[N, C, 1, 1]`, which repeats the one element of each channel over the
+    /// height and width of `like`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if `x` is not `[N, C, 1, 1]` or `like` is not `[N, C, H, W]`.
+    /// [`BuildError::Shape`] if `x` is not `[N, C, 1, 1]` or `like` is not `[N, C, H, W]` with a
+    /// fixed C.
     pub fn expand_like(&mut self, x: Value, like: Value) -> Result<Value, BuildError> {
         let scope = self.scope_of(x);
         let [batch, channels, Dim::Fixed(1), Dim::Fixed(1)] = *self.shape(x) else {
             return Err(self.shape_error("Expand", &scope, x, "[N, C, 1, 1]"));
         };
         let Nchw { height, width, .. } = self.nchw("Expand", &scope, like)?;
-        // Sizes of 1 broadcast: batch and channels stay as they are.
+        // `Expand` broadcasts `x` with the wanted sizes, so a size of 1 keeps the batch and
+        // channels of `x`.
         let ones = self.list("ones", &[1, 1]);
         let wanted = self.shape_slice(&scope, like, 2..4);
         let sizes = self.concat_sizes(&scope, ones, wanted);
@@ -79,15 +84,16 @@ impl Graph {
         Ok(self.node("Expand", &scope, vec![x, sizes], shape, vec![]))
     }
 
-    /// Adds `Concat` of two pairs of sizes, each `[2] i64`, with output `[4] i64`.
+    /// Adds `Concat` of the sizes of two axes each, `first` and `second` `[2] i64`, with output
+    /// `[4] i64`.
     fn concat_sizes(&mut self, scope: &str, first: Value, second: Value) -> Value {
         let output = Output::new(vec![Dim::Fixed(4)], Element::I64);
         let attrs = vec![("axis", Attr::Int(0))];
         self.node_of("Concat", scope, vec![first, second], vec![output], attrs)[0]
     }
 
-    /// Adds `Shape` and `Slice` and returns the sizes of the given axes of `x`, `[axes.len()] i64`. The axes
-    /// must exist.
+    /// Adds `Shape` and `Slice`, and returns the sizes of the axes `axes` of `x`,
+    /// `[axes.len()] i64`. The axes must exist.
     pub(crate) fn shape_slice(&mut self, scope: &str, x: Value, axes: Range<usize>) -> Value {
         let sizes = |count: usize| vec![Output::new(vec![Dim::Fixed(count)], Element::I64)];
         let rank = self.shape(x).len();

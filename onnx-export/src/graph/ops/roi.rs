@@ -1,38 +1,40 @@
-//! `RoiAlign`.
+//! The operator `RoiAlign`, which pools regions of interest from a feature map.
 
 use super::super::{Attr, Dim, Element, Graph, Value};
 use super::Extent;
 use crate::error::BuildError;
 
-/// Attributes of `RoiAlign` with a square output, averaged samples and coordinates without a half-pixel
-/// shift.
+/// Attributes of `RoiAlign`. The output of a region is square, each of its cells is the mean of
+/// samples of the feature map, and coordinates are not shifted by half a pixel.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RoiAlign {
-    /// Height and width of a region's output, in cells.
+    /// Height and width of the output of a region, in cells.
     pub output: usize,
-    /// Number of samples along each side of an output cell.
+    /// Number of samples along each side of a cell of the output.
     pub sampling_ratio: usize,
     /// Stride of the feature map: image pixels per element of the map, along each axis.
     pub stride: u32,
 }
 
-/// The regions of interest, each in one image of the batch.
+/// The regions of interest of all images of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Regions {
-    /// Corners x1, y1, x2, y2 in pixels of the image, `[R, 4] f32`.
+    /// Corners x1, y1, x2, y2 of each region in pixels of its image, `[R, 4] f32`.
     pub boxes: Value,
-    /// Index in the batch of each region's image, `[R] i64`.
+    /// Index of the image in the batch to which each region belongs, `[R] i64`.
     pub batch_indices: Value,
 }
 
 impl Graph {
-    /// Adds `RoiAlign` of `[N, C, H, W]` at R regions, with output `[R, C, output, output]`. R may be 0.
+    /// Adds `RoiAlign` of `x` `[N, C, H, W]` at R regions, with output `[R, C, output, output]`. R
+    /// may be 0.
     ///
     /// Source: `torchvision.ops.roi_align` with `aligned=False`.
     ///
     /// # Errors
-    /// [`BuildError::Attribute`] for an attribute of 0. [`BuildError::Shape`] or [`BuildError::Type`] if
-    /// `x` is not `[N, C, H, W]` or the regions are not `[R, 4] f32` and `[R] i64`.
+    /// [`BuildError::Attribute`] if an attribute is 0 or too large. [`BuildError::Shape`] or
+    /// [`BuildError::Type`] if `x` is not `[N, C, H, W]` with a fixed C, or if the `boxes` and
+    /// `batch_indices` of `regions` are not `[R, 4] f32` and `[R] i64`.
     pub fn roi_align(
         &mut self,
         x: Value,
@@ -66,7 +68,8 @@ impl Graph {
             ("sampling_ratio", Attr::Int(config.sampling_ratio as i64)),
             ("spatial_scale", Attr::Float(1.0 / config.stride as f32)),
         ];
-        // Opset 16 introduced the attribute and made another mode the default.
+        // Up to opset 15, `RoiAlign` never shifts coordinates. Opset 16 introduced
+        // `coordinate_transformation_mode`, whose default is a shift by half a pixel.
         if self.opset >= 16 {
             let mode = Attr::Text("output_half_pixel");
             attrs.push(("coordinate_transformation_mode", mode));

@@ -1,24 +1,27 @@
-//! Operators that select elements by index, by size or by a condition, and suppression of boxes.
+//! Operators that select elements by their index, by their value or by a condition, and suppression
+//! of boxes.
 
 use super::super::{Attr, Dim, Element, Graph, Output, Value};
 use crate::error::BuildError;
 
-/// Attributes of `NonMaxSuppression`.
+/// Limits and thresholds of `NonMaxSuppression`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NonMaxSuppression {
-    /// Maximum number of boxes kept per class.
+    /// Maximum number of boxes that are kept for each class of each image.
     pub most: usize,
-    /// A box is suppressed if its `IoU` with a box of higher score is above this.
+    /// Maximum overlap: a box is suppressed if its `IoU` with a kept box of the same class is above
+    /// this.
     pub iou_threshold: f32,
-    /// A box is kept only if its score is above this.
+    /// Minimum score, exclusive: a box is kept only if its score is above this.
     pub score_threshold: f32,
 }
 
 impl Graph {
-    /// Adds `Gather` along the first axis: `x` `[N, rest]` and `indices` `[...] i64` give `[..., rest]`.
+    /// Adds `Gather` along the first axis of `x` `[N, rest]`: the result `[..., rest]` contains the
+    /// row of `x` for each index in `indices` `[...] i64`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if `x` is a scalar, [`BuildError::Type`] if the indices are not i64.
+    /// [`BuildError::Shape`] if `x` is a scalar, [`BuildError::Type`] if `indices` is not i64.
     pub fn gather(&mut self, x: Value, indices: Value) -> Result<Value, BuildError> {
         let scope = self.scope_of(x);
         self.require_type("Gather", indices, Element::I64)?;
@@ -31,12 +34,12 @@ impl Graph {
         Ok(self.node_of("Gather", &scope, vec![x, indices], vec![output], attrs)[0])
     }
 
-    /// Adds `GatherND`, with output `[S, rest]`: each row of `indices` `[S, r] i64` selects along the first r
-    /// axes of `x`.
+    /// Adds `GatherND`: each row of `indices` `[S, r] i64` selects one index on each of the first r
+    /// axes of `x`. The result is `[S, rest]`, where `rest` are the other axes of `x`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if `indices` is not `[S, r]` with a fixed r up to the rank of `x`,
-    /// [`BuildError::Type`] if it is not i64.
+    /// [`BuildError::Shape`] if `indices` is not `[S, r]` with a fixed r of at most the rank of
+    /// `x`, [`BuildError::Type`] if `indices` is not i64.
     pub fn gather_nd(&mut self, x: Value, indices: Value) -> Result<Value, BuildError> {
         let scope = self.scope_of(x);
         self.require_type("GatherND", indices, Element::I64)?;
@@ -44,7 +47,7 @@ impl Graph {
         let shape = match *self.shape(indices) {
             [rows, Dim::Fixed(depth)] if depth <= own.len() => [&[rows], &own[depth..]].concat(),
             _ => {
-                let expected = format!("[S, r] with r up to {}", own.len());
+                let expected = format!("[S, r] with a fixed r of at most {}", own.len());
                 return Err(self.shape_error("GatherND", &scope, indices, expected));
             }
         };
@@ -52,12 +55,12 @@ impl Graph {
         Ok(self.node_of("GatherND", &scope, vec![x, indices], vec![output], vec![])[0])
     }
 
-    /// Adds `TopK` over the last axis and returns the `k` largest f32 elements in descending order and their
-    /// i64 indices; all elements if there are fewer than `k`. If the last axis of `x` is dynamic, that of the
-    /// results is the dynamic size called `count`.
+    /// Adds `TopK` over the last axis of `x`. Returns the `k` largest f32 elements in descending
+    /// order and their i64 indices, or all elements if there are fewer than `k`. If the last axis
+    /// of `x` is dynamic, the last axis of both results is the dynamic size called `count`.
     ///
     /// # Errors
-    /// [`BuildError::Shape`] if `x` is a scalar, [`BuildError::Type`] if it is not f32.
+    /// [`BuildError::Shape`] if `x` is a scalar, [`BuildError::Type`] if `x` is not f32.
     pub fn top_k(&mut self, x: Value, k: usize, count: &str) -> Result<[Value; 2], BuildError> {
         let scope = self.scope_of(x);
         self.require_type("TopK", x, Element::F32)?;
@@ -85,9 +88,10 @@ impl Graph {
         Ok([outputs[0], outputs[1]])
     }
 
-    /// Adds `NonMaxSuppression` of boxes `[B, N, 4]` with scores `[B, C, N]`, separately for each class of
-    /// each batch element. Returns the kept boxes as rows `[S, 3] i64` of batch, class and box index, highest
-    /// score first within a class; S is the dynamic size called `count`.
+    /// Adds `NonMaxSuppression` of `boxes` `[B, N, 4]` with `scores` `[B, C, N]`, separately for
+    /// each class of each batch element. Returns the kept boxes as rows `[S, 3] i64` of batch,
+    /// class and box index, highest score first within a class. S is the dynamic size called
+    /// `count`.
     ///
     /// # Errors
     /// [`BuildError::Shape`] unless `boxes` is `[B, N, 4]` and `scores` is `[B, C, N]` with the same B and N.
@@ -105,7 +109,7 @@ impl Graph {
         };
         if !fits {
             let shown = self.show_shape(self.shape(boxes));
-            let expected = format!("[B, C, N] for boxes [B, N, 4], which are {shown}");
+            let expected = format!("[B, C, N] for boxes of shape [B, N, 4], here {shown}");
             return Err(self.shape_error("NonMaxSuppression", &scope, scores, expected));
         }
         let most = self.list("count", &[config.most as i64]);
@@ -115,8 +119,8 @@ impl Graph {
         Ok(self.node_of("NonMaxSuppression", &scope, inputs, vec![output], vec![])[0])
     }
 
-    /// Adds `NonZero` of `[N]` and returns the indices `[1, M] i64` of the elements that are true or not
-    /// zero; M is the dynamic size called `count`.
+    /// Adds `NonZero` of `x` `[N]`. Returns the indices `[1, M] i64` of the elements that are true
+    /// or not zero. M is the dynamic size called `count`.
     ///
     /// # Errors
     /// [`BuildError::Shape`] if `x` is not `[N]`.

@@ -1,19 +1,20 @@
-//! Tests that operators reject bad attributes and operands.
+//! Tests of the operators: bad attributes and operands are rejected, and outputs have the right
+//! shape.
 
 use super::super::{Dim, Element, Graph, Loader, Value};
 use super::{Conv, ConvData, MaxPool, Padding, Regions, RoiAlign};
 use crate::error::BuildError;
 use crate::weights::StateDict;
 
-/// Returns a graph of opset 17 and its image input.
+/// Returns a graph of opset 17 and its image input `[batch, 3, height, width]`.
 fn graph() -> (Graph, Value) {
     let mut g = Graph::new(17);
     let images = g.image_input("images");
     (g, images)
 }
 
-/// Adds the convolution `config` to the image input, with zero weights of the right shape, and returns the
-/// output's shape.
+/// Adds the convolution `config` of the image input, with weights of zero, and returns the shape of
+/// the output.
 fn convolve(config: Conv) -> Result<Vec<Dim>, BuildError> {
     let (mut g, images) = graph();
     let elements = config.weight_shape(3).iter().product();
@@ -48,7 +49,7 @@ fn convolutions_with_attributes_out_of_range_are_rejected() {
     for (config, name) in cases {
         match convolve(config) {
             Err(BuildError::Attribute { attribute, .. }) => assert_eq!(attribute, name),
-            other => panic!("{config:?}: {other:?}"),
+            other => panic!("{config:?}: expected an attribute error, got {other:?}"),
         }
     }
 }
@@ -62,7 +63,7 @@ fn data_that_does_not_fill_the_weight_is_rejected() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "Conv in `conv`: `weight` must be of shape [1, 3, 3, 3], got 8 elements"
+        "Conv in module `conv`: shape of `weight` must be [1, 3, 3, 3], got 8 elements"
     );
 }
 
@@ -77,7 +78,7 @@ fn padding_sets_the_output_size() {
         let weights = g.conv_weights("conv", 3, conv, data).unwrap();
         let y = g.conv_with("conv", x, conv, weights).unwrap();
         let Dim::Fixed(height) = g.shape(y)[2] else {
-            panic!("a fixed size")
+            panic!("the output height is dynamic")
         };
         height
     };
@@ -152,7 +153,10 @@ fn scalars_are_rejected_where_an_axis_is_needed() {
         g.mean_pixels(scalar),
     ];
     for (case, result) in results.into_iter().enumerate() {
-        assert!(matches!(result, Err(BuildError::Shape { .. })), "{case}");
+        assert!(
+            matches!(result, Err(BuildError::Shape { .. })),
+            "no shape error for operator {case}"
+        );
     }
 }
 
@@ -167,7 +171,10 @@ fn operands_of_different_data_types_are_rejected() {
         g.choose(images, images, images),
     ];
     for (case, result) in results.into_iter().enumerate() {
-        assert!(matches!(result, Err(BuildError::Type { .. })), "{case}");
+        assert!(
+            matches!(result, Err(BuildError::Type { .. })),
+            "no data type error for operator {case}"
+        );
     }
 }
 

@@ -1,11 +1,12 @@
-//! Quantization of the networks in `tests/models`, with formula weights.
+//! Tests the quantization of the networks in `tests/models`, with weights computed by the `formula`
+//! module.
 
 use super::*;
 use crate::architecture::Architecture;
 use crate::tensor_shapes;
 
-/// Returns the networks of the model `name`: the first, and the box head of a two-stage detector. If the model has a
-/// width multiplier, it is 0.25.
+/// Returns the stages of the model `name` as networks: one, or two for a two-stage detector, whose
+/// second stage is the box head. If the model has a width multiplier, it is set to 0.25.
 fn networks(name: &str) -> Vec<Network> {
     let path = format!("{}/tests/models/{name}.toml", env!("CARGO_MANIFEST_DIR"));
     let manifest: toml::Table = std::fs::read_to_string(path).unwrap().parse().unwrap();
@@ -64,10 +65,11 @@ fn every_network_keeps_its_signature_and_standard_operators() {
 #[test]
 fn detector_levels_share_a_weight_and_have_their_own_biases() {
     let [network] = &networks("retinanet_resnet50_fpn")[..] else {
-        panic!("not one network");
+        panic!("retinanet_resnet50_fpn must have one stage");
     };
     let mut recipe = recipe(network, &[]);
-    // Every value gets a range of its own, so that the input scales of the levels differ.
+    // Every value has its own activation range, so that the input scales of the pyramid levels
+    // differ.
     for (index, range) in recipe.ranges.values_mut().enumerate() {
         range.max = 1.0 + index as f32 / 16.0;
     }

@@ -1,4 +1,4 @@
-//! Quantization of small networks.
+//! Tests of quantization, mostly with small networks.
 
 mod catalogue;
 mod reading;
@@ -33,7 +33,7 @@ impl Builder {
         Self { graph, images }
     }
 
-    /// Adds a convolution whose node is `/name/Conv`.
+    /// Adds a convolution of `x` whose node is called `/{name}/Conv`.
     fn conv(&mut self, name: &str, x: Value, conv: Conv) -> Value {
         let channels = self.graph.channels(x).unwrap();
         let weight = formula::fill(&format!("{name}.weight"), &conv.weight_shape(channels));
@@ -43,13 +43,13 @@ impl Builder {
         self.graph.conv_with(name, x, conv, weights).unwrap()
     }
 
-    /// Adds `x * clip(x / 6 + 1/2, 0, 1)`.
+    /// Adds the hard swish `x * clip(x / 6 + 1/2, 0, 1)`.
     fn hard_swish(&mut self, x: Value) -> Value {
         let gate = self.graph.hard_sigmoid(x);
         self.graph.mul(x, gate).unwrap()
     }
 
-    /// Adds a mean over the pixels and a Gemm of 4 rows, `/fc/Gemm`.
+    /// Adds a mean over the pixels and the Gemm `/fc/Gemm` with 4 output channels.
     fn classify(&mut self, x: Value) -> Value {
         let state = StateDict::from_tensors(BTreeMap::new());
         let pooled = self.graph.mean_pixels(x).unwrap();
@@ -59,7 +59,8 @@ impl Builder {
         self.graph.gemm(&scope, flat, 4).unwrap()
     }
 
-    /// Returns the network with the `outputs`, pairs of a value and the name of the output.
+    /// Returns the network with the given outputs, each a pair of a value and the name of the
+    /// output.
     fn finish(mut self, outputs: &[(Value, &str)]) -> Network {
         for (value, name) in outputs {
             self.graph.output(*value, name);
@@ -73,7 +74,8 @@ impl Builder {
     }
 }
 
-/// Returns a recipe with the range -4 to 4 for all values and the layers `float_layers` in fp32.
+/// Returns a recipe with the activation range -4 to 4 for every value. `float_layers` are kept in
+/// fp32.
 fn recipe(network: &Network, float_layers: &[&str]) -> Recipe {
     let range = Range {
         min: -4.0,
@@ -90,15 +92,19 @@ fn recipe(network: &Network, float_layers: &[&str]) -> Recipe {
     }
 }
 
-/// Returns the int8 graph. Checks first that it has standard operators only, that every value is written once and
-/// before it is read, and that every constant is read.
+/// Returns the int8 graph of `network`. Checks that the graph has standard operators only, that
+/// every value is written once and before it is read, and that every constant is read.
 fn quantized(network: &Network, recipe: &Recipe, target: Target) -> GraphProto {
     let bytes = network.quantize(recipe, target).unwrap();
     let graph = ModelProto::decode(&bytes[..]).unwrap().graph.unwrap();
     let mut known: BTreeSet<&str> = graph.input.iter().map(|v| v.name.as_str()).collect();
     known.insert("");
     for tensor in &graph.initializer {
-        assert!(known.insert(&tensor.name), "{} twice", tensor.name);
+        assert!(
+            known.insert(&tensor.name),
+            "{} is written twice",
+            tensor.name
+        );
     }
     let mut read = BTreeSet::new();
     for node in &graph.node {
@@ -106,13 +112,13 @@ fn quantized(network: &Network, recipe: &Recipe, target: Target) -> GraphProto {
         for input in &node.input {
             assert!(
                 known.contains(input.as_str()),
-                "{} reads {input}",
+                "{} reads {input} before it is written",
                 node.name
             );
             read.insert(input.as_str());
         }
         for output in &node.output {
-            assert!(known.insert(output), "{output} twice");
+            assert!(known.insert(output), "{output} is written twice");
         }
     }
     for output in &graph.output {
@@ -121,14 +127,15 @@ fn quantized(network: &Network, recipe: &Recipe, target: Target) -> GraphProto {
     for tensor in &graph.initializer {
         assert!(
             read.contains(tensor.name.as_str()),
-            "{} unread",
+            "no node reads the constant {}",
             tensor.name
         );
     }
     graph
 }
 
-/// Returns one line per node: `output = Operator(inputs)`, without constants.
+/// Returns the graph as text, one line `output = Operator(inputs)` per node. Constant inputs are
+/// left out.
 fn dump(graph: &GraphProto) -> String {
     let constants: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
     let line = |node: &crate::proto::NodeProto| {
@@ -140,10 +147,10 @@ fn dump(graph: &GraphProto) -> String {
     graph.node.iter().map(line).collect()
 }
 
-/// Returns the elements of an f32 constant.
+/// Returns the elements of the f32 constant `name`.
 fn f32_values(graph: &GraphProto, name: &str) -> Vec<f32> {
     let tensor = graph.initializer.iter().find(|tensor| tensor.name == name);
-    let tensor = tensor.unwrap_or_else(|| panic!("no {name}"));
+    let tensor = tensor.unwrap_or_else(|| panic!("the graph has no constant {name}"));
     let chunks = tensor.raw_data.as_chunks::<4>().0.iter();
     chunks.map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }

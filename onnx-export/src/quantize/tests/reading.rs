@@ -54,7 +54,7 @@ fn graph(model: &mut ModelProto) -> &mut GraphProto {
     model.graph.as_mut().unwrap()
 }
 
-/// Adds an attribute of the name `value` to the Conv and returns it.
+/// Adds an attribute called `value` to the Conv and returns the attribute.
 fn attribute(model: &mut ModelProto) -> &mut AttributeProto {
     let attributes = &mut graph(model).node[0].attribute;
     attributes.push(AttributeProto {
@@ -117,11 +117,11 @@ fn files_that_cannot_be_quantized_are_rejected_by_name() {
         ),
         (
             |m| graph(m).initializer[0].raw_data.truncate(7),
-            "tensor `w`: expected f32 elements for shape [2, 1, 1, 1], got 7 bytes",
+            "tensor `w` has 7 bytes, expected 4 for each element of shape [2, 1, 1, 1]",
         ),
         (
             |m| graph(m).initializer[0].dims = vec![-2, -1, 1, 1],
-            "tensor `w`: expected f32 elements for shape [-2, -1, 1, 1]",
+            "expected 4 for each element of shape [-2, -1, 1, 1]",
         ),
         (
             |m| graph(m).node.insert(0, node("Relu", &["y"], "z")),
@@ -216,13 +216,13 @@ fn content_that_rewriting_would_lose_is_rejected_by_name() {
 #[test]
 fn other_nodes_are_not_layers() {
     let cases: [Change; 6] = [
-        // A Gemm broadcasts a bias of this shape.
+        // A bias of shape `[2, 1]` instead of `[2]`, as a Gemm may broadcast it.
         |m| graph(m).initializer[1].dims = vec![2, 1],
         |m| graph(m).initializer[0].dims = vec![2, 1, 1],
         |m| graph(m).node[0].op_type = "ConvTranspose".to_owned(),
         |m| graph(m).node[0].output.clear(),
         |m| graph(m).node[0].input.truncate(1),
-        // An empty tensor of a shape whose product would overflow.
+        // A weight without elements, the product of whose other sizes would overflow.
         |m| {
             let weight = &mut graph(m).initializer[0];
             weight.dims = vec![0, i64::MAX, i64::MAX, 1];
@@ -290,7 +290,8 @@ fn recipes_of_another_network_are_rejected() {
             .to_string();
         assert!(message.contains(expected), "{expected}: {message}");
     }
-    // Ranges of unknown values, and means and scales of another length, are ignored.
+    // Activation ranges of unknown values, and channel means and weight scales of another length
+    // than the number of channels, are ignored.
     let mut other = whole.clone();
     let range = other.ranges["x"];
     other.ranges.insert("z".to_owned(), range);

@@ -1,4 +1,4 @@
-//! The int8 graphs of small networks.
+//! Tests of the int8 graphs of small networks.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn scale(graph: &GraphProto, value: &str) -> f32 {
     f32_values(graph, &format!("{value}_s"))[0]
 }
 
-/// Returns the number of nodes with the operator `op`.
+/// Returns the number of nodes of `graph` with the operator `op`.
 fn count(graph: &GraphProto, op: &str) -> usize {
     graph.node.iter().filter(|node| node.op_type == op).count()
 }
@@ -53,7 +53,7 @@ logits = Gemm(/body/Flatten_output_dq, fc.weight_dq, /fc/Gemm_bias_dq)
     let shown: Vec<&str> = graph.output.iter().map(|v| v.name.as_str()).collect();
     assert_eq!(shown, ["logits"]);
 
-    // With every layer in fp32, the result is the network itself.
+    // With every layer kept in fp32, the rewritten graph is the graph of the network itself.
     let all = ["/stem/Conv", "/body/Conv", "/fc/Gemm"];
     let float = quantized(&network, &recipe(&network, &all), Target::Vnni);
     assert_eq!(dump(&float), dump(network.graph()));
@@ -199,7 +199,7 @@ fn trained_scales_are_kept() {
         recipe.weight_scales.insert("a.weight".to_owned(), trained);
         let graph = quantized(&network, &recipe, Target::Vnni);
         assert_eq!(f32_values(&graph, "a.weight_s"), expected);
-        // Seven bits cover the same range with twice the scale.
+        // Weights for AVX2 have half the range of int8, so they need twice the scale.
         let graph = quantized(&network, &recipe, Target::Avx2);
         let doubled = expected.map(|scale| 2.0 * scale);
         assert_eq!(f32_values(&graph, "a.weight_s"), doubled);
@@ -266,7 +266,8 @@ fn an_fp32_layer_between_int8_layers_is_guarded() {
     let relu = scale(&guarded, "/b/Relu_output");
     let least = f32_values(&guarded, &max.input[1])[0];
     assert!((least + 4.0).abs() <= relu, "{least}");
-    // A first layer in fp32 reads no int8 value, so it needs no guard.
+    // No guard is needed without an fp32 layer that reads an int8 value and whose result is
+    // quantized.
     for float in [&[][..], &["/a/Conv"], &["/a/Conv", "/b/Conv"], &["/c/Conv"]] {
         let graph = quantized(&network, &recipe(&network, float), Target::Vnni);
         assert_eq!(count(&graph, "Max"), 0, "{float:?}");
@@ -306,7 +307,7 @@ fn an_fp32_max_pool_is_quantized_for_each_of_two_readers() {
         node.input[0].clone()
     };
     assert_ne!(reads("/left/Conv"), reads("/right/Conv"));
-    // A MaxPool with one int8 reader, or in int8 itself, needs only one quantized form.
+    // A MaxPool with only one int8 reader, and a MaxPool in int8, need only one quantized form.
     for float in [&["/stem/Conv", "/left/Conv"][..], &[]] {
         let graph = quantized(&network, &recipe(&network, float), Target::Vnni);
         let forms = graph
@@ -335,7 +336,7 @@ fn results_are_behind_the_activations_of_a_layer() {
     };
     let some = |name: &str| Some(name.to_owned());
     let [mul, relu] = [some("/a/Mul_output"), some("/b/Relu_output")];
-    // The result of the last Gemm is not quantized.
+    // The last layer has no result to compare, since the result of its Gemm is not quantized.
     assert_eq!(result(&[]), [mul.clone(), relu, None]);
     assert_eq!(result(&["/b/Conv"]), [mul, None, None]);
 

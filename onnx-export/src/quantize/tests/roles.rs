@@ -1,9 +1,10 @@
-//! Tests of the choice which nodes compute in int8, and how.
+//! Tests of the choice of the nodes that compute in int8, and of their roles.
 
 use super::*;
 use crate::quantize::domain::{Role, roles as roles_of};
 
-/// Returns `name role` for every node that is not in fp32 if the layers `float_layers` are.
+/// Returns the name and role of every node that is not in fp32, if the layers `float_layers` are
+/// kept in fp32.
 fn int8(network: &Network, float_layers: &[&str]) -> Vec<String> {
     int8_by(network, &recipe(network, float_layers))
 }
@@ -45,7 +46,8 @@ fn nodes_between_int8_layers_are_int8() {
     let cases: [(&[&str], Vec<&str>); 5] = [
         (&[], [&stem[..], &left, &tail].concat()),
         (&["/stem/Conv"], [&left[..], &tail].concat()),
-        // The sum has an fp32 operand, so the nodes up to the next layer are fp32.
+        // With `/left/Conv` in fp32, the sum has an fp32 operand, so the nodes from the sum to the
+        // next layer stay in fp32.
         (
             &["/left/Conv"],
             [&stem[..], &["/right/Conv Layer", "/fc/Gemm Layer"]].concat(),
@@ -63,7 +65,8 @@ fn nodes_between_int8_layers_are_int8() {
 
 #[test]
 fn only_hard_swishes_and_squeezes_become_gates() {
-    // Another reader of the operand needs its elements below -3.
+    // Relu reads the operand of the hard swish, too, so elements below -3 must not be clipped, and
+    // the hard swish stays in fp32.
     let mut b = Builder::new();
     let x = b.conv("a", b.images, Conv::new(4, 3));
     let swish = b.hard_swish(x);
@@ -72,7 +75,7 @@ fn only_hard_swishes_and_squeezes_become_gates() {
     let network = b.finish(&[(sum, "out")]);
     assert_eq!(int8(&network, &[]), ["/a/Conv Layer"]);
 
-    // The operand and the gate must not be outputs.
+    // A hard sigmoid stays in fp32 if its operand or its result is an output of the network.
     for output in ["operand", "gate"] {
         let mut b = Builder::new();
         let x = b.conv("a", b.images, Conv::new(4, 3));
@@ -87,7 +90,8 @@ fn only_hard_swishes_and_squeezes_become_gates() {
         );
     }
 
-    // The gate of a squeeze-and-excitation multiplies another value than its operand.
+    // The hard sigmoid of a squeeze-and-excitation becomes a gate, too: its result multiplies
+    // another value than its operand.
     let mut b = Builder::new();
     let x = b.conv("a", b.images, Conv::new(4, 3));
     let pooled = b.graph.mean_pixels(x).unwrap();
@@ -113,7 +117,8 @@ fn a_trained_hard_swish_is_rounded_once() {
     let gate = b.conv("gate", x, Conv::new(4, 1));
     let gate = b.graph.hard_sigmoid(gate);
     let scaled = b.graph.mul(x, gate).unwrap();
-    // The hard sigmoid's result is an output of the network, so the hard swish must stay fp32.
+    // The result of the last hard sigmoid, `half`, is an output of the network, so the hard swish
+    // to which it belongs must stay in fp32.
     let shown = b.conv("shown", scaled, Conv::new(4, 1));
     let half = b.graph.hard_sigmoid(shown);
     let swish = b.graph.mul(shown, half).unwrap();

@@ -1,7 +1,7 @@
 //! The allow-list of classes and functions that a pickle may name.
 //!
-//! Nothing is imported or called: the list maps a name to a [`Global`]. Other names are rejected, since
-//! skipping them would hide an attack or a checkpoint of another kind.
+//! Nothing is imported or called: the list maps a name to a [`Global`]. A name outside the list is
+//! an error, since skipping it would hide an attack or a checkpoint of another kind.
 
 use crate::weights::{DType, WeightsError, error::shown};
 
@@ -12,8 +12,8 @@ pub(in crate::weights) enum Global {
     Dict,
     /// `torch.Size`: a tuple of sizes.
     Size,
-    /// `torch._utils._rebuild_tensor` or `_rebuild_tensor_v2`: a tensor with the data type of its storage. Both have
-    /// the same first four arguments.
+    /// `torch._utils._rebuild_tensor` or `_rebuild_tensor_v2`: a tensor with the data type of its
+    /// storage. The two functions have the same first four arguments, and the others are ignored.
     Tensor,
     /// `torch._utils._rebuild_tensor_v3`: a tensor whose data type is an argument.
     TensorV3,
@@ -29,7 +29,8 @@ pub(in crate::weights) enum Global {
     Storage(DType),
     /// A data type as a value, such as `torch.float32`.
     DType(DType),
-    /// A class or function in [`OPAQUE`], by name. Its objects are not needed and have no content.
+    /// A class or function in [`OPAQUE`], by name. Weights do not need the objects that it creates,
+    /// so their content is dropped.
     Opaque(&'static str),
 }
 
@@ -79,8 +80,8 @@ const OPAQUE: &[&str] = &[
 /// Returns what `module.name` means according to the allow-list.
 ///
 /// # Errors
-/// Returns [`WeightsError::UnsupportedQuantization`] for other quantization schemes, or
-/// [`WeightsError::Global`] for a name outside the allow-list.
+/// Returns [`WeightsError::UnsupportedQuantization`] for an unsupported quantization scheme or
+/// quantized data type, or [`WeightsError::Global`] for a name outside the allow-list.
 pub(super) fn resolve(module: &str, name: &str) -> Result<Global, WeightsError> {
     let known = match (module, name) {
         ("collections", "OrderedDict" | "defaultdict" | "Counter") => Some(Global::Dict),
@@ -113,8 +114,8 @@ pub(super) fn resolve(module: &str, name: &str) -> Result<Global, WeightsError> 
     })
 }
 
-/// Returns the data type of a storage class. An untyped storage has bytes, a quantized one integers. `None` if
-/// `class` is not a storage class.
+/// Returns the data type of the elements of a storage class; `None` if `class` is not a storage
+/// class. An untyped storage is read as u8, a quantized storage as its integers.
 fn storage(class: &str) -> Option<DType> {
     Some(match class {
         "FloatStorage" => DType::F32,

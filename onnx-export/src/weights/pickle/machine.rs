@@ -1,6 +1,8 @@
-//! Runs the operations of a pickle on a stack of values and a memo, the table of values that are used again.
+//! Runs the operations of a pickle on a stack of values and a memo, the table of values to which
+//! the pickle refers again.
 //!
-//! Not here: the meaning of names and calls (`globals`, `rebuild`) and the loop over operations (`load`).
+//! Not here: the meaning of names and calls (`globals`, `rebuild`) and the loop over operations
+//! (`load`).
 
 use std::collections::HashMap;
 
@@ -25,13 +27,15 @@ pub(super) struct Machine<'a, 'p> {
     persistent: Persistent<'p>,
     arena: Arena<'a>,
     stack: Vec<Value>,
-    /// Height of the stack at each open mark, where the items of a collection begin.
+    /// For each open mark, the height of the stack when it was set. The items of the collection
+    /// that the mark opens lie above this height.
     marks: Vec<usize>,
     memo: HashMap<u32, Value>,
 }
 
 impl<'a, 'p> Machine<'a, 'p> {
-    /// Makes a machine that starts at offset `start` of `bytes`.
+    /// Creates a machine that runs the pickle at offset `start` of `bytes`. `persistent` determines
+    /// what the persistent ids in the pickle refer to.
     pub(super) fn new(bytes: &'a [u8], start: usize, persistent: Persistent<'p>) -> Self {
         Self {
             input: Reader::new(bytes, start),
@@ -43,7 +47,7 @@ impl<'a, 'p> Machine<'a, 'p> {
         }
     }
 
-    /// The offset of the next operation.
+    /// Returns the byte offset of the next operation.
     pub(super) fn offset(&self) -> usize {
         self.input.offset()
     }
@@ -101,19 +105,21 @@ impl<'a, 'p> Machine<'a, 'p> {
         Ok(Flow::Go)
     }
 
-    /// Runs an operation that pushes no value.
+    /// Runs an operation that pushes no value. `code` is its opcode and `at` its byte offset, for
+    /// errors.
     fn effect(&mut self, code: u8, at: usize) -> Result<(), WeightsError> {
         match code {
             0x80 => self.protocol(at),
-            // The length of a frame only tells an unpickler how much to read ahead.
+            // The length of a frame is skipped: it only tells a Python unpickler how many bytes to
+            // read ahead.
             0x95 => self.input.u64().map(drop),
             b'(' => {
                 self.marks.push(self.stack.len());
                 let open = self.marks.len() as u64;
                 limits::at_most(Format::Pickle, "open collections", limits::MAX_MARKS, open)
             }
-            // `b` sets the state of an object, which is dropped: the `_metadata` of an OrderedDict, the
-            // options of a Namespace.
+            // Opcode `0` pops a value. Opcode `b` sets the state of an object; the state is
+            // dropped, such as the `_metadata` of an OrderedDict or the options of a Namespace.
             b'0' | b'b' => self.pop(at).map(drop),
             b'1' => self.pop_to_mark(at).map(drop),
             b'q' | b'r' | 0x94 => self.remember(code, at),
@@ -136,7 +142,11 @@ impl<'a, 'p> Machine<'a, 'p> {
             }
             _ => {
                 let got = format!("operation {code:#04x}");
-                Err(WeightsError::pickle(at, "an operation of plain data", got))
+                Err(WeightsError::pickle(
+                    at,
+                    "an operation that builds plain data",
+                    got,
+                ))
             }
         }
     }
@@ -144,12 +154,12 @@ impl<'a, 'p> Machine<'a, 'p> {
     fn protocol(&mut self, at: usize) -> Result<(), WeightsError> {
         match self.input.u8()? {
             2..=5 => Ok(()),
-            got => Err(WeightsError::pickle(at, "protocol 2 to 5", got)),
+            got => Err(WeightsError::pickle(at, "pickle protocol 2 to 5", got)),
         }
     }
 
     fn pop(&mut self, at: usize) -> Result<Value, WeightsError> {
-        // Values below an open mark belong to the surrounding collection.
+        // Values below an open mark belong to the surrounding collection, so they are not popped.
         let floor = self.marks.last().copied().unwrap_or_default();
         if self.stack.len() > floor
             && let Some(value) = self.stack.pop()
@@ -162,7 +172,7 @@ impl<'a, 'p> Machine<'a, 'p> {
     fn pop_to_mark(&mut self, at: usize) -> Result<Vec<Value>, WeightsError> {
         match self.marks.pop() {
             Some(mark) => Ok(self.stack.split_off(mark.min(self.stack.len()))),
-            None => Err(WeightsError::pickle(at, "an open collection", "none")),
+            None => Err(WeightsError::pickle(at, "a mark on the stack", "none")),
         }
     }
 
@@ -188,8 +198,8 @@ impl<'a, 'p> Machine<'a, 'p> {
         Ok(self.arena.add(Node::Text(text)))
     }
 
-    /// Reads a bytes object or a Python 2 `str`. The latter becomes text if it is UTF-8, as in `torch.load`; the
-    /// content of all others is dropped.
+    /// Reads a bytes object or a Python 2 `str`. A `str` that is valid UTF-8 becomes text, as in
+    /// `torch.load`; the content of any other `str` and of bytes objects is dropped.
     fn bytes(&mut self, code: u8) -> Result<Value, WeightsError> {
         let n = match code {
             b'U' | b'C' => self.input.u8()?.into(),
@@ -264,7 +274,8 @@ impl<'a, 'p> Machine<'a, 'p> {
         Ok(self.arena.add(Node::Global(global)))
     }
 
-    /// Appends to the list on top of the stack. Items of a set are dropped.
+    /// Appends `items` to the list on top of the stack. If a set or another opaque object is there,
+    /// the items are dropped.
     fn append(&mut self, items: &[Value], at: usize) -> Result<(), WeightsError> {
         let target = self.stack.last().copied().unwrap_or(Value::None);
         match self.arena.node_mut(target) {
@@ -278,7 +289,8 @@ impl<'a, 'p> Machine<'a, 'p> {
         Ok(())
     }
 
-    /// Assigns `key, value, key, value, ..` in the dictionary on top of the stack.
+    /// Assigns the `items`, which are `key, value, key, value, ..`, in the dictionary on top of the
+    /// stack. If an opaque object is there, the items are dropped.
     fn set_items(&mut self, items: &[Value], at: usize) -> Result<(), WeightsError> {
         let target = self.stack.last().copied().unwrap_or(Value::None);
         let (pairs, rest) = items.as_chunks::<2>();
@@ -291,7 +303,7 @@ impl<'a, 'p> Machine<'a, 'p> {
                 let got = self.arena.describe(target);
                 return Err(WeightsError::pickle(
                     at,
-                    "a dictionary and pairs of key and value",
+                    "a dictionary and pairs of key and value to assign",
                     got,
                 ));
             }

@@ -35,11 +35,12 @@ pub(super) struct Pickled<'a> {
     pub(super) end: usize,
 }
 
-/// Runs the pickle that starts at offset `start` of `bytes`. `persistent` tells what its persistent ids refer to.
+/// Runs the pickle that starts at offset `start` of `bytes` and returns its values. `persistent`
+/// determines what the persistent ids in the pickle refer to.
 ///
 /// # Errors
-/// Returns [`WeightsError`] if an operation or a name is not in the allow-list, a value has the wrong type, a
-/// limit is exceeded, or the bytes end early.
+/// Returns [`WeightsError`] if an operation or a name is not in the allow-list, a value has the
+/// wrong type, a limit is exceeded, or the bytes end before the pickle does.
 pub(super) fn load<'a>(
     bytes: &'a [u8],
     start: usize,

@@ -2,7 +2,7 @@
 
 use crate::weights::{Format, WeightsError, limits};
 
-/// A cursor over a pickle.
+/// A cursor over the bytes of a pickle.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     bytes: &'a [u8],
@@ -10,17 +10,17 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A cursor at offset `at`.
+    /// Creates a cursor at the byte offset `at` of `bytes`.
     pub(super) fn new(bytes: &'a [u8], at: usize) -> Self {
         Self { bytes, at }
     }
 
-    /// The current offset.
+    /// Returns the byte offset of the cursor.
     pub(super) fn offset(&self) -> usize {
         self.at
     }
 
-    /// The next `n` bytes.
+    /// Reads the next `n` bytes.
     pub(super) fn take(&mut self, n: u64) -> Result<&'a [u8], WeightsError> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let taken = usize::try_from(n).ok().and_then(|n| rest.get(..n));
@@ -62,12 +62,12 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// The next f64, which pickles store big-endian.
+    /// Reads the next f64, which pickles store big-endian.
     pub(super) fn f64_be(&mut self) -> Result<f64, WeightsError> {
         self.array().map(f64::from_be_bytes)
     }
 
-    /// The next `n` bytes as UTF-8.
+    /// Reads the next `n` bytes as UTF-8 text.
     pub(super) fn text(&mut self, n: u64) -> Result<&'a str, WeightsError> {
         limits::at_most(Format::Pickle, "bytes of a text", limits::MAX_TEXT, n)?;
         let start = self.at;
@@ -78,11 +78,12 @@ impl<'a> Reader<'a> {
 
     /// Reads text up to a line feed and skips the line feed.
     pub(super) fn line(&mut self) -> Result<&'a str, WeightsError> {
-        // No name in torch's pickles is longer than 255 bytes.
+        // No class or function name in torch's pickles is longer than 255 bytes, so the search for
+        // the line feed is bounded.
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let window = &rest[..rest.len().min(256)];
         let Some(n) = window.iter().position(|&b| b == b'\n') else {
-            let expected = "a name that ends in a line feed";
+            let expected = "a name that ends in a line feed after at most 255 bytes";
             return Err(WeightsError::pickle(self.at, expected, "no line feed"));
         };
         let line = self.text(n as u64)?;

@@ -15,12 +15,12 @@ use crate::weights::{
     quantized::{PerChannelRef, QuantizerRef, Values},
 };
 
-/// The objects that the persistent ids of a pickle refer to.
+/// The kind of object to which the persistent ids of a pickle refer.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::weights) enum Persistent<'p> {
     /// Storages, in zip and legacy checkpoints. An id is `('storage', class, key, location, numel[, view])`.
     Storages,
-    /// Tensors, in the tar format. An id is a key of the map.
+    /// Tensors, in the tar format. An id is a key of the map, as an integer or as its decimal text.
     Numbered(&'p BTreeMap<i64, TensorRef<'static>>),
     /// No objects: persistent ids are rejected.
     Refused,
@@ -49,10 +49,10 @@ pub(super) fn call(
     match global {
         Global::Opaque(name) => Ok(arena.add(Node::Opaque(name))),
         Global::Dict => dict(arena, arguments, at),
-        // The first argument is the wrapped tensor or tuple of sizes.
+        // The first argument, the wrapped tensor or the tuple of sizes, is the result.
         Global::Size | Global::Parameter => match args.first() {
             Some(value) => Ok(*value),
-            None => Err(WeightsError::pickle(at, "an argument", "none")),
+            None => Err(WeightsError::pickle(at, "an argument of the call", "none")),
         },
         Global::Tensor => {
             let tensor = tensor(arena, args, None, at)?;
@@ -93,7 +93,8 @@ fn dict(arena: &mut Arena<'_>, arguments: Value, at: usize) -> Result<Value, Wei
     if let Some(list) = list
         && let Some(Node::List(items)) = arena.node_mut(list)
     {
-        // Taken rather than copied: a pickle could pass the same list a million times.
+        // The items are moved: copies would exhaust memory if a pickle passed the same list a
+        // million times.
         for item in std::mem::take(items) {
             let Some([key, value]) = arena.items(item) else {
                 let got = arena.describe(item);
@@ -125,8 +126,8 @@ fn tensor<'a>(
         dtype: dtype.unwrap_or(storage.dtype),
         storage: storage.clone(),
         offset: size(*offset).ok_or_else(|| wrong(arena.describe(*offset)))?,
-        shape: sizes(arena, *shape)?.ok_or_else(|| wrong("a shape with other items"))?,
-        strides: sizes(arena, *strides)?.ok_or_else(|| wrong("strides with other items"))?,
+        shape: sizes(arena, *shape)?.ok_or_else(|| wrong("another value as the shape"))?,
+        strides: sizes(arena, *strides)?.ok_or_else(|| wrong("another value as the strides"))?,
         quantizer: None,
     })
 }
@@ -172,7 +173,8 @@ fn values_of<'a, T>(
     convert: impl Fn(Value) -> Option<T>,
 ) -> Option<Values<'a, T>> {
     match arena.node_mut(value)? {
-        // Taken rather than copied: a pickle could pass the same list a million times.
+        // The items are moved: copies would exhaust memory if a pickle passed the same list a
+        // million times.
         Node::List(items) => {
             let items = std::mem::take(items).into_iter();
             items
@@ -231,7 +233,7 @@ pub(super) fn persistent(
     };
     let Some(node) = found else {
         let got = arena.describe(id);
-        let expected = "the id of a storage or tensor";
+        let expected = "the id of a storage or tensor that this pickle may refer to";
         return Err(WeightsError::pickle(at, expected, got));
     };
     Ok(arena.add(node))
@@ -273,7 +275,8 @@ pub(in crate::weights) fn key_of<'a>(arena: &Arena<'a>, key: Value) -> Option<Co
     }
 }
 
-/// Returns an id of the tar format, which is an integer or its decimal text. `None` if `id` is neither.
+/// Returns the number of a tensor in a tar checkpoint from the persistent id `id`, which is an
+/// integer or its decimal text. `None` if `id` is neither.
 fn number(arena: &Arena<'_>, id: Value) -> Option<i64> {
     match id {
         Value::Int(n) => Some(n),

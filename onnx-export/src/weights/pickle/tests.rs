@@ -7,7 +7,8 @@ fn run(pickle: &[u8]) -> Result<String, String> {
     Ok(show(&pickled.arena, pickled.root))
 }
 
-/// Formats a value and, if it is a collection, its items; collections among the items are shown by type only.
+/// Formats a value. If the value is a collection, also formats its items; items that are
+/// collections themselves are shown by type only.
 fn show(arena: &Arena<'_>, value: Value) -> String {
     let list = |items: &[Value]| {
         let items: Vec<_> = items.iter().map(|v| small(arena, *v)).collect();
@@ -41,7 +42,7 @@ fn small(arena: &Arena<'_>, value: Value) -> String {
     }
 }
 
-/// Operations that push a `torch.FloatStorage` of 12 elements with the key "7".
+/// Pickle operations that push a `torch.FloatStorage` of 12 elements with the key "7".
 const STORAGE: &[u8] = b"(\x8c\x07storagectorch\nFloatStorage\n\x8c\x017\x8c\x03cpuK\x0ctQ";
 
 #[test]
@@ -132,7 +133,7 @@ fn hostile_pickles_are_rejected() {
         [start, STORAGE, b"K\x00K\x01\x85K\x01\x85", scheme, b"tR"].concat()
     };
     let plain = [quantized(b"ctorch\nper_tensor_affine\n"), b".".to_vec()].concat();
-    // The scales are quantized, which is invalid.
+    // The tensor that holds the scales is itself quantized, which is invalid.
     let scales = quantized(b"(ctorch\nper_tensor_affine\nG\x3f\xf0\0\0\0\0\0\0K\x00t");
     let scheme = [b"(ctorch\nper_channel_affine\n", &scales[..], b"]K\x00t"].concat();
     let recursive = [quantized(&scheme), b".".to_vec()].concat();
@@ -149,10 +150,10 @@ fn hostile_pickles_are_rejected() {
         (b"ca\x1b[2J\nb\n.", "pickle refers to `a\\u{1b}[2J.b`"),
         (
             b"(S'x'\nios\nsystem\n.",
-            "expected an operation of plain data, got operation 0x53",
+            "expected an operation that builds plain data, got operation 0x53",
         ),
         (b"\x82\x01.", "operation 0x82"),
-        (b"\x80\x01N.", "expected protocol 2 to 5, got 1"),
+        (b"\x80\x01N.", "expected pickle protocol 2 to 5, got 1"),
         (b"K\x01K\x01\x86\x85R.", "expected a value on the stack"),
         (
             b"K\x01)R.",
@@ -177,12 +178,12 @@ fn hostile_pickles_are_rejected() {
         ),
         (
             b"K\x01Q.",
-            "expected the id of a storage or tensor, got an int",
+            "expected the id of a storage or tensor that this pickle may refer to, got an int",
         ),
-        (&negative, "got a shape with other items"),
+        (&negative, "got another value as the shape"),
         (b".", "expected a value on the stack, got none"),
         (b"K\x01(.", "expected a value on the stack, got none"),
-        (b"t.", "expected an open collection"),
+        (b"t.", "expected a mark on the stack"),
         (
             b"h\x00.",
             "expected the index of a value in the memo, got 0",

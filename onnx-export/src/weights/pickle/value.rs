@@ -35,7 +35,8 @@ pub(in crate::weights) enum Node<'a> {
     Global(Global),
     Storage(StorageRef<'a>),
     Tensor(TensorRef<'a>),
-    /// An object whose content is not needed, such as the options of a training run; holds the name for messages.
+    /// An object whose content is not needed, such as the options of a training run. The field is
+    /// the name of the object in messages.
     Opaque(&'static str),
 }
 
@@ -50,7 +51,7 @@ impl<'a> Arena<'a> {
         Value::Node(NodeId(self.0.len() - 1))
     }
 
-    /// The node of a value; `None` if the value is stored in place.
+    /// Returns the node of a value; `None` if the value is stored in place.
     pub(in crate::weights) fn node(&self, value: Value) -> Option<&Node<'a>> {
         match value {
             Value::Node(NodeId(index)) => self.0.get(index),
@@ -58,7 +59,7 @@ impl<'a> Arena<'a> {
         }
     }
 
-    /// The node of a value, mutable; `None` if the value is stored in place.
+    /// Returns the node of a value for changing it; `None` if the value is stored in place.
     pub(super) fn node_mut(&mut self, value: Value) -> Option<&mut Node<'a>> {
         match value {
             Value::Node(NodeId(index)) => self.0.get_mut(index),
@@ -66,12 +67,12 @@ impl<'a> Arena<'a> {
         }
     }
 
-    /// All nodes in the order of creation.
+    /// Returns all nodes in the order of creation.
     pub(in crate::weights) fn nodes(&self) -> impl Iterator<Item = &Node<'a>> {
         self.0.iter()
     }
 
-    /// The text of a value; `None` if it is not text.
+    /// Returns the text of a value; `None` if the value is not text.
     pub(in crate::weights) fn text(&self, value: Value) -> Option<&'a str> {
         match self.node(value)? {
             Node::Text(text) => Some(text),
@@ -79,7 +80,7 @@ impl<'a> Arena<'a> {
         }
     }
 
-    /// The items of a tuple or list; `None` for other values.
+    /// Returns the items of a tuple or list; `None` for other values.
     pub(in crate::weights) fn items(&self, value: Value) -> Option<&[Value]> {
         match self.node(value)? {
             Node::Tuple(items) | Node::List(items) => Some(items),
@@ -87,7 +88,7 @@ impl<'a> Arena<'a> {
         }
     }
 
-    /// The keys and values of a dictionary; `None` for other values.
+    /// Returns the keys and values of a dictionary; `None` for other values.
     pub(in crate::weights) fn pairs(&self, value: Value) -> Option<&[(Value, Value)]> {
         match self.node(value)? {
             Node::Dict(pairs) => Some(pairs),
@@ -95,7 +96,8 @@ impl<'a> Arena<'a> {
         }
     }
 
-    /// The value last assigned to the text `key` of a dictionary; `None` if there is none.
+    /// Returns the value last assigned to the text `key` in a dictionary; `None` if `dict` is not a
+    /// dictionary or lacks the key.
     pub(in crate::weights) fn lookup(&self, dict: Value, key: &str) -> Option<Value> {
         let mut latest_first = self.pairs(dict)?.iter().rev();
         latest_first
@@ -103,7 +105,7 @@ impl<'a> Arena<'a> {
             .map(|(_, value)| *value)
     }
 
-    /// The type of a value, for messages.
+    /// Returns the type of a value, or the name of an opaque object, for messages.
     pub(in crate::weights) fn describe(&self, value: Value) -> &'static str {
         match value {
             Value::None => "None",
@@ -127,7 +129,7 @@ impl<'a> Arena<'a> {
     }
 }
 
-/// A value as `usize`; `None` if it is not a non-negative integer.
+/// Returns a value as `usize`; `None` if the value is not a non-negative integer.
 pub(in crate::weights) fn size(value: Value) -> Option<usize> {
     match value {
         Value::Int(n) => usize::try_from(n).ok(),
