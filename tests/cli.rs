@@ -247,7 +247,7 @@ fn failed_exports_name_the_reason_and_leave_no_files() {
             "mobilenet_v3_small",
             &weights,
             &["--num-classes=10"],
-            &["expected", "got"],
+            &["has shape", "expected"],
         ),
         ("mobilenet_v2", &weights, &[], &["missing", "unexpected"]),
         (

@@ -365,7 +365,7 @@ fn rejected_parameters(server: &Server, image: &[u8]) {
         (
             "mask=png",
             "mask",
-            "the route takes model, orientation, score_threshold",
+            "one of the route's parameters (model, orientation, score_threshold",
         ),
     ] {
         let reply = detect(server, &format!("?{query}"), image);

@@ -16,8 +16,8 @@ const IMAGES: usize = 8;
 /// Maximum growth of the server's memory in bytes during a request with small or rejected images,
 /// not counting the request's body.
 const MOST: u64 = 32 * MIB;
-/// Width and height in pixels of the GIF frame that the header does not state, and of the zeros
-/// that are compressed as PNG metadata: 67 MB at one byte per pixel.
+/// Width and height in pixels of the frame of a GIF whose screen is stated as 1x1 pixels. The same
+/// number squared is the length in bytes of the zeros that are compressed into PNG metadata: 67 MB.
 const SIDE: u16 = 8192;
 
 /// Returns a PNG chunk of type `kind` with the content `body`, including the chunk's length and

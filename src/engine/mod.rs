@@ -99,9 +99,9 @@ pub enum EngineError {
     Signature {
         /// The part of the model with the wrong signature: `input`, `output` or `box head`.
         what: &'static str,
-        /// The supported shape, data type or names of this part.
+        /// The shapes, data types or names that the engine supports for `what`.
         expected: &'static str,
-        /// The shape, data type or names of this part in the model.
+        /// The shape, data type or names that `what` has in the model.
         got: String,
     },
     /// The outermost axis of an output does not have one row per image, or per region for a box

@@ -119,13 +119,10 @@ impl Params {
     pub(super) fn finish(self, known: &[&str]) -> Result<(), ServeError> {
         match self.0.first() {
             None => Ok(()),
-            Some((name, value)) => Err(bad(
+            Some((name, _)) => Err(bad(
                 name,
-                &format!(
-                    "no parameter of this name (the route takes {})",
-                    known.join(", ")
-                ),
-                value,
+                &format!("one of the route's parameters ({})", known.join(", ")),
+                name,
             )),
         }
     }
@@ -191,8 +188,7 @@ mod tests {
             .finish(&["model", "top_k"])
             .unwrap_err()
             .to_string();
-        let expected =
-            "`topk`: expected no parameter of this name (the route takes model, top_k), got 3";
+        let expected = "`topk`: expected one of the route's parameters (model, top_k), got topk";
         assert_eq!(error, expected);
         assert!(params("").finish(&["model"]).is_ok());
     }

@@ -22,9 +22,9 @@ const SMALL_WINDOW: Duration = Duration::from_secs(1);
 /// The predicted cost of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JobCost {
-    /// Thread time in nanoseconds.
+    /// Predicted thread time of the job in nanoseconds.
     pub nanos: u64,
-    /// Peak memory in bytes.
+    /// Predicted peak memory of the job in bytes.
     pub bytes: u64,
     /// Pixels of the image that the job decodes or computes; 0 if the job has no image.
     pub pixels: u64,

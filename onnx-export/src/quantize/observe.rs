@@ -11,7 +11,8 @@ use crate::proto::{
     ValueInfoProto,
 };
 
-/// The statistic in one output of the network that [`Network::observed`] returns.
+/// The statistic that one output of an observed network computes. [`Network::observed`] adds these
+/// outputs to a network.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Observed {
     /// The smallest element of the named value.

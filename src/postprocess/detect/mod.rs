@@ -56,7 +56,7 @@ pub use crate::geometry::BoxXyxy;
 pub enum DetectError {
     /// A count in the outputs, the label file or the settings of a detector is not the count that
     /// the model requires.
-    #[error("the {what} must be {expected}, got {got}")]
+    #[error("the detector does not match its files: the {what} must be {expected}, got {got}")]
     Count {
         /// What was counted, such as `number of lines in the label file`.
         what: &'static str,

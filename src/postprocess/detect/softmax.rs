@@ -1,4 +1,4 @@
-//! Softmax over the classes at every point of a feature map that is stored class by class: the
+//! Softmax over the classes at every point (anchor position) of a feature map that is stored class by class: the
 //! logits of one class at all points are contiguous.
 
 #![expect(
