@@ -2,15 +2,16 @@
 //! before the server works on it.
 //!
 //! A front end (HTTP, gRPC) starts a [`Deadline`] when a request arrives and creates an [`Admission`]
-//! before it reads the request's body: if the model's queue has no free place, the request is
-//! rejected. The admission then reserves memory for the body as the body arrives, and one queue
-//! place per image, and is passed to [`crate::pipeline::run`]. Dropping the admission releases its
-//! places and memory.
+//! before it reads the request's body: if the model's queue has no free place, or cannot meet the
+//! deadline, the request is rejected. The admission then reserves memory for the body as the body
+//! arrives and, once it has arrived, one queue place per image, and is passed to
+//! [`crate::pipeline::run`]. Dropping the admission releases its places and memory. Rejections are
+//! paced when there are many: see [`pace`].
 //!
 //! What is *not* here: types of a protocol, and status codes.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout_at;
@@ -80,14 +81,16 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Admits a request: reserves the place of its first image in the queue of `model`.
-    /// [`Admission::reserve_images`] reserves the places of further images.
+    /// Admits a request to `model` if one more image could be queued now and would run before `deadline`.
+    /// No place is held while the body arrives, so that slow clients cannot fill the queue.
     ///
     /// # Errors
-    /// [`BatchError::QueueFull`] if no place is free.
+    /// [`BatchError::QueueFull`] if no place is free, [`BatchError::DeadlineUnreachable`] if the images in the
+    /// queue are predicted to take too long.
     pub fn new(app: &App, model: Arc<LoadedModel>, deadline: Deadline) -> Result<Self, ServeError> {
+        model.batcher.check(deadline.at())?;
         Ok(Self {
-            places: model.batcher.reserve(1)?,
+            places: model.batcher.no_places(),
             body: app.bodies.empty(),
             model,
             deadline,
@@ -137,6 +140,49 @@ impl Admission {
     }
 }
 
+/// Waits before a request is told `error`, if the server rejects many requests for want of capacity.
+///
+/// Clients that retry immediately would otherwise take the CPU time of accepted requests: a rejection costs
+/// about as much as the handling of a request without its image.
+pub async fn pace(app: &App, error: &ServeError) {
+    if matches!(
+        reason(error),
+        Some(Rejection::queue_full | Rejection::deadline_unreachable | Rejection::body_memory)
+    ) {
+        tokio::time::sleep(app.rejections.delay(Instant::now())).await;
+    }
+}
+
+/// Limits the rate of an event: events over the rate are delayed, but only for a bounded time.
+#[derive(Debug)]
+pub struct Pacer {
+    interval: Duration,
+    burst: Duration,
+    longest: Duration,
+    /// When the next event is due if events come one [`Pacer::interval`] after the other.
+    next: Mutex<Instant>,
+}
+
+impl Pacer {
+    /// Creates the pacer of rejections: 250 per second without delay, and at most 2 s of delay.
+    pub fn of_rejections() -> Self {
+        Self {
+            interval: Duration::from_millis(4),
+            burst: Duration::from_millis(200),
+            longest: Duration::from_secs(2),
+            next: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Returns how long the event that happens at `now` must wait.
+    pub fn delay(&self, now: Instant) -> Duration {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = (*next).max(now) + self.interval;
+        *next = due.min(now + self.burst + self.longest);
+        next.saturating_duration_since(now + self.burst)
+    }
+}
+
 /// Counts `error` in the metric `sightline_rejected_total` if `error` rejects a request for lack of
 /// capacity or time.
 ///
@@ -159,6 +205,31 @@ fn reason(error: &ServeError) -> Option<Rejection> {
             Some(Rejection::deadline)
         }
         ServeError::Batch(BatchError::QueueFull { .. }) => Some(Rejection::queue_full),
+        ServeError::Batch(BatchError::DeadlineUnreachable { .. }) => {
+            Some(Rejection::deadline_unreachable)
+        }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rejections_are_paced_in_a_flood_only() {
+        let pacer = Pacer::of_rejections();
+        let start = Instant::now() + Duration::from_secs(1);
+        let delays = |at: Instant, count: usize| -> Vec<u128> {
+            let delay = |_| pacer.delay(at).as_millis();
+            (0..count).map(delay).collect()
+        };
+        assert!(delays(start, 50).iter().all(|delay| *delay == 0));
+        assert_eq!(delays(start, 3), [4, 8, 12]);
+        assert_eq!(delays(start, 1000).last(), Some(&2000));
+        // After the flood the pacer forgets it as fast as it paces.
+        let later = start + Duration::from_secs(2);
+        assert_eq!(delays(later, 1), [4]);
+        assert_eq!(delays(later + Duration::from_secs(1), 1), [0]);
     }
 }

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::admission::Pacer;
 use crate::budget::Budget;
 use crate::error::ServeError;
 use crate::metrics::Metrics;
@@ -79,6 +80,8 @@ pub struct App {
     pub pool: ImagePool,
     /// Memory budget for request and response bodies.
     pub bodies: Budget,
+    /// Delays rejections for lack of capacity when there are many.
+    pub rejections: Pacer,
     /// The loaded models. Set once, when every model is loaded and warm; empty before.
     registry: OnceLock<Registry>,
     draining: AtomicBool,
@@ -100,6 +103,7 @@ impl App {
             metrics,
             pool,
             bodies,
+            rejections: Pacer::of_rejections(),
             registry: OnceLock::new(),
             draining: AtomicBool::new(false),
         }

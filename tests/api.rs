@@ -340,6 +340,7 @@ fn metrics(server: &Server) {
     assert_eq!(server.metric("sightline_build_info{version="), 1.0);
     for reason in [
         "queue_full",
+        "deadline_unreachable",
         "body_memory",
         "deadline",
         "starting",

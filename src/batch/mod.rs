@@ -1,18 +1,18 @@
 //! The batching queue of one model and the workers that empty it.
 //!
-//! An image passes through the queue in three steps: [`Batcher::reserve`] reserves a place in the
-//! queue before the request's body is read, [`Batcher::submit`] puts the preprocessed image into
-//! the queue, and a worker sends a [`Reply`] or a [`BatchError`] through a oneshot channel. A free
-//! worker immediately cuts a batch, that is, removes images of one size from the queue to run them
-//! together. Batches therefore grow only while every worker is busy, unless `max_queue_delay_us`
-//! makes workers wait for fuller batches.
+//! A request passes [`Batcher::check`] before its body is read. Each image then passes through the
+//! queue in three steps: [`Batcher::reserve_more`] reserves a place before the image is decoded,
+//! [`Batcher::submit`] puts the preprocessed image into the queue, and a worker sends a [`Reply`] or
+//! a [`BatchError`] through a oneshot channel. A free worker immediately cuts a batch, that is,
+//! removes images of one size from the queue to run them together. Batches therefore grow only while
+//! every worker is busy, unless `max_queue_delay_us` makes workers wait for fuller batches.
 //!
 //! What is *not* here: decoding, the meaning of model outputs, and HTTP.
 
+mod drain;
 mod queue;
 mod worker;
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -22,6 +22,8 @@ use tokio::sync::oneshot;
 use tracing::Span;
 
 pub use queue::Policy;
+
+use drain::DrainRate;
 
 use crate::budget::{Budget, Permit};
 use crate::engine::{Engine, EngineError, Outputs};
@@ -58,8 +60,22 @@ pub enum BatchError {
     QueueFull {
         /// Maximum number of images in the queue.
         capacity: usize,
-        /// Expected time until a full queue is empty, at the speed measured so far.
+        /// Predicted time until the images that are in the queue now have run.
         retry_after: Duration,
+    },
+    /// The images in the queue are predicted to take longer than the request's deadline allows.
+    #[error(
+        "the images in the queue are predicted to take {} ms, but the deadline is in {} ms; retry \
+         after {} ms",
+        .wait.as_millis(),
+        .left.as_millis(),
+        .wait.as_millis()
+    )]
+    DeadlineUnreachable {
+        /// Predicted time until the images that are in the queue now have run.
+        wait: Duration,
+        /// Time that was left until the request's deadline.
+        left: Duration,
     },
     /// The request's deadline passed before a worker ran the image.
     #[error("the deadline passed while the image was waiting for a worker")]
@@ -89,7 +105,7 @@ pub enum BatchError {
 /// The permits that one image holds: a place in the queue, and memory for its tensors.
 #[derive(Debug)]
 pub struct Slot {
-    /// Permit of one queue place, from [`Batcher::reserve`]; released when a worker takes the
+    /// Permit of one queue place, from [`Batcher::reserve_more`]; released when a worker takes the
     /// image.
     pub place: Permit,
     /// Permit of the tensor memory, from [`Batcher::reserve_tensor`]; passed on in
@@ -120,12 +136,10 @@ struct Shared {
     /// Signalled when an image arrives and when the queue closes.
     changed: Condvar,
     metrics: BatchMetrics,
-    /// Moving average of a batch's run time divided by its number of images, in nanoseconds; 0
-    /// before the first successful run.
-    nanos_per_image: AtomicU64,
-    /// Moving average of an image's preparation time (decoding and preprocessing) divided by the
-    /// number of threads that prepare images, in nanoseconds; 0 before the first prepared image.
-    preparation_nanos: AtomicU64,
+    /// Budget of queue places. A place is reserved before its image is decoded.
+    places: Budget,
+    /// Measured speed at which images are prepared and run.
+    drain: Mutex<DrainRate>,
 }
 
 impl Shared {
@@ -134,13 +148,16 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// No code panics while it holds this lock.
+    fn drain(&self) -> MutexGuard<'_, DrainRate> {
+        self.drain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The queue of one model and its workers.
 pub struct Batcher {
     shared: Arc<Shared>,
-    /// Budget of queue places. A place is reserved before its image is received and decoded.
-    places: Budget,
     tensors: Budget,
     capacity: usize,
     workers: Vec<JoinHandle<()>>,
@@ -164,12 +181,13 @@ impl Batcher {
             queue: Queue::new(policy),
             closed: false,
         };
+        let drain = DrainRate::new(engines.len(), policy.max_batch_size);
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             changed: Condvar::new(),
             metrics,
-            nanos_per_image: AtomicU64::new(0),
-            preparation_nanos: AtomicU64::new(0),
+            places: Budget::new("queue", 1, capacity as u64),
+            drain: Mutex::new(drain),
         });
         let mut workers = Vec::new();
         for (index, engine) in engines.into_iter().enumerate() {
@@ -179,7 +197,6 @@ impl Batcher {
         }
         Ok(Self {
             shared,
-            places: Budget::new("queue", 1, capacity as u64),
             tensors,
             capacity,
             workers,
@@ -191,14 +208,40 @@ impl Batcher {
         self.capacity
     }
 
-    /// Reserves places in the queue for `images` images.
+    /// Checks that one more image could be queued now and would run before `deadline`. Reserves nothing, so
+    /// that a request whose body arrives slowly keeps no place from others.
+    ///
+    /// An empty queue admits every deadline, so that a prediction which is too long is corrected by new
+    /// measurements.
     ///
     /// # Errors
-    /// [`BatchError::QueueFull`] if fewer than `images` places are free.
-    pub fn reserve(&self, images: usize) -> Result<Permit, BatchError> {
-        let mut places = self.places.empty();
-        self.reserve_more(&mut places, images)?;
-        Ok(places)
+    /// [`BatchError::QueueFull`] if no place is free, [`BatchError::DeadlineUnreachable`] if the images ahead
+    /// are predicted to take too long.
+    pub fn check(&self, deadline: Instant) -> Result<(), BatchError> {
+        let places = &self.shared.places;
+        let (ahead, capacity) = (places.used(), places.total());
+        let wait = self.shared.drain().time(ahead);
+        if ahead >= capacity {
+            return Err(self.full(wait));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        // The rest is for the request's own decoding, inference and response, and for a wrong prediction.
+        if ahead > 0 && wait > left * 4 / 5 {
+            return Err(BatchError::DeadlineUnreachable { wait, left });
+        }
+        Ok(())
+    }
+
+    fn full(&self, retry_after: Duration) -> BatchError {
+        BatchError::QueueFull {
+            capacity: self.capacity,
+            retry_after,
+        }
+    }
+
+    /// Returns a permit for places in the queue that holds none yet.
+    pub fn no_places(&self) -> Permit {
+        self.shared.places.empty()
     }
 
     /// Grows the permit `places` to a total of `images` places in the queue.
@@ -206,12 +249,8 @@ impl Batcher {
     /// # Errors
     /// [`BatchError::QueueFull`] if too few places are free. `places` is unchanged in this case.
     pub fn reserve_more(&self, places: &mut Permit, images: usize) -> Result<(), BatchError> {
-        places
-            .grow_to(images as u64)
-            .map_err(|_| BatchError::QueueFull {
-                capacity: self.capacity,
-                retry_after: self.expected_wait(),
-            })
+        let grown = places.grow_to(images as u64);
+        grown.map_err(|exhausted| self.full(self.shared.drain().time(exhausted.used)))
     }
 
     /// Reserves the memory of a tensor `[3, H, W] f32` for an image of `size`. Waits until other
@@ -258,18 +297,7 @@ impl Batcher {
     /// Records, for [`BatchError::QueueFull`], that one of `threads` image threads decoded and
     /// preprocessed an image in `time`.
     pub fn record_preparation(&self, time: Duration, threads: usize) {
-        let threads = u32::try_from(threads.max(1)).unwrap_or(u32::MAX);
-        average(&self.shared.preparation_nanos, time / threads);
-    }
-
-    /// Returns the expected time until a full queue is empty, at the speed measured so far.
-    /// Preparation and inference share the CPU cores, so their times per image are added.
-    fn expected_wait(&self) -> Duration {
-        let run = self.shared.nanos_per_image.load(Ordering::Relaxed);
-        let workers = self.workers.len().max(1) as u64;
-        let preparation = self.shared.preparation_nanos.load(Ordering::Relaxed);
-        let per_image = (run / workers).saturating_add(preparation);
-        Duration::from_nanos(per_image.saturating_mul(self.capacity as u64))
+        self.shared.drain().prepared(time, threads);
     }
 
     /// Rejects new images, waits until the workers have finished the queued images, and joins the workers.
@@ -282,19 +310,6 @@ impl Batcher {
             let _ = worker.join();
         }
     }
-}
-
-/// Adds `new` to `average`, a moving average in nanoseconds over about the last eight values. An
-/// `average` of 0 has no values yet and is set to `new`.
-fn average(average: &AtomicU64, new: Duration) {
-    let new = u64::try_from(new.as_nanos()).unwrap_or(u64::MAX);
-    let old = average.load(Ordering::Relaxed);
-    let updated = if old == 0 {
-        new
-    } else {
-        old - old / 8 + new / 8
-    };
-    average.store(updated, Ordering::Relaxed);
 }
 
 impl Drop for Batcher {

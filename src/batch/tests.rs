@@ -72,11 +72,17 @@ type Receiver = oneshot::Receiver<Result<Reply, BatchError>>;
 
 fn try_submit(setup: &Setup, value: f32, deadline: Instant) -> Result<Receiver, BatchError> {
     let slot = Slot {
-        place: setup.batcher.reserve(1).unwrap(),
+        place: reserve(setup).unwrap(),
         memory: setup.batcher.tensors.try_acquire(12).unwrap(),
     };
     let image = PreparedImage::whole(SIZE, vec![value]);
     setup.batcher.submit(image, slot, deadline)
+}
+
+fn reserve(setup: &Setup) -> Result<Permit, BatchError> {
+    let mut place = setup.batcher.no_places();
+    setup.batcher.reserve_more(&mut place, 1)?;
+    Ok(place)
 }
 
 fn submit(setup: &Setup, value: f32, deadline: Instant) -> Receiver {
@@ -116,15 +122,16 @@ fn a_full_queue_rejects_and_has_places_again() {
     let running = submit(&setup, 1.0, soon());
     assert_eq!(setup.batches.recv().unwrap(), 1);
     let _waiting = [submit(&setup, 2.0, soon()), submit(&setup, 3.0, soon())];
-    let rejected = setup.batcher.reserve(1).unwrap_err();
-    assert!(
-        matches!(rejected, BatchError::QueueFull { capacity: 2, .. }),
-        "{rejected:?}"
-    );
+    for rejected in [reserve(&setup).err(), setup.batcher.check(soon()).err()] {
+        assert!(
+            matches!(rejected, Some(BatchError::QueueFull { capacity: 2, .. })),
+            "{rejected:?}"
+        );
+    }
     setup.permit.send(()).unwrap();
     assert_eq!(first(running), 1.0);
     assert_eq!(setup.batches.recv().unwrap(), 1);
-    assert!(setup.batcher.reserve(1).is_ok());
+    assert!(setup.batcher.check(soon()).is_ok() && reserve(&setup).is_ok());
     setup.permit.send(()).unwrap();
     setup.permit.send(()).unwrap();
 }
@@ -150,7 +157,7 @@ fn expired_and_cancelled_images_are_not_run() {
         Err(BatchError::DeadlinePassed)
     ));
     assert_eq!(first(live), 4.0);
-    assert_eq!(setup.batcher.places.used(), 0, "every place is returned");
+    assert_eq!(setup.batcher.shared.places.used(), 0, "every place is returned");
     assert_eq!(setup.batcher.tensors.used(), 0, "all memory is returned");
 }
 
@@ -166,7 +173,7 @@ fn missing_outputs_fail_the_batch_and_do_not_count_as_speed() {
     setup.permit.send(()).unwrap();
     assert_eq!(first(running), 1.0);
     assert_eq!(setup.batches.recv().unwrap(), 2);
-    let speed = || setup.batcher.shared.nanos_per_image.load(Ordering::Relaxed);
+    let speed = || setup.batcher.shared.drain().time(1000);
     let before = speed();
     setup.permit.send(()).unwrap();
     for reply in batch {
@@ -182,14 +189,24 @@ fn missing_outputs_fail_the_batch_and_do_not_count_as_speed() {
 }
 
 #[test]
-fn the_expected_wait_includes_decoding() {
+fn a_deadline_that_the_queue_cannot_meet_is_rejected() {
     let setup = setup(1, 100);
-    assert_eq!(setup.batcher.expected_wait(), Duration::ZERO);
-    let millis = Duration::from_millis;
-    average(&setup.batcher.shared.nanos_per_image, millis(20));
-    assert_eq!(setup.batcher.expected_wait(), millis(2000));
+    let (millis, now) = (Duration::from_millis, Instant::now());
+    // Ten images of 20 ms of inference and 30 ms of preparation.
+    let run = millis(20);
+    setup.batcher.shared.drain().ran(1, run, now, 0);
     setup.batcher.record_preparation(millis(60), 2);
-    assert_eq!(setup.batcher.expected_wait(), millis(5000));
+    let late = now;
+    assert!(setup.batcher.check(late).is_ok(), "the queue is empty");
+    let mut places = setup.batcher.no_places();
+    setup.batcher.reserve_more(&mut places, 10).unwrap();
+    let rejected = setup.batcher.check(Instant::now() + millis(500));
+    let wait = match rejected {
+        Err(BatchError::DeadlineUnreachable { wait, .. }) => wait,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(wait.as_millis().div_ceil(10), 50);
+    assert!(setup.batcher.check(now + millis(5000)).is_ok());
 }
 
 #[test]

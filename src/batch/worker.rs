@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tracing::Span;
 
 use super::queue::Next;
-use super::{BatchError, QueueEntry, Reply, Shared, average};
+use super::{BatchError, QueueEntry, Reply, Shared};
 use crate::budget::Permit;
 use crate::engine::{Engine, Outputs};
 use crate::image::PreparedImage;
@@ -115,9 +115,8 @@ fn process(shared: &Shared, engine: &mut dyn Engine, batch: Vec<QueueEntry>) {
     let inference = started.elapsed();
     let error = match result {
         Ok(Ok(outputs)) if outputs.len() == count => {
-            // Failed batches are not averaged, because they may end early and make `Retry-After`
-            // too short.
-            average(&shared.nanos_per_image, inference / count.max(1) as u32);
+            let waiting = shared.places.used();
+            shared.drain().ran(count, inference, Instant::now(), waiting);
             for (client, outputs) in clients.into_iter().zip(outputs) {
                 client.send(Ok(outputs), inference);
             }
@@ -130,6 +129,8 @@ fn process(shared: &Shared, engine: &mut dyn Engine, batch: Vec<QueueEntry>) {
         Ok(Err(error)) => BatchError::Engine(Arc::new(error)),
         Err(_) => BatchError::Panicked,
     };
+    // Failed runs may end early, and would make the predicted wait too short.
+    shared.drain().interrupted();
     for client in clients {
         client.send(Err(error.clone()), inference);
     }

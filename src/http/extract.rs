@@ -49,6 +49,8 @@ pub(super) async fn read_images(
     body: &mut Body,
 ) -> Result<Vec<Bytes>, ServeError> {
     let body = read_body(app, admission, &parts.headers, body).await?;
+    // Before the body is parsed, so that an overloaded server rejects a request for little work.
+    admission.reserve_images(1)?;
     let limit = app.limits.max_images;
     let images = match framing {
         Framing::Raw if body.is_empty() => Vec::new(),

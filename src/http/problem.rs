@@ -68,6 +68,7 @@ codes! {
     empty_image = UNPROCESSABLE_ENTITY,
     damaged_image = UNPROCESSABLE_ENTITY,
     queue_full = TOO_MANY_REQUESTS,
+    deadline_unreachable = TOO_MANY_REQUESTS,
     body_memory = TOO_MANY_REQUESTS,
     internal = INTERNAL_SERVER_ERROR,
     starting = SERVICE_UNAVAILABLE,
@@ -269,6 +270,9 @@ fn batch(error: &BatchError, detail: String) -> Problem {
     match error {
         BatchError::QueueFull { retry_after, .. } => {
             Problem::new(Code::queue_full, detail).retry(*retry_after)
+        }
+        BatchError::DeadlineUnreachable { wait, .. } => {
+            Problem::new(Code::deadline_unreachable, detail).retry(*wait)
         }
         BatchError::DeadlinePassed => Problem::new(Code::deadline_passed, detail),
         BatchError::Closed => Problem::new(Code::draining, detail).retry(SHORT_WAIT),

@@ -11,7 +11,7 @@ use axum::response::Response;
 use super::extract::{Framing, discard, framing, read_images, refuse};
 use super::params::Params;
 use super::problem::Problem;
-use crate::admission::{Admission, Deadline, count_rejection};
+use crate::admission::{Admission, Deadline, count_rejection, pace};
 use crate::app::App;
 use crate::error::ServeError;
 use crate::image::{DecodeOptions, Orientation};
@@ -70,20 +70,23 @@ pub(super) async fn handle<T: TaskRoute>(
     let (head, admission) = match admitted {
         Ok(admitted) => admitted,
         Err(error) => {
+            pace(&app, &error).await;
             refuse(&parts.headers, &mut body).await;
             return Err(reject(&app, error, model));
         }
     };
     let work = head.run(&app, admission, parts, &mut body);
     let result = deadline.bound(work).await;
-    if matches!(result, Err(ServeError::DeadlinePassed { .. })) {
-        discard(&mut body).await;
+    match &result {
+        Err(ServeError::DeadlinePassed { .. }) => discard(&mut body).await,
+        Err(error) => pace(&app, error).await,
+        Ok(_) => {}
     }
     let response = result.and_then(|results| head.task.respond(results));
     response.map_err(|error| reject(&app, error, model))
 }
 
-/// Checks the head of a request and reserves a place in the queue, before the body is read. Sets `model` as soon as it
+/// Checks the head of a request, and that the queue can take it, before the body is read. Sets `model` as soon as it
 /// is known, so that metrics can name it if a later check fails.
 fn admit<T: TaskRoute>(
     app: &App,

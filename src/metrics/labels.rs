@@ -83,6 +83,8 @@ impl Cut {
 pub enum Rejection {
     /// The model's queue was full.
     queue_full,
+    /// The images in the model's queue were predicted to take longer than the request's deadline.
+    deadline_unreachable,
     /// Other requests held too much of the memory budget for request and response bodies.
     body_memory,
     /// The deadline of the request passed.
@@ -95,8 +97,9 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every reason for a rejection.
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::queue_full,
+        Self::deadline_unreachable,
         Self::body_memory,
         Self::deadline,
         Self::starting,
