@@ -157,7 +157,11 @@ fn expired_and_cancelled_images_are_not_run() {
         Err(BatchError::DeadlinePassed)
     ));
     assert_eq!(first(live), 4.0);
-    assert_eq!(setup.batcher.shared.places.used(), 0, "every place is returned");
+    assert_eq!(
+        setup.batcher.shared.places.used(),
+        0,
+        "every place is returned"
+    );
     assert_eq!(setup.batcher.tensors.used(), 0, "all memory is returned");
 }
 

@@ -116,7 +116,9 @@ fn process(shared: &Shared, engine: &mut dyn Engine, batch: Vec<QueueEntry>) {
     let error = match result {
         Ok(Ok(outputs)) if outputs.len() == count => {
             let waiting = shared.places.used();
-            shared.drain().ran(count, inference, Instant::now(), waiting);
+            shared
+                .drain()
+                .ran(count, inference, Instant::now(), waiting);
             for (client, outputs) in clients.into_iter().zip(outputs) {
                 client.send(Ok(outputs), inference);
             }

@@ -115,7 +115,6 @@ impl Activity {
         let mut state = self.lock();
         if matches!(state.phase, Phase::Idle(_)) {
             state.phase = Phase::Head(Instant::now());
-            self.wake.changed.notify_one();
         }
     }
 
@@ -136,7 +135,6 @@ impl Activity {
                 written: 0,
             });
             self.update_ticket(&mut state);
-            self.wake.changed.notify_one();
         }
     }
 
@@ -155,7 +153,6 @@ impl Activity {
                 state.phase = Phase::Idle(Instant::now());
             }
             self.update_ticket(&mut state);
-            self.wake.changed.notify_one();
         }
     }
 
@@ -198,7 +195,6 @@ impl Activity {
         let mut state = self.lock();
         state.phase = Phase::Idle(Instant::now());
         self.update_ticket(&mut state);
-        self.wake.changed.notify_one();
     }
 
     /// Adds the connection to the idle queue if it became idle, and removes it if it is no longer

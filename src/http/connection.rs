@@ -2,7 +2,7 @@
 //! until its response is written, and closes the connection when a time limit passes.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::activity::{Activity, InFlight};
 
@@ -26,6 +26,7 @@ pub(super) async fn drive(
     activity: &Activity,
 ) {
     let mut connection = std::pin::pin!(connection);
+    let mut timer = std::pin::pin!(sleep_until(Instant::now()));
     loop {
         tokio::select! {
             // The connection is polled first, so that a request that has just arrived is read
@@ -37,8 +38,8 @@ pub(super) async fn drive(
                 }
                 return;
             }
-            () = activity.wake.changed.notified() => {}
-            () = expired(activity.deadline()) => {}
+            () = activity.wake.requested.notified() => {}
+            () = expired(timer.as_mut(), activity) => {}
         }
         if let Some(reason) = activity.reason_to_close() {
             tracing::debug!(?reason, "connection closed");
@@ -47,11 +48,29 @@ pub(super) async fn drive(
     }
 }
 
-async fn expired(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
+/// Completes once the deadline of `activity` has passed.
+///
+/// The deadline changes only while the connection is polled, and this future is polled after it. A
+/// deadline that moves to a later time leaves `timer` as it is until the timer fires, because every
+/// request moves the deadline and hardly any timer of a connection fires.
+fn expired<'a>(
+    mut timer: Pin<&'a mut Sleep>,
+    activity: &'a Activity,
+) -> impl Future<Output = ()> + 'a {
+    poll_fn(move |context| {
+        loop {
+            let Some(deadline) = activity.deadline() else {
+                return Poll::Pending;
+            };
+            if timer.is_elapsed() || deadline < timer.deadline() {
+                timer.as_mut().reset(deadline);
+            }
+            ready!(timer.as_mut().poll(context));
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+        }
+    })
 }
 
 /// Returns the service of one connection: `router`, with each request recorded in `activity`.

@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 pub(super) struct Wake {
     /// Set if a new connection needs the slot of this connection.
     unwanted: AtomicBool,
-    /// Notified when the time limit of the connection may have changed, and when `unwanted` is set.
-    pub(super) changed: Notify,
+    /// Notified when `unwanted` is set.
+    pub(super) requested: Notify,
 }
 
 impl Wake {
@@ -68,7 +68,7 @@ impl IdleQueue {
             return false;
         };
         connection.unwanted.store(true, Ordering::Release);
-        connection.changed.notify_one();
+        connection.requested.notify_one();
         true
     }
 
