@@ -166,7 +166,7 @@ fn take_apart(
             error => anyhow::Error::new(error).context(place(args)),
         };
         error.context(format!(
-            "{} is {}",
+            "cannot import {}, which is {}",
             args.weights.display(),
             recognised(layout)
         ))

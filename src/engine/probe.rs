@@ -45,11 +45,12 @@ impl OnnxRuntime {
         })
     }
 
-    /// Creates a probe of a detector's box head. `first` computes the feature maps and regions that
-    /// the box head reads.
+    /// Creates a [`Probe`] of a detector's box head: a session that returns the outputs added for
+    /// calibration. `first` is the detector's first network, which computes the feature maps and
+    /// regions that the box head reads.
     ///
     /// # Errors
-    /// [`EngineError::Load`] if ONNX Runtime rejects one of the two networks,
+    /// [`EngineError::Load`] if ONNX Runtime rejects the first network or the box head,
     /// [`EngineError::Signature`] if `first` lacks outputs that the box head reads.
     pub fn probe_box_head(
         &self,

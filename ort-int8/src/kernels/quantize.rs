@@ -45,9 +45,9 @@ pub fn quantize_blocked(
     }
 }
 
-/// Quantizes one block of up to sixteen channels of all pixels in `plane`, `[pixels, 16] f32`, and
-/// writes the results to `output`, `[pixels, C] u8`. `place.start` is the first channel of the
-/// block, and `place.end` is `C`.
+/// Quantizes one block of channels of all pixels in `plane`, `[pixels, 16] f32`, without vector
+/// instructions, and writes the results to `output`, `[pixels, C] u8`. The channels of the block are
+/// the first sixteen of `place`, or all of it at the last block; `place` ends at `C`.
 fn plain_plane(
     plane: &[[f32; CHANNEL_BLOCK]],
     place: Range<usize>,
