@@ -1,0 +1,252 @@
+//! An HTTP/1.1 client with little overhead: requests are complete byte strings, connections block.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// Longest time to connect, and between two reads or writes.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Separates the parts of a form.
+const BOUNDARY: &str = "frontier";
+
+/// A request as the bytes to send.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    bytes: Vec<u8>,
+    /// Length of the head, with the empty line at its end.
+    head: usize,
+}
+
+impl Request {
+    /// Returns `GET path`.
+    pub(crate) fn get(path: &str) -> Self {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: load\r\n\r\n");
+        Self {
+            head: head.len(),
+            bytes: head.into_bytes(),
+        }
+    }
+
+    /// Returns `POST path` with a body of content type `kind`.
+    pub(crate) fn post(path: &str, kind: &str, body: &[u8]) -> Self {
+        let length = body.len();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: load\r\ncontent-type: {kind}\r\n\
+             content-length: {length}\r\n\r\n"
+        );
+        Self {
+            head: head.len(),
+            bytes: [head.as_bytes(), body].concat(),
+        }
+    }
+
+    /// Returns the classification of one image, sent as a raw body.
+    pub(crate) fn classify(image: &[u8]) -> Self {
+        Self::post("/v1/classify?top_k=1", "application/octet-stream", image)
+    }
+
+    /// Returns the classification of several images in one form.
+    pub(crate) fn classify_form(images: &[&[u8]]) -> Self {
+        let mut body = Vec::new();
+        for image in images {
+            let head = "content-disposition: form-data; name=\"image\"; filename=\"a\"";
+            body.extend_from_slice(format!("--{BOUNDARY}\r\n{head}\r\n\r\n").as_bytes());
+            body.extend_from_slice(image);
+            body.extend_from_slice(b"\r\n");
+        }
+        body.extend_from_slice(format!("--{BOUNDARY}--\r\n").as_bytes());
+        let kind = format!("multipart/form-data; boundary={BOUNDARY}");
+        Self::post("/v1/classify?top_k=1", &kind, &body)
+    }
+
+    /// Returns this request `count` times, one after the other (pipelined).
+    pub(crate) fn repeated(&self, count: usize) -> Self {
+        Self {
+            bytes: self.bytes.repeat(count),
+            head: self.head,
+        }
+    }
+
+    /// Returns all bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Returns the length of the head.
+    pub(crate) fn head(&self) -> usize {
+        self.head
+    }
+}
+
+/// A response that was read to its end.
+#[derive(Debug)]
+pub(crate) struct Response {
+    /// The status code.
+    pub(crate) status: u16,
+    /// The body.
+    pub(crate) body: Vec<u8>,
+    /// Whether the server closes the connection.
+    closes: bool,
+}
+
+impl Response {
+    /// Returns whether this is a classification in which each of `images` images has `label`.
+    pub(crate) fn has_label(&self, label: &str, images: usize) -> bool {
+        let body = String::from_utf8_lossy(&self.body);
+        let found = body.matches(&format!("\"label\":\"{label}\"")).count();
+        self.status == 200 && found == images
+    }
+}
+
+/// A connection to the server, which is opened when it is needed and kept open between requests.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    address: SocketAddr,
+    stream: Option<TcpStream>,
+}
+
+impl Connection {
+    /// Returns a connection to `address` that is not open yet.
+    pub(crate) fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            stream: None,
+        }
+    }
+
+    /// Sends `request` and returns the response. If the server has closed a kept connection, the
+    /// request is sent once more over a new one, as every HTTP client does.
+    pub(crate) fn send(&mut self, request: &Request) -> io::Result<Response> {
+        if let Some(mut stream) = self.stream.take()
+            && let Some(response) = exchange(&mut stream, request)?
+        {
+            return Ok(self.keep(stream, response));
+        }
+        let mut stream = connect(self.address)?;
+        let response = exchange(&mut stream, request)?;
+        let response = response.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(self.keep(stream, response))
+    }
+
+    fn keep(&mut self, stream: TcpStream, response: Response) -> Response {
+        self.stream = (!response.closes).then_some(stream);
+        response
+    }
+}
+
+/// Opens a connection that waits for at most [`PATIENCE`].
+pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Sends a request and reads its response. `None` if the server closed the connection before the
+/// first byte of the response.
+fn exchange(stream: &mut TcpStream, request: &Request) -> io::Result<Option<Response>> {
+    // The server may respond and close before it has read everything, so a failed write does not
+    // mean that there is no response.
+    let written = stream.write_all(request.bytes());
+    match read_response(stream) {
+        Ok(response) => Ok(response),
+        Err(error) if closed(&error) => Ok(None),
+        Err(error) => Err(written.err().unwrap_or(error)),
+    }
+}
+
+fn closed(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
+}
+
+/// Reads one response. `None` if the connection is closed before its first byte.
+///
+/// # Errors
+/// If the connection fails or ends within the response, or its head cannot be parsed.
+pub(crate) fn read_response(stream: &mut impl Read) -> io::Result<Option<Response>> {
+    let mut input = Vec::with_capacity(2048);
+    let end = loop {
+        let old = input.len();
+        input.resize(old + 2048, 0);
+        let read = match stream.read(&mut input[old..]) {
+            Err(error) if old > 0 && closed(&error) => {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            read => read?,
+        };
+        input.truncate(old + read);
+        if let Some(at) = input.windows(4).position(|window| window == b"\r\n\r\n") {
+            break at + 4;
+        }
+        if read == 0 {
+            return match old {
+                0 => Ok(None),
+                _ => Err(io::ErrorKind::UnexpectedEof.into()),
+            };
+        }
+    };
+    let (status, length, closes) = parse_head(&input[..end])?;
+    let mut body = input.split_off(end);
+    let read = body.len().min(length);
+    body.resize(length, 0);
+    stream.read_exact(&mut body[read..])?;
+    Ok(Some(Response {
+        status,
+        body,
+        closes,
+    }))
+}
+
+/// Returns the status, the length of the body, and whether the server closes the connection.
+fn parse_head(head: &[u8]) -> io::Result<(u16, usize, bool)> {
+    let malformed = || io::Error::new(io::ErrorKind::InvalidData, "malformed head of a response");
+    let head = std::str::from_utf8(head).map_err(|_| malformed())?;
+    let mut lines = head.lines();
+    let status = lines.next().and_then(|line| line.split(' ').nth(1));
+    let status = status.and_then(|status| status.parse().ok());
+    let (mut length, mut closes) = (0, false);
+    for line in lines {
+        let Some((name, value)) = line.split_once(':') else {
+            continue;
+        };
+        if name.eq_ignore_ascii_case("content-length") {
+            length = value.trim().parse().map_err(|_| malformed())?;
+        } else if name.eq_ignore_ascii_case("connection") {
+            closes = value.trim().eq_ignore_ascii_case("close");
+        }
+    }
+    Ok((status.ok_or_else(malformed)?, length, closes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn responses_are_read_to_their_end() {
+        let text = "HTTP/1.1 429 Too Many\r\nContent-Length: 3\r\nconnection: close\r\n\r\nabc";
+        let response = read_response(&mut text.as_bytes()).unwrap().unwrap();
+        assert_eq!((response.status, response.closes), (429, true));
+        assert_eq!(response.body, b"abc");
+        assert!(read_response(&mut [].as_slice()).unwrap().is_none());
+        for cut in [10, text.len() - 1] {
+            assert!(read_response(&mut &text.as_bytes()[..cut]).is_err());
+        }
+        assert!(read_response(&mut b"nonsense\r\n\r\n".as_slice()).is_err());
+    }
+
+    #[test]
+    fn labels_are_counted() {
+        let response = Response {
+            status: 200,
+            body: br#"[{"label":"cat"},{"label":"cat"}]"#.to_vec(),
+            closes: false,
+        };
+        assert!(response.has_label("cat", 2));
+        assert!(!response.has_label("cat", 1) && !response.has_label("dog", 2));
+    }
+}

@@ -1,0 +1,131 @@
+//! Sends one request many times: closed-loop, or at fixed arrival times.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{Builder, Scope, ScopedJoinHandle, scope};
+use std::time::{Duration, Instant};
+
+use crate::http::{Connection, Request};
+use crate::tally::Tally;
+
+/// Stack of a client thread, in bytes. There may be thousands of them.
+const STACK: usize = 256 << 10;
+/// A request that is sent later than its arrival time by more than this counts as late.
+const LATE: Duration = Duration::from_millis(100);
+
+/// A request whose result is known.
+#[derive(Debug)]
+pub(crate) struct Target<'a> {
+    /// Address of the server.
+    pub(crate) address: SocketAddr,
+    /// The request.
+    pub(crate) request: &'a Request,
+    /// The best label of its image; `None` if the result is not checked.
+    pub(crate) label: Option<&'a str>,
+}
+
+impl Target<'_> {
+    /// Sends the request over `connection`. The latency is measured from `arrival`, `end` is the
+    /// end of the load.
+    fn send(&self, connection: &mut Connection, arrival: Instant, end: Instant, tally: &mut Tally) {
+        match connection.send(self.request) {
+            Ok(response) => {
+                let now = Instant::now();
+                let right = self.label.is_none_or(|label| response.has_label(label, 1));
+                tally.response(&response, now - arrival, right, now <= end);
+            }
+            Err(_) => tally.lost += 1,
+        }
+    }
+}
+
+/// Sends the request over `connections` connections, each immediately after the response before
+/// it, whatever the status of that is.
+///
+/// # Errors
+/// If a thread cannot be started.
+pub(crate) fn closed(
+    target: &Target<'_>,
+    connections: usize,
+    duration: Duration,
+) -> io::Result<Tally> {
+    let end = Instant::now() + duration;
+    on_threads(connections, |_, tally| {
+        let mut connection = Connection::new(target.address);
+        while Instant::now() < end {
+            target.send(&mut connection, Instant::now(), end, tally);
+        }
+    })
+}
+
+/// Sends the request `rate` times per second. Arrivals do not wait for responses, as long as one
+/// of the `connections` connections is free. Latencies are measured from the arrival times.
+///
+/// Each thread takes the next arrival, sleeps until its time, and sends it, so that no thread has
+/// to wake another one.
+///
+/// # Errors
+/// If a thread cannot be started.
+pub(crate) fn open(
+    target: &Target<'_>,
+    rate: f64,
+    connections: usize,
+    duration: Duration,
+) -> io::Result<Tally> {
+    let next = AtomicU64::new(0);
+    let start = Instant::now() + Duration::from_millis(50);
+    let end = start + duration;
+    on_threads(connections, |_, tally| {
+        let mut connection = Connection::new(target.address);
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed) as f64;
+            let arrival = start + Duration::from_secs_f64(index / rate);
+            if arrival >= end {
+                return;
+            }
+            std::thread::sleep(arrival.saturating_duration_since(Instant::now()));
+            tally.late += u64::from(arrival.elapsed() > LATE);
+            target.send(&mut connection, arrival, end, tally);
+        }
+    })
+}
+
+/// Runs `client` on `threads` threads at once, which get their index, and returns the sum of
+/// their tallies.
+///
+/// # Errors
+/// If a thread cannot be started, or panics.
+pub(crate) fn on_threads(
+    threads: usize,
+    client: impl Fn(usize, &mut Tally) + Sync,
+) -> io::Result<Tally> {
+    let client = &client;
+    scope(|scope| {
+        let run = |index| {
+            let mut tally = Tally::default();
+            client(index, &mut tally);
+            tally
+        };
+        let started: io::Result<Vec<_>> = (0..threads)
+            .map(|index| spawn(scope, move || run(index)))
+            .collect();
+        let mut total = Tally::default();
+        for thread in started? {
+            let tally = thread.join();
+            total.add(tally.map_err(|_| io::Error::other("a client thread panicked"))?);
+        }
+        Ok(total)
+    })
+}
+
+/// Starts a thread with a small stack.
+///
+/// # Errors
+/// If the system cannot start it.
+pub(crate) fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> io::Result<ScopedJoinHandle<'scope, T>> {
+    Builder::new().stack_size(STACK).spawn_scoped(scope, work)
+}

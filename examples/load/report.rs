@@ -1,0 +1,140 @@
+//! The figures of a run: one table, with the limit of each figure.
+
+use std::fmt;
+
+use crate::tally::Tally;
+
+/// The figures of all scenarios.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// Factor by which limits on speed and memory are relaxed.
+    slack: f64,
+    section: String,
+    rows: Vec<Row>,
+}
+
+#[derive(Debug)]
+struct Row {
+    section: String,
+    figure: String,
+    measured: String,
+    limit: String,
+    passed: bool,
+}
+
+impl Report {
+    /// Returns a report without figures.
+    pub(crate) fn new(slack: f64) -> Self {
+        Self {
+            slack: slack.max(1.0),
+            section: String::new(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Sets the scenario of the following figures.
+    pub(crate) fn section(&mut self, name: &str) {
+        name.clone_into(&mut self.section);
+    }
+
+    /// Adds a figure without a limit.
+    pub(crate) fn info(&mut self, figure: &str, measured: impl Into<String>) {
+        self.row(figure, measured.into(), String::new(), true);
+    }
+
+    /// Adds a figure on speed or memory that must be at least `limit`.
+    pub(crate) fn at_least(&mut self, figure: &str, value: f64, limit: f64) {
+        let limit = limit / self.slack;
+        let text = format!(">= {}", number(limit));
+        self.row(figure, number(value), text, value >= limit);
+    }
+
+    /// Adds a figure on speed or memory that must be below `limit`.
+    pub(crate) fn below(&mut self, figure: &str, value: f64, limit: f64) {
+        let limit = limit * self.slack;
+        let text = format!("< {}", number(limit));
+        self.row(figure, number(value), text, value < limit);
+    }
+
+    /// Adds a count that must be `expected`.
+    pub(crate) fn exactly(&mut self, figure: &str, value: u64, expected: u64) {
+        let passed = value == expected;
+        self.row(figure, value.to_string(), expected.to_string(), passed);
+    }
+
+    /// Adds the statuses of a load: only those in `allowed` may occur, no request may be lost, and
+    /// no result may be wrong.
+    pub(crate) fn statuses(&mut self, figure: &str, tally: &Tally, allowed: &[u16]) {
+        let known = tally.statuses.keys().all(|status| allowed.contains(status));
+        let passed = known && tally.lost == 0 && tally.wrong == 0;
+        let allowed: Vec<String> = allowed.iter().map(u16::to_string).collect();
+        let limit = format!("only {}", allowed.join(", "));
+        self.row(figure, tally.describe(), limit, passed);
+    }
+
+    /// Returns whether every limit holds.
+    pub(crate) fn passed(&self) -> bool {
+        self.rows.iter().all(|row| row.passed)
+    }
+
+    fn row(&mut self, figure: &str, measured: String, limit: String, passed: bool) {
+        let section = self.section.clone();
+        let mark = if passed { "" } else { "  LIMIT EXCEEDED" };
+        eprintln!("  {figure}: {measured}  {limit}{mark}");
+        self.rows.push(Row {
+            section,
+            figure: figure.to_owned(),
+            measured,
+            limit,
+            passed,
+        });
+    }
+}
+
+/// Returns a number with three significant digits at least.
+fn number(value: f64) -> String {
+    match value.abs() {
+        small if small < 10.0 => format!("{value:.3}"),
+        middle if middle < 100.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "| scenario | figure | measured | limit | |")?;
+        writeln!(f, "|---|---|---|---|---|")?;
+        for row in &self.rows {
+            let mark = if row.passed { "ok" } else { "FAILED" };
+            let Row {
+                section,
+                figure,
+                measured,
+                limit,
+                ..
+            } = row;
+            writeln!(
+                f,
+                "| {section} | {figure} | {measured} | {limit} | {mark} |"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slack_relaxes_limits_on_speed_only() {
+        let mut report = Report::new(2.0);
+        report.at_least("goodput", 0.5, 0.95);
+        report.below("p99", 19.0, 10.0);
+        assert!(report.passed());
+        let mut lost = Tally::default();
+        lost.lost = 1;
+        report.statuses("statuses", &lost, &[200]);
+        assert!(!report.passed());
+    }
+}

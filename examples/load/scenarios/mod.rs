@@ -1,0 +1,117 @@
+//! The scenarios, one file each, and what they share.
+
+mod bombs;
+mod connections;
+mod held;
+mod open_loop;
+mod retry_storm;
+mod soak;
+mod traffic;
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::Plan;
+use crate::load::{Target, closed};
+use crate::report::Report;
+use crate::server::{Server, cpu_seconds};
+
+/// Connections per core at which the server has always work.
+const CONNECTIONS_PER_CORE: usize = 8;
+
+/// A scenario of the load test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scenario {
+    /// Requests arrive at three times the rate that the server can process
+    OpenLoop,
+    /// 1,000 connections retry immediately when they are rejected
+    RetryStorm,
+    /// Small files that cost much to decode, while an ordinary client sends requests
+    Bombs,
+    /// Thousands of silent, trickling and never-reading connections
+    Connections,
+    /// Valid and hostile requests mixed, for minutes
+    Soak,
+}
+
+impl Scenario {
+    /// Returns the scenarios to run: those that are named, or all.
+    pub(crate) fn selected(named: &[Self]) -> Vec<Self> {
+        match named {
+            [] => Self::value_variants().to_vec(),
+            named => named.to_vec(),
+        }
+    }
+
+    /// Returns the scenario's name on the command line.
+    pub(crate) fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// Runs the scenario and adds its figures to the report.
+    ///
+    /// # Errors
+    /// If the server does not start or exits.
+    pub(crate) fn run(self, plan: &Plan, report: &mut Report) -> Result<()> {
+        match self {
+            Self::OpenLoop => open_loop::run(plan, report),
+            Self::RetryStorm => retry_storm::run(plan, report),
+            Self::Bombs => bombs::run(plan, report),
+            Self::Connections => connections::run(plan, report),
+            Self::Soak => soak::run(plan, report),
+        }
+    }
+}
+
+/// Returns the largest goodput of the server in responses per second: closed-loop, with as many
+/// connections as keep it busy.
+fn maximum(target: &Target<'_>, duration: Duration) -> Result<f64> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let tally = closed(target, cores * CONNECTIONS_PER_CORE, duration)?;
+    anyhow::ensure!(
+        tally.in_time > 0,
+        "no result without load: {}",
+        tally.describe()
+    );
+    Ok(tally.goodput(duration))
+}
+
+/// CPU time of the server and of this process, from one moment to another.
+struct CpuMeter {
+    start: Instant,
+    server: f64,
+    client: f64,
+}
+
+impl CpuMeter {
+    fn start(server: &Server) -> Result<Self> {
+        Ok(Self {
+            start: Instant::now(),
+            server: server.cpu_seconds()?,
+            client: cpu_seconds("self")?,
+        })
+    }
+
+    /// Returns the cores that the server and this process have used on average.
+    fn cores(&self, server: &Server) -> Result<(f64, f64)> {
+        let seconds = self.start.elapsed().as_secs_f64();
+        let used = server.cpu_seconds()? - self.server;
+        Ok((
+            used / seconds,
+            (cpu_seconds("self")? - self.client) / seconds,
+        ))
+    }
+
+    /// Adds the used cores to the report.
+    fn report(&self, server: &Server, report: &mut Report) -> Result<()> {
+        let (server, client) = self.cores(server)?;
+        report.info(
+            "cores used by the server, by the client",
+            format!("{server:.2}, {client:.2}"),
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,146 @@
+//! A `sightline serve` process: its address, memory, CPU time, file descriptors and metrics.
+
+use std::fs::{read_dir, read_to_string};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::Plan;
+use crate::http::{Connection, Request};
+
+/// Longest time until the server is ready.
+const START: Duration = Duration::from_mins(1);
+
+/// A running server, which is killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    /// The address that it listens on.
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    /// Starts `sightline serve ARGS...` on a free port, without `SIGHTLINE_*` variables and
+    /// installed models, and waits until it is ready.
+    pub(crate) fn start(plan: &Plan, args: &[&str]) -> Result<Self> {
+        let mut command = Command::new(&plan.server);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("SIGHTLINE_") {
+                command.env_remove(name);
+            }
+        }
+        command.args(["serve", "--listen", "127.0.0.1:0", "--log", "warn"]);
+        command.args(args).env("XDG_DATA_HOME", "/nonexistent");
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", plan.server.display()))?;
+        let stdout = child.stdout.take().context("the server has no stdout")?;
+        let mut stdout = BufReader::new(stdout);
+        let mut line = String::new();
+        stdout.read_line(&mut line)?;
+        let address = line.trim().split_once("listening on http://");
+        let address = address.and_then(|(_, address)| address.parse().ok());
+        let Some(address) = address else {
+            let _ = child.kill();
+            bail!("the server printed {line:?} instead of its address");
+        };
+        // Reads what else the server prints, so that it never waits for this process.
+        std::thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
+        let server = Self { child, address };
+        server.wait_until_ready()?;
+        Ok(server)
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
+        let deadline = Instant::now() + START;
+        while self.get("/health/ready")?.0 != 200 {
+            ensure!(
+                Instant::now() < deadline,
+                "the server is not ready after {START:?}"
+            );
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Returns the status and body of `GET path`.
+    pub(crate) fn get(&self, path: &str) -> Result<(u16, String)> {
+        let response = Connection::new(self.address).send(&Request::get(path))?;
+        Ok((response.status, String::from_utf8(response.body)?))
+    }
+
+    /// Returns the sum of the samples in `/metrics` that start with `name` and contain `label`.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> Result<f64> {
+        let (_, page) = self.get("/metrics")?;
+        let lines = page.lines();
+        let lines = lines.filter(|line| line.starts_with(name) && line.contains(label));
+        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        Ok(values.sum())
+    }
+
+    /// Returns a field of `/proc/PID/status` in MiB: `VmRSS` (resident memory) or `VmHWM` (its
+    /// peak).
+    pub(crate) fn memory(&self, field: &str) -> Result<f64> {
+        let status = read_to_string(self.proc("status"))?;
+        let line = status.lines().find(|line| line.starts_with(field));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+        Ok(kib.context("no such field in /proc/PID/status")? / 1024.0)
+    }
+
+    /// Resets the peak of the resident memory to the current value.
+    pub(crate) fn reset_peak_memory(&self) -> Result<()> {
+        Ok(std::fs::write(self.proc("clear_refs"), "5")?)
+    }
+
+    /// Returns the CPU time that the server has used, in seconds.
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
+        cpu_seconds(&self.child.id().to_string())
+    }
+
+    /// Returns the number of open file descriptors.
+    pub(crate) fn descriptors(&self) -> Result<usize> {
+        Ok(read_dir(self.proc("fd"))?.count())
+    }
+
+    /// Returns the memory that the server may use in MiB: what it uses now, when it is idle, and
+    /// the totals of its memory budgets.
+    pub(crate) fn memory_plan(&self) -> Result<f64> {
+        let budgets = self.metric("sightline_budget_bytes", "state=\"total\"")?;
+        Ok(self.memory("VmRSS")? + budgets / f64::from(1 << 20))
+    }
+
+    /// Checks that the process still runs.
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("the server exited: {status}");
+        }
+        Ok(())
+    }
+
+    fn proc(&self, file: &str) -> String {
+        format!("/proc/{}/{file}", self.child.id())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Returns the user and system CPU time of a process in seconds; `process` is its id, or `self`.
+pub(crate) fn cpu_seconds(process: &str) -> Result<f64> {
+    let stat = read_to_string(format!("/proc/{process}/stat"))?;
+    // Fields are counted after the command's name, which may contain spaces.
+    let (_, rest) = stat.rsplit_once(')').context("malformed /proc/PID/stat")?;
+    let fields = rest.split_whitespace().skip(11).take(2);
+    let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
