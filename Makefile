@@ -7,8 +7,15 @@ export ORT_DYLIB_PATH
 # Flags for `make serve`, for example: make serve SERVE_ARGS='--listen 0.0.0.0:8080'
 SERVE_ARGS ?=
 
+# Scenarios and flags of `make load-test`, for example: make load-test SCENARIOS=bombs LOAD_ARGS='--seconds 10'
+SCENARIOS ?= open-loop retry-storm bombs connections
+LOAD_ARGS ?=
+# The scenarios hold thousands of connections; the server inherits the limit.
+RUN_LOAD = ulimit -n 20000 2>/dev/null || ulimit -n "$$(ulimit -Hn)"; exec target/debug/examples/load
+
 .DEFAULT_GOAL := help
-.PHONY: help serve build test fmt lint doc image image-test bench fuzz-api onnxruntime clean
+.PHONY: help serve build test fmt lint doc image image-test bench load-test soak-test load-binary fuzz-api \
+	onnxruntime clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +52,15 @@ image-test: ## build the container image and test it (skipped if Docker does not
 
 bench: onnxruntime ## run the benchmarks
 	cargo bench --workspace --locked
+
+load-test: onnxruntime build load-binary ## measure the release server under overload and attacks (takes 12 minutes)
+	@$(RUN_LOAD) $(SCENARIOS) $(LOAD_ARGS)
+
+soak-test: onnxruntime build load-binary ## send 100,000 valid and hostile requests to the release server
+	@$(RUN_LOAD) soak $(LOAD_ARGS)
+
+load-binary:
+	cargo build --workspace --locked --example load
 
 fuzz-api: onnxruntime ## compare the running server with its openapi.yaml, using Schemathesis
 	@scripts/schemathesis.sh

@@ -2,6 +2,7 @@
 //! send requests over new and kept connections.
 
 use std::fs::read_to_string;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
@@ -29,21 +30,64 @@ const SPARE: usize = 300;
 
 pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     let held = plan.held.min(descriptor_limit().saturating_sub(SPARE));
-    let roomy = (held + 1000).to_string();
-    for (name, flags) in [
-        ("all open at once", &["--max-connections", &roomy][..]),
-        ("default --max-connections", &[]),
-    ] {
-        report.section(&format!("connections, {name}"));
-        if held < plan.held {
-            report.info("held connections, fewer for `ulimit -n`", held.to_string());
-        }
-        measure(plan, report, flags, held)?;
+    if held < plan.held {
+        report.section("connections");
+        report.info("held connections, fewer for `ulimit -n`", held.to_string());
     }
-    Ok(())
+    within(plan, report, held)?;
+    over(plan, report, held)
 }
 
-fn measure(plan: &Plan, report: &mut Report, flags: &[&str], held: usize) -> Result<()> {
+/// Holds connections that all have a slot of the public listener.
+fn within(plan: &Plan, report: &mut Report, held: usize) -> Result<()> {
+    report.section("connections, within --max-connections");
+    let roomy = (held + 1000).to_string();
+    let (server, seen) = measure(plan, &["--max-connections", &roomy], held, None)?;
+    probes(report, &seen.probes);
+    report.statuses("statuses of the ordinary client", &seen.tally, &[200]);
+    let (p99, usual) = (seen.tally.latency(0.99), seen.usual.latency(0.99));
+    report.below("p99 of the ordinary client, ms", p99, 3.0 * usual);
+    figures(report, &server, &seen)
+}
+
+/// Holds more connections than the public listener has slots, and probes the admin listener. What
+/// the ordinary client sees has no limit: it waits for a slot.
+fn over(plan: &Plan, report: &mut Report, held: usize) -> Result<()> {
+    report.section("connections, default --max-connections");
+    let admin = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let flag = admin.to_string();
+    let (server, seen) = measure(plan, &["--admin-listen", &flag], held, Some(admin))?;
+    probes(report, &seen.probes);
+    report.info("statuses of the ordinary client", seen.tally.describe());
+    let p99 = format!("{:.1}", seen.tally.latency(0.99));
+    report.info("p99 of the ordinary client, ms", p99);
+    figures(report, &server, &seen)
+}
+
+/// What was seen while connections were held.
+struct Seen {
+    /// The ordinary client before.
+    usual: Tally,
+    /// The ordinary client.
+    tally: Tally,
+    /// Times of the probes in milliseconds; infinite without a response.
+    probes: Vec<f64>,
+    /// Cores used by the server and by the client.
+    cores: String,
+    /// Connections that were opened, and that were open at the end.
+    connections: (usize, usize),
+    /// Limit of the server's memory in MiB.
+    allowed: f64,
+}
+
+/// Holds connections and measures the ordinary client and probes of `admin`, or of the public
+/// listener if that is `None`.
+fn measure(
+    plan: &Plan,
+    flags: &[&str],
+    held: usize,
+    admin: Option<SocketAddr>,
+) -> Result<(Server, Seen)> {
     let mut server = Server::start(plan, flags)?;
     let request = coffee()?;
     let target = Target {
@@ -58,38 +102,52 @@ fn measure(plan: &Plan, report: &mut Report, flags: &[&str], held: usize) -> Res
     server.reset_peak_memory()?;
 
     let (counts, stop) = (Held::default(), AtomicBool::new(false));
-    let (meter, tally, mut probes, open) = scope(|scope| -> Result<_> {
+    let probed = admin.unwrap_or(server.address);
+    let (cores, tally, probes, open) = scope(|scope| -> Result<_> {
         let holding = spawn(scope, || counts.hold(server.address, held, &stop))?;
         counts.wait_until_open();
-        let measured = under_load(&server, &target, plan.load);
+        let measured = under_load(&server, &target, probed, plan.load);
         stop.store(true, Ordering::Relaxed);
         let ended = holding.join();
         ended.map_err(|_| anyhow::anyhow!("a client thread panicked"))??;
         measured
     })?;
     server.check_alive()?;
-
     let opened = counts.opened.load(Ordering::Relaxed);
-    report.info("connections opened", opened.to_string());
-    report.info(
-        "connections open at the end",
-        open.saturating_sub(idle).to_string(),
-    );
-    let lost = probes.iter().filter(|time| time.is_infinite()).count() as u64;
+    let seen = Seen {
+        usual,
+        tally,
+        probes,
+        cores,
+        connections: (opened, open.saturating_sub(idle)),
+        allowed,
+    };
+    Ok((server, seen))
+}
+
+/// Adds the times of the probes.
+fn probes(report: &mut Report, times: &[f64]) {
+    let mut times = times.to_vec();
+    let lost = times.iter().filter(|time| time.is_infinite()).count() as u64;
     report.exactly("probes without a response", lost, 0);
-    let (p50, most) = (quantile(&mut probes, 0.5), quantile(&mut probes, 1.0));
-    report.info("/health/live, p50, ms", format!("{p50:.2}"));
-    report.below("/health/live, longest, ms", most, PROBE_LIMIT);
-    report.statuses("statuses of the ordinary client", &tally, &[200]);
-    let (p50, p99) = (usual.latency(0.5), usual.latency(0.99));
-    report.info("usual p50 and p99, ms", format!("{p50:.1}, {p99:.1}"));
-    report.below(
-        "p99 of the ordinary client, ms",
-        tally.latency(0.99),
-        3.0 * p99,
+    let p50 = format!("{:.2}", quantile(&mut times, 0.5));
+    report.info("/health/live, p50, ms", p50);
+    let longest = quantile(&mut times, 1.0);
+    report.below("/health/live, longest, ms", longest, PROBE_LIMIT);
+}
+
+/// Adds the other figures.
+fn figures(report: &mut Report, server: &Server, seen: &Seen) -> Result<()> {
+    let (opened, open) = seen.connections;
+    report.info(
+        "connections opened, open at the end",
+        format!("{opened}, {open}"),
     );
-    report.info("cores used by the server, by the client", meter);
-    report.below("peak memory, MiB", server.memory("VmHWM")?, allowed);
+    let (p50, p99) = (seen.usual.latency(0.5), seen.usual.latency(0.99));
+    report.info("usual p50 and p99, ms", format!("{p50:.1}, {p99:.1}"));
+    let cores = seen.cores.as_str();
+    report.info("cores used by the server, by the client", cores);
+    report.below("peak memory, MiB", server.memory("VmHWM")?, seen.allowed);
     Ok(())
 }
 
@@ -98,11 +156,12 @@ fn measure(plan: &Plan, report: &mut Report, flags: &[&str], held: usize) -> Res
 fn under_load(
     server: &Server,
     target: &Target<'_>,
+    probed: SocketAddr,
     duration: Duration,
 ) -> Result<(String, Tally, Vec<f64>, usize)> {
     let times = Mutex::new(Vec::new());
     let meter = CpuMeter::start(server)?;
-    let (tally, ()) = while_running(target, duration, |stop| probe(server, stop, &times))?;
+    let (tally, ()) = while_running(target, duration, |stop| probe(probed, stop, &times))?;
     let (used, client) = meter.cores(server)?;
     let times = times.into_inner().unwrap_or_default();
     let cores = format!("{used:.2}, {client:.2}");
@@ -111,11 +170,11 @@ fn under_load(
 
 /// Asks for `/health/live` over new connections until `stop` is set. The time of a probe that gets
 /// no response is infinite.
-fn probe(server: &Server, stop: &AtomicBool, times: &Mutex<Vec<f64>>) {
+fn probe(address: SocketAddr, stop: &AtomicBool, times: &Mutex<Vec<f64>>) {
     let request = Request::get("/health/live");
     while !stop.load(Ordering::Relaxed) {
         let start = Instant::now();
-        let response = Connection::new(server.address).send(&request);
+        let response = Connection::new(address).send(&request);
         let time = match response {
             Ok(response) if response.status == 200 => start.elapsed().as_secs_f64() * 1000.0,
             _ => f64::INFINITY,

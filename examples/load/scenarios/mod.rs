@@ -4,6 +4,7 @@ mod bombs;
 mod connections;
 mod held;
 mod open_loop;
+mod overload;
 mod retry_storm;
 mod soak;
 mod traffic;

@@ -205,39 +205,43 @@ impl Client<'_> {
         // A fixed permutation of 0..100, so that neighbors differ.
         let kind = index * 37 % 100;
         let pick = (index / 100 + kind) as usize;
-        let start = Instant::now();
+        let known = &self.mix.valid[pick % self.mix.valid.len()];
         match kind {
-            0..40 => {
-                let known = &self.mix.valid[pick % self.mix.valid.len()];
-                let response = if kind == 0 {
-                    self.trickled(&known.request)
-                } else {
-                    self.connection.send(&known.request)
-                };
-                match response {
-                    Ok(response) => {
-                        let right = response.has_label(&known.label, known.images);
-                        valid.response(&response, start.elapsed(), right, true);
-                    }
-                    Err(_) => valid.lost += 1,
-                }
-            }
-            40..90 => {
-                let request = &self.mix.hostile[pick % self.mix.hostile.len()];
-                match self.connection.send(request) {
-                    Ok(response) => {
-                        self.hostile
-                            .response(&response, start.elapsed(), true, true);
-                    }
-                    Err(_) => self.hostile.lost += 1,
-                }
-            }
+            0..40 => self.valid(known, kind == 0, valid),
+            40..90 => self.hostile(&self.mix.hostile[pick % self.mix.hostile.len()]),
             _ => {
                 self.gone += 1;
-                let request = &self.mix.valid[pick % self.mix.valid.len()].request;
-                // The server may close first; that is as good.
-                let _ = self.leave(kind - 90, request);
+                // The server may close the connection first, which is as good.
+                let _ = self.leave(kind - 90, &known.request);
             }
+        }
+    }
+
+    /// Sends a valid request, in parts if `trickled`, and compares its result.
+    fn valid(&mut self, known: &Valid, trickled: bool, tally: &mut Tally) {
+        let start = Instant::now();
+        let response = if trickled {
+            self.trickled(&known.request)
+        } else {
+            self.connection.send(&known.request)
+        };
+        match response {
+            Ok(response) => {
+                let right = response.has_label(&known.label, known.images);
+                tally.response(&response, start.elapsed(), right, true);
+            }
+            Err(_) => tally.lost += 1,
+        }
+    }
+
+    /// Sends a request whose response has no known result.
+    fn hostile(&mut self, request: &Request) {
+        let start = Instant::now();
+        match self.connection.send(request) {
+            Ok(response) => self
+                .hostile
+                .response(&response, start.elapsed(), true, true),
+            Err(_) => self.hostile.lost += 1,
         }
     }
 
