@@ -132,8 +132,10 @@ mod tests {
         report.at_least("goodput", 0.5, 0.95);
         report.below("p99", 19.0, 10.0);
         assert!(report.passed());
-        let mut lost = Tally::default();
-        lost.lost = 1;
+        let lost = Tally {
+            lost: 1,
+            ..Tally::default()
+        };
         report.statuses("statuses", &lost, &[200]);
         assert!(!report.passed());
     }

@@ -64,6 +64,8 @@ fn latency(plan: &Plan, report: &mut Report) -> Result<()> {
     report.statuses("statuses of the ordinary client", &tally, &[200]);
     let (p50, p99) = (usual.latency(0.5), usual.latency(0.99));
     report.info("usual p50 and p99, ms", format!("{p50:.1}, {p99:.1}"));
+    let median = format!("{:.1}", tally.latency(0.5));
+    report.info("p50 of the ordinary client, ms", median);
     report.below(
         "p99 of the ordinary client, ms",
         tally.latency(0.99),
