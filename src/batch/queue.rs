@@ -1,7 +1,7 @@
 //! The queue of images and the rules for cutting batches, as plain data: without threads and locks,
 //! and with the current time as an argument.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::QueueEntry;
@@ -77,8 +77,8 @@ impl Queue {
         self.entries.is_empty()
     }
 
-    /// Returns what a free worker does at time `now`. A due batch is removed from the queue; it has
-    /// the oldest image and the next oldest images of the same size.
+    /// Returns what a free worker does at time `now`. A batch is removed from the queue: the oldest images of the size
+    /// of the oldest one, if they are full or due, else a full batch of another size.
     pub(super) fn next(&mut self, now: Instant) -> Next {
         let max_queue_delay = self.policy.max_queue_delay;
         let Some(oldest) = self.entries.front() else {
@@ -90,7 +90,10 @@ impl Queue {
         let fitting = self.entries.iter().filter(same_size).count();
         let full = fitting >= max_batch_size;
         if !full && now < due {
-            return Next::Wait(due);
+            let Some(size) = self.first_full() else {
+                return Next::Wait(due);
+            };
+            return Next::Batch(self.take(size, self.policy.batch_size(size)), Cut::full);
         }
         let cut = match () {
             () if full => Cut::full,
@@ -99,6 +102,19 @@ impl Queue {
             () => Cut::worker_free,
         };
         Next::Batch(self.take(size, max_batch_size), cut)
+    }
+
+    /// Returns the size whose batch was the first to become full; `None` if no size has enough images.
+    fn first_full(&self) -> Option<ImageSize> {
+        let mut waiting = HashMap::new();
+        self.entries
+            .iter()
+            .map(|entry| entry.image.size)
+            .find(|size| {
+                let images = waiting.entry(*size).or_insert(0);
+                *images += 1;
+                *images >= self.policy.batch_size(*size)
+            })
     }
 
     /// Removes and returns the oldest entries whose image has `size`, at most `most` entries. The
@@ -226,5 +242,49 @@ mod tests {
     fn a_delay_does_not_hold_a_full_batch() {
         let (mut queue, start) = queue(2, 10, &[1, 1]);
         assert_eq!(cut(&mut queue, start), (vec![0, 1], Cut::full));
+    }
+
+    /// What a free worker gets: the positions of a batch and why it was cut, or `None` if it waits.
+    type Expected<'a> = Option<(&'a [usize], Cut)>;
+
+    #[test]
+    fn a_full_batch_does_not_wait_behind_a_partial_one_of_another_size() {
+        // Batches of 2 images with a delay of 10 ms. The oldest image, enqueued at 0 ms, is due at 10 ms.
+        let cases: [(&[u32], u64, Expected<'_>); 8] = [
+            (&[1, 2], 9, None),
+            (&[1, 2, 2], 9, Some((&[1, 2], Cut::full))),
+            (&[1, 2, 2, 2], 9, Some((&[1, 2], Cut::full))),
+            // The batch of size 3 is full before the one of size 2.
+            (&[1, 2, 3, 3, 2], 9, Some((&[2, 3], Cut::full))),
+            // A full batch of the oldest size comes first, also if another was full before.
+            (&[1, 2, 2, 1], 9, Some((&[0, 3], Cut::full))),
+            // Once due, the oldest image is next, however many full batches wait behind it.
+            (&[1, 2, 2], 10, Some((&[0], Cut::delay))),
+            (&[1, 2, 2, 3, 3, 2, 2], 10, Some((&[0], Cut::delay))),
+            // A batch of one image is always full, such as one of 1,440,000 pixels.
+            (&[1, 1200], 9, Some((&[1], Cut::full))),
+        ];
+        for (sides, milliseconds, expected) in cases {
+            let (mut queue, start) = queue(2, 10, sides);
+            let got = match queue.next(start + Duration::from_millis(milliseconds)) {
+                Next::Batch(batch, cut) => Some((positions(&batch), cut)),
+                _ => None,
+            };
+            let expected = expected.map(|(positions, cut)| (positions.to_vec(), cut));
+            assert_eq!(got, expected, "{sides:?} at {milliseconds} ms");
+        }
+    }
+
+    #[test]
+    fn full_batches_of_another_size_delay_the_oldest_image_until_it_is_due_at_most() {
+        let (mut queue, start) = queue(2, 10, &[&[1][..], &[2; 40]].concat());
+        let mut batches = 0;
+        for milliseconds in 0..=10 {
+            let now = start + Duration::from_millis(milliseconds);
+            let (batch, _) = cut(&mut queue, now);
+            batches += 1;
+            assert_eq!(batch.contains(&0), milliseconds == 10, "{batch:?}");
+        }
+        assert_eq!(batches, 11);
     }
 }
