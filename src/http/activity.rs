@@ -49,8 +49,8 @@ pub(super) enum CloseReason {
     SlowHead,
     /// The client reads its response at less than `MIN_READ_RATE`.
     SlowRead,
-    /// A new connection needs the slot of this connection, which has been idle longest.
-    Replaced,
+    /// The connection has no complete request, and a new connection needs its slot or the server stops.
+    Unwanted,
 }
 
 /// What one connection is doing, as reported by its socket and its requests.
@@ -174,7 +174,7 @@ impl Activity {
         let mut state = self.lock();
         if self.wake.take_unwanted() {
             if state.is_idle() {
-                return Some(CloseReason::Replaced);
+                return Some(CloseReason::Unwanted);
             }
             self.idle.declined.notify_one();
         }

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 /// Wakes the task that drives one connection.
 #[derive(Debug, Default)]
 pub(super) struct Wake {
-    /// Set if a new connection needs the slot of this connection.
+    /// Set if a new connection needs the slot of this connection, or the server stops.
     unwanted: AtomicBool,
     /// Notified when `unwanted` is set.
     pub(super) requested: Notify,
@@ -70,6 +70,11 @@ impl IdleQueue {
         connection.unwanted.store(true, Ordering::Release);
         connection.requested.notify_one();
         true
+    }
+
+    /// Asks every idle connection to close.
+    pub(super) fn close_all(&self) {
+        while self.close_longest() {}
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {

@@ -43,8 +43,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves until `stop` resolves, then finishes the requests in flight. Returns whether all of them
-    /// finished within `grace`.
+    /// Serves until `stop` resolves, then closes the connections without a complete request and finishes the
+    /// requests in flight. Returns whether all of them finished within `grace`.
     pub async fn run(self, stop: impl Future<Output = ()>, grace: Duration) -> bool {
         let graceful = GracefulShutdown::new();
         let slots = Slots::new(self.max_connections);
@@ -63,7 +63,12 @@ impl Server {
                 }
             }
         }
-        let mut finished = std::pin::pin!(tokio::time::timeout(grace, graceful.shutdown()));
+        let finish = async {
+            // The shutdown lets no connection start another request. It closes idle connections, but not those that
+            // have sent a part of a request's head.
+            tokio::join!(graceful.shutdown(), async { slots.idle.close_all() });
+        };
+        let mut finished = std::pin::pin!(tokio::time::timeout(grace, finish));
         let mut rejecting = std::pin::pin!(self.reject(&slots, late));
         tokio::select! {
             finished = &mut finished => finished.is_ok(),

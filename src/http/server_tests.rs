@@ -9,6 +9,8 @@ use axum::Router;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::server::{ConnectionTimeouts, MAX_HEAD_BYTES, Server};
 
@@ -25,10 +27,12 @@ const TIMEOUTS: ConnectionTimeouts = ConnectionTimeouts {
     slow_read: Duration::from_mins(1),
 };
 
-/// A server that runs until it is dropped.
+/// A server that runs until it is stopped or dropped.
 struct Running {
     address: SocketAddr,
-    _runtime: Runtime,
+    stop: CancellationToken,
+    finished: JoinHandle<bool>,
+    runtime: Runtime,
 }
 
 impl Running {
@@ -54,11 +58,19 @@ impl Running {
             max_connections,
             timeouts,
         };
-        runtime.spawn(server.run(std::future::pending(), Duration::ZERO));
+        let stop = CancellationToken::new();
+        let finished = runtime.spawn(server.run(stop.clone().cancelled_owned(), PATIENCE));
         Self {
             address,
-            _runtime: runtime,
+            stop,
+            finished,
+            runtime,
         }
+    }
+
+    /// Waits until the stopped server has finished. Returns whether its requests finished within [`PATIENCE`].
+    fn finish(self) -> bool {
+        self.runtime.block_on(self.finished).unwrap()
     }
 
     fn connect(&self, request: &[u8]) -> TcpStream {
@@ -163,6 +175,35 @@ fn a_connection_with_a_request_in_flight_keeps_its_place() {
     assert!(started.elapsed() >= Duration::from_millis(200));
     read_until(&mut slow, "slow");
     closed(&mut slow);
+}
+
+#[test]
+fn a_stop_closes_connections_without_a_request_and_finishes_the_others() {
+    let server = Running::start(64, TIMEOUTS);
+    let mut idle = server.connect(GET);
+    read_until(&mut idle, "quick");
+    let starts: [&[u8]; 4] = [
+        b"",
+        b"G",
+        b"GET / HTTP/1.1\r\nhost: x\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HT",
+    ];
+    let mut without_request: Vec<_> = starts.map(|start| server.connect(start)).into();
+    read_until(&mut without_request[3], "quick");
+    without_request.push(idle);
+    let mut slow = server.connect(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n");
+    // A second request that is only half sent ends with the first one.
+    let mut pipelined = server.connect(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\nGET /");
+    sleep(Duration::from_millis(100));
+    let stopping = Instant::now();
+    server.stop.cancel();
+    for connection in &mut without_request {
+        closed(connection);
+    }
+    read_until(&mut slow, "slow");
+    read_until(&mut pipelined, "slow");
+    assert!(server.finish());
+    assert!(stopping.elapsed() < Duration::from_secs(5));
 }
 
 #[test]
