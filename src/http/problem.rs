@@ -96,7 +96,8 @@ pub(super) struct Problem {
     /// Time in the `Retry-After` header. `None` if the response does not have this header.
     #[serde(skip)]
     retry_after: Option<Duration>,
-    /// Whether the server closes the connection after the response, because part of the request may be unread.
+    /// Whether the server closes the connection after the response: part of the request may be unread, or the
+    /// server is shutting down.
     #[serde(skip)]
     closes: bool,
     /// The model that the request was for. `None` if the request failed before its model was known.
@@ -222,7 +223,7 @@ impl From<ServeError> for Problem {
             ServeError::NoRoute { .. } => Self::new(Code::no_route, detail),
             ServeError::MethodNotAllowed { .. } => Self::new(Code::method_not_allowed, detail),
             ServeError::Starting => Self::new(Code::starting, detail).retry(SHORT_WAIT),
-            ServeError::Draining => Self::new(Code::draining, detail).retry(SHORT_WAIT),
+            ServeError::Draining => draining(detail),
             ServeError::DeadlinePassed { .. } => Self::new(Code::deadline_passed, detail).closing(),
             ServeError::Batch(error) => batch(&error, detail),
             ServeError::Internal(reason) => Self::internal(reason),
@@ -265,6 +266,14 @@ fn image(index: usize, error: &ImageError, detail: String) -> Problem {
     Problem::new(code, detail).about(format!("images[{index}]"), expected)
 }
 
+/// Returns the problem for a request to a server that is shutting down. Closing its connection lets the client's
+/// retry reach another server.
+fn draining(detail: String) -> Problem {
+    Problem::new(Code::draining, detail)
+        .retry(SHORT_WAIT)
+        .closing()
+}
+
 /// Returns the problem for an error of the queue or of inference.
 fn batch(error: &BatchError, detail: String) -> Problem {
     match error {
@@ -275,7 +284,7 @@ fn batch(error: &BatchError, detail: String) -> Problem {
             Problem::new(Code::deadline_unreachable, detail).retry(*wait)
         }
         BatchError::DeadlinePassed => Problem::new(Code::deadline_passed, detail),
-        BatchError::Closed => Problem::new(Code::draining, detail).retry(SHORT_WAIT),
+        BatchError::Closed => draining(detail),
         BatchError::Engine(_)
         | BatchError::OutputCount { .. }
         | BatchError::Panicked

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, to_bytes};
-use axum::http::header::{EXPECT, RETRY_AFTER};
+use axum::http::header::{CONNECTION, EXPECT, RETRY_AFTER};
 use axum::http::{Method, Request, StatusCode};
 use axum::response::Response;
 use base64::Engine as _;
@@ -447,6 +447,8 @@ async fn a_server_that_starts_or_drains_is_unavailable() {
     let app = Arc::new(App::new(Limits::default(), 1));
     for request in [post(png()), get("/health/ready"), get("/v1/models")] {
         let response = send(Arc::clone(&app), request).await;
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
+        assert!(!response.headers().contains_key(CONNECTION));
         expect_problem(response, 503, "starting").await;
     }
     assert_eq!(
@@ -459,6 +461,7 @@ async fn a_server_that_starts_or_drains_is_unavailable() {
     for request in [post(png()), get("/health/ready")] {
         let response = send(Arc::clone(&app), request).await;
         assert_eq!(response.headers()[RETRY_AFTER], "1");
+        assert_eq!(response.headers()[CONNECTION], "close");
         expect_problem(response, 503, "draining").await;
     }
     assert_eq!(rejections(&app, "draining"), 1.0);
