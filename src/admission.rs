@@ -201,9 +201,9 @@ fn reason(error: &ServeError) -> Option<Rejection> {
         ServeError::BodyMemory(_) => Some(Rejection::body_memory),
         ServeError::Starting => Some(Rejection::starting),
         ServeError::Draining | ServeError::Batch(BatchError::Closed) => Some(Rejection::draining),
-        ServeError::DeadlinePassed { .. } | ServeError::Batch(BatchError::DeadlinePassed) => {
-            Some(Rejection::deadline)
-        }
+        ServeError::DeadlinePassed { .. }
+        | ServeError::BodyTimeout { .. }
+        | ServeError::Batch(BatchError::DeadlinePassed) => Some(Rejection::deadline),
         ServeError::Batch(BatchError::QueueFull { .. }) => Some(Rejection::queue_full),
         ServeError::Batch(BatchError::DeadlineUnreachable { .. }) => {
             Some(Rejection::deadline_unreachable)

@@ -71,6 +71,12 @@ pub enum ServeError {
     /// The connection failed before the whole body arrived.
     #[error("the request body was interrupted before its end")]
     BodyInterrupted,
+    /// The body did not arrive before the deadline of the request.
+    #[error("the body did not arrive within {} ms", .limit.as_millis())]
+    BodyTimeout {
+        /// Time that a request may take.
+        limit: Duration,
+    },
     /// Other requests hold so much of the memory for bodies and results that this request does not
     /// fit.
     #[error("the memory for request bodies and results is exhausted: {0}")]

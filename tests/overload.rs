@@ -53,13 +53,13 @@ fn a_full_queue_is_rejected_with_429_and_drains() {
 }
 
 #[test]
-fn a_passed_deadline_fails_with_504() {
+fn a_passed_deadline_fails_with_408_or_504() {
     let server = Server::start(&["--request-timeout-ms", "1"]);
     let reply = server.classify("", &photo("astronaut.png"));
-    assert_eq!(
-        (reply.status, reply.code().as_str()),
-        (504, "deadline_passed")
-    );
+    // Whether 1 ms passes before or after the body has arrived depends on the machine.
+    let expected = [(408, "body_timeout"), (504, "deadline_passed")];
+    let got = (reply.status, &*reply.code());
+    assert!(expected.contains(&got), "{got:?}");
     assert_eq!(rejected(&server, "deadline"), 1.0);
     assert_eq!(server.get("/health/ready").status, 200);
     eventually("the image left the queue", || {

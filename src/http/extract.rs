@@ -39,16 +39,14 @@ pub(super) enum Framing {
     Json,
 }
 
-/// Reads the body and returns the encoded images in it, at least one, in order. `admission`
-/// reserves memory for the body while it arrives.
-pub(super) async fn read_images(
+/// Returns the encoded images in a body, at least one, in order.
+pub(super) async fn images(
     app: &App,
     admission: &mut Admission,
     framing: Framing,
     parts: Parts,
-    body: &mut Body,
+    body: Bytes,
 ) -> Result<Vec<Bytes>, ServeError> {
-    let body = read_body(app, admission, &parts.headers, body).await?;
     // Before the body is parsed, so that an overloaded server rejects a request for little work.
     admission.reserve_images(1)?;
     let limit = app.limits.max_images;
@@ -120,18 +118,25 @@ pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
     }
 }
 
-/// Reads a body into memory. If the body is too large or the memory for bodies is exhausted, the
-/// rest of the body is read and dropped.
-async fn read_body(
+/// Reads a body into memory, which `admission` reserves while the body arrives. If the body is too
+/// large or too late, or the memory for bodies is exhausted, the rest of the body is read and dropped.
+pub(super) async fn read_body(
     app: &App,
     admission: &mut Admission,
     headers: &HeaderMap,
     body: &mut Body,
 ) -> Result<Bytes, ServeError> {
-    let collected = collect(app, admission, headers, body).await;
+    let deadline = admission.deadline;
+    let collected = deadline.bound(collect(app, admission, headers, body)).await;
+    let collected = collected.map_err(|error| match error {
+        ServeError::DeadlinePassed { limit } => ServeError::BodyTimeout { limit },
+        error => error,
+    });
     if matches!(
         collected,
-        Err(ServeError::BodyTooLarge { .. } | ServeError::BodyMemory(_))
+        Err(ServeError::BodyTooLarge { .. }
+            | ServeError::BodyMemory(_)
+            | ServeError::BodyTimeout { .. })
     ) {
         refuse(headers, body).await;
     }
@@ -186,7 +191,7 @@ pub(super) async fn refuse(headers: &HeaderMap, body: &mut Body) {
 
 /// Reads and drops a bounded part of `body`. Closing a connection with unread data resets it, and
 /// the client would never see the response.
-pub(super) async fn discard(body: &mut Body) {
+async fn discard(body: &mut Body) {
     let mut body = Limited::new(body, DISCARD_BYTES);
     let read = async { while let Some(Ok(_)) = body.frame().await {} };
     let _ = tokio::time::timeout(DISCARD_TIME, read).await;

@@ -52,6 +52,7 @@ codes! {
     bad_body = BAD_REQUEST,
     no_image = BAD_REQUEST,
     body_interrupted = BAD_REQUEST,
+    body_timeout = REQUEST_TIMEOUT,
     wrong_task = NOT_FOUND,
     unknown_model = NOT_FOUND,
     no_model = NOT_FOUND,
@@ -197,6 +198,7 @@ impl From<ServeError> for Problem {
             ServeError::BodyTooLarge { limit } => Self::new(Code::body_too_large, detail)
                 .about("body", format!("at most {limit} bytes")),
             ServeError::BodyInterrupted => Self::new(Code::body_interrupted, detail),
+            ServeError::BodyTimeout { .. } => Self::new(Code::body_timeout, detail).closing(),
             ServeError::BodyMemory(_) => Self::new(Code::body_memory, detail).retry(SHORT_WAIT),
             ServeError::Image { index, source } => image(index, &source, detail),
             ServeError::TooLargeToDraw { index, limit, .. } => {
@@ -224,7 +226,7 @@ impl From<ServeError> for Problem {
             ServeError::MethodNotAllowed { .. } => Self::new(Code::method_not_allowed, detail),
             ServeError::Starting => Self::new(Code::starting, detail).retry(SHORT_WAIT),
             ServeError::Draining => draining(detail),
-            ServeError::DeadlinePassed { .. } => Self::new(Code::deadline_passed, detail).closing(),
+            ServeError::DeadlinePassed { .. } => Self::new(Code::deadline_passed, detail),
             ServeError::Batch(error) => batch(&error, detail),
             ServeError::Internal(reason) => Self::internal(reason),
         }

@@ -12,7 +12,7 @@ use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use image::{ImageFormat, RgbImage};
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -374,6 +374,25 @@ async fn a_passed_deadline_is_a_timeout() {
     assert_eq!(rejections(&setup.app, "deadline"), 1.0);
     drop(setup.permits);
     expect_nothing_reserved(&setup.app).await;
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_arrive_is_a_fault_of_the_client() {
+    let limits = Limits {
+        request_timeout: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let app = Setup::running(Behavior::Logits, limits);
+    let start = stream::once(async { Ok::<_, io::Error>(Bytes::from_static(b"half")) });
+    let mut request = post(Body::from_stream(start.chain(stream::pending())));
+    // The rest of the body is not awaited for a client that asked whether to send it.
+    let expect = "100-continue".parse().unwrap();
+    request.headers_mut().insert(EXPECT, expect);
+    let response = send(Arc::clone(&app), request).await;
+    assert_eq!(response.headers()[CONNECTION], "close");
+    expect_problem(response, 408, "body_timeout").await;
+    assert_eq!(rejections(&app, "deadline"), 1.0);
+    expect_nothing_reserved(&app).await;
 }
 
 /// Sends a request that draws `boxes` boxes into `image`.

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use axum::response::Response;
 
-use super::extract::{Framing, discard, framing, read_images, refuse};
+use super::extract::{Framing, framing, images, read_body, refuse};
 use super::params::Params;
 use super::problem::Problem;
 use crate::admission::{Admission, Deadline, count_rejection, pace};
@@ -67,7 +67,7 @@ pub(super) async fn handle<T: TaskRoute>(
     let (parts, mut body) = request.into_parts();
     let mut model = None;
     let admitted = admit::<T>(&app, &parts, deadline, &mut model);
-    let (head, admission) = match admitted {
+    let (head, mut admission) = match admitted {
         Ok(admitted) => admitted,
         Err(error) => {
             pace(&app, &error).await;
@@ -75,12 +75,12 @@ pub(super) async fn handle<T: TaskRoute>(
             return Err(reject(&app, error, model));
         }
     };
-    let work = head.run(&app, admission, parts, &mut body);
-    let result = deadline.bound(work).await;
-    match &result {
-        Err(ServeError::DeadlinePassed { .. }) => discard(&mut body).await,
-        Err(error) => pace(&app, error).await,
-        Ok(_) => {}
+    let result = match read_body(&app, &mut admission, &parts.headers, &mut body).await {
+        Ok(body) => deadline.bound(head.run(&app, admission, parts, body)).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &result {
+        pace(&app, error).await;
     }
     let response = result.and_then(|results| head.task.respond(results));
     response.map_err(|error| reject(&app, error, model))
@@ -135,15 +135,15 @@ impl<T: TaskRoute> Head<T> {
         Ok((head, model))
     }
 
-    /// Reads the images from the body and runs the pipeline on them.
+    /// Finds the images in the body and runs the pipeline on them.
     async fn run(
         &self,
         app: &App,
         mut admission: Admission,
         parts: Parts,
-        body: &mut Body,
+        body: Bytes,
     ) -> Result<ResponseOf<T>, ServeError> {
-        let images = read_images(app, &mut admission, self.framing, parts, body).await?;
+        let images = images(app, &mut admission, self.framing, parts, body).await?;
         if self.task.is_image() {
             require_one_image(images.len())?;
         }
