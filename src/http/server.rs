@@ -149,6 +149,8 @@ fn builder() -> http1::Builder {
         // The limit of hyper would include the idle time before a head. `Activity` limits the idle
         // time and the time of the head.
         .header_read_timeout(None)
+        // The buffer can hold more than its limit if a whole head arrives in one read.
+        .max_header_size(MAX_HEAD_BYTES)
         .max_buf_size(MAX_HEAD_BYTES);
     builder
 }
