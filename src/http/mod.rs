@@ -133,10 +133,9 @@ async fn openapi() -> impl IntoResponse {
 }
 
 async fn no_route(OriginalUri(uri): OriginalUri) -> Problem {
-    ServeError::NoRoute {
-        path: uri.path().to_owned(),
-    }
-    .into()
+    // Echoed values are cut to 64 characters.
+    let path = uri.path().chars().take(64).collect();
+    ServeError::NoRoute { path }.into()
 }
 
 async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Problem {

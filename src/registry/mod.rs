@@ -336,7 +336,8 @@ impl Registry {
     /// name.
     pub fn named(&self, name: &str) -> Result<&Arc<LoadedModel>, ServeError> {
         self.find(name).ok_or_else(|| ServeError::UnknownModel {
-            name: name.to_owned(),
+            // Echoed values are cut to 64 characters.
+            name: name.chars().take(64).collect(),
             loaded: self.models.iter().map(|model| model.id()).collect(),
         })
     }
