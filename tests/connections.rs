@@ -10,9 +10,15 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Server, agent, eventually, finish, sightline};
+use common::command::wait;
+use common::{Server, agent, eventually, finish, photo, sightline};
+
+/// Longest time from a signal to the end of a server without requests, on a busy machine; usually it is 20 ms.
+const STOP: Duration = Duration::from_secs(5);
 
 /// Sends the header of a request with a body of 9 bytes, but never sends the body.
 fn stuck(server: &Server) -> TcpStream {
@@ -60,13 +66,109 @@ fn the_admin_listener_responds_while_clients_hold_every_connection() {
     assert_eq!(stdout, format!("ready http://{admin}\n"));
 }
 
+/// Returns how many connections this process can open: half of its limit of open files, at most 5,000.
+fn connections() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let soft = files.and_then(|line| line.split_whitespace().nth(3));
+    let soft = soft.unwrap().parse().unwrap_or(usize::MAX);
+    (soft / 2).min(5000)
+}
+
+/// Opens connections whose requests never end: a tenth never read their responses, half of the others are silent, and
+/// the rest have sent a part of a head.
+fn hold(server: &Server, connections: usize) -> Vec<TcpStream> {
+    let request = "GET /openapi.yaml HTTP/1.1\r\nhost: x\r\n\r\n".repeat(20);
+    let start = |position: usize| match position % 10 {
+        0 => request.as_bytes(),
+        1..=5 => b"",
+        _ => b"GET / HTTP/1.1\r\nhost: ",
+    };
+    let open = |position| {
+        let mut stream = server.connect();
+        stream.set_nonblocking(true).unwrap();
+        // The server may have closed the connection already to make room for another.
+        let _ = stream.write(start(position));
+        if position % 100 == 0 {
+            // The system drops attempts beyond the listener's backlog, and repeats them after a second.
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        stream
+    };
+    (0..connections).map(open).collect()
+}
+
+#[test]
+fn probes_and_requests_are_served_while_thousands_of_connections_are_held() {
+    let server = Server::start(&["--admin-listen", "127.0.0.1:0"]);
+    let admin = server.printed("health and metrics on http://");
+    let coffee = photo("coffee_500x375.jpg");
+    let count = connections();
+    let held = hold(&server, count);
+    let get = |base: &str, path: &str| {
+        let started = Instant::now();
+        let mut response = agent().get(format!("http://{base}{path}")).call().unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        response.body_mut().read_to_vec().unwrap();
+        started.elapsed()
+    };
+    let public = server.address.to_string();
+    let mut longest = Duration::ZERO;
+    let trickle = |stream: &TcpStream| (&mut &*stream).write(b"x").is_ok();
+    for round in 0..5 {
+        // Every tenth connection never reads; the last four of ten have started a head.
+        let heads = held
+            .iter()
+            .enumerate()
+            .filter(|(position, _)| position % 10 > 5);
+        let open = heads.filter(|(_, stream)| trickle(stream)).count();
+        for path in ["/health/live", "/health/ready", "/metrics"] {
+            longest = longest.max(get(&admin, path)).max(get(&public, path));
+        }
+        assert_eq!(server.classify("?top_k=1", &coffee).labels(), ["espresso"]);
+        println!("round {round}: {open} heads are trickled, longest probe {longest:?}");
+    }
+    println!("{count} connections were opened");
+    assert!(longest < Duration::from_secs(2), "{longest:?}");
+}
+
 #[test]
 fn a_signal_while_models_load_ends_the_server() {
-    let server = Server::launch(&[]);
-    server.terminate();
-    let (code, log) = server.wait();
-    assert_eq!(code, Some(0), "{log}");
-    assert!(log.contains("stopped\n"), "{log}");
+    // The sessions of 16 workers take seconds to load, and the grace period does not apply to them.
+    for grace in ["100", "600000"] {
+        let server = Server::launch(&["--instances", "16", "--shutdown-grace-ms", grace]);
+        let signalled = Instant::now();
+        server.terminate();
+        let (code, log) = server.wait();
+        assert!(signalled.elapsed() < STOP, "{:?}", signalled.elapsed());
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains("stopped\n"), "{log}");
+    }
+}
+
+#[test]
+fn a_signal_at_any_moment_of_the_start_ends_the_server() {
+    for delay in [0, 5, 20, 100, 500].map(Duration::from_millis) {
+        let mut command = sightline(&["serve", "--listen", "127.0.0.1:0", "--instances", "16"]);
+        let output = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = output.spawn().unwrap();
+        std::thread::sleep(delay);
+        let signalled = Instant::now();
+        let mut kill = Command::new("kill");
+        assert!(kill.arg(child.id().to_string()).status().unwrap().success());
+        let status = wait(&mut child, STOP);
+        println!("{delay:?}: {status} after {:?}", signalled.elapsed());
+        let mut log = String::new();
+        child.stdout.unwrap().read_to_string(&mut log).unwrap();
+        // In the first milliseconds the process does not handle signals yet and has done nothing.
+        let at_once = status.signal() == Some(15) && log.is_empty();
+        assert!(
+            status.code() == Some(0) || at_once,
+            "{delay:?}: {status} {log}"
+        );
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ mod signals;
 mod target;
 mod trained;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -136,6 +136,7 @@ impl RuntimeArgs {
 /// the exit code.
 pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
+    let serves = matches!(cli.command, Command::Serve(_));
     let result = start_logging(&cli.log, cli.log_format).and_then(|()| match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Export(args) => export::run(&args),
@@ -145,21 +146,27 @@ pub(crate) fn run() -> ExitCode {
         Command::Healthcheck(args) => healthcheck::run(&args),
         Command::Bench(args) => bench::run(&args),
     });
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<Closed>() => ExitCode::SUCCESS,
-        Err(error) => {
-            complain!("error: {}", explain(&error));
-            let config = error
-                .chain()
-                .any(<dyn std::error::Error>::is::<ConfigError>);
-            if config {
-                ExitCode::from(EXIT_CONFIG)
-            } else {
-                ExitCode::FAILURE
-            }
-        }
+    let code = report(result);
+    if serves {
+        // Threads may still be inside ONNX Runtime, loading or running a model. A regular exit runs its destructors,
+        // which would crash them.
+        let _ = std::io::stdout().flush();
+        signal_hook::low_level::exit(code.into());
     }
+    ExitCode::from(code)
+}
+
+/// Prints the error of a command and returns the exit code.
+fn report(result: Result<()>) -> u8 {
+    let Err(error) = result else { return 0 };
+    if error.is::<Closed>() {
+        return 0;
+    }
+    complain!("error: {}", explain(&error));
+    let config = error
+        .chain()
+        .any(<dyn std::error::Error>::is::<ConfigError>);
+    if config { EXIT_CONFIG } else { 1 }
 }
 
 /// Returns the messages of an error and its causes, joined by `: `. A cause is left out if its

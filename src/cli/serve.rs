@@ -17,6 +17,7 @@ use sightline::manifest::{Batching, Precision};
 use sightline::registry::{LoadedModel, ModelPlan, Registry};
 use sightline::store::{ModelRef, ModelSource, ModelStore};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::signals::StopSignals;
@@ -48,18 +49,45 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
         onnxruntime: settings.onnxruntime.clone(),
     };
     let config = settings.resolve()?;
-    let runtime = library.load()?;
-    let sources = find_sources(&store.store(), &config)?;
-    reject_duplicates(&sources)?;
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.cores)
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let result = tokio.block_on(serve(config, runtime, sources));
+    let result = tokio.block_on(start(config, store, library));
     // Dropping the runtime would wait for a model that is still being loaded.
     tokio.shutdown_background();
-    result
+    result?;
+    // A closed stdout is not a reason to fail.
+    let _ = writeln!(std::io::stdout(), "stopped");
+    Ok(())
+}
+
+/// Prepares and serves until a stop signal, which is handled from the beginning.
+async fn start(config: ServeConfig, store: StoreArgs, library: RuntimeArgs) -> Result<()> {
+    let mut signals = StopSignals::register().context("cannot handle SIGTERM and SIGINT")?;
+    let settings = config.clone();
+    let preparing = tokio::task::spawn_blocking(move || prepare(&store, &library, &settings));
+    let (runtime, sources) = tokio::select! {
+        prepared = preparing => prepared??,
+        signal = signals.next() => {
+            tracing::info!(signal, "stopped before listening");
+            return Ok(());
+        }
+    };
+    serve(config, runtime, sources, signals).await
+}
+
+/// Opens ONNX Runtime's library and reads the manifests of the models to load.
+fn prepare(
+    store: &StoreArgs,
+    library: &RuntimeArgs,
+    config: &ServeConfig,
+) -> Result<(OnnxRuntime, Vec<ModelSource>)> {
+    let runtime = library.load()?;
+    let sources = find_sources(&store.store(), config)?;
+    reject_duplicates(&sources)?;
+    Ok((runtime, sources))
 }
 
 /// Returns the models to load: the models that the configuration names, or, if it names none, all
@@ -136,46 +164,29 @@ fn reject_duplicates(sources: &[ModelSource]) -> Result<()> {
 
 /// Serves until a stop signal arrives or a model fails to load, then waits for the requests in
 /// flight. A second signal ends this wait and is an error.
-async fn serve(config: ServeConfig, runtime: OnnxRuntime, sources: Vec<ModelSource>) -> Result<()> {
-    // Registered before the address is printed, because a process that reads the address may then
-    // send a signal.
-    let signals = StopSignals::register().context("cannot handle SIGTERM and SIGINT")?;
+async fn serve(
+    config: ServeConfig,
+    runtime: OnnxRuntime,
+    sources: Vec<ModelSource>,
+    signals: StopSignals,
+) -> Result<()> {
     let listeners = Listeners::bind(&config).await?;
     let address = listeners.announce()?;
     let app = Arc::new(App::new(config.limits, config.cores));
     let stopping = CancellationToken::new();
-    let loading = {
+    let loading = start_loading(stopping.clone(), {
         let (app, config, stopping) = (Arc::clone(&app), config.clone(), stopping.clone());
-        tokio::task::spawn_blocking(move || {
-            // The guard stops the server if loading fails or panics.
-            let stops_the_server = stopping.clone().drop_guard();
-            load_all(
-                &app,
-                &config,
-                &Loader { runtime, stopping },
-                sources,
-                address,
-            )?;
-            stops_the_server.disarm();
-            Ok::<_, anyhow::Error>(())
-        })
-    };
+        let loader = Loader { runtime, stopping };
+        move || load_all(&app, &config, &loader, sources, address)
+    });
     let stop = stop(Arc::clone(&app), stopping.clone());
     let work = async {
         let finished = listeners.run(app, &config, stop).await;
-        let grace = config.shutdown_grace;
-        match tokio::time::timeout(grace, loading).await {
-            Ok(loaded) => loaded??,
-            Err(_) => bail!(
-                "a model was still loading after the grace period of {} ms",
-                grace.as_millis()
-            ),
-        }
+        finish_loading(loading)?;
         if !finished {
-            let grace = grace.as_millis();
+            let grace = config.shutdown_grace.as_millis();
             bail!("requests were still in flight after the grace period of {grace} ms");
         }
-        let _ = writeln!(std::io::stdout(), "stopped");
         Ok(())
     };
     tokio::select! {
@@ -184,6 +195,32 @@ async fn serve(config: ServeConfig, runtime: OnnxRuntime, sources: Vec<ModelSour
             bail!("second {signal}: stopped without finishing the requests in flight")
         }
     }
+}
+
+/// Runs `load` on a thread of its own. The returned channel has its result before a failure cancels `stopping`.
+fn start_loading(
+    stopping: CancellationToken,
+    load: impl FnOnce() -> Result<()> + Send + 'static,
+) -> oneshot::Receiver<Result<()>> {
+    let (sender, loading) = oneshot::channel();
+    tokio::spawn(async move {
+        let loaded = tokio::task::spawn_blocking(load).await;
+        let loaded = loaded.map_err(Into::into).flatten();
+        let failed = loaded.is_err();
+        let _ = sender.send(loaded);
+        if failed {
+            stopping.cancel();
+        }
+    });
+    loading
+}
+
+/// Returns the result of loading. A model that is still being loaded is abandoned: loading cannot be interrupted.
+fn finish_loading(mut loading: oneshot::Receiver<Result<()>>) -> Result<()> {
+    loading.try_recv().unwrap_or_else(|_| {
+        tracing::info!("stopped while models were being loaded");
+        Ok(())
+    })
 }
 
 /// Waits until `stopping` is cancelled, then makes `app` reject new requests.

@@ -32,7 +32,8 @@ impl StopSignals {
         self.next().await
     }
 
-    async fn next(&mut self) -> &'static str {
+    /// Returns the name of the next signal, when it arrives.
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
