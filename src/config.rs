@@ -16,7 +16,7 @@ use crate::cpu::has_int8_dot;
 use crate::http::server::ConnectionTimeouts;
 use crate::manifest::{Batching, Precision};
 use crate::pool::DECODE_BYTES_PER_PIXEL;
-use crate::store::{StoreError, read_text};
+use crate::store::{ModelRef, StoreError, read_text};
 use crate::threads::usable_cores;
 
 /// Address that the server listens on if no other is set.
@@ -106,7 +106,7 @@ pub struct Settings {
         value_name = "NAME[@VARIANT]",
         value_delimiter = ','
     )]
-    pub model: Option<Vec<String>>,
+    pub model: Option<Vec<ModelRef>>,
     /// Precision of a model named without a variant; `auto` is int8 if the model has that variant and the
     /// CPU has int8 dot-product instructions, else fp32 [default: auto]
     #[arg(
@@ -191,7 +191,7 @@ pub struct ServeConfig {
     pub admin_listen: Option<SocketAddr>,
     /// Models to load, as NAME, NAME@VARIANT or a path. Empty to load every model of the models
     /// directory and the built-in model.
-    pub models: Vec<String>,
+    pub models: Vec<ModelRef>,
     /// Precision of a model that is named without a variant.
     pub precision: PrecisionChoice,
     /// CPU threads that the server may use.
@@ -346,7 +346,7 @@ mod tests {
             .unwrap()
             .resolve()
             .unwrap();
-        assert_eq!(config.models, ["a"]);
+        assert_eq!(config.models, ["a".parse().unwrap()]);
         assert_eq!(config.precision.preferred(), Precision::Int8);
         assert_eq!((config.limits.max_images, config.limits.max_pixels), (2, 9));
         assert_eq!(config.max_connections, 1024);

@@ -1,11 +1,13 @@
 //! `sightline healthcheck`: checks whether a running server is ready.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Args;
-use sightline::config::{ConfigError, DEFAULT_LISTEN};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
+use sightline::config::{ConfigError, DEFAULT_LISTEN, Settings};
 use ureq::http::Uri;
 
 use super::say::say;
@@ -16,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
     /// URL of the server, as http://HOST:PORT [default: the address that `serve` listens on with the same
-    /// environment: `SIGHTLINE_ADMIN_LISTEN`, else `SIGHTLINE_LISTEN`, else 127.0.0.1:8080]
+    /// flags, environment and configuration file: `admin_listen`, else `listen`, else 127.0.0.1:8080]
     #[arg(long, env = "SIGHTLINE_HEALTHCHECK_URL", value_name = "URL")]
     url: Option<String>,
     /// Value of `--admin-listen` with which the server was started
@@ -25,29 +27,88 @@ pub(super) struct HealthcheckArgs {
     /// Value of `--listen` with which the server was started
     #[arg(long, env = "SIGHTLINE_LISTEN", value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    /// Value of `--config` with which the server was started
+    #[arg(long, env = "SIGHTLINE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// The server to contact.
+#[derive(Debug, PartialEq)]
+struct Target {
+    /// URL of the server, without a slash at its end.
+    url: String,
+    /// What set the address: a flag, a variable, a key of a file, or the default.
+    origin: String,
 }
 
 impl HealthcheckArgs {
-    /// Returns the URL of the server, without a slash at its end.
-    fn server(&self) -> Result<String, ConfigError> {
-        let Some(url) = &self.url else {
-            let address = self.admin_listen.or(self.listen).unwrap_or(DEFAULT_LISTEN);
-            return Ok(format!("http://{}", reachable(address)));
-        };
-        let usable = |uri: &Uri| {
-            uri.scheme_str() == Some("http")
-                && uri.host().is_some_and(|host| !host.is_empty())
-                && uri.query().is_none()
-        };
-        if url.parse().is_ok_and(|uri| usable(&uri)) {
-            return Ok(url.trim_end_matches('/').to_owned());
+    /// Returns the server to contact. `matches` has the origin of these arguments.
+    ///
+    /// # Errors
+    /// If the URL is malformed, or the configuration file cannot be used.
+    fn target(&self, matches: &ArgMatches) -> Result<Target, ConfigError> {
+        if let Some(url) = &self.url {
+            return Ok(Target {
+                url: checked(url)?,
+                origin: origin(matches, "url", "SIGHTLINE_HEALTHCHECK_URL"),
+            });
         }
-        Err(ConfigError::Value {
-            setting: "healthcheck_url",
-            expected: "http://HOST:PORT".to_owned(),
-            got: url.clone(),
-        })
+        let file = match &self.config {
+            Some(path) => Settings::default().over_file(path)?,
+            None => Settings::default(),
+        };
+        let at = |address, origin| Target {
+            url: format!("http://{}", reachable(address)),
+            origin,
+        };
+        let path = self.config.as_deref().unwrap_or_else(|| "".as_ref());
+        let settings = [
+            (
+                "admin_listen",
+                "SIGHTLINE_ADMIN_LISTEN",
+                self.admin_listen,
+                file.admin_listen,
+            ),
+            ("listen", "SIGHTLINE_LISTEN", self.listen, file.listen),
+        ];
+        for (name, variable, given, in_file) in settings {
+            if let Some(address) = given {
+                return Ok(at(address, origin(matches, name, variable)));
+            }
+            if let Some(address) = in_file {
+                return Ok(at(address, format!("`{name}` in {}", path.display())));
+            }
+        }
+        Ok(at(DEFAULT_LISTEN, "the default address".to_owned()))
     }
+}
+
+/// Returns the name of the flag or variable that set the argument `name`.
+fn origin(matches: &ArgMatches, name: &str, variable: &str) -> String {
+    match matches.value_source(name) {
+        Some(ValueSource::EnvVariable) => format!("`{variable}`"),
+        _ => format!("`--{}`", name.replace('_', "-")),
+    }
+}
+
+/// Returns a URL without the slash at its end.
+///
+/// # Errors
+/// [`ConfigError::Value`] unless it is `http://HOST:PORT`, possibly with a path.
+fn checked(url: &str) -> Result<String, ConfigError> {
+    let usable = |uri: &Uri| {
+        uri.scheme_str() == Some("http")
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && uri.query().is_none()
+    };
+    if url.parse().is_ok_and(|uri| usable(&uri)) {
+        return Ok(url.trim_end_matches('/').to_owned());
+    }
+    Err(ConfigError::Value {
+        setting: "healthcheck_url",
+        expected: "http://HOST:PORT".to_owned(),
+        got: url.to_owned(),
+    })
 }
 
 /// Replaces an unspecified IP address (`0.0.0.0` or `::`) with loopback, because a server can
@@ -61,49 +122,111 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// Requests `/health/ready` and prints the URL of the server. Returns an error if the server is not
-/// ready or does not respond.
-pub(super) fn run(args: &HealthcheckArgs) -> Result<()> {
-    let server = args.server()?;
+/// Requests `/health/ready` and prints the URL of the server. `matches` has the origin of `args`.
+/// Returns an error if the server is not ready or does not respond.
+pub(super) fn run(args: &HealthcheckArgs, matches: &ArgMatches) -> Result<()> {
+    let Target { url, origin } = args.target(matches)?;
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_global(Some(TIMEOUT))
         .proxy(None)
         .build()
         .into();
     agent
-        .get(format!("{server}/health/ready"))
+        .get(format!("{url}/health/ready"))
         .call()
-        .with_context(|| format!("the server {server} is not ready"))?;
-    say!("ready {server}")
+        .with_context(|| format!("the server {url} (from {origin}) is not ready"))?;
+    say!("ready {url}")
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::{Command, FromArgMatches};
+
     use super::*;
 
-    fn server(url: Option<&str>, admin: Option<&str>, listen: Option<&str>) -> Option<String> {
-        let address = |text: &str| text.parse().unwrap();
-        let args = HealthcheckArgs {
-            url: url.map(str::to_owned),
-            admin_listen: admin.map(address),
-            listen: listen.map(address),
-        };
-        args.server().ok()
+    /// Returns the target of `healthcheck ARGS...`.
+    fn target(args: &[&str]) -> Result<Target, ConfigError> {
+        let command = HealthcheckArgs::augment_args(Command::new("healthcheck"));
+        let line = ["healthcheck"].iter().chain(args);
+        let matches = command.try_get_matches_from(line).unwrap();
+        let args = HealthcheckArgs::from_arg_matches(&matches).unwrap();
+        args.target(&matches)
     }
 
     #[test]
-    fn the_server_is_the_one_of_the_environment() {
-        let (admin, listen) = (Some("[::]:8082"), Some("0.0.0.0:81"));
-        let cases = [
-            (server(None, None, None), "http://127.0.0.1:8080"),
-            (server(None, None, listen), "http://127.0.0.1:81"),
-            (server(None, admin, listen), "http://[::1]:8082"),
-            (server(None, Some("10.0.0.1:1"), None), "http://10.0.0.1:1"),
-            (server(Some("http://x:9/"), admin, listen), "http://x:9"),
+    fn the_server_is_the_one_that_serve_would_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let public = file("public.toml", "listen = \"0.0.0.0:90\"\nmax_images = 4");
+        let both = file(
+            "both.toml",
+            "listen = \"[::]:90\"\nadmin_listen = \"[::]:91\"",
+        );
+        let neither = file("neither.toml", "");
+        let cases: &[(&[&str], &str, &str)] = &[
+            (&[], "http://127.0.0.1:8080", "the default address"),
+            (
+                &["--listen", "0.0.0.0:81"],
+                "http://127.0.0.1:81",
+                "`--listen`",
+            ),
+            (
+                &["--listen", "0.0.0.0:81", "--admin-listen", "[::]:82"],
+                "http://[::1]:82",
+                "`--admin-listen`",
+            ),
+            (
+                &["--admin-listen", "10.0.0.1:1"],
+                "http://10.0.0.1:1",
+                "`--admin-listen`",
+            ),
+            (
+                &["--url", "http://x:9/", "--listen", "0.0.0.0:81"],
+                "http://x:9",
+                "`--url`",
+            ),
+            (
+                &["--config", &public],
+                "http://127.0.0.1:90",
+                "`listen` in FILE",
+            ),
+            (
+                &["--config", &both],
+                "http://[::1]:91",
+                "`admin_listen` in FILE",
+            ),
+            (
+                &["--config", &neither],
+                "http://127.0.0.1:8080",
+                "the default address",
+            ),
+            (
+                &["--config", &public, "--listen", "127.0.0.2:7"],
+                "http://127.0.0.2:7",
+                "`--listen`",
+            ),
+            // As in `serve`, a flag overrides only its own key of the file.
+            (
+                &["--config", &both, "--listen", "127.0.0.2:7"],
+                "http://[::1]:91",
+                "`admin_listen` in FILE",
+            ),
         ];
-        for (url, expected) in cases {
-            assert_eq!(url.as_deref(), Some(expected));
+        for &(args, url, origin) in cases {
+            let path = args.iter().skip_while(|arg| **arg != "--config").nth(1);
+            let expected = Target {
+                url: url.to_owned(),
+                origin: origin.replace("FILE", path.unwrap_or(&"")),
+            };
+            assert_eq!(target(args).unwrap(), expected, "{args:?}");
         }
+        assert!(target(&["--config", "/nowhere.toml"]).is_err());
+        let wrong = file("wrong.toml", "listem = \"0.0.0.0:90\"");
+        assert!(target(&["--config", &wrong]).is_err());
     }
 
     #[test]
@@ -117,7 +240,7 @@ mod tests {
             "http://:80",
             "http://x y",
         ] {
-            assert_eq!(server(Some(url), None, None), None, "{url}");
+            assert!(target(&["--url", url]).is_err(), "{url}");
         }
     }
 }

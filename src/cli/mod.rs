@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 mod bench;
+mod environment;
 mod export;
 mod healthcheck;
 mod models;
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use sightline::config::ConfigError;
 use sightline::engine::{OnnxRuntime, find_library};
 use sightline::store::ModelStore;
@@ -135,7 +136,8 @@ impl RuntimeArgs {
 /// Parses the command line and runs the command. Prints the command's error, if any, and returns
 /// the exit code.
 pub(crate) fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let serves = matches!(cli.command, Command::Serve(_));
     let result = start_logging(&cli.log, cli.log_format).and_then(|()| match cli.command {
         Command::Serve(args) => serve::run(&args),
@@ -143,7 +145,10 @@ pub(crate) fn run() -> ExitCode {
         Command::Quantize(args) => quantize::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Models(args) => models::run(&args),
-        Command::Healthcheck(args) => healthcheck::run(&args),
+        Command::Healthcheck(args) => {
+            let of_command = matches.subcommand_matches("healthcheck");
+            healthcheck::run(&args, of_command.unwrap_or(&matches))
+        }
         Command::Bench(args) => bench::run(&args),
     });
     let code = report(result);
@@ -154,6 +159,17 @@ pub(crate) fn run() -> ExitCode {
         signal_hook::low_level::exit(code.into());
     }
     ExitCode::from(code)
+}
+
+/// Returns the names of the environment variables of all commands.
+fn variables() -> Vec<String> {
+    let cli = Cli::command();
+    let commands = std::iter::once(&cli).chain(cli.get_subcommands());
+    let variables = commands.flat_map(clap::Command::get_arguments);
+    let variables = variables.filter_map(clap::Arg::get_env);
+    variables
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Prints the error of a command and returns the exit code.
@@ -207,7 +223,9 @@ fn start_logging(filter: &str, format: LogFormat) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use std::collections::BTreeMap;
+
+    use super::*;
 
     #[test]
     fn each_cause_is_printed_once() {
@@ -215,14 +233,36 @@ mod tests {
         let outer = inner
             .context("cannot read x: no such file")
             .context("model `y`");
-        assert_eq!(
-            super::explain(&outer),
-            "model `y`: cannot read x: no such file"
-        );
+        assert_eq!(explain(&outer), "model `y`: cannot read x: no such file");
     }
 
     #[test]
     fn the_command_line_is_consistent() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
+    }
+
+    /// A variable that is set for one command must not break another.
+    #[test]
+    fn a_variable_has_the_same_type_in_all_commands() {
+        let cli = Cli::command();
+        let mut types = BTreeMap::new();
+        for command in cli.get_subcommands() {
+            for arg in command.get_arguments() {
+                let Some(variable) = arg.get_env() else {
+                    continue;
+                };
+                let parser = arg.get_value_parser();
+                let kind = (
+                    parser.type_id(),
+                    format!("{parser:?}"),
+                    format!("{:?}", arg.get_action()),
+                    arg.get_value_delimiter(),
+                    arg.get_value_names().map(<[_]>::to_vec),
+                );
+                let first = types.entry(variable).or_insert_with(|| kind.clone());
+                assert_eq!(*first, kind, "{variable:?} in `{}`", command.get_name());
+            }
+        }
+        assert!(types.len() > 30, "{types:?}");
     }
 }

@@ -29,9 +29,15 @@ use super::{RuntimeArgs, StoreArgs};
 
 #[derive(Debug, Args)]
 pub(super) struct PredictArgs {
-    /// Model, as NAME, NAME@VARIANT or a path
-    #[arg(long, env = "SIGHTLINE_MODEL", default_value = sightline::catalogue::DEFAULT_MODEL, value_name = "M")]
-    model: ModelRef,
+    /// Model, as NAME, NAME@VARIANT or a path; the first one of a list, such as `serve` accepts
+    #[arg(
+        long,
+        env = "SIGHTLINE_MODEL",
+        default_value = sightline::catalogue::DEFAULT_MODEL,
+        value_name = "NAME[@VARIANT]",
+        value_delimiter = ','
+    )]
+    model: Vec<ModelRef>,
     /// Image files
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
@@ -68,12 +74,11 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     if args.top_k == 0 {
         bail!("`--top-k`: expected at least 1, got 0");
     }
-    let mut source = args.store.store().find(&args.model)?;
+    // The flag has a default.
+    let model = args.model.first().context("`--model`: expected a name")?;
+    let mut source = args.store.store().find(model)?;
     if args.annotate.is_some() && source.manifest.task == Task::Classification {
-        bail!(
-            "`--annotate` draws boxes and masks, but {} is a classification model",
-            args.model
-        );
+        bail!("`--annotate` draws boxes and masks, but {model} is a classification model");
     }
     reject_overwriting(args)?;
     let runtime = args.runtime.load()?;

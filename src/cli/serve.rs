@@ -15,13 +15,13 @@ use sightline::http;
 use sightline::http::server::Server;
 use sightline::manifest::{Batching, Precision};
 use sightline::registry::{LoadedModel, ModelPlan, Registry};
-use sightline::store::{ModelRef, ModelSource, ModelStore};
+use sightline::store::{ModelSource, ModelStore};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::signals::StopSignals;
-use super::{RuntimeArgs, StoreArgs};
+use super::{RuntimeArgs, StoreArgs, environment};
 
 /// Maximum number of open connections of the admin listener.
 const ADMIN_CONNECTIONS: usize = 64;
@@ -38,6 +38,7 @@ pub(super) struct ServeArgs {
 
 /// Serves until SIGTERM or SIGINT. Returns an error if a model cannot be loaded.
 pub(super) fn run(args: &ServeArgs) -> Result<()> {
+    environment::warn_unknown(&super::variables());
     let settings = match &args.config {
         Some(path) => args.settings.over_file(path)?,
         None => args.settings.clone(),
@@ -115,9 +116,8 @@ fn find_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSou
 /// the variant of the preferred precision.
 fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSource>> {
     let mut sources = Vec::new();
-    for text in &config.models {
-        let Ok(reference) = text.parse::<ModelRef>();
-        let mut source = store.find(&reference)?;
+    for reference in &config.models {
+        let mut source = store.find(reference)?;
         if reference.variant.is_none() {
             (source, _) = by_preference(source, config.precision);
         }

@@ -11,6 +11,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalogue;
 use crate::manifest::Precision;
 pub use error::StoreError;
@@ -23,8 +25,9 @@ pub const FP32: &str = Precision::Fp32.as_str();
 /// Name of the variant with int8 weights.
 pub const INT8: &str = Precision::Int8.as_str();
 
-/// A reference to a model on the command line: `name` or `name@variant`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A reference to a model on the command line or in the settings: `name` or `name@variant`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub struct ModelRef {
     /// Name of the model, or the path of its folder, manifest or ONNX file.
     pub name: String,
@@ -44,6 +47,19 @@ impl FromStr for ModelRef {
             name: name.to_owned(),
             variant,
         })
+    }
+}
+
+impl From<String> for ModelRef {
+    fn from(text: String) -> Self {
+        let Ok(reference) = text.parse();
+        reference
+    }
+}
+
+impl From<ModelRef> for String {
+    fn from(reference: ModelRef) -> Self {
+        reference.to_string()
     }
 }
 

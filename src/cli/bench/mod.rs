@@ -40,9 +40,14 @@ const IDLE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
-    /// Model to measure; may be repeated. A model of the catalogue that is not installed is measured with
+    /// Model to measure, as NAME, NAME@VARIANT or a path; may be repeated. A model of the catalogue that is not installed is measured with
     /// generated weights [default: the built-in model]
-    #[arg(long, env = "SIGHTLINE_MODEL", value_name = "M")]
+    #[arg(
+        long,
+        env = "SIGHTLINE_MODEL",
+        value_name = "NAME[@VARIANT]",
+        value_delimiter = ','
+    )]
     model: Vec<ModelRef>,
     /// URL of a running server to measure instead of models in this process
     #[arg(long, env = "SIGHTLINE_URL", value_name = "URL")]

@@ -1,0 +1,112 @@
+//! Detection of misspelt environment variables.
+
+/// Prefix of the variables that set flags.
+const PREFIX: &str = "SIGHTLINE_";
+
+/// Logs a warning for each environment variable with the prefix that is not one of `known`.
+pub(super) fn warn_unknown(known: &[String]) {
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if is_unknown(&name, known) {
+            let nearest = nearest(&name, known);
+            tracing::warn!(
+                variable = &*name,
+                nearest,
+                "unknown environment variable is ignored"
+            );
+        }
+    }
+}
+
+fn is_unknown(name: &str, known: &[String]) -> bool {
+    name.starts_with(PREFIX) && !is_service_link(name) && !known.iter().any(|other| other == name)
+}
+
+/// Returns whether Kubernetes sets a variable of this name in every container, for a Service whose name starts with
+/// `sightline`: `SIGHTLINE_SERVICE_HOST`, `SIGHTLINE_PORT_8080_TCP_ADDR`.
+fn is_service_link(name: &str) -> bool {
+    ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"]
+        .iter()
+        .any(|part| name.contains(part))
+        || name.ends_with("_PORT")
+}
+
+/// Returns the known name with the fewest edits. `None` if that replaces more than a third of the letters.
+fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
+    let (edits, nearest) = known
+        .iter()
+        .map(|other| (edits(name, other), other))
+        .min_by_key(|(edits, _)| *edits)?;
+    let letters = name.len() - PREFIX.len();
+    (3 * edits <= letters).then_some(nearest)
+}
+
+/// Returns the Levenshtein distance of two texts: the fewest bytes to insert, remove or replace.
+fn edits(from: &str, to: &str) -> usize {
+    // The distances of a prefix of `from` to every prefix of `to`.
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (index, left) in from.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
+        for (column, right) in to.bytes().enumerate() {
+            let replaced = diagonal + usize::from(left != right);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known() -> Vec<String> {
+        [
+            "SIGHTLINE_LISTEN",
+            "SIGHTLINE_MAX_IMAGES",
+            "SIGHTLINE_THREADS",
+        ]
+        .map(str::to_owned)
+        .into()
+    }
+
+    #[test]
+    fn distances() {
+        let cases = [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("abc", "abc", 0),
+            ("kitten", "sitting", 3),
+            ("ab", "ba", 2),
+        ];
+        for (from, to, expected) in cases {
+            assert_eq!(edits(from, to), expected, "{from} {to}");
+        }
+    }
+
+    #[test]
+    fn misspelt_variables_are_unknown_and_the_nearest_is_named() {
+        let cases = [
+            ("SIGHTLINE_LISTEN", None),
+            ("SIGHTLINE_LISEN", Some(Some("SIGHTLINE_LISTEN"))),
+            ("SIGHTLINE_MAX_IMAGSE", Some(Some("SIGHTLINE_MAX_IMAGES"))),
+            ("SIGHTLINE_THREAD", Some(Some("SIGHTLINE_THREADS"))),
+            ("SIGHTLINE_listen", Some(None)),
+            ("SIGHTLINE_X", Some(None)),
+            ("SIGHTLINE_", Some(None)),
+            ("SIGHTLIN_LISTEN", None),
+            ("SIGHTLINE_SERVICE_HOST", None),
+            ("SIGHTLINE_SERVICE_PORT_HTTP", None),
+            ("SIGHTLINE_PORT", None),
+            ("SIGHTLINE_PORT_8080_TCP_ADDR", None),
+            ("SIGHTLINE_GPU_SERVICE_HOST", None),
+        ];
+        let known = known();
+        for (name, expected) in cases {
+            let got = is_unknown(name, &known).then(|| nearest(name, &known));
+            assert_eq!(got, expected, "{name}");
+        }
+        assert_eq!(nearest("SIGHTLINE_LISTEN", &[]), None);
+    }
+}
