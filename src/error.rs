@@ -98,6 +98,21 @@ pub enum ServeError {
         /// Maximum number of pixels of an image to draw into.
         limit: u64,
     },
+    /// A mask of the size of an image is too large for a response.
+    #[error(
+        "image {index}: cannot return a mask of {}x{} pixels, over the limit of {limit} pixels: \
+         set `size=logits` or send a smaller image",
+        .size.width,
+        .size.height
+    )]
+    MaskTooLarge {
+        /// Position of the image in the request, from 0.
+        index: usize,
+        /// Size in pixels that the image's header states.
+        size: ImageSize,
+        /// Maximum number of pixels of a mask.
+        limit: u64,
+    },
     /// No loaded model has the requested name.
     #[error("model `{name}` is not loaded; loaded models: {}", .loaded.join(", "))]
     UnknownModel {
@@ -126,7 +141,7 @@ pub enum ServeError {
     },
     /// The drawn image cannot be encoded as a file.
     #[error(transparent)]
-    Drawn(#[from] EncodeError),
+    Drawn(EncodeError),
     /// The path is not a route.
     #[error("no route `{path}`: /openapi.yaml lists all routes")]
     NoRoute {
@@ -160,6 +175,26 @@ pub enum ServeError {
     /// it.
     #[error("{0}")]
     Internal(&'static str),
+}
+
+impl ServeError {
+    /// Returns the error of image `index` of the request. An image whose work was cancelled is not at fault: see
+    /// [`ServeError::from`].
+    pub fn image(index: usize, error: ImageError) -> Self {
+        match error {
+            ImageError::Cancelled(cancelled) => cancelled.into(),
+            source => Self::Image { index, source },
+        }
+    }
+}
+
+impl From<EncodeError> for ServeError {
+    fn from(error: EncodeError) -> Self {
+        match error {
+            EncodeError::Cancelled(cancelled) => cancelled.into(),
+            error => Self::Drawn(error),
+        }
+    }
 }
 
 impl From<Cancelled> for ServeError {

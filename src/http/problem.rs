@@ -204,6 +204,12 @@ impl From<ServeError> for Problem {
                     format!("at most {limit} pixels with `annotate=true`"),
                 )
             }
+            ServeError::MaskTooLarge { index, limit, .. } => {
+                Self::new(Code::too_many_pixels, detail).about(
+                    format!("images[{index}]"),
+                    format!("at most {limit} pixels, or `size=logits`"),
+                )
+            }
             ServeError::UnknownModel { name, loaded } => Self::new(Code::unknown_model, detail)
                 .about("model", loaded.join(", "))
                 .got(name),
@@ -219,6 +225,9 @@ impl From<ServeError> for Problem {
             ServeError::Drawn(EncodeError::Size { .. }) => Self::new(Code::bad_parameter, detail)
                 .about("accept", "image/png for an image of this size"),
             ServeError::Drawn(EncodeError::Encoder { .. }) => Self::internal(detail),
+            ServeError::Drawn(EncodeError::Cancelled(_)) => {
+                Self::new(Code::deadline_passed, detail)
+            }
             ServeError::NoRoute { .. } => Self::new(Code::no_route, detail),
             ServeError::MethodNotAllowed { .. } => Self::new(Code::method_not_allowed, detail),
             ServeError::Starting => Self::new(Code::starting, detail).retry(SHORT_WAIT),
@@ -251,6 +260,7 @@ fn image(index: usize, error: &ImageError, detail: String) -> Problem {
         ImageError::ResizedTooLarge { .. } => Code::image_too_elongated,
         ImageError::Empty => Code::empty_image,
         ImageError::Damaged { .. } => Code::damaged_image,
+        ImageError::Cancelled(_) => return Problem::new(Code::deadline_passed, detail),
     };
     let expected = match error {
         ImageError::TooManyPixels { limit, .. } => format!("at most {limit} pixels"),

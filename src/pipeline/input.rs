@@ -7,16 +7,20 @@ use bytes::Bytes;
 use image::RgbImage;
 
 use crate::budget::Permit;
+use crate::cancel::Cancel;
 use crate::error::ServeError;
 use crate::image::{
     DecodeOptions, ImageError, ImageHeader, ImageSize, MAX_INPUT_PIXELS, Orientation,
-    PreparedImage, check_density, check_pixels, decode, probe,
+    PreparedImage, check_density, check_pixels, decode_cancellable, probe,
 };
 use crate::pool::JobCost;
 
 /// Maximum number of pixels of an image into which boxes or masks are drawn. The resulting PNG
-/// takes up to 3 bytes per pixel, and its encoding cannot be interrupted.
+/// takes up to 3 bytes per pixel.
 pub const MAX_DRAWN_PIXELS: u64 = 25_000_000;
+
+/// Most pixels of a mask in a response. Its PNG takes up to a byte per pixel, and a third more in JSON.
+pub const MAX_MASK_PIXELS: u64 = 25_000_000;
 
 /// One image of a request.
 #[derive(Debug, Clone)]
@@ -75,9 +79,10 @@ impl EncodedImage {
     /// Decodes the image. A panic of the decoder is reported as a damaged image.
     ///
     /// # Errors
-    /// [`ImageError`] if the file is damaged or uses an unsupported feature.
-    pub(super) fn decode(&self) -> Result<RgbImage, ImageError> {
-        let decoded = catch_unwind(AssertUnwindSafe(|| decode(&self.bytes, &self.options)));
+    /// [`ImageError`] if the file is damaged or uses an unsupported feature, or if the work is cancelled.
+    pub(super) fn decode(&self, cancel: &Cancel) -> Result<RgbImage, ImageError> {
+        let decode = || decode_cancellable(&self.bytes, &self.options, cancel);
+        let decoded = catch_unwind(AssertUnwindSafe(decode));
         decoded.unwrap_or_else(|_| {
             let format = self.header.format;
             tracing::error!(%format, bytes = self.bytes.len(), "image decoder panicked");
@@ -132,6 +137,25 @@ pub fn check_drawable(inputs: &[Input]) -> Result<(), ServeError> {
                 index,
                 size: image.size(),
                 limit: MAX_DRAWN_PIXELS,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Checks that every compressed image is small enough for a mask of its size.
+///
+/// # Errors
+/// [`ServeError::MaskTooLarge`] for the first image of more than [`MAX_MASK_PIXELS`] pixels.
+pub(super) fn check_masks(inputs: &[Input]) -> Result<(), ServeError> {
+    for (index, input) in inputs.iter().enumerate() {
+        if let Input::Encoded(image) = input
+            && image.size().pixels() > MAX_MASK_PIXELS
+        {
+            return Err(ServeError::MaskTooLarge {
+                index,
+                size: image.size(),
+                limit: MAX_MASK_PIXELS,
             });
         }
     }

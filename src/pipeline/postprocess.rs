@@ -2,7 +2,7 @@
 
 use image::RgbImage;
 
-use super::{EncodedImage, Timing};
+use super::{EncodedImage, Input, Timing};
 use crate::cancel::Cancel;
 use crate::engine::Outputs;
 use crate::error::ServeError;
@@ -94,11 +94,8 @@ impl PostprocessInput {
                 "the encoded image was not kept for drawing",
             ));
         };
-        self.cancel.check()?;
-        source.decode().map_err(|source| ServeError::Image {
-            index: self.index,
-            source,
-        })
+        let decoded = source.decode(&self.cancel);
+        decoded.map_err(|error| ServeError::image(self.index, error))
     }
 }
 
@@ -110,6 +107,14 @@ pub trait Postprocess: Send + Sync + 'static {
 
     /// Resources that [`Postprocess::run`] needs.
     fn cost(&self) -> Cost;
+
+    /// Checks before decoding that results for these images are small enough to be returned.
+    ///
+    /// # Errors
+    /// [`ServeError`] for the first image that is too large.
+    fn check(&self, _: &[Input]) -> Result<(), ServeError> {
+        Ok(())
+    }
 
     /// Computes the result for one image and records the time that it takes in `timing`.
     ///

@@ -212,7 +212,7 @@ struct Preparation {
     index: usize,
     image: EncodedImage,
     slot: Slot,
-    /// Stops the job between its steps; decoding itself cannot be interrupted.
+    /// Stops the job.
     cancel: Cancel,
     deadline: Deadline,
     /// When the image began to wait for memory and a thread.
@@ -231,11 +231,11 @@ impl Preparation {
         } = self;
         let started = Instant::now();
         cancel.check()?;
-        let failed = |source: ImageError| ServeError::Image { index, source };
-        let decoded = image.decode().map_err(failed)?;
+        let failed = |error: ImageError| ServeError::image(index, error);
+        let decoded = image.decode(&cancel).map_err(failed)?;
         let decoded_at = Instant::now();
-        cancel.check()?;
-        let tensor = model.preprocessor.run(&decoded).map_err(failed)?;
+        let tensor = model.preprocessor.run_cancellable(&decoded, &cancel);
+        let tensor = tensor.map_err(failed)?;
         let mut timing = Timing::default();
         timing[Stage::admission] = started - arrived;
         timing[Stage::decode] = decoded_at - started;
