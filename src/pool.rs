@@ -231,6 +231,30 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn helpers_reuse_threads() {
+        let pool = ImagePool::new(2, 1 << 20);
+        let seen = Arc::new(Mutex::new(std::collections::HashSet::new()));
+        for _ in 0..100 {
+            let (helpers, seen) = (pool.clone(), Arc::clone(&seen));
+            let job = move || {
+                let (done, finished) = std::sync::mpsc::channel();
+                let helper = Arc::clone(&seen);
+                let help = move || {
+                    helper.lock().unwrap().insert(std::thread::current().id());
+                    let _ = done.send(());
+                };
+                Helpers::start(&helpers, 1, Arc::new(help));
+                seen.lock().unwrap().insert(std::thread::current().id());
+                let _ = finished.recv();
+            };
+            pool.run(JobCost::time(1), job).await.unwrap();
+        }
+        // A thread that is still finishing one job cannot take the next one.
+        let threads = seen.lock().unwrap().len();
+        assert!(threads <= 6, "100 jobs with helpers used {threads} threads");
+    }
+
+    #[tokio::test]
     async fn jobs_that_are_given_up_leave_the_pool() {
         let pool = ImagePool::new(1, 1 << 20);
         let (release, held) = std::sync::mpsc::channel::<()>();

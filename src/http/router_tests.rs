@@ -24,7 +24,7 @@ use crate::app::Limits;
 use crate::batch::{Batcher, Policy};
 use crate::catalogue;
 use crate::engine::{Engine, EngineError, Output, Outputs, Tensor};
-use crate::image::{ImageSize, PreparedImage, Preprocessor};
+use crate::image::{DecodeOptions, ImageSize, Orientation, PreparedImage, Preprocessor, decode};
 use crate::manifest::Precision;
 use crate::pipeline::{self, Input, RawOutputs};
 use crate::pool::JobCost;
@@ -426,18 +426,118 @@ async fn a_passed_deadline_stops_drawing() {
         }
         seen.push(attempt);
     }
+    panic!("the thread was not freed early: {seen:?}");
+}
+
+/// Classifies `image` with a deadline that passes while it is decoded, and returns how long the only thread of the pool
+/// stays busy after the response.
+async fn freed_after_decoding(image: &[u8], deadline: Duration) -> Duration {
+    let limits = Limits {
+        request_timeout: deadline,
+        ..Limits::default()
+    };
+    let app = Setup::running(Behavior::Logits, limits);
+    let response = send(Arc::clone(&app), post(Body::from(image.to_vec()))).await;
+    let started = Instant::now();
+    expect_problem(response, 504, "deadline_passed").await;
+    app.pool.run(JobCost::time(1), || ()).await.unwrap();
+    let freed = started.elapsed();
+    expect_nothing_reserved(&app).await;
+    freed
+}
+
+#[tokio::test]
+async fn a_passed_deadline_stops_decoding() {
+    let image = png_of(6000, 6000);
+    let options = DecodeOptions {
+        max_pixels: 36_000_000,
+        orientation: Orientation::Apply,
+    };
+    let mut seen = Vec::new();
+    // Other tests slow some attempts down. Decoding to the end would take three quarters of its time, always.
+    for _ in 0..8 {
+        let started = Instant::now();
+        decode(&image, &options).unwrap();
+        let whole = started.elapsed();
+        let freed = freed_after_decoding(&image, whole / 4).await;
+        if freed < whole / 4 {
+            return;
+        }
+        seen.push((freed, whole));
+    }
     panic!("drawing did not stop soon after the deadline; (busy, drawing) times: {seen:?}");
+}
+
+/// Returns the first kilobyte of a PNG file whose header states 5000x5001 pixels; checksums and pixels are not read
+/// before the size is rejected.
+fn head_of_large_png() -> Vec<u8> {
+    let mut image = png_of(1, 1);
+    image[16..24].copy_from_slice(&[0, 0, 0x13, 0x88, 0, 0, 0x13, 0x89]);
+    image.resize(1024, 0);
+    image
+}
+
+#[tokio::test]
+async fn masks_of_large_images_need_the_size_of_the_logits() {
+    let app = App::new(Limits::default(), 1);
+    let engine = FakeEngine {
+        behavior: Behavior::Logits,
+        started: mpsc::channel().0,
+        permits: mpsc::channel().1,
+    };
+    let model = fake_model(&app, "lraspp_mobilenet_v3_large", Box::new(engine));
+    app.set_ready(Registry::new(vec![model]));
+    let app = Arc::new(app);
+    for (query, status, code) in [
+        ("", 413, "too_many_pixels"),
+        ("?mask=rle", 413, "too_many_pixels"),
+        ("?annotate=true", 413, "too_many_pixels"),
+        // The rest of the file is missing.
+        ("?mask=none", 422, "damaged_image"),
+        ("?size=logits", 422, "damaged_image"),
+    ] {
+        let mut request = post(Body::from(head_of_large_png()));
+        *request.uri_mut() = format!("/v1/segment{query}").parse().unwrap();
+        let response = send(Arc::clone(&app), request).await;
+        expect_problem(response, status, code).await;
+        expect_nothing_reserved(&app).await;
+    }
+}
+
+#[tokio::test]
+async fn large_bodies_of_every_framing_are_scanned_on_the_pool() {
+    let app = Setup::running(Behavior::Logits, Limits::default());
+    let mut file = png_file();
+    file.resize(2 * extract::INLINE_BYTES, 0);
+    let encoded = STANDARD.encode(&file);
+    let form = [
+        b"--x\r\ncontent-disposition: form-data; name=image\r\n\r\n",
+        &file[..],
+        b"\r\n--x--\r\n",
+    ];
+    for (kind, body) in [
+        ("image/png", file.clone()),
+        ("multipart/form-data; boundary=x", form.concat()),
+        (
+            "application/json",
+            format!(r#"{{"images":[{{"data":"{encoded}"}}]}}"#).into_bytes(),
+        ),
+    ] {
+        let mut request = post(Body::from(body));
+        request
+            .headers_mut()
+            .insert(CONTENT_TYPE, kind.parse().unwrap());
+        let response = send(Arc::clone(&app), request).await;
+        assert_eq!(response.status(), StatusCode::OK, "{kind}");
+        drop(response);
+        expect_nothing_reserved(&app).await;
+    }
 }
 
 #[tokio::test]
 async fn large_images_are_not_drawn_into() {
     let app = Setup::running(Behavior::Boxes, Limits::default());
-    let mut image = png_of(1, 1);
-    // The header states 5000x5001 pixels. The checksum of the header and the rest of the file are
-    // not read.
-    image[16..24].copy_from_slice(&[0, 0, 0x13, 0x88, 0, 0, 0x13, 0x89]);
-    image.resize(1024, 0);
-    let response = draw(&app, &image, 1).await;
+    let response = draw(&app, &head_of_large_png(), 1).await;
     expect_problem(response, 413, "too_many_pixels").await;
     expect_nothing_reserved(&app).await;
 }

@@ -128,7 +128,7 @@ pub fn check_densities(inputs: &[Input], limit: u64) -> Result<(), ServeError> {
 ///
 /// # Errors
 /// [`ServeError::TooLargeToDraw`] for the first image of more than [`MAX_DRAWN_PIXELS`] pixels.
-pub fn check_drawable(inputs: &[Input]) -> Result<(), ServeError> {
+pub(super) fn check_drawable(inputs: &[Input]) -> Result<(), ServeError> {
     for (index, input) in inputs.iter().enumerate() {
         if let Input::Encoded(image) = input
             && image.size().pixels() > MAX_DRAWN_PIXELS

@@ -26,7 +26,7 @@ use std::time::Duration;
 pub use classify::Classify;
 pub use detect::{Detect, Detected};
 pub use input::{
-    EncodedImage, Input, MAX_DRAWN_PIXELS, check_densities, check_drawable, encoded_images,
+    EncodedImage, Input, MAX_DRAWN_PIXELS, MAX_MASK_PIXELS, check_densities, encoded_images,
 };
 pub use postprocess::{Cost, Postprocess, PostprocessInput};
 pub use raw::RawOutputs;
