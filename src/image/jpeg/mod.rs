@@ -12,7 +12,6 @@ use libjpeg_turbo_rs::{ColorSpace, Decoder, JpegError, PixelFormat};
 
 use super::decode::{rgb_image, rgb_len};
 use super::{ImageError, ImageFormat, ImageSize};
-
 use crate::cancel::Cancel;
 
 pub(super) use header::header;
