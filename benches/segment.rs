@@ -87,7 +87,7 @@ fn shared(c: &mut Criterion) {
         for threads in [1, 2, 4] {
             // The calling thread computes a part of the mask too, so the pool has `threads - 1`
             // threads.
-            let pool = ImagePool::new(threads - 1, 0);
+            let pool = ImagePool::new(threads - 1, 0, 0);
             let job = MaskJob {
                 cancel: &cancel,
                 helpers: Some(&pool),

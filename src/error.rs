@@ -75,6 +75,20 @@ pub enum ServeError {
     /// fit.
     #[error("the memory for request bodies and results is exhausted: {0}")]
     BodyMemory(#[from] Exhausted),
+    /// Other responses hold too much of the memory for responses.
+    #[error("the memory for responses is exhausted: {0}")]
+    ResponseMemory(Exhausted),
+    /// The results need more memory than all responses together can have.
+    #[error(
+        "the results take {size} bytes, over the limit of {limit} bytes for responses (`response_memory_bytes` of \
+         the server): send fewer or smaller images in a request"
+    )]
+    ResponseTooLarge {
+        /// Size of the results so far, in bytes.
+        size: u64,
+        /// Memory of all responses together, in bytes.
+        limit: u64,
+    },
     /// An image cannot be used.
     #[error("image {index}: {source}")]
     Image {
@@ -111,6 +125,28 @@ pub enum ServeError {
         /// Size in pixels that the image's header states.
         size: ImageSize,
         /// Maximum number of pixels of a mask.
+        limit: u64,
+    },
+    /// Decoding an image, or drawing into it, takes more memory than the server has for images of its size.
+    #[error(
+        "image {index}: {work} {}x{} pixels of this file takes {needed} bytes of memory, over the limit of {limit} \
+         bytes (`decode_memory_bytes` of the server): send a smaller image{}",
+        .size.width,
+        .size.height,
+        if *.progressive { ", or a JPEG with one scan (not progressive)" } else { "" }
+    )]
+    TooMuchMemory {
+        /// Position of the image in the request, from 0.
+        index: usize,
+        /// What takes the memory: `decoding` or `drawing into`.
+        work: &'static str,
+        /// Size in pixels that the image's header states.
+        size: ImageSize,
+        /// Whether the file is a JPEG with several scans, whose coefficients take most of the memory.
+        progressive: bool,
+        /// Predicted memory, in bytes.
+        needed: u64,
+        /// Memory for images of this size, in bytes.
         limit: u64,
     },
     /// No loaded model has the requested name.
@@ -185,6 +221,18 @@ impl ServeError {
             ImageError::Cancelled(cancelled) => cancelled.into(),
             source => Self::Image { index, source },
         }
+    }
+
+    /// Returns the error for results that do not fit the memory for responses: whether other responses hold it, or the
+    /// results alone need more.
+    pub(crate) fn response_memory(exhausted: Exhausted) -> Self {
+        if exhausted.requested > exhausted.total {
+            return Self::ResponseTooLarge {
+                size: exhausted.requested,
+                limit: exhausted.total,
+            };
+        }
+        Self::ResponseMemory(exhausted)
     }
 }
 

@@ -1,8 +1,10 @@
 //! The command line: one file per command.
 
 mod bench;
+mod descriptors;
 mod export;
 mod healthcheck;
+mod memory;
 mod models;
 mod output;
 mod predict;

@@ -14,13 +14,15 @@ use sightline::engine::OnnxRuntime;
 use sightline::http;
 use sightline::http::server::Server;
 use sightline::manifest::{Batching, Precision};
-use sightline::registry::{LoadedModel, ModelPlan, Registry};
+use sightline::memory::BudgetOrigin;
+use sightline::registry::{LoadedModel, ModelPlan, Registry, share_tensor_memory};
 use sightline::store::{ModelRef, ModelSource, ModelStore};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::memory::Planned;
 use super::signals::StopSignals;
-use super::{RuntimeArgs, StoreArgs};
+use super::{RuntimeArgs, StoreArgs, descriptors};
 
 /// Maximum number of open connections of the admin listener.
 const ADMIN_CONNECTIONS: usize = 64;
@@ -47,16 +49,22 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
     let library = RuntimeArgs {
         onnxruntime: settings.onnxruntime.clone(),
     };
+    let origin = match args.settings.memory_budget {
+        Some(_) => BudgetOrigin::Flag,
+        None => BudgetOrigin::File,
+    };
     let config = settings.resolve()?;
+    descriptors::raise_limit(config.max_connections);
     let runtime = library.load()?;
     let sources = find_sources(&store.store(), &config)?;
     reject_duplicates(&sources)?;
+    let memory = Planned::new(&config, origin, &sources)?;
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.cores)
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let result = tokio.block_on(serve(config, runtime, sources));
+    let result = tokio.block_on(serve(config, memory, runtime, sources));
     // Dropping the runtime would wait for a model that is still being loaded.
     tokio.shutdown_background();
     result
@@ -136,13 +144,20 @@ fn reject_duplicates(sources: &[ModelSource]) -> Result<()> {
 
 /// Serves until a stop signal arrives or a model fails to load, then waits for the requests in
 /// flight. A second signal ends this wait and is an error.
-async fn serve(config: ServeConfig, runtime: OnnxRuntime, sources: Vec<ModelSource>) -> Result<()> {
+async fn serve(
+    config: ServeConfig,
+    memory: Planned,
+    runtime: OnnxRuntime,
+    sources: Vec<ModelSource>,
+) -> Result<()> {
     // Registered before the address is printed, because a process that reads the address may then
     // send a signal.
     let signals = StopSignals::register().context("cannot handle SIGTERM and SIGINT")?;
     let listeners = Listeners::bind(&config).await?;
     let address = listeners.announce()?;
-    let app = Arc::new(App::new(config.limits, config.cores));
+    memory.announce();
+    let plan = memory.plan;
+    let app = Arc::new(App::planned(config.limits, config.cores, &plan));
     let stopping = CancellationToken::new();
     let loading = {
         let (app, config, stopping) = (Arc::clone(&app), config.clone(), stopping.clone());
@@ -152,7 +167,11 @@ async fn serve(config: ServeConfig, runtime: OnnxRuntime, sources: Vec<ModelSour
             load_all(
                 &app,
                 &config,
-                &Loader { runtime, stopping },
+                &Loader {
+                    runtime,
+                    stopping,
+                    tensor_bytes: plan.tensors,
+                },
                 sources,
                 address,
             )?;
@@ -264,6 +283,8 @@ struct Loader {
     runtime: OnnxRuntime,
     /// Cancelled when the server stops.
     stopping: CancellationToken,
+    /// Memory for the tensors of all models, in bytes.
+    tensor_bytes: u64,
 }
 
 /// Loads the models, then makes the server ready and prints an example request. The listeners
@@ -283,6 +304,7 @@ fn load_all(
         }
         models.push(load(app, config, &loader.runtime, source)?);
     }
+    share_tensor_memory(&models, loader.tensor_bytes)?;
     let default = models.first().map(LoadedModel::id).unwrap_or_default();
     let route = models
         .first()

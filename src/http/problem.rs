@@ -61,6 +61,8 @@ codes! {
     too_many_images = PAYLOAD_TOO_LARGE,
     too_many_pixels = PAYLOAD_TOO_LARGE,
     too_many_pixels_per_byte = PAYLOAD_TOO_LARGE,
+    too_much_memory = PAYLOAD_TOO_LARGE,
+    response_too_large = PAYLOAD_TOO_LARGE,
     image_too_elongated = PAYLOAD_TOO_LARGE,
     unsupported_media_type = UNSUPPORTED_MEDIA_TYPE,
     unknown_image_format = UNSUPPORTED_MEDIA_TYPE,
@@ -70,6 +72,7 @@ codes! {
     queue_full = TOO_MANY_REQUESTS,
     deadline_unreachable = TOO_MANY_REQUESTS,
     body_memory = TOO_MANY_REQUESTS,
+    response_memory = TOO_MANY_REQUESTS,
     internal = INTERNAL_SERVER_ERROR,
     starting = SERVICE_UNAVAILABLE,
     draining = SERVICE_UNAVAILABLE,
@@ -197,6 +200,19 @@ impl From<ServeError> for Problem {
                 .about("body", format!("at most {limit} bytes")),
             ServeError::BodyInterrupted => Self::new(Code::body_interrupted, detail),
             ServeError::BodyMemory(_) => Self::new(Code::body_memory, detail).retry(SHORT_WAIT),
+            ServeError::ResponseMemory(_) => {
+                Self::new(Code::response_memory, detail).retry(SHORT_WAIT)
+            }
+            ServeError::ResponseTooLarge { limit, .. } => {
+                Self::new(Code::response_too_large, detail)
+                    .about("images", format!("results of at most {limit} bytes"))
+            }
+            ServeError::TooMuchMemory { index, limit, .. } => {
+                Self::new(Code::too_much_memory, detail).about(
+                    format!("images[{index}]"),
+                    format!("an image that takes at most {limit} bytes of memory"),
+                )
+            }
             ServeError::Image { index, source } => image(index, &source, detail),
             ServeError::TooLargeToDraw { index, limit, .. } => {
                 Self::new(Code::too_many_pixels, detail).about(

@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::error::ServeError;
 use crate::image::{DecodeOptions, Orientation};
 use crate::manifest::Task;
-use crate::pipeline::{self, Postprocess};
+use crate::pipeline::{self, Cost, Postprocess, check_memory};
 use crate::pool::JobCost;
 use crate::registry::LoadedModel;
 
@@ -184,6 +184,7 @@ impl<T: TaskRoute> Head<T> {
         }
         let postprocess = self.task.postprocess();
         postprocess.check(&inputs)?;
+        check_memory(&inputs, &app.pool, postprocess.cost() == Cost::Image)?;
         let request = pipeline::Request {
             inputs,
             postprocess,

@@ -97,6 +97,17 @@ impl Preprocessor {
         }
     }
 
+    /// Returns the most pixels that an input tensor can have.
+    pub fn largest_pixels(&self) -> u64 {
+        match self {
+            Self::Pixels(PixelTransform { crop: None, .. }) => MAX_INPUT_PIXELS,
+            Self::Pixels(PixelTransform {
+                crop: Some(crop), ..
+            }) => u64::from(*crop) * u64::from(*crop),
+            Self::Floats(transform) => transform.resize().largest_pixels(),
+        }
+    }
+
     /// Converts an image to the input tensor `[3, H, W] f32`.
     ///
     /// # Errors

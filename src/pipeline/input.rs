@@ -6,14 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use image::RgbImage;
 
+use super::postprocess::drawing_bytes;
 use crate::budget::Permit;
 use crate::cancel::Cancel;
 use crate::error::ServeError;
 use crate::image::{
-    DecodeOptions, ImageError, ImageHeader, ImageSize, MAX_INPUT_PIXELS, Orientation,
+    Coding, DecodeOptions, ImageError, ImageHeader, ImageSize, MAX_INPUT_PIXELS, Orientation,
     PreparedImage, check_density, check_pixels, decode_cancellable, probe,
 };
-use crate::pool::JobCost;
+use crate::pool::{ImagePool, JobCost};
 
 /// Maximum number of pixels of an image into which boxes or masks are drawn. The resulting PNG
 /// takes up to 3 bytes per pixel.
@@ -63,6 +64,15 @@ impl EncodedImage {
     /// Size that the image's headers state, before any rotation.
     pub fn size(&self) -> ImageSize {
         self.header.size
+    }
+
+    /// Whether the file is a JPEG with several scans, whose coefficients are kept until the last one.
+    fn has_several_scans(&self) -> bool {
+        match self.header.coding {
+            Coding::JpegProgressive { .. } => true,
+            Coding::JpegSequential { scans } => scans > 1,
+            _ => false,
+        }
     }
 
     /// Predicts the CPU time and the memory of decoding the image.
@@ -156,6 +166,37 @@ pub(super) fn check_masks(inputs: &[Input]) -> Result<(), ServeError> {
                 index,
                 size: image.size(),
                 limit: MAX_MASK_PIXELS,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the memory of `pool` has room for decoding each compressed image, and for drawing into it if `drawn`.
+/// An image that needs more would have to wait forever, or to break the server's memory limit.
+///
+/// # Errors
+/// [`ServeError::TooMuchMemory`] for the first image that needs more.
+pub fn check_memory(inputs: &[Input], pool: &ImagePool, drawn: bool) -> Result<(), ServeError> {
+    for (index, input) in inputs.iter().enumerate() {
+        let Input::Encoded(image) = input else {
+            continue;
+        };
+        let JobCost { bytes, pixels, .. } = image.decode_cost();
+        let drawing = if drawn { drawing_bytes(pixels) } else { 0 };
+        let limit = pool.most_bytes(pixels);
+        if bytes.max(drawing) > limit {
+            return Err(ServeError::TooMuchMemory {
+                index,
+                work: if drawing > bytes {
+                    "drawing into"
+                } else {
+                    "decoding"
+                },
+                size: image.size(),
+                progressive: bytes > limit && image.has_several_scans(),
+                needed: bytes.max(drawing),
+                limit,
             });
         }
     }
