@@ -7,11 +7,14 @@ export ORT_DYLIB_PATH
 # Flags for `make serve`, for example: make serve SERVE_ARGS='--listen 0.0.0.0:8080'
 SERVE_ARGS ?=
 
+# Seconds for each target of `make fuzz`.
+export FUZZ_SECONDS ?= 60
+
 .DEFAULT_GOAL := help
-.PHONY: help serve build test fmt lint doc image image-test bench fuzz-api onnxruntime clean
+.PHONY: help serve build test fmt lint doc image image-test bench fuzz fuzz-api mutation-test onnxruntime clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: onnxruntime build ## build the server and run it on http://127.0.0.1:8080 (SERVE_ARGS=... passes flags)
 	@MALLOC_MMAP_THRESHOLD_=1048576 exec target/release/sightline serve $(SERVE_ARGS)
@@ -29,9 +32,11 @@ test: onnxruntime ## run every test
 
 fmt: ## format the code
 	cargo fmt --all
+	cargo fmt --manifest-path fuzz/Cargo.toml
 
 lint: ## check the format, then run clippy with warnings as errors
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 doc: ## build rustdoc with private items and warnings as errors
@@ -45,6 +50,13 @@ image-test: ## build the container image and test it (skipped if Docker does not
 
 bench: onnxruntime ## run the benchmarks
 	cargo bench --workspace --locked
+
+fuzz: ## run the fuzz targets under AddressSanitizer (FUZZ_SECONDS=60 for each)
+	@scripts/fuzz.sh
+
+mutation-test: onnxruntime build ## send 50,000 mutated images to the release server
+	SIGHTLINE_TEST_BINARY=$(CURDIR)/target/release/sightline \
+		cargo test --test mutation --locked -- --ignored --nocapture
 
 fuzz-api: onnxruntime ## compare the running server with its openapi.yaml, using Schemathesis
 	@scripts/schemathesis.sh

@@ -235,7 +235,10 @@ pub(super) async fn discard(body: &mut Body) {
 
 /// Returns the contents of the parts named `image` of a multipart body. More than `limit` images
 /// are an error.
-async fn multipart_images(mut request: Request, limit: usize) -> Result<Vec<Bytes>, ServeError> {
+pub(super) async fn multipart_images(
+    mut request: Request,
+    limit: usize,
+) -> Result<Vec<Bytes>, ServeError> {
     let broken = |reason: String| ServeError::BadBody {
         field: "multipart".to_owned(),
         reason,
@@ -283,7 +286,7 @@ struct JsonImage<'a> {
 }
 
 /// Returns the images of a JSON body, decoded from base64. More than `limit` images are an error.
-fn json_images(body: &[u8], limit: usize) -> Result<Vec<Bytes>, ServeError> {
+pub(super) fn json_images(body: &[u8], limit: usize) -> Result<Vec<Bytes>, ServeError> {
     let parsed: JsonBody<'_> =
         serde_json::from_slice(body).map_err(|error| ServeError::BadBody {
             field: "body".to_owned(),

@@ -12,6 +12,8 @@ mod connection;
 pub mod contract;
 mod detect;
 mod extract;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod health;
 mod idle;
 mod middleware;

@@ -16,6 +16,8 @@ mod decode;
 mod detector;
 mod detector_sizes;
 mod foreign;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gif;
 mod jpeg;
 mod normalize;
