@@ -7,6 +7,8 @@ export ORT_DYLIB_PATH
 # Flags for `make serve`, for example: make serve SERVE_ARGS='--listen 0.0.0.0:8080'
 SERVE_ARGS ?=
 
+# Seconds for each target of `make fuzz`.
+export FUZZ_SECONDS ?= 60
 # Scenarios and flags of `make load-test`, for example: make load-test SCENARIOS=bombs LOAD_ARGS='--seconds 10'
 SCENARIOS ?= open-loop retry-storm bombs connections
 LOAD_ARGS ?=
@@ -14,14 +16,14 @@ LOAD_ARGS ?=
 RUN_LOAD = ulimit -n 20000 2>/dev/null || ulimit -n "$$(ulimit -Hn)"; exec target/debug/examples/load
 
 .DEFAULT_GOAL := help
-.PHONY: help serve build test fmt lint doc image image-test bench load-test soak-test load-binary fuzz-api \
-	onnxruntime clean
+.PHONY: help serve build test fmt lint doc image image-test bench load-test soak-test load-binary fuzz fuzz-api \
+	mutation-test onnxruntime clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: onnxruntime build ## build the server and run it on http://127.0.0.1:8080 (SERVE_ARGS=... passes flags)
-	@exec target/release/sightline serve $(SERVE_ARGS)
+	@MALLOC_MMAP_THRESHOLD_=1048576 exec target/release/sightline serve $(SERVE_ARGS)
 
 build: ## compile target/release/sightline
 	cargo build --release --locked
@@ -36,9 +38,11 @@ test: onnxruntime ## run every test
 
 fmt: ## format the code
 	cargo fmt --all
+	cargo fmt --manifest-path fuzz/Cargo.toml
 
 lint: ## check the format, then run clippy with warnings as errors
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 doc: ## build rustdoc with private items and warnings as errors
@@ -52,6 +56,13 @@ image-test: ## build the container image and test it (skipped if Docker does not
 
 bench: onnxruntime ## run the benchmarks
 	cargo bench --workspace --locked
+
+fuzz: ## run the fuzz targets under AddressSanitizer (FUZZ_SECONDS=60 for each)
+	@scripts/fuzz.sh
+
+mutation-test: onnxruntime build ## send 50,000 mutated images to the release server
+	SIGHTLINE_TEST_BINARY=$(CURDIR)/target/release/sightline \
+		cargo test --test mutation --locked -- --ignored --nocapture
 
 load-test: onnxruntime build load-binary ## measure the release server under overload and attacks (takes 12 minutes)
 	@$(RUN_LOAD) $(SCENARIOS) $(LOAD_ARGS)

@@ -70,7 +70,8 @@ fn transform(c: &mut Criterion) {
         let normalizer = Normalizer::new([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
         let transform = DetectorTransform::new(DetectorResize::new(size, multiple), normalizer);
         group.bench_function(name, |b| {
-            b.iter(|| transform.run(black_box(&image)));
+            let never = Cancel::never();
+            b.iter(|| transform.run(black_box(&image), &never));
         });
     }
     group.finish();

@@ -8,6 +8,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
+use sightline::cancel::Cancel;
 use sightline::image::{
     DecodeOptions, ImageSize, Normalizer, Orientation, Preprocessor, Window, decode, resize_window,
     short_side_size,
@@ -37,6 +38,7 @@ fn window(image: &RgbImage) -> Window {
 fn stages(c: &mut Criterion) {
     let jpeg = photo("coffee_500x375.jpg");
     let image = decode(&jpeg, &OPTIONS).expect("the photograph is a valid JPEG");
+    let never = Cancel::never();
     let mut group = c.benchmark_group("500x375");
     group.throughput(Throughput::Elements(1));
     group.bench_function("decode_jpeg", |b| {
@@ -45,7 +47,7 @@ fn stages(c: &mut Criterion) {
     for (name, filter) in [("bilinear", Filter::Bilinear), ("bicubic", Filter::Bicubic)] {
         let window = window(&image);
         group.bench_function(format!("resize_crop_224_{name}"), |b| {
-            b.iter(|| resize_window(black_box(&image), &window, filter));
+            b.iter(|| resize_window(black_box(&image), &window, filter, &never));
         });
     }
     group.bench_function("inexact_resize_crop_224_bilinear", |b| {
@@ -73,10 +75,11 @@ fn large(c: &mut Criterion) {
         image::Rgb([x as u8, y as u8, (x ^ y) as u8])
     });
     let window = window(&image);
+    let never = Cancel::never();
     let mut group = c.benchmark_group("4000x3000");
     group.throughput(Throughput::Elements(1)).sample_size(20);
     group.bench_function("resize_crop_224_bilinear", |b| {
-        b.iter(|| resize_window(black_box(&image), &window, Filter::Bilinear));
+        b.iter(|| resize_window(black_box(&image), &window, Filter::Bilinear, &never));
     });
     group.bench_function("inexact_resize_crop_224_bilinear", |b| {
         let mut resizer = Resizer::new();

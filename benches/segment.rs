@@ -60,10 +60,13 @@ fn stages(c: &mut Criterion) {
     group.bench_function("class_shares", |b| {
         b.iter(|| class_shares(black_box(&mask), &labels));
     });
+    let never = Cancel::never();
     group.bench_function("mask_png", |b| {
-        b.iter(|| mask_png(black_box(&mask), &VOC_PALETTE));
+        b.iter(|| mask_png(black_box(&mask), &VOC_PALETTE, &never));
     });
-    group.bench_function("mask_rle", |b| b.iter(|| mask_rle(black_box(&mask))));
+    group.bench_function("mask_rle", |b| {
+        b.iter(|| mask_rle(black_box(&mask), &never))
+    });
     group.bench_function("overlay", |b| {
         b.iter(|| overlay(black_box(&mut image), &mask, &VOC_PALETTE, 0.5, &cancel));
     });
@@ -84,7 +87,7 @@ fn shared(c: &mut Criterion) {
         for threads in [1, 2, 4] {
             // The calling thread computes a part of the mask too, so the pool has `threads - 1`
             // threads.
-            let pool = ImagePool::new(threads - 1, 0);
+            let pool = ImagePool::new(threads - 1, 0, 0);
             let job = MaskJob {
                 cancel: &cancel,
                 helpers: Some(&pool),

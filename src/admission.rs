@@ -199,6 +199,7 @@ pub fn count_rejection(metrics: &Metrics, error: &ServeError, model: Option<&Loa
 fn reason(error: &ServeError) -> Option<Rejection> {
     match error {
         ServeError::BodyMemory(_) => Some(Rejection::body_memory),
+        ServeError::ResponseMemory(_) => Some(Rejection::response_memory),
         ServeError::Starting => Some(Rejection::starting),
         ServeError::Draining | ServeError::Batch(BatchError::Closed) => Some(Rejection::draining),
         ServeError::DeadlinePassed { .. }

@@ -7,18 +7,12 @@ use std::time::Duration;
 use crate::admission::Pacer;
 use crate::budget::Budget;
 use crate::error::ServeError;
+use crate::memory::{self, Demand, Demands, MemoryPlan};
 use crate::metrics::Metrics;
-use crate::pool::{DECODE_BYTES_PER_PIXEL, ImagePool};
+use crate::pool::ImagePool;
 use crate::registry::Registry;
 
-/// Unit of the memory budget for request and response bodies, in bytes: reservations are rounded up
-/// to a multiple of it.
-const BODY_UNIT: u64 = 64 << 10;
-/// Number of pixels of a large photograph. The default decoding memory suffices for one such
-/// photograph per image thread.
-const PHOTOGRAPH_PIXELS: u64 = 12_000_000;
-
-/// Limits on a single request, and on the memory of all requests together.
+/// Limits on a single request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Maximum size of a request body, in bytes.
@@ -30,14 +24,6 @@ pub struct Limits {
     pub max_pixels_per_byte: u64,
     /// Maximum number of images in one request.
     pub max_images: usize,
-    /// Memory for the bodies of all requests and responses together, in bytes.
-    pub body_memory_bytes: usize,
-    /// Memory for all images of more than 4 megapixels while they are decoded or drawn into, in
-    /// bytes.
-    ///
-    /// `None` for the default: 17 bytes per pixel, for one image of `max_pixels` or for one
-    /// 12-megapixel photograph per image thread, whichever is more.
-    pub decode_memory_bytes: Option<u64>,
     /// Maximum time from the arrival of a request's head to its response. A slower request fails
     /// with status 504.
     pub request_timeout: Duration,
@@ -52,34 +38,23 @@ impl Default for Limits {
             // the densest format (lossless WebP). Decompression bombs have 700,000 and more.
             max_pixels_per_byte: 50_000,
             max_images: 32,
-            body_memory_bytes: 512 << 20,
-            decode_memory_bytes: None,
             request_timeout: Duration::from_secs(30),
         }
     }
 }
 
-impl Limits {
-    /// Returns the memory, in bytes, for decoding and drawing large images on a server with
-    /// `image_threads` image threads.
-    fn large_image_bytes(&self, image_threads: usize) -> u64 {
-        let photographs = PHOTOGRAPH_PIXELS.saturating_mul(image_threads as u64);
-        let pixels = self.max_pixels.max(photographs);
-        let default = pixels.saturating_mul(DECODE_BYTES_PER_PIXEL);
-        self.decode_memory_bytes.unwrap_or(default)
-    }
-}
-
 /// State that all requests share.
 pub struct App {
-    /// Limits on each request, and on the memory of all requests.
+    /// Limits on each request.
     pub limits: Limits,
     /// Metrics of the whole server.
     pub metrics: Metrics,
     /// Threads and memory for decoding, preprocessing and postprocessing.
     pub pool: ImagePool,
-    /// Memory budget for request and response bodies.
+    /// Memory budget for request bodies.
     pub bodies: Budget,
+    /// Memory budget for responses, until the clients have read them.
+    pub responses: Budget,
     /// Delays rejections for lack of capacity when there are many.
     pub rejections: Pacer,
     /// The loaded models. Set once, when every model is loaded and warm; empty before.
@@ -89,13 +64,19 @@ pub struct App {
 
 impl App {
     /// Creates the state of a server that is still loading its models, with `image_threads` threads
-    /// for work on images.
+    /// for work on images and as much memory as their number and the limits ask for.
     pub fn new(limits: Limits, image_threads: usize) -> Self {
+        let demands = Demands::new(&limits, image_threads, Demand::fixed(0));
+        Self::planned(limits, image_threads, &MemoryPlan::unlimited(&demands))
+    }
+
+    /// Creates the state of a server that is still loading its models, with the memory of `plan`.
+    pub fn planned(limits: Limits, image_threads: usize, plan: &MemoryPlan) -> Self {
         let metrics = Metrics::new();
-        let bodies = Budget::new("bodies", BODY_UNIT, limits.body_memory_bytes as u64);
-        let pool = ImagePool::new(image_threads, limits.large_image_bytes(image_threads));
-        metrics.budgets.add(&bodies);
-        for budget in pool.budgets() {
+        let bodies = Budget::new("bodies", memory::UNIT, plan.bodies);
+        let responses = Budget::new("responses", memory::UNIT, plan.responses);
+        let pool = ImagePool::new(image_threads, plan.small_pixels, plan.large_pixels);
+        for budget in [&bodies, &responses].into_iter().chain(pool.budgets()) {
             metrics.budgets.add(budget);
         }
         Self {
@@ -103,6 +84,7 @@ impl App {
             metrics,
             pool,
             bodies,
+            responses,
             rejections: Pacer::of_rejections(),
             registry: OnceLock::new(),
             draining: AtomicBool::new(false),

@@ -8,6 +8,7 @@
 //! What is *not* here: which budgets exist ([`crate::app`], [`crate::batch`]), and the error
 //! message for a client if a budget is exhausted ([`crate::error`]).
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use thiserror::Error;
@@ -38,7 +39,7 @@ struct Shared {
     /// Amount that one semaphore permit stands for.
     unit: u64,
     /// Number of semaphore permits of the whole budget.
-    permits: u32,
+    permits: AtomicU32,
     free: Arc<Semaphore>,
 }
 
@@ -48,13 +49,17 @@ impl Shared {
         u32::try_from(amount.div_ceil(self.unit)).unwrap_or(u32::MAX)
     }
 
+    fn permits(&self) -> u32 {
+        self.permits.load(Ordering::Acquire)
+    }
+
     fn total(&self) -> u64 {
-        u64::from(self.permits) * self.unit
+        u64::from(self.permits()) * self.unit
     }
 
     fn used(&self) -> u64 {
         let free = self.free.available_permits() as u64;
-        u64::from(self.permits).saturating_sub(free) * self.unit
+        u64::from(self.permits()).saturating_sub(free) * self.unit
     }
 }
 
@@ -63,14 +68,22 @@ impl Budget {
     /// that permits hold are rounded up to a multiple of `unit`, too.
     pub fn new(name: &'static str, unit: u64, total: u64) -> Self {
         let unit = unit.max(1);
-        let most = Semaphore::MAX_PERMITS.min(u32::MAX as usize) as u64;
-        let permits = total.div_ceil(unit).min(most) as u32;
+        let permits = most_permits(unit, total);
         Self(Arc::new(Shared {
             name,
             unit,
-            permits,
+            permits: AtomicU32::new(permits),
             free: Arc::new(Semaphore::new(permits as usize)),
         }))
+    }
+
+    /// Raises the total to `total`, rounded up to a multiple of the unit. Does nothing if it is as large already.
+    pub fn raise_to(&self, total: u64) {
+        let permits = most_permits(self.0.unit, total);
+        let before = self.0.permits.fetch_max(permits, Ordering::AcqRel);
+        self.0
+            .free
+            .add_permits(permits.saturating_sub(before) as usize);
     }
 
     /// Returns the name of the budget, which is the label `kind` in metrics.
@@ -110,7 +123,7 @@ impl Budget {
     /// their calls. If `amount` exceeds the total, the whole budget is reserved, so that a request
     /// larger than the budget runs alone instead of never.
     pub async fn acquire(&self, amount: u64) -> Permit {
-        let permits = self.0.permits_for(amount).min(self.0.permits);
+        let permits = self.0.permits_for(amount).min(self.0.permits());
         let held = Arc::clone(&self.0.free).acquire_many_owned(permits).await;
         Permit {
             budget: self.clone(),
@@ -127,6 +140,12 @@ impl Budget {
             total: self.total(),
         }
     }
+}
+
+/// Returns the semaphore permits of a budget of `total` in units of `unit` (> 0).
+fn most_permits(unit: u64, total: u64) -> u32 {
+    let most = Semaphore::MAX_PERMITS.min(u32::MAX as usize) as u64;
+    total.div_ceil(unit).min(most) as u32
 }
 
 /// A reserved part of a [`Budget`]. Dropping the permit releases this part.
@@ -289,6 +308,21 @@ mod tests {
         drop(held);
         let all = budget.acquire(1000).now_or_never().unwrap();
         assert_eq!((all.amount(), budget.used()), (100, 100));
+    }
+
+    #[test]
+    fn a_raised_total_lets_waiting_requests_continue() {
+        let budget = Budget::new("test", 10, 100);
+        let held = budget.try_acquire(100).unwrap();
+        let mut waiting = Box::pin(budget.acquire(25));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        budget.raise_to(125);
+        let more = waiting.now_or_never().unwrap();
+        assert_eq!(more.amount(), 30);
+        budget.raise_to(20);
+        assert_eq!((budget.used(), budget.total()), (130, 130));
+        drop((held, more));
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! The caller that waits for a result holds a [`Cancel`] and passes a clone to the work. In the
 //! work, loops over boxes, image rows or bands of rows call [`Cancel::check`] and stop early once
-//! the result is not needed any more.
+//! the result is not needed any more. Loops
+//! whose steps differ much in size, or take less time than a check, count their work with a [`Pace`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -69,6 +70,39 @@ impl Cancel {
     }
 }
 
+/// Units of work between two checks of a [`Pace`]: well under a millisecond of work on pixels.
+const UNITS_PER_CHECK: usize = 1 << 16;
+
+/// Counts units of work, such as bytes or pixels, and checks a [`Cancel`] once per 65,536 of them.
+#[derive(Debug)]
+pub struct Pace<'a> {
+    cancel: &'a Cancel,
+    /// Units until the next check.
+    left: usize,
+}
+
+impl<'a> Pace<'a> {
+    /// Returns a counter that checks `cancel`.
+    pub fn new(cancel: &'a Cancel) -> Self {
+        let left = UNITS_PER_CHECK;
+        Self { cancel, left }
+    }
+
+    /// Counts `units` of work that is about to be done.
+    ///
+    /// # Errors
+    /// [`Cancelled`] if a check is due and the work should stop.
+    #[inline]
+    pub fn step(&mut self, units: usize) -> Result<(), Cancelled> {
+        if let Some(left) = self.left.checked_sub(units) {
+            self.left = left;
+            return Ok(());
+        }
+        self.left = UNITS_PER_CHECK;
+        self.cancel.check()
+    }
+}
+
 /// A guard that cancels the work of its [`Cancel`] when it is dropped.
 #[derive(Debug)]
 pub struct CancelOnDrop(Cancel);
@@ -99,6 +133,18 @@ mod tests {
         assert!(Cancel::at(Instant::now()).is_cancelled());
         let later = Instant::now() + Duration::from_hours(1);
         assert!(!Cancel::at(later).is_cancelled());
+    }
+
+    #[test]
+    fn a_pace_checks_after_a_fixed_amount_of_work() {
+        let cancel = Cancel::never();
+        cancel.cancel();
+        for units in [1, 1000, UNITS_PER_CHECK, UNITS_PER_CHECK + 1] {
+            let mut pace = Pace::new(&cancel);
+            let limit = UNITS_PER_CHECK / units;
+            let steps = (0..=limit).take_while(|_| pace.step(units).is_ok());
+            assert_eq!(steps.count(), limit, "steps of {units}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::app::Limits;
 use crate::cpu::has_int8_dot;
 use crate::http::server::ConnectionTimeouts;
 use crate::manifest::{Batching, Precision};
-use crate::pool::DECODE_BYTES_PER_PIXEL;
+use crate::memory::{ByteSize, MemoryPlanError, PartSizes};
 use crate::store::{ModelRef, StoreError, read_text};
 use crate::threads::usable_cores;
 
@@ -50,6 +50,9 @@ pub enum ConfigError {
         /// The invalid value of the setting.
         got: String,
     },
+    /// The memory budget, or a part of it, is too small for the other settings.
+    #[error(transparent)]
+    Memory(#[from] MemoryPlanError),
 }
 
 /// How to choose the precision of a model that is named without a variant.
@@ -144,14 +147,26 @@ pub struct Settings {
     /// Largest request body, in bytes [default: 33554432]
     #[arg(long, env = "SIGHTLINE_MAX_BODY_BYTES", value_name = "BYTES")]
     pub max_body_bytes: Option<usize>,
-    /// Memory for all request and response bodies together, in bytes [default: 536870912]
-    #[arg(long, env = "SIGHTLINE_BODY_MEMORY_BYTES", value_name = "BYTES")]
-    pub body_memory_bytes: Option<usize>,
-    /// Memory for images of more than 4 megapixels while they are decoded or drawn into, in bytes;
-    /// smaller images have 69 MB per thread in addition [default: 17 bytes per pixel, for one image
-    /// of `max_pixels` or for one 12-megapixel image per thread, whichever is more]
-    #[arg(long, env = "SIGHTLINE_DECODE_MEMORY_BYTES", value_name = "BYTES")]
-    pub decode_memory_bytes: Option<u64>,
+    /// Memory for all requests together, such as 614MiB or 2GiB; it is divided among the four parts below, and
+    /// the models come on top [default: 60 % of the cgroup's memory limit or of the physical memory, whichever
+    /// is smaller]
+    #[arg(long, env = "SIGHTLINE_MEMORY_BUDGET", value_name = "SIZE")]
+    pub memory_budget: Option<ByteSize>,
+    /// Memory for all request bodies together [default: a part of the budget, at most 512MiB]
+    #[arg(long, env = "SIGHTLINE_BODY_MEMORY_BYTES", value_name = "SIZE")]
+    pub body_memory_bytes: Option<ByteSize>,
+    /// Memory for images while they are decoded or drawn into [default: a part of the budget, at most what
+    /// the most expensive images of 4 and of 12 megapixels take on every thread]
+    #[arg(long, env = "SIGHTLINE_DECODE_MEMORY_BYTES", value_name = "SIZE")]
+    pub decode_memory_bytes: Option<ByteSize>,
+    /// Memory for inputs and outputs of the networks of all models [default: a part of the budget, at most
+    /// 256MiB for each loaded model and variant]
+    #[arg(long, env = "SIGHTLINE_TENSOR_MEMORY_BYTES", value_name = "SIZE")]
+    pub tensor_memory_bytes: Option<ByteSize>,
+    /// Memory for all responses together, until the clients have read them [default: a part of the budget, at
+    /// most 256MiB]
+    #[arg(long, env = "SIGHTLINE_RESPONSE_MEMORY_BYTES", value_name = "SIZE")]
+    pub response_memory_bytes: Option<ByteSize>,
     /// Largest image, in pixels (width x height) [default: 50000000]
     #[arg(long, env = "SIGHTLINE_MAX_PIXELS", value_name = "PIXELS")]
     pub max_pixels: Option<u64>,
@@ -203,6 +218,10 @@ pub struct ServeConfig {
     pub batching: Batching,
     /// Limits on each request, and on the memory of all requests.
     pub limits: Limits,
+    /// Memory for all requests together, in bytes; `None` for a share of the memory limit.
+    pub memory_budget: Option<u64>,
+    /// Parts of the budget that are set.
+    pub parts: PartSizes,
     /// Maximum number of open connections of the listener [`ServeConfig::listen`].
     pub max_connections: usize,
     /// Time limits of each connection.
@@ -244,39 +263,17 @@ impl Settings {
     pub fn resolve(self) -> Result<ServeConfig, ConfigError> {
         let default = Limits::default();
         let body = range("max_body_bytes", self.max_body_bytes, 1 << 30)?;
-        let memory = range("body_memory_bytes", self.body_memory_bytes, 1 << 40)?;
         let pixels = range("max_pixels", self.max_pixels, 1 << 30)?;
         let density = range("max_pixels_per_byte", self.max_pixels_per_byte, 1 << 30)?;
         let images = range("max_images", self.max_images, 1024)?;
         let timeout = range("request_timeout_ms", self.request_timeout_ms, 86_400_000)?;
         let limits = Limits {
             max_body_bytes: body.unwrap_or(default.max_body_bytes),
-            body_memory_bytes: memory.unwrap_or(default.body_memory_bytes),
             max_pixels: pixels.unwrap_or(default.max_pixels),
             max_pixels_per_byte: density.unwrap_or(default.max_pixels_per_byte),
             max_images: images.unwrap_or(default.max_images),
-            decode_memory_bytes: range("decode_memory_bytes", self.decode_memory_bytes, 1 << 40)?,
             request_timeout: timeout.map_or(default.request_timeout, Duration::from_millis),
         };
-        if limits.body_memory_bytes < limits.max_body_bytes {
-            let (setting, expected) = ("body_memory_bytes", "at least `max_body_bytes`");
-            let got = limits.body_memory_bytes.to_string();
-            return Err(ConfigError::Value {
-                setting,
-                expected: expected.to_owned(),
-                got,
-            });
-        }
-        let largest = limits.max_pixels * DECODE_BYTES_PER_PIXEL;
-        if let Some(bytes) = limits.decode_memory_bytes
-            && bytes < largest
-        {
-            return Err(ConfigError::Value {
-                setting: "decode_memory_bytes",
-                expected: format!("at least {largest}, 17 bytes per pixel of `max_pixels`"),
-                got: bytes.to_string(),
-            });
-        }
         let delay = match self.max_queue_delay_us {
             Some(0) | None => self.max_queue_delay_us,
             delay => range("max_queue_delay_us", delay, 1_000_000)?,
@@ -294,6 +291,13 @@ impl Settings {
         }
         let grace = range("shutdown_grace_ms", self.shutdown_grace_ms, 86_400_000)?;
         Ok(ServeConfig {
+            memory_budget: size("memory_budget", self.memory_budget)?,
+            parts: PartSizes {
+                bodies: size("body_memory_bytes", self.body_memory_bytes)?,
+                pixels: size("decode_memory_bytes", self.decode_memory_bytes)?,
+                tensors: size("tensor_memory_bytes", self.tensor_memory_bytes)?,
+                responses: size("response_memory_bytes", self.response_memory_bytes)?,
+            },
             listen: self.listen.unwrap_or(DEFAULT_LISTEN),
             admin_listen: self.admin_listen,
             models: self.model.unwrap_or_default(),
@@ -308,6 +312,11 @@ impl Settings {
             shutdown_grace: Duration::from_millis(grace.unwrap_or(30_000)),
         })
     }
+}
+
+/// Checks that a size, if there is one, is from 1 byte to 1 TiB. Returns it in bytes.
+fn size(setting: &'static str, value: Option<ByteSize>) -> Result<Option<u64>, ConfigError> {
+    range(setting, value.map(|size| size.0), 1 << 40)
 }
 
 /// Returns `value` if it is `None` or from 1 to `most`. Returns an error that names `setting` for
@@ -340,7 +349,7 @@ mod tests {
             max_images: Some(2),
             ..Settings::default()
         };
-        let file = "max_images = 4\nmax_pixels = 9\nmodel = [\"a\"]\nprecision = \"int8\"";
+        let file = "memory_budget = \"1GiB\"\nbody_memory_bytes = 77\nmax_images = 4\nmax_pixels = 9\nmodel = [\"a\"]\nprecision = \"int8\"";
         let config = flags
             .over(file, Path::new("test"))
             .unwrap()
@@ -350,6 +359,8 @@ mod tests {
         assert_eq!(config.precision.preferred(), Precision::Int8);
         assert_eq!((config.limits.max_images, config.limits.max_pixels), (2, 9));
         assert_eq!(config.max_connections, 1024);
+        let memory = (config.memory_budget, config.parts.bodies);
+        assert_eq!(memory, (Some(1 << 30), Some(77)));
     }
 
     #[test]
@@ -357,12 +368,12 @@ mod tests {
         let cases = [
             ("max_images = 0", "`max_images`: expected 1 to 1024, got 0"),
             (
-                "max_body_bytes = 600000000",
-                "`body_memory_bytes`: expected at least",
+                "memory_budget = 0",
+                "`memory_budget`: expected 1 to 1099511627776, got 0",
             ),
             (
-                "decode_memory_bytes = 1000",
-                "`decode_memory_bytes`: expected at least 850000000, 17 bytes per pixel",
+                "tensor_memory_bytes = \"2TiB\"",
+                "`tensor_memory_bytes`: expected 1 to 1099511627776, got 2199023255552",
             ),
             ("threads = 100000", "`threads`: expected 1 to 1024"),
         ];
@@ -373,5 +384,6 @@ mod tests {
         }
         assert!(toml::from_str::<Settings>("max_imagse = 1").is_err());
         assert!(toml::from_str::<Settings>("precision = \"int4\"").is_err());
+        assert!(toml::from_str::<Settings>("memory_budget = \"1GB\"").is_err());
     }
 }

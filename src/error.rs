@@ -81,6 +81,20 @@ pub enum ServeError {
     /// fit.
     #[error("the memory for request bodies and results is exhausted: {0}")]
     BodyMemory(#[from] Exhausted),
+    /// Other responses hold too much of the memory for responses.
+    #[error("the memory for responses is exhausted: {0}")]
+    ResponseMemory(Exhausted),
+    /// The results need more memory than all responses together can have.
+    #[error(
+        "the results take {size} bytes, over the limit of {limit} bytes for responses (`response_memory_bytes` of \
+         the server): send fewer or smaller images in a request"
+    )]
+    ResponseTooLarge {
+        /// Size of the results so far, in bytes.
+        size: u64,
+        /// Memory of all responses together, in bytes.
+        limit: u64,
+    },
     /// An image cannot be used.
     #[error("image {index}: {source}")]
     Image {
@@ -102,6 +116,43 @@ pub enum ServeError {
         /// Size in pixels that the image's header states.
         size: ImageSize,
         /// Maximum number of pixels of an image to draw into.
+        limit: u64,
+    },
+    /// A mask of the size of an image is too large for a response.
+    #[error(
+        "image {index}: cannot return a mask of {}x{} pixels, over the limit of {limit} pixels: \
+         set `size=logits` or send a smaller image",
+        .size.width,
+        .size.height
+    )]
+    MaskTooLarge {
+        /// Position of the image in the request, from 0.
+        index: usize,
+        /// Size in pixels that the image's header states.
+        size: ImageSize,
+        /// Maximum number of pixels of a mask.
+        limit: u64,
+    },
+    /// Decoding an image, or drawing into it, takes more memory than the server has for images of its size.
+    #[error(
+        "image {index}: {work} {}x{} pixels of this file takes {needed} bytes of memory, over the limit of {limit} \
+         bytes (`decode_memory_bytes` of the server): send a smaller image{}",
+        .size.width,
+        .size.height,
+        if *.progressive { ", or a JPEG with one scan (not progressive)" } else { "" }
+    )]
+    TooMuchMemory {
+        /// Position of the image in the request, from 0.
+        index: usize,
+        /// What takes the memory: `decoding` or `drawing into`.
+        work: &'static str,
+        /// Size in pixels that the image's header states.
+        size: ImageSize,
+        /// Whether the file is a JPEG with several scans, whose coefficients take most of the memory.
+        progressive: bool,
+        /// Predicted memory, in bytes.
+        needed: u64,
+        /// Memory for images of this size, in bytes.
         limit: u64,
     },
     /// No loaded model has the requested name.
@@ -132,7 +183,7 @@ pub enum ServeError {
     },
     /// The drawn image cannot be encoded as a file.
     #[error(transparent)]
-    Drawn(#[from] EncodeError),
+    Drawn(EncodeError),
     /// The path is not a route.
     #[error("no route `{path}`: /openapi.yaml lists all routes")]
     NoRoute {
@@ -166,6 +217,38 @@ pub enum ServeError {
     /// it.
     #[error("{0}")]
     Internal(&'static str),
+}
+
+impl ServeError {
+    /// Returns the error of image `index` of the request. An image whose work was cancelled is not at fault: see
+    /// [`ServeError::from`].
+    pub fn image(index: usize, error: ImageError) -> Self {
+        match error {
+            ImageError::Cancelled(cancelled) => cancelled.into(),
+            source => Self::Image { index, source },
+        }
+    }
+
+    /// Returns the error for results that do not fit the memory for responses: whether other responses hold it, or the
+    /// results alone need more.
+    pub(crate) fn response_memory(exhausted: Exhausted) -> Self {
+        if exhausted.requested > exhausted.total {
+            return Self::ResponseTooLarge {
+                size: exhausted.requested,
+                limit: exhausted.total,
+            };
+        }
+        Self::ResponseMemory(exhausted)
+    }
+}
+
+impl From<EncodeError> for ServeError {
+    fn from(error: EncodeError) -> Self {
+        match error {
+            EncodeError::Cancelled(cancelled) => cancelled.into(),
+            error => Self::Drawn(error),
+        }
+    }
 }
 
 impl From<Cancelled> for ServeError {

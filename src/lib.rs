@@ -13,8 +13,8 @@
 //! 8. [`postprocess`]: turns outputs into labels, boxes or masks, which [`draw`] can draw into the image.
 //!
 //! Other modules: [`store`] and [`catalogue`] find models, which [`manifest`] describes;
-//! [`config`], [`threads`] and [`cpu`] plan a deployment; [`metrics`] and [`process`] measure the
-//! running server; [`error`] unites the errors of all layers that a request passes.
+//! [`config`], [`memory`], [`threads`] and [`cpu`] plan a deployment; [`metrics`] and [`process`]
+//! measure the running server; [`error`] unites the errors of all layers that a request passes.
 
 pub mod admission;
 pub mod app;
@@ -32,6 +32,7 @@ pub mod geometry;
 pub mod http;
 pub mod image;
 pub mod manifest;
+pub mod memory;
 pub mod metrics;
 pub mod pipeline;
 pub mod pool;

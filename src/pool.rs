@@ -15,16 +15,15 @@ use tracing::Span;
 use crate::budget::Budget;
 use crate::error::ServeError;
 use crate::postprocess::segment::Helpers;
-pub use schedule::JobCost;
-use schedule::{Grant, LARGE_PIXELS, Place, Schedule};
+use schedule::{Grant, Place, Schedule};
+pub use schedule::{JobCost, LARGE_PIXELS};
 
 /// Unit in bytes to which reservations in the memory budgets are rounded up.
 const MEMORY_UNIT: u64 = 4 << 10;
 /// Maximum memory that decoding takes in any format, in bytes per pixel.
 pub const DECODE_BYTES_PER_PIXEL: u64 = 17;
-/// Memory per thread for jobs on small images, in bytes: enough to decode the largest small image
-/// in any format.
-const SMALL_BYTES_PER_THREAD: u64 = LARGE_PIXELS * DECODE_BYTES_PER_PIXEL + (1 << 20);
+/// Most bytes that decoding takes in addition, whatever the size of the image.
+pub const FIXED_DECODE_BYTES: u64 = 1 << 20;
 
 /// Runs at most a fixed number of blocking jobs at a time, within a memory budget.
 #[derive(Debug, Clone)]
@@ -125,11 +124,9 @@ impl Drop for HelperThread {
 }
 
 impl ImagePool {
-    /// Creates a pool that runs up to `threads` jobs at a time. Jobs on images of more than 4
-    /// megapixels share `large_bytes` bytes of memory. Jobs on smaller images share a separate 69
-    /// MB per thread.
-    pub fn new(threads: usize, large_bytes: u64) -> Self {
-        let small_bytes = SMALL_BYTES_PER_THREAD.saturating_mul(threads as u64);
+    /// Creates a pool that runs up to `threads` jobs at a time. Jobs on images of more than
+    /// [`LARGE_PIXELS`] pixels share `large_bytes` bytes of memory, jobs on smaller images `small_bytes`.
+    pub fn new(threads: usize, small_bytes: u64, large_bytes: u64) -> Self {
         let small = Budget::new("pixels", MEMORY_UNIT, small_bytes);
         let large = Budget::new("pixels", MEMORY_UNIT, large_bytes);
         let schedule = Schedule::new(threads, small.clone(), large.clone());
@@ -146,6 +143,13 @@ impl ImagePool {
     /// The memory budgets of the pool's jobs, for metrics.
     pub fn budgets(&self) -> &[Budget] {
         &self.shared.budgets
+    }
+
+    /// Returns the memory in bytes that a job on an image of `pixels` pixels can have at most.
+    pub fn most_bytes(&self, pixels: u64) -> u64 {
+        let [small, large] = &self.shared.budgets;
+        let lane = if pixels > LARGE_PIXELS { large } else { small };
+        lane.total()
     }
 
     /// Maximum number of jobs that run at a time.
@@ -231,8 +235,32 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn helpers_reuse_threads() {
+        let pool = ImagePool::new(2, 1 << 20, 1 << 20);
+        let seen = Arc::new(Mutex::new(std::collections::HashSet::new()));
+        for _ in 0..100 {
+            let (helpers, seen) = (pool.clone(), Arc::clone(&seen));
+            let job = move || {
+                let (done, finished) = std::sync::mpsc::channel();
+                let helper = Arc::clone(&seen);
+                let help = move || {
+                    helper.lock().unwrap().insert(std::thread::current().id());
+                    let _ = done.send(());
+                };
+                Helpers::start(&helpers, 1, Arc::new(help));
+                seen.lock().unwrap().insert(std::thread::current().id());
+                let _ = finished.recv();
+            };
+            pool.run(JobCost::time(1), job).await.unwrap();
+        }
+        // A thread that is still finishing one job cannot take the next one.
+        let threads = seen.lock().unwrap().len();
+        assert!(threads <= 6, "100 jobs with helpers used {threads} threads");
+    }
+
+    #[tokio::test]
     async fn jobs_that_are_given_up_leave_the_pool() {
-        let pool = ImagePool::new(1, 1 << 20);
+        let pool = ImagePool::new(1, 1 << 20, 1 << 20);
         let (release, held) = std::sync::mpsc::channel::<()>();
         let running = pool.start(JobCost::time(1), move || held.recv()).await;
         let wait = pool.run(JobCost::time(1), || ());

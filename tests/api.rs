@@ -342,6 +342,7 @@ fn metrics(server: &Server) {
         "queue_full",
         "deadline_unreachable",
         "body_memory",
+        "response_memory",
         "deadline",
         "starting",
         "draining",

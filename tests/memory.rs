@@ -1,5 +1,5 @@
-//! Checks the server's memory: its peak during segmentation, and its growth over many requests for
-//! segmentation and detection.
+//! Checks the server's memory: its plan, its peak during segmentation, and its growth over many
+//! requests for segmentation and detection.
 
 #![expect(
     clippy::print_stdout,
@@ -98,6 +98,36 @@ fn many_elongated_images_stay_within_the_memory_limit() {
     assert!(peak < 1_200_000_000, "peak {} MiB", peak / MIB);
     // ONNX Runtime must release the memory of its arenas after the requests.
     assert!(after < before + 200_000_000, "{} MiB after", after / MIB);
+}
+
+/// Checks that a budget that is too small is rejected, and that the plan is printed, exported and within the budget.
+#[test]
+fn the_memory_plan_is_checked_and_printed() {
+    let (code, _, stderr) = run(&["serve", "--memory-budget", "100MiB"]);
+    assert_eq!(code, Some(64), "{stderr}");
+    assert!(stderr.contains("is too small: at least"), "{stderr}");
+    assert!(stderr.contains("`max_pixels`"), "{stderr}");
+    let args = [
+        "--memory-budget",
+        "400MiB",
+        "--response-memory-bytes",
+        "40MiB",
+    ];
+    let server = Server::start(&args);
+    let printed = server.printed("memory for requests: ");
+    assert!(printed.ends_with("responses 40 MiB)"), "{printed}");
+    let total = |kind: &str| {
+        server.metric(&format!(
+            "sightline_budget_bytes{{kind=\"{kind}\",state=\"total\"}}"
+        ))
+    };
+    assert_eq!(total("responses"), (40 * MIB) as f64);
+    let sum: f64 = ["bodies", "pixels", "tensors", "responses"]
+        .map(total)
+        .iter()
+        .sum();
+    assert!(sum <= (400 * MIB) as f64, "{sum}");
+    assert!(sum > (350 * MIB) as f64, "{sum}");
 }
 
 /// Checks that segmentation does not leak memory.

@@ -353,7 +353,8 @@ fn parameters(server: &Server, document: &Value) {
         ("`--max-pixels`", limits.max_pixels),
         ("--max-pixels-per-byte", limits.max_pixels_per_byte),
         ("--max-images", limits.max_images as u64),
-        ("--body-memory-bytes", limits.body_memory_bytes as u64),
+        ("--body-memory-bytes", sightline::memory::BODY_BYTES),
+        ("--response-memory-bytes", sightline::memory::RESPONSE_BYTES),
         (
             "--request-timeout-ms",
             limits.request_timeout.as_millis() as u64,

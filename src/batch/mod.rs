@@ -11,6 +11,7 @@
 
 mod drain;
 mod queue;
+mod tensors;
 mod worker;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,21 +23,16 @@ use tokio::sync::oneshot;
 use tracing::Span;
 
 pub use queue::Policy;
+pub use tensors::TensorCost;
 
 use drain::DrainRate;
 
 use crate::budget::{Budget, Permit};
 use crate::engine::{Engine, EngineError, Outputs};
 use crate::image::{ImageSize, PreparedImage};
+use crate::memory::{self, Demand};
 use crate::metrics::BatchMetrics;
 use queue::Queue;
-
-/// Unit of the memory budget for tensors, in bytes: reservations are rounded up to a multiple of
-/// it.
-const TENSOR_UNIT: u64 = 64 << 10;
-/// Memory for the tensors of one model, in bytes: of images that are preprocessed, wait in the
-/// queue or run, and of outputs that are not yet postprocessed.
-const TENSOR_BYTES: u64 = 256 << 20;
 
 /// The result of inference for one image.
 #[derive(Debug)]
@@ -48,7 +44,7 @@ pub struct Reply {
     pub queue: Duration,
     /// Run time of the batch, the same for all images of the batch.
     pub inference: Duration,
-    /// Memory permit of the image's tensor, to be held until the outputs are dropped.
+    /// Memory permit of the image's input and outputs, to be held until the outputs are dropped.
     pub memory: Permit,
 }
 
@@ -159,12 +155,14 @@ impl Shared {
 pub struct Batcher {
     shared: Arc<Shared>,
     tensors: Budget,
+    cost: TensorCost,
     capacity: usize,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl Batcher {
-    /// Starts one worker thread per engine and a queue of at most `capacity` images.
+    /// Starts one worker thread per engine and a queue of at most `capacity` images. Its memory has room for the
+    /// tensors of one largest image, by `cost`, until [`Batcher::raise_tensor_memory`].
     ///
     /// # Errors
     /// The operating system's error if a thread cannot be started.
@@ -173,9 +171,10 @@ impl Batcher {
         engines: Vec<Box<dyn Engine>>,
         policy: Policy,
         capacity: usize,
+        cost: TensorCost,
         metrics: BatchMetrics,
     ) -> std::io::Result<Self> {
-        let tensors = Budget::new("tensors", TENSOR_UNIT, TENSOR_BYTES);
+        let tensors = Budget::new("tensors", memory::UNIT, cost.demand().floor);
         metrics.budgets.add(&tensors);
         let state = State {
             queue: Queue::new(policy),
@@ -198,6 +197,7 @@ impl Batcher {
         Ok(Self {
             shared,
             tensors,
+            cost,
             capacity,
             workers,
         })
@@ -253,14 +253,20 @@ impl Batcher {
         grown.map_err(|exhausted| self.full(self.shared.drain().time(exhausted.used)))
     }
 
-    /// Reserves the memory of a tensor `[3, H, W] f32` for an image of `size`. Waits until other
-    /// images of this model have released enough memory.
-    ///
-    /// The budget is in bytes, so that a queue of large images uses no more memory than a queue of
-    /// small images.
+    /// Returns the memory that the tensors of this model need.
+    pub fn tensor_demand(&self) -> Demand {
+        self.cost.demand()
+    }
+
+    /// Raises the memory for tensors to `bytes` bytes. Does nothing if it is as large already.
+    pub fn raise_tensor_memory(&self, bytes: u64) {
+        self.tensors.raise_to(bytes);
+    }
+
+    /// Waits for the memory of an input tensor `[3, H, W] f32` of `size` and of its outputs, so that a queue of
+    /// large images takes no more memory than one of small images. Memory returns when results are made.
     pub async fn reserve_tensor(&self, size: ImageSize) -> Permit {
-        let bytes = size.pixels().saturating_mul(3 * size_of::<f32>() as u64);
-        self.tensors.acquire(bytes).await
+        self.tensors.acquire(self.cost.bytes(size)).await
     }
 
     /// Queues `image` and returns the receiver of its reply. Dropping the receiver cancels the

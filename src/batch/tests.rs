@@ -56,7 +56,9 @@ fn setup(max_batch_size: usize, capacity: usize) -> Setup {
         max_queue_delay: Duration::ZERO,
     };
     let metrics = Metrics::new().batch("m", "fp32");
-    let batcher = Batcher::start("test", vec![engine], policy, capacity, metrics).unwrap();
+    let cost = TensorCost::measured(&Outputs::default(), SIZE, 1 << 20, None);
+    let engines = vec![engine];
+    let batcher = Batcher::start("test", engines, policy, capacity, cost, metrics).unwrap();
     Setup {
         batcher,
         permit,

@@ -1,9 +1,11 @@
 //! The command line: one file per command.
 
 mod bench;
+mod descriptors;
 mod environment;
 mod export;
 mod healthcheck;
+mod memory;
 mod models;
 mod output;
 mod predict;

@@ -14,14 +14,16 @@ use sightline::engine::OnnxRuntime;
 use sightline::http;
 use sightline::http::server::Server;
 use sightline::manifest::{Batching, Precision};
-use sightline::registry::{LoadedModel, ModelPlan, Registry};
+use sightline::memory::BudgetOrigin;
+use sightline::registry::{LoadedModel, ModelPlan, Registry, share_tensor_memory};
 use sightline::store::{ModelSource, ModelStore};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::memory::Planned;
 use super::signals::StopSignals;
-use super::{RuntimeArgs, StoreArgs, environment};
+use super::{RuntimeArgs, StoreArgs, descriptors, environment};
 
 /// Maximum number of open connections of the admin listener.
 const ADMIN_CONNECTIONS: usize = 64;
@@ -49,13 +51,18 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
     let library = RuntimeArgs {
         onnxruntime: settings.onnxruntime.clone(),
     };
+    let origin = match args.settings.memory_budget {
+        Some(_) => BudgetOrigin::Flag,
+        None => BudgetOrigin::File,
+    };
     let config = settings.resolve()?;
+    descriptors::raise_limit(config.max_connections);
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.cores)
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let result = tokio.block_on(start(config, store, library));
+    let result = tokio.block_on(start(config, origin, store, library));
     // Dropping the runtime would wait for a model that is still being loaded.
     tokio.shutdown_background();
     result?;
@@ -65,30 +72,50 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
 }
 
 /// Prepares and serves until a stop signal, which is handled from the beginning.
-async fn start(config: ServeConfig, store: StoreArgs, library: RuntimeArgs) -> Result<()> {
+async fn start(
+    config: ServeConfig,
+    origin: BudgetOrigin,
+    store: StoreArgs,
+    library: RuntimeArgs,
+) -> Result<()> {
     let mut signals = StopSignals::register().context("cannot handle SIGTERM and SIGINT")?;
     let settings = config.clone();
-    let preparing = tokio::task::spawn_blocking(move || prepare(&store, &library, &settings));
-    let (runtime, sources) = tokio::select! {
+    let prepare = move || Prepared::new(&settings, origin, &store, &library);
+    let preparing = tokio::task::spawn_blocking(prepare);
+    let prepared = tokio::select! {
         prepared = preparing => prepared??,
         signal = signals.next() => {
             tracing::info!(signal, "stopped before listening");
             return Ok(());
         }
     };
-    serve(config, runtime, sources, signals).await
+    serve(config, prepared, signals).await
 }
 
-/// Opens ONNX Runtime's library and reads the manifests of the models to load.
-fn prepare(
-    store: &StoreArgs,
-    library: &RuntimeArgs,
-    config: &ServeConfig,
-) -> Result<(OnnxRuntime, Vec<ModelSource>)> {
-    let runtime = library.load()?;
-    let sources = find_sources(&store.store(), config)?;
-    reject_duplicates(&sources)?;
-    Ok((runtime, sources))
+/// Everything that a server needs before it listens.
+struct Prepared {
+    memory: Planned,
+    runtime: OnnxRuntime,
+    sources: Vec<ModelSource>,
+}
+
+impl Prepared {
+    /// Opens ONNX Runtime's library, reads the manifests of the models to load, and plans the memory.
+    fn new(
+        config: &ServeConfig,
+        origin: BudgetOrigin,
+        store: &StoreArgs,
+        library: &RuntimeArgs,
+    ) -> Result<Self> {
+        let runtime = library.load()?;
+        let sources = find_sources(&store.store(), config)?;
+        reject_duplicates(&sources)?;
+        Ok(Self {
+            memory: Planned::new(config, origin, &sources)?,
+            runtime,
+            sources,
+        })
+    }
 }
 
 /// Returns the models to load: the models that the configuration names, or, if it names none, all
@@ -164,19 +191,25 @@ fn reject_duplicates(sources: &[ModelSource]) -> Result<()> {
 
 /// Serves until a stop signal arrives or a model fails to load, then waits for the requests in
 /// flight. A second signal ends this wait and is an error.
-async fn serve(
-    config: ServeConfig,
-    runtime: OnnxRuntime,
-    sources: Vec<ModelSource>,
-    signals: StopSignals,
-) -> Result<()> {
+async fn serve(config: ServeConfig, prepared: Prepared, signals: StopSignals) -> Result<()> {
+    let Prepared {
+        memory,
+        runtime,
+        sources,
+    } = prepared;
     let listeners = Listeners::bind(&config).await?;
     let address = listeners.announce()?;
-    let app = Arc::new(App::new(config.limits, config.cores));
+    memory.announce();
+    let plan = memory.plan;
+    let app = Arc::new(App::planned(config.limits, config.cores, &plan));
     let stopping = CancellationToken::new();
     let loading = start_loading(stopping.clone(), {
         let (app, config, stopping) = (Arc::clone(&app), config.clone(), stopping.clone());
-        let loader = Loader { runtime, stopping };
+        let loader = Loader {
+            runtime,
+            stopping,
+            tensor_bytes: plan.tensors,
+        };
         move || load_all(&app, &config, &loader, sources, address)
     });
     let stop = stop(Arc::clone(&app), stopping.clone());
@@ -301,6 +334,8 @@ struct Loader {
     runtime: OnnxRuntime,
     /// Cancelled when the server stops.
     stopping: CancellationToken,
+    /// Memory for the tensors of all models, in bytes.
+    tensor_bytes: u64,
 }
 
 /// Loads the models, then makes the server ready and prints an example request. The listeners
@@ -320,6 +355,7 @@ fn load_all(
         }
         models.push(load(app, config, &loader.runtime, source)?);
     }
+    share_tensor_memory(&models, loader.tensor_bytes)?;
     let default = models.first().map(LoadedModel::id).unwrap_or_default();
     let route = models
         .first()

@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use super::{Color, Sizes, label, legend, overlay, rectangle};
 use crate::cancel::{Cancel, Cancelled};
-use crate::encode::{DrawnFormat, write_jpeg, write_png};
+use crate::encode::{DrawnFormat, PngError, WriteJpegError, write_jpeg, write_png};
 use crate::image::ImageSize;
 use crate::postprocess::detect::Detection;
 use crate::postprocess::segment::{ClassShare, Mask, VOC_PALETTE};
@@ -34,7 +34,6 @@ pub fn segmentation(
         .map(|class| (class.label.as_str(), VOC_PALETTE[class.class_id]))
         .collect();
     legend(image, &entries);
-    // Checked once more, because encoding, the caller's next step, cannot be cancelled.
     cancel.check()
 }
 
@@ -59,7 +58,6 @@ pub fn detections(
         let text = format!("{name} {:.0} %", detection.score * 100.0);
         label(image, detection.bounding_box, &text, color);
     }
-    // Checked once more, because encoding, the caller's next step, cannot be cancelled.
     cancel.check()
 }
 
@@ -88,13 +86,21 @@ pub enum EncodeError {
         /// Error message of the encoder.
         reason: String,
     },
+    /// The work was cancelled.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
 }
 
 /// Encodes a drawn image as a file of format `format`.
 ///
 /// # Errors
-/// [`EncodeError`] if a side is 0 or too long for the format, or if the encoder fails.
-pub fn encode(image: &RgbImage, format: DrawnFormat) -> Result<Vec<u8>, EncodeError> {
+/// [`EncodeError`] if a side is 0 or too long for the format, if the encoder fails, or if the work is
+/// cancelled.
+pub fn encode(
+    image: &RgbImage,
+    format: DrawnFormat,
+    cancel: &Cancel,
+) -> Result<Vec<u8>, EncodeError> {
     let (width, height) = image.dimensions();
     let sides = 1..=format.longest_side();
     if !sides.contains(&width) || !sides.contains(&height) {
@@ -108,11 +114,15 @@ pub fn encode(image: &RgbImage, format: DrawnFormat) -> Result<Vec<u8>, EncodeEr
     match format {
         DrawnFormat::Png => {
             let size = ImageSize { width, height };
-            write_png(size, None, image.as_raw()).map_err(|error| failed(error.to_string()))
+            write_png(size, None, image.as_raw(), cancel).map_err(|error| match error {
+                PngError::Cancelled(cancelled) => cancelled.into(),
+                PngError::Encoder(error) => failed(error.to_string()),
+            })
         }
-        DrawnFormat::Jpeg => {
-            write_jpeg(image, JPEG_QUALITY).map_err(|error| failed(error.to_string()))
-        }
+        DrawnFormat::Jpeg => write_jpeg(image, JPEG_QUALITY, cancel).map_err(|error| match error {
+            WriteJpegError::Cancelled(cancelled) => cancelled.into(),
+            WriteJpegError::Encoder(error) => failed(error.to_string()),
+        }),
     }
 }
 
@@ -126,14 +136,14 @@ mod tests {
             let image = RgbImage::from_fn(width, height, |x, y| {
                 image::Rgb([x as u8 * 9, y as u8, (x + y) as u8])
             });
-            let bytes = encode(&image, DrawnFormat::Png).unwrap();
+            let bytes = encode(&image, DrawnFormat::Png, &Cancel::never()).unwrap();
             let mut reader = png::Decoder::new(std::io::Cursor::new(&bytes))
                 .read_info()
                 .unwrap();
             let mut decoded = vec![0; image.as_raw().len()];
             reader.next_frame(&mut decoded).unwrap();
             assert_eq!(&decoded, image.as_raw(), "{width}x{height}");
-            let bytes = encode(&image, DrawnFormat::Jpeg).unwrap();
+            let bytes = encode(&image, DrawnFormat::Jpeg, &Cancel::never()).unwrap();
             assert!(bytes.starts_with(&[0xFF, 0xD8]) && bytes.ends_with(&[0xFF, 0xD9]));
         }
     }
@@ -149,7 +159,7 @@ mod tests {
             (0, 1, png, false),
             (1, 0, jpeg, false),
         ] {
-            let got = encode(&RgbImage::new(width, height), format).map(|_| ());
+            let got = encode(&RgbImage::new(width, height), format, &Cancel::never()).map(|_| ());
             let error = EncodeError::Size {
                 format,
                 width,
@@ -157,7 +167,7 @@ mod tests {
             };
             assert_eq!(got, if possible { Ok(()) } else { Err(error) });
         }
-        let error = encode(&RgbImage::new(1, 70_000), jpeg).unwrap_err();
+        let error = encode(&RgbImage::new(1, 70_000), jpeg, &Cancel::never()).unwrap_err();
         let expected =
             "cannot encode an image of 1x70000 pixels as image/jpeg: sides must be 1..=65500";
         assert_eq!(error.to_string(), expected);

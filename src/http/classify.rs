@@ -18,6 +18,9 @@ const DEFAULT_TOP_K: usize = 5;
 /// Maximum of `top_k`; no network has more classes.
 const MAX_TOP_K: usize = 100_000;
 
+/// Bytes of one class in JSON, roughly.
+const BYTES_PER_PREDICTION: usize = 64;
+
 /// The JSON result for one image.
 #[derive(Debug, Serialize)]
 struct Classification {
@@ -42,6 +45,10 @@ impl TaskRoute for Classify {
 
     fn postprocess(&self) -> pipeline::Classify {
         pipeline::Classify { top_k: self.top_k }
+    }
+
+    fn response_bytes(results: &ResponseOf<Self>) -> usize {
+        results.results.iter().map(Vec::len).sum::<usize>() * BYTES_PER_PREDICTION
     }
 
     fn respond(&self, results: ResponseOf<Self>) -> Result<Response, ServeError> {

@@ -134,7 +134,7 @@ fn max_detections(
 
 /// Returns the ids of the classes whose labels are listed in `names`, separated by commas. A label
 /// that several classes share selects all of these classes.
-fn classes(names: &str, labels: &[String]) -> Result<BTreeSet<usize>, ServeError> {
+pub(super) fn classes(names: &str, labels: &[String]) -> Result<BTreeSet<usize>, ServeError> {
     let mut chosen = BTreeSet::new();
     for name in names.split(',').map(str::trim) {
         // `N/A` is the label of unused class ids in COCO, so it selects no class.

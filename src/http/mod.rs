@@ -12,6 +12,8 @@ mod connection;
 pub mod contract;
 mod detect;
 mod extract;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod health;
 mod idle;
 mod middleware;
@@ -123,9 +125,14 @@ async fn index() -> impl IntoResponse {
     )
 }
 
-async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
+/// Renders the metrics on a thread of their own, neither on one that serves sockets nor on the image pool, which may
+/// be busy for seconds.
+async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(CONTENT_TYPE, kind)], app.metrics.render())
+    let page = tokio::task::spawn_blocking(move || app.metrics.render()).await;
+    let page =
+        page.map_err(|error| Problem::internal(format!("cannot render metrics: {error}")))?;
+    Ok(([(CONTENT_TYPE, kind)], page))
 }
 
 async fn openapi() -> impl IntoResponse {

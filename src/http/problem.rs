@@ -62,6 +62,8 @@ codes! {
     too_many_images = PAYLOAD_TOO_LARGE,
     too_many_pixels = PAYLOAD_TOO_LARGE,
     too_many_pixels_per_byte = PAYLOAD_TOO_LARGE,
+    too_much_memory = PAYLOAD_TOO_LARGE,
+    response_too_large = PAYLOAD_TOO_LARGE,
     image_too_elongated = PAYLOAD_TOO_LARGE,
     unsupported_media_type = UNSUPPORTED_MEDIA_TYPE,
     unknown_image_format = UNSUPPORTED_MEDIA_TYPE,
@@ -71,6 +73,7 @@ codes! {
     queue_full = TOO_MANY_REQUESTS,
     deadline_unreachable = TOO_MANY_REQUESTS,
     body_memory = TOO_MANY_REQUESTS,
+    response_memory = TOO_MANY_REQUESTS,
     internal = INTERNAL_SERVER_ERROR,
     starting = SERVICE_UNAVAILABLE,
     draining = SERVICE_UNAVAILABLE,
@@ -200,11 +203,30 @@ impl From<ServeError> for Problem {
             ServeError::BodyInterrupted => Self::new(Code::body_interrupted, detail),
             ServeError::BodyTimeout { .. } => Self::new(Code::body_timeout, detail).closing(),
             ServeError::BodyMemory(_) => Self::new(Code::body_memory, detail).retry(SHORT_WAIT),
+            ServeError::ResponseMemory(_) => {
+                Self::new(Code::response_memory, detail).retry(SHORT_WAIT)
+            }
+            ServeError::ResponseTooLarge { limit, .. } => {
+                Self::new(Code::response_too_large, detail)
+                    .about("images", format!("results of at most {limit} bytes"))
+            }
+            ServeError::TooMuchMemory { index, limit, .. } => {
+                Self::new(Code::too_much_memory, detail).about(
+                    format!("images[{index}]"),
+                    format!("an image that takes at most {limit} bytes of memory"),
+                )
+            }
             ServeError::Image { index, source } => image(index, &source, detail),
             ServeError::TooLargeToDraw { index, limit, .. } => {
                 Self::new(Code::too_many_pixels, detail).about(
                     format!("images[{index}]"),
                     format!("at most {limit} pixels with `annotate=true`"),
+                )
+            }
+            ServeError::MaskTooLarge { index, limit, .. } => {
+                Self::new(Code::too_many_pixels, detail).about(
+                    format!("images[{index}]"),
+                    format!("at most {limit} pixels, or `size=logits`"),
                 )
             }
             ServeError::UnknownModel { name, loaded } => Self::new(Code::unknown_model, detail)
@@ -222,6 +244,9 @@ impl From<ServeError> for Problem {
             ServeError::Drawn(EncodeError::Size { .. }) => Self::new(Code::bad_parameter, detail)
                 .about("accept", "image/png for an image of this size"),
             ServeError::Drawn(EncodeError::Encoder { .. }) => Self::internal(detail),
+            ServeError::Drawn(EncodeError::Cancelled(_)) => {
+                Self::new(Code::deadline_passed, detail)
+            }
             ServeError::NoRoute { .. } => Self::new(Code::no_route, detail),
             ServeError::MethodNotAllowed { .. } => Self::new(Code::method_not_allowed, detail),
             ServeError::Starting => Self::new(Code::starting, detail).retry(SHORT_WAIT),
@@ -254,6 +279,7 @@ fn image(index: usize, error: &ImageError, detail: String) -> Problem {
         ImageError::ResizedTooLarge { .. } => Code::image_too_elongated,
         ImageError::Empty => Code::empty_image,
         ImageError::Damaged { .. } => Code::damaged_image,
+        ImageError::Cancelled(_) => return Problem::new(Code::deadline_passed, detail),
     };
     let expected = match error {
         ImageError::TooManyPixels { limit, .. } => format!("at most {limit} pixels"),

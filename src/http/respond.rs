@@ -121,7 +121,8 @@ impl AsRef<[u8]> for Content {
 
 /// Creates the response. The memory of its body stays reserved until the body was sent.
 fn finish(served: Served, mut content: Content) -> Result<Response, ServeError> {
-    content.memory.grow_to(content.body.len() as u64)?;
+    let grown = content.memory.grow_to(content.body.len() as u64);
+    grown.map_err(ServeError::response_memory)?;
     let encode = served.timing[Stage::encode];
     served.model.metrics.stage(Stage::encode, encode);
     let media_type = HeaderValue::from_static(content.media_type);

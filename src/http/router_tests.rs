@@ -21,15 +21,16 @@ use tower::ServiceExt;
 use super::*;
 use crate::admission::{Admission, Deadline};
 use crate::app::Limits;
-use crate::batch::{Batcher, Policy};
+use crate::batch::{Batcher, Policy, TensorCost};
 use crate::catalogue;
 use crate::engine::{Engine, EngineError, Output, Outputs, Tensor};
-use crate::image::{ImageSize, PreparedImage, Preprocessor};
+use crate::image::{DecodeOptions, ImageSize, Orientation, PreparedImage, Preprocessor, decode};
 use crate::manifest::Precision;
+use crate::memory::{Demand, Demands, MemoryPlan};
 use crate::pipeline::{self, Input, RawOutputs};
 use crate::pool::JobCost;
 use crate::postprocess::detect::Detector;
-use crate::registry::{LoadedModel, ModelPlan, Registry};
+use crate::registry::{LoadedModel, ModelPlan, Registry, share_tensor_memory};
 
 const LABELS: [&str; 3] = ["cat", "dog", "fish"];
 const ROUTE: &str = "/v1/classify";
@@ -110,7 +111,11 @@ struct Setup {
 
 impl Setup {
     fn new(behavior: Behavior, limits: Limits) -> Self {
-        let app = App::new(limits, 1);
+        Self::with(behavior, App::new(limits, 1))
+    }
+
+    /// Adds a model to `app`, which has none yet.
+    fn with(behavior: Behavior, app: App) -> Self {
         let (started_sender, started) = mpsc::channel();
         let (permits, permits_receiver) = mpsc::channel();
         let engine = FakeEngine {
@@ -162,6 +167,11 @@ fn fake_model(app: &App, name: &str, engine: Box<dyn Engine>) -> LoadedModel {
         max_queue_delay: Duration::ZERO,
     };
     let metrics = app.metrics.batch(&name, &variant);
+    let usual = ImageSize {
+        width: 224,
+        height: 224,
+    };
+    let cost = TensorCost::measured(&Outputs::default(), usual, 1 << 20, None);
     let labels = if manifest.detection.is_some() {
         (0..91).map(|id| format!("class {id}")).collect()
     } else {
@@ -174,7 +184,7 @@ fn fake_model(app: &App, name: &str, engine: Box<dyn Engine>) -> LoadedModel {
         preprocessor: Preprocessor::new(&manifest.preprocess),
         manifest,
         metrics: app.metrics.model(&name, &variant),
-        batcher: Batcher::start(&name, vec![engine], policy, 1, metrics).unwrap(),
+        batcher: Batcher::start(&name, vec![engine], policy, 1, cost, metrics).unwrap(),
         variant,
         precision: Precision::Fp32,
         own_operators: 0,
@@ -445,18 +455,118 @@ async fn a_passed_deadline_stops_drawing() {
         }
         seen.push(attempt);
     }
+    panic!("the thread was not freed early: {seen:?}");
+}
+
+/// Classifies `image` with a deadline that passes while it is decoded, and returns how long the only thread of the pool
+/// stays busy after the response.
+async fn freed_after_decoding(image: &[u8], deadline: Duration) -> Duration {
+    let limits = Limits {
+        request_timeout: deadline,
+        ..Limits::default()
+    };
+    let app = Setup::running(Behavior::Logits, limits);
+    let response = send(Arc::clone(&app), post(Body::from(image.to_vec()))).await;
+    let started = Instant::now();
+    expect_problem(response, 504, "deadline_passed").await;
+    app.pool.run(JobCost::time(1), || ()).await.unwrap();
+    let freed = started.elapsed();
+    expect_nothing_reserved(&app).await;
+    freed
+}
+
+#[tokio::test]
+async fn a_passed_deadline_stops_decoding() {
+    let image = png_of(6000, 6000);
+    let options = DecodeOptions {
+        max_pixels: 36_000_000,
+        orientation: Orientation::Apply,
+    };
+    let mut seen = Vec::new();
+    // Other tests slow some attempts down. Decoding to the end would take three quarters of its time, always.
+    for _ in 0..8 {
+        let started = Instant::now();
+        decode(&image, &options).unwrap();
+        let whole = started.elapsed();
+        let freed = freed_after_decoding(&image, whole / 4).await;
+        if freed < whole / 4 {
+            return;
+        }
+        seen.push((freed, whole));
+    }
     panic!("drawing did not stop soon after the deadline; (busy, drawing) times: {seen:?}");
+}
+
+/// Returns the first kilobyte of a PNG file whose header states 5000x5001 pixels; checksums and pixels are not read
+/// before the size is rejected.
+fn head_of_large_png() -> Vec<u8> {
+    let mut image = png_of(1, 1);
+    image[16..24].copy_from_slice(&[0, 0, 0x13, 0x88, 0, 0, 0x13, 0x89]);
+    image.resize(1024, 0);
+    image
+}
+
+#[tokio::test]
+async fn masks_of_large_images_need_the_size_of_the_logits() {
+    let app = App::new(Limits::default(), 1);
+    let engine = FakeEngine {
+        behavior: Behavior::Logits,
+        started: mpsc::channel().0,
+        permits: mpsc::channel().1,
+    };
+    let model = fake_model(&app, "lraspp_mobilenet_v3_large", Box::new(engine));
+    app.set_ready(Registry::new(vec![model]));
+    let app = Arc::new(app);
+    for (query, status, code) in [
+        ("", 413, "too_many_pixels"),
+        ("?mask=rle", 413, "too_many_pixels"),
+        ("?annotate=true", 413, "too_many_pixels"),
+        // The rest of the file is missing.
+        ("?mask=none", 422, "damaged_image"),
+        ("?size=logits", 422, "damaged_image"),
+    ] {
+        let mut request = post(Body::from(head_of_large_png()));
+        *request.uri_mut() = format!("/v1/segment{query}").parse().unwrap();
+        let response = send(Arc::clone(&app), request).await;
+        expect_problem(response, status, code).await;
+        expect_nothing_reserved(&app).await;
+    }
+}
+
+#[tokio::test]
+async fn large_bodies_of_every_framing_are_scanned_on_the_pool() {
+    let app = Setup::running(Behavior::Logits, Limits::default());
+    let mut file = png_file();
+    file.resize(2 * extract::INLINE_BYTES, 0);
+    let encoded = STANDARD.encode(&file);
+    let form = [
+        b"--x\r\ncontent-disposition: form-data; name=image\r\n\r\n",
+        &file[..],
+        b"\r\n--x--\r\n",
+    ];
+    for (kind, body) in [
+        ("image/png", file.clone()),
+        ("multipart/form-data; boundary=x", form.concat()),
+        (
+            "application/json",
+            format!(r#"{{"images":[{{"data":"{encoded}"}}]}}"#).into_bytes(),
+        ),
+    ] {
+        let mut request = post(Body::from(body));
+        request
+            .headers_mut()
+            .insert(CONTENT_TYPE, kind.parse().unwrap());
+        let response = send(Arc::clone(&app), request).await;
+        assert_eq!(response.status(), StatusCode::OK, "{kind}");
+        drop(response);
+        expect_nothing_reserved(&app).await;
+    }
 }
 
 #[tokio::test]
 async fn large_images_are_not_drawn_into() {
     let app = Setup::running(Behavior::Boxes, Limits::default());
-    let mut image = png_of(1, 1);
-    // The header states 5000x5001 pixels. The checksum of the header and the rest of the file are
-    // not read.
-    image[16..24].copy_from_slice(&[0, 0, 0x13, 0x88, 0, 0, 0x13, 0x89]);
-    image.resize(1024, 0);
-    let response = draw(&app, &image, 1).await;
+    let response = draw(&app, &head_of_large_png(), 1).await;
     expect_problem(response, 413, "too_many_pixels").await;
     expect_nothing_reserved(&app).await;
 }
@@ -501,6 +611,94 @@ async fn an_exhausted_body_budget_rejects() {
     assert_eq!(response.status(), StatusCode::OK);
     drop(response);
     expect_nothing_reserved(&app).await;
+}
+
+/// Returns a server with the memory that `change` makes of the usual plan.
+fn with_memory(change: impl FnOnce(&mut MemoryPlan)) -> Arc<App> {
+    let limits = Limits::default();
+    let demands = Demands::new(&limits, 1, Demand::fixed(0));
+    let mut plan = MemoryPlan::unlimited(&demands);
+    change(&mut plan);
+    Setup::with(Behavior::Logits, App::planned(limits, 1, &plan)).app
+}
+
+#[tokio::test]
+async fn responses_have_memory_of_their_own() {
+    let app = Setup::running(Behavior::Logits, Limits::default());
+    let others = app.responses.try_acquire(app.responses.total()).unwrap();
+    let response = send(Arc::clone(&app), post(png())).await;
+    assert_eq!(response.headers()[RETRY_AFTER], "1");
+    expect_problem(response, 429, "response_memory").await;
+    assert_eq!(rejections(&app, "response_memory"), 1.0);
+    drop(others);
+    let response = send(Arc::clone(&app), post(png())).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let held = metric(&app, "kind=\"responses\",state=\"used\"");
+    assert_eq!(held, 65_536.0, "until the client has read it");
+    drop(response);
+    expect_nothing_reserved(&app).await;
+}
+
+#[tokio::test]
+async fn a_response_over_all_memory_for_responses_is_too_large() {
+    let app = with_memory(|plan| plan.responses = 0);
+    let response = send(Arc::clone(&app), post(png())).await;
+    assert!(!response.headers().contains_key(RETRY_AFTER));
+    expect_problem(response, 413, "response_too_large").await;
+    expect_nothing_reserved(&app).await;
+}
+
+#[tokio::test]
+async fn an_image_over_all_memory_for_images_is_rejected() {
+    // A PNG of 4.5 megapixels takes 15.4 MB.
+    let image = png_of(3000, 1500);
+    for (megabytes, status) in [(15, 413), (16, 200)] {
+        let app = with_memory(|plan| plan.large_pixels = megabytes * 1_000_000);
+        let response = send(Arc::clone(&app), post(Body::from(image.clone()))).await;
+        if status == 413 {
+            expect_problem(response, 413, "too_much_memory").await;
+            let small = send(Arc::clone(&app), post(png())).await;
+            assert_eq!(small.status(), StatusCode::OK);
+        } else {
+            assert_eq!(response.status(), status);
+        }
+    }
+}
+
+#[test]
+fn models_share_the_memory_for_tensors() {
+    let app = App::new(Limits::default(), 1);
+    let (started, permits) = (mpsc::channel().0, mpsc::channel().1);
+    let engine = FakeEngine {
+        behavior: Behavior::Logits,
+        started,
+        permits,
+    };
+    let boxes = FakeEngine {
+        started: mpsc::channel().0,
+        permits: mpsc::channel().1,
+        behavior: Behavior::Logits,
+    };
+    let detector = "ssdlite320_mobilenet_v3_large";
+    let models = [
+        fake_model(&app, catalogue::DEFAULT_MODEL, Box::new(engine)),
+        fake_model(&app, detector, Box::new(boxes)),
+    ];
+    // The largest input of each fake model takes 12 MiB.
+    let total = || metric(&app, "kind=\"tensors\",state=\"total\"") as u64 >> 20;
+    let error = share_tensor_memory(&models, 23 << 20).unwrap_err();
+    let message = error.to_string();
+    assert!(
+        message.contains("set `tensor_memory_bytes` to at least 25165824"),
+        "{message}"
+    );
+    assert!(
+        message.contains("ssdlite320_mobilenet_v3_large@fp32: 12582912"),
+        "{message}"
+    );
+    assert_eq!(total(), 24, "room for one image of each");
+    share_tensor_memory(&models, 100 << 20).unwrap();
+    assert_eq!(total(), 100);
 }
 
 #[tokio::test]

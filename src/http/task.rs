@@ -8,7 +8,7 @@ use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use axum::response::Response;
 
-use super::extract::{Framing, framing, images, read_body, refuse};
+use super::extract::{BodyFormat, Framing, INLINE_BYTES, framing, read_body, read_inputs, refuse};
 use super::params::Params;
 use super::problem::Problem;
 use crate::admission::{Admission, Deadline, count_rejection, pace};
@@ -16,14 +16,18 @@ use crate::app::App;
 use crate::error::ServeError;
 use crate::image::{DecodeOptions, Orientation};
 use crate::manifest::Task;
-use crate::pipeline::{self, Cost, Postprocess, check_densities, check_drawable, encoded_images};
+use crate::pipeline::{self, Cost, Postprocess, check_memory};
+use crate::pool::JobCost;
 use crate::registry::LoadedModel;
 
 /// Query parameters that every task takes.
 pub(super) const COMMON_PARAMETERS: [&str; 2] = ["model", "orientation"];
 
+/// Predicted time to encode results as base64 and JSON, in nanoseconds per byte.
+const ENCODE_NANOS_PER_BYTE: u64 = 3;
+
 /// The parts of a route that depend on its task: parameters, postprocessing, response.
-pub(super) trait TaskRoute: Sized + Send + Sync {
+pub(super) trait TaskRoute: Sized + Send + Sync + 'static {
     /// Task of the models that the route serves.
     const TASK: Task;
     /// Query parameters that the route takes in addition to [`COMMON_PARAMETERS`].
@@ -48,6 +52,12 @@ pub(super) trait TaskRoute: Sized + Send + Sync {
     /// image.
     fn is_image(&self) -> bool {
         false
+    }
+
+    /// Bytes of the response, roughly. By default those of the results.
+    fn response_bytes(results: &ResponseOf<Self>) -> usize {
+        let results = results.results.iter();
+        results.map(<Self::Postprocess as Postprocess>::bytes).sum()
     }
 
     /// Converts the results to the HTTP response.
@@ -76,14 +86,33 @@ pub(super) async fn handle<T: TaskRoute>(
         }
     };
     let result = match read_body(&app, &mut admission, &parts.headers, &mut body).await {
-        Ok(body) => deadline.bound(head.run(&app, admission, parts, body)).await,
+        Ok(body) => {
+            let work = async {
+                let (task, results) = head.run(&app, admission, parts, body).await?;
+                respond(&app, task, results).await
+            };
+            deadline.bound(work).await
+        }
         Err(error) => Err(error),
     };
     if let Err(error) = &result {
         pace(&app, error).await;
     }
-    let response = result.and_then(|results| head.task.respond(results));
-    response.map_err(|error| reject(&app, error, model))
+    result.map_err(|error| reject(&app, error, model))
+}
+
+/// Converts the results to the HTTP response, on the image pool if the response has more than [`INLINE_BYTES`].
+async fn respond<T: TaskRoute>(
+    app: &App,
+    task: T,
+    results: ResponseOf<T>,
+) -> Result<Response, ServeError> {
+    let bytes = T::response_bytes(&results);
+    if bytes <= INLINE_BYTES {
+        return task.respond(results);
+    }
+    let cost = JobCost::time(bytes as u64 * ENCODE_NANOS_PER_BYTE);
+    app.pool.run(cost, move || task.respond(results)).await?
 }
 
 /// Checks the head of a request, and that the queue can take it, before the body is read. Sets `model` as soon as it
@@ -135,33 +164,36 @@ impl<T: TaskRoute> Head<T> {
         Ok((head, model))
     }
 
-    /// Finds the images in the body and runs the pipeline on them.
+    /// Finds the images in the body and runs the pipeline on them. Returns the task with the results.
     async fn run(
-        &self,
+        self,
         app: &App,
         mut admission: Admission,
         parts: Parts,
         body: Bytes,
-    ) -> Result<ResponseOf<T>, ServeError> {
-        let images = images(app, &mut admission, self.framing, parts, body).await?;
-        if self.task.is_image() {
-            require_one_image(images.len())?;
-        }
-        let options = DecodeOptions {
-            max_pixels: app.limits.max_pixels,
-            orientation: self.orientation,
+    ) -> Result<(T, ResponseOf<T>), ServeError> {
+        let format = BodyFormat {
+            framing: self.framing,
+            options: DecodeOptions {
+                max_pixels: app.limits.max_pixels,
+                orientation: self.orientation,
+            },
+            max_density: app.limits.max_pixels_per_byte,
+            max_images: app.limits.max_images,
         };
-        let inputs = encoded_images(images, options)?;
-        check_densities(&inputs, app.limits.max_pixels_per_byte)?;
-        let postprocess = self.task.postprocess();
-        if postprocess.cost() == Cost::Image {
-            check_drawable(&inputs)?;
+        let inputs = read_inputs(app, &mut admission, format, parts, body).await?;
+        if self.task.is_image() {
+            require_one_image(inputs.len())?;
         }
+        let postprocess = self.task.postprocess();
+        postprocess.check(&inputs)?;
+        check_memory(&inputs, &app.pool, postprocess.cost() == Cost::Image)?;
         let request = pipeline::Request {
             inputs,
             postprocess,
         };
-        pipeline::run(app, admission, request).await
+        let results = pipeline::run(app, admission, request).await?;
+        Ok((self.task, results))
     }
 }
 

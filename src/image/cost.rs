@@ -6,6 +6,7 @@
 //! CMYK JPEG, which takes 2.3 times as long as predicted. A server can scale the prediction by the
 //! times that it measures.
 
+use super::webp::allowed_table_bytes;
 use super::{ImageError, ImageHeader, ImageSize};
 
 /// Number of pixels up to which an image is never rejected for its pixels per byte: decoding 1.05
@@ -109,12 +110,16 @@ impl ImageHeader {
         let picos = pixels
             .saturating_mul(figures.picos_per_pixel + turn_picos)
             .saturating_add((file_bytes as u64).saturating_mul(figures.picos_per_byte));
+        let table_bytes = match self.coding {
+            Coding::WebPLossless => allowed_table_bytes(file_bytes),
+            _ => 0,
+        };
         // When the rotation begins, the decoder has freed all of its memory but the image, so the
         // two peaks do not add up.
         let bytes_per_1000 = figures.bytes_per_1000_pixels.max(turn_bytes);
         DecodeCost {
             nanos: FIXED_NANOS + picos / 1000,
-            peak_bytes: FIXED_BYTES + pixels.saturating_mul(bytes_per_1000) / 1000,
+            peak_bytes: FIXED_BYTES + table_bytes + pixels.saturating_mul(bytes_per_1000) / 1000,
         }
     }
 }

@@ -6,7 +6,10 @@
 
 use image::{ImageBuffer, RgbImage};
 
-use super::{ImageError, ImageFormat, ImageSize, bmp, gif, jpeg, orientation, png, probe, webp};
+use super::{
+    ImageError, ImageFormat, ImageHeader, ImageSize, bmp, gif, jpeg, png, probe, turn, webp,
+};
+use crate::cancel::{Cancel, Cancelled, Pace};
 
 /// Whether decoding applies the orientation that a file's EXIF or XMP metadata state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,19 +41,43 @@ pub struct DecodeOptions {
 /// size than its headers state. A progressive JPEG that ends between two scans and has an end
 /// marker cannot be distinguished from a complete file; it is decoded, as Pillow does.
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, ImageError> {
+    decode_cancellable(bytes, options, &Cancel::never())
+}
+
+/// Decodes an image as [`decode()`] does, and stops early once `cancel` is cancelled.
+///
+/// PNG, BMP, GIF, and the entropy-coded part of a lossless WebP stop within milliseconds. The decoders of
+/// JPEG and lossy WebP and the last passes of lossless WebP have no hook and run to their end: the modules
+/// `jpeg` and `webp` state how long that takes.
+///
+/// # Errors
+/// Those of [`decode()`], and [`ImageError::Cancelled`].
+pub fn decode_cancellable(
+    bytes: &[u8],
+    options: &DecodeOptions,
+    cancel: &Cancel,
+) -> Result<RgbImage, ImageError> {
     let header = probe(bytes)?;
     check_pixels(header.size, options.max_pixels)?;
-    let image = match header.format {
-        ImageFormat::Jpeg => jpeg::decode(bytes, header.size)?,
-        ImageFormat::Png => png::decode(bytes, header.size)?,
-        ImageFormat::WebP => webp::decode(bytes, header.size)?,
-        ImageFormat::Bmp => bmp::decode(bytes, header.size)?,
-        ImageFormat::Gif => gif::decode(bytes, header.size)?,
-    };
-    Ok(match options.orientation {
-        Orientation::Apply => orientation::apply(header.turn, image),
-        Orientation::Ignore => image,
-    })
+    cancel.check()?;
+    let decoded = pixels(bytes, header, cancel);
+    // A decoder whose reader was stopped reports a damaged file.
+    cancel.check()?;
+    match options.orientation {
+        Orientation::Apply => Ok(turn::apply(header.turn, decoded?, cancel)?),
+        Orientation::Ignore => decoded,
+    }
+}
+
+/// Decodes the pixels as the file stores them.
+fn pixels(bytes: &[u8], header: ImageHeader, cancel: &Cancel) -> Result<RgbImage, ImageError> {
+    match header.format {
+        ImageFormat::Jpeg => jpeg::decode(bytes, header.size, cancel),
+        ImageFormat::Png => png::decode(bytes, header.size, cancel),
+        ImageFormat::WebP => webp::decode(bytes, header.size, cancel),
+        ImageFormat::Bmp => bmp::decode(bytes, header.size, cancel),
+        ImageFormat::Gif => gif::decode(bytes, header.size, cancel),
+    }
 }
 
 /// Rejects an image of more than `limit` pixels.
@@ -90,14 +117,24 @@ pub(super) fn rgb_len(size: ImageSize) -> usize {
 
 /// Converts RGBA to RGB in place. Samples only move towards the start, so none is overwritten before it
 /// is moved.
-pub(super) fn pack_rgba(mut data: Vec<u8>) -> Vec<u8> {
+///
+/// # Errors
+/// [`Cancelled`] if the work is cancelled.
+pub(super) fn pack_rgba(mut data: Vec<u8>, cancel: &Cancel) -> Result<Vec<u8>, Cancelled> {
     let pixels = data.len() / 4;
-    for i in 0..pixels {
-        data.copy_within(i * 4..i * 4 + 3, i * 3);
+    let mut pace = Pace::new(cancel);
+    for start in (0..pixels).step_by(PACKED_TOGETHER) {
+        pace.step(PACKED_TOGETHER)?;
+        for i in start..pixels.min(start + PACKED_TOGETHER) {
+            data.copy_within(i * 4..i * 4 + 3, i * 3);
+        }
     }
     data.truncate(pixels * 3);
-    data
+    Ok(data)
 }
+
+/// Number of pixels that [`pack_rgba`] converts between two checks of its pace.
+const PACKED_TOGETHER: usize = 1 << 12;
 
 #[cfg(test)]
 mod tests {
@@ -106,6 +143,7 @@ mod tests {
     #[test]
     fn packing_drops_alpha() {
         let rgba = vec![1u8, 2, 3, 0, 4, 5, 6, 255];
-        assert_eq!(pack_rgba(rgba), [1, 2, 3, 4, 5, 6]);
+        let packed = pack_rgba(rgba, &Cancel::never()).unwrap();
+        assert_eq!(packed, [1, 2, 3, 4, 5, 6]);
     }
 }

@@ -19,6 +19,7 @@ use image::RgbImage;
 
 use super::bilinear::source_index;
 use super::{DetectorResize, DetectorSizes, ImageError, ImageSize, Normalizer, PreparedImage};
+use crate::cancel::{Cancel, Cancelled, Pace};
 use crate::simd::{Kernel, dispatch};
 
 /// A detector's preprocessing, with everything precomputed that does not depend on the image.
@@ -52,8 +53,8 @@ impl DetectorTransform {
     /// the bottom.
     ///
     /// # Errors
-    /// The errors of [`DetectorResize::sizes`].
-    pub fn run(&self, image: &RgbImage) -> Result<PreparedImage, ImageError> {
+    /// The errors of [`DetectorResize::sizes`], and [`ImageError::Cancelled`] if the work is cancelled.
+    pub fn run(&self, image: &RgbImage, cancel: &Cancel) -> Result<PreparedImage, ImageError> {
         let (width, height) = image.dimensions();
         let sizes = self.sizes(ImageSize { width, height })?;
         let mut data = vec![0.0; 3 * sizes.padded.pixels() as usize];
@@ -63,7 +64,8 @@ impl DetectorTransform {
             resized: sizes.resized,
             padded: sizes.padded,
             planes: &mut data,
-        });
+            pace: Pace::new(cancel),
+        })?;
         Ok(PreparedImage {
             size: sizes.padded,
             content: sizes.resized,
@@ -98,19 +100,23 @@ struct Resize<'a> {
     padded: ImageSize,
     /// The output `[3, padded.height, padded.width]`; the caller has filled it with zeros.
     planes: &'a mut [f32],
+    pace: Pace<'a>,
 }
 
 impl Kernel for Resize<'_> {
-    type Output = ();
+    type Output = Result<(), Cancelled>;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(mut self, _: S) -> Self::Output {
         let (from_rows, stride) = (self.image.height(), self.padded.width as usize);
         let (width, height) = (self.resized.width as usize, self.resized.height);
         let [red, green, blue] = split_planes(self.planes);
         let mut planes = [red, green, blue];
         let mut lines = Lines::new(self.image, self.tables, self.resized.width);
+        // A row reads up to two source rows, none of whose samples are read if the taps skip them.
+        let units = 3 * width + 6 * width.min(self.image.width() as usize);
         for y in 0..height {
+            self.pace.step(units)?;
             let tap = Tap::new(y, from_rows, height);
             lines.load([tap.first, (tap.first + 1).min(from_rows - 1)]);
             for (c, plane) in planes.iter_mut().enumerate() {
@@ -121,6 +127,7 @@ impl Kernel for Resize<'_> {
                 }
             }
         }
+        Ok(())
     }
 }
 

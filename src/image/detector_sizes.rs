@@ -44,6 +44,16 @@ impl DetectorResize {
         Self { size, multiple }
     }
 
+    /// Returns the most pixels that a padded image can have, at most [`MAX_INPUT_PIXELS`].
+    pub fn largest_pixels(self) -> u64 {
+        let (width, height) = match self.size {
+            DetectorSize::Bounded { min, max } => (max, min),
+            DetectorSize::Fixed(size) => (size.width, size.height),
+        };
+        let padded = padded_size(ImageSize { width, height }, self.multiple);
+        padded.pixels().min(MAX_INPUT_PIXELS)
+    }
+
     /// Returns the sizes for an image of size `original`.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use super::{
     DecodeOptions, Extent, ImageError, ImageFormat, ImageSize, Orientation, Preprocessor, Window,
     decode, probe, reference, resize_window, short_side_size,
 };
+use crate::cancel::Cancel;
 use crate::manifest::{Filter, Preprocess, Resize};
 use crate::testing::random::Random;
 
@@ -195,7 +196,7 @@ fn resizes_are_bit_identical_to_pillows() {
             );
             let window = Window::all(extent(w, h));
             assert!(
-                resize_window(&source, &window, filter) == expected,
+                resize_window(&source, &window, filter, &Cancel::never()).unwrap() == expected,
                 "{name}"
             );
             count += 1;
@@ -234,7 +235,7 @@ fn a_window_is_bit_identical_to_resize_and_crop() {
             let full = reference::resize(&image, w, h, filter);
             let (x, y) = (window.x as u32, window.y as u32);
             let expected = image::imageops::crop_imm(&full, x, y, crop, crop).to_image();
-            let got = resize_window(&image, &window, filter);
+            let got = resize_window(&image, &window, filter, &Cancel::never()).unwrap();
             assert!(
                 got == expected,
                 "{width}x{height} to short side {short}, crop {crop}, {filter:?}"
@@ -251,7 +252,7 @@ fn sizes_near_the_block_size_of_the_passes_are_exact() {
             for filter in [Filter::Bilinear, Filter::Bicubic] {
                 let window = Window::all(extent(w, h));
                 assert!(
-                    resize_window(&image, &window, filter)
+                    resize_window(&image, &window, filter, &Cancel::never()).unwrap()
                         == reference::resize(&image, w, h, filter),
                     "{width}x{height} to {w}x{h}, {filter:?}"
                 );
@@ -264,7 +265,16 @@ fn sizes_near_the_block_size_of_the_passes_are_exact() {
 fn an_equal_size_is_copied() {
     let image = noise(33, 21);
     for filter in [Filter::Bilinear, Filter::Bicubic] {
-        assert!(resize_window(&image, &Window::all(extent(33, 21)), filter) == image);
+        assert!(
+            resize_window(
+                &image,
+                &Window::all(extent(33, 21)),
+                filter,
+                &Cancel::never()
+            )
+            .unwrap()
+                == image
+        );
     }
 }
 

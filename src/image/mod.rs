@@ -16,6 +16,8 @@ mod decode;
 mod detector;
 mod detector_sizes;
 mod foreign;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gif;
 mod jpeg;
 mod normalize;
@@ -24,9 +26,13 @@ mod passes;
 mod png;
 mod preprocess;
 mod probe;
+mod reader;
 mod resize;
+mod turn;
 mod webp;
 
+#[cfg(test)]
+mod cancel_tests;
 #[cfg(test)]
 mod detector_tests;
 #[cfg(test)]
@@ -38,8 +44,10 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::cancel::Cancelled;
+
 pub use cost::{Coding, DecodeCost, check_density};
-pub use decode::{DecodeOptions, Orientation, check_pixels, decode};
+pub use decode::{DecodeOptions, Orientation, check_pixels, decode, decode_cancellable};
 pub use detector::DetectorTransform;
 pub use detector_sizes::{DetectorResize, DetectorSize, DetectorSizes, bounded_size, padded_size};
 pub use foreign::ForeignFile;
@@ -159,6 +167,9 @@ pub enum ImageError {
         /// What is wrong with the file.
         reason: String,
     },
+    /// The work on the image was cancelled; nothing is known about the rest of the file.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
 }
 
 /// Displays the end of [`ImageError::UnknownFormat`]'s message: the recognized file type and advice. Empty for `None`.

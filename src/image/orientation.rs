@@ -1,10 +1,8 @@
-//! Reading of the orientation that EXIF or XMP metadata state, and the rotation or mirroring that
-//! makes the image upright.
+//! Reading of the orientation that EXIF or XMP metadata state.
 //!
-//! Source: `PIL.Image.Exif.load`, `PIL.Image.Image.getexif` and `PIL.ImageOps.exif_transpose`.
+//! Source: `PIL.Image.Exif.load` and `PIL.Image.Image.getexif`.
 
 use image::metadata::Orientation as Turn;
-use image::{DynamicImage, RgbImage};
 
 use super::bytes::array;
 
@@ -39,16 +37,6 @@ pub(super) fn stated(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Turn {
     value
         .and_then(Turn::from_exif)
         .unwrap_or(Turn::NoTransforms)
-}
-
-/// Rotates and mirrors `image` by `turn`; needs a second buffer of its size for rotations by 90 degrees.
-pub(super) fn apply(turn: Turn, image: RgbImage) -> RgbImage {
-    if turn == Turn::NoTransforms {
-        return image;
-    }
-    let mut turned = DynamicImage::ImageRgb8(image);
-    turned.apply_orientation(turn);
-    turned.into_rgb8()
 }
 
 /// Returns the value of the first readable orientation tag in the first directory of a TIFF structure.

@@ -16,6 +16,7 @@
 use fearless_simd::{Simd, SimdBase, u8x16};
 
 use super::axis::{Axis, PRECISION_BITS};
+use crate::cancel::{Cancel, Cancelled, Pace};
 use crate::simd::{Kernel, dispatch};
 
 /// The value 0.5 in fixed point. Sums start with it, so that their final shift rounds to nearest.
@@ -30,26 +31,37 @@ const PIXELS: usize = 32;
 const SQUARE: usize = 16;
 
 /// First pass: resizes rows `[h, w, 3] u8` of `stride` bytes each to `[h, columns.len(), 3] u8`.
-pub(super) fn filter_rows(rows: &[u8], stride: usize, columns: &Axis) -> Vec<u8> {
+///
+/// # Errors
+/// [`Cancelled`] if the work is cancelled.
+pub(super) fn filter_rows(
+    rows: &[u8],
+    stride: usize,
+    columns: &Axis,
+    cancel: &Cancel,
+) -> Result<Vec<u8>, Cancelled> {
     let out_stride = columns.len() * 3;
     let mut out = vec![0; rows.len() / stride * out_stride];
     // Images of fewer rows or output columns than a block are filtered row by row: padding them
     // would waste work, and the scratch memory could be larger than the image.
     if rows.len() / stride < LANES || columns.len() < PIXELS {
         let out_rows = out.chunks_exact_mut(out_stride);
+        let mut pace = Pace::new(cancel);
         for (row, out) in rows.chunks_exact(stride).zip(out_rows) {
+            pace.step(stride + out_stride)?;
             let all = columns.iter(0..columns.len());
             filter_pixels::<1>(row.as_chunks().0, 0, all, out.as_chunks_mut().0);
         }
-        return out;
+        return Ok(out);
     }
     dispatch(RowPass {
         rows,
         stride,
         columns,
         out: &mut out,
-    });
-    out
+        pace: Pace::new(cancel),
+    })?;
+    Ok(out)
 }
 
 struct RowPass<'a> {
@@ -57,13 +69,14 @@ struct RowPass<'a> {
     stride: usize,
     columns: &'a Axis,
     out: &'a mut [u8],
+    pace: Pace<'a>,
 }
 
 impl Kernel for RowPass<'_> {
-    type Output = ();
+    type Output = Result<(), Cancelled>;
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
+    fn run<S: Simd>(mut self, simd: S) -> Self::Output {
         let out_stride = self.columns.len() * 3;
         let mut lines = Vec::new();
         let mut filtered = [[0; LANES]; PIXELS * 3];
@@ -71,6 +84,7 @@ impl Kernel for RowPass<'_> {
             for x in blocks(self.columns.len(), PIXELS) {
                 let outputs = x..x + PIXELS;
                 let span = self.columns.span(outputs.clone());
+                self.pace.step(span.len() * 3 * LANES)?;
                 lines.resize(span.len() * 3, [0; LANES]);
                 let rows = &self.rows[y * self.stride + span.start * 3..];
                 transpose_rows(simd, rows, self.stride, &mut lines);
@@ -80,6 +94,7 @@ impl Kernel for RowPass<'_> {
                 transpose_lines(simd, &filtered, out, out_stride);
             }
         }
+        Ok(())
     }
 }
 
@@ -110,13 +125,23 @@ fn filter_pixels<'a, const N: usize>(
 
 /// Second pass: filters source rows down the columns into the rows of `out`. `rows` begins with row
 /// `first` of the image; `axis` holds the weights of each output row.
-pub(super) fn filter_columns(rows: &[u8], first: usize, axis: &Axis, out: &mut [u8]) {
+///
+/// # Errors
+/// [`Cancelled`] if the work is cancelled.
+pub(super) fn filter_columns(
+    rows: &[u8],
+    first: usize,
+    axis: &Axis,
+    out: &mut [u8],
+    cancel: &Cancel,
+) -> Result<(), Cancelled> {
     dispatch(ColumnPass {
         rows,
         first,
         axis,
         out,
-    });
+        pace: Pace::new(cancel),
+    })
 }
 
 struct ColumnPass<'a> {
@@ -124,16 +149,18 @@ struct ColumnPass<'a> {
     first: usize,
     axis: &'a Axis,
     out: &'a mut [u8],
+    pace: Pace<'a>,
 }
 
 impl Kernel for ColumnPass<'_> {
-    type Output = ();
+    type Output = Result<(), Cancelled>;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(mut self, _: S) -> Self::Output {
         let stride = self.out.len() / self.axis.len();
         let weights = self.axis.iter(0..self.axis.len());
         for ((start, weights), out) in weights.zip(self.out.chunks_exact_mut(stride)) {
+            self.pace.step(weights.len() * stride)?;
             let rows = &self.rows[(start - self.first) * stride..];
             if stride < LANES {
                 for (x, out) in out.as_chunks_mut::<1>().0.iter_mut().enumerate() {
@@ -147,6 +174,7 @@ impl Kernel for ColumnPass<'_> {
                 }
             }
         }
+        Ok(())
     }
 }
 

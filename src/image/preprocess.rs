@@ -7,6 +7,7 @@ use super::{
     DetectorResize, DetectorSize, Extent, ImageError, ImageSize, Normalizer, Window, resize_window,
     short_side_size,
 };
+use crate::cancel::Cancel;
 use crate::manifest::{Filter, Preprocess, Resize};
 
 /// Maximum number of pixels of a network's input, for one image or summed over a batch. It bounds
@@ -96,6 +97,17 @@ impl Preprocessor {
         }
     }
 
+    /// Returns the most pixels that an input tensor can have.
+    pub fn largest_pixels(&self) -> u64 {
+        match self {
+            Self::Pixels(PixelTransform { crop: None, .. }) => MAX_INPUT_PIXELS,
+            Self::Pixels(PixelTransform {
+                crop: Some(crop), ..
+            }) => u64::from(*crop) * u64::from(*crop),
+            Self::Floats(transform) => transform.resize().largest_pixels(),
+        }
+    }
+
     /// Converts an image to the input tensor `[3, H, W] f32`.
     ///
     /// # Errors
@@ -103,17 +115,29 @@ impl Preprocessor {
     /// tensor would have more than [`MAX_INPUT_PIXELS`] pixels, as for a very elongated image
     /// without a crop.
     pub fn run(&self, image: &RgbImage) -> Result<PreparedImage, ImageError> {
+        self.run_cancellable(image, &Cancel::never())
+    }
+
+    /// Converts an image as [`Preprocessor::run`] does, and stops early once `cancel` is cancelled.
+    ///
+    /// # Errors
+    /// Those of [`Preprocessor::run`], and [`ImageError::Cancelled`].
+    pub fn run_cancellable(
+        &self,
+        image: &RgbImage,
+        cancel: &Cancel,
+    ) -> Result<PreparedImage, ImageError> {
         let (width, height) = image.dimensions();
         let input = ImageSize { width, height };
         match self {
             Self::Pixels(transform) => {
                 let window = transform.window(input)?;
-                let resized = resize_window(image, &window, transform.filter);
+                let resized = resize_window(image, &window, transform.filter, cancel)?;
                 let (width, height) = resized.dimensions();
                 let data = transform.normalizer.apply(&resized);
                 Ok(PreparedImage::whole(ImageSize { width, height }, data))
             }
-            Self::Floats(transform) => transform.run(image),
+            Self::Floats(transform) => transform.run(image, cancel),
         }
     }
 }

@@ -17,6 +17,7 @@ use image::RgbImage;
 use super::ImageSize;
 use super::axis::Axis;
 use super::passes::{filter_columns, filter_rows};
+use crate::cancel::{Cancel, Cancelled};
 use crate::manifest::Filter;
 
 /// Width and height of a resized image in pixels. They exceed 32 bits for the most elongated images.
@@ -96,10 +97,18 @@ pub fn short_side_size(size: ImageSize, short: u32) -> Extent {
 /// its samples exactly.
 ///
 /// Source: Pillow's `ImagingResample` for 8 bits per channel.
-pub fn resize_window(image: &RgbImage, window: &Window, filter: Filter) -> RgbImage {
+///
+/// # Errors
+/// [`Cancelled`] if the work is cancelled.
+pub fn resize_window(
+    image: &RgbImage,
+    window: &Window,
+    filter: Filter,
+    cancel: &Cancel,
+) -> Result<RgbImage, Cancelled> {
     let (width, height) = (window.size.width as u32, window.size.height as u32);
     if image.as_raw().is_empty() || width == 0 || height == 0 {
-        return RgbImage::new(0, 0);
+        return Ok(RgbImage::new(0, 0));
     }
     let Window { whole, x, y, .. } = *window;
     let x = x..x + u64::from(width);
@@ -109,8 +118,8 @@ pub fn resize_window(image: &RgbImage, window: &Window, filter: Filter) -> RgbIm
     let needed = rows.span(0..rows.len());
     let stride = image.width() as usize * 3;
     let source = &image.as_raw()[needed.start * stride..needed.end * stride];
-    let narrowed = filter_rows(source, stride, &columns);
+    let narrowed = filter_rows(source, stride, &columns, cancel)?;
     let mut out = RgbImage::new(width, height);
-    filter_columns(&narrowed, needed.start, &rows, &mut out);
-    out
+    filter_columns(&narrowed, needed.start, &rows, &mut out, cancel)?;
+    Ok(out)
 }

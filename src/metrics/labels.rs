@@ -85,8 +85,10 @@ pub enum Rejection {
     queue_full,
     /// The images in the model's queue were predicted to take longer than the request's deadline.
     deadline_unreachable,
-    /// Other requests held too much of the memory budget for request and response bodies.
+    /// Other requests held too much of the memory budget for request bodies.
     body_memory,
+    /// Other requests held too much of the memory for responses.
+    response_memory,
     /// The deadline of the request passed.
     deadline,
     /// The server was starting.
@@ -97,10 +99,11 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every reason for a rejection.
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::queue_full,
         Self::deadline_unreachable,
         Self::body_memory,
+        Self::response_memory,
         Self::deadline,
         Self::starting,
         Self::draining,

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use super::{Cost, Postprocess, PostprocessInput, Timing};
+use super::input::check_drawable;
+use super::{Cost, Input, Postprocess, PostprocessInput, Timing};
 use crate::draw::{self, DrawnFormat};
 use crate::engine::Outputs;
 use crate::error::ServeError;
@@ -42,6 +43,13 @@ impl Postprocess for Detect {
         }
     }
 
+    fn check(&self, inputs: &[Input]) -> Result<(), ServeError> {
+        match self.drawn {
+            Some(_) => check_drawable(inputs),
+            None => Ok(()),
+        }
+    }
+
     fn run(
         &self,
         model: &LoadedModel,
@@ -57,7 +65,7 @@ impl Postprocess for Detect {
             Some(format) => {
                 let mut image = input.decode()?;
                 draw::detections(&mut image, &detections, &model.labels, &input.cancel)?;
-                Some(draw::encode(&image, format)?)
+                Some(draw::encode(&image, format, &input.cancel)?)
             }
             None => None,
         };

@@ -6,17 +6,22 @@ use std::sync::Arc;
 use bytes::Bytes;
 use image::RgbImage;
 
+use super::postprocess::drawing_bytes;
 use crate::budget::Permit;
+use crate::cancel::Cancel;
 use crate::error::ServeError;
 use crate::image::{
-    DecodeOptions, ImageError, ImageHeader, ImageSize, MAX_INPUT_PIXELS, Orientation,
-    PreparedImage, check_density, check_pixels, decode, probe,
+    Coding, DecodeOptions, ImageError, ImageHeader, ImageSize, MAX_INPUT_PIXELS, Orientation,
+    PreparedImage, check_density, check_pixels, decode_cancellable, probe,
 };
-use crate::pool::JobCost;
+use crate::pool::{ImagePool, JobCost};
 
 /// Maximum number of pixels of an image into which boxes or masks are drawn. The resulting PNG
-/// takes up to 3 bytes per pixel, and its encoding cannot be interrupted.
+/// takes up to 3 bytes per pixel.
 pub const MAX_DRAWN_PIXELS: u64 = 25_000_000;
+
+/// Most pixels of a mask in a response. Its PNG takes up to a byte per pixel, and a third more in JSON.
+pub const MAX_MASK_PIXELS: u64 = 25_000_000;
 
 /// One image of a request.
 #[derive(Debug, Clone)]
@@ -61,6 +66,15 @@ impl EncodedImage {
         self.header.size
     }
 
+    /// Whether the file is a JPEG with several scans, whose coefficients are kept until the last one.
+    fn has_several_scans(&self) -> bool {
+        match self.header.coding {
+            Coding::JpegProgressive { .. } => true,
+            Coding::JpegSequential { scans } => scans > 1,
+            _ => false,
+        }
+    }
+
     /// Predicts the CPU time and the memory of decoding the image.
     pub(super) fn decode_cost(&self) -> JobCost {
         let turned = self.options.orientation == Orientation::Apply;
@@ -75,9 +89,10 @@ impl EncodedImage {
     /// Decodes the image. A panic of the decoder is reported as a damaged image.
     ///
     /// # Errors
-    /// [`ImageError`] if the file is damaged or uses an unsupported feature.
-    pub(super) fn decode(&self) -> Result<RgbImage, ImageError> {
-        let decoded = catch_unwind(AssertUnwindSafe(|| decode(&self.bytes, &self.options)));
+    /// [`ImageError`] if the file is damaged or uses an unsupported feature, or if the work is cancelled.
+    pub(super) fn decode(&self, cancel: &Cancel) -> Result<RgbImage, ImageError> {
+        let decode = || decode_cancellable(&self.bytes, &self.options, cancel);
+        let decoded = catch_unwind(AssertUnwindSafe(decode));
         decoded.unwrap_or_else(|_| {
             let format = self.header.format;
             tracing::error!(%format, bytes = self.bytes.len(), "image decoder panicked");
@@ -123,7 +138,7 @@ pub fn check_densities(inputs: &[Input], limit: u64) -> Result<(), ServeError> {
 ///
 /// # Errors
 /// [`ServeError::TooLargeToDraw`] for the first image of more than [`MAX_DRAWN_PIXELS`] pixels.
-pub fn check_drawable(inputs: &[Input]) -> Result<(), ServeError> {
+pub(super) fn check_drawable(inputs: &[Input]) -> Result<(), ServeError> {
     for (index, input) in inputs.iter().enumerate() {
         if let Input::Encoded(image) = input
             && image.size().pixels() > MAX_DRAWN_PIXELS
@@ -132,6 +147,56 @@ pub fn check_drawable(inputs: &[Input]) -> Result<(), ServeError> {
                 index,
                 size: image.size(),
                 limit: MAX_DRAWN_PIXELS,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Checks that every compressed image is small enough for a mask of its size.
+///
+/// # Errors
+/// [`ServeError::MaskTooLarge`] for the first image of more than [`MAX_MASK_PIXELS`] pixels.
+pub(super) fn check_masks(inputs: &[Input]) -> Result<(), ServeError> {
+    for (index, input) in inputs.iter().enumerate() {
+        if let Input::Encoded(image) = input
+            && image.size().pixels() > MAX_MASK_PIXELS
+        {
+            return Err(ServeError::MaskTooLarge {
+                index,
+                size: image.size(),
+                limit: MAX_MASK_PIXELS,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the memory of `pool` has room for decoding each compressed image, and for drawing into it if `drawn`.
+/// An image that needs more would have to wait forever, or to break the server's memory limit.
+///
+/// # Errors
+/// [`ServeError::TooMuchMemory`] for the first image that needs more.
+pub fn check_memory(inputs: &[Input], pool: &ImagePool, drawn: bool) -> Result<(), ServeError> {
+    for (index, input) in inputs.iter().enumerate() {
+        let Input::Encoded(image) = input else {
+            continue;
+        };
+        let JobCost { bytes, pixels, .. } = image.decode_cost();
+        let drawing = if drawn { drawing_bytes(pixels) } else { 0 };
+        let limit = pool.most_bytes(pixels);
+        if bytes.max(drawing) > limit {
+            return Err(ServeError::TooMuchMemory {
+                index,
+                work: if drawing > bytes {
+                    "drawing into"
+                } else {
+                    "decoding"
+                },
+                size: image.size(),
+                progressive: bytes > limit && image.has_several_scans(),
+                needed: bytes.max(drawing),
+                limit,
             });
         }
     }

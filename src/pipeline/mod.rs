@@ -26,7 +26,8 @@ use std::time::Duration;
 pub use classify::Classify;
 pub use detect::{Detect, Detected};
 pub use input::{
-    EncodedImage, Input, MAX_DRAWN_PIXELS, check_densities, check_drawable, encoded_images,
+    EncodedImage, Input, MAX_DRAWN_PIXELS, MAX_MASK_PIXELS, check_densities, check_memory,
+    encoded_images,
 };
 pub use postprocess::{Cost, Postprocess, PostprocessInput};
 pub use raw::RawOutputs;
@@ -57,7 +58,7 @@ pub struct Response<T> {
     pub results: Vec<T>,
     /// Time of each stage, summed over the images.
     pub timing: Timing,
-    /// Memory of the results, reserved in the budget for request and response bodies.
+    /// Memory of the results, reserved in the budget for responses.
     pub memory: Permit,
 }
 

@@ -2,7 +2,7 @@
 
 use image::RgbImage;
 
-use super::{EncodedImage, Timing};
+use super::{EncodedImage, Input, Timing};
 use crate::cancel::Cancel;
 use crate::engine::Outputs;
 use crate::error::ServeError;
@@ -54,6 +54,11 @@ const MASK_BYTES_PER_PIXEL: u64 = 3;
 /// to, in bytes per pixel.
 const DRAW_BYTES_PER_PIXEL: u64 = 7;
 
+/// Predicts the memory of drawing into an image of `pixels` pixels, in bytes.
+pub(super) fn drawing_bytes(pixels: u64) -> u64 {
+    pixels.saturating_mul(DRAW_BYTES_PER_PIXEL)
+}
+
 impl PostprocessInput {
     /// Predicts the time and the memory of a postprocessing job that needs the resources `cost`.
     pub(super) fn job_cost(&self, cost: Cost) -> JobCost {
@@ -69,13 +74,12 @@ impl PostprocessInput {
             (Cost::Image, Some(source)) => {
                 let decode = source.decode_cost();
                 let drawing = pixels.saturating_mul(DRAW_NANOS_PER_PIXEL);
-                let drawn_bytes = pixels.saturating_mul(DRAW_BYTES_PER_PIXEL);
                 JobCost {
                     nanos: mask
                         .nanos
                         .saturating_add(decode.nanos)
                         .saturating_add(drawing),
-                    bytes: decode.bytes.max(drawn_bytes),
+                    bytes: decode.bytes.max(drawing_bytes(pixels)),
                     pixels,
                 }
             }
@@ -94,11 +98,8 @@ impl PostprocessInput {
                 "the encoded image was not kept for drawing",
             ));
         };
-        self.cancel.check()?;
-        source.decode().map_err(|source| ServeError::Image {
-            index: self.index,
-            source,
-        })
+        let decoded = source.decode(&self.cancel);
+        decoded.map_err(|error| ServeError::image(self.index, error))
     }
 }
 
@@ -110,6 +111,14 @@ pub trait Postprocess: Send + Sync + 'static {
 
     /// Resources that [`Postprocess::run`] needs.
     fn cost(&self) -> Cost;
+
+    /// Checks before decoding that results for these images are small enough to be returned.
+    ///
+    /// # Errors
+    /// [`ServeError`] for the first image that is too large.
+    fn check(&self, _: &[Input]) -> Result<(), ServeError> {
+        Ok(())
+    }
 
     /// Computes the result for one image and records the time that it takes in `timing`.
     ///

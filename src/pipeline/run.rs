@@ -39,7 +39,7 @@ pub async fn run<P: Postprocess>(
     } = request;
     admission.reserve_images(inputs.len())?;
     let body = Arc::new(admission.take_body(app));
-    let results = Mutex::new(app.bodies.empty());
+    let results = Mutex::new(app.responses.empty());
     let postprocess = Arc::new(postprocess);
     let model = Arc::clone(&admission.model);
     let walk = Walk {
@@ -78,7 +78,7 @@ struct Walk<'a> {
     app: &'a App,
     model: &'a Arc<LoadedModel>,
     deadline: Deadline,
-    /// Memory of the results, reserved in the budget for request and response bodies.
+    /// Memory of the results, reserved in the budget for responses.
     results: &'a Mutex<Permit>,
 }
 
@@ -200,7 +200,8 @@ impl Walk<'_> {
         };
         let output = output?;
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        results.grow_by(P::bytes(&output) as u64)?;
+        let grown = results.grow_by(P::bytes(&output) as u64);
+        grown.map_err(ServeError::response_memory)?;
         drop(results);
         record(self.model, timing);
         Ok((output, timing))
@@ -212,7 +213,7 @@ struct Preparation {
     index: usize,
     image: EncodedImage,
     slot: Slot,
-    /// Stops the job between its steps; decoding itself cannot be interrupted.
+    /// Stops the job.
     cancel: Cancel,
     deadline: Deadline,
     /// When the image began to wait for memory and a thread.
@@ -231,11 +232,11 @@ impl Preparation {
         } = self;
         let started = Instant::now();
         cancel.check()?;
-        let failed = |source: ImageError| ServeError::Image { index, source };
-        let decoded = image.decode().map_err(failed)?;
+        let failed = |error: ImageError| ServeError::image(index, error);
+        let decoded = image.decode(&cancel).map_err(failed)?;
         let decoded_at = Instant::now();
-        cancel.check()?;
-        let tensor = model.preprocessor.run(&decoded).map_err(failed)?;
+        let tensor = model.preprocessor.run_cancellable(&decoded, &cancel);
+        let tensor = tensor.map_err(failed)?;
         let mut timing = Timing::default();
         timing[Stage::admission] = started - arrived;
         timing[Stage::decode] = decoded_at - started;

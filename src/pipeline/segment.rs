@@ -2,15 +2,16 @@
 
 use std::time::Instant;
 
-use super::{Cost, Postprocess, PostprocessInput, Timing, finite};
+use super::input::{check_drawable, check_masks};
+use super::{Cost, Input, Postprocess, PostprocessInput, Timing, finite};
 use crate::draw;
 use crate::engine::Tensor;
 use crate::error::ServeError;
 use crate::image::ImageSize;
 use crate::metrics::Stage;
 use crate::postprocess::segment::{
-    ClassShare, EncodedMask, Mask, MaskEncoding, MaskJob, SegmentError, VOC_PALETTE, class_shares,
-    mask_png, mask_rle, segment,
+    ClassShare, EncodedMask, Mask, MaskEncoding, MaskJob, PngError, SegmentError, VOC_PALETTE,
+    class_shares, mask_png, mask_rle, segment,
 };
 use crate::registry::LoadedModel;
 
@@ -56,6 +57,14 @@ impl Postprocess for Segment {
         }
     }
 
+    fn check(&self, inputs: &[Input]) -> Result<(), ServeError> {
+        match (self.encoding, self.size) {
+            (MaskEncoding::Drawn(_), _) => check_drawable(inputs),
+            (MaskEncoding::Png | MaskEncoding::Rle, MaskSize::Input) => check_masks(inputs),
+            (MaskEncoding::None, _) | (_, MaskSize::Logits) => Ok(()),
+        }
+    }
+
     fn run(
         &self,
         model: &LoadedModel,
@@ -68,8 +77,6 @@ impl Postprocess for Segment {
         drop(outputs);
         let classes = class_shares(&mask, &model.labels);
         let masked = Instant::now();
-        // Cancellation is checked here because encoding cannot be interrupted.
-        input.cancel.check()?;
         let encoded = self.encode(&mask, &classes, &input)?;
         timing[Stage::postprocess] = masked - started;
         timing[Stage::encode] = masked.elapsed();
@@ -118,16 +125,23 @@ impl Segment {
     ) -> Result<Option<EncodedMask>, ServeError> {
         Ok(match self.encoding {
             MaskEncoding::Png => {
-                let png = mask_png(mask, &VOC_PALETTE);
-                let png = png.map_err(|_| ServeError::Internal("the mask is too large for PNG"))?;
+                let png = mask_png(mask, &VOC_PALETTE, &input.cancel);
+                let png = png.map_err(|error| match error {
+                    PngError::Cancelled(cancelled) => cancelled.into(),
+                    PngError::Encoder(_) => ServeError::Internal("the mask is too large for PNG"),
+                })?;
                 Some(EncodedMask::Png(png))
             }
-            MaskEncoding::Rle => Some(EncodedMask::Rle(mask_rle(mask))),
+            MaskEncoding::Rle => Some(EncodedMask::Rle(mask_rle(mask, &input.cancel)?)),
             MaskEncoding::None => None,
             MaskEncoding::Drawn(format) => {
                 let mut image = input.decode()?;
                 draw::segmentation(&mut image, mask, classes, &input.cancel)?;
-                Some(EncodedMask::Drawn(draw::encode(&image, format)?))
+                Some(EncodedMask::Drawn(draw::encode(
+                    &image,
+                    format,
+                    &input.cancel,
+                )?))
             }
         })
     }

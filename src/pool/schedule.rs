@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::budget::{Budget, Permit};
 
 /// Number of pixels above which an image is large.
-pub(super) const LARGE_PIXELS: u64 = 4_000_000;
+pub const LARGE_PIXELS: u64 = 4_000_000;
 /// A waiting job is overtaken only by jobs that arrive within this many times its own predicted
 /// time.
 const PATIENCE: u32 = 8;
@@ -87,7 +87,8 @@ impl<T> Lane<T> {
     /// memory that the first job needs is not free.
     fn take(&mut self) -> Option<(Permit, T)> {
         let entry = self.waiting.first_entry()?;
-        // A job that needs more memory than the whole budget runs when the whole budget is free.
+        // A job that needs more memory than the whole budget, which requests are rejected for before,
+        // runs when the whole budget is free.
         let bytes = entry.get().0.min(self.memory.total());
         let memory = self.memory.try_acquire(bytes).ok()?;
         let (_, job) = entry.remove();

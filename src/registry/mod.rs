@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use image::{Rgb, RgbImage};
 use thiserror::Error;
 
-use crate::batch::{Batcher, Policy};
+use crate::batch::{Batcher, Policy, TensorCost};
 use crate::engine::{Engine, EngineError, OnnxRuntime, Outputs};
 use crate::error::ServeError;
 use crate::image::{ImageError, ImageSize, PreparedImage, Preprocessor};
@@ -17,8 +17,10 @@ use crate::postprocess::{OutputError, check_outputs};
 use crate::store::{ModelSource, StoreError};
 use crate::threads::ThreadPlan;
 use networks::Networks;
+pub use tensors::{TensorMemoryError, expected_tensor_demand, share_tensor_memory};
 
 pub mod networks;
+mod tensors;
 
 /// Default number of images in a batch per thread of a session. The second image gives a thread
 /// work while the layers of the first one wait for each other; more images only increase the
@@ -204,6 +206,7 @@ impl LoadedModel {
         };
         let image = gray_image(&preprocessor)?;
         let mut engines = Vec::new();
+        let mut warm = Outputs::default();
         for _ in 0..plan.instances {
             let (engine, outputs) = warm_engine(&networks, policy, &image)?;
             match &detector {
@@ -211,10 +214,15 @@ impl LoadedModel {
                 None => check_outputs(manifest.task, &outputs, labels.len())?,
             }
             engines.push(engine);
+            warm = outputs;
         }
         let batch_metrics = metrics.batch(&manifest.name, &variant);
         let name = &manifest.name;
-        let batcher = Batcher::start(name, engines, policy, plan.max_queue_size, batch_metrics)?;
+        let regions = detector.as_ref().and_then(Detector::most_regions);
+        let largest = preprocessor.largest_pixels();
+        let cost = TensorCost::measured(&warm, image.size, largest, regions);
+        let capacity = plan.max_queue_size;
+        let batcher = Batcher::start(name, engines, policy, capacity, cost, batch_metrics)?;
         let model_metrics = metrics.model(name, &variant);
         model_metrics.loaded.set(1);
         let load_time = started.elapsed();

@@ -11,9 +11,12 @@ use super::PATIENCE;
 
 /// Returns the command `sightline ARGS...`. The command inherits no `SIGHTLINE_*` variables, and
 /// uses the ONNX Runtime library in `.cache/onnxruntime` if that exists and `ORT_DYLIB_PATH` is not
-/// set.
+/// set. The binary is the one that Cargo has built for the test, or the file that the variable
+/// `SIGHTLINE_TEST_BINARY` names.
 pub fn sightline<S: AsRef<OsStr>>(args: &[S]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sightline"));
+    let binary = std::env::var_os("SIGHTLINE_TEST_BINARY");
+    let binary = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_sightline").into());
+    let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("SIGHTLINE_") {
             command.env_remove(name);

@@ -100,7 +100,7 @@ impl Alone {
         } else if self.task == Task::Segmentation {
             let scores = primary_output(self.task, &outputs)?;
             let mask = segment(scores, Some(size), MaskJob::alone(&Cancel::never()))?;
-            mask_png(&mask, &VOC_PALETTE)?;
+            mask_png(&mask, &VOC_PALETTE, &Cancel::never())?;
         }
         let postprocessed = thread_cpu();
         Ok(Stages {

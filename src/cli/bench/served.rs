@@ -9,8 +9,9 @@ use sightline::app::{App, Limits};
 use sightline::engine::OnnxRuntime;
 use sightline::http;
 use sightline::http::server::ConnectionTimeouts;
+use sightline::memory::TENSOR_BYTES_PER_MODEL;
 use sightline::process::ProcessUsage;
-use sightline::registry::{LoadedModel, ModelPlan, Registry};
+use sightline::registry::{LoadedModel, ModelPlan, Registry, share_tensor_memory};
 use sightline::store::ModelSource;
 use sightline::threads::usable_cores;
 use tokio::net::TcpListener;
@@ -38,7 +39,9 @@ impl Server {
         let route = http::route_of(source.manifest.task);
         let plan = ModelPlan::new(&source.manifest, cores, None);
         let model = LoadedModel::load(source, onnx_runtime, plan, &app.metrics)?;
-        app.set_ready(Registry::new(vec![model]));
+        let models = vec![model];
+        share_tensor_memory(&models, TENSOR_BYTES_PER_MODEL)?;
+        app.set_ready(Registry::new(models));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(cores)
             .enable_all()

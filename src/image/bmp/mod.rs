@@ -12,6 +12,7 @@ use image::metadata::Orientation as Turn;
 
 use super::decode::{rgb_image, rgb_len};
 use super::{Coding, ImageError, ImageFormat, ImageHeader, ImageSize};
+use crate::cancel::Cancel;
 use header::{Compression, Header};
 
 /// Returns whether the file begins as a BMP does. The signature `BM` also occurs in ordinary text,
@@ -36,7 +37,11 @@ pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
 }
 
 /// Decodes a BMP to RGB. `size` is the size that its header stated when it was first read.
-pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageError> {
+pub(super) fn decode(
+    bytes: &[u8],
+    size: ImageSize,
+    cancel: &Cancel,
+) -> Result<RgbImage, ImageError> {
     let header = Header::read(bytes)?;
     if header.size != size {
         return Err(damaged("two headers of the file state different sizes"));
@@ -45,8 +50,12 @@ pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageErr
     header.check_length(bytes)?;
     let mut out = vec![0; rgb_len(size)];
     match header.compression {
-        Compression::RunLength8 | Compression::RunLength4 => rle::decode(bytes, &header, &mut out)?,
-        Compression::None | Compression::Masks(_) => pixels::decode(bytes, &header, &mut out)?,
+        Compression::RunLength8 | Compression::RunLength4 => {
+            rle::decode(bytes, &header, &mut out, cancel)?;
+        }
+        Compression::None | Compression::Masks(_) => {
+            pixels::decode(bytes, &header, &mut out, cancel)?;
+        }
     }
     rgb_image(ImageFormat::Bmp, size, out)
 }

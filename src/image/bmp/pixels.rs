@@ -4,18 +4,26 @@ use super::super::ImageError;
 use super::super::bytes::{u16_le, u24_le, u32_le};
 use super::header::{Compression, Header, Mask};
 use super::unsupported;
+use crate::cancel::{Cancel, Pace};
 
 /// Color masks (red, green, blue) of 16-bit pixels if the header states no masks: 5 bits per color.
 const FIVE_BITS: [u32; 3] = [0x7C00, 0x03E0, 0x001F];
 
 /// Decodes the rows to RGB in `out`, `[H, W, 3] u8`. The caller has checked that the file holds all
 /// rows.
-pub(super) fn decode(bytes: &[u8], header: &Header, out: &mut [u8]) -> Result<(), ImageError> {
+pub(super) fn decode(
+    bytes: &[u8],
+    header: &Header,
+    out: &mut [u8],
+    cancel: &Cancel,
+) -> Result<(), ImageError> {
+    let mut pace = Pace::new(cancel);
     let row = converter(header)?;
     let data = bytes.get(header.data..).unwrap_or_default();
     let width = header.size.width as usize * 3;
     let height = header.size.height as usize;
     for (place, stored) in data.chunks(header.stride()).take(height).enumerate() {
+        pace.step(width)?;
         let y = if header.top_down {
             place
         } else {

@@ -3,18 +3,26 @@
 use super::super::ImageError;
 use super::damaged;
 use super::header::{Compression, Header};
+use crate::cancel::{Cancel, Pace};
 
 /// Command that ends a row. A command is the byte after a run length of 0; a byte above [`DELTA`]
 /// is not a command but the number of uncompressed palette indices that follow.
 const END_OF_ROW: u8 = 0;
 const END_OF_IMAGE: u8 = 1;
 const DELTA: u8 = 2;
+/// Work of a command in the units of [`Pace`]: it writes up to 255 pixels, or skips up to 255 rows.
+const UNITS_PER_COMMAND: usize = 256;
 
 /// Decodes the rows to RGB in `out`, `[H, W, 3] u8`.
 ///
 /// Pixels that a command skips get palette index 0. A file that ends before the last pixel is
 /// damaged, even if it ends with [`END_OF_IMAGE`]. Source: `PIL.BmpImagePlugin.BmpRleDecoder`.
-pub(super) fn decode(bytes: &[u8], header: &Header, out: &mut [u8]) -> Result<(), ImageError> {
+pub(super) fn decode(
+    bytes: &[u8],
+    header: &Header,
+    out: &mut [u8],
+    cancel: &Cancel,
+) -> Result<(), ImageError> {
     let mut rows = Rows {
         colors: header.colors(),
         width: header.size.width as usize,
@@ -31,7 +39,9 @@ pub(super) fn decode(bytes: &[u8], header: &Header, out: &mut [u8]) -> Result<()
     // Column of the next pixel as Pillow counts it: uncompressed indices that continue in the next
     // row move it past the end of the row, and runs are then cut to 0 pixels.
     let mut x = 0;
+    let mut pace = Pace::new(cancel);
     while rows.missing() > 0 {
+        pace.step(UNITS_PER_COMMAND)?;
         let [count, value] = input.take()?;
         match (count, value) {
             (0, END_OF_ROW) => {

@@ -7,6 +7,8 @@
 use libjpeg_turbo_rs::RawImage;
 use libjpeg_turbo_rs::common::types::FrameHeader;
 
+use crate::cancel::{Cancel, Cancelled, Pace};
+
 /// The samples of one component. The plane's width and height are the image's, divided by whole
 /// factors and rounded up.
 struct Plane<'a> {
@@ -21,13 +23,25 @@ struct Plane<'a> {
 /// Returns the image's pixels, `[H, W, 3] u8`, from its four planes. If `ycck` is true, the first
 /// three planes hold luma and chroma instead of cyan, magenta and yellow. Returns `None` if a plane
 /// is missing, which the checks before decoding rule out.
-pub(super) fn to_rgb(raw: &RawImage, frame: &FrameHeader, ycck: bool) -> Option<Vec<u8>> {
+///
+/// # Errors
+/// [`Cancelled`] if the work is cancelled.
+pub(super) fn to_rgb(
+    raw: &RawImage,
+    frame: &FrameHeader,
+    ycck: bool,
+    cancel: &Cancel,
+) -> Result<Option<Vec<u8>>, Cancelled> {
     let planes: Option<Vec<Plane>> = (0..4).map(|index| Plane::new(raw, frame, index)).collect();
-    let planes: [Plane; 4] = planes?.try_into().ok()?;
+    let Some(Ok(planes)) = planes.map(<[Plane; 4]>::try_from) else {
+        return Ok(None);
+    };
+    let mut pace = Pace::new(cancel);
     let mut out = vec![0; raw.width * raw.height * 3];
     let mut rows: [Vec<u8>; 4] = std::array::from_fn(|_| vec![0; raw.width]);
     let mut sums = Vec::new();
     for (y, out) in out.chunks_exact_mut(raw.width * 3).enumerate() {
+        pace.step(out.len())?;
         for (plane, row) in planes.iter().zip(&mut rows) {
             plane.upsample(y, row, &mut sums);
         }
@@ -43,7 +57,7 @@ pub(super) fn to_rgb(raw: &RawImage, frame: &FrameHeader, ycck: bool) -> Option<
             *rgb = inks.map(|ink| ((u16::from(ink) * black + 127) / 255) as u8);
         }
     }
-    Some(out)
+    Ok(Some(out))
 }
 
 /// Converts a full-range BT.601 `YCbCr` pixel to RGB, with coefficients of 16 fractional bits.

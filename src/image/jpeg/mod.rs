@@ -12,6 +12,7 @@ use libjpeg_turbo_rs::{ColorSpace, Decoder, JpegError, PixelFormat};
 
 use super::decode::{rgb_image, rgb_len};
 use super::{ImageError, ImageFormat, ImageSize};
+use crate::cancel::Cancel;
 
 pub(super) use header::header;
 
@@ -25,11 +26,20 @@ const MAX_BYTES_PER_PIXEL: u64 = 17;
 
 /// Decodes a JPEG to RGB; `size` is the size that its first frame header states.
 ///
+/// The decoder has no hook, so a decode that is cancelled ends with the decoder's work: 8 to 15 ms for each
+/// megapixel of a baseline file, and 18 to 28 ms of a progressive one, measured on 2 shared cores. At 50
+/// megapixels that is 0.7 s and 1.4 s, and by the predicted cost 2 s with 256 scans.
+///
 /// The decoder's lenient mode fills what it cannot read with gray, as libjpeg does. Its strict
 /// mode, used here, returns an error instead; damage that the strict mode accepts is found by the
 /// module `check`. Both modes skip stray bytes between headers, which some cameras write.
-pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageError> {
+pub(super) fn decode(
+    bytes: &[u8],
+    size: ImageSize,
+    cancel: &Cancel,
+) -> Result<RgbImage, ImageError> {
     check::check(bytes)?;
+    cancel.check()?;
     let mut decoder = Decoder::new_with_limits(bytes, limits(size)).map_err(error)?;
     decoder.set_output_format(PixelFormat::Rgb);
     // Block smoothing is libjpeg's default. It changes pixels only where a progressive file ends
@@ -40,7 +50,7 @@ pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageErr
         return Err(damaged("it has two frame headers of different sizes"));
     }
     let data = if frame.components.len() == 4 {
-        four_components(decoder)?
+        four_components(decoder, cancel)?
     } else {
         let mut data = vec![0; rgb_len(size)];
         decoder.decode_image_into(&mut data).map_err(error)?;
@@ -51,11 +61,11 @@ pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageErr
 
 /// Decodes CMYK or YCCK to RGB samples, `[H, W, 3] u8`. The decoder returns planes without block
 /// smoothing, so an incomplete progressive file keeps its block edges.
-fn four_components(decoder: Decoder) -> Result<Vec<u8>, ImageError> {
+fn four_components(decoder: Decoder, cancel: &Cancel) -> Result<Vec<u8>, ImageError> {
     let frame = decoder.header().clone();
     let ycck = decoder.jpeg_color_space() == ColorSpace::Ycck;
     let raw = decoder.decode_raw().map_err(error)?;
-    inks::to_rgb(&raw, &frame, ycck)
+    inks::to_rgb(&raw, &frame, ycck, cancel)?
         .ok_or_else(|| damaged("it has fewer planes than its frame header states"))
 }
 

@@ -6,20 +6,26 @@
 mod chunks;
 mod rows;
 
-use std::io::Cursor;
+use std::io::{BufRead, Seek};
 
 use ::png::{Decoder, DecodingError, Limits, Reader, Transformations};
 use image::RgbImage;
 
 use super::bytes::{array, u32_be};
 use super::decode::{rgb_image, rgb_len};
+use super::reader::CancellableReader;
 use super::{Coding, ImageError, ImageFormat, ImageHeader, ImageSize, orientation};
+use crate::cancel::Cancel;
 use chunks::Metadata;
-use rows::Samples;
+use rows::{Rows, Samples};
 
 /// Maximum number of bytes of metadata that the decoder may keep. Among the metadata that is not
 /// skipped, only an EXIF block can be large.
 const MAX_METADATA: usize = 4 << 20;
+
+/// Bytes of the file between two checks for cancellation: at most 16 MiB of pixels, or a few microseconds of
+/// skipped chunks.
+const BYTES_PER_CHECK: usize = 16 << 10;
 
 /// Reads size and coding from the chunk IHDR, and orientation from the metadata chunks of the whole file.
 pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
@@ -53,22 +59,29 @@ pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
 }
 
 /// Decodes a PNG of `size` to RGB.
-pub(super) fn decode(bytes: &[u8], size: ImageSize) -> Result<RgbImage, ImageError> {
-    let mut reader = reader(bytes, size)?;
+pub(super) fn decode(
+    bytes: &[u8],
+    size: ImageSize,
+    cancel: &Cancel,
+) -> Result<RgbImage, ImageError> {
+    let file = CancellableReader::new(bytes, BYTES_PER_CHECK, cancel);
+    let mut reader = reader(file, size)?;
     let (color, _) = reader.output_color_type();
+    let interlaced = reader.info().interlaced;
     let samples = Samples::new(color);
     let mut out = vec![0; rgb_len(size)];
-    if reader.info().interlaced {
-        rows::interlaced(&mut reader, size, samples, &mut out)?;
+    let rows = Rows::new(&mut reader, cancel);
+    if interlaced {
+        rows.interlaced(size, samples, &mut out)?;
     } else {
-        rows::progressive(&mut reader, size, samples, &mut out)?;
+        rows.progressive(size, samples, &mut out)?;
     }
     rgb_image(ImageFormat::Png, size, out)
 }
 
 /// Returns a reader that is at the first row of the image and converts all samples to 8 bits.
-fn reader(bytes: &[u8], size: ImageSize) -> Result<Reader<Cursor<&[u8]>>, ImageError> {
-    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), limits(size));
+fn reader<R: BufRead + Seek>(file: R, size: ImageSize) -> Result<Reader<R>, ImageError> {
+    let mut decoder = Decoder::new_with_limits(file, limits(size));
     decoder.set_ignore_iccp_chunk(true);
     decoder.set_ignore_text_chunk(true);
     decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);

@@ -6,6 +6,7 @@ use ::png::{ColorType, Reader};
 
 use super::super::{ImageError, ImageSize};
 use super::{damaged, error};
+use crate::cancel::{Cancel, Pace};
 
 /// First column (`x`) and row (`y`) of each Adam7 pass, and the distances in pixels between the
 /// columns (`dx`) and the rows (`dy`) of the pass. Source: PNG specification, 8.2.
@@ -20,6 +21,9 @@ const PASSES: [Pass; 7] = [
     Pass::new(1, 0, 2, 2),
     Pass::new(0, 1, 1, 2),
 ];
+
+/// Work of reading a row of no samples, in the units of [`Pace`]: rows can be one pixel wide.
+const ROW_UNITS: usize = 32;
 
 struct Pass {
     x: usize,
@@ -83,65 +87,80 @@ fn convert<const N: usize>(row: &[u8], out: &mut [[u8; 3]], to_rgb: impl Fn(&[u8
     }
 }
 
-/// Reads all rows of an image that is not interlaced, from the top, into an RGB buffer.
-pub(super) fn progressive<R: BufRead + Seek>(
-    reader: &mut Reader<R>,
-    size: ImageSize,
-    samples: Samples,
-    out: &mut [u8],
-) -> Result<(), ImageError> {
-    let width = size.width as usize;
-    let mut row = vec![0; width * samples.count()];
-    for rgb in out.chunks_exact_mut(width * 3) {
-        if samples == Samples::Rgb {
-            next_row(reader, rgb)?;
-        } else {
-            next_row(reader, &mut row)?;
-            samples.to_rgb(&row, rgb);
-        }
-    }
-    finish(reader, &mut row)
+/// Reads a PNG's rows and checks for cancellation on the way.
+pub(super) struct Rows<'a, R: BufRead + Seek> {
+    reader: &'a mut Reader<R>,
+    pace: Pace<'a>,
 }
 
-/// Reads the rows of the seven Adam7 passes and writes each pixel to its place in an RGB buffer.
-pub(super) fn interlaced<R: BufRead + Seek>(
-    reader: &mut Reader<R>,
-    size: ImageSize,
-    samples: Samples,
-    out: &mut [u8],
-) -> Result<(), ImageError> {
-    let (width, height) = (size.width as usize, size.height as usize);
-    let mut row = vec![0; width * samples.count()];
-    let mut rgb = vec![0; width * 3];
-    for Pass { x, y, dx, dy } in PASSES {
-        let columns = width.saturating_sub(x).div_ceil(dx);
-        if columns == 0 {
-            continue;
-        }
-        for y in (y..height).step_by(dy) {
-            next_row(reader, &mut row)?;
-            samples.to_rgb(&row, &mut rgb[..columns * 3]);
-            let line = out[y * width * 3..][..width * 3].as_chunks_mut::<3>().0;
-            let places = line[x..].iter_mut().step_by(dx);
-            for (place, pixel) in places.zip(rgb.as_chunks::<3>().0) {
-                *place = *pixel;
+impl<'a, R: BufRead + Seek> Rows<'a, R> {
+    /// Returns the rows of `reader`, from the first one.
+    pub(super) fn new(reader: &'a mut Reader<R>, cancel: &'a Cancel) -> Self {
+        let pace = Pace::new(cancel);
+        Self { reader, pace }
+    }
+
+    /// Reads all rows of an image that is not interlaced, from the top, into an RGB buffer.
+    pub(super) fn progressive(
+        mut self,
+        size: ImageSize,
+        samples: Samples,
+        out: &mut [u8],
+    ) -> Result<(), ImageError> {
+        let width = size.width as usize;
+        let mut row = vec![0; width * samples.count()];
+        for rgb in out.chunks_exact_mut(width * 3) {
+            if samples == Samples::Rgb {
+                self.next_row(rgb)?;
+            } else {
+                self.next_row(&mut row)?;
+                samples.to_rgb(&row, rgb);
             }
         }
+        self.finish(&mut row)
     }
-    finish(reader, &mut row)
-}
 
-fn next_row<R: BufRead + Seek>(reader: &mut Reader<R>, row: &mut [u8]) -> Result<(), ImageError> {
-    let read = reader.read_row(row).map_err(error)?;
-    read.map(|_| ())
-        .ok_or_else(|| damaged("it has fewer rows than its header states"))
-}
+    /// Reads the rows of the seven Adam7 passes and writes each pixel to its place in an RGB buffer.
+    pub(super) fn interlaced(
+        mut self,
+        size: ImageSize,
+        samples: Samples,
+        out: &mut [u8],
+    ) -> Result<(), ImageError> {
+        let (width, height) = (size.width as usize, size.height as usize);
+        let mut row = vec![0; width * samples.count()];
+        let mut rgb = vec![0; width * 3];
+        for Pass { x, y, dx, dy } in PASSES {
+            let columns = width.saturating_sub(x).div_ceil(dx);
+            if columns == 0 {
+                continue;
+            }
+            for y in (y..height).step_by(dy) {
+                self.next_row(&mut row)?;
+                samples.to_rgb(&row, &mut rgb[..columns * 3]);
+                let line = out[y * width * 3..][..width * 3].as_chunks_mut::<3>().0;
+                let places = line[x..].iter_mut().step_by(dx);
+                for (place, pixel) in places.zip(rgb.as_chunks::<3>().0) {
+                    *place = *pixel;
+                }
+            }
+        }
+        self.finish(&mut row)
+    }
 
-/// Reads to the end of the compressed data, so that the decoder checks its checksum. Returns an
-/// error if the data holds another row.
-fn finish<R: BufRead + Seek>(reader: &mut Reader<R>, row: &mut [u8]) -> Result<(), ImageError> {
-    match reader.read_row(row).map_err(error)? {
-        None => Ok(()),
-        Some(_) => Err(damaged("it has more rows than its header states")),
+    fn next_row(&mut self, row: &mut [u8]) -> Result<(), ImageError> {
+        self.pace.step(row.len() + ROW_UNITS)?;
+        let read = self.reader.read_row(row).map_err(error)?;
+        read.map(|_| ())
+            .ok_or_else(|| damaged("it has fewer rows than its header states"))
+    }
+
+    /// Reads to the end of the compressed data, so that the decoder checks its checksum. Returns an
+    /// error if the data holds another row.
+    fn finish(self, row: &mut [u8]) -> Result<(), ImageError> {
+        match self.reader.read_row(row).map_err(error)? {
+            None => Ok(()),
+            Some(_) => Err(damaged("it has more rows than its header states")),
+        }
     }
 }

@@ -3,7 +3,9 @@
 
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
+use super::super::reader::cancelled;
 use super::container::{Bitstream, Frame};
+use crate::cancel::Cancel;
 
 /// Length of the head in bytes: RIFF header, chunk header, and a copy of the beginning of the
 /// bitstream, in which a flag may be changed.
@@ -11,17 +13,23 @@ const HEAD: usize = 25;
 /// Number of bytes at the beginning of the bitstream that the head contains a copy of.
 const COPIED: usize = 5;
 
+/// Bytes between two checks for cancellation.
+const BYTES_PER_CHECK: u64 = 4 << 10;
+
 /// A file of `RIFF`, `WEBP` and one chunk, read from a head in memory and a borrowed body.
 pub(super) struct SimpleFile<'a> {
     head: [u8; HEAD],
     body: &'a [u8],
     at: u64,
+    /// Position up to which reading needs no check for cancellation.
+    checked: u64,
+    cancel: &'a Cancel,
 }
 
 impl<'a> SimpleFile<'a> {
     /// Returns the file of one frame. A lossless bitstream is marked as having alpha, because the
     /// decoder then works in the caller's RGBA buffer instead of allocating another buffer.
-    pub(super) fn new(frame: &Frame<'a>) -> Self {
+    pub(super) fn new(frame: &Frame<'a>, cancel: &'a Cancel) -> Self {
         let mut head = [0; HEAD];
         let length = frame.data.len() as u32;
         let (start, body) = frame.data.split_at(frame.data.len().min(COPIED));
@@ -38,23 +46,33 @@ impl<'a> SimpleFile<'a> {
             // Sets the alpha flag: bit 28 of the little-endian word after the signature byte.
             head[24] |= 0x10;
         }
-        Self { head, body, at: 0 }
+        Self {
+            head,
+            body,
+            at: 0,
+            checked: 0,
+            cancel,
+        }
     }
 
     /// Returns the bytes from the current position to the end of the head, or to the end of the
-    /// body if the position is past the head.
-    fn rest(&self) -> &[u8] {
+    /// body if the position is past the head. Fails if the work is cancelled.
+    fn rest(&mut self) -> io::Result<&[u8]> {
+        if self.at >= self.checked {
+            self.cancel.check().map_err(|_| cancelled())?;
+            self.checked = self.at.saturating_add(BYTES_PER_CHECK);
+        }
         let at = usize::try_from(self.at).unwrap_or(usize::MAX);
-        match self.head.get(at..) {
+        Ok(match self.head.get(at..) {
             Some(rest @ [_, ..]) => rest,
             _ => self.body.get(at - HEAD..).unwrap_or_default(),
-        }
+        })
     }
 }
 
 impl Read for SimpleFile<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let read = self.rest().read(out)?;
+        let read = self.rest()?.read(out)?;
         self.at += read as u64;
         Ok(read)
     }
@@ -62,7 +80,7 @@ impl Read for SimpleFile<'_> {
 
 impl BufRead for SimpleFile<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        Ok(self.rest())
+        self.rest()
     }
 
     fn consume(&mut self, bytes: usize) {
@@ -100,7 +118,8 @@ mod tests {
             left: 0,
             top: 0,
         };
-        let mut file = SimpleFile::new(&frame);
+        let cancel = Cancel::never();
+        let mut file = SimpleFile::new(&frame, &cancel);
         let expected = b"RIFF\x14\0\0\0WEBPVP8L\x08\0\0\0\x2F\x01\x02\x03\x14\x05\x06\x07";
         let mut all = Vec::new();
         file.read_to_end(&mut all).unwrap();

@@ -69,6 +69,15 @@ impl Detector {
         }
     }
 
+    /// Returns the most regions of one image that the second stage of a two-stage detector gets. `None` for one-stage
+    /// detectors.
+    pub fn most_regions(&self) -> Option<usize> {
+        match &self.family {
+            Family::FasterRcnn { proposer, .. } => Some(proposer.rpn.post_nms_top_n),
+            Family::RetinaNet(_) | Family::Ssd(_) => None,
+        }
+    }
+
     /// Returns the detections of one image of size `original`, best first, from the engine's
     /// outputs. Boxes are in pixels of the original image.
     ///

@@ -25,6 +25,7 @@ use crate::cancel::{Cancel, Cancelled};
 use crate::engine::Tensor;
 use crate::image::ImageSize;
 
+pub use crate::encode::PngError;
 pub use encoding::{EncodedMask, MaskEncoding};
 pub use mask::{ClassShare, Mask, class_shares};
 pub use palette::{Palette, VOC_PALETTE};

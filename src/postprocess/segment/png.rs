@@ -1,8 +1,7 @@
 //! Encoding of a mask as a palette PNG: viewers show colors, programs read class indices.
 
-use png::EncodingError;
-
-use super::{Mask, Palette};
+use super::{Mask, Palette, PngError};
+use crate::cancel::Cancel;
 use crate::encode::write_png;
 
 /// Returns an 8-bit palette PNG whose pixel values are the class indices of `mask`.
@@ -10,11 +9,11 @@ use crate::encode::write_png;
 /// The file contains the colors of `palette` from class 0 to the highest class of the mask.
 ///
 /// # Errors
-/// [`EncodingError`] if a side is over PNG's limit of 2^31 - 1 pixels.
-pub fn mask_png(mask: &Mask, palette: &Palette) -> Result<Vec<u8>, EncodingError> {
+/// [`PngError`] if a side is over PNG's limit of 2^31 - 1 pixels, or if the work is cancelled.
+pub fn mask_png(mask: &Mask, palette: &Palette, cancel: &Cancel) -> Result<Vec<u8>, PngError> {
     let highest = mask.classes().iter().copied().fold(0, u8::max);
     let colors = palette[..=usize::from(highest)].as_flattened();
-    write_png(mask.size(), Some(colors), mask.classes())
+    write_png(mask.size(), Some(colors), mask.classes(), cancel)
 }
 
 #[cfg(test)]
@@ -31,7 +30,7 @@ mod tests {
             let at = |i: u32| (u64::from(i * i / 7) % classes) as u8;
             let pixels: Vec<u8> = (0..width * height).map(at).collect();
             let mask = Mask::new(ImageSize { width, height }, pixels).unwrap();
-            let bytes = mask_png(&mask, &VOC_PALETTE).unwrap();
+            let bytes = mask_png(&mask, &VOC_PALETTE, &Cancel::never()).unwrap();
             let mut reader = png::Decoder::new(std::io::Cursor::new(&bytes))
                 .read_info()
                 .unwrap();

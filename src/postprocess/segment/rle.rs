@@ -12,6 +12,7 @@
 use serde::Serialize;
 
 use super::{MAX_CLASSES, Mask};
+use crate::cancel::{Cancel, Cancelled, Pace};
 
 /// The pixels of one class as run lengths in pycocotools' format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,11 +26,16 @@ pub struct RleMask {
 }
 
 /// Returns the run lengths of each class that occurs in `mask`, by ascending class index.
-pub fn mask_rle(mask: &Mask) -> Vec<RleMask> {
+///
+/// # Errors
+/// [`Cancelled`] if the work is cancelled.
+pub fn mask_rle(mask: &Mask, cancel: &Cancel) -> Result<Vec<RleMask>, Cancelled> {
     let mut runs = vec![Runs::default(); MAX_CLASSES];
     let mut current = mask.classes().first().copied().unwrap_or(0);
     let (mut start, mut column_start) = (0, 0);
+    let mut pace = Pace::new(cancel);
     for_each_column(mask, |column| {
+        pace.step(column.len())?;
         let mut y = 0;
         while let Some(len) = changes_after(&column[y..], current) {
             y += len;
@@ -38,7 +44,8 @@ pub fn mask_rle(mask: &Mask) -> Vec<RleMask> {
             current = column[y];
         }
         column_start += column.len() as u64;
-    });
+        Ok(())
+    })?;
     runs[usize::from(current)].push(start, column_start);
     let size = [mask.size().height, mask.size().width];
     let present = runs.into_iter().enumerate();
@@ -48,15 +55,19 @@ pub fn mask_rle(mask: &Mask) -> Vec<RleMask> {
         size,
         counts: runs.finish(column_start),
     });
-    finished.collect()
+    Ok(finished.collect())
 }
 
 /// Number of columns that are copied from the rows of a mask together, so that several neighboring
 /// pixels of a row are read at a time.
 const COLUMNS: usize = 16;
 
-/// Calls `each` with the pixels of every column of `mask`, from left to right.
-fn for_each_column(mask: &Mask, mut each: impl FnMut(&[u8])) {
+/// Calls `each` with the pixels of every column of `mask`, from left to right, until it returns an
+/// error.
+fn for_each_column(
+    mask: &Mask,
+    mut each: impl FnMut(&[u8]) -> Result<(), Cancelled>,
+) -> Result<(), Cancelled> {
     let (width, height) = (mask.size().width as usize, mask.size().height as usize);
     let mut strip = vec![0; COLUMNS.min(width) * height];
     for x in (0..width).step_by(COLUMNS) {
@@ -66,8 +77,10 @@ fn for_each_column(mask: &Mask, mut each: impl FnMut(&[u8])) {
                 strip[i * height + y] = *class;
             }
         }
-        strip.chunks_exact(height).take(columns).for_each(&mut each);
+        let mut columns = strip.chunks_exact(height).take(columns);
+        columns.try_for_each(&mut each)?;
     }
+    Ok(())
 }
 
 /// Number of pixels that are compared with a class together, in a few vector instructions.
@@ -182,7 +195,7 @@ mod tests {
     fn every_class_decodes_to_its_pixels() {
         for mask in masks() {
             let ImageSize { width, height } = mask.size();
-            let encoded = mask_rle(&mask);
+            let encoded = mask_rle(&mask, &Cancel::never()).unwrap();
             let mut total = 0;
             for rle in &encoded {
                 assert_eq!(rle.size, [height, width]);
@@ -207,7 +220,7 @@ mod tests {
         let mask = mask(6, 5, |x, y| {
             u8::from(x > 1 && y > 0 && x < 5) * 2 + u8::from(y == 4)
         });
-        let got = mask_rle(&mask);
+        let got = mask_rle(&mask, &Cancel::never()).unwrap();
         let got: Vec<_> = got
             .iter()
             .map(|r| (r.class_id, r.counts.as_str()))
@@ -225,8 +238,13 @@ mod tests {
     fn pillow_and_pycocotools_agree() {
         let encoded = masks().into_iter().map(|mask| {
             let ImageSize { width, height } = mask.size();
-            let png = mask_png(&mask, &VOC_PALETTE).unwrap();
-            Encoded::new([height, width], mask.classes(), &png, mask_rle(&mask))
+            let png = mask_png(&mask, &VOC_PALETTE, &Cancel::never()).unwrap();
+            Encoded::new(
+                [height, width],
+                mask.classes(),
+                &png,
+                mask_rle(&mask, &Cancel::never()).unwrap(),
+            )
         });
         let encoded: Vec<_> = encoded.collect();
         python::agrees("pillow_and_pycocotools_agree", &encoded);

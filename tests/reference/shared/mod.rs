@@ -12,6 +12,7 @@
 )]
 
 pub mod bilinear;
+pub mod mutation;
 pub mod python;
 pub mod random;
 pub mod rle;

@@ -1,0 +1,10 @@
+//! Finds the images in a JSON body.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sightline::http::fuzzing::read_json;
+
+fuzz_target!(|bytes: &[u8]| {
+    read_json(bytes);
+});

@@ -1,0 +1,183 @@
+//! Encoding of JPEG in stripes, so that it can be cancelled between two of them.
+//!
+//! The encoder has no hook. Each stripe is therefore encoded as an image of its own; the file consists of the
+//! headers of the first stripe, with the height of the whole, and of the entropy-coded data of all stripes
+//! with a restart marker between two of them. Without subsampling, no block depends on another stripe, so the
+//! decoded pixels are those of an image that is encoded as a whole.
+
+use image::RgbImage;
+use libjpeg_turbo_rs::{JpegError, PixelFormat, Subsampling, compress};
+use thiserror::Error;
+
+use crate::cancel::{Cancel, Cancelled};
+
+/// Side of a block in pixels: the height of a stripe is a multiple of it.
+const BLOCK: usize = 8;
+/// Pixels of a stripe, unless eight rows have more: one or two milliseconds of work.
+const STRIPE_PIXELS: usize = 1 << 18;
+
+/// Markers.
+const FRAME: u8 = 0xC0;
+const RESTART: u8 = 0xD0;
+const SCAN: u8 = 0xDA;
+const RESTART_INTERVAL: u8 = 0xDD;
+
+/// The reason why a JPEG was not written.
+#[derive(Debug, Error)]
+pub(crate) enum WriteJpegError {
+    /// A side is 0 or over 65,500 pixels, or the encoder wrote headers that it should not.
+    #[error(transparent)]
+    Encoder(#[from] JpegError),
+    /// The work was cancelled.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// Encodes a JPEG without chroma subsampling; `quality` is 1..=100.
+///
+/// # Errors
+/// [`WriteJpegError`] if a side is 0 or over 65,500 pixels, or if the work is cancelled.
+pub(crate) fn write_jpeg(
+    image: &RgbImage,
+    quality: u8,
+    cancel: &Cancel,
+) -> Result<Vec<u8>, WriteJpegError> {
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let rows = stripe_rows(width);
+    let encode = |pixels: &[u8]| {
+        let rows = pixels.len() / 3 / width.max(1);
+        compress(
+            pixels,
+            width,
+            rows,
+            PixelFormat::Rgb,
+            quality,
+            Subsampling::S444,
+        )
+    };
+    if height <= rows {
+        return Ok(encode(image.as_raw())?);
+    }
+    let interval = width.div_ceil(BLOCK) * rows / BLOCK;
+    let mut file = Vec::new();
+    for (index, stripe) in image.as_raw().chunks(rows * width * 3).enumerate() {
+        cancel.check()?;
+        let stripe = encode(stripe)?;
+        let data = scan_data(&stripe).ok_or_else(unexpected)?;
+        if index == 0 {
+            let headers = &stripe[..stripe.len() - data.len() - 2];
+            write_headers(headers, height, interval, &mut file).ok_or_else(unexpected)?;
+        } else {
+            file.extend([0xFF, RESTART + ((index - 1) % 8) as u8]);
+        }
+        file.extend_from_slice(data);
+    }
+    file.extend([0xFF, 0xD9]);
+    Ok(file)
+}
+
+/// Returns the height of a stripe of an image of `width` pixels: a multiple of [`BLOCK`] such that a stripe
+/// has at most 65,535 blocks of each color, the longest restart interval.
+fn stripe_rows(width: usize) -> usize {
+    let blocks = STRIPE_PIXELS / width.max(1) / BLOCK;
+    blocks.clamp(1, u16::MAX as usize / width.div_ceil(BLOCK).max(1)) * BLOCK
+}
+
+fn unexpected() -> JpegError {
+    JpegError::CorruptData("the encoder wrote unknown headers".to_owned())
+}
+
+/// Returns marker, offset and length of each header segment of `file`, up to the scan header.
+fn segments(file: &[u8]) -> impl Iterator<Item = (u8, usize, usize)> + '_ {
+    let mut at = 2;
+    std::iter::from_fn(move || {
+        let &[0xFF, marker, high, low] = file.get(at..)?.first_chunk()? else {
+            return None;
+        };
+        let segment = (marker, at, 2 + usize::from(u16::from_be_bytes([high, low])));
+        at = if marker == SCAN {
+            file.len()
+        } else {
+            at + segment.2
+        };
+        Some(segment)
+    })
+}
+
+/// Returns the entropy-coded data of a file of one scan, without the end marker.
+fn scan_data(file: &[u8]) -> Option<&[u8]> {
+    let (_, start, length) = segments(file).find(|(marker, ..)| *marker == SCAN)?;
+    file.get(start + length..file.len().checked_sub(2)?)
+}
+
+/// Writes the headers of a stripe as those of an image of `height` rows, whose restart markers are `interval`
+/// blocks apart. `None` if the frame header or the scan header is missing.
+fn write_headers(headers: &[u8], height: usize, interval: usize, out: &mut Vec<u8>) -> Option<()> {
+    let mut headers = headers.to_vec();
+    let (_, frame, _) = segments(&headers).find(|(marker, ..)| *marker == FRAME)?;
+    let (_, scan, _) = segments(&headers).find(|(marker, ..)| *marker == SCAN)?;
+    let height = u16::try_from(height).ok()?.to_be_bytes();
+    headers
+        .get_mut(frame + 5..frame + 7)?
+        .copy_from_slice(&height);
+    let [high, low] = u16::try_from(interval).ok()?.to_be_bytes();
+    out.extend_from_slice(&headers[..scan]);
+    out.extend([0xFF, RESTART_INTERVAL, 0, 4, high, low]);
+    out.extend_from_slice(&headers[scan..]);
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use libjpeg_turbo_rs::decompress;
+
+    use super::*;
+
+    fn image(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| {
+            image::Rgb([(x * y / 7) as u8, (x + 3 * y) as u8, (x * x / 31 + y) as u8])
+        })
+    }
+
+    #[test]
+    fn stripes_decode_to_the_pixels_of_the_whole() {
+        // One stripe; several; a last stripe of one row; many more than eight; the narrowest and the widest.
+        let sizes = [
+            (40, 30),
+            (1000, 700),
+            (512, 513),
+            (65_500, 81),
+            (3, 65_500),
+            (1, 1),
+        ];
+        for (width, height) in sizes {
+            let image = image(width, height);
+            let file = write_jpeg(&image, 90, &Cancel::never()).unwrap();
+            let (w, h) = (width as usize, height as usize);
+            let whole = compress(&image, w, h, PixelFormat::Rgb, 90, Subsampling::S444).unwrap();
+            let (got, expected) = (decompress(&file).unwrap(), decompress(&whole).unwrap());
+            assert_eq!((got.width, got.height), (w, h));
+            assert!(got.data == expected.data, "{width}x{height}");
+            let stripes = h.div_ceil(stripe_rows(w));
+            let most = whole.len() + 6 + stripes * 8;
+            assert!(file.len() <= most, "{width}x{height}: {} bytes", file.len());
+        }
+    }
+
+    #[test]
+    fn a_restart_interval_fits_its_header() {
+        for width in 1..=65_500 {
+            let rows = stripe_rows(width);
+            assert!(rows > 0 && rows.is_multiple_of(BLOCK), "{width}");
+            assert!(width.div_ceil(BLOCK) * rows / BLOCK <= 65_535, "{width}");
+        }
+    }
+
+    #[test]
+    fn a_cancelled_image_is_not_encoded() {
+        let cancel = Cancel::never();
+        cancel.cancel();
+        let error = write_jpeg(&image(1000, 700), 90, &cancel).unwrap_err();
+        assert!(matches!(error, WriteJpegError::Cancelled(_)), "{error}");
+    }
+}

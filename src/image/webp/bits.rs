@@ -1,0 +1,71 @@
+//! The bits of a lossless bitstream, from the lowest bit of each byte.
+
+/// Reads bits from a slice.
+pub(super) struct Bits<'a> {
+    bytes: &'a [u8],
+    /// Index of the next bit.
+    at: usize,
+}
+
+impl<'a> Bits<'a> {
+    /// Returns the bits of `bytes`.
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    /// Returns the index of the next bit.
+    pub(super) fn position(&self) -> usize {
+        self.at
+    }
+
+    /// Reads `count` bits, at most 24, the first as the lowest. `None` if the slice ends before.
+    pub(super) fn read(&mut self, count: u32) -> Option<u32> {
+        let end = self.at + count as usize;
+        if end > self.bytes.len() * 8 {
+            return None;
+        }
+        let rest = &self.bytes[self.at / 8..];
+        let mut word = [0; 4];
+        let available = rest.len().min(4);
+        word[..available].copy_from_slice(&rest[..available]);
+        let value = u32::from_le_bytes(word) >> (self.at % 8) & ((1 << count) - 1);
+        self.at = end;
+        Some(value)
+    }
+
+    /// Reads the extra bits of a length or distance whose prefix code has this symbol, at most 39, and returns
+    /// its value, at least 1.
+    pub(super) fn read_prefixed(&mut self, symbol: u32) -> Option<u64> {
+        if symbol < 4 {
+            return Some(u64::from(symbol) + 1);
+        }
+        let extra = (symbol - 2) >> 1;
+        let offset = (2 + (symbol & 1)) << extra;
+        Some(u64::from(offset + self.read(extra)?) + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_read_from_the_lowest_one() {
+        let mut bits = Bits::new(&[0b1010_0110, 0xFF, 0x01, 0x80, 0x7F]);
+        assert_eq!(bits.read(3), Some(0b110));
+        assert_eq!(bits.read(0), Some(0));
+        assert_eq!(bits.read(24), Some(0x3FF4));
+        assert_eq!(bits.position(), 27);
+        assert_eq!(bits.read(14), None);
+        assert_eq!(bits.read(13), Some(0x7F << 5 | 0x10));
+        assert_eq!(bits.read(1), None);
+        assert_eq!(bits.read(0), Some(0));
+    }
+
+    #[test]
+    fn prefixes_state_ranges() {
+        let mut bits = Bits::new(&[0b01, 0xFF, 0xFF, 0xFF]);
+        let symbols = [0, 3, 4, 5].map(|symbol| bits.read_prefixed(symbol));
+        assert_eq!(symbols, [Some(1), Some(4), Some(6), Some(7)]);
+    }
+}

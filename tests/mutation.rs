@@ -1,0 +1,131 @@
+//! Sends mutated images to a running server and checks its responses, memory and log.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic in a test helper is how the test fails"
+)]
+
+mod common;
+#[path = "reference/shared/mod.rs"]
+mod shared;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use common::Server;
+use shared::mutation::{image_seeds, mutated};
+use shared::random::Random;
+
+/// Requests for each format.
+const REQUESTS: usize = 10_000;
+/// Connections that send requests at the same time.
+const CONNECTIONS: usize = 8;
+/// Statuses that a mutated image may have. 429 is possible because decoding may be slower than the requests.
+const ALLOWED: [u16; 5] = [200, 413, 415, 422, 429];
+/// Most bytes by which the server's resident memory may grow above its state when ready.
+const MAX_GROWTH: u64 = 256 << 20;
+
+/// Status codes with the number of their responses.
+type Statuses = BTreeMap<u16, usize>;
+
+/// Run with `make mutation-test`.
+#[test]
+#[ignore = "50,000 requests take minutes; its figures are in docs/SECURITY-TESTING.md"]
+fn mutated_images_get_results_or_client_errors() {
+    let server = Server::start(&[]);
+    let ready = server.memory("VmRSS");
+    let seeds = image_seeds();
+    for extension in ["jpg", "png", "webp", "gif", "bmp"] {
+        let of_format = |(name, bytes): &(String, Vec<u8>)| {
+            let (_, found) = name.rsplit_once('.').unwrap();
+            (found == extension).then(|| bytes.clone())
+        };
+        let seeds: Vec<_> = seeds.iter().filter_map(of_format).collect();
+        let began = Instant::now();
+        let statuses = send(&server, &seeds);
+        let seconds = began.elapsed().as_secs_f64();
+        let (rss, peak) = (server.memory("VmRSS"), server.memory("VmHWM"));
+        println!(
+            "{extension}: {statuses:?} in {seconds:.1} s; resident {} MiB, peak {} MiB, when ready {} MiB",
+            rss >> 20,
+            peak >> 20,
+            ready >> 20
+        );
+        assert_eq!(statuses.values().sum::<usize>(), REQUESTS);
+        assert!(
+            statuses.keys().all(|status| ALLOWED.contains(status)),
+            "{statuses:?}"
+        );
+        assert!(
+            statuses
+                .get(&200)
+                .is_some_and(|decoded| *decoded > REQUESTS / 50),
+            "{statuses:?}"
+        );
+        assert!(
+            peak < ready + MAX_GROWTH,
+            "{} MiB, {} MiB when ready",
+            peak >> 20,
+            ready >> 20
+        );
+    }
+    assert_eq!(server.get("/health/ready").status, 200);
+    server.terminate();
+    let (code, log) = server.wait();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+/// Sends mutations of `seeds` over [`CONNECTIONS`] connections, and observes the memory budgets meanwhile.
+fn send(server: &Server, seeds: &[Vec<u8>]) -> Statuses {
+    let next = AtomicUsize::new(0);
+    let client = || {
+        let mut statuses = Statuses::new();
+        loop {
+            let request = next.fetch_add(1, Ordering::Relaxed);
+            if request >= REQUESTS {
+                return statuses;
+            }
+            let mut random = Random::new(request as u64);
+            let other = &seeds[random.below(seeds.len())];
+            let image = mutated(&seeds[request % seeds.len()], other, &mut random);
+            *statuses
+                .entry(server.classify("", &image).status)
+                .or_default() += 1;
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while next.load(Ordering::Relaxed) < REQUESTS {
+                assert!(within_budgets(server));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let clients: Vec<_> = (0..CONNECTIONS).map(|_| scope.spawn(client)).collect();
+        let mut total = Statuses::new();
+        for client in clients {
+            for (status, count) in client.join().unwrap() {
+                *total.entry(status).or_default() += count;
+            }
+        }
+        total
+    })
+}
+
+/// Returns whether every memory budget is within its total.
+fn within_budgets(server: &Server) -> bool {
+    let page = server.get("/metrics").text();
+    let budgets = |state: &str| -> BTreeMap<String, f64> {
+        let suffix = format!(",state=\"{state}\"}} ");
+        let samples = page.lines().filter_map(|line| {
+            let (kind, value) = line.split_once(&suffix)?;
+            let kind = kind.strip_prefix("sightline_budget_bytes{")?;
+            Some((kind.to_owned(), value.parse().unwrap()))
+        });
+        samples.collect()
+    };
+    let (used, total) = (budgets("used"), budgets("total"));
+    assert!(!used.is_empty() && used.len() == total.len(), "{page}");
+    used.iter().all(|(kind, used)| *used <= total[kind])
+}
