@@ -121,7 +121,7 @@ pub fn encode(
         }
         DrawnFormat::Jpeg => write_jpeg(image, JPEG_QUALITY, cancel).map_err(|error| match error {
             WriteJpegError::Cancelled(cancelled) => cancelled.into(),
-            WriteJpegError::Encoder(error) => failed(error.to_string()),
+            WriteJpegError::Encoder(error) => failed(error),
         }),
     }
 }

@@ -6,7 +6,6 @@
 //! decoded pixels are those of an image that is encoded as a whole.
 
 use image::RgbImage;
-use libjpeg_turbo_rs::{JpegError, PixelFormat, Subsampling, compress};
 use thiserror::Error;
 
 use crate::cancel::{Cancel, Cancelled};
@@ -26,8 +25,8 @@ const RESTART_INTERVAL: u8 = 0xDD;
 #[derive(Debug, Error)]
 pub(crate) enum WriteJpegError {
     /// A side is 0 or over 65,500 pixels, or the encoder wrote headers that it should not.
-    #[error(transparent)]
-    Encoder(#[from] JpegError),
+    #[error("{0}")]
+    Encoder(String),
     /// The work was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
@@ -46,17 +45,10 @@ pub(crate) fn write_jpeg(
     let rows = stripe_rows(width);
     let encode = |pixels: &[u8]| {
         let rows = pixels.len() / 3 / width.max(1);
-        compress(
-            pixels,
-            width,
-            rows,
-            PixelFormat::Rgb,
-            quality,
-            Subsampling::S444,
-        )
+        compress(pixels, width, rows, quality).map_err(WriteJpegError::Encoder)
     };
     if height <= rows {
-        return Ok(encode(image.as_raw())?);
+        return encode(image.as_raw());
     }
     let interval = width.div_ceil(BLOCK) * rows / BLOCK;
     let mut file = Vec::new();
@@ -83,8 +75,40 @@ fn stripe_rows(width: usize) -> usize {
     blocks.clamp(1, u16::MAX as usize / width.div_ceil(BLOCK).max(1)) * BLOCK
 }
 
-fn unexpected() -> JpegError {
-    JpegError::CorruptData("the encoder wrote unknown headers".to_owned())
+fn unexpected() -> WriteJpegError {
+    WriteJpegError::Encoder("the encoder wrote unknown headers".to_owned())
+}
+
+/// Encodes `pixels`, `[height, width, 3] u8`, as a JPEG without chroma subsampling. The error says why
+/// the encoder failed.
+#[cfg(feature = "libjpeg-turbo")]
+fn compress(pixels: &[u8], width: usize, height: usize, quality: u8) -> Result<Vec<u8>, String> {
+    use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
+
+    compress(
+        pixels,
+        width,
+        height,
+        PixelFormat::Rgb,
+        quality,
+        Subsampling::S444,
+    )
+    .map_err(|error| error.to_string())
+}
+
+/// Encodes `pixels`, `[height, width, 3] u8`, as a JPEG without chroma subsampling. The error says why
+/// the encoder failed.
+#[cfg(not(feature = "libjpeg-turbo"))]
+fn compress(pixels: &[u8], width: usize, height: usize, quality: u8) -> Result<Vec<u8>, String> {
+    use image::ExtendedColorType;
+    use image::codecs::jpeg::JpegEncoder;
+
+    let side = |side: usize| u32::try_from(side).map_err(|error| error.to_string());
+    let mut file = Vec::new();
+    JpegEncoder::new_with_quality(&mut file, quality)
+        .encode(pixels, side(width)?, side(height)?, ExtendedColorType::Rgb8)
+        .map_err(|error| error.to_string())?;
+    Ok(file)
 }
 
 /// Returns marker, offset and length of each header segment of `file`, up to the scan header.
@@ -127,7 +151,7 @@ fn write_headers(headers: &[u8], height: usize, interval: usize, out: &mut Vec<u
     Some(())
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "libjpeg-turbo"))]
 mod tests {
     use libjpeg_turbo_rs::decompress;
 
@@ -154,7 +178,7 @@ mod tests {
             let image = image(width, height);
             let file = write_jpeg(&image, 90, &Cancel::never()).unwrap();
             let (w, h) = (width as usize, height as usize);
-            let whole = compress(&image, w, h, PixelFormat::Rgb, 90, Subsampling::S444).unwrap();
+            let whole = compress(&image, w, h, 90).unwrap();
             let (got, expected) = (decompress(&file).unwrap(), decompress(&whole).unwrap());
             assert_eq!((got.width, got.height), (w, h));
             assert!(got.data == expected.data, "{width}x{height}");

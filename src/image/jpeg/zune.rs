@@ -1,0 +1,61 @@
+//! The decoder `zune-jpeg`, through the crate `image`. It has no unsafe code outside its vector
+//! kernels, and its pixels are not those of libjpeg-turbo.
+
+use std::io::Cursor;
+
+use image::codecs::jpeg::JpegDecoder;
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError as DecoderError};
+
+use super::{damaged, unsupported};
+use crate::cancel::Cancel;
+use crate::image::{ImageError, ImageSize};
+
+/// Decodes a checked JPEG of `size` to RGB samples, `[H, W, 3] u8`. Gray images get equal red, green
+/// and blue; CMYK and YCCK are converted by the decoder.
+pub(super) fn decode(
+    bytes: &[u8],
+    size: ImageSize,
+    cancel: &Cancel,
+) -> Result<Vec<u8>, ImageError> {
+    let decoder = JpegDecoder::new(Cursor::new(bytes)).map_err(error)?;
+    if decoder.dimensions() != (size.width, size.height) {
+        return Err(damaged("it has two frame headers of different sizes"));
+    }
+    if !matches!(decoder.color_type(), ColorType::Rgb8 | ColorType::L8) {
+        return Err(unsupported("samples of more than 8 bits"));
+    }
+    let decoded = DynamicImage::from_decoder(decoder).map_err(error)?;
+    cancel.check()?;
+    Ok(decoded.into_rgb8().into_raw())
+}
+
+fn error(error: DecoderError) -> ImageError {
+    match error {
+        DecoderError::Unsupported(feature) => unsupported(&feature.to_string()),
+        other => damaged(&other.to_string()),
+    }
+}
+
+#[cfg(all(test, feature = "libjpeg-turbo"))]
+mod tests {
+    use super::*;
+    use crate::image::jpeg::turbo;
+
+    /// Compares the pixels of a photograph, which docs/BENCHMARKS.md quotes.
+    #[test]
+    fn pixels_differ_slightly_from_libjpeg_turbo() {
+        for name in ["coffee_500x375.jpg", "rocket.jpg"] {
+            let path = format!("{}/tests/photos/{name}", env!("CARGO_MANIFEST_DIR"));
+            let bytes = std::fs::read(path).unwrap();
+            let size = super::super::header(&bytes).unwrap().size;
+            let decode = [turbo::decode, decode];
+            let [exact, other] = decode.map(|f| f(&bytes, size, &Cancel::never()).unwrap());
+            let differences = exact.iter().zip(&other).map(|(a, b)| a.abs_diff(*b));
+            let most = differences.clone().max();
+            let sum: u64 = differences.map(u64::from).sum();
+            let mean = sum as f64 / exact.len() as f64;
+            println!("{name}: at most {most:?}, mean {mean:.4} of 255");
+            assert!(most < Some(64) && mean < 1.0, "{name}: {most:?}, {mean}");
+        }
+    }
+}
