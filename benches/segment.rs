@@ -65,7 +65,7 @@ fn stages(c: &mut Criterion) {
         b.iter(|| mask_png(black_box(&mask), &VOC_PALETTE, &never));
     });
     group.bench_function("mask_rle", |b| {
-        b.iter(|| mask_rle(black_box(&mask), &never))
+        b.iter(|| mask_rle(black_box(&mask), &never));
     });
     group.bench_function("overlay", |b| {
         b.iter(|| overlay(black_box(&mut image), &mask, &VOC_PALETTE, 0.5, &cancel));
