@@ -91,7 +91,7 @@ fn weights_for_avx2_have_twice_the_trained_step_size() {
         (
             "avx2",
             Target::Avx2,
-            "for avx2; weights with twice the trained scale",
+            "for avx2; the weight scales are twice the trained ones",
         ),
     ] {
         let out = directory.path().join(target);
