@@ -214,8 +214,6 @@ mod tests {
         let mut pixels = vec![0; 64 * 64 * 3];
         assert_eq!(decoder.dimensions(), (64, 64));
         decoder.read_image(&mut pixels).unwrap();
-        let lying = lying().unwrap();
-        assert!(lying.iter().all(|(_, file)| file.len() < 150_000));
         assert!(padded_webp().len() > 1000);
     }
 }
