@@ -53,7 +53,8 @@ pub struct App {
     pub pool: ImagePool,
     /// Memory budget for request bodies.
     pub bodies: Budget,
-    /// Memory budget for responses, until the clients have read them.
+    /// Memory budget for response bodies, which keep their memory reserved until the clients have
+    /// read them.
     pub responses: Budget,
     /// Delays rejections for lack of capacity when there are many.
     pub rejections: Pacer,
@@ -64,13 +65,15 @@ pub struct App {
 
 impl App {
     /// Creates the state of a server that is still loading its models, with `image_threads` threads
-    /// for work on images and as much memory as their number and the limits ask for.
+    /// for work on images. Memory is not limited: each memory budget is as large as `limits` and
+    /// `image_threads` can make use of.
     pub fn new(limits: Limits, image_threads: usize) -> Self {
         let demands = Demands::new(&limits, image_threads, Demand::fixed(0));
         Self::planned(limits, image_threads, &MemoryPlan::unlimited(&demands))
     }
 
-    /// Creates the state of a server that is still loading its models, with the memory of `plan`.
+    /// Creates the state of a server that is still loading its models, with `image_threads` threads
+    /// for work on images. The sizes of the memory budgets are those in `plan`.
     pub fn planned(limits: Limits, image_threads: usize, plan: &MemoryPlan) -> Self {
         let metrics = Metrics::new();
         let bodies = Budget::new("bodies", memory::UNIT, plan.bodies);

@@ -77,7 +77,8 @@ impl Budget {
         }))
     }
 
-    /// Raises the total to `total`, rounded up to a multiple of the unit. Does nothing if it is as large already.
+    /// Raises the budget's total to `total`, rounded up to a multiple of the budget's unit. Does
+    /// nothing if the budget already has at least this total.
     pub fn raise_to(&self, total: u64) {
         let permits = most_permits(self.0.unit, total);
         let before = self.0.permits.fetch_max(permits, Ordering::AcqRel);
@@ -142,7 +143,9 @@ impl Budget {
     }
 }
 
-/// Returns the semaphore permits of a budget of `total` in units of `unit` (> 0).
+/// Returns the number of semaphore permits for a budget of the amount `total`, with one permit per
+/// `unit` (> 0). A remainder gets one more permit; the number is limited to the semaphore's
+/// maximum.
 fn most_permits(unit: u64, total: u64) -> u32 {
     let most = Semaphore::MAX_PERMITS.min(u32::MAX as usize) as u64;
     total.div_ceil(unit).min(most) as u32

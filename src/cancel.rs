@@ -2,8 +2,9 @@
 //!
 //! The caller that waits for a result holds a [`Cancel`] and passes a clone to the work. In the
 //! work, loops over boxes, image rows or bands of rows call [`Cancel::check`] and stop early once
-//! the result is not needed any more. Loops
-//! whose steps differ much in size, or take less time than a check, count their work with a [`Pace`].
+//! the result is not needed any more. A loop whose iterations differ much in size, or take less
+//! time than a check, counts its work with a [`Pace`] instead, which checks after a fixed amount of
+//! work.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,8 @@ use std::time::Instant;
 
 use thiserror::Error;
 
-/// The error of work that stopped early: its deadline passed, or the client that requested it disconnected.
+/// The error of work that stopped early: its deadline passed, or the client that requested it
+/// disconnected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("work on an image was cancelled: the deadline passed or the client disconnected")]
 pub struct Cancelled;
@@ -43,8 +45,8 @@ impl Cancel {
         self.flag.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether the work should stop. A call takes tens of nanoseconds, so loops call it once
-    /// per row or per block of boxes rather than per element.
+    /// Returns whether the work should stop. A call takes tens of nanoseconds, so loops call it
+    /// once per row or per block of boxes rather than per element.
     pub fn is_cancelled(&self) -> bool {
         self.flag.load(Ordering::Relaxed)
             || self
@@ -63,35 +65,38 @@ impl Cancel {
         Ok(())
     }
 
-    /// Returns a guard that cancels the work when it is dropped. A future holds it while it waits for
-    /// the work, so that dropping the future (the client disconnected) stops the work.
+    /// Returns a guard that cancels the work when it is dropped. A future holds it while it waits
+    /// for the work, so that dropping the future (the client disconnected) stops the work.
     pub fn on_drop(&self) -> CancelOnDrop {
         CancelOnDrop(self.clone())
     }
 }
 
-/// Units of work between two checks of a [`Pace`]: well under a millisecond of work on pixels.
+/// Units of work (bytes or pixels) between two checks of a [`Pace`]. Processing 65,536 pixels takes
+/// well under a millisecond.
 const UNITS_PER_CHECK: usize = 1 << 16;
 
-/// Counts units of work, such as bytes or pixels, and checks a [`Cancel`] once per 65,536 of them.
+/// A counter of units of work, such as bytes or pixels, that checks a [`Cancel`] about once per
+/// 65,536 units.
 #[derive(Debug)]
 pub struct Pace<'a> {
     cancel: &'a Cancel,
-    /// Units until the next check.
+    /// Units of work that may still be counted before the next check.
     left: usize,
 }
 
 impl<'a> Pace<'a> {
-    /// Returns a counter that checks `cancel`.
+    /// Returns a counter that checks `cancel`, for the first time after 65,536 units of work.
     pub fn new(cancel: &'a Cancel) -> Self {
         let left = UNITS_PER_CHECK;
         Self { cancel, left }
     }
 
-    /// Counts `units` of work that is about to be done.
+    /// Counts `units` units of work, and checks for cancellation if more than 65,536 units were
+    /// counted since the last check. Called before this work is done.
     ///
     /// # Errors
-    /// [`Cancelled`] if a check is due and the work should stop.
+    /// [`Cancelled`] if the check finds that the work is cancelled.
     #[inline]
     pub fn step(&mut self, units: usize) -> Result<(), Cancelled> {
         if let Some(left) = self.left.checked_sub(units) {

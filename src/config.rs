@@ -50,7 +50,8 @@ pub enum ConfigError {
         /// The invalid value of the setting.
         got: String,
     },
-    /// The memory budget, or a part of it, is too small for the other settings.
+    /// The memory budget, or a setting for one part of it, is too small for the models and for the
+    /// limits on requests.
     #[error(transparent)]
     Memory(#[from] MemoryPlanError),
 }
@@ -93,16 +94,17 @@ pub struct Settings {
     /// listener]
     #[arg(long, env = "SIGHTLINE_ADMIN_LISTEN", value_name = "ADDR")]
     pub admin_listen: Option<SocketAddr>,
-    /// Directory with one folder per model [default: `$XDG_DATA_HOME/sightline/models`, if it exists]
+    /// Directory with one folder per model [default: `$XDG_DATA_HOME/sightline/models`, if it
+    /// exists]
     #[arg(long, env = "SIGHTLINE_MODELS", value_name = "DIR")]
     pub models: Option<PathBuf>,
-    /// ONNX Runtime library (libonnxruntime.so) [default: `ORT_DYLIB_PATH`, else the binary's folder,
-    /// .cache/onnxruntime/, or the system's library folders]
+    /// ONNX Runtime library (libonnxruntime.so) [default: `ORT_DYLIB_PATH`, else the binary's
+    /// folder, .cache/onnxruntime/, or the system's library folders]
     #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
-    /// Model to load, as NAME, NAME@VARIANT or a path; may be repeated. The first model of a task is the
-    /// default of its route [default: every model of the models directory, then the built-in model, each
-    /// in fp32 and in int8 if it has that variant]
+    /// Model to load, as NAME, NAME@VARIANT or a path; may be repeated. The first model of a task
+    /// is the default of its route [default: every model of the models directory, then the built-in
+    /// model, each in fp32 and in int8 if it has that variant]
     #[arg(
         long,
         env = "SIGHTLINE_MODEL",
@@ -110,8 +112,8 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub model: Option<Vec<ModelRef>>,
-    /// Precision of a model named without a variant; `auto` is int8 if the model has that variant and the
-    /// CPU has int8 dot-product instructions, else fp32 [default: auto]
+    /// Precision of a model named without a variant; `auto` is int8 if the model has that variant
+    /// and the CPU has int8 dot-product instructions, else fp32 [default: auto]
     #[arg(
         long,
         env = "SIGHTLINE_PRECISION",
@@ -122,7 +124,8 @@ pub struct Settings {
     /// CPU threads that the server may use [default: the cores that the process may run on]
     #[arg(long, env = "SIGHTLINE_THREADS", value_name = "N")]
     pub threads: Option<usize>,
-    /// Workers per model, each with its own ONNX Runtime session [default: one per thread, at most 8]
+    /// Workers per model, each with its own ONNX Runtime session [default: one per thread, at most
+    /// 8]
     #[arg(long, env = "SIGHTLINE_INSTANCES", value_name = "N")]
     pub instances: Option<usize>,
     /// Threads of each ONNX Runtime session [default: threads / instances]
@@ -132,39 +135,39 @@ pub struct Settings {
     /// most 8]
     #[arg(long, env = "SIGHTLINE_MAX_BATCH_SIZE", value_name = "N")]
     pub max_batch_size: Option<usize>,
-    /// Longest time that an image waits for its batch to fill, in microseconds [default: the model's own,
-    /// else 0]
+    /// Longest time that an image waits for its batch to fill, in microseconds [default: the
+    /// model's own, else 0]
     #[arg(
         long,
         env = "SIGHTLINE_MAX_QUEUE_DELAY_US",
         value_name = "MICROSECONDS"
     )]
     pub max_queue_delay_us: Option<u64>,
-    /// Most images waiting per model; further requests are rejected with 429 [default: the model's own,
-    /// else 256]
+    /// Most images waiting per model; further requests are rejected with 429 [default: the model's
+    /// own, else 256]
     #[arg(long, env = "SIGHTLINE_MAX_QUEUE_SIZE", value_name = "N")]
     pub max_queue_size: Option<usize>,
     /// Largest request body, in bytes [default: 33554432]
     #[arg(long, env = "SIGHTLINE_MAX_BODY_BYTES", value_name = "BYTES")]
     pub max_body_bytes: Option<usize>,
-    /// Memory for all requests together, such as 614MiB or 2GiB; it is divided among the four parts below, and
-    /// the models come on top [default: 60 % of the cgroup's memory limit or of the physical memory, whichever
-    /// is smaller]
+    /// Memory for all requests together, such as 614MiB or 2GiB; it is divided among the four parts
+    /// below, and the models come on top [default: 60 % of the cgroup's memory limit or of the
+    /// physical memory, whichever is smaller]
     #[arg(long, env = "SIGHTLINE_MEMORY_BUDGET", value_name = "SIZE")]
     pub memory_budget: Option<ByteSize>,
     /// Memory for all request bodies together [default: a part of the budget, at most 512MiB]
     #[arg(long, env = "SIGHTLINE_BODY_MEMORY_BYTES", value_name = "SIZE")]
     pub body_memory_bytes: Option<ByteSize>,
-    /// Memory for images while they are decoded or drawn into [default: a part of the budget, at most what
-    /// the most expensive images of 4 and of 12 megapixels take on every thread]
+    /// Memory for images while they are decoded or drawn into [default: a part of the budget, at
+    /// most what the most expensive images of 4 and of 12 megapixels take on every thread]
     #[arg(long, env = "SIGHTLINE_DECODE_MEMORY_BYTES", value_name = "SIZE")]
     pub decode_memory_bytes: Option<ByteSize>,
-    /// Memory for inputs and outputs of the networks of all models [default: a part of the budget, at most
-    /// 256MiB for each loaded model and variant]
+    /// Memory for inputs and outputs of the networks of all models [default: a part of the budget,
+    /// at most 256MiB for each loaded model and variant]
     #[arg(long, env = "SIGHTLINE_TENSOR_MEMORY_BYTES", value_name = "SIZE")]
     pub tensor_memory_bytes: Option<ByteSize>,
-    /// Memory for all responses together, until the clients have read them [default: a part of the budget, at
-    /// most 256MiB]
+    /// Memory for all responses together, until the clients have read them [default: a part of the
+    /// budget, at most 256MiB]
     #[arg(long, env = "SIGHTLINE_RESPONSE_MEMORY_BYTES", value_name = "SIZE")]
     pub response_memory_bytes: Option<ByteSize>,
     /// Largest image, in pixels (width x height) [default: 50000000]
@@ -181,8 +184,8 @@ pub struct Settings {
     /// been idle longest, or waits if no connection is idle [default: 1024]
     #[arg(long, env = "SIGHTLINE_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<usize>,
-    /// Time after which a connection without a request is closed, in milliseconds; must be longer than the
-    /// idle timeout of a load balancer [default: 75000]
+    /// Time after which a connection without a request is closed, in milliseconds; must be longer
+    /// than the idle timeout of a load balancer [default: 75000]
     #[arg(long, env = "SIGHTLINE_KEEP_ALIVE_MS", value_name = "MILLISECONDS")]
     pub keep_alive_ms: Option<u64>,
     /// Time that a request may take before it fails with 504, in milliseconds [default: 30000]
@@ -202,7 +205,8 @@ pub struct Settings {
 pub struct ServeConfig {
     /// Address to listen on.
     pub listen: SocketAddr,
-    /// Address of the listener for probes and metrics; `None` if only [`ServeConfig::listen`] serves them.
+    /// Address of the listener for probes and metrics; `None` if only [`ServeConfig::listen`]
+    /// serves them.
     pub admin_listen: Option<SocketAddr>,
     /// Models to load, as NAME, NAME@VARIANT or a path. Empty to load every model of the models
     /// directory and the built-in model.
@@ -218,9 +222,10 @@ pub struct ServeConfig {
     pub batching: Batching,
     /// Limits on each request, and on the memory of all requests.
     pub limits: Limits,
-    /// Memory for all requests together, in bytes; `None` for a share of the memory limit.
+    /// Memory for all requests together, in bytes. `None` to derive it from the memory limit of the
+    /// cgroup or from the physical memory.
     pub memory_budget: Option<u64>,
-    /// Parts of the budget that are set.
+    /// Sizes of the parts of the memory budget that settings fix.
     pub parts: PartSizes,
     /// Maximum number of open connections of the listener [`ServeConfig::listen`].
     pub max_connections: usize,
@@ -314,7 +319,8 @@ impl Settings {
     }
 }
 
-/// Checks that a size, if there is one, is from 1 byte to 1 TiB. Returns it in bytes.
+/// Returns `value` in bytes, or `None` if it is `None`. Returns an error that names `setting` if
+/// `value` is not from 1 byte to 1 TiB.
 fn size(setting: &'static str, value: Option<ByteSize>) -> Result<Option<u64>, ConfigError> {
     range(setting, value.map(|size| size.0), 1 << 40)
 }

@@ -71,28 +71,29 @@ pub enum ServeError {
     /// The connection failed before the whole body arrived.
     #[error("the request body was interrupted before its end")]
     BodyInterrupted,
-    /// The body did not arrive before the deadline of the request.
+    /// The request's body did not arrive completely before the deadline of the request.
     #[error("the body did not arrive within {} ms", .limit.as_millis())]
     BodyTimeout {
-        /// Time that a request may take.
+        /// Time limit of a request, from its start to its response.
         limit: Duration,
     },
-    /// Other requests hold so much of the memory for bodies and results that this request does not
+    /// Other requests hold so much of the memory for bodies that the body of this request does not
     /// fit.
-    #[error("the memory for request bodies and results is exhausted: {0}")]
+    #[error("the memory for request bodies is exhausted: {0}")]
     BodyMemory(#[from] Exhausted),
-    /// Other responses hold too much of the memory for responses.
+    /// Other responses hold so much of the memory for responses that this request's response does
+    /// not fit.
     #[error("the memory for responses is exhausted: {0}")]
     ResponseMemory(Exhausted),
-    /// The results need more memory than all responses together can have.
+    /// The results of one request need more memory than the server has for all responses together.
     #[error(
         "the results take {size} bytes, over the limit of {limit} bytes for responses (`response_memory_bytes` of \
          the server): send fewer or smaller images in a request"
     )]
     ResponseTooLarge {
-        /// Size of the results so far, in bytes.
+        /// Size in bytes of the results up to and including the first that exceeded the limit.
         size: u64,
-        /// Memory of all responses together, in bytes.
+        /// Memory in bytes that the server has for all responses together.
         limit: u64,
     },
     /// An image cannot be used.
@@ -118,7 +119,7 @@ pub enum ServeError {
         /// Maximum number of pixels of an image to draw into.
         limit: u64,
     },
-    /// A mask of the size of an image is too large for a response.
+    /// An image is so large that a mask of the image's size cannot be returned.
     #[error(
         "image {index}: cannot return a mask of {}x{} pixels, over the limit of {limit} pixels: \
          set `size=logits` or send a smaller image",
@@ -130,10 +131,11 @@ pub enum ServeError {
         index: usize,
         /// Size in pixels that the image's header states.
         size: ImageSize,
-        /// Maximum number of pixels of a mask.
+        /// Maximum number of pixels of a mask in a response.
         limit: u64,
     },
-    /// Decoding an image, or drawing into it, takes more memory than the server has for images of its size.
+    /// Decoding an image, or drawing into it, takes more memory than the server has for images of
+    /// that size.
     #[error(
         "image {index}: {work} {}x{} pixels of this file takes {needed} bytes of memory, over the limit of {limit} \
          bytes (`decode_memory_bytes` of the server): send a smaller image{}",
@@ -144,15 +146,18 @@ pub enum ServeError {
     TooMuchMemory {
         /// Position of the image in the request, from 0.
         index: usize,
-        /// What takes the memory: `decoding` or `drawing into`.
+        /// The step that takes the memory, as the error message names it: `decoding` or `drawing
+        /// into`.
         work: &'static str,
         /// Size in pixels that the image's header states.
         size: ImageSize,
-        /// Whether the file is a JPEG with several scans, whose coefficients take most of the memory.
+        /// Whether the file is a JPEG with several scans that takes too much memory to decode; a
+        /// JPEG with one scan needs less, because its coefficients are not kept.
         progressive: bool,
-        /// Predicted memory, in bytes.
+        /// Memory in bytes that the step `work` is predicted to take.
         needed: u64,
-        /// Memory for images of this size, in bytes.
+        /// Memory in bytes that the server has in total for images of this size class: up to 4
+        /// megapixels, or more.
         limit: u64,
     },
     /// No loaded model has the requested name.
@@ -220,7 +225,8 @@ pub enum ServeError {
 }
 
 impl ServeError {
-    /// Returns the error of image `index` of the request. An image whose work was cancelled is not at fault: see
+    /// Returns the error for a request whose image `index` (from 0) failed with `error`. Cancelled
+    /// work is not an error of the image and is reported as a passed deadline; see
     /// [`ServeError::from`].
     pub fn image(index: usize, error: ImageError) -> Self {
         match error {
@@ -229,8 +235,9 @@ impl ServeError {
         }
     }
 
-    /// Returns the error for results that do not fit the memory for responses: whether other responses hold it, or the
-    /// results alone need more.
+    /// Returns the error for results that do not fit into the memory for responses:
+    /// `ResponseTooLarge` if the results alone exceed this memory, and `ResponseMemory` if other
+    /// responses hold too much of it.
     pub(crate) fn response_memory(exhausted: Exhausted) -> Self {
         if exhausted.requested > exhausted.total {
             return Self::ResponseTooLarge {

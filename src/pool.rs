@@ -22,7 +22,8 @@ pub use schedule::{JobCost, LARGE_PIXELS};
 const MEMORY_UNIT: u64 = 4 << 10;
 /// Maximum memory that decoding takes in any format, in bytes per pixel.
 pub const DECODE_BYTES_PER_PIXEL: u64 = 17;
-/// Most bytes that decoding takes in addition, whatever the size of the image.
+/// Memory in bytes that decoding takes at most in addition to `DECODE_BYTES_PER_PIXEL` for each
+/// pixel, except for the code tables of lossless WebP.
 pub const FIXED_DECODE_BYTES: u64 = 1 << 20;
 
 /// Runs at most a fixed number of blocking jobs at a time, within a memory budget.
@@ -125,7 +126,8 @@ impl Drop for HelperThread {
 
 impl ImagePool {
     /// Creates a pool that runs up to `threads` jobs at a time. Jobs on images of more than
-    /// [`LARGE_PIXELS`] pixels share `large_bytes` bytes of memory, jobs on smaller images `small_bytes`.
+    /// [`LARGE_PIXELS`] pixels share `large_bytes` bytes of memory, and jobs on smaller images
+    /// share `small_bytes` bytes.
     pub fn new(threads: usize, small_bytes: u64, large_bytes: u64) -> Self {
         let small = Budget::new("pixels", MEMORY_UNIT, small_bytes);
         let large = Budget::new("pixels", MEMORY_UNIT, large_bytes);
@@ -145,7 +147,8 @@ impl ImagePool {
         &self.shared.budgets
     }
 
-    /// Returns the memory in bytes that a job on an image of `pixels` pixels can have at most.
+    /// Returns the total memory in bytes from which jobs on images of `pixels` pixels reserve,
+    /// which is the most that one of these jobs can have.
     pub fn most_bytes(&self, pixels: u64) -> u64 {
         let [small, large] = &self.shared.budgets;
         let lane = if pixels > LARGE_PIXELS { large } else { small };
@@ -157,9 +160,9 @@ impl ImagePool {
         self.shared.threads
     }
 
-    /// Starts `job` once a thread and the memory of `cost` are free. A started job runs to its end even if
-    /// its handle is dropped. The job runs in the caller's tracing span, so that its log lines carry the
-    /// request id.
+    /// Starts `job` once a thread and the memory of `cost` are free. A started job runs to its end
+    /// even if its handle is dropped. The job runs in the caller's tracing span, so that its log
+    /// lines carry the request id.
     ///
     /// # Errors
     /// [`ServeError::Internal`] if the schedule loses the job, which no code path does.
@@ -253,7 +256,8 @@ mod tests {
             };
             pool.run(JobCost::time(1), job).await.unwrap();
         }
-        // A thread that is still finishing one job cannot take the next one.
+        // More than two threads can appear, because a thread that is still finishing a job cannot
+        // start the next job.
         let threads = seen.lock().unwrap().len();
         assert!(threads <= 6, "100 jobs with helpers used {threads} threads");
     }

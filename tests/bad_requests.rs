@@ -1,5 +1,5 @@
-//! Checks that malformed requests, which no HTTP client sends, are answered with a status of 4xx or closed in time, and
-//! that the server works afterwards.
+//! Checks that malformed requests, which no HTTP client sends, get a 4xx response or a closed
+//! connection in time, and that the server still works afterwards.
 
 mod common;
 
@@ -8,18 +8,21 @@ use std::time::{Duration, Instant};
 
 use common::{Server, photo};
 
-/// Deadline of each request, and of its body.
+/// Deadline of each request, which includes receiving its body.
 const DEADLINE: Duration = Duration::from_secs(1);
-/// Longest wait for a response, on a busy machine: the deadline, and 2 s in which the rest of a body is discarded.
+/// Longest time in which a malformed request must be finished, on a busy machine. The server takes
+/// the deadline, and up to 2 s to read and discard the remaining body.
 const LONGEST: Duration = Duration::from_secs(8);
 
 const POST: &str = "POST /v1/classify HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
 
-/// Sends `request` and returns everything that the server sends until it closes the connection.
+/// Sends `request` on a new connection. Returns everything that the server sends until it closes
+/// the connection, and the time that this takes.
 fn exchange(server: &Server, request: &[u8]) -> (String, Duration) {
     let mut stream = server.connect();
     let started = Instant::now();
-    // The server may close the connection before it has read everything.
+    // Errors are ignored, because the server may close the connection before it has read the whole
+    // request.
     let _ = stream.write_all(request);
     let mut reply = Vec::new();
     let _ = stream.read_to_end(&mut reply);
@@ -29,7 +32,8 @@ fn exchange(server: &Server, request: &[u8]) -> (String, Duration) {
     )
 }
 
-/// Checks that the final response to `request` has one of the statuses, 0 for a connection that is closed without one.
+/// Checks that the server's final response to `request` has one of `statuses`, arrives in time and
+/// is short. Status 0 stands for a connection that the server closes without a response.
 fn expect(server: &Server, name: &str, request: impl AsRef<[u8]>, statuses: &[u16]) {
     let (reply, elapsed) = exchange(server, request.as_ref());
     let last = reply.rsplit("HTTP/1.1 ").next().unwrap_or_default();

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use common::command::wait;
 use common::{Server, agent, eventually, finish, photo, sightline};
 
-/// Longest time from a signal to the end of a server without requests, on a busy machine; usually it is 20 ms.
+/// Longest time on a busy machine from a signal to the exit of a server that processes no requests.
+/// Usually it takes 20 ms.
 const STOP: Duration = Duration::from_secs(5);
 
 /// Sends the header of a request with a body of 9 bytes, but never sends the body.
@@ -66,7 +67,8 @@ fn the_admin_listener_responds_while_clients_hold_every_connection() {
     assert_eq!(stdout, format!("ready http://{admin}\n"));
 }
 
-/// Returns how many connections this process can open: half of its limit of open files, at most 5,000.
+/// Returns how many connections the test opens: half of this process's limit on open files, at most
+/// 5,000.
 fn connections() -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
     let files = limits
@@ -77,8 +79,8 @@ fn connections() -> usize {
     (soft / 2).min(5000)
 }
 
-/// Opens connections whose requests never end: a tenth never read their responses, half of the others are silent, and
-/// the rest have sent a part of a head.
+/// Opens connections whose requests never end. In every ten connections, one sends requests but
+/// never reads the responses, five send nothing, and four send an incomplete head.
 fn hold(server: &Server, connections: usize) -> Vec<TcpStream> {
     let request = "GET /openapi.yaml HTTP/1.1\r\nhost: x\r\n\r\n".repeat(20);
     let start = |position: usize| match position % 10 {
@@ -89,10 +91,12 @@ fn hold(server: &Server, connections: usize) -> Vec<TcpStream> {
     let open = |position| {
         let mut stream = server.connect();
         stream.set_nonblocking(true).unwrap();
-        // The server may have closed the connection already to make room for another.
+        // Errors are ignored, because the server may have closed the connection to make room for
+        // another.
         let _ = stream.write(start(position));
         if position % 100 == 0 {
-            // The system drops attempts beyond the listener's backlog, and repeats them after a second.
+            // If connections open faster than the server accepts them, the kernel drops attempts
+            // beyond the listener's backlog and repeats them only after a second.
             std::thread::sleep(Duration::from_millis(50));
         }
         stream
@@ -118,7 +122,8 @@ fn probes_and_requests_are_served_while_thousands_of_connections_are_held() {
     let mut longest = Duration::ZERO;
     let trickle = |stream: &TcpStream| (&mut &*stream).write(b"x").is_ok();
     for round in 0..5 {
-        // Every tenth connection never reads; the last four of ten have started a head.
+        // Connections at positions 6 to 9 of each ten have sent an incomplete head; they send one
+        // more byte per round.
         let heads = held
             .iter()
             .enumerate()
@@ -136,7 +141,8 @@ fn probes_and_requests_are_served_while_thousands_of_connections_are_held() {
 
 #[test]
 fn a_signal_while_models_load_ends_the_server() {
-    // The sessions of 16 workers take seconds to load, and the grace period does not apply to them.
+    // The sessions of 16 workers take seconds to load. A signal must end the loading immediately,
+    // whatever the grace period, which is only for requests.
     for grace in ["100", "600000"] {
         let server = Server::launch(&["--instances", "16", "--shutdown-grace-ms", grace]);
         let signalled = Instant::now();
@@ -162,7 +168,8 @@ fn a_signal_at_any_moment_of_the_start_ends_the_server() {
         println!("{delay:?}: {status} after {:?}", signalled.elapsed());
         let mut log = String::new();
         child.stdout.unwrap().read_to_string(&mut log).unwrap();
-        // In the first milliseconds the process does not handle signals yet and has done nothing.
+        // In its first milliseconds the process has no signal handler yet, so SIGTERM kills it
+        // before it logs anything.
         let at_once = status.signal() == Some(15) && log.is_empty();
         assert!(
             status.code() == Some(0) || at_once,

@@ -1,10 +1,11 @@
-//! Settings from environment variables and the configuration file, in commands other than `serve`.
+//! Checks that commands other than `serve` use settings from environment variables and the
+//! configuration file.
 
 mod common;
 
 use common::{finish, sightline};
 
-/// Variables and arguments of a command, and a part of its error.
+/// Environment variables and arguments of a command, and a text that its error message contains.
 type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
 
 #[test]

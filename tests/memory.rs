@@ -1,5 +1,5 @@
-//! Checks the server's memory: its plan, its peak during segmentation, and its growth over many
-//! requests for segmentation and detection.
+//! Checks the server's memory: the memory plan, the peak during segmentation, and the growth over
+//! many segmentation and detection requests.
 
 #![expect(
     clippy::print_stdout,
@@ -100,7 +100,8 @@ fn many_elongated_images_stay_within_the_memory_limit() {
     assert!(after < before + 200_000_000, "{} MiB after", after / MIB);
 }
 
-/// Checks that a budget that is too small is rejected, and that the plan is printed, exported and within the budget.
+/// Checks that the server rejects a memory budget that is too small, and that the memory plan for a
+/// sufficient budget is printed, exported as metrics and within the budget.
 #[test]
 fn the_memory_plan_is_checked_and_printed() {
     let (code, _, stderr) = run(&["serve", "--memory-budget", "100MiB"]);

@@ -17,19 +17,23 @@ use common::Server;
 use shared::mutation::{image_seeds, mutated};
 use shared::random::Random;
 
-/// Requests for each format.
+/// Number of requests for each image format.
 const REQUESTS: usize = 10_000;
-/// Connections that send requests at the same time.
+/// Number of connections that send requests at the same time.
 const CONNECTIONS: usize = 8;
-/// Statuses that a mutated image may have. 429 is possible because decoding may be slower than the requests.
+/// Status codes that a response to a mutated image may have. 429 is allowed because the server may
+/// decode more slowly than the test sends.
 const ALLOWED: [u16; 5] = [200, 413, 415, 422, 429];
-/// Most bytes by which the server's resident memory may grow above its state when ready.
+/// Most bytes by which the server's peak resident memory may exceed its resident memory right after
+/// the start.
 const MAX_GROWTH: u64 = 256 << 20;
 
-/// Status codes with the number of their responses.
+/// Number of responses for each status code.
 type Statuses = BTreeMap<u16, usize>;
 
-/// Run with `make mutation-test`.
+/// Checks that the server responds to every mutated image with a result or a client error.
+///
+/// The command `make mutation-test` runs this test.
 #[test]
 #[ignore = "50,000 requests take minutes; its figures are in docs/SECURITY-TESTING.md"]
 fn mutated_images_get_results_or_client_errors() {
@@ -77,7 +81,8 @@ fn mutated_images_get_results_or_client_errors() {
     assert!(!log.contains("panicked"), "{log}");
 }
 
-/// Sends mutations of `seeds` over [`CONNECTIONS`] connections, and observes the memory budgets meanwhile.
+/// Sends `REQUESTS` mutations of `seeds` over [`CONNECTIONS`] connections, and checks the server's
+/// memory budgets during the requests. Returns the status codes of the responses.
 fn send(server: &Server, seeds: &[Vec<u8>]) -> Statuses {
     let next = AtomicUsize::new(0);
     let client = || {
@@ -113,7 +118,8 @@ fn send(server: &Server, seeds: &[Vec<u8>]) -> Statuses {
     })
 }
 
-/// Returns whether every memory budget is within its total.
+/// Returns whether the used bytes of every memory budget in the server's metrics are at most its
+/// total.
 fn within_budgets(server: &Server) -> bool {
     let page = server.get("/metrics").text();
     let budgets = |state: &str| -> BTreeMap<String, f64> {

@@ -1,24 +1,25 @@
-//! An HTTP/1.1 client with little overhead: requests are complete byte strings, connections block.
+//! An HTTP/1.1 client with little overhead: a request is prepared as one byte string, and reads and
+//! writes block.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Longest time to connect, and between two reads or writes.
+/// Time after which connecting, a single read, or a single write fails.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// Separates the parts of a form.
+/// Boundary between the parts of a `multipart/form-data` body.
 const BOUNDARY: &str = "frontier";
 
 /// A request as the bytes to send.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     bytes: Vec<u8>,
-    /// Length of the head, with the empty line at its end.
+    /// Length of the head in bytes, including the empty line at its end.
     head: usize,
 }
 
 impl Request {
-    /// Returns `GET path`.
+    /// Returns the request `GET path`, which has no body.
     pub(crate) fn get(path: &str) -> Self {
         let head = format!("GET {path} HTTP/1.1\r\nhost: load\r\n\r\n");
         Self {
@@ -27,7 +28,7 @@ impl Request {
         }
     }
 
-    /// Returns `POST path` with a body of content type `kind`.
+    /// Returns the request `POST path` with a body of content type `kind`.
     pub(crate) fn post(path: &str, kind: &str, body: &[u8]) -> Self {
         let length = body.len();
         let head = format!(
@@ -40,12 +41,12 @@ impl Request {
         }
     }
 
-    /// Returns the classification of one image, sent as a raw body.
+    /// Returns a request to classify one image, which is the raw body.
     pub(crate) fn classify(image: &[u8]) -> Self {
         Self::post("/v1/classify?top_k=1", "application/octet-stream", image)
     }
 
-    /// Returns the classification of several images in one form.
+    /// Returns a request to classify several images, which are the parts of one form.
     pub(crate) fn classify_form(images: &[&[u8]]) -> Self {
         let mut body = Vec::new();
         for image in images {
@@ -59,7 +60,8 @@ impl Request {
         Self::post("/v1/classify?top_k=1", &kind, &body)
     }
 
-    /// Returns this request `count` times, one after the other (pipelined).
+    /// Returns `count` copies of this request in one byte string, to be sent without waiting for
+    /// responses between them (pipelining).
     pub(crate) fn repeated(&self, count: usize) -> Self {
         Self {
             bytes: self.bytes.repeat(count),
@@ -67,12 +69,12 @@ impl Request {
         }
     }
 
-    /// Returns all bytes.
+    /// Returns the bytes of the head and the body.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Returns the length of the head.
+    /// Returns the length of the head in bytes.
     pub(crate) fn head(&self) -> usize {
         self.head
     }
@@ -85,12 +87,13 @@ pub(crate) struct Response {
     pub(crate) status: u16,
     /// The body.
     pub(crate) body: Vec<u8>,
-    /// Whether the server closes the connection.
+    /// Whether the server closes the connection after this response.
     closes: bool,
 }
 
 impl Response {
-    /// Returns whether this is a classification in which each of `images` images has `label`.
+    /// Returns whether the status is 200 and the body has `label` exactly `images` times: once per
+    /// image, because requests ask for the best label only.
     pub(crate) fn has_label(&self, label: &str, images: usize) -> bool {
         let body = String::from_utf8_lossy(&self.body);
         let found = body.matches(&format!("\"label\":\"{label}\"")).count();
@@ -114,8 +117,8 @@ impl Connection {
         }
     }
 
-    /// Sends `request` and returns the response. If the server has closed a kept connection, the
-    /// request is sent once more over a new one, as every HTTP client does.
+    /// Sends `request` and returns the response. If the server has closed the connection that was
+    /// kept open, the request is sent once more over a new connection, as every HTTP client does.
     pub(crate) fn send(&mut self, request: &Request) -> io::Result<Response> {
         if let Some(mut stream) = self.stream.take()
             && let Some(response) = exchange(&mut stream, request)?
@@ -134,7 +137,8 @@ impl Connection {
     }
 }
 
-/// Opens a connection that waits for at most [`PATIENCE`].
+/// Opens a connection to `address`. Connecting, and each later read or write, fails after
+/// [`PATIENCE`].
 pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_nodelay(true)?;
@@ -143,7 +147,7 @@ pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Sends a request and reads its response. `None` if the server closed the connection before the
+/// Sends a request and returns its response; `None` if the server closed the connection before the
 /// first byte of the response.
 fn exchange(stream: &mut TcpStream, request: &Request) -> io::Result<Option<Response>> {
     // The server may respond and close before it has read everything, so a failed write does not
@@ -163,10 +167,12 @@ fn closed(error: &io::Error) -> bool {
     )
 }
 
-/// Reads one response. `None` if the connection is closed before its first byte.
+/// Reads and returns one response; `None` if the server closes the connection before the first byte
+/// of the response.
 ///
 /// # Errors
-/// If the connection fails or ends within the response, or its head cannot be parsed.
+/// If the connection fails or ends within the response, or if the head of the response cannot be
+/// parsed.
 pub(crate) fn read_response(stream: &mut impl Read) -> io::Result<Option<Response>> {
     let mut input = Vec::with_capacity(2048);
     let end = loop {
@@ -201,7 +207,8 @@ pub(crate) fn read_response(stream: &mut impl Read) -> io::Result<Option<Respons
     }))
 }
 
-/// Returns the status, the length of the body, and whether the server closes the connection.
+/// Parses the head of a response. Returns the status code, the length of the body in bytes (0 if
+/// the head states none), and whether the server closes the connection after the response.
 fn parse_head(head: &[u8]) -> io::Result<(u16, usize, bool)> {
     let malformed = || io::Error::new(io::ErrorKind::InvalidData, "malformed head of a response");
     let head = std::str::from_utf8(head).map_err(|_| malformed())?;

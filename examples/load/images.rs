@@ -1,4 +1,5 @@
-//! Files that cost much to decode, or whose headers lie: a few bytes that state many pixels.
+//! Images of attackers: small files that state many pixels, and files that decode to much more than
+//! their header states.
 
 use std::borrow::Cow;
 
@@ -7,9 +8,10 @@ use anyhow::Result;
 /// Width and height of the largest square image within the default `--max-pixels`.
 const SIDE: u16 = 7071;
 
-/// Small files that state 50 megapixels, each with its name.
+/// Returns files of at most 60 bytes whose headers state 50 megapixels, each with its name.
 pub(crate) fn tiny() -> Vec<(&'static str, Vec<u8>)> {
-    // GIF: one pixel on a large screen; the codes are "clear", 0, "end".
+    // GIF: a frame of one pixel on a screen of 50 megapixels. The LZW codes of the frame are
+    // "clear", palette index 0, and "end".
     let mut gif = b"GIF89a".to_vec();
     for side in [SIDE, SIDE] {
         gif.extend_from_slice(&side.to_le_bytes());
@@ -17,7 +19,8 @@ pub(crate) fn tiny() -> Vec<(&'static str, Vec<u8>)> {
     gif.extend_from_slice(&[0x80, 0, 0, 0, 0, 0, 255, 255, 255]);
     gif.extend_from_slice(b"\x2c\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0\x3b");
     let side = u32::from(SIDE);
-    // BMP: run lengths of 8-bit pixels that end immediately.
+    // BMP: 8-bit pixels with run-length encoding. The data is only the mark for the end of the
+    // bitmap.
     let bmp = bmp(side, side, 8, 1, &[0; 4], &[0, 1]);
     vec![
         ("tiny WebP", webp(side, None)),
@@ -26,7 +29,8 @@ pub(crate) fn tiny() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// The WebP file of [`tiny`], with as many bytes as 50 megapixels need to be accepted.
+/// Returns the WebP file of [`tiny`], padded so that its 50 megapixels do not exceed the default
+/// limit of 50,000 pixels per byte.
 pub(crate) fn padded_webp() -> Vec<u8> {
     let side = u32::from(SIDE);
     let mut file = webp(side, None);
@@ -35,8 +39,8 @@ pub(crate) fn padded_webp() -> Vec<u8> {
     file
 }
 
-/// Files whose header states one pixel and that decode to 49 megapixels or 100 MB, each with its
-/// name.
+/// Returns files with lying headers, each with its name: the header states one pixel, but the file
+/// contains an image of 49 megapixels or a color profile of 100 MiB.
 ///
 /// # Errors
 /// If an encoder fails.
@@ -54,7 +58,7 @@ pub(crate) fn lying() -> Result<Vec<(&'static str, Vec<u8>)>> {
     ])
 }
 
-/// Returns a PNG file of one pixel whose color profile has `bytes` zeros.
+/// Returns a PNG file of one pixel with a color profile of `bytes` zero bytes.
 fn png_with_profile(bytes: usize) -> Result<Vec<u8>> {
     let mut info = png::Info::with_size(1, 1);
     info.color_type = png::ColorType::Rgb;
@@ -66,7 +70,8 @@ fn png_with_profile(bytes: usize) -> Result<Vec<u8>> {
     Ok(file)
 }
 
-/// Returns a GIF file with one frame of palette indices on a screen. Sizes are width and height.
+/// Returns a GIF file with one frame of palette indices. `screen` and `frame` are width and height
+/// in pixels; `palette` has 3 bytes per color.
 ///
 /// # Errors
 /// If the encoder fails.
@@ -84,8 +89,8 @@ pub(crate) fn gif(
     Ok(file)
 }
 
-/// Returns a BMP file with the given bits per pixel, compression, palette (4 bytes per color) and
-/// data.
+/// Returns a BMP file with `bits` bits per pixel. `compression` is the code in the header,
+/// `palette` has 4 bytes per color, and `data` contains the encoded pixels.
 pub(crate) fn bmp(
     width: u32,
     height: u32,
@@ -121,25 +126,27 @@ pub(crate) fn bmp(
     file
 }
 
-/// Returns a lossless WebP file of `side` x `side` pixels whose codes have one symbol each, so that
-/// no pixel takes a bit, and whose three transforms make decoding slow. With `stated`, the
-/// extended header states that width and height instead.
+/// Returns a lossless WebP file of `side` x `side` pixels. Each of its prefix codes has a single
+/// symbol, so that a pixel takes no bits in the file, and its three transforms make decoding slow.
+/// If `stated` is given, the file has an extended header that states `stated` x `stated` pixels.
 fn webp(side: u32, stated: Option<u32>) -> Vec<u8> {
     let mut bits = Bits::default();
     bits.put(0x2f, 8);
     bits.put(side - 1, 14);
     bits.put(side - 1, 14);
-    // No alpha, version 0.
+    // The header ends with the alpha flag (1 bit) and the version (3 bits), which are 0.
     bits.put(0, 4);
-    // Predictor and color transforms with blocks of 512 pixels, each with its own sub-image.
+    // The predictor transform and the color transform, with blocks of 512x512 pixels. The
+    // parameters of the blocks are stored as an image, which begins with the flag for a color cache
+    // (none).
     for (kind, symbols) in [(0, [11, 0, 0, 255, 0]), (1, [0; 5])] {
         bits.put(1 | kind << 1 | 7 << 3, 6);
         bits.put(0, 1);
         bits.codes(symbols);
     }
-    // The transform that subtracts green, then the end of the transforms.
+    // The subtract-green transform, followed by the bit that ends the list of transforms.
     bits.put(1 | 2 << 1, 4);
-    // No color cache and no second level of codes.
+    // The main image has no color cache and no meta prefix codes: one set of codes for all pixels.
     bits.put(0, 2);
     bits.codes([0, 0, 0, 255, 0]);
     let mut file = b"RIFF\0\0\0\0WEBP".to_vec();
@@ -164,7 +171,7 @@ fn append_chunk(file: &mut Vec<u8>, name: [u8; 4], data: &[u8]) {
     file[4..8].copy_from_slice(&length.to_le_bytes());
 }
 
-/// Bits, written from the lowest bit of each byte.
+/// A writer of bits, which fills each byte from its lowest bit as WebP does.
 #[derive(Debug, Default)]
 struct Bits {
     bytes: Vec<u8>,
@@ -172,7 +179,7 @@ struct Bits {
 }
 
 impl Bits {
-    /// Appends the `count` lowest bits of `value`.
+    /// Appends the `count` lowest bits of `value`, the lowest bit first.
     fn put(&mut self, value: u32, count: u32) {
         for bit in 0..count {
             if self.used.is_multiple_of(8) {
@@ -189,7 +196,8 @@ impl Bits {
     /// single symbol.
     fn codes(&mut self, symbols: [u32; 5]) {
         for symbol in symbols {
-            // A simple code with one symbol, which has 1 or 8 bits.
+            // A code with one symbol is stored in its simple form: 1 bit for symbols 0 and 1, 8
+            // bits for larger symbols.
             let long = u32::from(symbol > 1);
             self.put(1 | long << 2, 3);
             self.put(symbol, 1 + 7 * long);

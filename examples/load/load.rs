@@ -1,4 +1,5 @@
-//! Sends one request many times: closed-loop, or at fixed arrival times.
+//! Sends one request many times: each client after the response to its last request (closed loop),
+//! or at fixed arrival times (open loop).
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,25 +10,27 @@ use std::time::{Duration, Instant};
 use crate::http::{Connection, Request};
 use crate::tally::Tally;
 
-/// Stack of a client thread, in bytes. There may be thousands of them.
+/// Stack size of a client thread, in bytes. It is small because a load may have a thousand threads.
 const STACK: usize = 256 << 10;
-/// A request that is sent later than its arrival time by more than this counts as late.
+/// Maximum delay between the arrival time of a request and its sending; after a longer delay, the
+/// request counts as late.
 const LATE: Duration = Duration::from_millis(100);
 
-/// A request whose result is known.
+/// A request to send to a server, with its expected result.
 #[derive(Debug)]
 pub(crate) struct Target<'a> {
     /// Address of the server.
     pub(crate) address: SocketAddr,
     /// The request.
     pub(crate) request: &'a Request,
-    /// The best label of its image; `None` if the result is not checked.
+    /// The expected best label of the request's image; `None` if the result is not checked.
     pub(crate) label: Option<&'a str>,
 }
 
 impl Target<'_> {
-    /// Sends the request over `connection`. The latency is measured from `arrival`, `end` is the
-    /// end of the load.
+    /// Sends the request over `connection` and records the response, or its lack, in `tally`. The
+    /// latency is measured from `arrival`; a response after `end`, the end of the load, is not in
+    /// time.
     fn send(&self, connection: &mut Connection, arrival: Instant, end: Instant, tally: &mut Tally) {
         match connection.send(self.request) {
             Ok(response) => {
@@ -40,11 +43,12 @@ impl Target<'_> {
     }
 }
 
-/// Sends the request over `connections` connections, each immediately after the response before
-/// it, whatever the status of that is.
+/// Sends the request again and again over each of `connections` connections for `duration`. The
+/// next request on a connection follows immediately after a response, whatever the response's
+/// status.
 ///
 /// # Errors
-/// If a thread cannot be started.
+/// If a thread cannot be started or panics.
 pub(crate) fn closed(
     target: &Target<'_>,
     connections: usize,
@@ -59,14 +63,15 @@ pub(crate) fn closed(
     })
 }
 
-/// Sends the request `rate` times per second. Arrivals do not wait for responses, as long as one
-/// of the `connections` connections is free. Latencies are measured from the arrival times.
+/// Sends the request `rate` times per second for `duration`. Arrivals do not wait for responses, as
+/// long as one of the `connections` connections is free. Latencies are measured from the arrival
+/// times.
 ///
-/// Each thread takes the next arrival, sleeps until its time, and sends it, so that no thread has
-/// to wake another one.
+/// Each thread takes the next arrival time, sleeps until then, and sends the request, so that no
+/// thread has to wake another thread.
 ///
 /// # Errors
-/// If a thread cannot be started.
+/// If a thread cannot be started or panics.
 pub(crate) fn open(
     target: &Target<'_>,
     rate: f64,
@@ -91,11 +96,11 @@ pub(crate) fn open(
     })
 }
 
-/// Runs `client` on `threads` threads at once, which get their index, and returns the sum of
-/// their tallies.
+/// Runs `client` on `threads` threads at the same time and returns the sum of the threads' tallies.
+/// The arguments of `client` are the index of its thread and the thread's tally.
 ///
 /// # Errors
-/// If a thread cannot be started, or panics.
+/// If a thread cannot be started or panics.
 pub(crate) fn on_threads(
     threads: usize,
     client: impl Fn(usize, &mut Tally) + Sync,
@@ -122,7 +127,7 @@ pub(crate) fn on_threads(
 /// Starts a thread with a small stack.
 ///
 /// # Errors
-/// If the system cannot start it.
+/// If the operating system cannot start the thread.
 pub(crate) fn spawn<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     work: impl FnOnce() -> T + Send + 'scope,

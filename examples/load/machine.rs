@@ -2,7 +2,7 @@
 
 use std::fs::read_to_string;
 
-/// CPU features that decide which kernels run.
+/// CPU features that decide which kernels run, as `/proc/cpuinfo` names them.
 const FEATURES: [&str; 6] = [
     "avx2",
     "avx512f",
@@ -12,7 +12,8 @@ const FEATURES: [&str; 6] = [
     "asimddp",
 ];
 
-/// Returns the CPU's name and features, the number of cores, and the load of the machine.
+/// Returns a line with the number of cores, the CPU's name and features, and the current load
+/// averages of the machine.
 pub(crate) fn describe() -> String {
     let info = read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {

@@ -1,11 +1,12 @@
 //! Load and soak tests of a release server: `make load-test` and `make soak-test`.
 //!
-//! Each scenario starts `sightline serve` as a process of its own, sends requests to it over
-//! loopback, and compares what it measures with limits. All scenarios print one table. The exit
-//! code is 1 if a limit does not hold.
+//! Each scenario starts its own `sightline serve` process, sends requests to it over loopback, and
+//! compares the measured figures with limits. The figures of all scenarios are printed as one
+//! table. The exit code is 1 if a limit does not hold.
 //!
-//! Every connection has a thread that blocks, because the client shares its cores with the server:
-//! a request costs a few system calls and no bookkeeping.
+//! The client shares the cores with the server, so a request must cost the client little: each
+//! connection that waits for responses has its own thread with blocking reads and writes, which
+//! takes a few system calls per request.
 
 #![expect(
     clippy::print_stdout,
@@ -61,16 +62,16 @@ struct Args {
     slack: f64,
 }
 
-/// What every scenario needs to know.
+/// The settings of a run, from the command line.
 #[derive(Debug)]
 struct Plan {
-    /// Server binary.
+    /// Path of the server binary.
     server: PathBuf,
-    /// Duration of a load.
+    /// How long a scenario loads the server.
     load: Duration,
-    /// Duration of an unloaded measurement.
+    /// How long the server's maximum goodput is measured before and after an overload.
     unloaded: Duration,
-    /// Number of requests of the soak.
+    /// Number of requests that the soak sends.
     requests: u64,
     /// Number of connections that are held without being used.
     held: usize,

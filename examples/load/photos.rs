@@ -1,4 +1,4 @@
-//! Valid requests: photographs of the repository in every format and every kind of body.
+//! Valid requests with photographs of the repository, in every image format and every kind of body.
 
 use std::path::Path;
 
@@ -10,17 +10,17 @@ use image_webp::{ColorType, WebPEncoder};
 use crate::http::{Connection, Request};
 use crate::server::Server;
 
-/// Label of the photograph that most requests send.
+/// Expected label of the photograph of coffee, which most requests send.
 pub(crate) const COFFEE_LABEL: &str = "espresso";
 
-/// A valid request and its right result.
+/// A valid request with its expected result.
 #[derive(Debug)]
 pub(crate) struct Valid {
     /// The request.
     pub(crate) request: Request,
-    /// The best label of each image.
+    /// The expected best label, which is the same for every image of the request.
     pub(crate) label: String,
-    /// The number of images.
+    /// The number of images in the request.
     pub(crate) images: usize,
 }
 
@@ -31,13 +31,14 @@ pub(crate) fn photo(name: &str) -> Result<Vec<u8>> {
     std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Returns the classification of the photograph at the usual size of 500x375.
+/// Returns a request to classify the photograph of coffee, a JPEG file of 500x375 pixels.
 pub(crate) fn coffee() -> Result<Request> {
     Ok(Request::classify(&photo("coffee_500x375.jpg")?))
 }
 
-/// Returns requests with images of every format, as raw bodies, forms and JSON. Their labels are
-/// those that the idle `server` returns; those of coffee are checked.
+/// Returns requests with images of every format, as raw bodies, a form and JSON. The expected label
+/// of a request is the label that the idle `server` returns for it. For photographs of coffee, this
+/// label is checked: an error is returned if it is not `COFFEE_LABEL`.
 pub(crate) fn valid(server: &Server) -> Result<Vec<Valid>> {
     let jpeg = photo("coffee_500x375.jpg")?;
     let png = photo("coffee.png")?;
@@ -93,7 +94,7 @@ struct Pixels {
 }
 
 impl Pixels {
-    /// Decodes an RGB PNG file.
+    /// Decodes a PNG file, which must have RGB pixels.
     fn decode(file: &[u8]) -> Result<Self> {
         let mut reader = png::Decoder::new(std::io::Cursor::new(file)).read_info()?;
         let size = reader
@@ -109,14 +110,14 @@ impl Pixels {
         })
     }
 
-    /// Returns a lossless WebP file.
+    /// Encodes the pixels as a lossless WebP file.
     fn webp(&self) -> Result<Vec<u8>> {
         let mut file = Vec::new();
         WebPEncoder::new(&mut file).encode(&self.rgb, self.width, self.height, ColorType::Rgb8)?;
         Ok(file)
     }
 
-    /// Returns a BMP file with 24 bits per pixel.
+    /// Encodes the pixels as a BMP file with 24 bits per pixel.
     fn bmp(&self) -> Vec<u8> {
         let row = self.width as usize * 3;
         let padding = vec![0; row.next_multiple_of(4) - row];
@@ -130,7 +131,8 @@ impl Pixels {
         crate::images::bmp(self.width, self.height, 24, 0, &[], &data)
     }
 
-    /// Returns a GIF file with six levels of each color.
+    /// Encodes the pixels as a GIF file, with six levels each of red, green and blue in its
+    /// palette.
     fn gif(&self) -> Result<Vec<u8>> {
         let levels = |at: usize| [at / 36 * 51, at / 6 % 6 * 51, at % 6 * 51];
         let palette: Vec<u8> = (0..216).flat_map(levels).map(|level| level as u8).collect();

@@ -1,10 +1,10 @@
-//! The figures of a run: one table, with the limit of each figure.
+//! A table of the measured figures of a run, each with its limit.
 
 use std::fmt;
 
 use crate::tally::Tally;
 
-/// The figures of all scenarios.
+/// The measured figures of all scenarios, each with its limit.
 #[derive(Debug)]
 pub(crate) struct Report {
     /// Factor by which limits on speed and memory are relaxed.
@@ -32,7 +32,7 @@ impl Report {
         }
     }
 
-    /// Sets the scenario of the following figures.
+    /// Sets the scenario's name for the figures that are added from now on.
     pub(crate) fn section(&mut self, name: &str) {
         name.clone_into(&mut self.section);
     }
@@ -42,28 +42,28 @@ impl Report {
         self.row(figure, measured.into(), String::new(), true);
     }
 
-    /// Adds a figure on speed or memory that must be at least `limit`.
+    /// Adds a figure on speed or memory that must be at least `limit`, divided by the slack.
     pub(crate) fn at_least(&mut self, figure: &str, value: f64, limit: f64) {
         let limit = limit / self.slack;
         let text = format!(">= {}", number(limit));
         self.row(figure, number(value), text, value >= limit);
     }
 
-    /// Adds a figure on speed or memory that must be below `limit`.
+    /// Adds a figure on speed or memory that must be below `limit`, multiplied by the slack.
     pub(crate) fn below(&mut self, figure: &str, value: f64, limit: f64) {
         let limit = limit * self.slack;
         let text = format!("< {}", number(limit));
         self.row(figure, number(value), text, value < limit);
     }
 
-    /// Adds a count that must be `expected`.
+    /// Adds a count whose value must be `expected`, whatever the slack.
     pub(crate) fn exactly(&mut self, figure: &str, value: u64, expected: u64) {
         let passed = value == expected;
         self.row(figure, value.to_string(), expected.to_string(), passed);
     }
 
-    /// Adds the statuses of a load: only those in `allowed` may occur, no request may be lost, and
-    /// no result may be wrong.
+    /// Adds the number of responses of each status. The row fails if a status is not in `allowed`,
+    /// a request was lost, or a result was wrong.
     pub(crate) fn statuses(&mut self, figure: &str, tally: &Tally, allowed: &[u16]) {
         let known = tally.statuses.keys().all(|status| allowed.contains(status));
         let passed = known && tally.lost == 0 && tally.wrong == 0;
@@ -91,7 +91,8 @@ impl Report {
     }
 }
 
-/// Returns a number with three significant digits at least.
+/// Formats a number with three decimals below 10, one decimal below 100, and no decimals from 100
+/// on.
 fn number(value: f64) -> String {
     match value.abs() {
         small if small < 10.0 => format!("{value:.3}"),

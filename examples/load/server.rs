@@ -1,4 +1,4 @@
-//! A `sightline serve` process: its address, memory, CPU time, file descriptors and metrics.
+//! A `sightline serve` process, with its address, memory, CPU time, file descriptors and metrics.
 
 use std::fs::{read_dir, read_to_string};
 use std::io::{BufRead, BufReader, Read};
@@ -12,20 +12,20 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::Plan;
 use crate::http::{Connection, Request};
 
-/// Longest time until the server is ready.
+/// Maximum time from the server's printing of its address until it is ready.
 const START: Duration = Duration::from_mins(1);
 
-/// A running server, which is killed when this is dropped.
+/// A running server process. Dropping this value kills the process.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
-    /// The address that it listens on.
+    /// Address of the server's public listener.
     pub(crate) address: SocketAddr,
 }
 
 impl Server {
-    /// Starts `sightline serve ARGS...` on a free port, without `SIGHTLINE_*` variables and
-    /// installed models, and waits until it is ready.
+    /// Starts `sightline serve ARGS...` on a free port and waits until the server is ready. The
+    /// server gets no environment variables `SIGHTLINE_*` and does not see installed models.
     pub(crate) fn start(plan: &Plan, args: &[&str]) -> Result<Self> {
         let mut command = Command::new(&plan.server);
         for (name, _) in std::env::vars_os() {
@@ -50,7 +50,8 @@ impl Server {
             let _ = child.kill();
             bail!("the server printed {line:?} instead of its address");
         };
-        // Reads what else the server prints, so that it never waits for this process.
+        // Reads and discards whatever else the server prints, because a full pipe would block the
+        // server.
         std::thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
         let server = Self { child, address };
         server.wait_until_ready()?;
@@ -75,7 +76,8 @@ impl Server {
         Ok((response.status, String::from_utf8(response.body)?))
     }
 
-    /// Returns the sum of the samples in `/metrics` that start with `name` and contain `label`.
+    /// Returns the sum of the values of all lines in `/metrics` that start with `name` and contain
+    /// `label`.
     pub(crate) fn metric(&self, name: &str, label: &str) -> Result<f64> {
         let (_, page) = self.get("/metrics")?;
         let lines = page.lines();
@@ -93,7 +95,7 @@ impl Server {
         Ok(kib.context("no such field in /proc/PID/status")? / 1024.0)
     }
 
-    /// Resets the peak of the resident memory to the current value.
+    /// Resets the peak of the server's resident memory to the current value.
     pub(crate) fn reset_peak_memory(&self) -> Result<()> {
         Ok(std::fs::write(self.proc("clear_refs"), "5")?)
     }
@@ -103,19 +105,20 @@ impl Server {
         cpu_seconds(&self.child.id().to_string())
     }
 
-    /// Returns the number of open file descriptors.
+    /// Returns the number of the server's open file descriptors.
     pub(crate) fn descriptors(&self) -> Result<usize> {
         Ok(read_dir(self.proc("fd"))?.count())
     }
 
-    /// Returns the memory that the server may use in MiB: what it uses now, when it is idle, and
-    /// the totals of its memory budgets.
+    /// Returns how much memory the server may use, in MiB: its current resident memory plus the
+    /// totals of its memory budgets. Must be called while the server is idle.
     pub(crate) fn memory_plan(&self) -> Result<f64> {
         let budgets = self.metric("sightline_budget_bytes", "state=\"total\"")?;
         Ok(self.memory("VmRSS")? + budgets / f64::from(1 << 20))
     }
 
-    /// Checks that the process still runs.
+    /// Checks that the server process still runs; returns an error with its exit status if it has
+    /// exited.
     pub(crate) fn check_alive(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             bail!("the server exited: {status}");
@@ -135,10 +138,11 @@ impl Drop for Server {
     }
 }
 
-/// Returns the user and system CPU time of a process in seconds; `process` is its id, or `self`.
+/// Returns the sum of the user and system CPU time of a process, in seconds. `process` is the id of
+/// the process, or `self`.
 pub(crate) fn cpu_seconds(process: &str) -> Result<f64> {
     let stat = read_to_string(format!("/proc/{process}/stat"))?;
-    // Fields are counted after the command's name, which may contain spaces.
+    // The command's name, in parentheses, may contain spaces, so fields are counted from its end.
     let (_, rest) = stat.rsplit_once(')').context("malformed /proc/PID/stat")?;
     let fields = rest.split_whitespace().skip(11).take(2);
     let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();

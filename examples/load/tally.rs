@@ -1,4 +1,4 @@
-//! What a load measured: statuses, latencies and goodput.
+//! The measurements of a load: statuses, latencies and goodput.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,23 +9,25 @@ use crate::http::Response;
 /// The outcome of the requests of one load.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tally {
-    /// Responses by status code.
+    /// Number of responses by status code.
     pub(crate) statuses: BTreeMap<u16, u64>,
     /// Latency of each response with status 200, in milliseconds.
     pub(crate) latencies: Vec<f64>,
-    /// Responses with status 200 that arrived within the duration of the load.
+    /// Number of responses with status 200 and no wrong result that arrived before the end of the
+    /// load.
     pub(crate) in_time: u64,
-    /// Requests without a response.
+    /// Number of requests that got no response.
     pub(crate) lost: u64,
-    /// Responses with status 200 and another result than the expected one.
+    /// Number of responses with status 200 whose result is not the expected one.
     pub(crate) wrong: u64,
-    /// Requests that were sent more than 100 ms late, because every connection was in use.
+    /// Number of requests that were sent more than 100 ms after their arrival time, because every
+    /// connection was in use.
     pub(crate) late: u64,
 }
 
 impl Tally {
-    /// Records a response that took `latency`. `right` tells whether its result is the expected
-    /// one, `in_time` whether it arrived within the duration of the load.
+    /// Records a response that took `latency`. `right` is whether the result is the expected one or
+    /// is not checked, `in_time` whether the response arrived before the end of the load.
     pub(crate) fn response(
         &mut self,
         response: &Response,
@@ -41,7 +43,7 @@ impl Tally {
         }
     }
 
-    /// Adds the outcome of other requests.
+    /// Adds the counts and latencies of `other` to this tally.
     pub(crate) fn add(&mut self, other: Self) {
         for (status, count) in other.statuses {
             *self.statuses.entry(status).or_default() += count;
@@ -53,23 +55,25 @@ impl Tally {
         self.late += other.late;
     }
 
-    /// Returns the number of requests.
+    /// Returns the number of requests, including those without a response.
     pub(crate) fn requests(&self) -> u64 {
         self.statuses.values().sum::<u64>() + self.lost
     }
 
-    /// Returns the right responses with status 200 per second of a load of duration `load`.
+    /// Returns the goodput of a load of duration `load`: the number per second of responses with
+    /// status 200 and no wrong result that arrived before the end of the load.
     pub(crate) fn goodput(&self, load: Duration) -> f64 {
         self.in_time as f64 / load.as_secs_f64()
     }
 
-    /// Returns a percentile of the latencies in milliseconds, `q` in 0..=1; 0 if there are none.
+    /// Returns the quantile `q` (0 to 1) of the latencies of responses with status 200, in
+    /// milliseconds; 0 if there are none.
     pub(crate) fn latency(&self, q: f64) -> f64 {
         quantile(&mut self.latencies.clone(), q)
     }
 
-    /// Returns the statuses with their counts, and the number of lost requests and wrong results
-    /// if there are any.
+    /// Returns a line with the count of each status, and with the counts of lost requests and of
+    /// wrong results if they are not 0.
     pub(crate) fn describe(&self) -> String {
         let mut text = String::new();
         for (status, count) in &self.statuses {
@@ -85,8 +89,8 @@ impl Tally {
     }
 }
 
-/// Returns the smallest of `values` that is not below the fraction `q` of them (nearest rank), or
-/// 0 if there are none.
+/// Sorts `values` and returns their quantile `q` by nearest rank: the smallest value such that at
+/// least the fraction `q` of all values does not exceed it. Returns 0 if `values` is empty.
 pub(crate) fn quantile(values: &mut [f64], q: f64) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let rank = (values.len() as f64 * q).ceil() as usize;

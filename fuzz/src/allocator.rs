@@ -3,21 +3,24 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
-/// Bytes allocated now.
+/// Number of bytes that are allocated now.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
-/// Most bytes allocated at a time since [`measured`] began.
+/// Maximum number of bytes that were allocated at the same time since the last call of [`measured`]
+/// began.
 static PEAK: AtomicUsize = AtomicUsize::new(0);
-/// Byte that fresh memory is filled with.
+/// Byte with which newly allocated memory is filled, unless it must be zero.
 static FILL: AtomicU8 = AtomicU8::new(0);
 
-/// The system's allocator, which AddressSanitizer replaces, with a count of bytes. Memory that a caller must
-/// initialize itself is filled with a byte that [`measured`] chooses.
+/// An allocator that counts allocated bytes and forwards to the system's allocator, which
+/// AddressSanitizer replaces. It fills memory that the caller has to initialize with the byte that
+/// was passed to [`measured`].
 struct Metered;
 
 #[global_allocator]
 static ALLOCATOR: Metered = Metered;
 
-/// Runs `work` with fresh memory filled with `fill`. Returns its result and the most bytes that it held at a time.
+/// Runs `work` while newly allocated memory is filled with the byte `fill`. Returns the result of
+/// `work` and the maximum number of bytes that `work` held at the same time.
 pub(crate) fn measured<T>(fill: u8, work: impl FnOnce() -> T) -> (T, usize) {
     FILL.store(fill, Relaxed);
     let before = LIVE.load(Relaxed);
@@ -35,8 +38,9 @@ fn shrink(bytes: usize) {
     LIVE.fetch_sub(bytes, Relaxed);
 }
 
-// SAFETY: every method passes its arguments to `System` unchanged and returns its result. Bytes are written only into
-// blocks that `System` has just returned, within their size.
+// SAFETY: every method passes its arguments to `System` unchanged and returns the result of
+// `System`. Bytes are written only into blocks that `System` has just returned, within the blocks'
+// sizes.
 unsafe impl GlobalAlloc for Metered {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let block = unsafe { System.alloc(layout) };

@@ -1,5 +1,6 @@
-//! The work of the fuzz targets for images, with two checks that need an allocator of its own: the peak of memory and
-//! the use of uninitialized memory. What the targets assert besides is in `sightline::image::fuzzing` and
+//! The code that the fuzz targets for images share. It checks the peak memory of decoding, and that
+//! results do not depend on uninitialized memory; both checks need a special allocator. The other
+//! assertions of the fuzz targets are in `sightline::image::fuzzing` and
 //! `sightline::http::fuzzing`.
 
 mod allocator;
@@ -9,17 +10,20 @@ use libfuzzer_sys::Corpus;
 use sightline::image::fuzzing::decode_checked;
 use sightline::image::{ImageError, ImageFormat, ImageHeader, Orientation, probe};
 
-/// Bytes that decoding may hold beyond the prediction: `decode` promises the bytes per pixel plus 4 MiB, and the
-/// prediction contains 1 MiB of those.
+/// Number of bytes that decoding may hold beyond the predicted peak. `decode` promises at most the
+/// predicted bytes per pixel plus 4 MiB, and 1 MiB of these 4 is part of the predicted peak.
 const BEYOND_PREDICTION: u64 = 3 << 20;
 
-/// Probes and decodes a file as `format` and applies its orientation.
+/// Probes a file of `format`, decodes it twice with different contents of newly allocated memory,
+/// and once more with its orientation applied if the orientation turns it.
 ///
-/// Files of other formats are rejected from the corpus, so that each target stays with its own.
+/// Files of other formats are rejected from the corpus, so that each fuzz target keeps to its own
+/// format.
 ///
 /// # Panics
-/// If an invariant does not hold: those of [`decode_checked`]; peak memory within the prediction that memory is
-/// reserved by; and the same result whatever fresh memory contains.
+/// If an invariant of [`decode_checked`] does not hold, if decoding holds more memory than the
+/// prediction plus 3 MiB, or if the result depends on the content of newly
+/// allocated memory.
 pub fn image(format: ImageFormat, bytes: &[u8]) -> Corpus {
     let header = match probe(bytes) {
         Ok(header) if header.format == format => header,
@@ -44,7 +48,8 @@ pub fn image(format: ImageFormat, bytes: &[u8]) -> Corpus {
 
 type Decoded = Result<Vec<u8>, ImageError>;
 
-/// Decodes a file with fresh memory filled with `fill`, and checks the peak of memory.
+/// Decodes a file while newly allocated memory is filled with the byte `fill`, and checks that the
+/// peak memory does not exceed the prediction by more than `BEYOND_PREDICTION`.
 fn decode(header: &ImageHeader, bytes: &[u8], orientation: Orientation, fill: u8) -> Decoded {
     let (decoded, peak) = measured(fill, || decode_checked(bytes, orientation));
     let turned = orientation == Orientation::Apply;

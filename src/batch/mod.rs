@@ -44,7 +44,8 @@ pub struct Reply {
     pub queue: Duration,
     /// Run time of the batch, the same for all images of the batch.
     pub inference: Duration,
-    /// Memory permit of the image's input and outputs, to be held until the outputs are dropped.
+    /// Memory permit of the image's input and output tensors, to be held until the outputs are
+    /// dropped.
     pub memory: Permit,
 }
 
@@ -161,8 +162,9 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Starts one worker thread per engine and a queue of at most `capacity` images. Its memory has room for the
-    /// tensors of one largest image, by `cost`, until [`Batcher::raise_tensor_memory`].
+    /// Starts one worker thread per engine and a queue of at most `capacity` images. The memory
+    /// budget for tensors has room for one image of the largest size, as `cost` predicts, until
+    /// [`Batcher::raise_tensor_memory`] raises it.
     ///
     /// # Errors
     /// The operating system's error if a thread cannot be started.
@@ -253,18 +255,23 @@ impl Batcher {
         grown.map_err(|exhausted| self.full(self.shared.drain().time(exhausted.used)))
     }
 
-    /// Returns the memory that the tensors of this model need.
+    /// Returns how much memory the tensors of this model need, in bytes.
     pub fn tensor_demand(&self) -> Demand {
         self.cost.demand()
     }
 
-    /// Raises the memory for tensors to `bytes` bytes. Does nothing if it is as large already.
+    /// Raises the memory budget for tensors to `bytes` bytes. Does nothing if the budget already
+    /// has at least this size.
     pub fn raise_tensor_memory(&self, bytes: u64) {
         self.tensors.raise_to(bytes);
     }
 
-    /// Waits for the memory of an input tensor `[3, H, W] f32` of `size` and of its outputs, so that a queue of
-    /// large images takes no more memory than one of small images. Memory returns when results are made.
+    /// Reserves the memory of an input tensor `[3, H, W] f32` of `size` and of the output tensors
+    /// that belong to it. Waits until other images of this model have released enough memory.
+    /// Dropping the permit, after the outputs are postprocessed, releases the memory.
+    ///
+    /// The budget is in bytes, so that a queue of large images uses no more memory than a queue of
+    /// small images.
     pub async fn reserve_tensor(&self, size: ImageSize) -> Permit {
         self.tensors.acquire(self.cost.bytes(size)).await
     }

@@ -77,8 +77,12 @@ impl Queue {
         self.entries.is_empty()
     }
 
-    /// Returns what a free worker does at time `now`. A batch is removed from the queue: the oldest images of the size
-    /// of the oldest one, if they are full or due, else a full batch of another size.
+    /// Returns what a free worker does at time `now`. The images of a returned batch are removed
+    /// from the queue.
+    ///
+    /// The batch has images of the oldest image's size if enough of them wait for a full batch or
+    /// the oldest image is due. If neither is the case, it is a full batch of another size, if
+    /// there is one.
     pub(super) fn next(&mut self, now: Instant) -> Next {
         let max_queue_delay = self.policy.max_queue_delay;
         let Some(oldest) = self.entries.front() else {
@@ -104,7 +108,8 @@ impl Queue {
         Next::Batch(self.take(size, max_batch_size), cut)
     }
 
-    /// Returns the size whose batch was the first to become full; `None` if no size has enough images.
+    /// Returns the image size of which enough images for a full batch were queued first; `None` if
+    /// no size has enough images.
     fn first_full(&self) -> Option<ImageSize> {
         let mut waiting = HashMap::new();
         self.entries
@@ -244,24 +249,30 @@ mod tests {
         assert_eq!(cut(&mut queue, start), (vec![0, 1], Cut::full));
     }
 
-    /// What a free worker gets: the positions of a batch and why it was cut, or `None` if it waits.
+    /// What a free worker is expected to get: the queue positions of a batch's images and the
+    /// reason why it was cut, or `None` if the worker has to wait.
     type Expected<'a> = Option<(&'a [usize], Cut)>;
 
     #[test]
     fn a_full_batch_does_not_wait_behind_a_partial_one_of_another_size() {
-        // Batches of 2 images with a delay of 10 ms. The oldest image, enqueued at 0 ms, is due at 10 ms.
+        // Each case has the side lengths of the queued images, the time in milliseconds, and what
+        // is expected. A full batch has 2 images. The oldest image, enqueued at 0 ms, is due at 10
+        // ms.
         let cases: [(&[u32], u64, Expected<'_>); 8] = [
             (&[1, 2], 9, None),
             (&[1, 2, 2], 9, Some((&[1, 2], Cut::full))),
             (&[1, 2, 2, 2], 9, Some((&[1, 2], Cut::full))),
-            // The batch of size 3 is full before the one of size 2.
+            // The second image of size 3 comes before the second image of size 2, so size 3 is full
+            // first.
             (&[1, 2, 3, 3, 2], 9, Some((&[2, 3], Cut::full))),
-            // A full batch of the oldest size comes first, also if another was full before.
+            // A full batch of the oldest image's size is cut first, even if another size was full
+            // earlier.
             (&[1, 2, 2, 1], 9, Some((&[0, 3], Cut::full))),
             // Once due, the oldest image is next, however many full batches wait behind it.
             (&[1, 2, 2], 10, Some((&[0], Cut::delay))),
             (&[1, 2, 2, 3, 3, 2, 2], 10, Some((&[0], Cut::delay))),
-            // A batch of one image is always full, such as one of 1,440,000 pixels.
+            // An image of 1200x1200 pixels is a full batch alone, because a second one would exceed
+            // the maximum number of pixels in a batch.
             (&[1, 1200], 9, Some((&[1], Cut::full))),
         ];
         for (sides, milliseconds, expected) in cases {

@@ -1,26 +1,30 @@
-//! Memory of the tensors of one model: the input and the outputs of every image that is in its queue or that
-//! runs.
+//! Memory for the tensors of one model: the network's input and outputs for every image that waits
+//! in the model's queue or is in a running batch.
 
 use crate::engine::{Output, Outputs, Values};
 use crate::image::ImageSize;
 use crate::memory::{Demand, TENSOR_BYTES_PER_MODEL};
 
-/// Predicts the memory of an image's tensors.
+/// The predicted memory of one image's tensors, which are the input and the outputs of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TensorCost {
-    /// Bytes of the outputs for an input of `pixels` pixels.
+    /// Size in bytes of the outputs for one input of `pixels` pixels, or of any input if `pixels`
+    /// is 0.
     outputs: u64,
-    /// Pixels of the input that `outputs` belongs to; 0 if the outputs do not grow with the input.
+    /// Pixels of the input whose outputs have `outputs` bytes. 0 if the size of the outputs does
+    /// not depend on the size of the input.
     pixels: u64,
-    /// Pixels of the largest input.
+    /// Pixels of the largest input that the model can receive.
     largest: u64,
 }
 
 impl TensorCost {
-    /// Returns the cost of a network whose `outputs` for an input of `size` were measured, and whose inputs have at
-    /// most `largest` pixels. `regions` is the most regions of an image in a two-stage detector, `None` for
-    /// other networks: the outputs of a two-stage detector grow with the number of regions, others with the
-    /// input.
+    /// Returns the cost of a network that returned `outputs` for one input of `size`, and whose
+    /// inputs have at most `largest` pixels.
+    ///
+    /// `regions` is the maximum number of regions per image for a two-stage detector: its outputs
+    /// have one row per region and are counted with `regions` rows each. `None` for all other
+    /// networks, whose outputs grow in proportion to the pixels of the input.
     pub fn measured(
         outputs: &Outputs,
         size: ImageSize,
@@ -38,7 +42,8 @@ impl TensorCost {
         }
     }
 
-    /// Returns the memory in bytes of the input `[3, H, W] f32` of `size` and of its outputs.
+    /// Returns the memory in bytes for one input `[3, H, W] f32` of `size` and for the outputs that
+    /// the network computes from this input.
     pub fn bytes(&self, size: ImageSize) -> u64 {
         self.bytes_of(size.pixels())
     }
@@ -52,14 +57,16 @@ impl TensorCost {
         input.saturating_add(outputs)
     }
 
-    /// Returns the memory that the model's tensors need: at least that of the largest image.
+    /// Returns the demand of the model's tensors: at least the tensors of one input of the largest
+    /// size, and at most `TENSOR_BYTES_PER_MODEL` unless the tensors of this input take more.
     pub fn demand(&self) -> Demand {
         let largest = self.bytes_of(self.largest);
         Demand::new(largest, largest, TENSOR_BYTES_PER_MODEL)
     }
 }
 
-/// Returns the size in bytes of one row along the outermost axis.
+/// Returns the size in bytes of one row of `output`: the elements with the same index on its first
+/// axis.
 fn row_bytes(output: &Output) -> u64 {
     let element = match output.values {
         Values::F32(_) | Values::I32(_) => 4,
@@ -95,9 +102,11 @@ mod tests {
 
     #[test]
     fn outputs_are_charged_with_the_input() {
-        // Maps of 95 values for each 8x8 pixels, as a dense detector has, measured on 64x64 pixels.
+        // The output of a dense detector, with 95 values for each 8x8 pixels of the input, measured
+        // on an input of 64x64 pixels.
         let dense = TensorCost::measured(&outputs(&[&[95, 8, 8]]), square(64), 128 * 128, None);
-        // A box head with 91 classes, measured on an image without regions, and one with three regions.
+        // The outputs of a two-stage detector with 91 classes, measured on an image with 0 regions
+        // and on an image with 3 regions.
         let heads = [0, 3].map(|regions| {
             let outputs = outputs(&[&[regions, 4], &[regions, 91], &[regions, 364]]);
             TensorCost::measured(&outputs, square(64), 64 * 64, Some(1000))

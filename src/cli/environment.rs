@@ -1,9 +1,10 @@
 //! Detection of misspelt environment variables.
 
-/// Prefix of the variables that set flags.
+/// Prefix of the environment variables that set command-line flags.
 const PREFIX: &str = "SIGHTLINE_";
 
-/// Logs a warning for each environment variable with the prefix that is not one of `known`.
+/// Logs a warning for each environment variable whose name starts with `PREFIX` but is not in
+/// `known`. Variables that Kubernetes sets are exempt.
 pub(super) fn warn_unknown(known: &[String]) {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
@@ -22,8 +23,9 @@ fn is_unknown(name: &str, known: &[String]) -> bool {
     name.starts_with(PREFIX) && !is_service_link(name) && !known.iter().any(|other| other == name)
 }
 
-/// Returns whether Kubernetes sets a variable of this name in every container, for a Service whose name starts with
-/// `sightline`: `SIGHTLINE_SERVICE_HOST`, `SIGHTLINE_PORT_8080_TCP_ADDR`.
+/// Returns whether `name` has the form of the variables that Kubernetes sets in every container for
+/// a Service whose name starts with `sightline`, such as `SIGHTLINE_SERVICE_HOST` and
+/// `SIGHTLINE_PORT_8080_TCP_ADDR`.
 fn is_service_link(name: &str) -> bool {
     ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"]
         .iter()
@@ -31,7 +33,8 @@ fn is_service_link(name: &str) -> bool {
         || name.ends_with("_PORT")
 }
 
-/// Returns the known name with the fewest edits. `None` if that replaces more than a third of the letters.
+/// Returns the name in `known` with the smallest edit distance to `name`. `None` if `known` is
+/// empty or if this distance is more than a third of the length of `name` after `PREFIX`.
 fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     let (edits, nearest) = known
         .iter()
@@ -41,9 +44,11 @@ fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     (3 * edits <= letters).then_some(nearest)
 }
 
-/// Returns the Levenshtein distance of two texts: the fewest bytes to insert, remove or replace.
+/// Returns the Levenshtein distance of two texts: the minimum number of bytes to insert, remove or
+/// replace so that `from` becomes `to`.
 fn edits(from: &str, to: &str) -> usize {
-    // The distances of a prefix of `from` to every prefix of `to`.
+    // `row[n]` is the distance of a prefix of `from` to the first `n` bytes of `to`. The prefix of
+    // `from` is empty at first and grows by one byte per iteration.
     let mut row: Vec<usize> = (0..=to.len()).collect();
     for (index, left) in from.bytes().enumerate() {
         let mut diagonal = std::mem::replace(&mut row[0], index + 1);

@@ -17,8 +17,9 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
-    /// URL of the server, as http://HOST:PORT [default: the address that `serve` listens on with the same
-    /// flags, environment and configuration file: `admin_listen`, else `listen`, else 127.0.0.1:8080]
+    /// URL of the server, as http://HOST:PORT [default: the address that `serve` listens on with
+    /// the same flags, environment and configuration file: `admin_listen`, else `listen`, else
+    /// 127.0.0.1:8080]
     #[arg(long, env = "SIGHTLINE_HEALTHCHECK_URL", value_name = "URL")]
     url: Option<String>,
     /// Value of `--admin-listen` with which the server was started
@@ -32,20 +33,22 @@ pub(super) struct HealthcheckArgs {
     config: Option<PathBuf>,
 }
 
-/// The server to contact.
+/// The server whose health is checked.
 #[derive(Debug, PartialEq)]
 struct Target {
     /// URL of the server, without a slash at its end.
     url: String,
-    /// What set the address: a flag, a variable, a key of a file, or the default.
+    /// Description, for error messages, of the setting that the URL comes from: a flag, an
+    /// environment variable, a key of the configuration file, or the default address.
     origin: String,
 }
 
 impl HealthcheckArgs {
-    /// Returns the server to contact. `matches` has the origin of these arguments.
+    /// Returns the server whose health is checked. `matches` is the parsed command line that `self`
+    /// comes from; it tells whether a flag or an environment variable set a value.
     ///
     /// # Errors
-    /// If the URL is malformed, or the configuration file cannot be used.
+    /// If the URL is malformed, or if the configuration file cannot be read or has invalid content.
     fn target(&self, matches: &ArgMatches) -> Result<Target, ConfigError> {
         if let Some(url) = &self.url {
             return Ok(Target {
@@ -83,7 +86,8 @@ impl HealthcheckArgs {
     }
 }
 
-/// Returns the name of the flag or variable that set the argument `name`.
+/// Returns `variable` in backticks if this environment variable set the argument `name`, and the
+/// argument's flag in backticks if the command line set it.
 fn origin(matches: &ArgMatches, name: &str, variable: &str) -> String {
     match matches.value_source(name) {
         Some(ValueSource::EnvVariable) => format!("`{variable}`"),
@@ -91,10 +95,11 @@ fn origin(matches: &ArgMatches, name: &str, variable: &str) -> String {
     }
 }
 
-/// Returns a URL without the slash at its end.
+/// Checks `url` and returns it without slashes at its end.
 ///
 /// # Errors
-/// [`ConfigError::Value`] unless it is `http://HOST:PORT`, possibly with a path.
+/// [`ConfigError::Value`] if `url` is not an `http` URL with a host, or if it has a query. The port
+/// and the path are optional.
 fn checked(url: &str) -> Result<String, ConfigError> {
     let usable = |uri: &Uri| {
         uri.scheme_str() == Some("http")
@@ -122,8 +127,11 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// Requests `/health/ready` and prints the URL of the server. `matches` has the origin of `args`.
-/// Returns an error if the server is not ready or does not respond.
+/// Requests `/health/ready` from the server and prints the server's URL. `matches` is the parsed
+/// command line that `args` comes from.
+///
+/// # Errors
+/// If the arguments are invalid, or if the server is not ready or does not respond.
 pub(super) fn run(args: &HealthcheckArgs, matches: &ArgMatches) -> Result<()> {
     let Target { url, origin } = args.target(matches)?;
     let agent: ureq::Agent = ureq::Agent::config_builder()
@@ -144,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns the target of `healthcheck ARGS...`.
+    /// Returns the server that the command `healthcheck` with the arguments `args` would contact.
     fn target(args: &[&str]) -> Result<Target, ConfigError> {
         let command = HealthcheckArgs::augment_args(Command::new("healthcheck"));
         let line = ["healthcheck"].iter().chain(args);
@@ -209,7 +217,8 @@ mod tests {
                 "http://127.0.0.2:7",
                 "`--listen`",
             ),
-            // As in `serve`, a flag overrides only its own key of the file.
+            // `--listen` overrides only the key `listen` of the file, as in `serve`; `admin_listen`
+            // of the file still has precedence.
             (
                 &["--config", &both, "--listen", "127.0.0.2:7"],
                 "http://[::1]:91",

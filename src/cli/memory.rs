@@ -1,4 +1,5 @@
-//! The memory plan of `serve`: its budget, its division among the parts, and how it is reported.
+//! The memory plan of `serve`: finds the memory budget, divides it among the parts (bodies, images,
+//! tensors, responses), and reports the plan.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -10,20 +11,22 @@ use sightline::memory::{
 use sightline::registry::expected_tensor_demand;
 use sightline::store::ModelSource;
 
-/// A memory plan and its origin.
+/// A memory plan, with the budget that it divides and the origin of this budget.
 pub(super) struct Planned {
     pub(super) plan: MemoryPlan,
-    /// Bytes that the plan may use; `None` if no limit is known.
+    /// Memory in bytes that the parts of the plan share. `None` if no setting and no memory limit
+    /// determines a budget.
     budget: Option<u64>,
     origin: BudgetOrigin,
     threads: usize,
 }
 
 impl Planned {
-    /// Plans the memory for a server with the models of `sources`. `origin` is where a budget that is set was set.
+    /// Plans the memory for a server with the models `sources`. `origin` states where
+    /// `config.memory_budget` was set; it is ignored if `config` has no budget.
     ///
     /// # Errors
-    /// [`ConfigError::Memory`] if the budget or a part that is set is too small.
+    /// [`ConfigError::Memory`] if the budget, or a part whose size `config` sets, is too small.
     pub(super) fn new(
         config: &ServeConfig,
         origin: BudgetOrigin,
@@ -45,7 +48,7 @@ impl Planned {
         })
     }
 
-    /// Logs the plan as one event, and prints it for people.
+    /// Logs the plan as one event, and prints a line with the sizes of its parts to stdout.
     pub(super) fn announce(&self) {
         let plan = &self.plan;
         tracing::info!(
@@ -59,7 +62,7 @@ impl Planned {
             decode_threads = self.threads,
             "memory plan"
         );
-        // A closed stdout is not a reason to stop.
+        // Nobody may read stdout, and the server can run without printing this line.
         let _ = writeln!(
             std::io::stdout(),
             "memory for requests: {} (bodies {}, images {}, tensors {}, responses {})",

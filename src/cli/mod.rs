@@ -34,8 +34,8 @@ const EXIT_CONFIG: u8 = 64;
 
 /// Serves torchvision's vision networks from a CPU.
 ///
-/// One binary reads official checkpoints, builds and quantizes ONNX graphs, and serves labels, boxes and
-/// masks over HTTP. `sightline serve` needs no files: its default model is built in.
+/// One binary reads official checkpoints, builds and quantizes ONNX graphs, and serves labels,
+/// boxes and masks over HTTP. `sightline serve` needs no files: its default model is built in.
 #[derive(Debug, Parser)]
 #[command(name = "sightline", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
@@ -77,7 +77,8 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Convert a checkpoint to an ONNX file and its manifest
     Export(export::ExportArgs),
-    /// Quantize a model to int8: calibrate on images, compare with fp32, and fail if the loss is too large
+    /// Quantize a model to int8: calibrate on images, compare with fp32, and fail if the loss is
+    /// too large
     Quantize(quantize::QuantizeArgs),
     /// Run a model on images, without a server
     Predict(predict::PredictArgs),
@@ -92,7 +93,8 @@ enum Command {
 /// The flag that sets where installed models are searched for.
 #[derive(Debug, Clone, Args)]
 struct StoreArgs {
-    /// Directory with one folder per model [default: `$XDG_DATA_HOME/sightline/models`, if it exists]
+    /// Directory with one folder per model [default: `$XDG_DATA_HOME/sightline/models`, if it
+    /// exists]
     #[arg(long = "models", env = "SIGHTLINE_MODELS", value_name = "DIR")]
     directory: Option<PathBuf>,
 }
@@ -121,8 +123,8 @@ fn default_models_directory() -> Option<PathBuf> {
 /// The flag that sets where the ONNX Runtime library is searched for.
 #[derive(Debug, Clone, Args)]
 struct RuntimeArgs {
-    /// ONNX Runtime library (libonnxruntime.so) [default: `ORT_DYLIB_PATH`, else the binary's folder,
-    /// .cache/onnxruntime/, or the system's library folders]
+    /// ONNX Runtime library (libonnxruntime.so) [default: `ORT_DYLIB_PATH`, else the binary's
+    /// folder, .cache/onnxruntime/, or the system's library folders]
     #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
 }
@@ -155,15 +157,15 @@ pub(crate) fn run() -> ExitCode {
     });
     let code = report(result);
     if serves {
-        // Threads may still be inside ONNX Runtime, loading or running a model. A regular exit runs its destructors,
-        // which would crash them.
+        // Threads may still load or run a model in ONNX Runtime. A regular exit would run the
+        // static destructors of ONNX Runtime's library, and these threads would crash.
         let _ = std::io::stdout().flush();
         signal_hook::low_level::exit(code.into());
     }
     ExitCode::from(code)
 }
 
-/// Returns the names of the environment variables of all commands.
+/// Returns the names of the environment variables that set arguments of any command.
 fn variables() -> Vec<String> {
     let cli = Cli::command();
     let commands = std::iter::once(&cli).chain(cli.get_subcommands());
@@ -174,7 +176,7 @@ fn variables() -> Vec<String> {
         .collect()
 }
 
-/// Prints the error of a command and returns the exit code.
+/// Prints the error of a command, if it failed, and returns the exit code of the process.
 fn report(result: Result<()>) -> u8 {
     let Err(error) = result else { return 0 };
     if error.is::<Closed>() {
@@ -243,7 +245,8 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// A variable that is set for one command must not break another.
+    /// Checks that an environment variable with a valid value for one command is not invalid for
+    /// another command.
     #[test]
     fn a_variable_has_the_same_type_in_all_commands() {
         let cli = Cli::command();

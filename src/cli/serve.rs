@@ -66,12 +66,13 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
     // Dropping the runtime would wait for a model that is still being loaded.
     tokio.shutdown_background();
     result?;
-    // A closed stdout is not a reason to fail.
+    // The server has stopped successfully even if stdout is closed.
     let _ = writeln!(std::io::stdout(), "stopped");
     Ok(())
 }
 
-/// Prepares and serves until a stop signal, which is handled from the beginning.
+/// Prepares the server and runs it until a stop signal. A stop signal during the preparation ends
+/// it without an error.
 async fn start(
     config: ServeConfig,
     origin: BudgetOrigin,
@@ -92,7 +93,7 @@ async fn start(
     serve(config, prepared, signals).await
 }
 
-/// Everything that a server needs before it listens.
+/// The results of the preparation that a server completes before it listens.
 struct Prepared {
     memory: Planned,
     runtime: OnnxRuntime,
@@ -100,7 +101,8 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// Opens ONNX Runtime's library, reads the manifests of the models to load, and plans the memory.
+    /// Opens ONNX Runtime's library, reads the manifests of the models to load, and plans the
+    /// memory. `origin` states where `config.memory_budget` was set.
     fn new(
         config: &ServeConfig,
         origin: BudgetOrigin,
@@ -230,7 +232,8 @@ async fn serve(config: ServeConfig, prepared: Prepared, signals: StopSignals) ->
     }
 }
 
-/// Runs `load` on a thread of its own. The returned channel has its result before a failure cancels `stopping`.
+/// Runs `load`, which loads the models, on a thread of its own, and cancels `stopping` if loading
+/// fails. The returned channel receives the result of `load` before `stopping` is cancelled.
 fn start_loading(
     stopping: CancellationToken,
     load: impl FnOnce() -> Result<()> + Send + 'static,
@@ -248,7 +251,8 @@ fn start_loading(
     loading
 }
 
-/// Returns the result of loading. A model that is still being loaded is abandoned: loading cannot be interrupted.
+/// Returns the result of loading the models. Returns `Ok` if the models are still being loaded: the
+/// thread that loads them is abandoned, because loading a model cannot be interrupted.
 fn finish_loading(mut loading: oneshot::Receiver<Result<()>>) -> Result<()> {
     loading.try_recv().unwrap_or_else(|_| {
         tracing::info!("stopped while models were being loaded");
@@ -334,7 +338,7 @@ struct Loader {
     runtime: OnnxRuntime,
     /// Cancelled when the server stops.
     stopping: CancellationToken,
-    /// Memory for the tensors of all models, in bytes.
+    /// Planned memory in bytes for the tensors of all models.
     tensor_bytes: u64,
 }
 

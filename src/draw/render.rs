@@ -86,7 +86,7 @@ pub enum EncodeError {
         /// Error message of the encoder.
         reason: String,
     },
-    /// The work was cancelled.
+    /// Encoding the drawn image was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
 }
@@ -94,8 +94,8 @@ pub enum EncodeError {
 /// Encodes a drawn image as a file of format `format`.
 ///
 /// # Errors
-/// [`EncodeError`] if a side is 0 or too long for the format, if the encoder fails, or if the work is
-/// cancelled.
+/// [`EncodeError`] if a side of the image is 0 or too long for the format, if the encoder fails, or
+/// if `cancel` is cancelled.
 pub fn encode(
     image: &RgbImage,
     format: DrawnFormat,

@@ -1,21 +1,23 @@
-//! Encoding of JPEG in stripes, so that it can be cancelled between two of them.
+//! Encoding of JPEG in horizontal stripes, so that it can be cancelled between two stripes.
 //!
-//! The encoder has no hook. Each stripe is therefore encoded as an image of its own; the file consists of the
-//! headers of the first stripe, with the height of the whole, and of the entropy-coded data of all stripes
-//! with a restart marker between two of them. Without subsampling, no block depends on another stripe, so the
-//! decoded pixels are those of an image that is encoded as a whole.
+//! The encoder cannot be interrupted, so each stripe is encoded as an image of its own. The file
+//! consists of the headers of the first stripe, in which the height is replaced by the height of
+//! the whole image, and of the entropy-coded data of all stripes, with a restart marker between two
+//! stripes. Without chroma subsampling, no block depends on pixels of another stripe, so the file
+//! decodes to the same pixels as a file that is encoded as a whole.
 
 use image::RgbImage;
 use thiserror::Error;
 
 use crate::cancel::{Cancel, Cancelled};
 
-/// Side of a block in pixels: the height of a stripe is a multiple of it.
+/// Side in pixels of a JPEG block. The height of every stripe except the last is a multiple of it.
 const BLOCK: usize = 8;
-/// Pixels of a stripe, unless eight rows have more: one or two milliseconds of work.
+/// Maximum number of pixels of a stripe, which take one or two milliseconds to encode. A stripe of
+/// eight rows may have more pixels, because it cannot have fewer rows.
 const STRIPE_PIXELS: usize = 1 << 18;
 
-/// Markers.
+/// Second byte of the marker of a baseline frame header; the first byte of every marker is 0xFF.
 const FRAME: u8 = 0xC0;
 const RESTART: u8 = 0xD0;
 const SCAN: u8 = 0xDA;
@@ -24,18 +26,20 @@ const RESTART_INTERVAL: u8 = 0xDD;
 /// The reason why a JPEG was not written.
 #[derive(Debug, Error)]
 pub(crate) enum WriteJpegError {
-    /// A side is 0 or over 65,500 pixels, or the encoder wrote headers that it should not.
+    /// The encoder failed, for example because a side of the image is 0 or over 65,500 pixels, or
+    /// it wrote headers that are not understood here.
     #[error("{0}")]
     Encoder(String),
-    /// The work was cancelled.
+    /// Encoding the image was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
 }
 
-/// Encodes a JPEG without chroma subsampling; `quality` is 1..=100.
+/// Encodes `image` as a JPEG file without chroma subsampling; `quality` is 1..=100.
 ///
 /// # Errors
-/// [`WriteJpegError`] if a side is 0 or over 65,500 pixels, or if the work is cancelled.
+/// [`WriteJpegError`] if a side of `image` is 0 or over 65,500 pixels, or if `cancel` is cancelled
+/// before the last stripe is encoded. An image of a single stripe is not checked for cancellation.
 pub(crate) fn write_jpeg(
     image: &RgbImage,
     quality: u8,
@@ -68,8 +72,9 @@ pub(crate) fn write_jpeg(
     Ok(file)
 }
 
-/// Returns the height of a stripe of an image of `width` pixels: a multiple of [`BLOCK`] such that a stripe
-/// has at most 65,535 blocks of each color, the longest restart interval.
+/// Returns the height in pixels of the stripes of an image that is `width` pixels wide. It is a
+/// multiple of [`BLOCK`], and a stripe has at most 65,535 blocks per color component, because a
+/// file cannot state a longer interval between restart markers.
 fn stripe_rows(width: usize) -> usize {
     let blocks = STRIPE_PIXELS / width.max(1) / BLOCK;
     blocks.clamp(1, u16::MAX as usize / width.div_ceil(BLOCK).max(1)) * BLOCK
@@ -79,8 +84,8 @@ fn unexpected() -> WriteJpegError {
     WriteJpegError::Encoder("the encoder wrote unknown headers".to_owned())
 }
 
-/// Encodes `pixels`, `[height, width, 3] u8`, as a JPEG without chroma subsampling. The error says why
-/// the encoder failed.
+/// Encodes `pixels`, `[height, width, 3] u8`, as a JPEG without chroma subsampling. The error is
+/// the encoder's message.
 #[cfg(feature = "libjpeg-turbo")]
 fn compress(pixels: &[u8], width: usize, height: usize, quality: u8) -> Result<Vec<u8>, String> {
     use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
@@ -96,8 +101,8 @@ fn compress(pixels: &[u8], width: usize, height: usize, quality: u8) -> Result<V
     .map_err(|error| error.to_string())
 }
 
-/// Encodes `pixels`, `[height, width, 3] u8`, as a JPEG without chroma subsampling. The error says why
-/// the encoder failed.
+/// Encodes `pixels`, `[height, width, 3] u8`, as a JPEG without chroma subsampling. The error is
+/// the encoder's message.
 #[cfg(not(feature = "libjpeg-turbo"))]
 fn compress(pixels: &[u8], width: usize, height: usize, quality: u8) -> Result<Vec<u8>, String> {
     use image::ExtendedColorType;
@@ -111,7 +116,8 @@ fn compress(pixels: &[u8], width: usize, height: usize, quality: u8) -> Result<V
     Ok(file)
 }
 
-/// Returns marker, offset and length of each header segment of `file`, up to the scan header.
+/// Returns the header segments of `file`, up to and including the scan header: for each segment,
+/// the second byte of its marker, its offset in `file`, and its length with the marker in bytes.
 fn segments(file: &[u8]) -> impl Iterator<Item = (u8, usize, usize)> + '_ {
     let mut at = 2;
     std::iter::from_fn(move || {
@@ -128,14 +134,16 @@ fn segments(file: &[u8]) -> impl Iterator<Item = (u8, usize, usize)> + '_ {
     })
 }
 
-/// Returns the entropy-coded data of a file of one scan, without the end marker.
+/// Returns the entropy-coded data of a JPEG file with one scan, without the end marker. `None` if
+/// the file has no scan header.
 fn scan_data(file: &[u8]) -> Option<&[u8]> {
     let (_, start, length) = segments(file).find(|(marker, ..)| *marker == SCAN)?;
     file.get(start + length..file.len().checked_sub(2)?)
 }
 
-/// Writes the headers of a stripe as those of an image of `height` rows, whose restart markers are `interval`
-/// blocks apart. `None` if the frame header or the scan header is missing.
+/// Appends `headers`, the headers of a stripe, to `out`. Their height is replaced by `height`, in
+/// pixels, and a header is added that states a restart marker after every `interval` blocks.
+/// Returns `None` if the frame header or the scan header is missing, or if a value exceeds 65,535.
 fn write_headers(headers: &[u8], height: usize, interval: usize, out: &mut Vec<u8>) -> Option<()> {
     let mut headers = headers.to_vec();
     let (_, frame, _) = segments(&headers).find(|(marker, ..)| *marker == FRAME)?;
@@ -165,7 +173,9 @@ mod tests {
 
     #[test]
     fn stripes_decode_to_the_pixels_of_the_whole() {
-        // One stripe; several; a last stripe of one row; many more than eight; the narrowest and the widest.
+        // In this order: an image of one stripe; of three stripes; with a last stripe of one row;
+        // of the maximum width, with more than eight stripes, so that the numbers of its restart
+        // markers repeat; of the maximum height; of one pixel.
         let sizes = [
             (40, 30),
             (1000, 700),

@@ -1,4 +1,4 @@
-//! Encoding of PNG, row by row, so that it can be cancelled.
+//! Encoding of PNG, row by row, so that it can be cancelled between two rows.
 
 use std::io::Write;
 
@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::cancel::{Cancel, Cancelled, Pace};
 use crate::image::ImageSize;
 
-/// Bytes of a chunk of compressed data.
+/// Maximum size in bytes of a chunk of compressed pixel data in the file.
 const CHUNK: usize = 1 << 20;
 
 /// The reason why a PNG was not written.
@@ -17,21 +17,21 @@ pub enum PngError {
     /// A side is over PNG's limit of 2^31 - 1 pixels, or the samples do not match the size.
     #[error(transparent)]
     Encoder(#[from] EncodingError),
-    /// The work was cancelled.
+    /// Encoding the image was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
 }
 
-/// Encodes an 8-bit PNG. `samples` are RGB, `[H, W, 3]`, or indices `[H, W]` into `palette` (RGB
-/// colors) if there is one.
+/// Encodes an 8-bit PNG file of `size`. Without `palette`, `samples` are RGB, `[H, W, 3] u8`; with
+/// `palette`, which holds three bytes (RGB) per color, `samples` are indices into it, `[H, W] u8`.
 ///
-/// Each row is stored as its difference from the row above, which is all zeros inside a mask's
-/// objects, and the file is compressed at the fastest level. Samples that grow by it, such as noise, are
-/// stored without compression.
+/// Each row is stored as its difference from the row above, which is zero wherever a mask does not
+/// change between the rows, and is compressed at the fastest level. If compression makes the file
+/// larger, as with noise, the samples are stored without compression instead.
 ///
 /// # Errors
-/// [`PngError`] if a side is over PNG's limit of 2^31 - 1 pixels, if `samples` has a length that does not
-/// match `size`, or if the work is cancelled.
+/// [`PngError`] if a side is over PNG's limit of 2^31 - 1 pixels, if `samples` has a length that
+/// does not match `size`, or if `cancel` is cancelled.
 pub(crate) fn write_png(
     size: ImageSize,
     palette: Option<&[u8]>,
@@ -39,7 +39,8 @@ pub(crate) fn write_png(
     cancel: &Cancel,
 ) -> Result<Vec<u8>, PngError> {
     let compressed = write(size, palette, samples, Compression::Fast, cancel)?;
-    // Stored rows have a byte for their filter, and blocks and chunks add less than a thousandth.
+    // Upper bound of the uncompressed file: each row has one more byte, for its filter, and the
+    // headers of deflate blocks and PNG chunks add less than a thousandth.
     let stored = samples.len() + size.height as usize;
     if compressed.len() <= stored + stored / 1000 {
         return Ok(compressed);
@@ -48,7 +49,7 @@ pub(crate) fn write_png(
     write(size, palette, samples, Compression::NoCompression, cancel)
 }
 
-/// Encodes a PNG at one level of compression.
+/// Encodes a PNG file as `write_png` does, but always at the level `compression`.
 fn write(
     size: ImageSize,
     palette: Option<&[u8]>,

@@ -28,12 +28,14 @@ const DISCARD_BYTES: usize = 64 << 20;
 /// Maximum time spent on reading and dropping a rejected body.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 
-/// Largest body, in bytes, that is scanned for its images on the thread that serves the socket, and largest response that
-/// is encoded there. That takes a tenth of a millisecond at most; a job on the image pool takes 30 microseconds more
-/// than its work (measured on 2 busy cores).
+/// Maximum size in bytes of a request body that is scanned for images, and of a response that is
+/// encoded, on the thread that serves the connection; larger ones are processed on the image pool.
+/// The work on this many bytes takes at most a tenth of a millisecond, while a job on the image
+/// pool costs 30 microseconds in addition to its work (measured on 2 busy cores).
 pub(super) const INLINE_BYTES: usize = 64 << 10;
-/// Predicted time to find the images in a body and to read their headers, in nanoseconds per byte. JSON costs most,
-/// because of base64; progressive JPEG files are read whole for their number of scans.
+/// Predicted time to find the images in a request body and to read their headers, in nanoseconds
+/// per byte of the body. It is the time for JSON, the slowest kind of body, whose base64 is
+/// decoded. Progressive JPEG files are read to their end, because their scans are counted.
 const SCAN_NANOS_PER_BYTE: u64 = 2;
 
 /// How the images are contained in a body.
@@ -47,8 +49,8 @@ pub(super) enum Framing {
     Json,
 }
 
-/// Returns the images in a body, at least one, in order, with their headers checked. A body of more than
-/// [`INLINE_BYTES`] is scanned on the image pool.
+/// Returns the images in a request body (at least one) in their order, after checking their
+/// headers. A body of more than [`INLINE_BYTES`] is scanned on the image pool.
 pub(super) async fn read_inputs(
     app: &App,
     admission: &mut Admission,
@@ -67,18 +69,19 @@ pub(super) async fn read_inputs(
         .await?
 }
 
-/// How a body is read, and the limits on its images.
+/// How the images in a request body are found and decoded, and the limits on these images.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BodyFormat {
     pub(super) framing: Framing,
     pub(super) options: DecodeOptions,
-    /// Most pixels for each byte of a file.
+    /// Maximum number of pixels of an image per byte of its file.
     pub(super) max_density: u64,
     pub(super) max_images: usize,
 }
 
 impl BodyFormat {
-    /// Finds the images in a body and checks their headers.
+    /// Returns the images in a request body (at least one), after checking their headers and the
+    /// number of pixels per byte of their files.
     fn inputs(self, parts: Parts, body: Bytes) -> Result<Vec<Input>, ServeError> {
         let images = images(self.framing, parts, body, self.max_images)?;
         let inputs = encoded_images(images, self.options)?;
@@ -87,7 +90,7 @@ impl BodyFormat {
     }
 }
 
-/// Returns the files of the images in a body, at least one and at most `limit`.
+/// Returns the image files in a request body, at least one and at most `limit`.
 fn images(
     framing: Framing,
     parts: Parts,
@@ -99,7 +102,8 @@ fn images(
         Framing::Raw => vec![body],
         Framing::Multipart => {
             let request = Request::from_parts(parts, Body::from(body));
-            // The body is in memory, so the parser never waits for it.
+            // The whole body is in memory, so the parser never waits for data and one poll
+            // completes it.
             let images = multipart_images(request, limit).now_or_never();
             images.ok_or(ServeError::Internal("the multipart parser waited"))??
         }
@@ -160,8 +164,9 @@ pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
     }
 }
 
-/// Reads a body into memory, which `admission` reserves while the body arrives. If the body is too
-/// large or too late, or the memory for bodies is exhausted, the rest of the body is read and dropped.
+/// Reads a request body into memory that `admission` reserves while the body arrives. If the body
+/// is too large, does not arrive before the deadline, or exhausts the memory for bodies, the
+/// remainder of the body is read and dropped, and an error is returned.
 pub(super) async fn read_body(
     app: &App,
     admission: &mut Admission,

@@ -1,5 +1,6 @@
-//! Entry points of the fuzz targets for what a request consists of (`fuzz/`), and of the tests with mutated requests
-//! below. Each returns whether the input is valid.
+//! Functions that parse one part of a request (query, `Accept` header, multipart body, JSON body)
+//! from arbitrary bytes. The fuzz targets in `fuzz/` and the tests below call them. Each function
+//! returns whether its input is valid, and panics if the parser violates a guarantee.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -14,17 +15,21 @@ use super::extract::{Framing, framing, json_images, multipart_images};
 use super::params::Params;
 use crate::error::ServeError;
 
-/// Most images of one body.
+/// Maximum number of images that the parsers accept in one request body.
 const MAX_IMAGES: usize = 8;
-/// Most characters of an error message, which is sent to the client.
+/// Maximum number of characters of an error message. The client receives the message, so the
+/// parsers must not copy unlimited input into it.
 const MAX_MESSAGE: usize = 400;
-/// Most bytes of one header field; the server rejects longer heads before they are parsed.
+/// Maximum number of bytes of the value of one header field. The server rejects requests with
+/// longer heads before it parses their header fields.
 const MAX_FIELD: usize = 32 << 10;
 
-/// Parses `text` as the query of a request, with a parameter of each kind that the routes take.
+/// Parses `text` as the query string of a request, reading one parameter of each kind that the
+/// routes have (text, flag, integer, fraction, class names).
 ///
 /// # Panics
-/// If a parsed value is out of its range, or an error is not the client's or has a long message.
+/// If a parsed value is out of its range, or if an error does not blame the client or has a message
+/// of more than 400 characters.
 pub fn read_query(text: &[u8]) -> bool {
     let uri = [b"/v1/detect?".as_slice(), text].concat();
     let Ok(uri) = Uri::try_from(uri) else {
@@ -55,10 +60,12 @@ fn parse_query(uri: &Uri) -> Result<(), ServeError> {
     params.finish(&["model", "orientation"])
 }
 
-/// Chooses a media type by the `Accept` header; each line of `text` is one field.
+/// Chooses the media type of a response by `Accept` header fields; each of the first 16 lines of
+/// `text` is the value of one field.
 ///
 /// # Panics
-/// If the chosen type is not offered, or an error is not the client's or has a long message.
+/// If the chosen media type is not among those on offer, or if an error does not blame the client
+/// or has a message of more than 400 characters.
 pub fn read_accept(text: &[u8]) -> bool {
     let mut headers = HeaderMap::new();
     for line in text.split(|byte| *byte == b'\n').take(16) {
@@ -73,11 +80,14 @@ pub fn read_accept(text: &[u8]) -> bool {
     valid(chosen.map(|_| ()))
 }
 
-/// Finds the images in a multipart body. The first line of `input` is the header `content-type`, the rest is the body.
+/// Finds the images in a multipart body. The first line of `input` is the value of the header
+/// `content-type`, and the remaining lines are the body. Input with the content type of another
+/// kind of body counts as valid and is not parsed.
 ///
 /// # Panics
-/// If the images are more or longer than the body allows, the body in memory is awaited, or an error is
-/// not the client's or has a long message.
+/// If there are more than 8 images, if the images together have more bytes than the body, if the
+/// parser waits although the body is in memory, or if an error does not blame the client or has a
+/// message of more than 400 characters.
 pub fn read_multipart(input: &[u8]) -> bool {
     let line = input.iter().position(|byte| *byte == b'\n');
     let (kind, body) = input.split_at(line.unwrap_or(input.len()));
@@ -94,7 +104,7 @@ pub fn read_multipart(input: &[u8]) -> bool {
     let length = body.len();
     let mut request = Request::new(Body::from(body));
     request.headers_mut().insert(CONTENT_TYPE, kind);
-    // The body is in memory, so that nothing has to be awaited.
+    // The whole body is in memory, so the parser must complete in one poll.
     let images = multipart_images(request, MAX_IMAGES).now_or_never();
     valid(
         images
@@ -106,27 +116,30 @@ pub fn read_multipart(input: &[u8]) -> bool {
 /// Finds the images in a JSON body.
 ///
 /// # Panics
-/// If the images are more or longer than the body allows, or an error is not the client's or has a long
-/// message.
+/// If there are more than 8 images, if the images together have more bytes than the body, or if an
+/// error does not blame the client or has a message of more than 400 characters.
 pub fn read_json(body: &[u8]) -> bool {
     let images = json_images(body, MAX_IMAGES);
     valid(images.map(|images| check_images(&images, body.len())))
 }
 
-/// Returns the value of a header field. `None` for bytes that no header can have, which hyper rejects.
+/// Returns `bytes` as the value of a header field. `None` if they are longer than `MAX_FIELD` or
+/// not valid in a header; the server rejects requests with either before they are parsed.
 fn field(bytes: &[u8]) -> Option<HeaderValue> {
     let fits = bytes.len() <= MAX_FIELD;
     fits.then(|| HeaderValue::from_bytes(bytes).ok()).flatten()
 }
 
-/// Checks that the images are not more, and together not longer, than the body allows.
+/// Panics if there are more than `MAX_IMAGES` images, or if the images together have more bytes
+/// than the length `body` of the request body that they come from.
 fn check_images(images: &[Bytes], body: usize) {
     assert!(images.len() <= MAX_IMAGES);
     let total: usize = images.iter().map(Bytes::len).sum();
     assert!(total <= body, "{total} bytes from {body}");
 }
 
-/// Returns whether `result` is `Ok`, after checking an error: it is the client's, and its message is short.
+/// Returns whether `result` is `Ok`. Panics if it is an error that does not blame the client, or
+/// whose message has more than `MAX_MESSAGE` characters.
 fn valid(result: Result<(), ServeError>) -> bool {
     let Err(error) = result else {
         return true;
@@ -153,10 +166,11 @@ mod tests {
     use crate::testing::mutation::mutated;
     use crate::testing::random::Random;
 
-    /// Mutations of each seed.
+    /// Number of mutated inputs that are made of each seed.
     const MUTATIONS: usize = 2_000;
 
-    /// Runs the same code as the fuzz target `name` on its seeds and on mutations of them.
+    /// Calls `read`, the function that the fuzz target `name` runs, on the seeds of this target and
+    /// on mutations of the seeds. Panics with the input that made `read` panic.
     fn check(name: &str, read: fn(&[u8]) -> bool) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("fuzz/seeds")
@@ -183,7 +197,8 @@ mod tests {
                 total += 1;
             }
         }
-        // Mutations that all fail early, or change nothing, would test nothing.
+        // If nearly all mutated inputs were invalid, or nearly all were valid, the test would cover
+        // little of the parser.
         assert!(
             accepted > total / 200 && accepted < total * 49 / 50,
             "{accepted} of {total}"

@@ -100,8 +100,8 @@ pub(super) struct Problem {
     /// Time in the `Retry-After` header. `None` if the response does not have this header.
     #[serde(skip)]
     retry_after: Option<Duration>,
-    /// Whether the server closes the connection after the response: part of the request may be unread, or the
-    /// server is shutting down.
+    /// Whether the server closes the connection after the response, because a part of the request
+    /// may be unread or because the server is shutting down.
     #[serde(skip)]
     closes: bool,
     /// The model that the request was for. `None` if the request failed before its model was known.
@@ -294,8 +294,8 @@ fn image(index: usize, error: &ImageError, detail: String) -> Problem {
     Problem::new(code, detail).about(format!("images[{index}]"), expected)
 }
 
-/// Returns the problem for a request to a server that is shutting down. Closing its connection lets the client's
-/// retry reach another server.
+/// Returns the problem for a request that arrives while the server is shutting down. The server
+/// closes the connection after this response, so that the client's retry can reach another server.
 fn draining(detail: String) -> Problem {
     Problem::new(Code::draining, detail)
         .retry(SHORT_WAIT)

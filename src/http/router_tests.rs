@@ -114,7 +114,7 @@ impl Setup {
         Self::with(behavior, App::new(limits, 1))
     }
 
-    /// Adds a model to `app`, which has none yet.
+    /// Returns a server that consists of `app`, which has no model yet, and one fake model.
     fn with(behavior: Behavior, app: App) -> Self {
         let (started_sender, started) = mpsc::channel();
         let (permits, permits_receiver) = mpsc::channel();
@@ -395,7 +395,8 @@ async fn a_body_that_does_not_arrive_is_a_fault_of_the_client() {
     let app = Setup::running(Behavior::Logits, limits);
     let start = stream::once(async { Ok::<_, io::Error>(Bytes::from_static(b"half")) });
     let mut request = post(Body::from_stream(start.chain(stream::pending())));
-    // The rest of the body is not awaited for a client that asked whether to send it.
+    // After a rejection, the server reads and drops the remainder of the body, which never arrives
+    // here. It does not do so for a client that sent `Expect: 100-continue`.
     let expect = "100-continue".parse().unwrap();
     request.headers_mut().insert(EXPECT, expect);
     let response = send(Arc::clone(&app), request).await;
@@ -458,8 +459,8 @@ async fn a_passed_deadline_stops_drawing() {
     panic!("the thread was not freed early: {seen:?}");
 }
 
-/// Classifies `image` with a deadline that passes while it is decoded, and returns how long the only thread of the pool
-/// stays busy after the response.
+/// Sends a request to classify `image` whose deadline passes while the image is decoded. Returns
+/// how long the only thread of the image pool stays busy after the response.
 async fn freed_after_decoding(image: &[u8], deadline: Duration) -> Duration {
     let limits = Limits {
         request_timeout: deadline,
@@ -483,7 +484,9 @@ async fn a_passed_deadline_stops_decoding() {
         orientation: Orientation::Apply,
     };
     let mut seen = Vec::new();
-    // Other tests slow some attempts down. Decoding to the end would take three quarters of its time, always.
+    // Several attempts, because tests that run at the same time can slow an attempt down. If
+    // decoding did not stop at the deadline, the thread would stay busy for three quarters of the
+    // decoding time in every attempt.
     for _ in 0..8 {
         let started = Instant::now();
         decode(&image, &options).unwrap();
@@ -494,11 +497,12 @@ async fn a_passed_deadline_stops_decoding() {
         }
         seen.push((freed, whole));
     }
-    panic!("drawing did not stop soon after the deadline; (busy, drawing) times: {seen:?}");
+    panic!("decoding did not stop soon after the deadline; (busy, whole decode) times: {seen:?}");
 }
 
-/// Returns the first kilobyte of a PNG file whose header states 5000x5001 pixels; checksums and pixels are not read
-/// before the size is rejected.
+/// Returns the first 1024 bytes of a PNG file whose header states 5000x5001 pixels. Its checksums
+/// and pixel data are invalid, which does not matter where the size is rejected before they are
+/// read.
 fn head_of_large_png() -> Vec<u8> {
     let mut image = png_of(1, 1);
     image[16..24].copy_from_slice(&[0, 0, 0x13, 0x88, 0, 0, 0x13, 0x89]);
@@ -521,7 +525,8 @@ async fn masks_of_large_images_need_the_size_of_the_logits() {
         ("", 413, "too_many_pixels"),
         ("?mask=rle", 413, "too_many_pixels"),
         ("?annotate=true", 413, "too_many_pixels"),
-        // The rest of the file is missing.
+        // These responses have no mask of the image's size, so the server accepts the size and
+        // fails to decode the file, whose pixel data is missing.
         ("?mask=none", 422, "damaged_image"),
         ("?size=logits", 422, "damaged_image"),
     ] {
@@ -613,7 +618,8 @@ async fn an_exhausted_body_budget_rejects() {
     expect_nothing_reserved(&app).await;
 }
 
-/// Returns a server with the memory that `change` makes of the usual plan.
+/// Returns a server with one fake model and with a memory plan that `change` has modified; the plan
+/// before this change has no limit on the total memory.
 fn with_memory(change: impl FnOnce(&mut MemoryPlan)) -> Arc<App> {
     let limits = Limits::default();
     let demands = Demands::new(&limits, 1, Demand::fixed(0));
@@ -650,7 +656,7 @@ async fn a_response_over_all_memory_for_responses_is_too_large() {
 
 #[tokio::test]
 async fn an_image_over_all_memory_for_images_is_rejected() {
-    // A PNG of 4.5 megapixels takes 15.4 MB.
+    // The predicted memory for decoding this PNG of 4.5 megapixels is 15.4 MB.
     let image = png_of(3000, 1500);
     for (megabytes, status) in [(15, 413), (16, 200)] {
         let app = with_memory(|plan| plan.large_pixels = megabytes * 1_000_000);
@@ -684,7 +690,8 @@ fn models_share_the_memory_for_tensors() {
         fake_model(&app, catalogue::DEFAULT_MODEL, Box::new(engine)),
         fake_model(&app, detector, Box::new(boxes)),
     ];
-    // The largest input of each fake model takes 12 MiB.
+    // The input tensor of the largest image for a fake model takes 12 MiB, so two models need 24
+    // MiB.
     let total = || metric(&app, "kind=\"tensors\",state=\"total\"") as u64 >> 20;
     let error = share_tensor_memory(&models, 23 << 20).unwrap_err();
     let message = error.to_string();

@@ -27,7 +27,7 @@ const TIMEOUTS: ConnectionTimeouts = ConnectionTimeouts {
     slow_read: Duration::from_mins(1),
 };
 
-/// A server that runs until it is stopped or dropped.
+/// A server on a local port that runs until its token `stop` is cancelled or this value is dropped.
 struct Running {
     address: SocketAddr,
     stop: CancellationToken,
@@ -68,7 +68,8 @@ impl Running {
         }
     }
 
-    /// Waits until the stopped server has finished. Returns whether its requests finished within [`PATIENCE`].
+    /// Waits until the server, which must have been told to stop, has finished. Returns whether the
+    /// requests in flight finished within [`PATIENCE`].
     fn finish(self) -> bool {
         self.runtime.block_on(self.finished).unwrap()
     }
@@ -192,7 +193,8 @@ fn a_stop_closes_connections_without_a_request_and_finishes_the_others() {
     read_until(&mut without_request[3], "quick");
     without_request.push(idle);
     let mut slow = server.connect(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n");
-    // A second request that is only half sent ends with the first one.
+    // This connection has a complete request in flight and an incomplete one behind it. The server
+    // responds to the complete request and then closes the connection.
     let mut pipelined = server.connect(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\nGET /");
     sleep(Duration::from_millis(100));
     let stopping = Instant::now();

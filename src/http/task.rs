@@ -1,4 +1,5 @@
-//! The common handler of the routes that take images: parameters, admission, body, pipeline, response.
+//! The common handler of the routes that take images: parameters, admission, body, pipeline,
+//! response.
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use crate::registry::LoadedModel;
 /// Query parameters that every task takes.
 pub(super) const COMMON_PARAMETERS: [&str; 2] = ["model", "orientation"];
 
-/// Predicted time to encode results as base64 and JSON, in nanoseconds per byte.
+/// Predicted time to encode results as base64 and JSON, in nanoseconds per byte of the response.
 const ENCODE_NANOS_PER_BYTE: u64 = 3;
 
 /// The parts of a route that depend on its task: parameters, postprocessing, response.
@@ -54,7 +55,8 @@ pub(super) trait TaskRoute: Sized + Send + Sync + 'static {
         false
     }
 
-    /// Bytes of the response, roughly. By default those of the results.
+    /// Returns the approximate size of the response in bytes: by default, the size of the results
+    /// in memory.
     fn response_bytes(results: &ResponseOf<Self>) -> usize {
         let results = results.results.iter();
         results.map(<Self::Postprocess as Postprocess>::bytes).sum()
@@ -101,7 +103,8 @@ pub(super) async fn handle<T: TaskRoute>(
     result.map_err(|error| reject(&app, error, model))
 }
 
-/// Converts the results to the HTTP response, on the image pool if the response has more than [`INLINE_BYTES`].
+/// Converts the results to the HTTP response. A response of more than [`INLINE_BYTES`] is encoded
+/// on the image pool, so that it does not block the thread that serves the connection.
 async fn respond<T: TaskRoute>(
     app: &App,
     task: T,
@@ -115,8 +118,8 @@ async fn respond<T: TaskRoute>(
     app.pool.run(cost, move || task.respond(results)).await?
 }
 
-/// Checks the head of a request, and that the queue can take it, before the body is read. Sets `model` as soon as it
-/// is known, so that metrics can name it if a later check fails.
+/// Checks the head of a request, and that the queue can take it, before the body is read. Sets
+/// `model` as soon as it is known, so that metrics can name it if a later check fails.
 fn admit<T: TaskRoute>(
     app: &App,
     parts: &Parts,
@@ -164,7 +167,8 @@ impl<T: TaskRoute> Head<T> {
         Ok((head, model))
     }
 
-    /// Finds the images in the body and runs the pipeline on them. Returns the task with the results.
+    /// Finds the images in the request body and runs the pipeline on them. Returns the task of this
+    /// head and the results.
     async fn run(
         self,
         app: &App,

@@ -1,4 +1,5 @@
-//! Cancellation of a decode that is running, for each format with a hook.
+//! Tests that a running decode stops soon after it is cancelled, for each format whose decoder can
+//! be interrupted.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,13 +15,14 @@ const OPTIONS: DecodeOptions = DecodeOptions {
     orientation: Orientation::Apply,
 };
 
-/// Time after which a decode is cancelled; every file here takes longer to decode.
+/// Time between the start of a decode and its cancellation. Every file in these tests takes longer
+/// to decode.
 const CANCELLED_AFTER: Duration = Duration::from_millis(20);
-/// Most time between the cancellation and the end of the decode. It is well under a millisecond of work; a busy
-/// machine can delay the thread.
+/// Maximum time between the cancellation of a decode and its end. The decoder does well under a
+/// millisecond of work in between, but its thread may have to wait for a CPU on a busy machine.
 const STOPS_WITHIN: Duration = Duration::from_millis(250);
 
-/// Returns an image that compresses neither to nothing nor to noise.
+/// Returns an image whose pixels compress moderately: it is neither uniform nor noise.
 fn pattern(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         image::Rgb([(x / 3) as u8, (y / 5) as u8, ((x ^ y) / 7) as u8])
@@ -33,7 +35,8 @@ fn png(width: u32, height: u32) -> Vec<u8> {
     write_png(size, None, &image, &Cancel::never()).unwrap()
 }
 
-/// Returns a PNG of one pixel, between whose header and data are `megabytes` of text.
+/// Returns a PNG of one pixel with `megabytes` ancillary chunks of 1 MiB each between the header
+/// and the pixel data. The decoder skips these chunks.
 fn texts(megabytes: usize) -> Vec<u8> {
     let mut file = png(1, 1);
     let data = file.split_off(33);
@@ -62,7 +65,8 @@ fn gif(side: u16) -> Vec<u8> {
     file
 }
 
-/// Returns a BMP header for `bits` bits per pixel, with a palette of 256 grays.
+/// Returns the headers of a BMP file with `bits` bits per pixel, and its palette of 256 grays.
+/// `compression` is 0 for no compression and 1 for run-length coding.
 fn bmp_header(width: u32, height: u32, bits: u16, compression: u32) -> Vec<u8> {
     let mut file = b"BM\0\0\0\0\0\0\0\0".to_vec();
     file.extend((14 + 40 + 1024_u32).to_le_bytes());
@@ -80,7 +84,7 @@ fn bmp(width: u32, height: u32) -> Vec<u8> {
     file
 }
 
-/// Returns a run-length coded BMP whose runs have two pixels.
+/// Returns a run-length coded BMP file whose runs are two pixels long; `width` is even.
 fn rle(width: u32, height: u32) -> Vec<u8> {
     let mut file = bmp_header(width, height, 8, 1);
     for y in 0..height {

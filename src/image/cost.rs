@@ -111,7 +111,7 @@ impl ImageHeader {
             .saturating_mul(figures.picos_per_pixel + turn_picos)
             .saturating_add((file_bytes as u64).saturating_mul(figures.picos_per_byte));
         let table_bytes = match self.coding {
-            Coding::WebPLossless => allowed_table_bytes(file_bytes),
+            Coding::WebPLossless => allowed_table_bytes(file_bytes, pixels),
             _ => 0,
         };
         // When the rotation begins, the decoder has freed all of its memory but the image, so the

@@ -46,12 +46,14 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<RgbImage, ImageEr
 
 /// Decodes an image as [`decode()`] does, and stops early once `cancel` is cancelled.
 ///
-/// PNG, BMP, GIF, and the entropy-coded part of a lossless WebP stop within milliseconds. The decoders of
-/// JPEG and lossy WebP and the last passes of lossless WebP have no hook and run to their end: the modules
-/// `jpeg` and `webp` state how long that takes.
+/// Decoding of PNG, BMP and GIF, and of the entropy-coded part of lossless WebP, stops within
+/// milliseconds. The decoders of JPEG and lossy WebP, and the last passes over a lossless WebP,
+/// cannot be interrupted and run to their end; the modules `jpeg::turbo` and `webp` state how long
+/// that takes.
 ///
 /// # Errors
-/// Those of [`decode()`], and [`ImageError::Cancelled`].
+/// The errors of [`decode()`], and [`ImageError::Cancelled`] if `cancel` is cancelled before the
+/// image is decoded.
 pub fn decode_cancellable(
     bytes: &[u8],
     options: &DecodeOptions,
@@ -61,7 +63,8 @@ pub fn decode_cancellable(
     check_pixels(header.size, options.max_pixels)?;
     cancel.check()?;
     let decoded = pixels(bytes, header, cancel);
-    // A decoder whose reader was stopped reports a damaged file.
+    // A decoder that was stopped through its reader reports a damaged file. The cause is reported
+    // instead.
     cancel.check()?;
     match options.orientation {
         Orientation::Apply => Ok(turn::apply(header.turn, decoded?, cancel)?),
@@ -69,7 +72,7 @@ pub fn decode_cancellable(
     }
 }
 
-/// Decodes the pixels as the file stores them.
+/// Decodes an image to RGB, `[H, W, 3] u8`, without applying the orientation that the file states.
 fn pixels(bytes: &[u8], header: ImageHeader, cancel: &Cancel) -> Result<RgbImage, ImageError> {
     match header.format {
         ImageFormat::Jpeg => jpeg::decode(bytes, header.size, cancel),
@@ -115,11 +118,11 @@ pub(super) fn rgb_len(size: ImageSize) -> usize {
     size.width as usize * size.height as usize * 3
 }
 
-/// Converts RGBA to RGB in place. Samples only move towards the start, so none is overwritten before it
-/// is moved.
+/// Converts RGBA samples, `[N, 4] u8`, to RGB, `[N, 3] u8`, in the same allocation. Every sample
+/// moves towards the start, in order, so no sample is overwritten before it has moved.
 ///
 /// # Errors
-/// [`Cancelled`] if the work is cancelled.
+/// [`Cancelled`] if `cancel` is cancelled.
 pub(super) fn pack_rgba(mut data: Vec<u8>, cancel: &Cancel) -> Result<Vec<u8>, Cancelled> {
     let pixels = data.len() / 4;
     let mut pace = Pace::new(cancel);
@@ -133,7 +136,8 @@ pub(super) fn pack_rgba(mut data: Vec<u8>, cancel: &Cancel) -> Result<Vec<u8>, C
     Ok(data)
 }
 
-/// Number of pixels that [`pack_rgba`] converts between two checks of its pace.
+/// Number of pixels that [`pack_rgba`] converts before it counts them in its `Pace`, because
+/// counting each pixel would slow the loop down.
 const PACKED_TOGETHER: usize = 1 << 12;
 
 #[cfg(test)]

@@ -100,8 +100,8 @@ fn by_signature(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
         .map(|(_, name, advice)| (*name, *advice))
 }
 
-/// Recognizes ISO base media files by their brands, RIFF files by their form type, and files whose signature is not at
-/// the start.
+/// Recognizes ISO base media files (HEIC, AVIF, MP4) by their brands, RIFF files (AVI, WAV) by
+/// their form type, and other formats whose signature is not a fixed text at the start of the file.
 fn by_container(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     if bytes.get(4..8) == Some(b"ftyp") {
         let end = bytes.len().min(64);
@@ -136,7 +136,8 @@ fn by_container(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     if let [b'P', b'1'..=b'7', b' ' | b'\t' | b'\r' | b'\n', ..] = bytes {
         return Some(("PBM, PGM or PPM", CONVERT));
     }
-    // The packets of a transport stream have 188 bytes and start with the letter G.
+    // A file of this kind is an MPEG transport stream, whose packets have 188 bytes each and start
+    // with the letter G.
     if bytes.first() == Some(&b'G')
         && bytes.get(188) == Some(&b'G')
         && bytes.get(376) == Some(&b'G')
@@ -149,7 +150,8 @@ fn by_container(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     (bytes.get(128..132) == Some(b"DICM")).then_some(("DICOM", CONVERT))
 }
 
-/// Recognizes markup, JSON, base64 and URLs, also after white space and a byte-order mark.
+/// Recognizes text that is not an image: SVG, HTML, XML, JSON, base64 and URLs. The text may begin
+/// with a byte-order mark and white space.
 fn by_text(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     let head = &bytes[..bytes.len().min(1024)];
     let text = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
@@ -195,14 +197,15 @@ fn by_text(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
 mod tests {
     use super::*;
 
-    /// Returns `length` zeros with `signature` at `offset`.
+    /// Returns a file of `length` bytes that has `signature` at `offset` and is zero elsewhere.
     fn at(offset: usize, signature: &[u8], length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         bytes[offset..offset + signature.len()].copy_from_slice(signature);
         bytes
     }
 
-    /// Files of each kind that people send instead of an image.
+    /// Checks the name that is recognized for files that are commonly sent instead of a supported
+    /// image.
     #[test]
     fn common_files_are_named() {
         let cases: &[(&[u8], Option<&str>)] = &[

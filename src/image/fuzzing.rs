@@ -1,21 +1,28 @@
-//! Entry point of the fuzz targets for images (`fuzz/`) and of the test with mutated images below.
+//! A checked decoder for arbitrary bytes, which the fuzz targets for images in `fuzz/` and the test
+//! below call.
 
 use super::{DecodeOptions, ImageError, ImageHeader, ImageSize, Orientation, decode, probe};
 
-/// Most pixels of an image that is decoded. Few, so that a run covers many images; sides up to 65,536 remain possible.
+/// Maximum number of pixels of an image that `decode_checked` decodes. It is small, so that a run
+/// covers many images, but permits images with one side of up to 65,536 pixels.
 pub const MAX_PIXELS: u64 = 1 << 16;
 
-/// Most bytes of an error message, which is sent to the client.
+/// Maximum size of an error message in bytes. The client receives the message, so decoders must not
+/// copy unlimited input into it.
 const MAX_MESSAGE: usize = 300;
 
-/// Decodes a file as the server does. Returns the samples, `[H, W, 3] u8`.
+/// Decodes a file as the server does, and checks the result against the file's headers. Returns the
+/// samples, `[H, W, 3] u8`.
 ///
 /// # Errors
-/// Those of [`decode()`]; [`ImageError::TooManyPixels`] for more than [`MAX_PIXELS`].
+/// The errors of [`decode()`], with [`ImageError::TooManyPixels`] for more than [`MAX_PIXELS`]
+/// pixels.
 ///
 /// # Panics
-/// If the decoded size is not the one that [`probe()`] returns, which memory is reserved by; if a file is decoded that
-/// [`probe()`] rejects or that has too many pixels; or if an error names another format or has a long message.
+/// If the decoded image does not have the size that [`probe()`] returns, possibly rotated, by which
+/// the server reserves memory; if a file is decoded although [`probe()`] rejects it or it has too
+/// many pixels; or if an error names a format other than the file's or has a message of more than
+/// 300 bytes.
 pub fn decode_checked(bytes: &[u8], orientation: Orientation) -> Result<Vec<u8>, ImageError> {
     let options = DecodeOptions {
         max_pixels: MAX_PIXELS,
@@ -68,11 +75,12 @@ mod tests {
     use crate::testing::mutation::{image_seeds, mutated};
     use crate::testing::random::Random;
 
-    /// Mutations of each file in `tests/golden/images`.
+    /// Number of mutated files that are made of each file in `tests/golden/images`.
     const MUTATIONS: usize = 1_000;
 
-    /// Runs the same code as the fuzz targets on a fixed set of inputs. Panics name the input, from which
-    /// [`mutated`] makes it again.
+    /// Calls the function that the fuzz targets run, on mutated files that are the same in every
+    /// run. If it panics, the test fails with the number of the mutation and the name of the
+    /// original file, by which [`mutated`] can make the mutated file again.
     #[test]
     fn mutated_images_decode_as_probed_or_are_errors() {
         let seeds = image_seeds();
@@ -99,7 +107,8 @@ mod tests {
                 }
             }
         }
-        // Mutations that all fail early, or change nothing, would test nothing.
+        // If nearly all mutated files were rejected, or most of them were decoded, the test would
+        // cover little of the decoders.
         let total = decoded + rejected;
         assert!(
             decoded > total / 20 && rejected > total / 4,

@@ -30,10 +30,12 @@ const PIXELS: usize = 32;
 /// Side in bytes of the squares that are transposed in registers.
 const SQUARE: usize = 16;
 
-/// First pass: resizes rows `[h, w, 3] u8` of `stride` bytes each to `[h, columns.len(), 3] u8`.
+/// Runs the first pass of a resize: resizes `rows`, `[h, w, 3] u8` with `stride` bytes per row, to
+/// the width of the output, `[h, columns.len(), 3] u8`. `columns` holds the weights of each output
+/// column.
 ///
 /// # Errors
-/// [`Cancelled`] if the work is cancelled.
+/// [`Cancelled`] if `cancel` is cancelled.
 pub(super) fn filter_rows(
     rows: &[u8],
     stride: usize,
@@ -123,11 +125,12 @@ fn filter_pixels<'a, const N: usize>(
     }
 }
 
-/// Second pass: filters source rows down the columns into the rows of `out`. `rows` begins with row
-/// `first` of the image; `axis` holds the weights of each output row.
+/// Runs the second pass of a resize: writes each row of `out` as a weighted sum of rows of `rows`,
+/// which begins with row `first` of the image and has as many bytes per row as `out`. `axis` holds
+/// the weights of each output row.
 ///
 /// # Errors
-/// [`Cancelled`] if the work is cancelled.
+/// [`Cancelled`] if `cancel` is cancelled.
 pub(super) fn filter_columns(
     rows: &[u8],
     first: usize,

@@ -49,8 +49,8 @@ pub enum Preprocessor {
 }
 
 impl Preprocessor {
-    /// Builds the preprocessing of a validated manifest, whose crop does not exceed the resized short
-    /// side.
+    /// Builds the preprocessing of a validated manifest, whose crop does not exceed the resized
+    /// short side.
     pub fn new(preprocess: &Preprocess) -> Self {
         let normalizer = Normalizer::new(preprocess.mean, preprocess.std);
         let size = match preprocess.resize {
@@ -72,7 +72,8 @@ impl Preprocessor {
         Self::Floats(DetectorTransform::new(resize, normalizer))
     }
 
-    /// Returns the resize of a detector's preprocessing. `None` for classification and segmentation.
+    /// Returns the resize of a detector's preprocessing. `None` for classification and
+    /// segmentation.
     pub fn detector_resize(&self) -> Option<DetectorResize> {
         match self {
             Self::Pixels(_) => None,
@@ -97,7 +98,8 @@ impl Preprocessor {
         }
     }
 
-    /// Returns the most pixels that an input tensor can have.
+    /// Returns the largest number of pixels (height times width) that an input tensor of this
+    /// preprocessor can have.
     pub fn largest_pixels(&self) -> u64 {
         match self {
             Self::Pixels(PixelTransform { crop: None, .. }) => MAX_INPUT_PIXELS,
@@ -118,10 +120,11 @@ impl Preprocessor {
         self.run_cancellable(image, &Cancel::never())
     }
 
-    /// Converts an image as [`Preprocessor::run`] does, and stops early once `cancel` is cancelled.
+    /// Converts an image to the input tensor `[3, H, W] f32` as [`Preprocessor::run`] does, and
+    /// stops early once `cancel` is cancelled.
     ///
     /// # Errors
-    /// Those of [`Preprocessor::run`], and [`ImageError::Cancelled`].
+    /// The errors of [`Preprocessor::run`], and [`ImageError::Cancelled`] if the work is cancelled.
     pub fn run_cancellable(
         &self,
         image: &RgbImage,

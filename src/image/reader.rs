@@ -1,26 +1,29 @@
-//! A reader of a file in memory that fails once the work on it is cancelled.
+//! A reader of a file in memory that fails once the decoding of the file is cancelled.
 
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
 use crate::cancel::Cancel;
 
-/// Returns the error with which a reader stops a decoder whose work is cancelled.
+/// Returns the error that a reader passes to a decoder so that the decoder stops, because the
+/// decoding is cancelled.
 pub(super) fn cancelled() -> io::Error {
     io::Error::other("cancelled")
 }
 
-/// Reads `bytes` in parts of at most `part` bytes and checks for cancellation before each part.
+/// Reads `bytes` from memory in parts of at most `part` bytes and checks for cancellation before
+/// each part.
 pub(super) struct CancellableReader<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// End of the part whose check has passed.
+    /// Offset in `bytes` up to which reading needs no further check for cancellation.
     checked: usize,
     part: usize,
     cancel: &'a Cancel,
 }
 
 impl<'a> CancellableReader<'a> {
-    /// Returns a reader at the start of `bytes`. `part` must be at least 1.
+    /// Returns a reader at the start of `bytes` that checks `cancel` once per `part` bytes. `part`
+    /// must be at least 1.
     pub(super) fn new(bytes: &'a [u8], part: usize, cancel: &'a Cancel) -> Self {
         Self {
             bytes,
@@ -64,7 +67,7 @@ impl Seek for CancellableReader<'_> {
         let at = base.checked_add_signed(offset);
         let at = at.and_then(|at| usize::try_from(at).ok());
         self.at = at.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        // The next read checks again, wherever it begins.
+        // The next read checks for cancellation, wherever the new position is.
         self.checked = self.at;
         Ok(self.at as u64)
     }

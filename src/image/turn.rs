@@ -1,20 +1,22 @@
 //! Rotation and mirroring of an image by the orientation that its file states.
 //!
-//! Source: `PIL.ImageOps.exif_transpose`. The crate `image` has the same operations; these can be cancelled.
+//! Source: `PIL.ImageOps.exif_transpose`. The crate `image` has the same operations, but those of
+//! this module can be cancelled.
 
 use image::RgbImage;
 use image::metadata::Orientation as Turn;
 
 use crate::cancel::{Cancel, Cancelled, Pace};
 
-/// Side of the squares that are transposed together, so that both their rows and their columns stay in the
-/// cache.
+/// Side in pixels of the squares that are transposed one after the other. A square is small enough
+/// that the rows read and the rows written both stay in the CPU cache.
 const SQUARE: usize = 32;
 
 /// A pixel: red, green, blue.
 type Pixel = [u8; 3];
 
-/// Rotates and mirrors `image` by `turn`; needs a second buffer of its size for rotations by 90 degrees.
+/// Rotates and mirrors `image` by `turn`. Turns that exchange width and height allocate a second
+/// buffer of the size of the image; the others work in place.
 ///
 /// # Errors
 /// [`Cancelled`] if the work is cancelled.
@@ -54,8 +56,8 @@ fn swap_rows(mut image: RgbImage, cancel: &Cancel) -> Result<RgbImage, Cancelled
     Ok(image)
 }
 
-/// Exchanges rows and columns; then mirrors left to right if `mirrored[0]`, and top to bottom if
-/// `mirrored[1]`.
+/// Returns `image` with rows and columns exchanged, then mirrored left to right if `mirrored[0]`
+/// and top to bottom if `mirrored[1]`.
 fn transpose(
     image: &RgbImage,
     mirrored: [bool; 2],

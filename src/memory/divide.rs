@@ -1,22 +1,25 @@
 //! Division of an amount of memory among parts that each have a minimum and a maximum.
 
-/// Granularity of every part, in bytes: a budget counts in this unit or a divisor of it.
+/// Unit in bytes of the sizes of all parts. It is a multiple of the units in which the budgets
+/// count their reservations.
 pub const UNIT: u64 = 64 << 10;
 
-/// The memory that one part needs at three levels of service, in bytes, each a multiple of [`UNIT`].
+/// The memory that one part needs at three levels of service, in bytes, each a multiple of
+/// [`UNIT`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Demand {
-    /// Minimum: with less, some request that the limits allow could never run.
+    /// Minimum in bytes, without which the server does not start. A part of this size may be too
+    /// small for the largest requests that the limits allow.
     pub floor: u64,
-    /// Enough for the largest usual request. At least `floor`.
+    /// Bytes that suffice for the largest request of a usual kind. At least `floor`.
     pub enough: u64,
-    /// Maximum: more would not be used. At least `enough`.
+    /// Maximum in bytes: the part would not use more. At least `enough`.
     pub want: u64,
 }
 
 impl Demand {
-    /// Creates a demand from amounts in bytes, each rounded up to a multiple of [`UNIT`] and raised to the
-    /// amount before it.
+    /// Creates a demand from amounts in bytes, each rounded up to a multiple of [`UNIT`]. `enough`
+    /// is raised to `floor` and `want` to `enough` if they are smaller.
     pub fn new(floor: u64, enough: u64, want: u64) -> Self {
         let floor = round_up(floor);
         let enough = round_up(enough).max(floor);
@@ -28,12 +31,13 @@ impl Demand {
         }
     }
 
-    /// Creates the demand of a part whose size is set to `bytes`.
+    /// Creates the demand of a part whose size is fixed by a setting: all three levels are `bytes`,
+    /// rounded up to a multiple of [`UNIT`].
     pub fn fixed(bytes: u64) -> Self {
         Self::new(bytes, bytes, bytes)
     }
 
-    /// Returns the demand of all of `parts` together.
+    /// Returns the sum of the demands of `parts`, level by level.
     pub fn sum(parts: impl IntoIterator<Item = Self>) -> Self {
         let none = Self::new(0, 0, 0);
         parts.into_iter().fold(none, |sum, part| Self {
@@ -49,26 +53,30 @@ fn round_up(bytes: u64) -> u64 {
     bytes.div_ceil(UNIT).saturating_mul(UNIT)
 }
 
-/// The division of an amount of memory among parts. The sizes of all parts add up to at most that amount, and each
-/// is between the part's `floor` and `want`.
+/// The division of an amount of memory among parts. The sizes of all parts add up to at most that
+/// amount, and each size is between the part's `floor` and `want`.
 ///
-/// Every part gets its `want` if the amount allows it. Otherwise all parts shrink in proportion to the difference
-/// between two levels: from `want` to `enough`, then from `enough` to `floor`.
+/// Every part has its `want` if the amount suffices for that. If it does not, but suffices for
+/// `enough` of every part, each part has `enough` and the same fraction of the difference from
+/// `enough` to `want`. With even less, each part has `floor` and the same fraction of the
+/// difference from `floor` to `enough`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Division {
     total: u64,
-    /// Demand of all parts together.
+    /// Sum of the demands of all parts.
     sum: Demand,
 }
 
 impl Division {
-    /// Returns the division of `total` bytes among `parts`. `None` if `total` is less than the sum of their floors.
+    /// Returns the division of `total` bytes among `parts`. `None` if `total` is less than the sum
+    /// of the `floor`s of all parts.
     pub fn new(total: u64, parts: &[Demand]) -> Option<Self> {
         let sum = Demand::sum(parts.iter().copied());
         (total >= sum.floor).then_some(Self { total, sum })
     }
 
-    /// Returns the size in bytes of `part`, which must be one of the parts.
+    /// Returns the size in bytes of `part`, which must be one of the demands passed to
+    /// `Division::new`.
     pub fn size(&self, part: Demand) -> u64 {
         let Self { total, sum } = *self;
         if total >= sum.want {
@@ -81,8 +89,9 @@ impl Division {
     }
 }
 
-/// Returns the point of the range `part` that corresponds to `total` in the range `sum`, rounded down to a
-/// multiple of [`UNIT`]. `sum` must not be empty.
+/// Interpolates linearly: returns the size in bytes that lies in the range `part` where `total`
+/// lies in the range `sum`. Its distance from the start of `part` is rounded down to a multiple of
+/// [`UNIT`]. The ends of `sum` must differ.
 fn between(part: (u64, u64), sum: (u64, u64), total: u64) -> u64 {
     let spare = u128::from(total - sum.0) * u128::from(part.1 - part.0);
     let share = (spare / u128::from(sum.1 - sum.0)) as u64;
@@ -102,7 +111,7 @@ mod tests {
     #[test]
     fn parts_shrink_in_proportion_and_never_below_their_floors() {
         let parts = [mib(10, 20, 100), mib(30, 30, 50), Demand::fixed(7 * MIB)];
-        // Total, and the size of each part, in MiB.
+        // The total, and the expected size of each part, in MiB; `None` if the total is too small.
         let cases = [
             (46, None),
             (47, Some([10, 30, 7])),

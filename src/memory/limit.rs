@@ -1,25 +1,27 @@
-//! The memory that this process may use: the limits of its cgroup, and the physical memory.
+//! The memory that this process may use: the smaller of its cgroup's limit and the physical memory.
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
 
 use super::BudgetOrigin;
 
-/// Returns the smaller of the cgroup's limit and the physical memory, in bytes, and which of them it is. `root`
-/// is the folder that contains `proc` and `sys`, usually `/`. `None` if neither can be read.
+/// Returns the smaller of the cgroup's memory limit and the physical memory, in bytes, and which of
+/// the two it is. `root` is the folder that contains `proc` and `sys`, usually `/`. `None` if
+/// neither amount can be read.
 ///
-/// The cgroup's limit is the lowest one from the process's own cgroup up to the root, in versions 1 and 2.
+/// The cgroup's limit is the lowest limit of the process's own cgroup and all cgroups above it, in
+/// cgroup versions 1 and 2.
 pub fn memory_limit(root: &Path) -> Option<(u64, BudgetOrigin)> {
     let physical = physical(root).map(|bytes| (bytes, BudgetOrigin::Physical));
     let cgroup = cgroup(root).map(|bytes| (bytes, BudgetOrigin::Cgroup));
-    // A cgroup without a limit states a value above any physical memory.
+    // In cgroup version 1, a cgroup without a limit states a value above any physical memory.
     [physical, cgroup]
         .into_iter()
         .flatten()
         .min_by_key(|limit| limit.0)
 }
 
-/// Returns the physical memory in bytes, from `/proc/meminfo`.
+/// Returns the physical memory in bytes, from `/proc/meminfo`. `None` if the file cannot be read.
 fn physical(root: &Path) -> Option<u64> {
     let text = read_to_string(root.join("proc/meminfo")).ok()?;
     let line = text
@@ -29,7 +31,8 @@ fn physical(root: &Path) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// Returns the lowest memory limit of the process's cgroups in bytes. `None` if there is none.
+/// Returns the lowest memory limit of the process's cgroups, in bytes. `None` if no limit can be
+/// read.
 fn cgroup(root: &Path) -> Option<u64> {
     let own = read_to_string(root.join("proc/self/cgroup")).ok()?;
     let mounts = read_to_string(root.join("proc/self/mountinfo")).ok()?;
@@ -43,16 +46,18 @@ fn cgroup(root: &Path) -> Option<u64> {
 
 /// A mounted hierarchy of cgroups that can limit memory.
 struct Mount<'a> {
-    /// Path in the hierarchy that is mounted; `/` for all of it.
+    /// Path of the cgroup that is the top of the mount, within its hierarchy; `/` if the whole
+    /// hierarchy is mounted.
     mounted: &'a str,
-    /// The folder where it is mounted.
+    /// Path of the folder where the hierarchy is mounted.
     folder: &'a str,
-    /// Whether the hierarchy is of version 2, which has all controllers.
+    /// Whether the hierarchy is of cgroup version 2, in which one hierarchy has all controllers.
     unified: bool,
 }
 
 impl<'a> Mount<'a> {
-    /// Parses a line of `/proc/self/mountinfo`. `None` for other file systems and other controllers.
+    /// Parses a line of `/proc/self/mountinfo`. `None` if the line is not about a cgroup hierarchy
+    /// with the memory controller.
     fn parse(line: &'a str) -> Option<Self> {
         let (mount, kind) = line.split_once(" - ")?;
         let mut mount = mount.split(' ').skip(3);
@@ -70,9 +75,10 @@ impl<'a> Mount<'a> {
         })
     }
 
-    /// Returns the cgroup's path below the mounted folder from `line` of `/proc/self/cgroup`. `None` if the line is
-    /// about another hierarchy. A path outside of what is mounted, as in some containers, counts as the folder
-    /// itself.
+    /// Returns the path of the process's cgroup relative to the mounted folder, from `line` of
+    /// `/proc/self/cgroup`. `None` if the line is about another hierarchy. If the mount shows only
+    /// a part of the hierarchy and the cgroup is outside of it, as in some containers, the path is
+    /// empty, which stands for the mounted folder.
     fn cgroup_of(&self, line: &'a str) -> Option<&'a str> {
         let mut fields = line.splitn(3, ':');
         let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
@@ -88,7 +94,8 @@ impl<'a> Mount<'a> {
         is_this.then(|| below.trim_start_matches('/'))
     }
 
-    /// Returns the lowest limit in bytes from the cgroup `path` up to the mounted folder. `None` if none has a limit.
+    /// Returns the lowest memory limit, in bytes, of the cgroup at `path` in the mounted folder and
+    /// of the cgroups above it. `None` if none of them has a limit.
     fn lowest_limit(&self, root: &Path, path: &str) -> Option<u64> {
         let name = if self.unified {
             "memory.max"
@@ -100,7 +107,8 @@ impl<'a> Mount<'a> {
         let up = own
             .ancestors()
             .take_while(|folder| folder.starts_with(&top));
-        // `memory.max` is `max` if there is no limit, and the root cgroup has no such file.
+        // Files that do not exist or hold no number are skipped: `memory.max` holds `max` if there
+        // is no limit, and the root cgroup has no `memory.max`.
         up.filter_map(|folder| read_to_string(folder.join(name)).ok()?.trim().parse().ok())
             .min()
     }
@@ -117,7 +125,7 @@ mod tests {
     const V1_GROUP: &str = "4:memory:/docker/a/b\n1:cpu:/docker/a\n0::/\n";
     const MIB: u64 = 1 << 20;
 
-    /// Writes `files`, paths and contents, below a new folder.
+    /// Writes `files`, pairs of a relative path and a content, to a new temporary folder.
     fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (path, content) in files {
@@ -138,7 +146,7 @@ mod tests {
         const NONE: &str = "9223372036854771712\n";
         let cgroup = |mib| Some((mib * MIB, BudgetOrigin::Cgroup));
         let physical = Some((2048 * MIB, BudgetOrigin::Physical));
-        // Mounts, cgroups, files with limits, and the expected limit.
+        // Contents of `mountinfo` and `cgroup`, files with limits, and the expected memory limit.
         let cases: [(&str, &str, Files<'_>, _); 8] = [
             (V2, V2_GROUP, &[(OWN, "536870912\n")], cgroup(512)),
             (
@@ -156,7 +164,8 @@ mod tests {
                 cgroup(1024),
             ),
             (V1, V1_GROUP, &[(V1_OWN, NONE), (V1_TOP, NONE)], physical),
-            // A container that sees its own cgroup as the root, with the path of the host.
+            // In some containers, the mount shows the container's cgroup as `/`, but `cgroup`
+            // states a path relative to the host.
             (
                 V2,
                 "0::/../b\n",

@@ -1,10 +1,12 @@
-//! The memory plan: one budget, divided into the parts that requests reserve from.
+//! The memory plan: one budget in bytes, divided into parts from which requests reserve memory.
 //!
-//! The parts are request bodies, pixels (images while they are decoded or drawn into), tensors (inputs and
-//! outputs of networks) and responses. Each has a [`Demand`], so a small container serves the same requests
-//! as a large machine, fewer at a time. [`MemoryPlan::new`] refuses a budget in which that is impossible.
+//! The parts are request bodies, pixels (images while they are decoded or drawn into), tensors
+//! (inputs and outputs of networks) and responses. Each part has a [`Demand`] with a minimum, so a
+//! server in a small container processes fewer requests at a time than one on a large machine.
+//! [`MemoryPlan::new`] returns an error if the budget is smaller than the sum of the minimums.
 //!
-//! The weights and the sessions of the models are not in the budget: [`default_budget`] leaves memory for them.
+//! The weights and the sessions of the models are not in the budget: [`default_budget`] leaves
+//! memory for them.
 //!
 //! What is *not* here: the budgets that requests reserve from ([`crate::budget`]).
 
@@ -21,39 +23,47 @@ pub use divide::{Demand, Division, UNIT};
 pub use limit::memory_limit;
 pub use size::{ByteSize, ByteSizeError};
 
-/// Part of the memory limit that requests may use, in percent. The rest is for the models, their sessions, and
-/// what the allocator cannot return. docs/operations.md has the arithmetic.
+/// Percentage of the memory limit that requests may use. The remainder is for the models, their
+/// sessions, and memory that the allocator keeps after it is freed. `docs/operations.md` shows the
+/// calculation.
 const BUDGET_PERCENT: u64 = 60;
-/// Memory for request bodies, if the budget allows it.
+/// Largest size in bytes that the memory plan derives for request bodies, unless one body may be
+/// larger.
 pub const BODY_BYTES: u64 = 512 << 20;
-/// Memory for responses, if the budget allows it.
+/// Largest size in bytes that the memory plan derives for responses, unless one response may be
+/// larger.
 pub const RESPONSE_BYTES: u64 = 256 << 20;
-/// Memory for the tensors of one model, if the budget allows it.
+/// Largest size in bytes that the memory plan derives for the tensors of one model, unless one
+/// image needs more.
 pub const TENSOR_BYTES_PER_MODEL: u64 = 256 << 20;
-/// Pixels of a large photograph, the smallest image that a plan with room for large images accepts.
+/// Pixels of a large photograph. If the limit on pixels allows it, every memory plan has room for
+/// decoding a JPEG of this size with one scan.
 const PHOTOGRAPH_PIXELS: u64 = 12_000_000;
-/// Bytes per 1000 pixels that decoding takes in every format but JPEG with several scans: that of JPEG with one.
+/// Memory in bytes per 1000 pixels that decoding takes in usual formats, which are all except JPEG
+/// with several scans. JPEG with one scan takes the most of them.
 const USUAL_BYTES_PER_1000_PIXELS: u64 = 7_100;
-/// Bytes per pixel of a drawn image in a response: an RGB PNG that does not compress.
+/// Bytes per pixel of an image with drawn boxes or masks in a response: an RGB PNG that does not
+/// compress.
 const DRAWN_BYTES_PER_PIXEL: u64 = 3;
 
 /// Where the size of the budget comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BudgetOrigin {
-    /// The flag `--memory-budget` or its environment variable.
+    /// The flag `--memory-budget` or the environment variable of this flag sets the budget.
     Flag,
-    /// The configuration file.
+    /// The configuration file sets the budget.
     File,
-    /// A share of the memory limit of the process's cgroup.
+    /// The budget is a percentage of the memory limit of the process's cgroup.
     Cgroup,
-    /// A share of the physical memory.
+    /// The budget is a percentage of the physical memory.
     Physical,
-    /// No limit is known: every part has the size that it wants.
+    /// There is no budget, because no memory limit can be read: every part has its largest useful
+    /// size.
     Unlimited,
 }
 
 impl BudgetOrigin {
-    /// Returns the name of the origin in the log.
+    /// Returns the name of the origin as it is logged.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Flag => "flag",
@@ -65,42 +75,47 @@ impl BudgetOrigin {
     }
 }
 
-/// The budget for requests, in bytes, if none is set: a share of the memory limit `limit` in bytes.
+/// Returns the budget for requests in bytes if no setting states one: a percentage of `limit`, the
+/// memory limit in bytes.
 pub fn default_budget(limit: u64) -> u64 {
     limit / 100 * BUDGET_PERCENT
 }
 
-/// The sizes of parts that are set, in bytes; `None` to derive a part from the budget.
+/// The sizes in bytes of the parts that settings fix. A part is `None` if its size is derived from
+/// the budget.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PartSizes {
-    /// Memory for request bodies.
+    /// Memory in bytes for request bodies. `None` to derive it from the budget.
     pub bodies: Option<u64>,
-    /// Memory for images while they are decoded or drawn into.
+    /// Memory in bytes for images while they are decoded or drawn into. `None` to derive it from
+    /// the budget.
     pub pixels: Option<u64>,
-    /// Memory for the tensors of all models.
+    /// Memory in bytes for the tensors of all models. `None` to derive it from the budget.
     pub tensors: Option<u64>,
-    /// Memory for responses.
+    /// Memory in bytes for responses. `None` to derive it from the budget.
     pub responses: Option<u64>,
 }
 
-/// The demands that follow from the limits on requests, before any part is set.
+/// The demand of each part that follows from the limits on requests, regardless of settings that
+/// fix the size of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Demands {
-    /// Demand of request bodies.
+    /// Demand of the memory for request bodies.
     pub bodies: Demand,
-    /// Demand of images up to 4 megapixels.
+    /// Demand of the memory for images of up to 4 megapixels while they are decoded or drawn into.
     pub small_pixels: Demand,
-    /// Demand of larger images.
+    /// Demand of the memory for images of more than 4 megapixels while they are decoded or drawn
+    /// into.
     pub large_pixels: Demand,
-    /// Demand of the tensors of all models.
+    /// Demand of the memory for the tensors of all models.
     pub tensors: Demand,
-    /// Demand of responses.
+    /// Demand of the memory for responses.
     pub responses: Demand,
 }
 
 impl Demands {
-    /// Returns the demands of a server with these limits and `threads` threads for work on images. `tensors` is the
-    /// demand of all models.
+    /// Returns the demands of a server with the limits `limits` on requests and `threads` threads
+    /// for work on images. `tensors` is the demand of the tensors of all models.
     pub fn new(limits: &Limits, threads: usize, tensors: Demand) -> Self {
         let (threads, most) = (threads.max(1) as u64, limits.max_pixels);
         let photograph = most.min(PHOTOGRAPH_PIXELS);
@@ -123,21 +138,23 @@ impl Demands {
         }
     }
 
-    /// Returns the demand of all images together.
+    /// Returns the sum of the demands of small and large images.
     pub fn pixels(&self) -> Demand {
         Demand::sum([self.small_pixels, self.large_pixels])
     }
 }
 
-/// Returns the most memory that decoding `pixels` pixels takes in any format, in bytes.
+/// Returns the most memory in bytes that decoding an image of `pixels` pixels takes in any format.
+/// The code tables of a lossless WebP can take 512 KiB more.
 fn decode_bytes(pixels: u64) -> u64 {
     FIXED_DECODE_BYTES + pixels.saturating_mul(DECODE_BYTES_PER_PIXEL)
 }
 
-/// A part, or the whole budget, is too small for the limits on requests.
+/// The memory budget, or a part whose size a setting fixes, is too small for the limits on
+/// requests.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum MemoryPlanError {
-    /// The budget is smaller than the sum of what the parts need.
+    /// The budget is smaller than the sum of the minimums of all parts.
     #[error(
         "the memory budget of {budget} bytes is too small: at least {needed} are needed (bodies {}, pixels {}, \
          tensors {}, responses {}); raise `memory_budget` or the memory limit of the container, or lower \
@@ -147,43 +164,46 @@ pub enum MemoryPlanError {
     Budget {
         /// Size of the budget in bytes.
         budget: u64,
-        /// The smallest budget that works, in bytes.
+        /// The smallest budget that suffices, in bytes.
         needed: u64,
-        /// Smallest size of bodies, pixels, tensors and responses, in bytes.
+        /// The minimums of bodies, pixels, tensors and responses, in this order, in bytes.
         floors: [u64; 4],
     },
-    /// A part that is set is smaller than the limits on requests need.
+    /// A setting fixes the size of a part below the minimum that follows from the limits on
+    /// requests.
     #[error("`{setting}`: expected at least {needed} with the other settings, got {got}")]
     Part {
-        /// Name of the setting.
+        /// Name of the setting that fixes the size of the part.
         setting: &'static str,
-        /// The smallest size that works, in bytes.
+        /// The smallest size of the part that suffices, in bytes.
         needed: u64,
-        /// The size that is set, in bytes.
+        /// The size that the setting states, in bytes.
         got: u64,
     },
 }
 
-/// The sizes of all parts, in bytes.
+/// The sizes of all parts of the memory for requests, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Request bodies.
+    /// Memory in bytes for request bodies.
     pub bodies: u64,
-    /// Images up to 4 megapixels while they are decoded or drawn into.
+    /// Memory in bytes for images of up to 4 megapixels while they are decoded or drawn into.
     pub small_pixels: u64,
-    /// Larger images while they are decoded or drawn into.
+    /// Memory in bytes for images of more than 4 megapixels while they are decoded or drawn into.
     pub large_pixels: u64,
-    /// Inputs and outputs of all models.
+    /// Memory in bytes for the inputs and outputs of all models.
     pub tensors: u64,
-    /// Responses until the client has read them.
+    /// Memory in bytes for responses until the client has read them.
     pub responses: u64,
 }
 
 impl MemoryPlan {
-    /// Divides `budget` bytes among the parts. Parts in `set` keep their size.
+    /// Divides `budget` bytes among the parts. Parts whose size is in `set` have that size, rounded
+    /// up to a multiple of [`UNIT`].
     ///
     /// # Errors
-    /// [`MemoryPlanError`] if the budget or a part that is set is too small.
+    /// [`MemoryPlanError`] if the budget is smaller than the sum of the minimums, or a size in
+    /// `set` is smaller than the minimum of its part.
     pub fn new(budget: u64, demands: &Demands, set: PartSizes) -> Result<Self, MemoryPlanError> {
         let part = |setting, set: Option<u64>, demand: Demand| match set {
             None => Ok(demand),
@@ -216,7 +236,9 @@ impl MemoryPlan {
         let [small, large] = lanes.map(|lane| division.size(lane));
         Ok(Self {
             bodies,
-            // A part that is set above the demand is used up.
+            // All of `pixels` is used, even if a setting fixes it above the demands of all images.
+            // What small images do not need is for large images; if the limits allow no large
+            // images, everything is for small images.
             small_pixels: if large == 0 { pixels } else { small },
             large_pixels: if large == 0 { 0 } else { pixels - small },
             tensors,
@@ -224,7 +246,8 @@ impl MemoryPlan {
         })
     }
 
-    /// Returns the plan of a server whose memory is not limited: every part has the size that it wants.
+    /// Returns the plan of a server without a memory budget: every part has the maximum (`want`) of
+    /// its demand.
     pub fn unlimited(demands: &Demands) -> Self {
         Self {
             bodies: demands.bodies.want,
@@ -235,7 +258,7 @@ impl MemoryPlan {
         }
     }
 
-    /// Returns the size of all images together, in bytes.
+    /// Returns the memory for small and large images together, in bytes.
     pub fn pixels(&self) -> u64 {
         self.small_pixels + self.large_pixels
     }

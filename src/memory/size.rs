@@ -1,4 +1,4 @@
-//! Sizes in settings: bytes, plain or with a binary suffix.
+//! Sizes in settings: a number of bytes, or a number with a suffix such as `MiB`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use thiserror::Error;
 
-/// Suffixes of [`ByteSize`] and the number of bytes that each stands for.
+/// Suffixes that [`ByteSize`] accepts, and the number of bytes that each suffix stands for.
 const SUFFIXES: [(&str, u64); 4] = [
     ("KiB", 1 << 10),
     ("MiB", 1 << 20),
@@ -14,11 +14,12 @@ const SUFFIXES: [(&str, u64); 4] = [
     ("TiB", 1 << 40),
 ];
 
-/// A number of bytes, written as `536870912` or `512MiB`.
+/// A number of bytes. A setting states it as a plain number (`536870912`) or with a suffix
+/// (`512MiB`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct ByteSize(pub u64);
 
-/// A text is not a number of bytes.
+/// A text cannot be parsed as a number of bytes. Contains up to 64 characters of the text.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("expected a number of bytes, such as 536870912, 512MiB or 2GiB, got `{0}`")]
 pub struct ByteSizeError(String);
@@ -40,7 +41,8 @@ impl FromStr for ByteSize {
 }
 
 impl fmt::Display for ByteSize {
-    /// Writes the size in MiB, rounded to a whole number if it is at least 1 MiB, and in bytes otherwise.
+    /// Writes a size of at least 1 MiB in MiB, rounded to a whole number, and a smaller size in
+    /// bytes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MIB: u64 = 1 << 20;
         if self.0 < MIB {
@@ -51,7 +53,8 @@ impl fmt::Display for ByteSize {
 }
 
 impl<'de> Deserialize<'de> for ByteSize {
-    /// Reads an integer, or a text as [`ByteSize::from_str`] does.
+    /// Reads a size from an integer, which is a number of bytes, or from a text that
+    /// [`ByteSize::from_str`] parses.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
 

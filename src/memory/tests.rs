@@ -2,7 +2,7 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
-/// Returns the demand of `models` models with inputs of 1.5 megapixels each.
+/// Returns the demand of the tensors of `models` models, each with inputs of 1.5 megapixels.
 fn tensors(models: u64) -> Demand {
     let model = Demand::new(19 * MIB, 38 * MIB, TENSOR_BYTES_PER_MODEL);
     Demand::sum((0..models).map(|_| model))
@@ -51,7 +51,8 @@ fn a_large_machine_gets_the_sizes_that_it_wants() {
     assert_eq!(plan, MemoryPlan::unlimited(&demands));
     assert_eq!(plan.bodies, BODY_BYTES);
     assert_eq!(plan.tensors, 2 * TENSOR_BYTES_PER_MODEL);
-    // Every thread decodes a progressive JPEG of 12 megapixels, and another eight small images.
+    // Eight progressive JPEG files of 12 megapixels, one per thread, can be decoded while eight
+    // images of 4 megapixels hold memory; each takes 17 bytes per pixel.
     assert!(plan.large_pixels >= 8 * 17 * 12_000_000);
     assert!(plan.small_pixels >= 8 * 17 * 4_000_000);
 }
@@ -75,7 +76,7 @@ fn parts_that_are_set_keep_their_size() {
     let plan = MemoryPlan::new(2600 * MIB, &demands, set).unwrap();
     assert_eq!((plan.bodies, plan.pixels()), (100 * MIB, 2048 * MIB));
     assert!(plan.total() <= 2600 * MIB);
-    // More than the images want is used for large ones.
+    // Small images have their maximum, so the remainder of the fixed size is for large images.
     assert_eq!(plan.small_pixels, demands.small_pixels.want);
 }
 

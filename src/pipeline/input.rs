@@ -20,7 +20,8 @@ use crate::pool::{ImagePool, JobCost};
 /// takes up to 3 bytes per pixel.
 pub const MAX_DRAWN_PIXELS: u64 = 25_000_000;
 
-/// Most pixels of a mask in a response. Its PNG takes up to a byte per pixel, and a third more in JSON.
+/// Maximum number of pixels of a mask in a response. The PNG of a mask takes up to 1 byte per
+/// pixel, and a third more as base64 in JSON.
 pub const MAX_MASK_PIXELS: u64 = 25_000_000;
 
 /// One image of a request.
@@ -28,8 +29,8 @@ pub const MAX_MASK_PIXELS: u64 = 25_000_000;
 pub enum Input {
     /// A compressed file, which the pipeline decodes and preprocesses.
     Encoded(EncodedImage),
-    /// A tensor `[3, H, W] f32` that the client has preprocessed, which goes straight into the queue.
-    /// Boxes and masks are in pixels of the tensor.
+    /// A tensor `[3, H, W] f32` that the client has preprocessed, which goes straight into the
+    /// queue. Boxes and masks are in pixels of the tensor.
     Prepared(PreparedImage),
 }
 
@@ -66,7 +67,8 @@ impl EncodedImage {
         self.header.size
     }
 
-    /// Whether the file is a JPEG with several scans, whose coefficients are kept until the last one.
+    /// Returns whether the file is a JPEG with several scans. Decoding it takes more memory,
+    /// because the coefficients of all pixels are kept until the last scan.
     fn has_several_scans(&self) -> bool {
         match self.header.coding {
             Coding::JpegProgressive { .. } => true,
@@ -86,10 +88,11 @@ impl EncodedImage {
         }
     }
 
-    /// Decodes the image. A panic of the decoder is reported as a damaged image.
+    /// Decodes the image. A panic of the decoder is logged and reported as a damaged image.
     ///
     /// # Errors
-    /// [`ImageError`] if the file is damaged or uses an unsupported feature, or if the work is cancelled.
+    /// [`ImageError`] if the file is damaged or uses an unsupported feature, or if the work is
+    /// cancelled.
     pub(super) fn decode(&self, cancel: &Cancel) -> Result<RgbImage, ImageError> {
         let decode = || decode_cancellable(&self.bytes, &self.options, cancel);
         let decoded = catch_unwind(AssertUnwindSafe(decode));
@@ -153,7 +156,7 @@ pub(super) fn check_drawable(inputs: &[Input]) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Checks that every compressed image is small enough for a mask of its size.
+/// Checks that a mask of the size of the image can be returned for every compressed image.
 ///
 /// # Errors
 /// [`ServeError::MaskTooLarge`] for the first image of more than [`MAX_MASK_PIXELS`] pixels.
@@ -172,11 +175,12 @@ pub(super) fn check_masks(inputs: &[Input]) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Checks that the memory of `pool` has room for decoding each compressed image, and for drawing into it if `drawn`.
-/// An image that needs more would have to wait forever, or to break the server's memory limit.
+/// Checks for each compressed image that the memory of `pool` suffices for decoding the image, and
+/// for drawing into the image if `drawn` is true. An image that needs more memory than the pool has
+/// could never be processed within the server's memory limit.
 ///
 /// # Errors
-/// [`ServeError::TooMuchMemory`] for the first image that needs more.
+/// [`ServeError::TooMuchMemory`] for the first image that needs more memory than the pool has.
 pub fn check_memory(inputs: &[Input], pool: &ImagePool, drawn: bool) -> Result<(), ServeError> {
     for (index, input) in inputs.iter().enumerate() {
         let Input::Encoded(image) = input else {

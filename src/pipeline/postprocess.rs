@@ -54,7 +54,8 @@ const MASK_BYTES_PER_PIXEL: u64 = 3;
 /// to, in bytes per pixel.
 const DRAW_BYTES_PER_PIXEL: u64 = 7;
 
-/// Predicts the memory of drawing into an image of `pixels` pixels, in bytes.
+/// Predicts the memory in bytes that drawing into an image of `pixels` pixels and encoding the
+/// image take.
 pub(super) fn drawing_bytes(pixels: u64) -> u64 {
     pixels.saturating_mul(DRAW_BYTES_PER_PIXEL)
 }
@@ -86,8 +87,8 @@ impl PostprocessInput {
         }
     }
 
-    /// Decodes the image a second time. Its pixels are not kept during inference, because they would
-    /// take the memory of images that could be decoded meanwhile.
+    /// Decodes the image a second time. Its pixels are not kept during inference, because they
+    /// would take the memory of images that could be decoded meanwhile.
     ///
     /// # Errors
     /// [`ServeError::Image`] if the image cannot be decoded, [`ServeError::Internal`] if the
@@ -112,10 +113,11 @@ pub trait Postprocess: Send + Sync + 'static {
     /// Resources that [`Postprocess::run`] needs.
     fn cost(&self) -> Cost;
 
-    /// Checks before decoding that results for these images are small enough to be returned.
+    /// Checks, before the images are decoded, that their results are small enough to be returned.
+    /// Does nothing by default.
     ///
     /// # Errors
-    /// [`ServeError`] for the first image that is too large.
+    /// [`ServeError`] for the first image whose result would be too large.
     fn check(&self, _: &[Input]) -> Result<(), ServeError> {
         Ok(())
     }

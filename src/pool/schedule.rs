@@ -103,7 +103,8 @@ pub(super) struct Schedule<T> {
     threads: usize,
     small: Lane<T>,
     large: Lane<T>,
-    /// Number of threads that help with running jobs; see [`Schedule::try_helper`].
+    /// Current number of threads that compute a part of another thread's job; see
+    /// [`Schedule::try_helper`].
     helpers: usize,
     /// Arrival of the newest small image. `None` before the first small image.
     last_small: Option<Duration>,

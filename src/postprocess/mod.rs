@@ -57,7 +57,9 @@ pub enum OutputError {
     #[error(transparent)]
     Access(#[from] OutputAccessError),
     /// The outputs for the uniform gray test image contain NaN or infinite values.
-    #[error("the outputs for a gray image contain NaN or infinity: check the model's weights")]
+    #[error(
+        "the outputs for a uniform gray test image contain NaN or infinity: check the model's weights"
+    )]
     NotFinite,
 }
 

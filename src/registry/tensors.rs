@@ -1,4 +1,5 @@
-//! Memory for the tensors of all models: how much they need, and its division among the loaded models.
+//! The memory for the tensors of all models: how much the models need, and how it is divided among
+//! the loaded models.
 
 use thiserror::Error;
 
@@ -7,14 +8,17 @@ use crate::image::Preprocessor;
 use crate::manifest::{ModelManifest, Task};
 use crate::memory::{Demand, Division, TENSOR_BYTES_PER_MODEL};
 
-/// Memory of tensors with which a model runs full batches, in bytes, if its largest image needs less.
+/// Memory in bytes for the tensors of a model that suffices for full batches, unless the model's
+/// largest image alone needs more.
 const FULL_BATCH_BYTES: u64 = 32 << 20;
-/// Tensors of one image in units of its input, for detectors: the outputs of `RetinaNet` are 6 times its input.
+/// Memory of the input and outputs of one image of a detector, as a multiple of its input: the
+/// outputs of `RetinaNet` are 6 times as large as its input.
 const DETECTOR_INPUTS: u64 = 7;
-/// The same for other models.
+/// Memory of the input and outputs of one image of a model that is not a detector, as a multiple of
+/// its input.
 const USUAL_INPUTS: u64 = 2;
 
-/// The memory for tensors has no room for one image of each model.
+/// The memory for tensors is too small for the tensors of one largest image of each model.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "the memory for tensors of {total} bytes is too small for the loaded models: one image of each needs {needed} \
@@ -24,14 +28,16 @@ const USUAL_INPUTS: u64 = 2;
 pub struct TensorMemoryError {
     /// Memory for the tensors of all models, in bytes.
     pub total: u64,
-    /// The smallest memory that works, in bytes.
+    /// The smallest memory for the tensors of all models that suffices, in bytes.
     pub needed: u64,
-    /// Each model as `name@variant`, and the memory that one of its largest images needs, in bytes.
+    /// Each model as `name@variant`, and the memory in bytes that the tensors of its largest image
+    /// need.
     pub models: Vec<(String, u64)>,
 }
 
-/// Divides `total` bytes of memory for tensors among `models`, which are loaded and have no images yet. Each has its
-/// share for itself, so that the images of one model never wait for those of another.
+/// Divides `total` bytes of memory for tensors among the loaded models `models`, which must not
+/// have images in work yet. Each model has its own share, so that images of one model never wait
+/// for memory that images of another model hold.
 ///
 /// # Errors
 /// [`TensorMemoryError`] if `total` is too small for one image of each model.
@@ -55,8 +61,8 @@ pub fn share_tensor_memory(models: &[LoadedModel], total: u64) -> Result<(), Ten
     Ok(())
 }
 
-/// Returns the memory that the tensors of these models are expected to need, before the models are loaded and their
-/// outputs are known.
+/// Estimates the memory that the tensors of the models with these manifests need, before the models
+/// are loaded and the sizes of their outputs are known.
 pub fn expected_tensor_demand<'a>(
     manifests: impl IntoIterator<Item = &'a ModelManifest>,
 ) -> Demand {

@@ -25,7 +25,8 @@ pub const FP32: &str = Precision::Fp32.as_str();
 /// Name of the variant with int8 weights.
 pub const INT8: &str = Precision::Int8.as_str();
 
-/// A reference to a model on the command line or in the settings: `name` or `name@variant`.
+/// A reference to a model on the command line or in the configuration file: `name` or
+/// `name@variant`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct ModelRef {

@@ -1,5 +1,5 @@
-//! Small files that cost much to decode or whose headers lie, while an ordinary client sends
-//! requests.
+//! The scenario `bombs`: clients send small files that cost much to decode or whose headers lie,
+//! while an ordinary client sends requests.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,17 +19,19 @@ use crate::report::Report;
 use crate::server::Server;
 use crate::tally::Tally;
 
-/// Clients that send each file at a time.
+/// Number of clients that send the same file at the same time.
 const CLIENTS: usize = 50;
-/// Clients that send requests of 32 images at a time.
+/// Number of clients that send the same form of `IMAGES` images at the same time.
 const FORMS: usize = 8;
-/// Images in one request, the server's default limit.
+/// Number of images in one form: the server's default `--max-images`.
 const IMAGES: usize = 32;
-/// Images at once, and decoding threads, when memory is measured.
+/// Number of images that the server gets at the same time while its memory is measured. The server
+/// has as many threads, so that it can decode all of them at the same time.
 const AT_ONCE: usize = 8;
-/// Most memory above idle for [`AT_ONCE`] images with lying headers, in MiB: 32 MB.
+/// Limit on the memory in MiB, beyond that of the idle server, for [`AT_ONCE`] images with lying
+/// headers at the same time. It corresponds to 32 MB.
 const MEMORY: f64 = 30.5;
-/// Statuses of requests with such images.
+/// Status codes that a request with hostile images may get.
 const STATUSES: [u16; 5] = [200, 413, 422, 429, 504];
 
 pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {
@@ -37,7 +39,7 @@ pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     memory(plan, report)
 }
 
-/// Measures the ordinary client without and with the attack.
+/// Measures the latency of the ordinary client before the attack and during it.
 fn latency(plan: &Plan, report: &mut Report) -> Result<()> {
     report.section("bombs");
     let mut server = Server::start(plan, &[])?;
@@ -79,12 +81,12 @@ fn latency(plan: &Plan, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Clients that send one request at the same time, again and again.
+/// A group of clients that all send the same request at the same time, round after round.
 struct Group {
     clients: usize,
     request: Request,
     barrier: Barrier,
-    /// Whether another round follows.
+    /// Whether the clients of the group start another round, or end.
     going: AtomicBool,
     rounds: AtomicU64,
 }
@@ -100,12 +102,13 @@ impl Group {
         }
     }
 
-    /// Runs one client until `stop` is set. Each round begins when all clients of the group have
-    /// their responses.
+    /// Runs one client of the group until `stop` is set. A round begins when all clients of the
+    /// group have their responses from the round before.
     fn client(&self, server: &Server, stop: &AtomicBool, tally: &mut Tally) {
         let mut connection = Connection::new(server.address);
         loop {
-            // One client decides for all, so that all do the same number of rounds.
+            // One client decides for the group whether another round follows. If each client read
+            // `stop`, some could end while others wait for them at the barrier.
             if self.barrier.wait().is_leader() {
                 let going = !stop.load(Ordering::Relaxed);
                 self.going.store(going, Ordering::Relaxed);
@@ -124,8 +127,9 @@ impl Group {
     }
 }
 
-/// Returns the groups of the attack: [`CLIENTS`] for each file, and [`FORMS`] for a form of the
-/// tiny files and for a form of files that are as small as the server accepts.
+/// Returns the groups of the attack. Each file has a group of [`CLIENTS`] clients. Two groups of
+/// [`FORMS`] clients send forms: one with the tiny files, and one with padded files, which are
+/// barely large enough to be accepted.
 fn attack() -> Result<Vec<Group>> {
     let mut files = images::tiny();
     let tiny: Vec<&[u8]> = (0..IMAGES)
@@ -137,7 +141,8 @@ fn attack() -> Result<Vec<Group>> {
         Request::classify_form(&[padded.as_slice(); IMAGES]),
     ];
     files.push(("padded WebP", padded));
-    // The PNG with a profile is an ordinary image for the network, so many of them are just load.
+    // The PNG file with a profile is left out: the server classifies it like an ordinary image, so
+    // many of these files would only measure the load of valid requests.
     let lying = images::lying()?.into_iter();
     files.extend(lying.filter(|(_, file)| !file.starts_with(b"\x89PNG")));
     let singles = files
@@ -147,8 +152,8 @@ fn attack() -> Result<Vec<Group>> {
     Ok(singles.chain(forms).collect())
 }
 
-/// Runs every client of every group until `stop` is set. Returns what happened and the number of
-/// rounds.
+/// Runs every client of every group until `stop` is set. Returns the tally of all requests and the
+/// number of rounds of all groups together.
 fn repeat(server: &Server, groups: &[Group], stop: &AtomicBool) -> (std::io::Result<Tally>, u64) {
     let clients: Vec<&Group> = groups
         .iter()
@@ -164,11 +169,13 @@ fn repeat(server: &Server, groups: &[Group], stop: &AtomicBool) -> (std::io::Res
     (tally, rounds)
 }
 
-/// Measures the peak memory of eight images with lying headers at once, on eight decoding threads.
+/// Measures the peak memory of a server with eight threads that gets eight images with lying
+/// headers at the same time, in eight requests and then in one form.
 fn memory(plan: &Plan, report: &mut Report) -> Result<()> {
     report.section("lying headers, eight at once");
     let server = Server::start(plan, &["--threads", "8"])?;
-    // Workers and threads allocate memory for their first image.
+    // Each worker and each image thread allocates memory for its first image and keeps it. Valid
+    // requests make them do so before the memory of the idle server is measured.
     let warm = Request::classify(&photo("rocket.jpg")?);
     for _ in 0..3 {
         at_once(&server, &warm)?;

@@ -1,5 +1,5 @@
-//! Thousands of connections that are held without being used, while probes and an ordinary client
-//! send requests over new and kept connections.
+//! The scenario `connections`: thousands of connections are held without being used, while probes
+//! open new connections and an ordinary client uses the ones that it keeps open.
 
 use std::fs::read_to_string;
 use std::net::{SocketAddr, TcpListener};
@@ -23,9 +23,9 @@ use crate::tally::{Tally, quantile};
 
 /// Time between two probes of `/health/live`.
 const PROBE: Duration = Duration::from_millis(50);
-/// Longest time of a probe, in milliseconds.
+/// Limit on the response time of every probe, in milliseconds.
 const PROBE_LIMIT: f64 = 100.0;
-/// Descriptors that the server and the client need for other things.
+/// Number of file descriptors that a process needs for other things than held connections.
 const SPARE: usize = 300;
 
 pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {
@@ -38,7 +38,8 @@ pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     over(plan, report, held)
 }
 
-/// Holds connections that all have a slot of the public listener.
+/// Runs the scenario with a `--max-connections` that has room for all held connections, and probes
+/// the public listener.
 fn within(plan: &Plan, report: &mut Report, held: usize) -> Result<()> {
     report.section("connections, within --max-connections");
     let roomy = (held + 1000).to_string();
@@ -50,8 +51,9 @@ fn within(plan: &Plan, report: &mut Report, held: usize) -> Result<()> {
     figures(report, &server, &seen)
 }
 
-/// Holds more connections than the public listener has slots, and probes the admin listener. What
-/// the ordinary client sees has no limit: it waits for a slot.
+/// Runs the scenario with more held connections than the default `--max-connections`, and probes
+/// the admin listener. The figures of the ordinary client are reported without limits, because its
+/// connections have to wait for a free slot of the public listener.
 fn over(plan: &Plan, report: &mut Report, held: usize) -> Result<()> {
     report.section("connections, default --max-connections");
     let admin = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
@@ -64,24 +66,27 @@ fn over(plan: &Plan, report: &mut Report, held: usize) -> Result<()> {
     figures(report, &server, &seen)
 }
 
-/// What was seen while connections were held.
+/// The measurements of one run of the scenario.
 struct Seen {
-    /// The ordinary client before.
+    /// Requests of the ordinary client before connections were held.
     usual: Tally,
-    /// The ordinary client.
+    /// Requests of the ordinary client while connections were held.
     tally: Tally,
-    /// Times of the probes in milliseconds; infinite without a response.
+    /// Response time of each probe in milliseconds; infinite for a probe without a response of
+    /// status 200.
     probes: Vec<f64>,
-    /// Cores used by the server and by the client.
+    /// Average number of cores that the server and the client used, as text.
     cores: String,
-    /// Connections that were opened, and that were open at the end.
+    /// Number of held connections that were opened in total, and number of connections that the
+    /// server had open at the end.
     connections: (usize, usize),
-    /// Limit of the server's memory in MiB.
+    /// Limit on the server's peak memory, in MiB.
     allowed: f64,
 }
 
-/// Holds connections and measures the ordinary client and probes of `admin`, or of the public
-/// listener if that is `None`.
+/// Starts a server with `flags`, holds `held` connections to it, and measures the ordinary client
+/// and the probes. The probes go to the listener `admin`, or to the public listener if `admin` is
+/// `None`.
 fn measure(
     plan: &Plan,
     flags: &[&str],
@@ -125,7 +130,7 @@ fn measure(
     Ok((server, seen))
 }
 
-/// Adds the times of the probes.
+/// Adds the response times of the probes, in milliseconds, to the report.
 fn probes(report: &mut Report, times: &[f64]) {
     let mut times = times.to_vec();
     let lost = times.iter().filter(|time| time.is_infinite()).count() as u64;
@@ -136,7 +141,8 @@ fn probes(report: &mut Report, times: &[f64]) {
     report.below("/health/live, longest, ms", longest, PROBE_LIMIT);
 }
 
-/// Adds the other figures.
+/// Adds to the report the number of connections, the ordinary client's latency before connections
+/// were held, the used cores, and the peak memory.
 fn figures(report: &mut Report, server: &Server, seen: &Seen) -> Result<()> {
     let (opened, open) = seen.connections;
     report.info(
@@ -151,8 +157,9 @@ fn figures(report: &mut Report, server: &Server, seen: &Seen) -> Result<()> {
     Ok(())
 }
 
-/// Measures the ordinary client and the probes. Returns the used cores, the tally, the times of
-/// the probes in milliseconds, and the number of the server's descriptors at the end.
+/// Measures the ordinary client and the probes for `duration`. Returns the cores used by server and
+/// client, the tally of the ordinary client, the response times of the probes in milliseconds, and
+/// the number of the server's open file descriptors at the end.
 fn under_load(
     server: &Server,
     target: &Target<'_>,
@@ -168,8 +175,8 @@ fn under_load(
     Ok((cores, tally, times, server.descriptors()?))
 }
 
-/// Asks for `/health/live` over new connections until `stop` is set. The time of a probe that gets
-/// no response is infinite.
+/// Requests `/health/live` over new connections until `stop` is set, and appends each response time
+/// in milliseconds to `times`. The time of a probe without a response of status 200 is infinite.
 fn probe(address: SocketAddr, stop: &AtomicBool, times: &Mutex<Vec<f64>>) {
     let request = Request::get("/health/live");
     while !stop.load(Ordering::Relaxed) {
@@ -186,7 +193,7 @@ fn probe(address: SocketAddr, stop: &AtomicBool, times: &Mutex<Vec<f64>>) {
     }
 }
 
-/// Returns how many descriptors this process and the server, which inherits the limit, may open.
+/// Returns how many file descriptors this process may open. The server inherits this limit.
 fn descriptor_limit() -> usize {
     let limits = read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits

@@ -1,4 +1,5 @@
-//! Connections that are held without being used: silent, trickling and never-reading ones.
+//! Connections that are held without being used: they stay silent, send one byte per second
+//! (trickle), or never read a response.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,39 +11,40 @@ use std::time::{Duration, Instant};
 use crate::http::Request;
 use crate::load::on_threads;
 
-/// Time between two passes over all connections; a trickling connection sends a byte in each.
+/// Time between the starts of two passes over all connections. In each pass, a trickling connection
+/// sends one byte.
 const PASS: Duration = Duration::from_secs(1);
-/// Most connections that each thread opens again in a pass.
+/// Maximum number of closed connections that each thread opens again in one pass.
 const REOPENED: usize = 100;
-/// Pause between two of them.
+/// Pause of a thread after each connection that it opens.
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// What the connections of one thread do.
+/// What a held connection does. All connections of one thread do the same.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
-    /// Nothing.
+    /// Sends nothing.
     Silent,
-    /// Sends the head of a request, a byte at a time.
+    /// Sends the head of a request, one byte per pass.
     Head,
-    /// Sends the head of a request, then its body a byte at a time.
+    /// Sends the head of a request immediately, then the request's body, one byte per pass.
     Body,
-    /// Sends requests and never reads a response.
+    /// Sends complete requests immediately and never reads a response.
     Unread,
 }
 
 const KINDS: [Kind; 4] = [Kind::Silent, Kind::Head, Kind::Body, Kind::Unread];
 
-/// What the threads that hold connections did.
+/// Counters of the threads that hold connections.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    /// Connections that were opened, those that replace closed ones included.
+    /// Number of attempts to open a connection, including those that replace a closed connection.
     pub(super) opened: AtomicUsize,
-    /// Threads that have opened all their connections once.
+    /// Number of threads that have opened all their connections once.
     ready: AtomicUsize,
 }
 
 impl Held {
-    /// Waits until every connection has been opened once, for at most a minute.
+    /// Waits until every connection has been opened once, but at most one minute.
     pub(super) fn wait_until_open(&self) {
         let deadline = Instant::now() + Duration::from_mins(1);
         while self.ready.load(Ordering::Relaxed) < KINDS.len() && Instant::now() < deadline {
@@ -50,11 +52,11 @@ impl Held {
         }
     }
 
-    /// Holds `connections` connections, a quarter of each kind, until `stop` is set. Those that the
-    /// server closes are opened again, up to 400 per second.
+    /// Holds `connections` connections, a quarter of each kind, until `stop` is set. Connections
+    /// that the server closes are opened again, up to 400 per second.
     ///
     /// # Errors
-    /// If a thread cannot be started.
+    /// If a thread cannot be started or panics.
     pub(super) fn hold(
         &self,
         address: SocketAddr,
@@ -90,9 +92,10 @@ impl Held {
 /// One held connection.
 #[derive(Debug, Default)]
 struct Socket {
-    /// `None` if the server has closed it.
+    /// `None` if the connection is not open: not opened yet, failed to open, or closed by the
+    /// server.
     stream: Option<TcpStream>,
-    /// Bytes of the request that were sent.
+    /// Number of bytes of the request that were sent since the connection was opened.
     sent: usize,
 }
 
@@ -116,8 +119,8 @@ impl Socket {
         }
     }
 
-    /// Sends the next byte of a trickling connection, and notices whether the server has closed the
-    /// connection.
+    /// Sends the next byte if the connection is a trickling one. Sets `stream` to `None` if the
+    /// server has closed the connection.
     fn use_slowly(&mut self, kind: Kind) {
         let Some(stream) = &mut self.stream else {
             return;
@@ -130,7 +133,8 @@ impl Socket {
                 self.sent += 1;
                 still_open(stream) && is_open(stream.write(&request.bytes()[at..=at]))
             }
-            // An empty line between requests is ignored; it shows whether the connection is open.
+            // Writing shows whether the connection is open without reading responses. The server
+            // ignores an empty line between requests.
             Kind::Unread => is_open(stream.write(b"\r\n")),
         };
         if !open {
@@ -150,7 +154,8 @@ fn request(kind: Kind) -> &'static Request {
     }
 }
 
-/// Reads what there is. Returns false if the server has closed the connection.
+/// Reads and discards up to 1 KiB that has arrived. Returns `false` if the server has closed the
+/// connection.
 fn still_open(stream: &mut TcpStream) -> bool {
     match stream.read(&mut [0; 1024]) {
         Ok(read) => read > 0,
@@ -158,7 +163,8 @@ fn still_open(stream: &mut TcpStream) -> bool {
     }
 }
 
-/// Returns whether a read or write succeeded, or will once the socket is ready.
+/// Returns whether a nonblocking read or write shows that the connection is open: it succeeded, or
+/// would have blocked.
 fn is_open(result: std::io::Result<usize>) -> bool {
     result.map_or_else(|error| error.kind() == ErrorKind::WouldBlock, |_| true)
 }

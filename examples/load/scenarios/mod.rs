@@ -1,4 +1,4 @@
-//! The scenarios, one file each, and what they share.
+//! The scenarios of the load test, one file each, and the measurements that they share.
 
 mod bombs;
 mod connections;
@@ -19,7 +19,7 @@ use crate::load::{Target, closed};
 use crate::report::Report;
 use crate::server::{Server, cpu_seconds};
 
-/// Connections per core at which the server has always work.
+/// Number of client connections per core that keep the server busy all the time in a closed loop.
 const CONNECTIONS_PER_CORE: usize = 8;
 
 /// A scenario of the load test.
@@ -38,7 +38,7 @@ pub(crate) enum Scenario {
 }
 
 impl Scenario {
-    /// Returns the scenarios to run: those that are named, or all.
+    /// Returns the scenarios to run: those in `named`, or all if `named` is empty.
     pub(crate) fn selected(named: &[Self]) -> Vec<Self> {
         match named {
             [] => Self::value_variants().to_vec(),
@@ -55,7 +55,8 @@ impl Scenario {
     /// Runs the scenario and adds its figures to the report.
     ///
     /// # Errors
-    /// If the server does not start or exits.
+    /// If the server cannot be started, exits, or does not return what a scenario needs to measure
+    /// it.
     pub(crate) fn run(self, plan: &Plan, report: &mut Report) -> Result<()> {
         match self {
             Self::OpenLoop => open_loop::run(plan, report),
@@ -67,8 +68,8 @@ impl Scenario {
     }
 }
 
-/// Returns the largest goodput of the server in responses per second: closed-loop, with as many
-/// connections as keep it busy.
+/// Measures the largest goodput of the server, in responses per second, with a closed loop over as
+/// many connections as keep the server busy.
 fn maximum(target: &Target<'_>, duration: Duration) -> Result<f64> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let tally = closed(target, cores * CONNECTIONS_PER_CORE, duration)?;
@@ -80,7 +81,7 @@ fn maximum(target: &Target<'_>, duration: Duration) -> Result<f64> {
     Ok(tally.goodput(duration))
 }
 
-/// CPU time of the server and of this process, from one moment to another.
+/// A measurement of the CPU time that the server and this process use from a start on.
 struct CpuMeter {
     start: Instant,
     server: f64,
@@ -96,7 +97,8 @@ impl CpuMeter {
         })
     }
 
-    /// Returns the cores that the server and this process have used on average.
+    /// Returns the average number of cores that the server and this process have used since the
+    /// start.
     fn cores(&self, server: &Server) -> Result<(f64, f64)> {
         let seconds = self.start.elapsed().as_secs_f64();
         let used = server.cpu_seconds()? - self.server;
@@ -106,7 +108,7 @@ impl CpuMeter {
         ))
     }
 
-    /// Adds the used cores to the report.
+    /// Adds the average number of cores that the server and this process have used to the report.
     fn report(&self, server: &Server, report: &mut Report) -> Result<()> {
         let (server, client) = self.cores(server)?;
         report.info(

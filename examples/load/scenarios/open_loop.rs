@@ -1,4 +1,5 @@
-//! Requests that arrive at three times the rate that the server can process, at fixed times.
+//! The scenario `open-loop`: requests arrive at fixed times, at three times the rate that the
+//! server can process.
 
 use anyhow::Result;
 
@@ -7,14 +8,15 @@ use crate::Plan;
 use crate::load::open;
 use crate::report::Report;
 
-/// Arrivals for each request that the server can process.
+/// Arrival rate as a multiple of the server's maximum goodput.
 const OVERLOAD: f64 = 3.0;
-/// Most requests in flight, below the server's default `--max-connections`.
+/// Number of connections, which is the maximum number of requests in flight. It is below the
+/// server's default `--max-connections`.
 const CONNECTIONS: usize = 1000;
-/// Least goodput as a fraction of the unloaded maximum.
+/// Minimum goodput, as a fraction of the maximum that is measured without overload.
 const GOODPUT: f64 = 0.95;
-/// Deadlines of requests in milliseconds: the server's default, and one that is shorter than a full
-/// queue takes.
+/// Values of `--request-timeout-ms`: the server's default, and a deadline that is shorter than the
+/// server needs to process a full queue.
 const DEADLINES: [&str; 2] = ["30000", "1000"];
 
 pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {

@@ -1,4 +1,4 @@
-//! More requests than the server can process: the figures that all kinds of overload share.
+//! The measurement that the overload scenarios share: more requests than the server can process.
 
 use std::io;
 
@@ -12,12 +12,13 @@ use crate::report::Report;
 use crate::server::Server;
 use crate::tally::Tally;
 
-/// Statuses of valid requests under overload.
+/// Status codes that valid requests may get under overload.
 const STATUSES: [u16; 3] = [200, 429, 504];
 
-/// Runs `load`, which gets the unloaded maximum in responses per second, between two measurements
-/// of that maximum. Adds the figures to the report; goodput must be at least the fraction
-/// `goodput` of the maximum.
+/// Starts a server with `flags`, measures its maximum goodput, runs `load`, and measures the
+/// maximum goodput again. The arguments of `load` are the request to send and the first maximum, in
+/// responses per second. Adds the figures to the report: the goodput of `load` must be at least the
+/// fraction `goodput` of the mean of the two maxima. Returns the tally of `load`.
 pub(super) fn run(
     plan: &Plan,
     report: &mut Report,
@@ -32,7 +33,8 @@ pub(super) fn run(
         request: &request,
         label: Some(COFFEE_LABEL),
     };
-    // The first requests allocate memory.
+    // The first requests make the server allocate memory that it keeps, which is part of its idle
+    // memory.
     maximum(&target, plan.unloaded / 4)?;
     let allowed = server.memory_plan()?;
     let before = maximum(&target, plan.unloaded)?;

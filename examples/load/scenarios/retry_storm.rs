@@ -1,4 +1,5 @@
-//! Clients that send the next request immediately, whether they got a result or a rejection.
+//! The scenario `retry-storm`: clients send the next request immediately after a response, whether
+//! it is a result or a rejection.
 
 use anyhow::Result;
 
@@ -7,9 +8,10 @@ use crate::Plan;
 use crate::load::closed;
 use crate::report::Report;
 
-/// Clients, fewer than the server's default `--max-connections`.
+/// Number of clients with one connection each. It is below the server's default
+/// `--max-connections`.
 const CLIENTS: usize = 1000;
-/// Least goodput as a fraction of the unloaded maximum.
+/// Minimum goodput, as a fraction of the maximum that is measured without overload.
 const GOODPUT: f64 = 0.85;
 
 pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {

@@ -1,4 +1,6 @@
-//! Valid and hostile requests mixed, with clients that vanish, stall and trickle.
+//! The scenario `soak`: a long mix of valid and hostile requests, and of clients that close a
+//! connection before the response (vanish), keep one open without reading (stall), or send a
+//! request slowly (trickle).
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -20,17 +22,19 @@ use crate::report::Report;
 use crate::server::Server;
 use crate::tally::{Tally, quantile};
 
-/// Clients.
+/// Number of clients, which send requests at the same time.
 const CLIENTS: usize = 16;
-/// Most connections that stall at a time.
+/// Maximum number of stalled connections that are kept open at the same time.
 const STALLED: usize = 200;
-/// Bytes and pause of a client that trickles.
+/// Size in bytes of the parts in which a client that trickles sends a request, and the pause after
+/// each part.
 const TRICKLE: (usize, Duration) = (8 << 10, Duration::from_millis(40));
-/// Time between two samples of the server's memory.
+/// Time between two samples of the server's resident memory.
 const SAMPLE: Duration = Duration::from_millis(250);
-/// Most growth of the resident memory over the last three quarters, in percent.
+/// Limit on the growth of the resident memory, in percent: by how much the largest of the medians
+/// of the last three quarters of the run may exceed the smallest.
 const GROWTH: f64 = 3.0;
-/// Statuses of hostile requests.
+/// Status codes that hostile requests may get.
 const STATUSES: [u16; 10] = [200, 400, 404, 405, 408, 413, 415, 422, 429, 504];
 
 pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {
@@ -68,7 +72,7 @@ pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// What the requests of a soak led to.
+/// The outcomes of the requests of a soak.
 #[derive(Debug, Default)]
 struct Outcome {
     valid: Mutex<Tally>,
@@ -76,7 +80,8 @@ struct Outcome {
     gone: AtomicU64,
 }
 
-/// Sends `requests` requests and returns samples of the server's resident memory in MiB.
+/// Sends `requests` requests and adds their outcomes to `outcome`. Returns samples of the server's
+/// resident memory during the run, in MiB.
 fn drive(requests: u64, server: &Server, mix: &Mix, outcome: &Outcome) -> Result<Vec<f64>> {
     let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let stalled = Mutex::new(VecDeque::new());
@@ -120,7 +125,8 @@ fn drive(requests: u64, server: &Server, mix: &Mix, outcome: &Outcome) -> Result
     Ok(samples)
 }
 
-/// Adds the medians of the resident memory in each quarter of the run.
+/// Adds to the report the median of the resident memory in each quarter of the run, and the growth
+/// over the last three quarters. `resident` has samples in MiB.
 fn memory(report: &mut Report, mut resident: Vec<f64>) {
     let quarter = resident.len().div_ceil(4).max(1);
     let medians: Vec<f64> = resident
@@ -136,8 +142,8 @@ fn memory(report: &mut Report, mut resident: Vec<f64>) {
     report.below("range over the last three quarters, %", growth, GROWTH);
 }
 
-/// Waits until the server has closed the connections of the run, for at most 15 s, and returns the
-/// number of its descriptors.
+/// Waits until the server has at most `expected` open file descriptors, because it has closed the
+/// connections of the run, but at most 15 s. Returns the number of the server's open descriptors.
 fn settled(server: &Server, expected: usize) -> Result<usize> {
     let deadline = Instant::now() + Duration::from_secs(15);
     loop {
@@ -149,10 +155,11 @@ fn settled(server: &Server, expected: usize) -> Result<usize> {
     }
 }
 
-/// The requests of the soak.
+/// The requests among which the clients of the soak choose.
 struct Mix {
     valid: Vec<Valid>,
-    /// Requests that are rejected or fail, or whose result is unknown.
+    /// Requests whose result is not checked, only their status: most are invalid or have hostile
+    /// images.
     hostile: Vec<Request>,
 }
 
@@ -187,11 +194,12 @@ impl Mix {
     }
 }
 
-/// One client of the soak.
+/// One client of the soak, with the outcomes of its requests.
 struct Client<'a> {
     server: &'a Server,
     mix: &'a Mix,
-    /// Connections with an unfinished request, the oldest first.
+    /// Stalled connections of all clients, the oldest first: the request is incomplete, or its
+    /// response is never read.
     stalled: &'a Mutex<VecDeque<TcpStream>>,
     connection: Connection,
     hostile: Tally,
@@ -199,10 +207,10 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Sends request `index`: of 100, 40 are valid, one of these trickled, 50 are hostile, and 10
-    /// vanish or stall.
+    /// Sends request `index` of the run. Of each 100 requests, 40 are valid (one of these is sent
+    /// slowly), 50 are hostile, and for 10 the client vanishes or stalls.
     fn step(&mut self, index: u64, valid: &mut Tally) {
-        // A fixed permutation of 0..100, so that neighbors differ.
+        // A fixed permutation of 0..100, so that the kinds of requests are mixed.
         let kind = index * 37 % 100;
         let pick = (index / 100 + kind) as usize;
         let known = &self.mix.valid[pick % self.mix.valid.len()];
@@ -211,13 +219,15 @@ impl Client<'_> {
             40..90 => self.hostile(&self.mix.hostile[pick % self.mix.hostile.len()]),
             _ => {
                 self.gone += 1;
-                // The server may close the connection first, which is as good.
+                // An error only means that the server has closed the connection before the client
+                // did.
                 let _ = self.leave(kind - 90, &known.request);
             }
         }
     }
 
-    /// Sends a valid request, in parts if `trickled`, and compares its result.
+    /// Sends a valid request, slowly and in parts if `trickled` is set, and records in `tally`
+    /// whether the result is the expected one.
     fn valid(&mut self, known: &Valid, trickled: bool, tally: &mut Tally) {
         let start = Instant::now();
         let response = if trickled {
@@ -234,7 +244,7 @@ impl Client<'_> {
         }
     }
 
-    /// Sends a request whose response has no known result.
+    /// Sends a hostile request and records the status of its response.
     fn hostile(&mut self, request: &Request) {
         let start = Instant::now();
         match self.connection.send(request) {
@@ -245,7 +255,8 @@ impl Client<'_> {
         }
     }
 
-    /// Sends a request in parts with pauses.
+    /// Sends a request over a new connection in parts, with a pause after each part, and returns
+    /// the response.
     fn trickled(&self, request: &Request) -> std::io::Result<crate::http::Response> {
         let mut stream = connect(self.server.address)?;
         for part in request.bytes().chunks(TRICKLE.0) {
@@ -256,7 +267,8 @@ impl Client<'_> {
         response.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
     }
 
-    /// Sends a part of a request, or all of it, and vanishes or stalls.
+    /// Sends a part of a request, or all of it, over a new connection, and closes the connection
+    /// (vanishes) or keeps it open without reading (stalls). `how` in 0..10 selects the case.
     fn leave(&self, how: u64, request: &Request) -> std::io::Result<()> {
         let mut stream = connect(self.server.address)?;
         let (head, all) = (request.head(), request.bytes().len());
@@ -267,18 +279,20 @@ impl Client<'_> {
         };
         stream.write_all(&request.bytes()[..length])?;
         match how {
-            // Within the head, within the body, and before the response is read.
+            // The connection is closed on return: within the head (0), within the body (2, 3), or
+            // before the response is read (6).
             0 | 2 | 3 | 6 => {}
             1 | 4 | 5 | 7 => self.stall(stream),
-            // The request may have a place in the queue by then.
+            // The connection is closed after a pause, in which the server may have queued the
+            // image.
             8 => sleep(Duration::from_millis(3)),
             _ => stream.shutdown(Shutdown::Write)?,
         }
         Ok(())
     }
 
-    /// Keeps a connection whose response is not read, in place of the one that has been kept
-    /// longest.
+    /// Keeps a connection open without reading from it. If more than `STALLED` connections are
+    /// kept, closes the oldest.
     fn stall(&self, stream: TcpStream) {
         if let Ok(mut stalled) = self.stalled.lock() {
             stalled.push_back(stream);

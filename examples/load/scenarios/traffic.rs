@@ -1,4 +1,4 @@
-//! An ordinary client, whose latency shows what the other clients do to it.
+//! An ordinary client, whose latency shows how much other clients slow the server down for it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{ScopedJoinHandle, scope};
@@ -11,16 +11,16 @@ use crate::tally::Tally;
 
 /// Requests per second of the ordinary client.
 const RATE: f64 = 20.0;
-/// Its connections.
+/// Maximum number of connections of the ordinary client.
 const CONNECTIONS: usize = 40;
 
-/// Sends ordinary requests for `duration`.
+/// Sends the request of `target` for `duration`, at the rate of the ordinary client.
 pub(super) fn ordinary(target: &Target<'_>, duration: Duration) -> Result<Tally> {
     Ok(open(target, RATE, CONNECTIONS, duration)?)
 }
 
-/// Sends ordinary requests for `duration` while `others` runs on another thread, and returns both
-/// results. `others` ends soon after its flag is set.
+/// Sends ordinary requests for `duration` while `others` runs on another thread. Returns the tally
+/// of the ordinary requests and the result of `others`, which must end soon after its flag is set.
 pub(super) fn while_running<T: Send>(
     target: &Target<'_>,
     duration: Duration,

@@ -1,9 +1,9 @@
-//! Converts a checkpoint's trained scales to the recipe of the fp32 network built from the same
-//! checkpoint.
+//! Converts a checkpoint's trained scales to the [`Recipe`] of the fp32 network built from the same
+//! checkpoint: the scale and zero point of each value, and which layers run in int8.
 //!
-//! The graph is walked from its input. The module of a layer is found by the name of the layer's
-//! weight. The module of any other node is found relative to the path of the last layer on which
-//! the node depends.
+//! The graph is walked from its input, and the module that computes each node is found by name. The
+//! name of a layer's weight starts with the path of its module. A node without weights is computed
+//! by a module near the last layer before it, so it is looked up relative to that layer's path.
 
 use std::collections::BTreeMap;
 
@@ -143,9 +143,11 @@ impl<'a> Walk<'a> {
         nodes.find(|node| node.op_type == "HardSigmoid")
     }
 
-    /// Returns the trained scale and zero point of the module `P.name`, where `name` is one of
-    /// `names` and `P` is the innermost module around the layer that contains a module with a scale
-    /// under one of these names. `None` if no module around the layer contains one.
+    /// Returns the trained scale and zero point of a module that adds or multiplies near `layer`.
+    ///
+    /// The modules that enclose the layer are searched from the innermost to the outermost for a
+    /// child called one of `names`, in the order of `names`. Returns `None` if no such child has a
+    /// scale.
     fn around(&self, layer: &Layer, names: &[&str]) -> Option<Affine> {
         let activations = &self.trained.activations;
         let mut parent = path(layer);

@@ -1,7 +1,8 @@
 //! Decoding of the first frame of a GIF on its canvas.
 //!
-//! This module reads the blocks; the crate `gif` only decompresses the frame's indices. The canvas is therefore
-//! known before anything is allocated, and blocks that the crate does not know are skipped.
+//! This module reads the blocks; the crate `gif` only decompresses the frame's indices. The canvas
+//! is therefore known before anything is allocated, and blocks that the crate does not know are
+//! skipped.
 
 mod blocks;
 
@@ -18,7 +19,8 @@ use crate::cancel::{Cancel, Pace};
 use blocks::FirstFrame;
 use image::metadata::Orientation as Turn;
 
-/// Bytes of the file between two checks for cancellation: 340 codes of up to 4,095 pixels each.
+/// Number of bytes of the file that are decoded between two checks for cancellation. 512 bytes hold
+/// 341 LZW codes of 12 bits, each of which can decode to up to 4,095 pixels.
 const BYTES_PER_CHECK: usize = 512;
 
 /// Reads the headers. The image's size is the logical screen's, extended if the first frame reaches
@@ -34,8 +36,9 @@ pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
 
 /// Decodes the first frame to RGB, at its place on a canvas of `size`.
 ///
-/// The canvas around the frame has the color of the transparent index, or of index 0 if there is none.
-/// Indices are used as gray values if there is no palette, or if the palette gives each index its own gray value.
+/// The canvas around the frame has the color of the transparent index, or of index 0 if there is
+/// none. Indices are used as gray values if there is no palette, or if the palette gives each index
+/// its own gray value.
 ///
 /// Source: `PIL.GifImagePlugin.GifImageFile`, `_seek` and `load_prepare`.
 pub(super) fn decode(

@@ -22,10 +22,10 @@ struct Plane<'a> {
 
 /// Returns the image's pixels, `[H, W, 3] u8`, from its four planes. If `ycck` is true, the first
 /// three planes hold luma and chroma instead of cyan, magenta and yellow. Returns `None` if a plane
-/// is missing, which the checks before decoding rule out.
+/// or its component in `frame` is missing, which the checks before decoding rule out.
 ///
 /// # Errors
-/// [`Cancelled`] if the work is cancelled.
+/// [`Cancelled`] if `cancel` is cancelled.
 pub(super) fn to_rgb(
     raw: &RawImage,
     frame: &FrameHeader,

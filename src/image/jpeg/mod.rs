@@ -1,5 +1,6 @@
-//! Decoding of JPEG. The feature `libjpeg-turbo`, which is on by default, selects a decoder with the
-//! pixels of Pillow; the feature `zune-jpeg` alone selects a decoder whose pixels differ slightly.
+//! Decoding of JPEG. The feature `libjpeg-turbo`, which is on by default, selects a decoder whose
+//! pixels are bit-identical to those of Pillow. Without this feature, the feature `zune-jpeg`
+//! selects a decoder whose pixels differ slightly from those of Pillow.
 
 mod check;
 mod header;

@@ -1,5 +1,5 @@
-//! The decoder `libjpeg-turbo-rs`, whose pixels are bit-identical to those of libjpeg-turbo, and
-//! therefore to those of Pillow.
+//! JPEG decoding by the crate `libjpeg-turbo-rs`, whose pixels are bit-identical to those of
+//! libjpeg-turbo, and therefore to those of Pillow.
 
 use libjpeg_turbo_rs::common::types::DecodeLimits;
 use libjpeg_turbo_rs::{ColorSpace, Decoder, JpegError, PixelFormat};
@@ -9,23 +9,28 @@ use super::{damaged, inks, unsupported};
 use crate::cancel::Cancel;
 use crate::image::{ImageError, ImageSize};
 
-/// Maximum number of scans of a file. Progressive files have about ten; each scan costs a pass over
-/// all blocks of the image, however few bytes the scan has.
+/// Maximum number of scans of a JPEG file; a file with more is rejected. Progressive files usually
+/// have about ten. The limit is needed because each scan costs a pass over all blocks of the image,
+/// however few bytes the scan has.
 const MAX_SCANS: usize = 256;
-/// Maximum memory of the decoder in bytes per pixel: 3 for the output, 4 for planes, 8 for the
-/// 16-bit coefficients of 4 components, and the rest for a flag per block. A file that needs more
-/// is rejected, because the size of its image does not justify the allocation.
+/// Maximum memory of the decoder in bytes per pixel of the image: 3 for the RGB output, 4 for the
+/// planes of up to 4 components, 8 for the 16-bit coefficients of these components, and the
+/// remaining 2 for a flag per block. A file that needs more is rejected, because the size of its
+/// image does not justify the allocation.
 const MAX_BYTES_PER_PIXEL: u64 = 17;
 
 /// Decodes a checked JPEG of `size` to RGB samples, `[H, W, 3] u8`.
 ///
-/// The decoder has no hook, so a decode that is cancelled ends with the decoder's work: 8 to 15 ms for each
-/// megapixel of a baseline file, and 18 to 28 ms of a progressive one, measured on 2 shared cores. At 50
-/// megapixels that is 0.7 s and 1.4 s, and by the predicted cost 2 s with 256 scans.
+/// The decoder cannot be interrupted, so a cancelled decode ends only when the decoder has
+/// finished. It takes 8 to 15 ms per megapixel of a baseline file and 18 to 28 ms per megapixel of
+/// a progressive file, measured on 2 shared cores. For 50 megapixels, the longest times are 0.7 s
+/// for a baseline file and 1.4 s for a progressive file; the predicted time for a file of 256 scans
+/// is 2 s.
 ///
-/// The decoder's lenient mode fills what it cannot read with gray, as libjpeg does. Its strict
-/// mode, used here, returns an error instead; damage that the strict mode accepts is found by the
-/// module `check`. Both modes skip stray bytes between headers, which some cameras write.
+/// The decoder's lenient mode fills blocks that it cannot read with gray, as libjpeg does. Its
+/// strict mode, which is used here, returns an error instead; damage that the strict mode accepts
+/// is found by the module `check`. Both modes skip stray bytes between headers, which some cameras
+/// write.
 pub(super) fn decode(
     bytes: &[u8],
     size: ImageSize,
@@ -48,8 +53,9 @@ pub(super) fn decode(
     Ok(data)
 }
 
-/// Decodes CMYK or YCCK to RGB samples, `[H, W, 3] u8`. The decoder returns planes without block
-/// smoothing, so an incomplete progressive file keeps its block edges.
+/// Decodes a CMYK or YCCK file to RGB samples, `[H, W, 3] u8`. The decoder does not apply block
+/// smoothing to the planes of such files, so the edges of blocks stay visible if a progressive file
+/// ends early.
 fn four_components(decoder: Decoder, cancel: &Cancel) -> Result<Vec<u8>, ImageError> {
     let frame = decoder.header().clone();
     let ycck = decoder.jpeg_color_space() == ColorSpace::Ycck;
@@ -70,7 +76,8 @@ fn limits(size: ImageSize) -> DecodeLimits {
 fn error(error: JpegError) -> ImageError {
     match error {
         JpegError::Unsupported(feature) => unsupported(&feature),
-        // The file is valid, but exceeds a limit of the decoder.
+        // The file may be valid, but it exceeds one of the limits that `limits` sets, so it is
+        // reported as unsupported instead of damaged.
         JpegError::LimitExceeded { .. } | JpegError::AllocationFailed { .. } => {
             unsupported(&error.to_string())
         }

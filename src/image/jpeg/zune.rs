@@ -1,5 +1,5 @@
-//! The decoder `zune-jpeg`, through the crate `image`. It has no unsafe code outside its vector
-//! kernels, and its pixels are not those of libjpeg-turbo.
+//! JPEG decoding by the crate `zune-jpeg`, through the crate `image`. `zune-jpeg` has no unsafe
+//! code outside its SIMD kernels. Its pixels differ slightly from those of libjpeg-turbo.
 
 use std::io::Cursor;
 
@@ -10,8 +10,8 @@ use super::{damaged, unsupported};
 use crate::cancel::Cancel;
 use crate::image::{ImageError, ImageSize};
 
-/// Decodes a checked JPEG of `size` to RGB samples, `[H, W, 3] u8`. Gray images get equal red, green
-/// and blue; CMYK and YCCK are converted by the decoder.
+/// Decodes a checked JPEG of `size` to RGB samples, `[H, W, 3] u8`. A gray image is returned with
+/// equal red, green and blue samples. The decoder converts CMYK and YCCK to RGB.
 pub(super) fn decode(
     bytes: &[u8],
     size: ImageSize,
@@ -41,7 +41,8 @@ mod tests {
     use super::*;
     use crate::image::jpeg::turbo;
 
-    /// Compares the pixels of a photograph, which docs/BENCHMARKS.md quotes.
+    /// Compares the pixels of two photographs between this decoder and libjpeg-turbo, and prints
+    /// their largest and mean difference. docs/BENCHMARKS.md refers to this output.
     #[test]
     fn pixels_differ_slightly_from_libjpeg_turbo() {
         for name in ["coffee_500x375.jpg", "rocket.jpg"] {

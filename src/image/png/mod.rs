@@ -23,11 +23,13 @@ use rows::{Rows, Samples};
 /// skipped, only an EXIF block can be large.
 const MAX_METADATA: usize = 4 << 20;
 
-/// Bytes of the file between two checks for cancellation: at most 16 MiB of pixels, or a few microseconds of
-/// skipped chunks.
+/// Number of bytes of the file that are decoded between two checks for cancellation. They inflate
+/// to at most 16 MiB of pixel data; if they belong to chunks that are skipped, they take a few
+/// microseconds.
 const BYTES_PER_CHECK: usize = 16 << 10;
 
-/// Reads size and coding from the chunk IHDR, and orientation from the metadata chunks of the whole file.
+/// Reads size and coding from the chunk IHDR, and orientation from the metadata chunks of the whole
+/// file.
 pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
     let read = || {
         (array(bytes, 12)? == *b"IHDR").then_some(())?;

@@ -22,7 +22,8 @@ const PASSES: [Pass; 7] = [
     Pass::new(0, 1, 1, 2),
 ];
 
-/// Work of reading a row of no samples, in the units of [`Pace`]: rows can be one pixel wide.
+/// Work counted for each row in addition to its samples, in the units of [`Pace`]. Rows can be one
+/// pixel wide, so the fixed cost of reading a row matters.
 const ROW_UNITS: usize = 32;
 
 struct Pass {
@@ -87,14 +88,14 @@ fn convert<const N: usize>(row: &[u8], out: &mut [[u8; 3]], to_rgb: impl Fn(&[u8
     }
 }
 
-/// Reads a PNG's rows and checks for cancellation on the way.
+/// Reads the rows of a PNG in the order of the file and checks for cancellation between rows.
 pub(super) struct Rows<'a, R: BufRead + Seek> {
     reader: &'a mut Reader<R>,
     pace: Pace<'a>,
 }
 
 impl<'a, R: BufRead + Seek> Rows<'a, R> {
-    /// Returns the rows of `reader`, from the first one.
+    /// Returns a reader of the rows of `reader`, which must not have returned a row yet.
     pub(super) fn new(reader: &'a mut Reader<R>, cancel: &'a Cancel) -> Self {
         let pace = Pace::new(cancel);
         Self { reader, pace }
@@ -120,7 +121,8 @@ impl<'a, R: BufRead + Seek> Rows<'a, R> {
         self.finish(&mut row)
     }
 
-    /// Reads the rows of the seven Adam7 passes and writes each pixel to its place in an RGB buffer.
+    /// Reads the rows of the seven Adam7 passes and writes each pixel to its place in an RGB
+    /// buffer.
     pub(super) fn interlaced(
         mut self,
         size: ImageSize,
@@ -155,8 +157,8 @@ impl<'a, R: BufRead + Seek> Rows<'a, R> {
             .ok_or_else(|| damaged("it has fewer rows than its header states"))
     }
 
-    /// Reads to the end of the compressed data, so that the decoder checks its checksum. Returns an
-    /// error if the data holds another row.
+    /// Reads to the end of the compressed data, so that the decoder verifies the checksum of the
+    /// data. Returns an error if the data holds another row, which `row` has room for.
     fn finish(self, row: &mut [u8]) -> Result<(), ImageError> {
         match self.reader.read_row(row).map_err(error)? {
             None => Ok(()),

@@ -1,24 +1,26 @@
-//! The bits of a lossless bitstream, from the lowest bit of each byte.
+//! A reader of the bits of a lossless WebP bitstream (VP8L), which begin at the lowest bit of each
+//! byte.
 
-/// Reads bits from a slice.
+/// Reads unsigned values of up to 24 bits from a byte slice, from the lowest bit of each byte.
 pub(super) struct Bits<'a> {
     bytes: &'a [u8],
-    /// Index of the next bit.
+    /// Index of the next bit, counted from the lowest bit of the first byte.
     at: usize,
 }
 
 impl<'a> Bits<'a> {
-    /// Returns the bits of `bytes`.
+    /// Returns a reader at the first bit of `bytes`.
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
 
-    /// Returns the index of the next bit.
+    /// Returns the index of the next bit, which is the number of bits read so far.
     pub(super) fn position(&self) -> usize {
         self.at
     }
 
-    /// Reads `count` bits, at most 24, the first as the lowest. `None` if the slice ends before.
+    /// Reads `count` bits, at most 24, as an unsigned value whose lowest bit is read first. `None`
+    /// if fewer than `count` bits are left.
     pub(super) fn read(&mut self, count: u32) -> Option<u32> {
         let end = self.at + count as usize;
         if end > self.bytes.len() * 8 {
@@ -33,8 +35,8 @@ impl<'a> Bits<'a> {
         Some(value)
     }
 
-    /// Reads the extra bits of a length or distance whose prefix code has this symbol, at most 39, and returns
-    /// its value, at least 1.
+    /// Returns the length or distance, at least 1, whose prefix code has the symbol `symbol`, at
+    /// most 39. Reads the extra bits that the symbol needs; `None` if the bits end.
     pub(super) fn read_prefixed(&mut self, symbol: u32) -> Option<u64> {
         if symbol < 4 {
             return Some(u64::from(symbol) + 1);

@@ -1,26 +1,29 @@
-//! The prefix codes of a lossless bitstream.
+//! The prefix codes (Huffman codes) of a lossless WebP bitstream (VP8L).
 
 use super::bits::Bits;
 
-/// Codes for green with lengths and cache, red, blue, alpha, and distances.
+/// The five prefix codes of a group, in the order of the bitstream: green (its symbols also state
+/// copy lengths and color cache indices), red, blue, alpha, and copy distances.
 pub(super) type Group = [Code; 5];
 
-/// Number of symbols of each code of a group, without the color cache.
+/// Number of symbols of each code of a `Group` if there is no color cache.
 const SYMBOLS: [usize; 5] = [256 + 24, 256, 256, 256, 40];
-/// Most symbols of a code: green with a cache of 11 bits.
+/// Largest number of symbols of a code: the green code with a color cache of 11 bits.
 const MAX_SYMBOLS: usize = 256 + 24 + (1 << 11);
-/// Longest code in bits.
+/// Largest length of a symbol's code, in bits.
 const MAX_LENGTH: usize = 15;
-/// Order in which the lengths of the code for code lengths are stored.
+/// Order in which the bitstream stores the code lengths of the code that encodes the lengths of
+/// another code.
 const LENGTH_ORDER: [usize; 19] = [
     17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
 ];
 
-/// A prefix code. A code of one symbol has no bits.
+/// A canonical prefix code. The symbol of a code with a single symbol takes no bits.
 pub(super) struct Code {
-    /// Number of symbols of each length in bits; the only symbol of a code has length 0.
+    /// Number of symbols for each code length in bits. In a code with a single symbol, that symbol
+    /// has length 0.
     counts: [u16; MAX_LENGTH + 1],
-    /// Symbols by length, then by value.
+    /// The symbols that occur in the code, sorted by code length, then by value.
     symbols: Vec<u16>,
 }
 
@@ -32,8 +35,10 @@ impl Code {
         Self { counts, symbols }
     }
 
-    /// Builds the code whose symbols have these lengths, 0 for a symbol that does not occur. `None` if no
-    /// symbol occurs, or if the lengths leave bits without a symbol or have too many.
+    /// Builds the code in which symbol `i` has a code of `lengths[i]` bits, or does not occur if
+    /// that is 0. `None` if no symbol occurs, or if the lengths do not fill the space of codes
+    /// exactly: too short lengths leave too little room, too long ones leave bit patterns without a
+    /// symbol.
     fn from_lengths(lengths: &[u8]) -> Option<Self> {
         let mut counts = [0; MAX_LENGTH + 1];
         for length in lengths.iter().filter(|length| **length > 0) {
@@ -50,7 +55,7 @@ impl Code {
         if let [symbol] = *symbols {
             return Some(Self::single(symbol));
         }
-        // Codes of `length` bits that no shorter code begins.
+        // Number of bit patterns of the current length that do not begin with a shorter code.
         let mut free: i32 = 1;
         for count in &counts[1..] {
             free = free * 2 - i32::from(*count);
@@ -61,12 +66,14 @@ impl Code {
         (free == 0 && !symbols.is_empty()).then_some(Self { counts, symbols })
     }
 
-    /// Reads one symbol. `None` if the bits end.
+    /// Reads one symbol. `None` if the bits end before a code is complete.
     pub(super) fn read(&self, bits: &mut Bits<'_>) -> Option<u16> {
         if self.counts[0] == 1 {
             return self.symbols.first().copied();
         }
-        // The codes of each length are consecutive numbers; `code` is the distance from the first of them.
+        // The codes of one length are consecutive numbers. `code` is the difference of the bits
+        // read so far from the first code of their length, and `index` is the number of symbols
+        // with shorter codes.
         let (mut code, mut index) = (0, 0);
         for count in &self.counts[1..] {
             code = code * 2 + bits.read(1)? as usize;
@@ -80,8 +87,9 @@ impl Code {
         None
     }
 
-    /// Returns the bytes that `image-webp` allocates for the code: a table of up to 10 bits of 4 bytes each,
-    /// nodes of 16 bytes for longer codes, and the code itself.
+    /// Returns the memory in bytes that the crate `image-webp` allocates for the code: a table with
+    /// 4 bytes for each bit pattern of the longest code, cut to 10 bits; three nodes of 16 bytes
+    /// for each code longer than 10 bits; and 128 bytes for the code itself.
     pub(super) fn table_bytes(&self) -> u64 {
         let longest = self.counts.iter().rposition(|count| *count > 0);
         let table = match longest.unwrap_or(0) {
@@ -96,8 +104,8 @@ impl Code {
     }
 }
 
-/// Reads a group of codes. `cache` is the number of bits of the color cache. `None` if the bits end or state
-/// an impossible code.
+/// Reads the five codes of a group. `cache` is the number of bits of a color cache index, `None` if
+/// there is no color cache. Returns `None` if the bits end or a code is not valid.
 pub(super) fn read_group(bits: &mut Bits<'_>, cache: Option<u32>) -> Option<Group> {
     let mut symbols = SYMBOLS;
     symbols[0] += cache.map_or(0, |bits| 1 << bits);
@@ -118,7 +126,8 @@ pub(super) fn read_group(bits: &mut Bits<'_>, cache: Option<u32>) -> Option<Grou
     Some([green, red, blue, alpha, distance])
 }
 
-/// Reads the code of an alphabet of `symbols` symbols.
+/// Reads one code whose alphabet has `symbols` symbols. `None` if the bits end or the code is not
+/// valid.
 fn read_code(bits: &mut Bits<'_>, symbols: usize) -> Option<Code> {
     if bits.read(1)? == 1 {
         return read_simple(bits, symbols);
@@ -135,7 +144,8 @@ fn read_code(bits: &mut Bits<'_>, symbols: usize) -> Option<Code> {
     Code::from_lengths(lengths)
 }
 
-/// Reads a code of one or two symbols, which are stored as they are.
+/// Reads a code of one or two symbols: the bitstream states the symbols themselves instead of code
+/// lengths. `None` if the bits end or a symbol is not below `symbols`.
 fn read_simple(bits: &mut Bits<'_>, symbols: usize) -> Option<Code> {
     let two = bits.read(1)? == 1;
     let wide = bits.read(1)? == 1;
@@ -152,8 +162,9 @@ fn read_simple(bits: &mut Bits<'_>, symbols: usize) -> Option<Code> {
     Some(Code { counts, symbols })
 }
 
-/// Reads the lengths of a code's symbols, with runs, which `code` encodes. Symbols that are not stored keep
-/// length 0.
+/// Reads the code length of each symbol into `lengths`. The bitstream encodes the lengths, and runs
+/// of equal lengths, with `code`. Symbols after the last stored length keep length 0. `None` if the
+/// bits end or state more lengths than `lengths` has.
 fn read_lengths(bits: &mut Bits<'_>, code: &Code, lengths: &mut [u8]) -> Option<()> {
     let mut stored = lengths.len();
     if bits.read(1)? == 1 {

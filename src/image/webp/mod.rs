@@ -1,4 +1,5 @@
-//! Decoding of WebP by the crate `image-webp`, which receives the bitstream of the first frame alone.
+//! Decoding of WebP by the crate `image-webp`, which receives the bitstream of the first frame
+//! alone.
 //!
 //! This module reads the container. A canvas that contradicts the bitstream is therefore an error
 //! before anything is allocated, and a file that announces metadata but lacks it is decoded. Alpha
@@ -43,10 +44,12 @@ pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
 
 /// Decodes the first frame to RGB, at its place on a canvas of `size`.
 ///
-/// The decoder has no hook but its reader. It reads a lossy frame whole before it decodes, so a decode that is
-/// cancelled runs on for 30 to 75 ms for each megapixel (at 50 megapixels 2 to 4 s), measured on 2 shared
-/// cores. A lossless frame is read as it is decoded and stops within milliseconds, except in its last passes, the
-/// transforms, and where pixels have no bits: these take up to 8 ms for each megapixel.
+/// The crate `image-webp` can be stopped only by an error of its reader. It reads a lossy frame
+/// completely before it decodes the frame, so a cancelled decode runs on for 30 to 75 ms per
+/// megapixel (2 to 4 s at 50 megapixels), measured on 2 shared cores. A lossless frame is read
+/// while it is decoded, so a cancelled decode stops within milliseconds, with two exceptions that
+/// take up to 8 ms per megapixel: the transforms after the last read, and pixels whose codes have
+/// no bits.
 ///
 /// Canvas pixels outside the frame are black. The frame is not blended with the canvas.
 /// Source: libwebp, `src/demux/anim_decode.c`, `WebPAnimDecoderGetNext` for the first frame.
@@ -60,7 +63,8 @@ pub(super) fn decode(
         return Err(damaged("two of its headers state different sizes"));
     }
     if frame.bitstream == Bitstream::Lossless {
-        tables::check(frame.data, tables::allowed_bytes(bytes.len()), cancel)?;
+        let allowed = tables::allowed_bytes(bytes.len(), size.pixels());
+        tables::check(frame.data, allowed, cancel)?;
     }
     let rgb = pixels(&frame, cancel)?;
     let rgb = if frame.size == canvas {

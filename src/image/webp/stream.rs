@@ -13,7 +13,7 @@ const HEAD: usize = 25;
 /// Number of bytes at the beginning of the bitstream that the head contains a copy of.
 const COPIED: usize = 5;
 
-/// Bytes between two checks for cancellation.
+/// Number of bytes that are read between two checks for cancellation.
 const BYTES_PER_CHECK: u64 = 4 << 10;
 
 /// A file of `RIFF`, `WEBP` and one chunk, read from a head in memory and a borrowed body.
@@ -21,7 +21,7 @@ pub(super) struct SimpleFile<'a> {
     head: [u8; HEAD],
     body: &'a [u8],
     at: u64,
-    /// Position up to which reading needs no check for cancellation.
+    /// Position in the file, in bytes, up to which reading needs no further check for cancellation.
     checked: u64,
     cancel: &'a Cancel,
 }
@@ -56,7 +56,7 @@ impl<'a> SimpleFile<'a> {
     }
 
     /// Returns the bytes from the current position to the end of the head, or to the end of the
-    /// body if the position is past the head. Fails if the work is cancelled.
+    /// body if the position is past the head. Returns an error if the decoding is cancelled.
     fn rest(&mut self) -> io::Result<&[u8]> {
         if self.at >= self.checked {
             self.cancel.check().map_err(|_| cancelled())?;

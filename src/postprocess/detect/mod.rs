@@ -80,7 +80,9 @@ pub enum DetectError {
     #[error(transparent)]
     Access(#[from] OutputAccessError),
     /// The outputs for the uniform gray test image contain NaN or infinite values.
-    #[error("the outputs for a gray image contain NaN or infinity: check the model's weights")]
+    #[error(
+        "the outputs for a uniform gray test image contain NaN or infinity: check the model's weights"
+    )]
     NotFinite,
     /// The size of the resized image cannot be computed: the model's preprocessing is not a
     /// detector's, the image has no pixels, or the padded image would be too large for a network.

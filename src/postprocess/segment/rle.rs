@@ -25,7 +25,8 @@ pub struct RleMask {
     pub counts: String,
 }
 
-/// Returns the run lengths of each class that occurs in `mask`, by ascending class index.
+/// Returns the compressed run lengths of each class that occurs in `mask`, by ascending class
+/// index.
 ///
 /// # Errors
 /// [`Cancelled`] if the work is cancelled.
@@ -62,8 +63,8 @@ pub fn mask_rle(mask: &Mask, cancel: &Cancel) -> Result<Vec<RleMask>, Cancelled>
 /// pixels of a row are read at a time.
 const COLUMNS: usize = 16;
 
-/// Calls `each` with the pixels of every column of `mask`, from left to right, until it returns an
-/// error.
+/// Calls `each` with the class indices of the pixels of each column of `mask`, from left to right.
+/// Stops at the first error of `each` and returns it.
 fn for_each_column(
     mask: &Mask,
     mut each: impl FnMut(&[u8]) -> Result<(), Cancelled>,

@@ -19,12 +19,13 @@ const EDGES: [u32; 12] = [
     0x7FFF_FFFF,
     0xFFFF_FFFF,
 ];
-/// Headers are within this many bytes in most files; half of the mutations are placed there.
+/// Number of bytes at the start of a file that contain the headers in most files. Half of the
+/// mutations are placed there.
 const HEAD: usize = 96;
-/// Most bytes that one mutation inserts, removes or copies.
+/// Largest number of bytes that one mutation inserts, removes or copies.
 const RUN: usize = 64;
 
-/// Returns name and bytes of the image files in `tests/golden/images`, in the order of their names.
+/// Returns the name and the content of each image file in `tests/golden/images`, sorted by name.
 pub fn image_seeds() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/images");
     let mut seeds: Vec<(String, Vec<u8>)> = std::fs::read_dir(folder)
@@ -43,8 +44,9 @@ pub fn image_seeds() -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
-/// Returns `seed` after one to four random mutations; some copy bytes from `other`. The checksums of most PNG files are
-/// corrected, because a decoder would otherwise stop at the first one. Equal arguments produce equal bytes.
+/// Returns `seed` after one to four random mutations; some mutations copy bytes from `other`.
+/// Corrects the checksums of three in four PNG files, because a decoder stops at the first wrong
+/// checksum. Equal arguments produce equal bytes.
 pub fn mutated(seed: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = seed.to_vec();
     for _ in 0..=random.below(4) {
@@ -56,7 +58,8 @@ pub fn mutated(seed: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Applies one mutation.
+/// Applies one random mutation to `bytes`, at a random offset; some mutations copy bytes from
+/// `other`.
 fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     let at = place(bytes.len(), random);
     let end = (at + 1 + random.below(RUN)).min(bytes.len());
@@ -79,7 +82,7 @@ fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     }
 }
 
-/// Returns an offset from 0 to `len`.
+/// Returns a random offset from 0 to `len`, in half of the cases at most `HEAD`.
 fn place(len: usize, random: &mut Random) -> usize {
     let end = if random.below(2) == 0 {
         len.min(HEAD)
@@ -89,7 +92,7 @@ fn place(len: usize, random: &mut Random) -> usize {
     random.below(end + 1)
 }
 
-/// Returns an edge value in 1, 2 or 4 bytes, in either byte order.
+/// Returns a random value of `EDGES`, cut to 1, 2 or 4 bytes, in little-endian or big-endian order.
 fn edge(random: &mut Random) -> Vec<u8> {
     let value = EDGES[random.below(EDGES.len())];
     let little = value.to_le_bytes();
@@ -100,14 +103,14 @@ fn edge(random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Replaces the bytes from `at` on, as far as `bytes` goes.
+/// Replaces the bytes of `bytes` from `at` on with those of `with`, up to the end of `bytes`.
 fn overwrite(bytes: &mut [u8], at: usize, with: &[u8]) {
     for (byte, new) in bytes[at..].iter_mut().zip(with) {
         *byte = *new;
     }
 }
 
-/// Writes the right checksum behind every complete chunk of a PNG.
+/// Writes the correct checksum after the data of every complete chunk of a PNG file.
 fn correct_checksums(bytes: &mut [u8]) {
     let mut at = 8;
     while let Some(length) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
@@ -121,7 +124,8 @@ fn correct_checksums(bytes: &mut [u8]) {
     }
 }
 
-/// Returns the checksum of a PNG chunk. Source: PNG specification, annex D.
+/// Returns the CRC-32 of `bytes`, which a PNG chunk uses as checksum. Source: PNG specification,
+/// annex D.
 fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32, byte: &u8| {
         let mixed = crc ^ u32::from(*byte);
