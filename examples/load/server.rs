@@ -92,7 +92,9 @@ impl Server {
         let status = read_to_string(self.proc("status"))?;
         let line = status.lines().find(|line| line.starts_with(field));
         let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
-        Ok(kib.context("no such field in /proc/PID/status")? / 1024.0)
+        let kib =
+            kib.with_context(|| format!("no field `{field}` in the status of the server process"))?;
+        Ok(kib / 1024.0)
     }
 
     /// Resets the peak of the server's resident memory to the current value.

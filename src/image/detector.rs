@@ -217,7 +217,8 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// Returns channel `c` of the two stretched source rows, the upper row first.
+    /// Returns channel `c` of the two source rows, stretched to the output width, the upper row
+    /// first.
     #[inline(always)]
     fn rows(&self, c: usize) -> [&[f32]; 2] {
         let width = self.taps.len();

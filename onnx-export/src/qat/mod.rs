@@ -74,7 +74,8 @@ pub struct Trained {
     /// (`features.1.skip_add`), and [`INPUT`].
     ///
     /// The output of a hard sigmoid always has scale 1/256 and zero point 0; its path may be
-    /// absent. A module for a sum that its block does not compute has scale 1 and zero point 0.
+    /// absent. A block without a residual connection has a module for the sum as well, which is
+    /// never run and keeps scale 1 and zero point 0.
     pub activations: BTreeMap<String, Affine>,
     /// Scales and zero points of the weight of each convolution and linear layer, by the path of
     /// the layer.

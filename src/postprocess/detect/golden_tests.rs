@@ -78,8 +78,8 @@ const fn scales(logit_scale: f32, logit_shift: f32, delta_scale: f32) -> Scales 
 }
 
 impl Maps {
-    /// Returns maps for feature map levels of the sizes `grids`, with `anchors` boxes per point and
-    /// `classes` logits per box.
+    /// Returns pseudo-random maps for feature map levels of the sizes `grids`, with `anchors` boxes
+    /// per point and `classes` logits per box. `name` is the seed, and `by` scales the values.
     fn new(name: &str, grids: &[ImageSize], anchors: usize, classes: usize, by: Scales) -> Self {
         let values = |what: &str, channels: usize, scale: f32, shift: f32| {
             let levels = grids.iter().enumerate();
