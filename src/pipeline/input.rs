@@ -137,23 +137,27 @@ pub fn check_densities(inputs: &[Input], limit: u64) -> Result<(), ServeError> {
     Ok(())
 }
 
+/// Returns the position in the request and the size of the first compressed image of more than
+/// `limit` pixels. Returns `None` if no compressed image has more.
+fn first_above(inputs: &[Input], limit: u64) -> Option<(usize, ImageSize)> {
+    let size = |(index, input): (usize, &Input)| match input {
+        Input::Encoded(image) => Some((index, image.size())),
+        Input::Prepared(_) => None,
+    };
+    let mut sizes = inputs.iter().enumerate().filter_map(size);
+    sizes.find(|(_, size)| size.pixels() > limit)
+}
+
 /// Checks that every compressed image is small enough to be drawn into.
 ///
 /// # Errors
 /// [`ServeError::TooLargeToDraw`] for the first image of more than [`MAX_DRAWN_PIXELS`] pixels.
 pub(super) fn check_drawable(inputs: &[Input]) -> Result<(), ServeError> {
-    for (index, input) in inputs.iter().enumerate() {
-        if let Input::Encoded(image) = input
-            && image.size().pixels() > MAX_DRAWN_PIXELS
-        {
-            return Err(ServeError::TooLargeToDraw {
-                index,
-                size: image.size(),
-                limit: MAX_DRAWN_PIXELS,
-            });
-        }
+    let limit = MAX_DRAWN_PIXELS;
+    match first_above(inputs, limit) {
+        None => Ok(()),
+        Some((index, size)) => Err(ServeError::TooLargeToDraw { index, size, limit }),
     }
-    Ok(())
 }
 
 /// Checks that a mask of the size of the image can be returned for every compressed image.
@@ -161,18 +165,11 @@ pub(super) fn check_drawable(inputs: &[Input]) -> Result<(), ServeError> {
 /// # Errors
 /// [`ServeError::MaskTooLarge`] for the first image of more than [`MAX_MASK_PIXELS`] pixels.
 pub(super) fn check_masks(inputs: &[Input]) -> Result<(), ServeError> {
-    for (index, input) in inputs.iter().enumerate() {
-        if let Input::Encoded(image) = input
-            && image.size().pixels() > MAX_MASK_PIXELS
-        {
-            return Err(ServeError::MaskTooLarge {
-                index,
-                size: image.size(),
-                limit: MAX_MASK_PIXELS,
-            });
-        }
+    let limit = MAX_MASK_PIXELS;
+    match first_above(inputs, limit) {
+        None => Ok(()),
+        Some((index, size)) => Err(ServeError::MaskTooLarge { index, size, limit }),
     }
-    Ok(())
 }
 
 /// Checks for each compressed image that the memory of `pool` suffices for decoding the image, and
