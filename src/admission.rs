@@ -21,6 +21,7 @@ use crate::batch::BatchError;
 use crate::budget::{Exhausted, Permit};
 use crate::error::ServeError;
 use crate::metrics::{Metrics, Rejection};
+use crate::pool::{ImagePool, JobCost, LongJobs};
 use crate::registry::LoadedModel;
 
 /// The time by which the response to a request must be ready.
@@ -42,6 +43,11 @@ impl Deadline {
     /// Returns the moment at which the deadline passes.
     pub fn at(self) -> Instant {
         self.at
+    }
+
+    /// Returns the time that is left until the deadline passes.
+    pub fn left(self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
     }
 
     /// Returns an error if the deadline has passed; called before expensive steps.
@@ -120,6 +126,25 @@ impl Admission {
         Ok(batcher.reserve_more(&mut self.places, images)?)
     }
 
+    /// Reserves, for the images of the request whose decoding has the costs `costs` and is long, places in the
+    /// queue and thread time of `pool`.
+    ///
+    /// # Errors
+    /// [`BatchError::LongQueueFull`] if too few places are free, [`BatchError::DeadlineUnreachable`] if the
+    /// images would not be decoded before the deadline.
+    pub(crate) fn reserve_long(
+        &self,
+        pool: &ImagePool,
+        costs: impl Iterator<Item = JobCost> + Clone,
+    ) -> Result<LongImages, ServeError> {
+        let images = costs.clone().filter(|cost| cost.is_long()).count();
+        let places = self.model.batcher.reserve_long(images, pool.long_wait())?;
+        let left = self.deadline.left();
+        let jobs = pool.admit(costs, left);
+        let jobs = jobs.map_err(|wait| BatchError::DeadlineUnreachable { wait, left })?;
+        Ok(LongImages { places, jobs })
+    }
+
     /// Splits off the permit of one reserved queue place, for one image. The request keeps its
     /// other places.
     ///
@@ -140,17 +165,49 @@ impl Admission {
     }
 }
 
-/// Waits before a request is told `error`, if the server rejects many requests for want of capacity.
-///
-/// Clients that retry immediately would otherwise take the CPU time of accepted requests: a rejection costs
-/// about as much as the handling of a request without its image.
-pub async fn pace(app: &App, error: &ServeError) {
-    if matches!(
-        reason(error),
-        Some(Rejection::queue_full | Rejection::deadline_unreachable | Rejection::body_memory)
-    ) {
-        tokio::time::sleep(app.rejections.delay(Instant::now())).await;
+/// What a request has reserved for its images that take long to decode.
+pub(crate) struct LongImages {
+    places: Permit,
+    jobs: LongJobs,
+}
+
+impl LongImages {
+    /// Splits off the reservation of an image whose decoding costs `cost`. It is held until the image is
+    /// decoded. `None` if the image does not take long.
+    pub(crate) fn take(&mut self, cost: JobCost) -> Option<LongImage> {
+        cost.is_long().then(|| LongImage {
+            _place: self.places.split(1),
+            _time: self.jobs.take(cost),
+        })
     }
+}
+
+/// The reservation of one image that takes long to decode: a place in the queue and thread time.
+pub(crate) struct LongImage {
+    _place: Option<Permit>,
+    _time: Option<Permit>,
+}
+
+/// Waits before a request is told `error`, if the server answers many requests with errors.
+///
+/// Clients that retry immediately, or that flood the server with useless requests, would otherwise take the CPU
+/// time of accepted requests: an error costs about as much as the handling of a request without its image.
+pub async fn pace(app: &App, error: &ServeError) {
+    let pacer = match (reason(error), error) {
+        (
+            Some(
+                Rejection::queue_full
+                | Rejection::deadline_unreachable
+                | Rejection::body_memory
+                | Rejection::response_memory,
+            ),
+            _,
+        ) => &app.rejections,
+        // The client has waited already, or the server stops.
+        (Some(_), _) | (None, ServeError::BodyInterrupted) => return,
+        (None, _) => &app.faults,
+    };
+    tokio::time::sleep(pacer.delay(Instant::now())).await;
 }
 
 /// Limits the rate of an event: events over the rate are delayed, but only for a bounded time.
@@ -164,10 +221,20 @@ pub struct Pacer {
 }
 
 impl Pacer {
-    /// Creates the pacer of rejections: 250 per second without delay, and at most 2 s of delay.
+    /// Creates the pacer of rejections for want of capacity: 250 per second without delay, and at most 2 s of
+    /// delay.
     pub fn of_rejections() -> Self {
+        Self::new(Duration::from_millis(4))
+    }
+
+    /// Creates the pacer of errors in requests: 1,000 per second without delay, and at most 2 s of delay.
+    pub fn of_faults() -> Self {
+        Self::new(Duration::from_millis(1))
+    }
+
+    fn new(interval: Duration) -> Self {
         Self {
-            interval: Duration::from_millis(4),
+            interval,
             burst: Duration::from_millis(200),
             longest: Duration::from_secs(2),
             next: Mutex::new(Instant::now()),
@@ -205,7 +272,9 @@ fn reason(error: &ServeError) -> Option<Rejection> {
         ServeError::DeadlinePassed { .. }
         | ServeError::BodyTimeout { .. }
         | ServeError::Batch(BatchError::DeadlinePassed) => Some(Rejection::deadline),
-        ServeError::Batch(BatchError::QueueFull { .. }) => Some(Rejection::queue_full),
+        ServeError::Batch(BatchError::QueueFull { .. } | BatchError::LongQueueFull { .. }) => {
+            Some(Rejection::queue_full)
+        }
         ServeError::Batch(BatchError::DeadlineUnreachable { .. }) => {
             Some(Rejection::deadline_unreachable)
         }

@@ -1,12 +1,13 @@
 //! State that all requests share: limits, metrics, the image pool, memory budgets, loaded models.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::admission::Pacer;
 use crate::budget::Budget;
 use crate::error::ServeError;
+use crate::image::DecodeTimes;
 use crate::memory::{self, Demand, Demands, MemoryPlan};
 use crate::metrics::Metrics;
 use crate::pool::ImagePool;
@@ -51,6 +52,8 @@ pub struct App {
     pub metrics: Metrics,
     /// Threads and memory for decoding, preprocessing and postprocessing.
     pub pool: ImagePool,
+    /// Measured decode times, which correct the predicted ones.
+    pub decode_times: Arc<DecodeTimes>,
     /// Memory budget for request bodies.
     pub bodies: Budget,
     /// Memory budget for response bodies, which keep their memory reserved until the clients have
@@ -58,6 +61,8 @@ pub struct App {
     pub responses: Budget,
     /// Delays rejections for lack of capacity when there are many.
     pub rejections: Pacer,
+    /// Delays answers to requests with errors when there are many.
+    pub faults: Pacer,
     /// The loaded models. Set once, when every model is loaded and warm; empty before.
     registry: OnceLock<Registry>,
     draining: AtomicBool,
@@ -86,9 +91,11 @@ impl App {
             limits,
             metrics,
             pool,
+            decode_times: Arc::default(),
             bodies,
             responses,
             rejections: Pacer::of_rejections(),
+            faults: Pacer::of_faults(),
             registry: OnceLock::new(),
             draining: AtomicBool::new(false),
         }

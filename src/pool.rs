@@ -3,10 +3,11 @@
 //! A waiting job occupies no thread. It starts when a thread and the memory that it needs are free;
 //! the module `schedule` decides the order of the jobs.
 
+mod backlog;
 mod schedule;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -15,6 +16,8 @@ use tracing::Span;
 use crate::budget::Budget;
 use crate::error::ServeError;
 use crate::postprocess::segment::Helpers;
+use backlog::Backlog;
+pub use backlog::LongJobs;
 use schedule::{Grant, Place, Schedule};
 pub use schedule::{JobCost, LARGE_PIXELS};
 
@@ -40,6 +43,7 @@ struct Shared {
     started: Instant,
     /// Memory budgets: first of jobs on small images, then of jobs on large images.
     budgets: [Budget; 2],
+    backlog: Backlog,
 }
 
 impl Shared {
@@ -138,6 +142,7 @@ impl ImagePool {
                 threads,
                 started: Instant::now(),
                 budgets: [small, large],
+                backlog: Backlog::new(threads),
             }),
         }
     }
@@ -158,6 +163,25 @@ impl ImagePool {
     /// Maximum number of jobs that run at a time.
     pub fn threads(&self) -> usize {
         self.shared.threads
+    }
+
+    /// Reserves the predicted time of a request's long jobs, which have the costs `costs`, if they are predicted
+    /// to finish in time for a deadline in `left`. Jobs that are not long are admitted without a reservation.
+    ///
+    /// # Errors
+    /// The predicted time until the long jobs of earlier requests have finished.
+    pub fn admit(
+        &self,
+        costs: impl Iterator<Item = JobCost>,
+        left: Duration,
+    ) -> Result<LongJobs, Duration> {
+        let long = costs.filter(|cost| cost.is_long());
+        self.shared.backlog.admit(long, left)
+    }
+
+    /// Returns the predicted time until the long jobs that were admitted have finished.
+    pub fn long_wait(&self) -> Duration {
+        self.shared.backlog.wait()
     }
 
     /// Starts `job` once a thread and the memory of `cost` are free. A started job runs to its end
@@ -233,8 +257,6 @@ pub async fn joined<T>(job: JoinHandle<T>) -> Result<T, ServeError> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test]

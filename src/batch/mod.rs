@@ -60,6 +60,17 @@ pub enum BatchError {
         /// Predicted time until the images that are in the queue now have run.
         retry_after: Duration,
     },
+    /// The queue has too few free places for images that take long to decode.
+    #[error(
+        "the queue is full for images that take long to decode ({capacity} of these); retry after {} ms",
+        .retry_after.as_millis()
+    )]
+    LongQueueFull {
+        /// Maximum number of images in the queue that take long to decode.
+        capacity: usize,
+        /// Predicted time until the images of this kind that are in the queue now have been decoded.
+        retry_after: Duration,
+    },
     /// The images in the queue are predicted to take longer than the request's deadline allows.
     #[error(
         "the images in the queue are predicted to take {} ms, but the deadline is in {} ms; retry \
@@ -135,6 +146,9 @@ struct Shared {
     metrics: BatchMetrics,
     /// Budget of queue places. A place is reserved before its image is decoded.
     places: Budget,
+    /// Budget of the places that images may hold which take long to decode, until they are decoded: half of all
+    /// places, so that such images never keep all others out.
+    long_places: Budget,
     /// Measured speed at which images are prepared and run.
     drain: Mutex<DrainRate>,
 }
@@ -188,6 +202,7 @@ impl Batcher {
             changed: Condvar::new(),
             metrics,
             places: Budget::new("queue", 1, capacity as u64),
+            long_places: Budget::new("long_images", 1, capacity.div_ceil(2) as u64),
             drain: Mutex::new(drain),
         });
         let mut workers = Vec::new();
@@ -221,9 +236,11 @@ impl Batcher {
     /// are predicted to take too long.
     pub fn check(&self, deadline: Instant) -> Result<(), BatchError> {
         let places = &self.shared.places;
-        let (ahead, capacity) = (places.used(), places.total());
+        let (used, capacity) = (places.used(), places.total());
+        // Images that take long to decode do not delay others: they are overtaken.
+        let ahead = used.saturating_sub(self.shared.long_places.used());
         let wait = self.shared.drain().time(ahead);
-        if ahead >= capacity {
+        if used >= capacity {
             return Err(self.full(wait));
         }
         let left = deadline.saturating_duration_since(Instant::now());
@@ -253,6 +270,23 @@ impl Batcher {
     pub fn reserve_more(&self, places: &mut Permit, images: usize) -> Result<(), BatchError> {
         let grown = places.grow_to(images as u64);
         grown.map_err(|exhausted| self.full(self.shared.drain().time(exhausted.used)))
+    }
+
+    /// Reserves places for the `images` images of a request that take long to decode, in addition to the places
+    /// of [`Batcher::reserve_more`]. `retry_after` is the predicted time until the images of this kind that
+    /// wait have been decoded. A request with more such images than there are places gets all places if none
+    /// is taken.
+    ///
+    /// # Errors
+    /// [`BatchError::LongQueueFull`] if too few places are free.
+    pub fn reserve_long(&self, images: usize, retry_after: Duration) -> Result<Permit, BatchError> {
+        let places = &self.shared.long_places;
+        let capacity = places.total();
+        let reserved = places.try_acquire((images as u64).min(capacity));
+        reserved.map_err(|_| BatchError::LongQueueFull {
+            capacity: capacity as usize,
+            retry_after,
+        })
     }
 
     /// Returns how much memory the tensors of this model need, in bytes.
@@ -307,8 +341,8 @@ impl Batcher {
         Ok(receiver)
     }
 
-    /// Records, for [`BatchError::QueueFull`], that one of `threads` image threads decoded and
-    /// preprocessed an image in `time`.
+    /// Records, for [`Batcher::check`], that one of `threads` image threads decoded and preprocessed an image in
+    /// `time`. Images that take long to decode are not recorded, because they do not delay others.
     pub fn record_preparation(&self, time: Duration, threads: usize) {
         self.shared.drain().prepared(time, threads);
     }

@@ -216,6 +216,35 @@ fn a_deadline_that_the_queue_cannot_meet_is_rejected() {
 }
 
 #[test]
+fn images_that_take_long_to_decode_leave_places_and_time_to_others() {
+    let setup = setup(1, 8);
+    let (millis, now) = (Duration::from_millis, Instant::now());
+    setup.batcher.record_preparation(millis(100), 1);
+    let mut places = setup.batcher.no_places();
+    setup.batcher.reserve_more(&mut places, 4).unwrap();
+    let long = setup.batcher.reserve_long(4, millis(9)).unwrap();
+    let rejected = setup.batcher.reserve_long(1, millis(9)).unwrap_err();
+    let BatchError::LongQueueFull {
+        capacity,
+        retry_after,
+    } = rejected
+    else {
+        panic!("{rejected:?}");
+    };
+    assert_eq!((capacity, retry_after), (4, millis(9)));
+    // None of the four images delays another one.
+    assert!(setup.batcher.check(now + millis(100)).is_ok());
+    drop(long);
+    // Decoded, they run before another image.
+    let rejected = setup.batcher.check(now + millis(100));
+    assert!(matches!(
+        rejected,
+        Err(BatchError::DeadlineUnreachable { .. })
+    ));
+    assert!(setup.batcher.reserve_long(100, millis(0)).is_ok());
+}
+
+#[test]
 fn a_panic_fails_its_batch_and_the_worker_continues() {
     let setup = setup(1, 16);
     let bad = submit(&setup, -1.0, soon());

@@ -305,7 +305,8 @@ fn draining(detail: String) -> Problem {
 /// Returns the problem for an error of the queue or of inference.
 fn batch(error: &BatchError, detail: String) -> Problem {
     match error {
-        BatchError::QueueFull { retry_after, .. } => {
+        BatchError::QueueFull { retry_after, .. }
+        | BatchError::LongQueueFull { retry_after, .. } => {
             Problem::new(Code::queue_full, detail).retry(*retry_after)
         }
         BatchError::DeadlineUnreachable { wait, .. } => {

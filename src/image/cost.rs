@@ -3,8 +3,8 @@
 //! The predictions use CPU time and peak memory measured on an AMD EPYC with 2 shared cores on
 //! 2026-11-28 with `cargo bench --bench decode`: photographs of 3 to 12 megapixels, and files built
 //! to be expensive. The predicted time is within a factor of two of the measured time, except for
-//! CMYK JPEG, which takes 2.3 times as long as predicted. A server can scale the prediction by the
-//! times that it measures.
+//! CMYK JPEG, which takes 2.3 times as long as predicted. [`super::DecodeTimes`] corrects the
+//! predictions by the times that the server measures.
 
 use super::webp::allowed_table_bytes;
 use super::{ImageError, ImageHeader, ImageSize};
@@ -71,6 +71,23 @@ struct Figures {
 }
 
 impl Coding {
+    /// Number of kinds of coding; see [`Coding::kind`].
+    pub(super) const KINDS: usize = 8;
+
+    /// Returns the index of the variant, below [`Coding::KINDS`].
+    pub(super) fn kind(self) -> usize {
+        match self {
+            Self::JpegSequential { .. } => 0,
+            Self::JpegProgressive { .. } => 1,
+            Self::Png { .. } => 2,
+            Self::WebPLossy => 3,
+            Self::WebPLossless => 4,
+            Self::Bmp => 5,
+            Self::BmpRunLength => 6,
+            Self::Gif => 7,
+        }
+    }
+
     fn figures(self) -> Figures {
         let (picos_per_pixel, picos_per_byte, bytes_per_1000_pixels) = match self {
             Self::JpegSequential { scans: 0 | 1 } => (7_500, 20_000, 7_100),

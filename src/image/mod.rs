@@ -20,6 +20,7 @@ mod foreign;
 pub mod fuzzing;
 mod gif;
 mod jpeg;
+mod learned;
 mod normalize;
 mod orientation;
 mod passes;
@@ -51,6 +52,7 @@ pub use decode::{DecodeOptions, Orientation, check_pixels, decode, decode_cancel
 pub use detector::DetectorTransform;
 pub use detector_sizes::{DetectorResize, DetectorSize, DetectorSizes, bounded_size, padded_size};
 pub use foreign::ForeignFile;
+pub use learned::DecodeTimes;
 pub use normalize::Normalizer;
 pub use preprocess::{MAX_INPUT_PIXELS, PreparedImage, Preprocessor};
 pub use probe::{ImageHeader, probe};

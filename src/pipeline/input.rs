@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use image::RgbImage;
@@ -11,8 +12,9 @@ use crate::budget::Permit;
 use crate::cancel::Cancel;
 use crate::error::ServeError;
 use crate::image::{
-    Coding, DecodeOptions, ImageError, ImageHeader, ImageSize, MAX_INPUT_PIXELS, Orientation,
-    PreparedImage, check_density, check_pixels, decode_cancellable, probe,
+    Coding, DecodeCost, DecodeOptions, DecodeTimes, ImageError, ImageHeader, ImageSize,
+    MAX_INPUT_PIXELS, Orientation, PreparedImage, check_density, check_pixels, decode_cancellable,
+    probe,
 };
 use crate::pool::{ImagePool, JobCost};
 
@@ -43,6 +45,16 @@ pub struct EncodedImage {
     /// Memory of the request's body, reserved in the budget for bodies. All images of the request
     /// share it, and the last one that is dropped releases it. `None` until the pipeline runs.
     pub(super) memory: Option<Arc<Permit>>,
+}
+
+impl Input {
+    /// Predicts the cost of decoding the image; nothing for a tensor.
+    pub(super) fn decode_cost(&self, times: &DecodeTimes) -> JobCost {
+        match self {
+            Self::Encoded(image) => image.decode_cost(times),
+            Self::Prepared(_) => JobCost::time(0),
+        }
+    }
 }
 
 impl EncodedImage {
@@ -77,15 +89,24 @@ impl EncodedImage {
         }
     }
 
-    /// Predicts the CPU time and the memory of decoding the image.
-    pub(super) fn decode_cost(&self) -> JobCost {
-        let turned = self.options.orientation == Orientation::Apply;
-        let cost = self.header.decode_cost(self.bytes.len(), turned);
+    /// Predicts the CPU time and the memory of decoding the image. The time is corrected by `times`.
+    pub(super) fn decode_cost(&self, times: &DecodeTimes) -> JobCost {
+        let cost = self.predicted_cost();
         JobCost {
-            nanos: cost.nanos,
+            nanos: times.corrected(self.header.coding, cost.nanos),
             bytes: cost.peak_bytes,
             pixels: self.header.size.pixels(),
         }
+    }
+
+    /// Records in `times` that decoding the image took `time`.
+    pub(super) fn record_decode(&self, times: &DecodeTimes, time: Duration) {
+        times.record(self.header.coding, self.predicted_cost().nanos, time);
+    }
+
+    fn predicted_cost(&self) -> DecodeCost {
+        let turned = self.options.orientation == Orientation::Apply;
+        self.header.decode_cost(self.bytes.len(), turned)
     }
 
     /// Decodes the image. A panic of the decoder is logged and reported as a damaged image.
@@ -183,7 +204,7 @@ pub fn check_memory(inputs: &[Input], pool: &ImagePool, drawn: bool) -> Result<(
         let Input::Encoded(image) = input else {
             continue;
         };
-        let JobCost { bytes, pixels, .. } = image.decode_cost();
+        let (bytes, pixels) = (image.predicted_cost().peak_bytes, image.size().pixels());
         let drawing = if drawn { drawing_bytes(pixels) } else { 0 };
         let limit = pool.most_bytes(pixels);
         if bytes.max(drawing) > limit {

@@ -6,6 +6,7 @@ use super::{EncodedImage, Input, Timing};
 use crate::cancel::Cancel;
 use crate::engine::Outputs;
 use crate::error::ServeError;
+use crate::image::DecodeTimes;
 use crate::image::ImageSize;
 use crate::pool::{ImagePool, JobCost};
 use crate::registry::LoadedModel;
@@ -62,7 +63,8 @@ pub(super) fn drawing_bytes(pixels: u64) -> u64 {
 
 impl PostprocessInput {
     /// Predicts the time and the memory of a postprocessing job that needs the resources `cost`.
-    pub(super) fn job_cost(&self, cost: Cost) -> JobCost {
+    /// The time of decoding the image again is corrected by `times`.
+    pub(super) fn job_cost(&self, cost: Cost, times: &DecodeTimes) -> JobCost {
         let pixels = self.size.pixels();
         let mask = JobCost {
             nanos: THREAD_NANOS.saturating_add(pixels.saturating_mul(MASK_NANOS_PER_PIXEL)),
@@ -73,7 +75,7 @@ impl PostprocessInput {
             (Cost::Negligible | Cost::Thread, _) => JobCost::time(THREAD_NANOS),
             (Cost::Pixels, _) | (Cost::Image, None) => mask,
             (Cost::Image, Some(source)) => {
-                let decode = source.decode_cost();
+                let decode = source.decode_cost(times);
                 let drawing = pixels.saturating_mul(DRAW_NANOS_PER_PIXEL);
                 JobCost {
                     nanos: mask

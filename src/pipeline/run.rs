@@ -11,14 +11,15 @@ use super::input::check_prepared;
 use super::{
     Cost, EncodedImage, Input, Postprocess, PostprocessInput, Request, Response, Timing, record,
 };
-use crate::admission::{Admission, Deadline};
+use crate::admission::{Admission, Deadline, LongImage};
 use crate::app::App;
 use crate::batch::{BatchError, Reply, Slot};
 use crate::budget::Permit;
 use crate::cancel::Cancel;
 use crate::error::ServeError;
-use crate::image::{ImageError, ImageSize};
+use crate::image::{DecodeTimes, ImageError, ImageSize};
 use crate::metrics::Stage;
+use crate::pool::JobCost;
 use crate::registry::LoadedModel;
 
 /// Runs a request. Its images are processed concurrently; the results have the order of the images.
@@ -38,6 +39,11 @@ pub async fn run<P: Postprocess>(
         postprocess,
     } = request;
     admission.reserve_images(inputs.len())?;
+    let costs: Vec<JobCost> = inputs
+        .iter()
+        .map(|input| input.decode_cost(&app.decode_times))
+        .collect();
+    let mut long = admission.reserve_long(&app.pool, costs.iter().copied())?;
     let body = Arc::new(admission.take_body(app));
     let results = Mutex::new(app.responses.empty());
     let postprocess = Arc::new(postprocess);
@@ -49,12 +55,15 @@ pub async fn run<P: Postprocess>(
         results: &results,
     };
     let mut walks = Vec::with_capacity(inputs.len());
-    for (index, mut input) in inputs.into_iter().enumerate() {
+    for (index, (mut input, cost)) in inputs.into_iter().zip(costs).enumerate() {
         if let Input::Encoded(image) = &mut input {
             image.memory = Some(Arc::clone(&body));
         }
-        let place = admission.take_place()?;
-        walks.push(walk.image(index, input, place, Arc::clone(&postprocess)));
+        let held = Held {
+            place: admission.take_place()?,
+            long: long.take(cost),
+        };
+        walks.push(walk.image(index, (input, cost), held, Arc::clone(&postprocess)));
     }
     // From here on, only the encoded images keep the body's memory reserved.
     drop(body);
@@ -82,6 +91,14 @@ struct Walk<'a> {
     results: &'a Mutex<Permit>,
 }
 
+/// What an image has reserved before it is decoded.
+struct Held {
+    /// The place in the queue.
+    place: Permit,
+    /// Reservation of an image that takes long to decode, released once it is decoded.
+    long: Option<LongImage>,
+}
+
 /// An image that waits in the queue.
 struct Queued {
     reply: oneshot::Receiver<Result<Reply, BatchError>>,
@@ -92,13 +109,12 @@ struct Queued {
 }
 
 impl Walk<'_> {
-    /// Processes one image from its input to its result. `place` is the place in the queue that was
-    /// reserved for the image.
+    /// Processes one image from its input, which costs `cost` to decode, to its result.
     async fn image<P: Postprocess>(
         self,
         index: usize,
-        input: Input,
-        place: Permit,
+        (input, cost): (Input, JobCost),
+        held: Held,
         postprocess: Arc<P>,
     ) -> Result<(P::Output, Timing), ServeError> {
         let kept = match &input {
@@ -109,14 +125,18 @@ impl Walk<'_> {
         // Dropping this future, as when the client disconnects, stops the work.
         let _cancel_on_drop = cancel.on_drop();
         let queued = match input {
-            Input::Encoded(image) => self.prepare(index, image, place, &cancel).await?,
+            Input::Encoded(image) => self.prepare(index, (image, cost), held, &cancel).await?,
             Input::Prepared(tensor) => {
                 check_prepared(index, &tensor)?;
                 let started = Instant::now();
                 let memory = self.model.batcher.reserve_tensor(tensor.size).await;
                 let mut timing = Timing::default();
                 timing[Stage::admission] = started.elapsed();
-                let (size, slot) = (tensor.content, Slot { place, memory });
+                let slot = Slot {
+                    place: held.place,
+                    memory,
+                };
+                let size = tensor.content;
                 Queued {
                     reply: self
                         .model
@@ -147,29 +167,36 @@ impl Walk<'_> {
     async fn prepare(
         self,
         index: usize,
-        image: EncodedImage,
-        place: Permit,
+        (image, cost): (EncodedImage, JobCost),
+        held: Held,
         cancel: &Cancel,
     ) -> Result<Queued, ServeError> {
         let arrived = Instant::now();
         let size = self.model.preprocessor.output_size(image.size());
         let size = size.map_err(|source| ServeError::Image { index, source })?;
         let memory = self.model.batcher.reserve_tensor(size).await;
-        let cost = image.decode_cost();
+        let slot = Slot {
+            place: held.place,
+            memory,
+        };
         let job = Preparation {
             index,
             image,
-            slot: Slot { place, memory },
+            slot,
+            long: held.long,
             cancel: cancel.clone(),
             deadline: self.deadline,
             arrived,
         };
-        let model = Arc::clone(self.model);
-        let queued = self.app.pool.run(cost, move || job.run(&model)).await??;
-        let timing = &queued.timing;
-        let prepared = timing[Stage::decode] + timing[Stage::preprocess];
-        let threads = self.app.pool.threads();
-        self.model.batcher.record_preparation(prepared, threads);
+        let (model, times) = (Arc::clone(self.model), Arc::clone(&self.app.decode_times));
+        let job = move || job.run(&model, &times);
+        let queued = self.app.pool.run(cost, job).await??;
+        if !cost.is_long() {
+            let timing = &queued.timing;
+            let prepared = timing[Stage::decode] + timing[Stage::preprocess];
+            let threads = self.app.pool.threads();
+            self.model.batcher.record_preparation(prepared, threads);
+        }
         Ok(queued)
     }
 
@@ -189,7 +216,7 @@ impl Walk<'_> {
             (output, timing)
         } else {
             let model = Arc::clone(self.model);
-            let job_cost = input.job_cost(cost);
+            let job_cost = input.job_cost(cost, &self.app.decode_times);
             let job = move || {
                 timing[Stage::admission] += arrived.elapsed();
                 let output = postprocess.run(&model, input, &mut timing);
@@ -213,6 +240,7 @@ struct Preparation {
     index: usize,
     image: EncodedImage,
     slot: Slot,
+    long: Option<LongImage>,
     /// Stops the job.
     cancel: Cancel,
     deadline: Deadline,
@@ -221,11 +249,12 @@ struct Preparation {
 }
 
 impl Preparation {
-    fn run(self, model: &LoadedModel) -> Result<Queued, ServeError> {
+    fn run(self, model: &LoadedModel, times: &DecodeTimes) -> Result<Queued, ServeError> {
         let Self {
             index,
             image,
             slot,
+            long,
             cancel,
             deadline,
             arrived,
@@ -235,6 +264,8 @@ impl Preparation {
         let failed = |error: ImageError| ServeError::image(index, error);
         let decoded = image.decode(&cancel).map_err(failed)?;
         let decoded_at = Instant::now();
+        image.record_decode(times, decoded_at - started);
+        drop(long);
         let tensor = model.preprocessor.run_cancellable(&decoded, &cancel);
         let tensor = tensor.map_err(failed)?;
         let mut timing = Timing::default();

@@ -1,23 +1,25 @@
 //! The order in which waiting jobs of the image pool run, as plain data: without threads and locks,
 //! and with the current time as an argument.
 //!
-//! Jobs with a short predicted time overtake jobs with a long one, for a bounded time. Jobs on large images
-//! have memory of their own and, while small images arrive, at most half of the threads, so that a small
-//! image never waits for a series of large ones.
+//! Jobs with a shorter predicted time overtake jobs with a longer one, for a bounded time. While images with
+//! short jobs arrive, long jobs use at most half of the threads, so that such an image never waits for a
+//! series of long jobs. Large images have memory of their own.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::budget::{Budget, Permit};
 
-/// Number of pixels above which an image is large.
+/// Number of pixels above which an image is large: it has memory of its own, and its job is long.
 pub const LARGE_PIXELS: u64 = 4_000_000;
+/// Predicted time in nanoseconds above which a job is long, whatever the size of its image: the time to decode
+/// [`LARGE_PIXELS`] pixels in a slow format.
+const LONG_NANOS: u64 = 60_000_000;
 /// A waiting job is overtaken only by jobs that arrive within this many times its own predicted
 /// time.
 const PATIENCE: u32 = 8;
-/// Time after the arrival of a small image during which jobs on large images use at most half of
-/// the threads.
-const SMALL_WINDOW: Duration = Duration::from_secs(1);
+/// Time after the arrival of an image whose job is short during which long jobs use at most half of the threads.
+const SHORT_WINDOW: Duration = Duration::from_secs(1);
 
 /// The predicted cost of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +42,11 @@ impl JobCost {
         }
     }
 
+    /// Returns whether the job is long: it may keep other jobs waiting.
+    pub fn is_long(self) -> bool {
+        self.is_large() || self.nanos > LONG_NANOS
+    }
+
     fn is_large(self) -> bool {
         self.pixels > LARGE_PIXELS
     }
@@ -52,29 +59,46 @@ pub(super) struct Place {
     due: Duration,
     /// Order of arrival, which makes places unique.
     number: u64,
-    large: bool,
+    long: bool,
 }
 
 /// A thread and memory that a running job holds.
 #[derive(Debug)]
 pub(super) struct Grant {
-    large: bool,
+    long: bool,
     memory: Permit,
 }
 
-/// Jobs on images of one size class, small or large, and the memory for them.
+/// A job that waits.
+#[derive(Debug)]
+struct Waiting<T> {
+    /// Memory in bytes that the job needs from `budget`.
+    bytes: u64,
+    budget: Budget,
+    job: T,
+}
+
+impl<T> Waiting<T> {
+    /// Reserves the memory of the job. `None` if too little memory is free.
+    fn reserve(&self) -> Option<Permit> {
+        // A job that needs more memory than the whole budget, which requests are rejected for before,
+        // runs when the whole budget is free.
+        let bytes = self.bytes.min(self.budget.total());
+        self.budget.try_acquire(bytes).ok()
+    }
+}
+
+/// The short jobs or the long jobs.
 #[derive(Debug)]
 struct Lane<T> {
-    waiting: BTreeMap<Place, (u64, T)>,
-    memory: Budget,
+    waiting: BTreeMap<Place, Waiting<T>>,
     running: usize,
 }
 
 impl<T> Lane<T> {
-    fn new(memory: Budget) -> Self {
+    fn new() -> Self {
         Self {
             waiting: BTreeMap::new(),
-            memory,
             running: 0,
         }
     }
@@ -87,13 +111,9 @@ impl<T> Lane<T> {
     /// memory that the first job needs is not free.
     fn take(&mut self) -> Option<(Permit, T)> {
         let entry = self.waiting.first_entry()?;
-        // A job that needs more memory than the whole budget, which requests are rejected for before,
-        // runs when the whole budget is free.
-        let bytes = entry.get().0.min(self.memory.total());
-        let memory = self.memory.try_acquire(bytes).ok()?;
-        let (_, job) = entry.remove();
+        let memory = entry.get().reserve()?;
         self.running += 1;
-        Some((memory, job))
+        Some((memory, entry.remove().job))
     }
 }
 
@@ -101,13 +121,15 @@ impl<T> Lane<T> {
 #[derive(Debug)]
 pub(super) struct Schedule<T> {
     threads: usize,
-    small: Lane<T>,
-    large: Lane<T>,
+    short: Lane<T>,
+    long: Lane<T>,
+    /// Memory budgets of the jobs on small images and on large images.
+    memory: [Budget; 2],
     /// Current number of threads that compute a part of another thread's job; see
     /// [`Schedule::try_helper`].
     helpers: usize,
-    /// Arrival of the newest small image. `None` before the first small image.
-    last_small: Option<Duration>,
+    /// Arrival of the newest image whose job is short. `None` before the first one.
+    last_short: Option<Duration>,
     arrivals: u64,
 }
 
@@ -117,34 +139,40 @@ impl<T> Schedule<T> {
     pub(super) fn new(threads: usize, small: Budget, large: Budget) -> Self {
         Self {
             threads,
-            small: Lane::new(small),
-            large: Lane::new(large),
+            short: Lane::new(),
+            long: Lane::new(),
+            memory: [small, large],
             helpers: 0,
-            last_small: None,
+            last_short: None,
             arrivals: 0,
         }
     }
 
     /// Adds a job and returns its place. `now` is the time since a fixed moment.
     pub(super) fn push(&mut self, now: Duration, cost: JobCost, job: T) -> Place {
-        let large = cost.is_large();
-        if !large && cost.pixels > 0 {
-            self.last_small = Some(now);
+        let long = cost.is_long();
+        if !long && cost.pixels > 0 {
+            self.last_short = Some(now);
         }
         let patience = Duration::from_nanos(cost.nanos).saturating_mul(PATIENCE);
         let place = Place {
             due: now.saturating_add(patience),
             number: self.arrivals,
-            large,
+            long,
         };
         self.arrivals += 1;
-        self.lane(large).waiting.insert(place, (cost.bytes, job));
+        let waiting = Waiting {
+            bytes: cost.bytes,
+            budget: self.memory[usize::from(cost.is_large())].clone(),
+            job,
+        };
+        self.lane(long).waiting.insert(place, waiting);
         place
     }
 
     /// Removes a job that has not started.
     pub(super) fn remove(&mut self, place: Place) {
-        self.lane(place.large).waiting.remove(&place);
+        self.lane(place.long).waiting.remove(&place);
     }
 
     /// Takes the job that runs next. `None` if no job may run now.
@@ -152,23 +180,23 @@ impl<T> Schedule<T> {
         if self.idle() == 0 {
             return None;
         }
-        let small = self.small.first();
-        let large = self.large.first().filter(|_| self.admits_large(now));
-        let large_is_due = large.is_some_and(|large| small.is_none_or(|small| large < small));
-        let order = [large_is_due, !large_is_due];
-        order.into_iter().find_map(|wants_large| {
-            if wants_large && large.is_none() {
+        let short = self.short.first();
+        let long = self.long.first().filter(|_| self.admits_long(now));
+        let long_is_due = long.is_some_and(|long| short.is_none_or(|short| long < short));
+        let order = [long_is_due, !long_is_due];
+        order.into_iter().find_map(|wants_long| {
+            if wants_long && long.is_none() {
                 return None;
             }
-            let (memory, job) = self.lane(wants_large).take()?;
-            let large = wants_large;
-            Some((Grant { large, memory }, job))
+            let (memory, job) = self.lane(wants_long).take()?;
+            let long = wants_long;
+            Some((Grant { long, memory }, job))
         })
     }
 
     /// Frees the thread and the memory of a finished job.
     pub(super) fn finish(&mut self, grant: Grant) {
-        self.lane(grant.large).running -= 1;
+        self.lane(grant.long).running -= 1;
         drop(grant.memory);
     }
 
@@ -184,32 +212,31 @@ impl<T> Schedule<T> {
         self.helpers -= 1;
     }
 
-    fn lane(&mut self, large: bool) -> &mut Lane<T> {
-        if large {
-            &mut self.large
+    fn lane(&mut self, long: bool) -> &mut Lane<T> {
+        if long {
+            &mut self.long
         } else {
-            &mut self.small
+            &mut self.short
         }
     }
 
     fn idle(&self) -> usize {
-        let used = self.small.running + self.large.running + self.helpers;
+        let used = self.short.running + self.long.running + self.helpers;
         self.threads.saturating_sub(used)
     }
 
-    /// Returns whether another job on a large image may take a thread. One job on a large image may
-    /// always run, so that a job that is denied a thread is tried again when the running job
-    /// finishes.
-    fn admits_large(&self, now: Duration) -> bool {
+    /// Returns whether another long job may take a thread. One long job may always run, so that a job
+    /// that is denied a thread is tried again when the running job finishes.
+    fn admits_long(&self, now: Duration) -> bool {
         let recent = self
-            .last_small
-            .is_some_and(|arrival| now.saturating_sub(arrival) < SMALL_WINDOW);
+            .last_short
+            .is_some_and(|arrival| now.saturating_sub(arrival) < SHORT_WINDOW);
         let most = if recent {
             (self.threads / 2).max(1)
         } else {
             self.threads
         };
-        self.large.running < most
+        self.long.running < most
     }
 }
 

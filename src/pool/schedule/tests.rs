@@ -92,7 +92,7 @@ fn short_jobs_overtake_long_ones_for_a_bounded_time() {
 }
 
 #[test]
-fn large_images_leave_half_of_the_threads_to_small_ones() {
+fn long_jobs_leave_half_of_the_threads_to_short_ones() {
     let mut schedule = schedule(4);
     for index in 0..6 {
         schedule.push(ms(0), cost(100, 1, LARGE), index);
@@ -112,7 +112,7 @@ fn large_images_leave_half_of_the_threads_to_small_ones() {
         schedule.finish(grant);
     }
     let mut grants = start(&mut schedule, 20);
-    let large = grants.iter().filter(|grant| grant.large).count();
+    let large = grants.iter().filter(|grant| grant.long).count();
     assert_eq!((large, grants.len()), (2, 3));
     // The small image arrived at 10 ms. For one second, until 1010 ms, jobs on large images use at
     // most half of the threads.
@@ -134,9 +134,9 @@ fn memory_of_large_images_is_not_that_of_small_ones() {
     // Job 0 needs 500 MiB, more than the whole budget of large images (100 MiB), so it runs with
     // all of this budget.
     let (small, index) = schedule.next(ms(0)).unwrap();
-    assert_eq!((small.large, index), (false, 2));
+    assert_eq!((small.long, index), (false, 2));
     let (large, index) = schedule.next(ms(2000)).unwrap();
-    assert_eq!((large.large, index), (true, 0));
+    assert_eq!((large.long, index), (true, 0));
     assert!(
         schedule.next(ms(2000)).is_none(),
         "no job may start: the memory of small and of large images is in use"

@@ -1,0 +1,79 @@
+//! Measured decode times: a correction of the predictions in the module `cost`, learned while the
+//! server runs.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::cost::Coding;
+
+/// Weight of all earlier images when a new one is added: an average over about the last 16.
+const MEMORY: f64 = 15.0 / 16.0;
+/// Limit on the correction of a prediction, as a factor: clients choose the images that are measured,
+/// and must not make an expensive image look free.
+const MAX_FACTOR: f64 = 4.0;
+
+/// Measured and predicted decode times, summed for each coding over its latest images.
+#[derive(Debug, Default)]
+pub struct DecodeTimes(Mutex<[Sums; Coding::KINDS]>);
+
+/// Sums of times in nanoseconds, in which old images count less and less.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    measured: f64,
+    predicted: f64,
+}
+
+impl DecodeTimes {
+    /// Records that an image with the predicted decode time `predicted`, in nanoseconds, was decoded
+    /// in `measured`.
+    pub fn record(&self, coding: Coding, predicted: u64, measured: Duration) {
+        let sums = &mut self.lock()[coding.kind()];
+        sums.measured = sums.measured * MEMORY + measured.as_nanos() as f64;
+        sums.predicted = sums.predicted * MEMORY + predicted as f64;
+    }
+
+    /// Returns the predicted time `predicted`, in nanoseconds, corrected by the measurements of images
+    /// with this coding: by a factor of at most 4 in either direction.
+    pub fn corrected(&self, coding: Coding, predicted: u64) -> u64 {
+        let sums = self.lock()[coding.kind()];
+        if sums.predicted == 0.0 {
+            return predicted;
+        }
+        let factor = (sums.measured / sums.predicted).clamp(1.0 / MAX_FACTOR, MAX_FACTOR);
+        (predicted as f64 * factor) as u64
+    }
+
+    /// No code panics while it holds this lock.
+    fn lock(&self) -> MutexGuard<'_, [Sums; Coding::KINDS]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_coding_is_corrected_by_its_own_measurements() {
+        let times = DecodeTimes::default();
+        assert_eq!(times.corrected(Coding::Gif, 1000), 1000);
+        times.record(Coding::Gif, 2_000, Duration::from_nanos(3_000));
+        assert_eq!(times.corrected(Coding::Gif, 1000), 1500);
+        assert_eq!(times.corrected(Coding::Bmp, 1000), 1000);
+        // Scans are part of the prediction, not of the kind.
+        let scans = |scans| Coding::JpegProgressive { scans };
+        times.record(scans(3), 1000, Duration::from_nanos(500));
+        assert_eq!(times.corrected(scans(100), 1000), 500);
+    }
+
+    #[test]
+    fn corrections_are_bounded_and_follow_the_latest_images() {
+        let times = DecodeTimes::default();
+        times.record(Coding::WebPLossy, 1_000_000, Duration::ZERO);
+        assert_eq!(times.corrected(Coding::WebPLossy, 1000), 250);
+        for _ in 0..100 {
+            times.record(Coding::WebPLossy, 1000, Duration::from_millis(1));
+        }
+        assert_eq!(times.corrected(Coding::WebPLossy, 1000), 4000);
+    }
+}

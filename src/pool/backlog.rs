@@ -1,0 +1,100 @@
+//! The long jobs that requests were admitted with and that have not finished: their predicted time bounds
+//! which further requests with long jobs are admitted.
+
+use std::time::Duration;
+
+use super::JobCost;
+use crate::budget::{Budget, Permit};
+
+/// The predicted time of the admitted long jobs.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    /// The sum of the predicted times, in microseconds. The total is larger than any deadline.
+    micros: Budget,
+    /// Number of threads that run long jobs while images with short jobs arrive.
+    threads: u32,
+}
+
+/// The predicted time that a request has reserved for its long jobs. Dropping it returns the time.
+#[derive(Debug)]
+pub struct LongJobs(Permit);
+
+impl LongJobs {
+    /// Splits off the time of one job.
+    pub(crate) fn take(&mut self, cost: JobCost) -> Option<Permit> {
+        self.0.split(micros(cost))
+    }
+}
+
+fn micros(cost: JobCost) -> u64 {
+    cost.nanos.div_ceil(1000)
+}
+
+impl Backlog {
+    /// Creates the backlog of a pool of `threads` threads.
+    pub(super) fn new(threads: usize) -> Self {
+        Self {
+            micros: Budget::new("long_jobs", 1, u64::MAX),
+            threads: u32::try_from(threads / 2).unwrap_or(u32::MAX).max(1),
+        }
+    }
+
+    /// Returns the predicted time until the admitted long jobs have run.
+    pub(super) fn wait(&self) -> Duration {
+        Duration::from_micros(self.micros.used()) / self.threads
+    }
+
+    /// Reserves the time of the long jobs of a request, whose results are due in `left`. Always succeeds if the
+    /// backlog is empty, so that a prediction that is too long is corrected by new measurements.
+    ///
+    /// # Errors
+    /// The predicted time until the jobs that were admitted before have run, if the request's jobs would take
+    /// longer together with them than four fifths of `left`.
+    pub(super) fn admit(
+        &self,
+        costs: impl Iterator<Item = JobCost>,
+        left: Duration,
+    ) -> Result<LongJobs, Duration> {
+        let mut jobs = LongJobs(self.micros.empty());
+        let own: u64 = costs.map(micros).sum();
+        if own == 0 {
+            return Ok(jobs);
+        }
+        let wait = self.wait();
+        let end = wait + Duration::from_micros(own) / self.threads;
+        if !wait.is_zero() && end > left * 4 / 5 {
+            return Err(wait);
+        }
+        match jobs.0.grow_to(own) {
+            Ok(()) => Ok(jobs),
+            Err(_) => Err(wait),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_admitted_while_their_jobs_end_in_time() {
+        let backlog = Backlog::new(4);
+        let second = JobCost::time(1_000_000_000);
+        let admit = |jobs: usize, left: u64| {
+            let costs = std::iter::repeat_n(second, jobs);
+            backlog.admit(costs, Duration::from_secs(left))
+        };
+        // More than the deadline allows, but nothing else waits.
+        let mut first = admit(10, 1).unwrap();
+        assert_eq!(backlog.wait(), Duration::from_secs(5));
+        // 5 s of the first request and 1 s of its own on two threads.
+        assert_eq!(admit(2, 7).unwrap_err(), Duration::from_secs(5));
+        assert!(admit(2, 8).is_ok());
+        assert!(admit(0, 0).is_ok(), "a request without long jobs");
+        let taken = first.take(second);
+        drop(first);
+        assert_eq!(backlog.wait(), Duration::from_millis(500));
+        drop(taken);
+        assert_eq!(backlog.wait(), Duration::ZERO);
+    }
+}
