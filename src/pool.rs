@@ -64,9 +64,8 @@ impl Shared {
 
     /// Sends a ticket to every waiting job that may run now.
     fn dispatch(self: &Arc<Self>, mut schedule: MutexGuard<'_, Schedule<oneshot::Sender<Ticket>>>) {
-        let now = self.started.elapsed();
         let mut started = Vec::new();
-        while let Some((grant, waiter)) = schedule.next(now) {
+        while let Some((grant, waiter)) = schedule.next() {
             let ticket = Ticket {
                 shared: Arc::clone(self),
                 grant: Some(grant),
@@ -129,7 +128,8 @@ impl Drop for HelperThread {
 }
 
 impl ImagePool {
-    /// Creates a pool that runs up to `threads` jobs at a time. Jobs on images of more than
+    /// Creates a pool that runs up to `threads` jobs at a time, and more only if long jobs would keep short ones
+    /// waiting: see the module `schedule`. Jobs on images of more than
     /// [`LARGE_PIXELS`] pixels share `large_bytes` bytes of memory, and jobs on smaller images
     /// share `small_bytes` bytes.
     pub fn new(threads: usize, small_bytes: u64, large_bytes: u64) -> Self {

@@ -11,7 +11,7 @@ use crate::budget::{Budget, Permit};
 pub(super) struct Backlog {
     /// The sum of the predicted times, in microseconds. The total is larger than any deadline.
     micros: Budget,
-    /// Number of threads that run long jobs while images with short jobs arrive.
+    /// Number of threads that run long jobs.
     threads: u32,
 }
 
@@ -35,7 +35,7 @@ impl Backlog {
     pub(super) fn new(threads: usize) -> Self {
         Self {
             micros: Budget::new("long_jobs", 1, u64::MAX),
-            threads: u32::try_from(threads / 2).unwrap_or(u32::MAX).max(1),
+            threads: u32::try_from(threads).unwrap_or(u32::MAX).max(1),
         }
     }
 
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn requests_are_admitted_while_their_jobs_end_in_time() {
-        let backlog = Backlog::new(4);
+        let backlog = Backlog::new(2);
         let second = JobCost::time(1_000_000_000);
         let admit = |jobs: usize, left: u64| {
             let costs = std::iter::repeat_n(second, jobs);

@@ -1,9 +1,9 @@
 //! The order in which waiting jobs of the image pool run, as plain data: without threads and locks,
 //! and with the current time as an argument.
 //!
-//! Jobs with a shorter predicted time overtake jobs with a longer one, for a bounded time. While images with
-//! short jobs arrive, long jobs use at most half of the threads, so that such an image never waits for a
-//! series of long jobs. Large images have memory of their own.
+//! Jobs with a shorter predicted time overtake jobs with a longer one, for a bounded time. Long jobs can occupy
+//! all threads of the pool; then short jobs start on further threads, half as many, so that they share the cores
+//! with the long ones and do not wait for their end. Large images have memory of their own.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,9 +18,6 @@ const LONG_NANOS: u64 = 60_000_000;
 /// A waiting job is overtaken only by jobs that arrive within this many times its own predicted
 /// time.
 const PATIENCE: u32 = 8;
-/// Time after the arrival of an image whose job is short during which long jobs use at most half of the threads.
-const SHORT_WINDOW: Duration = Duration::from_secs(1);
-
 /// The predicted cost of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JobCost {
@@ -128,8 +125,6 @@ pub(super) struct Schedule<T> {
     /// Current number of threads that compute a part of another thread's job; see
     /// [`Schedule::try_helper`].
     helpers: usize,
-    /// Arrival of the newest image whose job is short. `None` before the first one.
-    last_short: Option<Duration>,
     arrivals: u64,
 }
 
@@ -143,7 +138,6 @@ impl<T> Schedule<T> {
             long: Lane::new(),
             memory: [small, large],
             helpers: 0,
-            last_short: None,
             arrivals: 0,
         }
     }
@@ -151,9 +145,6 @@ impl<T> Schedule<T> {
     /// Adds a job and returns its place. `now` is the time since a fixed moment.
     pub(super) fn push(&mut self, now: Duration, cost: JobCost, job: T) -> Place {
         let long = cost.is_long();
-        if !long && cost.pixels > 0 {
-            self.last_short = Some(now);
-        }
         let patience = Duration::from_nanos(cost.nanos).saturating_mul(PATIENCE);
         let place = Place {
             due: now.saturating_add(patience),
@@ -176,22 +167,22 @@ impl<T> Schedule<T> {
     }
 
     /// Takes the job that runs next. `None` if no job may run now.
-    pub(super) fn next(&mut self, now: Duration) -> Option<(Grant, T)> {
+    pub(super) fn next(&mut self) -> Option<(Grant, T)> {
         if self.idle() == 0 {
-            return None;
+            let further = self.threads.div_ceil(2);
+            return (self.short.running < further)
+                .then(|| self.start(false))
+                .flatten();
         }
-        let short = self.short.first();
-        let long = self.long.first().filter(|_| self.admits_long(now));
+        let (short, long) = (self.short.first(), self.long.first());
         let long_is_due = long.is_some_and(|long| short.is_none_or(|short| long < short));
-        let order = [long_is_due, !long_is_due];
-        order.into_iter().find_map(|wants_long| {
-            if wants_long && long.is_none() {
-                return None;
-            }
-            let (memory, job) = self.lane(wants_long).take()?;
-            let long = wants_long;
-            Some((Grant { long, memory }, job))
-        })
+        // The other lane is tried if memory is short for the first.
+        self.start(long_is_due).or_else(|| self.start(!long_is_due))
+    }
+
+    fn start(&mut self, long: bool) -> Option<(Grant, T)> {
+        let (memory, job) = self.lane(long).take()?;
+        Some((Grant { long, memory }, job))
     }
 
     /// Frees the thread and the memory of a finished job.
@@ -220,23 +211,10 @@ impl<T> Schedule<T> {
         }
     }
 
+    /// Returns the number of free threads, not counting the further ones for short jobs.
     fn idle(&self) -> usize {
         let used = self.short.running + self.long.running + self.helpers;
         self.threads.saturating_sub(used)
-    }
-
-    /// Returns whether another long job may take a thread. One long job may always run, so that a job
-    /// that is denied a thread is tried again when the running job finishes.
-    fn admits_long(&self, now: Duration) -> bool {
-        let recent = self
-            .last_short
-            .is_some_and(|arrival| now.saturating_sub(arrival) < SHORT_WINDOW);
-        let most = if recent {
-            (self.threads / 2).max(1)
-        } else {
-            self.threads
-        };
-        self.long.running < most
     }
 }
 

@@ -41,7 +41,7 @@ fn order(jobs: &[Job]) -> Vec<usize> {
             if let Some(grant) = running.take() {
                 schedule.finish(grant);
             }
-            if let Some((grant, index)) = schedule.next(ms(now)) {
+            if let Some((grant, index)) = schedule.next() {
                 started.push(index);
                 (running, busy_until) = (Some(grant), now + jobs[index].1);
             }
@@ -92,36 +92,47 @@ fn short_jobs_overtake_long_ones_for_a_bounded_time() {
 }
 
 #[test]
-fn long_jobs_leave_half_of_the_threads_to_short_ones() {
+fn short_jobs_do_not_wait_for_the_end_of_long_ones() {
     let mut schedule = schedule(4);
-    for index in 0..6 {
-        schedule.push(ms(0), cost(100, 1, LARGE), index);
-    }
-    let start = |schedule: &mut Schedule<usize>, now| {
+    let start = |schedule: &mut Schedule<usize>| {
         let mut grants = Vec::new();
-        while let Some((grant, _)) = schedule.next(ms(now)) {
+        while let Some((grant, _)) = schedule.next() {
             grants.push(grant);
         }
         grants
     };
-    // No small image has arrived yet, so jobs on large images use all four threads.
-    let grants = start(&mut schedule, 0);
-    assert_eq!(grants.len(), 4);
-    schedule.push(ms(10), cost(1, 1, SMALL), 6);
-    for grant in grants {
-        schedule.finish(grant);
+    for index in 0..6 {
+        schedule.push(ms(0), cost(100, 1, LARGE), index);
     }
-    let mut grants = start(&mut schedule, 20);
-    let large = grants.iter().filter(|grant| grant.long).count();
-    assert_eq!((large, grants.len()), (2, 3));
-    // The small image arrived at 10 ms. For one second, until 1010 ms, jobs on large images use at
-    // most half of the threads.
-    for index in 7..12 {
-        schedule.push(ms(30), cost(100, 1, LARGE), index);
+    // Long jobs use all four threads.
+    let mut long = start(&mut schedule);
+    assert_eq!(long.len(), 4);
+    for index in 6..10 {
+        schedule.push(ms(10), cost(1, 1, SMALL), index);
     }
-    assert_eq!(start(&mut schedule, 1009).len(), 0);
-    grants.extend(start(&mut schedule, 1010));
-    assert_eq!(grants.len(), 4);
+    // Short jobs start beside them, on two further threads.
+    let mut short = start(&mut schedule);
+    assert!(short.iter().all(|grant| !grant.long));
+    assert_eq!(short.len(), 2);
+    // A thread that a long job frees is taken into account for the short jobs that run already.
+    schedule.finish(long.remove(0));
+    assert_eq!(start(&mut schedule).len(), 0);
+    schedule.finish(short.remove(0));
+    let mut next = start(&mut schedule);
+    assert_eq!((next.len(), next.remove(0).long), (1, false));
+}
+
+#[test]
+fn slow_formats_are_long_jobs_with_the_memory_of_small_images() {
+    let slow = cost(61, 1, SMALL);
+    assert!(slow.is_long() && !cost(59, 1, SMALL).is_long());
+    let mut schedule = schedule(1);
+    schedule.push(ms(0), cost(1000, 100, LARGE), 0);
+    schedule.push(ms(0), cost(61, 100, SMALL), 1);
+    assert_eq!(schedule.next().unwrap().1, 1);
+    assert!(schedule.next().is_none());
+    schedule.push(ms(0), cost(1, 0, SMALL), 2);
+    assert_eq!(schedule.next().unwrap().1, 2);
 }
 
 #[test]
@@ -133,19 +144,19 @@ fn memory_of_large_images_is_not_that_of_small_ones() {
     schedule.push(ms(0), cost(9, 60, SMALL), 3);
     // Job 0 needs 500 MiB, more than the whole budget of large images (100 MiB), so it runs with
     // all of this budget.
-    let (small, index) = schedule.next(ms(0)).unwrap();
+    let (small, index) = schedule.next().unwrap();
     assert_eq!((small.long, index), (false, 2));
-    let (large, index) = schedule.next(ms(2000)).unwrap();
+    let (large, index) = schedule.next().unwrap();
     assert_eq!((large.long, index), (true, 0));
     assert!(
-        schedule.next(ms(2000)).is_none(),
+        schedule.next().is_none(),
         "no job may start: the memory of small and of large images is in use"
     );
     schedule.finish(small);
-    assert_eq!(schedule.next(ms(2000)).unwrap().1, 3);
-    assert!(schedule.next(ms(2000)).is_none());
+    assert_eq!(schedule.next().unwrap().1, 3);
+    assert!(schedule.next().is_none());
     schedule.finish(large);
-    assert_eq!(schedule.next(ms(2000)).unwrap().1, 1);
+    assert_eq!(schedule.next().unwrap().1, 1);
 }
 
 #[test]
@@ -153,15 +164,15 @@ fn removed_jobs_do_not_run_and_helpers_take_idle_threads_only() {
     let mut schedule = schedule(2);
     let place = schedule.push(ms(0), cost(1, 1, SMALL), 0);
     schedule.remove(place);
-    assert!(schedule.next(ms(0)).is_none());
+    assert!(schedule.next().is_none());
     assert!(schedule.try_helper());
     schedule.push(ms(0), JobCost::time(1), 1);
     schedule.push(ms(0), JobCost::time(1), 2);
-    let (grant, index) = schedule.next(ms(0)).unwrap();
+    let (grant, index) = schedule.next().unwrap();
     assert_eq!(index, 1);
     assert!(!schedule.try_helper());
-    assert!(schedule.next(ms(0)).is_none());
+    assert!(schedule.next().is_none());
     schedule.finish_helper();
-    assert_eq!(schedule.next(ms(0)).unwrap().1, 2);
+    assert_eq!(schedule.next().unwrap().1, 2);
     schedule.finish(grant);
 }
