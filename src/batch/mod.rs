@@ -245,7 +245,7 @@ impl Batcher {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         // The rest is for the request's own decoding, inference and response, and for a wrong prediction.
-        if ahead > 0 && wait > left * 4 / 5 {
+        if ahead > 0 && wait > left * 2 / 3 {
             return Err(BatchError::DeadlineUnreachable { wait, left });
         }
         Ok(())

@@ -49,7 +49,7 @@ impl Backlog {
     ///
     /// # Errors
     /// The predicted time until the jobs that were admitted before have run, if the request's jobs would take
-    /// longer together with them than four fifths of `left`.
+    /// longer together with them than two thirds of `left`.
     pub(super) fn admit(
         &self,
         costs: impl Iterator<Item = JobCost>,
@@ -62,7 +62,7 @@ impl Backlog {
         }
         let wait = self.wait();
         let end = wait + Duration::from_micros(own) / self.threads;
-        if !wait.is_zero() && end > left * 4 / 5 {
+        if !wait.is_zero() && end > left * 2 / 3 {
             return Err(wait);
         }
         match jobs.0.grow_to(own) {
@@ -88,8 +88,8 @@ mod tests {
         let mut first = admit(10, 1).unwrap();
         assert_eq!(backlog.wait(), Duration::from_secs(5));
         // 5 s of the first request and 1 s of its own on two threads.
-        assert_eq!(admit(2, 7).unwrap_err(), Duration::from_secs(5));
-        assert!(admit(2, 8).is_ok());
+        assert_eq!(admit(2, 8).unwrap_err(), Duration::from_secs(5));
+        assert!(admit(2, 9).is_ok());
         assert!(admit(0, 0).is_ok(), "a request without long jobs");
         let taken = first.take(second);
         drop(first);
