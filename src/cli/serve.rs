@@ -199,7 +199,7 @@ async fn serve(config: ServeConfig, prepared: Prepared, signals: StopSignals) ->
         runtime,
         sources,
     } = prepared;
-    let listeners = Listeners::bind(&config).await?;
+    let listeners = Listeners::bind(&config)?;
     let address = listeners.announce()?;
     memory.announce();
     let plan = memory.plan;
@@ -274,17 +274,15 @@ struct Listeners {
 }
 
 impl Listeners {
-    async fn bind(config: &ServeConfig) -> Result<Self> {
-        let bind = async |address| {
-            let listener = TcpListener::bind(address).await;
+    fn bind(config: &ServeConfig) -> Result<Self> {
+        let bind = |address| {
+            let listener = http::listener::bind(address);
             listener.with_context(|| format!("cannot listen on {address}"))
         };
-        let public = bind(config.listen).await?;
-        let admin = match config.admin_listen {
-            Some(address) => Some(bind(address).await?),
-            None => None,
-        };
-        Ok(Self { public, admin })
+        Ok(Self {
+            public: bind(config.listen)?,
+            admin: config.admin_listen.map(bind).transpose()?,
+        })
     }
 
     /// Prints the addresses of the listeners and returns the address of the public listener.

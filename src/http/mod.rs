@@ -16,6 +16,7 @@ mod extract;
 pub mod fuzzing;
 mod health;
 mod idle;
+pub mod listener;
 mod middleware;
 mod models;
 mod params;
