@@ -271,6 +271,7 @@ fn reason(error: &ServeError) -> Option<Rejection> {
         ServeError::Draining | ServeError::Batch(BatchError::Closed) => Some(Rejection::draining),
         ServeError::DeadlinePassed { .. }
         | ServeError::BodyTimeout { .. }
+        | ServeError::BodyTooSlow { .. }
         | ServeError::Batch(BatchError::DeadlinePassed) => Some(Rejection::deadline),
         ServeError::Batch(BatchError::QueueFull { .. } | BatchError::LongQueueFull { .. }) => {
             Some(Rejection::queue_full)

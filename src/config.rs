@@ -180,8 +180,9 @@ pub struct Settings {
     /// Most images in one request [default: 32]
     #[arg(long, env = "SIGHTLINE_MAX_IMAGES", value_name = "N")]
     pub max_images: Option<usize>,
-    /// Most open connections; if all are open, a new connection replaces the connection that has
-    /// been idle longest, or waits if no connection is idle [default: 1024]
+    /// Most open connections; if all are open, a new connection replaces the one that has been idle
+    /// longest, else the one with the slowest client, or waits if requests of all are being
+    /// processed [default: 1024]
     #[arg(long, env = "SIGHTLINE_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<usize>,
     /// Time after which a connection without a request is closed, in milliseconds; must be longer

@@ -77,6 +77,17 @@ pub enum ServeError {
         /// Time limit of a request, from its start to its response.
         limit: Duration,
     },
+    /// The client sent the request's body at less than the lowest rate.
+    #[error(
+        "the body arrived at less than {rate} bytes per second on average over {} ms",
+        .period.as_millis()
+    )]
+    BodyTooSlow {
+        /// Lowest mean rate in bytes per second.
+        rate: u32,
+        /// Period over which the rate was measured.
+        period: Duration,
+    },
     /// Other requests hold so much of the memory for bodies that the body of this request does not
     /// fit.
     #[error("the memory for request bodies is exhausted: {0}")]

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::idle::{IdleQueue, Ticket, Wake};
+use super::replaceable::{Replaceable, Standing, Ticket, Wake};
+use super::wait::{MIN_RATE, Pace, Wait};
+use crate::error::ServeError;
 
-/// Lowest mean rate at which a client must read its response, in bytes per second.
-const MIN_READ_RATE: f64 = 1000.0;
-
-/// Time limits of a connection. They do not limit how long the body of a request takes to arrive;
-/// the deadline of the request does.
+/// Time limits of a connection. They limit the rate at which the body of a request arrives, but not
+/// how long it takes to arrive; the deadline of the request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionTimeouts {
     /// Longest time that an idle connection may wait for the first byte of its first or next
@@ -20,6 +19,10 @@ pub struct ConnectionTimeouts {
     pub keep_alive: Duration,
     /// Longest time from the first to the last byte of the head of a request.
     pub head: Duration,
+    /// Period over which the sending rate of a client is measured while the server waits for the
+    /// body of a request. A request whose body arrives at fewer than 1,000 bytes per second on
+    /// average fails with 408.
+    pub slow_body: Duration,
     /// Period over which the reading rate of a client is measured while a response does not fit the
     /// send buffer of the socket. A client that reads fewer than 1,000 bytes per second on average
     /// is disconnected.
@@ -33,6 +36,8 @@ impl Default for ConnectionTimeouts {
             // so that it does not close a connection that a balancer is about to use.
             keep_alive: Duration::from_secs(75),
             head: Duration::from_secs(10),
+            // A mobile client may send nothing for some seconds, for example while it changes cells.
+            slow_body: Duration::from_secs(10),
             // The kernel reports free space in the send buffer only when a third of the buffer is
             // free. Within this period, even a client at twice the lowest rate frees a third.
             slow_read: Duration::from_mins(1),
@@ -47,9 +52,9 @@ pub(super) enum CloseReason {
     KeepAlive,
     /// The head of a request took longer than [`ConnectionTimeouts::head`].
     SlowHead,
-    /// The client reads its response at less than `MIN_READ_RATE`.
+    /// The client reads its response at less than [`MIN_RATE`].
     SlowRead,
-    /// The connection has no complete request, and a new connection needs its slot or the server stops.
+    /// The connection is idle and the server stops, or a new connection needs its slot.
     Unwanted,
 }
 
@@ -57,7 +62,7 @@ pub(super) enum CloseReason {
 #[derive(Debug)]
 pub(super) struct Activity {
     timeouts: ConnectionTimeouts,
-    idle: Arc<IdleQueue>,
+    replaceable: Arc<Replaceable>,
     /// Wakes the task that drives the connection.
     pub(super) wake: Arc<Wake>,
     state: Mutex<State>,
@@ -66,45 +71,40 @@ pub(super) struct Activity {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// The current period in which the send buffer of the socket is full. `None` if no write waits
-    /// for the client to read.
-    stall: Option<Stall>,
-    /// Position of the connection in the idle queue. `None` while a request is in flight or a
-    /// response waits to be read.
+    /// The current wait for the client to read, because the send buffer of the socket is full.
+    stall: Option<Arc<Wait>>,
+    /// Position of the connection among the replaceable ones. `None` while the server works on a
+    /// request.
     ticket: Option<Ticket>,
 }
 
 /// What the connection waits for, and since when.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Phase {
     /// Waits for the first byte of a request since this instant.
     Idle(Instant),
     /// Waits for the rest of the head of a request, whose first byte arrived at this instant.
     Head(Instant),
+    /// Waits for the rest of the body of a request.
+    Body(Arc<Wait>),
+    /// Waits for the response to a request whose body arrives too slowly.
+    SlowBody,
     /// Waits for the response to a request.
     Request,
 }
 
-/// A period in which the send buffer of the socket is full.
-#[derive(Debug, Clone, Copy)]
-struct Stall {
-    since: Instant,
-    /// Bytes that the socket has accepted since the period began.
-    written: usize,
-}
-
 impl Activity {
     /// Returns the activity of a new connection, which is idle.
-    pub(super) fn new(timeouts: ConnectionTimeouts, idle: Arc<IdleQueue>) -> Self {
+    pub(super) fn new(timeouts: ConnectionTimeouts, replaceable: Arc<Replaceable>) -> Self {
         let wake = Arc::default();
         let state = State {
             phase: Phase::Idle(Instant::now()),
             stall: None,
-            ticket: Some(idle.enter(&wake)),
+            ticket: replaceable.enter(Standing::Idle, &wake),
         };
         Self {
             timeouts,
-            idle,
+            replaceable,
             wake,
             state: Mutex::new(state),
         }
@@ -126,22 +126,28 @@ impl Activity {
         InFlight(Arc::clone(self))
     }
 
+    /// Records that the server waits for the client to send the body of a request, until the
+    /// returned guard is dropped.
+    pub(super) fn body(self: &Arc<Self>) -> BodyWait {
+        let mut state = self.lock();
+        state.phase = Phase::Body(Wait::new(Instant::now()));
+        self.update_ticket(&mut state);
+        BodyWait(Arc::clone(self))
+    }
+
     /// Records that the send buffer of the socket is full.
     pub(super) fn blocked(&self) {
         let mut state = self.lock();
         if state.stall.is_none() {
-            state.stall = Some(Stall {
-                since: Instant::now(),
-                written: 0,
-            });
+            state.stall = Some(Wait::new(Instant::now()));
             self.update_ticket(&mut state);
         }
     }
 
     /// Records that the socket accepted `bytes` more bytes of a response.
     pub(super) fn wrote(&self, bytes: usize) {
-        if let Some(stall) = &mut self.lock().stall {
-            stall.written += bytes;
+        if let Some(stall) = &self.lock().stall {
+            stall.add(bytes);
         }
     }
 
@@ -157,37 +163,58 @@ impl Activity {
     }
 
     /// Returns the time at which [`Self::reason_to_close`] has to be checked again. Returns `None`
-    /// while a request is in flight and no write waits: then only the deadline of the request
-    /// applies.
+    /// while the server works on a request and no write waits: then only the deadline of the
+    /// request applies.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let state = self.lock();
-        match (state.stall, state.phase) {
-            (Some(stall), _) => Some(stall.since + self.timeouts.slow_read),
-            (None, Phase::Idle(since)) => Some(since + self.timeouts.keep_alive),
-            (None, Phase::Head(since)) => Some(since + self.timeouts.head),
-            (None, Phase::Request) => None,
+        match (&state.stall, &state.phase) {
+            (Some(stall), _) => Some(stall.lasts(self.timeouts.slow_read)),
+            (None, Phase::Idle(since)) => Some(*since + self.timeouts.keep_alive),
+            (None, Phase::Head(since)) => Some(*since + self.timeouts.head),
+            (None, Phase::Body(wait)) => Some(wait.lasts(self.timeouts.slow_body)),
+            (None, Phase::SlowBody | Phase::Request) => None,
         }
     }
 
-    /// Returns why the connection has to be closed now, or `None` if it may stay open.
+    /// Returns why the connection has to be closed now, or `None` if it may stay open. Makes
+    /// [`BodyWait::check`] fail if the body of a request arrives too slowly.
     pub(super) fn reason_to_close(&self) -> Option<CloseReason> {
         let mut state = self.lock();
+        let now = Instant::now();
         if self.wake.take_unwanted() {
-            if state.is_idle() {
+            if state.standing().is_replaceable(now) {
                 return Some(CloseReason::Unwanted);
             }
-            self.idle.declined.notify_one();
+            self.replaceable.declined.notify_one();
         }
-        let now = Instant::now();
-        if let Some(stall) = &mut state.stall {
-            return stall.check(now, self.timeouts.slow_read);
-        }
-        match state.phase {
-            Phase::Idle(since) if now >= since + self.timeouts.keep_alive => {
-                Some(CloseReason::KeepAlive)
+        let timeouts = &self.timeouts;
+        match (&state.stall, &state.phase) {
+            (Some(stall), _) => match stall.judge(now, timeouts.slow_read)? {
+                Pace::Enough => state.stall = Some(Wait::new(now)),
+                Pace::TooSlow => return Some(CloseReason::SlowRead),
+            },
+            (None, Phase::Body(wait)) => match wait.judge(now, timeouts.slow_body)? {
+                Pace::Enough => state.phase = Phase::Body(Wait::new(now)),
+                Pace::TooSlow => state.phase = Phase::SlowBody,
+            },
+            (None, Phase::Idle(since)) => {
+                return (now >= *since + timeouts.keep_alive).then_some(CloseReason::KeepAlive);
             }
-            Phase::Head(since) if now >= since + self.timeouts.head => Some(CloseReason::SlowHead),
-            Phase::Idle(_) | Phase::Head(_) | Phase::Request => None,
+            (None, Phase::Head(since)) => {
+                return (now >= *since + timeouts.head).then_some(CloseReason::SlowHead);
+            }
+            (None, Phase::SlowBody | Phase::Request) => return None,
+        }
+        self.update_ticket(&mut state);
+        None
+    }
+
+    /// Records that the server no longer waits for the body of a request.
+    fn body_ended(&self) {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Body(_) | Phase::SlowBody) {
+            state.phase = Phase::Request;
+            self.update_ticket(&mut state);
         }
     }
 
@@ -197,16 +224,13 @@ impl Activity {
         self.update_ticket(&mut state);
     }
 
-    /// Adds the connection to the idle queue if it became idle, and removes it if it is no longer
-    /// idle.
+    /// Updates the position of the connection among the replaceable ones after a change of
+    /// `state`.
     fn update_ticket(&self, state: &mut State) {
-        if !state.is_idle() {
-            if let Some(ticket) = state.ticket.take() {
-                self.idle.leave(ticket);
-            }
-        } else if state.ticket.is_none() {
-            state.ticket = Some(self.idle.enter(&self.wake));
+        if let Some(ticket) = state.ticket.take() {
+            self.replaceable.leave(ticket);
         }
+        state.ticket = self.replaceable.enter(state.standing(), &self.wake);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -217,35 +241,20 @@ impl Activity {
 impl Drop for Activity {
     fn drop(&mut self) {
         if let Some(ticket) = self.lock().ticket {
-            self.idle.leave(ticket);
+            self.replaceable.leave(ticket);
         }
     }
 }
 
 impl State {
-    /// Returns whether neither a request is in flight nor a response waits to be read. A connection
-    /// with an incomplete head is idle, too.
-    fn is_idle(&self) -> bool {
-        self.stall.is_none() && !matches!(self.phase, Phase::Request)
-    }
-}
-
-impl Stall {
-    /// Returns [`CloseReason::SlowRead`] if the socket accepted too few bytes in a whole `period`
-    /// for [`MIN_READ_RATE`]. Returns `None` before the end of the period, and if the rate is high
-    /// enough; then a new period begins.
-    fn check(&mut self, now: Instant, period: Duration) -> Option<CloseReason> {
-        if now < self.since + period {
-            return None;
+    /// Returns whether the connection may be replaced. An unread response counts even if the server
+    /// works on the next request, so that no client keeps its slot by sending one.
+    fn standing(&self) -> Standing {
+        match (&self.stall, &self.phase) {
+            (Some(wait), _) | (None, Phase::Body(wait)) => Standing::Waiting(Arc::clone(wait)),
+            (None, Phase::Idle(_) | Phase::Head(_)) => Standing::Idle,
+            (None, Phase::SlowBody | Phase::Request) => Standing::Working,
         }
-        if (self.written as f64) < MIN_READ_RATE * period.as_secs_f64() {
-            return Some(CloseReason::SlowRead);
-        }
-        *self = Self {
-            since: now,
-            written: 0,
-        };
-        None
     }
 }
 
@@ -256,5 +265,101 @@ pub(super) struct InFlight(Arc<Activity>);
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.finished();
+    }
+}
+
+/// Counts the server as waiting for the body of a request until this guard is dropped.
+#[derive(Debug)]
+pub(super) struct BodyWait(Arc<Activity>);
+
+impl BodyWait {
+    /// Records that `bytes` more bytes of the body arrived.
+    pub(super) fn received(&self, bytes: usize) {
+        if let Phase::Body(wait) = &self.0.lock().phase {
+            wait.add(bytes);
+        }
+    }
+
+    /// Checks the rate at which the body arrives.
+    ///
+    /// # Errors
+    /// [`ServeError::BodyTooSlow`] if the rate was below [`MIN_RATE`] over a whole period.
+    pub(super) fn check(&self) -> Result<(), ServeError> {
+        match self.0.lock().phase {
+            Phase::SlowBody => Err(ServeError::BodyTooSlow {
+                rate: MIN_RATE,
+                period: self.0.timeouts.slow_body,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for BodyWait {
+    fn drop(&mut self) {
+        self.0.body_ended();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PERIOD: Duration = Duration::from_millis(2);
+
+    fn activity() -> Arc<Activity> {
+        let timeouts = ConnectionTimeouts {
+            slow_body: PERIOD,
+            ..ConnectionTimeouts::default()
+        };
+        Arc::new(Activity::new(timeouts, Arc::default()))
+    }
+
+    fn standing(activity: &Activity) -> &'static str {
+        match activity.lock().standing() {
+            Standing::Idle => "idle",
+            Standing::Waiting(_) => "waiting",
+            Standing::Working => "working",
+        }
+    }
+
+    #[test]
+    fn a_connection_may_be_replaced_unless_the_server_works_on_a_request() {
+        let activity = activity();
+        assert_eq!(standing(&activity), "idle");
+        activity.received();
+        assert_eq!(standing(&activity), "idle");
+        let in_flight = activity.request();
+        assert_eq!(standing(&activity), "working");
+        let body = activity.body();
+        assert_eq!(standing(&activity), "waiting");
+        drop(body);
+        assert_eq!(standing(&activity), "working");
+        activity.blocked();
+        assert_eq!(standing(&activity), "waiting");
+        drop(in_flight);
+        assert_eq!(standing(&activity), "waiting");
+        activity.flushed();
+        assert_eq!(standing(&activity), "idle");
+    }
+
+    #[test]
+    fn only_a_body_that_the_server_waits_for_can_be_too_slow() {
+        // Bytes of the body that arrive within the period, and whether reading the body succeeds.
+        for (bytes, succeeds) in [(0, false), (1, false), (2, true)] {
+            let activity = activity();
+            let _in_flight = activity.request();
+            assert_eq!(activity.deadline(), None);
+            let body = activity.body();
+            body.received(bytes);
+            assert!(activity.deadline().is_some());
+            assert!(body.check().is_ok());
+            std::thread::sleep(PERIOD);
+            assert_eq!(activity.reason_to_close(), None);
+            assert_eq!(body.check().is_ok(), succeeds, "{bytes}");
+            drop(body);
+            assert_eq!(activity.deadline(), None);
+            assert_eq!(standing(&activity), "working");
+        }
     }
 }

@@ -8,9 +8,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{Request, Response};
+use axum::{BoxError, Router};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::{Service, service_fn};
 use hyper_util::service::TowerToHyperService;
@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::activity::{Activity, InFlight};
+use super::activity::{Activity, BodyWait, InFlight};
 
 /// Runs `connection` until it ends, or until `activity` has a reason to close it.
 pub(super) async fn drive(
@@ -41,6 +41,8 @@ pub(super) async fn drive(
             () = activity.wake.requested.notified() => {}
             () = expired(timer.as_mut(), activity) => {}
         }
+        // If the body of a request arrives too slowly, the connection stays open: it is polled
+        // again now, and its handler fails to read the body and responds with 408.
         if let Some(reason) = activity.reason_to_close() {
             tracing::debug!(?reason, "connection closed");
             return;
@@ -85,9 +87,13 @@ pub(super) fn service(
 > + Send
 + 'static {
     let router = TowerToHyperService::new(router);
-    service_fn(move |request| {
+    service_fn(move |request: Request<Incoming>| {
         let in_flight = activity.request();
-        let response = router.call(request);
+        let response = router.call(request.map(|body| Upload {
+            body,
+            activity: Arc::clone(&activity),
+            wait: None,
+        }));
         async move {
             let response = response.await?;
             Ok(response.map(|body| Held {
@@ -96,6 +102,51 @@ pub(super) fn service(
             }))
         }
     })
+}
+
+/// The body of a request. Its arrival is recorded in `activity`, and reading it fails with
+/// [`BodyTooSlow`](crate::error::ServeError::BodyTooSlow) if it arrives too slowly.
+struct Upload {
+    body: Incoming,
+    activity: Arc<Activity>,
+    /// Exists from the first time that a reader has to wait until the end of the body, so that a
+    /// body that arrives with its head costs nothing.
+    wait: Option<BodyWait>,
+}
+
+impl hyper::body::Body for Upload {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        // A body with a known length is at its end before its reader is told so.
+        let ended = self.body.is_end_stream();
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) if !ended => {
+                if let Some(wait) = &self.wait {
+                    wait.received(frame.data_ref().map_or(0, Bytes::len));
+                }
+            }
+            Poll::Pending if !ended => match &self.wait {
+                Some(wait) => wait.check()?,
+                None => self.wait = Some(self.activity.body()),
+            },
+            Poll::Ready(_) | Poll::Pending => self.wait = None,
+        }
+        frame.map_err(BoxError::from)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The body of a response. Its request counts as in flight until the body is dropped.

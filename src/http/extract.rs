@@ -208,7 +208,7 @@ async fn collect(
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         // A frame without data holds trailers, which are not part of the image.
-        let Ok(data) = frame.map_err(|_| ServeError::BodyInterrupted)?.into_data() else {
+        let Ok(data) = frame.map_err(unreadable)?.into_data() else {
             continue;
         };
         let needed = bytes.len() + data.len();
@@ -226,6 +226,12 @@ async fn collect(
         bytes.extend_from_slice(&data);
     }
     Ok(Bytes::from(bytes))
+}
+
+/// Returns the error of a request whose body cannot be read because of `error`.
+fn unreadable(error: axum::Error) -> ServeError {
+    let known = error.into_inner().downcast::<ServeError>();
+    known.map_or(ServeError::BodyInterrupted, |error| *error)
 }
 
 /// Reads and drops the body of a rejected request. A client that sent `Expect: 100-continue` sends

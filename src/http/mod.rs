@@ -15,16 +15,17 @@ mod extract;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod health;
-mod idle;
 pub mod listener;
 mod middleware;
 mod models;
 mod params;
 mod problem;
+mod replaceable;
 mod respond;
 mod segment;
 pub mod server;
 mod task;
+mod wait;
 
 #[cfg(test)]
 mod router_tests;

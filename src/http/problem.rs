@@ -201,7 +201,9 @@ impl From<ServeError> for Problem {
             ServeError::BodyTooLarge { limit } => Self::new(Code::body_too_large, detail)
                 .about("body", format!("at most {limit} bytes")),
             ServeError::BodyInterrupted => Self::new(Code::body_interrupted, detail),
-            ServeError::BodyTimeout { .. } => Self::new(Code::body_timeout, detail).closing(),
+            ServeError::BodyTimeout { .. } | ServeError::BodyTooSlow { .. } => {
+                Self::new(Code::body_timeout, detail).closing()
+            }
             ServeError::BodyMemory(_) => Self::new(Code::body_memory, detail).retry(SHORT_WAIT),
             ServeError::ResponseMemory(_) => {
                 Self::new(Code::response_memory, detail).retry(SHORT_WAIT)

@@ -13,6 +13,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use image::{ImageFormat, RgbImage};
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -400,6 +402,22 @@ async fn a_body_that_does_not_arrive_is_a_fault_of_the_client() {
     let expect = "100-continue".parse().unwrap();
     request.headers_mut().insert(EXPECT, expect);
     let response = send(Arc::clone(&app), request).await;
+    assert_eq!(response.headers()[CONNECTION], "close");
+    expect_problem(response, 408, "body_timeout").await;
+    assert_eq!(rejections(&app, "deadline"), 1.0);
+    expect_nothing_reserved(&app).await;
+}
+
+#[tokio::test]
+async fn a_body_that_arrives_too_slowly_is_a_fault_of_the_client() {
+    let app = Setup::running(Behavior::Logits, Limits::default());
+    let slow = ServeError::BodyTooSlow {
+        rate: 1000,
+        period: Duration::from_secs(10),
+    };
+    let frames = [Ok(Frame::data(Bytes::from_static(b"half"))), Err(slow)];
+    let body = Body::new(StreamBody::new(stream::iter(frames)));
+    let response = send(Arc::clone(&app), post(body)).await;
     assert_eq!(response.headers()[CONNECTION], "close");
     expect_problem(response, 408, "body_timeout").await;
     assert_eq!(rejections(&app, "deadline"), 1.0);

@@ -13,11 +13,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::activity::Activity;
 pub use super::activity::ConnectionTimeouts;
 use super::connection::{Observed, drive, service};
-use super::idle::IdleQueue;
+use super::replaceable::{Asked, Replaceable};
 
 /// Maximum length of the head of a request in bytes, and size of the read buffer of a connection.
 pub const MAX_HEAD_BYTES: usize = 32 << 10;
@@ -36,7 +37,9 @@ pub struct Server {
     /// Router of the requests.
     pub router: Router,
     /// Maximum number of open connections. A further connection takes the slot of the connection
-    /// that has been idle longest, or waits while no connection is idle.
+    /// that has been idle longest. If none is idle, it takes the slot of the connection whose client
+    /// has made the server wait for at least one second, for the body of a request or for a
+    /// response to be read, at the lowest rate. It waits while there is no such connection.
     pub max_connections: usize,
     /// Time limits of each connection.
     pub timeouts: ConnectionTimeouts,
@@ -66,7 +69,9 @@ impl Server {
         let finish = async {
             // The shutdown lets no connection start another request. It closes idle connections, but not those that
             // have sent a part of a request's head.
-            tokio::join!(graceful.shutdown(), async { slots.idle.close_all() });
+            tokio::join!(graceful.shutdown(), async {
+                slots.replaceable.close_all_idle()
+            });
         };
         let mut finished = std::pin::pin!(tokio::time::timeout(grace, finish));
         let mut rejecting = std::pin::pin!(self.reject(&slots, late));
@@ -101,8 +106,8 @@ impl Server {
                 },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
-                    slots.idle.close_longest();
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    slots.replaceable.close_one(Instant::now());
+                    sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -111,7 +116,7 @@ impl Server {
     /// Starts the task of a connection. If `graceful` is `None`, the connection serves only one
     /// request, and the graceful stop does not wait for it.
     fn connect(&self, stream: TcpStream, slot: Slot, graceful: Option<&GracefulShutdown>) {
-        let activity = Arc::new(Activity::new(self.timeouts, Arc::clone(&slot.idle)));
+        let activity = Arc::new(Activity::new(self.timeouts, Arc::clone(&slot.replaceable)));
         let service = service(self.router.clone(), Arc::clone(&activity));
         let io = TokioIo::new(Observed {
             stream,
@@ -158,12 +163,12 @@ fn builder() -> http1::Builder {
 /// The slots for the open connections of a listener.
 struct Slots {
     free: Arc<Semaphore>,
-    idle: Arc<IdleQueue>,
+    replaceable: Arc<Replaceable>,
 }
 
 /// The slot of one open connection. It is free again when this value is dropped.
 struct Slot {
-    idle: Arc<IdleQueue>,
+    replaceable: Arc<Replaceable>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -171,23 +176,25 @@ impl Slots {
     fn new(slots: usize) -> Self {
         Self {
             free: Arc::new(Semaphore::new(slots)),
-            idle: Arc::default(),
+            replaceable: Arc::default(),
         }
     }
 
-    /// Takes a free slot. If there is none, closes the connection that has been idle longest and
-    /// takes its slot, or waits while no connection is idle.
+    /// Takes a free slot. If there is none, closes a connection and takes its slot, or waits while
+    /// no connection is replaceable.
     async fn take(&self) -> Slot {
         loop {
             if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
                 return self.slot(permit);
             }
-            let asked = self.idle.close_longest();
+            let asked = self.replaceable.close_one(Instant::now());
             let retry = async {
-                if asked {
-                    self.idle.declined.notified().await;
-                } else {
-                    self.idle.entered.notified().await;
+                match asked {
+                    Asked::Closing => self.replaceable.declined.notified().await,
+                    Asked::NotBefore(time) => tokio::select! {
+                        () = self.replaceable.became_idle.notified() => {}
+                        () = sleep_until(time) => {}
+                    },
                 }
             };
             tokio::select! {
@@ -200,7 +207,7 @@ impl Slots {
 
     fn slot(&self, permit: OwnedSemaphorePermit) -> Slot {
         Slot {
-            idle: Arc::clone(&self.idle),
+            replaceable: Arc::clone(&self.replaceable),
             _permit: permit,
         }
     }

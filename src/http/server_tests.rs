@@ -1,4 +1,4 @@
-//! Tests of the server on loopback sockets, with clients that are silent, slow, or never read.
+//! Tests of the server on loopback sockets, with clients that are silent or slow, or never read.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,7 +6,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::routing::get;
+use axum::body::Bytes;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -21,9 +22,16 @@ const LARGE: usize = 16 << 20;
 /// Longest time that a test waits for something that should happen soon.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The head of a request with a body of 1 MB, and the first byte of this body.
+const UPLOAD: &[u8] = b"POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\nx";
+
+/// A complete request that the server processes for 1.5 s after its body has arrived.
+const LONG: &[u8] = b"POST /long HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nbody";
+
 const TIMEOUTS: ConnectionTimeouts = ConnectionTimeouts {
     keep_alive: Duration::from_mins(1),
     head: Duration::from_mins(1),
+    slow_body: Duration::from_mins(1),
     slow_read: Duration::from_mins(1),
 };
 
@@ -48,9 +56,15 @@ impl Running {
             tokio::time::sleep(Duration::from_millis(500)).await;
             "slow"
         };
+        let long = |_: Bytes| async {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            "long"
+        };
         let router = Router::new()
             .route("/", get(|| async { "quick" }))
             .route("/slow", get(slow))
+            .route("/upload", post(|_: Bytes| async { "received" }))
+            .route("/long", post(long))
             .route("/large", get(|| async { vec![b'x'; LARGE] }));
         let server = Server {
             listener,
@@ -232,4 +246,67 @@ fn a_client_that_never_reads_is_disconnected_and_a_slow_one_is_not() {
     let _unread = server.connect(request);
     sleep(Duration::from_millis(100));
     read_until(&mut server.connect(GET), "quick");
+}
+
+#[test]
+fn a_request_whose_body_arrives_too_slowly_fails() {
+    let timeouts = ConnectionTimeouts {
+        slow_body: Duration::from_millis(300),
+        ..TIMEOUTS
+    };
+    let server = Running::start(8, timeouts);
+    let started = Instant::now();
+    let mut stuck = server.connect(UPLOAD);
+    read_until(
+        &mut stuck,
+        "less than 1000 bytes per second on average over 300 ms",
+    );
+    assert!(started.elapsed() >= timeouts.slow_body);
+    closed(&mut stuck);
+    // A client that is twice as fast as it must be.
+    let mut slow = server.connect(&UPLOAD[..UPLOAD.len() - 1]);
+    let started = Instant::now();
+    for part in [0; 1_000_000].chunks(1_000_000 / 20) {
+        slow.write_all(part).unwrap();
+        sleep(Duration::from_millis(40));
+    }
+    assert!(started.elapsed() > 2 * timeouts.slow_body);
+    read_until(&mut slow, "received");
+    // The body has arrived, so only the server is slow.
+    let (head, body) = LONG.split_at(LONG.len() - 1);
+    let mut long = server.connect(head);
+    sleep(Duration::from_millis(100));
+    long.write_all(body).unwrap();
+    read_until(&mut long, "long");
+}
+
+#[test]
+fn a_new_connection_takes_the_place_of_a_slow_client_after_a_second() {
+    let server = Running::start(2, TIMEOUTS);
+    let mut long = server.connect(LONG);
+    let mut stuck = server.connect(UPLOAD);
+    let started = Instant::now();
+    read_until(&mut server.connect(GET), "quick");
+    let waited = started.elapsed();
+    assert!(waited >= Duration::from_millis(900), "{waited:?}");
+    closed(&mut stuck);
+    read_until(&mut long, "long");
+    // The server has read the whole body of the request, so the connection kept its place.
+    assert!(started.elapsed() > waited);
+}
+
+#[test]
+fn a_new_connection_takes_the_place_of_the_slowest_client() {
+    let server = Running::start(2, TIMEOUTS);
+    let mut upload = server.connect(UPLOAD);
+    let _unread = server.connect(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n");
+    sleep(Duration::from_millis(1200));
+    // A tenth of the body; the other client reads nothing.
+    upload.write_all(&[0; 99_999]).unwrap();
+    sleep(Duration::from_millis(100));
+    let started = Instant::now();
+    read_until(&mut server.connect(GET), "quick");
+    assert!(started.elapsed() < Duration::from_millis(900));
+    upload.write_all(&[0; 900_000]).unwrap();
+    read_until(&mut upload, "received");
 }

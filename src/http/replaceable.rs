@@ -1,0 +1,292 @@
+//! The connections of a listener whose slots a new connection may take: idle connections, in the
+//! order in which they became idle, and connections that make the server wait for their clients.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::wait::Wait;
+
+/// Shortest wait for a client after which a new connection may take the slot of its connection.
+/// Within this time, the rates of most clients cannot be told apart.
+const MIN_WAIT: Duration = Duration::from_secs(1);
+
+/// Wakes the task that drives one connection.
+#[derive(Debug, Default)]
+pub(super) struct Wake {
+    /// Set if a new connection needs the slot of this connection, or the server stops.
+    unwanted: AtomicBool,
+    /// Notified when `unwanted` is set.
+    pub(super) requested: Notify,
+}
+
+impl Wake {
+    /// Returns whether the connection was asked to close since the last call of this function.
+    pub(super) fn take_unwanted(&self) -> bool {
+        self.unwanted.swap(false, Ordering::AcqRel)
+    }
+
+    fn request(&self) {
+        self.unwanted.store(true, Ordering::Release);
+        self.requested.notify_one();
+    }
+}
+
+/// Whether a connection may be replaced by a new one.
+#[derive(Debug)]
+pub(super) enum Standing {
+    /// It may be replaced: it has no complete head of a request, no request in flight, and no
+    /// unread response.
+    Idle,
+    /// It may be replaced after [`MIN_WAIT`]: the server waits for its client.
+    Waiting(Arc<Wait>),
+    /// It keeps its slot: the server works on a request.
+    Working,
+}
+
+impl Standing {
+    pub(super) fn is_replaceable(&self, now: Instant) -> bool {
+        match self {
+            Self::Idle => true,
+            Self::Waiting(wait) => now >= wait.lasts(MIN_WAIT),
+            Self::Working => false,
+        }
+    }
+}
+
+/// Position of a connection in [`Replaceable`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ticket(u64);
+
+/// The replaceable connections of one listener.
+#[derive(Debug, Default)]
+pub(super) struct Replaceable {
+    entries: Mutex<Entries>,
+    /// Notified when a connection becomes idle.
+    pub(super) became_idle: Notify,
+    /// Notified when a connection that was asked to close stays open, because it is no longer
+    /// replaceable.
+    pub(super) declined: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    /// Position of the connection that was added last.
+    last: u64,
+    /// The first one has been idle longest.
+    idle: BTreeMap<Ticket, Arc<Wake>>,
+    waiting: BTreeMap<Ticket, (Arc<Wait>, Arc<Wake>)>,
+}
+
+/// Result of asking for a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// A connection was asked to close.
+    Closing,
+    /// No connection is replaceable. Unless one becomes idle, none will be before this instant.
+    NotBefore(Instant),
+}
+
+impl Replaceable {
+    /// Adds a connection and returns its position, or `None` if its `standing` is
+    /// [`Standing::Working`].
+    pub(super) fn enter(&self, standing: Standing, connection: &Arc<Wake>) -> Option<Ticket> {
+        let connection = Arc::clone(connection);
+        match standing {
+            Standing::Idle => {
+                let mut entries = self.lock();
+                let ticket = entries.ticket();
+                entries.idle.insert(ticket, connection);
+                drop(entries);
+                self.became_idle.notify_one();
+                Some(ticket)
+            }
+            Standing::Waiting(wait) => {
+                let mut entries = self.lock();
+                let ticket = entries.ticket();
+                entries.waiting.insert(ticket, (wait, connection));
+                Some(ticket)
+            }
+            Standing::Working => None,
+        }
+    }
+
+    /// Removes a connection whose standing changes, or that is closed.
+    pub(super) fn leave(&self, ticket: Ticket) {
+        let mut entries = self.lock();
+        if entries.idle.remove(&ticket).is_none() {
+            entries.waiting.remove(&ticket);
+        }
+    }
+
+    /// Asks the connection that has been idle longest to close. If no connection is idle, asks the
+    /// one whose client is slowest of those for which the server has waited for [`MIN_WAIT`].
+    pub(super) fn close_one(&self, now: Instant) -> Asked {
+        if self.close_idle() {
+            return Asked::Closing;
+        }
+        let mut entries = self.lock();
+        let Some(ticket) = entries.slowest(now) else {
+            return Asked::NotBefore(entries.next_replaceable(now));
+        };
+        if let Some((_, connection)) = entries.waiting.remove(&ticket) {
+            connection.request();
+        }
+        Asked::Closing
+    }
+
+    /// Asks every idle connection to close.
+    pub(super) fn close_all_idle(&self) {
+        while self.close_idle() {}
+    }
+
+    /// Asks the connection that has been idle longest to close. Returns false if no connection is
+    /// idle.
+    fn close_idle(&self) -> bool {
+        let longest = self.lock().idle.pop_first();
+        if let Some((_, connection)) = &longest {
+            connection.request();
+        }
+        longest.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        // A poisoned mutex is used as it is: no panic leaves the entries in an inconsistent state.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entries {
+    /// Returns the position of the next connection.
+    fn ticket(&mut self) -> Ticket {
+        self.last += 1;
+        Ticket(self.last)
+    }
+
+    /// Returns the waiting connection with the lowest rate, the one entered first among equals.
+    /// Returns `None` if the server has waited for no client for [`MIN_WAIT`].
+    fn slowest(&self, now: Instant) -> Option<Ticket> {
+        let rates = self.waiting.iter().filter_map(|(ticket, (wait, _))| {
+            (now >= wait.lasts(MIN_WAIT)).then(|| (wait.rate(now), *ticket))
+        });
+        let slowest = rates.min_by(|(one, _), (other, _)| one.total_cmp(other));
+        slowest.map(|(_, ticket)| ticket)
+    }
+
+    /// Returns the time at which a waiting connection becomes replaceable, at the latest the time
+    /// at which one does that begins to wait now.
+    fn next_replaceable(&self, now: Instant) -> Instant {
+        let times = self.waiting.values().map(|(wait, _)| wait.lasts(MIN_WAIT));
+        times.fold(now + MIN_WAIT, Instant::min)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Connections of one [`Replaceable`].
+    struct Setup {
+        replaceable: Replaceable,
+        connections: Vec<Arc<Wake>>,
+        now: Instant,
+    }
+
+    impl Setup {
+        fn new() -> Self {
+            Self {
+                replaceable: Replaceable::default(),
+                connections: Vec::new(),
+                now: Instant::now() + Duration::from_mins(1),
+            }
+        }
+
+        fn enter(&mut self, standing: Standing) -> Option<Ticket> {
+            let connection = Arc::default();
+            let ticket = self.replaceable.enter(standing, &connection);
+            self.connections.push(connection);
+            ticket
+        }
+
+        /// Adds a connection whose client has sent `bytes` bytes in a wait of `milliseconds`.
+        fn wait(&mut self, milliseconds: u64, bytes: usize) -> Option<Ticket> {
+            let wait = Wait::new(self.now - Duration::from_millis(milliseconds));
+            wait.add(bytes);
+            self.enter(Standing::Waiting(wait))
+        }
+
+        /// Asks for slots until no connection is replaceable, and returns the indices of the
+        /// connections in the order in which they were asked to close.
+        fn order(&self) -> Vec<usize> {
+            let mut order = Vec::new();
+            while self.replaceable.close_one(self.now) == Asked::Closing {
+                let asked = |connection: &Arc<Wake>| connection.take_unwanted();
+                order.extend(self.connections.iter().position(asked));
+            }
+            order
+        }
+
+        /// Asks for a slot. Returns after how many milliseconds a connection will be replaceable.
+        fn milliseconds_to_wait(&self) -> Option<u128> {
+            match self.replaceable.close_one(self.now) {
+                Asked::NotBefore(time) => Some((time - self.now).as_millis()),
+                Asked::Closing => None,
+            }
+        }
+    }
+
+    #[test]
+    fn idle_connections_are_replaced_first_and_working_ones_never() {
+        let mut setup = Setup::new();
+        setup.wait(5000, 0);
+        setup.enter(Standing::Idle);
+        setup.enter(Standing::Working);
+        setup.enter(Standing::Idle);
+        assert_eq!(setup.order(), [1, 3, 0]);
+    }
+
+    #[test]
+    fn the_slowest_client_is_replaced_first() {
+        // Milliseconds and bytes of each wait, and the order in which the connections are replaced.
+        let cases: [(&[(u64, usize)], &[usize]); 4] = [
+            (&[], &[]),
+            (&[(2000, 10), (20_000, 90), (1000, 0)], &[2, 1, 0]),
+            (&[(1000, 0), (3000, 0), (2000, 0)], &[0, 1, 2]),
+            (&[(999, 0), (1000, 9_000_000)], &[1]),
+        ];
+        for (waits, expected) in cases {
+            let mut setup = Setup::new();
+            for &(milliseconds, bytes) in waits {
+                setup.wait(milliseconds, bytes);
+            }
+            assert_eq!(setup.order(), expected, "{waits:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_connection_waits_until_one_is_replaceable() {
+        let mut setup = Setup::new();
+        assert_eq!(setup.milliseconds_to_wait(), Some(1000));
+        setup.wait(300, 0);
+        setup.wait(100, 0);
+        assert_eq!(setup.milliseconds_to_wait(), Some(700));
+        setup.now += Duration::from_millis(700);
+        assert_eq!(setup.milliseconds_to_wait(), None);
+        assert_eq!(setup.milliseconds_to_wait(), Some(200));
+    }
+
+    #[test]
+    fn a_connection_that_leaves_is_not_asked_to_close() {
+        let mut setup = Setup::new();
+        let tickets = [setup.enter(Standing::Idle), setup.wait(2000, 0)];
+        setup.wait(2000, 9);
+        for ticket in tickets {
+            setup.replaceable.leave(ticket.unwrap());
+        }
+        assert_eq!(setup.order(), [2]);
+    }
+}
