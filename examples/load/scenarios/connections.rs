@@ -3,7 +3,6 @@
 
 use std::fs::read_to_string;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
@@ -25,6 +24,9 @@ use crate::tally::{Tally, quantile};
 const PROBE: Duration = Duration::from_millis(50);
 /// Limit on the response time of every probe, in milliseconds.
 const PROBE_LIMIT: f64 = 100.0;
+/// The same for the public listener if all of its slots are in use, in milliseconds. A new
+/// connection takes the slot of a client that has made the server wait for at least a second.
+const REPLACE_LIMIT: f64 = 2000.0;
 /// Number of file descriptors that a process needs for other things than held connections.
 const SPARE: usize = 300;
 
@@ -44,7 +46,7 @@ fn within(plan: &Plan, report: &mut Report, held: usize) -> Result<()> {
     report.section("connections, within --max-connections");
     let roomy = (held + 1000).to_string();
     let (server, seen) = measure(plan, &["--max-connections", &roomy], held, None)?;
-    probes(report, &seen.probes);
+    probes(report, "public", &seen.public, PROBE_LIMIT);
     report.statuses("statuses of the ordinary client", &seen.tally, &[200]);
     let (p99, usual) = (seen.tally.latency(0.99), seen.usual.latency(0.99));
     report.below("p99 of the ordinary client, ms", p99, 3.0 * usual);
@@ -52,15 +54,16 @@ fn within(plan: &Plan, report: &mut Report, held: usize) -> Result<()> {
 }
 
 /// Runs the scenario with more held connections than the default `--max-connections`, and probes
-/// the admin listener. The figures of the ordinary client are reported without limits, because its
-/// connections have to wait for a free slot of the public listener.
+/// both listeners. The latency of the ordinary client is reported without a limit, because its
+/// connections have to wait for a slot of the public listener.
 fn over(plan: &Plan, report: &mut Report, held: usize) -> Result<()> {
     report.section("connections, default --max-connections");
     let admin = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let flag = admin.to_string();
     let (server, seen) = measure(plan, &["--admin-listen", &flag], held, Some(admin))?;
-    probes(report, &seen.probes);
-    report.info("statuses of the ordinary client", seen.tally.describe());
+    probes(report, "admin", &seen.admin, PROBE_LIMIT);
+    probes(report, "public", &seen.public, REPLACE_LIMIT);
+    report.statuses("statuses of the ordinary client", &seen.tally, &[200]);
     let p99 = format!("{:.1}", seen.tally.latency(0.99));
     report.info("p99 of the ordinary client, ms", p99);
     figures(report, &server, &seen)
@@ -72,9 +75,11 @@ struct Seen {
     usual: Tally,
     /// Requests of the ordinary client while connections were held.
     tally: Tally,
-    /// Response time of each probe in milliseconds; infinite for a probe without a response of
-    /// status 200.
-    probes: Vec<f64>,
+    /// Response time of each probe of the public listener in milliseconds; infinite for a probe
+    /// without a response of status 200.
+    public: Vec<f64>,
+    /// The same of the admin listener; empty if the server has none.
+    admin: Vec<f64>,
     /// Average number of cores that the server and the client used, as text.
     cores: String,
     /// Number of held connections that were opened in total, and number of connections that the
@@ -85,8 +90,7 @@ struct Seen {
 }
 
 /// Starts a server with `flags`, holds `held` connections to it, and measures the ordinary client
-/// and the probes. The probes go to the listener `admin`, or to the public listener if `admin` is
-/// `None`.
+/// and the probes of the public listener and of the listener `admin`, if the server has one.
 fn measure(
     plan: &Plan,
     flags: &[&str],
@@ -107,11 +111,13 @@ fn measure(
     server.reset_peak_memory()?;
 
     let (counts, stop) = (Held::default(), AtomicBool::new(false));
-    let probed = admin.unwrap_or(server.address);
-    let (cores, tally, probes, open) = scope(|scope| -> Result<_> {
+    let (mut public, mut admin_times) = (Vec::new(), Vec::new());
+    let mut probed = vec![(server.address, &mut public)];
+    probed.extend(admin.map(|address| (address, &mut admin_times)));
+    let (cores, tally, open) = scope(|scope| -> Result<_> {
         let holding = spawn(scope, || counts.hold(server.address, held, &stop))?;
         counts.wait_until_open();
-        let measured = under_load(&server, &target, probed, plan.load);
+        let measured = under_load(&server, &target, &mut probed, plan.load);
         stop.store(true, Ordering::Relaxed);
         let ended = holding.join();
         ended.map_err(|_| anyhow::anyhow!("a client thread panicked"))??;
@@ -122,7 +128,8 @@ fn measure(
     let seen = Seen {
         usual,
         tally,
-        probes,
+        public,
+        admin: admin_times,
         cores,
         connections: (opened, open.saturating_sub(idle)),
         allowed,
@@ -130,15 +137,17 @@ fn measure(
     Ok((server, seen))
 }
 
-/// Adds the response times of the probes, in milliseconds, to the report.
-fn probes(report: &mut Report, times: &[f64]) {
+/// Adds the response times of the probes of a listener, in milliseconds, to the report. `limit` is
+/// the limit on each of them.
+fn probes(report: &mut Report, listener: &str, times: &[f64], limit: f64) {
     let mut times = times.to_vec();
     let lost = times.iter().filter(|time| time.is_infinite()).count() as u64;
-    report.exactly("probes without a response", lost, 0);
+    report.exactly(&format!("{listener} probes without a response"), lost, 0);
     let p50 = format!("{:.2}", quantile(&mut times, 0.5));
-    report.info("/health/live, p50, ms", p50);
+    report.info(&format!("{listener} /health/live, p50, ms"), p50);
     let longest = quantile(&mut times, 1.0);
-    report.below("/health/live, longest, ms", longest, PROBE_LIMIT);
+    let figure = format!("{listener} /health/live, longest, ms");
+    report.below(&figure, longest, limit);
 }
 
 /// Adds to the report the number of connections, the ordinary client's latency before connections
@@ -157,37 +166,37 @@ fn figures(report: &mut Report, server: &Server, seen: &Seen) -> Result<()> {
     Ok(())
 }
 
+/// The address of a listener, and the response times of its probes in milliseconds.
+type Probed<'a> = (SocketAddr, &'a mut Vec<f64>);
+
 /// Measures the ordinary client and the probes for `duration`. Returns the cores used by server and
-/// client, the tally of the ordinary client, the response times of the probes in milliseconds, and
-/// the number of the server's open file descriptors at the end.
+/// client, the tally of the ordinary client, and the number of the server's open file descriptors
+/// at the end.
 fn under_load(
     server: &Server,
     target: &Target<'_>,
-    probed: SocketAddr,
+    probed: &mut [Probed<'_>],
     duration: Duration,
-) -> Result<(String, Tally, Vec<f64>, usize)> {
-    let times = Mutex::new(Vec::new());
+) -> Result<(String, Tally, usize)> {
     let meter = CpuMeter::start(server)?;
-    let (tally, ()) = while_running(target, duration, |stop| probe(probed, stop, &times))?;
+    let (tally, ()) = while_running(target, duration, |stop| probe(probed, stop))?;
     let (used, client) = meter.cores(server)?;
-    let times = times.into_inner().unwrap_or_default();
     let cores = format!("{used:.2}, {client:.2}");
-    Ok((cores, tally, times, server.descriptors()?))
+    Ok((cores, tally, server.descriptors()?))
 }
 
-/// Requests `/health/live` over new connections until `stop` is set, and appends each response time
-/// in milliseconds to `times`. The time of a probe without a response of status 200 is infinite.
-fn probe(address: SocketAddr, stop: &AtomicBool, times: &Mutex<Vec<f64>>) {
+/// Requests `/health/live` of each listener in turn over new connections until `stop` is set, and
+/// appends the response times. The time of a probe without a response of status 200 is infinite.
+fn probe(probed: &mut [Probed<'_>], stop: &AtomicBool) {
     let request = Request::get("/health/live");
     while !stop.load(Ordering::Relaxed) {
-        let start = Instant::now();
-        let response = Connection::new(address).send(&request);
-        let time = match response {
-            Ok(response) if response.status == 200 => start.elapsed().as_secs_f64() * 1000.0,
-            _ => f64::INFINITY,
-        };
-        if let Ok(mut times) = times.lock() {
-            times.push(time);
+        for (address, times) in &mut *probed {
+            let start = Instant::now();
+            let response = Connection::new(*address).send(&request);
+            times.push(match response {
+                Ok(response) if response.status == 200 => start.elapsed().as_secs_f64() * 1000.0,
+                _ => f64::INFINITY,
+            });
         }
         sleep(PROBE);
     }
