@@ -131,6 +131,9 @@ impl Server {
         };
         tokio::spawn(async move {
             drive(watched, &activity).await;
+            // Before the slot is free, so that no new connection waits for this one to close after
+            // another has taken the slot.
+            drop(activity);
             drop(slot);
         });
     }
