@@ -113,7 +113,9 @@ fn measure(
     let (counts, stop) = (Held::default(), AtomicBool::new(false));
     let (mut public, mut admin_times) = (Vec::new(), Vec::new());
     let mut probed = vec![(server.address, &mut public)];
-    probed.extend(admin.map(|address| (address, &mut admin_times)));
+    if let Some(address) = admin {
+        probed.push((address, &mut admin_times));
+    }
     let (cores, tally, open) = scope(|scope| -> Result<_> {
         let holding = spawn(scope, || counts.hold(server.address, held, &stop))?;
         counts.wait_until_open();
