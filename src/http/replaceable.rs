@@ -15,6 +15,10 @@ use super::wait::Wait;
 /// Within this time, the rates of most clients cannot be told apart.
 const MIN_WAIT: Duration = Duration::from_secs(1);
 
+/// Shortest time that a connection is idle before a new connection may take its slot. Within this time, the request
+/// of a client that has just connected is read.
+const MIN_IDLE: Duration = Duration::from_millis(50);
+
 /// Wakes the task that drives one connection.
 #[derive(Debug, Default)]
 pub(super) struct Wake {
@@ -39,8 +43,8 @@ impl Wake {
 /// Whether a connection may be replaced by a new one.
 #[derive(Debug)]
 pub(super) enum Standing {
-    /// It may be replaced: it has no complete head of a request, no request in flight, and no
-    /// unread response.
+    /// It may be replaced after [`MIN_IDLE`]: it has no complete head of a request, no request in
+    /// flight, and no unread response.
     Idle,
     /// It may be replaced after [`MIN_WAIT`]: the server waits for its client.
     Waiting(Arc<Wait>),
@@ -77,8 +81,8 @@ pub(super) struct Replaceable {
 struct Entries {
     /// Position of the connection that was added last.
     last: u64,
-    /// The first one has been idle longest.
-    idle: BTreeMap<Ticket, Arc<Wake>>,
+    /// Each with the time at which it became idle. The first one has been idle longest.
+    idle: BTreeMap<Ticket, (Instant, Arc<Wake>)>,
     waiting: BTreeMap<Ticket, (Arc<Wait>, Arc<Wake>)>,
 }
 
@@ -100,7 +104,7 @@ impl Replaceable {
             Standing::Idle => {
                 let mut entries = self.lock();
                 let ticket = entries.ticket();
-                entries.idle.insert(ticket, connection);
+                entries.idle.insert(ticket, (Instant::now(), connection));
                 drop(entries);
                 self.became_idle.notify_one();
                 Some(ticket)
@@ -123,35 +127,27 @@ impl Replaceable {
         }
     }
 
-    /// Asks the connection that has been idle longest to close. If no connection is idle, asks the
-    /// one whose client is slowest of those for which the server has waited for [`MIN_WAIT`].
+    /// Asks the connection that has been idle longest to close, if it has been idle for [`MIN_IDLE`].
+    /// Otherwise asks the one whose client is slowest of those for which the server has waited for
+    /// [`MIN_WAIT`].
     pub(super) fn close_one(&self, now: Instant) -> Asked {
-        if self.close_idle() {
-            return Asked::Closing;
-        }
         let mut entries = self.lock();
-        let Some(ticket) = entries.slowest(now) else {
-            return Asked::NotBefore(entries.next_replaceable(now));
-        };
-        if let Some((_, connection)) = entries.waiting.remove(&ticket) {
-            connection.request();
+        let connection = entries.take_idle(now).or_else(|| entries.take_slowest(now));
+        match connection {
+            Some(connection) => {
+                connection.request();
+                Asked::Closing
+            }
+            None => Asked::NotBefore(entries.next_replaceable(now)),
         }
-        Asked::Closing
     }
 
     /// Asks every idle connection to close.
     pub(super) fn close_all_idle(&self) {
-        while self.close_idle() {}
-    }
-
-    /// Asks the connection that has been idle longest to close. Returns false if no connection is
-    /// idle.
-    fn close_idle(&self) -> bool {
-        let longest = self.lock().idle.pop_first();
-        if let Some((_, connection)) = &longest {
+        let idle = std::mem::take(&mut self.lock().idle);
+        for (_, connection) in idle.into_values() {
             connection.request();
         }
-        longest.is_some()
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
@@ -167,21 +163,35 @@ impl Entries {
         Ticket(self.last)
     }
 
-    /// Returns the waiting connection with the lowest rate, the one entered first among equals.
-    /// Returns `None` if the server has waited for no client for [`MIN_WAIT`].
-    fn slowest(&self, now: Instant) -> Option<Ticket> {
-        let rates = self.waiting.iter().filter_map(|(ticket, (wait, _))| {
-            (now >= wait.lasts(MIN_WAIT)).then(|| (wait.rate(now), *ticket))
-        });
-        let slowest = rates.min_by(|(one, _), (other, _)| one.total_cmp(other));
-        slowest.map(|(_, ticket)| ticket)
+    /// Takes the connection that has been idle longest, if it has been idle for [`MIN_IDLE`].
+    fn take_idle(&mut self, now: Instant) -> Option<Arc<Wake>> {
+        let longest = self.idle.first_entry()?;
+        if now < longest.get().0 + MIN_IDLE {
+            return None;
+        }
+        Some(longest.remove().1)
     }
 
-    /// Returns the time at which a waiting connection becomes replaceable, at the latest the time
-    /// at which one does that begins to wait now.
+    /// Takes the waiting connection with the lowest rate, the one entered first among equals.
+    /// Returns `None` if the server has waited for no client for [`MIN_WAIT`].
+    fn take_slowest(&mut self, now: Instant) -> Option<Arc<Wake>> {
+        let waiting = self.waiting.iter();
+        let slowest = waiting
+            .filter(|(_, (wait, _))| now >= wait.lasts(MIN_WAIT))
+            .map(|(ticket, (wait, _))| (wait.rate(now), *ticket))
+            .min_by(|(one, _), (other, _)| one.total_cmp(other));
+        let (_, connection) = self.waiting.remove(&slowest?.1)?;
+        Some(connection)
+    }
+
+    /// Returns the time at which a connection becomes replaceable, at the latest the time at which
+    /// one does that begins to wait now.
     fn next_replaceable(&self, now: Instant) -> Instant {
-        let times = self.waiting.values().map(|(wait, _)| wait.lasts(MIN_WAIT));
-        times.fold(now + MIN_WAIT, Instant::min)
+        let idle = self.idle.values().map(|(since, _)| *since + MIN_IDLE);
+        let waiting = self.waiting.values().map(|(wait, _)| wait.lasts(MIN_WAIT));
+        idle.take(1)
+            .chain(waiting)
+            .fold(now + MIN_WAIT, Instant::min)
     }
 }
 
@@ -250,10 +260,26 @@ mod tests {
     }
 
     #[test]
+    fn a_new_connection_has_time_to_send_its_request() {
+        let mut setup = Setup::new();
+        setup.now = Instant::now();
+        setup.enter(Standing::Idle);
+        let wait = setup.milliseconds_to_wait().unwrap();
+        assert!((40..=60).contains(&wait), "{wait}");
+        setup.now += MIN_IDLE + Duration::from_secs(1);
+        assert_eq!(setup.order(), [0]);
+        // When the server stops, no idle connection is kept.
+        setup.enter(Standing::Idle);
+        setup.replaceable.close_all_idle();
+        assert!(setup.connections[1].take_unwanted());
+    }
+
+    #[test]
     fn the_slowest_client_is_replaced_first() {
         // Milliseconds and bytes of each wait, and the order in which the connections are replaced.
-        let cases: [(&[(u64, usize)], &[usize]); 4] = [
-            (&[], &[]),
+        let none: [(u64, usize); 0] = [];
+        let cases = [
+            (&none[..], &[][..]),
             (&[(2000, 10), (20_000, 90), (1000, 0)], &[2, 1, 0]),
             (&[(1000, 0), (3000, 0), (2000, 0)], &[0, 1, 2]),
             (&[(999, 0), (1000, 9_000_000)], &[1]),

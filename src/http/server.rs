@@ -28,6 +28,8 @@ const SEND_BUFFER: usize = 128 << 10;
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Pause after a connection could not be accepted, usually because file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Time after which another connection is asked to close, if the slot of the first has not become free.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A listener and the routes that it serves.
 #[derive(Debug)]
@@ -70,7 +72,7 @@ impl Server {
             // The shutdown lets no connection start another request. It closes idle connections, but not those that
             // have sent a part of a request's head.
             tokio::join!(graceful.shutdown(), async {
-                slots.replaceable.close_all_idle()
+                slots.replaceable.close_all_idle();
             });
         };
         let mut finished = std::pin::pin!(tokio::time::timeout(grace, finish));
@@ -193,7 +195,11 @@ impl Slots {
             let asked = self.replaceable.close_one(Instant::now());
             let retry = async {
                 match asked {
-                    Asked::Closing => self.replaceable.declined.notified().await,
+                    // A connection that ends by itself does not answer; its slot becomes free.
+                    Asked::Closing => tokio::select! {
+                        () = self.replaceable.declined.notified() => {}
+                        () = sleep(ASK_AGAIN) => {}
+                    },
                     Asked::NotBefore(time) => tokio::select! {
                         () = self.replaceable.became_idle.notified() => {}
                         () = sleep_until(time) => {}

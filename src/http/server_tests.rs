@@ -266,7 +266,7 @@ fn a_request_whose_body_arrives_too_slowly_fails() {
     // A client that is twice as fast as it must be.
     let mut slow = server.connect(&UPLOAD[..UPLOAD.len() - 1]);
     let started = Instant::now();
-    for part in [0; 1_000_000].chunks(1_000_000 / 20) {
+    for part in vec![0; 1_000_000].chunks(1_000_000 / 20) {
         slow.write_all(part).unwrap();
         sleep(Duration::from_millis(40));
     }
@@ -302,11 +302,11 @@ fn a_new_connection_takes_the_place_of_the_slowest_client() {
     let _unread = server.connect(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n");
     sleep(Duration::from_millis(1200));
     // A tenth of the body; the other client reads nothing.
-    upload.write_all(&[0; 99_999]).unwrap();
+    upload.write_all(&vec![0; 99_999]).unwrap();
     sleep(Duration::from_millis(100));
     let started = Instant::now();
     read_until(&mut server.connect(GET), "quick");
     assert!(started.elapsed() < Duration::from_millis(900));
-    upload.write_all(&[0; 900_000]).unwrap();
+    upload.write_all(&vec![0; 900_000]).unwrap();
     read_until(&mut upload, "received");
 }

@@ -57,7 +57,7 @@ mod tests {
     fn each_coding_is_corrected_by_its_own_measurements() {
         let times = DecodeTimes::default();
         assert_eq!(times.corrected(Coding::Gif, 1000), 1000);
-        times.record(Coding::Gif, 2_000, Duration::from_nanos(3_000));
+        times.record(Coding::Gif, 2_000, Duration::from_micros(3));
         assert_eq!(times.corrected(Coding::Gif, 1000), 1500);
         assert_eq!(times.corrected(Coding::Bmp, 1000), 1000);
         // Scans are part of the prediction, not of the kind.
