@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the runtime image and tests it: it runs read-only, without capabilities and not as root; it
-# classifies a photograph of a cat as a cat; Docker's health check passes; SIGTERM ends it with exit
+# Builds the runtime image and tests it: it runs read-only, without capabilities and not as root, in an
+# empty folder; it classifies a photograph of a cat as a cat; Docker's health check passes; SIGTERM ends it with exit
 # code 0. Prints the compressed size of the image. If Docker does not respond, the test is skipped.
 #
 # Environment: IMAGE, PREBUILT and BASE_IMAGE, as in docker/image.sh.
@@ -69,6 +69,17 @@ check_not_root() {
     say "runs as user 65532, read-only, without capabilities"
 }
 
+# check_folder: the working directory is empty and belongs to root, without write permission for others.
+check_folder() {
+    local folder entries
+    folder="$(docker image inspect --format '{{.Config.WorkingDir}}' "$IMAGE")"
+    [[ "$folder" == /var/empty ]] || fail "working directory: expected /var/empty, got $folder"
+    entries="$(docker cp "$CONTAINER:$folder" - | tar --numeric-owner -tv | awk '{ print $1, $2, $NF }')"
+    [[ "$entries" == "drwxr-xr-x 0/0 empty/" ]] ||
+        fail "the working directory must be empty and writable by root only, got: $entries"
+    say "the working directory is empty and read-only"
+}
+
 check_answer() {
     local answer label
     answer="$(curl -fsS --noproxy '*' --max-time 30 -H 'content-type: image/png' \
@@ -101,6 +112,7 @@ main() {
     url="$(address)"
     wait_for 60 "/health/ready at $url" is_ready "$url"
     check_not_root
+    check_folder
     check_answer "$url"
     wait_for 60 "Docker's health check" is_healthy
     say "Docker's health check passes"

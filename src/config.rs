@@ -98,6 +98,12 @@ pub struct Settings {
     /// exists]
     #[arg(long, env = "SIGHTLINE_MODELS", value_name = "DIR")]
     pub models: Option<PathBuf>,
+    /// Allow symbolic links that lead out of the models directory, or, for a model named by a path,
+    /// out of the model's folder
+    // Not written if it is not set, so that the file's value counts.
+    #[arg(long, env = "SIGHTLINE_FOLLOW_SYMLINKS")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub follow_symlinks: bool,
     /// ONNX Runtime library (libonnxruntime.so) [default: `ORT_DYLIB_PATH`, else the binary's
     /// folder, .cache/onnxruntime/, or the system's library folders]
     #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]

@@ -83,6 +83,7 @@ pub mod backbones;
 pub mod classification;
 pub mod detection;
 mod error;
+mod external;
 #[cfg(any(test, feature = "testing"))]
 pub mod formula;
 pub mod graph;
@@ -101,6 +102,7 @@ pub mod weights;
 pub use assemble::{build, build_fused, tensor_shapes};
 pub use detection::{FusedOptions, ProposalOptions};
 pub use error::{ArgumentError, BuildError};
+pub use external::{ExternalDataError, reject_external_data};
 pub use model::{DEFAULT_OPSET, Model, ModelInfo, OPSETS, Producer};
 pub use read::{GraphReadError, WeightTensor, read_initializers};
 pub use stages::{Role, Stage, Stages};

@@ -6,11 +6,11 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use onnx_export::architecture::{Architecture, Backbone, Head};
 use onnx_export::qat::{self, QatError, Trained};
-use onnx_export::weights::StateDict;
+use onnx_export::weights::{MAX_FILE_BYTES, StateDict};
 use onnx_export::{BuildError, DEFAULT_OPSET, Model, Producer};
 use sightline::catalogue;
 use sightline::manifest::{ModelManifest, Precision, Provenance, Task};
-use sightline::store::{lines, read_text};
+use sightline::store::{lines, read_labels, read_regular};
 
 use super::output::{Exported, OutputPaths, file_name, stage_files};
 use super::say::say;
@@ -80,12 +80,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     };
     let paths = OutputPaths::new(&args.out)?;
     manifest.name = args.name_as.clone().unwrap_or_else(|| paths.name.clone());
-    let labels = args
-        .labels
-        .as_deref()
-        .map(read_text)
-        .transpose()?
-        .map(|text| lines(&text));
+    let labels = args.labels.as_deref().map(read_labels).transpose()?;
     let Some(architecture) = &mut manifest.architecture else {
         bail!(
             "cannot export `{}`: its manifest has no `architecture`",
@@ -107,8 +102,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     // Parsed again so that a manifest that `serve` would reject is rejected before the model is built.
     ModelManifest::parse(&manifest.to_toml()?)
         .with_context(|| format!("cannot export {} with these options", args.name))?;
-    let state = StateDict::read(&args.weights)
-        .with_context(|| format!("cannot read the checkpoint {}", args.weights.display()))?;
+    let state = read_checkpoint(&args.weights)?;
     let trained = take_apart(&mut manifest, &state, args)?;
     let state = trained.as_ref().map_or(&state, |trained| &trained.state);
     let mut model = build(&manifest, state, args)?;
@@ -173,6 +167,13 @@ fn take_apart(
     })?;
     *architecture = trained.architecture.clone();
     Ok(Some(trained))
+}
+
+/// Reads the checkpoint of `--weights`, which must be a regular file.
+fn read_checkpoint(path: &Path) -> Result<StateDict> {
+    let bytes = read_regular(path, MAX_FILE_BYTES)?;
+    StateDict::from_bytes(&bytes)
+        .with_context(|| format!("cannot read the checkpoint {}", path.display()))
 }
 
 /// Applies the flags to the architecture. `labels` is the number of lines in the file of

@@ -90,13 +90,17 @@ enum Command {
     Bench(bench::BenchArgs),
 }
 
-/// The flag that sets where installed models are searched for.
+/// The flags that set where installed models are searched for.
 #[derive(Debug, Clone, Args)]
 struct StoreArgs {
     /// Directory with one folder per model [default: `$XDG_DATA_HOME/sightline/models`, if it
     /// exists]
     #[arg(long = "models", env = "SIGHTLINE_MODELS", value_name = "DIR")]
     directory: Option<PathBuf>,
+    /// Allow symbolic links that lead out of the models directory, or, for a model named by a path,
+    /// out of the model's folder
+    #[arg(long, env = "SIGHTLINE_FOLLOW_SYMLINKS")]
+    follow_symlinks: bool,
 }
 
 impl StoreArgs {
@@ -104,7 +108,8 @@ impl StoreArgs {
     /// that exists.
     fn store(&self) -> ModelStore {
         let default = || default_models_directory().filter(|directory| directory.is_dir());
-        ModelStore::new(self.directory.clone().or_else(default))
+        let directory = self.directory.clone().or_else(default);
+        ModelStore::new(directory).following_symlinks(self.follow_symlinks)
     }
 }
 

@@ -137,9 +137,9 @@ fn own_row(model: &ModelSource) -> Row {
 /// if the model is not stored in files.
 fn size(model: &ModelSource) -> Option<u64> {
     match &model.origin {
-        Origin::Files(files) => {
+        Origin::Files { paths, .. } => {
             let size = |path| Some(std::fs::metadata(path).ok()?.len());
-            files.iter().map(|stage| size(stage.content)).sum()
+            paths.iter().map(|stage| size(stage.content)).sum()
         }
         Origin::Embedded | Origin::Memory(_) => None,
     }
@@ -149,7 +149,7 @@ fn size(model: &ModelSource) -> Option<u64> {
 /// files.
 fn place(model: &ModelSource) -> String {
     match &model.origin {
-        Origin::Files(files) => files.network().display().to_string(),
+        Origin::Files { paths, .. } => paths.network().display().to_string(),
         Origin::Embedded | Origin::Memory(_) => BUILT_IN.to_owned(),
     }
 }

@@ -47,6 +47,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
     };
     let store = StoreArgs {
         directory: settings.models.clone(),
+        follow_symlinks: settings.follow_symlinks,
     };
     let library = RuntimeArgs {
         onnxruntime: settings.onnxruntime.clone(),

@@ -85,6 +85,10 @@ pub enum EngineError {
     /// No usable ONNX Runtime library was found.
     #[error(transparent)]
     Library(#[from] LibraryError),
+    /// The model is not one file: a tensor has its elements in another file. Also the error of
+    /// bytes in which such tensors cannot be searched, because they are no ONNX file.
+    #[error(transparent)]
+    External(#[from] onnx_export::ExternalDataError),
     /// ONNX Runtime rejected the model.
     #[error("ONNX Runtime cannot load the model")]
     Load(#[source] ort::Error),

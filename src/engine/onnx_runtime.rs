@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use onnx_export::reject_external_data;
 use ort::environment::Environment;
 use ort::session::builder::SessionBuilder;
 use ort::session::{RunOptions, Session};
@@ -115,6 +116,9 @@ impl OnnxRuntime {
     /// spinning.
     pub(super) fn session_builder(&self) -> ort::Result<SessionBuilder> {
         let builder = Session::builder(&self.environment)?
+            // Without this entry, a file with a certain mark is read as ONNX Runtime's own format,
+            // which `commit` does not check.
+            .with_config_entry("session.load_model_format", "ONNX")?
             .with_intra_threads(self.plan.threads)?
             .with_intra_op_spinning(false)?
             .with_inter_op_spinning(false)?;
@@ -123,6 +127,18 @@ impl OnnxRuntime {
             Arithmetic::Simulated => builder.with_config_entry("session.disable_quant_qdq", "1")?,
         })
     }
+}
+
+/// Creates a session from the bytes of an ONNX file. This module has no other way to do so: ONNX
+/// Runtime would look for tensors in other files ("external data") in the current directory, so a
+/// model could read files that are not its own.
+///
+/// # Errors
+/// [`EngineError::External`] if a tensor is in another file, [`EngineError::Load`] if ONNX Runtime
+/// rejects the model.
+pub(super) fn commit(mut builder: SessionBuilder, model: &[u8]) -> Result<Session, EngineError> {
+    reject_external_data(model)?;
+    builder.commit_from_memory(model).map_err(EngineError::Load)
 }
 
 /// A session of a model with one stage, owned by one worker.

@@ -11,7 +11,7 @@ use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBui
 use ort::value::DynValue;
 use ort_int8::Accelerated;
 
-use super::onnx_runtime::OnnxSession;
+use super::onnx_runtime::{OnnxSession, commit};
 use super::signature::check_signature;
 use super::{EngineError, OnnxRuntime, Propose, TwoStageSession};
 use crate::image::MAX_INPUT_PIXELS;
@@ -32,9 +32,10 @@ impl OnnxRuntime {
     /// other sessions.
     ///
     /// # Errors
-    /// [`EngineError::Load`] if ONNX Runtime rejects the model, [`EngineError::Signature`] if its
-    /// input is not a batch of images, [`EngineError::Share`] or [`EngineError::Graph`] if the
-    /// optimized graph cannot be stored in memory or parsed.
+    /// [`EngineError::External`] if a tensor is in another file, [`EngineError::Load`] if ONNX
+    /// Runtime rejects the model, [`EngineError::Signature`] if its input is not a batch of images,
+    /// [`EngineError::Share`] or [`EngineError::Graph`] if the optimized graph cannot be stored in
+    /// memory or parsed.
     pub fn prepare(&self, model: &[u8]) -> Result<PreparedModel, EngineError> {
         self.prepare_checked(model, check_signature)
     }
@@ -42,8 +43,7 @@ impl OnnxRuntime {
     /// Optimizes the second network of a detector, whose inputs are feature maps; see [`OnnxRuntime::prepare`].
     ///
     /// # Errors
-    /// [`EngineError::Load`] if ONNX Runtime rejects the model, [`EngineError::Share`] or
-    /// [`EngineError::Graph`] if the optimized graph cannot be stored in memory or parsed.
+    /// As [`OnnxRuntime::prepare`], except [`EngineError::Signature`].
     pub fn prepare_box_head(&self, model: &[u8]) -> Result<PreparedModel, EngineError> {
         self.prepare_checked(model, |_| Ok(None))
     }
@@ -121,10 +121,8 @@ impl OnnxRuntime {
             .session_builder()
             .map_err(EngineError::Load)?;
         let builder = builder.with_optimized_model_path(path);
-        let mut builder = builder.map_err(|error| EngineError::Load(error.into()))?;
-        let session = builder
-            .commit_from_memory(model)
-            .map_err(EngineError::Load)?;
+        let builder = builder.map_err(|error| EngineError::Load(error.into()))?;
+        let session = commit(builder, model)?;
         let fixed_batch = check(&session)?;
         drop(session);
         let mut graph = Vec::new();
@@ -175,14 +173,14 @@ impl PreparedModel {
     }
 
     fn raw_session(&self) -> Result<Session, EngineError> {
-        let load = || {
+        let builder = || {
             let builder = self.runtime.optimized_session()?;
             let mut builder = builder.with_prepacked_weights(&self.prepacked)?;
             for (name, value) in &self.weights {
                 builder = builder.with_initializer(name, Arc::clone(value))?;
             }
-            builder.commit_from_memory(&self.graph)
+            Ok(builder)
         };
-        load().map_err(EngineError::Load)
+        commit(builder().map_err(EngineError::Load)?, &self.graph)
     }
 }

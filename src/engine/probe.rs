@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ort::session::{Session, SessionOutputs};
 
-use super::onnx_runtime::{input_tensor, view};
+use super::onnx_runtime::{commit, input_tensor, view};
 use super::{EngineError, OnnxRuntime, Propose, Tensor, TwoStageSession};
 use crate::image::PreparedImage;
 
@@ -36,7 +36,8 @@ impl OnnxRuntime {
     /// Creates a probe of `model`, a network whose input is an image.
     ///
     /// # Errors
-    /// [`EngineError::Load`] if ONNX Runtime rejects the model.
+    /// [`EngineError::External`] if a tensor is in another file, [`EngineError::Load`] if ONNX
+    /// Runtime rejects the model.
     pub fn probe(&self, model: &[u8]) -> Result<Probe, EngineError> {
         let session = self.observed_session(model)?;
         Ok(Probe {
@@ -50,8 +51,9 @@ impl OnnxRuntime {
     /// regions that the box head reads.
     ///
     /// # Errors
-    /// [`EngineError::Load`] if ONNX Runtime rejects the first network or the box head,
-    /// [`EngineError::Signature`] if `first` lacks outputs that the box head reads.
+    /// [`EngineError::External`] if a tensor of one of the networks is in another file,
+    /// [`EngineError::Load`] if ONNX Runtime rejects one of them, [`EngineError::Signature`] if
+    /// `first` lacks outputs that the box head reads.
     pub fn probe_box_head(
         &self,
         first: &FirstStage<'_>,
@@ -71,8 +73,7 @@ impl OnnxRuntime {
 
     /// Creates a session that uses neither custom int8 operators nor shared weights.
     fn observed_session(&self, model: &[u8]) -> Result<Session, EngineError> {
-        let load = || self.session_builder()?.commit_from_memory(model);
-        load().map_err(EngineError::Load)
+        commit(self.session_builder().map_err(EngineError::Load)?, model)
     }
 }
 

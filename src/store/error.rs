@@ -7,7 +7,7 @@ use onnx_export::BuildError;
 use onnx_export::quantize::QuantizeError;
 use thiserror::Error;
 
-use super::ModelRef;
+use super::{LabelError, ModelRef};
 use crate::manifest::ManifestError;
 
 /// A reason why a model cannot be found or its files cannot be read.
@@ -18,8 +18,8 @@ pub enum StoreError {
     Io {
         /// Path of the file or folder.
         path: PathBuf,
-        /// Error of the operating system, or [`io::ErrorKind::InvalidData`] if a text file is not
-        /// UTF-8.
+        /// Error of the operating system, [`io::ErrorKind::InvalidData`] if a text file is not
+        /// UTF-8, or [`io::ErrorKind::OutOfMemory`] if the memory does not suffice for the file.
         source: io::Error,
     },
     /// A file is larger than the limit for its kind, such as 16 MiB for a manifest.
@@ -29,6 +29,37 @@ pub enum StoreError {
         path: PathBuf,
         /// Maximum size of the file in bytes.
         limit: u64,
+    },
+    /// A file of a model, or a checkpoint, is not a regular file.
+    #[error("cannot read {}: expected a regular file, got {got}", .path.display())]
+    NotRegular {
+        /// Path of the file.
+        path: PathBuf,
+        /// Kind of the file, such as `a folder`.
+        got: &'static str,
+    },
+    /// A file of a model is outside the model's folder or the models directory, because its path
+    /// has a symbolic link.
+    #[error(
+        "cannot read {}: the path leads to {}, outside {}; copy the file into this folder, or allow \
+         symbolic links out of it with --follow-symlinks",
+        .path.display(), .target.display(), .folder.display()
+    )]
+    LinkOutside {
+        /// Path of the file.
+        path: PathBuf,
+        /// Path of the file without symbolic links.
+        target: PathBuf,
+        /// Folder that the file must be in, without symbolic links.
+        folder: PathBuf,
+    },
+    /// A line of a label file is not a label.
+    #[error("cannot read the labels in {}", .path.display())]
+    Labels {
+        /// Path of the label file.
+        path: PathBuf,
+        /// Error in one of the lines.
+        source: LabelError,
     },
     /// A manifest has invalid syntax or an invalid field.
     #[error("cannot use manifest {}", .path.display())]

@@ -4,6 +4,7 @@
 
 mod error;
 mod files;
+mod labels;
 mod requantize;
 mod source;
 
@@ -16,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::catalogue;
 use crate::manifest::Precision;
 pub use error::StoreError;
-pub use files::{lines, read_bounded, read_text};
+pub use files::{Boundary, read_bounded, read_labels, read_regular, read_text};
+pub use labels::{LabelError, lines};
 pub use requantize::{Requantize, quantized};
 pub use source::{ModelSource, Origin};
 
@@ -77,17 +79,32 @@ impl fmt::Display for ModelRef {
 #[derive(Debug, Clone, Default)]
 pub struct ModelStore {
     directory: Option<PathBuf>,
+    follow_symlinks: bool,
 }
 
 impl ModelStore {
     /// Creates a store of the models in `directory` and in the binary. If `directory` is `None`,
     /// the store has only the models in the binary.
     pub fn new(directory: Option<PathBuf>) -> Self {
-        Self { directory }
+        Self {
+            directory,
+            follow_symlinks: false,
+        }
+    }
+
+    /// Sets whether symbolic links may lead out of the models directory, or, for a model at another
+    /// path, out of the model's folder. The default is `false`.
+    #[must_use]
+    pub fn following_symlinks(self, follow_symlinks: bool) -> Self {
+        Self {
+            follow_symlinks,
+            ..self
+        }
     }
 
     /// Returns every model of the models directory, `DIR/*/model.toml` and `DIR/*.toml`, sorted by
-    /// name. The result is empty if the store has no directory.
+    /// name. Entries whose name starts with a dot are skipped. The result is empty if the store has
+    /// no directory.
     ///
     /// # Errors
     /// [`StoreError`] if the directory cannot be read, or for the first manifest that cannot be
@@ -101,11 +118,16 @@ impl ModelStore {
             source,
         };
         let entries = std::fs::read_dir(directory).map_err(fail)?;
+        let boundary = self.boundary(directory)?;
         let mut models = Vec::new();
         for entry in entries {
-            let path = entry.map_err(fail)?.path();
-            if let Some(manifest) = manifest_in(&path) {
-                models.push(ModelSource::read(&manifest)?);
+            let entry = entry.map_err(fail)?;
+            // Kubernetes keeps the files of a volume in `..data`, to which links beside it lead.
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            if let Some(manifest) = manifest_in(&entry.path()) {
+                models.push(ModelSource::read(&manifest, boundary.clone())?);
             }
         }
         models.sort_by(|a, b| a.manifest.name.cmp(&b.manifest.name));
@@ -126,7 +148,7 @@ impl ModelStore {
     fn find_name(&self, reference: &ModelRef) -> Result<ModelSource, StoreError> {
         let name = &reference.name;
         if name.contains('/') || has_extension(Path::new(name), &["toml", "onnx"]) {
-            return Self::at_path(reference);
+            return self.at_path(reference);
         }
         if let Some(source) = self.in_directory(name)? {
             return Ok(source);
@@ -151,8 +173,8 @@ impl ModelStore {
             directory.join(name).join("model.toml"),
             directory.join(format!("{name}.toml")),
         ] {
-            if path.is_file() {
-                let source = ModelSource::read(&path)?;
+            if is_present(&path) {
+                let source = ModelSource::read(&path, self.boundary(directory)?)?;
                 if source.manifest.name == name {
                     return Ok(Some(source));
                 }
@@ -167,8 +189,9 @@ impl ModelStore {
             .find(|model| model.manifest.name == name))
     }
 
-    /// Reads the model whose folder, manifest or ONNX file `reference` names.
-    fn at_path(reference: &ModelRef) -> Result<ModelSource, StoreError> {
+    /// Reads the model whose folder, manifest or ONNX file `reference` names. All files of the model
+    /// are in one folder; only a manifest that `reference` names may be a link out of it.
+    fn at_path(&self, reference: &ModelRef) -> Result<ModelSource, StoreError> {
         let path = Path::new(&reference.name);
         let manifest = if has_extension(path, &["onnx"]) {
             Some(path.with_extension("toml"))
@@ -184,7 +207,20 @@ impl ModelStore {
                 advice,
             });
         };
-        ModelSource::read(&manifest)
+        let boundary = self.boundary(manifest.parent().unwrap_or(path))?;
+        if manifest == path {
+            ModelSource::read_named(&manifest, boundary)
+        } else {
+            ModelSource::read(&manifest, boundary)
+        }
+    }
+
+    /// Returns the boundary for the files of the models in `folder`.
+    fn boundary(&self, folder: &Path) -> Result<Boundary, StoreError> {
+        if self.follow_symlinks {
+            return Ok(Boundary::None);
+        }
+        Boundary::at(folder)
     }
 
     /// Returns the text of [`StoreError::NotFound`] that says where the model `name` was searched
@@ -207,15 +243,22 @@ impl ModelStore {
     }
 }
 
-/// Returns `path/model.toml` if that file exists, else `path` if it is an existing `.toml` file,
-/// else `None`.
+/// Returns `path/model.toml` if that exists, else `path` if it exists and ends in `.toml`, else
+/// `None`. A folder does not count.
 fn manifest_in(path: &Path) -> Option<PathBuf> {
     let inside = path.join("model.toml");
     match () {
-        () if inside.is_file() => Some(inside),
-        () if has_extension(path, &["toml"]) && path.is_file() => Some(path.to_path_buf()),
+        () if is_present(&inside) => Some(inside),
+        () if has_extension(path, &["toml"]) && is_present(path) => Some(path.to_path_buf()),
         () => None,
     }
+}
+
+/// Returns whether there is anything but a folder at `path`. A pipe or a broken link counts, so
+/// that reading it is an error and its model does not disappear silently.
+fn is_present(path: &Path) -> bool {
+    path.symlink_metadata()
+        .is_ok_and(|metadata| !metadata.is_dir())
 }
 
 fn has_extension(path: &Path, extensions: &[&str]) -> bool {
@@ -223,5 +266,7 @@ fn has_extension(path: &Path, extensions: &[&str]) -> bool {
         .is_some_and(|found| extensions.iter().any(|extension| found == *extension))
 }
 
+#[cfg(test)]
+mod file_tests;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use onnx_export::Stages;
 use onnx_export::quantize::{Network, QuantizeError, Recipes, Target};
 
-use super::{Origin, StoreError, read_text};
+use super::{Boundary, Origin, StoreError};
 use crate::catalogue;
 use crate::cpu::int8_target;
 use crate::manifest::ModelManifest;
@@ -24,8 +24,13 @@ pub struct Requantize {
 enum Ranges {
     /// The ranges file is in the binary. Holds the content of the file.
     Embedded(&'static str),
-    /// The ranges file is on disk. Holds the path of the file.
-    File(PathBuf),
+    /// The ranges file is on disk.
+    File {
+        /// Path of the file.
+        path: PathBuf,
+        /// Place that the file must not leave through symbolic links.
+        boundary: Boundary,
+    },
 }
 
 impl Requantize {
@@ -35,7 +40,10 @@ impl Requantize {
     /// of the catalogue rules out.
     pub(super) fn new(name: &str, fp32: &Origin, file: &Path) -> Option<Self> {
         let ranges = match fp32 {
-            Origin::Files(files) => Ranges::File(files.network().with_file_name(file)),
+            Origin::Files { paths, boundary } => Ranges::File {
+                path: paths.network().with_file_name(file),
+                boundary: boundary.clone(),
+            },
             Origin::Embedded | Origin::Memory(_) => {
                 Ranges::Embedded(catalogue::ranges(name, file)?)
             }
@@ -59,7 +67,7 @@ impl Requantize {
     ) -> Result<Option<Stages<Bytes>>, StoreError> {
         let (path, text) = match &self.ranges {
             Ranges::Embedded(text) => (PathBuf::from(&manifest.name), (*text).to_owned()),
-            Ranges::File(path) => (path.clone(), read_text(path)?),
+            Ranges::File { path, boundary } => (path.clone(), boundary.read_text(path)?),
         };
         let bad = |source| StoreError::Ranges {
             path: path.clone(),
@@ -67,7 +75,7 @@ impl Requantize {
         };
         let recipes = Recipes::parse(&text).map_err(bad)?;
         let target = int8_target();
-        let has_files = matches!(int8, Origin::Files(_));
+        let has_files = matches!(int8, Origin::Files { .. });
         if has_files && recipes.target == target {
             return Ok(None);
         }

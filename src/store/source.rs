@@ -7,7 +7,7 @@ use onnx_export::weights::StateDict;
 use onnx_export::{BuildError, DEFAULT_OPSET, Stages};
 
 use super::requantize::Requantize;
-use super::{FP32, INT8, ModelRef, StoreError, lines, read_bounded, read_text};
+use super::{Boundary, FP32, INT8, ModelRef, StoreError, lines};
 use crate::catalogue;
 use crate::manifest::{ModelManifest, Precision, StageFile, Variant};
 
@@ -19,8 +19,13 @@ const MAX_ONNX_BYTES: u64 = 2 << 30;
 pub enum Origin {
     /// The graphs are built from weights in the binary.
     Embedded,
-    /// The graphs are read from the ONNX files at these paths.
-    Files(Stages<PathBuf>),
+    /// The graphs are read from ONNX files.
+    Files {
+        /// Paths of the files.
+        paths: Stages<PathBuf>,
+        /// Place that the files must not leave through symbolic links.
+        boundary: Boundary,
+    },
     /// The graphs were built in this process. Holds the contents of ONNX files.
     Memory(Stages<Bytes>),
 }
@@ -72,10 +77,21 @@ impl ModelSource {
         })
     }
 
-    /// Reads the manifest at `path` and the label file that the manifest names.
-    pub(super) fn read(path: &Path) -> Result<Self, StoreError> {
-        let text = read_text(path)?;
-        let parsed = ModelManifest::parse(&text);
+    /// Reads the manifest at `path` and the label file that the manifest names, both inside
+    /// `boundary`.
+    pub(super) fn read(path: &Path, boundary: Boundary) -> Result<Self, StoreError> {
+        Self::parse(path, &boundary.read_text(path)?, boundary)
+    }
+
+    /// Reads the manifest at `path`, which the user has named and which may therefore be a link to
+    /// any file, and the label file inside `boundary` that the manifest names.
+    pub(super) fn read_named(path: &Path, boundary: Boundary) -> Result<Self, StoreError> {
+        Self::parse(path, &Boundary::None.read_text(path)?, boundary)
+    }
+
+    /// Parses `text`, the manifest at `path`, and reads its label file inside `boundary`.
+    fn parse(path: &Path, text: &str, boundary: Boundary) -> Result<Self, StoreError> {
+        let parsed = ModelManifest::parse(text);
         let manifest = parsed.map_err(|source| StoreError::Manifest {
             path: path.to_path_buf(),
             source,
@@ -85,7 +101,7 @@ impl ModelSource {
                 path: path.to_path_buf(),
             });
         };
-        let files = stages.try_map(|_, file| beside(path, "stages.file", file))?;
+        let paths = stages.try_map(|_, file| beside(path, "stages.file", file))?;
         for variant in manifest.variants.values() {
             for stage in &variant.stages {
                 beside(path, "variants.NAME.stages.file", &stage.file)?;
@@ -94,14 +110,14 @@ impl ModelSource {
                 beside(path, "variants.NAME.ranges", ranges)?;
             }
         }
-        let labels = read_text(&beside(path, "labels", &manifest.labels)?)?;
+        let labels = beside(path, "labels", &manifest.labels)?;
         Ok(Self {
-            labels: lines(&labels),
+            labels: boundary.read_labels(&labels)?,
             path: Some(path.to_path_buf()),
             variant: FP32.to_owned(),
             precision: Precision::Fp32,
             manifest,
-            origin: Origin::Files(files),
+            origin: Origin::Files { paths, boundary },
             requantize: None,
         })
     }
@@ -143,10 +159,10 @@ impl ModelSource {
             self.requantize = Requantize::new(&self.manifest.name, &self.origin, &ranges);
         }
         let stages = StageFile::stages(&variant.stages);
-        if let (Origin::Files(files), Some(stages)) = (&mut self.origin, stages) {
-            // `read` has checked that each file is a plain file name, so all stay in the manifest's
-            // folder.
-            *files = stages.map(|_, file| files.network().with_file_name(file));
+        if let (Origin::Files { paths, .. }, Some(stages)) = (&mut self.origin, stages) {
+            // `parse` has checked that each file is a plain file name, so all stay in the
+            // manifest's folder.
+            *paths = stages.map(|_, file| paths.network().with_file_name(file));
         }
         self.precision = variant.precision.unwrap_or_default();
         name.clone_into(&mut self.variant);
@@ -177,9 +193,9 @@ impl Origin {
     /// Returns the contents of one ONNX file for each stage of the model that `manifest` describes.
     pub(super) fn graphs(&self, manifest: &ModelManifest) -> Result<Stages<Bytes>, StoreError> {
         match self {
-            Self::Files(files) => files
+            Self::Files { paths, boundary } => paths
                 .as_ref()
-                .try_map(|_, path| read_bounded(path, MAX_ONNX_BYTES).map(Bytes::from)),
+                .try_map(|_, path| boundary.read(path, MAX_ONNX_BYTES).map(Bytes::from)),
             Self::Memory(graphs) => Ok(graphs.clone()),
             Self::Embedded => {
                 let ModelManifest {

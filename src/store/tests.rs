@@ -5,7 +5,7 @@ use onnx_export::{Role, Stages};
 use super::*;
 use crate::manifest::Resize;
 
-const MANIFEST: &str = r#"
+pub(super) const MANIFEST: &str = r#"
     name = "birds"
     task = "classification"
     description = "a test"
@@ -36,7 +36,7 @@ fn with_int8() -> String {
 
 /// Creates a models directory from pairs of a manifest's path and its text. Each manifest has a
 /// label file and a placeholder ONNX file in its folder.
-fn directory(manifests: &[(&str, String)]) -> tempfile::TempDir {
+pub(super) fn directory(manifests: &[(&str, String)]) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     for (path, manifest) in manifests {
         let path = directory.path().join(path);
@@ -153,7 +153,7 @@ fn a_variant_of_two_stages_has_two_files() {
     let name = "fasterrcnn_mobilenet_v3_large_320_fpn";
     let source = find(directory.path(), name).unwrap();
     let files = |source: &ModelSource| match &source.origin {
-        Origin::Files(files) => files.clone(),
+        Origin::Files { paths, .. } => paths.clone(),
         other => panic!("{other:?}"),
     };
     let at = |name: &str| directory.path().join("boxes").join(name);

@@ -252,7 +252,7 @@ impl WeightsError {
 }
 
 /// Returns text from a file, escaped and cut to [`SHOWN`] characters, for a message.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let mut out: String = text
         .chars()
         .take(SHOWN)

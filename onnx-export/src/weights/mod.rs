@@ -40,6 +40,7 @@ use std::{collections::BTreeMap, fmt::Write, fs::File, io::Read, path::Path};
 
 use sha2::{Digest, Sha256};
 
+pub(crate) use self::error::shown;
 pub use self::{
     error::{Format, Overflowing, WeightsError},
     quantizer::{InvalidQuantizer, Quantizer},
@@ -49,6 +50,9 @@ pub use self::{
 /// Key of [`StateDict::metadata`] under which [`StateDict::to_half`] stores the SHA-256 of the checkpoint that it
 /// converts.
 pub const SOURCE_SHA256: &str = "source_sha256";
+
+/// Maximum size of a checkpoint file in bytes.
+pub const MAX_FILE_BYTES: u64 = limits::MAX_FILE;
 
 /// Tensors of a checkpoint by name.
 type Tensors = BTreeMap<String, Tensor>;

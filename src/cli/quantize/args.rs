@@ -152,8 +152,8 @@ impl QuantizeArgs {
     pub(super) fn paths(&self, source: &ModelSource) -> Result<OutputPaths> {
         let paths = match (&self.out, &source.path, &source.origin) {
             (Some(out), ..) => OutputPaths::new(out)?,
-            (None, Some(manifest), Origin::Files(files)) => {
-                OutputPaths::of(manifest, files, &source.manifest.labels)
+            (None, Some(manifest), Origin::Files { paths, .. }) => {
+                OutputPaths::of(manifest, paths, &source.manifest.labels)
             }
             _ => bail!(
                 "{} is built in and has no folder: set the output path with -o",

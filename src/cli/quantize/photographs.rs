@@ -7,7 +7,7 @@ use sightline::image::{
     DecodeOptions, ImageError, ImageSize, Orientation, PreparedImage, Preprocessor, decode,
 };
 use sightline::manifest::Preprocess;
-use sightline::store::read_bounded;
+use sightline::store::read_regular;
 
 use crate::cli::say::complain;
 
@@ -160,7 +160,7 @@ fn load(file: &Path, preprocessor: &Preprocessor) -> Result<Option<(ImageSize, P
         orientation: Orientation::Apply,
     };
     let in_file = || format!("cannot use the photograph {}", file.display());
-    let bytes = read_bounded(file, MAX_BYTES)?;
+    let bytes = read_regular(file, MAX_BYTES)?;
     let pixels = match decode(&bytes, &options) {
         Err(ImageError::UnknownFormat { .. } | ImageError::Empty) => return Ok(None),
         decoded => decoded.with_context(in_file)?,

@@ -1,0 +1,103 @@
+//! A reader of protobuf's wire format that keeps to the bytes it is given.
+//!
+//! Source: <https://protobuf.dev/programming-guides/encoding/>.
+
+use super::ExternalDataError;
+
+/// Reads the fields of one encoded message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reader<'a> {
+    rest: &'a [u8],
+    /// Offset of `rest` in the file, for errors.
+    offset: usize,
+}
+
+/// The value of a field.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Value<'a> {
+    /// An integer, boolean or enum.
+    Varint(u64),
+    /// A value of 4 or 8 bytes.
+    Fixed,
+    /// A string, a byte string, packed numbers, or a message with these fields.
+    Bytes(Reader<'a>),
+}
+
+impl<'a> Reader<'a> {
+    /// Creates a reader of the file `bytes`.
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            rest: bytes,
+            offset: 0,
+        }
+    }
+
+    /// Returns the bytes that are not read yet.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// Returns the number and value of the next field; `None` at the end of the message.
+    ///
+    /// # Errors
+    /// [`ExternalDataError::Malformed`] if the bytes are no field, and for groups, which ONNX files
+    /// do not have.
+    pub(super) fn next_field(&mut self) -> Result<Option<(u32, Value<'a>)>, ExternalDataError> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let start = *self;
+        // Readers disagree on the bits of a key beyond 32: some drop them and see another field.
+        let key = u32::try_from(self.varint()?)
+            .map_err(|_| start.malformed("the key of a field, at most 32 bits"))?;
+        let value = match key & 7 {
+            0 => Value::Varint(self.varint()?),
+            1 => self.take(8).map(|_| Value::Fixed)?,
+            2 => {
+                let length = self.varint()?;
+                Value::Bytes(self.take(length)?)
+            }
+            5 => self.take(4).map(|_| Value::Fixed)?,
+            _ => return Err(start.malformed("a field of wire type 0, 1, 2 or 5")),
+        };
+        match key >> 3 {
+            0 => Err(start.malformed("a field number of at least 1")),
+            number => Ok(Some((number, value))),
+        }
+    }
+
+    fn varint(&mut self) -> Result<u64, ExternalDataError> {
+        let start = *self;
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.take(1)?.rest[0];
+            value |= u64::from(byte & 0x7F) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(start.malformed("an integer of at most 10 bytes"))
+    }
+
+    /// Splits off the next `length` bytes.
+    fn take(&mut self, length: u64) -> Result<Self, ExternalDataError> {
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let Some((taken, rest)) = self.rest.split_at_checked(length) else {
+            return Err(self.malformed("the rest of a field"));
+        };
+        let taken = Self {
+            rest: taken,
+            offset: self.offset,
+        };
+        self.rest = rest;
+        self.offset += length;
+        Ok(taken)
+    }
+
+    fn malformed(&self, expected: &'static str) -> ExternalDataError {
+        ExternalDataError::Malformed {
+            expected,
+            offset: self.offset,
+        }
+    }
+}
