@@ -13,7 +13,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 mod common;
 
 /// Time limit of a command that must fail without waiting for anything.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 /// Any photograph.
 const PHOTO: &str = "photos/chelsea.png";
 
