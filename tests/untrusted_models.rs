@@ -105,9 +105,21 @@ fn models_with_tensors_in_other_files_are_rejected_by_every_command() {
     let (code, _, stderr) = run_within(&args, SOON);
     assert_eq!(code, Some(1), "{stderr}");
     assert!(
-        stderr.contains("`stolen` has its elements in another file"),
+        stderr.contains("the tensor `stolen` has its elements in another file"),
         "{stderr}"
     );
+}
+
+#[test]
+fn a_file_with_the_mark_of_another_format_is_read_as_onnx() {
+    let folder = Folder::new();
+    // ONNX Runtime knows its own format, whose tensors are not searched, by bytes 4 to 7.
+    let mark = field(2, b"..ORTM");
+    let model = folder.changed("marked", |onnx| drop(onnx.splice(..0, mark)));
+    assert_eq!(&fs::read(model.join("model.onnx")).unwrap()[4..8], b"ORTM");
+    let photo = path(PHOTO);
+    let (code, _, stderr) = run_within(&["predict", "--model", text(&model), text(&photo)], SOON);
+    assert_eq!(code, Some(0), "{stderr}");
 }
 
 #[test]

@@ -75,7 +75,8 @@
 //! 5. [`quantize`] rewrites an fp32 file to an int8 file by a recipe.
 //! 6. [`qat`] splits a checkpoint that was trained for int8 into the fp32 network's tensors and the recipe
 //!    that training chose.
-//! 7. [`proto`] contains the protobuf messages of ONNX files, for programs that read or rewrite them.
+//! 7. [`reject_external_data`] checks that an ONNX file needs no other file.
+//! 8. [`proto`] contains the protobuf messages of ONNX files, for programs that read or rewrite them.
 
 pub mod architecture;
 mod assemble;

@@ -136,14 +136,10 @@ fn check_attribute(node: &str, attribute: &AttributeProto) -> Result<(), Quantiz
     }
 }
 
-/// Rejects tensors whose elements are in another file, in a segment, or in a field other than
-/// `raw_data`, `float_data`, `int32_data` and `int64_data`. `item` is the tensor's name in the
-/// error.
+/// Rejects tensors whose elements are in a segment, or in a field other than `raw_data`,
+/// `float_data`, `int32_data` and `int64_data`. `item` is the tensor's name in the error.
+/// `Network::read` has rejected tensors whose elements are in another file.
 fn check_tensor(item: &str, tensor: &TensorProto) -> Result<(), QuantizeError> {
-    if tensor.data_location != 0 || !tensor.external_data.is_empty() {
-        let found = "has its elements in another file";
-        return unsupported(item, found, "elements inside the model's file");
-    }
     let fields = [
         (!tensor.double_data.is_empty(), "double_data"),
         (!tensor.uint64_data.is_empty(), "uint64_data"),

@@ -35,6 +35,7 @@ pub use recipe::{Recipe, Recipes, Target};
 
 use thiserror::Error;
 
+use crate::external::ExternalDataError;
 use crate::read::GraphReadError;
 
 /// The reason why a network cannot be quantized, or a ranges file cannot be read or written.
@@ -43,6 +44,9 @@ pub enum QuantizeError {
     /// The bytes are not an ONNX file, or a tensor's elements do not match its shape.
     #[error(transparent)]
     Read(#[from] GraphReadError),
+    /// A tensor has its elements in another file.
+    #[error(transparent)]
+    External(#[from] ExternalDataError),
     /// The network is quantized already.
     #[error("the network is quantized already: node `{node}` is a {op}; expected an fp32 network")]
     Quantized {

@@ -6,6 +6,7 @@ use prost::Message;
 
 use super::QuantizeError;
 use super::check::{check, name_nodes, opset};
+use crate::external::reject_external_data;
 use crate::proto::{AttributeProto, FLOAT, GraphProto, INT64, ModelProto, NodeProto};
 use crate::read::{GraphReadError, WeightTensor, weight_tensor};
 
@@ -55,10 +56,12 @@ impl Network {
     ///
     /// # Errors
     /// [`QuantizeError::Read`] if the bytes are not an ONNX file or a tensor's elements do not match its shape,
-    /// [`QuantizeError::Quantized`] for an int8 network, [`QuantizeError::Unsupported`] for content that cannot be
-    /// rewritten (subgraphs, functions, operators of other domains, sparse or external tensors, tensors in fields
-    /// such as `double_data`), and [`QuantizeError::NoLayers`] if there is no layer to quantize.
+    /// [`QuantizeError::External`] if a tensor has its elements in another file or the bytes cannot be searched for
+    /// such tensors, [`QuantizeError::Quantized`] for an int8 network, [`QuantizeError::Unsupported`] for content that
+    /// cannot be rewritten (subgraphs, functions, operators of other domains, sparse tensors, tensors in fields such
+    /// as `double_data`), and [`QuantizeError::NoLayers`] if there is no layer to quantize.
     pub fn read(bytes: &[u8]) -> Result<Self, QuantizeError> {
+        reject_external_data(bytes)?;
         let mut envelope = ModelProto::decode(bytes).map_err(GraphReadError::from)?;
         let mut graph = envelope.graph.take().unwrap_or_default();
         name_nodes(&mut graph);

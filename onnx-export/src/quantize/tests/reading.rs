@@ -101,7 +101,7 @@ fn files_that_cannot_be_quantized_are_rejected_by_name() {
         ),
         (
             |m| graph(m).initializer[0].data_location = 1,
-            "initializer `w` has its elements in another file",
+            "the tensor `w` has its elements in another file",
         ),
         (
             |m| m.opset_import[0].version = 12,
