@@ -75,8 +75,10 @@
 //! 5. [`quantize`] rewrites an fp32 file to an int8 file by a recipe.
 //! 6. [`qat`] splits a checkpoint that was trained for int8 into the fp32 network's tensors and the recipe
 //!    that training chose.
-//! 7. [`reject_external_data`] checks that an ONNX file needs no other file.
-//! 8. [`proto`] contains the protobuf messages of ONNX files, for programs that read or rewrite them.
+//! 7. [`reject_external_data`] checks that an ONNX file needs no other file, [`check_weights`] that its
+//!    weights are finite.
+//! 8. [`text`] escapes and cuts text from files before it is printed.
+//! 9. [`proto`] contains the protobuf messages of ONNX files, for programs that read or rewrite them.
 
 pub mod architecture;
 mod assemble;
@@ -85,6 +87,7 @@ pub mod classification;
 pub mod detection;
 mod error;
 mod external;
+mod finite;
 #[cfg(any(test, feature = "testing"))]
 pub mod formula;
 pub mod graph;
@@ -98,12 +101,14 @@ mod read;
 pub mod segmentation;
 mod stages;
 mod state_error;
+pub mod text;
 pub mod weights;
 
 pub use assemble::{build, build_fused, tensor_shapes};
 pub use detection::{FusedOptions, ProposalOptions};
 pub use error::{ArgumentError, BuildError};
 pub use external::{ExternalDataError, reject_external_data};
+pub use finite::{NotFinite, check_weights};
 pub use model::{DEFAULT_OPSET, Model, ModelInfo, OPSETS, Producer};
 pub use read::{GraphReadError, WeightTensor, read_initializers};
 pub use stages::{Role, Stage, Stages};

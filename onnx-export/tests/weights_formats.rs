@@ -119,6 +119,23 @@ fn safetensors_round_trip_without_loss() {
     );
 }
 
+#[test]
+fn the_prefixes_of_wrappers_are_removed_from_safetensors() {
+    let tensor = || Tensor::from_f32(&[1], &[0.5]).unwrap();
+    let cases: [(&[&str], &[&str]); 3] = [
+        (&["module.a.w", "module.b.w"], &["a.w", "b.w"]),
+        (&["_orig_mod.module.w"], &["w"]),
+        (&["module.a", "b"], &["b", "module.a"]),
+    ];
+    for (names, expected) in cases {
+        let tensors = names.iter().map(|name| ((*name).to_owned(), tensor()));
+        let state = StateDict::from_tensors(tensors.collect());
+        let again = StateDict::from_bytes(&state.to_safetensors().unwrap()).unwrap();
+        let got: Vec<_> = again.names().collect();
+        assert_eq!(got, expected);
+    }
+}
+
 // === Checkpoints by hand ===
 
 /// Returns a pickle of `{name: tensor}`. The f32 tensor has the given shape and strides and refers
@@ -289,7 +306,7 @@ fn damaged_zips_are_rejected() {
         |pickle: &[u8], rest: &[(&str, &[u8])]| stored(&[&[("x/data.pkl", pickle)], rest].concat());
     let storage = ("x/data/0", &data[..]);
     let short = ("x/data/0", &data[..23]);
-    let cases: [(Vec<u8>, &str); 9] = [
+    let cases: [(Vec<u8>, &str); 10] = [
         (
             with(&good, &[("x/byteorder", b"big"), storage]),
             "expected little-endian values, got big",
@@ -319,7 +336,14 @@ fn damaged_zips_are_rejected() {
             with(&outside, &[("../../etc/passwd", &data)]),
             "`x/data/../../etc/passwd`: ",
         ),
-        (b"PK\x03\x04 and no more".to_vec(), "`(directory)`"),
+        (
+            b"PK\x03\x04 and no more".to_vec(),
+            "zip checkpoint is cut short",
+        ),
+        (
+            stored(&[storage])[..60].to_vec(),
+            "zip checkpoint is cut short: its directory",
+        ),
     ];
     for (bytes, expected) in cases {
         let got = message(&bytes);
@@ -362,7 +386,34 @@ fn a_zip_bomb_is_rejected_before_it_inflates() {
 #[test]
 fn files_without_a_state_dict_are_rejected_with_their_content() {
     let zip = |pickle: &[u8]| stored(&[("x/data.pkl", pickle)]);
-    let cases: [(Vec<u8>, &str); 7] = [
+    let model = "such as a whole model, instead of weights alone: load it in Python, and save the \
+                 weights with torch.save(model.state_dict(), path)";
+    let cases: [(Vec<u8>, &str); 13] = [
+        (zip(b"ctorchvision.models.resnet\nResNet\n)\x81."), model),
+        (
+            zip(b"}\x8c\x05modelc__main__\nBirds\n)\x81s."),
+            "an object of the class `__main__.Birds`, such as a whole model",
+        ),
+        (
+            stored(&[
+                ("x/data.pkl", b"N."),
+                ("x/constants.pkl", b")."),
+                ("x/code/m.py", b""),
+            ]),
+            "not a checkpoint but a TorchScript model: load it with torch.jit.load, and save",
+        ),
+        (
+            zip(b"c__torch__.net\nNet\n)\x81."),
+            "not a checkpoint but a TorchScript model",
+        ),
+        (
+            b"{\"err\": {\"code\": 404}}".to_vec(),
+            "not a checkpoint but a JSON document",
+        ),
+        (
+            tar_of(&[("weights/best.pth", vec![0; 9])]),
+            "not a checkpoint but a tar archive that torch.save did not write: unpack it",
+        ),
         (
             zip(b"}(\x8c\x05epochK\x03\x8c\x05model}u."),
             "no state dict found: the top level of the checkpoint holds `epoch` (an int), `model` (a dict);",
@@ -374,20 +425,35 @@ fn files_without_a_state_dict_are_rejected_with_their_content() {
             "pickle refers to `posix.system`, which weights do not need",
         ),
         (
-            b"GIF89a and so on".to_vec(),
+            b"GIF89a\x01\0\x01\0\0".to_vec(),
             "not a checkpoint: expected a safetensors file or one that torch.save wrote (zip, pickle or \
              tar), got a file that starts with [47, 49",
         ),
-        (Vec::new(), "starts with []"),
+        (
+            Vec::new(),
+            "not a checkpoint but an empty file: download or copy the file again",
+        ),
         (
             b"\x80\x02K\x01.".to_vec(),
-            "legacy checkpoint is malformed at byte 0: expected torch's magic number",
+            "not a checkpoint but a pickle that torch.save did not write: load it in Python",
         ),
     ];
     for (bytes, expected) in cases {
         let got = message(&bytes);
         assert!(got.contains(expected), "{expected}: {got}");
     }
+    let folder = tempfile::tempdir().unwrap();
+    let whole = StateDict::read(folder.path()).unwrap_err().to_string();
+    assert!(
+        whole.starts_with("not a checkpoint but a folder: "),
+        "{whole}"
+    );
+    std::fs::write(folder.path().join("data.pkl"), b"}.").unwrap();
+    let unpacked = StateDict::read(folder.path()).unwrap_err().to_string();
+    assert!(
+        unpacked.contains("the folder of an unpacked checkpoint: pack"),
+        "{unpacked}"
+    );
     let missing = StateDict::read(Path::new("no/such/file")).unwrap_err();
     let missing = missing.to_string();
     assert!(

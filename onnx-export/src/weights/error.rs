@@ -1,15 +1,13 @@
 //! The errors of the checkpoint readers.
 //!
-//! Text from a file is cut to [`SHOWN`] characters and escaped, so that a message is always one line.
+//! Text from a file is cut and escaped by [`shown`], so that a message is always one line.
 
 use std::{fmt, io, path::PathBuf};
 
 use thiserror::Error;
 
 use super::DType;
-
-/// Maximum number of characters of a text from the file that a message shows.
-const SHOWN: usize = 120;
+use crate::text::{shown, shown_error};
 
 /// The format of a checkpoint file, or of a pickle in it, to which an error refers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +56,30 @@ pub enum WeightsError {
     UnknownFormat {
         /// The first eight bytes of the file, or fewer if it is shorter.
         start: Vec<u8>,
+    },
+    /// The file is not a checkpoint, but of a known kind.
+    #[error("not a checkpoint but {name}: {advice}")]
+    Foreign {
+        /// Name of the kind of file, with an article, such as `a web page`.
+        name: &'static str,
+        /// How to get a checkpoint that can be read.
+        advice: &'static str,
+    },
+    /// The file ends before the part of its container that lists the content.
+    #[error(
+        "{format} is cut short: its directory, which is at the end of the file, is missing; \
+         download or copy the file again",
+        format = Format::Zip
+    )]
+    CutShort,
+    /// The checkpoint holds an object of a class of a model, such as a whole model.
+    #[error(
+        "the checkpoint holds an object of the class `{class}`, such as a whole model, instead of weights alone: \
+         load it in Python, and save the weights with torch.save(model.state_dict(), path)"
+    )]
+    WholeModel {
+        /// Module and name of the class, separated by a dot.
+        class: String,
     },
     /// The file is larger than the readers accept.
     #[error("checkpoint is too large: expected at most {limit} bytes, got {got} bytes")]
@@ -125,7 +147,8 @@ pub enum WeightsError {
     },
     /// The zip container is damaged or lacks an entry.
     #[error(
-        "cannot read the {format}, entry `{key}`: {source}; download or copy the file again",
+        "cannot read the {format}, entry `{key}`: {}; download or copy the file again",
+        shown_error(source),
         format = Format::Zip
     )]
     Zip {
@@ -135,13 +158,21 @@ pub enum WeightsError {
         source: zip::result::ZipError,
     },
     /// The tar container is damaged.
-    #[error("cannot read the {format}: {source}; download or copy the file again", format = Format::Tar)]
+    #[error(
+        "cannot read the {format}: {}; download or copy the file again",
+        shown_error(source),
+        format = Format::Tar
+    )]
     Tar {
         /// The error of the tar reader.
         source: io::Error,
     },
     /// The header of a safetensors file is damaged.
-    #[error("cannot parse the header of the {format}: {source}", format = Format::Safetensors)]
+    #[error(
+        "cannot parse the header of the {format}: {}",
+        shown_error(source),
+        format = Format::Safetensors
+    )]
     Header {
         /// The error of the JSON reader.
         source: serde_json::Error,
@@ -249,17 +280,4 @@ impl WeightsError {
             got: shown(&got.to_string()),
         }
     }
-}
-
-/// Returns text from a file, escaped and cut to [`SHOWN`] characters, for a message.
-pub(crate) fn shown(text: &str) -> String {
-    let mut out: String = text
-        .chars()
-        .take(SHOWN)
-        .flat_map(char::escape_debug)
-        .collect();
-    if text.chars().nth(SHOWN).is_some() {
-        out.push_str("...");
-    }
-    out
 }

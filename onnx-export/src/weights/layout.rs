@@ -7,11 +7,11 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{
     DType, Format, Tensor, Tensors, WeightsError,
-    error::shown,
     limits::Budget,
     quantized::{Part, Parts, QuantizerRef, assemble},
     tensor::byte_count,
 };
+use crate::text::shown;
 
 /// A pickle's reference to a storage, an array of elements in the file that several tensors may share. Lengths
 /// and offsets count elements of `dtype`.

@@ -38,7 +38,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
     let head = &bytes[..bytes.len().min(limits::MAX_PICKLE as usize)];
     let magic = pickle::load(head, 0, Persistent::Refused)?;
     if !matches!(magic.arena.node(magic.root), Some(Node::BigInt(n)) if *n == MAGIC) {
-        return Err(malformed(0, "torch's magic number", "another object"));
+        return Err(WeightsError::plain_pickle());
     }
     let protocol = pickle::load(head, magic.end, Persistent::Refused)?;
     if protocol.root != Value::Int(PROTOCOL) {

@@ -13,6 +13,7 @@
 //! - `quantizer`, `quantized`: the scales and zero points of quantized tensors, and where a pickle
 //!   stores them.
 //! - `limits`: all limits, checked before memory is allocated.
+//! - `foreign`: recognizes files that are not checkpoints, for errors that say what to do.
 //!
 //! Invariant: no input makes a reader panic, run code, write to the disk, or use more memory than a
 //! bounded multiple of the file's size.
@@ -23,6 +24,7 @@
 //! modules).
 
 mod error;
+mod foreign;
 mod layout;
 mod legacy;
 mod limits;
@@ -84,7 +86,11 @@ impl StateDict {
             source,
         };
         let file = File::open(path).map_err(failed)?;
-        let len = file.metadata().map_err(failed)?.len();
+        let metadata = file.metadata().map_err(failed)?;
+        if metadata.is_dir() {
+            return Err(WeightsError::folder(path));
+        }
+        let len = metadata.len();
         check_len(len)?;
         let mut bytes = Vec::new();
         bytes
@@ -192,7 +198,10 @@ fn detect(bytes: &[u8]) -> Result<Format, WeightsError> {
     // A safetensors file starts with the eight-byte length of its header, and these bytes may equal
     // the signature of another format. So the brace that opens the header is checked first: files
     // of the other formats never have a brace at this offset.
-    if bytes.get(8) == Some(&b'{') {
+    let has_brace = bytes.get(8) == Some(&b'{');
+    // In text with a brace at this offset, such as a JSON document, the upper bytes of the length
+    // are not zero.
+    if has_brace && bytes.get(5..8) == Some(&[0; 3]) {
         return Ok(Format::Safetensors);
     }
     if bytes.starts_with(b"PK\x03\x04") {
@@ -203,6 +212,12 @@ fn detect(bytes: &[u8]) -> Result<Format, WeightsError> {
     }
     if bytes.first() == Some(&0x80) {
         return Ok(Format::Legacy);
+    }
+    if let Some(kind) = foreign::recognize(bytes) {
+        return Err(WeightsError::foreign(kind));
+    }
+    if has_brace {
+        return Ok(Format::Safetensors);
     }
     let start = bytes.iter().take(8).copied().collect();
     Err(WeightsError::UnknownFormat { start })

@@ -12,13 +12,13 @@ use std::collections::BTreeMap;
 
 use super::{
     WeightsError,
-    error::shown,
     layout::TensorRef,
     pickle::{
         Pickled,
         value::{Node, Value},
     },
 };
+use crate::text::shown;
 
 /// Keys of training checkpoints that hold a state dict, in order of preference.
 const HOLDERS: &[&str] = &[
@@ -64,10 +64,15 @@ const LISTED: usize = 20;
 pub(super) fn select<'p, 'a>(
     pickled: &'p Pickled<'a>,
 ) -> Result<BTreeMap<String, &'p TensorRef<'a>>, WeightsError> {
-    let mut named =
-        find(pickled, pickled.root, MAX_DEPTH).ok_or_else(|| WeightsError::NoTensors {
-            found: top_level(pickled),
-        })?;
+    let missing = || WeightsError::NoTensors {
+        found: top_level(pickled),
+    };
+    let named = find(pickled, pickled.root, MAX_DEPTH).ok_or_else(missing)?;
+    Ok(without_prefixes(named))
+}
+
+/// Returns the tensors with the prefixes of wrappers ([`PREFIXES`]) removed that all names have.
+pub(super) fn without_prefixes<T>(mut named: BTreeMap<String, T>) -> BTreeMap<String, T> {
     // Each removal of a prefix copies all names, so the number of removals is bounded: wrappers
     // nest a few levels deep, but a hostile file could repeat a prefix thousands of times.
     for _ in 0..MAX_PREFIXES {
@@ -79,7 +84,7 @@ pub(super) fn select<'p, 'a>(
             .map(|(name, tensor)| (name[prefix.len()..].to_owned(), tensor))
             .collect();
     }
-    Ok(named)
+    named
 }
 
 /// Returns the tensors below the first key of [`HOLDERS`] in `dict` that has any, or else the
@@ -131,7 +136,7 @@ fn tensors<'p, 'a>(pickled: &'p Pickled<'a>, dict: Value) -> BTreeMap<String, &'
     named
 }
 
-fn common_prefix(named: &BTreeMap<String, &TensorRef<'_>>) -> Option<&'static str> {
+fn common_prefix<T>(named: &BTreeMap<String, T>) -> Option<&'static str> {
     let all = |prefix: &&&str| named.keys().all(|name| name.starts_with(**prefix));
     PREFIXES.iter().find(all).copied()
 }

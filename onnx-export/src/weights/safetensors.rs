@@ -13,10 +13,14 @@ use std::{
 use safetensors::tensor::{Dtype, Metadata, View};
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-use super::{DType, Format, StateDict, Tensor, Tensors, WeightsError, error::shown, limits};
+use super::{DType, Format, StateDict, Tensor, Tensors, WeightsError, limits, nested};
+use crate::text::shown;
 
 /// Size in bytes of the field at the start of the file, which holds the length of the header.
 const LENGTH: usize = 8;
+
+/// The data types of [`from_dtype`], for an error.
+const SUPPORTED: &str = "a data type of F32, F16, BF16, F64, I64, I32, I16, I8, U8 and BOOL";
 
 /// Reads all tensors and the `__metadata__` of the file `bytes`.
 ///
@@ -41,15 +45,16 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Tensors, HashMap<String, String>), W
         let (start, end) = info.data_offsets;
         let wrong =
             |expected, got: String| WeightsError::entry(Format::Safetensors, &name, expected, got);
-        let dtype = from_dtype(info.dtype)
-            .ok_or_else(|| wrong("a supported data type", format!("{:?}", info.dtype)))?;
+        let dtype =
+            from_dtype(info.dtype).ok_or_else(|| wrong(SUPPORTED, format!("{:?}", info.dtype)))?;
         let bytes = data
             .get(start..end)
             .ok_or_else(|| wrong("a tensor within the file", format!("bytes {start}..{end}")))?;
         let tensor = Tensor::new(dtype, info.shape.clone(), bytes.to_vec())?;
         tensors.insert(name, tensor);
     }
-    Ok((tensors, header.metadata().clone().unwrap_or_default()))
+    let metadata = header.metadata().clone().unwrap_or_default();
+    Ok((nested::without_prefixes(tensors), metadata))
 }
 
 /// A JSON object in which no key occurs twice. Parsing fails if a key is repeated; the values are
@@ -224,7 +229,7 @@ mod tests {
             (file(&good.replace("[0,8]", "[4,12]"), 12), "invalid offset"),
             (
                 file(&good.replace("F32", "U64").replace("[2]", "[1]"), 8),
-                "a supported data type",
+                "expected a data type of F32, F16, BF16, F64, I64, I32, I16, I8, U8 and BOOL, got U64",
             ),
             (file("{", 0), "EOF while parsing"),
             (

@@ -6,8 +6,6 @@
 //! read at most once and all entries share one memory budget, so overlapping entries do not
 //! multiply memory.
 //!
-//! Not here: `TorchScript` archives, whose pickles name generated classes.
-//!
 //! Source: `torch/serialization.py:_load`.
 
 use std::{
@@ -18,15 +16,20 @@ use std::{
 use zip::{ZipArchive, read::ArchiveOffset, read::Config, result::ZipError};
 
 use super::{
-    Format, Tensors, WeightsError,
+    Format, Tensors, WeightsError, foreign,
     layout::{self, Storages},
     limits::{self, Budget},
     nested,
     pickle::{self, Persistent},
 };
+use crate::text::shown;
 
 /// Name of the entry with the pickle, below the root directory of the archive.
 const PICKLE: &str = "data.pkl";
+
+/// Maximum distance in bytes of the record that ends the directory from the end of the file: the
+/// record and the longest comment.
+const END: usize = 22 + 65_535;
 
 /// Reads the state dict in the zip file `bytes`.
 ///
@@ -58,10 +61,14 @@ impl<'a> Archive<'a> {
             archive_offset: ArchiveOffset::Known(0),
         };
         let zip = ZipArchive::with_config(config, Cursor::new(bytes))
-            .map_err(|source| failed("(directory)", source))?;
+            .map_err(|source| damaged(bytes, source))?;
         if zip.has_duplicate_names() {
             // Two entries of one name are ambiguous: zip readers differ in which of them they use.
             return Err(broken("(directory)", "distinct names", "one name twice"));
+        }
+        let names: Vec<_> = zip.file_names().filter_map(Result::ok).collect();
+        if let Some(kind) = foreign::in_zip(&names) {
+            return Err(WeightsError::foreign(kind));
         }
         let root = find_root(&zip)?;
         Ok(Self {
@@ -147,11 +154,20 @@ fn find_root(zip: &ZipArchive<Cursor<&[u8]>>) -> Result<String, WeightsError> {
     }
 }
 
+/// Returns the error for a file whose directory cannot be read.
+fn damaged(bytes: &[u8], source: ZipError) -> WeightsError {
+    let tail = &bytes[bytes.len().saturating_sub(END)..];
+    if tail.windows(4).any(|part| part == b"PK\x05\x06") {
+        return failed("(directory)", source);
+    }
+    WeightsError::CutShort
+}
+
 fn broken(key: &str, expected: &'static str, got: impl std::fmt::Display) -> WeightsError {
     WeightsError::entry(Format::Zip, key, expected, got)
 }
 
 fn failed(key: &str, source: ZipError) -> WeightsError {
-    let key = super::error::shown(key);
+    let key = shown(key);
     WeightsError::Zip { key, source }
 }

@@ -3,7 +3,8 @@
 //! Nothing is imported or called: the list maps a name to a [`Global`]. A name outside the list is
 //! an error, since skipping it would hide an attack or a checkpoint of another kind.
 
-use crate::weights::{DType, WeightsError, error::shown};
+use crate::text::shown;
+use crate::weights::{DType, WeightsError};
 
 /// What the reader makes of a class or function that a pickle names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,11 +78,34 @@ const OPAQUE: &[&str] = &[
     "types.SimpleNamespace",
 ];
 
+/// Packages whose classes are models or parts of models, in files that users save with
+/// `torch.save(model, path)`.
+const MODEL_PACKAGES: &[&str] = &[
+    "__main__",
+    "efficientnet_pytorch",
+    "lightning",
+    "model",
+    "models",
+    "net",
+    "nets",
+    "network",
+    "networks",
+    "pretrainedmodels",
+    "pytorch_lightning",
+    "segmentation_models_pytorch",
+    "timm",
+    "torchvision",
+    "transformers",
+    "ultralytics",
+];
+
 /// Returns what `module.name` means according to the allow-list.
 ///
 /// # Errors
 /// Returns [`WeightsError::UnsupportedQuantization`] for an unsupported quantization scheme or
-/// quantized data type, or [`WeightsError::Global`] for a name outside the allow-list.
+/// quantized data type, [`WeightsError::WholeModel`] for a class of a package of models,
+/// [`WeightsError::Foreign`] for a class of a `TorchScript` model, or [`WeightsError::Global`] for any other name
+/// outside the allow-list.
 pub(super) fn resolve(module: &str, name: &str) -> Result<Global, WeightsError> {
     let known = match (module, name) {
         ("collections", "OrderedDict" | "defaultdict" | "Counter") => Some(Global::Dict),
@@ -107,11 +131,27 @@ pub(super) fn resolve(module: &str, name: &str) -> Result<Global, WeightsError> 
         return Ok(Global::Opaque(opaque));
     }
     let name = shown(&full());
-    Err(if is_quantized(module, &name) {
-        WeightsError::UnsupportedQuantization { name }
-    } else {
-        WeightsError::Global { name }
-    })
+    Err(
+        if module.starts_with("__torch__") || module.starts_with("torch.jit") {
+            WeightsError::torchscript()
+        } else if holds_models(module) {
+            WeightsError::WholeModel { class: name }
+        } else if is_quantized(module, &name) {
+            WeightsError::UnsupportedQuantization { name }
+        } else {
+            WeightsError::Global { name }
+        },
+    )
+}
+
+/// Returns whether the Python module `module` belongs to a package that defines models, or is the
+/// user's own script. Its classes are then those of a whole model.
+fn holds_models(module: &str) -> bool {
+    let package = module.split('.').next().unwrap_or_default();
+    MODEL_PACKAGES.contains(&package)
+        || ["torch.nn.", "torch.fx."]
+            .iter()
+            .any(|part| module.starts_with(part))
 }
 
 /// Returns the data type of the elements of a storage class; `None` if `class` is not a storage
@@ -160,6 +200,7 @@ mod tests {
     #[test]
     fn names_outside_the_allow_list_are_rejected() {
         let no_use = "which weights do not need";
+        let model = "such as a whole model, instead of weights alone";
         let unknown = "an unsupported quantization";
         let cases = [
             ("collections", "OrderedDict", Ok(Global::Dict)),
@@ -177,7 +218,9 @@ mod tests {
             ("builtins", "getattr", Err(no_use)),
             ("torch", "load", Err(no_use)),
             ("torch.storage", "_load_from_bytes", Err(no_use)),
-            ("torch.nn.modules.conv", "Conv2d", Err(no_use)),
+            ("torch.nn.modules.conv", "Conv2d", Err(model)),
+            ("torchvision.models.mobilenetv3", "MobileNetV3", Err(model)),
+            ("__main__", "BirdNet", Err(model)),
             ("torch._utils", "_rebuild_qtensor", Ok(Global::Quantized)),
             ("torch", "per_tensor_affine", Ok(Global::PerTensorAffine)),
             ("torch", "per_channel_affine", Ok(Global::PerChannelAffine)),
