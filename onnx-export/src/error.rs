@@ -74,6 +74,15 @@ pub enum BuildError {
         /// operators on inputs of the network.
         scope: String,
     },
+    /// The weights of the checkpoint are finite, but a weight of the network computed from them, such as by
+    /// folding a batch norm into a convolution, is not.
+    #[error("weight `{name}` of the network with batch norm folded: {reason}")]
+    NotFinite {
+        /// ONNX name of the weight.
+        name: String,
+        /// How many values are NaN or infinite, and which is the first.
+        reason: String,
+    },
     /// A head reads a feature map that the backbone does not have.
     #[error(
         "the head reads feature map {stage}, counted from the end; the backbone has {got} feature maps"

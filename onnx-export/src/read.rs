@@ -4,6 +4,7 @@ use prost::Message;
 use thiserror::Error;
 
 use crate::proto::{FLOAT, ModelProto, TensorProto};
+use crate::text::{shown, shown_error};
 
 /// A named f32 tensor of an ONNX file.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,10 +21,13 @@ pub struct WeightTensor {
 #[derive(Debug, Error)]
 pub enum GraphReadError {
     /// The bytes are not a protobuf message of ONNX's schema.
-    #[error("not an ONNX file: {0}")]
+    #[error("not an ONNX file: {}", shown_error(.0))]
     Protobuf(#[from] prost::DecodeError),
     /// The number of bytes in a tensor's `raw_data` does not fit its shape.
-    #[error("tensor `{name}` has {bytes} bytes, expected 4 for each element of shape {shape:?}")]
+    #[error(
+        "tensor `{}` has {bytes} bytes, expected 4 for each element of shape {shape:?}",
+        shown(name)
+    )]
     Length {
         /// The tensor's name.
         name: String,

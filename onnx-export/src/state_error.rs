@@ -4,6 +4,8 @@ use std::fmt::{self, Display};
 
 use thiserror::Error;
 
+use crate::text::{shown, shown_error};
+
 /// Maximum number of tensors that the message of [`StateDictError`] names for each kind of problem.
 /// Further tensors are only counted.
 const LISTED: usize = 8;
@@ -58,11 +60,20 @@ impl StateDictError {
 
 impl Display for StateDictError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the checkpoint does not fit the architecture")?;
-        list(f, "missing", &self.missing)?;
-        list(f, "unexpected", &self.unexpected)?;
-        let misshapen: Vec<String> = self.misshapen.iter().map(Mismatch::to_string).collect();
-        list(f, "misshapen", &misshapen)
+        let (unusable, misshapen): (Vec<_>, Vec<_>) = self
+            .misshapen
+            .iter()
+            .partition(|tensor| tensor.reason.is_some());
+        let fits = self.missing.is_empty() && self.unexpected.is_empty() && misshapen.is_empty();
+        f.write_str(if fits {
+            "the checkpoint has tensors that cannot be used"
+        } else {
+            "the checkpoint does not fit the architecture"
+        })?;
+        list(f, "missing", &self.missing, |name| shown(name))?;
+        list(f, "unexpected", &self.unexpected, |name| shown(name))?;
+        list(f, "misshapen", &misshapen, ToString::to_string)?;
+        list(f, "unusable", &unusable, ToString::to_string)
     }
 }
 
@@ -74,23 +85,30 @@ impl Display for Mismatch {
             got,
             reason,
         } = self;
+        let name = shown(name);
         match reason {
-            Some(reason) => write!(f, "{name}: {reason}"),
+            Some(reason) => write!(f, "{name}: {}", shown_error(reason)),
             None => write!(f, "{name} has shape {got:?}, expected {expected:?}"),
         }
     }
 }
 
-/// Writes a line with the problem `kind`, the number of `names` and the first [`LISTED`] of them.
-/// Writes nothing if `names` is empty.
-fn list(f: &mut fmt::Formatter<'_>, kind: &str, names: &[String]) -> fmt::Result {
-    if names.is_empty() {
+/// Writes a line with the problem `kind`, the number of `tensors` and the first [`LISTED`] of them,
+/// each as the text that `show` returns. Writes nothing if `tensors` is empty.
+fn list<T>(
+    f: &mut fmt::Formatter<'_>,
+    kind: &str,
+    tensors: &[T],
+    show: impl Fn(&T) -> String,
+) -> fmt::Result {
+    if tensors.is_empty() {
         return Ok(());
     }
-    let shown = names[..names.len().min(LISTED)].join(", ");
-    write!(f, "\n  {kind} tensors ({}): {shown}", names.len())?;
-    if names.len() > LISTED {
-        write!(f, ", and {} more", names.len() - LISTED)?;
+    let listed: Vec<String> = tensors.iter().take(LISTED).map(show).collect();
+    let (count, listed) = (tensors.len(), listed.join(", "));
+    write!(f, "\n  {kind} tensors ({count}): {listed}")?;
+    if count > LISTED {
+        write!(f, ", and {} more", count - LISTED)?;
     }
     Ok(())
 }

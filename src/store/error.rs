@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use onnx_export::BuildError;
 use onnx_export::quantize::QuantizeError;
+use onnx_export::{BuildError, NotFinite};
 use thiserror::Error;
 
 use super::{LabelError, ModelRef};
@@ -68,6 +68,14 @@ pub enum StoreError {
         path: PathBuf,
         /// Error in the syntax or in one of the fields.
         source: ManifestError,
+    },
+    /// A weight in an ONNX file is NaN or infinite.
+    #[error("cannot use the model {}", .path.display())]
+    Weights {
+        /// Path of the ONNX file.
+        path: PathBuf,
+        /// Name of the weight, and its first value that is NaN or infinite.
+        source: NotFinite,
     },
     /// A manifest that is not built in lists no ONNX files in `stages`.
     #[error("cannot use manifest {}: `stages` must list the model's .onnx files, got none", .path.display())]

@@ -193,9 +193,11 @@ impl Origin {
     /// Returns the contents of one ONNX file for each stage of the model that `manifest` describes.
     pub(super) fn graphs(&self, manifest: &ModelManifest) -> Result<Stages<Bytes>, StoreError> {
         match self {
-            Self::Files { paths, boundary } => paths
-                .as_ref()
-                .try_map(|_, path| boundary.read(path, MAX_ONNX_BYTES).map(Bytes::from)),
+            Self::Files { paths, boundary } => paths.as_ref().try_map(|_, path| {
+                let bytes = boundary.read(path, MAX_ONNX_BYTES)?;
+                check_finite(path, &bytes)?;
+                Ok(bytes.into())
+            }),
             Self::Memory(graphs) => Ok(graphs.clone()),
             Self::Embedded => {
                 let ModelManifest {
@@ -212,6 +214,14 @@ impl Origin {
             }
         }
     }
+}
+
+/// Checks that no weight in `bytes`, the ONNX file at `path`, is NaN or infinite.
+fn check_finite(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    onnx_export::check_weights(bytes).map_err(|source| StoreError::Weights {
+        path: path.to_path_buf(),
+        source,
+    })
 }
 
 /// Returns the path of `file` in the folder of the manifest. A manifest from an unknown author must

@@ -10,7 +10,7 @@ mod wire;
 
 use thiserror::Error;
 
-use crate::weights::shown;
+use crate::text::shown;
 use wire::{Reader, Value};
 
 /// Maximum number of messages that contain each other, which is the limit of protobuf's own

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use super::{Mismatch, Scope, StateDictError};
+use crate::finite::not_finite;
 use crate::weights::StateDict;
 
 /// Reads the tensors of a checkpoint for the builders of layers, and records which tensors were
@@ -78,12 +79,19 @@ impl<'a> Loader<'a> {
     }
 
     /// Reads the tensor `name`, or the tensor `former` if the checkpoint has `former` but not
-    /// `name`. Returns zeros if the tensor cannot be read; the problem is then recorded.
-    pub(super) fn take(&self, name: String, former: Option<String>, shape: &[usize]) -> Vec<f32> {
+    /// `name`. Returns zeros if the tensor cannot be read, or if `check` returns a reason why its
+    /// values cannot be used; the problem is then recorded.
+    pub(super) fn take(
+        &self,
+        name: String,
+        former: Option<String>,
+        shape: &[usize],
+        check: impl Fn(&[f32]) -> Option<String>,
+    ) -> Vec<f32> {
         let old =
             former.filter(|old| self.state.get(&name).is_none() && self.state.get(old).is_some());
         let name = old.unwrap_or(name);
-        let data = self.read(&name, shape);
+        let data = self.read(&name, shape, check);
         self.taken.borrow_mut().insert(name, shape.to_vec());
         let mut sizes = shape.iter();
         let elements = sizes.try_fold(1_usize, |n, size| n.checked_mul(*size));
@@ -92,9 +100,14 @@ impl<'a> Loader<'a> {
         data.unwrap_or_else(|| vec![0.0; elements.unwrap_or_default()])
     }
 
-    /// Reads the tensor `name`. Records a problem and returns `None` if it is missing, misshapen or
-    /// cannot be read as f32.
-    fn read(&self, name: &str, shape: &[usize]) -> Option<Vec<f32>> {
+    /// Reads the tensor `name`. Records a problem and returns `None` if it is missing, misshapen,
+    /// cannot be read as f32, has NaN or infinite values, or fails `check`.
+    fn read(
+        &self,
+        name: &str,
+        shape: &[usize],
+        check: impl Fn(&[f32]) -> Option<String>,
+    ) -> Option<Vec<f32>> {
         let problems = &mut *self.problems.borrow_mut();
         let Some(tensor) = self.state.get(name) else {
             problems.missing.push(name.to_owned());
@@ -112,12 +125,11 @@ impl<'a> Loader<'a> {
             mismatch(None);
             return None;
         }
-        match tensor.to_f32() {
-            Ok(data) => Some(data),
-            Err(error) => {
-                mismatch(Some(error.to_string()));
-                None
-            }
-        }
+        let data = tensor.to_f32().map_err(|error| error.to_string());
+        let checked = data.and_then(|data| {
+            let reason = not_finite(&data, shape).or_else(|| check(&data));
+            reason.map_or(Ok(data), Err)
+        });
+        checked.map_err(|reason| mismatch(Some(reason))).ok()
     }
 }

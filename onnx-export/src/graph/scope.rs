@@ -44,7 +44,7 @@ impl Scope<'_> {
     /// Reads the trained tensor `name` of the module, in C order, and adds its elements to the model's
     /// parameter count.
     ///
-    /// Returns zeros if the tensor is missing or has another shape, so that one walk over the
+    /// Returns zeros if the tensor is missing, has another shape or is unusable, so that one walk over the
     /// architecture finds every problem; [`Loader::finish`] then fails.
     pub fn parameter(&self, name: &str, shape: &[usize]) -> Vec<f32> {
         let sizes = shape.iter().map(|size| *size as u64);
@@ -56,11 +56,23 @@ impl Scope<'_> {
 
     /// Reads the untrained tensor `name` of the module, such as a running mean, in C order.
     ///
-    /// Like [`Scope::parameter`], it returns zeros if the tensor is missing or has another shape.
+    /// Like [`Scope::parameter`], it returns zeros if the tensor cannot be used.
     /// It does not add to the model's parameter count.
     pub fn buffer(&self, name: &str, shape: &[usize]) -> Vec<f32> {
+        self.checked_buffer(name, shape, |_| None)
+    }
+
+    /// Reads an untrained tensor as [`Scope::buffer`] does. Its values are unusable if `check`
+    /// returns a reason; [`Loader::finish`] then fails with the reason.
+    pub(crate) fn checked_buffer(
+        &self,
+        name: &str,
+        shape: &[usize],
+        check: impl Fn(&[f32]) -> Option<String>,
+    ) -> Vec<f32> {
         let former = self.former.as_ref().map(|path| join(path, &name));
-        self.loader.take(join(&self.path, &name), former, shape)
+        self.loader
+            .take(join(&self.path, &name), former, shape, check)
     }
 }
 

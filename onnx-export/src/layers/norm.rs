@@ -63,7 +63,9 @@ impl BatchNorm {
             weight: affine("weight"),
             bias: affine("bias"),
             running_mean: scope.buffer("running_mean", &[channels]),
-            running_var: scope.buffer("running_var", &[channels]),
+            running_var: scope.checked_buffer("running_var", &[channels], |variances| {
+                not_positive(variances, kind.eps)
+            }),
         }
     }
 
@@ -93,6 +95,17 @@ impl BatchNorm {
         }
         ConvData::new(weight, bias)
     }
+}
+
+/// Describes the first of the running variances `variances` that is not positive after `eps` is added: torch's
+/// batch norm returns NaN or infinite values for its channel. Returns `None` if all are positive.
+fn not_positive(variances: &[f32], eps: f32) -> Option<String> {
+    let channel = variances.iter().position(|value| value + eps <= 0.0)?;
+    let value = variances[channel];
+    Some(format!(
+        "the variance of channel {channel} plus the batch norm's epsilon {eps} must be positive, \
+         the variance is {value}"
+    ))
 }
 
 #[cfg(test)]

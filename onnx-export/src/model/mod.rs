@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use prost::Message;
 
 use crate::error::{BuildError, argument};
+use crate::finite;
 use crate::graph::{Graph, Loader};
 use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto};
 use crate::stages::{Role, Stages};
@@ -83,7 +84,8 @@ impl Loader<'_> {
     /// # Errors
     /// [`BuildError::StateDict`] with every missing, unexpected and misshapen tensor. Batch norm's
     /// `num_batches_tracked` counts training steps and is never unexpected.
-    /// [`BuildError::Argument`] if the graph's opset is not in [`OPSETS`].
+    /// [`BuildError::Argument`] if the graph's opset is not in [`OPSETS`]. [`BuildError::NotFinite`]
+    /// if folding made a weight infinite.
     pub fn finish(self, name: &str, graph: Graph) -> Result<Model, BuildError> {
         self.finish_stages(name, Stages::new(graph))
     }
@@ -103,10 +105,11 @@ impl Loader<'_> {
         }
         let checkpoint_sha256 = self.sha256().to_owned();
         let parameters = self.check()?;
-        let stages = stages.map(|_, mut graph| {
+        let stages = stages.try_map(|_, mut graph| {
             graph.prune();
-            graph
-        });
+            finite::check(&graph)?;
+            Ok::<_, BuildError>(graph)
+        })?;
         let info = ModelInfo::new(name, opset, checkpoint_sha256, parameters);
         Ok(Model { stages, info })
     }

@@ -24,6 +24,7 @@ use crate::error::{BuildError, argument};
 use crate::layers::Norm;
 use crate::quantize::Affine;
 use crate::tensor_shapes;
+use crate::text::{shown, shown_error};
 use crate::weights::{Quantizer, StateDict, WeightsError};
 use import::Import;
 use layer::LayerOf;
@@ -94,7 +95,11 @@ pub enum QatError {
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// A scale or zero point is out of range, or its tensor has an unexpected shape or data type.
-    #[error("invalid scale or zero point in tensor `{name}`: expected {expected}, got {got}")]
+    #[error(
+        "invalid scale or zero point in tensor `{}`: expected {expected}, got {}",
+        shown(name),
+        shown_error(got)
+    )]
     Scale {
         /// State dict path of the tensor.
         name: String,
@@ -105,8 +110,9 @@ pub enum QatError {
     },
     /// A convolution of the fp32 network has neither a bias nor a batch norm at the path where torchvision has it.
     #[error(
-        "cannot import convolution `{layer}`: expected a bias or a following batch norm as in torchvision's quantized \
-         networks, got neither"
+        "cannot import convolution `{}`: expected a bias or a following batch norm as in torchvision's quantized \
+         networks, got neither",
+        shown(layer)
     )]
     NoNorm {
         /// State dict path of the convolution.

@@ -37,6 +37,7 @@ use thiserror::Error;
 
 use crate::external::ExternalDataError;
 use crate::read::GraphReadError;
+use crate::text::{shown, shown_error};
 
 /// The reason why a network cannot be quantized, or a ranges file cannot be read or written.
 #[derive(Debug, Error)]
@@ -48,7 +49,11 @@ pub enum QuantizeError {
     #[error(transparent)]
     External(#[from] ExternalDataError),
     /// The network is quantized already.
-    #[error("the network is quantized already: node `{node}` is a {op}; expected an fp32 network")]
+    #[error(
+        "the network is quantized already: node `{}` is a {}; expected an fp32 network",
+        shown(node),
+        shown(op)
+    )]
     Quantized {
         /// Name of the first node with an operator of quantized networks.
         node: String,
@@ -56,7 +61,7 @@ pub enum QuantizeError {
         op: String,
     },
     /// The file holds something that rewriting would lose or misread.
-    #[error("{item} {found}; expected {expected}")]
+    #[error("{} {}; expected {expected}", shown_error(item), shown_error(found))]
     Unsupported {
         /// The part of the file that cannot be rewritten, such as a node or an attribute of a node.
         item: String,
@@ -70,7 +75,8 @@ pub enum QuantizeError {
     NoLayers,
     /// The recipe has no activation range for a value that is quantized.
     #[error(
-        "the ranges file does not match the network: no activation range for `{value}`; quantize the model again"
+        "the ranges file does not match the network: no activation range for `{}`; quantize the model again",
+        shown(value)
     )]
     NoRange {
         /// Name of the value in the fp32 network.
@@ -78,7 +84,8 @@ pub enum QuantizeError {
     },
     /// The recipe names a layer that the network does not have.
     #[error(
-        "the ranges file does not match the network: it has no layer `{layer}`; quantize the model again"
+        "the ranges file does not match the network: it has no layer `{}`; quantize the model again",
+        shown(layer)
     )]
     NoLayer {
         /// Name of the layer in the recipe.
@@ -86,7 +93,7 @@ pub enum QuantizeError {
     },
     /// A ranges file is not JSON, or one of its fields has a value that is not allowed. The text
     /// says which.
-    #[error("not a ranges file: {0}")]
+    #[error("not a ranges file: {}", shown_error(.0))]
     Recipe(String),
 }
 

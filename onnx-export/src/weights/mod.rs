@@ -42,7 +42,6 @@ use std::{collections::BTreeMap, fmt::Write, fs::File, io::Read, path::Path};
 
 use sha2::{Digest, Sha256};
 
-pub(crate) use self::error::shown;
 pub use self::{
     error::{Format, Overflowing, WeightsError},
     quantizer::{InvalidQuantizer, Quantizer},
