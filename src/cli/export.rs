@@ -88,6 +88,9 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         );
     };
     apply(architecture, args, labels.as_ref().map(Vec::len))?;
+    let options = || format!("cannot export {} with these options", args.name);
+    // Checked before a label is created for each class.
+    architecture.check().with_context(options)?;
     if args.fused && manifest.task != Task::Detection {
         bail!("`--fused` applies to detectors, not to {}", args.name);
     }
@@ -100,8 +103,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         );
     }
     // Parsed again so that a manifest that `serve` would reject is rejected before the model is built.
-    ModelManifest::parse(&manifest.to_toml()?)
-        .with_context(|| format!("cannot export {} with these options", args.name))?;
+    ModelManifest::parse(&manifest.to_toml()?).with_context(options)?;
     let state = read_checkpoint(&args.weights)?;
     let trained = take_apart(&mut manifest, &state, args)?;
     let state = trained.as_ref().map_or(&state, |trained| &trained.state);

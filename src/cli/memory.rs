@@ -1,7 +1,6 @@
 //! The memory plan of `serve`: finds the memory budget, divides it among the parts (bodies, images,
 //! tensors, responses), and reports the plan.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use sightline::config::{ConfigError, ServeConfig};
@@ -10,6 +9,8 @@ use sightline::memory::{
 };
 use sightline::registry::expected_tensor_demand;
 use sightline::store::ModelSource;
+
+use super::say::say;
 
 /// A memory plan, with the budget that it divides and the origin of this budget.
 pub(super) struct Planned {
@@ -63,8 +64,7 @@ impl Planned {
             "memory plan"
         );
         // Nobody may read stdout, and the server can run without printing this line.
-        let _ = writeln!(
-            std::io::stdout(),
+        let _ = say!(
             "memory for requests: {} (bodies {}, images {}, tensors {}, responses {})",
             ByteSize(plan.total()),
             ByteSize(plan.bodies),

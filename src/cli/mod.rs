@@ -5,6 +5,7 @@ mod descriptors;
 mod environment;
 mod export;
 mod healthcheck;
+mod log;
 mod memory;
 mod models;
 mod output;
@@ -16,17 +17,17 @@ mod signals;
 mod target;
 mod trained;
 
-use std::io::{IsTerminal, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sightline::config::ConfigError;
 use sightline::engine::{OnnxRuntime, find_library};
 use sightline::store::ModelStore;
-use tracing_subscriber::EnvFilter;
 
+use log::LogFormat;
 use say::{Closed, complain};
 
 /// Exit code for an invalid configuration, `EX_USAGE` of sysexits.h.
@@ -64,12 +65,6 @@ struct Cli {
 const AFTER_HELP: &str = "\
 Exit codes: 0 success; 1 the command failed; 2 invalid arguments; 64 invalid configuration.
 Every flag is also an environment variable, named in the command's own --help; flags override it.";
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -148,7 +143,7 @@ pub(crate) fn run() -> ExitCode {
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let serves = matches!(cli.command, Command::Serve(_));
-    let result = start_logging(&cli.log, cli.log_format).and_then(|()| match cli.command {
+    let result = log::start(&cli.log, cli.log_format).and_then(|()| match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Quantize(args) => quantize::run(&args),
@@ -210,24 +205,6 @@ fn explain(error: &anyhow::Error) -> String {
         text.push_str(cause);
     }
     text
-}
-
-/// Starts logging to stderr.
-///
-/// # Errors
-/// If `filter` is malformed.
-fn start_logging(filter: &str, format: LogFormat) -> Result<()> {
-    // ONNX Runtime's warnings are about its own optimizations, so only its errors are logged.
-    let filter = EnvFilter::try_new(format!("ort=error,{filter}"))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use clap::Args;
+use onnx_export::text::{printable, shown};
 use serde::Serialize;
 use sightline::catalogue;
 use sightline::manifest::ModelManifest;
@@ -192,12 +193,12 @@ fn print_table(rows: &[Row]) -> Result<()> {
         lines.push([
             row.name.clone(),
             row.task.to_owned(),
-            row.weights.clone(),
-            file.to_owned(),
+            shown(&row.weights),
+            shown(file),
             millions.unwrap_or_default(),
-            accuracy.join(", "),
+            shown(&accuracy.join(", ")),
             size.unwrap_or_default(),
-            format!("{here}{and_int8}"),
+            printable(&format!("{here}{and_int8}"), &[]).into_owned(),
         ]);
     }
     let width = |column: usize| {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::Args;
+use onnx_export::text::{printable, shown};
 use serde::Serialize;
 use serde_json::json;
 use sightline::admission::{Admission, Deadline};
@@ -273,9 +274,9 @@ impl Printed<'_> {
             line["image"] = path.display().to_string().into();
             return say!("{line}");
         }
-        say!("{}", path.display())?;
+        say!("{}", on_one_line(path))?;
         let line = |part: f32, label: &str, class_id: usize| {
-            say!("  {:5.1} %  {label} ({class_id})", part * 100.0)
+            say!("  {:5.1} %  {} ({class_id})", part * 100.0, shown(label))
         };
         match self {
             Self::Classes { predictions } => {
@@ -295,7 +296,7 @@ impl Printed<'_> {
             } => {
                 for object in detections {
                     let BoxXyxy { x1, y1, x2, y2 } = object.r#box;
-                    let (score, label) = (object.score * 100.0, object.label);
+                    let (score, label) = (object.score * 100.0, shown(object.label));
                     say!("  {score:5.1} %  {label} at {x1:.0}, {y1:.0} to {x2:.0}, {y2:.0}")?;
                 }
                 drawn_into(annotated.as_deref())?;
@@ -315,9 +316,14 @@ impl Printed<'_> {
     }
 }
 
+/// Returns `path` for a line of the output. A file may have a line break in its name.
+fn on_one_line(path: &Path) -> String {
+    printable(&path.to_string_lossy(), &[]).into_owned()
+}
+
 fn drawn_into(path: Option<&Path>) -> Result<()> {
     match path {
-        Some(path) => say!("  drawn to {}", path.display()),
+        Some(path) => say!("  drawn to {}", on_one_line(path)),
         None => Ok(()),
     }
 }

@@ -1,10 +1,18 @@
-//! Output of the commands to stdout and stderr. Unlike `println!`, writing to a closed pipe does not panic.
+//! Output of the commands to stdout and stderr.
+//!
+//! Texts from files reach the terminal through these functions, so this is where the characters are
+//! escaped that a terminal would obey. Unlike `println!`, writing to a closed pipe does not panic.
 
 use std::fmt;
 use std::io::{self, Write as _};
 
 use anyhow::{Context, Result};
+use onnx_export::text::{cut, printable};
 use thiserror::Error;
+
+/// Maximum number of characters of an error message. The parts of a message are cut to much less;
+/// the limit is for texts of libraries that quote a file.
+const MAX_ERROR: usize = 8 << 10;
 
 /// The error of a write to stdout whose reader closed it, as in `sightline models | head -1`. It
 /// ends the command with success.
@@ -14,16 +22,34 @@ pub(super) struct Closed;
 
 /// Prints a line to stdout. Called by the macro [`say!`].
 pub(super) fn print_line(text: fmt::Arguments<'_>) -> Result<()> {
-    match writeln!(io::stdout(), "{text}") {
+    let text = text.to_string();
+    match writeln!(io::stdout(), "{}", printable(&text, &['\n', '\t'])) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Closed.into()),
         written => written.context("cannot write to stdout"),
     }
 }
 
-/// Prints a line to stderr. Called by the macro [`complain!`].
+/// Prints a message to stderr. Called by the macro [`complain!`].
 pub(super) fn print_error(text: fmt::Arguments<'_>) {
     // The error is ignored, because there is no other place to report it if stderr is closed.
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", message(&text.to_string()));
+}
+
+/// Returns an error message as it is printed: escaped, cut, and with all lines but the first
+/// indented, so that a line break in a name cannot start a line that looks like another message.
+fn message(text: &str) -> String {
+    let kept = cut(text, MAX_ERROR);
+    let mut out = printable(kept, &['\n', '\t']).into_owned();
+    let mut later = out.split('\n').skip(1);
+    // All lines are indented alike, because a parser's error may point at a column of the line
+    // above.
+    if later.any(|line| !line.is_empty() && !line.starts_with("  ")) {
+        out = out.replace('\n', "\n  ");
+    }
+    if kept.len() < text.len() {
+        out.push_str("...");
+    }
+    out
 }
 
 /// Prints a line to stdout like `println!`, but returns an error if stdout cannot be written:
@@ -32,9 +58,39 @@ macro_rules! say {
     ($($text:tt)*) => { $crate::cli::say::print_line(format_args!($($text)*)) };
 }
 
-/// Prints a line to stderr like `eprintln!`, but never panics.
+/// Prints a message to stderr like `eprintln!`, but never panics.
 macro_rules! complain {
     ($($text:tt)*) => { $crate::cli::say::print_error(format_args!($($text)*)) };
 }
 
 pub(super) use {complain, say};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_escaped_cut_and_indented() {
+        let cases = [
+            ("error: cannot read x", "error: cannot read x"),
+            (
+                "error: a\n  missing: b\n\n  c",
+                "error: a\n  missing: b\n\n  c",
+            ),
+            (
+                "error: toml\n  |\n1 | x\n  | ^",
+                "error: toml\n    |\n  1 | x\n    | ^",
+            ),
+            ("error: a\nerror: forged", "error: a\n  error: forged"),
+            (
+                "\x1b]0;title\x07\u{9b}2J\r",
+                "\\u001b]0;title\\u0007\\u009b2J\\r",
+            ),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(message(text), expected);
+        }
+        let long = message(&"\x1b".repeat(200_000));
+        assert_eq!(long.len(), "\\u001b".len() * MAX_ERROR + "...".len());
+    }
+}

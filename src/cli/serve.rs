@@ -1,6 +1,5 @@
 //! `sightline serve`: loads models and serves them over HTTP until a stop signal.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,6 +21,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::memory::Planned;
+use super::say::say;
 use super::signals::StopSignals;
 use super::{RuntimeArgs, StoreArgs, descriptors, environment};
 
@@ -68,7 +68,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
     tokio.shutdown_background();
     result?;
     // The server has stopped successfully even if stdout is closed.
-    let _ = writeln!(std::io::stdout(), "stopped");
+    let _ = say!("stopped");
     Ok(())
 }
 
@@ -290,12 +290,11 @@ impl Listeners {
     fn announce(&self) -> Result<SocketAddr> {
         let address = self.public.local_addr()?;
         let version = env!("CARGO_PKG_VERSION");
-        let mut out = std::io::stdout();
         // Errors are ignored: the server runs on if stdout is closed.
-        let _ = writeln!(out, "sightline {version} listening on http://{address}");
+        let _ = say!("sightline {version} listening on http://{address}");
         if let Some(admin) = &self.admin {
             let address = admin.local_addr()?;
-            let _ = writeln!(out, "health and metrics on http://{address}");
+            let _ = say!("health and metrics on http://{address}");
         }
         Ok(address)
     }
@@ -369,8 +368,7 @@ fn load_all(
     }
     let seconds = started.elapsed().as_secs_f64();
     // Errors are ignored: the server runs on if stdout is closed.
-    let _ = writeln!(
-        std::io::stdout(),
+    let _ = say!(
         "ready after {seconds:.2} s, default model {default}. Try:\n  curl --data-binary @photo.jpg \
          -H 'content-type: image/jpeg' 'http://{address}{route}'"
     );

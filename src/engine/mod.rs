@@ -11,6 +11,7 @@ mod probe;
 mod signature;
 mod two_stage;
 
+use onnx_export::text::{shown, shown_error};
 use thiserror::Error;
 
 pub use library::{LibraryError, find_library};
@@ -99,7 +100,10 @@ pub enum EngineError {
     #[error("cannot parse the optimized graph")]
     Graph(#[from] onnx_export::GraphReadError),
     /// An input, an output or a stage of the model has an unsupported shape, data type or name.
-    #[error("the model's {what} is not supported: expected {expected}, got {got}")]
+    #[error(
+        "the model's {what} is not supported: expected {expected}, got {}",
+        shown_error(got)
+    )]
     Signature {
         /// The part of the model with the wrong signature: `input`, `output` or `box head`.
         what: &'static str,
@@ -122,7 +126,10 @@ pub enum EngineError {
         shape: Vec<usize>,
     },
     /// An output has a data type that is not supported.
-    #[error("the model's output `{name}` has data type {got}: expected f32, i64, i32 or u8")]
+    #[error(
+        "the model's output `{}` has data type {got}: expected f32, i64, i32 or u8",
+        shown(name)
+    )]
     OutputType {
         /// Name of the output.
         name: String,
@@ -130,7 +137,10 @@ pub enum EngineError {
         got: String,
     },
     /// A network of the model lacks an output that its next stage or postprocessing reads.
-    #[error("the model has no output `{name}`, which its next stage or postprocessing reads")]
+    #[error(
+        "the model has no output `{}`, which its next stage or postprocessing reads",
+        shown(name)
+    )]
     Missing {
         /// Name of the missing output.
         name: String,

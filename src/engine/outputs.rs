@@ -3,10 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use onnx_export::text::shown;
 use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, ValueType};
 use thiserror::Error;
 
 use super::{EngineError, Tensor};
+
+/// Maximum number of outputs that an error names.
+const LISTED: usize = 20;
 
 /// The data type of an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,7 +219,7 @@ impl<'a> IntoIterator for &'a Outputs {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum OutputAccessError {
     /// The model has no output called `name`.
-    #[error("the model has no output `{name}`; its outputs: {}", show_names(.available))]
+    #[error("the model has no output `{}`; its outputs: {}", shown(name), show_names(.available))]
     Missing {
         /// The name that was looked up.
         name: String,
@@ -223,7 +227,10 @@ pub enum OutputAccessError {
         available: Vec<String>,
     },
     /// The output called `name` has another data type than the reader expects.
-    #[error("the model's output `{name}` has data type {got}: expected {expected}")]
+    #[error(
+        "the model's output `{}` has data type {got}: expected {expected}",
+        shown(name)
+    )]
     DataType {
         /// Name of the output.
         name: String,
@@ -234,11 +241,13 @@ pub enum OutputAccessError {
     },
 }
 
-/// Joins output names for an error message, such as `` `scores`, `labels` ``; `none` if there are none.
+/// Joins the first [`LISTED`] output names for an error message, such as `` `scores`, `labels` ``; `none` if
+/// there are none.
 fn show_names(names: &[String]) -> String {
     if names.is_empty() {
         return "none".to_owned();
     }
+    let names: Vec<String> = names.iter().take(LISTED).map(|name| shown(name)).collect();
     format!("`{}`", names.join("`, `"))
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Display;
 
 use onnx_export::ArgumentError;
+use onnx_export::text::shown;
 use thiserror::Error;
 
 /// A manifest cannot be parsed, has a field out of range, or cannot be written.
@@ -38,7 +39,7 @@ impl InvalidField {
         Self {
             field: format!("architecture.{}", error.argument).into(),
             expected: error.expected.into(),
-            got: error.got,
+            got: shown(&error.got),
         }
     }
 }
@@ -56,6 +57,6 @@ pub(super) fn require(
     Err(InvalidField {
         field: field.into(),
         expected: expected.into(),
-        got: got.to_string(),
+        got: shown(&got.to_string()),
     })
 }

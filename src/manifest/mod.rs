@@ -106,11 +106,7 @@ impl ModelManifest {
     }
 
     fn check(&self) -> Result<(), ManifestError> {
-        let allowed = |b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.');
-        let name_ok = (1..=64).contains(&self.name.len())
-            && !self.name.starts_with('.')
-            && self.name.bytes().all(allowed);
-        require(name_ok, "name", "[a-z0-9_-][a-z0-9_.-]{0,63}", &self.name)?;
+        require(is_name(&self.name), "name", NAME, &self.name)?;
         self.preprocess.check()?;
         self.check_architecture()?;
         self.check_stages()?;
@@ -193,6 +189,16 @@ impl ModelManifest {
             }
         }
     }
+}
+
+/// The names that [`is_name`] allows, as a regular expression.
+const NAME: &str = "[a-z0-9_-][a-z0-9_.-]{0,63}";
+
+/// Returns whether `name` is allowed as the name of a model or a variant. These names are parts of URLs, logs and
+/// metrics.
+fn is_name(name: &str) -> bool {
+    let allowed = |b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.');
+    (1..=64).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(allowed)
 }
 
 #[cfg(test)]

@@ -228,6 +228,7 @@ fn a_bad_variant_names_its_field() {
     let int8 = "precision = \"int8\"\n";
     #[rustfmt::skip]
     let cases = [
+        (MINIMAL, "\"a\\u001b\"", SMALLER.to_owned(), "field `variants`: expected [a-z0-9_-][a-z0-9_.-]{0,63}, got a\\u001b"),
         (MINIMAL, "fp32", SMALLER.to_owned(), "field `variants`: expected a name other than fp32"),
         (MINIMAL, "a", String::new(), "field `variants.NAME`: expected one of `resize`, `stages`, `ranges`, got none in variant a"),
         (MINIMAL, "a", SMALLER.replace("240", "0"), "field `preprocess.resize.size`"),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{InvalidField, ModelManifest, Preprocess, Resize, StageFile, require};
+use super::{InvalidField, ModelManifest, NAME, Preprocess, Resize, StageFile, is_name, require};
 
 /// The data type of a network's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -51,6 +51,7 @@ pub struct Variant {
 impl Variant {
     /// Checks this variant, called `name`, of `model`.
     pub(super) fn check(&self, name: &str, model: &ModelManifest) -> Result<(), InvalidField> {
+        require(is_name(name), "variants", NAME, &name)?;
         let (field, expected) = (
             "variants",
             "a name other than fp32, which is the model itself",

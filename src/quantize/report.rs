@@ -3,6 +3,7 @@
 use std::fmt;
 
 use onnx_export::quantize::{LayerResult, Recipe, Target};
+use onnx_export::text::shown;
 use serde::Serialize;
 
 use super::compare::signal_to_noise;
@@ -229,7 +230,7 @@ impl fmt::Display for NetworkReport {
             self.layers.len()
         )?;
         for layer in in_float {
-            writeln!(f, "                 {}", layer.name)?;
+            writeln!(f, "                 {}", shown(&layer.name))?;
         }
         let mut noisy: Vec<(&str, f64)> = self
             .layers
@@ -242,7 +243,7 @@ impl fmt::Display for NetworkReport {
             "  noisiest     signal-to-noise ratio of a layer's result"
         )?;
         for (name, snr) in noisy.into_iter().take(LISTED) {
-            writeln!(f, "    {snr:8.1} dB {name}")?;
+            writeln!(f, "    {snr:8.1} dB {}", shown(name))?;
         }
         Ok(())
     }

@@ -1,0 +1,153 @@
+//! Logging to stderr.
+
+use std::io::{self, IsTerminal, Write};
+
+use anyhow::Result;
+use clap::ValueEnum;
+use onnx_export::text::{cut, printable};
+use serde_json::Value;
+use tracing_subscriber::EnvFilter;
+
+/// Maximum number of characters of a record in text form, and of a string in a record in JSON.
+/// Longer texts come from libraries that quote a file, such as ONNX Runtime.
+const MAX_TEXT: usize = 8 << 10;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Starts logging to stderr.
+///
+/// # Errors
+/// If `filter` is malformed.
+pub(super) fn start(filter: &str, format: LogFormat) -> Result<()> {
+    // ONNX Runtime's warnings are about its own optimizations, so only its errors are logged.
+    let filter = EnvFilter::try_new(format!("ort=error,{filter}"))?;
+    let colored = io::stderr().is_terminal() && format == LogFormat::Text;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colored)
+        .with_writer(move || Records { format, colored });
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}
+
+/// A writer to stderr to which each record of the log is written with one call.
+struct Records {
+    format: LogFormat,
+    /// Whether the formatter colors the record, and escapes the escape characters in its fields
+    /// itself.
+    colored: bool,
+}
+
+impl Write for Records {
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(record);
+        let line = self.line(text.trim_end_matches('\n'));
+        io::stderr().write_all(line.as_bytes())?;
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl Records {
+    /// Returns `record` on one line, escaped and cut. A record in JSON keeps its meaning, except
+    /// that its strings may be cut.
+    fn line(&self, record: &str) -> String {
+        let kept: &[char] = if self.colored { &['\x1b'] } else { &[] };
+        let short = cut(record, MAX_TEXT);
+        if short.len() == record.len() {
+            return format!("{}\n", printable(record, kept));
+        }
+        let shortened = match (self.format, serde_json::from_str(record)) {
+            (LogFormat::Json, Ok(value)) => shortened(value).to_string(),
+            _ => format!("{short}..."),
+        };
+        format!("{}\n", printable(&shortened, kept))
+    }
+}
+
+/// Returns `value` with all strings in it cut to [`MAX_TEXT`] characters.
+fn shortened(value: Value) -> Value {
+    match value {
+        Value::String(text) if cut(&text, MAX_TEXT).len() < text.len() => {
+            format!("{}...", cut(&text, MAX_TEXT)).into()
+        }
+        Value::Array(items) => items.into_iter().map(shortened).collect(),
+        Value::Object(fields) => {
+            let fields = fields.into_iter();
+            fields
+                .map(|(name, value)| (name, shortened(value)))
+                .collect()
+        }
+        value => value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(format: LogFormat, colored: bool, record: &str) -> String {
+        Records { format, colored }.line(record)
+    }
+
+    #[test]
+    fn a_record_is_one_line_without_control_characters() {
+        use LogFormat::{Json, Text};
+        let cases = [
+            (
+                Text,
+                false,
+                "INFO model loaded model=\"x\"",
+                "INFO model loaded model=\"x\"\n",
+            ),
+            (
+                Text,
+                false,
+                "a\nERROR forged\x1b[2J\r",
+                "a\\nERROR forged\\u001b[2J\\r\n",
+            ),
+            (
+                Text,
+                true,
+                "\x1b[32mINFO\x1b[0m a\nb\u{9b}",
+                "\x1b[32mINFO\x1b[0m a\\nb\\u009b\n",
+            ),
+            (
+                Json,
+                false,
+                "{\"a\":\"\u{7f}\u{202e}\"}",
+                "{\"a\":\"\\u007f\\u202e\"}\n",
+            ),
+        ];
+        for (format, colored, record, expected) in cases {
+            assert_eq!(line(format, colored, record), expected);
+        }
+    }
+
+    #[test]
+    fn long_records_are_cut_and_json_stays_valid() {
+        let long = "x".repeat(200_000);
+        let text = line(LogFormat::Text, false, &long);
+        assert_eq!(text.len(), MAX_TEXT + "...\n".len());
+        let record =
+            serde_json::json!({"fields": {"error": long, "list": [long]}, "level": "ERROR"});
+        let json = line(LogFormat::Json, false, &record.to_string());
+        assert!(json.len() < 3 * MAX_TEXT, "{}", json.len());
+        let value: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value["level"], "ERROR");
+        assert_eq!(
+            value["fields"]["error"].as_str().unwrap().len(),
+            MAX_TEXT + 3
+        );
+    }
+}
