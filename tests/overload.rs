@@ -218,6 +218,10 @@ fn a_model_that_cannot_be_loaded_fails_the_start() {
     fails("10 classes");
     std::fs::write(file("labels.txt"), labels).unwrap();
     let onnx = std::fs::read(file("model.onnx")).unwrap();
+    std::fs::write(file("model.onnx"), b"another model").unwrap();
+    fails("correct or remove `stages.sha256`");
+    let manifest = std::fs::read_to_string(file("model.toml")).unwrap();
+    std::fs::write(file("model.toml"), without_sha256(&manifest)).unwrap();
     for bytes in [&onnx[..onnx.len() / 2], b"not a model", b""] {
         std::fs::write(file("model.onnx"), bytes).unwrap();
         fails("error: cannot load model `tiny@fp32`");

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::quantizing::{Folder, command, contents, names, text};
-use common::{Server, finish, path, photo, run};
+use common::{Server, finish, path, photo, run, without_sha256};
 use onnx_export::quantize::Recipes;
 use serde_json::{Value, json};
 use sightline::cpu::has_int8_dot;
@@ -143,6 +143,8 @@ fn served_for_this_cpu(folder: &Folder, out: &Path, ranges: &str, int8: &[f64]) 
     };
     let own = format!(r#""target":"{own}""#);
     assert!(ranges.contains(&own));
+    let manifest = fs::read_to_string(out.join("model.toml")).unwrap();
+    fs::write(out.join("model.toml"), without_sha256(&manifest)).unwrap();
     let foreign = ranges.replace(&own, &format!(r#""target":"{other}""#));
     fs::write(out.join("model.int8.json"), &foreign).unwrap();
     fs::write(out.join("model.int8.onnx"), "not to be read").unwrap();

@@ -224,7 +224,7 @@ fn a_full_device_leaves_no_part_of_a_model() {
     let (code, _, stderr) = finish(command(&folder.at("tiny"), &photos, &args));
     assert_eq!(code, Some(1), "{stderr}");
     assert!(
-        stderr.contains("model.int8.json: is a directory"),
+        stderr.contains("model.int8.json: a folder has this name"),
         "{stderr}"
     );
     assert_eq!(names(&out), ["model.int8.json"]);

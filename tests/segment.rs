@@ -10,6 +10,7 @@ mod common;
 mod reference;
 
 use std::io::Cursor;
+use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -393,6 +394,35 @@ fn an_auxiliary_head_does_not_change_the_result() {
     }
 }
 
+/// Checks that a drawing replaces a symbolic link of its name and leaves the file behind the link
+/// unchanged, that a named pipe of its name is an error, and that abandoned files are removed.
+fn links_are_replaced(model: &str, out: &Path, image: &str) {
+    let drawing = out.join("coffee_500x375.png");
+    let victim = out.join("victim");
+    std::fs::write(&victim, "precious").unwrap();
+    std::fs::remove_file(&drawing).unwrap();
+    std::os::unix::fs::symlink("victim", &drawing).unwrap();
+    let abandoned = out.join(".sightline-stage-0");
+    std::fs::create_dir(&abandoned).unwrap();
+    std::fs::write(abandoned.join("half.png"), "half").unwrap();
+    let args = ["predict", "--model", model, "--annotate"];
+    let args = [&args[..], &[out.to_str().unwrap(), image]].concat();
+    let (code, _, stderr) = run(&args);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(drawing.symlink_metadata().unwrap().is_file());
+    assert_eq!(image::open(&drawing).unwrap().width(), 500);
+    assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+    assert!(!abandoned.exists());
+
+    std::fs::remove_file(&drawing).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&drawing).status();
+    assert!(made.unwrap().success());
+    let (code, _, stderr) = run(&args);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("a named pipe has this name"), "{stderr}");
+    std::fs::remove_file(&drawing).unwrap();
+}
+
 #[test]
 fn predict_draws_masks() {
     let directory = exported();
@@ -419,6 +449,7 @@ fn predict_draws_masks() {
     );
     let drawn = image::open(out.join("coffee_500x375.png")).unwrap();
     assert_eq!((drawn.width(), drawn.height()), (500, 375));
+    links_are_replaced(model, &out, coffee);
     let (code, _, stderr) = run(&[
         "predict",
         "--model",

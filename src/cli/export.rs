@@ -79,6 +79,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         );
     };
     let paths = OutputPaths::new(&args.out)?;
+    paths.check()?;
     manifest.name = args.name_as.clone().unwrap_or_else(|| paths.name.clone());
     let labels = args.labels.as_deref().map(read_labels).transpose()?;
     let Some(architecture) = &mut manifest.architecture else {
@@ -120,7 +121,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let fused = args.fused.then(|| fused(&manifest, state, args));
     let fused = fused.transpose()?;
     let exported = Exported {
-        manifest: &manifest,
+        manifest,
         labels: &labels,
         model: &model,
         fused,

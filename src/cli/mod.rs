@@ -14,6 +14,7 @@ mod quantize;
 mod say;
 mod serve;
 mod signals;
+mod staging;
 mod target;
 mod trained;
 

@@ -1,7 +1,6 @@
-//! The files that `export` and `quantize` write for a model: their paths, and a function that
-//! writes either all files or none.
+//! The files that `export` and `quantize` write for a model: their paths, and the order in which
+//! they are written.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -10,6 +9,7 @@ use rustix::fs::Access;
 use rustix::io::Errno;
 use sightline::manifest::{ModelManifest, StageFile};
 
+use super::staging::FileSet;
 use super::trained::Int8;
 
 /// The paths of a model's files, which are either in a folder of the model, or next to an `.onnx`
@@ -28,15 +28,22 @@ pub(super) struct OutputPaths {
     pub(super) ranges: PathBuf,
     pub(super) manifest: PathBuf,
     pub(super) labels: PathBuf,
+    /// Whether the model has a folder of its own.
+    own_folder: bool,
 }
 
 impl OutputPaths {
     /// Returns the paths for the output path `out`, a folder or an `.onnx` file.
     ///
     /// # Errors
-    /// If `out` has no file name, for example if it is `/` or `..`.
+    /// If `out` has no file name: if it is `/`, or ends in `..` and does not exist.
     pub(super) fn new(out: &Path) -> Result<Self> {
-        let stem = out
+        // The name of `.` or `..` is that of the folder.
+        let named = out.file_name().is_none().then(|| out.canonicalize().ok());
+        let named = named.flatten();
+        let stem = named
+            .as_deref()
+            .unwrap_or(out)
             .file_stem()
             .map(|stem| stem.to_string_lossy().into_owned());
         let name =
@@ -49,9 +56,12 @@ impl OutputPaths {
                 ranges: out.with_extension("int8.json"),
                 manifest: out.with_extension("toml"),
                 labels: out.with_extension("labels.txt"),
+                own_folder: false,
             });
         }
-        let name = out
+        let name = named
+            .as_deref()
+            .unwrap_or(out)
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or(name);
@@ -62,6 +72,7 @@ impl OutputPaths {
             ranges: out.join("model.int8.json"),
             manifest: out.join("model.toml"),
             labels: out.join("labels.txt"),
+            own_folder: true,
         })
     }
 
@@ -77,6 +88,7 @@ impl OutputPaths {
             ranges: beside("int8.json"),
             manifest: manifest.to_path_buf(),
             labels: manifest.with_file_name(labels),
+            own_folder: manifest.ends_with("model.toml"),
         }
     }
 
@@ -95,6 +107,11 @@ impl OutputPaths {
             Err(Errno::NOTDIR)
         };
         usable.with_context(|| format!("cannot write into the folder {}", folder.display()))
+    }
+
+    /// Returns the folder of all files. Empty if it is the current directory.
+    fn folder(&self) -> &Path {
+        self.manifest.parent().unwrap_or(Path::new(""))
     }
 
     /// Returns the path of the first stage's fp32 file.
@@ -139,7 +156,7 @@ pub(super) fn stage_files(paths: Stages<PathBuf>) -> Vec<StageFile> {
 
 /// An exported model, and the contents of the files that are written with it.
 pub(super) struct Exported<'a> {
-    pub(super) manifest: &'a ModelManifest,
+    pub(super) manifest: ModelManifest,
     pub(super) labels: &'a [String],
     pub(super) model: &'a Model,
     /// The ONNX file of the whole detector as one graph. `None` without `--fused`.
@@ -150,65 +167,53 @@ pub(super) struct Exported<'a> {
 
 impl Exported<'_> {
     /// Writes every file of the model, or none.
-    pub(super) fn write(&self, paths: &OutputPaths) -> Result<()> {
+    pub(super) fn write(self, paths: &OutputPaths) -> Result<()> {
         let labels = self.labels.join("\n") + "\n";
-        let manifest = self.manifest.to_toml()?;
         let stages = self.model.to_files();
-        let mut files: Vec<(PathBuf, &[u8])> = Vec::new();
-        files.extend(stages.iter().map(|s| (paths.stage(s.role), &s.content[..])));
-        files.extend(
-            self.fused
-                .iter()
-                .map(|bytes| (paths.fused.clone(), &bytes[..])),
-        );
-        if let Some(int8) = self.int8 {
-            files.push((paths.int8(), &int8.network));
-            files.push((paths.ranges.clone(), int8.ranges.as_bytes()));
+        let mut graphs = Vec::new();
+        if let Some(bytes) = &self.fused {
+            graphs.push((paths.fused.clone(), &bytes[..]));
         }
-        files.push((paths.labels.clone(), labels.as_bytes()));
-        files.push((paths.manifest.clone(), manifest.as_bytes()));
-        write_all(&files)
+        graphs.extend(stages.iter().map(|s| (paths.stage(s.role), &s.content[..])));
+        let mut texts = vec![(paths.labels.clone(), labels.as_bytes())];
+        if let Some(int8) = self.int8 {
+            texts.push((paths.ranges.clone(), int8.ranges.as_bytes()));
+            graphs.push((paths.int8(), &int8.network));
+        }
+        write_model(self.manifest, paths, &texts, &graphs)
     }
 }
 
-/// Writes every file under a temporary name, then renames all files, so that existing files are
-/// unchanged if a write fails.
-pub(super) fn write_all(files: &[(PathBuf, &[u8])]) -> Result<()> {
-    let staged = |path: &Path| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".part");
-        PathBuf::from(name)
-    };
-    let cannot = |path: &Path| format!("cannot write {}", path.display());
-    let write = |path: &Path, bytes| {
-        if path.is_dir() {
-            // Checked before any file is renamed, because a file cannot be renamed to an existing
-            // folder.
-            return Err(std::io::ErrorKind::IsADirectory.into());
-        }
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let mut file = std::fs::File::create(staged(path))?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    let write_and_rename = || -> Result<()> {
-        for (path, bytes) in files {
-            write(path, bytes).with_context(|| cannot(path))?;
-        }
-        for (path, _) in files {
-            std::fs::rename(staged(path), path).with_context(|| cannot(path))?;
-        }
-        Ok(())
-    };
-    let written = write_and_rename();
-    if written.is_err() {
-        for (path, _) in files {
-            // Errors of the cleanup are ignored, because the error that made it necessary is
-            // returned.
-            let _ = std::fs::remove_file(staged(path));
-        }
+/// Records the SHA-256 of `texts` and `graphs` in the manifest, where it names them, and writes
+/// every file of the model or none.
+pub(super) fn write_model(
+    mut manifest: ModelManifest,
+    paths: &OutputPaths,
+    texts: &[(PathBuf, &[u8])],
+    graphs: &[(PathBuf, &[u8])],
+) -> Result<()> {
+    for (path, content) in texts.iter().chain(graphs) {
+        manifest.record_sha256(&file_name(path), content);
     }
-    written
+    let manifest = manifest.to_toml()?;
+    let mut files = FileSet::new(paths.folder());
+    files.add(&paths.manifest, manifest.as_bytes());
+    // Graphs are last: until the last one is in place, a hash in the manifest does not match.
+    for (path, content) in texts.iter().chain(graphs) {
+        files.add(path, content);
+    }
+    if paths.own_folder {
+        files.write_folder()
+    } else {
+        files.write_beside()
+    }
+}
+
+/// Writes files that are not part of the model into its folder, or none of them.
+pub(super) fn write_reports(paths: &OutputPaths, reports: &[(PathBuf, &[u8])]) -> Result<()> {
+    let mut files = FileSet::new(paths.folder());
+    for (path, content) in reports {
+        files.add(path, content);
+    }
+    files.write_beside()
 }

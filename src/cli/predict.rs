@@ -26,6 +26,7 @@ use sightline::store::{ModelRef, read_bounded};
 use sightline::threads::usable_cores;
 
 use super::say::{complain, say};
+use super::staging::{self, write_file};
 use super::{RuntimeArgs, StoreArgs};
 
 #[derive(Debug, Args)]
@@ -147,7 +148,9 @@ fn reject_overwriting(args: &PredictArgs) -> Result<()> {
         }
     }
     std::fs::create_dir_all(folder)
-        .with_context(|| format!("cannot create the folder {}", folder.display()))
+        .with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    staging::clean(folder);
+    Ok(())
 }
 
 /// Returns whether `one` and `other` are paths of the same existing file.
@@ -208,7 +211,7 @@ async fn predict<'a>(
             let result = run_one(app, model, path, Segment { size, encoding }).await?;
             let file = result.mask.and_then(EncodedMask::into_file);
             if let (Some(path), Some(bytes)) = (&annotated, &file) {
-                write_drawing(path, bytes)?;
+                write_file(path, bytes)?;
             }
             Printed::Mask {
                 width: result.image.width,
@@ -224,7 +227,7 @@ async fn predict<'a>(
             };
             let result = run_one(app, model, path, Detect { options, drawn }).await?;
             if let (Some(path), Some(bytes)) = (&annotated, &result.drawn) {
-                write_drawing(path, bytes)?;
+                write_file(path, bytes)?;
             }
             let detections = result.detections.iter();
             Printed::Boxes {
@@ -261,10 +264,6 @@ async fn run_one<P: Postprocess>(
         .into_iter()
         .next()
         .context("the pipeline returned no result for the image")
-}
-
-fn write_drawing(path: &Path, bytes: &[u8]) -> Result<()> {
-    std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
 impl Printed<'_> {

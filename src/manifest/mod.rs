@@ -7,6 +7,7 @@
 mod batching;
 mod detection;
 mod error;
+mod hash;
 mod preprocess;
 mod stage;
 mod task;
@@ -24,6 +25,7 @@ pub use batching::Batching;
 pub use detection::{Detection, Rpn};
 use error::require;
 pub use error::{InvalidField, ManifestError};
+pub use hash::sha256;
 pub use preprocess::{Filter, Preprocess, Resize};
 pub use stage::StageFile;
 use stage::show_roles;
@@ -114,6 +116,7 @@ impl ModelManifest {
         for (name, variant) in &self.variants {
             variant.check(name, self)?;
         }
+        self.check_sha256()?;
         Ok(self.batching.check()?)
     }
 

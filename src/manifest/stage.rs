@@ -13,14 +13,18 @@ pub struct StageFile {
     pub role: Role,
     /// ONNX file in the manifest's folder.
     pub file: PathBuf,
+    /// SHA-256 of the file, 64 hexadecimal digits. `None` if the file is not checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
 }
 
 impl StageFile {
-    /// Returns the `stages` entries of a manifest for these ONNX files.
+    /// Returns the `stages` entries of a manifest for these ONNX files, without their SHA-256.
     pub fn list<P: AsRef<Path>>(files: &Stages<P>) -> Vec<Self> {
         let files = files.iter().map(|stage| Self {
             role: stage.role,
             file: stage.content.as_ref().to_path_buf(),
+            sha256: None,
         });
         files.collect()
     }

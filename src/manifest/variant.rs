@@ -46,6 +46,9 @@ pub struct Variant {
     /// for another CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ranges: Option<PathBuf>,
+    /// SHA-256 of the file `ranges`, 64 hexadecimal digits. `None` if the file is not checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ranges_sha256: Option<String>,
 }
 
 impl Variant {

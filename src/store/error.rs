@@ -93,6 +93,22 @@ pub enum StoreError {
         /// Value of the field: the rejected path.
         got: PathBuf,
     },
+    /// A file does not have the SHA-256 that its manifest states.
+    #[error(
+        "cannot use {}: its SHA-256 is {got}, but the manifest states {expected}; if you have replaced the file, \
+         correct or remove `{field}`, else write the model again with `export` or `quantize`",
+        .path.display()
+    )]
+    Hash {
+        /// Path of the file.
+        path: PathBuf,
+        /// Field of the manifest with the SHA-256, such as `stages.sha256`.
+        field: &'static str,
+        /// SHA-256 in the manifest.
+        expected: String,
+        /// SHA-256 of the file.
+        got: String,
+    },
     /// No model, or no variant of a model, matches the reference that was looked up.
     #[error("model `{model}` not found: {advice}")]
     NotFound {

@@ -4,6 +4,7 @@
 
 mod error;
 mod files;
+mod integrity;
 mod labels;
 mod requantize;
 mod source;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use onnx_export::Stages;
 use onnx_export::quantize::{Network, QuantizeError, Recipes, Target};
 
-use super::{Boundary, Origin, StoreError};
+use super::{Boundary, Origin, StoreError, integrity};
 use crate::catalogue;
 use crate::cpu::int8_target;
 use crate::manifest::ModelManifest;
@@ -67,7 +67,11 @@ impl Requantize {
     ) -> Result<Option<Stages<Bytes>>, StoreError> {
         let (path, text) = match &self.ranges {
             Ranges::Embedded(text) => (PathBuf::from(&manifest.name), (*text).to_owned()),
-            Ranges::File { path, boundary } => (path.clone(), boundary.read_text(path)?),
+            Ranges::File { path, boundary } => {
+                let text = boundary.read_text(path)?;
+                integrity::check(manifest, path, text.as_bytes())?;
+                (path.clone(), text)
+            }
         };
         let bad = |source| StoreError::Ranges {
             path: path.clone(),

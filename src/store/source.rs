@@ -7,7 +7,7 @@ use onnx_export::weights::StateDict;
 use onnx_export::{BuildError, DEFAULT_OPSET, Stages};
 
 use super::requantize::Requantize;
-use super::{Boundary, FP32, INT8, ModelRef, StoreError, lines};
+use super::{Boundary, FP32, INT8, ModelRef, StoreError, integrity, lines};
 use crate::catalogue;
 use crate::manifest::{ModelManifest, Precision, StageFile, Variant};
 
@@ -195,6 +195,7 @@ impl Origin {
         match self {
             Self::Files { paths, boundary } => paths.as_ref().try_map(|_, path| {
                 let bytes = boundary.read(path, MAX_ONNX_BYTES)?;
+                integrity::check(manifest, path, &bytes)?;
                 check_finite(path, &bytes)?;
                 Ok(bytes.into())
             }),

@@ -54,6 +54,13 @@ pub fn odd(name: &str) -> Vec<u8> {
     read(&format!("golden/images/{name}"))
 }
 
+/// Returns a manifest without the SHA-256 of its files, so that a test can replace the files.
+pub fn without_sha256(manifest: &str) -> String {
+    let lines = manifest.lines();
+    let kept = lines.filter(|line| !line.contains("sha256 =") || line.starts_with("checkpoint_"));
+    kept.flat_map(|line| [line, "\n"]).collect()
+}
+
 /// Evaluates `condition` repeatedly until it is true. Panics if that takes longer than
 /// [`PATIENCE`]; `what` describes the condition in the panic message.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{sightline, tiny};
+use super::{sightline, tiny, without_sha256};
 
 /// A temporary folder that contains a small fp32 model in its subfolder `tiny`.
 pub struct Folder(tempfile::TempDir);
@@ -36,12 +36,10 @@ impl Folder {
     /// Copies the model folder `tiny` to the folder `name`, edits the bytes of the copy's ONNX file
     /// with `change`, and returns the path of the copy.
     pub fn changed(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
-        for file in ["model.toml", "labels.txt"] {
-            self.file(
-                &format!("{name}/{file}"),
-                fs::read(self.at("tiny").join(file)).unwrap(),
-            );
-        }
+        let read = |file| fs::read_to_string(self.at("tiny").join(file)).unwrap();
+        self.file(&format!("{name}/labels.txt"), read("labels.txt"));
+        let manifest = without_sha256(&read("model.toml"));
+        self.file(&format!("{name}/model.toml"), manifest);
         let mut graph = fs::read(self.at("tiny/model.onnx")).unwrap();
         change(&mut graph);
         self.file(&format!("{name}/model.onnx"), graph);

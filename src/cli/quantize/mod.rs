@@ -21,7 +21,7 @@ use sightline::registry::networks::Networks;
 use sightline::store::{FP32, INT8, ModelSource, Origin, quantized};
 use sightline::threads::usable_cores;
 
-use super::output::{OutputPaths, file_name, stage_files, write_all};
+use super::output::{OutputPaths, file_name, stage_files, write_model, write_reports};
 use super::say::say;
 pub(super) use args::QuantizeArgs;
 use photographs::Photographs;
@@ -82,7 +82,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     if !args.force
         && let Some(advice) = measure::objection(&report, args.min_agreement)
     {
-        write_all(&reports)?;
+        write_reports(&paths, &reports)?;
         bail!(
             "{advice}\nno int8 model was written, only the report: {}",
             text_path.display()
@@ -237,22 +237,19 @@ impl Quantized<'_> {
             precision: Some(Precision::Int8),
             stages: stage_files(int8.as_ref().map(|role, _| paths.int8_stage(role))),
             ranges: Some(file_name(&paths.ranges)),
-            resize: None,
+            ..Variant::default()
         };
         manifest.variants.insert(INT8.to_owned(), variant);
-        let manifest = manifest.to_toml()?;
         let labels = source.labels.join("\n") + "\n";
         let recipes = self.recipes.to_json()?;
-        let mut files: Vec<(PathBuf, &[u8])> = Vec::new();
-        files.extend(float.iter().map(|s| (paths.stage(s.role), &s.content[..])));
-        files.extend(
-            int8.iter()
-                .map(|s| (paths.int8_stage(s.role), &s.content[..])),
-        );
-        files.push((paths.ranges.clone(), recipes.as_bytes()));
-        files.push((paths.labels.clone(), labels.as_bytes()));
-        files.extend_from_slice(extra);
-        files.push((paths.manifest.clone(), manifest.as_bytes()));
-        write_all(&files)
+        let mut texts = extra.to_vec();
+        texts.push((paths.ranges.clone(), recipes.as_bytes()));
+        texts.push((paths.labels.clone(), labels.as_bytes()));
+        let float = float.iter();
+        let float = float.map(|s| (paths.stage(s.role), &s.content[..]));
+        let int8 = int8.iter();
+        let int8 = int8.map(|s| (paths.int8_stage(s.role), &s.content[..]));
+        let graphs: Vec<(PathBuf, &[u8])> = float.chain(int8).collect();
+        write_model(manifest, paths, &texts, &graphs)
     }
 }
