@@ -17,7 +17,7 @@ RUN_LOAD = ulimit -n 20000 2>/dev/null || ulimit -n "$$(ulimit -Hn)"; exec targe
 
 .DEFAULT_GOAL := help
 .PHONY: help serve build test fmt lint doc image image-test bench load-test soak-test load-binary fuzz fuzz-api \
-	mutation-test onnxruntime clean
+	mutation-test writers-test onnxruntime clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ fuzz: ## run the fuzz targets under AddressSanitizer (FUZZ_SECONDS=60 for each)
 mutation-test: onnxruntime build ## send 50,000 mutated images to the release server
 	SIGHTLINE_TEST_BINARY=$(CURDIR)/target/release/sightline \
 		cargo test --test mutation --locked -- --ignored --nocapture
+
+writers-test: onnxruntime build ## export into one folder from several processes, and kill some of them
+	SIGHTLINE_TEST_BINARY=$(CURDIR)/target/release/sightline \
+		cargo test --test writers_race --locked -- --ignored --nocapture
 
 load-test: onnxruntime build load-binary ## measure the release server under overload and attacks (takes 12 minutes)
 	@$(RUN_LOAD) $(SCENARIOS) $(LOAD_ARGS)

@@ -10,8 +10,9 @@ mod common;
 
 use std::path::Path;
 
-use common::{Server, path, photo, run};
+use common::{Server, path, photo, run, without_sha256};
 use onnx_export::quantize::{Network, Recipes, Target};
+use sightline::manifest::sha256;
 
 const QUANTIZED: &str = "golden/quantized_mobilenet_v3_large-width_mult_0.5-num_classes_100.pth";
 const SHAPE: [&str; 2] = ["--width-mult=0.5", "--num-classes=100"];

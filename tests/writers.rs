@@ -56,11 +56,27 @@ fn an_export_replaces_its_own_files_and_keeps_all_others() {
     let mode = fs::Permissions::from_mode(0o750);
     fs::set_permissions(&birds, mode).unwrap();
     tiny::export(&birds);
-    let others = ["labels.txt", "link", "model.onnx", "model.onnx.part", "model.toml", "notes.txt"];
+    let others = [
+        "labels.txt",
+        "link",
+        "model.onnx",
+        "model.onnx.part",
+        "model.toml",
+        "notes.txt",
+    ];
     assert_eq!(names(&birds), others);
     assert_eq!(fs::read(birds.join("notes.txt")).unwrap(), b"mine");
-    assert_eq!(fs::read_link(birds.join("link")).unwrap(), Path::new("/nowhere"));
-    assert!(birds.join("model.onnx").symlink_metadata().unwrap().is_file());
+    assert_eq!(
+        fs::read_link(birds.join("link")).unwrap(),
+        Path::new("/nowhere")
+    );
+    assert!(
+        birds
+            .join("model.onnx")
+            .symlink_metadata()
+            .unwrap()
+            .is_file()
+    );
     assert_eq!(fs::read(at("victim")).unwrap(), b"precious");
     assert_eq!(birds.metadata().unwrap().mode() & 0o777, 0o750);
     loads(&birds);
@@ -106,7 +122,14 @@ fn two_models_share_a_folder() {
     let at = |name: &str| directory.path().join(name);
     tiny::export(&at("one.onnx"));
     tiny::export(&at("two.onnx"));
-    let files = ["one.labels.txt", "one.onnx", "one.toml", "two.labels.txt", "two.onnx", "two.toml"];
+    let files = [
+        "one.labels.txt",
+        "one.onnx",
+        "one.toml",
+        "two.labels.txt",
+        "two.onnx",
+        "two.toml",
+    ];
     assert_eq!(names(directory.path()), files);
     loads(&at("one.onnx"));
     loads(&at("two.toml"));
@@ -126,7 +149,10 @@ fn two_models_share_a_folder() {
     let lock = fs::File::open(&living).unwrap();
     flock(&lock, FlockOperation::LockExclusive).unwrap();
     tiny::export(&at("two.onnx"));
-    assert_eq!(names(directory.path()), [&[".sightline-stage-1"], &files[..]].concat());
+    assert_eq!(
+        names(directory.path()),
+        [&[".sightline-stage-1"], &files[..]].concat()
+    );
     loads(&at("one.onnx"));
 }
 
@@ -202,7 +228,9 @@ fn a_second_writer_waits_and_signals_end_it() {
         for signal in [Signal::INT, Signal::TERM] {
             let mut child = export(elsewhere.path());
             let said = || fs::read_to_string(elsewhere.path().join("stderr")).unwrap();
-            eventually("the export waits", || said().contains("waiting for another process"));
+            eventually("the export waits", || {
+                said().contains("waiting for another process")
+            });
             let pid = Pid::from_child(&child);
             kill_process(pid, signal).unwrap();
             let status = command::wait(&mut child, PATIENCE);
@@ -233,7 +261,11 @@ fn the_manifest_has_the_hash_of_each_file() {
     fs::write(birds.join("model.onnx"), [&graph[..], b"\x7a\x00"].concat()).unwrap();
     let (code, _, stderr) = run(&predict);
     assert_eq!(code, Some(1), "{stderr}");
-    for part in ["model.onnx", "but the manifest states", "remove `stages.sha256`"] {
+    for part in [
+        "model.onnx",
+        "but the manifest states",
+        "remove `stages.sha256`",
+    ] {
         assert!(stderr.contains(part), "{part}: {stderr}");
     }
     fs::write(birds.join("model.toml"), manifest.replace(&line, "")).unwrap();

@@ -64,7 +64,8 @@ pub(super) struct ExportArgs {
     /// Name of the exported model [default: the name of OUT]
     #[arg(long = "as", env = "SIGHTLINE_AS", value_name = "NAME")]
     name_as: Option<String>,
-    /// Folder for model.onnx, model.toml and labels.txt, or the path of an .onnx file
+    /// Folder for model.onnx, model.toml and labels.txt, or the path of an .onnx file; these files
+    /// are replaced together, other files in the folder are kept
     #[arg(short = 'o', long = "out", env = "SIGHTLINE_OUT", value_name = "OUT")]
     out: PathBuf,
 }

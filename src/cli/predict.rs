@@ -57,7 +57,8 @@ pub(super) struct PredictArgs {
         value_name = "SCORE"
     )]
     score_threshold: f32,
-    /// Folder for PNG copies of the images with boxes or masks drawn in
+    /// Folder for PNG copies of the images with boxes or masks drawn in; replaces files of the same
+    /// names
     #[arg(long, env = "SIGHTLINE_ANNOTATE", value_name = "DIR")]
     annotate: Option<PathBuf>,
     #[command(flatten)]

@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use onnx_export::architecture::Head;
 
 use super::*;
@@ -122,6 +124,7 @@ fn bad_values_of_a_detector_name_their_field() {
         (", { role = \"box_head\", file = \"box_head.onnx\" }", "", "field `stages`: expected the roles network, box_head in this order, got network"),
         ("{ role = \"network\", file = \"model.onnx\" }, ", "", "field `stages`: expected the roles network, box_head in this order, got box_head"),
         ("role = \"box_head\"", "role = \"mask_head\"", "unknown variant `mask_head`"),
+        ("file = \"model.onnx\"", "file = \"model.onnx\", sha256 = \"e3b0\"", "field `stages.sha256`: expected 64 hexadecimal digits, got e3b0"),
     ];
     for (from, to, message) in cases {
         assert!(DETECTOR.contains(from), "DETECTOR lacks {from}");
@@ -250,4 +253,33 @@ fn a_bad_variant_names_its_field() {
         let error = variant(model, name, &fields).unwrap_err();
         assert!(error.contains(message), "{name}: {fields}: {error}");
     }
+}
+
+#[test]
+fn hashes_belong_to_files() {
+    let variants = r#"
+    [variants.int8]
+    precision = "int8"
+    ranges = "model.int8.json"
+    stages = [{ role = "network", file = "int8.onnx" }, { role = "box_head", file = "box_head.onnx" }]
+    "#;
+    let mut manifest = ModelManifest::parse(&format!("{DETECTOR}{variants}")).unwrap();
+    let files = ["box_head.onnx", "model.int8.json", "labels.txt"];
+    for file in files {
+        manifest.record_sha256(Path::new(file), file.as_bytes());
+    }
+    let manifest = ModelManifest::parse(&manifest.to_toml().unwrap()).unwrap();
+    let stated = |file: &str| manifest.stated_sha256(Path::new(file)).collect::<Vec<_>>();
+    let (head, ranges) = (sha256(b"box_head.onnx"), sha256(b"model.int8.json"));
+    // Both the model and its variant have this stage.
+    assert_eq!(stated("box_head.onnx"), [("stages.sha256", &head[..]); 2]);
+    let field = "variants.NAME.ranges_sha256";
+    assert_eq!(stated("model.int8.json"), [(field, &ranges[..])]);
+    assert_eq!(stated("model.onnx"), []);
+    assert_eq!(stated("labels.txt"), []);
+
+    let orphan = format!("{DETECTOR}[variants.a]\nranges_sha256 = \"{head}\"\n");
+    let orphan = orphan + "resize = { mode = \"fixed\", width = 320, height = 320 }\n";
+    let error = ModelManifest::parse(&orphan).unwrap_err().to_string();
+    assert!(error.contains("expected none without `ranges`"), "{error}");
 }

@@ -3,7 +3,7 @@ use std::fs;
 use onnx_export::{Role, Stages};
 
 use super::*;
-use crate::manifest::Resize;
+use crate::manifest::{Resize, sha256};
 
 pub(super) const MANIFEST: &str = r#"
     name = "birds"
@@ -136,6 +136,39 @@ fn a_variant_is_another_graph_or_resize() {
     let source = find(directory.path(), "birds@int8").unwrap();
     let message = source.graphs().unwrap_err().to_string();
     assert!(message.ends_with("birds/model.int8.onnx"), "{message}");
+}
+
+#[test]
+fn a_file_with_another_hash_is_an_error() {
+    let stated = |hash: String| {
+        MANIFEST.replace(
+            "\"model.onnx\"",
+            &format!("\"model.onnx\", sha256 = \"{hash}\""),
+        )
+    };
+    let (right, wrong) = (sha256(b"graph"), sha256(b"other"));
+    for (hash, loads) in [
+        (right.to_ascii_uppercase(), true),
+        (right, true),
+        (wrong, false),
+    ] {
+        let directory = directory(&[("birds/model.toml", stated(hash))]);
+        let graphs = find(directory.path(), "birds").unwrap().graphs();
+        match graphs {
+            Ok(_) => assert!(loads),
+            Err(error) => assert!(!loads && matches!(error, StoreError::Hash { .. })),
+        }
+    }
+}
+
+#[test]
+fn a_stage_of_a_writer_is_not_a_model() {
+    let directory = directory(&[
+        ("birds/model.toml", MANIFEST.to_owned()),
+        (".sightline-stage-0/model.toml", "name = ".to_owned()),
+    ]);
+    let store = ModelStore::new(Some(directory.path().to_path_buf()));
+    assert_eq!(store.list().unwrap().len(), 1);
 }
 
 #[test]

@@ -34,7 +34,7 @@ use rustix::io::Errno;
 use super::say::complain;
 use folder::{Folder, Lock};
 use signals::Deferred;
-use stage::{Stage, sweep};
+use stage::sweep;
 
 /// Time after which a writer that waits for another one says so.
 const SILENT_WAIT: Duration = Duration::from_secs(1);
