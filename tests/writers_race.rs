@@ -193,10 +193,11 @@ impl Target {
         let mut processes = Vec::new();
         for index in 0..writers {
             std::thread::sleep(Duration::from_millis(random.below(SPREAD) as u64));
-            let work = match random.below(10) {
-                0..7 => Work::Export(random.below(2)),
-                7 => Work::Quantize,
-                8 => Work::Predict,
+            // A quantization takes a hundred times as long as an export.
+            let work = match random.below(40) {
+                0..30 => Work::Export(random.below(2)),
+                30 => Work::Quantize,
+                31..36 => Work::Predict,
                 _ => Work::Serve,
             };
             processes.push(self.start(work, index));
