@@ -103,6 +103,7 @@ mod stages;
 mod state_error;
 pub mod text;
 pub mod weights;
+mod wire;
 
 pub use assemble::{build, build_fused, tensor_shapes};
 pub use detection::{FusedOptions, ProposalOptions};
@@ -112,3 +113,4 @@ pub use finite::{NotFinite, check_weights};
 pub use model::{DEFAULT_OPSET, Model, ModelInfo, OPSETS, Producer};
 pub use read::{GraphReadError, WeightTensor, read_initializers};
 pub use stages::{Role, Stage, Stages};
+pub use wire::ProtobufError;

@@ -40,7 +40,7 @@ fn set(name: &str, at: usize, value: f32) -> impl FnOnce(&mut BTreeMap<String, T
         let tensor = &tensors[name];
         let mut values = tensor.to_f32().unwrap();
         values[at] = value;
-        let changed = Tensor::from_f32(&tensor.shape().to_vec(), &values).unwrap();
+        let changed = Tensor::from_f32(tensor.shape(), &values).unwrap();
         tensors.insert(name.to_owned(), changed);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
+use onnx_export::weights::sha256;
 
 use super::{InvalidField, ModelManifest, require};
 
@@ -10,12 +10,6 @@ use super::{InvalidField, ModelManifest, require};
 const STAGES: &str = "stages.sha256";
 /// Field with the SHA-256 of a ranges file.
 const RANGES: &str = "variants.NAME.ranges_sha256";
-
-/// Returns the SHA-256 of `content` as 64 lower-case hexadecimal digits.
-pub fn sha256(content: &[u8]) -> String {
-    let digest = Sha256::digest(content);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 impl ModelManifest {
     /// Sets the SHA-256 of every entry that names `file` as an ONNX file or ranges file. Label files

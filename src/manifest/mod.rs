@@ -25,7 +25,7 @@ pub use batching::Batching;
 pub use detection::{Detection, Rpn};
 use error::require;
 pub use error::{InvalidField, ManifestError};
-pub use hash::sha256;
+pub use onnx_export::weights::sha256;
 pub use preprocess::{Filter, Preprocess, Resize};
 pub use stage::StageFile;
 use stage::show_roles;

@@ -15,7 +15,7 @@ pub(super) fn check(
     path: &Path,
     content: &[u8],
 ) -> Result<(), StoreError> {
-    let file = path.file_name().map(Path::new).unwrap_or(path);
+    let file = path.file_name().map_or(path, Path::new);
     let mut stated = manifest.stated_sha256(file).peekable();
     if stated.peek().is_none() {
         return Ok(());

@@ -6,12 +6,10 @@
 //! fields. This module therefore walks over the encoded file. It copies no tensor data, and it
 //! rejects encodings that protobuf readers interpret differently.
 
-mod wire;
-
 use thiserror::Error;
 
 use crate::text::shown;
-use wire::{Reader, Value};
+use crate::wire::{ProtobufError, Reader, Value};
 
 /// Maximum number of messages that contain each other, which is the limit of protobuf's own
 /// readers. A subgraph takes three: the attribute, the graph, and the node in it.
@@ -40,14 +38,9 @@ pub enum ExternalDataError {
         /// Description of the tensor: its name, or the name of the attribute that holds it.
         tensor: String,
     },
-    /// The bytes are not a protobuf message, or use an encoding that ONNX files do not need.
-    #[error("not an ONNX file: malformed protobuf: expected {expected} at byte {offset}")]
-    Malformed {
-        /// What the encoding requires at the offset.
-        expected: &'static str,
-        /// Byte offset in the file.
-        offset: usize,
-    },
+    /// The file cannot be read.
+    #[error(transparent)]
+    Malformed(#[from] ProtobufError),
     /// Subgraphs contain each other too deeply.
     #[error(
         "cannot read the ONNX file: its messages must be nested at most {MAX_DEPTH} deep; \

@@ -4,8 +4,8 @@ use half::{bf16, f16};
 use thiserror::Error;
 
 use super::not_finite;
-use super::wire::{Field, Fields};
 use crate::text::shown;
+use crate::wire::{Reader, Value};
 
 /// Number of values that are checked between two decisions; the loop over them has no branch.
 const BLOCK: usize = 1024;
@@ -29,7 +29,7 @@ pub struct NotFinite {
 /// # Errors
 /// [`NotFinite`] for the first initializer with a value that is NaN or infinite.
 pub fn check_weights(model: &[u8]) -> Result<(), NotFinite> {
-    let graphs = messages(model, 7);
+    let graphs = messages(Reader::new(model), 7);
     for tensor in graphs.flat_map(|graph| messages(graph, 5)) {
         Tensor::read(tensor).check()?;
     }
@@ -37,11 +37,16 @@ pub fn check_weights(model: &[u8]) -> Result<(), NotFinite> {
 }
 
 /// Returns the messages in the field `number` of a message.
-fn messages(message: &[u8], number: u64) -> impl Iterator<Item = &[u8]> {
-    Fields(message).filter_map(move |field| match field {
-        (found, Field::Bytes(bytes)) if found == number => Some(bytes),
+fn messages(message: Reader<'_>, number: u32) -> impl Iterator<Item = Reader<'_>> {
+    fields(message).filter_map(move |field| match field {
+        (found, Value::Bytes(inner)) if found == number => Some(inner),
         _ => None,
     })
+}
+
+/// Returns the fields of a message up to the first that is malformed.
+fn fields(mut message: Reader<'_>) -> impl Iterator<Item = (u32, Value<'_>)> {
+    std::iter::from_fn(move || message.next_field().ok().flatten())
 }
 
 /// The fields of a `TensorProto` that hold a floating-point tensor. Elements are little-endian.
@@ -70,22 +75,21 @@ impl<'a> Tensor<'a> {
     /// Maximum number of axes that [`Tensor::shape`] keeps; a hostile file may state millions.
     const MAX_RANK: usize = 16;
 
-    fn read(message: &'a [u8]) -> Self {
+    fn read(message: Reader<'a>) -> Self {
         let mut tensor = Self::default();
-        for field in Fields(message) {
+        for field in fields(message) {
             match field {
-                (1, Field::Varint(size)) => tensor.add_axis(size),
-                (1, Field::Bytes(packed)) => {
-                    let mut sizes = Fields(packed);
-                    while let Some(size) = sizes.varint() {
+                (1, Value::Varint(size)) => tensor.add_axis(size),
+                (1, Value::Bytes(mut sizes)) => {
+                    while let Ok(size) = sizes.varint() {
                         tensor.add_axis(size);
                     }
                 }
-                (2, Field::Varint(data_type)) => tensor.data_type = data_type,
-                (4, Field::Bytes(bytes)) => tensor.floats = bytes,
-                (8, Field::Bytes(name)) => tensor.name = name,
-                (9, Field::Bytes(bytes)) => tensor.raw = bytes,
-                (10, Field::Bytes(bytes)) => tensor.doubles = bytes,
+                (2, Value::Varint(data_type)) => tensor.data_type = data_type,
+                (4, Value::Bytes(bytes)) => tensor.floats = bytes.rest(),
+                (8, Value::Bytes(name)) => tensor.name = name.rest(),
+                (9, Value::Bytes(bytes)) => tensor.raw = bytes.rest(),
+                (10, Value::Bytes(bytes)) => tensor.doubles = bytes.rest(),
                 _ => {}
             }
         }

@@ -1,7 +1,6 @@
 //! Detection of weights that are NaN or infinite, such as those of a training run that diverged.
 
 mod file;
-mod wire;
 
 pub use file::{NotFinite, check_weights};
 

@@ -85,7 +85,7 @@ impl WeightsError {
         Self::foreign(PLAIN_TAR)
     }
 
-    /// Returns the error for a pickle that names classes of a TorchScript model.
+    /// Returns the error for a pickle that names classes of a `TorchScript` model.
     pub(super) fn torchscript() -> Self {
         Self::foreign(TORCHSCRIPT)
     }
@@ -194,7 +194,11 @@ pub(super) fn in_zip(names: &[impl AsRef<str>]) -> Option<Kind> {
             ("a package of torch.package", SAVE)
         } else if any(|name| name == "model.weights.h5") {
             KERAS
-        } else if any(|name| name.ends_with(".npy")) {
+        } else if any(|name| {
+            Path::new(name)
+                .extension()
+                .is_some_and(|extension| extension == "npy")
+        }) {
             ("an archive of NumPy arrays", CONVERT)
         } else if any(|name| name.ends_with("/model.json")) {
             TORCHSCRIPT
@@ -246,7 +250,7 @@ mod tests {
             let name = recognize(bytes).map(|(name, _)| name);
             assert_eq!(name, *expected, "{}", bytes.escape_ascii());
         }
-        let long = ["ä"; 4000].concat();
+        let long = "ä".repeat(4000);
         assert_eq!(
             recognize(&long.as_bytes()[..4097]).unwrap().0,
             "a text file"

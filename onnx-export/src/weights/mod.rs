@@ -124,7 +124,7 @@ impl StateDict {
         Ok(Self {
             tensors,
             metadata,
-            sha256: hex(&Sha256::digest(bytes)),
+            sha256: sha256(bytes),
         })
     }
 
@@ -220,6 +220,11 @@ fn detect(bytes: &[u8]) -> Result<Format, WeightsError> {
     }
     let start = bytes.iter().take(8).copied().collect();
     Err(WeightsError::UnknownFormat { start })
+}
+
+/// Returns the SHA-256 of `bytes` as 64 lower-case hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 fn hex(bytes: &[u8]) -> String {

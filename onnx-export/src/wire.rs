@@ -2,11 +2,21 @@
 //!
 //! Source: <https://protobuf.dev/programming-guides/encoding/>.
 
-use super::ExternalDataError;
+use thiserror::Error;
+
+/// The bytes are not a protobuf message, or use an encoding that ONNX files do not need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("not an ONNX file: malformed protobuf: expected {expected} at byte {offset}")]
+pub struct ProtobufError {
+    /// What the encoding requires at the offset.
+    pub expected: &'static str,
+    /// Byte offset in the file.
+    pub offset: usize,
+}
 
 /// Reads the fields of one encoded message.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
     /// Offset of `rest` in the file, for errors.
     offset: usize,
@@ -14,7 +24,7 @@ pub(super) struct Reader<'a> {
 
 /// The value of a field.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     /// An integer, boolean or enum.
     Varint(u64),
     /// A value of 4 or 8 bytes.
@@ -25,7 +35,7 @@ pub(super) enum Value<'a> {
 
 impl<'a> Reader<'a> {
     /// Creates a reader of the file `bytes`.
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self {
             rest: bytes,
             offset: 0,
@@ -33,16 +43,16 @@ impl<'a> Reader<'a> {
     }
 
     /// Returns the bytes that are not read yet.
-    pub(super) fn rest(&self) -> &'a [u8] {
+    pub(crate) fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
     /// Returns the number and value of the next field; `None` at the end of the message.
     ///
     /// # Errors
-    /// [`ExternalDataError::Malformed`] if the bytes are no field, and for groups, which ONNX files
+    /// [`ProtobufError`] if the bytes are no field, and for groups, which ONNX files
     /// do not have.
-    pub(super) fn next_field(&mut self) -> Result<Option<(u32, Value<'a>)>, ExternalDataError> {
+    pub(crate) fn next_field(&mut self) -> Result<Option<(u32, Value<'a>)>, ProtobufError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -66,7 +76,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn varint(&mut self) -> Result<u64, ExternalDataError> {
+    /// Reads an integer.
+    ///
+    /// # Errors
+    /// [`ProtobufError`] if the bytes end early, or if the integer has more than 10 bytes.
+    pub(crate) fn varint(&mut self) -> Result<u64, ProtobufError> {
         let start = *self;
         let mut value = 0;
         for shift in (0..64).step_by(7) {
@@ -80,7 +94,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Splits off the next `length` bytes.
-    fn take(&mut self, length: u64) -> Result<Self, ExternalDataError> {
+    fn take(&mut self, length: u64) -> Result<Self, ProtobufError> {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let Some((taken, rest)) = self.rest.split_at_checked(length) else {
             return Err(self.malformed("the rest of a field"));
@@ -94,8 +108,8 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn malformed(&self, expected: &'static str) -> ExternalDataError {
-        ExternalDataError::Malformed {
+    fn malformed(&self, expected: &'static str) -> ProtobufError {
+        ProtobufError {
             expected,
             offset: self.offset,
         }
