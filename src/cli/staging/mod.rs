@@ -23,7 +23,7 @@ mod ordered;
 mod signals;
 mod stage;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -100,7 +100,7 @@ impl<'a> FileSet<'a> {
     }
 
     /// Returns whether the set has a file of this name.
-    fn has(&self, name: &OsString) -> bool {
+    fn has(&self, name: &OsStr) -> bool {
         self.files.iter().any(|file| file.name == *name)
     }
 

@@ -35,13 +35,13 @@ pub(super) fn publish(set: &FileSet<'_>, folder: &Folder, signals: &Deferred) ->
     };
     let mut stage = stage().with_context(|| set.cannot_write())?;
     write_files(set, stage.folder(), signals)?;
-    let undoable = stage.keep_old(set);
+    let restorable = stage.keep_old(set);
     if set.files.len() > 1 {
         stage.commit().with_context(|| set.cannot_write())?;
     }
     for (index, file) in set.files.iter().enumerate() {
         if let Err(error) = stage.folder().rename(&file.name, folder, &file.name) {
-            if undoable {
+            if index <= restorable {
                 stage.undo(set.files[..index].iter().rev().map(|file| &file.name));
             }
             let path = set.folder.join(&file.name);

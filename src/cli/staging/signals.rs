@@ -59,7 +59,7 @@ impl Handlers {
         let ignored = ignored_signals();
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             // `nohup` and shells start processes that ignore some signals.
-            if ignored >> (signal - 1) & 1 == 1 {
+            if (ignored >> (signal - 1)) & 1 == 1 {
                 continue;
             }
             let default = Arc::clone(&handlers.default);

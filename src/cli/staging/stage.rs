@@ -73,13 +73,14 @@ impl<'a> Stage<'a> {
         Ok((model, name))
     }
 
-    /// Links the files of `parent` that `set` will replace into the stage. Returns whether all of
-    /// them could be linked.
-    pub(super) fn keep_old(&self, set: &FileSet<'_>) -> bool {
-        set.files.iter().all(|NewFile { name, .. }| {
+    /// Links the files of `parent` that `set` will replace into the stage, up to the first one that
+    /// cannot be linked. Returns how many files of the set can be replaced and restored.
+    pub(super) fn keep_old(&self, set: &FileSet<'_>) -> usize {
+        let linked = set.files.iter().take_while(|NewFile { name, .. }| {
             let linked = self.parent.link(name, &self.folder, &old(name));
             matches!(linked, Ok(()) | Err(Errno::NOENT))
-        })
+        });
+        linked.count()
     }
 
     /// Gives the stage the name that lets the next writer complete the renames.
@@ -91,8 +92,8 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Undoes the renames of the files `names` from the stage into `parent`. Requires that
-    /// [`Stage::keep_old`] returned true.
+    /// Undoes the renames of the files `names` from the stage into `parent`. All of them must be
+    /// among the files that [`Stage::keep_old`] has counted.
     pub(super) fn undo<'n>(&self, names: impl Iterator<Item = &'n OsString>) {
         for name in names {
             // An error here leaves a mix, which the hashes in the manifest reveal. The error of the
@@ -189,4 +190,49 @@ fn old(name: &OsStr) -> OsString {
     let mut old = OsString::from(OLD);
     old.push(name);
     old
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn renames_are_undone() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("a"), "old a").unwrap();
+        let mut set = FileSet::new(directory.path());
+        set.add(Path::new("a"), b"new a");
+        set.add(Path::new("b"), b"new b");
+        let folder = Folder::open(directory.path()).unwrap();
+        let stage = Stage::new(&folder).unwrap();
+        write_files(&set, stage.folder(), &Deferred::begin()).unwrap();
+        assert_eq!(stage.keep_old(&set), 2);
+        for NewFile { name, .. } in &set.files {
+            stage.folder().rename(name, &folder, name).unwrap();
+        }
+        assert_eq!(fs::read(at("b")).unwrap(), b"new b");
+        stage.undo(set.files.iter().rev().map(|file| &file.name));
+        drop(stage);
+        assert_eq!(fs::read(at("a")).unwrap(), b"old a");
+        assert_eq!(folder.names().unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn stages_of_living_writers_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let (folder, other) = (
+            Folder::open(directory.path()).unwrap(),
+            Folder::open(directory.path()).unwrap(),
+        );
+        let stage = Stage::new(&folder).unwrap();
+        sweep(&other);
+        assert_eq!(other.names().unwrap(), [stage.name.clone()]);
+        let abandoned = OsStr::new(".sightline-stage-0");
+        other.create_subfolder(abandoned, Mode::RWXU).unwrap();
+        sweep(&other);
+        assert_eq!(other.names().unwrap(), [stage.name.clone()]);
+    }
 }
