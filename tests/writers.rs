@@ -1,11 +1,6 @@
 //! Checks how `export` writes its files: which targets it accepts, what it leaves unchanged, and what
 //! remains after a signal or a failed write.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a panic in a test helper is how the test fails"
-)]
-
 mod common;
 
 use std::fs;

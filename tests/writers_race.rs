@@ -67,8 +67,8 @@ impl Target {
         let photo = folder.path().join("photos/coffee.jpg");
         fs::copy(path("photos/coffee_500x375.jpg"), photo).unwrap();
         for (_, letter) in CHECKPOINTS {
-            let labels: String = (0..10).map(|class| format!("{letter}{class}\n")).collect();
-            fs::write(folder.path().join(letter), labels).unwrap();
+            let labels: Vec<String> = (0..10).map(|class| format!("{letter}{class}")).collect();
+            fs::write(folder.path().join(letter), labels.join("\n")).unwrap();
         }
         let out = folder.path().join("models").join(out);
         let (manifest, labels) = match out.extension() {

@@ -39,7 +39,7 @@ use stage::sweep;
 /// Time after which a writer that waits for another one says so.
 const SILENT_WAIT: Duration = Duration::from_secs(1);
 /// Time after which a writer that waits for another one fails.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// Time between two attempts to lock a folder.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 

@@ -229,10 +229,10 @@ mod tests {
         );
         let stage = Stage::new(&folder).unwrap();
         sweep(&other);
-        assert_eq!(other.names().unwrap(), [stage.name.clone()]);
+        assert_eq!(other.names().unwrap(), std::slice::from_ref(&stage.name));
         let abandoned = OsStr::new(".sightline-stage-0");
         other.create_subfolder(abandoned, Mode::RWXU).unwrap();
         sweep(&other);
-        assert_eq!(other.names().unwrap(), [stage.name.clone()]);
+        assert_eq!(other.names().unwrap(), std::slice::from_ref(&stage.name));
     }
 }
