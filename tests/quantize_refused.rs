@@ -189,10 +189,14 @@ fn in_int8(graph: &[u8]) -> Vec<u8> {
 #[test]
 fn a_full_device_leaves_no_part_of_a_model() {
     let folder = Folder::new();
-    // `ulimit -f` below lets the command write files of at most 1500 KiB, which only the label file
+    // `ulimit -f` below lets the command write files of at most 1500 KiB, which only the manifest
     // exceeds.
-    let label = "x".repeat(200_000);
-    folder.file("tiny/labels.txt", vec![label; 10].join("\n"));
+    let manifest = fs::read_to_string(folder.at("tiny/model.toml")).unwrap();
+    let long = format!("description = \"{}", "x".repeat(2_000_000));
+    folder.file(
+        "tiny/model.toml",
+        manifest.replacen("description = \"", &long, 1),
+    );
     let before = contents(&folder.at("tiny"));
     let out = folder.at("out");
     let photos = path("photos");
@@ -212,7 +216,7 @@ fn a_full_device_leaves_no_part_of_a_model() {
     let (code, _, stderr) = finish(limited);
     assert_eq!(code, Some(1), "{stderr}");
     assert!(
-        stderr.contains("cannot write") && stderr.contains("labels.txt"),
+        stderr.contains("cannot write") && stderr.contains("model.toml"),
         "{stderr}"
     );
     assert_eq!(names(&out), [""; 0]);

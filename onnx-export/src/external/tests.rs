@@ -177,7 +177,7 @@ fn errors_name_the_tensor_in_one_short_line() {
     let cases = [
         (
             nested(&[7, 5], external("\u{1b}[2Jw\n")),
-            "the tensor `\\u{1b}[2Jw\\n` has",
+            "the tensor `\\u001b[2Jw\\n` has",
         ),
         (
             nested(&[7, 1, 5], named("value")),
