@@ -91,8 +91,8 @@ impl Admission {
     /// No place is held while the body arrives, so that slow clients cannot fill the queue.
     ///
     /// # Errors
-    /// [`BatchError::QueueFull`] if no place is free, [`BatchError::DeadlineUnreachable`] if the images in the
-    /// queue are predicted to take too long.
+    /// [`BatchError::Stuck`] if all workers of the model are stuck, [`BatchError::QueueFull`] if no place is free,
+    /// [`BatchError::DeadlineUnreachable`] if the images in the queue are predicted to take too long.
     pub fn new(app: &App, model: Arc<LoadedModel>, deadline: Deadline) -> Result<Self, ServeError> {
         model.batcher.check(deadline.at())?;
         Ok(Self {
@@ -199,7 +199,8 @@ pub async fn pace(app: &App, error: &ServeError) {
                 Rejection::queue_full
                 | Rejection::deadline_unreachable
                 | Rejection::body_memory
-                | Rejection::response_memory,
+                | Rejection::response_memory
+                | Rejection::model_stuck,
             ),
             _,
         ) => &app.rejections,
@@ -273,6 +274,7 @@ fn reason(error: &ServeError) -> Option<Rejection> {
         | ServeError::BodyTimeout { .. }
         | ServeError::BodyTooSlow { .. }
         | ServeError::Batch(BatchError::DeadlinePassed) => Some(Rejection::deadline),
+        ServeError::Batch(BatchError::Stuck { .. }) => Some(Rejection::model_stuck),
         ServeError::Batch(BatchError::QueueFull { .. } | BatchError::LongQueueFull { .. }) => {
             Some(Rejection::queue_full)
         }

@@ -217,6 +217,15 @@ pub enum ServeError {
     /// Models are still being loaded.
     #[error("the server is starting: models are being loaded")]
     Starting,
+    /// Workers of a model are stuck, so the server is not ready.
+    #[error(
+        "the server is not ready: workers of {} are stuck in runs that cannot be stopped",
+        .models.join(", ")
+    )]
+    ModelStuck {
+        /// The models with stuck workers, as `name@variant`.
+        models: Vec<String>,
+    },
     /// The server rejects new requests before it stops.
     #[error("the server is shutting down")]
     Draining,

@@ -37,6 +37,8 @@ pub struct Metrics {
     batch_size: Histograms<ModelLabels>,
     batches: Family<CutLabels, Counter>,
     queue_depth: Family<ModelLabels, Gauge>,
+    stopped_runs: Family<ModelLabels, Counter>,
+    stuck_workers: Family<ModelLabels, Gauge>,
     tensor_pixels: Family<ModelLabels, Counter>,
     padding_pixels: Family<ModelLabels, Counter>,
     images: Family<ModelLabels, Counter>,
@@ -67,6 +69,8 @@ impl Metrics {
             batch_size: Family::new_with_constructor(images),
             batches: Family::default(),
             queue_depth: Family::default(),
+            stopped_runs: Family::default(),
+            stuck_workers: Family::default(),
             tensor_pixels: Family::default(),
             padding_pixels: Family::default(),
             images: Family::default(),
@@ -123,6 +127,10 @@ impl Metrics {
         );
         let help = "Images waiting for a worker";
         registry.register("sightline_queue_depth", help, self.queue_depth.clone());
+        let help = "Runs of the network that were stopped at their time limit";
+        registry.register("sightline_stopped_runs", help, self.stopped_runs.clone());
+        let help = "Workers that do not return although their run was stopped";
+        registry.register("sightline_stuck_workers", help, self.stuck_workers.clone());
         registry.register(
             "sightline_images",
             "Images with a result",
@@ -213,6 +221,8 @@ impl Metrics {
         BatchMetrics {
             size: self.batch_size.get_or_create(&labels).clone(),
             queue_depth: self.queue_depth.get_or_create(&labels).clone(),
+            stopped_runs: self.stopped_runs.get_or_create(&labels).clone(),
+            stuck_workers: self.stuck_workers.get_or_create(&labels).clone(),
             tensor_pixels: self.tensor_pixels.get_or_create(&labels).clone(),
             padding_pixels: self.padding_pixels.get_or_create(&labels).clone(),
             batches: Cut::ALL.map(counter),
@@ -252,6 +262,10 @@ pub struct BatchMetrics {
     size: Histogram,
     /// Number of images waiting for a worker.
     pub queue_depth: Gauge,
+    /// Number of runs that were stopped at their time limit.
+    pub stopped_runs: Counter,
+    /// Number of workers that do not return although their run was stopped.
+    pub stuck_workers: Gauge,
     tensor_pixels: Counter,
     padding_pixels: Counter,
     batches: [Counter; 4],

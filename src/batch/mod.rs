@@ -12,6 +12,7 @@
 mod drain;
 mod queue;
 mod tensors;
+mod watchdog;
 mod worker;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -24,11 +25,12 @@ use tracing::Span;
 
 pub use queue::Policy;
 pub use tensors::TensorCost;
+pub use watchdog::{Watchdog, WatchedEngine};
 
 use drain::DrainRate;
 
 use crate::budget::{Budget, Permit};
-use crate::engine::{Engine, EngineError, Outputs};
+use crate::engine::{EngineError, Outputs};
 use crate::image::{ImageSize, PreparedImage};
 use crate::memory::{self, Demand};
 use crate::metrics::BatchMetrics;
@@ -91,6 +93,15 @@ pub enum BatchError {
     /// The queue was closed before the image was submitted.
     #[error("the queue is closed: the server is shutting down")]
     Closed,
+    /// All workers of the model are stuck: their runs were stopped, but do not return.
+    #[error(
+        "all {workers} workers of the model are stuck in runs that cannot be stopped: retry later, or restart the server \
+         without this model"
+    )]
+    Stuck {
+        /// Number of workers of the model.
+        workers: usize,
+    },
     /// The engine returned an error for the batch.
     #[error(transparent)]
     Engine(#[from] Arc<EngineError>),
@@ -173,18 +184,22 @@ pub struct Batcher {
     cost: TensorCost,
     capacity: usize,
     workers: Vec<JoinHandle<()>>,
+    /// Number of workers.
+    worker_count: usize,
+    watchdog: Watchdog,
 }
 
 impl Batcher {
-    /// Starts one worker thread per engine and a queue of at most `capacity` images. The memory
-    /// budget for tensors has room for one image of the largest size, as `cost` predicts, until
+    /// Starts one worker thread per engine and a queue of at most `capacity` images. `watchdog` stops the
+    /// runs of `engines`. The memory budget for tensors has room for one image of the largest size, as `cost` predicts, until
     /// [`Batcher::raise_tensor_memory`] raises it.
     ///
     /// # Errors
     /// The operating system's error if a thread cannot be started.
     pub fn start(
         name: &str,
-        engines: Vec<Box<dyn Engine>>,
+        watchdog: Watchdog,
+        engines: Vec<WatchedEngine>,
         policy: Policy,
         capacity: usize,
         cost: TensorCost,
@@ -205,6 +220,7 @@ impl Batcher {
             long_places: Budget::new("long_images", 1, capacity.div_ceil(2) as u64),
             drain: Mutex::new(drain),
         });
+        let worker_count = engines.len();
         let mut workers = Vec::new();
         for (index, engine) in engines.into_iter().enumerate() {
             let shared = Arc::clone(&shared);
@@ -217,7 +233,20 @@ impl Batcher {
             cost,
             capacity,
             workers,
+            worker_count,
+            watchdog,
         })
+    }
+
+    /// Returns the number of workers that are stuck: their runs were stopped, but do not return.
+    pub fn stuck_workers(&self) -> usize {
+        self.watchdog.stuck()
+    }
+
+    /// Makes [`Batcher::stuck_workers`] return `workers`.
+    #[cfg(test)]
+    pub(crate) fn pretend_stuck(&self, workers: usize) {
+        self.watchdog.pretend_stuck(workers);
     }
 
     /// Returns the maximum number of images in the queue.
@@ -232,9 +261,13 @@ impl Batcher {
     /// measurements.
     ///
     /// # Errors
-    /// [`BatchError::QueueFull`] if no place is free, [`BatchError::DeadlineUnreachable`] if the images ahead
-    /// are predicted to take too long.
+    /// [`BatchError::Stuck`] if all workers are stuck, [`BatchError::QueueFull`] if no place is free,
+    /// [`BatchError::DeadlineUnreachable`] if the images ahead are predicted to take too long.
     pub fn check(&self, deadline: Instant) -> Result<(), BatchError> {
+        let workers = self.worker_count;
+        if workers > 0 && self.stuck_workers() >= workers {
+            return Err(BatchError::Stuck { workers });
+        }
         let places = &self.shared.places;
         let (used, capacity) = (places.used(), places.total());
         // Images that take long to decode do not delay others: they are overtaken.

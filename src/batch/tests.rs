@@ -2,7 +2,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::engine::{Output, Tensor};
+use crate::engine::{Engine, Output, StopRuns, Tensor, Unstoppable};
 use crate::metrics::Metrics;
 
 const SIZE: ImageSize = ImageSize {
@@ -36,6 +36,10 @@ impl Engine for Gated {
         let kept = batch.into_iter().filter(|image| !image.data[0].is_nan());
         Ok(kept.map(output).collect())
     }
+
+    fn stop_handle(&self) -> Arc<dyn StopRuns> {
+        Arc::new(Unstoppable)
+    }
 }
 
 struct Setup {
@@ -57,8 +61,10 @@ fn setup(max_batch_size: usize, capacity: usize) -> Setup {
     };
     let metrics = Metrics::new().batch("m", "fp32");
     let cost = TensorCost::measured(&Outputs::default(), SIZE, 1 << 20, None);
-    let engines = vec![engine];
-    let batcher = Batcher::start("test", engines, policy, capacity, cost, metrics).unwrap();
+    let watchdog = Watchdog::start("m@fp32".to_owned(), metrics.clone()).unwrap();
+    let engines = vec![watchdog.watch(engine)];
+    let batcher =
+        Batcher::start("test", watchdog, engines, policy, capacity, cost, metrics).unwrap();
     Setup {
         batcher,
         permit,

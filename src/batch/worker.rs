@@ -1,4 +1,4 @@
-//! A worker: a thread that owns one engine, takes batches from the queue and runs them.
+//! A worker: a thread that owns one engine, takes batches from the queue and runs them until their deadlines.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
@@ -8,17 +8,21 @@ use tokio::sync::oneshot;
 use tracing::Span;
 
 use super::queue::Next;
-use super::{BatchError, QueueEntry, Reply, Shared};
+use super::{BatchError, QueueEntry, Reply, Shared, WatchedEngine};
 use crate::budget::Permit;
-use crate::engine::{Engine, Outputs};
+use crate::engine::{EngineError, Outputs};
 use crate::image::PreparedImage;
 use crate::metrics::Cut;
 
+/// Time from the latest deadline of a batch's images until the run is stopped. Requests have failed by then; the
+/// margin lets runs finish that are only a little late, so that only runaway networks are stopped.
+const STOP_MARGIN: Duration = Duration::from_secs(1);
+
 /// Runs batches on `engine` until the queue is closed and empty.
-pub(super) fn run(shared: &Shared, mut engine: Box<dyn Engine>) {
+pub(super) fn run(shared: &Shared, mut engine: WatchedEngine) {
     while let Some((batch, cut)) = next_batch(shared) {
         shared.metrics.batch(batch.len(), cut);
-        process(shared, engine.as_mut(), batch);
+        process(shared, &mut engine, batch);
     }
 }
 
@@ -101,8 +105,10 @@ impl Client {
 }
 
 /// Runs one batch and sends each image's result to its client.
-fn process(shared: &Shared, engine: &mut dyn Engine, batch: Vec<QueueEntry>) {
+fn process(shared: &Shared, engine: &mut WatchedEngine, batch: Vec<QueueEntry>) {
     let started = Instant::now();
+    let latest = batch.iter().map(|entry| entry.deadline).max();
+    let limit = latest.unwrap_or(started) + STOP_MARGIN;
     let (images, clients) = separate(shared, batch, started);
     let count = clients.len();
     // A log line has one span, so the engine's log lines get the span of the oldest request of the
@@ -110,7 +116,7 @@ fn process(shared: &Shared, engine: &mut dyn Engine, batch: Vec<QueueEntry>) {
     let span = clients.first().map_or_else(Span::none, |c| c.span.clone());
     // Unwind safe, because only this thread uses the engine: no other thread can see a state that a
     // panic left incomplete.
-    let run = AssertUnwindSafe(|| span.in_scope(|| engine.run(images)));
+    let run = AssertUnwindSafe(|| span.in_scope(|| engine.run(images, limit)));
     let result = catch_unwind(run);
     let inference = started.elapsed();
     let error = match result {
@@ -128,6 +134,7 @@ fn process(shared: &Shared, engine: &mut dyn Engine, batch: Vec<QueueEntry>) {
             expected: count,
             got: outputs.len(),
         },
+        Ok(Err(EngineError::Stopped)) => BatchError::DeadlinePassed,
         Ok(Err(error)) => BatchError::Engine(Arc::new(error)),
         Err(_) => BatchError::Panicked,
     };

@@ -9,7 +9,10 @@ mod outputs;
 mod prepare;
 mod probe;
 mod signature;
+mod stop;
 mod two_stage;
+
+use std::sync::Arc;
 
 use onnx_export::text::{shown, shown_error};
 use thiserror::Error;
@@ -19,6 +22,7 @@ pub use onnx_runtime::{Arithmetic, OnnxRuntime, OnnxSession};
 pub use outputs::{DataType, Output, OutputAccessError, Outputs, Values};
 pub use prepare::PreparedModel;
 pub use probe::{FirstStage, Probe};
+pub use stop::{StopRuns, Unstoppable};
 pub use two_stage::{
     BOX_REGRESSION, CLASS_LOGITS, ProposalMaps, Propose, REGIONS, Region, TwoStageSession,
 };
@@ -78,6 +82,9 @@ pub trait Engine: Send {
     /// [`EngineError::OutputType`], [`EngineError::Missing`] or [`EngineError::Propose`] if an
     /// output cannot be used.
     fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Outputs>, EngineError>;
+
+    /// Returns a handle with which another thread stops the runs of this engine.
+    fn stop_handle(&self) -> Arc<dyn StopRuns>;
 }
 
 /// Why a model cannot be loaded or run.
@@ -148,6 +155,9 @@ pub enum EngineError {
     /// Regions cannot be selected from the outputs of a detector's first stage; the text says why.
     #[error("cannot select regions from the model's proposals: {0}")]
     Propose(String),
+    /// The run was stopped at its time limit.
+    #[error("inference was stopped: it was not finished at its time limit")]
+    Stopped,
     /// ONNX Runtime failed on a batch.
     #[error("inference failed: {0}")]
     Run(#[source] ort::Error),

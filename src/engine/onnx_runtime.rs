@@ -10,7 +10,8 @@ use ort::session::{RunOptions, Session};
 use ort::value::DynValue;
 
 use super::outputs::{extract, split};
-use super::{Engine, EngineError, LibraryError, Output, Outputs, TensorView};
+use super::stop::SharedOptions;
+use super::{Engine, EngineError, LibraryError, Output, Outputs, StopRuns, TensorView};
 use crate::image::PreparedImage;
 
 /// ONNX Runtime's environment; a process can create only one.
@@ -162,21 +163,20 @@ pub(super) struct ArenaPolicy {
     /// Number of pixels in the first batch, which warms the session up with images of the usual size. `None` before
     /// that batch.
     usual: Option<u64>,
-    /// Options of a run that keeps its memory for later runs.
-    keeping: RunOptions,
-    /// Options of a run that returns its memory to the operating system.
-    shrinking: RunOptions,
+    options: Arc<SharedOptions>,
 }
 
 impl ArenaPolicy {
     pub(super) fn new() -> ort::Result<Self> {
-        let mut shrinking = RunOptions::new()?;
-        shrinking.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
         Ok(Self {
             usual: None,
-            keeping: RunOptions::new()?,
-            shrinking,
+            options: SharedOptions::new()?,
         })
+    }
+
+    /// Returns the handle that stops runs with these options.
+    pub(super) fn stop_handle(&self) -> Arc<dyn StopRuns> {
+        Arc::clone(&self.options) as Arc<dyn StopRuns>
     }
 
     /// Returns the options for the run of `batch`, which returns its memory to the operating system
@@ -184,9 +184,9 @@ impl ArenaPolicy {
     pub(super) fn options(&mut self, batch: &[PreparedImage]) -> &RunOptions {
         let pixels = batch.iter().map(|image| image.size.pixels()).sum();
         if pixels > 2 * *self.usual.get_or_insert(pixels) {
-            &self.shrinking
+            &self.options.shrinking
         } else {
-            &self.keeping
+            &self.options.keeping
         }
     }
 }
@@ -211,6 +211,10 @@ impl Engine for OnnxSession {
             }
         }
         Ok(images)
+    }
+
+    fn stop_handle(&self) -> Arc<dyn StopRuns> {
+        self.memory.stop_handle()
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ort::session::{Session, SessionInputValue, SessionOutputs};
 
 use super::onnx_runtime::{ArenaPolicy, input_tensor, view};
-use super::{Engine, EngineError, Output, Outputs, Tensor, TensorView};
+use super::{Engine, EngineError, Output, Outputs, StopRuns, Tensor, TensorView};
 use crate::image::{ImageSize, PreparedImage};
 
 /// Name of the output with the R selected regions of an image, `[R, 4] f32`: corners x1, y1, x2, y2
@@ -204,6 +204,10 @@ impl Engine for TwoStageSession {
             offsets.data.clear();
         }
         Ok(regions.outputs(&logits.data, &offsets.data, widths))
+    }
+
+    fn stop_handle(&self) -> Arc<dyn StopRuns> {
+        self.memory.stop_handle()
     }
 }
 

@@ -23,9 +23,9 @@ use tower::ServiceExt;
 use super::*;
 use crate::admission::{Admission, Deadline};
 use crate::app::Limits;
-use crate::batch::{Batcher, Policy, TensorCost};
+use crate::batch::{Batcher, Policy, TensorCost, Watchdog};
 use crate::catalogue;
-use crate::engine::{Engine, EngineError, Output, Outputs, Tensor};
+use crate::engine::{Engine, EngineError, Output, Outputs, StopRuns, Tensor, Unstoppable};
 use crate::image::{DecodeOptions, ImageSize, Orientation, PreparedImage, Preprocessor, decode};
 use crate::manifest::Precision;
 use crate::memory::{Demand, Demands, MemoryPlan};
@@ -79,6 +79,10 @@ impl Engine for FakeEngine {
             }),
             Behavior::Panic => panic!("the fake engine panics"),
         }
+    }
+
+    fn stop_handle(&self) -> Arc<dyn StopRuns> {
+        Arc::new(Unstoppable)
     }
 }
 
@@ -169,6 +173,8 @@ fn fake_model(app: &App, name: &str, engine: Box<dyn Engine>) -> LoadedModel {
         max_queue_delay: Duration::ZERO,
     };
     let metrics = app.metrics.batch(&name, &variant);
+    let watchdog = Watchdog::start(name.clone(), metrics.clone()).unwrap();
+    let engines = vec![watchdog.watch(engine)];
     let usual = ImageSize {
         width: 224,
         height: 224,
@@ -186,7 +192,7 @@ fn fake_model(app: &App, name: &str, engine: Box<dyn Engine>) -> LoadedModel {
         preprocessor: Preprocessor::new(&manifest.preprocess),
         manifest,
         metrics: app.metrics.model(&name, &variant),
-        batcher: Batcher::start(&name, vec![engine], policy, 1, cost, metrics).unwrap(),
+        batcher: Batcher::start(&name, watchdog, engines, policy, 1, cost, metrics).unwrap(),
         variant,
         precision: Precision::Fp32,
         own_operators: 0,

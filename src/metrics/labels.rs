@@ -91,6 +91,8 @@ pub enum Rejection {
     response_memory,
     /// The deadline of the request passed.
     deadline,
+    /// All workers of the model were stuck.
+    model_stuck,
     /// The server was starting.
     starting,
     /// The server was shutting down.
@@ -99,12 +101,13 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every reason for a rejection.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::queue_full,
         Self::deadline_unreachable,
         Self::body_memory,
         Self::response_memory,
         Self::deadline,
+        Self::model_stuck,
         Self::starting,
         Self::draining,
     ];

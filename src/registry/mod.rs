@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use image::{Rgb, RgbImage};
 use thiserror::Error;
 
-use crate::batch::{Batcher, Policy, TensorCost};
-use crate::engine::{Engine, EngineError, OnnxRuntime, Outputs};
+use crate::batch::{Batcher, Policy, TensorCost, Watchdog, WatchedEngine};
+use crate::engine::{EngineError, OnnxRuntime, Outputs};
 use crate::error::ServeError;
 use crate::image::{ImageError, ImageSize, PreparedImage, Preprocessor};
 use crate::manifest::{ModelManifest, Precision, Task};
@@ -28,6 +28,8 @@ mod tensors;
 const BATCH_PER_THREAD: usize = 2;
 /// Largest default batch size, in images.
 const MAX_BATCH_SIZE: usize = 8;
+/// Default maximum time to load a model.
+pub const LOAD_TIMEOUT: Duration = Duration::from_mins(1);
 /// Default number of images that can wait in the queue of a model.
 const MAX_QUEUE_SIZE: usize = 256;
 
@@ -127,6 +129,8 @@ pub struct ModelPlan {
     pub instances: usize,
     /// Thread count of each worker's session.
     pub intra_op_threads: usize,
+    /// Maximum time of the first run of each session, while the model is loaded.
+    pub warm_up_limit: Duration,
 }
 
 impl ModelPlan {
@@ -143,6 +147,7 @@ impl ModelPlan {
             max_queue_size: batching.max_queue_size.unwrap_or(MAX_QUEUE_SIZE),
             instances: plan.instances,
             intra_op_threads: plan.intra_op_threads,
+            warm_up_limit: LOAD_TIMEOUT,
         }
     }
 }
@@ -205,10 +210,15 @@ impl LoadedModel {
             max_queue_delay: plan.max_queue_delay,
         };
         let image = gray_image(&preprocessor)?;
+        let name = &manifest.name;
+        let batch_metrics = metrics.batch(name, &variant);
+        let watchdog = Watchdog::start(format!("{name}@{variant}"), batch_metrics.clone())?;
         let mut engines = Vec::new();
         let mut warm = Outputs::default();
         for _ in 0..plan.instances {
-            let (engine, outputs) = warm_engine(&networks, policy, &image)?;
+            let mut engine = watchdog.watch(networks.engine()?);
+            let limit = Instant::now() + plan.warm_up_limit;
+            let outputs = warm_up(&mut engine, policy, &image, limit)?;
             match &detector {
                 Some(detector) => detector.check(&outputs, USUAL_SIZE, labels.len())?,
                 None => check_outputs(manifest.task, &outputs, labels.len())?,
@@ -216,13 +226,19 @@ impl LoadedModel {
             engines.push(engine);
             warm = outputs;
         }
-        let batch_metrics = metrics.batch(&manifest.name, &variant);
-        let name = &manifest.name;
         let regions = detector.as_ref().and_then(Detector::most_regions);
         let largest = preprocessor.largest_pixels();
         let cost = TensorCost::measured(&warm, image.size, largest, regions);
         let capacity = plan.max_queue_size;
-        let batcher = Batcher::start(name, engines, policy, capacity, cost, batch_metrics)?;
+        let batcher = Batcher::start(
+            name,
+            watchdog,
+            engines,
+            policy,
+            capacity,
+            cost,
+            batch_metrics,
+        )?;
         let model_metrics = metrics.model(name, &variant);
         model_metrics.loaded.set(1);
         let load_time = started.elapsed();
@@ -270,19 +286,18 @@ fn gray_image(preprocessor: &Preprocessor) -> Result<PreparedImage, ImageError> 
     ))
 }
 
-/// Creates an engine and runs it once with a batch of copies of `image`, so that the engine's
-/// memory is allocated. Returns the engine and its outputs for one of the images.
-fn warm_engine(
-    networks: &Networks,
+/// Runs `engine` once with a batch of copies of `image`, until `limit` at most, so that the engine's
+/// memory is allocated. Returns the outputs for one of the images.
+fn warm_up(
+    engine: &mut WatchedEngine,
     policy: Policy,
     image: &PreparedImage,
-) -> Result<(Box<dyn Engine>, Outputs), EngineError> {
-    let mut engine = networks.engine()?;
+    limit: Instant,
+) -> Result<Outputs, EngineError> {
     // The batch is the largest one for images of this size: a model that cannot run it must not be
     // served.
     let batch = vec![image.clone(); policy.batch_size(image.size)];
-    let outputs = engine.run(batch)?.pop().unwrap_or_default();
-    Ok((engine, outputs))
+    Ok(engine.run(batch, limit)?.pop().unwrap_or_default())
 }
 
 /// The loaded models in the order of the configuration.
@@ -302,6 +317,19 @@ impl Registry {
     /// Returns the loaded models in the order of the configuration.
     pub fn models(&self) -> &[Arc<LoadedModel>] {
         &self.models
+    }
+
+    /// Checks that no worker of a model is stuck.
+    ///
+    /// # Errors
+    /// [`ServeError::ModelStuck`], which lists the models with stuck workers.
+    pub fn check_workers(&self) -> Result<(), ServeError> {
+        let stuck = self.models.iter().filter(|m| m.batcher.stuck_workers() > 0);
+        let models: Vec<String> = stuck.map(|model| model.id()).collect();
+        if models.is_empty() {
+            return Ok(());
+        }
+        Err(ServeError::ModelStuck { models })
     }
 
     /// Returns the loaded model that `reference` names as `name` or `name@variant`. `None` if this
