@@ -16,6 +16,7 @@ use crate::cpu::has_int8_dot;
 use crate::http::server::ConnectionTimeouts;
 use crate::manifest::{Batching, Precision};
 use crate::memory::{ByteSize, MemoryPlanError, PartSizes};
+use crate::registry::LOAD_TIMEOUT;
 use crate::store::{ModelRef, StoreError, read_text};
 use crate::threads::usable_cores;
 
@@ -202,9 +203,41 @@ pub struct Settings {
         value_name = "MILLISECONDS"
     )]
     pub request_timeout_ms: Option<u64>,
+    /// Time that loading a model from files may take, in milliseconds [default: 60000]
+    #[arg(long, env = "SIGHTLINE_LOAD_TIMEOUT_MS", value_name = "MILLISECONDS")]
+    pub load_timeout_ms: Option<u64>,
+    /// Memory that loading a model from files may take [default: 2GiB and 8 times the size of the
+    /// model's files, at most three quarters of the cgroup's memory limit or of the physical memory]
+    #[arg(long, env = "SIGHTLINE_LOAD_MEMORY_BYTES", value_name = "SIZE")]
+    pub load_memory_bytes: Option<ByteSize>,
     /// Time that requests in flight may take after SIGTERM, in milliseconds [default: 30000]
     #[arg(long, env = "SIGHTLINE_SHUTDOWN_GRACE_MS", value_name = "MILLISECONDS")]
     pub shutdown_grace_ms: Option<u64>,
+}
+
+/// Limits on loading a model from files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadLimits {
+    /// Maximum time to load one model.
+    pub timeout: Duration,
+    /// Maximum memory to load one model, in bytes. `None` to derive it from the size of the
+    /// model's files and from the memory limit of the cgroup or of the machine.
+    pub memory: Option<u64>,
+}
+
+impl LoadLimits {
+    /// Checks the settings `load_timeout_ms` and `load_memory_bytes`, and replaces `None` by the
+    /// defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] for the first setting that is out of range.
+    pub fn new(timeout_ms: Option<u64>, memory: Option<ByteSize>) -> Result<Self, ConfigError> {
+        let timeout = range("load_timeout_ms", timeout_ms, 86_400_000)?;
+        Ok(Self {
+            timeout: timeout.map_or(LOAD_TIMEOUT, Duration::from_millis),
+            memory: size("load_memory_bytes", memory)?,
+        })
+    }
 }
 
 /// The validated settings of `serve`, with defaults for settings that are not set.
@@ -238,6 +271,8 @@ pub struct ServeConfig {
     pub max_connections: usize,
     /// Time limits of each connection.
     pub timeouts: ConnectionTimeouts,
+    /// Limits on loading each model.
+    pub load: LoadLimits,
     /// Maximum time for requests in flight to finish after a stop signal.
     pub shutdown_grace: Duration,
 }
@@ -321,6 +356,7 @@ impl Settings {
             max_connections: range("max_connections", self.max_connections, 1 << 20)?
                 .unwrap_or(1024),
             timeouts,
+            load: LoadLimits::new(self.load_timeout_ms, self.load_memory_bytes)?,
             shutdown_grace: Duration::from_millis(grace.unwrap_or(30_000)),
         })
     }

@@ -1,6 +1,7 @@
 //! Logging to stderr.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -18,11 +19,29 @@ pub(super) enum LogFormat {
     Json,
 }
 
+/// The filter and format of this process's log.
+static STARTED: OnceLock<(String, LogFormat)> = OnceLock::new();
+
+/// Returns the flags with which another process of this binary logs as this one does.
+pub(super) fn arguments() -> Vec<String> {
+    let Some((filter, format)) = STARTED.get() else {
+        return Vec::new();
+    };
+    let format = match format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    ["--log", filter, "--log-format", format]
+        .map(str::to_owned)
+        .into()
+}
+
 /// Starts logging to stderr.
 ///
 /// # Errors
 /// If `filter` is malformed.
 pub(super) fn start(filter: &str, format: LogFormat) -> Result<()> {
+    let _ = STARTED.set((filter.to_owned(), format));
     // ONNX Runtime's warnings are about its own optimizations, so only its errors are logged.
     let filter = EnvFilter::try_new(format!("ort=error,{filter}"))?;
     let colored = io::stderr().is_terminal() && format == LogFormat::Text;

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sightline::config::{ConfigError, ServeConfig};
 use sightline::memory::{
     BudgetOrigin, ByteSize, Demands, MemoryPlan, default_budget, memory_limit,
@@ -11,6 +12,29 @@ use sightline::registry::expected_tensor_demand;
 use sightline::store::ModelSource;
 
 use super::say::say;
+
+/// Limits the private writable memory of this process to `bytes` bytes: allocations over the limit fail. The address
+/// space is not limited, because the reserved address space of each thread's heap would count.
+pub(super) fn limit_allocations(bytes: u64) {
+    let hard = getrlimit(Resource::Data).maximum;
+    let bytes = Some(hard.map_or(bytes, |hard| hard.min(bytes)));
+    let limit = Rlimit {
+        current: bytes,
+        maximum: bytes,
+    };
+    if let Err(error) = setrlimit(Resource::Data, limit) {
+        tracing::warn!(%error, "cannot limit the memory of the process");
+    }
+}
+
+/// Makes allocations fail that would bring this process to twice its memory limit, so that a network with a huge
+/// intermediate tensor fails its own request, before the system kills the process. Allocated memory is usually not
+/// completely used, hence twice.
+pub(super) fn limit_to_machine() {
+    if let Some((limit, _)) = memory_limit(Path::new("/")) {
+        limit_allocations(limit.saturating_mul(2));
+    }
+}
 
 /// A memory plan, with the budget that it divides and the origin of this budget.
 pub(super) struct Planned {

@@ -17,6 +17,7 @@ mod signals;
 mod staging;
 mod target;
 mod trained;
+mod trial;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -24,8 +25,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use sightline::config::ConfigError;
+use sightline::config::{ConfigError, LoadLimits};
 use sightline::engine::{OnnxRuntime, find_library};
+use sightline::memory::ByteSize;
 use sightline::store::ModelStore;
 
 use log::LogFormat;
@@ -84,6 +86,9 @@ enum Command {
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Measure latency and throughput
     Bench(bench::BenchArgs),
+    /// Load the model on stdin within the limits that it states; other commands start this one
+    #[command(hide = true)]
+    LoadTrial(trial::TrialArgs),
 }
 
 /// The flags that set where installed models are searched for.
@@ -121,6 +126,25 @@ fn default_models_directory() -> Option<PathBuf> {
     Some(data?.join("sightline/models"))
 }
 
+/// The flags that limit the loading of a model.
+#[derive(Debug, Clone, Args)]
+struct LoadArgs {
+    /// Time that loading a model from files may take, in milliseconds [default: 60000]
+    #[arg(long, env = "SIGHTLINE_LOAD_TIMEOUT_MS", value_name = "MILLISECONDS")]
+    load_timeout_ms: Option<u64>,
+    /// Memory that loading a model from files may take [default: 2GiB and 8 times the size of the
+    /// model's files, at most three quarters of the cgroup's memory limit or of the physical memory]
+    #[arg(long, env = "SIGHTLINE_LOAD_MEMORY_BYTES", value_name = "SIZE")]
+    load_memory_bytes: Option<ByteSize>,
+}
+
+impl LoadArgs {
+    /// Returns the limits, with defaults for flags that are not set.
+    fn limits(&self) -> Result<LoadLimits, ConfigError> {
+        LoadLimits::new(self.load_timeout_ms, self.load_memory_bytes)
+    }
+}
+
 /// The flag that sets where the ONNX Runtime library is searched for.
 #[derive(Debug, Clone, Args)]
 struct RuntimeArgs {
@@ -143,7 +167,7 @@ impl RuntimeArgs {
 pub(crate) fn run() -> ExitCode {
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let serves = matches!(cli.command, Command::Serve(_));
+    let aborts = matches!(cli.command, Command::Serve(_) | Command::LoadTrial(_));
     let result = log::start(&cli.log, cli.log_format).and_then(|()| match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Export(args) => export::run(&args),
@@ -155,9 +179,10 @@ pub(crate) fn run() -> ExitCode {
             healthcheck::run(&args, of_command.unwrap_or(&matches))
         }
         Command::Bench(args) => bench::run(&args),
+        Command::LoadTrial(args) => trial::run(&args),
     });
     let code = report(result);
-    if serves {
+    if aborts {
         // Threads may still load or run a model in ONNX Runtime. A regular exit would run the
         // static destructors of ONNX Runtime's library, and these threads would crash.
         let _ = std::io::stdout().flush();

@@ -27,7 +27,7 @@ use sightline::threads::usable_cores;
 
 use super::say::{complain, say};
 use super::staging::{self, write_file};
-use super::{RuntimeArgs, StoreArgs};
+use super::{LoadArgs, RuntimeArgs, StoreArgs, trial};
 
 #[derive(Debug, Args)]
 pub(super) struct PredictArgs {
@@ -65,6 +65,8 @@ pub(super) struct PredictArgs {
     store: StoreArgs,
     #[command(flatten)]
     runtime: RuntimeArgs,
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
 /// Prints the result for each image. If an image fails, prints its error and continues; returns an
@@ -83,13 +85,14 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     if args.annotate.is_some() && source.manifest.task == Task::Classification {
         bail!("`--annotate` draws boxes and masks, but {model} is a classification model");
     }
+    let limits = args.load.limits()?;
     reject_overwriting(args)?;
     let runtime = args.runtime.load()?;
     // Images are processed one after another, so a single session with all cores is fastest.
     source.manifest.batching.instances = Some(1);
     let plan = ModelPlan::new(&source.manifest, usable_cores(), None);
     let app = App::new(Limits::default(), 1);
-    let model = LoadedModel::load(source, &runtime, plan, &app.metrics)?;
+    let model = trial::load(source, &runtime, plan, limits, &app.metrics)?;
     app.set_ready(Registry::new(vec![model]));
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()

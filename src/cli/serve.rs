@@ -20,10 +20,10 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::memory::Planned;
+use super::memory::{Planned, limit_to_machine};
 use super::say::say;
 use super::signals::StopSignals;
-use super::{RuntimeArgs, StoreArgs, descriptors, environment};
+use super::{RuntimeArgs, StoreArgs, descriptors, environment, trial};
 
 /// Maximum number of open connections of the admin listener.
 const ADMIN_CONNECTIONS: usize = 64;
@@ -58,6 +58,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
     };
     let config = settings.resolve()?;
     descriptors::raise_limit(config.max_connections);
+    limit_to_machine();
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.cores)
         .enable_all()
@@ -205,6 +206,9 @@ async fn serve(config: ServeConfig, prepared: Prepared, signals: StopSignals) ->
     memory.announce();
     let plan = memory.plan;
     let app = Arc::new(App::planned(config.limits, config.cores, &plan));
+    // The models are never dropped, because that would join workers, whose runs may be endless. The process ends
+    // without destructors.
+    std::mem::forget(Arc::clone(&app));
     let stopping = CancellationToken::new();
     let loading = start_loading(stopping.clone(), {
         let (app, config, stopping) = (Arc::clone(&app), config.clone(), stopping.clone());
@@ -384,7 +388,7 @@ fn load(
     override_batching(&mut source.manifest.batching, &config.batching);
     let plan = ModelPlan::new(&source.manifest, config.cores, config.intra_op_threads);
     let model = tracing::info_span!("load", model = source.id())
-        .in_scope(|| LoadedModel::load(source, runtime, plan, &app.metrics))?;
+        .in_scope(|| trial::load(source, runtime, plan, config.load, &app.metrics))?;
     tracing::info!(
         model = model.id(),
         instances = plan.instances,

@@ -14,13 +14,14 @@ use super::stop::SharedOptions;
 use super::{Engine, EngineError, LibraryError, Output, Outputs, StopRuns, TensorView};
 use crate::image::PreparedImage;
 
-/// ONNX Runtime's environment; a process can create only one.
-static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+/// ONNX Runtime's environment, and the path of its library; a process can create only one environment.
+static ENVIRONMENT: OnceLock<(Environment, Arc<Path>)> = OnceLock::new();
 
 /// The loaded ONNX Runtime library, with the settings of the sessions that it creates.
 #[derive(Debug, Clone)]
 pub struct OnnxRuntime {
     environment: Environment,
+    library: Arc<Path>,
     plan: SessionPlan,
 }
 
@@ -60,11 +61,8 @@ impl OnnxRuntime {
     /// [`EngineError::Library`] with [`LibraryError::Unusable`] if the file is not a library, or
     /// its version is too old.
     pub fn load(path: &Path) -> Result<Self, EngineError> {
-        if let Some(environment) = ENVIRONMENT.get() {
-            return Ok(Self {
-                environment: environment.clone(),
-                plan: SessionPlan::default(),
-            });
+        if let Some(loaded) = ENVIRONMENT.get() {
+            return Ok(Self::of(loaded));
         }
         let unusable = |reason: String| LibraryError::Unusable {
             path: path.to_path_buf(),
@@ -75,10 +73,21 @@ impl OnnxRuntime {
         let environment = builder
             .build()
             .map_err(|error| unusable(error.to_string()))?;
-        Ok(Self {
-            environment: ENVIRONMENT.get_or_init(|| environment).clone(),
+        let loaded = ENVIRONMENT.get_or_init(|| (environment, path.into()));
+        Ok(Self::of(loaded))
+    }
+
+    fn of((environment, library): &(Environment, Arc<Path>)) -> Self {
+        Self {
+            environment: environment.clone(),
+            library: Arc::clone(library),
             plan: SessionPlan::default(),
-        })
+        }
+    }
+
+    /// Returns the path of the library.
+    pub fn library(&self) -> &Path {
+        &self.library
     }
 
     /// Returns a handle to the same library that creates sessions with `arithmetic`.

@@ -59,6 +59,27 @@ impl OnnxRuntime {
             operator_count: own_operators,
         } = self.accelerated(optimized);
         tracing::debug!(custom_int8_operators = own_operators, "model optimized");
+        self.prepare_optimized(OptimizedGraph {
+            graph,
+            fixed_batch,
+            own_operators,
+        })
+    }
+
+    /// Reads the weights of a graph that [`OnnxRuntime::prepare`] or [`OnnxRuntime::prepare_box_head`] has optimized,
+    /// in this process or in another one with the same library and thread count.
+    ///
+    /// # Errors
+    /// [`EngineError::Graph`] if the graph cannot be parsed, [`EngineError::Load`] if ONNX Runtime rejects a tensor.
+    pub fn prepare_optimized(
+        &self,
+        optimized: OptimizedGraph,
+    ) -> Result<PreparedModel, EngineError> {
+        let OptimizedGraph {
+            graph,
+            fixed_batch,
+            own_operators,
+        } = optimized;
         let mut weights = Vec::new();
         for tensor in read_initializers(&graph, MIN_SHARED_BYTES)? {
             let value = ort::value::Tensor::from_array((tensor.shape, tensor.data));
@@ -133,6 +154,17 @@ impl OnnxRuntime {
     }
 }
 
+/// An optimized graph, as it passes from the process that optimizes it to the process that runs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OptimizedGraph<B = Vec<u8>> {
+    /// Bytes of the optimized ONNX file.
+    pub graph: B,
+    /// The only batch size that the network accepts. `None` if its batch size is dynamic.
+    pub fixed_batch: Option<usize>,
+    /// Number of custom int8 operators in the graph.
+    pub own_operators: usize,
+}
+
 /// An optimized model, from which sessions are created without optimizing again.
 pub struct PreparedModel {
     runtime: OnnxRuntime,
@@ -149,6 +181,15 @@ pub struct PreparedModel {
 }
 
 impl PreparedModel {
+    /// Returns the optimized graph.
+    pub fn optimized(&self) -> OptimizedGraph<&[u8]> {
+        OptimizedGraph {
+            graph: &self.graph,
+            fixed_batch: self.fixed_batch,
+            own_operators: self.own_operators,
+        }
+    }
+
     /// Creates a session, which shares the weights with all other sessions of this model.
     ///
     /// # Errors

@@ -601,6 +601,25 @@ async fn large_images_are_not_drawn_into() {
 }
 
 #[tokio::test]
+async fn a_model_without_free_workers_is_unavailable() {
+    let app = Setup::running(Behavior::Logits, Limits::default());
+    let batcher = &app.registry().unwrap().models()[0].batcher;
+    batcher.pretend_stuck(1);
+    for request in [post(png()), get("/health/ready")] {
+        let response = send(Arc::clone(&app), request).await;
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
+        assert!(!response.headers().contains_key(CONNECTION));
+        expect_problem(response, 503, "model_stuck").await;
+    }
+    assert_eq!(rejections(&app, "model_stuck"), 1.0);
+    batcher.pretend_stuck(0);
+    for request in [post(png()), get("/health/ready")] {
+        let response = send(Arc::clone(&app), request).await;
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_starts_or_drains_is_unavailable() {
     let app = Arc::new(App::new(Limits::default(), 1));
     for request in [post(png()), get("/health/ready"), get("/v1/models")] {

@@ -181,20 +181,44 @@ impl LoadedModel {
         plan: ModelPlan,
         metrics: &Metrics,
     ) -> Result<Self, LoadError> {
-        let model = source.id();
-        Self::try_load(source, runtime, plan, metrics).map_err(|reason| LoadError { model, reason })
+        let started = Instant::now();
+        let runtime = runtime.with_threads(plan.intra_op_threads);
+        let prepare = || {
+            let detector = Detector::of(&source.manifest)?;
+            Networks::prepare(&source, detector.as_ref(), &runtime)
+        };
+        let networks = prepare().map_err(|reason| LoadError {
+            model: source.id(),
+            reason,
+        })?;
+        Self::with_networks(source, &networks, plan, metrics, started)
     }
 
-    fn try_load(
+    /// Loads the model `source`, whose stages are `networks`, runs each of its sessions once, and
+    /// starts its workers. `started` is when loading began, for [`LoadedModel::load_time`].
+    ///
+    /// # Errors
+    /// [`LoadError`] with the name of the model and the reason.
+    pub fn with_networks(
         source: ModelSource,
-        runtime: &OnnxRuntime,
+        networks: &Networks,
         plan: ModelPlan,
         metrics: &Metrics,
+        started: Instant,
+    ) -> Result<Self, LoadError> {
+        let model = source.id();
+        Self::start(source, networks, plan, metrics, started)
+            .map_err(|reason| LoadError { model, reason })
+    }
+
+    fn start(
+        source: ModelSource,
+        networks: &Networks,
+        plan: ModelPlan,
+        metrics: &Metrics,
+        started: Instant,
     ) -> Result<Self, LoadReason> {
-        let started = Instant::now();
         let detector = Detector::of(&source.manifest)?;
-        let runtime = runtime.with_threads(plan.intra_op_threads);
-        let networks = Networks::prepare(&source, detector.as_ref(), &runtime)?;
         let plan = plan.for_batch(networks.fixed_batch())?;
         let own_operators = networks.own_operators();
         let ModelSource {

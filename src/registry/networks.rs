@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use onnx_export::Role;
+use onnx_export::{Role, Stages};
 
 use super::LoadReason;
-use crate::engine::{Engine, EngineError, OnnxRuntime, PreparedModel, Propose};
+use crate::engine::{Engine, EngineError, OnnxRuntime, OptimizedGraph, PreparedModel, Propose};
 use crate::postprocess::detect::Detector;
 use crate::store::ModelSource;
 
 /// The optimized stages of a model. All engines created from them share their weights.
 pub struct Networks {
-    network: PreparedModel,
-    /// The second stage of a two-stage detector, and the selection of region proposals for it.
-    /// `None` for models with one stage.
-    box_head: Option<(PreparedModel, Arc<dyn Propose>)>,
+    stages: Stages<PreparedModel>,
+    /// Selects the region proposals of a two-stage detector. `None` for models with one stage.
+    propose: Option<Arc<dyn Propose>>,
 }
 
 impl Networks {
@@ -29,33 +28,60 @@ impl Networks {
         detector: Option<&Detector>,
         runtime: &OnnxRuntime,
     ) -> Result<Self, LoadReason> {
-        let graphs = source.graphs()?;
-        let propose = detector.and_then(Detector::proposer);
-        let box_head = match (graphs.get(Role::BoxHead), propose) {
-            (Some(graph), Some(propose)) => Some((runtime.prepare_box_head(graph)?, propose)),
-            (None, None) => None,
-            (graph, _) => {
-                let expected = graph.is_none();
-                return Err(LoadReason::Stages { expected });
-            }
-        };
-        Ok(Self {
-            network: runtime.prepare(graphs.network())?,
-            box_head,
+        Self::join(source.graphs()?, detector, |role, graph| match role {
+            Role::Network => runtime.prepare(&graph),
+            Role::BoxHead => runtime.prepare_box_head(&graph),
         })
+    }
+
+    /// Joins the stages of a model that [`Networks::prepare`] has optimized, in this process or in
+    /// another one with the same library and thread count.
+    ///
+    /// # Errors
+    /// [`LoadReason`] if a graph cannot be loaded, or if the stages do not fit the architecture.
+    pub fn prepare_optimized(
+        graphs: Stages<OptimizedGraph>,
+        detector: Option<&Detector>,
+        runtime: &OnnxRuntime,
+    ) -> Result<Self, LoadReason> {
+        Self::join(graphs, detector, |_, graph| {
+            runtime.prepare_optimized(graph)
+        })
+    }
+
+    /// Checks that the model has the stages of its architecture, and prepares each with `prepare`.
+    fn join<G>(
+        graphs: Stages<G>,
+        detector: Option<&Detector>,
+        prepare: impl FnMut(Role, G) -> Result<PreparedModel, EngineError>,
+    ) -> Result<Self, LoadReason> {
+        let propose = detector.and_then(Detector::proposer);
+        let expected = propose.is_some();
+        if graphs.get(Role::BoxHead).is_some() != expected {
+            return Err(LoadReason::Stages { expected });
+        }
+        Ok(Self {
+            stages: graphs.try_map(prepare)?,
+            propose,
+        })
+    }
+
+    /// Returns the optimized graphs of the stages.
+    pub fn optimized(&self) -> Stages<OptimizedGraph<&[u8]>> {
+        self.stages.as_ref().map(|_, stage| stage.optimized())
     }
 
     /// Returns the only batch size that the model's first stage accepts. `None` if the stage
     /// accepts any batch size.
     pub fn fixed_batch(&self) -> Option<usize> {
-        self.network.fixed_batch
+        self.stages.network().fixed_batch
     }
 
     /// Returns the number of nodes of all stages that run in Sightline's custom int8 kernels; 0 for
     /// fp32 models.
     pub fn own_operators(&self) -> usize {
-        let box_head = self.box_head.as_ref();
-        self.network.own_operators + box_head.map_or(0, |(network, _)| network.own_operators)
+        let stages = self.stages.iter();
+        stages.map(|stage| stage.content.own_operators).sum()
     }
 
     /// Creates an engine with new sessions, which share the weights of this model's other engines.
@@ -64,10 +90,12 @@ impl Networks {
     /// [`EngineError`] if ONNX Runtime cannot create a session, or if the stages do not fit each
     /// other.
     pub fn engine(&self) -> Result<Box<dyn Engine>, EngineError> {
-        let Some((box_head, propose)) = &self.box_head else {
-            return Ok(Box::new(self.network.session()?));
-        };
-        let propose = Arc::clone(propose);
-        Ok(Box::new(self.network.two_stage_session(box_head, propose)?))
+        let network = self.stages.network();
+        Ok(match (self.stages.get(Role::BoxHead), &self.propose) {
+            (Some(box_head), Some(propose)) => {
+                Box::new(network.two_stage_session(box_head, Arc::clone(propose))?)
+            }
+            _ => Box::new(network.session()?),
+        })
     }
 }

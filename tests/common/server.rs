@@ -156,6 +156,20 @@ impl Server {
         std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
     }
 
+    /// Returns the ids of the server's child processes.
+    pub fn children(&self) -> Vec<u32> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let tasks = tasks.into_iter().flatten().map_while(Result::ok);
+        let children = |task: std::fs::DirEntry| {
+            let list = std::fs::read_to_string(task.path().join("children"));
+            let list = list.unwrap_or_default();
+            list.split_whitespace()
+                .map(|id| id.parse().unwrap())
+                .collect::<Vec<u32>>()
+        };
+        tasks.flat_map(children).collect()
+    }
+
     /// Sends SIGTERM to the server.
     pub fn terminate(&self) {
         let killed = Command::new("kill")

@@ -1,0 +1,386 @@
+//! Loads models from files, first in a child process with a time limit and a memory limit.
+//!
+//! ONNX Runtime executes parts of a network while it optimizes the network, so a file can make loading endless, or make
+//! it take any amount of memory. Neither can be stopped within a process. The child optimizes the network, runs it
+//! once, and returns the optimized graph. The parent creates its sessions from that graph, without optimizing again.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use bytes::Bytes;
+use clap::Args;
+use onnx_export::{Role, Stage, Stages};
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use sightline::config::LoadLimits;
+use sightline::engine::{OnnxRuntime, OptimizedGraph};
+use sightline::manifest::{ModelManifest, Precision};
+use sightline::memory::memory_limit;
+use sightline::metrics::Metrics;
+use sightline::postprocess::detect::Detector;
+use sightline::registry::networks::Networks;
+use sightline::registry::{LoadError, LoadReason, LoadedModel, ModelPlan};
+use sightline::store::{ModelSource, Origin};
+
+use super::memory::limit_allocations;
+use super::{RuntimeArgs, log};
+
+/// Memory for loading any model, in bytes, if no setting limits it.
+const BASE_MEMORY: u64 = 2 << 30;
+/// Memory for loading a model, in multiples of the size of its files, in addition to [`BASE_MEMORY`].
+const MEMORY_PER_BYTE: u64 = 8;
+/// Maximum length of the child's error, in characters.
+const MAX_ERROR: usize = 2000;
+/// Maximum size of the child's log, in bytes.
+const MAX_LOG: u64 = 64 << 10;
+/// Texts of errors that say that memory could not be allocated: from ONNX Runtime, C++ and Rust.
+const ALLOCATION_ERRORS: [&str; 4] = [
+    "Failed to allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "memory allocation of",
+];
+
+#[derive(Debug, Args)]
+pub(super) struct TrialArgs {
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+}
+
+/// What the child loads. The graphs follow on its stdin.
+#[derive(Serialize, Deserialize)]
+struct Order {
+    /// Id of the parent process.
+    parent: i32,
+    /// Maximum memory of the child, in bytes.
+    memory_bytes: u64,
+    /// Manifest of the model, in TOML.
+    manifest: String,
+    variant: String,
+    precision: Precision,
+    labels: Vec<String>,
+    max_batch_size: usize,
+    intra_op_threads: usize,
+    /// Role and size in bytes of each graph.
+    graphs: Vec<(Role, usize)>,
+}
+
+/// The result of the child. If the model was loaded, its optimized graphs follow on stdout.
+#[derive(Serialize, Deserialize)]
+enum Outcome {
+    Loaded(Vec<GraphHead>),
+    Failed(String),
+}
+
+/// The part of an [`OptimizedGraph`] that precedes its bytes.
+#[derive(Serialize, Deserialize)]
+struct GraphHead {
+    role: Role,
+    bytes: usize,
+    fixed_batch: Option<usize>,
+    own_operators: usize,
+}
+
+/// Loads the model `source`. A model from files is first loaded in a child process within `limits`.
+///
+/// # Errors
+/// If the model cannot be loaded, or not within `limits`; the error names the model.
+pub(super) fn load(
+    source: ModelSource,
+    runtime: &OnnxRuntime,
+    plan: ModelPlan,
+    limits: LoadLimits,
+    metrics: &Metrics,
+) -> Result<LoadedModel> {
+    let plan = ModelPlan {
+        warm_up_limit: limits.timeout,
+        ..plan
+    };
+    if !matches!(source.origin, Origin::Files { .. }) {
+        return Ok(LoadedModel::load(source, runtime, plan, metrics)?);
+    }
+    let started = Instant::now();
+    let model = source.id();
+    let graphs = optimize(&source, runtime, plan, limits)
+        .with_context(|| format!("cannot load model `{model}`"))?;
+    tracing::debug!(
+        trial_ms = started.elapsed().as_millis() as u64,
+        "model optimized by a child process"
+    );
+    let runtime = runtime.with_threads(plan.intra_op_threads);
+    let join = || {
+        let detector = Detector::of(&source.manifest)?;
+        Networks::prepare_optimized(graphs, detector.as_ref(), &runtime)
+    };
+    let networks = join().map_err(|reason| LoadError { model, reason })?;
+    Ok(LoadedModel::with_networks(
+        source, &networks, plan, metrics, started,
+    )?)
+}
+
+/// Loads the model `source` in a child process, and returns its optimized graphs.
+fn optimize(
+    source: &ModelSource,
+    runtime: &OnnxRuntime,
+    plan: ModelPlan,
+    limits: LoadLimits,
+) -> Result<Stages<OptimizedGraph>> {
+    let graphs = source.graphs().map_err(LoadReason::from)?;
+    let size: usize = graphs.iter().map(|graph| graph.content.len()).sum();
+    let memory_bytes = limits.memory.unwrap_or_else(|| default_memory(size as u64));
+    let parent = rustix::process::getpid();
+    let order = Order {
+        parent: parent.as_raw_nonzero().get(),
+        memory_bytes,
+        manifest: source.manifest.to_toml()?,
+        variant: source.variant.clone(),
+        precision: source.precision,
+        labels: source.labels.clone(),
+        max_batch_size: plan.max_batch_size,
+        intra_op_threads: plan.intra_op_threads,
+        graphs: graphs.iter().map(|g| (g.role, g.content.len())).collect(),
+    };
+    let mut input = memory_file("model")?;
+    write(&mut input, &order, graphs.iter().map(|g| &g.content[..]))?;
+    drop(graphs);
+    input.rewind()?;
+    let mut output = memory_file("optimized")?;
+    let mut child = start(runtime.library(), input, output.try_clone()?)?;
+    let (status, log) = finish(&mut child, limits.timeout)?;
+    // Errors are ignored: the model can be loaded without a log.
+    let _ = std::io::stderr().write_all(&log);
+    output.rewind()?;
+    let result = outcome(BufReader::new(output), status);
+    result.map_err(|error| explain_memory(error, &log, memory_bytes))
+}
+
+/// Returns the maximum memory in bytes for loading a model whose files have `size` bytes.
+fn default_memory(size: u64) -> u64 {
+    let needed = BASE_MEMORY.saturating_add(size.saturating_mul(MEMORY_PER_BYTE));
+    let limit = memory_limit(Path::new("/"));
+    limit.map_or(needed, |(limit, _)| needed.min(limit / 4 * 3))
+}
+
+fn memory_file(name: &str) -> Result<File> {
+    let file = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC);
+    Ok(file.context("cannot create an in-memory file")?.into())
+}
+
+/// Writes `head` as a line of JSON, then `parts`.
+fn write<'a>(
+    file: &mut File,
+    head: &impl Serialize,
+    parts: impl Iterator<Item = &'a [u8]>,
+) -> Result<()> {
+    let mut line = serde_json::to_vec(head)?;
+    line.push(b'\n');
+    file.write_all(&line)?;
+    for part in parts {
+        file.write_all(part)?;
+    }
+    Ok(())
+}
+
+/// Reads what [`write()`] has written as `head`.
+fn read_head<T: serde::de::DeserializeOwned>(from: &mut impl BufRead) -> Result<T> {
+    let mut line = Vec::new();
+    from.read_until(b'\n', &mut line)?;
+    Ok(serde_json::from_slice(&line)?)
+}
+
+/// Reads one part of `bytes` bytes.
+fn read_part(from: &mut impl Read, bytes: usize) -> Result<Vec<u8>> {
+    let mut part = Vec::new();
+    from.by_ref().take(bytes as u64).read_to_end(&mut part)?;
+    if part.len() != bytes {
+        bail!("a graph has {} bytes, expected {bytes}", part.len());
+    }
+    Ok(part)
+}
+
+/// Starts the child process, which reads `input` and writes `output`.
+fn start(library: &Path, input: File, output: File) -> Result<Child> {
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .args(log::arguments())
+        .arg("load-trial")
+        .arg("--onnxruntime")
+        .arg(library)
+        // Ctrl-C at a terminal stops the parent, which stops the child.
+        .process_group(0)
+        .stdin(input)
+        .stdout(output)
+        .stderr(Stdio::piped());
+    command
+        .spawn()
+        .context("cannot start a process that loads the model")
+}
+
+/// Waits until the child ends, and returns its status and its log. Kills the child after `timeout`.
+fn finish(child: &mut Child, timeout: Duration) -> Result<(ExitStatus, Vec<u8>)> {
+    let (sender, ended) = mpsc::channel();
+    let stderr = child.stderr.take();
+    std::thread::Builder::new()
+        .name("load-trial".to_owned())
+        .spawn(move || {
+            let mut log = Vec::new();
+            if let Some(mut stderr) = stderr {
+                let _ = stderr.by_ref().take(MAX_LOG).read_to_end(&mut log);
+                let _ = std::io::copy(&mut stderr, &mut std::io::sink());
+            }
+            let _ = sender.send(log);
+        })?;
+    // Stderr is closed when the child ends.
+    let log = ended.recv_timeout(timeout);
+    if log.is_err() {
+        child.kill()?;
+    }
+    let status = child.wait()?;
+    match log {
+        Ok(log) => Ok((status, log)),
+        Err(_) => bail!(
+            "loading did not finish within {} ms: --load-timeout-ms raises this limit",
+            timeout.as_millis()
+        ),
+    }
+}
+
+/// Reads the child's result.
+fn outcome(mut output: BufReader<File>, status: ExitStatus) -> Result<Stages<OptimizedGraph>> {
+    if !status.success() {
+        let end = match status.signal() {
+            Some(signal) => format!("signal {signal}"),
+            None => status.to_string(),
+        };
+        bail!("the process that loads the model ended with {end}");
+    }
+    let heads = match read_head(&mut output)? {
+        Outcome::Loaded(heads) => heads,
+        Outcome::Failed(error) => return Err(anyhow!(printable(&error))),
+    };
+    let mut stages = Vec::with_capacity(heads.len());
+    for head in heads {
+        let content = OptimizedGraph {
+            graph: read_part(&mut output, head.bytes)?,
+            fixed_batch: head.fixed_batch,
+            own_operators: head.own_operators,
+        };
+        stages.push(Stage {
+            role: head.role,
+            content,
+        });
+    }
+    Stages::from_list(stages).context("the process that loads the model returned no network")
+}
+
+/// Adds the memory limit to the error of a child that could not allocate memory, or that was killed by the system for
+/// want of memory.
+fn explain_memory(error: anyhow::Error, log: &[u8], memory_bytes: u64) -> anyhow::Error {
+    let text = error.to_string();
+    let log = String::from_utf8_lossy(log);
+    let failed = |word: &&str| text.contains(*word) || log.contains(*word);
+    let killed = text.ends_with(&format!("signal {}", Signal::KILL.as_raw()));
+    if !killed && !ALLOCATION_ERRORS.iter().any(failed) {
+        return error;
+    }
+    anyhow!(
+        "loading needs more than the limit of {memory_bytes} bytes of memory: --load-memory-bytes raises this limit: \
+         {text}"
+    )
+}
+
+/// Returns `text` as one line without control characters, cut to [`MAX_ERROR`] characters. Names in a model file can
+/// contain any character.
+fn printable(text: &str) -> String {
+    let mut line = String::new();
+    for c in text.trim_end().chars().take(MAX_ERROR) {
+        match c {
+            '\n' => line.push(' '),
+            c if c.is_control() => line.extend(c.escape_default()),
+            c => line.push(c),
+        }
+    }
+    line
+}
+
+/// Runs the child process: reads an [`Order`] from stdin and writes an [`Outcome`] to stdout.
+pub(super) fn run(args: &TrialArgs) -> Result<()> {
+    let mut input = BufReader::new(File::from(std::io::stdin().as_fd().try_clone_to_owned()?));
+    let mut output = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    let order: Order = read_head(&mut input)?;
+    end_with_parent(order.parent)?;
+    limit_allocations(order.memory_bytes);
+    match try_load(order, input, args) {
+        Ok(networks) => {
+            let graphs = networks.optimized();
+            let head = |graph: Stage<&OptimizedGraph<&[u8]>>| GraphHead {
+                role: graph.role,
+                bytes: graph.content.graph.len(),
+                fixed_batch: graph.content.fixed_batch,
+                own_operators: graph.content.own_operators,
+            };
+            let heads = Outcome::Loaded(graphs.iter().map(head).collect());
+            write(&mut output, &heads, graphs.iter().map(|g| g.content.graph))?;
+            // The process ends now.
+            std::mem::forget(networks);
+            Ok(())
+        }
+        Err(error) => {
+            let outcome = Outcome::Failed(super::explain(&error));
+            write(&mut output, &outcome, std::iter::empty())
+        }
+    }
+}
+
+/// Makes the kernel kill this process when the parent process ends.
+fn end_with_parent(parent: i32) -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let current = rustix::process::getppid();
+    if current.is_none_or(|pid| pid.as_raw_nonzero().get() != parent) {
+        bail!("the process that started this one has ended");
+    }
+    Ok(())
+}
+
+/// Optimizes the model of `order`, whose graphs follow in `input`, and runs it once.
+fn try_load(order: Order, mut input: impl Read, args: &TrialArgs) -> Result<Networks> {
+    let runtime = args.runtime.load()?.with_threads(order.intra_op_threads);
+    let mut graphs = Vec::with_capacity(order.graphs.len());
+    for (role, bytes) in order.graphs {
+        let content = Bytes::from(read_part(&mut input, bytes)?);
+        graphs.push(Stage { role, content });
+    }
+    let graphs = Stages::from_list(graphs).context("the model has no network")?;
+    let source = ModelSource {
+        manifest: ModelManifest::parse(&order.manifest)?,
+        variant: order.variant,
+        precision: order.precision,
+        path: None,
+        labels: order.labels,
+        origin: Origin::Memory(graphs),
+        requantize: None,
+    };
+    let plan = ModelPlan {
+        max_batch_size: order.max_batch_size,
+        max_queue_delay: Duration::ZERO,
+        max_queue_size: 1,
+        instances: 1,
+        intra_op_threads: order.intra_op_threads,
+        // The parent has the time limit.
+        warm_up_limit: Duration::from_hours(24),
+    };
+    let detector = Detector::of(&source.manifest).map_err(LoadReason::from)?;
+    let networks = Networks::prepare(&source, detector.as_ref(), &runtime)?;
+    let started = Instant::now();
+    let model = LoadedModel::with_networks(source, &networks, plan, &Metrics::new(), started);
+    // The process ends soon, and its threads with it.
+    std::mem::forget(model.map_err(|error| error.reason)?);
+    Ok(networks)
+}

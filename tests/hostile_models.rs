@@ -1,0 +1,265 @@
+//! Checks that models whose loading or runs never end, or take any amount of memory, do not harm the server and its
+//! other models.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic in a test helper is how the test fails"
+)]
+
+mod common;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::onnx::{
+    BOOL, FLOAT, INT64, Message, floats, graph, graph_attribute, int, integers, node, value,
+    write_model,
+};
+use common::{Server, eventually, photo, run};
+use image::{ImageFormat, Rgb, RgbImage};
+
+/// Returns a PNG file of one color.
+fn png(gray: u8) -> Vec<u8> {
+    let mut file = std::io::Cursor::new(Vec::new());
+    let image = RgbImage::from_pixel(16, 16, Rgb([gray; 3]));
+    image.write_to(&mut file, ImageFormat::Png).unwrap();
+    file.into_inner()
+}
+
+/// Returns a graph with three logits. The nodes `work` compute the scalar `result` from the scalar `mean`, the mean
+/// value of all images, and from `constants`.
+fn network(work: &[Message], constants: &[Message]) -> Message {
+    let pooled = node("GlobalAveragePool", "images", "pooled", &[]);
+    let mut nodes = vec![
+        node("ReduceMean", "images", "mean", &[int("keepdims", 0)]),
+        pooled,
+        node("Flatten", "pooled", "flat", &[]),
+    ];
+    nodes.extend_from_slice(work);
+    nodes.push(node("Mul", "result zero", "nothing", &[]));
+    nodes.push(node("Add", "flat nothing", "logits", &[]));
+    let mut all = vec![floats("zero", &[], &[0.0])];
+    all.extend_from_slice(constants);
+    let input = value("images", FLOAT, &[0, 3, 8, 8]);
+    graph(&nodes, &all, &[input], &[value("logits", FLOAT, &[0, 3])])
+}
+
+/// Returns a network with a loop that never ends if the mean value of the images is above `threshold`.
+fn endless_above(threshold: f32) -> Message {
+    let body = graph(
+        &[
+            node("Identity", "go_on", "go_on_again", &[]),
+            node("Identity", "carried", "carried_on", &[]),
+        ],
+        &[],
+        &[
+            value("iteration", INT64, &[]),
+            value("go_on", BOOL, &[]),
+            value("carried", FLOAT, &[]),
+        ],
+        &[
+            value("go_on_again", BOOL, &[]),
+            value("carried_on", FLOAT, &[]),
+        ],
+    );
+    let work = [
+        node("Greater", "mean threshold", "is_above", &[]),
+        node(
+            "Loop",
+            "- is_above mean",
+            "result",
+            &[graph_attribute("body", &body)],
+        ),
+    ];
+    network(&work, &[floats("threshold", &[], &[threshold])])
+}
+
+/// Returns a network that allocates 64 TiB if the mean value of the images is above 0.9.
+fn huge_tensor() -> Message {
+    let work = [
+        node("Greater", "mean threshold", "is_above", &[]),
+        node("Cast", "is_above", "above", &[int("to", INT64)]),
+        node("Mul", "above huge", "elements", &[]),
+        node("Add", "elements one", "size", &[]),
+        node("ConstantOfShape", "size", "tensor", &[]),
+        node("ReduceSum", "tensor", "result", &[int("keepdims", 0)]),
+    ];
+    let constants = [
+        floats("threshold", &[], &[0.9]),
+        integers("huge", &[1], &[1 << 44]),
+        integers("one", &[1], &[1]),
+    ];
+    network(&work, &constants)
+}
+
+/// Returns a network with a constant of 16 GiB.
+fn huge_constant() -> Message {
+    let work = [
+        node("Expand", "one shape", "tensor", &[]),
+        node("ReduceSum", "tensor", "result", &[int("keepdims", 0)]),
+    ];
+    let constants = [
+        floats("one", &[1, 1], &[1.0]),
+        integers("shape", &[2], &[1 << 16, 1 << 16]),
+    ];
+    network(&work, &constants)
+}
+
+/// Returns a network with constants that take hours to compute.
+fn slow_constants() -> Message {
+    let mut work = vec![node("Expand", "one shape", "matrix_0", &[])];
+    for step in 0..100_000 {
+        let inputs = format!("matrix_{step} matrix_{step}");
+        work.push(node(
+            "MatMul",
+            &inputs,
+            &format!("matrix_{}", step + 1),
+            &[],
+        ));
+    }
+    let last = "matrix_100000";
+    work.push(node("ReduceMax", last, "result", &[int("keepdims", 0)]));
+    let constants = [
+        floats("one", &[1, 1], &[1e-3]),
+        integers("shape", &[2], &[1000, 1000]),
+    ];
+    network(&work, &constants)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn a_run_that_never_ends_is_stopped_and_the_model_recovers() {
+    let models = tempfile::tempdir().unwrap();
+    write_model(models.path(), "looping", &endless_above(0.9));
+    let server = Server::start(&[
+        "--models",
+        text(models.path()),
+        "--request-timeout-ms",
+        "1000",
+        "--shutdown-grace-ms",
+        "100",
+    ]);
+    let send = |gray: u8| server.classify("?model=looping", &png(gray));
+    assert_eq!(send(128).status, 200);
+    let coffee = photo("coffee_500x375.jpg");
+    std::thread::scope(|scope| {
+        let white = [scope.spawn(|| send(255)), scope.spawn(|| send(255))];
+        while !white.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            let reply = server.classify("?model=efficientnet_lite0", &coffee);
+            assert_eq!(reply.labels(), ["espresso"]);
+        }
+        for reply in white.map(|thread| thread.join().unwrap()) {
+            let got = (reply.status, reply.code());
+            assert_eq!(got, (504, "deadline_passed".to_owned()));
+        }
+    });
+    let failed = Instant::now();
+    eventually("the model recovers", || send(128).status == 200);
+    let recovered = failed.elapsed();
+    assert!(recovered < Duration::from_secs(5), "{recovered:?}");
+    let of_model = r#"{model="looping",variant="fp32"}"#;
+    let metric = |name: &str| server.metric(&format!("{name}{of_model}"));
+    assert!(metric("sightline_stopped_runs_total") >= 1.0);
+    assert_eq!(metric("sightline_stuck_workers"), 0.0);
+    assert_eq!(server.get("/health/ready").status, 200);
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.try_post("/v1/classify?model=looping", "image/png", &png(255)));
+        eventually("the request is in flight", || {
+            server.metric("sightline_in_flight") == 2.0
+        });
+        server.terminate();
+    });
+    let ended = Instant::now();
+    let (code, log) = server.wait();
+    assert!(ended.elapsed() < Duration::from_secs(1));
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("still in flight after the grace"), "{log}");
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_runs_without_a_request() {
+    let models = tempfile::tempdir().unwrap();
+    write_model(models.path(), "looping", &endless_above(0.9));
+    let path = models.path().join("looping");
+    let server = Server::start(&["--model", text(&path), "--request-timeout-ms", "200"]);
+    let reply = server.classify("", &png(255));
+    assert_eq!(reply.code(), "deadline_passed");
+    let stopped = Instant::now();
+    server.terminate();
+    let (code, log) = server.wait();
+    // The run would be stopped one second after the deadline.
+    assert!(stopped.elapsed() < Duration::from_millis(700), "{log}");
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[test]
+fn a_huge_tensor_fails_its_request_only() {
+    let models = tempfile::tempdir().unwrap();
+    write_model(models.path(), "huge", &huge_tensor());
+    let server = Server::start(&["--model", text(&models.path().join("huge"))]);
+    for (gray, status) in [(128, 200), (255, 500), (128, 200)] {
+        assert_eq!(server.classify("", &png(gray)).status, status);
+    }
+}
+
+#[test]
+fn loading_ends_at_its_limits() {
+    let models = tempfile::tempdir().unwrap();
+    let time = [
+        "--load-timeout-ms=700",
+        "did not finish within 700 ms: --load-timeout-ms",
+    ];
+    let memory = [
+        "--load-memory-bytes=512MiB",
+        "the limit of 536870912 bytes of memory: --load-memory-bytes",
+    ];
+    let cases = [
+        ("endless_loop", endless_above(-1.0), time),
+        ("slow_constants", slow_constants(), time),
+        ("huge_constant", huge_constant(), memory),
+    ];
+    let image = common::path("photos/coffee_500x375.jpg");
+    for (name, graph, [flag, expected]) in cases {
+        write_model(models.path(), name, &graph);
+        let folder = models.path().join(name);
+        let serve = [
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--model",
+            text(&folder),
+            flag,
+        ];
+        let predict = ["predict", "--model", text(&folder), flag, text(&image)];
+        for args in [&serve[..], &predict] {
+            let (code, _, stderr) = run(args);
+            assert_eq!(code, Some(1), "{name}: {stderr}");
+            let model = format!("error: cannot load model `{name}@fp32`: ");
+            assert!(stderr.contains(&model), "{name}: {stderr}");
+            assert!(stderr.contains(expected), "{name}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn a_stop_ends_the_process_that_loads_a_model() {
+    let models = tempfile::tempdir().unwrap();
+    write_model(models.path(), "endless_loop", &endless_above(-1.0));
+    let server = Server::launch(&["--models", text(models.path())]);
+    let mut children = Vec::new();
+    eventually("the model is being loaded", || {
+        children = server.children();
+        !children.is_empty()
+    });
+    assert_eq!(server.get("/health/ready").code(), "starting");
+    server.terminate();
+    let (code, log) = server.wait();
+    assert_eq!(code, Some(0), "{log}");
+    eventually("the process that loads the model has ended", || {
+        let is_gone = |id: &u32| !Path::new(&format!("/proc/{id}/exe")).exists();
+        children.iter().all(is_gone)
+    });
+}
