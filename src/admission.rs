@@ -137,11 +137,15 @@ impl Admission {
         pool: &ImagePool,
         costs: impl Iterator<Item = JobCost> + Clone,
     ) -> Result<LongImages, ServeError> {
-        let images = costs.clone().filter(|cost| cost.is_long()).count();
+        let images = costs.clone().filter(|cost| cost.long).count();
         let places = self.model.batcher.reserve_long(images, pool.long_wait())?;
         let left = self.deadline.left();
         let jobs = pool.admit(costs, left);
-        let jobs = jobs.map_err(|wait| BatchError::DeadlineUnreachable { wait, left })?;
+        let jobs = jobs.map_err(|late| BatchError::DeadlineUnreachable {
+            predicted: late.end,
+            left,
+            wait: late.wait,
+        })?;
         Ok(LongImages { places, jobs })
     }
 
@@ -175,7 +179,7 @@ impl LongImages {
     /// Splits off the reservation of an image whose decoding costs `cost`. It is held until the image is
     /// decoded. `None` if the image does not take long.
     pub(crate) fn take(&mut self, cost: JobCost) -> Option<LongImage> {
-        cost.is_long().then(|| LongImage {
+        cost.long.then(|| LongImage {
             _place: self.places.split(1),
             _time: self.jobs.take(cost),
         })

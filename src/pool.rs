@@ -17,9 +17,9 @@ use crate::budget::Budget;
 use crate::error::ServeError;
 use crate::postprocess::segment::Helpers;
 use backlog::Backlog;
-pub use backlog::LongJobs;
+pub use backlog::{Late, LongJobs};
 use schedule::{Grant, Place, Schedule};
-pub use schedule::{JobCost, LARGE_PIXELS};
+pub use schedule::{JobCost, LARGE_PIXELS, is_long};
 
 /// Unit in bytes to which reservations in the memory budgets are rounded up.
 const MEMORY_UNIT: u64 = 4 << 10;
@@ -29,7 +29,7 @@ pub const DECODE_BYTES_PER_PIXEL: u64 = 17;
 /// pixel, except for the code tables of lossless WebP.
 pub const FIXED_DECODE_BYTES: u64 = 1 << 20;
 
-/// Runs at most a fixed number of blocking jobs at a time, within a memory budget.
+/// Runs a bounded number of blocking jobs at a time, within memory budgets.
 #[derive(Debug, Clone)]
 pub struct ImagePool {
     shared: Arc<Shared>,
@@ -160,7 +160,8 @@ impl ImagePool {
         lane.total()
     }
 
-    /// Maximum number of jobs that run at a time.
+    /// Number of threads that the pool plans with. While long jobs use all of them, half as many further ones run
+    /// short jobs.
     pub fn threads(&self) -> usize {
         self.shared.threads
     }
@@ -169,13 +170,13 @@ impl ImagePool {
     /// to finish in time for a deadline in `left`. Jobs that are not long are admitted without a reservation.
     ///
     /// # Errors
-    /// The predicted time until the long jobs of earlier requests have finished.
+    /// [`Late`] if they are predicted to finish too late.
     pub fn admit(
         &self,
         costs: impl Iterator<Item = JobCost>,
         left: Duration,
-    ) -> Result<LongJobs, Duration> {
-        let long = costs.filter(|cost| cost.is_long());
+    ) -> Result<LongJobs, Late> {
+        let long = costs.filter(|cost| cost.long);
         self.shared.backlog.admit(long, left)
     }
 

@@ -53,6 +53,7 @@ fn answer(case: &DetectionCase) -> (Outputs, Vec<Detection>) {
         variant: FP32.to_owned(),
         precision: Precision::Fp32,
         path: None,
+        manifest_text: None,
         labels: Vec::new(),
         origin: Origin::Memory(model.to_files().map(|_, file| file.into())),
         requantize: None,

@@ -64,7 +64,7 @@ pub enum BatchError {
     },
     /// The queue has too few free places for images that take long to decode.
     #[error(
-        "the queue is full for images that take long to decode ({capacity} of these); retry after {} ms",
+        "the queue is full: at most {capacity} images that take long to decode may wait; retry after {} ms",
         .retry_after.as_millis()
     )]
     LongQueueFull {
@@ -75,17 +75,20 @@ pub enum BatchError {
     },
     /// The images in the queue are predicted to take longer than the request's deadline allows.
     #[error(
-        "the images in the queue are predicted to take {} ms, but the deadline is in {} ms; retry \
-         after {} ms",
-        .wait.as_millis(),
+        "the images in the queue are predicted to take {} ms, more than two thirds of the {} ms until the deadline; \
+         retry after {} ms",
+        .predicted.as_millis(),
         .left.as_millis(),
         .wait.as_millis()
     )]
     DeadlineUnreachable {
-        /// Predicted time until the images that are in the queue now have run.
-        wait: Duration,
+        /// Predicted time until the images ahead have run; for images that take long to decode, until they and
+        /// the images of the request are decoded.
+        predicted: Duration,
         /// Time that was left until the request's deadline.
         left: Duration,
+        /// Predicted time until the images that are in the queue now have run.
+        wait: Duration,
     },
     /// The request's deadline passed before a worker ran the image.
     #[error("the deadline passed while the image was waiting for a worker")]
@@ -279,7 +282,11 @@ impl Batcher {
         let left = deadline.saturating_duration_since(Instant::now());
         // The rest is for the request's own decoding, inference and response, and for a wrong prediction.
         if ahead > 0 && wait > left * 2 / 3 {
-            return Err(BatchError::DeadlineUnreachable { wait, left });
+            return Err(BatchError::DeadlineUnreachable {
+                predicted: wait,
+                left,
+                wait,
+            });
         }
         Ok(())
     }

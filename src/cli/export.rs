@@ -175,9 +175,13 @@ fn take_apart(
 
 /// Reads the checkpoint of `--weights`, which must be a regular file.
 fn read_checkpoint(path: &Path) -> Result<StateDict> {
+    let context = || format!("cannot read the checkpoint {}", path.display());
+    if path.is_dir() {
+        // Its error says what to do about an unpacked checkpoint.
+        return StateDict::read(path).with_context(context);
+    }
     let bytes = read_regular(path, MAX_FILE_BYTES)?;
-    StateDict::from_bytes(&bytes)
-        .with_context(|| format!("cannot read the checkpoint {}", path.display()))
+    StateDict::from_bytes(&bytes).with_context(context)
 }
 
 /// Applies the flags to the architecture. `labels` is the number of lines in the file of

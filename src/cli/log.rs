@@ -1,6 +1,6 @@
 //! Logging to stderr.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::sync::OnceLock;
 
 use anyhow::Result;
@@ -36,6 +36,11 @@ pub(super) fn arguments() -> Vec<String> {
         .into()
 }
 
+/// Returns whether the log of this process is in JSON.
+pub(super) fn is_json() -> bool {
+    matches!(STARTED.get(), Some((_, LogFormat::Json)))
+}
+
 /// Starts logging to stderr.
 ///
 /// # Errors
@@ -44,11 +49,11 @@ pub(super) fn start(filter: &str, format: LogFormat) -> Result<()> {
     let _ = STARTED.set((filter.to_owned(), format));
     // ONNX Runtime's warnings are about its own optimizations, so only its errors are logged.
     let filter = EnvFilter::try_new(format!("ort=error,{filter}"))?;
-    let colored = io::stderr().is_terminal() && format == LogFormat::Text;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(colored)
-        .with_writer(move || Records { format, colored });
+        // Colors would need escape characters, which are escaped in all records.
+        .with_ansi(false)
+        .with_writer(move || Records { format });
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
@@ -59,9 +64,6 @@ pub(super) fn start(filter: &str, format: LogFormat) -> Result<()> {
 /// A writer to stderr to which each record of the log is written with one call.
 struct Records {
     format: LogFormat,
-    /// Whether the formatter colors the record, and escapes the escape characters in its fields
-    /// itself.
-    colored: bool,
 }
 
 impl Write for Records {
@@ -81,16 +83,15 @@ impl Records {
     /// Returns `record` on one line, escaped and cut. A record in JSON keeps its meaning, except
     /// that its strings may be cut.
     fn line(&self, record: &str) -> String {
-        let kept: &[char] = if self.colored { &['\x1b'] } else { &[] };
         let short = cut(record, MAX_TEXT);
         if short.len() == record.len() {
-            return format!("{}\n", printable(record, kept));
+            return format!("{}\n", printable(record, &[]));
         }
         let shortened = match (self.format, serde_json::from_str(record)) {
             (LogFormat::Json, Ok(value)) => shortened(value).to_string(),
             _ => format!("{short}..."),
         };
-        format!("{}\n", printable(&shortened, kept))
+        format!("{}\n", printable(&shortened, &[]))
     }
 }
 
@@ -115,8 +116,8 @@ fn shortened(value: Value) -> Value {
 mod tests {
     use super::*;
 
-    fn line(format: LogFormat, colored: bool, record: &str) -> String {
-        Records { format, colored }.line(record)
+    fn line(format: LogFormat, record: &str) -> String {
+        Records { format }.line(record)
     }
 
     #[test]
@@ -125,42 +126,33 @@ mod tests {
         let cases = [
             (
                 Text,
-                false,
                 "INFO model loaded model=\"x\"",
                 "INFO model loaded model=\"x\"\n",
             ),
             (
                 Text,
-                false,
                 "a\nERROR forged\x1b[2J\r",
                 "a\\nERROR forged\\u001b[2J\\r\n",
             ),
             (
-                Text,
-                true,
-                "\x1b[32mINFO\x1b[0m a\nb\u{9b}",
-                "\x1b[32mINFO\x1b[0m a\\nb\\u009b\n",
-            ),
-            (
                 Json,
-                false,
                 "{\"a\":\"\u{7f}\u{202e}\"}",
                 "{\"a\":\"\\u007f\\u202e\"}\n",
             ),
         ];
-        for (format, colored, record, expected) in cases {
-            assert_eq!(line(format, colored, record), expected);
+        for (format, record, expected) in cases {
+            assert_eq!(line(format, record), expected);
         }
     }
 
     #[test]
     fn long_records_are_cut_and_json_stays_valid() {
         let long = "x".repeat(200_000);
-        let text = line(LogFormat::Text, false, &long);
+        let text = line(LogFormat::Text, &long);
         assert_eq!(text.len(), MAX_TEXT + "...\n".len());
         let record =
             serde_json::json!({"fields": {"error": long, "list": [long]}, "level": "ERROR"});
-        let json = line(LogFormat::Json, false, &record.to_string());
+        let json = line(LogFormat::Json, &record.to_string());
         assert!(json.len() < 3 * MAX_TEXT, "{}", json.len());
         let value: Value = serde_json::from_str(&json).unwrap();
         assert_eq!(value["level"], "ERROR");

@@ -208,7 +208,13 @@ fn report(result: Result<()>) -> u8 {
     if error.is::<Closed>() {
         return 0;
     }
-    complain!("error: {}", explain(&error));
+    let text = explain(&error);
+    if log::is_json() {
+        // One record, so that a line break in a quoted text cannot start another one.
+        tracing::error!(error = text, "command failed");
+    } else {
+        complain!("error: {text}");
+    }
     let config = error
         .chain()
         .any(<dyn std::error::Error>::is::<ConfigError>);

@@ -363,6 +363,7 @@ fn try_load(order: Order, mut input: impl Read, args: &TrialArgs) -> Result<Netw
         variant: order.variant,
         precision: order.precision,
         path: None,
+        manifest_text: None,
         labels: order.labels,
         origin: Origin::Memory(graphs),
         requantize: None,

@@ -71,6 +71,8 @@ pub(super) struct Activity {
 #[derive(Debug)]
 struct State {
     phase: Phase,
+    /// Whether the connection has had no request yet.
+    new: bool,
     /// The current wait for the client to read, because the send buffer of the socket is full.
     stall: Option<Arc<Wait>>,
     /// Position of the connection among the replaceable ones. `None` while the server works on a
@@ -99,8 +101,9 @@ impl Activity {
         let wake = Arc::default();
         let state = State {
             phase: Phase::Idle(Instant::now()),
+            new: true,
             stall: None,
-            ticket: replaceable.enter(Standing::Idle, &wake),
+            ticket: replaceable.enter(Standing::New, &wake),
         };
         Self {
             timeouts,
@@ -122,6 +125,7 @@ impl Activity {
     pub(super) fn request(self: &Arc<Self>) -> InFlight {
         let mut state = self.lock();
         state.phase = Phase::Request;
+        state.new = false;
         self.update_ticket(&mut state);
         InFlight(Arc::clone(self))
     }
@@ -252,6 +256,7 @@ impl State {
     fn standing(&self) -> Standing {
         match (&self.stall, &self.phase) {
             (Some(wait), _) | (None, Phase::Body(wait)) => Standing::Waiting(Arc::clone(wait)),
+            (None, Phase::Idle(_) | Phase::Head(_)) if self.new => Standing::New,
             (None, Phase::Idle(_) | Phase::Head(_)) => Standing::Idle,
             (None, Phase::SlowBody | Phase::Request) => Standing::Working,
         }
@@ -317,6 +322,7 @@ mod tests {
 
     fn standing(activity: &Activity) -> &'static str {
         match activity.lock().standing() {
+            Standing::New => "new",
             Standing::Idle => "idle",
             Standing::Waiting(_) => "waiting",
             Standing::Working => "working",
@@ -326,9 +332,9 @@ mod tests {
     #[test]
     fn a_connection_may_be_replaced_unless_the_server_works_on_a_request() {
         let activity = activity();
-        assert_eq!(standing(&activity), "idle");
+        assert_eq!(standing(&activity), "new");
         activity.received();
-        assert_eq!(standing(&activity), "idle");
+        assert_eq!(standing(&activity), "new");
         let in_flight = activity.request();
         assert_eq!(standing(&activity), "working");
         let body = activity.body();

@@ -15,8 +15,8 @@ use super::wait::Wait;
 /// Within this time, the rates of most clients cannot be told apart.
 const MIN_WAIT: Duration = Duration::from_secs(1);
 
-/// Shortest time that a connection is idle before a new connection may take its slot. Within this time, the request
-/// of a client that has just connected is read.
+/// Time after its start in which no other connection takes the slot of a connection without a request: the request
+/// of a client that has just connected is read in this time.
 const MIN_IDLE: Duration = Duration::from_millis(50);
 
 /// Wakes the task that drives one connection.
@@ -43,8 +43,10 @@ impl Wake {
 /// Whether a connection may be replaced by a new one.
 #[derive(Debug)]
 pub(super) enum Standing {
-    /// It may be replaced after [`MIN_IDLE`]: it has no complete head of a request, no request in
-    /// flight, and no unread response.
+    /// It may be replaced after [`MIN_IDLE`]: it has had no complete head of a request yet.
+    New,
+    /// It may be replaced: it has no complete head of another request, no request in flight, and no
+    /// unread response.
     Idle,
     /// It may be replaced after [`MIN_WAIT`]: the server waits for its client.
     Waiting(Arc<Wait>),
@@ -55,7 +57,7 @@ pub(super) enum Standing {
 impl Standing {
     pub(super) fn is_replaceable(&self, now: Instant) -> bool {
         match self {
-            Self::Idle => true,
+            Self::New | Self::Idle => true,
             Self::Waiting(wait) => now >= wait.lasts(MIN_WAIT),
             Self::Working => false,
         }
@@ -81,7 +83,7 @@ pub(super) struct Replaceable {
 struct Entries {
     /// Position of the connection that was added last.
     last: u64,
-    /// Each with the time at which it became idle. The first one has been idle longest.
+    /// Each with the time from which on it may be replaced. The first one has been idle longest.
     idle: BTreeMap<Ticket, (Instant, Arc<Wake>)>,
     waiting: BTreeMap<Ticket, (Arc<Wait>, Arc<Wake>)>,
 }
@@ -101,14 +103,8 @@ impl Replaceable {
     pub(super) fn enter(&self, standing: Standing, connection: &Arc<Wake>) -> Option<Ticket> {
         let connection = Arc::clone(connection);
         match standing {
-            Standing::Idle => {
-                let mut entries = self.lock();
-                let ticket = entries.ticket();
-                entries.idle.insert(ticket, (Instant::now(), connection));
-                drop(entries);
-                self.became_idle.notify_one();
-                Some(ticket)
-            }
+            Standing::New => Some(self.enter_idle(connection, MIN_IDLE)),
+            Standing::Idle => Some(self.enter_idle(connection, Duration::ZERO)),
             Standing::Waiting(wait) => {
                 let mut entries = self.lock();
                 let ticket = entries.ticket();
@@ -119,6 +115,16 @@ impl Replaceable {
         }
     }
 
+    fn enter_idle(&self, connection: Arc<Wake>, kept: Duration) -> Ticket {
+        let mut entries = self.lock();
+        let ticket = entries.ticket();
+        let from = Instant::now() + kept;
+        entries.idle.insert(ticket, (from, connection));
+        drop(entries);
+        self.became_idle.notify_one();
+        ticket
+    }
+
     /// Removes a connection whose standing changes, or that is closed.
     pub(super) fn leave(&self, ticket: Ticket) {
         let mut entries = self.lock();
@@ -127,8 +133,8 @@ impl Replaceable {
         }
     }
 
-    /// Asks the connection that has been idle longest to close, if it has been idle for [`MIN_IDLE`].
-    /// Otherwise asks the one whose client is slowest of those for which the server has waited for
+    /// Asks the connection that has been idle longest to close, except new ones. If there is none, asks
+    /// the one whose client is slowest of those for which the server has waited for
     /// [`MIN_WAIT`].
     pub(super) fn close_one(&self, now: Instant) -> Asked {
         let mut entries = self.lock();
@@ -163,13 +169,11 @@ impl Entries {
         Ticket(self.last)
     }
 
-    /// Takes the connection that has been idle longest, if it has been idle for [`MIN_IDLE`].
+    /// Takes the connection that has been idle longest, except those that are still kept.
     fn take_idle(&mut self, now: Instant) -> Option<Arc<Wake>> {
-        let longest = self.idle.first_entry()?;
-        if now < longest.get().0 + MIN_IDLE {
-            return None;
-        }
-        Some(longest.remove().1)
+        let (&ticket, _) = self.idle.iter().find(|(_, (from, _))| *from <= now)?;
+        let (_, connection) = self.idle.remove(&ticket)?;
+        Some(connection)
     }
 
     /// Takes the waiting connection with the lowest rate, the one entered first among equals.
@@ -187,11 +191,9 @@ impl Entries {
     /// Returns the time at which a connection becomes replaceable, at the latest the time at which
     /// one does that begins to wait now.
     fn next_replaceable(&self, now: Instant) -> Instant {
-        let idle = self.idle.values().map(|(since, _)| *since + MIN_IDLE);
+        let idle = self.idle.values().map(|(from, _)| *from);
         let waiting = self.waiting.values().map(|(wait, _)| wait.lasts(MIN_WAIT));
-        idle.take(1)
-            .chain(waiting)
-            .fold(now + MIN_WAIT, Instant::min)
+        idle.chain(waiting).fold(now + MIN_WAIT, Instant::min)
     }
 }
 
@@ -263,15 +265,19 @@ mod tests {
     fn a_new_connection_has_time_to_send_its_request() {
         let mut setup = Setup::new();
         setup.now = Instant::now();
-        setup.enter(Standing::Idle);
+        setup.enter(Standing::New);
         let wait = setup.milliseconds_to_wait().unwrap();
         assert!((40..=60).contains(&wait), "{wait}");
-        setup.now += MIN_IDLE + Duration::from_secs(1);
+        // A connection that has had a request is replaced immediately when it is idle again.
+        setup.enter(Standing::Idle);
+        setup.now = Instant::now();
+        assert_eq!(setup.order(), [1]);
+        setup.now += MIN_IDLE;
         assert_eq!(setup.order(), [0]);
         // When the server stops, no idle connection is kept.
-        setup.enter(Standing::Idle);
+        setup.enter(Standing::New);
         setup.replaceable.close_all_idle();
-        assert!(setup.connections[1].take_unwanted());
+        assert!(setup.connections[2].take_unwanted());
     }
 
     #[test]

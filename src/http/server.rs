@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::FutureExt;
 use futures_util::future::Either;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -192,6 +193,8 @@ impl Slots {
             if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
                 return self.slot(permit);
             }
+            // An answer to an earlier question does not count.
+            let _ = self.replaceable.declined.notified().now_or_never();
             let asked = self.replaceable.close_one(Instant::now());
             let retry = async {
                 match asked {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::cost::Coding;
 
-/// Weight of all earlier images when a new one is added: an average over about the last 16.
+/// Weight of all earlier images when a new one is added: an average over about the last 16, in which an image counts
+/// by its predicted time.
 const MEMORY: f64 = 15.0 / 16.0;
 /// Limit on the correction of a prediction, as a factor: clients choose the images that are measured,
 /// and must not make an expensive image look free.
@@ -25,7 +26,7 @@ struct Sums {
 
 impl DecodeTimes {
     /// Records that an image with the predicted decode time `predicted`, in nanoseconds, was decoded
-    /// in `measured`.
+    /// in the CPU time `measured`.
     pub fn record(&self, coding: Coding, predicted: u64, measured: Duration) {
         let sums = &mut self.lock()[coding.kind()];
         sums.measured = sums.measured * MEMORY + measured.as_nanos() as f64;

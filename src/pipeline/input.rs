@@ -16,7 +16,7 @@ use crate::image::{
     MAX_INPUT_PIXELS, Orientation, PreparedImage, check_density, check_pixels, decode_cancellable,
     probe,
 };
-use crate::pool::{ImagePool, JobCost};
+use crate::pool::{ImagePool, JobCost, is_long};
 
 /// Maximum number of pixels of an image into which boxes or masks are drawn. The resulting PNG
 /// takes up to 3 bytes per pixel.
@@ -92,14 +92,16 @@ impl EncodedImage {
     /// Predicts the CPU time and the memory of decoding the image. The time is corrected by `times`.
     pub(super) fn decode_cost(&self, times: &DecodeTimes) -> JobCost {
         let cost = self.predicted_cost();
+        let pixels = self.header.size.pixels();
         JobCost {
             nanos: times.corrected(self.header.coding, cost.nanos),
             bytes: cost.peak_bytes,
-            pixels: self.header.size.pixels(),
+            pixels,
+            long: is_long(pixels, cost.nanos),
         }
     }
 
-    /// Records in `times` that decoding the image took `time`.
+    /// Records in `times` that decoding the image took the CPU time `time`.
     pub(super) fn record_decode(&self, times: &DecodeTimes, time: Duration) {
         times.record(self.header.coding, self.predicted_cost().nanos, time);
     }

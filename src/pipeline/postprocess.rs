@@ -8,7 +8,7 @@ use crate::engine::Outputs;
 use crate::error::ServeError;
 use crate::image::DecodeTimes;
 use crate::image::ImageSize;
-use crate::pool::{ImagePool, JobCost};
+use crate::pool::{ImagePool, JobCost, is_long};
 use crate::registry::LoadedModel;
 
 /// Resources that postprocessing needs; each level includes the levels above it.
@@ -66,10 +66,12 @@ impl PostprocessInput {
     /// The time of decoding the image again is corrected by `times`.
     pub(super) fn job_cost(&self, cost: Cost, times: &DecodeTimes) -> JobCost {
         let pixels = self.size.pixels();
+        let nanos = THREAD_NANOS.saturating_add(pixels.saturating_mul(MASK_NANOS_PER_PIXEL));
         let mask = JobCost {
-            nanos: THREAD_NANOS.saturating_add(pixels.saturating_mul(MASK_NANOS_PER_PIXEL)),
+            nanos,
             bytes: pixels.saturating_mul(MASK_BYTES_PER_PIXEL),
             pixels,
+            long: is_long(pixels, nanos),
         };
         match (cost, &self.source) {
             (Cost::Negligible | Cost::Thread, _) => JobCost::time(THREAD_NANOS),
@@ -77,13 +79,13 @@ impl PostprocessInput {
             (Cost::Image, Some(source)) => {
                 let decode = source.decode_cost(times);
                 let drawing = pixels.saturating_mul(DRAW_NANOS_PER_PIXEL);
+                let nanos = mask.nanos.saturating_add(decode.nanos);
+                let nanos = nanos.saturating_add(drawing);
                 JobCost {
-                    nanos: mask
-                        .nanos
-                        .saturating_add(decode.nanos)
-                        .saturating_add(drawing),
+                    nanos,
                     bytes: decode.bytes.max(drawing_bytes(pixels)),
                     pixels,
+                    long: is_long(pixels, nanos),
                 }
             }
         }

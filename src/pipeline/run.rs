@@ -2,7 +2,7 @@
 //! to results.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use tokio::sync::oneshot;
@@ -191,7 +191,7 @@ impl Walk<'_> {
         let (model, times) = (Arc::clone(self.model), Arc::clone(&self.app.decode_times));
         let job = move || job.run(&model, &times);
         let queued = self.app.pool.run(cost, job).await??;
-        if !cost.is_long() {
+        if !cost.long {
             let timing = &queued.timing;
             let prepared = timing[Stage::decode] + timing[Stage::preprocess];
             let threads = self.app.pool.threads();
@@ -262,9 +262,10 @@ impl Preparation {
         let started = Instant::now();
         cancel.check()?;
         let failed = |error: ImageError| ServeError::image(index, error);
+        let cpu = cpu_time();
         let decoded = image.decode(&cancel).map_err(failed)?;
         let decoded_at = Instant::now();
-        image.record_decode(times, decoded_at - started);
+        image.record_decode(times, cpu_time().saturating_sub(cpu));
         drop(long);
         let tensor = model.preprocessor.run_cancellable(&decoded, &cancel);
         let tensor = tensor.map_err(failed)?;
@@ -280,4 +281,13 @@ impl Preparation {
             timing,
         })
     }
+}
+
+/// Returns the CPU time that this thread has used. Unlike the time of day, it does not grow while other threads have
+/// the core.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Duration::from_secs(seconds)
+        + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or_default())
 }

@@ -26,6 +26,15 @@ impl LongJobs {
     }
 }
 
+/// The jobs of a request are predicted to finish too late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Late {
+    /// Predicted time until the jobs that were admitted before have run.
+    pub wait: Duration,
+    /// Predicted time until the jobs of the request have run, too.
+    pub end: Duration,
+}
+
 fn micros(cost: JobCost) -> u64 {
     cost.nanos.div_ceil(1000)
 }
@@ -48,26 +57,27 @@ impl Backlog {
     /// backlog is empty, so that a prediction that is too long is corrected by new measurements.
     ///
     /// # Errors
-    /// The predicted time until the jobs that were admitted before have run, if the request's jobs would take
-    /// longer together with them than two thirds of `left`.
+    /// [`Late`] if the jobs that were admitted before and those of the request are predicted to take longer than
+    /// two thirds of `left`.
     pub(super) fn admit(
         &self,
         costs: impl Iterator<Item = JobCost>,
         left: Duration,
-    ) -> Result<LongJobs, Duration> {
+    ) -> Result<LongJobs, Late> {
         let mut jobs = LongJobs(self.micros.empty());
         let own: u64 = costs.map(micros).sum();
-        if own == 0 {
-            return Ok(jobs);
-        }
-        let wait = self.wait();
-        let end = wait + Duration::from_micros(own) / self.threads;
-        if !wait.is_zero() && end > left * 2 / 3 {
-            return Err(wait);
-        }
-        match jobs.0.grow_to(own) {
-            Ok(()) => Ok(jobs),
-            Err(_) => Err(wait),
+        let own_time = Duration::from_micros(own) / self.threads;
+        // The time is reserved before it is compared, so that requests at the same time see each other.
+        let reserved = jobs.0.grow_to(own);
+        let end = self.wait();
+        let wait = end.saturating_sub(own_time);
+        match reserved {
+            Ok(()) if own == 0 || wait.is_zero() || end <= left * 2 / 3 => Ok(jobs),
+            Ok(()) => Err(Late { wait, end }),
+            Err(_) => Err(Late {
+                wait: end,
+                end: end + own_time,
+            }),
         }
     }
 }
@@ -88,7 +98,12 @@ mod tests {
         let mut first = admit(10, 1).unwrap();
         assert_eq!(backlog.wait(), Duration::from_secs(5));
         // 5 s of the first request and 1 s of its own on two threads.
-        assert_eq!(admit(2, 8).unwrap_err(), Duration::from_secs(5));
+        let seconds = Duration::from_secs;
+        let late = Late {
+            wait: seconds(5),
+            end: seconds(6),
+        };
+        assert_eq!(admit(2, 8).unwrap_err(), late);
         assert!(admit(2, 9).is_ok());
         assert!(admit(0, 0).is_ok(), "a request without long jobs");
         let taken = first.take(second);

@@ -18,6 +18,12 @@ const LONG_NANOS: u64 = 60_000_000;
 /// A waiting job is overtaken only by jobs that arrive within this many times its own predicted
 /// time.
 const PATIENCE: u32 = 8;
+/// Returns whether a job on an image of `pixels` pixels, which is predicted to take `nanos` nanoseconds, is long. Predictions
+/// that are corrected by measurements do not count here, so that no client makes the images of others long.
+pub fn is_long(pixels: u64, nanos: u64) -> bool {
+    pixels > LARGE_PIXELS || nanos > LONG_NANOS
+}
+
 /// The predicted cost of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JobCost {
@@ -27,6 +33,8 @@ pub struct JobCost {
     pub bytes: u64,
     /// Pixels of the image that the job decodes or computes; 0 if the job has no image.
     pub pixels: u64,
+    /// Whether the job is long: it may keep other jobs waiting.
+    pub long: bool,
 }
 
 impl JobCost {
@@ -36,12 +44,8 @@ impl JobCost {
             nanos,
             bytes: 0,
             pixels: 0,
+            long: is_long(0, nanos),
         }
-    }
-
-    /// Returns whether the job is long: it may keep other jobs waiting.
-    pub fn is_long(self) -> bool {
-        self.is_large() || self.nanos > LONG_NANOS
     }
 
     fn is_large(self) -> bool {
@@ -57,6 +61,7 @@ pub(super) struct Place {
     /// Order of arrival, which makes places unique.
     number: u64,
     long: bool,
+    large: bool,
 }
 
 /// A thread and memory that a running job holds.
@@ -69,48 +74,47 @@ pub(super) struct Grant {
 /// A job that waits.
 #[derive(Debug)]
 struct Waiting<T> {
-    /// Memory in bytes that the job needs from `budget`.
+    /// Memory in bytes that the job needs.
     bytes: u64,
-    budget: Budget,
     job: T,
-}
-
-impl<T> Waiting<T> {
-    /// Reserves the memory of the job. `None` if too little memory is free.
-    fn reserve(&self) -> Option<Permit> {
-        // A job that needs more memory than the whole budget, which requests are rejected for before,
-        // runs when the whole budget is free.
-        let bytes = self.bytes.min(self.budget.total());
-        self.budget.try_acquire(bytes).ok()
-    }
 }
 
 /// The short jobs or the long jobs.
 #[derive(Debug)]
 struct Lane<T> {
-    waiting: BTreeMap<Place, Waiting<T>>,
+    /// The waiting jobs on small images and on large images, whose memory is separate.
+    waiting: [BTreeMap<Place, Waiting<T>>; 2],
     running: usize,
 }
 
 impl<T> Lane<T> {
     fn new() -> Self {
         Self {
-            waiting: BTreeMap::new(),
+            waiting: [BTreeMap::new(), BTreeMap::new()],
             running: 0,
         }
     }
 
     fn first(&self) -> Option<Place> {
-        self.waiting.keys().next().copied()
+        let firsts = self.waiting.iter().filter_map(|jobs| jobs.keys().next());
+        firsts.min().copied()
     }
 
-    /// Takes the first waiting job and reserves its memory. `None` if no job waits, or if the
-    /// memory that the first job needs is not free.
-    fn take(&mut self) -> Option<(Permit, T)> {
-        let entry = self.waiting.first_entry()?;
-        let memory = entry.get().reserve()?;
-        self.running += 1;
-        Some((memory, entry.remove().job))
+    /// Takes the first waiting job whose memory is free in `budgets`, the one for small and the one for large
+    /// images. `None` if no job waits, or if too little memory is free for the first job of each size.
+    fn take(&mut self, budgets: &[Budget; 2]) -> Option<(Permit, T)> {
+        let [small, large] = self.waiting.each_ref().map(|jobs| jobs.keys().next());
+        let large_first = large.is_some_and(|large| small.is_none_or(|small| large < small));
+        let order = if large_first { [1, 0] } else { [0, 1] };
+        order.into_iter().find_map(|size| {
+            let entry = self.waiting[size].first_entry()?;
+            // A job that needs more memory than the whole budget, which requests are rejected for before,
+            // runs when the whole budget is free.
+            let bytes = entry.get().bytes.min(budgets[size].total());
+            let memory = budgets[size].try_acquire(bytes).ok()?;
+            self.running += 1;
+            Some((memory, entry.remove().job))
+        })
     }
 }
 
@@ -144,26 +148,26 @@ impl<T> Schedule<T> {
 
     /// Adds a job and returns its place. `now` is the time since a fixed moment.
     pub(super) fn push(&mut self, now: Duration, cost: JobCost, job: T) -> Place {
-        let long = cost.is_long();
+        let long = cost.long;
         let patience = Duration::from_nanos(cost.nanos).saturating_mul(PATIENCE);
         let place = Place {
             due: now.saturating_add(patience),
             number: self.arrivals,
             long,
+            large: cost.is_large(),
         };
         self.arrivals += 1;
         let waiting = Waiting {
             bytes: cost.bytes,
-            budget: self.memory[usize::from(cost.is_large())].clone(),
             job,
         };
-        self.lane(long).waiting.insert(place, waiting);
+        self.waiting(place).insert(place, waiting);
         place
     }
 
     /// Removes a job that has not started.
     pub(super) fn remove(&mut self, place: Place) {
-        self.lane(place.long).waiting.remove(&place);
+        self.waiting(place).remove(&place);
     }
 
     /// Takes the job that runs next. `None` if no job may run now.
@@ -181,7 +185,12 @@ impl<T> Schedule<T> {
     }
 
     fn start(&mut self, long: bool) -> Option<(Grant, T)> {
-        let (memory, job) = self.lane(long).take()?;
+        let lane = if long {
+            &mut self.long
+        } else {
+            &mut self.short
+        };
+        let (memory, job) = lane.take(&self.memory)?;
         Some((Grant { long, memory }, job))
     }
 
@@ -201,6 +210,10 @@ impl<T> Schedule<T> {
     /// Frees a thread that [`Schedule::try_helper`] has taken.
     pub(super) fn finish_helper(&mut self) {
         self.helpers -= 1;
+    }
+
+    fn waiting(&mut self, place: Place) -> &mut BTreeMap<Place, Waiting<T>> {
+        &mut self.lane(place.long).waiting[usize::from(place.large)]
     }
 
     fn lane(&mut self, long: bool) -> &mut Lane<T> {

@@ -109,6 +109,15 @@ pub enum StoreError {
         /// SHA-256 of the file.
         got: String,
     },
+    /// Another process replaced the model while this one read it.
+    #[error(
+        "the model of {} was changed while it was being read, by `export`, `quantize` or a copy: try again",
+        .path.display()
+    )]
+    Changed {
+        /// Path of the manifest.
+        path: PathBuf,
+    },
     /// No model, or no variant of a model, matches the reference that was looked up.
     #[error("model `{model}` not found: {advice}")]
     NotFound {

@@ -1,6 +1,7 @@
 //! A model that the store found: its manifest, its labels, and where its ONNX graphs come from.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use onnx_export::weights::StateDict;
@@ -41,6 +42,9 @@ pub struct ModelSource {
     pub precision: Precision,
     /// Path of the manifest. `None` if the model is in memory or in the binary.
     pub path: Option<PathBuf>,
+    /// Text of the manifest, to find out whether the model changed since. `None` if the model has no
+    /// manifest file.
+    pub manifest_text: Option<Arc<str>>,
     /// Class labels, by class index.
     pub labels: Vec<String>,
     /// Where the ONNX graphs of the model's stages come from.
@@ -71,6 +75,7 @@ impl ModelSource {
             variant: FP32.to_owned(),
             precision: Precision::Fp32,
             path: None,
+            manifest_text: None,
             labels,
             origin: Origin::Embedded,
             requantize: None,
@@ -114,6 +119,7 @@ impl ModelSource {
         Ok(Self {
             labels: boundary.read_labels(&labels)?,
             path: Some(path.to_path_buf()),
+            manifest_text: Some(text.into()),
             variant: FP32.to_owned(),
             precision: Precision::Fp32,
             manifest,
@@ -178,8 +184,33 @@ impl ModelSource {
     /// ranges file, the int8 weights are quantized for the CPU of this machine.
     ///
     /// # Errors
-    /// [`StoreError`] if a file cannot be read, or if the ranges file does not match the network.
+    /// [`StoreError::Changed`] if another process replaced the model meanwhile; another [`StoreError`] if a file
+    /// cannot be read, or if the ranges file does not match the network.
     pub fn graphs(&self) -> Result<Stages<Bytes>, StoreError> {
+        let graphs = self.read_graphs();
+        // First, because errors of a model that changed meanwhile would mislead.
+        self.check_unchanged()?;
+        graphs
+    }
+
+    /// Checks that the manifest is still the one that was read, so that the files that were read since belong to it.
+    ///
+    /// # Errors
+    /// [`StoreError::Changed`] if the manifest differs or cannot be read.
+    pub fn check_unchanged(&self) -> Result<(), StoreError> {
+        let (Some(path), Some(text)) = (&self.path, &self.manifest_text) else {
+            return Ok(());
+        };
+        if Boundary::None
+            .read_text(path)
+            .is_ok_and(|now| now == **text)
+        {
+            return Ok(());
+        }
+        Err(StoreError::Changed { path: path.clone() })
+    }
+
+    fn read_graphs(&self) -> Result<Stages<Bytes>, StoreError> {
         if let Some(requantize) = &self.requantize
             && let Some(graphs) = requantize.graphs(&self.manifest, &self.origin)?
         {

@@ -119,11 +119,12 @@ impl<'a> Tensor<'a> {
         if float.all_finite(bytes) {
             return Ok(());
         }
-        let values = float.values(bytes);
-        if matches!(values[..], [only] if only.is_infinite()) {
+        let mut values = float.values(bytes);
+        let first = values.next();
+        if first.is_some_and(f32::is_infinite) && values.next().is_none() {
             return Ok(());
         }
-        let Some(reason) = not_finite(&values, &self.shape) else {
+        let Some(reason) = not_finite(float.values(bytes), &self.shape) else {
             return Ok(());
         };
         let name = String::from_utf8_lossy(self.name).into_owned();
@@ -147,7 +148,7 @@ impl Float {
     }
 
     /// Returns the elements as f32. A float64 that is finite stays finite.
-    fn values(self, bytes: &[u8]) -> Vec<f32> {
+    fn values(self, bytes: &[u8]) -> Box<dyn Iterator<Item = f32> + '_> {
         let narrow = |value: f64| {
             if value.is_finite() {
                 value.clamp(f32::MIN.into(), f32::MAX.into()) as f32
@@ -156,16 +157,10 @@ impl Float {
             }
         };
         match self {
-            Self::F32 => elements(bytes).map(f32::from_le_bytes).collect(),
-            Self::F16 => elements(bytes)
-                .map(|b| f16::from_le_bytes(b).to_f32())
-                .collect(),
-            Self::BF16 => elements(bytes)
-                .map(|b| bf16::from_le_bytes(b).to_f32())
-                .collect(),
-            Self::F64 => elements(bytes)
-                .map(|b| narrow(f64::from_le_bytes(b)))
-                .collect(),
+            Self::F32 => Box::new(elements(bytes).map(f32::from_le_bytes)),
+            Self::F16 => Box::new(elements(bytes).map(|b| f16::from_le_bytes(b).to_f32())),
+            Self::BF16 => Box::new(elements(bytes).map(|b| bf16::from_le_bytes(b).to_f32())),
+            Self::F64 => Box::new(elements(bytes).map(move |b| narrow(f64::from_le_bytes(b)))),
         }
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn check(graph: &Graph) -> Result<(), BuildError> {
             Dim::Dynamic(_) => 1,
         };
         let shape: Vec<usize> = info.shape.iter().map(size).collect();
-        if let Some(reason) = not_finite(values, &shape) {
+        if let Some(reason) = not_finite(values.iter().copied(), &shape) {
             let name = info.name.clone();
             return Err(BuildError::NotFinite { name, reason });
         }
@@ -33,11 +33,17 @@ pub(crate) fn check(graph: &Graph) -> Result<(), BuildError> {
 
 /// Describes the values of a tensor that are NaN or infinite: how many there are, and which is the
 /// first. `values` are the tensor's elements in C order. Returns `None` if all are finite.
-pub(crate) fn not_finite(values: &[f32], shape: &[usize]) -> Option<String> {
-    let first = values.iter().position(|value| !value.is_finite())?;
-    let count = values[first..].iter().filter(|v| !v.is_finite()).count();
-    let (value, index) = (values[first], index_of(first, shape));
-    let total = values.len();
+pub(crate) fn not_finite(values: impl Iterator<Item = f32>, shape: &[usize]) -> Option<String> {
+    let (mut total, mut count, mut first) = (0, 0, None);
+    for value in values {
+        if !value.is_finite() {
+            count += 1;
+            first.get_or_insert((total, value));
+        }
+        total += 1;
+    }
+    let (position, value) = first?;
+    let index = index_of(position, shape);
     Some(format!(
         "{count} of {total} values are NaN or infinite, the first is {value} at {index:?}; \
          use weights from before the training diverged"
@@ -88,7 +94,7 @@ mod tests {
             ),
         ];
         for (values, shape, expected) in cases {
-            let got = not_finite(values, shape);
+            let got = not_finite(values.iter().copied(), shape);
             let start = got.as_deref().and_then(|text| text.split(';').next());
             assert_eq!(start, expected, "{values:?}");
         }

@@ -127,7 +127,7 @@ impl<'a> Loader<'a> {
         }
         let data = tensor.to_f32().map_err(|error| error.to_string());
         let checked = data.and_then(|data| {
-            let reason = not_finite(&data, shape).or_else(|| check(&data));
+            let reason = not_finite(data.iter().copied(), shape).or_else(|| check(&data));
             reason.map_or(Ok(data), Err)
         });
         checked.map_err(|reason| mismatch(Some(reason))).ok()

@@ -136,6 +136,7 @@ fn find_or_make(store: &ModelStore, model: &ModelRef) -> Result<ModelSource> {
         variant: FP32.to_owned(),
         precision: Precision::Fp32,
         path: None,
+        manifest_text: None,
         labels,
         origin,
         requantize: None,

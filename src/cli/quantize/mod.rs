@@ -223,6 +223,10 @@ impl Quantized<'_> {
         extra: &[(PathBuf, &[u8])],
     ) -> Result<()> {
         let source = self.source;
+        if source.path.as_ref() == Some(&paths.manifest) {
+            // The manifest and the labels that were read at the start are written back.
+            source.check_unchanged()?;
+        }
         let Precisions { float, int8 } = self.graphs;
         manifest.stages = stage_files(float.as_ref().map(|role, _| paths.stage(role)));
         manifest.labels = file_name(&paths.labels);

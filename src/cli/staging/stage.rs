@@ -139,11 +139,26 @@ pub(super) fn sweep(folder: &Folder) {
 }
 
 /// Completes the renames of dead writers in `folder`, which must be locked. A rename that fails is
-/// not tried again, since its file would replace a newer one later.
+/// not tried again, since its file would replace a newer one later. A stage with anything but files, or
+/// with a file that would replace anything but a file, is none of a writer, and is removed.
 pub(super) fn complete(folder: &Folder) {
     for (name, stage) in abandoned(folder, COMMITTED) {
         let mut files = stage.names().unwrap_or_default();
         files.retain(|file| !file.to_string_lossy().starts_with(OLD));
+        let is_file = |file| stage.kind(file) == Ok(Some(FileType::RegularFile));
+        let replaces_file = |file| {
+            let replaced = folder.kind(file);
+            matches!(
+                replaced,
+                Ok(None | Some(FileType::RegularFile | FileType::Symlink))
+            )
+        };
+        if !files
+            .iter()
+            .all(|file| is_file(file) && replaces_file(file))
+        {
+            files.clear();
+        }
         // Graphs are last, as in a `FileSet`.
         files.sort_by_key(|file| Path::new(file).extension() == Some(OsStr::new("onnx")));
         for file in files {

@@ -19,6 +19,7 @@ fn cost(millis: u64, mib: u64, pixels: u64) -> JobCost {
         nanos: millis * 1_000_000,
         bytes: mib * MIB,
         pixels,
+        long: is_long(pixels, millis * 1_000_000),
     }
 }
 
@@ -125,7 +126,7 @@ fn short_jobs_do_not_wait_for_the_end_of_long_ones() {
 #[test]
 fn slow_formats_are_long_jobs_with_the_memory_of_small_images() {
     let slow = cost(61, 1, SMALL);
-    assert!(slow.is_long() && !cost(59, 1, SMALL).is_long());
+    assert!(slow.long && !cost(59, 1, SMALL).long);
     let mut schedule = schedule(1);
     schedule.push(ms(0), cost(1000, 100, LARGE), 0);
     schedule.push(ms(0), cost(61, 100, SMALL), 1);
@@ -133,6 +134,19 @@ fn slow_formats_are_long_jobs_with_the_memory_of_small_images() {
     assert!(schedule.next().is_none());
     schedule.push(ms(0), cost(1, 0, SMALL), 2);
     assert_eq!(schedule.next().unwrap().1, 2);
+}
+
+#[test]
+fn a_slow_small_image_does_not_wait_for_the_memory_of_large_ones() {
+    let mut schedule = schedule(4);
+    schedule.push(ms(0), cost(100, 100, LARGE), 0);
+    let held = schedule.next().unwrap();
+    schedule.push(ms(0), cost(100, 100, LARGE), 1);
+    schedule.push(ms(1), cost(100, 100, SMALL), 2);
+    assert_eq!(schedule.next().unwrap().1, 2);
+    assert!(schedule.next().is_none());
+    schedule.finish(held.0);
+    assert_eq!(schedule.next().unwrap().1, 1);
 }
 
 #[test]
