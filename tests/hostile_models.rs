@@ -138,7 +138,7 @@ fn a_run_that_never_ends_is_stopped_and_the_model_recovers() {
         "--models",
         text(models.path()),
         "--request-timeout-ms",
-        "1000",
+        "2000",
         "--shutdown-grace-ms",
         "100",
     ]);

@@ -4,9 +4,11 @@
 //! it take any amount of memory. Neither can be stopped within a process. The child optimizes the network, runs it
 //! once, and returns the optimized graph. The parent creates its sessions from that graph, without optimizing again.
 
+mod child;
+mod message;
+
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, Write};
-use std::os::fd::AsFd;
+use std::io::{BufReader, Read, Seek, Write};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,14 +16,10 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use bytes::Bytes;
-use clap::Args;
-use onnx_export::{Role, Stage, Stages};
+use onnx_export::{Stage, Stages};
 use rustix::process::Signal;
-use serde::{Deserialize, Serialize};
 use sightline::config::LoadLimits;
 use sightline::engine::{OnnxRuntime, OptimizedGraph};
-use sightline::manifest::{ModelManifest, Precision};
 use sightline::memory::memory_limit;
 use sightline::metrics::Metrics;
 use sightline::postprocess::detect::Detector;
@@ -29,8 +27,9 @@ use sightline::registry::networks::Networks;
 use sightline::registry::{LoadError, LoadReason, LoadedModel, ModelPlan};
 use sightline::store::{ModelSource, Origin};
 
-use super::memory::limit_allocations;
-use super::{RuntimeArgs, log};
+use super::log;
+pub(super) use child::{TrialArgs, run};
+use message::{Order, Outcome, read_head, read_part, write};
 
 /// Memory for loading any model, in bytes, if no setting limits it.
 const BASE_MEMORY: u64 = 2 << 30;
@@ -47,46 +46,6 @@ const ALLOCATION_ERRORS: [&str; 4] = [
     "bad allocation",
     "memory allocation of",
 ];
-
-#[derive(Debug, Args)]
-pub(super) struct TrialArgs {
-    #[command(flatten)]
-    runtime: RuntimeArgs,
-}
-
-/// What the child loads. The graphs follow on its stdin.
-#[derive(Serialize, Deserialize)]
-struct Order {
-    /// Id of the parent process.
-    parent: i32,
-    /// Maximum memory of the child, in bytes.
-    memory_bytes: u64,
-    /// Manifest of the model, in TOML.
-    manifest: String,
-    variant: String,
-    precision: Precision,
-    labels: Vec<String>,
-    max_batch_size: usize,
-    intra_op_threads: usize,
-    /// Role and size in bytes of each graph.
-    graphs: Vec<(Role, usize)>,
-}
-
-/// The result of the child. If the model was loaded, its optimized graphs follow on stdout.
-#[derive(Serialize, Deserialize)]
-enum Outcome {
-    Loaded(Vec<GraphHead>),
-    Failed(String),
-}
-
-/// The part of an [`OptimizedGraph`] that precedes its bytes.
-#[derive(Serialize, Deserialize)]
-struct GraphHead {
-    role: Role,
-    bytes: usize,
-    fixed_batch: Option<usize>,
-    own_operators: usize,
-}
 
 /// Loads the model `source`. A model from files is first loaded in a child process within `limits`.
 ///
@@ -171,38 +130,6 @@ fn default_memory(size: u64) -> u64 {
 fn memory_file(name: &str) -> Result<File> {
     let file = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC);
     Ok(file.context("cannot create an in-memory file")?.into())
-}
-
-/// Writes `head` as a line of JSON, then `parts`.
-fn write<'a>(
-    file: &mut File,
-    head: &impl Serialize,
-    parts: impl Iterator<Item = &'a [u8]>,
-) -> Result<()> {
-    let mut line = serde_json::to_vec(head)?;
-    line.push(b'\n');
-    file.write_all(&line)?;
-    for part in parts {
-        file.write_all(part)?;
-    }
-    Ok(())
-}
-
-/// Reads what [`write()`] has written as `head`.
-fn read_head<T: serde::de::DeserializeOwned>(from: &mut impl BufRead) -> Result<T> {
-    let mut line = Vec::new();
-    from.read_until(b'\n', &mut line)?;
-    Ok(serde_json::from_slice(&line)?)
-}
-
-/// Reads one part of `bytes` bytes.
-fn read_part(from: &mut impl Read, bytes: usize) -> Result<Vec<u8>> {
-    let mut part = Vec::new();
-    from.by_ref().take(bytes as u64).read_to_end(&mut part)?;
-    if part.len() != bytes {
-        bail!("a graph has {} bytes, expected {bytes}", part.len());
-    }
-    Ok(part)
 }
 
 /// Starts the child process, which reads `input` and writes `output`.
@@ -310,78 +237,40 @@ fn printable(text: &str) -> String {
     line
 }
 
-/// Runs the child process: reads an [`Order`] from stdin and writes an [`Outcome`] to stdout.
-pub(super) fn run(args: &TrialArgs) -> Result<()> {
-    let mut input = BufReader::new(File::from(std::io::stdin().as_fd().try_clone_to_owned()?));
-    let mut output = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
-    let order: Order = read_head(&mut input)?;
-    end_with_parent(order.parent)?;
-    limit_allocations(order.memory_bytes);
-    match try_load(order, input, args) {
-        Ok(networks) => {
-            let graphs = networks.optimized();
-            let head = |graph: Stage<&OptimizedGraph<&[u8]>>| GraphHead {
-                role: graph.role,
-                bytes: graph.content.graph.len(),
-                fixed_batch: graph.content.fixed_batch,
-                own_operators: graph.content.own_operators,
-            };
-            let heads = Outcome::Loaded(graphs.iter().map(head).collect());
-            write(&mut output, &heads, graphs.iter().map(|g| g.content.graph))?;
-            // The process ends now.
-            std::mem::forget(networks);
-            Ok(())
-        }
-        Err(error) => {
-            let outcome = Outcome::Failed(super::explain(&error));
-            write(&mut output, &outcome, std::iter::empty())
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Makes the kernel kill this process when the parent process ends.
-fn end_with_parent(parent: i32) -> Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    let current = rustix::process::getppid();
-    if current.is_none_or(|pid| pid.as_raw_nonzero().get() != parent) {
-        bail!("the process that started this one has ended");
+    #[test]
+    fn errors_of_the_child_are_printable_and_cut() {
+        let cases = [
+            ("cannot load\n", "cannot load"),
+            ("a\nb\x1b[2Jc\u{9b}", "a b\\u{1b}[2Jc\\u{9b}"),
+            ("größer", "größer"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(printable(text), expected);
+        }
+        assert_eq!(printable(&"x".repeat(5000)).len(), MAX_ERROR);
     }
-    Ok(())
-}
 
-/// Optimizes the model of `order`, whose graphs follow in `input`, and runs it once.
-fn try_load(order: Order, mut input: impl Read, args: &TrialArgs) -> Result<Networks> {
-    let runtime = args.runtime.load()?.with_threads(order.intra_op_threads);
-    let mut graphs = Vec::with_capacity(order.graphs.len());
-    for (role, bytes) in order.graphs {
-        let content = Bytes::from(read_part(&mut input, bytes)?);
-        graphs.push(Stage { role, content });
+    #[test]
+    fn errors_for_want_of_memory_name_the_limit() {
+        let cases = [
+            ("std::bad_alloc", "", true),
+            (
+                "ended with signal 6",
+                "memory allocation of 7 bytes failed",
+                true,
+            ),
+            ("ended with signal 9", "", true),
+            ("ended with signal 11", "", false),
+            ("unknown operator", "", false),
+        ];
+        for (text, log, expected) in cases {
+            let error = explain_memory(anyhow!(text), log.as_bytes(), 77).to_string();
+            assert_eq!(error.contains("limit of 77 bytes"), expected, "{error}");
+            assert!(error.ends_with(text), "{error}");
+        }
     }
-    let graphs = Stages::from_list(graphs).context("the model has no network")?;
-    let source = ModelSource {
-        manifest: ModelManifest::parse(&order.manifest)?,
-        variant: order.variant,
-        precision: order.precision,
-        path: None,
-        manifest_text: None,
-        labels: order.labels,
-        origin: Origin::Memory(graphs),
-        requantize: None,
-    };
-    let plan = ModelPlan {
-        max_batch_size: order.max_batch_size,
-        max_queue_delay: Duration::ZERO,
-        max_queue_size: 1,
-        instances: 1,
-        intra_op_threads: order.intra_op_threads,
-        // The parent has the time limit.
-        warm_up_limit: Duration::from_hours(24),
-    };
-    let detector = Detector::of(&source.manifest).map_err(LoadReason::from)?;
-    let networks = Networks::prepare(&source, detector.as_ref(), &runtime)?;
-    let started = Instant::now();
-    let model = LoadedModel::with_networks(source, &networks, plan, &Metrics::new(), started);
-    // The process ends soon, and its threads with it.
-    std::mem::forget(model.map_err(|error| error.reason)?);
-    Ok(networks)
 }

@@ -1,0 +1,105 @@
+//! The child process: optimizes a model, runs it once, and returns the optimized graphs.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use clap::Args;
+use onnx_export::{Stage, Stages};
+use rustix::process::Signal;
+use sightline::engine::OptimizedGraph;
+use sightline::manifest::ModelManifest;
+use sightline::metrics::Metrics;
+use sightline::postprocess::detect::Detector;
+use sightline::registry::networks::Networks;
+use sightline::registry::{LoadReason, LoadedModel, ModelPlan};
+use sightline::store::{ModelSource, Origin};
+
+use super::message::{GraphHead, Order, Outcome, read_head, read_part, write};
+use crate::cli::RuntimeArgs;
+use crate::cli::memory::limit_allocations;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct TrialArgs {
+    #[command(flatten)]
+    runtime: RuntimeArgs,
+}
+
+/// Runs the child process: reads an [`Order`] from stdin and writes an [`Outcome`] to stdout.
+pub(in crate::cli) fn run(args: &TrialArgs) -> Result<()> {
+    let mut input = BufReader::new(File::from(std::io::stdin().as_fd().try_clone_to_owned()?));
+    let mut output = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    let order: Order = read_head(&mut input)?;
+    end_with_parent(order.parent)?;
+    limit_allocations(order.memory_bytes);
+    match try_load(order, input, args) {
+        Ok(networks) => {
+            let graphs = networks.optimized();
+            let head = |graph: Stage<&OptimizedGraph<&[u8]>>| GraphHead {
+                role: graph.role,
+                bytes: graph.content.graph.len(),
+                fixed_batch: graph.content.fixed_batch,
+                own_operators: graph.content.own_operators,
+            };
+            let heads = Outcome::Loaded(graphs.iter().map(head).collect());
+            write(&mut output, &heads, graphs.iter().map(|g| g.content.graph))?;
+            // The process ends now.
+            std::mem::forget(networks);
+            Ok(())
+        }
+        Err(error) => {
+            let outcome = Outcome::Failed(crate::cli::explain(&error));
+            write(&mut output, &outcome, std::iter::empty())
+        }
+    }
+}
+
+/// Makes the kernel kill this process when the parent process ends.
+fn end_with_parent(parent: i32) -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let current = rustix::process::getppid();
+    if current.is_none_or(|pid| pid.as_raw_nonzero().get() != parent) {
+        bail!("the process that started this one has ended");
+    }
+    Ok(())
+}
+
+/// Optimizes the model of `order`, whose graphs follow in `input`, and runs it once.
+fn try_load(order: Order, mut input: impl Read, args: &TrialArgs) -> Result<Networks> {
+    let runtime = args.runtime.load()?.with_threads(order.intra_op_threads);
+    let mut graphs = Vec::with_capacity(order.graphs.len());
+    for (role, bytes) in order.graphs {
+        let content = Bytes::from(read_part(&mut input, bytes)?);
+        graphs.push(Stage { role, content });
+    }
+    let graphs = Stages::from_list(graphs).context("the model has no network")?;
+    let source = ModelSource {
+        manifest: ModelManifest::parse(&order.manifest)?,
+        variant: order.variant,
+        precision: order.precision,
+        path: None,
+        manifest_text: None,
+        labels: order.labels,
+        origin: Origin::Memory(graphs),
+        requantize: None,
+    };
+    let plan = ModelPlan {
+        max_batch_size: order.max_batch_size,
+        max_queue_delay: Duration::ZERO,
+        max_queue_size: 1,
+        instances: 1,
+        intra_op_threads: order.intra_op_threads,
+        // The parent has the time limit.
+        warm_up_limit: Duration::from_hours(24),
+    };
+    let detector = Detector::of(&source.manifest).map_err(LoadReason::from)?;
+    let networks = Networks::prepare(&source, detector.as_ref(), &runtime)?;
+    let started = Instant::now();
+    let model = LoadedModel::with_networks(source, &networks, plan, &Metrics::new(), started);
+    // The process ends soon, and its threads with it.
+    std::mem::forget(model.map_err(|error| error.reason)?);
+    Ok(networks)
+}

@@ -1,0 +1,75 @@
+//! What the parent process and the child process send each other: a line of JSON, then the bytes of graphs.
+
+use std::fs::File;
+use std::io::{BufRead, Read, Write};
+
+use anyhow::{Result, bail};
+use onnx_export::Role;
+use serde::{Deserialize, Serialize};
+use sightline::manifest::Precision;
+
+/// What the child loads. The graphs follow on its stdin.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Order {
+    /// Id of the parent process.
+    pub(super) parent: i32,
+    /// Maximum memory of the child, in bytes.
+    pub(super) memory_bytes: u64,
+    /// Manifest of the model, in TOML.
+    pub(super) manifest: String,
+    pub(super) variant: String,
+    pub(super) precision: Precision,
+    pub(super) labels: Vec<String>,
+    pub(super) max_batch_size: usize,
+    pub(super) intra_op_threads: usize,
+    /// Role and size in bytes of each graph.
+    pub(super) graphs: Vec<(Role, usize)>,
+}
+
+/// The result of the child. If the model was loaded, its optimized graphs follow on stdout.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Outcome {
+    Loaded(Vec<GraphHead>),
+    Failed(String),
+}
+
+/// The part of an `OptimizedGraph` that precedes its bytes.
+#[derive(Serialize, Deserialize)]
+pub(super) struct GraphHead {
+    pub(super) role: Role,
+    pub(super) bytes: usize,
+    pub(super) fixed_batch: Option<usize>,
+    pub(super) own_operators: usize,
+}
+
+/// Writes `head` as a line of JSON, then `parts`.
+pub(super) fn write<'a>(
+    file: &mut File,
+    head: &impl Serialize,
+    parts: impl Iterator<Item = &'a [u8]>,
+) -> Result<()> {
+    let mut line = serde_json::to_vec(head)?;
+    line.push(b'\n');
+    file.write_all(&line)?;
+    for part in parts {
+        file.write_all(part)?;
+    }
+    Ok(())
+}
+
+/// Reads what [`write()`] has written as `head`.
+pub(super) fn read_head<T: serde::de::DeserializeOwned>(from: &mut impl BufRead) -> Result<T> {
+    let mut line = Vec::new();
+    from.read_until(b'\n', &mut line)?;
+    Ok(serde_json::from_slice(&line)?)
+}
+
+/// Reads one part of `bytes` bytes.
+pub(super) fn read_part(from: &mut impl Read, bytes: usize) -> Result<Vec<u8>> {
+    let mut part = Vec::new();
+    from.by_ref().take(bytes as u64).read_to_end(&mut part)?;
+    if part.len() != bytes {
+        bail!("a graph has {} bytes, expected {bytes}", part.len());
+    }
+    Ok(part)
+}
