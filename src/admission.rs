@@ -126,12 +126,12 @@ impl Admission {
         Ok(batcher.reserve_more(&mut self.places, images)?)
     }
 
-    /// Reserves, for the images of the request whose decoding has the costs `costs` and is long, places in the
-    /// queue and thread time of `pool`.
+    /// Reserves places in the queue and thread time of `pool` for those images of the request that take long to
+    /// decode. `costs` are the decode costs of all images of the request.
     ///
     /// # Errors
     /// [`BatchError::LongQueueFull`] if too few places are free, [`BatchError::DeadlineUnreachable`] if the
-    /// images would not be decoded before the deadline.
+    /// images are predicted to be decoded too late for the deadline.
     pub(crate) fn reserve_long(
         &self,
         pool: &ImagePool,
@@ -176,8 +176,8 @@ pub(crate) struct LongImages {
 }
 
 impl LongImages {
-    /// Splits off the reservation of an image whose decoding costs `cost`. It is held until the image is
-    /// decoded. `None` if the image does not take long.
+    /// Splits off the reservation of an image whose decoding costs `cost`. The caller holds the reservation until
+    /// the image is decoded. Returns `None` if the image does not take long to decode.
     pub(crate) fn take(&mut self, cost: JobCost) -> Option<LongImage> {
         cost.long.then(|| LongImage {
             _place: self.places.split(1),
@@ -192,10 +192,10 @@ pub(crate) struct LongImage {
     _time: Option<Permit>,
 }
 
-/// Waits before a request is told `error`, if the server answers many requests with errors.
+/// Delays the response with `error` if the server sends error responses at a high rate.
 ///
 /// Clients that retry immediately, or that flood the server with useless requests, would otherwise take the CPU
-/// time of accepted requests: an error costs about as much as the handling of a request without its image.
+/// time of accepted requests: an error response costs as much as handling a request, apart from its image.
 pub async fn pace(app: &App, error: &ServeError) {
     let pacer = match (reason(error), error) {
         (
@@ -226,13 +226,13 @@ pub struct Pacer {
 }
 
 impl Pacer {
-    /// Creates the pacer of rejections for want of capacity: 250 per second without delay, and at most 2 s of
+    /// Creates the pacer of rejections for lack of capacity: 250 per second without delay, and at most 2 s of
     /// delay.
     pub fn of_rejections() -> Self {
         Self::new(Duration::from_millis(4))
     }
 
-    /// Creates the pacer of errors in requests: 1,000 per second without delay, and at most 2 s of delay.
+    /// Creates the pacer of responses to faulty requests: 1,000 per second without delay, and at most 2 s of delay.
     pub fn of_faults() -> Self {
         Self::new(Duration::from_millis(1))
     }

@@ -129,9 +129,8 @@ impl Drop for HelperThread {
 
 impl ImagePool {
     /// Creates a pool that runs up to `threads` jobs at a time, and more only if long jobs would keep short ones
-    /// waiting: see the module `schedule`. Jobs on images of more than
-    /// [`LARGE_PIXELS`] pixels share `large_bytes` bytes of memory, and jobs on smaller images
-    /// share `small_bytes` bytes.
+    /// waiting; see the module `schedule`. Jobs on images of more than [`LARGE_PIXELS`] pixels share `large_bytes`
+    /// bytes of memory, and jobs on smaller images share `small_bytes` bytes.
     pub fn new(threads: usize, small_bytes: u64, large_bytes: u64) -> Self {
         let small = Budget::new("pixels", MEMORY_UNIT, small_bytes);
         let large = Budget::new("pixels", MEMORY_UNIT, large_bytes);
@@ -160,17 +159,17 @@ impl ImagePool {
         lane.total()
     }
 
-    /// Number of threads that the pool plans with. While long jobs use all of them, half as many further ones run
-    /// short jobs.
+    /// Returns the number of threads of the pool. While long jobs use all of them, short jobs run on additional
+    /// threads, half as many.
     pub fn threads(&self) -> usize {
         self.shared.threads
     }
 
-    /// Reserves the predicted time of a request's long jobs, which have the costs `costs`, if they are predicted
-    /// to finish in time for a deadline in `left`. Jobs that are not long are admitted without a reservation.
+    /// Reserves thread time for the long jobs of a request. `costs` are the costs of all jobs of the request, and
+    /// `left` is the time until its deadline. Jobs that are not long need no reservation.
     ///
     /// # Errors
-    /// [`Late`] if they are predicted to finish too late.
+    /// [`Late`] if the long jobs are predicted to finish too late for the deadline.
     pub fn admit(
         &self,
         costs: impl Iterator<Item = JobCost>,

@@ -1,4 +1,4 @@
-//! Checks what the commands print and refuse for hostile or unsuitable files and numbers.
+//! Checks which hostile or unsuitable files and flag values the commands reject, and what they print.
 
 #![expect(
     clippy::unwrap_used,
@@ -158,7 +158,7 @@ fn weights_that_are_not_finite_are_refused_at_export_and_at_load() {
     bytes[at + 4..at + 8].copy_from_slice(&f32::INFINITY.to_le_bytes());
     std::fs::write(&onnx, bytes).unwrap();
     let manifest = out.join("model.toml");
-    // As for a model of an author who wants the weights to be loaded.
+    // Without hashes, as a hostile author would write the manifest.
     let text = std::fs::read_to_string(&manifest).unwrap();
     let kept = text.lines().filter(|line| !line.starts_with("sha256"));
     std::fs::write(&manifest, kept.collect::<Vec<_>>().join("\n")).unwrap();

@@ -129,8 +129,8 @@ fn two_models_share_a_folder() {
     loads(&at("one.onnx"));
     loads(&at("two.toml"));
 
-    // The next writer completes the renames of a writer that was killed, and removes what a writer
-    // left that was killed before. Files of living writers stay.
+    // The next writer completes the renames of a writer that was killed while it renamed, and removes
+    // the stage of a writer that was killed earlier. Stages of living writers stay.
     let killed = at(".sightline-commit-0");
     fs::create_dir(&killed).unwrap();
     fs::rename(at("one.onnx"), killed.join("one.onnx")).unwrap();

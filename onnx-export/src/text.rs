@@ -1,7 +1,7 @@
 //! Text from files, made safe to print.
 //!
-//! Names of tensors and other texts of a file are data. A terminal would obey the escape sequences in
-//! them, and a line break in a name could pass for a line of the log. [`shown`] is for texts that a
+//! Names of tensors and other texts of a file are untrusted. A terminal would interpret escape sequences
+//! in them, and a line break in a name could make the rest look like another log line. [`shown`] is for texts that a
 //! message quotes; [`printable`] is for whole messages at the boundary to the terminal or the log.
 
 use std::borrow::Cow;

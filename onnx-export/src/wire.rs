@@ -1,4 +1,4 @@
-//! A reader of protobuf's wire format that keeps to the bytes it is given.
+//! A reader of protobuf's wire format that borrows from the encoded bytes and allocates nothing.
 //!
 //! Source: <https://protobuf.dev/programming-guides/encoding/>.
 
@@ -29,7 +29,7 @@ pub(crate) enum Value<'a> {
     Varint(u64),
     /// A value of 4 or 8 bytes.
     Fixed,
-    /// A string, a byte string, packed numbers, or a message with these fields.
+    /// The content of a length-delimited field: a string, bytes, packed values, or a message.
     Bytes(Reader<'a>),
 }
 
@@ -50,14 +50,14 @@ impl<'a> Reader<'a> {
     /// Returns the number and value of the next field; `None` at the end of the message.
     ///
     /// # Errors
-    /// [`ProtobufError`] if the bytes are no field, and for groups, which ONNX files
-    /// do not have.
+    /// [`ProtobufError`] if the bytes are not a field, or if the field is a group, which ONNX files do not
+    /// use.
     pub(crate) fn next_field(&mut self) -> Result<Option<(u32, Value<'a>)>, ProtobufError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
         let start = *self;
-        // Readers disagree on the bits of a key beyond 32: some drop them and see another field.
+        // Readers disagree on keys of more than 32 bits: some drop the upper bits and see another field.
         let key = u32::try_from(self.varint()?)
             .map_err(|_| start.malformed("the key of a field, at most 32 bits"))?;
         let value = match key & 7 {

@@ -70,7 +70,7 @@ pub enum BatchError {
     LongQueueFull {
         /// Maximum number of images in the queue that take long to decode.
         capacity: usize,
-        /// Predicted time until the images of this kind that are in the queue now have been decoded.
+        /// Predicted time until the queued images that take long to decode have been decoded.
         retry_after: Duration,
     },
     /// The images in the queue are predicted to take longer than the request's deadline allows.
@@ -82,8 +82,8 @@ pub enum BatchError {
         .wait.as_millis()
     )]
     DeadlineUnreachable {
-        /// Predicted time until the images ahead have run; for images that take long to decode, until they and
-        /// the images of the request are decoded.
+        /// Predicted time until the images ahead have run. If the request has images that take long to decode,
+        /// predicted time until these and all earlier ones that take long are decoded.
         predicted: Duration,
         /// Time that was left until the request's deadline.
         left: Duration,
@@ -98,8 +98,8 @@ pub enum BatchError {
     Closed,
     /// All workers of the model are stuck: their runs were stopped, but do not return.
     #[error(
-        "all {workers} workers of the model are stuck in runs that cannot be stopped: retry later, or restart the server \
-         without this model"
+        "all {workers} workers of the model are stuck in runs that cannot be stopped: retry later, or restart the \
+         server without this model"
     )]
     Stuck {
         /// Number of workers of the model.
@@ -160,8 +160,8 @@ struct Shared {
     metrics: BatchMetrics,
     /// Budget of queue places. A place is reserved before its image is decoded.
     places: Budget,
-    /// Budget of the places that images may hold which take long to decode, until they are decoded: half of all
-    /// places, so that such images never keep all others out.
+    /// Budget of the queue places of images that take long to decode, held until they are decoded: half of all
+    /// places, so that these images never fill the queue.
     long_places: Budget,
     /// Measured speed at which images are prepared and run.
     drain: Mutex<DrainRate>,
@@ -187,15 +187,15 @@ pub struct Batcher {
     cost: TensorCost,
     capacity: usize,
     workers: Vec<JoinHandle<()>>,
-    /// Number of workers.
+    /// Number of workers, also after [`Batcher::close`] has joined them.
     worker_count: usize,
     watchdog: Watchdog,
 }
 
 impl Batcher {
     /// Starts one worker thread per engine and a queue of at most `capacity` images. `watchdog` stops the
-    /// runs of `engines`. The memory budget for tensors has room for one image of the largest size, as `cost` predicts, until
-    /// [`Batcher::raise_tensor_memory`] raises it.
+    /// runs of `engines`. The memory budget for tensors has room for one image of the largest size, as `cost`
+    /// predicts, until [`Batcher::raise_tensor_memory`] raises it.
     ///
     /// # Errors
     /// The operating system's error if a thread cannot be started.
@@ -313,9 +313,8 @@ impl Batcher {
     }
 
     /// Reserves places for the `images` images of a request that take long to decode, in addition to the places
-    /// of [`Batcher::reserve_more`]. `retry_after` is the predicted time until the images of this kind that
-    /// wait have been decoded. A request with more such images than there are places gets all places if none
-    /// is taken.
+    /// of [`Batcher::reserve_more`]. `retry_after` is the predicted time until the waiting images that take long
+    /// have been decoded. A request with more of these images than places exist gets all places if none is taken.
     ///
     /// # Errors
     /// [`BatchError::LongQueueFull`] if too few places are free.

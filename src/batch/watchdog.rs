@@ -14,7 +14,7 @@ use crate::engine::{Engine, EngineError, Outputs, StopRuns};
 use crate::image::PreparedImage;
 use crate::metrics::BatchMetrics;
 
-/// Time after which a worker is stuck whose run was stopped.
+/// Time after a run was stopped until its worker counts as stuck, if the run has not returned.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
 
 /// Stops the runs of one model's engines at their time limits.
@@ -46,7 +46,7 @@ struct Shared {
 #[derive(Default)]
 struct Watched {
     runs: Vec<Run>,
-    /// When the thread wakes without a signal. `None` while it waits for a signal only.
+    /// Time at which the thread wakes without a signal. `None` if only a signal wakes it.
     wakes: Option<Instant>,
     closed: bool,
 }
@@ -61,16 +61,16 @@ struct Run {
 enum Phase {
     /// The engine does not run.
     Idle,
-    /// The engine runs, and is stopped at this time.
+    /// The engine runs, and the watchdog stops the run at this time.
     Running(Instant),
-    /// The run was stopped but has not returned. The worker is stuck from this time on.
+    /// The run was stopped but has not returned. The worker counts as stuck from this time on.
     Stopped(Instant),
     /// The worker is stuck.
     Stuck,
 }
 
 impl Phase {
-    /// Returns when the watchdog has to act next on this engine. `None` if it does not have to.
+    /// Returns when the watchdog has to act on this engine next. `None` if there is nothing to do.
     fn due(self) -> Option<Instant> {
         match self {
             Self::Running(due) | Self::Stopped(due) => Some(due),
@@ -149,7 +149,7 @@ impl WatchedEngine {
         limit: Instant,
     ) -> Result<Vec<Outputs>, EngineError> {
         self.shared.begin(self.index, limit);
-        // Unwind safe, because the panic continues below.
+        // Catching the panic is unwind safe, because it continues below.
         let result = catch_unwind(AssertUnwindSafe(|| self.engine.run(batch)));
         let stopped = self.shared.end(self.index);
         match result {
@@ -166,22 +166,21 @@ impl Shared {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that engine `index` begins a run which must be over at `limit`.
+    /// Records that engine `index` begins a run, which is stopped at `limit`.
     fn begin(&self, index: usize, limit: Instant) {
         let mut watched = self.lock();
         watched.runs[index].phase = Phase::Running(limit);
         if watched.wakes.is_none_or(|wakes| limit < wakes) {
-            // The signals of other runs that begin before the thread has woken are not needed.
+            // Runs with later limits that begin before the thread has woken need no further signal.
             watched.wakes = Some(limit);
             drop(watched);
             self.changed.notify_one();
         }
     }
 
-    /// Records that engine `index` does not run any more, and returns whether its run was stopped.
+    /// Records that the run of engine `index` has returned, and returns whether it was stopped.
     ///
-    /// The flag that stopped the run is reset under the lock under which it is set, so that it never stops the next
-    /// run.
+    /// The flag that stops runs is set and reset under the same lock, so that it never stops the next run.
     fn end(&self, index: usize) -> bool {
         let mut watched = self.lock();
         let run = &mut watched.runs[index];
@@ -202,7 +201,7 @@ impl Shared {
         stopped
     }
 
-    /// Acts on all runs until the watchdog is dropped.
+    /// Stops runs at their limits until the watchdog is dropped. This is the body of the watchdog's thread.
     fn watch(&self) {
         let mut watched = self.lock();
         while !watched.closed {

@@ -1,4 +1,4 @@
-//! A worker: a thread that owns one engine, takes batches from the queue and runs them until their deadlines.
+//! A worker: a thread that owns one engine, takes batches from the queue and runs each with a time limit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
@@ -14,8 +14,8 @@ use crate::engine::{EngineError, Outputs};
 use crate::image::PreparedImage;
 use crate::metrics::Cut;
 
-/// Time from the latest deadline of a batch's images until the run is stopped. Requests have failed by then; the
-/// margin lets runs finish that are only a little late, so that only runaway networks are stopped.
+/// Time from the latest deadline of a batch's images until the run is stopped. All requests have failed by then. The
+/// margin lets slightly late runs finish, so that only runaway runs are stopped.
 const STOP_MARGIN: Duration = Duration::from_secs(1);
 
 /// Runs batches on `engine` until the queue is closed and empty.

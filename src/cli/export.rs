@@ -177,7 +177,7 @@ fn take_apart(
 fn read_checkpoint(path: &Path) -> Result<StateDict> {
     let context = || format!("cannot read the checkpoint {}", path.display());
     if path.is_dir() {
-        // Its error says what to do about an unpacked checkpoint.
+        // This error says what to do with a folder, such as an unpacked checkpoint.
         return StateDict::read(path).with_context(context);
     }
     let bytes = read_regular(path, MAX_FILE_BYTES)?;

@@ -9,8 +9,8 @@ use onnx_export::text::{cut, printable};
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
-/// Maximum number of characters of a record in text form, and of a string in a record in JSON.
-/// Longer texts come from libraries that quote a file, such as ONNX Runtime.
+/// Maximum number of characters of a record in text format, and of each string in a JSON record.
+/// Only libraries that quote a file, such as ONNX Runtime, write longer texts.
 const MAX_TEXT: usize = 8 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -22,7 +22,7 @@ pub(super) enum LogFormat {
 /// The filter and format of this process's log.
 static STARTED: OnceLock<(String, LogFormat)> = OnceLock::new();
 
-/// Returns the flags with which another process of this binary logs as this one does.
+/// Returns the command-line flags with which a child process logs like this process.
 pub(super) fn arguments() -> Vec<String> {
     let Some((filter, format)) = STARTED.get() else {
         return Vec::new();
@@ -61,7 +61,7 @@ pub(super) fn start(filter: &str, format: LogFormat) -> Result<()> {
     Ok(())
 }
 
-/// A writer to stderr to which each record of the log is written with one call.
+/// A writer to stderr. The caller writes each log record with one call of `write`.
 struct Records {
     format: LogFormat,
 }
@@ -80,8 +80,8 @@ impl Write for Records {
 }
 
 impl Records {
-    /// Returns `record` on one line, escaped and cut. A record in JSON keeps its meaning, except
-    /// that its strings may be cut.
+    /// Returns `record` on one line, escaped and cut. A JSON record stays valid JSON; only
+    /// long strings in it are cut.
     fn line(&self, record: &str) -> String {
         let short = cut(record, MAX_TEXT);
         if short.len() == record.len() {

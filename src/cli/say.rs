@@ -1,7 +1,7 @@
 //! Output of the commands to stdout and stderr.
 //!
-//! Texts from files reach the terminal through these functions, so this is where the characters are
-//! escaped that a terminal would obey. Unlike `println!`, writing to a closed pipe does not panic.
+//! Texts from files reach the terminal through these functions, which escape the characters that a
+//! terminal would interpret. Unlike `println!`, they do not panic if the pipe is closed.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use onnx_export::text::{cut, printable};
 use thiserror::Error;
 
-/// Maximum number of characters of an error message. The parts of a message are cut to much less;
-/// the limit is for texts of libraries that quote a file.
+/// Maximum number of characters of an error message. Quoted names are cut to much less; this limit is
+/// for libraries whose errors quote a file.
 const MAX_ERROR: usize = 8 << 10;
 
 /// The error of a write to stdout whose reader closed it, as in `sightline models | head -1`. It

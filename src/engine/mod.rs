@@ -93,8 +93,8 @@ pub enum EngineError {
     /// No usable ONNX Runtime library was found.
     #[error(transparent)]
     Library(#[from] LibraryError),
-    /// The model is not one file: a tensor has its elements in another file. Also the error of
-    /// bytes in which such tensors cannot be searched, because they are no ONNX file.
+    /// A tensor of the model has its elements in another file, or the model is not an ONNX file in which
+    /// such tensors can be searched for.
     #[error(transparent)]
     External(#[from] onnx_export::ExternalDataError),
     /// ONNX Runtime rejected the model.

@@ -126,8 +126,8 @@ impl OnnxRuntime {
     /// spinning.
     pub(super) fn session_builder(&self) -> ort::Result<SessionBuilder> {
         let builder = Session::builder(&self.environment)?
-            // Without this entry, a file with a certain mark is read as ONNX Runtime's own format,
-            // which `commit` does not check.
+            // Without this entry, ONNX Runtime reads a file with the mark `ORTM` as its own format,
+            // in which `commit` does not search for external data.
             .with_config_entry("session.load_model_format", "ONNX")?
             .with_intra_threads(self.plan.threads)?
             .with_intra_op_spinning(false)?

@@ -154,7 +154,7 @@ impl OnnxRuntime {
     }
 }
 
-/// An optimized graph, as it passes from the process that optimizes it to the process that runs it.
+/// An optimized graph, in the form in which the child process returns it to the parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OptimizedGraph<B = Vec<u8>> {
     /// Bytes of the optimized ONNX file.

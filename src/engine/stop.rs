@@ -23,8 +23,8 @@ impl StopRuns for Unstoppable {
     fn allow(&self) {}
 }
 
-/// The options of a worker's runs. ONNX Runtime checks their flag for stopping before it executes a node and before
-/// each iteration of a loop, but not while a node is executed.
+/// The options of a worker's runs, with the flag that stops a run. ONNX Runtime checks the flag before each node and
+/// before each iteration of a loop, but not while it executes a node.
 pub(super) struct SharedOptions {
     /// Options of a run that keeps its memory for later runs.
     pub(super) keeping: RunOptions,
@@ -55,7 +55,7 @@ impl StopRuns for SharedOptions {
     }
 }
 
-/// Logs the error of setting a flag, which ONNX Runtime does not document to fail.
+/// Logs the error if a flag could not be set. ONNX Runtime documents no case in which this fails.
 fn report(set: ort::Result<()>) {
     if let Err(error) = set {
         tracing::error!(%error, "cannot set the flag that stops a run");

@@ -10,8 +10,8 @@ use super::replaceable::{Replaceable, Standing, Ticket, Wake};
 use super::wait::{MIN_RATE, Pace, Wait};
 use crate::error::ServeError;
 
-/// Time limits of a connection. They limit the rate at which the body of a request arrives, but not
-/// how long it takes to arrive; the deadline of the request does.
+/// Time limits of a connection. They limit the rate at which the body of a request arrives. The deadline
+/// of the request limits the total time of its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionTimeouts {
     /// Longest time that an idle connection may wait for the first byte of its first or next
@@ -54,7 +54,7 @@ pub(super) enum CloseReason {
     SlowHead,
     /// The client reads its response at less than [`MIN_RATE`].
     SlowRead,
-    /// The connection is idle and the server stops, or a new connection needs its slot.
+    /// The connection is idle and the server stops, or a new connection takes its slot.
     Unwanted,
 }
 
@@ -168,7 +168,7 @@ impl Activity {
 
     /// Returns the time at which [`Self::reason_to_close`] has to be checked again. Returns `None`
     /// while the server works on a request and no write waits: then only the deadline of the
-    /// request applies.
+    /// request limits the time.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let state = self.lock();
         match (&state.stall, &state.phase) {

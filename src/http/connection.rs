@@ -109,8 +109,8 @@ pub(super) fn service(
 struct Upload {
     body: Incoming,
     activity: Arc<Activity>,
-    /// Exists from the first time that a reader has to wait until the end of the body, so that a
-    /// body that arrives with its head costs nothing.
+    /// Created when the reader of the body first has to wait, and dropped at the end of the body. `None`
+    /// for a body that arrives together with its head, which is therefore not measured.
     wait: Option<BodyWait>,
 }
 
@@ -123,7 +123,7 @@ impl hyper::body::Body for Upload {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let frame = Pin::new(&mut self.body).poll_frame(context);
-        // A body with a known length is at its end before its reader is told so.
+        // With a known length, the last frame already ends the body, before `None` is returned.
         let ended = self.body.is_end_stream();
         match &frame {
             Poll::Ready(Some(Ok(frame))) if !ended => {

@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use super::wait::Wait;
 
-/// Shortest wait for a client after which a new connection may take the slot of its connection.
-/// Within this time, the rates of most clients cannot be told apart.
+/// Time that the server must have waited for a client before a new connection may take the slot of the
+/// client's connection. Over a shorter time, the rates of most clients cannot be told apart.
 const MIN_WAIT: Duration = Duration::from_secs(1);
 
-/// Time after its start in which no other connection takes the slot of a connection without a request: the request
-/// of a client that has just connected is read in this time.
+/// Time that a new connection keeps its slot even without a request, so that the server can read the
+/// request of a client that has just connected.
 const MIN_IDLE: Duration = Duration::from_millis(50);
 
 /// Wakes the task that drives one connection.
@@ -72,7 +72,7 @@ pub(super) struct Ticket(u64);
 #[derive(Debug, Default)]
 pub(super) struct Replaceable {
     entries: Mutex<Entries>,
-    /// Notified when a connection becomes idle.
+    /// Notified when a connection is new or becomes idle.
     pub(super) became_idle: Notify,
     /// Notified when a connection that was asked to close stays open, because it is no longer
     /// replaceable.
@@ -83,7 +83,8 @@ pub(super) struct Replaceable {
 struct Entries {
     /// Position of the connection that was added last.
     last: u64,
-    /// Each with the time from which on it may be replaced. The first one has been idle longest.
+    /// New and idle connections, each with the time from which it may be replaced. The first one has been
+    /// idle longest.
     idle: BTreeMap<Ticket, (Instant, Arc<Wake>)>,
     waiting: BTreeMap<Ticket, (Arc<Wait>, Arc<Wake>)>,
 }
@@ -93,7 +94,7 @@ struct Entries {
 pub(super) enum Asked {
     /// A connection was asked to close.
     Closing,
-    /// No connection is replaceable. Unless one becomes idle, none will be before this instant.
+    /// No connection is replaceable now, nor before this instant unless one becomes idle.
     NotBefore(Instant),
 }
 
@@ -133,9 +134,9 @@ impl Replaceable {
         }
     }
 
-    /// Asks the connection that has been idle longest to close, except new ones. If there is none, asks
-    /// the one whose client is slowest of those for which the server has waited for
-    /// [`MIN_WAIT`].
+    /// Asks the connection that has been idle longest to close. New connections are exempt for [`MIN_IDLE`].
+    /// If no connection is idle, asks the one with the slowest client among those for which the server has
+    /// waited for at least [`MIN_WAIT`].
     pub(super) fn close_one(&self, now: Instant) -> Asked {
         let mut entries = self.lock();
         let connection = entries.take_idle(now).or_else(|| entries.take_slowest(now));
@@ -169,15 +170,15 @@ impl Entries {
         Ticket(self.last)
     }
 
-    /// Takes the connection that has been idle longest, except those that are still kept.
+    /// Takes the connection that has been idle longest, except new ones within [`MIN_IDLE`].
     fn take_idle(&mut self, now: Instant) -> Option<Arc<Wake>> {
         let (&ticket, _) = self.idle.iter().find(|(_, (from, _))| *from <= now)?;
         let (_, connection) = self.idle.remove(&ticket)?;
         Some(connection)
     }
 
-    /// Takes the waiting connection with the lowest rate, the one entered first among equals.
-    /// Returns `None` if the server has waited for no client for [`MIN_WAIT`].
+    /// Takes the waiting connection with the lowest rate; among equal rates, the one that was added first.
+    /// Returns `None` if the server has not waited for any client for [`MIN_WAIT`].
     fn take_slowest(&mut self, now: Instant) -> Option<Arc<Wake>> {
         let waiting = self.waiting.iter();
         let slowest = waiting
@@ -188,8 +189,8 @@ impl Entries {
         Some(connection)
     }
 
-    /// Returns the time at which a connection becomes replaceable, at the latest the time at which
-    /// one does that begins to wait now.
+    /// Returns the earliest time at which one of the connections becomes replaceable, at most `now` plus
+    /// [`MIN_WAIT`]: a wait that begins now has lasted long enough then.
     fn next_replaceable(&self, now: Instant) -> Instant {
         let idle = self.idle.values().map(|(from, _)| *from);
         let waiting = self.waiting.values().map(|(wait, _)| wait.lasts(MIN_WAIT));

@@ -29,7 +29,7 @@ const SEND_BUFFER: usize = 128 << 10;
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Pause after a connection could not be accepted, usually because file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Time after which another connection is asked to close, if the slot of the first has not become free.
+/// Time after which a second connection is asked to close if the first one has not freed its slot.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A listener and the routes that it serves.
@@ -40,9 +40,9 @@ pub struct Server {
     /// Router of the requests.
     pub router: Router,
     /// Maximum number of open connections. A further connection takes the slot of the connection
-    /// that has been idle longest. If none is idle, it takes the slot of the connection whose client
-    /// has made the server wait for at least one second, for the body of a request or for a
-    /// response to be read, at the lowest rate. It waits while there is no such connection.
+    /// that has been idle longest. If none is idle, it takes the slot of a connection whose client
+    /// has made the server wait for at least one second, to send a body or to read a response: the one
+    /// with the lowest rate. If no connection can be replaced, it waits.
     pub max_connections: usize,
     /// Time limits of each connection.
     pub timeouts: ConnectionTimeouts,
@@ -134,8 +134,8 @@ impl Server {
         };
         tokio::spawn(async move {
             drive(watched, &activity).await;
-            // Before the slot is free, so that no new connection waits for this one to close after
-            // another has taken the slot.
+            // The activity is dropped before the slot is free. Otherwise a new connection could ask
+            // this one to close, and wait for a slot that another connection has taken.
             drop(activity);
             drop(slot);
         });
@@ -193,12 +193,12 @@ impl Slots {
             if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
                 return self.slot(permit);
             }
-            // An answer to an earlier question does not count.
+            // Discards a notification that an earlier request to close has left.
             let _ = self.replaceable.declined.notified().now_or_never();
             let asked = self.replaceable.close_one(Instant::now());
             let retry = async {
                 match asked {
-                    // A connection that ends by itself does not answer; its slot becomes free.
+                    // A connection that ends by itself notifies nobody, but frees its slot.
                     Asked::Closing => tokio::select! {
                         () = self.replaceable.declined.notified() => {}
                         () = sleep(ASK_AGAIN) => {}

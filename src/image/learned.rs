@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::cost::Coding;
 
-/// Weight of all earlier images when a new one is added: an average over about the last 16, in which an image counts
-/// by its predicted time.
+/// Factor by which the sums shrink before a new image is added. The correction is therefore an average over about
+/// the last 16 images, weighted by their predicted times.
 const MEMORY: f64 = 15.0 / 16.0;
-/// Limit on the correction of a prediction, as a factor: clients choose the images that are measured,
-/// and must not make an expensive image look free.
+/// Maximum factor by which a prediction is raised or lowered. Clients choose the images that are
+/// measured, and must not make an expensive image look free.
 const MAX_FACTOR: f64 = 4.0;
 
 /// Measured and predicted decode times, summed for each coding over its latest images.
@@ -61,7 +61,7 @@ mod tests {
         times.record(Coding::Gif, 2_000, Duration::from_micros(3));
         assert_eq!(times.corrected(Coding::Gif, 1000), 1500);
         assert_eq!(times.corrected(Coding::Bmp, 1000), 1000);
-        // Scans are part of the prediction, not of the kind.
+        // All scan counts share one correction, because the prediction takes the scans into account.
         let scans = |scans| Coding::JpegProgressive { scans };
         times.record(scans(3), 1000, Duration::from_nanos(500));
         assert_eq!(times.corrected(scans(100), 1000), 500);

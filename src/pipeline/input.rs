@@ -48,7 +48,7 @@ pub struct EncodedImage {
 }
 
 impl Input {
-    /// Predicts the cost of decoding the image; nothing for a tensor.
+    /// Predicts the cost of decoding the image. A tensor costs nothing.
     pub(super) fn decode_cost(&self, times: &DecodeTimes) -> JobCost {
         match self {
             Self::Encoded(image) => image.decode_cost(times),
@@ -89,7 +89,8 @@ impl EncodedImage {
         }
     }
 
-    /// Predicts the CPU time and the memory of decoding the image. The time is corrected by `times`.
+    /// Predicts the CPU time and the memory of decoding the image. The time is corrected by the measurements in
+    /// `times`.
     pub(super) fn decode_cost(&self, times: &DecodeTimes) -> JobCost {
         let cost = self.predicted_cost();
         let pixels = self.header.size.pixels();

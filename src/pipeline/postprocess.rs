@@ -63,7 +63,7 @@ pub(super) fn drawing_bytes(pixels: u64) -> u64 {
 
 impl PostprocessInput {
     /// Predicts the time and the memory of a postprocessing job that needs the resources `cost`.
-    /// The time of decoding the image again is corrected by `times`.
+    /// If the image is decoded again, its decode time is corrected by the measurements in `times`.
     pub(super) fn job_cost(&self, cost: Cost, times: &DecodeTimes) -> JobCost {
         let pixels = self.size.pixels();
         let nanos = THREAD_NANOS.saturating_add(pixels.saturating_mul(MASK_NANOS_PER_PIXEL));

@@ -91,11 +91,11 @@ struct Walk<'a> {
     results: &'a Mutex<Permit>,
 }
 
-/// What an image has reserved before it is decoded.
+/// The permits that an image holds before it is decoded.
 struct Held {
     /// The place in the queue.
     place: Permit,
-    /// Reservation of an image that takes long to decode, released once it is decoded.
+    /// Reservation of an image that takes long to decode, released once it is decoded. `None` for other images.
     long: Option<LongImage>,
 }
 
@@ -283,7 +283,7 @@ impl Preparation {
     }
 }
 
-/// Returns the CPU time that this thread has used. Unlike the time of day, it does not grow while other threads have
+/// Returns the CPU time that this thread has used. Unlike wall-clock time, it does not grow while other threads use
 /// the core.
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);

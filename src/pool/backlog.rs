@@ -1,5 +1,5 @@
-//! The long jobs that requests were admitted with and that have not finished: their predicted time bounds
-//! which further requests with long jobs are admitted.
+//! The predicted time of the long jobs that have been admitted and have not finished. It decides whether a
+//! further request with long jobs is admitted.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use crate::budget::{Budget, Permit};
 /// The predicted time of the admitted long jobs.
 #[derive(Debug)]
 pub(super) struct Backlog {
-    /// The sum of the predicted times, in microseconds. The total is larger than any deadline.
+    /// The sum of the predicted times, in microseconds. The total of this budget never runs out in practice.
     micros: Budget,
     /// Number of threads that run long jobs.
     threads: u32,
 }
 
-/// The predicted time that a request has reserved for its long jobs. Dropping it returns the time.
+/// The predicted time that a request has reserved for its long jobs. Dropping it releases the time.
 #[derive(Debug)]
 pub struct LongJobs(Permit);
 
 impl LongJobs {
-    /// Splits off the time of one job.
+    /// Splits off the time of one job with the cost `cost`. `None` if less time is reserved.
     pub(crate) fn take(&mut self, cost: JobCost) -> Option<Permit> {
         self.0.split(micros(cost))
     }
@@ -31,7 +31,7 @@ impl LongJobs {
 pub struct Late {
     /// Predicted time until the jobs that were admitted before have run.
     pub wait: Duration,
-    /// Predicted time until the jobs of the request have run, too.
+    /// Predicted time until these jobs and those of the request have run.
     pub end: Duration,
 }
 
@@ -53,7 +53,7 @@ impl Backlog {
         Duration::from_micros(self.micros.used()) / self.threads
     }
 
-    /// Reserves the time of the long jobs of a request, whose results are due in `left`. Always succeeds if the
+    /// Reserves the time of the long jobs of a request, which has `left` until its deadline. Always succeeds if the
     /// backlog is empty, so that a prediction that is too long is corrected by new measurements.
     ///
     /// # Errors
@@ -67,7 +67,7 @@ impl Backlog {
         let mut jobs = LongJobs(self.micros.empty());
         let own: u64 = costs.map(micros).sum();
         let own_time = Duration::from_micros(own) / self.threads;
-        // The time is reserved before it is compared, so that requests at the same time see each other.
+        // The time is reserved before it is compared, so that concurrent requests count each other's jobs.
         let reserved = jobs.0.grow_to(own);
         let end = self.wait();
         let wait = end.saturating_sub(own_time);

@@ -2,15 +2,15 @@
 //! and with the current time as an argument.
 //!
 //! Jobs with a shorter predicted time overtake jobs with a longer one, for a bounded time. Long jobs can occupy
-//! all threads of the pool; then short jobs start on further threads, half as many, so that they share the cores
-//! with the long ones and do not wait for their end. Large images have memory of their own.
+//! all threads of the pool. Short jobs then start on additional threads, half as many, so that they share the cores
+//! with the long jobs and do not wait for their end. Large images have a memory budget of their own.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::budget::{Budget, Permit};
 
-/// Number of pixels above which an image is large: it has memory of its own, and its job is long.
+/// Number of pixels above which an image is large: its memory comes from a separate budget, and its job is long.
 pub const LARGE_PIXELS: u64 = 4_000_000;
 /// Predicted time in nanoseconds above which a job is long, whatever the size of its image: the time to decode
 /// [`LARGE_PIXELS`] pixels in a slow format.
@@ -18,8 +18,10 @@ const LONG_NANOS: u64 = 60_000_000;
 /// A waiting job is overtaken only by jobs that arrive within this many times its own predicted
 /// time.
 const PATIENCE: u32 = 8;
-/// Returns whether a job on an image of `pixels` pixels, which is predicted to take `nanos` nanoseconds, is long. Predictions
-/// that are corrected by measurements do not count here, so that no client makes the images of others long.
+
+/// Returns whether a job is long. Its image has `pixels` pixels, and it is predicted to take `nanos` nanoseconds.
+/// `nanos` must not be corrected by measurements of other images, so that no client can make the images of others
+/// long.
 pub fn is_long(pixels: u64, nanos: u64) -> bool {
     pixels > LARGE_PIXELS || nanos > LONG_NANOS
 }
@@ -33,7 +35,7 @@ pub struct JobCost {
     pub bytes: u64,
     /// Pixels of the image that the job decodes or computes; 0 if the job has no image.
     pub pixels: u64,
-    /// Whether the job is long: it may keep other jobs waiting.
+    /// Whether the job is long, as [`is_long`] determines: it would keep short jobs waiting.
     pub long: bool,
 }
 
@@ -79,7 +81,7 @@ struct Waiting<T> {
     job: T,
 }
 
-/// The short jobs or the long jobs.
+/// One of the two kinds of jobs: the short ones or the long ones.
 #[derive(Debug)]
 struct Lane<T> {
     /// The waiting jobs on small images and on large images, whose memory is separate.
@@ -100,7 +102,7 @@ impl<T> Lane<T> {
         firsts.min().copied()
     }
 
-    /// Takes the first waiting job whose memory is free in `budgets`, the one for small and the one for large
+    /// Takes the first waiting job whose memory is free. `budgets` are the memory budgets of small and of large
     /// images. `None` if no job waits, or if too little memory is free for the first job of each size.
     fn take(&mut self, budgets: &[Budget; 2]) -> Option<(Permit, T)> {
         let [small, large] = self.waiting.each_ref().map(|jobs| jobs.keys().next());
@@ -108,8 +110,8 @@ impl<T> Lane<T> {
         let order = if large_first { [1, 0] } else { [0, 1] };
         order.into_iter().find_map(|size| {
             let entry = self.waiting[size].first_entry()?;
-            // A job that needs more memory than the whole budget, which requests are rejected for before,
-            // runs when the whole budget is free.
+            // A job that needs more memory than the whole budget runs when the whole budget is free. Requests
+            // with such an image are rejected earlier.
             let bytes = entry.get().bytes.min(budgets[size].total());
             let memory = budgets[size].try_acquire(bytes).ok()?;
             self.running += 1;
@@ -180,7 +182,7 @@ impl<T> Schedule<T> {
         }
         let (short, long) = (self.short.first(), self.long.first());
         let long_is_due = long.is_some_and(|long| short.is_none_or(|short| long < short));
-        // The other lane is tried if memory is short for the first.
+        // If too little memory is free for the preferred lane, a job of the other lane runs.
         self.start(long_is_due).or_else(|| self.start(!long_is_due))
     }
 
@@ -224,7 +226,7 @@ impl<T> Schedule<T> {
         }
     }
 
-    /// Returns the number of free threads, not counting the further ones for short jobs.
+    /// Returns the number of free threads, not counting the additional threads for short jobs.
     fn idle(&self) -> usize {
         let used = self.short.running + self.long.running + self.helpers;
         self.threads.saturating_sub(used)

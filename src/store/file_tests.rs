@@ -75,7 +75,7 @@ fn sizes_are_checked_before_reading() {
     ] {
         let path = models.path().join("birds").join(file);
         let content = fs::read(&path).unwrap();
-        // A file of zeros that takes no place on the disk.
+        // A sparse file, which needs no space on the disk.
         fs::File::create(&path).unwrap().set_len(size).unwrap();
         let error = load(&store(models.path()), "birds").unwrap_err();
         assert!(
@@ -168,7 +168,7 @@ fn a_path_may_be_a_link_but_the_files_of_its_manifest_may_not() {
     let folder = models.path().join("birds");
     fs::rename(folder.join("model.toml"), at("manifest")).unwrap();
     symlink(at("manifest"), folder.join("model.toml")).unwrap();
-    // The user names the manifest, or only the folder in which a link leads elsewhere.
+    // A link out of the folder is followed if the user names it, but not if the user names only the folder.
     assert!(found(&folder.join("model.toml")).is_ok());
     let error = found(&folder).unwrap_err();
     assert!(matches!(error, StoreError::LinkOutside { .. }), "{error}");

@@ -1,7 +1,7 @@
 //! Reads files up to a maximum size, and keeps the files of a model inside a folder.
 //!
-//! Each file is opened once, and its kind, its size and its place are those of the open descriptor,
-//! so that nothing can change between a check and the read.
+//! Each file is opened once. Its kind, its size and its real path are read from the open descriptor, so
+//! that no other file can take its place between a check and the read.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -16,7 +16,7 @@ use super::{StoreError, labels};
 /// Maximum size of a manifest, label or ranges file in bytes.
 const MAX_TEXT_BYTES: u64 = 16 << 20;
 
-/// The place that the files of a model must not leave through symbolic links.
+/// The folder that the files of a model must not leave through symbolic links.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Boundary {
     /// Symbolic links may lead anywhere.
@@ -130,7 +130,7 @@ fn open_regular(path: &Path) -> Result<File, StoreError> {
     // Checked before opening, because opening a device can have effects, and again on the
     // descriptor, because the path can lead to another file by then.
     require_regular(path, &path.metadata().map_err(cannot_read(path))?)?;
-    // Opening a pipe would otherwise wait for its writer.
+    // Without this flag, opening a pipe would wait for a writer.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = OpenOptions::new()
         .read(true)

@@ -123,7 +123,7 @@ impl ModelStore {
         let mut models = Vec::new();
         for entry in entries {
             let entry = entry.map_err(fail)?;
-            // Kubernetes keeps the files of a volume in `..data`, to which links beside it lead.
+            // Kubernetes keeps the files of a volume in `..data`; the visible entries are links into it.
             if entry.file_name().as_encoded_bytes().starts_with(b".") {
                 continue;
             }
@@ -255,8 +255,8 @@ fn manifest_in(path: &Path) -> Option<PathBuf> {
     }
 }
 
-/// Returns whether there is anything but a folder at `path`. A pipe or a broken link counts, so
-/// that reading it is an error and its model does not disappear silently.
+/// Returns whether `path` exists and is not a folder. A pipe or a broken link counts as well, so that
+/// reading it fails and the model does not disappear silently.
 fn is_present(path: &Path) -> bool {
     path.symlink_metadata()
         .is_ok_and(|metadata| !metadata.is_dir())

@@ -28,7 +28,7 @@ enum Ranges {
     File {
         /// Path of the file.
         path: PathBuf,
-        /// Place that the file must not leave through symbolic links.
+        /// Folder that the file must not leave through symbolic links.
         boundary: Boundary,
     },
 }

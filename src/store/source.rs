@@ -24,7 +24,7 @@ pub enum Origin {
     Files {
         /// Paths of the files.
         paths: Stages<PathBuf>,
-        /// Place that the files must not leave through symbolic links.
+        /// Folder that the files must not leave through symbolic links.
         boundary: Boundary,
     },
     /// The graphs were built in this process. Holds the contents of ONNX files.
@@ -42,8 +42,8 @@ pub struct ModelSource {
     pub precision: Precision,
     /// Path of the manifest. `None` if the model is in memory or in the binary.
     pub path: Option<PathBuf>,
-    /// Text of the manifest, to find out whether the model changed since. `None` if the model has no
-    /// manifest file.
+    /// Text of the manifest as it was read, to detect that the model has been replaced since. `None` if the
+    /// model has no manifest file.
     pub manifest_text: Option<Arc<str>>,
     /// Class labels, by class index.
     pub labels: Vec<String>,
@@ -188,7 +188,7 @@ impl ModelSource {
     /// cannot be read, or if the ranges file does not match the network.
     pub fn graphs(&self) -> Result<Stages<Bytes>, StoreError> {
         let graphs = self.read_graphs();
-        // First, because errors of a model that changed meanwhile would mislead.
+        // This check is first, because other errors would be misleading if the model was replaced.
         self.check_unchanged()?;
         graphs
     }

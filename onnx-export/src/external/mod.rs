@@ -11,8 +11,8 @@ use thiserror::Error;
 use crate::text::shown;
 use crate::wire::{ProtobufError, Reader, Value};
 
-/// Maximum number of messages that contain each other, which is the limit of protobuf's own
-/// readers. A subgraph takes three: the attribute, the graph, and the node in it.
+/// Maximum depth of nested messages, which is the limit of protobuf's own readers. Each level of
+/// subgraphs takes three: the attribute, the graph, and the node in it.
 const MAX_DEPTH: usize = 100;
 /// Number of `TensorProto.name`.
 const TENSOR_NAME: u32 = 8;
@@ -41,7 +41,7 @@ pub enum ExternalDataError {
     /// The file cannot be read.
     #[error(transparent)]
     Malformed(#[from] ProtobufError),
-    /// Subgraphs contain each other too deeply.
+    /// Subgraphs are nested too deeply.
     #[error(
         "cannot read the ONNX file: its messages must be nested at most {MAX_DEPTH} deep; \
          reduce the nesting of subgraphs"
@@ -116,7 +116,7 @@ fn search(
     }
     let mut attribute = attribute;
     while let Some((number, value)) = fields.next_field()? {
-        // A field of another encoding than its type's is an unknown field, which readers skip.
+        // Messages are length-delimited. Readers skip a field with another wire type as unknown.
         let Value::Bytes(content) = value else {
             continue;
         };

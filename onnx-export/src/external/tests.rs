@@ -112,7 +112,7 @@ fn unknown_fields_hide_nothing() {
         [varint(998 << 3), varint(u64::MAX)].concat(),
         [varint(997 << 3 | 5), vec![0xFF; 4]].concat(),
         [varint(996 << 3 | 1), vec![0xFF; 8]].concat(),
-        // The graph's number with the encoding of an integer.
+        // The field number of the graph, with the wire type of an integer.
         [varint(7 << 3), varint(5)].concat(),
     ]
     .concat();

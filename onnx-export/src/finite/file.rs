@@ -7,7 +7,8 @@ use super::not_finite;
 use crate::text::shown;
 use crate::wire::{Reader, Value};
 
-/// Number of values that are checked between two decisions; the loop over them has no branch.
+/// Number of elements in a block. The loop over a block has no branch, so that the compiler can vectorize
+/// it. The check stops only between two blocks.
 const BLOCK: usize = 1024;
 
 /// A weight of an ONNX file is NaN or infinite.
@@ -16,7 +17,7 @@ const BLOCK: usize = 1024;
 pub struct NotFinite {
     /// Name of the initializer.
     pub name: String,
-    /// How many values are NaN or infinite, and which is the first.
+    /// Says how many values are NaN or infinite, and which is the first.
     pub reason: String,
 }
 
@@ -24,7 +25,7 @@ pub struct NotFinite {
 /// initializer of a single element may be infinite, because operators such as `Clip` and `Pad` take
 /// infinity as a bound or a filler.
 ///
-/// Files that are damaged are not rejected here, but by the runtime that loads them.
+/// Damaged files pass this check. The runtime that loads them rejects them.
 ///
 /// # Errors
 /// [`NotFinite`] for the first initializer with a value that is NaN or infinite.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::WeightsError;
 
-/// Name of a kind of file, with an article, and how the user gets a checkpoint that can be read.
+/// Name of a kind of file, with an article, and advice on how to get a checkpoint that can be read.
 type Kind = (&'static str, &'static str);
 
 const AGAIN: &str = "download or copy the file again";
@@ -139,7 +139,7 @@ fn by_protobuf(bytes: &[u8]) -> Option<Kind> {
     }
 }
 
-/// Recognizes text: pages and documents of a server that did not send the file, and JSON files that
+/// Recognizes text: pages and documents that a server sent instead of the file, and JSON files that
 /// belong to a checkpoint. The text may begin with a byte-order mark and white space.
 fn by_text(bytes: &[u8]) -> Option<Kind> {
     let head = &bytes[..bytes.len().min(4096)];

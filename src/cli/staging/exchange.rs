@@ -171,7 +171,7 @@ fn rescue(set: &FileSet<'_>, old: &Folder, new: &Folder) {
     };
     for name in old.names().unwrap_or_default() {
         if !set.has(&name) && inode(old, &name) != inode(new, &name) {
-            // If this fails there is no place left for the file: it is removed with the stage.
+            // If the rename fails, the file is lost: it is removed with the stage.
             let _ = old.rename(&name, new, &name);
         }
     }

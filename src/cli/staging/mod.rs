@@ -7,9 +7,9 @@
 //! 3. A model in a folder of its own is staged beside that folder, with hard links to the folder's
 //!    other files, and the two folders are exchanged in one step (`RENAME_EXCHANGE`). A folder that
 //!    does not exist yet is renamed into place. See [`exchange`].
-//! 4. Where that is impossible (`-o birds.onnx`, the folder has subfolders, is a mount point or the
-//!    current directory, ...), the files are staged inside the folder and renamed one by one: the
-//!    manifest first, the network last. The manifest has the SHA-256 of the graphs, so until the last
+//! 4. If the folders cannot be exchanged (the output is `birds.onnx`, or the folder has subfolders, is a
+//!    mount point or the current directory), the files are staged inside the folder and renamed one by
+//!    one: the manifest first, the network last. The manifest has the SHA-256 of the graphs, so until the last
 //!    rename the model fails to load rather than mix two models. A failed rename is undone; the next
 //!    writer completes the renames of a writer that was killed. See [`ordered`].
 //! 5. SIGINT, SIGTERM and SIGHUP are deferred until the stage is removed. See [`signals`].
@@ -36,9 +36,9 @@ use folder::{Folder, Lock};
 use signals::Deferred;
 use stage::sweep;
 
-/// Time after which a writer that waits for another one says so.
+/// Time after which a writer that waits for the lock prints a message.
 const SILENT_WAIT: Duration = Duration::from_secs(1);
-/// Time after which a writer that waits for another one fails.
+/// Time after which a writer that waits for the lock fails.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// Time between two attempts to lock a folder.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);

@@ -43,8 +43,8 @@ impl Drop for Deferred {
         self.0.default.store(true, Ordering::SeqCst);
         let signal = self.0.deferred.load(Ordering::SeqCst);
         if signal != 0 {
-            // This returns only if the process cannot be ended by the signal. The command then ends
-            // with the error of `check`.
+            // The call returns only if the signal cannot end the process. The command then ends with
+            // the error of `check`.
             let _ = low_level::emulate_default_handler(signal as i32);
         }
     }

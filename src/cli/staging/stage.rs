@@ -139,8 +139,8 @@ pub(super) fn sweep(folder: &Folder) {
 }
 
 /// Completes the renames of dead writers in `folder`, which must be locked. A rename that fails is
-/// not tried again, since its file would replace a newer one later. A stage with anything but files, or
-/// with a file that would replace anything but a file, is none of a writer, and is removed.
+/// not tried again, since its file could later replace a newer one. A stage that contains anything but
+/// files, or would replace anything but files, was not made by a writer; it is removed without renames.
 pub(super) fn complete(folder: &Folder) {
     for (name, stage) in abandoned(folder, COMMITTED) {
         let mut files = stage.names().unwrap_or_default();
@@ -159,7 +159,7 @@ pub(super) fn complete(folder: &Folder) {
         {
             files.clear();
         }
-        // Graphs are last, as in a `FileSet`.
+        // Graphs are renamed last, as in a `FileSet`.
         files.sort_by_key(|file| Path::new(file).extension() == Some(OsStr::new("onnx")));
         for file in files {
             let _ = stage.rename(&file, folder, &file);

@@ -46,7 +46,7 @@ pub(in crate::cli) fn run(args: &TrialArgs) -> Result<()> {
             };
             let heads = Outcome::Loaded(graphs.iter().map(head).collect());
             write(&mut output, &heads, graphs.iter().map(|g| g.content.graph))?;
-            // The process ends now.
+            // Destructors take time and are not needed, because the process ends now.
             std::mem::forget(networks);
             Ok(())
         }
@@ -92,14 +92,14 @@ fn try_load(order: Order, mut input: impl Read, args: &TrialArgs) -> Result<Netw
         max_queue_size: 1,
         instances: 1,
         intra_op_threads: order.intra_op_threads,
-        // The parent has the time limit.
+        // The parent enforces the time limit, so this limit is out of reach.
         warm_up_limit: Duration::from_hours(24),
     };
     let detector = Detector::of(&source.manifest).map_err(LoadReason::from)?;
     let networks = Networks::prepare(&source, detector.as_ref(), &runtime)?;
     let started = Instant::now();
     let model = LoadedModel::with_networks(source, &networks, plan, &Metrics::new(), started);
-    // The process ends soon, and its threads with it.
+    // Dropping the model would join its threads. They end with the process.
     std::mem::forget(model.map_err(|error| error.reason)?);
     Ok(networks)
 }

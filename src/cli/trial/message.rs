@@ -8,7 +8,7 @@ use onnx_export::Role;
 use serde::{Deserialize, Serialize};
 use sightline::manifest::Precision;
 
-/// What the child loads. The graphs follow on its stdin.
+/// The model that the child loads, and how. The bytes of the graphs follow on the child's stdin.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Order {
     /// Id of the parent process.
@@ -26,14 +26,15 @@ pub(super) struct Order {
     pub(super) graphs: Vec<(Role, usize)>,
 }
 
-/// The result of the child. If the model was loaded, its optimized graphs follow on stdout.
+/// The result of the child. If the model was loaded, the bytes of its optimized graphs follow on the child's
+/// stdout.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Outcome {
     Loaded(Vec<GraphHead>),
     Failed(String),
 }
 
-/// The part of an `OptimizedGraph` that precedes its bytes.
+/// The fields of an `OptimizedGraph`, with the size of its graph instead of the graph.
 #[derive(Serialize, Deserialize)]
 pub(super) struct GraphHead {
     pub(super) role: Role,
@@ -57,14 +58,17 @@ pub(super) fn write<'a>(
     Ok(())
 }
 
-/// Reads what [`write()`] has written as `head`.
+/// Reads a line of JSON that [`write()`] has written.
 pub(super) fn read_head<T: serde::de::DeserializeOwned>(from: &mut impl BufRead) -> Result<T> {
     let mut line = Vec::new();
     from.read_until(b'\n', &mut line)?;
     Ok(serde_json::from_slice(&line)?)
 }
 
-/// Reads one part of `bytes` bytes.
+/// Reads the next `bytes` bytes, which are one graph.
+///
+/// # Errors
+/// If `from` ends earlier or cannot be read.
 pub(super) fn read_part(from: &mut impl Read, bytes: usize) -> Result<Vec<u8>> {
     let mut part = Vec::new();
     from.by_ref().take(bytes as u64).read_to_end(&mut part)?;

@@ -1,8 +1,9 @@
 //! Loads models from files, first in a child process with a time limit and a memory limit.
 //!
-//! ONNX Runtime executes parts of a network while it optimizes the network, so a file can make loading endless, or make
-//! it take any amount of memory. Neither can be stopped within a process. The child optimizes the network, runs it
-//! once, and returns the optimized graph. The parent creates its sessions from that graph, without optimizing again.
+//! ONNX Runtime executes parts of a network while it optimizes the network. A hostile file can therefore make loading
+//! endless, or make it take any amount of memory, and neither can be stopped within a process. The child optimizes the
+//! network, runs it once, and returns the optimized graph. The parent creates its sessions from that graph, without
+//! optimizing again.
 
 mod child;
 mod message;
@@ -31,15 +32,15 @@ use super::log;
 pub(super) use child::{TrialArgs, run};
 use message::{Order, Outcome, read_head, read_part, write};
 
-/// Memory for loading any model, in bytes, if no setting limits it.
+/// Constant part of the default memory limit of the child process, in bytes.
 const BASE_MEMORY: u64 = 2 << 30;
-/// Memory for loading a model, in multiples of the size of its files, in addition to [`BASE_MEMORY`].
+/// Part of the default memory limit that grows with the model, in bytes per byte of its files.
 const MEMORY_PER_BYTE: u64 = 8;
-/// Maximum length of the child's error, in characters.
+/// Maximum number of characters of the child's error that the parent reports.
 const MAX_ERROR: usize = 2000;
-/// Maximum size of the child's log, in bytes.
+/// Maximum size in bytes of the child's log that the parent writes to stderr; the rest is dropped.
 const MAX_LOG: u64 = 64 << 10;
-/// Texts of errors that say that memory could not be allocated: from ONNX Runtime, C++ and Rust.
+/// Parts of the error messages of ONNX Runtime, C++ and Rust if memory could not be allocated.
 const ALLOCATION_ERRORS: [&str; 4] = [
     "Failed to allocate memory",
     "bad_alloc",
@@ -113,14 +114,14 @@ fn optimize(
     let mut output = memory_file("optimized")?;
     let mut child = start(runtime.library(), input, output.try_clone()?)?;
     let (status, log) = finish(&mut child, limits.timeout)?;
-    // Errors are ignored: the model can be loaded without a log.
+    // An error is ignored, because the model can be loaded even if the log cannot be written.
     let _ = std::io::stderr().write_all(&log);
     output.rewind()?;
     let result = outcome(BufReader::new(output), status);
     result.map_err(|error| explain_memory(error, &log, memory_bytes))
 }
 
-/// Returns the maximum memory in bytes for loading a model whose files have `size` bytes.
+/// Returns the default memory limit in bytes for loading a model whose files have `size` bytes.
 fn default_memory(size: u64) -> u64 {
     let needed = BASE_MEMORY.saturating_add(size.saturating_mul(MEMORY_PER_BYTE));
     let limit = memory_limit(Path::new("/"));
@@ -140,7 +141,7 @@ fn start(library: &Path, input: File, output: File) -> Result<Child> {
         .arg("load-trial")
         .arg("--onnxruntime")
         .arg(library)
-        // Ctrl-C at a terminal stops the parent, which stops the child.
+        // A process group of its own: Ctrl-C at a terminal reaches only the parent, whose end stops the child.
         .process_group(0)
         .stdin(input)
         .stdout(output)
@@ -164,7 +165,7 @@ fn finish(child: &mut Child, timeout: Duration) -> Result<(ExitStatus, Vec<u8>)>
             }
             let _ = sender.send(log);
         })?;
-    // Stderr is closed when the child ends.
+    // The thread sends the log when stderr is closed, that is, when the child ends.
     let log = ended.recv_timeout(timeout);
     if log.is_err() {
         child.kill()?;
@@ -179,7 +180,7 @@ fn finish(child: &mut Child, timeout: Duration) -> Result<(ExitStatus, Vec<u8>)>
     }
 }
 
-/// Reads the child's result.
+/// Reads the child's result, which is the error if the child failed.
 fn outcome(mut output: BufReader<File>, status: ExitStatus) -> Result<Stages<OptimizedGraph>> {
     if !status.success() {
         let end = match status.signal() {
@@ -208,7 +209,7 @@ fn outcome(mut output: BufReader<File>, status: ExitStatus) -> Result<Stages<Opt
 }
 
 /// Adds the memory limit to the error of a child that could not allocate memory, or that was killed by the system for
-/// want of memory.
+/// lack of memory.
 fn explain_memory(error: anyhow::Error, log: &[u8], memory_bytes: u64) -> anyhow::Error {
     let text = error.to_string();
     let log = String::from_utf8_lossy(log);

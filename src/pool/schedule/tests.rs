@@ -111,11 +111,11 @@ fn short_jobs_do_not_wait_for_the_end_of_long_ones() {
     for index in 6..10 {
         schedule.push(ms(10), cost(1, 1, SMALL), index);
     }
-    // Short jobs start beside them, on two further threads.
+    // Short jobs start while these run, on two additional threads.
     let mut short = start(&mut schedule);
     assert!(short.iter().all(|grant| !grant.long));
     assert_eq!(short.len(), 2);
-    // A thread that a long job frees is taken into account for the short jobs that run already.
+    // Once a long job ends, the running short jobs count against the four threads.
     schedule.finish(long.remove(0));
     assert_eq!(start(&mut schedule).len(), 0);
     schedule.finish(short.remove(0));
