@@ -85,7 +85,7 @@ impl PostprocessInput {
                     nanos,
                     bytes: decode.bytes.max(drawing_bytes(pixels)),
                     pixels,
-                    long: is_long(pixels, nanos),
+                    long: mask.long || decode.long || is_long(pixels, drawing),
                 }
             }
         }
