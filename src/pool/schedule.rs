@@ -176,9 +176,8 @@ impl<T> Schedule<T> {
     pub(super) fn next(&mut self) -> Option<(Grant, T)> {
         if self.idle() == 0 {
             let further = self.threads.div_ceil(2);
-            return (self.short.running < further)
-                .then(|| self.start(false))
-                .flatten();
+            let beside_long = self.long.running > 0 && self.short.running < further;
+            return beside_long.then(|| self.start(false)).flatten();
         }
         let (short, long) = (self.short.first(), self.long.first());
         let long_is_due = long.is_some_and(|long| short.is_none_or(|short| long < short));
