@@ -2,7 +2,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::engine::{Engine, Output, StopRuns, Tensor, Unstoppable};
+use crate::engine::{Engine, EngineError, Output, StopRuns, Tensor, Unstoppable};
 use crate::metrics::Metrics;
 
 const SIZE: ImageSize = ImageSize {
