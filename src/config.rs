@@ -188,8 +188,8 @@ pub struct Settings {
     #[arg(long, env = "SIGHTLINE_MAX_IMAGES", value_name = "N")]
     pub max_images: Option<usize>,
     /// Most open connections; if all are open, a new connection replaces the one that has been idle
-    /// longest, else the one with the slowest client, or waits if requests of all are being
-    /// processed [default: 1024]
+    /// longest, else the one with the slowest client, else the next one that gets its response
+    /// [default: 1024]
     #[arg(long, env = "SIGHTLINE_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<usize>,
     /// Time after which a connection without a request is closed, in milliseconds; must be longer

@@ -267,6 +267,14 @@ impl State {
 #[derive(Debug)]
 pub(super) struct InFlight(Arc<Activity>);
 
+impl InFlight {
+    /// Returns whether the connection has to close after the response that is sent now, because a new connection
+    /// needs its slot.
+    pub(super) fn is_last(&self) -> bool {
+        self.0.replaceable.takes_next()
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.finished();

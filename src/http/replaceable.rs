@@ -72,6 +72,9 @@ pub(super) struct Ticket(u64);
 #[derive(Debug, Default)]
 pub(super) struct Replaceable {
     entries: Mutex<Entries>,
+    /// Set while a new connection waits for a slot and none is replaceable. The next connection that responds
+    /// closes after its response, since a client that sends requests without a pause is never idle.
+    wanted: AtomicBool,
     /// Notified when a connection is new or becomes idle.
     pub(super) became_idle: Notify,
     /// Notified when a connection that was asked to close stays open, because it is no longer
@@ -140,13 +143,24 @@ impl Replaceable {
     pub(super) fn close_one(&self, now: Instant) -> Asked {
         let mut entries = self.lock();
         let connection = entries.take_idle(now).or_else(|| entries.take_slowest(now));
-        match connection {
-            Some(connection) => {
-                connection.request();
-                Asked::Closing
-            }
-            None => Asked::NotBefore(entries.next_replaceable(now)),
+        if let Some(connection) = connection {
+            connection.request();
+            return Asked::Closing;
         }
+        self.wanted.store(true, Ordering::Release);
+        Asked::NotBefore(entries.next_replaceable(now))
+    }
+
+    /// Records that no new connection waits for a slot any more.
+    pub(super) fn slot_taken(&self) {
+        self.wanted.store(false, Ordering::Release);
+    }
+
+    /// Returns whether a connection that responds now has to close after its response. Only one connection does so
+    /// for each time that [`Replaceable::close_one`] finds none.
+    pub(super) fn takes_next(&self) -> bool {
+        // The load keeps the ordinary response free of a write to shared memory.
+        self.wanted.load(Ordering::Acquire) && self.wanted.swap(false, Ordering::AcqRel)
     }
 
     /// Asks every idle connection to close.
@@ -279,6 +293,19 @@ mod tests {
         setup.enter(Standing::New);
         setup.replaceable.close_all_idle();
         assert!(setup.connections[2].take_unwanted());
+    }
+
+    #[test]
+    fn one_response_is_the_last_of_its_connection_while_no_other_is_replaceable() {
+        let mut setup = Setup::new();
+        setup.enter(Standing::Working);
+        assert!(!setup.replaceable.takes_next());
+        assert_eq!(setup.order(), [0; 0]);
+        assert!(setup.replaceable.takes_next());
+        assert!(!setup.replaceable.takes_next());
+        assert_eq!(setup.order(), [0; 0]);
+        setup.replaceable.slot_taken();
+        assert!(!setup.replaceable.takes_next());
     }
 
     #[test]

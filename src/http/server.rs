@@ -218,6 +218,7 @@ impl Slots {
     }
 
     fn slot(&self, permit: OwnedSemaphorePermit) -> Slot {
+        self.replaceable.slot_taken();
         Slot {
             replaceable: Arc::clone(&self.replaceable),
             _permit: permit,

@@ -296,6 +296,27 @@ fn a_new_connection_takes_the_place_of_a_slow_client_after_a_second() {
 }
 
 #[test]
+fn a_new_connection_takes_the_place_of_a_client_that_never_pauses() {
+    let server = Running::start(1, TIMEOUTS);
+    let mut busy = server.connect(GET);
+    let pipelining = std::thread::spawn(move || {
+        // One request is always ahead of the response that is read.
+        while busy.write_all(GET).is_ok() {
+            let mut buffer = [0; 1024];
+            match busy.read(&mut buffer) {
+                Ok(bytes) if bytes > 0 => {}
+                _ => return,
+            }
+        }
+    });
+    sleep(Duration::from_millis(100));
+    let started = Instant::now();
+    read_until(&mut server.connect(GET), "quick");
+    assert!(started.elapsed() < Duration::from_secs(2));
+    pipelining.join().unwrap();
+}
+
+#[test]
 fn a_new_connection_takes_the_place_of_the_slowest_client() {
     let server = Running::start(2, TIMEOUTS);
     let mut upload = server.connect(UPLOAD);
