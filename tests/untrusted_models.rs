@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
+use common::onnx::Message;
 use common::quantizing::{Folder, text};
 use common::{finish, path, run_within, sightline, tiny};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -18,23 +19,8 @@ const SOON: Duration = Duration::from_mins(1);
 const PHOTO: &str = "photos/chelsea.png";
 
 /// Returns an encoded protobuf field with `content` as its value.
-fn field(number: usize, content: &[u8]) -> Vec<u8> {
-    [
-        varint(number << 3 | 2),
-        varint(content.len()),
-        content.to_vec(),
-    ]
-    .concat()
-}
-
-fn varint(mut value: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while value > 0x7F {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
-    bytes
+fn field(number: u64, content: &[u8]) -> Vec<u8> {
+    Message::default().bytes(number, content).encoded()
 }
 
 /// Returns the encoded tensor `stolen` of one f32 element, which is in the file `secret`.
@@ -50,7 +36,7 @@ fn external() -> Vec<u8> {
 }
 
 /// Nests `content` in the protobuf fields `numbers`, of which the first is the outermost.
-fn nested(numbers: &[usize], content: Vec<u8>) -> Vec<u8> {
+fn nested(numbers: &[u64], content: Vec<u8>) -> Vec<u8> {
     let numbers = numbers.iter().rev();
     numbers.fold(content, |content, number| field(*number, &content))
 }

@@ -22,11 +22,17 @@ impl Message {
         self
     }
 
-    fn bytes(mut self, tag: u64, bytes: &[u8]) -> Self {
+    /// Appends the field `tag` with `bytes` as its value: a text, byte string or message.
+    pub fn bytes(mut self, tag: u64, bytes: &[u8]) -> Self {
         self.varint(tag << 3 | 2);
         self.varint(bytes.len() as u64);
         self.0.extend_from_slice(bytes);
         self
+    }
+
+    /// Returns the encoded message.
+    pub fn encoded(self) -> Vec<u8> {
+        self.0
     }
 
     fn text(self, tag: u64, text: &str) -> Self {

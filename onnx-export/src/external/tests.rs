@@ -1,4 +1,5 @@
 use prost::Message as _;
+use prost::encoding::encode_varint;
 
 use super::*;
 use crate::proto::{GraphProto, ModelProto, StringStringEntryProto, TensorProto};
@@ -11,13 +12,9 @@ fn field(number: u32, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn varint(mut value: u64) -> Vec<u8> {
+fn varint(value: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
-    while value > 0x7F {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
+    encode_varint(value, &mut bytes);
     bytes
 }
 
