@@ -269,7 +269,12 @@ impl Process {
             (Work::Serve, Some(0) | None) => "servers",
             (Work::Quantize | Work::Predict | Work::Serve, Some(1)) => {
                 // The model was replaced between the reads of two of its files.
-                let explained = stderr.contains("SHA-256") || stderr.contains("cannot read");
+                let explanations = [
+                    "SHA-256",
+                    "cannot read",
+                    "was changed while it was being read",
+                ];
+                let explained = explanations.iter().any(|text| stderr.contains(text));
                 assert!(explained, "{stderr}");
                 "loads that met a new model"
             }
