@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::app::Limits;
-use crate::cpu::has_int8_dot;
 use crate::http::server::ConnectionTimeouts;
 use crate::manifest::{Batching, Precision};
 use crate::memory::{ByteSize, MemoryPlanError, PartSizes};
@@ -57,13 +56,13 @@ pub enum ConfigError {
     Memory(#[from] MemoryPlanError),
 }
 
-/// How to choose the precision of a model that is named without a variant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+/// How `--precision` chooses the precision of a model that is named without a variant. If the flag
+/// is not set, the manifest's `default` decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PrecisionChoice {
     /// int8 if the model has an int8 variant and the CPU has int8 dot-product instructions, else
-    /// fp32.
-    #[default]
+    /// fp32. Models then give different results on different CPUs.
     Auto,
     /// Always fp32, even if the model has an int8 variant.
     Fp32,
@@ -72,11 +71,12 @@ pub enum PrecisionChoice {
 }
 
 impl PrecisionChoice {
-    /// Returns the precision to load on this CPU for a model that has an fp32 and an int8 variant.
-    pub fn preferred(self) -> Precision {
+    /// Returns the precision to load for a model that has an fp32 and an int8 variant.
+    /// `has_int8_dot` is whether the CPU has int8 dot-product instructions.
+    pub fn preferred(self, has_int8_dot: bool) -> Precision {
         match self {
             Self::Int8 => Precision::Int8,
-            Self::Auto if has_int8_dot() => Precision::Int8,
+            Self::Auto if has_int8_dot => Precision::Int8,
             Self::Auto | Self::Fp32 => Precision::Fp32,
         }
     }
@@ -109,9 +109,10 @@ pub struct Settings {
     /// folder, .cache/onnxruntime/, or the system's library folders]
     #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
-    /// Model to load, as NAME, NAME@VARIANT or a path; may be repeated. The first model of a task
-    /// is the default of its route [default: every model of the models directory, then the built-in
-    /// model, each in fp32 and in int8 if it has that variant]
+    /// Model to serve, as NAME, NAME@VARIANT or a path; may be repeated. NAME loads the variant of
+    /// `--precision` at start and the model's other variants when they are first requested;
+    /// NAME@VARIANT serves this variant alone. The first model of a task is the default of its route
+    /// [default: every model of the models directory, then the built-in model]
     #[arg(
         long,
         env = "SIGHTLINE_MODEL",
@@ -119,8 +120,9 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub model: Option<Vec<ModelRef>>,
-    /// Precision of a model named without a variant; `auto` is int8 if the model has that variant
-    /// and the CPU has int8 dot-product instructions, else fp32 [default: auto]
+    /// Precision of a model named without a variant; `int8` applies to models with that variant,
+    /// `auto` only if the CPU has int8 dot-product instructions, too [default: the manifest's
+    /// `default`, else fp32]
     #[arg(
         long,
         env = "SIGHTLINE_PRECISION",
@@ -248,11 +250,12 @@ pub struct ServeConfig {
     /// Address of the listener for probes and metrics; `None` if only [`ServeConfig::listen`]
     /// serves them.
     pub admin_listen: Option<SocketAddr>,
-    /// Models to load, as NAME, NAME@VARIANT or a path. Empty to load every model of the models
+    /// Models to serve, as NAME, NAME@VARIANT or a path. Empty to serve every model of the models
     /// directory and the built-in model.
     pub models: Vec<ModelRef>,
-    /// Precision of a model that is named without a variant.
-    pub precision: PrecisionChoice,
+    /// Precision of a model that is named without a variant. `None` to let the manifest's `default`
+    /// decide.
+    pub precision: Option<PrecisionChoice>,
     /// CPU threads that the server may use.
     pub cores: usize,
     /// Threads of each ONNX Runtime session. `None` to divide the CPU threads among the workers of
@@ -348,7 +351,7 @@ impl Settings {
             listen: self.listen.unwrap_or(DEFAULT_LISTEN),
             admin_listen: self.admin_listen,
             models: self.model.unwrap_or_default(),
-            precision: self.precision.unwrap_or_default(),
+            precision: self.precision,
             cores: range("threads", self.threads, 1024)?.unwrap_or_else(usable_cores),
             intra_op_threads: range("intra_op_threads", self.intra_op_threads, 1024)?,
             batching,
@@ -405,7 +408,7 @@ mod tests {
             .resolve()
             .unwrap();
         assert_eq!(config.models, ["a".parse().unwrap()]);
-        assert_eq!(config.precision.preferred(), Precision::Int8);
+        assert_eq!(config.precision, Some(PrecisionChoice::Int8));
         assert_eq!((config.limits.max_images, config.limits.max_pixels), (2, 9));
         assert_eq!(config.max_connections, 1024);
         let memory = (config.memory_budget, config.parts.bodies);
