@@ -74,7 +74,7 @@ impl Lazy {
                 let attempt = *attempt.lock().unwrap();
                 match attempt {
                     Attempt::Succeeds => {
-                        let model = fake_variant(&app, source, engine());
+                        let model = fake_variant(&app, source, engine(), 8);
                         model.metrics.loaded.set(1);
                         Ok(model)
                     }
@@ -84,7 +84,7 @@ impl Lazy {
             }
         });
         let fp32 = fake_source(DEFAULT_MODEL, "fp32");
-        let model = fake_variant(&app, fp32.clone(), engine());
+        let model = fake_variant(&app, fp32.clone(), engine(), 8);
         let not_loaded = |source: crate::store::ModelSource| {
             let plan = ModelPlan::new(&source.manifest, 1, None);
             Entry::new(source, plan)

@@ -187,11 +187,16 @@ pub(super) fn fake_source(name: &str, variant: &str) -> ModelSource {
 
 /// Returns the fp32 variant of the model that the catalogue has for `name`; see [`fake_variant`].
 fn fake_model(app: &App, name: &str, engine: Box<dyn Engine>) -> LoadedModel {
-    fake_variant(app, fake_source(name, "fp32"), engine)
+    fake_variant(app, fake_source(name, "fp32"), engine, 1)
 }
 
-/// Returns the model `source`, with `engine` as its only worker, and with a queue of one image.
-pub(super) fn fake_variant(app: &App, source: ModelSource, engine: Box<dyn Engine>) -> LoadedModel {
+/// Returns the model `source`, with `engine` as its only worker, and with a queue of `capacity` images.
+pub(super) fn fake_variant(
+    app: &App,
+    source: ModelSource,
+    engine: Box<dyn Engine>,
+    capacity: usize,
+) -> LoadedModel {
     let ModelSource {
         manifest,
         variant,
@@ -218,7 +223,7 @@ pub(super) fn fake_variant(app: &App, source: ModelSource, engine: Box<dyn Engin
         preprocessor: Preprocessor::new(&manifest.preprocess),
         manifest,
         metrics: app.metrics.model(&name, &variant),
-        batcher: Batcher::start(&name, watchdog, engines, policy, 1, cost, metrics).unwrap(),
+        batcher: Batcher::start(&name, watchdog, engines, policy, capacity, cost, metrics).unwrap(),
         variant,
         precision: Precision::Fp32,
         own_operators: 0,
