@@ -22,7 +22,7 @@ use crate::budget::{Exhausted, Permit};
 use crate::error::ServeError;
 use crate::metrics::{Metrics, Rejection};
 use crate::pool::{ImagePool, JobCost, LongJobs};
-use crate::registry::LoadedModel;
+use crate::registry::{Entry, LoadedModel};
 
 /// The time by which the response to a request must be ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,7 +204,10 @@ pub async fn pace(app: &App, error: &ServeError) {
                 | Rejection::deadline_unreachable
                 | Rejection::body_memory
                 | Rejection::response_memory
-                | Rejection::model_stuck,
+                | Rejection::model_stuck
+                | Rejection::model_loading
+                | Rejection::model_load_failed
+                | Rejection::model_memory,
             ),
             _,
         ) => &app.rejections,
@@ -259,9 +262,9 @@ impl Pacer {
 /// capacity or time.
 ///
 /// `model` is `None` if the request was rejected before its model was known.
-pub fn count_rejection(metrics: &Metrics, error: &ServeError, model: Option<&LoadedModel>) {
+pub fn count_rejection(metrics: &Metrics, error: &ServeError, model: Option<&Entry>) {
     if let Some(reason) = reason(error) {
-        let label = model.map(LoadedModel::label).unwrap_or_default();
+        let label = model.map(Entry::label).unwrap_or_default();
         metrics.rejected(reason, label);
     }
 }
@@ -279,6 +282,9 @@ fn reason(error: &ServeError) -> Option<Rejection> {
         | ServeError::BodyTooSlow { .. }
         | ServeError::Batch(BatchError::DeadlinePassed) => Some(Rejection::deadline),
         ServeError::Batch(BatchError::Stuck { .. }) => Some(Rejection::model_stuck),
+        ServeError::ModelLoading { .. } => Some(Rejection::model_loading),
+        ServeError::ModelLoadFailed { .. } => Some(Rejection::model_load_failed),
+        ServeError::ModelMemory { .. } => Some(Rejection::model_memory),
         ServeError::Batch(BatchError::QueueFull { .. } | BatchError::LongQueueFull { .. }) => {
             Some(Rejection::queue_full)
         }

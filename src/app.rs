@@ -1,4 +1,4 @@
-//! State that all requests share: limits, metrics, the image pool, memory budgets, loaded models.
+//! State that all requests share: limits, metrics, the image pool, memory budgets, served models.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -63,7 +63,7 @@ pub struct App {
     pub rejections: Pacer,
     /// Delays answers to requests with errors when there are many.
     pub faults: Pacer,
-    /// The loaded models. Set once, when every model is loaded and warm; empty before.
+    /// The served models. Set once, when every model of the start is loaded and warm; empty before.
     registry: OnceLock<Registry>,
     draining: AtomicBool,
 }
@@ -101,17 +101,21 @@ impl App {
         }
     }
 
-    /// Publishes the loaded models and makes the server ready. Only the first call has an effect.
+    /// Publishes the served models and makes the server ready. Only the first call has an effect.
     pub fn set_ready(&self, registry: Registry) {
         let _ = self.registry.set(registry);
     }
 
-    /// Rejects new requests from now on. Requests in flight continue.
+    /// Rejects new requests from now on, and requests that wait for a model to be loaded. Other
+    /// requests in flight continue.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
+        if let Some(registry) = self.registry.get() {
+            registry.stop_loading();
+        }
     }
 
-    /// Returns the loaded models, if the server accepts requests.
+    /// Returns the served models, if the server accepts requests.
     ///
     /// # Errors
     /// [`ServeError::Starting`] before [`App::set_ready`], [`ServeError::Draining`] after

@@ -10,9 +10,11 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout_at;
 
 /// The error of a reservation that exceeds the free amount of a budget. Amounts are in the unit of
 /// the budget's total, such as bytes.
@@ -85,6 +87,31 @@ impl Budget {
         self.0
             .free
             .add_permits(permits.saturating_sub(before) as usize);
+    }
+
+    /// Lowers the budget's total to `total`, rounded up to a multiple of the budget's unit. Waits for
+    /// that until permits hold no more than `total`, but not longer than until `end`. Does nothing
+    /// if the budget already has at most this total.
+    ///
+    /// # Errors
+    /// [`Exhausted`] if permits still hold too much at `end`. The total is unchanged in this case.
+    pub async fn lower_to(&self, total: u64, end: Instant) -> Result<(), Exhausted> {
+        let permits = most_permits(self.0.unit, total);
+        // The total is lowered first: a request that reserves the whole budget from now on must not
+        // wait for more than will be left.
+        let before = self.0.permits.fetch_min(permits, Ordering::AcqRel);
+        let surplus = before.saturating_sub(permits);
+        if surplus == 0 {
+            return Ok(());
+        }
+        let taken = timeout_at(end.into(), self.0.free.acquire_many(surplus)).await;
+        // A budget never closes its semaphore, so only the time can run out.
+        if let Ok(Ok(taken)) = taken {
+            taken.forget();
+            return Ok(());
+        }
+        self.0.permits.fetch_add(surplus, Ordering::AcqRel);
+        Err(self.exhausted(total))
     }
 
     /// Returns the name of the budget, which is the label `kind` in metrics.
@@ -326,6 +353,28 @@ mod tests {
         assert_eq!((budget.used(), budget.total()), (130, 130));
         drop((held, more));
         assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_total_is_lowered_when_enough_is_free() {
+        let budget = Budget::new("test", 10, 100);
+        let held = budget.try_acquire(60).unwrap();
+        let now = Instant::now();
+        let error = budget.lower_to(50, now).await.unwrap_err();
+        assert_eq!((error.requested, error.total), (50, 100));
+        budget.lower_to(60, now).await.unwrap();
+        assert_eq!((budget.used(), budget.total()), (60, 60));
+        assert!(budget.try_acquire(1).is_err());
+        let later = now + std::time::Duration::from_secs(3600);
+        let mut lowering = Box::pin(budget.lower_to(30, later));
+        assert!(lowering.as_mut().now_or_never().is_none());
+        drop(held);
+        lowering.await.unwrap();
+        // More than the new total still gets the whole budget.
+        let all = budget.acquire(1000).now_or_never().unwrap();
+        assert_eq!((all.amount(), budget.total()), (30, 30));
+        budget.lower_to(1000, now).await.unwrap();
+        assert_eq!(budget.total(), 30, "lowering never raises");
     }
 
     #[test]

@@ -20,6 +20,11 @@ pub fn manifests() -> Result<Vec<ModelManifest>, ManifestError> {
         .collect()
 }
 
+/// Returns the names of the models of the catalogue, sorted.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    MANIFESTS.iter().map(|(folder, _)| *folder)
+}
+
 /// Returns the manifest of the model called `name`, or `None` if the catalogue has no such model.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ use crate::cancel::Cancelled;
 use crate::draw::EncodeError;
 use crate::image::{ImageError, ImageSize};
 use crate::manifest::Task;
+use crate::nearest::did_you_mean;
 
 /// Why a request failed.
 #[derive(Debug, Error)]
@@ -171,13 +172,55 @@ pub enum ServeError {
         /// megapixels, or more.
         limit: u64,
     },
-    /// No loaded model has the requested name.
-    #[error("model `{name}` is not loaded; loaded models: {}", .loaded.join(", "))]
+    /// No served model has the requested name.
+    #[error(
+        "model `{name}` is not served{}{} served models: {}",
+        did_you_mean(.meant.as_deref()),
+        if .meant.is_some() { "" } else { ";" },
+        .served.join(", ")
+    )]
     UnknownModel {
-        /// The name in the request.
+        /// The name in the request, cut to 64 characters.
         name: String,
-        /// The loaded models, as `name@variant`.
-        loaded: Vec<String>,
+        /// The model that was probably meant, as `name` or `name@variant`.
+        meant: Option<String>,
+        /// Served models, as `name@variant`. If there are many, the last element is the number of
+        /// further ones, in words.
+        served: Vec<String>,
+    },
+    /// The model is being loaded on first use, and no more requests may wait for models.
+    #[error(
+        "model `{model}` is not loaded yet, and {waiting} requests already wait for models: retry later"
+    )]
+    ModelLoading {
+        /// The requested model, as `name@variant`.
+        model: String,
+        /// Number of requests that wait.
+        waiting: usize,
+    },
+    /// The model could not be loaded on first use.
+    #[error(
+        "model `{model}` could not be loaded: the log of the server has the reason; the next attempt is possible in \
+         {} ms",
+        .retry_after.as_millis()
+    )]
+    ModelLoadFailed {
+        /// The requested model, as `name@variant`.
+        model: String,
+        /// Time until a request may start another attempt.
+        retry_after: Duration,
+    },
+    /// The memory for tensors is too small for the model in addition to the loaded ones.
+    #[error(
+        "model `{model}` could not be loaded: the server has too little memory for tensors \
+         (`tensor_memory_bytes`) in addition to the loaded models; the next attempt is possible in {} ms",
+        .retry_after.as_millis()
+    )]
+    ModelMemory {
+        /// The requested model, as `name@variant`.
+        model: String,
+        /// Time until a request may start another attempt.
+        retry_after: Duration,
     },
     /// The requested model has another task than the route serves.
     #[error("model `{name}` is a {} model, which this route does not serve", .task.as_str())]
@@ -187,10 +230,10 @@ pub enum ServeError {
         /// Task of the requested model.
         task: Task,
     },
-    /// No model of the route's task is loaded.
+    /// No model of the route's task is served.
     #[error(
-        "no {} model is loaded: `sightline models` lists the catalogue, `sightline export` creates a \
-         model, `sightline serve --model NAME` loads it",
+        "no {} model is served: `sightline models` lists the catalogue, `sightline export` creates a \
+         model, `sightline serve --model NAME` serves it",
         .task.as_str()
     )]
     NoModel {

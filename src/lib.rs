@@ -6,14 +6,14 @@
 //! 2. [`admission`]: reserves a place in the model's queue and memory ([`budget`]), within a deadline.
 //! 3. [`pipeline`]: passes the images through the modules below, and has one file per task for its
 //!    postprocessing.
-//! 4. [`registry`]: the loaded models, with their labels and queues; [`registry::networks`] are their optimized graphs.
+//! 4. [`registry`]: the served models, loaded at start or on first use, with their labels and queues; [`registry::networks`] are their optimized graphs.
 //! 5. [`image`]: decodes and preprocesses images on the bounded [`pool`].
 //! 6. [`batch`]: queues images, and workers cut batches from the queue.
 //! 7. [`engine`]: runs the network in ONNX Runtime.
 //! 8. [`postprocess`]: turns outputs into labels, boxes or masks, which [`draw`] can draw into the image.
 //!
 //! Other modules: [`store`] and [`catalogue`] find models, which [`manifest`] describes;
-//! [`config`], [`memory`], [`threads`] and [`cpu`] plan a deployment; [`metrics`] and [`process`]
+//! [`nearest`] corrects misspelt names; [`config`], [`memory`], [`threads`] and [`cpu`] plan a deployment; [`metrics`] and [`process`]
 //! measure the running server; [`error`] unites the errors of all layers that a request passes.
 
 pub mod admission;
@@ -34,6 +34,7 @@ pub mod image;
 pub mod manifest;
 pub mod memory;
 pub mod metrics;
+pub mod nearest;
 pub mod pipeline;
 pub mod pool;
 pub mod postprocess;

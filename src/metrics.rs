@@ -136,7 +136,8 @@ impl Metrics {
             "Images with a result",
             self.images.clone(),
         );
-        let help = "1 if the model is loaded and has completed a first run, 0 if not";
+        let help =
+            "1 if the model is loaded and has completed a first run, 0 if it could not be loaded";
         registry.register("sightline_model_loaded", help, self.model_loaded.clone());
         let help = "Requests rejected for want of capacity or time, by reason";
         registry.register("sightline_rejected", help, self.rejected.clone());
@@ -200,6 +201,16 @@ impl Metrics {
             images: self.images.get_or_create(&labels).clone(),
             loaded: self.model_loaded.get_or_create(&labels).clone(),
         }
+    }
+
+    /// Records that a model could not be loaded when it was first requested: sets its gauge `loaded`
+    /// to 0.
+    pub fn load_failed(&self, model: &str, variant: &str) {
+        let labels = ModelLabels {
+            model: model.to_owned(),
+            variant: variant.to_owned(),
+        };
+        self.model_loaded.get_or_create(&labels).set(0);
     }
 
     /// Returns the metrics of one model's queue.

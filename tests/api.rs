@@ -196,6 +196,7 @@ fn models_health_headers_and_metrics() {
         "route",
         "description",
         "precision",
+        "state",
         "input",
         "num_classes",
         "batching",
@@ -344,6 +345,9 @@ fn metrics(server: &Server) {
         "body_memory",
         "response_memory",
         "deadline",
+        "model_loading",
+        "model_load_failed",
+        "model_memory",
         "starting",
         "draining",
     ] {

@@ -71,6 +71,8 @@ fn predict_prints_the_classes_of_each_image() {
     assert!(stderr.contains("1 of 2 images"), "{stderr}");
     let answer: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(answer["image"], coffee);
+    assert_eq!(answer["model"], "efficientnet_lite0");
+    assert_eq!(answer["variant"], "fp32");
     assert_eq!(answer["predictions"].as_array().unwrap().len(), 2);
     assert_eq!(answer["predictions"][0]["label"], "espresso");
 
@@ -82,8 +84,16 @@ fn predict_prints_the_classes_of_each_image() {
             "sightline export resnet50",
         ),
         (
-            vec!["predict", "--model", "resnet19", &coffee],
-            "sightline models",
+            vec!["predict", "--model", "mobilnet_v3_small", &coffee],
+            "did you mean `mobilenet_v3_small`?",
+        ),
+        (
+            vec!["predict", "--model", "vgg16", &coffee],
+            "no model of this name; see `sightline models`",
+        ),
+        (
+            vec!["serve", "--model", "eficientnet_lite0"],
+            "did you mean `efficientnet_lite0`?",
         ),
     ] {
         let (code, _, stderr) = run(&args);
@@ -97,7 +107,8 @@ fn models_lists_the_catalogue() {
     let (code, stdout, stderr) = run(&["models"]);
     assert_eq!(code, Some(0), "{stderr}");
     let head: Vec<&str> = stdout.lines().next().unwrap().split_whitespace().collect();
-    assert_eq!(head[..4], ["MODEL", "TASK", "WEIGHTS", "OFFICIAL"]);
+    assert_eq!(head[..3], ["MODEL", "HERE", "VARIANTS"]);
+    assert!(stdout.lines().all(|line| line.chars().count() <= 100));
     let (code, json, _) = run(&["models", "--json"]);
     assert_eq!(code, Some(0));
     let rows: Vec<Value> = serde_json::from_str(&json).unwrap();
@@ -118,6 +129,40 @@ fn models_lists_the_catalogue() {
         .unwrap();
     assert_eq!(built_in["here"], "built in");
     assert_eq!(built_in["parameters"], 4_652_008);
+    assert_eq!(built_in["variants"], serde_json::json!(["fp32", "int8"]));
+}
+
+#[test]
+fn models_shows_one_model_and_its_url() {
+    let url = "https://download.pytorch.org/models/resnet50-11ad3fa6.pth";
+    let (code, stdout, _) = run(&["models", "resnet50", "--url"]);
+    assert_eq!((code, stdout), (Some(0), format!("{url}\n")));
+    let (code, stdout, stderr) = run(&["models", "resnet50"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    for text in [
+        url,
+        "IMAGENET1K_V1",
+        "classification, POST /v1/classify",
+        "not installed",
+    ] {
+        assert!(stdout.contains(text), "{text}: {stdout}");
+    }
+    let (_, json, _) = run(&["models", "resnet50", "--json"]);
+    let rows: Vec<Value> = serde_json::from_str(&json).unwrap();
+    assert_eq!(rows.len(), 2);
+    for (args, code, expected) in [
+        (
+            &["models", "efficientnet_lite0", "--url"][..],
+            1,
+            "no official checkpoint",
+        ),
+        (&["models", "resnte50"], 1, "did you mean `resnet50`?"),
+        (&["models", "--url"], 2, "<NAME>"),
+    ] {
+        let (got, _, stderr) = run(args);
+        assert_eq!(got, Some(code), "{args:?}");
+        assert!(stderr.contains(expected), "{args:?}: {stderr}");
+    }
 }
 
 /// Runs `sightline export NAME --weights WEIGHTS ARGS... -o OUT`. Returns exit code, stdout and stderr.
@@ -262,7 +307,12 @@ fn failed_exports_name_the_reason_and_leave_no_files() {
             &[quarter],
             &["`--width-mult` does not apply to resnet18"],
         ),
-        ("resnet19", &weights, &[], &["resnet19", "sightline models"]),
+        (
+            "resnet19",
+            &weights,
+            &[],
+            &["resnet19", "did you mean `resnet18`?", "sightline models"],
+        ),
         (
             "mobilenet_v3_small",
             cut.to_str().unwrap(),

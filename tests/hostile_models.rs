@@ -266,3 +266,59 @@ fn a_stop_ends_the_process_that_loads_a_model() {
         children.iter().all(is_gone)
     });
 }
+
+/// Adds the variant `int8` to the model `models/name`. Its network never ends, which makes loading it endless.
+fn add_endless_variant(models: &Path, name: &str) {
+    write_model(models, "endless_loop", &endless_above(-1.0));
+    let folder = models.join(name);
+    std::fs::copy(
+        models.join("endless_loop/model.onnx"),
+        folder.join("model.int8.onnx"),
+    )
+    .unwrap();
+    std::fs::remove_dir_all(models.join("endless_loop")).unwrap();
+    let manifest = std::fs::read_to_string(folder.join("model.toml")).unwrap();
+    let variant = "[variants.int8]\nprecision = \"int8\"\n\
+        stages = [{ role = \"network\", file = \"model.int8.onnx\" }]\n";
+    std::fs::write(folder.join("model.toml"), format!("{manifest}\n{variant}")).unwrap();
+}
+
+#[test]
+fn a_variant_that_cannot_be_loaded_in_time_fails_and_does_not_delay_a_stop() {
+    let models = tempfile::tempdir().unwrap();
+    write_model(models.path(), "good", &endless_above(0.9));
+    add_endless_variant(models.path(), "good");
+    let flags = ["--models", text(models.path()), "--load-timeout-ms"];
+    let server = Server::start(&[&flags[..], &["5000"]].concat());
+    let failed = server.classify("?model=good@int8", &png(128));
+    assert_eq!(
+        (failed.status, failed.code().as_str()),
+        (503, "model_load_failed")
+    );
+    assert_eq!(server.classify("?model=good", &png(128)).status, 200);
+    server.terminate();
+    let (code, log) = server.wait();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("--load-timeout-ms raises this limit"), "{log}");
+
+    let server = Server::start(&[&flags[..], &["600000"]].concat());
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| server.classify("?model=good@int8", &png(128)));
+        let mut children = Vec::new();
+        eventually("the variant is being loaded", || {
+            children = server.children();
+            !children.is_empty()
+        });
+        assert_eq!(server.classify("?model=good", &png(128)).status, 200);
+        assert_eq!(server.get("/health/ready").status, 200);
+        server.terminate();
+        let reply = waiting.join().unwrap();
+        assert_eq!((reply.status, reply.code().as_str()), (503, "draining"));
+        eventually("the process that loads the variant has ended", || {
+            let is_gone = |id: &u32| !Path::new(&format!("/proc/{id}/exe")).exists();
+            children.iter().all(is_gone)
+        });
+    });
+    let (code, log) = server.wait();
+    assert_eq!(code, Some(0), "{log}");
+}

@@ -267,6 +267,7 @@ fn a_detector_does_what_the_document_says() {
         ("task", "Task"),
         ("route", "Route"),
         ("precision", "Precision"),
+        ("state", "LoadState"),
     ] {
         assert!(strings(&schemas[schema]["enum"]).contains(model[field].as_str().unwrap()));
     }

@@ -87,6 +87,7 @@ fn a_quantized_model_is_written_and_served() {
         "--images=8",
         "--min-cosine=0.99",
         "--force",
+        "--default",
         "-o",
         text(&out),
     ];
@@ -117,7 +118,8 @@ fn a_quantized_model_is_written_and_served() {
     let ranges = String::from_utf8(read("model.int8.json")).unwrap();
     assert_eq!(Recipes::parse(&ranges).unwrap().to_json().unwrap(), ranges);
 
-    let server = Server::start(&["--models", text(&folder.at("served")), "--precision=fp32"]);
+    let server = Server::start(&["--models", text(&folder.at("served"))]);
+    assert_eq!(server.get("/v1/models/tiny").json()["variant"], "int8");
     let (float, int8) = (scores(&server, "fp32"), scores(&server, "int8"));
     let likeness = cosine(&float, &int8);
     assert!(

@@ -1,5 +1,5 @@
-//! Checks, for a model with an fp32 and an int8 variant, which variants the server loads and which
-//! variant a model name selects.
+//! Checks, for a model with an fp32 and an int8 variant, which variants the server loads at start and
+//! on first use, and which variant a model name selects.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,7 +10,7 @@ mod common;
 
 use std::path::PathBuf;
 
-use common::{Server, checkpoint, finish, path, photo, run, sightline, tiny};
+use common::{Server, checkpoint, eventually, finish, path, photo, run, sightline, tiny};
 use serde_json::{Value, json};
 use sightline::cpu::has_int8_dot;
 
@@ -51,14 +51,27 @@ impl Birds {
         Server::start(&[&["--models", self.models()], args].concat())
     }
 
+    /// Runs a server that fails before it listens. Returns its exit code and stderr.
+    fn fail_before_listening(&self) -> (Option<i32>, String) {
+        let serve = [
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--models",
+            self.models(),
+        ];
+        let (code, _, stderr) = run(&serve);
+        (code, stderr)
+    }
+
     /// Starts a server that cannot start, and waits until it exits. Returns its exit code and log.
     fn fail(&self, args: &[&str]) -> (Option<i32>, String) {
         Server::launch(&[&["--models", self.models()], args].concat()).wait()
     }
 }
 
-/// Returns the models that `/v1/models` lists, in order, as `name@variant precision`.
-fn loaded(server: &Server) -> Vec<String> {
+/// Returns the models that `/v1/models` lists, in order, as `name@variant state`.
+fn listed_states(server: &Server) -> Vec<String> {
     let listed = server.get("/v1/models").json();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let models = listed["models"].as_array().unwrap().iter();
@@ -67,7 +80,7 @@ fn loaded(server: &Server) -> Vec<String> {
             "{}@{} {}",
             text(&m["name"]),
             text(&m["variant"]),
-            text(&m["precision"])
+            text(&m["state"])
         )
     };
     models.map(show).collect()
@@ -84,29 +97,52 @@ fn ask(server: &Server, query: &str) -> (String, Value) {
 }
 
 #[test]
-fn each_variant_is_served_by_its_name() {
+fn the_bare_name_is_fp32_and_other_variants_are_loaded_on_first_use() {
     let birds = Birds::new();
-    let server = birds.serve(&["--precision", "fp32"]);
-    let both = ["birds@fp32 fp32", "birds@int8 int8"];
-    let built_in = [
-        "efficientnet_lite0@fp32 fp32",
-        "efficientnet_lite0@int8 int8",
+    let server = birds.serve(&[]);
+    let at_start = [
+        "birds@fp32 loaded",
+        "birds@int8 not_loaded",
+        "efficientnet_lite0@fp32 loaded",
+        "efficientnet_lite0@int8 not_loaded",
     ];
-    assert_eq!(loaded(&server), [both, built_in].concat());
-    let fp32 = ask(&server, "&model=birds@fp32");
-    let int8 = ask(&server, "&model=birds@int8");
-    assert_eq!((fp32.0.as_str(), int8.0.as_str()), ("fp32", "int8"));
-    assert_ne!(fp32.1, int8.1);
-    assert_eq!(ask(&server, "&model=birds"), fp32);
+    assert_eq!(listed_states(&server), at_start);
+    let loaded = |variant: &str| {
+        let labels = format!(r#"{{model="birds",variant="{variant}"}}"#);
+        let line = format!("sightline_model_loaded{labels} 1");
+        server.get("/metrics").text().contains(&line)
+    };
+    assert!(loaded("fp32") && !loaded("int8"));
+    // This CPU may have int8 dot-product instructions; the bare name is fp32 on every CPU.
+    let fp32 = ask(&server, "&model=birds");
+    assert_eq!(fp32.0, "fp32");
+    assert_eq!(ask(&server, "&model=birds@fp32"), fp32);
     assert_eq!(ask(&server, ""), fp32);
-    for (variant, asked) in [("fp32", 3.0), ("int8", 1.0)] {
+    let shown = server.get("/v1/models/birds@int8").json();
+    assert_eq!(
+        (&shown["state"], &shown["precision"]),
+        (&json!("not_loaded"), &json!("int8"))
+    );
+    assert_eq!(
+        listed_states(&server),
+        at_start,
+        "these requests load nothing"
+    );
+
+    let int8 = std::thread::scope(|scope| {
+        let first = [0, 1].map(|_| scope.spawn(|| ask(&server, "&model=birds@int8")));
+        let [one, other] = first.map(|request| request.join().unwrap());
+        assert_eq!(one, other);
+        one
+    });
+    assert_eq!(int8.0, "int8");
+    assert_ne!(fp32.1, int8.1);
+    assert!(loaded("fp32") && loaded("int8"));
+    assert_eq!(ask(&server, "&model=birds"), fp32);
+    for (variant, asked) in [("fp32", 4.0), ("int8", 2.0)] {
         let labels = format!(r#"{{model="birds",variant="{variant}"}}"#);
         let images = server.metric(&format!("sightline_images_total{labels}"));
         assert_eq!(images, asked, "{variant}");
-        let loaded = server.metric(&format!("sightline_model_loaded{labels}"));
-        assert_eq!(loaded, 1.0, "{variant}");
-        let shown = server.get(&format!("/v1/models/birds@{variant}")).json();
-        assert_eq!(shown["precision"], variant);
     }
     let unknown = server.classify("?model=birds@int4", &photo("coffee_500x375.jpg"));
     assert_eq!(
@@ -115,21 +151,108 @@ fn each_variant_is_served_by_its_name() {
     );
     let expected = "birds@fp32, birds@int8, efficientnet_lite0@fp32, efficientnet_lite0@int8";
     assert_eq!(unknown.json()["expected"], expected);
-    drop(server);
-
-    let server = birds.serve(&["--precision", "int8"]);
-    let int8_first = [both[1], both[0], built_in[1], built_in[0]];
-    assert_eq!(loaded(&server), int8_first);
-    assert_eq!(ask(&server, "&model=birds"), int8);
-    assert_eq!(ask(&server, "&model=birds@fp32"), fp32);
+    assert!(unknown.text().contains("did you mean `birds@int8`?"));
     server.terminate();
-    assert!(!server.wait().1.contains("WARN"));
+    let (code, log) = server.wait();
+    assert_eq!(code, Some(0), "{log}");
+    let started = "loading model on first use";
+    assert_eq!(log.matches(started).count(), 1, "{log}");
+    assert!(!log.contains("WARN"), "{log}");
+}
 
-    let server = birds.serve(&["--precision", "auto"]);
-    let preferred = if has_int8_dot() { int8 } else { fp32 };
-    assert_eq!(ask(&server, "&model=birds"), preferred);
+#[test]
+fn the_flag_wins_over_the_manifest_which_wins_over_fp32() {
+    let birds = Birds::new();
+    let manifest = std::fs::read_to_string(birds.file("model.toml")).unwrap();
+    let with_default = format!("default = \"int8\"\n{manifest}");
+    for (text, args, expected) in [
+        (&manifest, &["--precision", "int8"][..], "int8"),
+        (&with_default, &[], "int8"),
+        (&with_default, &["--precision", "fp32"], "fp32"),
+        (
+            &manifest,
+            &["--precision", "auto"],
+            if has_int8_dot() { "int8" } else { "fp32" },
+        ),
+    ] {
+        std::fs::write(birds.file("model.toml"), text).unwrap();
+        let server = birds.serve(args);
+        let other = if expected == "int8" { "fp32" } else { "int8" };
+        let states = [
+            format!("birds@{expected} loaded"),
+            format!("birds@{other} not_loaded"),
+        ];
+        assert_eq!(listed_states(&server)[..2], states, "{args:?}");
+        assert_eq!(ask(&server, "&model=birds").0, expected, "{args:?}");
+        assert_eq!(ask(&server, "").0, expected, "{args:?}");
+        let shown = server.get("/v1/models/birds").json();
+        assert_eq!(shown["variant"], expected, "{args:?}");
+        // `predict` follows the same rule.
+        let image = path("photos/coffee.png");
+        let predict = [
+            "predict",
+            "--json",
+            "--models",
+            birds.models(),
+            "--model",
+            "birds",
+        ];
+        let (code, stdout, stderr) =
+            run(&[&predict[..], args, &[image.to_str().unwrap()]].concat());
+        assert_eq!(code, Some(0), "{stderr}");
+        let answer: Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!(
+            (&answer["model"], &answer["variant"]),
+            (&json!("birds"), &json!(expected)),
+            "{args:?}"
+        );
+    }
+    let wrong = format!("default = \"int4\"\n{manifest}");
+    std::fs::write(birds.file("model.toml"), wrong).unwrap();
+    let (_, log) = birds.fail_before_listening();
+    assert!(
+        log.contains(
+            "field `default`: expected fp32 or the name of a variant of the model, got int4"
+        ),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_variant_that_cannot_be_loaded_fails_its_requests_until_it_is_repaired() {
+    let birds = Birds::new();
+    let server = birds.serve(&[]);
+    let good = std::fs::read(birds.file("model.int8.onnx")).unwrap();
+    std::fs::write(birds.file("model.int8.onnx"), "damaged").unwrap();
+    let coffee = photo("coffee_500x375.jpg");
+    let failed = server.classify("?model=birds@int8", &coffee);
+    assert_eq!(
+        (failed.status, failed.code().as_str()),
+        (503, "model_load_failed"),
+        "{}",
+        failed.text()
+    );
+    assert!(!failed.header("retry-after").is_empty());
+    assert!(!failed.text().contains(birds.models()), "{}", failed.text());
+    assert_eq!(listed_states(&server)[1], "birds@int8 failed");
+    let gauge = r#"sightline_model_loaded{model="birds",variant="int8"}"#;
+    assert_eq!(server.metric(gauge), 0.0);
+    assert_eq!(server.get("/health/ready").status, 200);
+    assert_eq!(ask(&server, "&model=birds").0, "fp32");
+    std::fs::write(birds.file("model.int8.onnx"), good).unwrap();
+    eventually("the repaired variant is served", || {
+        server.classify("?model=birds@int8", &coffee).status == 200
+    });
+    assert_eq!(server.metric(gauge), 1.0);
     server.terminate();
-    assert!(!server.wait().1.contains("WARN"));
+    let (_, log) = server.wait();
+    let errors: Vec<&str> = log.lines().filter(|line| line.contains("ERROR")).collect();
+    assert_eq!(errors.len(), 1, "one attempt failed: {log}");
+    let expected = ["cannot load model on first use", "birds@int8"];
+    assert!(
+        expected.iter().all(|text| errors[0].contains(text)),
+        "{log}"
+    );
 }
 
 #[test]
@@ -139,7 +262,7 @@ fn a_model_without_int8_is_served_in_fp32_with_a_warning() {
     let (without, _) = manifest.split_once("[variants.int8]").unwrap();
     std::fs::write(birds.file("model.toml"), without).unwrap();
     let server = birds.serve(&["--precision", "int8"]);
-    assert_eq!(loaded(&server)[0], "birds@fp32 fp32");
+    assert_eq!(listed_states(&server)[0], "birds@fp32 loaded");
     assert_eq!(ask(&server, "&model=birds").0, "fp32");
     server.terminate();
     let (_, log) = server.wait();
@@ -152,24 +275,23 @@ fn a_model_without_int8_is_served_in_fp32_with_a_warning() {
 fn only_named_models_are_loaded() {
     let birds = Birds::new();
     let server = birds.serve(&["--model", "birds@int8", "--precision", "fp32"]);
-    assert_eq!(loaded(&server), ["birds@int8 int8"]);
+    assert_eq!(listed_states(&server), ["birds@int8 loaded"]);
     assert_eq!(ask(&server, "&model=birds").0, "int8");
     let unknown = server.classify("?model=birds@fp32", &photo("coffee_500x375.jpg"));
     assert_eq!(unknown.json()["expected"], "birds@int8");
     drop(server);
 
-    // By default, the CPU decides which variant the name `birds` selects, so the server must start
-    // with `birds,birds@int8` if `birds` selects fp32 and if it selects int8, which is then loaded
-    // once.
+    // The name of a model and one of its variants load both at start, each once.
     let config = birds.directory.path().join("settings");
     for (precision, expected) in [
-        ("fp32", &["birds@fp32 fp32", "birds@int8 int8"][..]),
-        ("int8", &["birds@int8 int8"]),
+        ("fp32", ["birds@fp32 loaded", "birds@int8 loaded"]),
+        ("int8", ["birds@int8 loaded", "birds@fp32 not_loaded"]),
     ] {
         std::fs::write(&config, format!("precision = \"{precision}\"")).unwrap();
         let config = config.to_str().unwrap();
-        let server = birds.serve(&["--config", config, "--model", "birds,birds@int8"]);
-        assert_eq!(loaded(&server), expected);
+        let server = birds.serve(&["--config", config, "--model", "birds@int8,birds"]);
+        assert_eq!(listed_states(&server), expected);
+        assert_eq!(ask(&server, "&model=birds").0, precision);
     }
 }
 
@@ -197,8 +319,8 @@ fn a_failed_start_names_the_variant() {
     );
 
     std::fs::remove_file(birds.file("model.int8.onnx")).unwrap();
-    for args in [&[][..], &["--model", "birds@int8"]] {
-        let (code, log) = birds.fail(args);
+    for args in [["--precision", "int8"], ["--model", "birds@int8"]] {
+        let (code, log) = birds.fail(&args);
         assert_eq!(code, Some(1), "{log}");
         let expected = "error: cannot load model `birds@int8`: cannot read ";
         assert!(
@@ -209,7 +331,7 @@ fn a_failed_start_names_the_variant() {
     // The server starts with `birds@fp32` alone, since it does not need the missing file of
     // `birds@int8`.
     let server = birds.serve(&["--model", "birds@fp32"]);
-    assert_eq!(loaded(&server), ["birds@fp32 fp32"]);
+    assert_eq!(listed_states(&server), ["birds@fp32 loaded"]);
 }
 
 /// Returns the row of the model `birds` from the output of `sightline models --json`, and the line
@@ -219,7 +341,10 @@ fn listed(models: &str) -> (Value, String) {
     let rows: Vec<Value> = serde_json::from_str(&json).unwrap();
     let row = rows.into_iter().find(|row| row["name"] == "birds");
     let (_, table, _) = run(&["models", "--models", models]);
-    let line = table.lines().find(|line| line.starts_with("birds "));
+    let line = table
+        .lines()
+        .nth(1)
+        .filter(|line| line.starts_with("birds "));
     (row.unwrap(), line.unwrap().to_owned())
 }
 
@@ -229,7 +354,11 @@ fn commands_accept_variants() {
     let (row, line) = listed(birds.models());
     let int8 = birds.file("model.int8.onnx");
     assert_eq!(row["int8"], json!(int8));
-    assert!(line.ends_with("model.onnx, int8"), "{line}");
+    assert_eq!(row["variants"], json!(["fp32", "int8"]));
+    assert!(line.contains(" installed  fp32, int8 "), "{line}");
+    let (code, detail, _) = run(&["models", "birds", "--models", birds.models()]);
+    assert_eq!(code, Some(0));
+    assert!(detail.contains(int8.to_str().unwrap()), "{detail}");
 
     let scores = |model: &str| {
         let image = path("photos/coffee.png");
@@ -246,7 +375,7 @@ fn commands_accept_variants() {
     std::fs::remove_file(int8).unwrap();
     let (row, line) = listed(birds.models());
     assert_eq!(row["int8"], Value::Null);
-    assert!(line.ends_with("model.onnx"), "{line}");
+    assert!(line.contains(" installed "), "{line}");
 }
 
 fn bench_measures(models: &str, model: &str) {

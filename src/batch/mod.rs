@@ -30,7 +30,7 @@ pub use watchdog::{Watchdog, WatchedEngine};
 
 use drain::DrainRate;
 
-use crate::budget::{Budget, Permit};
+use crate::budget::{Budget, Exhausted, Permit};
 use crate::engine::Outputs;
 use crate::image::{ImageSize, PreparedImage};
 use crate::memory::{self, Demand};
@@ -265,6 +265,16 @@ impl Batcher {
     /// has at least this size.
     pub fn raise_tensor_memory(&self, bytes: u64) {
         self.tensors.raise_to(bytes);
+    }
+
+    /// Lowers the memory budget for tensors to `bytes` bytes. Waits until the images in work hold no
+    /// more, but not longer than until `end`.
+    ///
+    /// # Errors
+    /// [`Exhausted`] if images in work still hold too much at `end`. The budget is unchanged in this
+    /// case.
+    pub async fn lower_tensor_memory(&self, bytes: u64, end: Instant) -> Result<(), Exhausted> {
+        self.tensors.lower_to(bytes, end).await
     }
 
     /// Reserves the memory of an input tensor `[3, H, W] f32` of `size` and of the output tensors

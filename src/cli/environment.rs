@@ -1,5 +1,7 @@
 //! Detection of misspelt environment variables.
 
+use strsim::levenshtein;
+
 /// Prefix of the environment variables that set command-line flags.
 const PREFIX: &str = "SIGHTLINE_";
 
@@ -38,27 +40,10 @@ fn is_service_link(name: &str) -> bool {
 fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     let (edits, nearest) = known
         .iter()
-        .map(|other| (edits(name, other), other))
+        .map(|other| (levenshtein(name, other), other))
         .min_by_key(|(edits, _)| *edits)?;
     let letters = name.len() - PREFIX.len();
     (3 * edits <= letters).then_some(nearest)
-}
-
-/// Returns the Levenshtein distance of two texts: the minimum number of bytes to insert, remove or
-/// replace so that `from` becomes `to`.
-fn edits(from: &str, to: &str) -> usize {
-    // `row[n]` is the distance of a prefix of `from` to the first `n` bytes of `to`. The prefix of
-    // `from` is empty at first and grows by one byte per iteration.
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (index, left) in from.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
-        for (column, right) in to.bytes().enumerate() {
-            let replaced = diagonal + usize::from(left != right);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[to.len()]
 }
 
 #[cfg(test)]
@@ -73,21 +58,6 @@ mod tests {
         ]
         .map(str::to_owned)
         .into()
-    }
-
-    #[test]
-    fn distances() {
-        let cases = [
-            ("", "", 0),
-            ("", "abc", 3),
-            ("abc", "", 3),
-            ("abc", "abc", 0),
-            ("kitten", "sitting", 3),
-            ("ab", "ba", 2),
-        ];
-        for (from, to, expected) in cases {
-            assert_eq!(edits(from, to), expected, "{from} {to}");
-        }
     }
 
     #[test]

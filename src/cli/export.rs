@@ -6,10 +6,12 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use onnx_export::architecture::{Architecture, Backbone, Head};
 use onnx_export::qat::{self, QatError, Trained};
+use onnx_export::text::cut;
 use onnx_export::weights::{MAX_FILE_BYTES, StateDict};
 use onnx_export::{BuildError, DEFAULT_OPSET, Model, Producer};
 use sightline::catalogue;
 use sightline::manifest::{ModelManifest, Precision, Provenance, Task};
+use sightline::nearest::{did_you_mean, nearest};
 use sightline::store::{lines, read_labels, read_regular};
 
 use super::output::{Exported, OutputPaths, file_name, stage_files};
@@ -74,9 +76,11 @@ pub(super) struct ExportArgs {
 /// if a step fails.
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
     let Some(mut manifest) = catalogue::manifest(&args.name)? else {
+        let meant = nearest(cut(&args.name, 64), catalogue::names());
         bail!(
-            "the catalogue has no network `{}`: `sightline models` lists the networks",
-            args.name
+            "the catalogue has no network `{}`{}; `sightline models` lists the networks",
+            args.name,
+            did_you_mean(meant)
         );
     };
     let paths = OutputPaths::new(&args.out)?;

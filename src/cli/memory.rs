@@ -8,8 +8,7 @@ use sightline::config::{ConfigError, ServeConfig};
 use sightline::memory::{
     BudgetOrigin, ByteSize, Demands, MemoryPlan, default_budget, memory_limit,
 };
-use sightline::registry::expected_tensor_demand;
-use sightline::store::ModelSource;
+use sightline::registry::{Served, expected_tensor_demand};
 
 use super::say::say;
 
@@ -47,7 +46,7 @@ pub(super) struct Planned {
 }
 
 impl Planned {
-    /// Plans the memory for a server with the models `sources`. `origin` states where
+    /// Plans the memory for a server with the models `served`. `origin` states where
     /// `config.memory_budget` was set; it is ignored if `config` has no budget.
     ///
     /// # Errors
@@ -55,10 +54,9 @@ impl Planned {
     pub(super) fn new(
         config: &ServeConfig,
         origin: BudgetOrigin,
-        sources: &[ModelSource],
+        served: &[Served],
     ) -> Result<Self, ConfigError> {
-        let manifests = sources.iter().map(|source| &source.manifest);
-        let tensors = expected_tensor_demand(manifests);
+        let tensors = expected_tensor_demand(served);
         let demands = Demands::new(&config.limits, config.cores, tensors);
         let share = |(limit, origin)| (Some(default_budget(limit)), origin);
         let (budget, origin) = match config.memory_budget {

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use sightline::config::{ConfigError, LoadLimits};
+use sightline::config::{ConfigError, LoadLimits, PrecisionChoice};
 use sightline::engine::{OnnxRuntime, find_library};
 use sightline::memory::ByteSize;
 use sightline::store::ModelStore;
@@ -124,6 +124,22 @@ fn default_models_directory() -> Option<PathBuf> {
     };
     let data = variable("XDG_DATA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share")));
     Some(data?.join("sightline/models"))
+}
+
+/// The flag that chooses the precision of models that are named without a variant. `serve` has the
+/// same flag in `Settings`.
+#[derive(Debug, Clone, Copy, Args)]
+struct PrecisionArgs {
+    /// Precision of a model named without a variant; `int8` applies to models with that variant,
+    /// `auto` only if the CPU has int8 dot-product instructions, too [default: the manifest's
+    /// `default`, else fp32]
+    #[arg(
+        long,
+        env = "SIGHTLINE_PRECISION",
+        value_name = "auto|fp32|int8",
+        hide_possible_values = true
+    )]
+    precision: Option<PrecisionChoice>,
 }
 
 /// The flags that limit the loading of a model.

@@ -1,22 +1,31 @@
-//! `sightline models`: lists the catalogue and the installed models.
+//! `sightline models`: lists the catalogue and the installed models, or shows one model.
+
+mod detail;
+mod table;
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use onnx_export::text::{printable, shown};
 use serde::Serialize;
 use sightline::catalogue;
 use sightline::manifest::ModelManifest;
-use sightline::store::{ModelSource, Origin};
+use sightline::nearest::did_you_mean;
+use sightline::registry::default_variant;
+use sightline::store::{FP32, ModelSource, ModelStore, Origin};
 
 use super::StoreArgs;
 use super::say::say;
 
 #[derive(Debug, Args)]
 pub(super) struct ModelsArgs {
-    /// Print JSON instead of a table
-    #[arg(long, env = "SIGHTLINE_JSON")]
+    /// Show this model in detail [default: list all models]
+    name: Option<String>,
+    /// Print only the URL of the model's official checkpoint, the newest if there are several
+    #[arg(long, env = "SIGHTLINE_URL_ONLY", requires = "name")]
+    url: bool,
+    /// Print JSON instead of text
+    #[arg(long, env = "SIGHTLINE_JSON", conflicts_with = "url")]
     json: bool,
     #[command(flatten)]
     store: StoreArgs,
@@ -24,8 +33,10 @@ pub(super) struct ModelsArgs {
 
 /// Text that is printed instead of a path if the weights are embedded in the binary.
 const BUILT_IN: &str = "built in";
+/// Text that is printed instead of the name of a checkpoint if the weights are not published.
+const OWN_WEIGHTS: &str = "your own";
 
-/// One line of the list: a published checkpoint of a network, or an installed model with weights
+/// One element of the list: a published checkpoint of a network, or an installed model with weights
 /// that are not published.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -49,30 +60,74 @@ struct Row {
     /// Path of the first ONNX file of the installed int8 variant. `None` if no int8 variant is
     /// installed.
     int8: Option<String>,
+    /// Names of the variants, the one that the model's name selects first: those of the installed
+    /// model, or those that the catalogue's model will have when it is exported.
+    variants: Vec<String>,
 }
 
-/// Prints every model of the catalogue and of the models directory.
+/// Prints every model of the catalogue and of the models directory, or the model that `args` names.
 pub(super) fn run(args: &ModelsArgs) -> Result<()> {
-    let here = args.store.store().list()?;
+    let store = args.store.store();
+    let installed = store.list()?;
+    let mut rows = rows(&installed)?;
+    if let Some(name) = &args.name {
+        rows.retain(|row| row.name == *name);
+        if rows.is_empty() {
+            return Err(unknown(name, &store));
+        }
+        if args.url {
+            return print_url(name, &rows);
+        }
+    }
+    if args.json {
+        return say!("{}", serde_json::to_string_pretty(&rows)?);
+    }
+    match &args.name {
+        None => table::print(&rows),
+        Some(name) => {
+            let own = installed.iter().find(|model| model.manifest.name == *name);
+            let listed = catalogue::manifest(name)?;
+            let manifest = own.map(|model| &model.manifest).or(listed.as_ref());
+            detail::print(manifest.context("the model has no manifest")?, &rows)
+        }
+    }
+}
+
+/// Returns the error for a name that neither the catalogue nor the models directory has.
+fn unknown(name: &str, store: &ModelStore) -> anyhow::Error {
+    let meant = did_you_mean(store.nearest(name).as_deref());
+    anyhow::anyhow!(
+        "neither the catalogue nor the models directory has a model `{name}`{meant}; \
+         `sightline models` lists the models"
+    )
+}
+
+/// Prints the URL of the newest official checkpoint among `rows`, the rows of the model `name`.
+fn print_url(name: &str, rows: &[Row]) -> Result<()> {
+    match rows.iter().rev().find_map(|row| row.url.as_deref()) {
+        Some(url) => say!("{url}"),
+        None => bail!("the model `{name}` has no official checkpoint with a URL"),
+    }
+}
+
+/// Returns the rows of all models, those of the catalogue first. `installed` are the models of the
+/// models directory.
+fn rows(installed: &[ModelSource]) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for manifest in catalogue::manifests()? {
-        let own = here
+        let own = installed
             .iter()
             .find(|model| model.manifest.name == manifest.name);
         rows.extend(catalogue_rows(&manifest, own));
     }
     let known = |name: &str| rows.iter().any(|row| row.name == name);
-    let others: Vec<Row> = here
+    let others: Vec<Row> = installed
         .iter()
         .filter(|m| !known(&m.manifest.name))
         .map(own_row)
         .collect();
     rows.extend(others);
-    if args.json {
-        say!("{}", serde_json::to_string_pretty(&rows)?)
-    } else {
-        print_table(&rows)
-    }
+    Ok(rows)
 }
 
 /// Returns the rows of the catalogue's model `manifest`, at least one. `own` is the installed model
@@ -80,6 +135,7 @@ pub(super) fn run(args: &ModelsArgs) -> Result<()> {
 fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Row> {
     let sha = own.and_then(|model| model.manifest.provenance.as_ref());
     let sha = sha.map_or("", |provenance| provenance.checkpoint_sha256.as_str());
+    let variants = variants(own.map_or(manifest, |model| &model.manifest));
     let mut listed = false;
     let mut rows: Vec<Row> = Vec::new();
     for weights in &manifest.weights {
@@ -96,6 +152,7 @@ fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Ro
             bytes: exported.and_then(size),
             here: exported.map(place).or(built_in),
             int8: exported.and_then(int8_place),
+            variants: variants.clone(),
         });
     }
     rows.extend(own.filter(|_| !listed).map(own_row));
@@ -110,6 +167,7 @@ fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Ro
             bytes: None,
             here: None,
             int8: None,
+            variants,
         });
     }
     rows
@@ -121,7 +179,7 @@ fn own_row(model: &ModelSource) -> Row {
     Row {
         name: manifest.name.clone(),
         task: manifest.task.as_str(),
-        weights: "your own".to_owned(),
+        weights: OWN_WEIGHTS.to_owned(),
         parameters: manifest
             .provenance
             .as_ref()
@@ -131,7 +189,17 @@ fn own_row(model: &ModelSource) -> Row {
         bytes: size(model),
         here: Some(place(model)),
         int8: int8_place(model),
+        variants: variants(manifest),
     }
+}
+
+/// Returns the names of the model's variants, the one that the model's name selects first.
+fn variants(manifest: &ModelManifest) -> Vec<String> {
+    let default = default_variant(manifest, None);
+    let all = std::iter::once(FP32).chain(manifest.variants.keys().map(String::as_str));
+    let others = all.filter(|name| *name != default);
+    let names = std::iter::once(default).chain(others);
+    names.map(str::to_owned).collect()
 }
 
 /// Returns the size of the model's ONNX files in bytes. `None` if one of these files is missing, or
@@ -161,60 +229,4 @@ fn int8_place(model: &ModelSource) -> Option<String> {
     let int8 = model.int8()?;
     size(&int8)?;
     Some(place(&int8))
-}
-
-fn print_table(rows: &[Row]) -> Result<()> {
-    let head = [
-        "MODEL",
-        "TASK",
-        "WEIGHTS",
-        "OFFICIAL FILE",
-        "PARAMS",
-        "PUBLISHED %",
-        "SIZE",
-        "HERE",
-    ];
-    let mut lines = vec![head.map(str::to_owned)];
-    for row in rows {
-        let file = row
-            .url
-            .as_deref()
-            .and_then(|url| url.rsplit('/').next())
-            .unwrap_or("-");
-        let accuracy = row
-            .accuracy
-            .iter()
-            .map(|(name, percent)| format!("{name} {percent:.1}"));
-        let accuracy: Vec<String> = accuracy.collect();
-        let millions = row.parameters.map(|n| format!("{:.2} M", n as f64 / 1e6));
-        let here = row.here.as_deref().unwrap_or("-");
-        let and_int8 = if row.int8.is_some() { ", int8" } else { "" };
-        let size = row.bytes.map(|n| format!("{:.1} MB", n as f64 / 1e6));
-        lines.push([
-            row.name.clone(),
-            row.task.to_owned(),
-            shown(&row.weights),
-            shown(file),
-            millions.unwrap_or_default(),
-            shown(&accuracy.join(", ")),
-            size.unwrap_or_default(),
-            printable(&format!("{here}{and_int8}"), &[]).into_owned(),
-        ]);
-    }
-    let width = |column: usize| {
-        lines
-            .iter()
-            .map(|line| line[column].len())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    for line in &lines {
-        let cells = line
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"));
-        say!("{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    Ok(())
 }

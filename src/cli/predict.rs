@@ -21,13 +21,13 @@ use sightline::pipeline::{
 use sightline::postprocess::classify::Prediction;
 use sightline::postprocess::detect::{BoxXyxy, DetectOptions, LabeledDetection};
 use sightline::postprocess::segment::{ClassShare, EncodedMask, MaskEncoding};
-use sightline::registry::{LoadedModel, ModelPlan, Registry};
+use sightline::registry::{self, LoadedModel, ModelPlan};
 use sightline::store::{ModelRef, read_bounded};
 use sightline::threads::usable_cores;
 
 use super::say::{complain, say};
 use super::staging::{self, write_file};
-use super::{LoadArgs, RuntimeArgs, StoreArgs, trial};
+use super::{LoadArgs, PrecisionArgs, RuntimeArgs, StoreArgs, trial};
 
 #[derive(Debug, Args)]
 pub(super) struct PredictArgs {
@@ -46,7 +46,7 @@ pub(super) struct PredictArgs {
     /// Number of classes to print, the most probable first (classification)
     #[arg(long, env = "SIGHTLINE_TOP_K", default_value_t = 5, value_name = "N")]
     top_k: usize,
-    /// Print one JSON object per image
+    /// Print one JSON object per image, with the model and its variant
     #[arg(long, env = "SIGHTLINE_JSON")]
     json: bool,
     /// Minimum score of a box to be printed, 0 to 1 (detection)
@@ -61,6 +61,8 @@ pub(super) struct PredictArgs {
     /// names
     #[arg(long, env = "SIGHTLINE_ANNOTATE", value_name = "DIR")]
     annotate: Option<PathBuf>,
+    #[command(flatten)]
+    precision: PrecisionArgs,
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
@@ -81,7 +83,8 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     }
     // The flag has a default.
     let model = args.model.first().context("`--model`: expected a name")?;
-    let mut source = args.store.store().find(model)?;
+    let store = args.store.store();
+    let mut source = registry::find(&store, model, args.precision.precision)?;
     if args.annotate.is_some() && source.manifest.task == Task::Classification {
         bail!("`--annotate` draws boxes and masks, but {model} is a classification model");
     }
@@ -93,19 +96,14 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     let plan = ModelPlan::new(&source.manifest, usable_cores(), None);
     let app = App::new(Limits::default(), 1);
     let model = trial::load(source, &runtime, plan, limits, &app.metrics)?;
-    app.set_ready(Registry::new(vec![model]));
+    let model = Arc::new(model);
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let model = app
-        .registry()?
-        .models()
-        .first()
-        .context("the model was not loaded")?;
     let mut failed = 0;
     for path in &args.images {
-        match tokio.block_on(predict(&app, model, path, args)) {
-            Ok(result) => result.print(path, args.json)?,
+        match tokio.block_on(predict(&app, &model, path, args)) {
+            Ok(result) => result.print(&model, path, args.json)?,
             Err(error) => {
                 let why = super::explain(&error);
                 // The request has one image. Its index is removed, because the file name is
@@ -271,9 +269,11 @@ async fn run_one<P: Postprocess>(
 }
 
 impl Printed<'_> {
-    fn print(&self, path: &Path, as_json: bool) -> Result<()> {
+    fn print(&self, model: &LoadedModel, path: &Path, as_json: bool) -> Result<()> {
         if as_json {
             let mut line = json!(self);
+            line["model"] = model.manifest.name.as_str().into();
+            line["variant"] = model.variant.as_str().into();
             line["image"] = path.display().to_string().into();
             return say!("{line}");
         }

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use sightline::app::App;
-use sightline::config::{PrecisionChoice, ServeConfig, Settings};
+use sightline::config::{ServeConfig, Settings};
 use sightline::engine::OnnxRuntime;
 use sightline::http;
 use sightline::http::server::Server;
-use sightline::manifest::{Batching, Precision};
+use sightline::manifest::Batching;
 use sightline::memory::BudgetOrigin;
-use sightline::registry::{LoadedModel, ModelPlan, Registry, share_tensor_memory};
+use sightline::registry::{Entry, LoadFailure, LoadedModel, Loads, ModelPlan, Registry, Served};
 use sightline::store::{ModelSource, ModelStore};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -99,11 +99,11 @@ async fn start(
 struct Prepared {
     memory: Planned,
     runtime: OnnxRuntime,
-    sources: Vec<ModelSource>,
+    served: Vec<Served>,
 }
 
 impl Prepared {
-    /// Opens ONNX Runtime's library, reads the manifests of the models to load, and plans the
+    /// Opens ONNX Runtime's library, reads the manifests of the models to serve, and plans the
     /// memory. `origin` states where `config.memory_budget` was set.
     fn new(
         config: &ServeConfig,
@@ -112,19 +112,19 @@ impl Prepared {
         library: &RuntimeArgs,
     ) -> Result<Self> {
         let runtime = library.load()?;
-        let sources = find_sources(&store.store(), config)?;
-        reject_duplicates(&sources)?;
+        let served = find_sources(&store.store(), config)?;
+        reject_duplicates(&served)?;
         Ok(Self {
-            memory: Planned::new(config, origin, &sources)?,
+            memory: Planned::new(config, origin, &served)?,
             runtime,
-            sources,
+            served,
         })
     }
 }
 
-/// Returns the models to load: the models that the configuration names, or, if it names none, all
+/// Returns the models to serve: the models that the configuration names, or, if it names none, all
 /// models of the models directory and the built-in model.
-fn find_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSource>> {
+fn find_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<Served>> {
     if !config.models.is_empty() {
         return named_sources(store, config);
     }
@@ -136,58 +136,31 @@ fn find_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSou
     {
         sources.push(built_in);
     }
-    let both = |source| {
-        let (preferred, other) = by_preference(source, config.precision);
-        std::iter::once(preferred).chain(other)
-    };
-    Ok(sources.into_iter().flat_map(both).collect())
+    let variants = |source| Served::variants(source, config.precision);
+    Ok(sources.iter().flat_map(variants).collect())
 }
 
-/// Returns the models that `--model` names, without duplicates. A name without a variant selects
-/// the variant of the preferred precision.
-fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSource>> {
-    let mut sources = Vec::new();
+/// Returns the models that `--model` names, without duplicates: all variants of a model that is
+/// named without a variant, and the variants that are named, which are loaded at start.
+fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<Served>> {
+    let mut served = Vec::new();
     for reference in &config.models {
-        let mut source = store.find(reference)?;
-        if reference.variant.is_none() {
-            (source, _) = by_preference(source, config.precision);
-        }
-        // `--model name --model name@int8` names one variant twice if int8 is preferred on this
-        // CPU.
-        if !sources.contains(&source) {
-            sources.push(source);
+        let source = store.find(reference)?;
+        match reference.variant {
+            Some(_) => served.push(Served::at_start(source)),
+            None => served.extend(Served::variants(&source, config.precision)),
         }
     }
-    Ok(sources)
-}
-
-/// Returns the model in the preferred precision and, if the model has an int8 variant, also in the
-/// other precision.
-fn by_preference(fp32: ModelSource, choice: PrecisionChoice) -> (ModelSource, Option<ModelSource>) {
-    match (fp32.int8(), choice.preferred()) {
-        (Some(int8), Precision::Int8) => (int8, Some(fp32)),
-        (int8, _) => {
-            if int8.is_none() && choice == PrecisionChoice::Int8 {
-                let model = &fp32.manifest.name;
-                tracing::warn!(model, "model has no int8 variant, loading fp32");
-            }
-            (fp32, int8)
-        }
-    }
+    Ok(Served::merged(served, config.precision))
 }
 
 /// Returns an error if two models have the same name and variant, because a request could not
 /// select one of them.
-fn reject_duplicates(sources: &[ModelSource]) -> Result<()> {
-    for (index, source) in sources.iter().enumerate() {
-        let same = |other: &ModelSource| {
-            other.manifest.name == source.manifest.name && other.variant == source.variant
-        };
-        if sources[..index].iter().any(same) {
-            let (name, variant) = (&source.manifest.name, &source.variant);
-            bail!(
-                "two models are named `{name}@{variant}`: change `name` in the manifest of one of them"
-            );
+fn reject_duplicates(served: &[Served]) -> Result<()> {
+    for (index, Served { source, .. }) in served.iter().enumerate() {
+        let id = source.id();
+        if served[..index].iter().any(|other| other.source.id() == id) {
+            bail!("two models are named `{id}`: change `name` in the manifest of one of them");
         }
     }
     Ok(())
@@ -199,7 +172,7 @@ async fn serve(config: ServeConfig, prepared: Prepared, signals: StopSignals) ->
     let Prepared {
         memory,
         runtime,
-        sources,
+        served,
     } = prepared;
     let listeners = Listeners::bind(&config)?;
     let address = listeners.announce()?;
@@ -217,7 +190,7 @@ async fn serve(config: ServeConfig, prepared: Prepared, signals: StopSignals) ->
             stopping,
             tensor_bytes: plan.tensors,
         };
-        move || load_all(&app, &config, &loader, sources, address)
+        move || load_all(&app, &config, &loader, served, address)
     });
     let stop = stop(Arc::clone(&app), stopping.clone());
     let work = async {
@@ -344,29 +317,41 @@ struct Loader {
     tensor_bytes: u64,
 }
 
-/// Loads the models, then makes the server ready and prints an example request. The listeners
-/// already respond to health checks meanwhile. Returns early if the server stops.
+/// Loads the models of the start, then makes the server ready and prints an example request. The
+/// listeners already respond to health checks meanwhile. Returns early if the server stops.
 fn load_all(
-    app: &App,
+    app: &Arc<App>,
     config: &ServeConfig,
     loader: &Loader,
-    sources: Vec<ModelSource>,
+    served: Vec<Served>,
     address: SocketAddr,
 ) -> Result<()> {
     let started = Instant::now();
-    let mut models = Vec::with_capacity(sources.len());
-    for source in sources {
+    let mut entries = Vec::with_capacity(served.len());
+    for served in served {
         if loader.stopping.is_cancelled() {
             return Ok(());
         }
-        models.push(load(app, config, &loader.runtime, source)?);
+        let Served {
+            mut source,
+            at_start,
+        } = served;
+        override_batching(&mut source.manifest.batching, &config.batching);
+        let plan = ModelPlan::new(&source.manifest, config.cores, config.intra_op_threads);
+        entries.push(if at_start {
+            let model = load(app, config, &loader.runtime, source.clone(), plan)?;
+            Entry::loaded(source, model)
+        } else {
+            Entry::new(source, plan)
+        });
     }
-    share_tensor_memory(&models, loader.tensor_bytes)?;
-    let default = models.first().map(LoadedModel::id).unwrap_or_default();
-    let route = models
-        .first()
-        .map_or("/v1/classify", |model| http::route_of(model.manifest.task));
-    app.set_ready(Registry::new(models));
+    let default = entries.first().map(Entry::id).unwrap_or_default();
+    let route = entries.first().map_or("/v1/classify", |entry| {
+        http::route_of(entry.source().manifest.task)
+    });
+    let registry = Registry::new(entries).loading(on_first_use(app, config, loader));
+    registry.share_tensor_memory(loader.tensor_bytes)?;
+    app.set_ready(registry);
     if loader.stopping.is_cancelled() {
         return Ok(());
     }
@@ -379,14 +364,26 @@ fn load_all(
     Ok(())
 }
 
+/// Returns the loader of models that are not loaded at start.
+fn on_first_use(app: &Arc<App>, config: &ServeConfig, loader: &Loader) -> Loads {
+    // The app owns this loader, so it would never be dropped; it never is anyway.
+    let (app, config, runtime) = (Arc::clone(app), config.clone(), loader.runtime.clone());
+    Loads::new(loader.tensor_bytes, move |source, plan| {
+        let (model, variant) = (source.manifest.name.clone(), source.variant.clone());
+        load(&app, &config, &runtime, source, plan).map_err(|error| {
+            app.metrics.load_failed(&model, &variant);
+            LoadFailure::from(super::explain(&error))
+        })
+    })
+}
+
 fn load(
     app: &App,
     config: &ServeConfig,
     runtime: &OnnxRuntime,
-    mut source: ModelSource,
+    source: ModelSource,
+    plan: ModelPlan,
 ) -> Result<LoadedModel> {
-    override_batching(&mut source.manifest.batching, &config.batching);
-    let plan = ModelPlan::new(&source.manifest, config.cores, config.intra_op_threads);
     let model = tracing::info_span!("load", model = source.id())
         .in_scope(|| trial::load(source, runtime, plan, config.load, &app.metrics))?;
     tracing::info!(

@@ -20,11 +20,12 @@ pub struct ServeConfig {
     /// Address of the listener for probes and metrics; `None` if only [`ServeConfig::listen`]
     /// serves them.
     pub admin_listen: Option<SocketAddr>,
-    /// Models to load, as NAME, NAME@VARIANT or a path. Empty to load every model of the models
+    /// Models to serve, as NAME, NAME@VARIANT or a path. Empty to serve every model of the models
     /// directory and the built-in model.
     pub models: Vec<ModelRef>,
-    /// Precision of a model that is named without a variant.
-    pub precision: PrecisionChoice,
+    /// Precision of a model that is named without a variant. `None` to let the manifest's `default`
+    /// decide.
+    pub precision: Option<PrecisionChoice>,
     /// CPU threads that the server may use.
     pub cores: usize,
     /// Threads of each ONNX Runtime session. `None` to divide the CPU threads among the workers of
@@ -95,7 +96,7 @@ impl Settings {
             listen: self.listen.unwrap_or(DEFAULT_LISTEN),
             admin_listen: self.admin_listen,
             models: self.model.unwrap_or_default(),
-            precision: self.precision.unwrap_or_default(),
+            precision: self.precision,
             cores: range("threads", self.threads, 1024)?.unwrap_or_else(usable_cores),
             intra_op_threads: range("intra_op_threads", self.intra_op_threads, 1024)?,
             batching,

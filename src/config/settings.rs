@@ -37,9 +37,10 @@ pub struct Settings {
     /// folder, .cache/onnxruntime/, or the system's library folders]
     #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
-    /// Model to load, as NAME, NAME@VARIANT or a path; may be repeated. The first model of a task
-    /// is the default of its route [default: every model of the models directory, then the built-in
-    /// model, each in fp32 and in int8 if it has that variant]
+    /// Model to serve, as NAME, NAME@VARIANT or a path; may be repeated. NAME loads the variant of
+    /// `--precision` at start and the model's other variants when they are first requested;
+    /// NAME@VARIANT serves this variant alone. The first model of a task is the default of its route
+    /// [default: every model of the models directory, then the built-in model]
     #[arg(
         long,
         env = "SIGHTLINE_MODEL",
@@ -47,8 +48,9 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub model: Option<Vec<ModelRef>>,
-    /// Precision of a model named without a variant; `auto` is int8 if the model has that variant
-    /// and the CPU has int8 dot-product instructions, else fp32 [default: auto]
+    /// Precision of a model named without a variant; `int8` applies to models with that variant,
+    /// `auto` only if the CPU has int8 dot-product instructions, too [default: the manifest's
+    /// `default`, else fp32]
     #[arg(
         long,
         env = "SIGHTLINE_PRECISION",

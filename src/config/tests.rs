@@ -1,7 +1,6 @@
 use std::path::Path;
 
 use super::*;
-use crate::manifest::Precision;
 
 #[test]
 fn a_flag_wins_over_the_file() {
@@ -16,7 +15,7 @@ fn a_flag_wins_over_the_file() {
         .resolve()
         .unwrap();
     assert_eq!(config.models, ["a".parse().unwrap()]);
-    assert_eq!(config.precision.preferred(), Precision::Int8);
+    assert_eq!(config.precision, Some(PrecisionChoice::Int8));
     assert_eq!((config.limits.max_images, config.limits.max_pixels), (2, 9));
     assert_eq!(config.max_connections, 1024);
     let memory = (config.memory_budget, config.parts.bodies);

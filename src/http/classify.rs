@@ -11,7 +11,7 @@ use crate::error::ServeError;
 use crate::manifest::Task;
 use crate::pipeline;
 use crate::postprocess::classify::Prediction;
-use crate::registry::LoadedModel;
+use crate::store::ModelSource;
 
 /// Number of classes in a result unless the client sets `top_k`.
 const DEFAULT_TOP_K: usize = 5;
@@ -38,7 +38,7 @@ impl TaskRoute for Classify {
     const PARAMETERS: &'static [&'static str] = &["top_k"];
     type Postprocess = pipeline::Classify;
 
-    fn parse(params: &mut Params, _: &HeaderMap, _: &LoadedModel) -> Result<Self, ServeError> {
+    fn parse(params: &mut Params, _: &HeaderMap, _: &ModelSource) -> Result<Self, ServeError> {
         let top_k = params.integer("top_k", 1..=MAX_TOP_K, DEFAULT_TOP_K)?;
         Ok(Self { top_k })
     }

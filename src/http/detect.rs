@@ -16,7 +16,7 @@ use crate::error::ServeError;
 use crate::manifest::Task;
 use crate::pipeline::{self, Detected};
 use crate::postprocess::detect::{DetectOptions, LabeledDetection};
-use crate::registry::LoadedModel;
+use crate::store::ModelSource;
 
 /// Lowest score of a returned detection unless the client sets `score_threshold`.
 const DEFAULT_SCORE_THRESHOLD: f64 = 0.5;
@@ -68,7 +68,7 @@ impl TaskRoute for Detect {
     fn parse(
         params: &mut Params,
         headers: &HeaderMap,
-        model: &LoadedModel,
+        model: &ModelSource,
     ) -> Result<Self, ServeError> {
         let score = params.share("score_threshold")?;
         let drawn = drawn(params, headers)?;
@@ -121,7 +121,7 @@ fn drawn(params: &mut Params, headers: &HeaderMap) -> Result<Option<DrawnFormat>
 fn max_detections(
     params: &mut Params,
     drawn: bool,
-    model: &LoadedModel,
+    model: &ModelSource,
 ) -> Result<Option<usize>, ServeError> {
     if !drawn {
         return params.optional_integer("max_detections", 1..=MAX_DETECTIONS);

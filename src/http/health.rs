@@ -15,8 +15,8 @@ pub(super) async fn live() -> impl IntoResponse {
     Json(json!({ "status": "live" }))
 }
 
-/// `GET /health/ready`: succeeds while every model is loaded and warm, no worker is stuck, and the server is not
-/// draining.
+/// `GET /health/ready`: succeeds while every model of the start is loaded and warm, no worker is stuck, and the server
+/// is not draining. Models that are loaded on first use do not count until they are loaded.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
     app.registry()?.check_workers()?;
     Ok(Json(json!({ "status": "ready" })))

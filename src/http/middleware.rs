@@ -130,9 +130,10 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     let extensions = response.extensions();
     let served = extensions.get::<Served>();
     let problem = extensions.get::<Problem>();
-    let model = served.map(|served| &served.model);
-    let model = model.or(problem.and_then(|problem| problem.model.as_ref()));
-    let label = model.map(|model| model.label()).unwrap_or_default();
+    let label = served.map(|served| served.model.label());
+    let rejected = problem.and_then(|problem| problem.model.as_ref());
+    let label = label.or_else(|| rejected.map(|model| model.label()));
+    let label = label.unwrap_or_default();
     let seconds = elapsed.as_secs_f64();
     app.metrics
         .request(route(path.as_ref()), status, label, seconds);

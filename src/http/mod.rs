@@ -28,6 +28,8 @@ mod task;
 mod wait;
 
 #[cfg(test)]
+mod lazy_tests;
+#[cfg(test)]
 mod router_tests;
 #[cfg(test)]
 mod server_tests;

@@ -1,4 +1,4 @@
-//! `GET /v1/models`: the loaded models.
+//! `GET /v1/models`: the served models, loaded or not.
 
 use std::sync::Arc;
 
@@ -12,7 +12,8 @@ use super::problem::Problem;
 use crate::app::App;
 use crate::error::ServeError;
 use crate::manifest::{Precision, Preprocess, Provenance, Task};
-use crate::registry::LoadedModel;
+use crate::registry::{Entry, LoadState};
+use crate::store::ModelSource;
 
 #[derive(Serialize)]
 struct List<'a> {
@@ -28,6 +29,7 @@ struct Description<'a> {
     route: &'a str,
     description: &'a str,
     precision: Precision,
+    state: LoadState,
     input: Input<'a>,
     num_classes: usize,
     batching: Batching,
@@ -52,14 +54,14 @@ struct Batching {
     intra_op_threads: usize,
 }
 
-/// `GET /v1/models`: the descriptions of all loaded models, without labels.
+/// `GET /v1/models`: the descriptions of all served models, without labels.
 pub(super) async fn list(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
-    let models = app.registry()?.models();
-    let models = models.iter().map(|model| describe(model)).collect();
+    let entries = app.registry()?.entries();
+    let models = entries.iter().map(|entry| describe(entry)).collect();
     Ok(Json(List { models }).into_response())
 }
 
-/// `GET /v1/models/{model}`: the description of one loaded model, with its labels.
+/// `GET /v1/models/{model}`: the description of one served model, with its labels. Does not load it.
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     OriginalUri(uri): OriginalUri,
@@ -71,29 +73,38 @@ pub(super) async fn show(
         expected: "percent-encoded UTF-8".to_owned(),
         got: uri.path().chars().take(64).collect(),
     })?;
-    let model = registry.named(&name)?;
-    let mut description = describe(model);
-    description.labels = Some(&model.labels);
+    let entry = registry.named(&name)?;
+    let mut description = describe(entry);
+    description.labels = Some(&entry.source().labels);
     Ok(Json(description).into_response())
 }
 
-/// Returns the description of a loaded model, without labels.
-fn describe(model: &LoadedModel) -> Description<'_> {
-    let LoadedModel { manifest, plan, .. } = model;
+/// Returns the description of a served model, without labels. It comes from the manifest, except for
+/// the settings of the queue and the workers of a loaded model.
+fn describe(entry: &Entry) -> Description<'_> {
+    let (plan, source) = (entry.plan(), entry.source());
+    let ModelSource {
+        manifest,
+        variant,
+        precision,
+        labels,
+        ..
+    } = source;
     let delay = plan.max_queue_delay.as_micros();
     Description {
         name: &manifest.name,
-        variant: &model.variant,
+        variant,
         task: manifest.task,
         route: super::route_of(manifest.task),
         description: &manifest.description,
-        precision: model.precision,
+        precision: *precision,
+        state: entry.state(),
         input: Input {
             layout: "NCHW",
             data_type: "float32",
             preprocess: &manifest.preprocess,
         },
-        num_classes: model.labels.len(),
+        num_classes: labels.len(),
         batching: Batching {
             max_batch_size: plan.max_batch_size,
             max_queue_delay_us: u64::try_from(delay).unwrap_or(u64::MAX),

@@ -13,7 +13,7 @@ use crate::batch::BatchError;
 use crate::draw::EncodeError;
 use crate::error::ServeError;
 use crate::image::ImageError;
-use crate::registry::LoadedModel;
+use crate::registry::Entry;
 
 /// `Retry-After` of rejections for which the waiting time cannot be estimated.
 const SHORT_WAIT: Duration = Duration::from_secs(1);
@@ -76,6 +76,9 @@ codes! {
     response_memory = TOO_MANY_REQUESTS,
     internal = INTERNAL_SERVER_ERROR,
     model_stuck = SERVICE_UNAVAILABLE,
+    model_loading = SERVICE_UNAVAILABLE,
+    model_load_failed = SERVICE_UNAVAILABLE,
+    model_memory = SERVICE_UNAVAILABLE,
     starting = SERVICE_UNAVAILABLE,
     draining = SERVICE_UNAVAILABLE,
     deadline_passed = GATEWAY_TIMEOUT,
@@ -107,7 +110,7 @@ pub(super) struct Problem {
     closes: bool,
     /// The model that the request was for. `None` if the request failed before its model was known.
     #[serde(skip)]
-    pub(super) model: Option<Arc<LoadedModel>>,
+    pub(super) model: Option<Arc<Entry>>,
     /// Cause of a fault of the server, for the log; clients do not see it. `None` if the server is
     /// not at fault.
     #[serde(skip)]
@@ -159,7 +162,7 @@ impl Problem {
     }
 
     /// Sets the model that the request was for, for logs and metrics.
-    pub(super) fn of(mut self, model: Arc<LoadedModel>) -> Self {
+    pub(super) fn of(mut self, model: Arc<Entry>) -> Self {
         self.model = Some(model);
         self
     }
@@ -232,9 +235,18 @@ impl From<ServeError> for Problem {
                     format!("at most {limit} pixels, or `size=logits`"),
                 )
             }
-            ServeError::UnknownModel { name, loaded } => Self::new(Code::unknown_model, detail)
-                .about("model", loaded.join(", "))
+            ServeError::UnknownModel { name, served, .. } => Self::new(Code::unknown_model, detail)
+                .about("model", served.join(", "))
                 .got(name),
+            ServeError::ModelLoading { .. } => {
+                Self::new(Code::model_loading, detail).retry(SHORT_WAIT)
+            }
+            ServeError::ModelLoadFailed { retry_after, .. } => {
+                Self::new(Code::model_load_failed, detail).retry(retry_after)
+            }
+            ServeError::ModelMemory { retry_after, .. } => {
+                Self::new(Code::model_memory, detail).retry(retry_after)
+            }
             ServeError::WrongTask { name, task } => {
                 let route = super::route_of(task);
                 let detail = format!("{detail}: send the request to {route}");
@@ -243,7 +255,7 @@ impl From<ServeError> for Problem {
                     .got(name)
             }
             ServeError::NoModel { task } => Self::new(Code::no_model, detail)
-                .about("model", format!("a loaded {} model", task.as_str())),
+                .about("model", format!("a served {} model", task.as_str())),
             ServeError::Drawn(EncodeError::Size { .. }) => Self::new(Code::bad_parameter, detail)
                 .about("accept", "image/png for an image of this size"),
             ServeError::Drawn(EncodeError::Encoder { .. }) => Self::internal(detail),

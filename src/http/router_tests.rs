@@ -32,14 +32,15 @@ use crate::memory::{Demand, Demands, MemoryPlan};
 use crate::pipeline::{self, Input, RawOutputs};
 use crate::pool::JobCost;
 use crate::postprocess::detect::Detector;
-use crate::registry::{LoadedModel, ModelPlan, Registry, share_tensor_memory};
+use crate::registry::{Entry, LoadedModel, ModelPlan, Registry, share_tensor_memory};
+use crate::store::ModelSource;
 
 const LABELS: [&str; 3] = ["cat", "dog", "fish"];
 const ROUTE: &str = "/v1/classify";
 
 /// What the fake engine does with a batch.
 #[derive(Debug, Clone, Copy)]
-enum Behavior {
+pub(super) enum Behavior {
     Logits,
     NotANumber,
     OneRowMissing,
@@ -52,10 +53,10 @@ enum Behavior {
 /// An engine that acts as a classifier of three classes, or as an `SSDlite` detector. For each
 /// batch it sends the batch size to `started`, waits for a message from `permits` or for the drop
 /// of their sender, and then returns.
-struct FakeEngine {
-    behavior: Behavior,
-    started: mpsc::Sender<usize>,
-    permits: mpsc::Receiver<()>,
+pub(super) struct FakeEngine {
+    pub(super) behavior: Behavior,
+    pub(super) started: mpsc::Sender<usize>,
+    pub(super) permits: mpsc::Receiver<()>,
 }
 
 impl Engine for FakeEngine {
@@ -134,7 +135,7 @@ impl Setup {
             _ => catalogue::DEFAULT_MODEL,
         };
         let model = fake_model(&app, name, Box::new(engine));
-        app.set_ready(Registry::new(vec![model]));
+        app.set_ready(registry_of(model));
         Self {
             app: Arc::new(app),
             started,
@@ -161,13 +162,48 @@ impl Setup {
     }
 }
 
-/// Returns a model with the manifest that the catalogue has for `name`, with `engine` as its only
-/// worker, and with a queue of one image. Its labels are [`LABELS`], or 91 generated labels for a
-/// detector.
+/// Returns a registry of one model, which is loaded.
+fn registry_of(model: LoadedModel) -> Registry {
+    let source = fake_source(&model.manifest.name, &model.variant);
+    Registry::new(vec![Entry::loaded(source, model)])
+}
+
+/// Returns the variant `variant` of the model that the catalogue has for `name`. Its labels are
+/// [`LABELS`], or 91 generated labels for a detector.
+pub(super) fn fake_source(name: &str, variant: &str) -> ModelSource {
+    let manifest = catalogue::manifest(name).unwrap().unwrap();
+    let labels = if manifest.detection.is_some() {
+        (0..91).map(|id| format!("class {id}")).collect()
+    } else {
+        LABELS.map(str::to_owned).into()
+    };
+    ModelSource {
+        manifest,
+        labels,
+        variant: variant.to_owned(),
+        ..ModelSource::embedded().unwrap()
+    }
+}
+
+/// Returns the fp32 variant of the model that the catalogue has for `name`; see [`fake_variant`].
 fn fake_model(app: &App, name: &str, engine: Box<dyn Engine>) -> LoadedModel {
-    let manifest = catalogue::manifest(name).unwrap();
-    let manifest = manifest.unwrap();
-    let (name, variant) = (manifest.name.clone(), "fp32".to_owned());
+    fake_variant(app, fake_source(name, "fp32"), engine, 1)
+}
+
+/// Returns the model `source`, with `engine` as its only worker, and with a queue of `capacity` images.
+pub(super) fn fake_variant(
+    app: &App,
+    source: ModelSource,
+    engine: Box<dyn Engine>,
+    capacity: usize,
+) -> LoadedModel {
+    let ModelSource {
+        manifest,
+        variant,
+        labels,
+        ..
+    } = source;
+    let name = manifest.name.clone();
     let policy = Policy {
         max_batch_size: 1,
         max_queue_delay: Duration::ZERO,
@@ -180,11 +216,6 @@ fn fake_model(app: &App, name: &str, engine: Box<dyn Engine>) -> LoadedModel {
         height: 224,
     };
     let cost = TensorCost::measured(&Outputs::default(), usual, 1 << 20, None);
-    let labels = if manifest.detection.is_some() {
-        (0..91).map(|id| format!("class {id}")).collect()
-    } else {
-        LABELS.map(str::to_owned).into()
-    };
     LoadedModel {
         detector: Detector::of(&manifest).unwrap(),
         labels,
@@ -192,7 +223,7 @@ fn fake_model(app: &App, name: &str, engine: Box<dyn Engine>) -> LoadedModel {
         preprocessor: Preprocessor::new(&manifest.preprocess),
         manifest,
         metrics: app.metrics.model(&name, &variant),
-        batcher: Batcher::start(&name, watchdog, engines, policy, 1, cost, metrics).unwrap(),
+        batcher: Batcher::start(&name, watchdog, engines, policy, capacity, cost, metrics).unwrap(),
         variant,
         precision: Precision::Fp32,
         own_operators: 0,
@@ -212,31 +243,31 @@ fn png_of(width: u32, height: u32) -> Vec<u8> {
     file.into_inner()
 }
 
-fn png() -> Body {
+pub(super) fn png() -> Body {
     Body::from(png_file())
 }
 
 /// Returns a request to classify the image in `body`.
-fn post(body: Body) -> Request<Body> {
+pub(super) fn post(body: Body) -> Request<Body> {
     let request = Request::builder().method(Method::POST).uri(ROUTE);
     request.body(body).unwrap()
 }
 
-fn get(path: &str) -> Request<Body> {
+pub(super) fn get(path: &str) -> Request<Body> {
     Request::builder().uri(path).body(Body::empty()).unwrap()
 }
 
-async fn send(app: Arc<App>, request: Request<Body>) -> Response {
+pub(super) async fn send(app: Arc<App>, request: Request<Body>) -> Response {
     router(app).oneshot(request).await.unwrap()
 }
 
-async fn json(response: Response) -> Value {
+pub(super) async fn json(response: Response) -> Value {
     let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
     serde_json::from_slice(&body).unwrap()
 }
 
 /// Checks that the response is a problem document with this status and code.
-async fn expect_problem(response: Response, status: u16, code: &str) {
+pub(super) async fn expect_problem(response: Response, status: u16, code: &str) {
     assert_eq!(response.status().as_u16(), status, "{code}");
     assert!(response.headers().contains_key("x-request-id"), "{code}");
     let problem = json(response).await;
@@ -245,7 +276,7 @@ async fn expect_problem(response: Response, status: u16, code: &str) {
 }
 
 /// Returns the sum of all samples in `/metrics` whose lines contain the text `name`.
-fn metric(app: &App, name: &str) -> f64 {
+pub(super) fn metric(app: &App, name: &str) -> f64 {
     let page = app.metrics.render();
     let samples = page.lines().filter(|line| line.contains(name));
     let samples = samples.filter(|line| !line.starts_with('#'));
@@ -255,7 +286,7 @@ fn metric(app: &App, name: &str) -> f64 {
 
 /// Waits until the samples whose lines contain the text `name` sum up to `value`. Panics after ten
 /// seconds.
-async fn eventually(app: &App, name: &str, value: f64) {
+pub(super) async fn eventually(app: &App, name: &str, value: f64) {
     let wait = async {
         while metric(app, name) != value {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -270,7 +301,7 @@ async fn eventually(app: &App, name: &str, value: f64) {
 }
 
 /// Returns the number of requests that were rejected for `reason`.
-fn rejections(app: &App, reason: &str) -> f64 {
+pub(super) fn rejections(app: &App, reason: &str) -> f64 {
     metric(
         app,
         &format!("sightline_rejected_total{{reason=\"{reason}\""),
@@ -279,7 +310,7 @@ fn rejections(app: &App, reason: &str) -> f64 {
 
 /// Waits until no memory is reserved, and checks that no image is queued and no request is in
 /// flight.
-async fn expect_nothing_reserved(app: &App) {
+pub(super) async fn expect_nothing_reserved(app: &App) {
     eventually(app, "state=\"used\"", 0.0).await;
     assert_eq!(metric(app, "sightline_queue_depth"), 0.0);
     assert_eq!(metric(app, "sightline_in_flight"), 0.0);
@@ -543,7 +574,7 @@ async fn masks_of_large_images_need_the_size_of_the_logits() {
         permits: mpsc::channel().1,
     };
     let model = fake_model(&app, "lraspp_mobilenet_v3_large", Box::new(engine));
-    app.set_ready(Registry::new(vec![model]));
+    app.set_ready(registry_of(model));
     let app = Arc::new(app);
     for (query, status, code) in [
         ("", 413, "too_many_pixels"),
@@ -603,7 +634,8 @@ async fn large_images_are_not_drawn_into() {
 #[tokio::test]
 async fn a_model_without_free_workers_is_unavailable() {
     let app = Setup::running(Behavior::Logits, Limits::default());
-    let batcher = &app.registry().unwrap().models()[0].batcher;
+    let model = Arc::clone(&app.registry().unwrap().models()[0]);
+    let batcher = &model.batcher;
     batcher.pretend_stuck(1);
     for request in [post(png()), get("/health/ready")] {
         let response = send(Arc::clone(&app), request).await;

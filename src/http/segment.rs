@@ -13,7 +13,7 @@ use crate::error::ServeError;
 use crate::manifest::Task;
 use crate::pipeline::{self, MaskSize, Segmentation};
 use crate::postprocess::segment::{ClassShare, EncodedMask, MaskEncoding};
-use crate::registry::LoadedModel;
+use crate::store::ModelSource;
 
 /// The JSON result for one image.
 #[derive(Debug, Serialize)]
@@ -71,7 +71,7 @@ impl TaskRoute for Segment {
     fn parse(
         params: &mut Params,
         headers: &HeaderMap,
-        _: &LoadedModel,
+        _: &ModelSource,
     ) -> Result<Self, ServeError> {
         let encodings = [
             ("png", MaskEncoding::Png),

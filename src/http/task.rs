@@ -19,7 +19,8 @@ use crate::image::{DecodeOptions, Orientation};
 use crate::manifest::Task;
 use crate::pipeline::{self, Cost, Postprocess, check_memory};
 use crate::pool::JobCost;
-use crate::registry::LoadedModel;
+use crate::registry::Entry;
+use crate::store::ModelSource;
 
 /// Query parameters that every task takes.
 pub(super) const COMMON_PARAMETERS: [&str; 2] = ["model", "orientation"];
@@ -43,7 +44,7 @@ pub(super) trait TaskRoute: Sized + Send + Sync + 'static {
     fn parse(
         params: &mut Params,
         headers: &HeaderMap,
-        model: &LoadedModel,
+        model: &ModelSource,
     ) -> Result<Self, ServeError>;
 
     /// Returns the postprocessing step with the request's options.
@@ -78,7 +79,7 @@ pub(super) async fn handle<T: TaskRoute>(
     let deadline = Deadline::after(app.limits.request_timeout);
     let (parts, mut body) = request.into_parts();
     let mut model = None;
-    let admitted = admit::<T>(&app, &parts, deadline, &mut model);
+    let admitted = admit::<T>(&app, &parts, deadline, &mut model).await;
     let (head, mut admission) = match admitted {
         Ok(admitted) => admitted,
         Err(error) => {
@@ -118,21 +119,26 @@ async fn respond<T: TaskRoute>(
     app.pool.run(cost, move || task.respond(results)).await?
 }
 
-/// Checks the head of a request, and that the queue can take it, before the body is read. Sets
-/// `model` as soon as it is known, so that metrics can name it if a later check fails.
-fn admit<T: TaskRoute>(
+/// Checks the head of a request, and that the queue can take it, before the body is read. Waits until
+/// the model is loaded if it is loaded on first use. Sets `model` as soon as it is known, so that
+/// metrics can name it if a later check fails.
+async fn admit<T: TaskRoute>(
     app: &App,
     parts: &Parts,
     deadline: Deadline,
-    model: &mut Option<Arc<LoadedModel>>,
+    model: &mut Option<Arc<Entry>>,
 ) -> Result<(Head<T>, Admission), ServeError> {
-    let (head, chosen) = Head::<T>::parse(app, parts)?;
-    *model = Some(Arc::clone(&chosen));
-    Ok((head, Admission::new(app, chosen, deadline)?))
+    let (head, entry) = Head::<T>::parse(app, parts)?;
+    *model = Some(Arc::clone(&entry));
+    let loaded = match entry.model() {
+        Some(loaded) => loaded,
+        None => deadline.bound(app.registry()?.load(&entry)).await?,
+    };
+    Ok((head, Admission::new(app, loaded, deadline)?))
 }
 
 /// Counts a failed request and turns its error into a problem document.
-fn reject(app: &App, error: ServeError, model: Option<Arc<LoadedModel>>) -> Problem {
+fn reject(app: &App, error: ServeError, model: Option<Arc<Entry>>) -> Problem {
     count_rejection(&app.metrics, &error, model.as_deref());
     let problem = Problem::from(error);
     match model {
@@ -150,21 +156,21 @@ struct Head<T> {
 
 impl<T: TaskRoute> Head<T> {
     /// Checks the query and headers. Returns the checked values with the model that the query
-    /// selects.
-    fn parse(app: &App, parts: &Parts) -> Result<(Self, Arc<LoadedModel>), ServeError> {
+    /// selects, which may not be loaded yet.
+    fn parse(app: &App, parts: &Parts) -> Result<(Self, Arc<Entry>), ServeError> {
         let registry = app.registry()?;
         let mut params = Params::parse(&parts.uri)?;
         let model = params.take("model")?;
         let orientation = params.orientation()?;
         let model = registry.for_task(T::TASK, model.as_deref())?;
-        let task = T::parse(&mut params, &parts.headers, &model)?;
+        let task = T::parse(&mut params, &parts.headers, model.source())?;
         params.finish(&[&COMMON_PARAMETERS, T::PARAMETERS].concat())?;
         let head = Self {
             orientation,
             framing: framing(&parts.headers)?,
             task,
         };
-        Ok((head, model))
+        Ok((head, Arc::clone(model)))
     }
 
     /// Finds the images in the request body and runs the pipeline on them. Returns the task of this

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use onnx_export::architecture::{Architecture, Head};
+use onnx_export::text::shown;
 use onnx_export::{FusedOptions, Role};
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,10 @@ pub struct ModelManifest {
     pub task: Task,
     /// Description for humans, one line.
     pub description: String,
+    /// Variant that the model's name selects without a variant: `fp32` or a name in `variants`.
+    /// `None` for `fp32`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<String>,
     /// File of class labels, one per line. A model of the catalogue has it in `models/labels/`, a
     /// user's own model in the manifest's folder.
     pub labels: PathBuf,
@@ -116,8 +121,22 @@ impl ModelManifest {
         for (name, variant) in &self.variants {
             variant.check(name, self)?;
         }
+        self.check_default()?;
         self.check_sha256()?;
         Ok(self.batching.check()?)
+    }
+
+    fn check_default(&self) -> Result<(), InvalidField> {
+        let Some(default) = &self.default else {
+            return Ok(());
+        };
+        let exists = default == Precision::Fp32.as_str() || self.variants.contains_key(default);
+        require(
+            exists,
+            "default",
+            "fp32 or the name of a variant of the model",
+            &shown(default),
+        )
     }
 
     /// Returns the head of the model's architecture, or `None` if the manifest has no architecture.

@@ -24,6 +24,19 @@ fn a_manifest_survives_a_round_trip() {
 }
 
 #[test]
+fn the_default_is_fp32_or_a_variant() {
+    let resize = "{ mode = \"short_side\", size = 240, filter = \"bilinear\" }";
+    for default in ["fp32", "240"] {
+        let text = MINIMAL.replace("labels =", &format!("default = \"{default}\"\nlabels ="));
+        let text = format!("{text}\n[variants.240]\nresize = {resize}");
+        let manifest = ModelManifest::parse(&text).unwrap();
+        assert_eq!(manifest.default.as_deref(), Some(default));
+        let again = ModelManifest::parse(&manifest.to_toml().unwrap()).unwrap();
+        assert_eq!(manifest, again);
+    }
+}
+
+#[test]
 fn bad_values_name_their_field() {
     let cases = [
         ("name = \"tiny\"", "name = \"../tiny\"", "field `name`"),
@@ -35,6 +48,11 @@ fn bad_values_name_their_field() {
             "field `preprocess.std`",
         ),
         ("crop = 224", "cropp = 224", "unknown field `cropp`"),
+        (
+            "labels =",
+            "default = \"int8\"\nlabels =",
+            "field `default`: expected fp32 or the name of a variant of the model, got int8",
+        ),
         (
             "[preprocess]",
             "[batching]\nmax_batch_size = 0\n[preprocess]",

@@ -93,6 +93,12 @@ pub enum Rejection {
     deadline,
     /// All workers of the model were stuck.
     model_stuck,
+    /// The model was not loaded yet, and too many requests waited for models.
+    model_loading,
+    /// The model could not be loaded.
+    model_load_failed,
+    /// The memory for tensors was too small to load the model.
+    model_memory,
     /// The server was starting.
     starting,
     /// The server was shutting down.
@@ -101,13 +107,16 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every reason for a rejection.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::queue_full,
         Self::deadline_unreachable,
         Self::body_memory,
         Self::response_memory,
         Self::deadline,
         Self::model_stuck,
+        Self::model_loading,
+        Self::model_load_failed,
+        Self::model_memory,
         Self::starting,
         Self::draining,
     ];

@@ -1,6 +1,9 @@
-//! The loaded models. Each has a manifest, labels, preprocessing, and a queue with workers.
+//! The served models. Each has a manifest, labels and preprocessing and, if it is loaded, a queue
+//! with workers.
+//!
+//! [`Served`] says which variants are served, [`Registry`] finds them by name, and [`Loads`] loads
+//! those that are not loaded at start. [`Entry`] is one variant with its state.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use image::{Rgb, RgbImage};
@@ -8,18 +11,25 @@ use thiserror::Error;
 
 use crate::batch::{Batcher, Policy, TensorCost, Watchdog, WatchedEngine};
 use crate::engine::{EngineError, OnnxRuntime, Outputs};
-use crate::error::ServeError;
 use crate::image::{ImageError, ImageSize, PreparedImage, Preprocessor};
-use crate::manifest::{ModelManifest, Precision, Task};
+use crate::manifest::{ModelManifest, Precision};
 use crate::metrics::{Metrics, ModelLabel, ModelMetrics};
 use crate::postprocess::detect::{DetectError, Detector};
 use crate::postprocess::{OutputError, check_outputs};
 use crate::store::{ModelSource, StoreError};
 use crate::threads::ThreadPlan;
+pub use entry::{Entry, LoadState};
+pub use loads::{LoadFailure, Loads, MAX_WAITING};
+pub use models::Registry;
 use networks::Networks;
+pub use served::{Served, default_variant, find, select};
 pub use tensors::{TensorMemoryError, expected_tensor_demand, share_tensor_memory};
 
+mod entry;
+mod loads;
+mod models;
 pub mod networks;
+mod served;
 mod tensors;
 
 /// Default number of images in a batch per thread of a session. The second image gives a thread
@@ -322,83 +332,4 @@ fn warm_up(
     // served.
     let batch = vec![image.clone(); policy.batch_size(image.size)];
     Ok(engine.run(batch, limit)?.pop().unwrap_or_default())
-}
-
-/// The loaded models in the order of the configuration.
-#[derive(Default)]
-pub struct Registry {
-    models: Vec<Arc<LoadedModel>>,
-}
-
-impl Registry {
-    /// Returns a registry of `models`, in this order.
-    pub fn new(models: Vec<LoadedModel>) -> Self {
-        Self {
-            models: models.into_iter().map(Arc::new).collect(),
-        }
-    }
-
-    /// Returns the loaded models in the order of the configuration.
-    pub fn models(&self) -> &[Arc<LoadedModel>] {
-        &self.models
-    }
-
-    /// Checks that no worker of a model is stuck.
-    ///
-    /// # Errors
-    /// [`ServeError::ModelStuck`], which lists the models with stuck workers.
-    pub fn check_workers(&self) -> Result<(), ServeError> {
-        let stuck = self.models.iter().filter(|m| m.batcher.stuck_workers() > 0);
-        let models: Vec<String> = stuck.map(|model| model.id()).collect();
-        if models.is_empty() {
-            return Ok(());
-        }
-        Err(ServeError::ModelStuck { models })
-    }
-
-    /// Returns the loaded model that `reference` names as `name` or `name@variant`. `None` if this
-    /// model is not loaded.
-    fn find(&self, reference: &str) -> Option<&Arc<LoadedModel>> {
-        self.models.iter().find(|model| {
-            let rest = reference.strip_prefix(model.manifest.name.as_str());
-            rest.is_some_and(|rest| {
-                rest.is_empty() || rest.strip_prefix('@') == Some(model.variant.as_str())
-            })
-        })
-    }
-
-    /// Returns the loaded model of `task` that `name` names as `MODEL` or `MODEL@VARIANT`. If
-    /// `name` is `None`, returns the first loaded model of the task.
-    ///
-    /// # Errors
-    /// [`ServeError::NoModel`] if no model of the task is loaded and `name` is `None`,
-    /// [`ServeError::UnknownModel`] if no loaded model has the name, [`ServeError::WrongTask`] if
-    /// the model has another task.
-    pub fn for_task(&self, task: Task, name: Option<&str>) -> Result<Arc<LoadedModel>, ServeError> {
-        let Some(name) = name else {
-            let first = self.models.iter().find(|model| model.manifest.task == task);
-            return first.cloned().ok_or(ServeError::NoModel { task });
-        };
-        let model = self.named(name)?;
-        if model.manifest.task == task {
-            return Ok(Arc::clone(model));
-        }
-        Err(ServeError::WrongTask {
-            name: model.id(),
-            task: model.manifest.task,
-        })
-    }
-
-    /// Returns the loaded model that `name` names as `MODEL` or `MODEL@VARIANT`.
-    ///
-    /// # Errors
-    /// [`ServeError::UnknownModel`], which lists the loaded models, if no loaded model has the
-    /// name.
-    pub fn named(&self, name: &str) -> Result<&Arc<LoadedModel>, ServeError> {
-        self.find(name).ok_or_else(|| ServeError::UnknownModel {
-            // Echoed values are cut to 64 characters.
-            name: name.chars().take(64).collect(),
-            loaded: self.models.iter().map(|model| model.id()).collect(),
-        })
-    }
 }

@@ -13,10 +13,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use onnx_export::text::cut;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue;
 use crate::manifest::Precision;
+use crate::nearest::{did_you_mean, nearest};
 pub use error::StoreError;
 pub use files::{Boundary, read_bounded, read_labels, read_regular, read_text};
 pub use labels::{LabelError, lines};
@@ -27,6 +29,9 @@ pub use source::{ModelSource, Origin};
 pub const FP32: &str = Precision::Fp32.as_str();
 /// Name of the variant with int8 weights.
 pub const INT8: &str = Precision::Int8.as_str();
+
+/// Maximum number of characters of a name that is compared with the names of models.
+const MAX_NAME: usize = 64;
 
 /// A reference to a model on the command line or in the configuration file: `name` or
 /// `name@variant`.
@@ -238,9 +243,21 @@ impl ModelStore {
                 )
             }
             _ => format!(
-                "{place}, and the catalogue has no model of this name; see `sightline models`"
+                "{place}, and the catalogue has no model of this name{}; see `sightline models`",
+                did_you_mean(self.nearest(name).as_deref())
             ),
         }
+    }
+
+    /// Returns the model of the models directory or of the catalogue that the misspelt name `name`
+    /// was probably meant to be.
+    pub fn nearest(&self, name: &str) -> Option<String> {
+        let name = cut(name, MAX_NAME);
+        // A directory that cannot be read has been reported, or is no reason to say nothing.
+        let installed = self.list().unwrap_or_default().into_iter();
+        let mut names: Vec<String> = installed.map(|model| model.manifest.name).collect();
+        names.extend(catalogue::names().map(str::to_owned));
+        nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
     }
 }
 

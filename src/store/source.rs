@@ -151,8 +151,17 @@ impl ModelSource {
 
     /// Returns the variant `int8` of the model, or `None` if the model has no variant of that name.
     pub fn int8(&self) -> Option<Self> {
-        let variant = self.manifest.variants.get(INT8)?.clone();
-        Some(self.clone().changed(INT8, variant))
+        self.variant(INT8)
+    }
+
+    /// Returns the variant `name` of this model in fp32, or the model itself for `fp32`. `None` if
+    /// the model has no variant of that name.
+    pub fn variant(&self, name: &str) -> Option<Self> {
+        if name == FP32 {
+            return Some(self.clone());
+        }
+        let variant = self.manifest.variants.get(name)?.clone();
+        Some(self.clone().changed(name, variant))
     }
 
     /// Returns the variant `name` of this model. The resize, ranges file and ONNX files that

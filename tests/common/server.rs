@@ -35,11 +35,6 @@ impl Server {
     pub fn launch(args: &[&str]) -> Self {
         let mut command = sightline(&["serve", "--listen", "127.0.0.1:0"]);
         command.args(args);
-        if !args.contains(&"--precision") && !args.contains(&"--config") {
-            // The default precision depends on the CPU, but the tests expect the responses of the
-            // fp32 variant.
-            command.env("SIGHTLINE_PRECISION", "fp32");
-        }
         let spawned = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

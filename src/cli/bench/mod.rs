@@ -18,16 +18,18 @@ use onnx_export::formula;
 use onnx_export::{BuildError, DEFAULT_OPSET};
 use sightline::app::Limits;
 use sightline::catalogue;
+use sightline::config::PrecisionChoice;
 use sightline::engine::OnnxRuntime;
 use sightline::manifest::Precision;
 use sightline::process::ProcessUsage;
+use sightline::registry;
 use sightline::store::{
     FP32, ModelRef, ModelSource, ModelStore, Origin, StoreError, lines, read_bounded,
 };
 use sightline::threads::usable_cores;
 
 use super::say::say;
-use super::{RuntimeArgs, StoreArgs};
+use super::{PrecisionArgs, RuntimeArgs, StoreArgs};
 use alone::{Alone, Stages};
 use load::{Client, Load, median};
 use served::Server;
@@ -66,6 +68,8 @@ pub(super) struct BenchArgs {
     #[arg(long, env = "SIGHTLINE_ROUND_MS", default_value_t = 1000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
     round_ms: u64,
     #[command(flatten)]
+    precision: PrecisionArgs,
+    #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
     runtime: RuntimeArgs,
@@ -99,7 +103,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     )?;
     say!("{}", Line::HEAD)?;
     for model in models {
-        let source = find_or_make(&args.store.store(), model)?;
+        let source = find_or_make(&args.store.store(), model, args.precision.precision)?;
         let line = measure(args, &runtime, source, &image)?;
         say!("{line}")?;
     }
@@ -112,8 +116,12 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
 ///
 /// # Errors
 /// If the model is neither in the store nor in the catalogue, or cannot be read or built.
-fn find_or_make(store: &ModelStore, model: &ModelRef) -> Result<ModelSource> {
-    let error = match store.find(model) {
+fn find_or_make(
+    store: &ModelStore,
+    model: &ModelRef,
+    precision: Option<PrecisionChoice>,
+) -> Result<ModelSource> {
+    let error = match registry::find(store, model, precision) {
         Ok(source) => return Ok(source),
         Err(error @ StoreError::NotFound { .. }) => error,
         Err(error) => return Err(error.into()),

@@ -11,7 +11,7 @@ use sightline::http;
 use sightline::http::server::ConnectionTimeouts;
 use sightline::memory::TENSOR_BYTES_PER_MODEL;
 use sightline::process::ProcessUsage;
-use sightline::registry::{LoadedModel, ModelPlan, Registry, share_tensor_memory};
+use sightline::registry::{Entry, LoadedModel, ModelPlan, Registry};
 use sightline::store::ModelSource;
 use sightline::threads::usable_cores;
 use tokio::net::TcpListener;
@@ -38,10 +38,10 @@ impl Server {
         let app = App::new(Limits::default(), cores);
         let route = http::route_of(source.manifest.task);
         let plan = ModelPlan::new(&source.manifest, cores, None);
-        let model = LoadedModel::load(source, onnx_runtime, plan, &app.metrics)?;
-        let models = vec![model];
-        share_tensor_memory(&models, TENSOR_BYTES_PER_MODEL)?;
-        app.set_ready(Registry::new(models));
+        let model = LoadedModel::load(source.clone(), onnx_runtime, plan, &app.metrics)?;
+        let registry = Registry::new(vec![Entry::loaded(source, model)]);
+        registry.share_tensor_memory(TENSOR_BYTES_PER_MODEL)?;
+        app.set_ready(registry);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(cores)
             .enable_all()

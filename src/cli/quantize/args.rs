@@ -68,6 +68,10 @@ pub(in crate::cli) struct QuantizeArgs {
     /// Write the int8 model even if its agreement is too small or it is not faster than fp32
     #[arg(long, env = "SIGHTLINE_FORCE")]
     pub(super) force: bool,
+    /// Make int8 the model's default: its name without a variant then selects int8 on every CPU,
+    /// unless `--precision` is set
+    #[arg(long = "default", env = "SIGHTLINE_DEFAULT")]
+    pub(super) is_default: bool,
     /// Output folder for the fp32 and int8 model, or path of the fp32 .onnx file [default: next to MODEL]
     #[arg(short = 'o', long = "out", env = "SIGHTLINE_OUT", value_name = "OUT")]
     out: Option<PathBuf>,

@@ -92,6 +92,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
         source: &source,
         graphs,
         recipes: &recipes,
+        is_default: args.is_default,
     };
     quantized.write(named, &paths, &reports)?;
     said?;
@@ -211,6 +212,8 @@ struct Quantized<'a> {
     source: &'a ModelSource,
     graphs: Precisions<'a>,
     recipes: &'a Recipes,
+    /// Whether int8 becomes the variant that the model's name selects.
+    is_default: bool,
 }
 
 impl Quantized<'_> {
@@ -244,6 +247,12 @@ impl Quantized<'_> {
             ..Variant::default()
         };
         manifest.variants.insert(INT8.to_owned(), variant);
+        if self.is_default {
+            manifest.default = Some(INT8.to_owned());
+        }
+        let exists = |name: &String| name == FP32 || manifest.variants.contains_key(name);
+        // The default may be a variant that was removed above.
+        manifest.default = manifest.default.take().filter(exists);
         let labels = source.labels.join("\n") + "\n";
         let recipes = self.recipes.to_json()?;
         let mut texts = extra.to_vec();

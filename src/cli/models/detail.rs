@@ -1,0 +1,65 @@
+//! One model in detail.
+
+use anyhow::Result;
+use onnx_export::text::{printable, shown};
+use sightline::http::route_of;
+use sightline::manifest::ModelManifest;
+
+use super::{BUILT_IN, Row};
+use crate::cli::say::say;
+
+/// Prints the model that `manifest` describes. `rows` are its rows of the list.
+pub(super) fn print(manifest: &ModelManifest, rows: &[Row]) -> Result<()> {
+    let name = &manifest.name;
+    say!("{name}: {}", shown(&manifest.description))?;
+    let task = manifest.task;
+    field(
+        "task",
+        &format!("{}, POST {}", task.as_str(), route_of(task)),
+    )?;
+    field("here", &here(name, rows))?;
+    if let Some(first) = rows.first() {
+        let (default, others) = first.variants.split_first().unzip();
+        let default = default.map(|name| format!("{name} (the name alone selects this one)"));
+        let others = others.unwrap_or_default().iter().cloned();
+        let variants: Vec<String> = default.into_iter().chain(others).collect();
+        field("variants", &variants.join(", "))?;
+    }
+    if let Some(architecture) = &manifest.architecture {
+        field("classes", &architecture.num_classes.to_string())?;
+    }
+    for row in rows {
+        weights(row)?;
+    }
+    Ok(())
+}
+
+/// Prints one line, or further lines for the lines of `value` after the first.
+fn field(name: &str, value: &str) -> Result<()> {
+    say!("  {name:10}  {value}")
+}
+
+/// Returns where the model is, or how to install it.
+fn here(name: &str, rows: &[Row]) -> String {
+    let Some(row) = rows.iter().find(|row| row.here.is_some()) else {
+        return format!("not installed: sightline export {name} --weights FILE -o DIR/{name}");
+    };
+    let path = row.here.as_deref().unwrap_or(BUILT_IN);
+    let size = row.bytes.map(|n| format!(" ({:.1} MB)", n as f64 / 1e6));
+    let int8 = row.int8.as_deref().map(|path| format!(", {path}"));
+    let text = [path, &size.unwrap_or_default(), &int8.unwrap_or_default()].concat();
+    printable(&text, &[]).into_owned()
+}
+
+/// Prints the weights of a row: their name, size, published accuracy and URL.
+fn weights(row: &Row) -> Result<()> {
+    let mut parts = vec![shown(&row.weights)];
+    parts.extend(row.parameters.map(|n| format!("{n} parameters")));
+    let accuracy = row.accuracy.iter();
+    parts.extend(accuracy.map(|(name, percent)| format!("{} {percent:.1} %", shown(name))));
+    field("weights", &parts.join(", "))?;
+    match &row.url {
+        Some(url) => field("", &shown(url)),
+        None => Ok(()),
+    }
+}
