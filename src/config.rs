@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::app::Limits;
 use crate::cpu::has_int8_dot;
+use crate::defaults::{self, DefaultModel};
 use crate::http::server::ConnectionTimeouts;
 use crate::manifest::{Batching, Precision};
 use crate::memory::{ByteSize, MemoryPlanError, PartSizes};
@@ -38,6 +39,9 @@ pub enum ConfigError {
         /// The TOML parser's error, which names the line in the file.
         source: toml::de::Error,
     },
+    /// A model to serve is not found, or a models directory cannot be served.
+    #[error(transparent)]
+    Models(StoreError),
     /// A flag has a value that TOML cannot represent, such as an integer beyond 2^63.
     #[error("cannot merge the flags with the configuration file")]
     Flags(#[from] toml::ser::Error),
@@ -109,9 +113,9 @@ pub struct Settings {
     /// folder, .cache/onnxruntime/, or the system's library folders]
     #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
-    /// Model to load, as NAME, NAME@VARIANT or a path; may be repeated. The first model of a task
-    /// is the default of its route [default: every model of the models directory, then the built-in
-    /// model, each in fp32 and in int8 if it has that variant]
+    /// Model to load, as NAME, NAME@VARIANT or a path; may be repeated [default: every model of the
+    /// models directory, or the built-in model without one, in fp32 and in int8 if it has that
+    /// variant]
     #[arg(
         long,
         env = "SIGHTLINE_MODEL",
@@ -119,6 +123,17 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub model: Option<Vec<ModelRef>>,
+    /// Model that serves the requests of a task that name no model, such as `classification=birds`;
+    /// may be repeated. In the file: `default_models = { classification = "birds" }` [default: the
+    /// first one of --model, else the first by name]
+    #[arg(
+        long = "default-model",
+        env = "SIGHTLINE_DEFAULT_MODELS",
+        value_name = "TASK=NAME[@VARIANT]",
+        value_delimiter = ','
+    )]
+    #[serde(with = "defaults::table", skip_serializing_if = "Option::is_none")]
+    pub default_models: Option<Vec<DefaultModel>>,
     /// Precision of a model named without a variant; `auto` is int8 if the model has that variant
     /// and the CPU has int8 dot-product instructions, else fp32 [default: auto]
     #[arg(
@@ -249,8 +264,10 @@ pub struct ServeConfig {
     /// serves them.
     pub admin_listen: Option<SocketAddr>,
     /// Models to load, as NAME, NAME@VARIANT or a path. Empty to load every model of the models
-    /// directory and the built-in model.
+    /// directory, or the built-in model if there is none.
     pub models: Vec<ModelRef>,
+    /// Default models of tasks, not yet compared with the models that are served.
+    pub default_models: Vec<DefaultModel>,
     /// Precision of a model that is named without a variant.
     pub precision: PrecisionChoice,
     /// CPU threads that the server may use.
@@ -348,6 +365,7 @@ impl Settings {
             listen: self.listen.unwrap_or(DEFAULT_LISTEN),
             admin_listen: self.admin_listen,
             models: self.model.unwrap_or_default(),
+            default_models: self.default_models.unwrap_or_default(),
             precision: self.precision.unwrap_or_default(),
             cores: range("threads", self.threads, 1024)?.unwrap_or_else(usable_cores),
             intra_op_threads: range("intra_op_threads", self.intra_op_threads, 1024)?,

@@ -189,8 +189,8 @@ pub enum ServeError {
     },
     /// No model of the route's task is loaded.
     #[error(
-        "no {} model is loaded: `sightline models` lists the catalogue, `sightline export` creates a \
-         model, `sightline serve --model NAME` loads it",
+        "no {} model is loaded: `sightline models` lists the catalogue, `sightline export NAME --weights \
+         FILE -o DIR/NAME` creates a model, `sightline serve --models DIR` serves it",
         .task.as_str()
     )]
     NoModel {

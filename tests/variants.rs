@@ -88,11 +88,7 @@ fn each_variant_is_served_by_its_name() {
     let birds = Birds::new();
     let server = birds.serve(&["--precision", "fp32"]);
     let both = ["birds@fp32 fp32", "birds@int8 int8"];
-    let built_in = [
-        "efficientnet_lite0@fp32 fp32",
-        "efficientnet_lite0@int8 int8",
-    ];
-    assert_eq!(loaded(&server), [both, built_in].concat());
+    assert_eq!(loaded(&server), both);
     let fp32 = ask(&server, "&model=birds@fp32");
     let int8 = ask(&server, "&model=birds@int8");
     assert_eq!((fp32.0.as_str(), int8.0.as_str()), ("fp32", "int8"));
@@ -113,13 +109,12 @@ fn each_variant_is_served_by_its_name() {
         (unknown.status, unknown.code().as_str()),
         (404, "unknown_model")
     );
-    let expected = "birds@fp32, birds@int8, efficientnet_lite0@fp32, efficientnet_lite0@int8";
+    let expected = "birds@fp32, birds@int8";
     assert_eq!(unknown.json()["expected"], expected);
     drop(server);
 
     let server = birds.serve(&["--precision", "int8"]);
-    let int8_first = [both[1], both[0], built_in[1], built_in[0]];
-    assert_eq!(loaded(&server), int8_first);
+    assert_eq!(loaded(&server), [both[1], both[0]]);
     assert_eq!(ask(&server, "&model=birds"), int8);
     assert_eq!(ask(&server, "&model=birds@fp32"), fp32);
     server.terminate();
@@ -190,22 +185,23 @@ fn a_failed_start_names_the_variant() {
 
     let unknown = ["serve", "--models", birds.models(), "--model", "birds@int4"];
     let (code, _, stderr) = run(&unknown);
-    assert_eq!(code, Some(1), "{stderr}");
+    assert_eq!(code, Some(64), "{stderr}");
     assert!(
         stderr.contains("the variant must be one of fp32, int8"),
         "{stderr}"
     );
 
     std::fs::remove_file(birds.file("model.int8.onnx")).unwrap();
-    for args in [&[][..], &["--model", "birds@int8"]] {
-        let (code, log) = birds.fail(args);
-        assert_eq!(code, Some(1), "{log}");
-        let expected = "error: cannot load model `birds@int8`: cannot read ";
-        assert!(
-            log.contains(expected) && log.contains("model.int8.onnx"),
-            "{log}"
-        );
-    }
+    let (code, _, stderr) = run(&["serve", "--models", birds.models()]);
+    assert_eq!(code, Some(64), "{stderr}");
+    assert!(stderr.contains("birds/model.int8.onnx"), "{stderr}");
+    let (code, log) = birds.fail(&["--model", "birds@int8"]);
+    assert_eq!(code, Some(1), "{log}");
+    let expected = "error: cannot load model `birds@int8`: cannot read ";
+    assert!(
+        log.contains(expected) && log.contains("model.int8.onnx"),
+        "{log}"
+    );
     // The server starts with `birds@fp32` alone, since it does not need the missing file of
     // `birds@int8`.
     let server = birds.serve(&["--model", "birds@fp32"]);

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use sightline::app::App;
-use sightline::config::{PrecisionChoice, ServeConfig, Settings};
+use sightline::config::{ConfigError, PrecisionChoice, ServeConfig, Settings};
+use sightline::defaults::{self, Defaults};
 use sightline::engine::OnnxRuntime;
 use sightline::http;
 use sightline::http::server::Server;
-use sightline::manifest::{Batching, Precision};
+use sightline::manifest::{Batching, Precision, Task};
 use sightline::memory::BudgetOrigin;
 use sightline::registry::{LoadedModel, ModelPlan, Registry, share_tensor_memory};
-use sightline::store::{ModelSource, ModelStore};
+use sightline::store::{ModelSource, ModelStore, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -100,10 +101,11 @@ struct Prepared {
     memory: Planned,
     runtime: OnnxRuntime,
     sources: Vec<ModelSource>,
+    defaults: Defaults,
 }
 
 impl Prepared {
-    /// Opens ONNX Runtime's library, reads the manifests of the models to load, and plans the
+    /// Reads the manifests of the models to load, opens ONNX Runtime's library, and plans the
     /// memory. `origin` states where `config.memory_budget` was set.
     fn new(
         config: &ServeConfig,
@@ -111,31 +113,47 @@ impl Prepared {
         store: &StoreArgs,
         library: &RuntimeArgs,
     ) -> Result<Self> {
+        let mut sources = find_sources(&store.store(), config).map_err(ConfigError::Models)?;
+        let named = !config.models.is_empty();
+        if !named {
+            defaults::add_variants(&config.default_models, &mut sources);
+        }
+        let all: Vec<&ModelSource> = sources.iter().collect();
+        let defaults = Defaults::choose(&config.default_models, &all, named)?;
         let runtime = library.load()?;
-        let sources = find_sources(&store.store(), config)?;
-        reject_duplicates(&sources)?;
         Ok(Self {
             memory: Planned::new(config, origin, &sources)?,
             runtime,
             sources,
+            defaults,
         })
     }
 }
 
 /// Returns the models to load: the models that the configuration names, or, if it names none, all
-/// models of the models directory and the built-in model.
-fn find_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSource>> {
-    if !config.models.is_empty() {
-        return named_sources(store, config);
-    }
-    let mut sources = store.list()?;
-    let built_in = ModelSource::embedded()?;
-    if sources
-        .iter()
-        .all(|source| source.manifest.name != built_in.manifest.name)
-    {
-        sources.push(built_in);
-    }
+/// models of the models directory, or the built-in model if there are none.
+///
+/// # Errors
+/// [`StoreError`] if a model is not found, if the models directory cannot be served, or if two models
+/// have the same name and variant.
+fn find_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSource>, StoreError> {
+    // A directory that does not exist is an error also if no model comes from it.
+    store.check()?;
+    let sources = if config.models.is_empty() {
+        listed_sources(store, config)?
+    } else {
+        named_sources(store, config)?
+    };
+    reject_duplicates(&sources)?;
+    Ok(sources)
+}
+
+/// Returns the models of the models directory, or the built-in model if there are none.
+fn listed_sources(
+    store: &ModelStore,
+    config: &ServeConfig,
+) -> Result<Vec<ModelSource>, StoreError> {
+    let sources = store.served()?;
     let both = |source| {
         let (preferred, other) = by_preference(source, config.precision);
         std::iter::once(preferred).chain(other)
@@ -145,7 +163,7 @@ fn find_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSou
 
 /// Returns the models that `--model` names, without duplicates. A name without a variant selects
 /// the variant of the preferred precision.
-fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSource>> {
+fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSource>, StoreError> {
     let mut sources = Vec::new();
     for reference in &config.models {
         let mut source = store.find(reference)?;
@@ -178,16 +196,20 @@ fn by_preference(fp32: ModelSource, choice: PrecisionChoice) -> (ModelSource, Op
 
 /// Returns an error if two models have the same name and variant, because a request could not
 /// select one of them.
-fn reject_duplicates(sources: &[ModelSource]) -> Result<()> {
+fn reject_duplicates(sources: &[ModelSource]) -> Result<(), StoreError> {
     for (index, source) in sources.iter().enumerate() {
         let same = |other: &ModelSource| {
             other.manifest.name == source.manifest.name && other.variant == source.variant
         };
-        if sources[..index].iter().any(same) {
-            let (name, variant) = (&source.manifest.name, &source.variant);
-            bail!(
-                "two models are named `{name}@{variant}`: change `name` in the manifest of one of them"
-            );
+        if let Some(other) = sources[..index].iter().find(|other| same(other)) {
+            let path = |source: &ModelSource| {
+                let built_in = || "the built-in model".into();
+                source.path.clone().unwrap_or_else(built_in)
+            };
+            return Err(StoreError::Duplicate {
+                model: source.id(),
+                paths: [path(other), path(source)],
+            });
         }
     }
     Ok(())
@@ -200,12 +222,15 @@ async fn serve(config: ServeConfig, prepared: Prepared, signals: StopSignals) ->
         memory,
         runtime,
         sources,
+        defaults,
     } = prepared;
     let listeners = Listeners::bind(&config)?;
     let address = listeners.announce()?;
     memory.announce();
+    defaults.log();
     let plan = memory.plan;
     let app = Arc::new(App::planned(config.limits, config.cores, &plan));
+    app.set_defaults(defaults);
     // The models are never dropped, because that would join workers, whose runs may be endless. The process ends
     // without destructors.
     std::mem::forget(Arc::clone(&app));
@@ -362,10 +387,12 @@ fn load_all(
         models.push(load(app, config, &loader.runtime, source)?);
     }
     share_tensor_memory(&models, loader.tensor_bytes)?;
-    let default = models.first().map(LoadedModel::id).unwrap_or_default();
-    let route = models
-        .first()
-        .map_or("/v1/classify", |model| http::route_of(model.manifest.task));
+    let task = models.first().map(|model| model.manifest.task);
+    let task = task.unwrap_or(Task::Classification);
+    let (default, route) = (
+        app.default_model(task).unwrap_or_default(),
+        http::route_of(task),
+    );
     app.set_ready(Registry::new(models));
     if loader.stopping.is_cancelled() {
         return Ok(());

@@ -12,7 +12,7 @@ use super::problem::Problem;
 use crate::app::App;
 use crate::error::ServeError;
 use crate::manifest::{Precision, Preprocess, Provenance, Task};
-use crate::registry::LoadedModel;
+use crate::registry::{LoadedModel, Registry};
 
 #[derive(Serialize)]
 struct List<'a> {
@@ -26,6 +26,8 @@ struct Description<'a> {
     variant: &'a str,
     task: Task,
     route: &'a str,
+    /// Whether this variant of the model serves the requests of its route that name no model.
+    default: bool,
     description: &'a str,
     precision: Precision,
     input: Input<'a>,
@@ -54,8 +56,11 @@ struct Batching {
 
 /// `GET /v1/models`: the descriptions of all loaded models, without labels.
 pub(super) async fn list(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
-    let models = app.registry()?.models();
-    let models = models.iter().map(|model| describe(model)).collect();
+    let registry = app.registry()?;
+    let models = registry.models().iter();
+    let models = models
+        .map(|model| describe(model, is_default(&app, registry, model)))
+        .collect();
     Ok(Json(List { models }).into_response())
 }
 
@@ -72,13 +77,20 @@ pub(super) async fn show(
         got: uri.path().chars().take(64).collect(),
     })?;
     let model = registry.named(&name)?;
-    let mut description = describe(model);
+    let mut description = describe(model, is_default(&app, registry, model));
     description.labels = Some(&model.labels);
     Ok(Json(description).into_response())
 }
 
-/// Returns the description of a loaded model, without labels.
-fn describe(model: &LoadedModel) -> Description<'_> {
+/// Returns whether `model` serves the requests of its task that name no model.
+fn is_default(app: &App, registry: &Registry, model: &Arc<LoadedModel>) -> bool {
+    let task = model.manifest.task;
+    let default = registry.for_task(task, app.default_model(task));
+    default.is_ok_and(|default| Arc::ptr_eq(&default, model))
+}
+
+/// Returns the description of a loaded model, without labels. `default` states whether it is the default of its task.
+fn describe(model: &LoadedModel, default: bool) -> Description<'_> {
     let LoadedModel { manifest, plan, .. } = model;
     let delay = plan.max_queue_delay.as_micros();
     Description {
@@ -86,6 +98,7 @@ fn describe(model: &LoadedModel) -> Description<'_> {
         variant: &model.variant,
         task: manifest.task,
         route: super::route_of(manifest.task),
+        default,
         description: &manifest.description,
         precision: model.precision,
         input: Input {
