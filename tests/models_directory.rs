@@ -69,7 +69,7 @@ fn a_broken_models_directory_stops_the_start() {
         ),
         (
             |at| write(&at.join("birds/model.toml"), "name = 7"),
-            "cannot use manifest DIR/birds/model.toml: TOML parse error",
+            "cannot use manifest DIR/birds/model.toml: the model manifest cannot be parsed: TOML parse error",
         ),
         (
             |at| write(&at.join("animals/birds/model.toml"), ""),
@@ -107,6 +107,7 @@ fn a_broken_models_directory_stops_the_start() {
     let (code, _, stderr) = run(&gone);
     assert_eq!(code, Some(64), "{stderr}");
     assert!(stderr.contains("/gone does not exist"), "{stderr}");
+    assert_eq!(run(&["models", "--models", "/gone"]).0, Some(64));
 }
 
 /// Returns a command that runs `sightline ARGS...` as a user without privileges. `None`, announced as skipped, if that
@@ -179,7 +180,7 @@ fn folders_that_cannot_be_read_stop_the_start() {
     let (code, _, stderr) = finish(command);
     assert_eq!(code, Some(64), "{stderr}");
     for text in [
-        format!("3 entries cannot be served"),
+        "3 entries cannot be served".to_owned(),
         format!("cannot read {place}/birds: permission denied for user {user}"),
         format!("{place}/birds has mode 0000 and belongs to user {owner}"),
         format!("`chmod -R a+rX {place}/birds`"),

@@ -187,11 +187,16 @@ fn describe(directory: &Path, wanted: Option<&str>, entries: &[BrokenEntry]) -> 
     text
 }
 
-/// Returns the messages of an error and its sources, joined by `: `.
+/// Returns the messages of an error and its sources, joined by `: `, without those that are part of the messages before.
 fn with_sources(error: &StoreError) -> String {
     let sources = std::iter::successors(error.source(), |error| (*error).source());
     sources.fold(error.to_string(), |text, source| {
-        format!("{text}: {}", source.to_string().trim_end())
+        let source = source.to_string();
+        let source = source.trim_end();
+        if text.contains(source) {
+            return text;
+        }
+        format!("{}: {source}", text.trim_end())
     })
 }
 
