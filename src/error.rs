@@ -232,8 +232,8 @@ pub enum ServeError {
     },
     /// No model of the route's task is served.
     #[error(
-        "no {} model is served: `sightline models` lists the catalogue, `sightline export` creates a \
-         model, `sightline serve --model NAME` serves it",
+        "no {} model is served: `sightline models` lists the catalogue, `sightline export NAME --weights \
+         FILE -o DIR/NAME` creates a model, `sightline serve --models DIR` serves it",
         .task.as_str()
     )]
     NoModel {

@@ -13,7 +13,8 @@
 //! 8. [`postprocess`]: turns outputs into labels, boxes or masks, which [`draw`] can draw into the image.
 //!
 //! Other modules: [`store`] and [`catalogue`] find models, which [`manifest`] describes;
-//! [`nearest`] corrects misspelt names; [`config`], [`memory`], [`threads`] and [`cpu`] plan a deployment; [`metrics`] and [`process`]
+//! [`nearest`] corrects misspelt names; [`config`], [`defaults`], [`memory`], [`threads`] and [`cpu`] plan a
+//! deployment; [`metrics`] and [`process`]
 //! measure the running server; [`error`] unites the errors of all layers that a request passes.
 
 pub mod admission;
@@ -24,6 +25,7 @@ pub mod cancel;
 pub mod catalogue;
 pub mod config;
 pub mod cpu;
+pub mod defaults;
 pub mod draw;
 mod encode;
 pub mod engine;

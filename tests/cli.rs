@@ -193,7 +193,8 @@ fn an_exported_checkpoint_is_served() {
             .any(|row| row["name"] == "tiny" && row["weights"] == "your own")
     );
 
-    let server = Server::start(&["--models", models]);
+    let with_built_in = "tiny,efficientnet_lite0,efficientnet_lite0@int8";
+    let server = Server::start(&["--models", models, "--model", with_built_in]);
     let listed = server.get("/v1/models").json();
     let names: Vec<_> = listed["models"]
         .as_array()
@@ -202,8 +203,7 @@ fn an_exported_checkpoint_is_served() {
         .map(|m| &m["name"])
         .collect();
     assert_eq!(names, ["tiny", "efficientnet_lite0", "efficientnet_lite0"]);
-    // A request without a model name uses the first model of the models directory that has the task
-    // of the route.
+    // A request without a model name uses the first named model that has the task of the route.
     let coffee = photo("coffee_500x375.jpg");
     let answer = server.classify("?top_k=100", &coffee);
     assert_eq!(answer.json()["model"], "tiny");

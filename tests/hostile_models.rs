@@ -137,6 +137,8 @@ fn a_run_that_never_ends_is_stopped_and_the_model_recovers() {
     let server = Server::start(&[
         "--models",
         text(models.path()),
+        "--model",
+        "looping,efficientnet_lite0",
         "--request-timeout-ms",
         "2000",
         "--shutdown-grace-ms",

@@ -226,15 +226,16 @@ fn a_model_that_cannot_be_loaded_fails_the_start() {
         std::fs::write(file("model.onnx"), bytes).unwrap();
         fails("error: cannot load model `tiny@fp32`");
     }
+    let rejected = |args: &[&str], expected: &str| {
+        let (code, _, stderr) = run(&[&["serve", "--listen", "127.0.0.1:0"], args].concat());
+        assert_eq!(code, Some(64), "{stderr}");
+        assert!(stderr.contains(expected), "{stderr}");
+    };
     std::fs::remove_file(file("model.onnx")).unwrap();
-    fails("error: cannot load model `tiny@fp32`");
+    rejected(&["--models", models], "tiny/model.onnx");
     std::fs::write(file("model.toml"), "name = 7").unwrap();
-    let (code, _, stderr) = run(&["serve", "--listen", "127.0.0.1:0", "--models", models]);
-    assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("model.toml"), "{stderr}");
-    let (code, _, stderr) = run(&["serve", "--listen", "127.0.0.1:0", "--model", "resnet50"]);
-    assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("sightline export resnet50"), "{stderr}");
+    rejected(&["--models", models], "model.toml");
+    rejected(&["--model", "resnet50"], "sightline export resnet50");
 }
 
 #[test]

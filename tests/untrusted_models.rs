@@ -125,7 +125,7 @@ fn special_files_fail_the_start_immediately() {
             text(&models),
         ];
         let (code, _, stderr) = run_within(&args, SOON);
-        assert_eq!(code, Some(1), "{file}: {stderr}");
+        assert_eq!(code, Some(64), "{file}: {stderr}");
         let expected = format!("{file}: expected a regular file, got a pipe (FIFO)");
         assert!(stderr.contains(&expected), "{stderr}");
     }

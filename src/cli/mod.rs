@@ -28,7 +28,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sightline::config::{ConfigError, LoadLimits, PrecisionChoice};
 use sightline::engine::{OnnxRuntime, find_library};
 use sightline::memory::ByteSize;
-use sightline::store::ModelStore;
+use sightline::registry;
+use sightline::store::{ModelRef, ModelSource, ModelStore, StoreError};
 
 use log::LogFormat;
 use say::{Closed, complain};
@@ -105,12 +106,46 @@ struct StoreArgs {
 }
 
 impl StoreArgs {
-    /// Opens the directory of `--models`. If the flag is not set, opens the default directory if
-    /// that exists.
+    /// Opens the directory of `--models`, which must have a model. If the flag is not set, opens the
+    /// default directory if that exists.
     fn store(&self) -> ModelStore {
         let default = || default_models_directory().filter(|directory| directory.is_dir());
-        let directory = self.directory.clone().or_else(default);
-        ModelStore::new(directory).following_symlinks(self.follow_symlinks)
+        let store = match &self.directory {
+            Some(directory) => ModelStore::new(Some(directory.clone())),
+            None => ModelStore::new(default()).optional(),
+        };
+        store.following_symlinks(self.follow_symlinks)
+    }
+
+    /// Finds the model that a command uses: the model `reference`, or, if it is `None`, the only model
+    /// of the models directory, or the built-in model if there is none. `choice` selects the variant of
+    /// a model without one.
+    ///
+    /// # Errors
+    /// As [`ModelStore::find`] and [`ModelStore::served`], and [`ConfigError::Value`] if `reference` is
+    /// `None` and there are several models.
+    fn find(
+        &self,
+        reference: Option<&ModelRef>,
+        choice: Option<PrecisionChoice>,
+    ) -> Result<ModelSource> {
+        if let Some(reference) = reference {
+            return Ok(registry::find(&self.store(), reference, choice)?);
+        }
+        let mut models = self.store().served()?;
+        match (models.pop(), &models[..]) {
+            (Some(model), []) => Ok(registry::select(model, choice)),
+            (last, others) => {
+                let names = others.iter().chain(&last);
+                let names: Vec<&str> = names.map(|model| model.manifest.name.as_str()).collect();
+                Err(ConfigError::Value {
+                    setting: "model",
+                    expected: format!("the name of a model ({})", names.join(", ")),
+                    got: "none".to_owned(),
+                }
+                .into())
+            }
+        }
     }
 }
 
@@ -231,10 +266,15 @@ fn report(result: Result<()>) -> u8 {
     } else {
         complain!("error: {text}");
     }
-    let config = error
-        .chain()
-        .any(<dyn std::error::Error>::is::<ConfigError>);
-    if config { EXIT_CONFIG } else { 1 }
+    let config = |cause: &(dyn std::error::Error + 'static)| {
+        let store = cause.downcast_ref::<StoreError>();
+        cause.is::<ConfigError>() || matches!(store, Some(StoreError::Directory(_)))
+    };
+    if error.chain().any(config) {
+        EXIT_CONFIG
+    } else {
+        1
+    }
 }
 
 /// Returns the messages of an error and its causes, joined by `: `. A cause is left out if its

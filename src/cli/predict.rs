@@ -21,7 +21,7 @@ use sightline::pipeline::{
 use sightline::postprocess::classify::Prediction;
 use sightline::postprocess::detect::{BoxXyxy, DetectOptions, LabeledDetection};
 use sightline::postprocess::segment::{ClassShare, EncodedMask, MaskEncoding};
-use sightline::registry::{self, LoadedModel, ModelPlan};
+use sightline::registry::{LoadedModel, ModelPlan};
 use sightline::store::{ModelRef, read_bounded};
 use sightline::threads::usable_cores;
 
@@ -32,10 +32,10 @@ use super::{LoadArgs, PrecisionArgs, RuntimeArgs, StoreArgs, trial};
 #[derive(Debug, Args)]
 pub(super) struct PredictArgs {
     /// Model, as NAME, NAME@VARIANT or a path; the first one of a list, such as `serve` accepts
+    /// [default: the only model of the models directory, or the built-in model without one]
     #[arg(
         long,
         env = "SIGHTLINE_MODEL",
-        default_value = sightline::catalogue::DEFAULT_MODEL,
         value_name = "NAME[@VARIANT]",
         value_delimiter = ','
     )]
@@ -81,12 +81,14 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     if args.top_k == 0 {
         bail!("`--top-k`: expected at least 1, got 0");
     }
-    // The flag has a default.
-    let model = args.model.first().context("`--model`: expected a name")?;
-    let store = args.store.store();
-    let mut source = registry::find(&store, model, args.precision.precision)?;
+    let mut source = args
+        .store
+        .find(args.model.first(), args.precision.precision)?;
     if args.annotate.is_some() && source.manifest.task == Task::Classification {
-        bail!("`--annotate` draws boxes and masks, but {model} is a classification model");
+        bail!(
+            "`--annotate` draws boxes and masks, but {} is a classification model",
+            source.manifest.name
+        );
     }
     let limits = args.load.limits()?;
     reject_overwriting(args)?;

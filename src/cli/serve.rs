@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use sightline::app::App;
-use sightline::config::{ServeConfig, Settings};
+use sightline::config::{ConfigError, ServeConfig, Settings};
+use sightline::defaults::{self, Defaults};
 use sightline::engine::OnnxRuntime;
 use sightline::http;
 use sightline::http::server::Server;
-use sightline::manifest::Batching;
+use sightline::manifest::{Batching, Task};
 use sightline::memory::BudgetOrigin;
 use sightline::registry::{Entry, LoadFailure, LoadedModel, Loads, ModelPlan, Registry, Served};
-use sightline::store::{ModelSource, ModelStore};
+use sightline::store::{ModelSource, ModelStore, StoreError};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -100,10 +101,11 @@ struct Prepared {
     memory: Planned,
     runtime: OnnxRuntime,
     served: Vec<Served>,
+    defaults: Defaults,
 }
 
 impl Prepared {
-    /// Opens ONNX Runtime's library, reads the manifests of the models to serve, and plans the
+    /// Reads the manifests of the models to serve, opens ONNX Runtime's library, and plans the
     /// memory. `origin` states where `config.memory_budget` was set.
     fn new(
         config: &ServeConfig,
@@ -111,38 +113,43 @@ impl Prepared {
         store: &StoreArgs,
         library: &RuntimeArgs,
     ) -> Result<Self> {
+        let mut served = find_sources(&store.store(), config).map_err(ConfigError::Models)?;
+        let named = !config.models.is_empty();
+        defaults::load_at_start(&config.default_models, &mut served);
+        let all: Vec<&ModelSource> = served.iter().map(|served| &served.source).collect();
+        let defaults = Defaults::choose(&config.default_models, &all, named)?;
         let runtime = library.load()?;
-        let served = find_sources(&store.store(), config)?;
-        reject_duplicates(&served)?;
         Ok(Self {
             memory: Planned::new(config, origin, &served)?,
             runtime,
             served,
+            defaults,
         })
     }
 }
 
 /// Returns the models to serve: the models that the configuration names, or, if it names none, all
-/// models of the models directory and the built-in model.
-fn find_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<Served>> {
-    if !config.models.is_empty() {
-        return named_sources(store, config);
-    }
-    let mut sources = store.list()?;
-    let built_in = ModelSource::embedded()?;
-    if sources
-        .iter()
-        .all(|source| source.manifest.name != built_in.manifest.name)
-    {
-        sources.push(built_in);
-    }
-    let variants = |source| Served::variants(source, config.precision);
-    Ok(sources.iter().flat_map(variants).collect())
+/// models of the models directory, or the built-in model if there are none.
+///
+/// # Errors
+/// [`StoreError`] if a model is not found, if the models directory cannot be served, or if two models
+/// have the same name and variant.
+fn find_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<Served>, StoreError> {
+    // A directory that does not exist is an error also if no model comes from it.
+    store.check()?;
+    let served = if config.models.is_empty() {
+        let variants = |source| Served::variants(source, config.precision);
+        store.served()?.iter().flat_map(variants).collect()
+    } else {
+        named_sources(store, config)?
+    };
+    reject_duplicates(&served)?;
+    Ok(served)
 }
 
 /// Returns the models that `--model` names, without duplicates: all variants of a model that is
 /// named without a variant, and the variants that are named, which are loaded at start.
-fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<Served>> {
+fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<Served>, StoreError> {
     let mut served = Vec::new();
     for reference in &config.models {
         let source = store.find(reference)?;
@@ -156,11 +163,19 @@ fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<Served>
 
 /// Returns an error if two models have the same name and variant, because a request could not
 /// select one of them.
-fn reject_duplicates(served: &[Served]) -> Result<()> {
+fn reject_duplicates(served: &[Served]) -> Result<(), StoreError> {
     for (index, Served { source, .. }) in served.iter().enumerate() {
         let id = source.id();
-        if served[..index].iter().any(|other| other.source.id() == id) {
-            bail!("two models are named `{id}`: change `name` in the manifest of one of them");
+        let mut before = served[..index].iter().map(|other| &other.source);
+        if let Some(other) = before.find(|other| other.id() == id) {
+            let path = |source: &ModelSource| {
+                let built_in = || "the built-in model".into();
+                source.path.clone().unwrap_or_else(built_in)
+            };
+            return Err(StoreError::Duplicate {
+                model: id,
+                paths: [path(other), path(source)],
+            });
         }
     }
     Ok(())
@@ -173,12 +188,15 @@ async fn serve(config: ServeConfig, prepared: Prepared, signals: StopSignals) ->
         memory,
         runtime,
         served,
+        defaults,
     } = prepared;
     let listeners = Listeners::bind(&config)?;
     let address = listeners.announce()?;
     memory.announce();
+    defaults.log();
     let plan = memory.plan;
     let app = Arc::new(App::planned(config.limits, config.cores, &plan));
+    app.set_defaults(defaults);
     // The models are never dropped, because that would join workers, whose runs may be endless. The process ends
     // without destructors.
     std::mem::forget(Arc::clone(&app));
@@ -345,10 +363,10 @@ fn load_all(
             Entry::new(source, plan)
         });
     }
-    let default = entries.first().map(Entry::id).unwrap_or_default();
-    let route = entries.first().map_or("/v1/classify", |entry| {
-        http::route_of(entry.source().manifest.task)
-    });
+    let task = entries.first().map(|entry| entry.source().manifest.task);
+    let task = task.unwrap_or(Task::Classification);
+    let default = app.default_model(task).unwrap_or_default();
+    let route = http::route_of(task);
     let registry = Registry::new(entries).loading(on_first_use(app, config, loader));
     registry.share_tensor_memory(loader.tensor_bytes)?;
     app.set_ready(registry);

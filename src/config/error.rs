@@ -22,6 +22,9 @@ pub enum ConfigError {
         /// The TOML parser's error, which names the line in the file.
         source: toml::de::Error,
     },
+    /// A model to serve is not found, or a models directory cannot be served.
+    #[error(transparent)]
+    Models(StoreError),
     /// A flag has a value that TOML cannot represent, such as an integer beyond 2^63.
     #[error("cannot merge the flags with the configuration file")]
     Flags(#[from] toml::ser::Error),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::limits::{range, size};
 use super::{ConfigError, DEFAULT_LISTEN, LoadLimits, PrecisionChoice, Settings};
 use crate::app::Limits;
+use crate::defaults::DefaultModel;
 use crate::http::server::ConnectionTimeouts;
 use crate::manifest::Batching;
 use crate::memory::PartSizes;
@@ -21,8 +22,10 @@ pub struct ServeConfig {
     /// serves them.
     pub admin_listen: Option<SocketAddr>,
     /// Models to serve, as NAME, NAME@VARIANT or a path. Empty to serve every model of the models
-    /// directory and the built-in model.
+    /// directory, or the built-in model if there is none.
     pub models: Vec<ModelRef>,
+    /// Default models of tasks, not yet compared with the models that are served.
+    pub default_models: Vec<DefaultModel>,
     /// Precision of a model that is named without a variant. `None` to let the manifest's `default`
     /// decide.
     pub precision: Option<PrecisionChoice>,
@@ -96,6 +99,7 @@ impl Settings {
             listen: self.listen.unwrap_or(DEFAULT_LISTEN),
             admin_listen: self.admin_listen,
             models: self.model.unwrap_or_default(),
+            default_models: self.default_models.unwrap_or_default(),
             precision: self.precision,
             cores: range("threads", self.threads, 1024)?.unwrap_or_else(usable_cores),
             intra_op_threads: range("intra_op_threads", self.intra_op_threads, 1024)?,

@@ -7,6 +7,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::PrecisionChoice;
+use crate::defaults::{self, DefaultModel};
 use crate::memory::ByteSize;
 use crate::store::ModelRef;
 
@@ -39,8 +40,8 @@ pub struct Settings {
     pub onnxruntime: Option<PathBuf>,
     /// Model to serve, as NAME, NAME@VARIANT or a path; may be repeated. NAME loads the variant of
     /// `--precision` at start and the model's other variants when they are first requested;
-    /// NAME@VARIANT serves this variant alone. The first model of a task is the default of its route
-    /// [default: every model of the models directory, then the built-in model]
+    /// NAME@VARIANT serves this variant alone [default: every model of the models directory, or the
+    /// built-in model without one]
     #[arg(
         long,
         env = "SIGHTLINE_MODEL",
@@ -48,6 +49,17 @@ pub struct Settings {
         value_delimiter = ','
     )]
     pub model: Option<Vec<ModelRef>>,
+    /// Model that serves the requests of a task that name no model, such as `classification=birds`;
+    /// may be repeated. In the file: `default_models = { classification = "birds" }` [default: the
+    /// first one of --model, else the first by name]
+    #[arg(
+        long = "default-model",
+        env = "SIGHTLINE_DEFAULT_MODELS",
+        value_name = "TASK=NAME[@VARIANT]",
+        value_delimiter = ','
+    )]
+    #[serde(with = "defaults::table", skip_serializing_if = "Option::is_none")]
+    pub default_models: Option<Vec<DefaultModel>>,
     /// Precision of a model named without a variant; `int8` applies to models with that variant,
     /// `auto` only if the CPU has int8 dot-product instructions, too [default: the manifest's
     /// `default`, else fp32]

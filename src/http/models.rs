@@ -12,7 +12,7 @@ use super::problem::Problem;
 use crate::app::App;
 use crate::error::ServeError;
 use crate::manifest::{Precision, Preprocess, Provenance, Task};
-use crate::registry::{Entry, LoadState};
+use crate::registry::{Entry, LoadState, Registry};
 use crate::store::ModelSource;
 
 #[derive(Serialize)]
@@ -27,6 +27,8 @@ struct Description<'a> {
     variant: &'a str,
     task: Task,
     route: &'a str,
+    /// Whether this variant of the model serves the requests of its route that name no model.
+    default: bool,
     description: &'a str,
     precision: Precision,
     state: LoadState,
@@ -56,8 +58,10 @@ struct Batching {
 
 /// `GET /v1/models`: the descriptions of all served models, without labels.
 pub(super) async fn list(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
-    let entries = app.registry()?.entries();
-    let models = entries.iter().map(|entry| describe(entry)).collect();
+    let registry = app.registry()?;
+    let entries = registry.entries().iter();
+    let models = entries.map(|entry| describe(entry, is_default(&app, registry, entry)));
+    let models = models.collect();
     Ok(Json(List { models }).into_response())
 }
 
@@ -74,14 +78,22 @@ pub(super) async fn show(
         got: uri.path().chars().take(64).collect(),
     })?;
     let entry = registry.named(&name)?;
-    let mut description = describe(entry);
+    let mut description = describe(entry, is_default(&app, registry, entry));
     description.labels = Some(&entry.source().labels);
     Ok(Json(description).into_response())
 }
 
+/// Returns whether `entry` serves the requests of its task that name no model.
+fn is_default(app: &App, registry: &Registry, entry: &Arc<Entry>) -> bool {
+    let task = entry.source().manifest.task;
+    let default = registry.for_task(task, app.default_model(task));
+    default.is_ok_and(|default| Arc::ptr_eq(default, entry))
+}
+
 /// Returns the description of a served model, without labels. It comes from the manifest, except for
-/// the settings of the queue and the workers of a loaded model.
-fn describe(entry: &Entry) -> Description<'_> {
+/// the settings of the queue and the workers of a loaded model. `default` states whether the model is
+/// the default of its task.
+fn describe(entry: &Entry, default: bool) -> Description<'_> {
     let (plan, source) = (entry.plan(), entry.source());
     let ModelSource {
         manifest,
@@ -96,6 +108,7 @@ fn describe(entry: &Entry) -> Description<'_> {
         variant,
         task: manifest.task,
         route: super::route_of(manifest.task),
+        default,
         description: &manifest.description,
         precision: *precision,
         state: entry.state(),

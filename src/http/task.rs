@@ -162,7 +162,8 @@ impl<T: TaskRoute> Head<T> {
         let mut params = Params::parse(&parts.uri)?;
         let model = params.take("model")?;
         let orientation = params.orientation()?;
-        let model = registry.for_task(T::TASK, model.as_deref())?;
+        let model = model.as_deref().or_else(|| app.default_model(T::TASK));
+        let model = registry.for_task(T::TASK, model)?;
         let task = T::parse(&mut params, &parts.headers, model.source())?;
         params.finish(&[&COMMON_PARAMETERS, T::PARAMETERS].concat())?;
         let head = Self {

@@ -1,13 +1,13 @@
 //! Errors from finding a model and reading its files.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use onnx_export::quantize::QuantizeError;
 use onnx_export::{BuildError, NotFinite};
 use thiserror::Error;
 
-use super::{LabelError, ModelRef};
+use super::{Denied, DirectoryError, LabelError, ModelRef};
 use crate::manifest::ManifestError;
 
 /// A reason why a model cannot be found or its files cannot be read.
@@ -21,6 +21,23 @@ pub enum StoreError {
         /// Error of the operating system, [`io::ErrorKind::InvalidData`] if a text file is not
         /// UTF-8, or [`io::ErrorKind::OutOfMemory`] if the memory does not suffice for the file.
         source: io::Error,
+    },
+    /// The user of this process may not read a file or folder.
+    #[error("{0}")]
+    Denied(Denied),
+    /// The models of a models directory cannot be served.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// Two models have the same name and variant, so that a request could not select one of them.
+    #[error(
+        "two models are named `{model}`, {} and {}: change `name` in one of the manifests, or name the \
+         models to serve with --model", .paths[0].display(), .paths[1].display()
+    )]
+    Duplicate {
+        /// The models, as `name@variant`.
+        model: String,
+        /// Paths of their manifests.
+        paths: [PathBuf; 2],
     },
     /// A file is larger than the limit for its kind, such as 16 MiB for a manifest.
     #[error("cannot read {}: the file is larger than the limit of {limit} bytes", .path.display())]
@@ -139,4 +156,16 @@ pub enum StoreError {
     /// The weights in the binary do not fit the architecture of the built-in model.
     #[error("cannot build the built-in model")]
     Build(#[from] BuildError),
+}
+
+impl StoreError {
+    /// Returns the error of a file or folder `path` that cannot be read: [`StoreError::Denied`] if a permission is
+    /// missing, else [`StoreError::Io`].
+    pub(super) fn io(path: &Path, source: io::Error) -> Self {
+        if source.kind() == io::ErrorKind::PermissionDenied {
+            return Self::Denied(Denied::at(path));
+        }
+        let path = path.to_path_buf();
+        Self::Io { path, source }
+    }
 }

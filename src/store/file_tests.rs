@@ -143,7 +143,8 @@ fn links_out_of_the_models_directory_need_the_flag() {
         assert!(message.contains("--follow-symlinks"), "{message}");
         assert!(message.contains(target.to_str().unwrap()), "{message}");
         if matches!(file, "model.toml" | "") {
-            assert!(matches!(store.list(), Err(StoreError::LinkOutside { .. })));
+            let message = store.list().unwrap_err().to_string();
+            assert!(message.contains("--follow-symlinks"), "{message}");
         }
         let follows = store.following_symlinks(true);
         assert!(load(&follows, "birds").is_ok(), "{file}");
@@ -193,10 +194,8 @@ fn a_broken_link_is_an_error() {
     let path = models.path().join("birds/model.toml");
     fs::remove_file(&path).unwrap();
     symlink("gone", &path).unwrap();
-    for error in [
-        load(&store(models.path()), "birds").unwrap_err(),
-        store(models.path()).list().unwrap_err(),
-    ] {
-        assert!(matches!(error, StoreError::Io { .. }), "{error}");
-    }
+    let error = load(&store(models.path()), "birds").unwrap_err();
+    assert!(matches!(error, StoreError::Io { .. }), "{error}");
+    let message = store(models.path()).list().unwrap_err().to_string();
+    assert!(message.contains("birds/model.toml"), "{message}");
 }

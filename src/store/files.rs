@@ -64,6 +64,14 @@ impl Boundary {
         parse_labels(path, self.open(path)?)
     }
 
+    /// Checks that a file could be read, without reading it.
+    ///
+    /// # Errors
+    /// As [`Boundary::read`], except for the size.
+    pub(super) fn check(&self, path: &Path) -> Result<(), StoreError> {
+        self.open(path).map(drop)
+    }
+
     fn open(&self, path: &Path) -> Result<File, StoreError> {
         let file = open_regular(path)?;
         let Self::Folder(folder) = self else {
@@ -200,8 +208,5 @@ fn too_large(path: &Path, limit: u64) -> StoreError {
 }
 
 fn cannot_read(path: &Path) -> impl Fn(io::Error) -> StoreError {
-    |source| StoreError::Io {
-        path: path.to_path_buf(),
-        source,
-    }
+    |source| StoreError::io(path, source)
 }

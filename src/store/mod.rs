@@ -2,11 +2,14 @@
 //!
 //! `registry` loads the models that this module finds.
 
+mod denied;
+mod directory;
 mod error;
 mod files;
 mod integrity;
 mod labels;
 mod requantize;
+mod scan;
 mod source;
 
 use std::fmt;
@@ -19,10 +22,13 @@ use serde::{Deserialize, Serialize};
 use crate::catalogue;
 use crate::manifest::Precision;
 use crate::nearest::{did_you_mean, nearest};
+pub use denied::Denied;
+pub use directory::{BrokenEntry, DirectoryError, Problem};
 pub use error::StoreError;
 pub use files::{Boundary, read_bounded, read_labels, read_regular, read_text};
 pub use labels::{LabelError, lines};
 pub use requantize::{Requantize, quantized};
+use scan::{Scan, has_extension};
 pub use source::{ModelSource, Origin};
 
 /// Variant name of a model as its manifest describes it, with fp32 weights.
@@ -85,6 +91,8 @@ impl fmt::Display for ModelRef {
 #[derive(Debug, Clone, Default)]
 pub struct ModelStore {
     directory: Option<PathBuf>,
+    /// Whether the built-in model is served if the directory has no model.
+    optional: bool,
     follow_symlinks: bool,
 }
 
@@ -94,7 +102,18 @@ impl ModelStore {
     pub fn new(directory: Option<PathBuf>) -> Self {
         Self {
             directory,
+            optional: false,
             follow_symlinks: false,
+        }
+    }
+
+    /// Makes the models directory optional: [`ModelStore::served`] returns the built-in model if the directory has no
+    /// model. By default, a store with a directory requires a model in it.
+    #[must_use]
+    pub fn optional(self) -> Self {
+        Self {
+            optional: true,
+            ..self
         }
     }
 
@@ -109,35 +128,74 @@ impl ModelStore {
     }
 
     /// Returns every model of the models directory, `DIR/*/model.toml` and `DIR/*.toml`, sorted by
-    /// name. Entries whose name starts with a dot are skipped. The result is empty if the store has
-    /// no directory.
+    /// name. Hidden entries, `lost+found`, and files and folders that do not look like a model are skipped.
+    /// The result is empty if the store has no directory.
     ///
     /// # Errors
-    /// [`StoreError`] if the directory cannot be read, or for the first manifest that cannot be
-    /// used: skipping an invalid manifest would make its model disappear silently.
+    /// [`DirectoryError`] if the directory cannot be read, or for all entries that look like a model but cannot be
+    /// used: skipping one would make its model disappear silently.
     pub fn list(&self) -> Result<Vec<ModelSource>, StoreError> {
-        let Some(directory) = &self.directory else {
-            return Ok(Vec::new());
-        };
-        let fail = |source| StoreError::Io {
-            path: directory.clone(),
-            source,
-        };
-        let entries = std::fs::read_dir(directory).map_err(fail)?;
-        let boundary = self.boundary(directory)?;
-        let mut models = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(fail)?;
-            // Kubernetes keeps the files of a volume in `..data`; the visible entries are links into it.
-            if entry.file_name().as_encoded_bytes().starts_with(b".") {
-                continue;
-            }
-            if let Some(manifest) = manifest_in(&entry.path()) {
-                models.push(ModelSource::read(&manifest, boundary.clone())?);
-            }
+        Ok(self.usable(self.scan()?)?)
+    }
+
+    /// Returns the models to serve if none is named: every model of the models directory, sorted by name, or the
+    /// built-in model if the store has no directory, or has an [optional](ModelStore::optional) one without a model.
+    ///
+    /// # Errors
+    /// [`DirectoryError`] as [`ModelStore::list`], and also if an ONNX or ranges file of a model or of one of its
+    /// variants cannot be opened, or if a directory that is not optional has no model.
+    pub fn served(&self) -> Result<Vec<ModelSource>, StoreError> {
+        let mut scan = self.scan()?;
+        scan.check_files();
+        let ignored = std::mem::take(&mut scan.ignored);
+        let models = self.usable(scan)?;
+        if !models.is_empty() {
+            return Ok(models);
         }
-        models.sort_by(|a, b| a.manifest.name.cmp(&b.manifest.name));
-        Ok(models)
+        match &self.directory {
+            Some(directory) if !self.optional => Err(DirectoryError::Empty {
+                directory: directory.clone(),
+                ignored,
+            })?,
+            _ => Ok(vec![ModelSource::embedded()?]),
+        }
+    }
+
+    /// Checks that the models directory, if the store has one, exists and can be read.
+    ///
+    /// # Errors
+    /// [`DirectoryError`] if not.
+    pub fn check(&self) -> Result<(), StoreError> {
+        if let Some(directory) = &self.directory {
+            scan::entries(directory)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the models directory. The result is empty if the store has no directory.
+    fn scan(&self) -> Result<Scan, StoreError> {
+        let Some(directory) = &self.directory else {
+            return Ok(Scan::default());
+        };
+        let names = scan::entries(directory)?;
+        Ok(Scan::new(directory, names, &self.boundary(directory)?))
+    }
+
+    /// Returns the models of `scan`, or an error if it has broken entries.
+    fn usable(&self, scan: Scan) -> Result<Vec<ModelSource>, DirectoryError> {
+        if scan.broken.is_empty() {
+            return Ok(scan.models);
+        }
+        Err(self.broken(None, scan.broken))
+    }
+
+    /// Returns the error for `entries`, with which a search for the model `wanted` ended, if it is not `None`.
+    fn broken(&self, wanted: Option<&str>, entries: Vec<BrokenEntry>) -> DirectoryError {
+        DirectoryError::Entries {
+            directory: self.directory.clone().unwrap_or_default(),
+            wanted: wanted.map(str::to_owned),
+            entries,
+        }
     }
 
     /// Finds the model or variant that `reference` names. A name that is a path (it contains `/` or
@@ -170,7 +228,9 @@ impl ModelStore {
 
     /// Finds the model `name` in the models directory, or returns `None` if the directory does not
     /// contain the model. `name/model.toml` and `name.toml` are tried before all other manifests,
-    /// so that a broken manifest of another model does not matter.
+    /// so that a broken manifest of another model does not matter. If no model has the name, broken
+    /// entries are an error: one of them may be the model. For the built-in model, only an entry of
+    /// its name counts.
     fn in_directory(&self, name: &str) -> Result<Option<ModelSource>, StoreError> {
         let Some(directory) = &self.directory else {
             return Ok(None);
@@ -186,13 +246,20 @@ impl ModelStore {
                 }
             }
         }
-        if name == catalogue::DEFAULT_MODEL {
-            return Ok(None);
+        let Scan { models, broken, .. } = self.scan()?;
+        let mut models = models.into_iter();
+        if let Some(model) = models.find(|model| model.manifest.name == name) {
+            return Ok(Some(model));
         }
-        Ok(self
-            .list()?
-            .into_iter()
-            .find(|model| model.manifest.name == name))
+        let (own, others): (Vec<_>, Vec<_>) =
+            broken.into_iter().partition(|entry| entry.is_for(name));
+        if !own.is_empty() {
+            return Err(self.broken(None, own).into());
+        }
+        if !others.is_empty() && name != catalogue::DEFAULT_MODEL {
+            return Err(self.broken(Some(name), others).into());
+        }
+        Ok(None)
     }
 
     /// Reads the model whose folder, manifest or ONNX file `reference` names. All files of the model
@@ -205,9 +272,10 @@ impl ModelStore {
             manifest_in(path)
         };
         let Some(manifest) = manifest else {
-            let advice =
-                "the path must name a folder with model.toml, a .toml file or an .onnx file"
-                    .to_owned();
+            let expected =
+                "the path must name a folder with model.toml, a .toml file or an .onnx file";
+            let problem = scan::problem(path).map(|problem| problem.to_string());
+            let advice = problem.unwrap_or_else(|| expected.to_owned());
             return Err(StoreError::NotFound {
                 model: reference.clone(),
                 advice,
@@ -236,6 +304,9 @@ impl ModelStore {
             || "no models directory is set (--models DIR)".to_owned(),
             |directory| format!("{} does not contain the model", directory.display()),
         );
+        if Path::new(name).is_dir() {
+            return format!("{place}; to use the folder {name} here, write ./{name}");
+        }
         match catalogue::manifest(name) {
             Ok(Some(_)) => {
                 format!(
@@ -279,12 +350,9 @@ fn is_present(path: &Path) -> bool {
         .is_ok_and(|metadata| !metadata.is_dir())
 }
 
-fn has_extension(path: &Path, extensions: &[&str]) -> bool {
-    path.extension()
-        .is_some_and(|found| extensions.iter().any(|extension| found == *extension))
-}
-
 #[cfg(test)]
 mod file_tests;
+#[cfg(test)]
+mod scan_tests;
 #[cfg(test)]
 mod tests;

@@ -128,6 +128,34 @@ impl ModelSource {
         })
     }
 
+    /// Returns the paths of the ONNX and ranges files that the manifest names, also those of its variants. Empty for a
+    /// model without a manifest file.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let Some(path) = &self.path else {
+            return Vec::new();
+        };
+        let variants = self.manifest.variants.values();
+        let stages = variants.clone().flat_map(|variant| &variant.stages);
+        let stages = self.manifest.stages.iter().chain(stages);
+        let ranges = variants.filter_map(|variant| variant.ranges.as_ref());
+        let names = stages.map(|stage| &stage.file).chain(ranges);
+        names.map(|name| path.with_file_name(name)).collect()
+    }
+
+    /// Checks that the ONNX and ranges files of the model and of its variants can be opened.
+    ///
+    /// # Errors
+    /// [`StoreError`] for the first file that is missing, is not a regular file, cannot be read, or is outside the
+    /// folder that the files must not leave.
+    pub(super) fn check_files(&self) -> Result<(), StoreError> {
+        let Origin::Files { boundary, .. } = &self.origin else {
+            return Ok(());
+        };
+        self.files()
+            .iter()
+            .try_for_each(|file| boundary.check(file))
+    }
+
     /// Returns the variant of this model that `reference` names, or the model itself if `reference`
     /// names no variant or `fp32`.
     ///

@@ -43,7 +43,7 @@ const IDLE: Duration = Duration::from_secs(2);
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
     /// Model to measure, as NAME, NAME@VARIANT or a path; may be repeated. A model of the catalogue that is not installed is measured with
-    /// generated weights [default: the built-in model]
+    /// generated weights [default: every model of the models directory, or the built-in model without one]
     #[arg(
         long,
         env = "SIGHTLINE_MODEL",
@@ -86,15 +86,12 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         return running_server(args, url, &image);
     }
     let runtime = args.runtime.load()?;
-    let built_in = [ModelRef {
-        name: catalogue::DEFAULT_MODEL.to_owned(),
-        variant: None,
-    }];
-    let models = if args.model.is_empty() {
-        &built_in[..]
-    } else {
-        &args.model
-    };
+    let store = args.store.store();
+    let mut models = args.model.clone();
+    if models.is_empty() {
+        let served = store.served()?.into_iter();
+        models.extend(served.map(|model| model.manifest.name.into()));
+    }
     say!(
         "{} cores; times are medians in milliseconds; decode, preprocess, inference and \
          postprocessing (boxes, masks): CPU time of one thread without a server; wall: elapsed \
@@ -102,8 +99,8 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         usable_cores()
     )?;
     say!("{}", Line::HEAD)?;
-    for model in models {
-        let source = find_or_make(&args.store.store(), model, args.precision.precision)?;
+    for model in &models {
+        let source = find_or_make(&store, model, args.precision.precision)?;
         let line = measure(args, &runtime, source, &image)?;
         say!("{line}")?;
     }
