@@ -1,0 +1,110 @@
+//! The validated settings of `serve`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::limits::{range, size};
+use super::{ConfigError, DEFAULT_LISTEN, LoadLimits, PrecisionChoice, Settings};
+use crate::app::Limits;
+use crate::http::server::ConnectionTimeouts;
+use crate::manifest::Batching;
+use crate::memory::PartSizes;
+use crate::store::ModelRef;
+use crate::threads::usable_cores;
+
+/// The validated settings of `serve`, with defaults for settings that are not set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServeConfig {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Address of the listener for probes and metrics; `None` if only [`ServeConfig::listen`]
+    /// serves them.
+    pub admin_listen: Option<SocketAddr>,
+    /// Models to load, as NAME, NAME@VARIANT or a path. Empty to load every model of the models
+    /// directory and the built-in model.
+    pub models: Vec<ModelRef>,
+    /// Precision of a model that is named without a variant.
+    pub precision: PrecisionChoice,
+    /// CPU threads that the server may use.
+    pub cores: usize,
+    /// Threads of each ONNX Runtime session. `None` to divide the CPU threads among the workers of
+    /// a model.
+    pub intra_op_threads: Option<usize>,
+    /// Batching settings that override the settings in the manifest of every model.
+    pub batching: Batching,
+    /// Limits on each request, and on the memory of all requests.
+    pub limits: Limits,
+    /// Memory for all requests together, in bytes. `None` to derive it from the memory limit of the
+    /// cgroup or from the physical memory.
+    pub memory_budget: Option<u64>,
+    /// Sizes of the parts of the memory budget that settings fix.
+    pub parts: PartSizes,
+    /// Maximum number of open connections of the listener [`ServeConfig::listen`].
+    pub max_connections: usize,
+    /// Time limits of each connection.
+    pub timeouts: ConnectionTimeouts,
+    /// Limits on loading each model.
+    pub load: LoadLimits,
+    /// Maximum time for requests in flight to finish after a stop signal.
+    pub shutdown_grace: Duration,
+}
+
+impl Settings {
+    /// Validates the settings and completes them with defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] for the first setting that is out of range.
+    pub fn resolve(self) -> Result<ServeConfig, ConfigError> {
+        let default = Limits::default();
+        let body = range("max_body_bytes", self.max_body_bytes, 1 << 30)?;
+        let pixels = range("max_pixels", self.max_pixels, 1 << 30)?;
+        let density = range("max_pixels_per_byte", self.max_pixels_per_byte, 1 << 30)?;
+        let images = range("max_images", self.max_images, 1024)?;
+        let timeout = range("request_timeout_ms", self.request_timeout_ms, 86_400_000)?;
+        let limits = Limits {
+            max_body_bytes: body.unwrap_or(default.max_body_bytes),
+            max_pixels: pixels.unwrap_or(default.max_pixels),
+            max_pixels_per_byte: density.unwrap_or(default.max_pixels_per_byte),
+            max_images: images.unwrap_or(default.max_images),
+            request_timeout: timeout.map_or(default.request_timeout, Duration::from_millis),
+        };
+        let delay = match self.max_queue_delay_us {
+            Some(0) | None => self.max_queue_delay_us,
+            delay => range("max_queue_delay_us", delay, 1_000_000)?,
+        };
+        let batching = Batching {
+            max_batch_size: range("max_batch_size", self.max_batch_size, 256)?,
+            max_queue_delay_us: delay,
+            max_queue_size: range("max_queue_size", self.max_queue_size, 65_536)?,
+            instances: range("instances", self.instances, 256)?,
+        };
+        let keep_alive = range("keep_alive_ms", self.keep_alive_ms, 86_400_000)?;
+        let mut timeouts = ConnectionTimeouts::default();
+        if let Some(milliseconds) = keep_alive {
+            timeouts.keep_alive = Duration::from_millis(milliseconds);
+        }
+        let grace = range("shutdown_grace_ms", self.shutdown_grace_ms, 86_400_000)?;
+        Ok(ServeConfig {
+            memory_budget: size("memory_budget", self.memory_budget)?,
+            parts: PartSizes {
+                bodies: size("body_memory_bytes", self.body_memory_bytes)?,
+                pixels: size("decode_memory_bytes", self.decode_memory_bytes)?,
+                tensors: size("tensor_memory_bytes", self.tensor_memory_bytes)?,
+                responses: size("response_memory_bytes", self.response_memory_bytes)?,
+            },
+            listen: self.listen.unwrap_or(DEFAULT_LISTEN),
+            admin_listen: self.admin_listen,
+            models: self.model.unwrap_or_default(),
+            precision: self.precision.unwrap_or_default(),
+            cores: range("threads", self.threads, 1024)?.unwrap_or_else(usable_cores),
+            intra_op_threads: range("intra_op_threads", self.intra_op_threads, 1024)?,
+            batching,
+            limits,
+            max_connections: range("max_connections", self.max_connections, 1 << 20)?
+                .unwrap_or(1024),
+            timeouts,
+            load: LoadLimits::new(self.load_timeout_ms, self.load_memory_bytes)?,
+            shutdown_grace: Duration::from_millis(grace.unwrap_or(30_000)),
+        })
+    }
+}

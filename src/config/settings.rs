@@ -1,0 +1,144 @@
+//! The settings of `serve` before validation.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::PrecisionChoice;
+use crate::memory::ByteSize;
+use crate::store::ModelRef;
+
+/// The settings of `serve` before validation. A setting is `None` if no flag, environment variable
+/// or configuration file sets it.
+#[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Address to listen on, as IP:PORT [default: 127.0.0.1:8080]
+    #[arg(long, env = "SIGHTLINE_LISTEN", value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Address of a second listener for /health/live, /health/ready and /metrics, as IP:PORT; it
+    /// responds even if clients hold all connections of the first listener [default: no second
+    /// listener]
+    #[arg(long, env = "SIGHTLINE_ADMIN_LISTEN", value_name = "ADDR")]
+    pub admin_listen: Option<SocketAddr>,
+    /// Directory with one folder per model [default: `$XDG_DATA_HOME/sightline/models`, if it
+    /// exists]
+    #[arg(long, env = "SIGHTLINE_MODELS", value_name = "DIR")]
+    pub models: Option<PathBuf>,
+    /// Allow symbolic links that lead out of the models directory, or, for a model named by a path,
+    /// out of the model's folder
+    // Not written if it is not set, so that the file's value counts.
+    #[arg(long, env = "SIGHTLINE_FOLLOW_SYMLINKS")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub follow_symlinks: bool,
+    /// ONNX Runtime library (libonnxruntime.so) [default: `ORT_DYLIB_PATH`, else the binary's
+    /// folder, .cache/onnxruntime/, or the system's library folders]
+    #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]
+    pub onnxruntime: Option<PathBuf>,
+    /// Model to load, as NAME, NAME@VARIANT or a path; may be repeated. The first model of a task
+    /// is the default of its route [default: every model of the models directory, then the built-in
+    /// model, each in fp32 and in int8 if it has that variant]
+    #[arg(
+        long,
+        env = "SIGHTLINE_MODEL",
+        value_name = "NAME[@VARIANT]",
+        value_delimiter = ','
+    )]
+    pub model: Option<Vec<ModelRef>>,
+    /// Precision of a model named without a variant; `auto` is int8 if the model has that variant
+    /// and the CPU has int8 dot-product instructions, else fp32 [default: auto]
+    #[arg(
+        long,
+        env = "SIGHTLINE_PRECISION",
+        value_name = "auto|fp32|int8",
+        hide_possible_values = true
+    )]
+    pub precision: Option<PrecisionChoice>,
+    /// CPU threads that the server may use [default: the cores that the process may run on]
+    #[arg(long, env = "SIGHTLINE_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+    /// Workers per model, each with its own ONNX Runtime session [default: one per thread, at most
+    /// 8]
+    #[arg(long, env = "SIGHTLINE_INSTANCES", value_name = "N")]
+    pub instances: Option<usize>,
+    /// Threads of each ONNX Runtime session [default: threads / instances]
+    #[arg(long, env = "SIGHTLINE_INTRA_OP_THREADS", value_name = "N")]
+    pub intra_op_threads: Option<usize>,
+    /// Most images in one batch [default: the model's own, else twice the threads of a session, at
+    /// most 8]
+    #[arg(long, env = "SIGHTLINE_MAX_BATCH_SIZE", value_name = "N")]
+    pub max_batch_size: Option<usize>,
+    /// Longest time that an image waits for its batch to fill, in microseconds [default: the
+    /// model's own, else 0]
+    #[arg(
+        long,
+        env = "SIGHTLINE_MAX_QUEUE_DELAY_US",
+        value_name = "MICROSECONDS"
+    )]
+    pub max_queue_delay_us: Option<u64>,
+    /// Most images waiting per model; further requests are rejected with 429 [default: the model's
+    /// own, else 256]
+    #[arg(long, env = "SIGHTLINE_MAX_QUEUE_SIZE", value_name = "N")]
+    pub max_queue_size: Option<usize>,
+    /// Largest request body, in bytes [default: 33554432]
+    #[arg(long, env = "SIGHTLINE_MAX_BODY_BYTES", value_name = "BYTES")]
+    pub max_body_bytes: Option<usize>,
+    /// Memory for all requests together, such as 614MiB or 2GiB; it is divided among the four parts
+    /// below, and the models come on top [default: 60 % of the cgroup's memory limit or of the
+    /// physical memory, whichever is smaller]
+    #[arg(long, env = "SIGHTLINE_MEMORY_BUDGET", value_name = "SIZE")]
+    pub memory_budget: Option<ByteSize>,
+    /// Memory for all request bodies together [default: a part of the budget, at most 512MiB]
+    #[arg(long, env = "SIGHTLINE_BODY_MEMORY_BYTES", value_name = "SIZE")]
+    pub body_memory_bytes: Option<ByteSize>,
+    /// Memory for images while they are decoded or drawn into [default: a part of the budget, at
+    /// most what the most expensive images of 4 and of 12 megapixels take on every thread]
+    #[arg(long, env = "SIGHTLINE_DECODE_MEMORY_BYTES", value_name = "SIZE")]
+    pub decode_memory_bytes: Option<ByteSize>,
+    /// Memory for inputs and outputs of the networks of all models [default: a part of the budget,
+    /// at most 256MiB for each loaded model and variant]
+    #[arg(long, env = "SIGHTLINE_TENSOR_MEMORY_BYTES", value_name = "SIZE")]
+    pub tensor_memory_bytes: Option<ByteSize>,
+    /// Memory for all responses together, until the clients have read them [default: a part of the
+    /// budget, at most 256MiB]
+    #[arg(long, env = "SIGHTLINE_RESPONSE_MEMORY_BYTES", value_name = "SIZE")]
+    pub response_memory_bytes: Option<ByteSize>,
+    /// Largest image, in pixels (width x height) [default: 50000000]
+    #[arg(long, env = "SIGHTLINE_MAX_PIXELS", value_name = "PIXELS")]
+    pub max_pixels: Option<u64>,
+    /// Most pixels of an image per byte of its file; images of up to 1048576 pixels are exempt
+    /// [default: 50000]
+    #[arg(long, env = "SIGHTLINE_MAX_PIXELS_PER_BYTE", value_name = "PIXELS")]
+    pub max_pixels_per_byte: Option<u64>,
+    /// Most images in one request [default: 32]
+    #[arg(long, env = "SIGHTLINE_MAX_IMAGES", value_name = "N")]
+    pub max_images: Option<usize>,
+    /// Most open connections; if all are open, a new connection replaces the one that has been idle
+    /// longest, else the one with the slowest client, else the next one that gets its response
+    /// [default: 1024]
+    #[arg(long, env = "SIGHTLINE_MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<usize>,
+    /// Time after which a connection without a request is closed, in milliseconds; must be longer
+    /// than the idle timeout of a load balancer [default: 75000]
+    #[arg(long, env = "SIGHTLINE_KEEP_ALIVE_MS", value_name = "MILLISECONDS")]
+    pub keep_alive_ms: Option<u64>,
+    /// Time that a request may take before it fails with 504, in milliseconds [default: 30000]
+    #[arg(
+        long,
+        env = "SIGHTLINE_REQUEST_TIMEOUT_MS",
+        value_name = "MILLISECONDS"
+    )]
+    pub request_timeout_ms: Option<u64>,
+    /// Time that loading a model from files may take, in milliseconds [default: 60000]
+    #[arg(long, env = "SIGHTLINE_LOAD_TIMEOUT_MS", value_name = "MILLISECONDS")]
+    pub load_timeout_ms: Option<u64>,
+    /// Memory that loading a model from files may take [default: 2GiB and 8 times the size of the
+    /// model's files, at most three quarters of the cgroup's memory limit or of the physical memory]
+    #[arg(long, env = "SIGHTLINE_LOAD_MEMORY_BYTES", value_name = "SIZE")]
+    pub load_memory_bytes: Option<ByteSize>,
+    /// Time that requests in flight may take after SIGTERM, in milliseconds [default: 30000]
+    #[arg(long, env = "SIGHTLINE_SHUTDOWN_GRACE_MS", value_name = "MILLISECONDS")]
+    pub shutdown_grace_ms: Option<u64>,
+}
