@@ -13,7 +13,7 @@
 //! 8. [`postprocess`]: turns outputs into labels, boxes or masks, which [`draw`] can draw into the image.
 //!
 //! Other modules: [`store`] and [`catalogue`] find models, which [`manifest`] describes;
-//! [`config`], [`memory`], [`threads`] and [`cpu`] plan a deployment; [`metrics`] and [`process`]
+//! [`nearest`] corrects misspelt names; [`config`], [`memory`], [`threads`] and [`cpu`] plan a deployment; [`metrics`] and [`process`]
 //! measure the running server; [`error`] unites the errors of all layers that a request passes.
 
 pub mod admission;
@@ -34,6 +34,7 @@ pub mod image;
 pub mod manifest;
 pub mod memory;
 pub mod metrics;
+pub mod nearest;
 pub mod pipeline;
 pub mod pool;
 pub mod postprocess;

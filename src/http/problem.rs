@@ -185,8 +185,14 @@ impl From<ServeError> for Problem {
             } => Self::new(Code::bad_parameter, detail)
                 .about(field, expected)
                 .got(got),
-            ServeError::BadBody { field, .. } => Self::new(Code::bad_body, detail)
-                .about(field, "a body in the format of its content type"),
+            ServeError::UnknownParameter { name, known, .. } => {
+                Self::new(Code::bad_parameter, detail)
+                    .about(name.clone(), known.join(", "))
+                    .got(name)
+            }
+            ServeError::BadBody {
+                field, expected, ..
+            } => Self::new(Code::bad_body, detail).about(field, expected),
             ServeError::NoImage { expected } => {
                 Self::new(Code::no_image, detail).about("body", expected)
             }
@@ -235,12 +241,16 @@ impl From<ServeError> for Problem {
             ServeError::UnknownModel { name, loaded } => Self::new(Code::unknown_model, detail)
                 .about("model", loaded.join(", "))
                 .got(name),
-            ServeError::WrongTask { name, task } => {
+            ServeError::WrongTask {
+                name,
+                task,
+                expected,
+            } => {
                 let route = super::route_of(task);
                 let detail = format!("{detail}: send the request to {route}");
                 Self::new(Code::wrong_task, detail)
-                    .about("model", format!("a model for {route}"))
-                    .got(name)
+                    .about("model", format!("a {} model", expected.as_str()))
+                    .got(format!("{name}, a {} model", task.as_str()))
             }
             ServeError::NoModel { task } => Self::new(Code::no_model, detail)
                 .about("model", format!("a loaded {} model", task.as_str())),

@@ -384,6 +384,7 @@ impl Registry {
             return Ok(Arc::clone(model));
         }
         Err(ServeError::WrongTask {
+            expected: task,
             name: model.id(),
             task: model.manifest.task,
         })
