@@ -11,6 +11,7 @@ use sightline::app::App;
 use sightline::config::{PrecisionChoice, ServeConfig, Settings};
 use sightline::engine::OnnxRuntime;
 use sightline::http;
+use sightline::http::access::AccessLog;
 use sightline::http::server::Server;
 use sightline::manifest::{Batching, Precision};
 use sightline::memory::BudgetOrigin;
@@ -205,7 +206,9 @@ async fn serve(config: ServeConfig, prepared: Prepared, signals: StopSignals) ->
     let address = listeners.announce()?;
     memory.announce();
     let plan = memory.plan;
-    let app = Arc::new(App::planned(config.limits, config.cores, &plan));
+    let mut app = App::planned(config.limits, config.cores, &plan);
+    app.access_log = AccessLog::new(config.access_log);
+    let app = Arc::new(app);
     // The models are never dropped, because that would join workers, whose runs may be endless. The process ends
     // without destructors.
     std::mem::forget(Arc::clone(&app));

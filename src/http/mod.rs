@@ -6,6 +6,7 @@
 //! status codes.
 
 mod accept;
+pub mod access;
 mod activity;
 mod classify;
 mod connection;
