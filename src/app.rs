@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use crate::admission::Pacer;
 use crate::budget::Budget;
+use crate::config::AccessEvents;
 use crate::defaults::Defaults;
 use crate::error::ServeError;
+use crate::http::access::AccessLog;
 use crate::image::DecodeTimes;
 use crate::manifest::Task;
 use crate::memory::{self, Demand, Demands, MemoryPlan};
@@ -61,6 +63,8 @@ pub struct App {
     /// Memory budget for response bodies, which keep their memory reserved until the clients have
     /// read them.
     pub responses: Budget,
+    /// Logs the requests.
+    pub access_log: AccessLog,
     /// Delays rejections for lack of capacity when there are many.
     pub rejections: Pacer,
     /// Delays answers to requests with errors when there are many.
@@ -82,7 +86,8 @@ impl App {
     }
 
     /// Creates the state of a server that is still loading its models, with `image_threads` threads
-    /// for work on images. The sizes of the memory budgets are those in `plan`.
+    /// for work on images. The sizes of the memory budgets are those in `plan`. Requests are not logged; set
+    /// [`App::access_log`] for that.
     pub fn planned(limits: Limits, image_threads: usize, plan: &MemoryPlan) -> Self {
         let metrics = Metrics::new();
         let bodies = Budget::new("bodies", memory::UNIT, plan.bodies);
@@ -98,6 +103,7 @@ impl App {
             decode_times: Arc::default(),
             bodies,
             responses,
+            access_log: AccessLog::new(AccessEvents::Off),
             rejections: Pacer::of_rejections(),
             faults: Pacer::of_faults(),
             registry: OnceLock::new(),

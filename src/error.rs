@@ -27,11 +27,29 @@ pub enum ServeError {
         /// The value of the request, cut to 64 characters.
         got: String,
     },
+    /// The query has a parameter that the route does not have.
+    #[error(
+        "unknown parameter `{name}`: {}",
+        match .nearest {
+            Some(nearest) => format!("did you mean `{nearest}`?"),
+            None => format!("the parameters of this route are {}", .known.join(", ")),
+        }
+    )]
+    UnknownParameter {
+        /// Name of the parameter, cut to 64 characters.
+        name: String,
+        /// Names of the route's parameters.
+        known: Vec<&'static str>,
+        /// The parameter of the route whose name differs little from `name`. `None` if there is none.
+        nearest: Option<&'static str>,
+    },
     /// The body, or a part of it, is not valid JSON, base64 or multipart, or has an unknown part.
     #[error("cannot read `{field}` of the request: {reason}")]
     BadBody {
         /// Part of the body that cannot be read, such as `images[0].data`.
         field: String,
+        /// What that part must be, in words.
+        expected: &'static str,
         /// Reason why that part cannot be read.
         reason: String,
     },
@@ -223,12 +241,18 @@ pub enum ServeError {
         retry_after: Duration,
     },
     /// The requested model has another task than the route serves.
-    #[error("model `{name}` is a {} model, which this route does not serve", .task.as_str())]
+    #[error(
+        "model `{name}` is a {} model, and this route serves {} models",
+        .task.as_str(),
+        .expected.as_str()
+    )]
     WrongTask {
         /// The requested model, as `name@variant`.
         name: String,
         /// Task of the requested model.
         task: Task,
+        /// Task of the models that the route serves.
+        expected: Task,
     },
     /// No model of the route's task is served.
     #[error(
@@ -250,8 +274,10 @@ pub enum ServeError {
         path: String,
     },
     /// The route does not support the method.
-    #[error("route `{path}` does not support the method {method}")]
+    #[error("route `{path}` does not support the method {method}: {}", .allowed)]
     MethodNotAllowed {
+        /// How to request the route.
+        allowed: &'static str,
         /// Path of the route.
         path: String,
         /// HTTP method of the request.

@@ -12,6 +12,7 @@ use sightline::config::{ConfigError, ServeConfig, Settings};
 use sightline::defaults::{self, Defaults};
 use sightline::engine::OnnxRuntime;
 use sightline::http;
+use sightline::http::access::AccessLog;
 use sightline::http::server::Server;
 use sightline::manifest::{Batching, Task};
 use sightline::memory::BudgetOrigin;
@@ -195,7 +196,9 @@ async fn serve(config: ServeConfig, prepared: Prepared, signals: StopSignals) ->
     memory.announce();
     defaults.log();
     let plan = memory.plan;
-    let app = Arc::new(App::planned(config.limits, config.cores, &plan));
+    let mut app = App::planned(config.limits, config.cores, &plan);
+    app.access_log = AccessLog::new(config.access_log);
+    let app = Arc::new(app);
     app.set_defaults(defaults);
     // The models are never dropped, because that would join workers, whose runs may be endless. The process ends
     // without destructors.

@@ -3,6 +3,7 @@
 //! A flag wins over its environment variable, which wins over the file, which wins over the
 //! default.
 
+mod access;
 mod error;
 mod file;
 mod limits;
@@ -14,6 +15,7 @@ mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+pub use access::AccessEvents;
 pub use error::ConfigError;
 pub use limits::LoadLimits;
 pub use precision::PrecisionChoice;

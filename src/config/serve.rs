@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::limits::{range, size};
-use super::{ConfigError, DEFAULT_LISTEN, LoadLimits, PrecisionChoice, Settings};
+use super::{AccessEvents, ConfigError, DEFAULT_LISTEN, LoadLimits, PrecisionChoice, Settings};
 use crate::app::Limits;
 use crate::defaults::DefaultModel;
 use crate::http::server::ConnectionTimeouts;
@@ -49,6 +49,8 @@ pub struct ServeConfig {
     pub timeouts: ConnectionTimeouts,
     /// Limits on loading each model.
     pub load: LoadLimits,
+    /// Which requests the access log has.
+    pub access_log: AccessEvents,
     /// Maximum time for requests in flight to finish after a stop signal.
     pub shutdown_grace: Duration,
 }
@@ -109,6 +111,7 @@ impl Settings {
                 .unwrap_or(1024),
             timeouts,
             load: LoadLimits::new(self.load_timeout_ms, self.load_memory_bytes)?,
+            access_log: self.access_log.unwrap_or_default(),
             shutdown_grace: Duration::from_millis(grace.unwrap_or(30_000)),
         })
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::PrecisionChoice;
+use super::{AccessEvents, PrecisionChoice};
 use crate::defaults::{self, DefaultModel};
 use crate::memory::ByteSize;
 use crate::store::ModelRef;
@@ -152,6 +152,15 @@ pub struct Settings {
     /// model's files, at most three quarters of the cgroup's memory limit or of the physical memory]
     #[arg(long, env = "SIGHTLINE_LOAD_MEMORY_BYTES", value_name = "SIZE")]
     pub load_memory_bytes: Option<ByteSize>,
+    /// Requests that get an event in the log: `all` (except successful probes and scrapes), `errors`
+    /// (status 400 and above) or `off` [default: all]
+    #[arg(
+        long,
+        env = "SIGHTLINE_ACCESS_LOG",
+        value_name = "off|errors|all",
+        hide_possible_values = true
+    )]
+    pub access_log: Option<AccessEvents>,
     /// Time that requests in flight may take after SIGTERM, in milliseconds [default: 30000]
     #[arg(long, env = "SIGHTLINE_SHUTDOWN_GRACE_MS", value_name = "MILLISECONDS")]
     pub shutdown_grace_ms: Option<u64>,

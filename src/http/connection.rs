@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -19,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::access::Peer;
 use super::activity::{Activity, BodyWait, InFlight};
 
 /// Runs `connection` until it ends, or until `activity` has a reason to close it.
@@ -76,10 +78,11 @@ fn expired<'a>(
     })
 }
 
-/// Returns the service of one connection: `router`, with each request recorded in `activity`.
+/// Returns the service of one connection from `peer`: `router`, with each request recorded in `activity`.
 pub(super) fn service(
     router: Router,
     activity: Arc<Activity>,
+    peer: Option<SocketAddr>,
 ) -> impl Service<
     Request<Incoming>,
     Response = Response<Held>,
@@ -88,8 +91,11 @@ pub(super) fn service(
 > + Send
 + 'static {
     let router = TowerToHyperService::new(router);
-    service_fn(move |request: Request<Incoming>| {
+    service_fn(move |mut request: Request<Incoming>| {
         let in_flight = activity.request();
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(Peer(peer));
+        }
         let response = router.call(request.map(|body| Upload {
             body,
             activity: Arc::clone(&activity),

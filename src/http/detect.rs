@@ -91,8 +91,8 @@ impl TaskRoute for Detect {
         }
     }
 
-    fn is_image(&self) -> bool {
-        self.drawn.is_some()
+    fn image_response(&self) -> Option<&'static str> {
+        self.drawn.map(|_| "`annotate=true`")
     }
 
     fn respond(&self, mut response: ResponseOf<Self>) -> Result<Response, ServeError> {

@@ -38,6 +38,14 @@ pub(super) const INLINE_BYTES: usize = 64 << 10;
 /// decoded. Progressive JPEG files are read to their end, because their scans are counted.
 const SCAN_NANOS_PER_BYTE: u64 = 2;
 
+/// Names that the parts of a multipart body may have, with or without `[]`, which some clients append. Parts of
+/// all names are images.
+const PART_NAMES: [&str; 4] = ["image", "images", "file", "files"];
+/// What a multipart body must hold, for error messages.
+const IMAGE_PARTS: &str = "one or more parts named `image` (or `images`, `file`, `files`)";
+/// What a JSON body must hold, for error messages.
+const JSON_IMAGES: &str = r#"{"images": [{"data": "<base64>"}]}"#;
+
 /// How the images are contained in a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -112,8 +120,8 @@ fn images(
     if images.is_empty() {
         let expected = match framing {
             Framing::Raw => "the bytes of an image as the body",
-            Framing::Multipart => "one or more parts named `image`",
-            Framing::Json => r#"{"images": [{"data": "<base64>"}]}"#,
+            Framing::Multipart => IMAGE_PARTS,
+            Framing::Json => JSON_IMAGES,
         };
         return Err(ServeError::NoImage { expected });
     }
@@ -250,14 +258,15 @@ async fn discard(body: &mut Body) {
     let _ = tokio::time::timeout(DISCARD_TIME, read).await;
 }
 
-/// Returns the contents of the parts named `image` of a multipart body. More than `limit` images
-/// are an error.
+/// Returns the contents of the parts of a multipart body, which must have a name of [`PART_NAMES`].
+/// More than `limit` images are an error.
 pub(super) async fn multipart_images(
     mut request: Request,
     limit: usize,
 ) -> Result<Vec<Bytes>, ServeError> {
     let broken = |reason: String| ServeError::BadBody {
         field: "multipart".to_owned(),
+        expected: "a multipart/form-data body with the boundary of its content type",
         reason,
     };
     // axum's own limit is disabled: the body is already in memory and within `max_body_bytes`.
@@ -271,10 +280,12 @@ pub(super) async fn multipart_images(
         .map_err(|error| broken(error.body_text()))?
     {
         let name = part.name().unwrap_or_default();
-        if name != "image" {
-            let field: String = name.chars().take(64).collect();
-            let reason = "unknown part: images go into parts named `image`".to_owned();
-            return Err(ServeError::BadBody { field, reason });
+        if !PART_NAMES.contains(&name.trim_end_matches("[]")) {
+            return Err(ServeError::BadBody {
+                field: name.chars().take(64).collect(),
+                expected: IMAGE_PARTS,
+                reason: "unknown part: images go into parts named `image`".to_owned(),
+            });
         }
         if images.len() == limit {
             return Err(ServeError::TooManyImages { limit });
@@ -289,14 +300,20 @@ pub(super) async fn multipart_images(
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "an object with the field `images`, a list"
+)]
 struct JsonBody<'a> {
     #[serde(borrow)]
     images: Vec<JsonImage<'a>>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "an object with the field `data`, an image file in base64"
+)]
 struct JsonImage<'a> {
     #[serde(borrow)]
     data: Cow<'a, str>,
@@ -307,6 +324,7 @@ pub(super) fn json_images(body: &[u8], limit: usize) -> Result<Vec<Bytes>, Serve
     let parsed: JsonBody<'_> =
         serde_json::from_slice(body).map_err(|error| ServeError::BadBody {
             field: "body".to_owned(),
+            expected: JSON_IMAGES,
             // The message is cut because it may quote a field name of any length.
             reason: error.to_string().chars().take(200).collect(),
         })?;
@@ -335,6 +353,7 @@ pub(super) fn json_images(body: &[u8], limit: usize) -> Result<Vec<Bytes>, Serve
             .map(Bytes::from)
             .map_err(|error| ServeError::BadBody {
                 field: format!("images[{index}].data"),
+                expected: "an image file in base64",
                 reason: format!("not base64: {error}"),
             })
     };

@@ -148,6 +148,7 @@ fn valid(result: Result<(), ServeError>) -> bool {
         error,
         ServeError::BadParameter { .. }
             | ServeError::BadBody { .. }
+            | ServeError::UnknownParameter { .. }
             | ServeError::TooManyImages { .. }
             | ServeError::UnsupportedMediaType { .. }
     );

@@ -23,6 +23,7 @@ use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tower_http::trace::TraceLayer;
 use tracing::Span;
 
+use super::access::Pending;
 use super::problem::Problem;
 use super::respond::Served;
 use crate::app::App;
@@ -39,7 +40,7 @@ pub(super) fn surround(routes: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<A
     let trace = TraceLayer::new_for_http()
         .make_span_with(request_span)
         .on_request(())
-        .on_response(log_response)
+        .on_response(())
         .on_body_chunk(())
         .on_eos(())
         .on_failure(());
@@ -90,15 +91,6 @@ fn route(path: Option<&MatchedPath>) -> &str {
     path.map_or("other", MatchedPath::as_str)
 }
 
-/// Logs the status and the latency of a finished request.
-fn log_response<B>(response: &axum::http::Response<B>, latency: Duration, _: &Span) {
-    tracing::debug!(
-        status = response.status().as_u16(),
-        duration_ms = millis(latency),
-        "request finished"
-    );
-}
-
 /// Returns the response to a request whose handler panicked: a problem document with the code
 /// `internal`. The message of the panic goes only to the log.
 #[expect(
@@ -121,6 +113,7 @@ pub(super) fn millis(duration: Duration) -> f64 {
 async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let path = request.extensions().get::<MatchedPath>().cloned();
+    let pending = Pending::new(&app.access_log, &request, route(path.as_ref()));
     app.metrics.in_flight.inc();
     let in_flight = InFlight(&app);
     let mut response = next.run(request).await;
@@ -143,6 +136,7 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
         let code = problem.code.as_str();
         tracing::error!(status, code, model = label.model, reason, "request failed");
     }
+    pending.finish(&response);
     let timing = server_timing(served.map(|served| served.timing), elapsed);
     response.headers_mut().insert(SERVER_TIMING, timing);
     response

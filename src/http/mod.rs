@@ -6,6 +6,7 @@
 //! status codes.
 
 mod accept;
+pub mod access;
 mod activity;
 mod classify;
 mod connection;
@@ -38,8 +39,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{OriginalUri, State};
-use axum::http::Method;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, HOST};
+use axum::http::{HeaderMap, Method};
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
 
@@ -114,18 +115,17 @@ pub fn route_of(task: Task) -> &'static str {
     }
 }
 
-async fn index() -> impl IntoResponse {
+async fn index(headers: HeaderMap) -> impl IntoResponse {
     let version = env!("CARGO_PKG_VERSION");
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let origin = format!("http://{}", host.unwrap_or("HOST:PORT"));
     format!(
         "Sightline {version} serves vision networks.\n\n\
-         Classify an image:\n  curl --data-binary @photo.jpg -H 'content-type: image/jpeg' \
-         http://HOST:PORT/v1/classify\n\n\
+         Classify an image:\n  curl -F image=@photo.jpg {origin}/v1/classify\n\n\
          Draw the boxes of a detector or the mask of a segmentation model:\n  \
-         curl --data-binary @photo.jpg -H 'content-type: image/jpeg' \
-         'http://HOST:PORT/v1/detect?annotate=true' > drawn.png\n  \
-         curl --data-binary @photo.jpg -H 'content-type: image/jpeg' \
-         'http://HOST:PORT/v1/segment?annotate=true' > drawn.png\n\n\
-         See /v1/models, /openapi.yaml, /metrics, /health/ready.\n"
+         curl -F image=@photo.jpg '{origin}/v1/detect?annotate=true' > drawn.png\n  \
+         curl -F image=@photo.jpg '{origin}/v1/segment?annotate=true' > drawn.png\n\n\
+         See {origin}/v1/models, /openapi.yaml, /metrics, /health/ready.\n"
     )
 }
 
@@ -151,5 +151,17 @@ async fn no_route(OriginalUri(uri): OriginalUri) -> Problem {
 
 async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Problem {
     let (path, method) = (uri.path().to_owned(), method.to_string());
-    ServeError::MethodNotAllowed { path, method }.into()
+    let tasks = [Task::Classification, Task::Detection, Task::Segmentation];
+    let takes_images = tasks.map(route_of).contains(&uri.path());
+    let allowed = if takes_images {
+        "send an image with POST, for example with curl -F image=@photo.jpg"
+    } else {
+        "use GET"
+    };
+    let error = ServeError::MethodNotAllowed {
+        path,
+        method,
+        allowed,
+    };
+    error.into()
 }

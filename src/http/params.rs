@@ -8,6 +8,7 @@ use axum::http::Uri;
 
 use crate::error::ServeError;
 use crate::image::Orientation;
+use crate::nearest::nearest;
 
 /// The names and values of the query parameters of one request that are not yet taken.
 #[derive(Debug)]
@@ -88,11 +89,21 @@ impl Params {
         choices: &[(&str, T)],
         default: T,
     ) -> Result<T, ServeError> {
+        Ok(self.optional_choice(name, choices)?.unwrap_or(default))
+    }
+
+    /// Takes the parameter `name` and returns the value of its word in `choices`. Returns `None` if the
+    /// query does not have the parameter.
+    pub(super) fn optional_choice<T: Copy>(
+        &mut self,
+        name: &str,
+        choices: &[(&str, T)],
+    ) -> Result<Option<T>, ServeError> {
         let Some(text) = self.take(name)? else {
-            return Ok(default);
+            return Ok(None);
         };
         if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
-            return Ok(*value);
+            return Ok(Some(*value));
         }
         let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
         Err(bad(name, &words.join(" or "), &text))
@@ -114,24 +125,26 @@ impl Params {
         self.choice("orientation", &choices, Orientation::Apply)
     }
 
-    /// Rejects a parameter that was not taken, because it would have no effect. The error lists
-    /// `known`, the parameters of the route.
-    pub(super) fn finish(self, known: &[&str]) -> Result<(), ServeError> {
-        match self.0.first() {
-            None => Ok(()),
-            Some((name, _)) => Err(bad(
-                name,
-                &format!("one of the route's parameters ({})", known.join(", ")),
-                name,
-            )),
-        }
+    /// Rejects a parameter that was not taken, because it would have no effect. The error suggests the
+    /// most similar of `known`, the parameters of the route, or lists all of them.
+    pub(super) fn finish(self, known: &[&'static str]) -> Result<(), ServeError> {
+        let Some((name, _)) = self.0.first() else {
+            return Ok(());
+        };
+        let name = cut(name);
+        let nearest = nearest(&name, known.iter().copied());
+        let nearest = known.iter().find(|known| Some(**known) == nearest);
+        Err(ServeError::UnknownParameter {
+            nearest: nearest.copied(),
+            known: known.to_vec(),
+            name,
+        })
     }
 }
 
 /// Returns the error for the invalid value `got` of the parameter `field`. Values in the error are
 /// cut to 64 characters, and an empty value is shown as `nothing`.
 pub(super) fn bad(field: &str, expected: &str, got: &str) -> ServeError {
-    let cut = |text: &str| text.chars().take(64).collect();
     ServeError::BadParameter {
         field: cut(field),
         expected: expected.to_owned(),
@@ -141,6 +154,11 @@ pub(super) fn bad(field: &str, expected: &str, got: &str) -> ServeError {
             cut(got)
         },
     }
+}
+
+/// Returns the first 64 characters of a text from a client, for an error message.
+fn cut(text: &str) -> String {
+    text.chars().take(64).collect()
 }
 
 #[cfg(test)]
@@ -184,12 +202,17 @@ mod tests {
 
     #[test]
     fn unknown_parameters_are_rejected() {
-        let error = params("topk=3")
-            .finish(&["model", "top_k"])
-            .unwrap_err()
-            .to_string();
-        let expected = "`topk`: expected one of the route's parameters (model, top_k), got topk";
-        assert_eq!(error, expected);
+        let cases = [
+            ("topk=3", "unknown parameter `topk`: did you mean `top_k`?"),
+            (
+                "verbose=1",
+                "unknown parameter `verbose`: the parameters of this route are model, top_k",
+            ),
+        ];
+        for (query, expected) in cases {
+            let error = params(query).finish(&["model", "top_k"]).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        }
         assert!(params("").finish(&["model"]).is_ok());
     }
 

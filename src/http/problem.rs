@@ -188,8 +188,14 @@ impl From<ServeError> for Problem {
             } => Self::new(Code::bad_parameter, detail)
                 .about(field, expected)
                 .got(got),
-            ServeError::BadBody { field, .. } => Self::new(Code::bad_body, detail)
-                .about(field, "a body in the format of its content type"),
+            ServeError::UnknownParameter { name, known, .. } => {
+                Self::new(Code::bad_parameter, detail)
+                    .about(name.clone(), known.join(", "))
+                    .got(name)
+            }
+            ServeError::BadBody {
+                field, expected, ..
+            } => Self::new(Code::bad_body, detail).about(field, expected),
             ServeError::NoImage { expected } => {
                 Self::new(Code::no_image, detail).about("body", expected)
             }
@@ -247,12 +253,16 @@ impl From<ServeError> for Problem {
             ServeError::ModelMemory { retry_after, .. } => {
                 Self::new(Code::model_memory, detail).retry(retry_after)
             }
-            ServeError::WrongTask { name, task } => {
+            ServeError::WrongTask {
+                name,
+                task,
+                expected,
+            } => {
                 let route = super::route_of(task);
                 let detail = format!("{detail}: send the request to {route}");
                 Self::new(Code::wrong_task, detail)
-                    .about("model", format!("a model for {route}"))
-                    .got(name)
+                    .about("model", format!("a {} model", expected.as_str()))
+                    .got(format!("{name}, a {} model", task.as_str()))
             }
             ServeError::NoModel { task } => Self::new(Code::no_model, detail)
                 .about("model", format!("a served {} model", task.as_str())),

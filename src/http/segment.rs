@@ -5,7 +5,7 @@ use axum::response::Response;
 use serde::Serialize;
 
 use super::accept::negotiate;
-use super::params::Params;
+use super::params::{Params, bad};
 use super::respond::{respond, respond_image};
 use super::task::{ResponseOf, TaskRoute};
 use crate::draw::DrawnFormat;
@@ -78,11 +78,23 @@ impl TaskRoute for Segment {
             ("rle", MaskEncoding::Rle),
             ("none", MaskEncoding::None),
         ];
-        let encoding = params.choice("mask", &encodings, MaskEncoding::Png)?;
+        let chosen = params.optional_choice("mask", &encodings)?;
+        let encoding = chosen.unwrap_or(MaskEncoding::Png);
         let annotate = params.flag("annotate")?;
+        let word = |encoding| {
+            let mut words = encodings.iter().filter(|(_, other)| *other == encoding);
+            words.next().map_or("", |(word, _)| word)
+        };
         let sizes = [("input", MaskSize::Input), ("logits", MaskSize::Logits)];
         let size = params.choice("size", &sizes, MaskSize::Input)?;
         if annotate {
+            if let Some(chosen) = chosen {
+                return Err(bad(
+                    "mask",
+                    "no `mask` with `annotate=true`, whose response is the drawn image",
+                    word(chosen),
+                ));
+            }
             let format = negotiate(headers, &DrawnFormat::OFFERS)?;
             return Ok(Self {
                 encoding: MaskEncoding::Drawn(format),
@@ -93,12 +105,11 @@ impl TaskRoute for Segment {
         let png = Some("image/png");
         let image = negotiate(headers, &[("application/json", None), ("image/png", png)])?;
         if image.is_some() && encoding != MaskEncoding::Png {
-            let word = encodings.iter().find(|(_, other)| *other == encoding);
-            return Err(ServeError::BadParameter {
-                field: "mask".to_owned(),
-                expected: "png if the response is an image".to_owned(),
-                got: word.map_or_else(String::new, |(word, _)| (*word).to_owned()),
-            });
+            return Err(bad(
+                "mask",
+                "png if the response is an image",
+                word(encoding),
+            ));
         }
         Ok(Self {
             encoding,
@@ -114,8 +125,11 @@ impl TaskRoute for Segment {
         }
     }
 
-    fn is_image(&self) -> bool {
-        self.image.is_some()
+    fn image_response(&self) -> Option<&'static str> {
+        self.image.map(|_| match self.encoding {
+            MaskEncoding::Drawn(_) => "`annotate=true`",
+            _ => "`accept: image/png`",
+        })
     }
 
     fn respond(&self, mut response: ResponseOf<Self>) -> Result<Response, ServeError> {

@@ -120,7 +120,8 @@ impl Server {
     /// request, and the graceful stop does not wait for it.
     fn connect(&self, stream: TcpStream, slot: Slot, graceful: Option<&GracefulShutdown>) {
         let activity = Arc::new(Activity::new(self.timeouts, Arc::clone(&slot.replaceable)));
-        let service = service(self.router.clone(), Arc::clone(&activity));
+        let peer = stream.peer_addr().ok();
+        let service = service(self.router.clone(), Arc::clone(&activity), peer);
         let io = TokioIo::new(Observed {
             stream,
             activity: Arc::clone(&activity),

@@ -50,10 +50,10 @@ pub(super) trait TaskRoute: Sized + Send + Sync + 'static {
     /// Returns the postprocessing step with the request's options.
     fn postprocess(&self) -> Self::Postprocess;
 
-    /// Returns whether the response is one image file. Then the request must contain only one
-    /// image.
-    fn is_image(&self) -> bool {
-        false
+    /// Returns the part of the request that makes the response one image file, for error messages; then the
+    /// request must contain only one image. `None` if the response is JSON.
+    fn image_response(&self) -> Option<&'static str> {
+        None
     }
 
     /// Returns the approximate size of the response in bytes: by default, the size of the results
@@ -193,8 +193,8 @@ impl<T: TaskRoute> Head<T> {
             max_images: app.limits.max_images,
         };
         let inputs = read_inputs(app, &mut admission, format, parts, body).await?;
-        if self.task.is_image() {
-            require_one_image(inputs.len())?;
+        if let Some(cause) = self.task.image_response() {
+            require_one_image(inputs.len(), cause)?;
         }
         let postprocess = self.task.postprocess();
         postprocess.check(&inputs)?;
@@ -208,14 +208,14 @@ impl<T: TaskRoute> Head<T> {
     }
 }
 
-/// Rejects a request of several images if the response is one image file.
-fn require_one_image(images: usize) -> Result<(), ServeError> {
+/// Rejects a request of several images whose response would be one image file because of `cause`.
+fn require_one_image(images: usize, cause: &str) -> Result<(), ServeError> {
     if images <= 1 {
         return Ok(());
     }
     Err(ServeError::BadParameter {
-        field: "accept".to_owned(),
-        expected: "one image in the request if the response is an image file".to_owned(),
+        field: "images".to_owned(),
+        expected: format!("one image, because the response to {cause} is one image file"),
         got: format!("{images} images"),
     })
 }

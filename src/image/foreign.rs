@@ -79,6 +79,11 @@ const SIGNATURES: &[(&[u8], &str, &str)] = &[
         "run `git lfs pull` first",
     ),
     (
+        b"\x89PNG\x1A",
+        "a PNG without its line ends",
+        "send it with curl --data-binary @FILE or curl -F image=@FILE, not with curl -d",
+    ),
+    (
         b"\xEF\xBF\xBD\xEF\xBF\xBD",
         "binary data that was read as UTF-8 text",
         BINARY,
@@ -190,7 +195,14 @@ fn by_text(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
             "send the bytes of the image; the server downloads nothing",
         ));
     }
-    None
+    // A whole text that ends like the name of an image file, which `curl -F image=photo.jpg` sends.
+    let name = text.trim_ascii_end();
+    let endings: [&[u8]; 6] = [b".jpg", b".jpeg", b".png", b".webp", b".gif", b".bmp"];
+    (bytes.len() < 1024 && name.is_ascii() && endings.iter().any(|ending| name.ends_with(ending)))
+        .then_some((
+            "the name of a file",
+            "send its content, for example with curl -F image=@FILE",
+        ))
 }
 
 #[cfg(test)]
@@ -264,6 +276,9 @@ mod tests {
             (b"{\"message\":\"not found\"}", Some("a JSON document")),
             (b"/9j/4AAQSkZJRg", Some("a base64 text")),
             (b"https://example.org/cat.jpg", Some("a URL")),
+            (b"photo.JPG\n", Some("the name of a file")),
+            (b"\xFF.jpg", None),
+            (b"\x89PNG\x1A\rIHDR", Some("a PNG without its line ends")),
             (
                 b"version https://git-lfs.github.com/spec/v1",
                 Some("a Git LFS pointer"),

@@ -116,6 +116,7 @@ impl Registry {
             return Ok(entry);
         }
         Err(ServeError::WrongTask {
+            expected: task,
             name: entry.id(),
             task: entry.source().manifest.task,
         })

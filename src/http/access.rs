@@ -1,0 +1,226 @@
+//! The access log: an event for each request, with its response, its model, its times and its client.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use hyper::body::Body as _;
+use tracing::Span;
+
+use super::middleware::millis;
+use super::problem::Problem;
+use super::respond::Served;
+use crate::config::AccessEvents;
+use crate::metrics::Stage;
+
+/// Maximum number of events per second. A client can send requests that cost less than their events, and events
+/// fill disks.
+const MAX_EVENTS: u32 = 1_000;
+const SECOND: Duration = Duration::from_secs(1);
+/// Target of the events, for `--log`.
+const TARGET: &str = "sightline::access";
+
+/// Address of the client of a connection; an extension of its requests.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) SocketAddr);
+
+/// Which requests are logged, and how many were logged recently.
+#[derive(Debug)]
+pub struct AccessLog {
+    events: AccessEvents,
+    recent: Mutex<Recent>,
+}
+
+/// The events since `start`, a period of at most one second.
+#[derive(Debug)]
+struct Recent {
+    start: Instant,
+    logged: u32,
+    /// Number of events that were not logged since the last logged one, because there were too many.
+    omitted: u64,
+}
+
+impl AccessLog {
+    /// Creates a log of the requests that `events` selects.
+    pub fn new(events: AccessEvents) -> Self {
+        let recent = Recent {
+            start: Instant::now(),
+            logged: 0,
+            omitted: 0,
+        };
+        Self {
+            events,
+            recent: Mutex::new(recent),
+        }
+    }
+
+    /// Returns whether a request with this status is logged. `status` is `None` if the client disconnected before
+    /// the response.
+    fn has(&self, status: Option<u16>) -> bool {
+        match self.events {
+            AccessEvents::Off => false,
+            AccessEvents::Errors => status.is_none_or(|status| status >= 400),
+            AccessEvents::All => true,
+        }
+    }
+}
+
+impl Recent {
+    /// Records an event at `now`. Returns the number of omitted events before it, or `None` if it has to be omitted,
+    /// too.
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        if now.saturating_duration_since(self.start) >= SECOND {
+            (self.start, self.logged) = (now, 0);
+        }
+        if self.logged == MAX_EVENTS {
+            self.omitted += 1;
+            return None;
+        }
+        self.logged += 1;
+        Some(std::mem::take(&mut self.omitted))
+    }
+}
+
+/// A request that has no response yet. If it is dropped, its client has disconnected.
+pub(super) struct Pending<'a> {
+    log: &'a AccessLog,
+    span: Span,
+    peer: Option<SocketAddr>,
+    bytes_in: Option<u64>,
+    /// Whether the request is a probe or a scrape, which is logged only if it fails.
+    probe: bool,
+    started: Instant,
+    finished: bool,
+}
+
+/// The fields of an event that the response has. All are `None` if the client disconnected before.
+#[derive(Default)]
+struct Fields<'a> {
+    status: Option<u16>,
+    code: Option<&'a str>,
+    model: Option<&'a str>,
+    variant: Option<&'a str>,
+    bytes_out: Option<u64>,
+    queue_ms: Option<f64>,
+    inference_ms: Option<f64>,
+}
+
+impl<'a> Pending<'a> {
+    /// Starts to observe `request`, whose route is `route`, in the span of the request.
+    pub(super) fn new(log: &'a AccessLog, request: &Request, route: &str) -> Self {
+        Self {
+            log,
+            span: Span::current(),
+            peer: request.extensions().get::<Peer>().map(|peer| peer.0),
+            bytes_in: exact_size(request.body()),
+            probe: route.starts_with("/health/") || route == "/metrics",
+            started: Instant::now(),
+            finished: false,
+        }
+    }
+
+    /// Logs that the request got `response`.
+    pub(super) fn finish(mut self, response: &Response) {
+        self.finished = true;
+        let status = response.status().as_u16();
+        if !self.log.has(Some(status)) || (self.probe && status < 400) {
+            return;
+        }
+        let served = response.extensions().get::<Served>();
+        let problem = response.extensions().get::<Problem>();
+        let rejected = problem.and_then(|problem| problem.model.as_ref());
+        let label = served.map(|served| served.model.label());
+        let label = label.or_else(|| rejected.map(|model| model.label()));
+        let stage = |stage| served.map(|served| millis(served.timing[stage]));
+        self.log(&Fields {
+            status: Some(status),
+            code: problem.map(|problem| problem.code.as_str()),
+            model: label.map(|label| label.model),
+            variant: label.map(|label| label.variant),
+            bytes_out: exact_size(response.body()),
+            queue_ms: stage(Stage::queue),
+            inference_ms: stage(Stage::inference),
+        });
+    }
+
+    fn log(&self, fields: &Fields<'_>) {
+        let recent = self.log.recent.lock();
+        let omitted = recent
+            .unwrap_or_else(PoisonError::into_inner)
+            .count(Instant::now());
+        let Some(omitted) = omitted else {
+            return;
+        };
+        tracing::info!(
+            target: TARGET,
+            parent: &self.span,
+            status = fields.status,
+            code = fields.code,
+            model = fields.model,
+            variant = fields.variant,
+            bytes_in = self.bytes_in,
+            bytes_out = fields.bytes_out,
+            duration_ms = millis(self.started.elapsed()),
+            queue_ms = fields.queue_ms,
+            inference_ms = fields.inference_ms,
+            peer = self.peer.map(tracing::field::display),
+            omitted = (omitted > 0).then_some(omitted),
+            "{}",
+            if fields.status.is_some() { "request finished" } else { "client disconnected" },
+        );
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if !self.finished && self.log.has(None) {
+            self.log(&Fields::default());
+        }
+    }
+}
+
+/// Returns the size of `body` in bytes, if its head states the size.
+fn exact_size(body: &Body) -> Option<u64> {
+    body.size_hint().exact()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_choice_selects_requests() {
+        let cases = [
+            (AccessEvents::Off, [false, false, false]),
+            (AccessEvents::Errors, [false, true, true]),
+            (AccessEvents::All, [true, true, true]),
+        ];
+        for (events, expected) in cases {
+            let log = AccessLog::new(events);
+            assert_eq!(
+                [Some(200), Some(404), None].map(|status| log.has(status)),
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn events_are_limited_per_second() {
+        let start = Instant::now();
+        let mut recent = Recent {
+            start,
+            logged: 0,
+            omitted: 0,
+        };
+        for _ in 0..MAX_EVENTS {
+            assert_eq!(recent.count(start), Some(0));
+        }
+        assert_eq!(recent.count(start), None);
+        assert_eq!(recent.count(start + SECOND / 2), None);
+        assert_eq!(recent.count(start + SECOND), Some(2));
+        assert_eq!(recent.count(start + SECOND), Some(0));
+    }
+}

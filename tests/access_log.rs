@@ -1,0 +1,91 @@
+//! Checks the access log of a running server.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic in a test helper is how the test fails"
+)]
+
+mod common;
+
+use std::io::Write;
+
+use common::{Server, eventually, photo};
+use serde_json::Value;
+
+/// Sends the same requests to a server that logs `events`, and returns its access events.
+fn access_events(events: &str) -> Vec<Value> {
+    let server = Server::start(&["--log-format", "json", "--access-log", events]);
+    let coffee = photo("coffee_500x375.jpg");
+    assert_eq!(server.classify("", &coffee).status, 200);
+    assert_eq!(server.classify("?model=resnet19", &coffee).status, 404);
+    assert_eq!(server.get("/health/live").status, 200);
+    disconnect(&server, &coffee);
+    server.terminate();
+    let (code, log) = server.wait();
+    assert_eq!(code, Some(0), "{log}");
+    let records = log.lines().filter(|line| line.starts_with('{'));
+    let records = records.map(|line| serde_json::from_str::<Value>(line).unwrap());
+    records
+        .filter(|record| record["target"] == "sightline::access")
+        .collect()
+}
+
+/// Sends the head and a part of the body of a request, and disconnects.
+fn disconnect(server: &Server, image: &[u8]) {
+    let mut stream = server.connect();
+    let head = format!(
+        "POST /v1/classify HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+        image.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&image[..1000]).unwrap();
+    eventually("the request is in flight", || {
+        server.metric("sightline_in_flight") == 2.0
+    });
+    drop(stream);
+    eventually("the request has ended", || {
+        server.metric("sightline_in_flight") == 1.0
+    });
+}
+
+#[test]
+fn requests_are_logged_with_their_responses() {
+    let events = access_events("all");
+    let of_route: Vec<&Value> = events
+        .iter()
+        .filter(|event| event["span"]["route"] == "/v1/classify")
+        .collect();
+    let [served, unknown, left] = of_route[..] else {
+        panic!("{events:?}");
+    };
+    let fields = &served["fields"];
+    assert_eq!(fields["status"], 200);
+    assert_eq!(fields["model"], "efficientnet_lite0");
+    assert!(fields["variant"].is_string());
+    assert_eq!(fields["bytes_in"], photo("coffee_500x375.jpg").len());
+    assert!(fields["bytes_out"].as_u64().unwrap() > 100);
+    assert!(fields["duration_ms"].as_f64() > fields["inference_ms"].as_f64());
+    assert!(fields["peer"].as_str().unwrap().starts_with("127.0.0.1:"));
+    assert_eq!(served["span"]["method"], "POST");
+    assert_eq!(served["span"]["request_id"].as_str().unwrap().len(), 36);
+    assert_eq!(unknown["fields"]["status"], 404);
+    assert_eq!(unknown["fields"]["code"], "unknown_model");
+    assert_eq!(left["fields"]["status"], 400);
+    assert_eq!(left["fields"]["code"], "body_interrupted");
+    let probes = events
+        .iter()
+        .filter(|event| event["span"]["route"] == "/health/live");
+    assert_eq!(probes.count(), 0);
+}
+
+#[test]
+fn the_log_can_have_errors_only_or_nothing() {
+    let statuses: Vec<Value> = access_events("errors")
+        .into_iter()
+        // A readiness probe during the start fails, too.
+        .filter(|event| event["span"]["route"] == "/v1/classify")
+        .map(|event| event["fields"]["status"].clone())
+        .collect();
+    assert_eq!(statuses, [404, 400]);
+    assert!(access_events("off").is_empty());
+}
