@@ -194,6 +194,7 @@ fn models_health_headers_and_metrics() {
         "variant",
         "task",
         "route",
+        "default",
         "description",
         "precision",
         "state",
