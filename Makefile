@@ -7,6 +7,10 @@ export ORT_DYLIB_PATH
 # Flags for `make serve`, for example: make serve SERVE_ARGS='--listen 0.0.0.0:8080'
 SERVE_ARGS ?=
 
+# Where `make install` puts the server; DESTDIR stands for / while a package is built.
+PREFIX ?= /usr/local
+DESTDIR ?=
+
 # Seconds for each target of `make fuzz`.
 export FUZZ_SECONDS ?= 60
 # Scenarios and flags of `make load-test`, for example: make load-test SCENARIOS=bombs LOAD_ARGS='--seconds 10'
@@ -16,7 +20,7 @@ LOAD_ARGS ?=
 RUN_LOAD = ulimit -n 20000 2>/dev/null || ulimit -n "$$(ulimit -Hn)"; exec target/debug/examples/load
 
 .DEFAULT_GOAL := help
-.PHONY: help serve build test fmt lint doc image image-test bench load-test soak-test load-binary fuzz fuzz-api \
+.PHONY: help serve build install uninstall test fmt lint doc image image-test bench load-test soak-test load-binary fuzz fuzz-api \
 	mutation-test writers-test onnxruntime clean
 
 help: ## list the targets
@@ -27,6 +31,14 @@ serve: onnxruntime build ## build the server and run it on http://127.0.0.1:8080
 
 build: ## compile target/release/sightline
 	cargo build --release --locked
+
+# `sudo make install` after `make build` works, also if root has no cargo.
+install: onnxruntime ## install the server and ONNX Runtime (PREFIX=/usr/local; DESTDIR is honoured)
+	@if command -v cargo >/dev/null || ! test -x target/release/sightline; then $(MAKE) build; fi
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' scripts/install.sh install
+
+uninstall: ## remove what make install has installed (with the same PREFIX)
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' scripts/install.sh uninstall
 
 test: onnxruntime ## run every test
 	@if cargo nextest --version >/dev/null 2>&1; then \

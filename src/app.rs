@@ -10,6 +10,7 @@ use crate::config::AccessEvents;
 use crate::defaults::Defaults;
 use crate::error::ServeError;
 use crate::http::access::AccessLog;
+use crate::identity::Identity;
 use crate::image::DecodeTimes;
 use crate::manifest::Task;
 use crate::memory::{self, Demand, Demands, MemoryPlan};
@@ -50,6 +51,8 @@ impl Default for Limits {
 
 /// State that all requests share.
 pub struct App {
+    /// Version, instance id and address of this process.
+    pub identity: Identity,
     /// Limits on each request.
     pub limits: Limits,
     /// Metrics of the whole server.
@@ -97,6 +100,7 @@ impl App {
             metrics.budgets.add(budget);
         }
         Self {
+            identity: Identity::new(),
             limits,
             metrics,
             pool,

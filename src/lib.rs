@@ -14,8 +14,8 @@
 //!
 //! Other modules: [`store`] and [`catalogue`] find models, which [`manifest`] describes;
 //! [`nearest`] corrects misspelt names; [`config`], [`defaults`], [`memory`], [`threads`] and [`cpu`] plan a
-//! deployment; [`metrics`] and [`process`]
-//! measure the running server; [`error`] unites the errors of all layers that a request passes.
+//! deployment; [`metrics`] and [`process`] measure the running server, which [`identity`] names; [`error`] unites the
+//! errors of all layers that a request passes.
 
 pub mod admission;
 pub mod app;
@@ -32,6 +32,7 @@ pub mod engine;
 pub mod error;
 pub mod geometry;
 pub mod http;
+pub mod identity;
 pub mod image;
 pub mod manifest;
 pub mod memory;

@@ -7,6 +7,8 @@
 
 mod common;
 
+use std::io::{Read as _, Write as _};
+
 use common::{Server, path, photo, run, tiny};
 use serde_json::Value;
 
@@ -351,19 +353,59 @@ fn failed_exports_name_the_reason_and_leave_no_files() {
 fn healthcheck_exits_with_0_or_1() {
     let server = Server::start(&[]);
     let url = server.url("");
+    let ready = server.get("/health/ready").json();
+    assert_eq!(ready["address"], server.address.to_string());
+    let instance = ready["instance"].as_str().unwrap();
+    assert_eq!(instance.len(), 8);
+    let version = env!("CARGO_PKG_VERSION");
     let (code, stdout, stderr) = run(&["healthcheck", "--url", &url]);
-    let ready = format!("ready {url}\n");
-    assert_eq!((code, stdout), (Some(0), ready), "{stderr}");
+    let expected = format!("ready {url}, version {version}, instance {instance}\n");
+    assert_eq!((code, stdout), (Some(0), expected), "{stderr}");
     let (code, ..) = run(&["healthcheck", "--url", &format!("{url}/")]);
     assert_eq!(code, Some(0));
+    // The log says which process is ready.
+    let event = server.printed(" ready address=");
+    assert!(
+        event.contains(instance) && event.contains(version),
+        "{event}"
+    );
+    assert_eq!(server.get("/health/live").json()["instance"], instance);
+    // A second server at the same address learns who uses it.
+    let address = server.address.to_string();
+    let (code, _, stderr) = run(&["serve", "--listen", &address]);
+    assert_eq!(code, Some(1), "{stderr}");
+    let used = format!("in use by another Sightline (version {version}, instance {instance})");
+    assert!(
+        stderr.contains(&used) && stderr.contains("--listen"),
+        "{stderr}"
+    );
+    let admin = ["serve", "--listen", "0", "--admin-listen", &address];
+    let (_, _, stderr) = run(&admin);
+    assert!(stderr.contains("with --admin-listen"), "{stderr}");
     drop(server);
     let (code, _, stderr) = run(&["healthcheck", "--url", &url]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("is not ready"), "{stderr}");
     let (code, _, stderr) = run(&["healthcheck", "--url", "localhost"]);
-    assert_eq!(code, Some(64));
-    assert!(
-        stderr.contains("expected http://HOST:PORT, got localhost"),
-        "{stderr}"
-    );
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("such as http://127.0.0.1:8080"), "{stderr}");
+}
+
+#[test]
+fn another_program_at_the_address_is_not_a_server_that_is_ready() {
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut stream in other.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 4096]);
+            let response = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi";
+            let _ = stream.write_all(response.as_bytes());
+        }
+    });
+    let (code, _, stderr) = run(&["healthcheck", "--listen", &address]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("is not from Sightline"), "{stderr}");
+    let (code, _, stderr) = run(&["serve", "--listen", &address]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("in use by another program"), "{stderr}");
 }

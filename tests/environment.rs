@@ -35,6 +35,16 @@ fn healthcheck_follows_the_settings_of_serve() {
             "http://127.0.0.1:1 (from `--listen`)",
         ),
         (
+            &[("SIGHTLINE_LISTEN", ":1")],
+            &[],
+            "http://127.0.0.1:1 (from `SIGHTLINE_LISTEN`)",
+        ),
+        (
+            &[],
+            &["--listen", "localhost:1"],
+            "http://127.0.0.1:1 (from `--listen`)",
+        ),
+        (
             &[("SIGHTLINE_HEALTHCHECK_URL", "http://127.0.0.1:1")],
             &[],
             "http://127.0.0.1:1 (from `SIGHTLINE_HEALTHCHECK_URL`)",
@@ -63,6 +73,7 @@ fn a_misspelt_variable_is_reported() {
     let mut command = sightline(&["serve", "--threads", "0"]);
     command
         .env("SIGHTLINE_MAX_IMAGSE", "4")
+        .env("SIGHTLINE_TEST_BINARY", "x")
         .env("SIGHTLINE_MODEL", "a,b")
         .env("SIGHTLINE_PORT", "tcp://10.0.0.1:80");
     let (code, _, stderr) = finish(command);
@@ -74,7 +85,7 @@ fn a_misspelt_variable_is_reported() {
     assert_eq!(warnings.len(), 1, "{stderr}");
     for text in [
         r#"variable="SIGHTLINE_MAX_IMAGSE""#,
-        r#"nearest="SIGHTLINE_MAX_IMAGES""#,
+        r#"did_you_mean="SIGHTLINE_MAX_IMAGES""#,
     ] {
         assert!(warnings[0].contains(text), "{stderr}");
     }

@@ -1,20 +1,21 @@
 //! Detection of misspelt environment variables.
 
-use strsim::levenshtein;
+use sightline::nearest::nearest;
 
 /// Prefix of the environment variables that set command-line flags.
 const PREFIX: &str = "SIGHTLINE_";
+/// Prefix of the variables of the tests.
+const TESTS: &str = "SIGHTLINE_TEST_";
 
 /// Logs a warning for each environment variable whose name starts with `PREFIX` but is not in
-/// `known`. Variables that Kubernetes sets are exempt.
+/// `known`. Variables that Kubernetes sets, and those of the tests, are exempt.
 pub(super) fn warn_unknown(known: &[String]) {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         if is_unknown(&name, known) {
-            let nearest = nearest(&name, known);
             tracing::warn!(
                 variable = &*name,
-                nearest,
+                did_you_mean = similar(&name, known),
                 "unknown environment variable is ignored"
             );
         }
@@ -22,7 +23,10 @@ pub(super) fn warn_unknown(known: &[String]) {
 }
 
 fn is_unknown(name: &str, known: &[String]) -> bool {
-    name.starts_with(PREFIX) && !is_service_link(name) && !known.iter().any(|other| other == name)
+    name.starts_with(PREFIX)
+        && !name.starts_with(TESTS)
+        && !is_service_link(name)
+        && !known.iter().any(|other| other == name)
 }
 
 /// Returns whether `name` has the form of the variables that Kubernetes sets in every container for
@@ -35,15 +39,12 @@ fn is_service_link(name: &str) -> bool {
         || name.ends_with("_PORT")
 }
 
-/// Returns the name in `known` with the smallest edit distance to `name`. `None` if `known` is
-/// empty or if this distance is more than a third of the length of `name` after `PREFIX`.
-fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
-    let (edits, nearest) = known
-        .iter()
-        .map(|other| (levenshtein(name, other), other))
-        .min_by_key(|(edits, _)| *edits)?;
-    let letters = name.len() - PREFIX.len();
-    (3 * edits <= letters).then_some(nearest)
+/// Returns the name in `known` that is most similar to `name`, whatever the case of its letters.
+/// `None` if no name is similar. Only the parts after `PREFIX` are compared.
+fn similar(name: &str, known: &[String]) -> Option<String> {
+    let word = name.strip_prefix(PREFIX)?.to_uppercase();
+    let known = known.iter().filter_map(|name| name.strip_prefix(PREFIX));
+    nearest(&word, known).map(|rest| format!("{PREFIX}{rest}"))
 }
 
 #[cfg(test)]
@@ -67,10 +68,11 @@ mod tests {
             ("SIGHTLINE_LISEN", Some(Some("SIGHTLINE_LISTEN"))),
             ("SIGHTLINE_MAX_IMAGSE", Some(Some("SIGHTLINE_MAX_IMAGES"))),
             ("SIGHTLINE_THREAD", Some(Some("SIGHTLINE_THREADS"))),
-            ("SIGHTLINE_listen", Some(None)),
+            ("SIGHTLINE_listen", Some(Some("SIGHTLINE_LISTEN"))),
             ("SIGHTLINE_X", Some(None)),
             ("SIGHTLINE_", Some(None)),
             ("SIGHTLIN_LISTEN", None),
+            ("SIGHTLINE_TEST_BINARY", None),
             ("SIGHTLINE_SERVICE_HOST", None),
             ("SIGHTLINE_SERVICE_PORT_HTTP", None),
             ("SIGHTLINE_PORT", None),
@@ -79,9 +81,9 @@ mod tests {
         ];
         let known = known();
         for (name, expected) in cases {
-            let got = is_unknown(name, &known).then(|| nearest(name, &known));
-            assert_eq!(got, expected, "{name}");
+            let got = is_unknown(name, &known).then(|| similar(name, &known));
+            assert_eq!(got, expected.map(|name| name.map(str::to_owned)), "{name}");
         }
-        assert_eq!(nearest("SIGHTLINE_LISTEN", &[]), None);
+        assert_eq!(similar("SIGHTLINE_LISTEN", &[]), None);
     }
 }

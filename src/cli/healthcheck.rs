@@ -1,15 +1,15 @@
 //! `sightline healthcheck`: checks whether a running server is ready.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
-use sightline::config::{ConfigError, DEFAULT_LISTEN, Settings};
+use sightline::config::{ConfigError, DEFAULT_LISTEN, ListenAddress, Settings};
 use ureq::http::Uri;
 
+use super::probe::Health;
 use super::say::say;
 
 /// Maximum time to wait for the server's response.
@@ -20,14 +20,14 @@ pub(super) struct HealthcheckArgs {
     /// URL of the server, as http://HOST:PORT [default: the address that `serve` listens on with
     /// the same flags, environment and configuration file: `admin_listen`, else `listen`, else
     /// 127.0.0.1:8080]
-    #[arg(long, env = "SIGHTLINE_HEALTHCHECK_URL", value_name = "URL")]
+    #[arg(long, env = "SIGHTLINE_HEALTHCHECK_URL", value_name = "URL", value_parser = checked)]
     url: Option<String>,
     /// Value of `--admin-listen` with which the server was started
     #[arg(long, env = "SIGHTLINE_ADMIN_LISTEN", value_name = "ADDR")]
-    admin_listen: Option<SocketAddr>,
+    admin_listen: Option<ListenAddress>,
     /// Value of `--listen` with which the server was started
     #[arg(long, env = "SIGHTLINE_LISTEN", value_name = "ADDR")]
-    listen: Option<SocketAddr>,
+    listen: Option<ListenAddress>,
     /// Value of `--config` with which the server was started
     #[arg(long, env = "SIGHTLINE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -48,20 +48,20 @@ impl HealthcheckArgs {
     /// comes from; it tells whether a flag or an environment variable set a value.
     ///
     /// # Errors
-    /// If the URL is malformed, or if the configuration file cannot be read or has invalid content.
+    /// If the configuration file cannot be read or has invalid content.
     fn target(&self, matches: &ArgMatches) -> Result<Target, ConfigError> {
         if let Some(url) = &self.url {
             return Ok(Target {
-                url: checked(url)?,
+                url: url.clone(),
                 origin: origin(matches, "url", "SIGHTLINE_HEALTHCHECK_URL"),
             });
         }
         let file = match &self.config {
-            Some(path) => Settings::default().over_file(path)?,
+            Some(path) => Settings::from_file(path)?,
             None => Settings::default(),
         };
-        let at = |address, origin| Target {
-            url: format!("http://{}", reachable(address)),
+        let at = |address: &ListenAddress, origin| Target {
+            url: format!("http://{}", address.for_clients()),
             origin,
         };
         let path = self.config.as_deref().unwrap_or_else(|| "".as_ref());
@@ -69,10 +69,10 @@ impl HealthcheckArgs {
             (
                 "admin_listen",
                 "SIGHTLINE_ADMIN_LISTEN",
-                self.admin_listen,
-                file.admin_listen,
+                &self.admin_listen,
+                &file.admin_listen,
             ),
-            ("listen", "SIGHTLINE_LISTEN", self.listen, file.listen),
+            ("listen", "SIGHTLINE_LISTEN", &self.listen, &file.listen),
         ];
         for (name, variable, given, in_file) in settings {
             if let Some(address) = given {
@@ -82,7 +82,7 @@ impl HealthcheckArgs {
                 return Ok(at(address, format!("`{name}` in {}", path.display())));
             }
         }
-        Ok(at(DEFAULT_LISTEN, "the default address".to_owned()))
+        Ok(at(&DEFAULT_LISTEN.into(), "the default address".to_owned()))
     }
 }
 
@@ -95,12 +95,9 @@ fn origin(matches: &ArgMatches, name: &str, variable: &str) -> String {
     }
 }
 
-/// Checks `url` and returns it without slashes at its end.
-///
-/// # Errors
-/// [`ConfigError::Value`] if `url` is not an `http` URL with a host, or if it has a query. The port
-/// and the path are optional.
-fn checked(url: &str) -> Result<String, ConfigError> {
+/// Checks that `url` is an `http` URL with a host and without a query, and returns it without
+/// slashes at its end. The port and the path are optional.
+fn checked(url: &str) -> Result<String, String> {
     let usable = |uri: &Uri| {
         uri.scheme_str() == Some("http")
             && uri.host().is_some_and(|host| !host.is_empty())
@@ -109,41 +106,34 @@ fn checked(url: &str) -> Result<String, ConfigError> {
     if url.parse().is_ok_and(|uri| usable(&uri)) {
         return Ok(url.trim_end_matches('/').to_owned());
     }
-    Err(ConfigError::Value {
-        setting: "healthcheck_url",
-        expected: "http://HOST:PORT".to_owned(),
-        got: url.to_owned(),
-    })
+    Err("expected http://HOST:PORT, such as http://127.0.0.1:8080".to_owned())
 }
 
-/// Replaces an unspecified IP address (`0.0.0.0` or `::`) with loopback, because a server can
-/// listen on it but a client cannot connect to it.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
-}
-
-/// Requests `/health/ready` from the server and prints the server's URL. `matches` is the parsed
-/// command line that `args` comes from.
+/// Requests `/health/ready` from the server, and prints the server's URL, version and instance id.
+/// `matches` is the parsed command line that `args` comes from.
 ///
 /// # Errors
-/// If the arguments are invalid, or if the server is not ready or does not respond.
+/// If the configuration file is invalid, or if the server is not ready or does not respond.
 pub(super) fn run(args: &HealthcheckArgs, matches: &ArgMatches) -> Result<()> {
     let Target { url, origin } = args.target(matches)?;
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_global(Some(TIMEOUT))
-        .proxy(None)
-        .build()
-        .into();
-    agent
-        .get(format!("{url}/health/ready"))
-        .call()
-        .with_context(|| format!("the server {url} (from {origin}) is not ready"))?;
-    say!("ready {url}")
+    let not_ready = format!("the server {url} (from {origin}) is not ready");
+    let health = Health::request(&format!("{url}/health/ready"), TIMEOUT);
+    let health = health.with_context(|| not_ready.clone())?;
+    match (health.status, health.text("status"), health.text("code")) {
+        (200, Some("ready"), _) => {
+            let identity = health.identity();
+            let identity = identity.unwrap_or_else(|| "version unknown".to_owned());
+            say!("ready {url}, {identity}")
+        }
+        (status, _, Some(code)) => {
+            let detail = health.text("detail").unwrap_or_default();
+            bail!("{not_ready}: {status} `{code}`: {detail}")
+        }
+        (status, ..) => bail!(
+            "{not_ready}: its response, with status {status}, is not from Sightline; another \
+             program may use this address"
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -177,6 +167,17 @@ mod tests {
         let neither = file("neither.toml", "");
         let cases: &[(&[&str], &str, &str)] = &[
             (&[], "http://127.0.0.1:8080", "the default address"),
+            (&["--listen", "9000"], "http://127.0.0.1:9000", "`--listen`"),
+            (
+                &["--listen", ":9000"],
+                "http://127.0.0.1:9000",
+                "`--listen`",
+            ),
+            (
+                &["--listen", "localhost:9000"],
+                "http://127.0.0.1:9000",
+                "`--listen`",
+            ),
             (
                 &["--listen", "0.0.0.0:81"],
                 "http://127.0.0.1:81",
@@ -249,7 +250,7 @@ mod tests {
             "http://:80",
             "http://x y",
         ] {
-            assert!(target(&["--url", url]).is_err(), "{url}");
+            assert!(checked(url).is_err(), "{url}");
         }
     }
 }

@@ -3,21 +3,14 @@
 use std::io::{self, Write};
 use std::sync::OnceLock;
 
-use anyhow::Result;
-use clap::ValueEnum;
 use onnx_export::text::{cut, printable};
 use serde_json::Value;
+use sightline::config::{ConfigError, LogFormat};
 use tracing_subscriber::EnvFilter;
 
 /// Maximum number of characters of a record in text format, and of each string in a JSON record.
 /// Only libraries that quote a file, such as ONNX Runtime, write longer texts.
 const MAX_TEXT: usize = 8 << 10;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum LogFormat {
-    Text,
-    Json,
-}
 
 /// The filter and format of this process's log.
 static STARTED: OnceLock<(String, LogFormat)> = OnceLock::new();
@@ -44,13 +37,18 @@ pub(super) fn is_json() -> bool {
 /// Starts logging to stderr.
 ///
 /// # Errors
-/// If `filter` is malformed.
-pub(super) fn start(filter: &str, format: LogFormat) -> Result<()> {
-    let _ = STARTED.set((filter.to_owned(), format));
+/// [`ConfigError::Value`] if `filter` is malformed.
+pub(super) fn start(filter: &str, format: LogFormat) -> Result<(), ConfigError> {
     // ONNX Runtime's warnings are about its own optimizations, so only its errors are logged.
-    let filter = EnvFilter::try_new(format!("ort=error,{filter}"))?;
+    let parsed = EnvFilter::try_new(format!("ort=error,{filter}"));
+    let parsed = parsed.map_err(|_| ConfigError::Value {
+        setting: "log",
+        expected: "a filter, such as `info` or `warn,sightline=debug`".to_owned(),
+        got: format!("`{}`", cut(filter, 64)),
+    })?;
+    let _ = STARTED.set((filter.to_owned(), format));
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(parsed)
         // Colors would need escape characters, which are escaped in all records.
         .with_ansi(false)
         .with_writer(move || Records { format });

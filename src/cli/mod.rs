@@ -1,18 +1,23 @@
 //! The command line: one file per command.
 
 mod bench;
+mod config_check;
 mod descriptors;
 mod environment;
 mod export;
 mod healthcheck;
+mod listeners;
 mod log;
 mod memory;
 mod models;
 mod output;
 mod predict;
+mod print_config;
+mod probe;
 mod quantize;
 mod say;
 mod serve;
+mod settings;
 mod signals;
 mod staging;
 mod target;
@@ -24,15 +29,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use sightline::config::{ConfigError, LoadLimits, PrecisionChoice};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use sightline::config::{ConfigError, DEFAULT_LOG, LoadLimits, LogFormat, PrecisionChoice};
 use sightline::engine::{OnnxRuntime, find_library};
 use sightline::memory::ByteSize;
 use sightline::registry;
 use sightline::store::{ModelRef, ModelSource, ModelStore, StoreError};
 
-use log::LogFormat;
+use config_check::ConfigCommand;
 use say::{Closed, complain};
+use settings::Merged;
 
 /// Exit code for an invalid configuration, `EX_USAGE` of sysexits.h.
 const EXIT_CONFIG: u8 = 64;
@@ -46,24 +52,25 @@ const EXIT_CONFIG: u8 = 64;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Log filter, such as `info` or `sightline=debug`
-    #[arg(
-        long,
-        env = "SIGHTLINE_LOG",
-        global = true,
-        default_value = "info",
-        value_name = "FILTER"
-    )]
-    log: String,
-    /// Log format
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// The flags of the log, which every command has. `serve` also reads them from its configuration
+/// file.
+#[derive(Debug, Clone, Args)]
+struct LogArgs {
+    /// Log filter, such as `info` or `sightline=debug` [default: info]
+    #[arg(long, env = "SIGHTLINE_LOG", global = true, value_name = "FILTER")]
+    log: Option<String>,
+    /// Log format [default: text]
     #[arg(
         long,
         env = "SIGHTLINE_LOG_FORMAT",
         global = true,
-        default_value = "text",
         value_name = "FORMAT"
     )]
-    log_format: LogFormat,
+    log_format: Option<LogFormat>,
 }
 
 const AFTER_HELP: &str = "\
@@ -85,6 +92,9 @@ enum Command {
     Models(models::ModelsArgs),
     /// Check whether a running server is ready: exit code 0 or 1
     Healthcheck(healthcheck::HealthcheckArgs),
+    /// Check the configuration of the server
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Measure latency and throughput
     Bench(bench::BenchArgs),
     /// Load the model on stdin within the limits that it states; other commands start this one
@@ -101,8 +111,17 @@ struct StoreArgs {
     directory: Option<PathBuf>,
     /// Allow symbolic links that lead out of the models directory, or, for a model named by a path,
     /// out of the model's folder
-    #[arg(long, env = "SIGHTLINE_FOLLOW_SYMLINKS")]
-    follow_symlinks: bool,
+    /// [default: false]
+    #[arg(
+        long,
+        env = "SIGHTLINE_FOLLOW_SYMLINKS",
+        value_name = "true|false",
+        hide_possible_values = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    follow_symlinks: Option<bool>,
 }
 
 impl StoreArgs {
@@ -114,7 +133,7 @@ impl StoreArgs {
             Some(directory) => ModelStore::new(Some(directory.clone())),
             None => ModelStore::new(default()).optional(),
         };
-        store.following_symlinks(self.follow_symlinks)
+        store.following_symlinks(self.follow_symlinks.unwrap_or_default())
     }
 
     /// Finds the model that a command uses: the model `reference`, or, if it is `None`, the only model
@@ -200,7 +219,7 @@ impl LoadArgs {
 #[derive(Debug, Clone, Args)]
 struct RuntimeArgs {
     /// ONNX Runtime library (libonnxruntime.so) [default: `ORT_DYLIB_PATH`, else the binary's
-    /// folder, .cache/onnxruntime/, or the system's library folders]
+    /// folder and the folders relative to it, .cache/onnxruntime/, or the system's library folders]
     #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
 }
@@ -219,19 +238,7 @@ pub(crate) fn run() -> ExitCode {
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let aborts = matches!(cli.command, Command::Serve(_) | Command::LoadTrial(_));
-    let result = log::start(&cli.log, cli.log_format).and_then(|()| match cli.command {
-        Command::Serve(args) => serve::run(&args),
-        Command::Export(args) => export::run(&args),
-        Command::Quantize(args) => quantize::run(&args),
-        Command::Predict(args) => predict::run(&args),
-        Command::Models(args) => models::run(&args),
-        Command::Healthcheck(args) => {
-            let of_command = matches.subcommand_matches("healthcheck");
-            healthcheck::run(&args, of_command.unwrap_or(&matches))
-        }
-        Command::Bench(args) => bench::run(&args),
-        Command::LoadTrial(args) => trial::run(&args),
-    });
+    let result = execute(&cli, &matches);
     let code = report(result);
     if aborts {
         // Threads may still load or run a model in ONNX Runtime. A regular exit would run the
@@ -240,6 +247,44 @@ pub(crate) fn run() -> ExitCode {
         signal_hook::low_level::exit(code.into());
     }
     ExitCode::from(code)
+}
+
+/// Starts the log and runs the command. `matches` is the parsed command line that `cli` comes from.
+fn execute(cli: &Cli, matches: &ArgMatches) -> Result<()> {
+    let merged = configure(cli)?;
+    match &cli.command {
+        Command::Serve(args) => serve::run(args, merged, matches),
+        Command::Export(args) => export::run(args),
+        Command::Quantize(args) => quantize::run(args),
+        Command::Predict(args) => predict::run(args),
+        Command::Models(args) => models::run(args),
+        Command::Healthcheck(args) => {
+            let of_command = matches.subcommand_matches("healthcheck");
+            healthcheck::run(args, of_command.unwrap_or(matches))
+        }
+        Command::Config(ConfigCommand::Check(_)) => config_check::run(&merged, matches),
+        Command::Bench(args) => bench::run(args),
+        Command::LoadTrial(args) => trial::run(args),
+    }
+}
+
+/// Reads the settings of `serve`, if the command has them, and starts the log. The configuration
+/// file is read first, because it can set the filter and the format of the log; an error in the
+/// file is logged as the flags say.
+fn configure(cli: &Cli) -> Result<Merged> {
+    let settings = match &cli.command {
+        Command::Serve(args) => Some(&args.settings),
+        Command::Config(ConfigCommand::Check(args)) => Some(&**args),
+        _ => None,
+    };
+    let merged = Merged::new(settings, &cli.log);
+    let (filter, format) = match &merged {
+        Ok(Merged { settings, .. }) => (&settings.log, settings.log_format),
+        Err(_) => (&cli.log.log, cli.log.log_format),
+    };
+    let filter = filter.as_deref().unwrap_or(DEFAULT_LOG);
+    log::start(filter, format.unwrap_or_default())?;
+    Ok(merged?)
 }
 
 /// Returns the names of the environment variables that set arguments of any command.

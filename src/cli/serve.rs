@@ -1,52 +1,50 @@
 //! `sightline serve`: loads models and serves them over HTTP until a stop signal.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{ArgMatches, Args};
 use sightline::app::App;
-use sightline::config::{ConfigError, ServeConfig, Settings};
+use sightline::config::{ConfigError, ServeConfig};
 use sightline::defaults::{self, Defaults};
 use sightline::engine::OnnxRuntime;
 use sightline::http;
 use sightline::http::access::AccessLog;
-use sightline::http::server::Server;
+use sightline::identity::Identity;
 use sightline::manifest::{Batching, Task};
 use sightline::memory::BudgetOrigin;
 use sightline::registry::{Entry, LoadFailure, LoadedModel, Loads, ModelPlan, Registry, Served};
 use sightline::store::{ModelSource, ModelStore, StoreError};
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::listeners::Listeners;
 use super::memory::{Planned, limit_to_machine};
 use super::say::say;
+use super::settings::{Merged, SettingsArgs};
 use super::signals::StopSignals;
-use super::{RuntimeArgs, StoreArgs, descriptors, environment, trial};
-
-/// Maximum number of open connections of the admin listener.
-const ADMIN_CONNECTIONS: usize = 64;
+use super::{RuntimeArgs, StoreArgs, descriptors, environment, print_config, trial};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// TOML file with the settings below, with underscores in their names (`max_images = 8`); flags
-    /// and environment variables override it
-    #[arg(long, env = "SIGHTLINE_CONFIG", value_name = "FILE")]
-    config: Option<PathBuf>,
     #[command(flatten)]
-    settings: Settings,
+    pub(super) settings: SettingsArgs,
+    /// Print a configuration file with all settings, their descriptions and the values that apply,
+    /// and exit
+    #[arg(long)]
+    print_config: bool,
 }
 
-/// Serves until SIGTERM or SIGINT. Returns an error if a model cannot be loaded.
-pub(super) fn run(args: &ServeArgs) -> Result<()> {
+/// Serves with the settings `merged` until SIGTERM or SIGINT. Returns an error if a model cannot be
+/// loaded. `matches` is the parsed command line that `args` comes from.
+pub(super) fn run(args: &ServeArgs, merged: Merged, matches: &ArgMatches) -> Result<()> {
     environment::warn_unknown(&super::variables());
-    let settings = match &args.config {
-        Some(path) => args.settings.over_file(path)?,
-        None => args.settings.clone(),
-    };
+    if args.print_config {
+        return print_config::run(&merged, matches);
+    }
+    let settings = merged.settings;
     let store = StoreArgs {
         directory: settings.models.clone(),
         follow_symlinks: settings.follow_symlinks,
@@ -54,7 +52,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
     let library = RuntimeArgs {
         onnxruntime: settings.onnxruntime.clone(),
     };
-    let origin = match args.settings.memory_budget {
+    let origin = match args.settings.given.memory_budget {
         Some(_) => BudgetOrigin::Flag,
         None => BudgetOrigin::File,
     };
@@ -191,7 +189,12 @@ async fn serve(config: ServeConfig, prepared: Prepared, signals: StopSignals) ->
         served,
         defaults,
     } = prepared;
-    let listeners = Listeners::bind(&config)?;
+    let binding = {
+        let config = config.clone();
+        // Resolving a host name blocks.
+        tokio::task::spawn_blocking(move || Listeners::bind(&config))
+    };
+    let listeners = binding.await??;
     let address = listeners.announce()?;
     memory.announce();
     defaults.log();
@@ -200,6 +203,7 @@ async fn serve(config: ServeConfig, prepared: Prepared, signals: StopSignals) ->
     app.access_log = AccessLog::new(config.access_log);
     let app = Arc::new(app);
     app.set_defaults(defaults);
+    app.identity.set_address(address);
     // The models are never dropped, because that would join workers, whose runs may be endless. The process ends
     // without destructors.
     std::mem::forget(Arc::clone(&app));
@@ -265,70 +269,6 @@ async fn stop(app: Arc<App>, stopping: CancellationToken) {
     app.start_draining();
 }
 
-/// The listeners of the server, bound to their addresses.
-struct Listeners {
-    public: TcpListener,
-    /// Listener for health checks and metrics. `None` if `--admin-listen` is not set.
-    admin: Option<TcpListener>,
-}
-
-impl Listeners {
-    fn bind(config: &ServeConfig) -> Result<Self> {
-        let bind = |address| {
-            let listener = http::listener::bind(address);
-            listener.with_context(|| format!("cannot listen on {address}"))
-        };
-        Ok(Self {
-            public: bind(config.listen)?,
-            admin: config.admin_listen.map(bind).transpose()?,
-        })
-    }
-
-    /// Prints the addresses of the listeners and returns the address of the public listener.
-    fn announce(&self) -> Result<SocketAddr> {
-        let address = self.public.local_addr()?;
-        let version = env!("CARGO_PKG_VERSION");
-        // Errors are ignored: the server runs on if stdout is closed.
-        let _ = say!("sightline {version} listening on http://{address}");
-        if let Some(admin) = &self.admin {
-            let address = admin.local_addr()?;
-            let _ = say!("health and metrics on http://{address}");
-        }
-        Ok(address)
-    }
-
-    /// Serves the public listener until `stop` resolves and its requests in flight are finished,
-    /// and the admin listener until then, too. Returns whether the requests of the public listener
-    /// finished within the grace period.
-    async fn run(
-        self,
-        app: Arc<App>,
-        config: &ServeConfig,
-        stop: impl Future<Output = ()>,
-    ) -> bool {
-        let public = Server {
-            listener: self.public,
-            router: http::router(Arc::clone(&app)),
-            max_connections: config.max_connections,
-            timeouts: config.timeouts,
-        };
-        let public = public.run(stop, config.shutdown_grace);
-        let Some(listener) = self.admin else {
-            return public.await;
-        };
-        let admin = Server {
-            listener,
-            router: http::admin_router(app),
-            max_connections: ADMIN_CONNECTIONS,
-            timeouts: config.timeouts,
-        };
-        let admin = tokio::spawn(admin.run(std::future::pending(), Duration::ZERO));
-        let finished = public.await;
-        admin.abort();
-        finished
-    }
-}
-
 /// ONNX Runtime, with which models are loaded, and a token that ends the loading.
 struct Loader {
     runtime: OnnxRuntime,
@@ -377,9 +317,13 @@ fn load_all(
         return Ok(());
     }
     let seconds = started.elapsed().as_secs_f64();
+    let Identity {
+        version, instance, ..
+    } = &app.identity;
+    tracing::info!(%address, version, instance, "ready");
     // Errors are ignored: the server runs on if stdout is closed.
     let _ = say!(
-        "ready after {seconds:.2} s, default model {default}. Try:\n  curl --data-binary @photo.jpg \
+        "ready after {seconds:.2} s, instance {instance}, default model {default}. Try:\n  curl --data-binary @photo.jpg \
          -H 'content-type: image/jpeg' 'http://{address}{route}'"
     );
     Ok(())

@@ -1,33 +1,99 @@
 //! Settings from a TOML file.
 
+use std::fmt;
 use std::path::Path;
 
-use super::{ConfigError, Settings};
-use crate::store::read_text;
+use serde::Deserialize;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use toml::de::DeTable;
+
+use super::{ConfigError, Settings, keys};
+use crate::nearest::nearest;
+use crate::store::{ModelRef, read_text};
 
 impl Settings {
-    /// Returns these settings, in which each setting that is `None` has the value from the TOML
-    /// file at `path`.
+    /// Reads settings from the TOML file at `path`. A setting that the file does not contain is
+    /// `None`.
     ///
     /// # Errors
-    /// [`ConfigError::Read`] if the file cannot be read, [`ConfigError::Syntax`] if it is invalid,
-    /// [`ConfigError::Flags`] if a setting cannot be represented in TOML.
-    pub fn over_file(&self, path: &Path) -> Result<Self, ConfigError> {
-        self.over(&read_text(path)?, path)
+    /// [`ConfigError::Read`] if the file cannot be read, [`ConfigError::UnknownKey`] or
+    /// [`ConfigError::Syntax`] if it is invalid.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(&read_text(path)?, path)
     }
 
-    /// Returns these settings, in which each setting that is `None` has the value from `file`, the
-    /// text of the TOML file at `path`. Merges TOML tables rather than fields, so that a new
-    /// setting needs no code here.
-    pub(super) fn over(&self, file: &str, path: &Path) -> Result<Self, ConfigError> {
-        let syntax = |source| ConfigError::Syntax {
+    /// Reads settings from `text`, the text of the TOML file at `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError::UnknownKey`] or [`ConfigError::Syntax`] if the text is invalid.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        // A text that is not TOML is an error of `from_str`, which shows the line.
+        if let Ok(table) = DeTable::parse(text) {
+            for key in table.get_ref().keys() {
+                known(key.get_ref(), key.span().start, text, path)?;
+            }
+        }
+        toml::from_str(text).map_err(|error| ConfigError::Syntax {
             path: path.to_path_buf(),
-            source,
-        };
-        // Parsed before the merge, because errors in the merged table have no line in the file.
-        toml::from_str::<Self>(file).map_err(syntax)?;
-        let mut merged: toml::Table = toml::from_str(file).map_err(syntax)?;
-        merged.extend(toml::Table::try_from(self)?);
-        merged.try_into().map_err(syntax)
+            source: error.into(),
+        })
     }
+
+    /// Returns these settings, in which each setting that is `None` has the value of `lower`.
+    /// Merges TOML tables rather than fields, so that a new setting needs no code here.
+    ///
+    /// # Errors
+    /// [`ConfigError::Flags`] if a setting cannot be represented in TOML.
+    pub fn over(&self, lower: &Self) -> Result<Self, ConfigError> {
+        let mut merged = toml::Table::try_from(lower)?;
+        merged.extend(toml::Table::try_from(self)?);
+        merged
+            .try_into()
+            .map_err(|error: toml::de::Error| ConfigError::Merge(error.into()))
+    }
+}
+
+/// Returns an error if `key`, which starts at byte `start` of the file, is not the name of a
+/// setting.
+fn known(key: &str, start: usize, file: &str, path: &Path) -> Result<(), ConfigError> {
+    if keys().contains(&key) {
+        return Ok(());
+    }
+    let before = file.as_bytes().get(..start).unwrap_or_default();
+    let hint = match nearest(key, keys().iter().copied()) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None => "`sightline serve --print-config` prints all keys".to_owned(),
+    };
+    Err(ConfigError::UnknownKey {
+        path: path.to_path_buf(),
+        line: 1 + before.iter().filter(|&&byte| byte == b'\n').count(),
+        key: key.chars().take(64).collect(),
+        hint,
+    })
+}
+
+/// Reads a list of models, or a single model.
+pub(super) fn one_or_many<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<ModelRef>>, D::Error> {
+    struct OneOrMany;
+
+    impl<'de> Visitor<'de> for OneOrMany {
+        type Value = Vec<ModelRef>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string or a list of strings")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Vec<ModelRef>, E> {
+            Ok(vec![ModelRef::from(text.to_owned())])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Vec<ModelRef>, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(list))
+        }
+    }
+
+    deserializer.deserialize_any(OneOrMany).map(Some)
 }

@@ -1,12 +1,16 @@
 //! The settings of `serve`, from flags, environment variables and a TOML file.
 //!
 //! A flag wins over its environment variable, which wins over the file, which wins over the
-//! default.
+//! default. A setting is a field of [`Settings`]; its name is a key of the file, and with hyphens a
+//! flag.
 
 mod access;
 mod error;
 mod file;
+mod keys;
 mod limits;
+mod listen;
+mod log;
 mod precision;
 mod serve;
 mod settings;
@@ -16,8 +20,11 @@ mod tests;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 pub use access::AccessEvents;
-pub use error::ConfigError;
+pub use error::{ConfigError, TomlError};
+pub use keys::keys;
 pub use limits::LoadLimits;
+pub use listen::{ListenAddress, ListenAddressError};
+pub use log::{DEFAULT_LOG, LogFormat};
 pub use precision::PrecisionChoice;
 pub use serve::ServeConfig;
 pub use settings::Settings;

@@ -1,10 +1,12 @@
 //! The validated settings of `serve`.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::limits::{range, size};
-use super::{AccessEvents, ConfigError, DEFAULT_LISTEN, LoadLimits, PrecisionChoice, Settings};
+use super::{
+    AccessEvents, ConfigError, DEFAULT_LISTEN, DEFAULT_LOG, ListenAddress, LoadLimits,
+    PrecisionChoice, Settings,
+};
 use crate::app::Limits;
 use crate::defaults::DefaultModel;
 use crate::http::server::ConnectionTimeouts;
@@ -17,10 +19,10 @@ use crate::threads::usable_cores;
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServeConfig {
     /// Address to listen on.
-    pub listen: SocketAddr,
+    pub listen: ListenAddress,
     /// Address of the listener for probes and metrics; `None` if only [`ServeConfig::listen`]
     /// serves them.
-    pub admin_listen: Option<SocketAddr>,
+    pub admin_listen: Option<ListenAddress>,
     /// Models to serve, as NAME, NAME@VARIANT or a path. Empty to serve every model of the models
     /// directory, or the built-in model if there is none.
     pub models: Vec<ModelRef>,
@@ -61,6 +63,10 @@ impl Settings {
     /// # Errors
     /// [`ConfigError::Value`] for the first setting that is out of range.
     pub fn resolve(self) -> Result<ServeConfig, ConfigError> {
+        let listen = self.listen.unwrap_or_else(|| DEFAULT_LISTEN.into());
+        if let Some(admin) = &self.admin_listen {
+            distinct(&listen, admin)?;
+        }
         let default = Limits::default();
         let body = range("max_body_bytes", self.max_body_bytes, 1 << 30)?;
         let pixels = range("max_pixels", self.max_pixels, 1 << 30)?;
@@ -98,7 +104,7 @@ impl Settings {
                 tensors: size("tensor_memory_bytes", self.tensor_memory_bytes)?,
                 responses: size("response_memory_bytes", self.response_memory_bytes)?,
             },
-            listen: self.listen.unwrap_or(DEFAULT_LISTEN),
+            listen,
             admin_listen: self.admin_listen,
             models: self.model.unwrap_or_default(),
             default_models: self.default_models.unwrap_or_default(),
@@ -115,4 +121,45 @@ impl Settings {
             shutdown_grace: Duration::from_millis(grace.unwrap_or(30_000)),
         })
     }
+}
+
+impl ServeConfig {
+    /// Returns `settings`, from which these settings were resolved, with the values that apply for
+    /// settings that are `None`. A setting stays `None` if its value depends on the models or on
+    /// the memory of the machine, or if it turns something on.
+    #[must_use]
+    pub fn effective(&self, settings: Settings) -> Settings {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).ok();
+        Settings {
+            listen: Some(self.listen.clone()),
+            follow_symlinks: Some(settings.follow_symlinks.unwrap_or_default()),
+            access_log: Some(self.access_log),
+            threads: Some(self.cores),
+            max_body_bytes: Some(self.limits.max_body_bytes),
+            max_pixels: Some(self.limits.max_pixels),
+            max_pixels_per_byte: Some(self.limits.max_pixels_per_byte),
+            max_images: Some(self.limits.max_images),
+            max_connections: Some(self.max_connections),
+            keep_alive_ms: milliseconds(self.timeouts.keep_alive),
+            request_timeout_ms: milliseconds(self.limits.request_timeout),
+            load_timeout_ms: milliseconds(self.load.timeout),
+            shutdown_grace_ms: milliseconds(self.shutdown_grace),
+            log: settings.log.or_else(|| Some(DEFAULT_LOG.to_owned())),
+            log_format: Some(settings.log_format.unwrap_or_default()),
+            ..settings
+        }
+    }
+}
+
+/// Returns an error if both listeners have the same address. Port 0 stands for any free port.
+fn distinct(listen: &ListenAddress, admin: &ListenAddress) -> Result<(), ConfigError> {
+    let any_port = matches!(admin, ListenAddress::Ip(address) if address.port() == 0);
+    if listen != admin || any_port {
+        return Ok(());
+    }
+    Err(ConfigError::Value {
+        setting: "admin_listen",
+        expected: "another address than `listen`".to_owned(),
+        got: admin.to_string(),
+    })
 }

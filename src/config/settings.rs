@@ -1,12 +1,12 @@
 //! The settings of `serve` before validation.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::{AccessEvents, PrecisionChoice};
+use super::file::one_or_many;
+use super::{AccessEvents, ListenAddress, LogFormat, PrecisionChoice};
 use crate::defaults::{self, DefaultModel};
 use crate::memory::ByteSize;
 use crate::store::ModelRef;
@@ -16,26 +16,34 @@ use crate::store::ModelRef;
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Address to listen on, as IP:PORT [default: 127.0.0.1:8080]
+    /// Address to listen on, as HOST:PORT; PORT alone is on 127.0.0.1, :PORT on all IPv4 addresses
+    /// [default: 127.0.0.1:8080]
     #[arg(long, env = "SIGHTLINE_LISTEN", value_name = "ADDR")]
-    pub listen: Option<SocketAddr>,
-    /// Address of a second listener for /health/live, /health/ready and /metrics, as IP:PORT; it
+    pub listen: Option<ListenAddress>,
+    /// Address of a second listener for /health/live, /health/ready and /metrics, as HOST:PORT; it
     /// responds even if clients hold all connections of the first listener [default: no second
     /// listener]
     #[arg(long, env = "SIGHTLINE_ADMIN_LISTEN", value_name = "ADDR")]
-    pub admin_listen: Option<SocketAddr>,
+    pub admin_listen: Option<ListenAddress>,
     /// Directory with one folder per model [default: `$XDG_DATA_HOME/sightline/models`, if it
     /// exists]
     #[arg(long, env = "SIGHTLINE_MODELS", value_name = "DIR")]
     pub models: Option<PathBuf>,
     /// Allow symbolic links that lead out of the models directory, or, for a model named by a path,
     /// out of the model's folder
-    // Not written if it is not set, so that the file's value counts.
-    #[arg(long, env = "SIGHTLINE_FOLLOW_SYMLINKS")]
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub follow_symlinks: bool,
+    /// [default: false]
+    #[arg(
+        long,
+        env = "SIGHTLINE_FOLLOW_SYMLINKS",
+        value_name = "true|false",
+        hide_possible_values = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub follow_symlinks: Option<bool>,
     /// ONNX Runtime library (libonnxruntime.so) [default: `ORT_DYLIB_PATH`, else the binary's
-    /// folder, .cache/onnxruntime/, or the system's library folders]
+    /// folder and the folders relative to it, .cache/onnxruntime/, or the system's library folders]
     #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
     /// Model to serve, as NAME, NAME@VARIANT or a path; may be repeated. NAME loads the variant of
@@ -48,6 +56,7 @@ pub struct Settings {
         value_name = "NAME[@VARIANT]",
         value_delimiter = ','
     )]
+    #[serde(deserialize_with = "one_or_many")]
     pub model: Option<Vec<ModelRef>>,
     /// Model that serves the requests of a task that name no model, such as `classification=birds`;
     /// may be repeated. In the file: `default_models = { classification = "birds" }` [default: the
@@ -164,4 +173,10 @@ pub struct Settings {
     /// Time that requests in flight may take after SIGTERM, in milliseconds [default: 30000]
     #[arg(long, env = "SIGHTLINE_SHUTDOWN_GRACE_MS", value_name = "MILLISECONDS")]
     pub shutdown_grace_ms: Option<u64>,
+    /// Log filter. A flag of all commands, so not an argument here.
+    #[arg(skip)]
+    pub log: Option<String>,
+    /// Format of the log. A flag of all commands, so not an argument here.
+    #[arg(skip)]
+    pub log_format: Option<LogFormat>,
 }

@@ -9,6 +9,7 @@ use ort::session::builder::SessionBuilder;
 use ort::session::{RunOptions, Session};
 use ort::value::DynValue;
 
+use super::library;
 use super::outputs::{extract, split};
 use super::stop::SharedOptions;
 use super::{Engine, EngineError, LibraryError, Output, Outputs, StopRuns, TensorView};
@@ -58,12 +59,13 @@ impl OnnxRuntime {
     /// return the library that was loaded first.
     ///
     /// # Errors
-    /// [`EngineError::Library`] with [`LibraryError::Unusable`] if the file is not a library, or
-    /// its version is too old.
+    /// [`EngineError::Library`] if the file is not a library for this CPU, or its version is too
+    /// old.
     pub fn load(path: &Path) -> Result<Self, EngineError> {
         if let Some(loaded) = ENVIRONMENT.get() {
             return Ok(Self::of(loaded));
         }
+        library::check(path)?;
         let unusable = |reason: String| LibraryError::Unusable {
             path: path.to_path_buf(),
             reason,

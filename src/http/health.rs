@@ -1,23 +1,46 @@
 //! Health probes for orchestrators.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
-use serde_json::json;
+use serde::Serialize;
 
 use super::problem::Problem;
 use crate::app::App;
+use crate::identity::Identity;
+
+/// Body of a health response.
+#[derive(Serialize)]
+struct Health<'a> {
+    status: &'static str,
+    #[serde(flatten)]
+    identity: &'a Identity,
+    /// Address of the public listener. `None` in `/health/live`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<SocketAddr>,
+}
 
 /// `GET /health/live`: succeeds while the process runs.
-pub(super) async fn live() -> impl IntoResponse {
-    Json(json!({ "status": "live" }))
+pub(super) async fn live(State(app): State<Arc<App>>) -> impl IntoResponse {
+    Json(Health {
+        status: "live",
+        identity: &app.identity,
+        address: None,
+    })
+    .into_response()
 }
 
 /// `GET /health/ready`: succeeds while every model of the start is loaded and warm, no worker is stuck, and the server
 /// is not draining. Models that are loaded on first use do not count until they are loaded.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
     app.registry()?.check_workers()?;
-    Ok(Json(json!({ "status": "ready" })))
+    let ready = Health {
+        status: "ready",
+        identity: &app.identity,
+        address: app.identity.address(),
+    };
+    Ok(Json(ready).into_response())
 }

@@ -32,8 +32,12 @@ impl Server {
     }
 
     /// Starts `sightline serve ARGS...` on a free port and waits until it listens; its models may still be loading.
+    /// An address in `args` must have port 0.
     pub fn launch(args: &[&str]) -> Self {
-        let mut command = sightline(&["serve", "--listen", "127.0.0.1:0"]);
+        let mut command = sightline(&["serve"]);
+        if !args.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
         command.args(args);
         let spawned = command
             .stdout(Stdio::piped())
