@@ -130,15 +130,6 @@ impl Work<'_> {
         float: &Stages<Bytes>,
     ) -> Result<(Recipes, Vec<NetworkReport>)> {
         let mut reports = Vec::new();
-        let subject = |graph: &[u8]| -> Result<Subject<'_>> {
-            let network = Network::read(graph);
-            Ok(Subject {
-                runtime: self.runtime.with_threads(usable_cores()),
-                network: network
-                    .with_context(|| format!("cannot quantize {}", source.manifest.name))?,
-                first: None,
-            })
-        };
         let propose = detector.and_then(Detector::proposer);
         let stages = float.as_ref().try_map(|role, graph| {
             let first = match (role, &propose) {
@@ -154,8 +145,9 @@ impl Work<'_> {
                 (Role::Network, _) => None,
             };
             let subject = Subject {
+                runtime: self.runtime.with_threads(usable_cores()),
+                network: Network::read(graph).with_context(|| cannot_quantize(source, role))?,
                 first,
-                ..subject(graph)?
             };
             Ok(self.choose_one(&subject, &mut reports)?.recipe)
         })?;
@@ -203,6 +195,19 @@ impl Work<'_> {
             ..source.clone()
         };
         Ok(Networks::prepare(&source, detector, &runtime)?.engine()?)
+    }
+}
+
+/// Returns the beginning of an error about the stage `role` of a model, with the path of the stage's file.
+fn cannot_quantize(source: &ModelSource, role: Role) -> String {
+    let name = &source.manifest.name;
+    let path = match &source.origin {
+        Origin::Files { paths, .. } => paths.get(role),
+        Origin::Embedded | Origin::Memory(_) => None,
+    };
+    match path {
+        Some(path) => format!("cannot quantize {name}: {}", path.display()),
+        None => format!("cannot quantize {name}"),
     }
 }
 
