@@ -2,6 +2,7 @@
 //! the variant with the fp32 model, and writes it.
 
 mod args;
+mod gate;
 mod measure;
 mod photographs;
 mod progress;
@@ -16,7 +17,7 @@ use onnx_export::{Role, Stages};
 use sightline::engine::{Arithmetic, Engine, FirstStage, OnnxRuntime};
 use sightline::manifest::{ModelManifest, Precision, Variant};
 use sightline::postprocess::detect::Detector;
-use sightline::quantize::{Choice, Goal, NetworkReport, Subject, calibrate, search};
+use sightline::quantize::{Choice, Goal, HeldOut, NetworkReport, Subject, calibrate, search};
 use sightline::registry::networks::Networks;
 use sightline::store::{FP32, INT8, ModelSource, Origin, quantized};
 use sightline::threads::usable_cores;
@@ -30,13 +31,14 @@ use progress::Bars;
 /// Maximum number of images on which the quantization noise of each layer is measured.
 const NOISE_IMAGES: usize = 4;
 
-/// Runs the command. Writes the model and the report if the int8 model's agreement and speed are
-/// sufficient or `--force` is set. If they are not sufficient, writes only the report and returns
+/// Runs the command. Writes the model and the report if the int8 model's agreement, outputs and speed
+/// are sufficient or `--force` is set. If they are not sufficient, writes only the report and returns
 /// an error.
 ///
 /// # Errors
-/// If a flag has an invalid value, if the model cannot be quantized, if the agreement or speed of
-/// the int8 model is too low, or if a file cannot be written.
+/// If a flag has an invalid value, if the model cannot be quantized, if the agreement, the similarity of
+/// the outputs or the speed of the int8 model is too low, if the outputs do not depend on the image, or if
+/// a file cannot be written.
 pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     let goal = args.goal()?;
     let source = args.store.store().find(&args.model)?;
@@ -80,7 +82,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
         (text_path.clone(), text.as_bytes()),
     ];
     if !args.force
-        && let Some(advice) = measure::objection(&report, args.min_agreement)
+        && let Some(advice) = gate::objection(&report, args.limits(source.manifest.task))
     {
         write_reports(&paths, &reports)?;
         bail!(
@@ -165,15 +167,16 @@ impl Work<'_> {
         subject: &Subject<'_>,
         reports: &mut Vec<NetworkReport>,
     ) -> Result<Choice> {
-        let statistics = calibrate(subject, self.photographs.tensors(), &self.bars)?;
-        let few = self.photographs.few();
+        let photographs = self.photographs;
+        let statistics = calibrate(subject, photographs.calibration(), &self.bars)?;
+        let few = photographs.few();
         let choice = search(subject, &statistics, few, self.goal, &self.bars)?;
+        let target = self.goal.target;
+        let (compared, other) = (photographs.compared(), photographs.other());
+        let held_out = HeldOut::measure(subject, &choice.recipe, target, compared, other)?;
         let noise = &few[..few.len().min(NOISE_IMAGES)];
         reports.push(NetworkReport::new(
-            subject,
-            &choice,
-            self.goal.target,
-            noise,
+            subject, &choice, target, noise, held_out,
         )?);
         self.bars.finish();
         Ok(choice)
