@@ -67,7 +67,7 @@ fn calibration(folder: &Folder) -> PathBuf {
         folder.file(&format!("photos/{name}"), photo(name));
     }
     folder.file("photos/README.md", "Photographs.");
-    for shade in 0..5_u32 {
+    for shade in 0..7_u32 {
         let at = |x: u32, y: u32| {
             image::Rgb([x * (shade + 1), y + 40 * shade, x ^ y].map(|v| (v % 256) as u8))
         };
@@ -84,7 +84,7 @@ fn a_quantized_model_is_written_and_served() {
     let photos = calibration(&folder);
     let out = folder.at("served/tiny");
     let args = [
-        "--images=8",
+        "--images=10",
         "--min-cosine=0.99",
         "--force",
         "--default",
@@ -94,7 +94,7 @@ fn a_quantized_model_is_written_and_served() {
     let (code, stdout, stderr) = finish(command(&folder.at("tiny"), &photos, &args));
     assert_eq!(code, Some(0), "{stderr}");
     assert!(
-        stderr.starts_with("warning: 8 photographs are too few"),
+        stderr.starts_with("warning: 10 photographs are too few"),
         "{stderr}"
     );
     assert_eq!(
@@ -180,12 +180,13 @@ fn check_report(out: &Path, stdout: &str) {
     let written = fs::read_to_string(out.join("model.int8.report.txt")).unwrap();
     assert!(stdout.starts_with(&written), "{stdout}");
     for part in [
-        "tiny, fp32 against int8 on 8 images",
+        "tiny, fp32 against int8 on 2 held-out images, calibrated on 8 others",
         "  target ",
         "  agreement ",
         "  size ",
         "  latency ",
         "cosine 0.",
+        "  variation ",
         "% of the multiplications; in fp32 ",
         "/features/0/0/Conv",
         " dB /features/",
@@ -212,6 +213,7 @@ fn check_report(out: &Path, stdout: &str) {
         "int8",
         "model",
         "networks",
+        "photographs",
         "simulated",
         "target",
     ];
@@ -224,7 +226,9 @@ fn check_report(out: &Path, stdout: &str) {
         (&report["simulated"], &report["model"]),
         (&json!(false), &json!("tiny"))
     );
-    assert_eq!(report["agreement"]["pictures"], 8);
+    assert_eq!(report["agreement"]["pictures"], 2);
+    let counts = json!({"calibration": 8, "held_out": 2});
+    assert_eq!(report["photographs"], counts);
     for (precision, file) in [("fp32", "model.onnx"), ("int8", "model.int8.onnx")] {
         let bytes = fs::metadata(out.join(file)).unwrap().len();
         assert_eq!(report[precision]["bytes"], bytes);
@@ -237,6 +241,13 @@ fn check_report(out: &Path, stdout: &str) {
     assert!((0.4..0.75).contains(&ratio), "{ratio}");
     let network = &report["networks"][0];
     assert!(network["cosine"].as_f64().unwrap() > 0.95, "{network}");
+    let held_out = |key: &str| network["held_out"][key].as_f64().unwrap();
+    assert!(held_out("cosine") > 0.95, "{network}");
+    assert!(
+        (0.5..2.0).contains(&held_out("kept_variation")),
+        "{network}"
+    );
+    assert!(held_out("variation") > 0.001, "{network}");
     assert!((0.5..1.0).contains(&network["int8_share"].as_f64().unwrap()));
     let layers = network["layers"].as_array().unwrap();
     assert_eq!(layers.len(), 54);
@@ -271,7 +282,8 @@ fn a_model_is_quantized_in_its_folder_if_it_agrees_with_fp32() {
     // report is written.
     let spoilt = [
         "--method=percentile",
-        "--percentile=50",
+        "--percentile=99.1",
+        "--target=vnni",
         "--max-float=0",
         "--min-agreement=1",
     ];
@@ -288,7 +300,7 @@ fn a_model_is_quantized_in_its_folder_if_it_agrees_with_fp32() {
     ] {
         assert!(stderr.contains(part), "{part}: {stderr}");
     }
-    assert!(stdout.contains("ranges       percentile 50"), "{stdout}");
+    assert!(stdout.contains("ranges       percentile 99.1"), "{stdout}");
     let mut after = contents(&own);
     for report in ["net.int8.report.json", "net.int8.report.txt"] {
         assert!(after.remove(&OsString::from(report)).is_some(), "{report}");

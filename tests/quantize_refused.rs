@@ -12,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::onnx::Message;
 use common::quantizing::{Folder, command, contents, names, text};
 use common::{finish, path, photo, run};
 use onnx_export::quantize::{Network, Range, Recipe, Target};
@@ -126,21 +127,32 @@ fn models_that_cannot_be_quantized_are_rejected() {
     // Appends an empty `FunctionProto` to the ONNX file (field 25 of `ModelProto`, wire type 2,
     // length 0).
     let functions = folder.changed("functions", |graph| graph.extend([0xCA, 0x01, 0x00]));
+    // Appends a graph with a node that has the field 37. Protobuf merges the graphs of a file.
+    let inner = Message::default().bytes(37, b"later").encoded();
+    let inner = Message::default().bytes(1, &inner).encoded();
+    let graph_of_later = Message::default().bytes(7, &inner).encoded();
+    let later = folder.changed("later", |graph| graph.extend(graph_of_later));
     let variant = PathBuf::from(format!("{}@int8", tiny.display()));
     let nowhere = folder.at("nowhere");
     let (built_in, unknown) = (Path::new("efficientnet_lite0"), Path::new("resnet50"));
     let below = folder.at("tiny/model.onnx/out");
     let below: &[&str] = &["-o", text(&below)];
     let p = &*photos;
-    let cases: [Rejected<'_>; 9] = [
+    let cases: [Rejected<'_>; 10] = [
         (
             &int8,
             p,
             &[],
-            "cannot quantize tiny: the network is quantized already",
+            "int8/model.onnx: the network is quantized already",
         ),
-        (&nonsense, p, &[], "cannot quantize tiny: not an ONNX file"),
-        (&cut, p, &[], "cannot quantize tiny: not an ONNX file"),
+        (&nonsense, p, &[], "nonsense/model.onnx: not an ONNX file"),
+        (&cut, p, &[], "cut/model.onnx: not an ONNX file"),
+        (
+            &later,
+            p,
+            &[],
+            "later/model.onnx: field 37 of graph.node[0] is unknown to this version of Sightline",
+        ),
         (
             &functions,
             p,

@@ -19,7 +19,7 @@ use sightline::catalogue;
 use sightline::cpu::int8_target;
 use sightline::engine::{Arithmetic, Engine, Outputs, Tensor};
 use sightline::image::PreparedImage;
-use sightline::quantize::{Progress, Statistics, Subject, calibrate, cosine};
+use sightline::quantize::{HeldOut, Progress, Statistics, Subject, calibrate, cosine};
 
 struct Quiet;
 
@@ -196,6 +196,47 @@ fn kernels_agree_with_simulated_arithmetic() {
         // checked: a sum halfway between two integers may be rounded up or down, and a network with
         // random weights amplifies that difference, but not in every image.
         assert!(nearest > 0.999, "{name}: similarity {nearest}");
+    }
+}
+
+#[test]
+fn int8_outputs_that_ignore_the_image_are_found_for_every_task() {
+    let cases = [
+        ("mobilenet_v2", 96),
+        ("lraspp_mobilenet_v3_large", 96),
+        ("ssdlite320_mobilenet_v3_large", 128),
+    ];
+    for (name, side) in cases {
+        let architecture = narrow(name);
+        let state = formula::state_dict(&tensor_shapes(&architecture).unwrap(), &[]).unwrap();
+        let model = onnx_export::build(name, &architecture, &state, DEFAULT_OPSET).unwrap();
+        let subject = Subject {
+            runtime: runtime(),
+            network: Network::read(&model.to_bytes()).unwrap(),
+            first: None,
+        };
+        let images = inputs(6, side);
+        let (calibration, held_out) = images.split_at(4);
+        let fine = observed_ranges(&calibrate(&subject, calibration, &Quiet).unwrap());
+        let mut coarse = fine.clone();
+        for range in coarse.ranges.values_mut() {
+            (range.min, range.max) = (range.min * 1e5, range.max * 1e5);
+        }
+        let measure = |recipe, images| {
+            HeldOut::measure(&subject, recipe, int8_target(), images, None).unwrap()
+        };
+        let good = measure(&fine, held_out);
+        println!("{name}: {good:?}");
+        assert!(good.variation.unwrap() > HeldOut::MIN_VARIATION, "{name}");
+        // Random weights amplify rounding errors.
+        assert!(good.kept_variation.unwrap() > 0.3, "{name}: {good:?}");
+        let bad = measure(&coarse, held_out);
+        println!("{name}: {bad:?}");
+        assert!(bad.kept_variation.unwrap() < 0.1, "{name}: {bad:?}");
+        let alone = measure(&fine, &held_out[..1]);
+        assert_eq!((alone.variation, alone.kept_variation), (None, None));
+        let twice = [held_out[0].clone(), held_out[0].clone()];
+        assert_eq!(measure(&fine, &twice), alone, "{name}");
     }
 }
 

@@ -86,7 +86,15 @@ fn quantized(
     let common = ["quantize", model, "--calibration", calibration, "-o", out];
     // With `--force`, the command accepts an int8 model that is slower than fp32: the speed depends
     // on the machine and is not tested.
-    sightline(&[&common[..], &["--target", target, "--force"]].concat())
+    let text = sightline(&[&common[..], &["--target", target, "--force"]].concat());
+    let report = std::fs::read(models.join(name).join("model.int8.report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    for network in report["networks"].as_array().unwrap() {
+        let held_out = |key: &str| network["held_out"][key].as_f64().unwrap();
+        let (cosine, kept) = (held_out("cosine"), held_out("kept_variation"));
+        assert!(cosine > 0.98 && (0.8..1.25).contains(&kept), "{text}");
+    }
+    text
 }
 
 /// Returns a temporary folder with copies of `files`.

@@ -85,6 +85,8 @@ mod assemble;
 pub mod backbones;
 pub mod classification;
 pub mod detection;
+#[cfg(test)]
+mod encoding;
 mod error;
 mod external;
 mod finite;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! photographs ─> calibrate ─> Statistics ─> search ─> Recipe ─> onnx_export::quantize ─> .onnx
-//!                                              └── compared with the fp32 network ──> report
+//! others held out ──────────────> compared with the fp32 network <──────────────────────────┘
 //! ```
 //!
 //! This module neither rewrites graphs (`onnx_export::quantize`) nor uses files and the terminal
@@ -12,6 +12,7 @@
 mod calibrate;
 mod compare;
 mod cost;
+mod held_out;
 mod histogram;
 mod report;
 mod search;
@@ -21,8 +22,9 @@ use thiserror::Error;
 
 pub use calibrate::{Statistics, ValueStatistics, calibrate};
 pub use compare::{Agreement, Answers, cosine};
+pub use held_out::HeldOut;
 pub use histogram::{Histogram, Method};
-pub use report::{LayerReport, NetworkReport, Report, Timing};
+pub use report::{ImageCounts, LayerReport, NetworkReport, Report, Timing};
 pub use search::{Choice, Goal, search};
 
 use crate::engine::{Arithmetic, EngineError, FirstStage, OnnxRuntime, Probe};

@@ -7,7 +7,7 @@ use onnx_export::text::shown;
 use serde::Serialize;
 
 use super::compare::signal_to_noise;
-use super::{Agreement, Choice, Method, QuantizeFailure, Subject};
+use super::{Agreement, Choice, HeldOut, Method, QuantizeFailure, Subject};
 use crate::engine::Arithmetic;
 use crate::image::PreparedImage;
 
@@ -25,7 +25,10 @@ pub struct Report {
     /// Whether the int8 results were computed by a simulation, because this CPU is not of the
     /// family `target`.
     pub simulated: bool,
-    /// Agreement between fp32 and int8 on the calibration images.
+    /// Number of images for calibration and for the comparison.
+    #[serde(rename = "photographs")]
+    pub images: ImageCounts,
+    /// Agreement between fp32 and int8 on the held-out images, or on the calibration image if there are none.
     pub agreement: Agreement,
     /// Size and latency of the fp32 model.
     pub fp32: Timing,
@@ -34,6 +37,16 @@ pub struct Report {
     /// The model's networks in the order in which they run: two for a two-stage detector, one for
     /// every other model.
     pub networks: Vec<NetworkReport>,
+}
+
+/// Number of images by their use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ImageCounts {
+    /// Images for calibration and search.
+    pub calibration: usize,
+    /// Images that neither calibration nor search use, on which fp32 and int8 are compared. 0 if there is only one
+    /// image, which is then used for everything.
+    pub held_out: usize,
 }
 
 /// Size and latency of a model in one precision, fp32 or int8.
@@ -53,6 +66,8 @@ pub struct NetworkReport {
     /// Mean cosine similarity between the outputs of the int8 and the fp32 network, over the images
     /// of the search.
     pub cosine: f64,
+    /// Comparison of the outputs on the held-out images.
+    pub held_out: HeldOut,
     /// Share of the network's multiplications, 0 to 1, that run in int8.
     pub int8_share: f64,
     /// Every Conv and Gemm layer of the network, in the order of computation.
@@ -76,7 +91,7 @@ pub struct LayerReport {
 
 impl NetworkReport {
     /// Measures the quantization noise of every layer on `images` and combines it with `choice`,
-    /// the result of the search.
+    /// the result of the search, and with `held_out`, the comparison on held-out images.
     ///
     /// # Errors
     /// [`QuantizeFailure`] if a network cannot be quantized or run.
@@ -85,6 +100,7 @@ impl NetworkReport {
         choice: &Choice,
         target: Target,
         images: &[PreparedImage],
+        held_out: HeldOut,
     ) -> Result<Self, QuantizeFailure> {
         let recipe = &choice.recipe;
         let noise = noise(subject, recipe, target, images)?;
@@ -103,6 +119,7 @@ impl NetworkReport {
         Ok(Self {
             method: choice.method,
             cosine: choice.cosine,
+            held_out,
             int8_share: 1.0 - choice.float_share,
             layers: layers.collect(),
         })
@@ -173,11 +190,7 @@ impl fmt::Display for Report {
             Target::Vnni => "vnni (8-bit weights)",
             Target::Avx2 => "avx2 (7-bit weights: CPUs without VNNI add products in 16 bits)",
         };
-        writeln!(
-            f,
-            "{}, fp32 against int8 on {} images",
-            self.model, agreement.images
-        )?;
+        writeln!(f, "{}, fp32 against int8 {}", self.model, self.images)?;
         let how = if self.simulated {
             "; simulated, because this CPU is not of the target family"
         } else {
@@ -213,15 +226,49 @@ impl fmt::Display for Report {
     }
 }
 
+impl fmt::Display for ImageCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            calibration,
+            held_out,
+        } = self;
+        let images = match held_out {
+            0 => {
+                return f
+                    .write_str("on the calibration image: no other image was left to hold out");
+            }
+            1 => "image",
+            _ => "images",
+        };
+        let others = if *calibration == 1 { "other" } else { "others" };
+        write!(
+            f,
+            "on {held_out} held-out {images}, calibrated on {calibration} {others}"
+        )
+    }
+}
+
 impl fmt::Display for NetworkReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let in_float: Vec<&LayerReport> = self.layers.iter().filter(|layer| !layer.int8).collect();
         writeln!(f, "  ranges       {}", self.method)?;
+        let HeldOut {
+            cosine,
+            kept_variation,
+            ..
+        } = self.held_out;
         writeln!(
             f,
-            "  outputs      cosine {:.4} with the fp32 network's",
+            "  outputs      cosine {cosine:.4} with the fp32 network's, {:.4} in the search",
             self.cosine
         )?;
+        if let Some(kept) = kept_variation {
+            let kept = kept * 100.0;
+            writeln!(
+                f,
+                "  variation    {kept:.0} % of the fp32 outputs' between images"
+            )?;
+        }
         let share = self.int8_share * 100.0;
         writeln!(
             f,

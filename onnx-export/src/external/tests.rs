@@ -1,22 +1,8 @@
 use prost::Message as _;
-use prost::encoding::encode_varint;
 
 use super::*;
+use crate::encoding::{field, nested, varint};
 use crate::proto::{GraphProto, ModelProto, StringStringEntryProto, TensorProto};
-
-/// Returns a field with the key of `number` and the wire type 2, and `content` as its value.
-fn field(number: u32, content: &[u8]) -> Vec<u8> {
-    let mut bytes = varint(u64::from(number << 3 | 2));
-    bytes.extend(varint(content.len() as u64));
-    bytes.extend(content);
-    bytes
-}
-
-fn varint(value: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    encode_varint(value, &mut bytes);
-    bytes
-}
 
 /// Returns the encoded tensor `name` with the `data_location` EXTERNAL and the location of a file.
 fn external(name: &str) -> Vec<u8> {
@@ -31,14 +17,6 @@ fn external(name: &str) -> Vec<u8> {
         ..TensorProto::default()
     }
     .encode_to_vec()
-}
-
-/// Nests `content` in the fields `numbers`, of which the first is the outermost.
-fn nested(numbers: &[u32], content: Vec<u8>) -> Vec<u8> {
-    numbers
-        .iter()
-        .rev()
-        .fold(content, |content, number| field(*number, &content))
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub(crate) fn graph_proto(graph: &Graph, name: &str) -> GraphProto {
             .collect(),
         input: value_infos(graph.inputs()),
         output: value_infos(graph.outputs()),
-        sparse_initializer: Vec::new(),
+        ..GraphProto::default()
     }
 }
 
@@ -88,5 +88,6 @@ fn value_info(graph: &Graph, value: Value) -> ValueInfoProto {
             tensor_type: Some(tensor),
             ..TypeProto::default()
         }),
+        ..ValueInfoProto::default()
     }
 }

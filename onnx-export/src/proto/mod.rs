@@ -1,22 +1,27 @@
-//! The subset of ONNX's protobuf schema that this crate reads and writes.
+//! ONNX's protobuf schema, as far as this crate reads and writes it.
 //!
 //! The messages have the names and fields of `onnx.proto3`. A message whose fields this crate does not use is
 //! kept as its encoded bytes, so that a program that rewrites a file can detect the message and does not lose
 //! it.
 //!
-//! Decoding drops the annotations that have no effect on results: `doc_string` (except the model's), `value_info`,
-//! `quantization_annotation`, `denotation`, the metadata of graphs, nodes and tensors, and the device
-//! configurations. Everything else survives being decoded and encoded.
+//! Every field of ONNX IR versions 3 to 14 survives being decoded and encoded. Decoding drops fields of later
+//! versions, so a program that rewrites a file of another author must first call [`reject_unknown_fields`].
 //!
-//! Source: field numbers and types of `onnx.proto3` (ONNX IR specification, versions 3 to 11).
+//! Source: field numbers and types of `onnx.proto3` (ONNX IR specification, versions 3 to 14).
 
 mod attr;
+#[cfg(test)]
+mod tests;
+mod types;
+mod unknown;
 
 use std::collections::HashSet;
 
 use prost::Message;
 
 pub use attr::Attr;
+pub use types::{DimensionProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto};
+pub use unknown::{UnknownFieldError, reject_unknown_fields};
 
 /// `ModelProto`: an ONNX file.
 #[derive(Clone, PartialEq, Message)]
@@ -54,6 +59,9 @@ pub struct ModelProto {
     /// Encoded `FunctionProto`s: operators defined in the file.
     #[prost(bytes = "vec", repeated, tag = "25")]
     pub functions: Vec<Vec<u8>>,
+    /// Encoded `DeviceConfigurationProto`s: sets of devices on which nodes can run.
+    #[prost(bytes = "vec", repeated, tag = "26")]
+    pub configuration: Vec<Vec<u8>>,
 }
 
 /// `OperatorSetIdProto`: an operator set and its version.
@@ -90,15 +98,27 @@ pub struct GraphProto {
     /// Constant tensors, such as weights.
     #[prost(message, repeated, tag = "5")]
     pub initializer: Vec<TensorProto>,
+    /// Description of the graph.
+    #[prost(string, tag = "10")]
+    pub doc_string: String,
     /// Inputs of the graph.
     #[prost(message, repeated, tag = "11")]
     pub input: Vec<ValueInfoProto>,
     /// Outputs of the graph.
     #[prost(message, repeated, tag = "12")]
     pub output: Vec<ValueInfoProto>,
+    /// Types of values between the nodes. Runtimes derive the types that are left out.
+    #[prost(message, repeated, tag = "13")]
+    pub value_info: Vec<ValueInfoProto>,
+    /// Encoded `TensorAnnotation`s: names of the initializers that hold scales and zero points of values.
+    #[prost(bytes = "vec", repeated, tag = "14")]
+    pub quantization_annotation: Vec<Vec<u8>>,
     /// Encoded `SparseTensorProto`s: sparse constants.
     #[prost(bytes = "vec", repeated, tag = "15")]
     pub sparse_initializer: Vec<Vec<u8>>,
+    /// Encoded `StringStringEntryProto`s: metadata of the graph.
+    #[prost(bytes = "vec", repeated, tag = "16")]
+    pub metadata_props: Vec<Vec<u8>>,
 }
 
 /// `NodeProto`: an operator call.
@@ -119,12 +139,21 @@ pub struct NodeProto {
     /// Attributes of the operator.
     #[prost(message, repeated, tag = "5")]
     pub attribute: Vec<AttributeProto>,
+    /// Description of the node.
+    #[prost(string, tag = "6")]
+    pub doc_string: String,
     /// Domain of the operator; empty for ONNX's own.
     #[prost(string, tag = "7")]
     pub domain: String,
     /// Overload of the function that the node calls; empty for operators.
     #[prost(string, tag = "8")]
     pub overload: String,
+    /// Encoded `StringStringEntryProto`s: metadata of the node.
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub metadata_props: Vec<Vec<u8>>,
+    /// Encoded `NodeDeviceConfigurationProto`s: how the node is divided among devices.
+    #[prost(bytes = "vec", repeated, tag = "10")]
+    pub device_configurations: Vec<Vec<u8>>,
 }
 
 /// `AttributeProto`: a named constant of a node. The scalar fields are `Option`s, since protobuf
@@ -164,6 +193,9 @@ pub struct AttributeProto {
     /// The encoded values of a GRAPHS attribute.
     #[prost(bytes = "vec", repeated, tag = "11")]
     pub graphs: Vec<Vec<u8>>,
+    /// Description of the attribute.
+    #[prost(string, tag = "13")]
+    pub doc_string: String,
     /// The encoded value of a `TYPE_PROTO` attribute.
     #[prost(bytes = "vec", optional, tag = "14")]
     pub tp: Option<Vec<u8>>,
@@ -224,73 +256,18 @@ pub struct TensorProto {
     /// Elements of a uint32 or uint64 tensor without `raw_data`.
     #[prost(uint64, repeated, tag = "11")]
     pub uint64_data: Vec<u64>,
+    /// Description of the tensor.
+    #[prost(string, tag = "12")]
+    pub doc_string: String,
     /// Location of the elements in another file, as pairs of key and value.
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<StringStringEntryProto>,
     /// `DataLocation`: 0 if the elements are in this message, 1 if they are in another file.
     #[prost(int32, tag = "14")]
     pub data_location: i32,
-}
-
-/// `ValueInfoProto`: the name and type of an input or output.
-#[derive(Clone, PartialEq, Message)]
-pub struct ValueInfoProto {
-    /// Name of the value.
-    #[prost(string, tag = "1")]
-    pub name: String,
-    /// Type of the value.
-    #[prost(message, optional, tag = "2")]
-    pub r#type: Option<TypeProto>,
-}
-
-/// `TypeProto`: the type of a value. Exactly one field is set.
-#[derive(Clone, PartialEq, Message)]
-pub struct TypeProto {
-    /// Data type and shape of a dense tensor.
-    #[prost(message, optional, tag = "1")]
-    pub tensor_type: Option<TensorTypeProto>,
-    /// An encoded `TypeProto.Sequence`.
-    #[prost(bytes = "vec", optional, tag = "4")]
-    pub sequence_type: Option<Vec<u8>>,
-    /// An encoded `TypeProto.Map`.
-    #[prost(bytes = "vec", optional, tag = "5")]
-    pub map_type: Option<Vec<u8>>,
-    /// An encoded `TypeProto.SparseTensor`.
-    #[prost(bytes = "vec", optional, tag = "8")]
-    pub sparse_tensor_type: Option<Vec<u8>>,
-    /// An encoded `TypeProto.Optional`.
-    #[prost(bytes = "vec", optional, tag = "9")]
-    pub optional_type: Option<Vec<u8>>,
-}
-
-/// `TypeProto.Tensor`: data type and shape of a dense tensor.
-#[derive(Clone, PartialEq, Message)]
-pub struct TensorTypeProto {
-    /// `DataType` of the elements, such as [`FLOAT`].
-    #[prost(int32, tag = "1")]
-    pub elem_type: i32,
-    /// Shape of the tensor. `None` if the rank is unknown.
-    #[prost(message, optional, tag = "2")]
-    pub shape: Option<TensorShapeProto>,
-}
-
-/// `TensorShapeProto`: sizes, outermost axis first.
-#[derive(Clone, PartialEq, Message)]
-pub struct TensorShapeProto {
-    /// The axes of the tensor, outermost first.
-    #[prost(message, repeated, tag = "1")]
-    pub dim: Vec<DimensionProto>,
-}
-
-/// `TensorShapeProto.Dimension`: one axis, with either a fixed size or the name of a dynamic size.
-#[derive(Clone, PartialEq, Message)]
-pub struct DimensionProto {
-    /// The size of an axis of fixed size. `None` if the axis is dynamic.
-    #[prost(int64, optional, tag = "1")]
-    pub dim_value: Option<i64>,
-    /// The name of a dynamic axis, whose size is known only when the model runs. `None` if the axis has a fixed size.
-    #[prost(string, optional, tag = "2")]
-    pub dim_param: Option<String>,
+    /// Encoded `StringStringEntryProto`s: metadata of the tensor.
+    #[prost(bytes = "vec", repeated, tag = "16")]
+    pub metadata_props: Vec<Vec<u8>>,
 }
 
 /// `TensorProto.DataType.FLOAT`: float32.

@@ -71,6 +71,10 @@ pub(super) fn check(envelope: &ModelProto, graph: &GraphProto) -> Result<(), Qua
         let found = "holds sparse initializers";
         return unsupported("the file", found, "dense initializers");
     }
+    if !graph.quantization_annotation.is_empty() {
+        let found = "holds quantization annotations";
+        return unsupported("the file", found, "an fp32 network");
+    }
     let opset = opset(envelope);
     if opset < MIN_OPSET {
         let found = format!("uses opset {opset}");
@@ -101,6 +105,10 @@ fn check_node(node: &NodeProto) -> Result<(), QuantizeError> {
     if !is_standard(&node.domain) {
         let found = format!("is a {}::{op}", node.domain);
         return unsupported(item, found, "an operator of ONNX's standard domain");
+    }
+    if !node.device_configurations.is_empty() {
+        let found = "is divided among devices";
+        return unsupported(item, found, "a network for one device");
     }
     for attribute in &node.attribute {
         check_attribute(&item, attribute)?;
@@ -163,6 +171,7 @@ fn check_type(value: &ValueInfoProto) -> Result<(), QuantizeError> {
         (kind.map_type.is_some(), "a map"),
         (kind.sparse_tensor_type.is_some(), "a sparse tensor"),
         (kind.optional_type.is_some(), "an optional value"),
+        (kind.opaque_type.is_some(), "an opaque value"),
     ];
     if let Some((_, found)) = types.into_iter().find(|(is_used, _)| *is_used) {
         let item = format!("value `{}`", value.name);

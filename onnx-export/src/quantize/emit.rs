@@ -230,6 +230,9 @@ impl Rewriter<'_> {
     /// the rewriting adds.
     pub(super) fn finish(self) -> Result<GraphProto, QuantizeError> {
         let mut graph = self.network.graph().clone();
+        // Types of names that the fp32 network does not use must not describe values that the rewriting adds.
+        let network = self.network;
+        graph.value_info.retain(|info| network.has(&info.name));
         graph.initializer.extend(self.constants);
         graph.node = self.nodes;
         check_order(&graph)?;
@@ -238,7 +241,7 @@ impl Rewriter<'_> {
 }
 
 /// Removes the `DequantizeLinear` nodes whose outputs neither a node nor an output of the graph
-/// reads, then the constants that no node reads.
+/// reads, then the constants that no node reads, then the types of values that the graph no longer has.
 pub(super) fn without_unread(mut graph: GraphProto) -> GraphProto {
     let operands = graph.node.iter().flat_map(|node| &node.input);
     let outputs = graph.output.iter().map(|output| &output.name);
@@ -247,6 +250,11 @@ pub(super) fn without_unread(mut graph: GraphProto) -> GraphProto {
         node.op_type != "DequantizeLinear" || node.output.iter().any(|value| read.contains(value))
     });
     graph.drop_unread_initializers();
+    let outputs = graph.node.iter().flat_map(|node| &node.output);
+    let constants = graph.initializer.iter().map(|tensor| &tensor.name);
+    let inputs = graph.input.iter().map(|input| &input.name);
+    let names: HashSet<&String> = outputs.chain(constants).chain(inputs).collect();
+    graph.value_info.retain(|info| names.contains(&info.name));
     graph
 }
 

@@ -36,6 +36,7 @@ pub use recipe::{Recipe, Recipes, Target};
 use thiserror::Error;
 
 use crate::external::ExternalDataError;
+use crate::proto::UnknownFieldError;
 use crate::read::GraphReadError;
 use crate::text::{shown, shown_error};
 
@@ -48,6 +49,9 @@ pub enum QuantizeError {
     /// A tensor has its elements in another file.
     #[error(transparent)]
     External(#[from] ExternalDataError),
+    /// Rewriting the file would lose a field.
+    #[error(transparent)]
+    Unknown(#[from] UnknownFieldError),
     /// The network is quantized already.
     #[error(
         "the network is quantized already: node `{}` is a {}; expected an fp32 network",

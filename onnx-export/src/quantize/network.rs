@@ -7,7 +7,9 @@ use prost::Message;
 use super::QuantizeError;
 use super::check::{check, name_nodes, opset};
 use crate::external::reject_external_data;
-use crate::proto::{AttributeProto, FLOAT, GraphProto, INT64, ModelProto, NodeProto};
+use crate::proto::{
+    AttributeProto, FLOAT, GraphProto, INT64, ModelProto, NodeProto, reject_unknown_fields,
+};
 use crate::read::{GraphReadError, WeightTensor, weight_tensor};
 
 /// A Conv or Gemm with constant weights, which can run in int8. Layers take most of the time of an
@@ -57,11 +59,13 @@ impl Network {
     /// # Errors
     /// [`QuantizeError::Read`] if the bytes are not an ONNX file or a tensor's elements do not match its shape,
     /// [`QuantizeError::External`] if a tensor has its elements in another file or the bytes cannot be searched for
-    /// such tensors, [`QuantizeError::Quantized`] for an int8 network, [`QuantizeError::Unsupported`] for content that
-    /// cannot be rewritten (subgraphs, functions, operators of other domains, sparse tensors, tensors in fields such
-    /// as `double_data`), and [`QuantizeError::NoLayers`] if there is no layer to quantize.
+    /// such tensors, [`QuantizeError::Unknown`] for a field that rewriting would lose, [`QuantizeError::Quantized`] for
+    /// an int8 network, [`QuantizeError::Unsupported`] for content that cannot be rewritten (subgraphs, functions,
+    /// operators of other domains, sparse tensors, tensors in fields such as `double_data`), and
+    /// [`QuantizeError::NoLayers`] if there is no layer to quantize.
     pub fn read(bytes: &[u8]) -> Result<Self, QuantizeError> {
         reject_external_data(bytes)?;
+        reject_unknown_fields(bytes)?;
         let mut envelope = ModelProto::decode(bytes).map_err(GraphReadError::from)?;
         let mut graph = envelope.graph.take().unwrap_or_default();
         name_nodes(&mut graph);
@@ -152,6 +156,13 @@ impl Network {
 
     pub(super) fn weight(&self, name: &str) -> Option<&WeightTensor> {
         self.weights.get(name)
+    }
+
+    /// Returns whether `value` is an input or a constant of the network, or the output of a node.
+    pub(super) fn has(&self, value: &str) -> bool {
+        self.is_constant(value)
+            || self.producers.contains_key(value)
+            || self.inputs().any(|input| input == value)
     }
 
     pub(super) fn is_constant(&self, value: &str) -> bool {

@@ -49,6 +49,7 @@ impl Network {
     pub fn observed(&self) -> (Vec<u8>, Vec<Observed>) {
         let mut graph = self.graph().clone();
         graph.output.clear();
+        graph.value_info.clear();
         let mut observed = Vec::new();
         for value in self.values() {
             self.summarize(&mut graph, &value, &mut observed);
@@ -60,6 +61,7 @@ impl Network {
     pub fn fetching(&self, values: &[String]) -> Vec<u8> {
         let mut graph = self.graph().clone();
         graph.output = values.iter().map(|value| float_output(value)).collect();
+        graph.value_info.clear();
         self.with_graph(graph)
     }
 
@@ -170,5 +172,6 @@ pub(super) fn float_output(name: &str) -> ValueInfoProto {
             tensor_type: Some(tensor),
             ..TypeProto::default()
         }),
+        ..ValueInfoProto::default()
     }
 }

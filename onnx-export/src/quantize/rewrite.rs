@@ -36,6 +36,7 @@ impl Network {
     ) -> Result<Vec<u8>, QuantizeError> {
         let mut graph = self.rewritten(recipe, target)?;
         graph.output = values.iter().map(|value| float_output(value)).collect();
+        graph.value_info.clear();
         Ok(self.with_graph(without_unread(graph)))
     }
 

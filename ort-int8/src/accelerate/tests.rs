@@ -38,6 +38,7 @@ fn value(name: &str, dims: &[Option<i64>]) -> ValueInfoProto {
     let dim = dims.iter().enumerate().map(|(axis, size)| DimensionProto {
         dim_value: *size,
         dim_param: size.is_none().then(|| format!("{name}_{axis}")),
+        ..DimensionProto::default()
     });
     let tensor_type = TensorTypeProto {
         elem_type: FLOAT,
@@ -49,6 +50,7 @@ fn value(name: &str, dims: &[Option<i64>]) -> ValueInfoProto {
             tensor_type: Some(tensor_type),
             ..TypeProto::default()
         }),
+        ..ValueInfoProto::default()
     }
 }
 

@@ -65,10 +65,12 @@ pub(crate) struct Rewritten {
 /// subgraph: a subgraph may read values of the outer graph, and [`GraphEditor`] does not see these
 /// reads.
 pub(crate) fn rewrite(mut model: ModelProto, operators: Operators) -> Option<Rewritten> {
-    let graph = model.graph.take()?;
+    let mut graph = model.graph.take()?;
     if !is_rewritable(&graph) {
         return None;
     }
+    // ONNX Runtime derives the types of all values again, and some of the values are removed.
+    graph.value_info.clear();
     let mut editor = GraphEditor::new(graph);
     lookup::replace(&mut editor);
     if operators == Operators::All {

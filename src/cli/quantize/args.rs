@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use sightline::manifest::ModelManifest;
+use sightline::manifest::{ModelManifest, Task};
 use sightline::quantize::{Goal, Method};
 use sightline::store::{ModelRef, ModelSource, Origin};
 
+use super::gate::{Limits, MIN_COSINE};
 use crate::cli::output::OutputPaths;
 use crate::cli::target::TargetName;
 use crate::cli::{RuntimeArgs, StoreArgs};
@@ -19,7 +20,8 @@ const DEFAULT_PERCENTILE: f64 = 99.99;
 pub(in crate::cli) struct QuantizeArgs {
     /// Model in fp32: NAME or a path
     pub(super) model: ModelRef,
-    /// Folder of photographs like those that the model will be used on
+    /// Folder of photographs like those that the model will be used on; every fifth is held out for the comparison of
+    /// int8 and fp32
     #[arg(long, env = "SIGHTLINE_CALIBRATION", value_name = "DIR")]
     pub(super) calibration: PathBuf,
     /// Number of photographs to use [default: up to 100, fewer for networks with large inputs]
@@ -41,7 +43,7 @@ pub(in crate::cli) struct QuantizeArgs {
     )]
     pub(super) target: TargetName,
     /// Mean cosine similarity of int8 and fp32 outputs, 0 to 1, at which the search for layers to
-    /// keep in fp32 ends
+    /// keep in fp32 ends. On held-out photographs, the similarity must be at least 0.95, or C if C is lower
     #[arg(
         long,
         env = "SIGHTLINE_MIN_COSINE",
@@ -57,15 +59,17 @@ pub(in crate::cli) struct QuantizeArgs {
         value_name = "SHARE"
     )]
     max_float: f64,
-    /// Smallest agreement of int8 and fp32 results, 0 to 1; below it, the report is written but no int8 model
+    /// Smallest agreement of int8 and fp32 results on held-out photographs, 0 to 1; below it, the report is written but
+    /// no int8 model
     #[arg(
         long,
         env = "SIGHTLINE_MIN_AGREEMENT",
         default_value_t = 0.97,
         value_name = "SHARE"
     )]
-    pub(super) min_agreement: f64,
-    /// Write the int8 model even if its agreement is too small or it is not faster than fp32
+    min_agreement: f64,
+    /// Write the int8 model even if its results or outputs differ too much from fp32, its outputs do not depend on the
+    /// image, or it is not faster than fp32
     #[arg(long, env = "SIGHTLINE_FORCE")]
     pub(super) force: bool,
     /// Make int8 the model's default: its name without a variant then selects int8 on every CPU,
@@ -130,6 +134,16 @@ impl QuantizeArgs {
             max_float: self.max_float,
             method,
         })
+    }
+
+    /// Returns the limits below which the int8 model is rejected. A user who ends the search at less similar outputs
+    /// accepts them.
+    pub(super) fn limits(&self, task: Task) -> Limits {
+        Limits {
+            agreement: self.min_agreement,
+            is_all_or_nothing: task == Task::Classification,
+            cosine: self.min_cosine.min(MIN_COSINE),
+        }
     }
 
     /// Returns the manifest of the model to be written. With `-o` the model's name is the name of

@@ -18,7 +18,7 @@ use super::{Precisions, Work};
 /// Minimum number of timed runs of the fp32 model and of the int8 model.
 const MIN_RUNS: usize = 30;
 
-/// Runs the fp32 and the int8 model on all photographs, and returns a report of their agreement,
+/// Runs the fp32 and the int8 model on the held-out photographs, and returns a report of their agreement,
 /// sizes and latencies. The models alternate, so that a slow moment of the machine affects the
 /// latencies of both.
 ///
@@ -50,7 +50,7 @@ pub(super) fn report(
     let mut simulation = simulated
         .then(|| side(int8, Arithmetic::Simulated))
         .transpose()?;
-    let tensors = work.photographs.tensors();
+    let tensors = work.photographs.compared();
     let rounds = MIN_RUNS.div_ceil(tensors.len());
     work.bars.start("comparing", rounds * tensors.len());
     let images = || tensors.iter().zip(work.photographs.originals());
@@ -74,6 +74,7 @@ pub(super) fn report(
         model: source.manifest.name.clone(),
         target: work.goal.target,
         simulated,
+        images: work.photographs.counts(),
         agreement: Agreement::of(&float_side.answers, int8_answers),
         fp32: float_side.timing(float),
         int8: int8_side.timing(int8),
@@ -122,33 +123,4 @@ impl Side<'_> {
                 .unwrap_or_default(),
         }
     }
-}
-
-/// Returns why the int8 model should not be used, and what to do about it.
-///
-/// `None` if the agreement with the fp32 model is at least `min_agreement`, and the int8 model is
-/// faster than the fp32 model or its speed on the target CPU is unknown.
-pub(super) fn objection(report: &Report, min_agreement: f64) -> Option<String> {
-    let agreement = report.agreement.agreement;
-    if agreement < min_agreement {
-        return Some(format!(
-            "the int8 model agrees with fp32 in {:.1} % of the results, but `--min-agreement` \
-             requires {:.1} %. Calibrate on more photographs like those that the model will be \
-             used on; keep more layers in fp32 (--max-float 0.4); require closer outputs \
-             (--min-cosine 0.9995); or accept the model with --force",
-            agreement * 100.0,
-            min_agreement * 100.0
-        ));
-    }
-    // If this CPU is not of the target family, latencies on it say nothing about the target CPU.
-    (!report.simulated && report.speedup() <= 1.0).then(|| {
-        format!(
-            "the int8 model is not faster on this CPU: int8 {:.2} ms, fp32 {:.2} ms. {} Keep fewer \
-             layers in fp32 (--max-float 0.1), serve the fp32 model, or write the int8 model with \
-             --force",
-            report.int8.milliseconds,
-            report.fp32.milliseconds,
-            "CPUs with VNNI (servers of 2019 and later) gain most."
-        )
-    })
 }

@@ -2,6 +2,7 @@
 //! the variant with the fp32 model, and writes it.
 
 mod args;
+mod gate;
 mod measure;
 mod photographs;
 mod progress;
@@ -16,7 +17,7 @@ use onnx_export::{Role, Stages};
 use sightline::engine::{Arithmetic, Engine, FirstStage, OnnxRuntime};
 use sightline::manifest::{ModelManifest, Precision, Variant};
 use sightline::postprocess::detect::Detector;
-use sightline::quantize::{Choice, Goal, NetworkReport, Subject, calibrate, search};
+use sightline::quantize::{Choice, Goal, HeldOut, NetworkReport, Subject, calibrate, search};
 use sightline::registry::networks::Networks;
 use sightline::store::{FP32, INT8, ModelSource, Origin, quantized};
 use sightline::threads::usable_cores;
@@ -30,13 +31,14 @@ use progress::Bars;
 /// Maximum number of images on which the quantization noise of each layer is measured.
 const NOISE_IMAGES: usize = 4;
 
-/// Runs the command. Writes the model and the report if the int8 model's agreement and speed are
-/// sufficient or `--force` is set. If they are not sufficient, writes only the report and returns
+/// Runs the command. Writes the model and the report if the int8 model's agreement, outputs and speed
+/// are sufficient or `--force` is set. If they are not sufficient, writes only the report and returns
 /// an error.
 ///
 /// # Errors
-/// If a flag has an invalid value, if the model cannot be quantized, if the agreement or speed of
-/// the int8 model is too low, or if a file cannot be written.
+/// If a flag has an invalid value, if the model cannot be quantized, if the agreement, the similarity of
+/// the outputs or the speed of the int8 model is too low, if the outputs do not depend on the image, or if
+/// a file cannot be written.
 pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     let goal = args.goal()?;
     let source = args.store.store().find(&args.model)?;
@@ -80,7 +82,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
         (text_path.clone(), text.as_bytes()),
     ];
     if !args.force
-        && let Some(advice) = measure::objection(&report, args.min_agreement)
+        && let Some(advice) = gate::objection(&report, args.limits(source.manifest.task))
     {
         write_reports(&paths, &reports)?;
         bail!(
@@ -131,15 +133,6 @@ impl Work<'_> {
         float: &Stages<Bytes>,
     ) -> Result<(Recipes, Vec<NetworkReport>)> {
         let mut reports = Vec::new();
-        let subject = |graph: &[u8]| -> Result<Subject<'_>> {
-            let network = Network::read(graph);
-            Ok(Subject {
-                runtime: self.runtime.with_threads(usable_cores()),
-                network: network
-                    .with_context(|| format!("cannot quantize {}", source.manifest.name))?,
-                first: None,
-            })
-        };
         let propose = detector.and_then(Detector::proposer);
         let stages = float.as_ref().try_map(|role, graph| {
             let first = match (role, &propose) {
@@ -155,8 +148,9 @@ impl Work<'_> {
                 (Role::Network, _) => None,
             };
             let subject = Subject {
+                runtime: self.runtime.with_threads(usable_cores()),
+                network: Network::read(graph).with_context(|| cannot_quantize(source, role))?,
                 first,
-                ..subject(graph)?
             };
             Ok(self.choose_one(&subject, &mut reports)?.recipe)
         })?;
@@ -174,15 +168,16 @@ impl Work<'_> {
         subject: &Subject<'_>,
         reports: &mut Vec<NetworkReport>,
     ) -> Result<Choice> {
-        let statistics = calibrate(subject, self.photographs.tensors(), &self.bars)?;
-        let few = self.photographs.few();
+        let photographs = self.photographs;
+        let statistics = calibrate(subject, photographs.calibration(), &self.bars)?;
+        let few = photographs.few();
         let choice = search(subject, &statistics, few, self.goal, &self.bars)?;
+        let target = self.goal.target;
+        let (compared, other) = (photographs.compared(), photographs.other());
+        let held_out = HeldOut::measure(subject, &choice.recipe, target, compared, other)?;
         let noise = &few[..few.len().min(NOISE_IMAGES)];
         reports.push(NetworkReport::new(
-            subject,
-            &choice,
-            self.goal.target,
-            noise,
+            subject, &choice, target, noise, held_out,
         )?);
         self.bars.finish();
         Ok(choice)
@@ -204,6 +199,19 @@ impl Work<'_> {
             ..source.clone()
         };
         Ok(Networks::prepare(&source, detector, &runtime)?.engine()?)
+    }
+}
+
+/// Returns the beginning of an error about the stage `role` of a model, with the path of the stage's file.
+fn cannot_quantize(source: &ModelSource, role: Role) -> String {
+    let name = &source.manifest.name;
+    let path = match &source.origin {
+        Origin::Files { paths, .. } => paths.get(role),
+        Origin::Embedded | Origin::Memory(_) => None,
+    };
+    match path {
+        Some(path) => format!("cannot quantize {name}: {}", path.display()),
+        None => format!("cannot quantize {name}"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reads and preprocesses the calibration photographs.
+//! Reads and preprocesses the photographs, and holds some of them out from calibration.
 
 use std::path::{Path, PathBuf};
 
@@ -7,6 +7,7 @@ use sightline::image::{
     DecodeOptions, ImageError, ImageSize, Orientation, PreparedImage, Preprocessor, decode,
 };
 use sightline::manifest::Preprocess;
+use sightline::quantize::ImageCounts;
 use sightline::store::read_regular;
 
 use crate::cli::say::complain;
@@ -28,16 +29,33 @@ const MAX_TENSOR_PIXELS: u64 = 50_000_000;
 /// photographs: 16 photographs of 224x224 pixels.
 const SEARCH_PIXELS: u64 = 16 * 224 * 224;
 
-/// Calibration photographs, preprocessed for a model, with their original sizes.
+/// Of this many photographs, in the order of their paths, the last is held out.
+const HELD_OUT: usize = 5;
+
+/// Photographs that are preprocessed for a model: some for calibration and search, the others for the comparison of
+/// fp32 and int8.
 pub(super) struct Photographs {
-    tensors: Vec<PreparedImage>,
+    calibration: Vec<PreparedImage>,
+    /// Held-out photographs. The calibration photograph if there is only one photograph.
+    compared: Vec<PreparedImage>,
+    /// Sizes of `compared` before preprocessing.
     originals: Vec<ImageSize>,
+    /// Whether `compared` holds other photographs than `calibration`.
+    are_held_out: bool,
+}
+
+/// A preprocessed photograph.
+struct Photograph<'a> {
+    file: &'a Path,
+    /// Size before preprocessing, in pixels.
+    original: ImageSize,
+    tensor: PreparedImage,
 }
 
 impl Photographs {
     /// Reads `count` photographs from `folder` and its subfolders, spread evenly over the sorted
     /// paths. A `count` of `None` means up to 100 photographs, or fewer if the model's input is
-    /// large.
+    /// large. Every fifth of them is held out.
     ///
     /// # Errors
     /// If `folder` cannot be read, if it holds no photographs or fewer than `count`, or if a
@@ -54,26 +72,26 @@ impl Photographs {
         collect(folder, &mut files)?;
         files.sort();
         let preprocessor = Preprocessor::new(preprocess);
-        let mut photographs = Self {
-            tensors: Vec::new(),
-            originals: Vec::new(),
-        };
+        let mut photographs = Vec::new();
         let (wanted, mut skipped, mut pixels) = (count.unwrap_or(DEFAULT_COUNT), 0, 0);
         for file in spread(&files, wanted) {
             if count.is_none() && pixels > MAX_TENSOR_PIXELS {
                 break;
             }
             match load(file, &preprocessor)? {
-                Some((original, tensor)) if photographs.tensors.len() < wanted => {
+                Some((original, tensor)) if photographs.len() < wanted => {
                     pixels += tensor.size.pixels();
-                    photographs.originals.push(original);
-                    photographs.tensors.push(tensor);
+                    photographs.push(Photograph {
+                        file,
+                        original,
+                        tensor,
+                    });
                 }
                 Some(_) => break,
                 None => skipped += 1,
             }
         }
-        let found = photographs.tensors.len();
+        let found = photographs.len();
         if found == 0 {
             bail!(
                 "the calibration folder {} holds no photographs ({skipped} other files)",
@@ -91,18 +109,66 @@ impl Photographs {
                 "warning: {found} photographs are too few for reliable activation ranges and agreement; use at least {FEW}"
             );
         }
-        Ok(photographs)
+        Ok(Self::split(photographs))
     }
 
-    /// Returns the preprocessed tensors of all photographs.
-    pub(super) fn tensors(&self) -> &[PreparedImage] {
-        &self.tensors
+    /// Divides the photographs, of which there is at least one, in the order of their paths.
+    fn split(mut photographs: Vec<Photograph<'_>>) -> Self {
+        photographs.sort_by_key(|photograph| photograph.file);
+        let count = photographs.len();
+        let (mut calibration, mut compared, mut originals) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, photograph) in photographs.into_iter().enumerate() {
+            let Photograph {
+                original, tensor, ..
+            } = photograph;
+            if count == 1 {
+                calibration.push(tensor.clone());
+            }
+            if count == 1 || is_held_out(index, count) {
+                compared.push(tensor);
+                originals.push(original);
+            } else {
+                calibration.push(tensor);
+            }
+        }
+        Self {
+            calibration,
+            compared,
+            originals,
+            are_held_out: count > 1,
+        }
     }
 
-    /// Returns the sizes of all photographs before preprocessing, in pixels, in the order of
-    /// [`Photographs::tensors`].
+    /// Returns the photographs for calibration and search.
+    pub(super) fn calibration(&self) -> &[PreparedImage] {
+        &self.calibration
+    }
+
+    /// Returns the photographs on which fp32 and int8 are compared: the held-out ones, or the calibration photograph
+    /// if there is only one photograph.
+    pub(super) fn compared(&self) -> &[PreparedImage] {
+        &self.compared
+    }
+
+    /// Returns the sizes before preprocessing, in pixels, of [`Photographs::compared`].
     pub(super) fn originals(&self) -> &[ImageSize] {
         &self.originals
+    }
+
+    /// Returns a photograph for the check that outputs depend on the image, which needs two. `None` if several
+    /// photographs are held out.
+    pub(super) fn other(&self) -> Option<&PreparedImage> {
+        let calibration = self.calibration.first();
+        calibration.filter(|_| self.compared.len() == 1)
+    }
+
+    /// Returns the number of photographs by their use.
+    pub(super) fn counts(&self) -> ImageCounts {
+        let held_out = self.compared.len();
+        ImageCounts {
+            calibration: self.calibration.len(),
+            held_out: if self.are_held_out { held_out } else { 0 },
+        }
     }
 
     /// Returns the photographs on which the search runs each candidate network: the first
@@ -110,14 +176,23 @@ impl Photographs {
     /// two).
     pub(super) fn few(&self) -> &[PreparedImage] {
         let mut pixels = 0;
-        let few = self.tensors.iter().take_while(|tensor| {
+        let few = self.calibration.iter().take_while(|tensor| {
             let room = pixels < SEARCH_PIXELS;
             pixels += tensor.size.pixels();
             room
         });
-        &self.tensors[..few
-            .count()
-            .clamp(2.min(self.tensors.len()), self.tensors.len())]
+        let all = self.calibration.len();
+        &self.calibration[..few.count().clamp(2.min(all), all)]
+    }
+}
+
+/// Returns whether the photograph at `index` of `count` sorted photographs is held out: every fifth, or the last of 2
+/// to 4.
+fn is_held_out(index: usize, count: usize) -> bool {
+    if count < HELD_OUT {
+        count > 1 && index + 1 == count
+    } else {
+        index % HELD_OUT == HELD_OUT - 1
     }
 }
 
@@ -169,4 +244,27 @@ fn load(file: &Path, preprocessor: &Preprocessor) -> Result<Option<(ImageSize, P
     let tensor = preprocessor.run(&pixels);
     let tensor = tensor.with_context(in_file)?;
     Ok(Some((ImageSize { width, height }, tensor)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_held_out;
+
+    #[test]
+    fn every_fifth_photograph_is_held_out() {
+        let cases: [(usize, &[usize]); 8] = [
+            (1, &[]),
+            (2, &[1]),
+            (3, &[2]),
+            (4, &[3]),
+            (5, &[4]),
+            (9, &[4]),
+            (10, &[4, 9]),
+            (16, &[4, 9, 14]),
+        ];
+        for (count, expected) in cases {
+            let held_out = (0..count).filter(|index| is_held_out(*index, count));
+            assert_eq!(held_out.collect::<Vec<_>>(), expected, "{count}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Tests of `Network::read`: which files are rejected, and which are accepted and repaired.
 
 use super::*;
+use crate::encoding::{field, nested};
 use crate::proto::{
     AttributeProto, FLOAT, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto,
 };
@@ -16,7 +17,7 @@ fn tiny() -> ModelProto {
     };
     let value = |name: &str| ValueInfoProto {
         name: name.to_owned(),
-        r#type: None,
+        ..ValueInfoProto::default()
     };
     ModelProto {
         ir_version: 8,
@@ -163,7 +164,24 @@ fn files_that_cannot_be_quantized_are_rejected_by_name() {
 
 #[test]
 fn content_that_rewriting_would_lose_is_rejected_by_name() {
-    let cases: [(Change, &str); 8] = [
+    let cases: [(Change, &str); 11] = [
+        (
+            |m| graph(m).quantization_annotation.push(vec![]),
+            "the file holds quantization annotations; expected an fp32 network",
+        ),
+        (
+            |m| graph(m).node[0].device_configurations.push(vec![]),
+            "node `Conv_0` is divided among devices",
+        ),
+        (
+            |m| {
+                graph(m).input[0].r#type = Some(TypeProto {
+                    opaque_type: Some(vec![]),
+                    ..TypeProto::default()
+                });
+            },
+            "value `x` is an opaque value",
+        ),
         (
             |m| attribute(m).graphs.push(vec![]),
             "attribute `value` holds a subgraph",
@@ -256,7 +274,7 @@ fn initializers_are_not_inputs() {
     let network = read(|m| {
         let listed = ["w", "b"].map(|name| ValueInfoProto {
             name: name.to_owned(),
-            r#type: None,
+            ..ValueInfoProto::default()
         });
         graph(m).input.extend(listed);
     });
@@ -331,4 +349,57 @@ fn names_of_added_values_must_be_free() {
         let message = error.unwrap_err().to_string();
         assert!(message.contains(taken), "{message}");
     }
+}
+
+#[test]
+fn fields_that_rewriting_would_lose_are_rejected() {
+    let mut file = tiny().encode_to_vec();
+    file.extend(nested(&[7, 1], field(37, b"")));
+    let message = Network::read(&file).unwrap_err().to_string();
+    assert!(
+        message.starts_with("field 37 of graph.node[0] is unknown"),
+        "{message}"
+    );
+}
+
+#[test]
+fn descriptions_and_types_of_remaining_values_are_kept() {
+    let info = |name: &str| ValueInfoProto {
+        name: name.to_owned(),
+        doc_string: "described".to_owned(),
+        ..ValueInfoProto::default()
+    };
+    let entry = vec![field(1, b"key")];
+    let network = read(|m| {
+        m.configuration.push(field(1, b"two CPUs"));
+        graph(m).node.push(node("Relu", &["y"], "z"));
+        graph(m).output[0].name = "z".to_owned();
+        graph(m).node[0].doc_string = "described".to_owned();
+        graph(m).node[0].metadata_props.clone_from(&entry);
+        graph(m).doc_string = "described".to_owned();
+        graph(m).metadata_props.clone_from(&entry);
+        // The int8 network has no constant `w`, and its constant `u8_0` is not the value of that name.
+        graph(m).value_info = ["y", "w", "u8_0"].map(info).into();
+    });
+    let network = network.unwrap();
+    let bytes = network
+        .quantize(&recipe(&network, &[]), Target::Vnni)
+        .unwrap();
+    let model = ModelProto::decode(&bytes[..]).unwrap();
+    assert_eq!(model.configuration.len(), 1);
+    let graph = model.graph.unwrap();
+    assert_eq!(
+        (&*graph.doc_string, &graph.metadata_props),
+        ("described", &entry)
+    );
+    let conv = graph
+        .node
+        .iter()
+        .find(|node| node.op_type == "Conv")
+        .unwrap();
+    assert_eq!(
+        (&*conv.doc_string, &conv.metadata_props),
+        ("described", &entry)
+    );
+    assert_eq!(graph.value_info, [info("y")]);
 }
