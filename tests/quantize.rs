@@ -19,7 +19,7 @@ use onnx_export::quantize::Recipes;
 use serde_json::{Value, json};
 use sightline::cpu::has_int8_dot;
 
-/// Runs `sightline predict --json --model MODEL` on a photograph and returns the standard output.
+/// Runs `sightline predict --json --model MODEL` on a photograph and returns the predictions as JSON.
 fn predicted(model: &str) -> String {
     let coffee = path("photos/coffee.png");
     let args = [
@@ -32,7 +32,8 @@ fn predicted(model: &str) -> String {
     ];
     let (code, stdout, stderr) = run(&args);
     assert_eq!(code, Some(0), "{model}: {stderr}");
-    stdout
+    let answer: Value = serde_json::from_str(&stdout).unwrap();
+    answer["predictions"].to_string()
 }
 
 /// Returns the scores of all classes for a photograph, ordered by class index, from the variant

@@ -369,7 +369,8 @@ fn commands_accept_variants() {
         let rest = [birds.models(), image.to_str().unwrap()];
         let (code, stdout, stderr) = run(&[&args[..], &rest].concat());
         assert_eq!(code, Some(0), "{stderr}");
-        stdout
+        let answer: Value = serde_json::from_str(&stdout).unwrap();
+        answer["predictions"].clone()
     };
     assert_ne!(scores("birds"), scores("birds@int8"));
     assert_eq!(scores("birds"), scores("birds@fp32"));
