@@ -162,8 +162,12 @@ fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<ModelSo
 }
 
 /// Returns the model in the preferred precision and, if the model has an int8 variant, also in the
-/// other precision.
+/// other precision. Logs a warning for each stale variant, which is skipped.
 fn by_preference(fp32: ModelSource, choice: PrecisionChoice) -> (ModelSource, Option<ModelSource>) {
+    for stale in fp32.stale() {
+        let model = &fp32.manifest.name;
+        tracing::warn!(model, error = %stale, "stale variant is skipped");
+    }
     match (fp32.int8(), choice.preferred()) {
         (Some(int8), Precision::Int8) => (int8, Some(fp32)),
         (int8, _) => {
