@@ -65,7 +65,8 @@ pub(in crate::cli) struct QuantizeArgs {
         value_name = "SHARE"
     )]
     pub(super) min_agreement: f64,
-    /// Write the int8 model even if its agreement is too small or it is not faster than fp32
+    /// Write the int8 model even if its agreement is too small or it is not faster than fp32, and
+    /// replace a model at OUT even if its settings differ
     #[arg(long, env = "SIGHTLINE_FORCE")]
     pub(super) force: bool,
     /// Output folder for the fp32 and int8 model, or path of the fp32 .onnx file [default: next to MODEL]
