@@ -10,6 +10,7 @@ mod common;
 use std::io::{Read as _, Write as _};
 
 use common::{Server, path, photo, run, tiny};
+use onnx_export::weights::StateDict;
 use serde_json::Value;
 
 fn file(name: &str) -> String {
@@ -303,7 +304,7 @@ fn failed_exports_name_the_reason_and_leave_no_files() {
             "resnet18",
             &weights,
             &["--num-classes=10"],
-            &["missing", "unexpected", "layer1"],
+            &["missing", "unexpected", "conv1.weight"],
         ),
         (
             "resnet18",
@@ -346,6 +347,77 @@ fn failed_exports_name_the_reason_and_leave_no_files() {
         }
         let left = std::fs::read_dir(out).map_or(0, Iterator::count);
         assert_eq!(left, 0, "{name} {args:?}");
+    }
+}
+
+/// Writes the tensors of [`tiny::CHECKPOINT`] with other names as the safetensors file `to`.
+fn rename_tensors(to: &str, rename: impl Fn(&str) -> String) {
+    let state = StateDict::read(&path(tiny::CHECKPOINT)).unwrap();
+    let tensors = state
+        .iter()
+        .map(|(name, tensor)| (rename(name), tensor.clone()));
+    let state = StateDict::from_tensors(tensors.collect());
+    std::fs::write(to, state.to_safetensors().unwrap()).unwrap();
+}
+
+#[test]
+fn checkpoints_of_other_trainers_are_exported_or_explained() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (lightning, out) = (at("lightning.safetensors"), at("birds"));
+    rename_tensors(&lightning, |name| format!("model.{name}"));
+    let (code, stdout, stderr) = export(tiny::NETWORK, &lightning, &tiny::SHAPE, &out);
+    assert_eq!(code, Some(0), "{stderr}");
+    let note = "lightning.safetensors: removed the prefix `model.` from the names of the tensors\n";
+    assert!(stdout.contains(note), "{stdout}");
+    tiny::export(at("plain").as_ref());
+    assert_eq!(scores(&out), scores(&at("plain")));
+
+    let nested = at("nested.safetensors");
+    rename_tensors(&nested, |name| {
+        name.replace("classifier.3.", "classifier.3.1.")
+    });
+    let full = at("full.safetensors");
+    common::checkpoint::write("mobilenet_v3_small", 12, full.as_ref());
+    let weights = file(tiny::CHECKPOINT);
+    let cases: [(&str, &str, &[&str], String); 3] = [
+        (
+            tiny::NETWORK,
+            &nested,
+            &tiny::SHAPE,
+            "`classifier.3` is named `classifier.3.1`, so it is part of a Sequential in the checkpoint; if the other \
+             modules of the Sequential do nothing in inference, as Dropout, rename the tensors in Python: \
+             torch.save({k.replace(\"classifier.3.1.\", \"classifier.3.\"): v for k, v in \
+             model.state_dict().items()}, \"weights.pth\")\n"
+                .to_owned(),
+        ),
+        (
+            "mobilenet_v3_large",
+            &full,
+            &["--num-classes=12"],
+            format!(
+                "these weights fit mobilenet_v3_small: sightline export mobilenet_v3_small --weights {full} \
+                 --num-classes 12 -o {}\n",
+                at("failed")
+            ),
+        ),
+        (
+            "mobilenet_v3_large",
+            &weights,
+            &[],
+            "(the tensors have the names of mobilenet_v3_small, but other shapes)".to_owned(),
+        ),
+    ];
+    for (name, weights, args, expected) in cases {
+        let (code, stdout, stderr) = export(name, weights, args, &at("failed"));
+        assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
+        assert!(stderr.contains(&expected), "{expected}: {stderr}");
+        // A remedy needs no list of tensors.
+        assert_eq!(
+            stderr.lines().count() == 1,
+            expected.ends_with('\n'),
+            "{stderr}"
+        );
     }
 }
 

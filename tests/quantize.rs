@@ -18,6 +18,7 @@ use common::{Server, finish, path, photo, run, without_sha256};
 use onnx_export::quantize::Recipes;
 use serde_json::{Value, json};
 use sightline::cpu::has_int8_dot;
+use sightline::manifest::sha256;
 
 /// Runs `sightline predict --json --model MODEL` on a photograph and returns the predictions as JSON.
 fn predicted(model: &str) -> String {
@@ -270,9 +271,11 @@ fn a_model_is_quantized_in_its_folder_if_it_agrees_with_fp32() {
     let manifest = fs::read_to_string(folder.at("tiny/model.toml")).unwrap();
     let manifest = manifest
         .replace("\"model.onnx\"", "\"net.onnx\"")
-        .replace("\"labels.txt\"", "\"list.txt\"");
+        .replace("\"labels.txt\"", "\"list.txt\"")
+        .replace("crop = 224", "crop = 192 # our lens")
+        .replace("[provenance]", "# Week 12.\n[provenance]");
     let own = folder.at("own");
-    folder.file("own/birds.toml", manifest);
+    folder.file("own/birds.toml", &manifest);
     fs::copy(folder.at("tiny/model.onnx"), folder.at("own/net.onnx")).unwrap();
     fs::copy(folder.at("tiny/labels.txt"), folder.at("own/list.txt")).unwrap();
     let model = folder.at("own/birds.toml");
@@ -343,6 +346,15 @@ fn a_model_is_quantized_in_its_folder_if_it_agrees_with_fp32() {
             "{same}"
         );
     }
+    // Only the variant is added to the manifest.
+    let now = fs::read_to_string(&model).unwrap();
+    let (kept, added) = now.split_once("\n[variants.int8]\n").unwrap();
+    assert_eq!(kept.trim_end(), manifest.trim_end());
+    let hash = sha256(&fs::read(folder.at("own/net.onnx")).unwrap());
+    assert!(
+        added.contains(&format!("source_sha256 = [\"{hash}\"]")),
+        "{added}"
+    );
     assert_eq!(predicted(text(&model)), float);
     assert_eq!(predicted(&format!("{}@fp32", text(&model))), float);
     assert_ne!(predicted(&format!("{}@int8", text(&model))), float);

@@ -129,7 +129,7 @@ fn checkpoints_of_other_networks_are_rejected() {
         (
             "resnet18",
             &[SHAPE[1]],
-            &[quantized, "missing", "layer1.0.conv1.scale"],
+            &[quantized, "missing", "conv1.scale"],
         ),
         (
             "ssdlite320_mobilenet_v3_large",

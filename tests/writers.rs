@@ -43,7 +43,6 @@ fn an_export_replaces_its_own_files_and_keeps_all_others() {
 
     fs::write(birds.join("notes.txt"), "mine").unwrap();
     symlink("/nowhere", birds.join("link")).unwrap();
-    fs::write(birds.join("labels.txt"), "edited").unwrap();
     fs::write(at("victim"), "precious").unwrap();
     fs::remove_file(birds.join("model.onnx")).unwrap();
     symlink(at("victim"), birds.join("model.onnx")).unwrap();

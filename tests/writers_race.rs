@@ -268,13 +268,10 @@ impl Process {
             // The server may have been stopped before its handlers were registered.
             (Work::Serve, Some(0) | None) => "servers",
             (Work::Quantize | Work::Predict | Work::Serve, Some(1)) => {
-                // The model was replaced between the reads of two of its files.
-                let explanations = [
-                    "SHA-256",
-                    "cannot read",
-                    "was changed while it was being read",
-                ];
-                let explained = explanations.iter().any(|text| stderr.contains(text));
+                // The model was replaced between the reads of two of its files, or while it was
+                // quantized.
+                let explanations = ["SHA-256", "cannot read", "was changed while"];
+                let explained = explanations.iter().any(|part| stderr.contains(part));
                 assert!(explained, "{stderr}");
                 "loads that met a new model"
             }

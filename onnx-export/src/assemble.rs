@@ -10,6 +10,7 @@ use crate::graph::{Graph, Loader, Scope, Value};
 use crate::model::{DEFAULT_OPSET, Model};
 use crate::segmentation::{MaskHead, Segmenter, masks};
 use crate::stages::{Role, Stages};
+use crate::state_error::StateDictError;
 use crate::weights::StateDict;
 
 /// Builds the network `architecture` with the weights of the checkpoint `state`.
@@ -113,6 +114,23 @@ pub fn tensor_shapes(
     let mut graph = Graph::new(DEFAULT_OPSET);
     let _ = network(&mut graph, &loader, architecture, false)?;
     Ok(loader.into_shapes())
+}
+
+/// Compares the names and shapes of the tensors in `state` with those of `architecture`, without
+/// reading values. Only the tensors whose names start with `prefix` belong to the network. Returns
+/// the differences, and the shape of every tensor of the architecture by its name.
+pub(crate) fn compare(
+    state: &StateDict,
+    prefix: &str,
+    architecture: &Architecture,
+) -> Result<(StateDictError, BTreeMap<String, Vec<usize>>), BuildError> {
+    architecture.check()?;
+    let aux = format!("{prefix}{AUX_PREFIX}");
+    let has_aux = state.names().any(|name| name.starts_with(&aux));
+    let loader = Loader::comparing(state, prefix);
+    let mut graph = Graph::new(DEFAULT_OPSET);
+    let _ = network(&mut graph, &loader, architecture, has_aux)?;
+    Ok(loader.into_comparison())
 }
 
 /// Prefix of the names of the tensors of a segmentation network's auxiliary head.

@@ -75,10 +75,11 @@
 //! 5. [`quantize`] rewrites an fp32 file to an int8 file by a recipe.
 //! 6. [`qat`] splits a checkpoint that was trained for int8 into the fp32 network's tensors and the recipe
 //!    that training chose.
-//! 7. [`reject_external_data`] checks that an ONNX file needs no other file, [`check_weights`] that its
+//! 7. [`fit`] says whether, and under which prefix, a checkpoint fits an architecture by names and shapes.
+//! 8. [`reject_external_data`] checks that an ONNX file needs no other file, [`check_weights`] that its
 //!    weights are finite.
-//! 8. [`text`] escapes and cuts text from files before it is printed.
-//! 9. [`proto`] contains the protobuf messages of ONNX files, for programs that read or rewrite them.
+//! 9. [`text`] escapes and cuts text from files before it is printed.
+//! 10. [`proto`] contains the protobuf messages of ONNX files, for programs that read or rewrite them.
 
 pub mod architecture;
 mod assemble;
@@ -90,6 +91,7 @@ mod encoding;
 mod error;
 mod external;
 mod finite;
+pub mod fit;
 #[cfg(any(test, feature = "testing"))]
 pub mod formula;
 pub mod graph;

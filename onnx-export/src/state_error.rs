@@ -8,7 +8,7 @@ use crate::text::{shown, shown_error};
 
 /// Maximum number of tensors that the message of [`StateDictError`] names for each kind of problem.
 /// Further tensors are only counted.
-const LISTED: usize = 8;
+const LISTED: usize = 5;
 
 /// A tensor of the checkpoint that the architecture cannot use: its shape differs from the
 /// architecture's, or its elements are unsuitable, such as a data type that cannot be read as f32.

@@ -6,15 +6,18 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use onnx_export::architecture::{Architecture, Backbone, Head};
 use onnx_export::qat::{self, QatError, Trained};
-use onnx_export::text::cut;
+use onnx_export::text::{cut, shown};
 use onnx_export::weights::{MAX_FILE_BYTES, StateDict};
-use onnx_export::{BuildError, DEFAULT_OPSET, Model, Producer};
+use onnx_export::{DEFAULT_OPSET, Model, Producer, fit};
 use sightline::catalogue;
 use sightline::manifest::{ModelManifest, Precision, Provenance, Task};
 use sightline::nearest::{did_you_mean, nearest};
-use sightline::store::{lines, read_labels, read_regular};
+use sightline::store::{read_labels, read_regular};
 
-use super::output::{Exported, OutputPaths, file_name, stage_files};
+use super::keep::{Existing, Fresh, Merged, default_labels, preset};
+use super::misfit::Attempt;
+use super::output::{OutputPaths, file_name, stage_files};
+use super::publish::{Exported, Fused};
 use super::say::say;
 use super::target::TargetName;
 use super::trained::{Int8, recognised};
@@ -66,16 +69,34 @@ pub(super) struct ExportArgs {
     /// Name of the exported model [default: the name of OUT]
     #[arg(long = "as", env = "SIGHTLINE_AS", value_name = "NAME")]
     name_as: Option<String>,
+    /// Replace an existing model without keeping the edits of its model.toml and labels.txt, even if
+    /// it is another network
+    #[arg(long, env = "SIGHTLINE_FORCE")]
+    force: bool,
     /// Folder for model.onnx, model.toml and labels.txt, or the path of an .onnx file; these files
-    /// are replaced together, other files in the folder are kept
+    /// are replaced together; other files, and your edits of an existing model, are kept
     #[arg(short = 'o', long = "out", env = "SIGHTLINE_OUT", value_name = "OUT")]
     out: PathBuf,
+}
+
+impl ExportArgs {
+    /// Returns what the error of a checkpoint `state` that does not fit `architecture` describes.
+    fn attempt<'a>(&'a self, architecture: &'a Architecture, state: &'a StateDict) -> Attempt<'a> {
+        Attempt {
+            name: &self.name,
+            weights: &self.weights,
+            out: &self.out,
+            architecture,
+            state,
+            by_labels: self.labels.is_some() && self.num_classes.is_none(),
+        }
+    }
 }
 
 /// Reads the checkpoint, builds the ONNX graphs, and writes all files of the model. Writes no file
 /// if a step fails.
 pub(super) fn run(args: &ExportArgs) -> Result<()> {
-    let Some(mut manifest) = catalogue::manifest(&args.name)? else {
+    let Some(catalogue) = catalogue::manifest(&args.name)? else {
         let meant = nearest(cut(&args.name, 64), catalogue::names());
         bail!(
             "the catalogue has no network `{}`{}; `sightline models` lists the networks",
@@ -83,6 +104,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
             did_you_mean(meant)
         );
     };
+    let mut manifest = catalogue.clone();
     let paths = OutputPaths::new(&args.out)?;
     paths.check()?;
     manifest.name = args.name_as.clone().unwrap_or_else(|| paths.name.clone());
@@ -110,7 +132,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
     }
     // Parsed again so that a manifest that `serve` would reject is rejected before the model is built.
     ModelManifest::parse(&manifest.to_toml()?).with_context(options)?;
-    let state = read_checkpoint(&args.weights)?;
+    let (state, prefix) = read_checkpoint(&args.weights, &manifest)?;
     let trained = take_apart(&mut manifest, &state, args)?;
     let state = trained.as_ref().map_or(&state, |trained| &trained.state);
     let mut model = build(&manifest, state, args)?;
@@ -123,20 +145,33 @@ pub(super) fn run(args: &ExportArgs) -> Result<()> {
         let name = Precision::Int8.as_str().to_owned();
         manifest.variants.insert(name, Int8::variant(&paths));
     }
-    let fused = args.fused.then(|| fused(&manifest, state, args));
-    let fused = fused.transpose()?;
-    let exported = Exported {
+    let fresh = Fresh {
         manifest,
         labels: &labels,
-        model: &model,
-        fused,
-        int8: int8.as_ref(),
+        catalogue: &catalogue,
+        name_given: args.name_as.is_some(),
+        labels_given: args.labels.is_some(),
     };
-    exported.write(&paths)?;
+    let fused = args.fused.then(|| fused(&fresh, &paths, state, args));
+    let exported = Exported {
+        fused: fused.transpose()?,
+        fresh,
+        model: &model,
+        int8: int8.as_ref(),
+        force: args.force,
+    };
+    let notes = exported.write(&paths)?;
+    if let Some(prefix) = prefix {
+        say!(
+            "{}: removed the prefix `{}` from the names of the tensors",
+            args.weights.display(),
+            shown(&prefix)
+        )?;
+    }
     if let Some(int8) = &int8 {
         int8.report(&args.weights, &paths)?;
     }
-    report(&model, &paths)?;
+    report(&model, &paths, &notes)?;
     if args.fused {
         say!(
             "{}: the whole detector with suppression, for any ONNX Runtime",
@@ -164,8 +199,8 @@ fn take_apart(
     }
     let trained = qat::import(state, architecture).map_err(|error| {
         let error = match error {
-            QatError::Build(error) => cannot_build(error, architecture, args),
-            error => anyhow::Error::new(error).context(place(args)),
+            QatError::Build(error) => args.attempt(architecture, state).explain(error),
+            error => anyhow::Error::new(error).context(args.attempt(architecture, state).what()),
         };
         error.context(format!(
             "cannot import {}, which is {}",
@@ -177,15 +212,20 @@ fn take_apart(
     Ok(Some(trained))
 }
 
-/// Reads the checkpoint of `--weights`, which must be a regular file.
-fn read_checkpoint(path: &Path) -> Result<StateDict> {
+/// Reads the checkpoint at `path`, which must be a regular file. Removes the prefix of all tensor
+/// names if the rest fits the network of `manifest`, and returns the prefix.
+fn read_checkpoint(path: &Path, manifest: &ModelManifest) -> Result<(StateDict, Option<String>)> {
     let context = || format!("cannot read the checkpoint {}", path.display());
     if path.is_dir() {
         // This error says what to do with a folder, such as an unpacked checkpoint.
-        return StateDict::read(path).with_context(context);
+        return Ok((StateDict::read(path).with_context(context)?, None));
     }
     let bytes = read_regular(path, MAX_FILE_BYTES)?;
-    StateDict::from_bytes(&bytes).with_context(context)
+    let state = StateDict::from_bytes(&bytes).with_context(context)?;
+    match &manifest.architecture {
+        Some(architecture) => Ok(fit::strip_prefix(state, architecture)?),
+        None => Ok((state, None)),
+    }
 }
 
 /// Applies the flags to the architecture. `labels` is the number of lines in the file of
@@ -229,15 +269,6 @@ fn apply(architecture: &mut Architecture, args: &ExportArgs, labels: Option<usiz
     Ok(())
 }
 
-/// Returns the labels in the catalogue's label file `file` if their number is `classes`, or else
-/// `class 0`, `class 1` and so on.
-fn default_labels(file: &Path, classes: usize) -> Vec<String> {
-    let known = catalogue::labels(file)
-        .map(lines)
-        .filter(|labels| labels.len() == classes);
-    known.unwrap_or_else(|| (0..classes).map(|class| format!("class {class}")).collect())
-}
-
 /// Builds the network that the manifest describes, with the weights in `state`.
 fn build(manifest: &ModelManifest, state: &StateDict, args: &ExportArgs) -> Result<Model> {
     let Some(architecture) = &manifest.architecture else {
@@ -247,11 +278,19 @@ fn build(manifest: &ModelManifest, state: &StateDict, args: &ExportArgs) -> Resu
         )
     };
     let built = onnx_export::build(&manifest.name, architecture, state, args.opset);
-    built.map_err(|error| cannot_build(error, architecture, args))
+    built.map_err(|error| args.attempt(architecture, state).explain(error))
 }
 
-/// Builds the whole detector as one graph, with suppression, and returns the bytes of its file.
-fn fused(manifest: &ModelManifest, state: &StateDict, args: &ExportArgs) -> Result<Vec<u8>> {
+/// Builds the whole detector as one graph, with suppression, and the settings that the manifest at
+/// `paths` will have.
+fn fused(
+    fresh: &Fresh<'_>,
+    paths: &OutputPaths,
+    state: &StateDict,
+    args: &ExportArgs,
+) -> Result<Fused> {
+    let existing = (!args.force).then(|| Existing::read(paths)).transpose()?;
+    let manifest = Merged::new(existing.flatten().as_ref(), fresh)?.manifest;
     let (Some(architecture), Some(options)) = (&manifest.architecture, manifest.fused_options())
     else {
         bail!("`--fused` applies to detectors, not to {}", args.name);
@@ -259,7 +298,8 @@ fn fused(manifest: &ModelManifest, state: &StateDict, args: &ExportArgs) -> Resu
     let name = format!("{}_fused", manifest.name);
     let mut model = onnx_export::build_fused(&name, architecture, &options, state, args.opset)?;
     model.info.producer = producer();
-    Ok(model.to_bytes())
+    let bytes = model.to_bytes();
+    Ok(Fused { bytes, manifest })
 }
 
 /// Returns the program name and version that exported ONNX files record.
@@ -270,44 +310,10 @@ fn producer() -> Producer {
     }
 }
 
-/// Returns the context of a build error: the network and the checkpoint.
-fn place(args: &ExportArgs) -> String {
-    format!("cannot build {} from {}", args.name, args.weights.display())
-}
-
-/// Adds the names of the network and the checkpoint to an error of the builder. If the checkpoint
-/// has another number of classes than `architecture`, also adds how to correct this.
-fn cannot_build(
-    error: BuildError,
-    architecture: &Architecture,
-    args: &ExportArgs,
-) -> anyhow::Error {
-    let hint = match &error {
-        BuildError::StateDict(error) => error.num_classes_hint(architecture.num_classes),
-        _ => None,
-    };
-    let (what, error) = (place(args), anyhow::Error::new(error));
-    match hint {
-        Some(classes) if args.labels.is_some() && args.num_classes.is_none() => {
-            error.context(format!(
-                "{what}: the checkpoint has {classes} classes, so the file of `--labels` must have {classes} lines"
-            ))
-        }
-        Some(classes) => error.context(format!("{what} (try --num-classes {classes})")),
-        None => error.context(what),
-    }
-}
-
 /// Turns the catalogue's manifest into the manifest of the exported model: sets the names of the
 /// model's files, its checkpoint, and, for a published checkpoint, the resize that belongs to it.
 fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, args: &ExportArgs) {
-    let published = manifest.published(&model.info.checkpoint_sha256).cloned();
-    if let Some(resize) = published
-        .as_ref()
-        .and_then(|weights| weights.resize.clone())
-    {
-        manifest.preprocess.resize = resize;
-    }
+    manifest.preprocess = preset(manifest, &model.info.checkpoint_sha256);
     manifest.weights = Vec::new();
     // The catalogue's activation ranges were calibrated for the embedded weights, not for this
     // checkpoint.
@@ -322,14 +328,17 @@ fn complete(manifest: &mut ModelManifest, model: &Model, paths: &OutputPaths, ar
     });
 }
 
-/// Prints the exported files, and commands that use them.
-fn report(model: &Model, paths: &OutputPaths) -> Result<()> {
+/// Prints the exported files, the `notes` on what was kept, and commands that use the model.
+fn report(model: &Model, paths: &OutputPaths, notes: &[String]) -> Result<()> {
     let size = std::fs::metadata(paths.onnx())?.len() as f64 / 1e6;
     let parameters = model.info.parameters as f64 / 1e6;
     say!(
         "{}: {parameters:.2} M parameters, {size:.1} MB",
         paths.onnx().display()
     )?;
+    for note in notes {
+        say!("{note}")?;
+    }
     say!(
         "{}: edit it to change labels, preprocessing or batching",
         paths.manifest.display()

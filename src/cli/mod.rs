@@ -6,14 +6,17 @@ mod descriptors;
 mod environment;
 mod export;
 mod healthcheck;
+mod keep;
 mod listeners;
 mod log;
 mod memory;
+mod misfit;
 mod models;
 mod output;
 mod predict;
 mod print_config;
 mod probe;
+mod publish;
 mod quantize;
 mod say;
 mod serve;
@@ -153,7 +156,7 @@ impl StoreArgs {
         }
         let mut models = self.store().served()?;
         match (models.pop(), &models[..]) {
-            (Some(model), []) => Ok(registry::select(model, choice)),
+            (Some(model), []) => Ok(registry::select(model, choice)?),
             (last, others) => {
                 let names = others.iter().chain(&last);
                 let names: Vec<&str> = names.map(|model| model.manifest.name.as_str()).collect();

@@ -1,16 +1,14 @@
-//! The files that `export` and `quantize` write for a model: their paths, and the order in which
-//! they are written.
+//! The paths of the files that `export` and `quantize` write for a model.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use onnx_export::{Model, Role, Stages};
+use onnx_export::{Role, Stages};
 use rustix::fs::Access;
 use rustix::io::Errno;
-use sightline::manifest::{ModelManifest, StageFile};
+use sightline::manifest::StageFile;
 
 use super::staging::FileSet;
-use super::trained::Int8;
 
 /// The paths of a model's files, which are either in a folder of the model, or next to an `.onnx`
 /// file and named after it.
@@ -29,7 +27,7 @@ pub(super) struct OutputPaths {
     pub(super) manifest: PathBuf,
     pub(super) labels: PathBuf,
     /// Whether the model has a folder of its own.
-    own_folder: bool,
+    pub(super) own_folder: bool,
 }
 
 impl OutputPaths {
@@ -110,7 +108,7 @@ impl OutputPaths {
     }
 
     /// Returns the folder of all files. Empty if it is the current directory.
-    fn folder(&self) -> &Path {
+    pub(super) fn folder(&self) -> &Path {
         self.manifest.parent().unwrap_or(Path::new(""))
     }
 
@@ -152,61 +150,6 @@ pub(super) fn file_name(path: &Path) -> PathBuf {
 /// Returns the `stages` entries of a manifest for stages at `paths`.
 pub(super) fn stage_files(paths: Stages<PathBuf>) -> Vec<StageFile> {
     StageFile::list(&paths.map(|_, path| file_name(&path)))
-}
-
-/// An exported model, and the contents of the files that are written with it.
-pub(super) struct Exported<'a> {
-    pub(super) manifest: ModelManifest,
-    pub(super) labels: &'a [String],
-    pub(super) model: &'a Model,
-    /// The ONNX file of the whole detector as one graph. `None` without `--fused`.
-    pub(super) fused: Option<Vec<u8>>,
-    /// The int8 variant. `None` if the checkpoint has no trained int8 scales.
-    pub(super) int8: Option<&'a Int8>,
-}
-
-impl Exported<'_> {
-    /// Writes every file of the model, or none.
-    pub(super) fn write(self, paths: &OutputPaths) -> Result<()> {
-        let labels = self.labels.join("\n") + "\n";
-        let stages = self.model.to_files();
-        let mut graphs = Vec::new();
-        if let Some(bytes) = &self.fused {
-            graphs.push((paths.fused.clone(), &bytes[..]));
-        }
-        graphs.extend(stages.iter().map(|s| (paths.stage(s.role), &s.content[..])));
-        let mut texts = vec![(paths.labels.clone(), labels.as_bytes())];
-        if let Some(int8) = self.int8 {
-            texts.push((paths.ranges.clone(), int8.ranges.as_bytes()));
-            graphs.push((paths.int8(), &int8.network));
-        }
-        write_model(self.manifest, paths, &texts, &graphs)
-    }
-}
-
-/// Records the SHA-256 of `texts` and `graphs` in the manifest, where it names them, and writes
-/// every file of the model or none.
-pub(super) fn write_model(
-    mut manifest: ModelManifest,
-    paths: &OutputPaths,
-    texts: &[(PathBuf, &[u8])],
-    graphs: &[(PathBuf, &[u8])],
-) -> Result<()> {
-    for (path, content) in texts.iter().chain(graphs) {
-        manifest.record_sha256(&file_name(path), content);
-    }
-    let manifest = manifest.to_toml()?;
-    let mut files = FileSet::new(paths.folder());
-    files.add(&paths.manifest, manifest.as_bytes());
-    // Graphs are last: until the last one is in place, a hash in the manifest does not match.
-    for (path, content) in texts.iter().chain(graphs) {
-        files.add(path, content);
-    }
-    if paths.own_folder {
-        files.write_folder()
-    } else {
-        files.write_beside()
-    }
 }
 
 /// Writes files that are not part of the model into its folder, or none of them.

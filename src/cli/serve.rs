@@ -137,8 +137,10 @@ fn find_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<Served>,
     // A directory that does not exist is an error also if no model comes from it.
     store.check()?;
     let served = if config.models.is_empty() {
+        let sources = store.served()?;
         let variants = |source| Served::variants(source, config.precision);
-        store.served()?.iter().flat_map(variants).collect()
+        let served: Result<Vec<_>, _> = sources.iter().map(variants).collect();
+        served?.concat()
     } else {
         named_sources(store, config)?
     };
@@ -154,7 +156,7 @@ fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<Served>
         let source = store.find(reference)?;
         match reference.variant {
             Some(_) => served.push(Served::at_start(source)),
-            None => served.extend(Served::variants(&source, config.precision)),
+            None => served.extend(Served::variants(&source, config.precision)?),
         }
     }
     Ok(Served::merged(served, config.precision))

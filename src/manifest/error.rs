@@ -13,6 +13,9 @@ pub enum ManifestError {
     /// The text is not TOML, or a field is unknown, missing or of the wrong type.
     #[error("the model manifest cannot be parsed: {0}")]
     Syntax(#[from] toml::de::Error),
+    /// The text is not TOML, so that it cannot be edited.
+    #[error("the model manifest cannot be edited: {0}")]
+    Text(#[from] toml_edit::TomlError),
     /// A field is out of range.
     #[error(transparent)]
     Field(#[from] InvalidField),

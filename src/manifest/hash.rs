@@ -10,6 +10,8 @@ use super::{InvalidField, ModelManifest, require};
 const STAGES: &str = "stages.sha256";
 /// Field with the SHA-256 of a ranges file.
 const RANGES: &str = "variants.NAME.ranges_sha256";
+/// Field with the SHA-256 of the fp32 ONNX files that a variant was made from.
+const SOURCE: &str = "variants.NAME.source_sha256";
 
 impl ModelManifest {
     /// Sets the SHA-256 of every entry that names `file` as an ONNX file or ranges file. Label files
@@ -38,7 +40,14 @@ impl ModelManifest {
             .map(|(_, field, hash)| (field, hash))
     }
 
-    /// Returns the file, field and value of every SHA-256 in the manifest.
+    /// Returns the SHA-256 of the fp32 ONNX file of each stage, or `None` if the manifest does not
+    /// state it for every stage.
+    pub fn fp32_sha256(&self) -> Option<Vec<String>> {
+        let stages = self.stages.iter();
+        stages.map(|stage| stage.sha256.clone()).collect()
+    }
+
+    /// Returns the file, field and value of every SHA-256 of a file in the manifest.
     fn hashes(&self) -> impl Iterator<Item = (&Path, &'static str, &str)> {
         let variants = self.variants.values();
         let stages = variants.clone().flat_map(|variant| &variant.stages);
@@ -55,8 +64,16 @@ impl ModelManifest {
     /// Checks the form of every SHA-256, and that each belongs to a file.
     pub(super) fn check_sha256(&self) -> Result<(), InvalidField> {
         for (_, field, hash) in self.hashes() {
-            let valid = hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
-            require(valid, field, "64 hexadecimal digits", &hash)?;
+            check_form(field, hash)?;
+        }
+        for variant in self.variants.values() {
+            let source = &variant.source_sha256;
+            let (expected, count) = ("one per entry of `stages`", source.len());
+            let fits = source.is_empty() || count == variant.stages.len();
+            require(fits, SOURCE, expected, &format!("{count}"))?;
+            source
+                .iter()
+                .try_for_each(|hash| check_form(SOURCE, hash))?;
         }
         let mut variants = self.variants.values();
         let orphan = variants.find(|v| v.ranges_sha256.is_some() && v.ranges.is_none());
@@ -67,4 +84,9 @@ impl ModelManifest {
             &"a value",
         )
     }
+}
+
+fn check_form(field: &'static str, hash: &str) -> Result<(), InvalidField> {
+    let valid = hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
+    require(valid, field, "64 hexadecimal digits", &hash)
 }

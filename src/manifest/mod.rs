@@ -6,6 +6,7 @@
 
 mod batching;
 mod detection;
+mod edit;
 mod error;
 mod hash;
 mod preprocess;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use batching::Batching;
 pub use detection::{Detection, Rpn};
+pub use edit::{Difference, ManifestText};
 use error::require;
 pub use error::{InvalidField, ManifestError};
 pub use onnx_export::weights::sha256;

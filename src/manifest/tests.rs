@@ -296,6 +296,26 @@ fn hashes_belong_to_files() {
     assert_eq!(stated("model.onnx"), []);
     assert_eq!(stated("labels.txt"), []);
 
+    let stated = |hashes: &str| {
+        let text = format!("{DETECTOR}{variants}source_sha256 = {hashes}\n");
+        ModelManifest::parse(&text).map_err(|error| error.to_string())
+    };
+    let both = stated(&format!("[\"{head}\", \"{ranges}\"]")).unwrap();
+    assert_eq!(
+        both.variants["int8"].source_sha256,
+        [&head[..], &ranges[..]]
+    );
+    let error = stated(&format!("[\"{head}\"]")).unwrap_err();
+    assert!(
+        error.contains("expected one per entry of `stages`, got 1"),
+        "{error}"
+    );
+    let error = stated("[\"e3b0\", \"e3b0\"]").unwrap_err();
+    assert!(
+        error.contains("expected 64 hexadecimal digits, got e3b0"),
+        "{error}"
+    );
+
     let orphan = format!("{DETECTOR}[variants.a]\nranges_sha256 = \"{head}\"\n");
     let orphan = orphan + "resize = { mode = \"fixed\", width = 320, height = 320 }\n";
     let error = ModelManifest::parse(&orphan).unwrap_err().to_string();

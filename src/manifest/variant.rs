@@ -49,6 +49,11 @@ pub struct Variant {
     /// SHA-256 of the file `ranges`, 64 hexadecimal digits. `None` if the file is not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ranges_sha256: Option<String>,
+    /// SHA-256 of the fp32 ONNX file of each stage from which `stages` was made, 64 hexadecimal digits
+    /// each. If a file of the model has another one, the variant is stale and not loaded. Empty if
+    /// unknown; the variant is then loaded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub source_sha256: Vec<String>,
 }
 
 impl Variant {

@@ -38,17 +38,26 @@ pub fn find(
     let source = store.find(reference)?;
     Ok(match reference.variant {
         Some(_) => source,
-        None => select(source, choice),
+        None => select(source, choice)?,
     })
 }
 
 /// Returns the variant of `model` that [`default_variant`] chooses. Logs a warning if
 /// `--precision int8` is set but the model has no int8 variant.
-pub fn select(model: ModelSource, choice: Option<PrecisionChoice>) -> ModelSource {
+///
+/// # Errors
+/// [`StoreError::Stale`] if the variant was made from other weights.
+pub fn select(
+    model: ModelSource,
+    choice: Option<PrecisionChoice>,
+) -> Result<ModelSource, StoreError> {
     warn_without_int8(&model.manifest, choice);
-    let name = default_variant(&model.manifest, choice);
-    // The manifest's check has ensured that its default exists.
-    model.variant(name).unwrap_or(model)
+    let variant = default_variant(&model.manifest, choice).to_owned();
+    let reference = ModelRef {
+        name: model.manifest.name.clone(),
+        variant: Some(variant),
+    };
+    model.with_variant(&reference)
 }
 
 fn warn_without_int8(manifest: &ModelManifest, choice: Option<PrecisionChoice>) {
@@ -78,10 +87,24 @@ impl Served {
     }
 
     /// Returns all variants of `model`, which must be in fp32. The first is the variant that
-    /// [`default_variant`] chooses; it alone is loaded at start. Logs a warning as [`select`] does.
-    pub fn variants(model: &ModelSource, choice: Option<PrecisionChoice>) -> Vec<Self> {
+    /// [`default_variant`] chooses; it alone is loaded at start. Logs a warning as [`select`] does, and
+    /// for each variant that was made from other weights, which is not served.
+    ///
+    /// # Errors
+    /// [`StoreError::Stale`] if the variant that [`default_variant`] chooses was made from other weights.
+    pub fn variants(
+        model: &ModelSource,
+        choice: Option<PrecisionChoice>,
+    ) -> Result<Vec<Self>, StoreError> {
         warn_without_int8(&model.manifest, choice);
         let default = default_variant(&model.manifest, choice);
+        for stale in model.stale() {
+            if matches!(&stale, StoreError::Stale { variant, .. } if variant == default) {
+                return Err(stale);
+            }
+            let model = &model.manifest.name;
+            tracing::warn!(model, error = %stale, "stale variant is skipped");
+        }
         let others = model.manifest.variants.keys().map(String::as_str);
         let others = std::iter::once(FP32).chain(others);
         let others = others.filter(|name| *name != default);
@@ -92,7 +115,7 @@ impl Served {
             })
         };
         let names = std::iter::once(default).chain(others);
-        names.filter_map(served).collect()
+        Ok(names.filter_map(served).collect())
     }
 
     /// Returns `served` without duplicates, with the variants of each model next to each other. The
@@ -180,7 +203,7 @@ mod tests {
         ];
         for (choice, default, expected) in cases {
             assert_eq!(
-                shown(&Served::variants(&model(default), choice)),
+                shown(&Served::variants(&model(default), choice).unwrap()),
                 expected,
                 "{choice:?}"
             );
@@ -192,7 +215,7 @@ mod tests {
         let both = model(None);
         let int8 = || Served::at_start(both.variant("int8").unwrap());
         let fp32 = || Served::at_start(both.clone());
-        let all = || Served::variants(&both, None);
+        let all = || Served::variants(&both, None).unwrap();
         let other = || {
             let mut other = both.clone();
             other.manifest.name = "other".to_owned();

@@ -126,6 +126,18 @@ pub enum StoreError {
         /// SHA-256 of the file.
         got: String,
     },
+    /// A variant was made from other weights than the model has now.
+    #[error(
+        "cannot use the variant `{variant}` of {}: it was made from other weights than the model's; make it again with \
+         `sightline quantize {} --calibration DIR`, or remove [variants.{variant}]",
+        .path.display(), .path.display()
+    )]
+    Stale {
+        /// Path of the manifest.
+        path: PathBuf,
+        /// Name of the variant.
+        variant: String,
+    },
     /// Another process replaced the model while this one read it.
     #[error(
         "the model of {} was changed while it was being read, by `export`, `quantize` or a copy: try again",

@@ -10,7 +10,7 @@ use onnx_export::{BuildError, DEFAULT_OPSET, Stages};
 use super::requantize::Requantize;
 use super::{Boundary, FP32, INT8, ModelRef, StoreError, integrity, lines};
 use crate::catalogue;
-use crate::manifest::{ModelManifest, Precision, StageFile, Variant};
+use crate::manifest::{ModelManifest, Precision, StageFile, Variant, sha256};
 
 /// Maximum size of an ONNX file in bytes, which is protobuf's limit for one message.
 const MAX_ONNX_BYTES: u64 = 2 << 30;
@@ -161,7 +161,7 @@ impl ModelSource {
     ///
     /// # Errors
     /// [`StoreError::NotFound`], which lists the model's variants, if the model has no variant of
-    /// that name.
+    /// that name; [`StoreError::Stale`] if the variant was made from other weights than the model's.
     pub fn with_variant(self, reference: &ModelRef) -> Result<Self, StoreError> {
         let Some(name) = reference.variant.as_deref().filter(|name| *name != FP32) else {
             return Ok(self);
@@ -174,22 +174,62 @@ impl ModelSource {
                 advice: format!("the variant must be one of {}", known.join(", ")),
             });
         };
+        self.check_fresh(name, &variant)?;
         Ok(self.changed(name, variant))
     }
 
-    /// Returns the variant `int8` of the model, or `None` if the model has no variant of that name.
+    /// Returns the variant `int8` of the model, or `None` if the model has no variant of that name or
+    /// the variant is stale (see [`ModelSource::stale`]).
     pub fn int8(&self) -> Option<Self> {
         self.variant(INT8)
     }
 
     /// Returns the variant `name` of this model in fp32, or the model itself for `fp32`. `None` if
-    /// the model has no variant of that name.
+    /// the model has no variant of that name, or if the variant is stale.
     pub fn variant(&self, name: &str) -> Option<Self> {
         if name == FP32 {
             return Some(self.clone());
         }
         let variant = self.manifest.variants.get(name)?.clone();
+        self.check_fresh(name, &variant).ok()?;
         Some(self.clone().changed(name, variant))
+    }
+
+    /// Returns a [`StoreError::Stale`] for each variant that was made from other weights than the
+    /// model's, and which therefore cannot be used.
+    pub fn stale(&self) -> Vec<StoreError> {
+        let variants = self.manifest.variants.iter();
+        let stale = variants.filter_map(|(name, variant)| self.check_fresh(name, variant).err());
+        stale.collect()
+    }
+
+    /// Checks that the variant `name` of this model was made from the model's weights. A variant that
+    /// does not state what it was made from passes.
+    fn check_fresh(&self, name: &str, variant: &Variant) -> Result<(), StoreError> {
+        if variant.source_sha256.is_empty() {
+            return Ok(());
+        }
+        // Without a stated hash the file itself is read. If it cannot be read, loading says why.
+        let current = self.manifest.fp32_sha256().or_else(|| self.file_sha256());
+        let same = |(one, other): (&String, &String)| one.eq_ignore_ascii_case(other);
+        match (current, &self.path) {
+            (Some(current), Some(path))
+                if !current.iter().zip(&variant.source_sha256).all(same) =>
+            {
+                let (path, variant) = (path.clone(), name.to_owned());
+                Err(StoreError::Stale { path, variant })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the SHA-256 of the model's fp32 ONNX files, or `None` if one of them cannot be read.
+    fn file_sha256(&self) -> Option<Vec<String>> {
+        let Origin::Files { paths, boundary } = &self.origin else {
+            return None;
+        };
+        let hash = |path: &PathBuf| Some(sha256(&boundary.read(path, MAX_ONNX_BYTES).ok()?));
+        paths.iter().map(|stage| hash(stage.content)).collect()
     }
 
     /// Returns the variant `name` of this model. The resize, ranges file and ONNX files that

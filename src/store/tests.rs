@@ -162,6 +162,45 @@ fn a_file_with_another_hash_is_an_error() {
 }
 
 #[test]
+fn a_variant_of_other_weights_is_stale() {
+    let model = |stated: Option<&str>, source: Option<&str>| {
+        let stated = stated.map(|hash| format!("\"model.onnx\", sha256 = \"{hash}\""));
+        let stated = stated.unwrap_or_else(|| "\"model.onnx\"".to_owned());
+        let source = source.map(|hash| format!("source_sha256 = [\"{hash}\"]"));
+        let int8 = format!("[variants.int8]\n    {}", source.unwrap_or_default());
+        let text = with_int8().replace("\"model.onnx\"", &stated);
+        text.replace("[variants.int8]", &int8)
+    };
+    let (own, other) = (sha256(b"graph"), sha256(b"other"));
+    let cases = [
+        (None, None, false),
+        (None, Some(&own), false),
+        (None, Some(&other), true),
+        (Some(&own), Some(&own), false),
+        (Some(&own), Some(&other), true),
+        (Some(&other), Some(&own), true),
+        (Some(&other), None, false),
+    ];
+    for (stated, source, stale) in cases {
+        let text = model(stated.map(String::as_str), source.map(String::as_str));
+        let directory = directory(&[("birds/model.toml", text)]);
+        let found = find(directory.path(), "birds").unwrap();
+        assert_eq!(found.int8().is_none(), stale, "{stated:?} {source:?}");
+        assert_eq!(found.stale().len(), usize::from(stale));
+        match find(directory.path(), "birds@int8") {
+            Ok(_) => assert!(!stale),
+            Err(error) => {
+                assert!(stale && matches!(error, StoreError::Stale { .. }));
+                let message = error.to_string();
+                assert!(message.contains("sightline quantize") && message.contains("model.toml"));
+            }
+        }
+        // Other variants stay usable.
+        assert!(find(directory.path(), "birds@240-int8").is_ok());
+    }
+}
+
+#[test]
 fn a_stage_of_a_writer_is_not_a_model() {
     let directory = directory(&[
         ("birds/model.toml", MANIFEST.to_owned()),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::{Mismatch, Scope, StateDictError};
 use crate::finite::not_finite;
-use crate::weights::StateDict;
+use crate::weights::{StateDict, Tensor};
 
 /// Reads the tensors of a checkpoint for the builders of layers, and records which tensors were
 /// requested.
@@ -16,6 +16,10 @@ use crate::weights::StateDict;
 #[derive(Debug)]
 pub struct Loader<'a> {
     state: &'a StateDict,
+    /// Prefix that the names of the checkpoint have before the architecture's names.
+    prefix: &'a str,
+    /// Whether only names and shapes are compared. All tensors are then read as zeros.
+    compares: bool,
     /// Shape with which each tensor was requested, by the name of the tensor.
     taken: RefCell<BTreeMap<String, Vec<usize>>>,
     /// Problems found so far: tensors that were requested but are missing or misshapen.
@@ -30,9 +34,21 @@ impl<'a> Loader<'a> {
     pub fn new(state: &'a StateDict) -> Self {
         Self {
             state,
+            prefix: "",
+            compares: false,
             taken: RefCell::default(),
             problems: RefCell::default(),
             parameters: Cell::new(0),
+        }
+    }
+
+    /// Creates a loader that compares names and shapes with those of `state`, whose names start with
+    /// `prefix`. All tensors are read as zeros.
+    pub(crate) fn comparing(state: &'a StateDict, prefix: &'a str) -> Self {
+        Self {
+            prefix,
+            compares: true,
+            ..Self::new(state)
         }
     }
 
@@ -63,19 +79,39 @@ impl<'a> Loader<'a> {
     /// [`StateDictError`] that lists all missing, unexpected and misshapen tensors, if there are
     /// any.
     pub(crate) fn check(self) -> Result<u64, StateDictError> {
-        let mut problems = self.problems.into_inner();
-        let taken = self.taken.into_inner();
-        problems.unexpected = self
-            .state
-            .names()
-            .filter(|name| !taken.contains_key(*name) && !name.ends_with("num_batches_tracked"))
-            .map(str::to_owned)
-            .collect();
+        let parameters = self.parameters.get();
+        let (problems, _) = self.into_comparison();
         if problems == StateDictError::default() {
-            Ok(self.parameters.get())
+            Ok(parameters)
         } else {
             Err(problems)
         }
+    }
+
+    /// Ends loading and returns all missing, unexpected and misshapen tensors, and the shape with
+    /// which each tensor was requested. The names of missing and misshapen tensors are without the
+    /// prefix, those of unexpected tensors are complete.
+    pub(crate) fn into_comparison(self) -> (StateDictError, BTreeMap<String, Vec<usize>>) {
+        let mut problems = self.problems.into_inner();
+        let taken = self.taken.into_inner();
+        let is_taken = |name: &str| {
+            let name = name.strip_prefix(self.prefix);
+            name.is_some_and(|name| taken.contains_key(name))
+        };
+        let names = self.state.names();
+        problems.unexpected = names
+            .filter(|name| !is_taken(name) && !name.ends_with("num_batches_tracked"))
+            .map(str::to_owned)
+            .collect();
+        (problems, taken)
+    }
+
+    /// Returns the tensor `name` of the checkpoint.
+    fn tensor(&self, name: &str) -> Option<&'a Tensor> {
+        if self.prefix.is_empty() {
+            return self.state.get(name);
+        }
+        self.state.get(&format!("{}{name}", self.prefix))
     }
 
     /// Reads the tensor `name`, or the tensor `former` if the checkpoint has `former` but not
@@ -88,8 +124,7 @@ impl<'a> Loader<'a> {
         shape: &[usize],
         check: impl Fn(&[f32]) -> Option<String>,
     ) -> Vec<f32> {
-        let old =
-            former.filter(|old| self.state.get(&name).is_none() && self.state.get(old).is_some());
+        let old = former.filter(|old| self.tensor(&name).is_none() && self.tensor(old).is_some());
         let name = old.unwrap_or(name);
         let data = self.read(&name, shape, check);
         self.taken.borrow_mut().insert(name, shape.to_vec());
@@ -109,7 +144,7 @@ impl<'a> Loader<'a> {
         check: impl Fn(&[f32]) -> Option<String>,
     ) -> Option<Vec<f32>> {
         let problems = &mut *self.problems.borrow_mut();
-        let Some(tensor) = self.state.get(name) else {
+        let Some(tensor) = self.tensor(name) else {
             problems.missing.push(name.to_owned());
             return None;
         };
@@ -123,6 +158,9 @@ impl<'a> Loader<'a> {
         };
         if tensor.shape() != shape {
             mismatch(None);
+            return None;
+        }
+        if self.compares {
             return None;
         }
         let data = tensor.to_f32().map_err(|error| error.to_string());

@@ -156,6 +156,19 @@ impl StateDict {
         }
     }
 
+    /// Returns this state dict without the prefix `prefix` of all names.
+    pub(crate) fn without_prefix(self, prefix: &str) -> Self {
+        let tensors = self.tensors.into_iter();
+        let renamed = tensors.map(|(name, tensor)| match name.strip_prefix(prefix) {
+            Some(rest) => (rest.to_owned(), tensor),
+            None => (name, tensor),
+        });
+        Self {
+            tensors: renamed.collect(),
+            ..self
+        }
+    }
+
     /// Returns the tensor `name`; `None` if there is no such tensor.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)

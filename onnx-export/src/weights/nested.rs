@@ -6,7 +6,8 @@
 //! them. The packed weights and biases of quantized linear layers become tensors of the layer
 //! ([`PACKED`]).
 //!
-//! Kept: the prefix `model.` that Lightning adds, since a network may have a layer of this name.
+//! Kept: prefixes such as the `model.` of Lightning, since a network may have a layer of this name.
+//! [`fit`](crate::fit) removes them if the rest fits an architecture.
 
 use std::collections::BTreeMap;
 

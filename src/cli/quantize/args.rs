@@ -67,9 +67,9 @@ pub(in crate::cli) struct QuantizeArgs {
         default_value_t = 0.97,
         value_name = "SHARE"
     )]
-    min_agreement: f64,
+    pub(super) min_agreement: f64,
     /// Write the int8 model even if its results or outputs differ too much from fp32, its outputs do not depend on the
-    /// image, or it is not faster than fp32
+    /// image, or it is not faster than fp32, and replace a model at OUT even if its settings differ
     #[arg(long, env = "SIGHTLINE_FORCE")]
     pub(super) force: bool,
     /// Make int8 the model's default: its name without a variant then selects int8 on every CPU,

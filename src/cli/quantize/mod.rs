@@ -15,18 +15,34 @@ use bytes::Bytes;
 use onnx_export::quantize::{Network, Recipes};
 use onnx_export::{Role, Stages};
 use sightline::engine::{Arithmetic, Engine, FirstStage, OnnxRuntime};
-use sightline::manifest::{ModelManifest, Precision, Variant};
+use sightline::manifest::{ManifestText, ModelManifest, Precision, Variant};
 use sightline::postprocess::detect::Detector;
 use sightline::quantize::{Choice, Goal, HeldOut, NetworkReport, Subject, calibrate, search};
 use sightline::registry::networks::Networks;
 use sightline::store::{FP32, INT8, ModelSource, Origin, quantized};
 use sightline::threads::usable_cores;
 
-use super::output::{OutputPaths, file_name, stage_files, write_model, write_reports};
+use super::keep::Existing;
+use super::output::{OutputPaths, file_name, stage_files, write_reports};
+use super::publish::{expect, file_set, record_sha256, record_source, write_set};
 use super::say::say;
 pub(super) use args::QuantizeArgs;
 use photographs::Photographs;
 use progress::Bars;
+
+/// Field of the manifest with the variant that the bare name selects.
+const DEFAULT: &str = "default";
+/// Fields of the manifest that change if a model is quantized in its own folder.
+const IN_PLACE: [&[&str]; 3] = [&[DEFAULT], &["stages"], &["variants", INT8]];
+/// Fields of the manifest that change if the quantized model is written into another folder.
+const COPIED: [&[&str]; 6] = [
+    &[DEFAULT],
+    &["labels"],
+    &["name"],
+    &["stages"],
+    &["variants"],
+    &["weights"],
+];
 
 /// Maximum number of images on which the quantization noise of each layer is measured.
 const NOISE_IMAGES: usize = 4;
@@ -51,6 +67,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
     }
     let paths = args.paths(&source)?;
     let named = args.named(&source, &paths)?;
+    let replaced = replaced(args, &source, &paths)?;
     let photographs =
         Photographs::read(&args.calibration, args.images, &source.manifest.preprocess)?;
     let runtime = args.runtime.load()?;
@@ -95,6 +112,8 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
         graphs,
         recipes: &recipes,
         is_default: args.is_default,
+        replaced: replaced.as_ref(),
+        force: args.force,
     };
     quantized.write(named, &paths, &reports)?;
     said?;
@@ -103,6 +122,27 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
         "try: sightline serve --model {0}@fp32 --model {0}@int8",
         paths.manifest.display()
     )
+}
+
+/// Returns the model in the folder of `-o` that will be replaced. `None` if the model is quantized in
+/// its own folder, if no model is there, or with `--force`.
+///
+/// # Errors
+/// If the settings or labels of the model there differ from those of the model to quantize: the user
+/// may have edited them.
+fn replaced(
+    args: &QuantizeArgs,
+    source: &ModelSource,
+    paths: &OutputPaths,
+) -> Result<Option<Existing>> {
+    if args.force || source.path.as_ref() == Some(&paths.manifest) {
+        return Ok(None);
+    }
+    let existing = Existing::read(paths)?;
+    if let Some(existing) = &existing {
+        existing.check_copy(&source.manifest, &source.labels)?;
+    }
+    Ok(existing)
 }
 
 /// The contents of the model's fp32 and int8 ONNX files, one per stage.
@@ -222,11 +262,16 @@ struct Quantized<'a> {
     recipes: &'a Recipes,
     /// Whether int8 becomes the variant that the model's name selects.
     is_default: bool,
+    /// The model in another folder that is replaced.
+    replaced: Option<&'a Existing>,
+    /// Whether a model in another folder is replaced whatever it is.
+    force: bool,
 }
 
 impl Quantized<'_> {
-    /// Writes the fp32 and int8 ONNX files, the manifest, the labels, the ranges file, and the
-    /// files `extra`. Writes either all of these files or none.
+    /// Writes the int8 ONNX files, the manifest, the ranges file and the files `extra`, and, into
+    /// another folder than the model's, the fp32 ONNX files and the labels. Writes either all of these
+    /// files or none. In the model's own folder, only the fields [`IN_PLACE`] of the manifest change.
     fn write(
         &self,
         mut manifest: ModelManifest,
@@ -234,15 +279,46 @@ impl Quantized<'_> {
         extra: &[(PathBuf, &[u8])],
     ) -> Result<()> {
         let source = self.source;
-        if source.path.as_ref() == Some(&paths.manifest) {
-            // The manifest and the labels that were read at the start are written back.
-            source.check_unchanged()?;
+        let in_place = source.path.as_ref() == Some(&paths.manifest);
+        let Precisions { float, int8 } = self.graphs;
+        self.complete(&mut manifest, paths, in_place);
+        let labels = source.labels.join("\n") + "\n";
+        let recipes = self.recipes.to_json()?;
+        let mut texts = extra.to_vec();
+        texts.push((paths.ranges.clone(), recipes.as_bytes()));
+        let float = float.iter();
+        let float: Vec<(PathBuf, &[u8])> = float
+            .map(|s| (paths.stage(s.role), &s.content[..]))
+            .collect();
+        let int8 = int8.iter();
+        let int8: Vec<(PathBuf, &[u8])> = int8
+            .map(|s| (paths.int8_stage(s.role), &s.content[..]))
+            .collect();
+        record_sha256(&mut manifest, texts.iter().chain(&float).chain(&int8));
+        record_source(&mut manifest, INT8);
+        let mut graphs = int8;
+        if !in_place {
+            texts.push((paths.labels.clone(), labels.as_bytes()));
+            graphs.splice(0..0, float);
         }
+        let text = self.text(&manifest, in_place)?;
+        let mut files = file_set(&text, paths, &texts, &graphs);
+        match &source.manifest_text {
+            Some(text) if in_place => files.expect(&paths.manifest, Some(text.as_bytes())),
+            _ if self.force => {}
+            _ => expect(&mut files, paths, self.replaced),
+        }
+        write_set(&files, paths)
+    }
+
+    /// Sets the files, the variants and the other fields in `manifest` that belong to the quantized
+    /// model at `paths`.
+    fn complete(&self, manifest: &mut ModelManifest, paths: &OutputPaths, in_place: bool) {
         let Precisions { float, int8 } = self.graphs;
         manifest.stages = stage_files(float.as_ref().map(|role, _| paths.stage(role)));
-        manifest.labels = file_name(&paths.labels);
-        manifest.weights = Vec::new();
-        if source.path.as_ref() != Some(&paths.manifest) {
+        if !in_place {
+            manifest.labels = file_name(&paths.labels);
+            manifest.weights = Vec::new();
             // Variants with files of their own are removed from the manifest, because their files
             // are not copied to the new folder.
             let variants = &mut manifest.variants;
@@ -261,16 +337,25 @@ impl Quantized<'_> {
         let exists = |name: &String| name == FP32 || manifest.variants.contains_key(name);
         // The default may be a variant that was removed above.
         manifest.default = manifest.default.take().filter(exists);
-        let labels = source.labels.join("\n") + "\n";
-        let recipes = self.recipes.to_json()?;
-        let mut texts = extra.to_vec();
-        texts.push((paths.ranges.clone(), recipes.as_bytes()));
-        texts.push((paths.labels.clone(), labels.as_bytes()));
-        let float = float.iter();
-        let float = float.map(|s| (paths.stage(s.role), &s.content[..]));
-        let int8 = int8.iter();
-        let int8 = int8.map(|s| (paths.int8_stage(s.role), &s.content[..]));
-        let graphs: Vec<(PathBuf, &[u8])> = float.chain(int8).collect();
-        write_model(manifest, paths, &texts, &graphs)
+    }
+
+    /// Returns the text of the quantized model's `manifest`: that of the fp32 model with the fields
+    /// changed that differ.
+    fn text(&self, manifest: &ModelManifest, in_place: bool) -> Result<String> {
+        let new = manifest.to_toml()?;
+        let Some(text) = &self.source.manifest_text else {
+            return Ok(new);
+        };
+        let (mut text, new) = (ManifestText::parse(text)?, ManifestText::parse(&new)?);
+        let paths: &[&[&str]] = if in_place { &IN_PLACE } else { &COPIED };
+        for path in paths {
+            text.copy(path, &new);
+        }
+        if let Some(replaced) = self.replaced
+            && !new.keys().any(|key| key == DEFAULT)
+        {
+            text.copy(&[DEFAULT], &replaced.text);
+        }
+        Ok(text.to_string())
     }
 }

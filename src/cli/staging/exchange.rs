@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::folder::Folder;
 use super::signals::Deferred;
 use super::stage::{Stage, complete, sweep, write_files};
-use super::{FileSet, check_names, lock};
+use super::{FileSet, check_expected, check_names, lock};
 
 /// Maximum number of other files in a model's folder that are linked into the new folder.
 const MAX_OTHER_FILES: usize = 256;
@@ -55,6 +55,7 @@ fn exchange(
     complete(old);
     sweep(old);
     check_names(set, old)?;
+    check_expected(set)?;
     old.check_writable().with_context(|| set.cannot_write())?;
     if !is_exchangeable(set, old, parent).unwrap_or(false) {
         return Ok(false);
@@ -87,6 +88,7 @@ fn create(
     if parent.kind(name) == Ok(Some(FileType::Symlink)) {
         bail!("{}: it is a symbolic link to nothing", set.cannot_write());
     }
+    check_expected(set)?;
     let Ok(stage) = Stage::new(parent) else {
         return Ok(Some(false));
     };

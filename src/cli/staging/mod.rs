@@ -12,7 +12,9 @@
 //!    one: the manifest first, the network last. The manifest has the SHA-256 of the graphs, so until the last
 //!    rename the model fails to load rather than mix two models. A failed rename is undone; the next
 //!    writer completes the renames of a writer that was killed. See [`ordered`].
-//! 5. SIGINT, SIGTERM and SIGHUP are deferred until the stage is removed. See [`signals`].
+//! 5. A writer that has read files of the folder states their contents ([`FileSet::expect`]). If one of
+//!    them differs once the folder is locked, nothing is written ([`StoreError::Changed`]).
+//! 6. SIGINT, SIGTERM and SIGHUP are deferred until the stage is removed. See [`signals`].
 //!
 //! Files are opened relative to their folder's descriptor, are always new (`O_EXCL`) and never
 //! follow symbolic links. A link with the name of an output file is replaced, not followed.
@@ -30,6 +32,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::fs::FileType;
 use rustix::io::Errno;
+use sightline::store::{StoreError, read_regular};
 
 use super::say::complain;
 use folder::{Folder, Lock};
@@ -42,12 +45,17 @@ const SILENT_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// Time between two attempts to lock a folder.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
+/// Maximum size in bytes of a file whose content a writer states, the limit for a manifest.
+const MAX_EXPECTED: u64 = 16 << 20;
 
 /// Files to be written into one folder, in the order in which they may become visible one by one:
 /// the manifest first, the graph of the network last.
 pub(super) struct FileSet<'a> {
     folder: PathBuf,
     files: Vec<NewFile<'a>>,
+    /// Names and contents of files that the new files were made from. `None` for a file that did not
+    /// exist.
+    expected: Vec<(OsString, Option<&'a [u8]>)>,
 }
 
 /// The name and content of a file to be written.
@@ -67,6 +75,7 @@ impl<'a> FileSet<'a> {
                 folder.to_path_buf()
             },
             files: Vec::new(),
+            expected: Vec::new(),
         }
     }
 
@@ -76,12 +85,19 @@ impl<'a> FileSet<'a> {
         self.files.push(NewFile { name, content });
     }
 
+    /// Requires that the file with the file name of `path` has this `content`, or does not exist if
+    /// `content` is `None`, when the folder is locked for writing.
+    pub(super) fn expect(&mut self, path: &Path, content: Option<&'a [u8]>) {
+        let name = path.file_name().unwrap_or_default().to_owned();
+        self.expected.push((name, content));
+    }
+
     /// Writes the files as a model that has the folder for itself: all files become visible in one
     /// step if the file system allows it.
     ///
     /// # Errors
-    /// If a file cannot be written or another process keeps the folder locked. The folder is then
-    /// unchanged.
+    /// If a file cannot be written or another process keeps the folder locked, or
+    /// [`StoreError::Changed`] if an expected file differs. The folder is then unchanged.
     pub(super) fn write_folder(&self) -> Result<()> {
         let signals = Deferred::begin();
         if exchange::write(self, &signals)? {
@@ -93,8 +109,9 @@ impl<'a> FileSet<'a> {
     /// Writes the files beside other files: they become visible one by one, in their order.
     ///
     /// # Errors
-    /// If a file cannot be written or another process keeps the folder locked. The folder is then
-    /// unchanged, unless a rename failed and could not be undone.
+    /// If a file cannot be written or another process keeps the folder locked, or
+    /// [`StoreError::Changed`] if an expected file differs. The folder is then unchanged, unless a
+    /// rename failed and could not be undone.
     pub(super) fn write_beside(&self) -> Result<()> {
         ordered::write(self, &Deferred::begin())
     }
@@ -146,6 +163,21 @@ fn check_names(set: &FileSet<'_>, folder: &Folder) -> Result<()> {
             Some(_) => "a device or a socket",
         };
         bail!("cannot write {}: {what} has this name", path());
+    }
+    Ok(())
+}
+
+/// Checks that every expected file of `set` still has its content.
+///
+/// # Errors
+/// [`StoreError::Changed`] if a file differs, does not exist any more or has been created.
+fn check_expected(set: &FileSet<'_>) -> Result<()> {
+    for (name, expected) in &set.expected {
+        let path = set.folder.join(name);
+        let now = read_regular(&path, MAX_EXPECTED).ok();
+        if now.as_deref() != *expected {
+            return Err(StoreError::Changed { path }.into());
+        }
     }
     Ok(())
 }

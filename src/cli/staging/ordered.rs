@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use super::folder::Folder;
 use super::signals::Deferred;
 use super::stage::{Stage, complete, sweep, write_files};
-use super::{FileSet, check_names, lock};
+use super::{FileSet, check_expected, check_names, lock};
 
 /// Writes the files of `set` into their folder, which is created if it does not exist.
 ///
@@ -19,6 +19,7 @@ pub(super) fn write(set: &FileSet<'_>, signals: &Deferred) -> Result<()> {
     let folder = locked().with_context(|| set.cannot_write())?;
     complete(&folder);
     sweep(&folder);
+    check_expected(set)?;
     publish(set, &folder, signals)
 }
 
