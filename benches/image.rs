@@ -62,6 +62,8 @@ fn stages(c: &mut Criterion) {
         crop: Some(224),
         mean: MEAN,
         std: STD,
+        scale: None,
+        channel_order: None,
         pad_to: 1,
     });
     group.bench_function("preprocess_256_224", |b| {

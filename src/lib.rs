@@ -12,7 +12,8 @@
 //! 7. [`engine`]: runs the network in ONNX Runtime.
 //! 8. [`postprocess`]: turns outputs into labels, boxes or masks, which [`draw`] can draw into the image.
 //!
-//! Other modules: [`store`] and [`catalogue`] find models, which [`manifest`] describes;
+//! Other modules: [`store`] and [`catalogue`] find models, which [`manifest`] describes and [`inspect`]
+//! checks;
 //! [`nearest`] corrects misspelt names; [`config`], [`defaults`], [`memory`], [`threads`] and [`cpu`] plan a
 //! deployment; [`metrics`] and [`process`] measure the running server, which [`identity`] names; [`error`] unites the
 //! errors of all layers that a request passes.
@@ -34,6 +35,7 @@ pub mod geometry;
 pub mod http;
 pub mod identity;
 pub mod image;
+pub mod inspect;
 pub mod manifest;
 pub mod memory;
 pub mod metrics;

@@ -78,6 +78,7 @@
 //! 7. [`fit`] says whether, and under which prefix, a checkpoint fits an architecture by names and shapes.
 //! 8. [`reject_external_data`] checks that an ONNX file needs no other file, [`check_weights`] that its
 //!    weights are finite.
+//! 8. [`summary`] reads what an ONNX file states about its network, from a file of any origin.
 //! 9. [`text`] escapes and cuts text from files before it is printed.
 //! 10. [`proto`] contains the protobuf messages of ONNX files, for programs that read or rewrite them.
 
@@ -105,6 +106,7 @@ mod read;
 pub mod segmentation;
 mod stages;
 mod state_error;
+pub mod summary;
 pub mod text;
 pub mod weights;
 mod wire;

@@ -108,6 +108,20 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
+    /// Returns the fields up to the first that is malformed.
+    pub(crate) fn fields(mut self) -> impl Iterator<Item = (u32, Value<'a>)> {
+        std::iter::from_fn(move || self.next_field().ok().flatten())
+    }
+
+    /// Returns the contents of the length-delimited fields `number`, up to the first field that is
+    /// malformed.
+    pub(crate) fn messages(self, number: u32) -> impl Iterator<Item = Self> {
+        self.fields().filter_map(move |field| match field {
+            (found, Value::Bytes(content)) if found == number => Some(content),
+            _ => None,
+        })
+    }
+
     fn malformed(&self, expected: &'static str) -> ProtobufError {
         ProtobufError {
             expected,

@@ -6,6 +6,7 @@ mod descriptors;
 mod environment;
 mod export;
 mod healthcheck;
+mod inspect;
 mod keep;
 mod listeners;
 mod log;
@@ -91,6 +92,8 @@ enum Command {
     Quantize(quantize::QuantizeArgs),
     /// Run a model on images, without a server
     Predict(predict::PredictArgs),
+    /// Show what an ONNX file reads and returns, what is wrong with it, and a manifest to start from
+    Inspect(inspect::InspectArgs),
     /// List the catalogue and which of its models are installed
     Models(models::ModelsArgs),
     /// Check whether a running server is ready: exit code 0 or 1
@@ -260,6 +263,7 @@ fn execute(cli: &Cli, matches: &ArgMatches) -> Result<()> {
         Command::Export(args) => export::run(args),
         Command::Quantize(args) => quantize::run(args),
         Command::Predict(args) => predict::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Models(args) => models::run(args),
         Command::Healthcheck(args) => {
             let of_command = matches.subcommand_matches("healthcheck");

@@ -324,6 +324,8 @@ fn classify(size: u32) -> Preprocessor {
         crop: Some(224),
         mean: [0.485, 0.456, 0.406],
         std: [0.229, 0.224, 0.225],
+        scale: None,
+        channel_order: None,
         pad_to: 1,
     })
 }

@@ -2,7 +2,8 @@
 
 use image::RgbImage;
 
-/// Lookup tables of `(v / 255 - mean) / std`, one per channel, for all 256 values of `v`.
+/// Lookup tables of `(v / 255 - mean) / std`, or of `(v - mean) / std`, one per channel, for all 256
+/// values of `v`.
 #[derive(Debug, Clone)]
 pub struct Normalizer {
     tables: [[f32; 256]; 3],
@@ -14,7 +15,17 @@ impl Normalizer {
     ///
     /// Source: `torchvision.transforms.functional.to_tensor` and `normalize`.
     pub fn new(mean: [f32; 3], std: [f32; 3]) -> Self {
-        let table = |c: usize| std::array::from_fn(|v| (v as f32 / 255.0 - mean[c]) / std[c]);
+        Self::of(mean, std, |v| v as f32 / 255.0)
+    }
+
+    /// Returns the normalizer with this mean and standard deviation per channel (red, green, blue),
+    /// for samples of 0..=255.
+    pub fn unscaled(mean: [f32; 3], std: [f32; 3]) -> Self {
+        Self::of(mean, std, |v| v as f32)
+    }
+
+    fn of(mean: [f32; 3], std: [f32; 3], sample: impl Fn(usize) -> f32) -> Self {
+        let table = |c: usize| std::array::from_fn(|v| (sample(v) - mean[c]) / std[c]);
         Self {
             tables: [table(0), table(1), table(2)],
         }

@@ -8,7 +8,7 @@ use super::{
     short_side_size,
 };
 use crate::cancel::Cancel;
-use crate::manifest::{Filter, Preprocess, Resize};
+use crate::manifest::{ChannelOrder, Filter, Preprocess, Resize};
 
 /// Maximum number of pixels of a network's input, for one image or summed over a batch. It bounds
 /// the memory for activations, which grows with the pixels: LR-ASPP needs 180 bytes per pixel. If
@@ -24,7 +24,7 @@ pub struct PreparedImage {
     /// Size of the resized image, which is at the top left of the planes. Pixels outside it are
     /// padding.
     pub content: ImageSize,
-    /// Planes red, green and blue of normalized values: `[3, H, W]`.
+    /// Planes of normalized values, in the network's channel order: `[3, H, W]`.
     pub data: Vec<f32>,
 }
 
@@ -41,7 +41,14 @@ impl PreparedImage {
 
 /// A model's preprocessing, with everything precomputed that does not depend on the image.
 #[derive(Debug, Clone)]
-pub enum Preprocessor {
+pub struct Preprocessor {
+    transform: Transform,
+    order: ChannelOrder,
+}
+
+/// The steps of a preprocessing, which compute the planes red, green and blue.
+#[derive(Debug, Clone)]
+enum Transform {
     /// Resizes 8-bit pixels with antialiasing, crops and normalizes: classification, segmentation.
     Pixels(PixelTransform),
     /// Normalizes, resizes f32 planes and pads: detection.
@@ -52,32 +59,19 @@ impl Preprocessor {
     /// Builds the preprocessing of a validated manifest, whose crop does not exceed the resized
     /// short side.
     pub fn new(preprocess: &Preprocess) -> Self {
-        let normalizer = Normalizer::new(preprocess.mean, preprocess.std);
-        let size = match preprocess.resize {
-            Resize::ShortSide { size, filter } => {
-                return Self::Pixels(PixelTransform {
-                    short_side: size,
-                    filter,
-                    crop: preprocess.crop,
-                    normalizer,
-                });
-            }
-            Resize::Bounded { min_size, max_size } => DetectorSize::Bounded {
-                min: min_size,
-                max: max_size,
-            },
-            Resize::Fixed { width, height } => DetectorSize::Fixed(ImageSize { width, height }),
-        };
-        let resize = DetectorResize::new(size, preprocess.pad_to);
-        Self::Floats(DetectorTransform::new(resize, normalizer))
+        let order = preprocess.channel_order.unwrap_or_default();
+        Self {
+            transform: Transform::new(preprocess, normalizer(preprocess, order)),
+            order,
+        }
     }
 
     /// Returns the resize of a detector's preprocessing. `None` for classification and
     /// segmentation.
     pub fn detector_resize(&self) -> Option<DetectorResize> {
-        match self {
-            Self::Pixels(_) => None,
-            Self::Floats(transform) => Some(transform.resize()),
+        match &self.transform {
+            Transform::Pixels(_) => None,
+            Transform::Floats(transform) => Some(transform.resize()),
         }
     }
 
@@ -86,27 +80,27 @@ impl Preprocessor {
     /// # Errors
     /// The errors of [`Preprocessor::run`].
     pub fn output_size(&self, input: ImageSize) -> Result<ImageSize, ImageError> {
-        match self {
-            Self::Pixels(transform) => {
+        match &self.transform {
+            Transform::Pixels(transform) => {
                 let Extent { width, height } = transform.window(input)?.size;
                 Ok(ImageSize {
                     width: width as u32,
                     height: height as u32,
                 })
             }
-            Self::Floats(transform) => Ok(transform.sizes(input)?.padded),
+            Transform::Floats(transform) => Ok(transform.sizes(input)?.padded),
         }
     }
 
     /// Returns the largest number of pixels (height times width) that an input tensor of this
     /// preprocessor can have.
     pub fn largest_pixels(&self) -> u64 {
-        match self {
-            Self::Pixels(PixelTransform { crop: None, .. }) => MAX_INPUT_PIXELS,
-            Self::Pixels(PixelTransform {
+        match &self.transform {
+            Transform::Pixels(PixelTransform { crop: None, .. }) => MAX_INPUT_PIXELS,
+            Transform::Pixels(PixelTransform {
                 crop: Some(crop), ..
             }) => u64::from(*crop) * u64::from(*crop),
-            Self::Floats(transform) => transform.resize().largest_pixels(),
+            Transform::Floats(transform) => transform.resize().largest_pixels(),
         }
     }
 
@@ -130,11 +124,58 @@ impl Preprocessor {
         image: &RgbImage,
         cancel: &Cancel,
     ) -> Result<PreparedImage, ImageError> {
+        let mut prepared = self.transform.run(image, cancel)?;
+        if self.order == ChannelOrder::Bgr {
+            let plane = prepared.data.len() / 3;
+            let (red, rest) = prepared.data.split_at_mut(plane);
+            red.swap_with_slice(&mut rest[plane..]);
+        }
+        Ok(prepared)
+    }
+}
+
+/// Returns the normalization of the channels red, green and blue for a network that reads them in
+/// `order`.
+fn normalizer(preprocess: &Preprocess, order: ChannelOrder) -> Normalizer {
+    let Preprocess {
+        mut mean, mut std, ..
+    } = *preprocess;
+    if order == ChannelOrder::Bgr {
+        mean.reverse();
+        std.reverse();
+    }
+    match preprocess.scale {
+        Some(255) => Normalizer::unscaled(mean, std),
+        _ => Normalizer::new(mean, std),
+    }
+}
+
+impl Transform {
+    fn new(preprocess: &Preprocess, normalizer: Normalizer) -> Self {
+        let size = match preprocess.resize {
+            Resize::ShortSide { size, filter } => {
+                return Self::Pixels(PixelTransform {
+                    short_side: size,
+                    filter,
+                    crop: preprocess.crop,
+                    normalizer,
+                });
+            }
+            Resize::Bounded { min_size, max_size } => DetectorSize::Bounded {
+                min: min_size,
+                max: max_size,
+            },
+            Resize::Fixed { width, height } => DetectorSize::Fixed(ImageSize { width, height }),
+        };
+        let resize = DetectorResize::new(size, preprocess.pad_to);
+        Self::Floats(DetectorTransform::new(resize, normalizer))
+    }
+
+    fn run(&self, image: &RgbImage, cancel: &Cancel) -> Result<PreparedImage, ImageError> {
         let (width, height) = image.dimensions();
-        let input = ImageSize { width, height };
         match self {
             Self::Pixels(transform) => {
-                let window = transform.window(input)?;
+                let window = transform.window(ImageSize { width, height })?;
                 let resized = resize_window(image, &window, transform.filter, cancel)?;
                 let (width, height) = resized.dimensions();
                 let data = transform.normalizer.apply(&resized);
@@ -147,7 +188,7 @@ impl Preprocessor {
 
 /// Resize, crop and normalization of 8-bit pixels.
 #[derive(Debug, Clone)]
-pub struct PixelTransform {
+struct PixelTransform {
     short_side: u32,
     filter: Filter,
     crop: Option<u32>,
@@ -190,6 +231,8 @@ mod tests {
             crop,
             mean: [0.5; 3],
             std: [0.5; 3],
+            scale: None,
+            channel_order: None,
             pad_to: 1,
         })
     }
@@ -225,5 +268,67 @@ mod tests {
         }
         let result = preprocessor(None).run(&RgbImage::new(0, 7));
         assert_eq!(result, Err(ImageError::Empty));
+    }
+
+    #[test]
+    fn bgr_is_bit_identical_to_swapping_the_channels_after_decoding() {
+        let image = RgbImage::from_fn(37, 29, |x, y| image::Rgb([x as u8 * 6, y as u8 * 8, 77]));
+        let swapped = RgbImage::from_fn(37, 29, |x, y| {
+            let [red, green, blue] = image.get_pixel(x, y).0;
+            image::Rgb([blue, green, red])
+        });
+        let short_side = Resize::ShortSide {
+            size: 24,
+            filter: Filter::Bilinear,
+        };
+        let fixed = Resize::Fixed {
+            width: 20,
+            height: 31,
+        };
+        for (resize, pad_to) in [(short_side, 1), (fixed, 8)] {
+            for scale in [None, Some(255)] {
+                let run = |channel_order, image: &RgbImage| {
+                    let preprocess = Preprocess {
+                        resize: resize.clone(),
+                        crop: None,
+                        mean: [0.1, 0.2, 0.3],
+                        std: [1.0, 2.0, 4.0],
+                        scale,
+                        channel_order,
+                        pad_to,
+                    };
+                    Preprocessor::new(&preprocess).run(image).unwrap()
+                };
+                let bgr = run(Some(ChannelOrder::Bgr), &image);
+                assert_eq!(bgr, run(Some(ChannelOrder::Rgb), &swapped));
+                assert_ne!(bgr, run(None, &image));
+            }
+        }
+    }
+
+    #[test]
+    fn a_scale_of_255_is_the_mean_and_deviation_of_bytes() {
+        let image = RgbImage::from_pixel(8, 8, image::Rgb([200, 100, 0]));
+        let preprocess = Preprocess {
+            resize: Resize::ShortSide {
+                size: 8,
+                filter: Filter::Bilinear,
+            },
+            crop: None,
+            mean: [123.675, 116.28, 103.53],
+            std: [58.395, 57.12, 57.375],
+            scale: Some(255),
+            channel_order: None,
+            pad_to: 1,
+        };
+        let data = Preprocessor::new(&preprocess).run(&image).unwrap().data;
+        let expected = [
+            (200.0 - 123.675) / 58.395,
+            (100.0 - 116.28) / 57.12,
+            (0.0 - 103.53) / 57.375,
+        ];
+        for (plane, expected) in data.chunks(64).zip(expected) {
+            assert!(plane.iter().all(|value| *value == expected), "{expected}");
+        }
     }
 }

@@ -4,11 +4,13 @@
 //! This module parses, checks and writes manifests. `store` finds them on disk; the exporter builds the graph
 //! that [`ModelManifest::architecture`] describes.
 
+mod activation;
 mod batching;
 mod detection;
 mod edit;
 mod error;
 mod hash;
+mod normalization;
 mod preprocess;
 mod stage;
 mod task;
@@ -23,13 +25,14 @@ use onnx_export::text::shown;
 use onnx_export::{FusedOptions, Role};
 use serde::{Deserialize, Serialize};
 
+pub use activation::Activation;
 pub use batching::Batching;
 pub use detection::{Detection, Rpn};
 pub use edit::{Difference, ManifestText};
 use error::require;
 pub use error::{InvalidField, ManifestError};
 pub use onnx_export::weights::sha256;
-pub use preprocess::{Filter, Preprocess, Resize};
+pub use preprocess::{ChannelOrder, Filter, Preprocess, Resize};
 pub use stage::StageFile;
 use stage::show_roles;
 pub use task::Task;
@@ -53,6 +56,10 @@ pub struct ModelManifest {
     /// File of class labels, one per line. A model of the catalogue has it in `models/labels/`, a
     /// user's own model in the manifest's folder.
     pub labels: PathBuf,
+    /// What the output of a classification network already is. `None` means logits, unless the file
+    /// shows that it is something else, which is an error. Always `None` for other tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<Activation>,
     /// ONNX files of the stages, in the order in which they run. Empty in the catalogue, whose graphs are built
     /// from weights.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -117,6 +124,12 @@ impl ModelManifest {
     fn check(&self) -> Result<(), ManifestError> {
         require(is_name(&self.name), "name", NAME, &self.name)?;
         self.preprocess.check()?;
+        require(
+            self.activation.is_none() || self.task == Task::Classification,
+            "activation",
+            "none unless `task` is classification",
+            &self.activation.unwrap_or_default().as_str(),
+        )?;
         self.check_architecture()?;
         self.check_stages()?;
         self.check_detection()?;

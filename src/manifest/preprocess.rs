@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{InvalidField, require};
+use super::{InvalidField, normalization, require};
 
 /// Steps that turn an 8-bit RGB image into a normalized tensor `[3, H, W] f32`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,15 +15,35 @@ pub struct Preprocess {
     /// the whole image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crop: Option<u32>,
-    /// Mean of the channels R, G and B, which is subtracted from values of 0 to 1.
+    /// Mean of each channel in the order of `channel_order`, which is subtracted from values of 0 to
+    /// `scale`.
     pub mean: [f32; 3],
-    /// Standard deviation of the channels R, G and B, by which values are divided after `mean` is
-    /// subtracted.
+    /// Standard deviation of each channel in the order of `channel_order`, by which values are divided
+    /// after `mean` is subtracted.
     pub std: [f32; 3],
+    /// Value of a white pixel before `mean` is subtracted: 1 or 255. `None` means 1, and that `mean`
+    /// and `std` must look like it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<u8>,
+    /// Order of the channels that the network reads. `None` means RGB, and that neither the network
+    /// nor `mean` may look like BGR.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel_order: Option<ChannelOrder>,
     /// Both sides of the normalized image are padded to a multiple of this number of pixels, with
     /// zeros on the right and at the bottom. 1 disables padding.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub pad_to: u32,
+}
+
+/// The order of the channels of a network's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChannelOrder {
+    /// Red, green, blue.
+    #[default]
+    Rgb,
+    /// Blue, green, red, as OpenCV decodes images.
+    Bgr,
 }
 
 /// The resize of an image before the crop.
@@ -94,7 +114,8 @@ impl Preprocess {
             "preprocess.std",
             "finite values above 0",
             &format!("{std:?}"),
-        )
+        )?;
+        normalization::check(self)
     }
 
     /// Checks that the crop is not larger than the resized image, and that only a short-side resize

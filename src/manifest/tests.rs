@@ -68,6 +68,73 @@ fn bad_values_name_their_field() {
     }
 }
 
+#[test]
+fn another_scale_or_channel_order_is_rejected_with_the_lines_to_write() {
+    let parse = |mean: &str, std: &str, lines: &str| {
+        let text = MINIMAL
+            .replace("mean = [0.5, 0.5, 0.5]", &format!("mean = {mean}\n{lines}"))
+            .replace("std = [0.5, 0.5, 0.5]", &format!("std = {std}"));
+        ModelManifest::parse(&text).map_err(|error| error.to_string())
+    };
+    let (bytes, bytes_std) = ("[123.675, 116.28, 103.53]", "[58.395, 57.12, 57.375]");
+    let (unit, unit_std) = ("[0.485, 0.456, 0.406]", "[0.229, 0.224, 0.225]");
+    let (caffe, ones) = ("[103.939, 116.779, 123.68]", "[1.0, 1.0, 1.0]");
+    let (zeros, reversed) = ("[0.0, 0.0, 0.0]", "[0.406, 0.456, 0.485]");
+    #[rustfmt::skip]
+    let cases = [
+        (bytes, bytes_std, "", Some("write `mean = [0.485, 0.456, 0.406]` and `std = [0.229, 0.224, 0.225]`, or")),
+        (bytes, bytes_std, "scale = 255", None),
+        (bytes, bytes_std, "scale = 1", None),
+        (bytes, unit_std, "", Some("field `preprocess.mean`: expected values for pixels of 0..1, got mean [123.675,")),
+        (caffe, ones, "", Some("`std = [0.0039216, 0.0039216, 0.0039216]`")),
+        (caffe, ones, "scale = 255", Some("ImageNet's mean in the order blue, green, red; write `channel_order = \"bgr\"`")),
+        (caffe, ones, "scale = 255\nchannel_order = \"bgr\"", None),
+        (zeros, "[255.0, 255.0, 255.0]", "", Some("field `preprocess.std`")),
+        (zeros, ones, "scale = 255", None),
+        (zeros, ones, "", None),
+        (unit, unit_std, "scale = 255", Some("got [0.229, 0.224, 0.225], which are for pixels of 0..1; remove `scale`")),
+        (unit, unit_std, "scale = 2", Some("field `preprocess.scale`: expected 1 or 255, got 2")),
+        (reversed, unit_std, "", Some("or `mean = [0.485, 0.456, 0.406]`")),
+        (reversed, unit_std, "channel_order = \"rgb\"", None),
+        (reversed, unit_std, "channel_order = \"bgr\"", None),
+        (unit, unit_std, "channel_order = \"gbr\"", Some("unknown variant `gbr`")),
+    ];
+    for (mean, std, lines, expected) in cases {
+        let case = format!("{mean} {std} {lines}");
+        match (parse(mean, std, lines), expected) {
+            (Ok(manifest), None) => {
+                let again = ModelManifest::parse(&manifest.to_toml().unwrap()).unwrap();
+                assert_eq!(manifest, again, "{case}");
+            }
+            (Err(message), Some(expected)) => {
+                assert!(message.contains(expected), "{case}: {message}");
+            }
+            (result, _) => panic!("{case}: {result:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_activation_is_part_of_classification() {
+    let with = |text: &str, line: &str| {
+        ModelManifest::parse(&text.replace("[preprocess]", &format!("{line}\n[preprocess]")))
+    };
+    for (line, expected) in [
+        ("activation = \"none\"", Activation::None),
+        ("activation = \"softmax\"", Activation::Softmax),
+        ("activation = \"sigmoid\"", Activation::Sigmoid),
+    ] {
+        let manifest = with(MINIMAL, line).unwrap();
+        assert_eq!(manifest.activation, Some(expected));
+        let again = ModelManifest::parse(&manifest.to_toml().unwrap()).unwrap();
+        assert_eq!(manifest, again);
+    }
+    let segmentation = MINIMAL.replace("classification", "segmentation");
+    let error = with(&segmentation, "activation = \"softmax\"").unwrap_err();
+    let expected = "field `activation`: expected none unless `task` is classification, got softmax";
+    assert_eq!(error.to_string(), expected);
+}
+
 const DETECTOR: &str = r#"
     name = "boxes"
     task = "detection"

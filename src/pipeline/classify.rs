@@ -1,11 +1,11 @@
-//! Classification: logits become the most probable classes.
+//! Classification: logits or scores become the most probable classes.
 
 use std::time::Instant;
 
 use super::{Cost, Postprocess, PostprocessInput, Timing, finite};
 use crate::error::ServeError;
 use crate::metrics::Stage;
-use crate::postprocess::classify::{Prediction, classify};
+use crate::postprocess::classify::{Prediction, classify, scores};
 use crate::registry::LoadedModel;
 
 /// Returns the most probable classes of each image, best first.
@@ -30,8 +30,10 @@ impl Postprocess for Classify {
         timing: &mut Timing,
     ) -> Result<Vec<Prediction>, ServeError> {
         let started = Instant::now();
-        let logits = finite(model.manifest.task, &input.outputs)?;
-        let predictions = classify(&logits.data, &model.labels, self.top_k);
+        let output = finite(model.manifest.task, &input.outputs)?;
+        let activation = model.manifest.activation.unwrap_or_default();
+        let scores = scores(&output.data, activation);
+        let predictions = classify(&scores, &model.labels, self.top_k);
         timing[Stage::postprocess] = started.elapsed();
         Ok(predictions)
     }

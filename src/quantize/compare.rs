@@ -4,9 +4,10 @@
 use crate::cancel::Cancel;
 use crate::engine::{Outputs, Tensor};
 use crate::image::ImageSize;
-use crate::manifest::Task;
+use crate::manifest::{ModelManifest, Task};
+use crate::postprocess::classify::scores;
 use crate::postprocess::detect::{DetectOptions, Detection, Detector};
-use crate::postprocess::scores::{argmax, softmax};
+use crate::postprocess::scores::argmax;
 use crate::postprocess::segment::{MaskJob, segment};
 use crate::postprocess::{OutputError, primary_output};
 
@@ -66,7 +67,7 @@ pub(super) fn signal_to_noise(exact: &[f32], rounded: &[f32]) -> f64 {
 /// The result of a network for one image, for the task of the model.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answers {
-    /// Classification: the softmax score of each class, by class index.
+    /// Classification: the score of each class, by class index.
     Scores(Vec<f32>),
     /// Segmentation: the class of every point, at the resolution of the network's output.
     Mask(Vec<u8>),
@@ -76,13 +77,13 @@ pub enum Answers {
 }
 
 impl Answers {
-    /// Computes the result from the outputs of a model for an image of size `original`. `detector`
+    /// Computes the result from the outputs of the model `manifest` for an image of size `original`. `detector`
     /// is the postprocessing of a detection model, `None` for other tasks.
     ///
     /// # Errors
     /// [`OutputError`] if the outputs do not fit the detector or a mask.
     pub fn new(
-        task: Task,
+        manifest: &ModelManifest,
         detector: Option<&Detector>,
         outputs: &Outputs,
         original: ImageSize,
@@ -95,12 +96,13 @@ impl Answers {
             let detections = detector.detect(outputs, original, &options, &Cancel::never());
             return Ok(Self::Boxes(detections?));
         }
-        let output = primary_output(task, outputs)?;
-        if task == Task::Segmentation {
+        let output = primary_output(manifest.task, outputs)?;
+        if manifest.task == Task::Segmentation {
             let mask = segment(output, None, MaskJob::alone(&Cancel::never()))?;
             return Ok(Self::Mask(mask.classes().to_vec()));
         }
-        Ok(Self::Scores(softmax(&output.data)))
+        let activation = manifest.activation.unwrap_or_default();
+        Ok(Self::Scores(scores(&output.data, activation)))
     }
 
     /// Compares the results of two versions of a network for the same image; `self` is the result
@@ -211,6 +213,7 @@ impl Agreement {
 mod tests {
     use super::*;
     use crate::engine::Output;
+    use crate::postprocess::scores::softmax;
 
     #[test]
     fn cosine_similarities() {
@@ -255,7 +258,19 @@ mod tests {
             height: 1,
         };
         let outputs = Outputs::from_iter([Output::f32("out", scores)]);
-        let mask = Answers::new(Task::Segmentation, None, &outputs, size).unwrap();
+        let manifest = ModelManifest::parse(
+            r#"
+            name = "masks"
+            task = "segmentation"
+            description = "a test"
+            labels = "labels.txt"
+            [preprocess]
+            resize = { mode = "short_side", size = 8, filter = "bilinear" }
+            mean = [0.5, 0.5, 0.5]
+            std = [0.5, 0.5, 0.5]
+            "#,
+        );
+        let mask = Answers::new(&manifest.unwrap(), None, &outputs, size).unwrap();
         assert_eq!(mask, Answers::Mask(vec![0, 1, 0, 1]));
         let other = Answers::Mask(vec![0, 1, 1, 1]);
         let expected = Comparison {

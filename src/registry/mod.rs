@@ -12,12 +12,14 @@ use thiserror::Error;
 use crate::batch::{Batcher, Policy, TensorCost, Watchdog, WatchedEngine};
 use crate::engine::{EngineError, OnnxRuntime, Outputs};
 use crate::image::{ImageError, ImageSize, PreparedImage, Preprocessor};
+use crate::inspect::Finding;
 use crate::manifest::{ModelManifest, Precision};
 use crate::metrics::{Metrics, ModelLabel, ModelMetrics};
 use crate::postprocess::detect::{DetectError, Detector};
 use crate::postprocess::{OutputError, check_outputs};
 use crate::store::{ModelSource, StoreError};
 use crate::threads::ThreadPlan;
+pub use activation::{ActivationError, check_activation};
 pub use entry::{Entry, LoadState};
 pub use loads::{LoadFailure, Loads, MAX_WAITING};
 pub use models::Registry;
@@ -25,6 +27,7 @@ use networks::Networks;
 pub use served::{Served, default_variant, find, select};
 pub use tensors::{TensorMemoryError, expected_tensor_demand, share_tensor_memory};
 
+mod activation;
 mod entry;
 mod loads;
 mod models;
@@ -67,6 +70,12 @@ pub enum LoadReason {
     /// finite.
     #[error(transparent)]
     Outputs(#[from] OutputError),
+    /// The outputs for test images do not fit the activation that the manifest states.
+    #[error(transparent)]
+    Activation(#[from] ActivationError),
+    /// The label file has another number of lines than the network has classes.
+    #[error(transparent)]
+    Labels(Finding),
     /// The model has a `box_head` stage that its architecture does not have, or lacks one that its
     /// architecture requires.
     #[error(
@@ -97,6 +106,21 @@ pub enum LoadReason {
     /// A worker thread could not be started.
     #[error("cannot start a worker thread of the model")]
     Thread(#[from] std::io::Error),
+}
+
+impl LoadReason {
+    /// Returns the reason for outputs that do not fit the task. A wrong number of labels names the
+    /// label file.
+    fn outputs(error: OutputError, manifest: &ModelManifest) -> Self {
+        match error {
+            OutputError::Labels { classes, labels } => Self::Labels(Finding::Labels {
+                file: manifest.labels.clone(),
+                classes: classes as u64,
+                labels: labels as u64,
+            }),
+            error => Self::Outputs(error),
+        }
+    }
 }
 
 /// A model that is loaded and accepts requests.
@@ -255,7 +279,13 @@ impl LoadedModel {
             let outputs = warm_up(&mut engine, policy, &image, limit)?;
             match &detector {
                 Some(detector) => detector.check(&outputs, USUAL_SIZE, labels.len())?,
-                None => check_outputs(manifest.task, &outputs, labels.len())?,
+                None => check_outputs(manifest.task, &outputs, labels.len())
+                    .map_err(|error| LoadReason::outputs(error, &manifest))?,
+            }
+            if engines.is_empty() {
+                activation::check(&manifest, &preprocessor, &outputs, |image| {
+                    warm_up(&mut engine, policy, &image, limit)
+                })?;
             }
             engines.push(engine);
             warm = outputs;

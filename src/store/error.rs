@@ -8,6 +8,7 @@ use onnx_export::{BuildError, NotFinite};
 use thiserror::Error;
 
 use super::{Denied, DirectoryError, LabelError, ModelRef};
+use crate::inspect::Finding;
 use crate::manifest::ManifestError;
 
 /// A reason why a model cannot be found or its files cannot be read.
@@ -93,6 +94,14 @@ pub enum StoreError {
         path: PathBuf,
         /// Name of the weight, and its first value that is NaN or infinite.
         source: NotFinite,
+    },
+    /// A network does not fit its manifest, or cannot be served.
+    #[error("cannot use the network {}", .path.display())]
+    Network {
+        /// Path of the ONNX file.
+        path: PathBuf,
+        /// The most basic of the findings.
+        source: Finding,
     },
     /// A manifest that is not built in lists no ONNX files in `stages`.
     #[error("cannot use manifest {}: `stages` must list the model's .onnx files, got none", .path.display())]

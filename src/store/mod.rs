@@ -29,7 +29,7 @@ pub use files::{Boundary, read_bounded, read_labels, read_regular, read_text};
 pub use labels::{LabelError, lines};
 pub use requantize::{Requantize, quantized};
 use scan::{Scan, has_extension};
-pub use source::{ModelSource, Origin};
+pub use source::{MAX_ONNX_BYTES, ModelSource, Origin};
 
 /// Variant name of a model as its manifest describes it, with fp32 weights.
 pub const FP32: &str = Precision::Fp32.as_str();

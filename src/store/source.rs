@@ -4,16 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use onnx_export::summary::Summary;
 use onnx_export::weights::StateDict;
 use onnx_export::{BuildError, DEFAULT_OPSET, Stages};
 
 use super::requantize::Requantize;
 use super::{Boundary, FP32, INT8, ModelRef, StoreError, integrity, lines};
 use crate::catalogue;
+use crate::inspect;
 use crate::manifest::{ModelManifest, Precision, StageFile, Variant, sha256};
 
 /// Maximum size of an ONNX file in bytes, which is protobuf's limit for one message.
-const MAX_ONNX_BYTES: u64 = 2 << 30;
+pub const MAX_ONNX_BYTES: u64 = 2 << 30;
 
 /// Where the ONNX graphs of a model's stages come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -261,8 +263,9 @@ impl ModelSource {
     /// ranges file, the int8 weights are quantized for the CPU of this machine.
     ///
     /// # Errors
-    /// [`StoreError::Changed`] if another process replaced the model meanwhile; another [`StoreError`] if a file
-    /// cannot be read, or if the ranges file does not match the network.
+    /// [`StoreError::Changed`] if another process replaced the model meanwhile; [`StoreError::Network`] if the network
+    /// does not fit the manifest; another [`StoreError`] if a file cannot be read, or if the ranges file does not
+    /// match the network.
     pub fn graphs(&self) -> Result<Stages<Bytes>, StoreError> {
         let graphs = self.read_graphs();
         // This check is first, because other errors would be misleading if the model was replaced.
@@ -288,6 +291,14 @@ impl ModelSource {
     }
 
     fn read_graphs(&self) -> Result<Stages<Bytes>, StoreError> {
+        let graphs = self.read_or_requantize()?;
+        if let Origin::Files { paths, .. } = &self.origin {
+            check_network(paths.network(), graphs.network(), self)?;
+        }
+        Ok(graphs)
+    }
+
+    fn read_or_requantize(&self) -> Result<Stages<Bytes>, StoreError> {
         if let Some(requantize) = &self.requantize
             && let Some(graphs) = requantize.graphs(&self.manifest, &self.origin)?
         {
@@ -331,6 +342,22 @@ fn check_finite(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         path: path.to_path_buf(),
         source,
     })
+}
+
+/// Checks that the network in `bytes`, the ONNX file at `path`, fits the manifest of `source`.
+fn check_network(path: &Path, bytes: &[u8], source: &ModelSource) -> Result<(), StoreError> {
+    // A file that cannot be summarized is rejected by ONNX Runtime, which says what is wrong.
+    let Ok(summary) = Summary::read(bytes) else {
+        return Ok(());
+    };
+    let findings = inspect::check(&summary, &source.manifest, source.labels.len());
+    match findings.into_iter().next() {
+        None => Ok(()),
+        Some(source) => Err(StoreError::Network {
+            path: path.to_path_buf(),
+            source,
+        }),
+    }
 }
 
 /// Returns the path of `file` in the folder of the manifest. A manifest from an unknown author must

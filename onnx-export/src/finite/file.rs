@@ -30,24 +30,11 @@ pub struct NotFinite {
 /// # Errors
 /// [`NotFinite`] for the first initializer with a value that is NaN or infinite.
 pub fn check_weights(model: &[u8]) -> Result<(), NotFinite> {
-    let graphs = messages(Reader::new(model), 7);
-    for tensor in graphs.flat_map(|graph| messages(graph, 5)) {
+    let graphs = Reader::new(model).messages(7);
+    for tensor in graphs.flat_map(|graph| graph.messages(5)) {
         Tensor::read(tensor).check()?;
     }
     Ok(())
-}
-
-/// Returns the messages in the field `number` of a message.
-fn messages(message: Reader<'_>, number: u32) -> impl Iterator<Item = Reader<'_>> {
-    fields(message).filter_map(move |field| match field {
-        (found, Value::Bytes(inner)) if found == number => Some(inner),
-        _ => None,
-    })
-}
-
-/// Returns the fields of a message up to the first that is malformed.
-fn fields(mut message: Reader<'_>) -> impl Iterator<Item = (u32, Value<'_>)> {
-    std::iter::from_fn(move || message.next_field().ok().flatten())
 }
 
 /// The fields of a `TensorProto` that hold a floating-point tensor. Elements are little-endian.
@@ -78,7 +65,7 @@ impl<'a> Tensor<'a> {
 
     fn read(message: Reader<'a>) -> Self {
         let mut tensor = Self::default();
-        for field in fields(message) {
+        for field in message.fields() {
             match field {
                 (1, Value::Varint(size)) => tensor.add_axis(size),
                 (1, Value::Bytes(mut sizes)) => {

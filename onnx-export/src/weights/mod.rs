@@ -235,6 +235,25 @@ fn detect(bytes: &[u8]) -> Result<Format, WeightsError> {
     Err(WeightsError::UnknownFormat { start })
 }
 
+/// Returns the kind of the file `bytes` by its first bytes, with an article, such as `a web page`.
+/// `None` if the kind is not known.
+pub fn kind_of_file(bytes: &[u8]) -> Option<FileKind> {
+    match detect(bytes) {
+        Ok(format) => Some(FileKind::Checkpoint(format)),
+        Err(WeightsError::Foreign { name, .. }) => Some(FileKind::Other(name)),
+        Err(_) => None,
+    }
+}
+
+/// The kind of a file, for errors about a file of the wrong kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// The container of a checkpoint. Whether it holds a checkpoint is not checked.
+    Checkpoint(Format),
+    /// Another kind of file, named with an article.
+    Other(&'static str),
+}
+
 /// Returns the SHA-256 of `bytes` as 64 lower-case hexadecimal digits.
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))

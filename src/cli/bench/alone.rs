@@ -12,6 +12,7 @@ use sightline::manifest::Task;
 use sightline::postprocess::detect::{DetectOptions, Detector};
 use sightline::postprocess::primary_output;
 use sightline::postprocess::segment::{MaskJob, VOC_PALETTE, mask_png, segment};
+use sightline::registry::check_activation;
 use sightline::registry::networks::Networks;
 use sightline::store::ModelSource;
 
@@ -62,7 +63,8 @@ pub(super) struct Alone {
 impl Alone {
     pub(super) fn new(runtime: &OnnxRuntime, source: &ModelSource) -> Result<Self> {
         let detector = Detector::of(&source.manifest)?;
-        let engine = Networks::prepare(source, detector.as_ref(), runtime)?.engine()?;
+        let mut engine = Networks::prepare(source, detector.as_ref(), runtime)?.engine()?;
+        check_activation(&source.manifest, &mut *engine)?;
         let preprocessor = Preprocessor::new(&source.manifest.preprocess);
         Ok(Self {
             task: source.manifest.task,

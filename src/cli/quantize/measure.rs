@@ -36,7 +36,7 @@ pub(super) fn report(
         Ok(Side {
             engine: work.engine(source, detector, graphs, arithmetic)?,
             answer: Box::new(|outputs, original| {
-                Answers::new(source.manifest.task, detector, outputs, original)
+                Answers::new(&source.manifest, detector, outputs, original)
             }),
             times: Vec::new(),
             answers: Vec::new(),

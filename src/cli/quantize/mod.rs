@@ -18,6 +18,7 @@ use sightline::engine::{Arithmetic, Engine, FirstStage, OnnxRuntime};
 use sightline::manifest::{ManifestText, ModelManifest, Precision, Variant};
 use sightline::postprocess::detect::Detector;
 use sightline::quantize::{Choice, Goal, HeldOut, NetworkReport, Subject, calibrate, search};
+use sightline::registry::check_activation;
 use sightline::registry::networks::Networks;
 use sightline::store::{FP32, INT8, ModelSource, Origin, quantized};
 use sightline::threads::usable_cores;
@@ -79,6 +80,9 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
         bars: Bars::new(),
     };
     let detector = Detector::of(&source.manifest)?;
+    let mut engine = work.engine(&source, detector.as_ref(), &float, Arithmetic::Kernels)?;
+    check_activation(&source.manifest, &mut *engine)?;
+    drop(engine);
     let (recipes, networks) = work.choose(&source, detector.as_ref(), &float)?;
     let int8 = quantized(&float, &recipes, goal.target)?;
     let graphs = Precisions {

@@ -1,0 +1,126 @@
+//! The nodes of the main graph: how often each operator occurs, and which operators compute the
+//! outputs.
+
+use std::collections::BTreeMap;
+
+use super::{Summary, name};
+use crate::wire::{Reader, Value};
+
+/// Maximum number of operators that [`Summary::operators`] counts separately.
+pub const MAX_OPERATORS: usize = 1000;
+/// Maximum number of outputs whose operators are searched for.
+const TRACED: usize = 4;
+/// Maximum number of fields of all nodes for which trails are searched: each step of a trail reads all
+/// nodes again.
+const MAX_FIELDS: usize = 4 << 20;
+/// Maximum number of operators in the trail of an output.
+const MAX_TRAIL: usize = 16;
+/// Operators that move, copy or convert elements, so that what matters is the operator before them.
+const MOVES: [&str; 10] = [
+    "Cast",
+    "DequantizeLinear",
+    "Dropout",
+    "Flatten",
+    "Identity",
+    "QuantizeLinear",
+    "Reshape",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+];
+
+/// The fields of a `NodeProto` that say where values come from.
+struct Node<'a> {
+    operator: &'a [u8],
+    domain: &'a [u8],
+    /// Name of the first operand.
+    input: &'a [u8],
+}
+
+impl<'a> Node<'a> {
+    fn read(node: Reader<'a>) -> Self {
+        let content = |number| node.messages(number).map(|field| field.rest());
+        Self {
+            operator: content(4).last().unwrap_or_default(),
+            domain: content(7).last().unwrap_or_default(),
+            input: content(1).next().unwrap_or_default(),
+        }
+    }
+
+    /// Returns the operator, after its domain unless that is ONNX's own.
+    fn shown(&self) -> String {
+        let text = |bytes: &[u8]| name(Reader::new(bytes));
+        match self.domain {
+            b"" | b"ai.onnx" => text(self.operator),
+            domain => format!("{}.{}", text(domain), text(self.operator)),
+        }
+    }
+}
+
+impl Summary {
+    /// Counts the nodes by operator, and finds the operators that compute the first outputs.
+    pub(super) fn read_nodes(&mut self, model: Reader<'_>) {
+        let mut operators: BTreeMap<(&[u8], &[u8]), u64> = BTreeMap::new();
+        let mut fields = 0;
+        for node in nodes(model) {
+            self.nodes += 1;
+            fields += node.fields().count();
+            let node = Node::read(node);
+            let key = (node.domain, node.operator);
+            if operators.len() < MAX_OPERATORS || operators.contains_key(&key) {
+                *operators.entry(key).or_default() += 1;
+            }
+        }
+        for ((domain, operator), count) in operators {
+            let node = Node {
+                operator,
+                domain,
+                input: &[],
+            };
+            *self.operators.entry(node.shown()).or_default() += count;
+        }
+        if fields > MAX_FIELDS {
+            return;
+        }
+        let outputs = model.messages(7).flat_map(|graph| graph.messages(12));
+        for (port, output) in self.outputs.iter_mut().zip(outputs).take(TRACED) {
+            let output = output.messages(1).last().map(|text| text.rest());
+            port.trail = trail(model, output.unwrap_or_default());
+        }
+    }
+}
+
+/// Returns the encoded nodes of the main graph, in the order of the file.
+fn nodes(model: Reader<'_>) -> impl Iterator<Item = Reader<'_>> {
+    model.messages(7).flat_map(|graph| graph.messages(1))
+}
+
+/// Returns the operators that compute `value`, from the last one backwards to the first that is not
+/// one of [`MOVES`].
+///
+/// Each step reads all nodes again instead of keeping them: a hostile file can have one node per two
+/// bytes.
+fn trail(model: Reader<'_>, value: &[u8]) -> Vec<String> {
+    let mut trail = Vec::new();
+    let mut value = value;
+    while trail.len() < MAX_TRAIL && !value.is_empty() {
+        let Some(node) = nodes(model).find(|node| computes(*node, value)) else {
+            break;
+        };
+        let node = Node::read(node);
+        let operator = node.shown();
+        let moves = MOVES.contains(&operator.as_str());
+        trail.push(operator);
+        if !moves {
+            break;
+        }
+        value = node.input;
+    }
+    trail
+}
+
+/// Returns whether `value` is an output of the encoded `node`.
+fn computes(node: Reader<'_>, value: &[u8]) -> bool {
+    node.fields()
+        .any(|field| matches!(field, (2, Value::Bytes(name)) if name.rest() == value))
+}
