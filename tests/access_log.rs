@@ -89,3 +89,22 @@ fn the_log_can_have_errors_only_or_nothing() {
     assert_eq!(statuses, [404, 400]);
     assert!(access_events("off").is_empty());
 }
+
+#[test]
+fn a_log_in_json_is_all_that_the_server_prints() {
+    let server = Server::start(&["--log-format", "json"]);
+    server.terminate();
+    let (code, printed) = server.wait();
+    assert_eq!(code, Some(0), "{printed}");
+    let messages = printed.lines().map(|line| {
+        let record: Value = serde_json::from_str(line).unwrap();
+        record["fields"]["message"].as_str().unwrap().to_owned()
+    });
+    let messages: Vec<String> = messages.collect();
+    for expected in ["listening", "memory plan", "ready", "stopped"] {
+        assert!(
+            messages.iter().any(|message| message == expected),
+            "{messages:?}"
+        );
+    }
+}

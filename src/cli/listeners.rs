@@ -13,7 +13,7 @@ use sightline::http::server::Server;
 use tokio::net::TcpListener;
 
 use super::probe::Health;
-use super::say::say;
+use super::say::tell;
 
 /// Maximum number of open connections of the admin listener.
 const ADMIN_CONNECTIONS: usize = 64;
@@ -44,16 +44,18 @@ impl Listeners {
         })
     }
 
-    /// Prints the addresses of the listeners and returns the address of the public listener.
+    /// Prints and logs the addresses of the listeners, and returns the address of the public listener.
     pub(super) fn announce(&self) -> Result<SocketAddr> {
         let address = self.public.local_addr()?;
         let version = env!("CARGO_PKG_VERSION");
-        // Errors are ignored: the server runs on if stdout is closed.
-        let _ = say!("sightline {version} listening on http://{address}");
-        if let Some(admin) = &self.admin {
-            let address = admin.local_addr()?;
-            let _ = say!("health and metrics on http://{address}");
+        tell!("sightline {version} listening on http://{address}");
+        let admin = self.admin.as_ref().map(TcpListener::local_addr);
+        let admin = admin.transpose()?;
+        if let Some(admin) = admin {
+            tell!("health and metrics on http://{admin}");
         }
+        let admin = admin.map(tracing::field::display);
+        tracing::info!(version, %address, admin, "listening");
         Ok(address)
     }
 

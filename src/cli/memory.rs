@@ -10,7 +10,7 @@ use sightline::memory::{
 };
 use sightline::registry::{Served, expected_tensor_demand};
 
-use super::say::say;
+use super::say::tell;
 
 /// Limits the private writable memory of this process to `bytes` bytes: allocations over the limit fail. The address
 /// space is not limited, because the reserved address space of each thread's heap would count.
@@ -85,8 +85,7 @@ impl Planned {
             decode_threads = self.threads,
             "memory plan"
         );
-        // Nobody may read stdout, and the server can run without printing this line.
-        let _ = say!(
+        tell!(
             "memory for requests: {} (bodies {}, images {}, tensors {}, responses {})",
             ByteSize(plan.total()),
             ByteSize(plan.bodies),

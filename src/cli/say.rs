@@ -29,6 +29,15 @@ pub(super) fn print_line(text: fmt::Arguments<'_>) -> Result<()> {
     }
 }
 
+/// Prints a line about the running server to stdout, unless the log is in JSON: then events say the same, and nothing
+/// else is printed. Called by the macro [`tell!`].
+pub(super) fn print_status(text: fmt::Arguments<'_>) {
+    if !super::log::is_json() {
+        // The error is ignored: the server runs on if stdout is closed.
+        let _ = print_line(text);
+    }
+}
+
 /// Prints a message to stderr. Called by the macro [`complain!`].
 pub(super) fn print_error(text: fmt::Arguments<'_>) {
     // The error is ignored, because there is no other place to report it if stderr is closed.
@@ -58,12 +67,17 @@ macro_rules! say {
     ($($text:tt)*) => { $crate::cli::say::print_line(format_args!($($text)*)) };
 }
 
+/// Prints a line about the running server, for people.
+macro_rules! tell {
+    ($($text:tt)*) => { $crate::cli::say::print_status(format_args!($($text)*)) };
+}
+
 /// Prints a message to stderr like `eprintln!`, but never panics.
 macro_rules! complain {
     ($($text:tt)*) => { $crate::cli::say::print_error(format_args!($($text)*)) };
 }
 
-pub(super) use {complain, say};
+pub(super) use {complain, say, tell};
 
 #[cfg(test)]
 mod tests {

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::listeners::Listeners;
 use super::memory::{Planned, limit_to_machine};
-use super::say::say;
+use super::say::tell;
 use super::settings::{Merged, SettingsArgs};
 use super::signals::StopSignals;
 use super::{RuntimeArgs, StoreArgs, descriptors, environment, print_config, trial};
@@ -68,8 +68,8 @@ pub(super) fn run(args: &ServeArgs, merged: Merged, matches: &ArgMatches) -> Res
     // Dropping the runtime would wait for a model that is still being loaded.
     tokio.shutdown_background();
     result?;
-    // The server has stopped successfully even if stdout is closed.
-    let _ = say!("stopped");
+    tracing::info!("stopped");
+    tell!("stopped");
     Ok(())
 }
 
@@ -322,9 +322,8 @@ fn load_all(
     let Identity {
         version, instance, ..
     } = &app.identity;
-    tracing::info!(%address, version, instance, "ready");
-    // Errors are ignored: the server runs on if stdout is closed.
-    let _ = say!(
+    tracing::info!(%address, version, instance, seconds, "ready");
+    tell!(
         "ready after {seconds:.2} s, instance {instance}, default model {default}. Try:\n  curl --data-binary @photo.jpg \
          -H 'content-type: image/jpeg' 'http://{address}{route}'"
     );

@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use serde_json::Value;
+
 use super::client::{Reply, agent};
 use super::command::{sightline, wait};
 use super::{PATIENCE, eventually};
@@ -47,10 +49,16 @@ impl Server {
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = follow(child.stderr.take().unwrap(), Arc::clone(&log));
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut first = String::new();
-        stdout.read_line(&mut first).unwrap();
+        let first = if args.contains(&"json") {
+            listening_event(&log)
+        } else {
+            let mut first = String::new();
+            stdout.read_line(&mut first).unwrap();
+            first
+        };
         let readers = vec![stderr, follow(stdout, Arc::clone(&log))];
-        let Some((_, address)) = first.trim().split_once("listening on http://") else {
+        let address = first.trim().split_once("listening on http://");
+        let Some(address) = address.and_then(|(_, address)| address.parse().ok()) else {
             let _ = child.wait();
             panic!(
                 "the server printed no address; stdout: {first}, log: {}",
@@ -59,7 +67,7 @@ impl Server {
         };
         Self {
             child,
-            address: address.parse().unwrap(),
+            address,
             agent: agent(),
             log,
             readers,
@@ -193,6 +201,20 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Waits for the event `listening` in a log in JSON, and returns the line that is printed to stdout with a log in text.
+fn listening_event(log: &Mutex<String>) -> String {
+    let mut address = None;
+    eventually("the server listens", || {
+        let log = log.lock().unwrap();
+        let events = log.lines();
+        let mut events = events.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let event = events.find(|event| event["fields"]["message"] == "listening");
+        address = event.map(|event| event["fields"]["address"].as_str().unwrap().to_owned());
+        address.is_some()
+    });
+    format!("listening on http://{}", address.unwrap_or_default())
 }
 
 /// Starts a thread that appends the lines of `from`, the server's stdout or stderr, to `log` until
