@@ -21,7 +21,7 @@ RUN_LOAD = ulimit -n 20000 2>/dev/null || ulimit -n "$$(ulimit -Hn)"; exec targe
 
 .DEFAULT_GOAL := help
 .PHONY: help serve build install uninstall test fmt lint doc image image-test bench load-test soak-test load-binary fuzz fuzz-api \
-	mutation-test writers-test onnxruntime clean
+	mutation-test writers-test first-contact onnxruntime clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ bench: onnxruntime ## run the benchmarks
 
 fuzz: ## run the fuzz targets under AddressSanitizer (FUZZ_SECONDS=60 for each)
 	@scripts/fuzz.sh
+
+first-contact: onnxruntime build ## try the first steps of a new user, and the mistakes that people make
+	@tests/first_contact.sh
 
 mutation-test: onnxruntime build ## send 50,000 mutated images to the release server
 	SIGHTLINE_TEST_BINARY=$(CURDIR)/target/release/sightline \

@@ -65,6 +65,7 @@ pub(crate) mod table {
     use std::collections::BTreeMap;
 
     use serde::de::Error as _;
+    use serde::ser::Error as _;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     use super::{DefaultModel, InvalidDefault};
@@ -72,18 +73,25 @@ pub(crate) mod table {
     /// Writes the table.
     ///
     /// # Errors
-    /// As `serializer`.
+    /// As `serializer`, and if a task has two models.
     #[expect(clippy::ref_option, reason = "serde calls the function with this type")]
     pub(crate) fn serialize<S: Serializer>(
         defaults: &Option<Vec<DefaultModel>>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        let pairs = |defaults: &Vec<DefaultModel>| {
-            let defaults = defaults.iter();
-            let pairs = defaults.map(|default| (default.task.as_str(), default.model.to_string()));
-            pairs.collect::<BTreeMap<_, _>>()
+        let Some(defaults) = defaults else {
+            return serializer.serialize_none();
         };
-        defaults.as_ref().map(pairs).serialize(serializer)
+        let mut table = BTreeMap::new();
+        for DefaultModel { task, model } in defaults {
+            let other = table.insert(task.as_str(), model.to_string());
+            if let Some(other) = other {
+                let task = task.as_str();
+                let error = format!("two default models for the task {task}: {other} and {model}");
+                return Err(S::Error::custom(error));
+            }
+        }
+        table.serialize(serializer)
     }
 
     /// Reads the table.

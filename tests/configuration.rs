@@ -55,6 +55,10 @@ fn the_printed_configuration_is_a_complete_file_with_the_same_settings() {
         "warn",
         "--log-format",
         "json",
+        "--default-model",
+        "classification=a,detection=b@int8",
+        "--access-log",
+        "errors",
     ];
     for args in [&flags[..], &[]] {
         let first = printed(args);
@@ -70,8 +74,10 @@ fn the_printed_configuration_is_a_complete_file_with_the_same_settings() {
         "\nmemory_budget = 1073741824\n",
         "\nfollow_symlinks = true\n",
         "\nlog = \"warn\"\n",
+        "\naccess_log = \"errors\"\n",
+        "\ndefault_models = { classification = \"a\", detection = \"b@int8\" }\n",
         "\nlog_format = \"json\"\n",
-        "\n# admin_listen = ADDR\n",
+        "\n# admin_listen = \"ADDR\"\n",
         "\n# threads = ",
         "[default: 127.0.0.1:8080]\n# Environment: SIGHTLINE_LISTEN\n",
         "[default: 32]\n# Environment: SIGHTLINE_MAX_IMAGES\nmax_images = 3\n",
@@ -177,7 +183,7 @@ fn config_check_prints_the_origin_of_each_value() {
             "environment SIGHTLINE_FOLLOW_SYMLINKS",
         ),
         ("max_connections = 1024", "default"),
-        ("# admin_listen = ADDR", "default"),
+        ("# admin_listen = \"ADDR\"", "default"),
     ] {
         let found = stdout.lines().find_map(|line| {
             let (left, right) = line.rsplit_once("  # ")?;

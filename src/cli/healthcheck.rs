@@ -8,6 +8,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use sightline::config::{ConfigError, DEFAULT_LISTEN, ListenAddress, Settings};
 use ureq::http::Uri;
+use ureq::http::uri::Authority;
 
 use super::probe::Health;
 use super::say::say;
@@ -101,12 +102,20 @@ fn checked(url: &str) -> Result<String, String> {
     let usable = |uri: &Uri| {
         uri.scheme_str() == Some("http")
             && uri.host().is_some_and(|host| !host.is_empty())
+            // A port that is not a number would otherwise count as no port.
+            && uri.authority().is_some_and(|authority| authority.port_u16().is_some() || has_no_port(authority))
             && uri.query().is_none()
     };
     if url.parse().is_ok_and(|uri| usable(&uri)) {
         return Ok(url.trim_end_matches('/').to_owned());
     }
     Err("expected http://HOST:PORT, such as http://127.0.0.1:8080".to_owned())
+}
+
+/// Returns whether the text of `authority` has no colon after the host.
+fn has_no_port(authority: &Authority) -> bool {
+    let text = authority.as_str();
+    !text.rsplit(']').next().unwrap_or(text).contains(':')
 }
 
 /// Requests `/health/ready` from the server, and prints the server's URL, version and instance id.
@@ -249,6 +258,10 @@ mod tests {
             "http://",
             "http://:80",
             "http://x y",
+            "http://127.0.0.1:80800",
+            "http://127.0.0.1:80x",
+            "http://127.0.0.1:",
+            "http://[::1]:",
         ] {
             assert!(checked(url).is_err(), "{url}");
         }

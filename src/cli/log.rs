@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::sync::OnceLock;
 
 use onnx_export::text::{cut, printable};
-use serde_json::Value;
-use sightline::config::{ConfigError, LogFormat};
+use serde_json::{Map, Value};
+use sightline::config::{ConfigError, DEFAULT_LOG, LogFormat};
 use tracing_subscriber::EnvFilter;
 
 /// Maximum number of characters of a record in text format, and of each string in a JSON record.
@@ -41,22 +41,44 @@ pub(super) fn is_json() -> bool {
 pub(super) fn start(filter: &str, format: LogFormat) -> Result<(), ConfigError> {
     // ONNX Runtime's warnings are about its own optimizations, so only its errors are logged.
     let parsed = EnvFilter::try_new(format!("ort=error,{filter}"));
-    let parsed = parsed.map_err(|_| ConfigError::Value {
-        setting: "log",
-        expected: "a filter, such as `info` or `warn,sightline=debug`".to_owned(),
-        got: format!("`{}`", cut(filter, 64)),
-    })?;
+    let malformed = parsed.is_err();
     let _ = STARTED.set((filter.to_owned(), format));
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(parsed)
+        // The error of a malformed filter is logged, too.
+        .with_env_filter(parsed.unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG)))
         // Colors would need escape characters, which are escaped in all records.
         .with_ansi(false)
         .with_writer(move || Records { format });
     match format {
         LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Json => {
+            builder.json().init();
+            std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panic")));
+        }
     }
-    Ok(())
+    if !malformed {
+        return Ok(());
+    }
+    Err(ConfigError::Value {
+        setting: "log",
+        expected: "a filter, such as `info` or `warn,sightline=debug`".to_owned(),
+        got: format!("`{}`", cut(filter, 64)),
+    })
+}
+
+/// Writes what a child process has printed to stderr. A log in JSON gets its records, and each of its other lines, such
+/// as the message of an abort, as an event.
+pub(super) fn forward(printed: &[u8]) {
+    let printed = String::from_utf8_lossy(printed);
+    for line in printed.lines() {
+        let is_record = || serde_json::from_str::<Map<String, Value>>(line).is_ok();
+        if is_json() && !is_record() {
+            tracing::warn!(line, "child process printed");
+        } else {
+            // The error is ignored, because there is no other place to report it.
+            let _ = writeln!(io::stderr(), "{}", printable(line, &['\t']));
+        }
+    }
 }
 
 /// A writer to stderr. The caller writes each log record with one call of `write`.

@@ -70,7 +70,7 @@ pub(super) fn entries(merged: &Merged, matches: &ArgMatches) -> Result<Vec<Entry
     let cli = Cli::command();
     let entry = |&key: &&'static str| {
         let argument = argument(&cli, key);
-        let placeholder = argument.map_or_else(|| "VALUE".to_owned(), placeholder);
+        let placeholder = placeholder(key, argument);
         let value = effective.get(key).map(toml::Value::to_string);
         Entry {
             key,
@@ -89,10 +89,19 @@ fn depends_on_machine(key: &str) -> bool {
     key == "threads"
 }
 
-/// Returns the name of the argument's value in its help text.
-fn placeholder(argument: &Arg) -> String {
-    let names = argument.get_value_names().and_then(<[_]>::first);
-    names.map_or_else(|| "VALUE".to_owned(), ToString::to_string)
+/// Returns a value of the form that `key` has in TOML, with the name of the argument's value in the help text.
+fn placeholder(key: &str, argument: Option<&Arg>) -> String {
+    match key {
+        "default_models" => return "{ classification = \"NAME\" }".to_owned(),
+        "model" => return "[\"NAME\"]".to_owned(),
+        "precision" => return "\"int8\"".to_owned(),
+        _ => {}
+    }
+    let names = argument.and_then(|argument| argument.get_value_names()?.first());
+    match names.map_or("VALUE", |name| name.as_str()) {
+        number @ ("N" | "MILLISECONDS" | "MICROSECONDS" | "PIXELS" | "BYTES") => number.to_owned(),
+        text => format!("\"{text}\""),
+    }
 }
 
 /// Returns the help text of an argument and the name of its environment variable, wrapped into

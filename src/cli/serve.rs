@@ -184,7 +184,7 @@ fn reject_duplicates(served: &[Served]) -> Result<(), StoreError> {
 
 /// Serves until a stop signal arrives or a model fails to load, then waits for the requests in
 /// flight. A second signal ends this wait and is an error.
-async fn serve(config: ServeConfig, prepared: Prepared, signals: StopSignals) -> Result<()> {
+async fn serve(config: ServeConfig, prepared: Prepared, mut signals: StopSignals) -> Result<()> {
     let Prepared {
         memory,
         runtime,
@@ -196,7 +196,13 @@ async fn serve(config: ServeConfig, prepared: Prepared, signals: StopSignals) ->
         // Resolving a host name blocks.
         tokio::task::spawn_blocking(move || Listeners::bind(&config))
     };
-    let listeners = binding.await??;
+    let listeners = tokio::select! {
+        listeners = binding => listeners??,
+        signal = signals.next() => {
+            tracing::info!(signal, "stopped before listening");
+            return Ok(());
+        }
+    };
     let address = listeners.announce()?;
     memory.announce();
     defaults.log();

@@ -37,6 +37,15 @@ pub enum ListenAddress {
 pub struct ListenAddressError(String);
 
 impl ListenAddress {
+    /// Returns the port. 0 stands for any free port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Ip(address) => address.port(),
+            Self::Name { port, .. } => *port,
+        }
+    }
+
     /// Returns the IP addresses to try, in this order. For `localhost` these are 127.0.0.1 and ::1.
     ///
     /// # Errors

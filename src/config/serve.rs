@@ -153,8 +153,7 @@ impl ServeConfig {
 
 /// Returns an error if both listeners have the same address. Port 0 stands for any free port.
 fn distinct(listen: &ListenAddress, admin: &ListenAddress) -> Result<(), ConfigError> {
-    let any_port = matches!(admin, ListenAddress::Ip(address) if address.port() == 0);
-    if listen != admin || any_port {
+    if listen != admin || admin.port() == 0 {
         return Ok(());
     }
     Err(ConfigError::Value {

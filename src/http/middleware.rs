@@ -78,7 +78,8 @@ fn request_span(request: &axum::http::Request<Body>) -> Span {
     let extensions = request.extensions();
     let id = extensions.get::<RequestId>();
     let id = id.and_then(|id| id.header_value().to_str().ok());
-    tracing::info_span!(
+    // At level `error`, so that every event about a request has its id, whatever the filter of the log.
+    tracing::error_span!(
         "request",
         request_id = id.unwrap_or_default(),
         method = %request.method(),

@@ -144,13 +144,12 @@ async fn openapi() -> impl IntoResponse {
 }
 
 async fn no_route(OriginalUri(uri): OriginalUri) -> Problem {
-    // Echoed values are cut to 64 characters.
-    let path = uri.path().chars().take(64).collect();
+    let path = cut(uri.path());
     ServeError::NoRoute { path }.into()
 }
 
 async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Problem {
-    let (path, method) = (uri.path().to_owned(), method.to_string());
+    let (path, method) = (cut(uri.path()), cut(method.as_str()));
     let tasks = [Task::Classification, Task::Detection, Task::Segmentation];
     let takes_images = tasks.map(route_of).contains(&uri.path());
     let allowed = if takes_images {
@@ -164,4 +163,9 @@ async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Pr
         allowed,
     };
     error.into()
+}
+
+/// Returns the first 64 characters of a text from a client, for an error message.
+fn cut(text: &str) -> String {
+    text.chars().take(64).collect()
 }

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use axum::extract::Query;
 use axum::http::Uri;
 
+use super::cut;
 use crate::error::ServeError;
 use crate::image::Orientation;
 use crate::nearest::nearest;
@@ -154,11 +155,6 @@ pub(super) fn bad(field: &str, expected: &str, got: &str) -> ServeError {
             cut(got)
         },
     }
-}
-
-/// Returns the first 64 characters of a text from a client, for an error message.
-fn cut(text: &str) -> String {
-    text.chars().take(64).collect()
 }
 
 #[cfg(test)]

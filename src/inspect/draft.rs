@@ -287,7 +287,6 @@ mod tests {
                 "My Net v1.2.toml",
                 "My Net v1.2.labels.txt",
             ),
-            ("/m/..onnx", "model", "..toml", "..labels.txt"),
             ("/model.onnx", "model", "model.toml", "labels.txt"),
         ];
         for (path, name, file, labels) in cases {

@@ -9,7 +9,7 @@ mod child;
 mod message;
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, Write};
+use std::io::{BufReader, Read, Seek};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -114,8 +114,7 @@ fn optimize(
     let mut output = memory_file("optimized")?;
     let mut child = start(runtime.library(), input, output.try_clone()?)?;
     let (status, log) = finish(&mut child, limits.timeout)?;
-    // An error is ignored, because the model can be loaded even if the log cannot be written.
-    let _ = std::io::stderr().write_all(&log);
+    crate::cli::log::forward(&log);
     output.rewind()?;
     let result = outcome(BufReader::new(output), status);
     result.map_err(|error| explain_memory(error, &log, memory_bytes))
