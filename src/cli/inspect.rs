@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
-use onnx_export::summary::{Axis, Port, Summary, data_type_name};
+use onnx_export::summary::{Axis, Port, Summary, SummaryError, data_type_name};
 use onnx_export::text::{printable, shown};
 use onnx_export::weights::{FileKind, kind_of_file};
 use serde_json::{Value, json};
@@ -25,9 +25,9 @@ pub(super) struct InspectArgs {
     #[arg(value_name = "FILE.onnx")]
     file: PathBuf,
     /// Print JSON
-    #[arg(long, env = "SIGHTLINE_JSON", conflicts_with = "manifest")]
+    #[arg(long, env = "SIGHTLINE_JSON")]
     json: bool,
-    /// Print only the manifest to start from
+    /// Print only the manifest to start from, as TOML
     #[arg(long, env = "SIGHTLINE_MANIFEST")]
     manifest: bool,
 }
@@ -40,17 +40,17 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let path = &args.file;
     let bytes = read(path)?;
     let inspection =
-        Inspection::new(path, &bytes).map_err(|error| not_onnx(path, &bytes, error))?;
-    if args.json {
-        let json = to_json(path, bytes.len(), &inspection);
-        say!("{}", serde_json::to_string_pretty(&json)?)?;
-    } else if args.manifest {
+        Inspection::new(path, &bytes).map_err(|error| not_onnx(path, &bytes, &error))?;
+    if args.manifest {
         for problem in &inspection.problems {
             complain!("warning: {problem}");
         }
         if let Some(draft) = &inspection.draft {
             say!("{}", draft.to_toml().trim_end())?;
         }
+    } else if args.json {
+        let json = to_json(path, bytes.len(), &inspection);
+        say!("{}", serde_json::to_string_pretty(&json)?)?;
     } else {
         print(path, bytes.len(), &inspection)?;
     }
@@ -85,7 +85,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Returns the error for a file that is not an ONNX file, which says what the file is.
-fn not_onnx(path: &Path, bytes: &[u8], error: impl std::error::Error) -> anyhow::Error {
+fn not_onnx(path: &Path, bytes: &[u8], error: &SummaryError) -> anyhow::Error {
     let path = path.display();
     match kind_of_file(bytes) {
         Some(FileKind::Checkpoint(format)) => anyhow!(

@@ -1,8 +1,10 @@
 //! A manifest to start from, for an ONNX file without one.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use onnx_export::Stages;
 use onnx_export::summary::{Axis, Summary};
 use onnx_export::text::shown;
 
@@ -10,7 +12,6 @@ use super::{input, output};
 use crate::manifest::{
     Activation, Batching, ChannelOrder, Filter, ModelManifest, Preprocess, Resize, StageFile, Task,
 };
-use onnx_export::Stages;
 
 /// Mean of ImageNet's channels R, G and B.
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
@@ -86,7 +87,7 @@ impl Draft {
                 pad_to: 1,
             },
             detection: None,
-            variants: std::collections::BTreeMap::new(),
+            variants: BTreeMap::new(),
             batching: Batching::default(),
             weights: Vec::new(),
             provenance: None,

@@ -20,7 +20,8 @@ use onnx_export::{check_weights, reject_external_data};
 use crate::manifest::{ModelManifest, Task};
 pub use draft::Draft;
 pub use finding::Finding;
-pub use output::{label_hint, likely_task};
+use output::label_hint;
+pub use output::likely_task;
 
 /// Returns what keeps the network of `summary` from being served with `manifest`, the most basic
 /// finding first. `labels` is the number of labels. Empty if nothing is known to be wrong.

@@ -180,7 +180,7 @@ pub(super) fn activation(summary: &Summary) -> Option<Activation> {
 }
 
 /// Returns the likely reason why `labels` is not `classes`, and what to do.
-pub fn label_hint(classes: u64, labels: u64) -> &'static str {
+pub(super) fn label_hint(classes: u64, labels: u64) -> &'static str {
     match (classes.checked_sub(labels), labels.checked_sub(classes)) {
         _ if labels == 0 => "the file is empty: write one label per line",
         (Some(1), _) => {
