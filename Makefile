@@ -68,7 +68,7 @@ writers-test: onnxruntime build ## export into one folder from several processes
 	SIGHTLINE_TEST_BINARY=$(CURDIR)/target/release/sightline \
 		cargo test --test writers_race --locked -- --ignored --nocapture
 
-load-test: onnxruntime build load-binary ## measure the release server under overload and attacks (takes 12 minutes)
+load-test: onnxruntime build load-binary ## measure the release server under overload and attacks (takes 17 minutes)
 	@$(RUN_LOAD) $(SCENARIOS) $(LOAD_ARGS)
 
 soak-test: onnxruntime build load-binary ## send 100,000 valid and hostile requests to the release server

@@ -12,8 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::Plan;
 use crate::http::{Connection, Request};
 
-/// Maximum time from the server's printing of its address until it is ready.
-const START: Duration = Duration::from_mins(1);
+/// Maximum time from the server's printing of its address until it is ready, and from the end of a
+/// load until it is idle.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running server process. Dropping this value kills the process.
 #[derive(Debug)]
@@ -59,11 +60,26 @@ impl Server {
     }
 
     fn wait_until_ready(&self) -> Result<()> {
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + PATIENCE;
         while self.get("/health/ready")?.0 != 200 {
             ensure!(
                 Instant::now() < deadline,
-                "the server is not ready after {START:?}"
+                "the server is not ready after {PATIENCE:?}"
+            );
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Waits until the server has no image in a queue and no other request in flight.
+    pub(crate) fn wait_until_idle(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.metric("sightline_queue_depth", "")? > 0.0
+            || self.metric("sightline_in_flight", "")? > 1.0
+        {
+            ensure!(
+                Instant::now() < deadline,
+                "the server is not idle {PATIENCE:?} after a load"
             );
             sleep(Duration::from_millis(20));
         }
