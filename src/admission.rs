@@ -212,7 +212,11 @@ pub async fn pace(app: &App, error: &ServeError) {
         (Some(_), _) | (None, ServeError::BodyInterrupted) => return,
         (None, _) => &app.faults,
     };
-    tokio::time::sleep(pacer.delay(Instant::now())).await;
+    let delay = pacer.delay(Instant::now());
+    // Even a sleep of no time waits for the next tick of the timer, and another thread is woken for it.
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
 }
 
 /// Limits the rate of an event: events over the rate are delayed, but only for a bounded time.
