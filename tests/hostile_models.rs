@@ -11,10 +11,8 @@ mod common;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::onnx::{
-    BOOL, FLOAT, INT64, Message, floats, graph, graph_attribute, int, integers, node, value,
-    write_model,
-};
+use common::hostile::{endless_above, network};
+use common::onnx::{FLOAT, INT64, Message, floats, int, integers, node, write_model};
 use common::{Server, eventually, photo, run};
 use image::{ImageFormat, Rgb, RgbImage};
 
@@ -24,54 +22,6 @@ fn png(gray: u8) -> Vec<u8> {
     let image = RgbImage::from_pixel(16, 16, Rgb([gray; 3]));
     image.write_to(&mut file, ImageFormat::Png).unwrap();
     file.into_inner()
-}
-
-/// Returns a graph with three logits. The nodes `work` compute the scalar `result` from the scalar `mean`, the mean
-/// value of all images, and from `constants`.
-fn network(work: &[Message], constants: &[Message]) -> Message {
-    let pooled = node("GlobalAveragePool", "images", "pooled", &[]);
-    let mut nodes = vec![
-        node("ReduceMean", "images", "mean", &[int("keepdims", 0)]),
-        pooled,
-        node("Flatten", "pooled", "flat", &[]),
-    ];
-    nodes.extend_from_slice(work);
-    nodes.push(node("Mul", "result zero", "nothing", &[]));
-    nodes.push(node("Add", "flat nothing", "logits", &[]));
-    let mut all = vec![floats("zero", &[], &[0.0])];
-    all.extend_from_slice(constants);
-    let input = value("images", FLOAT, &[0, 3, 8, 8]);
-    graph(&nodes, &all, &[input], &[value("logits", FLOAT, &[0, 3])])
-}
-
-/// Returns a network with a loop that never ends if the mean value of the images is above `threshold`.
-fn endless_above(threshold: f32) -> Message {
-    let body = graph(
-        &[
-            node("Identity", "go_on", "go_on_again", &[]),
-            node("Identity", "carried", "carried_on", &[]),
-        ],
-        &[],
-        &[
-            value("iteration", INT64, &[]),
-            value("go_on", BOOL, &[]),
-            value("carried", FLOAT, &[]),
-        ],
-        &[
-            value("go_on_again", BOOL, &[]),
-            value("carried_on", FLOAT, &[]),
-        ],
-    );
-    let work = [
-        node("Greater", "mean threshold", "is_above", &[]),
-        node(
-            "Loop",
-            "- is_above mean",
-            "result",
-            &[graph_attribute("body", &body)],
-        ),
-    ];
-    network(&work, &[floats("threshold", &[], &[threshold])])
 }
 
 /// Returns a network that allocates 64 TiB if the mean value of the images is above 0.9.

@@ -14,10 +14,21 @@
     reason = "a test prints its progress and its figures"
 )]
 
+#[path = "../../tests/common/hostile.rs"]
+#[allow(unreachable_pub, reason = "the process tests share this module")]
+mod hostile;
 mod http;
 mod images;
 mod load;
 mod machine;
+#[path = "../../tests/common/onnx.rs"]
+#[allow(
+    clippy::unwrap_used,
+    dead_code,
+    unreachable_pub,
+    reason = "the process tests share this module"
+)]
+mod onnx;
 mod photos;
 mod report;
 mod scenarios;

@@ -8,12 +8,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Plan;
 use crate::http::{Connection, Request};
 
-/// Maximum time from the server's printing of its address until it is ready, and from the end of a
-/// load until it is idle.
+/// Maximum time from the server's printing of its address until it is ready, from the end of a load
+/// until it is idle, and from SIGTERM until it exits.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running server process. Dropping this value kills the process.
@@ -142,6 +143,20 @@ impl Server {
             bail!("the server exited: {status}");
         }
         Ok(())
+    }
+
+    /// Sends SIGTERM to the server. Returns the time until the process has exited, and its exit code
+    /// (`None` if a signal has ended it).
+    pub(crate) fn stop(mut self) -> Result<(Duration, Option<i32>)> {
+        let start = Instant::now();
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        while start.elapsed() < PATIENCE {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok((start.elapsed(), status.code()));
+            }
+            sleep(Duration::from_millis(5));
+        }
+        bail!("the server runs {PATIENCE:?} after SIGTERM")
     }
 
     fn proc(&self, file: &str) -> String {

@@ -3,6 +3,7 @@
 mod bombs;
 mod connections;
 mod held;
+mod hostile_models;
 mod open_loop;
 mod overload;
 mod retry_storm;
@@ -37,6 +38,9 @@ pub(crate) enum Scenario {
     Bombs,
     /// Thousands of silent, trickling and never-reading connections
     Connections,
+    /// Clients send images for which a hostile model runs endlessly, while an ordinary client uses
+    /// another model
+    HostileModels,
     /// Valid and hostile requests mixed, for minutes
     Soak,
 }
@@ -67,6 +71,7 @@ impl Scenario {
             Self::RetryStorm => retry_storm::run(plan, report),
             Self::Bombs => bombs::run(plan, report),
             Self::Connections => connections::run(plan, report),
+            Self::HostileModels => hostile_models::run(plan, report),
             Self::Soak => soak::run(plan, report),
         }
     }
