@@ -76,6 +76,32 @@ fn slow_constants() -> Message {
     network(&work, &constants)
 }
 
+/// Returns a network that runs one operator for long if the mean value of the images is above 0.6: non-maximum
+/// suppression of boxes that do not overlap, which compares every box with all others. The operator ignores the request
+/// to stop the run. `boxes` is the number of boxes if the mean value is 1.
+fn slow_operator(boxes: f32) -> Message {
+    let work = [
+        node("Sub", "mean dark", "above", &[]),
+        node("Mul", "above scale", "product", &[]),
+        node("Cast", "product", "rounded", &[int("to", INT64)]),
+        node("Max", "rounded one", "count", &[]),
+        node("Concat", "one count four", "boxes_shape", &[int("axis", 0)]),
+        node("Concat", "one one count", "scores_shape", &[int("axis", 0)]),
+        node("ConstantOfShape", "boxes_shape", "boxes", &[]),
+        node("ConstantOfShape", "scores_shape", "scores", &[]),
+        node("NonMaxSuppression", "boxes scores count", "selected", &[]),
+        node("Cast", "selected", "indices", &[int("to", FLOAT)]),
+        node("ReduceMax", "indices", "result", &[int("keepdims", 0)]),
+    ];
+    let constants = [
+        floats("dark", &[], &[0.6]),
+        floats("scale", &[], &[boxes / 0.4]),
+        integers("one", &[1], &[1]),
+        integers("four", &[1], &[4]),
+    ];
+    network(&work, &constants)
+}
+
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
@@ -130,6 +156,46 @@ fn a_run_that_never_ends_is_stopped_and_the_model_recovers() {
     assert!(ended.elapsed() < Duration::from_secs(1));
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("still in flight after the grace"), "{log}");
+}
+
+#[test]
+fn a_model_whose_worker_is_stuck_is_not_ready_until_the_operator_returns() {
+    let models = tempfile::tempdir().unwrap();
+    write_model(models.path(), "slow", &slow_operator(220_000.0));
+    let path = models.path().join("slow");
+    let flags = ["--instances", "1", "--request-timeout-ms", "200"];
+    let server = Server::start(&[&["--model", text(&path)], &flags[..]].concat());
+    let stuck = || server.metric(r#"sightline_stuck_workers{model="slow",variant="fp32"}"#);
+    let recovered = || server.classify("", &png(128)).status == 200;
+    assert!(recovered());
+    // Each image takes more than twice the time of the one before. A worker is stuck 6.2 s after its request arrived;
+    // on the machine where the number of boxes was chosen, the first image takes 10 s.
+    let mut replies = None;
+    for gray in [200, 225, 255] {
+        assert_eq!(server.classify("", &png(gray)).code(), "deadline_passed");
+        eventually("the worker is stuck, or the operator has returned", || {
+            if stuck() == 1.0 {
+                let both = [server.get("/health/ready"), server.classify("", &png(128))];
+                replies = (stuck() == 1.0).then_some(both);
+            }
+            replies.is_some() || recovered()
+        });
+        if replies.is_some() {
+            break;
+        }
+    }
+    for reply in replies.expect("a slower operator than this machine needs") {
+        let got = (reply.status, reply.code());
+        assert_eq!(got, (503, "model_stuck".to_owned()));
+    }
+    assert_eq!(server.get("/health/live").status, 200);
+    eventually("the operator returns", || stuck() == 0.0);
+    assert_eq!(server.get("/health/ready").status, 200);
+    assert!(recovered());
+    server.terminate();
+    let (code, log) = server.wait();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("stuck worker returned"), "{log}");
 }
 
 #[test]
