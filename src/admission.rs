@@ -21,7 +21,7 @@ use crate::batch::BatchError;
 use crate::budget::{Exhausted, Permit};
 use crate::error::ServeError;
 use crate::metrics::{Metrics, Rejection};
-use crate::pool::{ImagePool, JobCost, LongJobs};
+use crate::pool::{ImagePool, JobCost, LongJob, LongJobs};
 use crate::registry::{Entry, LoadedModel};
 
 /// The time by which the response to a request must be ready.
@@ -181,7 +181,7 @@ impl LongImages {
     pub(crate) fn take(&mut self, cost: JobCost) -> Option<LongImage> {
         cost.long.then(|| LongImage {
             _place: self.places.split(1),
-            _time: self.jobs.take(cost),
+            time: self.jobs.take(cost),
         })
     }
 }
@@ -189,7 +189,17 @@ impl LongImages {
 /// The reservation of one image that takes long to decode: a place in the queue and thread time.
 pub(crate) struct LongImage {
     _place: Option<Permit>,
-    _time: Option<Permit>,
+    time: Option<LongJob>,
+}
+
+impl LongImage {
+    /// Releases the reservation of an image that has been decoded. Dropping the reservation releases it, too, but
+    /// counts the image as given up.
+    pub(crate) fn decoded(self) {
+        if let Some(time) = self.time {
+            time.finish();
+        }
+    }
 }
 
 /// Delays the response with `error` if the server sends error responses at a high rate.
@@ -215,7 +225,11 @@ pub async fn pace(app: &App, error: &ServeError) {
         (Some(_), _) | (None, ServeError::BodyInterrupted) => return,
         (None, _) => &app.faults,
     };
-    tokio::time::sleep(pacer.delay(Instant::now())).await;
+    let delay = pacer.delay(Instant::now());
+    // Even a sleep of no time waits for the next tick of the timer, and another thread is woken for it.
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
 }
 
 /// Limits the rate of an event: events over the rate are delayed, but only for a bounded time.

@@ -4,6 +4,7 @@
 //! the module `schedule` decides the order of the jobs.
 
 mod backlog;
+mod long;
 mod schedule;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,9 @@ use crate::budget::Budget;
 use crate::error::ServeError;
 use crate::postprocess::segment::Helpers;
 use backlog::Backlog;
-pub use backlog::{Late, LongJobs};
+pub use backlog::Late;
+pub(crate) use long::LongJob;
+pub use long::LongJobs;
 use schedule::{Grant, Place, Schedule};
 pub use schedule::{JobCost, LARGE_PIXELS, is_long};
 
@@ -39,7 +42,7 @@ pub struct ImagePool {
 struct Shared {
     schedule: Mutex<Schedule<oneshot::Sender<Ticket>>>,
     threads: usize,
-    /// Moment from which the times that are passed to the schedule count.
+    /// Moment from which the times that are passed to the schedule and to the backlog count.
     started: Instant,
     /// Memory budgets: first of jobs on small images, then of jobs on large images.
     budgets: [Budget; 2],
@@ -176,12 +179,16 @@ impl ImagePool {
         left: Duration,
     ) -> Result<LongJobs, Late> {
         let long = costs.filter(|cost| cost.long);
-        self.shared.backlog.admit(long, left)
+        let now = self.shared.started.elapsed();
+        Ok(LongJobs {
+            reserved: self.shared.backlog.admit(long, left, now)?,
+            shared: Arc::clone(&self.shared),
+        })
     }
 
     /// Returns the predicted time until the long jobs that were admitted have finished.
     pub fn long_wait(&self) -> Duration {
-        self.shared.backlog.wait()
+        self.shared.backlog.wait(self.shared.started.elapsed())
     }
 
     /// Starts `job` once a thread and the memory of `cost` are free. A started job runs to its end
@@ -281,7 +288,37 @@ mod tests {
         // More than two threads can appear, because a thread that is still finishing a job cannot
         // start the next job. Without reuse there would be 200.
         let threads = seen.lock().unwrap().len();
-        assert!(threads < 100, "100 jobs with helpers used {threads} threads");
+        assert!(
+            threads < 100,
+            "100 jobs with helpers used {threads} threads"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_long_job_that_is_given_up_releases_its_time_unless_it_runs() {
+        let pool = ImagePool::new(1, 1 << 20, 1 << 20);
+        let second = JobCost::time(1_000_000_000);
+        let reserve = || {
+            let jobs = pool.admit([second].into_iter(), Duration::from_secs(60));
+            jobs.unwrap().take(second)
+        };
+        let (running, waiting) = (reserve(), reserve());
+        assert!(running.is_some() && waiting.is_some());
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let job = move || {
+            let _ = held.recv();
+            drop(running);
+        };
+        let started = pool.start(second, job).await.unwrap();
+        let queued = pool.start(second, move || drop(waiting));
+        let given_up = tokio::time::timeout(Duration::from_millis(5), queued).await;
+        assert!(given_up.is_err(), "the only thread is in use");
+        assert_eq!(pool.long_wait(), Duration::from_secs(1));
+        drop(started);
+        assert_eq!(pool.long_wait(), Duration::from_secs(1));
+        drop(release);
+        pool.run(second, || ()).await.unwrap();
+        assert_eq!(pool.long_wait(), Duration::ZERO);
     }
 
     #[tokio::test]

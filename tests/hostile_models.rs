@@ -11,10 +11,8 @@ mod common;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::onnx::{
-    BOOL, FLOAT, INT64, Message, floats, graph, graph_attribute, int, integers, node, value,
-    write_model,
-};
+use common::hostile::{endless_above, network};
+use common::onnx::{FLOAT, INT64, Message, floats, int, integers, node, write_model};
 use common::{Server, eventually, photo, run};
 use image::{ImageFormat, Rgb, RgbImage};
 
@@ -24,54 +22,6 @@ fn png(gray: u8) -> Vec<u8> {
     let image = RgbImage::from_pixel(16, 16, Rgb([gray; 3]));
     image.write_to(&mut file, ImageFormat::Png).unwrap();
     file.into_inner()
-}
-
-/// Returns a graph with three logits. The nodes `work` compute the scalar `result` from the scalar `mean`, the mean
-/// value of all images, and from `constants`.
-fn network(work: &[Message], constants: &[Message]) -> Message {
-    let pooled = node("GlobalAveragePool", "images", "pooled", &[]);
-    let mut nodes = vec![
-        node("ReduceMean", "images", "mean", &[int("keepdims", 0)]),
-        pooled,
-        node("Flatten", "pooled", "flat", &[]),
-    ];
-    nodes.extend_from_slice(work);
-    nodes.push(node("Mul", "result zero", "nothing", &[]));
-    nodes.push(node("Add", "flat nothing", "logits", &[]));
-    let mut all = vec![floats("zero", &[], &[0.0])];
-    all.extend_from_slice(constants);
-    let input = value("images", FLOAT, &[0, 3, 8, 8]);
-    graph(&nodes, &all, &[input], &[value("logits", FLOAT, &[0, 3])])
-}
-
-/// Returns a network with a loop that never ends if the mean value of the images is above `threshold`.
-fn endless_above(threshold: f32) -> Message {
-    let body = graph(
-        &[
-            node("Identity", "go_on", "go_on_again", &[]),
-            node("Identity", "carried", "carried_on", &[]),
-        ],
-        &[],
-        &[
-            value("iteration", INT64, &[]),
-            value("go_on", BOOL, &[]),
-            value("carried", FLOAT, &[]),
-        ],
-        &[
-            value("go_on_again", BOOL, &[]),
-            value("carried_on", FLOAT, &[]),
-        ],
-    );
-    let work = [
-        node("Greater", "mean threshold", "is_above", &[]),
-        node(
-            "Loop",
-            "- is_above mean",
-            "result",
-            &[graph_attribute("body", &body)],
-        ),
-    ];
-    network(&work, &[floats("threshold", &[], &[threshold])])
 }
 
 /// Returns a network that allocates 64 TiB if the mean value of the images is above 0.9.
@@ -122,6 +72,32 @@ fn slow_constants() -> Message {
     let constants = [
         floats("one", &[1, 1], &[1e-3]),
         integers("shape", &[2], &[1000, 1000]),
+    ];
+    network(&work, &constants)
+}
+
+/// Returns a network that runs one operator for long if the mean value of the images is above 0.6: non-maximum
+/// suppression of boxes that do not overlap, which compares every box with all others. The operator ignores the request
+/// to stop the run. `boxes` is the number of boxes if the mean value is 1.
+fn slow_operator(boxes: f32) -> Message {
+    let work = [
+        node("Sub", "mean dark", "above", &[]),
+        node("Mul", "above scale", "product", &[]),
+        node("Cast", "product", "rounded", &[int("to", INT64)]),
+        node("Max", "rounded one", "count", &[]),
+        node("Concat", "one count four", "boxes_shape", &[int("axis", 0)]),
+        node("Concat", "one one count", "scores_shape", &[int("axis", 0)]),
+        node("ConstantOfShape", "boxes_shape", "boxes", &[]),
+        node("ConstantOfShape", "scores_shape", "scores", &[]),
+        node("NonMaxSuppression", "boxes scores count", "selected", &[]),
+        node("Cast", "selected", "indices", &[int("to", FLOAT)]),
+        node("ReduceMax", "indices", "result", &[int("keepdims", 0)]),
+    ];
+    let constants = [
+        floats("dark", &[], &[0.6]),
+        floats("scale", &[], &[boxes / 0.4]),
+        integers("one", &[1], &[1]),
+        integers("four", &[1], &[4]),
     ];
     network(&work, &constants)
 }
@@ -182,6 +158,46 @@ fn a_run_that_never_ends_is_stopped_and_the_model_recovers() {
     assert!(ended.elapsed() < Duration::from_secs(1));
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("still in flight after the grace"), "{log}");
+}
+
+#[test]
+fn a_model_whose_worker_is_stuck_is_not_ready_until_the_operator_returns() {
+    let models = tempfile::tempdir().unwrap();
+    write_model(models.path(), "slow", &slow_operator(220_000.0));
+    let path = models.path().join("slow");
+    let flags = ["--instances", "1", "--request-timeout-ms", "200"];
+    let server = Server::start(&[&["--model", text(&path)], &flags[..]].concat());
+    let stuck = || server.metric(r#"sightline_stuck_workers{model="slow",variant="fp32"}"#);
+    let recovered = || server.classify("", &png(128)).status == 200;
+    assert!(recovered());
+    // Each image takes more than twice the time of the one before. A worker is stuck 6.2 s after its request arrived;
+    // on the machine where the number of boxes was chosen, the first image takes 10 s.
+    let mut replies = None;
+    for gray in [200, 225, 255] {
+        assert_eq!(server.classify("", &png(gray)).code(), "deadline_passed");
+        eventually("the worker is stuck, or the operator has returned", || {
+            if stuck() == 1.0 {
+                let both = [server.get("/health/ready"), server.classify("", &png(128))];
+                replies = (stuck() == 1.0).then_some(both);
+            }
+            replies.is_some() || recovered()
+        });
+        if replies.is_some() {
+            break;
+        }
+    }
+    for reply in replies.expect("a slower operator than this machine needs") {
+        let got = (reply.status, reply.code());
+        assert_eq!(got, (503, "model_stuck".to_owned()));
+    }
+    assert_eq!(server.get("/health/live").status, 200);
+    eventually("the operator returns", || stuck() == 0.0);
+    assert_eq!(server.get("/health/ready").status, 200);
+    assert!(recovered());
+    server.terminate();
+    let (code, log) = server.wait();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("stuck worker returned"), "{log}");
 }
 
 #[test]

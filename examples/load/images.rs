@@ -89,6 +89,11 @@ pub(crate) fn gif(
     Ok(file)
 }
 
+/// Returns a BMP file of 16x16 pixels, all of one gray.
+pub(crate) fn plain(gray: u8) -> Vec<u8> {
+    bmp(16, 16, 24, 0, &[], &[gray; 16 * 16 * 3])
+}
+
 /// Returns a BMP file with `bits` bits per pixel. `compression` is the code in the header,
 /// `palette` has 4 bytes per color, and `data` contains the encoded pixels.
 pub(crate) fn bmp(

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Builder, Scope, ScopedJoinHandle, scope};
 use std::time::{Duration, Instant};
@@ -29,41 +30,59 @@ pub(crate) struct Target<'a> {
 
 impl Target<'_> {
     /// Sends the request over `connection` and records the response, or its lack, in `tally`. The
-    /// latency is measured from `arrival`; a response after `end`, the end of the load, is not in
-    /// time.
-    fn send(&self, connection: &mut Connection, arrival: Instant, end: Instant, tally: &mut Tally) {
+    /// latency is measured from `arrival`; a response outside of `counted` is not in time.
+    fn send(
+        &self,
+        connection: &mut Connection,
+        arrival: Instant,
+        counted: &Range<Instant>,
+        tally: &mut Tally,
+    ) {
         match connection.send(self.request) {
             Ok(response) => {
                 let now = Instant::now();
                 let right = self.label.is_none_or(|label| response.has_label(label, 1));
-                tally.response(&response, now - arrival, right, now <= end);
+                tally.response(&response, now - arrival, right, counted.contains(&now));
             }
             Err(_) => tally.lost += 1,
         }
     }
 }
 
-/// Sends the request again and again over each of `connections` connections for `duration`. The
-/// next request on a connection follows immediately after a response, whatever the response's
-/// status.
+/// How long a load lasts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Period {
+    /// The first part of the load, in which the server's queue fills. Responses that arrive in it
+    /// do not count for the goodput.
+    pub(crate) warm_up: Duration,
+    /// The rest of the load. Responses that arrive in it count for the goodput.
+    pub(crate) counted: Duration,
+}
+
+impl Period {
+    /// Returns when responses count, if the load starts at `start`.
+    fn counted_from(self, start: Instant) -> Range<Instant> {
+        let start = start + self.warm_up;
+        start..start + self.counted
+    }
+}
+
+/// Sends the request again and again over each of `connections` connections for `period`. The next
+/// request on a connection follows immediately after a response, whatever the response's status.
 ///
 /// # Errors
 /// If a thread cannot be started or panics.
-pub(crate) fn closed(
-    target: &Target<'_>,
-    connections: usize,
-    duration: Duration,
-) -> io::Result<Tally> {
-    let end = Instant::now() + duration;
+pub(crate) fn closed(target: &Target<'_>, connections: usize, period: Period) -> io::Result<Tally> {
+    let counted = period.counted_from(Instant::now());
     on_threads(connections, |_, tally| {
         let mut connection = Connection::new(target.address);
-        while Instant::now() < end {
-            target.send(&mut connection, Instant::now(), end, tally);
+        while Instant::now() < counted.end {
+            target.send(&mut connection, Instant::now(), &counted, tally);
         }
     })
 }
 
-/// Sends the request `rate` times per second for `duration`. Arrivals do not wait for responses, as
+/// Sends the request `rate` times per second for `period`. Arrivals do not wait for responses, as
 /// long as one of the `connections` connections is free. Latencies are measured from the arrival
 /// times.
 ///
@@ -76,22 +95,22 @@ pub(crate) fn open(
     target: &Target<'_>,
     rate: f64,
     connections: usize,
-    duration: Duration,
+    period: Period,
 ) -> io::Result<Tally> {
     let next = AtomicU64::new(0);
     let start = Instant::now() + Duration::from_millis(50);
-    let end = start + duration;
+    let counted = period.counted_from(start);
     on_threads(connections, |_, tally| {
         let mut connection = Connection::new(target.address);
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed) as f64;
             let arrival = start + Duration::from_secs_f64(index / rate);
-            if arrival >= end {
+            if arrival >= counted.end {
                 return;
             }
             std::thread::sleep(arrival.saturating_duration_since(Instant::now()));
             tally.late += u64::from(arrival.elapsed() > LATE);
-            target.send(&mut connection, arrival, end, tally);
+            target.send(&mut connection, arrival, &counted, tally);
         }
     })
 }

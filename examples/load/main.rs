@@ -14,10 +14,21 @@
     reason = "a test prints its progress and its figures"
 )]
 
+#[path = "../../tests/common/hostile.rs"]
+#[allow(unreachable_pub, reason = "the process tests share this module")]
+mod hostile;
 mod http;
 mod images;
 mod load;
 mod machine;
+#[path = "../../tests/common/onnx.rs"]
+#[allow(
+    clippy::unwrap_used,
+    dead_code,
+    unreachable_pub,
+    reason = "the process tests share this module"
+)]
+mod onnx;
 mod photos;
 mod report;
 mod scenarios;
@@ -47,7 +58,8 @@ struct Args {
         default_value = "target/release/sightline"
     )]
     server: PathBuf,
-    /// Duration of each load, in seconds; unloaded measurements take a sixth to a third of it
+    /// Duration of each load, in seconds; a scenario also measures without load: a third as long, or
+    /// as long if it compares goodputs
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(3..=3600))]
     seconds: u64,
     /// Number of requests of the soak
@@ -69,8 +81,6 @@ struct Plan {
     server: PathBuf,
     /// How long a scenario loads the server.
     load: Duration,
-    /// How long the server's maximum goodput is measured before and after an overload.
-    unloaded: Duration,
     /// Number of requests that the soak sends.
     requests: u64,
     /// Number of connections that are held without being used.
@@ -79,11 +89,9 @@ struct Plan {
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    let load = Duration::from_secs(args.seconds);
     let plan = Plan {
         server: args.server,
-        load,
-        unloaded: (load / 6).max(Duration::from_secs(2)),
+        load: Duration::from_secs(args.seconds),
         requests: args.requests,
         held: args.held as usize,
     };

@@ -31,9 +31,12 @@ pub(crate) fn photo(name: &str) -> Result<Vec<u8>> {
     std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Returns a request to classify the photograph of coffee, a JPEG file of 500x375 pixels.
+/// Returns a request to classify the photograph of coffee, a JPEG file of 500x375 pixels, with the
+/// built-in model.
 pub(crate) fn coffee() -> Result<Request> {
-    Ok(Request::classify(&photo("coffee_500x375.jpg")?))
+    let path = "/v1/classify?top_k=1&model=efficientnet_lite0";
+    let photo = photo("coffee_500x375.jpg")?;
+    Ok(Request::post(path, "application/octet-stream", &photo))
 }
 
 /// Returns requests with images of every format, as raw bodies, a form and JSON. The expected label

@@ -58,8 +58,13 @@ impl Report {
 
     /// Adds a count whose value must be `expected`, whatever the slack.
     pub(crate) fn exactly(&mut self, figure: &str, value: u64, expected: u64) {
-        let passed = value == expected;
-        self.row(figure, value.to_string(), expected.to_string(), passed);
+        self.equal(figure, &value.to_string(), &expected.to_string());
+    }
+
+    /// Adds a figure that must be `expected`, whatever the slack.
+    pub(crate) fn equal(&mut self, figure: &str, measured: &str, expected: &str) {
+        let passed = measured == expected;
+        self.row(figure, measured.to_owned(), expected.to_owned(), passed);
     }
 
     /// Adds the number of responses of each status. The row fails if a status is not in `allowed`,

@@ -8,12 +8,14 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Plan;
 use crate::http::{Connection, Request};
 
-/// Maximum time from the server's printing of its address until it is ready.
-const START: Duration = Duration::from_mins(1);
+/// Maximum time from the server's printing of its address until it is ready, from the end of a load
+/// until it is idle, and from SIGTERM until it exits.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running server process. Dropping this value kills the process.
 #[derive(Debug)]
@@ -59,11 +61,26 @@ impl Server {
     }
 
     fn wait_until_ready(&self) -> Result<()> {
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + PATIENCE;
         while self.get("/health/ready")?.0 != 200 {
             ensure!(
                 Instant::now() < deadline,
-                "the server is not ready after {START:?}"
+                "the server is not ready after {PATIENCE:?}"
+            );
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Waits until the server has no image in a queue and no other request in flight.
+    pub(crate) fn wait_until_idle(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.metric("sightline_queue_depth", "")? > 0.0
+            || self.metric("sightline_in_flight", "")? > 1.0
+        {
+            ensure!(
+                Instant::now() < deadline,
+                "the server is not idle {PATIENCE:?} after a load"
             );
             sleep(Duration::from_millis(20));
         }
@@ -126,6 +143,20 @@ impl Server {
             bail!("the server exited: {status}");
         }
         Ok(())
+    }
+
+    /// Sends SIGTERM to the server. Returns the time until the process has exited, and its exit code
+    /// (`None` if a signal has ended it).
+    pub(crate) fn stop(mut self) -> Result<(Duration, Option<i32>)> {
+        let start = Instant::now();
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        while start.elapsed() < PATIENCE {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok((start.elapsed(), status.code()));
+            }
+            sleep(Duration::from_millis(5));
+        }
+        bail!("the server runs {PATIENCE:?} after SIGTERM")
     }
 
     fn proc(&self, file: &str) -> String {

@@ -13,8 +13,8 @@ pub(crate) struct Tally {
     pub(crate) statuses: BTreeMap<u16, u64>,
     /// Latency of each response with status 200, in milliseconds.
     pub(crate) latencies: Vec<f64>,
-    /// Number of responses with status 200 and no wrong result that arrived before the end of the
-    /// load.
+    /// Number of responses with status 200 and no wrong result that arrived while responses were
+    /// counted.
     pub(crate) in_time: u64,
     /// Number of requests that got no response.
     pub(crate) lost: u64,
@@ -27,7 +27,8 @@ pub(crate) struct Tally {
 
 impl Tally {
     /// Records a response that took `latency`. `right` is whether the result is the expected one or
-    /// is not checked, `in_time` whether the response arrived before the end of the load.
+    /// is not checked, `in_time` whether the response arrived while responses were
+    /// counted.
     pub(crate) fn response(
         &mut self,
         response: &Response,
@@ -60,10 +61,10 @@ impl Tally {
         self.statuses.values().sum::<u64>() + self.lost
     }
 
-    /// Returns the goodput of a load of duration `load`: the number per second of responses with
-    /// status 200 and no wrong result that arrived before the end of the load.
-    pub(crate) fn goodput(&self, load: Duration) -> f64 {
-        self.in_time as f64 / load.as_secs_f64()
+    /// Returns the goodput of a load whose responses were counted for `counted`: the number per
+    /// second of responses with status 200 and no wrong result that arrived in this time.
+    pub(crate) fn goodput(&self, counted: Duration) -> f64 {
+        self.in_time as f64 / counted.as_secs_f64()
     }
 
     /// Returns the quantile `q` (0 to 1) of the latencies of responses with status 200, in
@@ -99,6 +100,14 @@ pub(crate) fn quantile(values: &mut [f64], q: f64) -> f64 {
     values.get(at).copied().unwrap_or(0.0)
 }
 
+/// Sorts `values` and returns their median: the mean of the two middle values if their number is
+/// even. Returns 0 if `values` is empty.
+pub(crate) fn median(values: &mut [f64]) -> f64 {
+    let lower = quantile(values, 0.5);
+    let upper = values.get(values.len() / 2);
+    upper.map_or(lower, |upper| f64::midpoint(lower, *upper))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,5 +119,7 @@ mod tests {
             assert_eq!(quantile(&mut values, q), expected, "{q}");
         }
         assert_eq!(quantile(&mut [], 0.5), 0.0);
+        assert_eq!(median(&mut [4.0, 1.0, 8.0, 2.0]), 3.0);
+        assert_eq!(median(&mut [4.0, 1.0, 8.0]), 4.0);
     }
 }

@@ -266,7 +266,9 @@ impl Preparation {
         let decoded = image.decode(&cancel).map_err(failed)?;
         let decoded_at = Instant::now();
         image.record_decode(times, cpu_time().saturating_sub(cpu));
-        drop(long);
+        if let Some(long) = long {
+            long.decoded();
+        }
         let tensor = model.preprocessor.run_cancellable(&decoded, &cancel);
         let tensor = tensor.map_err(failed)?;
         let mut timing = Timing::default();

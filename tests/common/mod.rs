@@ -17,6 +17,7 @@ pub mod checkpoint;
 pub mod client;
 pub mod coco;
 pub mod command;
+pub mod hostile;
 pub mod onnx;
 pub mod quantizing;
 pub mod server;

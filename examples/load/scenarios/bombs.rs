@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::traffic::{ordinary, while_running};
-use super::{CpuMeter, maximum};
+use super::{CpuMeter, WarmServer};
 use crate::Plan;
 use crate::http::{Connection, Request};
 use crate::images;
-use crate::load::{Target, on_threads};
-use crate::photos::{COFFEE_LABEL, coffee, photo};
+use crate::load::on_threads;
+use crate::photos::photo;
 use crate::report::Report;
 use crate::server::Server;
 use crate::tally::Tally;
@@ -42,23 +42,16 @@ pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {
 /// Measures the latency of the ordinary client before the attack and during it.
 fn latency(plan: &Plan, report: &mut Report) -> Result<()> {
     report.section("bombs");
-    let mut server = Server::start(plan, &[])?;
-    let allowed = server.memory_plan()?;
-    let request = coffee()?;
-    let target = Target {
-        address: server.address,
-        request: &request,
-        label: Some(COFFEE_LABEL),
-    };
-    maximum(&target, plan.unloaded / 4)?;
+    let mut warm = WarmServer::start(plan, &[])?;
+    let (server, target) = (&warm.server, warm.target());
     let usual = ordinary(&target, plan.load / 3)?;
     let attack = attack()?;
-    let meter = CpuMeter::start(&server)?;
+    let meter = CpuMeter::start(server)?;
     let (tally, (attackers, rounds)) =
-        while_running(&target, plan.load, |stop| repeat(&server, &attack, stop))?;
-    let cores = meter.cores(&server)?;
+        while_running(&target, plan.load, |stop| repeat(server, &attack, stop))?;
+    let cores = meter.cores(server)?;
     let peak = server.memory("VmHWM")?;
-    server.check_alive()?;
+    warm.server.check_alive()?;
     let attackers = attackers?;
 
     report.info("rounds of the attack", rounds.to_string());
@@ -77,7 +70,7 @@ fn latency(plan: &Plan, report: &mut Report) -> Result<()> {
     let used = cores.0 + cores.1;
     report.at_least("cores used by server and client", used, 0.9 * available);
     report.info("cores used by the client", format!("{:.2}", cores.1));
-    report.below("peak memory, MiB", peak, allowed);
+    report.below("peak memory, MiB", peak, warm.allowed);
     Ok(())
 }
 

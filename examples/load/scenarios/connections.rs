@@ -11,11 +11,10 @@ use anyhow::Result;
 
 use super::held::Held;
 use super::traffic::{ordinary, while_running};
-use super::{CpuMeter, maximum};
+use super::{CpuMeter, WarmServer};
 use crate::Plan;
 use crate::http::{Connection, Request};
 use crate::load::{Target, spawn};
-use crate::photos::{COFFEE_LABEL, coffee};
 use crate::report::Report;
 use crate::server::Server;
 use crate::tally::{Tally, quantile};
@@ -97,15 +96,8 @@ fn measure(
     held: usize,
     admin: Option<SocketAddr>,
 ) -> Result<(Server, Seen)> {
-    let mut server = Server::start(plan, flags)?;
-    let request = coffee()?;
-    let target = Target {
-        address: server.address,
-        request: &request,
-        label: Some(COFFEE_LABEL),
-    };
-    maximum(&target, plan.unloaded / 4)?;
-    let allowed = server.memory_plan()?;
+    let mut warm = WarmServer::start(plan, flags)?;
+    let (server, target) = (&warm.server, warm.target());
     let usual = ordinary(&target, plan.load / 3)?;
     let idle = server.descriptors()?;
     server.reset_peak_memory()?;
@@ -119,13 +111,13 @@ fn measure(
     let (cores, tally, open) = scope(|scope| -> Result<_> {
         let holding = spawn(scope, || counts.hold(server.address, held, &stop))?;
         counts.wait_until_open();
-        let measured = under_load(&server, &target, &mut probed, plan.load);
+        let measured = under_load(server, &target, &mut probed, plan.load);
         stop.store(true, Ordering::Relaxed);
         let ended = holding.join();
         ended.map_err(|_| anyhow::anyhow!("a client thread panicked"))??;
         measured
     })?;
-    server.check_alive()?;
+    warm.server.check_alive()?;
     let opened = counts.opened.load(Ordering::Relaxed);
     let seen = Seen {
         usual,
@@ -134,9 +126,9 @@ fn measure(
         admin: admin_times,
         cores,
         connections: (opened, open.saturating_sub(idle)),
-        allowed,
+        allowed: warm.allowed,
     };
-    Ok((server, seen))
+    Ok((warm.server, seen))
 }
 
 /// Adds the response times of the probes of a listener, in milliseconds, to the report. `limit` is

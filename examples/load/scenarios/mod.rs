@@ -3,6 +3,7 @@
 mod bombs;
 mod connections;
 mod held;
+mod hostile_models;
 mod open_loop;
 mod overload;
 mod retry_storm;
@@ -15,12 +16,16 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::Plan;
-use crate::load::{Target, closed};
+use crate::http::Request;
+use crate::load::{Period, Target, closed};
+use crate::photos::{COFFEE_LABEL, coffee};
 use crate::report::Report;
 use crate::server::{Server, cpu_seconds};
 
 /// Number of client connections per core that keep the server busy all the time in a closed loop.
 const CONNECTIONS_PER_CORE: usize = 8;
+/// Time from the start of a closed loop until its responses are counted.
+const WARM_UP: Duration = Duration::from_millis(500);
 
 /// A scenario of the load test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -33,6 +38,9 @@ pub(crate) enum Scenario {
     Bombs,
     /// Thousands of silent, trickling and never-reading connections
     Connections,
+    /// Clients send images for which a hostile model runs endlessly, while an ordinary client uses
+    /// another model
+    HostileModels,
     /// Valid and hostile requests mixed, for minutes
     Soak,
 }
@@ -63,22 +71,58 @@ impl Scenario {
             Self::RetryStorm => retry_storm::run(plan, report),
             Self::Bombs => bombs::run(plan, report),
             Self::Connections => connections::run(plan, report),
+            Self::HostileModels => hostile_models::run(plan, report),
             Self::Soak => soak::run(plan, report),
+        }
+    }
+}
+
+/// A server that has processed its first requests, and the request of an ordinary client.
+struct WarmServer {
+    server: Server,
+    request: Request,
+    /// Limit on the server's peak memory, in MiB.
+    allowed: f64,
+}
+
+impl WarmServer {
+    /// Starts a server with `flags` and sends requests to it for half a second. They make the server
+    /// allocate memory that it keeps, which is part of its idle memory.
+    fn start(plan: &Plan, flags: &[&str]) -> Result<Self> {
+        let mut warm = Self {
+            server: Server::start(plan, flags)?,
+            request: coffee()?,
+            allowed: 0.0,
+        };
+        maximum(&warm.target(), WARM_UP)?;
+        warm.allowed = warm.server.memory_plan()?;
+        Ok(warm)
+    }
+
+    fn target(&self) -> Target<'_> {
+        Target {
+            address: self.server.address,
+            request: &self.request,
+            label: Some(COFFEE_LABEL),
         }
     }
 }
 
 /// Measures the largest goodput of the server, in responses per second, with a closed loop over as
 /// many connections as keep the server busy.
-fn maximum(target: &Target<'_>, duration: Duration) -> Result<f64> {
+fn maximum(target: &Target<'_>, counted: Duration) -> Result<f64> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let tally = closed(target, cores * CONNECTIONS_PER_CORE, duration)?;
+    let period = Period {
+        warm_up: WARM_UP,
+        counted,
+    };
+    let tally = closed(target, cores * CONNECTIONS_PER_CORE, period)?;
     anyhow::ensure!(
         tally.in_time > 0,
         "no result without load: {}",
         tally.describe()
     );
-    Ok(tally.goodput(duration))
+    Ok(tally.goodput(counted))
 }
 
 /// A measurement of the CPU time that the server and this process use from a start on.

@@ -28,8 +28,8 @@ pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {
 fn with_deadline(plan: &Plan, report: &mut Report, deadline: &str) -> Result<()> {
     report.section(&format!("open-loop, deadline {deadline} ms"));
     let flags = ["--request-timeout-ms", deadline];
-    let tally = overload::run(plan, report, &flags, GOODPUT, |target, maximum| {
-        open(target, maximum * OVERLOAD, CONNECTIONS, plan.load)
+    let tally = overload::run(plan, report, &flags, GOODPUT, |target, maximum, period| {
+        open(target, maximum * OVERLOAD, CONNECTIONS, period)
     })?;
     let late = tally.late as f64 / tally.requests().max(1) as f64 * 100.0;
     let figure = "arrivals sent late because all connections were in use, %";

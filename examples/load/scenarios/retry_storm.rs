@@ -16,8 +16,8 @@ const GOODPUT: f64 = 0.85;
 
 pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     report.section("retry-storm");
-    overload::run(plan, report, &[], GOODPUT, |target, _| {
-        closed(target, CLIENTS, plan.load)
+    overload::run(plan, report, &[], GOODPUT, |target, _, period| {
+        closed(target, CLIENTS, period)
     })?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 
-use crate::load::{Target, open, spawn};
+use crate::load::{Period, Target, open, spawn};
 use crate::tally::Tally;
 
 /// Requests per second of the ordinary client.
@@ -16,7 +16,11 @@ const CONNECTIONS: usize = 40;
 
 /// Sends the request of `target` for `duration`, at the rate of the ordinary client.
 pub(super) fn ordinary(target: &Target<'_>, duration: Duration) -> Result<Tally> {
-    Ok(open(target, RATE, CONNECTIONS, duration)?)
+    let period = Period {
+        warm_up: Duration::ZERO,
+        counted: duration,
+    };
+    Ok(open(target, RATE, CONNECTIONS, period)?)
 }
 
 /// Sends ordinary requests for `duration` while `others` runs on another thread. Returns the tally

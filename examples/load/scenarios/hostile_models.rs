@@ -1,0 +1,151 @@
+//! The scenario `hostile-models`: clients send images for which a hostile model runs endlessly, while
+//! an ordinary client uses the built-in model.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{scope, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::WarmServer;
+use super::traffic::{ordinary, while_running};
+use crate::Plan;
+use crate::hostile::endless_above;
+use crate::http::{Connection, Request};
+use crate::images;
+use crate::load::{on_threads, spawn};
+use crate::onnx::write_model;
+use crate::report::Report;
+use crate::server::Server;
+use crate::tally::Tally;
+
+/// Name of the hostile model, and the path of requests to it.
+const MODEL: &str = "looping";
+const PATH: &str = "/v1/classify?model=looping";
+/// Number of clients that send images to the hostile model.
+const CLIENTS: usize = 4;
+/// Status codes that these clients may get. The server stops each endless run one second after the
+/// deadline of its request.
+const STATUSES: [u16; 2] = [429, 504];
+/// Flags of the server. `docs/operations.md` recommends the last two for models from unknown sources.
+const TIMEOUT: [&str; 2] = ["--request-timeout-ms", "1000"];
+const GRACE: [&str; 2] = ["--shutdown-grace-ms", "2000"];
+const ONE_WORKER: [&str; 2] = ["--instances", "1"];
+const ONE_THREAD: [&str; 2] = ["--intra-op-threads", "1"];
+/// Time between two probes of readiness.
+const PROBE: Duration = Duration::from_millis(100);
+/// Maximum time from the end of the attack until the hostile model processes another image.
+const RECOVERY: Duration = Duration::from_secs(30);
+
+pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {
+    report.section("hostile-models");
+    let models = tempfile::tempdir()?;
+    write_model(models.path(), MODEL, &endless_above(0.9));
+    let folder = models.path().to_str();
+    let folder = folder.context("the path of the temporary folder is not UTF-8")?;
+    let flags = [["--models", folder], TIMEOUT, GRACE, ONE_WORKER, ONE_THREAD].concat();
+    let mut warm = WarmServer::start(plan, &flags)?;
+    let (server, target) = (&warm.server, warm.target());
+    let endless = Request::post(PATH, "image/bmp", &images::plain(255));
+    let usual = ordinary(&target, plan.load / 3)?;
+    let probes = Probes::default();
+    let (tally, attackers) = while_running(&target, plan.load, |stop| {
+        attack(server, &endless, &probes, stop)
+    })?;
+    recover(server)?;
+    let stopped = server.metric("sightline_stopped_runs_total", MODEL)?;
+    warm.server.check_alive()?;
+
+    report.at_least("runs stopped at their time limit", stopped, 1.0);
+    report.statuses("statuses of the attack", &attackers?, &STATUSES);
+    report.statuses("statuses of the ordinary client", &tally, &[200]);
+    let (p50, p99) = (usual.latency(0.5), usual.latency(0.99));
+    report.info("usual p50 and p99, ms", format!("{p50:.1}, {p99:.1}"));
+    let median = format!("{:.1}", tally.latency(0.5));
+    report.info("p50 of the ordinary client, ms", median);
+    report.below(
+        "p99 of the ordinary client, ms",
+        tally.latency(0.99),
+        2.0 * p99,
+    );
+    let [all, wrong] = [&probes.all, &probes.wrong].map(|count| count.load(Ordering::Relaxed));
+    report.info("probes of readiness", all.to_string());
+    report.exactly("probes that contradict the metric", wrong, 0);
+    let (time, code) = stop(warm.server, &endless)?;
+    let grace: f64 = GRACE[1].parse()?;
+    let (time, limit) = (time.as_secs_f64(), grace / 1000.0 + 1.0);
+    report.below("SIGTERM during an endless run: exit after, s", time, limit);
+    let code = code.map_or_else(|| "a signal".to_owned(), |code| code.to_string());
+    report.equal("exit code: every request has ended", &code, "0");
+    Ok(())
+}
+
+/// Number of probes of readiness, and of those that contradict the metric `sightline_stuck_workers`.
+#[derive(Default)]
+struct Probes {
+    all: AtomicU64,
+    wrong: AtomicU64,
+}
+
+impl Probes {
+    /// Compares `/health/ready` with the metric: the server is ready exactly if no worker is stuck.
+    fn probe(&self, server: &Server) -> Result<()> {
+        let stuck = || server.metric("sightline_stuck_workers", "");
+        let before = stuck()?;
+        let (status, _) = server.get("/health/ready")?;
+        // If the metric changes, readiness may have changed before or after its probe.
+        let wrong = before == stuck()? && (status == 200) != (before == 0.0);
+        self.all.fetch_add(1, Ordering::Relaxed);
+        self.wrong.fetch_add(u64::from(wrong), Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Sends `endless` over [`CLIENTS`] connections again and again, and probes readiness, until `stop`
+/// is set. A probe without a response is lost in the tally.
+fn attack(
+    server: &Server,
+    endless: &Request,
+    probes: &Probes,
+    stop: &AtomicBool,
+) -> std::io::Result<Tally> {
+    on_threads(CLIENTS + 1, |index, tally| {
+        let mut connection = Connection::new(server.address);
+        while !stop.load(Ordering::Relaxed) {
+            if index == CLIENTS {
+                tally.lost += u64::from(probes.probe(server).is_err());
+                sleep(PROBE);
+                continue;
+            }
+            let start = Instant::now();
+            match connection.send(endless) {
+                Ok(response) => tally.response(&response, start.elapsed(), true, true),
+                Err(_) => tally.lost += 1,
+            }
+        }
+    })
+}
+
+/// Waits until the hostile model processes an image for which its run ends.
+fn recover(server: &Server) -> Result<()> {
+    let harmless = Request::post(PATH, "image/bmp", &images::plain(0));
+    let deadline = Instant::now() + RECOVERY;
+    while Connection::new(server.address).send(&harmless)?.status != 200 {
+        let late = Instant::now() > deadline;
+        ensure!(!late, "the hostile model has not recovered in {RECOVERY:?}");
+        sleep(PROBE);
+    }
+    Ok(())
+}
+
+/// Stops the server while it processes `endless`. Returns the time until it has exited, and its exit
+/// code.
+fn stop(server: Server, endless: &Request) -> Result<(Duration, Option<i32>)> {
+    let address = server.address;
+    scope(|scope| {
+        spawn(scope, move || Connection::new(address).send(endless))?;
+        // The request itself takes one second, so half of a second does not decide anything.
+        sleep(Duration::from_millis(500));
+        server.stop()
+    })
+}
