@@ -13,7 +13,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Instant;
 
-use common::{Server, agent, eventually, finish, photo, run, sightline, tiny, without_sha256};
+use common::{Server, agent, eventually, finish, photo, run, tiny, without_sha256};
 
 #[test]
 fn a_full_queue_is_rejected_with_429_and_drains() {
