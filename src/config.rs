@@ -3,6 +3,9 @@
 //! A flag wins over its environment variable, which wins over the file, which wins over the
 //! default.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;

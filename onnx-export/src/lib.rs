@@ -90,6 +90,8 @@ mod external;
 mod finite;
 #[cfg(any(test, feature = "testing"))]
 pub mod formula;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod graph;
 mod heads;
 pub mod layers;
@@ -114,3 +116,7 @@ pub use model::{DEFAULT_OPSET, Model, ModelInfo, OPSETS, Producer};
 pub use read::{GraphReadError, WeightTensor, read_initializers};
 pub use stages::{Role, Stage, Stages};
 pub use wire::ProtobufError;
+
+#[cfg(test)]
+#[path = "../tests/shared/mod.rs"]
+mod testing;

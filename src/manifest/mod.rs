@@ -7,6 +7,8 @@
 mod batching;
 mod detection;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod hash;
 mod preprocess;
 mod stage;

@@ -4,6 +4,8 @@
 
 mod error;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod integrity;
 mod labels;
 mod requantize;
