@@ -30,6 +30,7 @@ install() {
 seeds() {
     case "$1" in
         jpeg | png | webp | gif | bmp) echo tests/golden/images ;;
+        checkpoint) echo tests/golden/checkpoints ;;
         *) echo "fuzz/seeds/$1" ;;
     esac
 }

@@ -1,12 +1,12 @@
-//! The code that the fuzz targets for images share. It checks the peak memory of decoding, and that
-//! results do not depend on uninitialized memory; both checks need a special allocator. The other
-//! assertions of the fuzz targets are in `sightline::image::fuzzing` and
-//! `sightline::http::fuzzing`.
+//! The code that the fuzz targets share. It checks the peak memory of reading a file, and that decoded
+//! images do not depend on uninitialized memory; both checks need a special allocator. The other
+//! assertions of the fuzz targets are in the modules `fuzzing` of `sightline` and `onnx_export`.
 
 mod allocator;
 
 use allocator::measured;
 use libfuzzer_sys::Corpus;
+use onnx_export::fuzzing::{MEMORY_FACTOR, MEMORY_SLACK};
 use sightline::image::fuzzing::decode_checked;
 use sightline::image::{ImageError, ImageFormat, ImageHeader, Orientation, probe};
 
@@ -44,6 +44,21 @@ pub fn image(format: ImageFormat, bytes: &[u8]) -> Corpus {
         assert_eq!(turned.is_ok(), first.is_ok());
     }
     Corpus::Keep
+}
+
+/// Calls `read`, a function that reads a file which is not an image.
+///
+/// # Panics
+/// If `read` panics, or holds more than [`MEMORY_FACTOR`] times the size of the file plus
+/// [`MEMORY_SLACK`] bytes.
+pub fn bounded(bytes: &[u8], read: fn(&[u8]) -> bool) {
+    let (_, peak) = measured(0xA5, || read(bytes));
+    let most = MEMORY_FACTOR * bytes.len() + MEMORY_SLACK;
+    assert!(
+        peak <= most,
+        "reading {} bytes held {peak} bytes, at most {most} are allowed",
+        bytes.len()
+    );
 }
 
 type Decoded = Result<Vec<u8>, ImageError>;

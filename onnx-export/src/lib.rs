@@ -95,6 +95,8 @@ mod finite;
 pub mod fit;
 #[cfg(any(test, feature = "testing"))]
 pub mod formula;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod graph;
 mod heads;
 pub mod layers;
@@ -120,3 +122,7 @@ pub use model::{DEFAULT_OPSET, Model, ModelInfo, OPSETS, Producer};
 pub use read::{GraphReadError, WeightTensor, read_initializers};
 pub use stages::{Role, Stage, Stages};
 pub use wire::ProtobufError;
+
+#[cfg(test)]
+#[path = "../tests/shared/mod.rs"]
+mod testing;

@@ -352,6 +352,45 @@ fn damaged_zips_are_rejected() {
 }
 
 #[test]
+fn the_last_of_equal_keys_wins_also_if_it_is_not_a_tensor() {
+    let mut pickle = dict_pickle("w", "0", 6, &[6], &[1]);
+    pickle.truncate(pickle.len() - 1);
+    text(&mut pickle, "w");
+    pickle.extend(b"K\x01s.");
+    let got = message(&stored(&[("x/data.pkl", &pickle), ("x/data/0", &[0; 24])]));
+    assert!(got.starts_with("no state dict found"), "{got}");
+}
+
+#[test]
+fn damaged_tensors_are_rejected_also_if_they_are_not_weights() {
+    let with = |rest: &[u8]| {
+        let mut pickle = dict_pickle("w", "0", 6, &[6], &[1]);
+        pickle.truncate(pickle.len() - 1);
+        // The key of the item is an integer; the names of weights are texts.
+        pickle.extend(b"K\x07");
+        pickle.extend(rest);
+        message(&stored(&[("x/data.pkl", &pickle), ("x/data/0", &[0; 24])]))
+    };
+    // Dictionaries without their first bytes: the protocol, an empty dictionary and a key.
+    let outside = dict_pickle("v", "0", 6, &[7], &[1]);
+    let shorter = dict_pickle("v", "0", 5, &[5], &[1]);
+    let cases = [
+        (
+            &outside[6..],
+            "expected a storage that contains its tensors",
+        ),
+        (
+            &shorter[6..],
+            "expected one size and type in all references",
+        ),
+    ];
+    for (rest, expected) in cases {
+        let got = with(rest);
+        assert!(got.contains(expected), "{expected}: {got}");
+    }
+}
+
+#[test]
 fn equal_names_in_a_zip_are_rejected() {
     let pickle = dict_pickle("w", "0", 6, &[6], &[1]);
     let mut bytes = stored(&[
@@ -502,7 +541,9 @@ fn samples() -> Vec<(&'static str, Vec<u8>)> {
     ];
     let mut legacy = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.".to_vec();
     legacy.extend(b"\x80\x02M\xe9\x03.\x80\x02}\x8c\x0dlittle_endian\x88s.");
-    legacy.extend(&pickle);
+    // The ids of storages in a legacy checkpoint end with a view.
+    let id = pickle.windows(2).position(|op| op == b"tQ").unwrap();
+    legacy.extend([&pickle[..id], b"N", &pickle[id..]].concat());
     legacy.extend(b"\x80\x02]\x8c\x010a.");
     legacy.extend(6_i64.to_le_bytes());
     legacy.extend(&data);

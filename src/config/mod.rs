@@ -7,6 +7,8 @@
 mod access;
 mod error;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod keys;
 mod limits;
 mod listen;

@@ -160,51 +160,8 @@ fn valid(result: Result<(), ServeError>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::panic::catch_unwind;
-    use std::path::Path;
-
     use super::*;
-    use crate::testing::mutation::mutated;
-    use crate::testing::random::Random;
-
-    /// Number of mutated inputs that are made of each seed.
-    const MUTATIONS: usize = 2_000;
-
-    /// Calls `read`, the function that the fuzz target `name` runs, on the seeds of this target and
-    /// on mutations of the seeds. Panics with the input that made `read` panic.
-    fn check(name: &str, read: fn(&[u8]) -> bool) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("fuzz/seeds")
-            .join(name);
-        let mut seeds: Vec<Vec<u8>> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())
-            .collect();
-        seeds.sort();
-        let mut random = Random::new(1);
-        let (mut accepted, mut total) = (0, 0);
-        for seed in &seeds {
-            assert!(
-                catch_unwind(|| read(seed)).is_ok(),
-                "{}",
-                seed.escape_ascii()
-            );
-            for _ in 0..MUTATIONS {
-                let other = &seeds[random.below(seeds.len())];
-                let input = mutated(seed, other, &mut random);
-                let result = catch_unwind(|| read(&input));
-                accepted +=
-                    usize::from(result.unwrap_or_else(|_| panic!("{}", input.escape_ascii())));
-                total += 1;
-            }
-        }
-        // If nearly all mutated inputs were invalid, or nearly all were valid, the test would cover
-        // little of the parser.
-        assert!(
-            accepted > total / 200 && accepted < total * 49 / 50,
-            "{accepted} of {total}"
-        );
-    }
+    use crate::testing::fuzz::check;
 
     #[test]
     fn mutated_queries() {

@@ -9,6 +9,8 @@ mod batching;
 mod detection;
 mod edit;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod hash;
 mod normalization;
 mod preprocess;

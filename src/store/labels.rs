@@ -5,9 +5,9 @@ use std::io::{self, BufRead, Read};
 use thiserror::Error;
 
 /// Maximum number of labels.
-const MAX_LABELS: usize = 100_000;
+pub(super) const MAX_LABELS: usize = 100_000;
 /// Maximum length of a label in bytes.
-const MAX_LABEL_BYTES: usize = 1024;
+pub(super) const MAX_LABEL_BYTES: usize = 1024;
 /// The byte-order mark of UTF-8, which some editors write at the start of a file.
 const UTF8_MARK: &[u8] = b"\xEF\xBB\xBF";
 

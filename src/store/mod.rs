@@ -6,6 +6,8 @@ mod denied;
 mod directory;
 mod error;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod integrity;
 mod labels;
 mod requantize;

@@ -14,6 +14,10 @@ use crate::wire::{ProtobufError, Reader, Value};
 /// Maximum depth of nested messages, which is the limit of protobuf's own readers. Each level of
 /// subgraphs takes three: the attribute, the graph, and the node in it.
 const MAX_DEPTH: usize = 100;
+/// Maximum number of names, attributes, tensors and other fields of a file, in all messages that can
+/// contain a tensor. A decoded message takes up to 300 times the memory of its encoded fields, so
+/// this bounds the memory that decoding takes. Networks of a thousand nodes have about 10,000.
+const MAX_FIELDS: usize = 1 << 19;
 /// Number of `TensorProto.name`.
 const TENSOR_NAME: u32 = 8;
 /// Number of `AttributeProto.name`.
@@ -47,6 +51,12 @@ pub enum ExternalDataError {
          reduce the nesting of subgraphs"
     )]
     TooDeep,
+    /// The file has more fields than the decoded file may have memory for.
+    #[error(
+        "cannot read the ONNX file: its graphs must have at most {MAX_FIELDS} names, attributes and \
+         tensors together; split the network into smaller ones"
+    )]
+    TooManyFields,
 }
 
 /// Rejects an ONNX file that has a tensor with external data. Looks at initializers, sparse
@@ -55,10 +65,11 @@ pub enum ExternalDataError {
 ///
 /// # Errors
 /// [`ExternalDataError::External`] for the first tensor that has a `data_location` other than 0 or
-/// any `external_data`, [`ExternalDataError::Malformed`] or [`ExternalDataError::TooDeep`] if the
-/// file cannot be searched.
+/// any `external_data`, [`ExternalDataError::Malformed`], [`ExternalDataError::TooDeep`] or
+/// [`ExternalDataError::TooManyFields`] if the file cannot be searched.
 pub fn reject_external_data(model: &[u8]) -> Result<(), ExternalDataError> {
-    search(Message::Model, Reader::new(model), 0, &[])
+    let mut search = Search { fields: 0 };
+    search.message(Message::Model, Reader::new(model), 0, &[])
 }
 
 /// The messages of `onnx.proto3` that are a tensor or can contain one.
@@ -100,34 +111,48 @@ impl Message {
     }
 }
 
-/// Searches the encoded `message`, which is inside of `depth` other messages. `attribute` is the
-/// name of the attribute that contains the message; empty if no attribute does.
-fn search(
-    message: Message,
-    mut fields: Reader<'_>,
-    depth: usize,
-    attribute: &[u8],
-) -> Result<(), ExternalDataError> {
-    if depth > MAX_DEPTH {
-        return Err(ExternalDataError::TooDeep);
-    }
-    if message == Message::Tensor {
-        return check_tensor(fields, attribute);
-    }
-    let mut attribute = attribute;
-    while let Some((number, value)) = fields.next_field()? {
-        // Messages are length-delimited. Readers skip a field with another wire type as unknown.
-        let Value::Bytes(content) = value else {
-            continue;
-        };
-        if message == Message::Attribute && number == ATTRIBUTE_NAME {
-            attribute = content.rest();
+/// State of the search through one file.
+struct Search {
+    /// Number of fields so far, see [`MAX_FIELDS`].
+    fields: usize,
+}
+
+impl Search {
+    /// Searches the encoded `message`, which is inside of `depth` other messages. `attribute` is
+    /// the name of the attribute that contains the message; empty if no attribute does.
+    fn message(
+        &mut self,
+        message: Message,
+        mut fields: Reader<'_>,
+        depth: usize,
+        attribute: &[u8],
+    ) -> Result<(), ExternalDataError> {
+        if depth > MAX_DEPTH {
+            return Err(ExternalDataError::TooDeep);
         }
-        if let Some(inner) = message.field(number) {
-            search(inner, content, depth + 1, attribute)?;
+        if message == Message::Tensor {
+            return check_tensor(fields, attribute);
         }
+        let mut attribute = attribute;
+        while let Some((number, value)) = fields.next_field()? {
+            // Messages are length-delimited. Readers skip a field with another wire type as
+            // unknown.
+            let Value::Bytes(content) = value else {
+                continue;
+            };
+            self.fields += 1;
+            if self.fields > MAX_FIELDS {
+                return Err(ExternalDataError::TooManyFields);
+            }
+            if message == Message::Attribute && number == ATTRIBUTE_NAME {
+                attribute = content.rest();
+            }
+            if let Some(inner) = message.field(number) {
+                self.message(inner, content, depth + 1, attribute)?;
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Rejects an encoded `TensorProto` whose elements are in another file. Stricter than ONNX: a

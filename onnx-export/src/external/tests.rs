@@ -190,3 +190,12 @@ fn files_of_this_crate_pass() {
     assert_eq!(reject_external_data(&file.encode_to_vec()), Ok(()));
     assert_eq!(reject_external_data(b""), Ok(()));
 }
+
+#[test]
+fn files_with_very_many_fields_are_rejected() {
+    // A node without content has two bytes, but takes 200 bytes when it is decoded.
+    let nodes = |count| field(7, &field(1, &[]).repeat(count));
+    assert_eq!(reject_external_data(&nodes(MAX_FIELDS - 1)), Ok(()));
+    let error = reject_external_data(&nodes(MAX_FIELDS));
+    assert_eq!(error, Err(ExternalDataError::TooManyFields));
+}

@@ -20,6 +20,9 @@ const QUANTIZED: &[&str] = &[
 ];
 /// First opset whose `DequantizeLinear` takes one scale per channel.
 const MIN_OPSET: i64 = 13;
+/// Maximum number of nodes. The rewriting compares nodes that read the same value with each other,
+/// so its time may grow with the square of their number. Networks of torchvision have up to 2000.
+const MAX_NODES: usize = 1 << 15;
 
 /// Returns whether `domain` is the domain of ONNX's standard operators.
 fn is_standard(domain: &str) -> bool {
@@ -56,6 +59,10 @@ pub(super) fn name_nodes(graph: &mut GraphProto) {
 /// [`QuantizeError::Quantized`] if the network is quantized already, [`QuantizeError::Unsupported`]
 /// for any other content that cannot be rewritten.
 pub(super) fn check(envelope: &ModelProto, graph: &GraphProto) -> Result<(), QuantizeError> {
+    if graph.node.len() > MAX_NODES {
+        let found = format!("has {} nodes", graph.node.len());
+        return unsupported("the file", found, "at most 32768 nodes");
+    }
     for node in &graph.node {
         check_node(node)?;
     }
@@ -180,7 +187,8 @@ fn check_type(value: &ValueInfoProto) -> Result<(), QuantizeError> {
     Ok(())
 }
 
-/// Checks that every value of the graph is written only once, and before any node reads it.
+/// Checks that every value of the graph is written only once, and before any node reads it. An
+/// initializer may have the name of an input, whose default it then is.
 ///
 /// # Errors
 /// [`QuantizeError::Unsupported`] names the first initializer or value that is written twice, or
@@ -193,6 +201,9 @@ pub(super) fn check_order(graph: &GraphProto) -> Result<(), QuantizeError> {
             let item = format!("initializer `{}`", tensor.name);
             return unsupported(item, "has the name of another initializer", EXPECTED);
         }
+    }
+    for input in &graph.input {
+        writers.entry(&input.name).or_insert(0);
     }
     for (index, node) in graph.node.iter().enumerate() {
         for output in node.output.iter().filter(|name| !name.is_empty()) {

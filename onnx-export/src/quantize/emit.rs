@@ -230,6 +230,14 @@ impl Rewriter<'_> {
     /// the rewriting adds.
     pub(super) fn finish(self) -> Result<GraphProto, QuantizeError> {
         let mut graph = self.network.graph().clone();
+        let mut added = self.constants.iter().map(|tensor| &tensor.name);
+        if let Some(name) = added.find(|name| graph.input.iter().any(|i| i.name == **name)) {
+            return Err(QuantizeError::Unsupported {
+                item: format!("input `{name}`"),
+                found: "has the name of a constant of the int8 network".to_owned(),
+                expected: "an input of another name",
+            });
+        }
         // Types of names that the fp32 network does not use must not describe values that the rewriting adds.
         let network = self.network;
         graph.value_info.retain(|info| network.has(&info.name));

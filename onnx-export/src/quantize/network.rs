@@ -49,7 +49,8 @@ pub struct Network {
     layers: Vec<Layer>,
     producers: HashMap<String, usize>,
     consumers: HashMap<String, Vec<usize>>,
-    constants: HashSet<String>,
+    /// Index of each initializer by its name.
+    constants: HashMap<String, usize>,
     outputs: HashSet<String>,
 }
 
@@ -70,9 +71,14 @@ impl Network {
         let mut graph = envelope.graph.take().unwrap_or_default();
         name_nodes(&mut graph);
         check(&envelope, &graph)?;
-        let constants: HashSet<String> = graph.initializer.iter().map(|t| t.name.clone()).collect();
+        let constants = graph.initializer.iter().enumerate();
+        let constants: HashMap<String, usize> = constants
+            .map(|(index, tensor)| (tensor.name.clone(), index))
+            .collect();
         // Files before ONNX IR version 4 list initializers as inputs, too.
-        graph.input.retain(|input| !constants.contains(&input.name));
+        graph
+            .input
+            .retain(|input| !constants.contains_key(&input.name));
         let weights = float_tensors(&graph)?;
         let (mut producers, mut consumers) = (HashMap::new(), HashMap::<_, Vec<_>>::new());
         for (index, node) in graph.node.iter().enumerate() {
@@ -166,17 +172,14 @@ impl Network {
     }
 
     pub(super) fn is_constant(&self, value: &str) -> bool {
-        self.constants.contains(value)
+        self.constants.contains_key(value)
     }
 
     /// Returns the elements of the int64 initializer `name`. Empty if the network has no int64
     /// initializer of this name.
     pub(super) fn int64_values(&self, name: &str) -> Vec<i64> {
-        let found = self
-            .graph
-            .initializer
-            .iter()
-            .find(|tensor| tensor.name == name);
+        let found = self.constants.get(name).copied();
+        let found = found.and_then(|index| self.graph.initializer.get(index));
         let Some(tensor) = found.filter(|tensor| tensor.data_type == INT64) else {
             return Vec::new();
         };

@@ -30,7 +30,10 @@ impl Rewriter<'_> {
     /// scale of `value`.
     fn reads_scaled(&self, value: &str, reader: &NodeProto) -> bool {
         match reader.op_type.as_str() {
-            "Relu" => self.affine(&reader.output[0]).ok() == self.affine(value).ok(),
+            "Relu" => reader.output.first().is_some_and(|output| {
+                let scales = [output.as_str(), value].map(|value| self.affine(value).ok());
+                scales[0] == scales[1]
+            }),
             // A Clip would have to divide its limits by the scale, too.
             "Clip" => false,
             _ => true,

@@ -21,11 +21,22 @@ pub(super) struct StorageRef<'a> {
     pub(super) key: Cow<'a, str>,
     /// Data type of the elements.
     pub(super) dtype: DType,
+    /// Whether the elements are the integers of quantized tensors.
+    pub(super) quantized: bool,
     /// Number of elements in the whole storage.
     pub(super) numel: usize,
-    /// Offset and length, in elements, of the part of the storage that holds the tensor; `None` if
-    /// the tensor may lie anywhere in the storage.
-    pub(super) view: Option<(usize, usize)>,
+    /// The part of the storage that holds the tensor; `None` if the tensor may lie anywhere in the
+    /// storage.
+    pub(super) view: Option<View<'a>>,
+}
+
+/// A part of a storage. Offset and length count elements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct View<'a> {
+    /// Key of the view in the container, where it shares the keys of the storages.
+    pub(super) key: Cow<'a, str>,
+    pub(super) offset: usize,
+    pub(super) numel: usize,
 }
 
 /// A tensor as a pickle describes it. Offset and strides count elements.
@@ -110,6 +121,7 @@ impl<'a> Placed<'a> {
                 dtype, numel, view, ..
             } = &tensor.storage;
             let bytes = storage.len();
+            let view = view.as_ref().map(|view| (view.offset, view.numel));
             let got = format!(
                 "{bytes} bytes for {numel} elements of {dtype}, view (offset, length) {view:?}"
             );
@@ -200,21 +212,21 @@ impl<'a> Placed<'a> {
 }
 
 /// Returns the part of a storage that its [`StorageRef::view`] selects, or all of it without a
-/// view. `bytes` is the storage's content. `None` if `bytes` is too short or the view exceeds the
-/// storage.
+/// view. `bytes` is the storage's content. `None` if the length of `bytes` is not the stated one or
+/// the view exceeds the storage.
 fn viewed<'b>(storage: &StorageRef<'_>, bytes: &'b [u8]) -> Option<&'b [u8]> {
     let size = storage.dtype.size();
-    let all = bytes.get(..storage.numel.checked_mul(size)?)?;
-    let Some((offset, numel)) = storage.view else {
+    let all = Some(bytes).filter(|bytes| storage.numel.checked_mul(size) == Some(bytes.len()))?;
+    let Some(view) = &storage.view else {
         return Some(all);
     };
-    let start = offset.checked_mul(size)?;
-    all.get(start..start.checked_add(numel.checked_mul(size)?)?)
+    let start = view.offset.checked_mul(size)?;
+    all.get(start..start.checked_add(view.numel.checked_mul(size)?)?)
 }
 
 /// Returns the number of bytes from the start of the storage, or of its view, to the end of the
 /// tensor's last element. `None` on overflow or if the tensor is empty.
-fn end(tensor: &TensorRef<'_>) -> Option<usize> {
+pub(super) fn end(tensor: &TensorRef<'_>) -> Option<usize> {
     let axes = tensor.shape.iter().zip(&tensor.strides);
     let last = axes
         .into_iter()
@@ -248,8 +260,13 @@ mod tests {
             storage: StorageRef {
                 key: "0".into(),
                 dtype: DType::U8,
+                quantized: false,
                 numel: 12,
-                view,
+                view: view.map(|(offset, numel)| View {
+                    key: "1".into(),
+                    offset,
+                    numel,
+                }),
             },
             dtype: DType::U8,
             offset,

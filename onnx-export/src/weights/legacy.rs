@@ -19,6 +19,7 @@ use super::{
         rebuild::key_of,
         value::{Node, Value},
     },
+    references,
 };
 
 /// Torch's `MAGIC_NUMBER` 0x1950a86a20f9469cfc6c, the value of the first pickle, little-endian.
@@ -50,11 +51,14 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
     }
     let machine = pickle::load(head, protocol.end, Persistent::Refused)?;
     check_byte_order(&machine, Format::Legacy)?;
-    let object = pickle::load(head, machine.end, Persistent::Storages)?;
+    let object = pickle::load(head, machine.end, Persistent::ViewedStorages)?;
+    let sizes = references::storage_sizes(&object, Format::Legacy)?;
     let wanted = nested::select(&object)?;
     let keys = pickle::load(head, object.end, Persistent::Refused)?;
-    let mut storages = Stream::scan(bytes, &keys, &element_types(&object))?;
-    layout::materialize(&wanted, &mut storages, Format::Legacy, bytes.len())
+    let mut storages = Stream::scan(bytes, &keys, &element_types(&object), &sizes)?;
+    let tensors = layout::materialize(&wanted, &mut storages, Format::Legacy, bytes.len())?;
+    references::check_tensors(&object, Format::Legacy)?;
+    Ok(tensors)
 }
 
 /// Rejects files that a big-endian machine wrote. `machine` holds the properties of that machine: the third pickle
@@ -93,6 +97,7 @@ impl<'a> Stream<'a> {
         bytes: &'a [u8],
         keys: &Pickled<'a>,
         types: &BTreeMap<&str, DType>,
+        sizes: &BTreeMap<&str, usize>,
     ) -> Result<Self, WeightsError> {
         let Some(items) = keys.arena.items(keys.root) else {
             let got = keys.arena.describe(keys.root);
@@ -115,6 +120,16 @@ impl<'a> Stream<'a> {
                 ));
             };
             let data = read_storage(bytes, &mut at, *dtype, Format::Legacy)?;
+            let wrong = |expected, got: String| {
+                Err(WeightsError::entry(Format::Legacy, &key, expected, got))
+            };
+            if sizes.get(key.as_ref()) != Some(&data.len()) {
+                let expected = "a storage as long as the pickle states";
+                return wrong(expected, format!("{} bytes", data.len()));
+            }
+            if storages.contains_key(&key) {
+                return wrong("distinct storage keys", "one key twice".to_owned());
+            }
             storages.insert(key, data);
         }
         Ok(Self(storages))

@@ -10,6 +10,7 @@
 //! - `pickle`: the machine that turns a pickle into plain data without running code.
 //! - `nested`: finds the state dict in a training checkpoint.
 //! - `layout`: turns storages and strides into contiguous tensors.
+//! - `references`: checks what a pickle says about storages that are not read.
 //! - `quantizer`, `quantized`: the scales and zero points of quantized tensors, and where a pickle
 //!   stores them.
 //! - `limits`: all limits, checked before memory is allocated.
@@ -25,6 +26,8 @@
 
 mod error;
 mod foreign;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod layout;
 mod legacy;
 mod limits;
@@ -33,6 +36,7 @@ mod pack;
 mod pickle;
 mod quantized;
 mod quantizer;
+mod references;
 mod safetensors;
 mod tar;
 mod tensor;

@@ -109,12 +109,13 @@ fn find<'p, 'a>(
 
 fn tensors<'p, 'a>(pickled: &'p Pickled<'a>, dict: Value) -> BTreeMap<String, &'p TensorRef<'a>> {
     let arena = &pickled.arena;
-    let pairs = arena.pairs(dict).unwrap_or_default();
+    let pairs = arena.pairs(dict).unwrap_or_default().iter();
+    // The last of equal keys wins, also if its value is not a tensor.
+    let items: BTreeMap<&str, &Value> = pairs
+        .filter_map(|(key, value)| Some((arena.text(*key)?, value)))
+        .collect();
     let mut named = BTreeMap::new();
-    for (key, value) in pairs {
-        let Some(name) = arena.text(*key) else {
-            continue;
-        };
+    for (name, value) in items {
         let (layer, tensor) = match name.rsplit_once(PACKED) {
             Some((layer, tensor @ ("weight" | "bias" | PAIR))) => (layer, tensor),
             _ => ("", name),

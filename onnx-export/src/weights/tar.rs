@@ -177,6 +177,7 @@ fn read_tensors(
             storage: StorageRef {
                 key: storage_key.to_string().into(),
                 dtype: storage.dtype,
+                quantized: false,
                 numel: storage.data.len() / storage.dtype.size(),
                 view: None,
             },

@@ -21,6 +21,7 @@ use super::{
     limits::{self, Budget},
     nested,
     pickle::{self, Persistent},
+    references,
 };
 use crate::text::shown;
 
@@ -40,8 +41,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tensors, WeightsError> {
     archive.check_byte_order()?;
     let data = archive.entry(PICKLE, limits::MAX_PICKLE)?;
     let pickled = pickle::load(&data, 0, Persistent::Storages)?;
+    references::storage_sizes(&pickled, Format::Zip)?;
     let wanted = nested::select(&pickled)?;
-    layout::materialize(&wanted, &mut archive, Format::Zip, bytes.len())
+    let tensors = layout::materialize(&wanted, &mut archive, Format::Zip, bytes.len())?;
+    references::check_tensors(&pickled, Format::Zip)?;
+    Ok(tensors)
 }
 
 struct Archive<'a> {

@@ -130,12 +130,23 @@ pub(crate) fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
+/// Returns `pickle` with the ids of storages of legacy checkpoints, which end with a view.
+fn with_views(pickle: &[u8]) -> Vec<u8> {
+    let Some(at) = pickle.windows(2).position(|op| op == b"tQ") else {
+        return pickle.to_vec();
+    };
+    let (start, rest) = pickle.split_at(at);
+    [start, b"NtQ", &with_views(&rest[2..])].concat()
+}
+
 /// Returns a legacy checkpoint of `{"w": tensor}`. Only schemes whose scales are in the pickle are supported.
 pub(crate) fn legacy_of(stored: &Stored<'_>, shape: &[u8], scheme: &Scheme<'_>) -> Vec<u8> {
     let mut out = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.".to_vec();
     out.extend(b"\x80\x02M\xe9\x03.\x80\x02}\x8c\x0dlittle_endian\x88s.\x80\x02}");
     text(&mut out, "w");
-    quantized(&mut out, stored, shape, scheme);
+    let mut tensor = Vec::new();
+    quantized(&mut tensor, stored, shape, scheme);
+    out.extend(with_views(&tensor));
     out.extend(b"s.\x80\x02]");
     text(&mut out, stored.1);
     out.extend(b"a.");

@@ -12,6 +12,7 @@
 )]
 
 pub mod bilinear;
+pub mod fuzz;
 pub mod mutation;
 pub mod python;
 pub mod random;

@@ -12,7 +12,7 @@ use prost::Message;
 use super::*;
 use crate::graph::ops::{Conv, ConvData};
 use crate::graph::{Graph, Loader, Value};
-use crate::proto::{GraphProto, ModelProto};
+use crate::proto::{GraphProto, ModelProto, NodeProto};
 use crate::weights::StateDict;
 use crate::{DEFAULT_OPSET, Model, ModelInfo, Stages, formula};
 
@@ -138,7 +138,7 @@ fn quantized(network: &Network, recipe: &Recipe, target: Target) -> GraphProto {
 /// left out.
 fn dump(graph: &GraphProto) -> String {
     let constants: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-    let line = |node: &crate::proto::NodeProto| {
+    let line = |node: &NodeProto| {
         let inputs = node.input.iter().map(String::as_str);
         let inputs: Vec<&str> = inputs.filter(|name| !constants.contains(name)).collect();
         let (output, op) = (node.output.join(", "), &node.op_type);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::encoding::{field, nested};
 use crate::proto::{
-    AttributeProto, FLOAT, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto,
+    AttributeProto, FLOAT, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto,
 };
 
 /// Returns a network of one Conv with a 1x1 kernel, `y = Conv(x, w, b)`.

@@ -235,7 +235,7 @@ fn outputs_that_nodes_read_keep_their_names() {
             ("/b/Conv", "inside"),
             ("/c/Conv", "last"),
         ] {
-            let writes = |node: &&crate::proto::NodeProto| node.output[0] == output;
+            let writes = |node: &&NodeProto| node.output[0] == output;
             let writer = graph.node.iter().find(writes).unwrap();
             let expected = if float.contains(&layer) {
                 "Conv"
@@ -357,4 +357,53 @@ fn results_are_behind_the_activations_of_a_layer() {
             "{name}"
         );
     }
+}
+
+/// Returns the network that results from `edit` on the graph of `network`.
+fn edited(network: &Network, edit: impl FnOnce(&mut GraphProto)) -> Network {
+    let mut graph = network.graph().clone();
+    edit(&mut graph);
+    Network::read(&network.with_graph(graph)).unwrap()
+}
+
+#[test]
+fn a_relu_without_an_output_does_not_end_the_program() {
+    let mut b = Builder::new();
+    let x = b.conv("stem", b.images, Conv::new(8, 3));
+    let sum = b.graph.add(x, x).unwrap();
+    let logits = b.classify(sum);
+    let network = b.finish(&[(logits, "logits")]);
+    let network = edited(&network, |graph| {
+        let sum = graph.node.iter().find(|node| node.op_type == "Add");
+        let input = sum.unwrap().output.clone();
+        graph.node.push(NodeProto {
+            op_type: "Relu".to_owned(),
+            input,
+            ..NodeProto::default()
+        });
+    });
+    let trained = Recipe {
+        trained: true,
+        ..recipe(&network, &[])
+    };
+    assert!(network.quantize(&trained, Target::Vnni).is_ok());
+}
+
+#[test]
+fn an_input_must_not_have_the_name_of_an_added_constant() {
+    let mut b = Builder::new();
+    let x = b.conv("stem", b.images, Conv::new(8, 3));
+    let logits = b.classify(x);
+    let network = b.finish(&[(logits, "logits")]);
+    let network = edited(&network, |graph| {
+        let mut input = graph.input[0].clone();
+        "stem.weight_q".clone_into(&mut input.name);
+        graph.input.push(input);
+    });
+    let result = network.quantize(&recipe(&network, &[]), Target::Vnni);
+    let error = result.unwrap_err().to_string();
+    assert!(
+        error.starts_with("input `stem.weight_q` has the name of a constant"),
+        "{error}"
+    );
 }

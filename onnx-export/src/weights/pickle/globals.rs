@@ -9,17 +9,22 @@ use crate::weights::{DType, WeightsError};
 /// What the reader makes of a class or function that a pickle names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::weights) enum Global {
-    /// `collections.OrderedDict`, `defaultdict` or `Counter`: a dictionary.
-    Dict,
+    /// `collections.OrderedDict`.
+    OrderedDict,
+    /// `collections.defaultdict`: a dictionary whose default value is dropped.
+    DefaultDict,
     /// `torch.Size`: a tuple of sizes.
     Size,
-    /// `torch._utils._rebuild_tensor` or `_rebuild_tensor_v2`: a tensor with the data type of its
-    /// storage. The two functions have the same first four arguments, and the others are ignored.
+    /// `torch._utils._rebuild_tensor`: a tensor with the data type of its storage.
     Tensor,
+    /// `torch._utils._rebuild_tensor_v2`, which has more arguments than `_rebuild_tensor`.
+    TensorV2,
     /// `torch._utils._rebuild_tensor_v3`: a tensor whose data type is an argument.
     TensorV3,
-    /// `torch._utils._rebuild_parameter` or `_rebuild_parameter_with_state`, which wrap a tensor.
+    /// `torch._utils._rebuild_parameter`, which wraps a tensor.
     Parameter,
+    /// `torch._utils._rebuild_parameter_with_state`, which wraps a tensor and sets attributes.
+    ParameterWithState,
     /// `torch._utils._rebuild_qtensor`: a tensor of integers with scales and zero points.
     Quantized,
     /// `torch.per_tensor_affine`: the quantization scheme with one scale and zero point.
@@ -28,8 +33,13 @@ pub(in crate::weights) enum Global {
     PerChannelAffine,
     /// A storage class such as `torch.FloatStorage`, and the data type of its elements.
     Storage(DType),
+    /// A storage class of quantized tensors such as `torch.QInt8Storage`, and the data type of its
+    /// integers.
+    QuantizedStorage(DType),
     /// A data type as a value, such as `torch.float32`.
     DType(DType),
+    /// A quantized data type as a value, such as `torch.qint8`, which quantized modules save.
+    QuantizedDType,
     /// A class or function in [`OPAQUE`], by name. Weights do not need the objects that it creates,
     /// so their content is dropped.
     Opaque(&'static str),
@@ -48,6 +58,7 @@ const OPAQUE: &[&str] = &[
     "builtins.complex",
     "builtins.frozenset",
     "builtins.set",
+    "collections.Counter",
     "collections.deque",
     "datetime.date",
     "datetime.datetime",
@@ -108,19 +119,21 @@ const MODEL_PACKAGES: &[&str] = &[
 /// outside the allow-list.
 pub(super) fn resolve(module: &str, name: &str) -> Result<Global, WeightsError> {
     let known = match (module, name) {
-        ("collections", "OrderedDict" | "defaultdict" | "Counter") => Some(Global::Dict),
+        ("collections", "OrderedDict") => Some(Global::OrderedDict),
+        ("collections", "defaultdict") => Some(Global::DefaultDict),
         ("torch", "Size") => Some(Global::Size),
-        ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Some(Global::Tensor),
+        ("torch._utils", "_rebuild_tensor") => Some(Global::Tensor),
+        ("torch._utils", "_rebuild_tensor_v2") => Some(Global::TensorV2),
         ("torch._utils", "_rebuild_tensor_v3") => Some(Global::TensorV3),
-        ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
-            Some(Global::Parameter)
-        }
+        ("torch._utils", "_rebuild_parameter") => Some(Global::Parameter),
+        ("torch._utils", "_rebuild_parameter_with_state") => Some(Global::ParameterWithState),
         ("torch._utils", "_rebuild_qtensor") => Some(Global::Quantized),
         ("torch", "per_tensor_affine") => Some(Global::PerTensorAffine),
         ("torch", "per_channel_affine") => Some(Global::PerChannelAffine),
-        ("torch" | "torch.cuda" | "torch.storage", _) => storage(name)
-            .map(Global::Storage)
-            .or_else(|| element_type(name).map(Global::DType)),
+        ("torch", "qint8" | "quint8" | "qint32") => Some(Global::QuantizedDType),
+        ("torch" | "torch.cuda" | "torch.storage", _) => {
+            storage(name).or_else(|| element_type(name).map(Global::DType))
+        }
         _ => None,
     };
     let full = || format!("{module}.{name}");
@@ -154,22 +167,26 @@ fn holds_models(module: &str) -> bool {
             .any(|part| module.starts_with(part))
 }
 
-/// Returns the data type of the elements of a storage class; `None` if `class` is not a storage
-/// class. An untyped storage is read as u8, a quantized storage as its integers.
-fn storage(class: &str) -> Option<DType> {
-    Some(match class {
+/// Returns the meaning of a storage class; `None` if `class` is not a storage class. An untyped
+/// storage is read as u8.
+fn storage(class: &str) -> Option<Global> {
+    let elements = match class {
         "FloatStorage" => DType::F32,
         "HalfStorage" => DType::F16,
         "BFloat16Storage" => DType::BF16,
         "DoubleStorage" => DType::F64,
         "LongStorage" => DType::I64,
-        "IntStorage" | "QInt32Storage" => DType::I32,
+        "IntStorage" => DType::I32,
         "ShortStorage" => DType::I16,
-        "CharStorage" | "QInt8Storage" => DType::I8,
-        "ByteStorage" | "QUInt8Storage" | "UntypedStorage" | "_UntypedStorage" => DType::U8,
+        "CharStorage" => DType::I8,
+        "ByteStorage" | "UntypedStorage" | "_UntypedStorage" => DType::U8,
         "BoolStorage" => DType::Bool,
+        "QInt32Storage" => return Some(Global::QuantizedStorage(DType::I32)),
+        "QInt8Storage" => return Some(Global::QuantizedStorage(DType::I8)),
+        "QUInt8Storage" => return Some(Global::QuantizedStorage(DType::U8)),
         _ => return None,
-    })
+    };
+    Some(Global::Storage(elements))
 }
 
 fn element_type(name: &str) -> Option<DType> {
@@ -179,10 +196,10 @@ fn element_type(name: &str) -> Option<DType> {
         "bfloat16" => DType::BF16,
         "float64" => DType::F64,
         "int64" => DType::I64,
-        "int32" | "qint32" => DType::I32,
+        "int32" => DType::I32,
         "int16" => DType::I16,
-        "int8" | "qint8" => DType::I8,
-        "uint8" | "quint8" => DType::U8,
+        "int8" => DType::I8,
+        "uint8" => DType::U8,
         "bool" => DType::Bool,
         _ => return None,
     })
@@ -203,7 +220,7 @@ mod tests {
         let model = "such as a whole model, instead of weights alone";
         let unknown = "an unsupported quantization";
         let cases = [
-            ("collections", "OrderedDict", Ok(Global::Dict)),
+            ("collections", "OrderedDict", Ok(Global::OrderedDict)),
             ("torch", "BFloat16Storage", Ok(Global::Storage(DType::BF16))),
             ("torch.cuda", "HalfStorage", Ok(Global::Storage(DType::F16))),
             (
@@ -224,12 +241,24 @@ mod tests {
             ("torch._utils", "_rebuild_qtensor", Ok(Global::Quantized)),
             ("torch", "per_tensor_affine", Ok(Global::PerTensorAffine)),
             ("torch", "per_channel_affine", Ok(Global::PerChannelAffine)),
-            ("torch", "QInt8Storage", Ok(Global::Storage(DType::I8))),
-            ("torch", "QUInt8Storage", Ok(Global::Storage(DType::U8))),
-            ("torch", "QInt32Storage", Ok(Global::Storage(DType::I32))),
-            ("torch", "qint8", Ok(Global::DType(DType::I8))),
-            ("torch", "quint8", Ok(Global::DType(DType::U8))),
-            ("torch", "qint32", Ok(Global::DType(DType::I32))),
+            (
+                "torch",
+                "QInt8Storage",
+                Ok(Global::QuantizedStorage(DType::I8)),
+            ),
+            (
+                "torch",
+                "QUInt8Storage",
+                Ok(Global::QuantizedStorage(DType::U8)),
+            ),
+            (
+                "torch",
+                "QInt32Storage",
+                Ok(Global::QuantizedStorage(DType::I32)),
+            ),
+            ("torch", "qint8", Ok(Global::QuantizedDType)),
+            ("torch", "quint8", Ok(Global::QuantizedDType)),
+            ("torch", "qint32", Ok(Global::QuantizedDType)),
             ("torch", "QUInt4x2Storage", Err(unknown)),
             ("torch", "quint2x4", Err(unknown)),
             ("torch", "per_channel_affine_float_qparams", Err(unknown)),

@@ -1,12 +1,13 @@
 //! Runs the operations of a pickle on a stack of values and a memo, the table of values to which
 //! the pickle refers again.
 //!
-//! Not here: the meaning of names and calls (`globals`, `rebuild`) and the loop over operations
+//! Not here: the meaning of names and calls (`globals`, `call`, `rebuild`) and the loop over operations
 //! (`load`).
 
 use std::collections::HashMap;
 
 use super::{
+    call::Call,
     globals,
     reader::Reader,
     rebuild::{self, Persistent},
@@ -31,6 +32,8 @@ pub(super) struct Machine<'a, 'p> {
     /// that the mark opens lie above this height.
     marks: Vec<usize>,
     memo: HashMap<u32, Value>,
+    /// Offset of the end of the frame that is being read; `None` outside of frames.
+    frame: Option<usize>,
 }
 
 impl<'a, 'p> Machine<'a, 'p> {
@@ -44,6 +47,7 @@ impl<'a, 'p> Machine<'a, 'p> {
             stack: Vec::new(),
             marks: Vec::new(),
             memo: HashMap::new(),
+            frame: None,
         }
     }
 
@@ -58,9 +62,28 @@ impl<'a, 'p> Machine<'a, 'p> {
         Ok((root, self.arena))
     }
 
-    /// Runs one operation. The opcodes are those of Python's `pickle.py`.
+    /// Runs one operation.
     pub(super) fn step(&mut self) -> Result<Flow, WeightsError> {
         let at = self.offset();
+        let flow = self.operation(at)?;
+        // A Python unpickler reads ahead to the end of a frame, so that it misreads an operation
+        // that goes beyond.
+        let end = self.offset();
+        match self.frame {
+            Some(frame) if end > frame => {
+                let expected = "an operation that ends within its frame";
+                Err(WeightsError::pickle(at, expected, "a longer one"))
+            }
+            Some(frame) if end == frame => {
+                self.frame = None;
+                Ok(flow)
+            }
+            _ => Ok(flow),
+        }
+    }
+
+    /// Runs the operation at offset `at`. The opcodes are those of Python's `pickle.py`.
+    fn operation(&mut self, at: usize) -> Result<Flow, WeightsError> {
         let code = self.input.u8()?;
         let value = match code {
             b'.' => return Ok(Flow::Stop),
@@ -83,7 +106,13 @@ impl<'a, 'p> Machine<'a, 'p> {
             b'R' | 0x81 => {
                 let arguments = self.pop(at)?;
                 let function = self.pop(at)?;
-                rebuild::call(&mut self.arena, function, arguments, at)?
+                let call = Call {
+                    function,
+                    arguments,
+                    creates: code == 0x81,
+                    at,
+                };
+                call.run(&mut self.arena)?
             }
             b'Q' => {
                 let id = self.pop(at)?;
@@ -110,26 +139,31 @@ impl<'a, 'p> Machine<'a, 'p> {
     fn effect(&mut self, code: u8, at: usize) -> Result<(), WeightsError> {
         match code {
             0x80 => self.protocol(at),
-            // The length of a frame is skipped: it only tells a Python unpickler how many bytes to
-            // read ahead.
-            0x95 => self.input.u64().map(drop),
+            0x95 => self.open_frame(at),
             b'(' => {
                 self.marks.push(self.stack.len());
                 let open = self.marks.len() as u64;
                 limits::at_most(Format::Pickle, "open collections", limits::MAX_MARKS, open)
             }
-            // Opcode `0` pops a value. Opcode `b` sets the state of an object; the state is
-            // dropped, such as the `_metadata` of an OrderedDict or the options of a Namespace.
-            b'0' | b'b' => self.pop(at).map(drop),
+            b'0' => self.pop(at).map(drop),
+            b'b' => self.state(at),
             b'1' => self.pop_to_mark(at).map(drop),
             b'q' | b'r' | 0x94 => self.remember(code, at),
             b'a' => {
                 let item = self.pop(at)?;
                 self.append(&[item], at)
             }
-            b'e' | 0x90 => {
+            b'e' => {
                 let items = self.pop_to_mark(at)?;
                 self.append(&items, at)
+            }
+            // Adds items to a set, whose content is not needed.
+            0x90 => {
+                self.pop_to_mark(at)?;
+                match self.top(at)? {
+                    Some(Node::Opaque(_)) => Ok(()),
+                    _ => Err(WeightsError::pickle(at, "a set to add to", "another value")),
+                }
             }
             b's' => {
                 let value = self.pop(at)?;
@@ -151,6 +185,18 @@ impl<'a, 'p> Machine<'a, 'p> {
         }
     }
 
+    fn open_frame(&mut self, at: usize) -> Result<(), WeightsError> {
+        let length = self.input.u64()?;
+        self.input.require(length)?;
+        if self.frame.is_some() {
+            let expected = "the end of a frame before the next";
+            return Err(WeightsError::pickle(at, expected, "a frame in a frame"));
+        }
+        // No overflow: so many bytes are left.
+        self.frame = Some(self.offset() + length as usize).filter(|_| length > 0);
+        Ok(())
+    }
+
     fn protocol(&mut self, at: usize) -> Result<(), WeightsError> {
         match self.input.u8()? {
             2..=5 => Ok(()),
@@ -159,14 +205,38 @@ impl<'a, 'p> Machine<'a, 'p> {
     }
 
     fn pop(&mut self, at: usize) -> Result<Value, WeightsError> {
-        // Values below an open mark belong to the surrounding collection, so they are not popped.
+        let value = self.peek(at)?;
+        self.stack.pop();
+        Ok(value)
+    }
+
+    /// Returns the value on top of the stack. Values below an open mark belong to the surrounding
+    /// collection, so they are neither popped nor changed.
+    fn peek(&self, at: usize) -> Result<Value, WeightsError> {
         let floor = self.marks.last().copied().unwrap_or_default();
-        if self.stack.len() > floor
-            && let Some(value) = self.stack.pop()
-        {
-            return Ok(value);
+        let top = self.stack.get(floor..).and_then(|values| values.last());
+        let missing = || WeightsError::pickle(at, "a value on the stack", "none");
+        top.copied().ok_or_else(missing)
+    }
+
+    /// Returns the node of the value on top of the stack; `None` if the value is stored in place.
+    fn top(&self, at: usize) -> Result<Option<&Node<'a>>, WeightsError> {
+        Ok(self.arena.node(self.peek(at)?))
+    }
+
+    /// Drops the state that opcode `b` sets, such as the `_metadata` of an `OrderedDict` or the
+    /// options of a `Namespace`. The state of any other object would change its content: that of a
+    /// tensor replaces its elements.
+    fn state(&mut self, at: usize) -> Result<(), WeightsError> {
+        self.pop(at)?;
+        match self.top(at)? {
+            Some(Node::OrderedDict(_) | Node::Opaque(_)) => Ok(()),
+            _ => {
+                let got = self.arena.describe(self.peek(at)?);
+                let expected = "an object whose state is not needed";
+                Err(WeightsError::pickle(at, expected, got))
+            }
         }
-        Err(WeightsError::pickle(at, "a value on the stack", "none"))
     }
 
     fn pop_to_mark(&mut self, at: usize) -> Result<Vec<Value>, WeightsError> {
@@ -236,9 +306,7 @@ impl<'a, 'p> Machine<'a, 'p> {
             b'r' => self.input.u32()?,
             _ => self.memo.len() as u32,
         };
-        let Some(value) = self.stack.last().copied() else {
-            return Err(WeightsError::pickle(at, "a value to memoize", "none"));
-        };
+        let value = self.peek(at)?;
         self.memo.insert(index, value);
         let held = self.memo.len() as u64;
         limits::at_most(Format::Pickle, "values in the memo", limits::MAX_MEMO, held)
@@ -274,10 +342,10 @@ impl<'a, 'p> Machine<'a, 'p> {
         Ok(self.arena.add(Node::Global(global)))
     }
 
-    /// Appends `items` to the list on top of the stack. If a set or another opaque object is there,
-    /// the items are dropped.
+    /// Appends `items` to the list on top of the stack. If an opaque object is there, such as a
+    /// deque, the items are dropped.
     fn append(&mut self, items: &[Value], at: usize) -> Result<(), WeightsError> {
-        let target = self.stack.last().copied().unwrap_or(Value::None);
+        let target = self.peek(at)?;
         match self.arena.node_mut(target) {
             Some(Node::List(list)) => list.extend_from_slice(items),
             Some(Node::Opaque(_)) => {}
@@ -292,10 +360,14 @@ impl<'a, 'p> Machine<'a, 'p> {
     /// Assigns the `items`, which are `key, value, key, value, ..`, in the dictionary on top of the
     /// stack. If an opaque object is there, the items are dropped.
     fn set_items(&mut self, items: &[Value], at: usize) -> Result<(), WeightsError> {
-        let target = self.stack.last().copied().unwrap_or(Value::None);
+        let target = self.peek(at)?;
         let (pairs, rest) = items.as_chunks::<2>();
+        if let Some([key, _]) = pairs.iter().find(|[key, _]| !self.arena.is_key(*key)) {
+            let got = self.arena.describe(*key);
+            return Err(WeightsError::pickle(at, "a key that Python can hash", got));
+        }
         match self.arena.node_mut(target) {
-            Some(Node::Dict(dict)) if rest.is_empty() => {
+            Some(Node::Dict(dict) | Node::OrderedDict(dict)) if rest.is_empty() => {
                 dict.extend(pairs.iter().map(|[key, value]| (*key, *value)));
             }
             Some(Node::Opaque(_)) => {}

@@ -1,13 +1,14 @@
 //! A pickle machine for the pickles of weights.
 //!
 //! It runs the operations that Python's `pickle` writes for dictionaries, lists, numbers, text and the function
-//! calls that [`rebuild`] reimplements. No code is imported or run: each allowed class or function is a
+//! calls that [`call`] reimplements. No code is imported or run: each allowed class or function is a
 //! [`globals::Global`], and a call is a `match` on it.
 //! Protocols 2 to 5 are supported.
 //!
 //! Not here: protocols 0 and 1, extension codes, `__setstate__` (the state of an object is dropped),
 //! pickled storages outside a checkpoint (`_load_from_bytes`) and pickled modules.
 
+mod call;
 pub(super) mod globals;
 mod machine;
 mod reader;

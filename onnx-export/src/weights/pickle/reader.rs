@@ -36,6 +36,15 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
+    /// Returns an error if fewer than `n` bytes are left. Reads nothing.
+    pub(super) fn require(&self, n: u64) -> Result<(), WeightsError> {
+        let mut ahead = Self {
+            bytes: self.bytes,
+            at: self.at,
+        };
+        ahead.take(n).map(drop)
+    }
+
     fn array<const N: usize>(&mut self) -> Result<[u8; N], WeightsError> {
         let mut out = [0; N];
         out.copy_from_slice(self.take(N as u64)?);

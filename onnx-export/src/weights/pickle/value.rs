@@ -32,6 +32,8 @@ pub(in crate::weights) enum Node<'a> {
     List(Vec<Value>),
     /// Keys and values in the order of assignment; the last of equal keys wins.
     Dict(Vec<(Value, Value)>),
+    /// An `OrderedDict`, which differs from [`Node::Dict`] only in that it may have a state.
+    OrderedDict(Vec<(Value, Value)>),
     Global(Global),
     Storage(StorageRef<'a>),
     Tensor(TensorRef<'a>),
@@ -88,11 +90,40 @@ impl<'a> Arena<'a> {
         }
     }
 
+    /// Takes the items out of a list; `None` for other values. The list can be used only once: a
+    /// pickle that passes one list a million times would exhaust memory by copies of it.
+    pub(super) fn take_list(&mut self, list: Value) -> Option<Vec<Value>> {
+        let node = self.node_mut(list)?;
+        let Node::List(items) = node else {
+            return None;
+        };
+        let items = std::mem::take(items);
+        *node = Node::Opaque("a list that another object holds");
+        Some(items)
+    }
+
     /// Returns the keys and values of a dictionary; `None` for other values.
     pub(in crate::weights) fn pairs(&self, value: Value) -> Option<&[(Value, Value)]> {
         match self.node(value)? {
-            Node::Dict(pairs) => Some(pairs),
+            Node::Dict(pairs) | Node::OrderedDict(pairs) => Some(pairs),
             _ => None,
+        }
+    }
+
+    /// Returns whether Python allows `value` as a key of a dictionary. Tuples of more than 8 items
+    /// or nested more than 3 deep are not allowed, since the keys of a pickle may share them.
+    pub(super) fn is_key(&self, value: Value) -> bool {
+        self.is_hashable(value, 3)
+    }
+
+    fn is_hashable(&self, value: Value, depth: usize) -> bool {
+        match self.node(value) {
+            Some(Node::List(_) | Node::Dict(_) | Node::OrderedDict(_)) => false,
+            Some(Node::Tuple(items)) => {
+                let sound = |item: &Value| self.is_hashable(*item, depth - 1);
+                depth > 0 && items.len() <= 8 && items.iter().all(sound)
+            }
+            _ => true,
         }
     }
 
@@ -118,7 +149,7 @@ impl<'a> Arena<'a> {
                 Some(Node::BigInt(_)) => "a large int",
                 Some(Node::Tuple(_)) => "a tuple",
                 Some(Node::List(_)) => "a list",
-                Some(Node::Dict(_)) => "a dict",
+                Some(Node::Dict(_) | Node::OrderedDict(_)) => "a dict",
                 Some(Node::Global(_)) => "a class or function",
                 Some(Node::Storage(_)) => "a storage",
                 Some(Node::Tensor(_)) => "a tensor",

@@ -1,0 +1,13 @@
+//! Helpers that the unit tests of this crate share with those of the server: random values and
+//! mutations of files.
+
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "the tests use some of the helpers"
+)]
+
+pub mod mutation;
+pub mod random;
