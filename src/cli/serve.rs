@@ -206,8 +206,8 @@ async fn serve(config: ServeConfig, prepared: Prepared, signals: StopSignals) ->
     let app = Arc::new(app);
     app.set_defaults(defaults);
     app.identity.set_address(address);
-    // The models are never dropped, because that would join workers, whose runs may be endless. The process ends
-    // without destructors.
+    // The served models are never dropped, because that would join workers, whose runs may be endless. The process
+    // ends without destructors. (A model for whose tensors there is no room is not served yet.)
     std::mem::forget(Arc::clone(&app));
     let stopping = CancellationToken::new();
     let loading = start_loading(stopping.clone(), {
@@ -338,7 +338,7 @@ fn on_first_use(app: &Arc<App>, config: &ServeConfig, loader: &Loader) -> Loads 
         let (model, variant) = (source.manifest.name.clone(), source.variant.clone());
         load(&app, &config, &runtime, source, plan).map_err(|error| {
             app.metrics.load_failed(&model, &variant);
-            LoadFailure::from(super::explain(&error))
+            LoadFailure::Other(super::explain(&error))
         })
     })
 }
