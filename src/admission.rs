@@ -296,9 +296,15 @@ fn reason(error: &ServeError) -> Option<Rejection> {
         | ServeError::BodyTooSlow { .. }
         | ServeError::Batch(BatchError::DeadlinePassed) => Some(Rejection::deadline),
         ServeError::Batch(BatchError::Stuck { .. }) => Some(Rejection::model_stuck),
-        ServeError::ModelLoading { .. } => Some(Rejection::model_loading),
-        ServeError::ModelLoadFailed { .. } => Some(Rejection::model_load_failed),
-        ServeError::ModelMemory { .. } => Some(Rejection::model_memory),
+        ServeError::ModelLoading { .. } | ServeError::ModelLoadsPaused { .. } => {
+            Some(Rejection::model_loading)
+        }
+        ServeError::ModelLoadFailed { .. } | ServeError::ModelChanged { .. } => {
+            Some(Rejection::model_load_failed)
+        }
+        ServeError::ModelMemory { .. } | ServeError::ModelTensorMemory { .. } => {
+            Some(Rejection::model_memory)
+        }
         ServeError::Batch(BatchError::QueueFull { .. } | BatchError::LongQueueFull { .. }) => {
             Some(Rejection::queue_full)
         }

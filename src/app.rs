@@ -116,6 +116,14 @@ impl App {
         }
     }
 
+    /// Returns the memory in bytes that requests may still reserve for bodies, images and responses.
+    pub fn unreserved_bytes(&self) -> u64 {
+        let budgets = [&self.bodies, &self.responses].into_iter();
+        let budgets = budgets.chain(self.pool.budgets());
+        let free = |budget: &Budget| budget.total().saturating_sub(budget.used());
+        budgets.map(free).sum()
+    }
+
     /// Publishes the served models and makes the server ready. Only the first call has an effect.
     pub fn set_ready(&self, registry: Registry) {
         let _ = self.registry.set(registry);

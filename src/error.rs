@@ -228,16 +228,50 @@ pub enum ServeError {
         /// Time until a request may start another attempt.
         retry_after: Duration,
     },
-    /// The memory for tensors is too small for the model in addition to the loaded ones.
+    /// The model is not loaded yet, and no attempt starts because the attempt to load another one failed recently.
     #[error(
-        "model `{model}` could not be loaded: the server has too little memory for tensors \
-         (`tensor_memory_bytes`) in addition to the loaded models; the next attempt is possible in {} ms",
+        "model `{model}` is not loaded yet, and another model could not be loaded: the next attempt is possible in {} \
+         ms",
+        .retry_after.as_millis()
+    )]
+    ModelLoadsPaused {
+        /// The requested model, as `name@variant`.
+        model: String,
+        /// Time until a request may start an attempt.
+        retry_after: Duration,
+    },
+    /// The model was replaced since the server started.
+    #[error(
+        "model `{model}` could not be loaded: its files changed since the server started: restart the server to use \
+         the model"
+    )]
+    ModelChanged {
+        /// The requested model, as `name@variant`.
+        model: String,
+        /// Time after which the server may have been restarted.
+        retry_after: Duration,
+    },
+    /// The server has too little memory to load the model on first use.
+    #[error(
+        "model `{model}` could not be loaded: the server has too little memory left to load it; the next attempt is \
+         possible in {} ms",
         .retry_after.as_millis()
     )]
     ModelMemory {
         /// The requested model, as `name@variant`.
         model: String,
         /// Time until a request may start another attempt.
+        retry_after: Duration,
+    },
+    /// The memory for tensors is too small for the model in addition to the loaded ones.
+    #[error(
+        "model `{model}` could not be loaded: the memory for tensors is too small for it in addition to the loaded \
+         models: set a larger `tensor_memory_bytes`, or serve fewer models, and restart the server"
+    )]
+    ModelTensorMemory {
+        /// The requested model, as `name@variant`.
+        model: String,
+        /// Time after which the server may have been restarted.
         retry_after: Duration,
     },
     /// The requested model has another task than the route serves.

@@ -4,10 +4,12 @@
 use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sightline::app::App;
 use sightline::config::{ConfigError, ServeConfig};
 use sightline::memory::{
     BudgetOrigin, ByteSize, Demands, MemoryPlan, default_budget, memory_limit,
 };
+use sightline::process::ProcessUsage;
 use sightline::registry::{Served, expected_tensor_demand};
 
 use super::say::tell;
@@ -33,6 +35,16 @@ pub(super) fn limit_to_machine() {
     if let Some((limit, _)) = memory_limit(Path::new("/")) {
         limit_allocations(limit.saturating_mul(2));
     }
+}
+
+/// Returns the memory in bytes that is left beside this server: the memory limit without the resident memory and without
+/// the memory that requests may still take, of which `tensor_bytes` are for tensors. `None` if no limit can be read.
+pub(super) fn left_beside_server(app: &App, tensor_bytes: u64) -> Option<u64> {
+    let (limit, _) = memory_limit(Path::new("/"))?;
+    // Tensors in use count twice, which leaves less.
+    let requests = app.unreserved_bytes().saturating_add(tensor_bytes);
+    let resident = ProcessUsage::now().resident_bytes;
+    Some(limit.saturating_sub(resident).saturating_sub(requests))
 }
 
 /// A memory plan, with the budget that it divides and the origin of this budget.

@@ -12,7 +12,7 @@ use sightline::catalogue;
 use sightline::manifest::ModelManifest;
 use sightline::nearest::did_you_mean;
 use sightline::registry::default_variant;
-use sightline::store::{FP32, ModelSource, ModelStore, Origin};
+use sightline::store::{FP32, ModelSource, ModelStore, Origin, StoreError};
 
 use super::StoreArgs;
 use super::say::say;
@@ -63,11 +63,35 @@ struct Row {
     /// Names of the variants, the one that the model's name selects first: those of the installed
     /// model, or those that the catalogue's model will have when it is exported.
     variants: Vec<String>,
+    /// Names of those of the variants that were made from other weights than the installed model's, and
+    /// therefore cannot be used.
+    stale: Vec<String>,
+}
+
+impl Row {
+    /// Returns the names of the variants, those of stale ones with a mark.
+    fn marked_variants(&self) -> Vec<String> {
+        let mark = |name: &String| {
+            let mark = if self.stale.contains(name) {
+                " (stale)"
+            } else {
+                ""
+            };
+            format!("{name}{mark}")
+        };
+        self.variants.iter().map(mark).collect()
+    }
 }
 
 /// Prints every model of the catalogue and of the models directory, or the model that `args` names.
 pub(super) fn run(args: &ModelsArgs) -> Result<()> {
     let store = args.store.store();
+    if let Some(name) = args.name.as_ref().filter(|_| args.url)
+        && let Some(manifest) = catalogue::manifest(name)?
+    {
+        // The URL does not depend on the models directory, so that broken entries of it do not matter.
+        return print_url(name, &catalogue_rows(&manifest, None));
+    }
     let installed = store.list()?;
     let mut rows = rows(&installed)?;
     if let Some(name) = &args.name {
@@ -136,6 +160,7 @@ fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Ro
     let sha = own.and_then(|model| model.manifest.provenance.as_ref());
     let sha = sha.map_or("", |provenance| provenance.checkpoint_sha256.as_str());
     let variants = variants(own.map_or(manifest, |model| &model.manifest));
+    let stale = own.map(stale).unwrap_or_default();
     let mut listed = false;
     let mut rows: Vec<Row> = Vec::new();
     for weights in &manifest.weights {
@@ -153,6 +178,7 @@ fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Ro
             here: exported.map(place).or(built_in),
             int8: exported.and_then(int8_place),
             variants: variants.clone(),
+            stale: stale.clone(),
         });
     }
     rows.extend(own.filter(|_| !listed).map(own_row));
@@ -168,6 +194,7 @@ fn catalogue_rows(manifest: &ModelManifest, own: Option<&ModelSource>) -> Vec<Ro
             here: None,
             int8: None,
             variants,
+            stale,
         });
     }
     rows
@@ -190,7 +217,17 @@ fn own_row(model: &ModelSource) -> Row {
         here: Some(place(model)),
         int8: int8_place(model),
         variants: variants(manifest),
+        stale: stale(model),
     }
+}
+
+/// Returns the names of the variants of `model` that were made from other weights.
+fn stale(model: &ModelSource) -> Vec<String> {
+    let stale = model.stale().into_iter().filter_map(|error| match error {
+        StoreError::Stale { variant, .. } => Some(variant),
+        _ => None,
+    });
+    stale.collect()
 }
 
 /// Returns the names of the model's variants, the one that the model's name selects first.

@@ -97,7 +97,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     source.manifest.batching.instances = Some(1);
     let plan = ModelPlan::new(&source.manifest, usable_cores(), None);
     let app = App::new(Limits::default(), 1);
-    let model = trial::load(source, &runtime, plan, limits, &app.metrics)?;
+    let model = trial::load(source, &runtime, plan, limits, None, &app.metrics)?;
     let model = Arc::new(model);
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,6 +1,7 @@
 //! `sightline serve`: loads models and serves them over HTTP until a stop signal.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,7 +22,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::listeners::Listeners;
-use super::memory::{Planned, limit_to_machine};
+use super::memory::{Planned, left_beside_server, limit_to_machine};
 use super::say::tell;
 use super::settings::{Merged, SettingsArgs};
 use super::signals::StopSignals;
@@ -156,7 +157,11 @@ fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<Served>
         let source = store.find(reference)?;
         match reference.variant {
             Some(_) => served.push(Served::at_start(source)),
-            None => served.extend(Served::variants(&source, config.precision)?),
+            None => {
+                // A variant that is loaded on first use must not fail then.
+                source.check_files()?;
+                served.extend(Served::variants(&source, config.precision)?);
+            }
         }
     }
     Ok(Served::merged(served, config.precision))
@@ -212,8 +217,8 @@ async fn serve(config: ServeConfig, prepared: Prepared, mut signals: StopSignals
     let app = Arc::new(app);
     app.set_defaults(defaults);
     app.identity.set_address(address);
-    // The models are never dropped, because that would join workers, whose runs may be endless. The process ends
-    // without destructors.
+    // The served models are never dropped, because that would join workers, whose runs may be endless. The process
+    // ends without destructors. (A model for whose tensors there is no room is not served yet.)
     std::mem::forget(Arc::clone(&app));
     let stopping = CancellationToken::new();
     let loading = start_loading(stopping.clone(), {
@@ -308,7 +313,7 @@ fn load_all(
         override_batching(&mut source.manifest.batching, &config.batching);
         let plan = ModelPlan::new(&source.manifest, config.cores, config.intra_op_threads);
         entries.push(if at_start {
-            let model = load(app, config, &loader.runtime, source.clone(), plan)?;
+            let model = load(app, config, &loader.runtime, source.clone(), plan, None)?;
             Entry::loaded(source, model)
         } else {
             Entry::new(source, plan)
@@ -340,24 +345,55 @@ fn load_all(
 fn on_first_use(app: &Arc<App>, config: &ServeConfig, loader: &Loader) -> Loads {
     // The app owns this loader, so it would never be dropped; it never is anyway.
     let (app, config, runtime) = (Arc::clone(app), config.clone(), loader.runtime.clone());
-    Loads::new(loader.tensor_bytes, move |source, plan| {
-        let (model, variant) = (source.manifest.name.clone(), source.variant.clone());
-        load(&app, &config, &runtime, source, plan).map_err(|error| {
-            app.metrics.load_failed(&model, &variant);
-            LoadFailure::from(super::explain(&error))
+    let tensor_bytes = loader.tensor_bytes;
+    Loads::new(tensor_bytes, move |source: ModelSource, plan| {
+        let load = || {
+            check_since_start(&source)?;
+            let free = left_beside_server(&app, tensor_bytes);
+            let loaded = load(&app, &config, &runtime, source.clone(), plan, free);
+            loaded.map_err(|error| {
+                // An error because of new files would be misleading.
+                let changed = check_since_start(&source).err();
+                changed.unwrap_or_else(|| load_failure(&error))
+            })
+        };
+        load().inspect_err(|_| {
+            let (model, variant) = (&source.manifest.name, &source.variant);
+            app.metrics.load_failed(model, variant);
         })
     })
 }
 
+/// Checks that the manifest of `source` is the one that the server read at its start.
+fn check_since_start(source: &ModelSource) -> Result<(), LoadFailure> {
+    let path = source.path.as_deref().unwrap_or(Path::new(""));
+    source.check_unchanged().map_err(|_| {
+        LoadFailure::Changed(format!(
+            "{} changed since the server started: restart the server to use it",
+            path.display()
+        ))
+    })
+}
+
+fn load_failure(error: &anyhow::Error) -> LoadFailure {
+    let text = super::explain(error);
+    if error.is::<trial::TooLittleMemory>() {
+        return LoadFailure::Memory(text);
+    }
+    LoadFailure::Other(text)
+}
+
+/// Loads one model. `free` is the memory in bytes that loading may take beside the server, once it serves.
 fn load(
     app: &App,
     config: &ServeConfig,
     runtime: &OnnxRuntime,
     source: ModelSource,
     plan: ModelPlan,
+    free: Option<u64>,
 ) -> Result<LoadedModel> {
     let model = tracing::info_span!("load", model = source.id())
-        .in_scope(|| trial::load(source, runtime, plan, config.load, &app.metrics))?;
+        .in_scope(|| trial::load(source, runtime, plan, config.load, free, &app.metrics))?;
     tracing::info!(
         model = model.id(),
         instances = plan.instances,

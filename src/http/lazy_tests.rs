@@ -29,6 +29,7 @@ const SEGMENTATION: &str = "lraspp_mobilenet_v3_large";
 enum Attempt {
     Succeeds,
     Fails,
+    FindsChanges,
     Panics,
 }
 
@@ -78,7 +79,10 @@ impl Lazy {
                         model.metrics.loaded.set(1);
                         Ok(model)
                     }
-                    Attempt::Fails => Err(LoadFailure::from("/secret/model.onnx is damaged")),
+                    Attempt::Fails => Err(LoadFailure::Other(
+                        "/secret/model.onnx is damaged".to_owned(),
+                    )),
+                    Attempt::FindsChanges => Err(LoadFailure::Changed("/secret".to_owned())),
                     Attempt::Panics => panic!("the fake loader panics"),
                 }
             }
@@ -236,6 +240,67 @@ async fn a_failed_load_is_a_problem_and_is_retried_after_a_pause() {
     }
 }
 
+/// Returns a request to segment an image with the model that is not loaded.
+fn segment() -> Request<Body> {
+    let mut request = post(png());
+    *request.uri_mut() = "/v1/segment?mask=none".parse().unwrap();
+    request
+}
+
+#[tokio::test]
+async fn after_a_failed_load_no_model_is_loaded_during_the_pause() {
+    let lazy = Lazy::new();
+    lazy.begin(Attempt::Fails);
+    let first = lazy.ask();
+    lazy.begun(1).await;
+    // The attempt takes long enough that the pause outlasts this test.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let next = tokio::spawn(send(Arc::clone(&lazy.app), segment()));
+    eventually(&lazy.app, "sightline_in_flight", 2.0).await;
+    lazy.permits.as_ref().unwrap().send(()).unwrap();
+    expect_problem(first.await.unwrap(), 503, "model_load_failed").await;
+    for response in [
+        next.await.unwrap(),
+        send(Arc::clone(&lazy.app), segment()).await,
+    ] {
+        assert!(response.headers().contains_key(RETRY_AFTER));
+        expect_problem(response, 503, "model_loading").await;
+    }
+    expect_problem(lazy.answer().await, 503, "model_load_failed").await;
+    let other = send(Arc::clone(&lazy.app), to("")).await;
+    assert_eq!(variant_of(other).await, "fp32");
+    assert_eq!(lazy.attempts(), 1);
+}
+
+#[tokio::test]
+async fn a_load_that_needs_a_restart_is_not_repeated() {
+    let small = 23 * MIB;
+    for (attempt, tensor_bytes, code) in [
+        (Attempt::FindsChanges, 1024 * MIB, "model_load_failed"),
+        (Attempt::Succeeds, small, "model_memory"),
+    ] {
+        let mut lazy = Lazy::with(Limits::default(), tensor_bytes);
+        lazy.release();
+        lazy.begin(attempt);
+        for wait in [Duration::ZERO, Duration::from_millis(1100)] {
+            tokio::time::sleep(wait).await;
+            let response = lazy.answer().await;
+            assert_eq!(response.headers()[RETRY_AFTER], "3600");
+            assert_eq!(response.status(), 503);
+            let problem = json(response).await;
+            assert_eq!(problem["code"], code);
+            assert!(
+                problem["detail"]
+                    .as_str()
+                    .unwrap()
+                    .contains("restart the server")
+            );
+            assert!(!problem.to_string().contains("secret"), "{problem}");
+        }
+        assert_eq!(lazy.attempts(), 1);
+    }
+}
+
 #[tokio::test]
 async fn few_requests_wait_and_no_longer_than_their_deadline() {
     let limits = Limits {
@@ -297,9 +362,7 @@ async fn models_are_loaded_one_after_the_other() {
     let mut lazy = Lazy::new();
     let first = lazy.ask();
     lazy.begun(1).await;
-    let mut request = post(png());
-    *request.uri_mut() = "/v1/segment?mask=none".parse().unwrap();
-    let second = tokio::spawn(send(Arc::clone(&lazy.app), request));
+    let second = tokio::spawn(send(Arc::clone(&lazy.app), segment()));
     eventually(&lazy.app, "sightline_in_flight", 2.0).await;
     while json(send(Arc::clone(&lazy.app), get("/v1/models")).await).await["models"][2]["state"]
         != "loading"

@@ -247,10 +247,15 @@ impl From<ServeError> for Problem {
             ServeError::ModelLoading { .. } => {
                 Self::new(Code::model_loading, detail).retry(SHORT_WAIT)
             }
-            ServeError::ModelLoadFailed { retry_after, .. } => {
+            ServeError::ModelLoadsPaused { retry_after, .. } => {
+                Self::new(Code::model_loading, detail).retry(retry_after)
+            }
+            ServeError::ModelLoadFailed { retry_after, .. }
+            | ServeError::ModelChanged { retry_after, .. } => {
                 Self::new(Code::model_load_failed, detail).retry(retry_after)
             }
-            ServeError::ModelMemory { retry_after, .. } => {
+            ServeError::ModelMemory { retry_after, .. }
+            | ServeError::ModelTensorMemory { retry_after, .. } => {
                 Self::new(Code::model_memory, detail).retry(retry_after)
             }
             ServeError::WrongTask {

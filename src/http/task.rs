@@ -88,6 +88,7 @@ pub(super) async fn handle<T: TaskRoute>(
             return Err(reject(&app, error, model));
         }
     };
+    let deadline = admission.deadline;
     let result = match read_body(&app, &mut admission, &parts.headers, &mut body).await {
         Ok(body) => {
             let work = async {
@@ -120,8 +121,9 @@ async fn respond<T: TaskRoute>(
 }
 
 /// Checks the head of a request, and that the queue can take it, before the body is read. Waits until
-/// the model is loaded if it is loaded on first use. Sets `model` as soon as it is known, so that
-/// metrics can name it if a later check fails.
+/// the model is loaded if it is loaded on first use, but not longer than until `deadline`; the request
+/// then has its full time again, because the body is not read meanwhile. Sets `model` as soon as it is
+/// known, so that metrics can name it if a later check fails.
 async fn admit<T: TaskRoute>(
     app: &App,
     parts: &Parts,
@@ -130,9 +132,12 @@ async fn admit<T: TaskRoute>(
 ) -> Result<(Head<T>, Admission), ServeError> {
     let (head, entry) = Head::<T>::parse(app, parts)?;
     *model = Some(Arc::clone(&entry));
-    let loaded = match entry.model() {
-        Some(loaded) => loaded,
-        None => deadline.bound(app.registry()?.load(&entry)).await?,
+    let (loaded, deadline) = match entry.model() {
+        Some(loaded) => (loaded, deadline),
+        None => {
+            let loaded = deadline.bound(app.registry()?.load(&entry)).await?;
+            (loaded, Deadline::after(app.limits.request_timeout))
+        }
     };
     Ok((head, Admission::new(app, loaded, deadline)?))
 }

@@ -1,7 +1,6 @@
 //! One variant of a model in the registry: its description, and its network if that is loaded.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::watch;
@@ -29,19 +28,24 @@ pub(super) enum State {
     Failed(Failure),
 }
 
-/// A failed attempt to load a network. The log has the reason.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Failure {
-    /// When the next request may start another attempt.
-    pub(super) retry_at: Instant,
-    /// Whether the memory for tensors was too small.
-    pub(super) lacks_memory: bool,
+/// Why the last attempt to load a network failed, as far as requests are told. The log has the
+/// reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The memory of the process was too small to load the network.
+    Memory,
+    /// The memory for tensors is too small until a restart.
+    TensorMemory,
+    /// The model was replaced since the server started.
+    Changed,
+    /// Any other reason.
+    Other,
 }
 
 impl Failure {
-    /// Returns the time until a request may start another attempt; zero if one may do so now.
-    pub(super) fn wait(&self) -> Duration {
-        self.retry_at.saturating_duration_since(Instant::now())
+    /// Returns whether no attempt can succeed before a restart of the server.
+    pub(super) fn is_final(self) -> bool {
+        matches!(self, Self::TensorMemory | Self::Changed)
     }
 }
 
@@ -55,7 +59,8 @@ pub enum LoadState {
     Loading,
     /// The variant is loaded.
     Loaded,
-    /// The last attempt to load the variant failed; a later request starts another one.
+    /// The last attempt to load the variant failed; a later request starts another one, unless only
+    /// a restart of the server helps.
     Failed,
 }
 
@@ -127,11 +132,12 @@ impl Entry {
         })
     }
 
-    /// Returns the last failed attempt if no request may start another one yet.
+    /// Returns why the last attempt failed. `None` if the network is loaded, being loaded, or was
+    /// not requested yet.
     pub(super) fn failure(&self) -> Option<Failure> {
         match &*self.state.borrow() {
-            State::Failed(failure) if !failure.wait().is_zero() => Some(*failure),
-            _ => None,
+            State::Failed(failure) => Some(*failure),
+            State::NotLoaded | State::Loading | State::Loaded(_) => None,
         }
     }
 
@@ -141,13 +147,13 @@ impl Entry {
     }
 
     /// Sets the state to [`State::Loading`] and returns `true` if the caller has to load the
-    /// network. Returns `false` if it is loaded or being loaded, or if the last attempt failed
-    /// recently.
+    /// network. Returns `false` if it is loaded or being loaded, or if only a restart of the server
+    /// helps.
     pub(super) fn begin(&self) -> bool {
         self.state.send_if_modified(|state| {
             let begins = match state {
                 State::NotLoaded => true,
-                State::Failed(failure) => failure.wait().is_zero(),
+                State::Failed(failure) => !failure.is_final(),
                 State::Loading | State::Loaded(_) => false,
             };
             if begins {

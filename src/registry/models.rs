@@ -66,8 +66,10 @@ impl Registry {
     ///
     /// # Errors
     /// [`ServeError::ModelLoading`] if too many requests wait already,
-    /// [`ServeError::ModelLoadFailed`] or [`ServeError::ModelMemory`] if the model could not be
-    /// loaded, [`ServeError::Draining`] if the server stops meanwhile.
+    /// [`ServeError::ModelLoadsPaused`] if another model could not be loaded recently,
+    /// [`ServeError::ModelLoadFailed`], [`ServeError::ModelChanged`], [`ServeError::ModelMemory`] or
+    /// [`ServeError::ModelTensorMemory`] if the model could not be loaded,
+    /// [`ServeError::Draining`] if the server stops meanwhile.
     pub async fn load(&self, entry: &Arc<Entry>) -> Result<Arc<LoadedModel>, ServeError> {
         if let Some(model) = entry.model() {
             return Ok(model);

@@ -98,24 +98,23 @@ impl Served {
     ) -> Result<Vec<Self>, StoreError> {
         warn_without_int8(&model.manifest, choice);
         let default = default_variant(&model.manifest, choice);
-        for stale in model.stale() {
-            if matches!(&stale, StoreError::Stale { variant, .. } if variant == default) {
-                return Err(stale);
+        let is_default = |stale: &StoreError| matches!(stale, StoreError::Stale { variant, .. } if variant == default);
+        let mut served = Vec::new();
+        for variant in model.variants() {
+            match variant {
+                Ok(source) => served.push(Self {
+                    at_start: source.variant == default,
+                    source,
+                }),
+                Err(stale) if is_default(&stale) => return Err(stale),
+                Err(stale) => {
+                    let model = &model.manifest.name;
+                    tracing::warn!(model, error = %stale, "stale variant is skipped");
+                }
             }
-            let model = &model.manifest.name;
-            tracing::warn!(model, error = %stale, "stale variant is skipped");
         }
-        let others = model.manifest.variants.keys().map(String::as_str);
-        let others = std::iter::once(FP32).chain(others);
-        let others = others.filter(|name| *name != default);
-        let served = |name: &str| {
-            Some(Self {
-                source: model.variant(name)?,
-                at_start: name == default,
-            })
-        };
-        let names = std::iter::once(default).chain(others);
-        Ok(names.filter_map(served).collect())
+        served.sort_by_key(|variant| !variant.at_start);
+        Ok(served)
     }
 
     /// Returns `served` without duplicates, with the variants of each model next to each other. The

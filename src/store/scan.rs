@@ -210,15 +210,32 @@ fn folder(path: &Path) -> Result<Entry, Problem> {
     Ok(Entry::Other)
 }
 
-/// Returns the problem of a folder that has no manifest, because its subfolder `inner` has one, or has an ONNX file.
-/// `None` if `inner` has neither or is no folder.
+/// Returns the problem of a folder that has no manifest, because its subfolder `inner` has one, has an ONNX file,
+/// or cannot be read. `None` if `inner` has none of them or is no folder.
 fn too_deep(inner: &Path) -> Option<Problem> {
-    if super::is_present(&inner.join("model.toml")) {
-        let inner = inner.to_path_buf();
-        return Some(Problem::TooDeep { inner });
+    if inner.file_name().is_some_and(is_never_a_model) {
+        return None;
     }
-    let onnx = first(&visible(inner).ok()?, &["onnx"])?;
-    Some(Problem::NoManifest { onnx })
+    // A folder that this process may not read may hold the model.
+    let denied = |error: io::Error| {
+        let denied = error.kind() == io::ErrorKind::PermissionDenied;
+        denied.then(|| Problem::Model(StoreError::io(inner, error)))
+    };
+    match inner.join("model.toml").symlink_metadata() {
+        Ok(metadata) if !metadata.is_dir() => {
+            let inner = inner.to_path_buf();
+            return Some(Problem::TooDeep { inner });
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return denied(error),
+        _ => {}
+    }
+    match visible(inner) {
+        Ok(content) => {
+            let onnx = first(&content, &["onnx"])?;
+            Some(Problem::NoManifest { onnx })
+        }
+        Err(error) => denied(error),
+    }
 }
 
 /// Returns the paths of the entries of a folder, sorted, without hidden ones.

@@ -1,5 +1,6 @@
 //! A model that the store found: its manifest, its labels, and where its ONNX graphs come from.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -149,7 +150,7 @@ impl ModelSource {
     /// # Errors
     /// [`StoreError`] for the first file that is missing, is not a regular file, cannot be read, or is outside the
     /// folder that the files must not leave.
-    pub(super) fn check_files(&self) -> Result<(), StoreError> {
+    pub fn check_files(&self) -> Result<(), StoreError> {
         let Origin::Files { boundary, .. } = &self.origin else {
             return Ok(());
         };
@@ -176,7 +177,7 @@ impl ModelSource {
                 advice: format!("the variant must be one of {}", known.join(", ")),
             });
         };
-        self.check_fresh(name, &variant)?;
+        self.check_fresh(name, &variant, &OnceCell::new())?;
         Ok(self.changed(name, variant))
     }
 
@@ -193,30 +194,48 @@ impl ModelSource {
             return Some(self.clone());
         }
         let variant = self.manifest.variants.get(name)?.clone();
-        self.check_fresh(name, &variant).ok()?;
+        self.check_fresh(name, &variant, &OnceCell::new()).ok()?;
         Some(self.clone().changed(name, variant))
     }
 
     /// Returns a [`StoreError::Stale`] for each variant that was made from other weights than the
     /// model's, and which therefore cannot be used.
     pub fn stale(&self) -> Vec<StoreError> {
-        let variants = self.manifest.variants.iter();
-        let stale = variants.filter_map(|(name, variant)| self.check_fresh(name, variant).err());
-        stale.collect()
+        let variants = self.variants().into_iter();
+        variants.filter_map(Result::err).collect()
+    }
+
+    /// Returns the model itself and all its variants, by name, with a [`StoreError::Stale`] in place of
+    /// each variant that was made from other weights than the model's. The model's files are hashed at
+    /// most once.
+    pub fn variants(&self) -> Vec<Result<Self, StoreError>> {
+        let current = OnceCell::new();
+        let variants = self.manifest.variants.iter().map(|(name, variant)| {
+            self.check_fresh(name, variant, &current)?;
+            Ok(self.clone().changed(name, variant.clone()))
+        });
+        std::iter::once(Ok(self.clone())).chain(variants).collect()
     }
 
     /// Checks that the variant `name` of this model was made from the model's weights. A variant that
-    /// does not state what it was made from passes.
-    fn check_fresh(&self, name: &str, variant: &Variant) -> Result<(), StoreError> {
+    /// does not state what it was made from passes. `current` keeps the hashes of the model's files.
+    fn check_fresh(
+        &self,
+        name: &str,
+        variant: &Variant,
+        current: &OnceCell<Option<Vec<String>>>,
+    ) -> Result<(), StoreError> {
         if variant.source_sha256.is_empty() {
             return Ok(());
         }
         // Without a stated hash the file itself is read. If it cannot be read, loading says why.
-        let current = self.manifest.fp32_sha256().or_else(|| self.file_sha256());
+        let read = || self.manifest.fp32_sha256().or_else(|| self.file_sha256());
+        let current = current.get_or_init(read);
+        let stated = &variant.source_sha256;
         let same = |(one, other): (&String, &String)| one.eq_ignore_ascii_case(other);
         match (current, &self.path) {
             (Some(current), Some(path))
-                if !current.iter().zip(&variant.source_sha256).all(same) =>
+                if current.len() != stated.len() || !current.iter().zip(stated).all(same) =>
             {
                 let (path, variant) = (path.clone(), name.to_owned());
                 Err(StoreError::Stale { path, variant })

@@ -195,6 +195,11 @@ fn a_variant_of_other_weights_is_stale() {
                 assert!(message.contains("sightline quantize") && message.contains("model.toml"));
             }
         }
+        let fresh = found.variants().into_iter().filter(Result::is_ok).count();
+        assert_eq!(
+            fresh,
+            found.manifest.variants.len() + 1 - usize::from(stale)
+        );
         // Other variants stay usable.
         assert!(find(directory.path(), "birds@240-int8").is_ok());
     }

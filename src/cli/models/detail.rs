@@ -19,7 +19,8 @@ pub(super) fn print(manifest: &ModelManifest, rows: &[Row]) -> Result<()> {
     )?;
     field("here", &here(name, rows))?;
     if let Some(first) = rows.first() {
-        let (default, others) = first.variants.split_first().unzip();
+        let variants = first.marked_variants();
+        let (default, others) = variants.split_first().unzip();
         let default = default.map(|name| format!("{name} (the name alone selects this one)"));
         let others = others.unwrap_or_default().iter().cloned();
         let variants: Vec<String> = default.into_iter().chain(others).collect();

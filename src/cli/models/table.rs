@@ -9,7 +9,7 @@ use crate::cli::say::say;
 /// Maximum width of the column of the models' names; a longer name moves the rest of its own line.
 const NAME: usize = 38;
 /// Maximum width of the column of the variants; further variants are shown as `...`.
-const VARIANTS: usize = 16;
+const VARIANTS: usize = 18;
 
 const HEAD: [&str; 6] = ["MODEL", "HERE", "VARIANTS", "TASK", "PARAMS", "PUBLISHED"];
 
@@ -64,7 +64,7 @@ fn line(row: &Row) -> [String; HEAD.len()] {
     [
         row.name.clone(),
         here.to_owned(),
-        variants(&row.variants),
+        variants(&row.marked_variants()),
         task.to_owned(),
         millions.unwrap_or_default(),
         published(row),

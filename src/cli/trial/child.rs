@@ -35,6 +35,7 @@ pub(in crate::cli) fn run(args: &TrialArgs) -> Result<()> {
     let order: Order = read_head(&mut input)?;
     end_with_parent(order.parent)?;
     limit_allocations(order.memory_bytes);
+    prefer_for_killing();
     match try_load(order, input, args) {
         Ok(networks) => {
             let graphs = networks.optimized();
@@ -65,6 +66,12 @@ fn end_with_parent(parent: i32) -> Result<()> {
         bail!("the process that started this one has ended");
     }
     Ok(())
+}
+
+/// Makes the kernel kill this process first if the memory of the cgroup or of the machine is exhausted, so that the
+/// parent process goes on serving. Without the permission, the kernel chooses.
+fn prefer_for_killing() {
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
 }
 
 /// Optimizes the model of `order`, whose graphs follow in `input`, and runs it once.

@@ -36,6 +36,11 @@ use message::{Order, Outcome, read_head, read_part, write};
 const BASE_MEMORY: u64 = 2 << 30;
 /// Part of the default memory limit that grows with the model, in bytes per byte of its files.
 const MEMORY_PER_BYTE: u64 = 8;
+/// Smallest memory in bytes that loading any model takes.
+const LEAST_MEMORY: u64 = 64 << 20;
+/// What to do if the memory that the server leaves for loading is too small.
+const LACK_ADVICE: &str =
+    "raise the memory limit of the container, lower --memory-budget, or load the model at start";
 /// Maximum number of characters of the child's error that the parent reports.
 const MAX_ERROR: usize = 2000;
 /// Maximum size in bytes of the child's log that the parent writes to stderr; the rest is dropped.
@@ -48,15 +53,30 @@ const ALLOCATION_ERRORS: [&str; 4] = [
     "memory allocation of",
 ];
 
-/// Loads the model `source`. A model from files is first loaded in a child process within `limits`.
+/// Too little memory is left beside the server to load a model.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "loading needs at least {needed} bytes of memory, but {free} are left beside the server and its memory budget: \
+     {LACK_ADVICE}"
+)]
+pub(super) struct TooLittleMemory {
+    needed: u64,
+    free: u64,
+}
+
+/// Loads the model `source`. A model from files is first loaded in a child process within `limits`. `free` is the
+/// memory in bytes that loading may take beside a server that has responded to requests already; `None` if only
+/// `limits` apply.
 ///
 /// # Errors
-/// If the model cannot be loaded, or not within `limits`; the error names the model.
+/// If the model cannot be loaded, or not within `limits`; the error names the model. [`TooLittleMemory`] is in its
+/// chain if `free` is certainly too small.
 pub(super) fn load(
     source: ModelSource,
     runtime: &OnnxRuntime,
     plan: ModelPlan,
     limits: LoadLimits,
+    free: Option<u64>,
     metrics: &Metrics,
 ) -> Result<LoadedModel> {
     let plan = ModelPlan {
@@ -68,7 +88,7 @@ pub(super) fn load(
     }
     let started = Instant::now();
     let model = source.id();
-    let graphs = optimize(&source, runtime, plan, limits)
+    let graphs = optimize(&source, runtime, plan, limits, free)
         .with_context(|| format!("cannot load model `{model}`"))?;
     tracing::debug!(
         trial_ms = started.elapsed().as_millis() as u64,
@@ -91,10 +111,18 @@ fn optimize(
     runtime: &OnnxRuntime,
     plan: ModelPlan,
     limits: LoadLimits,
+    free: Option<u64>,
 ) -> Result<Stages<OptimizedGraph>> {
+    let left = free.map(|free| left_for_child(free, file_bytes(source)));
+    let left = left.transpose()?.unwrap_or(u64::MAX);
     let graphs = source.graphs().map_err(LoadReason::from)?;
     let size: usize = graphs.iter().map(|graph| graph.content.len()).sum();
-    let memory_bytes = limits.memory.unwrap_or_else(|| default_memory(size as u64));
+    let limit = limits.memory.unwrap_or_else(|| default_memory(size as u64));
+    let (memory_bytes, advice) = if left < limit {
+        (left, LACK_ADVICE)
+    } else {
+        (limit, "--load-memory-bytes raises this limit")
+    };
     let parent = rustix::process::getpid();
     let order = Order {
         parent: parent.as_raw_nonzero().get(),
@@ -117,7 +145,7 @@ fn optimize(
     crate::cli::log::forward(&log);
     output.rewind()?;
     let result = outcome(BufReader::new(output), status);
-    result.map_err(|error| explain_memory(error, &log, memory_bytes))
+    result.map_err(|error| explain_memory(error, &log, memory_bytes, advice))
 }
 
 /// Returns the default memory limit in bytes for loading a model whose files have `size` bytes.
@@ -125,6 +153,28 @@ fn default_memory(size: u64) -> u64 {
     let needed = BASE_MEMORY.saturating_add(size.saturating_mul(MEMORY_PER_BYTE));
     let limit = memory_limit(Path::new("/"));
     limit.map_or(needed, |(limit, _)| needed.min(limit / 4 * 3))
+}
+
+/// Returns the size of the model's ONNX files in bytes. A file that cannot be read counts as empty: reading it says why.
+fn file_bytes(source: &ModelSource) -> u64 {
+    let Origin::Files { paths, .. } = &source.origin else {
+        return 0;
+    };
+    let size = |path| std::fs::metadata(path).map_or(0, |file| file.len());
+    paths.iter().map(|stage| size(stage.content)).sum()
+}
+
+/// Returns the part in bytes of the memory `free` that the child may take to load a model whose files have `size`
+/// bytes. The rest is for the files that the processes exchange.
+fn left_for_child(free: u64, size: u64) -> Result<u64, TooLittleMemory> {
+    let exchanged = size.saturating_mul(2);
+    let least = size.max(LEAST_MEMORY);
+    let left = free.saturating_sub(exchanged);
+    if left < least {
+        let needed = exchanged.saturating_add(least);
+        return Err(TooLittleMemory { needed, free });
+    }
+    Ok(left)
 }
 
 fn memory_file(name: &str) -> Result<File> {
@@ -207,9 +257,14 @@ fn outcome(mut output: BufReader<File>, status: ExitStatus) -> Result<Stages<Opt
     Stages::from_list(stages).context("the process that loads the model returned no network")
 }
 
-/// Adds the memory limit to the error of a child that could not allocate memory, or that was killed by the system for
+/// Adds the memory limit and `advice` to the error of a child that could not allocate memory, or that was killed by the system for
 /// lack of memory.
-fn explain_memory(error: anyhow::Error, log: &[u8], memory_bytes: u64) -> anyhow::Error {
+fn explain_memory(
+    error: anyhow::Error,
+    log: &[u8],
+    memory_bytes: u64,
+    advice: &str,
+) -> anyhow::Error {
     let text = error.to_string();
     let log = String::from_utf8_lossy(log);
     let failed = |word: &&str| text.contains(*word) || log.contains(*word);
@@ -217,10 +272,7 @@ fn explain_memory(error: anyhow::Error, log: &[u8], memory_bytes: u64) -> anyhow
     if !killed && !ALLOCATION_ERRORS.iter().any(failed) {
         return error;
     }
-    anyhow!(
-        "loading needs more than the limit of {memory_bytes} bytes of memory: --load-memory-bytes raises this limit: \
-         {text}"
-    )
+    anyhow!("loading needs more than the limit of {memory_bytes} bytes of memory: {advice}: {text}")
 }
 
 /// Returns `text` as one line without control characters, cut to [`MAX_ERROR`] characters. Names in a model file can
@@ -255,6 +307,23 @@ mod tests {
     }
 
     #[test]
+    fn the_child_gets_what_the_files_leave_of_the_free_memory() {
+        const MIB: u64 = 1 << 20;
+        let cases = [
+            (1000, 100, Some(800)),
+            (300, 100, Some(100)),
+            (299, 100, None),
+            (66, 1, Some(64)),
+            (65, 1, None),
+            (0, 0, None),
+        ];
+        for (free, size, expected) in cases {
+            let left = left_for_child(free * MIB, size * MIB).ok();
+            assert_eq!(left, expected.map(|left| left * MIB), "{free} {size}");
+        }
+    }
+
+    #[test]
     fn errors_for_want_of_memory_name_the_limit() {
         let cases = [
             ("std::bad_alloc", "", true),
@@ -268,7 +337,8 @@ mod tests {
             ("unknown operator", "", false),
         ];
         for (text, log, expected) in cases {
-            let error = explain_memory(anyhow!(text), log.as_bytes(), 77).to_string();
+            let error = explain_memory(anyhow!(text), log.as_bytes(), 77, "raise it");
+            let error = error.to_string();
             assert_eq!(error.contains("limit of 77 bytes"), expected, "{error}");
             assert!(error.ends_with(text), "{error}");
         }
