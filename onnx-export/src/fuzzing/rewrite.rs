@@ -198,6 +198,7 @@ fn value(name: &str) -> ValueInfoProto {
     ValueInfoProto {
         name: name.to_owned(),
         r#type: None,
+        ..ValueInfoProto::default()
     }
 }
 
