@@ -1,6 +1,6 @@
 //! Arguments of `sightline quantize`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -154,7 +154,7 @@ impl QuantizeArgs {
     /// If the name of the output path is not a valid model name.
     pub(super) fn named(&self, source: &ModelSource, paths: &OutputPaths) -> Result<ModelManifest> {
         let mut manifest = source.manifest.clone();
-        if self.out.is_some() {
+        if self.out.is_some() && source.path.as_ref() != Some(&paths.manifest) {
             manifest.name.clone_from(&paths.name);
             // Parsed again so that a name that `serve` would reject is rejected before the search.
             ModelManifest::parse(&manifest.to_toml()?)
@@ -163,16 +163,25 @@ impl QuantizeArgs {
         Ok(manifest)
     }
 
-    /// Returns the paths of the files to write.
+    /// Returns the paths of the files to write. They are those of the model itself if `-o` is the
+    /// model's own folder, however its path is written.
     ///
     /// # Errors
     /// If the model is built in and `-o` is not set, or if the output folder is not writable.
     pub(super) fn paths(&self, source: &ModelSource) -> Result<OutputPaths> {
         let paths = match (&self.out, &source.path, &source.origin) {
-            (Some(out), ..) => OutputPaths::new(out)?,
             (None, Some(manifest), Origin::Files { paths, .. }) => {
                 OutputPaths::of(manifest, paths, &source.manifest.labels)
             }
+            (Some(out), Some(manifest), Origin::Files { paths, .. }) => {
+                match OutputPaths::new(out)? {
+                    new if is_same_file(&new.manifest, manifest) => {
+                        OutputPaths::of(manifest, paths, &source.manifest.labels)
+                    }
+                    new => new,
+                }
+            }
+            (Some(out), ..) => OutputPaths::new(out)?,
             _ => bail!(
                 "{} is built in and has no folder: set the output path with -o",
                 self.model
@@ -181,4 +190,9 @@ impl QuantizeArgs {
         paths.check()?;
         Ok(paths)
     }
+}
+
+/// Returns whether two paths are those of the same existing file.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
