@@ -60,7 +60,7 @@ impl Existing {
     /// with the SHA-256 of the fp32 files that it was made from. `made` are the variants that the command
     /// replaces.
     /// Returns a message for each variant that it adds.
-    pub(super) fn judge_variants(
+    pub(in crate::cli) fn judge_variants(
         &self,
         new: &mut ModelManifest,
         made: &BTreeSet<&str>,
@@ -116,6 +116,11 @@ impl Existing {
             return stale + &format!("sightline quantize {file} --calibration DIR");
         }
         stale + "make its ONNX files from the new weights, and remove its `source_sha256`"
+    }
+
+    /// Returns whether the fp32 files of this model are others than those of `new`, or unknown.
+    pub(in crate::cli) fn has_other_weights(&self, new: &ModelManifest) -> bool {
+        !same(self.fp32_sha256().as_deref(), new.fp32_sha256().as_deref())
     }
 
     /// Returns the SHA-256 of the model's fp32 files: the stated ones, or those of the files. `None` if
