@@ -200,6 +200,7 @@ fn models_health_headers_and_metrics() {
         "state",
         "input",
         "num_classes",
+        "activation",
         "batching",
         "provenance",
     ];

@@ -250,6 +250,33 @@ fn an_int8_variant_of_other_weights_is_not_used() {
 }
 
 #[test]
+fn an_fp32_variant_of_other_weights_is_not_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let birds = directory.path().join("birds");
+    tiny::export(&birds);
+    let manifest = birds.join("model.toml");
+    fs::copy(birds.join("model.onnx"), birds.join("own.onnx")).unwrap();
+    let hash = sha256(&fs::read(birds.join("model.onnx")).unwrap());
+    let variant = format!(
+        "\n[variants.own]\nstages = [{{ role = \"network\", file = \"own.onnx\" }}]\n\
+         source_sha256 = [\"{}\"]\n",
+        hash.to_uppercase()
+    );
+    let written = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, written + &variant).unwrap();
+    let reference = format!("{}@own", text(&birds));
+    let stdout = tiny::export(&birds);
+    assert!(stdout.contains("from the same weights"), "{stdout}");
+    assert_eq!(predict(&reference).0, Some(0));
+    let stdout = exported(&birds, &[]);
+    assert!(
+        stdout.contains("`variants.own` is stale") && stdout.contains("make its ONNX files"),
+        "{stdout}"
+    );
+    assert_eq!(predict(&reference).0, Some(1));
+}
+
+#[test]
 fn an_edit_during_an_export_is_not_lost() {
     let directory = tempfile::tempdir().unwrap();
     let birds = directory.path().join("birds");

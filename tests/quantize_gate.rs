@@ -8,11 +8,13 @@
 
 mod common;
 
+use std::fs;
 use std::path::Path;
 
 use common::onnx::{FLOAT, Message, floats, graph, node, value, write_model};
 use common::quantizing::{Folder, command, names, text};
 use common::{finish, path};
+use sightline::cpu::has_int8_dot;
 
 /// Returns a network of three logits: a convolution that reads the image, Relu, a convolution with equal weights
 /// `weight` and biases of `bias`, and the mean over the pixels.
@@ -113,6 +115,54 @@ fn outputs_of_low_similarity_are_rejected() {
     let (_, stdout, stderr) = quantize(&folder.at("tiny"), &accepted);
     assert!(stdout.contains("cosine "), "{stderr}");
     assert!(!stderr.contains("cosine similarity"), "{stderr}");
+}
+
+#[test]
+fn a_model_that_is_quantized_again_keeps_its_manifest() {
+    let folder = Folder::new();
+    let out = folder.at("out");
+    // The speed is not judged on another CPU family.
+    let target = if has_int8_dot() { "avx2" } else { "vnni" };
+    let lenient = [
+        "--images=2",
+        "--method=minmax",
+        "--min-agreement=0",
+        "--min-cosine=0",
+        "--target",
+        target,
+    ];
+    let copy = [&lenient[..], &["-o", text(&out)]].concat();
+    let (code, _, stderr) = quantize(&folder.at("tiny"), &copy);
+    assert_eq!(code, Some(0), "{stderr}");
+    let manifest = out.join("model.toml");
+    let read = || fs::read_to_string(&manifest).unwrap();
+    let first = read();
+    let (code, _, stderr) = quantize(&folder.at("tiny"), &copy);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(read(), first);
+
+    let resize = |size: u32| {
+        format!("resize = {{ mode = \"short_side\", size = {size}, filter = \"bilinear\" }}")
+    };
+    let int8 = format!("[variants.int8]\n{}\n", resize(280));
+    let other = format!("# For small birds.\n[variants.320]\n{}\n", resize(320));
+    let edited = first.replacen("[variants.int8]\n", &int8, 1) + "\n" + &other;
+    let edited = format!("# Garden.\ndefault = \"320\"\n{edited}");
+    fs::write(&manifest, &edited).unwrap();
+    let (code, _, stderr) = quantize(&folder.at("tiny"), &copy);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(read(), edited);
+
+    // The folder of the model itself, whose path is written in another way.
+    let mut inside = command(
+        Path::new("out/model.toml"),
+        &path("photos"),
+        &[&lenient[..], &["-o", "./out"]].concat(),
+    );
+    inside.current_dir(folder.at(""));
+    let (code, _, stderr) = finish(inside);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(read(), edited);
 }
 
 #[test]

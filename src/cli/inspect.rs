@@ -10,12 +10,15 @@ use onnx_export::text::{printable, shown};
 use onnx_export::weights::{FileKind, kind_of_file};
 use serde_json::{Value, json};
 use sightline::inspect::{Finding, Inspection};
+use sightline::manifest::ModelManifest;
 use sightline::store::{MAX_ONNX_BYTES, read_regular};
 
 use super::say::{complain, say};
 
 /// Maximum number of inputs, outputs and operators that are printed.
 const LISTED: usize = 40;
+/// Maximum size of a manifest in bytes, the limit for loading a model.
+const MAX_MANIFEST_BYTES: u64 = 16 << 20;
 /// Width of a line of the list of operators.
 const WIDTH: usize = 96;
 
@@ -35,12 +38,18 @@ pub(super) struct InspectArgs {
 /// Reads the file without running it, and prints what it states.
 ///
 /// # Errors
-/// If the file is not an ONNX file, or cannot be served with any manifest.
+/// If the file is not an ONNX file, or cannot be served with any manifest and has none.
 pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let path = &args.file;
     let bytes = read(path)?;
-    let inspection =
+    let mut inspection =
         Inspection::new(path, &bytes).map_err(|error| not_onnx(path, &bytes, &error))?;
+    let manifest = manifest_of(path);
+    if manifest.is_some() {
+        // The manifest states the task, and what a detector needs.
+        let problems = &mut inspection.problems;
+        problems.retain(|problem| !matches!(problem, Finding::Task { .. }));
+    }
     if args.manifest {
         for problem in &inspection.problems {
             complain!("warning: {problem}");
@@ -53,6 +62,10 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
         say!("{}", serde_json::to_string_pretty(&json)?)?;
     } else {
         print(path, bytes.len(), &inspection)?;
+        if let Some(manifest) = manifest {
+            let manifest = printable(&manifest.to_string_lossy(), &[]).into_owned();
+            say!("\nthe file belongs to a model that has a manifest: {manifest}")?;
+        }
     }
     match inspection.problems.len() {
         0 => Ok(()),
@@ -82,6 +95,29 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         );
     }
     Ok(read_regular(path, MAX_ONNX_BYTES)?)
+}
+
+/// Returns the path of the manifest beside the ONNX file at `path` that names this file. `None` if there
+/// is no valid one.
+fn manifest_of(path: &Path) -> Option<PathBuf> {
+    let file = Path::new(path.file_name()?);
+    let names_file = |manifest: &PathBuf| {
+        let text = read_regular(manifest, MAX_MANIFEST_BYTES).ok();
+        let text = text.and_then(|bytes| String::from_utf8(bytes).ok());
+        let manifest = text.and_then(|text| ModelManifest::parse(&text).ok());
+        manifest.is_some_and(|manifest| {
+            let variants = manifest.variants.values();
+            let mut stages = variants
+                .flat_map(|variant| &variant.stages)
+                .chain(&manifest.stages);
+            stages.any(|stage| stage.file == file)
+        })
+    };
+    let beside = [
+        path.with_extension("toml"),
+        path.with_file_name("model.toml"),
+    ];
+    beside.into_iter().find(names_file)
 }
 
 /// Returns the error for a file that is not an ONNX file, which says what the file is.

@@ -63,10 +63,13 @@ impl Exported<'_> {
             record_source(manifest, Precision::Int8.as_str());
         }
         let replaced = self.force.then(|| Existing::read(paths).ok().flatten());
+        let replaced = replaced.flatten();
         for _ in 0..ATTEMPTS {
             let existing = (!self.force).then(|| Existing::read(paths)).transpose()?;
             let existing = existing.flatten();
             let mut merged = self.merged(existing.as_ref())?;
+            let before = existing.as_ref().or(replaced.as_ref());
+            let stale_fused = before.and_then(|before| self.stale_fused(before, paths));
             let mut texts = texts.clone();
             if merged.writes_labels {
                 texts.push((paths.labels.clone(), labels.as_bytes()));
@@ -82,7 +85,7 @@ impl Exported<'_> {
                 Ok(()) => {
                     let kept = (!merged.notes.is_empty()).then(|| REPLACES.to_owned());
                     merged.notes.extend(kept);
-                    let replaced = replaced.flatten();
+                    merged.notes.extend(stale_fused);
                     merged.notes.extend(
                         replaced.and_then(|old| {
                             unused(&old.manifest, &merged.manifest, paths.folder())
@@ -93,6 +96,16 @@ impl Exported<'_> {
             }
         }
         Err(changed(&paths.manifest))
+    }
+
+    /// Returns a message about a fused detector of the model `before` that stays in the folder although
+    /// the weights change. `None` if there is none.
+    fn stale_fused(&self, before: &Existing, paths: &OutputPaths) -> Option<String> {
+        let stays = self.fused.is_none() && paths.fused.is_file();
+        (stays && before.has_other_weights(&self.fresh.manifest)).then(|| {
+            let file = paths.fused.display();
+            format!("{file}: built from other weights than the model's: export with --fused, or delete the file")
+        })
     }
 
     /// Merges the export with the model that is there.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::problem::Problem;
 use crate::app::App;
 use crate::error::ServeError;
-use crate::manifest::{Precision, Preprocess, Provenance, Task};
+use crate::manifest::{Activation, Precision, Preprocess, Provenance, Task};
 use crate::registry::{Entry, LoadState, Registry};
 use crate::store::ModelSource;
 
@@ -34,6 +34,8 @@ struct Description<'a> {
     state: LoadState,
     input: Input<'a>,
     num_classes: usize,
+    /// What the outputs of a classification network are. `None` for other tasks.
+    activation: Option<Activation>,
     batching: Batching,
     provenance: Option<&'a Provenance>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,6 +120,8 @@ fn describe(entry: &Entry, default: bool) -> Description<'_> {
             preprocess: &manifest.preprocess,
         },
         num_classes: labels.len(),
+        activation: (manifest.task == Task::Classification)
+            .then(|| manifest.activation.unwrap_or_default()),
         batching: Batching {
             max_batch_size: plan.max_batch_size,
             max_queue_delay_us: u64::try_from(delay).unwrap_or(u64::MAX),

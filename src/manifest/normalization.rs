@@ -42,7 +42,7 @@ fn check_scale(preprocess: &Preprocess) -> Result<(), InvalidField> {
             expected: "values for pixels of 0..1".into(),
             got: format!(
                 "mean {mean:?} and std {std:?}, which are for pixels of 0..255; write `mean = {}` and `std = {}`, or \
-                 keep the values and write `scale = 255`",
+                 keep the values and write `scale = 255`; write `scale = 1` if the values are for pixels of 0..1",
                 divided(mean),
                 divided(std)
             ),

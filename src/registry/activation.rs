@@ -15,6 +15,8 @@ use crate::postprocess::primary_output;
 
 /// Largest difference from 1 of a sum of probabilities, and of a score from 0..=1.
 const TOLERANCE: f32 = 1e-3;
+/// Largest difference of a quantized value from a multiple of the step, in steps.
+const STEP_TOLERANCE: f64 = 1e-3;
 
 /// The values of a classification network's outputs do not fit the activation in its manifest.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -110,7 +112,8 @@ fn judge(
     };
     let fits = |spread: &&Spread| match stated {
         Activation::None => true,
-        Activation::Softmax => spread.sums_to_one() && spread.is_score(),
+        // The rounding of quantized probabilities adds up over the classes.
+        Activation::Softmax => spread.is_score() && (spread.is_quantized || spread.sums_to_one()),
         Activation::Sigmoid => spread.is_score(),
     };
     match checked.iter().find(|spread| !fits(spread)) {
@@ -133,6 +136,7 @@ struct Spread {
     least: f32,
     most: f32,
     sum: f32,
+    is_quantized: bool,
 }
 
 impl Spread {
@@ -143,7 +147,8 @@ impl Spread {
             count: values.len(),
             least: values.iter().copied().fold(f32::INFINITY, f32::min),
             most: values.iter().copied().fold(f32::NEG_INFINITY, f32::max),
-            sum: values.iter().sum(),
+            sum: values.iter().map(|value| f64::from(*value)).sum::<f64>() as f32,
+            is_quantized: is_quantized(values),
         }
     }
 
@@ -160,6 +165,20 @@ impl Spread {
     fn is_distribution(&self) -> bool {
         self.count > 1 && self.is_score() && self.sums_to_one()
     }
+}
+
+/// Returns whether all of `values` are multiples of a step of which the highest value is at most 255, as
+/// the outputs of a network that quantizes them to 8 bits. `false` for one or two values, which always
+/// have nearly such a step.
+fn is_quantized(values: &[f32]) -> bool {
+    let most = values.iter().copied().fold(0.0, f32::max);
+    let has_steps = |steps: u8| {
+        values.iter().all(|value| {
+            let steps = f64::from(*value) / f64::from(most) * f64::from(steps);
+            (steps - steps.round()).abs() <= STEP_TOLERANCE
+        })
+    };
+    values.len() > 2 && most > 0.0 && (1..=u8::MAX).any(has_steps)
 }
 
 /// Returns test images whose outputs differ from those of the gray image: gradients and stripes.
@@ -198,7 +217,7 @@ mod tests {
             Some(Activation::None),
         );
         let (distribution, scores, logits) = ([0.3, 0.7], [0.9, 0.8], [2.5, -1.5]);
-        let cases: [(_, &[&[f32]], Option<&str>); 9] = [
+        let cases: [(_, &[&[f32]], Option<&str>); 11] = [
             (None, &[&logits, &distribution], None),
             (None, &[&distribution, &scores], None),
             (None, &[&[1.0], &[1.0]], None),
@@ -213,6 +232,17 @@ mod tests {
                 softmax,
                 &[&distribution, &logits],
                 Some("got values of -1.5..2.5 with the sum 1; "),
+            ),
+            // Steps of 1/256, and values without a common step.
+            (
+                softmax,
+                &[&[0.988_281_25, 0.003_906_25, 0.003_906_25, 0.0]],
+                None,
+            ),
+            (
+                softmax,
+                &[&[0.9183, 0.0472, 0.0391]],
+                Some("with the sum 1.0046"),
             ),
             (sigmoid, &[&scores, &distribution], None),
             (sigmoid, &[&logits], Some("expected values of 0..1, got")),

@@ -43,21 +43,48 @@ pub fn find(
 }
 
 /// Returns the variant of `model` that [`default_variant`] chooses. Logs a warning if
-/// `--precision int8` is set but the model has no int8 variant.
+/// `--precision int8` is set but the model has no int8 variant, or if `--precision` chooses a variant
+/// that was made from other weights; the model itself is returned then.
 ///
 /// # Errors
-/// [`StoreError::Stale`] if the variant was made from other weights.
+/// [`StoreError::Stale`] if the manifest's `default` was made from other weights.
 pub fn select(
     model: ModelSource,
     choice: Option<PrecisionChoice>,
 ) -> Result<ModelSource, StoreError> {
     warn_without_int8(&model.manifest, choice);
-    let variant = default_variant(&model.manifest, choice).to_owned();
+    let variant = usable_default(&model, choice, &model.stale())?.to_owned();
     let reference = ModelRef {
         name: model.manifest.name.clone(),
         variant: Some(variant),
     };
     model.with_variant(&reference)
+}
+
+/// Returns the variant that [`default_variant`] chooses, or fp32 with a warning if `--precision`
+/// chooses one of the variants `stale`.
+///
+/// # Errors
+/// The entry of `stale` for the manifest's own `default`: the manifest asks for this variant.
+fn usable_default<'m>(
+    model: &'m ModelSource,
+    choice: Option<PrecisionChoice>,
+    stale: &[StoreError],
+) -> Result<&'m str, StoreError> {
+    let default = default_variant(&model.manifest, choice);
+    let is_default = |error: &&StoreError| matches!(error, StoreError::Stale { variant, .. } if variant == default);
+    match (stale.iter().find(is_default), choice) {
+        (None, _) => Ok(default),
+        (Some(StoreError::Stale { path, variant }), None) => Err(StoreError::Stale {
+            path: path.clone(),
+            variant: variant.clone(),
+        }),
+        (Some(error), _) => {
+            let model = &model.manifest.name;
+            tracing::warn!(model, %error, "int8 variant is stale, loading fp32");
+            Ok(FP32)
+        }
+    }
 }
 
 fn warn_without_int8(manifest: &ModelManifest, choice: Option<PrecisionChoice>) {
@@ -86,40 +113,37 @@ impl Served {
         }
     }
 
-    /// Returns all variants of `model`, which must be in fp32. The first is the variant that
-    /// [`default_variant`] chooses; it alone is loaded at start. Logs a warning as [`select`] does, and
-    /// for each variant that was made from other weights, which is not served.
+    /// Returns all variants of `model`, which must be in fp32. The first is the variant that [`select`]
+    /// returns; it alone is loaded at start. Logs a warning as [`select`] does, and for each variant
+    /// that was made from other weights, which is not served.
     ///
     /// # Errors
-    /// [`StoreError::Stale`] if the variant that [`default_variant`] chooses was made from other weights.
+    /// [`StoreError::Stale`] if the manifest's `default` was made from other weights.
     pub fn variants(
         model: &ModelSource,
         choice: Option<PrecisionChoice>,
     ) -> Result<Vec<Self>, StoreError> {
         warn_without_int8(&model.manifest, choice);
-        let default = default_variant(&model.manifest, choice);
-        let is_default = |stale: &StoreError| matches!(stale, StoreError::Stale { variant, .. } if variant == default);
-        let mut served = Vec::new();
-        for variant in model.variants() {
-            match variant {
-                Ok(source) => served.push(Self {
-                    at_start: source.variant == default,
-                    source,
-                }),
-                Err(stale) if is_default(&stale) => return Err(stale),
-                Err(stale) => {
-                    let model = &model.manifest.name;
-                    tracing::warn!(model, error = %stale, "stale variant is skipped");
-                }
-            }
+        let (fresh, stale): (Vec<_>, Vec<_>) =
+            model.variants().into_iter().partition(Result::is_ok);
+        let stale: Vec<StoreError> = stale.into_iter().filter_map(Result::err).collect();
+        let default = usable_default(model, choice, &stale)?;
+        for error in &stale {
+            let model = &model.manifest.name;
+            tracing::warn!(model, %error, "stale variant is skipped");
         }
+        let served = fresh.into_iter().flatten().map(|source| Self {
+            at_start: source.variant == default,
+            source,
+        });
+        let mut served: Vec<Self> = served.collect();
         served.sort_by_key(|variant| !variant.at_start);
         Ok(served)
     }
 
     /// Returns `served` without duplicates, with the variants of each model next to each other. The
-    /// first variant of a model is the one that [`default_variant`] chooses, if it is served; a
-    /// model's name selects the first one.
+    /// first variant of a model is the one that [`default_variant`] chooses, if it is served, or fp32
+    /// if `--precision` chooses one that is not served; a model's name selects the first one.
     pub fn merged(served: Vec<Self>, choice: Option<PrecisionChoice>) -> Vec<Self> {
         let mut merged: Vec<Self> = Vec::with_capacity(served.len());
         for item in served {
@@ -139,7 +163,10 @@ impl Served {
                 manifest, variant, ..
             } = &item.source;
             let model = names.iter().position(|name| *name == manifest.name);
-            (model, default_variant(manifest, choice) != variant)
+            let is_default = default_variant(manifest, choice) == variant;
+            // A stale variant that `--precision` chooses is not served.
+            let is_second = choice.is_some() && variant == FP32;
+            (model, !is_default, !is_second)
         });
         merged
     }
@@ -147,7 +174,10 @@ impl Served {
 
 #[cfg(test)]
 mod tests {
+    use onnx_export::Role;
+
     use super::*;
+    use crate::manifest::StageFile;
 
     const AUTO: Option<PrecisionChoice> = Some(PrecisionChoice::Auto);
     const INTEGERS: Option<PrecisionChoice> = Some(PrecisionChoice::Int8);
@@ -207,6 +237,33 @@ mod tests {
                 "{choice:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_stale_variant_stops_only_a_manifest_that_names_it() {
+        let stale = |default| {
+            let mut model = model(default);
+            let stage = |sha256: &str| StageFile {
+                role: Role::Network,
+                file: "model.onnx".into(),
+                sha256: Some(sha256.to_owned()),
+            };
+            model.path = Some("model.toml".into());
+            model.manifest.stages = vec![stage("aa")];
+            let int8 = model.manifest.variants.get_mut(INT8).unwrap();
+            int8.stages = vec![stage("cc")];
+            int8.source_sha256 = vec!["bb".to_owned()];
+            model
+        };
+        for (choice, default) in [(None, None), (INTEGERS, None), (INTEGERS, Some("int8"))] {
+            let model = stale(default);
+            let served = Served::variants(&model, choice).unwrap();
+            assert_eq!(shown(&served), ["efficientnet_lite0@fp32"], "{choice:?}");
+            assert_eq!(select(model, choice).unwrap().variant, FP32);
+        }
+        let model = stale(Some("int8"));
+        assert!(Served::variants(&model, None).is_err());
+        assert!(select(model, None).is_err());
     }
 
     #[test]

@@ -75,6 +75,8 @@ fn between(network: &Network, node: &NodeProto, roles: &[Role], trained: bool) -
         "HardSigmoid" if trained => trained_gate(network, node),
         "HardSigmoid" if is_torch_gate(node) && only_swish_reads(network, node) => Role::Gate,
         "Flatten" | "MaxPool" => Role::Rearrange,
+        // Scores with steps of 1/256 would lose what tells the small ones apart.
+        "Sigmoid" if network.is_output(&node.output[0]) => Role::Float,
         "Add" | "Mul" | "Concat" | "GlobalAveragePool" | "Sigmoid" if constants.is_empty() => {
             Role::Arithmetic
         }

@@ -10,8 +10,8 @@ use crate::wire::{Reader, Value};
 pub const MAX_OPERATORS: usize = 1000;
 /// Maximum number of outputs whose operators are searched for.
 const TRACED: usize = 4;
-/// Maximum number of fields of all nodes for which trails are searched: each step of a trail reads all
-/// nodes again.
+/// Maximum number of fields of the model, the graph and all nodes, plus one per node, for which trails
+/// are searched: each step of a trail reads all of them again.
 const MAX_FIELDS: usize = 4 << 20;
 /// Maximum number of operators in the trail of an output.
 const MAX_TRAIL: usize = 16;
@@ -61,10 +61,12 @@ impl Summary {
     /// Counts the nodes by operator, and finds the operators that compute the first outputs.
     pub(super) fn read_nodes(&mut self, model: Reader<'_>) {
         let mut operators: BTreeMap<(&[u8], &[u8]), u64> = BTreeMap::new();
-        let mut fields = 0;
+        let mut fields = fields_around_nodes(model);
         for node in nodes(model) {
             self.nodes += 1;
-            fields += node.fields().count();
+            if fields <= MAX_FIELDS {
+                fields += 1 + count(node);
+            }
             let node = Node::read(node);
             let key = (node.domain, node.operator);
             if operators.len() < MAX_OPERATORS || operators.contains_key(&key) {
@@ -88,6 +90,23 @@ impl Summary {
             port.trail = trail(model, output.unwrap_or_default());
         }
     }
+}
+
+/// Returns the number of fields of the model and of the graph, each up to a little above [`MAX_FIELDS`].
+fn fields_around_nodes(model: Reader<'_>) -> usize {
+    let mut fields = count(model);
+    for graph in model.messages(7) {
+        if fields > MAX_FIELDS {
+            break;
+        }
+        fields += count(graph);
+    }
+    fields
+}
+
+/// Returns the number of fields of `message`, at most one more than [`MAX_FIELDS`].
+fn count(message: Reader<'_>) -> usize {
+    message.fields().take(MAX_FIELDS + 1).count()
 }
 
 /// Returns the encoded nodes of the main graph, in the order of the file.

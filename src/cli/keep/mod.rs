@@ -184,12 +184,15 @@ impl Existing {
                 "cannot replace {file}: its labels differ from those of the model to quantize; {advice}"
             );
         }
+        // Both are written by the same code, so that absent defaults and the form of numbers are no
+        // differences.
+        let own = ManifestText::parse(&self.manifest.to_toml()?)?;
         let new = ManifestText::parse(&source.to_toml()?)?;
         let other = ["name", "labels", "variants", "default"];
-        for key in self.text.keys() {
+        for key in own.keys().chain(new.keys()).collect::<BTreeSet<&str>>() {
             if !OWNED.contains(&key)
                 && !other.contains(&key)
-                && let Some(differs) = self.differing(&[key], &new)
+                && let Some(differs) = differing(&own, &[key], &new)
             {
                 bail!(
                     "cannot replace {path}: its settings differ from those of the model to quantize: {differs}; {advice}"
@@ -241,22 +244,22 @@ impl Existing {
     /// Returns a message about the fields at `path` of the existing manifest that differ from those
     /// in `new`. `None` if no field differs.
     fn kept(&self, path: &[&str], new: &ManifestText) -> Option<String> {
-        let differs = self.differing(path, new)?;
+        let differs = differing(&self.text, path, new)?;
         Some(format!("{}: kept {differs}", self.path.display()))
     }
+}
 
-    /// Lists the fields at `path` of the existing manifest that differ from those in `new`. `None` if
-    /// no field differs.
-    fn differing(&self, path: &[&str], new: &ManifestText) -> Option<String> {
-        let differences = self.text.differences(path, new);
-        let shown = differences.iter().take(LISTED).map(ToString::to_string);
-        let mut shown: Vec<String> = shown.collect();
-        if differences.len() > LISTED {
-            shown.push(format!("and {} more", differences.len() - LISTED));
-        }
-        let key = path.join(".");
-        (!shown.is_empty()).then(|| format!("`{key}`: {}", shown.join(", ")))
+/// Lists the fields at `path` of the manifest `text` that differ from those in `new`. `None` if no
+/// field differs.
+fn differing(text: &ManifestText, path: &[&str], new: &ManifestText) -> Option<String> {
+    let differences = text.differences(path, new);
+    let shown = differences.iter().take(LISTED).map(ToString::to_string);
+    let mut shown: Vec<String> = shown.collect();
+    if differences.len() > LISTED {
+        shown.push(format!("and {} more", differences.len() - LISTED));
     }
+    let key = path.join(".");
+    (!shown.is_empty()).then(|| format!("`{key}`: {}", shown.join(", ")))
 }
 
 impl Merged {

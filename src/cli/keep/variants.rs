@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use sightline::manifest::{ModelManifest, Precision, Variant, sha256};
-use sightline::store::read_regular;
+use sightline::manifest::{ModelManifest, Variant, sha256};
+use sightline::store::{INT8, read_regular};
 
 use super::Existing;
 
@@ -46,11 +46,21 @@ fn files(manifest: &ModelManifest) -> impl Iterator<Item = &PathBuf> {
     })
 }
 
+/// Returns whether two lists of SHA-256 are known and equal, in upper or lower case.
+fn same(one: Option<&[String]>, other: Option<&[String]>) -> bool {
+    let equal = |(one, other): (&String, &String)| one.eq_ignore_ascii_case(other);
+    match (one, other) {
+        (Some(one), Some(other)) => one.len() == other.len() && one.iter().zip(other).all(equal),
+        _ => false,
+    }
+}
+
 impl Existing {
-    /// Adds the int8 variants that the export keeps to its manifest `new`, each with the SHA-256 of
-    /// the fp32 files that it was made from. `made` are the variants that the export replaces.
+    /// Adds the variants with ONNX files of their own that the command keeps to its manifest `new`, each
+    /// with the SHA-256 of the fp32 files that it was made from. `made` are the variants that the command
+    /// replaces.
     /// Returns a message for each variant that it adds.
-    pub(super) fn judge_variants(
+    pub(in crate::cli) fn judge_variants(
         &self,
         new: &mut ModelManifest,
         made: &BTreeSet<&str>,
@@ -61,22 +71,22 @@ impl Existing {
             let provenance = manifest.provenance.as_ref();
             provenance.map(|from| from.checkpoint_sha256.clone())
         };
-        let same_checkpoint = checkpoint(&self.manifest) == checkpoint(new);
+        let old_checkpoint = checkpoint(&self.manifest);
+        let same_checkpoint = old_checkpoint.is_some() && old_checkpoint == checkpoint(new);
         for (name, variant) in &self.manifest.variants {
-            let int8 = variant.precision == Some(Precision::Int8) && !variant.stages.is_empty();
-            if !int8 || made.contains(name.as_str()) {
+            if variant.stages.is_empty() || made.contains(name.as_str()) {
                 continue;
             }
             let stated = Some(&variant.source_sha256).filter(|stated| !stated.is_empty());
             let source = stated.cloned().or_else(|| before.clone());
-            let was_fresh = before.is_some() && source == before;
+            let was_fresh = same(source.as_deref(), before.as_deref());
             // The file of one checkpoint can differ between versions and opsets.
             let source = if was_fresh && same_checkpoint {
                 now.clone()
             } else {
                 source
             };
-            let is_stale = source.is_none() || source != now;
+            let is_stale = !same(source.as_deref(), now.as_deref());
             let unknown = || vec![UNKNOWN.to_owned(); variant.stages.len()];
             let kept = Variant {
                 source_sha256: source.unwrap_or_else(unknown),
@@ -88,7 +98,7 @@ impl Existing {
         notes
     }
 
-    /// Returns the message about the int8 variant `name`, which is kept.
+    /// Returns the message about the variant `name`, which is kept.
     fn note(&self, name: &str, is_stale: bool) -> String {
         let file = self.path.display();
         if !is_stale {
@@ -99,10 +109,18 @@ impl Existing {
         } else {
             String::new()
         };
-        format!(
-            "{file}: `variants.{name}` is stale: it was made from other weights and is not served; \
-             renew it{default}: sightline quantize {file} --calibration DIR"
-        )
+        let stale = format!(
+            "{file}: `variants.{name}` is stale: it was made from other weights and is not served; renew it{default}: "
+        );
+        if name == INT8 {
+            return stale + &format!("sightline quantize {file} --calibration DIR");
+        }
+        stale + "make its ONNX files from the new weights, and remove its `source_sha256`"
+    }
+
+    /// Returns whether the fp32 files of this model are others than those of `new`, or unknown.
+    pub(in crate::cli) fn has_other_weights(&self, new: &ModelManifest) -> bool {
+        !same(self.fp32_sha256().as_deref(), new.fp32_sha256().as_deref())
     }
 
     /// Returns the SHA-256 of the model's fp32 files: the stated ones, or those of the files. `None` if

@@ -1,6 +1,6 @@
 //! Arguments of `sightline quantize`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -8,7 +8,7 @@ use sightline::manifest::{ModelManifest, Task};
 use sightline::quantize::{Goal, Method};
 use sightline::store::{ModelRef, ModelSource, Origin};
 
-use super::gate::{Limits, MIN_COSINE};
+use super::gate::{Limits, MIN_AGREEMENT, MIN_COSINE};
 use crate::cli::output::OutputPaths;
 use crate::cli::target::TargetName;
 use crate::cli::{RuntimeArgs, StoreArgs};
@@ -60,14 +60,9 @@ pub(in crate::cli) struct QuantizeArgs {
     )]
     max_float: f64,
     /// Smallest agreement of int8 and fp32 results on held-out photographs, 0 to 1; below it, the report is written but
-    /// no int8 model
-    #[arg(
-        long,
-        env = "SIGHTLINE_MIN_AGREEMENT",
-        default_value_t = 0.97,
-        value_name = "SHARE"
-    )]
-    pub(super) min_agreement: f64,
+    /// no int8 model. Without this flag, one of 10 or more photographs may have another class [default: 0.97]
+    #[arg(long, env = "SIGHTLINE_MIN_AGREEMENT", value_name = "SHARE")]
+    min_agreement: Option<f64>,
     /// Write the int8 model even if its results or outputs differ too much from fp32, its outputs do not depend on the
     /// image, or it is not faster than fp32, and replace a model at OUT even if its settings differ
     #[arg(long, env = "SIGHTLINE_FORCE")]
@@ -107,7 +102,10 @@ impl QuantizeArgs {
         let shares = [
             ("--min-cosine", self.min_cosine),
             ("--max-float", self.max_float),
-            ("--min-agreement", self.min_agreement),
+            (
+                "--min-agreement",
+                self.min_agreement.unwrap_or(MIN_AGREEMENT),
+            ),
         ];
         for (flag, share) in shares {
             if !(0.0..=1.0).contains(&share) {
@@ -140,8 +138,9 @@ impl QuantizeArgs {
     /// accepts them.
     pub(super) fn limits(&self, task: Task) -> Limits {
         Limits {
-            agreement: self.min_agreement,
-            is_all_or_nothing: task == Task::Classification,
+            agreement: self.min_agreement.unwrap_or(MIN_AGREEMENT),
+            // The agreement that a user states is obeyed.
+            may_be_one: task == Task::Classification && self.min_agreement.is_none(),
             cosine: self.min_cosine.min(MIN_COSINE),
         }
     }
@@ -154,7 +153,7 @@ impl QuantizeArgs {
     /// If the name of the output path is not a valid model name.
     pub(super) fn named(&self, source: &ModelSource, paths: &OutputPaths) -> Result<ModelManifest> {
         let mut manifest = source.manifest.clone();
-        if self.out.is_some() {
+        if self.out.is_some() && source.path.as_ref() != Some(&paths.manifest) {
             manifest.name.clone_from(&paths.name);
             // Parsed again so that a name that `serve` would reject is rejected before the search.
             ModelManifest::parse(&manifest.to_toml()?)
@@ -163,16 +162,25 @@ impl QuantizeArgs {
         Ok(manifest)
     }
 
-    /// Returns the paths of the files to write.
+    /// Returns the paths of the files to write. They are those of the model itself if `-o` is the
+    /// model's own folder, however its path is written.
     ///
     /// # Errors
     /// If the model is built in and `-o` is not set, or if the output folder is not writable.
     pub(super) fn paths(&self, source: &ModelSource) -> Result<OutputPaths> {
         let paths = match (&self.out, &source.path, &source.origin) {
-            (Some(out), ..) => OutputPaths::new(out)?,
             (None, Some(manifest), Origin::Files { paths, .. }) => {
                 OutputPaths::of(manifest, paths, &source.manifest.labels)
             }
+            (Some(out), Some(manifest), Origin::Files { paths, .. }) => {
+                match OutputPaths::new(out)? {
+                    new if is_same_file(&new.manifest, manifest) => {
+                        OutputPaths::of(manifest, paths, &source.manifest.labels)
+                    }
+                    new => new,
+                }
+            }
+            (Some(out), ..) => OutputPaths::new(out)?,
             _ => bail!(
                 "{} is built in and has no folder: set the output path with -o",
                 self.model
@@ -181,4 +189,9 @@ impl QuantizeArgs {
         paths.check()?;
         Ok(paths)
     }
+}
+
+/// Returns whether two paths are those of the same existing file.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }

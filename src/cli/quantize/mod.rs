@@ -7,6 +7,7 @@ mod measure;
 mod photographs;
 mod progress;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -35,6 +36,17 @@ use progress::Bars;
 const DEFAULT: &str = "default";
 /// Fields of the manifest that change if a model is quantized in its own folder.
 const IN_PLACE: [&[&str]; 3] = [&[DEFAULT], &["stages"], &["variants", INT8]];
+/// Fields of the manifest that change if the quantized model is written over a model in another
+/// folder, whose other fields and comments are kept.
+const REPLACED: [&[&str]; 7] = [
+    &["architecture"],
+    &["labels"],
+    &["provenance"],
+    &["stages"],
+    &["task"],
+    &["variants", INT8],
+    &["weights"],
+];
 /// Fields of the manifest that change if the quantized model is written into another folder.
 const COPIED: [&[&str]; 6] = [
     &[DEFAULT],
@@ -119,8 +131,11 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
         replaced: replaced.as_ref(),
         force: args.force,
     };
-    quantized.write(named, &paths, &reports)?;
+    let notes = quantized.write(named, &paths, &reports)?;
     said?;
+    for note in notes {
+        say!("{note}")?;
+    }
     say!("{}: report on accuracy and speed", text_path.display())?;
     say!(
         "try: sightline serve --model {0}@fp32 --model {0}@int8",
@@ -276,12 +291,13 @@ impl Quantized<'_> {
     /// Writes the int8 ONNX files, the manifest, the ranges file and the files `extra`, and, into
     /// another folder than the model's, the fp32 ONNX files and the labels. Writes either all of these
     /// files or none. In the model's own folder, only the fields [`IN_PLACE`] of the manifest change.
+    /// Returns messages about the variants that were kept of a model in another folder.
     fn write(
         &self,
         mut manifest: ModelManifest,
         paths: &OutputPaths,
         extra: &[(PathBuf, &[u8])],
-    ) -> Result<()> {
+    ) -> Result<Vec<String>> {
         let source = self.source;
         let in_place = source.path.as_ref() == Some(&paths.manifest);
         let Precisions { float, int8 } = self.graphs;
@@ -305,20 +321,24 @@ impl Quantized<'_> {
             texts.push((paths.labels.clone(), labels.as_bytes()));
             graphs.splice(0..0, float);
         }
-        let text = self.text(&manifest, in_place)?;
+        let (text, notes) = self.text(&manifest, in_place)?;
         let mut files = file_set(&text, paths, &texts, &graphs);
         match &source.manifest_text {
             Some(text) if in_place => files.expect(&paths.manifest, Some(text.as_bytes())),
             _ if self.force => {}
             _ => expect(&mut files, paths, self.replaced),
         }
-        write_set(&files, paths)
+        write_set(&files, paths)?;
+        Ok(notes)
     }
 
     /// Sets the files, the variants and the other fields in `manifest` that belong to the quantized
     /// model at `paths`.
     fn complete(&self, manifest: &mut ModelManifest, paths: &OutputPaths, in_place: bool) {
         let Precisions { float, int8 } = self.graphs;
+        let earlier = self.replaced.map_or(&*manifest, |there| &there.manifest);
+        let earlier = earlier.variants.get(INT8);
+        let resize = earlier.and_then(|variant| variant.resize.clone());
         manifest.stages = stage_files(float.as_ref().map(|role, _| paths.stage(role)));
         if !in_place {
             manifest.labels = file_name(&paths.labels);
@@ -329,6 +349,7 @@ impl Quantized<'_> {
             variants.retain(|_, variant| variant.stages.is_empty() && variant.ranges.is_none());
         }
         let variant = Variant {
+            resize,
             precision: Some(Precision::Int8),
             stages: stage_files(int8.as_ref().map(|role, _| paths.int8_stage(role))),
             ranges: Some(file_name(&paths.ranges)),
@@ -343,23 +364,55 @@ impl Quantized<'_> {
         manifest.default = manifest.default.take().filter(exists);
     }
 
-    /// Returns the text of the quantized model's `manifest`: that of the fp32 model with the fields
-    /// changed that differ.
-    fn text(&self, manifest: &ModelManifest, in_place: bool) -> Result<String> {
-        let new = manifest.to_toml()?;
-        let Some(text) = &self.source.manifest_text else {
-            return Ok(new);
+    /// Returns the text of the quantized model's `manifest`: that of the model that it replaces, or of
+    /// the fp32 model, with the fields changed that differ. Also returns messages about the variants
+    /// that are kept of the replaced model.
+    ///
+    /// # Errors
+    /// If the text cannot be loaded as a manifest.
+    fn text(&self, manifest: &ModelManifest, in_place: bool) -> Result<(String, Vec<String>)> {
+        let (text, notes) = match (self.replaced, &self.source.manifest_text) {
+            (Some(replaced), _) => self.text_over(replaced, manifest)?,
+            (None, None) => (manifest.to_toml()?, Vec::new()),
+            (None, Some(text)) => {
+                let new = ManifestText::parse(&manifest.to_toml()?)?;
+                let paths: &[&[&str]] = if in_place { &IN_PLACE } else { &COPIED };
+                (copied(ManifestText::parse(text)?, paths, &new), Vec::new())
+            }
         };
-        let (mut text, new) = (ManifestText::parse(text)?, ManifestText::parse(&new)?);
-        let paths: &[&[&str]] = if in_place { &IN_PLACE } else { &COPIED };
-        for path in paths {
-            text.copy(path, &new);
-        }
-        if let Some(replaced) = self.replaced
-            && !new.keys().any(|key| key == DEFAULT)
-        {
-            text.copy(&[DEFAULT], &replaced.text);
-        }
-        Ok(text.to_string())
+        ModelManifest::parse(&text)
+            .context("cannot write the manifest of the quantized model: correct that of the model, or use --force")?;
+        Ok((text, notes))
     }
+
+    /// Returns the text of the manifest of `replaced` with the fields changed that describe the
+    /// quantized model, and messages about its other variants.
+    fn text_over(
+        &self,
+        replaced: &Existing,
+        manifest: &ModelManifest,
+    ) -> Result<(String, Vec<String>)> {
+        let mut manifest = manifest.clone();
+        let notes = replaced.judge_variants(&mut manifest, &BTreeSet::from([INT8]));
+        let judged = replaced.manifest.variants.iter();
+        let judged = judged.filter(|(name, variant)| *name != INT8 && !variant.stages.is_empty());
+        let judged: Vec<[&str; 3]> = judged
+            .map(|(name, _)| ["variants", name.as_str(), "source_sha256"])
+            .collect();
+        let mut paths = REPLACED.to_vec();
+        paths.extend(judged.iter().map(|path| &path[..]));
+        if self.is_default {
+            paths.push(&[DEFAULT]);
+        }
+        let new = ManifestText::parse(&manifest.to_toml()?)?;
+        Ok((copied(replaced.text.clone(), &paths, &new), notes))
+    }
+}
+
+/// Returns `text` with the fields `paths` of `new`.
+fn copied(mut text: ManifestText, paths: &[&[&str]], new: &ManifestText) -> String {
+    for path in paths {
+        text.copy(path, new);
+    }
+    text.to_string()
 }

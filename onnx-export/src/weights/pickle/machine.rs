@@ -229,14 +229,12 @@ impl<'a, 'p> Machine<'a, 'p> {
     /// tensor replaces its elements.
     fn state(&mut self, at: usize) -> Result<(), WeightsError> {
         self.pop(at)?;
-        match self.top(at)? {
-            Some(Node::OrderedDict(_) | Node::Opaque(_)) => Ok(()),
-            _ => {
-                let got = self.arena.describe(self.peek(at)?);
-                let expected = "an object whose state is not needed";
-                Err(WeightsError::pickle(at, expected, got))
-            }
+        if let Some(Node::OrderedDict(_) | Node::Opaque(_)) = self.top(at)? {
+            return Ok(());
         }
+        let got = self.arena.describe(self.peek(at)?);
+        let expected = "an object whose state is not needed";
+        Err(WeightsError::pickle(at, expected, got))
     }
 
     fn pop_to_mark(&mut self, at: usize) -> Result<Vec<Value>, WeightsError> {
