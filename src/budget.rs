@@ -365,7 +365,7 @@ mod tests {
         budget.lower_to(60, now).await.unwrap();
         assert_eq!((budget.used(), budget.total()), (60, 60));
         assert!(budget.try_acquire(1).is_err());
-        let later = now + std::time::Duration::from_secs(3600);
+        let later = now + std::time::Duration::from_hours(1);
         let mut lowering = Box::pin(budget.lower_to(30, later));
         assert!(lowering.as_mut().now_or_never().is_none());
         drop(held);

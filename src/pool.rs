@@ -299,7 +299,7 @@ mod tests {
         let pool = ImagePool::new(1, 1 << 20, 1 << 20);
         let second = JobCost::time(1_000_000_000);
         let reserve = || {
-            let jobs = pool.admit([second].into_iter(), Duration::from_secs(60));
+            let jobs = pool.admit([second].into_iter(), Duration::from_mins(1));
             jobs.unwrap().take(second)
         };
         let (running, waiting) = (reserve(), reserve());

@@ -1,11 +1,6 @@
 //! Checks that `sightline quantize` writes no int8 model whose outputs differ too much from fp32, or do not depend on
 //! the image, and that it holds photographs out from calibration.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a panic in a test helper is how the test fails"
-)]
-
 mod common;
 
 use std::fs;

@@ -1,10 +1,5 @@
 //! Checks what the server says to requests with the mistakes that people make first.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a panic in a test helper is how the test fails"
-)]
-
 mod common;
 
 use common::client::{Reply, form};

@@ -271,11 +271,11 @@ fn to_json(path: &Path, size: usize, inspection: &Inspection) -> Value {
         "outputs": summary.outputs.iter().map(port_json).collect::<Vec<_>>(),
         "nodes": summary.nodes,
         "operators": summary.operators,
-        "task": task.map(|task| task.as_str()),
+        "task": task.map(Task::as_str),
         "classes": draft.as_ref().and_then(|draft| draft.classes),
         "problems": problems.iter().map(finding_json).collect::<Vec<_>>(),
         "notes": notes.iter().map(finding_json).collect::<Vec<_>>(),
-        "manifest": draft.as_ref().map(|draft| draft.to_toml()),
+        "manifest": draft.as_ref().map(Draft::to_toml),
     })
 }
 

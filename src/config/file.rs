@@ -60,14 +60,14 @@ fn known(key: &str, start: usize, file: &str, path: &Path) -> Result<(), ConfigE
     if keys().contains(&key) {
         return Ok(());
     }
-    let before = file.as_bytes().get(..start).unwrap_or_default();
+    let before = file.get(..start).unwrap_or_default();
     let hint = match nearest(key, keys().iter().copied()) {
         Some(name) => format!("did you mean `{name}`?"),
         None => "`sightline serve --print-config` prints all keys".to_owned(),
     };
     Err(ConfigError::UnknownKey {
         path: path.to_path_buf(),
-        line: 1 + before.iter().filter(|&&byte| byte == b'\n').count(),
+        line: 1 + before.matches('\n').count(),
         key: key.chars().take(64).collect(),
         hint,
     })

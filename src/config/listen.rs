@@ -46,7 +46,7 @@ impl ListenAddress {
         }
     }
 
-    /// Returns the IP addresses to try, in this order. For `localhost` these are 127.0.0.1 and ::1.
+    /// Returns the IP addresses to try, in this order. For `localhost` these are 127.0.0.1 and `::1`.
     ///
     /// # Errors
     /// If the host name cannot be resolved.

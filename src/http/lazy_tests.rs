@@ -44,12 +44,12 @@ struct Lazy {
     permits: Option<mpsc::Sender<()>>,
 }
 
-fn engine() -> Box<FakeEngine> {
-    Box::new(FakeEngine {
+fn engine() -> FakeEngine {
+    FakeEngine {
         behavior: Behavior::Logits,
         started: mpsc::channel().0,
         permits: mpsc::channel().1,
-    })
+    }
 }
 
 impl Lazy {
@@ -75,7 +75,7 @@ impl Lazy {
                 let attempt = *attempt.lock().unwrap();
                 match attempt {
                     Attempt::Succeeds => {
-                        let model = fake_variant(&app, source, engine(), 8);
+                        let model = fake_variant(&app, source, Box::new(engine()), 8);
                         model.metrics.loaded.set(1);
                         Ok(model)
                     }
@@ -88,7 +88,7 @@ impl Lazy {
             }
         });
         let fp32 = fake_source(DEFAULT_MODEL, "fp32");
-        let model = fake_variant(&app, fp32.clone(), engine(), 8);
+        let model = fake_variant(&app, fp32.clone(), Box::new(engine()), 8);
         let not_loaded = |source: crate::store::ModelSource| {
             let plan = ModelPlan::new(&source.manifest, 1, None);
             Entry::new(source, plan)

@@ -178,6 +178,10 @@ impl Problem {
 }
 
 impl From<ServeError> for Problem {
+    #[expect(
+        clippy::too_many_lines,
+        reason = "a table with an entry for each error"
+    )]
     fn from(error: ServeError) -> Self {
         let detail = error.to_string();
         match error {

@@ -132,12 +132,11 @@ async fn admit<T: TaskRoute>(
 ) -> Result<(Head<T>, Admission), ServeError> {
     let (head, entry) = Head::<T>::parse(app, parts)?;
     *model = Some(Arc::clone(&entry));
-    let (loaded, deadline) = match entry.model() {
-        Some(loaded) => (loaded, deadline),
-        None => {
-            let loaded = deadline.bound(app.registry()?.load(&entry)).await?;
-            (loaded, Deadline::after(app.limits.request_timeout))
-        }
+    let (loaded, deadline) = if let Some(loaded) = entry.model() {
+        (loaded, deadline)
+    } else {
+        let loaded = deadline.bound(app.registry()?.load(&entry)).await?;
+        (loaded, Deadline::after(app.limits.request_timeout))
     };
     Ok((head, Admission::new(app, loaded, deadline)?))
 }

@@ -210,7 +210,7 @@ fn drafts_state_what_the_network_needs() {
         name: "image_bgr".to_owned(),
         ..images(&[1, 3, 299, 299])
     };
-    let mut with_bgr = summary(&[bgr.clone()], &[softmax]);
+    let mut with_bgr = summary(std::slice::from_ref(&bgr), &[softmax]);
     with_bgr.texts = vec![("the input `image_bgr`".to_owned(), bgr.name)];
     let cases = [
         (with_bgr, Task::Classification),

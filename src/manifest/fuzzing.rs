@@ -19,7 +19,7 @@ pub fn read_manifest(bytes: &[u8]) -> bool {
         return false;
     };
     for stage in &manifest.stages {
-        assert!(is_file_name(&stage.file), "{:?}", stage.file);
+        assert!(is_file_name(&stage.file), "{}", stage.file.display());
     }
     let written = manifest.to_toml().ok();
     let again = written.and_then(|text| ModelManifest::parse(&text).ok());

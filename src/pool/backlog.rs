@@ -173,6 +173,7 @@ impl Backlog {
             let mut lateness = self.lateness.lock().unwrap_or_else(PoisonError::into_inner);
             lateness.add(measured, job.predicted, now);
         }
+        drop(job);
     }
 
     /// Returns the time that jobs of `micros` microseconds take on all threads.

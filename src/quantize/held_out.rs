@@ -179,6 +179,10 @@ mod tests {
     }
 
     /// Returns outputs of one dimension.
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "an image without outputs has none"
+    )]
     fn outputs(outputs: &[&[f32]]) -> OutputSet {
         let tensor = |data: &&[f32]| Tensor {
             shape: vec![data.len()],

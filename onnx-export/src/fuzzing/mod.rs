@@ -58,9 +58,9 @@ pub fn read_safetensors(bytes: &[u8]) -> bool {
 /// If the pickle ends outside of `bytes`, or a message is too long or has control characters.
 pub fn read_pickle(bytes: &[u8]) -> bool {
     let errors = run_pickle(bytes);
-    errors
-        .iter()
-        .for_each(|error| check_message(&error.to_string()));
+    for error in &errors {
+        check_message(&error.to_string());
+    }
     errors.len() < 4
 }
 

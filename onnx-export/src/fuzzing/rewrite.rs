@@ -301,7 +301,10 @@ fn mutate_node(node: &mut NodeProto, name: String, choices: &mut Choices<'_>) {
             OPERATORS[index].clone_into(&mut node.op_type);
         }
         7 => node.name = name,
-        8 => node.domain = ["ai.onnx", "com.microsoft"][usize::from(choices.byte() % 2)].to_owned(),
+        8 => {
+            ["ai.onnx", "com.microsoft"][usize::from(choices.byte() % 2)]
+                .clone_into(&mut node.domain);
+        }
         9 => node.input.reverse(),
         _ => mutate_attribute(node, choices),
     }
@@ -309,7 +312,7 @@ fn mutate_node(node: &mut NodeProto, name: String, choices: &mut Choices<'_>) {
 
 fn mutate_attribute(node: &mut NodeProto, choices: &mut Choices<'_>) {
     let names = ["group", "transB", "alpha", "axes", "keepdims", "axis"];
-    if choices.byte() % 2 == 0 {
+    if choices.byte().is_multiple_of(2) {
         let index = choices.index(names.len()).unwrap_or_default();
         let value = Attr::Int(choices.edge());
         node.attribute

@@ -272,7 +272,7 @@ fn paths_have_the_names_of_nodes_attributes_and_tensors() {
     let of = |name| format!("graph.node[1] \"{name}\".attribute[1] \"pads\".t");
     assert_eq!(path(&graph(b"conv1")), of("conv1"));
     assert_eq!(path(&graph(b"\x1b[2J\n")), of("\\u001b[2J\\n"));
-    assert!(path(&graph(&[b'x'; 200_000])).len() < 200);
+    assert!(path(&graph(&vec![b'x'; 200_000])).len() < 200);
 }
 
 #[test]
