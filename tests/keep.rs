@@ -124,7 +124,8 @@ fn edited_labels_are_kept_if_their_number_fits() {
     let birds = directory.path().join("birds");
     tiny::export(&birds);
     let labels = birds.join("labels.txt");
-    let own: String = (0..10).map(|class| format!("bird {class}\n")).collect();
+    let own: Vec<String> = (0..10).map(|class| format!("bird {class}")).collect();
+    let own = own.join("\n") + "\n";
     fs::write(&labels, &own).unwrap();
     let stdout = exported(&birds, &[]);
     assert!(stdout.contains("labels.txt: kept 10 labels"), "{stdout}");

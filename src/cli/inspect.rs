@@ -9,8 +9,8 @@ use onnx_export::summary::{Axis, Port, Summary, SummaryError, data_type_name};
 use onnx_export::text::{printable, shown};
 use onnx_export::weights::{FileKind, kind_of_file};
 use serde_json::{Value, json};
-use sightline::inspect::{Finding, Inspection};
-use sightline::manifest::ModelManifest;
+use sightline::inspect::{Draft, Finding, Inspection};
+use sightline::manifest::{ModelManifest, Task};
 use sightline::store::{MAX_ONNX_BYTES, read_regular};
 
 use super::say::{complain, say};
@@ -44,9 +44,9 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let bytes = read(path)?;
     let mut inspection =
         Inspection::new(path, &bytes).map_err(|error| not_onnx(path, &bytes, &error))?;
-    let manifest = manifest_of(path);
+    let manifest = detector_of(path);
     if manifest.is_some() {
-        // The manifest states the task, and what a detector needs.
+        // The manifest states the task, and the anchors that a detector needs.
         let problems = &mut inspection.problems;
         problems.retain(|problem| !matches!(problem, Finding::Task { .. }));
     }
@@ -64,7 +64,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
         print(path, bytes.len(), &inspection)?;
         if let Some(manifest) = manifest {
             let manifest = printable(&manifest.to_string_lossy(), &[]).into_owned();
-            say!("\nthe file belongs to a model that has a manifest: {manifest}")?;
+            say!("\nthe file belongs to the detector that this manifest describes: {manifest}")?;
         }
     }
     match inspection.problems.len() {
@@ -97,14 +97,15 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(read_regular(path, MAX_ONNX_BYTES)?)
 }
 
-/// Returns the path of the manifest beside the ONNX file at `path` that names this file. `None` if there
-/// is no valid one.
-fn manifest_of(path: &Path) -> Option<PathBuf> {
+/// Returns the path of the manifest of a detector beside the ONNX file at `path` that names this file.
+/// `None` if there is no valid one.
+fn detector_of(path: &Path) -> Option<PathBuf> {
     let file = Path::new(path.file_name()?);
     let names_file = |manifest: &PathBuf| {
         let text = read_regular(manifest, MAX_MANIFEST_BYTES).ok();
         let text = text.and_then(|bytes| String::from_utf8(bytes).ok());
         let manifest = text.and_then(|text| ModelManifest::parse(&text).ok());
+        let manifest = manifest.filter(|manifest| manifest.task == Task::Detection);
         manifest.is_some_and(|manifest| {
             let variants = manifest.variants.values();
             let mut stages = variants

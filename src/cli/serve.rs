@@ -155,13 +155,12 @@ fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<Served>
     let mut served = Vec::new();
     for reference in &config.models {
         let source = store.find(reference)?;
-        match reference.variant {
-            Some(_) => served.push(Served::at_start(source)),
-            None => {
-                // A variant that is loaded on first use must not fail then.
-                source.check_files()?;
-                served.extend(Served::variants(&source, config.precision)?);
-            }
+        if reference.variant.is_some() {
+            served.push(Served::at_start(source));
+        } else {
+            // A variant that is loaded on first use must not fail then.
+            source.check_files()?;
+            served.extend(Served::variants(&source, config.precision)?);
         }
     }
     Ok(Served::merged(served, config.precision))
