@@ -29,6 +29,7 @@ HERE = pathlib.Path(__file__).parent
 # Reasons of torch that concern parts of a file without which the weights are complete.
 UNNEEDED = {
     "a missing or damaged storage that no weight uses": r"locating file data/|record size|invalid header|CRC",
+    "an untyped storage in a legacy file, read as u8": r"UntypedStorage' has no attribute 'dtype'",
 }
 GLOBALS = (
     "torch.FloatStorage torch.HalfStorage torch.LongStorage torch.CharStorage torch.QInt8Storage torch.BoolStorage "

@@ -131,6 +131,8 @@ def digest(tensor):
     """SHA-256 of the elements in C order: as f32 if the tensor is quantized or of a floating-point type except f64,
     with one NaN for all, and else in the tensor's own type."""
     tensor = tensor.detach()
+    if tensor.numel() == 0:
+        return hashlib.sha256().hexdigest()
     if tensor.is_quantized:
         tensor = tensor.dequantize()
     if tensor.is_floating_point():
@@ -242,8 +244,7 @@ def read(path):
         is_archive = archive is not None
         if is_archive:
             archive.seek(0)
-            again = attempt(archive, weights_only=False, pickle_module=MACHINE)
-            wide = again if "tensors" in again else wide
+            wide = attempt(archive, weights_only=False, pickle_module=MACHINE)
     return {"weights_only": strict, "every_opcode": wide, "is_archive": is_archive}
 
 
