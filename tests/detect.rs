@@ -597,7 +597,7 @@ fn wrong_manifests(manifest: &Path) {
         (stage("text", 1, "labels.txt"), "not an ONNX file"),
         (
             stage("swapped", 0, "model.box_head.onnx"),
-            "the model's input is not supported: expected",
+            "the network must have one input, a batch of images",
         ),
         (
             short,

@@ -237,8 +237,9 @@ fn an_int8_variant_of_other_weights_is_not_used() {
         404
     );
     drop(server);
-    let (code, log) = Server::launch(&["--model", &reference]).wait();
-    assert!(code != Some(0) && log.contains(&remedy), "{log}");
+    let (code, _, stderr) = run(&["serve", "--listen", "127.0.0.1:0", "--model", &reference]);
+    assert_eq!(code, Some(64), "{stderr}");
+    assert!(stderr.contains(&remedy), "{stderr}");
 
     // The first weights again.
     tiny::export(&birds);

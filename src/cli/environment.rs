@@ -43,8 +43,10 @@ fn is_service_link(name: &str) -> bool {
 /// `None` if no name is similar. Only the parts after `PREFIX` are compared.
 fn similar(name: &str, known: &[String]) -> Option<String> {
     let word = name.strip_prefix(PREFIX)?.to_uppercase();
-    let known = known.iter().filter_map(|name| name.strip_prefix(PREFIX));
-    nearest(&word, known).map(|rest| format!("{PREFIX}{rest}"))
+    let mut known = known.iter().filter_map(|name| name.strip_prefix(PREFIX));
+    let same = known.clone().find(|rest| *rest == word);
+    same.or_else(|| nearest(&word, &mut known))
+        .map(|rest| format!("{PREFIX}{rest}"))
 }
 
 #[cfg(test)]

@@ -242,7 +242,7 @@ mod tests {
             (
                 softmax,
                 &[&[0.9183, 0.0472, 0.0391]],
-                Some("with the sum 1.0046"),
+                Some("with the sum 1.0045"),
             ),
             (sigmoid, &[&scores, &distribution], None),
             (sigmoid, &[&logits], Some("expected values of 0..1, got")),

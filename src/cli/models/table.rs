@@ -109,7 +109,7 @@ mod tests {
     fn the_catalogue_fits_100_columns_with_the_built_in_model_first() {
         let lines = lines(&rows(&[]).unwrap());
         assert!(lines[1].starts_with("efficientnet_lite0 "), "{}", lines[1]);
-        assert!(lines[1].contains("built in   fp32, int8"), "{}", lines[1]);
+        assert!(lines[1].contains("built in  fp32, int8"), "{}", lines[1]);
         let resnet = lines.iter().find(|line| line.starts_with("resnet50 "));
         assert!(resnet.unwrap().ends_with("80.9 top-1"), "{resnet:?}");
         for line in &lines {

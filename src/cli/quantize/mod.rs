@@ -92,7 +92,8 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<()> {
         bars: Bars::new(),
     };
     let detector = Detector::of(&source.manifest)?;
-    let mut engine = work.engine(&source, detector.as_ref(), &float, Arithmetic::Kernels)?;
+    let engine = work.engine(&source, detector.as_ref(), &float, Arithmetic::Kernels);
+    let mut engine = engine.with_context(|| cannot_quantize(&source, Role::Network))?;
     check_activation(&source.manifest, &mut *engine)?;
     drop(engine);
     let (recipes, networks) = work.choose(&source, detector.as_ref(), &float)?;
