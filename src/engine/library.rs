@@ -92,7 +92,7 @@ fn listed(text: &str) -> String {
 
 /// Returns the path of the ONNX Runtime library: `flag` if it is set, else the value of the
 /// environment variable `ORT_DYLIB_PATH`, else the first `libonnxruntime.so` in the folders of
-/// [`folders`].
+/// `folders`.
 ///
 /// # Errors
 /// [`LibraryError::NoSuchFile`] if `flag` or the variable names a path that is no file.
