@@ -232,12 +232,13 @@ impl Shared {
         ending.state = match loaded {
             Ok(model) => State::Loaded(Arc::new(model)),
             Err(error) => {
-                let pause = self.start_pause(started.elapsed());
                 let failure = error.failure();
+                // A failure that is final is not repeated, so other models need not wait.
+                let pause = (!failure.is_final()).then(|| self.start_pause(started.elapsed()));
                 tracing::error!(
                     model,
                     error = error.to_string(),
-                    retry_after_ms = (!failure.is_final()).then_some(pause.as_millis() as u64),
+                    retry_after_ms = pause.map(|pause| pause.as_millis() as u64),
                     "cannot load model on first use"
                 );
                 State::Failed(failure)

@@ -22,6 +22,8 @@ use crate::tally::Tally;
 /// Name of the hostile model, and the path of requests to it.
 const MODEL: &str = "looping";
 const PATH: &str = "/v1/classify?model=looping";
+/// Name of the built-in model, which the ordinary client requests.
+const BUILT_IN: &str = "efficientnet_lite0";
 /// Number of clients that send images to the hostile model.
 const CLIENTS: usize = 4;
 /// Status codes that these clients may get. The server stops each endless run one second after the
@@ -43,8 +45,13 @@ pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     write_model(models.path(), MODEL, &endless_above(0.9));
     let folder = models.path().to_str();
     let folder = folder.context("the path of the temporary folder is not UTF-8")?;
-    let flags = [["--models", folder], TIMEOUT, GRACE, ONE_WORKER, ONE_THREAD].concat();
-    let mut warm = WarmServer::start(plan, &flags)?;
+    let models = [
+        ["--models", folder],
+        ["--model", BUILT_IN],
+        ["--model", MODEL],
+    ];
+    let flags = [&models[..], &[TIMEOUT, GRACE, ONE_WORKER, ONE_THREAD]].concat();
+    let mut warm = WarmServer::start(plan, &flags.concat())?;
     let (server, target) = (&warm.server, warm.target());
     let endless = Request::post(PATH, "image/bmp", &images::plain(255));
     let usual = ordinary(&target, plan.load / 3)?;
