@@ -104,7 +104,8 @@ main() {
     (
         cd "$WORK"
         export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1
-        timeout "${TIME_LIMIT:-900}" "$VENV/bin/schemathesis" run "$url/openapi.yaml" --url "$url" \
+        timeout "${TIME_LIMIT:-900}" "$VENV/bin/schemathesis" \
+            --config-file "$ROOT/scripts/schemathesis.toml" run "$url/openapi.yaml" --url "$url" \
             --include-path-regex "$ROUTES" --max-examples "${MAX_EXAMPLES:-100}" \
             --generation-deterministic "$@"
     ) || status=$?
