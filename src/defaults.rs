@@ -10,8 +10,6 @@ use crate::manifest::Task;
 use crate::registry::Served;
 use crate::store::{ModelRef, ModelSource};
 
-/// Every task, in the order in which messages list them.
-const TASKS: [Task; 3] = [Task::Classification, Task::Detection, Task::Segmentation];
 /// Name of the setting, for errors.
 const SETTING: &str = "default_models";
 
@@ -51,7 +49,7 @@ impl FromStr for DefaultModel {
 impl DefaultModel {
     /// Returns `None` if `task` is not the name of a task, or if `model` is empty.
     fn new(task: &str, model: &str) -> Option<Self> {
-        let task = TASKS.into_iter().find(|known| known.as_str() == task)?;
+        let task = Task::ALL.into_iter().find(|known| known.as_str() == task)?;
         let Ok(parsed) = model.parse();
         (!model.is_empty()).then_some(Self {
             task,

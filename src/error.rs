@@ -388,3 +388,23 @@ impl From<Cancelled> for ServeError {
         BatchError::DeadlinePassed.into()
     }
 }
+
+/// Returns the messages of an error and its causes, joined by `: `. A cause is left out if its message is part of the
+/// messages before it.
+pub fn explain<'e>(
+    chain: impl IntoIterator<Item = &'e (dyn std::error::Error + 'static)>,
+) -> String {
+    let mut text = String::new();
+    for cause in chain {
+        let cause = cause.to_string();
+        let cause = cause.trim_end();
+        if text.contains(cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(cause);
+    }
+    text
+}

@@ -80,9 +80,9 @@ fn an_export_keeps_the_edits_of_the_manifest_and_says_so() {
     let edited = fs::read_to_string(&manifest).unwrap();
     let stdout = exported(&birds, &[]);
     for line in [
-        "kept `preprocess`: crop = 192 (fresh: 224)",
-        "kept `batching`: max_batch_size = 8 (fresh: none)",
-        "kept `name`: \"robins\" (fresh: \"birds\")",
+        "kept `preprocess`: crop = 192 (new: 224)",
+        "kept `batching`: max_batch_size = 8 (new: none)",
+        "kept `name`: \"robins\" (new: \"birds\")",
         "--force replaces what was kept",
     ] {
         assert!(stdout.contains(line), "{line}: {stdout}");
@@ -304,7 +304,7 @@ fn an_edit_during_an_export_is_not_lost() {
     drop(lock);
     assert!(common::command::wait(&mut export, common::PATIENCE).success());
     let stdout = fs::read_to_string(&out).unwrap();
-    assert!(stdout.contains("crop = 192 (fresh: 224)"), "{stdout}");
+    assert!(stdout.contains("crop = 192 (new: 224)"), "{stdout}");
     assert!(
         fs::read_to_string(&manifest)
             .unwrap()

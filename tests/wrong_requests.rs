@@ -33,7 +33,7 @@ fn part_names(server: &Server, photo: &[u8]) {
         let reply = server.post("/v1/classify?top_k=1", kind, &body);
         assert_eq!(reply.labels(), ["espresso", "espresso"], "{name}");
     }
-    for name in ["picture", "image[0]", "Image", ""] {
+    for name in ["photo", "image[0]", "Image", ""] {
         let (kind, body) = form(&[(name, photo)]);
         let reply = server.post("/v1/classify", kind, &body);
         let [detail, field, expected, _] = problem(&reply, 400, "bad_body");

@@ -58,11 +58,11 @@ pub fn strip_prefix(
 ) -> Result<(StateDict, Option<String>), BuildError> {
     let prefixes = common_prefixes(&state);
     // A network may have a module to which all of its tensors belong.
-    if prefixes.is_empty() || has_all_names(&differences(&state, architecture)?) {
+    if prefixes.is_empty() || differences(&state, architecture)?.has_all_names() {
         return Ok((state, None));
     }
     for prefix in prefixes {
-        if has_all_names(&compare(&state, &prefix, architecture)?.0) {
+        if compare(&state, &prefix, architecture)?.0.has_all_names() {
             return Ok((state.without_prefix(&prefix), Some(prefix)));
         }
     }
@@ -152,11 +152,6 @@ fn split(names: &[String]) -> Option<(&str, BTreeSet<&str>)> {
         (of == module).then_some(leaf)
     });
     Some((module, leaves.collect::<Option<_>>()?))
-}
-
-/// Returns whether no tensor is missing or unexpected.
-fn has_all_names(found: &StateDictError) -> bool {
-    found.missing.is_empty() && found.unexpected.is_empty()
 }
 
 /// Returns the prefixes that all names share and that end in a dot, the shortest first.

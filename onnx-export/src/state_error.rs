@@ -36,6 +36,11 @@ pub struct StateDictError {
 }
 
 impl StateDictError {
+    /// Returns whether no tensor is missing or unexpected.
+    pub fn has_all_names(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty()
+    }
+
     /// Returns the class count of the checkpoint if it explains every difference from an
     /// architecture with `expected` classes: no tensor is missing or unexpected, and axis 0 of
     /// every misshapen tensor has the length `expected` in the architecture and one other length,
@@ -53,8 +58,7 @@ impl StateDictError {
                 && rows(got) == Some(first)
                 && wanted.get(1..) == got.get(1..)
         });
-        let alone = self.missing.is_empty() && self.unexpected.is_empty();
-        (only_rows && alone && first != expected).then_some(first)
+        (only_rows && self.has_all_names() && first != expected).then_some(first)
     }
 }
 
@@ -64,7 +68,7 @@ impl Display for StateDictError {
             .misshapen
             .iter()
             .partition(|tensor| tensor.reason.is_some());
-        let fits = self.missing.is_empty() && self.unexpected.is_empty() && misshapen.is_empty();
+        let fits = self.has_all_names() && misshapen.is_empty();
         f.write_str(if fits {
             "the checkpoint has tensors that cannot be used"
         } else {

@@ -1,7 +1,5 @@
 //! `sightline config check`: validates the configuration of `serve` and prints it with origins.
 
-use std::path::Path;
-
 use anyhow::Result;
 use clap::{ArgMatches, Subcommand};
 
@@ -42,11 +40,11 @@ pub(super) fn run(merged: &Merged, matches: &ArgMatches) -> Result<()> {
 
 /// Returns the origin in words.
 fn name(origin: &Origin) -> String {
-    let file = |path: &Path| format!("file {}", path.display()).replace(['\n', '\r'], "?");
     match origin {
         Origin::Flag(flag) => format!("flag {flag}"),
         Origin::Variable(variable) => format!("environment {variable}"),
-        Origin::File(path) => file(path),
+        // A line break in the path would end the comment.
+        Origin::File(path) => format!("file {}", path.display()).replace(['\n', '\r'], "?"),
         Origin::Default => "default".to_owned(),
     }
 }

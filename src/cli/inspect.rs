@@ -11,14 +11,12 @@ use onnx_export::weights::{FileKind, kind_of_file};
 use serde_json::{Value, json};
 use sightline::inspect::{Draft, Finding, Inspection};
 use sightline::manifest::{ModelManifest, Task};
-use sightline::store::{MAX_ONNX_BYTES, read_regular};
+use sightline::store::{MAX_ONNX_BYTES, MAX_TEXT_BYTES, read_regular};
 
 use super::say::{complain, say};
 
 /// Maximum number of inputs, outputs and operators that are printed.
 const LISTED: usize = 40;
-/// Maximum size of a manifest in bytes, the limit for loading a model.
-const MAX_MANIFEST_BYTES: u64 = 16 << 20;
 /// Width of a line of the list of operators.
 const WIDTH: usize = 96;
 
@@ -102,7 +100,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 fn detector_of(path: &Path) -> Option<PathBuf> {
     let file = Path::new(path.file_name()?);
     let names_file = |manifest: &PathBuf| {
-        let text = read_regular(manifest, MAX_MANIFEST_BYTES).ok();
+        let text = read_regular(manifest, MAX_TEXT_BYTES).ok();
         let text = text.and_then(|bytes| String::from_utf8(bytes).ok());
         let manifest = text.and_then(|text| ModelManifest::parse(&text).ok());
         let manifest = manifest.filter(|manifest| manifest.task == Task::Detection);

@@ -60,8 +60,7 @@ impl Attempt<'_> {
             };
             return anyhow::Error::new(error).context(format!("{what}{hint}"));
         }
-        let fits_names = found.missing.is_empty() && found.unexpected.is_empty();
-        if fits_names || Layout::of(self.state).is_some() {
+        if found.has_all_names() || Layout::of(self.state).is_some() {
             return anyhow::Error::new(error).context(what);
         }
         let siblings = self.siblings();
@@ -123,7 +122,7 @@ impl Attempt<'_> {
             return None;
         }
         let found = fit::differences(self.state, &architecture).ok()?;
-        if !found.missing.is_empty() || !found.unexpected.is_empty() {
+        if !found.has_all_names() {
             return None;
         }
         let classes = found.num_classes_hint(architecture.num_classes);

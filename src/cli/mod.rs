@@ -332,19 +332,7 @@ fn report(result: Result<()>) -> u8 {
 /// Returns the messages of an error and its causes, joined by `: `. A cause is left out if its
 /// message is part of the messages before it.
 fn explain(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain() {
-        let cause = cause.to_string();
-        let cause = cause.trim_end();
-        if text.contains(cause) {
-            continue;
-        }
-        if !text.is_empty() {
-            text.push_str(": ");
-        }
-        text.push_str(cause);
-    }
-    text
+    sightline::error::explain(error.chain())
 }
 
 #[cfg(test)]

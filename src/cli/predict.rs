@@ -158,7 +158,7 @@ fn reject_overwriting(args: &PredictArgs) -> Result<()> {
 }
 
 /// Returns whether `one` and `other` are paths of the same existing file.
-fn same_file(one: &Path, other: &Path) -> bool {
+pub(super) fn same_file(one: &Path, other: &Path) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 

@@ -67,7 +67,7 @@ impl Exported<'_> {
         for _ in 0..ATTEMPTS {
             let existing = (!self.force).then(|| Existing::read(paths)).transpose()?;
             let existing = existing.flatten();
-            let mut merged = self.merged(existing.as_ref())?;
+            let mut merged = self.merged(existing.as_ref(), paths)?;
             let before = existing.as_ref().or(replaced.as_ref());
             let stale_fused = before.and_then(|before| self.stale_fused(before, paths));
             let mut texts = texts.clone();
@@ -109,7 +109,7 @@ impl Exported<'_> {
     }
 
     /// Merges the export with the model that is there.
-    fn merged(&self, existing: Option<&Existing>) -> Result<Merged> {
+    fn merged(&self, existing: Option<&Existing>, paths: &OutputPaths) -> Result<Merged> {
         let merged = Merged::new(existing, &self.fresh)?;
         let settings = |manifest: &ModelManifest| {
             (
@@ -121,9 +121,7 @@ impl Exported<'_> {
             && settings(manifest) != settings(&merged.manifest)
         {
             // The fused detector was built for settings that have been edited since.
-            return Err(changed(
-                &existing.map(|there| there.path.clone()).unwrap_or_default(),
-            ));
+            return Err(changed(&paths.manifest));
         }
         Ok(merged)
     }

@@ -342,7 +342,8 @@ fn load_all(
 
 /// Returns the loader of models that are not loaded at start.
 fn on_first_use(app: &Arc<App>, config: &ServeConfig, loader: &Loader) -> Loads {
-    // The app owns this loader, so it would never be dropped; it never is anyway.
+    // A reference cycle: the app owns the registry, which owns this loader. Nothing more leaks, because `serve` never
+    // drops the app.
     let (app, config, runtime) = (Arc::clone(app), config.clone(), loader.runtime.clone());
     let tensor_bytes = loader.tensor_bytes;
     Loads::new(tensor_bytes, move |source: ModelSource, plan| {

@@ -46,10 +46,10 @@ pub struct Settings {
     /// folder and the folders relative to it, .cache/onnxruntime/, or the system's library folders]
     #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
-    /// Model to serve, as NAME, NAME@VARIANT or a path; may be repeated. NAME loads the variant of
-    /// `--precision` at start and the model's other variants when they are first requested;
-    /// NAME@VARIANT serves this variant alone [default: every model of the models directory, or the
-    /// built-in model without one]
+    /// Model to serve, as NAME, NAME@VARIANT or a path; may be repeated. NAME loads the variant that
+    /// it selects (see `--precision`) at start and the model's other variants when they are first
+    /// requested; NAME@VARIANT loads this variant at start and, without NAME, serves no other variant
+    /// of the model [default: every model of the models directory, or the built-in model without one]
     #[arg(
         long,
         env = "SIGHTLINE_MODEL",
@@ -121,7 +121,7 @@ pub struct Settings {
     #[arg(long, env = "SIGHTLINE_DECODE_MEMORY_BYTES", value_name = "SIZE")]
     pub decode_memory_bytes: Option<ByteSize>,
     /// Memory for inputs and outputs of the networks of all models [default: a part of the budget,
-    /// at most 256MiB for each loaded model and variant]
+    /// at most 256MiB for each variant that is loaded at start and a full batch of each other one]
     #[arg(long, env = "SIGHTLINE_TENSOR_MEMORY_BYTES", value_name = "SIZE")]
     pub tensor_memory_bytes: Option<ByteSize>,
     /// Memory for all responses together, until the clients have read them [default: a part of the
@@ -162,7 +162,7 @@ pub struct Settings {
     #[arg(long, env = "SIGHTLINE_LOAD_MEMORY_BYTES", value_name = "SIZE")]
     pub load_memory_bytes: Option<ByteSize>,
     /// Requests that get an event in the log: `all` (except successful probes and scrapes), `errors`
-    /// (status 400 and above) or `off` [default: all]
+    /// (status 400 and above, and clients that disconnected) or `off` [default: all]
     #[arg(
         long,
         env = "SIGHTLINE_ACCESS_LOG",

@@ -213,18 +213,15 @@ fn other_machine(rest: &[u8]) -> Option<String> {
         return Some("an incomplete file".to_owned());
     };
     // Both supported CPUs are little-endian, and so are their files.
-    let (got, name) = match u16::from_le_bytes([low, high]) {
-        3 => ("x86", "a library for 32-bit x86".to_owned()),
-        40 => ("arm", "a library for 32-bit arm".to_owned()),
-        62 => ("x86_64", "a library for x86_64".to_owned()),
-        183 => ("aarch64", "a library for aarch64".to_owned()),
-        243 => ("riscv64", "a library for riscv64".to_owned()),
-        number => (
-            "",
-            format!("a library for another CPU (ELF machine {number})"),
-        ),
+    let cpu = match u16::from_le_bytes([low, high]) {
+        3 => "32-bit x86",
+        40 => "32-bit arm",
+        62 => "x86_64",
+        183 => "aarch64",
+        243 => "riscv64",
+        number => return Some(format!("a library for another CPU (ELF machine {number})")),
     };
-    (got != std::env::consts::ARCH).then_some(name)
+    (cpu != std::env::consts::ARCH).then(|| format!("a library for {cpu}"))
 }
 
 #[cfg(test)]

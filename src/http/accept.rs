@@ -3,6 +3,7 @@
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 
+use super::cut;
 use crate::error::ServeError;
 
 /// Returns the value of the offer that the client's `Accept` header ranks highest. Each offer is a
@@ -101,12 +102,7 @@ fn asked(ranges: &[Range]) -> String {
     let names = ranges
         .iter()
         .map(|range| format!("{}/{}", range.kind, range.subtype));
-    names
-        .collect::<Vec<_>>()
-        .join(", ")
-        .chars()
-        .take(64)
-        .collect()
+    cut(&names.collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::middleware::millis;
 use super::problem::Problem;
 use super::respond::Served;
 use crate::config::AccessEvents;
-use crate::metrics::Stage;
+use crate::metrics::{ModelLabel, Stage};
 
 /// Maximum number of events per second. A client can send requests that cost less than their events, and events
 /// fill disks.
@@ -122,8 +122,8 @@ impl<'a> Pending<'a> {
         }
     }
 
-    /// Logs that the request got `response`.
-    pub(super) fn finish(mut self, response: &Response) {
+    /// Logs that the request got `response` from the model `label`. `None` if the model is not known.
+    pub(super) fn finish(mut self, response: &Response, label: Option<ModelLabel<'_>>) {
         self.finished = true;
         let status = response.status().as_u16();
         if !self.log.has(Some(status)) || (self.probe && status < 400) {
@@ -131,9 +131,6 @@ impl<'a> Pending<'a> {
         }
         let served = response.extensions().get::<Served>();
         let problem = response.extensions().get::<Problem>();
-        let rejected = problem.and_then(|problem| problem.model.as_ref());
-        let label = served.map(|served| served.model.label());
-        let label = label.or_else(|| rejected.map(|model| model.label()));
         let stage = |stage| served.map(|served| millis(served.timing[stage]));
         self.log(&Fields {
             status: Some(status),

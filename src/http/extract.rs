@@ -15,6 +15,7 @@ use futures_util::FutureExt;
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 
+use super::cut;
 use crate::admission::Admission;
 use crate::app::App;
 use crate::error::ServeError;
@@ -135,7 +136,7 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), ServeError> {
         let value = String::from_utf8_lossy(value.as_bytes());
         let mut codings = value.split(',').map(str::trim);
         if !codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case("identity")) {
-            let got = value.chars().take(64).collect();
+            let got = cut(&value);
             return Err(ServeError::UnsupportedContentEncoding { got });
         }
     }
@@ -166,7 +167,7 @@ pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
         "multipart/form-data" => Ok(Framing::Multipart),
         "application/json" => Ok(Framing::Json),
         other => {
-            let got = other.chars().take(64).collect();
+            let got = cut(other);
             Err(ServeError::UnsupportedMediaType { got })
         }
     }
@@ -282,7 +283,7 @@ pub(super) async fn multipart_images(
         let name = part.name().unwrap_or_default();
         if !PART_NAMES.contains(&name.trim_end_matches("[]")) {
             return Err(ServeError::BadBody {
-                field: name.chars().take(64).collect(),
+                field: cut(name),
                 expected: IMAGE_PARTS,
                 reason: "unknown part: images go into parts named `image`".to_owned(),
             });

@@ -127,17 +127,16 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     let label = served.map(|served| served.model.label());
     let rejected = problem.and_then(|problem| problem.model.as_ref());
     let label = label.or_else(|| rejected.map(|model| model.label()));
-    let label = label.unwrap_or_default();
-    let seconds = elapsed.as_secs_f64();
+    let (seconds, labels) = (elapsed.as_secs_f64(), label.unwrap_or_default());
     app.metrics
-        .request(route(path.as_ref()), status, label, seconds);
+        .request(route(path.as_ref()), status, labels, seconds);
     if let Some(problem) = problem
         && let Some(reason) = &problem.hidden
     {
         let code = problem.code.as_str();
-        tracing::error!(status, code, model = label.model, reason, "request failed");
+        tracing::error!(status, code, model = labels.model, reason, "request failed");
     }
-    pending.finish(&response);
+    pending.finish(&response, label);
     let timing = server_timing(served.map(|served| served.timing), elapsed);
     response.headers_mut().insert(SERVER_TIMING, timing);
     response

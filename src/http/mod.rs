@@ -43,6 +43,7 @@ use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, Method};
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
+use onnx_export::text;
 
 use crate::app::App;
 use crate::error::ServeError;
@@ -150,8 +151,7 @@ async fn no_route(OriginalUri(uri): OriginalUri) -> Problem {
 
 async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Problem {
     let (path, method) = (cut(uri.path()), cut(method.as_str()));
-    let tasks = [Task::Classification, Task::Detection, Task::Segmentation];
-    let takes_images = tasks.map(route_of).contains(&uri.path());
+    let takes_images = Task::ALL.map(route_of).contains(&uri.path());
     let allowed = if takes_images {
         "send an image with POST, for example with curl -F image=@photo.jpg"
     } else {
@@ -167,5 +167,5 @@ async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Pr
 
 /// Returns the first 64 characters of a text from a client, for an error message.
 fn cut(text: &str) -> String {
-    text.chars().take(64).collect()
+    text::cut(text, 64).to_owned()
 }

@@ -8,6 +8,7 @@ use axum::extract::{OriginalUri, Path, State};
 use axum::response::IntoResponse;
 use serde::Serialize;
 
+use super::cut;
 use super::problem::Problem;
 use crate::app::App;
 use crate::error::ServeError;
@@ -77,7 +78,7 @@ pub(super) async fn show(
     let Path(name) = name.map_err(|_| ServeError::BadParameter {
         field: "model".to_owned(),
         expected: "percent-encoded UTF-8".to_owned(),
-        got: uri.path().chars().take(64).collect(),
+        got: cut(uri.path()),
     })?;
     let entry = registry.named(&name)?;
     let mut description = describe(entry, is_default(&app, registry, entry));

@@ -133,10 +133,8 @@ impl Params {
             return Ok(());
         };
         let name = cut(name);
-        let nearest = nearest(&name, known.iter().copied());
-        let nearest = known.iter().find(|known| Some(**known) == nearest);
         Err(ServeError::UnknownParameter {
-            nearest: nearest.copied(),
+            nearest: nearest(&name, known.iter().copied()),
             known: known.to_vec(),
             name,
         })

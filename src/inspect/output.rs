@@ -126,7 +126,7 @@ fn check_activation(output: &Port, stated: Option<Activation>) -> Option<Finding
 }
 
 /// Returns the operator that turns logits into the scores of `output`, if the network ends in one.
-pub(super) fn final_activation(output: &Port) -> Option<(&'static str, Activation)> {
+fn final_activation(output: &Port) -> Option<(&'static str, Activation)> {
     Some(match output.trail.last()?.as_str() {
         "Softmax" => ("Softmax", Activation::Softmax),
         "Sigmoid" => ("Sigmoid", Activation::Sigmoid),

@@ -102,7 +102,7 @@ impl fmt::Display for Difference {
             write!(f, "{} = ", shown(&self.field))?;
         }
         let (first, second) = (first.unwrap_or_else(none), second.unwrap_or_else(none));
-        write!(f, "{first} (fresh: {second})")
+        write!(f, "{first} (new: {second})")
     }
 }
 
@@ -353,13 +353,13 @@ mod tests {
         };
         assert_eq!(
             shown(OLD, NEW, "preprocess"),
-            ["crop = 192 (fresh: 224)", "resize.size = 256 (fresh: 232)"]
+            ["crop = 192 (new: 224)", "resize.size = 256 (new: 232)"]
         );
-        assert_eq!(shown(OLD, NEW, "name"), ["\"birds\" (fresh: \"other\")"]);
+        assert_eq!(shown(OLD, NEW, "name"), ["\"birds\" (new: \"other\")"]);
         assert_eq!(shown(OLD, NEW, "labels"), [""; 0]);
         assert_eq!(
             shown("[a]\nb = [\n 10, # ten\n 2.5]", "[a]\nc = 1", "a"),
-            ["b = [10, 2.5] (fresh: none)", "c = none (fresh: 1)"]
+            ["b = [10, 2.5] (new: none)", "c = none (new: 1)"]
         );
         assert_eq!(shown("a = [1, 2]", "a = [1.0, 2.0]", "a"), [""; 0]);
         let long = format!("a = \"{}\"", "x".repeat(200));

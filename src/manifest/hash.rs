@@ -70,7 +70,7 @@ impl ModelManifest {
             let source = &variant.source_sha256;
             let (expected, count) = ("one per entry of `stages`", source.len());
             let fits = source.is_empty() || count == variant.stages.len();
-            require(fits, SOURCE, expected, &format!("{count}"))?;
+            require(fits, SOURCE, expected, &count)?;
             source
                 .iter()
                 .try_for_each(|hash| check_form(SOURCE, hash))?;
@@ -89,4 +89,9 @@ impl ModelManifest {
 fn check_form(field: &'static str, hash: &str) -> Result<(), InvalidField> {
     let valid = hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
     require(valid, field, "64 hexadecimal digits", &hash)
+}
+/// Returns whether two lists of SHA-256 are equal, in upper or lower case.
+pub fn same_sha256(one: &[String], other: &[String]) -> bool {
+    let equal = |(one, other): (&String, &String)| one.eq_ignore_ascii_case(other);
+    one.len() == other.len() && one.iter().zip(other).all(equal)
 }

@@ -23,7 +23,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use onnx_export::architecture::{Architecture, Head};
-use onnx_export::text::shown;
 use onnx_export::{FusedOptions, Role};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +32,7 @@ pub use detection::{Detection, Rpn};
 pub use edit::{Difference, ManifestText};
 use error::require;
 pub use error::{InvalidField, ManifestError};
+pub use hash::same_sha256;
 pub use onnx_export::weights::sha256;
 pub use preprocess::{ChannelOrder, Filter, Preprocess, Resize};
 pub use stage::StageFile;
@@ -152,7 +152,7 @@ impl ModelManifest {
             exists,
             "default",
             "fp32 or the name of a variant of the model",
-            &shown(default),
+            default,
         )
     }
 

@@ -21,12 +21,12 @@ pub struct Preprocess {
     /// Standard deviation of each channel in the order of `channel_order`, by which values are divided
     /// after `mean` is subtracted.
     pub std: [f32; 3],
-    /// Value of a white pixel before `mean` is subtracted: 1 or 255. `None` means 1, and that `mean`
-    /// and `std` must look like it.
+    /// Value of a white pixel before `mean` is subtracted: 1 or 255. `None` means 1; values of
+    /// `mean` or `std` above 1 are then rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<u8>,
-    /// Order of the channels that the network reads. `None` means RGB, and that neither the network
-    /// nor `mean` may look like BGR.
+    /// Order of the channels that the network reads. `None` means RGB; an ONNX file that mentions
+    /// BGR, or ImageNet's mean in the order BGR, is then rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel_order: Option<ChannelOrder>,
     /// Both sides of the normalized image are padded to a multiple of this number of pixels, with

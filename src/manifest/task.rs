@@ -16,6 +16,9 @@ pub enum Task {
 }
 
 impl Task {
+    /// Every task.
+    pub const ALL: [Self; 3] = [Self::Classification, Self::Segmentation, Self::Detection];
+
     /// Returns the task's name in manifests and responses.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -5,7 +5,7 @@
 //! cores, so predicted waits are multiplied by a factor that is measured online: how much later than predicted the
 //! latest jobs ended.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::JobCost;
@@ -170,8 +170,7 @@ impl Backlog {
     pub(super) fn end(&self, job: ReservedJob, finished: bool, now: Duration) {
         let measured = now.saturating_sub(job.admitted);
         if finished || measured > job.predicted {
-            let mut lateness = self.lateness.lock().unwrap_or_else(PoisonError::into_inner);
-            lateness.add(measured, job.predicted, now);
+            self.lateness().add(measured, job.predicted, now);
         }
         drop(job);
     }
@@ -181,10 +180,14 @@ impl Backlog {
         Duration::from_micros(micros) / self.threads
     }
 
-    /// No code panics while it holds this lock.
+    /// Returns the factor by which waits are raised at `now`, 1 to [`MAX_FACTOR`].
     fn factor(&self, now: Duration) -> f64 {
-        let lateness = self.lateness.lock().unwrap_or_else(PoisonError::into_inner);
-        lateness.factor(now)
+        self.lateness().factor(now)
+    }
+
+    fn lateness(&self) -> MutexGuard<'_, Lateness> {
+        // No code panics while it holds this lock.
+        self.lateness.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,6 +1,5 @@
 //! Errors of a models directory: why its models cannot be served, and what to do.
 
-use std::error::Error as _;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,6 +9,7 @@ use thiserror::Error;
 use super::StoreError;
 use super::scan::has_extension;
 use crate::catalogue;
+use crate::error::explain;
 
 /// Maximum number of entries of a models directory that one error names.
 const MAX_NAMED: usize = 10;
@@ -63,7 +63,8 @@ pub enum DirectoryError {
 /// An entry of a models directory that cannot be served.
 #[derive(Debug)]
 pub struct BrokenEntry {
-    /// Name of the folder or file.
+    /// Name of the folder or file, or the name of the model if its manifest is valid but another file cannot be
+    /// opened.
     pub name: OsString,
     /// Why the entry cannot be served.
     pub problem: Problem,
@@ -174,11 +175,8 @@ fn describe(directory: &Path, wanted: Option<&str>, entries: &[BrokenEntry]) -> 
         text.push_str("\n  - ");
         text.push_str(&entry.problem.to_string().replace('\n', "\n    "));
     }
-    if let Some(more) = entries
-        .len()
-        .checked_sub(MAX_NAMED)
-        .filter(|more| *more > 0)
-    {
+    let more = entries.len().saturating_sub(MAX_NAMED);
+    if more > 0 {
         text.push_str("\n  - and ");
         text.push_str(&more.to_string());
         text.push_str(" more");
@@ -189,15 +187,10 @@ fn describe(directory: &Path, wanted: Option<&str>, entries: &[BrokenEntry]) -> 
 
 /// Returns the messages of an error and its sources, joined by `: `, without those that are part of the messages before.
 fn with_sources(error: &StoreError) -> String {
-    let sources = std::iter::successors(error.source(), |error| (*error).source());
-    sources.fold(error.to_string(), |text, source| {
-        let source = source.to_string();
-        let source = source.trim_end();
-        if text.contains(source) {
-            return text;
-        }
-        format!("{}: {source}", text.trim_end())
-    })
+    let first: &(dyn std::error::Error + 'static) = error;
+    explain(std::iter::successors(Some(first), |error| {
+        (*error).source()
+    }))
 }
 
 /// Returns the first of the entries `names` of a models directory without a model, as a part of a sentence. Empty if

@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 use super::{StoreError, labels};
 
 /// Maximum size of a manifest, label or ranges file in bytes.
-const MAX_TEXT_BYTES: u64 = 16 << 20;
+pub const MAX_TEXT_BYTES: u64 = 16 << 20;
 
 /// The folder that the files of a model must not leave through symbolic links.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -27,7 +27,7 @@ use crate::nearest::{did_you_mean, nearest};
 pub use denied::Denied;
 pub use directory::{BrokenEntry, DirectoryError, Problem};
 pub use error::StoreError;
-pub use files::{Boundary, read_bounded, read_labels, read_regular, read_text};
+pub use files::{Boundary, MAX_TEXT_BYTES, read_bounded, read_labels, read_regular, read_text};
 pub use labels::{LabelError, lines};
 pub use requantize::{Requantize, quantized};
 use scan::{Scan, has_extension};
@@ -326,7 +326,7 @@ impl ModelStore {
     /// was probably meant to be.
     pub fn nearest(&self, name: &str) -> Option<String> {
         let name = cut(name, MAX_NAME);
-        // A directory that cannot be read has been reported, or is no reason to say nothing.
+        // If the directory cannot be read, only the names of the catalogue are compared: this error is about the name.
         let installed = self.list().unwrap_or_default().into_iter();
         let mut names: Vec<String> = installed.map(|model| model.manifest.name).collect();
         names.extend(catalogue::names().map(str::to_owned));

@@ -13,7 +13,7 @@ use super::requantize::Requantize;
 use super::{Boundary, FP32, INT8, ModelRef, StoreError, integrity, lines};
 use crate::catalogue;
 use crate::inspect;
-use crate::manifest::{ModelManifest, Precision, StageFile, Variant, sha256};
+use crate::manifest::{ModelManifest, Precision, StageFile, Variant, same_sha256, sha256};
 
 /// Maximum size of an ONNX file in bytes, which is protobuf's limit for one message.
 pub const MAX_ONNX_BYTES: u64 = 2 << 30;
@@ -201,8 +201,11 @@ impl ModelSource {
     /// Returns a [`StoreError::Stale`] for each variant that was made from other weights than the
     /// model's, and which therefore cannot be used.
     pub fn stale(&self) -> Vec<StoreError> {
-        let variants = self.variants().into_iter();
-        variants.filter_map(Result::err).collect()
+        let current = OnceCell::new();
+        let variants = self.manifest.variants.iter();
+        let stale =
+            variants.filter_map(|(name, variant)| self.check_fresh(name, variant, &current).err());
+        stale.collect()
     }
 
     /// Returns the model itself and all its variants, by name, with a [`StoreError::Stale`] in place of
@@ -231,12 +234,8 @@ impl ModelSource {
         // Without a stated hash the file itself is read. If it cannot be read, loading says why.
         let read = || self.manifest.fp32_sha256().or_else(|| self.file_sha256());
         let current = current.get_or_init(read);
-        let stated = &variant.source_sha256;
-        let same = |(one, other): (&String, &String)| one.eq_ignore_ascii_case(other);
         match (current, &self.path) {
-            (Some(current), Some(path))
-                if current.len() != stated.len() || !current.iter().zip(stated).all(same) =>
-            {
+            (Some(current), Some(path)) if !same_sha256(current, &variant.source_sha256) => {
                 let (path, variant) = (path.clone(), name.to_owned());
                 Err(StoreError::Stale { path, variant })
             }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::traffic::{ordinary, while_running};
+use super::traffic::{ordinary, report_ordinary, while_running};
 use super::{CpuMeter, WarmServer};
 use crate::Plan;
 use crate::http::{Connection, Request};
@@ -56,16 +56,7 @@ fn latency(plan: &Plan, report: &mut Report) -> Result<()> {
 
     report.info("rounds of the attack", rounds.to_string());
     report.statuses("statuses of the attack", &attackers, &STATUSES);
-    report.statuses("statuses of the ordinary client", &tally, &[200]);
-    let (p50, p99) = (usual.latency(0.5), usual.latency(0.99));
-    report.info("usual p50 and p99, ms", format!("{p50:.1}, {p99:.1}"));
-    let median = format!("{:.1}", tally.latency(0.5));
-    report.info("p50 of the ordinary client, ms", median);
-    report.below(
-        "p99 of the ordinary client, ms",
-        tally.latency(0.99),
-        5.0 * p99,
-    );
+    report_ordinary(report, &usual, &tally, 5.0);
     let available = std::thread::available_parallelism().map_or(1, usize::from) as f64;
     let used = cores.0 + cores.1;
     report.at_least("cores used by server and client", used, 0.9 * available);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::WarmServer;
-use super::traffic::{ordinary, while_running};
+use super::traffic::{ordinary, report_ordinary, while_running};
 use crate::Plan;
 use crate::hostile::endless_above;
 use crate::http::{Connection, Request};
@@ -65,16 +65,7 @@ pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {
 
     report.at_least("runs stopped at their time limit", stopped, 1.0);
     report.statuses("statuses of the attack", &attackers?, &STATUSES);
-    report.statuses("statuses of the ordinary client", &tally, &[200]);
-    let (p50, p99) = (usual.latency(0.5), usual.latency(0.99));
-    report.info("usual p50 and p99, ms", format!("{p50:.1}, {p99:.1}"));
-    let median = format!("{:.1}", tally.latency(0.5));
-    report.info("p50 of the ordinary client, ms", median);
-    report.below(
-        "p99 of the ordinary client, ms",
-        tally.latency(0.99),
-        2.0 * p99,
-    );
+    report_ordinary(report, &usual, &tally, 2.0);
     let [all, wrong] = [&probes.all, &probes.wrong].map(|count| count.load(Ordering::Relaxed));
     report.info("probes of readiness", all.to_string());
     report.exactly("probes that contradict the metric", wrong, 0);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 
 use crate::load::{Period, Target, open, spawn};
+use crate::report::Report;
 use crate::tally::Tally;
 
 /// Requests per second of the ordinary client.
@@ -21,6 +22,18 @@ pub(super) fn ordinary(target: &Target<'_>, duration: Duration) -> Result<Tally>
         counted: duration,
     };
     Ok(open(target, RATE, CONNECTIONS, period)?)
+}
+
+/// Reports the latencies of the ordinary client: `usual` alone, `tally` during the attack. The p99 must stay below
+/// `times` the usual one.
+pub(super) fn report_ordinary(report: &mut Report, usual: &Tally, tally: &Tally, times: f64) {
+    report.statuses("statuses of the ordinary client", tally, &[200]);
+    let (p50, p99) = (usual.latency(0.5), usual.latency(0.99));
+    report.info("usual p50 and p99, ms", format!("{p50:.1}, {p99:.1}"));
+    let median = format!("{:.1}", tally.latency(0.5));
+    report.info("p50 of the ordinary client, ms", median);
+    let name = "p99 of the ordinary client, ms";
+    report.below(name, tally.latency(0.99), times * p99);
 }
 
 /// Sends ordinary requests for `duration` while `others` runs on another thread. Returns the tally

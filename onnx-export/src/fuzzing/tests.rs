@@ -4,7 +4,7 @@ use std::panic::catch_unwind;
 use std::path::Path;
 
 use super::*;
-use crate::testing::mutation::mutated;
+use crate::testing::fuzz::check_seeds;
 use crate::testing::random::Random;
 
 /// Returns the content of each file in `folder`, a path below this crate's folder.
@@ -21,45 +21,19 @@ fn seeds(folder: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Calls `read` on the `seeds` and on `count` mutations of each. Panics with the input that made
-/// `read` panic, and if hardly any input or nearly every input is valid: the test would then cover
-/// little of the reader.
-fn check(seeds: &[Vec<u8>], count: usize, read: fn(&[u8]) -> bool) {
-    let mut random = Random::new(1);
-    let (mut accepted, mut total) = (0, 0);
-    for seed in seeds {
-        assert!(
-            catch_unwind(|| read(seed)).is_ok(),
-            "{}",
-            seed.escape_ascii()
-        );
-        for _ in 0..count {
-            let other = &seeds[random.below(seeds.len())];
-            let input = mutated(seed, other, &mut random);
-            let result = catch_unwind(|| read(&input));
-            accepted += usize::from(result.unwrap_or_else(|_| panic!("{}", input.escape_ascii())));
-            total += 1;
-        }
-    }
-    assert!(
-        accepted > total / 200 && accepted < total * 49 / 50,
-        "{accepted} of {total}"
-    );
-}
-
 #[test]
 fn mutated_checkpoints() {
-    check(&seeds("tests/golden/checkpoints"), 60, read_checkpoint);
+    check_seeds(&seeds("tests/golden/checkpoints"), 60, read_checkpoint);
 }
 
 #[test]
 fn mutated_pickles() {
-    check(&seeds("tests/fuzz-seeds/pickle"), 600, read_pickle);
+    check_seeds(&seeds("tests/fuzz-seeds/pickle"), 600, read_pickle);
 }
 
 #[test]
 fn mutated_safetensors() {
-    check(
+    check_seeds(
         &seeds("tests/fuzz-seeds/safetensors"),
         1_000,
         read_safetensors,
@@ -68,12 +42,12 @@ fn mutated_safetensors() {
 
 #[test]
 fn mutated_ranges() {
-    check(&seeds("tests/fuzz-seeds/ranges"), 1_000, read_ranges);
+    check_seeds(&seeds("tests/fuzz-seeds/ranges"), 1_000, read_ranges);
 }
 
 #[test]
 fn mutated_onnx_files() {
-    check(&[rewrite::unchanged()], 1_000, read_onnx);
+    check_seeds(&[rewrite::unchanged()], 1_000, read_onnx);
 }
 
 #[test]

@@ -27,7 +27,7 @@ const MAX_OPSETS: usize = 64;
 /// Maximum number of inputs and of outputs in a [`Summary`].
 const MAX_PORTS: usize = 1 << 16;
 
-/// What an ONNX file states about its network. Texts are unescaped and cut to 256 characters.
+/// What an ONNX file states about its network. Texts are not escaped, and are cut to 256 characters, or to 4096 in `texts`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Version of the ONNX IR specification.

@@ -1,5 +1,5 @@
-//! Helpers that the unit tests of this crate share with those of the server: random values and
-//! mutations of files.
+//! Helpers that the unit tests of this crate share with those of the server: random values,
+//! mutations of files, and runs of the functions that read them.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,5 +9,6 @@
     reason = "the tests use some of the helpers"
 )]
 
+pub mod fuzz;
 pub mod mutation;
 pub mod random;

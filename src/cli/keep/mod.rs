@@ -13,13 +13,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use sightline::catalogue;
 use sightline::manifest::{ManifestText, ModelManifest, Preprocess};
-use sightline::store::{StoreError, lines, read_labels, read_regular};
+use sightline::store::{MAX_TEXT_BYTES, StoreError, lines, read_labels, read_regular};
 
 use super::output::{OutputPaths, file_name};
 pub(super) use variants::unused;
 
-/// Maximum size of a manifest or label file in bytes, the limit for loading a model.
-const MAX_TEXT_BYTES: u64 = 16 << 20;
 /// Maximum number of differing fields of a section that a message lists.
 const LISTED: usize = 4;
 /// Keys of a manifest that describe the network and its files. An export always sets them.

@@ -4,13 +4,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use sightline::manifest::{ModelManifest, Variant, sha256};
-use sightline::store::{INT8, read_regular};
+use sightline::manifest::{ModelManifest, Variant, same_sha256, sha256};
+use sightline::store::{INT8, MAX_ONNX_BYTES, read_regular};
 
 use super::Existing;
 
-/// Maximum size of an ONNX file in bytes, protobuf's limit for one message.
-const MAX_ONNX_BYTES: u64 = 2 << 30;
 /// A value that no file has as its SHA-256, for a variant whose fp32 file does not exist any more.
 const UNKNOWN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -48,11 +46,7 @@ fn files(manifest: &ModelManifest) -> impl Iterator<Item = &PathBuf> {
 
 /// Returns whether two lists of SHA-256 are known and equal, in upper or lower case.
 fn same(one: Option<&[String]>, other: Option<&[String]>) -> bool {
-    let equal = |(one, other): (&String, &String)| one.eq_ignore_ascii_case(other);
-    match (one, other) {
-        (Some(one), Some(other)) => one.len() == other.len() && one.iter().zip(other).all(equal),
-        _ => false,
-    }
+    matches!((one, other), (Some(one), Some(other)) if same_sha256(one, other))
 }
 
 impl Existing {

@@ -5,7 +5,7 @@ use onnx_export::text::{printable, shown};
 use sightline::http::route_of;
 use sightline::manifest::ModelManifest;
 
-use super::{BUILT_IN, Row};
+use super::Row;
 use crate::cli::say::say;
 
 /// Prints the model that `manifest` describes. `rows` are its rows of the list.
@@ -35,17 +35,19 @@ pub(super) fn print(manifest: &ModelManifest, rows: &[Row]) -> Result<()> {
     Ok(())
 }
 
-/// Prints one line, or further lines for the lines of `value` after the first.
+/// Prints one line with the name of a field and its value. `name` is empty for a continuation of the field before.
 fn field(name: &str, value: &str) -> Result<()> {
     say!("  {name:10}  {value}")
 }
 
 /// Returns where the model is, or how to install it.
 fn here(name: &str, rows: &[Row]) -> String {
-    let Some(row) = rows.iter().find(|row| row.here.is_some()) else {
+    let installed = rows
+        .iter()
+        .find_map(|row| Some((row, row.here.as_deref()?)));
+    let Some((row, path)) = installed else {
         return format!("not installed: sightline export {name} --weights FILE -o DIR/{name}");
     };
-    let path = row.here.as_deref().unwrap_or(BUILT_IN);
     let size = row.bytes.map(|n| format!(" ({:.1} MB)", n as f64 / 1e6));
     let int8 = row.int8.as_deref().map(|path| format!(", {path}"));
     let text = [path, &size.unwrap_or_default(), &int8.unwrap_or_default()].concat();

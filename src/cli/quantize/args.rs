@@ -1,6 +1,6 @@
 //! Arguments of `sightline quantize`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -10,6 +10,7 @@ use sightline::store::{ModelRef, ModelSource, Origin};
 
 use super::gate::{Limits, MIN_AGREEMENT, MIN_COSINE};
 use crate::cli::output::OutputPaths;
+use crate::cli::predict::same_file;
 use crate::cli::target::TargetName;
 use crate::cli::{RuntimeArgs, StoreArgs};
 
@@ -174,7 +175,7 @@ impl QuantizeArgs {
             }
             (Some(out), Some(manifest), Origin::Files { paths, .. }) => {
                 match OutputPaths::new(out)? {
-                    new if is_same_file(&new.manifest, manifest) => {
+                    new if same_file(&new.manifest, manifest) => {
                         OutputPaths::of(manifest, paths, &source.manifest.labels)
                     }
                     new => new,
@@ -189,9 +190,4 @@ impl QuantizeArgs {
         paths.check()?;
         Ok(paths)
     }
-}
-
-/// Returns whether two paths are those of the same existing file.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }

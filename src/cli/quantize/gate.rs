@@ -7,7 +7,7 @@ pub(super) const MIN_AGREEMENT: f64 = 0.97;
 /// Smallest mean cosine similarity of int8 and fp32 outputs on held-out photographs. Networks with real weights have
 /// 0.98 or more (docs/quantization.md). An int8 network that changes the class of a photograph can have 0.92.
 pub(super) const MIN_COSINE: f64 = 0.95;
-/// Smallest share of the variation between photographs that the int8 outputs must have of that of the fp32 outputs.
+/// Smallest [`HeldOut::kept_variation`] with which an int8 model may be written.
 /// Networks with real weights have 0.98 to 1.01.
 const MIN_KEPT_VARIATION: f64 = 0.1;
 

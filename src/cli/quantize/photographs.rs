@@ -112,7 +112,7 @@ impl Photographs {
         Ok(Self::split(photographs))
     }
 
-    /// Divides the photographs, of which there is at least one, in the order of their paths.
+    /// Divides the photographs in the order of their paths. There must be at least one photograph.
     fn split(mut photographs: Vec<Photograph<'_>>) -> Self {
         photographs.sort_by_key(|photograph| photograph.file);
         let count = photographs.len();

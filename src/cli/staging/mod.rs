@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::fs::FileType;
 use rustix::io::Errno;
-use sightline::store::{StoreError, read_regular};
+use sightline::store::{MAX_TEXT_BYTES, StoreError, read_regular};
 
 use super::say::complain;
 use folder::{Folder, Lock};
@@ -45,8 +45,6 @@ const SILENT_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// Time between two attempts to lock a folder.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
-/// Maximum size in bytes of a file whose content a writer states, the limit for a manifest.
-const MAX_EXPECTED: u64 = 16 << 20;
 
 /// Files to be written into one folder, in the order in which they may become visible one by one:
 /// the manifest first, the graph of the network last.
@@ -174,7 +172,7 @@ fn check_names(set: &FileSet<'_>, folder: &Folder) -> Result<()> {
 fn check_expected(set: &FileSet<'_>) -> Result<()> {
     for (name, expected) in &set.expected {
         let path = set.folder.join(name);
-        let now = read_regular(&path, MAX_EXPECTED).ok();
+        let now = read_regular(&path, MAX_TEXT_BYTES).ok();
         if now.as_deref() != *expected {
             return Err(StoreError::Changed { path }.into());
         }

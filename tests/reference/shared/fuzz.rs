@@ -21,15 +21,22 @@ pub fn check(name: &str, read: fn(&[u8]) -> bool) {
         .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())
         .collect();
     seeds.sort();
+    check_seeds(&seeds, MUTATIONS, read);
+}
+
+/// Calls `read` on the `seeds` and on `count` mutations of each. Panics with the input that made
+/// `read` panic, and if hardly any input or nearly every input is valid: the test would then cover
+/// little of the reader.
+pub fn check_seeds(seeds: &[Vec<u8>], count: usize, read: fn(&[u8]) -> bool) {
     let mut random = Random::new(1);
     let (mut accepted, mut total) = (0, 0);
-    for seed in &seeds {
+    for seed in seeds {
         assert!(
             catch_unwind(|| read(seed)).is_ok(),
             "{}",
             seed.escape_ascii()
         );
-        for _ in 0..MUTATIONS {
+        for _ in 0..count {
             let other = &seeds[random.below(seeds.len())];
             let input = mutated(seed, other, &mut random);
             let result = catch_unwind(|| read(&input));
@@ -37,8 +44,6 @@ pub fn check(name: &str, read: fn(&[u8]) -> bool) {
             total += 1;
         }
     }
-    // If nearly all mutated inputs were invalid, or nearly all were valid, the test would cover
-    // little of the parser.
     assert!(
         accepted > total / 200 && accepted < total * 49 / 50,
         "{accepted} of {total}"

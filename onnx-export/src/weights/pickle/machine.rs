@@ -192,7 +192,7 @@ impl<'a, 'p> Machine<'a, 'p> {
             let expected = "the end of a frame before the next";
             return Err(WeightsError::pickle(at, expected, "a frame in a frame"));
         }
-        // No overflow: so many bytes are left.
+        // Cannot overflow: `require` has checked that `length` bytes are left.
         self.frame = Some(self.offset() + length as usize).filter(|_| length > 0);
         Ok(())
     }

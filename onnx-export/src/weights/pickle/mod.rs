@@ -5,7 +5,8 @@
 //! [`globals::Global`], and a call is a `match` on it.
 //! Protocols 2 to 5 are supported.
 //!
-//! Not here: protocols 0 and 1, extension codes, `__setstate__` (the state of an object is dropped),
+//! Not here: protocols 0 and 1, extension codes, `__setstate__` (the state of an `OrderedDict` or an opaque object is
+//! dropped, that of any other object is rejected),
 //! pickled storages outside a checkpoint (`_load_from_bytes`) and pickled modules.
 
 mod call;
