@@ -7,9 +7,11 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
 
 use common::{Server, eventually, photo};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// Sends the same requests to a server that logs `events`, and returns its access events.
@@ -88,6 +90,22 @@ fn the_log_can_have_errors_only_or_nothing() {
         .collect();
     assert_eq!(statuses, [404, 400]);
     assert!(access_events("off").is_empty());
+}
+
+#[test]
+fn a_log_on_a_full_disk_does_not_stop_the_server() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let mut command = common::sightline(&["serve", "--listen", "127.0.0.1:0"]);
+    command.stdout(Stdio::piped()).stderr(full.unwrap());
+    let mut child = command.spawn().unwrap();
+    let mut first = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut first).unwrap();
+    let (_, address) = first.trim().split_once("listening on ").unwrap();
+    let get = || ureq::get(format!("{address}/health/ready")).call();
+    eventually("the server is ready", || get().is_ok());
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert!(common::command::wait(&mut child, common::PATIENCE).success());
 }
 
 #[test]

@@ -90,7 +90,9 @@ impl Write for Records {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(record);
         let line = self.line(text.trim_end_matches('\n'));
-        io::stderr().write_all(line.as_bytes())?;
+        // The error is ignored, because the caller would report it on stderr, and panic there: a full disk must not
+        // stop the server.
+        let _ = io::stderr().write_all(line.as_bytes());
         Ok(record.len())
     }
 
