@@ -23,6 +23,7 @@ use crate::error::ServeError;
 use crate::metrics::{Metrics, Rejection};
 use crate::pool::{ImagePool, JobCost, LongJob, LongJobs};
 use crate::registry::{Entry, LoadedModel};
+use crate::telemetry::Trace;
 
 /// The time by which the response to a request must be ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +83,8 @@ pub struct Admission {
     pub model: Arc<LoadedModel>,
     /// The time by which the response must be ready.
     pub deadline: Deadline,
+    /// The trace in which the stages of the request record their spans.
+    pub trace: Trace,
     places: Permit,
     body: Permit,
 }
@@ -100,7 +103,14 @@ impl Admission {
             body: app.bodies.empty(),
             model,
             deadline,
+            trace: Trace::default(),
         })
+    }
+
+    /// Returns the admission with the trace of the request.
+    #[must_use]
+    pub fn traced(self, trace: Trace) -> Self {
+        Self { trace, ..self }
     }
 
     /// Grows the memory that is reserved for the request's body to a total of `bytes` bytes.

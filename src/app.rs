@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::admission::Pacer;
 use crate::budget::Budget;
-use crate::config::AccessEvents;
+use crate::config::{AccessEvents, Share};
 use crate::defaults::Defaults;
 use crate::error::ServeError;
 use crate::http::access::AccessLog;
@@ -17,6 +17,7 @@ use crate::memory::{self, Demand, Demands, MemoryPlan};
 use crate::metrics::Metrics;
 use crate::pool::ImagePool;
 use crate::registry::Registry;
+use crate::telemetry::Traces;
 
 /// Limits on a single request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +69,8 @@ pub struct App {
     pub responses: Budget,
     /// Logs the requests.
     pub access_log: AccessLog,
+    /// Records and exports the spans of requests. `None` if they are not exported.
+    pub traces: Option<Traces>,
     /// Delays rejections for lack of capacity when there are many.
     pub rejections: Pacer,
     /// Delays answers to requests with errors when there are many.
@@ -107,7 +110,8 @@ impl App {
             decode_times: Arc::default(),
             bodies,
             responses,
-            access_log: AccessLog::new(AccessEvents::Off),
+            access_log: AccessLog::new(AccessEvents::Off, Share::ALL),
+            traces: None,
             rejections: Pacer::of_rejections(),
             faults: Pacer::of_faults(),
             registry: OnceLock::new(),

@@ -48,6 +48,7 @@ pub mod quantize;
 pub mod registry;
 mod simd;
 pub mod store;
+pub mod telemetry;
 pub mod threads;
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ pub use labels::{Cut, ModelLabel, Rejection, Stage};
 
 use crate::budget::BudgetList;
 use crate::process::ProcessCollector;
-use labels::{CutLabels, ModelLabels, RejectionLabels, RequestLabels, RouteLabels, StageLabels};
+use crate::telemetry::ExportCounts;
+use labels::{CutLabels, ModelLabels, RejectionLabels, RequestLabels, RouteLabels, SpanLabels, SpanResult, StageLabels};
 
 /// Upper bounds of the buckets of the duration histograms, in seconds. Most requests and stages take 1 to 100 ms;
 /// eight buckets per decade show there that a quantile grows by a third.
@@ -48,6 +49,9 @@ pub struct Metrics {
     images: Family<ModelLabels, Counter>,
     model_loaded: Family<ModelLabels, Gauge>,
     rejected: Family<RejectionLabels, Counter>,
+    spans: Family<SpanLabels, Counter>,
+    /// Number of lines of the log that were dropped, because its reader is too slow.
+    pub log_dropped: Counter,
     /// Number of requests that are being handled.
     pub in_flight: Gauge,
     /// Memory budgets whose usage is exported as `sightline_budget_bytes`.
@@ -80,6 +84,8 @@ impl Metrics {
             images: Family::default(),
             model_loaded: Family::default(),
             rejected: Family::default(),
+            spans: Family::default(),
+            log_dropped: Counter::default(),
             in_flight: Gauge::default(),
             budgets: BudgetList::default(),
         };
@@ -145,6 +151,10 @@ impl Metrics {
         registry.register("sightline_model_loaded", help, self.model_loaded.clone());
         let help = "Requests rejected for want of capacity or time, by reason";
         registry.register("sightline_rejected", help, self.rejected.clone());
+        let help = "Spans of requests, by what became of them";
+        registry.register("sightline_spans", help, self.spans.clone());
+        let help = "Lines of the log that were dropped, because its reader is too slow";
+        registry.register("sightline_log_dropped", help, self.log_dropped.clone());
         let help = "Requests in flight";
         registry.register("sightline_in_flight", help, self.in_flight.clone());
         registry.register_collector(Box::new(BudgetCollector(self.budgets.clone())));
@@ -242,6 +252,16 @@ impl Metrics {
             padding_pixels: self.padding_pixels.get_or_create(&labels).clone(),
             batches: Cut::ALL.map(counter),
             budgets: self.budgets.clone(),
+        }
+    }
+
+    /// Returns the counters of spans. They exist from the first call on, so only if spans are exported.
+    pub fn spans(&self) -> ExportCounts {
+        let counter = |result| self.spans.get_or_create(&SpanLabels { result }).clone();
+        ExportCounts {
+            exported: counter(SpanResult::exported),
+            failed: counter(SpanResult::failed),
+            dropped: counter(SpanResult::dropped),
         }
     }
 

@@ -244,9 +244,9 @@ impl Helpers for ImagePool {
                 return;
             }
             let thread = HelperThread(Arc::clone(&self.shared));
-            let job = Arc::clone(&job);
+            let (job, span) = (Arc::clone(&job), Span::current());
             tokio::task::spawn_blocking(move || {
-                job();
+                span.in_scope(|| job());
                 drop(thread);
             });
         }

@@ -34,7 +34,8 @@ use crate::budget::{Budget, Exhausted, Permit};
 use crate::engine::Outputs;
 use crate::image::{ImageSize, PreparedImage};
 use crate::memory::{self, Demand};
-use crate::metrics::BatchMetrics;
+use crate::metrics::{BatchMetrics, Stage};
+use crate::telemetry::{StageSpan, Trace};
 use queue::Queue;
 
 /// The result of inference for one image.
@@ -52,7 +53,7 @@ pub struct Reply {
     pub memory: Permit,
 }
 
-/// The permits that one image holds: a place in the queue, and memory for its tensors.
+/// What one image holds: a place in the queue, memory for its tensors, and its trace.
 #[derive(Debug)]
 pub struct Slot {
     /// Permit of one queue place, from [`Batcher::reserve_more`]; released when a worker takes the
@@ -61,6 +62,8 @@ pub struct Slot {
     /// Permit of the tensor memory, from [`Batcher::reserve_tensor`]; passed on in
     /// [`Reply::memory`].
     pub memory: Permit,
+    /// Trace in which the stages `queue` and `inference` of the image record their spans.
+    pub trace: Trace,
 }
 
 /// An image that waits for a worker. Dropping the receiver of `reply` cancels the image.
@@ -72,6 +75,8 @@ struct QueueEntry {
     deadline: Instant,
     /// Tracing span of the request, to which the worker's log lines about this image belong.
     span: Span,
+    /// Span of the stage `queue`.
+    waiting: StageSpan,
     reply: oneshot::Sender<Result<Reply, BatchError>>,
 }
 
@@ -301,6 +306,7 @@ impl Batcher {
         let (reply, receiver) = oneshot::channel();
         let entry = QueueEntry {
             image,
+            waiting: slot.trace.begin(Stage::queue),
             slot,
             enqueued: Instant::now(),
             deadline,

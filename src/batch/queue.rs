@@ -148,6 +148,8 @@ mod tests {
     use super::*;
     use crate::budget::Budget;
     use crate::image::PreparedImage;
+    use crate::metrics::Stage;
+    use crate::telemetry::Trace;
 
     /// Returns a queue of square images with the given side lengths in pixels, enqueued one per
     /// millisecond, and the time at which the first image was enqueued. The first element of an
@@ -169,10 +171,12 @@ mod tests {
                 slot: Slot {
                     place: budget.empty(),
                     memory: budget.empty(),
+                    trace: Trace::default(),
                 },
                 enqueued: start + Duration::from_millis(position as u64),
                 deadline: start,
                 span: Span::none(),
+                waiting: Trace::default().begin(Stage::queue),
                 reply: oneshot::channel().0,
             });
         }

@@ -10,6 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tracing::Span;
+
 use crate::engine::{Engine, EngineError, Outputs, StopRuns};
 use crate::image::PreparedImage;
 use crate::metrics::BatchMetrics;
@@ -55,6 +57,8 @@ struct Watched {
 struct Run {
     handle: Arc<dyn StopRuns>,
     phase: Phase,
+    /// Tracing span of the oldest request in the batch, to which the log lines about the run belong.
+    span: Span,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +109,7 @@ impl Watchdog {
         let run = Run {
             handle: engine.stop_handle(),
             phase: Phase::Idle,
+            span: Span::none(),
         };
         let mut watched = self.shared.lock();
         watched.runs.push(run);
@@ -169,7 +174,8 @@ impl Shared {
     /// Records that engine `index` begins a run, which is stopped at `limit`.
     fn begin(&self, index: usize, limit: Instant) {
         let mut watched = self.lock();
-        watched.runs[index].phase = Phase::Running(limit);
+        let run = &mut watched.runs[index];
+        (run.phase, run.span) = (Phase::Running(limit), Span::current());
         if watched.wakes.is_none_or(|wakes| limit < wakes) {
             // Runs with later limits that begin before the thread has woken need no further signal.
             watched.wakes = Some(limit);
@@ -185,6 +191,7 @@ impl Shared {
         let mut watched = self.lock();
         let run = &mut watched.runs[index];
         let phase = std::mem::replace(&mut run.phase, Phase::Idle);
+        run.span = Span::none();
         if phase == Phase::Stuck {
             self.stuck.fetch_sub(1, Ordering::Relaxed);
             self.metrics.stuck_workers.dec();
@@ -234,12 +241,13 @@ impl Shared {
                 run.handle.stop();
                 run.phase = Phase::Stopped(now + STUCK_AFTER);
                 self.metrics.stopped_runs.inc();
-                tracing::warn!(model, worker, "run stopped at its time limit");
+                tracing::warn!(parent: &run.span, model, worker, "run stopped at its time limit");
             } else {
                 run.phase = Phase::Stuck;
                 self.stuck.fetch_add(1, Ordering::Relaxed);
                 self.metrics.stuck_workers.inc();
                 tracing::error!(
+                    parent: &run.span,
                     model,
                     worker,
                     "worker is stuck: its run was stopped but does not return, the model is not ready"

@@ -12,7 +12,8 @@ use super::{BatchError, QueueEntry, Reply, Shared, WatchedEngine};
 use crate::budget::Permit;
 use crate::engine::{EngineError, Outputs};
 use crate::image::PreparedImage;
-use crate::metrics::Cut;
+use crate::metrics::{Cut, Stage};
+use crate::telemetry::StageSpan;
 
 /// Time from the latest deadline of a batch's images until the run is stopped. All requests have failed by then. The
 /// margin lets slightly late runs finish, so that only runaway runs are stopped.
@@ -74,6 +75,8 @@ fn expire(shared: &Shared, dead: Vec<QueueEntry>) {
 struct Client {
     reply: oneshot::Sender<Result<Reply, BatchError>>,
     span: Span,
+    /// Span of the stage `inference`.
+    running: StageSpan,
     queue: Duration,
     memory: Permit,
 }
@@ -83,9 +86,15 @@ impl Client {
         let Self {
             reply,
             span,
+            running,
             queue,
             memory,
         } = self;
+        if outputs.is_ok() {
+            running.end();
+        } else {
+            drop(running);
+        }
         tracing::debug!(
             parent: &span,
             queue_us = queue.as_micros() as u64,
@@ -152,12 +161,17 @@ fn separate(
     batch: Vec<QueueEntry>,
     started: Instant,
 ) -> (Vec<PreparedImage>, Vec<Client>) {
+    let images = batch.len();
     let split = |entry: QueueEntry| {
+        entry.waiting.end();
+        let mut running = entry.slot.trace.begin(Stage::inference);
+        running.set_batch_size(images);
         let (size, content) = (entry.image.size.pixels(), entry.image.content.pixels());
         shared.metrics.tensor(size, content);
         let client = Client {
             reply: entry.reply,
             span: entry.span,
+            running,
             queue: started.saturating_duration_since(entry.enqueued),
             memory: entry.slot.memory,
         };

@@ -16,6 +16,7 @@ mod log;
 mod precision;
 mod serve;
 mod settings;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ pub use log::{DEFAULT_LOG, LogFormat};
 pub use precision::PrecisionChoice;
 pub use serve::ServeConfig;
 pub use settings::Settings;
+pub use telemetry::{OtlpEndpoint, OtlpEndpointError, Share, ShareError};
 
 /// Address that the server listens on if no other is set.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::limits::{range, size};
 use super::{
     AccessEvents, ConfigError, DEFAULT_LISTEN, DEFAULT_LOG, ListenAddress, LoadLimits,
-    PrecisionChoice, Settings,
+    OtlpEndpoint,    PrecisionChoice, Settings, Share,
 };
 use crate::app::Limits;
 use crate::defaults::DefaultModel;
@@ -53,6 +53,12 @@ pub struct ServeConfig {
     pub load: LoadLimits,
     /// Which requests the access log has.
     pub access_log: AccessEvents,
+    /// Share of the successful requests that the access log has.
+    pub access_log_sample: Share,
+    /// Collector to which the spans of requests are exported. `None` if they are not exported.
+    pub otlp_endpoint: Option<OtlpEndpoint>,
+    /// Share of the traces that are exported, of those that begin at this server.
+    pub otlp_sample_ratio: Share,
     /// Maximum time for requests in flight to finish after a stop signal.
     pub shutdown_grace: Duration,
 }
@@ -118,6 +124,9 @@ impl Settings {
             timeouts,
             load: LoadLimits::new(self.load_timeout_ms, self.load_memory_bytes)?,
             access_log: self.access_log.unwrap_or_default(),
+            access_log_sample: self.access_log_sample.unwrap_or(Share::ALL),
+            otlp_endpoint: self.otlp_endpoint,
+            otlp_sample_ratio: self.otlp_sample_ratio.unwrap_or(Share::ALL),
             shutdown_grace: Duration::from_millis(grace.unwrap_or(30_000)),
         })
     }
@@ -134,6 +143,8 @@ impl ServeConfig {
             listen: Some(self.listen.clone()),
             follow_symlinks: Some(settings.follow_symlinks.unwrap_or_default()),
             access_log: Some(self.access_log),
+            access_log_sample: Some(self.access_log_sample),
+            otlp_sample_ratio: Some(self.otlp_sample_ratio),
             threads: Some(self.cores),
             max_body_bytes: Some(self.limits.max_body_bytes),
             max_pixels: Some(self.limits.max_pixels),

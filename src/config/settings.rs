@@ -6,7 +6,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::file::one_or_many;
-use super::{AccessEvents, ListenAddress, LogFormat, PrecisionChoice};
+use super::{AccessEvents, ListenAddress, LogFormat, OtlpEndpoint, PrecisionChoice, Share};
 use crate::defaults::{self, DefaultModel};
 use crate::memory::ByteSize;
 use crate::store::ModelRef;
@@ -170,6 +170,18 @@ pub struct Settings {
         hide_possible_values = true
     )]
     pub access_log: Option<AccessEvents>,
+    /// Share of the successful requests that get an event in the log, from 0 to 1, chosen by trace id
+    /// or request id; failed requests always get one [default: 1]
+    #[arg(long, env = "SIGHTLINE_ACCESS_LOG_SAMPLE", value_name = "SHARE")]
+    pub access_log_sample: Option<Share>,
+    /// OTLP collector to which the spans of requests are exported by gRPC, as http://HOST:PORT
+    /// [default: no export]
+    #[arg(long, env = "SIGHTLINE_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<OtlpEndpoint>,
+    /// Share of the traces that are exported, from 0 to 1, of those that begin at this server; the
+    /// `traceparent` of a caller decides about others [default: 1]
+    #[arg(long, env = "SIGHTLINE_OTLP_SAMPLE_RATIO", value_name = "SHARE")]
+    pub otlp_sample_ratio: Option<Share>,
     /// Time that requests in flight may take after SIGTERM, in milliseconds [default: 30000]
     #[arg(long, env = "SIGHTLINE_SHUTDOWN_GRACE_MS", value_name = "MILLISECONDS")]
     pub shutdown_grace_ms: Option<u64>,

@@ -8,12 +8,15 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use hyper::body::Body as _;
+use sha2::{Digest as _, Sha256};
+use tower_http::request_id::RequestId;
 use tracing::Span;
 
 use super::middleware::millis;
 use super::problem::Problem;
 use super::respond::Served;
-use crate::config::AccessEvents;
+use super::traces::context_of;
+use crate::config::{AccessEvents, Share};
 use crate::metrics::{ModelLabel, Stage};
 
 /// Maximum number of events per second. A client can send requests that cost less than their events, and events
@@ -31,6 +34,8 @@ pub(super) struct Peer(pub(super) SocketAddr);
 #[derive(Debug)]
 pub struct AccessLog {
     events: AccessEvents,
+    /// Share of the successful requests that are logged.
+    sample: Share,
     recent: Mutex<Recent>,
 }
 
@@ -44,8 +49,8 @@ struct Recent {
 }
 
 impl AccessLog {
-    /// Creates a log of the requests that `events` selects.
-    pub fn new(events: AccessEvents) -> Self {
+    /// Creates a log of the requests that `events` selects. Of the successful requests it has the share `sample`.
+    pub fn new(events: AccessEvents, sample: Share) -> Self {
         let recent = Recent {
             start: Instant::now(),
             logged: 0,
@@ -53,18 +58,37 @@ impl AccessLog {
         };
         Self {
             events,
+            sample,
             recent: Mutex::new(recent),
         }
     }
 
     /// Returns whether a request with this status is logged. `status` is `None` if the client disconnected before
-    /// the response.
-    fn has(&self, status: Option<u16>) -> bool {
+    /// the response. `bits` are the bits of the request that choose successful requests.
+    fn has(&self, status: Option<u16>, bits: u64) -> bool {
+        let success = status.is_some_and(|status| status < 400);
         match self.events {
             AccessEvents::Off => false,
-            AccessEvents::Errors => status.is_none_or(|status| status >= 400),
-            AccessEvents::All => true,
+            AccessEvents::Errors => !success,
+            AccessEvents::All => !success || self.sample.includes(bits),
         }
+    }
+
+    /// Returns the 64 bits that choose `request` for the sample: the last ones of its trace id, as OpenTelemetry's
+    /// sampler takes them, or else the first ones of the SHA-256 of its request id. Every server that handles a
+    /// request with these ids therefore makes the same choice.
+    fn bits(&self, request: &Request) -> u64 {
+        let extensions = request.extensions();
+        if self.sample == Share::ALL {
+            return 0;
+        }
+        let first = |bytes: &[u8]| bytes.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        if let Some(context) = context_of(extensions) {
+            return first(&context.trace_id().to_bytes()[8..]);
+        }
+        let id = extensions.get::<RequestId>();
+        let id = id.map(|id| id.header_value().as_bytes());
+        first(&Sha256::digest(id.unwrap_or_default()))
     }
 }
 
@@ -90,6 +114,8 @@ pub(super) struct Pending<'a> {
     span: Span,
     peer: Option<SocketAddr>,
     bytes_in: Option<u64>,
+    /// Bits that choose the request for the sample.
+    bits: u64,
     /// Whether the request is a probe or a scrape, which is logged only if it fails.
     probe: bool,
     started: Instant,
@@ -116,7 +142,8 @@ impl<'a> Pending<'a> {
             span: Span::current(),
             peer: request.extensions().get::<Peer>().map(|peer| peer.0),
             bytes_in: exact_size(request.body()),
-            probe: route.starts_with("/health/") || route == "/metrics",
+            bits: log.bits(request),
+            probe: is_probe(route),
             started: Instant::now(),
             finished: false,
         }
@@ -126,7 +153,7 @@ impl<'a> Pending<'a> {
     pub(super) fn finish(mut self, response: &Response, label: Option<ModelLabel<'_>>) {
         self.finished = true;
         let status = response.status().as_u16();
-        if !self.log.has(Some(status)) || (self.probe && status < 400) {
+        if !self.log.has(Some(status), self.bits) || (self.probe && status < 400) {
             return;
         }
         let served = response.extensions().get::<Served>();
@@ -173,10 +200,15 @@ impl<'a> Pending<'a> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        if !self.finished && self.log.has(None) {
+        if !self.finished && self.log.has(None, self.bits) {
             self.log(&Fields::default());
         }
     }
+}
+
+/// Returns whether the requests to `route` are probes and scrapes.
+pub(super) fn is_probe(route: &str) -> bool {
+    route.starts_with("/health/") || route == "/metrics"
 }
 
 /// Returns the size of `body` in bytes, if its head states the size.
@@ -196,12 +228,28 @@ mod tests {
             (AccessEvents::All, [true, true, true]),
         ];
         for (events, expected) in cases {
-            let log = AccessLog::new(events);
+            let log = AccessLog::new(events, Share::ALL);
             assert_eq!(
-                [Some(200), Some(404), None].map(|status| log.has(status)),
+                [Some(200), Some(404), None].map(|status| log.has(status, 0)),
                 expected
             );
         }
+    }
+
+    #[test]
+    fn a_sample_is_chosen_by_ids_and_has_all_errors() {
+        let log = AccessLog::new(AccessEvents::All, "0.25".parse().unwrap());
+        let kept = |number: u32| {
+            let id = RequestId::new(number.to_string().parse().unwrap());
+            let mut request = Request::new(Body::empty());
+            request.extensions_mut().insert(id);
+            let bits = log.bits(&request);
+            assert_eq!(bits, log.bits(&request));
+            assert!(log.has(Some(400), bits) && log.has(None, bits));
+            log.has(Some(200), bits)
+        };
+        let kept = (0..1000).filter(|number| kept(*number)).count();
+        assert!((200..300).contains(&kept), "{kept} of 1000");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{Extensions, HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower::ServiceBuilder;
@@ -21,13 +21,14 @@ use tower_http::request_id::{
 };
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tower_http::trace::TraceLayer;
-use tracing::Span;
+use tracing::{Span, field};
 
 use super::access::Pending;
 use super::problem::Problem;
 use super::respond::Served;
+use super::traces::{self, NO_ROUTE, Traced};
 use crate::app::App;
-use crate::metrics::Stage;
+use crate::metrics::{ModelLabel, Stage};
 use crate::pipeline::Timing;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -37,7 +38,11 @@ const MAX_REQUEST_ID: usize = 128;
 
 /// Wraps `routes` in the layers that all routes need. The code lists the outermost layer first.
 pub(super) fn surround(routes: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
-    let trace = TraceLayer::new_for_http()
+    let begin_trace = {
+        let app = Arc::clone(app);
+        move |request| traces::begin(&app, request)
+    };
+    let span = TraceLayer::new_for_http()
         .make_span_with(request_span)
         .on_request(())
         .on_response(())
@@ -54,7 +59,8 @@ pub(super) fn surround(routes: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<A
             .layer(MapRequestLayer::new(drop_unusable_id))
             .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
             .layer(PropagateRequestIdLayer::new(REQUEST_ID))
-            .layer(trace)
+            .layer(MapRequestLayer::new(begin_trace))
+            .layer(span)
             .layer(from_fn_with_state(Arc::clone(app), observe))
             .layer(CatchPanicLayer::custom(panicked)),
     )
@@ -72,8 +78,8 @@ fn drop_unusable_id(mut request: Request) -> Request {
     request
 }
 
-/// Returns the tracing span of one request. It includes the work for this request on the image pool
-/// and in a worker.
+/// Returns the tracing span of one request, to which all log lines about the request belong. It includes the work for
+/// this request on the image pool and in a worker.
 fn request_span(request: &axum::http::Request<Body>) -> Span {
     let extensions = request.extensions();
     let id = extensions.get::<RequestId>();
@@ -82,14 +88,10 @@ fn request_span(request: &axum::http::Request<Body>) -> Span {
     tracing::error_span!(
         "request",
         request_id = id.unwrap_or_default(),
+        trace_id = traces::context_of(extensions).map(|context| field::display(context.trace_id())),
         method = %request.method(),
-        route = route(extensions.get::<MatchedPath>()),
+        route = traces::route(extensions),
     )
-}
-
-/// Returns the pattern of the route that matched, or `other` if none did.
-fn route(path: Option<&MatchedPath>) -> &str {
-    path.map_or("other", MatchedPath::as_str)
 }
 
 /// Returns the response to a request whose handler panicked: a problem document with the code
@@ -114,7 +116,9 @@ pub(super) fn millis(duration: Duration) -> f64 {
 async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let path = request.extensions().get::<MatchedPath>().cloned();
-    let pending = Pending::new(&app.access_log, &request, route(path.as_ref()));
+    let route = path.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
+    let traced = Traced::of(&request);
+    let pending = Pending::new(&app.access_log, &request, route);
     app.metrics.in_flight.inc();
     let in_flight = InFlight(&app);
     let mut response = next.run(request).await;
@@ -124,12 +128,10 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     let extensions = response.extensions();
     let served = extensions.get::<Served>();
     let problem = extensions.get::<Problem>();
-    let label = served.map(|served| served.model.label());
-    let rejected = problem.and_then(|problem| problem.model.as_ref());
-    let label = label.or_else(|| rejected.map(|model| model.label()));
+    let label = label_of(extensions);
     let (seconds, labels) = (elapsed.as_secs_f64(), label.unwrap_or_default());
     app.metrics
-        .request(route(path.as_ref()), status, labels, seconds);
+        .request(route, status, labels, seconds);
     if let Some(problem) = problem
         && let Some(reason) = &problem.hidden
     {
@@ -138,8 +140,17 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     }
     pending.finish(&response, label);
     let timing = server_timing(served.map(|served| served.timing), elapsed);
+    traced.finish(&mut response);
     response.headers_mut().insert(SERVER_TIMING, timing);
     response
+}
+
+/// Returns the model of the response with these extensions. `None` if the model is not known.
+pub(super) fn label_of(extensions: &Extensions) -> Option<ModelLabel<'_>> {
+    let served = extensions.get::<Served>();
+    let served = served.map(|served| served.model.label());
+    let rejected = || extensions.get::<Problem>()?.model.as_ref();
+    served.or_else(|| rejected().map(|model| model.label()))
 }
 
 /// Counts a request as in flight until this guard is dropped, also if the client disconnects.

@@ -26,6 +26,8 @@ mod respond;
 mod segment;
 pub mod server;
 mod task;
+mod traceparent;
+mod traces;
 mod wait;
 
 #[cfg(test)]

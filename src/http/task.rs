@@ -12,11 +12,13 @@ use axum::response::Response;
 use super::extract::{BodyFormat, Framing, INLINE_BYTES, framing, read_body, read_inputs, refuse};
 use super::params::Params;
 use super::problem::Problem;
+use super::traces;
 use crate::admission::{Admission, Deadline, count_rejection, pace};
 use crate::app::App;
 use crate::error::ServeError;
 use crate::image::{DecodeOptions, Orientation};
 use crate::manifest::Task;
+use crate::metrics::Stage;
 use crate::pipeline::{self, Cost, Postprocess, check_memory};
 use crate::pool::JobCost;
 use crate::registry::Entry;
@@ -78,26 +80,40 @@ pub(super) async fn handle<T: TaskRoute>(
 ) -> Result<Response, Problem> {
     let deadline = Deadline::after(app.limits.request_timeout);
     let (parts, mut body) = request.into_parts();
+    let trace = traces::trace_of(&parts.extensions);
+    let admitting = trace.begin(Stage::admission);
     let mut model = None;
     let admitted = admit::<T>(&app, &parts, deadline, &mut model).await;
     let (head, mut admission) = match admitted {
-        Ok(admitted) => admitted,
+        Ok((head, admission)) => {
+            admitting.end();
+            (head, admission.traced(trace.clone()))
+        }
         Err(error) => {
             pace(&app, &error).await;
+            drop(admitting);
             refuse(&parts.headers, &mut body).await;
             return Err(reject(&app, error, model));
         }
     };
     let deadline = admission.deadline;
+    let receiving = trace.span("body");
     let result = match read_body(&app, &mut admission, &parts.headers, &mut body).await {
         Ok(body) => {
+            receiving.end();
             let work = async {
                 let (task, results) = head.run(&app, admission, parts, body).await?;
-                respond(&app, task, results).await
+                let encoding = trace.begin(Stage::encode);
+                let response = respond(&app, task, results).await?;
+                encoding.end();
+                Ok(response)
             };
             deadline.bound(work).await
         }
-        Err(error) => Err(error),
+        Err(error) => {
+            drop(receiving);
+            Err(error)
+        }
     };
     if let Err(error) = &result {
         pace(&app, error).await;

@@ -163,3 +163,20 @@ pub(super) struct RejectionLabels {
     pub(super) model: String,
     pub(super) variant: String,
 }
+
+/// What became of a span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "variant names are the label's values")]
+pub(super) enum SpanResult {
+    /// The collector accepted it.
+    exported,
+    /// It could not be sent, or the collector rejected it.
+    failed,
+    /// It was not sent, because too many spans waited.
+    dropped,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct SpanLabels {
+    pub(super) result: SpanResult,
+}

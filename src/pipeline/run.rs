@@ -21,6 +21,7 @@ use crate::image::{DecodeTimes, ImageError, ImageSize};
 use crate::metrics::Stage;
 use crate::pool::JobCost;
 use crate::registry::LoadedModel;
+use crate::telemetry::{StageSpan, Trace};
 
 /// Runs a request. Its images are processed concurrently; the results have the order of the images.
 ///
@@ -48,9 +49,11 @@ pub async fn run<P: Postprocess>(
     let results = Mutex::new(app.responses.empty());
     let postprocess = Arc::new(postprocess);
     let model = Arc::clone(&admission.model);
+    let trace = admission.trace.clone();
     let walk = Walk {
         app,
         model: &model,
+        trace: &trace,
         deadline: admission.deadline,
         results: &results,
     };
@@ -86,6 +89,8 @@ pub async fn run<P: Postprocess>(
 struct Walk<'a> {
     app: &'a App,
     model: &'a Arc<LoadedModel>,
+    /// The trace of the request.
+    trace: &'a Trace,
     deadline: Deadline,
     /// Memory of the results, reserved in the budget for responses.
     results: &'a Mutex<Permit>,
@@ -129,12 +134,16 @@ impl Walk<'_> {
             Input::Prepared(tensor) => {
                 check_prepared(index, &tensor)?;
                 let started = Instant::now();
+                let trace = self.trace.of_image(index);
+                let waiting = trace.begin(Stage::admission);
                 let memory = self.model.batcher.reserve_tensor(tensor.size).await;
+                waiting.end();
                 let mut timing = Timing::default();
                 timing[Stage::admission] = started.elapsed();
                 let slot = Slot {
                     place: held.place,
                     memory,
+                    trace,
                 };
                 let size = tensor.content;
                 Queued {
@@ -174,14 +183,18 @@ impl Walk<'_> {
         let arrived = Instant::now();
         let size = self.model.preprocessor.output_size(image.size());
         let size = size.map_err(|source| ServeError::Image { index, source })?;
+        let trace = self.trace.of_image(index);
+        let waiting = trace.begin(Stage::admission);
         let memory = self.model.batcher.reserve_tensor(size).await;
         let slot = Slot {
             place: held.place,
             memory,
+            trace,
         };
         let job = Preparation {
             index,
             image,
+            waiting,
             slot,
             long: held.long,
             cancel: cancel.clone(),
@@ -209,17 +222,20 @@ impl Walk<'_> {
         mut timing: Timing,
     ) -> Result<(P::Output, Timing), ServeError> {
         let arrived = Instant::now();
+        let trace = self.trace.of_image(input.index);
         let cost = postprocess.cost();
         let (output, timing) = if cost == Cost::Negligible {
-            let output = postprocess.run(self.model, input, &mut timing);
+            let output = traced(&*postprocess, self.model, input, &mut timing, &trace);
             drop(memory);
             (output, timing)
         } else {
             let model = Arc::clone(self.model);
             let job_cost = input.job_cost(cost, &self.app.decode_times);
+            let waiting = trace.begin(Stage::admission);
             let job = move || {
+                waiting.end();
                 timing[Stage::admission] += arrived.elapsed();
-                let output = postprocess.run(&model, input, &mut timing);
+                let output = traced(&*postprocess, &model, input, &mut timing, &trace);
                 drop(memory);
                 (output, timing)
             };
@@ -239,6 +255,8 @@ impl Walk<'_> {
 struct Preparation {
     index: usize,
     image: EncodedImage,
+    /// Span of the stage `admission`.
+    waiting: StageSpan,
     slot: Slot,
     long: Option<LongImage>,
     /// Stops the job.
@@ -253,6 +271,7 @@ impl Preparation {
         let Self {
             index,
             image,
+            waiting,
             slot,
             long,
             cancel,
@@ -260,17 +279,22 @@ impl Preparation {
             arrived,
         } = self;
         let started = Instant::now();
+        waiting.end_at(started);
+        let decoding = slot.trace.begin(Stage::decode);
         cancel.check()?;
         let failed = |error: ImageError| ServeError::image(index, error);
         let cpu = cpu_time();
         let decoded = image.decode(&cancel).map_err(failed)?;
         let decoded_at = Instant::now();
+        decoding.end_at(decoded_at);
+        let preprocessing = slot.trace.begin(Stage::preprocess);
         image.record_decode(times, cpu_time().saturating_sub(cpu));
         if let Some(long) = long {
             long.decoded();
         }
         let tensor = model.preprocessor.run_cancellable(&decoded, &cancel);
         let tensor = tensor.map_err(failed)?;
+        preprocessing.end();
         let mut timing = Timing::default();
         timing[Stage::admission] = started - arrived;
         timing[Stage::decode] = decoded_at - started;
@@ -283,6 +307,25 @@ impl Preparation {
             timing,
         })
     }
+}
+
+/// Runs postprocessing, and records the spans of the stages `postprocess` and `encode`.
+fn traced<P: Postprocess>(
+    postprocess: &P,
+    model: &LoadedModel,
+    input: PostprocessInput,
+    timing: &mut Timing,
+    trace: &Trace,
+) -> Result<P::Output, ServeError> {
+    let running = trace.begin(Stage::postprocess);
+    let started = Instant::now();
+    let output = postprocess.run(model, input, timing)?;
+    let encoding = started + timing[Stage::postprocess];
+    running.end_at(encoding);
+    if !timing[Stage::encode].is_zero() {
+        trace.record(Stage::encode, encoding, encoding + timing[Stage::encode]);
+    }
+    Ok(output)
 }
 
 /// Returns the CPU time that this thread has used. Unlike wall-clock time, it does not grow while other threads use
