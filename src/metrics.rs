@@ -16,7 +16,10 @@ pub use labels::{Cut, ModelLabel, Rejection, Stage};
 use crate::budget::BudgetList;
 use crate::process::ProcessCollector;
 use crate::telemetry::ExportCounts;
-use labels::{CutLabels, ModelLabels, RejectionLabels, RequestLabels, RouteLabels, SpanLabels, SpanResult, StageLabels};
+use labels::{
+    CutLabels, ModelLabels, RejectionLabels, RequestLabels, RouteLabels, SpanLabels, SpanResult,
+    StageLabels,
+};
 
 /// Upper bounds of the buckets of the duration histograms, in seconds. Most requests and stages take 1 to 100 ms;
 /// eight buckets per decade show there that a quantile grows by a third.

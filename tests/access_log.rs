@@ -109,6 +109,47 @@ fn a_log_on_a_full_disk_does_not_stop_the_server() {
 }
 
 #[test]
+fn a_stalled_reader_of_the_log_does_not_stop_the_server() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = common::sightline(&["serve", "--listen", "127.0.0.1:0"]);
+    command.stdout(writer.try_clone().unwrap()).stderr(writer);
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let mut output = BufReader::new(reader).lines().map(Result::unwrap);
+    let address = output.find_map(|line| {
+        let (_, address) = line.split_once("listening on ")?;
+        Some(address.to_owned())
+    });
+    let address = address.unwrap();
+    let agent = common::agent();
+    let get = |path: &str| agent.get(format!("{address}{path}")).call().unwrap();
+    eventually("the server is ready", || {
+        get("/health/ready").status() == 200
+    });
+    // A pipe holds the lines of about 200 requests. From here on, nobody reads it.
+    for _ in 0..1000 {
+        assert_eq!(get("/nowhere").status(), 404);
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert!(common::command::wait(&mut child, common::PATIENCE).success());
+    let requests = output.filter(|line| line.contains("no_route")).count();
+    assert!((100..1000).contains(&requests), "{requests}");
+}
+
+#[test]
+fn a_sample_of_the_successful_requests_is_logged() {
+    let server = Server::start(&["--log-format", "json", "--access-log-sample", "0"]);
+    assert_eq!(server.get("/v1/models").status, 200);
+    assert_eq!(server.get("/nowhere").status, 404);
+    server.terminate();
+    let (_, log) = server.wait();
+    assert!(
+        log.contains("no_route") && !log.contains("/v1/models"),
+        "{log}"
+    );
+}
+
+#[test]
 fn a_log_in_json_is_all_that_the_server_prints() {
     let server = Server::start(&["--log-format", "json"]);
     server.terminate();

@@ -41,6 +41,7 @@ use sightline::registry;
 use sightline::store::{ModelRef, ModelSource, ModelStore, StoreError};
 
 use config_check::ConfigCommand;
+use log::{FlushOnDrop, Writing};
 use say::{Closed, complain};
 use settings::Merged;
 
@@ -244,12 +245,16 @@ pub(crate) fn run() -> ExitCode {
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let aborts = matches!(cli.command, Command::Serve(_) | Command::LoadTrial(_));
+    // For a panic, which ends the process.
+    let _unwritten = FlushOnDrop;
     let result = execute(&cli, &matches);
     let code = report(result);
     if aborts {
         // Threads may still load or run a model in ONNX Runtime. A regular exit would run the
         // static destructors of ONNX Runtime's library, and these threads would crash.
-        let _ = std::io::stdout().flush();
+        if log::flush() {
+            let _ = std::io::stdout().flush();
+        }
         signal_hook::low_level::exit(code.into());
     }
     ExitCode::from(code)
@@ -290,7 +295,11 @@ fn configure(cli: &Cli) -> Result<Merged> {
         Err(_) => (&cli.log.log, cli.log.log_format),
     };
     let filter = filter.as_deref().unwrap_or(DEFAULT_LOG);
-    log::start(filter, format.unwrap_or_default())?;
+    let writing = match &cli.command {
+        Command::Serve(_) => Writing::Queued,
+        _ => Writing::Direct,
+    };
+    log::start(filter, format.unwrap_or_default(), writing)?;
     Ok(merged?)
 }
 

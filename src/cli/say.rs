@@ -10,6 +10,8 @@ use anyhow::{Context, Result};
 use onnx_export::text::{cut, printable};
 use thiserror::Error;
 
+use super::log::{self, Stream};
+
 /// Maximum number of characters of an error message. Quoted names are cut to much less; this limit is
 /// for libraries whose errors quote a file.
 const MAX_ERROR: usize = 8 << 10;
@@ -32,16 +34,20 @@ pub(super) fn print_line(text: fmt::Arguments<'_>) -> Result<()> {
 /// Prints a line about the running server to stdout, unless the log is in JSON: then events say the same, and nothing
 /// else is printed. Called by the macro [`tell!`].
 pub(super) fn print_status(text: fmt::Arguments<'_>) {
-    if !super::log::is_json() {
+    if !log::is_json() {
+        let text = text.to_string();
         // The error is ignored: the server runs on if stdout is closed.
-        let _ = print_line(text);
+        let _ = log::print(
+            Stream::Stdout,
+            format!("{}\n", printable(&text, &['\n', '\t'])),
+        );
     }
 }
 
 /// Prints a message to stderr. Called by the macro [`complain!`].
 pub(super) fn print_error(text: fmt::Arguments<'_>) {
     // The error is ignored, because there is no other place to report it if stderr is closed.
-    let _ = writeln!(io::stderr(), "{}", message(&text.to_string()));
+    let _ = log::print(Stream::Stderr, format!("{}\n", message(&text.to_string())));
 }
 
 /// Returns an error message as it is printed: escaped, cut, and with all lines but the first

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Args};
@@ -18,15 +18,20 @@ use sightline::manifest::{Batching, Task};
 use sightline::memory::BudgetOrigin;
 use sightline::registry::{Entry, LoadFailure, LoadedModel, Loads, ModelPlan, Registry, Served};
 use sightline::store::{ModelSource, ModelStore, StoreError};
+use sightline::telemetry::Traces;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::listeners::Listeners;
+use super::log;
 use super::memory::{Planned, left_beside_server, limit_to_machine};
 use super::say::tell;
 use super::settings::{Merged, SettingsArgs};
 use super::signals::StopSignals;
 use super::{RuntimeArgs, StoreArgs, descriptors, environment, print_config, trial};
+
+/// Maximum time to export the last spans, after the last request has finished.
+const MAX_TRACES_FLUSH: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
@@ -212,7 +217,9 @@ async fn serve(config: ServeConfig, prepared: Prepared, mut signals: StopSignals
     defaults.log();
     let plan = memory.plan;
     let mut app = App::planned(config.limits, config.cores, &plan);
-    app.access_log = AccessLog::new(config.access_log);
+    app.access_log = AccessLog::new(config.access_log, config.access_log_sample);
+    app.traces = export_traces(&config, &app)?;
+    log::count_dropped_in(app.metrics.log_dropped.clone());
     let app = Arc::new(app);
     app.set_defaults(defaults);
     app.identity.set_address(address);
@@ -231,7 +238,8 @@ async fn serve(config: ServeConfig, prepared: Prepared, mut signals: StopSignals
     });
     let stop = stop(Arc::clone(&app), stopping.clone());
     let work = async {
-        let finished = listeners.run(app, &config, stop).await;
+        let finished = listeners.run(Arc::clone(&app), &config, stop).await;
+        stop_traces(app, config.shutdown_grace.min(MAX_TRACES_FLUSH)).await;
         finish_loading(loading)?;
         if !finished {
             let grace = config.shutdown_grace.as_millis();
@@ -245,6 +253,28 @@ async fn serve(config: ServeConfig, prepared: Prepared, mut signals: StopSignals
             bail!("second {signal}: stopped without finishing the requests in flight")
         }
     }
+}
+
+/// Starts to export the spans of requests, if the configuration names a collector.
+fn export_traces(config: &ServeConfig, app: &App) -> Result<Option<Traces>> {
+    let Some(endpoint) = &config.otlp_endpoint else {
+        return Ok(None);
+    };
+    let (ratio, instance) = (config.otlp_sample_ratio, &app.identity.instance);
+    let traces = Traces::start(endpoint, ratio, instance, app.metrics.spans())?;
+    tracing::info!(%endpoint, sample_ratio = ratio.get(), "exporting spans");
+    Ok(Some(traces))
+}
+
+/// Exports the last spans, within `limit`.
+async fn stop_traces(app: Arc<App>, limit: Duration) {
+    let stopped = tokio::task::spawn_blocking(move || {
+        if let Some(traces) = &app.traces {
+            traces.stop(limit);
+        }
+    });
+    // The error of a panic is ignored, because the panic has been logged.
+    let _ = stopped.await;
 }
 
 /// Runs `load`, which loads the models, on a thread of its own, and cancels `stopping` if loading

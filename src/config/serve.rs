@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::limits::{range, size};
 use super::{
     AccessEvents, ConfigError, DEFAULT_LISTEN, DEFAULT_LOG, ListenAddress, LoadLimits,
-    OtlpEndpoint,    PrecisionChoice, Settings, Share,
+    OtlpEndpoint, PrecisionChoice, Settings, Share,
 };
 use crate::app::Limits;
 use crate::defaults::DefaultModel;

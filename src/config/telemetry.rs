@@ -28,7 +28,9 @@ impl FromStr for OtlpEndpoint {
         let uri = text.parse::<Uri>().ok();
         let valid = uri.filter(|uri| {
             let plain = uri.scheme_str() == Some("http") && matches!(uri.path(), "" | "/");
-            let credentials = uri.authority().is_none_or(|host| host.as_str().contains('@'));
+            let credentials = uri
+                .authority()
+                .is_none_or(|host| host.as_str().contains('@'));
             plain && !credentials && uri.port_u16().is_some() && uri.query().is_none()
         });
         match valid {

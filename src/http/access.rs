@@ -82,7 +82,11 @@ impl AccessLog {
         if self.sample == Share::ALL {
             return 0;
         }
-        let first = |bytes: &[u8]| bytes.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        let first = |bytes: &[u8]| {
+            bytes
+                .first_chunk()
+                .map_or(0, |bytes| u64::from_be_bytes(*bytes))
+        };
         if let Some(context) = context_of(extensions) {
             return first(&context.trace_id().to_bytes()[8..]);
         }

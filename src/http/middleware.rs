@@ -130,8 +130,7 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     let problem = extensions.get::<Problem>();
     let label = label_of(extensions);
     let (seconds, labels) = (elapsed.as_secs_f64(), label.unwrap_or_default());
-    app.metrics
-        .request(route, status, labels, seconds);
+    app.metrics.request(route, status, labels, seconds);
     if let Some(problem) = problem
         && let Some(reason) = &problem.hidden
     {

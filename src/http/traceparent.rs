@@ -89,12 +89,7 @@ mod tests {
 
     #[test]
     fn a_valid_header_names_the_caller_and_is_written_alike() {
-        for (suffix, sampled) in [
-            ("-01", true),
-            ("-00", false),
-            ("-03", true),
-            ("-fe", false),
-        ] {
+        for (suffix, sampled) in [("-01", true), ("-00", false), ("-03", true), ("-fe", false)] {
             let value = format!("00-{TRACE}-{SPAN}{suffix}");
             let caller = caller(&headers(&[(TRACEPARENT, &value)])).unwrap();
             assert_eq!(caller.trace_id().to_string(), TRACE);

@@ -84,7 +84,11 @@ impl Traced {
         }
         // An error of the client is none of this span, by the conventions.
         let failed = status.is_server_error();
-        let status = if failed { Status::error("") } else { Status::Unset };
+        let status = if failed {
+            Status::error("")
+        } else {
+            Status::Unset
+        };
         if let Some(value) = header(trace.context()) {
             response.headers_mut().insert(TRACEPARENT, value);
         }

@@ -219,3 +219,95 @@ impl fmt::Debug for StageSpan {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use opentelemetry::trace::{SpanId, TraceFlags, TraceId, TraceState};
+    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry_sdk::trace::{SpanData, SpanProcessor};
+
+    use super::*;
+    use crate::telemetry::Traces;
+
+    /// Keeps the spans that have ended.
+    #[derive(Debug, Clone, Default)]
+    struct Ended(Arc<Mutex<Vec<SpanData>>>);
+
+    impl SpanProcessor for Ended {
+        fn on_start(&self, _: &mut Span, _: &Context) {}
+
+        fn on_end(&self, span: SpanData) {
+            self.0.lock().unwrap().push(span);
+        }
+
+        fn force_flush(&self) -> OTelSdkResult {
+            Ok(())
+        }
+
+        fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+            Ok(())
+        }
+    }
+
+    fn caller(flags: TraceFlags) -> SpanContext {
+        let (trace, span) = (TraceId::from(7), SpanId::from(9));
+        SpanContext::new(trace, span, flags, true, TraceState::default())
+    }
+
+    #[test]
+    fn a_stage_that_is_dropped_before_its_end_has_failed() {
+        let ended = Ended::default();
+        let traces = Traces::to(ended.clone());
+        let caller = caller(TraceFlags::SAMPLED);
+        let request = traces.begin(Some(caller), "request".into(), Vec::new());
+        let image = request.trace().of_image(3);
+        image.begin(Stage::decode).end();
+        let queue = image.begin(Stage::queue);
+        request.end(Vec::new(), Status::Unset);
+        // The image is still in the queue when the client has left.
+        drop(queue);
+        request.end(Vec::new(), Status::error("again"));
+        let spans = ended.0.lock().unwrap();
+        let names: Vec<&str> = spans.iter().map(|span| &*span.name).collect();
+        assert_eq!(names, ["decode", "request", "queue"]);
+        let root = spans[1].span_context.span_id();
+        assert_eq!(spans[1].parent_span_id, SpanId::from(9));
+        for stage in [&spans[0], &spans[2]] {
+            assert_eq!(stage.span_context.trace_id(), TraceId::from(7));
+            assert_eq!(stage.parent_span_id, root);
+            assert_eq!(stage.attributes, [KeyValue::new("sightline.image", 3)]);
+            assert!(stage.start_time >= spans[1].start_time && stage.end_time >= stage.start_time);
+        }
+        assert_eq!(spans[0].status, Status::Unset);
+        assert_eq!(spans[1].status, Status::Unset);
+        assert_eq!(spans[2].status, Status::error("not finished"));
+    }
+
+    #[test]
+    fn a_trace_that_its_caller_does_not_sample_is_passed_on_and_not_recorded() {
+        let ended = Ended::default();
+        let traces = Traces::to(ended.clone());
+        let caller = caller(TraceFlags::NOT_SAMPLED);
+        let request = traces.begin(Some(caller), "request".into(), Vec::new());
+        request.trace().begin(Stage::decode).end();
+        request.end(Vec::new(), Status::Unset);
+        assert!(ended.0.lock().unwrap().is_empty());
+        assert_eq!(request.context().trace_id(), TraceId::from(7));
+        assert!(!request.context().is_sampled());
+    }
+
+    #[test]
+    fn a_request_has_a_bounded_number_of_spans() {
+        let ended = Ended::default();
+        let traces = Traces::to(ended.clone());
+        let request = traces.begin(None, "request".into(), Vec::new());
+        for index in 0..1000 {
+            request.trace().of_image(index).begin(Stage::decode).end();
+        }
+        request.end(Vec::new(), Status::Unset);
+        assert_eq!(ended.0.lock().unwrap().len(), MAX_STAGES + 1);
+    }
+}

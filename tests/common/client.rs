@@ -90,6 +90,11 @@ impl Reply {
     }
 }
 
+/// Reads the response to a request that needs headers of its own.
+pub fn reply(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Reply {
+    Reply::new(response)
+}
+
 /// Encodes `parts`, pairs of a field name and a file's bytes, as a multipart form. Returns the
 /// content type and the body of the request.
 pub fn form(parts: &[(&str, &[u8])]) -> (&'static str, Vec<u8>) {

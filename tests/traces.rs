@@ -1,0 +1,344 @@
+//! Checks the spans that a server sends to an OTLP collector, and the request ids of its log.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a panic in a test helper is how the test fails"
+)]
+
+#[path = "traces/collector.rs"]
+mod collector;
+mod common;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Instant;
+
+use collector::{Collector, Span, attribute, hex};
+use common::hostile::endless_above;
+use common::onnx::write_model;
+use common::{Reply, Server, agent, eventually, photo};
+use image::{ImageFormat, Rgb, RgbImage};
+use serde_json::Value;
+
+/// Traces of callers, one for each kind of request.
+const SUCCESS: &str = "0af7651916cd43dd8448eb211c80319c";
+const EXPIRED: &str = "1bf7651916cd43dd8448eb211c80319c";
+const CANCELLED: &str = "2cf7651916cd43dd8448eb211c80319c";
+const REJECTED: &str = "3df7651916cd43dd8448eb211c80319c";
+const UNSAMPLED: &str = "4ef7651916cd43dd8448eb211c80319c";
+/// Span of every caller.
+const CALLER: &str = "b7ad6b7169203331";
+
+/// Status code `STATUS_CODE_ERROR` of OTLP.
+const ERROR: i32 = 2;
+/// Span kind `SPAN_KIND_SERVER` of OTLP.
+const SERVER: i32 = 2;
+
+/// Returns a PNG file of one color. The model runs endlessly on white.
+fn png(gray: u8) -> Vec<u8> {
+    let mut file = std::io::Cursor::new(Vec::new());
+    let image = RgbImage::from_pixel(16, 16, Rgb([gray; 3]));
+    image.write_to(&mut file, ImageFormat::Png).unwrap();
+    file.into_inner()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Sends an image with the header `traceparent: 00-TRACE-CALLER-FLAGS`.
+fn classify(server: &Server, image: &[u8], trace: &str, flags: &str) -> Reply {
+    let request = agent().post(server.url("/v1/classify"));
+    let request = request
+        .header("content-type", "image/png")
+        .header("traceparent", format!("00-{trace}-{CALLER}-{flags}"))
+        .header("tracestate", "vendor=1");
+    common::client::reply(request.send(image))
+}
+
+/// Sends a request whose response is not awaited.
+fn send(server: &Server, image: &[u8], trace: &str) -> TcpStream {
+    let mut stream = server.connect();
+    let head = format!(
+        "POST /v1/classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: {}\r\n\
+         traceparent: 00-{trace}-{CALLER}-01\r\n\r\n",
+        image.len()
+    );
+    stream
+        .write_all(&[head.as_bytes(), image].concat())
+        .unwrap();
+    stream
+}
+
+/// Returns the server's span of a trace, and the names of the spans of its stages.
+fn request<'a>(spans: &'a [Span], trace: &str) -> (&'a Span, Vec<&'a str>) {
+    let (roots, stages): (Vec<_>, Vec<_>) = spans.iter().partition(|span| span.kind == SERVER);
+    let [root] = roots[..] else {
+        panic!("{trace}: {spans:#?}");
+    };
+    assert_eq!(hex(&root.parent_span_id), CALLER, "{trace}");
+    assert_eq!(root.name, "POST /v1/classify");
+    for stage in &stages {
+        assert_eq!(stage.parent_span_id, root.span_id, "{stage:?}");
+        assert!(stage.start_time_unix_nano >= root.start_time_unix_nano);
+        assert!(stage.end_time_unix_nano >= stage.start_time_unix_nano);
+    }
+    (
+        root,
+        stages.iter().map(|stage| stage.name.as_str()).collect(),
+    )
+}
+
+fn is_error(span: &Span) -> bool {
+    span.status
+        .as_ref()
+        .is_some_and(|status| status.code == ERROR)
+}
+
+/// Returns the JSON records of a log.
+fn records(log: &str) -> Vec<Value> {
+    let lines = log.lines().filter(|line| line.starts_with('{'));
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn a_collector_sees_each_request_in_the_trace_of_its_caller() {
+    let collector = Collector::start();
+    let models = tempfile::tempdir().unwrap();
+    write_model(models.path(), "looping", &endless_above(0.9));
+    let endpoint = format!("http://{}", collector.address);
+    let server = Server::start(&[
+        "--models",
+        text(models.path()),
+        "--instances=1",
+        "--max-batch-size=1",
+        "--max-queue-size=1",
+        "--request-timeout-ms=3000",
+        "--log-format",
+        "json",
+        "--otlp-endpoint",
+        &endpoint,
+    ]);
+    let (gray, white) = (png(128), png(255));
+    let success = classify(&server, &gray, SUCCESS, "01");
+    assert_eq!(success.status, 200);
+    assert_eq!(classify(&server, &gray, UNSAMPLED, "00").status, 200);
+    // The first white image occupies the worker until its deadline has passed, the second one the queue.
+    let batches = r#"sightline_batch_size_count{model="looping""#;
+    let before = server.metric(batches);
+    let _expired = send(&server, &white, EXPIRED);
+    eventually("the image runs", || server.metric(batches) > before);
+    let cancelled = send(&server, &white, CANCELLED);
+    eventually("the image waits", || {
+        server.metric("sightline_queue_depth") > 0.0
+    });
+    assert_eq!(classify(&server, &gray, REJECTED, "01").status, 429);
+    drop(cancelled);
+    // A request without a trace begins one.
+    eventually("the worker is free", || {
+        server.post("/v1/classify", "image/png", &gray).status == 200
+    });
+    server.terminate();
+    let (code, log) = server.wait();
+    assert_eq!(code, Some(0), "{log}");
+
+    let spans = collector.trace(SUCCESS);
+    let (root, stages) = request(&spans, SUCCESS);
+    let expected = [
+        "admission",
+        "body",
+        "admission",
+        "decode",
+        "preprocess",
+        "queue",
+        "inference",
+        "postprocess",
+        "encode",
+    ];
+    assert_eq!(stages, expected);
+    assert!(!spans.iter().any(is_error), "{spans:#?}");
+    assert_eq!(root.trace_state, "vendor=1");
+    let traceparent = format!("00-{SUCCESS}-{}-01", hex(&root.span_id));
+    assert_eq!(success.header("traceparent"), traceparent);
+    for (name, value) in [
+        ("http.request.method", "POST"),
+        ("http.route", "/v1/classify"),
+        ("http.response.status_code", "200"),
+        ("url.path", "/v1/classify"),
+        ("url.scheme", "http"),
+        ("client.address", "127.0.0.1"),
+        ("sightline.model", "looping"),
+        ("sightline.variant", "fp32"),
+        ("sightline.request_id", success.header("x-request-id")),
+        ("error.type", ""),
+    ] {
+        assert_eq!(attribute(&root.attributes, name), value, "{name}");
+    }
+    let inference = spans.iter().find(|span| span.name == "inference").unwrap();
+    assert_eq!(
+        attribute(&inference.attributes, "sightline.batch_size"),
+        "1"
+    );
+    assert_eq!(attribute(&inference.attributes, "sightline.image"), "0");
+    assert_eq!(collector.resource("service.name"), "sightline");
+    assert_eq!(collector.resource("service.instance.id").len(), 8);
+
+    let spans = collector.trace(REJECTED);
+    let (root, stages) = request(&spans, REJECTED);
+    assert_eq!(stages, ["admission"]);
+    assert_eq!(
+        attribute(&root.attributes, "http.response.status_code"),
+        "429"
+    );
+    assert_eq!(attribute(&root.attributes, "error.type"), "queue_full");
+    assert_eq!(attribute(&root.attributes, "sightline.model"), "looping");
+    assert!(
+        !is_error(root),
+        "the client's mistake is no error of the server"
+    );
+
+    let spans = collector.trace(EXPIRED);
+    let (root, stages) = request(&spans, EXPIRED);
+    assert_eq!(stages.last(), Some(&"inference"));
+    assert_eq!(
+        attribute(&root.attributes, "http.response.status_code"),
+        "504"
+    );
+    assert_eq!(attribute(&root.attributes, "error.type"), "deadline_passed");
+    assert!(
+        is_error(root) && is_error(spans.last().unwrap()),
+        "{spans:#?}"
+    );
+
+    let spans = collector.trace(CANCELLED);
+    let (root, stages) = request(&spans, CANCELLED);
+    assert_eq!(stages.last(), Some(&"queue"));
+    assert_eq!(
+        attribute(&root.attributes, "error.type"),
+        "client_disconnected"
+    );
+    assert_eq!(attribute(&root.attributes, "http.response.status_code"), "");
+    assert!(
+        is_error(root) && is_error(spans.last().unwrap()),
+        "{spans:#?}"
+    );
+
+    assert!(collector.trace(UNSAMPLED).is_empty());
+    let begun = collector.spans();
+    let begun = begun
+        .iter()
+        .filter(|span| span.kind == SERVER && span.parent_span_id.is_empty());
+    // Probes and scrapes have no spans.
+    let mut routes: Vec<_> = begun.map(|span| span.name.as_str()).collect();
+    routes.dedup();
+    assert_eq!(routes, ["POST /v1/classify"]);
+
+    let records = records(&log);
+    let stopped = records
+        .iter()
+        .find(|record| record["fields"]["message"] == "run stopped at its time limit");
+    assert_eq!(stopped.unwrap()["span"]["trace_id"], EXPIRED);
+    let access = |trace: &str| {
+        let of_trace = |record: &&Value| {
+            record["target"] == "sightline::access" && record["span"]["trace_id"] == trace
+        };
+        let record = records.iter().find(of_trace);
+        record.unwrap_or_else(|| panic!("{trace}: {log}"))["fields"]["status"].clone()
+    };
+    assert_eq!(access(SUCCESS), 200);
+    assert_eq!(access(UNSAMPLED), 200);
+    assert_eq!(access(REJECTED), 429);
+    assert_eq!(access(EXPIRED), 504);
+    assert!(access(CANCELLED).is_null());
+}
+
+#[test]
+fn every_line_about_a_request_has_its_id() {
+    let server = Server::start(&["--log-format", "json", "--log", "sightline=trace,warn"]);
+    let coffee = photo("coffee_500x375.jpg");
+    let ids: Vec<String> = (0..3)
+        .map(|_| {
+            let reply = server.classify("", &coffee);
+            assert_eq!(reply.status, 200);
+            // Without a collector and a caller's trace there is nothing to name.
+            assert_eq!(reply.header("traceparent"), "");
+            reply.header("x-request-id").to_owned()
+        })
+        .collect();
+    server.terminate();
+    let (code, log) = server.wait();
+    assert_eq!(code, Some(0), "{log}");
+    let records = records(&log);
+    for message in ["inference finished", "request finished"] {
+        let of_message = |record: &&Value| {
+            record["fields"]["message"] == message && record["span"]["route"] == "/v1/classify"
+        };
+        let logged: Vec<_> = records.iter().filter(of_message).collect();
+        let logged: Vec<_> = logged
+            .iter()
+            .map(|record| &record["span"]["request_id"])
+            .collect();
+        assert_eq!(logged, ids.iter().collect::<Vec<_>>(), "{message}");
+    }
+}
+
+#[test]
+fn an_unreachable_collector_costs_a_warning_and_no_request() {
+    // A listener that never accepts is a collector that hangs; a closed port is one that is gone.
+    let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    for collector in [hanging.local_addr().unwrap(), closed] {
+        let endpoint = format!("http://{collector}");
+        let server = Server::start(&["--otlp-endpoint", &endpoint, "--log-format", "json"]);
+        let coffee = photo("coffee_500x375.jpg");
+        for _ in 0..3 {
+            assert_eq!(server.classify("", &coffee).status, 200);
+        }
+        if collector == closed {
+            eventually("the failure is counted", || {
+                server.metric(r#"sightline_spans_total{result="failed"}"#) > 0.0
+            });
+        }
+        let stopping = Instant::now();
+        server.terminate();
+        let (code, log) = server.wait();
+        assert_eq!(code, Some(0), "{log}");
+        let seconds = stopping.elapsed().as_secs();
+        assert!(seconds < 20, "the server took {seconds} s to stop");
+        if collector == closed {
+            let records = records(&log);
+            let warnings = records
+                .iter()
+                .filter(|record| record["fields"]["message"] == "cannot export spans");
+            assert_eq!(warnings.count(), 1, "{log}");
+        }
+    }
+}
+
+#[test]
+fn a_trace_is_logged_and_returned_without_a_collector() {
+    let server = Server::start(&["--log-format", "json"]);
+    let reply = classify(&server, &photo("coffee_500x375.jpg"), SUCCESS, "01");
+    assert_eq!(reply.status, 200);
+    assert_eq!(
+        reply.header("traceparent"),
+        format!("00-{SUCCESS}-{CALLER}-01")
+    );
+    let request = agent()
+        .get(server.url("/v1/models"))
+        .header("traceparent", "00-0-0-00");
+    let reply = common::client::reply(request.call());
+    assert_eq!((reply.status, reply.header("traceparent")), (200, ""));
+    server.terminate();
+    let (_, log) = server.wait();
+    let with_trace = records(&log)
+        .into_iter()
+        .filter(|record| record["span"]["trace_id"] == SUCCESS);
+    assert!(with_trace.count() >= 1, "{log}");
+}
