@@ -30,7 +30,7 @@ use super::settings::{Merged, SettingsArgs};
 use super::signals::StopSignals;
 use super::{RuntimeArgs, StoreArgs, descriptors, environment, print_config, trial};
 
-/// Maximum time to export the last spans, after the last request has finished.
+/// Maximum time to export the last spans, after the last request has finished and within the grace period.
 const MAX_TRACES_FLUSH: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
@@ -237,9 +237,18 @@ async fn serve(config: ServeConfig, prepared: Prepared, mut signals: StopSignals
         move || load_all(&app, &config, &loader, served, address)
     });
     let stop = stop(Arc::clone(&app), stopping.clone());
+    let stopped_at = {
+        let stopping = stopping.clone();
+        tokio::spawn(async move {
+            stopping.cancelled().await;
+            Instant::now()
+        })
+    };
     let work = async {
         let finished = listeners.run(Arc::clone(&app), &config, stop).await;
-        stop_traces(app, config.shutdown_grace.min(MAX_TRACES_FLUSH)).await;
+        let stopped_at = stopped_at.await?;
+        let left = config.shutdown_grace.saturating_sub(stopped_at.elapsed());
+        stop_traces(app, left.min(MAX_TRACES_FLUSH)).await;
         finish_loading(loading)?;
         if !finished {
             let grace = config.shutdown_grace.as_millis();

@@ -1,5 +1,11 @@
 //! An OTLP collector on loopback that keeps the spans that it receives.
 
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "panicking is how a test fails; the items are used by the test file"
+)]
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
