@@ -34,7 +34,7 @@ use crate::budget::{Budget, Exhausted, Permit};
 use crate::engine::Outputs;
 use crate::image::{ImageSize, PreparedImage};
 use crate::memory::{self, Demand};
-use crate::metrics::BatchMetrics;
+use crate::metrics::{BatchMetrics, ImageProgress, Stage};
 use queue::Queue;
 
 /// The result of inference for one image.
@@ -52,7 +52,7 @@ pub struct Reply {
     pub memory: Permit,
 }
 
-/// The permits that one image holds: a place in the queue, and memory for its tensors.
+/// What one image holds in the queue: its place, memory for its tensors, and the record of its stage.
 #[derive(Debug)]
 pub struct Slot {
     /// Permit of one queue place, from [`Batcher::reserve_more`]; released when a worker takes the
@@ -61,6 +61,8 @@ pub struct Slot {
     /// Permit of the tensor memory, from [`Batcher::reserve_tensor`]; passed on in
     /// [`Reply::memory`].
     pub memory: Permit,
+    /// The stage that the image is in, for metrics.
+    pub progress: ImageProgress,
 }
 
 /// An image that waits for a worker. Dropping the receiver of `reply` cancels the image.
@@ -137,7 +139,9 @@ impl Batcher {
         metrics: BatchMetrics,
     ) -> std::io::Result<Self> {
         let tensors = Budget::new("tensors", memory::UNIT, cost.demand().floor);
-        metrics.budgets.add(&tensors);
+        metrics.budgets.add(tensors.name(), &tensors);
+        let places = Budget::new("queue", 1, capacity as u64);
+        metrics.queue(&places);
         let state = State {
             queue: Queue::new(policy),
             closed: false,
@@ -147,7 +151,7 @@ impl Batcher {
             state: Mutex::new(state),
             changed: Condvar::new(),
             metrics,
-            places: Budget::new("queue", 1, capacity as u64),
+            places,
             long_places: Budget::new("long_images", 1, capacity.div_ceil(2) as u64),
             drain: Mutex::new(drain),
         });
@@ -299,6 +303,7 @@ impl Batcher {
         deadline: Instant,
     ) -> Result<oneshot::Receiver<Result<Reply, BatchError>>, BatchError> {
         let (reply, receiver) = oneshot::channel();
+        slot.progress.enter(Stage::queue);
         let entry = QueueEntry {
             image,
             slot,
@@ -312,7 +317,6 @@ impl Batcher {
             return Err(BatchError::Closed);
         }
         state.queue.push(entry);
-        self.shared.metrics.queue_depth.inc();
         drop(state);
         self.shared.changed.notify_one();
         Ok(receiver)

@@ -148,6 +148,7 @@ mod tests {
     use super::*;
     use crate::budget::Budget;
     use crate::image::PreparedImage;
+    use crate::metrics::ImageProgress;
 
     /// Returns a queue of square images with the given side lengths in pixels, enqueued one per
     /// millisecond, and the time at which the first image was enqueued. The first element of an
@@ -169,6 +170,7 @@ mod tests {
                 slot: Slot {
                     place: budget.empty(),
                     memory: budget.empty(),
+                    progress: ImageProgress::default(),
                 },
                 enqueued: start + Duration::from_millis(position as u64),
                 deadline: start,

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Args};
 use sightline::app::App;
-use sightline::config::{ConfigError, ServeConfig};
+use sightline::config::{ConfigError, MetricsCompat, ServeConfig};
 use sightline::defaults::{self, Defaults};
 use sightline::engine::OnnxRuntime;
 use sightline::http;
@@ -213,6 +213,9 @@ async fn serve(config: ServeConfig, prepared: Prepared, mut signals: StopSignals
     let plan = memory.plan;
     let mut app = App::planned(config.limits, config.cores, &plan);
     app.access_log = AccessLog::new(config.access_log);
+    if config.metrics_compat == Some(MetricsCompat::Triton) {
+        app.metrics.add_triton();
+    }
     let app = Arc::new(app);
     app.set_defaults(defaults);
     app.identity.set_address(address);

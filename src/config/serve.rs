@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::limits::{range, size};
 use super::{
     AccessEvents, ConfigError, DEFAULT_LISTEN, DEFAULT_LOG, ListenAddress, LoadLimits,
-    PrecisionChoice, Settings,
+    MetricsCompat, PrecisionChoice, Settings,
 };
 use crate::app::Limits;
 use crate::defaults::DefaultModel;
@@ -53,6 +53,8 @@ pub struct ServeConfig {
     pub load: LoadLimits,
     /// Which requests the access log has.
     pub access_log: AccessEvents,
+    /// Another server whose metrics are exported in addition. `None` to export only the own ones.
+    pub metrics_compat: Option<MetricsCompat>,
     /// Maximum time for requests in flight to finish after a stop signal.
     pub shutdown_grace: Duration,
 }
@@ -118,6 +120,7 @@ impl Settings {
             timeouts,
             load: LoadLimits::new(self.load_timeout_ms, self.load_memory_bytes)?,
             access_log: self.access_log.unwrap_or_default(),
+            metrics_compat: self.metrics_compat,
             shutdown_grace: Duration::from_millis(grace.unwrap_or(30_000)),
         })
     }

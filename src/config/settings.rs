@@ -6,7 +6,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::file::one_or_many;
-use super::{AccessEvents, ListenAddress, LogFormat, PrecisionChoice};
+use super::{AccessEvents, ListenAddress, LogFormat, MetricsCompat, PrecisionChoice};
 use crate::defaults::{self, DefaultModel};
 use crate::memory::ByteSize;
 use crate::store::ModelRef;
@@ -170,6 +170,15 @@ pub struct Settings {
         hide_possible_values = true
     )]
     pub access_log: Option<AccessEvents>,
+    /// Metrics of another server that are exported in addition: `triton` (`nv_inference_*`) [default:
+    /// none]
+    #[arg(
+        long,
+        env = "SIGHTLINE_METRICS_COMPAT",
+        value_name = "triton",
+        hide_possible_values = true
+    )]
+    pub metrics_compat: Option<MetricsCompat>,
     /// Time that requests in flight may take after SIGTERM, in milliseconds [default: 30000]
     #[arg(long, env = "SIGHTLINE_SHUTDOWN_GRACE_MS", value_name = "MILLISECONDS")]
     pub shutdown_grace_ms: Option<u64>,
