@@ -6,9 +6,11 @@
 //! deadline, the request is rejected. The admission then reserves memory for the body as the body
 //! arrives and, once it has arrived, one queue place per image, and is passed to
 //! [`crate::pipeline::run`]. Dropping the admission releases its places and memory. Rejections are
-//! paced when there are many: see [`pace`].
+//! paced when there are many: see [`pace`]. A [`Watch`] counts the outcome of the request in metrics.
 //!
 //! What is *not* here: types of a protocol, and status codes.
+
+mod watch;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,11 +18,14 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout_at;
 
+pub use watch::Watch;
+
 use crate::app::App;
 use crate::batch::BatchError;
 use crate::budget::{Exhausted, Permit};
 use crate::error::ServeError;
-use crate::metrics::{Metrics, Rejection};
+use crate::metrics::{Metrics, Rejection, RequestProgress};
+use crate::pipeline::Timing;
 use crate::pool::{ImagePool, JobCost, LongJob, LongJobs};
 use crate::registry::{Entry, LoadedModel};
 use crate::telemetry::Trace;
@@ -85,6 +90,10 @@ pub struct Admission {
     pub deadline: Deadline,
     /// The trace in which the stages of the request record their spans.
     pub trace: Trace,
+    /// Times of the stages that the images of the request share.
+    pub(crate) timing: Timing,
+    /// The stages that the request and its images are in.
+    pub(crate) progress: RequestProgress,
     places: Permit,
     body: Permit,
 }
@@ -104,6 +113,8 @@ impl Admission {
             model,
             deadline,
             trace: Trace::default(),
+            timing: Timing::default(),
+            progress: RequestProgress::default(),
         })
     }
 
@@ -286,7 +297,7 @@ impl Pacer {
 /// capacity or time.
 ///
 /// `model` is `None` if the request was rejected before its model was known.
-pub fn count_rejection(metrics: &Metrics, error: &ServeError, model: Option<&Entry>) {
+fn count_rejection(metrics: &Metrics, error: &ServeError, model: Option<&Entry>) {
     if let Some(reason) = reason(error) {
         let label = model.map(Entry::label).unwrap_or_default();
         metrics.rejected(reason, label);

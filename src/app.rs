@@ -100,7 +100,7 @@ impl App {
         let responses = Budget::new("responses", memory::UNIT, plan.responses);
         let pool = ImagePool::new(image_threads, plan.small_pixels, plan.large_pixels);
         for budget in [&bodies, &responses].into_iter().chain(pool.budgets()) {
-            metrics.budgets.add(budget);
+            metrics.budgets.add(budget.name(), budget);
         }
         Self {
             identity: Identity::new(),

@@ -236,44 +236,51 @@ impl Permit {
     }
 }
 
-/// The budgets whose use is exported as metrics. Clones share the same list.
+/// Budgets whose use is exported as metrics, each with a label. Clones share the same list.
 ///
 /// The list does not keep budgets alive: a budget that its owner dropped disappears from the list.
 #[derive(Debug, Clone, Default)]
-pub struct BudgetList(Arc<Mutex<Vec<Weak<Shared>>>>);
+pub struct BudgetList<L>(Arc<Mutex<Vec<(L, Weak<Shared>)>>>);
 
-/// Sums of the used and total amounts of all budgets that have the same name.
+/// Sums of the used and total amounts of all budgets that have the same label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BudgetUse {
-    /// Name that the budgets share.
-    pub name: &'static str,
+pub struct BudgetUse<L> {
+    /// Label that the budgets share.
+    pub label: L,
     /// Amount that permits hold now, summed over the budgets.
     pub used: u64,
     /// Total amount, summed over the budgets.
     pub total: u64,
 }
 
-impl BudgetList {
+impl<L: Clone + PartialEq> BudgetList<L> {
     /// Adds `budget` to the list.
-    pub fn add(&self, budget: &Budget) {
+    pub fn add(&self, label: L, budget: &Budget) {
         let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        list.retain(|budget| budget.strong_count() > 0);
-        list.push(Arc::downgrade(&budget.0));
+        list.retain(|(_, budget)| budget.strong_count() > 0);
+        list.push((label, Arc::downgrade(&budget.0)));
     }
 
-    /// Returns the used and total amounts of the budgets, summed over budgets of the same name, in
-    /// the order in which the names were added.
-    pub fn usage(&self) -> Vec<BudgetUse> {
+    /// Returns the used and total amounts of the budgets, summed over budgets of the same label, in
+    /// the order in which the labels were added.
+    pub fn usage(&self) -> Vec<BudgetUse<L>> {
         let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut usage: Vec<BudgetUse> = Vec::new();
-        for budget in list.iter().filter_map(Weak::upgrade) {
-            let (name, used, total) = (budget.name, budget.used(), budget.total());
-            match usage.iter_mut().find(|seen| seen.name == name) {
+        let mut usage: Vec<BudgetUse<L>> = Vec::new();
+        for (label, budget) in list.iter() {
+            let Some(budget) = budget.upgrade() else {
+                continue;
+            };
+            let (used, total) = (budget.used(), budget.total());
+            match usage.iter_mut().find(|seen| seen.label == *label) {
                 Some(seen) => {
                     seen.used += used;
                     seen.total += total;
                 }
-                None => usage.push(BudgetUse { name, used, total }),
+                None => usage.push(BudgetUse {
+                    label: label.clone(),
+                    used,
+                    total,
+                }),
             }
         }
         usage
@@ -378,18 +385,20 @@ mod tests {
     }
 
     #[test]
-    fn usage_is_summed_by_name_and_forgets_dropped_budgets() {
+    fn usage_is_summed_by_label_and_forgets_dropped_budgets() {
         let list = BudgetList::default();
         let bodies = Budget::new("bodies", 1, 5);
         let tensors = [Budget::new("tensors", 1, 7), Budget::new("tensors", 1, 9)];
-        list.add(&bodies);
+        list.add("bodies", &bodies);
         for budget in &tensors {
-            list.add(budget);
+            list.add("tensors", budget);
         }
         let _held = tensors.each_ref().map(|budget| budget.try_acquire(2));
         let figures = || {
             let usage = list.usage().into_iter();
-            usage.map(|u| (u.name, u.used, u.total)).collect::<Vec<_>>()
+            usage
+                .map(|u| (u.label, u.used, u.total))
+                .collect::<Vec<_>>()
         };
         assert_eq!(figures(), [("bodies", 0, 5), ("tensors", 4, 16)]);
         drop(bodies);

@@ -1,39 +1,35 @@
 //! Every metric of the server. Names end in base units; help texts are shown in `/metrics`.
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
-use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+mod exposition;
+mod gauges;
+mod histograms;
 mod labels;
+mod model;
+mod progress;
+mod text;
+mod triton;
 
-pub use labels::{Cut, ModelLabel, Rejection, Stage};
+pub use exposition::Exposition;
+pub use labels::{Cut, Failure, ModelLabel, Rejection, Stage};
+pub use model::{BatchMetrics, ModelMetrics};
+pub use progress::{ImageProgress, RequestProgress};
 
 use crate::budget::BudgetList;
 use crate::process::ProcessCollector;
 use crate::telemetry::ExportCounts;
+use gauges::{BudgetCollector, QueueCollector};
+use histograms::Histograms;
 use labels::{
     CutLabels, ModelLabels, RejectionLabels, RequestLabels, RouteLabels, SpanLabels, SpanResult,
     StageLabels,
 };
-
-/// Upper bounds of the buckets of the duration histograms, in seconds. Most requests and stages take 1 to 100 ms;
-/// eight buckets per decade show there that a quantile grows by a third.
-#[rustfmt::skip]
-const SECONDS: [f64; 27] = [
-    0.000_25, 0.000_5,
-    0.001, 0.001_3, 0.001_8, 0.002_4, 0.003_2, 0.004_2, 0.005_6, 0.007_5,
-    0.01, 0.013, 0.018, 0.024, 0.032, 0.042, 0.056, 0.075,
-    0.1, 0.18, 0.32, 0.56, 1.0, 1.8, 3.2, 5.6, 10.0,
-];
-/// Upper bounds of the buckets of the batch size histogram, in images.
-const IMAGES: [f64; 9] = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0];
-
-type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+use triton::Triton;
 
 /// The metrics of the server, shared by all requests and models.
 #[derive(Debug)]
@@ -44,7 +40,6 @@ pub struct Metrics {
     stage_duration: Histograms<StageLabels>,
     batch_size: Histograms<ModelLabels>,
     batches: Family<CutLabels, Counter>,
-    queue_depth: Family<ModelLabels, Gauge>,
     stopped_runs: Family<ModelLabels, Counter>,
     stuck_workers: Family<ModelLabels, Gauge>,
     tensor_pixels: Family<ModelLabels, Counter>,
@@ -55,10 +50,15 @@ pub struct Metrics {
     spans: Family<SpanLabels, Counter>,
     /// Number of lines of the log that were dropped, because its reader is too slow.
     pub log_dropped: Counter,
+    cancelled: Family<StageLabels, Counter>,
+    /// Places in the queue of each loaded model.
+    queues: BudgetList<ModelLabels>,
+    /// Triton's counters. `None` unless [`Metrics::add_triton`] was called.
+    triton: Option<Triton>,
     /// Number of requests that are being handled.
     pub in_flight: Gauge,
-    /// Memory budgets whose usage is exported as `sightline_budget_bytes`.
-    pub budgets: BudgetList,
+    /// Memory budgets whose usage is exported as `sightline_budget_bytes`, by their names.
+    pub budgets: BudgetList<&'static str>,
 }
 
 impl Default for Metrics {
@@ -70,16 +70,13 @@ impl Default for Metrics {
 impl Metrics {
     /// Creates and registers every metric.
     pub fn new() -> Self {
-        let seconds: fn() -> Histogram = || Histogram::new(SECONDS);
-        let images: fn() -> Histogram = || Histogram::new(IMAGES);
         let mut metrics = Self {
             registry: Registry::default(),
             requests: Family::default(),
-            request_duration: Family::new_with_constructor(seconds),
-            stage_duration: Family::new_with_constructor(seconds),
-            batch_size: Family::new_with_constructor(images),
+            request_duration: histograms::of_seconds(),
+            stage_duration: histograms::of_seconds(),
+            batch_size: histograms::of_images(),
             batches: Family::default(),
-            queue_depth: Family::default(),
             stopped_runs: Family::default(),
             stuck_workers: Family::default(),
             tensor_pixels: Family::default(),
@@ -89,6 +86,9 @@ impl Metrics {
             rejected: Family::default(),
             spans: Family::default(),
             log_dropped: Counter::default(),
+            cancelled: Family::default(),
+            queues: BudgetList::default(),
+            triton: None,
             in_flight: Gauge::default(),
             budgets: BudgetList::default(),
         };
@@ -102,7 +102,15 @@ impl Metrics {
                 variant: String::new(),
             });
         }
+        for stage in Stage::ALL {
+            metrics.cancelled_counter(stage, ModelLabel::default());
+        }
         metrics
+    }
+
+    /// Adds the counters of NVIDIA Triton Inference Server. Models that are created before are not counted.
+    pub fn add_triton(&mut self) {
+        self.triton = Some(Triton::new(&mut self.registry, self.queues.clone()));
     }
 
     fn register(&mut self) {
@@ -138,8 +146,6 @@ impl Metrics {
             help,
             self.padding_pixels.clone(),
         );
-        let help = "Images waiting for a worker";
-        registry.register("sightline_queue_depth", help, self.queue_depth.clone());
         let help = "Runs of the network that were stopped at their time limit";
         registry.register("sightline_stopped_runs", help, self.stopped_runs.clone());
         let help = "Workers that do not return although their run was stopped";
@@ -158,9 +164,12 @@ impl Metrics {
         registry.register("sightline_spans", help, self.spans.clone());
         let help = "Lines of the log that were dropped, because its reader is too slow";
         registry.register("sightline_log_dropped", help, self.log_dropped.clone());
+        let help = "Requests whose client disconnected or whose time ran out, by the stage that they were in";
+        registry.register("sightline_cancelled", help, self.cancelled.clone());
         let help = "Requests in flight";
         registry.register("sightline_in_flight", help, self.in_flight.clone());
         registry.register_collector(Box::new(BudgetCollector(self.budgets.clone())));
+        registry.register_collector(Box::new(QueueCollector(self.queues.clone())));
         registry.register_collector(Box::new(ProcessCollector));
     }
 
@@ -198,6 +207,29 @@ impl Metrics {
             .inc();
     }
 
+    /// Counts a request that ended without a result, because its client disconnected or its time ran out, in
+    /// the stage that it was in.
+    pub fn cancelled(&self, stage: Stage, model: ModelLabel<'_>) {
+        self.cancelled_counter(stage, model).inc();
+    }
+
+    fn cancelled_counter(&self, stage: Stage, model: ModelLabel<'_>) -> Counter {
+        let (model, variant) = (model.model.to_owned(), model.variant.to_owned());
+        let labels = StageLabels {
+            stage,
+            model,
+            variant,
+        };
+        self.cancelled.get_or_create(&labels).clone()
+    }
+
+    /// Counts a request to `model` that failed, in Triton's counter if there is one.
+    pub fn failed(&self, failure: Failure, model: ModelLabel<'_>) {
+        if let Some(triton) = &self.triton {
+            triton.failed(failure, model);
+        }
+    }
+
     /// Returns the metrics of one model's requests, and sets its gauge `loaded` to 0.
     pub fn model(&self, model: &str, variant: &str) -> ModelMetrics {
         let stage = |stage| {
@@ -217,6 +249,7 @@ impl Metrics {
             stages: Stage::ALL.map(stage),
             images: self.images.get_or_create(&labels).clone(),
             loaded: self.model_loaded.get_or_create(&labels).clone(),
+            triton: self.triton.as_ref().map(|triton| triton.model(&labels)),
         }
     }
 
@@ -248,13 +281,15 @@ impl Metrics {
         };
         BatchMetrics {
             size: self.batch_size.get_or_create(&labels).clone(),
-            queue_depth: self.queue_depth.get_or_create(&labels).clone(),
             stopped_runs: self.stopped_runs.get_or_create(&labels).clone(),
             stuck_workers: self.stuck_workers.get_or_create(&labels).clone(),
             tensor_pixels: self.tensor_pixels.get_or_create(&labels).clone(),
             padding_pixels: self.padding_pixels.get_or_create(&labels).clone(),
             batches: Cut::ALL.map(counter),
+            triton: self.triton.as_ref().map(|triton| triton.batch(&labels)),
             budgets: self.budgets.clone(),
+            queues: self.queues.clone(),
+            labels,
         }
     }
 
@@ -268,80 +303,15 @@ impl Metrics {
         }
     }
 
-    /// Renders the `/metrics` page in the OpenMetrics text format.
-    pub fn render(&self) -> String {
-        let mut page = String::new();
-        // Writing to a String cannot fail.
-        let _ = text::encode(&mut page, &self.registry);
-        page
+    /// Returns the `/metrics` page in the format `exposition`.
+    ///
+    /// # Errors
+    /// [`std::fmt::Error`] if a metric cannot be encoded, for example because a count exceeds the range of the
+    /// format.
+    pub fn render(&self, exposition: Exposition) -> Result<Vec<u8>, std::fmt::Error> {
+        exposition.encode(&self.registry)
     }
 }
 
-/// The metrics of one model's requests.
-#[derive(Debug, Clone)]
-pub struct ModelMetrics {
-    stages: [Histogram; Stage::ALL.len()],
-    /// Number of images with a result.
-    pub images: Counter,
-    /// 1 if the model is loaded and has completed a first run, 0 if not.
-    pub loaded: Gauge,
-}
-
-impl ModelMetrics {
-    /// Records the duration of one stage for one image.
-    pub fn stage(&self, stage: Stage, duration: std::time::Duration) {
-        self.stages[stage as usize].observe(duration.as_secs_f64());
-    }
-}
-
-/// The metrics of one model's queue.
-#[derive(Debug, Clone)]
-pub struct BatchMetrics {
-    size: Histogram,
-    /// Number of images waiting for a worker.
-    pub queue_depth: Gauge,
-    /// Number of runs that were stopped at their time limit.
-    pub stopped_runs: Counter,
-    /// Number of workers that do not return although their run was stopped.
-    pub stuck_workers: Gauge,
-    tensor_pixels: Counter,
-    padding_pixels: Counter,
-    batches: [Counter; 4],
-    /// Memory budgets whose usage is exported as `sightline_budget_bytes`.
-    pub budgets: BudgetList,
-}
-
-impl BatchMetrics {
-    /// Records a batch of `images` images, and why it was cut from the queue.
-    pub fn batch(&self, images: usize, cut: Cut) {
-        self.size.observe(images as f64);
-        self.batches[cut as usize].inc();
-    }
-
-    /// Counts the pixels of an input tensor; `content` of them are not padding.
-    pub fn tensor(&self, pixels: u64, content: u64) {
-        self.tensor_pixels.inc_by(pixels);
-        self.padding_pixels.inc_by(pixels.saturating_sub(content));
-    }
-}
-
-/// Exposes every [`BudgetList`] entry as `sightline_budget_bytes{kind,state}`.
-#[derive(Debug)]
-struct BudgetCollector(BudgetList);
-
-impl Collector for BudgetCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let help =
-            "Memory budgets: bytes reserved by requests (used) and available in total (total)";
-        let kind = ConstGauge::new(0_u64).metric_type();
-        let mut family = encoder.encode_descriptor("sightline_budget_bytes", help, None, kind)?;
-        for budget in self.0.usage() {
-            for (state, bytes) in [("used", budget.used), ("total", budget.total)] {
-                let labels = [("kind", budget.name), ("state", state)];
-                let gauge = ConstGauge::new(bytes as f64);
-                gauge.encode(family.encode_family(&labels)?)?;
-            }
-        }
-        Ok(())
-    }
-}
+#[cfg(test)]
+mod tests;

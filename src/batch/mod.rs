@@ -34,7 +34,7 @@ use crate::budget::{Budget, Exhausted, Permit};
 use crate::engine::Outputs;
 use crate::image::{ImageSize, PreparedImage};
 use crate::memory::{self, Demand};
-use crate::metrics::{BatchMetrics, Stage};
+use crate::metrics::{BatchMetrics, ImageProgress, Stage};
 use crate::telemetry::{StageSpan, Trace};
 use queue::Queue;
 
@@ -53,7 +53,7 @@ pub struct Reply {
     pub memory: Permit,
 }
 
-/// What one image holds: a place in the queue, memory for its tensors, and its trace.
+/// What one image holds in the queue: its place, memory for its tensors, its trace and the record of its stage.
 #[derive(Debug)]
 pub struct Slot {
     /// Permit of one queue place, from [`Batcher::reserve_more`]; released when a worker takes the
@@ -64,6 +64,8 @@ pub struct Slot {
     pub memory: Permit,
     /// Trace in which the stages `queue` and `inference` of the image record their spans.
     pub trace: Trace,
+    /// The stage that the image is in, for metrics.
+    pub progress: ImageProgress,
 }
 
 /// An image that waits for a worker. Dropping the receiver of `reply` cancels the image.
@@ -142,7 +144,9 @@ impl Batcher {
         metrics: BatchMetrics,
     ) -> std::io::Result<Self> {
         let tensors = Budget::new("tensors", memory::UNIT, cost.demand().floor);
-        metrics.budgets.add(&tensors);
+        metrics.budgets.add(tensors.name(), &tensors);
+        let places = Budget::new("queue", 1, capacity as u64);
+        metrics.queue(&places);
         let state = State {
             queue: Queue::new(policy),
             closed: false,
@@ -152,7 +156,7 @@ impl Batcher {
             state: Mutex::new(state),
             changed: Condvar::new(),
             metrics,
-            places: Budget::new("queue", 1, capacity as u64),
+            places,
             long_places: Budget::new("long_images", 1, capacity.div_ceil(2) as u64),
             drain: Mutex::new(drain),
         });
@@ -304,6 +308,7 @@ impl Batcher {
         deadline: Instant,
     ) -> Result<oneshot::Receiver<Result<Reply, BatchError>>, BatchError> {
         let (reply, receiver) = oneshot::channel();
+        slot.progress.enter(Stage::queue);
         let entry = QueueEntry {
             image,
             waiting: slot.trace.begin(Stage::queue),
@@ -318,7 +323,6 @@ impl Batcher {
             return Err(BatchError::Closed);
         }
         state.queue.push(entry);
-        self.shared.metrics.queue_depth.inc();
         drop(state);
         self.shared.changed.notify_one();
         Ok(receiver)

@@ -150,6 +150,7 @@ mod tests {
     use crate::image::PreparedImage;
     use crate::metrics::Stage;
     use crate::telemetry::Trace;
+    use crate::metrics::ImageProgress;
 
     /// Returns a queue of square images with the given side lengths in pixels, enqueued one per
     /// millisecond, and the time at which the first image was enqueued. The first element of an
@@ -172,6 +173,7 @@ mod tests {
                     place: budget.empty(),
                     memory: budget.empty(),
                     trace: Trace::default(),
+                    progress: ImageProgress::default(),
                 },
                 enqueued: start + Duration::from_millis(position as u64),
                 deadline: start,

@@ -83,6 +83,7 @@ fn try_submit(setup: &Setup, value: f32, deadline: Instant) -> Result<Receiver, 
         place: reserve(setup).unwrap(),
         memory: setup.batcher.tensors.try_acquire(12).unwrap(),
         trace: Trace::default(),
+        progress: ImageProgress::default(),
     };
     let image = PreparedImage::whole(SIZE, vec![value]);
     setup.batcher.submit(image, slot, deadline)

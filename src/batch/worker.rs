@@ -34,10 +34,9 @@ fn next_batch(shared: &Shared) -> Option<(Vec<QueueEntry>, Cut)> {
     loop {
         let now = Instant::now();
         let dead = |entry: &QueueEntry| entry.deadline <= now || entry.reply.is_closed();
-        expire(shared, state.queue.remove(dead));
+        expire(state.queue.remove(dead));
         match state.queue.next(now) {
             Next::Batch(batch, cut) => {
-                shared.metrics.queue_depth.dec_by(batch.len() as i64);
                 if !state.queue.is_empty() {
                     // Each image wakes one worker. The image that woke this worker may still be in
                     // the queue, so another worker is woken for it.
@@ -64,9 +63,8 @@ fn next_batch(shared: &Shared) -> Option<(Vec<QueueEntry>, Cut)> {
 
 /// Sends [`BatchError::DeadlinePassed`] to the requests of expired entries. Cancelled entries have
 /// no receiver any more, so sending to them has no effect.
-fn expire(shared: &Shared, dead: Vec<QueueEntry>) {
+fn expire(dead: Vec<QueueEntry>) {
     for entry in dead {
-        shared.metrics.queue_depth.dec();
         let _ = entry.reply.send(Err(BatchError::DeadlinePassed));
     }
 }
@@ -168,6 +166,7 @@ fn separate(
         running.set_batch_size(images);
         let (size, content) = (entry.image.size.pixels(), entry.image.content.pixels());
         shared.metrics.tensor(size, content);
+        entry.slot.progress.enter(Stage::inference);
         let client = Client {
             reply: entry.reply,
             span: entry.span,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Args};
 use sightline::app::App;
-use sightline::config::{ConfigError, ServeConfig};
+use sightline::config::{ConfigError, MetricsCompat, ServeConfig};
 use sightline::defaults::{self, Defaults};
 use sightline::engine::OnnxRuntime;
 use sightline::http;
@@ -220,6 +220,9 @@ async fn serve(config: ServeConfig, prepared: Prepared, mut signals: StopSignals
     app.access_log = AccessLog::new(config.access_log, config.access_log_sample);
     app.traces = export_traces(&config, &app)?;
     log::count_dropped_in(app.metrics.log_dropped.clone());
+    if config.metrics_compat == Some(MetricsCompat::Triton) {
+        app.metrics.add_triton();
+    }
     let app = Arc::new(app);
     app.set_defaults(defaults);
     app.identity.set_address(address);

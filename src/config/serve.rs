@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::limits::{range, size};
 use super::{
     AccessEvents, ConfigError, DEFAULT_LISTEN, DEFAULT_LOG, ListenAddress, LoadLimits,
-    OtlpEndpoint, PrecisionChoice, Settings, Share,
+    MetricsCompat, OtlpEndpoint, PrecisionChoice, Settings, Share,
 };
 use crate::app::Limits;
 use crate::defaults::DefaultModel;
@@ -59,6 +59,8 @@ pub struct ServeConfig {
     pub otlp_endpoint: Option<OtlpEndpoint>,
     /// Share of the traces that are exported, of those that begin at this server.
     pub otlp_sample_ratio: Share,
+    /// Another server whose metrics are exported in addition. `None` to export only the own ones.
+    pub metrics_compat: Option<MetricsCompat>,
     /// Maximum time for requests in flight to finish after a stop signal.
     pub shutdown_grace: Duration,
 }
@@ -127,6 +129,7 @@ impl Settings {
             access_log_sample: self.access_log_sample.unwrap_or(Share::ALL),
             otlp_endpoint: self.otlp_endpoint,
             otlp_sample_ratio: self.otlp_sample_ratio.unwrap_or(Share::ALL),
+            metrics_compat: self.metrics_compat,
             shutdown_grace: Duration::from_millis(grace.unwrap_or(30_000)),
         })
     }

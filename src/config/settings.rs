@@ -6,7 +6,9 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::file::one_or_many;
-use super::{AccessEvents, ListenAddress, LogFormat, OtlpEndpoint, PrecisionChoice, Share};
+use super::{
+    AccessEvents, ListenAddress, LogFormat, MetricsCompat, OtlpEndpoint, PrecisionChoice, Share,
+};
 use crate::defaults::{self, DefaultModel};
 use crate::memory::ByteSize;
 use crate::store::ModelRef;
@@ -182,6 +184,15 @@ pub struct Settings {
     /// `traceparent` of a caller decides about others [default: 1]
     #[arg(long, env = "SIGHTLINE_OTLP_SAMPLE_RATIO", value_name = "SHARE")]
     pub otlp_sample_ratio: Option<Share>,
+    /// Metrics of another server that are exported in addition: `triton` (`nv_inference_*`) [default:
+    /// none]
+    #[arg(
+        long,
+        env = "SIGHTLINE_METRICS_COMPAT",
+        value_name = "triton",
+        hide_possible_values = true
+    )]
+    pub metrics_compat: Option<MetricsCompat>,
     /// Time that requests in flight may take after SIGTERM, in milliseconds [default: 30000]
     #[arg(long, env = "SIGHTLINE_SHUTDOWN_GRACE_MS", value_name = "MILLISECONDS")]
     pub shutdown_grace_ms: Option<u64>,

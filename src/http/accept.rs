@@ -7,7 +7,8 @@ use super::cut;
 use crate::error::ServeError;
 
 /// Returns the value of the offer that the client's `Accept` header ranks highest. Each offer is a
-/// media type and a value. The first offer wins among equally ranked offers, and if there is no
+/// media type, which may have parameters, and a value. A media range covers an offer if no parameter of the
+/// range, such as `version`, has another value in the offer; other parameters are ignored. The first offer wins among equally ranked offers, and if there is no
 /// `Accept` header.
 ///
 /// Source: RFC 9110, section 12.5.1.
@@ -47,6 +48,8 @@ pub(super) fn negotiate<T: Copy>(
 struct Range {
     kind: String,
     subtype: String,
+    /// Names and values of the parameters, without the weight.
+    parameters: Vec<(String, String)>,
     /// Weight (`q`) in thousandths, 0 to 1000.
     quality: u16,
 }
@@ -57,42 +60,54 @@ impl Range {
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(';').map(str::trim);
         let (kind, subtype) = parts.next()?.split_once('/')?;
-        let weight = parts.find_map(|part| {
-            let (name, value) = part.split_once('=')?;
-            name.eq_ignore_ascii_case("q").then_some(value)
-        });
-        let quality = match weight {
-            None => 1000,
-            Some(weight) => (weight.parse::<f32>().ok()?.clamp(0.0, 1.0) * 1000.0) as u16,
-        };
-        Some(Self {
+        let mut range = Self {
             kind: kind.to_ascii_lowercase(),
             subtype: subtype.to_ascii_lowercase(),
-            quality,
-        })
+            parameters: Vec::new(),
+            quality: 1000,
+        };
+        for (name, value) in parts.filter_map(|part| part.split_once('=')) {
+            if name.eq_ignore_ascii_case("q") {
+                range.quality = (value.parse::<f32>().ok()?.clamp(0.0, 1.0) * 1000.0) as u16;
+                // Names after the weight belonged to extensions of `Accept` and are obsolete.
+                break;
+            }
+            let value = value.trim_matches('"').to_ascii_lowercase();
+            range.parameters.push((name.to_ascii_lowercase(), value));
+        }
+        Some(range)
     }
 
-    /// Returns how specifically the range covers `kind`/`subtype`: 0 for `*/*`, 1 for `kind/*`, 2
-    /// for the exact type. Returns `None` if the range does not cover this type.
-    fn precision(&self, kind: &str, subtype: &str) -> Option<u8> {
-        match (self.kind.as_str(), self.subtype.as_str()) {
-            ("*", "*") => Some(0),
-            (own, "*") if own == kind => Some(1),
-            (own, exact) if own == kind && exact == subtype => Some(2),
-            _ => None,
+    /// Returns how specifically the range covers the media type `offer`: 0 for `*/*`, 1 for `kind/*`, 2 for the exact
+    /// type, and 1 more for each parameter that is equal. Returns `None` if the range does not cover the type.
+    fn precision(&self, offer: &Self) -> Option<usize> {
+        let base = match (self.kind.as_str(), self.subtype.as_str()) {
+            ("*", "*") => 0,
+            (kind, "*") if kind == offer.kind => 1,
+            (kind, subtype) if kind == offer.kind && subtype == offer.subtype => 2,
+            _ => return None,
+        };
+        let mut equal = 0;
+        for (name, value) in &self.parameters {
+            match offer.parameters.iter().find(|(offered, _)| offered == name) {
+                Some((_, offered)) if offered == value => equal += 1,
+                Some(_) => return None,
+                None => {}
+            }
         }
+        Some(base + equal)
     }
 }
 
 /// Returns the weight, in thousandths, of the most specific range that covers the media type.
 /// Returns 0 if no range covers it.
 fn quality(ranges: &[Range], media_type: &str) -> u16 {
-    let Some((kind, subtype)) = media_type.split_once('/') else {
+    let Some(offer) = Range::parse(media_type) else {
         return 0;
     };
     let covering = ranges
         .iter()
-        .filter_map(|range| Some((range.precision(kind, subtype)?, range.quality)));
+        .filter_map(|range| Some((range.precision(&offer)?, range.quality)));
     covering.max().map_or(0, |(_, quality)| quality)
 }
 
@@ -138,6 +153,41 @@ mod tests {
                 headers.insert(ACCEPT, accept.parse().unwrap());
             }
             assert_eq!(negotiate(&headers, &offers).ok(), expected, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn parameters_select_a_version() {
+        const OPEN: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        let offers = [("text/plain; version=0.0.4", 't'), (OPEN, 'o')];
+        let cases = [
+            ("text/plain;version=0.0.4", Some('t')),
+            (
+                "text/plain; version=\"0.0.4\"; escaping=underscores",
+                Some('t'),
+            ),
+            (
+                "text/plain;version=1.0.0;q=0.9, text/plain;version=0.0.4;q=0.1, application/openmetrics-text;q=0.5",
+                Some('o'),
+            ),
+            (
+                "application/openmetrics-text;version=0.0.1,text/plain;q=0.5",
+                Some('t'),
+            ),
+            (
+                "application/openmetrics-text;version=1.0.0;q=0, application/openmetrics-text, text/plain;q=0.1",
+                Some('t'),
+            ),
+            (
+                "text/*;q=0.2, application/openmetrics-text;version=1.0.0;q=0.3",
+                Some('o'),
+            ),
+            ("text/plain;version=1.0.0", None),
+        ];
+        for (accept, expected) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, accept.parse().unwrap());
+            assert_eq!(negotiate(&headers, &offers).ok(), expected, "{accept}");
         }
     }
 

@@ -162,7 +162,8 @@ impl<'a> Pending<'a> {
         }
         let served = response.extensions().get::<Served>();
         let problem = response.extensions().get::<Problem>();
-        let stage = |stage| served.map(|served| millis(served.timing[stage]));
+        let timing = served.map(|served| served.timing.total());
+        let stage = |stage| timing.map(|timing| millis(timing[stage]));
         self.log(&Fields {
             status: Some(status),
             code: problem.map(|problem| problem.code.as_str()),

@@ -1,11 +1,10 @@
 //! `POST /v1/classify`.
 
 use axum::http::HeaderMap;
-use axum::response::Response;
 use serde::Serialize;
 
 use super::params::Params;
-use super::respond::respond;
+use super::respond::{Finished, respond};
 use super::task::{ResponseOf, TaskRoute};
 use crate::error::ServeError;
 use crate::manifest::Task;
@@ -51,7 +50,7 @@ impl TaskRoute for Classify {
         results.results.iter().map(Vec::len).sum::<usize>() * BYTES_PER_PREDICTION
     }
 
-    fn respond(&self, results: ResponseOf<Self>) -> Result<Response, ServeError> {
+    fn respond(&self, results: ResponseOf<Self>) -> Result<Finished, ServeError> {
         respond(results, |predictions| Classification { predictions })
     }
 }

@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
-use axum::response::Response;
 use serde::Serialize;
 
 use super::accept::negotiate;
 use super::params::{Params, bad};
-use super::respond::{respond, respond_image};
+use super::respond::{Finished, respond, respond_image};
 use super::task::{ResponseOf, TaskRoute};
 use crate::draw::DrawnFormat;
 use crate::error::ServeError;
@@ -95,7 +94,7 @@ impl TaskRoute for Detect {
         self.drawn.map(|_| "`annotate=true`")
     }
 
-    fn respond(&self, mut response: ResponseOf<Self>) -> Result<Response, ServeError> {
+    fn respond(&self, mut response: ResponseOf<Self>) -> Result<Finished, ServeError> {
         let Some(format) = self.drawn else {
             let model = Arc::clone(&response.model);
             return respond(response, |detected| {

@@ -1,7 +1,7 @@
 //! Extracts the encoded images from the body of a request, within the limits on size and memory.
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
@@ -20,6 +20,7 @@ use crate::admission::Admission;
 use crate::app::App;
 use crate::error::ServeError;
 use crate::image::DecodeOptions;
+use crate::metrics::Stage;
 use crate::pipeline::{Input, check_densities, encoded_images};
 use crate::pool::JobCost;
 
@@ -69,13 +70,23 @@ pub(super) async fn read_inputs(
 ) -> Result<Vec<Input>, ServeError> {
     // Before the body is parsed, so that an overloaded server rejects a request for little work.
     admission.reserve_images(1)?;
-    if body.len() <= INLINE_BYTES {
-        return format.inputs(parts, body);
-    }
-    let cost = JobCost::time(body.len() as u64 * SCAN_NANOS_PER_BYTE);
-    app.pool
-        .run(cost, move || format.inputs(parts, body))
-        .await?
+    let bytes = body.len();
+    let started = Instant::now();
+    let scan = move || {
+        let started = Instant::now();
+        let inputs = format.inputs(parts, body);
+        (inputs, started.elapsed())
+    };
+    let (inputs, scanning) = if bytes <= INLINE_BYTES {
+        scan()
+    } else {
+        let cost = JobCost::time(bytes as u64 * SCAN_NANOS_PER_BYTE);
+        app.pool.run(cost, scan).await?
+    };
+    admission.timing[Stage::decode] += scanning;
+    // The rest was a wait for a thread.
+    admission.timing[Stage::admission] += started.elapsed().saturating_sub(scanning);
+    inputs
 }
 
 /// How the images in a request body are found and decoded, and the limits on these images.
@@ -183,7 +194,10 @@ pub(super) async fn read_body(
     body: &mut Body,
 ) -> Result<Bytes, ServeError> {
     let deadline = admission.deadline;
+    let started = Instant::now();
+    admission.progress.enter(Stage::receive);
     let collected = deadline.bound(collect(app, admission, headers, body)).await;
+    admission.timing[Stage::receive] += started.elapsed();
     let collected = collected.map_err(|error| match error {
         ServeError::DeadlinePassed { limit } => ServeError::BodyTimeout { limit },
         error => error,
@@ -195,6 +209,9 @@ pub(super) async fn read_body(
             | ServeError::BodyTimeout { .. })
     ) {
         refuse(headers, body).await;
+    }
+    if collected.is_ok() {
+        admission.progress.enter(Stage::admission);
     }
     collected
 }

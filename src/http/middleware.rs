@@ -138,7 +138,7 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
         tracing::error!(status, code, model = labels.model, reason, "request failed");
     }
     pending.finish(&response, label);
-    let timing = server_timing(served.map(|served| served.timing), elapsed);
+    let timing = server_timing(served.map(|served| served.timing.total()), elapsed);
     traced.finish(&mut response);
     response.headers_mut().insert(SERVER_TIMING, timing);
     response

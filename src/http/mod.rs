@@ -17,6 +17,7 @@ mod extract;
 pub mod fuzzing;
 mod health;
 pub mod listener;
+mod metrics;
 mod middleware;
 mod models;
 mod params;
@@ -36,11 +37,13 @@ mod lazy_tests;
 mod router_tests;
 #[cfg(test)]
 mod server_tests;
+#[cfg(test)]
+mod stage_tests;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{OriginalUri, State};
+use axum::extract::OriginalUri;
 use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, Method};
 use axum::response::IntoResponse;
@@ -79,7 +82,7 @@ fn admin_routes() -> [Route; 3] {
     [
         ("/health/live", get(health::live)),
         ("/health/ready", get(health::ready)),
-        ("/metrics", get(metrics)),
+        ("/metrics", get(metrics::page)),
     ]
 }
 
@@ -130,16 +133,6 @@ async fn index(headers: HeaderMap) -> impl IntoResponse {
          curl -F image=@photo.jpg '{origin}/v1/segment?annotate=true' > drawn.png\n\n\
          See {origin}/v1/models, /openapi.yaml, /metrics, /health/ready.\n"
     )
-}
-
-/// Renders the metrics on a thread of their own, neither on one that serves sockets nor on the image pool, which may
-/// be busy for seconds.
-async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let page = tokio::task::spawn_blocking(move || app.metrics.render()).await;
-    let page =
-        page.map_err(|error| Problem::internal(format!("cannot render metrics: {error}")))?;
-    Ok(([(CONTENT_TYPE, kind)], page))
 }
 
 async fn openapi() -> impl IntoResponse {

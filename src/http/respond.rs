@@ -13,7 +13,7 @@ use super::middleware::millis;
 use crate::budget::Permit;
 use crate::error::ServeError;
 use crate::metrics::Stage;
-use crate::pipeline::{self, Timing};
+use crate::pipeline::{self, RequestTiming, Timing};
 use crate::registry::LoadedModel;
 
 /// The model and the stage times of a request. The handler passes them to the middleware as an
@@ -21,7 +21,21 @@ use crate::registry::LoadedModel;
 #[derive(Clone)]
 pub(super) struct Served {
     pub(super) model: Arc<LoadedModel>,
-    pub(super) timing: Timing,
+    pub(super) timing: RequestTiming,
+}
+
+/// A finished response and what metrics record of it.
+pub(super) struct Finished {
+    pub(super) served: Served,
+    response: Response,
+}
+
+impl IntoResponse for Finished {
+    fn into_response(self) -> Response {
+        let mut response = self.response;
+        response.extensions_mut().insert(self.served);
+        response
+    }
 }
 
 /// The JSON body of a response.
@@ -33,8 +47,8 @@ struct Body<'a, R> {
     timing_ms: TimingMs,
 }
 
-/// Time of each stage in milliseconds. The times of admission and encoding are only in the
-/// `Server-Timing` header, because this JSON is written before encoding ends.
+/// Time of each stage in milliseconds. The times of admission, of receiving the body and of encoding are only in
+/// the `Server-Timing` header, because this JSON is written before encoding ends.
 #[derive(Serialize)]
 struct TimingMs {
     decode: f64,
@@ -61,7 +75,7 @@ impl From<Timing> for TimingMs {
 pub(super) fn respond<T, R: Serialize>(
     response: pipeline::Response<T>,
     result: impl Fn(T) -> R,
-) -> Result<Response, ServeError> {
+) -> Result<Finished, ServeError> {
     let pipeline::Response {
         model,
         results,
@@ -73,10 +87,10 @@ pub(super) fn respond<T, R: Serialize>(
         model: &model.manifest.name,
         variant: &model.variant,
         results: results.into_iter().map(result).collect(),
-        timing_ms: timing.into(),
+        timing_ms: timing.total().into(),
     });
     let body = body.map_err(|_| ServeError::Internal("the results cannot be written as JSON"))?;
-    timing[Stage::encode] += started.elapsed();
+    timing.add_encoding(started.elapsed());
     let content = Content {
         media_type: "application/json",
         body,
@@ -90,7 +104,7 @@ pub(super) fn respond_image<T>(
     response: pipeline::Response<T>,
     media_type: &'static str,
     body: Vec<u8>,
-) -> Result<Response, ServeError> {
+) -> Result<Finished, ServeError> {
     let pipeline::Response {
         model,
         timing,
@@ -120,14 +134,11 @@ impl AsRef<[u8]> for Content {
 }
 
 /// Creates the response. The memory of its body stays reserved until the body was sent.
-fn finish(served: Served, mut content: Content) -> Result<Response, ServeError> {
+fn finish(served: Served, mut content: Content) -> Result<Finished, ServeError> {
     let grown = content.memory.grow_to(content.body.len() as u64);
     grown.map_err(ServeError::response_memory)?;
-    let encode = served.timing[Stage::encode];
-    served.model.metrics.stage(Stage::encode, encode);
     let media_type = HeaderValue::from_static(content.media_type);
     let body = Bytes::from_owner(content);
-    let mut response = ([(CONTENT_TYPE, media_type)], body).into_response();
-    response.extensions_mut().insert(served);
-    Ok(response)
+    let response = ([(CONTENT_TYPE, media_type)], body).into_response();
+    Ok(Finished { served, response })
 }

@@ -29,6 +29,7 @@ use crate::engine::{Engine, EngineError, Output, Outputs, StopRuns, Tensor, Unst
 use crate::image::{DecodeOptions, ImageSize, Orientation, PreparedImage, Preprocessor, decode};
 use crate::manifest::Precision;
 use crate::memory::{Demand, Demands, MemoryPlan};
+use crate::metrics::Exposition;
 use crate::pipeline::{self, Input, RawOutputs};
 use crate::pool::JobCost;
 use crate::postprocess::detect::Detector;
@@ -107,17 +108,17 @@ fn equal_boxes() -> Outputs {
 }
 
 /// A server with one fake model, whose queue holds one image.
-struct Setup {
-    app: Arc<App>,
+pub(super) struct Setup {
+    pub(super) app: Arc<App>,
     /// Receives the size of each batch when the engine begins it.
-    started: mpsc::Receiver<usize>,
+    pub(super) started: mpsc::Receiver<usize>,
     /// Sends permits: each message lets the engine return one batch, and dropping the sender lets
     /// it return all batches.
-    permits: mpsc::Sender<()>,
+    pub(super) permits: mpsc::Sender<()>,
 }
 
 impl Setup {
-    fn new(behavior: Behavior, limits: Limits) -> Self {
+    pub(super) fn new(behavior: Behavior, limits: Limits) -> Self {
         Self::with(behavior, App::new(limits, 1))
     }
 
@@ -144,13 +145,13 @@ impl Setup {
     }
 
     /// Returns a server whose engine returns each batch without waiting for a permit.
-    fn running(behavior: Behavior, limits: Limits) -> Arc<App> {
+    pub(super) fn running(behavior: Behavior, limits: Limits) -> Arc<App> {
         Self::new(behavior, limits).app
     }
 
     /// Starts two requests and returns their tasks: one waits in the engine, the other in the
     /// queue, which is then full.
-    async fn fill(&self) -> [JoinHandle<Response>; 2] {
+    pub(super) async fn fill(&self) -> [JoinHandle<Response>; 2] {
         let send = || tokio::spawn(send(Arc::clone(&self.app), post(png())));
         let first = send();
         while self.started.try_recv().is_err() {
@@ -158,6 +159,8 @@ impl Setup {
         }
         let second = send();
         eventually(&self.app, "sightline_queue_depth", 1.0).await;
+        // The image has a place before it is decoded. The only thread of the pool decodes it before this job.
+        self.app.pool.run(JobCost::time(1), || ()).await.unwrap();
         [first, second]
     }
 }
@@ -236,7 +239,7 @@ fn png_file() -> Vec<u8> {
     png_of(8, 8)
 }
 
-fn png_of(width: u32, height: u32) -> Vec<u8> {
+pub(super) fn png_of(width: u32, height: u32) -> Vec<u8> {
     let mut file = io::Cursor::new(Vec::new());
     let image = RgbImage::new(width, height);
     image.write_to(&mut file, ImageFormat::Png).unwrap();
@@ -277,7 +280,8 @@ pub(super) async fn expect_problem(response: Response, status: u16, code: &str) 
 
 /// Returns the sum of all samples in `/metrics` whose lines contain the text `name`.
 pub(super) fn metric(app: &App, name: &str) -> f64 {
-    let page = app.metrics.render();
+    let page = app.metrics.render(Exposition::OpenMetrics).unwrap();
+    let page = String::from_utf8(page).unwrap();
     let samples = page.lines().filter(|line| line.contains(name));
     let samples = samples.filter(|line| !line.starts_with('#'));
     let value = |line: &str| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap();
@@ -329,6 +333,7 @@ async fn results_carry_the_request_id_and_the_time_of_every_stage() {
     let names = timing.split(", ").map(|entry| entry.split(';').next());
     let expected = [
         "admission",
+        "receive",
         "decode",
         "preprocess",
         "queue",

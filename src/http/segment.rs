@@ -1,12 +1,11 @@
 //! `POST /v1/segment`.
 
 use axum::http::HeaderMap;
-use axum::response::Response;
 use serde::Serialize;
 
 use super::accept::negotiate;
 use super::params::{Params, bad};
-use super::respond::{respond, respond_image};
+use super::respond::{Finished, respond, respond_image};
 use super::task::{ResponseOf, TaskRoute};
 use crate::draw::DrawnFormat;
 use crate::error::ServeError;
@@ -132,7 +131,7 @@ impl TaskRoute for Segment {
         })
     }
 
-    fn respond(&self, mut response: ResponseOf<Self>) -> Result<Response, ServeError> {
+    fn respond(&self, mut response: ResponseOf<Self>) -> Result<Finished, ServeError> {
         let Some(media_type) = self.image else {
             return respond(response, Segmented::from);
         };

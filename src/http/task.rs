@@ -2,18 +2,20 @@
 //! response.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 
 use super::extract::{BodyFormat, Framing, INLINE_BYTES, framing, read_body, read_inputs, refuse};
 use super::params::Params;
 use super::problem::Problem;
+use super::respond::Finished;
 use super::traces;
-use crate::admission::{Admission, Deadline, count_rejection, pace};
+use crate::admission::{Admission, Deadline, Watch, pace};
 use crate::app::App;
 use crate::error::ServeError;
 use crate::image::{DecodeOptions, Orientation};
@@ -66,7 +68,7 @@ pub(super) trait TaskRoute: Sized + Send + Sync + 'static {
     }
 
     /// Converts the results to the HTTP response.
-    fn respond(&self, results: ResponseOf<Self>) -> Result<Response, ServeError>;
+    fn respond(&self, results: ResponseOf<Self>) -> Result<Finished, ServeError>;
 }
 
 /// The pipeline's response, with the results that the task route `T` returns.
@@ -82,22 +84,23 @@ pub(super) async fn handle<T: TaskRoute>(
     let (parts, mut body) = request.into_parts();
     let trace = traces::trace_of(&parts.extensions);
     let admitting = trace.begin(Stage::admission);
-    let mut model = None;
-    let admitted = admit::<T>(&app, &parts, deadline, &mut model).await;
+    let mut watch = Watch::new(&app.metrics);
+    let admitted = admit::<T>(&app, &parts, deadline, &mut watch).await;
     let (head, mut admission) = match admitted {
         Ok((head, admission)) => {
             admitting.end();
             (head, admission.traced(trace.clone()))
         }
         Err(error) => {
+            let model = watch.failed(&error);
             pace(&app, &error).await;
             drop(admitting);
             refuse(&parts.headers, &mut body).await;
-            return Err(reject(&app, error, model));
+            return Err(problem(error, model));
         }
     };
     let deadline = admission.deadline;
-    let receiving = trace.span("body");
+    let receiving = trace.begin(Stage::receive);
     let result = match read_body(&app, &mut admission, &parts.headers, &mut body).await {
         Ok(body) => {
             receiving.end();
@@ -115,10 +118,19 @@ pub(super) async fn handle<T: TaskRoute>(
             Err(error)
         }
     };
-    if let Err(error) = &result {
-        pace(&app, error).await;
+    match result {
+        Ok(finished) => {
+            let served = &finished.served;
+            watch.succeeded(&served.model, &served.timing);
+            Ok(finished.into_response())
+        }
+        Err(error) => {
+            // Counted first: the client may disconnect while the response is delayed.
+            let model = watch.failed(&error);
+            pace(&app, &error).await;
+            Err(problem(error, model))
+        }
     }
-    result.map_err(|error| reject(&app, error, model))
 }
 
 /// Converts the results to the HTTP response. A response of more than [`INLINE_BYTES`] is encoded
@@ -127,39 +139,44 @@ async fn respond<T: TaskRoute>(
     app: &App,
     task: T,
     results: ResponseOf<T>,
-) -> Result<Response, ServeError> {
+) -> Result<Finished, ServeError> {
+    let started = Instant::now();
     let bytes = T::response_bytes(&results);
-    if bytes <= INLINE_BYTES {
-        return task.respond(results);
-    }
-    let cost = JobCost::time(bytes as u64 * ENCODE_NANOS_PER_BYTE);
-    app.pool.run(cost, move || task.respond(results)).await?
+    let mut finished = if bytes <= INLINE_BYTES {
+        task.respond(results)
+    } else {
+        let cost = JobCost::time(bytes as u64 * ENCODE_NANOS_PER_BYTE);
+        app.pool.run(cost, move || task.respond(results)).await?
+    }?;
+    finished.served.timing.add_wait(started.elapsed());
+    Ok(finished)
 }
 
 /// Checks the head of a request, and that the queue can take it, before the body is read. Waits until
 /// the model is loaded if it is loaded on first use, but not longer than until `deadline`; the request
-/// then has its full time again, because the body is not read meanwhile. Sets `model` as soon as it is
-/// known, so that metrics can name it if a later check fails.
+/// then has its full time again, because the body is not read meanwhile. `watch` learns the model as soon
+/// as it is known, so that metrics can name it if a later check fails.
 async fn admit<T: TaskRoute>(
     app: &App,
     parts: &Parts,
     deadline: Deadline,
-    model: &mut Option<Arc<Entry>>,
+    watch: &mut Watch<'_>,
 ) -> Result<(Head<T>, Admission), ServeError> {
     let (head, entry) = Head::<T>::parse(app, parts)?;
-    *model = Some(Arc::clone(&entry));
+    watch.set_model(Arc::clone(&entry));
     let (loaded, deadline) = if let Some(loaded) = entry.model() {
         (loaded, deadline)
     } else {
         let loaded = deadline.bound(app.registry()?.load(&entry)).await?;
         (loaded, Deadline::after(app.limits.request_timeout))
     };
-    Ok((head, Admission::new(app, loaded, deadline)?))
+    let mut admission = Admission::new(app, loaded, deadline)?;
+    watch.follow(&mut admission);
+    Ok((head, admission))
 }
 
-/// Counts a failed request and turns its error into a problem document.
-fn reject(app: &App, error: ServeError, model: Option<Arc<Entry>>) -> Problem {
-    count_rejection(&app.metrics, &error, model.as_deref());
+/// Returns the problem document for `error` in a request for `model`.
+fn problem(error: ServeError, model: Option<Arc<Entry>>) -> Problem {
     let problem = Problem::from(error);
     match model {
         Some(model) => problem.of(model),

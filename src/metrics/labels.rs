@@ -12,13 +12,16 @@ pub struct ModelLabel<'a> {
     pub variant: &'a str,
 }
 
-/// The stages of a request, in the order in which they run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+/// The stages of a request, in the order in which they run. An image that has been received is in the stage
+/// `admission` again whenever it waits for memory or for a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "variant names are the label's values")]
 pub enum Stage {
-    /// Waiting for memory and for a thread of the image pool.
+    /// Waiting for the model to be loaded, for memory, and for a thread.
     admission,
-    /// Decoding compressed bytes to pixels.
+    /// Receiving the body of the request from the client.
+    receive,
+    /// Finding the image in the body, and decoding its compressed bytes to pixels.
     decode,
     /// Resizing and normalizing pixels to the network's input.
     preprocess,
@@ -34,8 +37,9 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::admission,
+        Self::receive,
         Self::decode,
         Self::preprocess,
         Self::queue,
@@ -48,6 +52,7 @@ impl Stage {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::admission => "admission",
+            Self::receive => "receive",
             Self::decode => "decode",
             Self::preprocess => "preprocess",
             Self::queue => "queue",
@@ -122,6 +127,27 @@ impl Rejection {
     ];
 }
 
+/// Why a request failed, as the label `reason` of Triton's `nv_inference_request_failure`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(
+    clippy::upper_case_acronyms,
+    reason = "variant names are the label's values"
+)]
+pub enum Failure {
+    /// The request was rejected for lack of capacity or time.
+    REJECTED,
+    /// The client disconnected.
+    CANCELED,
+    /// The network failed.
+    BACKEND,
+    /// Any other reason, for example an invalid image.
+    OTHER,
+}
+
+impl Failure {
+    pub(super) const ALL: [Self; 4] = [Self::REJECTED, Self::CANCELED, Self::BACKEND, Self::OTHER];
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct RequestLabels {
     pub(super) route: String,
@@ -137,7 +163,7 @@ pub(super) struct RouteLabels {
     pub(super) variant: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ModelLabels {
     pub(super) model: String,
     pub(super) variant: String,

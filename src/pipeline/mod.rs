@@ -18,10 +18,9 @@ mod postprocess;
 mod raw;
 mod run;
 mod segment;
+mod timing;
 
-use std::ops::{Add, Index, IndexMut};
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use classify::Classify;
 pub use detect::{Detect, Detected};
@@ -33,12 +32,12 @@ pub use postprocess::{Cost, Postprocess, PostprocessInput};
 pub use raw::RawOutputs;
 pub use run::run;
 pub use segment::{MaskSize, Segment, Segmentation};
+pub use timing::{RequestTiming, Timing};
 
 use crate::budget::Permit;
 use crate::engine::{Outputs, Tensor};
 use crate::error::ServeError;
 use crate::manifest::Task;
-use crate::metrics::Stage;
 use crate::postprocess::primary_output;
 use crate::registry::LoadedModel;
 
@@ -56,39 +55,10 @@ pub struct Response<T> {
     pub model: Arc<LoadedModel>,
     /// One result per image, in the order of the request.
     pub results: Vec<T>,
-    /// Time of each stage, summed over the images.
-    pub timing: Timing,
+    /// Times of the stages.
+    pub timing: RequestTiming,
     /// Memory of the results, reserved in the budget for responses.
     pub memory: Permit,
-}
-
-/// Time spent in each stage.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Timing([Duration; Stage::ALL.len()]);
-
-impl Index<Stage> for Timing {
-    type Output = Duration;
-
-    fn index(&self, stage: Stage) -> &Duration {
-        &self.0[stage as usize]
-    }
-}
-
-impl IndexMut<Stage> for Timing {
-    fn index_mut(&mut self, stage: Stage) -> &mut Duration {
-        &mut self.0[stage as usize]
-    }
-}
-
-impl Add for Timing {
-    type Output = Self;
-
-    fn add(mut self, other: Self) -> Self {
-        for (total, part) in self.0.iter_mut().zip(other.0) {
-            *total += part;
-        }
-        self
-    }
 }
 
 /// Returns the output that a task reads, if all of its values are finite.
@@ -105,15 +75,4 @@ fn finite(task: Task, outputs: &Outputs) -> Result<&Tensor, ServeError> {
     Err(ServeError::Internal(
         "the model produced NaN or infinite outputs",
     ))
-}
-
-/// Counts an image with a result and records the times of its stages in the model's metrics.
-/// Encoding is recorded later, for the response as a whole.
-fn record(model: &LoadedModel, timing: Timing) {
-    for stage in Stage::ALL {
-        if stage != Stage::encode {
-            model.metrics.stage(stage, timing[stage]);
-        }
-    }
-    model.metrics.images.inc();
 }

@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 
 use super::input::check_prepared;
 use super::{
-    Cost, EncodedImage, Input, Postprocess, PostprocessInput, Request, Response, Timing, record,
+    Cost, EncodedImage, Input, Postprocess, PostprocessInput, Request, RequestTiming, Response,
+    Timing,
 };
 use crate::admission::{Admission, Deadline, LongImage};
 use crate::app::App;
@@ -18,7 +19,7 @@ use crate::budget::Permit;
 use crate::cancel::Cancel;
 use crate::error::ServeError;
 use crate::image::{DecodeTimes, ImageError, ImageSize};
-use crate::metrics::Stage;
+use crate::metrics::{ImageProgress, Stage};
 use crate::pool::JobCost;
 use crate::registry::LoadedModel;
 use crate::telemetry::{StageSpan, Trace};
@@ -65,21 +66,19 @@ pub async fn run<P: Postprocess>(
         let held = Held {
             place: admission.take_place()?,
             long: long.take(cost),
+            progress: admission.progress.image(),
         };
         walks.push(walk.image(index, (input, cost), held, Arc::clone(&postprocess)));
     }
     // From here on, only the encoded images keep the body's memory reserved.
     drop(body);
-    let mut outputs = Vec::with_capacity(walks.len());
-    let mut timing = Timing::default();
-    for (output, stages) in try_join_all(walks).await? {
-        outputs.push(output);
-        timing = timing + stages;
-    }
+    // The next stage of the request as a whole; until then, its stage is that of its images.
+    admission.progress.enter(Stage::encode);
+    let (outputs, images) = try_join_all(walks).await?.into_iter().unzip();
     Ok(Response {
         model,
         results: outputs,
-        timing,
+        timing: RequestTiming::new(admission.timing, images),
         memory: results.into_inner().unwrap_or_else(PoisonError::into_inner),
     })
 }
@@ -96,12 +95,14 @@ struct Walk<'a> {
     results: &'a Mutex<Permit>,
 }
 
-/// The permits that an image holds before it is decoded.
+/// What an image holds before it is decoded.
 struct Held {
     /// The place in the queue.
     place: Permit,
     /// Reservation of an image that takes long to decode, released once it is decoded. `None` for other images.
     long: Option<LongImage>,
+    /// The stage that the image is in, for metrics.
+    progress: ImageProgress,
 }
 
 /// An image that waits in the queue.
@@ -114,7 +115,8 @@ struct Queued {
 }
 
 impl Walk<'_> {
-    /// Processes one image from its input, which costs `cost` to decode, to its result.
+    /// Processes one image from its input, which costs `cost` to decode, to its result. The time that no other stage
+    /// takes is a wait for memory or for a thread: the stage [`Stage::admission`].
     async fn image<P: Postprocess>(
         self,
         index: usize,
@@ -122,6 +124,8 @@ impl Walk<'_> {
         held: Held,
         postprocess: Arc<P>,
     ) -> Result<(P::Output, Timing), ServeError> {
+        let started = Instant::now();
+        let progress = held.progress.clone();
         let kept = match &input {
             Input::Encoded(image) if postprocess.cost() >= Cost::Image => Some(image.clone()),
             _ => None,
@@ -133,17 +137,15 @@ impl Walk<'_> {
             Input::Encoded(image) => self.prepare(index, (image, cost), held, &cancel).await?,
             Input::Prepared(tensor) => {
                 check_prepared(index, &tensor)?;
-                let started = Instant::now();
                 let trace = self.trace.of_image(index);
                 let waiting = trace.begin(Stage::admission);
                 let memory = self.model.batcher.reserve_tensor(tensor.size).await;
                 waiting.end();
-                let mut timing = Timing::default();
-                timing[Stage::admission] = started.elapsed();
                 let slot = Slot {
                     place: held.place,
                     memory,
                     trace,
+                    progress: held.progress,
                 };
                 let size = tensor.content;
                 Queued {
@@ -152,12 +154,13 @@ impl Walk<'_> {
                         .batcher
                         .submit(tensor, slot, self.deadline.at())?,
                     size,
-                    timing,
+                    timing: Timing::default(),
                 }
             }
         };
         let mut timing = queued.timing;
         let reply = queued.reply.await.map_err(|_| BatchError::NoReply)??;
+        progress.enter(Stage::admission);
         timing[Stage::queue] = reply.queue;
         timing[Stage::inference] = reply.inference;
         let input = PostprocessInput {
@@ -168,8 +171,11 @@ impl Walk<'_> {
             index,
             source: kept,
         };
-        self.postprocess(postprocess, input, reply.memory, timing)
-            .await
+        let after = (reply.memory, progress.clone());
+        let (output, mut timing) = self.postprocess(postprocess, input, after, timing).await?;
+        progress.enter(Stage::encode);
+        timing[Stage::admission] = started.elapsed().saturating_sub(timing.sum());
+        Ok((output, timing))
     }
 
     /// Waits for memory and a thread, then decodes, preprocesses and queues an image.
@@ -180,7 +186,6 @@ impl Walk<'_> {
         held: Held,
         cancel: &Cancel,
     ) -> Result<Queued, ServeError> {
-        let arrived = Instant::now();
         let size = self.model.preprocessor.output_size(image.size());
         let size = size.map_err(|source| ServeError::Image { index, source })?;
         let trace = self.trace.of_image(index);
@@ -190,6 +195,7 @@ impl Walk<'_> {
             place: held.place,
             memory,
             trace,
+            progress: held.progress,
         };
         let job = Preparation {
             index,
@@ -199,7 +205,6 @@ impl Walk<'_> {
             long: held.long,
             cancel: cancel.clone(),
             deadline: self.deadline,
-            arrived,
         };
         let (model, times) = (Arc::clone(self.model), Arc::clone(&self.app.decode_times));
         let job = move || job.run(&model, &times);
@@ -213,18 +218,19 @@ impl Walk<'_> {
         Ok(queued)
     }
 
-    /// Turns the outputs of one image into its result, on the image pool unless the cost is negligible.
+    /// Turns the outputs of one image into its result, on the image pool unless the cost is negligible. `memory` is
+    /// that of the tensors.
     async fn postprocess<P: Postprocess>(
         self,
         postprocess: Arc<P>,
         input: PostprocessInput,
-        memory: Permit,
+        (memory, progress): (Permit, ImageProgress),
         mut timing: Timing,
     ) -> Result<(P::Output, Timing), ServeError> {
-        let arrived = Instant::now();
         let trace = self.trace.of_image(input.index);
         let cost = postprocess.cost();
         let (output, timing) = if cost == Cost::Negligible {
+            progress.enter(Stage::postprocess);
             let output = traced(&*postprocess, self.model, input, &mut timing, &trace);
             drop(memory);
             (output, timing)
@@ -234,7 +240,7 @@ impl Walk<'_> {
             let waiting = trace.begin(Stage::admission);
             let job = move || {
                 waiting.end();
-                timing[Stage::admission] += arrived.elapsed();
+                progress.enter(Stage::postprocess);
                 let output = traced(&*postprocess, &model, input, &mut timing, &trace);
                 drop(memory);
                 (output, timing)
@@ -246,7 +252,6 @@ impl Walk<'_> {
         let grown = results.grow_by(P::bytes(&output) as u64);
         grown.map_err(ServeError::response_memory)?;
         drop(results);
-        record(self.model, timing);
         Ok((output, timing))
     }
 }
@@ -262,8 +267,6 @@ struct Preparation {
     /// Stops the job.
     cancel: Cancel,
     deadline: Deadline,
-    /// When the image began to wait for memory and a thread.
-    arrived: Instant,
 }
 
 impl Preparation {
@@ -276,12 +279,12 @@ impl Preparation {
             long,
             cancel,
             deadline,
-            arrived,
         } = self;
         let started = Instant::now();
         waiting.end_at(started);
         let decoding = slot.trace.begin(Stage::decode);
         cancel.check()?;
+        slot.progress.enter(Stage::decode);
         let failed = |error: ImageError| ServeError::image(index, error);
         let cpu = cpu_time();
         let decoded = image.decode(&cancel).map_err(failed)?;
@@ -292,11 +295,11 @@ impl Preparation {
         if let Some(long) = long {
             long.decoded();
         }
+        slot.progress.enter(Stage::preprocess);
         let tensor = model.preprocessor.run_cancellable(&decoded, &cancel);
         let tensor = tensor.map_err(failed)?;
         preprocessing.end();
         let mut timing = Timing::default();
-        timing[Stage::admission] = started - arrived;
         timing[Stage::decode] = decoded_at - started;
         timing[Stage::preprocess] = decoded_at.elapsed();
         let (width, height) = decoded.dimensions();

@@ -1,0 +1,77 @@
+//! The metrics of one model: those of its requests and those of its queue.
+
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+
+use super::labels::{Cut, ModelLabels, Stage};
+use super::triton::{TritonBatch, TritonModel};
+use crate::budget::{Budget, BudgetList};
+
+/// The metrics of one model's requests.
+#[derive(Debug, Clone)]
+pub struct ModelMetrics {
+    pub(super) stages: [Histogram; Stage::ALL.len()],
+    /// Number of images with a result.
+    pub images: Counter,
+    /// 1 if the model is loaded and has completed a first run, 0 if not.
+    pub loaded: Gauge,
+    pub(super) triton: Option<TritonModel>,
+}
+
+impl ModelMetrics {
+    /// Records the duration of one stage for one image.
+    pub fn stage(&self, stage: Stage, duration: Duration) {
+        self.stages[stage as usize].observe(duration.as_secs_f64());
+    }
+
+    /// Counts a successful request in Triton's counters, if there are any. `duration` is its time without the time
+    /// to receive its body; `stage` returns the time of each stage, summed over the images of the request.
+    pub fn succeeded(&self, duration: Duration, stage: impl Fn(Stage) -> Duration) {
+        if let Some(triton) = &self.triton {
+            triton.succeeded(duration, stage);
+        }
+    }
+}
+
+/// The metrics of one model's queue.
+#[derive(Debug, Clone)]
+pub struct BatchMetrics {
+    pub(super) size: Histogram,
+    /// Number of runs that were stopped at their time limit.
+    pub stopped_runs: Counter,
+    /// Number of workers that do not return although their run was stopped.
+    pub stuck_workers: Gauge,
+    pub(super) tensor_pixels: Counter,
+    pub(super) padding_pixels: Counter,
+    pub(super) batches: [Counter; Cut::ALL.len()],
+    pub(super) triton: Option<TritonBatch>,
+    /// Memory budgets whose usage is exported as `sightline_budget_bytes`, by their names.
+    pub budgets: BudgetList<&'static str>,
+    pub(super) queues: BudgetList<ModelLabels>,
+    pub(super) labels: ModelLabels,
+}
+
+impl BatchMetrics {
+    /// Records a batch of `images` images, and why it was cut from the queue.
+    pub fn batch(&self, images: usize, cut: Cut) {
+        self.size.observe(images as f64);
+        self.batches[cut as usize].inc();
+        if let Some(triton) = &self.triton {
+            triton.ran(images);
+        }
+    }
+
+    /// Exports the use of `places`, the places in the model's queue, until they are dropped.
+    pub fn queue(&self, places: &Budget) {
+        self.queues.add(self.labels.clone(), places);
+    }
+
+    /// Counts the pixels of an input tensor; `content` of them are not padding.
+    pub fn tensor(&self, pixels: u64, content: u64) {
+        self.tensor_pixels.inc_by(pixels);
+        self.padding_pixels.inc_by(pixels.saturating_sub(content));
+    }
+}
