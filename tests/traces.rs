@@ -104,8 +104,16 @@ fn records(log: &str) -> Vec<Value> {
         .collect()
 }
 
-#[test]
-fn a_collector_sees_each_request_in_the_trace_of_its_caller() {
+/// What a collector and the log have after requests of each kind.
+struct Recorded {
+    collector: Collector,
+    /// Response to the request that succeeded.
+    success: Reply,
+    log: String,
+}
+
+/// Sends a request of each kind to a server with a collector.
+fn record() -> Recorded {
     let collector = Collector::start();
     let models = tempfile::tempdir().unwrap();
     write_model(models.path(), "looping", &endless_above(0.9));
@@ -116,7 +124,7 @@ fn a_collector_sees_each_request_in_the_trace_of_its_caller() {
         "--instances=1",
         "--max-batch-size=1",
         "--max-queue-size=1",
-        "--request-timeout-ms=3000",
+        "--request-timeout-ms=8000",
         "--log-format",
         "json",
         "--otlp-endpoint",
@@ -144,21 +152,37 @@ fn a_collector_sees_each_request_in_the_trace_of_its_caller() {
     server.terminate();
     let (code, log) = server.wait();
     assert_eq!(code, Some(0), "{log}");
+    Recorded {
+        collector,
+        success,
+        log,
+    }
+}
 
+#[test]
+fn a_collector_sees_each_request_in_the_trace_of_its_caller() {
+    let recorded = record();
+    check_success(&recorded);
+    check_failures(&recorded.collector);
+    assert!(recorded.collector.trace(UNSAMPLED).is_empty());
+    let spans = recorded.collector.spans().into_iter();
+    let begun = spans.filter(|span| span.kind == SERVER && span.parent_span_id.is_empty());
+    // Probes and scrapes have no spans.
+    let mut routes: Vec<_> = begun.map(|span| span.name).collect();
+    routes.dedup();
+    assert_eq!(routes, ["POST /v1/classify"]);
+    check_log(&recorded.log);
+}
+
+/// Checks the spans of the request that succeeded.
+fn check_success(recorded: &Recorded) {
+    let Recorded {
+        collector, success, ..
+    } = recorded;
     let spans = collector.trace(SUCCESS);
     let (root, stages) = request(&spans, SUCCESS);
-    let expected = [
-        "admission",
-        "body",
-        "admission",
-        "decode",
-        "preprocess",
-        "queue",
-        "inference",
-        "postprocess",
-        "encode",
-    ];
-    assert_eq!(stages, expected);
+    let expected = "admission body admission decode preprocess queue inference postprocess encode";
+    assert_eq!(stages.join(" "), expected);
     assert!(!spans.iter().any(is_error), "{spans:#?}");
     assert_eq!(root.trace_state, "vendor=1");
     let traceparent = format!("00-{SUCCESS}-{}-01", hex(&root.span_id));
@@ -178,81 +202,54 @@ fn a_collector_sees_each_request_in_the_trace_of_its_caller() {
         assert_eq!(attribute(&root.attributes, name), value, "{name}");
     }
     let inference = spans.iter().find(|span| span.name == "inference").unwrap();
-    assert_eq!(
-        attribute(&inference.attributes, "sightline.batch_size"),
-        "1"
-    );
-    assert_eq!(attribute(&inference.attributes, "sightline.image"), "0");
+    for (name, value) in [("sightline.batch_size", "1"), ("sightline.image", "0")] {
+        assert_eq!(attribute(&inference.attributes, name), value, "{name}");
+    }
     assert_eq!(collector.resource("service.name"), "sightline");
     assert_eq!(collector.resource("service.instance.id").len(), 8);
+}
 
-    let spans = collector.trace(REJECTED);
-    let (root, stages) = request(&spans, REJECTED);
-    assert_eq!(stages, ["admission"]);
-    assert_eq!(
-        attribute(&root.attributes, "http.response.status_code"),
-        "429"
-    );
-    assert_eq!(attribute(&root.attributes, "error.type"), "queue_full");
-    assert_eq!(attribute(&root.attributes, "sightline.model"), "looping");
-    assert!(
-        !is_error(root),
-        "the client's mistake is no error of the server"
-    );
+/// Checks the spans of the requests that were rejected, expired and cancelled: their last stage, status and error.
+fn check_failures(collector: &Collector) {
+    for (trace, last, status, error) in [
+        (REJECTED, "admission", "429", "queue_full"),
+        (EXPIRED, "inference", "504", "deadline_passed"),
+        (CANCELLED, "queue", "", "client_disconnected"),
+    ] {
+        let spans = collector.trace(trace);
+        let (root, stages) = request(&spans, trace);
+        assert_eq!(stages.last(), Some(&last));
+        assert!(is_error(spans.last().unwrap()), "{spans:#?}");
+        // An error of the client is none of the server's.
+        assert_eq!(is_error(root), status != "429", "{root:?}");
+        for (name, value) in [("http.response.status_code", status), ("error.type", error)] {
+            assert_eq!(attribute(&root.attributes, name), value, "{trace}: {name}");
+        }
+    }
+}
 
-    let spans = collector.trace(EXPIRED);
-    let (root, stages) = request(&spans, EXPIRED);
-    assert_eq!(stages.last(), Some(&"inference"));
-    assert_eq!(
-        attribute(&root.attributes, "http.response.status_code"),
-        "504"
-    );
-    assert_eq!(attribute(&root.attributes, "error.type"), "deadline_passed");
-    assert!(
-        is_error(root) && is_error(spans.last().unwrap()),
-        "{spans:#?}"
-    );
-
-    let spans = collector.trace(CANCELLED);
-    let (root, stages) = request(&spans, CANCELLED);
-    assert_eq!(stages.last(), Some(&"queue"));
-    assert_eq!(
-        attribute(&root.attributes, "error.type"),
-        "client_disconnected"
-    );
-    assert_eq!(attribute(&root.attributes, "http.response.status_code"), "");
-    assert!(
-        is_error(root) && is_error(spans.last().unwrap()),
-        "{spans:#?}"
-    );
-
-    assert!(collector.trace(UNSAMPLED).is_empty());
-    let begun = collector.spans();
-    let begun = begun
-        .iter()
-        .filter(|span| span.kind == SERVER && span.parent_span_id.is_empty());
-    // Probes and scrapes have no spans.
-    let mut routes: Vec<_> = begun.map(|span| span.name.as_str()).collect();
-    routes.dedup();
-    assert_eq!(routes, ["POST /v1/classify"]);
-
-    let records = records(&log);
+/// Checks that the log has the trace of each request.
+fn check_log(log: &str) {
+    let records = records(log);
+    let stopped = "run stopped at its time limit";
     let stopped = records
         .iter()
-        .find(|record| record["fields"]["message"] == "run stopped at its time limit");
+        .find(|record| record["fields"]["message"] == stopped);
     assert_eq!(stopped.unwrap()["span"]["trace_id"], EXPIRED);
-    let access = |trace: &str| {
+    for (trace, status) in [
+        (SUCCESS, Some(200)),
+        (UNSAMPLED, Some(200)),
+        (REJECTED, Some(429)),
+        (EXPIRED, Some(504)),
+        (CANCELLED, None),
+    ] {
         let of_trace = |record: &&Value| {
             record["target"] == "sightline::access" && record["span"]["trace_id"] == trace
         };
         let record = records.iter().find(of_trace);
-        record.unwrap_or_else(|| panic!("{trace}: {log}"))["fields"]["status"].clone()
-    };
-    assert_eq!(access(SUCCESS), 200);
-    assert_eq!(access(UNSAMPLED), 200);
-    assert_eq!(access(REJECTED), 429);
-    assert_eq!(access(EXPIRED), 504);
-    assert!(access(CANCELLED).is_null());
+        let record = record.unwrap_or_else(|| panic!("{trace}: {log}"));
+        assert_eq!(record["fields"]["status"].as_u64(), status, "{trace}");
+    }
 }
 
 #[test]

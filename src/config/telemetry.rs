@@ -28,10 +28,12 @@ impl FromStr for OtlpEndpoint {
         let uri = text.parse::<Uri>().ok();
         let valid = uri.filter(|uri| {
             let plain = uri.scheme_str() == Some("http") && matches!(uri.path(), "" | "/");
-            let credentials = uri
+            // The name of the endpoint is logged, so it must not contain a password.
+            let secret = uri
                 .authority()
                 .is_none_or(|host| host.as_str().contains('@'));
-            plain && !credentials && uri.port_u16().is_some() && uri.query().is_none()
+            let host = uri.host().is_some_and(|host| !host.is_empty());
+            plain && !secret && host && uri.port_u16().is_some() && uri.query().is_none()
         });
         match valid {
             Some(_) => Ok(Self(text.trim_end_matches('/').to_owned())),

@@ -6,6 +6,7 @@
     reason = "panicking is how a test fails; the items are used by the test file"
 )]
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -102,5 +103,8 @@ pub fn attribute(attributes: &[KeyValue], name: &str) -> String {
 
 /// Returns bytes as hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
