@@ -10,6 +10,7 @@ use crate::config::AccessEvents;
 use crate::defaults::Defaults;
 use crate::error::ServeError;
 use crate::http::access::AccessLog;
+use crate::http::metrics::Pages;
 use crate::identity::Identity;
 use crate::image::DecodeTimes;
 use crate::manifest::Task;
@@ -68,6 +69,8 @@ pub struct App {
     pub responses: Budget,
     /// Logs the requests.
     pub access_log: AccessLog,
+    /// Rendered pages of metrics, which scrapes at the same time share.
+    pub(crate) pages: Pages,
     /// Delays rejections for lack of capacity when there are many.
     pub rejections: Pacer,
     /// Delays answers to requests with errors when there are many.
@@ -108,6 +111,7 @@ impl App {
             bodies,
             responses,
             access_log: AccessLog::new(AccessEvents::Off),
+            pages: Pages::default(),
             rejections: Pacer::of_rejections(),
             faults: Pacer::of_faults(),
             registry: OnceLock::new(),
