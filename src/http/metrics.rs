@@ -16,12 +16,18 @@ use super::problem::Problem;
 use crate::app::App;
 use crate::metrics::Exposition;
 
-/// The latest page in each format, and when its rendering started.
+/// The latest page in each format.
 ///
 /// One page of a format is rendered at a time, and requests that wait for it share the next one. Many scrapes at the
 /// same time, which any client can send, therefore take the time and the memory of few.
 #[derive(Debug, Default)]
-pub struct Pages([Arc<Mutex<Option<(Instant, Bytes)>>>; Exposition::OFFERS.len()]);
+pub struct Pages([Arc<Mutex<Option<Page>>>; Exposition::OFFERS.len()]);
+
+#[derive(Debug)]
+struct Page {
+    started: Instant,
+    body: Bytes,
+}
 
 impl Pages {
     /// Returns a page whose rendering starts after this call. It is rendered on a thread of its own, neither on one
@@ -29,17 +35,20 @@ impl Pages {
     async fn render(&self, app: Arc<App>, exposition: Exposition) -> Result<Bytes, Problem> {
         let arrived = Instant::now();
         let mut latest = Arc::clone(&self.0[exposition as usize]).lock_owned().await;
-        if let Some((started, page)) = &*latest
-            && *started >= arrived
+        if let Some(page) = &*latest
+            && page.started >= arrived
         {
-            return Ok(page.clone());
+            return Ok(page.body.clone());
         }
         // The lock is held until the page is rendered, even if the client disconnects.
         let render = move || -> Result<Bytes, fmt::Error> {
             let started = Instant::now();
-            let page = Bytes::from(app.metrics.render(exposition)?);
-            *latest = Some((started, page.clone()));
-            Ok(page)
+            let body = Bytes::from(app.metrics.render(exposition)?);
+            *latest = Some(Page {
+                started,
+                body: body.clone(),
+            });
+            Ok(body)
         };
         let rendered = tokio::task::spawn_blocking(render).await;
         let rendered = rendered

@@ -92,17 +92,15 @@ pub(super) async fn handle<T: TaskRoute>(
         }
     };
     let deadline = admission.deadline;
-    let result = match read_body(&app, &mut admission, &parts.headers, &mut body).await {
-        Ok(body) => {
-            let work = async {
-                let (task, results) = head.run(&app, admission, parts, body).await?;
-                respond(&app, task, results).await
-            };
-            deadline.bound(work).await
-        }
-        Err(error) => Err(error),
+    let work = async {
+        let body = read_body(&app, &mut admission, &parts.headers, &mut body).await?;
+        let work = async {
+            let (task, results) = head.run(&app, admission, parts, body).await?;
+            respond(&app, task, results).await
+        };
+        deadline.bound(work).await
     };
-    match result {
+    match work.await {
         Ok(finished) => {
             let served = &finished.served;
             watch.succeeded(&served.model, &served.timing);
