@@ -10,6 +10,7 @@ use crate::config::{AccessEvents, Share};
 use crate::defaults::Defaults;
 use crate::error::ServeError;
 use crate::http::access::AccessLog;
+use crate::http::metrics::Pages;
 use crate::identity::Identity;
 use crate::image::DecodeTimes;
 use crate::manifest::Task;
@@ -71,6 +72,8 @@ pub struct App {
     pub access_log: AccessLog,
     /// Records and exports the spans of requests. `None` if they are not exported.
     pub traces: Option<Traces>,
+    /// Rendered pages of metrics, which scrapes at the same time share.
+    pub(crate) pages: Pages,
     /// Delays rejections for lack of capacity when there are many.
     pub rejections: Pacer,
     /// Delays answers to requests with errors when there are many.
@@ -112,6 +115,7 @@ impl App {
             responses,
             access_log: AccessLog::new(AccessEvents::Off, Share::ALL),
             traces: None,
+            pages: Pages::default(),
             rejections: Pacer::of_rejections(),
             faults: Pacer::of_faults(),
             registry: OnceLock::new(),

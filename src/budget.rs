@@ -240,7 +240,13 @@ impl Permit {
 ///
 /// The list does not keep budgets alive: a budget that its owner dropped disappears from the list.
 #[derive(Debug, Clone, Default)]
-pub struct BudgetList<L>(Arc<Mutex<Vec<(L, Weak<Shared>)>>>);
+pub struct BudgetList<L>(Arc<Mutex<Vec<Listed<L>>>>);
+
+#[derive(Debug)]
+struct Listed<L> {
+    label: L,
+    budget: Weak<Shared>,
+}
 
 /// Sums of the used and total amounts of all budgets that have the same label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,8 +263,9 @@ impl<L: Clone + PartialEq> BudgetList<L> {
     /// Adds `budget` to the list.
     pub fn add(&self, label: L, budget: &Budget) {
         let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        list.retain(|(_, budget)| budget.strong_count() > 0);
-        list.push((label, Arc::downgrade(&budget.0)));
+        list.retain(|listed| listed.budget.strong_count() > 0);
+        let budget = Arc::downgrade(&budget.0);
+        list.push(Listed { label, budget });
     }
 
     /// Returns the used and total amounts of the budgets, summed over budgets of the same label, in
@@ -266,7 +273,7 @@ impl<L: Clone + PartialEq> BudgetList<L> {
     pub fn usage(&self) -> Vec<BudgetUse<L>> {
         let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut usage: Vec<BudgetUse<L>> = Vec::new();
-        for (label, budget) in list.iter() {
+        for Listed { label, budget } in list.iter() {
             let Some(budget) = budget.upgrade() else {
                 continue;
             };

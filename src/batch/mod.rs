@@ -189,6 +189,12 @@ impl Batcher {
         self.watchdog.pretend_stuck(workers);
     }
 
+    /// Returns the number of images in the queue that are cancelled.
+    #[cfg(test)]
+    pub(crate) fn cancelled_images(&self) -> usize {
+        self.shared.lock().queue.cancelled()
+    }
+
     /// Returns the maximum number of images in the queue.
     pub fn capacity(&self) -> usize {
         self.capacity

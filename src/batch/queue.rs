@@ -73,6 +73,13 @@ impl Queue {
         Vec::from(removed)
     }
 
+    /// Returns the number of entries that are cancelled.
+    #[cfg(test)]
+    pub(super) fn cancelled(&self) -> usize {
+        let cancelled = |entry: &&QueueEntry| entry.reply.is_closed();
+        self.entries.iter().filter(cancelled).count()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

@@ -17,7 +17,7 @@ mod extract;
 pub mod fuzzing;
 mod health;
 pub mod listener;
-mod metrics;
+pub mod metrics;
 mod middleware;
 mod models;
 mod params;

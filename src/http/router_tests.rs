@@ -406,6 +406,10 @@ async fn a_client_that_leaves_returns_everything() {
     let [running, queued] = setup.fill().await;
     queued.abort();
     assert!(queued.await.is_err());
+    let model = Arc::clone(&setup.app.registry().unwrap().models()[0]);
+    while model.batcher.cancelled_images() == 0 {
+        tokio::task::yield_now().await;
+    }
     setup.permits.send(()).unwrap();
     assert_eq!(running.await.unwrap().status(), StatusCode::OK);
     expect_nothing_reserved(&setup.app).await;

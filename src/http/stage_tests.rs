@@ -1,10 +1,11 @@
 //! Tests of the stages of requests: their times, and the stage in which a request is cancelled.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
@@ -32,9 +33,9 @@ fn all_cancelled(app: &App) -> f64 {
     metric(app, "sightline_cancelled_total")
 }
 
-fn impatient() -> Limits {
+fn within(milliseconds: u64) -> Limits {
     Limits {
-        request_timeout: Duration::from_millis(50),
+        request_timeout: Duration::from_millis(milliseconds),
         ..Limits::default()
     }
 }
@@ -90,7 +91,7 @@ async fn a_body_that_does_not_arrive_is_counted_as_received() {
     assert_eq!(cancelled(&app, "receive"), 1.0);
     assert_eq!(rejections(&app, "deadline"), 0.0);
 
-    let app = Setup::running(Behavior::Logits, impatient());
+    let app = Setup::running(Behavior::Logits, within(50));
     let mut request = post(endless_body());
     let expect = "100-continue".parse().unwrap();
     request.headers_mut().insert("expect", expect);
@@ -103,7 +104,8 @@ async fn a_body_that_does_not_arrive_is_counted_as_received() {
 
 #[tokio::test]
 async fn a_passed_deadline_is_counted_in_its_stage() {
-    let setup = Setup::new(Behavior::Logits, impatient());
+    // Enough to reach the engine on a busy machine.
+    let setup = Setup::new(Behavior::Logits, within(1000));
     let response = send(Arc::clone(&setup.app), post(png())).await;
     expect_problem(response, 504, "deadline_passed").await;
     assert_eq!(cancelled(&setup.app, "inference"), 1.0);
@@ -244,5 +246,61 @@ async fn the_format_of_the_metrics_follows_the_accept_header() {
         let response = send(Arc::clone(&app), request).await;
         assert_eq!(response.headers()["content-type"], expected, "{accept:?}");
         assert_eq!(response.headers()["vary"], "accept");
+    }
+}
+
+#[tokio::test]
+async fn scrapes_at_the_same_time_share_pages() {
+    let app = Setup::running(Behavior::Logits, Limits::default());
+    let scrape = || tokio::spawn(send(Arc::clone(&app), super::router_tests::get("/metrics")));
+    let scrapes: Vec<_> = (0..64).map(|_| scrape()).collect();
+    let mut pages = Vec::new();
+    for scrape in scrapes {
+        let response = scrape.await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        pages.push(to_bytes(response.into_body(), 1 << 20).await.unwrap());
+    }
+    // They are the same memory, not only the same text.
+    let distinct: BTreeSet<*const u8> = pages.iter().map(|page| page.as_ptr()).collect();
+    assert!(distinct.len() < 16, "{} pages", distinct.len());
+    // A page is never older than the request for it.
+    let before = metric(&app, "sightline_requests_total{route=\"/metrics\"");
+    assert_eq!(before, 64.0);
+}
+
+#[tokio::test]
+async fn clients_cannot_add_series() {
+    let app = Setup::running(Behavior::Logits, Limits::default());
+    let series = || {
+        let page = app
+            .metrics
+            .render(crate::metrics::Exposition::Text)
+            .unwrap();
+        String::from_utf8(page).unwrap().lines().count()
+    };
+    let mut before = None;
+    for id in 0..50 {
+        for uri in [
+            format!("/path-{id}"),
+            format!("/v1/models/model-{id}"),
+            format!("/v1/classify?model=model-{id}"),
+            format!("/v1/classify?parameter-{id}=1"),
+        ] {
+            let mut request = post(png());
+            if !uri.starts_with("/v1/classify") {
+                *request.method_mut() = format!("METHOD{id}").parse().unwrap();
+            }
+            request
+                .headers_mut()
+                .insert("x-request-id", format!("id-{id}").parse().unwrap());
+            *request.uri_mut() = uri.parse().unwrap();
+            assert!(
+                send(Arc::clone(&app), request)
+                    .await
+                    .status()
+                    .is_client_error()
+            );
+        }
+        assert_eq!(series(), *before.get_or_insert_with(series));
     }
 }

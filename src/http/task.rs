@@ -100,25 +100,20 @@ pub(super) async fn handle<T: TaskRoute>(
         }
     };
     let deadline = admission.deadline;
-    let receiving = trace.begin(Stage::receive);
-    let result = match read_body(&app, &mut admission, &parts.headers, &mut body).await {
-        Ok(body) => {
-            receiving.end();
-            let work = async {
-                let (task, results) = head.run(&app, admission, parts, body).await?;
-                let encoding = trace.begin(Stage::encode);
-                let response = respond(&app, task, results).await?;
-                encoding.end();
-                Ok(response)
-            };
-            deadline.bound(work).await
-        }
-        Err(error) => {
-            drop(receiving);
-            Err(error)
-        }
+    let work = async {
+        let receiving = trace.begin(Stage::receive);
+        let body = read_body(&app, &mut admission, &parts.headers, &mut body).await?;
+        receiving.end();
+        let work = async {
+            let (task, results) = head.run(&app, admission, parts, body).await?;
+            let encoding = trace.begin(Stage::encode);
+            let response = respond(&app, task, results).await?;
+            encoding.end();
+            Ok(response)
+        };
+        deadline.bound(work).await
     };
-    match result {
+    match work.await {
         Ok(finished) => {
             let served = &finished.served;
             watch.succeeded(&served.model, &served.timing);

@@ -129,10 +129,6 @@ impl Rejection {
 
 /// Why a request failed, as the label `reason` of Triton's `nv_inference_request_failure`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(
-    clippy::upper_case_acronyms,
-    reason = "variant names are the label's values"
-)]
 pub enum Failure {
     /// The request was rejected for lack of capacity or time.
     REJECTED,

@@ -184,3 +184,22 @@ fn quantiles_of_native_histograms_are_within_the_width_of_a_bucket() {
     }
     assert_eq!(seen, 5000);
 }
+
+#[test]
+fn every_metric_is_documented() {
+    let metrics = used();
+    let places = Budget::new("queue", 1, 5);
+    metrics.batch("m", "fp32").queue(&places);
+    let text = page(&metrics, Exposition::Text);
+    let lines = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let guide = include_str!("../../docs/operations.md");
+    for line in lines {
+        let (name, _) = line.split_once(' ').unwrap();
+        let page = if name.starts_with("nv_") {
+            guide
+        } else {
+            crate::http::contract::OPENAPI
+        };
+        assert!(page.contains(&format!("`{name}")), "{name}");
+    }
+}

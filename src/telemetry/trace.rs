@@ -142,12 +142,7 @@ impl Trace {
 
     /// Begins the span of `stage`.
     pub fn begin(&self, stage: Stage) -> StageSpan {
-        self.span(stage.as_str())
-    }
-
-    /// Begins the span of a stage that has no metric of its own.
-    pub fn span(&self, name: &'static str) -> StageSpan {
-        self.span_at(name, Instant::now())
+        self.span_at(stage.as_str(), Instant::now())
     }
 
     /// Records the span of `stage`, which has lasted from `start` to `end`.
