@@ -11,11 +11,13 @@ use prometheus_client::registry::Registry;
 
 mod labels;
 
-pub use labels::{Cut, ModelLabel, Rejection, Stage};
+pub use labels::{Cut, ModelLabel, Rejection, Stage, WorkerFailure};
 
 use crate::budget::BudgetList;
 use crate::process::ProcessCollector;
-use labels::{CutLabels, ModelLabels, RejectionLabels, RequestLabels, RouteLabels, StageLabels};
+use labels::{
+    CutLabels, FailureLabels, ModelLabels, RejectionLabels, RequestLabels, RouteLabels, StageLabels,
+};
 
 /// Upper bounds of the buckets of the duration histograms, in seconds. Most requests and stages take 1 to 100 ms;
 /// eight buckets per decade show there that a quantile grows by a third.
@@ -43,6 +45,9 @@ pub struct Metrics {
     queue_depth: Family<ModelLabels, Gauge>,
     stopped_runs: Family<ModelLabels, Counter>,
     stuck_workers: Family<ModelLabels, Gauge>,
+    worker_failures: Family<FailureLabels, Counter>,
+    worker_restarts: Family<ModelLabels, Counter>,
+    model_ready: Family<ModelLabels, Gauge>,
     tensor_pixels: Family<ModelLabels, Counter>,
     padding_pixels: Family<ModelLabels, Counter>,
     images: Family<ModelLabels, Counter>,
@@ -75,6 +80,9 @@ impl Metrics {
             queue_depth: Family::default(),
             stopped_runs: Family::default(),
             stuck_workers: Family::default(),
+            worker_failures: Family::default(),
+            worker_restarts: Family::default(),
+            model_ready: Family::default(),
             tensor_pixels: Family::default(),
             padding_pixels: Family::default(),
             images: Family::default(),
@@ -133,8 +141,10 @@ impl Metrics {
         registry.register("sightline_queue_depth", help, self.queue_depth.clone());
         let help = "Runs of the network that were stopped at their time limit";
         registry.register("sightline_stopped_runs", help, self.stopped_runs.clone());
-        let help = "Workers that do not return although their run was stopped";
+        let help = "Threads of workers that do not return although their run was stopped";
         registry.register("sightline_stuck_workers", help, self.stuck_workers.clone());
+        self.register_workers();
+        let registry = &mut self.registry;
         registry.register(
             "sightline_images",
             "Images with a result",
@@ -149,6 +159,25 @@ impl Metrics {
         registry.register("sightline_in_flight", help, self.in_flight.clone());
         registry.register_collector(Box::new(BudgetCollector(self.budgets.clone())));
         registry.register_collector(Box::new(ProcessCollector));
+    }
+
+    /// Registers the metrics of failed and rebuilt workers.
+    fn register_workers(&mut self) {
+        let registry = &mut self.registry;
+        let help = "Failures of workers, by kind";
+        registry.register(
+            "sightline_worker_failures",
+            help,
+            self.worker_failures.clone(),
+        );
+        let help = "New engines in the place of failed ones";
+        registry.register(
+            "sightline_worker_restarts",
+            help,
+            self.worker_restarts.clone(),
+        );
+        let help = "1 if the model is ready, 0 from a stopped run to the next successful test run and while no worker is left";
+        registry.register("sightline_model_ready", help, self.model_ready.clone());
     }
 
     /// Counts a finished request and records its duration.
@@ -233,11 +262,24 @@ impl Metrics {
                 })
                 .clone()
         };
+        let failures = |kind| {
+            let (model, variant) = (labels.model.clone(), labels.variant.clone());
+            self.worker_failures
+                .get_or_create(&FailureLabels {
+                    kind,
+                    model,
+                    variant,
+                })
+                .clone()
+        };
         BatchMetrics {
             size: self.batch_size.get_or_create(&labels).clone(),
             queue_depth: self.queue_depth.get_or_create(&labels).clone(),
             stopped_runs: self.stopped_runs.get_or_create(&labels).clone(),
             stuck_workers: self.stuck_workers.get_or_create(&labels).clone(),
+            failures: WorkerFailure::ALL.map(failures),
+            restarts: self.worker_restarts.get_or_create(&labels).clone(),
+            ready: self.model_ready.get_or_create(&labels).clone(),
             tensor_pixels: self.tensor_pixels.get_or_create(&labels).clone(),
             padding_pixels: self.padding_pixels.get_or_create(&labels).clone(),
             batches: Cut::ALL.map(counter),
@@ -279,8 +321,13 @@ pub struct BatchMetrics {
     pub queue_depth: Gauge,
     /// Number of runs that were stopped at their time limit.
     pub stopped_runs: Counter,
-    /// Number of workers that do not return although their run was stopped.
+    /// Number of threads of workers that do not return although their run was stopped.
     pub stuck_workers: Gauge,
+    failures: [Counter; 3],
+    /// Number of new engines in the place of failed ones.
+    pub restarts: Counter,
+    /// 1 if the model is ready, 0 if not.
+    pub ready: Gauge,
     tensor_pixels: Counter,
     padding_pixels: Counter,
     batches: [Counter; 4],
@@ -293,6 +340,11 @@ impl BatchMetrics {
     pub fn batch(&self, images: usize, cut: Cut) {
         self.size.observe(images as f64);
         self.batches[cut as usize].inc();
+    }
+
+    /// Counts a failure of a worker.
+    pub fn failed(&self, kind: WorkerFailure) {
+        self.failures[kind as usize].inc();
     }
 
     /// Counts the pixels of an input tensor; `content` of them are not padding.

@@ -23,7 +23,7 @@ use tower::ServiceExt;
 use super::*;
 use crate::admission::{Admission, Deadline};
 use crate::app::Limits;
-use crate::batch::{Batcher, Policy, TensorCost, Watchdog};
+use crate::batch::{Batcher, Policy, Stock, TensorCost, Watchdog};
 use crate::catalogue;
 use crate::engine::{Engine, EngineError, Output, Outputs, StopRuns, Tensor, Unstoppable};
 use crate::image::{DecodeOptions, ImageSize, Orientation, PreparedImage, Preprocessor, decode};
@@ -209,7 +209,8 @@ pub(super) fn fake_variant(
         max_queue_delay: Duration::ZERO,
     };
     let metrics = app.metrics.batch(&name, &variant);
-    let watchdog = Watchdog::start(name.clone(), metrics.clone()).unwrap();
+    let stock = Stock::of(Vec::new());
+    let watchdog = Watchdog::start(name.clone(), stock, metrics.clone()).unwrap();
     let engines = vec![watchdog.watch(engine)];
     let usual = ImageSize {
         width: 224,
@@ -636,7 +637,7 @@ async fn a_model_without_free_workers_is_unavailable() {
     let app = Setup::running(Behavior::Logits, Limits::default());
     let model = Arc::clone(&app.registry().unwrap().models()[0]);
     let batcher = &model.batcher;
-    batcher.pretend_stuck(1);
+    batcher.pretend_stuck(true);
     for request in [post(png()), get("/health/ready")] {
         let response = send(Arc::clone(&app), request).await;
         assert_eq!(response.headers()[RETRY_AFTER], "1");
@@ -644,7 +645,7 @@ async fn a_model_without_free_workers_is_unavailable() {
         expect_problem(response, 503, "model_stuck").await;
     }
     assert_eq!(rejections(&app, "model_stuck"), 1.0);
-    batcher.pretend_stuck(0);
+    batcher.pretend_stuck(false);
     for request in [post(png()), get("/health/ready")] {
         let response = send(Arc::clone(&app), request).await;
         assert_eq!(response.status(), StatusCode::OK);
