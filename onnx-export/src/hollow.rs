@@ -85,7 +85,12 @@ impl HollowFile {
             let elements = elements(tensor).filter(|elements| size_of_val(*elements) == *bytes);
             let elements = elements.ok_or(tensor.as_str())?;
             model.extend(&self.rest[copied..*at]);
-            model.extend(elements.iter().flat_map(|element| element.to_le_bytes()));
+            let start = model.len();
+            model.resize(start + bytes, 0);
+            let (places, _) = model[start..].as_chunks_mut();
+            for (place, element) in places.iter_mut().zip(elements) {
+                *place = element.to_le_bytes();
+            }
             copied = *at;
         }
         model.extend(&self.rest[copied..]);

@@ -218,7 +218,7 @@ fn other_workers_continue_while_one_cannot_be_rebuilt() {
 #[test]
 fn a_stuck_worker_is_replaced_and_its_thread_ends_when_it_returns() {
     let setup = Setup::new(1, 1, &[]);
-    let hanging = setup.submit(HANG, Duration::from_millis(1));
+    let hanging = setup.submit(HANG, Duration::from_millis(500));
     eventually("the image is taken", || {
         setup.metrics.queue_depth.get() == 0
     });
@@ -246,7 +246,7 @@ fn a_stuck_worker_is_replaced_and_its_thread_ends_when_it_returns() {
 #[test]
 fn closing_does_not_wait_for_a_stuck_worker() {
     let mut setup = Setup::new(1, 0, &[]);
-    let _hanging = setup.submit(HANG, Duration::from_millis(1));
+    let _hanging = setup.submit(HANG, Duration::from_millis(500));
     eventually("the image is taken", || {
         setup.metrics.queue_depth.get() == 0
     });

@@ -315,3 +315,6 @@ impl Seat {
         self.standing == Standing::Abandoned
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -230,22 +230,20 @@ impl Watched {
         while !state.closed {
             let now = Instant::now();
             let events = state.seats.act(now);
-            if let Some(worker) = state.seats.hire(now) {
-                self.report(&mut state);
-                drop(state);
-                self.log(&events);
+            self.count(&events);
+            let hired = state.seats.hire(now);
+            if events.is_empty() && hired.is_none() {
+                state = self.sleep(state, now);
+                continue;
+            }
+            self.report(&mut state);
+            drop(state);
+            // Without the lock, because writing the log and starting a thread can take long.
+            self.log(&events);
+            if let Some(worker) = hired {
                 self.hire(worker);
-                state = self.lock();
-                continue;
             }
-            if !events.is_empty() {
-                self.report(&mut state);
-                drop(state);
-                self.log(&events);
-                state = self.lock();
-                continue;
-            }
-            state = self.sleep(state, now);
+            state = self.lock();
         }
     }
 
@@ -282,13 +280,25 @@ impl Watched {
         self.left.notify_all();
     }
 
-    /// Logs and counts what happened to workers.
+    /// Counts what happened to workers.
+    fn count(&self, events: &[(usize, Event)]) {
+        for (_, event) in events {
+            match event {
+                Event::Stopped => {
+                    self.metrics.stopped_runs.inc();
+                }
+                Event::Stuck => self.metrics.failed(WorkerFailure::stuck),
+                Event::Abandoned => {}
+            }
+        }
+    }
+
+    /// Logs what happened to workers.
     fn log(&self, events: &[(usize, Event)]) {
         let model = &self.model;
         for &(worker, event) in events {
             match event {
                 Event::Stopped => {
-                    self.metrics.stopped_runs.inc();
                     tracing::warn!(
                         model,
                         worker,
@@ -296,7 +306,6 @@ impl Watched {
                     );
                 }
                 Event::Stuck => {
-                    self.metrics.failed(WorkerFailure::stuck);
                     tracing::error!(
                         model,
                         worker,

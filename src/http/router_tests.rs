@@ -190,7 +190,8 @@ fn fake_model(app: &App, name: &str, engine: Box<dyn Engine>) -> LoadedModel {
     fake_variant(app, fake_source(name, "fp32"), engine, 1)
 }
 
-/// Returns the model `source`, with `engine` as its only worker, and with a queue of `capacity` images.
+/// Returns the model `source`, with `engine` as the engine of its only worker, and with a queue of `capacity` images. A
+/// classifier replaces the engine if it fails.
 pub(super) fn fake_variant(
     app: &App,
     source: ModelSource,
@@ -209,7 +210,11 @@ pub(super) fn fake_variant(
         max_queue_delay: Duration::ZERO,
     };
     let metrics = app.metrics.batch(&name, &variant);
-    let stock = Stock::of(Vec::new());
+    let stock = Stock::of(vec![Box::new(FakeEngine {
+        behavior: Behavior::Logits,
+        started: mpsc::channel().0,
+        permits: mpsc::channel().1,
+    })]);
     let watchdog = Watchdog::start(name.clone(), stock, metrics.clone()).unwrap();
     let engines = vec![watchdog.watch(engine)];
     let usual = ImageSize {
@@ -355,9 +360,25 @@ async fn faults_of_the_engine_are_internal_problems() {
         let app = Setup::running(behavior, Limits::default());
         let response = send(Arc::clone(&app), post(png())).await;
         expect_problem(response, 500, "internal").await;
-        // The second request shows that the worker still runs after the fault.
+        let failures = |kind: &str| {
+            let name = format!("sightline_worker_failures_total{{kind=\"{kind}\"");
+            metric(&app, &name)
+        };
+        let expected = match behavior {
+            Behavior::Panic => [1.0, 0.0],
+            Behavior::NotANumber => [0.0, 0.0],
+            _ => [0.0, 1.0],
+        };
+        assert_eq!([failures("panic"), failures("error")], expected);
+        // The worker replaces an engine that failed, but not one whose outputs cannot be used.
         let response = send(Arc::clone(&app), post(png())).await;
-        expect_problem(response, 500, "internal").await;
+        if matches!(behavior, Behavior::NotANumber) {
+            expect_problem(response, 500, "internal").await;
+        } else {
+            assert_eq!(response.status(), StatusCode::OK, "{behavior:?}");
+            drop(response);
+            assert_eq!(metric(&app, "sightline_worker_restarts_total"), 1.0);
+        }
         expect_nothing_reserved(&app).await;
         assert_eq!(rejections(&app, ""), 0.0, "{behavior:?}");
     }
