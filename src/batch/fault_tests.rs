@@ -79,7 +79,7 @@ impl Setup {
         let page = Metrics::new();
         let metrics = page.batch("m", "fp32");
         let name = "m@fp32".to_owned();
-        let watchdog = Watchdog::start(name, Stock::of(stock), metrics.clone()).unwrap();
+        let watchdog = Watchdog::start(name, Box::new(Stock::of(stock)), metrics.clone()).unwrap();
         let engines = (0..workers).map(|number| watchdog.watch(engine(number)));
         let engines = engines.collect();
         let policy = Policy {

@@ -18,12 +18,13 @@ mod queue;
 mod rebuild;
 mod seat;
 mod seats;
+mod shared;
 mod spare;
 mod tensors;
 mod watchdog;
 mod worker;
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -45,6 +46,7 @@ use crate::image::{ImageSize, PreparedImage};
 use crate::memory::{self, Demand};
 use crate::metrics::BatchMetrics;
 use queue::Queue;
+use shared::{Shared, State};
 use worker::Worker;
 
 /// The result of inference for one image.
@@ -83,58 +85,6 @@ struct QueueEntry {
     /// Tracing span of the request, to which the worker's log lines about this image belong.
     span: Span,
     reply: oneshot::Sender<Result<Reply, BatchError>>,
-}
-
-struct State {
-    queue: Queue,
-    closed: bool,
-}
-
-/// State that is shared by the worker threads and by the requests that submit images.
-struct Shared {
-    state: Mutex<State>,
-    /// Signalled when an image arrives and when the queue closes.
-    changed: Condvar,
-    /// Signalled when the queue closes, for workers that pause.
-    closing: Condvar,
-    policy: Policy,
-    metrics: BatchMetrics,
-    /// Budget of queue places. A place is reserved before its image is decoded.
-    places: Budget,
-    /// Budget of the queue places of images that take long to decode, held until they are decoded: half of all
-    /// places, so that these images never fill the queue.
-    long_places: Budget,
-    /// Measured speed at which images are prepared and run.
-    drain: Mutex<DrainRate>,
-}
-
-impl Shared {
-    /// Locks the state, even if a thread panicked while it held the lock. The state is consistent
-    /// then, because engines run outside the lock.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns whether the queue is closed and empty, so that no worker is needed.
-    fn is_finished(&self) -> bool {
-        let state = self.lock();
-        state.closed && state.queue.is_empty()
-    }
-
-    /// Waits for `time`. Returns `false`, immediately, when the queue closes.
-    fn pause(&self, time: Duration) -> bool {
-        let state = self.lock();
-        let waited = self
-            .closing
-            .wait_timeout_while(state, time, |state| !state.closed);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        !state.closed
-    }
-
-    /// No code panics while it holds this lock.
-    fn drain(&self) -> MutexGuard<'_, DrainRate> {
-        self.drain.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// The queue of one model and its workers.

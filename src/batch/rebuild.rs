@@ -136,7 +136,7 @@ impl Attempt {
 /// Creates an engine for the worker in `seat` and tests it.
 fn attempt(shared: &Shared, seat: Seat) -> Attempt {
     // Unwind safe, because nothing that the closure creates is used after a panic.
-    let create = AssertUnwindSafe(|| seat.watched().spare.engine());
+    let create = AssertUnwindSafe(|| seat.watched().create_engine());
     let created = match catch_unwind(create) {
         Ok(created) => created.map_err(RebuildError::from),
         Err(_) => Err(RebuildError::Panicked),
@@ -154,7 +154,7 @@ fn attempt(shared: &Shared, seat: Seat) -> Attempt {
 /// Runs `engine` with copies of the test image.
 fn test_run(shared: &Shared, engine: &mut WatchedEngine, test: Test) -> Result<(), RebuildError> {
     let watched = engine.seat().watched();
-    let image = watched.spare.image()?;
+    let image = watched.test_image()?;
     let patience = watched.first_run().saturating_mul(TEST_PATIENCE);
     let expected = match test {
         Test::Short => 1,

@@ -84,7 +84,7 @@ pub(super) enum Event {
 
 /// The workers of one model. A worker has a number.
 pub(super) struct Seats {
-    seats: BTreeMap<usize, Seat>,
+    workers: BTreeMap<usize, Seat>,
     next: usize,
     /// Whether stuck workers are replaced.
     pub(super) replaces: bool,
@@ -100,7 +100,7 @@ impl Seats {
     /// Creates an empty list of workers at the time `now`. Stuck workers are not replaced.
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            seats: BTreeMap::new(),
+            workers: BTreeMap::new(),
             next: 0,
             replaces: false,
             vacant: 0,
@@ -118,13 +118,13 @@ impl Seats {
             standing,
             failed: false,
         };
-        self.seats.insert(worker, seat);
+        self.workers.insert(worker, seat);
         worker
     }
 
     /// Removes a worker. If it is `lost` because its thread panicked, its place becomes vacant.
     pub(super) fn remove(&mut self, worker: usize, lost: bool) {
-        let removed = self.seats.remove(&worker);
+        let removed = self.workers.remove(&worker);
         let abandoned = removed.is_some_and(|seat| seat.standing == Standing::Abandoned);
         if lost && !abandoned && self.replaces {
             self.vacant += 1;
@@ -133,7 +133,7 @@ impl Seats {
 
     /// Records that a run begins, which is stopped at `limit` with `handle`.
     pub(super) fn begin(&mut self, worker: usize, limit: Instant, handle: Arc<dyn StopRuns>) {
-        if let Some(seat) = self.seats.get_mut(&worker) {
+        if let Some(seat) = self.workers.get_mut(&worker) {
             seat.phase = Phase::Running(limit, handle);
         }
     }
@@ -141,7 +141,7 @@ impl Seats {
     /// Records that the run of a worker has returned. Returns whether it was stopped, and whether the worker was stuck.
     /// Its engine can run again, unless it is abandoned.
     pub(super) fn end(&mut self, worker: usize) -> (bool, bool) {
-        let Some(seat) = self.seats.get_mut(&worker) else {
+        let Some(seat) = self.workers.get_mut(&worker) else {
             return (false, false);
         };
         match std::mem::replace(&mut seat.phase, Phase::Idle) {
@@ -158,20 +158,20 @@ impl Seats {
     }
 
     pub(super) fn standing(&self, worker: usize) -> Standing {
-        let seat = self.seats.get(&worker);
+        let seat = self.workers.get(&worker);
         seat.map_or(Standing::Abandoned, |seat| seat.standing)
     }
 
     /// Records that a test run of the worker succeeded.
     pub(super) fn prove(&mut self, worker: usize) {
-        if let Some(seat) = self.seats.get_mut(&worker) {
+        if let Some(seat) = self.workers.get_mut(&worker) {
             (seat.standing, seat.failed) = (Standing::Sound, false);
         }
     }
 
     /// Records that the engine of the worker failed. `failed` states whether an attempt to rebuild it failed.
     pub(super) fn fail(&mut self, worker: usize, failed: bool) {
-        if let Some(seat) = self.seats.get_mut(&worker) {
+        if let Some(seat) = self.workers.get_mut(&worker) {
             seat.failed = failed;
             if seat.standing == Standing::Sound {
                 seat.standing = Standing::Broken;
@@ -183,7 +183,7 @@ impl Seats {
     /// what happened to which worker.
     pub(super) fn act(&mut self, now: Instant) -> Vec<(usize, Event)> {
         let mut events = Vec::new();
-        for (worker, seat) in &mut self.seats {
+        for (worker, seat) in &mut self.workers {
             match &seat.phase {
                 Phase::Running(due, handle) if *due <= now => {
                     handle.stop();
@@ -208,7 +208,7 @@ impl Seats {
             return;
         }
         let mut free = MAX_ABANDONED.saturating_sub(self.count(Seat::is_abandoned));
-        for (worker, seat) in &mut self.seats {
+        for (worker, seat) in &mut self.workers {
             if free > 0 && seat.is_stuck() && !seat.is_abandoned() {
                 seat.standing = Standing::Abandoned;
                 self.vacant += 1;
@@ -244,7 +244,7 @@ impl Seats {
 
     /// Returns when [`Seats::act`] or [`Seats::hire`] has something to do next.
     pub(super) fn due(&self) -> Option<Instant> {
-        let runs = self.seats.values().filter_map(|seat| match seat.phase {
+        let runs = self.workers.values().filter_map(|seat| match seat.phase {
             Phase::Running(due, _) | Phase::Stopped(due, _) => Some(due),
             Phase::Idle | Phase::Stuck(_) => None,
         });
@@ -266,7 +266,7 @@ impl Seats {
     /// Returns why the model is not ready; `None` if it is.
     pub(super) fn unready(&self) -> Option<Unready> {
         let threads = self.stuck();
-        let places = || self.seats.values().filter(|seat| !seat.is_abandoned());
+        let places = || self.workers.values().filter(|seat| !seat.is_abandoned());
         let hopeful = |seat: &Seat| !seat.is_stuck() && !seat.failed;
         if places().any(Seat::is_stuck) {
             return Some(Unready::Stuck { threads });
@@ -279,24 +279,24 @@ impl Seats {
             return Some(Unready::Stopped);
         }
         let sound = places().any(|seat| seat.standing == Standing::Sound && hopeful(seat));
-        (!sound && !self.seats.is_empty()).then_some(Unready::Rebuilding)
+        (!sound && !self.workers.is_empty()).then_some(Unready::Rebuilding)
     }
 
     /// Returns whether no worker is left, and none is about to be there: all are stuck or could not be rebuilt.
     pub(super) fn is_down(&self) -> bool {
-        let exists = !self.seats.is_empty() || self.vacant > 0;
+        let exists = !self.workers.is_empty() || self.vacant > 0;
         let hope = self.count(|seat| !seat.is_stuck() && !seat.failed) > 0;
         exists && !hope && (self.vacant == 0 || self.refused)
     }
 
     fn count(&self, condition: impl Fn(&Seat) -> bool) -> usize {
-        self.seats.values().filter(|seat| condition(seat)).count()
+        self.workers.values().filter(|seat| condition(seat)).count()
     }
 
     /// Makes all workers appear to be stuck, or idle.
     #[cfg(test)]
     pub(super) fn pretend_stuck(&mut self, stuck: bool) {
-        for seat in self.seats.values_mut() {
+        for seat in self.workers.values_mut() {
             seat.phase = if stuck {
                 Phase::Stuck(Arc::new(crate::engine::Unstoppable))
             } else {

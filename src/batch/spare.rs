@@ -28,9 +28,9 @@ pub(crate) struct Stock {
 #[cfg(test)]
 impl Stock {
     /// Creates a stock of `engines`, of which the last is used first.
-    pub(crate) fn of(engines: Vec<Box<dyn Engine>>) -> Box<Self> {
+    pub(crate) fn of(engines: Vec<Box<dyn Engine>>) -> Self {
         let engines = std::sync::Mutex::new(engines);
-        Box::new(Self { engines })
+        Self { engines }
     }
 }
 

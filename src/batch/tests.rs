@@ -57,7 +57,7 @@ fn setup(max_batch_size: usize, capacity: usize) -> Setup {
     };
     let metrics = Metrics::new().batch("m", "fp32");
     let cost = TensorCost::measured(&Outputs::default(), SIZE, 1 << 20, None);
-    let stock = Stock::of(Vec::new());
+    let stock = Box::new(Stock::of(Vec::new()));
     let watchdog = Watchdog::start("m@fp32".to_owned(), stock, metrics.clone()).unwrap();
     let engines = vec![watchdog.watch(engine)];
     let batcher =

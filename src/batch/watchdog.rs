@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use super::seat::{Seat, WatchedEngine};
 use super::seats::{Event, Seats, Standing, Unready};
 use super::spare::Spare;
-use crate::engine::{Engine, StopRuns};
+use crate::engine::{Engine, EngineError, StopRuns};
+use crate::image::{ImageError, PreparedImage};
 use crate::metrics::{BatchMetrics, WorkerFailure};
 
 /// Stops the runs of one model's engines at their time limits.
@@ -37,7 +38,9 @@ pub(super) struct Watched {
     /// Starts replacements. Not set while the model is loaded.
     hire: OnceLock<Box<Hire>>,
     /// Creates and tests the engines of replacements.
-    pub(super) spare: Box<dyn Spare>,
+    spare: Box<dyn Spare>,
+    /// Held while an engine is created, which needs memory for a copy of the model's weights.
+    creating: Mutex<()>,
     /// The model, as `name@variant`, for the log.
     pub(super) model: String,
     pub(super) metrics: BatchMetrics,
@@ -74,6 +77,7 @@ impl Watchdog {
             left: Condvar::new(),
             hire: OnceLock::new(),
             spare,
+            creating: Mutex::new(()),
             model,
             metrics,
         });
@@ -168,6 +172,18 @@ impl Watched {
             let change = now.1.cast_signed() - before.1.cast_signed();
             self.metrics.stuck_workers.inc_by(change as i64);
         }
+    }
+
+    /// Creates an engine that replaces another one. Creates one at a time, so that workers which fail together do not
+    /// need memory for several copies of the weights.
+    pub(super) fn create_engine(&self) -> Result<Box<dyn Engine>, EngineError> {
+        let _turn = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        self.spare.engine()
+    }
+
+    /// Returns the image of test runs.
+    pub(super) fn test_image(&self) -> Result<PreparedImage, ImageError> {
+        self.spare.image()
     }
 
     /// Returns the standing of a worker.

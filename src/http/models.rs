@@ -35,8 +35,7 @@ struct Description<'a> {
     state: LoadState,
     /// Whether the variant is loaded and no fault of a worker withdraws it.
     ready: bool,
-    /// Why the loaded variant is not ready.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Why the loaded variant is not ready. `None` if it is ready or not loaded.
     unready_reason: Option<String>,
     input: Input<'a>,
     num_classes: usize,

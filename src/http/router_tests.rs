@@ -210,11 +210,12 @@ pub(super) fn fake_variant(
         max_queue_delay: Duration::ZERO,
     };
     let metrics = app.metrics.batch(&name, &variant);
-    let stock = Stock::of(vec![Box::new(FakeEngine {
+    let spare: Box<dyn Engine> = Box::new(FakeEngine {
         behavior: Behavior::Logits,
         started: mpsc::channel().0,
         permits: mpsc::channel().1,
-    })]);
+    });
+    let stock = Box::new(Stock::of(vec![spare]));
     let watchdog = Watchdog::start(name.clone(), stock, metrics.clone()).unwrap();
     let engines = vec![watchdog.watch(engine)];
     let usual = ImageSize {
@@ -671,6 +672,55 @@ async fn a_model_without_free_workers_is_unavailable() {
         let response = send(Arc::clone(&app), request).await;
         assert_eq!(response.status(), StatusCode::OK);
     }
+}
+
+#[tokio::test]
+async fn a_model_that_is_not_ready_leaves_the_server_ready_for_others() {
+    let app = App::new(Limits::default(), 1);
+    let models = [
+        (catalogue::DEFAULT_MODEL, Behavior::Logits),
+        ("ssdlite320_mobilenet_v3_large", Behavior::Boxes),
+    ];
+    let entries = models.map(|(name, behavior)| {
+        let engine = FakeEngine {
+            behavior,
+            started: mpsc::channel().0,
+            permits: mpsc::channel().1,
+        };
+        let model = fake_model(&app, name, Box::new(engine));
+        Entry::loaded(fake_source(name, "fp32"), model)
+    });
+    app.set_ready(Registry::new(entries.into()));
+    let app = Arc::new(app);
+    let ask = |path| send(Arc::clone(&app), get(path));
+    assert!(
+        json(ask("/health/ready").await).await["unready_models"].is_null(),
+        "all models are ready"
+    );
+    let loaded = app.registry().unwrap().models();
+    loaded[1].batcher.pretend_stuck(true);
+    let response = ask("/health/ready").await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let unready = &json(response).await["unready_models"];
+    assert_eq!(unready, &serde_json::json!([loaded[1].id()]));
+    let models = json(ask("/v1/models").await).await;
+    let [first, second] = [0, 1].map(|index| &models["models"][index]);
+    assert_eq!(
+        (&first["ready"], &first["unready_reason"]),
+        (&Value::Bool(true), &Value::Null)
+    );
+    assert_eq!(second["ready"], false);
+    assert!(second["unready_reason"].as_str().unwrap().contains("stuck"));
+    assert_eq!(metric(&app, "sightline_model_ready"), 1.0);
+    let response = send(Arc::clone(&app), post(png())).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    loaded[0].batcher.pretend_stuck(true);
+    let response = ask("/health/ready").await;
+    expect_problem(response, 503, "model_stuck").await;
+    for model in &loaded {
+        model.batcher.pretend_stuck(false);
+    }
+    assert_eq!(ask("/health/ready").await.status(), StatusCode::OK);
 }
 
 #[tokio::test]

@@ -5,8 +5,7 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::batch::spare::Stock;
-use crate::engine::{EngineError, Outputs};
-use crate::image::PreparedImage;
+use crate::engine::Outputs;
 use crate::metrics::Metrics;
 
 /// An engine that runs until it is stopped if the batch is empty, and fails if a run begins while the flag is set.
@@ -59,7 +58,7 @@ fn endless() -> (Watchdog, WatchedEngine) {
     let flag = Arc::new(Flag::default());
     *flag.signal.lock().unwrap() = Some(sender);
     let metrics = Metrics::new().batch("m", "fp32");
-    let stock = Stock::of(Vec::new());
+    let stock = Box::new(Stock::of(Vec::new()));
     let watchdog = Watchdog::start("m@fp32".to_owned(), stock, metrics).unwrap();
     let engine = watchdog.watch(Box::new(Endless {
         stopped: Arc::clone(&flag),
