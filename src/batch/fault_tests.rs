@@ -15,6 +15,8 @@ const SIZE: ImageSize = ImageSize {
 const PANIC: f32 = -1.0;
 const ERROR: f32 = -2.0;
 const HANG: f32 = -3.0;
+/// Value of images for which a run panics when the test ends it.
+const HANG_AND_PANIC: f32 = -4.0;
 
 /// An engine whose output is its number. `broken` engines fail with every image.
 struct Numbered {
@@ -32,8 +34,9 @@ impl Engine for Numbered {
     fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Outputs>, EngineError> {
         let value = batch[0].data[0];
         assert!(value != PANIC, "the batch has an image that panics");
-        if value == HANG {
+        if value == HANG || value == HANG_AND_PANIC {
             let _ = self.hangs.end.lock().unwrap().recv();
+            assert!(value == HANG, "the run was stopped and then panics");
         }
         if value == ERROR || self.broken {
             return Err(EngineError::Propose("as the test wants".to_owned()));
@@ -241,6 +244,24 @@ fn a_stuck_worker_is_replaced_and_its_thread_ends_when_it_returns() {
         "no client waits for it, but it has a result"
     );
     assert_eq!(setup.ask(1.0).unwrap(), 1.0);
+}
+
+#[test]
+fn an_engine_that_panics_after_its_run_was_stopped_is_replaced() {
+    let setup = Setup::new(1, 1, &[]);
+    let stopped = setup.submit(HANG_AND_PANIC, Duration::from_millis(500));
+    eventually("the run is stopped", || {
+        setup.metrics.stopped_runs.get() == 1
+    });
+    assert_eq!(setup.metrics.ready.get(), 0);
+    setup.end.send(()).unwrap();
+    assert!(matches!(
+        stopped.blocking_recv().unwrap(),
+        Err(BatchError::Panicked)
+    ));
+    assert_eq!(setup.ask(1.0).unwrap(), 1.0);
+    assert_eq!(setup.failures("panic"), 1.0);
+    assert_eq!(setup.metrics.ready.get(), 1);
 }
 
 #[test]

@@ -246,13 +246,13 @@ impl Watched {
         while !state.closed {
             let now = Instant::now();
             let events = state.seats.act(now);
-            self.count(&events);
             let hired = state.seats.hire(now);
             if events.is_empty() && hired.is_none() {
                 state = self.sleep(state, now);
                 continue;
             }
             self.report(&mut state);
+            self.count(&events);
             drop(state);
             // Without the lock, because writing the log and starting a thread can take long.
             self.log(&events);

@@ -48,17 +48,12 @@ fn serve(shared: &Shared, mut engine: WatchedEngine) -> Option<Worker> {
         let (batch, cut) = next_batch(shared)?;
         shared.metrics.batch(batch.len(), cut);
         let failure = process(shared, &mut engine, batch);
-        if let Some(failure) = failure {
-            shared.metrics.failed(failure);
-            engine.seat().fail(false);
-        }
-        match engine.seat().standing() {
-            Standing::Sound => {}
-            Standing::Abandoned => return None,
-            Standing::Broken if failure == Some(WorkerFailure::panic) => {
-                return Some(Worker::Broken(engine.dismantle()));
-            }
-            Standing::Broken | Standing::Withdrawn => return Some(Worker::Suspect(engine)),
+        match (engine.seat().standing(), failure) {
+            (Standing::Abandoned, _) => return None,
+            // An engine that panicked is not used again, whatever else happened to its run.
+            (_, Some(WorkerFailure::panic)) => return Some(Worker::Broken(engine.dismantle())),
+            (Standing::Sound, _) => {}
+            (Standing::Broken | Standing::Withdrawn, _) => return Some(Worker::Suspect(engine)),
         }
     }
 }
@@ -179,6 +174,11 @@ fn process(
     };
     // Failed runs may end early, and would make the predicted wait too short.
     shared.drain().interrupted();
+    // Before the clients know, so that they find it in the metrics.
+    if let Some(failure) = failure {
+        shared.metrics.failed(failure);
+        engine.seat().fail(false);
+    }
     for client in clients {
         client.send(Err(error.clone()), inference);
     }
