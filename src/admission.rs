@@ -103,7 +103,7 @@ impl Admission {
     /// No place is held while the body arrives, so that slow clients cannot fill the queue.
     ///
     /// # Errors
-    /// [`BatchError::Stuck`] if all workers of the model are stuck, [`BatchError::QueueFull`] if no place is free,
+    /// [`BatchError::NoWorker`] if no worker of the model is left, [`BatchError::QueueFull`] if no place is free,
     /// [`BatchError::DeadlineUnreachable`] if the images in the queue are predicted to take too long.
     pub fn new(app: &App, model: Arc<LoadedModel>, deadline: Deadline) -> Result<Self, ServeError> {
         model.batcher.check(deadline.at())?;
@@ -316,7 +316,7 @@ fn reason(error: &ServeError) -> Option<Rejection> {
         | ServeError::BodyTimeout { .. }
         | ServeError::BodyTooSlow { .. }
         | ServeError::Batch(BatchError::DeadlinePassed) => Some(Rejection::deadline),
-        ServeError::Batch(BatchError::Stuck { .. }) => Some(Rejection::model_stuck),
+        ServeError::Batch(BatchError::NoWorker { .. }) => Some(Rejection::model_stuck),
         ServeError::ModelLoading { .. } | ServeError::ModelLoadsPaused { .. } => {
             Some(Rejection::model_loading)
         }

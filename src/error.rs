@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::batch::BatchError;
+use crate::batch::{BatchError, Unready};
 use crate::budget::Exhausted;
 use crate::cancel::Cancelled;
 use crate::draw::EncodeError;
@@ -320,14 +320,14 @@ pub enum ServeError {
     /// Models are still being loaded.
     #[error("the server is starting: models are being loaded")]
     Starting,
-    /// Workers of a model are stuck, so the server is not ready.
+    /// No loaded model is ready, so the server is not ready.
     #[error(
-        "the server is not ready: workers of {} are stuck in runs that cannot be stopped",
-        .models.join(", ")
+        "no model is ready: {}",
+        .models.iter().map(|(model, reason)| format!("{model}: {reason}")).collect::<Vec<_>>().join("; ")
     )]
-    ModelStuck {
-        /// The models with stuck workers, as `name@variant`.
-        models: Vec<String>,
+    NoModelReady {
+        /// The loaded models, as `name@variant`, and why each is not ready.
+        models: Vec<(String, Unready)>,
     },
     /// The server rejects new requests before it stops.
     #[error("the server is shutting down")]

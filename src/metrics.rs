@@ -16,7 +16,7 @@ mod text;
 mod triton;
 
 pub use exposition::Exposition;
-pub use labels::{Cut, Failure, ModelLabel, Rejection, Stage};
+pub use labels::{Cut, Failure, ModelLabel, Rejection, Stage, WorkerFailure};
 pub use model::{BatchMetrics, ModelMetrics};
 pub use progress::{ImageProgress, RequestProgress};
 
@@ -26,8 +26,8 @@ use crate::telemetry::ExportCounts;
 use gauges::{BudgetCollector, QueueCollector};
 use histograms::Histograms;
 use labels::{
-    CutLabels, ModelLabels, RejectionLabels, RequestLabels, RouteLabels, SpanLabels, SpanResult,
-    StageLabels,
+    CutLabels, FailureLabels, ModelLabels, RejectionLabels, RequestLabels, RouteLabels, SpanLabels,
+    SpanResult, StageLabels,
 };
 use triton::Triton;
 
@@ -42,6 +42,9 @@ pub struct Metrics {
     batches: Family<CutLabels, Counter>,
     stopped_runs: Family<ModelLabels, Counter>,
     stuck_workers: Family<ModelLabels, Gauge>,
+    worker_failures: Family<FailureLabels, Counter>,
+    worker_restarts: Family<ModelLabels, Counter>,
+    model_ready: Family<ModelLabels, Gauge>,
     tensor_pixels: Family<ModelLabels, Counter>,
     padding_pixels: Family<ModelLabels, Counter>,
     images: Family<ModelLabels, Counter>,
@@ -79,6 +82,9 @@ impl Metrics {
             batches: Family::default(),
             stopped_runs: Family::default(),
             stuck_workers: Family::default(),
+            worker_failures: Family::default(),
+            worker_restarts: Family::default(),
+            model_ready: Family::default(),
             tensor_pixels: Family::default(),
             padding_pixels: Family::default(),
             images: Family::default(),
@@ -148,8 +154,10 @@ impl Metrics {
         );
         let help = "Runs of the network that were stopped at their time limit";
         registry.register("sightline_stopped_runs", help, self.stopped_runs.clone());
-        let help = "Workers that do not return although their run was stopped";
+        let help = "Threads of workers that do not return although their run was stopped";
         registry.register("sightline_stuck_workers", help, self.stuck_workers.clone());
+        self.register_workers();
+        let registry = &mut self.registry;
         registry.register(
             "sightline_images",
             "Images with a result",
@@ -171,6 +179,25 @@ impl Metrics {
         registry.register_collector(Box::new(BudgetCollector(self.budgets.clone())));
         registry.register_collector(Box::new(QueueCollector(self.queues.clone())));
         registry.register_collector(Box::new(ProcessCollector));
+    }
+
+    /// Registers the metrics of failed and rebuilt workers.
+    fn register_workers(&mut self) {
+        let registry = &mut self.registry;
+        let help = "Failures of workers, by kind";
+        registry.register(
+            "sightline_worker_failures",
+            help,
+            self.worker_failures.clone(),
+        );
+        let help = "New engines in the place of failed ones";
+        registry.register(
+            "sightline_worker_restarts",
+            help,
+            self.worker_restarts.clone(),
+        );
+        let help = "1 if the model is ready, 0 from a stopped run to the next successful test run and while no worker is left";
+        registry.register("sightline_model_ready", help, self.model_ready.clone());
     }
 
     /// Counts a finished request and records its duration.
@@ -279,10 +306,23 @@ impl Metrics {
                 })
                 .clone()
         };
+        let failures = |kind| {
+            let (model, variant) = (labels.model.clone(), labels.variant.clone());
+            self.worker_failures
+                .get_or_create(&FailureLabels {
+                    kind,
+                    model,
+                    variant,
+                })
+                .clone()
+        };
         BatchMetrics {
             size: self.batch_size.get_or_create(&labels).clone(),
             stopped_runs: self.stopped_runs.get_or_create(&labels).clone(),
             stuck_workers: self.stuck_workers.get_or_create(&labels).clone(),
+            failures: WorkerFailure::ALL.map(failures),
+            restarts: self.worker_restarts.get_or_create(&labels).clone(),
+            ready: self.model_ready.get_or_create(&labels).clone(),
             tensor_pixels: self.tensor_pixels.get_or_create(&labels).clone(),
             padding_pixels: self.padding_pixels.get_or_create(&labels).clone(),
             batches: Cut::ALL.map(counter),

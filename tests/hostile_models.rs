@@ -145,7 +145,13 @@ fn a_run_that_never_ends_is_stopped_and_the_model_recovers() {
         metric("sightline_stopped_runs_total") >= 1.0
     });
     assert_eq!(metric("sightline_stuck_workers"), 0.0);
+    // The other model is healthy, so the server stays ready, also before the test run.
     assert_eq!(server.get("/health/ready").status, 200);
+    server.printed("run stopped at its time limit, the model is not ready");
+    server.printed("test run succeeded, the worker continues");
+    eventually("the model is ready", || {
+        metric("sightline_model_ready") == 1.0
+    });
     std::thread::scope(|scope| {
         scope.spawn(|| server.try_post("/v1/classify?model=looping", "image/png", &png(255)));
         eventually("the request is in flight", || {
@@ -161,39 +167,44 @@ fn a_run_that_never_ends_is_stopped_and_the_model_recovers() {
 }
 
 #[test]
-fn a_model_whose_worker_is_stuck_is_not_ready_until_the_operator_returns() {
+fn a_stuck_worker_is_replaced_and_its_thread_ends_when_the_operator_returns() {
     let models = tempfile::tempdir().unwrap();
     write_model(models.path(), "slow", &slow_operator(220_000.0));
     let path = models.path().join("slow");
     let flags = ["--instances", "1", "--request-timeout-ms", "200"];
     let server = Server::start(&[&["--model", text(&path)], &flags[..]].concat());
-    let stuck = || server.metric(r#"sightline_stuck_workers{model="slow",variant="fp32"}"#);
-    let recovered = || server.classify("", &png(128)).status == 200;
-    assert!(recovered());
-    // Each image takes more than twice the time of the one before. A worker is stuck 6.2 s after its request arrived;
+    let metric = |name: &str| server.metric(&format!(r#"{name}model="slow",variant="fp32"}}"#));
+    let stuck = || metric("sightline_stuck_workers{");
+    let works = || server.classify("", &png(128)).status == 200;
+    assert!(works());
+    // Each image takes more than twice the time of the one before. A worker is stuck 3.2 s after its request arrived;
     // on the machine where the number of boxes was chosen, the first image takes 10 s.
-    let mut replies = None;
+    let mut recovered = None;
     for gray in [200, 225, 255] {
         assert_eq!(server.classify("", &png(gray)).code(), "deadline_passed");
-        eventually("the worker is stuck, or the operator has returned", || {
-            if stuck() == 1.0 {
-                let both = [server.get("/health/ready"), server.classify("", &png(128))];
-                replies = (stuck() == 1.0).then_some(both);
-            }
-            replies.is_some() || recovered()
+        let failed = Instant::now();
+        let mut unready = None;
+        eventually("the next request succeeds", || {
+            let probe = server.get("/health/ready");
+            unready = (probe.status != 200).then_some(probe).or(unready.take());
+            works()
         });
-        if replies.is_some() {
+        if stuck() == 1.0 {
+            recovered = Some((failed.elapsed(), unready));
             break;
         }
     }
-    for reply in replies.expect("a slower operator than this machine needs") {
-        let got = (reply.status, reply.code());
-        assert_eq!(got, (503, "model_stuck".to_owned()));
-    }
-    assert_eq!(server.get("/health/live").status, 200);
-    eventually("the operator returns", || stuck() == 0.0);
+    let (recovered, unready) = recovered.expect("a slower operator than this machine needs");
+    assert!(recovered < Duration::from_secs(5), "{recovered:?}");
+    let unready = unready.expect("the server is not ready before the worker is replaced");
+    let got = (unready.status, unready.code());
+    assert_eq!(got, (503, "model_stuck".to_owned()));
     assert_eq!(server.get("/health/ready").status, 200);
-    assert!(recovered());
+    assert!(metric(r#"sightline_worker_failures_total{kind="stuck","#) >= 1.0);
+    assert!(metric("sightline_worker_restarts_total{") >= 1.0);
+    assert_eq!(metric("sightline_model_ready{"), 1.0);
+    eventually("the operator returns", || stuck() == 0.0);
+    assert!(works());
     server.terminate();
     let (code, log) = server.wait();
     assert_eq!(code, Some(0), "{log}");
@@ -224,6 +235,9 @@ fn a_huge_tensor_fails_its_request_only() {
     for (gray, status) in [(128, 200), (255, 500), (128, 200)] {
         assert_eq!(server.classify("", &png(gray)).status, status);
     }
+    let failures = r#"sightline_worker_failures_total{kind="error",model="huge",variant="fp32"}"#;
+    assert_eq!(server.metric(failures), 1.0);
+    assert_eq!(server.get("/health/ready").status, 200);
 }
 
 #[test]

@@ -36,6 +36,12 @@ pub enum GraphReadError {
         /// Number of bytes in the tensor's `raw_data`.
         bytes: usize,
     },
+    /// The elements of a tensor that a [`HollowFile`](crate::HollowFile) lacks are not available.
+    #[error("the elements of tensor `{}` are not available", shown(name))]
+    Missing {
+        /// The tensor's name.
+        name: String,
+    },
 }
 
 /// Returns the f32 initializers of an ONNX file whose `raw_data` has at least `min_bytes` bytes.

@@ -18,7 +18,7 @@ pub struct ProtobufError {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
-    /// Offset of `rest` in the file, for errors.
+    /// Offset of `rest` in the file.
     offset: usize,
 }
 
@@ -45,6 +45,11 @@ impl<'a> Reader<'a> {
     /// Returns the bytes that are not read yet.
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.rest
+    }
+
+    /// Returns the offset in the file of the bytes that are not read yet.
+    pub(crate) fn offset(&self) -> usize {
+        self.offset
     }
 
     /// Returns the number and value of the next field; `None` at the end of the message.

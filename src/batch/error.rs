@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::Unready;
 use crate::engine::EngineError;
 
 /// Why inference of an image failed.
@@ -52,14 +53,11 @@ pub enum BatchError {
     /// The queue was closed before the image was submitted.
     #[error("the queue is closed: the server is shutting down")]
     Closed,
-    /// All workers of the model are stuck: their runs were stopped, but do not return.
-    #[error(
-        "all {workers} workers of the model are stuck in runs that cannot be stopped: retry later, or restart the \
-         server without this model"
-    )]
-    Stuck {
-        /// Number of workers of the model.
-        workers: usize,
+    /// No worker of the model is left: all are stuck or could not be rebuilt.
+    #[error("no worker of the model is left: {reason}")]
+    NoWorker {
+        /// Why the model has no worker.
+        reason: Unready,
     },
     /// The engine returned an error for the batch.
     #[error(transparent)]
@@ -72,7 +70,7 @@ pub enum BatchError {
         /// Number of images that the engine returned outputs for.
         got: usize,
     },
-    /// The engine panicked while it ran the batch. The worker thread continues with the next batch.
+    /// The engine panicked while it ran the batch. The worker replaces it.
     #[error("inference panicked; see the server's log")]
     Panicked,
     /// The worker dropped the image without a result, which is a bug.

@@ -7,17 +7,24 @@
 //! removes images of one size from the queue to run them together. Batches therefore grow only while
 //! every worker is busy, unless `max_queue_delay_us` makes workers wait for fuller batches.
 //!
+//! A failure harms its batch only. The engine of the worker is tested or replaced ([`rebuild`]), and a worker that does
+//! not return is replaced by another one ([`watchdog`]).
+//!
 //! What is *not* here: decoding, the meaning of model outputs, and HTTP.
 
 mod drain;
 mod error;
 mod queue;
+mod rebuild;
+mod seat;
+mod seats;
+mod shared;
+mod spare;
 mod tensors;
 mod watchdog;
 mod worker;
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -25,8 +32,11 @@ use tracing::Span;
 
 pub use error::BatchError;
 pub use queue::Policy;
+pub use seat::WatchedEngine;
+pub use seats::Unready;
+pub use spare::Spare;
 pub use tensors::TensorCost;
-pub use watchdog::{Watchdog, WatchedEngine};
+pub use watchdog::Watchdog;
 
 use drain::DrainRate;
 
@@ -37,6 +47,8 @@ use crate::memory::{self, Demand};
 use crate::metrics::{BatchMetrics, ImageProgress, Stage};
 use crate::telemetry::{StageSpan, Trace};
 use queue::Queue;
+use shared::{Shared, State};
+use worker::Worker;
 
 /// The result of inference for one image.
 #[derive(Debug)]
@@ -82,54 +94,18 @@ struct QueueEntry {
     reply: oneshot::Sender<Result<Reply, BatchError>>,
 }
 
-struct State {
-    queue: Queue,
-    closed: bool,
-}
-
-/// State that is shared by the worker threads and by the requests that submit images.
-struct Shared {
-    state: Mutex<State>,
-    /// Signalled when an image arrives and when the queue closes.
-    changed: Condvar,
-    metrics: BatchMetrics,
-    /// Budget of queue places. A place is reserved before its image is decoded.
-    places: Budget,
-    /// Budget of the queue places of images that take long to decode, held until they are decoded: half of all
-    /// places, so that these images never fill the queue.
-    long_places: Budget,
-    /// Measured speed at which images are prepared and run.
-    drain: Mutex<DrainRate>,
-}
-
-impl Shared {
-    /// Locks the state, even if a thread panicked while it held the lock. The state is consistent
-    /// then, because engines run outside the lock.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// No code panics while it holds this lock.
-    fn drain(&self) -> MutexGuard<'_, DrainRate> {
-        self.drain.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The queue of one model and its workers.
 pub struct Batcher {
     shared: Arc<Shared>,
     tensors: Budget,
     cost: TensorCost,
     capacity: usize,
-    workers: Vec<JoinHandle<()>>,
-    /// Number of workers, also after [`Batcher::close`] has joined them.
-    worker_count: usize,
     watchdog: Watchdog,
 }
 
 impl Batcher {
     /// Starts one worker thread per engine and a queue of at most `capacity` images. `watchdog` stops the
-    /// runs of `engines`. The memory budget for tensors has room for one image of the largest size, as `cost`
+    /// runs of `engines`, which have run a test image, and replaces workers. The memory budget for tensors has room for one image of the largest size, as `cost`
     /// predicts, until [`Batcher::raise_tensor_memory`] raises it.
     ///
     /// # Errors
@@ -155,38 +131,42 @@ impl Batcher {
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             changed: Condvar::new(),
+            closing: Condvar::new(),
+            policy,
             metrics,
             places,
             long_places: Budget::new("long_images", 1, capacity.div_ceil(2) as u64),
             drain: Mutex::new(drain),
         });
-        let worker_count = engines.len();
-        let mut workers = Vec::new();
-        for (index, engine) in engines.into_iter().enumerate() {
-            let shared = Arc::clone(&shared);
-            let thread = std::thread::Builder::new().name(format!("{name}-{index}"));
-            workers.push(thread.spawn(move || worker::run(&shared, engine))?);
-        }
-        Ok(Self {
+        let batcher = Self {
             shared,
             tensors,
             cost,
             capacity,
-            workers,
-            worker_count,
             watchdog,
-        })
+        };
+        for engine in engines {
+            engine.prove();
+            let worker = engine.seat().worker();
+            start_worker(&batcher.shared, name, worker, Worker::Sound(engine))?;
+        }
+        let (shared, name) = (Arc::clone(&batcher.shared), name.to_owned());
+        batcher.watchdog.replace_workers(move |seat| {
+            let worker = seat.worker();
+            start_worker(&shared, &name, worker, Worker::Broken(seat))
+        });
+        Ok(batcher)
     }
 
-    /// Returns the number of workers that are stuck: their runs were stopped, but do not return.
-    pub fn stuck_workers(&self) -> usize {
-        self.watchdog.stuck()
+    /// Returns why the model is not ready; `None` if it is. A model that is not ready may still process images.
+    pub fn unready(&self) -> Option<Unready> {
+        self.watchdog.unready()
     }
 
-    /// Makes [`Batcher::stuck_workers`] return `workers`.
+    /// Makes all workers appear to be stuck, or idle.
     #[cfg(test)]
-    pub(crate) fn pretend_stuck(&self, workers: usize) {
-        self.watchdog.pretend_stuck(workers);
+    pub(crate) fn pretend_stuck(&self, stuck: bool) {
+        self.watchdog.pretend_stuck(stuck);
     }
 
     /// Returns the number of images in the queue that are cancelled.
@@ -207,12 +187,11 @@ impl Batcher {
     /// measurements.
     ///
     /// # Errors
-    /// [`BatchError::Stuck`] if all workers are stuck, [`BatchError::QueueFull`] if no place is free,
+    /// [`BatchError::NoWorker`] if no worker is left, [`BatchError::QueueFull`] if no place is free,
     /// [`BatchError::DeadlineUnreachable`] if the images ahead are predicted to take too long.
     pub fn check(&self, deadline: Instant) -> Result<(), BatchError> {
-        let workers = self.worker_count;
-        if workers > 0 && self.stuck_workers() >= workers {
-            return Err(BatchError::Stuck { workers });
+        if let Some(reason) = self.watchdog.down() {
+            return Err(BatchError::NoWorker { reason });
         }
         let places = &self.shared.places;
         let (used, capacity) = (places.used(), places.total());
@@ -340,16 +319,32 @@ impl Batcher {
         self.shared.drain().prepared(time, threads);
     }
 
-    /// Rejects new images, waits until the workers have finished the queued images, and joins the workers.
+    /// Rejects new images, and waits until the workers have finished the queued images and have ended. Does not wait for
+    /// workers that are stuck. Images that no worker is left for fail with [`BatchError::Closed`].
     pub fn close(&mut self) {
         self.shared.lock().closed = true;
         self.shared.changed.notify_all();
-        for worker in self.workers.drain(..) {
-            // The error of `join` is ignored: a worker catches and reports the panics of its engine
-            // itself.
-            let _ = worker.join();
+        self.shared.closing.notify_all();
+        self.watchdog.wait_for_workers();
+        let left = self.shared.lock().queue.remove(|_| true);
+        for entry in left {
+            self.shared.metrics.queue_depth.dec();
+            let _ = entry.reply.send(Err(BatchError::Closed));
         }
     }
+}
+
+/// Starts the thread of the worker with the number `number` of the model `name`.
+fn start_worker(
+    shared: &Arc<Shared>,
+    name: &str,
+    number: usize,
+    worker: Worker,
+) -> std::io::Result<()> {
+    let shared = Arc::clone(shared);
+    let thread = std::thread::Builder::new().name(format!("{name}-{number}"));
+    // The thread is not joined: `close` waits until its worker has left.
+    thread.spawn(move || worker::run(&shared, worker)).map(drop)
 }
 
 impl Drop for Batcher {
@@ -358,5 +353,10 @@ impl Drop for Batcher {
     }
 }
 
+#[cfg(test)]
+pub(crate) use spare::Stock;
+
+#[cfg(test)]
+mod fault_tests;
 #[cfg(test)]
 mod tests;

@@ -1,98 +1,85 @@
-//! The watchdog of one model: a thread that stops the runs of the model's workers at their time limits.
+//! The watchdog of one model: a thread that stops the runs of the model's workers at their time limits, and replaces
+//! workers whose runs do not return.
 //!
 //! A run can be endless: a network may contain a loop whose number of iterations depends on the image. The watchdog
 //! sleeps until the earliest time limit. A worker that does not return although its run was stopped, because a single
-//! operator takes very long, is *stuck* until it returns.
+//! operator takes very long, is *stuck* until it returns. A new worker takes the place of a stuck one, whose thread is
+//! abandoned: it ends when the run returns. [`seats`](super::seats) has the rules.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tracing::Span;
 
-use crate::engine::{Engine, EngineError, Outputs, StopRuns};
-use crate::image::PreparedImage;
-use crate::metrics::BatchMetrics;
-
-/// Time after a run was stopped until its worker counts as stuck, if the run has not returned.
-const STUCK_AFTER: Duration = Duration::from_secs(5);
+use super::seat::{Seat, WatchedEngine};
+use super::seats::{Event, Seats, Standing, Unready};
+use super::spare::Spare;
+use crate::engine::{Engine, EngineError, StopRuns};
+use crate::image::{ImageError, PreparedImage};
+use crate::metrics::{BatchMetrics, WorkerFailure};
 
 /// Stops the runs of one model's engines at their time limits.
 pub struct Watchdog {
-    shared: Arc<Shared>,
+    shared: Arc<Watched>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// An engine whose runs are stopped at their time limits.
-pub struct WatchedEngine {
-    engine: Box<dyn Engine>,
-    /// Index of the engine in [`Watched::runs`].
-    index: usize,
-    shared: Arc<Shared>,
-}
+/// Starts the thread of a worker that replaces another one.
+type Hire = dyn Fn(Seat) -> io::Result<()> + Send + Sync;
 
-struct Shared {
-    watched: Mutex<Watched>,
-    /// Signalled when a run begins whose limit is before the time at which the thread wakes, and when the watchdog is
-    /// dropped.
+/// The state that a watchdog shares with the workers.
+pub(super) struct Watched {
+    state: Mutex<State>,
+    /// Signalled when a run begins whose limit is before the time at which the thread wakes, when a worker leaves, and
+    /// when the watchdog is dropped.
     changed: Condvar,
-    /// Number of workers that are stuck.
-    stuck: AtomicUsize,
+    /// Signalled when a worker leaves or is stuck.
+    left: Condvar,
+    /// Starts replacements. Not set while the model is loaded.
+    hire: OnceLock<Box<Hire>>,
+    /// Creates and tests the engines of replacements.
+    spare: Box<dyn Spare>,
+    /// Held while an engine is created, which needs memory for a copy of the model's weights.
+    creating: Mutex<()>,
     /// The model, as `name@variant`, for the log.
-    model: String,
-    metrics: BatchMetrics,
+    pub(super) model: String,
+    pub(super) metrics: BatchMetrics,
 }
 
-#[derive(Default)]
-struct Watched {
-    runs: Vec<Run>,
+struct State {
+    seats: Seats,
     /// Time at which the thread wakes without a signal. `None` if only a signal wakes it.
     wakes: Option<Instant>,
+    /// Longest first run of an engine, which is its test run.
+    first_run: Duration,
+    /// Values of the gauges that were reported last: whether the model is ready, and the number of stuck workers.
+    reported: (bool, usize),
     closed: bool,
 }
 
-/// The state of one engine.
-struct Run {
-    handle: Arc<dyn StopRuns>,
-    phase: Phase,
-    /// Tracing span of the oldest request in the batch, to which the log lines about the run belong.
-    span: Span,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// The engine does not run.
-    Idle,
-    /// The engine runs, and the watchdog stops the run at this time.
-    Running(Instant),
-    /// The run was stopped but has not returned. The worker counts as stuck from this time on.
-    Stopped(Instant),
-    /// The worker is stuck.
-    Stuck,
-}
-
-impl Phase {
-    /// Returns when the watchdog has to act on this engine next. `None` if there is nothing to do.
-    fn due(self) -> Option<Instant> {
-        match self {
-            Self::Running(due) | Self::Stopped(due) => Some(due),
-            Self::Idle | Self::Stuck => None,
-        }
-    }
-}
-
 impl Watchdog {
-    /// Starts the watchdog of `model`, which is its name and variant as `name@variant`.
+    /// Starts the watchdog of `model`, which is its name and variant as `name@variant`. `spare` creates the engines of
+    /// workers that replace others.
     ///
     /// # Errors
     /// The operating system's error if the thread cannot be started.
-    pub fn start(model: String, metrics: BatchMetrics) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared {
-            watched: Mutex::default(),
+    pub fn start(model: String, spare: Box<dyn Spare>, metrics: BatchMetrics) -> io::Result<Self> {
+        let state = State {
+            seats: Seats::new(Instant::now()),
+            wakes: None,
+            first_run: Duration::ZERO,
+            reported: (false, 0),
+            closed: false,
+        };
+        let shared = Arc::new(Watched {
+            state: Mutex::new(state),
             changed: Condvar::new(),
-            stuck: AtomicUsize::new(0),
+            left: Condvar::new(),
+            hire: OnceLock::new(),
+            spare,
+            creating: Mutex::new(()),
             model,
             metrics,
         });
@@ -104,38 +91,56 @@ impl Watchdog {
         })
     }
 
-    /// Returns `engine` as an engine whose runs this watchdog stops.
+    /// Returns `engine` as the engine of a new worker, whose runs this watchdog stops. The worker counts as ready when
+    /// [`Batcher::start`](super::Batcher::start) starts it.
     pub fn watch(&self, engine: Box<dyn Engine>) -> WatchedEngine {
-        let run = Run {
-            handle: engine.stop_handle(),
-            phase: Phase::Idle,
-            span: Span::none(),
-        };
-        let mut watched = self.shared.lock();
-        watched.runs.push(run);
-        WatchedEngine {
-            engine,
-            index: watched.runs.len() - 1,
-            shared: Arc::clone(&self.shared),
+        Seat::new(&self.shared, Standing::Broken).with(engine)
+    }
+
+    /// From now on, replaces workers that are stuck or whose thread panicked: `hire` starts the thread of a new worker.
+    pub(super) fn replace_workers(
+        &self,
+        hire: impl Fn(Seat) -> io::Result<()> + Send + Sync + 'static,
+    ) {
+        if self.shared.hire.set(Box::new(hire)).is_ok() {
+            self.shared.update(|seats| seats.replaces = true);
         }
     }
 
-    /// Makes [`Watchdog::stuck`] return `workers`.
-    #[cfg(test)]
-    pub(super) fn pretend_stuck(&self, workers: usize) {
-        self.shared.stuck.store(workers, Ordering::Relaxed);
+    /// Returns why the model is not ready; `None` if it is.
+    pub(super) fn unready(&self) -> Option<Unready> {
+        self.shared.lock().seats.unready()
     }
 
-    /// Returns the number of workers that have not returned although their runs were stopped.
-    pub fn stuck(&self) -> usize {
-        self.shared.stuck.load(Ordering::Relaxed)
+    /// Returns why no worker is left; `None` if there is one, or if one is about to be there.
+    pub(super) fn down(&self) -> Option<Unready> {
+        let state = self.shared.lock();
+        state.seats.unready().filter(|_| state.seats.is_down())
+    }
+
+    /// Waits until no worker may take a batch any more: all have left or are stuck.
+    pub(super) fn wait_for_workers(&self) {
+        let mut state = self.shared.lock();
+        while state.seats.at_work() {
+            state = self
+                .shared
+                .left
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Makes all workers appear to be stuck, or idle.
+    #[cfg(test)]
+    pub(super) fn pretend_stuck(&self, stuck: bool) {
+        self.shared.update(|seats| seats.pretend_stuck(stuck));
     }
 }
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
         self.shared.lock().closed = true;
-        self.shared.changed.notify_one();
+        self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take() {
             // The thread does not panic, and a panic would have been reported already.
             let _ = thread.join();
@@ -143,244 +148,205 @@ impl Drop for Watchdog {
     }
 }
 
-impl WatchedEngine {
-    /// Runs a batch as [`Engine::run`] does, and stops the run at `limit`.
-    ///
-    /// # Errors
-    /// [`EngineError::Stopped`] if the run was stopped, or else the error of the engine.
-    pub fn run(
-        &mut self,
-        batch: Vec<PreparedImage>,
-        limit: Instant,
-    ) -> Result<Vec<Outputs>, EngineError> {
-        self.shared.begin(self.index, limit);
-        // Catching the panic is unwind safe, because it continues below.
-        let result = catch_unwind(AssertUnwindSafe(|| self.engine.run(batch)));
-        let stopped = self.shared.end(self.index);
-        match result {
-            Ok(Err(_)) if stopped => Err(EngineError::Stopped),
-            Ok(result) => result,
-            Err(panic) => resume_unwind(panic),
-        }
-    }
-}
-
-impl Shared {
+impl Watched {
     /// No code panics while it holds this lock.
-    fn lock(&self) -> MutexGuard<'_, Watched> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that engine `index` begins a run, which is stopped at `limit`.
-    fn begin(&self, index: usize, limit: Instant) {
-        let mut watched = self.lock();
-        let run = &mut watched.runs[index];
-        (run.phase, run.span) = (Phase::Running(limit), Span::current());
-        if watched.wakes.is_none_or(|wakes| limit < wakes) {
-            // Runs with later limits that begin before the thread has woken need no further signal.
-            watched.wakes = Some(limit);
-            drop(watched);
-            self.changed.notify_one();
+    /// Changes the workers, updates the gauges, and returns the result of `change`.
+    pub(super) fn update<T>(&self, change: impl FnOnce(&mut Seats) -> T) -> T {
+        let mut state = self.lock();
+        let result = change(&mut state.seats);
+        self.report(&mut state);
+        result
+    }
+
+    /// Updates the gauges if their values have changed. Another instance of the model may use the same gauges, so
+    /// values that have not changed are not written.
+    fn report(&self, state: &mut State) {
+        let now = (state.seats.unready().is_none(), state.seats.stuck());
+        let before = std::mem::replace(&mut state.reported, now);
+        if now.0 != before.0 {
+            self.metrics.ready.set(i64::from(now.0));
+        }
+        if now.1 != before.1 {
+            let change = now.1.cast_signed() - before.1.cast_signed();
+            self.metrics.stuck_workers.inc_by(change as i64);
         }
     }
 
-    /// Records that the run of engine `index` has returned, and returns whether it was stopped.
+    /// Creates an engine that replaces another one. Creates one at a time, so that workers which fail together do not
+    /// need memory for several copies of the weights.
+    pub(super) fn create_engine(&self) -> Result<Box<dyn Engine>, EngineError> {
+        let _turn = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        self.spare.engine()
+    }
+
+    /// Returns the image of test runs.
+    pub(super) fn test_image(&self) -> Result<PreparedImage, ImageError> {
+        self.spare.image()
+    }
+
+    /// Returns the standing of a worker.
+    pub(super) fn standing(&self, worker: usize) -> Standing {
+        self.lock().seats.standing(worker)
+    }
+
+    /// Records that a run of `worker` begins, which `handle` stops at `limit`.
+    pub(super) fn begin(&self, worker: usize, limit: Instant, handle: Arc<dyn StopRuns>) {
+        let mut state = self.lock();
+        state.seats.begin(worker, limit, handle);
+        if state.wakes.is_none_or(|wakes| limit < wakes) {
+            // Runs with later limits that begin before the thread has woken need no further signal.
+            state.wakes = Some(limit);
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Records that the run of `worker` has returned, and returns whether it was stopped. `first_run` is the time that
+    /// it took if it was the first run of its engine.
     ///
     /// The flag that stops runs is set and reset under the same lock, so that it never stops the next run.
-    fn end(&self, index: usize) -> bool {
-        let mut watched = self.lock();
-        let run = &mut watched.runs[index];
-        let phase = std::mem::replace(&mut run.phase, Phase::Idle);
-        run.span = Span::none();
-        if phase == Phase::Stuck {
-            self.stuck.fetch_sub(1, Ordering::Relaxed);
-            self.metrics.stuck_workers.dec();
-            tracing::warn!(
-                model = self.model,
-                worker = index,
-                "stuck worker returned and continues"
-            );
+    pub(super) fn end(&self, worker: usize, first_run: Option<Duration>) -> bool {
+        let mut state = self.lock();
+        let (was_stopped, was_stuck) = state.seats.end(worker);
+        if let Some(time) = first_run.filter(|_| !was_stopped) {
+            state.first_run = state.first_run.max(time);
         }
-        let stopped = matches!(phase, Phase::Stopped(_) | Phase::Stuck);
-        if stopped {
-            run.handle.allow();
+        self.report(&mut state);
+        drop(state);
+        if was_stuck {
+            let model = &self.model;
+            tracing::warn!(model, worker, "stuck worker returned");
         }
-        stopped
+        was_stopped
     }
 
-    /// Stops runs at their limits until the watchdog is dropped. This is the body of the watchdog's thread.
-    fn watch(&self) {
-        let mut watched = self.lock();
-        while !watched.closed {
+    /// Removes a worker that leaves.
+    pub(super) fn leave(&self, worker: usize) {
+        let lost = std::thread::panicking();
+        if lost {
+            self.metrics.failed(WorkerFailure::panic);
+        }
+        self.update(|seats| seats.remove(worker, lost));
+        // The watchdog may have places to fill.
+        self.changed.notify_all();
+        self.left.notify_all();
+    }
+
+    /// Returns the longest time of an engine's first run, which is a full batch of test images.
+    pub(super) fn first_run(&self) -> Duration {
+        self.lock().first_run
+    }
+
+    /// Stops runs at their limits and replaces workers until the watchdog is dropped. This is the body of the
+    /// watchdog's thread.
+    fn watch(self: &Arc<Self>) {
+        let mut state = self.lock();
+        while !state.closed {
             let now = Instant::now();
-            let due = self.act(&mut watched, now);
-            watched.wakes = due;
-            watched = match due {
-                None => self
-                    .changed
-                    .wait(watched)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(due) => {
-                    let left = due.saturating_duration_since(now);
-                    let waited = self.changed.wait_timeout(watched, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
-    }
-
-    /// Stops the runs whose limit has passed at `now`, and records the workers that are stuck. Returns when the next
-    /// action is due.
-    fn act(&self, watched: &mut Watched, now: Instant) -> Option<Instant> {
-        for (worker, run) in watched.runs.iter_mut().enumerate() {
-            if run.phase.due().is_none_or(|due| due > now) {
+            let events = state.seats.act(now);
+            let hired = state.seats.hire(now);
+            if events.is_empty() && hired.is_none() {
+                state = self.sleep(state, now);
                 continue;
             }
-            let model = &self.model;
-            if matches!(run.phase, Phase::Running(_)) {
-                run.handle.stop();
-                run.phase = Phase::Stopped(now + STUCK_AFTER);
-                self.metrics.stopped_runs.inc();
-                tracing::warn!(parent: &run.span, model, worker, "run stopped at its time limit");
-            } else {
-                run.phase = Phase::Stuck;
-                self.stuck.fetch_add(1, Ordering::Relaxed);
-                self.metrics.stuck_workers.inc();
-                tracing::error!(
-                    parent: &run.span,
-                    model,
-                    worker,
-                    "worker is stuck: its run was stopped but does not return, the model is not ready"
-                );
+            self.report(&mut state);
+            self.count(&events);
+            let spans: Vec<Span> = events
+                .iter()
+                .map(|(worker, _)| state.seats.span(*worker))
+                .collect();
+            drop(state);
+            // Without the lock, because writing the log and starting a thread can take long.
+            self.log(&events, &spans);
+            if let Some(worker) = hired {
+                self.hire(worker);
+            }
+            state = self.lock();
+        }
+    }
+
+    /// Waits until something is due, or until a signal.
+    fn sleep<'a>(&self, mut state: MutexGuard<'a, State>, now: Instant) -> MutexGuard<'a, State> {
+        let due = state.seats.due();
+        state.wakes = due;
+        let Some(due) = due else {
+            let waited = self.changed.wait(state);
+            return waited.unwrap_or_else(PoisonError::into_inner);
+        };
+        let left = due.saturating_duration_since(now);
+        let waited = self.changed.wait_timeout(state, left);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Starts the thread of the worker with the number `worker`, which [`Seats::hire`] has added.
+    fn hire(self: &Arc<Self>, worker: usize) {
+        let seat = Seat::taken(self, worker);
+        let started = match self.hire.get() {
+            Some(hire) => hire(seat),
+            None => Ok(()),
+        };
+        let model = &self.model;
+        match &started {
+            Ok(()) => tracing::info!(model, worker, "worker takes the place of another one"),
+            Err(error) => tracing::error!(
+                model,
+                %error,
+                "cannot start the thread of a worker, the next attempt follows"
+            ),
+        }
+        self.update(|seats| seats.hired(started.is_ok()));
+        self.left.notify_all();
+    }
+
+    /// Counts what happened to workers.
+    fn count(&self, events: &[(usize, Event)]) {
+        for (_, event) in events {
+            match event {
+                Event::Stopped => {
+                    self.metrics.stopped_runs.inc();
+                }
+                Event::Stuck => self.metrics.failed(WorkerFailure::stuck),
+                Event::Abandoned => {}
             }
         }
-        watched.runs.iter().filter_map(|run| run.phase.due()).min()
+    }
+
+    /// Logs what happened to workers, each in the span of the worker's run.
+    fn log(&self, events: &[(usize, Event)], spans: &[Span]) {
+        let model = &self.model;
+        for (&(worker, event), span) in events.iter().zip(spans) {
+            let _entered = span.enter();
+            match event {
+                Event::Stopped => {
+                    tracing::warn!(
+                        model,
+                        worker,
+                        "run stopped at its time limit, the model is not ready until a test run succeeds"
+                    );
+                }
+                Event::Stuck => {
+                    tracing::error!(
+                        model,
+                        worker,
+                        "worker is stuck: its run was stopped but does not return"
+                    );
+                    self.left.notify_all();
+                }
+                Event::Abandoned => {
+                    tracing::error!(
+                        model,
+                        worker,
+                        "worker is abandoned: its thread ends when its run returns"
+                    );
+                }
+            }
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicBool;
-    use std::sync::mpsc;
-
-    use super::*;
-    use crate::metrics::Metrics;
-
-    /// An engine that runs until it is stopped if the batch is empty, and fails if a run begins while the flag is set.
-    struct Endless {
-        stopped: Arc<Flag>,
-        left: mpsc::Receiver<()>,
-    }
-
-    #[derive(Default)]
-    struct Flag {
-        set: AtomicBool,
-        signal: Mutex<Option<mpsc::Sender<()>>>,
-    }
-
-    impl StopRuns for Flag {
-        fn stop(&self) {
-            self.set.store(true, Ordering::SeqCst);
-            if let Some(signal) = &*self.signal.lock().unwrap() {
-                let _ = signal.send(());
-            }
-        }
-
-        fn allow(&self) {
-            self.set.store(false, Ordering::SeqCst);
-        }
-    }
-
-    impl Engine for Endless {
-        fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Outputs>, EngineError> {
-            assert!(
-                !self.stopped.set.load(Ordering::SeqCst),
-                "a run was stopped before it began"
-            );
-            if batch.is_empty() {
-                self.left.recv().unwrap();
-                return Err(EngineError::Missing {
-                    name: "stopped".to_owned(),
-                });
-            }
-            Ok(Vec::new())
-        }
-
-        fn stop_handle(&self) -> Arc<dyn StopRuns> {
-            Arc::clone(&self.stopped) as Arc<dyn StopRuns>
-        }
-    }
-
-    fn endless() -> (Watchdog, WatchedEngine, Arc<Flag>) {
-        let (sender, left) = mpsc::channel();
-        let flag = Arc::new(Flag::default());
-        *flag.signal.lock().unwrap() = Some(sender);
-        let metrics = Metrics::new().batch("m", "fp32");
-        let watchdog = Watchdog::start("m@fp32".to_owned(), metrics).unwrap();
-        let engine = watchdog.watch(Box::new(Endless {
-            stopped: Arc::clone(&flag),
-            left,
-        }));
-        (watchdog, engine, flag)
-    }
-
-    fn image() -> PreparedImage {
-        let size = crate::image::ImageSize {
-            width: 1,
-            height: 1,
-        };
-        PreparedImage::whole(size, vec![0.0; 3])
-    }
-
-    #[test]
-    fn a_run_is_stopped_at_its_limit_and_the_next_one_runs() {
-        let (watchdog, mut engine, _) = endless();
-        for _ in 0..3 {
-            // The thread sleeps until the limit of the first run when the second begins.
-            let later = Instant::now() + Duration::from_mins(1);
-            assert!(engine.run(vec![image()], later).is_ok());
-            let limit = Instant::now() + Duration::from_millis(5);
-            let result = engine.run(Vec::new(), limit);
-            assert!(matches!(result, Err(EngineError::Stopped)), "{result:?}");
-            assert!(Instant::now() >= limit);
-        }
-        assert_eq!(watchdog.shared.metrics.stopped_runs.get(), 3);
-        assert_eq!(watchdog.stuck(), 0);
-    }
-
-    #[test]
-    fn a_run_that_ends_as_it_is_stopped_does_not_stop_the_next() {
-        let (watchdog, mut engine, _) = endless();
-        for round in 0..2000 {
-            // The limit passes before, during or after the run.
-            let limit = Instant::now() + Duration::from_micros(round % 20);
-            assert!(engine.run(vec![image()], limit).is_ok());
-        }
-        drop(watchdog);
-    }
-
-    #[test]
-    fn a_worker_that_does_not_return_is_stuck_until_it_does() {
-        let (watchdog, engine, flag) = endless();
-        let shared = &engine.shared;
-        let start = Instant::now() + Duration::from_mins(10);
-        let second = Duration::from_secs(1);
-        let act = |seconds: u32| shared.act(&mut shared.lock(), start + second * seconds);
-        shared.begin(0, start + second);
-        assert_eq!(act(0), Some(start + second));
-        assert!(!flag.set.load(Ordering::SeqCst));
-        assert_eq!(act(1), Some(start + second * 6));
-        assert!(flag.set.load(Ordering::SeqCst));
-        assert_eq!(act(5), Some(start + second * 6));
-        assert_eq!(watchdog.stuck(), 0);
-        assert_eq!(act(6), None);
-        assert_eq!((act(7), watchdog.stuck()), (None, 1));
-        assert_eq!(shared.metrics.stuck_workers.get(), 1);
-        assert!(shared.end(0));
-        assert!(!flag.set.load(Ordering::SeqCst));
-        assert_eq!(
-            (watchdog.stuck(), shared.metrics.stuck_workers.get()),
-            (0, 0)
-        );
-    }
-}
+mod tests;

@@ -1,6 +1,5 @@
 //! A worker: a thread that owns one engine, takes batches from the queue and runs each with a time limit.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,22 +7,55 @@ use tokio::sync::oneshot;
 use tracing::Span;
 
 use super::queue::Next;
-use super::{BatchError, QueueEntry, Reply, Shared, WatchedEngine};
+use super::seat::{Seat, WatchedEngine};
+use super::seats::Standing;
+use super::{BatchError, QueueEntry, Reply, Shared, rebuild};
 use crate::budget::Permit;
 use crate::engine::{EngineError, Outputs};
 use crate::image::PreparedImage;
-use crate::metrics::{Cut, Stage};
+use crate::metrics::{Cut, Stage, WorkerFailure};
 use crate::telemetry::StageSpan;
 
 /// Time from the latest deadline of a batch's images until the run is stopped. All requests have failed by then. The
 /// margin lets slightly late runs finish, so that only runaway runs are stopped.
 const STOP_MARGIN: Duration = Duration::from_secs(1);
 
-/// Runs batches on `engine` until the queue is closed and empty.
-pub(super) fn run(shared: &Shared, mut engine: WatchedEngine) {
-    while let Some((batch, cut)) = next_batch(shared) {
+/// What a worker does next.
+pub(super) enum Worker {
+    /// It takes batches.
+    Sound(WatchedEngine),
+    /// A run of its engine was stopped or failed: a test run decides whether the engine is used again.
+    Suspect(WatchedEngine),
+    /// It has no engine: a new one is created.
+    Broken(Seat),
+}
+
+/// Runs batches until the queue is closed and empty, or until another worker has taken the place of this one because a
+/// run did not return.
+pub(super) fn run(shared: &Shared, worker: Worker) {
+    let mut next = Some(worker);
+    while let Some(worker) = next {
+        next = match worker {
+            Worker::Sound(engine) => serve(shared, engine),
+            Worker::Suspect(engine) => rebuild::test(shared, engine),
+            Worker::Broken(seat) => rebuild::rebuild(shared, seat),
+        };
+    }
+}
+
+/// Runs batches on `engine` until one of them fails. Returns `None` if the thread has nothing more to do.
+fn serve(shared: &Shared, mut engine: WatchedEngine) -> Option<Worker> {
+    loop {
+        let (batch, cut) = next_batch(shared)?;
         shared.metrics.batch(batch.len(), cut);
-        process(shared, &mut engine, batch);
+        let failure = process(shared, &mut engine, batch);
+        match (engine.seat().standing(), failure) {
+            (Standing::Abandoned, _) => return None,
+            // An engine that panicked is not used again, whatever else happened to its run.
+            (_, Some(WorkerFailure::panic)) => return Some(Worker::Broken(engine.dismantle())),
+            (Standing::Sound, _) => {}
+            (Standing::Broken | Standing::Withdrawn, _) => return Some(Worker::Suspect(engine)),
+        }
     }
 }
 
@@ -111,23 +143,25 @@ impl Client {
     }
 }
 
-/// Runs one batch and sends each image's result to its client.
-fn process(shared: &Shared, engine: &mut WatchedEngine, batch: Vec<QueueEntry>) {
+/// Runs one batch and sends each image's result to its client. Returns how the engine failed; `None` if it succeeded or
+/// was stopped.
+fn process(
+    shared: &Shared,
+    engine: &mut WatchedEngine,
+    batch: Vec<QueueEntry>,
+) -> Option<WorkerFailure> {
     let started = Instant::now();
     let latest = batch.iter().map(|entry| entry.deadline).max();
-    let limit = latest.unwrap_or(started) + STOP_MARGIN;
+    let limit = engine.limit(latest.unwrap_or(started) + STOP_MARGIN);
     let (images, clients) = separate(shared, batch, started);
     let count = clients.len();
     // A log line has one span, so the engine's log lines get the span of the oldest request of the
     // batch.
     let span = clients.first().map_or_else(Span::none, |c| c.span.clone());
-    // Unwind safe, because only this thread uses the engine: no other thread can see a state that a
-    // panic left incomplete.
-    let run = AssertUnwindSafe(|| span.in_scope(|| engine.run(images, limit)));
-    let result = catch_unwind(run);
+    let result = span.in_scope(|| engine.run(images, limit));
     let inference = started.elapsed();
-    let error = match result {
-        Ok(Ok(outputs)) if outputs.len() == count => {
+    let (error, failure) = match result {
+        Ok(outputs) if outputs.len() == count => {
             let waiting = shared.places.used();
             shared
                 .drain()
@@ -135,21 +169,32 @@ fn process(shared: &Shared, engine: &mut WatchedEngine, batch: Vec<QueueEntry>) 
             for (client, outputs) in clients.into_iter().zip(outputs) {
                 client.send(Ok(outputs), inference);
             }
-            return;
+            return None;
         }
-        Ok(Ok(outputs)) => BatchError::OutputCount {
+        Ok(outputs) => failed(BatchError::OutputCount {
             expected: count,
             got: outputs.len(),
-        },
-        Ok(Err(EngineError::Stopped)) => BatchError::DeadlinePassed,
-        Ok(Err(error)) => BatchError::Engine(Arc::new(error)),
-        Err(_) => BatchError::Panicked,
+        }),
+        Err(EngineError::Stopped) => (BatchError::DeadlinePassed, None),
+        Err(EngineError::Panicked) => (BatchError::Panicked, Some(WorkerFailure::panic)),
+        Err(error) => failed(BatchError::Engine(Arc::new(error))),
     };
     // Failed runs may end early, and would make the predicted wait too short.
     shared.drain().interrupted();
+    // Before the clients know, so that they find it in the metrics.
+    if let Some(failure) = failure {
+        shared.metrics.failed(failure);
+        engine.seat().fail(false);
+    }
     for client in clients {
         client.send(Err(error.clone()), inference);
     }
+    failure
+}
+
+/// Returns `error`, with the kind of the failure for the metric.
+fn failed(error: BatchError) -> (BatchError, Option<WorkerFailure>) {
+    (error, Some(WorkerFailure::error))
 }
 
 /// Splits the entries of a batch into the engine's input images and the clients that wait for the

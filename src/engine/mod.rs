@@ -158,6 +158,9 @@ pub enum EngineError {
     /// The run was stopped at its time limit.
     #[error("inference was stopped: it was not finished at its time limit")]
     Stopped,
+    /// The engine panicked. It is not used again.
+    #[error("inference panicked; see the server's log")]
+    Panicked,
     /// ONNX Runtime failed on a batch.
     #[error("inference failed: {0}")]
     Run(#[source] ort::Error),

@@ -1,11 +1,13 @@
 //! Optimization of a model for this CPU, and the sessions that share its weights.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use onnx_export::read_initializers;
+use onnx_export::{GraphReadError, HollowFile, read_initializers};
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
 use ort::value::DynValue;
@@ -90,8 +92,8 @@ impl OnnxRuntime {
             runtime: self.clone(),
             fixed_batch,
             own_operators,
-            graph,
-            weights,
+            graph: Graph::Whole(graph),
+            weights: weights.into(),
             prepacked: PrepackedWeights::new(),
         })
     }
@@ -173,21 +175,68 @@ pub struct PreparedModel {
     /// Number of custom int8 operators in the graph; 0 for fp32 models, and if custom operators are
     /// disabled.
     pub own_operators: usize,
-    /// Bytes of the optimized ONNX file.
-    graph: Vec<u8>,
+    graph: Graph,
     /// Large weights by initializer name, shared by all sessions.
-    weights: Vec<(String, Arc<DynValue>)>,
+    weights: Arc<[(String, Arc<DynValue>)]>,
     prepacked: PrepackedWeights,
 }
 
+/// The optimized ONNX file of a [`PreparedModel`].
+enum Graph {
+    /// All bytes of the file.
+    Whole(Vec<u8>),
+    /// The file without the weights that all sessions share.
+    Hollow(HollowFile),
+}
+
+impl Graph {
+    /// Returns all bytes of the file. `weights` are the weights that all sessions share.
+    fn bytes(&self, weights: &[(String, Arc<DynValue>)]) -> Result<Cow<'_, [u8]>, EngineError> {
+        let file = match self {
+            Self::Whole(bytes) => return Ok(Cow::Borrowed(bytes)),
+            Self::Hollow(file) => file,
+        };
+        let mut elements = HashMap::with_capacity(weights.len());
+        for (name, value) in weights {
+            let (_, values) = value.try_extract_tensor().map_err(EngineError::Load)?;
+            elements.entry(name.as_str()).or_insert(values);
+        }
+        let restored = file.restore(|name| elements.get(name).copied());
+        let missing = |name: &str| GraphReadError::Missing {
+            name: name.to_owned(),
+        };
+        Ok(Cow::Owned(restored.map_err(missing)?))
+    }
+}
+
 impl PreparedModel {
+    /// Returns the same model without a second copy of the weights that its sessions share. Creating a session from it
+    /// copies these weights for the time of the creation.
+    #[must_use]
+    pub fn hollow(&self) -> Self {
+        let graph = match &self.graph {
+            Graph::Whole(bytes) => HollowFile::new(bytes, MIN_SHARED_BYTES),
+            Graph::Hollow(file) => file.clone(),
+        };
+        Self {
+            runtime: self.runtime.clone(),
+            graph: Graph::Hollow(graph),
+            weights: Arc::clone(&self.weights),
+            prepacked: self.prepacked.clone(),
+            ..*self
+        }
+    }
+
     /// Returns the optimized graph.
-    pub fn optimized(&self) -> OptimizedGraph<&[u8]> {
-        OptimizedGraph {
-            graph: &self.graph,
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] or [`EngineError::Graph`] if shared weights cannot be read back.
+    pub fn optimized(&self) -> Result<OptimizedGraph<Cow<'_, [u8]>>, EngineError> {
+        Ok(OptimizedGraph {
+            graph: self.graph.bytes(&self.weights)?,
             fixed_batch: self.fixed_batch,
             own_operators: self.own_operators,
-        }
+        })
     }
 
     /// Creates a session, which shares the weights with all other sessions of this model.
@@ -217,11 +266,12 @@ impl PreparedModel {
         let builder = || {
             let builder = self.runtime.optimized_session()?;
             let mut builder = builder.with_prepacked_weights(&self.prepacked)?;
-            for (name, value) in &self.weights {
+            for (name, value) in self.weights.iter() {
                 builder = builder.with_initializer(name, Arc::clone(value))?;
             }
             Ok(builder)
         };
-        commit(builder().map_err(EngineError::Load)?, &self.graph)
+        let graph = self.graph.bytes(&self.weights)?;
+        commit(builder().map_err(EngineError::Load)?, &graph)
     }
 }

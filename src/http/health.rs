@@ -21,6 +21,9 @@ struct Health<'a> {
     /// Address of the public listener. `None` in `/health/live`.
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<SocketAddr>,
+    /// Loaded models that are not ready, as `name@variant`, while others are. Empty in `/health/live`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unready_models: Vec<String>,
 }
 
 /// `GET /health/live`: succeeds while the process runs.
@@ -29,18 +32,20 @@ pub(super) async fn live(State(app): State<Arc<App>>) -> impl IntoResponse {
         status: "live",
         identity: &app.identity,
         address: None,
+        unready_models: Vec::new(),
     })
     .into_response()
 }
 
-/// `GET /health/ready`: succeeds while every model of the start is loaded and warm, no worker is stuck, and the server
-/// is not draining. Models that are loaded on first use do not count until they are loaded.
+/// `GET /health/ready`: succeeds once every model of the start is loaded and warm, while at least one loaded model is
+/// ready and the server is not draining. Models that are loaded on first use do not count until they are loaded.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
-    app.registry()?.check_workers()?;
+    let unready_models = app.registry()?.check_workers()?;
     let ready = Health {
         status: "ready",
         identity: &app.identity,
         address: app.identity.address(),
+        unready_models,
     };
     Ok(Json(ready).into_response())
 }

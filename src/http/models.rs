@@ -33,6 +33,10 @@ struct Description<'a> {
     description: &'a str,
     precision: Precision,
     state: LoadState,
+    /// Whether the variant is loaded and no fault of a worker withdraws it.
+    ready: bool,
+    /// Why the loaded variant is not ready. `None` if it is ready or not loaded.
+    unready_reason: Option<String>,
     input: Input<'a>,
     num_classes: usize,
     /// What the outputs of a classification network are. `None` for other tasks.
@@ -106,6 +110,8 @@ fn describe(entry: &Entry, default: bool) -> Description<'_> {
         ..
     } = source;
     let delay = plan.max_queue_delay.as_micros();
+    let model = entry.model();
+    let unready = model.as_ref().and_then(|model| model.batcher.unready());
     Description {
         name: &manifest.name,
         variant,
@@ -115,6 +121,8 @@ fn describe(entry: &Entry, default: bool) -> Description<'_> {
         description: &manifest.description,
         precision: *precision,
         state: entry.state(),
+        ready: model.is_some() && unready.is_none(),
+        unready_reason: unready.map(|reason| reason.to_string()),
         input: Input {
             layout: "NCHW",
             data_type: "float32",

@@ -284,7 +284,9 @@ impl From<ServeError> for Problem {
             ServeError::NoRoute { .. } => Self::new(Code::no_route, detail),
             ServeError::MethodNotAllowed { .. } => Self::new(Code::method_not_allowed, detail),
             ServeError::Starting => Self::new(Code::starting, detail).retry(SHORT_WAIT),
-            ServeError::ModelStuck { .. } => Self::new(Code::model_stuck, detail).retry(SHORT_WAIT),
+            ServeError::NoModelReady { .. } => {
+                Self::new(Code::model_stuck, detail).retry(SHORT_WAIT)
+            }
             ServeError::Draining => draining(detail),
             ServeError::DeadlinePassed { .. } => Self::new(Code::deadline_passed, detail),
             ServeError::Batch(error) => batch(&error, detail),
@@ -347,7 +349,7 @@ fn batch(error: &BatchError, detail: String) -> Problem {
         BatchError::DeadlineUnreachable { wait, .. } => {
             Problem::new(Code::deadline_unreachable, detail).retry(*wait)
         }
-        BatchError::Stuck { .. } => Problem::new(Code::model_stuck, detail).retry(SHORT_WAIT),
+        BatchError::NoWorker { .. } => Problem::new(Code::model_stuck, detail).retry(SHORT_WAIT),
         BatchError::DeadlinePassed => Problem::new(Code::deadline_passed, detail),
         BatchError::Closed => draining(detail),
         BatchError::Engine(_)

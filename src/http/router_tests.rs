@@ -23,7 +23,7 @@ use tower::ServiceExt;
 use super::*;
 use crate::admission::{Admission, Deadline};
 use crate::app::Limits;
-use crate::batch::{Batcher, Policy, TensorCost, Watchdog};
+use crate::batch::{Batcher, Policy, Stock, TensorCost, Watchdog};
 use crate::catalogue;
 use crate::engine::{Engine, EngineError, Output, Outputs, StopRuns, Tensor, Unstoppable};
 use crate::image::{DecodeOptions, ImageSize, Orientation, PreparedImage, Preprocessor, decode};
@@ -193,7 +193,8 @@ fn fake_model(app: &App, name: &str, engine: Box<dyn Engine>) -> LoadedModel {
     fake_variant(app, fake_source(name, "fp32"), engine, 1)
 }
 
-/// Returns the model `source`, with `engine` as its only worker, and with a queue of `capacity` images.
+/// Returns the model `source`, with `engine` as the engine of its only worker, and with a queue of `capacity` images. A
+/// classifier replaces the engine if it fails.
 pub(super) fn fake_variant(
     app: &App,
     source: ModelSource,
@@ -212,7 +213,13 @@ pub(super) fn fake_variant(
         max_queue_delay: Duration::ZERO,
     };
     let metrics = app.metrics.batch(&name, &variant);
-    let watchdog = Watchdog::start(name.clone(), metrics.clone()).unwrap();
+    let spare: Box<dyn Engine> = Box::new(FakeEngine {
+        behavior: Behavior::Logits,
+        started: mpsc::channel().0,
+        permits: mpsc::channel().1,
+    });
+    let stock = Box::new(Stock::of(vec![spare]));
+    let watchdog = Watchdog::start(name.clone(), stock, metrics.clone()).unwrap();
     let engines = vec![watchdog.watch(engine)];
     let usual = ImageSize {
         width: 224,
@@ -359,9 +366,25 @@ async fn faults_of_the_engine_are_internal_problems() {
         let app = Setup::running(behavior, Limits::default());
         let response = send(Arc::clone(&app), post(png())).await;
         expect_problem(response, 500, "internal").await;
-        // The second request shows that the worker still runs after the fault.
+        let failures = |kind: &str| {
+            let name = format!("sightline_worker_failures_total{{kind=\"{kind}\"");
+            metric(&app, &name)
+        };
+        let expected = match behavior {
+            Behavior::Panic => [1.0, 0.0],
+            Behavior::NotANumber => [0.0, 0.0],
+            _ => [0.0, 1.0],
+        };
+        assert_eq!([failures("panic"), failures("error")], expected);
+        // The worker replaces an engine that failed, but not one whose outputs cannot be used.
         let response = send(Arc::clone(&app), post(png())).await;
-        expect_problem(response, 500, "internal").await;
+        if matches!(behavior, Behavior::NotANumber) {
+            expect_problem(response, 500, "internal").await;
+        } else {
+            assert_eq!(response.status(), StatusCode::OK, "{behavior:?}");
+            drop(response);
+            assert_eq!(metric(&app, "sightline_worker_restarts_total"), 1.0);
+        }
         expect_nothing_reserved(&app).await;
         assert_eq!(rejections(&app, ""), 0.0, "{behavior:?}");
     }
@@ -645,7 +668,7 @@ async fn a_model_without_free_workers_is_unavailable() {
     let app = Setup::running(Behavior::Logits, Limits::default());
     let model = Arc::clone(&app.registry().unwrap().models()[0]);
     let batcher = &model.batcher;
-    batcher.pretend_stuck(1);
+    batcher.pretend_stuck(true);
     for request in [post(png()), get("/health/ready")] {
         let response = send(Arc::clone(&app), request).await;
         assert_eq!(response.headers()[RETRY_AFTER], "1");
@@ -653,11 +676,60 @@ async fn a_model_without_free_workers_is_unavailable() {
         expect_problem(response, 503, "model_stuck").await;
     }
     assert_eq!(rejections(&app, "model_stuck"), 1.0);
-    batcher.pretend_stuck(0);
+    batcher.pretend_stuck(false);
     for request in [post(png()), get("/health/ready")] {
         let response = send(Arc::clone(&app), request).await;
         assert_eq!(response.status(), StatusCode::OK);
     }
+}
+
+#[tokio::test]
+async fn a_model_that_is_not_ready_leaves_the_server_ready_for_others() {
+    let app = App::new(Limits::default(), 1);
+    let models = [
+        (catalogue::DEFAULT_MODEL, Behavior::Logits),
+        ("ssdlite320_mobilenet_v3_large", Behavior::Boxes),
+    ];
+    let entries = models.map(|(name, behavior)| {
+        let engine = FakeEngine {
+            behavior,
+            started: mpsc::channel().0,
+            permits: mpsc::channel().1,
+        };
+        let model = fake_model(&app, name, Box::new(engine));
+        Entry::loaded(fake_source(name, "fp32"), model)
+    });
+    app.set_ready(Registry::new(entries.into()));
+    let app = Arc::new(app);
+    let ask = |path| send(Arc::clone(&app), get(path));
+    assert!(
+        json(ask("/health/ready").await).await["unready_models"].is_null(),
+        "all models are ready"
+    );
+    let loaded = app.registry().unwrap().models();
+    loaded[1].batcher.pretend_stuck(true);
+    let response = ask("/health/ready").await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let unready = &json(response).await["unready_models"];
+    assert_eq!(unready, &serde_json::json!([loaded[1].id()]));
+    let models = json(ask("/v1/models").await).await;
+    let [first, second] = [0, 1].map(|index| &models["models"][index]);
+    assert_eq!(
+        (&first["ready"], &first["unready_reason"]),
+        (&Value::Bool(true), &Value::Null)
+    );
+    assert_eq!(second["ready"], false);
+    assert!(second["unready_reason"].as_str().unwrap().contains("stuck"));
+    assert_eq!(metric(&app, "sightline_model_ready"), 1.0);
+    let response = send(Arc::clone(&app), post(png())).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    loaded[0].batcher.pretend_stuck(true);
+    let response = ask("/health/ready").await;
+    expect_problem(response, 503, "model_stuck").await;
+    for model in &loaded {
+        model.batcher.pretend_stuck(false);
+    }
+    assert_eq!(ask("/health/ready").await.status(), StatusCode::OK);
 }
 
 #[tokio::test]

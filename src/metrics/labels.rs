@@ -82,6 +82,22 @@ impl Cut {
     pub(super) const ALL: [Self; 4] = [Self::full, Self::worker_free, Self::size, Self::delay];
 }
 
+/// How a worker failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "variant names are the label's values")]
+pub enum WorkerFailure {
+    /// Its engine panicked.
+    panic,
+    /// Its engine returned an error, or not one output for each image.
+    error,
+    /// Its run was stopped but did not return.
+    stuck,
+}
+
+impl WorkerFailure {
+    pub(super) const ALL: [Self; 3] = [Self::panic, Self::error, Self::stuck];
+}
+
 /// Why a request was rejected for want of capacity or time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "variant names are the label's values")]
@@ -96,7 +112,7 @@ pub enum Rejection {
     response_memory,
     /// The deadline of the request passed.
     deadline,
-    /// All workers of the model were stuck.
+    /// No worker of the model was left: all were stuck or could not be rebuilt.
     model_stuck,
     /// The model was not loaded yet, and too many requests waited for models.
     model_loading,
@@ -175,6 +191,13 @@ pub(super) struct StageLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct CutLabels {
     pub(super) reason: Cut,
+    pub(super) model: String,
+    pub(super) variant: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct FailureLabels {
+    pub(super) kind: WorkerFailure,
     pub(super) model: String,
     pub(super) variant: String,
 }

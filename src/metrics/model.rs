@@ -6,7 +6,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::labels::{Cut, ModelLabels, Stage};
+use super::labels::{Cut, ModelLabels, Stage, WorkerFailure};
 use super::triton::{TritonBatch, TritonModel};
 use crate::budget::{Budget, BudgetList};
 
@@ -42,8 +42,13 @@ pub struct BatchMetrics {
     pub(super) size: Histogram,
     /// Number of runs that were stopped at their time limit.
     pub stopped_runs: Counter,
-    /// Number of workers that do not return although their run was stopped.
+    /// Number of threads of workers that do not return although their run was stopped.
     pub stuck_workers: Gauge,
+    pub(super) failures: [Counter; WorkerFailure::ALL.len()],
+    /// Number of new engines in the place of failed ones.
+    pub restarts: Counter,
+    /// 1 if the model is ready, 0 if not.
+    pub ready: Gauge,
     pub(super) tensor_pixels: Counter,
     pub(super) padding_pixels: Counter,
     pub(super) batches: [Counter; Cut::ALL.len()],
@@ -67,6 +72,11 @@ impl BatchMetrics {
     /// Exports the use of `places`, the places in the model's queue, until they are dropped.
     pub fn queue(&self, places: &Budget) {
         self.queues.add(self.labels.clone(), places);
+    }
+
+    /// Counts a failure of a worker.
+    pub fn failed(&self, kind: WorkerFailure) {
+        self.failures[kind as usize].inc();
     }
 
     /// Counts the pixels of an input tensor; `content` of them are not padding.

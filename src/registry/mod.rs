@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use image::{Rgb, RgbImage};
 use thiserror::Error;
 
-use crate::batch::{Batcher, Policy, TensorCost, Watchdog, WatchedEngine};
-use crate::engine::{EngineError, OnnxRuntime, Outputs};
+use crate::batch::{Batcher, Policy, Spare, TensorCost, Watchdog, WatchedEngine};
+use crate::engine::{Engine, EngineError, OnnxRuntime, Outputs};
 use crate::image::{ImageError, ImageSize, PreparedImage, Preprocessor};
 use crate::inspect::Finding;
 use crate::manifest::{ModelManifest, Precision};
@@ -270,7 +270,12 @@ impl LoadedModel {
         let image = gray_image(&preprocessor)?;
         let name = &manifest.name;
         let batch_metrics = metrics.batch(name, &variant);
-        let watchdog = Watchdog::start(format!("{name}@{variant}"), batch_metrics.clone())?;
+        let spare = Box::new(SpareEngines {
+            networks: networks.hollow(),
+            preprocessor: preprocessor.clone(),
+        });
+        let id = format!("{name}@{variant}");
+        let watchdog = Watchdog::start(id, spare, batch_metrics.clone())?;
         let mut engines = Vec::new();
         let mut warm = Outputs::default();
         for _ in 0..plan.instances {
@@ -332,6 +337,22 @@ impl LoadedModel {
     /// Returns the name of the model and its variant as `name@variant`.
     pub fn id(&self) -> String {
         format!("{}@{}", self.manifest.name, self.variant)
+    }
+}
+
+/// Creates engines that replace failed ones. Holds the graphs of the networks without the weights that all engines share.
+struct SpareEngines {
+    networks: Networks,
+    preprocessor: Preprocessor,
+}
+
+impl Spare for SpareEngines {
+    fn engine(&self) -> Result<Box<dyn Engine>, EngineError> {
+        self.networks.engine()
+    }
+
+    fn image(&self) -> Result<PreparedImage, ImageError> {
+        gray_image(&self.preprocessor)
     }
 }
 

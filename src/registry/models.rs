@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::entry::Entry;
 use super::loads::Loads;
 use super::{LoadedModel, TensorMemoryError, share_tensor_memory};
+use crate::batch::Unready;
 use crate::error::ServeError;
 use crate::manifest::Task;
 use crate::nearest::nearest;
@@ -86,18 +87,21 @@ impl Registry {
         }
     }
 
-    /// Checks that no worker of a loaded model is stuck.
+    /// Returns the loaded models that are not ready, as `name@variant`. A few of many models must not make the server
+    /// unready, because the others would be taken out of rotation with them.
     ///
     /// # Errors
-    /// [`ServeError::ModelStuck`], which lists the models with stuck workers.
-    pub fn check_workers(&self) -> Result<(), ServeError> {
-        let models = self.models().into_iter();
-        let stuck = models.filter(|model| model.batcher.stuck_workers() > 0);
-        let models: Vec<String> = stuck.map(|model| model.id()).collect();
-        if models.is_empty() {
-            return Ok(());
+    /// [`ServeError::NoModelReady`] if no loaded model is ready.
+    pub fn check_workers(&self) -> Result<Vec<String>, ServeError> {
+        let models = self.models();
+        let unready = models
+            .iter()
+            .filter_map(|model| Some((model.id(), model.batcher.unready()?)));
+        let unready: Vec<(String, Unready)> = unready.collect();
+        if !unready.is_empty() && unready.len() == models.len() {
+            return Err(ServeError::NoModelReady { models: unready });
         }
-        Err(ServeError::ModelStuck { models })
+        Ok(unready.into_iter().map(|(model, _)| model).collect())
     }
 
     /// Returns the served variant of `task` that `name` names as `MODEL` or `MODEL@VARIANT`. If

@@ -1,5 +1,6 @@
 //! The networks of a model, which are optimized once, and the engines that share their weights.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use onnx_export::{Role, Stages};
@@ -66,9 +67,23 @@ impl Networks {
         })
     }
 
+    /// Returns the same networks without a second copy of the weights that their engines share. Creating an engine from
+    /// them copies these weights for the time of the creation.
+    #[must_use]
+    pub fn hollow(&self) -> Self {
+        Self {
+            stages: self.stages.as_ref().map(|_, stage| stage.hollow()),
+            propose: self.propose.clone(),
+        }
+    }
+
     /// Returns the optimized graphs of the stages.
-    pub fn optimized(&self) -> Stages<OptimizedGraph<&[u8]>> {
-        self.stages.as_ref().map(|_, stage| stage.optimized())
+    ///
+    /// # Errors
+    /// [`EngineError`] if shared weights cannot be read back.
+    pub fn optimized(&self) -> Result<Stages<OptimizedGraph<Cow<'_, [u8]>>>, EngineError> {
+        let stages = self.stages.as_ref();
+        stages.try_map(|_, stage| stage.optimized())
     }
 
     /// Returns the only batch size that the model's first stage accepts. `None` if the stage

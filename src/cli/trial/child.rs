@@ -1,5 +1,6 @@
 //! The child process: optimizes a model, runs it once, and returns the optimized graphs.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::os::fd::AsFd;
@@ -38,15 +39,19 @@ pub(in crate::cli) fn run(args: &TrialArgs) -> Result<()> {
     prefer_for_killing();
     match try_load(order, input, args) {
         Ok(networks) => {
-            let graphs = networks.optimized();
-            let head = |graph: Stage<&OptimizedGraph<&[u8]>>| GraphHead {
+            let graphs = networks.optimized()?;
+            let head = |graph: Stage<&OptimizedGraph<Cow<'_, [u8]>>>| GraphHead {
                 role: graph.role,
                 bytes: graph.content.graph.len(),
                 fixed_batch: graph.content.fixed_batch,
                 own_operators: graph.content.own_operators,
             };
             let heads = Outcome::Loaded(graphs.iter().map(head).collect());
-            write(&mut output, &heads, graphs.iter().map(|g| g.content.graph))?;
+            write(
+                &mut output,
+                &heads,
+                graphs.iter().map(|g| &*g.content.graph),
+            )?;
             // Destructors take time and are not needed, because the process ends now.
             std::mem::forget(networks);
             Ok(())

@@ -1,0 +1,62 @@
+//! State that the workers of a model share with the requests that submit images.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::Policy;
+use super::drain::DrainRate;
+use super::queue::Queue;
+use crate::budget::Budget;
+use crate::metrics::BatchMetrics;
+
+pub(super) struct State {
+    pub(super) queue: Queue,
+    pub(super) closed: bool,
+}
+
+/// State that is shared by the worker threads and by the requests that submit images.
+pub(super) struct Shared {
+    pub(super) state: Mutex<State>,
+    /// Signalled when an image arrives and when the queue closes.
+    pub(super) changed: Condvar,
+    /// Signalled when the queue closes, for workers that pause.
+    pub(super) closing: Condvar,
+    pub(super) policy: Policy,
+    pub(super) metrics: BatchMetrics,
+    /// Budget of queue places. A place is reserved before its image is decoded.
+    pub(super) places: Budget,
+    /// Budget of the queue places of images that take long to decode, held until they are decoded: half of all
+    /// places, so that these images never fill the queue.
+    pub(super) long_places: Budget,
+    /// Measured speed at which images are prepared and run.
+    pub(super) drain: Mutex<DrainRate>,
+}
+
+impl Shared {
+    /// Locks the state, even if a thread panicked while it held the lock. The state is consistent
+    /// then, because engines run outside the lock.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether the queue is closed and empty, so that no worker is needed.
+    pub(super) fn is_finished(&self) -> bool {
+        let state = self.lock();
+        state.closed && state.queue.is_empty()
+    }
+
+    /// Waits for `time`. Returns `false`, immediately, when the queue closes.
+    pub(super) fn pause(&self, time: Duration) -> bool {
+        let state = self.lock();
+        let waited = self
+            .closing
+            .wait_timeout_while(state, time, |state| !state.closed);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !state.closed
+    }
+
+    /// No code panics while it holds this lock.
+    pub(super) fn drain(&self) -> MutexGuard<'_, DrainRate> {
+        self.drain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
