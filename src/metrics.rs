@@ -15,7 +15,10 @@ pub use labels::{Cut, ModelLabel, Rejection, Stage};
 
 use crate::budget::BudgetList;
 use crate::process::ProcessCollector;
-use labels::{CutLabels, ModelLabels, RejectionLabels, RequestLabels, RouteLabels, StageLabels};
+use labels::{
+    CutLabels, KeyLabels, ModelLabels, RejectionLabels, ReloadLabels, ReloadResult, RequestLabels,
+    RouteLabels, StageLabels,
+};
 
 /// Upper bounds of the buckets of the duration histograms, in seconds. Most requests and stages take 1 to 100 ms;
 /// eight buckets per decade show there that a quantile grows by a third.
@@ -48,6 +51,8 @@ pub struct Metrics {
     images: Family<ModelLabels, Counter>,
     model_loaded: Family<ModelLabels, Gauge>,
     rejected: Family<RejectionLabels, Counter>,
+    key_requests: Family<KeyLabels, Counter>,
+    key_reloads: Family<ReloadLabels, Counter>,
     /// Number of requests that are being handled.
     pub in_flight: Gauge,
     /// Memory budgets whose usage is exported as `sightline_budget_bytes`.
@@ -80,6 +85,8 @@ impl Metrics {
             images: Family::default(),
             model_loaded: Family::default(),
             rejected: Family::default(),
+            key_requests: Family::default(),
+            key_reloads: Family::default(),
             in_flight: Gauge::default(),
             budgets: BudgetList::default(),
         };
@@ -145,6 +152,10 @@ impl Metrics {
         registry.register("sightline_model_loaded", help, self.model_loaded.clone());
         let help = "Requests rejected for want of capacity or time, by reason";
         registry.register("sightline_rejected", help, self.rejected.clone());
+        let help = "Finished requests with a valid API key, by the name of the key";
+        registry.register("sightline_key_requests", help, self.key_requests.clone());
+        let help = "Times that the file of the API keys was read again, by result";
+        registry.register("sightline_key_reloads", help, self.key_reloads.clone());
         let help = "Requests in flight";
         registry.register("sightline_in_flight", help, self.in_flight.clone());
         registry.register_collector(Box::new(BudgetCollector(self.budgets.clone())));
@@ -182,6 +193,34 @@ impl Metrics {
                 model,
                 variant,
             })
+            .inc();
+    }
+
+    /// Counts a finished request with the API key of the name `key`.
+    pub fn key_request(&self, key: &str, status: u16) {
+        let key = key.to_owned();
+        self.key_requests
+            .get_or_create(&KeyLabels { key, status })
+            .inc();
+    }
+
+    /// Removes the counters of an API key that was removed, so that their number stays bounded.
+    pub fn forget_key(&self, key: &str) {
+        for status in 100..600 {
+            let key = key.to_owned();
+            self.key_requests.remove(&KeyLabels { key, status });
+        }
+    }
+
+    /// Counts a reload of the file of the API keys.
+    pub fn key_reload(&self, succeeded: bool) {
+        let result = if succeeded {
+            ReloadResult::ok
+        } else {
+            ReloadResult::failed
+        };
+        self.key_reloads
+            .get_or_create(&ReloadLabels { result })
             .inc();
     }
 

@@ -1,10 +1,11 @@
 //! The validated settings of `serve`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::limits::{range, size};
 use super::{
-    AccessEvents, ConfigError, DEFAULT_LISTEN, DEFAULT_LOG, ListenAddress, LoadLimits,
+    AccessEvents, ConfigError, CorsOrigins, DEFAULT_LISTEN, DEFAULT_LOG, ListenAddress, LoadLimits,
     PrecisionChoice, Settings,
 };
 use crate::app::Limits;
@@ -53,6 +54,10 @@ pub struct ServeConfig {
     pub load: LoadLimits,
     /// Which requests the access log has.
     pub access_log: AccessEvents,
+    /// File with the API keys that requests must present. `None` if they need no key.
+    pub api_keys: Option<PathBuf>,
+    /// The web pages whose scripts may send requests.
+    pub cors: CorsOrigins,
     /// Maximum time for requests in flight to finish after a stop signal.
     pub shutdown_grace: Duration,
 }
@@ -118,6 +123,8 @@ impl Settings {
             timeouts,
             load: LoadLimits::new(self.load_timeout_ms, self.load_memory_bytes)?,
             access_log: self.access_log.unwrap_or_default(),
+            api_keys: self.api_keys,
+            cors: CorsOrigins::new(self.cors_origin.unwrap_or_default())?,
             shutdown_grace: Duration::from_millis(grace.unwrap_or(30_000)),
         })
     }

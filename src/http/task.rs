@@ -9,7 +9,9 @@ use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use axum::response::Response;
 
-use super::extract::{BodyFormat, Framing, INLINE_BYTES, framing, read_body, read_inputs, refuse};
+use super::extract::{
+    BodyFormat, Encoding, Framing, INLINE_BYTES, encoding, framing, read_body, read_inputs, refuse,
+};
 use super::params::Params;
 use super::problem::Problem;
 use crate::admission::{Admission, Deadline, count_rejection, pace};
@@ -89,7 +91,14 @@ pub(super) async fn handle<T: TaskRoute>(
         }
     };
     let deadline = admission.deadline;
-    let result = match read_body(&app, &mut admission, &parts.headers, &mut body).await {
+    let read = read_body(
+        &app,
+        &mut admission,
+        head.encoding,
+        &parts.headers,
+        &mut body,
+    );
+    let result = match read.await {
         Ok(body) => {
             let work = async {
                 let (task, results) = head.run(&app, admission, parts, body).await?;
@@ -154,6 +163,7 @@ fn reject(app: &App, error: ServeError, model: Option<Arc<Entry>>) -> Problem {
 /// The checked query and headers of a request.
 struct Head<T> {
     orientation: Orientation,
+    encoding: Encoding,
     framing: Framing,
     task: T,
 }
@@ -172,6 +182,7 @@ impl<T: TaskRoute> Head<T> {
         params.finish(&[&COMMON_PARAMETERS, T::PARAMETERS].concat())?;
         let head = Self {
             orientation,
+            encoding: encoding(&parts.headers)?,
             framing: framing(&parts.headers)?,
             task,
         };
