@@ -33,6 +33,12 @@ mod task;
 mod wait;
 
 #[cfg(test)]
+mod cors_tests;
+#[cfg(test)]
+mod gzip_tests;
+#[cfg(test)]
+mod keys_tests;
+#[cfg(test)]
 mod lazy_tests;
 #[cfg(test)]
 mod router_tests;

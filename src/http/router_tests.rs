@@ -107,13 +107,13 @@ fn equal_boxes() -> Outputs {
 }
 
 /// A server with one fake model, whose queue holds one image.
-struct Setup {
-    app: Arc<App>,
+pub(super) struct Setup {
+    pub(super) app: Arc<App>,
     /// Receives the size of each batch when the engine begins it.
-    started: mpsc::Receiver<usize>,
+    pub(super) started: mpsc::Receiver<usize>,
     /// Sends permits: each message lets the engine return one batch, and dropping the sender lets
     /// it return all batches.
-    permits: mpsc::Sender<()>,
+    pub(super) permits: mpsc::Sender<()>,
 }
 
 impl Setup {
@@ -122,7 +122,7 @@ impl Setup {
     }
 
     /// Returns a server that consists of `app`, which has no model yet, and one fake model.
-    fn with(behavior: Behavior, app: App) -> Self {
+    pub(super) fn with(behavior: Behavior, app: App) -> Self {
         let (started_sender, started) = mpsc::channel();
         let (permits, permits_receiver) = mpsc::channel();
         let engine = FakeEngine {
@@ -232,7 +232,7 @@ pub(super) fn fake_variant(
 }
 
 /// Returns a black PNG file of 8x8 pixels.
-fn png_file() -> Vec<u8> {
+pub(super) fn png_file() -> Vec<u8> {
     png_of(8, 8)
 }
 
