@@ -120,7 +120,8 @@ impl Decoding {
         let grown = (2 * capacity).max(FIRST_BYTES).min(self.limit + 1);
         // A body of the maximum size must fit if no other request holds memory.
         let most = usize::try_from(app.bodies.total()).unwrap_or(usize::MAX);
-        admission.reserve_body((grown + FIXED_BYTES).min(most.max(grown)))?;
+        let most = most.max(grown.min(self.limit));
+        admission.reserve_body((grown + FIXED_BYTES).min(most))?;
         self.decoded.reserve_exact(grown - length);
         Ok(grown - length)
     }

@@ -1,10 +1,13 @@
 //! Tests of the key file, of the store and of reloads.
 
+use std::error::Error;
 use std::fs;
+use std::iter::successors;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use super::*;
+use crate::error::explain;
 use crate::metrics::Metrics;
 
 fn line(name: &str, key: &str, limits: &str) -> String {
@@ -141,8 +144,8 @@ fn a_file_that_cannot_be_used_is_an_error_with_the_reason() {
     let path = folder.path().join("keys");
     let load = || {
         let error = KeyFile::load(&path).unwrap_err();
-        let source = std::error::Error::source(&error).map(ToString::to_string);
-        format!("{error}: {}", source.unwrap_or_default())
+        let first: &(dyn Error + 'static) = &error;
+        explain(successors(Some(first), |&error| error.source()))
     };
     assert!(load().contains("No such file"));
     for empty in ["", "# none\n\n"] {
@@ -157,7 +160,7 @@ fn a_file_that_cannot_be_used_is_an_error_with_the_reason() {
     assert!(load().contains("1048576"));
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
-    assert!(load().contains("not a regular file"), "{}", load());
+    assert!(load().contains("expected a regular file"), "{}", load());
 }
 
 #[test]
