@@ -177,8 +177,8 @@ pub struct Settings {
     /// prints a key and its line; the file is read again when it changes [default: no key is needed]
     #[arg(long, env = "SIGHTLINE_API_KEYS", value_name = "FILE")]
     pub api_keys: Option<PathBuf>,
-    /// Origin of web pages whose scripts may send requests (CORS), such as https://app.example.com,
-    /// or `*` for all; may be repeated [default: none]
+    /// Origin of web pages whose scripts may send requests (CORS), such as
+    /// `https://app.example.com`, or `*` for all; may be repeated [default: none]
     #[arg(
         long,
         env = "SIGHTLINE_CORS_ORIGIN",

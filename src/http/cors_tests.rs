@@ -172,12 +172,13 @@ async fn a_page_can_read_that_its_key_is_wrong_and_needs_none_for_a_preflight_re
     }
 }
 
+async fn fails() -> &'static str {
+    panic!("the handler panics")
+}
+
 #[tokio::test]
 async fn the_response_to_a_panic_has_the_headers() {
     let app = app(listed(&[PAGE]));
-    async fn fails() -> &'static str {
-        panic!("the handler panics")
-    }
     let routes = Router::new().route("/fails", routing::get(fails));
     let router = surround(routes, &app, Listener::Public).with_state(Arc::clone(&app));
     let request = from_page(get("/fails"), PAGE);

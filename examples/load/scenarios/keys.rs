@@ -47,7 +47,7 @@ pub(super) fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     let pair = wrong_keys(&keys.last)?;
     for connections in [1, PARALLEL] {
         let pairs = compare(&server, &pair, connections, plan.load)?;
-        let comparison = Comparison::new(pairs);
+        let comparison = Comparison::new(&pairs);
         let figure = format!("wrong first or last byte, connections: {connections}");
         report.info(&figure, comparison.to_string());
         let figure = format!("standard deviations from no difference, connections: {connections}");

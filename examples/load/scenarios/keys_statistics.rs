@@ -15,7 +15,7 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    pub(super) fn new(pairs: Vec<[f64; 2]>) -> Self {
+    pub(super) fn new(pairs: &[[f64; 2]]) -> Self {
         let sort = |mut values: Vec<f64>| {
             values.sort_by(f64::total_cmp);
             values
@@ -97,13 +97,13 @@ mod tests {
             let pair = |n: u64| [noise(2 * n) + shift, noise(2 * n + 1)];
             (0..5000).map(pair).collect()
         };
-        let same = Comparison::new(pairs(0.0));
+        let same = Comparison::new(&pairs(0.0));
         assert!(same.deviations().abs() < 4.0, "{same}");
         let [low, high] = same.interval();
         assert!(low < 0.01 && high > -0.01, "{same}");
-        let slower = Comparison::new(pairs(0.05));
+        let slower = Comparison::new(&pairs(0.05));
         assert!(slower.deviations() > 4.0, "{slower}");
         assert!(slower.interval()[0] > 0.0, "{slower}");
-        assert_eq!(Comparison::new(Vec::new()).deviations(), 0.0);
+        assert_eq!(Comparison::new(&[]).deviations(), 0.0);
     }
 }
