@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -100,10 +101,11 @@ fn new_key(plan: &Plan, name: &str) -> Result<(String, String)> {
     key.context("`key new` printed no key")
 }
 
-/// Replaces the key file in one step.
+/// Replaces the key file in one step. Other users may not read it.
 fn write(path: &Path, text: &str) -> Result<()> {
     let next = path.with_extension("next");
     fs::write(&next, text)?;
+    fs::set_permissions(&next, fs::Permissions::from_mode(0o600))?;
     Ok(fs::rename(next, path)?)
 }
 
