@@ -101,6 +101,10 @@ impl Decoding {
                 (self, step) = self.pool_step(app, admission, &input, room).await?;
                 step?
             };
+            if step.used == 0 && !step.full && !input.is_empty() {
+                // The decoder always uses its input or fills its output; an endless loop would be worse than this error.
+                return Err(malformed(GzipError::Damaged));
+            }
             input.advance(step.used);
             full = step.full;
             if self.decoded.len() > self.limit {
