@@ -14,7 +14,7 @@ DESTDIR ?=
 # Seconds for each target of `make fuzz`.
 export FUZZ_SECONDS ?= 60
 # Scenarios and flags of `make load-test`, for example: make load-test SCENARIOS=bombs LOAD_ARGS='--seconds 10'
-SCENARIOS ?= open-loop retry-storm bombs connections hostile-models
+SCENARIOS ?= open-loop retry-storm bombs connections hostile-models keys
 LOAD_ARGS ?=
 # The scenarios hold thousands of connections; the server inherits the limit.
 RUN_LOAD = ulimit -n 20000 2>/dev/null || ulimit -n "$$(ulimit -Hn)"; exec target/debug/examples/load

@@ -24,6 +24,7 @@ use crate::app::App;
 use crate::batch::BatchError;
 use crate::budget::{Exhausted, Permit};
 use crate::error::ServeError;
+use crate::keys::KeyError;
 use crate::metrics::{Metrics, Rejection, RequestProgress};
 use crate::pipeline::Timing;
 use crate::pool::{ImagePool, JobCost, LongJob, LongJobs};
@@ -238,7 +239,9 @@ pub async fn pace(app: &App, error: &ServeError) {
                 | Rejection::model_stuck
                 | Rejection::model_loading
                 | Rejection::model_load_failed
-                | Rejection::model_memory,
+                | Rejection::model_memory
+                | Rejection::key_rate
+                | Rejection::key_concurrency,
             ),
             _,
         ) => &app.rejections,
@@ -332,6 +335,8 @@ fn reason(error: &ServeError) -> Option<Rejection> {
         ServeError::Batch(BatchError::DeadlineUnreachable { .. }) => {
             Some(Rejection::deadline_unreachable)
         }
+        ServeError::Key(KeyError::Rate { .. }) => Some(Rejection::key_rate),
+        ServeError::Key(KeyError::Concurrency { .. }) => Some(Rejection::key_concurrency),
         _ => None,
     }
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use crate::admission::Pacer;
 use crate::budget::Budget;
-use crate::config::{AccessEvents, Share};
+use crate::config::{AccessEvents, CorsOrigins, Share};
 use crate::defaults::Defaults;
 use crate::error::ServeError;
 use crate::http::access::AccessLog;
 use crate::http::metrics::Pages;
 use crate::identity::Identity;
 use crate::image::DecodeTimes;
+use crate::keys::KeyFile;
 use crate::manifest::Task;
 use crate::memory::{self, Demand, Demands, MemoryPlan};
 use crate::metrics::Metrics;
@@ -78,6 +79,10 @@ pub struct App {
     pub rejections: Pacer,
     /// Delays answers to requests with errors when there are many.
     pub faults: Pacer,
+    /// The API keys that requests must present. `None` if requests need no key.
+    pub keys: Option<Arc<KeyFile>>,
+    /// The web pages whose scripts may send requests.
+    pub cors: CorsOrigins,
     /// The served models. Set once, when every model of the start is loaded and warm; empty before.
     registry: OnceLock<Registry>,
     /// The default model of each task. If not set, the first loaded model of a task is its default.
@@ -95,8 +100,8 @@ impl App {
     }
 
     /// Creates the state of a server that is still loading its models, with `image_threads` threads
-    /// for work on images. The sizes of the memory budgets are those in `plan`. Requests are not logged; set
-    /// [`App::access_log`] for that.
+    /// for work on images. The sizes of the memory budgets are those in `plan`. Requests are not logged and need no API key; set
+    /// [`App::access_log`] and [`App::keys`] for that.
     pub fn planned(limits: Limits, image_threads: usize, plan: &MemoryPlan) -> Self {
         let metrics = Metrics::new();
         let bodies = Budget::new("bodies", memory::UNIT, plan.bodies);
@@ -118,6 +123,8 @@ impl App {
             pages: Pages::default(),
             rejections: Pacer::of_rejections(),
             faults: Pacer::of_faults(),
+            keys: None,
+            cors: CorsOrigins::default(),
             registry: OnceLock::new(),
             defaults: OnceLock::new(),
             draining: AtomicBool::new(false),

@@ -11,6 +11,7 @@ use crate::budget::Exhausted;
 use crate::cancel::Cancelled;
 use crate::draw::EncodeError;
 use crate::image::{ImageError, ImageSize};
+use crate::keys::KeyError;
 use crate::manifest::Task;
 use crate::nearest::did_you_mean;
 
@@ -75,8 +76,10 @@ pub enum ServeError {
         /// The content type of the request, cut to 64 characters.
         got: String,
     },
-    /// The body has a content encoding, such as gzip.
-    #[error("content-encoding `{got}` is not supported: send the body uncompressed")]
+    /// The body has a content encoding other than gzip.
+    #[error(
+        "content-encoding `{got}` is not supported: compress the body once with gzip, or send it uncompressed"
+    )]
     UnsupportedContentEncoding {
         /// Value of the `Content-Encoding` header, cut to 64 characters.
         got: String,
@@ -338,6 +341,9 @@ pub enum ServeError {
         /// Time that a request may take.
         limit: Duration,
     },
+    /// The API key of the request is missing or invalid, or exceeds its limits.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The queue rejected an image, or inference failed.
     #[error(transparent)]
     Batch(#[from] BatchError),

@@ -15,7 +15,7 @@
 //! Other modules: [`store`] and [`catalogue`] find models, which [`manifest`] describes and [`inspect`]
 //! checks;
 //! [`nearest`] corrects misspelt names; [`config`], [`defaults`], [`memory`], [`threads`] and [`cpu`] plan a
-//! deployment; [`metrics`] and [`process`] measure the running server, which [`identity`] names; [`error`] unites the
+//! deployment; [`keys`] checks API keys; [`metrics`] and [`process`] measure the running server, which [`identity`] names; [`error`] unites the
 //! errors of all layers that a request passes.
 
 pub mod admission;
@@ -36,6 +36,7 @@ pub mod http;
 pub mod identity;
 pub mod image;
 pub mod inspect;
+pub mod keys;
 pub mod manifest;
 pub mod memory;
 pub mod metrics;

@@ -26,8 +26,8 @@ use crate::telemetry::ExportCounts;
 use gauges::{BudgetCollector, QueueCollector};
 use histograms::Histograms;
 use labels::{
-    CutLabels, FailureLabels, ModelLabels, RejectionLabels, RequestLabels, RouteLabels, SpanLabels,
-    SpanResult, StageLabels,
+    CutLabels, FailureLabels, KeyLabels, ModelLabels, RejectionLabels, ReloadLabels, ReloadResult,
+    RequestLabels, RouteLabels, SpanLabels, SpanResult, StageLabels,
 };
 use triton::Triton;
 
@@ -58,6 +58,8 @@ pub struct Metrics {
     queues: BudgetList<ModelLabels>,
     /// Triton's counters. `None` unless [`Metrics::add_triton`] was called.
     triton: Option<Triton>,
+    key_requests: Family<KeyLabels, Counter>,
+    key_reloads: Family<ReloadLabels, Counter>,
     /// Number of requests that are being handled.
     pub in_flight: Gauge,
     /// Memory budgets whose usage is exported as `sightline_budget_bytes`, by their names.
@@ -95,6 +97,8 @@ impl Metrics {
             cancelled: Family::default(),
             queues: BudgetList::default(),
             triton: None,
+            key_requests: Family::default(),
+            key_reloads: Family::default(),
             in_flight: Gauge::default(),
             budgets: BudgetList::default(),
         };
@@ -174,6 +178,10 @@ impl Metrics {
         registry.register("sightline_log_dropped", help, self.log_dropped.clone());
         let help = "Requests whose client disconnected or whose time ran out, by the stage that they were in";
         registry.register("sightline_cancelled", help, self.cancelled.clone());
+        let help = "Finished requests with a valid API key, by the name of the key";
+        registry.register("sightline_key_requests", help, self.key_requests.clone());
+        let help = "Times that the file of the API keys was read again, by result";
+        registry.register("sightline_key_reloads", help, self.key_reloads.clone());
         let help = "Requests in flight";
         registry.register("sightline_in_flight", help, self.in_flight.clone());
         registry.register_collector(Box::new(BudgetCollector(self.budgets.clone())));
@@ -255,6 +263,34 @@ impl Metrics {
         if let Some(triton) = &self.triton {
             triton.failed(failure, model);
         }
+    }
+
+    /// Counts a finished request with the API key of the name `key`.
+    pub fn key_request(&self, key: &str, status: u16) {
+        let key = key.to_owned();
+        self.key_requests
+            .get_or_create(&KeyLabels { key, status })
+            .inc();
+    }
+
+    /// Removes the counters of an API key that was removed, so that their number stays bounded.
+    pub fn forget_key(&self, key: &str) {
+        for status in 100..600 {
+            let key = key.to_owned();
+            self.key_requests.remove(&KeyLabels { key, status });
+        }
+    }
+
+    /// Counts a reload of the file of the API keys.
+    pub fn key_reload(&self, succeeded: bool) {
+        let result = if succeeded {
+            ReloadResult::ok
+        } else {
+            ReloadResult::failed
+        };
+        self.key_reloads
+            .get_or_create(&ReloadLabels { result })
+            .inc();
     }
 
     /// Returns the metrics of one model's requests, and sets its gauge `loaded` to 0.

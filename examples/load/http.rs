@@ -41,6 +41,17 @@ impl Request {
         }
     }
 
+    /// Returns this request with another header.
+    pub(crate) fn with_header(&self, name: &str, value: &str) -> Self {
+        // Before the empty line at the end of the head.
+        let (head, rest) = self.bytes.split_at(self.head - 2);
+        let line = format!("{name}: {value}\r\n");
+        Self {
+            bytes: [head, line.as_bytes(), rest].concat(),
+            head: self.head + line.len(),
+        }
+    }
+
     /// Returns a request to classify one image, which is the raw body.
     pub(crate) fn classify(image: &[u8]) -> Self {
         Self::post("/v1/classify?top_k=1", "application/octet-stream", image)

@@ -8,6 +8,7 @@ mod export;
 mod healthcheck;
 mod inspect;
 mod keep;
+mod key;
 mod listeners;
 mod log;
 mod memory;
@@ -41,6 +42,7 @@ use sightline::registry;
 use sightline::store::{ModelRef, ModelSource, ModelStore, StoreError};
 
 use config_check::ConfigCommand;
+use key::KeyCommand;
 use log::{FlushOnDrop, Writing};
 use say::{Closed, complain};
 use settings::Merged;
@@ -102,6 +104,9 @@ enum Command {
     /// Check the configuration of the server
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Make API keys
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Measure latency and throughput
     Bench(bench::BenchArgs),
     /// Load the model on stdin within the limits that it states; other commands start this one
@@ -275,6 +280,7 @@ fn execute(cli: &Cli, matches: &ArgMatches) -> Result<()> {
             healthcheck::run(args, of_command.unwrap_or(matches))
         }
         Command::Config(ConfigCommand::Check(_)) => config_check::run(&merged, matches),
+        Command::Key(command) => key::run(command),
         Command::Bench(args) => bench::run(args),
         Command::LoadTrial(args) => trial::run(args),
     }

@@ -14,6 +14,7 @@ use sightline::engine::OnnxRuntime;
 use sightline::http;
 use sightline::http::access::AccessLog;
 use sightline::identity::Identity;
+use sightline::keys::KeyFile;
 use sightline::manifest::{Batching, Task};
 use sightline::memory::BudgetOrigin;
 use sightline::registry::{Entry, LoadFailure, LoadedModel, Loads, ModelPlan, Registry, Served};
@@ -103,6 +104,7 @@ async fn start(
 
 /// The results of the preparation that a server completes before it listens.
 struct Prepared {
+    keys: Option<Arc<KeyFile>>,
     memory: Planned,
     runtime: OnnxRuntime,
     served: Vec<Served>,
@@ -110,7 +112,7 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// Reads the manifests of the models to serve, opens ONNX Runtime's library, and plans the
+    /// Reads the API keys and the manifests of the models to serve, opens ONNX Runtime's library, and plans the
     /// memory. `origin` states where `config.memory_budget` was set.
     fn new(
         config: &ServeConfig,
@@ -118,6 +120,8 @@ impl Prepared {
         store: &StoreArgs,
         library: &RuntimeArgs,
     ) -> Result<Self> {
+        let keys = config.api_keys.as_deref().map(KeyFile::load).transpose();
+        let keys = keys.map_err(ConfigError::ApiKeys)?.map(Arc::new);
         let mut served = find_sources(&store.store(), config).map_err(ConfigError::Models)?;
         let named = !config.models.is_empty();
         defaults::load_at_start(&config.default_models, &mut served);
@@ -125,6 +129,7 @@ impl Prepared {
         let defaults = Defaults::choose(&config.default_models, &all, named)?;
         let runtime = library.load()?;
         Ok(Self {
+            keys,
             memory: Planned::new(config, origin, &served)?,
             runtime,
             served,
@@ -195,6 +200,7 @@ fn reject_duplicates(served: &[Served]) -> Result<(), StoreError> {
 /// flight. A second signal ends this wait and is an error.
 async fn serve(config: ServeConfig, prepared: Prepared, mut signals: StopSignals) -> Result<()> {
     let Prepared {
+        keys,
         memory,
         runtime,
         served,
@@ -219,11 +225,13 @@ async fn serve(config: ServeConfig, prepared: Prepared, mut signals: StopSignals
     let mut app = App::planned(config.limits, config.cores, &plan);
     app.access_log = AccessLog::new(config.access_log, config.access_log_sample);
     app.traces = export_traces(&config, &app)?;
+    (app.keys, app.cors) = (keys, config.cors.clone());
     log::count_dropped_in(app.metrics.log_dropped.clone());
     if config.metrics_compat == Some(MetricsCompat::Triton) {
         app.metrics.add_triton();
     }
     let app = Arc::new(app);
+    tokio::spawn(KeyFile::watch(Arc::clone(&app)));
     app.set_defaults(defaults);
     app.identity.set_address(address);
     // The served models are never dropped, because that would join workers, whose runs may be endless. The process

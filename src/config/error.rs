@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::keys::KeyFileError;
 use crate::memory::MemoryPlanError;
 use crate::store::StoreError;
 
@@ -52,6 +53,9 @@ pub enum ConfigError {
         /// The invalid value of the setting.
         got: String,
     },
+    /// The file of the API keys cannot be used.
+    #[error(transparent)]
+    ApiKeys(#[from] KeyFileError),
     /// The memory budget, or a setting for one part of it, is too small for the models and for the
     /// limits on requests.
     #[error(transparent)]

@@ -1,16 +1,17 @@
 //! Settings from a TOML file.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::value::SeqAccessDeserializer;
+use serde::de::value::{SeqAccessDeserializer, StrDeserializer};
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use toml::de::DeTable;
 
 use super::{ConfigError, Settings, keys};
 use crate::nearest::nearest;
-use crate::store::{ModelRef, read_text};
+use crate::store::read_text;
 
 impl Settings {
     /// Reads settings from the TOML file at `path`. A setting that the file does not contain is
@@ -73,27 +74,29 @@ fn known(key: &str, start: usize, file: &str, path: &Path) -> Result<(), ConfigE
     })
 }
 
-/// Reads a list of models, or a single model.
-pub(super) fn one_or_many<'de, D: Deserializer<'de>>(
+/// Reads a list of values that are written as strings, or a single one.
+pub(super) fn one_or_many<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
-) -> Result<Option<Vec<ModelRef>>, D::Error> {
-    struct OneOrMany;
+) -> Result<Option<Vec<T>>, D::Error> {
+    struct OneOrMany<T>(PhantomData<T>);
 
-    impl<'de> Visitor<'de> for OneOrMany {
-        type Value = Vec<ModelRef>;
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrMany<T> {
+        type Value = Vec<T>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("a string or a list of strings")
         }
 
-        fn visit_str<E: Error>(self, text: &str) -> Result<Vec<ModelRef>, E> {
-            Ok(vec![ModelRef::from(text.to_owned())])
+        fn visit_str<E: Error>(self, text: &str) -> Result<Vec<T>, E> {
+            Ok(vec![T::deserialize(StrDeserializer::new(text))?])
         }
 
-        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Vec<ModelRef>, A::Error> {
+        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Vec<T>, A::Error> {
             Vec::deserialize(SeqAccessDeserializer::new(list))
         }
     }
 
-    deserializer.deserialize_any(OneOrMany).map(Some)
+    deserializer
+        .deserialize_any(OneOrMany(PhantomData))
+        .map(Some)
 }

@@ -5,6 +5,7 @@
 //! flag.
 
 mod access;
+mod cors;
 mod error;
 mod file;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -24,6 +25,7 @@ mod tests;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 pub use access::AccessEvents;
+pub use cors::{CorsOrigin, CorsOriginError, CorsOrigins};
 pub use error::{ConfigError, TomlError};
 pub use keys::keys;
 pub use limits::LoadLimits;

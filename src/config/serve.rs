@@ -1,10 +1,11 @@
 //! The validated settings of `serve`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::limits::{range, size};
 use super::{
-    AccessEvents, ConfigError, DEFAULT_LISTEN, DEFAULT_LOG, ListenAddress, LoadLimits,
+    AccessEvents, ConfigError, CorsOrigins, DEFAULT_LISTEN, DEFAULT_LOG, ListenAddress, LoadLimits,
     MetricsCompat, OtlpEndpoint, PrecisionChoice, Settings, Share,
 };
 use crate::app::Limits;
@@ -61,6 +62,10 @@ pub struct ServeConfig {
     pub otlp_sample_ratio: Share,
     /// Another server whose metrics are exported in addition. `None` to export only the own ones.
     pub metrics_compat: Option<MetricsCompat>,
+    /// File with the API keys that requests must present. `None` if they need no key.
+    pub api_keys: Option<PathBuf>,
+    /// The web pages whose scripts may send requests.
+    pub cors: CorsOrigins,
     /// Maximum time for requests in flight to finish after a stop signal.
     pub shutdown_grace: Duration,
 }
@@ -130,6 +135,8 @@ impl Settings {
             otlp_endpoint: self.otlp_endpoint,
             otlp_sample_ratio: self.otlp_sample_ratio.unwrap_or(Share::ALL),
             metrics_compat: self.metrics_compat,
+            api_keys: self.api_keys,
+            cors: CorsOrigins::new(self.cors_origin.unwrap_or_default())?,
             shutdown_grace: Duration::from_millis(grace.unwrap_or(30_000)),
         })
     }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::file::one_or_many;
 use super::{
-    AccessEvents, ListenAddress, LogFormat, MetricsCompat, OtlpEndpoint, PrecisionChoice, Share,
+    AccessEvents, CorsOrigin, ListenAddress, LogFormat, MetricsCompat, OtlpEndpoint, PrecisionChoice,
+    Share,
 };
 use crate::defaults::{self, DefaultModel};
 use crate::memory::ByteSize;
@@ -196,6 +197,20 @@ pub struct Settings {
     /// Time that requests in flight may take after SIGTERM, in milliseconds [default: 30000]
     #[arg(long, env = "SIGHTLINE_SHUTDOWN_GRACE_MS", value_name = "MILLISECONDS")]
     pub shutdown_grace_ms: Option<u64>,
+    /// File with the API keys that requests must present, one per line: `sightline key new NAME`
+    /// prints a key and its line; the file is read again when it changes [default: no key is needed]
+    #[arg(long, env = "SIGHTLINE_API_KEYS", value_name = "FILE")]
+    pub api_keys: Option<PathBuf>,
+    /// Origin of web pages whose scripts may send requests (CORS), such as
+    /// `https://app.example.com`, or `*` for all; may be repeated [default: none]
+    #[arg(
+        long,
+        env = "SIGHTLINE_CORS_ORIGIN",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    #[serde(deserialize_with = "one_or_many")]
+    pub cors_origin: Option<Vec<CorsOrigin>>,
     /// Log filter. A flag of all commands, so not an argument here.
     #[arg(skip)]
     pub log: Option<String>,

@@ -15,8 +15,8 @@ use futures_util::FutureExt;
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 
-use super::cut;
-use crate::admission::Admission;
+use super::{cut, gunzip};
+use crate::admission::{Admission, Deadline};
 use crate::app::App;
 use crate::error::ServeError;
 use crate::image::DecodeOptions;
@@ -140,28 +140,46 @@ fn images(
     Ok(images)
 }
 
-/// Rejects a body with a content encoding, because a compressed body can expand to far more than
-/// its length.
-fn check_encoding(headers: &HeaderMap) -> Result<(), ServeError> {
+/// How a body is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// It is not compressed.
+    Identity,
+    /// It is gzip data.
+    Gzip,
+}
+
+/// Returns how the body is compressed, by its content encoding.
+///
+/// # Errors
+/// [`ServeError::UnsupportedContentEncoding`] for another encoding than gzip, and for a body that is compressed twice.
+pub(super) fn encoding(headers: &HeaderMap) -> Result<Encoding, ServeError> {
+    let mut encoding = Encoding::Identity;
     for value in headers.get_all(CONTENT_ENCODING) {
         let value = String::from_utf8_lossy(value.as_bytes());
-        let mut codings = value.split(',').map(str::trim);
-        if !codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case("identity")) {
-            let got = cut(&value);
-            return Err(ServeError::UnsupportedContentEncoding { got });
+        for coding in value.split(',').map(str::trim) {
+            if coding.is_empty() || coding.eq_ignore_ascii_case("identity") {
+                continue;
+            }
+            // RFC 9110, section 8.4.1.3: `x-gzip` is equivalent to `gzip`.
+            let gzip = ["gzip", "x-gzip"];
+            let gzip = gzip.iter().any(|name| coding.eq_ignore_ascii_case(name));
+            if !gzip || encoding == Encoding::Gzip {
+                let got = cut(&value);
+                return Err(ServeError::UnsupportedContentEncoding { got });
+            }
+            encoding = Encoding::Gzip;
         }
     }
-    Ok(())
+    Ok(encoding)
 }
 
 /// Returns how the images are contained in the body, by its content type. A body without a content
 /// type is one image file.
 ///
 /// # Errors
-/// [`ServeError::UnsupportedContentEncoding`] for a compressed body,
 /// [`ServeError::UnsupportedMediaType`] for a content type that is not supported.
 pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
-    check_encoding(headers)?;
     let Some(value) = headers.get(CONTENT_TYPE) else {
         return Ok(Framing::Raw);
     };
@@ -184,30 +202,32 @@ pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
     }
 }
 
-/// Reads a request body into memory that `admission` reserves while the body arrives. If the body
-/// is too large, does not arrive before the deadline, or exhausts the memory for bodies, the
-/// remainder of the body is read and dropped, and an error is returned.
+/// Reads a request body, which is compressed as `encoding` states, into memory that `admission` reserves while the body
+/// arrives. If the body cannot be used, or does not arrive before the deadline, the remainder of the body is read and
+/// dropped, and an error is returned.
 pub(super) async fn read_body(
     app: &App,
     admission: &mut Admission,
+    encoding: Encoding,
     headers: &HeaderMap,
     body: &mut Body,
 ) -> Result<Bytes, ServeError> {
-    let deadline = admission.deadline;
     let started = Instant::now();
     admission.progress.enter(Stage::receive);
-    let collected = deadline.bound(collect(app, admission, headers, body)).await;
+    let collected = match check_length(app.limits.max_body_bytes, headers) {
+        Err(error) => Err(error),
+        Ok(announced) => match encoding {
+            Encoding::Identity => collect(app, admission, announced, body).await,
+            Encoding::Gzip => gunzip::collect(app, admission, body).await,
+        },
+    };
     admission.timing[Stage::receive] += started.elapsed();
-    let collected = collected.map_err(|error| match error {
-        ServeError::DeadlinePassed { limit } => ServeError::BodyTimeout { limit },
-        error => error,
-    });
-    if matches!(
-        collected,
-        Err(ServeError::BodyTooLarge { .. }
-            | ServeError::BodyMemory(_)
-            | ServeError::BodyTimeout { .. })
-    ) {
+    if let Err(error) = &collected
+        && !matches!(
+            error,
+            ServeError::BodyInterrupted | ServeError::BodyTooSlow { .. }
+        )
+    {
         refuse(headers, body).await;
     }
     if collected.is_ok() {
@@ -216,27 +236,28 @@ pub(super) async fn read_body(
     collected
 }
 
-/// Reads a body into memory. `admission` reserves the memory before each part of the body is
-/// copied.
-async fn collect(
-    app: &App,
-    admission: &mut Admission,
-    headers: &HeaderMap,
-    body: &mut Body,
-) -> Result<Bytes, ServeError> {
-    let limit = app.limits.max_body_bytes;
+/// Returns the length of the body that the `Content-Length` header announces, or `None` without this header.
+fn check_length(limit: usize, headers: &HeaderMap) -> Result<Option<usize>, ServeError> {
     let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: usize| length > limit) {
         return Err(ServeError::BodyTooLarge { limit });
     }
+    Ok(announced)
+}
+
+/// Reads a body that is not compressed into memory. `admission` reserves the memory before each part of the body is
+/// copied.
+async fn collect(
+    app: &App,
+    admission: &mut Admission,
+    announced: Option<usize>,
+    body: &mut Body,
+) -> Result<Bytes, ServeError> {
+    let limit = app.limits.max_body_bytes;
     let mut bytes = Vec::new();
-    while let Some(frame) = body.frame().await {
-        // A frame without data holds trailers, which are not part of the image.
-        let Ok(data) = frame.map_err(unreadable)?.into_data() else {
-            continue;
-        };
+    while let Some(data) = next_data(body, admission.deadline).await? {
         let needed = bytes.len() + data.len();
         if needed > limit {
             return Err(ServeError::BodyTooLarge { limit });
@@ -252,6 +273,31 @@ async fn collect(
         bytes.extend_from_slice(&data);
     }
     Ok(Bytes::from(bytes))
+}
+
+/// Returns the next data of the body, or `None` at its end.
+///
+/// # Errors
+/// [`ServeError::BodyTimeout`] if nothing arrives before `deadline`, [`ServeError::BodyInterrupted`] and
+/// [`ServeError::BodyTooSlow`] if the connection fails or is too slow.
+pub(super) async fn next_data(
+    body: &mut Body,
+    deadline: Deadline,
+) -> Result<Option<Bytes>, ServeError> {
+    loop {
+        let frame = deadline.bound(async { Ok(body.frame().await) }).await;
+        let frame = frame.map_err(|error| match error {
+            ServeError::DeadlinePassed { limit } => ServeError::BodyTimeout { limit },
+            error => error,
+        })?;
+        let Some(frame) = frame else {
+            return Ok(None);
+        };
+        // A frame without data holds trailers, which are not part of the image.
+        if let Ok(data) = frame.map_err(unreadable)?.into_data() {
+            return Ok(Some(data));
+        }
+    }
 }
 
 /// Returns the error of a request whose body cannot be read because of `error`.

@@ -24,20 +24,33 @@ use tower_http::trace::TraceLayer;
 use tracing::{Span, field};
 
 use super::access::Pending;
+use super::keys::{API_KEY, Listener};
 use super::problem::Problem;
 use super::respond::Served;
 use super::traces::{self, NO_ROUTE, Traced};
+use super::{cors, keys};
 use crate::app::App;
 use crate::metrics::{ModelLabel, Stage};
 use crate::pipeline::Timing;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 /// Maximum length of a client's request id in bytes; a longer one is replaced.
 const MAX_REQUEST_ID: usize = 128;
 
-/// Wraps `routes` in the layers that all routes need. The code lists the outermost layer first.
-pub(super) fn surround(routes: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
+/// Wraps `routes`, the routes of `listener`, in the layers that all routes need. The code lists the outermost layer
+/// first, except for the innermost three: CORS headers are added to all responses, of panics and of requests without a
+/// key, too.
+pub(super) fn surround(
+    routes: Router<Arc<App>>,
+    app: &Arc<App>,
+    listener: Listener,
+) -> Router<Arc<App>> {
+    let routes = keys::require(routes, app, listener).layer(CatchPanicLayer::custom(panicked));
+    let routes = match listener {
+        Listener::Public => cors::allow(routes, &app.cors),
+        Listener::Admin => routes,
+    };
     let begin_trace = {
         let app = Arc::clone(app);
         move |request| traces::begin(&app, request)
@@ -55,14 +68,14 @@ pub(super) fn surround(routes: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<A
                 AUTHORIZATION,
                 COOKIE,
                 PROXY_AUTHORIZATION,
+                API_KEY,
             ]))
             .layer(MapRequestLayer::new(drop_unusable_id))
             .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
             .layer(PropagateRequestIdLayer::new(REQUEST_ID))
             .layer(MapRequestLayer::new(begin_trace))
             .layer(span)
-            .layer(from_fn_with_state(Arc::clone(app), observe))
-            .layer(CatchPanicLayer::custom(panicked)),
+            .layer(from_fn_with_state(Arc::clone(app), observe)),
     )
 }
 
@@ -91,6 +104,8 @@ fn request_span(request: &axum::http::Request<Body>) -> Span {
         trace_id = traces::context_of(extensions).map(|context| field::display(context.trace_id())),
         method = %request.method(),
         route = traces::route(extensions),
+        // `KEY_FIELD`, the name of the API key, once it is known.
+        key = field::Empty,
     )
 }
 

@@ -11,11 +11,15 @@ mod activity;
 mod classify;
 mod connection;
 pub mod contract;
+mod cors;
 mod detect;
 mod extract;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod gunzip;
+mod gzip;
 mod health;
+mod keys;
 pub mod listener;
 pub mod metrics;
 mod middleware;
@@ -31,6 +35,12 @@ mod traceparent;
 mod traces;
 mod wait;
 
+#[cfg(test)]
+mod cors_tests;
+#[cfg(test)]
+mod gzip_tests;
+#[cfg(test)]
+mod keys_tests;
 #[cfg(test)]
 mod lazy_tests;
 #[cfg(test)]
@@ -53,25 +63,31 @@ use onnx_export::text;
 use crate::app::App;
 use crate::error::ServeError;
 use crate::manifest::Task;
+use keys::Listener;
 use problem::Problem;
 
 /// Returns the router of the server, with its middleware.
 pub fn router(app: Arc<App>) -> Router {
-    with_middleware(routes(), app)
+    with_middleware(routes(), app, Listener::Public)
 }
 
-/// Returns the router of the admin listener: probes and metrics, with the same middleware.
+/// Returns the router of the admin listener: probes and metrics, with the same middleware but without CORS. Further
+/// routes need an API key, if keys are configured; see [`Listener`].
 pub fn admin_router(app: Arc<App>) -> Router {
-    with_middleware(admin_routes(), app)
+    with_middleware(admin_routes(), app, Listener::Admin)
 }
 
-fn with_middleware<const N: usize>(routes: [Route; N], app: Arc<App>) -> Router {
+fn with_middleware<const N: usize>(
+    routes: [Route; N],
+    app: Arc<App>,
+    listener: Listener,
+) -> Router {
     let add = |router: Router<Arc<App>>, (path, methods)| router.route(path, methods);
     let routes = routes.into_iter().fold(Router::new(), add);
     let routes = routes
         .fallback(no_route)
         .method_not_allowed_fallback(method_not_allowed);
-    middleware::surround(routes, &app).with_state(app)
+    middleware::surround(routes, &app, listener).with_state(app)
 }
 
 /// A path and the handlers of its methods.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -13,6 +13,7 @@ use crate::batch::BatchError;
 use crate::draw::EncodeError;
 use crate::error::ServeError;
 use crate::image::ImageError;
+use crate::keys::KeyError;
 use crate::registry::Entry;
 
 /// `Retry-After` of rejections for which the waiting time cannot be estimated.
@@ -52,6 +53,8 @@ codes! {
     bad_body = BAD_REQUEST,
     no_image = BAD_REQUEST,
     body_interrupted = BAD_REQUEST,
+    unauthorized = UNAUTHORIZED,
+    invalid_api_key = UNAUTHORIZED,
     body_timeout = REQUEST_TIMEOUT,
     wrong_task = NOT_FOUND,
     unknown_model = NOT_FOUND,
@@ -74,6 +77,8 @@ codes! {
     deadline_unreachable = TOO_MANY_REQUESTS,
     body_memory = TOO_MANY_REQUESTS,
     response_memory = TOO_MANY_REQUESTS,
+    key_rate = TOO_MANY_REQUESTS,
+    key_concurrency = TOO_MANY_REQUESTS,
     internal = INTERNAL_SERVER_ERROR,
     model_stuck = SERVICE_UNAVAILABLE,
     model_loading = SERVICE_UNAVAILABLE,
@@ -104,6 +109,9 @@ pub(super) struct Problem {
     /// Time in the `Retry-After` header. `None` if the response does not have this header.
     #[serde(skip)]
     retry_after: Option<Duration>,
+    /// Value of the `WWW-Authenticate` header. `None` if the response does not have this header.
+    #[serde(skip)]
+    challenge: Option<&'static str>,
     /// Whether the server closes the connection after the response, because a part of the request
     /// may be unread or because the server is shutting down.
     #[serde(skip)]
@@ -130,6 +138,7 @@ impl Problem {
             expected: None,
             got: None,
             retry_after: None,
+            challenge: None,
             closes: false,
             model: None,
             hidden: None,
@@ -152,6 +161,12 @@ impl Problem {
     /// Sets the time after which the client may retry.
     fn retry(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
+        self
+    }
+
+    /// Sets how the client can authenticate.
+    fn challenge(mut self, challenge: &'static str) -> Self {
+        self.challenge = Some(challenge);
         self
     }
 
@@ -209,7 +224,7 @@ impl From<ServeError> for Problem {
             ServeError::UnsupportedMediaType { got } => media_type(got, detail),
             ServeError::UnsupportedContentEncoding { got } => {
                 Self::new(Code::unsupported_media_type, detail)
-                    .about("content-encoding", "no content-encoding, or identity")
+                    .about("content-encoding", "gzip, identity, or no content-encoding")
                     .got(got)
             }
             ServeError::BodyTooLarge { limit } => Self::new(Code::body_too_large, detail)
@@ -289,6 +304,7 @@ impl From<ServeError> for Problem {
             }
             ServeError::Draining => draining(detail),
             ServeError::DeadlinePassed { .. } => Self::new(Code::deadline_passed, detail),
+            ServeError::Key(error) => key(&error, detail),
             ServeError::Batch(error) => batch(&error, detail),
             ServeError::Internal(reason) => Self::internal(reason),
         }
@@ -331,6 +347,27 @@ fn image(index: usize, error: &ImageError, detail: String) -> Problem {
     Problem::new(code, detail).about(format!("images[{index}]"), expected)
 }
 
+/// Returns the problem for a request whose API key is not accepted. The presented key is never part of it.
+fn key(error: &KeyError, detail: String) -> Problem {
+    const FIELD: &str = "authorization";
+    match error {
+        KeyError::Missing => Problem::new(Code::unauthorized, detail)
+            .about(FIELD, "Bearer KEY")
+            .challenge(r#"Bearer realm="sightline""#),
+        KeyError::Invalid => Problem::new(Code::invalid_api_key, detail)
+            .about(FIELD, "Bearer and a valid API key")
+            .challenge(r#"Bearer realm="sightline", error="invalid_token""#),
+        KeyError::Conflict => Problem::new(Code::bad_parameter, detail)
+            .about("x-api-key", "the API key of `authorization`, or no header"),
+        KeyError::Rate { retry_after, .. } => {
+            Problem::new(Code::key_rate, detail).retry(*retry_after)
+        }
+        KeyError::Concurrency { .. } => {
+            Problem::new(Code::key_concurrency, detail).retry(SHORT_WAIT)
+        }
+    }
+}
+
 /// Returns the problem for a request that arrives while the server is shutting down. The server
 /// closes the connection after this response, so that the client's retry can reach another server.
 fn draining(detail: String) -> Problem {
@@ -371,6 +408,9 @@ impl IntoResponse for Problem {
         if let Some(after) = self.retry_after {
             let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(challenge) = self.challenge {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if self.closes {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

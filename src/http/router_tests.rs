@@ -123,7 +123,7 @@ impl Setup {
     }
 
     /// Returns a server that consists of `app`, which has no model yet, and one fake model.
-    fn with(behavior: Behavior, app: App) -> Self {
+    pub(super) fn with(behavior: Behavior, app: App) -> Self {
         let (started_sender, started) = mpsc::channel();
         let (permits, permits_receiver) = mpsc::channel();
         let engine = FakeEngine {
@@ -242,7 +242,7 @@ pub(super) fn fake_variant(
 }
 
 /// Returns a black PNG file of 8x8 pixels.
-fn png_file() -> Vec<u8> {
+pub(super) fn png_file() -> Vec<u8> {
     png_of(8, 8)
 }
 

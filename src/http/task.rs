@@ -10,7 +10,9 @@ use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 
-use super::extract::{BodyFormat, Framing, INLINE_BYTES, framing, read_body, read_inputs, refuse};
+use super::extract::{
+    BodyFormat, Encoding, Framing, INLINE_BYTES, encoding, framing, read_body, read_inputs, refuse,
+};
 use super::params::Params;
 use super::problem::Problem;
 use super::respond::Finished;
@@ -102,7 +104,8 @@ pub(super) async fn handle<T: TaskRoute>(
     let deadline = admission.deadline;
     let work = async {
         let receiving = trace.begin(Stage::receive);
-        let body = read_body(&app, &mut admission, &parts.headers, &mut body).await?;
+        let (encoding, headers) = (head.encoding, &parts.headers);
+        let body = read_body(&app, &mut admission, encoding, headers, &mut body).await?;
         receiving.end();
         let work = async {
             let (task, results) = head.run(&app, admission, parts, body).await?;
@@ -182,6 +185,7 @@ fn problem(error: ServeError, model: Option<Arc<Entry>>) -> Problem {
 /// The checked query and headers of a request.
 struct Head<T> {
     orientation: Orientation,
+    encoding: Encoding,
     framing: Framing,
     task: T,
 }
@@ -200,6 +204,7 @@ impl<T: TaskRoute> Head<T> {
         params.finish(&[&COMMON_PARAMETERS, T::PARAMETERS].concat())?;
         let head = Self {
             orientation,
+            encoding: encoding(&parts.headers)?,
             framing: framing(&parts.headers)?,
             task,
         };

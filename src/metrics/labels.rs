@@ -120,6 +120,10 @@ pub enum Rejection {
     model_load_failed,
     /// The memory for tensors was too small to load the model.
     model_memory,
+    /// The API key exceeded its rate.
+    key_rate,
+    /// The API key had too many requests in flight.
+    key_concurrency,
     /// The server was starting.
     starting,
     /// The server was shutting down.
@@ -128,7 +132,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every reason for a rejection.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::queue_full,
         Self::deadline_unreachable,
         Self::body_memory,
@@ -138,6 +142,8 @@ impl Rejection {
         Self::model_loading,
         Self::model_load_failed,
         Self::model_memory,
+        Self::key_rate,
+        Self::key_concurrency,
         Self::starting,
         Self::draining,
     ];
@@ -224,4 +230,23 @@ pub(super) enum SpanResult {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct SpanLabels {
     pub(super) result: SpanResult,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct KeyLabels {
+    pub(super) key: String,
+    pub(super) status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ReloadLabels {
+    pub(super) result: ReloadResult,
+}
+
+/// Whether a reload succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "variant names are the label's values")]
+pub(super) enum ReloadResult {
+    ok,
+    failed,
 }

@@ -4,6 +4,8 @@ mod bombs;
 mod connections;
 mod held;
 mod hostile_models;
+mod keys;
+mod keys_statistics;
 mod open_loop;
 mod overload;
 mod retry_storm;
@@ -41,6 +43,8 @@ pub(crate) enum Scenario {
     /// Clients send images for which a hostile model runs endlessly, while an ordinary client uses
     /// another model
     HostileModels,
+    /// Wrong API keys whose rejections are timed, and keys that rotate while clients classify images
+    Keys,
     /// Valid and hostile requests mixed, for minutes
     Soak,
 }
@@ -72,6 +76,7 @@ impl Scenario {
             Self::Bombs => bombs::run(plan, report),
             Self::Connections => connections::run(plan, report),
             Self::HostileModels => hostile_models::run(plan, report),
+            Self::Keys => keys::run(plan, report),
             Self::Soak => soak::run(plan, report),
         }
     }

@@ -16,12 +16,17 @@ pub(super) struct Load {
 
 /// Sends `image` repeatedly over `connections` parallel connections during the time `length`.
 /// Returns the latency and throughput of all requests.
-pub(super) fn run(url: &str, image: &[u8], connections: usize, length: Duration) -> Result<Load> {
+pub(super) fn run(
+    target: Target<'_>,
+    image: &[u8],
+    connections: usize,
+    length: Duration,
+) -> Result<Load> {
     let start = Instant::now();
     let end = start + length;
     let mut latencies = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..connections)
-            .map(|_| scope.spawn(|| client(url, image, end)))
+            .map(|_| scope.spawn(|| client(target, image, end)))
             .collect();
         let mut latencies = Vec::new();
         for client in clients {
@@ -41,8 +46,8 @@ pub(super) fn run(url: &str, image: &[u8], connections: usize, length: Duration)
 
 /// Sends `image` repeatedly over one connection until `end`, at least once. Returns the latency of
 /// each request in milliseconds.
-fn client(url: &str, image: &[u8], end: Instant) -> Result<Vec<f64>> {
-    let client = Client::new(url);
+fn client(target: Target<'_>, image: &[u8], end: Instant) -> Result<Vec<f64>> {
+    let client = Client::new(target);
     let mut latencies = Vec::new();
     while latencies.is_empty() || Instant::now() < end {
         latencies.push(client.send(image)?);
@@ -50,31 +55,36 @@ fn client(url: &str, image: &[u8], end: Instant) -> Result<Vec<f64>> {
     Ok(latencies)
 }
 
-/// An HTTP client that sends all its requests over one connection.
-pub(super) struct Client {
-    agent: ureq::Agent,
-    url: String,
+/// The URL to send images to, and the API key that its server requires, if any.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) url: &'a str,
+    pub(super) api_key: Option<&'a str>,
 }
 
-impl Client {
-    pub(super) fn new(url: &str) -> Self {
+/// An HTTP client that sends all its requests over one connection.
+pub(super) struct Client<'a> {
+    agent: ureq::Agent,
+    target: Target<'a>,
+}
+
+impl<'a> Client<'a> {
+    pub(super) fn new(target: Target<'a>) -> Self {
         let agent = ureq::Agent::config_builder().proxy(None).build().into();
-        Self {
-            agent,
-            url: url.to_owned(),
-        }
+        Self { agent, target }
     }
 
     /// Sends `image` and returns the time until the whole response was received, in milliseconds.
     pub(super) fn send(&self, image: &[u8]) -> Result<f64> {
         let start = Instant::now();
-        let request = self
-            .agent
-            .post(&self.url)
-            .header("content-type", "application/octet-stream");
+        let Target { url, api_key } = self.target;
+        let request = self.agent.post(url);
+        let mut request = request.header("content-type", "application/octet-stream");
+        if let Some(key) = api_key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
         let response = request.send(image);
-        let mut response =
-            response.with_context(|| format!("the HTTP request to {} failed", self.url))?;
+        let mut response = response.with_context(|| format!("the HTTP request to {url} failed"))?;
         response.body_mut().read_to_vec()?;
         Ok(start.elapsed().as_secs_f64() * 1e3)
     }

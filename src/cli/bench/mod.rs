@@ -31,7 +31,7 @@ use sightline::threads::usable_cores;
 use super::say::say;
 use super::{PrecisionArgs, RuntimeArgs, StoreArgs};
 use alone::{Alone, Stages};
-use load::{Client, Load, median};
+use load::{Client, Load, Target, median};
 use served::Server;
 
 /// The image that is sent if `--image` is not set: a JPEG of 500x375 pixels, a common size in
@@ -54,6 +54,14 @@ pub(super) struct BenchArgs {
     /// URL of a running server to measure instead of models in this process
     #[arg(long, env = "SIGHTLINE_URL", value_name = "URL")]
     url: Option<String>,
+    /// API key for the server at `--url`
+    #[arg(
+        long,
+        env = "SIGHTLINE_API_KEY",
+        value_name = "KEY",
+        hide_env_values = true
+    )]
+    api_key: Option<String>,
     /// Image to send [default: a 500x375 JPEG]
     #[arg(long, env = "SIGHTLINE_IMAGE", value_name = "FILE")]
     image: Option<PathBuf>,
@@ -161,7 +169,11 @@ fn measure(
     let server = Server::start(runtime, source)?;
     let idle = served::idle_cpu(IDLE);
     let length = Duration::from_millis(args.round_ms);
-    let client = Client::new(&server.url);
+    let target = Target {
+        url: &server.url,
+        api_key: None,
+    };
+    let client = Client::new(target);
     let mut rounds = Vec::new();
     for _ in 0..args.rounds {
         // Runs without the server and requests to it alternate, so that a slow moment of the
@@ -172,7 +184,7 @@ fn measure(
             runs.push(alone.once(image)?);
             single.push(client.send(image)?);
         }
-        let many = load::run(&server.url, image, usize::from(args.connections), length)?;
+        let many = load::run(target, image, usize::from(args.connections), length)?;
         let stages = Stages::median(&runs);
         rounds.push(Round {
             stages,
@@ -280,11 +292,15 @@ fn running_server(args: &BenchArgs, url: &str, image: &Bytes) -> Result<()> {
     } else {
         format!("{}/v1/classify", url.trim_end_matches('/'))
     };
+    let target = Target {
+        url: &url,
+        api_key: args.api_key.as_deref(),
+    };
     let length = Duration::from_millis(args.round_ms);
     say!("connections       p50 ms    p99 ms  images/s")?;
     for connections in [1, usize::from(args.connections)] {
         let loads = (0..args.rounds)
-            .map(|_| load::run(&url, image, connections, length))
+            .map(|_| load::run(target, image, connections, length))
             .collect::<Result<Vec<_>>>()
             .with_context(|| format!("cannot measure {url}"))?;
         if loads.is_empty() {

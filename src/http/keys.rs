@@ -1,0 +1,142 @@
+//! Requires an API key, if keys are configured.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use tracing::Span;
+
+use super::extract::refuse;
+use super::problem::Problem;
+use crate::admission::{count_rejection, pace};
+use crate::app::App;
+use crate::error::ServeError;
+use crate::keys::{Grant, KeyError, KeyFile, KeyName, presented};
+
+/// Name of the header that holds an API key without a scheme.
+pub(super) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// Name of the field with the key's name, in the span of a request.
+pub(super) const KEY_FIELD: &str = "key";
+
+/// A listener, which decides what its clients may request without a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listener {
+    /// The listener for clients. Only probes need no key.
+    Public,
+    /// The listener for operators. Probes and scrapes need no key, everything that changes the server does.
+    Admin,
+}
+
+impl Listener {
+    /// Returns whether the route `path` needs no key.
+    fn exempts(self, path: &str) -> bool {
+        match path {
+            "/health/live" | "/health/ready" => true,
+            "/metrics" => self == Self::Admin,
+            _ => false,
+        }
+    }
+}
+
+/// Adds the check of API keys to `routes`, the routes of `listener`, unless no keys are configured.
+pub(super) fn require(
+    routes: Router<Arc<App>>,
+    app: &Arc<App>,
+    listener: Listener,
+) -> Router<Arc<App>> {
+    match &app.keys {
+        None => routes,
+        Some(keys) => {
+            let state = Required {
+                app: Arc::clone(app),
+                keys: Arc::clone(keys),
+                listener,
+            };
+            routes.layer(from_fn_with_state(state, check))
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Required {
+    app: Arc<App>,
+    keys: Arc<KeyFile>,
+    listener: Listener,
+}
+
+/// Passes a request on if its route needs no key or if its key is valid and within its limits. The key counts as used
+/// until there is a response.
+async fn check(State(required): State<Required>, request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>();
+    if path.is_some_and(|path| required.listener.exempts(path.as_str())) {
+        return next.run(request).await;
+    }
+    let app = &required.app;
+    match authorize(&required.keys, request.headers()) {
+        Ok(grant) => {
+            record(&grant.name);
+            let response = next.run(request).await;
+            count(app, &grant.name, &response);
+            response
+        }
+        Err(error) => {
+            let name = error.name().cloned();
+            name.iter().for_each(record);
+            let response = reject(app, error.into(), request).await;
+            if let Some(name) = name {
+                count(app, &name, &response);
+            }
+            response
+        }
+    }
+}
+
+fn authorize(keys: &KeyFile, headers: &HeaderMap) -> Result<Grant, KeyError> {
+    let values = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let key = presented(values(AUTHORIZATION), values(API_KEY))?;
+    keys.keys().authorize(key)
+}
+
+/// Adds the name of the key to the span of the request, and so to all its events in the log.
+fn record(name: &KeyName) {
+    Span::current().record(KEY_FIELD, name.as_str());
+}
+
+fn count(app: &App, name: &KeyName, response: &Response) {
+    let status = response.status().as_u16();
+    app.metrics.key_request(name.as_str(), status);
+}
+
+/// Returns the response to a request that is rejected with `error`. Nothing of its body is kept.
+async fn reject(app: &App, error: ServeError, request: Request) -> Response {
+    pace(app, &error).await;
+    let (parts, mut body) = request.into_parts();
+    refuse(&parts.headers, &mut body).await;
+    count_rejection(&app.metrics, &error, None);
+    Problem::from(error).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_probes_and_scrapes_of_operators_need_no_key() {
+        let exempt = |path| [Listener::Public, Listener::Admin].map(|from| from.exempts(path));
+        assert_eq!(exempt("/health/live"), [true, true]);
+        assert_eq!(exempt("/health/ready"), [true, true]);
+        assert_eq!(exempt("/metrics"), [false, true]);
+        for path in [
+            "/",
+            "/openapi.yaml",
+            "/v1/models",
+            "/v1/models/{model}/load",
+        ] {
+            assert_eq!(exempt(path), [false, false], "{path}");
+        }
+    }
+}
