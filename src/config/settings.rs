@@ -6,7 +6,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::file::one_or_many;
-use super::{AccessEvents, ListenAddress, LogFormat, PrecisionChoice};
+use super::{AccessEvents, ListenAddress, LogFormat, ModelOverrides, PrecisionChoice};
 use crate::defaults::{self, DefaultModel};
 use crate::memory::ByteSize;
 use crate::store::ModelRef;
@@ -27,8 +27,8 @@ pub struct Settings {
     pub admin_listen: Option<ListenAddress>,
     /// Directory with one folder per model [default: `$XDG_DATA_HOME/sightline/models`, if it
     /// exists]
-    #[arg(long, env = "SIGHTLINE_MODELS", value_name = "DIR")]
-    pub models: Option<PathBuf>,
+    #[arg(long = "models", env = "SIGHTLINE_MODELS", value_name = "DIR")]
+    pub models_dir: Option<PathBuf>,
     /// Allow symbolic links that lead out of the models directory, or, for a model named by a path,
     /// out of the model's folder
     /// [default: false]
@@ -179,4 +179,8 @@ pub struct Settings {
     /// Format of the log. A flag of all commands, so not an argument here.
     #[arg(skip)]
     pub log_format: Option<LogFormat>,
+    /// Settings of single models. Only the configuration file can set them.
+    #[arg(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub models: Option<ModelOverrides>,
 }

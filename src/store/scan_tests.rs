@@ -87,7 +87,7 @@ fn entries_that_look_like_a_model_but_are_none_are_errors() {
             assert!(message.contains(&expected), "{files:?}: {message}");
         }
         let find = |name: &str| {
-            let Ok(reference) = name.parse();
+            let reference = name.parse().unwrap();
             store(models.path()).find(&reference)
         };
         assert!(find("birds").is_ok(), "{files:?}");
@@ -106,7 +106,7 @@ fn entries_that_look_like_a_model_but_are_none_are_errors() {
 fn the_built_in_model_does_not_replace_a_broken_one_of_its_name() {
     let models = directory(&[]);
     create(models.path(), &["efficientnet_lite0/model.onnx"]);
-    let Ok(reference) = "efficientnet_lite0".parse();
+    let reference = "efficientnet_lite0".parse().unwrap();
     let message = store(models.path())
         .find(&reference)
         .unwrap_err()
@@ -241,7 +241,7 @@ fn a_path_that_is_no_directory_is_an_error() {
         (manifest, &pass),
     ] {
         let store = store(&path);
-        let Ok(reference) = "efficientnet_lite0".parse();
+        let reference = "efficientnet_lite0".parse().unwrap();
         for error in [
             store.check().unwrap_err(),
             store.list().unwrap_err(),
