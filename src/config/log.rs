@@ -105,7 +105,7 @@ mod tests {
             "warn,sightline=debug",
             "sightline::http=trace,hyper=info",
             "sightline",
-            "sightline[request{id=1,x=2}]=debug,info",
+            "sightline[request{id=1}]=debug,info",
             "[load]=debug",
         ] {
             assert!(check_filter(valid).is_ok(), "{valid}");

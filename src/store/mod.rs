@@ -152,6 +152,17 @@ impl ModelStore {
         Ok(self.usable(self.scan()?)?)
     }
 
+    /// Returns every model of the models directory, as [`ModelStore::list`], and the error for the
+    /// entries that look like a model but cannot be used, if there are any.
+    ///
+    /// # Errors
+    /// [`DirectoryError`] if the directory cannot be read.
+    pub fn installed(&self) -> Result<(Vec<ModelSource>, Option<DirectoryError>), StoreError> {
+        let Scan { models, broken, .. } = self.scan()?;
+        let error = (!broken.is_empty()).then(|| self.broken(None, broken));
+        Ok((models, error))
+    }
+
     /// Returns the models to serve if none is named: every model of the models directory, sorted by name, or the
     /// built-in model if the store has no directory, or has an [optional](ModelStore::optional) one without a model.
     ///
