@@ -124,6 +124,11 @@ fn the_log_settings_of_the_file_apply_to_the_first_event() {
         stderr.contains("expected a filter, such as `info`"),
         "{stderr}"
     );
+    // The error is logged, although the filter would match no event.
+    let args = ["serve", "--log", "debgu", "--log-format", "json"];
+    let (code, _, stderr) = run(&args);
+    assert_eq!(code, Some(64), "{stderr}");
+    assert!(stderr.contains("did you mean `debug`?"), "{stderr}");
 }
 
 #[test]

@@ -226,4 +226,18 @@ mod tests {
             assert!(lines.iter().all(|line| line.len() < WIDTH), "{lines:?}");
         }
     }
+
+    #[test]
+    fn a_value_with_a_secret_is_a_comment() {
+        let mut derived = Table::new();
+        derived.insert("onnxruntime".to_owned(), "https://***@host".into());
+        let mut values = Values::new(&Settings::default(), &derived).unwrap();
+        values.set.insert("onnxruntime".to_owned(), true.into());
+        let entry = values.entry("onnxruntime", None, Origin::Default);
+        assert_eq!(entry.assignment(), "# onnxruntime = \"https://***@host\"");
+        assert_eq!(
+            entry.comment,
+            ["The value contains a secret, which is not printed"]
+        );
+    }
 }

@@ -38,7 +38,8 @@ use anyhow::Result;
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sightline::config::{
-    ConfigError, DEFAULT_LOG, LoadLimits, LogFormat, PrecisionChoice, Settings, redacted,
+    ConfigError, DEFAULT_LOG, LoadLimits, LogFormat, PrecisionChoice, Settings, check_filter,
+    redacted,
 };
 use sightline::engine::{OnnxRuntime, find_library};
 use sightline::memory::ByteSize;
@@ -319,13 +320,15 @@ fn configure(cli: &Cli, matches: &ArgMatches) -> Result<Merged> {
         Err(_) => (&cli.log.log, cli.log.log_format),
     };
     let filter = filter.as_deref().unwrap_or(DEFAULT_LOG);
-    let started = log::start(filter, format.unwrap_or_default());
-    let merged = merged?;
-    // `config check` reports a malformed filter together with all other errors.
+    let checked = check_filter(filter);
+    // The error of a filter that matches no event is logged, too.
+    let usable = if checked.is_ok() { filter } else { DEFAULT_LOG };
+    log::start(usable, format.unwrap_or_default())?;
+    // `config check` reports the filter together with all other errors.
     if !matches!(cli.command, Command::Config(_)) {
-        started?;
+        checked?;
     }
-    Ok(merged)
+    Ok(merged?)
 }
 
 /// Returns the names of the environment variables that set arguments of any command.

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use onnx_export::text::cut;
+use onnx_export::text::{cut, shown};
 use thiserror::Error;
 
+use super::redacted;
 use crate::error::explain;
 use crate::memory::MemoryPlanError;
 use crate::store::StoreError;
@@ -24,7 +25,7 @@ pub enum ConfigError {
         source: TomlError,
     },
     /// The configuration file has a key that is not the name of a setting.
-    #[error("{}, line {line}: unknown key `{key}`; {hint}", .path.display())]
+    #[error("{}, line {line}: unknown key `{}`; {hint}", .path.display(), shown(.key))]
     UnknownKey {
         /// Path of the configuration file.
         path: PathBuf,
@@ -53,8 +54,8 @@ pub enum ConfigError {
     /// The configuration file has a table for a variant of a model.
     #[error(
         "{}, line {line}: expected the name of a model without a variant; the settings in \
-         [models.{model}] apply to all its variants",
-        .path.display()
+         [models.{}] apply to all its variants",
+        .path.display(), shown(.model)
     )]
     VariantTable {
         /// Path of the configuration file.
@@ -66,7 +67,8 @@ pub enum ConfigError {
     },
     /// A table `[models.NAME]` is for a model that is not served.
     #[error(
-        "[models.{model}]: expected the name of a served model ({served}), got `{model}`{hint}"
+        "[models.{}]: expected the name of a served model ({served}), got `{}`{hint}",
+        shown(.model), shown(.model)
     )]
     UnknownModel {
         /// Name of the table.
@@ -77,7 +79,7 @@ pub enum ConfigError {
         hint: String,
     },
     /// A table `[models.NAME]` has a setting with an invalid value.
-    #[error("[models.{model}]: {reason}")]
+    #[error("[models.{}]: {reason}", shown(.model))]
     Model {
         /// Name of the model.
         model: String,
@@ -160,6 +162,21 @@ const TYPES: [(&str, &str); 3] = [
     ("expected path string", "expected a string"),
 ];
 
+/// Maximum number of characters of a line of the file in a message.
+const MAX_LINE: usize = 240;
+
+/// Returns `line`, which may quote the file, without the user name and password of a URL, and cut.
+fn quoted(line: &str) -> String {
+    let line = if line.contains("://") {
+        redacted(line)
+    } else {
+        line.into()
+    };
+    let kept = cut(&line, MAX_LINE);
+    let mark = if kept.len() < line.len() { "..." } else { "" };
+    format!("{kept}{mark}")
+}
+
 /// The message of the TOML parser, with the line in the file if there is one.
 #[derive(Debug, Error)]
 #[error("{0}")]
@@ -171,6 +188,7 @@ impl From<toml::de::Error> for TomlError {
         for (rust, plain) in TYPES {
             text = text.replace(rust, plain);
         }
-        Self(text)
+        let lines: Vec<String> = text.lines().map(quoted).collect();
+        Self(lines.join("\n"))
     }
 }

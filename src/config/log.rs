@@ -52,7 +52,7 @@ pub enum LogFormat {
 ///
 /// # Errors
 /// [`ConfigError::Value`] if not.
-pub(super) fn check_filter(filter: &str) -> Result<(), ConfigError> {
+pub fn check_filter(filter: &str) -> Result<(), ConfigError> {
     if EnvFilter::try_new(filter).is_err() {
         return Err(ConfigError::log_filter(filter));
     }

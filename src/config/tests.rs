@@ -362,3 +362,16 @@ fn a_table_of_a_model_that_is_not_served_is_an_error() {
         assert!(message.contains(expected), "{message}");
     }
 }
+
+#[test]
+fn an_error_does_not_quote_the_password_of_a_url() {
+    for text in [
+        "listen = \"https://user:secret@host",
+        "listen = \"https://user:secret@host\"",
+        "max_images = \"https://user:secret@host\"",
+    ] {
+        let message = error(text);
+        assert!(message.contains("https://***@host"), "{message}");
+        assert!(!message.contains("secret"), "{message}");
+    }
+}
