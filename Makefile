@@ -20,11 +20,11 @@ LOAD_ARGS ?=
 RUN_LOAD = ulimit -n 20000 2>/dev/null || ulimit -n "$$(ulimit -Hn)"; exec target/debug/examples/load
 
 .DEFAULT_GOAL := help
-.PHONY: help serve build install uninstall test fmt lint doc image image-test bench load-test soak-test load-binary fuzz fuzz-api \
+.PHONY: help serve build install uninstall test fmt lint example-config doc image image-test bench load-test soak-test load-binary fuzz fuzz-api \
 	mutation-test writers-test first-contact onnxruntime clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: onnxruntime build ## build the server and run it on http://127.0.0.1:8080 (SERVE_ARGS=... passes flags)
 	@MALLOC_MMAP_THRESHOLD_=1048576 exec target/release/sightline serve $(SERVE_ARGS)
@@ -56,6 +56,10 @@ lint: ## check the format, then run clippy with warnings as errors
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+example-config: ## write docker/sightline.example.toml from the settings in the code
+	cargo run --quiet --locked -- config example > docker/sightline.example.toml.new
+	mv docker/sightline.example.toml.new docker/sightline.example.toml
 
 doc: ## build rustdoc with private items and warnings as errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked

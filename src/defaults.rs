@@ -47,14 +47,11 @@ impl FromStr for DefaultModel {
 }
 
 impl DefaultModel {
-    /// Returns `None` if `task` is not the name of a task, or if `model` is empty.
+    /// Returns `None` if `task` is not the name of a task, or if `model` is no name of a model.
     fn new(task: &str, model: &str) -> Option<Self> {
         let task = Task::ALL.into_iter().find(|known| known.as_str() == task)?;
-        let Ok(parsed) = model.parse();
-        (!model.is_empty()).then_some(Self {
-            task,
-            model: parsed,
-        })
+        let model = model.parse().ok()?;
+        Some(Self { task, model })
     }
 }
 

@@ -124,6 +124,11 @@ fn the_log_settings_of_the_file_apply_to_the_first_event() {
         stderr.contains("expected a filter, such as `info`"),
         "{stderr}"
     );
+    // The error is logged, although the filter would match no event.
+    let args = ["serve", "--log", "debgu", "--log-format", "json"];
+    let (code, _, stderr) = run(&args);
+    assert_eq!(code, Some(64), "{stderr}");
+    assert!(stderr.contains("did you mean `debug`?"), "{stderr}");
 }
 
 #[test]
@@ -151,51 +156,6 @@ fn errors_in_the_file_name_the_line_and_the_nearest_key() {
     let (code, _, stderr) = run(&["serve", "--listen", "127.0.0.1"]);
     assert_eq!(code, Some(2), "{stderr}");
     assert!(stderr.contains("such as 127.0.0.1:8080"), "{stderr}");
-}
-
-#[test]
-fn config_check_prints_the_origin_of_each_value() {
-    let file = Config::new(
-        "max_images = 4\nmax_pixels = 9\nmodel = \"birds\"\nlog = \"debug\"\nfollow_symlinks = true",
-    );
-    let mut command = sightline(&[
-        "config",
-        "check",
-        "--config",
-        &file.path,
-        "--max-pixels",
-        "8",
-    ]);
-    command
-        .env("SIGHTLINE_LISTEN", "localhost:90")
-        .env("SIGHTLINE_FOLLOW_SYMLINKS", "false");
-    let (code, stdout, stderr) = finish(command);
-    assert_eq!(code, Some(0), "{stderr}");
-    let path = &file.path;
-    for (setting, origin) in [
-        ("listen = \"localhost:90\"", "environment SIGHTLINE_LISTEN"),
-        ("max_pixels = 8", "flag --max-pixels"),
-        ("max_images = 4", &*format!("file {path}")),
-        ("model = [\"birds\"]", &*format!("file {path}")),
-        ("log = \"debug\"", &*format!("file {path}")),
-        (
-            "follow_symlinks = false",
-            "environment SIGHTLINE_FOLLOW_SYMLINKS",
-        ),
-        ("max_connections = 1024", "default"),
-        ("# admin_listen = \"ADDR\"", "default"),
-    ] {
-        let found = stdout.lines().find_map(|line| {
-            let (left, right) = line.rsplit_once("  # ")?;
-            (left.trim_end() == setting).then_some(right)
-        });
-        assert_eq!(found, Some(origin), "{setting}: {stdout}");
-    }
-    assert!(
-        stdout.ends_with("# The configuration is valid.\n"),
-        "{stdout}"
-    );
-    toml::from_str::<toml::Table>(&stdout).unwrap();
 }
 
 #[test]

@@ -309,3 +309,23 @@ fn the_default_directory_may_be_empty_but_not_broken() {
         "{stderr}"
     );
 }
+
+#[test]
+fn a_broken_model_does_not_hide_the_others_from_the_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let models = folder.path().to_str().unwrap();
+    tiny::export(&folder.path().join("tiny"));
+    std::fs::create_dir(folder.path().join("broken")).unwrap();
+    for json in [false, true] {
+        let flags: &[&str] = if json { &["--json"] } else { &[] };
+        let (code, stdout, stderr) = run(&[&["models", "--models", models], flags].concat());
+        assert_eq!(code, Some(64), "{stderr}");
+        assert!(stdout.contains("tiny"), "{stdout}");
+        assert!(stderr.contains("broken is empty: remove it"), "{stderr}");
+    }
+    // The model that is named is not broken.
+    let (code, stdout, stderr) = run(&["models", "tiny", "--models", models]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");
+    let (code, _, stderr) = run(&["models", "broken", "--models", models]);
+    assert_eq!(code, Some(64), "{stderr}");
+}

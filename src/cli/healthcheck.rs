@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
-use sightline::config::{ConfigError, DEFAULT_LISTEN, ListenAddress, Settings};
+use sightline::config::{ConfigError, DEFAULT_LISTEN, ListenAddress, SecretUrl, Settings};
 use ureq::http::Uri;
 use ureq::http::uri::Authority;
 
@@ -22,7 +22,7 @@ pub(super) struct HealthcheckArgs {
     /// the same flags, environment and configuration file: `admin_listen`, else `listen`, else
     /// 127.0.0.1:8080]
     #[arg(long, env = "SIGHTLINE_HEALTHCHECK_URL", value_name = "URL", value_parser = checked)]
-    url: Option<String>,
+    url: Option<SecretUrl>,
     /// Value of `--admin-listen` with which the server was started
     #[arg(long, env = "SIGHTLINE_ADMIN_LISTEN", value_name = "ADDR")]
     admin_listen: Option<ListenAddress>,
@@ -38,7 +38,7 @@ pub(super) struct HealthcheckArgs {
 #[derive(Debug, PartialEq)]
 struct Target {
     /// URL of the server, without a slash at its end.
-    url: String,
+    url: SecretUrl,
     /// Description, for error messages, of the setting that the URL comes from: a flag, an
     /// environment variable, a key of the configuration file, or the default address.
     origin: String,
@@ -62,7 +62,7 @@ impl HealthcheckArgs {
             None => Settings::default(),
         };
         let at = |address: &ListenAddress, origin| Target {
-            url: format!("http://{}", address.for_clients()),
+            url: format!("http://{}", address.for_clients()).into(),
             origin,
         };
         let path = self.config.as_deref().unwrap_or_else(|| "".as_ref());
@@ -98,7 +98,7 @@ fn origin(matches: &ArgMatches, name: &str, variable: &str) -> String {
 
 /// Checks that `url` is an `http` URL with a host and without a query, and returns it without
 /// slashes at its end. The port and the path are optional.
-fn checked(url: &str) -> Result<String, String> {
+fn checked(url: &str) -> Result<SecretUrl, String> {
     let usable = |uri: &Uri| {
         uri.scheme_str() == Some("http")
             && uri.host().is_some_and(|host| !host.is_empty())
@@ -107,7 +107,7 @@ fn checked(url: &str) -> Result<String, String> {
             && uri.query().is_none()
     };
     if url.parse().is_ok_and(|uri| usable(&uri)) {
-        return Ok(url.trim_end_matches('/').to_owned());
+        return Ok(url.trim_end_matches('/').to_owned().into());
     }
     Err("expected http://HOST:PORT, such as http://127.0.0.1:8080".to_owned())
 }
@@ -126,7 +126,7 @@ fn has_no_port(authority: &Authority) -> bool {
 pub(super) fn run(args: &HealthcheckArgs, matches: &ArgMatches) -> Result<()> {
     let Target { url, origin } = args.target(matches)?;
     let not_ready = format!("the server {url} (from {origin}) is not ready");
-    let health = Health::request(&format!("{url}/health/ready"), TIMEOUT);
+    let health = Health::request(&format!("{}/health/ready", url.expose()), TIMEOUT);
     let health = health.with_context(|| not_ready.clone())?;
     match (health.status, health.text("status"), health.text("code")) {
         (200, Some("ready"), _) => {
@@ -238,7 +238,7 @@ mod tests {
         for &(args, url, origin) in cases {
             let path = args.iter().skip_while(|arg| **arg != "--config").nth(1);
             let expected = Target {
-                url: url.to_owned(),
+                url: url.to_owned().into(),
                 origin: origin.replace("FILE", path.unwrap_or(&"")),
             };
             assert_eq!(target(args).unwrap(), expected, "{args:?}");

@@ -83,6 +83,19 @@ impl Planned {
         })
     }
 
+    /// Returns the sizes of the budget and of its parts in bytes, each with the name of its setting.
+    /// The budget is `None` if no setting and no memory limit determines one.
+    pub(super) fn sizes(&self) -> [(&'static str, Option<u64>); 5] {
+        let plan = &self.plan;
+        [
+            ("memory_budget", self.budget),
+            ("body_memory_bytes", Some(plan.bodies)),
+            ("decode_memory_bytes", Some(plan.pixels())),
+            ("tensor_memory_bytes", Some(plan.tensors)),
+            ("response_memory_bytes", Some(plan.responses)),
+        ]
+    }
+
     /// Logs the plan as one event, and prints a line with the sizes of its parts to stdout.
     pub(super) fn announce(&self) {
         let plan = &self.plan;

@@ -3,6 +3,7 @@
 mod bench;
 mod config_check;
 mod descriptors;
+mod entries;
 mod environment;
 mod export;
 mod healthcheck;
@@ -13,6 +14,7 @@ mod listeners;
 mod log;
 mod memory;
 mod misfit;
+mod model_report;
 mod models;
 mod output;
 mod predict;
@@ -34,14 +36,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use sightline::config::{ConfigError, DEFAULT_LOG, LoadLimits, LogFormat, PrecisionChoice};
+use sightline::config::{
+    ConfigError, DEFAULT_LOG, LoadLimits, LogFormat, PrecisionChoice, Settings, check_filter,
+    redacted,
+};
 use sightline::engine::{OnnxRuntime, find_library};
 use sightline::memory::ByteSize;
 use sightline::registry;
 use sightline::store::{ModelRef, ModelSource, ModelStore, StoreError};
 
-use config_check::ConfigCommand;
+use config_check::{ConfigCommand, Invalid};
 use key::KeyCommand;
 use log::{FlushOnDrop, Writing};
 use say::{Closed, complain};
@@ -137,6 +143,14 @@ struct StoreArgs {
 }
 
 impl StoreArgs {
+    /// Returns the flags that `settings` stand for.
+    fn of(settings: &Settings) -> Self {
+        Self {
+            directory: settings.models_dir.clone(),
+            follow_symlinks: settings.follow_symlinks,
+        }
+    }
+
     /// Opens the directory of `--models`, which must have a model. If the flag is not set, opens the
     /// default directory if that exists.
     fn store(&self) -> ModelStore {
@@ -247,7 +261,8 @@ impl RuntimeArgs {
 /// Parses the command line and runs the command. Prints the command's error, if any, and returns
 /// the exit code.
 pub(crate) fn run() -> ExitCode {
-    let matches = Cli::command().get_matches();
+    let matches = Cli::command().try_get_matches();
+    let matches = matches.unwrap_or_else(|error| without_secrets(error).exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let aborts = matches!(cli.command, Command::Serve(_) | Command::LoadTrial(_));
     // For a panic, which ends the process.
@@ -265,9 +280,23 @@ pub(crate) fn run() -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Returns the error of a malformed command line without the user name and password of a URL that it
+/// quotes.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg] {
+        if let Some(ContextValue::String(text)) = error.get(kind)
+            && text.contains("://")
+        {
+            let text = redacted(text).into_owned();
+            error.insert(kind, ContextValue::String(text));
+        }
+    }
+    error
+}
+
 /// Starts the log and runs the command. `matches` is the parsed command line that `cli` comes from.
 fn execute(cli: &Cli, matches: &ArgMatches) -> Result<()> {
-    let merged = configure(cli)?;
+    let merged = configure(cli, matches)?;
     match &cli.command {
         Command::Serve(args) => serve::run(args, merged, matches),
         Command::Export(args) => export::run(args),
@@ -279,7 +308,8 @@ fn execute(cli: &Cli, matches: &ArgMatches) -> Result<()> {
             let of_command = matches.subcommand_matches("healthcheck");
             healthcheck::run(args, of_command.unwrap_or(matches))
         }
-        Command::Config(ConfigCommand::Check(_)) => config_check::run(&merged, matches),
+        Command::Config(ConfigCommand::Check(args)) => config_check::run(args, merged, matches),
+        Command::Config(ConfigCommand::Example) => print_config::example(),
         Command::Key(command) => key::run(command),
         Command::Bench(args) => bench::run(args),
         Command::LoadTrial(args) => trial::run(args),
@@ -287,25 +317,32 @@ fn execute(cli: &Cli, matches: &ArgMatches) -> Result<()> {
 }
 
 /// Reads the settings of `serve`, if the command has them, and starts the log. The configuration
-/// file is read first, because it can set the filter and the format of the log; an error in the
-/// file is logged as the flags say.
-fn configure(cli: &Cli) -> Result<Merged> {
+/// file is read first, because it can set the filter and the format of the log; an error of reading
+/// the file is logged as the flags say. `matches` is the parsed command line.
+fn configure(cli: &Cli, matches: &ArgMatches) -> Result<Merged> {
     let settings = match &cli.command {
         Command::Serve(args) => Some(&args.settings),
-        Command::Config(ConfigCommand::Check(args)) => Some(&**args),
+        Command::Config(ConfigCommand::Check(args)) => Some(&args.settings),
         _ => None,
     };
-    let merged = Merged::new(settings, &cli.log);
-    let (filter, format) = match &merged {
-        Ok(Merged { settings, .. }) => (&settings.log, settings.log_format),
+    let merged = Merged::new(settings, &cli.log, matches);
+    let (filter, format) = match merged.as_ref().map(Merged::valid_settings) {
+        Ok(settings) => (&settings.log, settings.log_format),
         Err(_) => (&cli.log.log, cli.log.log_format),
     };
     let filter = filter.as_deref().unwrap_or(DEFAULT_LOG);
+    let checked = check_filter(filter);
+    // The error of a filter that matches no event is logged, too.
+    let usable = if checked.is_ok() { filter } else { DEFAULT_LOG };
     let writing = match &cli.command {
         Command::Serve(_) => Writing::Queued,
         _ => Writing::Direct,
     };
-    log::start(filter, format.unwrap_or_default(), writing)?;
+    log::start(usable, format.unwrap_or_default(), writing)?;
+    // `config check` reports the filter together with all other errors.
+    if !matches!(cli.command, Command::Config(_)) {
+        checked?;
+    }
     Ok(merged?)
 }
 
@@ -335,7 +372,9 @@ fn report(result: Result<()>) -> u8 {
     }
     let config = |cause: &(dyn std::error::Error + 'static)| {
         let store = cause.downcast_ref::<StoreError>();
-        cause.is::<ConfigError>() || matches!(store, Some(StoreError::Directory(_)))
+        cause.is::<ConfigError>()
+            || cause.is::<Invalid>()
+            || matches!(store, Some(StoreError::Directory(_)))
     };
     if error.chain().any(config) {
         EXIT_CONFIG

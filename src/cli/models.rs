@@ -84,6 +84,10 @@ impl Row {
 }
 
 /// Prints every model of the catalogue and of the models directory, or the model that `args` names.
+///
+/// # Errors
+/// If no model has the name, or, after the output, if the models directory has entries that cannot be
+/// used and one of them may be meant.
 pub(super) fn run(args: &ModelsArgs) -> Result<()> {
     let store = args.store.store();
     if let Some(name) = args.name.as_ref().filter(|_| args.url)
@@ -92,29 +96,36 @@ pub(super) fn run(args: &ModelsArgs) -> Result<()> {
         // The URL does not depend on the models directory, so that broken entries of it do not matter.
         return print_url(name, &catalogue_rows(&manifest, None));
     }
-    let installed = store.list()?;
+    let (installed, broken) = store.installed()?;
+    let named = |model: &ModelSource| Some(&model.manifest.name) == args.name.as_ref();
+    let broken = broken.filter(|_| !installed.iter().any(named));
     let mut rows = rows(&installed)?;
     if let Some(name) = &args.name {
         rows.retain(|row| row.name == *name);
         if rows.is_empty() {
-            return Err(unknown(name, &store));
+            let broken = broken.map(|error| StoreError::from(error).into());
+            return Err(broken.unwrap_or_else(|| unknown(name, &store)));
         }
         if args.url {
             return print_url(name, &rows);
         }
     }
+    print(args, &rows, &installed)?;
+    broken.map_or(Ok(()), |error| Err(StoreError::from(error).into()))
+}
+
+/// Prints `rows` as `args` say. `installed` are the models of the models directory.
+fn print(args: &ModelsArgs, rows: &[Row], installed: &[ModelSource]) -> Result<()> {
     if args.json {
         return say!("{}", serde_json::to_string_pretty(&rows)?);
     }
-    match &args.name {
-        None => table::print(&rows),
-        Some(name) => {
-            let own = installed.iter().find(|model| model.manifest.name == *name);
-            let listed = catalogue::manifest(name)?;
-            let manifest = own.map(|model| &model.manifest).or(listed.as_ref());
-            detail::print(manifest.context("the model has no manifest")?, &rows)
-        }
-    }
+    let Some(name) = &args.name else {
+        return table::print(rows);
+    };
+    let own = installed.iter().find(|model| model.manifest.name == *name);
+    let listed = catalogue::manifest(name)?;
+    let manifest = own.map(|model| &model.manifest).or(listed.as_ref());
+    detail::print(manifest.context("the model has no manifest")?, rows)
 }
 
 /// Returns the error for a name that neither the catalogue nor the models directory has.

@@ -1,18 +1,17 @@
-//! `sightline serve --print-config`: prints a complete configuration file.
+//! `sightline serve --print-config` and `sightline config example`: print a complete configuration
+//! file.
 
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use clap::builder::PossibleValue;
-use clap::{Arg, ArgMatches, CommandFactory as _};
-use sightline::config::{ConfigError, keys};
+use clap::{ArgMatches, CommandFactory as _};
+use sightline::config::{Settings, model_keys};
+use toml::Table;
 
 use super::Cli;
+use super::entries::{Entry, MODELS, defaults, entries, model_placeholder};
 use super::say::say;
-use super::settings::{Merged, Origin, argument};
-
-/// Maximum number of characters of a comment line.
-const WIDTH: usize = 100;
+use super::settings::Merged;
 
 const HEAD: &str = "\
 # Settings of `sightline serve`. A flag wins over its environment variable, which wins over this
@@ -20,119 +19,80 @@ const HEAD: &str = "\
 # default in brackets applies.
 ";
 
+/// The description of the tables of single models.
+const MODELS_HEAD: &str = "
+# Settings of the model NAME and of all its variants, in a table for each model. They win over the
+# settings of the same name for all models, flags and environment variables included. Tables are at
+# the end of the file.
+";
+
 /// Prints a configuration file with all settings, their descriptions and the values that apply.
 /// `matches` is the parsed command line.
 ///
 /// # Errors
-/// [`ConfigError`] if a setting has an invalid value.
-pub(super) fn run(merged: &Merged, matches: &ArgMatches) -> Result<()> {
+/// If the configuration file has errors, or if a setting has an invalid value.
+pub(super) fn run(mut merged: Merged, matches: &ArgMatches) -> Result<()> {
+    sightline::config::ConfigError::all(merged.take_errors())?;
+    let entries = entries(&merged, matches, &Table::new())?;
+    let models = model_tables(merged.valid_settings())?;
+    say!("{}", file(&entries, &models).trim_end())
+}
+
+/// Prints a configuration file with all settings, their descriptions and their defaults, each as a
+/// comment.
+pub(super) fn example() -> Result<()> {
+    say!("{}", example_text()?.trim_end())
+}
+
+/// Returns the text that [`example`] prints.
+fn example_text() -> Result<String> {
+    Ok(file(&defaults()?, &[]))
+}
+
+/// Returns the configuration file with `entries` and, at its end, the tables `models`, or the
+/// description of a table if there are none.
+fn file(entries: &[Entry], models: &[Vec<String>]) -> String {
     let mut out = HEAD.to_owned();
-    for entry in entries(merged, matches)? {
+    for entry in entries {
         out.push('\n');
         for line in &entry.comment {
             let _ = writeln!(out, "# {line}");
         }
         let _ = writeln!(out, "{}", entry.assignment());
     }
-    say!("{}", out.trim_end())
-}
-
-/// A setting, as it is printed.
-pub(super) struct Entry {
-    key: &'static str,
-    /// The description, default and environment variable, wrapped into lines.
-    comment: Vec<String>,
-    /// The value in TOML, or a placeholder such as `SIZE`.
-    value: String,
-    /// Whether `value` is a placeholder, or the default of this machine.
-    commented_out: bool,
-    pub(super) origin: Origin,
-}
-
-impl Entry {
-    /// Returns the line that sets the value, which is a comment if the setting has no value of its
-    /// own.
-    pub(super) fn assignment(&self) -> String {
-        let mark = if self.commented_out { "# " } else { "" };
-        format!("{mark}{} = {}", self.key, self.value)
-    }
-}
-
-/// Returns all settings, in the order of their flags.
-///
-/// # Errors
-/// [`ConfigError`] if a setting has an invalid value.
-pub(super) fn entries(merged: &Merged, matches: &ArgMatches) -> Result<Vec<Entry>, ConfigError> {
-    let settings = &merged.settings;
-    let config = settings.clone().resolve()?;
-    let set = toml::Table::try_from(settings)?;
-    let effective = toml::Table::try_from(config.effective(settings.clone()))?;
-    let cli = Cli::command();
-    let entry = |&key: &&'static str| {
-        let argument = argument(&cli, key);
-        let placeholder = placeholder(key, argument);
-        let value = effective.get(key).map(toml::Value::to_string);
-        Entry {
-            key,
-            comment: argument.map(describe).unwrap_or_default(),
-            commented_out: value.is_none() || (depends_on_machine(key) && !set.contains_key(key)),
-            value: value.unwrap_or(placeholder),
-            origin: merged.origin(key, argument, matches),
+    out.push_str(MODELS_HEAD);
+    if models.is_empty() {
+        let cli = Cli::command();
+        let _ = writeln!(out, "# [{MODELS}.NAME]");
+        for key in model_keys() {
+            let _ = writeln!(out, "# {}", model_placeholder(&cli, key));
         }
+    }
+    for (index, table) in models.iter().enumerate() {
+        if index > 0 {
+            out.push('\n');
+        }
+        for line in table {
+            let _ = writeln!(out, "{line}");
+        }
+    }
+    out
+}
+
+/// Returns the table of each model that has one in `settings`, as lines. The first line is the head
+/// of the table.
+pub(super) fn model_tables(settings: &Settings) -> Result<Vec<Vec<String>>> {
+    let models = settings.models.iter().flat_map(|models| &models.0);
+    let table = |(name, settings)| {
+        let mut model = Table::new();
+        model.insert(name, toml::Value::try_from(settings)?);
+        let mut file = Table::new();
+        file.insert(MODELS.to_owned(), model.into());
+        let text = toml::to_string(&file)?;
+        Ok(text.lines().map(str::to_owned).collect())
     };
-    Ok(keys().iter().map(entry).collect())
-}
-
-/// Returns whether the default of `key` depends on the machine, so that a file for other machines
-/// should not contain it.
-fn depends_on_machine(key: &str) -> bool {
-    key == "threads"
-}
-
-/// Returns a value of the form that `key` has in TOML, with the name of the argument's value in the help text.
-fn placeholder(key: &str, argument: Option<&Arg>) -> String {
-    match key {
-        "default_models" => return "{ classification = \"NAME\" }".to_owned(),
-        "model" => return "[\"NAME\"]".to_owned(),
-        "precision" => return "\"int8\"".to_owned(),
-        _ => {}
-    }
-    let names = argument.and_then(|argument| argument.get_value_names()?.first());
-    match names.map_or("VALUE", |name| name.as_str()) {
-        number @ ("N" | "MILLISECONDS" | "MICROSECONDS" | "PIXELS" | "BYTES") => number.to_owned(),
-        text => format!("\"{text}\""),
-    }
-}
-
-/// Returns the help text of an argument and the name of its environment variable, wrapped into
-/// lines.
-fn describe(argument: &Arg) -> Vec<String> {
-    let help = argument.get_help().map(ToString::to_string);
-    let mut lines = wrapped(&help.unwrap_or_default(), WIDTH - "# ".len());
-    let values = argument.get_possible_values();
-    if !argument.is_hide_possible_values_set() && !values.is_empty() {
-        let names: Vec<&str> = values.iter().map(PossibleValue::get_name).collect();
-        lines.push(format!("One of: {}", names.join(", ")));
-    }
-    if let Some(variable) = argument.get_env() {
-        lines.push(format!("Environment: {}", variable.to_string_lossy()));
-    }
-    lines
-}
-
-/// Breaks `text` into lines of at most `width` characters, if no word is longer.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
+    let models = models.map(|(name, settings)| (name.clone(), settings));
+    models.map(table).collect()
 }
 
 #[cfg(test)]
@@ -140,19 +100,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comments_are_wrapped() {
-        assert_eq!(wrapped("a bc d", 4), ["a bc", "d"]);
-        assert_eq!(wrapped("abcdef g", 4), ["abcdef", "g"]);
-        assert_eq!(wrapped("", 4), [""; 0]);
-    }
-
-    #[test]
-    fn every_setting_has_a_description_and_a_variable() {
-        let cli = Cli::command();
-        for key in keys() {
-            let lines = argument(&cli, key).map(describe).unwrap_or_default();
-            assert!(lines.len() >= 2, "{key}: {lines:?}");
-            assert!(lines.iter().all(|line| line.len() < WIDTH), "{lines:?}");
-        }
+    fn the_example_file_is_the_one_that_the_settings_generate() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docker/sightline.example.toml");
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        let generated = example_text().unwrap();
+        assert!(
+            committed == generated,
+            "the settings have changed: run `make example-config`"
+        );
+        let keys: Table = toml::from_str(&generated).unwrap();
+        assert!(keys.is_empty(), "{keys:?}");
     }
 }

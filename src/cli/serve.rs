@@ -15,7 +15,7 @@ use sightline::http;
 use sightline::http::access::AccessLog;
 use sightline::identity::Identity;
 use sightline::keys::KeyFile;
-use sightline::manifest::{Batching, Task};
+use sightline::manifest::Task;
 use sightline::memory::BudgetOrigin;
 use sightline::registry::{Entry, LoadFailure, LoadedModel, Loads, ModelPlan, Registry, Served};
 use sightline::store::{ModelSource, ModelStore, StoreError};
@@ -49,13 +49,10 @@ pub(super) struct ServeArgs {
 pub(super) fn run(args: &ServeArgs, merged: Merged, matches: &ArgMatches) -> Result<()> {
     environment::warn_unknown(&super::variables());
     if args.print_config {
-        return print_config::run(&merged, matches);
+        return print_config::run(merged, matches);
     }
-    let settings = merged.settings;
-    let store = StoreArgs {
-        directory: settings.models.clone(),
-        follow_symlinks: settings.follow_symlinks,
-    };
+    let settings = merged.into_settings()?;
+    let store = StoreArgs::of(&settings);
     let library = RuntimeArgs {
         onnxruntime: settings.onnxruntime.clone(),
     };
@@ -123,6 +120,7 @@ impl Prepared {
         let keys = config.api_keys.as_deref().map(KeyFile::load).transpose();
         let keys = keys.map_err(ConfigError::ApiKeys)?.map(Arc::new);
         let mut served = find_sources(&store.store(), config).map_err(ConfigError::Models)?;
+        config.check_overrides(&served_names(&served))?;
         let named = !config.models.is_empty();
         defaults::load_at_start(&config.default_models, &mut served);
         let all: Vec<&ModelSource> = served.iter().map(|served| &served.source).collect();
@@ -144,12 +142,16 @@ impl Prepared {
 /// # Errors
 /// [`StoreError`] if a model is not found, if the models directory cannot be served, or if two models
 /// have the same name and variant.
-fn find_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<Served>, StoreError> {
+pub(super) fn find_sources(
+    store: &ModelStore,
+    config: &ServeConfig,
+) -> Result<Vec<Served>, StoreError> {
     // A directory that does not exist is an error also if no model comes from it.
     store.check()?;
     let served = if config.models.is_empty() {
         let sources = store.served()?;
-        let variants = |source| Served::variants(source, config.precision);
+        let precision = |source: &ModelSource| config.precision_of(&source.manifest.name);
+        let variants = |source| Served::variants(source, precision(source));
         let served: Result<Vec<_>, _> = sources.iter().map(variants).collect();
         served?.concat()
     } else {
@@ -170,10 +172,17 @@ fn named_sources(store: &ModelStore, config: &ServeConfig) -> Result<Vec<Served>
         } else {
             // A variant that is loaded on first use must not fail then.
             source.check_files()?;
-            served.extend(Served::variants(&source, config.precision)?);
+            let precision = config.precision_of(&source.manifest.name);
+            served.extend(Served::variants(&source, precision)?);
         }
     }
-    Ok(Served::merged(served, config.precision))
+    Ok(Served::merged(served, |name| config.precision_of(name)))
+}
+
+/// Returns the names of the models `served`, in order. A model has its name once for each variant.
+pub(super) fn served_names(served: &[Served]) -> Vec<&str> {
+    let names = served.iter().map(|served| &*served.source.manifest.name);
+    names.collect()
 }
 
 /// Returns an error if two models have the same name and variant, because a request could not
@@ -355,12 +364,8 @@ fn load_all(
         if loader.stopping.is_cancelled() {
             return Ok(());
         }
-        let Served {
-            mut source,
-            at_start,
-        } = served;
-        override_batching(&mut source.manifest.batching, &config.batching);
-        let plan = ModelPlan::new(&source.manifest, config.cores, config.intra_op_threads);
+        let Served { source, at_start } = served;
+        let plan = config.plan(&source.manifest);
         entries.push(if at_start {
             let model = load(app, config, &loader.runtime, source.clone(), plan, None)?;
             Entry::loaded(source, model)
@@ -453,13 +458,4 @@ fn load(
         "model loaded"
     );
     Ok(model)
-}
-
-/// Replaces the batching settings `own` of a model's manifest with those of the server's
-/// configuration, `deployment`, where the latter are set.
-fn override_batching(own: &mut Batching, deployment: &Batching) {
-    own.max_batch_size = deployment.max_batch_size.or(own.max_batch_size);
-    own.max_queue_delay_us = deployment.max_queue_delay_us.or(own.max_queue_delay_us);
-    own.max_queue_size = deployment.max_queue_size.or(own.max_queue_size);
-    own.instances = deployment.instances.or(own.instances);
 }

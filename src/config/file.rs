@@ -1,77 +1,93 @@
 //! Settings from a TOML file.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::{ArgMatches, FromArgMatches as _};
 use serde::Deserialize;
 use serde::de::value::{SeqAccessDeserializer, StrDeserializer};
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
-use toml::de::DeTable;
 
-use super::{ConfigError, Settings, keys};
-use crate::nearest::nearest;
-use crate::store::read_text;
+use super::parse::Parser;
+use super::{ConfigError, Settings};
+use crate::store::{read_regular_text};
+
+/// Largest configuration file, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// The settings of a configuration file, and where the file states them.
+#[derive(Debug)]
+pub struct ConfigFile {
+    /// Path of the file.
+    pub path: PathBuf,
+    /// The settings. A setting that the file does not contain, or whose value is invalid, is
+    /// `None`.
+    pub settings: Settings,
+    /// The lines of the keys, from 1. A key in a table has the form `models.birds.instances`.
+    pub(super) lines: BTreeMap<String, usize>,
+    /// The errors of the file.
+    pub(super) errors: Vec<ConfigError>,
+}
+
+impl ConfigFile {
+    /// Reads the TOML file at `path`, a regular file of at most 1 MiB. Errors in its content are
+    /// kept in the result.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`] if the file cannot be read.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = read_regular_text(path, MAX_FILE_BYTES)?;
+        Ok(Self::parse(&text, path))
+    }
+
+    /// Parses `text`, the content of the TOML file at `path`.
+    pub fn parse(text: &str, path: &Path) -> Self {
+        Parser::new(text, path).parse()
+    }
+
+    /// Returns the settings.
+    ///
+    /// # Errors
+    /// The error of the content, or [`ConfigError::Several`].
+    pub fn into_settings(self) -> Result<Settings, ConfigError> {
+        ConfigError::all(self.errors)?;
+        Ok(self.settings)
+    }
+
+    /// Removes and returns the errors of the content.
+    pub fn take_errors(&mut self) -> Vec<ConfigError> {
+        std::mem::take(&mut self.errors)
+    }
+
+    /// Returns the line, from 1, of the setting `key`, such as `listen` or
+    /// `models.birds.instances`. `None` if the file does not contain it.
+    pub fn line(&self, key: &str) -> Option<usize> {
+        self.lines.get(key).copied()
+    }
+}
 
 impl Settings {
     /// Reads settings from the TOML file at `path`. A setting that the file does not contain is
     /// `None`.
     ///
     /// # Errors
-    /// [`ConfigError::Read`] if the file cannot be read, [`ConfigError::UnknownKey`] or
-    /// [`ConfigError::Syntax`] if it is invalid.
+    /// As [`ConfigFile::read`] and [`ConfigFile::into_settings`].
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        Self::parse(&read_text(path)?, path)
+        ConfigFile::read(path)?.into_settings()
     }
 
-    /// Reads settings from `text`, the text of the TOML file at `path`.
+    /// Returns these settings, in which each setting that `matches` contains, a command line parsed
+    /// with the arguments of [`Settings`], has the value from there. A new setting needs no code
+    /// here.
     ///
     /// # Errors
-    /// [`ConfigError::UnknownKey`] or [`ConfigError::Syntax`] if the text is invalid.
-    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        // A text that is not TOML is an error of `from_str`, which shows the line.
-        if let Ok(table) = DeTable::parse(text) {
-            for key in table.get_ref().keys() {
-                known(key.get_ref(), key.span().start, text, path)?;
-            }
-        }
-        toml::from_str(text).map_err(|error| ConfigError::Syntax {
-            path: path.to_path_buf(),
-            source: error.into(),
-        })
+    /// [`ConfigError::Arguments`] if `matches` is from a command with other arguments.
+    pub fn under(mut self, matches: &ArgMatches) -> Result<Self, ConfigError> {
+        self.update_from_arg_matches(matches)?;
+        Ok(self)
     }
-
-    /// Returns these settings, in which each setting that is `None` has the value of `lower`.
-    /// Merges TOML tables rather than fields, so that a new setting needs no code here.
-    ///
-    /// # Errors
-    /// [`ConfigError::Flags`] if a setting cannot be represented in TOML.
-    pub fn over(&self, lower: &Self) -> Result<Self, ConfigError> {
-        let mut merged = toml::Table::try_from(lower)?;
-        merged.extend(toml::Table::try_from(self)?);
-        merged
-            .try_into()
-            .map_err(|error: toml::de::Error| ConfigError::Merge(error.into()))
-    }
-}
-
-/// Returns an error if `key`, which starts at byte `start` of the file, is not the name of a
-/// setting.
-fn known(key: &str, start: usize, file: &str, path: &Path) -> Result<(), ConfigError> {
-    if keys().contains(&key) {
-        return Ok(());
-    }
-    let before = file.get(..start).unwrap_or_default();
-    let hint = match nearest(key, keys().iter().copied()) {
-        Some(name) => format!("did you mean `{name}`?"),
-        None => "`sightline serve --print-config` prints all keys".to_owned(),
-    };
-    Err(ConfigError::UnknownKey {
-        path: path.to_path_buf(),
-        line: 1 + before.matches('\n').count(),
-        key: key.chars().take(64).collect(),
-        hint,
-    })
 }
 
 /// Reads a list of values that are written as strings, or a single one.

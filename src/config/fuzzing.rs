@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use super::Settings;
+use clap::{Args as _, Command};
+
+use super::{ConfigFile, Settings};
 
 /// Reads `bytes` as the configuration file of `serve`, below a flag, and resolves the settings.
 /// Returns whether they are valid.
@@ -14,14 +16,20 @@ pub fn read_config(bytes: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(bytes) else {
         return false;
     };
-    let flags = Settings {
-        max_images: Some(3),
-        ..Settings::default()
-    };
-    let Ok(file) = Settings::parse(text, Path::new("sightline.toml")) else {
+    let command = Settings::augment_args(Command::new("serve"));
+    let Ok(flags) = command.try_get_matches_from(["serve", "--max-images", "3"]) else {
         return false;
     };
-    let Ok(settings) = flags.over(&file) else {
+    let file = ConfigFile::parse(text, Path::new("sightline.toml"));
+    // The valid settings of a file with errors are merged and checked as well.
+    let Ok(merged) = file.settings.clone().under(&flags) else {
+        return false;
+    };
+    drop(merged.problems());
+    let Ok(file) = file.into_settings() else {
+        return false;
+    };
+    let Ok(settings) = file.under(&flags) else {
         return false;
     };
     assert_eq!(settings.max_images, Some(3));

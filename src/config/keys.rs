@@ -4,14 +4,25 @@ use serde::de::value::Error;
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::Settings;
+use super::{ModelOverride, Settings};
 
 /// Returns the keys of the configuration file, which are the fields of [`Settings`], in their
 /// order.
 pub fn keys() -> &'static [&'static str] {
+    fields_of::<Settings>()
+}
+
+/// Returns the keys of a table `[models.NAME]` of the configuration file, which are the fields of
+/// [`ModelOverride`], in their order.
+pub fn model_keys() -> &'static [&'static str] {
+    fields_of::<ModelOverride>()
+}
+
+/// Returns the names of the fields of the struct `T`, in their order.
+fn fields_of<T: Deserialize<'static>>() -> &'static [&'static str] {
     let mut fields: &'static [&'static str] = &[];
     // Always an error, because `Fields` has no values.
-    let _ = Settings::deserialize(Fields(&mut fields));
+    let _ = T::deserialize(Fields(&mut fields));
     fields
 }
 

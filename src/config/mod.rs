@@ -2,7 +2,8 @@
 //!
 //! A flag wins over its environment variable, which wins over the file, which wins over the
 //! default. A setting is a field of [`Settings`]; its name is a key of the file, and with hyphens a
-//! flag.
+//! flag. The settings of one model, [`ModelOverrides`], are tables of the file only; they win over
+//! the settings of the same name for all models.
 
 mod access;
 mod cors;
@@ -15,7 +16,11 @@ mod limits;
 mod listen;
 mod log;
 mod metrics;
+mod overrides;
+mod parse;
 mod precision;
+mod problems;
+mod secret;
 mod serve;
 mod settings;
 mod telemetry;
@@ -27,12 +32,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 pub use access::AccessEvents;
 pub use cors::{CorsOrigin, CorsOriginError, CorsOrigins};
 pub use error::{ConfigError, TomlError};
-pub use keys::keys;
+pub use file::ConfigFile;
+pub use keys::{keys, model_keys};
 pub use limits::LoadLimits;
 pub use listen::{ListenAddress, ListenAddressError};
-pub use log::{DEFAULT_LOG, LogFormat};
+pub use log::{DEFAULT_LOG, LogFormat, check_filter};
 pub use metrics::MetricsCompat;
+pub use overrides::{ModelOverride, ModelOverrides, Tuning};
 pub use precision::PrecisionChoice;
+pub use secret::{SecretUrl, is_redacted, redacted};
 pub use serve::ServeConfig;
 pub use settings::Settings;
 pub use telemetry::{OtlpEndpoint, OtlpEndpointError, Share, ShareError};

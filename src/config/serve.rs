@@ -1,17 +1,17 @@
 //! The validated settings of `serve`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::limits::{range, size};
 use super::{
     AccessEvents, ConfigError, CorsOrigins, DEFAULT_LISTEN, DEFAULT_LOG, ListenAddress, LoadLimits,
-    MetricsCompat, OtlpEndpoint, PrecisionChoice, Settings, Share,
+    MetricsCompat, OtlpEndpoint, Settings, Share, Tuning, check_filter,
 };
 use crate::app::Limits;
 use crate::defaults::DefaultModel;
 use crate::http::server::ConnectionTimeouts;
-use crate::manifest::Batching;
 use crate::memory::PartSizes;
 use crate::store::ModelRef;
 use crate::threads::usable_cores;
@@ -29,16 +29,12 @@ pub struct ServeConfig {
     pub models: Vec<ModelRef>,
     /// Default models of tasks, not yet compared with the models that are served.
     pub default_models: Vec<DefaultModel>,
-    /// Precision of a model that is named without a variant. `None` to let the manifest's `default`
-    /// decide.
-    pub precision: Option<PrecisionChoice>,
     /// CPU threads that the server may use.
     pub cores: usize,
-    /// Threads of each ONNX Runtime session. `None` to divide the CPU threads among the workers of
-    /// a model.
-    pub intra_op_threads: Option<usize>,
-    /// Batching settings that override the settings in the manifest of every model.
-    pub batching: Batching,
+    /// Settings of all models, which override their manifests.
+    pub tuning: Tuning,
+    /// Settings of single models by name, which override those of all models.
+    pub overrides: BTreeMap<String, Tuning>,
     /// Limits on each request, and on the memory of all requests.
     pub limits: Limits,
     /// Memory for all requests together, in bytes. `None` to derive it from the memory limit of the
@@ -76,6 +72,9 @@ impl Settings {
     /// # Errors
     /// [`ConfigError::Value`] for the first setting that is out of range.
     pub fn resolve(self) -> Result<ServeConfig, ConfigError> {
+        let tuning = Tuning::of_all(&self)?;
+        let overrides = Tuning::by_model(self.models.as_ref())?;
+        check_filter(self.log.as_deref().unwrap_or(DEFAULT_LOG))?;
         let listen = self.listen.unwrap_or_else(|| DEFAULT_LISTEN.into());
         if let Some(admin) = &self.admin_listen {
             distinct(&listen, admin)?;
@@ -92,16 +91,6 @@ impl Settings {
             max_pixels_per_byte: density.unwrap_or(default.max_pixels_per_byte),
             max_images: images.unwrap_or(default.max_images),
             request_timeout: timeout.map_or(default.request_timeout, Duration::from_millis),
-        };
-        let delay = match self.max_queue_delay_us {
-            Some(0) | None => self.max_queue_delay_us,
-            delay => range("max_queue_delay_us", delay, 1_000_000)?,
-        };
-        let batching = Batching {
-            max_batch_size: range("max_batch_size", self.max_batch_size, 256)?,
-            max_queue_delay_us: delay,
-            max_queue_size: range("max_queue_size", self.max_queue_size, 65_536)?,
-            instances: range("instances", self.instances, 256)?,
         };
         let keep_alive = range("keep_alive_ms", self.keep_alive_ms, 86_400_000)?;
         let mut timeouts = ConnectionTimeouts::default();
@@ -121,10 +110,9 @@ impl Settings {
             admin_listen: self.admin_listen,
             models: self.model.unwrap_or_default(),
             default_models: self.default_models.unwrap_or_default(),
-            precision: self.precision,
             cores: range("threads", self.threads, 1024)?.unwrap_or_else(usable_cores),
-            intra_op_threads: range("intra_op_threads", self.intra_op_threads, 1024)?,
-            batching,
+            tuning,
+            overrides,
             limits,
             max_connections: range("max_connections", self.max_connections, 1 << 20)?
                 .unwrap_or(1024),

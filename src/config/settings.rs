@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::file::one_or_many;
 use super::{
-    AccessEvents, CorsOrigin, ListenAddress, LogFormat, MetricsCompat, OtlpEndpoint, PrecisionChoice,
-    Share,
+    AccessEvents, CorsOrigin, ListenAddress, LogFormat, MetricsCompat, ModelOverrides, OtlpEndpoint,
+    PrecisionChoice, Share,
 };
 use crate::defaults::{self, DefaultModel};
 use crate::memory::ByteSize;
@@ -30,8 +30,8 @@ pub struct Settings {
     pub admin_listen: Option<ListenAddress>,
     /// Directory with one folder per model [default: `$XDG_DATA_HOME/sightline/models`, if it
     /// exists]
-    #[arg(long, env = "SIGHTLINE_MODELS", value_name = "DIR")]
-    pub models: Option<PathBuf>,
+    #[arg(long = "models", env = "SIGHTLINE_MODELS", value_name = "DIR")]
+    pub models_dir: Option<PathBuf>,
     /// Allow symbolic links that lead out of the models directory, or, for a model named by a path,
     /// out of the model's folder
     /// [default: false]
@@ -217,4 +217,8 @@ pub struct Settings {
     /// Format of the log. A flag of all commands, so not an argument here.
     #[arg(skip)]
     pub log_format: Option<LogFormat>,
+    /// Settings of single models. Only the configuration file can set them.
+    #[arg(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub models: Option<ModelOverrides>,
 }

@@ -13,7 +13,7 @@ use crate::batch::{Batcher, Policy, Spare, TensorCost, Watchdog, WatchedEngine};
 use crate::engine::{Engine, EngineError, OnnxRuntime, Outputs};
 use crate::image::{ImageError, ImageSize, PreparedImage, Preprocessor};
 use crate::inspect::Finding;
-use crate::manifest::{ModelManifest, Precision};
+use crate::manifest::{Batching, ModelManifest, Precision};
 use crate::metrics::{Metrics, ModelLabel, ModelMetrics};
 use crate::postprocess::detect::{DetectError, Detector};
 use crate::postprocess::{OutputError, check_outputs};
@@ -171,7 +171,12 @@ impl ModelPlan {
     /// Returns the settings of the manifest, with defaults for a machine with `cores` cores where
     /// the manifest sets none. `threads` overrides the thread count of each session.
     pub fn new(manifest: &ModelManifest, cores: usize, threads: Option<usize>) -> Self {
-        let batching = &manifest.batching;
+        Self::tuned(&manifest.batching, cores, threads)
+    }
+
+    /// Returns the settings `batching`, with defaults for a machine with `cores` cores where it sets
+    /// none. `threads` overrides the thread count of each session.
+    pub fn tuned(batching: &Batching, cores: usize, threads: Option<usize>) -> Self {
         let plan = ThreadPlan::new(cores, batching.instances, threads);
         let delay = batching.max_queue_delay_us.unwrap_or_default();
         let batch = (BATCH_PER_THREAD * plan.intra_op_threads).min(MAX_BATCH_SIZE);

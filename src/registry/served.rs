@@ -143,8 +143,12 @@ impl Served {
 
     /// Returns `served` without duplicates, with the variants of each model next to each other. The
     /// first variant of a model is the one that [`default_variant`] chooses, if it is served, or fp32
-    /// if `--precision` chooses one that is not served; a model's name selects the first one.
-    pub fn merged(served: Vec<Self>, choice: Option<PrecisionChoice>) -> Vec<Self> {
+    /// if the precision chooses one that is not served; a model's name selects the first one.
+    /// `precision` returns the precision that is set for the model of a name.
+    pub fn merged(
+        served: Vec<Self>,
+        precision: impl Fn(&str) -> Option<PrecisionChoice>,
+    ) -> Vec<Self> {
         let mut merged: Vec<Self> = Vec::with_capacity(served.len());
         for item in served {
             match merged.iter_mut().find(|other| other.source == item.source) {
@@ -163,6 +167,7 @@ impl Served {
                 manifest, variant, ..
             } = &item.source;
             let model = names.iter().position(|name| *name == manifest.name);
+            let choice = precision(&manifest.name);
             let is_default = default_variant(manifest, choice) == variant;
             // A stale variant that `--precision` chooses is not served.
             let is_second = choice.is_some() && variant == FP32;
@@ -295,7 +300,7 @@ mod tests {
             ),
         ];
         for (served, choice, expected) in cases {
-            assert_eq!(shown(&Served::merged(served, choice)), expected);
+            assert_eq!(shown(&Served::merged(served, |_| choice)), expected);
         }
     }
 }

@@ -35,7 +35,7 @@ pub enum StoreError {
          models to serve with --model", .paths[0].display(), .paths[1].display()
     )]
     Duplicate {
-        /// The models, as `name@variant`.
+        /// The name of the models, or their name and variant, as `name@variant`.
         model: String,
         /// Paths of their manifests.
         paths: [PathBuf; 2],

@@ -19,7 +19,7 @@ fn birds() -> TempDir {
 
 /// Finds the model `reference` and reads all of its files.
 fn load(store: &ModelStore, reference: &str) -> Result<ModelSource, StoreError> {
-    let Ok(reference) = reference.parse();
+    let reference = reference.parse().unwrap();
     let source = store.find(&reference)?;
     source.graphs()?;
     Ok(source)

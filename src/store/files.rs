@@ -89,13 +89,12 @@ impl Boundary {
     }
 }
 
-/// Reads a text file of at most 16 MiB, which may be a pipe.
+/// Reads a regular text file of at most `limit` bytes, to which `path` may be a symbolic link.
 ///
 /// # Errors
-/// [`StoreError::Io`] if the file cannot be read or is not UTF-8, [`StoreError::TooLarge`] if it is
-/// larger than 16 MiB.
-pub fn read_text(path: &Path) -> Result<String, StoreError> {
-    text(path, read_bounded(path, MAX_TEXT_BYTES)?)
+/// As [`read_regular`], and [`StoreError::Io`] if the file is not UTF-8.
+pub fn read_regular_text(path: &Path, limit: u64) -> Result<String, StoreError> {
+    text(path, read_regular(path, limit)?)
 }
 
 /// Reads a file of at most `limit` bytes, which may be a pipe such as `/dev/stdin`.

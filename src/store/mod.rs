@@ -20,6 +20,7 @@ use std::str::FromStr;
 
 use onnx_export::text::cut;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::catalogue;
 use crate::manifest::Precision;
@@ -27,7 +28,9 @@ use crate::nearest::{did_you_mean, nearest};
 pub use denied::Denied;
 pub use directory::{BrokenEntry, DirectoryError, Problem};
 pub use error::StoreError;
-pub use files::{Boundary, MAX_TEXT_BYTES, read_bounded, read_labels, read_regular, read_text};
+pub use files::{
+    Boundary, MAX_TEXT_BYTES, read_bounded, read_labels, read_regular, read_regular_text,
+};
 pub use labels::{LabelError, lines};
 pub use requantize::{Requantize, quantized};
 use scan::{Scan, has_extension};
@@ -44,7 +47,7 @@ const MAX_NAME: usize = 64;
 /// A reference to a model on the command line or in the configuration file: `name` or
 /// `name@variant`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
+#[serde(try_from = "String", into = "String")]
 pub struct ModelRef {
     /// Name of the model, or the path of its folder, manifest or ONNX file.
     pub name: String,
@@ -52,14 +55,22 @@ pub struct ModelRef {
     pub variant: Option<String>,
 }
 
+/// A text has no name before, or no variant after its `@`. Contains up to 64 characters of the text.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("expected NAME, NAME@VARIANT or a path, got `{0}`")]
+pub struct ModelRefError(String);
+
 impl FromStr for ModelRef {
-    type Err = std::convert::Infallible;
+    type Err = ModelRefError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (name, variant) = match text.rsplit_once('@') {
             Some((name, variant)) => (name, Some(variant.to_owned())),
             None => (text, None),
         };
+        if name.is_empty() || variant.as_deref() == Some("") {
+            return Err(ModelRefError(cut(text, 64).to_owned()));
+        }
         Ok(Self {
             name: name.to_owned(),
             variant,
@@ -67,10 +78,11 @@ impl FromStr for ModelRef {
     }
 }
 
-impl From<String> for ModelRef {
-    fn from(text: String) -> Self {
-        let Ok(reference) = text.parse();
-        reference
+impl TryFrom<String> for ModelRef {
+    type Error = ModelRefError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 
@@ -138,6 +150,17 @@ impl ModelStore {
     /// used: skipping one would make its model disappear silently.
     pub fn list(&self) -> Result<Vec<ModelSource>, StoreError> {
         Ok(self.usable(self.scan()?)?)
+    }
+
+    /// Returns every model of the models directory, as [`ModelStore::list`], and the error for the
+    /// entries that look like a model but cannot be used, if there are any.
+    ///
+    /// # Errors
+    /// [`DirectoryError`] if the directory cannot be read.
+    pub fn installed(&self) -> Result<(Vec<ModelSource>, Option<DirectoryError>), StoreError> {
+        let Scan { models, broken, .. } = self.scan()?;
+        let error = (!broken.is_empty()).then(|| self.broken(None, broken));
+        Ok((models, error))
     }
 
     /// Returns the models to serve if none is named: every model of the models directory, sorted by name, or the

@@ -66,9 +66,24 @@ impl Scan {
 
     fn read(&mut self, name: OsString, manifest: &Path, boundary: &Boundary) {
         match ModelSource::read(manifest, boundary.clone()) {
-            Ok(model) => self.models.push(model),
+            Ok(model) => match self.namesake(&model) {
+                Some(error) => self.fail(name, error),
+                None => self.models.push(model),
+            },
             Err(error) => self.fail(name, error),
         }
+    }
+
+    /// Returns the error for `model` if a model before it has the same name.
+    fn namesake(&self, model: &ModelSource) -> Option<StoreError> {
+        let name = &model.manifest.name;
+        let mut models = self.models.iter();
+        let other = models.find(|other| other.manifest.name == *name)?;
+        let path = |model: &ModelSource| model.path.clone().unwrap_or_default();
+        Some(StoreError::Duplicate {
+            model: name.clone(),
+            paths: [path(other), path(model)],
+        })
     }
 
     fn fail(&mut self, name: OsString, error: StoreError) {
@@ -183,10 +198,14 @@ fn folder(path: &Path) -> Result<Entry, Problem> {
     let manifest = path.join("model.toml");
     match manifest.symlink_metadata() {
         Ok(metadata) if !metadata.is_dir() => return Ok(Entry::Manifest(manifest)),
+        Ok(_) => {
+            let (path, got) = (manifest, "a folder");
+            return Err(Problem::Model(StoreError::NotRegular { path, got }));
+        }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             return Err(Problem::Model(StoreError::io(path, error)));
         }
-        _ => {}
+        Err(_) => {}
     }
     let content = visible(path).map_err(|error| Problem::Model(StoreError::io(path, error)))?;
     if content.is_empty() {

@@ -46,6 +46,10 @@ fn entries_that_look_like_a_model_but_are_none_are_errors() {
             "DIR/cats has cats.toml but no model.toml: rename",
         ),
         (&["cats/"], "DIR/cats is empty: remove it"),
+        (
+            &["cats/model.toml/", "cats/labels.txt"],
+            "cannot read DIR/cats/model.toml: expected a regular file, got a folder",
+        ),
         (&["cats/.git/"], "DIR/cats is empty: remove it"),
         (
             &["cats/v1/model.toml", "cats/v1/model.onnx"],
@@ -87,7 +91,7 @@ fn entries_that_look_like_a_model_but_are_none_are_errors() {
             assert!(message.contains(&expected), "{files:?}: {message}");
         }
         let find = |name: &str| {
-            let Ok(reference) = name.parse();
+            let reference = name.parse().unwrap();
             store(models.path()).find(&reference)
         };
         assert!(find("birds").is_ok(), "{files:?}");
@@ -106,7 +110,7 @@ fn entries_that_look_like_a_model_but_are_none_are_errors() {
 fn the_built_in_model_does_not_replace_a_broken_one_of_its_name() {
     let models = directory(&[]);
     create(models.path(), &["efficientnet_lite0/model.onnx"]);
-    let Ok(reference) = "efficientnet_lite0".parse();
+    let reference = "efficientnet_lite0".parse().unwrap();
     let message = store(models.path())
         .find(&reference)
         .unwrap_err()
@@ -241,7 +245,7 @@ fn a_path_that_is_no_directory_is_an_error() {
         (manifest, &pass),
     ] {
         let store = store(&path);
-        let Ok(reference) = "efficientnet_lite0".parse();
+        let reference = "efficientnet_lite0".parse().unwrap();
         for error in [
             store.check().unwrap_err(),
             store.list().unwrap_err(),
@@ -253,4 +257,23 @@ fn a_path_that_is_no_directory_is_an_error() {
         }
     }
     assert!(ModelStore::new(None).check().is_ok());
+}
+
+#[test]
+fn two_folders_with_one_name_are_an_error_that_names_both() {
+    let models = directory(&[
+        ("a/model.toml", MANIFEST.to_owned()),
+        ("b/model.toml", MANIFEST.to_owned()),
+    ]);
+    let path = models.path();
+    let error = store(path).list().unwrap_err().to_string();
+    let (a, b) = (path.join("a/model.toml"), path.join("b/model.toml"));
+    let expected = format!(
+        "two models are named `birds`, {} and {}: change `name`",
+        a.display(),
+        b.display()
+    );
+    assert!(error.contains(&expected), "{error}");
+    let (installed, broken) = store(path).installed().unwrap();
+    assert_eq!((installed.len(), broken.is_some()), (1, true));
 }

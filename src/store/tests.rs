@@ -50,7 +50,7 @@ pub(super) fn directory(manifests: &[(&str, String)]) -> tempfile::TempDir {
 
 /// Looks up `name`, a model reference such as `birds@int8`, in a models directory.
 fn find(directory: &Path, name: &str) -> Result<ModelSource, StoreError> {
-    let Ok(reference) = name.parse();
+    let reference = name.parse().unwrap();
     ModelStore::new(Some(directory.to_path_buf())).find(&reference)
 }
 

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use sightline::config::redacted;
 
 /// Median (`p50`) and 99th percentile (`p99`) of the latency in milliseconds, and throughput in
 /// requests per second, over all connections of a load test.
@@ -84,7 +85,8 @@ impl<'a> Client<'a> {
             request = request.header("authorization", format!("Bearer {key}"));
         }
         let response = request.send(image);
-        let mut response = response.with_context(|| format!("the HTTP request to {url} failed"))?;
+        let mut response = response
+            .with_context(|| format!("the HTTP request to {} failed", redacted(&self.url)))?;
         response.body_mut().read_to_vec()?;
         Ok(start.elapsed().as_secs_f64() * 1e3)
     }

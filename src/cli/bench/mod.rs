@@ -18,7 +18,7 @@ use onnx_export::formula;
 use onnx_export::{BuildError, DEFAULT_OPSET};
 use sightline::app::Limits;
 use sightline::catalogue;
-use sightline::config::PrecisionChoice;
+use sightline::config::{PrecisionChoice, SecretUrl};
 use sightline::engine::OnnxRuntime;
 use sightline::manifest::Precision;
 use sightline::process::ProcessUsage;
@@ -53,7 +53,7 @@ pub(super) struct BenchArgs {
     model: Vec<ModelRef>,
     /// URL of a running server to measure instead of models in this process
     #[arg(long, env = "SIGHTLINE_URL", value_name = "URL")]
-    url: Option<String>,
+    url: Option<SecretUrl>,
     /// API key for the server at `--url`
     #[arg(
         long,
@@ -98,7 +98,10 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let mut models = args.model.clone();
     if models.is_empty() {
         let served = store.served()?.into_iter();
-        models.extend(served.map(|model| model.manifest.name.into()));
+        models.extend(served.map(|model| ModelRef {
+            name: model.manifest.name,
+            variant: None,
+        }));
     }
     say!(
         "{} cores; times are medians in milliseconds; decode, preprocess, inference and \
@@ -286,11 +289,12 @@ impl std::fmt::Display for Line {
 
 /// Measures the running server at `url`. Prints a line with the results for one connection, and a
 /// line for `--connections` connections.
-fn running_server(args: &BenchArgs, url: &str, image: &Bytes) -> Result<()> {
-    let url = if url.contains("/v1/") {
-        url.to_owned()
+fn running_server(args: &BenchArgs, url: &SecretUrl, image: &Bytes) -> Result<()> {
+    let given = url.expose();
+    let url = if given.contains("/v1/") {
+        url.clone()
     } else {
-        format!("{}/v1/classify", url.trim_end_matches('/'))
+        format!("{}/v1/classify", given.trim_end_matches('/')).into()
     };
     let target = Target {
         url: &url,
