@@ -69,7 +69,7 @@ impl Listeners {
         stop: impl Future<Output = ()>,
     ) -> bool {
         let public = Server {
-            listener: self.public,
+            listeners: self.public.into(),
             router: http::router(Arc::clone(&app)),
             max_connections: config.max_connections,
             timeouts: config.timeouts,
@@ -79,7 +79,7 @@ impl Listeners {
             return public.await;
         };
         let admin = Server {
-            listener,
+            listeners: listener.into(),
             router: http::admin_router(app),
             max_connections: ADMIN_CONNECTIONS,
             timeouts: config.timeouts,

@@ -1,6 +1,5 @@
 //! The access log: an event for each request, with its response, its model, its times and its client.
 
-use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use tracing::Span;
 use super::middleware::millis;
 use super::problem::Problem;
 use super::respond::Served;
+use super::stream::Peer;
 use crate::config::AccessEvents;
 use crate::metrics::{ModelLabel, Stage};
 
@@ -22,10 +22,6 @@ const MAX_EVENTS: u32 = 1_000;
 const SECOND: Duration = Duration::from_secs(1);
 /// Target of the events, for `--log`.
 const TARGET: &str = "sightline::access";
-
-/// Address of the client of a connection; an extension of its requests.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) SocketAddr);
 
 /// Which requests are logged, and how many were logged recently.
 #[derive(Debug)]
@@ -88,7 +84,7 @@ impl Recent {
 pub(super) struct Pending<'a> {
     log: &'a AccessLog,
     span: Span,
-    peer: Option<SocketAddr>,
+    peer: Option<Peer>,
     bytes_in: Option<u64>,
     /// Whether the request is a probe or a scrape, which is logged only if it fails.
     probe: bool,
@@ -114,7 +110,7 @@ impl<'a> Pending<'a> {
         Self {
             log,
             span: Span::current(),
-            peer: request.extensions().get::<Peer>().map(|peer| peer.0),
+            peer: request.extensions().get::<Peer>().copied(),
             bytes_in: exact_size(request.body()),
             probe: route.starts_with("/health/") || route == "/metrics",
             started: Instant::now(),

@@ -25,6 +25,7 @@ mod replaceable;
 mod respond;
 mod segment;
 pub mod server;
+pub mod stream;
 mod task;
 mod wait;
 

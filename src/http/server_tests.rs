@@ -67,7 +67,7 @@ impl Running {
             .route("/long", post(long))
             .route("/large", get(|| async { vec![b'x'; LARGE] }));
         let server = Server {
-            listener,
+            listeners: listener.into(),
             router,
             max_connections,
             timeouts,
