@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::limits::{range, size};
 use super::{
-    AccessEvents, ConfigError, DEFAULT_LISTEN, DEFAULT_LOG, ListenAddress, LoadLimits,
-    PrecisionChoice, Settings,
+    AccessEvents, ConfigError, DEFAULT_LISTEN, DEFAULT_LOG, Delay, ListenAddress, LoadLimits,
+    PrecisionChoice, Settings, SocketMode, addresses,
 };
 use crate::app::Limits;
 use crate::defaults::DefaultModel;
@@ -18,11 +18,15 @@ use crate::threads::usable_cores;
 /// The validated settings of `serve`, with defaults for settings that are not set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServeConfig {
-    /// Address to listen on.
-    pub listen: ListenAddress,
+    /// Addresses to listen on. At least one.
+    pub listen: Vec<ListenAddress>,
     /// Address of the listener for probes and metrics; `None` if only [`ServeConfig::listen`]
     /// serves them.
     pub admin_listen: Option<ListenAddress>,
+    /// Permissions of the Unix sockets.
+    pub unix_socket_mode: SocketMode,
+    /// Time from a stop signal until new requests are rejected.
+    pub drain_delay: Delay,
     /// Models to serve, as NAME, NAME@VARIANT or a path. Empty to serve every model of the models
     /// directory, or the built-in model if there is none.
     pub models: Vec<ModelRef>,
@@ -45,7 +49,7 @@ pub struct ServeConfig {
     pub memory_budget: Option<u64>,
     /// Sizes of the parts of the memory budget that settings fix.
     pub parts: PartSizes,
-    /// Maximum number of open connections of the listener [`ServeConfig::listen`].
+    /// Maximum number of open connections of all listeners of [`ServeConfig::listen`] together.
     pub max_connections: usize,
     /// Time limits of each connection.
     pub timeouts: ConnectionTimeouts,
@@ -53,7 +57,7 @@ pub struct ServeConfig {
     pub load: LoadLimits,
     /// Which requests the access log has.
     pub access_log: AccessEvents,
-    /// Maximum time for requests in flight to finish after a stop signal.
+    /// Maximum time for requests in flight to finish after a stop signal and the drain delay.
     pub shutdown_grace: Duration,
 }
 
@@ -63,10 +67,8 @@ impl Settings {
     /// # Errors
     /// [`ConfigError::Value`] for the first setting that is out of range.
     pub fn resolve(self) -> Result<ServeConfig, ConfigError> {
-        let listen = self.listen.unwrap_or_else(|| DEFAULT_LISTEN.into());
-        if let Some(admin) = &self.admin_listen {
-            distinct(&listen, admin)?;
-        }
+        let listen = self.listen.unwrap_or_else(|| vec![DEFAULT_LISTEN.into()]);
+        addresses::check(&listen, self.admin_listen.as_ref())?;
         let default = Limits::default();
         let body = range("max_body_bytes", self.max_body_bytes, 1 << 30)?;
         let pixels = range("max_pixels", self.max_pixels, 1 << 30)?;
@@ -106,6 +108,8 @@ impl Settings {
             },
             listen,
             admin_listen: self.admin_listen,
+            unix_socket_mode: self.unix_socket_mode.unwrap_or_default(),
+            drain_delay: self.drain_delay.unwrap_or_default(),
             models: self.model.unwrap_or_default(),
             default_models: self.default_models.unwrap_or_default(),
             precision: self.precision,
@@ -132,6 +136,8 @@ impl ServeConfig {
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).ok();
         Settings {
             listen: Some(self.listen.clone()),
+            unix_socket_mode: Some(self.unix_socket_mode),
+            drain_delay: Some(self.drain_delay),
             follow_symlinks: Some(settings.follow_symlinks.unwrap_or_default()),
             access_log: Some(self.access_log),
             threads: Some(self.cores),
@@ -149,16 +155,4 @@ impl ServeConfig {
             ..settings
         }
     }
-}
-
-/// Returns an error if both listeners have the same address. Port 0 stands for any free port.
-fn distinct(listen: &ListenAddress, admin: &ListenAddress) -> Result<(), ConfigError> {
-    if listen != admin || admin.port() == 0 {
-        return Ok(());
-    }
-    Err(ConfigError::Value {
-        setting: "admin_listen",
-        expected: "another address than `listen`".to_owned(),
-        got: admin.to_string(),
-    })
 }

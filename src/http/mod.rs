@@ -27,6 +27,7 @@ mod segment;
 pub mod server;
 pub mod stream;
 mod task;
+pub mod unix;
 mod wait;
 
 #[cfg(test)]
