@@ -214,6 +214,35 @@ fn all_ipv6_addresses_include_ipv4_unless_it_is_named() {
     drop(server);
 }
 
+/// Lets systemd check the unit files in `packaging/systemd`.
+#[test]
+fn the_unit_files_are_valid() {
+    if Command::new("systemd-analyze")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        println!("skipped: systemd-analyze is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut units = Vec::new();
+    for file in std::fs::read_dir(common::path("../packaging/systemd")).unwrap() {
+        let file = file.unwrap();
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        let text = text.replace("/usr/local/bin/sightline", env!("CARGO_BIN_EXE_sightline"));
+        units.push(folder.path().join(file.file_name()));
+        std::fs::write(units.last().unwrap(), text).unwrap();
+    }
+    assert_eq!(units.len(), 3);
+    let mut command = Command::new("systemd-analyze");
+    let (code, _, stderr) = {
+        command.arg("verify").args(units);
+        finish(command)
+    };
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+}
+
 /// A process that is killed when the value is dropped.
 struct Process(Child);
 

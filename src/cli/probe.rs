@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use onnx_export::text::cut;
 use serde_json::Value;
 use sightline::config::{ListenAddress, SocketPath};
+use sightline::http::unix;
 
 /// Maximum number of bytes of a response that are read.
 const MAX_RESPONSE: u64 = 64 << 10;
@@ -96,7 +96,7 @@ fn over_tcp(url: &str, timeout: Duration) -> Result<(u16, String)> {
 /// Requests `path` over a Unix socket and returns the status and the body of the response, which must not be chunked.
 fn over_unix(socket: &SocketPath, path: &str, timeout: Duration) -> Result<(u16, String)> {
     let deadline = Instant::now() + timeout;
-    let mut stream = UnixStream::connect(socket.as_path())?;
+    let mut stream = unix::connect(socket.as_path())?;
     stream.set_write_timeout(Some(timeout))?;
     let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(head.as_bytes())?;

@@ -3,11 +3,12 @@
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream as Client;
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use thiserror::Error;
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
@@ -133,14 +134,31 @@ fn remove_stale(path: &Path) -> Result<(), UnixError> {
 
 /// Returns whether a process listens on the socket `path`. Does not block.
 fn is_alive(path: &Path) -> io::Result<bool> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let client = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    match connect(&client, &SocketAddrUnix::new(path)?) {
+    match try_connect(path) {
         // `AGAIN`: the queue of the listener is full. `PROTOTYPE`: it is a socket of another type.
-        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Ok(true),
+        Ok(_) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Ok(true),
         Err(Errno::CONNREFUSED) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Connects to the server that listens on the socket `path`. Unlike the standard library, does not wait if the queue
+/// of the listener is full.
+///
+/// # Errors
+/// If there is no such server, or if its queue is full.
+pub fn connect(path: &Path) -> io::Result<Client> {
+    let client = try_connect(path)?;
+    client.set_nonblocking(false)?;
+    Ok(client)
+}
+
+/// Returns a connection to the socket `path`, which does not block.
+fn try_connect(path: &Path) -> Result<Client, Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let client = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&client, &SocketAddrUnix::new(path)?)?;
+    Ok(client.into())
 }
 
 #[cfg(test)]
