@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod activation;
 mod bench;
 mod config_check;
 mod descriptors;
@@ -16,6 +17,7 @@ mod memory;
 mod misfit;
 mod model_report;
 mod models;
+mod notify;
 mod output;
 mod predict;
 mod print_config;

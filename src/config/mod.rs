@@ -6,6 +6,8 @@
 //! the settings of the same name for all models.
 
 mod access;
+mod addresses;
+mod delay;
 mod cors;
 mod error;
 mod file;
@@ -24,6 +26,7 @@ mod secret;
 mod serve;
 mod settings;
 mod telemetry;
+mod socket_path;
 #[cfg(test)]
 mod tests;
 
@@ -31,11 +34,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 pub use access::AccessEvents;
 pub use cors::{CorsOrigin, CorsOriginError, CorsOrigins};
+pub use delay::{Delay, DelayError};
 pub use error::{ConfigError, TomlError};
 pub use file::ConfigFile;
 pub use keys::{keys, model_keys};
 pub use limits::LoadLimits;
-pub use listen::{ListenAddress, ListenAddressError};
+pub use listen::{ListenAddress, ListenAddressError, resolve};
 pub use log::{DEFAULT_LOG, LogFormat, check_filter};
 pub use metrics::MetricsCompat;
 pub use overrides::{ModelOverride, ModelOverrides, Tuning};
@@ -43,6 +47,7 @@ pub use precision::PrecisionChoice;
 pub use secret::{SecretUrl, is_redacted, redacted};
 pub use serve::ServeConfig;
 pub use settings::Settings;
+pub use socket_path::{SocketMode, SocketModeError, SocketPath, SocketPathError};
 pub use telemetry::{OtlpEndpoint, OtlpEndpointError, Share, ShareError};
 
 /// Address that the server listens on if no other is set.

@@ -1,6 +1,5 @@
 //! The access log: an event for each request, with its response, its model, its times and its client.
 
-use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use tracing::Span;
 use super::middleware::millis;
 use super::problem::Problem;
 use super::respond::Served;
+use super::stream::Peer;
 use super::traces::context_of;
 use crate::config::{AccessEvents, Share};
 use crate::metrics::{ModelLabel, Stage};
@@ -25,10 +25,6 @@ const MAX_EVENTS: u32 = 1_000;
 const SECOND: Duration = Duration::from_secs(1);
 /// Target of the events, for `--log`.
 const TARGET: &str = "sightline::access";
-
-/// Address of the client of a connection; an extension of its requests.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) SocketAddr);
 
 /// Which requests are logged, and how many were logged recently.
 #[derive(Debug)]
@@ -116,7 +112,7 @@ impl Recent {
 pub(super) struct Pending<'a> {
     log: &'a AccessLog,
     span: Span,
-    peer: Option<SocketAddr>,
+    peer: Option<Peer>,
     bytes_in: Option<u64>,
     /// Bits that choose the request for the sample.
     bits: u64,
@@ -144,7 +140,7 @@ impl<'a> Pending<'a> {
         Self {
             log,
             span: Span::current(),
-            peer: request.extensions().get::<Peer>().map(|peer| peer.0),
+            peer: request.extensions().get::<Peer>().copied(),
             bytes_in: exact_size(request.body()),
             bits: log.bits(request),
             probe: is_probe(route),

@@ -1,10 +1,9 @@
 //! Runs one connection: records the reads and writes of its socket, counts a request as in flight
-//! until its response is written, and closes the connection when a time limit passes.
+//! until its response is written, and closes the connection when a time limit passes or the server stops.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,20 +13,90 @@ use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, Request, Response};
 use axum::{BoxError, Router};
 use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
-use super::access::Peer;
 use super::activity::{Activity, BodyWait, InFlight};
+use super::stream::{Peer, Stream};
+
+/// Maximum length of the head of a request in bytes, and size of the read buffer of a connection.
+pub const MAX_HEAD_BYTES: usize = 32 << 10;
+
+/// How a connection ends.
+#[derive(Debug, Clone)]
+pub(super) enum End {
+    /// After the request in flight once the token is cancelled, or immediately if there is none then.
+    Stop(CancellationToken),
+    /// After one request.
+    OneRequest,
+}
+
+/// An accepted connection and what it needs to be served.
+pub(super) struct Connection {
+    pub(super) stream: Stream,
+    pub(super) peer: Peer,
+    pub(super) router: Router,
+    pub(super) activity: Arc<Activity>,
+    pub(super) end: End,
+}
+
+impl Connection {
+    /// Serves the requests of the connection until it ends, or until its activity has a reason to close it.
+    pub(super) async fn run(self) {
+        let activity = Arc::clone(&self.activity);
+        drive(self.serve(), &activity).await;
+    }
+
+    /// Prepares the stream and serves its requests. Everything here happens within the slot of the connection and
+    /// is subject to its time limits, so a client that delays the preparation delays nobody else.
+    async fn serve(self) -> Result<(), BoxError> {
+        let Self {
+            stream,
+            peer,
+            router,
+            activity,
+            end,
+        } = self;
+        stream.configure()?;
+        let service = service(router, Arc::clone(&activity), peer);
+        let io = TokioIo::new(Observed { stream, activity });
+        let keep_alive = matches!(end, End::Stop(_));
+        let connection = builder()
+            .keep_alive(keep_alive)
+            .serve_connection(io, service);
+        let mut connection = std::pin::pin!(connection);
+        if let End::Stop(stop) = end {
+            tokio::select! {
+                // The connection is polled first, so that a request that has arrived is still served.
+                biased;
+                result = &mut connection => return Ok(result?),
+                () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+            }
+        }
+        Ok(connection.await?)
+    }
+}
+
+fn builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        // The limit of hyper would include the idle time before a head. `Activity` limits the idle
+        // time and the time of the head.
+        .header_read_timeout(None)
+        // The buffer can hold more than its limit if a whole head arrives in one read.
+        .max_header_size(MAX_HEAD_BYTES)
+        .max_buf_size(MAX_HEAD_BYTES);
+    builder
+}
 
 /// Runs `connection` until it ends, or until `activity` has a reason to close it.
-pub(super) async fn drive(
-    connection: impl Future<Output = hyper::Result<()>>,
-    activity: &Activity,
-) {
+async fn drive(connection: impl Future<Output = Result<(), BoxError>>, activity: &Activity) {
     let mut connection = std::pin::pin!(connection);
     let mut timer = std::pin::pin!(sleep_until(Instant::now()));
     loop {
@@ -79,10 +148,10 @@ fn expired<'a>(
 }
 
 /// Returns the service of one connection from `peer`: `router`, with each request recorded in `activity`.
-pub(super) fn service(
+fn service(
     router: Router,
     activity: Arc<Activity>,
-    peer: Option<SocketAddr>,
+    peer: Peer,
 ) -> impl Service<
     Request<Incoming>,
     Response = Response<Held>,
@@ -93,9 +162,7 @@ pub(super) fn service(
     let router = TowerToHyperService::new(router);
     service_fn(move |mut request: Request<Incoming>| {
         let in_flight = activity.request();
-        if let Some(peer) = peer {
-            request.extensions_mut().insert(Peer(peer));
-        }
+        request.extensions_mut().insert(peer);
         let response = router.call(request.map(|body| Upload {
             body,
             activity: Arc::clone(&activity),
@@ -161,7 +228,7 @@ impl hyper::body::Body for Upload {
 }
 
 /// The body of a response. Its request counts as in flight until the body is dropped.
-pub(super) struct Held {
+struct Held {
     body: Body,
     _in_flight: InFlight,
 }
@@ -187,9 +254,9 @@ impl hyper::body::Body for Held {
 }
 
 /// A socket whose reads and writes are recorded in `activity`.
-pub(super) struct Observed {
-    pub(super) stream: TcpStream,
-    pub(super) activity: Arc<Activity>,
+struct Observed {
+    stream: Stream,
+    activity: Arc<Activity>,
 }
 
 impl Observed {

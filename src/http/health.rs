@@ -1,6 +1,5 @@
 //! Health probes for orchestrators.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Json;
@@ -10,6 +9,7 @@ use serde::Serialize;
 
 use super::problem::Problem;
 use crate::app::App;
+use crate::config::ListenAddress;
 use crate::identity::Identity;
 
 /// Body of a health response.
@@ -18,9 +18,9 @@ struct Health<'a> {
     status: &'static str,
     #[serde(flatten)]
     identity: &'a Identity,
-    /// Address of the public listener. `None` in `/health/live`.
+    /// Address of the first public listener. `None` in `/health/live`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<SocketAddr>,
+    address: Option<&'a ListenAddress>,
     /// Loaded models that are not ready, as `name@variant`, while others are. Empty in `/health/live`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unready_models: Vec<String>,
@@ -40,7 +40,7 @@ pub(super) async fn live(State(app): State<Arc<App>>) -> impl IntoResponse {
 /// `GET /health/ready`: succeeds once every model of the start is loaded and warm, while at least one loaded model is
 /// ready and the server is not draining. Models that are loaded on first use do not count until they are loaded.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
-    let unready_models = app.registry()?.check_workers()?;
+    let unready_models = app.ready()?.check_workers()?;
     let ready = Health {
         status: "ready",
         identity: &app.identity,

@@ -30,9 +30,11 @@ mod replaceable;
 mod respond;
 mod segment;
 pub mod server;
+pub mod stream;
 mod task;
 mod traceparent;
 mod traces;
+pub mod unix;
 mod wait;
 
 #[cfg(test)]

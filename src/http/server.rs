@@ -1,47 +1,42 @@
-//! Serves a listener: bounds the number of its connections, applies their time limits, and stops
+//! Serves listeners: bounds the number of its connections, applies their time limits, and stops
 //! gracefully.
 
 use std::future::Future;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use futures_util::FutureExt;
-use futures_util::future::Either;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::activity::Activity;
 pub use super::activity::ConnectionTimeouts;
-use super::connection::{Observed, drive, service};
+pub use super::connection::MAX_HEAD_BYTES;
+use super::connection::{Connection, End};
 use super::replaceable::{Asked, Replaceable};
+use super::stream::{Listeners, Peer, Stream};
 
-/// Maximum length of the head of a request in bytes, and size of the read buffer of a connection.
-pub const MAX_HEAD_BYTES: usize = 32 << 10;
-/// Size of the send buffer of a connection in bytes. The kernel doubles it for its own bookkeeping.
-const SEND_BUFFER: usize = 128 << 10;
-/// Longest time that the kernel waits until the client acknowledges sent bytes.
-const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Pause after a connection could not be accepted, usually because file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Time after a stop in which idle connections stay open for requests that are on their way, and in which the last
+/// rejections are sent.
+const LINGER: Duration = Duration::from_millis(100);
 /// Time after which a second connection is asked to close if the first one has not freed its slot.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// A listener and the routes that it serves.
+/// Listeners and the routes that they serve.
 #[derive(Debug)]
 pub struct Server {
-    /// The listener, bound to its address.
-    pub listener: TcpListener,
+    /// The listeners, bound to their addresses.
+    pub listeners: Listeners,
     /// Router of the requests.
     pub router: Router,
-    /// Maximum number of open connections. A further connection takes the slot of the connection
-    /// that has been idle longest. If none is idle, it takes the slot of a connection whose client
-    /// has made the server wait for at least one second, to send a body or to read a response: the one
+    /// Maximum number of open connections of all listeners together. A further connection takes the slot of
+    /// the connection that has been idle longest. If none is idle, it takes the slot of a connection whose
+    /// client has made the server wait for at least one second, to send a body or to read a response: the one
     /// with the lowest rate. If no connection can be replaced, it waits.
     pub max_connections: usize,
     /// Time limits of each connection.
@@ -49,64 +44,70 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves until `stop` resolves, then closes the connections without a complete request and finishes the
-    /// requests in flight. Returns whether all of them finished within `grace`.
+    /// Serves until `stop` resolves, after which the router must reject requests. Then waits for the requests in
+    /// flight, at most for `grace`, and returns whether all of them finished. Connections without a complete request
+    /// are closed after a moment, in which their clients still get responses.
     pub async fn run(self, stop: impl Future<Output = ()>, grace: Duration) -> bool {
-        let graceful = GracefulShutdown::new();
         let slots = Slots::new(self.max_connections);
-        let mut stop = std::pin::pin!(stop);
-        let mut late = None;
-        loop {
-            let stream = tokio::select! {
-                stream = self.accept(&slots) => stream,
-                () = &mut stop => break,
-            };
-            tokio::select! {
-                slot = slots.take() => self.connect(stream, slot, Some(&graceful)),
-                () = &mut stop => {
-                    late = Some(stream);
-                    break;
-                }
-            }
-        }
-        let finish = async {
-            // The shutdown lets no connection start another request. It closes idle connections, but not those that
-            // have sent a part of a request's head.
-            tokio::join!(graceful.shutdown(), async {
-                slots.replaceable.close_all_idle();
-            });
+        let (served, rejected) = (Connections::default(), Connections::default());
+        let late = self.serve_until(stop, &slots, &served).await;
+        let linger = LINGER.min(grace / 4);
+        let finished = tokio::select! {
+            finished = timeout(grace, served.finish(&slots, linger)) => finished.is_ok(),
+            () = self.reject(&slots, late, &rejected) => false,
         };
-        let mut finished = std::pin::pin!(tokio::time::timeout(grace, finish));
-        let mut rejecting = std::pin::pin!(self.reject(&slots, late));
-        tokio::select! {
-            finished = &mut finished => finished.is_ok(),
-            () = &mut rejecting => false,
+        if finished {
+            // The last clients get their rejections.
+            slots.replaceable.close_all_idle();
+            let _ = timeout(LINGER, rejected.ended()).await;
+        }
+        finished
+    }
+
+    /// Serves until `stop` resolves. Returns the connection that has no slot then, if there is one.
+    async fn serve_until(
+        &self,
+        stop: impl Future<Output = ()>,
+        slots: &Slots,
+        served: &Connections,
+    ) -> Option<(Stream, Peer)> {
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.accept(slots) => accepted,
+                () = &mut stop => return None,
+            };
+            let slot = tokio::select! {
+                slot = slots.take() => slot,
+                () = &mut stop => return Some(accepted),
+            };
+            let end = End::Stop(served.stopping.clone());
+            served.tasks.spawn(self.serve(accepted, slot, end));
         }
     }
 
     /// Accepts connections while the requests in flight finish, and serves one request of each,
     /// which the router rejects with 503. `first` is a connection that was accepted before the
     /// stop. Never returns.
-    async fn reject(&self, slots: &Slots, first: Option<TcpStream>) {
+    async fn reject(&self, slots: &Slots, first: Option<(Stream, Peer)>, rejected: &Connections) {
         let mut next = first;
         loop {
-            let stream = match next.take() {
-                Some(stream) => stream,
+            let accepted = match next.take() {
+                Some(accepted) => accepted,
                 None => self.accept(slots).await,
             };
-            self.connect(stream, slots.take().await, None);
+            let slot = slots.take().await;
+            rejected
+                .tasks
+                .spawn(self.serve(accepted, slot, End::OneRequest));
         }
     }
 
-    async fn accept(&self, slots: &Slots) -> TcpStream {
+    /// Returns the next connection of any listener.
+    async fn accept(&self, slots: &Slots) -> (Stream, Peer) {
         loop {
-            match self.listener.accept().await {
-                Ok((stream, _)) => match configure(&stream) {
-                    Ok(()) => return stream,
-                    Err(error) => {
-                        tracing::debug!(%error, "connection dropped: its socket options cannot be set");
-                    }
-                },
+            match self.listeners.accept().await {
+                Ok(accepted) => return accepted,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     slots.replaceable.close_one(Instant::now());
@@ -116,58 +117,61 @@ impl Server {
         }
     }
 
-    /// Starts the task of a connection. If `graceful` is `None`, the connection serves only one
-    /// request, and the graceful stop does not wait for it.
-    fn connect(&self, stream: TcpStream, slot: Slot, graceful: Option<&GracefulShutdown>) {
+    /// Returns the task of a connection.
+    fn serve(
+        &self,
+        (stream, peer): (Stream, Peer),
+        slot: Slot,
+        end: End,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let activity = Arc::new(Activity::new(self.timeouts, Arc::clone(&slot.replaceable)));
-        let peer = stream.peer_addr().ok();
-        let service = service(self.router.clone(), Arc::clone(&activity), peer);
-        let io = TokioIo::new(Observed {
+        let connection = Connection {
             stream,
-            activity: Arc::clone(&activity),
-        });
-        let connection = builder()
-            .keep_alive(graceful.is_some())
-            .serve_connection(io, service);
-        let watched = match graceful {
-            Some(graceful) => Either::Left(graceful.watch(connection)),
-            None => Either::Right(connection),
+            peer,
+            router: self.router.clone(),
+            activity,
+            end,
         };
-        tokio::spawn(async move {
-            drive(watched, &activity).await;
+        async move {
             // The activity is dropped before the slot is free. Otherwise a new connection could ask
             // this one to close, and wait for a slot that another connection has taken.
-            drop(activity);
+            connection.run().await;
             drop(slot);
-        });
+        }
     }
 }
 
-fn configure(stream: &TcpStream) -> io::Result<()> {
-    // Each response is written at once, so waiting to fill packets (Nagle) would only delay it.
-    stream.set_nodelay(true)?;
-    // A small send buffer bounds the memory of a client that does not read its response. It also
-    // fills early, so the server soon notices that the client does not read.
-    rustix::net::sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER)?;
-    let patience = ACKNOWLEDGE_TIMEOUT.as_millis() as u32;
-    rustix::net::sockopt::set_tcp_user_timeout(stream, patience)?;
-    Ok(())
+/// The tasks of open connections.
+#[derive(Debug, Default)]
+struct Connections {
+    tasks: TaskTracker,
+    /// Cancelled when the connections have to start no further request.
+    stopping: CancellationToken,
 }
 
-fn builder() -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        // The limit of hyper would include the idle time before a head. `Activity` limits the idle
-        // time and the time of the head.
-        .header_read_timeout(None)
-        // The buffer can hold more than its limit if a whole head arrives in one read.
-        .max_header_size(MAX_HEAD_BYTES)
-        .max_buf_size(MAX_HEAD_BYTES);
-    builder
+impl Connections {
+    /// Waits for the end of all connections. After `linger`, closes those without a complete request, and ends the
+    /// others after their requests in flight. `slots` are the slots of the connections.
+    ///
+    /// A client may send a request at the moment of the stop. If its idle connection were closed immediately, the
+    /// client could not tell whether the request was processed.
+    async fn finish(&self, slots: &Slots, linger: Duration) {
+        if timeout(linger, self.ended()).await.is_ok() {
+            return;
+        }
+        // The token closes idle connections, but not those that have sent a part of a request's head.
+        self.stopping.cancel();
+        slots.replaceable.close_all_idle();
+        self.ended().await;
+    }
+
+    async fn ended(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
 }
 
-/// The slots for the open connections of a listener.
+/// The slots for the open connections of a server.
 struct Slots {
     free: Arc<Semaphore>,
     replaceable: Arc<Replaceable>,

@@ -67,7 +67,7 @@ impl Running {
             .route("/long", post(long))
             .route("/large", get(|| async { vec![b'x'; LARGE] }));
         let server = Server {
-            listener,
+            listeners: listener.into(),
             router,
             max_connections,
             timeouts,
@@ -220,6 +220,18 @@ fn a_stop_closes_connections_without_a_request_and_finishes_the_others() {
     read_until(&mut pipelined, "slow");
     assert!(server.finish());
     assert!(stopping.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_request_on_an_idle_connection_at_the_moment_of_the_stop_gets_a_response() {
+    let server = Running::start(8, TIMEOUTS);
+    let mut idle = server.connect(GET);
+    read_until(&mut idle, "quick");
+    server.stop.cancel();
+    idle.write_all(GET).unwrap();
+    read_until(&mut idle, "quick");
+    closed(&mut idle);
+    assert!(server.finish());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod bombs;
 mod connections;
+mod drain;
 mod held;
 mod hostile_models;
 mod keys;
@@ -45,6 +46,8 @@ pub(crate) enum Scenario {
     HostileModels,
     /// Wrong API keys whose rejections are timed, and keys that rotate while clients classify images
     Keys,
+    /// Servers are stopped while clients send requests
+    Drain,
     /// Valid and hostile requests mixed, for minutes
     Soak,
 }
@@ -77,6 +80,7 @@ impl Scenario {
             Self::Connections => connections::run(plan, report),
             Self::HostileModels => hostile_models::run(plan, report),
             Self::Keys => keys::run(plan, report),
+            Self::Drain => drain::run(plan, report),
             Self::Soak => soak::run(plan, report),
         }
     }

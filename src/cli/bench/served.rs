@@ -51,7 +51,7 @@ impl Server {
         let url = format!("http://{}{route}", listener.local_addr()?);
         let stop = CancellationToken::new();
         let server = http::server::Server {
-            listener,
+            listeners: listener.into(),
             router: http::router(Arc::new(app)),
             max_connections: MAX_CONNECTIONS,
             timeouts: ConnectionTimeouts::default(),
