@@ -49,6 +49,7 @@ pub mod registry;
 mod simd;
 pub mod store;
 pub mod threads;
+pub mod tls;
 
 #[cfg(test)]
 #[path = "../tests/reference/shared/mod.rs"]

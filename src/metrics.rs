@@ -10,8 +10,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 mod labels;
+mod tls;
 
 pub use labels::{Cut, ModelLabel, Rejection, Stage};
+pub use tls::TlsMetrics;
 
 use crate::budget::BudgetList;
 use crate::process::ProcessCollector;
@@ -48,6 +50,8 @@ pub struct Metrics {
     images: Family<ModelLabels, Counter>,
     model_loaded: Family<ModelLabels, Gauge>,
     rejected: Family<RejectionLabels, Counter>,
+    /// Metrics of the TLS certificate.
+    pub tls: TlsMetrics,
     /// Number of requests that are being handled.
     pub in_flight: Gauge,
     /// Memory budgets whose usage is exported as `sightline_budget_bytes`.
@@ -80,6 +84,7 @@ impl Metrics {
             images: Family::default(),
             model_loaded: Family::default(),
             rejected: Family::default(),
+            tls: TlsMetrics::default(),
             in_flight: Gauge::default(),
             budgets: BudgetList::default(),
         };
@@ -145,6 +150,9 @@ impl Metrics {
         registry.register("sightline_model_loaded", help, self.model_loaded.clone());
         let help = "Requests rejected for want of capacity or time, by reason";
         registry.register("sightline_rejected", help, self.rejected.clone());
+        let help = "Times that changed TLS files were read, by result";
+        registry.register("sightline_tls_reloads", help, self.tls.reloads.clone());
+        registry.register_collector(Box::new(tls::ExpiryCollector(self.tls.clone())));
         let help = "Requests in flight";
         registry.register("sightline_in_flight", help, self.in_flight.clone());
         registry.register_collector(Box::new(BudgetCollector(self.budgets.clone())));
@@ -183,6 +191,16 @@ impl Metrics {
                 variant,
             })
             .inc();
+    }
+
+    /// Returns the counter of the HTTP/2 streams that are refused because too many are in flight.
+    pub fn refused_streams(&self) -> Counter {
+        let labels = RejectionLabels {
+            reason: Rejection::too_many_streams,
+            model: String::new(),
+            variant: String::new(),
+        };
+        self.rejected.get_or_create(&labels).clone()
     }
 
     /// Returns the metrics of one model's requests, and sets its gauge `loaded` to 0.

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::memory::MemoryPlanError;
 use crate::store::StoreError;
+use crate::tls::TlsError;
 
 /// The error of invalid settings of `serve`, or of a configuration file that cannot be used.
 #[derive(Debug, Error)]
@@ -52,6 +53,9 @@ pub enum ConfigError {
         /// The invalid value of the setting.
         got: String,
     },
+    /// The TLS files cannot be used.
+    #[error("cannot use the TLS files")]
+    Tls(#[from] TlsError),
     /// The memory budget, or a setting for one part of it, is too small for the models and for the
     /// limits on requests.
     #[error(transparent)]

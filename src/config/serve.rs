@@ -1,5 +1,6 @@
 //! The validated settings of `serve`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::limits::{range, size};
@@ -14,6 +15,7 @@ use crate::manifest::Batching;
 use crate::memory::PartSizes;
 use crate::store::ModelRef;
 use crate::threads::usable_cores;
+use crate::tls::TlsFiles;
 
 /// The validated settings of `serve`, with defaults for settings that are not set.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +25,8 @@ pub struct ServeConfig {
     /// Address of the listener for probes and metrics; `None` if only [`ServeConfig::listen`]
     /// serves them.
     pub admin_listen: Option<ListenAddress>,
+    /// Files of the TLS configuration of [`ServeConfig::listen`]. `None` to serve without TLS.
+    pub tls: Option<TlsFiles>,
     /// Models to serve, as NAME, NAME@VARIANT or a path. Empty to serve every model of the models
     /// directory, or the built-in model if there is none.
     pub models: Vec<ModelRef>,
@@ -67,6 +71,7 @@ impl Settings {
         if let Some(admin) = &self.admin_listen {
             distinct(&listen, admin)?;
         }
+        let tls = tls(self.tls_cert, self.tls_key, self.tls_client_ca)?;
         let default = Limits::default();
         let body = range("max_body_bytes", self.max_body_bytes, 1 << 30)?;
         let pixels = range("max_pixels", self.max_pixels, 1 << 30)?;
@@ -106,6 +111,7 @@ impl Settings {
             },
             listen,
             admin_listen: self.admin_listen,
+            tls,
             models: self.model.unwrap_or_default(),
             default_models: self.default_models.unwrap_or_default(),
             precision: self.precision,
@@ -148,6 +154,33 @@ impl ServeConfig {
             log_format: Some(settings.log_format.unwrap_or_default()),
             ..settings
         }
+    }
+}
+
+/// Returns the files of the TLS configuration. A certificate needs a key, and the other files need a certificate.
+fn tls(
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    client_ca: Option<PathBuf>,
+) -> Result<Option<TlsFiles>, ConfigError> {
+    let missing = |setting, expected: &str| ConfigError::Value {
+        setting,
+        expected: expected.to_owned(),
+        got: "no value".to_owned(),
+    };
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles {
+            cert,
+            key,
+            client_ca,
+        })),
+        (Some(_), None) => Err(missing("tls_key", "the private key of `tls_cert`")),
+        (None, Some(_)) => Err(missing("tls_cert", "the certificate of `tls_key`")),
+        (None, None) if client_ca.is_some() => Err(missing(
+            "tls_cert",
+            "a certificate, because `tls_client_ca` is set",
+        )),
+        (None, None) => Ok(None),
     }
 }
 

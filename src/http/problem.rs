@@ -52,6 +52,7 @@ codes! {
     bad_body = BAD_REQUEST,
     no_image = BAD_REQUEST,
     body_interrupted = BAD_REQUEST,
+    https_required = BAD_REQUEST,
     body_timeout = REQUEST_TIMEOUT,
     wrong_task = NOT_FOUND,
     unknown_model = NOT_FOUND,
@@ -281,6 +282,7 @@ impl From<ServeError> for Problem {
             ServeError::Drawn(EncodeError::Cancelled(_)) => {
                 Self::new(Code::deadline_passed, detail)
             }
+            ServeError::HttpsRequired => Self::new(Code::https_required, detail).closing(),
             ServeError::NoRoute { .. } => Self::new(Code::no_route, detail),
             ServeError::MethodNotAllowed { .. } => Self::new(Code::method_not_allowed, detail),
             ServeError::Starting => Self::new(Code::starting, detail).retry(SHORT_WAIT),

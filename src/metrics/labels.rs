@@ -103,11 +103,13 @@ pub enum Rejection {
     starting,
     /// The server was shutting down.
     draining,
+    /// Too many HTTP/2 streams were in flight.
+    too_many_streams,
 }
 
 impl Rejection {
     /// Every reason for a rejection.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::queue_full,
         Self::deadline_unreachable,
         Self::body_memory,
@@ -119,6 +121,7 @@ impl Rejection {
         Self::model_memory,
         Self::starting,
         Self::draining,
+        Self::too_many_streams,
     ];
 }
 
@@ -162,4 +165,17 @@ pub(super) struct RejectionLabels {
     pub(super) reason: Rejection,
     pub(super) model: String,
     pub(super) variant: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ReloadLabels {
+    pub(super) result: ReloadResult,
+}
+
+/// Whether a reload succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "variant names are the label's values")]
+pub(super) enum ReloadResult {
+    ok,
+    failed,
 }
