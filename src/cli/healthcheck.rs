@@ -18,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
-    /// URL of the server, as http://HOST:PORT [default: the address that `serve` listens on with
+    /// URL of the server, as http://HOST:PORT or https://HOST:PORT [default: the address that `serve` listens on with
     /// the same flags, environment and configuration file: `admin_listen`, else `listen`, else
     /// 127.0.0.1:8080]
     #[arg(long, env = "SIGHTLINE_HEALTHCHECK_URL", value_name = "URL", value_parser = checked)]
@@ -29,6 +29,9 @@ pub(super) struct HealthcheckArgs {
     /// Value of `--listen` with which the server was started
     #[arg(long, env = "SIGHTLINE_LISTEN", value_name = "ADDR")]
     listen: Option<ListenAddress>,
+    /// Value of `--tls-cert` with which the server was started: `--listen` serves HTTPS. The certificate is not verified
+    #[arg(long, env = "SIGHTLINE_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
     /// Value of `--config` with which the server was started
     #[arg(long, env = "SIGHTLINE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -61,9 +64,13 @@ impl HealthcheckArgs {
             Some(path) => Settings::from_file(path)?,
             None => Settings::default(),
         };
-        let at = |address: &ListenAddress, origin| Target {
-            url: format!("http://{}", address.for_clients()),
-            origin,
+        let tls = self.tls_cert.is_some() || file.tls_cert.is_some();
+        let at = |address: &ListenAddress, public, origin| {
+            let scheme = if public && tls { "https" } else { "http" };
+            Target {
+                url: format!("{scheme}://{}", address.for_clients()),
+                origin,
+            }
         };
         let path = self.config.as_deref().unwrap_or_else(|| "".as_ref());
         let settings = [
@@ -77,13 +84,19 @@ impl HealthcheckArgs {
         ];
         for (name, variable, given, in_file) in settings {
             if let Some(address) = given {
-                return Ok(at(address, origin(matches, name, variable)));
+                return Ok(at(
+                    address,
+                    name == "listen",
+                    origin(matches, name, variable),
+                ));
             }
             if let Some(address) = in_file {
-                return Ok(at(address, format!("`{name}` in {}", path.display())));
+                let origin = format!("`{name}` in {}", path.display());
+                return Ok(at(address, name == "listen", origin));
             }
         }
-        Ok(at(&DEFAULT_LISTEN.into(), "the default address".to_owned()))
+        let origin = "the default address".to_owned();
+        Ok(at(&DEFAULT_LISTEN.into(), true, origin))
     }
 }
 
@@ -96,11 +109,11 @@ fn origin(matches: &ArgMatches, name: &str, variable: &str) -> String {
     }
 }
 
-/// Checks that `url` is an `http` URL with a host and without a query, and returns it without
+/// Checks that `url` is an `http` or `https` URL with a host and without a query, and returns it without
 /// slashes at its end. The port and the path are optional.
 fn checked(url: &str) -> Result<String, String> {
     let usable = |uri: &Uri| {
-        uri.scheme_str() == Some("http")
+        matches!(uri.scheme_str(), Some("http" | "https"))
             && uri.host().is_some_and(|host| !host.is_empty())
             // A port that is not a number would otherwise count as no port.
             && uri.authority().is_some_and(|authority| authority.port_u16().is_some() || has_no_port(authority))
@@ -213,6 +226,16 @@ mod tests {
                 "`listen` in FILE",
             ),
             (
+                &["--listen", "[::]:81", "--tls-cert", "/tls.crt"],
+                "https://[::1]:81",
+                "`--listen`",
+            ),
+            (
+                &["--admin-listen", "9001", "--tls-cert", "/tls.crt"],
+                "http://127.0.0.1:9001",
+                "`--admin-listen`",
+            ),
+            (
                 &["--config", &both],
                 "http://[::1]:91",
                 "`admin_listen` in FILE",
@@ -254,7 +277,7 @@ mod tests {
             "",
             "x",
             "127.0.0.1:8080",
-            "https://x",
+            "ftp://x",
             "http://",
             "http://:80",
             "http://x y",

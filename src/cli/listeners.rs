@@ -9,7 +9,8 @@ use anyhow::{Context, Error, Result, anyhow};
 use sightline::app::App;
 use sightline::config::{ListenAddress, ServeConfig};
 use sightline::http;
-use sightline::http::server::Server;
+use sightline::http::server::{Secure, Server, Transport, Window};
+use sightline::tls::Tls;
 use tokio::net::TcpListener;
 
 use super::probe::Health;
@@ -44,11 +45,12 @@ impl Listeners {
         })
     }
 
-    /// Prints and logs the addresses of the listeners, and returns the address of the public listener.
-    pub(super) fn announce(&self) -> Result<SocketAddr> {
+    /// Prints and logs the addresses of the listeners, and returns the address of the public listener, which serves
+    /// `scheme`.
+    pub(super) fn announce(&self, scheme: &str) -> Result<SocketAddr> {
         let address = self.public.local_addr()?;
         let version = env!("CARGO_PKG_VERSION");
-        tell!("sightline {version} listening on http://{address}");
+        tell!("sightline {version} listening on {scheme}://{address}");
         let admin = self.admin.as_ref().map(TcpListener::local_addr);
         let admin = admin.transpose()?;
         if let Some(admin) = admin {
@@ -66,13 +68,19 @@ impl Listeners {
         self,
         app: Arc<App>,
         config: &ServeConfig,
+        tls: Option<Arc<Tls>>,
         stop: impl Future<Output = ()>,
     ) -> bool {
+        let secure = tls.map(|tls| Secure {
+            tls,
+            plain: http::https_required_router(Arc::clone(&app)),
+        });
         let public = Server {
             listeners: self.public.into(),
             router: http::router(Arc::clone(&app)),
             max_connections: config.max_connections,
             timeouts: config.timeouts,
+            transport: transport(&app, config.max_connections, secure),
         };
         let public = public.run(stop, config.shutdown_grace);
         let Some(listener) = self.admin else {
@@ -80,6 +88,7 @@ impl Listeners {
         };
         let admin = Server {
             listeners: listener.into(),
+            transport: transport(&app, ADMIN_CONNECTIONS, None),
             router: http::admin_router(app),
             max_connections: ADMIN_CONNECTIONS,
             timeouts: config.timeouts,
@@ -89,6 +98,15 @@ impl Listeners {
         admin.abort();
         finished
     }
+}
+
+/// Returns the transport of a server with at most `connections` connections.
+fn transport(app: &App, connections: usize, tls: Option<Secure>) -> Arc<Transport> {
+    Arc::new(Transport {
+        tls,
+        window: Window::new(app.bodies.total(), connections),
+        refused: app.metrics.refused_streams(),
+    })
 }
 
 /// Binds `address`, the value of the flag `flag`. Of a host name with several IP addresses, binds
@@ -119,8 +137,11 @@ fn bind(flag: &str, address: &ListenAddress) -> Result<TcpListener> {
 /// error contains its version and instance id.
 fn in_use(flag: &str, address: SocketAddr) -> Error {
     let client = ListenAddress::from(address).for_clients();
-    let health = Health::request(&format!("http://{client}/health/live"), PROBE_TIMEOUT);
-    let other = match health.ok().and_then(|health| health.identity()) {
+    let identity = |scheme| {
+        let url = format!("{scheme}://{client}/health/live");
+        Health::request(&url, PROBE_TIMEOUT).ok()?.identity()
+    };
+    let other = match identity("http").or_else(|| identity("https")) {
         Some(identity) => format!("another Sightline ({identity})"),
         None => "another program".to_owned(),
     };

@@ -18,6 +18,7 @@ use sightline::manifest::{Batching, Task};
 use sightline::memory::BudgetOrigin;
 use sightline::registry::{Entry, LoadFailure, LoadedModel, Loads, ModelPlan, Registry, Served};
 use sightline::store::{ModelSource, ModelStore, StoreError};
+use sightline::tls::Tls;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -114,6 +115,9 @@ impl Prepared {
         library: &RuntimeArgs,
     ) -> Result<Self> {
         let mut served = find_sources(&store.store(), config).map_err(ConfigError::Models)?;
+        if let Some(files) = &config.tls {
+            Tls::check(files).map_err(ConfigError::Tls)?;
+        }
         let named = !config.models.is_empty();
         defaults::load_at_start(&config.default_models, &mut served);
         let all: Vec<&ModelSource> = served.iter().map(|served| &served.source).collect();
@@ -207,13 +211,15 @@ async fn serve(config: ServeConfig, prepared: Prepared, mut signals: StopSignals
             return Ok(());
         }
     };
-    let address = listeners.announce()?;
+    let scheme = scheme(&config);
+    let address = listeners.announce(scheme)?;
     memory.announce();
     defaults.log();
     let plan = memory.plan;
     let mut app = App::planned(config.limits, config.cores, &plan);
     app.access_log = AccessLog::new(config.access_log);
     let app = Arc::new(app);
+    let tls = load_tls(&app, &config)?;
     app.set_defaults(defaults);
     app.identity.set_address(address);
     // The served models are never dropped, because that would join workers, whose runs may be endless. The process
@@ -231,7 +237,7 @@ async fn serve(config: ServeConfig, prepared: Prepared, mut signals: StopSignals
     });
     let stop = stop(Arc::clone(&app), stopping.clone());
     let work = async {
-        let finished = listeners.run(app, &config, stop).await;
+        let finished = listeners.run(app, &config, tls, stop).await;
         finish_loading(loading)?;
         if !finished {
             let grace = config.shutdown_grace.as_millis();
@@ -245,6 +251,25 @@ async fn serve(config: ServeConfig, prepared: Prepared, mut signals: StopSignals
             bail!("second {signal}: stopped without finishing the requests in flight")
         }
     }
+}
+
+/// Returns the scheme of the URLs of the public listener.
+fn scheme(config: &ServeConfig) -> &'static str {
+    if config.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    }
+}
+
+/// Reads the TLS files, and checks them for changes until the server stops. Returns `None` without TLS.
+fn load_tls(app: &App, config: &ServeConfig) -> Result<Option<Arc<Tls>>, ConfigError> {
+    let Some(files) = config.tls.clone() else {
+        return Ok(None);
+    };
+    let tls = Arc::new(Tls::load(files, app.metrics.tls.clone())?);
+    tokio::spawn(Arc::clone(&tls).watch());
+    Ok(Some(tls))
 }
 
 /// Runs `load`, which loads the models, on a thread of its own, and cancels `stopping` if loading
@@ -335,7 +360,8 @@ fn load_all(
     tracing::info!(%address, version, instance, seconds, "ready");
     tell!(
         "ready after {seconds:.2} s, instance {instance}, default model {default}. Try:\n  curl --data-binary @photo.jpg \
-         -H 'content-type: image/jpeg' 'http://{address}{route}'"
+         -H 'content-type: image/jpeg' '{scheme}://{address}{route}'",
+        scheme = scheme(config),
     );
     Ok(())
 }

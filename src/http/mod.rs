@@ -16,9 +16,12 @@ mod extract;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod health;
+mod http2;
 pub mod listener;
 mod middleware;
 mod models;
+mod observed;
+mod opening;
 mod params;
 mod problem;
 mod replaceable;
@@ -26,9 +29,15 @@ mod respond;
 mod segment;
 pub mod server;
 pub mod stream;
+mod streams;
 mod task;
+mod upload;
 mod wait;
 
+#[cfg(test)]
+mod http2_attacks;
+#[cfg(test)]
+mod http2_tests;
 #[cfg(test)]
 mod lazy_tests;
 #[cfg(test)]
@@ -39,9 +48,10 @@ mod server_tests;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{OriginalUri, State};
+use axum::extract::{OriginalUri, Request, State};
+use axum::http::Method;
 use axum::http::header::{CONTENT_TYPE, HOST};
-use axum::http::{HeaderMap, Method};
+use axum::http::uri::Authority;
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
 use onnx_export::text;
@@ -49,6 +59,7 @@ use onnx_export::text;
 use crate::app::App;
 use crate::error::ServeError;
 use crate::manifest::Task;
+use opening::Scheme;
 use problem::Problem;
 
 /// Returns the router of the server, with its middleware.
@@ -59,6 +70,12 @@ pub fn router(app: Arc<App>) -> Router {
 /// Returns the router of the admin listener: probes and metrics, with the same middleware.
 pub fn admin_router(app: Arc<App>) -> Router {
     with_middleware(admin_routes(), app)
+}
+
+/// Returns the router of requests that arrive without TLS on a listener with TLS: it rejects all of them.
+pub fn https_required_router(app: Arc<App>) -> Router {
+    let routes = Router::new().fallback(https_required);
+    middleware::surround(routes, &app).with_state(app)
 }
 
 fn with_middleware<const N: usize>(routes: [Route; N], app: Arc<App>) -> Router {
@@ -117,10 +134,9 @@ pub fn route_of(task: Task) -> &'static str {
     }
 }
 
-async fn index(headers: HeaderMap) -> impl IntoResponse {
+async fn index(request: Request) -> impl IntoResponse {
     let version = env!("CARGO_PKG_VERSION");
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let origin = format!("http://{}", host.unwrap_or("HOST:PORT"));
+    let origin = origin(&request);
     format!(
         "Sightline {version} serves vision networks.\n\n\
          Classify an image:\n  curl -F image=@photo.jpg {origin}/v1/classify\n\n\
@@ -129,6 +145,17 @@ async fn index(headers: HeaderMap) -> impl IntoResponse {
          curl -F image=@photo.jpg '{origin}/v1/segment?annotate=true' > drawn.png\n\n\
          See {origin}/v1/models, /openapi.yaml, /metrics, /health/ready.\n"
     )
+}
+
+/// Returns the URL of the server, as the client of `request` reaches it.
+fn origin(request: &Request) -> String {
+    let scheme = request.extensions().get::<Scheme>();
+    let scheme = scheme.map_or("http", |scheme| scheme.as_str());
+    let host = request.headers().get(HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    // HTTP/2 has the host in the URI.
+    let host = host.or_else(|| request.uri().authority().map(Authority::as_str));
+    format!("{scheme}://{}", host.unwrap_or("HOST:PORT"))
 }
 
 /// Renders the metrics on a thread of their own, neither on one that serves sockets nor on the image pool, which may
@@ -143,6 +170,12 @@ async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Probl
 
 async fn openapi() -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/yaml")], contract::OPENAPI)
+}
+
+async fn https_required(request: Request) -> Problem {
+    let (parts, body) = request.into_parts();
+    extract::refuse(&parts.headers, &mut { body }).await;
+    ServeError::HttpsRequired.into()
 }
 
 async fn no_route(OriginalUri(uri): OriginalUri) -> Problem {

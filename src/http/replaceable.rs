@@ -66,7 +66,7 @@ impl Standing {
 
 /// Position of a connection in [`Replaceable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Ticket(u64);
+pub(super) struct Ticket(pub(super) u64);
 
 /// The replaceable connections of one listener.
 #[derive(Debug, Default)]
