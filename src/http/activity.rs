@@ -169,19 +169,28 @@ impl Activity {
         self.lock().phase = Phase::Streams(Streams::new(window));
     }
 
-    /// Records a new stream of an HTTP/2 connection, whose request is in flight until the returned guard is dropped. A
-    /// further stream of the connection takes one of `places`. Returns `None` if there is none.
-    pub(super) fn stream(self: &Arc<Self>, places: &Arc<Semaphore>) -> Option<InFlight> {
-        let place = match &mut self.lock().phase {
+    /// Counts a new stream, and returns whether no other one is in flight.
+    fn opens_first_stream(&self) -> bool {
+        match &mut self.lock().phase {
             Phase::Streams(streams) => {
                 streams.open();
-                if streams.is_idle() {
-                    None
-                } else {
-                    Some(Arc::clone(places).try_acquire_owned().ok()?)
-                }
+                streams.is_idle()
             }
-            _ => None,
+            _ => true,
+        }
+    }
+
+    /// Records a new stream of an HTTP/2 connection, whose request is in flight until the returned guard is dropped. A
+    /// further stream of the connection takes one of `places`. Returns `None` if there is none, and makes room for later
+    /// ones if slow clients take the places.
+    pub(super) fn stream(self: &Arc<Self>, places: &Arc<Semaphore>) -> Option<InFlight> {
+        let place = if self.opens_first_stream() {
+            None
+        } else if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+            Some(place)
+        } else {
+            self.replaceable().close_slowest(Instant::now());
+            return None;
         };
         let stream = Arc::new(Self {
             timeouts: self.timeouts,

@@ -151,6 +151,14 @@ impl Replaceable {
         Asked::NotBefore(entries.next_replaceable(now))
     }
 
+    /// Asks the connection with the slowest client to close, if the server has waited for it for at least [`MIN_WAIT`].
+    pub(super) fn close_slowest(&self, now: Instant) {
+        let slowest = self.lock().take_slowest(now);
+        if let Some(connection) = slowest {
+            connection.request();
+        }
+    }
+
     /// Records that no new connection waits for a slot any more.
     pub(super) fn slot_taken(&self) {
         self.wanted.store(false, Ordering::Release);
