@@ -5,13 +5,18 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
 use super::replaceable::{Replaceable, Standing, Ticket, Wake};
-use super::streams::{Overdue, Streams};
-use super::wait::{MIN_RATE, Pace, Wait};
-use crate::error::ServeError;
+use super::wait::{Pace, Wait};
+
+mod guards;
+mod multiplexed;
+mod streams;
+
+pub(super) use guards::{BodyWait, InFlight, Unread};
+use streams::{Overdue, Streams};
 
 /// Time limits of a connection. They limit the rate at which the body of a request arrives. The deadline
 /// of the request limits the total time of its body.
@@ -164,54 +169,6 @@ impl Activity {
         self.lock().phase = Phase::Idle(Instant::now());
     }
 
-    /// Records that the connection uses HTTP/2, with a flow-control window of `window` bytes.
-    pub(super) fn multiplex(&self, window: usize) {
-        self.lock().phase = Phase::Streams(Streams::new(window));
-    }
-
-    /// Counts a new stream, and returns whether no other one is in flight.
-    fn opens_first_stream(&self) -> bool {
-        match &mut self.lock().phase {
-            Phase::Streams(streams) => {
-                streams.open();
-                streams.is_idle()
-            }
-            _ => true,
-        }
-    }
-
-    /// Records a new stream of an HTTP/2 connection, whose request is in flight until the returned guard is dropped. A
-    /// further stream of the connection takes one of `places`. Returns `None` if there is none, and makes room for later
-    /// ones if slow clients take the places.
-    pub(super) fn stream(self: &Arc<Self>, places: &Arc<Semaphore>) -> Option<InFlight> {
-        let place = if self.opens_first_stream() {
-            None
-        } else if let Ok(place) = Arc::clone(places).try_acquire_owned() {
-            Some(place)
-        } else {
-            self.replaceable().close_slowest(Instant::now());
-            return None;
-        };
-        let stream = Arc::new(Self {
-            timeouts: self.timeouts,
-            scope: Scope::Stream {
-                connection: Arc::clone(self),
-                _place: place,
-            },
-            wake: Arc::default(),
-            leave: Notify::new(),
-            state: Mutex::new(State {
-                phase: Phase::Request,
-                new: false,
-                stall: None,
-                ticket: None,
-                responded: false,
-            }),
-        });
-        stream.update_ticket(&mut stream.lock());
-        Some(InFlight(stream))
-    }
-
     /// Records that a request is in flight until the returned guard is dropped.
     pub(super) fn request(self: &Arc<Self>) -> InFlight {
         let mut state = self.lock();
@@ -245,50 +202,6 @@ impl Activity {
             stall.add(bytes);
         }
         self.progress();
-    }
-
-    /// Records that the request or the response of a stream made progress.
-    pub(super) fn progress(&self) {
-        self.of_connection(Streams::progress);
-    }
-
-    /// Records that the handler of a stream has not begun to read the body of its request, until the returned guard is
-    /// dropped.
-    pub(super) fn unread(self: &Arc<Self>) -> Unread {
-        self.of_connection(|streams| streams.count_unread(true));
-        Unread(Arc::clone(self))
-    }
-
-    /// Asks for the client of an HTTP/2 connection to be told to send no further requests.
-    fn ask_to_leave(&self, state: &mut State, reason: CloseReason) {
-        if let Phase::Streams(streams) = &mut state.phase
-            && streams.leave(reason)
-        {
-            self.leave.notify_one();
-        }
-    }
-
-    /// Records that the client of an HTTP/2 connection was told to send no further requests.
-    pub(super) fn announced(&self) {
-        if let Phase::Streams(streams) = &mut self.lock().phase {
-            streams.announced(Instant::now());
-        }
-    }
-
-    /// Returns whether the client of an HTTP/2 connection was told to send no further requests.
-    pub(super) fn has_announced(&self) -> bool {
-        matches!(&self.lock().phase, Phase::Streams(streams) if streams.has_announced())
-    }
-
-    /// Calls `f` with the streams of the connection of a stream. Does nothing for a connection.
-    fn of_connection<T>(&self, f: impl FnOnce(&mut Streams) -> T) -> Option<T> {
-        let Scope::Stream { connection, .. } = &self.scope else {
-            return None;
-        };
-        match &mut connection.lock().phase {
-            Phase::Streams(streams) => Some(f(streams)),
-            _ => None,
-        }
     }
 
     /// Returns the connections of the server.
@@ -374,6 +287,13 @@ impl Activity {
         None
     }
 
+    /// Records that the connection has ended. Its streams may end later.
+    pub(super) fn ended(&self) {
+        let mut state = self.lock();
+        (state.phase, state.stall) = (Phase::Request, None);
+        self.update_ticket(&mut state);
+    }
+
     /// Records that the server no longer waits for the body of a request.
     fn body_ended(&self) {
         let mut state = self.lock();
@@ -411,18 +331,6 @@ impl Activity {
         };
     }
 
-    /// Replaces the entry `old` of a stream of this connection by one with its current `standing`.
-    fn move_stream(&self, old: Option<Ticket>, standing: Standing) -> Option<Ticket> {
-        let mut state = self.lock();
-        state.new = false;
-        let Phase::Streams(streams) = &mut state.phase else {
-            return None;
-        };
-        let ticket = streams.enter(old, standing);
-        self.update_ticket(&mut state);
-        ticket
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -450,83 +358,6 @@ impl State {
             (None, Phase::SlowBody | Phase::Request) => Standing::Working,
             (None, Phase::Streams(streams)) => streams.standing(self.new),
         }
-    }
-}
-
-/// Counts a request of the connection as in flight until this guard is dropped.
-#[derive(Debug)]
-pub(super) struct InFlight(Arc<Activity>);
-
-impl InFlight {
-    /// Returns whether the connection has to close after the response that is sent now, because a new connection
-    /// needs its slot.
-    pub(super) fn is_last(&self) -> bool {
-        self.0.replaceable().takes_next()
-    }
-
-    /// Returns the activity that the request belongs to: a stream, or a connection that uses HTTP/1.1.
-    pub(super) fn activity(&self) -> &Arc<Activity> {
-        &self.0
-    }
-
-    /// Records that the request of a stream has its response. The connection is told to close after its last stream if
-    /// a new connection needs its slot.
-    pub(super) fn responds(&self) {
-        self.0.lock().responded = true;
-        if self.is_last()
-            && let Scope::Stream { connection, .. } = &self.0.scope
-        {
-            connection.ask_to_leave(&mut connection.lock(), CloseReason::Unwanted);
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.finished();
-    }
-}
-
-/// Counts the body of a stream as unread until this guard is dropped.
-#[derive(Debug)]
-pub(super) struct Unread(Arc<Activity>);
-
-impl Drop for Unread {
-    fn drop(&mut self) {
-        self.0.of_connection(|streams| streams.count_unread(false));
-    }
-}
-
-/// Counts the server as waiting for the body of a request until this guard is dropped.
-#[derive(Debug)]
-pub(super) struct BodyWait(Arc<Activity>);
-
-impl BodyWait {
-    /// Records that `bytes` more bytes of the body arrived.
-    pub(super) fn received(&self, bytes: usize) {
-        if let Phase::Body(wait) = &self.0.lock().phase {
-            wait.add(bytes);
-        }
-    }
-
-    /// Checks the rate at which the body arrives.
-    ///
-    /// # Errors
-    /// [`ServeError::BodyTooSlow`] if the rate was below [`MIN_RATE`] over a whole period.
-    pub(super) fn check(&self) -> Result<(), ServeError> {
-        match self.0.lock().phase {
-            Phase::SlowBody => Err(ServeError::BodyTooSlow {
-                rate: MIN_RATE,
-                period: self.0.timeouts.slow_body,
-            }),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Drop for BodyWait {
-    fn drop(&mut self) {
-        self.0.body_ended();
     }
 }
 

@@ -59,6 +59,7 @@ impl Connection {
     pub(super) async fn run(self) {
         let activity = Arc::clone(&self.activity);
         drive(self.serve(), &activity).await;
+        activity.ended();
     }
 
     /// Prepares the stream and serves its requests. Everything here happens within the slot of the connection and

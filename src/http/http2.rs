@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::BoxError;
 use axum::body::{Body, Bytes};
 use axum::http::{Request, Response};
+use futures_util::FutureExt as _;
 use futures_util::future::Either;
 use hyper::body::{Buf, Frame, Incoming, SizeHint};
 use hyper::rt::Executor;
@@ -183,7 +184,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawner {
         let activity = self.take();
         tokio::spawn(async move {
             match activity {
-                Some(activity) => drive(async { Ok(stream.await) }, &activity).await,
+                Some(activity) => drive(stream.map(Ok), &activity).await,
                 // A stream that was refused.
                 None => stream.await,
             }

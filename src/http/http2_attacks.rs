@@ -45,11 +45,11 @@ fn connect(server: &Running) -> TcpStream {
 
 /// Sends the frames, of which there are more than the server should accept, and reads what it sends meanwhile. Returns the
 /// number of frames that were sent before the server closed the connection, and the bytes that it sent.
-fn flood(stream: TcpStream, frames: impl Iterator<Item = Vec<u8>>) -> (usize, Vec<u8>) {
+fn flood(stream: &TcpStream, frames: impl Iterator<Item = Vec<u8>>) -> (usize, Vec<u8>) {
     let mut reader = stream.try_clone().unwrap();
     let reader = std::thread::spawn(move || {
         let mut received = Vec::new();
-        let mut buffer = [0; 1 << 16];
+        let mut buffer = vec![0; 1 << 16];
         while let Ok(bytes @ 1..) = reader.read(&mut buffer) {
             // The beginning and the end are enough.
             received.truncate(1 << 20);
@@ -57,7 +57,7 @@ fn flood(stream: TcpStream, frames: impl Iterator<Item = Vec<u8>>) -> (usize, Ve
         }
         received
     });
-    let mut writer = &stream;
+    let mut writer = stream;
     let sent = frames
         .take_while(|frame| writer.write_all(frame).is_ok())
         .count();
@@ -82,7 +82,7 @@ fn goaways(mut bytes: &[u8]) -> Vec<u32> {
 /// Checks that a server survives `frames`, and closes their connection before all of them were sent.
 fn check(name: &str, frames: impl Fn() -> Box<dyn Iterator<Item = Vec<u8>>>, most: usize) {
     let server = Running::start(8, TIMEOUTS);
-    let (sent, received) = flood(connect(&server), frames().take(most));
+    let (sent, received) = flood(&connect(&server), frames().take(most));
     println!("{name}: {sent} frames, then {:?}", goaways(&received));
     assert!(sent < most, "{name}: {sent}");
     read_until(&mut server.connect(GET), "quick");

@@ -29,7 +29,6 @@ mod respond;
 mod segment;
 pub mod server;
 pub mod stream;
-mod streams;
 mod task;
 mod upload;
 mod wait;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::activity::CloseReason;
-use super::replaceable::{Standing, Ticket};
-use super::wait::Wait;
+use super::CloseReason;
+use crate::http::replaceable::{Standing, Ticket};
+use crate::http::wait::Wait;
 
 /// Time without a stream after which a connection is closed that has told its client to send no further requests. A
 /// request that the client sent before it knew usually arrives within this time.
