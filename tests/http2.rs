@@ -184,4 +184,18 @@ fn curl_speaks_http_2_by_prior_knowledge() {
     };
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("espresso") && text.ends_with("\n2"), "{text}");
+    // The host of the URLs on the index page is the one of the request.
+    let output = Command::new("curl")
+        .args([
+            "--silent",
+            "--noproxy",
+            "*",
+            "--max-time",
+            "60",
+            "--http2-prior-knowledge",
+        ])
+        .arg(server.url("/"))
+        .output();
+    let text = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert!(text.contains(&server.url("/v1/classify")), "{text}");
 }

@@ -279,3 +279,27 @@ impl Buf for Chunk {
         self.bytes.advance(bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_windows_of_all_connections_take_at_most_half_of_the_memory_for_bodies() {
+        let cases = [
+            (512 << 20, 1024, 256 << 10),
+            (2 << 30, 1024, 1 << 20),
+            (1 << 40, 0, 1 << 20),
+            // HTTP/2 does not allow less.
+            (64 << 20, 1024, 64 << 10),
+            (0, 1, 64 << 10),
+        ];
+        for (bytes, connections, expected) in cases {
+            assert_eq!(
+                Window::new(bytes, connections),
+                Window(expected),
+                "{bytes} {connections}"
+            );
+        }
+    }
+}

@@ -165,6 +165,31 @@ fn a_stream_that_is_never_read_is_reset_alone() {
 }
 
 #[test]
+fn a_stream_without_a_window_is_reset() {
+    let timeouts = ConnectionTimeouts {
+        slow_read: Duration::from_millis(300),
+        ..TIMEOUTS
+    };
+    let server = Running::start(8, timeouts);
+    run(async {
+        let socket = TcpStream::connect(server.address).await.unwrap();
+        let mut builder = Builder::new();
+        let (send, connection) = builder
+            .initial_window_size(0)
+            .handshake(socket)
+            .await
+            .unwrap();
+        let client = Client {
+            send,
+            connection: tokio::spawn(connection),
+        };
+        for _ in 0..3 {
+            assert_eq!(client.get("/").await, Err(Some(Reason::CANCEL)));
+        }
+    });
+}
+
+#[test]
 fn an_idle_connection_is_told_to_leave_and_then_closed() {
     let timeouts = ConnectionTimeouts {
         keep_alive: Duration::from_millis(800),
