@@ -207,12 +207,15 @@ fn clients_need_a_certificate_of_the_authority_if_there_is_one() {
     }
 }
 
+/// What is done before, flags, and a part of the message.
+type Case<'a> = (&'a dyn Fn(), &'a [&'a str], &'a str);
+
 #[test]
 fn unusable_files_stop_the_start_with_a_message() {
     let authority = Authority::new();
     let (cert, key) = (authority.path("tls.crt"), authority.path("tls.key"));
     let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
-    let cases: [(&dyn Fn(), &[&str], &str); 6] = [
+    let cases: [Case<'_>; 6] = [
         (
             &|| {},
             &["--tls-cert", cert],
@@ -238,7 +241,7 @@ fn unusable_files_stop_the_start_with_a_message() {
                 authority.replace(&Pair {
                     key: authority.server().key,
                     ..authority.server()
-                })
+                });
             },
             &["--tls-cert", cert, "--tls-key", key],
             "does not belong to the certificate",
@@ -327,7 +330,6 @@ fn curl(args: &[&str]) -> Option<String> {
     .iter()
     .chain(args);
     let Ok(output) = Command::new("curl").args(args).output() else {
-        println!("skipped: no curl");
         return None;
     };
     assert!(
@@ -375,15 +377,17 @@ fn keys_of_openssl_work_with_curl() {
                 "\n%{http_version}",
                 &url,
             ];
-            if let Some(text) = curl(&args) {
-                assert!(text.contains("\"ready\""), "{text}");
-                let version = if protocol == "--http2" {
-                    "\n2"
-                } else {
-                    "\n1.1"
-                };
-                assert!(text.ends_with(version), "{text}");
-            }
+            let Some(text) = curl(&args) else {
+                println!("skipped: no curl");
+                return;
+            };
+            assert!(text.contains("\"ready\""), "{text}");
+            let version = if protocol == "--http2" {
+                "\n2"
+            } else {
+                "\n1.1"
+            };
+            assert!(text.ends_with(version), "{text}");
         }
     }
 }
