@@ -1,6 +1,6 @@
 //! State that all requests share: limits, metrics, the image pool, memory budgets, served models.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -76,7 +76,18 @@ pub struct App {
     registry: OnceLock<Registry>,
     /// The default model of each task. If not set, the first loaded model of a task is its default.
     defaults: OnceLock<Defaults>,
-    draining: AtomicBool,
+    /// How far a graceful stop has come.
+    stage: AtomicU8,
+}
+
+/// The stages of a graceful stop, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Serving,
+    /// Requests are served, but the server is not ready, and every response closes its connection.
+    Leaving,
+    /// New requests are rejected.
+    Draining,
 }
 
 impl App {
@@ -112,7 +123,7 @@ impl App {
             faults: Pacer::of_faults(),
             registry: OnceLock::new(),
             defaults: OnceLock::new(),
-            draining: AtomicBool::new(false),
+            stage: AtomicU8::new(Stage::Serving as u8),
         }
     }
 
@@ -140,13 +151,49 @@ impl App {
         self.defaults.get()?.of(task)
     }
 
+    /// Makes the server not ready from now on, so that load balancers take it out of rotation. Requests are still
+    /// served, but their responses close the connections, so that clients connect to other servers, and no variant
+    /// is loaded on first use any more.
+    pub fn start_leaving(&self) {
+        self.enter(Stage::Leaving);
+    }
+
     /// Rejects new requests from now on, and requests that wait for a model to be loaded. Other
     /// requests in flight continue.
     pub fn start_draining(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.enter(Stage::Draining);
         if let Some(registry) = self.registry.get() {
             registry.stop_loading();
         }
+    }
+
+    /// Returns whether the server leaves the rotation or rejects requests.
+    pub fn is_leaving(&self) -> bool {
+        self.has_reached(Stage::Leaving)
+    }
+
+    /// Returns whether the models of the start are loaded.
+    pub fn has_started(&self) -> bool {
+        self.registry.get().is_some()
+    }
+
+    /// Returns the served models, if the server is ready for clients that can choose another server.
+    ///
+    /// # Errors
+    /// As [`App::registry`], and [`ServeError::Draining`] after [`App::start_leaving`].
+    pub fn ready(&self) -> Result<&Registry, ServeError> {
+        if self.is_leaving() {
+            return Err(ServeError::Draining);
+        }
+        self.registry()
+    }
+
+    fn enter(&self, stage: Stage) {
+        self.stage.fetch_max(stage as u8, Ordering::AcqRel);
+    }
+
+    fn has_reached(&self, stage: Stage) -> bool {
+        self.stage.load(Ordering::Acquire) >= stage as u8
     }
 
     /// Returns the served models, if the server accepts requests.
@@ -155,7 +202,7 @@ impl App {
     /// [`ServeError::Starting`] before [`App::set_ready`], [`ServeError::Draining`] after
     /// [`App::start_draining`].
     pub fn registry(&self) -> Result<&Registry, ServeError> {
-        if self.draining.load(Ordering::Acquire) {
+        if self.has_reached(Stage::Draining) {
             return Err(ServeError::Draining);
         }
         self.registry.get().ok_or(ServeError::Starting)

@@ -1,10 +1,11 @@
 //! What distinguishes this server process from others: version, instance id and address.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::net::SocketAddr;
 use std::sync::OnceLock;
 
 use serde::Serialize;
+
+use crate::config::ListenAddress;
 
 /// Version, instance id and address of a server process.
 #[derive(Debug, Serialize)]
@@ -13,9 +14,9 @@ pub struct Identity {
     pub version: &'static str,
     /// Random id of the process: 8 hexadecimal digits.
     pub instance: String,
-    /// Address of the public listener. Empty until [`Identity::set_address`].
+    /// Address of the first public listener. Empty until [`Identity::set_address`].
     #[serde(skip)]
-    address: OnceLock<SocketAddr>,
+    address: OnceLock<ListenAddress>,
 }
 
 impl Identity {
@@ -30,14 +31,14 @@ impl Identity {
         }
     }
 
-    /// Sets the address of the public listener. Only the first call has an effect.
-    pub fn set_address(&self, address: SocketAddr) {
+    /// Sets the address of the first public listener. Only the first call has an effect.
+    pub fn set_address(&self, address: ListenAddress) {
         let _ = self.address.set(address);
     }
 
-    /// Returns the address of the public listener, or `None` if the process does not listen.
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.address.get().copied()
+    /// Returns the address of the first public listener, or `None` if the process does not listen.
+    pub fn address(&self) -> Option<&ListenAddress> {
+        self.address.get()
     }
 }
 

@@ -88,7 +88,7 @@ pub(crate) struct Response {
     /// The body.
     pub(crate) body: Vec<u8>,
     /// Whether the server closes the connection after this response.
-    closes: bool,
+    pub(crate) closes: bool,
 }
 
 impl Response {

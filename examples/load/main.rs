@@ -68,6 +68,9 @@ struct Args {
     /// Number of connections that are held without being used
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(4..=50_000))]
     held: u64,
+    /// Number of servers that are stopped under load, with and without a drain delay
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    stops: u64,
     /// Factor by which limits on speed and memory are relaxed, for a busy machine; limits on
     /// statuses, labels and lost requests are not
     #[arg(long, default_value_t = 1.0)]
@@ -85,6 +88,8 @@ struct Plan {
     requests: u64,
     /// Number of connections that are held without being used.
     held: usize,
+    /// Number of servers that are stopped under load, with and without a drain delay.
+    stops: u64,
 }
 
 fn main() -> Result<ExitCode> {
@@ -94,6 +99,7 @@ fn main() -> Result<ExitCode> {
         load: Duration::from_secs(args.seconds),
         requests: args.requests,
         held: args.held as usize,
+        stops: args.stops,
     };
     let mut report = Report::new(args.slack);
     for scenario in Scenario::selected(&args.scenarios) {

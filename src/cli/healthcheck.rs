@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
-use sightline::config::{ConfigError, DEFAULT_LISTEN, ListenAddress, Settings};
+use sightline::config::{ConfigError, DEFAULT_LISTEN, ListenAddress, Settings, SocketPath};
 use ureq::http::Uri;
 use ureq::http::uri::Authority;
 
-use super::probe::Health;
+use super::probe::{Endpoint, Health};
 use super::say::say;
 
 /// Maximum time to wait for the server's response.
@@ -18,17 +18,22 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
-    /// URL of the server, as http://HOST:PORT or https://HOST:PORT [default: the address that `serve` listens on with
-    /// the same flags, environment and configuration file: `admin_listen`, else `listen`, else
-    /// 127.0.0.1:8080]
+    /// URL of the server, as http://HOST:PORT or https://HOST:PORT, or its socket, as unix:/PATH
+    /// [default: the address that `serve` listens on with the same flags, environment and
+    /// configuration file: `admin_listen`, else the first one of `listen`, else 127.0.0.1:8080]
     #[arg(long, env = "SIGHTLINE_HEALTHCHECK_URL", value_name = "URL", value_parser = checked)]
-    url: Option<String>,
+    url: Option<Endpoint>,
     /// Value of `--admin-listen` with which the server was started
     #[arg(long, env = "SIGHTLINE_ADMIN_LISTEN", value_name = "ADDR")]
     admin_listen: Option<ListenAddress>,
-    /// Value of `--listen` with which the server was started
-    #[arg(long, env = "SIGHTLINE_LISTEN", value_name = "ADDR")]
-    listen: Option<ListenAddress>,
+    /// Values of `--listen` with which the server was started; the first one is asked
+    #[arg(
+        long,
+        env = "SIGHTLINE_LISTEN",
+        value_name = "ADDR",
+        value_delimiter = ','
+    )]
+    listen: Option<Vec<ListenAddress>>,
     /// Value of `--tls-cert` with which the server was started: `--listen` serves HTTPS. The certificate is not verified
     #[arg(long, env = "SIGHTLINE_TLS_CERT", value_name = "FILE")]
     tls_cert: Option<PathBuf>,
@@ -40,9 +45,9 @@ pub(super) struct HealthcheckArgs {
 /// The server whose health is checked.
 #[derive(Debug, PartialEq)]
 struct Target {
-    /// URL of the server, without a slash at its end.
-    url: String,
-    /// Description, for error messages, of the setting that the URL comes from: a flag, an
+    /// Where the server is reached.
+    endpoint: Endpoint,
+    /// Description, for error messages, of the setting that the endpoint comes from: a flag, an
     /// environment variable, a key of the configuration file, or the default address.
     origin: String,
 }
@@ -56,7 +61,7 @@ impl HealthcheckArgs {
     fn target(&self, matches: &ArgMatches) -> Result<Target, ConfigError> {
         if let Some(url) = &self.url {
             return Ok(Target {
-                url: url.clone(),
+                endpoint: url.clone(),
                 origin: origin(matches, "url", "SIGHTLINE_HEALTHCHECK_URL"),
             });
         }
@@ -68,31 +73,34 @@ impl HealthcheckArgs {
         let at = |address: &ListenAddress, public, origin| {
             let scheme = if public && tls { "https" } else { "http" };
             Target {
-                url: format!("{scheme}://{}", address.for_clients()),
+                endpoint: Endpoint::at(address, scheme),
                 origin,
             }
         };
         let path = self.config.as_deref().unwrap_or_else(|| "".as_ref());
+        let first = |list: &'_ Option<Vec<ListenAddress>>| list.as_ref()?.first().cloned();
         let settings = [
             (
                 "admin_listen",
                 "SIGHTLINE_ADMIN_LISTEN",
-                &self.admin_listen,
-                &file.admin_listen,
+                self.admin_listen.clone(),
+                file.admin_listen.clone(),
             ),
-            ("listen", "SIGHTLINE_LISTEN", &self.listen, &file.listen),
+            (
+                "listen",
+                "SIGHTLINE_LISTEN",
+                first(&self.listen),
+                first(&file.listen),
+            ),
         ];
         for (name, variable, given, in_file) in settings {
             if let Some(address) = given {
-                return Ok(at(
-                    address,
-                    name == "listen",
-                    origin(matches, name, variable),
-                ));
+                let origin = origin(matches, name, variable);
+                return Ok(at(&address, name == "listen", origin));
             }
             if let Some(address) = in_file {
                 let origin = format!("`{name}` in {}", path.display());
-                return Ok(at(address, name == "listen", origin));
+                return Ok(at(&address, name == "listen", origin));
             }
         }
         let origin = "the default address".to_owned();
@@ -109,9 +117,13 @@ fn origin(matches: &ArgMatches, name: &str, variable: &str) -> String {
     }
 }
 
-/// Checks that `url` is an `http` or `https` URL with a host and without a query, and returns it without
-/// slashes at its end. The port and the path are optional.
-fn checked(url: &str) -> Result<String, String> {
+/// Checks that `url` is an `http` or `https` URL with a host and without a query, whose port and path are optional, or
+/// the path of a Unix socket after `unix:`.
+fn checked(url: &str) -> Result<Endpoint, String> {
+    if let Some(path) = url.strip_prefix("unix:") {
+        let path: Result<SocketPath, _> = path.parse();
+        return path.map(Endpoint::Unix).map_err(|error| error.to_string());
+    }
     let usable = |uri: &Uri| {
         matches!(uri.scheme_str(), Some("http" | "https"))
             && uri.host().is_some_and(|host| !host.is_empty())
@@ -120,9 +132,9 @@ fn checked(url: &str) -> Result<String, String> {
             && uri.query().is_none()
     };
     if url.parse().is_ok_and(|uri| usable(&uri)) {
-        return Ok(url.trim_end_matches('/').to_owned());
+        return Ok(Endpoint::Url(url.trim_end_matches('/').to_owned()));
     }
-    Err("expected http://HOST:PORT, such as http://127.0.0.1:8080".to_owned())
+    Err("expected http://HOST:PORT, such as http://127.0.0.1:8080, or unix:/PATH".to_owned())
 }
 
 /// Returns whether the text of `authority` has no colon after the host.
@@ -131,21 +143,21 @@ fn has_no_port(authority: &Authority) -> bool {
     !text.rsplit(']').next().unwrap_or(text).contains(':')
 }
 
-/// Requests `/health/ready` from the server, and prints the server's URL, version and instance id.
+/// Requests `/health/ready` from the server, and prints where the server is reached, its version and its instance id.
 /// `matches` is the parsed command line that `args` comes from.
 ///
 /// # Errors
 /// If the configuration file is invalid, or if the server is not ready or does not respond.
 pub(super) fn run(args: &HealthcheckArgs, matches: &ArgMatches) -> Result<()> {
-    let Target { url, origin } = args.target(matches)?;
-    let not_ready = format!("the server {url} (from {origin}) is not ready");
-    let health = Health::request(&format!("{url}/health/ready"), TIMEOUT);
+    let Target { endpoint, origin } = args.target(matches)?;
+    let not_ready = format!("the server {endpoint} (from {origin}) is not ready");
+    let health = Health::request(&endpoint, "/health/ready", TIMEOUT);
     let health = health.with_context(|| not_ready.clone())?;
     match (health.status, health.text("status"), health.text("code")) {
         (200, Some("ready"), _) => {
             let identity = health.identity();
             let identity = identity.unwrap_or_else(|| "version unknown".to_owned());
-            say!("ready {url}, {identity}")
+            say!("ready {endpoint}, {identity}")
         }
         (status, _, Some(code)) => {
             let detail = health.text("detail").unwrap_or_default();
@@ -221,6 +233,16 @@ mod tests {
                 "`--url`",
             ),
             (
+                &["--listen", "unix:/run/a.sock,0.0.0.0:81"],
+                "unix:/run/a.sock",
+                "`--listen`",
+            ),
+            (
+                &["--url", "unix:///run/a.sock"],
+                "unix:/run/a.sock",
+                "`--url`",
+            ),
+            (
                 &["--config", &public],
                 "http://127.0.0.1:90",
                 "`listen` in FILE",
@@ -261,7 +283,7 @@ mod tests {
         for &(args, url, origin) in cases {
             let path = args.iter().skip_while(|arg| **arg != "--config").nth(1);
             let expected = Target {
-                url: url.to_owned(),
+                endpoint: checked(url).unwrap(),
                 origin: origin.replace("FILE", path.unwrap_or(&"")),
             };
             assert_eq!(target(args).unwrap(), expected, "{args:?}");
@@ -285,6 +307,9 @@ mod tests {
             "http://127.0.0.1:80x",
             "http://127.0.0.1:",
             "http://[::1]:",
+            "unix:",
+            "unix:a.sock",
+            "unix:/",
         ] {
             assert!(checked(url).is_err(), "{url}");
         }

@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod activation;
 mod bench;
 mod config_check;
 mod descriptors;
@@ -13,6 +14,7 @@ mod log;
 mod memory;
 mod misfit;
 mod models;
+mod notify;
 mod output;
 mod predict;
 mod print_config;

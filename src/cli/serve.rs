@@ -1,14 +1,13 @@
 //! `sightline serve`: loads models and serves them over HTTP until a stop signal.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Args};
 use sightline::app::App;
-use sightline::config::{ConfigError, ServeConfig};
+use sightline::config::{ConfigError, ListenAddress, ServeConfig};
 use sightline::defaults::{self, Defaults};
 use sightline::engine::OnnxRuntime;
 use sightline::http;
@@ -22,12 +21,13 @@ use sightline::tls::Tls;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::activation::Inherited;
 use super::listeners::Listeners;
 use super::memory::{Planned, left_beside_server, limit_to_machine};
 use super::say::tell;
 use super::settings::{Merged, SettingsArgs};
 use super::signals::StopSignals;
-use super::{RuntimeArgs, StoreArgs, descriptors, environment, print_config, trial};
+use super::{RuntimeArgs, StoreArgs, descriptors, environment, notify, print_config, trial};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
@@ -46,6 +46,7 @@ pub(super) fn run(args: &ServeArgs, merged: Merged, matches: &ArgMatches) -> Res
     if args.print_config {
         return print_config::run(&merged, matches);
     }
+    let inherited = Inherited::take()?;
     let settings = merged.settings;
     let store = StoreArgs {
         directory: settings.models.clone(),
@@ -66,7 +67,7 @@ pub(super) fn run(args: &ServeArgs, merged: Merged, matches: &ArgMatches) -> Res
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let result = tokio.block_on(start(config, origin, store, library));
+    let result = tokio.block_on(start(config, origin, store, library, inherited));
     // Dropping the runtime would wait for a model that is still being loaded.
     tokio.shutdown_background();
     result?;
@@ -82,6 +83,7 @@ async fn start(
     origin: BudgetOrigin,
     store: StoreArgs,
     library: RuntimeArgs,
+    inherited: Inherited,
 ) -> Result<()> {
     let mut signals = StopSignals::register().context("cannot handle SIGTERM and SIGINT")?;
     let settings = config.clone();
@@ -94,7 +96,7 @@ async fn start(
             return Ok(());
         }
     };
-    serve(config, prepared, signals).await
+    serve(config, prepared, inherited, signals).await
 }
 
 /// The results of the preparation that a server completes before it listens.
@@ -192,7 +194,12 @@ fn reject_duplicates(served: &[Served]) -> Result<(), StoreError> {
 
 /// Serves until a stop signal arrives or a model fails to load, then waits for the requests in
 /// flight. A second signal ends this wait and is an error.
-async fn serve(config: ServeConfig, prepared: Prepared, mut signals: StopSignals) -> Result<()> {
+async fn serve(
+    config: ServeConfig,
+    prepared: Prepared,
+    inherited: Inherited,
+    mut signals: StopSignals,
+) -> Result<()> {
     let Prepared {
         memory,
         runtime,
@@ -202,7 +209,7 @@ async fn serve(config: ServeConfig, prepared: Prepared, mut signals: StopSignals
     let binding = {
         let config = config.clone();
         // Resolving a host name blocks.
-        tokio::task::spawn_blocking(move || Listeners::bind(&config))
+        tokio::task::spawn_blocking(move || Listeners::bind(&config, inherited))
     };
     let listeners = tokio::select! {
         listeners = binding => listeners??,
@@ -221,7 +228,8 @@ async fn serve(config: ServeConfig, prepared: Prepared, mut signals: StopSignals
     let app = Arc::new(app);
     let tls = load_tls(&app, &config)?;
     app.set_defaults(defaults);
-    app.identity.set_address(address);
+    app.identity.set_address(address.clone());
+    notify::loading();
     // The served models are never dropped, because that would join workers, whose runs may be endless. The process
     // ends without destructors. (A model for whose tensors there is no room is not served yet.)
     std::mem::forget(Arc::clone(&app));
@@ -233,9 +241,10 @@ async fn serve(config: ServeConfig, prepared: Prepared, mut signals: StopSignals
             stopping,
             tensor_bytes: plan.tensors,
         };
-        move || load_all(&app, &config, &loader, served, address)
+        move || load_all(&app, &config, &loader, served, &address)
     });
-    let stop = stop(Arc::clone(&app), stopping.clone());
+    let delay = config.drain_delay.duration();
+    let stop = stop(Arc::clone(&app), stopping.clone(), delay);
     let work = async {
         let finished = listeners.run(app, &config, tls, stop).await;
         finish_loading(loading)?;
@@ -300,9 +309,23 @@ fn finish_loading(mut loading: oneshot::Receiver<Result<()>>) -> Result<()> {
     })
 }
 
-/// Waits until `stopping` is cancelled, then makes `app` reject new requests.
-async fn stop(app: Arc<App>, stopping: CancellationToken) {
+/// Waits until `stopping` is cancelled, then makes the server not ready and, after `delay`, makes it reject new
+/// requests. There is no delay while the models of the start are being loaded, because no load balancer sends requests
+/// yet.
+async fn stop(app: Arc<App>, stopping: CancellationToken, delay: Duration) {
     stopping.cancelled().await;
+    let delay = if app.has_started() {
+        delay
+    } else {
+        Duration::ZERO
+    };
+    app.start_leaving();
+    notify::stopping(delay);
+    if !delay.is_zero() {
+        let delay_ms = delay.as_millis() as u64;
+        tracing::info!(delay_ms, "not ready, still serving new requests");
+        tokio::time::sleep(delay).await;
+    }
     app.start_draining();
 }
 
@@ -322,7 +345,7 @@ fn load_all(
     config: &ServeConfig,
     loader: &Loader,
     served: Vec<Served>,
-    address: SocketAddr,
+    address: &ListenAddress,
 ) -> Result<()> {
     let started = Instant::now();
     let mut entries = Vec::with_capacity(served.len());
@@ -358,12 +381,22 @@ fn load_all(
         version, instance, ..
     } = &app.identity;
     tracing::info!(%address, version, instance, seconds, "ready");
+    notify::ready();
+    let target = curl_target(address, scheme(config), route);
     tell!(
         "ready after {seconds:.2} s, instance {instance}, default model {default}. Try:\n  curl --data-binary @photo.jpg \
-         -H 'content-type: image/jpeg' '{scheme}://{address}{route}'",
-        scheme = scheme(config),
+         -H 'content-type: image/jpeg' {target}"
     );
     Ok(())
+}
+
+/// Returns the arguments of curl that name `route` of the server at `address`, which serves `scheme` if it is a TCP
+/// address.
+fn curl_target(address: &ListenAddress, scheme: &str, route: &str) -> String {
+    match address {
+        ListenAddress::Unix(path) => format!("--unix-socket '{path}' 'http://localhost{route}'"),
+        address => format!("'{scheme}://{address}{route}'"),
+    }
 }
 
 /// Returns the loader of models that are not loaded at start.

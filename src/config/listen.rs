@@ -8,10 +8,14 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
+use super::{SocketPath, SocketPathError};
+
+/// Prefix of the address of a Unix socket.
+const UNIX: &str = "unix:";
 /// The host name of loopback. It is not looked up, so that it needs no `/etc/hosts`.
 const LOCALHOST: &str = "localhost";
 
-/// An address to listen on: a host and a port.
+/// An address to listen on: a host and a port, or the path of a Unix socket.
 ///
 /// A port alone (`8080`) is on 127.0.0.1, so that a server is not reachable from other machines by
 /// accident. A port after a colon (`:8080`) is on all IPv4 addresses of the machine, `0.0.0.0`.
@@ -26,45 +30,33 @@ pub enum ListenAddress {
         /// The port.
         port: u16,
     },
+    /// A Unix socket.
+    Unix(SocketPath),
 }
 
-/// A text cannot be parsed as an address. Contains up to 64 characters of the text.
+/// A text cannot be parsed as an address.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error(
-    "expected HOST:PORT, such as 127.0.0.1:8080, 0.0.0.0:8080, [::1]:8080 or localhost:8080, or a \
-     port: 8080 (on 127.0.0.1) or :8080 (on all IPv4 addresses), got `{0}`"
-)]
-pub struct ListenAddressError(String);
+pub enum ListenAddressError {
+    /// The text has none of the forms of an address. Contains up to 64 characters of the text.
+    #[error(
+        "expected HOST:PORT, such as 127.0.0.1:8080, 0.0.0.0:8080, [::1]:8080 or localhost:8080, a \
+         port: 8080 (on 127.0.0.1) or :8080 (on all IPv4 addresses), or unix:/PATH, got `{0}`"
+    )]
+    Malformed(String),
+    /// The path of a Unix socket is not usable.
+    #[error(transparent)]
+    Path(#[from] SocketPathError),
+}
 
 impl ListenAddress {
-    /// Returns the port. 0 stands for any free port.
+    /// Returns the port, of which 0 stands for any free port. `None` for a Unix socket.
     #[must_use]
-    pub fn port(&self) -> u16 {
+    pub fn port(&self) -> Option<u16> {
         match self {
-            Self::Ip(address) => address.port(),
-            Self::Name { port, .. } => *port,
+            Self::Ip(address) => Some(address.port()),
+            Self::Name { port, .. } => Some(*port),
+            Self::Unix(_) => None,
         }
-    }
-
-    /// Returns the IP addresses to try, in this order. For `localhost` these are 127.0.0.1 and `::1`.
-    ///
-    /// # Errors
-    /// If the host name cannot be resolved.
-    pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
-        let (host, port) = match self {
-            Self::Ip(address) => return Ok(vec![*address]),
-            Self::Name { host, port } => (host.as_str(), *port),
-        };
-        if is_localhost(host) {
-            let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-            return Ok(loopback.map(|ip| SocketAddr::new(ip, port)).into());
-        }
-        let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
-        if addresses.is_empty() {
-            let error = "the host name has no IP address";
-            return Err(io::Error::new(io::ErrorKind::NotFound, error));
-        }
-        Ok(addresses)
     }
 
     /// Returns the address at which a client on this machine reaches a server that listens on this
@@ -77,9 +69,22 @@ impl ListenAddress {
             Self::Name { host, port } if is_localhost(host) => {
                 Self::Ip((Ipv4Addr::LOCALHOST, *port).into())
             }
-            name @ Self::Name { .. } => name.clone(),
+            other => other.clone(),
         }
     }
+}
+
+/// Returns the IP addresses of the host name `host` to try, in this order. For `localhost` these are 127.0.0.1 and
+/// `::1`.
+///
+/// # Errors
+/// If the host name cannot be resolved.
+pub fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if is_localhost(host) {
+        let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        return Ok(loopback.map(|ip| SocketAddr::new(ip, port)).into());
+    }
+    Ok((host, port).to_socket_addrs()?.collect())
 }
 
 /// Replaces an unspecified IP address with loopback, because a server can listen on it but a client
@@ -103,11 +108,14 @@ impl FromStr for ListenAddress {
     type Err = ListenAddressError;
 
     fn from_str(text: &str) -> Result<Self, ListenAddressError> {
-        parse(text).ok_or_else(|| ListenAddressError(text.chars().take(64).collect()))
+        if let Some(path) = text.strip_prefix(UNIX) {
+            return Ok(Self::Unix(path.parse()?));
+        }
+        parse(text).ok_or_else(|| ListenAddressError::Malformed(text.chars().take(64).collect()))
     }
 }
 
-/// Returns the address that `text` states, or `None` if `text` is malformed.
+/// Returns the IP address or host name that `text` states, or `None` if `text` is malformed.
 fn parse(text: &str) -> Option<ListenAddress> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Some(ListenAddress::Ip(address));
@@ -153,6 +161,7 @@ impl fmt::Display for ListenAddress {
         match self {
             Self::Ip(address) => address.fmt(f),
             Self::Name { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{UNIX}{path}"),
         }
     }
 }
@@ -213,6 +222,7 @@ mod tests {
                 "my-host_1.example:8080",
                 "my-host_1.example:8080",
             ),
+            ("unix:/run/a:1", "unix:/run/a:1", "unix:/run/a:1"),
         ];
         for (text, shown, client) in cases {
             let address: ListenAddress = text.parse().unwrap();
@@ -243,6 +253,8 @@ mod tests {
             "65536",
             "a..b:80",
             "*:80",
+            "unix",
+            "/run/a.sock",
         ] {
             let error = text.parse::<ListenAddress>().unwrap_err().to_string();
             assert!(error.contains("such as 127.0.0.1:8080"), "{error}");
@@ -252,10 +264,8 @@ mod tests {
 
     #[test]
     fn localhost_is_loopback_and_ipv4_is_first() {
-        let address: ListenAddress = "localhost:7".parse().unwrap();
         let expected = ["127.0.0.1:7", "[::1]:7"].map(|a| a.parse::<SocketAddr>().unwrap());
-        assert_eq!(address.resolve().unwrap(), expected);
-        let unknown: ListenAddress = "host.invalid:7".parse().unwrap();
-        assert!(unknown.resolve().is_err());
+        assert_eq!(resolve("localhost", 7).unwrap(), expected);
+        assert!(resolve("host.invalid", 7).is_err());
     }
 }

@@ -5,6 +5,8 @@
 //! flag.
 
 mod access;
+mod addresses;
+mod delay;
 mod error;
 mod file;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -16,20 +18,23 @@ mod log;
 mod precision;
 mod serve;
 mod settings;
+mod socket_path;
 #[cfg(test)]
 mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 pub use access::AccessEvents;
+pub use delay::{Delay, DelayError};
 pub use error::{ConfigError, TomlError};
 pub use keys::keys;
 pub use limits::LoadLimits;
-pub use listen::{ListenAddress, ListenAddressError};
+pub use listen::{ListenAddress, ListenAddressError, resolve};
 pub use log::{DEFAULT_LOG, LogFormat};
 pub use precision::PrecisionChoice;
 pub use serve::ServeConfig;
 pub use settings::Settings;
+pub use socket_path::{SocketMode, SocketModeError, SocketPath, SocketPathError};
 
 /// Address that the server listens on if no other is set.
 pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);

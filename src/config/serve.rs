@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::limits::{range, size};
 use super::{
-    AccessEvents, ConfigError, DEFAULT_LISTEN, DEFAULT_LOG, ListenAddress, LoadLimits,
-    PrecisionChoice, Settings,
+    AccessEvents, ConfigError, DEFAULT_LISTEN, DEFAULT_LOG, Delay, ListenAddress, LoadLimits,
+    PrecisionChoice, Settings, SocketMode, addresses,
 };
 use crate::app::Limits;
 use crate::defaults::DefaultModel;
@@ -20,13 +20,17 @@ use crate::tls::TlsFiles;
 /// The validated settings of `serve`, with defaults for settings that are not set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServeConfig {
-    /// Address to listen on.
-    pub listen: ListenAddress,
+    /// Addresses to listen on. At least one.
+    pub listen: Vec<ListenAddress>,
     /// Address of the listener for probes and metrics; `None` if only [`ServeConfig::listen`]
     /// serves them.
     pub admin_listen: Option<ListenAddress>,
     /// Files of the TLS configuration of [`ServeConfig::listen`]. `None` to serve without TLS.
     pub tls: Option<TlsFiles>,
+    /// Permissions of the Unix sockets.
+    pub unix_socket_mode: SocketMode,
+    /// Time from a stop signal until new requests are rejected.
+    pub drain_delay: Delay,
     /// Models to serve, as NAME, NAME@VARIANT or a path. Empty to serve every model of the models
     /// directory, or the built-in model if there is none.
     pub models: Vec<ModelRef>,
@@ -49,7 +53,7 @@ pub struct ServeConfig {
     pub memory_budget: Option<u64>,
     /// Sizes of the parts of the memory budget that settings fix.
     pub parts: PartSizes,
-    /// Maximum number of open connections of the listener [`ServeConfig::listen`].
+    /// Maximum number of open connections of all listeners of [`ServeConfig::listen`] together.
     pub max_connections: usize,
     /// Time limits of each connection.
     pub timeouts: ConnectionTimeouts,
@@ -57,7 +61,7 @@ pub struct ServeConfig {
     pub load: LoadLimits,
     /// Which requests the access log has.
     pub access_log: AccessEvents,
-    /// Maximum time for requests in flight to finish after a stop signal.
+    /// Maximum time for requests in flight to finish after a stop signal and the drain delay.
     pub shutdown_grace: Duration,
 }
 
@@ -67,10 +71,8 @@ impl Settings {
     /// # Errors
     /// [`ConfigError::Value`] for the first setting that is out of range.
     pub fn resolve(self) -> Result<ServeConfig, ConfigError> {
-        let listen = self.listen.unwrap_or_else(|| DEFAULT_LISTEN.into());
-        if let Some(admin) = &self.admin_listen {
-            distinct(&listen, admin)?;
-        }
+        let listen = self.listen.unwrap_or_else(|| vec![DEFAULT_LISTEN.into()]);
+        addresses::check(&listen, self.admin_listen.as_ref())?;
         let tls = tls(self.tls_cert, self.tls_key, self.tls_client_ca)?;
         let default = Limits::default();
         let body = range("max_body_bytes", self.max_body_bytes, 1 << 30)?;
@@ -112,6 +114,8 @@ impl Settings {
             listen,
             admin_listen: self.admin_listen,
             tls,
+            unix_socket_mode: self.unix_socket_mode.unwrap_or_default(),
+            drain_delay: self.drain_delay.unwrap_or_default(),
             models: self.model.unwrap_or_default(),
             default_models: self.default_models.unwrap_or_default(),
             precision: self.precision,
@@ -138,6 +142,8 @@ impl ServeConfig {
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).ok();
         Settings {
             listen: Some(self.listen.clone()),
+            unix_socket_mode: Some(self.unix_socket_mode),
+            drain_delay: Some(self.drain_delay),
             follow_symlinks: Some(settings.follow_symlinks.unwrap_or_default()),
             access_log: Some(self.access_log),
             threads: Some(self.cores),
@@ -182,16 +188,4 @@ fn tls(
         )),
         (None, None) => Ok(None),
     }
-}
-
-/// Returns an error if both listeners have the same address. Port 0 stands for any free port.
-fn distinct(listen: &ListenAddress, admin: &ListenAddress) -> Result<(), ConfigError> {
-    if listen != admin || admin.port() == 0 {
-        return Ok(());
-    }
-    Err(ConfigError::Value {
-        setting: "admin_listen",
-        expected: "another address than `listen`".to_owned(),
-        got: admin.to_string(),
-    })
 }

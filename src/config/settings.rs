@@ -6,7 +6,9 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::file::one_or_many;
-use super::{AccessEvents, ListenAddress, LogFormat, PrecisionChoice};
+use super::{
+    AccessEvents, Delay, ListenAddress, LogFormat, PrecisionChoice, SocketMode, addresses,
+};
 use crate::defaults::{self, DefaultModel};
 use crate::memory::ByteSize;
 use crate::store::ModelRef;
@@ -16,13 +18,19 @@ use crate::store::ModelRef;
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Address to listen on, as HOST:PORT; PORT alone is on 127.0.0.1, :PORT on all IPv4 addresses
-    /// [default: 127.0.0.1:8080]
-    #[arg(long, env = "SIGHTLINE_LISTEN", value_name = "ADDR")]
-    pub listen: Option<ListenAddress>,
-    /// Address of a second listener for /health/live, /health/ready and /metrics, as HOST:PORT; it
-    /// responds even if clients hold all connections of the first listener [default: no second
-    /// listener]
+    /// Address to listen on, as HOST:PORT or unix:/PATH; PORT alone is on 127.0.0.1, :PORT on all IPv4
+    /// addresses, [::]:PORT on all addresses; may be repeated [default: 127.0.0.1:8080]
+    #[arg(
+        long,
+        env = "SIGHTLINE_LISTEN",
+        value_name = "ADDR",
+        value_delimiter = ','
+    )]
+    #[serde(with = "addresses", skip_serializing_if = "Option::is_none")]
+    pub listen: Option<Vec<ListenAddress>>,
+    /// Address of another listener for /health/live, /health/ready and /metrics, as HOST:PORT or
+    /// unix:/PATH; it responds even if clients hold all connections of the other listeners [default: no
+    /// such listener]
     #[arg(long, env = "SIGHTLINE_ADMIN_LISTEN", value_name = "ADDR")]
     pub admin_listen: Option<ListenAddress>,
     /// PEM file with the certificate for TLS, followed by the intermediate certificates; with it, TCP addresses of
@@ -36,6 +44,15 @@ pub struct Settings {
     /// again when it changes [default: clients need no certificate]
     #[arg(long, env = "SIGHTLINE_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
+    /// Permissions of the Unix sockets, in octal digits; who may write to a socket may connect
+    /// [default: 0660]
+    #[arg(long, env = "SIGHTLINE_UNIX_SOCKET_MODE", value_name = "MODE")]
+    pub unix_socket_mode: Option<SocketMode>,
+    /// Time after SIGTERM in which new requests are still served while /health/ready returns 503, so
+    /// that load balancers can take the server out of rotation; such as 5s, 500ms or a number of
+    /// milliseconds [default: 0ms]
+    #[arg(long, env = "SIGHTLINE_DRAIN_DELAY", value_name = "DURATION")]
+    pub drain_delay: Option<Delay>,
     /// Directory with one folder per model [default: `$XDG_DATA_HOME/sightline/models`, if it
     /// exists]
     #[arg(long, env = "SIGHTLINE_MODELS", value_name = "DIR")]
@@ -181,7 +198,8 @@ pub struct Settings {
         hide_possible_values = true
     )]
     pub access_log: Option<AccessEvents>,
-    /// Time that requests in flight may take after SIGTERM, in milliseconds [default: 30000]
+    /// Time that requests in flight may take after SIGTERM and the drain delay, in milliseconds
+    /// [default: 30000]
     #[arg(long, env = "SIGHTLINE_SHUTDOWN_GRACE_MS", value_name = "MILLISECONDS")]
     pub shutdown_grace_ms: Option<u64>,
     /// Log filter. A flag of all commands, so not an argument here.

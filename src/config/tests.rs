@@ -80,7 +80,19 @@ fn errors_in_the_file_show_the_line_and_no_type_of_rust() {
         ("model = 3", "expected a string or a list of strings"),
         (
             "listen = true",
+            "expected an address such as \"127.0.0.1:8080\", a port, or a list of these",
+        ),
+        (
+            "admin_listen = true",
             "expected a string such as \"127.0.0.1:8080\", or a port",
+        ),
+        (
+            "drain_delay = true",
+            "expected a duration such as \"5s\", or a number of milliseconds",
+        ),
+        (
+            "unix_socket_mode = \"rw\"",
+            "expected permissions as three octal digits",
         ),
         ("listen = 65536", "got `65536`"),
         ("log_format = \"xml\"", "expected `text` or `json`"),
@@ -114,12 +126,33 @@ fn two_listeners_need_two_addresses() {
     let expected = "`admin_listen`: expected another address than `listen`, got 127.0.0.1:8080";
     assert_eq!(same, expected);
     assert!(resolve("listen = 0\nadmin_listen = 0").is_ok());
+    for (text, expected) in [
+        ("listen = []", "expected 1 to 32 addresses, got 0 addresses"),
+        (
+            "listen = [80, \"[::1]:80\", \"127.0.0.1:80\"]",
+            "expected each address once, got 127.0.0.1:80 twice",
+        ),
+        (
+            "listen = [80, \"unix:/a\"]\nadmin_listen = \"unix:/a\"",
+            "expected another address than `listen`, got unix:/a",
+        ),
+        (
+            "listen = [\"unix:/a\", \"unix://a\"]",
+            "expected each address once, got unix:/a twice",
+        ),
+    ] {
+        let error = resolve(text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    assert!(resolve("listen = [0, 0]").is_ok());
+    assert!(resolve(&format!("listen = {:?}", (1..=33).collect::<Vec<_>>())).is_err());
 }
 
 #[test]
 fn effective_settings_resolve_to_the_same_configuration() {
     for text in [
         "",
+        "listen = [80, \"unix:/a\"]\nunix_socket_mode = \"600\"\ndrain_delay = 5000",
         "listen = \":80\"\nadmin_listen = 81\nmax_images = 3\nmodel = \"a@int8\"\nlog = \"debug\"\n\
          memory_budget = \"1GiB\"\nthreads = 3\nkeep_alive_ms = 5\nfollow_symlinks = true",
     ] {

@@ -1,6 +1,5 @@
 //! Health probes for orchestrators.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Json;
@@ -10,6 +9,7 @@ use serde::Serialize;
 
 use super::problem::Problem;
 use crate::app::App;
+use crate::config::ListenAddress;
 use crate::identity::Identity;
 
 /// Body of a health response.
@@ -18,9 +18,9 @@ struct Health<'a> {
     status: &'static str,
     #[serde(flatten)]
     identity: &'a Identity,
-    /// Address of the public listener. `None` in `/health/live`.
+    /// Address of the first public listener. `None` in `/health/live`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<SocketAddr>,
+    address: Option<&'a ListenAddress>,
 }
 
 /// `GET /health/live`: succeeds while the process runs.
@@ -36,7 +36,7 @@ pub(super) async fn live(State(app): State<Arc<App>>) -> impl IntoResponse {
 /// `GET /health/ready`: succeeds while every model of the start is loaded and warm, no worker is stuck, and the server
 /// is not draining. Models that are loaded on first use do not count until they are loaded.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
-    app.registry()?.check_workers()?;
+    app.ready()?.check_workers()?;
     let ready = Health {
         status: "ready",
         identity: &app.identity,

@@ -358,6 +358,23 @@ async fn a_stop_ends_the_waiting_but_not_the_process_that_loads() {
 }
 
 #[tokio::test]
+async fn during_the_drain_delay_requests_wait_for_a_load_in_progress_but_none_begins() {
+    let mut lazy = Lazy::new();
+    let waiting = lazy.ask();
+    lazy.begun(1).await;
+    lazy.app.start_leaving();
+    let other = send(Arc::clone(&lazy.app), segment()).await;
+    expect_problem(other, 503, "draining").await;
+    let later = lazy.ask();
+    lazy.release();
+    for response in [waiting.await.unwrap(), later.await.unwrap()] {
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["connection"], "close");
+    }
+    assert_eq!(lazy.attempts(), 1);
+}
+
+#[tokio::test]
 async fn models_are_loaded_one_after_the_other() {
     let mut lazy = Lazy::new();
     let first = lazy.ask();

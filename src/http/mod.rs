@@ -30,6 +30,7 @@ mod segment;
 pub mod server;
 pub mod stream;
 mod task;
+pub mod unix;
 mod upload;
 mod wait;
 

@@ -674,6 +674,14 @@ async fn a_server_that_starts_or_drains_is_unavailable() {
         expect_problem(response, 503, "draining").await;
     }
     assert_eq!(rejections(&app, "draining"), 1.0);
+    let leaving = Setup::running(Behavior::Logits, Limits::default());
+    leaving.start_leaving();
+    let response = send(Arc::clone(&leaving), get("/health/ready")).await;
+    assert_eq!(response.headers()[CONNECTION], "close");
+    expect_problem(response, 503, "draining").await;
+    let response = send(leaving, post(png())).await;
+    assert_eq!(response.headers()[CONNECTION], "close");
+    assert_eq!(response.status(), StatusCode::OK);
     let live = send(app, get("/health/live")).await;
     assert_eq!(live.status(), StatusCode::OK);
 }

@@ -9,7 +9,7 @@ use axum::Router;
 use futures_util::FutureExt;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +24,9 @@ use crate::tls::Tls;
 
 /// Pause after a connection could not be accepted, usually because file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Time after a stop in which idle connections stay open for requests that are on their way, and in which the last
+/// rejections are sent.
+const LINGER: Duration = Duration::from_millis(100);
 /// Time after which a second connection is asked to close if the first one has not freed its slot.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -67,51 +70,62 @@ pub struct Secure {
 }
 
 impl Server {
-    /// Serves until `stop` resolves, then closes the connections without a complete request and finishes the
-    /// requests in flight. Returns whether all of them finished within `grace`.
+    /// Serves until `stop` resolves, after which the router must reject requests. Then waits for the requests in
+    /// flight, at most for `grace`, and returns whether all of them finished. Connections without a complete request
+    /// are closed after a moment, in which their clients still get responses.
     pub async fn run(self, stop: impl Future<Output = ()>, grace: Duration) -> bool {
-        let (accepted, stopping) = (TaskTracker::new(), CancellationToken::new());
         let slots = Slots::new(self.max_connections);
-        let end = || End::Stop(stopping.clone());
-        let mut stop = std::pin::pin!(stop);
-        let mut late = None;
-        loop {
-            let next = tokio::select! {
-                next = self.accept(&slots) => next,
-                () = &mut stop => break,
-            };
-            tokio::select! {
-                slot = slots.take() => {
-                    accepted.spawn(self.serve(next, slot, end()));
-                }
-                () = &mut stop => {
-                    late = Some(next);
-                    break;
-                }
-            }
+        let (served, rejected) = (Connections::default(), Connections::default());
+        let late = self.serve_until(stop, &slots, &served).await;
+        let linger = LINGER.min(grace / 4);
+        let finished = tokio::select! {
+            finished = timeout(grace, served.finish(&slots, linger)) => finished.is_ok(),
+            () = self.reject(&slots, late, &rejected) => false,
+        };
+        if finished {
+            // The last clients get their rejections.
+            slots.replaceable.close_all_idle();
+            let _ = timeout(LINGER, rejected.ended()).await;
         }
-        // No connection starts another request. The token closes idle connections, but not those that have sent a
-        // part of a request's head.
-        stopping.cancel();
-        slots.replaceable.close_all_idle();
-        accepted.close();
-        tokio::select! {
-            finished = tokio::time::timeout(grace, accepted.wait()) => finished.is_ok(),
-            () = self.reject(&slots, late) => false,
+        finished
+    }
+
+    /// Serves until `stop` resolves. Returns the connection that has no slot then, if there is one.
+    async fn serve_until(
+        &self,
+        stop: impl Future<Output = ()>,
+        slots: &Slots,
+        served: &Connections,
+    ) -> Option<(Stream, Peer)> {
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.accept(slots) => accepted,
+                () = &mut stop => return None,
+            };
+            let slot = tokio::select! {
+                slot = slots.take() => slot,
+                () = &mut stop => return Some(accepted),
+            };
+            let end = End::Stop(served.stopping.clone());
+            served.tasks.spawn(self.serve(accepted, slot, end));
         }
     }
 
     /// Accepts connections while the requests in flight finish, and serves one request of each,
     /// which the router rejects with 503. `first` is a connection that was accepted before the
     /// stop. Never returns.
-    async fn reject(&self, slots: &Slots, first: Option<(Stream, Peer)>) {
+    async fn reject(&self, slots: &Slots, first: Option<(Stream, Peer)>, rejected: &Connections) {
         let mut next = first;
         loop {
             let accepted = match next.take() {
                 Some(accepted) => accepted,
                 None => self.accept(slots).await,
             };
-            tokio::spawn(self.serve(accepted, slots.take().await, End::OneRequest));
+            let slot = slots.take().await;
+            rejected
+                .tasks
+                .spawn(self.serve(accepted, slot, End::OneRequest));
         }
     }
 
@@ -152,6 +166,36 @@ impl Server {
             connection.run().await;
             drop(slot);
         }
+    }
+}
+
+/// The tasks of open connections.
+#[derive(Debug, Default)]
+struct Connections {
+    tasks: TaskTracker,
+    /// Cancelled when the connections have to start no further request.
+    stopping: CancellationToken,
+}
+
+impl Connections {
+    /// Waits for the end of all connections. After `linger`, closes those without a complete request, and ends the
+    /// others after their requests in flight. `slots` are the slots of the connections.
+    ///
+    /// A client may send a request at the moment of the stop. If its idle connection were closed immediately, the
+    /// client could not tell whether the request was processed.
+    async fn finish(&self, slots: &Slots, linger: Duration) {
+        if timeout(linger, self.ended()).await.is_ok() {
+            return;
+        }
+        // The token closes idle connections, but not those that have sent a part of a request's head.
+        self.stopping.cancel();
+        slots.replaceable.close_all_idle();
+        self.ended().await;
+    }
+
+    async fn ended(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 }
 

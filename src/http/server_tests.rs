@@ -225,6 +225,18 @@ fn a_stop_closes_connections_without_a_request_and_finishes_the_others() {
 }
 
 #[test]
+fn a_request_on_an_idle_connection_at_the_moment_of_the_stop_gets_a_response() {
+    let server = Running::start(8, TIMEOUTS);
+    let mut idle = server.connect(GET);
+    read_until(&mut idle, "quick");
+    server.stop.cancel();
+    idle.write_all(GET).unwrap();
+    read_until(&mut idle, "quick");
+    closed(&mut idle);
+    assert!(server.finish());
+}
+
+#[test]
 fn a_client_that_never_reads_is_disconnected_and_a_slow_one_is_not() {
     let timeouts = ConnectionTimeouts {
         slow_read: Duration::from_millis(500),

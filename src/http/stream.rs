@@ -10,7 +10,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+use super::unix::UnixSocket;
 
 /// Size of the send buffer of a connection in bytes. The kernel doubles it for its own bookkeeping.
 const SEND_BUFFER: usize = 128 << 10;
@@ -23,7 +25,7 @@ pub enum Listener {
     /// A TCP socket.
     Tcp(TcpListener),
     /// A Unix socket.
-    Unix(UnixListener),
+    Unix(UnixSocket),
 }
 
 impl From<TcpListener> for Listener {
@@ -32,9 +34,9 @@ impl From<TcpListener> for Listener {
     }
 }
 
-impl From<UnixListener> for Listener {
-    fn from(listener: UnixListener) -> Self {
-        Self::Unix(listener)
+impl From<UnixSocket> for Listener {
+    fn from(socket: UnixSocket) -> Self {
+        Self::Unix(socket)
     }
 }
 
@@ -49,8 +51,8 @@ impl Listener {
                 let stream = Stream::Tcp(stream);
                 (stream, Peer::Tcp(canonical(address)))
             }),
-            Self::Unix(listener) => {
-                let accepted = listener.poll_accept(context);
+            Self::Unix(socket) => {
+                let accepted = socket.poll_accept(context);
                 accepted.map_ok(|(stream, _)| (Stream::Unix(stream), Peer::Unix))
             }
         }

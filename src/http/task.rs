@@ -19,7 +19,7 @@ use crate::image::{DecodeOptions, Orientation};
 use crate::manifest::Task;
 use crate::pipeline::{self, Cost, Postprocess, check_memory};
 use crate::pool::JobCost;
-use crate::registry::Entry;
+use crate::registry::{Entry, LoadState};
 use crate::store::ModelSource;
 
 /// Query parameters that every task takes.
@@ -135,7 +135,12 @@ async fn admit<T: TaskRoute>(
     let (loaded, deadline) = if let Some(loaded) = entry.model() {
         (loaded, deadline)
     } else {
-        let loaded = deadline.bound(app.registry()?.load(&entry)).await?;
+        // While the server leaves, requests wait for a load that has begun, but none begins.
+        let registry = match entry.state() {
+            LoadState::Loading | LoadState::Loaded => app.registry()?,
+            _ => app.ready()?,
+        };
+        let loaded = deadline.bound(registry.load(&entry)).await?;
         (loaded, Deadline::after(app.limits.request_timeout))
     };
     Ok((head, Admission::new(app, loaded, deadline)?))

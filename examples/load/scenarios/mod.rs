@@ -2,6 +2,7 @@
 
 mod bombs;
 mod connections;
+mod drain;
 mod held;
 mod hostile_models;
 mod open_loop;
@@ -41,6 +42,8 @@ pub(crate) enum Scenario {
     /// Clients send images for which a hostile model runs endlessly, while an ordinary client uses
     /// another model
     HostileModels,
+    /// Servers are stopped while clients send requests
+    Drain,
     /// Valid and hostile requests mixed, for minutes
     Soak,
 }
@@ -72,6 +75,7 @@ impl Scenario {
             Self::Bombs => bombs::run(plan, report),
             Self::Connections => connections::run(plan, report),
             Self::HostileModels => hostile_models::run(plan, report),
+            Self::Drain => drain::run(plan, report),
             Self::Soak => soak::run(plan, report),
         }
     }
