@@ -310,6 +310,9 @@ pub enum ServeError {
         /// Path of the request.
         path: String,
     },
+    /// The listener has TLS, and the request arrived without it.
+    #[error("this port requires TLS: use https://")]
+    HttpsRequired,
     /// The route does not support the method.
     #[error("route `{path}` does not support the method {method}: {}", .allowed)]
     MethodNotAllowed {

@@ -51,6 +51,7 @@ mod simd;
 pub mod store;
 pub mod telemetry;
 pub mod threads;
+pub mod tls;
 
 #[cfg(test)]
 #[path = "../tests/reference/shared/mod.rs"]

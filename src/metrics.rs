@@ -13,12 +13,14 @@ mod labels;
 mod model;
 mod progress;
 mod text;
+mod tls;
 mod triton;
 
 pub use exposition::Exposition;
 pub use labels::{Cut, Failure, ModelLabel, Rejection, Stage, WorkerFailure};
 pub use model::{BatchMetrics, ModelMetrics};
 pub use progress::{ImageProgress, RequestProgress};
+pub use tls::TlsMetrics;
 
 use crate::budget::BudgetList;
 use crate::process::ProcessCollector;
@@ -60,6 +62,8 @@ pub struct Metrics {
     triton: Option<Triton>,
     key_requests: Family<KeyLabels, Counter>,
     key_reloads: Family<ReloadLabels, Counter>,
+    /// Metrics of the TLS certificate.
+    pub tls: TlsMetrics,
     /// Number of requests that are being handled.
     pub in_flight: Gauge,
     /// Memory budgets whose usage is exported as `sightline_budget_bytes`, by their names.
@@ -99,6 +103,7 @@ impl Metrics {
             triton: None,
             key_requests: Family::default(),
             key_reloads: Family::default(),
+            tls: TlsMetrics::default(),
             in_flight: Gauge::default(),
             budgets: BudgetList::default(),
         };
@@ -182,6 +187,9 @@ impl Metrics {
         registry.register("sightline_key_requests", help, self.key_requests.clone());
         let help = "Times that the file of the API keys was read again, by result";
         registry.register("sightline_key_reloads", help, self.key_reloads.clone());
+        let help = "Times that changed TLS files were read, by result";
+        registry.register("sightline_tls_reloads", help, self.tls.reloads.clone());
+        registry.register_collector(Box::new(tls::ExpiryCollector(self.tls.clone())));
         let help = "Requests in flight";
         registry.register("sightline_in_flight", help, self.in_flight.clone());
         registry.register_collector(Box::new(BudgetCollector(self.budgets.clone())));
@@ -291,6 +299,16 @@ impl Metrics {
         self.key_reloads
             .get_or_create(&ReloadLabels { result })
             .inc();
+    }
+
+    /// Returns the counter of the HTTP/2 streams that are refused because too many are in flight.
+    pub fn refused_streams(&self) -> Counter {
+        let labels = RejectionLabels {
+            reason: Rejection::too_many_streams,
+            model: String::new(),
+            variant: String::new(),
+        };
+        self.rejected.get_or_create(&labels).clone()
     }
 
     /// Returns the metrics of one model's requests, and sets its gauge `loaded` to 0.

@@ -18,9 +18,9 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
-    /// URL of the server, as http://HOST:PORT, or its socket, as unix:/PATH [default: the address that
-    /// `serve` listens on with the same flags, environment and configuration file: `admin_listen`, else
-    /// the first one of `listen`, else 127.0.0.1:8080]
+    /// URL of the server, as http://HOST:PORT or https://HOST:PORT, or its socket, as unix:/PATH
+    /// [default: the address that `serve` listens on with the same flags, environment and
+    /// configuration file: `admin_listen`, else the first one of `listen`, else 127.0.0.1:8080]
     #[arg(long, env = "SIGHTLINE_HEALTHCHECK_URL", value_name = "URL", value_parser = checked)]
     url: Option<Endpoint>,
     /// Value of `--admin-listen` with which the server was started
@@ -34,6 +34,9 @@ pub(super) struct HealthcheckArgs {
         value_delimiter = ','
     )]
     listen: Option<Vec<ListenAddress>>,
+    /// Value of `--tls-cert` with which the server was started: `--listen` serves HTTPS. The certificate is not verified
+    #[arg(long, env = "SIGHTLINE_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
     /// Value of `--config` with which the server was started
     #[arg(long, env = "SIGHTLINE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -66,9 +69,13 @@ impl HealthcheckArgs {
             Some(path) => Settings::from_file(path)?,
             None => Settings::default(),
         };
-        let at = |address: &ListenAddress, origin| Target {
-            endpoint: address.into(),
-            origin,
+        let tls = self.tls_cert.is_some() || file.tls_cert.is_some();
+        let at = |address: &ListenAddress, public, origin| {
+            let scheme = if public && tls { "https" } else { "http" };
+            Target {
+                endpoint: Endpoint::at(address, scheme),
+                origin,
+            }
         };
         let path = self.config.as_deref().unwrap_or_else(|| "".as_ref());
         let first = |list: &'_ Option<Vec<ListenAddress>>| list.as_ref()?.first().cloned();
@@ -88,13 +95,16 @@ impl HealthcheckArgs {
         ];
         for (name, variable, given, in_file) in settings {
             if let Some(address) = given {
-                return Ok(at(&address, origin(matches, name, variable)));
+                let origin = origin(matches, name, variable);
+                return Ok(at(&address, name == "listen", origin));
             }
             if let Some(address) = in_file {
-                return Ok(at(&address, format!("`{name}` in {}", path.display())));
+                let origin = format!("`{name}` in {}", path.display());
+                return Ok(at(&address, name == "listen", origin));
             }
         }
-        Ok(at(&DEFAULT_LISTEN.into(), "the default address".to_owned()))
+        let origin = "the default address".to_owned();
+        Ok(at(&DEFAULT_LISTEN.into(), true, origin))
     }
 }
 
@@ -107,15 +117,15 @@ fn origin(matches: &ArgMatches, name: &str, variable: &str) -> String {
     }
 }
 
-/// Checks that `url` is an `http` URL with a host and without a query, whose port and path are optional, or the path
-/// of a Unix socket after `unix:`.
+/// Checks that `url` is an `http` or `https` URL with a host and without a query, whose port and path are optional, or
+/// the path of a Unix socket after `unix:`.
 fn checked(url: &str) -> Result<Endpoint, String> {
     if let Some(path) = url.strip_prefix("unix:") {
         let path: Result<SocketPath, _> = path.parse();
         return path.map(Endpoint::Unix).map_err(|error| error.to_string());
     }
     let usable = |uri: &Uri| {
-        uri.scheme_str() == Some("http")
+        matches!(uri.scheme_str(), Some("http" | "https"))
             && uri.host().is_some_and(|host| !host.is_empty())
             // A port that is not a number would otherwise count as no port.
             && uri.authority().is_some_and(|authority| authority.port_u16().is_some() || has_no_port(authority))
@@ -238,6 +248,16 @@ mod tests {
                 "`listen` in FILE",
             ),
             (
+                &["--listen", "[::]:81", "--tls-cert", "/tls.crt"],
+                "https://[::1]:81",
+                "`--listen`",
+            ),
+            (
+                &["--admin-listen", "9001", "--tls-cert", "/tls.crt"],
+                "http://127.0.0.1:9001",
+                "`--admin-listen`",
+            ),
+            (
                 &["--config", &both],
                 "http://[::1]:91",
                 "`admin_listen` in FILE",
@@ -279,7 +299,7 @@ mod tests {
             "",
             "x",
             "127.0.0.1:8080",
-            "https://x",
+            "ftp://x",
             "http://",
             "http://:80",
             "http://x y",

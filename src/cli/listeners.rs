@@ -10,9 +10,10 @@ use sightline::app::App;
 use sightline::config::{ListenAddress, ServeConfig, SocketPath, resolve};
 use sightline::http;
 use sightline::http::listener::Family;
-use sightline::http::server::Server;
+use sightline::http::server::{Secure, Server, Transport, Window};
 use sightline::http::stream::Listener;
 use sightline::http::unix::{UnixError, UnixSocket};
+use sightline::tls::Tls;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::activation::{Inherited, InheritedSocket};
@@ -64,11 +65,12 @@ impl Listeners {
         })
     }
 
-    /// Prints and logs the addresses of the listeners, and returns the address of the first public listener.
+    /// Prints and logs the addresses of the listeners, and returns the address of the first public listener. TCP
+    /// addresses of public listeners serve `scheme`.
     ///
     /// # Errors
     /// If there is no public listener.
-    pub(super) fn announce(&self) -> Result<ListenAddress> {
+    pub(super) fn announce(&self, scheme: &str) -> Result<ListenAddress> {
         let version = env!("CARGO_PKG_VERSION");
         let first = self.public.first().context("no address to listen on")?;
         for (index, Bound { address, .. }) in self.public.iter().enumerate() {
@@ -78,7 +80,7 @@ impl Listeners {
             } else {
                 String::new()
             };
-            tell!("{what}{number} listening on {}", shown(address));
+            tell!("{what}{number} listening on {}", shown(address, scheme));
             let admin = self
                 .admin
                 .first()
@@ -86,7 +88,7 @@ impl Listeners {
             tracing::info!(version, %address, admin, "listening");
         }
         for Bound { address, .. } in &self.admin {
-            tell!("health and metrics on {}", shown(address));
+            tell!("health and metrics on {}", shown(address, "http"));
         }
         Ok(first.address.clone())
     }
@@ -98,23 +100,32 @@ impl Listeners {
         self,
         app: Arc<App>,
         config: &ServeConfig,
+        tls: Option<Arc<Tls>>,
         stop: impl Future<Output = ()>,
     ) -> bool {
-        let server = |bound: Vec<Bound>, router, max_connections| {
+        let secure = tls.map(|tls| Secure {
+            tls,
+            plain: http::https_required_router(Arc::clone(&app)),
+        });
+        let server = |bound: Vec<Bound>, router, transport: Arc<Transport>, max_connections| {
             let listeners: Vec<Listener> = bound.into_iter().map(|bound| bound.listener).collect();
             Server {
                 listeners: listeners.into(),
                 router,
                 max_connections,
                 timeouts: config.timeouts,
+                transport,
             }
         };
         let admin = server(
             self.admin,
             http::admin_router(Arc::clone(&app)),
+            transport(&app, ADMIN_CONNECTIONS, None),
             ADMIN_CONNECTIONS,
         );
-        let public = server(self.public, http::router(app), config.max_connections);
+        let transport = transport(&app, config.max_connections, secure);
+        let router = http::router(app);
+        let public = server(self.public, router, transport, config.max_connections);
         // In this task, so that the files of Unix sockets are removed whenever this future is dropped.
         tokio::select! {
             finished = public.run(stop, config.shutdown_grace) => finished,
@@ -123,11 +134,20 @@ impl Listeners {
     }
 }
 
+/// Returns the transport of a server with at most `connections` connections.
+fn transport(app: &App, connections: usize, tls: Option<Secure>) -> Arc<Transport> {
+    Arc::new(Transport {
+        tls,
+        window: Window::new(app.bodies.total(), connections),
+        refused: app.metrics.refused_streams(),
+    })
+}
+
 /// Returns the address as it is printed: a URL, or the path of a Unix socket after `unix:`.
-fn shown(address: &ListenAddress) -> String {
+fn shown(address: &ListenAddress, scheme: &str) -> String {
     match address {
         ListenAddress::Unix(_) => address.to_string(),
-        address => format!("http://{address}"),
+        address => format!("{scheme}://{address}"),
     }
 }
 
@@ -224,8 +244,12 @@ fn bind_unix(flag: &str, path: &SocketPath, mode: u32) -> Result<Bound> {
 /// Returns the error for an address that another program uses. If that program is a Sightline, the
 /// error contains its version and instance id.
 fn in_use(flag: &str, address: &ListenAddress) -> Error {
-    let health = Health::request(&Endpoint::from(address), "/health/live", PROBE_TIMEOUT);
-    let other = match health.ok().and_then(|health| health.identity()) {
+    let identity = |scheme| {
+        let endpoint = Endpoint::at(address, scheme);
+        let health = Health::request(&endpoint, "/health/live", PROBE_TIMEOUT);
+        health.ok()?.identity()
+    };
+    let other = match identity("http").or_else(|| identity("https")) {
         Some(identity) => format!("another Sightline ({identity})"),
         None => "another program".to_owned(),
     };

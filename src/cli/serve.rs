@@ -19,6 +19,7 @@ use sightline::memory::BudgetOrigin;
 use sightline::registry::{Entry, LoadFailure, LoadedModel, Loads, ModelPlan, Registry, Served};
 use sightline::store::{ModelSource, ModelStore, StoreError};
 use sightline::telemetry::Traces;
+use sightline::tls::Tls;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -123,6 +124,9 @@ impl Prepared {
         let keys = keys.map_err(ConfigError::ApiKeys)?.map(Arc::new);
         let mut served = find_sources(&store.store(), config).map_err(ConfigError::Models)?;
         config.check_overrides(&served_names(&served))?;
+        if let Some(files) = &config.tls {
+            Tls::check(files).map_err(ConfigError::Tls)?;
+        }
         let named = !config.models.is_empty();
         defaults::load_at_start(&config.default_models, &mut served);
         let all: Vec<&ModelSource> = served.iter().map(|served| &served.source).collect();
@@ -234,7 +238,8 @@ async fn serve(
             return Ok(());
         }
     };
-    let address = listeners.announce()?;
+    let scheme = scheme(&config);
+    let address = listeners.announce(scheme)?;
     memory.announce();
     defaults.log();
     let plan = memory.plan;
@@ -248,6 +253,7 @@ async fn serve(
     }
     let app = Arc::new(app);
     tokio::spawn(KeyFile::watch(Arc::clone(&app)));
+    let tls = load_tls(&app, &config)?;
     app.set_defaults(defaults);
     app.identity.set_address(address.clone());
     notify::loading();
@@ -274,7 +280,7 @@ async fn serve(
         })
     };
     let work = async {
-        let finished = listeners.run(Arc::clone(&app), &config, stop).await;
+        let finished = listeners.run(Arc::clone(&app), &config, tls, stop).await;
         let stopped_at = stopped_at.await?;
         let left = (delay + config.shutdown_grace).saturating_sub(stopped_at.elapsed());
         stop_traces(app, left.min(MAX_TRACES_FLUSH)).await;
@@ -313,6 +319,25 @@ async fn stop_traces(app: Arc<App>, limit: Duration) {
     });
     // The error of a panic is ignored, because the panic has been logged.
     let _ = stopped.await;
+}
+
+/// Returns the scheme of the URLs of the public listener.
+fn scheme(config: &ServeConfig) -> &'static str {
+    if config.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    }
+}
+
+/// Reads the TLS files, and checks them for changes until the server stops. Returns `None` without TLS.
+fn load_tls(app: &App, config: &ServeConfig) -> Result<Option<Arc<Tls>>, ConfigError> {
+    let Some(files) = config.tls.clone() else {
+        return Ok(None);
+    };
+    let tls = Arc::new(Tls::load(files, app.metrics.tls.clone())?);
+    tokio::spawn(Arc::clone(&tls).watch());
+    Ok(Some(tls))
 }
 
 /// Runs `load`, which loads the models, on a thread of its own, and cancels `stopping` if loading
@@ -412,7 +437,7 @@ fn load_all(
     } = &app.identity;
     tracing::info!(%address, version, instance, seconds, "ready");
     notify::ready();
-    let target = curl_target(address, route);
+    let target = curl_target(address, scheme(config), route);
     tell!(
         "ready after {seconds:.2} s, instance {instance}, default model {default}. Try:\n  curl --data-binary @photo.jpg \
          -H 'content-type: image/jpeg' {target}"
@@ -420,11 +445,12 @@ fn load_all(
     Ok(())
 }
 
-/// Returns the arguments of curl that name `route` of the server at `address`.
-fn curl_target(address: &ListenAddress, route: &str) -> String {
+/// Returns the arguments of curl that name `route` of the server at `address`, which serves `scheme` if it is a TCP
+/// address.
+fn curl_target(address: &ListenAddress, scheme: &str, route: &str) -> String {
     match address {
         ListenAddress::Unix(path) => format!("--unix-socket '{path}' 'http://localhost{route}'"),
-        address => format!("'http://{address}{route}'"),
+        address => format!("'{scheme}://{address}{route}'"),
     }
 }
 

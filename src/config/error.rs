@@ -10,6 +10,7 @@ use crate::error::explain;
 use crate::keys::KeyFileError;
 use crate::memory::MemoryPlanError;
 use crate::store::StoreError;
+use crate::tls::TlsError;
 
 /// The error of invalid settings of `serve`, or of a configuration file that cannot be used.
 #[derive(Debug, Error)]
@@ -106,6 +107,9 @@ pub enum ConfigError {
     /// The file of the API keys cannot be used.
     #[error(transparent)]
     ApiKeys(#[from] KeyFileError),
+    /// The TLS files cannot be used.
+    #[error("cannot use the TLS files")]
+    Tls(#[from] TlsError),
     /// The memory budget, or a setting for one part of it, is too small for the models and for the
     /// limits on requests.
     #[error(transparent)]

@@ -16,6 +16,7 @@ use crate::http::server::ConnectionTimeouts;
 use crate::memory::PartSizes;
 use crate::store::ModelRef;
 use crate::threads::usable_cores;
+use crate::tls::TlsFiles;
 
 /// The validated settings of `serve`, with defaults for settings that are not set.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +26,8 @@ pub struct ServeConfig {
     /// Address of the listener for probes and metrics; `None` if only [`ServeConfig::listen`]
     /// serves them.
     pub admin_listen: Option<ListenAddress>,
+    /// Files of the TLS configuration of [`ServeConfig::listen`]. `None` to serve without TLS.
+    pub tls: Option<TlsFiles>,
     /// Permissions of the Unix sockets.
     pub unix_socket_mode: SocketMode,
     /// Time from a stop signal until new requests are rejected.
@@ -82,6 +85,7 @@ impl Settings {
         check_filter(self.log.as_deref().unwrap_or(DEFAULT_LOG))?;
         let listen = self.listen.unwrap_or_else(|| vec![DEFAULT_LISTEN.into()]);
         addresses::check(&listen, self.admin_listen.as_ref())?;
+        let tls = tls(self.tls_cert, self.tls_key, self.tls_client_ca)?;
         let default = Limits::default();
         let body = range("max_body_bytes", self.max_body_bytes, 1 << 30)?;
         let pixels = range("max_pixels", self.max_pixels, 1 << 30)?;
@@ -111,6 +115,7 @@ impl Settings {
             },
             listen,
             admin_listen: self.admin_listen,
+            tls,
             unix_socket_mode: self.unix_socket_mode.unwrap_or_default(),
             drain_delay: self.drain_delay.unwrap_or_default(),
             models: self.model.unwrap_or_default(),
@@ -164,5 +169,32 @@ impl ServeConfig {
             log_format: Some(settings.log_format.unwrap_or_default()),
             ..settings
         }
+    }
+}
+
+/// Returns the files of the TLS configuration. A certificate needs a key, and the other files need a certificate.
+fn tls(
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    client_ca: Option<PathBuf>,
+) -> Result<Option<TlsFiles>, ConfigError> {
+    let missing = |setting, expected: &str| ConfigError::Value {
+        setting,
+        expected: expected.to_owned(),
+        got: "no value".to_owned(),
+    };
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles {
+            cert,
+            key,
+            client_ca,
+        })),
+        (Some(_), None) => Err(missing("tls_key", "the private key of `tls_cert`")),
+        (None, Some(_)) => Err(missing("tls_cert", "the certificate of `tls_key`")),
+        (None, None) if client_ca.is_some() => Err(missing(
+            "tls_cert",
+            "a certificate, because `tls_client_ca` is set",
+        )),
+        (None, None) => Ok(None),
     }
 }

@@ -34,6 +34,17 @@ pub struct Settings {
     /// such listener]
     #[arg(long, env = "SIGHTLINE_ADMIN_LISTEN", value_name = "ADDR")]
     pub admin_listen: Option<ListenAddress>,
+    /// PEM file with the certificate for TLS, followed by the intermediate certificates; with it, TCP addresses of
+    /// `--listen` serve HTTPS only. Read again when it changes [default: no TLS]
+    #[arg(long, env = "SIGHTLINE_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the private key of `--tls-cert` (PKCS#8, PKCS#1 or SEC1); read again when it changes
+    #[arg(long, env = "SIGHTLINE_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// PEM file with the certificates of authorities; every client needs a certificate that one of them signed. Read
+    /// again when it changes [default: clients need no certificate]
+    #[arg(long, env = "SIGHTLINE_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
     /// Permissions of the Unix sockets, in octal digits; who may write to a socket may connect
     /// [default: 0660]
     #[arg(long, env = "SIGHTLINE_UNIX_SOCKET_MODE", value_name = "MODE")]

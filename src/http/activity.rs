@@ -1,14 +1,22 @@
 //! Tracks what one connection is doing, from its reads, writes and requests, and decides when the
-//! server has to close it.
+//! server has to close it. The streams of an HTTP/2 connection have activities of their own.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
 use super::replaceable::{Replaceable, Standing, Ticket, Wake};
-use super::wait::{MIN_RATE, Pace, Wait};
-use crate::error::ServeError;
+use super::wait::{Pace, Wait};
+
+mod guards;
+mod multiplexed;
+mod streams;
+
+pub(super) use guards::{BodyWait, InFlight, Unread};
+use streams::{Overdue, Streams};
 
 /// Time limits of a connection. They limit the rate at which the body of a request arrives. The deadline
 /// of the request limits the total time of its body.
@@ -17,7 +25,7 @@ pub struct ConnectionTimeouts {
     /// Longest time that an idle connection may wait for the first byte of its first or next
     /// request.
     pub keep_alive: Duration,
-    /// Longest time from the first to the last byte of the head of a request.
+    /// Longest time from the first to the last byte of the head of a request, or of a TLS handshake.
     pub head: Duration,
     /// Period over which the sending rate of a client is measured while the server waits for the
     /// body of a request. A request whose body arrives at fewer than 1,000 bytes per second on
@@ -56,16 +64,35 @@ pub(super) enum CloseReason {
     SlowRead,
     /// The connection is idle and the server stops, or a new connection takes its slot.
     Unwanted,
+    /// The client sends HTTP/2 frames that carry neither requests nor bodies.
+    Flood,
+    /// The client resets most of its HTTP/2 streams before their responses.
+    Resets,
 }
 
-/// What one connection is doing, as reported by its socket and its requests.
+/// What one connection, or one stream of an HTTP/2 connection, is doing, as reported by its socket and its requests.
 #[derive(Debug)]
 pub(super) struct Activity {
     timeouts: ConnectionTimeouts,
-    replaceable: Arc<Replaceable>,
-    /// Wakes the task that drives the connection.
+    scope: Scope,
+    /// Wakes the task that drives the connection or the stream.
     pub(super) wake: Arc<Wake>,
+    /// Notified when the client of an HTTP/2 connection has to be told to send no further requests.
+    pub(super) leave: Notify,
     state: Mutex<State>,
+}
+
+/// Whose activity it is.
+#[derive(Debug)]
+enum Scope {
+    /// A connection, one of the connections of its server.
+    Connection(Arc<Replaceable>),
+    /// A stream of this connection.
+    Stream {
+        connection: Arc<Activity>,
+        /// The place of the stream among those of all connections. `None` for the first one of its connection.
+        _place: Option<OwnedSemaphorePermit>,
+    },
 }
 
 #[derive(Debug)]
@@ -75,9 +102,11 @@ struct State {
     new: bool,
     /// The current wait for the client to read, because the send buffer of the socket is full.
     stall: Option<Arc<Wait>>,
-    /// Position of the connection among the replaceable ones. `None` while the server works on a
-    /// request.
+    /// Position of the connection among the replaceable ones, or `None` while the server works on a
+    /// request. Position of a stream in flight among those of its connection.
     ticket: Option<Ticket>,
+    /// Whether the request of a stream has its response.
+    responded: bool,
 }
 
 /// What the connection waits for, and since when.
@@ -93,6 +122,8 @@ enum Phase {
     SlowBody,
     /// Waits for the response to a request.
     Request,
+    /// The connection uses HTTP/2. Each of its requests is a stream.
+    Streams(Streams),
 }
 
 impl Activity {
@@ -104,21 +135,38 @@ impl Activity {
             new: true,
             stall: None,
             ticket: replaceable.enter(Standing::New, &wake),
+            responded: false,
         };
         Self {
             timeouts,
-            replaceable,
+            scope: Scope::Connection(replaceable),
             wake,
+            leave: Notify::new(),
             state: Mutex::new(state),
         }
     }
 
-    /// Records that bytes were read from the client.
-    pub(super) fn received(&self) {
+    /// Records that `bytes` bytes were read from the client.
+    ///
+    /// # Errors
+    /// If the client of an HTTP/2 connection only keeps the server busy, so that the connection has to close.
+    pub(super) fn received(&self, bytes: usize) -> io::Result<()> {
         let mut state = self.lock();
-        if matches!(state.phase, Phase::Idle(_)) {
-            state.phase = Phase::Head(Instant::now());
+        match &mut state.phase {
+            Phase::Idle(_) => state.phase = Phase::Head(Instant::now()),
+            Phase::Streams(streams) => {
+                if let Some(reason) = streams.received(bytes) {
+                    return Err(io::Error::other(format!("{reason:?}")));
+                }
+            }
+            _ => {}
         }
+        Ok(())
+    }
+
+    /// Records the end of a TLS handshake: the connection waits for its first request.
+    pub(super) fn handshaken(&self) {
+        self.lock().phase = Phase::Idle(Instant::now());
     }
 
     /// Records that a request is in flight until the returned guard is dropped.
@@ -153,14 +201,25 @@ impl Activity {
         if let Some(stall) = &self.lock().stall {
             stall.add(bytes);
         }
+        self.progress();
+    }
+
+    /// Returns the connections of the server.
+    fn replaceable(&self) -> &Replaceable {
+        match &self.scope {
+            Scope::Connection(replaceable) => replaceable,
+            Scope::Stream { connection, .. } => connection.replaceable(),
+        }
     }
 
     /// Records that the socket accepted all bytes written so far.
     pub(super) fn flushed(&self) {
         let mut state = self.lock();
         if state.stall.take().is_some() {
-            if matches!(state.phase, Phase::Idle(_)) {
-                state.phase = Phase::Idle(Instant::now());
+            match &mut state.phase {
+                Phase::Idle(since) => *since = Instant::now(),
+                Phase::Streams(streams) => streams.flushed(),
+                _ => {}
             }
             self.update_ticket(&mut state);
         }
@@ -177,6 +236,7 @@ impl Activity {
             (None, Phase::Head(since)) => Some(*since + self.timeouts.head),
             (None, Phase::Body(wait)) => Some(wait.lasts(self.timeouts.slow_body)),
             (None, Phase::SlowBody | Phase::Request) => None,
+            (None, Phase::Streams(streams)) => streams.deadline(self.timeouts.keep_alive),
         }
     }
 
@@ -186,10 +246,13 @@ impl Activity {
         let mut state = self.lock();
         let now = Instant::now();
         if self.wake.take_unwanted() {
-            if state.standing().is_replaceable(now) {
-                return Some(CloseReason::Unwanted);
+            match state.standing() {
+                Standing::New | Standing::Idle if matches!(state.phase, Phase::Streams(_)) => {
+                    self.ask_to_leave(&mut state, CloseReason::Unwanted);
+                }
+                standing if standing.is_replaceable(now) => return Some(CloseReason::Unwanted),
+                _ => self.replaceable().declined.notify_one(),
             }
-            self.replaceable.declined.notify_one();
         }
         let timeouts = &self.timeouts;
         match (&state.stall, &state.phase) {
@@ -199,6 +262,9 @@ impl Activity {
             },
             (None, Phase::Body(wait)) => match wait.judge(now, timeouts.slow_body)? {
                 Pace::Enough => state.phase = Phase::Body(Wait::new(now)),
+                Pace::TooSlow if self.of_connection(|s| s.may_block_bodies()) == Some(true) => {
+                    state.phase = Phase::Body(Wait::new(now));
+                }
                 Pace::TooSlow => state.phase = Phase::SlowBody,
             },
             (None, Phase::Idle(since)) => {
@@ -208,9 +274,24 @@ impl Activity {
                 return (now >= *since + timeouts.head).then_some(CloseReason::SlowHead);
             }
             (None, Phase::SlowBody | Phase::Request) => return None,
+            (None, Phase::Streams(streams)) => match streams.overdue(now, timeouts.keep_alive) {
+                Overdue::Nothing => return None,
+                Overdue::Close(reason) => return Some(reason),
+                Overdue::Leave(reason) => {
+                    self.ask_to_leave(&mut state, reason);
+                    return None;
+                }
+            },
         }
         self.update_ticket(&mut state);
         None
+    }
+
+    /// Records that the connection has ended. Its streams may end later.
+    pub(super) fn ended(&self) {
+        let mut state = self.lock();
+        (state.phase, state.stall) = (Phase::Request, None);
+        self.update_ticket(&mut state);
     }
 
     /// Records that the server no longer waits for the body of a request.
@@ -225,16 +306,29 @@ impl Activity {
     fn finished(&self) {
         let mut state = self.lock();
         state.phase = Phase::Idle(Instant::now());
+        if let Scope::Stream { .. } = self.scope {
+            state.stall = None;
+            if !state.responded {
+                self.of_connection(Streams::was_reset);
+            }
+        }
         self.update_ticket(&mut state);
     }
 
-    /// Updates the position of the connection among the replaceable ones after a change of
-    /// `state`.
+    /// Updates the position of the connection among the replaceable ones, or of the stream among those of its
+    /// connection, after a change of `state`.
     fn update_ticket(&self, state: &mut State) {
-        if let Some(ticket) = state.ticket.take() {
-            self.replaceable.leave(ticket);
-        }
-        state.ticket = self.replaceable.enter(state.standing(), &self.wake);
+        let old = state.ticket.take();
+        let standing = state.standing();
+        state.ticket = match &self.scope {
+            Scope::Connection(replaceable) => {
+                if let Some(ticket) = old {
+                    replaceable.leave(ticket);
+                }
+                replaceable.enter(standing, &self.wake)
+            }
+            Scope::Stream { connection, .. } => connection.move_stream(old, standing),
+        };
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -244,8 +338,11 @@ impl Activity {
 
 impl Drop for Activity {
     fn drop(&mut self) {
-        if let Some(ticket) = self.lock().ticket {
-            self.replaceable.leave(ticket);
+        // A stream has left its connection by now, at the end of its request.
+        if let Scope::Connection(replaceable) = &self.scope
+            && let Some(ticket) = self.lock().ticket
+        {
+            replaceable.leave(ticket);
         }
     }
 }
@@ -259,58 +356,8 @@ impl State {
             (None, Phase::Idle(_) | Phase::Head(_)) if self.new => Standing::New,
             (None, Phase::Idle(_) | Phase::Head(_)) => Standing::Idle,
             (None, Phase::SlowBody | Phase::Request) => Standing::Working,
+            (None, Phase::Streams(streams)) => streams.standing(self.new),
         }
-    }
-}
-
-/// Counts a request of the connection as in flight until this guard is dropped.
-#[derive(Debug)]
-pub(super) struct InFlight(Arc<Activity>);
-
-impl InFlight {
-    /// Returns whether the connection has to close after the response that is sent now, because a new connection
-    /// needs its slot.
-    pub(super) fn is_last(&self) -> bool {
-        self.0.replaceable.takes_next()
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.finished();
-    }
-}
-
-/// Counts the server as waiting for the body of a request until this guard is dropped.
-#[derive(Debug)]
-pub(super) struct BodyWait(Arc<Activity>);
-
-impl BodyWait {
-    /// Records that `bytes` more bytes of the body arrived.
-    pub(super) fn received(&self, bytes: usize) {
-        if let Phase::Body(wait) = &self.0.lock().phase {
-            wait.add(bytes);
-        }
-    }
-
-    /// Checks the rate at which the body arrives.
-    ///
-    /// # Errors
-    /// [`ServeError::BodyTooSlow`] if the rate was below [`MIN_RATE`] over a whole period.
-    pub(super) fn check(&self) -> Result<(), ServeError> {
-        match self.0.lock().phase {
-            Phase::SlowBody => Err(ServeError::BodyTooSlow {
-                rate: MIN_RATE,
-                period: self.0.timeouts.slow_body,
-            }),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Drop for BodyWait {
-    fn drop(&mut self) {
-        self.0.body_ended();
     }
 }
 
@@ -341,7 +388,7 @@ mod tests {
     fn a_connection_may_be_replaced_unless_the_server_works_on_a_request() {
         let activity = activity();
         assert_eq!(standing(&activity), "new");
-        activity.received();
+        activity.received(1).unwrap();
         assert_eq!(standing(&activity), "new");
         let in_flight = activity.request();
         assert_eq!(standing(&activity), "working");

@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -17,12 +16,19 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use prometheus_client::metrics::counter::Counter;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::activity::{Activity, BodyWait, InFlight};
+use super::activity::{Activity, InFlight};
+use super::http2::{self, Window};
+use super::observed::Observed;
+use super::opening::{Opened, Rewound, Scheme, open};
+use super::server::Transport;
 use super::stream::{Peer, Stream};
+use super::upload::Upload;
 
 /// Maximum length of the head of a request in bytes, and size of the read buffer of a connection.
 pub const MAX_HEAD_BYTES: usize = 32 << 10;
@@ -41,6 +47,9 @@ pub(super) struct Connection {
     pub(super) stream: Stream,
     pub(super) peer: Peer,
     pub(super) router: Router,
+    pub(super) transport: Arc<Transport>,
+    /// Places of the HTTP/2 streams of all connections.
+    pub(super) places: Arc<Semaphore>,
     pub(super) activity: Arc<Activity>,
     pub(super) end: End,
 }
@@ -50,6 +59,7 @@ impl Connection {
     pub(super) async fn run(self) {
         let activity = Arc::clone(&self.activity);
         drive(self.serve(), &activity).await;
+        activity.ended();
     }
 
     /// Prepares the stream and serves its requests. Everything here happens within the slot of the connection and
@@ -59,18 +69,82 @@ impl Connection {
             stream,
             peer,
             router,
+            transport,
+            places,
             activity,
             end,
         } = self;
         stream.configure()?;
-        let service = service(router, Arc::clone(&activity), peer);
-        let io = TokioIo::new(Observed { stream, activity });
-        let keep_alive = matches!(end, End::Stop(_));
+        let secure = transport.tls.as_ref().filter(|_| stream.is_tcp());
+        let io = Observed {
+            stream,
+            activity: Arc::clone(&activity),
+        };
+        let opened = open(io, secure.map(|secure| &*secure.tls), peer, &activity).await?;
+        let mut requests = Requests {
+            router,
+            peer,
+            scheme: Scheme::Http,
+            activity,
+            places,
+            window: transport.window,
+            refused: transport.refused.clone(),
+            end,
+        };
+        match opened {
+            Opened::Plain(io) => {
+                if let Some(secure) = secure {
+                    requests.router = secure.plain.clone();
+                }
+                requests.serve(io).await
+            }
+            Opened::Tls(io) => {
+                requests.scheme = Scheme::Https;
+                requests.serve(io).await
+            }
+        }
+    }
+}
+
+/// Serves the requests of a connection that has been opened.
+pub(super) struct Requests {
+    pub(super) router: Router,
+    pub(super) peer: Peer,
+    pub(super) scheme: Scheme,
+    pub(super) activity: Arc<Activity>,
+    /// Places of the HTTP/2 streams of all connections.
+    pub(super) places: Arc<Semaphore>,
+    /// Size of the flow-control window of an HTTP/2 connection in bytes.
+    pub(super) window: Window,
+    /// Counts the HTTP/2 streams that found no place.
+    pub(super) refused: Counter,
+    pub(super) end: End,
+}
+
+impl Requests {
+    /// Serves HTTP/2 if the client begins with its preface, and HTTP/1 otherwise.
+    async fn serve<S>(self, io: Rewound<S>) -> Result<(), BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let io = io.detect().await?;
+        if io.is_http2() {
+            return http2::serve(self, io).await;
+        }
+        self.serve_http1(io).await
+    }
+
+    async fn serve_http1<S>(self, io: Rewound<S>) -> Result<(), BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let keep_alive = matches!(self.end, End::Stop(_));
+        let service = service(self.router, self.activity, self.peer, self.scheme);
         let connection = builder()
             .keep_alive(keep_alive)
-            .serve_connection(io, service);
+            .serve_connection(TokioIo::new(io), service);
         let mut connection = std::pin::pin!(connection);
-        if let End::Stop(stop) = end {
+        if let End::Stop(stop) = self.end {
             tokio::select! {
                 // The connection is polled first, so that a request that has arrived is still served.
                 biased;
@@ -95,8 +169,11 @@ fn builder() -> http1::Builder {
     builder
 }
 
-/// Runs `connection` until it ends, or until `activity` has a reason to close it.
-async fn drive(connection: impl Future<Output = Result<(), BoxError>>, activity: &Activity) {
+/// Runs a connection, or a stream of one, until it ends, or until `activity` has a reason to close it.
+pub(super) async fn drive(
+    connection: impl Future<Output = Result<(), BoxError>>,
+    activity: &Activity,
+) {
     let mut connection = std::pin::pin!(connection);
     let mut timer = std::pin::pin!(sleep_until(Instant::now()));
     loop {
@@ -152,6 +229,7 @@ fn service(
     router: Router,
     activity: Arc<Activity>,
     peer: Peer,
+    scheme: Scheme,
 ) -> impl Service<
     Request<Incoming>,
     Response = Response<Held>,
@@ -163,11 +241,8 @@ fn service(
     service_fn(move |mut request: Request<Incoming>| {
         let in_flight = activity.request();
         request.extensions_mut().insert(peer);
-        let response = router.call(request.map(|body| Upload {
-            body,
-            activity: Arc::clone(&activity),
-            wait: None,
-        }));
+        request.extensions_mut().insert(scheme);
+        let response = router.call(request.map(|body| Upload::new(body, &activity)));
         async move {
             let mut response = response.await?;
             if in_flight.is_last() {
@@ -180,51 +255,6 @@ fn service(
             }))
         }
     })
-}
-
-/// The body of a request. Its arrival is recorded in `activity`, and reading it fails with
-/// [`BodyTooSlow`](crate::error::ServeError::BodyTooSlow) if it arrives too slowly.
-struct Upload {
-    body: Incoming,
-    activity: Arc<Activity>,
-    /// Created when the reader of the body first has to wait, and dropped at the end of the body. `None`
-    /// for a body that arrives together with its head, which is therefore not measured.
-    wait: Option<BodyWait>,
-}
-
-impl hyper::body::Body for Upload {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        // With a known length, the last frame already ends the body, before `None` is returned.
-        let ended = self.body.is_end_stream();
-        match &frame {
-            Poll::Ready(Some(Ok(frame))) if !ended => {
-                if let Some(wait) = &self.wait {
-                    wait.received(frame.data_ref().map_or(0, Bytes::len));
-                }
-            }
-            Poll::Pending if !ended => match &self.wait {
-                Some(wait) => wait.check()?,
-                None => self.wait = Some(self.activity.body()),
-            },
-            Poll::Ready(_) | Poll::Pending => self.wait = None,
-        }
-        frame.map_err(BoxError::from)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 /// The body of a response. Its request counts as in flight until the body is dropped.
@@ -250,73 +280,5 @@ impl hyper::body::Body for Held {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// A socket whose reads and writes are recorded in `activity`.
-struct Observed {
-    stream: Stream,
-    activity: Arc<Activity>,
-}
-
-impl Observed {
-    fn record(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match &written {
-            Poll::Ready(Ok(bytes)) => self.activity.wrote(*bytes),
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.activity.blocked(),
-        }
-        written
-    }
-}
-
-impl AsyncRead for Observed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        if buffer.filled().len() > before {
-            self.activity.received();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Observed {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.record(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.record(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    /// Flushes the socket. hyper calls this only when its own buffer is empty, so on success the
-    /// socket has accepted every byte of the response so far.
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        self.activity.flushed();
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -19,11 +19,14 @@ pub mod fuzzing;
 mod gunzip;
 mod gzip;
 mod health;
+mod http2;
 mod keys;
 pub mod listener;
 pub mod metrics;
 mod middleware;
 mod models;
+mod observed;
+mod opening;
 mod params;
 mod problem;
 mod replaceable;
@@ -35,12 +38,17 @@ mod task;
 mod traceparent;
 mod traces;
 pub mod unix;
+mod upload;
 mod wait;
 
 #[cfg(test)]
 mod cors_tests;
 #[cfg(test)]
 mod gzip_tests;
+#[cfg(test)]
+mod http2_attacks;
+#[cfg(test)]
+mod http2_tests;
 #[cfg(test)]
 mod keys_tests;
 #[cfg(test)]
@@ -55,9 +63,10 @@ mod stage_tests;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::OriginalUri;
+use axum::extract::{OriginalUri, Request};
+use axum::http::Method;
 use axum::http::header::{CONTENT_TYPE, HOST};
-use axum::http::{HeaderMap, Method};
+use axum::http::uri::Authority;
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
 use onnx_export::text;
@@ -66,6 +75,7 @@ use crate::app::App;
 use crate::error::ServeError;
 use crate::manifest::Task;
 use keys::Listener;
+use opening::Scheme;
 use problem::Problem;
 
 /// Returns the router of the server, with its middleware.
@@ -77,6 +87,12 @@ pub fn router(app: Arc<App>) -> Router {
 /// routes need an API key, if keys are configured; see [`Listener`].
 pub fn admin_router(app: Arc<App>) -> Router {
     with_middleware(admin_routes(), app, Listener::Admin)
+}
+
+/// Returns the router of requests that arrive without TLS on a listener with TLS: it rejects all of them.
+pub fn https_required_router(app: Arc<App>) -> Router {
+    let routes = Router::new().fallback(https_required);
+    middleware::surround(routes, &app, Listener::Public).with_state(app)
 }
 
 fn with_middleware<const N: usize>(
@@ -139,10 +155,9 @@ pub fn route_of(task: Task) -> &'static str {
     }
 }
 
-async fn index(headers: HeaderMap) -> impl IntoResponse {
+async fn index(request: Request) -> impl IntoResponse {
     let version = env!("CARGO_PKG_VERSION");
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let origin = format!("http://{}", host.unwrap_or("HOST:PORT"));
+    let origin = origin(&request);
     format!(
         "Sightline {version} serves vision networks.\n\n\
          Classify an image:\n  curl -F image=@photo.jpg {origin}/v1/classify\n\n\
@@ -153,8 +168,25 @@ async fn index(headers: HeaderMap) -> impl IntoResponse {
     )
 }
 
+/// Returns the URL of the server, as the client of `request` reaches it.
+fn origin(request: &Request) -> String {
+    let scheme = request.extensions().get::<Scheme>();
+    let scheme = scheme.map_or("http", |scheme| scheme.as_str());
+    let host = request.headers().get(HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    // HTTP/2 has the host in the URI.
+    let host = host.or_else(|| request.uri().authority().map(Authority::as_str));
+    format!("{scheme}://{}", host.unwrap_or("HOST:PORT"))
+}
+
 async fn openapi() -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/yaml")], contract::OPENAPI)
+}
+
+async fn https_required(request: Request) -> Problem {
+    let (parts, body) = request.into_parts();
+    extract::refuse(&parts.headers, &mut { body }).await;
+    ServeError::HttpsRequired.into()
 }
 
 async fn no_route(OriginalUri(uri): OriginalUri) -> Problem {

@@ -53,6 +53,7 @@ codes! {
     bad_body = BAD_REQUEST,
     no_image = BAD_REQUEST,
     body_interrupted = BAD_REQUEST,
+    https_required = BAD_REQUEST,
     unauthorized = UNAUTHORIZED,
     invalid_api_key = UNAUTHORIZED,
     body_timeout = REQUEST_TIMEOUT,
@@ -296,6 +297,7 @@ impl From<ServeError> for Problem {
             ServeError::Drawn(EncodeError::Cancelled(_)) => {
                 Self::new(Code::deadline_passed, detail)
             }
+            ServeError::HttpsRequired => Self::new(Code::https_required, detail).closing(),
             ServeError::NoRoute { .. } => Self::new(Code::no_route, detail),
             ServeError::MethodNotAllowed { .. } => Self::new(Code::method_not_allowed, detail),
             ServeError::Starting => Self::new(Code::starting, detail).retry(SHORT_WAIT),

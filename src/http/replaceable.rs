@@ -66,7 +66,7 @@ impl Standing {
 
 /// Position of a connection in [`Replaceable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Ticket(u64);
+pub(super) struct Ticket(pub(super) u64);
 
 /// The replaceable connections of one listener.
 #[derive(Debug, Default)]
@@ -149,6 +149,14 @@ impl Replaceable {
         }
         self.wanted.store(true, Ordering::Release);
         Asked::NotBefore(entries.next_replaceable(now))
+    }
+
+    /// Asks the connection with the slowest client to close, if the server has waited for it for at least [`MIN_WAIT`].
+    pub(super) fn close_slowest(&self, now: Instant) {
+        let slowest = self.lock().take_slowest(now);
+        if let Some(connection) = slowest {
+            connection.request();
+        }
     }
 
     /// Records that no new connection waits for a slot any more.

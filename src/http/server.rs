@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use futures_util::FutureExt;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,8 +17,10 @@ use super::activity::Activity;
 pub use super::activity::ConnectionTimeouts;
 pub use super::connection::MAX_HEAD_BYTES;
 use super::connection::{Connection, End};
+pub use super::http2::Window;
 use super::replaceable::{Asked, Replaceable};
 use super::stream::{Listeners, Peer, Stream};
+use crate::tls::Tls;
 
 /// Pause after a connection could not be accepted, usually because file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -41,6 +44,29 @@ pub struct Server {
     pub max_connections: usize,
     /// Time limits of each connection.
     pub timeouts: ConnectionTimeouts,
+    /// What is between the sockets and HTTP.
+    pub transport: Arc<Transport>,
+}
+
+/// TLS and the limits of HTTP/2.
+#[derive(Debug, Default)]
+pub struct Transport {
+    /// TLS on TCP sockets. `None` to serve without TLS.
+    pub tls: Option<Secure>,
+    /// Size of the flow-control window of each HTTP/2 connection in bytes: the memory that a client can fill before
+    /// the server reads.
+    pub window: Window,
+    /// Counts the HTTP/2 streams that are refused because too many are in flight.
+    pub refused: Counter,
+}
+
+/// TLS, and the responses to clients that do not use it.
+#[derive(Debug)]
+pub struct Secure {
+    /// The certificate and its key.
+    pub tls: Arc<Tls>,
+    /// Router of the requests that arrive without TLS.
+    pub plain: Router,
 }
 
 impl Server {
@@ -129,6 +155,8 @@ impl Server {
             stream,
             peer,
             router: self.router.clone(),
+            transport: Arc::clone(&self.transport),
+            places: Arc::clone(&slot.places),
             activity,
             end,
         };
@@ -174,11 +202,15 @@ impl Connections {
 /// The slots for the open connections of a server.
 struct Slots {
     free: Arc<Semaphore>,
+    /// Places for HTTP/2 streams in addition to the first one of each connection: as many as connections, so that
+    /// streams do not multiply the number of requests in flight.
+    places: Arc<Semaphore>,
     replaceable: Arc<Replaceable>,
 }
 
 /// The slot of one open connection. It is free again when this value is dropped.
 struct Slot {
+    places: Arc<Semaphore>,
     replaceable: Arc<Replaceable>,
     _permit: OwnedSemaphorePermit,
 }
@@ -187,6 +219,7 @@ impl Slots {
     fn new(slots: usize) -> Self {
         Self {
             free: Arc::new(Semaphore::new(slots)),
+            places: Arc::new(Semaphore::new(slots)),
             replaceable: Arc::default(),
         }
     }
@@ -225,6 +258,7 @@ impl Slots {
     fn slot(&self, permit: OwnedSemaphorePermit) -> Slot {
         self.replaceable.slot_taken();
         Slot {
+            places: Arc::clone(&self.places),
             replaceable: Arc::clone(&self.replaceable),
             _permit: permit,
         }

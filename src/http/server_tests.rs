@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -15,12 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::server::{ConnectionTimeouts, MAX_HEAD_BYTES, Server};
 
-const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+pub(super) const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
 /// Length in bytes of the response of `/large`: more than the socket buffers of server and client
 /// hold.
-const LARGE: usize = 16 << 20;
+pub(super) const LARGE: usize = 16 << 20;
 /// Longest time that a test waits for something that should happen soon.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The head of a request with a body of 1 MB, and the first byte of this body.
 const UPLOAD: &[u8] = b"POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\nx";
@@ -28,7 +29,7 @@ const UPLOAD: &[u8] = b"POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 1000
 /// A complete request that the server processes for 1.5 s after its body has arrived.
 const LONG: &[u8] = b"POST /long HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nbody";
 
-const TIMEOUTS: ConnectionTimeouts = ConnectionTimeouts {
+pub(super) const TIMEOUTS: ConnectionTimeouts = ConnectionTimeouts {
     keep_alive: Duration::from_mins(1),
     head: Duration::from_mins(1),
     slow_body: Duration::from_mins(1),
@@ -36,15 +37,15 @@ const TIMEOUTS: ConnectionTimeouts = ConnectionTimeouts {
 };
 
 /// A server on a local port that runs until its token `stop` is cancelled or this value is dropped.
-struct Running {
-    address: SocketAddr,
-    stop: CancellationToken,
+pub(super) struct Running {
+    pub(super) address: SocketAddr,
+    pub(super) stop: CancellationToken,
     finished: JoinHandle<bool>,
     runtime: Runtime,
 }
 
 impl Running {
-    fn start(max_connections: usize, timeouts: ConnectionTimeouts) -> Self {
+    pub(super) fn start(max_connections: usize, timeouts: ConnectionTimeouts) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -71,6 +72,7 @@ impl Running {
             router,
             max_connections,
             timeouts,
+            transport: Arc::default(),
         };
         let stop = CancellationToken::new();
         let finished = runtime.spawn(server.run(stop.clone().cancelled_owned(), PATIENCE));
@@ -84,11 +86,11 @@ impl Running {
 
     /// Waits until the server, which must have been told to stop, has finished. Returns whether the
     /// requests in flight finished within [`PATIENCE`].
-    fn finish(self) -> bool {
+    pub(super) fn finish(self) -> bool {
         self.runtime.block_on(self.finished).unwrap()
     }
 
-    fn connect(&self, request: &[u8]) -> TcpStream {
+    pub(super) fn connect(&self, request: &[u8]) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(request).unwrap();
@@ -98,7 +100,7 @@ impl Running {
 
 /// Reads from `stream` until the received text ends with `end`. Panics if the server closes the
 /// connection before.
-fn read_until(stream: &mut TcpStream, end: &str) {
+pub(super) fn read_until(stream: &mut TcpStream, end: &str) {
     let mut text = String::new();
     while !text.ends_with(end) {
         let mut buffer = [0; 1024];
@@ -109,7 +111,7 @@ fn read_until(stream: &mut TcpStream, end: &str) {
 }
 
 /// Waits until the server closes or resets the connection, and returns how long that took.
-fn closed(stream: &mut TcpStream) -> Duration {
+pub(super) fn closed(stream: &mut TcpStream) -> Duration {
     let started = Instant::now();
     let _ = stream.read_to_end(&mut Vec::new());
     assert!(started.elapsed() < PATIENCE);

@@ -158,6 +158,10 @@ impl Stream {
         Ok(())
     }
 
+    pub(super) fn is_tcp(&self) -> bool {
+        matches!(self, Self::Tcp(_))
+    }
+
     /// Returns the socket, whatever its kind.
     fn socket(self: Pin<&mut Self>) -> Pin<&mut dyn Socket> {
         match self.get_mut() {

@@ -11,9 +11,11 @@ use opentelemetry::KeyValue;
 use opentelemetry::trace::{SpanContext, Status};
 use tower_http::request_id::RequestId;
 
-use super::access::{Peer, is_probe};
+use super::access::is_probe;
+use super::opening::Scheme;
 use super::middleware::label_of;
 use super::problem::Problem;
+use super::stream::Peer;
 use super::traceparent::{TRACEPARENT, caller, header};
 use crate::app::App;
 use crate::telemetry::{RequestTrace, Trace};
@@ -111,14 +113,15 @@ fn described(request: &Request) -> (Cow<'static, str>, Vec<KeyValue>) {
     let headers = request.headers();
     let method = method(request.method());
     let path = extensions.get::<MatchedPath>().map(MatchedPath::as_str);
+    let scheme = extensions.get::<Scheme>();
     let mut attributes = vec![
         text("http.request.method", method),
         text("url.path", request.uri().path()),
-        text("url.scheme", request.uri().scheme_str().unwrap_or("http")),
+        text("url.scheme", scheme.map_or("http", |scheme| scheme.as_str())),
         text("network.protocol.version", version(request.version())),
     ];
     attributes.extend(path.map(|path| text("http.route", path)));
-    if let Some(Peer(peer)) = extensions.get::<Peer>() {
+    if let Some(Peer::Tcp(peer)) = extensions.get::<Peer>() {
         attributes.push(text("client.address", &peer.ip().to_string()));
         attributes.push(integer("client.port", peer.port()));
     }

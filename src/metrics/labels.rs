@@ -128,11 +128,13 @@ pub enum Rejection {
     starting,
     /// The server was shutting down.
     draining,
+    /// Too many HTTP/2 streams were in flight.
+    too_many_streams,
 }
 
 impl Rejection {
     /// Every reason for a rejection.
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::queue_full,
         Self::deadline_unreachable,
         Self::body_memory,
@@ -146,6 +148,7 @@ impl Rejection {
         Self::key_concurrency,
         Self::starting,
         Self::draining,
+        Self::too_many_streams,
     ];
 }
 

@@ -22,6 +22,7 @@ pub mod onnx;
 pub mod quantizing;
 pub mod server;
 pub mod tiny;
+pub mod tls;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -17,6 +17,8 @@ pub struct Server {
     child: Child,
     /// Address of the server's public listener.
     pub address: SocketAddr,
+    /// `http` or `https`.
+    scheme: String,
     agent: ureq::Agent,
     log: Arc<Mutex<String>>,
     /// Threads that append the server's stdout and stderr to `log`.
@@ -57,8 +59,10 @@ impl Server {
             first
         };
         let readers = vec![stderr, follow(stdout, Arc::clone(&log))];
-        let address = first.trim().split_once("listening on http://");
-        let Some(address) = address.and_then(|(_, address)| address.parse().ok()) else {
+        let url = first.trim().split_once("listening on ");
+        let url = url.and_then(|(_, url)| url.split_once("://"));
+        let address = url.map(|(scheme, address)| (scheme, address.parse()));
+        let Some((scheme, Ok(address))) = address else {
             let _ = child.wait();
             panic!(
                 "the server printed no address; stdout: {first}, log: {}",
@@ -68,6 +72,7 @@ impl Server {
         Self {
             child,
             address,
+            scheme: scheme.to_owned(),
             agent: agent(),
             log,
             readers,
@@ -76,7 +81,7 @@ impl Server {
 
     /// Returns the URL of `path` on this server.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}://{}{path}", self.scheme, self.address)
     }
 
     /// Waits until the server prints a line that contains `start` to stdout or stderr, and returns

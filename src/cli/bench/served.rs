@@ -55,6 +55,7 @@ impl Server {
             router: http::router(Arc::new(app)),
             max_connections: MAX_CONNECTIONS,
             timeouts: ConnectionTimeouts::default(),
+            transport: Arc::default(),
         };
         let stopped = stop.clone().cancelled_owned();
         let task = runtime.spawn(server.run(stopped, GRACE));

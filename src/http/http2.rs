@@ -1,0 +1,305 @@
+//! Serves an HTTP/2 connection. Each stream is a task with an [`Activity`] of its own, so that the time limits of
+//! requests apply to streams.
+
+use std::convert::Infallible;
+use std::future::{Future, ready};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready as poll_ready};
+use std::time::Duration;
+
+use axum::BoxError;
+use axum::body::{Body, Bytes};
+use axum::http::{Request, Response};
+use futures_util::FutureExt as _;
+use futures_util::future::Either;
+use hyper::body::{Buf, Frame, Incoming, SizeHint};
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+
+use super::activity::{Activity, InFlight};
+use super::connection::{End, MAX_HEAD_BYTES, Requests, drive};
+use super::upload::Upload;
+
+/// Maximum number of streams of a connection at a time. RFC 9113 advises against fewer.
+const MAX_STREAMS: u32 = 100;
+/// Maximum number of streams that a client resets before the server has seen them (CVE-2023-44487).
+const MAX_UNSEEN_RESETS: usize = 20;
+/// Maximum number of streams that the server resets because of errors of the client.
+const MAX_ERROR_RESETS: usize = 100;
+/// Period between two pings, which find clients that are gone.
+const PING_PERIOD: Duration = Duration::from_secs(30);
+/// Time within which a client must answer a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Maximum number of bytes of a response that are passed to a stream at a time.
+const MAX_BUFFERED: usize = 64 << 10;
+
+/// Size of the flow-control window of a connection, and of each of its streams, in bytes: what a client can send before
+/// the server reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window(u32);
+
+impl Window {
+    /// The size that HTTP/2 prescribes for the beginning of a connection. It cannot be smaller.
+    const MIN: u32 = 64 << 10;
+    /// Enough for 20 MB/s to a client with a round-trip time of 50 ms.
+    const MAX: u32 = 1 << 20;
+
+    /// Returns the window with which the unread bytes of all `connections` take at most half as much memory as
+    /// `bytes`, the budget for request bodies.
+    pub fn new(bytes: u64, connections: usize) -> Self {
+        let share = bytes / 2 / (connections as u64).max(1);
+        Self(share.clamp(Self::MIN.into(), Self::MAX.into()) as u32)
+    }
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self(Self::MAX)
+    }
+}
+
+/// Serves the streams of a connection until it ends.
+///
+/// # Errors
+/// If the client violates the protocol or a limit, or disconnects.
+pub(super) async fn serve<S>(requests: Requests, io: S) -> Result<(), BoxError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let activity = Arc::clone(&requests.activity);
+    let end = requests.end.clone();
+    activity.multiplex(requests.window.0 as usize);
+    let spawner = Spawner::default();
+    let builder = builder(spawner.clone(), requests.window);
+    let connection = builder.serve_connection(TokioIo::new(io), service(requests, spawner));
+    let mut connection = std::pin::pin!(connection);
+    if matches!(end, End::OneRequest) {
+        connection.as_mut().graceful_shutdown();
+        activity.announced();
+    }
+    loop {
+        tokio::select! {
+            // The connection is polled first, so that a request that has arrived is still served.
+            biased;
+            result = &mut connection => return Ok(result?),
+            () = leaving(&activity, &end) => {
+                connection.as_mut().graceful_shutdown();
+                activity.announced();
+            }
+        }
+    }
+}
+
+/// Completes when the client has to be told to send no further requests. Never completes again after that.
+async fn leaving(activity: &Activity, end: &End) {
+    if activity.has_announced() {
+        return std::future::pending().await;
+    }
+    match end {
+        End::Stop(stop) => tokio::select! {
+            () = stop.cancelled() => {}
+            () = activity.leave.notified() => {}
+        },
+        End::OneRequest => activity.leave.notified().await,
+    }
+}
+
+fn builder(spawner: Spawner, window: Window) -> http2::Builder<Spawner> {
+    let mut builder = http2::Builder::new(spawner);
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_HEAD_BYTES as u32)
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(window.0)
+        .initial_connection_window_size(window.0)
+        .max_send_buf_size(MAX_BUFFERED)
+        .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
+        .max_local_error_reset_streams(MAX_ERROR_RESETS)
+        .keep_alive_interval(PING_PERIOD)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
+/// Returns the service of a connection: its router, with each stream recorded in the connection's activity. The error of
+/// the service is the reason with which a stream is reset.
+fn service(
+    requests: Requests,
+    spawner: Spawner,
+) -> impl Service<
+    Request<Incoming>,
+    Response = Response<Download>,
+    Error = h2::Error,
+    Future: Send + 'static,
+> + Send
++ 'static {
+    let router = TowerToHyperService::new(requests.router);
+    service_fn(move |mut request: Request<Incoming>| {
+        let Some(in_flight) = requests.activity.stream(&requests.places) else {
+            requests.refused.inc();
+            // Tells the client that the request was not processed, so that it can be sent again.
+            let refused = h2::Reason::REFUSED_STREAM.into();
+            return Either::Left(ready(Err(refused)));
+        };
+        spawner.announce(in_flight.activity());
+        request.extensions_mut().insert(requests.peer);
+        request.extensions_mut().insert(requests.scheme);
+        let response = router.call(request.map(|body| Upload::new(body, in_flight.activity())));
+        Either::Right(async move {
+            let response: Result<_, Infallible> = response.await;
+            let Ok(response) = response;
+            in_flight.responds();
+            Ok(response.map(|body| Download::new(body, in_flight)))
+        })
+    })
+}
+
+/// Runs each stream as a task within the time limits of its activity. A stream whose client does not read its response
+/// is dropped, which resets it.
+#[derive(Debug, Clone, Default)]
+struct Spawner {
+    /// Activity of the stream that is spawned next. hyper spawns a stream as soon as the service was called for it.
+    next: Arc<Mutex<Option<Arc<Activity>>>>,
+}
+
+impl Spawner {
+    fn announce(&self, activity: &Arc<Activity>) {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        *next = Some(Arc::clone(activity));
+    }
+
+    fn take(&self) -> Option<Arc<Activity>> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        next.take()
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Spawner {
+    fn execute(&self, stream: F) {
+        let activity = self.take();
+        tokio::spawn(async move {
+            match activity {
+                Some(activity) => drive(stream.map(Ok), &activity).await,
+                // A stream that was refused.
+                None => stream.await,
+            }
+        });
+    }
+}
+
+/// The body of a response. Its stream is in flight until the client has been sent the whole body.
+struct Download {
+    body: Body,
+    in_flight: InFlight,
+    /// Completes when the bytes that were passed to the connection last have been written to its socket.
+    written: Option<oneshot::Receiver<Infallible>>,
+}
+
+impl Download {
+    fn new(body: Body, in_flight: InFlight) -> Self {
+        Self {
+            body,
+            in_flight,
+            written: None,
+        }
+    }
+
+    /// Waits until the socket has accepted the bytes that were passed to the connection.
+    fn poll_written(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(written) = &mut self.written {
+            // Nothing is ever sent: the sender is dropped with the bytes.
+            let Err(_) = poll_ready!(Pin::new(written).poll(context));
+            self.written = None;
+            self.in_flight.activity().flushed();
+        }
+        Poll::Ready(())
+    }
+}
+
+impl hyper::body::Body for Download {
+    type Data = Chunk;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Chunk>, axum::Error>>> {
+        poll_ready!(self.poll_written(context));
+        let frame = poll_ready!(Pin::new(&mut self.body).poll_frame(context));
+        let Some(frame) = frame.transpose()? else {
+            return Poll::Ready(None);
+        };
+        Poll::Ready(Some(Ok(frame.map_data(|bytes| {
+            let activity = Arc::clone(self.in_flight.activity());
+            activity.blocked();
+            let (sender, receiver) = oneshot::channel();
+            self.written = Some(receiver);
+            Chunk {
+                bytes,
+                activity,
+                _written: sender,
+            }
+        }))))
+    }
+
+    /// Returns `false` until the whole body was sent, so that the stream lasts until then.
+    fn is_end_stream(&self) -> bool {
+        self.written.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Bytes of a response that a connection writes as the client's flow-control windows allow.
+struct Chunk {
+    bytes: Bytes,
+    activity: Arc<Activity>,
+    /// Dropped with the last byte.
+    _written: oneshot::Sender<Infallible>,
+}
+
+impl Buf for Chunk {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.activity.wrote(bytes);
+        self.bytes.advance(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_windows_of_all_connections_take_at_most_half_of_the_memory_for_bodies() {
+        let cases = [
+            (512 << 20, 1024, 256 << 10),
+            (2 << 30, 1024, 1 << 20),
+            (1 << 40, 0, 1 << 20),
+            // HTTP/2 does not allow less.
+            (64 << 20, 1024, 64 << 10),
+            (0, 1, 64 << 10),
+        ];
+        for (bytes, connections, expected) in cases {
+            assert_eq!(
+                Window::new(bytes, connections),
+                Window(expected),
+                "{bytes} {connections}"
+            );
+        }
+    }
+}

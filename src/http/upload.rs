@@ -1,0 +1,72 @@
+//! The body of a request, whose rate of arrival is measured.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::BoxError;
+use axum::body::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::activity::{Activity, BodyWait, Unread};
+
+/// The body of a request. Its arrival is recorded in `activity`, and reading it fails with
+/// [`BodyTooSlow`](crate::error::ServeError::BodyTooSlow) if it arrives too slowly.
+pub(super) struct Upload {
+    body: Incoming,
+    activity: Arc<Activity>,
+    /// Dropped when the handler begins to read a body that has not ended.
+    unread: Option<Unread>,
+    /// Created when the reader of the body first has to wait, and dropped at the end of the body. `None`
+    /// for a body that arrives together with its head, which is therefore not measured.
+    wait: Option<BodyWait>,
+}
+
+impl Upload {
+    /// Returns the body of a request that belongs to `activity`.
+    pub(super) fn new(body: Incoming, activity: &Arc<Activity>) -> Self {
+        Self {
+            unread: (!body.is_end_stream()).then(|| activity.unread()),
+            body,
+            activity: Arc::clone(activity),
+            wait: None,
+        }
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.unread = None;
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        // With a known length, the last frame already ends the body, before `None` is returned.
+        let ended = self.body.is_end_stream();
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) if !ended => {
+                self.activity.progress();
+                if let Some(wait) = &self.wait {
+                    wait.received(frame.data_ref().map_or(0, Bytes::len));
+                }
+            }
+            Poll::Pending if !ended => match &self.wait {
+                Some(wait) => wait.check()?,
+                None => self.wait = Some(self.activity.body()),
+            },
+            Poll::Ready(_) | Poll::Pending => self.wait = None,
+        }
+        frame.map_err(BoxError::from)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
