@@ -7,12 +7,10 @@ use std::time::Duration;
 use crate::admission::Pacer;
 use crate::budget::Budget;
 use crate::config::AccessEvents;
-use crate::defaults::Defaults;
 use crate::error::ServeError;
 use crate::http::access::AccessLog;
 use crate::identity::Identity;
 use crate::image::DecodeTimes;
-use crate::manifest::Task;
 use crate::memory::{self, Demand, Demands, MemoryPlan};
 use crate::metrics::Metrics;
 use crate::pool::ImagePool;
@@ -72,10 +70,8 @@ pub struct App {
     pub rejections: Pacer,
     /// Delays answers to requests with errors when there are many.
     pub faults: Pacer,
-    /// The served models. Set once, when every model of the start is loaded and warm; empty before.
+    /// The served models, which can change. Set once, when every model of the start is loaded and warm; empty before.
     registry: OnceLock<Registry>,
-    /// The default model of each task. If not set, the first loaded model of a task is its default.
-    defaults: OnceLock<Defaults>,
     draining: AtomicBool,
 }
 
@@ -111,7 +107,6 @@ impl App {
             rejections: Pacer::of_rejections(),
             faults: Pacer::of_faults(),
             registry: OnceLock::new(),
-            defaults: OnceLock::new(),
             draining: AtomicBool::new(false),
         }
     }
@@ -127,17 +122,6 @@ impl App {
     /// Publishes the served models and makes the server ready. Only the first call has an effect.
     pub fn set_ready(&self, registry: Registry) {
         let _ = self.registry.set(registry);
-    }
-
-    /// Sets the default model of each task. Only the first call has an effect.
-    pub fn set_defaults(&self, defaults: Defaults) {
-        let _ = self.defaults.set(defaults);
-    }
-
-    /// Returns the default model of `task`, as `name` or `name@variant`. `None` if [`App::set_defaults`] was not called
-    /// or if the task has no model.
-    pub fn default_model(&self, task: Task) -> Option<&str> {
-        self.defaults.get()?.of(task)
     }
 
     /// Rejects new requests from now on, and requests that wait for a model to be loaded. Other

@@ -10,8 +10,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 mod labels;
+mod loads;
 
 pub use labels::{Cut, ModelLabel, Rejection, Stage};
+pub use loads::{LoadMetrics, ReloadResult};
 
 use crate::budget::BudgetList;
 use crate::process::ProcessCollector;
@@ -46,10 +48,11 @@ pub struct Metrics {
     tensor_pixels: Family<ModelLabels, Counter>,
     padding_pixels: Family<ModelLabels, Counter>,
     images: Family<ModelLabels, Counter>,
-    model_loaded: Family<ModelLabels, Gauge>,
     rejected: Family<RejectionLabels, Counter>,
     /// Number of requests that are being handled.
     pub in_flight: Gauge,
+    /// Metrics of the loading and replacing of models.
+    pub loads: LoadMetrics,
     /// Memory budgets whose usage is exported as `sightline_budget_bytes`.
     pub budgets: BudgetList,
 }
@@ -78,9 +81,9 @@ impl Metrics {
             tensor_pixels: Family::default(),
             padding_pixels: Family::default(),
             images: Family::default(),
-            model_loaded: Family::default(),
             rejected: Family::default(),
             in_flight: Gauge::default(),
+            loads: LoadMetrics::default(),
             budgets: BudgetList::default(),
         };
         metrics.register();
@@ -140,9 +143,7 @@ impl Metrics {
             "Images with a result",
             self.images.clone(),
         );
-        let help =
-            "1 if the model is loaded and has completed a first run, 0 if it could not be loaded";
-        registry.register("sightline_model_loaded", help, self.model_loaded.clone());
+        self.loads.register(registry);
         let help = "Requests rejected for want of capacity or time, by reason";
         registry.register("sightline_rejected", help, self.rejected.clone());
         let help = "Requests in flight";
@@ -185,7 +186,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Returns the metrics of one model's requests, and sets its gauge `loaded` to 0.
+    /// Returns the metrics of one model's requests.
     pub fn model(&self, model: &str, variant: &str) -> ModelMetrics {
         let stage = |stage| {
             let labels = StageLabels {
@@ -199,22 +200,10 @@ impl Metrics {
             model: model.to_owned(),
             variant: variant.to_owned(),
         };
-        self.model_loaded.get_or_create(&labels).set(0);
         ModelMetrics {
             stages: Stage::ALL.map(stage),
             images: self.images.get_or_create(&labels).clone(),
-            loaded: self.model_loaded.get_or_create(&labels).clone(),
         }
-    }
-
-    /// Records that a model could not be loaded when it was first requested: sets its gauge `loaded`
-    /// to 0.
-    pub fn load_failed(&self, model: &str, variant: &str) {
-        let labels = ModelLabels {
-            model: model.to_owned(),
-            variant: variant.to_owned(),
-        };
-        self.model_loaded.get_or_create(&labels).set(0);
     }
 
     /// Returns the metrics of one model's queue.
@@ -260,8 +249,6 @@ pub struct ModelMetrics {
     stages: [Histogram; Stage::ALL.len()],
     /// Number of images with a result.
     pub images: Counter,
-    /// 1 if the model is loaded and has completed a first run, 0 if not.
-    pub loaded: Gauge,
 }
 
 impl ModelMetrics {

@@ -118,6 +118,8 @@ pub struct Batcher {
     /// Number of workers, also after [`Batcher::close`] has joined them.
     worker_count: usize,
     watchdog: Watchdog,
+    /// Whether dropping the batcher leaves the joining of its threads to a thread of its own.
+    finishes_in_background: bool,
 }
 
 impl Batcher {
@@ -166,6 +168,7 @@ impl Batcher {
             workers,
             worker_count,
             watchdog,
+            finishes_in_background: false,
         })
     }
 
@@ -326,19 +329,53 @@ impl Batcher {
 
     /// Rejects new images, waits until the workers have finished the queued images, and joins the workers.
     pub fn close(&mut self) {
+        self.reject();
+        join(self.workers.drain(..));
+    }
+
+    fn reject(&self) {
         self.shared.lock().closed = true;
         self.shared.changed.notify_all();
-        for worker in self.workers.drain(..) {
-            // The error of `join` is ignored: a worker catches and reports the panics of its engine
-            // itself.
-            let _ = worker.join();
+    }
+
+    /// Makes the drop of this batcher return immediately: a thread of its own then waits until the workers have
+    /// finished the queued images, and joins them. A worker that is stuck keeps only that thread, and stays counted.
+    pub fn finish_in_background(&mut self) {
+        self.finishes_in_background = true;
+    }
+
+    /// Moves the workers and the watchdog to a thread that joins them.
+    fn finish_on_a_thread(&mut self) {
+        let workers = std::mem::take(&mut self.workers);
+        let watchdog = self.watchdog.hand_over();
+        let finishing = std::thread::Builder::new().name("retired-model".to_owned());
+        let started = finishing.spawn(move || {
+            join(workers.into_iter());
+            drop(watchdog);
+        });
+        if let Err(error) = started {
+            // The workers still end when they have emptied the queue, but without a watchdog.
+            tracing::error!(%error, "cannot start the thread that waits for the workers of a model");
         }
+    }
+}
+
+fn join(workers: impl Iterator<Item = JoinHandle<()>>) {
+    for worker in workers {
+        // The error of `join` is ignored: a worker catches and reports the panics of its engine
+        // itself.
+        let _ = worker.join();
     }
 }
 
 impl Drop for Batcher {
     fn drop(&mut self) {
-        self.close();
+        if self.finishes_in_background && !self.workers.is_empty() {
+            self.reject();
+            self.finish_on_a_thread();
+        } else {
+            self.close();
+        }
     }
 }
 

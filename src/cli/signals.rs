@@ -1,7 +1,8 @@
-//! The signals that stop `serve`.
+//! The signals that stop `serve`, and the one that makes it compare its models with their files.
 
 use std::io;
 
+use sightline::registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +38,27 @@ impl StopSignals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Handler of SIGHUP.
+pub(super) struct HangUp(Signal);
+
+impl HangUp {
+    /// Registers the handler. From then on, the signal does not end the process any more.
+    pub(super) fn register() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Compares the models of `registry` with their files at each signal, until the channel of signals closes. Signals
+    /// that arrive meanwhile count as one.
+    pub(super) async fn reload(mut self, registry: Registry) {
+        while self.0.recv().await.is_some() {
+            tracing::info!("SIGHUP: comparing the models with their files");
+            let changes = registry.sync(false).await;
+            let (changed, failed) = (changes.changed, changes.failed);
+            tracing::info!(changed, failed, "models compared with their files");
         }
     }
 }

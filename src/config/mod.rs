@@ -28,7 +28,7 @@ pub use limits::LoadLimits;
 pub use listen::{ListenAddress, ListenAddressError};
 pub use log::{DEFAULT_LOG, LogFormat};
 pub use precision::PrecisionChoice;
-pub use serve::ServeConfig;
+pub use serve::{LifeCycle, ServeConfig};
 pub use settings::Settings;
 
 /// Address that the server listens on if no other is set.

@@ -36,7 +36,7 @@ pub(super) async fn live(State(app): State<Arc<App>>) -> impl IntoResponse {
 /// `GET /health/ready`: succeeds while every model of the start is loaded and warm, no worker is stuck, and the server
 /// is not draining. Models that are loaded on first use do not count until they are loaded.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
-    app.registry()?.check_workers()?;
+    app.registry()?.snapshot().check_workers()?;
     let ready = Health {
         status: "ready",
         identity: &app.identity,

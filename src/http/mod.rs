@@ -11,6 +11,7 @@ mod activity;
 mod classify;
 mod connection;
 pub mod contract;
+mod control;
 mod detect;
 mod extract;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -55,9 +56,13 @@ pub fn router(app: Arc<App>) -> Router {
     with_middleware(routes(), app)
 }
 
-/// Returns the router of the admin listener: probes and metrics, with the same middleware.
+/// Returns the router of the admin listener: probes, metrics and the control of models, with the same middleware.
 pub fn admin_router(app: Arc<App>) -> Router {
-    with_middleware(admin_routes(), app)
+    let [live, ready, metrics] = admin_routes();
+    let [load, unload] = control_routes();
+    let listed = ("/v1/models", get(models::list));
+    let shown = ("/v1/models/{model}", get(models::show));
+    with_middleware([live, ready, metrics, listed, shown, load, unload], app)
 }
 
 fn with_middleware<const N: usize>(routes: [Route; N], app: Arc<App>) -> Router {
@@ -72,7 +77,16 @@ fn with_middleware<const N: usize>(routes: [Route; N], app: Arc<App>) -> Router 
 /// A path and the handlers of its methods.
 type Route = (&'static str, MethodRouter<Arc<App>>);
 
-/// Returns every route of the admin listener; the public listener serves these routes, too.
+/// Paths of the routes that load and unload models.
+const CONTROL: [&str; 2] = ["/v1/models/{model}/load", "/v1/models/{model}/unload"];
+
+/// Returns the routes that change the served models, which only the admin listener has.
+fn control_routes() -> [Route; 2] {
+    let [load, unload] = CONTROL;
+    [(load, post(control::load)), (unload, post(control::unload))]
+}
+
+/// Returns the routes for probes, which both listeners have.
 fn admin_routes() -> [Route; 3] {
     [
         ("/health/live", get(health::live)),
@@ -82,8 +96,10 @@ fn admin_routes() -> [Route; 3] {
 }
 
 /// Returns every route of the public listener.
-fn routes() -> [Route; 10] {
+fn routes() -> [Route; 12] {
     let [live, ready, metrics] = admin_routes();
+    // A client that asks the wrong listener is told so.
+    let [load, unload] = CONTROL.map(|path| (path, post(control::elsewhere)));
     [
         ("/", get(index)),
         (
@@ -100,6 +116,8 @@ fn routes() -> [Route; 10] {
         ),
         ("/v1/models", get(models::list)),
         ("/v1/models/{model}", get(models::show)),
+        load,
+        unload,
         live,
         ready,
         metrics,
@@ -152,10 +170,12 @@ async fn no_route(OriginalUri(uri): OriginalUri) -> Problem {
 async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Problem {
     let (path, method) = (cut(uri.path()), cut(method.as_str()));
     let takes_images = Task::ALL.map(route_of).contains(&uri.path());
-    let allowed = if takes_images {
-        "send an image with POST, for example with curl -F image=@photo.jpg"
-    } else {
-        "use GET"
+    let of_model = uri.path().strip_prefix("/v1/models/");
+    let controls = of_model.is_some_and(|rest| rest.contains('/'));
+    let allowed = match () {
+        () if takes_images => "send an image with POST, for example with curl -F image=@photo.jpg",
+        () if controls => "use POST",
+        () => "use GET",
     };
     let error = ServeError::MethodNotAllowed {
         path,

@@ -58,6 +58,7 @@ codes! {
     no_model = NOT_FOUND,
     no_route = NOT_FOUND,
     method_not_allowed = METHOD_NOT_ALLOWED,
+    model_busy = CONFLICT,
     body_too_large = PAYLOAD_TOO_LARGE,
     too_many_images = PAYLOAD_TOO_LARGE,
     too_many_pixels = PAYLOAD_TOO_LARGE,
@@ -79,6 +80,7 @@ codes! {
     model_loading = SERVICE_UNAVAILABLE,
     model_load_failed = SERVICE_UNAVAILABLE,
     model_memory = SERVICE_UNAVAILABLE,
+    model_unloaded = SERVICE_UNAVAILABLE,
     starting = SERVICE_UNAVAILABLE,
     draining = SERVICE_UNAVAILABLE,
     deadline_passed = GATEWAY_TIMEOUT,
@@ -251,9 +253,9 @@ impl From<ServeError> for Problem {
             ServeError::ModelLoading { .. } => {
                 Self::new(Code::model_loading, detail).retry(SHORT_WAIT)
             }
-            ServeError::ModelLoadsPaused { retry_after, .. } => {
-                Self::new(Code::model_loading, detail).retry(retry_after)
-            }
+            ServeError::ModelUnloaded { .. } => Self::new(Code::model_unloaded, detail),
+            ServeError::ModelBusy { .. } => Self::new(Code::model_busy, detail).retry(SHORT_WAIT),
+            ServeError::ModelReloadFailed { .. } => Self::new(Code::model_load_failed, detail),
             ServeError::ModelLoadFailed { retry_after, .. }
             | ServeError::ModelChanged { retry_after, .. } => {
                 Self::new(Code::model_load_failed, detail).retry(retry_after)
@@ -281,7 +283,9 @@ impl From<ServeError> for Problem {
             ServeError::Drawn(EncodeError::Cancelled(_)) => {
                 Self::new(Code::deadline_passed, detail)
             }
-            ServeError::NoRoute { .. } => Self::new(Code::no_route, detail),
+            ServeError::NoRoute { .. } | ServeError::ControlElsewhere { .. } => {
+                Self::new(Code::no_route, detail)
+            }
             ServeError::MethodNotAllowed { .. } => Self::new(Code::method_not_allowed, detail),
             ServeError::Starting => Self::new(Code::starting, detail).retry(SHORT_WAIT),
             ServeError::ModelStuck { .. } => Self::new(Code::model_stuck, detail).retry(SHORT_WAIT),

@@ -130,15 +130,24 @@ async fn admit<T: TaskRoute>(
     deadline: Deadline,
     model: &mut Option<Arc<Entry>>,
 ) -> Result<(Head<T>, Admission), ServeError> {
-    let (head, entry) = Head::<T>::parse(app, parts)?;
-    *model = Some(Arc::clone(&entry));
-    let (loaded, deadline) = if let Some(loaded) = entry.model() {
-        (loaded, deadline)
-    } else {
-        let loaded = deadline.bound(app.registry()?.load(&entry)).await?;
-        (loaded, Deadline::after(app.limits.request_timeout))
-    };
-    Ok((head, Admission::new(app, loaded, deadline)?))
+    loop {
+        let (head, entry) = Head::<T>::parse(app, parts)?;
+        *model = Some(Arc::clone(&entry));
+        entry.touch();
+        if let Some(loaded) = entry.model() {
+            return Ok((head, Admission::new(app, loaded, deadline)?));
+        }
+        let registry = app.registry()?;
+        match deadline.bound(registry.load(&entry)).await {
+            Ok(loaded) => {
+                let deadline = Deadline::after(app.limits.request_timeout);
+                return Ok((head, Admission::new(app, loaded, deadline)?));
+            }
+            Err(error) if registry.snapshot().contains(&entry) => return Err(error),
+            // The model was replaced meanwhile: the request is for the new one.
+            Err(_) => deadline.check()?,
+        }
+    }
 }
 
 /// Counts a failed request and turns its error into a problem document.
@@ -162,12 +171,11 @@ impl<T: TaskRoute> Head<T> {
     /// Checks the query and headers. Returns the checked values with the model that the query
     /// selects, which may not be loaded yet.
     fn parse(app: &App, parts: &Parts) -> Result<(Self, Arc<Entry>), ServeError> {
-        let registry = app.registry()?;
+        let models = app.registry()?.snapshot();
         let mut params = Params::parse(&parts.uri)?;
         let model = params.take("model")?;
         let orientation = params.orientation()?;
-        let model = model.as_deref().or_else(|| app.default_model(T::TASK));
-        let model = registry.for_task(T::TASK, model)?;
+        let model = models.for_task(T::TASK, model.as_deref())?;
         let task = T::parse(&mut params, &parts.headers, model.source())?;
         params.finish(&[&COMMON_PARAMETERS, T::PARAMETERS].concat())?;
         let head = Self {

@@ -99,6 +99,8 @@ pub enum Rejection {
     model_load_failed,
     /// The memory for tensors was too small to load the model.
     model_memory,
+    /// An operator had unloaded the model.
+    model_unloaded,
     /// The server was starting.
     starting,
     /// The server was shutting down.
@@ -107,7 +109,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every reason for a rejection.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::queue_full,
         Self::deadline_unreachable,
         Self::body_memory,
@@ -117,6 +119,7 @@ impl Rejection {
         Self::model_loading,
         Self::model_load_failed,
         Self::model_memory,
+        Self::model_unloaded,
         Self::starting,
         Self::draining,
     ];
@@ -141,6 +144,15 @@ pub(super) struct RouteLabels {
 pub(super) struct ModelLabels {
     pub(super) model: String,
     pub(super) variant: String,
+}
+
+impl From<ModelLabel<'_>> for ModelLabels {
+    fn from(label: ModelLabel<'_>) -> Self {
+        Self {
+            model: label.model.to_owned(),
+            variant: label.variant.to_owned(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -6,6 +6,7 @@ mod denied;
 mod directory;
 mod error;
 mod files;
+mod fingerprint;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod integrity;
@@ -28,6 +29,7 @@ pub use denied::Denied;
 pub use directory::{BrokenEntry, DirectoryError, Problem};
 pub use error::StoreError;
 pub use files::{Boundary, MAX_TEXT_BYTES, read_bounded, read_labels, read_regular, read_text};
+pub use fingerprint::{FileList, Fingerprint};
 pub use labels::{LabelError, lines};
 pub use requantize::{Requantize, quantized};
 use scan::{Scan, has_extension};
@@ -50,6 +52,15 @@ pub struct ModelRef {
     pub name: String,
     /// Name of the variant. `None` if the reference has no `@`.
     pub variant: Option<String>,
+}
+
+impl ModelRef {
+    /// Returns whether this reference names the variant `source`, or its model without a variant.
+    pub fn names(&self, source: &ModelSource) -> bool {
+        let variant = self.variant.as_ref();
+        self.name == source.manifest.name
+            && variant.is_none_or(|variant| *variant == source.variant)
+    }
 }
 
 impl FromStr for ModelRef {
@@ -161,6 +172,26 @@ impl ModelStore {
             })?,
             _ => Ok(vec![ModelSource::embedded()?]),
         }
+    }
+
+    /// Returns what [`ModelStore::served`] returns, without failing if some entries of the models directory cannot be
+    /// served: these are returned beside the models that can. Neither is an error if the directory has no model.
+    ///
+    /// # Errors
+    /// [`DirectoryError`] if the directory cannot be read.
+    pub fn survey(&self) -> Result<(Vec<ModelSource>, Vec<BrokenEntry>), StoreError> {
+        let mut scan = self.scan()?;
+        scan.check_files();
+        let built_in = self.directory.is_none() || self.optional;
+        if built_in && scan.models.is_empty() && scan.broken.is_empty() {
+            return Ok((vec![ModelSource::embedded()?], Vec::new()));
+        }
+        Ok((scan.models, scan.broken))
+    }
+
+    /// Returns the models directory. `None` if the store has none.
+    pub fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
     }
 
     /// Checks that the models directory, if the store has one, exists and can be read.
