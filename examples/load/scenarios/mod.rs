@@ -6,6 +6,7 @@ mod held;
 mod hostile_models;
 mod open_loop;
 mod overload;
+mod reload;
 mod retry_storm;
 mod soak;
 mod traffic;
@@ -41,6 +42,8 @@ pub(crate) enum Scenario {
     /// Clients send images for which a hostile model runs endlessly, while an ordinary client uses
     /// another model
     HostileModels,
+    /// A model is replaced again and again, while clients request it
+    Reload,
     /// Valid and hostile requests mixed, for minutes
     Soak,
 }
@@ -72,6 +75,7 @@ impl Scenario {
             Self::Bombs => bombs::run(plan, report),
             Self::Connections => connections::run(plan, report),
             Self::HostileModels => hostile_models::run(plan, report),
+            Self::Reload => reload::run(plan, report),
             Self::Soak => soak::run(plan, report),
         }
     }
