@@ -247,7 +247,7 @@ pub enum ServeError {
         model: String,
     },
     /// Another operation changes the model.
-    #[error("model `{model}` is being loaded or unloaded already: retry when that is finished")]
+    #[error("model `{}` is being loaded or unloaded already: retry when that is finished", shown(.model))]
     ModelBusy {
         /// Name of the model.
         model: String,

@@ -30,6 +30,8 @@ mod task;
 mod wait;
 
 #[cfg(test)]
+mod control_tests;
+#[cfg(test)]
 mod lazy_tests;
 #[cfg(test)]
 mod router_tests;
