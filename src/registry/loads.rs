@@ -21,6 +21,7 @@ use super::evict::{ModelMemory, OverModelMemory};
 use super::find::{Find, Found};
 use super::models::Shared;
 use super::tensors::NoRoom;
+use super::threads::LoaderThreads;
 use super::{LoadedModel, ModelPlan};
 use crate::budget::{Budget, Permit};
 use crate::config::ConfigError;
@@ -81,7 +82,8 @@ pub struct Loads {
     pub(super) tensor_bytes: u64,
     /// Places of the requests that wait.
     places: Semaphore,
-    /// Threads that loads may use together.
+    threads: LoaderThreads,
+    /// Threads of sessions that loads may use together.
     cores: Budget,
     /// Memory that loads may take together.
     memory: Budget,
@@ -135,6 +137,7 @@ impl Loads {
             find: None,
             tensor_bytes: 0,
             places: Semaphore::new(MAX_WAITING),
+            threads: LoaderThreads::default(),
             cores: Budget::new("loading_cores", 1, 1),
             memory: Budget::new("loading", UNIT, u64::MAX),
             models: ModelMemory::default(),
@@ -266,8 +269,8 @@ impl Loads {
             plan,
             beside: serving.then_some(beside),
         };
-        let loading = tokio::task::spawn_blocking(move || load(job));
-        let mut model = loading.await.map_err(|_| AttemptError::Panicked)??;
+        let loaded = self.threads.run(move || load(job)).await;
+        let mut model = loaded.ok_or(AttemptError::Panicked)??;
         // The last request that uses the model may drop it on a thread that must not block.
         model.batcher.finish_in_background();
         self.metrics

@@ -45,6 +45,7 @@ mod served;
 mod snapshot;
 mod start;
 mod tensors;
+mod threads;
 mod watch;
 
 /// Default number of images in a batch per thread of a session. The second image gives a thread
