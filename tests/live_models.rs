@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::scope;
+use std::time::Duration;
 
 use common::{Reply, Server, agent, checkpoint, eventually, photo};
 use serde_json::{Value, json};
@@ -422,4 +423,20 @@ fn lazy_models_are_loaded_on_first_use_and_unloaded_for_others() {
     assert_eq!(states(&live), ["not_loaded", "not_loaded", "loaded"]);
     assert_eq!(live.classify("birds"), error(503, "model_memory"));
     assert_eq!(live.classify("owls"), ok("two"));
+}
+
+#[test]
+fn a_stop_during_a_load_ends_the_server() {
+    let models = Models::new();
+    for moment in [0, 30, 100, 300] {
+        let live = Live::start(&models, &[]);
+        let url = format!("http://{}/v1/models/birds/load", live.admin);
+        let client = std::thread::spawn(move || agent().post(url).send_empty().is_ok());
+        std::thread::sleep(Duration::from_millis(moment));
+        live.server.terminate();
+        let (code, log) = live.server.wait();
+        assert_eq!(code, Some(0), "{moment} ms: {log}");
+        // The server may have responded, or closed the connection.
+        let _ = client.join().unwrap();
+    }
 }

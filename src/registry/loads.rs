@@ -16,7 +16,7 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::entry::{Entry, Failure, State};
+use super::entry::{Entry, Failure, LoadState, State};
 use super::evict::{ModelMemory, OverModelMemory};
 use super::find::{Find, Found};
 use super::models::Shared;
@@ -343,7 +343,8 @@ impl Shared {
         };
         let _operation = self.operations.begin(entry.name()).await;
         let paused = failed_before && !self.loads.pause().is_zero();
-        if self.loads.stopping.is_cancelled() || paused || !self.snapshot().contains(&entry) {
+        let current = self.snapshot().contains(&entry) && entry.state() == LoadState::Loading;
+        if self.loads.stopping.is_cancelled() || paused || !current {
             return;
         }
         let model = entry.id();

@@ -174,18 +174,14 @@ impl ModelStore {
         }
     }
 
-    /// Returns what [`ModelStore::served`] returns, without failing if some entries of the models directory cannot be
-    /// served: these are returned beside the models that can. Neither is an error if the directory has no model.
+    /// Returns every model of the models directory that can be served, and the entries that cannot. It is no error if
+    /// the directory has no model; the built-in model is not returned in this case.
     ///
     /// # Errors
     /// [`DirectoryError`] if the directory cannot be read.
     pub fn survey(&self) -> Result<(Vec<ModelSource>, Vec<BrokenEntry>), StoreError> {
         let mut scan = self.scan()?;
         scan.check_files();
-        let built_in = self.directory.is_none() || self.optional;
-        if built_in && scan.models.is_empty() && scan.broken.is_empty() {
-            return Ok((vec![ModelSource::embedded()?], Vec::new()));
-        }
         Ok((scan.models, scan.broken))
     }
 

@@ -39,6 +39,7 @@ pub(super) fn registry(loader: Loader, store: ModelStore, served: Vec<Served>) -
     let finder = Finder {
         store,
         config: config.clone(),
+        built_in: served.iter().all(|item| item.source.path.is_none()),
     };
     let found = finder.complete(served, Vec::new());
     let entries = found.offers.into_iter();
@@ -126,6 +127,9 @@ fn load_failure(error: &anyhow::Error) -> LoadFailure {
 struct Finder {
     store: ModelStore,
     config: ServeConfig,
+    /// Whether the server has started with the built-in model, because there was no other. A models directory that
+    /// becomes empty does not bring this model back.
+    built_in: bool,
 }
 
 impl Find for Finder {
@@ -152,7 +156,10 @@ impl Find for Finder {
 impl Finder {
     /// Returns the variants of all models in the models directory.
     fn in_directory(&self) -> Result<(Vec<Served>, Vec<BrokenModel>), StoreError> {
-        let (models, broken) = self.store.survey()?;
+        let (mut models, broken) = self.store.survey()?;
+        if self.built_in && models.is_empty() && broken.is_empty() {
+            models.push(ModelSource::embedded()?);
+        }
         let mut served = Vec::new();
         let mut broken: Vec<_> = broken.into_iter().map(|entry| self.broken(entry)).collect();
         for model in &models {
