@@ -14,7 +14,7 @@ DESTDIR ?=
 # Seconds for each target of `make fuzz`.
 export FUZZ_SECONDS ?= 60
 # Scenarios and flags of `make load-test`, for example: make load-test SCENARIOS=bombs LOAD_ARGS='--seconds 10'
-SCENARIOS ?= open-loop retry-storm bombs connections hostile-models keys
+SCENARIOS ?= open-loop retry-storm bombs connections hostile-models keys drain reload
 LOAD_ARGS ?=
 # The scenarios hold thousands of connections; the server inherits the limit.
 RUN_LOAD = ulimit -n 20000 2>/dev/null || ulimit -n "$$(ulimit -Hn)"; exec target/debug/examples/load
@@ -87,7 +87,7 @@ writers-test: onnxruntime build ## export into one folder from several processes
 	SIGHTLINE_TEST_BINARY=$(CURDIR)/target/release/sightline \
 		cargo test --test writers_race --locked -- --ignored --nocapture
 
-load-test: onnxruntime build load-binary ## measure the release server under overload and attacks (takes 17 minutes)
+load-test: onnxruntime build load-binary ## measure the release server under overload and attacks (takes 45 minutes)
 	@$(RUN_LOAD) $(SCENARIOS) $(LOAD_ARGS)
 
 soak-test: onnxruntime build load-binary ## send 100,000 valid and hostile requests to the release server

@@ -320,9 +320,8 @@ fn reason(error: &ServeError) -> Option<Rejection> {
         | ServeError::BodyTooSlow { .. }
         | ServeError::Batch(BatchError::DeadlinePassed) => Some(Rejection::deadline),
         ServeError::Batch(BatchError::NoWorker { .. }) => Some(Rejection::model_stuck),
-        ServeError::ModelLoading { .. } | ServeError::ModelLoadsPaused { .. } => {
-            Some(Rejection::model_loading)
-        }
+        ServeError::ModelLoading { .. } => Some(Rejection::model_loading),
+        ServeError::ModelUnloaded { .. } => Some(Rejection::model_unloaded),
         ServeError::ModelLoadFailed { .. } | ServeError::ModelChanged { .. } => {
             Some(Rejection::model_load_failed)
         }

@@ -7,14 +7,12 @@ use std::time::Duration;
 use crate::admission::Pacer;
 use crate::budget::Budget;
 use crate::config::{AccessEvents, CorsOrigins, Share};
-use crate::defaults::Defaults;
 use crate::error::ServeError;
 use crate::http::access::AccessLog;
 use crate::http::metrics::Pages;
 use crate::identity::Identity;
 use crate::image::DecodeTimes;
 use crate::keys::KeyFile;
-use crate::manifest::Task;
 use crate::memory::{self, Demand, Demands, MemoryPlan};
 use crate::metrics::Metrics;
 use crate::pool::ImagePool;
@@ -83,10 +81,8 @@ pub struct App {
     pub keys: Option<Arc<KeyFile>>,
     /// The web pages whose scripts may send requests.
     pub cors: CorsOrigins,
-    /// The served models. Set once, when every model of the start is loaded and warm; empty before.
+    /// The served models, which can change. Set once, when every model of the start is loaded and warm; empty before.
     registry: OnceLock<Registry>,
-    /// The default model of each task. If not set, the first loaded model of a task is its default.
-    defaults: OnceLock<Defaults>,
     /// How far a graceful stop has come.
     stage: AtomicU8,
 }
@@ -137,7 +133,6 @@ impl App {
             keys: None,
             cors: CorsOrigins::default(),
             registry: OnceLock::new(),
-            defaults: OnceLock::new(),
             stage: AtomicU8::new(Stage::Serving as u8),
         }
     }
@@ -153,17 +148,6 @@ impl App {
     /// Publishes the served models and makes the server ready. Only the first call has an effect.
     pub fn set_ready(&self, registry: Registry) {
         let _ = self.registry.set(registry);
-    }
-
-    /// Sets the default model of each task. Only the first call has an effect.
-    pub fn set_defaults(&self, defaults: Defaults) {
-        let _ = self.defaults.set(defaults);
-    }
-
-    /// Returns the default model of `task`, as `name` or `name@variant`. `None` if [`App::set_defaults`] was not called
-    /// or if the task has no model.
-    pub fn default_model(&self, task: Task) -> Option<&str> {
-        self.defaults.get()?.of(task)
     }
 
     /// Makes the server not ready from now on, so that load balancers take it out of rotation. Requests are still

@@ -218,7 +218,7 @@ impl Defaults {
 pub fn load_at_start(configured: &[DefaultModel], served: &mut [Served]) {
     for item in served {
         let named = |default: &DefaultModel| {
-            default.model.variant.is_some() && is(&item.source, &default.model)
+            default.model.variant.is_some() && default.model.names(&item.source)
         };
         item.at_start |= configured.iter().any(named);
     }
@@ -258,7 +258,7 @@ fn check(default: &DefaultModel, sources: &[&ModelSource]) -> Result<(), ConfigE
         let got = format!("{got}, a {} model", other.as_str());
         return Err(invalid(expected(*task, sources), got));
     }
-    if variants.iter().any(|source| is(source, model)) {
+    if variants.iter().any(|source| model.names(source)) {
         return Ok(());
     }
     let ids: Vec<String> = variants.iter().map(|source| source.id()).collect();
@@ -284,12 +284,6 @@ fn names(task: Task, sources: &[&ModelSource]) -> Vec<String> {
         }
     }
     names
-}
-
-/// Returns whether `model` names `source`.
-fn is(source: &ModelSource, model: &ModelRef) -> bool {
-    let variant = model.variant.as_ref();
-    source.manifest.name == model.name && variant.is_none_or(|variant| *variant == source.variant)
 }
 
 fn invalid(expected: String, got: String) -> ConfigError {

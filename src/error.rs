@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use onnx_export::text::{shown, shown_error};
 use thiserror::Error;
 
 use crate::batch::{BatchError, Unready};
@@ -231,28 +232,36 @@ pub enum ServeError {
         /// Time until a request may start another attempt.
         retry_after: Duration,
     },
-    /// The model is not loaded yet, and no attempt starts because the attempt to load another one failed recently.
+    /// The files of the model were replaced since the server read its manifest.
     #[error(
-        "model `{model}` is not loaded yet, and another model could not be loaded: the next attempt is possible in {} \
-         ms",
-        .retry_after.as_millis()
-    )]
-    ModelLoadsPaused {
-        /// The requested model, as `name@variant`.
-        model: String,
-        /// Time until a request may start an attempt.
-        retry_after: Duration,
-    },
-    /// The model was replaced since the server started.
-    #[error(
-        "model `{model}` could not be loaded: its files changed since the server started: restart the server to use \
-         the model"
+        "model `{model}` could not be loaded: its files changed since the server read them: the operator has to reload \
+         the model (SIGHUP, `--watch` or the control API)"
     )]
     ModelChanged {
         /// The requested model, as `name@variant`.
         model: String,
-        /// Time after which the server may have been restarted.
+        /// Time after which the model may have been reloaded.
         retry_after: Duration,
+    },
+    /// An operator unloaded the model.
+    #[error("model `{model}` was unloaded by the operator, who has to load it again")]
+    ModelUnloaded {
+        /// The requested model, as `name@variant`.
+        model: String,
+    },
+    /// Another operation changes the model.
+    #[error("model `{}` is being loaded or unloaded already: retry when that is finished", shown(.model))]
+    ModelBusy {
+        /// Name of the model.
+        model: String,
+    },
+    /// An operator's request to load a model failed.
+    #[error("model `{}` could not be loaded: {}", shown(.model), shown_error(.reason))]
+    ModelReloadFailed {
+        /// The model, as `name` or `name@variant`.
+        model: String,
+        /// Why it could not be loaded.
+        reason: String,
     },
     /// The server has too little memory to load the model on first use.
     #[error(
@@ -269,12 +278,12 @@ pub enum ServeError {
     /// The memory for tensors is too small for the model in addition to the loaded ones.
     #[error(
         "model `{model}` could not be loaded: the memory for tensors is too small for it in addition to the loaded \
-         models: set a larger `tensor_memory_bytes`, or serve fewer models, and restart the server"
+         models: the operator has to unload a model, or to set a larger `tensor_memory_bytes`"
     )]
     ModelTensorMemory {
         /// The requested model, as `name@variant`.
         model: String,
-        /// Time after which the server may have been restarted.
+        /// Time after which a model may have been unloaded.
         retry_after: Duration,
     },
     /// The requested model has another task than the route serves.
@@ -313,6 +322,14 @@ pub enum ServeError {
     /// The listener has TLS, and the request arrived without it.
     #[error("this port requires TLS: use https://")]
     HttpsRequired,
+    /// The path is a route of the admin listener, but not of this one.
+    #[error(
+        "no route `{path}` on this listener: models are controlled on the admin listener, `--admin-listen ADDR`"
+    )]
+    ControlElsewhere {
+        /// Path of the request.
+        path: String,
+    },
     /// The route does not support the method.
     #[error("route `{path}` does not support the method {method}: {}", .allowed)]
     MethodNotAllowed {

@@ -10,6 +10,7 @@ mod exposition;
 mod gauges;
 mod histograms;
 mod labels;
+mod loads;
 mod model;
 mod progress;
 mod text;
@@ -17,7 +18,8 @@ mod tls;
 mod triton;
 
 pub use exposition::Exposition;
-pub use labels::{Cut, Failure, ModelLabel, Rejection, Stage, WorkerFailure};
+pub use labels::{Cut, Failure, ModelLabel, Rejection, ReloadResult, Stage, WorkerFailure};
+pub use loads::LoadMetrics;
 pub use model::{BatchMetrics, ModelMetrics};
 pub use progress::{ImageProgress, RequestProgress};
 pub use tls::TlsMetrics;
@@ -28,8 +30,8 @@ use crate::telemetry::ExportCounts;
 use gauges::{BudgetCollector, QueueCollector};
 use histograms::Histograms;
 use labels::{
-    CutLabels, FailureLabels, KeyLabels, ModelLabels, RejectionLabels, ReloadLabels, ReloadResult,
-    RequestLabels, RouteLabels, SpanLabels, SpanResult, StageLabels,
+    CutLabels, FailureLabels, KeyLabels, ModelLabels, RejectionLabels, ReloadLabels, RequestLabels,
+    RouteLabels, SpanLabels, SpanResult, StageLabels,
 };
 use triton::Triton;
 
@@ -50,7 +52,6 @@ pub struct Metrics {
     tensor_pixels: Family<ModelLabels, Counter>,
     padding_pixels: Family<ModelLabels, Counter>,
     images: Family<ModelLabels, Counter>,
-    model_loaded: Family<ModelLabels, Gauge>,
     rejected: Family<RejectionLabels, Counter>,
     spans: Family<SpanLabels, Counter>,
     /// Number of lines of the log that were dropped, because its reader is too slow.
@@ -66,6 +67,8 @@ pub struct Metrics {
     pub tls: TlsMetrics,
     /// Number of requests that are being handled.
     pub in_flight: Gauge,
+    /// Metrics of the loading and replacing of models.
+    pub loads: LoadMetrics,
     /// Memory budgets whose usage is exported as `sightline_budget_bytes`, by their names.
     pub budgets: BudgetList<&'static str>,
 }
@@ -94,7 +97,6 @@ impl Metrics {
             tensor_pixels: Family::default(),
             padding_pixels: Family::default(),
             images: Family::default(),
-            model_loaded: Family::default(),
             rejected: Family::default(),
             spans: Family::default(),
             log_dropped: Counter::default(),
@@ -105,6 +107,7 @@ impl Metrics {
             key_reloads: Family::default(),
             tls: TlsMetrics::default(),
             in_flight: Gauge::default(),
+            loads: LoadMetrics::default(),
             budgets: BudgetList::default(),
         };
         metrics.register();
@@ -172,9 +175,7 @@ impl Metrics {
             "Images with a result",
             self.images.clone(),
         );
-        let help =
-            "1 if the model is loaded and has completed a first run, 0 if it could not be loaded";
-        registry.register("sightline_model_loaded", help, self.model_loaded.clone());
+        self.loads.register(registry);
         let help = "Requests rejected for want of capacity or time, by reason";
         registry.register("sightline_rejected", help, self.rejected.clone());
         let help = "Spans of requests, by what became of them";
@@ -292,9 +293,9 @@ impl Metrics {
     /// Counts a reload of the file of the API keys.
     pub fn key_reload(&self, succeeded: bool) {
         let result = if succeeded {
-            ReloadResult::ok
+            ReloadResult::success
         } else {
-            ReloadResult::failed
+            ReloadResult::failure
         };
         self.key_reloads
             .get_or_create(&ReloadLabels { result })
@@ -311,7 +312,7 @@ impl Metrics {
         self.rejected.get_or_create(&labels).clone()
     }
 
-    /// Returns the metrics of one model's requests, and sets its gauge `loaded` to 0.
+    /// Returns the metrics of one model's requests.
     pub fn model(&self, model: &str, variant: &str) -> ModelMetrics {
         let stage = |stage| {
             let labels = StageLabels {
@@ -325,23 +326,11 @@ impl Metrics {
             model: model.to_owned(),
             variant: variant.to_owned(),
         };
-        self.model_loaded.get_or_create(&labels).set(0);
         ModelMetrics {
             stages: Stage::ALL.map(stage),
             images: self.images.get_or_create(&labels).clone(),
-            loaded: self.model_loaded.get_or_create(&labels).clone(),
             triton: self.triton.as_ref().map(|triton| triton.model(&labels)),
         }
-    }
-
-    /// Records that a model could not be loaded when it was first requested: sets its gauge `loaded`
-    /// to 0.
-    pub fn load_failed(&self, model: &str, variant: &str) {
-        let labels = ModelLabels {
-            model: model.to_owned(),
-            variant: variant.to_owned(),
-        };
-        self.model_loaded.get_or_create(&labels).set(0);
     }
 
     /// Returns the metrics of one model's queue.

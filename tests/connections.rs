@@ -57,7 +57,7 @@ fn the_admin_listener_responds_while_clients_hold_every_connection() {
     assert_eq!(get("/health/live").status(), 200);
     assert_eq!(get("/health/ready").status(), 200);
     assert!(started.elapsed() < Duration::from_secs(5));
-    assert_eq!(get("/v1/models").status(), 404);
+    assert_eq!(get("/openapi.yaml").status(), 404);
     let mut probe = sightline(&["healthcheck"]);
     probe
         .env("SIGHTLINE_ADMIN_LISTEN", &admin)

@@ -202,8 +202,8 @@ fn keys_rotate_under_load_without_a_failed_request_and_a_wrong_file_changes_noth
     let mut page = request.header("x-api-key", key).call().unwrap();
     let page = page.body_mut().read_to_string().unwrap();
     for line in [
-        "sightline_key_reloads_total{result=\"ok\"} 4",
-        "sightline_key_reloads_total{result=\"failed\"} 1",
+        "sightline_key_reloads_total{result=\"success\"} 4",
+        "sightline_key_reloads_total{result=\"failure\"} 1",
         "sightline_key_requests_total{key=\"client-2\",status=\"200\"}",
     ] {
         assert!(page.contains(line), "{line}\n{page}");

@@ -103,6 +103,14 @@ pub(crate) struct Response {
 }
 
 impl Response {
+    /// Returns the labels in the body, in order. Empty if the body has none.
+    pub(crate) fn labels(&self) -> Vec<String> {
+        let body = String::from_utf8_lossy(&self.body);
+        let labels = body.split("\"label\":\"").skip(1);
+        let labels = labels.filter_map(|rest| rest.split('"').next());
+        labels.map(str::to_owned).collect()
+    }
+
     /// Returns whether the status is 200 and the body has `label` exactly `images` times: once per
     /// image, because requests ask for the best label only.
     pub(crate) fn has_label(&self, label: &str, images: usize) -> bool {

@@ -65,6 +65,9 @@ struct Args {
     /// Number of requests of the soak
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(100..))]
     requests: u64,
+    /// Number of reloads of a model
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(8..=1_000_000))]
+    reloads: u64,
     /// Number of connections that are held without being used
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u64).range(4..=50_000))]
     held: u64,
@@ -86,6 +89,8 @@ struct Plan {
     load: Duration,
     /// Number of requests that the soak sends.
     requests: u64,
+    /// Number of reloads of a model.
+    reloads: u64,
     /// Number of connections that are held without being used.
     held: usize,
     /// Number of servers that are stopped under load, with and without a drain delay.
@@ -98,6 +103,7 @@ fn main() -> Result<ExitCode> {
         server: args.server,
         load: Duration::from_secs(args.seconds),
         requests: args.requests,
+        reloads: args.reloads,
         held: args.held as usize,
         stops: args.stops,
     };

@@ -23,6 +23,8 @@ pub(crate) struct Server {
     child: Child,
     /// Address of the server's public listener.
     pub(crate) address: SocketAddr,
+    /// Address of the server's admin listener. `None` if the server has none.
+    pub(crate) admin: Option<SocketAddr>,
 }
 
 impl Server {
@@ -52,10 +54,21 @@ impl Server {
             let _ = child.kill();
             bail!("the server printed {line:?} instead of its address");
         };
+        let mut admin = None;
+        if args.contains(&"--admin-listen") {
+            line.clear();
+            stdout.read_line(&mut line)?;
+            let address = line.trim().rsplit_once("http://");
+            admin = address.and_then(|(_, address)| address.parse().ok());
+        }
         // Reads and discards whatever else the server prints, because a full pipe would block the
         // server.
         std::thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
-        let server = Self { child, address };
+        let server = Self {
+            child,
+            address,
+            admin,
+        };
         server.wait_until_ready()?;
         Ok(server)
     }

@@ -101,6 +101,8 @@ pub struct Batcher {
     cost: TensorCost,
     capacity: usize,
     watchdog: Watchdog,
+    /// Whether dropping the batcher leaves the joining of its threads to a thread of its own.
+    finishes_in_background: bool,
 }
 
 impl Batcher {
@@ -144,6 +146,7 @@ impl Batcher {
             cost,
             capacity,
             watchdog,
+            finishes_in_background: false,
         };
         for engine in engines {
             engine.prove();
@@ -322,15 +325,41 @@ impl Batcher {
     /// Rejects new images, and waits until the workers have finished the queued images and have ended. Does not wait for
     /// workers that are stuck. Images that no worker is left for fail with [`BatchError::Closed`].
     pub fn close(&mut self) {
+        self.reject();
+        finish(&self.shared, &self.watchdog);
+    }
+
+    fn reject(&self) {
         self.shared.lock().closed = true;
         self.shared.changed.notify_all();
         self.shared.closing.notify_all();
-        self.watchdog.wait_for_workers();
-        let left = self.shared.lock().queue.remove(|_| true);
-        for entry in left {
-            self.shared.metrics.queue_depth.dec();
-            let _ = entry.reply.send(Err(BatchError::Closed));
+    }
+
+    /// Makes the drop of this batcher return immediately: a thread of its own then waits until the workers have
+    /// finished the queued images. A worker that is stuck is not waited for, and ends when its run returns.
+    pub fn finish_in_background(&mut self) {
+        self.finishes_in_background = true;
+    }
+
+    /// Moves the watchdog to a thread that waits for the workers.
+    fn finish_on_a_thread(&mut self) {
+        let (shared, watchdog) = (Arc::clone(&self.shared), self.watchdog.hand_over());
+        let finishing = std::thread::Builder::new().name("retired-model".to_owned());
+        let started = finishing.spawn(move || finish(&shared, &watchdog));
+        if let Err(error) = started {
+            // The workers still end when they have emptied the queue, but without a watchdog.
+            tracing::error!(%error, "cannot start the thread that waits for the workers of a model");
         }
+    }
+}
+
+/// Waits until all workers have left or are stuck, and fails the images that no worker has taken. The queue must be
+/// closed.
+fn finish(shared: &Shared, watchdog: &Watchdog) {
+    watchdog.wait_for_workers();
+    let left = shared.lock().queue.remove(|_| true);
+    for entry in left {
+        let _ = entry.reply.send(Err(BatchError::Closed));
     }
 }
 
@@ -349,7 +378,12 @@ fn start_worker(
 
 impl Drop for Batcher {
     fn drop(&mut self) {
-        self.close();
+        if self.finishes_in_background {
+            self.reject();
+            self.finish_on_a_thread();
+        } else {
+            self.close();
+        }
     }
 }
 

@@ -155,9 +155,9 @@ mod tests {
     use super::*;
     use crate::budget::Budget;
     use crate::image::PreparedImage;
+    use crate::metrics::ImageProgress;
     use crate::metrics::Stage;
     use crate::telemetry::Trace;
-    use crate::metrics::ImageProgress;
 
     /// Returns a queue of square images with the given side lengths in pixels, enqueued one per
     /// millisecond, and the time at which the first image was enqueued. The first element of an

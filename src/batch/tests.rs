@@ -262,3 +262,28 @@ fn closing_finishes_waiting_images_and_rejects_new_ones() {
     let rejected = try_submit(&setup, 0.0, soon());
     assert!(matches!(rejected, Err(BatchError::Closed)));
 }
+
+#[test]
+fn a_batcher_can_be_dropped_while_a_worker_is_stuck_and_still_finishes_its_queue() {
+    let mut setup = setup(1, 4);
+    setup.batcher.finish_in_background();
+    let running = submit(&setup, 1.0, soon());
+    setup.batches.recv().unwrap();
+    let queued = submit(&setup, 2.0, soon());
+    let shared = Arc::downgrade(&setup.batcher.shared);
+    let Setup {
+        batcher,
+        permit,
+        batches,
+    } = setup;
+    // The worker does not return, so a drop that joined it would not either.
+    drop(batcher);
+    assert!(shared.upgrade().is_some(), "the worker still has the queue");
+    permit.send(()).unwrap();
+    assert_eq!(first(running), 1.0);
+    assert_eq!(batches.recv(), Ok(1));
+    permit.send(()).unwrap();
+    assert_eq!(first(queued), 2.0);
+    // The channel closes when the worker drops its engine.
+    assert!(batches.recv().is_err());
+}

@@ -137,11 +137,21 @@ impl Watchdog {
     }
 }
 
+impl Watchdog {
+    /// Returns this watchdog, and leaves a value behind whose drop does not end it.
+    pub(super) fn hand_over(&mut self) -> Self {
+        Self {
+            thread: self.thread.take(),
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
-        self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take() {
+            self.shared.lock().closed = true;
+            self.shared.changed.notify_all();
             // The thread does not panic, and a panic would have been reported already.
             let _ = thread.join();
         }

@@ -158,7 +158,7 @@ fn depends_on_machine(key: &str) -> bool {
 fn placeholder(key: &str, argument: Option<&Arg>) -> String {
     match key {
         "default_models" => return "{ classification = \"NAME\" }".to_owned(),
-        "model" => return "[\"NAME\"]".to_owned(),
+        "model" | "pin" => return "[\"NAME\"]".to_owned(),
         "precision" => return "\"int8\"".to_owned(),
         _ => {}
     }

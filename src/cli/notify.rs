@@ -14,6 +14,18 @@ pub(super) fn ready() {
     send(&[NotifyState::Ready, NotifyState::Status("ready")]);
 }
 
+/// States that the server reads its files again; [`ready`] ends this state.
+pub(super) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => send(&[
+            NotifyState::Reloading,
+            now,
+            NotifyState::Status("reloading"),
+        ]),
+        Err(error) => tracing::warn!(%error, "cannot notify systemd"),
+    }
+}
+
 /// States that the server stops, and serves new requests for `delay` until then.
 pub(super) fn stopping(delay: Duration) {
     let status = match delay.as_millis() {

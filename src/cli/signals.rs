@@ -1,4 +1,4 @@
-//! The signals that stop `serve`.
+//! The signals that stop `serve`, and the one that makes it read its files again.
 
 use std::io;
 
@@ -38,5 +38,21 @@ impl StopSignals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+/// Handler of SIGHUP.
+pub(super) struct HangUp(Signal);
+
+impl HangUp {
+    /// Registers the handler. From then on, the signal does not end the process any more.
+    pub(super) fn register() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Waits for the next signal. Signals that arrive in between count as one. Returns `false` if no further signal can
+    /// arrive.
+    pub(super) async fn received(&mut self) -> bool {
+        self.0.recv().await.is_some()
     }
 }

@@ -12,7 +12,7 @@ use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 
 use super::parse::Parser;
 use super::{ConfigError, Settings};
-use crate::store::{read_regular_text};
+use crate::store::read_regular_text;
 
 /// Largest configuration file, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;

@@ -7,8 +7,8 @@
 
 mod access;
 mod addresses;
-mod delay;
 mod cors;
+mod delay;
 mod error;
 mod file;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -25,8 +25,8 @@ mod problems;
 mod secret;
 mod serve;
 mod settings;
-mod telemetry;
 mod socket_path;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 
@@ -45,7 +45,7 @@ pub use metrics::MetricsCompat;
 pub use overrides::{ModelOverride, ModelOverrides, Tuning};
 pub use precision::PrecisionChoice;
 pub use secret::{SecretUrl, is_redacted, redacted};
-pub use serve::ServeConfig;
+pub use serve::{LifeCycle, ServeConfig};
 pub use settings::Settings;
 pub use socket_path::{SocketMode, SocketModeError, SocketPath, SocketPathError};
 pub use telemetry::{OtlpEndpoint, OtlpEndpointError, Share, ShareError};

@@ -56,6 +56,8 @@ pub struct ServeConfig {
     pub timeouts: ConnectionTimeouts,
     /// Limits on loading each model.
     pub load: LoadLimits,
+    /// When models are loaded, replaced and unloaded.
+    pub life_cycle: LifeCycle,
     /// Which requests the access log has.
     pub access_log: AccessEvents,
     /// Share of the successful requests that the access log has.
@@ -72,6 +74,19 @@ pub struct ServeConfig {
     pub cors: CorsOrigins,
     /// Maximum time for requests in flight to finish after a stop signal and the drain delay.
     pub shutdown_grace: Duration,
+}
+
+/// The settings that decide when models are loaded, replaced and unloaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LifeCycle {
+    /// Whether changes of the models' files are noticed without a signal.
+    pub watch: bool,
+    /// Whether only pinned models are loaded at start.
+    pub lazy: bool,
+    /// Memory for all loaded models together, in bytes. `None` if it is not limited.
+    pub memory: Option<u64>,
+    /// Models that are loaded at start and stay loaded.
+    pub pinned: Vec<ModelRef>,
 }
 
 impl Settings {
@@ -128,6 +143,12 @@ impl Settings {
                 .unwrap_or(1024),
             timeouts,
             load: LoadLimits::new(self.load_timeout_ms, self.load_memory_bytes)?,
+            life_cycle: LifeCycle {
+                watch: self.watch.unwrap_or_default(),
+                lazy: self.lazy.unwrap_or_default(),
+                memory: size("model_memory", self.model_memory)?,
+                pinned: self.pin.unwrap_or_default(),
+            },
             access_log: self.access_log.unwrap_or_default(),
             access_log_sample: self.access_log_sample.unwrap_or(Share::ALL),
             otlp_endpoint: self.otlp_endpoint,
@@ -163,6 +184,8 @@ impl ServeConfig {
             max_connections: Some(self.max_connections),
             keep_alive_ms: milliseconds(self.timeouts.keep_alive),
             request_timeout_ms: milliseconds(self.limits.request_timeout),
+            watch: Some(self.life_cycle.watch),
+            lazy: Some(self.life_cycle.lazy),
             load_timeout_ms: milliseconds(self.load.timeout),
             shutdown_grace_ms: milliseconds(self.shutdown_grace),
             log: settings.log.or_else(|| Some(DEFAULT_LOG.to_owned())),

@@ -190,6 +190,45 @@ pub struct Settings {
     /// model's files, at most three quarters of the cgroup's memory limit or of the physical memory]
     #[arg(long, env = "SIGHTLINE_LOAD_MEMORY_BYTES", value_name = "SIZE")]
     pub load_memory_bytes: Option<ByteSize>,
+    /// Look every 2 seconds whether files of the models have changed, and replace, add and remove
+    /// models accordingly; SIGHUP does so once [default: false]
+    #[arg(
+        long,
+        env = "SIGHTLINE_WATCH",
+        value_name = "true|false",
+        hide_possible_values = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub watch: Option<bool>,
+    /// Load no model at start, except those of --pin: each model is loaded when it is first
+    /// requested [default: false]
+    #[arg(
+        long,
+        env = "SIGHTLINE_LAZY",
+        value_name = "true|false",
+        hide_possible_values = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub lazy: Option<bool>,
+    /// Memory for all loaded models together, such as 2GiB; when a model needs room, the models that
+    /// were not used for the longest time are unloaded until they are requested again [default: no
+    /// limit]
+    #[arg(long, env = "SIGHTLINE_MODEL_MEMORY", value_name = "SIZE")]
+    pub model_memory: Option<ByteSize>,
+    /// Model that is loaded at start and never unloaded to make room for others, as NAME, which
+    /// stands for all its variants, or NAME@VARIANT; may be repeated [default: none]
+    #[arg(
+        long,
+        env = "SIGHTLINE_PIN",
+        value_name = "NAME[@VARIANT]",
+        value_delimiter = ','
+    )]
+    #[serde(deserialize_with = "one_or_many")]
+    pub pin: Option<Vec<ModelRef>>,
     /// Requests that get an event in the log: `all` (except successful probes and scrapes), `errors`
     /// (status 400 and above, and clients that disconnected) or `off` [default: all]
     #[arg(

@@ -40,7 +40,7 @@ pub(super) async fn live(State(app): State<Arc<App>>) -> impl IntoResponse {
 /// `GET /health/ready`: succeeds once every model of the start is loaded and warm, while at least one loaded model is
 /// ready and the server is not draining. Models that are loaded on first use do not count until they are loaded.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
-    let unready_models = app.ready()?.check_workers()?;
+    let unready_models = app.ready()?.snapshot().check_workers()?;
     let ready = Health {
         status: "ready",
         identity: &app.identity,

@@ -12,7 +12,7 @@ use tracing::Span;
 
 use super::extract::refuse;
 use super::problem::Problem;
-use crate::admission::{count_rejection, pace};
+use crate::admission::{Watch, pace};
 use crate::app::App;
 use crate::error::ServeError;
 use crate::keys::{Grant, KeyError, KeyFile, KeyName, presented};
@@ -113,10 +113,11 @@ fn count(app: &App, name: &KeyName, response: &Response) {
 
 /// Returns the response to a request that is rejected with `error`. Nothing of its body is kept.
 async fn reject(app: &App, error: ServeError, request: Request) -> Response {
+    // Counted first: the client may disconnect while the response is delayed.
+    Watch::new(&app.metrics).failed(&error);
     pace(app, &error).await;
     let (parts, mut body) = request.into_parts();
     refuse(&parts.headers, &mut body).await;
-    count_rejection(&app.metrics, &error, None);
     Problem::from(error).into_response()
 }
 

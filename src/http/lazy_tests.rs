@@ -19,7 +19,9 @@ use super::router_tests::{
 use super::*;
 use crate::app::Limits;
 use crate::catalogue::DEFAULT_MODEL;
-use crate::registry::{Entry, LoadFailure, Loads, MAX_WAITING, ModelPlan, Registry};
+use crate::registry::{
+    DefaultRules, Entry, LoadFailure, LoadJob, Loads, MAX_WAITING, ModelPlan, Registry,
+};
 
 const MIB: u64 = 1 << 20;
 const SEGMENTATION: &str = "lraspp_mobilenet_v3_large";
@@ -69,16 +71,12 @@ impl Lazy {
                 Arc::clone(&attempts),
             );
             let wait = Mutex::new(wait);
-            move |source, _| {
+            move |job: LoadJob| {
                 attempts.fetch_add(1, Ordering::SeqCst);
                 let _ = wait.lock().unwrap().recv();
                 let attempt = *attempt.lock().unwrap();
                 match attempt {
-                    Attempt::Succeeds => {
-                        let model = fake_variant(&app, source, Box::new(engine()), 8);
-                        model.metrics.loaded.set(1);
-                        Ok(model)
-                    }
+                    Attempt::Succeeds => Ok(fake_variant(&app, job.source, Box::new(engine()), 8)),
                     Attempt::Fails => Err(LoadFailure::Other(
                         "/secret/model.onnx is damaged".to_owned(),
                     )),
@@ -93,13 +91,15 @@ impl Lazy {
             let plan = ModelPlan::new(&source.manifest, 1, None);
             Entry::new(source, plan)
         };
-        let registry = Registry::new(vec![
+        let entries = vec![
             Entry::loaded(fp32, model),
             not_loaded(fake_source(DEFAULT_MODEL, "int8")),
             not_loaded(fake_source(SEGMENTATION, "fp32")),
-        ]);
+        ];
+        let loads = loads.measured(app.metrics.loads.clone());
+        let registry = Registry::with(entries, loads, DefaultRules::default()).unwrap();
         registry.share_tensor_memory(tensor_bytes).unwrap();
-        app.set_ready(registry.loading(loads));
+        app.set_ready(registry);
         Self {
             app,
             attempt,
@@ -248,8 +248,8 @@ fn segment() -> Request<Body> {
 }
 
 #[tokio::test]
-async fn after_a_failed_load_no_model_is_loaded_during_the_pause() {
-    let lazy = Lazy::new();
+async fn after_a_failed_load_only_models_that_have_not_failed_are_loaded_during_the_pause() {
+    let mut lazy = Lazy::new();
     lazy.begin(Attempt::Fails);
     let first = lazy.ask();
     lazy.begun(1).await;
@@ -259,21 +259,42 @@ async fn after_a_failed_load_no_model_is_loaded_during_the_pause() {
     eventually(&lazy.app, "sightline_in_flight", 2.0).await;
     lazy.permits.as_ref().unwrap().send(()).unwrap();
     expect_problem(first.await.unwrap(), 503, "model_load_failed").await;
-    for response in [
-        next.await.unwrap(),
-        send(Arc::clone(&lazy.app), segment()).await,
-    ] {
+    // A model that was never tried fails once, in spite of the pause.
+    lazy.release();
+    expect_problem(next.await.unwrap(), 503, "model_load_failed").await;
+    assert_eq!(lazy.attempts(), 2);
+    // Both have failed now, and neither is tried again.
+    for _ in 0..3 {
+        let response = send(Arc::clone(&lazy.app), segment()).await;
         assert!(response.headers().contains_key(RETRY_AFTER));
-        expect_problem(response, 503, "model_loading").await;
+        expect_problem(response, 503, "model_load_failed").await;
+        expect_problem(lazy.answer().await, 503, "model_load_failed").await;
     }
-    expect_problem(lazy.answer().await, 503, "model_load_failed").await;
     let other = send(Arc::clone(&lazy.app), to("")).await;
     assert_eq!(variant_of(other).await, "fp32");
-    assert_eq!(lazy.attempts(), 1);
+    assert_eq!(lazy.attempts(), 2);
 }
 
 #[tokio::test]
-async fn a_load_that_needs_a_restart_is_not_repeated() {
+async fn a_broken_variant_that_is_polled_does_not_keep_a_healthy_one_from_loading() {
+    let mut lazy = Lazy::new();
+    lazy.release();
+    lazy.begin(Attempt::Fails);
+    expect_problem(lazy.answer().await, 503, "model_load_failed").await;
+    lazy.begin(Attempt::Succeeds);
+    expect_problem(lazy.answer().await, 503, "model_load_failed").await;
+    // The fake engine's outputs are not those of a segmentation model, but the model is loaded.
+    expect_problem(
+        send(Arc::clone(&lazy.app), segment()).await,
+        500,
+        "internal",
+    )
+    .await;
+    assert_eq!(lazy.attempts(), 2);
+}
+
+#[tokio::test]
+async fn a_load_that_needs_an_operator_is_not_repeated() {
     let small = 23 * MIB;
     for (attempt, tensor_bytes, code) in [
         (Attempt::FindsChanges, 1024 * MIB, "model_load_failed"),
@@ -289,12 +310,8 @@ async fn a_load_that_needs_a_restart_is_not_repeated() {
             assert_eq!(response.status(), 503);
             let problem = json(response).await;
             assert_eq!(problem["code"], code);
-            assert!(
-                problem["detail"]
-                    .as_str()
-                    .unwrap()
-                    .contains("restart the server")
-            );
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(detail.contains("the operator has to"), "{detail}");
             assert!(!problem.to_string().contains("secret"), "{problem}");
         }
         assert_eq!(lazy.attempts(), 1);

@@ -11,6 +11,7 @@ mod activity;
 mod classify;
 mod connection;
 pub mod contract;
+mod control;
 mod cors;
 mod detect;
 mod extract;
@@ -41,6 +42,8 @@ pub mod unix;
 mod upload;
 mod wait;
 
+#[cfg(test)]
+mod control_tests;
 #[cfg(test)]
 mod cors_tests;
 #[cfg(test)]
@@ -83,10 +86,15 @@ pub fn router(app: Arc<App>) -> Router {
     with_middleware(routes(), app, Listener::Public)
 }
 
-/// Returns the router of the admin listener: probes and metrics, with the same middleware but without CORS. Further
-/// routes need an API key, if keys are configured; see [`Listener`].
+/// Returns the router of the admin listener: probes, metrics and the control of models, with the same middleware but
+/// without CORS. Routes other than probes and metrics need an API key, if keys are configured; see [`Listener`].
 pub fn admin_router(app: Arc<App>) -> Router {
-    with_middleware(admin_routes(), app, Listener::Admin)
+    let [live, ready, metrics] = admin_routes();
+    let [load, unload] = control_routes();
+    let listed = ("/v1/models", get(models::list));
+    let shown = ("/v1/models/{model}", get(models::show));
+    let routes = [live, ready, metrics, listed, shown, load, unload];
+    with_middleware(routes, app, Listener::Admin)
 }
 
 /// Returns the router of requests that arrive without TLS on a listener with TLS: it rejects all of them.
@@ -111,7 +119,16 @@ fn with_middleware<const N: usize>(
 /// A path and the handlers of its methods.
 type Route = (&'static str, MethodRouter<Arc<App>>);
 
-/// Returns every route of the admin listener; the public listener serves these routes, too.
+/// Paths of the routes that load and unload models.
+const CONTROL: [&str; 2] = ["/v1/models/{model}/load", "/v1/models/{model}/unload"];
+
+/// Returns the routes that change the served models, which only the admin listener has.
+fn control_routes() -> [Route; 2] {
+    let [load, unload] = CONTROL;
+    [(load, post(control::load)), (unload, post(control::unload))]
+}
+
+/// Returns the routes for probes, which both listeners have.
 fn admin_routes() -> [Route; 3] {
     [
         ("/health/live", get(health::live)),
@@ -121,8 +138,10 @@ fn admin_routes() -> [Route; 3] {
 }
 
 /// Returns every route of the public listener.
-fn routes() -> [Route; 10] {
+fn routes() -> [Route; 12] {
     let [live, ready, metrics] = admin_routes();
+    // A client that asks the wrong listener is told so.
+    let [load, unload] = CONTROL.map(|path| (path, post(control::elsewhere)));
     [
         ("/", get(index)),
         (
@@ -139,6 +158,8 @@ fn routes() -> [Route; 10] {
         ),
         ("/v1/models", get(models::list)),
         ("/v1/models/{model}", get(models::show)),
+        load,
+        unload,
         live,
         ready,
         metrics,
@@ -197,10 +218,12 @@ async fn no_route(OriginalUri(uri): OriginalUri) -> Problem {
 async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Problem {
     let (path, method) = (cut(uri.path()), cut(method.as_str()));
     let takes_images = Task::ALL.map(route_of).contains(&uri.path());
-    let allowed = if takes_images {
-        "send an image with POST, for example with curl -F image=@photo.jpg"
-    } else {
-        "use GET"
+    let of_model = uri.path().strip_prefix("/v1/models/");
+    let controls = of_model.is_some_and(|rest| rest.contains('/'));
+    let allowed = match () {
+        () if takes_images => "send an image with POST, for example with curl -F image=@photo.jpg",
+        () if controls => "use POST",
+        () => "use GET",
     };
     let error = ServeError::MethodNotAllowed {
         path,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{OriginalUri, Path, State};
-use axum::response::IntoResponse;
+use axum::http::Uri;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::cut;
@@ -13,7 +14,7 @@ use super::problem::Problem;
 use crate::app::App;
 use crate::error::ServeError;
 use crate::manifest::{Activation, Precision, Preprocess, Provenance, Task};
-use crate::registry::{Entry, LoadState, Registry};
+use crate::registry::{Entry, LoadState, Snapshot};
 use crate::store::ModelSource;
 
 #[derive(Serialize)]
@@ -37,6 +38,10 @@ struct Description<'a> {
     ready: bool,
     /// Why the loaded variant is not ready. `None` if it is ready or not loaded.
     unready_reason: Option<String>,
+    /// Why the last attempt to load or to replace the variant failed.
+    error: Option<String>,
+    /// Memory that the loaded variant takes. `None` if it is not loaded.
+    memory_bytes: Option<u64>,
     input: Input<'a>,
     num_classes: usize,
     /// What the outputs of a classification network are. `None` for other tasks.
@@ -65,9 +70,9 @@ struct Batching {
 
 /// `GET /v1/models`: the descriptions of all served models, without labels.
 pub(super) async fn list(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
-    let registry = app.registry()?;
-    let entries = registry.entries().iter();
-    let models = entries.map(|entry| describe(entry, is_default(&app, registry, entry)));
+    let snapshot = app.registry()?.snapshot();
+    let entries = snapshot.entries().iter();
+    let models = entries.map(|entry| describe(entry, is_default(&snapshot, entry)));
     let models = models.collect();
     Ok(Json(List { models }).into_response())
 }
@@ -78,22 +83,34 @@ pub(super) async fn show(
     OriginalUri(uri): OriginalUri,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<impl IntoResponse, Problem> {
-    let registry = app.registry()?;
+    let snapshot = app.registry()?.snapshot();
+    let name = decoded(name, &uri)?;
+    Ok(described(&snapshot, snapshot.named(&name)?))
+}
+
+/// Returns the name of a model in the path of a request.
+pub(super) fn decoded(
+    name: Result<Path<String>, PathRejection>,
+    uri: &Uri,
+) -> Result<String, ServeError> {
     let Path(name) = name.map_err(|_| ServeError::BadParameter {
         field: "model".to_owned(),
         expected: "percent-encoded UTF-8".to_owned(),
         got: cut(uri.path()),
     })?;
-    let entry = registry.named(&name)?;
-    let mut description = describe(entry, is_default(&app, registry, entry));
+    Ok(name)
+}
+
+/// Returns the response with the description of `entry` and its labels.
+pub(super) fn described(snapshot: &Snapshot, entry: &Arc<Entry>) -> Response {
+    let mut description = describe(entry, is_default(snapshot, entry));
     description.labels = Some(&entry.source().labels);
-    Ok(Json(description).into_response())
+    Json(description).into_response()
 }
 
 /// Returns whether `entry` serves the requests of its task that name no model.
-fn is_default(app: &App, registry: &Registry, entry: &Arc<Entry>) -> bool {
-    let task = entry.source().manifest.task;
-    let default = registry.for_task(task, app.default_model(task));
+fn is_default(snapshot: &Snapshot, entry: &Arc<Entry>) -> bool {
+    let default = snapshot.for_task(entry.source().manifest.task, None);
     default.is_ok_and(|default| Arc::ptr_eq(default, entry))
 }
 
@@ -123,6 +140,8 @@ fn describe(entry: &Entry, default: bool) -> Description<'_> {
         state: entry.state(),
         ready: model.is_some() && unready.is_none(),
         unready_reason: unready.map(|reason| reason.to_string()),
+        error: entry.error().map(|error| error.to_string()),
+        memory_bytes: entry.model().and_then(|model| model.memory_bytes),
         input: Input {
             layout: "NCHW",
             data_type: "float32",

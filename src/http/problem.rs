@@ -62,6 +62,7 @@ codes! {
     no_model = NOT_FOUND,
     no_route = NOT_FOUND,
     method_not_allowed = METHOD_NOT_ALLOWED,
+    model_busy = CONFLICT,
     body_too_large = PAYLOAD_TOO_LARGE,
     too_many_images = PAYLOAD_TOO_LARGE,
     too_many_pixels = PAYLOAD_TOO_LARGE,
@@ -85,6 +86,7 @@ codes! {
     model_loading = SERVICE_UNAVAILABLE,
     model_load_failed = SERVICE_UNAVAILABLE,
     model_memory = SERVICE_UNAVAILABLE,
+    model_unloaded = SERVICE_UNAVAILABLE,
     starting = SERVICE_UNAVAILABLE,
     draining = SERVICE_UNAVAILABLE,
     deadline_passed = GATEWAY_TIMEOUT,
@@ -267,9 +269,9 @@ impl From<ServeError> for Problem {
             ServeError::ModelLoading { .. } => {
                 Self::new(Code::model_loading, detail).retry(SHORT_WAIT)
             }
-            ServeError::ModelLoadsPaused { retry_after, .. } => {
-                Self::new(Code::model_loading, detail).retry(retry_after)
-            }
+            ServeError::ModelUnloaded { .. } => Self::new(Code::model_unloaded, detail),
+            ServeError::ModelBusy { .. } => Self::new(Code::model_busy, detail).retry(SHORT_WAIT),
+            ServeError::ModelReloadFailed { .. } => Self::new(Code::model_load_failed, detail),
             ServeError::ModelLoadFailed { retry_after, .. }
             | ServeError::ModelChanged { retry_after, .. } => {
                 Self::new(Code::model_load_failed, detail).retry(retry_after)
@@ -298,7 +300,9 @@ impl From<ServeError> for Problem {
                 Self::new(Code::deadline_passed, detail)
             }
             ServeError::HttpsRequired => Self::new(Code::https_required, detail).closing(),
-            ServeError::NoRoute { .. } => Self::new(Code::no_route, detail),
+            ServeError::NoRoute { .. } | ServeError::ControlElsewhere { .. } => {
+                Self::new(Code::no_route, detail)
+            }
             ServeError::MethodNotAllowed { .. } => Self::new(Code::method_not_allowed, detail),
             ServeError::Starting => Self::new(Code::starting, detail).retry(SHORT_WAIT),
             ServeError::NoModelReady { .. } => {

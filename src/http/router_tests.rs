@@ -238,6 +238,7 @@ pub(super) fn fake_variant(
         precision: Precision::Fp32,
         own_operators: 0,
         load_time: Duration::ZERO,
+        memory_bytes: None,
     }
 }
 
@@ -666,7 +667,7 @@ async fn large_images_are_not_drawn_into() {
 #[tokio::test]
 async fn a_model_without_free_workers_is_unavailable() {
     let app = Setup::running(Behavior::Logits, Limits::default());
-    let model = Arc::clone(&app.registry().unwrap().models()[0]);
+    let model = Arc::clone(&app.registry().unwrap().snapshot().models()[0]);
     let batcher = &model.batcher;
     batcher.pretend_stuck(true);
     for request in [post(png()), get("/health/ready")] {
@@ -893,7 +894,7 @@ async fn a_busy_pool_delays() {
 async fn a_ready_tensor_enters_at_the_queue() {
     let app = Setup::running(Behavior::Logits, Limits::default());
     let run = async |side: u32, values: usize| {
-        let model = Arc::clone(&app.registry()?.models()[0]);
+        let model = Arc::clone(&app.registry()?.snapshot().models()[0]);
         let deadline = Deadline::after(app.limits.request_timeout);
         let admission = Admission::new(&app, model, deadline)?;
         let size = ImageSize {

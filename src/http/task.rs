@@ -160,22 +160,32 @@ async fn admit<T: TaskRoute>(
     deadline: Deadline,
     watch: &mut Watch<'_>,
 ) -> Result<(Head<T>, Admission), ServeError> {
-    let (head, entry) = Head::<T>::parse(app, parts)?;
-    watch.set_model(Arc::clone(&entry));
-    let (loaded, deadline) = if let Some(loaded) = entry.model() {
-        (loaded, deadline)
-    } else {
-        // While the server leaves, requests wait for a load that has begun, but none begins.
-        let registry = match entry.state() {
-            LoadState::Loading | LoadState::Loaded => app.registry()?,
-            _ => app.ready()?,
+    loop {
+        let (head, entry) = Head::<T>::parse(app, parts)?;
+        watch.set_model(Arc::clone(&entry));
+        entry.touch();
+        let (loaded, deadline) = if let Some(loaded) = entry.model() {
+            (loaded, deadline)
+        } else {
+            // While the server leaves, requests wait for a load that has begun, but none begins.
+            let registry = match entry.state() {
+                LoadState::Loading | LoadState::Loaded => app.registry()?,
+                _ => app.ready()?,
+            };
+            match deadline.bound(registry.load(&entry)).await {
+                Ok(loaded) => (loaded, Deadline::after(app.limits.request_timeout)),
+                Err(error) if registry.snapshot().contains(&entry) => return Err(error),
+                // The model was replaced meanwhile: the request is for the new one.
+                Err(_) => {
+                    deadline.check()?;
+                    continue;
+                }
+            }
         };
-        let loaded = deadline.bound(registry.load(&entry)).await?;
-        (loaded, Deadline::after(app.limits.request_timeout))
-    };
-    let mut admission = Admission::new(app, loaded, deadline)?;
-    watch.follow(&mut admission);
-    Ok((head, admission))
+        let mut admission = Admission::new(app, loaded, deadline)?;
+        watch.follow(&mut admission);
+        return Ok((head, admission));
+    }
 }
 
 /// Returns the problem document for `error` in a request for `model`.
@@ -199,12 +209,11 @@ impl<T: TaskRoute> Head<T> {
     /// Checks the query and headers. Returns the checked values with the model that the query
     /// selects, which may not be loaded yet.
     fn parse(app: &App, parts: &Parts) -> Result<(Self, Arc<Entry>), ServeError> {
-        let registry = app.registry()?;
+        let models = app.registry()?.snapshot();
         let mut params = Params::parse(&parts.uri)?;
         let model = params.take("model")?;
         let orientation = params.orientation()?;
-        let model = model.as_deref().or_else(|| app.default_model(T::TASK));
-        let model = registry.for_task(T::TASK, model)?;
+        let model = models.for_task(T::TASK, model.as_deref())?;
         let task = T::parse(&mut params, &parts.headers, model.source())?;
         params.finish(&[&COMMON_PARAMETERS, T::PARAMETERS].concat())?;
         let head = Self {

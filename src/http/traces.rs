@@ -12,8 +12,8 @@ use opentelemetry::trace::{SpanContext, Status};
 use tower_http::request_id::RequestId;
 
 use super::access::is_probe;
-use super::opening::Scheme;
 use super::middleware::label_of;
+use super::opening::Scheme;
 use super::problem::Problem;
 use super::stream::Peer;
 use super::traceparent::{TRACEPARENT, caller, header};
@@ -117,7 +117,10 @@ fn described(request: &Request) -> (Cow<'static, str>, Vec<KeyValue>) {
     let mut attributes = vec![
         text("http.request.method", method),
         text("url.path", request.uri().path()),
-        text("url.scheme", scheme.map_or("http", |scheme| scheme.as_str())),
+        text(
+            "url.scheme",
+            scheme.map_or("http", |scheme| scheme.as_str()),
+        ),
         text("network.protocol.version", version(request.version())),
     ];
     attributes.extend(path.map(|path| text("http.route", path)));

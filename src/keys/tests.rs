@@ -189,11 +189,11 @@ fn a_wrong_file_leaves_the_old_keys() {
     assert_eq!(file.keys().authorize(b"1").unwrap_err(), KeyError::Invalid);
     let page = metrics.render();
     assert!(
-        page.contains("sightline_key_reloads_total{result=\"failed\"} 4"),
+        page.contains("sightline_key_reloads_total{result=\"failure\"} 4"),
         "{page}"
     );
     assert!(
-        page.contains("sightline_key_reloads_total{result=\"ok\"} 1"),
+        page.contains("sightline_key_reloads_total{result=\"success\"} 1"),
         "{page}"
     );
 }

@@ -124,6 +124,8 @@ pub enum Rejection {
     key_rate,
     /// The API key had too many requests in flight.
     key_concurrency,
+    /// An operator had unloaded the model.
+    model_unloaded,
     /// The server was starting.
     starting,
     /// The server was shutting down.
@@ -134,7 +136,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every reason for a rejection.
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::queue_full,
         Self::deadline_unreachable,
         Self::body_memory,
@@ -146,6 +148,7 @@ impl Rejection {
         Self::model_memory,
         Self::key_rate,
         Self::key_concurrency,
+        Self::model_unloaded,
         Self::starting,
         Self::draining,
         Self::too_many_streams,
@@ -188,6 +191,15 @@ pub(super) struct RouteLabels {
 pub(super) struct ModelLabels {
     pub(super) model: String,
     pub(super) variant: String,
+}
+
+impl From<ModelLabel<'_>> for ModelLabels {
+    fn from(label: ModelLabel<'_>) -> Self {
+        Self {
+            model: label.model.to_owned(),
+            variant: label.variant.to_owned(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -246,10 +258,12 @@ pub(super) struct ReloadLabels {
     pub(super) result: ReloadResult,
 }
 
-/// Whether a reload succeeded.
+/// Whether new files could be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "variant names are the label's values")]
-pub(super) enum ReloadResult {
-    ok,
-    failed,
+pub enum ReloadResult {
+    /// What the files contain is in use.
+    success,
+    /// What was in use before, if anything, stays in use.
+    failure,
 }

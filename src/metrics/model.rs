@@ -16,8 +16,6 @@ pub struct ModelMetrics {
     pub(super) stages: [Histogram; Stage::ALL.len()],
     /// Number of images with a result.
     pub images: Counter,
-    /// 1 if the model is loaded and has completed a first run, 0 if not.
-    pub loaded: Gauge,
     pub(super) triton: Option<TritonModel>,
 }
 

@@ -23,7 +23,7 @@ impl TlsMetrics {
     /// Records that the certificate in use is valid until `not_after`, in seconds since 1970.
     pub fn expires(&self, not_after: i64) {
         self.expiry.store(not_after, Ordering::Relaxed);
-        for result in [ReloadResult::ok, ReloadResult::failed] {
+        for result in [ReloadResult::success, ReloadResult::failure] {
             // Each counter exists with the value 0 before the first reload.
             let _ = self.reloads.get_or_create(&ReloadLabels { result });
         }
@@ -32,9 +32,9 @@ impl TlsMetrics {
     /// Counts a reload of changed files.
     pub fn reloaded(&self, succeeded: bool) {
         let result = if succeeded {
-            ReloadResult::ok
+            ReloadResult::success
         } else {
-            ReloadResult::failed
+            ReloadResult::failure
         };
         self.reloads.get_or_create(&ReloadLabels { result }).inc();
     }

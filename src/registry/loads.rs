@@ -1,11 +1,13 @@
-//! Loading of models when they are first requested.
+//! Loading of models: when they are first requested, at start, and to replace others.
 //!
 //! The first request for a variant that is not loaded starts a task that loads it; the request, and
 //! others for the same variant, wait for the result within their own deadlines. The task does not
-//! depend on these requests: it continues if their clients leave. One variant is loaded at a time,
-//! and only a few requests wait. After a failure no attempt starts for a while, whichever variant it is
-//! for, so that clients cannot keep the server loading. An attempt that cannot succeed before a
-//! restart is not repeated.
+//! depend on these requests: it continues if their clients leave. Only a few requests wait.
+//!
+//! Loads run in parallel as far as the cores and the memory for loading allow. After a failure, no
+//! variant that has failed before is tried again during a pause, whichever failed, so that clients
+//! cannot keep the server loading: each variant fails once without a pause, and all further attempts
+//! take a small part of the time. Variants that have never failed are loaded during the pause.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,27 +17,37 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::entry::{Entry, Failure, LoadState, State};
-use super::tensors::{NoRoom, make_room};
+use super::evict::{ModelMemory, OverModelMemory};
+use super::find::{Find, Found};
+use super::models::Shared;
+use super::tensors::NoRoom;
+use super::threads::LoaderThreads;
 use super::{LoadedModel, ModelPlan};
+use crate::budget::{Budget, Permit};
+use crate::config::ConfigError;
 use crate::error::ServeError;
+use crate::memory::UNIT;
+use crate::metrics::LoadMetrics;
 use crate::store::ModelSource;
 
 /// Maximum number of requests that wait for models.
 pub const MAX_WAITING: usize = 32;
-/// Shortest and longest time between the end of a failed attempt and the next attempt, for any
-/// model.
+/// Shortest and longest time between the end of a failed attempt and the next attempt for a model
+/// that has failed.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(10));
 /// Time between a failed attempt and the next one, as a multiple of the time that the attempt took.
 const PAUSE_FACTOR: u32 = 10;
-/// Time after which a client may ask again for a model that cannot be loaded before a restart.
-const AFTER_RESTART: Duration = Duration::from_hours(1);
-/// Maximum time to wait until the images in work leave memory for the tensors of a new model.
-const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time after which a client may ask again for a model that cannot be loaded before an operator
+/// changes something.
+const AFTER_CHANGE: Duration = Duration::from_hours(1);
+/// Expected memory that loading a model takes: a constant part, and a part per byte of its files.
+const LOADING_BYTES: (u64, u64) = (64 << 20, 4);
 
 /// Why a model could not be loaded. The texts are for the log.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LoadFailure {
-    /// The model was replaced since the server started; no further attempt is made.
+    /// The model's files were replaced since the server read its manifest; no further attempt is
+    /// made before the manifest is read again.
     #[error("{0}")]
     Changed(String),
     /// The process has too little memory to load the model now.
@@ -46,116 +58,131 @@ pub enum LoadFailure {
     Other(String),
 }
 
-/// The function that loads a model. It is called on a thread that may block.
-type Load = dyn Fn(ModelSource, ModelPlan) -> Result<LoadedModel, LoadFailure> + Send + Sync;
-
-/// Loads models when they are first requested.
-pub struct Loads {
-    shared: Arc<Shared>,
-    /// Places of the requests that wait.
-    places: Semaphore,
+/// A variant to load.
+pub struct LoadJob {
+    /// The variant.
+    pub source: ModelSource,
+    /// Settings of its queue and workers.
+    pub plan: ModelPlan,
+    /// Memory in bytes that other loads in progress are expected to take. `None` before the server
+    /// is ready.
+    pub beside: Option<u64>,
 }
 
-struct Shared {
-    load: Box<Load>,
+/// The function that loads a model. It is called on a thread that may block.
+type Load = dyn Fn(LoadJob) -> Result<LoadedModel, LoadFailure> + Send + Sync;
+
+/// Loads models, within limits.
+pub struct Loads {
+    /// `None` if nothing is loaded.
+    load: Option<Arc<Load>>,
+    /// Finds the models to serve. `None` if the set of models never changes.
+    pub(super) find: Option<Arc<dyn Find>>,
     /// Memory in bytes for the tensors of all models.
-    tensor_bytes: u64,
-    /// Held by the task that loads a model.
-    turn: Semaphore,
+    pub(super) tensor_bytes: u64,
+    /// Places of the requests that wait.
+    places: Semaphore,
+    threads: LoaderThreads,
+    /// Threads of sessions that loads may use together.
+    cores: Budget,
+    /// Memory that loads may take together.
+    memory: Budget,
+    pub(super) models: ModelMemory,
+    pub(super) metrics: LoadMetrics,
     /// End of the pause after a failed attempt. `None` before the first one.
     pause_end: Mutex<Option<Instant>>,
     /// Cancelled when the server stops.
-    stopping: CancellationToken,
+    pub(super) stopping: CancellationToken,
 }
 
 /// Why an attempt to load a model failed.
 #[derive(Debug, Error)]
-enum AttemptError {
+pub(super) enum AttemptError {
     #[error(transparent)]
     Load(#[from] LoadFailure),
     #[error("the thread that loaded the model panicked")]
     Panicked,
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
+    #[error(transparent)]
+    OverMemory(#[from] OverModelMemory),
+    #[error(transparent)]
+    Default(#[from] ConfigError),
+}
+
+/// The right to load one model: a part of the cores and of the memory for loading.
+pub(super) struct Turn {
+    _cores: Permit,
+    memory: Permit,
 }
 
 impl Loads {
-    /// Creates the loader of a server. `load` loads one model; it may block, and its error is
-    /// logged. `tensor_bytes` is the memory for the tensors of all models.
+    /// Creates a loader that loads one model at a time. `load` loads one model; it may block.
+    /// `tensor_bytes` is the memory for the tensors of all models.
     pub fn new(
         tensor_bytes: u64,
-        load: impl Fn(ModelSource, ModelPlan) -> Result<LoadedModel, LoadFailure>
-        + Send
-        + Sync
-        + 'static,
+        load: impl Fn(LoadJob) -> Result<LoadedModel, LoadFailure> + Send + Sync + 'static,
     ) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                load: Box::new(load),
-                tensor_bytes,
-                turn: Semaphore::new(1),
-                pause_end: Mutex::new(None),
-                stopping: CancellationToken::new(),
-            }),
-            places: Semaphore::new(MAX_WAITING),
+            load: Some(Arc::new(load)),
+            tensor_bytes,
+            ..Self::none()
         }
+    }
+
+    /// Creates a loader that loads nothing.
+    pub(super) fn none() -> Self {
+        Self {
+            load: None,
+            find: None,
+            tensor_bytes: 0,
+            places: Semaphore::new(MAX_WAITING),
+            threads: LoaderThreads::default(),
+            cores: Budget::new("loading_cores", 1, 1),
+            memory: Budget::new("loading", UNIT, u64::MAX),
+            models: ModelMemory::default(),
+            metrics: LoadMetrics::default(),
+            pause_end: Mutex::new(None),
+            stopping: CancellationToken::new(),
+        }
+    }
+
+    /// Lets several models load in parallel, with `cores` threads and, if it is not `None`, with
+    /// `memory` bytes altogether.
+    #[must_use]
+    pub fn parallel(self, cores: usize, memory: Option<u64>) -> Self {
+        Self {
+            cores: Budget::new("loading_cores", 1, cores.max(1) as u64),
+            memory: Budget::new("loading", UNIT, memory.unwrap_or(u64::MAX)),
+            ..self
+        }
+    }
+
+    /// Sets what finds the models to serve, so that they can be changed, added and removed.
+    #[must_use]
+    pub fn finding(self, find: impl Find) -> Self {
+        Self {
+            find: Some(Arc::new(find)),
+            ..self
+        }
+    }
+
+    /// Sets the limit on the memory of the loaded models.
+    #[must_use]
+    pub fn within(self, models: ModelMemory) -> Self {
+        Self { models, ..self }
+    }
+
+    /// Sets the metrics of the loads.
+    #[must_use]
+    pub fn measured(self, metrics: LoadMetrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Makes waiting requests fail with [`ServeError::Draining`], and starts no further attempts. An
     /// attempt in progress is abandoned when the process ends.
     pub(super) fn stop(&self) {
-        self.shared.stopping.cancel();
-    }
-
-    /// Waits until `entry` is loaded; starts to load it if that is necessary. `all` are the entries
-    /// that share the memory for tensors, `entry` among them.
-    pub(super) async fn wait(
-        &self,
-        entry: &Arc<Entry>,
-        all: &Arc<[Arc<Entry>]>,
-    ) -> Result<Arc<LoadedModel>, ServeError> {
-        if let Some(error) = self.shared.refusal(entry) {
-            return Err(error);
-        }
-        let place = self.places.try_acquire();
-        let _place = place.map_err(|_| ServeError::ModelLoading {
-            model: entry.id(),
-            waiting: MAX_WAITING,
-        })?;
-        if self.shared.stopping.is_cancelled() {
-            return Err(ServeError::Draining);
-        }
-        if entry.begin() {
-            let shared = Arc::clone(&self.shared);
-            tokio::spawn(shared.attempt(Arc::clone(entry), Arc::clone(all)));
-        }
-        let state = tokio::select! {
-            biased;
-            state = entry.settled() => state,
-            () = self.shared.stopping.cancelled() => State::NotLoaded,
-        };
-        match state {
-            State::Loaded(model) => Ok(model),
-            State::Failed(failure) => Err(self.shared.failed(entry, failure)),
-            State::NotLoaded | State::Loading if self.shared.stopping.is_cancelled() => {
-                Err(ServeError::Draining)
-            }
-            // The attempt for another model failed before it was this model's turn.
-            State::NotLoaded | State::Loading => Err(self.shared.paused(entry)),
-        }
-    }
-}
-
-impl Shared {
-    /// Returns why no attempt to load `entry` may start now. `None` if one may start, or if one is
-    /// in progress.
-    fn refusal(&self, entry: &Entry) -> Option<ServeError> {
-        let paused = !self.pause().is_zero();
-        match entry.failure() {
-            Some(failure) if paused || failure.is_final() => Some(self.failed(entry, failure)),
-            None if paused && entry.state() == LoadState::NotLoaded => Some(self.paused(entry)),
-            _ => None,
-        }
+        self.stopping.cancel();
     }
 
     /// Returns the time that is left of the pause after the last failed attempt.
@@ -180,6 +207,14 @@ impl Shared {
         pause
     }
 
+    /// Returns why no attempt to load `entry` may start now. `None` if one may start, or if one is
+    /// in progress.
+    fn refusal(&self, entry: &Entry) -> Option<ServeError> {
+        let failure = entry.failure()?;
+        let refused = failure.is_final() || !self.pause().is_zero();
+        refused.then(|| self.failed(entry, failure))
+    }
+
     /// Returns the error of a request for a model that could not be loaded.
     fn failed(&self, entry: &Entry, failure: Failure) -> ServeError {
         let (model, pause) = (entry.id(), self.pause());
@@ -194,79 +229,169 @@ impl Shared {
             },
             Failure::TensorMemory => ServeError::ModelTensorMemory {
                 model,
-                retry_after: AFTER_RESTART,
+                retry_after: AFTER_CHANGE,
             },
             Failure::Changed => ServeError::ModelChanged {
                 model,
-                retry_after: AFTER_RESTART,
+                retry_after: AFTER_CHANGE,
             },
         }
     }
 
-    /// Returns the error of a request for a model that is not loaded because the attempt to load
-    /// another one has failed.
-    fn paused(&self, entry: &Entry) -> ServeError {
-        ServeError::ModelLoadsPaused {
-            model: entry.id(),
-            retry_after: self.pause(),
+    /// Waits until there are cores and memory to load `source`.
+    pub(super) async fn turn(&self, source: &ModelSource, plan: &ModelPlan) -> Turn {
+        let cores = self.cores.acquire(plan.intra_op_threads as u64).await;
+        // The built-in model is loaded alone: its memory is measured in this process.
+        let bytes = source.file_bytes().map_or(u64::MAX, |bytes| {
+            LOADING_BYTES.0 + bytes.saturating_mul(LOADING_BYTES.1)
+        });
+        let memory = self.memory.acquire(bytes).await;
+        Turn {
+            _cores: cores,
+            memory,
         }
     }
 
-    /// Loads `entry` as soon as no other entry is being loaded, and sets its state to the result.
-    async fn attempt(self: Arc<Self>, entry: Arc<Entry>, all: Arc<[Arc<Entry>]>) {
+    /// Loads one variant on a thread that may block. `serving` states whether the server is ready.
+    pub(super) async fn load(
+        &self,
+        source: ModelSource,
+        plan: ModelPlan,
+        serving: bool,
+    ) -> Result<LoadedModel, AttemptError> {
+        let load = self.load.clone();
+        let load =
+            load.ok_or_else(|| LoadFailure::Other("the registry has no loader".to_owned()))?;
+        let turn = self.turn(&source, &plan).await;
+        let beside = self.memory.used().saturating_sub(turn.memory.amount());
+        let job = LoadJob {
+            source,
+            plan,
+            beside: serving.then_some(beside),
+        };
+        let loaded = self.threads.run(move || load(job)).await;
+        let mut model = loaded.ok_or(AttemptError::Panicked)??;
+        // The last request that uses the model may drop it on a thread that must not block.
+        model.batcher.finish_in_background();
+        self.metrics
+            .took(model.label(), model.load_time.as_secs_f64());
+        Ok(model)
+    }
+
+    /// Returns the models to serve now.
+    pub(super) async fn find(&self) -> Result<Found, LoadFailure> {
+        let find = self.find.clone();
+        let find =
+            find.ok_or_else(|| LoadFailure::Other("the set of models cannot change".to_owned()))?;
+        let finding = tokio::task::spawn_blocking(move || find.find());
+        let panicked = |_| LoadFailure::Other("the search for models panicked".to_owned());
+        finding.await.map_err(panicked)?.map_err(LoadFailure::Other)
+    }
+}
+
+impl Shared {
+    /// Waits until `entry` is loaded; starts to load it if that is necessary.
+    pub(super) async fn wait(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+    ) -> Result<Arc<LoadedModel>, ServeError> {
+        if let Some(error) = self.loads.refusal(entry) {
+            return Err(error);
+        }
+        let place = self.loads.places.try_acquire();
+        let _place = place.map_err(|_| ServeError::ModelLoading {
+            model: entry.id(),
+            waiting: MAX_WAITING,
+        })?;
+        loop {
+            if self.loads.stopping.is_cancelled() {
+                return Err(ServeError::Draining);
+            }
+            if let Some(previous) = entry.begin() {
+                tokio::spawn(Arc::clone(self).attempt(Arc::clone(entry), previous));
+            }
+            let state = tokio::select! {
+                biased;
+                state = entry.settled() => state,
+                () = self.loads.stopping.cancelled() => return Err(ServeError::Draining),
+            };
+            let model = entry.id();
+            match state {
+                State::Loaded(model) => return Ok(model),
+                State::Failed(failure) => return Err(self.loads.failed(entry, failure)),
+                State::Unloaded => return Err(ServeError::ModelUnloaded { model }),
+                // The model was replaced before the attempt began: the caller finds the new one.
+                State::NotLoaded | State::Loading if !self.snapshot().contains(entry) => {
+                    let retry_after = Duration::ZERO;
+                    return Err(ServeError::ModelChanged { model, retry_after });
+                }
+                // The model was loaded, and unloaded again to make room, before this task ran.
+                State::NotLoaded | State::Loading => {}
+            }
+        }
+    }
+
+    /// Loads `entry` as soon as no other operation changes its model, and sets its state to the
+    /// result. `previous` is the state before the attempt.
+    async fn attempt(self: Arc<Self>, entry: Arc<Entry>, previous: State) {
+        let failed_before = matches!(previous, State::Failed(_));
         let mut ending = Ending {
             shared: &self,
             entry: &entry,
-            state: State::NotLoaded,
+            state: previous,
             started: None,
         };
-        let _turn = self.turn.acquire().await;
-        if self.stopping.is_cancelled() || !self.pause().is_zero() {
+        let _operation = self.operations.begin(entry.name()).await;
+        let paused = failed_before && !self.loads.pause().is_zero();
+        let current = self.snapshot().contains(&entry) && entry.state() == LoadState::Loading;
+        if self.loads.stopping.is_cancelled() || paused || !current {
             return;
         }
         let model = entry.id();
         tracing::info!(model, "loading model on first use");
         let started = Instant::now();
         (ending.state, ending.started) = (State::Failed(Failure::Other), Some(started));
-        let loaded = self.load(&entry, &all).await;
+        let loaded = self.load_for(&entry).await;
+        // Held until the state is set, so that memory is divided among the models that are loaded.
+        let room = self.room.lock().await;
+        let loaded = match loaded {
+            Ok(model) => self.fit(vec![model], &[]).await,
+            Err(error) => Err(error),
+        };
         ending.state = match loaded {
-            Ok(model) => State::Loaded(Arc::new(model)),
-            Err(error) => {
-                let failure = error.failure();
-                // A failure that is final is not repeated, so other models need not wait.
-                let pause = (!failure.is_final()).then(|| self.start_pause(started.elapsed()));
-                tracing::error!(
-                    model,
-                    error = error.to_string(),
-                    retry_after_ms = pause.map(|pause| pause.as_millis() as u64),
-                    "cannot load model on first use"
-                );
-                State::Failed(failure)
-            }
+            Ok(mut models) => match models.pop() {
+                Some(model) => State::Loaded(Arc::new(model)),
+                None => State::NotLoaded,
+            },
+            Err(error) => self.first_use_failed(&entry, &error, started.elapsed()),
         };
         // Before the next attempt begins.
         drop(ending);
+        drop(room);
     }
 
-    /// Loads the network of `entry`, and makes room for its tensors.
-    async fn load(
-        self: &Arc<Self>,
-        entry: &Entry,
-        all: &[Arc<Entry>],
-    ) -> Result<LoadedModel, AttemptError> {
-        let (shared, source, plan) = (Arc::clone(self), entry.source().clone(), entry.plan());
-        let loading = tokio::task::spawn_blocking(move || (shared.load)(source, plan));
-        let model = loading.await.map_err(|_| AttemptError::Panicked)?;
-        let model = model?;
-        let others: Vec<Arc<LoadedModel>> = all.iter().filter_map(|entry| entry.model()).collect();
-        let end = Instant::now() + ROOM_TIMEOUT;
-        if let Err(error) = make_room(&others, &model, self.tensor_bytes, end).await {
-            model.metrics.loaded.set(0);
-            // Dropping a model joins its threads, which blocks.
-            tokio::task::spawn_blocking(move || drop(model));
-            return Err(error.into());
-        }
-        Ok(model)
+    /// Loads the network of `entry`, which is requested for the first time.
+    async fn load_for(&self, entry: &Entry) -> Result<LoadedModel, AttemptError> {
+        let expected = self.loads.models.expected(entry.source());
+        self.evict_for(expected, &[])?;
+        let (source, plan) = (entry.source().clone(), entry.plan());
+        self.loads.load(source, plan, true).await
+    }
+
+    /// Reports the failure of an attempt that a request started, and starts the pause. Returns the
+    /// state of the entry.
+    fn first_use_failed(&self, entry: &Entry, error: &AttemptError, taken: Duration) -> State {
+        let failure = error.failure();
+        // A failure that is final is not repeated, so it needs no pause.
+        let pause = (!failure.is_final()).then(|| self.loads.start_pause(taken));
+        tracing::error!(
+            model = entry.id(),
+            error = error.to_string(),
+            retry_after_ms = pause.map(|pause| pause.as_millis() as u64),
+            "cannot load model on first use"
+        );
+        entry.report(Some(entry.source().public_reason(&error.to_string())));
+        State::Failed(failure)
     }
 }
 
@@ -275,12 +400,13 @@ impl AttemptError {
     fn failure(&self) -> Failure {
         match self {
             Self::Load(LoadFailure::Changed(_)) => Failure::Changed,
-            Self::Load(LoadFailure::Memory(_)) => Failure::Memory,
-            // Loaded models stay loaded, so the memory stays too small.
+            Self::Load(LoadFailure::Memory(_)) | Self::OverMemory(_) => Failure::Memory,
+            // The memory stays too small until another model is unloaded.
             Self::NoRoom(NoRoom::TooSmall(_)) => Failure::TensorMemory,
-            Self::Load(LoadFailure::Other(_)) | Self::Panicked | Self::NoRoom(NoRoom::Held(_)) => {
-                Failure::Other
-            }
+            Self::Load(LoadFailure::Other(_))
+            | Self::Panicked
+            | Self::NoRoom(NoRoom::Held(_))
+            | Self::Default(_) => Failure::Other,
         }
     }
 }
@@ -298,10 +424,17 @@ struct Ending<'a> {
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         if let Some(started) = self.started.filter(|_| std::thread::panicking()) {
-            self.shared.start_pause(started.elapsed());
+            self.shared.loads.start_pause(started.elapsed());
+        }
+        let loaded = matches!(self.state, State::Loaded(_));
+        if loaded {
+            self.entry.report(None);
         }
         let state = std::mem::replace(&mut self.state, State::NotLoaded);
-        self.entry.set(state);
+        if self.entry.finish(state) && self.started.is_some() {
+            let gauge = self.shared.loads.metrics.loaded(self.entry.label());
+            gauge.set(i64::from(loaded));
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The served models. Each has a manifest, labels and preprocessing and, if it is loaded, a queue
 //! with workers.
 //!
-//! [`Served`] says which variants are served, [`Registry`] finds them by name, and [`Loads`] loads
-//! those that are not loaded at start. [`Entry`] is one variant with its state.
+//! [`Served`] says which variants are served at start. [`Registry`] owns them, and changes them while
+//! the server runs; a request finds its [`Entry`] by name in a [`Snapshot`]. [`Loads`] loads networks.
 
 use std::time::{Duration, Instant};
 
@@ -20,20 +20,33 @@ use crate::postprocess::{OutputError, check_outputs};
 use crate::store::{ModelSource, StoreError};
 use crate::threads::ThreadPlan;
 pub use activation::{ActivationError, check_activation};
+pub use change::Changes;
 pub use entry::{Entry, LoadState};
-pub use loads::{LoadFailure, Loads, MAX_WAITING};
-pub use models::Registry;
+pub use evict::{ModelMemory, OverModelMemory};
+pub use find::{BrokenModel, Find, Found, Offer};
+pub use loads::{LoadFailure, LoadJob, Loads, MAX_WAITING};
+pub use models::{DefaultRules, Registry};
 use networks::Networks;
 pub use served::{Served, default_variant, find, select};
+pub use snapshot::Snapshot;
+pub use start::StartError;
 pub use tensors::{TensorMemoryError, expected_tensor_demand, share_tensor_memory};
 
 mod activation;
+mod change;
 mod entry;
+mod evict;
+mod find;
 mod loads;
 mod models;
 pub mod networks;
+mod operations;
 mod served;
+mod snapshot;
+mod start;
 mod tensors;
+mod threads;
+mod watch;
 
 /// Default number of images in a batch per thread of a session. The second image gives a thread
 /// work while the layers of the first one wait for each other; more images only increase the
@@ -148,6 +161,9 @@ pub struct LoadedModel {
     /// Time from reading the model's files until every session has run once and the workers have
     /// started.
     pub load_time: Duration,
+    /// Memory in bytes that the loaded model takes, as it was measured or estimated when it was
+    /// loaded. `None` if it was not.
+    pub memory_bytes: Option<u64>,
 }
 
 /// Settings of a model's queue and workers, with defaults for those that the manifest does not set.
@@ -314,7 +330,6 @@ impl LoadedModel {
             batch_metrics,
         )?;
         let model_metrics = metrics.model(name, &variant);
-        model_metrics.loaded.set(1);
         let load_time = started.elapsed();
         Ok(Self {
             manifest,
@@ -328,6 +343,7 @@ impl LoadedModel {
             plan,
             own_operators,
             load_time,
+            memory_bytes: None,
         })
     }
 
@@ -358,6 +374,14 @@ impl Spare for SpareEngines {
 
     fn image(&self) -> Result<PreparedImage, ImageError> {
         gray_image(&self.preprocessor)
+    }
+}
+
+/// Returns the label values (model and variant) of the metrics of `source`.
+fn label(source: &ModelSource) -> ModelLabel<'_> {
+    ModelLabel {
+        model: &source.manifest.name,
+        variant: &source.variant,
     }
 }
 

@@ -74,7 +74,7 @@ fn divide(models: &[&LoadedModel], total: u64) -> Result<Division, TensorMemoryE
     })
 }
 
-/// Why there is no room for the tensors of another model.
+/// Why there is no room for the tensors of other models.
 #[derive(Debug, Error)]
 pub(super) enum NoRoom {
     /// The memory is too small for one image of each model.
@@ -86,7 +86,7 @@ pub(super) enum NoRoom {
 }
 
 /// Divides `total` bytes of memory for tensors again, among the models `loaded`, which may have
-/// images in work, and the model `new`, which has none. Waits until the images in work hold no more
+/// images in work, and the models `new`, which have none. Waits until the images in work hold no more
 /// than the new shares, but not longer than until `end`.
 ///
 /// # Errors
@@ -94,11 +94,11 @@ pub(super) enum NoRoom {
 /// shares of the models `loaded` are unchanged in this case.
 pub(super) async fn make_room(
     loaded: &[Arc<LoadedModel>],
-    new: &LoadedModel,
+    new: &[LoadedModel],
     total: u64,
     end: Instant,
 ) -> Result<(), NoRoom> {
-    let all: Vec<&LoadedModel> = loaded.iter().map(|model| &**model).chain([new]).collect();
+    let all: Vec<&LoadedModel> = loaded.iter().map(|model| &**model).chain(new).collect();
     let division = divide(&all, total)?;
     for model in loaded {
         let size = division.size(model.batcher.tensor_demand());
@@ -109,8 +109,10 @@ pub(super) async fn make_room(
             return Err(held.into());
         }
     }
-    let size = division.size(new.batcher.tensor_demand());
-    new.batcher.raise_tensor_memory(size);
+    for model in new {
+        let size = division.size(model.batcher.tensor_demand());
+        model.batcher.raise_tensor_memory(size);
+    }
     Ok(())
 }
 

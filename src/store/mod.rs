@@ -6,6 +6,7 @@ mod denied;
 mod directory;
 mod error;
 mod files;
+mod fingerprint;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod integrity;
@@ -31,6 +32,7 @@ pub use error::StoreError;
 pub use files::{
     Boundary, MAX_TEXT_BYTES, read_bounded, read_labels, read_regular, read_regular_text,
 };
+pub use fingerprint::{FileList, Fingerprint};
 pub use labels::{LabelError, lines};
 pub use requantize::{Requantize, quantized};
 use scan::{Scan, has_extension};
@@ -53,6 +55,15 @@ pub struct ModelRef {
     pub name: String,
     /// Name of the variant. `None` if the reference has no `@`.
     pub variant: Option<String>,
+}
+
+impl ModelRef {
+    /// Returns whether this reference names the variant `source`, or its model without a variant.
+    pub fn names(&self, source: &ModelSource) -> bool {
+        let variant = self.variant.as_ref();
+        self.name == source.manifest.name
+            && variant.is_none_or(|variant| *variant == source.variant)
+    }
 }
 
 /// A text has no name before, or no variant after its `@`. Contains up to 64 characters of the text.
@@ -184,6 +195,22 @@ impl ModelStore {
             })?,
             _ => Ok(vec![ModelSource::embedded()?]),
         }
+    }
+
+    /// Returns every model of the models directory that can be served, and the entries that cannot. It is no error if
+    /// the directory has no model; the built-in model is not returned in this case.
+    ///
+    /// # Errors
+    /// [`DirectoryError`] if the directory cannot be read.
+    pub fn survey(&self) -> Result<(Vec<ModelSource>, Vec<BrokenEntry>), StoreError> {
+        let mut scan = self.scan()?;
+        scan.check_files();
+        Ok((scan.models, scan.broken))
+    }
+
+    /// Returns the models directory. `None` if the store has none.
+    pub fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
     }
 
     /// Checks that the models directory, if the store has one, exists and can be read.

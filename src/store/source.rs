@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use onnx_export::summary::Summary;
+use onnx_export::text::shown_error;
 use onnx_export::weights::StateDict;
 use onnx_export::{BuildError, DEFAULT_OPSET, Stages};
 
@@ -275,6 +276,34 @@ impl ModelSource {
     /// Returns the identifier of the model and its variant, `name@variant`.
     pub fn id(&self) -> String {
         format!("{}@{}", self.manifest.name, self.variant)
+    }
+
+    /// Returns the size of the variant's ONNX files in bytes. A file that cannot be read counts as empty: reading it
+    /// says why. `None` for the built-in model, whose graph is built when it is loaded.
+    pub fn file_bytes(&self) -> Option<u64> {
+        match &self.origin {
+            Origin::Embedded => None,
+            Origin::Files { paths, .. } => {
+                let size = |path| std::fs::metadata(path).map_or(0, |file| file.len());
+                Some(paths.iter().map(|stage| size(stage.content)).sum())
+            }
+            Origin::Memory(graphs) => {
+                Some(graphs.iter().map(|stage| stage.content.len() as u64).sum())
+            }
+        }
+    }
+
+    /// Returns `reason`, why this model cannot be loaded, as clients may see it: without the folders of the server, on
+    /// one line, and cut.
+    pub fn public_reason(&self, reason: &str) -> Arc<str> {
+        let mut text = reason.to_owned();
+        let folder = self.path.as_deref().and_then(Path::parent);
+        for folder in [folder, folder.and_then(Path::parent)] {
+            if let Some(folder) = folder.filter(|folder| folder.components().count() > 1) {
+                text = text.replace(&format!("{}/", folder.display()), "");
+            }
+        }
+        shown_error(&text).into()
     }
 
     /// Returns the contents of one ONNX file for each stage of the model. If the variant has a

@@ -193,7 +193,7 @@ fn a_pair_that_is_replaced_file_by_file_is_used_when_it_is_complete() {
     tls.poll();
     assert!(!std::sync::Arc::ptr_eq(&first, &tls.config()));
     assert_eq!(
-        (folder.reloads("ok"), folder.reloads("failed")),
+        (folder.reloads("success"), folder.reloads("failure")),
         ("1".into(), "0".into())
     );
 }
@@ -218,7 +218,7 @@ fn unusable_files_leave_the_old_certificate_in_use_and_are_reported_once() {
         }
         assert!(std::sync::Arc::ptr_eq(&first, &tls.config()));
         // A missing file and a directory are the same failure: a file that cannot be read.
-        assert_eq!(folder.reloads("failed"), (index + 1).min(3).to_string());
+        assert_eq!(folder.reloads("failure"), (index + 1).min(3).to_string());
     }
     fs::remove_dir(folder.files().cert).unwrap();
     folder.write(&old);
@@ -230,7 +230,7 @@ fn unusable_files_leave_the_old_certificate_in_use_and_are_reported_once() {
     fs::write(folder.files().key, "").unwrap();
     assert!(tls.reload().is_err());
     assert_eq!(
-        (folder.reloads("ok"), folder.reloads("failed")),
+        (folder.reloads("success"), folder.reloads("failure")),
         ("1".into(), "4".into())
     );
 }

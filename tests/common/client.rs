@@ -41,7 +41,8 @@ pub struct Reply {
 }
 
 impl Reply {
-    pub(super) fn new(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Self {
+    /// Reads a response completely. Panics if the connection fails.
+    pub fn new(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Self {
         let mut response = response.unwrap();
         let body = response.body_mut().with_config().limit(128 << 20);
         let body = body.read_to_vec().unwrap();

@@ -9,6 +9,7 @@ mod keys;
 mod keys_statistics;
 mod open_loop;
 mod overload;
+mod reload;
 mod retry_storm;
 mod soak;
 mod traffic;
@@ -48,6 +49,8 @@ pub(crate) enum Scenario {
     Keys,
     /// Servers are stopped while clients send requests
     Drain,
+    /// A model is replaced again and again, while clients request it
+    Reload,
     /// Valid and hostile requests mixed, for minutes
     Soak,
 }
@@ -81,6 +84,7 @@ impl Scenario {
             Self::HostileModels => hostile_models::run(plan, report),
             Self::Keys => keys::run(plan, report),
             Self::Drain => drain::run(plan, report),
+            Self::Reload => reload::run(plan, report),
             Self::Soak => soak::run(plan, report),
         }
     }

@@ -86,7 +86,7 @@ impl<'a> Client<'a> {
         }
         let response = request.send(image);
         let mut response = response
-            .with_context(|| format!("the HTTP request to {} failed", redacted(&self.url)))?;
+            .with_context(|| format!("the HTTP request to {} failed", redacted(self.target.url)))?;
         response.body_mut().read_to_vec()?;
         Ok(start.elapsed().as_secs_f64() * 1e3)
     }

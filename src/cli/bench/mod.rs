@@ -297,7 +297,7 @@ fn running_server(args: &BenchArgs, url: &SecretUrl, image: &Bytes) -> Result<()
         format!("{}/v1/classify", given.trim_end_matches('/')).into()
     };
     let target = Target {
-        url: &url,
+        url: url.expose(),
         api_key: args.api_key.as_deref(),
     };
     let length = Duration::from_millis(args.round_ms);

@@ -15,6 +15,7 @@ use sightline::engine::OptimizedGraph;
 use sightline::manifest::ModelManifest;
 use sightline::metrics::Metrics;
 use sightline::postprocess::detect::Detector;
+use sightline::process::ProcessUsage;
 use sightline::registry::networks::Networks;
 use sightline::registry::{LoadReason, LoadedModel, ModelPlan};
 use sightline::store::{ModelSource, Origin};
@@ -38,7 +39,7 @@ pub(in crate::cli) fn run(args: &TrialArgs) -> Result<()> {
     limit_allocations(order.memory_bytes);
     prefer_for_killing();
     match try_load(order, input, args) {
-        Ok(networks) => {
+        Ok((networks, worker_bytes)) => {
             let graphs = networks.optimized()?;
             let head = |graph: Stage<&OptimizedGraph<Cow<'_, [u8]>>>| GraphHead {
                 role: graph.role,
@@ -46,10 +47,13 @@ pub(in crate::cli) fn run(args: &TrialArgs) -> Result<()> {
                 fixed_batch: graph.content.fixed_batch,
                 own_operators: graph.content.own_operators,
             };
-            let heads = Outcome::Loaded(graphs.iter().map(head).collect());
+            let outcome = Outcome::Loaded {
+                graphs: graphs.iter().map(head).collect(),
+                worker_bytes,
+            };
             write(
                 &mut output,
-                &heads,
+                &outcome,
                 graphs.iter().map(|g| &*g.content.graph),
             )?;
             // Destructors take time and are not needed, because the process ends now.
@@ -79,8 +83,9 @@ fn prefer_for_killing() {
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
 }
 
-/// Optimizes the model of `order`, whose graphs follow in `input`, and runs it once.
-fn try_load(order: Order, mut input: impl Read, args: &TrialArgs) -> Result<Networks> {
+/// Optimizes the model of `order`, whose graphs follow in `input`, and runs it once. Returns the networks, and the
+/// memory in bytes by which this process grew when it created one worker and ran it.
+fn try_load(order: Order, mut input: impl Read, args: &TrialArgs) -> Result<(Networks, u64)> {
     let runtime = args.runtime.load()?.with_threads(order.intra_op_threads);
     let mut graphs = Vec::with_capacity(order.graphs.len());
     for (role, bytes) in order.graphs {
@@ -110,8 +115,10 @@ fn try_load(order: Order, mut input: impl Read, args: &TrialArgs) -> Result<Netw
     let detector = Detector::of(&source.manifest).map_err(LoadReason::from)?;
     let networks = Networks::prepare(&source, detector.as_ref(), &runtime)?;
     let started = Instant::now();
+    let before = ProcessUsage::now().resident_bytes;
     let model = LoadedModel::with_networks(source, &networks, plan, &Metrics::new(), started);
     // Dropping the model would join its threads. They end with the process.
     std::mem::forget(model.map_err(|error| error.reason)?);
-    Ok(networks)
+    let after = ProcessUsage::now().resident_bytes;
+    Ok((networks, after.saturating_sub(before)))
 }

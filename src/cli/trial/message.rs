@@ -30,7 +30,11 @@ pub(super) struct Order {
 /// stdout.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Outcome {
-    Loaded(Vec<GraphHead>),
+    Loaded {
+        graphs: Vec<GraphHead>,
+        /// Memory in bytes by which the child grew when it created one worker and ran it.
+        worker_bytes: u64,
+    },
     Failed(String),
 }
 

@@ -24,6 +24,7 @@ use sightline::engine::{OnnxRuntime, OptimizedGraph};
 use sightline::memory::memory_limit;
 use sightline::metrics::Metrics;
 use sightline::postprocess::detect::Detector;
+use sightline::process::ProcessUsage;
 use sightline::registry::networks::Networks;
 use sightline::registry::{LoadError, LoadReason, LoadedModel, ModelPlan};
 use sightline::store::{ModelSource, Origin};
@@ -84,36 +85,54 @@ pub(super) fn load(
         ..plan
     };
     if !matches!(source.origin, Origin::Files { .. }) {
-        return Ok(LoadedModel::load(source, runtime, plan, metrics)?);
+        let before = ProcessUsage::now().resident_bytes;
+        let mut model = LoadedModel::load(source, runtime, plan, metrics)?;
+        let after = ProcessUsage::now().resident_bytes;
+        model.memory_bytes = Some(after.saturating_sub(before));
+        return Ok(model);
     }
     let started = Instant::now();
     let model = source.id();
-    let graphs = optimize(&source, runtime, plan, limits, free)
+    let Trial {
+        graphs,
+        worker_bytes,
+    } = optimize(&source, runtime, plan, limits, free)
         .with_context(|| format!("cannot load model `{model}`"))?;
     tracing::debug!(
         trial_ms = started.elapsed().as_millis() as u64,
         "model optimized by a child process"
     );
+    let weights: usize = graphs.iter().map(|stage| stage.content.graph.len()).sum();
     let runtime = runtime.with_threads(plan.intra_op_threads);
     let join = || {
         let detector = Detector::of(&source.manifest)?;
         Networks::prepare_optimized(graphs, detector.as_ref(), &runtime)
     };
     let networks = join().map_err(|reason| LoadError { model, reason })?;
-    Ok(LoadedModel::with_networks(
-        source, &networks, plan, metrics, started,
-    )?)
+    let mut model = LoadedModel::with_networks(source, &networks, plan, metrics, started)?;
+    let workers = worker_bytes.saturating_mul(plan.instances as u64);
+    model.memory_bytes = Some(workers.saturating_add(weights as u64));
+    Ok(model)
 }
 
-/// Loads the model `source` in a child process, and returns its optimized graphs.
+/// The result of a child process that has loaded a model.
+struct Trial {
+    /// The optimized graphs, which have the weights.
+    graphs: Stages<OptimizedGraph>,
+    /// Memory in bytes of one worker without the weights that workers share.
+    worker_bytes: u64,
+}
+
+/// Loads the model `source` in a child process, and returns its optimized graphs and its memory.
 fn optimize(
     source: &ModelSource,
     runtime: &OnnxRuntime,
     plan: ModelPlan,
     limits: LoadLimits,
     free: Option<u64>,
-) -> Result<Stages<OptimizedGraph>> {
-    let left = free.map(|free| left_for_child(free, file_bytes(source)));
+) -> Result<Trial> {
+    let size = source.file_bytes().unwrap_or_default();
+    let left = free.map(|free| left_for_child(free, size));
     let left = left.transpose()?.unwrap_or(u64::MAX);
     let graphs = source.graphs().map_err(LoadReason::from)?;
     let size: usize = graphs.iter().map(|graph| graph.content.len()).sum();
@@ -153,15 +172,6 @@ fn default_memory(size: u64) -> u64 {
     let needed = BASE_MEMORY.saturating_add(size.saturating_mul(MEMORY_PER_BYTE));
     let limit = memory_limit(Path::new("/"));
     limit.map_or(needed, |(limit, _)| needed.min(limit / 4 * 3))
-}
-
-/// Returns the size of the model's ONNX files in bytes. A file that cannot be read counts as empty: reading it says why.
-fn file_bytes(source: &ModelSource) -> u64 {
-    let Origin::Files { paths, .. } = &source.origin else {
-        return 0;
-    };
-    let size = |path| std::fs::metadata(path).map_or(0, |file| file.len());
-    paths.iter().map(|stage| size(stage.content)).sum()
 }
 
 /// Returns the part in bytes of the memory `free` that the child may take to load a model whose files have `size`
@@ -230,7 +240,7 @@ fn finish(child: &mut Child, timeout: Duration) -> Result<(ExitStatus, Vec<u8>)>
 }
 
 /// Reads the child's result, which is the error if the child failed.
-fn outcome(mut output: BufReader<File>, status: ExitStatus) -> Result<Stages<OptimizedGraph>> {
+fn outcome(mut output: BufReader<File>, status: ExitStatus) -> Result<Trial> {
     if !status.success() {
         let end = match status.signal() {
             Some(signal) => format!("signal {signal}"),
@@ -238,8 +248,11 @@ fn outcome(mut output: BufReader<File>, status: ExitStatus) -> Result<Stages<Opt
         };
         bail!("the process that loads the model ended with {end}");
     }
-    let heads = match read_head(&mut output)? {
-        Outcome::Loaded(heads) => heads,
+    let (heads, worker_bytes) = match read_head(&mut output)? {
+        Outcome::Loaded {
+            graphs,
+            worker_bytes,
+        } => (graphs, worker_bytes),
         Outcome::Failed(error) => return Err(anyhow!(printable(&error))),
     };
     let mut stages = Vec::with_capacity(heads.len());
@@ -254,7 +267,12 @@ fn outcome(mut output: BufReader<File>, status: ExitStatus) -> Result<Stages<Opt
             content,
         });
     }
-    Stages::from_list(stages).context("the process that loads the model returned no network")
+    let graphs = Stages::from_list(stages);
+    let graphs = graphs.context("the process that loads the model returned no network")?;
+    Ok(Trial {
+        graphs,
+        worker_bytes,
+    })
 }
 
 /// Adds the memory limit and `advice` to the error of a child that could not allocate memory, or that was killed by the system for

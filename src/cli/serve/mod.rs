@@ -1,0 +1,224 @@
+//! `sightline serve`: loads models and serves them over HTTP until a stop signal.
+
+mod loading;
+mod models;
+mod prepare;
+mod reload;
+mod telemetry;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Error, Result, bail};
+use clap::{ArgMatches, Args};
+use sightline::app::App;
+use sightline::config::{ConfigError, ListenAddress, MetricsCompat, ServeConfig};
+use sightline::http::access::AccessLog;
+use sightline::keys::KeyFile;
+use sightline::memory::BudgetOrigin;
+use sightline::tls::Tls;
+use tokio_util::sync::CancellationToken;
+
+use super::activation::Inherited;
+use super::listeners::Listeners;
+use super::log;
+use super::memory::limit_to_machine;
+use super::say::tell;
+use super::settings::{Merged, SettingsArgs};
+use super::signals::{HangUp, StopSignals};
+use super::{RuntimeArgs, StoreArgs, descriptors, environment, notify, print_config};
+use loading::Start;
+use models::Loader;
+use prepare::Prepared;
+pub(super) use prepare::{find_sources, served_names};
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    pub(super) settings: SettingsArgs,
+    /// Print a configuration file with all settings, their descriptions and the values that apply,
+    /// and exit
+    #[arg(long)]
+    print_config: bool,
+}
+
+/// Serves with the settings `merged` until SIGTERM or SIGINT. Returns an error if a model cannot be
+/// loaded. `matches` is the parsed command line that `args` comes from.
+pub(super) fn run(args: &ServeArgs, merged: Merged, matches: &ArgMatches) -> Result<()> {
+    environment::warn_unknown(&super::variables());
+    if args.print_config {
+        return print_config::run(merged, matches);
+    }
+    let inherited = Inherited::take()?;
+    let settings = merged.into_settings()?;
+    let store = StoreArgs::of(&settings);
+    let library = RuntimeArgs {
+        onnxruntime: settings.onnxruntime.clone(),
+    };
+    let origin = match args.settings.given.memory_budget {
+        Some(_) => BudgetOrigin::Flag,
+        None => BudgetOrigin::File,
+    };
+    let config = settings.resolve()?;
+    descriptors::raise_limit(config.max_connections);
+    limit_to_machine();
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.cores)
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    let result = tokio.block_on(start(config, origin, store, library, inherited));
+    // Dropping the runtime would wait for a model that is still being loaded.
+    tokio.shutdown_background();
+    result?;
+    tracing::info!("stopped");
+    tell!("stopped");
+    Ok(())
+}
+
+/// Prepares the server and runs it until a stop signal. A stop signal during the preparation ends
+/// it without an error.
+async fn start(
+    config: ServeConfig,
+    origin: BudgetOrigin,
+    store: StoreArgs,
+    library: RuntimeArgs,
+    inherited: Inherited,
+) -> Result<()> {
+    let mut signals = StopSignals::register().context("cannot handle SIGTERM and SIGINT")?;
+    let hang_up = HangUp::register().context("cannot handle SIGHUP")?;
+    let prepare = {
+        let config = config.clone();
+        // Reading models and resolving host names blocks.
+        move || {
+            let prepared = Prepared::new(&config, origin, &store, &library)?;
+            Ok::<_, Error>((prepared, Listeners::bind(&config, inherited)?))
+        }
+    };
+    let preparing = tokio::task::spawn_blocking(prepare);
+    let (prepared, listeners) = tokio::select! {
+        prepared = preparing => prepared??,
+        signal = signals.next() => {
+            tracing::info!(signal, "stopped before listening");
+            return Ok(());
+        }
+    };
+    serve(config, prepared, listeners, signals, hang_up).await
+}
+
+/// Serves until a stop signal arrives or a model fails to load, then waits for the requests in
+/// flight. A second signal ends this wait and is an error.
+async fn serve(
+    config: ServeConfig,
+    prepared: Prepared,
+    listeners: Listeners,
+    signals: StopSignals,
+    hang_up: HangUp,
+) -> Result<()> {
+    let address = listeners.announce(scheme(&config))?;
+    prepared.memory.announce();
+    prepared.defaults.log();
+    let app = Arc::new(app(&config, &prepared, &address)?);
+    tokio::spawn(KeyFile::watch(Arc::clone(&app)));
+    let tls = load_tls(&app, &config)?;
+    notify::loading();
+    // The served models are never dropped, because that would join workers, whose runs may be endless. The process
+    // ends without destructors. (A model for whose tensors there is no room is not served yet.)
+    std::mem::forget(Arc::clone(&app));
+    let stopping = CancellationToken::new();
+    let start = Start {
+        loader: Loader {
+            app: Arc::clone(&app),
+            config: config.clone(),
+            runtime: prepared.runtime,
+            tensor_bytes: prepared.memory.plan.tensors,
+        },
+        store: prepared.store,
+        served: prepared.served,
+        address,
+        tls: tls.clone(),
+        stopping: stopping.clone(),
+    };
+    let loading = loading::begin(stopping.clone(), start.run(hang_up));
+    let delay = config.drain_delay.duration();
+    let stop = stop(Arc::clone(&app), stopping.clone(), delay);
+    let stopped_at = {
+        let stopping = stopping.clone();
+        tokio::spawn(async move {
+            stopping.cancelled().await;
+            Instant::now()
+        })
+    };
+    let work = async {
+        let finished = listeners.run(Arc::clone(&app), &config, tls, stop).await;
+        let stopped_at = stopped_at.await?;
+        let left = (delay + config.shutdown_grace).saturating_sub(stopped_at.elapsed());
+        telemetry::stop(app, left).await;
+        loading::finish(loading)?;
+        if !finished {
+            let grace = config.shutdown_grace.as_millis();
+            bail!("requests were still in flight after the grace period of {grace} ms");
+        }
+        Ok(())
+    };
+    tokio::select! {
+        result = work => result,
+        signal = signals.second(&stopping) => {
+            bail!("second {signal}: stopped without finishing the requests in flight")
+        }
+    }
+}
+
+/// Returns the state that the requests share, without models. `address` is the first public address.
+fn app(config: &ServeConfig, prepared: &Prepared, address: &ListenAddress) -> Result<App> {
+    let mut app = App::planned(config.limits, config.cores, &prepared.memory.plan);
+    app.access_log = AccessLog::new(config.access_log, config.access_log_sample);
+    app.traces = telemetry::start(config, &app)?;
+    app.keys.clone_from(&prepared.keys);
+    app.cors = config.cors.clone();
+    log::count_dropped_in(app.metrics.log_dropped.clone());
+    if config.metrics_compat == Some(MetricsCompat::Triton) {
+        app.metrics.add_triton();
+    }
+    app.identity.set_address(address.clone());
+    Ok(app)
+}
+
+/// Returns the scheme of the URLs of the public listener.
+fn scheme(config: &ServeConfig) -> &'static str {
+    if config.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    }
+}
+
+/// Reads the TLS files, and checks them for changes until the server stops. Returns `None` without TLS.
+fn load_tls(app: &App, config: &ServeConfig) -> Result<Option<Arc<Tls>>, ConfigError> {
+    let Some(files) = config.tls.clone() else {
+        return Ok(None);
+    };
+    let tls = Arc::new(Tls::load(files, app.metrics.tls.clone())?);
+    tokio::spawn(Arc::clone(&tls).watch());
+    Ok(Some(tls))
+}
+
+/// Waits until `stopping` is cancelled, then makes the server not ready and, after `delay`, makes it reject new
+/// requests. There is no delay while the models of the start are being loaded, because no load balancer sends requests
+/// yet.
+async fn stop(app: Arc<App>, stopping: CancellationToken, delay: Duration) {
+    stopping.cancelled().await;
+    let delay = if app.has_started() {
+        delay
+    } else {
+        Duration::ZERO
+    };
+    app.start_leaving();
+    notify::stopping(delay);
+    if !delay.is_zero() {
+        let delay_ms = delay.as_millis() as u64;
+        tracing::info!(delay_ms, "not ready, still serving new requests");
+        tokio::time::sleep(delay).await;
+    }
+    app.start_draining();
+}
