@@ -181,7 +181,7 @@ mod tests {
 
     use super::*;
 
-    const SECOND: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_mins(1);
 
     fn notice(dropped: u64) -> String {
         format!("dropped {dropped}\n")
@@ -195,7 +195,7 @@ mod tests {
         for (stream, line) in [(Stream::Stderr, "a\n"), (Stream::Stdout, "b\n")] {
             queue.push(stream, line.to_owned());
         }
-        assert!(queue.flush(SECOND));
+        assert!(queue.flush(PATIENCE));
         let lines: Vec<_> = written.try_iter().collect();
         let expected = [(Stream::Stderr, "a\n"), (Stream::Stdout, "b\n")];
         assert_eq!(
@@ -226,20 +226,23 @@ mod tests {
             release.send(()).unwrap();
             assert_eq!(written.recv().unwrap(), line.len());
         }
-        // A line has room again, and the notice is before it.
-        while queue.shared.lock().bytes + line.len() > MAX_BYTES {
+        // Lines have room again, and the notice is before them.
+        while queue.shared.lock().bytes > MAX_BYTES / 2 {
             std::thread::yield_now();
         }
         queue.push(Stream::Stderr, "later".to_owned());
         queue.push(Stream::Stderr, line.clone());
         queue.push(Stream::Stderr, line.clone());
         drop(release);
-        assert!(queue.flush(SECOND));
-        let notice = notice(4).len();
+        assert!(queue.flush(PATIENCE));
+        let (after_four, after_one) = (notice(4).len(), notice(1).len());
         let rest: Vec<usize> = written.try_iter().collect();
-        assert_eq!(rest[..4], [line.len(), line.len(), notice, "later".len()]);
+        assert_eq!(
+            rest[..4],
+            [line.len(), line.len(), after_four, "later".len()]
+        );
         // The last dropped line is mentioned although no line follows.
-        assert_eq!(rest.last(), Some(&super::tests::notice(1).len()));
+        assert_eq!(rest.last(), Some(&after_one));
         assert_eq!(counter.get(), 5);
     }
 }
