@@ -243,7 +243,7 @@ async fn load_all(start: Start, hang_up: HangUp) -> Result<()> {
         return Ok(());
     }
     app.set_ready(registry.clone());
-    announce_ready(&app, &registry, started, address)?;
+    announce_ready(&app, &registry, started, address);
     tokio::spawn(hang_up.reload(registry.clone()));
     if config.life_cycle.watch {
         tokio::spawn(async move { registry.watch(WATCH_PERIOD).await });
@@ -252,12 +252,7 @@ async fn load_all(start: Start, hang_up: HangUp) -> Result<()> {
 }
 
 /// Logs that the server is ready, and prints an example request for the first model.
-fn announce_ready(
-    app: &App,
-    registry: &Registry,
-    started: Instant,
-    address: SocketAddr,
-) -> Result<()> {
+fn announce_ready(app: &App, registry: &Registry, started: Instant, address: SocketAddr) {
     let models = registry.snapshot();
     let first = models.entries().first();
     let task = first.map_or(Task::Classification, |entry| entry.source().manifest.task);
@@ -272,5 +267,4 @@ fn announce_ready(
         "ready after {seconds:.2} s, instance {instance}, default model {default}. Try:\n  curl --data-binary @photo.jpg \
          -H 'content-type: image/jpeg' 'http://{address}{route}'"
     );
-    Ok(())
 }
