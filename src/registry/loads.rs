@@ -1,9 +1,5 @@
 //! Loading of models: when they are first requested, at start, and to replace others.
 //!
-//! The first request for a variant that is not loaded starts a task that loads it; the request, and
-//! others for the same variant, wait for the result within their own deadlines. The task does not
-//! depend on these requests: it continues if their clients leave. Only a few requests wait.
-//!
 //! Loads run in parallel as far as the cores and the memory for loading allow. After a failure, no
 //! variant that has failed before is tried again during a pause, whichever failed, so that clients
 //! cannot keep the server loading: each variant fails once without a pause, and all further attempts
@@ -16,10 +12,9 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::entry::{Entry, Failure, LoadState, State};
+use super::entry::{Entry, Failure};
 use super::evict::{ModelMemory, OverModelMemory};
 use super::find::{Find, Found};
-use super::models::Shared;
 use super::tensors::NoRoom;
 use super::threads::LoaderThreads;
 use super::{LoadedModel, ModelPlan};
@@ -81,7 +76,7 @@ pub struct Loads {
     /// Memory in bytes for the tensors of all models.
     pub(super) tensor_bytes: u64,
     /// Places of the requests that wait.
-    places: Semaphore,
+    pub(super) places: Semaphore,
     threads: LoaderThreads,
     /// Threads of sessions that loads may use together.
     cores: Budget,
@@ -186,7 +181,7 @@ impl Loads {
     }
 
     /// Returns the time that is left of the pause after the last failed attempt.
-    fn pause(&self) -> Duration {
+    pub(super) fn pause(&self) -> Duration {
         let end = *self
             .pause_end
             .lock()
@@ -197,7 +192,7 @@ impl Loads {
     }
 
     /// Starts the pause after an attempt that failed within `taken`, and returns its length.
-    fn start_pause(&self, taken: Duration) -> Duration {
+    pub(super) fn start_pause(&self, taken: Duration) -> Duration {
         let pause = pause_after(taken);
         let mut end = self
             .pause_end
@@ -209,14 +204,14 @@ impl Loads {
 
     /// Returns why no attempt to load `entry` may start now. `None` if one may start, or if one is
     /// in progress.
-    fn refusal(&self, entry: &Entry) -> Option<ServeError> {
+    pub(super) fn refusal(&self, entry: &Entry) -> Option<ServeError> {
         let failure = entry.failure()?;
         let refused = failure.is_final() || !self.pause().is_zero();
         refused.then(|| self.failed(entry, failure))
     }
 
     /// Returns the error of a request for a model that could not be loaded.
-    fn failed(&self, entry: &Entry, failure: Failure) -> ServeError {
+    pub(super) fn failed(&self, entry: &Entry, failure: Failure) -> ServeError {
         let (model, pause) = (entry.id(), self.pause());
         match failure {
             Failure::Other => ServeError::ModelLoadFailed {
@@ -289,115 +284,9 @@ impl Loads {
     }
 }
 
-impl Shared {
-    /// Waits until `entry` is loaded; starts to load it if that is necessary.
-    pub(super) async fn wait(
-        self: &Arc<Self>,
-        entry: &Arc<Entry>,
-    ) -> Result<Arc<LoadedModel>, ServeError> {
-        if let Some(error) = self.loads.refusal(entry) {
-            return Err(error);
-        }
-        let place = self.loads.places.try_acquire();
-        let _place = place.map_err(|_| ServeError::ModelLoading {
-            model: entry.id(),
-            waiting: MAX_WAITING,
-        })?;
-        loop {
-            if self.loads.stopping.is_cancelled() {
-                return Err(ServeError::Draining);
-            }
-            if let Some(previous) = entry.begin() {
-                tokio::spawn(Arc::clone(self).attempt(Arc::clone(entry), previous));
-            }
-            let state = tokio::select! {
-                biased;
-                state = entry.settled() => state,
-                () = self.loads.stopping.cancelled() => return Err(ServeError::Draining),
-            };
-            let model = entry.id();
-            match state {
-                State::Loaded(model) => return Ok(model),
-                State::Failed(failure) => return Err(self.loads.failed(entry, failure)),
-                State::Unloaded => return Err(ServeError::ModelUnloaded { model }),
-                // The model was replaced before the attempt began: the caller finds the new one.
-                State::NotLoaded | State::Loading if !self.snapshot().contains(entry) => {
-                    let retry_after = Duration::ZERO;
-                    return Err(ServeError::ModelChanged { model, retry_after });
-                }
-                // The model was loaded, and unloaded again to make room, before this task ran.
-                State::NotLoaded | State::Loading => {}
-            }
-        }
-    }
-
-    /// Loads `entry` as soon as no other operation changes its model, and sets its state to the
-    /// result. `previous` is the state before the attempt.
-    async fn attempt(self: Arc<Self>, entry: Arc<Entry>, previous: State) {
-        let failed_before = matches!(previous, State::Failed(_));
-        let mut ending = Ending {
-            shared: &self,
-            entry: &entry,
-            state: previous,
-            started: None,
-        };
-        let _operation = self.operations.begin(entry.name()).await;
-        let paused = failed_before && !self.loads.pause().is_zero();
-        let current = self.snapshot().contains(&entry) && entry.state() == LoadState::Loading;
-        if self.loads.stopping.is_cancelled() || paused || !current {
-            return;
-        }
-        let model = entry.id();
-        tracing::info!(model, "loading model on first use");
-        let started = Instant::now();
-        (ending.state, ending.started) = (State::Failed(Failure::Other), Some(started));
-        let loaded = self.load_for(&entry).await;
-        // Held until the state is set, so that memory is divided among the models that are loaded.
-        let room = self.room.lock().await;
-        let loaded = match loaded {
-            Ok(model) => self.fit(vec![model], &[]).await,
-            Err(error) => Err(error),
-        };
-        ending.state = match loaded {
-            Ok(mut models) => match models.pop() {
-                Some(model) => State::Loaded(Arc::new(model)),
-                None => State::NotLoaded,
-            },
-            Err(error) => self.first_use_failed(&entry, &error, started.elapsed()),
-        };
-        // Before the next attempt begins.
-        drop(ending);
-        drop(room);
-    }
-
-    /// Loads the network of `entry`, which is requested for the first time.
-    async fn load_for(&self, entry: &Entry) -> Result<LoadedModel, AttemptError> {
-        let expected = self.loads.models.expected(entry.source());
-        self.evict_for(expected, &[])?;
-        let (source, plan) = (entry.source().clone(), entry.plan());
-        self.loads.load(source, plan, true).await
-    }
-
-    /// Reports the failure of an attempt that a request started, and starts the pause. Returns the
-    /// state of the entry.
-    fn first_use_failed(&self, entry: &Entry, error: &AttemptError, taken: Duration) -> State {
-        let failure = error.failure();
-        // A failure that is final is not repeated, so it needs no pause.
-        let pause = (!failure.is_final()).then(|| self.loads.start_pause(taken));
-        tracing::error!(
-            model = entry.id(),
-            error = error.to_string(),
-            retry_after_ms = pause.map(|pause| pause.as_millis() as u64),
-            "cannot load model on first use"
-        );
-        entry.report(Some(entry.source().public_reason(&error.to_string())));
-        State::Failed(failure)
-    }
-}
-
 impl AttemptError {
     /// Returns what requests for the model are told.
-    fn failure(&self) -> Failure {
+    pub(super) fn failure(&self) -> Failure {
         match self {
             Self::Load(LoadFailure::Changed(_)) => Failure::Changed,
             Self::Load(LoadFailure::Memory(_)) | Self::OverMemory(_) => Failure::Memory,
@@ -407,33 +296,6 @@ impl AttemptError {
             | Self::Panicked
             | Self::NoRoom(NoRoom::Held(_))
             | Self::Default(_) => Failure::Other,
-        }
-    }
-}
-
-/// Sets the state of an entry when an attempt ends, also if the attempt panics: otherwise requests
-/// would wait for it for ever.
-struct Ending<'a> {
-    shared: &'a Shared,
-    entry: &'a Entry,
-    state: State,
-    /// When the attempt began. `None` while it waits for its turn.
-    started: Option<Instant>,
-}
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        if let Some(started) = self.started.filter(|_| std::thread::panicking()) {
-            self.shared.loads.start_pause(started.elapsed());
-        }
-        let loaded = matches!(self.state, State::Loaded(_));
-        if loaded {
-            self.entry.report(None);
-        }
-        let state = std::mem::replace(&mut self.state, State::NotLoaded);
-        if self.entry.finish(state) && self.started.is_some() {
-            let gauge = self.shared.loads.metrics.loaded(self.entry.label());
-            gauge.set(i64::from(loaded));
         }
     }
 }

@@ -113,9 +113,13 @@ impl FileList {
         let mut list = Self::default();
         for folder in folders {
             for path in visible(folder) {
-                match path.is_dir() {
-                    true => visible(&path).into_iter().for_each(|file| list.add(file)),
-                    false => list.add(path),
+                let files = if path.is_dir() {
+                    visible(&path)
+                } else {
+                    vec![path]
+                };
+                for file in files {
+                    list.add(file);
                 }
             }
         }

@@ -160,7 +160,7 @@ impl Finder {
             models.push(ModelSource::embedded()?);
         }
         let mut served = Vec::new();
-        let mut broken: Vec<_> = broken.into_iter().map(|entry| self.broken(entry)).collect();
+        let mut broken: Vec<_> = broken.iter().map(|entry| self.broken(entry)).collect();
         for model in &models {
             match Served::variants(model, self.config.precision_of(&model.manifest.name)) {
                 Ok(variants) => served.extend(variants),
@@ -174,7 +174,7 @@ impl Finder {
         Ok((served, broken))
     }
 
-    fn broken(&self, entry: BrokenEntry) -> BrokenModel {
+    fn broken(&self, entry: &BrokenEntry) -> BrokenModel {
         let directory = self.store.directory();
         BrokenModel {
             path: directory.map(|directory| directory.join(&entry.name)),
