@@ -394,6 +394,13 @@ impl Metrics {
     pub fn render(&self, exposition: Exposition) -> Result<Vec<u8>, std::fmt::Error> {
         exposition.encode(&self.registry)
     }
+
+    /// Returns the page in OpenMetrics' text format.
+    #[cfg(test)]
+    pub(crate) fn page(&self) -> String {
+        let page = self.render(Exposition::OpenMetrics).unwrap();
+        String::from_utf8(page).unwrap()
+    }
 }
 
 #[cfg(test)]

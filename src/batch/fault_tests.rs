@@ -5,7 +5,8 @@ use std::sync::mpsc;
 use super::spare::Stock;
 use super::*;
 use crate::engine::{Engine, EngineError, Output, StopRuns, Tensor, Unstoppable};
-use crate::metrics::Metrics;
+use crate::metrics::{ImageProgress, Metrics};
+use crate::telemetry::Trace;
 
 const SIZE: ImageSize = ImageSize {
     width: 1,
@@ -107,7 +108,12 @@ impl Setup {
         let memory = self.batcher.tensors.try_acquire(12).unwrap();
         let image = PreparedImage::whole(SIZE, vec![value]);
         let deadline = Instant::now() + time;
-        let slot = Slot { place, memory };
+        let slot = Slot {
+            place,
+            memory,
+            trace: Trace::default(),
+            progress: ImageProgress::default(),
+        };
         self.batcher.submit(image, slot, deadline).unwrap()
     }
 
@@ -119,7 +125,7 @@ impl Setup {
     }
 
     fn failures(&self, kind: &str) -> f64 {
-        let page = self.page.render();
+        let page = self.page.page();
         let name = format!("sightline_worker_failures_total{{kind=\"{kind}\"");
         let line = page.lines().find(|line| line.starts_with(&name)).unwrap();
         line.rsplit(' ').next().unwrap().parse().unwrap()
@@ -223,7 +229,7 @@ fn a_stuck_worker_is_replaced_and_its_thread_ends_when_it_returns() {
     let setup = Setup::new(1, 1, &[]);
     let hanging = setup.submit(HANG, Duration::from_millis(500));
     eventually("the image is taken", || {
-        setup.metrics.queue_depth.get() == 0
+        setup.batcher.shared.places.used() == 0
     });
     let asked = Instant::now();
     assert_eq!(setup.ask(1.0).unwrap(), 1.0);
@@ -269,7 +275,7 @@ fn closing_does_not_wait_for_a_stuck_worker() {
     let mut setup = Setup::new(1, 0, &[]);
     let _hanging = setup.submit(HANG, Duration::from_millis(500));
     eventually("the image is taken", || {
-        setup.metrics.queue_depth.get() == 0
+        setup.batcher.shared.places.used() == 0
     });
     let waiting = setup.submit(1.0, Duration::from_secs(30));
     setup.batcher.close();
@@ -277,6 +283,6 @@ fn closing_does_not_wait_for_a_stuck_worker() {
         waiting.blocking_recv().unwrap(),
         Err(BatchError::Closed)
     ));
-    assert_eq!(setup.metrics.queue_depth.get(), 0);
+    assert_eq!(setup.batcher.shared.places.used(), 0);
     setup.end.send(()).unwrap();
 }

@@ -430,7 +430,7 @@ async fn a_client_that_leaves_returns_everything() {
     let [running, queued] = setup.fill().await;
     queued.abort();
     assert!(queued.await.is_err());
-    let model = Arc::clone(&setup.app.registry().unwrap().models()[0]);
+    let model = Arc::clone(&setup.app.registry().unwrap().snapshot().models()[0]);
     while model.batcher.cancelled_images() == 0 {
         tokio::task::yield_now().await;
     }
@@ -707,7 +707,7 @@ async fn a_model_that_is_not_ready_leaves_the_server_ready_for_others() {
         json(ask("/health/ready").await).await["unready_models"].is_null(),
         "all models are ready"
     );
-    let loaded = app.registry().unwrap().models();
+    let loaded = app.registry().unwrap().snapshot().models();
     loaded[1].batcher.pretend_stuck(true);
     let response = ask("/health/ready").await;
     assert_eq!(response.status(), StatusCode::OK);

@@ -187,7 +187,7 @@ fn a_wrong_file_leaves_the_old_keys() {
     let reload = file.reload(&metrics).unwrap();
     assert_eq!((reload.keys, reload.removed), (1, 1));
     assert_eq!(file.keys().authorize(b"1").unwrap_err(), KeyError::Invalid);
-    let page = metrics.render();
+    let page = metrics.page();
     assert!(
         page.contains("sightline_key_reloads_total{result=\"failure\"} 4"),
         "{page}"
@@ -224,7 +224,7 @@ fn metrics_of_a_removed_key_are_removed() {
     metrics.key_request("b", 429);
     write(&path, &line("a", "1", ""));
     file.reload(&metrics).unwrap();
-    let page = metrics.render();
+    let page = metrics.page();
     assert!(page.contains("{key=\"a\",status=\"200\"} 1"), "{page}");
     assert!(!page.contains("key=\"b\""), "{page}");
 }

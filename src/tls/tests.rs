@@ -73,7 +73,7 @@ impl Folder {
 
     /// Returns how often a reload had this result.
     fn reloads(&self, result: &str) -> String {
-        let page = self.metrics.render();
+        let page = self.metrics.page();
         let name = format!("sightline_tls_reloads_total{{result=\"{result}\"}} ");
         let value = page.lines().find_map(|line| line.strip_prefix(&name));
         value.unwrap_or_else(|| panic!("{page}")).to_owned()
@@ -264,10 +264,10 @@ fn swapped_symbolic_links_are_followed() {
 fn the_end_of_the_validity_is_a_metric_only_with_a_certificate() {
     let folder = Folder::new();
     let name = "sightline_tls_certificate_expiry_timestamp_seconds";
-    assert!(!folder.metrics.render().contains(name));
+    assert!(!folder.metrics.page().contains(name));
     folder.write(&valid(2000, 2100));
     folder.load().unwrap();
-    let page = folder.metrics.render();
+    let page = folder.metrics.page();
     assert!(page.contains(&format!("\n{name} 4102444800\n")), "{page}");
 }
 
