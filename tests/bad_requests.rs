@@ -157,8 +157,8 @@ fn heads(server: &Server) {
             &[400],
         ),
         (
-            "HTTP/2",
-            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
+            "HTTP/2 without frames",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nGET / HTTP/1.1\r\n\r\n".to_owned(),
             &[0, 400],
         ),
         ("no HTTP", "SSH-2.0-x\r\n\r\n".to_owned(), &[0, 400]),

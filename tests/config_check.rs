@@ -73,7 +73,7 @@ fn config_check_prints_the_origin_of_each_value() {
             "environment SIGHTLINE_FOLLOW_SYMLINKS",
         ),
         ("max_connections = 1024", "default"),
-        ("# admin_listen", "default: no second listener"),
+        ("# admin_listen", "default: no such listener"),
         ("precision = \"int8\"", &*file(10)),
         ("#   instances = 1", &*file(9)),
         (
@@ -301,7 +301,7 @@ fn the_password_of_a_url_is_not_printed() {
             1,
         ),
         (
-            &["healthcheck", "--url", "https://user:secret@127.0.0.1:1"],
+            &["healthcheck", "--url", "ftp://user:secret@127.0.0.1:1"],
             2,
         ),
         (
