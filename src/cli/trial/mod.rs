@@ -46,6 +46,11 @@ const LACK_ADVICE: &str =
 const MAX_ERROR: usize = 2000;
 /// Maximum size in bytes of the child's log that the parent writes to stderr; the rest is dropped.
 const MAX_LOG: u64 = 64 << 10;
+/// Environment variables of glibc's allocator in the child: one pool, and large blocks outside of it.
+const ALLOCATOR: [(&str, &str); 2] = [
+    ("MALLOC_ARENA_MAX", "1"),
+    ("MALLOC_MMAP_THRESHOLD_", "131072"),
+];
 /// Parts of the error messages of ONNX Runtime, C++ and Rust if memory could not be allocated.
 const ALLOCATION_ERRORS: [&str; 4] = [
     "Failed to allocate memory",
@@ -200,6 +205,8 @@ fn start(library: &Path, input: File, output: File) -> Result<Child> {
         .arg("load-trial")
         .arg("--onnxruntime")
         .arg(library)
+        // The allocator returns freed memory to the system, so that the child measures what the model keeps.
+        .envs(ALLOCATOR)
         // A process group of its own: Ctrl-C at a terminal reaches only the parent, whose end stops the child.
         .process_group(0)
         .stdin(input)
