@@ -1,10 +1,5 @@
 //! Checks what clients see while a server stops: readiness, requests during the drain delay, and signals.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a panic in a test helper is how the test fails"
-)]
-
 mod common;
 
 use std::io::{Read as _, Write as _};

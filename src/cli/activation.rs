@@ -76,13 +76,12 @@ fn is_public(name: &str) -> bool {
 impl InheritedSocket {
     /// Takes the socket at `position`.
     fn take(descriptors: &mut ListenFd, position: usize) -> Result<Self> {
-        let socket = match descriptors.take_tcp_listener(position) {
-            Ok(listener) => Self::Tcp(listener.context("the socket is missing")?),
-            Err(_) => {
-                let listener = descriptors.take_unix_listener(position);
-                let listener = listener.context("expected a TCP socket or a Unix stream socket")?;
-                Self::Unix(listener.context("the socket is missing")?)
-            }
+        let socket = if let Ok(listener) = descriptors.take_tcp_listener(position) {
+            Self::Tcp(listener.context("the socket is missing")?)
+        } else {
+            let listener = descriptors.take_unix_listener(position);
+            let listener = listener.context("expected a TCP socket or a Unix stream socket")?;
+            Self::Unix(listener.context("the socket is missing")?)
         };
         let listens = match &socket {
             Self::Tcp(listener) => socket_acceptconn(listener),

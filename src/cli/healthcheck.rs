@@ -18,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
 pub(super) struct HealthcheckArgs {
-    /// URL of the server, as http://HOST:PORT or https://HOST:PORT, or its socket, as unix:/PATH
+    /// URL of the server, as http://HOST:PORT or https://HOST:PORT, or its socket, as `unix:/PATH`
     /// [default: the address that `serve` listens on with the same flags, environment and
     /// configuration file: `admin_listen`, else the first one of `listen`, else 127.0.0.1:8080]
     #[arg(long, env = "SIGHTLINE_HEALTHCHECK_URL", value_name = "URL", value_parser = checked)]

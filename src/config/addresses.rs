@@ -11,6 +11,7 @@ use super::{ConfigError, ListenAddress};
 const MAX: usize = 32;
 
 /// Writes a single address as a string and other lists as a list, so that the common case stays short.
+#[expect(clippy::ref_option, reason = "serde calls the function with this type")]
 pub(super) fn serialize<S: Serializer>(
     list: &Option<Vec<ListenAddress>>,
     serializer: S,

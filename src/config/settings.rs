@@ -18,7 +18,7 @@ use crate::store::ModelRef;
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Address to listen on, as HOST:PORT or unix:/PATH; PORT alone is on 127.0.0.1, :PORT on all IPv4
+    /// Address to listen on, as HOST:PORT or `unix:/PATH`; PORT alone is on 127.0.0.1, :PORT on all IPv4
     /// addresses, [::]:PORT on all addresses; may be repeated [default: 127.0.0.1:8080]
     #[arg(
         long,
@@ -29,7 +29,7 @@ pub struct Settings {
     #[serde(with = "addresses", skip_serializing_if = "Option::is_none")]
     pub listen: Option<Vec<ListenAddress>>,
     /// Address of another listener for /health/live, /health/ready and /metrics, as HOST:PORT or
-    /// unix:/PATH; it responds even if clients hold all connections of the other listeners [default: no
+    /// `unix:/PATH`; it responds even if clients hold all connections of the other listeners [default: no
     /// such listener]
     #[arg(long, env = "SIGHTLINE_ADMIN_LISTEN", value_name = "ADDR")]
     pub admin_listen: Option<ListenAddress>,
