@@ -248,16 +248,6 @@ mod tests {
                 "`listen` in FILE",
             ),
             (
-                &["--listen", "[::]:81", "--tls-cert", "/tls.crt"],
-                "https://[::1]:81",
-                "`--listen`",
-            ),
-            (
-                &["--admin-listen", "9001", "--tls-cert", "/tls.crt"],
-                "http://127.0.0.1:9001",
-                "`--admin-listen`",
-            ),
-            (
                 &["--config", &both],
                 "http://[::1]:91",
                 "`admin_listen` in FILE",
@@ -291,6 +281,20 @@ mod tests {
         assert!(target(&["--config", "/nowhere.toml"]).is_err());
         let wrong = file("wrong.toml", "listem = \"0.0.0.0:90\"");
         assert!(target(&["--config", &wrong]).is_err());
+    }
+
+    #[test]
+    fn a_public_listener_with_a_certificate_is_asked_by_https() {
+        let cert = ["--tls-cert", "/tls.crt"];
+        for (args, url) in [
+            (["--listen", "[::]:81"], "https://[::1]:81"),
+            (["--listen", "unix:/run/s"], "unix:/run/s"),
+            (["--admin-listen", "9001"], "http://127.0.0.1:9001"),
+            (["--url", "http://x:9"], "http://x:9"),
+        ] {
+            let target = target(&[&args[..], &cert].concat()).unwrap();
+            assert_eq!(target.endpoint, checked(url).unwrap(), "{args:?}");
+        }
     }
 
     #[test]
