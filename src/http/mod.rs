@@ -97,7 +97,8 @@ pub fn admin_router(app: Arc<App>) -> Router {
     with_middleware(routes, app, Listener::Admin)
 }
 
-/// Returns the router of requests that arrive without TLS on a listener with TLS: it rejects all of them.
+/// Returns the router of requests that arrive without TLS on a listener with TLS: it rejects all of them, without asking
+/// for an API key, which a client should not send without TLS.
 pub fn https_required_router(app: Arc<App>) -> Router {
     let routes = Router::new().fallback(https_required);
     middleware::surround(routes, &app, Listener::Public).with_state(app)
@@ -113,6 +114,7 @@ fn with_middleware<const N: usize>(
     let routes = routes
         .fallback(no_route)
         .method_not_allowed_fallback(method_not_allowed);
+    let routes = keys::require(routes, &app, listener);
     middleware::surround(routes, &app, listener).with_state(app)
 }
 
