@@ -62,7 +62,7 @@ pub(super) enum CloseReason {
     SlowHead,
     /// The client reads its response at less than [`MIN_RATE`].
     SlowRead,
-    /// The connection is idle and the server stops, or a new connection takes its slot.
+    /// The connection is idle and the server stops, or a new connection takes its slot, or a response closes it.
     Unwanted,
     /// The client sends HTTP/2 frames that carry neither requests nor bodies.
     Flood,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::http::header::CONNECTION;
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -66,7 +67,8 @@ impl Running {
             .route("/slow", get(slow))
             .route("/upload", post(|_: Bytes| async { "received" }))
             .route("/long", post(long))
-            .route("/large", get(|| async { vec![b'x'; LARGE] }));
+            .route("/large", get(|| async { vec![b'x'; LARGE] }))
+            .route("/last", get(|| async { ([(CONNECTION, "close")], "last") }));
         let server = Server {
             listeners: listener.into(),
             router,
