@@ -195,11 +195,15 @@ async fn index(request: Request) -> impl IntoResponse {
 fn origin(request: &Request) -> String {
     let scheme = request.extensions().get::<Scheme>();
     let scheme = scheme.map_or("http", |scheme| scheme.as_str());
+    format!("{scheme}://{}", host(request).unwrap_or("HOST:PORT"))
+}
+
+/// Returns the host and port of the server, as the client of `request` states them.
+fn host(request: &Request) -> Option<&str> {
     let host = request.headers().get(HOST);
     let host = host.and_then(|host| host.to_str().ok());
     // HTTP/2 has the host in the URI.
-    let host = host.or_else(|| request.uri().authority().map(Authority::as_str));
-    format!("{scheme}://{}", host.unwrap_or("HOST:PORT"))
+    host.or_else(|| request.uri().authority().map(Authority::as_str))
 }
 
 async fn openapi() -> impl IntoResponse {
