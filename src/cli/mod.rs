@@ -388,7 +388,7 @@ fn report(result: Result<()>) -> u8 {
 /// Returns the messages of an error and its causes, joined by `: `. A cause is left out if its
 /// message is part of the messages before it.
 fn explain(error: &anyhow::Error) -> String {
-    sightline::error::explain(error.chain())
+    sightline::error::explain(&**error)
 }
 
 #[cfg(test)]

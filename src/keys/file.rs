@@ -1,8 +1,6 @@
 //! The key file of a running server.
 
-use std::error::Error;
 use std::fs;
-use std::iter::successors;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -105,8 +103,7 @@ impl KeyFile {
         match replaced {
             Ok(gone) => Ok(self.report(&gone, metrics)),
             Err(error) => {
-                let first: &(dyn Error + 'static) = &error;
-                let reason = explain(successors(Some(first), |&error| error.source()));
+                let reason = explain(&error);
                 let keys = self.keys.len();
                 tracing::error!(
                     reason,

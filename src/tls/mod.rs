@@ -12,7 +12,6 @@ mod rotation;
 #[cfg(test)]
 mod tests;
 
-use std::error::Error;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -37,16 +36,6 @@ pub struct Tls {
     metrics: TlsMetrics,
     current: RwLock<Arc<ServerConfig>>,
     rotation: Mutex<Rotation>,
-}
-
-/// Returns the message of `error` and its causes.
-fn text(error: &TlsError) -> String {
-    let mut next: Option<&(dyn Error + 'static)> = Some(error);
-    explain(std::iter::from_fn(|| {
-        let error = next?;
-        next = error.source();
-        Some(error)
-    }))
 }
 
 impl fmt::Debug for Tls {
@@ -117,7 +106,7 @@ impl Tls {
                 self.report(&error);
             }
             Err(error) if attempt == Attempt::First => {
-                tracing::debug!(error = text(&error), "TLS files do not fit yet");
+                tracing::debug!(error = explain(&error), "TLS files do not fit yet");
             }
             Ok(_) | Err(_) => {}
         }
@@ -149,7 +138,7 @@ impl Tls {
 
     fn report(&self, error: &TlsError) {
         self.metrics.reloaded(false);
-        let error = text(error);
+        let error = explain(error);
         tracing::error!(
             error,
             "cannot replace the TLS certificate: the old one stays in use"

@@ -6,7 +6,8 @@ use std::path::Path;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 
-use super::{Tls, TlsError, TlsFiles, text};
+use super::{Tls, TlsError, TlsFiles};
+use crate::error::explain;
 use crate::metrics::Metrics;
 
 /// A folder with TLS files.
@@ -162,7 +163,7 @@ fn unusable_files_are_errors_that_say_what_to_do() {
     for (cert, key, expected) in cases {
         let folder = Folder::new();
         folder.write(&Pair { cert, key });
-        let error = text(&folder.load().unwrap_err());
+        let error = explain(&folder.load().unwrap_err());
         assert!(error.contains(expected), "{error} lacks {expected}");
         assert!(error.contains("tls."), "{error} names no file");
     }
@@ -171,10 +172,10 @@ fn unusable_files_are_errors_that_say_what_to_do() {
 #[test]
 fn files_that_are_no_files_are_errors() {
     let folder = Folder::new();
-    let error = text(&folder.load().unwrap_err());
+    let error = explain(&folder.load().unwrap_err());
     assert!(error.contains("tls.crt"), "{error}");
     fs::create_dir(folder.files().cert).unwrap();
-    let error = text(&folder.load().unwrap_err());
+    let error = explain(&folder.load().unwrap_err());
     assert!(error.contains("tls.crt"), "{error}");
 }
 
@@ -295,7 +296,7 @@ fn client_authorities_are_checked() {
         };
         match (Tls::load(files, folder.metrics.tls.clone()), expected) {
             (Ok(_), None) => {}
-            (Err(error), Some(expected)) => assert!(text(&error).contains(expected), "{error}"),
+            (Err(error), Some(expected)) => assert!(explain(&error).contains(expected), "{error}"),
             (result, _) => panic!("{:?}", result.err()),
         }
     }
