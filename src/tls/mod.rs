@@ -85,10 +85,8 @@ impl Tls {
     /// [`TlsError`] if the changed files cannot be used. The error has been logged and counted.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let mut rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
-        let (attempt, result) = self.attempt(&mut rotation);
-        if let Err(error) = &result
-            && attempt != Attempt::Reported
-        {
+        let (_, result) = self.attempt(&mut rotation);
+        if let Err(error) = &result {
             rotation.reported();
             self.report(error);
         }

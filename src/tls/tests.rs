@@ -227,12 +227,14 @@ fn unusable_files_leave_the_old_certificate_in_use_and_are_reported_once() {
     let new = pair();
     folder.write(&new);
     assert!(tls.reload().unwrap());
-    // A reload on demand reports a failure immediately.
+    // A reload on demand reports a failure immediately, and each time.
     fs::write(folder.files().key, "").unwrap();
+    assert!(tls.reload().is_err());
+    tls.poll();
     assert!(tls.reload().is_err());
     assert_eq!(
         (folder.reloads("success"), folder.reloads("failure")),
-        ("1".into(), "4".into())
+        ("1".into(), "5".into())
     );
 }
 
