@@ -115,12 +115,14 @@ async fn serve(
     signals: StopSignals,
     hang_up: HangUp,
 ) -> Result<()> {
-    let address = listeners.announce(scheme(&config))?;
+    let address = listeners.address()?;
+    let app = Arc::new(app(&config, &prepared, &address)?);
+    let tls = load_tls(&app, &config)?;
+    // From here on, the listeners are served.
+    listeners.announce(scheme(&config));
     prepared.memory.announce();
     prepared.defaults.log();
-    let app = Arc::new(app(&config, &prepared, &address)?);
     tokio::spawn(KeyFile::watch(Arc::clone(&app)));
-    let tls = load_tls(&app, &config)?;
     notify::loading();
     // The served models are never dropped, because that would join workers, whose runs may be endless. The process
     // ends without destructors. (A model for whose tensors there is no room is not served yet.)
