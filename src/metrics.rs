@@ -13,6 +13,7 @@ mod labels;
 mod loads;
 mod model;
 mod progress;
+mod reloads;
 mod text;
 mod tls;
 mod triton;
@@ -22,6 +23,7 @@ pub use labels::{Cut, Failure, ModelLabel, Rejection, ReloadResult, Stage, Worke
 pub use loads::LoadMetrics;
 pub use model::{BatchMetrics, ModelMetrics};
 pub use progress::{ImageProgress, RequestProgress};
+pub use reloads::Reloads;
 pub use tls::TlsMetrics;
 
 use crate::budget::BudgetList;
@@ -30,8 +32,8 @@ use crate::telemetry::ExportCounts;
 use gauges::{BudgetCollector, QueueCollector};
 use histograms::Histograms;
 use labels::{
-    CutLabels, FailureLabels, KeyLabels, ModelLabels, RejectionLabels, ReloadLabels, RequestLabels,
-    RouteLabels, SpanLabels, SpanResult, StageLabels,
+    CutLabels, FailureLabels, KeyLabels, ModelLabels, RejectionLabels, RequestLabels, RouteLabels,
+    SpanLabels, SpanResult, StageLabels,
 };
 use triton::Triton;
 
@@ -62,7 +64,8 @@ pub struct Metrics {
     /// Triton's counters. `None` unless [`Metrics::add_triton`] was called.
     triton: Option<Triton>,
     key_requests: Family<KeyLabels, Counter>,
-    key_reloads: Family<ReloadLabels, Counter>,
+    /// Counts how often the file of the API keys was read again.
+    pub key_reloads: Reloads,
     /// Metrics of the TLS certificate.
     pub tls: TlsMetrics,
     /// Number of requests that are being handled.
@@ -104,7 +107,7 @@ impl Metrics {
             queues: BudgetList::default(),
             triton: None,
             key_requests: Family::default(),
-            key_reloads: Family::default(),
+            key_reloads: Reloads::default(),
             tls: TlsMetrics::default(),
             in_flight: Gauge::default(),
             loads: LoadMetrics::default(),
@@ -187,9 +190,9 @@ impl Metrics {
         let help = "Finished requests with a valid API key, by the name of the key";
         registry.register("sightline_key_requests", help, self.key_requests.clone());
         let help = "Times that the file of the API keys was read again, by result";
-        registry.register("sightline_key_reloads", help, self.key_reloads.clone());
+        registry.register("sightline_key_reloads", help, self.key_reloads.0.clone());
         let help = "Times that changed TLS files were read, by result";
-        registry.register("sightline_tls_reloads", help, self.tls.reloads.clone());
+        registry.register("sightline_tls_reloads", help, self.tls.reloads.0.clone());
         registry.register_collector(Box::new(tls::ExpiryCollector(self.tls.clone())));
         let help = "Requests in flight";
         registry.register("sightline_in_flight", help, self.in_flight.clone());
@@ -288,18 +291,6 @@ impl Metrics {
             let key = key.to_owned();
             self.key_requests.remove(&KeyLabels { key, status });
         }
-    }
-
-    /// Counts a reload of the file of the API keys.
-    pub fn key_reload(&self, succeeded: bool) {
-        let result = if succeeded {
-            ReloadResult::success
-        } else {
-            ReloadResult::failure
-        };
-        self.key_reloads
-            .get_or_create(&ReloadLabels { result })
-            .inc();
     }
 
     /// Returns the counter of the HTTP/2 streams that are refused because too many are in flight.

@@ -99,7 +99,7 @@ impl KeyFile {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         *seen = snapshot.fingerprint;
         let replaced = keys(&self.path, snapshot.content).map(|lines| self.keys.replace(&lines));
-        metrics.key_reload(replaced.is_ok());
+        metrics.key_reloads.count(replaced.is_ok());
         match replaced {
             Ok(gone) => Ok(self.report(&gone, metrics)),
             Err(error) => {
