@@ -49,6 +49,7 @@ use sightline::memory::ByteSize;
 use sightline::registry;
 use sightline::store::{ModelRef, ModelSource, ModelStore, StoreError};
 
+use activation::Inherited;
 use config_check::{ConfigCommand, Invalid};
 use key::KeyCommand;
 use log::{FlushOnDrop, Writing};
@@ -298,9 +299,14 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
 
 /// Starts the log and runs the command. `matches` is the parsed command line that `cli` comes from.
 fn execute(cli: &Cli, matches: &ArgMatches) -> Result<()> {
+    // Before the log starts a thread.
+    let inherited = match &cli.command {
+        Command::Serve(_) => Inherited::take(),
+        _ => Ok(Inherited::default()),
+    };
     let merged = configure(cli, matches)?;
     match &cli.command {
-        Command::Serve(args) => serve::run(args, merged, matches),
+        Command::Serve(args) => serve::run(args, merged, matches, inherited),
         Command::Export(args) => export::run(args),
         Command::Quantize(args) => quantize::run(args),
         Command::Predict(args) => predict::run(args),

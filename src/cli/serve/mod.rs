@@ -43,13 +43,18 @@ pub(super) struct ServeArgs {
 }
 
 /// Serves with the settings `merged` until SIGTERM or SIGINT. Returns an error if a model cannot be
-/// loaded. `matches` is the parsed command line that `args` comes from.
-pub(super) fn run(args: &ServeArgs, merged: Merged, matches: &ArgMatches) -> Result<()> {
+/// loaded. `matches` is the parsed command line that `args` comes from. `inherited` are the sockets of systemd.
+pub(super) fn run(
+    args: &ServeArgs,
+    merged: Merged,
+    matches: &ArgMatches,
+    inherited: Result<Inherited>,
+) -> Result<()> {
     environment::warn_unknown(&super::variables());
     if args.print_config {
         return print_config::run(merged, matches);
     }
-    let inherited = Inherited::take()?;
+    let inherited = inherited?;
     let settings = merged.into_settings()?;
     let store = StoreArgs::of(&settings);
     let library = RuntimeArgs {
