@@ -138,11 +138,26 @@ impl Metrics {
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         let registry = &mut self.registry;
         registry.register("sightline_build", "Version of the server", build);
-        registry.register(
-            "sightline_requests",
-            "Finished requests",
-            self.requests.clone(),
-        );
+        self.register_requests();
+        self.register_batches();
+        self.register_workers();
+        self.register_files();
+        let registry = &mut self.registry;
+        self.loads.register(registry);
+        let help = "Spans of requests, by what became of them";
+        registry.register("sightline_spans", help, self.spans.clone());
+        let help = "Lines of the log that were dropped, because its reader is too slow";
+        registry.register("sightline_log_dropped", help, self.log_dropped.clone());
+        registry.register_collector(Box::new(BudgetCollector(self.budgets.clone())));
+        registry.register_collector(Box::new(QueueCollector(self.queues.clone())));
+        registry.register_collector(Box::new(ProcessCollector));
+    }
+
+    /// Registers the metrics of requests.
+    fn register_requests(&mut self) {
+        let registry = &mut self.registry;
+        let help = "Finished requests";
+        registry.register("sightline_requests", help, self.requests.clone());
         let help = "Time from reading the head of a request to creating its response";
         registry.register(
             "sightline_request_duration_seconds",
@@ -155,6 +170,21 @@ impl Metrics {
             help,
             self.stage_duration.clone(),
         );
+        let help = "Images with a result";
+        registry.register("sightline_images", help, self.images.clone());
+        let help = "Requests rejected for want of capacity or time, by reason";
+        registry.register("sightline_rejected", help, self.rejected.clone());
+        let help = "Requests whose client disconnected or whose time ran out, by the stage that they were in";
+        registry.register("sightline_cancelled", help, self.cancelled.clone());
+        let help = "Finished requests with a valid API key, by the name of the key";
+        registry.register("sightline_key_requests", help, self.key_requests.clone());
+        let help = "Requests in flight";
+        registry.register("sightline_in_flight", help, self.in_flight.clone());
+    }
+
+    /// Registers the metrics of batches and of their runs.
+    fn register_batches(&mut self) {
+        let registry = &mut self.registry;
         let help = "Images per batch";
         registry.register("sightline_batch_size", help, self.batch_size.clone());
         let help = "Batches, by the reason why no further images were added";
@@ -171,34 +201,16 @@ impl Metrics {
         registry.register("sightline_stopped_runs", help, self.stopped_runs.clone());
         let help = "Threads of workers that do not return although their run was stopped";
         registry.register("sightline_stuck_workers", help, self.stuck_workers.clone());
-        self.register_workers();
+    }
+
+    /// Registers the metrics of API keys and TLS files that are read again.
+    fn register_files(&mut self) {
         let registry = &mut self.registry;
-        registry.register(
-            "sightline_images",
-            "Images with a result",
-            self.images.clone(),
-        );
-        self.loads.register(registry);
-        let help = "Requests rejected for want of capacity or time, by reason";
-        registry.register("sightline_rejected", help, self.rejected.clone());
-        let help = "Spans of requests, by what became of them";
-        registry.register("sightline_spans", help, self.spans.clone());
-        let help = "Lines of the log that were dropped, because its reader is too slow";
-        registry.register("sightline_log_dropped", help, self.log_dropped.clone());
-        let help = "Requests whose client disconnected or whose time ran out, by the stage that they were in";
-        registry.register("sightline_cancelled", help, self.cancelled.clone());
-        let help = "Finished requests with a valid API key, by the name of the key";
-        registry.register("sightline_key_requests", help, self.key_requests.clone());
         let help = "Times that the file of the API keys was read again, by result";
         registry.register("sightline_key_reloads", help, self.key_reloads.0.clone());
         let help = "Times that changed TLS files were read, by result";
         registry.register("sightline_tls_reloads", help, self.tls.reloads.0.clone());
         registry.register_collector(Box::new(tls::ExpiryCollector(self.tls.clone())));
-        let help = "Requests in flight";
-        registry.register("sightline_in_flight", help, self.in_flight.clone());
-        registry.register_collector(Box::new(BudgetCollector(self.budgets.clone())));
-        registry.register_collector(Box::new(QueueCollector(self.queues.clone())));
-        registry.register_collector(Box::new(ProcessCollector));
     }
 
     /// Registers the metrics of failed and rebuilt workers.
