@@ -187,6 +187,11 @@ impl Activity {
         BodyWait(Arc::clone(self))
     }
 
+    /// Returns the period over which the rate of a request's body is measured.
+    pub(super) fn slow_body(&self) -> Duration {
+        self.timeouts.slow_body
+    }
+
     /// Records that the send buffer of the socket is full.
     pub(super) fn blocked(&self) {
         let mut state = self.lock();
