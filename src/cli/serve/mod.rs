@@ -147,26 +147,11 @@ async fn serve(
         stopping: stopping.clone(),
     };
     let loading = loading::begin(stopping.clone(), start.run(hang_up));
-    let delay = config.drain_delay.duration();
-    let stop = stop(Arc::clone(&app), stopping.clone(), delay);
-    let stopped_at = {
-        let stopping = stopping.clone();
-        tokio::spawn(async move {
-            stopping.cancelled().await;
-            Instant::now()
-        })
-    };
     let work = async {
-        let finished = listeners.run(Arc::clone(&app), &config, tls, stop).await;
-        let stopped_at = stopped_at.await?;
-        let left = (delay + config.shutdown_grace).saturating_sub(stopped_at.elapsed());
-        telemetry::stop(app, left).await;
+        let finished = finish(app, &config, listeners, tls, stopping.clone()).await;
+        // The reason of a stop comes before its consequences.
         loading::finish(loading)?;
-        if !finished {
-            let grace = config.shutdown_grace.as_millis();
-            bail!("requests were still in flight after the grace period of {grace} ms");
-        }
-        Ok(())
+        finished
     };
     tokio::select! {
         result = work => result,
@@ -174,6 +159,34 @@ async fn serve(
             bail!("second {signal}: stopped without finishing the requests in flight")
         }
     }
+}
+
+/// Serves the listeners until `stopping` is cancelled, then waits for the requests in flight and exports the last spans.
+///
+/// # Errors
+/// If requests are still in flight after the grace period.
+async fn finish(
+    app: Arc<App>,
+    config: &ServeConfig,
+    listeners: Listeners,
+    tls: Option<Arc<Tls>>,
+    stopping: CancellationToken,
+) -> Result<()> {
+    let delay = config.drain_delay.duration();
+    let stop = stop(Arc::clone(&app), stopping.clone(), delay);
+    let stopped_at = tokio::spawn(async move {
+        stopping.cancelled().await;
+        Instant::now()
+    });
+    let finished = listeners.run(Arc::clone(&app), config, tls, stop).await;
+    let stopped_at = stopped_at.await?;
+    let left = (delay + config.shutdown_grace).saturating_sub(stopped_at.elapsed());
+    telemetry::stop(app, left).await;
+    if !finished {
+        let grace = config.shutdown_grace.as_millis();
+        bail!("requests were still in flight after the grace period of {grace} ms");
+    }
+    Ok(())
 }
 
 /// Returns the state that the requests share, without models. `address` is the first public address.
