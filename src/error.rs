@@ -417,11 +417,9 @@ impl From<Cancelled> for ServeError {
 
 /// Returns the messages of an error and its causes, joined by `: `. A cause is left out if its message is part of the
 /// messages before it.
-pub fn explain<'e>(
-    chain: impl IntoIterator<Item = &'e (dyn std::error::Error + 'static)>,
-) -> String {
+pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
-    for cause in chain {
+    for cause in std::iter::successors(Some(error), |cause| cause.source()) {
         let cause = cause.to_string();
         let cause = cause.trim_end();
         if text.contains(cause) {

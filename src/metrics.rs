@@ -13,6 +13,7 @@ mod labels;
 mod loads;
 mod model;
 mod progress;
+mod reloads;
 mod text;
 mod tls;
 mod triton;
@@ -22,6 +23,7 @@ pub use labels::{Cut, Failure, ModelLabel, Rejection, ReloadResult, Stage, Worke
 pub use loads::LoadMetrics;
 pub use model::{BatchMetrics, ModelMetrics};
 pub use progress::{ImageProgress, RequestProgress};
+pub use reloads::Reloads;
 pub use tls::TlsMetrics;
 
 use crate::budget::BudgetList;
@@ -30,8 +32,8 @@ use crate::telemetry::ExportCounts;
 use gauges::{BudgetCollector, QueueCollector};
 use histograms::Histograms;
 use labels::{
-    CutLabels, FailureLabels, KeyLabels, ModelLabels, RejectionLabels, ReloadLabels, RequestLabels,
-    RouteLabels, SpanLabels, SpanResult, StageLabels,
+    CutLabels, FailureLabels, KeyLabels, ModelLabels, RejectionLabels, RequestLabels, RouteLabels,
+    SpanLabels, SpanResult, StageLabels,
 };
 use triton::Triton;
 
@@ -62,7 +64,8 @@ pub struct Metrics {
     /// Triton's counters. `None` unless [`Metrics::add_triton`] was called.
     triton: Option<Triton>,
     key_requests: Family<KeyLabels, Counter>,
-    key_reloads: Family<ReloadLabels, Counter>,
+    /// Counts how often the file of the API keys was read again.
+    pub key_reloads: Reloads,
     /// Metrics of the TLS certificate.
     pub tls: TlsMetrics,
     /// Number of requests that are being handled.
@@ -104,7 +107,7 @@ impl Metrics {
             queues: BudgetList::default(),
             triton: None,
             key_requests: Family::default(),
-            key_reloads: Family::default(),
+            key_reloads: Reloads::default(),
             tls: TlsMetrics::default(),
             in_flight: Gauge::default(),
             loads: LoadMetrics::default(),
@@ -135,11 +138,26 @@ impl Metrics {
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         let registry = &mut self.registry;
         registry.register("sightline_build", "Version of the server", build);
-        registry.register(
-            "sightline_requests",
-            "Finished requests",
-            self.requests.clone(),
-        );
+        self.register_requests();
+        self.register_batches();
+        self.register_workers();
+        self.register_files();
+        let registry = &mut self.registry;
+        self.loads.register(registry);
+        let help = "Spans of requests, by what became of them";
+        registry.register("sightline_spans", help, self.spans.clone());
+        let help = "Lines of the log that were dropped, because its reader is too slow";
+        registry.register("sightline_log_dropped", help, self.log_dropped.clone());
+        registry.register_collector(Box::new(BudgetCollector(self.budgets.clone())));
+        registry.register_collector(Box::new(QueueCollector(self.queues.clone())));
+        registry.register_collector(Box::new(ProcessCollector));
+    }
+
+    /// Registers the metrics of requests.
+    fn register_requests(&mut self) {
+        let registry = &mut self.registry;
+        let help = "Finished requests";
+        registry.register("sightline_requests", help, self.requests.clone());
         let help = "Time from reading the head of a request to creating its response";
         registry.register(
             "sightline_request_duration_seconds",
@@ -152,6 +170,21 @@ impl Metrics {
             help,
             self.stage_duration.clone(),
         );
+        let help = "Images with a result";
+        registry.register("sightline_images", help, self.images.clone());
+        let help = "Requests rejected for want of capacity or time, by reason";
+        registry.register("sightline_rejected", help, self.rejected.clone());
+        let help = "Requests whose client disconnected or whose time ran out, by the stage that they were in";
+        registry.register("sightline_cancelled", help, self.cancelled.clone());
+        let help = "Finished requests with a valid API key, by the name of the key";
+        registry.register("sightline_key_requests", help, self.key_requests.clone());
+        let help = "Requests in flight";
+        registry.register("sightline_in_flight", help, self.in_flight.clone());
+    }
+
+    /// Registers the metrics of batches and of their runs.
+    fn register_batches(&mut self) {
+        let registry = &mut self.registry;
         let help = "Images per batch";
         registry.register("sightline_batch_size", help, self.batch_size.clone());
         let help = "Batches, by the reason why no further images were added";
@@ -168,34 +201,16 @@ impl Metrics {
         registry.register("sightline_stopped_runs", help, self.stopped_runs.clone());
         let help = "Threads of workers that do not return although their run was stopped";
         registry.register("sightline_stuck_workers", help, self.stuck_workers.clone());
-        self.register_workers();
+    }
+
+    /// Registers the metrics of API keys and TLS files that are read again.
+    fn register_files(&mut self) {
         let registry = &mut self.registry;
-        registry.register(
-            "sightline_images",
-            "Images with a result",
-            self.images.clone(),
-        );
-        self.loads.register(registry);
-        let help = "Requests rejected for want of capacity or time, by reason";
-        registry.register("sightline_rejected", help, self.rejected.clone());
-        let help = "Spans of requests, by what became of them";
-        registry.register("sightline_spans", help, self.spans.clone());
-        let help = "Lines of the log that were dropped, because its reader is too slow";
-        registry.register("sightline_log_dropped", help, self.log_dropped.clone());
-        let help = "Requests whose client disconnected or whose time ran out, by the stage that they were in";
-        registry.register("sightline_cancelled", help, self.cancelled.clone());
-        let help = "Finished requests with a valid API key, by the name of the key";
-        registry.register("sightline_key_requests", help, self.key_requests.clone());
         let help = "Times that the file of the API keys was read again, by result";
-        registry.register("sightline_key_reloads", help, self.key_reloads.clone());
+        registry.register("sightline_key_reloads", help, self.key_reloads.0.clone());
         let help = "Times that changed TLS files were read, by result";
-        registry.register("sightline_tls_reloads", help, self.tls.reloads.clone());
+        registry.register("sightline_tls_reloads", help, self.tls.reloads.0.clone());
         registry.register_collector(Box::new(tls::ExpiryCollector(self.tls.clone())));
-        let help = "Requests in flight";
-        registry.register("sightline_in_flight", help, self.in_flight.clone());
-        registry.register_collector(Box::new(BudgetCollector(self.budgets.clone())));
-        registry.register_collector(Box::new(QueueCollector(self.queues.clone())));
-        registry.register_collector(Box::new(ProcessCollector));
     }
 
     /// Registers the metrics of failed and rebuilt workers.
@@ -288,18 +303,6 @@ impl Metrics {
             let key = key.to_owned();
             self.key_requests.remove(&KeyLabels { key, status });
         }
-    }
-
-    /// Counts a reload of the file of the API keys.
-    pub fn key_reload(&self, succeeded: bool) {
-        let result = if succeeded {
-            ReloadResult::success
-        } else {
-            ReloadResult::failure
-        };
-        self.key_reloads
-            .get_or_create(&ReloadLabels { result })
-            .inc();
     }
 
     /// Returns the counter of the HTTP/2 streams that are refused because too many are in flight.

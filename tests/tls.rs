@@ -89,7 +89,7 @@ fn tls_serves_http_1_and_http_2_in_both_versions() {
     });
     assert!(server.metric("sightline_tls_certificate_expiry_timestamp_seconds") > 1e9);
     assert_eq!(
-        server.metric("sightline_tls_reloads_total{result=\"failed\"}"),
+        server.metric("sightline_tls_reloads_total{result=\"failure\"}"),
         0.0
     );
 }
@@ -302,7 +302,7 @@ fn a_certificate_is_replaced_under_load_without_a_failed_request() {
         server.printed("cannot replace the TLS certificate");
         authority.write("tls.crt", "");
         eventually("both failures are counted", || {
-            server.metric("sightline_tls_reloads_total{result=\"failed\"}") >= 2.0
+            server.metric("sightline_tls_reloads_total{result=\"failure\"}") >= 2.0
         });
         assert_eq!(serving(), second);
         authority.replace(&authority.server());
@@ -312,7 +312,7 @@ fn a_certificate_is_replaced_under_load_without_a_failed_request() {
     println!("{} requests", requests.load(Ordering::Relaxed));
     assert!(requests.load(Ordering::Relaxed) > 100);
     assert_eq!(
-        server.metric("sightline_tls_reloads_total{result=\"ok\"}"),
+        server.metric("sightline_tls_reloads_total{result=\"success\"}"),
         2.0
     );
 }

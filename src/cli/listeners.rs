@@ -65,14 +65,18 @@ impl Listeners {
         })
     }
 
-    /// Prints and logs the addresses of the listeners, and returns the address of the first public listener. TCP
-    /// addresses of public listeners serve `scheme`.
+    /// Returns the address of the first public listener.
     ///
     /// # Errors
     /// If there is no public listener.
-    pub(super) fn announce(&self, scheme: &str) -> Result<ListenAddress> {
-        let version = env!("CARGO_PKG_VERSION");
+    pub(super) fn address(&self) -> Result<ListenAddress> {
         let first = self.public.first().context("no address to listen on")?;
+        Ok(first.address.clone())
+    }
+
+    /// Prints and logs the addresses of the listeners. TCP addresses of public listeners serve `scheme`.
+    pub(super) fn announce(&self, scheme: &str) {
+        let version = env!("CARGO_PKG_VERSION");
         for (index, Bound { address, .. }) in self.public.iter().enumerate() {
             let what = if index == 0 { "sightline" } else { "also" };
             let number = if index == 0 {
@@ -90,7 +94,6 @@ impl Listeners {
         for Bound { address, .. } in &self.admin {
             tell!("health and metrics on {}", shown(address, "http"));
         }
-        Ok(first.address.clone())
     }
 
     /// Serves the public listeners until `stop` resolves and their requests in flight are finished,

@@ -49,6 +49,7 @@ use sightline::memory::ByteSize;
 use sightline::registry;
 use sightline::store::{ModelRef, ModelSource, ModelStore, StoreError};
 
+use activation::Inherited;
 use config_check::{ConfigCommand, Invalid};
 use key::KeyCommand;
 use log::{FlushOnDrop, Writing};
@@ -298,9 +299,14 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
 
 /// Starts the log and runs the command. `matches` is the parsed command line that `cli` comes from.
 fn execute(cli: &Cli, matches: &ArgMatches) -> Result<()> {
+    // Before the log starts a thread.
+    let inherited = match &cli.command {
+        Command::Serve(_) => Inherited::take(),
+        _ => Ok(Inherited::default()),
+    };
     let merged = configure(cli, matches)?;
     match &cli.command {
-        Command::Serve(args) => serve::run(args, merged, matches),
+        Command::Serve(args) => serve::run(args, merged, matches, inherited),
         Command::Export(args) => export::run(args),
         Command::Quantize(args) => quantize::run(args),
         Command::Predict(args) => predict::run(args),
@@ -388,7 +394,7 @@ fn report(result: Result<()>) -> u8 {
 /// Returns the messages of an error and its causes, joined by `: `. A cause is left out if its
 /// message is part of the messages before it.
 fn explain(error: &anyhow::Error) -> String {
-    sightline::error::explain(error.chain())
+    sightline::error::explain(&**error)
 }
 
 #[cfg(test)]

@@ -151,8 +151,7 @@ impl ConfigError {
 
     /// Returns the message of the error and of its causes.
     pub fn explained(&self) -> String {
-        let first: &(dyn std::error::Error + 'static) = self;
-        explain(std::iter::successors(Some(first), |error| error.source()))
+        explain(self)
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) enum CloseReason {
     SlowHead,
     /// The client reads its response at less than [`MIN_RATE`].
     SlowRead,
-    /// The connection is idle and the server stops, or a new connection takes its slot.
+    /// The connection is idle and the server stops, or a new connection takes its slot, or a response closes it.
     Unwanted,
     /// The client sends HTTP/2 frames that carry neither requests nor bodies.
     Flood,
@@ -185,6 +185,11 @@ impl Activity {
         state.phase = Phase::Body(Wait::new(Instant::now()));
         self.update_ticket(&mut state);
         BodyWait(Arc::clone(self))
+    }
+
+    /// Returns the period over which the rate of a request's body is measured.
+    pub(super) fn slow_body(&self) -> Duration {
+        self.timeouts.slow_body
     }
 
     /// Records that the send buffer of the socket is full.

@@ -8,7 +8,7 @@ use axum::http::header::{
     ACCEPT, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, ORIGIN,
     RETRY_AFTER, VARY,
 };
-use axum::http::{HeaderName, HeaderValue, Method};
+use axum::http::{HeaderValue, Method};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use tower::{Layer, ServiceExt};
@@ -16,12 +16,11 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::keys::API_KEY;
 use super::middleware::{REQUEST_ID, SERVER_TIMING};
+use super::traceparent::{TRACEPARENT, TRACESTATE};
 use crate::config::{CorsOrigin, CorsOrigins};
 
 /// Time for which a browser may keep the response to a preflight request.
 const PREFLIGHT_AGE: Duration = Duration::from_mins(10);
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Adds CORS to `routes`, or nothing if no origin is allowed. All responses of the routes get the headers, errors
 /// included.
@@ -47,7 +46,7 @@ pub(super) fn allow<S: Clone + Send + Sync + 'static>(
             TRACEPARENT,
             TRACESTATE,
         ])
-        .expose_headers([REQUEST_ID, SERVER_TIMING, RETRY_AFTER])
+        .expose_headers([REQUEST_ID, SERVER_TIMING, RETRY_AFTER, TRACEPARENT])
         .max_age(PREFLIGHT_AGE);
     routes.layer(from_fn_with_state(layer, apply))
 }

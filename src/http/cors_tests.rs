@@ -137,7 +137,12 @@ async fn results_and_errors_have_the_headers() {
 fn expect_headers(response: &Response, origin: &str) {
     assert_eq!(header(response, ACCESS_CONTROL_ALLOW_ORIGIN), origin);
     let exposed = header(response, ACCESS_CONTROL_EXPOSE_HEADERS);
-    for name in ["x-request-id", "server-timing", "retry-after"] {
+    for name in [
+        "x-request-id",
+        "server-timing",
+        "retry-after",
+        "traceparent",
+    ] {
         assert!(exposed.contains(name), "{exposed}");
     }
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use axum::BoxError;
 use axum::body::{Body, Bytes};
-use axum::http::{Request, Response};
+use axum::http::header::CONNECTION;
+use axum::http::{Request, Response, StatusCode};
 use futures_util::FutureExt as _;
 use futures_util::future::Either;
 use hyper::body::{Buf, Frame, Incoming, SizeHint};
@@ -152,8 +153,10 @@ fn service(
         let response = router.call(request.map(|body| Upload::new(body, in_flight.activity())));
         Either::Right(async move {
             let response: Result<_, Infallible> = response.await;
-            let Ok(response) = response;
-            in_flight.responds();
+            let Ok(mut response) = response;
+            // HTTP/2 has no such header; GOAWAY has its meaning. A body that arrives too slowly concerns only its stream.
+            let closes = response.headers_mut().remove(CONNECTION).is_some();
+            in_flight.responds(closes && response.status() != StatusCode::REQUEST_TIMEOUT);
             Ok(response.map(|body| Download::new(body, in_flight)))
         })
     })

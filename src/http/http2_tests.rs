@@ -243,6 +243,26 @@ fn a_stop_loses_no_accepted_stream() {
 }
 
 #[test]
+fn a_response_that_closes_its_connection_is_followed_by_goaway_and_loses_no_stream() {
+    let server = Running::start(64, TIMEOUTS);
+    run(async {
+        let client = Client::connect(&server).await;
+        let slow = (0..10).map(|_| client.get("/slow"));
+        let slow = futures_util::future::join_all(slow);
+        let last = async {
+            let (response, _) = client.request("GET", "/last", true).await;
+            let response = response.await.unwrap();
+            assert!(!response.headers().contains_key("connection"));
+        };
+        let (slow, ()) = tokio::join!(slow, last);
+        for response in slow {
+            assert_eq!(response, ok("slow"));
+        }
+        client.connection.await.unwrap().unwrap();
+    });
+}
+
+#[test]
 fn a_new_connection_takes_the_place_of_an_idle_one() {
     let server = Running::start(1, TIMEOUTS);
     run(async {

@@ -224,3 +224,20 @@ async fn without_a_file_no_key_is_needed_and_keys_are_ignored() {
     assert_eq!(send(Arc::clone(&app), get("/metrics")).await.status(), 200);
     assert_eq!(metric(&app, "sightline_key_requests_total"), 0.0);
 }
+
+#[tokio::test]
+async fn a_request_without_tls_is_rejected_without_asking_for_a_key() {
+    let app = app(&[("alice", "a")]);
+    for request in [
+        post(png()),
+        get("/health/ready"),
+        with_key(post(png()), "a"),
+    ] {
+        let router = https_required_router(Arc::clone(&app));
+        let response = router.oneshot(request).await.unwrap();
+        assert!(!response.headers().contains_key(WWW_AUTHENTICATE));
+        expect_problem(response, 400, "https_required").await;
+    }
+    let page = app.metrics.page();
+    assert!(!page.contains("key=\"alice\""), "{page}");
+}

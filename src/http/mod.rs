@@ -97,7 +97,8 @@ pub fn admin_router(app: Arc<App>) -> Router {
     with_middleware(routes, app, Listener::Admin)
 }
 
-/// Returns the router of requests that arrive without TLS on a listener with TLS: it rejects all of them.
+/// Returns the router of requests that arrive without TLS on a listener with TLS: it rejects all of them, without asking
+/// for an API key, which a client should not send without TLS.
 pub fn https_required_router(app: Arc<App>) -> Router {
     let routes = Router::new().fallback(https_required);
     middleware::surround(routes, &app, Listener::Public).with_state(app)
@@ -113,6 +114,7 @@ fn with_middleware<const N: usize>(
     let routes = routes
         .fallback(no_route)
         .method_not_allowed_fallback(method_not_allowed);
+    let routes = keys::require(routes, &app, listener);
     middleware::surround(routes, &app, listener).with_state(app)
 }
 
@@ -193,11 +195,15 @@ async fn index(request: Request) -> impl IntoResponse {
 fn origin(request: &Request) -> String {
     let scheme = request.extensions().get::<Scheme>();
     let scheme = scheme.map_or("http", |scheme| scheme.as_str());
+    format!("{scheme}://{}", host(request).unwrap_or("HOST:PORT"))
+}
+
+/// Returns the host and port of the server, as the client of `request` states them.
+fn host(request: &Request) -> Option<&str> {
     let host = request.headers().get(HOST);
     let host = host.and_then(|host| host.to_str().ok());
     // HTTP/2 has the host in the URI.
-    let host = host.or_else(|| request.uri().authority().map(Authority::as_str));
-    format!("{scheme}://{}", host.unwrap_or("HOST:PORT"))
+    host.or_else(|| request.uri().authority().map(Authority::as_str))
 }
 
 async fn openapi() -> impl IntoResponse {

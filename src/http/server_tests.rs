@@ -7,8 +7,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
+use axum::http::header::CONNECTION;
 use axum::routing::{get, post};
+use futures_util::StreamExt as _;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -61,12 +63,25 @@ impl Running {
             tokio::time::sleep(Duration::from_millis(1500)).await;
             "long"
         };
+        // Takes 3 s for the first two bytes.
+        let decoded = |body: Body| async {
+            let (mut data, mut bytes) = (body.into_data_stream(), 0);
+            while let Some(Ok(part)) = data.next().await {
+                bytes += part.len();
+                if bytes == 2 {
+                    tokio::time::sleep(Duration::from_secs(3)).await;
+                }
+            }
+            format!("{bytes} bytes")
+        };
         let router = Router::new()
             .route("/", get(|| async { "quick" }))
             .route("/slow", get(slow))
             .route("/upload", post(|_: Bytes| async { "received" }))
             .route("/long", post(long))
-            .route("/large", get(|| async { vec![b'x'; LARGE] }));
+            .route("/large", get(|| async { vec![b'x'; LARGE] }))
+            .route("/decoded", post(decoded))
+            .route("/last", get(|| async { ([(CONNECTION, "close")], "last") }));
         let server = Server {
             listeners: listener.into(),
             router,
@@ -116,6 +131,23 @@ pub(super) fn closed(stream: &mut TcpStream) -> Duration {
     let _ = stream.read_to_end(&mut Vec::new());
     assert!(started.elapsed() < PATIENCE);
     started.elapsed()
+}
+
+#[test]
+fn a_client_is_not_slow_while_the_server_decodes_its_body() {
+    let timeouts = ConnectionTimeouts {
+        slow_body: Duration::from_secs(2),
+        ..TIMEOUTS
+    };
+    let server = Running::start(8, timeouts);
+    let mut client =
+        server.connect(b"POST /decoded HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nx");
+    sleep(Duration::from_millis(200));
+    client.write_all(b"x").unwrap();
+    // The server asks for the third byte after 3 s and waits for it for 2 s.
+    sleep(Duration::from_secs(4));
+    client.write_all(b"x").unwrap();
+    read_until(&mut client, "3 bytes");
 }
 
 #[test]

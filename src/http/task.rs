@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
@@ -88,10 +88,10 @@ pub(super) async fn handle<T: TaskRoute>(
     let admitting = trace.begin(Stage::admission);
     let mut watch = Watch::new(&app.metrics);
     let admitted = admit::<T>(&app, &parts, deadline, &mut watch).await;
-    let (head, mut admission) = match admitted {
+    let (head, admission) = match admitted {
         Ok((head, admission)) => {
             admitting.end();
-            (head, admission.traced(trace.clone()))
+            (head, admission.traced(trace))
         }
         Err(error) => {
             let model = watch.failed(&error);
@@ -101,22 +101,7 @@ pub(super) async fn handle<T: TaskRoute>(
             return Err(problem(error, model));
         }
     };
-    let deadline = admission.deadline;
-    let work = async {
-        let receiving = trace.begin(Stage::receive);
-        let (encoding, headers) = (head.encoding, &parts.headers);
-        let body = read_body(&app, &mut admission, encoding, headers, &mut body).await?;
-        receiving.end();
-        let work = async {
-            let (task, results) = head.run(&app, admission, parts, body).await?;
-            let encoding = trace.begin(Stage::encode);
-            let response = respond(&app, task, results).await?;
-            encoding.end();
-            Ok(response)
-        };
-        deadline.bound(work).await
-    };
-    match work.await {
+    match process(&app, head, admission, parts, &mut body).await {
         Ok(finished) => {
             let served = &finished.served;
             watch.succeeded(&served.model, &served.timing);
@@ -129,6 +114,28 @@ pub(super) async fn handle<T: TaskRoute>(
             Err(problem(error, model))
         }
     }
+}
+
+/// Reads the body of an admitted request, runs the pipeline, and converts the results to the response.
+async fn process<T: TaskRoute>(
+    app: &App,
+    head: Head<T>,
+    mut admission: Admission,
+    parts: Parts,
+    body: &mut Body,
+) -> Result<Finished, ServeError> {
+    let (deadline, trace) = (admission.deadline, admission.trace.clone());
+    let receiving = trace.begin(Stage::receive);
+    let body = read_body(app, &mut admission, head.encoding, &parts.headers, body).await?;
+    receiving.end();
+    let work = async {
+        let (task, results) = head.run(app, admission, parts, body).await?;
+        let encoding = trace.begin(Stage::encode);
+        let response = respond(app, task, results).await?;
+        encoding.end();
+        Ok(response)
+    };
+    deadline.bound(work).await
 }
 
 /// Converts the results to the HTTP response. A response of more than [`INLINE_BYTES`] is encoded

@@ -7,7 +7,8 @@ use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState}
 
 /// Header with the ids of the trace and of the caller's span.
 pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// Header with what other tracing systems pass on.
+pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Length of the fields that every version has: `00-<32 digits>-<16 digits>-00`.
 const LENGTH: usize = 55;

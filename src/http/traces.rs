@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::header::{HOST, USER_AGENT};
-use axum::http::{Extensions, HeaderMap, HeaderName, Method, Version};
+use axum::http::header::USER_AGENT;
+use axum::http::uri::Authority;
+use axum::http::{Extensions, Method, Version};
 use axum::response::Response;
 use onnx_export::text::cut;
 use opentelemetry::KeyValue;
@@ -12,6 +13,7 @@ use opentelemetry::trace::{SpanContext, Status};
 use tower_http::request_id::RequestId;
 
 use super::access::is_probe;
+use super::host;
 use super::middleware::label_of;
 use super::opening::Scheme;
 use super::problem::Problem;
@@ -110,7 +112,6 @@ impl Drop for Traced {
 /// Returns the name of the span of `request`, and the attributes that the request has from the start.
 fn described(request: &Request) -> (Cow<'static, str>, Vec<KeyValue>) {
     let extensions = request.extensions();
-    let headers = request.headers();
     let method = method(request.method());
     let path = extensions.get::<MatchedPath>().map(MatchedPath::as_str);
     let scheme = extensions.get::<Scheme>();
@@ -131,8 +132,17 @@ fn described(request: &Request) -> (Cow<'static, str>, Vec<KeyValue>) {
     let id = extensions.get::<RequestId>();
     let id = id.and_then(|id| id.header_value().to_str().ok());
     attributes.extend(id.map(|id| text("sightline.request_id", id)));
-    attributes.extend(header_text(headers, &USER_AGENT, "user_agent.original"));
-    attributes.extend(header_text(headers, &HOST, "server.address"));
+    let agent = request.headers().get(USER_AGENT);
+    let agent = agent.and_then(|agent| agent.to_str().ok());
+    attributes.extend(agent.map(|agent| text("user_agent.original", agent)));
+    let server = host(request).and_then(|host| host.parse::<Authority>().ok());
+    if let Some(server) = server {
+        attributes.push(text(
+            "server.address",
+            server.host().trim_matches(['[', ']']),
+        ));
+        attributes.extend(server.port_u16().map(|port| integer("server.port", port)));
+    }
     let kind = if method == "_OTHER" { "HTTP" } else { method };
     let name = match path {
         Some(path) => Cow::Owned(format!("{kind} {path}")),
@@ -147,11 +157,6 @@ fn text(name: &'static str, value: &str) -> KeyValue {
 
 fn integer(name: &'static str, value: u16) -> KeyValue {
     KeyValue::new(name, i64::from(value))
-}
-
-fn header_text(headers: &HeaderMap, header: &HeaderName, name: &'static str) -> Option<KeyValue> {
-    let value = headers.get(header)?.to_str().ok()?;
-    Some(text(name, value))
 }
 
 /// Returns the name of a method that the conventions know, and `_OTHER` for others, which clients can invent.

@@ -3,15 +3,17 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use axum::BoxError;
 use axum::body::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::activity::{Activity, BodyWait, Unread};
+use crate::error::ServeError;
 
 /// The body of a request. Its arrival is recorded in `activity`, and reading it fails with
-/// [`BodyTooSlow`](crate::error::ServeError::BodyTooSlow) if it arrives too slowly.
+/// [`BodyTooSlow`](ServeError::BodyTooSlow) if it arrives too slowly.
 pub(super) struct Upload {
     body: Incoming,
     activity: Arc<Activity>,
@@ -20,6 +22,10 @@ pub(super) struct Upload {
     /// Created when the reader of the body first has to wait, and dropped at the end of the body. `None`
     /// for a body that arrives together with its head, which is therefore not measured.
     wait: Option<BodyWait>,
+    /// When the reader got the last data. It may do other work before it asks for more, such as decoding the data.
+    passed: Option<Instant>,
+    /// Time that the reader has taken for other work since `wait` began.
+    busy: Duration,
 }
 
 impl Upload {
@@ -30,7 +36,26 @@ impl Upload {
             body,
             activity: Arc::clone(activity),
             wait: None,
+            passed: None,
+            busy: Duration::ZERO,
         }
+    }
+
+    /// Begins to measure the rate of the client, or checks it.
+    ///
+    /// # Errors
+    /// [`BodyTooSlow`](ServeError::BodyTooSlow) if the client was too slow, unless it may have waited for the reader.
+    fn check(&mut self) -> Result<(), ServeError> {
+        match self.wait.as_ref().map(BodyWait::check) {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(error)) if self.busy < self.activity.slow_body() / 2 => return Err(error),
+            Some(Err(_)) | None => {}
+        }
+        self.busy = Duration::ZERO;
+        // An old wait ends before the new one begins.
+        self.wait = None;
+        self.wait = Some(self.activity.body());
+        Ok(())
     }
 }
 
@@ -43,6 +68,9 @@ impl Body for Upload {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.unread = None;
+        if let Some(passed) = self.passed.take() {
+            self.busy += passed.elapsed();
+        }
         let frame = Pin::new(&mut self.body).poll_frame(context);
         // With a known length, the last frame already ends the body, before `None` is returned.
         let ended = self.body.is_end_stream();
@@ -52,11 +80,9 @@ impl Body for Upload {
                 if let Some(wait) = &self.wait {
                     wait.received(frame.data_ref().map_or(0, Bytes::len));
                 }
+                self.passed = Some(Instant::now());
             }
-            Poll::Pending if !ended => match &self.wait {
-                Some(wait) => wait.check()?,
-                None => self.wait = Some(self.activity.body()),
-            },
+            Poll::Pending if !ended => self.check()?,
             Poll::Ready(_) | Poll::Pending => self.wait = None,
         }
         frame.map_err(BoxError::from)

@@ -1,8 +1,6 @@
 //! The key file of a running server.
 
-use std::error::Error;
 use std::fs;
-use std::iter::successors;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -101,12 +99,11 @@ impl KeyFile {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         *seen = snapshot.fingerprint;
         let replaced = keys(&self.path, snapshot.content).map(|lines| self.keys.replace(&lines));
-        metrics.key_reload(replaced.is_ok());
+        metrics.key_reloads.count(replaced.is_ok());
         match replaced {
             Ok(gone) => Ok(self.report(&gone, metrics)),
             Err(error) => {
-                let first: &(dyn Error + 'static) = &error;
-                let reason = explain(successors(Some(first), |&error| error.source()));
+                let reason = explain(&error);
                 let keys = self.keys.len();
                 tracing::error!(
                     reason,

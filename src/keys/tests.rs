@@ -1,8 +1,6 @@
 //! Tests of the key file, of the store and of reloads.
 
-use std::error::Error;
 use std::fs;
-use std::iter::successors;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
@@ -144,8 +142,7 @@ fn a_file_that_cannot_be_used_is_an_error_with_the_reason() {
     let path = folder.path().join("keys");
     let load = || {
         let error = KeyFile::load(&path).unwrap_err();
-        let first: &(dyn Error + 'static) = &error;
-        explain(successors(Some(first), |&error| error.source()))
+        explain(&error)
     };
     assert!(load().contains("No such file"));
     for empty in ["", "# none\n\n"] {

@@ -23,6 +23,7 @@ impl KeyFile {
         let Some(file) = app.keys.clone() else {
             return;
         };
+        app.metrics.key_reloads.expect();
         loop {
             tokio::time::sleep(INTERVAL).await;
             // Neither reading nor logging panics; if a read does, the next poll reads again.

@@ -267,3 +267,7 @@ pub enum ReloadResult {
     /// What was in use before, if anything, stays in use.
     failure,
 }
+
+impl ReloadResult {
+    pub(super) const ALL: [Self; 2] = [Self::success, Self::failure];
+}

@@ -38,6 +38,10 @@ impl LoadMetrics {
 
     /// Returns the gauge `sightline_model_loaded` of a model.
     pub fn loaded(&self, label: ModelLabel<'_>) -> Gauge {
+        for result in ReloadResult::ALL {
+            // Each counter exists with the value 0, so that rates of Prometheus include the first reload.
+            self.reloads(label, result);
+        }
         self.loaded.get_or_create(&label.into()).clone()
     }
 
@@ -48,11 +52,15 @@ impl LoadMetrics {
 
     /// Counts an attempt to replace or to add a model.
     pub fn reload(&self, label: ModelLabel<'_>, result: ReloadResult) {
+        self.reloads(label, result).inc();
+    }
+
+    fn reloads(&self, label: ModelLabel<'_>, result: ReloadResult) -> Counter {
         let labels = ReloadLabels {
             model: label.model.to_owned(),
             variant: label.variant.to_owned(),
             result,
         };
-        self.reloads.get_or_create(&labels).inc();
+        self.reloads.get_or_create(&labels).clone()
     }
 }

@@ -5,38 +5,28 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::labels::{ReloadLabels, ReloadResult};
+use super::reloads::Reloads;
 
 /// The metrics of TLS. They exist only if the server has a certificate.
 #[derive(Debug, Clone, Default)]
 pub struct TlsMetrics {
     /// End of the certificate's validity in seconds since 1970, or 0 without a certificate.
     expiry: Arc<AtomicI64>,
-    pub(super) reloads: Family<ReloadLabels, Counter>,
+    pub(super) reloads: Reloads,
 }
 
 impl TlsMetrics {
     /// Records that the certificate in use is valid until `not_after`, in seconds since 1970.
     pub fn expires(&self, not_after: i64) {
         self.expiry.store(not_after, Ordering::Relaxed);
-        for result in [ReloadResult::success, ReloadResult::failure] {
-            // Each counter exists with the value 0 before the first reload.
-            let _ = self.reloads.get_or_create(&ReloadLabels { result });
-        }
+        self.reloads.expect();
     }
 
     /// Counts a reload of changed files.
     pub fn reloaded(&self, succeeded: bool) {
-        let result = if succeeded {
-            ReloadResult::success
-        } else {
-            ReloadResult::failure
-        };
-        self.reloads.get_or_create(&ReloadLabels { result }).inc();
+        self.reloads.count(succeeded);
     }
 }
 

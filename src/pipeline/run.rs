@@ -18,7 +18,7 @@ use crate::batch::{BatchError, Reply, Slot};
 use crate::budget::Permit;
 use crate::cancel::Cancel;
 use crate::error::ServeError;
-use crate::image::{DecodeTimes, ImageError, ImageSize};
+use crate::image::{DecodeTimes, ImageError, ImageSize, PreparedImage};
 use crate::metrics::{ImageProgress, Stage};
 use crate::pool::JobCost;
 use crate::registry::LoadedModel;
@@ -135,28 +135,7 @@ impl Walk<'_> {
         let _cancel_on_drop = cancel.on_drop();
         let queued = match input {
             Input::Encoded(image) => self.prepare(index, (image, cost), held, &cancel).await?,
-            Input::Prepared(tensor) => {
-                check_prepared(index, &tensor)?;
-                let trace = self.trace.of_image(index);
-                let waiting = trace.begin(Stage::admission);
-                let memory = self.model.batcher.reserve_tensor(tensor.size).await;
-                waiting.end();
-                let slot = Slot {
-                    place: held.place,
-                    memory,
-                    trace,
-                    progress: held.progress,
-                };
-                let size = tensor.content;
-                Queued {
-                    reply: self
-                        .model
-                        .batcher
-                        .submit(tensor, slot, self.deadline.at())?,
-                    size,
-                    timing: Timing::default(),
-                }
-            }
+            Input::Prepared(tensor) => self.enqueue(index, tensor, held).await?,
         };
         let mut timing = queued.timing;
         let reply = queued.reply.await.map_err(|_| BatchError::NoReply)??;
@@ -176,6 +155,33 @@ impl Walk<'_> {
         progress.enter(Stage::encode);
         timing[Stage::admission] = started.elapsed().saturating_sub(timing.sum());
         Ok((output, timing))
+    }
+
+    /// Waits for memory, then queues a tensor that the client has preprocessed.
+    async fn enqueue(
+        self,
+        index: usize,
+        tensor: PreparedImage,
+        held: Held,
+    ) -> Result<Queued, ServeError> {
+        check_prepared(index, &tensor)?;
+        let trace = self.trace.of_image(index);
+        let waiting = trace.begin(Stage::admission);
+        let batcher = &self.model.batcher;
+        let memory = batcher.reserve_tensor(tensor.size).await;
+        waiting.end();
+        let slot = Slot {
+            place: held.place,
+            memory,
+            trace,
+            progress: held.progress,
+        };
+        let size = tensor.content;
+        Ok(Queued {
+            reply: batcher.submit(tensor, slot, self.deadline.at())?,
+            size,
+            timing: Timing::default(),
+        })
     }
 
     /// Waits for memory and a thread, then decodes, preprocesses and queues an image.

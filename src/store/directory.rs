@@ -83,7 +83,7 @@ impl BrokenEntry {
 #[derive(Debug, Error)]
 pub enum Problem {
     /// The folder, or a file of the model, cannot be read or is invalid.
-    #[error("{}", with_sources(.0))]
+    #[error("{}", explain(.0))]
     Model(StoreError),
     /// A folder has an ONNX file but no manifest.
     #[error(
@@ -183,14 +183,6 @@ fn describe(directory: &Path, wanted: Option<&str>, entries: &[BrokenEntry]) -> 
     }
     text.push_str("\n  correct or remove them, or name the models to serve with --model");
     text
-}
-
-/// Returns the messages of an error and its sources, joined by `: `, without those that are part of the messages before.
-fn with_sources(error: &StoreError) -> String {
-    let first: &(dyn std::error::Error + 'static) = error;
-    explain(std::iter::successors(Some(first), |error| {
-        (*error).source()
-    }))
 }
 
 /// Returns the first of the entries `names` of a models directory without a model, as a part of a sentence. Empty if

@@ -12,7 +12,6 @@ mod rotation;
 #[cfg(test)]
 mod tests;
 
-use std::error::Error;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -37,16 +36,6 @@ pub struct Tls {
     metrics: TlsMetrics,
     current: RwLock<Arc<ServerConfig>>,
     rotation: Mutex<Rotation>,
-}
-
-/// Returns the message of `error` and its causes.
-fn text(error: &TlsError) -> String {
-    let mut next: Option<&(dyn Error + 'static)> = Some(error);
-    explain(std::iter::from_fn(|| {
-        let error = next?;
-        next = error.source();
-        Some(error)
-    }))
 }
 
 impl fmt::Debug for Tls {
@@ -96,10 +85,8 @@ impl Tls {
     /// [`TlsError`] if the changed files cannot be used. The error has been logged and counted.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let mut rotation = self.rotation.lock().unwrap_or_else(PoisonError::into_inner);
-        let (attempt, result) = self.attempt(&mut rotation);
-        if let Err(error) = &result
-            && attempt != Attempt::Reported
-        {
+        let (_, result) = self.attempt(&mut rotation);
+        if let Err(error) = &result {
             rotation.reported();
             self.report(error);
         }
@@ -117,7 +104,7 @@ impl Tls {
                 self.report(&error);
             }
             Err(error) if attempt == Attempt::First => {
-                tracing::debug!(error = text(&error), "TLS files do not fit yet");
+                tracing::debug!(error = explain(&error), "TLS files do not fit yet");
             }
             Ok(_) | Err(_) => {}
         }
@@ -149,7 +136,7 @@ impl Tls {
 
     fn report(&self, error: &TlsError) {
         self.metrics.reloaded(false);
-        let error = text(error);
+        let error = explain(error);
         tracing::error!(
             error,
             "cannot replace the TLS certificate: the old one stays in use"

@@ -6,7 +6,8 @@ use std::path::Path;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 
-use super::{Tls, TlsError, TlsFiles, text};
+use super::{Tls, TlsError, TlsFiles};
+use crate::error::explain;
 use crate::metrics::Metrics;
 
 /// A folder with TLS files.
@@ -162,7 +163,7 @@ fn unusable_files_are_errors_that_say_what_to_do() {
     for (cert, key, expected) in cases {
         let folder = Folder::new();
         folder.write(&Pair { cert, key });
-        let error = text(&folder.load().unwrap_err());
+        let error = explain(&folder.load().unwrap_err());
         assert!(error.contains(expected), "{error} lacks {expected}");
         assert!(error.contains("tls."), "{error} names no file");
     }
@@ -171,10 +172,10 @@ fn unusable_files_are_errors_that_say_what_to_do() {
 #[test]
 fn files_that_are_no_files_are_errors() {
     let folder = Folder::new();
-    let error = text(&folder.load().unwrap_err());
+    let error = explain(&folder.load().unwrap_err());
     assert!(error.contains("tls.crt"), "{error}");
     fs::create_dir(folder.files().cert).unwrap();
-    let error = text(&folder.load().unwrap_err());
+    let error = explain(&folder.load().unwrap_err());
     assert!(error.contains("tls.crt"), "{error}");
 }
 
@@ -226,12 +227,14 @@ fn unusable_files_leave_the_old_certificate_in_use_and_are_reported_once() {
     let new = pair();
     folder.write(&new);
     assert!(tls.reload().unwrap());
-    // A reload on demand reports a failure immediately.
+    // A reload on demand reports a failure immediately, and each time.
     fs::write(folder.files().key, "").unwrap();
+    assert!(tls.reload().is_err());
+    tls.poll();
     assert!(tls.reload().is_err());
     assert_eq!(
         (folder.reloads("success"), folder.reloads("failure")),
-        ("1".into(), "4".into())
+        ("1".into(), "5".into())
     );
 }
 
@@ -295,7 +298,7 @@ fn client_authorities_are_checked() {
         };
         match (Tls::load(files, folder.metrics.tls.clone()), expected) {
             (Ok(_), None) => {}
-            (Err(error), Some(expected)) => assert!(text(&error).contains(expected), "{error}"),
+            (Err(error), Some(expected)) => assert!(explain(&error).contains(expected), "{error}"),
             (result, _) => panic!("{:?}", result.err()),
         }
     }

@@ -43,13 +43,18 @@ pub(super) struct ServeArgs {
 }
 
 /// Serves with the settings `merged` until SIGTERM or SIGINT. Returns an error if a model cannot be
-/// loaded. `matches` is the parsed command line that `args` comes from.
-pub(super) fn run(args: &ServeArgs, merged: Merged, matches: &ArgMatches) -> Result<()> {
+/// loaded. `matches` is the parsed command line that `args` comes from. `inherited` are the sockets of systemd.
+pub(super) fn run(
+    args: &ServeArgs,
+    merged: Merged,
+    matches: &ArgMatches,
+    inherited: Result<Inherited>,
+) -> Result<()> {
     environment::warn_unknown(&super::variables());
     if args.print_config {
         return print_config::run(merged, matches);
     }
-    let inherited = Inherited::take()?;
+    let inherited = inherited?;
     let settings = merged.into_settings()?;
     let store = StoreArgs::of(&settings);
     let library = RuntimeArgs {
@@ -115,12 +120,14 @@ async fn serve(
     signals: StopSignals,
     hang_up: HangUp,
 ) -> Result<()> {
-    let address = listeners.announce(scheme(&config))?;
+    let address = listeners.address()?;
+    let app = Arc::new(app(&config, &prepared, &address)?);
+    let tls = load_tls(&app, &config)?;
+    // From here on, the listeners are served.
+    listeners.announce(scheme(&config));
     prepared.memory.announce();
     prepared.defaults.log();
-    let app = Arc::new(app(&config, &prepared, &address)?);
     tokio::spawn(KeyFile::watch(Arc::clone(&app)));
-    let tls = load_tls(&app, &config)?;
     notify::loading();
     // The served models are never dropped, because that would join workers, whose runs may be endless. The process
     // ends without destructors. (A model for whose tensors there is no room is not served yet.)
@@ -140,26 +147,11 @@ async fn serve(
         stopping: stopping.clone(),
     };
     let loading = loading::begin(stopping.clone(), start.run(hang_up));
-    let delay = config.drain_delay.duration();
-    let stop = stop(Arc::clone(&app), stopping.clone(), delay);
-    let stopped_at = {
-        let stopping = stopping.clone();
-        tokio::spawn(async move {
-            stopping.cancelled().await;
-            Instant::now()
-        })
-    };
     let work = async {
-        let finished = listeners.run(Arc::clone(&app), &config, tls, stop).await;
-        let stopped_at = stopped_at.await?;
-        let left = (delay + config.shutdown_grace).saturating_sub(stopped_at.elapsed());
-        telemetry::stop(app, left).await;
+        let finished = finish(app, &config, listeners, tls, stopping.clone()).await;
+        // The reason of a stop comes before its consequences.
         loading::finish(loading)?;
-        if !finished {
-            let grace = config.shutdown_grace.as_millis();
-            bail!("requests were still in flight after the grace period of {grace} ms");
-        }
-        Ok(())
+        finished
     };
     tokio::select! {
         result = work => result,
@@ -167,6 +159,34 @@ async fn serve(
             bail!("second {signal}: stopped without finishing the requests in flight")
         }
     }
+}
+
+/// Serves the listeners until `stopping` is cancelled, then waits for the requests in flight and exports the last spans.
+///
+/// # Errors
+/// If requests are still in flight after the grace period.
+async fn finish(
+    app: Arc<App>,
+    config: &ServeConfig,
+    listeners: Listeners,
+    tls: Option<Arc<Tls>>,
+    stopping: CancellationToken,
+) -> Result<()> {
+    let delay = config.drain_delay.duration();
+    let stop = stop(Arc::clone(&app), stopping.clone(), delay);
+    let stopped_at = tokio::spawn(async move {
+        stopping.cancelled().await;
+        Instant::now()
+    });
+    let finished = listeners.run(Arc::clone(&app), config, tls, stop).await;
+    let stopped_at = stopped_at.await?;
+    let left = (delay + config.shutdown_grace).saturating_sub(stopped_at.elapsed());
+    telemetry::stop(app, left).await;
+    if !finished {
+        let grace = config.shutdown_grace.as_millis();
+        bail!("requests were still in flight after the grace period of {grace} ms");
+    }
+    Ok(())
 }
 
 /// Returns the state that the requests share, without models. `address` is the first public address.

@@ -138,8 +138,8 @@ impl Find for Finder {
         } else {
             Ok(self.named())
         }
-        .map_err(|error| text(&error))?;
-        reject_duplicates(&served).map_err(|error| text(&error))?;
+        .map_err(|error| explain(&error))?;
+        reject_duplicates(&served).map_err(|error| explain(&error))?;
         Ok(self.complete(served, broken))
     }
 
@@ -167,7 +167,7 @@ impl Finder {
                 Err(error) => broken.push(BrokenModel {
                     name: model.manifest.name.clone(),
                     path: model.path.clone(),
-                    reason: text(&error),
+                    reason: explain(&error),
                 }),
             }
         }
@@ -192,7 +192,7 @@ impl Finder {
                 Err(error) => broken.push(BrokenModel {
                     name: reference.name.clone(),
                     path: folder_of(&reference.name),
-                    reason: text(&error),
+                    reason: explain(&error),
                 }),
             }
         }
@@ -237,11 +237,4 @@ fn folder_of(name: &str) -> Option<PathBuf> {
         () if name.contains('/') => Some(path.to_path_buf()),
         () => None,
     }
-}
-
-fn text(error: &StoreError) -> String {
-    let first: &(dyn std::error::Error + 'static) = error;
-    explain(std::iter::successors(Some(first), |error| {
-        (*error).source()
-    }))
 }

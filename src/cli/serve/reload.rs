@@ -22,13 +22,20 @@ impl Reload {
     /// one. What cannot be used is logged and counted, and leaves the old state in use.
     pub(super) async fn at_each(self, mut hang_up: HangUp) {
         while hang_up.received().await {
+            if self.app.is_leaving() {
+                tracing::info!("SIGHUP ignored: the server stops");
+                continue;
+            }
             tracing::info!("SIGHUP: reading models, API keys and TLS files again");
             notify::reloading();
             self.files().await;
             let changes = self.registry.sync(false).await;
             let (changed, failed) = (changes.changed, changes.failed);
             tracing::info!(changed, failed, "models compared with their files");
-            notify::ready();
+            // A stop that began meanwhile has told systemd its own state.
+            if !self.app.is_leaving() {
+                notify::ready();
+            }
         }
     }
 

@@ -22,11 +22,11 @@ impl InFlight {
         &self.0
     }
 
-    /// Records that the request of a stream has its response. The connection is told to close after its last stream if
-    /// a new connection needs its slot.
-    pub(in crate::http) fn responds(&self) {
+    /// Records that the request of a stream has its response. The client is told to send no further requests on the
+    /// connection if the response `closes` it, or if a new connection needs its slot.
+    pub(in crate::http) fn responds(&self, closes: bool) {
         self.0.lock().responded = true;
-        if self.is_last()
+        if (self.is_last() || closes)
             && let Scope::Stream { connection, .. } = &self.0.scope
         {
             connection.ask_to_leave(&mut connection.lock(), CloseReason::Unwanted);
