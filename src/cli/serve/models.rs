@@ -22,6 +22,11 @@ use crate::cli::{self, trial};
 /// Part of the memory limit that loads in progress may take together.
 const LOADING_SHARE: u64 = 2;
 
+/// What to do about a model whose files changed after the server read its manifest.
+const RELOAD: &str = "reload the model with SIGHUP, `--watch` or the control API";
+/// What to do about it while the models of the start are being loaded, which ends the server.
+const START_AGAIN: &str = "start the server again";
+
 /// What loading a model needs.
 pub(super) struct Loader {
     pub(super) app: Arc<App>,
@@ -66,13 +71,16 @@ impl Loader {
     /// Loads one model.
     fn load(&self, job: LoadJob) -> Result<LoadedModel, LoadFailure> {
         let source = job.source.clone();
-        if job.beside.is_some() {
-            check_unchanged(&source)?;
-        }
+        let advice = if job.beside.is_some() {
+            check_unchanged(&source, RELOAD)?;
+            RELOAD
+        } else {
+            START_AGAIN
+        };
         let loaded = tracing::info_span!("load", model = source.id()).in_scope(|| self.run(job));
         loaded.map_err(|error| {
             // An error because of new files would be misleading.
-            let changed = check_unchanged(&source).err();
+            let changed = check_unchanged(&source, advice).err();
             changed.unwrap_or_else(|| load_failure(&error))
         })
     }
@@ -102,12 +110,12 @@ impl Loader {
     }
 }
 
-/// Checks that the manifest of `source` is still the one that the server read.
-fn check_unchanged(source: &ModelSource) -> Result<(), LoadFailure> {
+/// Checks that the manifest of `source` is still the one that the server read. The error ends with `advice`.
+fn check_unchanged(source: &ModelSource, advice: &str) -> Result<(), LoadFailure> {
     let path = source.path.as_deref().unwrap_or(Path::new(""));
     source.check_unchanged().map_err(|_| {
         LoadFailure::Changed(format!(
-            "{} changed since the server read it: reload the model with SIGHUP, `--watch` or the control API",
+            "{} was changed while the server was running: {advice}",
             path.display()
         ))
     })
