@@ -181,7 +181,8 @@ fn check_success(recorded: &Recorded) {
     } = recorded;
     let spans = collector.trace(SUCCESS);
     let (root, stages) = request(&spans, SUCCESS);
-    let expected = "admission receive admission decode preprocess queue inference postprocess encode";
+    let expected =
+        "admission receive admission decode preprocess queue inference postprocess encode";
     assert_eq!(stages.join(" "), expected);
     assert!(!spans.iter().any(is_error), "{spans:#?}");
     assert_eq!(root.trace_state, "vendor=1");

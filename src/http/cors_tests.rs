@@ -12,7 +12,7 @@ use axum::response::Response;
 use axum::routing;
 use tower::ServiceExt;
 
-use super::middleware::surround;
+use super::middleware::{guard, surround};
 use super::router_tests::{Behavior, Setup, expect_problem, get, png, post, send};
 use super::*;
 use crate::app::Limits;
@@ -185,7 +185,8 @@ async fn fails() -> &'static str {
 async fn the_response_to_a_panic_has_the_headers() {
     let app = app(listed(&[PAGE]));
     let routes = Router::new().route("/fails", routing::get(fails));
-    let router = surround(routes, &app, Listener::Public).with_state(Arc::clone(&app));
+    let routes = guard(routes, &app, Listener::Public);
+    let router = surround(routes, &app).with_state(Arc::clone(&app));
     let request = from_page(get("/fails"), PAGE);
     let response = router.oneshot(request).await.unwrap();
     expect_headers(&response, PAGE);

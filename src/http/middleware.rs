@@ -24,11 +24,11 @@ use tower_http::trace::TraceLayer;
 use tracing::{Span, field};
 
 use super::access::Pending;
-use super::cors;
 use super::keys::{API_KEY, Listener};
 use super::problem::Problem;
 use super::respond::Served;
 use super::traces::{self, NO_ROUTE, Traced};
+use super::{cors, keys};
 use crate::app::App;
 use crate::metrics::{ModelLabel, Stage};
 use crate::pipeline::Timing;
@@ -38,19 +38,22 @@ pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-tim
 /// Maximum length of a client's request id in bytes; a longer one is replaced.
 const MAX_REQUEST_ID: usize = 128;
 
-/// Wraps `routes`, the routes of `listener`, in the layers that all routes need. The code lists the outermost layer
-/// first, except for the innermost two: CORS headers are added to all responses, of panics and of requests without a
-/// key, too.
-pub(super) fn surround(
+/// Wraps `routes`, the routes of `listener`, in the layers for their access: API keys, and CORS headers on all responses,
+/// of panics and of requests without a key, too.
+pub(super) fn guard(
     routes: Router<Arc<App>>,
     app: &Arc<App>,
     listener: Listener,
 ) -> Router<Arc<App>> {
-    let routes = routes.layer(CatchPanicLayer::custom(panicked));
-    let routes = match listener {
+    let routes = keys::require(routes, app, listener).layer(CatchPanicLayer::custom(panicked));
+    match listener {
         Listener::Public => cors::allow(routes, &app.cors),
         Listener::Admin => routes,
-    };
+    }
+}
+
+/// Wraps `routes` in the layers that all routes need. The code lists the outermost layer first.
+pub(super) fn surround(routes: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
     let begin_trace = {
         let app = Arc::clone(app);
         move |request| traces::begin(&app, request)

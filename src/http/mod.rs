@@ -98,10 +98,10 @@ pub fn admin_router(app: Arc<App>) -> Router {
 }
 
 /// Returns the router of requests that arrive without TLS on a listener with TLS: it rejects all of them, without asking
-/// for an API key, which a client should not send without TLS.
+/// for an API key and without allowing a preflight request of CORS, because a client should not send a key without TLS.
 pub fn https_required_router(app: Arc<App>) -> Router {
     let routes = Router::new().fallback(https_required);
-    middleware::surround(routes, &app, Listener::Public).with_state(app)
+    middleware::surround(routes, &app).with_state(app)
 }
 
 fn with_middleware<const N: usize>(
@@ -114,8 +114,8 @@ fn with_middleware<const N: usize>(
     let routes = routes
         .fallback(no_route)
         .method_not_allowed_fallback(method_not_allowed);
-    let routes = keys::require(routes, &app, listener);
-    middleware::surround(routes, &app, listener).with_state(app)
+    let routes = middleware::guard(routes, &app, listener);
+    middleware::surround(routes, &app).with_state(app)
 }
 
 /// A path and the handlers of its methods.
