@@ -199,7 +199,9 @@ fn models(config: &ServeConfig, settings: &Settings) -> Result<Vec<Served>, Vec<
     let store = StoreArgs::of(settings).store();
     let named = config.models.iter();
     let missing = named.filter_map(|reference| store.find(reference).err());
-    let missing: Vec<String> = missing.map(|error| explain(&error.into())).collect();
+    let mut missing: Vec<String> = missing.map(|error| explain(&error.into())).collect();
+    // A missing directory is one error, not one of each model.
+    missing.dedup();
     if !missing.is_empty() {
         return Err(missing);
     }

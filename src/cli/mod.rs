@@ -77,14 +77,21 @@ struct Cli {
 #[derive(Debug, Clone, Args)]
 struct LogArgs {
     /// Log filter, such as `info` or `sightline=debug` [default: info]
-    #[arg(long, env = "SIGHTLINE_LOG", global = true, value_name = "FILTER")]
+    #[arg(
+        long,
+        env = "SIGHTLINE_LOG",
+        global = true,
+        value_name = "FILTER",
+        help_heading = "Log"
+    )]
     log: Option<String>,
     /// Log format [default: text]
     #[arg(
         long,
         env = "SIGHTLINE_LOG_FORMAT",
         global = true,
-        value_name = "FORMAT"
+        value_name = "FORMAT",
+        help_heading = "Log"
     )]
     log_format: Option<LogFormat>,
 }

@@ -29,31 +29,41 @@ pub struct Settings {
     )]
     #[serde(with = "addresses", skip_serializing_if = "Option::is_none")]
     pub listen: Option<Vec<ListenAddress>>,
-    /// Address of another listener for /health/live, /health/ready and /metrics, as HOST:PORT or
-    /// `unix:/PATH`; it responds even if clients hold all connections of the other listeners [default: no
-    /// such listener]
+    /// Address of another listener for probes, /metrics and the control of models, as HOST:PORT or
+    /// `unix:/PATH`; it responds even if clients hold all connections of the other listeners; clients
+    /// must not reach it [default: no such listener]
     #[arg(long, env = "SIGHTLINE_ADMIN_LISTEN", value_name = "ADDR")]
     pub admin_listen: Option<ListenAddress>,
+    /// Permissions of the Unix sockets, in octal digits; who may write to a socket may connect
+    /// [default: 0660]
+    #[arg(long, env = "SIGHTLINE_UNIX_SOCKET_MODE", value_name = "MODE")]
+    pub unix_socket_mode: Option<SocketMode>,
     /// PEM file with the certificate for TLS, followed by the intermediate certificates; with it, TCP addresses of
     /// `--listen` serve HTTPS only. Read again when it changes [default: no TLS]
     #[arg(long, env = "SIGHTLINE_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
     /// PEM file with the private key of `--tls-cert` (PKCS#8, PKCS#1 or SEC1); read again when it changes
+    /// [default: none]
     #[arg(long, env = "SIGHTLINE_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
     /// PEM file with the certificates of authorities; every client needs a certificate that one of them signed. Read
     /// again when it changes [default: clients need no certificate]
     #[arg(long, env = "SIGHTLINE_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
-    /// Permissions of the Unix sockets, in octal digits; who may write to a socket may connect
-    /// [default: 0660]
-    #[arg(long, env = "SIGHTLINE_UNIX_SOCKET_MODE", value_name = "MODE")]
-    pub unix_socket_mode: Option<SocketMode>,
-    /// Time after SIGTERM in which new requests are still served while /health/ready returns 503, so
-    /// that load balancers can take the server out of rotation; such as 5s, 500ms or a number of
-    /// milliseconds [default: 0ms]
-    #[arg(long, env = "SIGHTLINE_DRAIN_DELAY", value_name = "DURATION")]
-    pub drain_delay: Option<Delay>,
+    /// File with the API keys that requests must present, one per line: `sightline key new NAME`
+    /// prints a key and its line; the file is read again when it changes [default: no key is needed]
+    #[arg(long, env = "SIGHTLINE_API_KEYS", value_name = "FILE")]
+    pub api_keys: Option<PathBuf>,
+    /// Origin of web pages whose scripts may send requests (CORS), such as
+    /// `https://app.example.com`, or `*` for all; may be repeated [default: none]
+    #[arg(
+        long,
+        env = "SIGHTLINE_CORS_ORIGIN",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    #[serde(deserialize_with = "one_or_many")]
+    pub cors_origin: Option<Vec<CorsOrigin>>,
     /// Directory with one folder per model [default: `$XDG_DATA_HOME/sightline/models`, if it
     /// exists]
     #[arg(long = "models", env = "SIGHTLINE_MODELS", value_name = "DIR")]
@@ -259,24 +269,15 @@ pub struct Settings {
         hide_possible_values = true
     )]
     pub metrics_compat: Option<MetricsCompat>,
+    /// Time after SIGTERM in which new requests are still served while /health/ready returns 503, so
+    /// that load balancers can take the server out of rotation; such as 5s, 500ms or a number of
+    /// milliseconds [default: 0ms]
+    #[arg(long, env = "SIGHTLINE_DRAIN_DELAY", value_name = "DURATION")]
+    pub drain_delay: Option<Delay>,
     /// Time that requests in flight may take after SIGTERM and the drain delay, in milliseconds
     /// [default: 30000]
     #[arg(long, env = "SIGHTLINE_SHUTDOWN_GRACE_MS", value_name = "MILLISECONDS")]
     pub shutdown_grace_ms: Option<u64>,
-    /// File with the API keys that requests must present, one per line: `sightline key new NAME`
-    /// prints a key and its line; the file is read again when it changes [default: no key is needed]
-    #[arg(long, env = "SIGHTLINE_API_KEYS", value_name = "FILE")]
-    pub api_keys: Option<PathBuf>,
-    /// Origin of web pages whose scripts may send requests (CORS), such as
-    /// `https://app.example.com`, or `*` for all; may be repeated [default: none]
-    #[arg(
-        long,
-        env = "SIGHTLINE_CORS_ORIGIN",
-        value_name = "ORIGIN",
-        value_delimiter = ','
-    )]
-    #[serde(deserialize_with = "one_or_many")]
-    pub cors_origin: Option<Vec<CorsOrigin>>,
     /// Log filter. A flag of all commands, so not an argument here.
     #[arg(skip)]
     pub log: Option<String>,

@@ -1,5 +1,6 @@
 //! The settings of traces and of the access log's sampling.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -8,16 +9,19 @@ use onnx_export::text::cut;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::redacted;
+
 /// The URL of an OTLP collector that receives spans by gRPC: `http://HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct OtlpEndpoint(String);
 
-/// A text cannot be parsed as the URL of a collector. Contains up to 64 characters of the text.
+/// A text cannot be parsed as the URL of a collector. Contains up to 64 characters of the text, unless it has a user name
+/// or password.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "expected http://HOST:PORT of an OTLP collector's gRPC receiver, such as http://127.0.0.1:4317 (https is not \
-     supported), got `{0}`"
+     supported), got {0}"
 )]
 pub struct OtlpEndpointError(String);
 
@@ -37,7 +41,17 @@ impl FromStr for OtlpEndpoint {
         });
         match valid {
             Some(_) => Ok(Self(text.trim_end_matches('/').to_owned())),
-            None => Err(OtlpEndpointError(cut(text, 64).to_owned())),
+            None => Err(OtlpEndpointError(shown(text))),
+        }
+    }
+}
+
+/// Returns what an error shows of `text`, which may contain a password.
+fn shown(text: &str) -> String {
+    match redacted(text) {
+        Cow::Borrowed(text) => format!("`{}`", cut(text, 64)),
+        Cow::Owned(_) => {
+            "a URL with a user name or password: use OTEL_EXPORTER_OTLP_HEADERS".to_owned()
         }
     }
 }
@@ -144,7 +158,8 @@ mod tests {
             "http://collector:99999",
             "http://:4317",
         ] {
-            assert!(invalid.parse::<OtlpEndpoint>().is_err(), "{invalid}");
+            let error = invalid.parse::<OtlpEndpoint>().unwrap_err();
+            assert!(!error.to_string().contains("secret"), "{error}");
         }
     }
 

@@ -124,9 +124,14 @@ fn announce_ready(
     tracing::info!(%address, version, instance, seconds, "ready");
     notify::ready();
     let target = curl_target(address, scheme, route);
+    let key = if app.keys.is_some() {
+        " -H \"Authorization: Bearer $KEY\""
+    } else {
+        ""
+    };
     tell!(
         "ready after {seconds:.2} s, instance {instance}, default model {default}. Try:\n  curl --data-binary @photo.jpg \
-         -H 'content-type: image/jpeg' {target}"
+         -H 'content-type: image/jpeg'{key} {target}"
     );
 }
 
