@@ -188,6 +188,23 @@ fn what_serve_would_reject_is_an_error_of_the_check() {
             &["--onnxruntime", "/gone/libonnxruntime.so"],
             &["--onnxruntime names /gone/libonnxruntime.so"],
         ),
+        (
+            &[
+                "--api-keys",
+                "/gone/keys",
+                "--tls-cert",
+                "/gone/cert.pem",
+                "--tls-key",
+                "/gone/key.pem",
+                "--pin",
+                "cats",
+            ],
+            &[
+                "/gone/keys",
+                "/gone/cert.pem",
+                "`pin`: expected the name of a served model",
+            ],
+        ),
     ];
     for (args, expected) in cases {
         let (code, _, stderr) = run(&[&["config", "check"], *args].concat());

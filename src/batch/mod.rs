@@ -330,6 +330,7 @@ impl Batcher {
     }
 
     fn reject(&self) {
+        self.watchdog.retire();
         self.shared.lock().closed = true;
         self.shared.changed.notify_all();
         self.shared.closing.notify_all();

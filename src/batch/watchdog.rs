@@ -56,6 +56,8 @@ struct State {
     first_run: Duration,
     /// Values of the gauges that were reported last: whether the model is ready, and the number of stuck workers.
     reported: (bool, usize),
+    /// Whether the queue is closed. Another instance of the model may serve then.
+    retired: bool,
     closed: bool,
 }
 
@@ -71,6 +73,7 @@ impl Watchdog {
             wakes: None,
             first_run: Duration::ZERO,
             reported: (false, 0),
+            retired: false,
             closed: false,
         };
         let shared = Arc::new(Watched {
@@ -105,6 +108,12 @@ impl Watchdog {
         if self.shared.hire.set(Box::new(hire)).is_ok() {
             self.shared.update(|seats| seats.replaces = true);
         }
+    }
+
+    /// Records that the queue is closed: from now on, faults of the workers do not withdraw the readiness of the model,
+    /// which another instance may serve.
+    pub(super) fn retire(&self) {
+        self.shared.lock().retired = true;
     }
 
     /// Returns why the model is not ready; `None` if it is.
@@ -173,11 +182,12 @@ impl Watched {
     }
 
     /// Updates the gauges if their values have changed. Another instance of the model may use the same gauges, so
-    /// values that have not changed are not written.
+    /// values that have not changed are not written. A model that is still being loaded is not ready.
     fn report(&self, state: &mut State) {
-        let now = (state.seats.unready().is_none(), state.seats.stuck());
+        let ready = state.seats.replaces && state.seats.unready().is_none();
+        let now = (ready, state.seats.stuck());
         let before = std::mem::replace(&mut state.reported, now);
-        if now.0 != before.0 {
+        if now.0 != before.0 && (now.0 || !state.retired) {
             self.metrics.ready.set(i64::from(now.0));
         }
         if now.1 != before.1 {

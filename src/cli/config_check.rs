@@ -18,7 +18,7 @@ use super::memory::Planned;
 use super::model_report::{ModelReport, model_reports};
 use super::print_config::model_tables;
 use super::say::say;
-use super::serve::{find_sources, served_names};
+use super::serve::{check_pinned, check_tls, choose_loads, find_sources, read_keys, served_names};
 use super::settings::{Merged, Origin, SettingsArgs, argument};
 use super::{Cli, StoreArgs, default_models_directory, environment, explain};
 
@@ -40,8 +40,8 @@ pub(super) struct CheckArgs {
     /// Print JSON instead of text
     #[arg(long, env = "SIGHTLINE_JSON")]
     json: bool,
-    /// Check the settings alone, without the models, the memory and ONNX Runtime's library of this
-    /// machine
+    /// Check the settings alone, without the files that they name, the models, the memory and ONNX
+    /// Runtime's library of this machine
     #[arg(long)]
     settings_only: bool,
     #[command(flatten)]
@@ -131,8 +131,8 @@ struct Machine {
 }
 
 impl Machine {
-    /// Finds the models and ONNX Runtime's library, and plans the memory. Adds all errors to
-    /// `errors`.
+    /// Reads the API keys and the TLS files, finds the models and ONNX Runtime's library, and plans the
+    /// memory. Adds all errors to `errors`.
     ///
     /// # Errors
     /// If the settings are invalid.
@@ -141,17 +141,22 @@ impl Machine {
         let config = settings.clone().resolve()?;
         let mut machine = Self::default();
         machine.add_paths(settings, errors);
-        let served = match models(&config, settings) {
+        let files = [read_keys(&config).map(drop), check_tls(&config)];
+        let failed = files.into_iter().filter_map(Result::err);
+        errors.extend(failed.map(|error| error.explained()));
+        let mut served = match models(&config, settings) {
             Ok(served) => served,
             Err(mut found) => {
                 errors.append(&mut found);
                 return Ok(machine);
             }
         };
+        choose_loads(&config, &mut served);
         let sources: Vec<_> = served.iter().map(|served| &served.source).collect();
         let named = !config.models.is_empty();
         let checks = [
             config.check_overrides(&served_names(&served)),
+            check_pinned(&config, &served),
             Defaults::choose(&config.default_models, &sources, named).map(drop),
             machine.plan_memory(&config, &served),
         ];

@@ -17,7 +17,7 @@ pub trait Find: Send + Sync + 'static {
     /// not exist.
     fn find(&self) -> Result<Found, String>;
 
-    /// Returns the names, modification times and sizes of all files that [`Find::find`] depends on.
+    /// Returns the names, times and sizes of all files that [`Find::find`] depends on.
     /// Cheap enough to be called every few seconds.
     fn files(&self) -> FileList;
 }

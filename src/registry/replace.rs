@@ -52,6 +52,7 @@ impl Shared {
             self.loads.metrics.reload(label, ReloadResult::success);
             self.loads.metrics.loaded(label).set(1);
         }
+        self.report_dropped(&before, &offers);
         let milliseconds = started.elapsed().as_millis() as u64;
         let event = if before.is_empty() {
             "model added"
@@ -61,6 +62,19 @@ impl Shared {
         tracing::info!(model = name, milliseconds, "{event}");
         self.warn_about_task(name, &before);
         Ok(())
+    }
+
+    /// Records in the metrics that the variants of `before` that are not in `offers` are not loaded any more.
+    fn report_dropped(&self, before: &[Arc<Entry>], offers: &[Offer]) {
+        for entry in before {
+            let label = entry.label();
+            if !offers
+                .iter()
+                .any(|offer| offer.source.variant == label.variant)
+            {
+                self.loads.metrics.loaded(label).set(0);
+            }
+        }
     }
 
     /// Returns whether `offers` and `files` are those from which `before` was made.

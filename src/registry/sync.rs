@@ -13,32 +13,14 @@ use crate::metrics::ModelLabel;
 
 impl Shared {
     pub(super) async fn sync(self: Arc<Self>, hashed: bool) -> Changes {
-        let mut changes = Changes::default();
         if self.loads.stopping.is_cancelled() {
-            return changes;
+            return Changes::default();
         }
-        let found = self.loads.find().await;
-        let found = match found {
-            Ok(found) if !found.offers.is_empty() => found,
-            Ok(found) => return self.nothing_found(&found),
-            Err(error) => {
-                let error = error.to_string();
-                tracing::error!(
-                    error,
-                    "cannot read the models; the loaded ones go on serving"
-                );
-                changes.failed += 1;
-                return changes;
-            }
+        let found = match self.found(hashed).await {
+            Ok(found) => found,
+            Err(changes) => return changes,
         };
-        let found = if hashed {
-            self.hash(found).await
-        } else {
-            Some(found)
-        };
-        let Some(found) = found else {
-            return changes;
-        };
+        let mut changes = Changes::default();
         changes.failed += self.report_all_broken(&found);
         let names = found.names().into_iter();
         let changed: Vec<&str> = names
@@ -52,6 +34,36 @@ impl Shared {
         changes.changed += removed;
         changes.failed += kept;
         changes
+    }
+
+    /// Returns the models to serve now, with the SHA-256 of their files if `hashed` is true.
+    ///
+    /// # Errors
+    /// The result of the comparison if it is impossible, which is logged.
+    async fn found(&self, hashed: bool) -> Result<Found, Changes> {
+        const IMPOSSIBLE: Changes = Changes {
+            changed: 0,
+            failed: 1,
+        };
+        let found = match self.loads.find().await {
+            Ok(found) if !found.offers.is_empty() => found,
+            Ok(found) => return Err(self.nothing_found(&found)),
+            Err(error) => {
+                let error = error.to_string();
+                tracing::error!(
+                    error,
+                    "cannot read the models; the loaded ones go on serving"
+                );
+                return Err(IMPOSSIBLE);
+            }
+        };
+        if !hashed {
+            return Ok(found);
+        }
+        self.hash(found).await.ok_or_else(|| {
+            tracing::error!("the comparison of the models' files panicked");
+            IMPOSSIBLE
+        })
     }
 
     /// Reports that no model was found at all, which is more likely a mistake than a wish.
@@ -159,12 +171,22 @@ impl Shared {
                 gone.push(name);
             }
         }
-        let mut removed = 0;
+        let (mut removed, mut kept) = (0, 0);
         for name in &gone {
             let _operation = self.operations.begin(name).await;
-            removed += usize::from(self.remove(name).await);
+            if self.is_gone(name).await {
+                let is_removed = self.remove(name).await;
+                removed += usize::from(is_removed);
+                kept += usize::from(!is_removed);
+            }
         }
-        (removed, gone.len() - removed)
+        (removed, kept)
+    }
+
+    /// Returns whether the model `name` has no files now: an operator may have added it after the models were found.
+    async fn is_gone(&self, name: &str) -> bool {
+        let now = self.loads.find().await;
+        now.is_ok_and(|now| !now.names().contains(&name))
     }
 
     async fn remove(&self, name: &str) -> bool {

@@ -1,6 +1,8 @@
 //! The files of a model as they were at one moment, to find out whether they have changed.
 
 use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -8,16 +10,26 @@ use super::source::Origin;
 use super::{Boundary, MAX_ONNX_BYTES, ModelSource};
 use crate::manifest::sha256;
 
-/// Modification times, sizes and, if they were computed, SHA-256 of the files of one model: the
+/// Modification times, change times, sizes and, if they were computed, SHA-256 of the files of one model: the
 /// manifest, the labels, and the ONNX and ranges files of all variants. Empty for a model without
 /// files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fingerprint(BTreeMap<PathBuf, Stamp>);
 
+/// Time of the last change of a file's content or metadata, in seconds and nanoseconds. Unlike the modification time,
+/// it cannot be set: archives and images often give all versions of a file the same modification time, and networks
+/// of one architecture have the same size.
+type ChangeTime = (i64, i64);
+
+fn change_time(file: &Metadata) -> ChangeTime {
+    (file.ctime(), file.ctime_nsec())
+}
+
 /// The state of one file. All fields are `None` if the file cannot be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Stamp {
     modified: Option<SystemTime>,
+    changed: Option<ChangeTime>,
     size: Option<u64>,
     sha256: Option<String>,
 }
@@ -28,13 +40,14 @@ impl Stamp {
         let metadata = path.metadata().ok();
         Self {
             modified: metadata.as_ref().and_then(|file| file.modified().ok()),
+            changed: metadata.as_ref().map(change_time),
             size: metadata.map(|file| file.len()),
             sha256: None,
         }
     }
 
     fn is_same_file(&self, other: &Self) -> bool {
-        (self.modified, self.size) == (other.modified, other.size)
+        (self.modified, self.changed, self.size) == (other.modified, other.changed, other.size)
     }
 }
 
@@ -49,8 +62,8 @@ impl ModelSource {
         Fingerprint(files.map(|file| (file.clone(), Stamp::of(&file))).collect())
     }
 
-    /// Returns the fingerprint of the model's files with their SHA-256. Reads only the files whose
-    /// modification time or size differs from that in `known`.
+    /// Returns the fingerprint of the model's files with their SHA-256. Reads only the files one of
+    /// whose times or whose size differs from that in `known`.
     pub fn hashed_fingerprint(&self, known: &Fingerprint) -> Fingerprint {
         let boundary = match &self.origin {
             Origin::Files { boundary, .. } => boundary.clone(),
@@ -68,13 +81,13 @@ impl ModelSource {
 }
 
 impl Fingerprint {
-    /// Returns whether both have the same files with the same modification times and sizes.
+    /// Returns whether both have the same files with the same times and sizes.
     pub fn has_same_files(&self, other: &Self) -> bool {
         self.all(other, Stamp::is_same_file)
     }
 
     /// Returns whether both have the same files with the same content, as far as it is known: two
-    /// files without SHA-256 are the same if their modification times and sizes are.
+    /// files without SHA-256 are the same if their times and sizes are.
     pub fn has_same_content(&self, other: &Self) -> bool {
         self.all(other, |one, other| match (&one.sha256, &other.sha256) {
             (Some(one), Some(other)) => one == other,
@@ -82,7 +95,7 @@ impl Fingerprint {
         })
     }
 
-    /// Adopts the modification times and sizes of `now`, which has the same content, and its SHA-256
+    /// Adopts the times and sizes of `now`, which has the same content, and its SHA-256
     /// where they were computed.
     pub fn refresh(&mut self, now: &Self) {
         for (path, now) in &now.0 {
@@ -102,9 +115,9 @@ impl Fingerprint {
 /// Maximum number of files of a folder that a [`FileList`] has.
 const MAX_LISTED: usize = 10_000;
 
-/// The visible files in several folders and in their subfolders, with modification times and sizes.
+/// The visible files in several folders and in their subfolders, with modification times, change times and sizes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FileList(Vec<(PathBuf, Option<SystemTime>, u64)>);
+pub struct FileList(Vec<(PathBuf, Option<SystemTime>, ChangeTime, u64)>);
 
 impl FileList {
     /// Lists the files in `folders` and in the folders directly inside them. Hidden files, and
@@ -129,8 +142,8 @@ impl FileList {
     fn add(&mut self, path: PathBuf) {
         // Symbolic links are followed: Kubernetes replaces the folder to which they lead.
         if let Ok(metadata) = path.metadata() {
-            self.0
-                .push((path, metadata.modified().ok(), metadata.len()));
+            let (modified, changed) = (metadata.modified().ok(), change_time(&metadata));
+            self.0.push((path, modified, changed, metadata.len()));
         }
     }
 }
@@ -179,6 +192,7 @@ mod tests {
     fn files_are_compared_by_their_content_if_it_is_known() {
         let stamp = |seconds: u64, size: u64, sha256: Option<&str>| Stamp {
             modified: Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds)),
+            changed: Some((7, 0)),
             size: Some(size),
             sha256: sha256.map(str::to_owned),
         };

@@ -105,3 +105,19 @@ fn a_run_that_ends_as_it_is_stopped_does_not_stop_the_next() {
     }
     drop(watchdog);
 }
+
+#[test]
+fn only_a_model_that_serves_sets_and_withdraws_its_readiness() {
+    let (watchdog, mut engine) = endless();
+    let ready = watchdog.shared.metrics.ready.clone();
+    engine.prove();
+    assert_eq!(ready.get(), 0, "the model is still being loaded");
+    watchdog.replace_workers(|_| Ok(()));
+    assert_eq!(ready.get(), 1);
+    watchdog.retire();
+    let limit = Instant::now() + Duration::from_millis(5);
+    let result = engine.run(Vec::new(), limit);
+    assert!(matches!(result, Err(EngineError::Stopped)), "{result:?}");
+    assert_eq!(watchdog.unready(), Some(Unready::Stopped));
+    assert_eq!(ready.get(), 1, "another instance of the model may serve");
+}

@@ -30,7 +30,9 @@ use super::{RuntimeArgs, StoreArgs, descriptors, environment, notify, print_conf
 use loading::Start;
 use models::Loader;
 use prepare::Prepared;
-pub(super) use prepare::{find_sources, served_names};
+pub(super) use prepare::{
+    check_pinned, check_tls, choose_loads, find_sources, read_keys, served_names,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {

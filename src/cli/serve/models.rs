@@ -199,7 +199,7 @@ impl Finder {
                 Ok(variants) => served.extend(variants),
                 Err(error) => broken.push(BrokenModel {
                     name: reference.name.clone(),
-                    path: folder_of(&reference.name),
+                    path: place_of(&reference.name),
                     reason: explain(&error),
                 }),
             }
@@ -236,13 +236,45 @@ impl Finder {
     }
 }
 
-/// Returns the folder that has the files of the model `name`. `None` if the name is not a path.
-fn folder_of(name: &str) -> Option<PathBuf> {
+/// Returns the manifest of the model `name`, or the folder that has its manifest. `None` if the name is not a path.
+fn place_of(name: &str) -> Option<PathBuf> {
     let path = Path::new(name);
     let file = path.extension().is_some_and(|e| e == "toml" || e == "onnx");
     match () {
-        () if file && !path.is_dir() => Some(path.parent()?.join("")),
+        () if file && !path.is_dir() => Some(path.with_extension("toml")),
         () if name.contains('/') => Some(path.to_path_buf()),
         () => None,
+    }
+}
+
+/// Returns the folder that has the files of the model `name`. `None` if the name is not a path.
+fn folder_of(name: &str) -> Option<PathBuf> {
+    let place = place_of(name)?;
+    if place.extension().is_none_or(|e| e != "toml") || place.is_dir() {
+        return Some(place);
+    }
+    // The parent of a path such as `birds.toml` is empty.
+    let parent = place
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    Some(parent.unwrap_or(Path::new(".")).to_path_buf())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_one_manifest_and_the_folder_of_its_files() {
+        for (name, place, folder) in [
+            ("birds", None, None),
+            ("./birds", Some("./birds"), Some("./birds")),
+            ("m/birds.toml", Some("m/birds.toml"), Some("m")),
+            ("m/birds.onnx", Some("m/birds.toml"), Some("m")),
+            ("birds.toml", Some("birds.toml"), Some(".")),
+        ] {
+            assert_eq!(place_of(name), place.map(PathBuf::from), "{name}");
+            assert_eq!(folder_of(name), folder.map(PathBuf::from), "{name}");
+        }
     }
 }

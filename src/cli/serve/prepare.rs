@@ -34,11 +34,8 @@ impl Prepared {
         store: &StoreArgs,
         library: &RuntimeArgs,
     ) -> Result<Self> {
-        let keys = config.api_keys.as_deref().map(KeyFile::load).transpose();
-        let keys = keys.map_err(ConfigError::ApiKeys)?.map(Arc::new);
-        if let Some(files) = &config.tls {
-            Tls::check(files).map_err(ConfigError::Tls)?;
-        }
+        let keys = read_keys(config)?.map(Arc::new);
+        check_tls(config)?;
         let store = store.store();
         let mut served = find_sources(&store, config).map_err(ConfigError::Models)?;
         config.check_overrides(&served_names(&served))?;
@@ -57,6 +54,18 @@ impl Prepared {
             defaults,
         })
     }
+}
+
+/// Reads the file of the API keys. Returns `None` if the configuration names none.
+pub(in crate::cli) fn read_keys(config: &ServeConfig) -> Result<Option<KeyFile>, ConfigError> {
+    let keys = config.api_keys.as_deref().map(KeyFile::load).transpose();
+    keys.map_err(ConfigError::ApiKeys)
+}
+
+/// Checks the TLS files that the configuration names.
+pub(in crate::cli) fn check_tls(config: &ServeConfig) -> Result<(), ConfigError> {
+    let files = config.tls.as_ref();
+    files.map_or(Ok(()), |files| Tls::check(files).map_err(ConfigError::Tls))
 }
 
 /// Returns the models to serve: the models that the configuration names, or, if it names none, all
@@ -131,7 +140,7 @@ pub(super) fn reject_duplicates(served: &[Served]) -> Result<(), StoreError> {
 
 /// Sets which of the variants `served` are loaded at start: also those that are default models or
 /// pinned, and only pinned ones with `--lazy`.
-pub(super) fn choose_loads(config: &ServeConfig, served: &mut [Served]) {
+pub(in crate::cli) fn choose_loads(config: &ServeConfig, served: &mut [Served]) {
     defaults::load_at_start(&config.default_models, served);
     let pinned = &config.life_cycle.pinned;
     for item in served {
@@ -142,7 +151,10 @@ pub(super) fn choose_loads(config: &ServeConfig, served: &mut [Served]) {
 }
 
 /// Checks that every pinned model is served.
-fn check_pinned(config: &ServeConfig, served: &[Served]) -> Result<(), ConfigError> {
+pub(in crate::cli) fn check_pinned(
+    config: &ServeConfig,
+    served: &[Served],
+) -> Result<(), ConfigError> {
     for pin in &config.life_cycle.pinned {
         if !served.iter().any(|item| pin.names(&item.source)) {
             let ids: Vec<String> = served.iter().map(|item| item.source.id()).collect();
