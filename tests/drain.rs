@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::scope;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Server, agent, eventually, photo};
+use common::{PATIENCE, Server, SetOnDrop, agent, eventually, photo};
 
 /// Sends `GET path` over a new connection and returns the response, with its head.
 fn get(address: SocketAddr, path: &str) -> std::io::Result<String> {
@@ -141,6 +141,7 @@ fn a_stop_under_load_loses_no_request() {
             for _ in 0..4 {
                 scope.spawn(client);
             }
+            let _exited = SetOnDrop(&exited);
             eventually("requests are served", || {
                 served.load(Ordering::Relaxed) >= 8
             });

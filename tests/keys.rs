@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use common::{Server, agent, eventually, run};
+use common::{Server, SetOnDrop, agent, eventually, run};
 use serde_json::Value;
 
 /// Makes a key with `sightline key new`, and returns it with its line.
@@ -179,6 +179,7 @@ fn keys_rotate_under_load_without_a_failed_request_and_a_wrong_file_changes_noth
         *line = next;
     };
     let failed: Vec<String> = std::thread::scope(|scope| {
+        let _stop = SetOnDrop(&stop);
         let clients: Vec<_> = (0..4).map(|_| scope.spawn(client)).collect();
         for number in 1..=2 {
             rotate(number, &mut line);

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::scope;
 use std::time::Duration;
 
-use common::{Reply, Server, agent, checkpoint, eventually, photo};
+use common::{Reply, Server, SetOnDrop, agent, checkpoint, eventually, photo};
 use serde_json::{Value, json};
 
 const NETWORK: &str = "mobilenet_v3_small";
@@ -159,6 +159,7 @@ fn an_operator_loads_and_unloads_models_while_clients_send_requests() {
                 seen
             })
         });
+        let _done = SetOnDrop(&done);
         for version in ["two", "one", "one", "two"] {
             models.install(version, "birds");
             let reply = live.control("birds/load");

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::tls::{Authority, Pair, connect};
-use common::{PATIENCE, Server, eventually, photo, run, sightline};
+use common::{PATIENCE, Server, SetOnDrop, eventually, photo, run, sightline};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -288,6 +288,7 @@ fn a_certificate_is_replaced_under_load_without_a_failed_request() {
                 requests.fetch_add(1, Ordering::Relaxed);
             }
         });
+        let _stop = SetOnDrop(&stop);
         let first = serving();
         // The key follows seconds after its certificate.
         let second = authority.server();

@@ -25,6 +25,7 @@ pub mod tiny;
 pub mod tls;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use client::{PROBLEM, Reply, agent, form, json_body};
@@ -34,6 +35,16 @@ pub use server::Server;
 /// Time limit for a server's start or response, or for a command. A debug build takes up to 30 s to load the int8
 /// model on a busy machine.
 pub const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Sets a flag when it is dropped, also if the test fails: threads of a scope that run until the flag is set would
+/// otherwise keep a failed test running for ever.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
 
 /// Returns the absolute path of the file `tests/PATH`.
 pub fn path(path: &str) -> PathBuf {
