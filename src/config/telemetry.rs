@@ -8,6 +8,8 @@ use onnx_export::text::cut;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::redacted;
+
 /// The URL of an OTLP collector that receives spans by gRPC: `http://HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -37,7 +39,7 @@ impl FromStr for OtlpEndpoint {
         });
         match valid {
             Some(_) => Ok(Self(text.trim_end_matches('/').to_owned())),
-            None => Err(OtlpEndpointError(cut(text, 64).to_owned())),
+            None => Err(OtlpEndpointError(cut(&redacted(text), 64).to_owned())),
         }
     }
 }
