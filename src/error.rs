@@ -330,6 +330,15 @@ pub enum ServeError {
         /// Path of the request.
         path: String,
     },
+    /// A web page sent a request that changes the served models.
+    #[error(
+        "a web page must not load or unload models: the request has the header `{header}` of a browser; send it \
+         without, for example with curl"
+    )]
+    CrossOrigin {
+        /// The header by which the browser tells that a page sent the request.
+        header: &'static str,
+    },
     /// The route does not support the method.
     #[error("route `{path}` does not support the method {method}: {}", .allowed)]
     MethodNotAllowed {

@@ -432,12 +432,48 @@ fn a_stop_during_a_load_ends_the_server() {
     for moment in [0, 30, 100, 300] {
         let live = Live::start(&models, &[]);
         let url = format!("http://{}/v1/models/birds/load", live.admin);
-        let client = std::thread::spawn(move || agent().post(url).send_empty().is_ok());
+        let client = std::thread::spawn(move || Reply::new(agent().post(url).send_empty()));
         std::thread::sleep(Duration::from_millis(moment));
         live.server.terminate();
         let (code, log) = live.server.wait();
         assert_eq!(code, Some(0), "{moment} ms: {log}");
-        // The server may have responded, or closed the connection.
-        let _ = client.join().unwrap();
+        // Before 30 ms, the request may arrive after the end.
+        let reply = client.join();
+        if moment >= 30 {
+            let status = reply.unwrap().status;
+            assert!([200, 503].contains(&status), "{moment} ms: {status}");
+        }
     }
+}
+
+#[test]
+fn a_load_that_cannot_find_its_model_is_reported_and_a_repair_clears_the_error() {
+    let models = Models::new();
+    let live = Live::start(&models, &["--watch"]);
+    let original = models.directory.path().join("birds");
+    models.install("two", "another");
+    let refused = |expected: &str| {
+        let failures = live.reloads("failure");
+        let reply = live.control("birds/load");
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (503, "model_load_failed")
+        );
+        let error = live.listed(0)["error"].to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(live.reloads("failure") > failures);
+        assert_eq!(live.classify("birds"), ok("one"));
+    };
+    eventually("the watch reports two models of one name", || {
+        live.listed(0)["error"]
+            .to_string()
+            .contains("two models are named")
+    });
+    refused("two models are named");
+    std::fs::remove_dir_all(models.directory.path().join("another")).unwrap();
+    eventually("the error is cleared", || live.listed(0)["error"].is_null());
+    assert_eq!(live.control("birds/load").status, 200);
+    let away = models.versions.path().join("away");
+    std::fs::rename(original, away).unwrap();
+    refused("its files are gone");
 }

@@ -15,6 +15,7 @@ use sightline::http::stream::Listener;
 use sightline::http::unix::{UnixError, UnixSocket};
 use sightline::tls::Tls;
 use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
 
 use super::activation::{Inherited, InheritedSocket};
 use super::probe::{Endpoint, Health};
@@ -24,6 +25,9 @@ use super::say::tell;
 const ADMIN_CONNECTIONS: usize = 64;
 /// Maximum time to wait for the response of a server that uses the address to bind.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Maximum time after the end of the public listeners in which the admin listeners finish their requests in flight.
+const ADMIN_GRACE: Duration = Duration::from_secs(1);
 
 /// The listeners of the server, bound to their addresses.
 pub(super) struct Listeners {
@@ -97,8 +101,8 @@ impl Listeners {
     }
 
     /// Serves the public listeners until `stop` resolves and their requests in flight are finished,
-    /// and the admin listeners until then, too. Returns whether the requests of the public listeners
-    /// finished within the grace period.
+    /// and the admin listeners until then, too, whose requests in flight get a moment to finish. Returns whether the
+    /// requests of the public listeners finished within the grace period.
     pub(super) async fn run(
         self,
         app: Arc<App>,
@@ -129,11 +133,18 @@ impl Listeners {
         let transport = transport(&app, config.max_connections, secure);
         let router = http::router(app);
         let public = server(self.public, router, transport, config.max_connections);
+        let ended = CancellationToken::new();
         // In this task, so that the files of Unix sockets are removed whenever this future is dropped.
-        tokio::select! {
+        let mut admin = std::pin::pin!(admin.run(ended.cancelled(), ADMIN_GRACE));
+        let finished = tokio::select! {
             finished = public.run(stop, config.shutdown_grace) => finished,
-            _ = admin.run(std::future::pending(), Duration::ZERO) => false,
+            _ = &mut admin => false,
+        };
+        if finished {
+            ended.cancel();
+            admin.await;
         }
+        finished
     }
 }
 

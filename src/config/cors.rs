@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
-use super::ConfigError;
+use super::{ConfigError, redacted};
 
 /// The text of the setting that allows all origins.
 const ANY: &str = "*";
@@ -78,7 +78,7 @@ impl FromStr for CorsOrigin {
     fn from_str(text: &str) -> Result<Self, CorsOriginError> {
         let checked = if text == ANY { Ok(()) } else { check(text) };
         checked.map_err(|reason| CorsOriginError {
-            got: text.chars().take(64).collect(),
+            got: redacted(text).chars().take(64).collect(),
             reason,
         })?;
         // Browsers send schemes and hosts in lower case.

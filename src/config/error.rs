@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use onnx_export::text::{cut, shown};
 use thiserror::Error;
 
-use super::redacted;
+use super::secret::redacted_in;
 use crate::error::explain;
 use crate::keys::KeyFileError;
 use crate::memory::MemoryPlanError;
@@ -163,22 +163,24 @@ fn listed(errors: &[ConfigError]) -> String {
 
 /// Names of Rust's types in the messages of the TOML parser, and what they are called in a
 /// configuration file.
-const TYPES: [(&str, &str); 3] = [
+const TYPES: [(&str, &str); 6] = [
+    ("wanted string or table", "expected a string"),
+    (MAP, "invalid type: table"),
+    ("invalid type: sequence", "invalid type: list"),
     ("expected usize", "expected a whole number"),
     ("expected u64", "expected a whole number"),
     ("expected path string", "expected a string"),
 ];
+
+/// What the messages call a table.
+const MAP: &str = "invalid type: map";
 
 /// Maximum number of characters of a line of the file in a message.
 const MAX_LINE: usize = 240;
 
 /// Returns `line`, which may quote the file, without the user name and password of a URL, and cut.
 fn quoted(line: &str) -> String {
-    let line = if line.contains("://") {
-        redacted(line)
-    } else {
-        line.into()
-    };
+    let line = redacted_in(line);
     let kept = cut(&line, MAX_LINE);
     let mark = if kept.len() < line.len() { "..." } else { "" };
     format!("{kept}{mark}")
@@ -189,13 +191,24 @@ fn quoted(line: &str) -> String {
 #[error("{0}")]
 pub struct TomlError(String);
 
-impl From<toml::de::Error> for TomlError {
-    fn from(error: toml::de::Error) -> Self {
-        let mut text = error.to_string();
+impl TomlError {
+    /// Returns the error for a value that has a date or a time, which the parser reports as a map.
+    pub(super) fn of_date(error: &toml::de::Error) -> Self {
+        Self::new(&error.to_string().replace(MAP, "invalid type: date or time"))
+    }
+
+    fn new(text: &str) -> Self {
+        let mut text = text.to_owned();
         for (rust, plain) in TYPES {
             text = text.replace(rust, plain);
         }
         let lines: Vec<String> = text.lines().map(quoted).collect();
         Self(lines.join("\n"))
+    }
+}
+
+impl From<toml::de::Error> for TomlError {
+    fn from(error: toml::de::Error) -> Self {
+        Self::new(&error.to_string())
     }
 }

@@ -15,7 +15,11 @@ use crate::registry::ModelPlan;
 /// The settings of one model before validation. A setting that is `None` has the value that applies
 /// to all models.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a table with the settings of the model, such as { instances = 2 }"
+)]
 pub struct ModelOverride {
     /// Maximum number of images in one batch.
     pub max_batch_size: Option<usize>,

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+use super::error::TomlError;
 use super::{ConfigError, ConfigFile, Settings, keys, model_keys};
 use crate::nearest::nearest;
 
@@ -178,16 +179,26 @@ impl<'t> Parser<'t> {
         let read = settings(alone);
         let valid = read.is_ok();
         if let Err(error) = read {
-            self.syntax(error);
+            let source = if has_date(value.get_ref()) {
+                |error| TomlError::of_date(&error)
+            } else {
+                TomlError::from
+            };
+            self.malformed(error, source);
         }
         valid
     }
 
-    fn syntax(&mut self, mut error: toml::de::Error) {
+    fn syntax(&mut self, error: toml::de::Error) {
+        self.malformed(error, TomlError::from);
+    }
+
+    /// Keeps an error of the parser, which `source` converts.
+    fn malformed(&mut self, mut error: toml::de::Error, source: fn(toml::de::Error) -> TomlError) {
         let text = self.text;
         self.add(|path| {
             error.set_input(Some(text));
-            let source = error.into();
+            let source = source(error);
             ConfigError::Syntax { path, source }
         });
     }
@@ -222,6 +233,16 @@ fn settings(table: DeTable<'_>) -> Result<Settings, toml::de::Error> {
 fn table<'t>(entries: impl IntoIterator<Item = (Key<'t>, Value<'t>)>) -> Value<'t> {
     let table: DeTable<'t> = entries.into_iter().collect();
     Spanned::new(0..0, DeValue::Table(table))
+}
+
+/// Returns whether `value` is or contains a date or a time.
+fn has_date(value: &DeValue<'_>) -> bool {
+    match value {
+        DeValue::Datetime(_) => true,
+        DeValue::Array(values) => values.iter().any(|value| has_date(value.get_ref())),
+        DeValue::Table(table) => table.values().any(|value| has_date(value.get_ref())),
+        _ => false,
+    }
 }
 
 fn cut(key: &str) -> String {

@@ -77,6 +77,38 @@ pub fn redacted(url: &str) -> Cow<'_, str> {
     }
 }
 
+/// Returns `text`, in which [`redacted`] has changed each URL. A URL between quotes or backticks ends there, another one
+/// at a space, a quote or a backtick.
+pub(super) fn redacted_in(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(scheme) = rest.find("://") {
+        let (before, url) = rest.split_at(scheme);
+        let end = end_of_url(before, url);
+        shown.push_str(before);
+        shown.push_str(&redacted(&url[..end]));
+        rest = &url[end..];
+    }
+    shown.push_str(rest);
+    shown
+}
+
+/// Returns the length of the URL whose rest after its scheme is `url`. `before` is the text before, with its scheme.
+fn end_of_url(before: &str, url: &str) -> usize {
+    let scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+    let quote = before.trim_end_matches(scheme).chars().next_back();
+    let mut escaped = false;
+    let ends = |c: char| {
+        let after_backslash = escaped;
+        escaped = c == '\\' && !after_backslash;
+        match quote {
+            Some('"' | '\'' | '`') => quote == Some(c) && !after_backslash,
+            _ => c.is_whitespace() || matches!(c, '"' | '\'' | '`'),
+        }
+    };
+    url.find(ends).unwrap_or(url.len())
+}
+
 /// Returns whether `text` is a URL that [`redacted`] has changed.
 pub fn is_redacted(text: &str) -> bool {
     text.contains(&format!("{REDACTED}@"))
@@ -85,6 +117,38 @@ pub fn is_redacted(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_secrets_of_a_text_are_replaced() {
+        let cases = [
+            (
+                "expected http://HOST:PORT, got `http://u:secret@h:1`: see https://x/y or a@b",
+                "expected http://HOST:PORT, got `http://***@h:1`: see https://x/y or a@b",
+            ),
+            (
+                "a = \"http://u:se cret@h\" # b@c",
+                "a = \"http://***@h\" # b@c",
+            ),
+            (
+                r#"a = "http://u:s\"cret@h" # b@c"#,
+                r#"a = "http://***@h" # b@c"#,
+            ),
+            (
+                "a = ['http://h', 'http://u:secret@h'], b",
+                "a = ['http://h', 'http://***@h'], b",
+            ),
+            ("a = \"http://u:secret@h", "a = \"http://***@h"),
+            (
+                "http://u:secret@h and https://t@i, j@k",
+                "http://***@h and https://***@i, j@k",
+            ),
+            ("no url, a@b", "no url, a@b"),
+            ("http://", "http://"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(redacted_in(text), expected);
+        }
+    }
 
     #[test]
     fn the_user_and_the_password_of_a_url_are_not_printed() {

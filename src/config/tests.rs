@@ -408,3 +408,69 @@ fn an_error_does_not_quote_the_password_of_a_url() {
         assert!(!message.contains("secret"), "{message}");
     }
 }
+
+#[test]
+fn a_value_of_a_wrong_type_is_described_without_names_of_rust() {
+    for (text, expected) in [
+        (
+            "[models]\nbirds = 1",
+            "expected a table with the settings of the model",
+        ),
+        ("precision = 1", "expected a string"),
+        (
+            "max_images = 1979-05-27",
+            "date or time, expected a whole number",
+        ),
+        ("listen = [1979-05-27]", "date or time, expected"),
+        (
+            "[models.birds]\ninstances = 07:32:00",
+            "date or time, expected a whole number",
+        ),
+        (
+            "max_images = { a = 1 }",
+            "invalid type: table, expected a whole number",
+        ),
+        (
+            "max_images = [1]",
+            "invalid type: list, expected a whole number",
+        ),
+        (
+            "models = 1979-05-27",
+            "date or time, expected a table for each model",
+        ),
+    ] {
+        let message = error(text);
+        assert!(message.contains(expected), "{text}: {message}");
+        for rust in ["struct", "wanted", "map", "usize", "sequence", "enum"] {
+            assert!(!message.contains(rust), "{text}: {message}");
+        }
+    }
+}
+
+#[test]
+fn an_error_about_a_url_keeps_its_text() {
+    let password = "x".repeat(80);
+    for url in [
+        "http://u:secret@h:1".to_owned(),
+        format!("http://u:{password}@h:1"),
+    ] {
+        for (setting, expected) in [
+            (
+                "otlp_endpoint",
+                "expected http://HOST:PORT of an OTLP collector",
+            ),
+            (
+                "cors_origin",
+                "expected an origin as a browser sends it, SCHEME://HOST or",
+            ),
+        ] {
+            let message = error(&format!("{setting} = \"{url}\""));
+            assert!(message.contains(expected), "{message}");
+            assert!(message.contains("got `http://***@h:1`"), "{message}");
+            assert!(
+                !message.contains("secret") && !message.contains("xxx"),
+                "{message}"
+            );
+        }
+    }
+}

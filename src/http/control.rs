@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{OriginalUri, Path, State};
+use axum::extract::{FromRequestParts, OriginalUri, Path, State};
+use axum::http::header::ORIGIN;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
 use axum::response::Response;
 
 use super::cut;
@@ -13,10 +16,39 @@ use super::problem::Problem;
 use crate::app::App;
 use crate::error::ServeError;
 
+/// Header in which browsers state which site a request comes from.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// A request that no script or form of a web page sent. Browsers let every page send a POST without a body to any address
+/// that they reach, which includes the loopback addresses of an operator's machine.
+pub(super) struct NotFromPage;
+
+impl<S: Sync> FromRequestParts<S> for NotFromPage {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        match header_of_page(&parts.headers) {
+            None => Ok(Self),
+            Some(header) => Err(ServeError::CrossOrigin { header }.into()),
+        }
+    }
+}
+
+/// Returns the header by which a browser tells that a page sent the request. `None` if there is none.
+fn header_of_page(headers: &HeaderMap) -> Option<&'static str> {
+    let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
+    match () {
+        () if headers.contains_key(ORIGIN) => Some("origin"),
+        () if sites.any(|site| site != "same-origin" && site != "none") => Some("sec-fetch-site"),
+        () => None,
+    }
+}
+
 /// `POST /v1/models/{model}/load`: loads a model from its files, also if it is loaded already, and
 /// returns its description when it is warm. The old instance serves until then. The operation
 /// continues if the client leaves.
 pub(super) async fn load(
+    _: NotFromPage,
     State(app): State<Arc<App>>,
     OriginalUri(uri): OriginalUri,
     name: Result<Path<String>, PathRejection>,
@@ -29,6 +61,7 @@ pub(super) async fn load(
 /// `POST /v1/models/{model}/unload`: unloads a model and returns its description. Requests that are
 /// in its queue are finished.
 pub(super) async fn unload(
+    _: NotFromPage,
     State(app): State<Arc<App>>,
     OriginalUri(uri): OriginalUri,
     name: Result<Path<String>, PathRejection>,

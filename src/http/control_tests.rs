@@ -307,6 +307,48 @@ async fn an_unloaded_model_stays_unloaded_when_its_files_change() {
 }
 
 #[tokio::test]
+async fn a_web_page_cannot_change_models() {
+    let mut live = Live::new(None);
+    live.release();
+    let foreign = [
+        ("origin", "https://evil.example"),
+        ("origin", "null"),
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+    ];
+    let own = [
+        ("sec-fetch-site", "none"),
+        ("sec-fetch-site", "same-origin"),
+    ];
+    let control = |path, (name, value)| {
+        let request = Request::builder().method(Method::POST).header(name, value);
+        let request = request.uri(format!("/v1/models/efficientnet_lite0/{path}"));
+        let request = request.body(Body::empty()).unwrap();
+        admin_router(Arc::clone(&live.app)).oneshot(request)
+    };
+    for path in ["load", "unload"] {
+        for header in foreign {
+            let response = control(path, header).await.unwrap();
+            expect_problem(response, 403, "cross_origin").await;
+        }
+    }
+    assert_eq!(live.listed().await[0]["state"], "loaded");
+    for header in own {
+        assert_eq!(control("load", header).await.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_load_that_waits_ends_when_the_server_drains() {
+    let live = Live::new(None);
+    let load = live.control("efficientnet_lite0/load");
+    let second = live.control("efficientnet_lite0/load").await.unwrap();
+    expect_problem(second, 409, "model_busy").await;
+    live.app.start_draining();
+    expect_problem(load.await.unwrap(), 503, "draining").await;
+}
+
+#[tokio::test]
 async fn the_public_listener_points_to_the_admin_listener() {
     let live = Live::new(None);
     for (method, status, hint) in [("POST", 404, "--admin-listen"), ("GET", 405, "use POST")] {

@@ -56,6 +56,7 @@ codes! {
     https_required = BAD_REQUEST,
     unauthorized = UNAUTHORIZED,
     invalid_api_key = UNAUTHORIZED,
+    cross_origin = FORBIDDEN,
     body_timeout = REQUEST_TIMEOUT,
     wrong_task = NOT_FOUND,
     unknown_model = NOT_FOUND,
@@ -302,6 +303,9 @@ impl From<ServeError> for Problem {
             ServeError::HttpsRequired => Self::new(Code::https_required, detail).closing(),
             ServeError::NoRoute { .. } | ServeError::ControlElsewhere { .. } => {
                 Self::new(Code::no_route, detail)
+            }
+            ServeError::CrossOrigin { header } => {
+                Self::new(Code::cross_origin, detail).about(header, "no such header of a browser")
             }
             ServeError::MethodNotAllowed { .. } => Self::new(Code::method_not_allowed, detail),
             ServeError::Starting => Self::new(Code::starting, detail).retry(SHORT_WAIT),

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use super::entry::{Entry, State};
 use super::find::Found;
 use super::models::{Registry, Shared};
-use super::replace::reload_failed;
 use super::step::Target;
 use crate::error::ServeError;
 use crate::store::Fingerprint;
@@ -36,16 +35,22 @@ impl Registry {
     }
 
     /// Loads the model or variant `reference` from its files, although it may be loaded already, and
-    /// returns its entry when it is warm. The operation continues if the caller does not wait.
+    /// returns its entry when it is warm. The operation continues if the caller does not wait. A stop of the server
+    /// abandons it.
     ///
     /// # Errors
     /// [`ServeError::UnknownModel`] if there is no model or variant of this name,
     /// [`ServeError::ModelBusy`] if the model is being changed already,
     /// [`ServeError::ModelReloadFailed`] if it cannot be loaded; the old one goes on serving.
+    /// [`ServeError::Draining`] if the server stops meanwhile.
     pub async fn reload(&self, reference: &str) -> Result<Arc<Entry>, ServeError> {
         let (shared, reference) = (Arc::clone(&self.0), reference.to_owned());
         let operation = tokio::spawn(async move { shared.reload(&reference).await });
-        operation.await.unwrap_or(Err(PANICKED))
+        tokio::select! {
+            biased;
+            result = operation => result.unwrap_or(Err(PANICKED)),
+            () = self.0.loads.stopping.cancelled() => Err(ServeError::Draining),
+        }
     }
 
     /// Unloads the model or variant `reference`: its queue is finished, and then its memory is freed.
@@ -88,7 +93,7 @@ impl Shared {
         };
         let _operation = operation.ok_or_else(busy)?;
         let found = self.loads.find().await;
-        let found = found.map_err(|error| reload_failed(reference, &error.to_string()))?;
+        let found = found.map_err(|error| self.not_reloaded(reference, &error.to_string()))?;
         let offers = found.of_model(model);
         let known = variant.is_none_or(|v| offers.iter().any(|offer| offer.source.variant == v));
         let (Some(first), true) = (offers.first(), known) else {
@@ -114,8 +119,20 @@ impl Shared {
         }
         match snapshot.named(reference) {
             Err(unknown) => unknown,
-            Ok(_) => reload_failed(reference, "its files are gone; the old one goes on serving"),
+            Ok(_) => {
+                self.not_reloaded(reference, "its files are gone; the old one goes on serving")
+            }
         }
+    }
+
+    /// Logs, counts and reports that the served variants `reference` cannot be loaded again.
+    fn not_reloaded(&self, reference: &str, reason: &str) -> ServeError {
+        let snapshot = self.snapshot();
+        let entries = snapshot.entries().iter();
+        let entries = entries.filter(|entry| entry.matches(reference));
+        let entries: Vec<Arc<Entry>> = entries.cloned().collect();
+        let labels: Vec<_> = entries.iter().map(|entry| entry.label()).collect();
+        self.failed(reference, &labels, &entries, reason)
     }
 
     async fn unload(self: Arc<Self>, reference: &str) -> Result<Arc<Entry>, ServeError> {

@@ -212,6 +212,11 @@ impl ModelPlan {
 }
 
 impl ModelPlan {
+    /// Returns the number of threads of all sessions together.
+    pub fn session_threads(&self) -> usize {
+        self.instances.saturating_mul(self.intra_op_threads)
+    }
+
     /// Limits the batch size to the network's fixed batch size `fixed`; `None` for a network with a
     /// dynamic batch size.
     ///

@@ -265,7 +265,7 @@ fn replaced(all: &[Arc<Entry>], name: &str, entries: &[Arc<Entry>]) -> Vec<Arc<E
     .concat()
 }
 
-pub(super) fn reload_failed(model: &str, reason: &str) -> ServeError {
+fn reload_failed(model: &str, reason: &str) -> ServeError {
     ServeError::ModelReloadFailed {
         model: model.to_owned(),
         reason: reason.to_owned(),

@@ -115,6 +115,9 @@ impl Shared {
         if same {
             // The modification times, and the SHA-256 if they are known now.
             known.refresh(now);
+            // What was wrong with the files has been undone.
+            let served = entries.iter().filter(|entry| entry.failure().is_none());
+            served.for_each(|entry| entry.report(None));
         }
         !same
     }

@@ -71,6 +71,14 @@ pub struct BrokenEntry {
 }
 
 impl BrokenEntry {
+    /// Returns the name of the model if another model has the same name. `None` if something else is wrong.
+    pub fn namesake(&self) -> Option<&str> {
+        match &self.problem {
+            Problem::Model(StoreError::Duplicate { model, .. }) => Some(model),
+            _ => None,
+        }
+    }
+
     /// Returns whether the entry is `model` or `model.toml`, where the model of this name is expected.
     pub(super) fn is_for(&self, model: &str) -> bool {
         let name = Path::new(&self.name);

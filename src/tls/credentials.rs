@@ -20,6 +20,10 @@ use super::files::{Contents, TlsFiles};
 
 /// Protocols that the server offers (ALPN), the preferred one first.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// Maximum number of certificates of the chain that the server sends in each handshake.
+const MAX_CHAIN: usize = 16;
+/// Maximum size of the chain in bytes: what common clients accept.
+const MAX_CHAIN_BYTES: usize = 64 << 10;
 /// Sessions whose clients can resume them with a shorter handshake.
 const SESSIONS: usize = 1024;
 
@@ -38,6 +42,7 @@ impl Credentials {
     /// certificate is valid now.
     pub(super) fn new(files: &TlsFiles, contents: &Contents) -> Result<Self, TlsError> {
         let chain = certificates(&files.cert, &contents.cert)?;
+        check_size(&files.cert, &chain)?;
         let key = private_key(&files.key, &contents.key)?;
         let provider = Arc::new(ring::default_provider());
         let certified = certified(files, chain, key, &provider)?;
@@ -91,6 +96,20 @@ fn certificates(path: &Path, content: &[u8]) -> Result<Vec<CertificateDer<'stati
         return Err(missing(path, "CERTIFICATE", content));
     }
     Ok(certificates)
+}
+
+/// Returns an error if clients would reject a handshake with `chain`, because it is too large.
+fn check_size(path: &Path, chain: &[CertificateDer<'_>]) -> Result<(), TlsError> {
+    let bytes = chain.iter().map(|certificate| certificate.len()).sum();
+    if chain.len() <= MAX_CHAIN && bytes <= MAX_CHAIN_BYTES {
+        return Ok(());
+    }
+    Err(TlsError::Chain {
+        path: path.to_path_buf(),
+        certificates: chain.len(),
+        bytes,
+        limits: (MAX_CHAIN, MAX_CHAIN_BYTES),
+    })
 }
 
 /// Returns the first private key of a PEM file, in PKCS#8, PKCS#1 or SEC1.

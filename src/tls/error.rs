@@ -47,6 +47,21 @@ pub enum TlsError {
         /// What is wrong.
         reason: String,
     },
+    /// The certificate chain is larger than clients accept.
+    #[error(
+        "{}: expected a chain of at most {} certificates and {} bytes, got {certificates} certificates and {bytes} bytes; \
+         keep the server's certificate and the intermediate certificates", .path.display(), .limits.0, .limits.1
+    )]
+    Chain {
+        /// Path of the file.
+        path: PathBuf,
+        /// Number of certificates in the file.
+        certificates: usize,
+        /// Size of the certificates in bytes.
+        bytes: usize,
+        /// Maximum number of certificates, and their maximum size in bytes.
+        limits: (usize, usize),
+    },
     /// A certificate is malformed.
     #[error("{}: certificate {position} is malformed: {reason}", .path.display())]
     Certificate {

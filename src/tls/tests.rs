@@ -130,6 +130,11 @@ fn unusable_files_are_errors_that_say_what_to_do() {
             one.key.clone(),
             "belongs to certificate 2; put this certificate first",
         ),
+        (
+            one.cert.repeat(17),
+            one.key.clone(),
+            "at most 16 certificates and 65536 bytes, got 17 certificates",
+        ),
         (one.cert[..200].to_owned(), one.key.clone(), "expected PEM"),
         (one.cert.clone(), one.key[..80].to_owned(), "expected PEM"),
         (
@@ -167,6 +172,15 @@ fn unusable_files_are_errors_that_say_what_to_do() {
         assert!(error.contains(expected), "{error} lacks {expected}");
         assert!(error.contains("tls."), "{error} names no file");
     }
+}
+
+#[test]
+fn a_chain_of_the_largest_length_can_be_used() {
+    let folder = Folder::new();
+    let Pair { cert, key } = pair();
+    let cert = cert.repeat(16);
+    folder.write(&Pair { cert, key });
+    folder.load().unwrap();
 }
 
 #[test]

@@ -22,6 +22,9 @@ use crate::cli::{self, trial};
 /// Part of the memory limit that loads in progress may take together.
 const LOADING_SHARE: u64 = 2;
 
+/// Threads of the sessions of one model for each core, above which the log has a warning.
+const THREADS_PER_CORE: usize = 4;
+
 /// What to do about a model whose files changed after the server read its manifest.
 const RELOAD: &str = "reload the model with SIGHUP, `--watch` or the control API";
 /// What to do about it while the models of the start are being loaded, which ends the server.
@@ -46,6 +49,7 @@ pub(super) fn registry(loader: Loader, store: ModelStore, served: Vec<Served>) -
         built_in: served.iter().all(|item| item.source.path.is_none()),
     };
     let found = finder.complete(served, Vec::new());
+    warn_about_threads(&found.offers, config.cores);
     let entries = found.offers.into_iter();
     let entries = entries.map(|offer| Entry::new(offer.source, offer.plan));
     let memory = memory_limit(Path::new("/")).map(|(limit, _)| limit / LOADING_SHARE);
@@ -65,6 +69,25 @@ pub(super) fn registry(loader: Loader, store: ModelStore, served: Vec<Served>) -
     let registry = Registry::with(entries.collect(), loads, defaults)?;
     registry.remember(found.files);
     Ok(registry)
+}
+
+/// Logs a warning for each variant whose sessions together have many more threads than `cores`, the threads that the
+/// server has.
+fn warn_about_threads(offers: &[Offer], cores: usize) {
+    for Offer { source, plan, .. } in offers {
+        let threads = plan.session_threads();
+        if threads > THREADS_PER_CORE * cores {
+            tracing::warn!(
+                model = source.id(),
+                instances = plan.instances,
+                intra_op_threads = plan.intra_op_threads,
+                threads,
+                cores,
+                "more threads than the cores can run, which takes memory and slows the model down: set `instances` and \
+                 `intra_op_threads` so that their product is about {cores}"
+            );
+        }
+    }
 }
 
 impl Loader {
@@ -164,6 +187,11 @@ impl Finder {
     /// Returns the variants of all models in the models directory.
     fn in_directory(&self) -> Result<(Vec<Served>, Vec<BrokenModel>), StoreError> {
         let (mut models, broken) = self.store.survey()?;
+        // Nobody can tell which of two models of one name is meant, so both are broken.
+        models.retain(|model| {
+            let mut names = broken.iter().filter_map(BrokenEntry::namesake);
+            !names.any(|name| name == model.manifest.name)
+        });
         if self.built_in && models.is_empty() && broken.is_empty() {
             models.push(ModelSource::embedded()?);
         }
@@ -184,9 +212,10 @@ impl Finder {
 
     fn broken(&self, entry: &BrokenEntry) -> BrokenModel {
         let directory = self.store.directory();
+        let name = || entry.name.to_string_lossy().into_owned();
         BrokenModel {
             path: directory.map(|directory| directory.join(&entry.name)),
-            name: entry.name.to_string_lossy().into_owned(),
+            name: entry.namesake().map_or_else(name, str::to_owned),
             reason: entry.problem.to_string(),
         }
     }
