@@ -76,7 +76,8 @@ struct Cli {
 /// file.
 #[derive(Debug, Clone, Args)]
 struct LogArgs {
-    /// Log filter, such as `info` or `sightline=debug` [default: info]
+    /// Log filter, such as `info` or `sightline=debug`
+    /// [default: info,h2=error,hyper=error,rustls=error]
     #[arg(
         long,
         env = "SIGHTLINE_LOG",

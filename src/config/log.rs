@@ -8,8 +8,9 @@ use tracing_subscriber::EnvFilter;
 use super::ConfigError;
 use crate::nearest::{did_you_mean, nearest};
 
-/// Log filter if no setting names another: all events of level `info` and above.
-pub const DEFAULT_LOG: &str = "info";
+/// Log filter if no setting names another: all events of level `info` and above, but only errors of the crates that warn of
+/// the frames and records of clients, so that no client fills the log.
+pub const DEFAULT_LOG: &str = "info,h2=error,hyper=error,rustls=error";
 
 /// The levels of a filter.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];

@@ -62,8 +62,10 @@ pub(super) enum CloseReason {
     SlowHead,
     /// The client reads its response at less than [`MIN_RATE`].
     SlowRead,
-    /// The connection is idle and the server stops, or a new connection takes its slot, or a response closes it.
+    /// The connection is idle and the server stops, or a response closes it.
     Unwanted,
+    /// A new connection takes the slot of the connection.
+    Replaced,
     /// The client sends HTTP/2 frames that carry neither requests nor bodies.
     Flood,
     /// The client resets most of its HTTP/2 streams before their responses.
@@ -155,13 +157,23 @@ impl Activity {
         match &mut state.phase {
             Phase::Idle(_) => state.phase = Phase::Head(Instant::now()),
             Phase::Streams(streams) => {
-                if let Some(reason) = streams.received(bytes) {
-                    return Err(io::Error::other(format!("{reason:?}")));
-                }
+                return closing(streams.received(bytes));
             }
             _ => {}
         }
         Ok(())
+    }
+
+    /// Records that the client of an HTTP/2 connection sent `bytes` bytes of frames that carry neither requests nor
+    /// bodies.
+    ///
+    /// # Errors
+    /// If these are too many, so that the connection has to close.
+    pub(super) fn overhead(&self, bytes: usize) -> io::Result<()> {
+        match &mut self.lock().phase {
+            Phase::Streams(streams) => closing(streams.count_overhead(bytes)),
+            _ => Ok(()),
+        }
     }
 
     /// Records the end of a TLS handshake: the connection waits for its first request.
@@ -206,7 +218,7 @@ impl Activity {
         if let Some(stall) = &self.lock().stall {
             stall.add(bytes);
         }
-        self.progress();
+        self.of_connection(|streams| streams.downloaded(bytes));
     }
 
     /// Returns the connections of the server.
@@ -250,12 +262,14 @@ impl Activity {
     pub(super) fn reason_to_close(&self) -> Option<CloseReason> {
         let mut state = self.lock();
         let now = Instant::now();
-        if self.wake.take_unwanted() {
+        if let Some(reason) = self.wake.take_unwanted() {
             match state.standing() {
+                // A connection that has had no stream, and whose slot is needed, has none to lose.
+                Standing::New if reason == CloseReason::Replaced => return Some(reason),
                 Standing::New | Standing::Idle if matches!(state.phase, Phase::Streams(_)) => {
-                    self.ask_to_leave(&mut state, CloseReason::Unwanted);
+                    self.ask_to_leave(&mut state, reason);
                 }
-                standing if standing.is_replaceable(now) => return Some(CloseReason::Unwanted),
+                standing if standing.is_replaceable(now) => return Some(reason),
                 _ => self.replaceable().declined.notify_one(),
             }
         }
@@ -339,6 +353,13 @@ impl Activity {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns the error of a connection that has to close for `reason`.
+fn closing(reason: Option<CloseReason>) -> io::Result<()> {
+    reason.map_or(Ok(()), |reason| {
+        Err(io::Error::other(format!("{reason:?}")))
+    })
 }
 
 impl Drop for Activity {

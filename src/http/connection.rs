@@ -76,10 +76,7 @@ impl Connection {
         } = self;
         stream.configure()?;
         let secure = transport.tls.as_ref().filter(|_| stream.is_tcp());
-        let io = Observed {
-            stream,
-            activity: Arc::clone(&activity),
-        };
+        let io = Observed::new(stream, Arc::clone(&activity));
         let opened = open(io, secure.map(|secure| &*secure.tls), peer, &activity).await?;
         let mut requests = Requests {
             router,

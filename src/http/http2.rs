@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 
 use super::activity::{Activity, InFlight};
 use super::connection::{End, MAX_HEAD_BYTES, Requests, drive};
+use super::frames::Frames;
 use super::upload::Upload;
 
 /// Maximum number of streams of a connection at a time. RFC 9113 advises against fewer.
@@ -76,6 +77,7 @@ where
     let activity = Arc::clone(&requests.activity);
     let end = requests.end.clone();
     activity.multiplex(requests.window.0 as usize);
+    let io = Frames::new(io, Arc::clone(&activity));
     let spawner = Spawner::default();
     let builder = builder(spawner.clone(), requests.window);
     let connection = builder.serve_connection(TokioIo::new(io), service(requests, spawner));

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::server::ConnectionTimeouts;
 use super::server_tests::{GET, Running, TIMEOUTS, closed, read_until};
@@ -11,6 +11,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
@@ -158,6 +159,58 @@ fn floods_of_frames_close_their_connection() {
         },
         1_000_000,
     );
+}
+
+#[test]
+fn a_few_thousand_frames_that_carry_nothing_close_their_connection_despite_requests() {
+    let floods = [
+        // An acknowledgment of a ping that was never sent.
+        ("pong", frame(PING, 1, 0, &[0; 8])),
+        ("priority", frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1])),
+        ("unknown", frame(0x77, 0, 0, &[0; 8])),
+        ("empty unknown", frame(0x77, 0, 0, &[])),
+    ];
+    for (name, nothing) in floods {
+        let server = Running::start(8, TIMEOUTS);
+        let mut stream = connect(&server);
+        for id in ids().take(8) {
+            let request = frame(HEADERS, END_HEADERS | END_STREAM, id, REQUEST);
+            let burst = [nothing.repeat(1000), request].concat();
+            if stream.write_all(&burst).is_err() {
+                break;
+            }
+        }
+        println!("{name}");
+        closed(&mut stream);
+        read_until(&mut server.connect(GET), "quick");
+    }
+}
+
+#[test]
+fn idle_connections_give_way_at_once_if_they_never_had_a_request() {
+    let server = Running::start(2, TIMEOUTS);
+    let idle: Vec<TcpStream> = (0..20).map(|_| connect(&server)).collect();
+    let started = Instant::now();
+    read_until(&mut server.connect(GET), "quick");
+    // Half a second for each of them is 10 s.
+    assert!(started.elapsed() < Duration::from_secs(4));
+    drop(idle);
+}
+
+#[test]
+fn connections_give_way_soon_after_their_requests() {
+    let server = Running::start(2, TIMEOUTS);
+    let used = (0..20).map(|_| {
+        let mut stream = connect(&server);
+        let request = frame(HEADERS, END_HEADERS | END_STREAM, 1, REQUEST);
+        stream.write_all(&request).unwrap();
+        stream
+    });
+    let used: Vec<TcpStream> = used.collect();
+    let started = Instant::now();
+    read_until(&mut server.connect(GET), "quick");
+    assert!(started.elapsed() < Duration::from_secs(4));
+    drop(used);
 }
 
 #[test]

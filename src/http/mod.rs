@@ -15,6 +15,7 @@ mod control;
 mod cors;
 mod detect;
 mod extract;
+mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod gunzip;

@@ -16,7 +16,7 @@ use super::stream::Peer;
 use crate::tls::Tls;
 
 /// The first bytes of a client that speaks HTTP/2.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first byte of a client that speaks TLS: the type of a handshake record.
 const HANDSHAKE: u8 = 22;
 /// Maximum number of bytes of a response that TLS holds until the socket accepts them.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::activity::CloseReason;
 use super::wait::Wait;
 
 /// Time that the server must have waited for a client before a new connection may take the slot of the
@@ -22,21 +23,25 @@ const MIN_IDLE: Duration = Duration::from_millis(50);
 /// Wakes the task that drives one connection.
 #[derive(Debug, Default)]
 pub(super) struct Wake {
-    /// Set if a new connection needs the slot of this connection, or the server stops.
-    unwanted: AtomicBool,
+    /// Why this connection was asked to close: a new connection needs its slot, or the server stops.
+    unwanted: Mutex<Option<CloseReason>>,
     /// Notified when `unwanted` is set.
     pub(super) requested: Notify,
 }
 
 impl Wake {
-    /// Returns whether the connection was asked to close since the last call of this function.
-    pub(super) fn take_unwanted(&self) -> bool {
-        self.unwanted.swap(false, Ordering::AcqRel)
+    /// Returns why the connection was asked to close since the last call of this function, if it was.
+    pub(super) fn take_unwanted(&self) -> Option<CloseReason> {
+        self.lock().take()
     }
 
-    fn request(&self) {
-        self.unwanted.store(true, Ordering::Release);
+    fn request(&self, reason: CloseReason) {
+        *self.lock() = Some(reason);
         self.requested.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<CloseReason>> {
+        self.unwanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -144,7 +149,7 @@ impl Replaceable {
         let mut entries = self.lock();
         let connection = entries.take_idle(now).or_else(|| entries.take_slowest(now));
         if let Some(connection) = connection {
-            connection.request();
+            connection.request(CloseReason::Replaced);
             return Asked::Closing;
         }
         self.wanted.store(true, Ordering::Release);
@@ -155,7 +160,7 @@ impl Replaceable {
     pub(super) fn close_slowest(&self, now: Instant) {
         let slowest = self.lock().take_slowest(now);
         if let Some(connection) = slowest {
-            connection.request();
+            connection.request(CloseReason::Replaced);
         }
     }
 
@@ -175,7 +180,7 @@ impl Replaceable {
     pub(super) fn close_all_idle(&self) {
         let idle = std::mem::take(&mut self.lock().idle);
         for (_, connection) in idle.into_values() {
-            connection.request();
+            connection.request(CloseReason::Unwanted);
         }
     }
 
@@ -259,7 +264,7 @@ mod tests {
         fn order(&self) -> Vec<usize> {
             let mut order = Vec::new();
             while self.replaceable.close_one(self.now) == Asked::Closing {
-                let asked = |connection: &Arc<Wake>| connection.take_unwanted();
+                let asked = |connection: &Arc<Wake>| connection.take_unwanted().is_some();
                 order.extend(self.connections.iter().position(asked));
             }
             order
@@ -300,7 +305,8 @@ mod tests {
         // When the server stops, no idle connection is kept.
         setup.enter(Standing::New);
         setup.replaceable.close_all_idle();
-        assert!(setup.connections[2].take_unwanted());
+        let reason = setup.connections[2].take_unwanted();
+        assert_eq!(reason, Some(CloseReason::Unwanted));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use axum::body::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::activity::{Activity, BodyWait, Unread};
+use super::frames::data_overhead;
 use crate::error::ServeError;
 
 /// The body of a request. Its arrival is recorded in `activity`, and reading it fails with
@@ -17,7 +18,7 @@ use crate::error::ServeError;
 pub(super) struct Upload {
     body: Incoming,
     activity: Arc<Activity>,
-    /// Dropped when the handler begins to read a body that has not ended.
+    /// Exists while the handler does not read a body that has not ended.
     unread: Option<Unread>,
     /// Created when the reader of the body first has to wait, and dropped at the end of the body. `None`
     /// for a body that arrives together with its head, which is therefore not measured.
@@ -76,11 +77,13 @@ impl Body for Upload {
         let ended = self.body.is_end_stream();
         match &frame {
             Poll::Ready(Some(Ok(frame))) if !ended => {
-                self.activity.progress();
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                self.activity.progress(data_overhead(bytes));
                 if let Some(wait) = &self.wait {
-                    wait.received(frame.data_ref().map_or(0, Bytes::len));
+                    wait.received(bytes);
                 }
                 self.passed = Some(Instant::now());
+                self.unread = Some(self.activity.unread());
             }
             Poll::Pending if !ended => self.check()?,
             Poll::Ready(_) | Poll::Pending => self.wait = None,

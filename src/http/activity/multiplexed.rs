@@ -58,12 +58,12 @@ impl Activity {
         Some(InFlight(stream))
     }
 
-    /// Records that the request or the response of a stream made progress.
-    pub(in crate::http) fn progress(&self) {
-        self.of_connection(Streams::progress);
+    /// Records that a part of the request of a stream was read, which makes up for `overhead` bytes of overhead.
+    pub(in crate::http) fn progress(&self, overhead: usize) {
+        self.of_connection(|streams| streams.progress(overhead));
     }
 
-    /// Records that the handler of a stream has not begun to read the body of its request, until the returned guard is
+    /// Records that the handler of a stream has not asked for the rest of the body of its request, until the returned guard is
     /// dropped.
     pub(in crate::http) fn unread(self: &Arc<Self>) -> Unread {
         self.of_connection(|streams| streams.count_unread(true));

@@ -13,9 +13,18 @@ use crate::http::wait::Wait;
 /// Time without a stream after which a connection is closed that has told its client to send no further requests. A
 /// request that the client sent before it knew usually arrives within this time.
 const LEAVE_GRACE: Duration = Duration::from_millis(500);
-/// Maximum number of bytes that a client may send in addition to the flow-control window without any progress: frames
-/// that carry no request and no body, such as PING and SETTINGS.
-const MAX_OVERHEAD: usize = 1 << 20;
+/// The same for a connection whose slot a new connection needs. Its client has been idle, and a request that it sends
+/// later is one that the GOAWAY tells it to send on another connection.
+const REPLACED_GRACE: Duration = Duration::from_millis(20);
+/// Maximum number of bytes that a client may send in addition to the flow-control window without any progress, of which
+/// TLS and the heads of rejected requests are a part.
+const MAX_UNPRODUCTIVE: usize = 1 << 20;
+/// Maximum overhead in bytes: frames that carry neither requests nor bodies, such as PING and SETTINGS.
+const MAX_OVERHEAD: usize = 32 << 10;
+/// Overhead that each stream makes up for: the head of its frame, WINDOW_UPDATE for its response, priorities and pings.
+const STREAM_OVERHEAD: usize = 128;
+/// Bytes of a response for each byte of overhead that they make up for. Clients that download send WINDOW_UPDATE frames.
+const DOWNLOAD_PER_OVERHEAD: usize = 16;
 /// Number of streams that a client may reset before their responses, unless they are fewer than half of its streams.
 const MAX_RESETS: u32 = 100;
 
@@ -36,6 +45,8 @@ pub(super) struct Streams {
     /// Size of the flow-control window of the connection in bytes.
     window: usize,
     /// Number of bytes received since the last progress of any stream.
+    unproductive: usize,
+    /// Bytes of frames that carry neither requests nor bodies, less what requests and responses make up for.
     overhead: usize,
     /// Number of streams so far.
     opened: u32,
@@ -64,6 +75,7 @@ impl Streams {
             leave: Leave::No,
             unread: 0,
             window,
+            unproductive: 0,
             overhead: 0,
             opened: 0,
             reset: 0,
@@ -78,7 +90,7 @@ impl Streams {
     /// Records a new stream.
     pub(super) fn open(&mut self) {
         self.opened += 1;
-        self.progress();
+        self.progress(STREAM_OVERHEAD);
     }
 
     /// Records that a stream ended before its response.
@@ -144,11 +156,18 @@ impl Streams {
 
     /// Asks for the client to be told to send no further requests. Returns `false` if that was asked before.
     pub(super) fn leave(&mut self, reason: CloseReason) -> bool {
-        let first = self.leave == Leave::No;
-        if first {
-            self.leave = Leave::Requested(reason);
+        match &mut self.leave {
+            Leave::No => {
+                self.leave = Leave::Requested(reason);
+                return true;
+            }
+            Leave::Requested(earlier) | Leave::Announced(earlier, _) => {
+                if reason == CloseReason::Replaced {
+                    *earlier = reason;
+                }
+            }
         }
-        first
+        false
     }
 
     /// Records that the client was told at `now` to send no further requests.
@@ -173,16 +192,28 @@ impl Streams {
         }
     }
 
-    /// Records that a stream sent or received something.
-    pub(super) fn progress(&mut self) {
-        self.overhead = 0;
+    /// Records that a stream sent or received something, which makes up for `overhead` bytes of overhead.
+    pub(super) fn progress(&mut self, overhead: usize) {
+        self.unproductive = 0;
+        self.overhead = self.overhead.saturating_sub(overhead);
+    }
+
+    /// Records that the socket accepted `bytes` more bytes of the response of a stream.
+    pub(super) fn downloaded(&mut self, bytes: usize) {
+        self.progress(bytes / DOWNLOAD_PER_OVERHEAD);
+    }
+
+    /// Records `bytes` bytes of overhead. Returns a reason to close the connection if these are too many.
+    pub(super) fn count_overhead(&mut self, bytes: usize) -> Option<CloseReason> {
+        self.overhead = self.overhead.saturating_add(bytes);
+        (self.overhead > MAX_OVERHEAD).then_some(CloseReason::Flood)
     }
 
     /// Records `bytes` received bytes. Returns a reason to close the connection if the client only keeps the server
     /// busy.
     pub(super) fn received(&mut self, bytes: usize) -> Option<CloseReason> {
-        self.overhead = self.overhead.saturating_add(bytes);
-        if self.overhead > self.window + MAX_OVERHEAD {
+        self.unproductive = self.unproductive.saturating_add(bytes);
+        if self.unproductive > self.window + MAX_UNPRODUCTIVE {
             return Some(CloseReason::Flood);
         }
         let resets = self.reset > MAX_RESETS && self.reset > self.opened / 2;
@@ -198,7 +229,13 @@ impl Streams {
         match self.leave {
             Leave::No => Some(self.idle + keep_alive),
             Leave::Requested(_) => None,
-            Leave::Announced(_, at) => Some(self.idle.max(at) + LEAVE_GRACE),
+            Leave::Announced(reason, at) => {
+                let grace = match reason {
+                    CloseReason::Replaced => REPLACED_GRACE,
+                    _ => LEAVE_GRACE,
+                };
+                Some(self.idle.max(at) + grace)
+            }
         }
     }
 
@@ -222,4 +259,53 @@ pub(super) enum Overdue {
     Leave(CloseReason),
     /// Close.
     Close(CloseReason),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_and_responses_make_up_for_the_overhead_of_their_clients() {
+        let mut streams = Streams::new(1 << 20);
+        for _ in 0..100_000 {
+            streams.open();
+            // The heads of HEADERS, two WINDOW_UPDATE frames and a PING.
+            assert_eq!(streams.count_overhead(9 + 13 + 13 + 17), None);
+        }
+        // A large response, of which each frame is acknowledged twice.
+        for _ in 0..100_000 {
+            streams.downloaded(16 << 10);
+            assert_eq!(streams.count_overhead(13 + 13), None);
+        }
+    }
+
+    #[test]
+    fn an_allowance_for_overhead_does_not_grow() {
+        let mut streams = Streams::new(1 << 20);
+        for _ in 0..100_000 {
+            streams.open();
+            streams.downloaded(16 << 10);
+        }
+        assert_eq!(streams.count_overhead(MAX_OVERHEAD), None);
+        assert_eq!(streams.count_overhead(1), Some(CloseReason::Flood));
+        // One request does not make up for everything.
+        let mut streams = Streams::new(1 << 20);
+        assert_eq!(streams.count_overhead(MAX_OVERHEAD), None);
+        streams.open();
+        assert_eq!(streams.count_overhead(STREAM_OVERHEAD), None);
+        assert_eq!(streams.count_overhead(1), Some(CloseReason::Flood));
+    }
+
+    #[test]
+    fn a_connection_that_leaves_has_less_time_once_its_slot_is_needed() {
+        let mut streams = Streams::new(1 << 20);
+        let now = Instant::now();
+        assert!(streams.leave(CloseReason::KeepAlive));
+        streams.announced(now);
+        streams.idle = now;
+        assert_eq!(streams.deadline(Duration::ZERO), Some(now + LEAVE_GRACE));
+        assert!(!streams.leave(CloseReason::Replaced));
+        assert_eq!(streams.deadline(Duration::ZERO), Some(now + REPLACED_GRACE));
+    }
 }

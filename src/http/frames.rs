@@ -1,0 +1,172 @@
+//! Counts the bytes of an HTTP/2 client that carry neither requests nor bodies.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::activity::Activity;
+use super::opening::PREFACE;
+
+/// Length of the head of a frame in bytes.
+const HEAD: usize = 9;
+/// The types of frames that carry requests and bodies.
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+
+/// The decrypted bytes of an HTTP/2 connection. Reading fails once the client has used up its allowance for frames that
+/// carry neither requests nor bodies.
+pub(super) struct Frames<S> {
+    inner: S,
+    activity: Arc<Activity>,
+    parser: Parser,
+}
+
+impl<S> Frames<S> {
+    /// Returns the bytes of a connection, which begin with the preface.
+    pub(super) fn new(inner: S, activity: Arc<Activity>) -> Self {
+        Self {
+            inner,
+            activity,
+            parser: Parser::default(),
+        }
+    }
+}
+
+/// Returns the overhead of a DATA frame with a payload of `length` bytes: flow control bounds the bytes of bodies, but
+/// not the number of frames that carry them.
+pub(super) fn data_overhead(length: usize) -> usize {
+    HEAD.saturating_sub(length)
+}
+
+/// Finds the heads of frames in the bytes of a client.
+#[derive(Debug)]
+struct Parser {
+    head: [u8; HEAD],
+    /// Number of bytes of `head` that arrived.
+    filled: usize,
+    /// Number of bytes before the next head.
+    skip: usize,
+}
+
+impl Default for Parser {
+    fn default() -> Self {
+        Self {
+            head: [0; HEAD],
+            filled: 0,
+            skip: PREFACE.len(),
+        }
+    }
+}
+
+impl Parser {
+    /// Returns the overhead of the frames whose heads end in `bytes`, the next ones of the client.
+    fn overhead(&mut self, mut bytes: &[u8]) -> usize {
+        let mut overhead = 0;
+        while !bytes.is_empty() {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+            let taken = (HEAD - self.filled).min(bytes.len());
+            self.head[self.filled..][..taken].copy_from_slice(&bytes[..taken]);
+            self.filled += taken;
+            bytes = &bytes[taken..];
+            if self.filled == HEAD {
+                overhead += self.frame();
+            }
+        }
+        overhead
+    }
+
+    /// Returns the overhead of the frame whose head is complete.
+    fn frame(&mut self) -> usize {
+        let [high, middle, low, kind, ..] = self.head;
+        self.filled = 0;
+        self.skip = u32::from_be_bytes([0, high, middle, low]) as usize;
+        match kind {
+            DATA => data_overhead(self.skip),
+            // A stream that is opened makes up for its head.
+            HEADERS | CONTINUATION => HEAD,
+            _ => HEAD + self.skip,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
+        let overhead = self.parser.overhead(&buffer.filled()[before..]);
+        Poll::Ready(self.activity.overhead(overhead))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, length: usize) -> Vec<u8> {
+        let mut frame = vec![0, (length >> 8) as u8, length as u8, kind, 0, 0, 0, 0, 1];
+        frame.resize(HEAD + length, 0xff);
+        frame
+    }
+
+    #[test]
+    fn only_frames_without_requests_and_bodies_are_overhead() {
+        let frames = [
+            PREFACE.to_vec(),
+            // SETTINGS, HEADERS, CONTINUATION, DATA, empty DATA, PING, and a frame of an unknown type.
+            frame(4, 0),
+            frame(HEADERS, 300),
+            frame(CONTINUATION, 0),
+            frame(DATA, 16_384),
+            frame(DATA, 0),
+            frame(6, 8),
+            frame(0x77, 1000),
+        ]
+        .concat();
+        let expected = HEAD + HEAD + HEAD + 0 + HEAD + 17 + 1009;
+        for step in [1, 7, 9, 4096, frames.len()] {
+            let mut parser = Parser::default();
+            let overhead: usize = frames.chunks(step).map(|part| parser.overhead(part)).sum();
+            assert_eq!(overhead, expected, "{step}");
+        }
+    }
+}
