@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -16,6 +17,13 @@ const HEAD: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
+const PING: u8 = 6;
+/// Flag of a PING frame that answers a ping.
+const ACK: u8 = 1;
+/// Shortest time between two answers to pings, of which the server sends fewer.
+const PONG_PERIOD: Duration = Duration::from_secs(10);
+/// Overhead of an answer that comes earlier. h2 logs a warning for an answer to a ping that it never sent.
+const EARLY_PONG: usize = 2 << 10;
 
 /// The decrypted bytes of an HTTP/2 connection. Reading fails once the client has used up its allowance for frames that
 /// carry neither requests nor bodies.
@@ -50,6 +58,8 @@ struct Parser {
     filled: usize,
     /// Number of bytes before the next head.
     skip: usize,
+    /// When the last answer to a ping arrived.
+    pong: Option<Instant>,
 }
 
 impl Default for Parser {
@@ -58,6 +68,7 @@ impl Default for Parser {
             head: [0; HEAD],
             filled: 0,
             skip: PREFACE.len(),
+            pong: None,
         }
     }
 }
@@ -83,15 +94,22 @@ impl Parser {
 
     /// Returns the overhead of the frame whose head is complete.
     fn frame(&mut self) -> usize {
-        let [high, middle, low, kind, ..] = self.head;
+        let [high, middle, low, kind, flags, ..] = self.head;
         self.filled = 0;
         self.skip = u32::from_be_bytes([0, high, middle, low]) as usize;
         match kind {
             DATA => data_overhead(self.skip),
             // A stream that is opened makes up for its head.
             HEADERS | CONTINUATION => HEAD,
+            PING if flags & ACK != 0 && self.is_early_pong() => EARLY_PONG,
             _ => HEAD + self.skip,
         }
+    }
+
+    /// Records an answer to a ping, and returns whether the one before it has just arrived.
+    fn is_early_pong(&mut self) -> bool {
+        let last = self.pong.replace(Instant::now());
+        last.is_some_and(|last| last.elapsed() < PONG_PERIOD)
     }
 }
 
@@ -146,6 +164,16 @@ mod tests {
         let mut frame = vec![0, (length >> 8) as u8, length as u8, kind, 0, 0, 0, 0, 1];
         frame.resize(HEAD + length, 0xff);
         frame
+    }
+
+    #[test]
+    fn answers_to_pings_that_were_never_sent_are_expensive() {
+        let mut parser = Parser::default();
+        let mut pong = frame(PING, 8);
+        pong[4] = ACK;
+        assert_eq!(parser.overhead(PREFACE), 0);
+        assert_eq!(parser.overhead(&pong), 17);
+        assert_eq!(parser.overhead(&pong), EARLY_PONG);
     }
 
     #[test]
