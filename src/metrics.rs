@@ -47,7 +47,6 @@ pub struct Metrics {
     batch_size: Histograms<ModelLabels>,
     batches: Family<CutLabels, Counter>,
     stopped_runs: Family<ModelLabels, Counter>,
-    stuck_workers: Family<ModelLabels, Gauge>,
     worker_failures: Family<FailureLabels, Counter>,
     worker_restarts: Family<ModelLabels, Counter>,
     model_ready: Family<ModelLabels, Gauge>,
@@ -93,7 +92,6 @@ impl Metrics {
             batch_size: histograms::of_images(),
             batches: Family::default(),
             stopped_runs: Family::default(),
-            stuck_workers: Family::default(),
             worker_failures: Family::default(),
             worker_restarts: Family::default(),
             model_ready: Family::default(),
@@ -200,7 +198,7 @@ impl Metrics {
         let help = "Runs of the network that were stopped at their time limit";
         registry.register("sightline_stopped_runs", help, self.stopped_runs.clone());
         let help = "Threads of workers that do not return although their run was stopped";
-        registry.register("sightline_stuck_workers", help, self.stuck_workers.clone());
+        registry.register("sightline_stuck_workers", help, self.loads.stuck_workers.clone());
     }
 
     /// Registers the metrics of API keys and TLS files that are read again.
@@ -365,7 +363,7 @@ impl Metrics {
         BatchMetrics {
             size: self.batch_size.get_or_create(&labels).clone(),
             stopped_runs: self.stopped_runs.get_or_create(&labels).clone(),
-            stuck_workers: self.stuck_workers.get_or_create(&labels).clone(),
+            stuck_workers: self.loads.stuck_workers.get_or_create(&labels).clone(),
             failures: WorkerFailure::ALL.map(failures),
             restarts: self.worker_restarts.get_or_create(&labels).clone(),
             ready: self.model_ready.get_or_create(&labels).clone(),

@@ -33,6 +33,7 @@ use tracing::Span;
 pub use error::BatchError;
 pub use queue::Policy;
 pub use seat::WatchedEngine;
+pub(crate) use seats::MAX_STUCK;
 pub use seats::Unready;
 pub use spare::Spare;
 pub use tensors::TensorCost;

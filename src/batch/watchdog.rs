@@ -196,6 +196,13 @@ impl Watched {
         }
     }
 
+    /// Returns the number of stuck workers of other instances of the model: they were replaced or unloaded, but their
+    /// runs have not returned. All instances count in the same gauge.
+    fn stuck_elsewhere(&self, state: &State) -> usize {
+        let all = usize::try_from(self.metrics.stuck_workers.get()).unwrap_or(0);
+        all.saturating_sub(state.reported.1)
+    }
+
     /// Creates an engine that replaces another one. Creates one at a time, so that workers which fail together do not
     /// need memory for several copies of the weights.
     pub(super) fn create_engine(&self) -> Result<Box<dyn Engine>, EngineError> {
@@ -267,7 +274,8 @@ impl Watched {
         let mut state = self.lock();
         while !state.closed {
             let now = Instant::now();
-            let events = state.seats.act(now);
+            let elsewhere = self.stuck_elsewhere(&state);
+            let events = state.seats.act(now, elsewhere);
             let hired = state.seats.hire(now);
             if events.is_empty() && hired.is_none() {
                 state = self.sleep(state, now);

@@ -16,6 +16,8 @@ pub struct LoadMetrics {
     loaded: Family<ModelLabels, Gauge>,
     seconds: Family<ModelLabels, Gauge<f64, AtomicU64>>,
     reloads: Family<ReloadLabels, Counter>,
+    /// Stuck threads of all instances of a model, also of those that were replaced or unloaded.
+    pub(super) stuck_workers: Family<ModelLabels, Gauge>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -43,6 +45,12 @@ impl LoadMetrics {
             self.reloads(label, result);
         }
         self.loaded.get_or_create(&label.into()).clone()
+    }
+
+    /// Returns the number of threads of a model that are stuck, also of its instances that were replaced or unloaded.
+    pub fn stuck(&self, label: ModelLabel<'_>) -> usize {
+        let stuck = self.stuck_workers.get(&label.into());
+        stuck.map_or(0, |gauge| usize::try_from(gauge.get()).unwrap_or(0))
     }
 
     /// Records how long a successful load took.

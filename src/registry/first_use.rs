@@ -96,6 +96,7 @@ impl Shared {
 
     /// Loads the network of `entry`, which is requested for the first time.
     async fn load_for(&self, entry: &Entry) -> Result<LoadedModel, AttemptError> {
+        self.loads.check_loadable(entry.source())?;
         let expected = self.loads.models.expected(entry.source());
         self.evict_for(expected, &[])?;
         let (source, plan) = (entry.source().clone(), entry.plan());

@@ -17,7 +17,8 @@ use super::evict::{ModelMemory, OverModelMemory};
 use super::find::{Find, Found};
 use super::tensors::NoRoom;
 use super::threads::LoaderThreads;
-use super::{LoadedModel, ModelPlan};
+use super::{LoadedModel, ModelPlan, label};
+use crate::batch::MAX_STUCK;
 use crate::budget::{Budget, Permit};
 use crate::config::ConfigError;
 use crate::error::ServeError;
@@ -97,6 +98,8 @@ pub(super) enum AttemptError {
     Load(#[from] LoadFailure),
     #[error("the thread that loaded the model panicked")]
     Panicked,
+    #[error("{0} threads are stuck in runs that cannot be stopped: restart the server")]
+    Stuck(usize),
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
     #[error(transparent)]
@@ -233,6 +236,19 @@ impl Loads {
         }
     }
 
+    /// Checks that `source` may be loaded again. Otherwise clients could create any number of stuck threads with a model
+    /// whose runs cannot be stopped: each new instance would have new workers.
+    ///
+    /// # Errors
+    /// [`AttemptError::Stuck`] if too many threads of the model are stuck.
+    pub(super) fn check_loadable(&self, source: &ModelSource) -> Result<(), AttemptError> {
+        let stuck = self.metrics.stuck(label(source));
+        if stuck >= MAX_STUCK {
+            return Err(AttemptError::Stuck(stuck));
+        }
+        Ok(())
+    }
+
     /// Waits until there are cores and memory to load `source`.
     pub(super) async fn turn(&self, source: &ModelSource, plan: &ModelPlan) -> Turn {
         let cores = self.cores.acquire(plan.intra_op_threads as u64).await;
@@ -294,6 +310,7 @@ impl AttemptError {
             Self::NoRoom(NoRoom::TooSmall(_)) => Failure::TensorMemory,
             Self::Load(LoadFailure::Other(_))
             | Self::Panicked
+            | Self::Stuck(_)
             | Self::NoRoom(NoRoom::Held(_))
             | Self::Default(_) => Failure::Other,
         }

@@ -162,6 +162,9 @@ impl Shared {
         offers: &[&Offer],
         leaving: &[Arc<Entry>],
     ) -> Result<Vec<LoadedModel>, AttemptError> {
+        for offer in offers {
+            self.loads.check_loadable(&offer.source)?;
+        }
         let expected = offers.iter().map(|offer| &offer.source);
         let expected = expected.map(|source| self.loads.models.expected(source));
         self.evict_for(expected.sum(), leaving)?;
