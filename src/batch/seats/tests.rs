@@ -75,7 +75,10 @@ fn a_stuck_worker_is_abandoned_and_replaced() {
     seats.act(now + SECOND, 0);
     let stuck = now + SECOND + STUCK_AFTER;
     assert_eq!(seats.hire(stuck), None);
-    assert_eq!(seats.act(stuck, 0), [(0, Event::Stuck), (0, Event::Abandoned)]);
+    assert_eq!(
+        seats.act(stuck, 0),
+        [(0, Event::Stuck), (0, Event::Abandoned)]
+    );
     assert_eq!(seats.unready(), Some(Unready::Stopped));
     assert!(seats.at_work() && !seats.is_down(), "a replacement follows");
     assert!(seats.due() <= Some(stuck));
@@ -131,7 +134,10 @@ fn the_last_stuck_worker_continues_if_it_returns() {
     seats.replaces = false;
     begin(&mut seats, 0, now);
     seats.act(now + SECOND, 0);
-    assert_eq!(seats.act(now + SECOND + STUCK_AFTER, 0), [(0, Event::Stuck)]);
+    assert_eq!(
+        seats.act(now + SECOND + STUCK_AFTER, 0),
+        [(0, Event::Stuck)]
+    );
     assert!(seats.is_down());
     assert_eq!(seats.end(0), (true, true));
     assert_eq!(seats.standing(0), Standing::Withdrawn);
