@@ -167,6 +167,16 @@ impl Batcher {
         self.watchdog.unready()
     }
 
+    /// Exports the readiness of the model, because this instance serves it from now on.
+    pub fn report_ready(&self) {
+        self.watchdog.report_ready();
+    }
+
+    /// Ends the export of the readiness, because this instance serves only the requests that it has.
+    pub fn retire(&self) {
+        self.watchdog.retire();
+    }
+
     /// Makes all workers appear to be stuck, or idle.
     #[cfg(test)]
     pub(crate) fn pretend_stuck(&self, stuck: bool) {

@@ -56,7 +56,7 @@ struct State {
     first_run: Duration,
     /// Values of the gauges that were reported last: whether the model is ready, and the number of stuck workers.
     reported: (bool, usize),
-    /// Whether the queue is closed. Another instance of the model may serve then.
+    /// Whether this instance is replaced or unloaded. Another instance of the model may serve then.
     retired: bool,
     closed: bool,
 }
@@ -110,10 +110,16 @@ impl Watchdog {
         }
     }
 
-    /// Records that the queue is closed: from now on, faults of the workers do not withdraw the readiness of the model,
-    /// which another instance may serve.
+    /// Records that this instance of the model is replaced or unloaded: from now on, the workers do not change the
+    /// readiness of the model, which another instance may serve.
     pub(super) fn retire(&self) {
         self.shared.lock().retired = true;
+    }
+
+    /// Writes the readiness of the model, which another instance may have written meanwhile.
+    pub(super) fn report_ready(&self) {
+        let state = self.shared.lock();
+        self.shared.metrics.ready.set(state.reported.0);
     }
 
     /// Returns why the model is not ready; `None` if it is.
@@ -187,8 +193,8 @@ impl Watched {
         let ready = state.seats.replaces && state.seats.unready().is_none();
         let now = (ready, state.seats.stuck());
         let before = std::mem::replace(&mut state.reported, now);
-        if now.0 != before.0 && (now.0 || !state.retired) {
-            self.metrics.ready.set(i64::from(now.0));
+        if now.0 != before.0 && !state.retired {
+            self.metrics.ready.set(now.0);
         }
         if now.1 != before.1 {
             let change = now.1.cast_signed() - before.1.cast_signed();

@@ -141,8 +141,12 @@ impl Drop for Ending<'_> {
         }
         let state = std::mem::replace(&mut self.state, State::NotLoaded);
         if self.entry.finish(state) && self.started.is_some() {
-            let gauge = self.shared.loads.metrics.loaded(self.entry.label());
-            gauge.set(i64::from(loaded));
+            let (metrics, label) = (&self.shared.loads.metrics, self.entry.label());
+            if loaded {
+                metrics.loaded(label).set(1);
+            } else {
+                metrics.unloaded(label);
+            }
         }
     }
 }
