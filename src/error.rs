@@ -255,6 +255,17 @@ pub enum ServeError {
         /// Name of the model.
         model: String,
     },
+    /// Requests still use too many instances of the model that were replaced.
+    #[error(
+        "requests still use {instances} former instances of the model `{}`: retry when these requests have ended",
+        shown(.model)
+    )]
+    ModelInUse {
+        /// Name of the model.
+        model: String,
+        /// Number of instances that were replaced or unloaded.
+        instances: usize,
+    },
     /// An operator's request to load a model failed.
     #[error("model `{}` could not be loaded: {}", shown(.model), shown_error(.reason))]
     ModelReloadFailed {

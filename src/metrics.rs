@@ -1,5 +1,8 @@
 //! Every metric of the server. Names end in base units; help texts are shown in `/metrics`.
 
+use std::collections::BTreeSet;
+use std::sync::RwLock;
+
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -7,6 +10,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 mod exposition;
+mod forget;
 mod gauges;
 mod histograms;
 mod labels;
@@ -21,7 +25,7 @@ mod triton;
 pub use exposition::Exposition;
 pub use labels::{Cut, Failure, ModelLabel, Rejection, ReloadResult, Stage, WorkerFailure};
 pub use loads::LoadMetrics;
-pub use model::{BatchMetrics, ModelMetrics};
+pub use model::{BatchMetrics, ModelMetrics, Ready};
 pub use progress::{ImageProgress, RequestProgress};
 pub use reloads::Reloads;
 pub use tls::TlsMetrics;
@@ -42,15 +46,15 @@ use triton::Triton;
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
+    /// Routes with requests to a model.
+    routes: RwLock<BTreeSet<String>>,
     request_duration: Histograms<RouteLabels>,
     stage_duration: Histograms<StageLabels>,
     batch_size: Histograms<ModelLabels>,
     batches: Family<CutLabels, Counter>,
     stopped_runs: Family<ModelLabels, Counter>,
-    stuck_workers: Family<ModelLabels, Gauge>,
     worker_failures: Family<FailureLabels, Counter>,
     worker_restarts: Family<ModelLabels, Counter>,
-    model_ready: Family<ModelLabels, Gauge>,
     tensor_pixels: Family<ModelLabels, Counter>,
     padding_pixels: Family<ModelLabels, Counter>,
     images: Family<ModelLabels, Counter>,
@@ -88,15 +92,14 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::default(),
             requests: Family::default(),
+            routes: RwLock::default(),
             request_duration: histograms::of_seconds(),
             stage_duration: histograms::of_seconds(),
             batch_size: histograms::of_images(),
             batches: Family::default(),
             stopped_runs: Family::default(),
-            stuck_workers: Family::default(),
             worker_failures: Family::default(),
             worker_restarts: Family::default(),
-            model_ready: Family::default(),
             tensor_pixels: Family::default(),
             padding_pixels: Family::default(),
             images: Family::default(),
@@ -200,7 +203,11 @@ impl Metrics {
         let help = "Runs of the network that were stopped at their time limit";
         registry.register("sightline_stopped_runs", help, self.stopped_runs.clone());
         let help = "Threads of workers that do not return although their run was stopped";
-        registry.register("sightline_stuck_workers", help, self.stuck_workers.clone());
+        registry.register(
+            "sightline_stuck_workers",
+            help,
+            self.loads.stuck_workers.clone(),
+        );
     }
 
     /// Registers the metrics of API keys and TLS files that are read again.
@@ -229,11 +236,14 @@ impl Metrics {
             self.worker_restarts.clone(),
         );
         let help = "1 if the model is ready, 0 from a stopped run to the next successful test run and while no worker is left";
-        registry.register("sightline_model_ready", help, self.model_ready.clone());
+        registry.register("sightline_model_ready", help, self.loads.ready.clone());
     }
 
     /// Counts a finished request and records its duration.
     pub fn request(&self, route: &str, status: u16, model: ModelLabel<'_>, seconds: f64) {
+        if !model.model.is_empty() {
+            self.note_route(route);
+        }
         let route = route.to_owned();
         let (model, variant) = (model.model.to_owned(), model.variant.to_owned());
         let labels = RouteLabels {
@@ -365,10 +375,13 @@ impl Metrics {
         BatchMetrics {
             size: self.batch_size.get_or_create(&labels).clone(),
             stopped_runs: self.stopped_runs.get_or_create(&labels).clone(),
-            stuck_workers: self.stuck_workers.get_or_create(&labels).clone(),
+            stuck_workers: self.loads.stuck_workers.get_or_create(&labels).clone(),
             failures: WorkerFailure::ALL.map(failures),
             restarts: self.worker_restarts.get_or_create(&labels).clone(),
-            ready: self.model_ready.get_or_create(&labels).clone(),
+            ready: Ready {
+                family: self.loads.ready.clone(),
+                labels: labels.clone(),
+            },
             tensor_pixels: self.tensor_pixels.get_or_create(&labels).clone(),
             padding_pixels: self.padding_pixels.get_or_create(&labels).clone(),
             batches: Cut::ALL.map(counter),

@@ -286,3 +286,19 @@ fn closing_does_not_wait_for_a_stuck_worker() {
     assert_eq!(setup.batcher.shared.places.used(), 0);
     setup.end.send(()).unwrap();
 }
+
+#[test]
+fn closing_makes_one_more_attempt_to_rebuild_for_the_images_that_wait() {
+    for (broken, expected) in [(&[1][..], Some(2.0)), (&[1, 2], None)] {
+        let mut setup = Setup::new(1, 2, broken);
+        assert!(matches!(setup.ask(PANIC), Err(BatchError::Panicked)));
+        eventually("the first attempt fails", || {
+            setup.batcher.unready() == Some(Unready::Failed)
+        });
+        let waiting = setup.submit(1.0, Duration::from_secs(30));
+        setup.batcher.close();
+        let reply = waiting.blocking_recv().unwrap();
+        let number = |reply: Reply| reply.outputs.f32("number").unwrap().data[0];
+        assert_eq!(reply.ok().map(number), expected);
+    }
+}

@@ -33,6 +33,7 @@ use tracing::Span;
 pub use error::BatchError;
 pub use queue::Policy;
 pub use seat::WatchedEngine;
+pub(crate) use seats::MAX_STUCK;
 pub use seats::Unready;
 pub use spare::Spare;
 pub use tensors::TensorCost;
@@ -164,6 +165,16 @@ impl Batcher {
     /// Returns why the model is not ready; `None` if it is. A model that is not ready may still process images.
     pub fn unready(&self) -> Option<Unready> {
         self.watchdog.unready()
+    }
+
+    /// Exports the readiness of the model, because this instance serves it from now on.
+    pub fn report_ready(&self) {
+        self.watchdog.report_ready();
+    }
+
+    /// Ends the export of the readiness, because this instance serves only the requests that it has.
+    pub fn retire(&self) {
+        self.watchdog.retire();
     }
 
     /// Makes all workers appear to be stuck, or idle.

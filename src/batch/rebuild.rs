@@ -76,12 +76,14 @@ pub(super) fn test(shared: &Shared, mut engine: WatchedEngine) -> Option<Worker>
     })
 }
 
-/// Gives the worker in `seat` a new engine. Repeats failed attempts, with growing pauses, until one succeeds. Returns
-/// `None` if the queue closes during a pause or is closed and empty, or if the worker has been replaced.
+/// Gives the worker in `seat` a new engine. Repeats failed attempts, with growing pauses, until one succeeds. When
+/// the queue closes, the next attempt follows immediately and is the last: images may wait. Returns `None` if it fails,
+/// if the queue is closed and empty, or if the worker has been replaced.
 pub(super) fn rebuild(shared: &Shared, mut seat: Seat) -> Option<Worker> {
     let mut pause = PAUSE.0;
     while !shared.is_finished() {
         let started = Instant::now();
+        let last = shared.is_closed();
         let attempt = attempt(shared, seat);
         let (model, worker) = (
             attempt.seat().watched().model.clone(),
@@ -110,9 +112,10 @@ pub(super) fn rebuild(shared: &Shared, mut seat: Seat) -> Option<Worker> {
                 seat = failed;
             }
         }
-        if !shared.pause(pause) {
+        if last {
             return None;
         }
+        shared.pause(pause);
         pause = (pause * 2).min(PAUSE.1);
     }
     None

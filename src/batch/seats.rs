@@ -13,7 +13,12 @@ use crate::engine::StopRuns;
 pub(super) const STUCK_AFTER: Duration = Duration::from_secs(2);
 /// Maximum number of stuck workers of a model that are replaced. Each of them keeps its engine and uses its CPU threads
 /// until it returns, so the number of images that can cost a thread is limited.
+/// Stuck workers of instances of the model that were replaced or unloaded count too.
 pub(super) const MAX_ABANDONED: usize = 3;
+/// Number of stuck threads from which on a model is not loaded again.
+pub(crate) const MAX_STUCK: usize = MAX_ABANDONED + 1;
+/// Time until the number of stuck workers of other instances is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Shortest time between the starts of two replacements.
 const HIRE_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -97,6 +102,9 @@ pub(super) struct Seats {
     hire_from: Instant,
     /// Whether the last replacement could not be started.
     refused: bool,
+    /// Time at which stuck workers may be replaced because those of other instances have returned. `None` if no worker
+    /// waits for this.
+    look_again: Option<Instant>,
 }
 
 impl Seats {
@@ -109,6 +117,7 @@ impl Seats {
             vacant: 0,
             hire_from: now,
             refused: false,
+            look_again: None,
         }
     }
 
@@ -192,8 +201,8 @@ impl Seats {
     }
 
     /// Stops the runs whose limit has passed at `now`, and gives up workers whose stopped runs do not return. Returns
-    /// what happened to which worker.
-    pub(super) fn act(&mut self, now: Instant) -> Vec<(usize, Event)> {
+    /// what happened to which worker. `elsewhere` is the number of stuck workers of other instances of the model.
+    pub(super) fn act(&mut self, now: Instant, elsewhere: usize) -> Vec<(usize, Event)> {
         let mut events = Vec::new();
         for (worker, seat) in &mut self.workers {
             match &seat.phase {
@@ -210,18 +219,20 @@ impl Seats {
                 _ => {}
             }
         }
-        self.abandon(&mut events);
+        self.abandon(elsewhere, &mut events);
+        let waits = self.replaces && elsewhere > 0 && self.count(Seat::is_blocked) > 0;
+        self.look_again = waits.then_some(now + LOOK_AGAIN);
         events
     }
 
     /// Makes the places of stuck workers vacant, as long as not too many workers were abandoned.
-    fn abandon(&mut self, events: &mut Vec<(usize, Event)>) {
+    fn abandon(&mut self, elsewhere: usize, events: &mut Vec<(usize, Event)>) {
         if !self.replaces {
             return;
         }
-        let mut free = MAX_ABANDONED.saturating_sub(self.count(Seat::is_abandoned));
+        let mut free = MAX_ABANDONED.saturating_sub(self.count(Seat::is_abandoned) + elsewhere);
         for (worker, seat) in &mut self.workers {
-            if free > 0 && seat.is_stuck() && !seat.is_abandoned() {
+            if free > 0 && seat.is_blocked() {
                 seat.standing = Standing::Abandoned;
                 self.vacant += 1;
                 free -= 1;
@@ -260,7 +271,7 @@ impl Seats {
             Phase::Running(due, _) | Phase::Stopped(due, _) => Some(due),
             Phase::Idle | Phase::Stuck(_) => None,
         });
-        runs.chain(self.hire_due()).min()
+        runs.chain(self.hire_due()).chain(self.look_again).min()
     }
 
     /// Returns whether a worker may still take batches, now or when its run has returned. A worker that is stuck is not
@@ -325,6 +336,11 @@ impl Seat {
 
     fn is_abandoned(&self) -> bool {
         self.standing == Standing::Abandoned
+    }
+
+    /// Returns whether the worker is stuck and keeps its place.
+    fn is_blocked(&self) -> bool {
+        self.is_stuck() && !self.is_abandoned()
     }
 }
 

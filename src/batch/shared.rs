@@ -45,14 +45,18 @@ impl Shared {
         state.closed && state.queue.is_empty()
     }
 
-    /// Waits for `time`. Returns `false`, immediately, when the queue closes.
-    pub(super) fn pause(&self, time: Duration) -> bool {
+    /// Returns whether the queue is closed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Waits for `time`, but not longer than until the queue closes.
+    pub(super) fn pause(&self, time: Duration) {
         let state = self.lock();
         let waited = self
             .closing
             .wait_timeout_while(state, time, |state| !state.closed);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        !state.closed
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// No code panics while it holds this lock.

@@ -56,7 +56,7 @@ struct State {
     first_run: Duration,
     /// Values of the gauges that were reported last: whether the model is ready, and the number of stuck workers.
     reported: (bool, usize),
-    /// Whether the queue is closed. Another instance of the model may serve then.
+    /// Whether this instance is replaced or unloaded. Another instance of the model may serve then.
     retired: bool,
     closed: bool,
 }
@@ -110,10 +110,16 @@ impl Watchdog {
         }
     }
 
-    /// Records that the queue is closed: from now on, faults of the workers do not withdraw the readiness of the model,
-    /// which another instance may serve.
+    /// Records that this instance of the model is replaced or unloaded: from now on, the workers do not change the
+    /// readiness of the model, which another instance may serve.
     pub(super) fn retire(&self) {
         self.shared.lock().retired = true;
+    }
+
+    /// Writes the readiness of the model, which another instance may have written meanwhile.
+    pub(super) fn report_ready(&self) {
+        let state = self.shared.lock();
+        self.shared.metrics.ready.set(state.reported.0);
     }
 
     /// Returns why the model is not ready; `None` if it is.
@@ -187,13 +193,20 @@ impl Watched {
         let ready = state.seats.replaces && state.seats.unready().is_none();
         let now = (ready, state.seats.stuck());
         let before = std::mem::replace(&mut state.reported, now);
-        if now.0 != before.0 && (now.0 || !state.retired) {
-            self.metrics.ready.set(i64::from(now.0));
+        if now.0 != before.0 && !state.retired {
+            self.metrics.ready.set(now.0);
         }
         if now.1 != before.1 {
             let change = now.1.cast_signed() - before.1.cast_signed();
             self.metrics.stuck_workers.inc_by(change as i64);
         }
+    }
+
+    /// Returns the number of stuck workers of other instances of the model: they were replaced or unloaded, but their
+    /// runs have not returned. All instances count in the same gauge.
+    fn stuck_elsewhere(&self, state: &State) -> usize {
+        let all = usize::try_from(self.metrics.stuck_workers.get()).unwrap_or(0);
+        all.saturating_sub(state.reported.1)
     }
 
     /// Creates an engine that replaces another one. Creates one at a time, so that workers which fail together do not
@@ -267,7 +280,8 @@ impl Watched {
         let mut state = self.lock();
         while !state.closed {
             let now = Instant::now();
-            let events = state.seats.act(now);
+            let elsewhere = self.stuck_elsewhere(&state);
+            let events = state.seats.act(now, elsewhere);
             let hired = state.seats.hire(now);
             if events.is_empty() && hired.is_none() {
                 state = self.sleep(state, now);

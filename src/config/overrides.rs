@@ -172,7 +172,14 @@ impl ServeConfig {
         ModelPlan::tuned(&merged.batching, self.cores, merged.intra_op_threads)
     }
 
-    /// Checks that each table `[models.NAME]` is for one of the models `served`.
+    /// Returns whether models can be added while the server runs without another signal than a change of their files:
+    /// settings may name such models.
+    pub fn adds_models(&self) -> bool {
+        self.models.is_empty() && (self.life_cycle.watch || self.admin_listen.is_some())
+    }
+
+    /// Checks that each table `[models.NAME]` is for one of the models `served`. If models can be added later, a table
+    /// whose name resembles none of them is only a warning in the log.
     ///
     /// # Errors
     /// [`ConfigError::UnknownModel`] for the first one that is not, or [`ConfigError::Several`].
@@ -181,11 +188,22 @@ impl ServeConfig {
         served.dedup();
         let unknown = self.overrides.keys();
         let unknown = unknown.filter(|name| !served.contains(&name.as_str()));
-        let errors = unknown.map(|name| ConfigError::UnknownModel {
-            hint: did_you_mean(nearest(name, served.iter().copied())),
-            model: name.clone(),
-            served: served.join(", "),
-        });
-        ConfigError::all(errors.collect())
+        let mut errors = Vec::new();
+        for name in unknown {
+            let near = nearest(name, served.iter().copied());
+            if near.is_none() && self.adds_models() {
+                tracing::warn!(
+                    model = name,
+                    "settings are for a model that is not served yet"
+                );
+                continue;
+            }
+            errors.push(ConfigError::UnknownModel {
+                hint: did_you_mean(near),
+                model: name.clone(),
+                served: served.join(", "),
+            });
+        }
+        ConfigError::all(errors)
     }
 }

@@ -397,6 +397,27 @@ fn a_table_of_a_model_that_is_not_served_is_an_error() {
 }
 
 #[test]
+fn a_table_of_a_model_that_may_be_added_is_no_error_unless_its_name_resembles_another() {
+    for (setting, allowed) in [
+        ("watch = true", true),
+        ("admin_listen = \"127.0.0.1:8082\"", true),
+        ("watch = true\nmodel = [\"birds\"]", false),
+        ("", false),
+    ] {
+        let check = |name: &str| {
+            let config = parse(&format!("{setting}\n[models.{name}]"));
+            config
+                .unwrap()
+                .resolve()
+                .unwrap()
+                .check_overrides(&["birds"])
+        };
+        assert_eq!(check("cats").is_ok(), allowed, "{setting}");
+        assert!(check("bird").is_err(), "{setting}");
+    }
+}
+
+#[test]
 fn an_error_does_not_quote_the_password_of_a_url() {
     for text in [
         "listen = \"https://user:secret@host",

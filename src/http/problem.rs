@@ -271,7 +271,9 @@ impl From<ServeError> for Problem {
                 Self::new(Code::model_loading, detail).retry(SHORT_WAIT)
             }
             ServeError::ModelUnloaded { .. } => Self::new(Code::model_unloaded, detail),
-            ServeError::ModelBusy { .. } => Self::new(Code::model_busy, detail).retry(SHORT_WAIT),
+            ServeError::ModelBusy { .. } | ServeError::ModelInUse { .. } => {
+                Self::new(Code::model_busy, detail).retry(SHORT_WAIT)
+            }
             ServeError::ModelReloadFailed { .. } => Self::new(Code::model_load_failed, detail),
             ServeError::ModelLoadFailed { retry_after, .. }
             | ServeError::ModelChanged { retry_after, .. } => {

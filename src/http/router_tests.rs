@@ -239,6 +239,7 @@ pub(super) fn fake_variant(
         own_operators: 0,
         load_time: Duration::ZERO,
         memory_bytes: None,
+        instance: Arc::default(),
     }
 }
 

@@ -16,6 +16,10 @@ pub struct LoadMetrics {
     loaded: Family<ModelLabels, Gauge>,
     seconds: Family<ModelLabels, Gauge<f64, AtomicU64>>,
     reloads: Family<ReloadLabels, Counter>,
+    /// Whether each loaded model is ready.
+    pub(super) ready: Family<ModelLabels, Gauge>,
+    /// Stuck threads of all instances of a model, also of those that were replaced or unloaded.
+    pub(super) stuck_workers: Family<ModelLabels, Gauge>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,6 +49,18 @@ impl LoadMetrics {
         self.loaded.get_or_create(&label.into()).clone()
     }
 
+    /// Returns the number of threads of a model that are stuck, also of its instances that were replaced or unloaded.
+    pub fn stuck(&self, label: ModelLabel<'_>) -> usize {
+        let stuck = self.stuck_workers.get(&label.into());
+        stuck.map_or(0, |gauge| usize::try_from(gauge.get()).unwrap_or(0))
+    }
+
+    /// Records that a model is not loaded any more, or could not be loaded: it is neither ready nor unready.
+    pub fn unloaded(&self, label: ModelLabel<'_>) {
+        self.loaded(label).set(0);
+        self.ready.remove(&label.into());
+    }
+
     /// Records how long a successful load took.
     pub fn took(&self, label: ModelLabel<'_>, seconds: f64) {
         self.seconds.get_or_create(&label.into()).set(seconds);
@@ -53,6 +69,21 @@ impl LoadMetrics {
     /// Counts an attempt to replace or to add a model.
     pub fn reload(&self, label: ModelLabel<'_>, result: ReloadResult) {
         self.reloads(label, result).inc();
+    }
+
+    /// Removes the metrics of a model.
+    pub(super) fn forget(&self, labels: &ModelLabels) {
+        self.loaded.remove(labels);
+        self.seconds.remove(labels);
+        self.ready.remove(labels);
+        self.stuck_workers.remove(labels);
+        for result in ReloadResult::ALL {
+            self.reloads.remove(&ReloadLabels {
+                model: labels.model.clone(),
+                variant: labels.variant.clone(),
+                result,
+            });
+        }
     }
 
     fn reloads(&self, label: ModelLabel<'_>, result: ReloadResult) -> Counter {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
@@ -34,6 +35,28 @@ impl ModelMetrics {
     }
 }
 
+/// The gauge `sightline_model_ready` of one model. It exists from the first call of [`Ready::set`] until the model is
+/// unloaded.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    pub(super) family: Family<ModelLabels, Gauge>,
+    pub(super) labels: ModelLabels,
+}
+
+impl Ready {
+    /// Sets the gauge to 1 if the model is ready, to 0 if not.
+    pub fn set(&self, ready: bool) {
+        let gauge = self.family.get_or_create(&self.labels);
+        gauge.set(i64::from(ready));
+    }
+
+    /// Returns the value of the gauge.
+    #[cfg(test)]
+    pub fn get(&self) -> i64 {
+        self.family.get(&self.labels).map_or(0, |gauge| gauge.get())
+    }
+}
+
 /// The metrics of one model's queue.
 #[derive(Debug, Clone)]
 pub struct BatchMetrics {
@@ -45,8 +68,8 @@ pub struct BatchMetrics {
     pub(super) failures: [Counter; WorkerFailure::ALL.len()],
     /// Number of new engines in the place of failed ones.
     pub restarts: Counter,
-    /// 1 if the model is ready, 0 if not.
-    pub ready: Gauge,
+    /// Whether the model is ready.
+    pub ready: Ready,
     pub(super) tensor_pixels: Counter,
     pub(super) padding_pixels: Counter,
     pub(super) batches: [Counter; Cut::ALL.len()],

@@ -203,3 +203,36 @@ fn every_metric_is_documented() {
         assert!(page.contains(&format!("`{name}")), "{name}");
     }
 }
+
+#[test]
+fn a_removed_model_leaves_no_metrics() {
+    let mut metrics = Metrics::new();
+    metrics.add_triton();
+    let label = ModelLabel {
+        model: "gone",
+        variant: "fp32",
+    };
+    metrics.request("/v1/classify", 200, label, 0.1);
+    metrics.rejected(Rejection::deadline, label);
+    metrics.cancelled(Stage::queue, label);
+    metrics.failed(Failure::OTHER, label);
+    metrics.model(label.model, label.variant);
+    let batch = metrics.batch(label.model, label.variant);
+    batch.ready.set(true);
+    metrics.loads.loaded(label).set(1);
+    metrics.loads.took(label, 1.0);
+    assert!(
+        metrics
+            .page()
+            .contains("sightline_model_ready{model=\"gone\"")
+    );
+    metrics.loads.unloaded(label);
+    assert!(
+        !metrics
+            .page()
+            .contains("sightline_model_ready{model=\"gone\"")
+    );
+    metrics.forget_model(label);
+    let page = metrics.page();
+    assert!(!page.contains("gone"), "{page}");
+}

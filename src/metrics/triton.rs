@@ -164,6 +164,30 @@ impl Triton {
         }
     }
 
+    /// Removes the metrics of a model.
+    pub(super) fn forget(&self, labels: &ModelLabels) {
+        for family in [
+            &self.success,
+            &self.inferences,
+            &self.executions,
+            &self.request,
+            &self.queue,
+            &self.input,
+            &self.infer,
+            &self.output,
+        ] {
+            family.remove(&labels.into());
+        }
+        for reason in Failure::ALL {
+            let VersionLabels { model, version } = labels.into();
+            self.failure.remove(&FailureLabels {
+                model,
+                version,
+                reason,
+            });
+        }
+    }
+
     /// Counts a failed request.
     pub(super) fn failed(&self, reason: Failure, model: ModelLabel<'_>) {
         let labels = FailureLabels {

@@ -104,6 +104,12 @@ impl Shared {
             variant: variant.unwrap_or(&first.source.variant).to_owned(),
             whole: variant.is_none(),
         };
+        let loads = offers.iter().map(|offer| &offer.source);
+        let mut loads = loads.filter(|source| source.variant == target.variant);
+        if let Some(instances) = loads.find_map(|source| self.loads.instances.too_many(source)) {
+            let model = model.to_owned();
+            return Err(ServeError::ModelInUse { model, instances });
+        }
         self.replace(model, offers, files, Some(&target)).await?;
         let snapshot = self.snapshot();
         Ok(Arc::clone(snapshot.named(reference)?))
@@ -148,9 +154,9 @@ impl Shared {
         for entry in snapshot.entries() {
             if entry.matches(reference) {
                 // Dropping the state may drop the model, which is freed in the background.
-                drop(entry.set(State::Unloaded));
+                entry.set(State::Unloaded).retire();
                 entry.report(None);
-                self.loads.metrics.loaded(entry.label()).set(0);
+                self.loads.metrics.unloaded(entry.label());
                 tracing::info!(model = entry.id(), "model unloaded");
             }
         }

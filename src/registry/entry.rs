@@ -40,6 +40,15 @@ pub(super) enum State {
     Unloaded,
 }
 
+impl State {
+    /// Ends the export of the readiness of a loaded model.
+    pub(super) fn retire(&self) {
+        if let Self::Loaded(model) = self {
+            model.batcher.retire();
+        }
+    }
+}
+
 /// Why the last attempt to load a network failed, as far as requests are told. The log has the
 /// reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,6 +247,11 @@ impl Entry {
         })
     }
 
+    /// Ends the export of the readiness of the loaded model, which is about to serve no new requests.
+    pub(super) fn retire(&self) {
+        self.state.borrow().retire();
+    }
+
     /// Drops the loaded model, so that a later request loads it again. Returns whether it was
     /// loaded.
     pub(super) fn evict(&self) -> bool {
@@ -249,6 +263,7 @@ impl Entry {
             }
             loaded
         });
+        let evicted = evicted.inspect(State::retire);
         evicted.is_some()
     }
 

@@ -120,7 +120,7 @@ impl Shared {
             }
             if entry.evict() {
                 used -= bytes;
-                self.loads.metrics.loaded(entry.label()).set(0);
+                self.loads.metrics.unloaded(entry.label());
                 let model = entry.id();
                 tracing::info!(model, memory_bytes = bytes, "model unloaded to make room");
             }

@@ -96,6 +96,7 @@ impl Shared {
 
     /// Loads the network of `entry`, which is requested for the first time.
     async fn load_for(&self, entry: &Entry) -> Result<LoadedModel, AttemptError> {
+        self.loads.check_loadable(entry.source())?;
         let expected = self.loads.models.expected(entry.source());
         self.evict_for(expected, &[])?;
         let (source, plan) = (entry.source().clone(), entry.plan());
@@ -140,8 +141,12 @@ impl Drop for Ending<'_> {
         }
         let state = std::mem::replace(&mut self.state, State::NotLoaded);
         if self.entry.finish(state) && self.started.is_some() {
-            let gauge = self.shared.loads.metrics.loaded(self.entry.label());
-            gauge.set(i64::from(loaded));
+            let (metrics, label) = (&self.shared.loads.metrics, self.entry.label());
+            if loaded {
+                metrics.loaded(label).set(1);
+            } else {
+                metrics.unloaded(label);
+            }
         }
     }
 }

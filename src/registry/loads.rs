@@ -15,14 +15,16 @@ use tokio_util::sync::CancellationToken;
 use super::entry::{Entry, Failure};
 use super::evict::{ModelMemory, OverModelMemory};
 use super::find::{Find, Found};
+use super::forget::Instances;
 use super::tensors::NoRoom;
 use super::threads::LoaderThreads;
-use super::{LoadedModel, ModelPlan};
+use super::{LoadedModel, ModelPlan, label};
+use crate::batch::MAX_STUCK;
 use crate::budget::{Budget, Permit};
 use crate::config::ConfigError;
 use crate::error::ServeError;
 use crate::memory::UNIT;
-use crate::metrics::LoadMetrics;
+use crate::metrics::{LoadMetrics, ModelLabel};
 use crate::store::ModelSource;
 
 /// Maximum number of requests that wait for models.
@@ -67,6 +69,9 @@ pub struct LoadJob {
 /// The function that loads a model. It is called on a thread that may block.
 type Load = dyn Fn(LoadJob) -> Result<LoadedModel, LoadFailure> + Send + Sync;
 
+/// The function that removes the metrics of a model.
+type Forget = dyn Fn(ModelLabel<'_>) + Send + Sync;
+
 /// Loads models, within limits.
 pub struct Loads {
     /// `None` if nothing is loaded.
@@ -84,6 +89,9 @@ pub struct Loads {
     memory: Budget,
     pub(super) models: ModelMemory,
     pub(super) metrics: LoadMetrics,
+    pub(super) instances: Instances,
+    /// Removes the metrics of a model that was removed. `None` if there are none.
+    forget: Option<Arc<Forget>>,
     /// End of the pause after a failed attempt. `None` before the first one.
     pause_end: Mutex<Option<Instant>>,
     /// Cancelled when the server stops.
@@ -97,6 +105,12 @@ pub(super) enum AttemptError {
     Load(#[from] LoadFailure),
     #[error("the thread that loaded the model panicked")]
     Panicked,
+    #[error("{0} threads are stuck in runs that cannot be stopped: restart the server")]
+    Stuck(usize),
+    #[error(
+        "requests still use {0} former instances of the model: retry when these requests have ended"
+    )]
+    InUse(usize),
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
     #[error(transparent)]
@@ -137,6 +151,8 @@ impl Loads {
             memory: Budget::new("loading", UNIT, u64::MAX),
             models: ModelMemory::default(),
             metrics: LoadMetrics::default(),
+            instances: Instances::default(),
+            forget: None,
             pause_end: Mutex::new(None),
             stopping: CancellationToken::new(),
         }
@@ -172,6 +188,22 @@ impl Loads {
     #[must_use]
     pub fn measured(self, metrics: LoadMetrics) -> Self {
         Self { metrics, ..self }
+    }
+
+    /// Sets what removes the metrics of a model that was removed.
+    #[must_use]
+    pub fn forgetting(self, forget: impl Fn(ModelLabel<'_>) + Send + Sync + 'static) -> Self {
+        Self {
+            forget: Some(Arc::new(forget)),
+            ..self
+        }
+    }
+
+    /// Removes the metrics of a model that was removed.
+    pub(super) fn forget(&self, label: ModelLabel<'_>) {
+        if let Some(forget) = &self.forget {
+            forget(label);
+        }
     }
 
     /// Makes waiting requests fail with [`ServeError::Draining`], and starts no further attempts. An
@@ -233,6 +265,22 @@ impl Loads {
         }
     }
 
+    /// Checks that `source` may be loaded again. Otherwise clients could create any number of stuck threads with a model
+    /// whose runs cannot be stopped, because each new instance would have new workers, and requests that take long could
+    /// keep any number of instances in memory.
+    ///
+    /// # Errors
+    /// [`AttemptError::Stuck`] if too many threads of the model are stuck, [`AttemptError::InUse`] if requests still use
+    /// too many former instances.
+    pub(super) fn check_loadable(&self, source: &ModelSource) -> Result<(), AttemptError> {
+        let stuck = self.metrics.stuck(label(source));
+        if stuck >= MAX_STUCK {
+            return Err(AttemptError::Stuck(stuck));
+        }
+        let instances = self.instances.too_many(source);
+        instances.map_or(Ok(()), |instances| Err(AttemptError::InUse(instances)))
+    }
+
     /// Waits until there are cores and memory to load `source`.
     pub(super) async fn turn(&self, source: &ModelSource, plan: &ModelPlan) -> Turn {
         let cores = self.cores.acquire(plan.intra_op_threads as u64).await;
@@ -268,6 +316,7 @@ impl Loads {
         let mut model = loaded.ok_or(AttemptError::Panicked)??;
         // The last request that uses the model may drop it on a thread that must not block.
         model.batcher.finish_in_background();
+        self.instances.add(&model);
         self.metrics
             .took(model.label(), model.load_time.as_secs_f64());
         Ok(model)
@@ -289,11 +338,14 @@ impl AttemptError {
     pub(super) fn failure(&self) -> Failure {
         match self {
             Self::Load(LoadFailure::Changed(_)) => Failure::Changed,
-            Self::Load(LoadFailure::Memory(_)) | Self::OverMemory(_) => Failure::Memory,
+            Self::Load(LoadFailure::Memory(_)) | Self::OverMemory(_) | Self::InUse(_) => {
+                Failure::Memory
+            }
             // The memory stays too small until another model is unloaded.
             Self::NoRoom(NoRoom::TooSmall(_)) => Failure::TensorMemory,
             Self::Load(LoadFailure::Other(_))
             | Self::Panicked
+            | Self::Stuck(_)
             | Self::NoRoom(NoRoom::Held(_))
             | Self::Default(_) => Failure::Other,
         }

@@ -24,6 +24,7 @@ pub use change::Changes;
 pub use entry::{Entry, LoadState};
 pub use evict::{ModelMemory, OverModelMemory};
 pub use find::{BrokenModel, Find, Found, Offer};
+pub use forget::Instance;
 pub use loads::{LoadFailure, LoadJob, Loads, MAX_WAITING};
 pub use models::{DefaultRules, Registry};
 use networks::Networks;
@@ -38,6 +39,7 @@ mod entry;
 mod evict;
 mod find;
 mod first_use;
+mod forget;
 mod loads;
 mod models;
 pub mod networks;
@@ -168,6 +170,8 @@ pub struct LoadedModel {
     /// Memory in bytes that the loaded model takes, as it was measured or estimated when it was
     /// loaded. `None` if it was not.
     pub memory_bytes: Option<u64>,
+    /// Marks this instance as alive until it is dropped.
+    pub instance: Instance,
 }
 
 /// Settings of a model's queue and workers, with defaults for those that the manifest does not set.
@@ -353,6 +357,7 @@ impl LoadedModel {
             own_operators,
             load_time,
             memory_bytes: None,
+            instance: Instance::default(),
         })
     }
 

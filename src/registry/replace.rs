@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use onnx_export::text::cut;
 
 use super::entry::Entry;
 use super::find::Offer;
@@ -18,6 +19,8 @@ use crate::store::Fingerprint;
 
 /// Maximum time to wait until the images in work leave memory for the tensors of a new model.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum number of characters of a model's name, which a client may have sent, that an error repeats.
+const MAX_SHOWN: usize = 64;
 
 impl Shared {
     /// Replaces the entries of the model `name` by `offers`, or adds them. Loads the variant `target`,
@@ -28,7 +31,7 @@ impl Shared {
     /// # Errors
     /// [`ServeError::ModelReloadFailed`], which is logged, counted and reported.
     pub(super) async fn replace(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         offers: Vec<Offer>,
         files: Fingerprint,
@@ -50,9 +53,7 @@ impl Shared {
         }
         for label in labels {
             self.loads.metrics.reload(label, ReloadResult::success);
-            self.loads.metrics.loaded(label).set(1);
         }
-        self.report_dropped(&before, &offers);
         let milliseconds = started.elapsed().as_millis() as u64;
         let event = if before.is_empty() {
             "model added"
@@ -65,14 +66,28 @@ impl Shared {
     }
 
     /// Records in the metrics that the variants of `before` that are not in `offers` are not loaded any more.
-    fn report_dropped(&self, before: &[Arc<Entry>], offers: &[Offer]) {
-        for entry in before {
-            let label = entry.label();
-            if !offers
-                .iter()
-                .any(|offer| offer.source.variant == label.variant)
-            {
-                self.loads.metrics.loaded(label).set(0);
+    fn report_dropped(self: &Arc<Self>, before: &[Arc<Entry>], offers: &[Offer]) {
+        let offered = |entry: &&Arc<Entry>| {
+            let mut variants = offers.iter().map(|offer| &offer.source.variant);
+            variants.any(|variant| *variant == entry.source().variant)
+        };
+        let dropped = before.iter().filter(|entry| !offered(entry));
+        let dropped: Vec<Arc<Entry>> = dropped.cloned().collect();
+        for entry in &dropped {
+            self.loads.metrics.unloaded(entry.label());
+        }
+        self.forget_later(&dropped);
+    }
+
+    /// Makes the metrics show `new` in the place of `leaving`, which serves only the requests that it has.
+    fn report_replaced(&self, leaving: &[Arc<Entry>], new: &[Arc<Entry>]) {
+        for entry in leaving {
+            entry.retire();
+        }
+        for entry in new {
+            if let Some(model) = entry.model() {
+                self.loads.metrics.loaded(entry.label()).set(1);
+                model.batcher.report_ready();
             }
         }
     }
@@ -96,7 +111,7 @@ impl Shared {
 
     /// Loads the networks that `plan` states, and publishes the new entries.
     async fn carry_out(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         offers: &[Offer],
         plan: &[Step],
@@ -125,6 +140,9 @@ impl Shared {
             .filter_map(|(offer, step)| step.entry(offer, &mut loaded))
             .collect();
         self.publish(|all| replaced(all, name, &entries))?;
+        // With the lock: the next change of a model may unload it.
+        self.report_replaced(&leaving, &entries);
+        self.report_dropped(before, offers);
         self.known().insert(name.to_owned(), files);
         self.use_freed_memory();
         Ok(())
@@ -162,6 +180,9 @@ impl Shared {
         offers: &[&Offer],
         leaving: &[Arc<Entry>],
     ) -> Result<Vec<LoadedModel>, AttemptError> {
+        for offer in offers {
+            self.loads.check_loadable(&offer.source)?;
+        }
         let expected = offers.iter().map(|offer| &offer.source);
         let expected = expected.map(|source| self.loads.models.expected(source));
         self.evict_for(expected.sum(), leaving)?;
@@ -267,7 +288,7 @@ fn replaced(all: &[Arc<Entry>], name: &str, entries: &[Arc<Entry>]) -> Vec<Arc<E
 
 fn reload_failed(model: &str, reason: &str) -> ServeError {
     ServeError::ModelReloadFailed {
-        model: model.to_owned(),
+        model: cut(model, MAX_SHOWN).to_owned(),
         reason: reason.to_owned(),
     }
 }

@@ -163,7 +163,7 @@ impl Shared {
 
     /// Removes the models that `found` does not have, unless they are only broken. Returns the number
     /// of removed models, and of those that stay because they are configured as default models.
-    async fn remove_missing(&self, found: &Found) -> (usize, usize) {
+    async fn remove_missing(self: &Arc<Self>, found: &Found) -> (usize, usize) {
         let names = found.names();
         let snapshot = self.snapshot();
         let mut gone: Vec<&str> = Vec::new();
@@ -192,7 +192,7 @@ impl Shared {
         now.is_ok_and(|now| !now.names().contains(&name))
     }
 
-    async fn remove(&self, name: &str) -> bool {
+    async fn remove(self: &Arc<Self>, name: &str) -> bool {
         let entries = self.snapshot().of_model(name);
         let _room = self.room.lock().await;
         let without = |all: &[Arc<Entry>]| {
@@ -206,8 +206,10 @@ impl Shared {
             return false;
         }
         for entry in &entries {
-            self.loads.metrics.loaded(entry.label()).set(0);
+            entry.retire();
+            self.loads.metrics.unloaded(entry.label());
         }
+        self.forget_later(&entries);
         self.known().remove(name);
         self.use_freed_memory();
         tracing::info!(model = name, "model removed, because its files are gone");

@@ -199,3 +199,14 @@ fn a_broken_link_is_an_error() {
     let message = store(models.path()).list().unwrap_err().to_string();
     assert!(message.contains("birds/model.toml"), "{message}");
 }
+
+#[test]
+fn a_file_is_hashed_in_parts() {
+    let models = birds();
+    let path = models.path().join("large");
+    let content: Vec<u8> = (0..200_000_u32).map(|number| number as u8).collect();
+    fs::write(&path, &content).unwrap();
+    let hash = |limit| Boundary::None.sha256(&path, limit);
+    assert_eq!(hash(200_000).unwrap(), crate::manifest::sha256(&content));
+    assert!(matches!(hash(199_999), Err(StoreError::TooLarge { .. })));
+}

@@ -3,6 +3,7 @@
 //! Each file is opened once. Its kind, its size and its real path are read from the open descriptor, so
 //! that no other file can take its place between a check and the read.
 
+use std::fmt::Write as _;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -10,11 +11,14 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use sha2::{Digest as _, Sha256};
 
 use super::{StoreError, labels};
 
 /// Maximum size of a manifest, label or ranges file in bytes.
 pub const MAX_TEXT_BYTES: u64 = 16 << 20;
+/// Size of the parts in which a file is read to compute its SHA-256, in bytes.
+const HASH_BUFFER: usize = 64 << 10;
 
 /// The folder that the files of a model must not leave through symbolic links.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +49,15 @@ impl Boundary {
     /// [`read_regular`].
     pub(super) fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, StoreError> {
         read(path, self.open(path)?, limit)
+    }
+
+    /// Returns the SHA-256 of a regular file of at most `limit` bytes inside this boundary, as 64 lower-case hexadecimal
+    /// digits. The file is read in parts, so that its size takes no memory.
+    ///
+    /// # Errors
+    /// As [`Boundary::read`].
+    pub(super) fn sha256(&self, path: &Path, limit: u64) -> Result<String, StoreError> {
+        sha256(path, self.open(path)?, limit)
     }
 
     /// Reads a text file of at most 16 MiB inside this boundary.
@@ -183,6 +196,31 @@ fn read(path: &Path, file: File, limit: u64) -> Result<Vec<u8>, StoreError> {
         return Err(too_large(path, limit));
     }
     Ok(bytes)
+}
+
+/// Returns the SHA-256 of an open file of at most `limit` bytes. `path` is its path for errors.
+fn sha256(path: &Path, file: File, limit: u64) -> Result<String, StoreError> {
+    check_size(path, &file, limit)?;
+    // A file can grow meanwhile.
+    let mut file = file.take(limit + 1);
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; HASH_BUFFER]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => hash.update(&buffer[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(cannot_read(path)(error)),
+        }
+    }
+    if file.limit() == 0 {
+        return Err(too_large(path, limit));
+    }
+    let mut digits = String::new();
+    for byte in hash.finalize() {
+        // Writing to a string cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+    }
+    Ok(digits)
 }
 
 /// Returns the size of an open file in bytes, or an error if it is above `limit`.

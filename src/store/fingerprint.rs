@@ -8,7 +8,6 @@ use std::time::SystemTime;
 
 use super::source::Origin;
 use super::{Boundary, MAX_ONNX_BYTES, ModelSource};
-use crate::manifest::sha256;
 
 /// Modification times, change times, sizes and, if they were computed, SHA-256 of the files of one model: the
 /// manifest, the labels, and the ONNX and ranges files of all variants. Empty for a model without
@@ -73,7 +72,7 @@ impl ModelSource {
         for (path, stamp) in &mut current.0 {
             let known = known.0.get(path).filter(|known| known.is_same_file(stamp));
             let known = known.and_then(|known| known.sha256.clone());
-            let read = || Some(sha256(&boundary.read(path, MAX_ONNX_BYTES).ok()?));
+            let read = || boundary.sha256(path, MAX_ONNX_BYTES).ok();
             stamp.sha256 = known.or_else(read);
         }
         current

@@ -50,8 +50,8 @@ fn a_run_is_stopped_at_its_limit_and_a_test_run_restores_readiness() {
     assert_eq!((seats.unready(), seats.due()), (None, None));
     let flag = begin(&mut seats, 0, now);
     assert_eq!(seats.due(), Some(now + SECOND));
-    assert_eq!((seats.act(now), seats.unready()), (vec![], None));
-    assert_eq!(seats.act(now + SECOND), [(0, Event::Stopped)]);
+    assert_eq!((seats.act(now, 0), seats.unready()), (vec![], None));
+    assert_eq!(seats.act(now + SECOND, 0), [(0, Event::Stopped)]);
     assert_eq!(seats.due(), Some(now + SECOND + STUCK_AFTER));
     assert_eq!(seats.unready(), Some(Unready::Stopped));
     assert!(flag.is_set() && !seats.is_down());
@@ -72,10 +72,13 @@ fn a_run_is_stopped_at_its_limit_and_a_test_run_restores_readiness() {
 fn a_stuck_worker_is_abandoned_and_replaced() {
     let (mut seats, now) = seats(1);
     let flag = begin(&mut seats, 0, now);
-    seats.act(now + SECOND);
+    seats.act(now + SECOND, 0);
     let stuck = now + SECOND + STUCK_AFTER;
     assert_eq!(seats.hire(stuck), None);
-    assert_eq!(seats.act(stuck), [(0, Event::Stuck), (0, Event::Abandoned)]);
+    assert_eq!(
+        seats.act(stuck, 0),
+        [(0, Event::Stuck), (0, Event::Abandoned)]
+    );
     assert_eq!(seats.unready(), Some(Unready::Stopped));
     assert!(seats.at_work() && !seats.is_down(), "a replacement follows");
     assert!(seats.due() <= Some(stuck));
@@ -91,7 +94,7 @@ fn a_stuck_worker_is_abandoned_and_replaced() {
     assert!(!flag.is_set());
     assert_eq!((seats.standing(0), seats.stuck()), (Standing::Abandoned, 0));
     seats.remove(0, false);
-    assert_eq!((seats.act(stuck), seats.hire(stuck)), (vec![], None));
+    assert_eq!((seats.act(stuck, 0), seats.hire(stuck)), (vec![], None));
 }
 
 #[test]
@@ -99,9 +102,9 @@ fn the_number_of_abandoned_threads_is_bounded() {
     let (mut seats, mut now) = seats(1);
     for worker in 0..=MAX_ABANDONED {
         begin(&mut seats, worker, now);
-        seats.act(now + SECOND);
+        seats.act(now + SECOND, 0);
         now += SECOND + STUCK_AFTER;
-        let events = seats.act(now);
+        let events = seats.act(now, 0);
         let replaced = events.contains(&(worker, Event::Abandoned));
         assert_eq!(replaced, worker < MAX_ABANDONED);
         let hired = seats.hire(now);
@@ -118,7 +121,7 @@ fn the_number_of_abandoned_threads_is_bounded() {
     // A thread that returns makes room for a replacement.
     seats.end(1);
     seats.remove(1, false);
-    assert_eq!(seats.act(now), [(MAX_ABANDONED, Event::Abandoned)]);
+    assert_eq!(seats.act(now, 0), [(MAX_ABANDONED, Event::Abandoned)]);
     let hired = seats.hire(now + HIRE_INTERVAL).unwrap();
     seats.hired(true);
     seats.prove(hired);
@@ -130,8 +133,11 @@ fn the_last_stuck_worker_continues_if_it_returns() {
     let (mut seats, now) = seats(1);
     seats.replaces = false;
     begin(&mut seats, 0, now);
-    seats.act(now + SECOND);
-    assert_eq!(seats.act(now + SECOND + STUCK_AFTER), [(0, Event::Stuck)]);
+    seats.act(now + SECOND, 0);
+    assert_eq!(
+        seats.act(now + SECOND + STUCK_AFTER, 0),
+        [(0, Event::Stuck)]
+    );
     assert!(seats.is_down());
     assert_eq!(seats.end(0), (true, true));
     assert_eq!(seats.standing(0), Standing::Withdrawn);
@@ -177,4 +183,21 @@ fn a_model_is_ready_while_one_of_its_workers_works() {
     assert!(seats.is_down());
     seats.prove(1);
     assert_eq!((seats.unready(), seats.is_down()), (None, false));
+}
+
+#[test]
+fn stuck_workers_of_other_instances_count_until_they_return() {
+    let (mut seats, now) = seats(1);
+    begin(&mut seats, 0, now);
+    seats.act(now + SECOND, MAX_ABANDONED);
+    let stuck = now + SECOND + STUCK_AFTER;
+    assert_eq!(seats.act(stuck, MAX_ABANDONED), [(0, Event::Stuck)]);
+    assert_eq!(seats.unready(), Some(Unready::Stuck { threads: 1 }));
+    assert!(seats.is_down());
+    assert_eq!(seats.due(), Some(stuck + LOOK_AGAIN));
+    let later = stuck + LOOK_AGAIN;
+    assert_eq!(seats.act(later, 2), [(0, Event::Abandoned)]);
+    assert_eq!(seats.hire(later), Some(1));
+    seats.act(later, 2);
+    assert_eq!(seats.due(), None);
 }

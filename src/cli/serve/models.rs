@@ -56,12 +56,13 @@ pub(super) fn registry(loader: Loader, store: ModelStore, served: Vec<Served>) -
     let (cycle, tensors) = (&config.life_cycle, loader.tensor_bytes);
     // A reference cycle: the app owns the registry, which owns this loader. Nothing more leaks, because `serve` never
     // drops the app.
-    let metrics = loader.app.metrics.loads.clone();
+    let (app, metrics) = (Arc::clone(&loader.app), loader.app.metrics.loads.clone());
     let loads = Loads::new(tensors, move |job| loader.load(job))
         .parallel(config.cores, memory)
         .finding(finder)
         .within(ModelMemory::new(cycle.memory, cycle.pinned.clone()))
-        .measured(metrics);
+        .measured(metrics)
+        .forgetting(move |model| app.metrics.forget_model(model));
     let defaults = DefaultRules {
         configured: config.default_models.clone(),
         named: !config.models.is_empty(),

@@ -8,6 +8,7 @@ use sightline::defaults::{self, Defaults};
 use sightline::engine::OnnxRuntime;
 use sightline::keys::KeyFile;
 use sightline::memory::BudgetOrigin;
+use sightline::nearest::nearest;
 use sightline::registry::Served;
 use sightline::store::{ModelRef, ModelSource, ModelStore, StoreError};
 use sightline::tls::Tls;
@@ -150,7 +151,8 @@ pub(in crate::cli) fn choose_loads(config: &ServeConfig, served: &mut [Served]) 
     }
 }
 
-/// Checks that every pinned model is served.
+/// Checks that every pinned model is served. If models can be added later, one whose name resembles that of no served
+/// model is only a warning in the log.
 pub(in crate::cli) fn check_pinned(
     config: &ServeConfig,
     served: &[Served],
@@ -158,10 +160,16 @@ pub(in crate::cli) fn check_pinned(
     for pin in &config.life_cycle.pinned {
         if !served.iter().any(|item| pin.names(&item.source)) {
             let ids: Vec<String> = served.iter().map(|item| item.source.id()).collect();
+            let pinned = pin.to_string();
+            let known = ids.iter().map(String::as_str).chain(served_names(served));
+            if config.adds_models() && nearest(&pinned, known).is_none() {
+                tracing::warn!(model = pinned, "pinned model is not served yet");
+                continue;
+            }
             return Err(ConfigError::Value {
                 setting: "pin",
                 expected: format!("the name of a served model ({})", ids.join(", ")),
-                got: pin.to_string(),
+                got: pinned,
             });
         }
     }
