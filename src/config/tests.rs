@@ -455,10 +455,6 @@ fn a_value_of_a_wrong_type_is_described_without_names_of_rust() {
             "max_images = [1]",
             "invalid type: list, expected a whole number",
         ),
-        (
-            "models = 1979-05-27",
-            "date or time, expected a table for each model",
-        ),
     ] {
         let message = error(text);
         assert!(message.contains(expected), "{text}: {message}");
