@@ -194,7 +194,7 @@ mod tests {
             frame(0x77, 1000),
         ]
         .concat();
-        let expected = HEAD + HEAD + HEAD + 0 + HEAD + 17 + 1009;
+        let expected = 4 * HEAD + 17 + 1009;
         for step in [1, 7, 9, 4096, frames.len()] {
             let mut parser = Parser::default();
             let overhead: usize = frames.chunks(step).map(|part| parser.overhead(part)).sum();
