@@ -17,6 +17,9 @@ const HEAD: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
+const PRIORITY: u8 = 2;
+/// Overhead of a PRIORITY frame, which is obsolete. Old clients send a few of them, and one for each request.
+const OBSOLETE: usize = 64;
 const PING: u8 = 6;
 /// Flag of a PING frame that answers a ping.
 const ACK: u8 = 1;
@@ -102,6 +105,7 @@ impl Parser {
             // A stream that is opened makes up for its head.
             HEADERS | CONTINUATION => HEAD,
             PING if flags & ACK != 0 && self.is_early_pong() => EARLY_PONG,
+            PRIORITY => OBSOLETE,
             _ => HEAD + self.skip,
         }
     }
@@ -190,7 +194,7 @@ mod tests {
             frame(0x77, 1000),
         ]
         .concat();
-        let expected = HEAD + HEAD + HEAD + 0 + HEAD + 17 + 1009;
+        let expected = 4 * HEAD + 17 + 1009;
         for step in [1, 7, 9, 4096, frames.len()] {
             let mut parser = Parser::default();
             let overhead: usize = frames.chunks(step).map(|part| parser.overhead(part)).sum();

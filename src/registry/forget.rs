@@ -44,7 +44,7 @@ impl Instances {
     /// there are too many of them to load another instance.
     pub(super) fn too_many(&self, source: &ModelSource) -> Option<usize> {
         let alive = self.alive(&source.id());
-        (alive >= MAX_INSTANCES).then_some(alive - 1)
+        (alive >= MAX_INSTANCES).then(|| alive - 1)
     }
 }
 
