@@ -119,7 +119,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        client.write_all(&[0; 2 * MAX_BURST]).unwrap();
+        client.write_all(&vec![0; 2 * MAX_BURST]).unwrap();
         // All bytes have arrived in the socket.
         let mut peeked = vec![0; 2 * MAX_BURST];
         while stream.peek(&mut peeked).await.unwrap() < peeked.len() {

@@ -21,9 +21,9 @@ const REPLACED_GRACE: Duration = Duration::from_millis(20);
 const MAX_UNPRODUCTIVE: usize = 1 << 20;
 /// Maximum overhead in bytes: frames that carry neither requests nor bodies, such as PING and SETTINGS.
 const MAX_OVERHEAD: usize = 32 << 10;
-/// Overhead that each stream makes up for: the head of its frame, WINDOW_UPDATE for its response, priorities and pings.
+/// Overhead that each stream makes up for: the head of its frame, `WINDOW_UPDATE` for its response, priorities and pings.
 const STREAM_OVERHEAD: usize = 128;
-/// Bytes of a response for each byte of overhead that they make up for. Clients that download send WINDOW_UPDATE frames.
+/// Bytes of a response for each byte of overhead that they make up for. Clients that download send `WINDOW_UPDATE` frames.
 const DOWNLOAD_PER_OVERHEAD: usize = 16;
 /// Number of streams that a client may reset before their responses, unless they are fewer than half of its streams.
 const MAX_RESETS: u32 = 100;
