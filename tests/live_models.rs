@@ -230,7 +230,7 @@ fn failures(models: &Models, live: &Live) {
         reply.text()
     );
     assert_eq!(live.classify("birds"), ok("two"));
-    assert_eq!(live.reloads("failure"), failed + 2.0);
+    assert_eq!(live.reloads("failure"), failed + 3.0);
     std::fs::create_dir(models.file("")).unwrap();
     std::fs::write(models.file("model.toml"), manifest).unwrap();
     models.install("one", "birds");

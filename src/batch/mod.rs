@@ -7,8 +7,8 @@
 //! removes images of one size from the queue to run them together. Batches therefore grow only while
 //! every worker is busy, unless `max_queue_delay_us` makes workers wait for fuller batches.
 //!
-//! A failure harms its batch only. The engine of the worker is tested or replaced ([`rebuild`]), and a worker that does
-//! not return is replaced by another one ([`watchdog`]).
+//! A failure harms its batch only. The engine of the worker is tested or replaced (`rebuild`), and a worker that does
+//! not return is replaced by another one (`watchdog`).
 //!
 //! What is *not* here: decoding, the meaning of model outputs, and HTTP.
 

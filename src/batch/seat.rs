@@ -85,7 +85,7 @@ impl Drop for Seat {
 
 impl WatchedEngine {
     /// Runs the batch as [`Engine::run`] does, and stops the run at `limit`. Afterwards the worker may have been
-    /// replaced, see [`Seat::standing`].
+    /// replaced, see `Seat::standing`.
     ///
     /// # Errors
     /// [`EngineError::Stopped`] if the run was stopped, [`EngineError::Panicked`] if the engine panicked, or else the

@@ -20,7 +20,7 @@ use crate::store::ModelRef;
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Address to listen on, as HOST:PORT or `unix:/PATH`; PORT alone is on 127.0.0.1, :PORT on all IPv4
-    /// addresses, [::]:PORT on all addresses; may be repeated [default: 127.0.0.1:8080]
+    /// addresses, `[::]:PORT` on all addresses; may be repeated [default: 127.0.0.1:8080]
     #[arg(
         long,
         env = "SIGHTLINE_LISTEN",

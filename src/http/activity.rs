@@ -60,7 +60,7 @@ pub(super) enum CloseReason {
     KeepAlive,
     /// The head of a request took longer than [`ConnectionTimeouts::head`].
     SlowHead,
-    /// The client reads its response at less than [`MIN_RATE`].
+    /// The client reads its response at less than `MIN_RATE`.
     SlowRead,
     /// The connection is idle and the server stops, or a response closes it.
     Unwanted,

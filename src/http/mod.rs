@@ -88,7 +88,7 @@ pub fn router(app: Arc<App>) -> Router {
 }
 
 /// Returns the router of the admin listener: probes, metrics and the control of models, with the same middleware but
-/// without CORS. Routes other than probes and metrics need an API key, if keys are configured; see [`Listener`].
+/// without CORS. Routes other than probes and metrics need an API key, if keys are configured; see `Listener`.
 pub fn admin_router(app: Arc<App>) -> Router {
     let [live, ready, metrics] = admin_routes();
     let [load, unload] = control_routes();

@@ -6,7 +6,7 @@
 //! from its hash.
 //!
 //! What is *not* here: types of a protocol, and status codes. A front end passes the values of its headers or metadata
-//! to [`presented`].
+//! to [`presented()`].
 
 mod digest;
 mod error;

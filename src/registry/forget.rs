@@ -16,7 +16,7 @@ const MAX_INSTANCES: usize = 3;
 /// Time until the instances of a removed model are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Keeps an instance of a model in [`Instances`].
+/// Keeps an instance of a model in `Instances`.
 pub type Instance = Arc<()>;
 
 /// The instances of each model, by `name@variant`, that are loaded or that requests still use.
