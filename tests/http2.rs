@@ -161,19 +161,22 @@ fn a_stop_finishes_the_streams_in_flight() {
     assert_eq!(code, Some(0), "{log}");
 }
 
+/// Arguments of curl for one HTTP/2 request.
+const CURL: [&str; 6] = [
+    "--silent",
+    "--noproxy",
+    "*",
+    "--max-time",
+    "60",
+    "--http2-prior-knowledge",
+];
+
 #[test]
 fn curl_speaks_http_2_by_prior_knowledge() {
     let server = Server::start(&[]);
     let image = common::path("photos/coffee_500x375.jpg");
     let output = Command::new("curl")
-        .args([
-            "--silent",
-            "--noproxy",
-            "*",
-            "--max-time",
-            "60",
-            "--http2-prior-knowledge",
-        ])
+        .args(CURL)
         .args(["--write-out", "\n%{http_version}", "--form"])
         .arg(format!("image=@{}", image.display()))
         .arg(server.url("/v1/classify?top_k=1"))
@@ -186,14 +189,7 @@ fn curl_speaks_http_2_by_prior_knowledge() {
     assert!(text.contains("espresso") && text.ends_with("\n2"), "{text}");
     // The host of the URLs on the index page is the one of the request.
     let output = Command::new("curl")
-        .args([
-            "--silent",
-            "--noproxy",
-            "*",
-            "--max-time",
-            "60",
-            "--http2-prior-knowledge",
-        ])
+        .args(CURL)
         .arg(server.url("/"))
         .output();
     let text = String::from_utf8(output.unwrap().stdout).unwrap();

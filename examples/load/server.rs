@@ -4,6 +4,7 @@ use std::fs::{read_dir, read_to_string};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -125,6 +126,16 @@ impl Server {
         let kib =
             kib.with_context(|| format!("no field `{field}` in the status of the server process"))?;
         Ok(kib / 1024.0)
+    }
+
+    /// Returns samples of the resident memory in MiB, one in each `period`, until `stop` is set.
+    pub(crate) fn resident_until(&self, stop: &AtomicBool, period: Duration) -> Vec<f64> {
+        let mut samples = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            samples.extend(self.memory("VmRSS"));
+            sleep(period);
+        }
+        samples
     }
 
     /// Resets the peak of the server's resident memory to the current value.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{scope, sleep};
+use std::thread::scope;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -241,14 +241,7 @@ fn drive(
             stop.store(true, Ordering::Relaxed);
             changed
         })?;
-        let sampling = spawn(scope, || {
-            let mut samples = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
-                samples.extend(server.memory("VmRSS"));
-                sleep(SAMPLE);
-            }
-            samples
-        })?;
+        let sampling = spawn(scope, || server.resident_until(&stop, SAMPLE))?;
         let tally = on_threads(CLIENTS, |index, tally| {
             let mut connection = Connection::new(server.address);
             let int8 = usize::from(index % 4 == 3);

@@ -86,14 +86,7 @@ fn drive(requests: u64, server: &Server, mix: &Mix, outcome: &Outcome) -> Result
     let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let stalled = Mutex::new(VecDeque::new());
     let samples = scope(|scope| -> Result<_> {
-        let sampling = spawn(scope, || {
-            let mut samples = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
-                samples.extend(server.memory("VmRSS"));
-                sleep(SAMPLE);
-            }
-            samples
-        })?;
+        let sampling = spawn(scope, || server.resident_until(&stop, SAMPLE))?;
         let sent = on_threads(CLIENTS, |_, valid| {
             let mut client = Client {
                 server,
