@@ -316,9 +316,10 @@ impl Seats {
         self.workers.values().filter(|seat| condition(seat)).count()
     }
 
-    /// Makes all workers appear to be stuck, or idle.
+    /// Makes all workers appear to be stuck, or idle. Workers that appear to be stuck are not replaced.
     #[cfg(test)]
     pub(super) fn pretend_stuck(&mut self, stuck: bool) {
+        self.replaces = !stuck;
         for seat in self.workers.values_mut() {
             seat.phase = if stuck {
                 Phase::Stuck(Arc::new(crate::engine::Unstoppable))
