@@ -1,0 +1,1 @@
+//! Messages and services of the Open Inference Protocol over gRPC.
