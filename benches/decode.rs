@@ -51,7 +51,9 @@ fn main() {
         files.extend(entries.map(|entry| entry.unwrap().path()));
         files.sort();
     }
-    println!("file, scale, coding, megapixels, ns per pixel (predicted), bytes per pixel (predicted)");
+    println!(
+        "file, scale, coding, megapixels, ns per pixel (predicted), bytes per pixel (predicted)"
+    );
     for file in files {
         for scale in Scale::ALL {
             let itself = std::env::current_exe().unwrap();

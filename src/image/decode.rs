@@ -7,8 +7,8 @@
 use image::{ImageBuffer, RgbImage};
 
 use super::{
-    DecodedImage, ImageError, ImageFormat, ImageHeader, ImageSize, Placement, Scale, bmp, gif, jpeg,
-    png, probe, webp,
+    DecodedImage, ImageError, ImageFormat, ImageHeader, ImageSize, Placement, Scale, bmp, gif,
+    jpeg, png, probe, webp,
 };
 use crate::cancel::{Cancel, Cancelled, Pace};
 use crate::helpers::Helpers;

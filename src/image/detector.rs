@@ -172,11 +172,7 @@ struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     /// Returns the lines of the columns `span` of `image`, stretched to `to` samples.
-    fn new(
-        (image, span): (&'a RgbImage, Span),
-        tables: &'a [[f32; 256]; 3],
-        to: u32,
-    ) -> Self {
+    fn new((image, span): (&'a RgbImage, Span), tables: &'a [[f32; 256]; 3], to: u32) -> Self {
         let columns = (image.width(), span);
         let taps: Vec<Tap> = (0..to).map(|x| Tap::new(x, columns, to)).collect();
         let line = vec![0.0; 3 * taps.len()];

@@ -8,7 +8,8 @@ use safetensors::SafeTensors;
 
 use super::{
     DecodeOptions, DetectorResize, DetectorSize, DetectorTransform, ImageError, ImageSize,
-    Normalizer, Orientation, Placement, PreparedImage, bounded_size, decode, padded_size, reference,
+    Normalizer, Orientation, Placement, PreparedImage, bounded_size, decode, padded_size,
+    reference,
 };
 use crate::cancel::Cancel;
 

@@ -79,7 +79,12 @@ mod tests {
         times.record(Coding::WebPLossy, Scale::Full, 1_000_000, Duration::ZERO);
         assert_eq!(times.corrected(Coding::WebPLossy, Scale::Full, 1000), 250);
         for _ in 0..100 {
-            times.record(Coding::WebPLossy, Scale::Full, 1000, Duration::from_millis(1));
+            times.record(
+                Coding::WebPLossy,
+                Scale::Full,
+                1000,
+                Duration::from_millis(1),
+            );
         }
         assert_eq!(times.corrected(Coding::WebPLossy, Scale::Full, 1000), 4000);
     }

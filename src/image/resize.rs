@@ -14,9 +14,9 @@
 
 use image::RgbImage;
 
+use super::ImageSize;
 use super::axis::Axis;
 use super::decoded::Placement;
-use super::ImageSize;
 use super::passes::{filter_columns, filter_rows};
 use crate::cancel::{Cancel, Cancelled};
 use crate::manifest::Filter;

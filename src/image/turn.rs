@@ -143,7 +143,9 @@ mod tests {
                 let turn = Turn::from_exif(value).unwrap();
                 let mut expected = DynamicImage::ImageRgb8(image.clone());
                 expected.apply_orientation(turn);
-                let got = Steps::of(turn).apply(image.clone(), &Cancel::never()).unwrap();
+                let got = Steps::of(turn)
+                    .apply(image.clone(), &Cancel::never())
+                    .unwrap();
                 assert!(got == expected.into_rgb8(), "{turn:?} of {width}x{height}");
             }
         }

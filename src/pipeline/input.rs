@@ -13,9 +13,9 @@ use crate::cancel::Cancel;
 use crate::error::ServeError;
 use crate::helpers::Helpers;
 use crate::image::{
-    Coding, DecodeCost, DecodeJob, DecodeOptions, DecodeTimes, DecodedImage, ImageError, ImageHeader,
-    ImageSize, MAX_INPUT_PIXELS, Orientation, PreparedImage, Preprocessor, Scale, check_density,
-    check_pixels, decode_scaled, probe,
+    Coding, DecodeCost, DecodeJob, DecodeOptions, DecodeTimes, DecodedImage, ImageError,
+    ImageHeader, ImageSize, MAX_INPUT_PIXELS, Orientation, PreparedImage, Preprocessor, Scale,
+    check_density, check_pixels, decode_scaled, probe,
 };
 use crate::pool::{ImagePool, JobCost, is_long};
 
@@ -81,7 +81,9 @@ impl EncodedImage {
     /// Lets the image be decoded at a reduced scale if the input of `preprocessor` is much smaller.
     /// Results stay in pixels of the whole image.
     fn decode_fast(&mut self, preprocessor: &Preprocessor) {
-        self.scale = self.header.scale(preprocessor.fast_scale(self.upright_size()));
+        self.scale = self
+            .header
+            .scale(preprocessor.fast_scale(self.upright_size()));
     }
 
     /// Returns the size of the decoded image at full scale: after its orientation is applied, unless

@@ -346,4 +346,3 @@ fn traced<P: Postprocess>(
     }
     Ok(output)
 }
-

@@ -6,8 +6,8 @@ use super::super::bytes::u16_be;
 use super::super::orientation::{self, EXIF_PREFIX};
 use super::super::{Coding, ImageError, ImageFormat, ImageHeader, ImageSize};
 use super::check::{PROGRESSIVE, SCAN, is_frame};
-use super::{CAN_SCALE, damaged};
 use super::segments::Segments;
+use super::{CAN_SCALE, damaged};
 
 const APP1: u8 = 0xE1;
 /// Prefix of the payload of an APP1 segment that holds XMP.

@@ -3,10 +3,16 @@
 //! selects a decoder whose pixels differ slightly from those of Pillow.
 
 mod check;
+#[cfg(feature = "libjpeg-turbo")]
+mod color;
 mod header;
 #[cfg(feature = "libjpeg-turbo")]
 mod inks;
+#[cfg(feature = "libjpeg-turbo")]
+mod planes;
 mod segments;
+#[cfg(feature = "libjpeg-turbo")]
+mod sequential;
 #[cfg(feature = "libjpeg-turbo")]
 mod turbo;
 #[cfg(feature = "zune-jpeg")]

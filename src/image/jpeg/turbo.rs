@@ -5,9 +5,10 @@ use libjpeg_turbo_rs::common::types::DecodeLimits;
 use libjpeg_turbo_rs::{ColorSpace, Decoder, JpegError, PixelFormat, ScalingFactor};
 
 use super::super::decode::rgb_len;
+use super::sequential::Plan;
 use super::{damaged, inks, unsupported};
 use crate::cancel::Cancel;
-use crate::image::{DecodeJob, ImageError, ImageSize};
+use crate::image::{DecodeJob, ImageError, ImageSize, Scale};
 
 /// Maximum number of scans of a JPEG file; a file with more is rejected. Progressive files usually
 /// have about ten. The limit is needed because each scan costs a pass over all blocks of the image,
@@ -47,6 +48,11 @@ pub(super) fn decode(
     }
     if frame.components.len() == 4 {
         return four_components(decoder, job.cancel);
+    }
+    if job.scale == Scale::Eighth
+        && let Some(plan) = Plan::read(bytes)
+    {
+        return plan.decode(decoder.jpeg_color_space(), job.cancel);
     }
     if let Ok(factor) = ScalingFactor::try_new(1, job.scale.divisor()) {
         decoder.set_scale(factor);

@@ -51,7 +51,8 @@ mod tests {
             let size = super::super::header(&bytes).unwrap().size;
             let cancel = Cancel::never();
             let decode = [turbo::decode, decode];
-            let [exact, other] = decode.map(|f| f(&bytes, size, DecodeJob::alone(&cancel)).unwrap());
+            let [exact, other] =
+                decode.map(|f| f(&bytes, size, DecodeJob::alone(&cancel)).unwrap());
             let differences = exact.iter().zip(&other).map(|(a, b)| a.abs_diff(*b));
             let most = differences.clone().max();
             let sum: u64 = differences.map(u64::from).sum();
