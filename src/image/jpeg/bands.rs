@@ -227,6 +227,7 @@ struct Decoded {
 }
 
 /// The units of a file and the restart markers among them.
+#[derive(Clone, Copy)]
 struct Layout {
     /// Rows of pixels of a unit.
     unit_rows: usize,
@@ -421,7 +422,7 @@ mod tests {
             height: 1100,
         };
         let mut file = file(size, SAMPLINGS[2], 4);
-        let adobe = [&[0xFF, ADOBE, 0x7F, 0xFF][..], &[0; 0x7FFD]].concat();
+        let adobe = [vec![0xFF, ADOBE, 0x7F, 0xFF], vec![0; 0x7FFD]].concat();
         file.splice(2..2, adobe);
         assert!(Bands::with(&file, size, 1_000).is_none());
     }
