@@ -40,8 +40,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use sightline::cache::Cache;
 use sightline::config::{
-    ConfigError, DEFAULT_LOG, LoadLimits, LogFormat, PrecisionChoice, Settings, check_filter,
+    CacheChoice, ConfigError, DEFAULT_LOG, LoadLimits, LogFormat, PrecisionChoice, Settings, check_filter,
     redacted,
 };
 use sightline::engine::{OnnxRuntime, find_library};
@@ -249,6 +250,21 @@ impl LoadArgs {
     /// Returns the limits, with defaults for flags that are not set.
     fn limits(&self) -> Result<LoadLimits, ConfigError> {
         LoadLimits::new(self.load_timeout_ms, self.load_memory_bytes)
+    }
+}
+
+/// The flag that sets where optimized networks are cached. `serve` has the same flag in `Settings`.
+#[derive(Debug, Clone, Args)]
+struct CacheArgs {
+    /// Folder in which optimized networks are cached, so that later starts are faster; `off` to cache nothing [default:
+    /// `$XDG_CACHE_HOME/sightline`, else `$HOME/.cache/sightline`]
+    #[arg(long, env = "SIGHTLINE_CACHE", value_name = "DIR|off")]
+    cache: Option<CacheChoice>,
+}
+
+impl CacheArgs {
+    fn cache(&self) -> Cache {
+        CacheChoice::cache(self.cache.clone())
     }
 }
 

@@ -3,7 +3,7 @@
 //! ONNX Runtime executes parts of a network while it optimizes the network. A hostile file can therefore make loading
 //! endless, or make it take any amount of memory, and neither can be stopped within a process. The child optimizes the
 //! network, runs it once, and returns the optimized graph. The parent creates its sessions from that graph, without
-//! optimizing again.
+//! optimizing again. A graph that was returned under the same conditions before comes from the start-up cache.
 
 mod child;
 mod message;
@@ -17,8 +17,10 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use onnx_export::{Stage, Stages};
+use bytes::Bytes;
+use onnx_export::Stages;
 use rustix::process::Signal;
+use sightline::cache::{Cache, Key, Stored, TrialConditions};
 use sightline::config::LoadLimits;
 use sightline::engine::{OnnxRuntime, OptimizedGraph};
 use sightline::memory::memory_limit;
@@ -31,7 +33,7 @@ use sightline::store::{ModelSource, Origin};
 
 use super::log;
 pub(super) use child::{TrialArgs, run};
-use message::{Order, Outcome, read_head, read_part, write};
+use message::{Order, Outcome, read_head, write};
 
 /// Constant part of the default memory limit of the child process, in bytes.
 const BASE_MEMORY: u64 = 2 << 30;
@@ -70,85 +72,205 @@ pub(super) struct TooLittleMemory {
     free: u64,
 }
 
-/// Loads the model `source`. A model from files is first loaded in a child process within `limits`. `free` is the
-/// memory in bytes that loading may take beside a server that has responded to requests already; `None` if only
-/// `limits` apply.
-///
-/// # Errors
-/// If the model cannot be loaded, or not within `limits`; the error names the model. [`TooLittleMemory`] is in its
-/// chain if `free` is certainly too small.
-pub(super) fn load(
-    source: ModelSource,
-    runtime: &OnnxRuntime,
-    plan: ModelPlan,
-    limits: LoadLimits,
-    free: Option<u64>,
-    metrics: &Metrics,
-) -> Result<LoadedModel> {
-    let plan = ModelPlan {
-        warm_up_limit: limits.timeout,
-        ..plan
-    };
-    if !matches!(source.origin, Origin::Files { .. }) {
+/// How models are loaded.
+pub(super) struct Loading<'a> {
+    pub(super) runtime: &'a OnnxRuntime,
+    /// Limits of the child process.
+    pub(super) limits: LoadLimits,
+    /// Memory in bytes that loading may take beside a server that has responded to requests already. `None` if only
+    /// `limits` apply.
+    pub(super) free: Option<u64>,
+    pub(super) metrics: &'a Metrics,
+    pub(super) cache: &'a Cache,
+}
+
+/// The optimized networks of a model, and what loading has learned about it.
+struct Trial {
+    stages: Stages<OptimizedGraph>,
+    /// Memory in bytes of one worker without the weights that workers share. 0 if it is not known.
+    worker_bytes: u64,
+    /// The key of the cache entry to write. `None` if the networks come from the cache, or if there is none.
+    key: Option<Key>,
+}
+
+impl From<Stored> for Trial {
+    fn from(stored: Stored) -> Self {
+        Self {
+            stages: stored.stages,
+            worker_bytes: stored.worker_bytes,
+            key: None,
+        }
+    }
+}
+
+impl Loading<'_> {
+    /// Loads the model `source`. A model from files that is not in the cache is first loaded in a child process.
+    ///
+    /// # Errors
+    /// If the model cannot be loaded, or not within the limits; the error names the model. [`TooLittleMemory`] is in its
+    /// chain if the free memory is certainly too small.
+    pub(super) fn load(&self, source: ModelSource, plan: ModelPlan) -> Result<LoadedModel> {
+        let plan = ModelPlan {
+            warm_up_limit: self.limits.timeout,
+            ..plan
+        };
+        if matches!(source.origin, Origin::Files { .. }) {
+            return self.load_files(source, plan);
+        }
         let before = ProcessUsage::now().resident_bytes;
-        let mut model = LoadedModel::load(source, runtime, plan, metrics)?;
+        let mut model = self.load_here(source, plan)?;
         let after = ProcessUsage::now().resident_bytes;
         model.memory_bytes = Some(after.saturating_sub(before));
-        return Ok(model);
+        Ok(model)
     }
-    let started = Instant::now();
-    let model = source.id();
-    let Trial {
-        graphs,
-        worker_bytes,
-    } = optimize(&source, runtime, plan, limits, free)
-        .with_context(|| format!("cannot load model `{model}`"))?;
-    tracing::debug!(
-        trial_ms = started.elapsed().as_millis() as u64,
-        "model optimized by a child process"
+
+    /// Loads a model whose graphs come from this binary, from the cache or in this process.
+    fn load_here(&self, source: ModelSource, plan: ModelPlan) -> Result<LoadedModel, LoadError> {
+        let started = Instant::now();
+        let key = self.key(|| Key::built_in(&source, self.runtime));
+        let model = source.id();
+        if let Some(stored) = key.and_then(|key| self.cache.get(&key, &model)) {
+            match self.start(source.clone(), stored.stages, plan, started) {
+                Ok((model, _)) => return Ok(model),
+                Err(error) => warn_unusable(&error),
+            }
+        }
+        let runtime = self.runtime.with_threads(plan.intra_op_threads);
+        let prepare = || {
+            let detector = Detector::of(&source.manifest)?;
+            Networks::prepare(&source, detector.as_ref(), &runtime)
+        };
+        let named = |reason| LoadError {
+            model: model.clone(),
+            reason,
+        };
+        let networks = prepare().map_err(named)?;
+        let loaded =
+            LoadedModel::with_networks(source, &networks, plan, self.metrics, started)?;
+        if let Some(key) = key {
+            self.cache.put(key, &networks, 0, &model);
+        }
+        Ok(loaded)
+    }
+
+    /// Loads a model from files, from the cache or first in a child process.
+    fn load_files(&self, source: ModelSource, plan: ModelPlan) -> Result<LoadedModel> {
+        let started = Instant::now();
+        let id = source.id();
+        let trial = self.optimize(&source, plan);
+        let trial = trial.with_context(|| format!("cannot load model `{id}`"))?;
+        tracing::debug!(
+            trial_ms = started.elapsed().as_millis() as u64,
+            "model optimized by a child process or found in the start-up cache"
+        );
+        let weights: u64 = trial.stages.iter().map(|stage| stage.content.bytes()).sum();
+        let (model, networks) = match self.start(source.clone(), trial.stages, plan, started) {
+            Err(error) if trial.key.is_none() && !self.cache.is_off() => {
+                warn_unusable(&error);
+                let uncached = Self {
+                    cache: &Cache::off(),
+                    ..*self
+                };
+                return uncached.load_files(source, plan);
+            }
+            loaded => loaded?,
+        };
+        if let Some(key) = trial.key {
+            self.cache.put(key, &networks, trial.worker_bytes, &id);
+        }
+        let workers = trial.worker_bytes.saturating_mul(plan.instances as u64);
+        Ok(LoadedModel {
+            memory_bytes: Some(workers.saturating_add(weights)),
+            ..model
+        })
+    }
+
+    /// Starts the workers of a model whose optimized networks are `stages`.
+    fn start(
+        &self,
+        source: ModelSource,
+        stages: Stages<OptimizedGraph>,
+        plan: ModelPlan,
+        started: Instant,
+    ) -> Result<(LoadedModel, Networks), LoadError> {
+        let runtime = self.runtime.with_threads(plan.intra_op_threads);
+        let join = || {
+            let detector = Detector::of(&source.manifest)?;
+            Networks::prepare_optimized(stages, detector.as_ref(), &runtime)
+        };
+        let networks = join().map_err(|reason| LoadError {
+            model: source.id(),
+            reason,
+        })?;
+        let model = LoadedModel::with_networks(source, &networks, plan, self.metrics, started)?;
+        Ok((model, networks))
+    }
+
+    /// Returns the key that `make` returns, if models are cached.
+    fn key(&self, make: impl FnOnce() -> Option<Key>) -> Option<Key> {
+        if self.cache.is_off() { None } else { make() }
+    }
+
+    /// Returns the optimized networks of the model `source` from the cache, or from a child process that loads the
+    /// model.
+    fn optimize(&self, source: &ModelSource, plan: ModelPlan) -> Result<Trial> {
+        let size = source.file_bytes().unwrap_or_default();
+        let left = self.free.map(|free| left_for_child(free, size));
+        let left = left.transpose()?.unwrap_or(u64::MAX);
+        let graphs = source.graphs().map_err(LoadReason::from)?;
+        let conditions = TrialConditions {
+            timeout: self.limits.timeout,
+            memory: self.limits.memory,
+            max_batch_size: plan.max_batch_size,
+            intra_op_threads: plan.intra_op_threads,
+        };
+        let key = self.key(|| Key::from_files(source, &graphs, conditions, self.runtime));
+        if let Some(stored) = key.and_then(|key| self.cache.get(&key, &source.id())) {
+            return Ok(stored.into());
+        }
+        let size: usize = graphs.iter().map(|graph| graph.content.len()).sum();
+        let limit = self.limits.memory.unwrap_or_else(|| default_memory(size as u64));
+        let (memory_bytes, advice) = if left < limit {
+            (left, LACK_ADVICE)
+        } else {
+            (limit, "--load-memory-bytes raises this limit")
+        };
+        let order = order(source, &graphs, plan, memory_bytes)?;
+        let mut input = memory_file("model")?;
+        write(&mut input, &order, graphs.iter().map(|g| &g.content[..]))?;
+        drop(graphs);
+        input.rewind()?;
+        let mut output = memory_file("optimized")?;
+        let mut child = start(self.runtime.library(), input, output.try_clone()?)?;
+        let (status, log) = finish(&mut child, self.limits.timeout)?;
+        crate::cli::log::forward(&log);
+        output.rewind()?;
+        let result = outcome(output, status);
+        let stored = result.map_err(|error| explain_memory(error, &log, memory_bytes, advice))?;
+        Ok(Trial {
+            key,
+            ..stored.into()
+        })
+    }
+}
+
+fn warn_unusable(error: &LoadError) {
+    tracing::warn!(
+        error = error as &dyn std::error::Error,
+        "start-up cache entry cannot be loaded: the model is optimized again"
     );
-    let weights: usize = graphs.iter().map(|stage| stage.content.graph.len()).sum();
-    let runtime = runtime.with_threads(plan.intra_op_threads);
-    let join = || {
-        let detector = Detector::of(&source.manifest)?;
-        Networks::prepare_optimized(graphs, detector.as_ref(), &runtime)
-    };
-    let networks = join().map_err(|reason| LoadError { model, reason })?;
-    let mut model = LoadedModel::with_networks(source, &networks, plan, metrics, started)?;
-    let workers = worker_bytes.saturating_mul(plan.instances as u64);
-    model.memory_bytes = Some(workers.saturating_add(weights as u64));
-    Ok(model)
 }
 
-/// The result of a child process that has loaded a model.
-struct Trial {
-    /// The optimized graphs, which have the weights.
-    graphs: Stages<OptimizedGraph>,
-    /// Memory in bytes of one worker without the weights that workers share.
-    worker_bytes: u64,
-}
-
-/// Loads the model `source` in a child process, and returns its optimized graphs and its memory.
-fn optimize(
+/// Returns what the child process is to load: the model `source`, whose stages are `graphs`, within `memory_bytes` bytes
+/// of memory.
+fn order(
     source: &ModelSource,
-    runtime: &OnnxRuntime,
+    graphs: &Stages<Bytes>,
     plan: ModelPlan,
-    limits: LoadLimits,
-    free: Option<u64>,
-) -> Result<Trial> {
-    let size = source.file_bytes().unwrap_or_default();
-    let left = free.map(|free| left_for_child(free, size));
-    let left = left.transpose()?.unwrap_or(u64::MAX);
-    let graphs = source.graphs().map_err(LoadReason::from)?;
-    let size: usize = graphs.iter().map(|graph| graph.content.len()).sum();
-    let limit = limits.memory.unwrap_or_else(|| default_memory(size as u64));
-    let (memory_bytes, advice) = if left < limit {
-        (left, LACK_ADVICE)
-    } else {
-        (limit, "--load-memory-bytes raises this limit")
-    };
+    memory_bytes: u64,
+) -> Result<Order> {
     let parent = rustix::process::getpid();
-    let order = Order {
+    Ok(Order {
         parent: parent.as_raw_nonzero().get(),
         memory_bytes,
         manifest: source.manifest.to_toml()?,
@@ -158,18 +280,7 @@ fn optimize(
         max_batch_size: plan.max_batch_size,
         intra_op_threads: plan.intra_op_threads,
         graphs: graphs.iter().map(|g| (g.role, g.content.len())).collect(),
-    };
-    let mut input = memory_file("model")?;
-    write(&mut input, &order, graphs.iter().map(|g| &g.content[..]))?;
-    drop(graphs);
-    input.rewind()?;
-    let mut output = memory_file("optimized")?;
-    let mut child = start(runtime.library(), input, output.try_clone()?)?;
-    let (status, log) = finish(&mut child, limits.timeout)?;
-    crate::cli::log::forward(&log);
-    output.rewind()?;
-    let result = outcome(BufReader::new(output), status);
-    result.map_err(|error| explain_memory(error, &log, memory_bytes, advice))
+    })
 }
 
 /// Returns the default memory limit in bytes for loading a model whose files have `size` bytes.
@@ -247,7 +358,7 @@ fn finish(child: &mut Child, timeout: Duration) -> Result<(ExitStatus, Vec<u8>)>
 }
 
 /// Reads the child's result, which is the error if the child failed.
-fn outcome(mut output: BufReader<File>, status: ExitStatus) -> Result<Trial> {
+fn outcome(output: File, status: ExitStatus) -> Result<Stored> {
     if !status.success() {
         let end = match status.signal() {
             Some(signal) => format!("signal {signal}"),
@@ -255,31 +366,15 @@ fn outcome(mut output: BufReader<File>, status: ExitStatus) -> Result<Trial> {
         };
         bail!("the process that loads the model ended with {end}");
     }
-    let (heads, worker_bytes) = match read_head(&mut output)? {
-        Outcome::Loaded {
-            graphs,
-            worker_bytes,
-        } => (graphs, worker_bytes),
-        Outcome::Failed(error) => return Err(anyhow!(printable(&error))),
-    };
-    let mut stages = Vec::with_capacity(heads.len());
-    for head in heads {
-        let content = OptimizedGraph {
-            graph: read_part(&mut output, head.bytes)?,
-            fixed_batch: head.fixed_batch,
-            own_operators: head.own_operators,
-        };
-        stages.push(Stage {
-            role: head.role,
-            content,
-        });
+    let size = output.metadata()?.len();
+    let mut output = BufReader::new(output);
+    match read_head(&mut output)? {
+        Outcome::Loaded => {
+            let stored = sightline::cache::read(&mut output, size);
+            stored.context("the process that loads the model returned no networks")
+        }
+        Outcome::Failed(error) => Err(anyhow!(printable(&error))),
     }
-    let graphs = Stages::from_list(stages);
-    let graphs = graphs.context("the process that loads the model returned no network")?;
-    Ok(Trial {
-        graphs,
-        worker_bytes,
-    })
 }
 
 /// Adds the memory limit and `advice` to the error of a child that could not allocate memory, or that was killed by the system for
