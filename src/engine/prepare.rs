@@ -253,7 +253,10 @@ impl PreparedModel {
         let builder = || {
             let mut builder = self.session_builder()?;
             for (name, value) in self.weights.iter() {
+                // The first call replaces the tensor without elements. Without the second call, ONNX Runtime copies the
+                // elements into memory of the session.
                 builder = builder.with_external_initializer(name, Arc::clone(value))?;
+                builder = builder.with_initializer(name, Arc::clone(value))?;
             }
             Ok(builder)
         };

@@ -167,8 +167,9 @@ impl Loading<'_> {
         let (model, networks) = match self.start(source.clone(), trial.stages, plan, started) {
             Err(error) if trial.key.is_none() && !self.cache.is_off() => {
                 warn_unusable(&error);
-                let uncached = Self {
-                    cache: &Cache::off(),
+                let off = Cache::off();
+                let uncached = Loading {
+                    cache: &off,
                     ..*self
                 };
                 return uncached.load_files(source, plan);
