@@ -80,7 +80,10 @@ fn main() -> io::Result<()> {
         println!("cargo::rerun-if-changed={}", root.join(path).display());
         hash_files(&root, &root.join(path), &mut hash)?;
     }
-    println!("cargo::rustc-env=SIGHTLINE_GRAPH_CODE={:016x}", hash.finish());
+    println!(
+        "cargo::rustc-env=SIGHTLINE_GRAPH_CODE={:016x}",
+        hash.finish()
+    );
     Ok(())
 }
 
@@ -88,7 +91,9 @@ fn main() -> io::Result<()> {
 fn hash_files(root: &Path, path: &Path, hash: &mut DefaultHasher) -> io::Result<()> {
     if path.is_dir() {
         let entries = sorted(path)?;
-        return entries.iter().try_for_each(|entry| hash_files(root, entry, hash));
+        return entries
+            .iter()
+            .try_for_each(|entry| hash_files(root, entry, hash));
     }
     path.strip_prefix(root).unwrap_or(path).hash(hash);
     fs::read(path)?.hash(hash);

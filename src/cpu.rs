@@ -60,7 +60,8 @@ mod tests {
 
     #[test]
     fn vector_features_are_those_of_the_first_core_in_any_order() {
-        let intel = "processor\t: 0\nflags\t\t: fpu sse2 fma avx2 avx\n\nprocessor\t: 1\nflags\t\t: avx\n";
+        let intel =
+            "processor\t: 0\nflags\t\t: fpu sse2 fma avx2 avx\n\nprocessor\t: 1\nflags\t\t: avx\n";
         assert_eq!(features_of(intel).as_deref(), Some("avx avx2 fma"));
         let arm = "BogoMIPS\t: 243\nFeatures\t: fp asimd crc32 asimddp\n";
         assert_eq!(features_of(arm).as_deref(), Some("asimd asimddp"));

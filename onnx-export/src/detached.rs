@@ -38,7 +38,7 @@ impl DetachedFile {
     pub fn new(model: &[u8], min_bytes: usize) -> Result<Self, GraphReadError> {
         let (mut names, mut weights) = (HashSet::new(), Vec::new());
         let graph = edited_initializers(model, |tensor| {
-            let Some((rest, elements)) = split_elements(tensor)? else {
+            let Some(Split { rest, elements }) = split(tensor)? else {
                 return Ok(None);
             };
             let tensor = TensorProto::decode(&rest[..])?;
@@ -110,14 +110,21 @@ fn edited<'m>(
     }
 }
 
-/// Returns the fields of an encoded tensor without `raw_data`, and the bytes of `raw_data`. `None` if the tensor has no
-/// or several such fields.
-fn split_elements(mut tensor: Reader<'_>) -> Result<Option<(Vec<u8>, &[u8])>, ProtobufError> {
+/// An encoded tensor without its elements, and its elements.
+struct Split<'a> {
+    /// All fields but `raw_data`.
+    rest: Vec<u8>,
+    /// The bytes of `raw_data`.
+    elements: &'a [u8],
+}
+
+/// Separates an encoded tensor and its elements. Returns `None` if the tensor has no `raw_data`, or several.
+fn split(mut tensor: Reader<'_>) -> Result<Option<Split<'_>>, ProtobufError> {
     let (mut rest, mut elements) = (Vec::new(), None);
     loop {
         let before = tensor.rest();
         let Some((number, value)) = tensor.next_field()? else {
-            return Ok(elements.map(|elements| (rest, elements)));
+            return Ok(elements.map(|elements| Split { rest, elements }));
         };
         match value {
             // Of two fields with this number, a decoder uses the second.

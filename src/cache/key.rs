@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::cpu;
 use crate::engine::OnnxRuntime;
+use crate::manifest::{Batching, ModelManifest};
 use crate::store::{ModelSource, Origin};
 
 /// Hash of the source files that decide about optimized graphs: the exporter, the int8 operators, the engine, and the
@@ -57,8 +58,12 @@ impl Key {
         let mut parts = Parts::common(runtime)?;
         parts.add(b"files");
         parts.add(format!("{conditions:?}").as_bytes());
-        // The manifest decides about the size of the image that the trial has run.
-        parts.add(source.manifest.to_toml().ok()?.as_bytes());
+        // The manifest decides about the size of the image that the trial has run. `conditions` have the batch size.
+        let manifest = ModelManifest {
+            batching: Batching::default(),
+            ..source.manifest.clone()
+        };
+        parts.add(manifest.to_toml().ok()?.as_bytes());
         parts.add(source.id().as_bytes());
         for stage in graphs.iter() {
             parts.add(stage.role.as_str().as_bytes());

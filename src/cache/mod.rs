@@ -87,14 +87,13 @@ impl Cache {
         None
     }
 
-    /// Stores the optimized `networks` of a model as the entry `key` on a thread of its own. `worker_bytes` is the memory
-    /// of one worker as a child process measured it, in bytes; 0 if none did. A failure is logged.
-    pub fn put(&self, key: Key, networks: &Networks, worker_bytes: u64, model: &str) {
-        let Some(folder) = self.folder.clone() else {
+    /// Stores the optimized `networks` of a model as the entry `key`. `worker_bytes` is the memory of one worker as a child
+    /// process measured it, in bytes; 0 if none did. A failure is logged.
+    pub fn put(&self, key: &Key, networks: &Networks, worker_bytes: u64, model: &str) {
+        let Some(folder) = &self.folder else {
             return;
         };
-        let (networks, model) = (networks.clone(), model.to_owned());
-        let write = move || match store(&folder, &key, &networks, worker_bytes) {
+        match store(folder, key, networks, worker_bytes) {
             Ok(()) => {
                 tracing::debug!(model, folder = %folder.display(), "written to the start-up cache");
             }
@@ -104,10 +103,16 @@ impl Cache {
                 error = &error as &dyn std::error::Error,
                 "cannot write to the start-up cache: the next start will not be faster"
             ),
-        };
+        }
+    }
+
+    /// Stores networks as [`Cache::put`] does, on a thread of its own, so that requests do not wait for it.
+    pub fn put_later(&self, key: Key, networks: &Networks, worker_bytes: u64, model: &str) {
+        let (cache, networks, model) = (self.clone(), networks.clone(), model.to_owned());
         let thread = std::thread::Builder::new().name("cache".to_owned());
-        if let Err(error) = thread.spawn(write) {
-            tracing::warn!(%error, "cannot start the thread that writes to the start-up cache");
+        let put = move || cache.put(&key, &networks, worker_bytes, &model);
+        if let Err(error) = thread.spawn(put) {
+            tracing::info!(%error, "cannot start the thread that writes to the start-up cache");
         }
     }
 }
@@ -139,7 +144,10 @@ const BUFFER: usize = 128 << 10;
 
 fn file_name(key: &Key) -> OsString {
     let digits = key.bytes().iter().map(|byte| format!("{byte:02x}"));
-    digits.chain([place::SUFFIX.to_owned()]).collect::<String>().into()
+    digits
+        .chain([place::SUFFIX.to_owned()])
+        .collect::<String>()
+        .into()
 }
 
 /// Reads the entry `key` of `folder`, and checks its hash.

@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
     self, AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps,
@@ -26,6 +27,8 @@ use thiserror::Error;
 pub(super) const SUFFIX: &str = ".networks";
 /// Start of the name of a file that is not complete.
 const NEW: &str = ".new-";
+/// Age up to which an incomplete file stays: its writer may not have locked it yet.
+const YOUNG: Duration = Duration::from_mins(1);
 /// Maximum size of all entries of a folder together, in bytes. The entries that were not used for the longest time are
 /// removed to make room.
 const MAX_TOTAL: u64 = 2 << 30;
@@ -205,7 +208,9 @@ impl Place {
     /// Removes the entries that were not used for the longest time, until all of them together have at most `limit`
     /// bytes. Errors are ignored: the next write tries again.
     pub(super) fn evict(&self, limit: u64) {
-        let mut entries: Vec<_> = self.files(|name| name.ends_with(SUFFIX.as_bytes())).collect();
+        let mut entries: Vec<_> = self
+            .files(|name| name.ends_with(SUFFIX.as_bytes()))
+            .collect();
         entries.sort_by_key(|(_, stat)| std::cmp::Reverse((stat.st_mtime, stat.st_mtime_nsec)));
         let mut total: u64 = 0;
         for (name, stat) in entries {
@@ -218,7 +223,14 @@ impl Place {
 
     /// Removes the incomplete files of writers that have ended.
     fn sweep(&self) {
-        for (name, _) in self.files(|name| name.starts_with(NEW.as_bytes())) {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        for (name, stat) in self.files(|name| name.starts_with(NEW.as_bytes())) {
+            let written = u64::try_from(stat.st_mtime).unwrap_or_default();
+            if written + YOUNG.as_secs() > now.as_secs() {
+                continue;
+            }
             let Ok(file) = fs::openat(&self.0, &name, READ, Mode::empty()) else {
                 continue;
             };

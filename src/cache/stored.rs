@@ -114,9 +114,9 @@ pub fn read(from: &mut impl Read, limit: u64) -> Result<Stored, StoredError> {
         stages,
         worker_bytes,
     } = serde_json::from_slice(&head)?;
-    let total = stages.iter().try_fold(length, |total, stage| {
-        total.checked_add(stage.bytes()?)
-    });
+    let total = stages
+        .iter()
+        .try_fold(length, |total, stage| total.checked_add(stage.bytes()?));
     if total.is_none_or(|total| total > limit) {
         return Err(StoredError::Size);
     }
@@ -163,7 +163,9 @@ impl StageHead {
 /// Returns the number of elements of a tensor. `None` if a size is negative or the product is too large.
 fn elements(shape: &[i64]) -> Option<usize> {
     let sizes = shape.iter().map(|size| usize::try_from(*size).ok());
-    sizes.into_iter().try_fold(1_usize, |product, size| product.checked_mul(size?))
+    sizes
+        .into_iter()
+        .try_fold(1_usize, |product, size| product.checked_mul(size?))
 }
 
 fn read_bytes(from: &mut impl Read, count: usize) -> io::Result<Vec<u8>> {

@@ -24,6 +24,7 @@ mod print_config;
 mod probe;
 mod publish;
 mod quantize;
+mod relaunch;
 mod say;
 mod serve;
 mod settings;
@@ -42,8 +43,8 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use sightline::cache::Cache;
 use sightline::config::{
-    CacheChoice, ConfigError, DEFAULT_LOG, LoadLimits, LogFormat, PrecisionChoice, Settings, check_filter,
-    redacted,
+    CacheChoice, ConfigError, DEFAULT_LOG, LoadLimits, LogFormat, PrecisionChoice, Settings,
+    check_filter, redacted,
 };
 use sightline::engine::{OnnxRuntime, find_library};
 use sightline::memory::ByteSize;
@@ -288,6 +289,7 @@ impl RuntimeArgs {
 /// Parses the command line and runs the command. Prints the command's error, if any, and returns
 /// the exit code.
 pub(crate) fn run() -> ExitCode {
+    relaunch::with_variables();
     let matches = Cli::command().try_get_matches();
     let matches = matches.unwrap_or_else(|error| without_secrets(error).exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());

@@ -105,6 +105,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
         free: None,
         metrics: &app.metrics,
         cache: &args.cache.cache(),
+        caches_later: false,
     };
     let model = loading.load(source, plan)?;
     let model = Arc::new(model);

@@ -30,7 +30,9 @@ impl CacheChoice {
         match choice {
             Some(Self::Off) => Cache::off(),
             Some(Self::Folder(folder)) => Cache::new(Some(folder)),
-            None => Cache::new(default_folder(|name| std::env::var_os(name).map(PathBuf::from))),
+            None => Cache::new(default_folder(|name| {
+                std::env::var_os(name).map(PathBuf::from)
+            })),
         }
     }
 }
@@ -86,13 +88,21 @@ mod tests {
         let cases = [
             (Some("/xdg"), Some("/home/a"), Some("/xdg/sightline")),
             (None, Some("/home/a"), Some("/home/a/.cache/sightline")),
-            (Some("relative"), Some("/home/a"), Some("/home/a/.cache/sightline")),
+            (
+                Some("relative"),
+                Some("/home/a"),
+                Some("/home/a/.cache/sightline"),
+            ),
             (Some(""), None, None),
             (None, None, None),
         ];
         for (xdg, home, expected) in cases {
             let variable = |name: &str| if name == "HOME" { home } else { xdg }.map(PathBuf::from);
-            assert_eq!(default_folder(variable), expected.map(PathBuf::from), "{xdg:?} {home:?}");
+            assert_eq!(
+                default_folder(variable),
+                expected.map(PathBuf::from),
+                "{xdg:?} {home:?}"
+            );
         }
     }
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::file::one_or_many;
 use super::{
-    AccessEvents, CacheChoice, CorsOrigin, Delay, ListenAddress, LogFormat, MetricsCompat, ModelOverrides,
-    OtlpEndpoint, PrecisionChoice, Share, SocketMode, addresses,
+    AccessEvents, CacheChoice, CorsOrigin, Delay, ListenAddress, LogFormat, MetricsCompat,
+    ModelOverrides, OtlpEndpoint, PrecisionChoice, Share, SocketMode, addresses,
 };
 use crate::defaults::{self, DefaultModel};
 use crate::memory::ByteSize;

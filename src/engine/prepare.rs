@@ -250,17 +250,8 @@ impl PreparedModel {
     }
 
     fn raw_session(&self) -> Result<Session, EngineError> {
-        let builder = || {
-            let mut builder = self.session_builder()?;
-            for (name, value) in self.weights.iter() {
-                // The first call replaces the tensor without elements. Without the second call, ONNX Runtime copies the
-                // elements into memory of the session.
-                builder = builder.with_external_initializer(name, Arc::clone(value))?;
-                builder = builder.with_initializer(name, Arc::clone(value))?;
-            }
-            Ok(builder)
-        };
-        let error = match commit_detached(builder().map_err(EngineError::Load)?, &self.graph) {
+        let builder = self.session_builder().map_err(EngineError::Load)?;
+        let error = match commit_detached(builder, &self.graph) {
             Ok(session) => return Ok(session),
             Err(error) => error,
         };
@@ -276,18 +267,18 @@ impl PreparedModel {
     fn attached_session(&self) -> Result<Session, EngineError> {
         let weights: HashMap<_, _> = self.weights()?.iter().map(|w| (w.name, w.data)).collect();
         let file = attach(&self.graph, |name| weights.get(name).copied())?;
-        let builder = || {
-            let mut builder = self.session_builder()?;
-            for (name, value) in self.weights.iter() {
-                builder = builder.with_initializer(name, Arc::clone(value))?;
-            }
-            Ok(builder)
-        };
-        commit(builder().map_err(EngineError::Load)?, &file)
+        let builder = self.session_builder().map_err(EngineError::Load)?;
+        commit(builder, &file)
     }
 
+    /// Returns a builder with the shared weights. ONNX Runtime uses them in place of the tensors of the file, whose
+    /// elements it then neither needs nor reads. Its functions for external initializers would copy them.
     fn session_builder(&self) -> ort::Result<SessionBuilder> {
         let builder = self.runtime.optimized_session()?;
-        Ok(builder.with_prepacked_weights(&self.prepacked)?)
+        let mut builder = builder.with_prepacked_weights(&self.prepacked)?;
+        for (name, value) in self.weights.iter() {
+            builder = builder.with_initializer(name, Arc::clone(value))?;
+        }
+        Ok(builder)
     }
 }

@@ -177,7 +177,11 @@ impl Search {
 
     /// Rejects an encoded `TensorProto` whose elements are in another file. Stricter than ONNX: a
     /// tensor with both its own elements and a location is also rejected.
-    fn check_tensor(&self, mut fields: Reader<'_>, attribute: &[u8]) -> Result<(), ExternalDataError> {
+    fn check_tensor(
+        &self,
+        mut fields: Reader<'_>,
+        attribute: &[u8],
+    ) -> Result<(), ExternalDataError> {
         let mut name: &[u8] = &[];
         let mut is_external = false;
         while let Some((number, value)) = fields.next_field()? {

@@ -29,7 +29,9 @@ pub(super) fn folder(path: &Path) -> Result<Vec<Image>> {
     let entries = std::fs::read_dir(path).with_context(|| format!("cannot read {shown}"))?;
     let mut paths = Vec::new();
     for entry in entries {
-        let path = entry.with_context(|| format!("cannot read {shown}"))?.path();
+        let path = entry
+            .with_context(|| format!("cannot read {shown}"))?
+            .path();
         if path.is_file() {
             paths.push(path);
         }

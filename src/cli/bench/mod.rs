@@ -77,7 +77,13 @@ pub(super) struct BenchArgs {
     #[arg(long, env = "SIGHTLINE_IMAGE", value_name = "FILE")]
     image: Option<PathBuf>,
     /// Folder with images to send to `--url`, one after the other; without `--rate` or `--seconds`, each is sent once
-    #[arg(long, env = "SIGHTLINE_IMAGES", value_name = "DIR", requires = "url", conflicts_with = "image")]
+    #[arg(
+        long,
+        env = "SIGHTLINE_IMAGES",
+        value_name = "DIR",
+        requires = "url",
+        conflicts_with = "image"
+    )]
     images: Option<PathBuf>,
     /// Send this many requests per second to `--url` at fixed times, whether or not the server keeps up (open loop), and
     /// measure latencies from these times [default: each connection sends its next request after a response]
@@ -113,7 +119,10 @@ pub(super) struct BenchArgs {
 
 /// Parses the value of `--rate`.
 fn parse_rate(text: &str) -> Result<f64, String> {
-    let rate = text.parse().ok().filter(|rate| (0.001..=1e6).contains(rate));
+    let rate = text
+        .parse()
+        .ok()
+        .filter(|rate| (0.001..=1e6).contains(rate));
     rate.ok_or_else(|| format!("expected a number from 0.001 to 1000000, got `{text}`"))
 }
 

@@ -49,7 +49,13 @@ impl Record {
 
     /// Records a request for the image called `image`, which was sent `delay` after it was due and ended `latency` after
     /// it was due.
-    pub(super) fn add(&mut self, outcome: &Outcome, delay: Duration, latency: Duration, image: &str) {
+    pub(super) fn add(
+        &mut self,
+        outcome: &Outcome,
+        delay: Duration,
+        latency: Duration,
+        image: &str,
+    ) {
         self.late += u64::from(delay > LATE);
         let error = match outcome {
             Outcome::Status(200) => None,
@@ -159,6 +165,13 @@ struct Latency {
     max: f64,
 }
 
+impl Report {
+    /// Returns whether a response had the status 200.
+    pub(super) fn has_success(&self) -> bool {
+        self.statuses.contains_key(&200)
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Latency {
@@ -176,15 +189,28 @@ impl fmt::Display for Report {
             images,
             ..
         } = &self.settings;
-        let kind = rate.map_or("closed loop".to_owned(), |rate| format!("{rate} requests/s"));
-        writeln!(f, "{kind}, {connections} connections, {images} images, {:.1} s", self.seconds)?;
-        writeln!(f, "  mean ms      p50      p90      p95      p99    p99.9      max  200s per s")?;
+        let kind = rate.map_or("closed loop".to_owned(), |rate| {
+            format!("{rate} requests/s")
+        });
+        writeln!(
+            f,
+            "{kind}, {connections} connections, {images} images, {:.1} s",
+            self.seconds
+        )?;
+        writeln!(
+            f,
+            "  mean ms      p50      p90      p95      p99    p99.9      max  200s per s"
+        )?;
         writeln!(
             f,
             "{mean:9.2} {p50:8.2} {p90:8.2} {p95:8.2} {p99:8.2} {p999:8.2} {max:8.2} {:11.1}",
             self.per_second
         )?;
-        write!(f, "{} sent, {} of them late, {} not sent;", self.sent, self.late, self.unsent)?;
+        write!(
+            f,
+            "{} sent, {} of them late, {} not sent;",
+            self.sent, self.late, self.unsent
+        )?;
         for (status, count) in &self.statuses {
             write!(f, " {count} x {status}")?;
         }
@@ -223,13 +249,23 @@ mod tests {
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["statuses"], serde_json::json!({"200": 100, "429": 1}));
         assert_eq!(json["failures"], serde_json::json!({"timeout": 1}));
-        assert_eq!((&json["sent"], &json["late"], &json["unsent"]), (&102.into(), &1.into(), &4.into()));
+        assert_eq!(
+            (&json["sent"], &json["late"], &json["unsent"]),
+            (&102.into(), &1.into(), &4.into())
+        );
         assert_eq!(json["first_error"], "b.jpg: status 429");
         assert_eq!(json["per_second"], 10.0);
         let at = |name: &str| json["latency_ms"][name].as_f64().unwrap();
         for (name, expected) in [("p50", 50.0), ("p99", 99.0), ("max", 1000.0)] {
-            assert!((at(name) / expected - 1.0).abs() < 0.001, "{name}: {}", at(name));
+            assert!(
+                (at(name) / expected - 1.0).abs() < 0.001,
+                "{name}: {}",
+                at(name)
+            );
         }
-        assert!(report.to_string().contains("100 x 200 1 x 429 1 x timeout"), "{report}");
+        assert!(
+            report.to_string().contains("100 x 200 1 x 429 1 x timeout"),
+            "{report}"
+        );
     }
 }

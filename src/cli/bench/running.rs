@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use serde::Serialize;
 use sightline::config::SecretUrl;
@@ -13,7 +13,6 @@ use super::BenchArgs;
 use super::images::{self, Image};
 use super::load::{self, Load, Target, median};
 use super::remote;
-
 
 /// Connections of an open loop if `--connections` is not set. Requests are due at fixed times, so there must be more
 /// connections than the server has requests in flight.
@@ -36,8 +35,11 @@ pub(super) fn run(args: &BenchArgs, url: &SecretUrl, image: Bytes) -> Result<()>
         url: url.expose(),
         api_key: args.api_key.as_deref(),
     };
-    let many = [args.rate.is_some(), args.images.is_some(), args.seconds.is_some(), args.requests.is_some()];
-    if many.contains(&true) {
+    let is_load_test = args.rate.is_some()
+        || args.images.is_some()
+        || args.seconds.is_some()
+        || args.requests.is_some();
+    if is_load_test {
         return load_test(args, target, image);
     }
     rounds(args, target, &image).with_context(|| format!("cannot measure {url}"))
@@ -55,7 +57,11 @@ fn load_test(args: &BenchArgs, target: Target<'_>, image: Bytes) -> Result<()> {
     // Without a rate, a folder is sent once.
     let once = args.images.is_some() && args.rate.is_none() && args.seconds.is_none();
     let count = args.requests.or(once.then_some(images.len() as u64));
-    let default = if count.is_some() { MAX_SECONDS } else { SECONDS };
+    let default = if count.is_some() {
+        MAX_SECONDS
+    } else {
+        SECONDS
+    };
     let connections = match (args.connections, args.rate) {
         (Some(connections), _) => connections,
         (None, Some(_)) => OPEN_CONNECTIONS,
@@ -71,9 +77,14 @@ fn load_test(args: &BenchArgs, target: Target<'_>, image: Bytes) -> Result<()> {
     };
     let report = load.run()?;
     if args.json {
-        return say!("{}", serde_json::to_string_pretty(&report)?);
+        say!("{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        say!("{report}")?;
     }
-    say!("{report}")
+    if !report.has_success() {
+        bail!("no request succeeded");
+    }
+    Ok(())
 }
 
 /// Medians over the rounds of a closed loop.
@@ -88,7 +99,10 @@ struct Row {
 /// Measures closed loops over one connection and over `--connections` connections in rounds, and prints the medians.
 fn rounds(args: &BenchArgs, target: Target<'_>, image: &Bytes) -> Result<()> {
     let length = Duration::from_millis(args.round_ms);
-    let connections = [1, usize::from(args.connections.unwrap_or(super::CONNECTIONS))];
+    let connections = [
+        1,
+        usize::from(args.connections.unwrap_or(super::CONNECTIONS)),
+    ];
     let rows = connections.map(|connections| {
         let loads = (0..args.rounds).map(|_| load::run(target, image, connections, length));
         let loads = loads.collect::<Result<Vec<_>>>()?;

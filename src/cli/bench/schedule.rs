@@ -50,9 +50,9 @@ impl Schedule {
             return None;
         }
         let now = Instant::now();
-        let at = match self.offset(index) {
+        let at = match self.rate {
             None => now.max(self.start),
-            Some(offset) => self.start + offset?,
+            Some(rate) => self.start + self.offset(index, rate)?,
         };
         std::thread::sleep(at.saturating_duration_since(now));
         let end = self.start + self.length;
@@ -62,7 +62,8 @@ impl Schedule {
 
     /// Returns the number of requests that were due but not sent. `sent` is the number of those that were sent.
     pub(super) fn unsent(&self, sent: u64) -> u64 {
-        self.planned().map_or(0, |planned| planned.saturating_sub(sent))
+        self.planned()
+            .map_or(0, |planned| planned.saturating_sub(sent))
     }
 
     /// Returns the number of requests in an open loop. `None` in a closed loop.
@@ -71,11 +72,11 @@ impl Schedule {
         Some(planned.min(self.count))
     }
 
-    /// Returns the time from the start until request `index` is due in an open loop, or `Some(None)` if that is beyond
-    /// the end of time. `None` in a closed loop.
-    fn offset(&self, index: u64) -> Option<Option<Duration>> {
-        let seconds = index as f64 / self.rate?;
-        Some(Duration::try_from_secs_f64(seconds).ok().filter(|offset| *offset < self.length))
+    /// Returns the time from the start until request `index` is due, if `rate` requests are due per second. `None` if that
+    /// is after the end.
+    fn offset(&self, index: u64, rate: f64) -> Option<Duration> {
+        let offset = Duration::try_from_secs_f64(index as f64 / rate).ok()?;
+        (offset < self.length).then_some(offset)
     }
 }
 
@@ -98,7 +99,7 @@ mod tests {
 
     #[test]
     fn requests_that_are_too_late_are_not_sent_but_counted() {
-        let start = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+        let start = Instant::now().checked_sub(Duration::from_mins(1)).unwrap();
         let schedule = Schedule::new(start, Some(10.0), Duration::from_secs(1), 7);
         assert_eq!(schedule.next(), None);
         assert_eq!(schedule.unsent(0), 7);

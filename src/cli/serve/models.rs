@@ -125,6 +125,7 @@ impl Loader {
             free,
             metrics: &self.app.metrics,
             cache: &self.config.cache,
+            caches_later: true,
         };
         let model = loading.load(source, plan)?;
         tracing::info!(

@@ -32,6 +32,7 @@ use sightline::registry::{LoadError, LoadReason, LoadedModel, ModelPlan};
 use sightline::store::{ModelSource, Origin};
 
 use super::log;
+use super::relaunch::NO_TELEMETRY;
 pub(super) use child::{TrialArgs, run};
 use message::{Order, Outcome, read_head, write};
 
@@ -48,8 +49,9 @@ const LACK_ADVICE: &str =
 const MAX_ERROR: usize = 2000;
 /// Maximum size in bytes of the child's log that the parent writes to stderr; the rest is dropped.
 const MAX_LOG: u64 = 64 << 10;
-/// Environment variables of glibc's allocator in the child: one pool, and large blocks outside of it.
-const ALLOCATOR: [(&str, &str); 2] = [
+/// Environment variables of the child: glibc's allocator has one pool, and large blocks outside of it.
+const VARIABLES: [(&str, &str); 3] = [
+    NO_TELEMETRY,
     ("MALLOC_ARENA_MAX", "1"),
     ("MALLOC_MMAP_THRESHOLD_", "131072"),
 ];
@@ -82,6 +84,8 @@ pub(super) struct Loading<'a> {
     pub(super) free: Option<u64>,
     pub(super) metrics: &'a Metrics,
     pub(super) cache: &'a Cache,
+    /// Whether new entries of the cache are written on a thread of their own. The process must then live on.
+    pub(super) caches_later: bool,
 }
 
 /// The optimized networks of a model, and what loading has learned about it.
@@ -145,10 +149,9 @@ impl Loading<'_> {
             reason,
         };
         let networks = prepare().map_err(named)?;
-        let loaded =
-            LoadedModel::with_networks(source, &networks, plan, self.metrics, started)?;
+        let loaded = LoadedModel::with_networks(source, &networks, plan, self.metrics, started)?;
         if let Some(key) = key {
-            self.cache.put(key, &networks, 0, &model);
+            self.put(key, &networks, 0, &model);
         }
         Ok(loaded)
     }
@@ -177,7 +180,7 @@ impl Loading<'_> {
             loaded => loaded?,
         };
         if let Some(key) = trial.key {
-            self.cache.put(key, &networks, trial.worker_bytes, &id);
+            self.put(key, &networks, trial.worker_bytes, &id);
         }
         let workers = trial.worker_bytes.saturating_mul(plan.instances as u64);
         Ok(LoadedModel {
@@ -207,6 +210,14 @@ impl Loading<'_> {
         Ok((model, networks))
     }
 
+    fn put(&self, key: Key, networks: &Networks, worker_bytes: u64, model: &str) {
+        if self.caches_later {
+            self.cache.put_later(key, networks, worker_bytes, model);
+        } else {
+            self.cache.put(&key, networks, worker_bytes, model);
+        }
+    }
+
     /// Returns the key that `make` returns, if models are cached.
     fn key(&self, make: impl FnOnce() -> Option<Key>) -> Option<Key> {
         if self.cache.is_off() { None } else { make() }
@@ -230,7 +241,10 @@ impl Loading<'_> {
             return Ok(stored.into());
         }
         let size: usize = graphs.iter().map(|graph| graph.content.len()).sum();
-        let limit = self.limits.memory.unwrap_or_else(|| default_memory(size as u64));
+        let limit = self
+            .limits
+            .memory
+            .unwrap_or_else(|| default_memory(size as u64));
         let (memory_bytes, advice) = if left < limit {
             (left, LACK_ADVICE)
         } else {
@@ -318,7 +332,7 @@ fn start(library: &Path, input: File, output: File) -> Result<Child> {
         .arg("--onnxruntime")
         .arg(library)
         // The allocator returns freed memory to the system, so that the child measures what the model keeps.
-        .envs(ALLOCATOR)
+        .envs(VARIABLES)
         // A process group of its own: Ctrl-C at a terminal reaches only the parent, whose end stops the child.
         .process_group(0)
         .stdin(input)
