@@ -65,6 +65,8 @@ impl Key {
         };
         parts.add(manifest.to_toml().ok()?.as_bytes());
         parts.add(source.id().as_bytes());
+        // The outputs of the trial had one score for each label.
+        parts.add(&source.labels.len().to_le_bytes());
         for stage in graphs.iter() {
             parts.add(stage.role.as_str().as_bytes());
             parts.add(&Sha256::digest(stage.content));

@@ -27,6 +27,15 @@ pub struct Stored {
     pub worker_bytes: u64,
 }
 
+impl Stored {
+    /// Returns the memory in bytes of the graphs, the weights and one worker.
+    pub fn memory(&self) -> u64 {
+        let graphs = self.stages.iter();
+        let graphs: u64 = graphs.map(|stage| stage.content.bytes()).sum();
+        graphs.saturating_add(self.worker_bytes)
+    }
+}
+
 /// Why stored networks cannot be read or written.
 #[derive(Debug, Error)]
 pub enum StoredError {
