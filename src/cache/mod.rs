@@ -108,6 +108,9 @@ impl Cache {
 
     /// Stores networks as [`Cache::put`] does, on a thread of its own, so that requests do not wait for it.
     pub fn put_later(&self, key: Key, networks: &Networks, worker_bytes: u64, model: &str) {
+        if self.folder.is_none() {
+            return;
+        }
         let (cache, networks, model) = (self.clone(), networks.clone(), model.to_owned());
         let thread = std::thread::Builder::new().name("cache".to_owned());
         let put = move || cache.put(&key, &networks, worker_bytes, &model);
@@ -121,7 +124,7 @@ impl Cache {
 ///
 /// # Errors
 /// [`CacheError`] if the folder cannot be used or the file cannot be written.
-pub fn store(
+fn store(
     folder: &Path,
     key: &Key,
     networks: &Networks,
@@ -181,7 +184,7 @@ fn load(folder: &Path, name: &OsString, key: &Key) -> Result<(Stored, Place), Ca
 
 /// Why an entry cannot be used or written.
 #[derive(Debug, thiserror::Error)]
-pub enum CacheError {
+enum CacheError {
     /// The folder or the file cannot be used.
     #[error(transparent)]
     Place(#[from] PlaceError),

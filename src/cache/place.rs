@@ -52,7 +52,7 @@ pub(super) struct Place(OwnedFd);
 
 /// Why a folder of the cache or one of its files cannot be used.
 #[derive(Debug, Error)]
-pub enum PlaceError {
+pub(super) enum PlaceError {
     /// The operation failed.
     #[error("cannot {what}")]
     Io {
