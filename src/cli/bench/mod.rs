@@ -79,7 +79,7 @@ pub(super) struct BenchArgs {
     /// Folder with images to send to `--url`, one after the other; without `--rate` or `--seconds`, each is sent once
     #[arg(
         long,
-        env = "SIGHTLINE_IMAGES",
+        env = "SIGHTLINE_BENCH_IMAGES",
         value_name = "DIR",
         requires = "url",
         conflicts_with = "image"
