@@ -27,7 +27,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: onnxruntime build ## build the server and run it on http://127.0.0.1:8080 (SERVE_ARGS=... passes flags)
-	@MALLOC_MMAP_THRESHOLD_=1048576 exec target/release/sightline serve $(SERVE_ARGS)
+	@exec target/release/sightline serve $(SERVE_ARGS)
 
 build: ## compile target/release/sightline
 	cargo build --release --locked

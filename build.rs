@@ -2,6 +2,9 @@
 //! `models/<name>/model.toml`, the `weights.safetensors` and calibration files (`*.json`) in the
 //! folder of each model, and `models/labels/*.txt`. A model of a known architecture can therefore
 //! be added without code.
+//!
+//! Also hashes the source files that decide about optimized graphs, so that a binary does not use the
+//! start-up cache of a binary with other code.
 
 #![allow(
     clippy::print_stdout,
@@ -9,8 +12,20 @@
 )]
 
 use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
+
+/// Files and folders whose content decides about optimized graphs.
+const GRAPH_CODE: [&str; 7] = [
+    "Cargo.lock",
+    "models",
+    "onnx-export/src",
+    "ort-int8/src",
+    "src/cache",
+    "src/engine",
+    "src/store",
+];
 
 fn main() -> io::Result<()> {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
@@ -59,7 +74,30 @@ fn main() -> io::Result<()> {
         &ranges,
         |path| format!("{}/{}", folder_name(path), file_name(path)),
     );
-    fs::write(out.join("catalogue.rs"), code)
+    fs::write(out.join("catalogue.rs"), code)?;
+    let mut hash = DefaultHasher::new();
+    for path in GRAPH_CODE {
+        println!("cargo::rerun-if-changed={}", root.join(path).display());
+        hash_files(&root, &root.join(path), &mut hash)?;
+    }
+    println!(
+        "cargo::rustc-env=SIGHTLINE_GRAPH_CODE={:016x}",
+        hash.finish()
+    );
+    Ok(())
+}
+
+/// Adds the file at `path`, or all files in the folder at `path`, to `hash`, with their paths below `root`.
+fn hash_files(root: &Path, path: &Path, hash: &mut DefaultHasher) -> io::Result<()> {
+    if path.is_dir() {
+        let entries = sorted(path)?;
+        return entries
+            .iter()
+            .try_for_each(|entry| hash_files(root, entry, hash));
+    }
+    path.strip_prefix(root).unwrap_or(path).hash(hash);
+    fs::read(path)?.hash(hash);
+    Ok(())
 }
 
 /// Appends to `code` a constant called `name` that lists a key and the embedded content of every

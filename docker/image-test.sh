@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the runtime image and tests it: it runs read-only, without capabilities and not as root, in an
-# empty folder; it classifies a photograph of a cat as a cat; Docker's health check passes; SIGTERM ends it with exit
+# empty folder; it finds its model in the start-up cache of the image; it classifies a photograph of a cat as a cat; Docker's health check passes; SIGTERM ends it with exit
 # code 0. Prints the compressed size of the image. If Docker does not respond, the test is skipped.
 #
 # Environment: IMAGE, PREBUILT and BASE_IMAGE, as in docker/image.sh.
@@ -25,6 +25,7 @@ start() {
     # Docker picks a free port on the loopback address.
     docker run --detach --name "$CONTAINER" --read-only --cap-drop ALL \
         --security-opt no-new-privileges --memory 1g --publish 127.0.0.1::8080 \
+        --env SIGHTLINE_LOG=info,sightline::cache=debug \
         "$IMAGE" >/dev/null
 }
 
@@ -80,6 +81,13 @@ check_folder() {
     say "the working directory is empty and read-only"
 }
 
+# check_cache: the server has used the optimized network of the image.
+check_cache() {
+    [[ "$(docker logs "$CONTAINER" 2>&1)" == *"found in the start-up cache"* ]] ||
+        fail "the server did not find the built-in model in the start-up cache of the image"
+    say "the built-in model comes from the start-up cache"
+}
+
 check_answer() {
     local answer label
     answer="$(curl -fsS --noproxy '*' --max-time 30 -H 'content-type: image/png' \
@@ -113,6 +121,7 @@ main() {
     wait_for 60 "/health/ready at $url" is_ready "$url"
     check_not_root
     check_folder
+    check_cache
     check_answer "$url"
     wait_for 60 "Docker's health check" is_healthy
     say "Docker's health check passes"

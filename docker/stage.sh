@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Copies the files of the runtime image into OUT, with the paths that they have in the image: the binary,
-# ONNX Runtime in the binary's folder (where the binary finds it), and the license texts.
+# ONNX Runtime in the binary's folder (where the binary finds it), the license texts, and the start-up cache of the
+# built-in model for the CPU of this machine.
 #
 #   docker/stage.sh OUT      reads target/release/sightline and .cache/onnxruntime/
 set -euo pipefail
@@ -20,6 +21,12 @@ for text in LICENSE ThirdPartyNotices.txt; do
         install -D -m 644 "$LIBRARY/$text" "$DOC/onnxruntime/$text"
     fi
 done
+
+# The first prediction writes the optimized network. Other users must be able to read it.
+readonly CACHE="$OUT/usr/share/sightline/cache"
+"$OUT/usr/local/bin/sightline" predict --cache "$CACHE" "$ROOT/tests/photos/coffee_500x375.jpg" >/dev/null
+chmod 755 "$OUT/usr/share/sightline" "$CACHE"
+chmod 644 "$CACHE"/*.networks
 
 # License notices of the built-in weights, in a folder per model.
 find "$ROOT/models" -type f \( -name 'LICENSE*' -o -name 'NOTICE*' \) -print0 |

@@ -22,6 +22,7 @@ pub mod admission;
 pub mod app;
 pub mod batch;
 pub mod budget;
+pub mod cache;
 pub mod cancel;
 pub mod catalogue;
 pub mod config;

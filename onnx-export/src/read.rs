@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use crate::proto::{FLOAT, ModelProto, TensorProto};
 use crate::text::{shown, shown_error};
+use crate::wire::ProtobufError;
 
 /// A named f32 tensor of an ONNX file.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +24,9 @@ pub enum GraphReadError {
     /// The bytes are not a protobuf message of ONNX's schema.
     #[error("not an ONNX file: {}", shown_error(.0))]
     Protobuf(#[from] prost::DecodeError),
+    /// The bytes are not a protobuf message.
+    #[error(transparent)]
+    Wire(#[from] ProtobufError),
     /// The number of bytes in a tensor's `raw_data` does not fit its shape.
     #[error(
         "tensor `{}` has {bytes} bytes, expected 4 for each element of shape {shape:?}",
@@ -35,12 +39,6 @@ pub enum GraphReadError {
         shape: Vec<i64>,
         /// Number of bytes in the tensor's `raw_data`.
         bytes: usize,
-    },
-    /// The elements of a tensor that a [`HollowFile`](crate::HollowFile) lacks are not available.
-    #[error("the elements of tensor `{}` are not available", shown(name))]
-    Missing {
-        /// The tensor's name.
-        name: String,
     },
 }
 
@@ -58,17 +56,22 @@ pub fn read_initializers(
     let tensors = graph.initializer.into_iter();
     let large = tensors
         .filter(|tensor| tensor.data_type == FLOAT && tensor.raw_data.len() >= min_bytes.max(1));
-    large.map(weight_tensor).collect()
+    large
+        .map(|mut tensor| {
+            let raw_data = std::mem::take(&mut tensor.raw_data);
+            weight_tensor(tensor, &raw_data)
+        })
+        .collect()
 }
 
-/// Converts an f32 tensor with `raw_data`. Returns [`GraphReadError::Length`] if the number of
+/// Converts an f32 tensor whose elements are `raw_data`. Returns [`GraphReadError::Length`] if the number of
 /// bytes does not fit the shape.
-pub(crate) fn weight_tensor(tensor: TensorProto) -> Result<WeightTensor, GraphReadError> {
+pub(crate) fn weight_tensor(
+    tensor: TensorProto,
+    raw_data: &[u8],
+) -> Result<WeightTensor, GraphReadError> {
     let TensorProto {
-        name,
-        dims: shape,
-        raw_data,
-        ..
+        name, dims: shape, ..
     } = tensor;
     let elements = shape.iter().try_fold(1_usize, |product, size| {
         usize::try_from(*size)

@@ -1,7 +1,8 @@
-//! A reader of protobuf's wire format that borrows from the encoded bytes and allocates nothing.
+//! A reader of protobuf's wire format that borrows from the encoded bytes and allocates nothing, and a writer of fields.
 //!
 //! Source: <https://protobuf.dev/programming-guides/encoding/>.
 
+use prost::encoding::{WireType, encode_key, encode_varint};
 use thiserror::Error;
 
 /// The bytes are not a protobuf message, or use an encoding that ONNX files do not need.
@@ -33,6 +34,13 @@ pub(crate) enum Value<'a> {
     Bytes(Reader<'a>),
 }
 
+/// Appends a length-delimited field with the number `number` to an encoded message.
+pub(crate) fn push_bytes(message: &mut Vec<u8>, number: u32, content: &[u8]) {
+    encode_key(number, WireType::LengthDelimited, message);
+    encode_varint(content.len() as u64, message);
+    message.extend(content);
+}
+
 impl<'a> Reader<'a> {
     /// Creates a reader of the file `bytes`.
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
@@ -45,11 +53,6 @@ impl<'a> Reader<'a> {
     /// Returns the bytes that are not read yet.
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.rest
-    }
-
-    /// Returns the offset in the file of the bytes that are not read yet.
-    pub(crate) fn offset(&self) -> usize {
-        self.offset
     }
 
     /// Returns the number and value of the next field; `None` at the end of the message.

@@ -24,6 +24,7 @@ mod print_config;
 mod probe;
 mod publish;
 mod quantize;
+mod relaunch;
 mod say;
 mod serve;
 mod settings;
@@ -40,9 +41,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use sightline::cache::Cache;
 use sightline::config::{
-    ConfigError, DEFAULT_LOG, LoadLimits, LogFormat, PrecisionChoice, Settings, check_filter,
-    redacted,
+    CacheChoice, ConfigError, DEFAULT_LOG, LoadLimits, LogFormat, PrecisionChoice, Settings,
+    check_filter, redacted,
 };
 use sightline::engine::{OnnxRuntime, find_library};
 use sightline::memory::ByteSize;
@@ -252,6 +254,21 @@ impl LoadArgs {
     }
 }
 
+/// The flag that sets where optimized networks are cached. `serve` has the same flag in `Settings`.
+#[derive(Debug, Clone, Args)]
+struct CacheArgs {
+    /// Folder in which optimized networks are cached, so that later starts are faster; `off` to cache nothing [default:
+    /// `$XDG_CACHE_HOME/sightline`, else `$HOME/.cache/sightline`]
+    #[arg(long, env = "SIGHTLINE_CACHE", value_name = "DIR|off")]
+    cache: Option<CacheChoice>,
+}
+
+impl CacheArgs {
+    fn cache(&self) -> Cache {
+        CacheChoice::cache(self.cache.clone())
+    }
+}
+
 /// The flag that sets where the ONNX Runtime library is searched for.
 #[derive(Debug, Clone, Args)]
 struct RuntimeArgs {
@@ -272,6 +289,7 @@ impl RuntimeArgs {
 /// Parses the command line and runs the command. Prints the command's error, if any, and returns
 /// the exit code.
 pub(crate) fn run() -> ExitCode {
+    relaunch::with_variables();
     let matches = Cli::command().try_get_matches();
     let matches = matches.unwrap_or_else(|error| without_secrets(error).exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());

@@ -27,7 +27,7 @@ use sightline::threads::usable_cores;
 
 use super::say::{complain, say};
 use super::staging::{self, write_file};
-use super::{LoadArgs, PrecisionArgs, RuntimeArgs, StoreArgs, trial};
+use super::{CacheArgs, LoadArgs, PrecisionArgs, RuntimeArgs, StoreArgs, trial};
 
 #[derive(Debug, Args)]
 pub(super) struct PredictArgs {
@@ -78,6 +78,8 @@ pub(super) struct PredictArgs {
     runtime: RuntimeArgs,
     #[command(flatten)]
     load: LoadArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
 }
 
 /// Prints the result for each image. If an image fails, prints its error and continues; returns an
@@ -109,7 +111,15 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
         ..ModelPlan::new(&source.manifest, usable_cores(), None)
     };
     let app = App::new(Limits::default(), 1);
-    let model = trial::load(source, &runtime, plan, limits, None, &app.metrics)?;
+    let loading = trial::Loading {
+        runtime: &runtime,
+        limits,
+        free: None,
+        metrics: &app.metrics,
+        cache: &args.cache.cache(),
+        caches_later: false,
+    };
+    let model = loading.load(source, plan)?;
     let model = Arc::new(model);
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()

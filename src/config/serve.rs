@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use super::limits::{range, size};
 use super::{
-    AccessEvents, ConfigError, CorsOrigins, DEFAULT_LISTEN, DEFAULT_LOG, Delay, ListenAddress,
-    LoadLimits, MetricsCompat, OtlpEndpoint, Settings, Share, SocketMode, Tuning, addresses,
-    check_filter,
+    AccessEvents, CacheChoice, ConfigError, CorsOrigins, DEFAULT_LISTEN, DEFAULT_LOG, Delay,
+    ListenAddress, LoadLimits, MetricsCompat, OtlpEndpoint, Settings, Share, SocketMode, Tuning,
+    addresses, check_filter,
 };
 use crate::app::Limits;
+use crate::cache::Cache;
 use crate::defaults::DefaultModel;
 use crate::http::server::ConnectionTimeouts;
 use crate::memory::PartSizes;
@@ -56,6 +57,8 @@ pub struct ServeConfig {
     pub timeouts: ConnectionTimeouts,
     /// Limits on loading each model.
     pub load: LoadLimits,
+    /// Where optimized networks are cached.
+    pub cache: Cache,
     /// When models are loaded, replaced and unloaded.
     pub life_cycle: LifeCycle,
     /// Which requests the access log has.
@@ -143,6 +146,7 @@ impl Settings {
                 .unwrap_or(1024),
             timeouts,
             load: LoadLimits::new(self.load_timeout_ms, self.load_memory_bytes)?,
+            cache: CacheChoice::cache(self.cache),
             life_cycle: LifeCycle {
                 watch: self.watch.unwrap_or_default(),
                 lazy: self.lazy.unwrap_or_default(),

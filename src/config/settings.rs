@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::file::one_or_many;
 use super::{
-    AccessEvents, CorsOrigin, Delay, ListenAddress, LogFormat, MetricsCompat, ModelOverrides,
-    OtlpEndpoint, PrecisionChoice, Share, SocketMode, addresses,
+    AccessEvents, CacheChoice, CorsOrigin, Delay, ListenAddress, LogFormat, MetricsCompat,
+    ModelOverrides, OtlpEndpoint, PrecisionChoice, Share, SocketMode, addresses,
 };
 use crate::defaults::{self, DefaultModel};
 use crate::image::DecodeMode;
@@ -86,6 +86,10 @@ pub struct Settings {
     /// folder and the folders relative to it, .cache/onnxruntime/, or the system's library folders]
     #[arg(long, env = "SIGHTLINE_ONNXRUNTIME", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
+    /// Folder in which optimized networks are cached, so that later starts are faster; `off` to cache nothing [default:
+    /// `$XDG_CACHE_HOME/sightline`, else `$HOME/.cache/sightline`]
+    #[arg(long, env = "SIGHTLINE_CACHE", value_name = "DIR|off")]
+    pub cache: Option<CacheChoice>,
     /// Model to serve, as NAME, NAME@VARIANT or a path; may be repeated. NAME loads the variant that
     /// it selects (see `--precision`) at start and the model's other variants when they are first
     /// requested; NAME@VARIANT loads this variant at start and, without NAME, serves no other variant

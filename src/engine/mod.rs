@@ -20,7 +20,7 @@ use thiserror::Error;
 pub use library::{LibraryError, find_library};
 pub use onnx_runtime::{Arithmetic, OnnxRuntime, OnnxSession};
 pub use outputs::{DataType, Output, OutputAccessError, Outputs, Values};
-pub use prepare::{OptimizedGraph, PreparedModel};
+pub use prepare::{OptimizedGraph, PreparedModel, SharedWeight};
 pub use probe::{FirstStage, Probe};
 pub use stop::{StopRuns, Unstoppable};
 pub use two_stage::{

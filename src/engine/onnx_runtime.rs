@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use onnx_export::reject_external_data;
+use onnx_export::{reject_external_data, reject_foreign_data};
 use ort::environment::Environment;
 use ort::session::builder::SessionBuilder;
 use ort::session::{RunOptions, Session};
@@ -124,6 +124,11 @@ impl OnnxRuntime {
         self.plan.threads
     }
 
+    /// Returns how new sessions compute int8 networks.
+    pub(super) fn arithmetic(&self) -> Arithmetic {
+        self.plan.arithmetic
+    }
+
     /// Returns a session builder with the thread count and arithmetic of this handle. Idle threads sleep instead of
     /// spinning.
     pub(super) fn session_builder(&self) -> ort::Result<SessionBuilder> {
@@ -141,7 +146,7 @@ impl OnnxRuntime {
     }
 }
 
-/// Creates a session from the bytes of an ONNX file. This module has no other way to do so: ONNX
+/// Creates a session from the bytes of an ONNX file. Only this function and [`commit_detached`] do so: ONNX
 /// Runtime would look for tensors in other files ("external data") in the current directory, so a
 /// model could read files that are not its own.
 ///
@@ -151,6 +156,18 @@ impl OnnxRuntime {
 pub(super) fn commit(mut builder: SessionBuilder, model: &[u8]) -> Result<Session, EngineError> {
     reject_external_data(model)?;
     builder.commit_from_memory(model).map_err(EngineError::Load)
+}
+
+/// Creates a session from the graph of a [`DetachedFile`](onnx_export::DetachedFile), whose weights `builder` has.
+///
+/// # Errors
+/// As [`commit`].
+pub(super) fn commit_detached(
+    mut builder: SessionBuilder,
+    graph: &[u8],
+) -> Result<Session, EngineError> {
+    reject_foreign_data(graph)?;
+    builder.commit_from_memory(graph).map_err(EngineError::Load)
 }
 
 /// A session of a model with one stage, owned by one worker.

@@ -1,19 +1,18 @@
 //! Optimization of a model for this CPU, and the sessions that share its weights.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use onnx_export::{GraphReadError, HollowFile, read_initializers};
+use onnx_export::{DetachedFile, WeightTensor, attach};
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
 use ort::value::DynValue;
 use ort_int8::Accelerated;
 
-use super::onnx_runtime::{OnnxSession, commit};
+use super::onnx_runtime::{OnnxSession, commit, commit_detached};
 use super::signature::check_signature;
 use super::{EngineError, OnnxRuntime, Propose, TwoStageSession};
 use crate::image::MAX_INPUT_PIXELS;
@@ -50,6 +49,13 @@ impl OnnxRuntime {
         self.prepare_checked(model, |_| Ok(None))
     }
 
+    /// Returns a text that identifies this library and its arithmetic: graphs that it optimizes are the same wherever the
+    /// text is.
+    pub fn identity(&self) -> String {
+        let size = std::fs::metadata(self.library()).map_or(0, |file| file.len());
+        format!("{}, {size} bytes, {:?}", ort::info(), self.arithmetic())
+    }
+
     fn prepare_checked(
         &self,
         model: &[u8],
@@ -62,38 +68,37 @@ impl OnnxRuntime {
         } = self.accelerated(optimized);
         tracing::debug!(custom_int8_operators = own_operators, "model optimized");
         self.prepare_optimized(OptimizedGraph {
-            graph,
+            file: DetachedFile::new(&graph, MIN_SHARED_BYTES)?,
             fixed_batch,
             own_operators,
         })
     }
 
-    /// Reads the weights of a graph that [`OnnxRuntime::prepare`] or [`OnnxRuntime::prepare_box_head`] has optimized,
-    /// in this process or in another one with the same library and thread count.
+    /// Takes over a graph that [`OnnxRuntime::prepare`] or [`OnnxRuntime::prepare_box_head`] has optimized, in this
+    /// process or in another one with the same library and thread count.
     ///
     /// # Errors
-    /// [`EngineError::Graph`] if the graph cannot be parsed, [`EngineError::Load`] if ONNX Runtime rejects a tensor.
+    /// [`EngineError::Load`] if ONNX Runtime rejects a tensor.
     pub fn prepare_optimized(
         &self,
         optimized: OptimizedGraph,
     ) -> Result<PreparedModel, EngineError> {
         let OptimizedGraph {
-            graph,
+            file: DetachedFile { graph, weights },
             fixed_batch,
             own_operators,
         } = optimized;
-        let mut weights = Vec::new();
-        for tensor in read_initializers(&graph, MIN_SHARED_BYTES)? {
-            let value = ort::value::Tensor::from_array((tensor.shape, tensor.data));
-            let value = value.map_err(EngineError::Load)?.into_dyn();
-            weights.push((tensor.name, Arc::new(value)));
-        }
+        let shared = |WeightTensor { name, shape, data }| {
+            let value = ort::value::Tensor::from_array((shape, data));
+            Ok((name, Arc::new(value.map_err(EngineError::Load)?.into_dyn())))
+        };
+        let weights: Result<Vec<_>, EngineError> = weights.into_iter().map(shared).collect();
         Ok(PreparedModel {
             runtime: self.clone(),
             fixed_batch,
             own_operators,
-            graph: Graph::Whole(graph),
-            weights: weights.into(),
+            graph: graph.into(),
+            weights: weights?.into(),
             prepacked: PrepackedWeights::new(),
         })
     }
@@ -156,18 +161,39 @@ impl OnnxRuntime {
     }
 }
 
-/// An optimized graph, in the form in which the child process returns it to the parent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OptimizedGraph<B = Vec<u8>> {
-    /// Bytes of the optimized ONNX file.
-    pub graph: B,
+/// An optimized graph, in the form in which it is passed between processes and stored in files.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OptimizedGraph {
+    /// The optimized ONNX file, with its large weights apart.
+    pub file: DetachedFile,
     /// The only batch size that the network accepts. `None` if its batch size is dynamic.
     pub fixed_batch: Option<usize>,
     /// Number of custom int8 operators in the graph.
     pub own_operators: usize,
 }
 
-/// An optimized model, from which sessions are created without optimizing again.
+impl OptimizedGraph {
+    /// Returns the size of the file and its weights in bytes.
+    pub fn bytes(&self) -> u64 {
+        let weights = self.file.weights.iter();
+        let weights: usize = weights.map(|weight| size_of_val(&weight.data[..])).sum();
+        (self.file.graph.len() + weights) as u64
+    }
+}
+
+/// A borrowed weight of a [`PreparedModel`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SharedWeight<'a> {
+    /// Name of the initializer.
+    pub name: &'a str,
+    /// Sizes of the axes, outermost axis first.
+    pub shape: &'a [i64],
+    /// Elements in C order.
+    pub data: &'a [f32],
+}
+
+/// An optimized model, from which sessions are created without optimizing again. Clones share the graph and the weights.
+#[derive(Clone)]
 pub struct PreparedModel {
     runtime: OnnxRuntime,
     /// The only batch size that the network accepts. `None` if its batch size is dynamic.
@@ -175,68 +201,29 @@ pub struct PreparedModel {
     /// Number of custom int8 operators in the graph; 0 for fp32 models, and if custom operators are
     /// disabled.
     pub own_operators: usize,
-    graph: Graph,
+    /// The optimized ONNX file without the elements of `weights`.
+    graph: Arc<[u8]>,
     /// Large weights by initializer name, shared by all sessions.
     weights: Arc<[(String, Arc<DynValue>)]>,
     prepacked: PrepackedWeights,
 }
 
-/// The optimized ONNX file of a [`PreparedModel`].
-enum Graph {
-    /// All bytes of the file.
-    Whole(Vec<u8>),
-    /// The file without the weights that all sessions share.
-    Hollow(HollowFile),
-}
-
-impl Graph {
-    /// Returns all bytes of the file. `weights` are the weights that all sessions share.
-    fn bytes(&self, weights: &[(String, Arc<DynValue>)]) -> Result<Cow<'_, [u8]>, EngineError> {
-        let file = match self {
-            Self::Whole(bytes) => return Ok(Cow::Borrowed(bytes)),
-            Self::Hollow(file) => file,
-        };
-        let mut elements = HashMap::with_capacity(weights.len());
-        for (name, value) in weights {
-            let (_, values) = value.try_extract_tensor().map_err(EngineError::Load)?;
-            elements.entry(name.as_str()).or_insert(values);
-        }
-        let restored = file.restore(|name| elements.get(name).copied());
-        let missing = |name: &str| GraphReadError::Missing {
-            name: name.to_owned(),
-        };
-        Ok(Cow::Owned(restored.map_err(missing)?))
-    }
-}
-
 impl PreparedModel {
-    /// Returns the same model without a second copy of the weights that its sessions share. Creating a session from it
-    /// copies these weights for the time of the creation.
-    #[must_use]
-    pub fn hollow(&self) -> Self {
-        let graph = match &self.graph {
-            Graph::Whole(bytes) => HollowFile::new(bytes, MIN_SHARED_BYTES),
-            Graph::Hollow(file) => file.clone(),
-        };
-        Self {
-            runtime: self.runtime.clone(),
-            graph: Graph::Hollow(graph),
-            weights: Arc::clone(&self.weights),
-            prepacked: self.prepacked.clone(),
-            ..*self
-        }
+    /// Returns the optimized ONNX file without the elements of [`PreparedModel::weights`].
+    pub fn graph(&self) -> &[u8] {
+        &self.graph
     }
 
-    /// Returns the optimized graph.
+    /// Returns the weights that are not in [`PreparedModel::graph`], in the order of the file.
     ///
     /// # Errors
-    /// [`EngineError::Load`] or [`EngineError::Graph`] if shared weights cannot be read back.
-    pub fn optimized(&self) -> Result<OptimizedGraph<Cow<'_, [u8]>>, EngineError> {
-        Ok(OptimizedGraph {
-            graph: self.graph.bytes(&self.weights)?,
-            fixed_batch: self.fixed_batch,
-            own_operators: self.own_operators,
-        })
+    /// [`EngineError::Load`] if ONNX Runtime does not return the elements.
+    pub fn weights(&self) -> Result<Vec<SharedWeight<'_>>, EngineError> {
+        let weights = self.weights.iter().map(|(name, value)| {
+            let (shape, data) = value.try_extract_tensor().map_err(EngineError::Load)?;
+            Ok(SharedWeight { name, shape, data })
+        });
+        weights.collect()
     }
 
     /// Creates a session, which shares the weights with all other sessions of this model.
@@ -263,15 +250,35 @@ impl PreparedModel {
     }
 
     fn raw_session(&self) -> Result<Session, EngineError> {
-        let builder = || {
-            let builder = self.runtime.optimized_session()?;
-            let mut builder = builder.with_prepacked_weights(&self.prepacked)?;
-            for (name, value) in self.weights.iter() {
-                builder = builder.with_initializer(name, Arc::clone(value))?;
-            }
-            Ok(builder)
+        let builder = self.session_builder().map_err(EngineError::Load)?;
+        let error = match commit_detached(builder, &self.graph) {
+            Ok(session) => return Ok(session),
+            Err(error) => error,
         };
-        let graph = self.graph.bytes(&self.weights)?;
-        commit(builder().map_err(EngineError::Load)?, &graph)
+        tracing::debug!(
+            error = &error as &dyn std::error::Error,
+            "graph without weights rejected: the session copies the weights while it is created"
+        );
+        self.attached_session()
+    }
+
+    /// Creates a session from a file that has all weights, for versions of ONNX Runtime that do not take the weights apart
+    /// from the file. The session uses the shared weights and not those of the file.
+    fn attached_session(&self) -> Result<Session, EngineError> {
+        let weights: HashMap<_, _> = self.weights()?.iter().map(|w| (w.name, w.data)).collect();
+        let file = attach(&self.graph, |name| weights.get(name).copied())?;
+        let builder = self.session_builder().map_err(EngineError::Load)?;
+        commit(builder, &file)
+    }
+
+    /// Returns a builder with the shared weights. ONNX Runtime uses them in place of the tensors of the file, whose
+    /// elements it then neither needs nor reads. Its functions for external initializers would copy them.
+    fn session_builder(&self) -> ort::Result<SessionBuilder> {
+        let builder = self.runtime.optimized_session()?;
+        let mut builder = builder.with_prepacked_weights(&self.prepacked)?;
+        for (name, value) in self.weights.iter() {
+            builder = builder.with_initializer(name, Arc::clone(value))?;
+        }
+        Ok(builder)
     }
 }

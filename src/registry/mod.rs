@@ -308,7 +308,7 @@ impl LoadedModel {
         let name = &manifest.name;
         let batch_metrics = metrics.batch(name, &variant);
         let spare = Box::new(SpareEngines {
-            networks: networks.hollow(),
+            networks: networks.clone(),
             preprocessor: preprocessor.clone(),
         });
         let id = format!("{name}@{variant}");
@@ -378,7 +378,7 @@ impl LoadedModel {
     }
 }
 
-/// Creates engines that replace failed ones. Holds the graphs of the networks without the weights that all engines share.
+/// Creates engines that replace failed ones. The networks share their graphs and weights with all engines.
 struct SpareEngines {
     networks: Networks,
     preprocessor: Preprocessor,

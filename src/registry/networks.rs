@@ -1,6 +1,5 @@
 //! The networks of a model, which are optimized once, and the engines that share their weights.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use onnx_export::{Role, Stages};
@@ -10,7 +9,8 @@ use crate::engine::{Engine, EngineError, OnnxRuntime, OptimizedGraph, PreparedMo
 use crate::postprocess::detect::Detector;
 use crate::store::ModelSource;
 
-/// The optimized stages of a model. All engines created from them share their weights.
+/// The optimized stages of a model. All engines created from them, and from clones, share their weights.
+#[derive(Clone)]
 pub struct Networks {
     stages: Stages<PreparedModel>,
     /// Selects the region proposals of a two-stage detector. `None` for models with one stage.
@@ -67,23 +67,9 @@ impl Networks {
         })
     }
 
-    /// Returns the same networks without a second copy of the weights that their engines share. Creating an engine from
-    /// them copies these weights for the time of the creation.
-    #[must_use]
-    pub fn hollow(&self) -> Self {
-        Self {
-            stages: self.stages.as_ref().map(|_, stage| stage.hollow()),
-            propose: self.propose.clone(),
-        }
-    }
-
-    /// Returns the optimized graphs of the stages.
-    ///
-    /// # Errors
-    /// [`EngineError`] if shared weights cannot be read back.
-    pub fn optimized(&self) -> Result<Stages<OptimizedGraph<Cow<'_, [u8]>>>, EngineError> {
-        let stages = self.stages.as_ref();
-        stages.try_map(|_, stage| stage.optimized())
+    /// Returns the optimized stages.
+    pub fn stages(&self) -> &Stages<PreparedModel> {
+        &self.stages
     }
 
     /// Returns the only batch size that the model's first stage accepts. `None` if the stage

@@ -29,6 +29,8 @@ pub fn sightline<S: AsRef<OsStr>>(args: &[S]) -> Command {
     }
     // Tests must not find models that the developer installed.
     command.env("XDG_DATA_HOME", "/nonexistent");
+    // Without these variables no start-up cache is written, so that tests do not depend on earlier ones.
+    command.env_remove("XDG_CACHE_HOME").env_remove("HOME");
     command.args(args).stdin(Stdio::null());
     command
 }

@@ -8,6 +8,7 @@
 
 use thiserror::Error;
 
+use crate::detached::LOCATION;
 use crate::text::shown;
 use crate::wire::{ProtobufError, Reader, Value};
 
@@ -68,7 +69,25 @@ pub enum ExternalDataError {
 /// any `external_data`, [`ExternalDataError::Malformed`], [`ExternalDataError::TooDeep`] or
 /// [`ExternalDataError::TooManyFields`] if the file cannot be searched.
 pub fn reject_external_data(model: &[u8]) -> Result<(), ExternalDataError> {
-    let mut search = Search { fields: 0 };
+    search(model, false)
+}
+
+/// Rejects an ONNX file that has a tensor with external data, except the tensors that [`DetachedFile`] marks: their
+/// location is a folder, from which no elements can be read.
+///
+/// [`DetachedFile`]: crate::DetachedFile
+///
+/// # Errors
+/// As [`reject_external_data`].
+pub fn reject_foreign_data(model: &[u8]) -> Result<(), ExternalDataError> {
+    search(model, true)
+}
+
+fn search(model: &[u8], allow_detached: bool) -> Result<(), ExternalDataError> {
+    let mut search = Search {
+        fields: 0,
+        allow_detached,
+    };
     search.message(Message::Model, Reader::new(model), 0, &[])
 }
 
@@ -115,6 +134,8 @@ impl Message {
 struct Search {
     /// Number of fields so far, see [`MAX_FIELDS`].
     fields: usize,
+    /// Whether tensors that [`DetachedFile`](crate::DetachedFile) marks are accepted.
+    allow_detached: bool,
 }
 
 impl Search {
@@ -131,7 +152,7 @@ impl Search {
             return Err(ExternalDataError::TooDeep);
         }
         if message == Message::Tensor {
-            return check_tensor(fields, attribute);
+            return self.check_tensor(fields, attribute);
         }
         let mut attribute = attribute;
         while let Some((number, value)) = fields.next_field()? {
@@ -153,31 +174,38 @@ impl Search {
         }
         Ok(())
     }
-}
 
-/// Rejects an encoded `TensorProto` whose elements are in another file. Stricter than ONNX: a
-/// tensor with both its own elements and a location is also rejected.
-fn check_tensor(mut fields: Reader<'_>, attribute: &[u8]) -> Result<(), ExternalDataError> {
-    let mut name: &[u8] = &[];
-    let mut is_external = false;
-    while let Some((number, value)) = fields.next_field()? {
-        match (number, value) {
-            (TENSOR_NAME, Value::Bytes(content)) => name = content.rest(),
-            (DATA_LOCATION, Value::Varint(0)) => {}
-            (DATA_LOCATION | EXTERNAL_DATA, _) => is_external = true,
-            _ => {}
+    /// Rejects an encoded `TensorProto` whose elements are in another file. Stricter than ONNX: a
+    /// tensor with both its own elements and a location is also rejected.
+    fn check_tensor(
+        &self,
+        mut fields: Reader<'_>,
+        attribute: &[u8],
+    ) -> Result<(), ExternalDataError> {
+        let mut name: &[u8] = &[];
+        let mut is_external = false;
+        while let Some((number, value)) = fields.next_field()? {
+            match (number, value) {
+                (TENSOR_NAME, Value::Bytes(content)) => name = content.rest(),
+                (DATA_LOCATION, Value::Varint(0)) => {}
+                (DATA_LOCATION, Value::Varint(1)) if self.allow_detached => {}
+                (EXTERNAL_DATA, Value::Bytes(content))
+                    if self.allow_detached && content.rest() == LOCATION => {}
+                (DATA_LOCATION | EXTERNAL_DATA, _) => is_external = true,
+                _ => {}
+            }
         }
+        if !is_external {
+            return Ok(());
+        }
+        let text = |name| shown(&String::from_utf8_lossy(name));
+        let tensor = match (name, attribute) {
+            ([], []) => "a tensor without a name".to_owned(),
+            ([], attribute) => format!("a tensor in the attribute `{}`", text(attribute)),
+            (name, _) => format!("the tensor `{}`", text(name)),
+        };
+        Err(ExternalDataError::External { tensor })
     }
-    if !is_external {
-        return Ok(());
-    }
-    let text = |name| shown(&String::from_utf8_lossy(name));
-    let tensor = match (name, attribute) {
-        ([], []) => "a tensor without a name".to_owned(),
-        ([], attribute) => format!("a tensor in the attribute `{}`", text(attribute)),
-        (name, _) => format!("the tensor `{}`", text(name)),
-    };
-    Err(ExternalDataError::External { tensor })
 }
 
 #[cfg(test)]

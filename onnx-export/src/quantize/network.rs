@@ -212,11 +212,12 @@ fn float_tensors(graph: &GraphProto) -> Result<HashMap<String, WeightTensor>, Qu
         .filter(|tensor| tensor.data_type == FLOAT);
     let read = floats.map(|tensor| {
         let mut tensor = tensor.clone();
-        if tensor.raw_data.is_empty() {
+        let mut raw_data = std::mem::take(&mut tensor.raw_data);
+        if raw_data.is_empty() {
             let bytes = tensor.float_data.iter().flat_map(|v| v.to_le_bytes());
-            tensor.raw_data = bytes.collect();
+            raw_data = bytes.collect();
         }
-        Ok((tensor.name.clone(), weight_tensor(tensor)?))
+        Ok((tensor.name.clone(), weight_tensor(tensor, &raw_data)?))
     });
     read.collect()
 }

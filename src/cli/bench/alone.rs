@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
 use sightline::cancel::Cancel;
 use sightline::engine::{Engine, OnnxRuntime};
 use sightline::image::{DecodeOptions, ImageSize, Orientation, Preprocessor, decode};
@@ -20,7 +21,7 @@ use super::load::median;
 
 /// CPU time of each stage of a request for one image, and elapsed time of all stages together, in
 /// milliseconds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Stages {
     pub(super) decode: f64,
     pub(super) preprocess: f64,

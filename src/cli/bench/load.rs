@@ -3,8 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use sightline::config::redacted;
+
+/// Longest time of a request; a longer one has failed.
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Median (`p50`) and 99th percentile (`p99`) of the latency in milliseconds, and throughput in
 /// requests per second, over all connections of a load test.
@@ -71,24 +74,38 @@ pub(super) struct Client<'a> {
 
 impl<'a> Client<'a> {
     pub(super) fn new(target: Target<'a>) -> Self {
-        let agent = ureq::Agent::config_builder().proxy(None).build().into();
+        let config = ureq::Agent::config_builder().proxy(None);
+        let config = config.http_status_as_error(false).max_redirects(0);
+        let agent = config.timeout_global(Some(TIMEOUT)).build().into();
         Self { agent, target }
     }
 
     /// Sends `image` and returns the time until the whole response was received, in milliseconds.
+    ///
+    /// # Errors
+    /// If there is no response, or one with another status than 200.
     pub(super) fn send(&self, image: &[u8]) -> Result<f64> {
         let start = Instant::now();
+        let failed = || format!("the HTTP request to {} failed", redacted(self.target.url));
+        let status = self.post(image).with_context(failed)?;
+        if status != 200 {
+            bail!("{}: status {status}", failed());
+        }
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    }
+
+    /// Sends `image`, receives the whole response, and returns its status.
+    pub(super) fn post(&self, image: &[u8]) -> Result<u16, ureq::Error> {
         let Target { url, api_key } = self.target;
         let request = self.agent.post(url);
         let mut request = request.header("content-type", "application/octet-stream");
         if let Some(key) = api_key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
-        let response = request.send(image);
-        let mut response = response
-            .with_context(|| format!("the HTTP request to {} failed", redacted(self.target.url)))?;
-        response.body_mut().read_to_vec()?;
-        Ok(start.elapsed().as_secs_f64() * 1e3)
+        let mut response = request.send(image)?;
+        let mut body = response.body_mut().as_reader();
+        std::io::copy(&mut body, &mut std::io::sink())?;
+        Ok(response.status().as_u16())
     }
 }
 

@@ -3,15 +3,23 @@
 //! Each line of the output is for one model and has medians over several rounds. In a round, the
 //! measurements with and without the server alternate. On a shared machine, their ratios are
 //! therefore reliable, while absolute times are not.
+//!
+//! With `--url`, [`running`] measures a running server instead, also with requests at fixed times.
 
 mod alone;
+mod images;
 mod load;
+mod record;
+mod remote;
+mod running;
+mod schedule;
 mod served;
+mod table;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use bytes::Bytes;
 use clap::Args;
 use onnx_export::formula;
@@ -31,12 +39,15 @@ use sightline::threads::usable_cores;
 use super::say::say;
 use super::{PrecisionArgs, RuntimeArgs, StoreArgs};
 use alone::{Alone, Stages};
-use load::{Client, Load, Target, median};
+use load::{Client, Target, median};
 use served::Server;
+use table::{Line, Round};
 
 /// The image that is sent if `--image` is not set: a JPEG of 500x375 pixels, a common size in
 /// datasets.
 const IMAGE: &[u8] = include_bytes!("../../../tests/photos/coffee_500x375.jpg");
+/// Default number of connections of a closed loop.
+const CONNECTIONS: u16 = 8;
 /// Time during which the CPU usage of the idle server is measured.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -65,9 +76,29 @@ pub(super) struct BenchArgs {
     /// Image to send [default: a 500x375 JPEG]
     #[arg(long, env = "SIGHTLINE_IMAGE", value_name = "FILE")]
     image: Option<PathBuf>,
-    /// Number of connections in the load test
-    #[arg(long, env = "SIGHTLINE_CONNECTIONS", default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
-    connections: u16,
+    /// Folder with images to send to `--url`, one after the other; without `--rate` or `--seconds`, each is sent once
+    #[arg(
+        long,
+        env = "SIGHTLINE_BENCH_IMAGES",
+        value_name = "DIR",
+        requires = "url",
+        conflicts_with = "image"
+    )]
+    images: Option<PathBuf>,
+    /// Send this many requests per second to `--url` at fixed times, whether or not the server keeps up (open loop), and
+    /// measure latencies from these times [default: each connection sends its next request after a response]
+    #[arg(long, env = "SIGHTLINE_RATE", value_name = "R", requires = "url", value_parser = parse_rate)]
+    rate: Option<f64>,
+    /// Duration of a load test of `--url` with `--rate`, `--images` or `--requests` [default: 10, or until the last
+    /// request of `--requests` or `--images`]
+    #[arg(long, env = "SIGHTLINE_SECONDS", value_name = "N", requires = "url", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: Option<u32>,
+    /// Most requests of a load test of `--url` [default: no limit; with `--images` alone, one for each image]
+    #[arg(long, env = "SIGHTLINE_REQUESTS", value_name = "N", requires = "url", value_parser = clap::value_parser!(u64).range(1..))]
+    requests: Option<u64>,
+    /// Number of connections in the load test [default: 8; with `--rate` 128]
+    #[arg(long, env = "SIGHTLINE_CONNECTIONS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    connections: Option<u16>,
     /// Number of rounds; each value in the output is a median over the rounds
     #[arg(long, env = "SIGHTLINE_ROUNDS", default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
@@ -75,6 +106,9 @@ pub(super) struct BenchArgs {
     /// milliseconds
     #[arg(long, env = "SIGHTLINE_ROUND_MS", default_value_t = 1000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
     round_ms: u64,
+    /// Print JSON instead of text
+    #[arg(long, env = "SIGHTLINE_JSON")]
+    json: bool,
     #[command(flatten)]
     precision: PrecisionArgs,
     #[command(flatten)]
@@ -83,15 +117,23 @@ pub(super) struct BenchArgs {
     runtime: RuntimeArgs,
 }
 
-/// Prints one table line per model. With `--url`, prints two lines for the running server: for one
-/// connection, and for `--connections` connections.
+/// Parses the value of `--rate`.
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate = text
+        .parse()
+        .ok()
+        .filter(|rate| (0.001..=1e6).contains(rate));
+    rate.ok_or_else(|| format!("expected a number from 0.001 to 1000000, got `{text}`"))
+}
+
+/// Prints one table line per model, or the results for the running server at `--url`.
 pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let image = match &args.image {
         Some(path) => Bytes::from(read_bounded(path, Limits::default().max_body_bytes as u64)?),
         None => Bytes::from_static(IMAGE),
     };
     if let Some(url) = &args.url {
-        return running_server(args, url, &image);
+        return running::run(args, url, image);
     }
     let runtime = args.runtime.load()?;
     let store = args.store.store();
@@ -102,6 +144,14 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
             name: model.manifest.name,
             variant: None,
         }));
+    }
+    if args.json {
+        let measured = models.iter().map(|model| {
+            let source = find_or_make(&store, model, args.precision.precision)?;
+            measure(args, &runtime, source, &image)
+        });
+        let lines = measured.collect::<Result<Vec<_>>>()?;
+        return say!("{}", serde_json::to_string_pretty(&lines)?);
     }
     say!(
         "{} cores; times are medians in milliseconds; decode, preprocess, inference and \
@@ -177,6 +227,7 @@ fn measure(
         api_key: None,
     };
     let client = Client::new(target);
+    let connections = usize::from(args.connections.unwrap_or(CONNECTIONS));
     let mut rounds = Vec::new();
     for _ in 0..args.rounds {
         // Runs without the server and requests to it alternate, so that a slow moment of the
@@ -187,7 +238,7 @@ fn measure(
             runs.push(alone.once(image)?);
             single.push(client.send(image)?);
         }
-        let many = load::run(target, image, usize::from(args.connections), length)?;
+        let many = load::run(target, image, connections, length)?;
         let stages = Stages::median(&runs);
         rounds.push(Round {
             stages,
@@ -197,125 +248,4 @@ fn measure(
     }
     server.stop()?;
     Ok(Line::new(name, idle, &rounds))
-}
-
-/// The results of one round of measurements of a model.
-struct Round {
-    stages: Stages,
-    /// Median latency over one connection, in milliseconds.
-    single: f64,
-    /// Latency and throughput over `--connections` connections.
-    many: Load,
-}
-
-/// One line of the table: the results of a model.
-struct Line {
-    model: String,
-    stages: Stages,
-    /// Median latency over one connection, in milliseconds.
-    single_p50: f64,
-    /// Median latency over one connection minus the elapsed time of the stages without a server, in
-    /// milliseconds.
-    added: f64,
-    /// Median latency over `--connections` connections, in milliseconds.
-    many_p50: f64,
-    /// 99th percentile of the latency over `--connections` connections, in milliseconds.
-    many_p99: f64,
-    /// Throughput over `--connections` connections, in images per second.
-    per_second: f64,
-    /// `per_second` as a fraction of the throughput that the CPU cores would reach if they ran only
-    /// the stages of requests.
-    of_ideal: f64,
-    /// CPU usage while the server is idle, as a fraction of one core.
-    idle: f64,
-}
-
-impl Line {
-    /// Header line of the table, with the names of the columns.
-    const HEAD: &str = "model                                    decode prepr. infer. postpr.  wall |  1 conn: p50  added | \
-         load: p50    p99  images/s  of ideal | idle CPU";
-
-    fn new(model: String, idle: f64, rounds: &[Round]) -> Self {
-        let over = |figure: &dyn Fn(&Round) -> f64| median(rounds.iter().map(figure).collect());
-        let cores = usable_cores() as f64;
-        Self {
-            model,
-            stages: Stages {
-                decode: over(&|round| round.stages.decode),
-                preprocess: over(&|round| round.stages.preprocess),
-                inference: over(&|round| round.stages.inference),
-                postprocess: over(&|round| round.stages.postprocess),
-                wall: over(&|round| round.stages.wall),
-            },
-            single_p50: over(&|round| round.single),
-            added: over(&|round| round.single - round.stages.wall),
-            many_p50: over(&|round| round.many.p50),
-            many_p99: over(&|round| round.many.p99),
-            per_second: over(&|round| round.many.per_second),
-            of_ideal: over(&|r| r.many.per_second * r.stages.cpu() / 1000.0 / cores),
-            idle,
-        }
-    }
-}
-
-impl std::fmt::Display for Line {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Stages {
-            decode,
-            preprocess,
-            inference,
-            postprocess,
-            wall,
-        } = self.stages;
-        write!(
-            f,
-            "{:40} {decode:6.2} {preprocess:6.2} {inference:6.2} {postprocess:6.2} {wall:6.2} | ",
-            self.model
-        )?;
-        write!(f, "{:12.2} {:6.2} | ", self.single_p50, self.added)?;
-        write!(
-            f,
-            "{:9.2} {:6.2} {:9.1} ",
-            self.many_p50, self.many_p99, self.per_second
-        )?;
-        write!(
-            f,
-            "{:8.1}% | {:7.2}%",
-            self.of_ideal * 100.0,
-            self.idle * 100.0
-        )
-    }
-}
-
-/// Measures the running server at `url`. Prints a line with the results for one connection, and a
-/// line for `--connections` connections.
-fn running_server(args: &BenchArgs, url: &SecretUrl, image: &Bytes) -> Result<()> {
-    let given = url.expose();
-    let url = if given.contains("/v1/") {
-        url.clone()
-    } else {
-        format!("{}/v1/classify", given.trim_end_matches('/')).into()
-    };
-    let target = Target {
-        url: url.expose(),
-        api_key: args.api_key.as_deref(),
-    };
-    let length = Duration::from_millis(args.round_ms);
-    say!("connections       p50 ms    p99 ms  images/s")?;
-    for connections in [1, usize::from(args.connections)] {
-        let loads = (0..args.rounds)
-            .map(|_| load::run(target, image, connections, length))
-            .collect::<Result<Vec<_>>>()
-            .with_context(|| format!("cannot measure {url}"))?;
-        if loads.is_empty() {
-            bail!("cannot measure {url}: no rounds were run");
-        }
-        let over = |figure: fn(&Load) -> f64| median(loads.iter().map(figure).collect());
-        let (p50, p99) = (over(|load| load.p50), over(|load| load.p99));
-        say!(
-            "{connections:11} {p50:12.2} {p99:9.2} {:9.1}",
-            over(|load| load.per_second)
-        )?;
-    }
-    Ok(())
 }

@@ -119,8 +119,15 @@ impl Loader {
             let left = left_beside_server(&self.app, self.tensor_bytes)?;
             Some(left.saturating_sub(beside))
         });
-        let metrics = &self.app.metrics;
-        let model = trial::load(source, &self.runtime, plan, self.config.load, free, metrics)?;
+        let loading = trial::Loading {
+            runtime: &self.runtime,
+            limits: self.config.load,
+            free,
+            metrics: &self.app.metrics,
+            cache: &self.config.cache,
+            caches_later: true,
+        };
+        let model = loading.load(source, plan)?;
         tracing::info!(
             model = model.id(),
             instances = plan.instances,

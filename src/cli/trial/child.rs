@@ -1,8 +1,7 @@
 //! The child process: optimizes a model, runs it once, and returns the optimized graphs.
 
-use std::borrow::Cow;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, BufWriter, Read, Write as _};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,6 @@ use bytes::Bytes;
 use clap::Args;
 use onnx_export::{Stage, Stages};
 use rustix::process::Signal;
-use sightline::engine::OptimizedGraph;
 use sightline::image::DecodeMode;
 use sightline::manifest::ModelManifest;
 use sightline::metrics::Metrics;
@@ -21,7 +19,7 @@ use sightline::registry::networks::Networks;
 use sightline::registry::{LoadReason, LoadedModel, ModelPlan};
 use sightline::store::{ModelSource, Origin};
 
-use super::message::{GraphHead, Order, Outcome, read_head, read_part, write};
+use super::message::{Order, Outcome, read_head, read_part, write};
 use crate::cli::RuntimeArgs;
 use crate::cli::memory::limit_allocations;
 
@@ -41,22 +39,10 @@ pub(in crate::cli) fn run(args: &TrialArgs) -> Result<()> {
     prefer_for_killing();
     match try_load(order, input, args) {
         Ok((networks, worker_bytes)) => {
-            let graphs = networks.optimized()?;
-            let head = |graph: Stage<&OptimizedGraph<Cow<'_, [u8]>>>| GraphHead {
-                role: graph.role,
-                bytes: graph.content.graph.len(),
-                fixed_batch: graph.content.fixed_batch,
-                own_operators: graph.content.own_operators,
-            };
-            let outcome = Outcome::Loaded {
-                graphs: graphs.iter().map(head).collect(),
-                worker_bytes,
-            };
-            write(
-                &mut output,
-                &outcome,
-                graphs.iter().map(|g| &*g.content.graph),
-            )?;
+            write(&mut output, &Outcome::Loaded, std::iter::empty())?;
+            let mut output = BufWriter::new(output);
+            sightline::cache::write(&mut output, &networks, worker_bytes)?;
+            output.flush()?;
             // Destructors take time and are not needed, because the process ends now.
             std::mem::forget(networks);
             Ok(())

@@ -26,25 +26,12 @@ pub(super) struct Order {
     pub(super) graphs: Vec<(Role, usize)>,
 }
 
-/// The result of the child. If the model was loaded, the bytes of its optimized graphs follow on the child's
-/// stdout.
+/// The result of the child. If the model was loaded, its optimized networks follow on the child's stdout, in the form of
+/// [`sightline::cache::write`].
 #[derive(Serialize, Deserialize)]
 pub(super) enum Outcome {
-    Loaded {
-        graphs: Vec<GraphHead>,
-        /// Memory in bytes by which the child grew when it created one worker and ran it.
-        worker_bytes: u64,
-    },
+    Loaded,
     Failed(String),
-}
-
-/// The fields of an `OptimizedGraph`, with the size of its graph instead of the graph.
-#[derive(Serialize, Deserialize)]
-pub(super) struct GraphHead {
-    pub(super) role: Role,
-    pub(super) bytes: usize,
-    pub(super) fixed_batch: Option<usize>,
-    pub(super) own_operators: usize,
 }
 
 /// Writes `head` as a line of JSON, then `parts`.

@@ -3,9 +3,10 @@
 //! ONNX Runtime executes parts of a network while it optimizes the network. A hostile file can therefore make loading
 //! endless, or make it take any amount of memory, and neither can be stopped within a process. The child optimizes the
 //! network, runs it once, and returns the optimized graph. The parent creates its sessions from that graph, without
-//! optimizing again.
+//! optimizing again. A graph that was returned under the same conditions before comes from the start-up cache.
 
 mod child;
+mod loading;
 mod message;
 
 use std::fs::File;
@@ -14,24 +15,22 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use onnx_export::{Stage, Stages};
+use bytes::Bytes;
+use onnx_export::Stages;
 use rustix::process::Signal;
-use sightline::config::LoadLimits;
-use sightline::engine::{OnnxRuntime, OptimizedGraph};
+use sightline::cache::Stored;
 use sightline::memory::memory_limit;
-use sightline::metrics::Metrics;
-use sightline::postprocess::detect::Detector;
-use sightline::process::ProcessUsage;
-use sightline::registry::networks::Networks;
-use sightline::registry::{LoadError, LoadReason, LoadedModel, ModelPlan};
-use sightline::store::{ModelSource, Origin};
+use sightline::registry::ModelPlan;
+use sightline::store::ModelSource;
 
 use super::log;
+use super::relaunch::NO_TELEMETRY;
 pub(super) use child::{TrialArgs, run};
-use message::{Order, Outcome, read_head, read_part, write};
+pub(super) use loading::Loading;
+use message::{Order, Outcome, read_head, write};
 
 /// Constant part of the default memory limit of the child process, in bytes.
 const BASE_MEMORY: u64 = 2 << 30;
@@ -46,8 +45,9 @@ const LACK_ADVICE: &str =
 const MAX_ERROR: usize = 2000;
 /// Maximum size in bytes of the child's log that the parent writes to stderr; the rest is dropped.
 const MAX_LOG: u64 = 64 << 10;
-/// Environment variables of glibc's allocator in the child: one pool, and large blocks outside of it.
-const ALLOCATOR: [(&str, &str); 2] = [
+/// Environment variables of the child: glibc's allocator has one pool, and large blocks outside of it.
+const VARIABLES: [(&str, &str); 3] = [
+    NO_TELEMETRY,
     ("MALLOC_ARENA_MAX", "1"),
     ("MALLOC_MMAP_THRESHOLD_", "131072"),
 ];
@@ -70,85 +70,50 @@ pub(super) struct TooLittleMemory {
     free: u64,
 }
 
-/// Loads the model `source`. A model from files is first loaded in a child process within `limits`. `free` is the
-/// memory in bytes that loading may take beside a server that has responded to requests already; `None` if only
-/// `limits` apply.
+/// Maximum memory of a child process.
+struct MemoryLimit {
+    bytes: u64,
+    /// How to raise the limit.
+    advice: &'static str,
+}
+
+/// Loads the model `source`, whose stages are `graphs`, in a child process with the ONNX Runtime library at `library`.
+/// Returns its optimized networks.
 ///
 /// # Errors
-/// If the model cannot be loaded, or not within `limits`; the error names the model. [`TooLittleMemory`] is in its
-/// chain if `free` is certainly too small.
-pub(super) fn load(
-    source: ModelSource,
-    runtime: &OnnxRuntime,
-    plan: ModelPlan,
-    limits: LoadLimits,
-    free: Option<u64>,
-    metrics: &Metrics,
-) -> Result<LoadedModel> {
-    let plan = ModelPlan {
-        warm_up_limit: limits.timeout,
-        ..plan
-    };
-    if !matches!(source.origin, Origin::Files { .. }) {
-        let before = ProcessUsage::now().resident_bytes;
-        let mut model = LoadedModel::load(source, runtime, plan, metrics)?;
-        let after = ProcessUsage::now().resident_bytes;
-        model.memory_bytes = Some(after.saturating_sub(before));
-        return Ok(model);
-    }
-    let started = Instant::now();
-    let model = source.id();
-    let Trial {
-        graphs,
-        worker_bytes,
-    } = optimize(&source, runtime, plan, limits, free)
-        .with_context(|| format!("cannot load model `{model}`"))?;
-    tracing::debug!(
-        trial_ms = started.elapsed().as_millis() as u64,
-        "model optimized by a child process"
-    );
-    let weights: usize = graphs.iter().map(|stage| stage.content.graph.len()).sum();
-    let runtime = runtime.with_threads(plan.intra_op_threads);
-    let join = || {
-        let detector = Detector::of(&source.manifest)?;
-        Networks::prepare_optimized(graphs, detector.as_ref(), &runtime)
-    };
-    let networks = join().map_err(|reason| LoadError { model, reason })?;
-    let mut model = LoadedModel::with_networks(source, &networks, plan, metrics, started)?;
-    let workers = worker_bytes.saturating_mul(plan.instances as u64);
-    model.memory_bytes = Some(workers.saturating_add(weights as u64));
-    Ok(model)
-}
-
-/// The result of a child process that has loaded a model.
-struct Trial {
-    /// The optimized graphs, which have the weights.
-    graphs: Stages<OptimizedGraph>,
-    /// Memory in bytes of one worker without the weights that workers share.
-    worker_bytes: u64,
-}
-
-/// Loads the model `source` in a child process, and returns its optimized graphs and its memory.
-fn optimize(
+/// If the model cannot be loaded, or not within `limit` and `timeout`.
+fn in_child(
     source: &ModelSource,
-    runtime: &OnnxRuntime,
+    graphs: Stages<Bytes>,
     plan: ModelPlan,
-    limits: LoadLimits,
-    free: Option<u64>,
-) -> Result<Trial> {
-    let size = source.file_bytes().unwrap_or_default();
-    let left = free.map(|free| left_for_child(free, size));
-    let left = left.transpose()?.unwrap_or(u64::MAX);
-    let graphs = source.graphs().map_err(LoadReason::from)?;
-    let size: usize = graphs.iter().map(|graph| graph.content.len()).sum();
-    let limit = limits.memory.unwrap_or_else(|| default_memory(size as u64));
-    let (memory_bytes, advice) = if left < limit {
-        (left, LACK_ADVICE)
-    } else {
-        (limit, "--load-memory-bytes raises this limit")
-    };
+    library: &Path,
+    limit: MemoryLimit,
+    timeout: Duration,
+) -> Result<Stored> {
+    let order = order(source, &graphs, plan, limit.bytes)?;
+    let mut input = memory_file("model")?;
+    write(&mut input, &order, graphs.iter().map(|g| &g.content[..]))?;
+    drop(graphs);
+    input.rewind()?;
+    let mut output = memory_file("optimized")?;
+    let mut child = start(library, input, output.try_clone()?)?;
+    let (status, log) = finish(&mut child, timeout)?;
+    crate::cli::log::forward(&log);
+    output.rewind()?;
+    let stored = outcome(output, status);
+    stored.map_err(|error| explain_memory(error, &log, limit.bytes, limit.advice))
+}
+
+/// Returns what the child process is to load: the model `source`, whose stages are `graphs`, within `memory_bytes` bytes
+/// of memory.
+fn order(
+    source: &ModelSource,
+    graphs: &Stages<Bytes>,
+    plan: ModelPlan,
+    memory_bytes: u64,
+) -> Result<Order> {
     let parent = rustix::process::getpid();
-    let order = Order {
+    Ok(Order {
         parent: parent.as_raw_nonzero().get(),
         memory_bytes,
         manifest: source.manifest.to_toml()?,
@@ -158,18 +123,7 @@ fn optimize(
         max_batch_size: plan.max_batch_size,
         intra_op_threads: plan.intra_op_threads,
         graphs: graphs.iter().map(|g| (g.role, g.content.len())).collect(),
-    };
-    let mut input = memory_file("model")?;
-    write(&mut input, &order, graphs.iter().map(|g| &g.content[..]))?;
-    drop(graphs);
-    input.rewind()?;
-    let mut output = memory_file("optimized")?;
-    let mut child = start(runtime.library(), input, output.try_clone()?)?;
-    let (status, log) = finish(&mut child, limits.timeout)?;
-    crate::cli::log::forward(&log);
-    output.rewind()?;
-    let result = outcome(BufReader::new(output), status);
-    result.map_err(|error| explain_memory(error, &log, memory_bytes, advice))
+    })
 }
 
 /// Returns the default memory limit in bytes for loading a model whose files have `size` bytes.
@@ -206,7 +160,7 @@ fn start(library: &Path, input: File, output: File) -> Result<Child> {
         .arg("--onnxruntime")
         .arg(library)
         // The allocator returns freed memory to the system, so that the child measures what the model keeps.
-        .envs(ALLOCATOR)
+        .envs(VARIABLES)
         // A process group of its own: Ctrl-C at a terminal reaches only the parent, whose end stops the child.
         .process_group(0)
         .stdin(input)
@@ -247,7 +201,7 @@ fn finish(child: &mut Child, timeout: Duration) -> Result<(ExitStatus, Vec<u8>)>
 }
 
 /// Reads the child's result, which is the error if the child failed.
-fn outcome(mut output: BufReader<File>, status: ExitStatus) -> Result<Trial> {
+fn outcome(output: File, status: ExitStatus) -> Result<Stored> {
     if !status.success() {
         let end = match status.signal() {
             Some(signal) => format!("signal {signal}"),
@@ -255,31 +209,15 @@ fn outcome(mut output: BufReader<File>, status: ExitStatus) -> Result<Trial> {
         };
         bail!("the process that loads the model ended with {end}");
     }
-    let (heads, worker_bytes) = match read_head(&mut output)? {
-        Outcome::Loaded {
-            graphs,
-            worker_bytes,
-        } => (graphs, worker_bytes),
-        Outcome::Failed(error) => return Err(anyhow!(printable(&error))),
-    };
-    let mut stages = Vec::with_capacity(heads.len());
-    for head in heads {
-        let content = OptimizedGraph {
-            graph: read_part(&mut output, head.bytes)?,
-            fixed_batch: head.fixed_batch,
-            own_operators: head.own_operators,
-        };
-        stages.push(Stage {
-            role: head.role,
-            content,
-        });
+    let size = output.metadata()?.len();
+    let mut output = BufReader::new(output);
+    match read_head(&mut output)? {
+        Outcome::Loaded => {
+            let stored = sightline::cache::read(&mut output, size);
+            stored.context("the process that loads the model returned no networks")
+        }
+        Outcome::Failed(error) => Err(anyhow!(printable(&error))),
     }
-    let graphs = Stages::from_list(stages);
-    let graphs = graphs.context("the process that loads the model returned no network")?;
-    Ok(Trial {
-        graphs,
-        worker_bytes,
-    })
 }
 
 /// Adds the memory limit and `advice` to the error of a child that could not allocate memory, or that was killed by the system for
