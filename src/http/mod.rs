@@ -29,8 +29,8 @@ mod middleware;
 mod models;
 mod observed;
 mod opening;
-mod params;
 mod problem;
+mod query;
 mod replaceable;
 mod respond;
 mod segment;
@@ -73,11 +73,11 @@ use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::uri::Authority;
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
-use onnx_export::text;
 
 use crate::app::App;
 use crate::error::ServeError;
 use crate::manifest::Task;
+use crate::parameters::cut;
 use keys::Listener;
 use opening::Scheme;
 use problem::Problem;
@@ -238,9 +238,4 @@ async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Pr
         allowed,
     };
     error.into()
-}
-
-/// Returns the first 64 characters of a text from a client, for an error message.
-fn cut(text: &str) -> String {
-    text::cut(text, 64).to_owned()
 }
