@@ -11,8 +11,9 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 
 use super::extract::{
-    BodyFormat, Encoding, Framing, INLINE_BYTES, encoding, framing, read_body, read_inputs, refuse,
+    BodyFormat, Framing, GZIP, INLINE_BYTES, encoding, framing, read_body, read_inputs, refuse,
 };
+use super::gunzip::Compression;
 use super::problem::Problem;
 use super::respond::Finished;
 use super::traces;
@@ -170,7 +171,7 @@ pub(super) async fn failed(app: &App, watch: Watch<'_>, error: ServeError) -> Pr
 /// The checked query and headers of a request.
 struct Head<T> {
     orientation: Orientation,
-    encoding: Encoding,
+    encoding: Option<Compression>,
     framing: Framing,
     task: T,
 }
@@ -188,7 +189,7 @@ impl<T: TaskRoute> Head<T> {
         params.finish(&[&COMMON_PARAMETERS, T::PARAMETERS].concat())?;
         let head = Self {
             orientation,
-            encoding: encoding(&parts.headers)?,
+            encoding: encoding(&parts.headers, GZIP)?,
             framing: framing(&parts.headers)?,
             task,
         };
