@@ -27,7 +27,7 @@ const EXPECTED: &str =
 
 /// How a body is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Framing {
+pub(super) enum Framing {
     /// The whole body is JSON.
     Json,
     /// The first bytes are JSON, the others are binary tensors.
@@ -61,7 +61,7 @@ pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
 
 /// One input of a message, whose elements are not yet read.
 #[derive(Debug)]
-pub(in super::super) struct Input {
+pub(super) struct Input {
     pub(super) name: String,
     pub(super) datatype: DataType,
     pub(super) shape: Vec<i64>,
@@ -87,12 +87,12 @@ pub(super) struct Output {
 
 /// An inference request, whose elements are not yet read.
 #[derive(Debug)]
-pub(in super::super) struct Message {
+pub(super) struct Message {
     /// Id of the request, which the response repeats. `None` if there is none.
     pub(super) id: Option<String>,
     /// Parameters, without those of the message itself.
     pub(super) parameters: Parameters,
-    pub(in super::super) inputs: Vec<Input>,
+    pub(super) inputs: Vec<Input>,
     pub(super) outputs: Vec<Output>,
     /// Whether outputs are binary unless they state otherwise.
     pub(super) binary_outputs: bool,
@@ -102,7 +102,7 @@ pub(in super::super) struct Message {
 ///
 /// # Errors
 /// [`ServeError::BadBody`] and [`ServeError::BadParameter`] for a message that is wrong.
-pub(in super::super) fn parse(body: &Bytes, header: Option<usize>) -> Result<Message, ServeError> {
+pub(super) fn parse(body: &Bytes, header: Option<usize>) -> Result<Message, ServeError> {
     let length = header.unwrap_or(body.len());
     let Some(json) = body.get(..length) else {
         let expected = format!("at most {} bytes, the length of the body", body.len());

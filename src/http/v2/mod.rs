@@ -7,7 +7,7 @@ mod describe;
 mod elements;
 pub(super) mod errors;
 mod infer;
-pub(super) mod message;
+mod message;
 mod repository;
 mod write;
 
@@ -18,15 +18,21 @@ use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path};
+#[cfg(any(test, feature = "fuzzing"))]
+use axum::http::HeaderMap;
 use axum::http::HeaderName;
 use axum::http::request::Parts;
 use axum::routing::{get, post};
+#[cfg(any(test, feature = "fuzzing"))]
+use bytes::Bytes;
 
 use super::problem::Problem;
 use super::{Route, control};
 use crate::app::App;
 use crate::error::ServeError;
 use crate::inference::Target;
+#[cfg(any(test, feature = "fuzzing"))]
+use crate::inference::{self, DataType, TensorData};
 use crate::parameters::cut;
 use crate::registry::Snapshot;
 
@@ -92,6 +98,32 @@ pub(super) fn admin_routes() -> [Route; 3] {
 
 fn index() -> Route {
     ("/v2/repository/index", post(repository::index))
+}
+
+/// Reads the message in `body`, as the handler of inference requests does, and the elements of its tensors. Returns the
+/// number of bytes of all elements.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn read_message(headers: &HeaderMap, body: &Bytes) -> Result<usize, ServeError> {
+    let header = match message::framing(headers)? {
+        message::Framing::Json => None,
+        message::Framing::Binary { header } => Some(header),
+        message::Framing::Tensor => return Ok(body.len()),
+    };
+    let mut bytes = 0;
+    for input in message::parse(body, header)?.inputs {
+        elements::memory(&input)?;
+        let tensor = elements::read(input)?;
+        bytes += match tensor.data {
+            TensorData::Raw(data) if tensor.datatype == DataType::Bytes => {
+                let count = inference::elements("shape", &tensor.shape)?;
+                let parts = inference::split_elements("data", &data, count as usize)?;
+                parts.iter().map(Bytes::len).sum()
+            }
+            TensorData::Raw(data) => data.len(),
+            TensorData::Elements(parts) => parts.iter().map(Bytes::len).sum(),
+        };
+    }
+    Ok(bytes)
 }
 
 /// Returns whether `path` is one of a route of the protocol.
