@@ -59,13 +59,12 @@ impl Target {
         name: &str,
         version: Option<&str>,
     ) -> Result<Self, ServeError> {
-        let (entry, face) = match snapshot.named(name) {
-            Ok(entry) => (entry, Face::Tensor),
-            Err(unknown) => {
-                let base = without_suffix(name);
-                let entry = base.and_then(|base| snapshot.named(&base).ok());
-                (entry.ok_or(unknown)?, Face::Image)
+        let (entry, face) = match (snapshot.find(name), without_suffix(name)) {
+            (Some(entry), _) => (entry, Face::Tensor),
+            (None, Some(base)) if snapshot.find(&base).is_some() => {
+                (snapshot.named(&base)?, Face::Image)
             }
+            (None, _) => (snapshot.named(name)?, Face::Tensor),
         };
         let target = Self {
             entry: Arc::clone(entry),
@@ -85,21 +84,17 @@ impl Target {
     /// The first variant of a model is shown without its own name.
     pub(super) fn all(snapshot: &Snapshot) -> Vec<Self> {
         let targets = snapshot.entries().iter().flat_map(|entry| {
-            let first = snapshot.named(entry.name());
-            let first = first.is_ok_and(|first| Arc::ptr_eq(first, entry));
+            let first = snapshot.find(entry.name());
+            let first = first.is_some_and(|first| Arc::ptr_eq(first, entry));
             Face::ALL.map(|face| Self {
                 entry: Arc::clone(entry),
                 face,
                 name: name_of(entry, face, first),
             })
         });
-        // A model whose own name ends in `_image` hides the face of another one.
-        let visible = targets.filter(|target| {
-            let found = Self::find(snapshot, &target.name, None);
-            found.is_ok_and(|found| {
-                found.face == target.face && Arc::ptr_eq(&found.entry, &target.entry)
-            })
-        });
+        // A model whose own name ends in `_image` hides the image face of another one.
+        let visible = targets
+            .filter(|target| target.face == Face::Tensor || snapshot.find(&target.name).is_none());
         visible.collect()
     }
 }
@@ -107,9 +102,9 @@ impl Target {
 /// Returns the name of the model or variant that the name of a face belongs to: `name` itself, or the name without
 /// `_image` if only that is served.
 pub fn base_name(snapshot: &Snapshot, name: &str) -> String {
-    let base = without_suffix(name).filter(|base| snapshot.named(base).is_ok());
-    match (snapshot.named(name), base) {
-        (Err(_), Some(base)) => base,
+    let base = without_suffix(name).filter(|base| snapshot.find(base).is_some());
+    match (snapshot.find(name), base) {
+        (None, Some(base)) => base,
         _ => name.to_owned(),
     }
 }

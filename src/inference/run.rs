@@ -87,11 +87,11 @@ pub async fn infer(
     let work = async {
         let options = Options::parse(params, &admission.model)?;
         let inputs = read(app, &mut admission, request.inputs, options.orientation).await?;
-        // The input that was sent decides, and `target` only if the request would be ambiguous.
+        // The input that was sent decides, whichever name of the model the client has used.
         let plan = Plan::new(&admission.model, inputs.face, request.outputs)?;
         run(app, admission, (inputs, plan, options)).await
     };
-    tracing::trace!(model = target.name, "inference requested");
+    tracing::debug!(model = target.name, "inference requested");
     deadline.bound(work).await
 }
 

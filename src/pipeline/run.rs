@@ -145,7 +145,7 @@ impl Walk<'_> {
             }
             Input::Raw(tensor) => {
                 let size = tensor.size();
-                self.enqueue((index, size), self.convert(index, tensor), held)
+                self.enqueue((index, size), self.convert(tensor), held)
                     .await?
             }
         };
@@ -200,16 +200,11 @@ impl Walk<'_> {
         })
     }
 
-    /// Converts the tensor of image `index` of the request, a large one on the image pool.
-    async fn convert(self, index: usize, tensor: RawTensor) -> Result<PreparedImage, ServeError> {
+    /// Converts a tensor, a large one on the image pool.
+    async fn convert(self, tensor: RawTensor) -> Result<PreparedImage, ServeError> {
         match tensor.cost() {
-            None => tensor.prepare(index),
-            Some(cost) => {
-                self.app
-                    .pool
-                    .run(cost, move || tensor.prepare(index))
-                    .await?
-            }
+            None => Ok(tensor.prepare()),
+            Some(cost) => self.app.pool.run(cost, move || tensor.prepare()).await,
         }
     }
 

@@ -135,7 +135,9 @@ impl Head {
             }
         };
         let started = Instant::now();
-        let (length, whole) = (header.unwrap_or(body.len()), body.len());
+        let whole = body.len();
+        // The header may state more than there is, which is an error when the message is parsed.
+        let length = header.unwrap_or(whole).min(whole);
         let message = on_pool(app, length, move || parse(&body, header)).await??;
         let inputs = message.inputs.iter().map(elements::memory);
         let memory = inputs.sum::<Result<usize, _>>()?;

@@ -284,7 +284,7 @@ async fn images_are_run() {
     let scores: Vec<u8> = scores.flat_map(f32::to_le_bytes).collect();
     assert_eq!(tensors[..12], scores);
     // The whole body is the image.
-    let whole = [(HEADER_LENGTH.as_str(), "0")];
+    let whole = [("inference-header-content-length", "0")];
     let response = post(&app, IMAGE, &whole, png_file()).await;
     assert_eq!(split(response).await.1, tensors);
     let response = post(&app, TENSOR, &whole, vec![0; TENSOR_BYTES]).await;
@@ -423,7 +423,7 @@ async fn wrong_messages_say_what_was_expected() {
         ),
         (
             changed(image(), "/inputs/0/data", Value::Null),
-            "binary_data_size",
+            "each after its length in 4 bytes",
         ),
         (
             with("outputs", json!([{"name": "nothing"}])),
@@ -554,15 +554,6 @@ async fn wrong_bodies_are_rejected() {
         assert_eq!(status, expected, "{headers:?}: {value}");
         assert!(value["error"].is_string(), "{value}");
     }
-    let nan = [&f32::NAN.to_le_bytes()[..], &vec![0; TENSOR_BYTES - 4]].concat();
-    let response = infer_binary(&app, TENSOR, &tensor_message(1), &nan).await;
-    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
-    assert!(
-        value(response).await["error"]
-            .as_str()
-            .unwrap()
-            .contains("NaN at element 0")
-    );
     let message = changed(tensor_message(1), "/inputs/0/datatype", json!("FP16"));
     let response = infer_binary(&app, TENSOR, &message, &vec![0; TENSOR_BYTES]).await;
     let error = value(response).await;
