@@ -163,7 +163,6 @@ fn the_server_does_what_the_document_says() {
         let concrete = path.replace("{model}", "efficientnet_lite0");
         let concrete = concrete.replace("{version}", "1");
         for method in METHODS {
-            eprintln!("{method} {concrete}");
             let reply = server.request(&method.to_uppercase(), &concrete);
             let Some(operation) = item.get(method) else {
                 let code = match path.starts_with("/v2") {

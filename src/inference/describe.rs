@@ -1,11 +1,10 @@
-//! Descriptions of the server and its models: metadata, configurations, readiness, and the index of the repository.
+//! Descriptions of the server and its models: metadata, readiness, and the index of the repository.
 
 use serde::Serialize;
 
 use super::face::{Face, Target, VERSION};
 use super::outputs::Part;
 use super::tensor::DataType;
-use crate::app::App;
 use crate::registry::{Entry, LoadState, LoadedModel, OutputSpec, Snapshot};
 
 /// Extensions of the protocol that the server implements.
@@ -17,9 +16,8 @@ pub const EXTENSIONS: [&str; 6] = [
     "schedule_policy",
     "statistics",
 ];
-/// Platform and backend of all models, as clients know them.
-const PLATFORM: &str = "onnxruntime_onnx";
-const BACKEND: &str = "onnxruntime";
+/// Platform of all models, as clients know it.
+pub(super) const PLATFORM: &str = "onnxruntime_onnx";
 /// State of a model in the index if requests to it are accepted.
 const READY: &str = "READY";
 
@@ -58,88 +56,6 @@ pub struct TensorMetadata {
     pub datatype: &'static str,
     /// Sizes of the axes, the batch first; -1 for those that vary.
     pub shape: Vec<i64>,
-}
-
-/// The configuration of one name of a model, in the form of Triton's `ModelConfig`.
-#[derive(Debug, Clone, Serialize)]
-pub struct ModelConfig {
-    /// The name that the client has used.
-    pub name: String,
-    /// What runs the model.
-    pub platform: &'static str,
-    /// What runs the model, in newer configurations.
-    pub backend: &'static str,
-    /// The versions that are served.
-    pub version_policy: VersionPolicy,
-    /// Maximum number of images in a request.
-    pub max_batch_size: usize,
-    /// The only input.
-    pub input: [ConfigInput; 1],
-    /// The outputs.
-    pub output: Vec<ConfigOutput>,
-    /// The workers.
-    pub instance_group: [InstanceGroup; 1],
-    /// How requests share batches.
-    pub dynamic_batching: DynamicBatching,
-}
-
-/// The versions that are served.
-#[derive(Debug, Clone, Serialize)]
-pub struct VersionPolicy {
-    /// Only the latest versions are served.
-    pub latest: Latest,
-}
-
-/// The number of the latest versions that are served.
-#[derive(Debug, Clone, Serialize)]
-pub struct Latest {
-    /// Number of versions.
-    pub num_versions: u32,
-}
-
-/// The input in a configuration. `dims` have no batch axis.
-#[derive(Debug, Clone, Serialize)]
-pub struct ConfigInput {
-    /// Name of the input.
-    pub name: &'static str,
-    /// Data type, such as `TYPE_FP32`.
-    pub data_type: String,
-    /// `FORMAT_NCHW` or `FORMAT_NONE`.
-    pub format: &'static str,
-    /// Sizes of the axes; -1 for those that vary.
-    pub dims: Vec<i64>,
-}
-
-/// An output in a configuration. `dims` have no batch axis.
-#[derive(Debug, Clone, Serialize)]
-pub struct ConfigOutput {
-    /// Name of the output.
-    pub name: String,
-    /// Data type, such as `TYPE_FP32`.
-    pub data_type: String,
-    /// Sizes of the axes; -1 for those that vary.
-    pub dims: Vec<i64>,
-    /// File with the names of the classes. `None` if the output is not one value per class.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub label_filename: Option<String>,
-}
-
-/// The workers of a model.
-#[derive(Debug, Clone, Serialize)]
-pub struct InstanceGroup {
-    /// Name of the group.
-    pub name: String,
-    /// The processor, `KIND_CPU`.
-    pub kind: &'static str,
-    /// Number of workers.
-    pub count: usize,
-}
-
-/// How requests share batches.
-#[derive(Debug, Clone, Serialize)]
-pub struct DynamicBatching {
-    /// Longest time that an image waits for more images to join its batch.
-    pub max_queue_delay_microseconds: u64,
 }
 
 /// One name in the index of the repository.
@@ -186,48 +102,8 @@ pub fn metadata(target: &Target, model: &LoadedModel) -> ModelMetadata {
     }
 }
 
-/// Returns the configuration of `target`, whose loaded model is `model`.
-pub fn config(app: &App, target: &Target, model: &LoadedModel) -> ModelConfig {
-    let plan = &model.plan;
-    let (datatype, dims) = input_of(model, target.face);
-    let output = |output: OutputFacts| ConfigOutput {
-        label_filename: output.labeled.then(|| file_name(model)),
-        name: output.name,
-        data_type: config_type(output.datatype),
-        dims: output.axes,
-    };
-    let delay = plan.max_queue_delay.as_micros();
-    ModelConfig {
-        name: target.name.clone(),
-        platform: PLATFORM,
-        backend: BACKEND,
-        version_policy: VersionPolicy {
-            latest: Latest { num_versions: 1 },
-        },
-        max_batch_size: app.limits.max_images.min(plan.max_queue_size),
-        input: [ConfigInput {
-            name: target.face.input(),
-            data_type: config_type(datatype),
-            format: match target.face {
-                Face::Tensor => "FORMAT_NCHW",
-                Face::Image => "FORMAT_NONE",
-            },
-            dims,
-        }],
-        output: outputs_of(model, target.face).map(output).collect(),
-        instance_group: [InstanceGroup {
-            name: format!("{}_0", target.name),
-            kind: "KIND_CPU",
-            count: plan.instances,
-        }],
-        dynamic_batching: DynamicBatching {
-            max_queue_delay_microseconds: u64::try_from(delay).unwrap_or(u64::MAX),
-        },
-    }
-}
-
 /// Returns the data type and the axes of the input of `face`, without the batch.
-fn input_of(model: &LoadedModel, face: Face) -> (DataType, Vec<i64>) {
+pub(super) fn input_of(model: &LoadedModel, face: Face) -> (DataType, Vec<i64>) {
     match face {
         Face::Image => (DataType::Bytes, vec![1]),
         Face::Tensor => {
@@ -241,16 +117,16 @@ fn input_of(model: &LoadedModel, face: Face) -> (DataType, Vec<i64>) {
 }
 
 /// What is known of an output, without the batch axis.
-struct OutputFacts {
-    name: String,
-    datatype: DataType,
-    axes: Vec<i64>,
+pub(super) struct OutputFacts {
+    pub(super) name: String,
+    pub(super) datatype: DataType,
+    pub(super) axes: Vec<i64>,
     /// Whether the output has one value per class, or classes in their order.
-    labeled: bool,
+    pub(super) labeled: bool,
 }
 
 /// Returns the outputs of `face`.
-fn outputs_of(model: &LoadedModel, face: Face) -> impl Iterator<Item = OutputFacts> {
+pub(super) fn outputs_of(model: &LoadedModel, face: Face) -> impl Iterator<Item = OutputFacts> {
     let raw = model.outputs.iter().map(|spec| OutputFacts {
         name: spec.name.to_string(),
         datatype: DataType::of(spec.data_type),
@@ -277,19 +153,6 @@ fn axes_of(spec: &OutputSpec) -> Vec<i64> {
     let axes = spec.shape.iter();
     axes.map(|size| size.map_or(-1, |size| size as i64))
         .collect()
-}
-
-/// Returns the name of a data type in a configuration.
-fn config_type(datatype: DataType) -> String {
-    match datatype {
-        DataType::Bytes => "TYPE_STRING".to_owned(),
-        other => format!("TYPE_{}", other.as_str()),
-    }
-}
-
-fn file_name(model: &LoadedModel) -> String {
-    let name = model.manifest.labels.file_name();
-    name.unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Returns whether requests to the variant are accepted, as the state in the index and the reason if not. A variant that

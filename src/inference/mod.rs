@@ -14,6 +14,7 @@
 
 mod answer;
 mod assemble;
+mod config;
 mod describe;
 mod face;
 mod inputs;
@@ -23,10 +24,13 @@ mod run;
 mod statistics;
 mod tensor;
 
+pub use config::{
+    ConfigInput, ConfigOutput, DynamicBatching, InstanceGroup, Latest, ModelConfig, VersionPolicy,
+    config,
+};
 pub use describe::{
-    ConfigInput, ConfigOutput, DynamicBatching, EXTENSIONS, IndexEntry, InstanceGroup, Latest,
-    ModelConfig, ModelMetadata, ServerMetadata, TensorMetadata, VersionPolicy, config, index,
-    metadata, readiness, server_metadata,
+    EXTENSIONS, IndexEntry, ModelMetadata, ServerMetadata, TensorMetadata, index, metadata,
+    readiness, server_metadata,
 };
 pub use face::{Face, Target, VERSION, base_name};
 pub use inputs::whole_body;

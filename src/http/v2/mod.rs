@@ -9,6 +9,7 @@ pub(super) mod errors;
 mod infer;
 mod message;
 mod repository;
+mod values;
 mod write;
 
 #[cfg(test)]
