@@ -165,9 +165,10 @@ fn the_server_does_what_the_document_says() {
         for method in METHODS {
             let reply = server.request(&method.to_uppercase(), &concrete);
             let Some(operation) = item.get(method) else {
-                let code = match path.starts_with("/v2") {
-                    true => reply.open_inference_code(),
-                    false => reply.code(),
+                let code = if path.starts_with("/v2") {
+                    reply.open_inference_code()
+                } else {
+                    reply.code()
                 };
                 assert_eq!(code, "method_not_allowed", "{method} {path}");
                 continue;

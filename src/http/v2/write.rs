@@ -22,7 +22,7 @@ pub(super) struct Form {
     pub(super) model: String,
     /// Id of the request. `None` if it has none.
     pub(super) id: Option<String>,
-    /// Whether each output is binary, in their order. Outputs after the end are as [`Form::default`].
+    /// Whether each output is binary, in their order. Those that it does not name are as `default` states.
     pub(super) binary: Vec<bool>,
     /// Whether outputs that the client did not name are binary.
     pub(super) default: bool,
