@@ -53,12 +53,10 @@ impl Deadline {
     /// earlier.
     #[must_use]
     pub fn within(self, limit: Duration) -> Self {
-        if limit >= self.limit {
-            return self;
-        }
+        let spared = self.limit.saturating_sub(limit);
         Self {
-            at: self.at - (self.limit - limit),
-            limit,
+            at: self.at.checked_sub(spared).unwrap_or(self.at),
+            limit: self.limit.min(limit),
         }
     }
 

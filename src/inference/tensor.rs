@@ -135,7 +135,7 @@ pub fn elements(field: &str, shape: &[i64]) -> Result<u64, ServeError> {
     let count = shape.iter().try_fold(1_u64, |count, size| {
         count.checked_mul(u64::try_from(*size).ok()?)
     });
-    let count = count.filter(|count| *count <= i64::MAX as u64);
+    let count = count.filter(|count| i64::try_from(*count).is_ok());
     count.ok_or_else(|| {
         let expected = "sizes of at least 0 whose product has at most 63 bits";
         bad(field, expected, &show(shape))

@@ -71,7 +71,7 @@ impl RequestTiming {
         let sum = self.total();
         let mut mean = self.shared;
         for stage in Stage::ALL {
-            mean[stage] += (sum[stage] - self.shared[stage]) / images;
+            mean[stage] += sum[stage].saturating_sub(self.shared[stage]) / images;
         }
         mean
     }

@@ -335,6 +335,7 @@ fn changed(mut message: Value, at: &str, value: Value) -> Value {
     message
 }
 
+#[expect(clippy::too_many_lines, reason = "a table with a row for each mistake")]
 #[tokio::test]
 async fn wrong_messages_say_what_was_expected() {
     let app = app();
@@ -487,13 +488,16 @@ async fn wrong_messages_say_what_was_expected() {
     assert_eq!(app.bodies.used(), 0);
 }
 
+/// The path, the headers and the body of a request, and the status of its response.
+type WrongBody<'a> = (&'a str, &'a [(&'a str, &'a str)], Vec<u8>, u16);
+
 #[tokio::test]
 async fn wrong_bodies_are_rejected() {
     let app = app();
     let many = format!(r#"{{"inputs":{}1{}}}"#, "[".repeat(101), "]".repeat(101));
     let text = image_message(1).to_string();
     let length = text.len().to_string();
-    let cases: [(&str, &[(&str, &str)], Vec<u8>, u16); 12] = [
+    let cases: [WrongBody<'_>; 12] = [
         (IMAGE, &[], many.into(), 400),
         (IMAGE, &[], b"{".to_vec(), 400),
         (IMAGE, &[], b"\xff".to_vec(), 400),
