@@ -210,6 +210,14 @@ pub enum ServeError {
         /// further ones, in words.
         served: Vec<String>,
     },
+    /// The model does not have the version of the request.
+    #[error("model `{model}` has no version `{version}`: its only version is 1")]
+    UnknownVersion {
+        /// The requested model, as `name@variant`.
+        model: String,
+        /// The requested version, cut to 64 characters.
+        version: String,
+    },
     /// The model is being loaded on first use, and no more requests may wait for models.
     #[error(
         "model `{model}` is not loaded yet, and {waiting} requests already wait for models: retry later"
@@ -242,6 +250,14 @@ pub enum ServeError {
         model: String,
         /// Time after which the model may have been reloaded.
         retry_after: Duration,
+    },
+    /// The model does not accept requests, as a probe of the model found.
+    #[error("model `{model}` is not ready: {reason}")]
+    ModelNotReady {
+        /// The model, as `name@variant`.
+        model: String,
+        /// Why it is not ready.
+        reason: String,
     },
     /// An operator unloaded the model.
     #[error("model `{model}` was unloaded by the operator, who has to load it again")]

@@ -35,7 +35,7 @@ impl Listener {
     /// Returns whether the route `path` needs no key.
     fn exempts(self, path: &str) -> bool {
         match path {
-            "/health/live" | "/health/ready" => true,
+            "/health/live" | "/health/ready" | "/v2/health/live" | "/v2/health/ready" => true,
             "/metrics" => self == Self::Admin,
             _ => false,
         }
@@ -130,12 +130,17 @@ mod tests {
         let exempt = |path| [Listener::Public, Listener::Admin].map(|from| from.exempts(path));
         assert_eq!(exempt("/health/live"), [true, true]);
         assert_eq!(exempt("/health/ready"), [true, true]);
+        assert_eq!(exempt("/v2/health/live"), [true, true]);
+        assert_eq!(exempt("/v2/health/ready"), [true, true]);
         assert_eq!(exempt("/metrics"), [false, true]);
         for path in [
             "/",
             "/openapi.yaml",
             "/v1/models",
             "/v1/models/{model}/load",
+            "/v2",
+            "/v2/models/{model}/infer",
+            "/v2/repository/models/{model}/load",
         ] {
             assert_eq!(exempt(path), [false, false], "{path}");
         }

@@ -29,8 +29,8 @@ mod middleware;
 mod models;
 mod observed;
 mod opening;
-mod params;
 mod problem;
+mod query;
 mod replaceable;
 mod respond;
 mod segment;
@@ -41,7 +41,9 @@ mod traceparent;
 mod traces;
 pub mod unix;
 mod upload;
+mod v2;
 mod wait;
+mod zlib;
 
 #[cfg(test)]
 mod control_tests;
@@ -73,11 +75,11 @@ use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::uri::Authority;
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
-use onnx_export::text;
 
 use crate::app::App;
 use crate::error::ServeError;
 use crate::manifest::Task;
+use crate::parameters::cut;
 use keys::Listener;
 use opening::Scheme;
 use problem::Problem;
@@ -94,7 +96,8 @@ pub fn admin_router(app: Arc<App>) -> Router {
     let [load, unload] = control_routes();
     let listed = ("/v1/models", get(models::list));
     let shown = ("/v1/models/{model}", get(models::show));
-    let routes = [live, ready, metrics, listed, shown, load, unload];
+    let mut routes = vec![live, ready, metrics, listed, shown, load, unload];
+    routes.extend(v2::admin_routes());
     with_middleware(routes, app, Listener::Admin)
 }
 
@@ -105,11 +108,7 @@ pub fn https_required_router(app: Arc<App>) -> Router {
     middleware::surround(routes, &app).with_state(app)
 }
 
-fn with_middleware<const N: usize>(
-    routes: [Route; N],
-    app: Arc<App>,
-    listener: Listener,
-) -> Router {
+fn with_middleware(routes: Vec<Route>, app: Arc<App>, listener: Listener) -> Router {
     let add = |router: Router<Arc<App>>, (path, methods)| router.route(path, methods);
     let routes = routes.into_iter().fold(Router::new(), add);
     let routes = routes
@@ -141,11 +140,11 @@ fn admin_routes() -> [Route; 3] {
 }
 
 /// Returns every route of the public listener.
-fn routes() -> [Route; 12] {
+fn routes() -> Vec<Route> {
     let [live, ready, metrics] = admin_routes();
     // A client that asks the wrong listener is told so.
     let [load, unload] = CONTROL.map(|path| (path, post(control::elsewhere)));
-    [
+    let mut routes = vec![
         ("/", get(index)),
         (
             route_of(Task::Classification),
@@ -167,7 +166,9 @@ fn routes() -> [Route; 12] {
         ready,
         metrics,
         ("/openapi.yaml", get(openapi)),
-    ]
+    ];
+    routes.extend(v2::routes());
+    routes
 }
 
 /// Returns the path of the route that serves `task`.
@@ -229,7 +230,7 @@ async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Pr
     let controls = of_model.is_some_and(|rest| rest.contains('/'));
     let allowed = match () {
         () if takes_images => "send an image with POST, for example with curl -F image=@photo.jpg",
-        () if controls => "use POST",
+        () if controls || v2::is_posted(uri.path()) => "use POST",
         () => "use GET",
     };
     let error = ServeError::MethodNotAllowed {
@@ -238,9 +239,4 @@ async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Pr
         allowed,
     };
     error.into()
-}
-
-/// Returns the first 64 characters of a text from a client, for an error message.
-fn cut(text: &str) -> String {
-    text::cut(text, 64).to_owned()
 }

@@ -88,6 +88,7 @@ codes! {
     model_load_failed = SERVICE_UNAVAILABLE,
     model_memory = SERVICE_UNAVAILABLE,
     model_unloaded = SERVICE_UNAVAILABLE,
+    model_not_ready = SERVICE_UNAVAILABLE,
     starting = SERVICE_UNAVAILABLE,
     draining = SERVICE_UNAVAILABLE,
     deadline_passed = GATEWAY_TIMEOUT,
@@ -127,6 +128,21 @@ pub(super) struct Problem {
     /// not at fault.
     #[serde(skip)]
     pub(super) hidden: Option<String>,
+}
+
+/// The JSON body of an error of the Open Inference Protocol. Fields other than `error` are extensions.
+#[derive(Serialize)]
+struct OpenInferenceError<'a> {
+    error: String,
+    code: Code,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    got: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
 }
 
 impl Problem {
@@ -184,6 +200,26 @@ impl Problem {
     pub(super) fn of(mut self, model: Arc<Entry>) -> Self {
         self.model = Some(model);
         self
+    }
+
+    /// Returns the body of the error for clients of the Open Inference Protocol, who read the text `error` only.
+    /// `request_id` is the id of the request, if it has one; `loads` states whether the request is to load a model. The
+    /// texts begin as clients expect them.
+    pub(super) fn open_inference(&self, request_id: Option<&str>, loads: bool) -> Vec<u8> {
+        let error = match self.code {
+            _ if loads => format!("failed to load: {}", self.detail),
+            Code::unknown_model => format!("Request for unknown model: {}", self.detail),
+            _ => self.detail.clone(),
+        };
+        let body = OpenInferenceError {
+            error,
+            code: self.code,
+            field: self.field.as_deref(),
+            expected: self.expected.as_deref(),
+            got: self.got.as_deref(),
+            request_id,
+        };
+        serde_json::to_vec(&body).unwrap_or_default()
     }
 
     /// Creates the problem for a fault of the server. The log gets the cause `hidden`; the client
@@ -267,9 +303,13 @@ impl From<ServeError> for Problem {
             ServeError::UnknownModel { name, served, .. } => Self::new(Code::unknown_model, detail)
                 .about("model", served.join(", "))
                 .got(name),
+            ServeError::UnknownVersion { version, .. } => Self::new(Code::unknown_model, detail)
+                .about("version", "1")
+                .got(version),
             ServeError::ModelLoading { .. } => {
                 Self::new(Code::model_loading, detail).retry(SHORT_WAIT)
             }
+            ServeError::ModelNotReady { .. } => Self::new(Code::model_not_ready, detail),
             ServeError::ModelUnloaded { .. } => Self::new(Code::model_unloaded, detail),
             ServeError::ModelBusy { .. } | ServeError::ModelInUse { .. } => {
                 Self::new(Code::model_busy, detail).retry(SHORT_WAIT)

@@ -102,9 +102,13 @@ impl Snapshot {
     /// # Errors
     /// [`ServeError::UnknownModel`], which lists served models, if none has the name.
     pub fn named(&self, name: &str) -> Result<&Arc<Entry>, ServeError> {
-        let mut entries = self.entries.iter();
-        let found = entries.find(|entry| entry.matches(name));
-        found.ok_or_else(|| self.unknown(name))
+        self.find(name).ok_or_else(|| self.unknown(name))
+    }
+
+    /// Returns the served variant that `name` names as `MODEL` or `MODEL@VARIANT`. `None` if none has the name; unlike
+    /// with [`Snapshot::named`], similar names are not searched for.
+    pub fn find(&self, name: &str) -> Option<&Arc<Entry>> {
+        self.entries.iter().find(|entry| entry.matches(name))
     }
 
     /// Returns the error for the unknown name `name`. It lists the variants of the named model

@@ -102,11 +102,13 @@ impl Server {
         Reply::new(self.agent.get(self.url(path)).call())
     }
 
-    /// Sends the request `METHOD path` without a body and returns the response.
+    /// Sends the request `METHOD path` without a body and returns the response. Uses a connection of its own: the server
+    /// may close a connection after a response to a request whose body it has not read.
     pub fn request(&self, method: &str, path: &str) -> Reply {
         let request = ureq::http::Request::builder()
             .method(method)
-            .uri(self.url(path));
+            .uri(self.url(path))
+            .header("connection", "close");
         Reply::new(self.agent.run(request.body(()).unwrap()))
     }
 
