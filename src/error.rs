@@ -311,6 +311,15 @@ pub enum ServeError {
         /// Task of the models that the route serves.
         expected: Task,
     },
+    /// The classification model has no pooled features that could be returned.
+    #[error(
+        "model `{model}` has no embedding: its network has no pooling before a classifier; name the features of its \
+         ONNX file `embedding`, or choose another model"
+    )]
+    NoEmbedding {
+        /// The model, as `name@variant`.
+        model: String,
+    },
     /// No model of the route's task is served.
     #[error(
         "no {} model is served: `sightline models` lists the catalogue, `sightline export NAME --weights \

@@ -7,15 +7,15 @@ use std::io::{Read, Seek};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use onnx_export::{GraphReadError, HollowFile, read_initializers};
+use onnx_export::{GraphReadError, HollowFile, read_initializers, with_embedding};
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
 use ort::value::DynValue;
 use ort_int8::Accelerated;
 
 use super::onnx_runtime::{OnnxSession, commit};
-use super::signature::check_signature;
-use super::{EngineError, OnnxRuntime, Propose, TwoStageSession};
+use super::signature::{check_embedding, check_signature};
+use super::{EMBEDDING, EngineError, OnnxRuntime, Propose, TwoStageSession};
 use crate::image::MAX_INPUT_PIXELS;
 
 /// Maximum number of input elements for which the results of custom int8 operators are compared
@@ -39,7 +39,27 @@ impl OnnxRuntime {
     /// [`EngineError::Share`] or [`EngineError::Graph`] if the optimized graph cannot be stored in
     /// memory or parsed.
     pub fn prepare(&self, model: &[u8]) -> Result<PreparedModel, EngineError> {
-        self.prepare_checked(model, check_signature)
+        self.prepare_checked(model, false, check_signature)
+    }
+
+    /// Optimizes a classification network, whose pooled features become the output [`EMBEDDING`] if it has them; see
+    /// [`OnnxRuntime::prepare`]. No other network is needed for the features, and they cost a run nothing.
+    ///
+    /// # Errors
+    /// As [`OnnxRuntime::prepare`].
+    pub fn prepare_classifier(&self, model: &[u8]) -> Result<PreparedModel, EngineError> {
+        if let Some(extended) = with_embedding(model) {
+            let prepared = self.prepare_checked(&extended, true, |session| {
+                check_embedding(session)?;
+                check_signature(session)
+            });
+            match prepared {
+                Ok(prepared) => return Ok(prepared),
+                // The network may still be one without features.
+                Err(error) => tracing::debug!(%error, "network without features"),
+            }
+        }
+        self.prepare(model)
     }
 
     /// Optimizes the second network of a detector, whose inputs are feature maps; see [`OnnxRuntime::prepare`].
@@ -47,12 +67,13 @@ impl OnnxRuntime {
     /// # Errors
     /// As [`OnnxRuntime::prepare`], except [`EngineError::Signature`].
     pub fn prepare_box_head(&self, model: &[u8]) -> Result<PreparedModel, EngineError> {
-        self.prepare_checked(model, |_| Ok(None))
+        self.prepare_checked(model, false, |_| Ok(None))
     }
 
     fn prepare_checked(
         &self,
         model: &[u8],
+        has_embedding: bool,
         check: impl Fn(&Session) -> Result<Option<usize>, EngineError>,
     ) -> Result<PreparedModel, EngineError> {
         let (optimized, fixed_batch) = self.optimize(model, check)?;
@@ -65,6 +86,7 @@ impl OnnxRuntime {
             graph,
             fixed_batch,
             own_operators,
+            has_embedding,
         })
     }
 
@@ -81,6 +103,7 @@ impl OnnxRuntime {
             graph,
             fixed_batch,
             own_operators,
+            has_embedding,
         } = optimized;
         let mut weights = Vec::new();
         for tensor in read_initializers(&graph, MIN_SHARED_BYTES)? {
@@ -92,6 +115,7 @@ impl OnnxRuntime {
             runtime: self.clone(),
             fixed_batch,
             own_operators,
+            has_embedding,
             graph: Graph::Whole(graph),
             weights: weights.into(),
             prepacked: PrepackedWeights::new(),
@@ -165,6 +189,8 @@ pub struct OptimizedGraph<B = Vec<u8>> {
     pub fixed_batch: Option<usize>,
     /// Number of custom int8 operators in the graph.
     pub own_operators: usize,
+    /// Whether the output [`EMBEDDING`] of the network are its pooled features.
+    pub has_embedding: bool,
 }
 
 /// An optimized model, from which sessions are created without optimizing again.
@@ -175,6 +201,8 @@ pub struct PreparedModel {
     /// Number of custom int8 operators in the graph; 0 for fp32 models, and if custom operators are
     /// disabled.
     pub own_operators: usize,
+    /// Whether the output [`EMBEDDING`] of the network are its pooled features.
+    pub has_embedding: bool,
     graph: Graph,
     /// Large weights by initializer name, shared by all sessions.
     weights: Arc<[(String, Arc<DynValue>)]>,
@@ -236,6 +264,7 @@ impl PreparedModel {
             graph: self.graph.bytes(&self.weights)?,
             fixed_batch: self.fixed_batch,
             own_operators: self.own_operators,
+            has_embedding: self.has_embedding,
         })
     }
 
@@ -244,7 +273,7 @@ impl PreparedModel {
     /// # Errors
     /// [`EngineError::Load`] if ONNX Runtime rejects the graph.
     pub fn session(&self) -> Result<OnnxSession, EngineError> {
-        OnnxSession::new(self.raw_session()?).map_err(EngineError::Load)
+        OnnxSession::new(self.raw_session()?, self.has_embedding).map_err(EngineError::Load)
     }
 
     /// Creates the session of a two-stage detector: this network proposes regions, `propose`

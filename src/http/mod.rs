@@ -14,6 +14,7 @@ pub mod contract;
 mod control;
 mod cors;
 mod detect;
+mod embed;
 mod extract;
 mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -141,7 +142,7 @@ fn admin_routes() -> [Route; 3] {
 }
 
 /// Returns every route of the public listener.
-fn routes() -> [Route; 12] {
+fn routes() -> [Route; 13] {
     let [live, ready, metrics] = admin_routes();
     // A client that asks the wrong listener is told so.
     let [load, unload] = CONTROL.map(|path| (path, post(control::elsewhere)));
@@ -159,6 +160,7 @@ fn routes() -> [Route; 12] {
             route_of(Task::Segmentation),
             post(task::handle::<segment::Segment>),
         ),
+        ("/v1/embed", post(task::handle::<embed::Embed>)),
         ("/v1/models", get(models::list)),
         ("/v1/models/{model}", get(models::show)),
         load,

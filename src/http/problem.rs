@@ -61,6 +61,7 @@ codes! {
     wrong_task = NOT_FOUND,
     unknown_model = NOT_FOUND,
     no_model = NOT_FOUND,
+    no_embedding = NOT_FOUND,
     no_route = NOT_FOUND,
     method_not_allowed = METHOD_NOT_ALLOWED,
     model_busy = CONFLICT,
@@ -294,6 +295,9 @@ impl From<ServeError> for Problem {
                     .about("model", format!("a {} model", expected.as_str()))
                     .got(format!("{name}, a {} model", task.as_str()))
             }
+            ServeError::NoEmbedding { model } => Self::new(Code::no_embedding, detail)
+                .about("model", "a classification model with an embedding")
+                .got(model),
             ServeError::NoModel { task } => Self::new(Code::no_model, detail)
                 .about("model", format!("a served {} model", task.as_str())),
             ServeError::Drawn(EncodeError::Size { .. }) => Self::new(Code::bad_parameter, detail)

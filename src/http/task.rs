@@ -25,7 +25,7 @@ use crate::manifest::Task;
 use crate::metrics::Stage;
 use crate::pipeline::{self, Cost, Postprocess, check_memory};
 use crate::pool::JobCost;
-use crate::registry::{Entry, LoadState};
+use crate::registry::{Entry, LoadState, LoadedModel};
 use crate::store::ModelSource;
 
 /// Query parameters that every task takes.
@@ -52,6 +52,14 @@ pub(super) trait TaskRoute: Sized + Send + Sync + 'static {
         headers: &HeaderMap,
         model: &ModelSource,
     ) -> Result<Self, ServeError>;
+
+    /// Checks that the model can serve the route, before the body of the request is read. Does nothing by default.
+    ///
+    /// # Errors
+    /// [`ServeError`] with what the model lacks.
+    fn check_model(&self, _: &LoadedModel) -> Result<(), ServeError> {
+        Ok(())
+    }
 
     /// Returns the postprocessing step with the request's options.
     fn postprocess(&self) -> Self::Postprocess;
@@ -189,6 +197,7 @@ async fn admit<T: TaskRoute>(
                 }
             }
         };
+        head.task.check_model(&loaded)?;
         let mut admission = Admission::new(app, loaded, deadline)?;
         watch.follow(&mut admission);
         return Ok((head, admission));

@@ -67,6 +67,7 @@ pub async fn run<P: Postprocess>(
             place: admission.take_place()?,
             long: long.take(cost),
             progress: admission.progress.image(),
+            embed: postprocess.reads_embedding(),
         };
         walks.push(walk.image(index, (input, cost), held, Arc::clone(&postprocess)));
     }
@@ -103,6 +104,8 @@ struct Held {
     long: Option<LongImage>,
     /// The stage that the image is in, for metrics.
     progress: ImageProgress,
+    /// Whether postprocessing reads the pooled features.
+    embed: bool,
 }
 
 /// An image that waits in the queue.
@@ -175,6 +178,7 @@ impl Walk<'_> {
             memory,
             trace,
             progress: held.progress,
+            embed: held.embed,
         };
         let size = tensor.content;
         Ok(Queued {
@@ -202,6 +206,7 @@ impl Walk<'_> {
             memory,
             trace,
             progress: held.progress,
+            embed: held.embed,
         };
         let job = Preparation {
             index,

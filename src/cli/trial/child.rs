@@ -46,6 +46,7 @@ pub(in crate::cli) fn run(args: &TrialArgs) -> Result<()> {
                 bytes: graph.content.graph.len(),
                 fixed_batch: graph.content.fixed_batch,
                 own_operators: graph.content.own_operators,
+                has_embedding: graph.content.has_embedding,
             };
             let outcome = Outcome::Loaded {
                 graphs: graphs.iter().map(head).collect(),

@@ -45,6 +45,7 @@ pub(super) struct GraphHead {
     pub(super) bytes: usize,
     pub(super) fixed_batch: Option<usize>,
     pub(super) own_operators: usize,
+    pub(super) has_embedding: bool,
 }
 
 /// Writes `head` as a line of JSON, then `parts`.

@@ -268,6 +268,7 @@ fn outcome(mut output: BufReader<File>, status: ExitStatus) -> Result<Trial> {
             graph: read_part(&mut output, head.bytes)?,
             fixed_batch: head.fixed_batch,
             own_operators: head.own_operators,
+            has_embedding: head.has_embedding,
         };
         stages.push(Stage {
             role: head.role,
