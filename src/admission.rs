@@ -57,6 +57,11 @@ impl Deadline {
         self.at.saturating_duration_since(Instant::now())
     }
 
+    /// Returns the error of a request that was not finished before the deadline.
+    pub fn passed(self) -> ServeError {
+        ServeError::DeadlinePassed { limit: self.limit }
+    }
+
     /// Returns an error if the deadline has passed; called before expensive steps.
     ///
     /// # Errors
@@ -65,7 +70,7 @@ impl Deadline {
         if Instant::now() < self.at {
             return Ok(());
         }
-        Err(ServeError::DeadlinePassed { limit: self.limit })
+        Err(self.passed())
     }
 
     /// Runs `work` and returns its result. Drops `work` if it is not finished at the deadline.
@@ -77,9 +82,8 @@ impl Deadline {
         self,
         work: impl Future<Output = Result<T, ServeError>>,
     ) -> Result<T, ServeError> {
-        let passed = ServeError::DeadlinePassed { limit: self.limit };
         let result = timeout_at(self.at.into(), work).await;
-        result.unwrap_or(Err(passed))
+        result.unwrap_or_else(|_| Err(self.passed()))
     }
 }
 

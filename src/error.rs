@@ -339,6 +339,11 @@ pub enum ServeError {
         /// Path of the request.
         path: String,
     },
+    /// The listener serves gRPC, and the request is no call of gRPC.
+    #[error(
+        "this port serves gRPC: send the content type application/grpc over HTTP/2, or use the port of `--listen`"
+    )]
+    NotGrpc,
     /// The listener has TLS, and the request arrived without it.
     #[error("this port requires TLS: use https://")]
     HttpsRequired,

@@ -32,6 +32,7 @@ mod encode;
 pub mod engine;
 pub mod error;
 pub mod geometry;
+pub mod grpc;
 pub mod http;
 pub mod identity;
 pub mod image;

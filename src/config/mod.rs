@@ -7,6 +7,7 @@
 
 mod access;
 mod addresses;
+mod compat;
 mod cors;
 mod delay;
 mod error;
@@ -33,6 +34,7 @@ mod tests;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 pub use access::AccessEvents;
+pub use compat::Compat;
 pub use cors::{CorsOrigin, CorsOriginError, CorsOrigins};
 pub use delay::{Delay, DelayError};
 pub use error::{ConfigError, TomlError};

@@ -15,7 +15,7 @@ use ort_int8::Accelerated;
 
 use super::onnx_runtime::{OnnxSession, commit};
 use super::signature::{check_embedding, check_signature};
-use super::{EMBEDDING, EngineError, OnnxRuntime, Propose, TwoStageSession};
+use super::{EngineError, OnnxRuntime, Propose, TwoStageSession};
 use crate::image::MAX_INPUT_PIXELS;
 
 /// Maximum number of input elements for which the results of custom int8 operators are compared
@@ -42,7 +42,7 @@ impl OnnxRuntime {
         self.prepare_checked(model, false, check_signature)
     }
 
-    /// Optimizes a classification network, whose pooled features become the output [`EMBEDDING`] if it has them; see
+    /// Optimizes a classification network, whose pooled features become the output [`EMBEDDING`](super::EMBEDDING) if it has them; see
     /// [`OnnxRuntime::prepare`]. No other network is needed for the features, and they cost a run nothing.
     ///
     /// # Errors
@@ -189,7 +189,7 @@ pub struct OptimizedGraph<B = Vec<u8>> {
     pub fixed_batch: Option<usize>,
     /// Number of custom int8 operators in the graph.
     pub own_operators: usize,
-    /// Whether the output [`EMBEDDING`] of the network are its pooled features.
+    /// Whether the output [`EMBEDDING`](super::EMBEDDING) of the network are its pooled features.
     pub has_embedding: bool,
 }
 
@@ -201,7 +201,7 @@ pub struct PreparedModel {
     /// Number of custom int8 operators in the graph; 0 for fp32 models, and if custom operators are
     /// disabled.
     pub own_operators: usize,
-    /// Whether the output [`EMBEDDING`] of the network are its pooled features.
+    /// Whether the output [`EMBEDDING`](super::EMBEDDING) of the network are its pooled features.
     pub has_embedding: bool,
     graph: Graph,
     /// Large weights by initializer name, shared by all sessions.

@@ -9,13 +9,14 @@ mod accept;
 pub mod access;
 mod activity;
 mod classify;
+mod compat;
 mod connection;
 pub mod contract;
 mod control;
 mod cors;
 mod detect;
 mod embed;
-mod extract;
+pub(crate) mod extract;
 mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -23,23 +24,23 @@ mod gunzip;
 mod gzip;
 mod health;
 mod http2;
-mod keys;
+pub(crate) mod keys;
 pub mod listener;
 pub mod metrics;
-mod middleware;
+pub(crate) mod middleware;
 mod models;
 mod observed;
 mod opening;
 mod params;
-mod problem;
+pub(crate) mod problem;
 mod replaceable;
-mod respond;
+pub(crate) mod respond;
 mod segment;
 pub mod server;
 pub mod stream;
 mod task;
 mod traceparent;
-mod traces;
+pub(crate) mod traces;
 pub mod unix;
 mod upload;
 mod wait;
@@ -77,15 +78,17 @@ use axum::routing::{MethodRouter, get, post};
 use onnx_export::text;
 
 use crate::app::App;
+use crate::config::Compat;
 use crate::error::ServeError;
 use crate::manifest::Task;
 use keys::Listener;
 use opening::Scheme;
 use problem::Problem;
 
-/// Returns the router of the server, with its middleware.
-pub fn router(app: Arc<App>) -> Router {
-    with_middleware(routes(), app, Listener::Public)
+/// Returns the router of the server, with its middleware and with the routes of the servers `compat`.
+pub fn router(app: Arc<App>, compat: &[Compat]) -> Router {
+    let routes = routes().into_iter().chain(compat::routes(compat));
+    with_middleware(routes, app, Listener::Public)
 }
 
 /// Returns the router of the admin listener: probes, metrics and the control of models, with the same middleware but
@@ -106,8 +109,8 @@ pub fn https_required_router(app: Arc<App>) -> Router {
     middleware::surround(routes, &app).with_state(app)
 }
 
-fn with_middleware<const N: usize>(
-    routes: [Route; N],
+fn with_middleware(
+    routes: impl IntoIterator<Item = Route>,
     app: Arc<App>,
     listener: Listener,
 ) -> Router {

@@ -25,7 +25,7 @@ macro_rules! codes {
         /// The `code` of a problem document. Codes are part of the contract and never change.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
         #[expect(non_camel_case_types, reason = "variants are named as the JSON codes")]
-        pub(super) enum Code {
+        pub(crate) enum Code {
             $($code,)*
         }
 
@@ -33,7 +33,7 @@ macro_rules! codes {
         pub const CODES: &[(&str, u16)] = &[$((stringify!($code), StatusCode::$status.as_u16()),)*];
 
         impl Code {
-            pub(super) fn as_str(self) -> &'static str {
+            pub(crate) fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$code => stringify!($code),)*
                 }
@@ -96,13 +96,13 @@ codes! {
 
 /// A problem document, the JSON body of an error response (RFC 9457).
 #[derive(Clone, Serialize)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     #[serde(rename = "type")]
     kind: String,
     title: &'static str,
     status: u16,
     /// Kind of the error: a name for programs that never changes.
-    pub(super) code: Code,
+    pub(crate) code: Code,
     /// Description for people of what failed in this request.
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -182,14 +182,29 @@ impl Problem {
     }
 
     /// Sets the model that the request was for, for logs and metrics.
-    pub(super) fn of(mut self, model: Arc<Entry>) -> Self {
+    pub(crate) fn of(mut self, model: Arc<Entry>) -> Self {
         self.model = Some(model);
         self
     }
 
+    /// Returns the HTTP status of the error.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.code.status()
+    }
+
+    /// Returns the description of what failed.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Returns the time after which the client may retry. `None` if it need not wait, or should not retry.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// Creates the problem for a fault of the server. The log gets the cause `hidden`; the client
     /// is told only that the log has it.
-    pub(super) fn internal(hidden: impl Into<String>) -> Self {
+    pub(crate) fn internal(hidden: impl Into<String>) -> Self {
         let detail = "the server failed on this request: look for the request id in its log";
         let mut problem = Self::new(Code::internal, detail);
         problem.hidden = Some(hidden.into());
@@ -307,6 +322,8 @@ impl From<ServeError> for Problem {
                 Self::new(Code::deadline_passed, detail)
             }
             ServeError::HttpsRequired => Self::new(Code::https_required, detail).closing(),
+            ServeError::NotGrpc => Self::new(Code::unsupported_media_type, detail)
+                .about("content-type", "application/grpc over HTTP/2"),
             ServeError::NoRoute { .. } | ServeError::ControlElsewhere { .. } => {
                 Self::new(Code::no_route, detail)
             }

@@ -238,6 +238,7 @@ pub(super) fn fake_variant(
         precision: Precision::Fp32,
         own_operators: 0,
         load_time: Duration::ZERO,
+        embedding: None,
         memory_bytes: None,
         instance: Arc::default(),
     }
@@ -270,7 +271,7 @@ pub(super) fn get(path: &str) -> Request<Body> {
 }
 
 pub(super) async fn send(app: Arc<App>, request: Request<Body>) -> Response {
-    router(app).oneshot(request).await.unwrap()
+    router(app, &[]).oneshot(request).await.unwrap()
 }
 
 pub(super) async fn json(response: Response) -> Value {

@@ -11,7 +11,8 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 
 use super::extract::{
-    BodyFormat, Encoding, Framing, INLINE_BYTES, encoding, framing, read_body, read_inputs, refuse,
+    BodyFormat, Encoding, Fields, Form, Framing, INLINE_BYTES, encoding, framing, read_body,
+    read_inputs, refuse,
 };
 use super::params::Params;
 use super::problem::Problem;
@@ -40,6 +41,10 @@ pub(super) trait TaskRoute: Sized + Send + Sync + 'static {
     const TASK: Task;
     /// Query parameters that the route takes in addition to [`COMMON_PARAMETERS`].
     const PARAMETERS: &'static [&'static str];
+    /// The parts that a form may have.
+    const FORM: Form = Form::OWN;
+    /// Maximum number of images in a request, in addition to the limit of the server.
+    const MAX_IMAGES: usize = usize::MAX;
     /// The pipeline step that computes results from a network's outputs.
     type Postprocess: Postprocess;
 
@@ -58,6 +63,14 @@ pub(super) trait TaskRoute: Sized + Send + Sync + 'static {
     /// # Errors
     /// [`ServeError`] with what the model lacks.
     fn check_model(&self, _: &LoadedModel) -> Result<(), ServeError> {
+        Ok(())
+    }
+
+    /// Adds the options that are texts of a form. Does nothing by default.
+    ///
+    /// # Errors
+    /// [`ServeError::BadParameter`] if a text has an invalid value.
+    fn complete(&mut self, _: &Fields) -> Result<(), ServeError> {
         Ok(())
     }
 
@@ -80,6 +93,10 @@ pub(super) trait TaskRoute: Sized + Send + Sync + 'static {
     /// Converts the results to the HTTP response.
     fn respond(&self, results: ResponseOf<Self>) -> Result<Finished, ServeError>;
 }
+
+/// The model of a request whose path names it, an extension of the request.
+#[derive(Clone)]
+pub(super) struct NamedModel(pub(super) String);
 
 /// The pipeline's response, with the results that the task route `T` returns.
 pub(super) type ResponseOf<T> =
@@ -227,7 +244,11 @@ impl<T: TaskRoute> Head<T> {
     fn parse(app: &App, parts: &Parts) -> Result<(Self, Arc<Entry>), ServeError> {
         let models = app.registry()?.snapshot();
         let mut params = Params::parse(&parts.uri)?;
-        let model = params.take("model")?;
+        let named = parts.extensions.get::<NamedModel>();
+        let model = match named {
+            Some(NamedModel(name)) => Some(name.clone()),
+            None => params.take("model")?,
+        };
         let orientation = params.orientation()?;
         let model = models.for_task(T::TASK, model.as_deref())?;
         let task = T::parse(&mut params, &parts.headers, model.source())?;
@@ -244,7 +265,7 @@ impl<T: TaskRoute> Head<T> {
     /// Finds the images in the request body and runs the pipeline on them. Returns the task of this
     /// head and the results.
     async fn run(
-        self,
+        mut self,
         app: &App,
         mut admission: Admission,
         parts: Parts,
@@ -252,14 +273,17 @@ impl<T: TaskRoute> Head<T> {
     ) -> Result<(T, ResponseOf<T>), ServeError> {
         let format = BodyFormat {
             framing: self.framing,
+            form: T::FORM,
             options: DecodeOptions {
                 max_pixels: app.limits.max_pixels,
                 orientation: self.orientation,
             },
             max_density: app.limits.max_pixels_per_byte,
-            max_images: app.limits.max_images,
+            max_images: app.limits.max_images.min(T::MAX_IMAGES),
         };
-        let inputs = read_inputs(app, &mut admission, format, parts, body).await?;
+        let content = read_inputs(app, &mut admission, format, parts, body).await?;
+        self.task.complete(&content.fields)?;
+        let inputs = content.images;
         if let Some(cause) = self.task.image_response() {
             require_one_image(inputs.len(), cause)?;
         }
