@@ -10,6 +10,7 @@
 //!
 //! What is *not* here: types of a protocol, and status codes.
 
+mod admit;
 mod watch;
 
 use std::future::Future;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout_at;
 
+pub use admit::admit;
 pub use watch::Watch;
 
 use crate::app::App;
@@ -43,6 +45,19 @@ impl Deadline {
     pub fn after(limit: Duration) -> Self {
         Self {
             at: Instant::now() + limit,
+            limit,
+        }
+    }
+
+    /// Returns the deadline that passes after `limit`, counted from the start of this one, or this one if it passes
+    /// earlier.
+    #[must_use]
+    pub fn within(self, limit: Duration) -> Self {
+        if limit >= self.limit {
+            return self;
+        }
+        Self {
+            at: self.at - (self.limit - limit),
             limit,
         }
     }
@@ -121,6 +136,16 @@ impl Admission {
             timing: Timing::default(),
             progress: RequestProgress::default(),
         })
+    }
+
+    /// Shortens the time for the request to `limit`, counted from its arrival, because the client has asked for that.
+    ///
+    /// # Errors
+    /// [`BatchError::DeadlineUnreachable`] if the images in the queue are predicted to take too long for that.
+    pub fn shorten(&mut self, limit: Duration) -> Result<(), ServeError> {
+        self.deadline = self.deadline.within(limit);
+        self.deadline.check()?;
+        Ok(self.model.batcher.check(self.deadline.at())?)
     }
 
     /// Returns the admission with the trace of the request.

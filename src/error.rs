@@ -210,6 +210,14 @@ pub enum ServeError {
         /// further ones, in words.
         served: Vec<String>,
     },
+    /// The model does not have the version of the request.
+    #[error("model `{model}` has no version `{version}`: its only version is 1")]
+    UnknownVersion {
+        /// The requested model, as `name@variant`.
+        model: String,
+        /// The requested version, cut to 64 characters.
+        version: String,
+    },
     /// The model is being loaded on first use, and no more requests may wait for models.
     #[error(
         "model `{model}` is not loaded yet, and {waiting} requests already wait for models: retry later"

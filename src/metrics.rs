@@ -1,7 +1,8 @@
 //! Every metric of the server. Names end in base units; help texts are shown in `/metrics`.
 
 use std::collections::BTreeSet;
-use std::sync::RwLock;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -18,6 +19,7 @@ mod loads;
 mod model;
 mod progress;
 mod reloads;
+mod statistics;
 mod text;
 mod tls;
 mod triton;
@@ -28,6 +30,7 @@ pub use loads::LoadMetrics;
 pub use model::{BatchMetrics, ModelMetrics, Ready};
 pub use progress::{ImageProgress, RequestProgress};
 pub use reloads::Reloads;
+pub use statistics::{Count, Statistics, StatisticsSnapshot};
 pub use tls::TlsMetrics;
 
 use crate::budget::BudgetList;
@@ -39,6 +42,7 @@ use labels::{
     CutLabels, FailureLabels, KeyLabels, ModelLabels, RejectionLabels, RequestLabels, RouteLabels,
     SpanLabels, SpanResult, StageLabels,
 };
+use statistics::StatisticsList;
 use triton::Triton;
 
 /// The metrics of the server, shared by all requests and models.
@@ -67,6 +71,7 @@ pub struct Metrics {
     queues: BudgetList<ModelLabels>,
     /// Triton's counters. `None` unless [`Metrics::add_triton`] was called.
     triton: Option<Triton>,
+    statistics: StatisticsList,
     key_requests: Family<KeyLabels, Counter>,
     /// Counts how often the file of the API keys was read again.
     pub key_reloads: Reloads,
@@ -109,6 +114,7 @@ impl Metrics {
             cancelled: Family::default(),
             queues: BudgetList::default(),
             triton: None,
+            statistics: StatisticsList::default(),
             key_requests: Family::default(),
             key_reloads: Reloads::default(),
             tls: TlsMetrics::default(),
@@ -292,11 +298,18 @@ impl Metrics {
         self.cancelled.get_or_create(&labels).clone()
     }
 
-    /// Counts a request to `model` that failed, in Triton's counter if there is one.
-    pub fn failed(&self, failure: Failure, model: ModelLabel<'_>) {
+    /// Counts a request to `model` that failed after `duration`, in its statistics and in Triton's counter if there is
+    /// one.
+    pub fn failed(&self, failure: Failure, model: ModelLabel<'_>, duration: Duration) {
+        self.statistics(model).failed(duration);
         if let Some(triton) = &self.triton {
             triton.failed(failure, model);
         }
+    }
+
+    /// Returns the statistics of one model. A model that is loaded again continues its statistics.
+    pub fn statistics(&self, model: ModelLabel<'_>) -> Arc<Statistics> {
+        self.statistics.of(model.into())
     }
 
     /// Counts a finished request with the API key of the name `key`.
@@ -343,6 +356,7 @@ impl Metrics {
             stages: Stage::ALL.map(stage),
             images: self.images.get_or_create(&labels).clone(),
             triton: self.triton.as_ref().map(|triton| triton.model(&labels)),
+            statistics: self.statistics.of(labels),
         }
     }
 
@@ -386,6 +400,7 @@ impl Metrics {
             padding_pixels: self.padding_pixels.get_or_create(&labels).clone(),
             batches: Cut::ALL.map(counter),
             triton: self.triton.as_ref().map(|triton| triton.batch(&labels)),
+            statistics: self.statistics.of(labels.clone()),
             budgets: self.budgets.clone(),
             queues: self.queues.clone(),
             labels,

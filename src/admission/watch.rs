@@ -47,9 +47,9 @@ impl<'a> Watch<'a> {
     pub fn succeeded(mut self, model: &LoadedModel, timing: &RequestTiming) {
         self.ended = true;
         timing.record(&model.metrics);
-        let total = timing.total();
-        let duration = self.started.elapsed().saturating_sub(total[Stage::receive]);
-        model.metrics.succeeded(duration, |stage| total[stage]);
+        let received = timing.total()[Stage::receive];
+        let duration = self.started.elapsed().saturating_sub(received);
+        model.metrics.succeeded(duration, timing);
     }
 
     /// Counts a request that failed with `error`. Returns its model if it is known.
@@ -64,7 +64,8 @@ impl<'a> Watch<'a> {
             self.metrics.cancelled(self.progress.stage(), label);
         }
         if let Some(label) = label {
-            self.metrics.failed(failure(error), label);
+            self.metrics
+                .failed(failure(error), label, self.started.elapsed());
         }
         model
     }
@@ -80,7 +81,8 @@ impl Drop for Watch<'_> {
         self.metrics
             .cancelled(self.progress.stage(), label.unwrap_or_default());
         if let Some(label) = label {
-            self.metrics.failed(Failure::CANCELED, label);
+            self.metrics
+                .failed(Failure::CANCELED, label, self.started.elapsed());
         }
     }
 }

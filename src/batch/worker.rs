@@ -167,6 +167,7 @@ fn process(
             shared
                 .drain()
                 .ran(count, inference, Instant::now(), waiting);
+            shared.metrics.ran(count, inference);
             for (client, outputs) in clients.into_iter().zip(outputs) {
                 client.send(Ok(outputs), inference);
             }

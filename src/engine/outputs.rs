@@ -159,15 +159,15 @@ impl Outputs {
         self.0.iter()
     }
 
-    /// Removes the output called `name` and returns it. `None` if there is none.
-    pub fn take(&mut self, name: &str) -> Option<Output> {
-        let index = self.0.iter().position(|output| &*output.name == name)?;
-        Some(self.0.remove(index))
-    }
-
     /// Appends an output after the existing ones.
     pub fn push(&mut self, output: Output) {
         self.0.push(output);
+    }
+
+    /// Removes the output called `name` and returns it. Returns `None` if no output is called `name`.
+    pub fn take(&mut self, name: &str) -> Option<Output> {
+        let at = self.0.iter().position(|output| &*output.name == name)?;
+        Some(self.0.remove(at))
     }
 
     /// Returns the output called `name`.

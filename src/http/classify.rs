@@ -3,19 +3,14 @@
 use axum::http::HeaderMap;
 use serde::Serialize;
 
-use super::params::Params;
 use super::respond::{Finished, respond};
 use super::task::{ResponseOf, TaskRoute};
 use crate::error::ServeError;
 use crate::manifest::Task;
+use crate::parameters::{Params, tasks};
 use crate::pipeline;
 use crate::postprocess::classify::Prediction;
 use crate::store::ModelSource;
-
-/// Number of classes in a result unless the client sets `top_k`.
-const DEFAULT_TOP_K: usize = 5;
-/// Maximum of `top_k`; no network has more classes.
-const MAX_TOP_K: usize = 100_000;
 
 /// Bytes of one class in JSON, roughly.
 const BYTES_PER_PREDICTION: usize = 64;
@@ -38,7 +33,7 @@ impl TaskRoute for Classify {
     type Postprocess = pipeline::Classify;
 
     fn parse(params: &mut Params, _: &HeaderMap, _: &ModelSource) -> Result<Self, ServeError> {
-        let top_k = params.integer("top_k", 1..=MAX_TOP_K, DEFAULT_TOP_K)?;
+        let top_k = tasks::top_k(params)?;
         Ok(Self { top_k })
     }
 

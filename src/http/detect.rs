@@ -1,26 +1,22 @@
 //! `POST /v1/detect`.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use serde::Serialize;
 
 use super::accept::negotiate;
-use super::params::{Params, bad};
 use super::respond::{Finished, respond, respond_image};
 use super::task::{ResponseOf, TaskRoute};
 use crate::draw::DrawnFormat;
 use crate::error::ServeError;
 use crate::manifest::Task;
+use crate::parameters::Params;
+use crate::parameters::tasks::{MAX_DETECTIONS, detect_options};
 use crate::pipeline::{self, Detected};
 use crate::postprocess::detect::{DetectOptions, LabeledDetection};
 use crate::store::ModelSource;
 
-/// Lowest score of a returned detection unless the client sets `score_threshold`.
-const DEFAULT_SCORE_THRESHOLD: f64 = 0.5;
-/// Largest `max_detections` that a client may set if the response is JSON.
-const MAX_DETECTIONS: usize = 1_000;
 /// Maximum number of detections that are drawn into an image. It applies to `max_detections` of the
 /// client and to the setting of the model.
 const MAX_DRAWN_DETECTIONS: usize = 300;
@@ -69,16 +65,10 @@ impl TaskRoute for Detect {
         headers: &HeaderMap,
         model: &ModelSource,
     ) -> Result<Self, ServeError> {
-        let score = params.share("score_threshold")?;
         let drawn = drawn(params, headers)?;
         let options = DetectOptions {
-            score_threshold: score.unwrap_or(DEFAULT_SCORE_THRESHOLD) as f32,
-            iou_threshold: params.share("iou_threshold")?,
             max_detections: max_detections(params, drawn.is_some(), model)?,
-            classes: params
-                .take("classes")?
-                .map(|names| classes(&names, &model.labels))
-                .transpose()?,
+            ..detect_options(params, &model.labels)?
         };
         Ok(Self { options, drawn })
     }
@@ -123,59 +113,10 @@ fn max_detections(
     model: &ModelSource,
 ) -> Result<Option<usize>, ServeError> {
     if !drawn {
-        return params.optional_integer("max_detections", 1..=MAX_DETECTIONS);
+        return params.optional_integer("max_detections", MAX_DETECTIONS);
     }
     let chosen = params.optional_integer("max_detections", 1..=MAX_DRAWN_DETECTIONS)?;
     let own = model.manifest.detection.as_ref();
     let own = own.map_or(MAX_DRAWN_DETECTIONS, |detection| detection.max_detections);
     Ok(chosen.or(Some(own.min(MAX_DRAWN_DETECTIONS))))
-}
-
-/// Returns the ids of the classes whose labels are listed in `names`, separated by commas. A label
-/// that several classes share selects all of these classes.
-pub(super) fn classes(names: &str, labels: &[String]) -> Result<BTreeSet<usize>, ServeError> {
-    let mut chosen = BTreeSet::new();
-    for name in names.split(',').map(str::trim) {
-        // `N/A` is the label of unused class ids in COCO, so it selects no class.
-        let named = labels.iter().enumerate();
-        let named = named.filter(|(_, label)| *label == name && name != "N/A");
-        let mut ids = named.map(|(id, _)| id).peekable();
-        if ids.peek().is_none() {
-            return Err(bad(
-                "classes",
-                "labels of the model (GET /v1/models/NAME), separated by commas",
-                name,
-            ));
-        }
-        chosen.extend(ids);
-    }
-    Ok(chosen)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn classes_are_known_labels() {
-        let labels = [
-            "__background__",
-            "person",
-            "N/A",
-            "traffic light",
-            "cup",
-            "cup",
-        ];
-        let labels = labels.map(str::to_owned);
-        let ids = |names| classes(names, &labels).map(|set| set.into_iter().collect::<Vec<_>>());
-        assert_eq!(ids("traffic light, person").unwrap(), [1, 3]);
-        assert_eq!(ids("cup").unwrap(), [4, 5]);
-        for names in ["", "N/A", "person,", "Person", "person,cat"] {
-            let error = ids(names).unwrap_err().to_string();
-            assert!(
-                error.starts_with("`classes`: expected labels"),
-                "{names}: {error}"
-            );
-        }
-    }
 }

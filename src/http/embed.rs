@@ -3,11 +3,11 @@
 use axum::http::HeaderMap;
 use serde::Serialize;
 
-use super::params::Params;
 use super::respond::{Finished, respond};
 use super::task::{ResponseOf, TaskRoute};
 use crate::error::ServeError;
 use crate::manifest::Task;
+use crate::parameters::Params;
 use crate::pipeline;
 use crate::registry::LoadedModel;
 use crate::store::ModelSource;

@@ -22,6 +22,7 @@ use crate::app::App;
 use crate::error::ServeError;
 use crate::image::DecodeOptions;
 use crate::metrics::Stage;
+pub(super) use crate::pipeline::INLINE_BYTES;
 use crate::pipeline::{Input, check_densities, encoded_images};
 use crate::pool::JobCost;
 
@@ -31,11 +32,6 @@ const DISCARD_BYTES: usize = 64 << 20;
 /// Maximum time spent on reading and dropping a rejected body.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 
-/// Maximum size in bytes of a request body that is scanned for images, and of a response that is
-/// encoded, on the thread that serves the connection; larger ones are processed on the image pool.
-/// The work on this many bytes takes at most a tenth of a millisecond, while a job on the image
-/// pool costs 30 microseconds in addition to its work (measured on 2 busy cores).
-pub(super) const INLINE_BYTES: usize = 64 << 10;
 /// Predicted time to find the images in a request body and to read their headers, in nanoseconds
 /// per byte of the body. It is the time for JSON, the slowest kind of body, whose base64 is
 /// decoded. Progressive JPEG files are read to their end, because their scans are counted.

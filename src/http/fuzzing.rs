@@ -10,10 +10,10 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::accept::negotiate;
-use super::detect::classes;
 use super::extract::{Form, Framing, framing, json_images, multipart_images};
-use super::params::Params;
 use crate::error::ServeError;
+use crate::parameters::Params;
+use crate::parameters::tasks::classes;
 
 /// Maximum number of images that the parsers accept in one request body.
 const MAX_IMAGES: usize = 8;

@@ -31,14 +31,14 @@ pub(crate) mod middleware;
 mod models;
 mod observed;
 mod opening;
-mod params;
 pub(crate) mod problem;
+mod query;
 mod replaceable;
 pub(crate) mod respond;
 mod segment;
 pub mod server;
 pub mod stream;
-mod task;
+pub(crate) mod task;
 mod traceparent;
 pub(crate) mod traces;
 pub mod unix;
@@ -75,12 +75,12 @@ use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::uri::Authority;
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
-use onnx_export::text;
 
 use crate::app::App;
 use crate::config::Compat;
 use crate::error::ServeError;
 use crate::manifest::Task;
+use crate::parameters::cut;
 use keys::Listener;
 use opening::Scheme;
 use problem::Problem;
@@ -243,9 +243,4 @@ async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Pr
         allowed,
     };
     error.into()
-}
-
-/// Returns the first 64 characters of a text from a client, for an error message.
-fn cut(text: &str) -> String {
-    text::cut(text, 64).to_owned()
 }

@@ -283,6 +283,9 @@ impl From<ServeError> for Problem {
             ServeError::UnknownModel { name, served, .. } => Self::new(Code::unknown_model, detail)
                 .about("model", served.join(", "))
                 .got(name),
+            ServeError::UnknownVersion { version, .. } => Self::new(Code::unknown_model, detail)
+                .about("version", "1")
+                .got(version),
             ServeError::ModelLoading { .. } => {
                 Self::new(Code::model_loading, detail).retry(SHORT_WAIT)
             }

@@ -25,7 +25,9 @@ use crate::admission::{Admission, Deadline};
 use crate::app::Limits;
 use crate::batch::{Batcher, Policy, Stock, TensorCost, Watchdog};
 use crate::catalogue;
-use crate::engine::{Engine, EngineError, Output, Outputs, StopRuns, Tensor, Unstoppable};
+use crate::engine::{
+    DataType, Engine, EngineError, Output, Outputs, StopRuns, Tensor, Unstoppable,
+};
 use crate::image::{DecodeOptions, ImageSize, Orientation, PreparedImage, Preprocessor, decode};
 use crate::manifest::Precision;
 use crate::memory::{Demand, Demands, MemoryPlan};
@@ -33,7 +35,7 @@ use crate::metrics::Exposition;
 use crate::pipeline::{self, Input, RawOutputs};
 use crate::pool::JobCost;
 use crate::postprocess::detect::Detector;
-use crate::registry::{Entry, LoadedModel, ModelPlan, Registry, share_tensor_memory};
+use crate::registry::{Entry, LoadedModel, ModelPlan, OutputSpec, Registry, share_tensor_memory};
 use crate::store::ModelSource;
 
 const LABELS: [&str; 3] = ["cat", "dog", "fish"];
@@ -233,6 +235,7 @@ pub(super) fn fake_variant(
         preprocessor: Preprocessor::new(&manifest.preprocess),
         manifest,
         metrics: app.metrics.model(&name, &variant),
+        outputs: fake_outputs(),
         batcher: Batcher::start(&name, watchdog, engines, policy, capacity, cost, metrics).unwrap(),
         variant,
         precision: Precision::Fp32,
@@ -242,6 +245,15 @@ pub(super) fn fake_variant(
         memory_bytes: None,
         instance: Arc::default(),
     }
+}
+
+/// Returns the outputs of a fake classifier.
+fn fake_outputs() -> Vec<OutputSpec> {
+    vec![OutputSpec {
+        name: "logits".into(),
+        data_type: DataType::F32,
+        shape: vec![Some(LABELS.len())],
+    }]
 }
 
 /// Returns a black PNG file of 8x8 pixels.

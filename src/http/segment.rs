@@ -4,12 +4,12 @@ use axum::http::HeaderMap;
 use serde::Serialize;
 
 use super::accept::negotiate;
-use super::params::{Params, bad};
 use super::respond::{Finished, respond, respond_image};
 use super::task::{ResponseOf, TaskRoute};
 use crate::draw::DrawnFormat;
 use crate::error::ServeError;
 use crate::manifest::Task;
+use crate::parameters::{Params, bad, tasks};
 use crate::pipeline::{self, MaskSize, Segmentation};
 use crate::postprocess::segment::{ClassShare, EncodedMask, MaskEncoding};
 use crate::store::ModelSource;
@@ -84,8 +84,7 @@ impl TaskRoute for Segment {
             let mut words = encodings.iter().filter(|(_, other)| *other == encoding);
             words.next().map_or("", |(word, _)| word)
         };
-        let sizes = [("input", MaskSize::Input), ("logits", MaskSize::Logits)];
-        let size = params.choice("size", &sizes, MaskSize::Input)?;
+        let size = tasks::mask_size(params)?;
         if annotate {
             if let Some(chosen) = chosen {
                 return Err(bad(

@@ -14,19 +14,19 @@ use super::extract::{
     BodyFormat, Encoding, Fields, Form, Framing, INLINE_BYTES, encoding, framing, read_body,
     read_inputs, refuse,
 };
-use super::params::Params;
 use super::problem::Problem;
 use super::respond::Finished;
 use super::traces;
-use crate::admission::{Admission, Deadline, Watch, pace};
+use crate::admission::{Admission, Deadline, Watch, admit, pace};
 use crate::app::App;
 use crate::error::ServeError;
 use crate::image::{DecodeOptions, Orientation};
 use crate::manifest::Task;
 use crate::metrics::Stage;
+use crate::parameters::Params;
 use crate::pipeline::{self, Cost, Postprocess, check_memory};
 use crate::pool::JobCost;
-use crate::registry::{Entry, LoadState, LoadedModel};
+use crate::registry::{Entry, LoadedModel};
 use crate::store::ModelSource;
 
 /// Query parameters that every task takes.
@@ -112,18 +112,21 @@ pub(super) async fn handle<T: TaskRoute>(
     let trace = traces::trace_of(&parts.extensions);
     let admitting = trace.begin(Stage::admission);
     let mut watch = Watch::new(&app.metrics);
-    let admitted = admit::<T>(&app, &parts, deadline, &mut watch).await;
+    let admitted = admit(&app, deadline, &mut watch, || {
+        Head::<T>::parse(&app, &parts)
+    })
+    .await
+    .and_then(Head::checked);
     let (head, admission) = match admitted {
         Ok((head, admission)) => {
             admitting.end();
             (head, admission.traced(trace))
         }
         Err(error) => {
-            let model = watch.failed(&error);
-            pace(&app, &error).await;
+            let rejected = failed(&app, watch, error).await;
             drop(admitting);
             refuse(&parts.headers, &mut body).await;
-            return Err(problem(error, model));
+            return Err(rejected);
         }
     };
     match process(&app, head, admission, parts, &mut body).await {
@@ -132,12 +135,7 @@ pub(super) async fn handle<T: TaskRoute>(
             watch.succeeded(&served.model, &served.timing);
             Ok(finished.into_response())
         }
-        Err(error) => {
-            // Counted first: the client may disconnect while the response is delayed.
-            let model = watch.failed(&error);
-            pace(&app, &error).await;
-            Err(problem(error, model))
-        }
+        Err(error) => Err(failed(&app, watch, error).await),
     }
 }
 
@@ -182,47 +180,12 @@ async fn respond<T: TaskRoute>(
     Ok(finished)
 }
 
-/// Checks the head of a request, and that the queue can take it, before the body is read. Waits until
-/// the model is loaded if it is loaded on first use, but not longer than until `deadline`; the request
-/// then has its full time again, because the body is not read meanwhile. `watch` learns the model as soon
-/// as it is known, so that metrics can name it if a later check fails.
-async fn admit<T: TaskRoute>(
-    app: &App,
-    parts: &Parts,
-    deadline: Deadline,
-    watch: &mut Watch<'_>,
-) -> Result<(Head<T>, Admission), ServeError> {
-    loop {
-        let (head, entry) = Head::<T>::parse(app, parts)?;
-        watch.set_model(Arc::clone(&entry));
-        entry.touch();
-        let (loaded, deadline) = if let Some(loaded) = entry.model() {
-            (loaded, deadline)
-        } else {
-            // While the server leaves, requests wait for a load that has begun, but none begins.
-            let registry = match entry.state() {
-                LoadState::Loading | LoadState::Loaded => app.registry()?,
-                _ => app.ready()?,
-            };
-            match deadline.bound(registry.load(&entry)).await {
-                Ok(loaded) => (loaded, Deadline::after(app.limits.request_timeout)),
-                Err(error) if registry.snapshot().contains(&entry) => return Err(error),
-                // The model was replaced meanwhile: the request is for the new one.
-                Err(_) => {
-                    deadline.check()?;
-                    continue;
-                }
-            }
-        };
-        head.task.check_model(&loaded)?;
-        let mut admission = Admission::new(app, loaded, deadline)?;
-        watch.follow(&mut admission);
-        return Ok((head, admission));
-    }
-}
-
-/// Returns the problem document for `error` in a request for `model`.
-fn problem(error: ServeError, model: Option<Arc<Entry>>) -> Problem {
+/// Counts a request that failed with `error`, delays its response if there are many of them, and returns the problem
+/// document.
+pub(crate) async fn failed(app: &App, watch: Watch<'_>, error: ServeError) -> Problem {
+    // Counted first: the client may disconnect while the response is delayed.
+    let model = watch.failed(&error);
+    pace(app, &error).await;
     let problem = Problem::from(error);
     match model {
         Some(model) => problem.of(model),
@@ -260,6 +223,12 @@ impl<T: TaskRoute> Head<T> {
             task,
         };
         Ok((head, Arc::clone(model)))
+    }
+
+    /// Checks that the model can serve the route.
+    fn checked((head, admission): (Self, Admission)) -> Result<(Self, Admission), ServeError> {
+        head.task.check_model(&admission.model)?;
+        Ok((head, admission))
     }
 
     /// Finds the images in the request body and runs the pipeline on them. Returns the task of this

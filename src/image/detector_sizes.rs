@@ -44,6 +44,14 @@ impl DetectorResize {
         Self { size, multiple }
     }
 
+    /// Returns the size of a padded image if it is the same for every image, or else `None`.
+    pub fn fixed_size(self) -> Option<ImageSize> {
+        match self.size {
+            DetectorSize::Bounded { .. } => None,
+            DetectorSize::Fixed(size) => Some(padded_size(size, self.multiple)),
+        }
+    }
+
     /// Returns the most pixels that a padded image can have, at most [`MAX_INPUT_PIXELS`].
     pub fn largest_pixels(self) -> u64 {
         let (width, height) = match self.size {

@@ -92,6 +92,17 @@ impl Preprocessor {
         }
     }
 
+    /// Returns the size of the input tensor if it is the same for every image, or else `None`.
+    pub fn fixed_size(&self) -> Option<ImageSize> {
+        match &self.transform {
+            Transform::Pixels(transform) => transform.crop.map(|side| ImageSize {
+                width: side,
+                height: side,
+            }),
+            Transform::Floats(transform) => transform.resize().fixed_size(),
+        }
+    }
+
     /// Returns the largest number of pixels (height times width) that an input tensor of this
     /// preprocessor can have.
     pub fn largest_pixels(&self) -> u64 {

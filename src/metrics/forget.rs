@@ -34,6 +34,7 @@ impl Metrics {
         if let Some(triton) = &self.triton {
             triton.forget(&labels);
         }
+        self.statistics.forget(&labels);
         self.forget_reasons(&labels);
         self.forget_routes(&labels);
     }

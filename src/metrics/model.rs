@@ -1,5 +1,6 @@
 //! The metrics of one model: those of its requests and those of its queue.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -8,8 +9,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::labels::{Cut, ModelLabels, Stage, WorkerFailure};
+use super::statistics::Statistics;
 use super::triton::{TritonBatch, TritonModel};
 use crate::budget::{Budget, BudgetList};
+use crate::pipeline::RequestTiming;
 
 /// The metrics of one model's requests.
 #[derive(Debug, Clone)]
@@ -18,6 +21,7 @@ pub struct ModelMetrics {
     /// Number of images with a result.
     pub images: Counter,
     pub(super) triton: Option<TritonModel>,
+    pub(super) statistics: Arc<Statistics>,
 }
 
 impl ModelMetrics {
@@ -26,9 +30,12 @@ impl ModelMetrics {
         self.stages[stage as usize].observe(duration.as_secs_f64());
     }
 
-    /// Counts a successful request in Triton's counters, if there are any. `duration` is its time without the time
-    /// to receive its body; `stage` returns the time of each stage, summed over the images of the request.
-    pub fn succeeded(&self, duration: Duration, stage: impl Fn(Stage) -> Duration) {
+    /// Counts a successful request in the model's statistics, and in Triton's counters if there are any. `duration` is
+    /// its time without the time to receive its body.
+    pub fn succeeded(&self, duration: Duration, timing: &RequestTiming) {
+        self.statistics.succeeded(duration, timing.mean());
+        let total = timing.total();
+        let stage = |stage| total[stage];
         if let Some(triton) = &self.triton {
             triton.succeeded(duration, stage);
         }
@@ -74,6 +81,7 @@ pub struct BatchMetrics {
     pub(super) padding_pixels: Counter,
     pub(super) batches: [Counter; Cut::ALL.len()],
     pub(super) triton: Option<TritonBatch>,
+    pub(super) statistics: Arc<Statistics>,
     /// Memory budgets whose usage is exported as `sightline_budget_bytes`, by their names.
     pub budgets: BudgetList<&'static str>,
     pub(super) queues: BudgetList<ModelLabels>,
@@ -88,6 +96,11 @@ impl BatchMetrics {
         if let Some(triton) = &self.triton {
             triton.ran(images);
         }
+    }
+
+    /// Records a batch of `images` images that the network ran in `duration`.
+    pub fn ran(&self, images: usize, duration: Duration) {
+        self.statistics.ran(images, duration);
     }
 
     /// Exports the use of `places`, the places in the model's queue, until they are dropped.

@@ -6,6 +6,7 @@ use prost::Message;
 
 use super::*;
 use crate::budget::Budget;
+use crate::pipeline::{RequestTiming, Timing};
 
 fn page(metrics: &Metrics, exposition: Exposition) -> String {
     String::from_utf8(metrics.render(exposition).unwrap()).unwrap()
@@ -22,12 +23,17 @@ fn used() -> Metrics {
     metrics.request("/v1/classify", 200, label, 0.25);
     metrics.rejected(Rejection::queue_full, label);
     metrics.cancelled(Stage::decode, label);
-    metrics.failed(Failure::BACKEND, label);
+    metrics.failed(Failure::BACKEND, label, Duration::ZERO);
     let model = metrics.model("m", "fp32");
     for millis in [1, 7, 40, 41] {
         model.stage(Stage::inference, Duration::from_millis(millis));
     }
-    model.succeeded(Duration::from_millis(90), |_| Duration::from_millis(10));
+    let mut stages = Timing::default();
+    for stage in Stage::ALL {
+        stages[stage] = Duration::from_millis(10);
+    }
+    let timing = RequestTiming::new(Timing::default(), vec![stages]);
+    model.succeeded(Duration::from_millis(90), &timing);
     let batch = metrics.batch("m", "fp32");
     batch.batch(3, Cut::full);
     batch.tensor(100, 60);
@@ -215,7 +221,7 @@ fn a_removed_model_leaves_no_metrics() {
     metrics.request("/v1/classify", 200, label, 0.1);
     metrics.rejected(Rejection::deadline, label);
     metrics.cancelled(Stage::queue, label);
-    metrics.failed(Failure::OTHER, label);
+    metrics.failed(Failure::OTHER, label, Duration::ZERO);
     metrics.model(label.model, label.variant);
     let batch = metrics.batch(label.model, label.variant);
     batch.ready.set(true);

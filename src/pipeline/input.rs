@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use image::RgbImage;
 
+use super::RawTensor;
 use super::postprocess::drawing_bytes;
 use crate::budget::Permit;
 use crate::cancel::Cancel;
@@ -34,6 +35,8 @@ pub enum Input {
     /// A tensor `[3, H, W] f32` that the client has preprocessed, which goes straight into the
     /// queue. Boxes and masks are in pixels of the tensor.
     Prepared(PreparedImage),
+    /// The bytes of such a tensor, which become a tensor when there is memory for it.
+    Raw(RawTensor),
 }
 
 /// A compressed image whose header is valid and states no more pixels than allowed.
@@ -52,7 +55,7 @@ impl Input {
     pub(super) fn decode_cost(&self, times: &DecodeTimes) -> JobCost {
         match self {
             Self::Encoded(image) => image.decode_cost(times),
-            Self::Prepared(_) => JobCost::time(0),
+            Self::Prepared(_) | Self::Raw(_) => JobCost::time(0),
         }
     }
 }
@@ -166,7 +169,7 @@ pub fn check_densities(inputs: &[Input], limit: u64) -> Result<(), ServeError> {
 fn first_above(inputs: &[Input], limit: u64) -> Option<(usize, ImageSize)> {
     let size = |(index, input): (usize, &Input)| match input {
         Input::Encoded(image) => Some((index, image.size())),
-        Input::Prepared(_) => None,
+        Input::Prepared(_) | Input::Raw(_) => None,
     };
     let mut sizes = inputs.iter().enumerate().filter_map(size);
     sizes.find(|(_, size)| size.pixels() > limit)
@@ -188,7 +191,7 @@ pub(super) fn check_drawable(inputs: &[Input]) -> Result<(), ServeError> {
 ///
 /// # Errors
 /// [`ServeError::MaskTooLarge`] for the first image of more than [`MAX_MASK_PIXELS`] pixels.
-pub(super) fn check_masks(inputs: &[Input]) -> Result<(), ServeError> {
+pub(crate) fn check_masks(inputs: &[Input]) -> Result<(), ServeError> {
     let limit = MAX_MASK_PIXELS;
     match first_above(inputs, limit) {
         None => Ok(()),

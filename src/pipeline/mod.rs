@@ -19,6 +19,7 @@ mod postprocess;
 mod raw;
 mod run;
 mod segment;
+mod tensor;
 mod timing;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 pub use classify::Classify;
 pub use detect::{Detect, Detected};
 pub use embed::Embed;
+pub(crate) use input::check_masks;
 pub use input::{
     EncodedImage, Input, MAX_DRAWN_PIXELS, MAX_MASK_PIXELS, check_densities, check_memory,
     encoded_images,
@@ -34,6 +36,7 @@ pub use postprocess::{Cost, Postprocess, PostprocessInput};
 pub use raw::RawOutputs;
 pub use run::run;
 pub use segment::{MaskSize, Segment, Segmentation};
+pub use tensor::RawTensor;
 pub use timing::{RequestTiming, Timing};
 
 use crate::budget::Permit;
@@ -42,6 +45,12 @@ use crate::error::ServeError;
 use crate::manifest::Task;
 use crate::postprocess::primary_output;
 use crate::registry::LoadedModel;
+
+/// Maximum size in bytes of a request body that is scanned for images, and of a response that is
+/// encoded, on the thread that serves the connection; larger ones are processed on the image pool.
+/// The work on this many bytes takes at most a tenth of a millisecond, while a job on the image
+/// pool costs 30 microseconds in addition to its work (measured on 2 busy cores).
+pub(crate) const INLINE_BYTES: usize = 64 << 10;
 
 /// The images of a request and the postprocessing of their outputs.
 pub struct Request<P> {
@@ -67,7 +76,7 @@ pub struct Response<T> {
 ///
 /// # Errors
 /// [`ServeError::Internal`] if the output is missing, is empty, or holds NaN or infinite values.
-fn finite(task: Task, outputs: &Outputs) -> Result<&Tensor, ServeError> {
+pub(crate) fn finite(task: Task, outputs: &Outputs) -> Result<&Tensor, ServeError> {
     let output = primary_output(task, outputs).ok();
     let output = output.filter(|tensor| !tensor.data.is_empty());
     let first = output.ok_or(ServeError::Internal("the model produced no outputs"))?;

@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 
 use super::input::check_prepared;
 use super::{
-    Cost, EncodedImage, Input, Postprocess, PostprocessInput, Request, RequestTiming, Response,
-    Timing,
+    Cost, EncodedImage, Input, Postprocess, PostprocessInput, RawTensor, Request, RequestTiming,
+    Response, Timing,
 };
 use crate::admission::{Admission, Deadline, LongImage};
 use crate::app::App;
@@ -60,8 +60,10 @@ pub async fn run<P: Postprocess>(
     };
     let mut walks = Vec::with_capacity(inputs.len());
     for (index, (mut input, cost)) in inputs.into_iter().zip(costs).enumerate() {
-        if let Input::Encoded(image) = &mut input {
-            image.memory = Some(Arc::clone(&body));
+        match &mut input {
+            Input::Encoded(image) => image.memory = Some(Arc::clone(&body)),
+            Input::Raw(tensor) => tensor.memory = Some(Arc::clone(&body)),
+            Input::Prepared(_) => {}
         }
         let held = Held {
             place: admission.take_place()?,
@@ -71,7 +73,7 @@ pub async fn run<P: Postprocess>(
         };
         walks.push(walk.image(index, (input, cost), held, Arc::clone(&postprocess)));
     }
-    // From here on, only the encoded images keep the body's memory reserved.
+    // From here on, only the inputs keep the body's memory reserved.
     drop(body);
     // The next stage of the request as a whole; until then, its stage is that of its images.
     admission.progress.enter(Stage::encode);
@@ -138,7 +140,17 @@ impl Walk<'_> {
         let _cancel_on_drop = cancel.on_drop();
         let queued = match input {
             Input::Encoded(image) => self.prepare(index, (image, cost), held, &cancel).await?,
-            Input::Prepared(tensor) => self.enqueue(index, tensor, held).await?,
+            Input::Prepared(tensor) => {
+                check_prepared(index, &tensor)?;
+                let size = tensor.size;
+                self.enqueue((index, size), async { Ok(tensor) }, held)
+                    .await?
+            }
+            Input::Raw(tensor) => {
+                let size = tensor.size();
+                self.enqueue((index, size), self.convert(index, tensor), held)
+                    .await?
+            }
         };
         let mut timing = queued.timing;
         let reply = queued.reply.await.map_err(|_| BatchError::NoReply)??;
@@ -160,18 +172,17 @@ impl Walk<'_> {
         Ok((output, timing))
     }
 
-    /// Waits for memory, then queues a tensor that the client has preprocessed.
+    /// Waits for memory for image `index` of the request, whose tensor has `size`, then queues `tensor`.
     async fn enqueue(
         self,
-        index: usize,
-        tensor: PreparedImage,
+        (index, size): (usize, ImageSize),
+        tensor: impl Future<Output = Result<PreparedImage, ServeError>>,
         held: Held,
     ) -> Result<Queued, ServeError> {
-        check_prepared(index, &tensor)?;
         let trace = self.trace.of_image(index);
         let waiting = trace.begin(Stage::admission);
         let batcher = &self.model.batcher;
-        let memory = batcher.reserve_tensor(tensor.size).await;
+        let memory = batcher.reserve_tensor(size).await;
         waiting.end();
         let slot = Slot {
             place: held.place,
@@ -180,12 +191,30 @@ impl Walk<'_> {
             progress: held.progress,
             embed: held.embed,
         };
+        let started = Instant::now();
+        slot.progress.enter(Stage::preprocess);
+        let tensor = tensor.await?;
+        let mut timing = Timing::default();
+        timing[Stage::preprocess] = started.elapsed();
         let size = tensor.content;
         Ok(Queued {
             reply: batcher.submit(tensor, slot, self.deadline.at())?,
             size,
-            timing: Timing::default(),
+            timing,
         })
+    }
+
+    /// Converts the tensor of image `index` of the request, a large one on the image pool.
+    async fn convert(self, index: usize, tensor: RawTensor) -> Result<PreparedImage, ServeError> {
+        match tensor.cost() {
+            None => tensor.prepare(index),
+            Some(cost) => {
+                self.app
+                    .pool
+                    .run(cost, move || tensor.prepare(index))
+                    .await?
+            }
+        }
     }
 
     /// Waits for memory and a thread, then decodes, preprocesses and queues an image.

@@ -94,7 +94,12 @@ impl Postprocess for Segment {
 }
 
 impl Segment {
-    fn mask(
+    /// Returns the class of every pixel of an image whose network output is `scores`.
+    ///
+    /// # Errors
+    /// [`ServeError::Internal`] if `scores` are not those of a segmentation network, and an error for the deadline if the
+    /// work is cancelled.
+    pub(crate) fn mask(
         &self,
         model: &LoadedModel,
         scores: &Tensor,

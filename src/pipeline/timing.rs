@@ -65,6 +65,17 @@ impl RequestTiming {
             .fold(self.shared, |sum, image| sum + *image)
     }
 
+    /// Returns the mean time of each stage over the images.
+    pub fn mean(&self) -> Timing {
+        let images = self.images.len().max(1) as u32;
+        let sum = self.total();
+        let mut mean = self.shared;
+        for stage in Stage::ALL {
+            mean[stage] += (sum[stage] - self.shared[stage]) / images;
+        }
+        mean
+    }
+
     /// Adds `encoding`, the time to encode the results of all images.
     pub fn add_encoding(&mut self, encoding: Duration) {
         self.shared[Stage::encode] += encoding;
@@ -113,5 +124,9 @@ mod tests {
         assert_eq!(total[Stage::encode], milliseconds(5));
         assert_eq!(total[Stage::admission], milliseconds(4));
         assert_eq!(total.sum(), milliseconds(32));
+        let mean = timing.mean();
+        assert_eq!(mean[Stage::receive], milliseconds(3));
+        assert_eq!(mean[Stage::inference], milliseconds(10));
+        assert_eq!(mean[Stage::encode], milliseconds(3));
     }
 }

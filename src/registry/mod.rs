@@ -28,6 +28,7 @@ pub use forget::Instance;
 pub use loads::{LoadFailure, LoadJob, Loads, MAX_WAITING};
 pub use models::{DefaultRules, Registry};
 use networks::Networks;
+pub use outputs::OutputSpec;
 pub use served::{Served, default_variant, find, select};
 pub use snapshot::Snapshot;
 pub use start::StartError;
@@ -44,6 +45,7 @@ mod loads;
 mod models;
 pub mod networks;
 mod operations;
+mod outputs;
 mod replace;
 mod served;
 mod snapshot;
@@ -160,6 +162,8 @@ pub struct LoadedModel {
     pub batcher: Batcher,
     /// Metrics of the model.
     pub metrics: ModelMetrics,
+    /// The outputs of the network, in its order.
+    pub outputs: Vec<OutputSpec>,
     /// Settings of the queue and the workers.
     pub plan: ModelPlan,
     /// Number of the networks' nodes that run in custom int8 kernels; 0 for fp32 models.
@@ -341,6 +345,7 @@ impl LoadedModel {
         }
         let regions = detector.as_ref().and_then(Detector::most_regions);
         let largest = preprocessor.largest_pixels();
+        let outputs = outputs::specs(&warm, &manifest, &preprocessor, regions.is_some());
         let cost = TensorCost::measured(&warm, image.size, largest, regions);
         let capacity = plan.max_queue_size;
         let batcher = Batcher::start(
@@ -363,6 +368,7 @@ impl LoadedModel {
             detector,
             batcher,
             metrics: model_metrics,
+            outputs,
             plan,
             own_operators,
             load_time,

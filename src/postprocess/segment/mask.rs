@@ -57,7 +57,7 @@ impl Mask {
     }
 
     /// Converts the mask to the class of each pixel, `[height, width]`, row by row.
-    pub(super) fn into_classes(self) -> Vec<u8> {
+    pub fn into_classes(self) -> Vec<u8> {
         self.classes
     }
 

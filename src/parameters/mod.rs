@@ -1,37 +1,29 @@
-//! Parses query parameters: each is taken from the query by name and checked, and a parameter that
-//! remains is rejected.
+//! Parses the parameters of requests, for any protocol: each is taken by name and checked, and a parameter that
+//! remains is rejected. [`tasks`] has the parameters of the tasks.
+
+pub(crate) mod tasks;
 
 use std::ops::RangeInclusive;
 
-use axum::extract::Query;
-use axum::http::Uri;
+use onnx_export::text;
 
-use super::cut;
 use crate::error::ServeError;
 use crate::image::Orientation;
 use crate::nearest::nearest;
 
-/// The names and values of the query parameters of one request that are not yet taken.
+/// The names and values of the parameters of one request that are not yet taken.
 #[derive(Debug)]
-pub(super) struct Params(Vec<(String, String)>);
+pub(crate) struct Params(Vec<(String, String)>);
 
 impl Params {
-    /// Splits the query into percent-decoded names and values. A query that is not percent-encoded
-    /// UTF-8 is an error.
-    pub(super) fn parse(uri: &Uri) -> Result<Self, ServeError> {
-        match Query::<Vec<(String, String)>>::try_from_uri(uri) {
-            Ok(Query(pairs)) => Ok(Self(pairs)),
-            Err(_) => Err(bad(
-                "query",
-                "percent-encoded UTF-8",
-                uri.query().unwrap_or_default(),
-            )),
-        }
+    /// Wraps the names and values of a request's parameters.
+    pub(crate) fn new(pairs: Vec<(String, String)>) -> Self {
+        Self(pairs)
     }
 
-    /// Takes the parameter `name` from the query. Returns `None` if the query does not have it, and
-    /// an error if the query has it more than once.
-    pub(super) fn take(&mut self, name: &str) -> Result<Option<String>, ServeError> {
+    /// Takes the parameter `name`. Returns `None` if the request does not have it, and an error if
+    /// the request has it more than once.
+    pub(crate) fn take(&mut self, name: &str) -> Result<Option<String>, ServeError> {
         let mut values = self.0.extract_if(.., |(key, _)| key == name);
         let value = values.next().map(|(_, value)| value);
         if let Some((_, second)) = values.next() {
@@ -40,9 +32,9 @@ impl Params {
         Ok(value)
     }
 
-    /// Takes the parameter `name`, an integer within `range`. Returns `default` if the query does
+    /// Takes the parameter `name`, an integer within `range`. Returns `default` if the request does
     /// not have it.
-    pub(super) fn integer(
+    pub(crate) fn integer(
         &mut self,
         name: &str,
         range: RangeInclusive<usize>,
@@ -51,9 +43,9 @@ impl Params {
         Ok(self.optional_integer(name, range)?.unwrap_or(default))
     }
 
-    /// Takes the parameter `name`, an integer within `range`. Returns `None` if the query does not
+    /// Takes the parameter `name`, an integer within `range`. Returns `None` if the request does not
     /// have it.
-    pub(super) fn optional_integer(
+    pub(crate) fn optional_integer(
         &mut self,
         name: &str,
         range: RangeInclusive<usize>,
@@ -70,9 +62,9 @@ impl Params {
         }
     }
 
-    /// Takes the parameter `name`, a number from 0 to 1. Returns `None` if the query does not have
+    /// Takes the parameter `name`, a number from 0 to 1. Returns `None` if the request does not have
     /// it.
-    pub(super) fn share(&mut self, name: &str) -> Result<Option<f64>, ServeError> {
+    pub(crate) fn share(&mut self, name: &str) -> Result<Option<f64>, ServeError> {
         let Some(text) = self.take(name)? else {
             return Ok(None);
         };
@@ -83,8 +75,8 @@ impl Params {
     }
 
     /// Takes the parameter `name` and returns the value of its word in `choices`. Returns `default`
-    /// if the query does not have the parameter.
-    pub(super) fn choice<T: Copy>(
+    /// if the request does not have the parameter.
+    pub(crate) fn choice<T: Copy>(
         &mut self,
         name: &str,
         choices: &[(&str, T)],
@@ -94,8 +86,8 @@ impl Params {
     }
 
     /// Takes the parameter `name` and returns the value of its word in `choices`. Returns `None` if the
-    /// query does not have the parameter.
-    pub(super) fn optional_choice<T: Copy>(
+    /// request does not have the parameter.
+    pub(crate) fn optional_choice<T: Copy>(
         &mut self,
         name: &str,
         choices: &[(&str, T)],
@@ -110,15 +102,15 @@ impl Params {
         Err(bad(name, &words.join(" or "), &text))
     }
 
-    /// Takes the parameter `name`, `true` or `false`. Returns `false` if the query does not have
+    /// Takes the parameter `name`, `true` or `false`. Returns `false` if the request does not have
     /// it.
-    pub(super) fn flag(&mut self, name: &str) -> Result<bool, ServeError> {
+    pub(crate) fn flag(&mut self, name: &str) -> Result<bool, ServeError> {
         self.choice(name, &[("true", true), ("false", false)], false)
     }
 
     /// Takes the parameter `orientation`, which every route that takes images has. Returns
-    /// [`Orientation::Apply`] if the query does not have it.
-    pub(super) fn orientation(&mut self) -> Result<Orientation, ServeError> {
+    /// [`Orientation::Apply`] if the request does not have it.
+    pub(crate) fn orientation(&mut self) -> Result<Orientation, ServeError> {
         let choices = [
             ("apply", Orientation::Apply),
             ("ignore", Orientation::Ignore),
@@ -128,7 +120,7 @@ impl Params {
 
     /// Rejects a parameter that was not taken, because it would have no effect. The error suggests the
     /// most similar of `known`, the parameters of the route, or lists all of them.
-    pub(super) fn finish(self, known: &[&'static str]) -> Result<(), ServeError> {
+    pub(crate) fn finish(self, known: &[&'static str]) -> Result<(), ServeError> {
         let Some((name, _)) = self.0.first() else {
             return Ok(());
         };
@@ -143,7 +135,7 @@ impl Params {
 
 /// Returns the error for the invalid value `got` of the parameter `field`. Values in the error are
 /// cut to 64 characters, and an empty value is shown as `nothing`.
-pub(super) fn bad(field: &str, expected: &str, got: &str) -> ServeError {
+pub(crate) fn bad(field: &str, expected: &str, got: &str) -> ServeError {
     ServeError::BadParameter {
         field: cut(field),
         expected: expected.to_owned(),
@@ -155,12 +147,22 @@ pub(super) fn bad(field: &str, expected: &str, got: &str) -> ServeError {
     }
 }
 
+/// Returns the first 64 characters of a text from a client, for an error message.
+pub(crate) fn cut(text: &str) -> String {
+    text::cut(text, 64).to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn params(query: &str) -> Params {
-        Params::parse(&format!("/x?{query}").parse().unwrap()).unwrap()
+        let pairs = query.split('&').filter(|pair| !pair.is_empty());
+        let pair = |pair: &str| {
+            let (name, value) = pair.split_once('=').unwrap();
+            (name.to_owned(), value.to_owned())
+        };
+        Params::new(pairs.map(pair).collect())
     }
 
     #[test]

@@ -1,0 +1,334 @@
+//! Descriptions of the server and its models: metadata, configurations, readiness, and the index of the repository.
+
+use serde::Serialize;
+
+use super::face::{Face, Target, VERSION};
+use super::outputs::Part;
+use super::tensor::DataType;
+use crate::app::App;
+use crate::engine::EMBEDDING;
+use crate::registry::{Entry, LoadState, LoadedModel, OutputSpec, Snapshot};
+
+/// Extensions of the protocol that the server implements.
+pub const EXTENSIONS: [&str; 6] = [
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "schedule_policy",
+    "statistics",
+];
+/// Platform and backend of all models, as clients know them.
+const PLATFORM: &str = "onnxruntime_onnx";
+const BACKEND: &str = "onnxruntime";
+/// State of a model in the index if requests to it are accepted.
+const READY: &str = "READY";
+
+/// The description of the server.
+#[derive(Debug, Clone, Serialize)]
+pub struct ServerMetadata {
+    /// Name of the server.
+    pub name: &'static str,
+    /// Version of the server.
+    pub version: &'static str,
+    /// Extensions of the protocol.
+    pub extensions: [&'static str; EXTENSIONS.len()],
+}
+
+/// The description of one name of a model.
+#[derive(Debug, Clone, Serialize)]
+pub struct ModelMetadata {
+    /// The name that the client has used.
+    pub name: String,
+    /// Versions of the model.
+    pub versions: [&'static str; 1],
+    /// What runs the model.
+    pub platform: &'static str,
+    /// The only input.
+    pub inputs: [TensorMetadata; 1],
+    /// The outputs that a request gets if it names none.
+    pub outputs: Vec<TensorMetadata>,
+}
+
+/// The description of an input or output.
+#[derive(Debug, Clone, Serialize)]
+pub struct TensorMetadata {
+    /// Name of the input or output.
+    pub name: String,
+    /// Name of the data type, such as `FP32`.
+    pub datatype: &'static str,
+    /// Sizes of the axes, the batch first; -1 for those that vary.
+    pub shape: Vec<i64>,
+}
+
+/// The configuration of one name of a model, in the form of Triton's `ModelConfig`.
+#[derive(Debug, Clone, Serialize)]
+pub struct ModelConfig {
+    /// The name that the client has used.
+    pub name: String,
+    /// What runs the model.
+    pub platform: &'static str,
+    /// What runs the model, in newer configurations.
+    pub backend: &'static str,
+    /// The versions that are served.
+    pub version_policy: VersionPolicy,
+    /// Maximum number of images in a request.
+    pub max_batch_size: usize,
+    /// The only input.
+    pub input: [ConfigInput; 1],
+    /// The outputs.
+    pub output: Vec<ConfigOutput>,
+    /// The workers.
+    pub instance_group: [InstanceGroup; 1],
+    /// How requests share batches.
+    pub dynamic_batching: DynamicBatching,
+}
+
+/// The versions that are served.
+#[derive(Debug, Clone, Serialize)]
+pub struct VersionPolicy {
+    /// Only the latest versions are served.
+    pub latest: Latest,
+}
+
+/// The number of the latest versions that are served.
+#[derive(Debug, Clone, Serialize)]
+pub struct Latest {
+    /// Number of versions.
+    pub num_versions: u32,
+}
+
+/// The input in a configuration. `dims` have no batch axis.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConfigInput {
+    /// Name of the input.
+    pub name: &'static str,
+    /// Data type, such as `TYPE_FP32`.
+    pub data_type: String,
+    /// `FORMAT_NCHW` or `FORMAT_NONE`.
+    pub format: &'static str,
+    /// Sizes of the axes; -1 for those that vary.
+    pub dims: Vec<i64>,
+}
+
+/// An output in a configuration. `dims` have no batch axis.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConfigOutput {
+    /// Name of the output.
+    pub name: String,
+    /// Data type, such as `TYPE_FP32`.
+    pub data_type: String,
+    /// Sizes of the axes; -1 for those that vary.
+    pub dims: Vec<i64>,
+    /// File with the names of the classes. `None` if the output is not one value per class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_filename: Option<String>,
+}
+
+/// The workers of a model.
+#[derive(Debug, Clone, Serialize)]
+pub struct InstanceGroup {
+    /// Name of the group.
+    pub name: String,
+    /// The processor, `KIND_CPU`.
+    pub kind: &'static str,
+    /// Number of workers.
+    pub count: usize,
+}
+
+/// How requests share batches.
+#[derive(Debug, Clone, Serialize)]
+pub struct DynamicBatching {
+    /// Longest time that an image waits for more images to join its batch.
+    pub max_queue_delay_microseconds: u64,
+}
+
+/// One name in the index of the repository.
+#[derive(Debug, Clone, Serialize)]
+pub struct IndexEntry {
+    /// Name of the model or variant.
+    pub name: String,
+    /// Version of the model.
+    pub version: &'static str,
+    /// `READY`, `LOADING` or `UNAVAILABLE`.
+    pub state: &'static str,
+    /// Why the model is not ready. Empty if it is.
+    pub reason: String,
+}
+
+/// Returns the description of the server.
+pub fn server_metadata() -> ServerMetadata {
+    ServerMetadata {
+        name: "sightline",
+        version: env!("CARGO_PKG_VERSION"),
+        extensions: EXTENSIONS,
+    }
+}
+
+/// Returns the description of `target`, whose loaded model is `model`.
+pub fn metadata(target: &Target, model: &LoadedModel) -> ModelMetadata {
+    let (datatype, axes) = input_of(model, target.face);
+    let with_batch = |axes: Vec<i64>| [&[-1], &axes[..]].concat();
+    let output = |output: OutputFacts| TensorMetadata {
+        name: output.name,
+        datatype: output.datatype.as_str(),
+        shape: with_batch(output.axes),
+    };
+    ModelMetadata {
+        name: target.name.clone(),
+        versions: [VERSION],
+        platform: PLATFORM,
+        inputs: [TensorMetadata {
+            name: target.face.input().to_owned(),
+            datatype: datatype.as_str(),
+            shape: with_batch(axes),
+        }],
+        outputs: outputs_of(model, target.face).map(output).collect(),
+    }
+}
+
+/// Returns the configuration of `target`, whose loaded model is `model`.
+pub fn config(app: &App, target: &Target, model: &LoadedModel) -> ModelConfig {
+    let plan = &model.plan;
+    let (datatype, dims) = input_of(model, target.face);
+    let output = |output: OutputFacts| ConfigOutput {
+        label_filename: output.labeled.then(|| file_name(model)),
+        name: output.name,
+        data_type: config_type(output.datatype),
+        dims: output.axes,
+    };
+    let delay = plan.max_queue_delay.as_micros();
+    ModelConfig {
+        name: target.name.clone(),
+        platform: PLATFORM,
+        backend: BACKEND,
+        version_policy: VersionPolicy {
+            latest: Latest { num_versions: 1 },
+        },
+        max_batch_size: app.limits.max_images.min(plan.max_queue_size),
+        input: [ConfigInput {
+            name: target.face.input(),
+            data_type: config_type(datatype),
+            format: match target.face {
+                Face::Tensor => "FORMAT_NCHW",
+                Face::Image => "FORMAT_NONE",
+            },
+            dims,
+        }],
+        output: outputs_of(model, target.face).map(output).collect(),
+        instance_group: [InstanceGroup {
+            name: format!("{}_0", target.name),
+            kind: "KIND_CPU",
+            count: plan.instances,
+        }],
+        dynamic_batching: DynamicBatching {
+            max_queue_delay_microseconds: u64::try_from(delay).unwrap_or(u64::MAX),
+        },
+    }
+}
+
+/// Returns the data type and the axes of the input of `face`, without the batch.
+fn input_of(model: &LoadedModel, face: Face) -> (DataType, Vec<i64>) {
+    match face {
+        Face::Image => (DataType::Bytes, vec![1]),
+        Face::Tensor => {
+            let size = model.preprocessor.fixed_size();
+            let side = |side: Option<u32>| side.map_or(-1, i64::from);
+            let height = side(size.map(|size| size.height));
+            let width = side(size.map(|size| size.width));
+            (DataType::Fp32, vec![3, height, width])
+        }
+    }
+}
+
+/// What is known of an output, without the batch axis.
+struct OutputFacts {
+    name: String,
+    datatype: DataType,
+    axes: Vec<i64>,
+    /// Whether the output has one value per class, or classes in their order.
+    labeled: bool,
+}
+
+/// Returns the outputs of `face`.
+fn outputs_of(model: &LoadedModel, face: Face) -> impl Iterator<Item = OutputFacts> {
+    // The embedding is returned only to clients that name it, because most clients use all outputs that are listed.
+    let listed = |spec: &&OutputSpec| model.embedding.is_none() || *spec.name != *EMBEDDING;
+    let raw = model.outputs.iter().filter(listed).map(|spec| OutputFacts {
+        name: spec.name.to_string(),
+        datatype: DataType::of(spec.data_type),
+        axes: axes_of(spec),
+        labeled: spec.shape == [Some(model.labels.len())],
+    });
+    let parts = Part::of(model.manifest.task).iter();
+    let task = parts.map(|part| OutputFacts {
+        name: part.name().to_owned(),
+        datatype: part.datatype(),
+        axes: part.axes().to_vec(),
+        labeled: false,
+    });
+    let raw = raw.filter(move |_| face == Face::Tensor);
+    raw.chain(task.filter(move |_| face == Face::Image))
+}
+
+/// Returns the names of the outputs of `face`.
+pub(super) fn output_names(model: &LoadedModel, face: Face) -> Vec<String> {
+    outputs_of(model, face).map(|output| output.name).collect()
+}
+
+fn axes_of(spec: &OutputSpec) -> Vec<i64> {
+    let axes = spec.shape.iter();
+    axes.map(|size| size.map_or(-1, |size| size as i64))
+        .collect()
+}
+
+/// Returns the name of a data type in a configuration.
+fn config_type(datatype: DataType) -> String {
+    match datatype {
+        DataType::Bytes => "TYPE_STRING".to_owned(),
+        other => format!("TYPE_{}", other.as_str()),
+    }
+}
+
+fn file_name(model: &LoadedModel) -> String {
+    let name = model.manifest.labels.file_name();
+    name.unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Returns whether requests to the variant are accepted, as the state in the index and the reason if not. A variant that
+/// is loaded on first use accepts requests.
+pub fn readiness(entry: &Entry) -> (bool, &'static str, String) {
+    let unready = |state, reason: String| (false, state, reason);
+    match entry.state() {
+        LoadState::Loaded => match entry.model().and_then(|model| model.batcher.unready()) {
+            None => (true, READY, String::new()),
+            Some(reason) => unready("UNAVAILABLE", reason.to_string()),
+        },
+        LoadState::NotLoaded => (true, READY, String::new()),
+        LoadState::Loading => unready("LOADING", "the model is being loaded".to_owned()),
+        LoadState::Unloaded => unready("UNAVAILABLE", "unloaded".to_owned()),
+        LoadState::Failed => {
+            let error = entry.error();
+            let error = error.as_deref().unwrap_or("the last load failed");
+            unready("UNAVAILABLE", format!("failed to load: {error}"))
+        }
+    }
+}
+
+/// Returns the index of the repository: all names of served models, or only those that are ready.
+pub fn index(snapshot: &Snapshot, only_ready: bool) -> Vec<IndexEntry> {
+    let entry = |target: Target| {
+        let (ready, state, reason) = readiness(&target.entry);
+        let entry = IndexEntry {
+            name: target.name,
+            version: VERSION,
+            state,
+            reason,
+        };
+        (ready || !only_ready).then_some(entry)
+    };
+    Target::all(snapshot)
+        .into_iter()
+        .filter_map(entry)
+        .collect()
+}

@@ -1,0 +1,96 @@
+//! The parameters of the tasks that every protocol has, with their defaults.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+use super::{Params, bad};
+use crate::error::ServeError;
+use crate::pipeline::MaskSize;
+use crate::postprocess::detect::DetectOptions;
+
+/// Number of classes in a result unless the client sets `top_k`.
+const DEFAULT_TOP_K: usize = 5;
+/// Maximum of `top_k`; no network has more classes.
+const MAX_TOP_K: usize = 100_000;
+/// Lowest score of a returned detection unless the client sets `score_threshold`.
+const DEFAULT_SCORE_THRESHOLD: f64 = 0.5;
+/// Values of `max_detections` that a client may set if no boxes are drawn.
+pub(crate) const MAX_DETECTIONS: RangeInclusive<usize> = 1..=1_000;
+
+/// Takes `top_k`, the number of classes to return for each image.
+pub(crate) fn top_k(params: &mut Params) -> Result<usize, ServeError> {
+    params.integer("top_k", 1..=MAX_TOP_K, DEFAULT_TOP_K)
+}
+
+/// Takes `score_threshold`, `iou_threshold` and `classes`, whose values are among `labels`. The maximum number of
+/// detections stays that of the model.
+pub(crate) fn detect_options(
+    params: &mut Params,
+    labels: &[String],
+) -> Result<DetectOptions, ServeError> {
+    let score = params.share("score_threshold")?;
+    Ok(DetectOptions {
+        score_threshold: score.unwrap_or(DEFAULT_SCORE_THRESHOLD) as f32,
+        iou_threshold: params.share("iou_threshold")?,
+        max_detections: None,
+        classes: params
+            .take("classes")?
+            .map(|names| classes(&names, labels))
+            .transpose()?,
+    })
+}
+
+/// Takes `size`, the size of a mask.
+pub(crate) fn mask_size(params: &mut Params) -> Result<MaskSize, ServeError> {
+    let sizes = [("input", MaskSize::Input), ("logits", MaskSize::Logits)];
+    params.choice("size", &sizes, MaskSize::Input)
+}
+
+/// Returns the ids of the classes whose labels are listed in `names`, separated by commas. A label
+/// that several classes share selects all of these classes.
+pub(crate) fn classes(names: &str, labels: &[String]) -> Result<BTreeSet<usize>, ServeError> {
+    let mut chosen = BTreeSet::new();
+    for name in names.split(',').map(str::trim) {
+        // `N/A` is the label of unused class ids in COCO, so it selects no class.
+        let named = labels.iter().enumerate();
+        let named = named.filter(|(_, label)| *label == name && name != "N/A");
+        let mut ids = named.map(|(id, _)| id).peekable();
+        if ids.peek().is_none() {
+            return Err(bad(
+                "classes",
+                "labels of the model (GET /v1/models/NAME), separated by commas",
+                name,
+            ));
+        }
+        chosen.extend(ids);
+    }
+    Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_known_labels() {
+        let labels = [
+            "__background__",
+            "person",
+            "N/A",
+            "traffic light",
+            "cup",
+            "cup",
+        ];
+        let labels = labels.map(str::to_owned);
+        let ids = |names| classes(names, &labels).map(|set| set.into_iter().collect::<Vec<_>>());
+        assert_eq!(ids("traffic light, person").unwrap(), [1, 3]);
+        assert_eq!(ids("cup").unwrap(), [4, 5]);
+        for names in ["", "N/A", "person,", "Person", "person,cat"] {
+            let error = ids(names).unwrap_err().to_string();
+            assert!(
+                error.starts_with("`classes`: expected labels"),
+                "{names}: {error}"
+            );
+        }
+    }
+}
