@@ -10,7 +10,9 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     let mut files = protox::compile(["proto/inference.proto"], ["proto"])?;
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     tonic_prost_build::configure()
+        .build_client(false)
         .build_transport(false)
+        .codec_path("crate::codec::CheckedCodec")
         // Elements of tensors share the memory of the message.
         .bytes("raw_input_contents")
         .bytes("raw_output_contents")

@@ -16,6 +16,9 @@
 //! # Ok::<(), prost::DecodeError>(())
 //! ```
 
+pub mod codec;
+pub mod limits;
+
 mod generated {
     #![allow(
         clippy::pedantic,
