@@ -154,6 +154,11 @@ impl Admission {
         Self { trace, ..self }
     }
 
+    /// Takes over `body`, memory that was reserved for the request's body before the request was admitted.
+    pub(crate) fn hold_body(&mut self, body: Permit) {
+        self.body = body;
+    }
+
     /// Grows the memory that is reserved for the request's body to a total of `bytes` bytes.
     ///
     /// # Errors

@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::http::Extensions;
+use axum::body::Body;
+use axum::response::Response;
+use http_body_util::BodyExt as _;
 use tonic::Status;
 
 use super::status::status;
@@ -33,6 +35,8 @@ pub(super) struct Call {
 struct Report {
     served: Option<Served>,
     problem: Option<Problem>,
+    /// Reserved memory of the response.
+    memory: Option<Arc<Permit>>,
 }
 
 impl Call {
@@ -75,6 +79,11 @@ impl Call {
         lock(&self.report).served = Some(served);
     }
 
+    /// Keeps `memory` reserved until the client has been sent the response.
+    pub(super) fn hold(&self, memory: Arc<Permit>) {
+        lock(&self.report).memory = Some(memory);
+    }
+
     /// Records the problem of a call that failed, and returns its status.
     pub(super) fn failed(&self, problem: Problem) -> Status {
         let status = status(&problem);
@@ -82,14 +91,28 @@ impl Call {
         status
     }
 
-    /// Moves what was recorded to `extensions`, those of the response.
-    pub(super) fn finish(&self, extensions: &mut Extensions) {
-        let Report { served, problem } = std::mem::take(&mut *lock(&self.report));
+    /// Adds what was recorded to `response`.
+    pub(super) fn finish(&self, mut response: Response) -> Response {
+        let Report {
+            served,
+            problem,
+            memory,
+        } = std::mem::take(&mut *lock(&self.report));
+        let extensions = response.extensions_mut();
         if let Some(served) = served {
             extensions.insert(served);
         }
         if let Some(problem) = problem {
             extensions.insert(problem);
+        }
+        match memory {
+            None => response,
+            Some(memory) => response.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    let _held = &memory;
+                    frame
+                }))
+            }),
         }
     }
 }

@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 use super::body::Metered;
 use super::call::Call;
 use super::status::{recorded, status};
+use super::stream::of_client;
 use super::timeout::timeout;
 use crate::app::App;
 use crate::error::ServeError;
@@ -56,7 +57,8 @@ async fn begin(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     let limit = app.limits.max_body_bytes;
     let metered = |body| Body::new(Metered::new(body, call.clone(), limit));
     let work = next.run(request.map(metered));
-    let mut response = if streams {
+    // Other calls have their deadlines in the handlers, after their models are loaded.
+    let response = if streams || !call.limited {
         work.await
     } else {
         let ended = timeout_at(call.deadline.at().into(), work).await;
@@ -65,8 +67,7 @@ async fn begin(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
             Problem::from(error).into_response()
         })
     };
-    call.finish(response.extensions_mut());
-    response
+    call.finish(response)
 }
 
 /// Returns whether a request with these headers is a call of gRPC.
@@ -87,19 +88,29 @@ async fn translate(request: Request, next: Next) -> Response {
         return response;
     }
     let problem = response.extensions().get::<Problem>();
-    let mut response = match problem {
-        Some(problem) if Status::from_header_map(response.headers()).is_none() => {
-            let (failed, extensions) = (status(problem), response.extensions().clone());
-            let mut response = failed.into_http::<Body>();
+    let ended = Status::from_header_map(response.headers());
+    let (code, replaced) = match (problem, ended) {
+        (Some(problem), None) => {
+            let status = status(problem);
+            (status.code(), Some(status))
+        }
+        (Some(_), Some(ended)) => (ended.code(), None),
+        // Without a problem it is tonic that has rejected the framing of the message.
+        (None, Some(ended)) => {
+            let ended = of_client(ended);
+            (ended.code(), Some(ended))
+        }
+        (None, None) => (Code::Ok, None),
+    };
+    let recorded = problem.map_or_else(|| recorded(code), Problem::status);
+    let mut response = match replaced {
+        None => response,
+        Some(status) => {
+            let extensions = response.extensions().clone();
+            let mut response = status.into_http::<Body>();
             *response.extensions_mut() = extensions;
             response
         }
-        _ => response,
-    };
-    let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
-    let recorded = match response.extensions().get::<Problem>() {
-        Some(problem) => problem.status(),
-        None => recorded(code),
     };
     response.extensions_mut().insert(RecordedStatus(recorded));
     response

@@ -7,10 +7,14 @@
 
 mod body;
 mod call;
+mod convert;
+mod describe;
 mod health;
+mod infer;
 mod layers;
 mod service;
 mod status;
+mod stream;
 mod timeout;
 
 use std::convert::Infallible;
