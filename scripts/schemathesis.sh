@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests a running server against openapi.yaml: starts the server on a free loopback port and runs all of
-# Schemathesis's checks on the /v1 and health routes. Fails if a response violates the contract or the
+# Schemathesis's checks on the /v1, /v2 and health routes. Fails if a response violates the contract or the
 # server exits. The server loads the built-in model and the variant `320` of a segmentation network with
 # generated weights.
 #
@@ -19,7 +19,7 @@ readonly VENV="$ROOT/.cache/venv"
 readonly WORK="$ROOT/.cache/schemathesis"
 readonly MODELS="$WORK/models"
 readonly SEGMENTATION=lraspp_mobilenet_v3_large
-readonly ROUTES='^/(v1|health)/'
+readonly ROUTES='^/(v1|v2|health)'
 
 fail() {
     echo "schemathesis.sh: $*" >&2

@@ -251,6 +251,14 @@ pub enum ServeError {
         /// Time after which the model may have been reloaded.
         retry_after: Duration,
     },
+    /// The model does not accept requests, as a probe of the model found.
+    #[error("model `{model}` is not ready: {reason}")]
+    ModelNotReady {
+        /// The model, as `name@variant`.
+        model: String,
+        /// Why it is not ready.
+        reason: String,
+    },
     /// An operator unloaded the model.
     #[error("model `{model}` was unloaded by the operator, who has to load it again")]
     ModelUnloaded {

@@ -20,7 +20,7 @@ pub(super) fn status(problem: &Problem) -> Status {
         let milliseconds = after.as_millis().max(1) as u64;
         metadata.insert(RETRY, MetadataValue::from(milliseconds));
     }
-    Status::with_metadata(code(problem), problem.detail(), metadata)
+    Status::with_metadata(code(problem), problem.open_inference_text(false), metadata)
 }
 
 /// Returns the status of a call that failed with `error`, which concerns no model.

@@ -116,7 +116,7 @@ async fn answer(app: &App, call: &Call, request: ModelInferRequest) -> ModelStre
             infer_response: Some(done.response),
         },
         Err(problem) => ModelStreamInferResponse {
-            error_message: problem.detail().to_owned(),
+            error_message: problem.open_inference_text(false),
             infer_response: Some(ModelInferResponse {
                 id,
                 ..ModelInferResponse::default()

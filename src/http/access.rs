@@ -209,7 +209,7 @@ impl Drop for Pending<'_> {
 
 /// Returns whether the requests to `route` are probes and scrapes.
 pub(super) fn is_probe(route: &str) -> bool {
-    route.starts_with("/health/") || route == "/metrics"
+    route.starts_with("/health/") || route.starts_with("/v2/health/") || route == "/metrics"
 }
 
 /// Returns the size of `body` in bytes, if its head states the size.

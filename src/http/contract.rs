@@ -10,7 +10,7 @@ pub const OPENAPI: &str = include_str!("../../openapi.yaml");
 
 /// Returns the path of every route, in the syntax of OpenAPI, such as `/v1/models/{model}`.
 pub fn paths() -> Vec<&'static str> {
-    routes().map(|(path, _)| path).into()
+    routes().into_iter().map(|(path, _)| path).collect()
 }
 
 /// Returns the path and the names of the query parameters of every route that takes images.

@@ -17,6 +17,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use super::keys::API_KEY;
 use super::middleware::{REQUEST_ID, SERVER_TIMING};
 use super::traceparent::{TRACEPARENT, TRACESTATE};
+use super::v2::HEADER_LENGTH;
 use crate::config::{CorsOrigin, CorsOrigins};
 
 /// Time for which a browser may keep the response to a preflight request.
@@ -45,8 +46,15 @@ pub(super) fn allow<S: Clone + Send + Sync + 'static>(
             REQUEST_ID,
             TRACEPARENT,
             TRACESTATE,
+            HEADER_LENGTH,
         ])
-        .expose_headers([REQUEST_ID, SERVER_TIMING, RETRY_AFTER, TRACEPARENT])
+        .expose_headers([
+            HEADER_LENGTH,
+            REQUEST_ID,
+            SERVER_TIMING,
+            RETRY_AFTER,
+            TRACEPARENT,
+        ])
         .max_age(PREFLIGHT_AGE);
     routes.layer(from_fn_with_state(layer, apply))
 }

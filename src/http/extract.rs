@@ -16,7 +16,8 @@ use futures_util::FutureExt;
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 
-use super::{cut, gunzip};
+use super::cut;
+use super::gunzip::{self, Compression};
 use crate::admission::{Admission, Deadline};
 use crate::app::App;
 use crate::error::ServeError;
@@ -168,35 +169,41 @@ impl BodyFormat {
     }
 }
 
-/// How a body is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Encoding {
-    /// It is not compressed.
-    Identity,
-    /// It is gzip data.
-    Gzip,
-}
+/// A content encoding, and how a body with it is compressed.
+type Coding = (&'static str, Compression);
 
-/// Returns how the body is compressed, by its content encoding.
+/// The content encodings of bodies with images. RFC 9110, section 8.4.1.3: `x-gzip` is equivalent to `gzip`.
+pub(super) const GZIP: &[Coding] = &[("gzip", Compression::Gzip), ("x-gzip", Compression::Gzip)];
+/// The content encodings of messages of the Open Inference Protocol.
+pub(super) const GZIP_OR_DEFLATE: &[Coding] = &[
+    ("gzip", Compression::Gzip),
+    ("x-gzip", Compression::Gzip),
+    ("deflate", Compression::Deflate),
+];
+
+/// Returns how the body is compressed, by its content encoding, which is one of `accepted`. `None` if it is not
+/// compressed.
 ///
 /// # Errors
-/// [`ServeError::UnsupportedContentEncoding`] for another encoding than gzip, and for a body that is compressed twice.
-pub(super) fn encoding(headers: &HeaderMap) -> Result<Encoding, ServeError> {
-    let mut encoding = Encoding::Identity;
+/// [`ServeError::UnsupportedContentEncoding`] for another encoding, and for a body that is compressed twice.
+pub(super) fn encoding(
+    headers: &HeaderMap,
+    accepted: &[Coding],
+) -> Result<Option<Compression>, ServeError> {
+    let mut encoding = None;
     for value in headers.get_all(CONTENT_ENCODING) {
         let value = String::from_utf8_lossy(value.as_bytes());
         for coding in value.split(',').map(str::trim) {
             if coding.is_empty() || coding.eq_ignore_ascii_case("identity") {
                 continue;
             }
-            // RFC 9110, section 8.4.1.3: `x-gzip` is equivalent to `gzip`.
-            let gzip = ["gzip", "x-gzip"];
-            let gzip = gzip.iter().any(|name| coding.eq_ignore_ascii_case(name));
-            if !gzip || encoding == Encoding::Gzip {
+            let mut known = accepted.iter();
+            let known = known.find(|(name, _)| coding.eq_ignore_ascii_case(name));
+            let Some((_, compression)) = known.filter(|_| encoding.is_none()) else {
                 let got = cut(&value);
                 return Err(ServeError::UnsupportedContentEncoding { got });
-            }
-            encoding = Encoding::Gzip;
+            };
+            encoding = Some(*compression);
         }
     }
     Ok(encoding)
@@ -236,7 +243,7 @@ pub(super) fn framing(headers: &HeaderMap) -> Result<Framing, ServeError> {
 pub(super) async fn read_body(
     app: &App,
     admission: &mut Admission,
-    encoding: Encoding,
+    encoding: Option<Compression>,
     headers: &HeaderMap,
     body: &mut Body,
 ) -> Result<Bytes, ServeError> {
@@ -245,8 +252,8 @@ pub(super) async fn read_body(
     let collected = match check_length(app.limits.max_body_bytes, headers) {
         Err(error) => Err(error),
         Ok(announced) => match encoding {
-            Encoding::Identity => collect(app, admission, announced, body).await,
-            Encoding::Gzip => gunzip::collect(app, admission, body).await,
+            None => collect(app, admission, announced, body).await,
+            Some(compression) => gunzip::collect(app, admission, compression, body).await,
         },
     };
     admission.timing[Stage::receive] += started.elapsed();

@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 
 use super::accept::negotiate;
 use super::extract::{Form, Framing, framing, json_images, multipart_images};
+use super::v2;
 use crate::error::ServeError;
 use crate::parameters::Params;
 use crate::parameters::tasks::classes;
@@ -123,6 +124,27 @@ pub fn read_json(body: &[u8]) -> bool {
     valid(images.map(|images| check_images(&images, body.len())))
 }
 
+/// Reads an inference request of the Open Inference Protocol. The first line of `input` is the value of the header
+/// `inference-header-content-length`, or empty if there is none; the remaining lines are the body.
+///
+/// # Panics
+/// If the elements of all tensors have more than 4 bytes for each byte of the body, or if an error does not blame the
+/// client or has a message of more than 400 characters.
+pub fn read_inference(input: &[u8]) -> bool {
+    let line = input.iter().position(|byte| *byte == b'\n');
+    let (length, body) = input.split_at(line.unwrap_or(input.len()));
+    let Some(length) = field(length) else {
+        return false;
+    };
+    let mut headers = HeaderMap::new();
+    if !length.is_empty() {
+        headers.insert(v2::HEADER_LENGTH, length);
+    }
+    let body = Bytes::copy_from_slice(body.get(1..).unwrap_or_default());
+    let read = v2::read_message(&headers, &body);
+    valid(read.map(|bytes| assert!(bytes <= 4 * body.len(), "{bytes} of {}", body.len())))
+}
+
 /// Returns `bytes` as the value of a header field. `None` if they are longer than `MAX_FIELD` or
 /// not valid in a header; the server rejects requests with either before they are parsed.
 fn field(bytes: &[u8]) -> Option<HeaderValue> {
@@ -176,6 +198,11 @@ mod tests {
     #[test]
     fn mutated_forms() {
         check("multipart", read_multipart);
+    }
+
+    #[test]
+    fn mutated_inference_requests() {
+        check("inference", read_inference);
     }
 
     #[test]

@@ -1,10 +1,13 @@
-//! Reads request bodies with `content-encoding: gzip`, and decodes them as they arrive.
+//! Reads request bodies with `content-encoding: gzip` or `deflate`, and decodes them as they arrive.
+
+use std::fmt::Display;
 
 use axum::body::Body;
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::extract::{INLINE_BYTES, next_data};
-use super::gzip::{Gzip, GzipError};
+use super::gzip::Gzip;
+use super::zlib::Zlib;
 use crate::admission::Admission;
 use crate::app::App;
 use crate::error::ServeError;
@@ -22,20 +25,72 @@ const FIXED_BYTES: usize = 192 << 10;
 /// Predicted time to decode, in nanoseconds per byte of input and output.
 const NANOS_PER_BYTE: usize = 4;
 
+/// How a body is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compression {
+    /// Gzip data (RFC 1952).
+    Gzip,
+    /// Zlib data (RFC 1950), which HTTP calls `deflate`.
+    Deflate,
+}
+
+/// A decoder of one kind of compressed data.
+enum Decoder {
+    Gzip(Gzip),
+    Zlib(Zlib),
+}
+
+impl Decoder {
+    fn new(compression: Compression) -> Self {
+        match compression {
+            Compression::Gzip => Self::Gzip(Gzip::new()),
+            Compression::Deflate => Self::Zlib(Zlib::new()),
+        }
+    }
+
+    /// Decodes as [`Gzip::decode`] does.
+    fn decode(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize, ServeError> {
+        match self {
+            Self::Gzip(gzip) => gzip.decode(input, output).map_err(|e| self.malformed(e)),
+            Self::Zlib(zlib) => zlib.decode(input, output).map_err(|e| self.malformed(e)),
+        }
+    }
+
+    /// Checks that the data ends here.
+    fn finish(&self) -> Result<(), ServeError> {
+        match self {
+            Self::Gzip(gzip) => gzip.finish().map_err(|e| self.malformed(e)),
+            Self::Zlib(zlib) => zlib.finish().map_err(|e| self.malformed(e)),
+        }
+    }
+
+    fn malformed(&self, reason: impl Display) -> ServeError {
+        ServeError::BadBody {
+            field: "body".to_owned(),
+            expected: match self {
+                Self::Gzip(_) => "gzip data (RFC 1952), as `content-encoding: gzip` states",
+                Self::Zlib(_) => "zlib data (RFC 1950), as `content-encoding: deflate` states",
+            },
+            reason: reason.to_string(),
+        }
+    }
+}
+
 /// Reads a compressed body and returns it decoded. Both sizes are limited by `max_body_bytes`. `admission` reserves
 /// the memory before the decoded body grows. The first [`INLINE_BYTES`] are decoded by this task, others on the image
 /// pool.
 ///
 /// # Errors
-/// [`ServeError::BodyTooLarge`], [`ServeError::BodyMemory`], [`ServeError::BadBody`] if the body is not gzip data,
+/// [`ServeError::BodyTooLarge`], [`ServeError::BodyMemory`], [`ServeError::BadBody`] if the body is not compressed as stated,
 /// [`ServeError::BodyTimeout`] and [`ServeError::DeadlinePassed`] if the body arrives, or is decoded, too late.
 pub(super) async fn collect(
     app: &App,
     admission: &mut Admission,
+    compression: Compression,
     body: &mut Body,
 ) -> Result<Bytes, ServeError> {
     let limit = app.limits.max_body_bytes;
-    let mut decoding = Decoding::new(limit);
+    let mut decoding = Decoding::new(limit, compression);
     let mut gathered = BytesMut::new();
     let mut received = 0;
     loop {
@@ -60,7 +115,7 @@ pub(super) async fn collect(
 
 /// A body that is being decoded.
 struct Decoding {
-    gzip: Gzip,
+    decoder: Decoder,
     decoded: Vec<u8>,
     limit: usize,
     /// Number of bytes of input and output that may still be decoded by the task of the connection.
@@ -75,9 +130,9 @@ struct Step {
 }
 
 impl Decoding {
-    fn new(limit: usize) -> Self {
+    fn new(limit: usize, compression: Compression) -> Self {
         Self {
-            gzip: Gzip::new(),
+            decoder: Decoder::new(compression),
             decoded: Vec::new(),
             limit,
             inline: INLINE_BYTES,
@@ -103,7 +158,7 @@ impl Decoding {
             };
             if step.used == 0 && !step.full && !input.is_empty() {
                 // The decoder always uses its input or fills its output; an endless loop would be worse than this error.
-                return Err(malformed(GzipError::Damaged));
+                return Err(self.decoder.malformed("the compressed data is damaged"));
             }
             input.advance(step.used);
             full = step.full;
@@ -164,7 +219,7 @@ impl Decoding {
         self.decoded.resize(length + room, 0);
         let mut left = input;
         let output = self.decoded.get_mut(length..).unwrap_or_default();
-        let written = self.gzip.decode(&mut left, output).map_err(malformed)?;
+        let written = self.decoder.decode(&mut left, output)?;
         self.decoded.truncate(length + written);
         Ok(Step {
             used: input.len() - left.len(),
@@ -173,15 +228,7 @@ impl Decoding {
     }
 
     fn finish(self) -> Result<Bytes, ServeError> {
-        self.gzip.finish().map_err(malformed)?;
+        self.decoder.finish()?;
         Ok(Bytes::from(self.decoded))
-    }
-}
-
-fn malformed(error: GzipError) -> ServeError {
-    ServeError::BadBody {
-        field: "body".to_owned(),
-        expected: "gzip data (RFC 1952), as `content-encoding: gzip` states",
-        reason: error.to_string(),
     }
 }

@@ -44,7 +44,7 @@ impl Listener {
     /// Returns whether the route `path` needs no key.
     fn exempts(self, path: &str) -> bool {
         match path {
-            "/health/live" | "/health/ready" => true,
+            "/health/live" | "/health/ready" | "/v2/health/live" | "/v2/health/ready" => true,
             "/metrics" => self == Self::Admin,
             path if self == Self::Grpc => GRPC_PROBES.contains(&path),
             _ => false,
@@ -145,6 +145,8 @@ mod tests {
         let exempt = |path| listeners.map(|from| from.exempts(path));
         assert_eq!(exempt("/health/live"), [true, true, true]);
         assert_eq!(exempt("/health/ready"), [true, true, true]);
+        assert_eq!(exempt("/v2/health/live"), [true, true, true]);
+        assert_eq!(exempt("/v2/health/ready"), [true, true, true]);
         assert_eq!(exempt("/metrics"), [false, true, false]);
         for path in GRPC_PROBES {
             assert_eq!(exempt(path), [false, false, true], "{path}");
@@ -156,6 +158,9 @@ mod tests {
             "/v1/models/{model}/load",
             "/grpc.health.v1.Health/Watch",
             "/inference.GRPCInferenceService/ModelInfer",
+            "/v2",
+            "/v2/models/{model}/infer",
+            "/v2/repository/models/{model}/load",
         ] {
             assert_eq!(exempt(path), [false, false, false], "{path}");
         }

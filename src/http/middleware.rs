@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{AUTHORIZATION, CONNECTION, COOKIE, PROXY_AUTHORIZATION};
 use axum::http::{Extensions, HeaderName, HeaderValue, StatusCode};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower::ServiceBuilder;
 use tower::util::MapRequestLayer;
@@ -28,7 +28,7 @@ use super::keys::{API_KEY, Listener};
 use super::problem::Problem;
 use super::respond::Served;
 use super::traces::{self, NO_ROUTE, Traced};
-use super::{cors, keys};
+use super::{cors, keys, v2};
 use crate::app::App;
 use crate::metrics::{ModelLabel, Stage};
 use crate::pipeline::Timing;
@@ -78,7 +78,8 @@ pub(crate) fn surround(routes: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<A
             .layer(PropagateRequestIdLayer::new(REQUEST_ID))
             .layer(MapRequestLayer::new(begin_trace))
             .layer(span)
-            .layer(from_fn_with_state(Arc::clone(app), observe)),
+            .layer(from_fn_with_state(Arc::clone(app), observe))
+            .layer(from_fn(v2::errors::convert)),
     )
 }
 

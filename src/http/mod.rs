@@ -43,7 +43,9 @@ mod traceparent;
 pub(crate) mod traces;
 pub mod unix;
 mod upload;
+mod v2;
 mod wait;
+mod zlib;
 
 #[cfg(test)]
 mod control_tests;
@@ -87,7 +89,8 @@ use problem::Problem;
 
 /// Returns the router of the server, with its middleware and with the routes of the servers `compat`.
 pub fn router(app: Arc<App>, compat: &[Compat]) -> Router {
-    let routes = routes().into_iter().chain(compat::routes(compat));
+    let mut routes = routes();
+    routes.extend(compat::routes(compat));
     with_middleware(routes, app, Listener::Public)
 }
 
@@ -98,7 +101,8 @@ pub fn admin_router(app: Arc<App>) -> Router {
     let [load, unload] = control_routes();
     let listed = ("/v1/models", get(models::list));
     let shown = ("/v1/models/{model}", get(models::show));
-    let routes = [live, ready, metrics, listed, shown, load, unload];
+    let mut routes = vec![live, ready, metrics, listed, shown, load, unload];
+    routes.extend(v2::admin_routes());
     with_middleware(routes, app, Listener::Admin)
 }
 
@@ -109,11 +113,7 @@ pub fn https_required_router(app: Arc<App>) -> Router {
     middleware::surround(routes, &app).with_state(app)
 }
 
-fn with_middleware(
-    routes: impl IntoIterator<Item = Route>,
-    app: Arc<App>,
-    listener: Listener,
-) -> Router {
+fn with_middleware(routes: Vec<Route>, app: Arc<App>, listener: Listener) -> Router {
     let add = |router: Router<Arc<App>>, (path, methods)| router.route(path, methods);
     let routes = routes.into_iter().fold(Router::new(), add);
     let routes = routes
@@ -145,11 +145,11 @@ fn admin_routes() -> [Route; 3] {
 }
 
 /// Returns every route of the public listener.
-fn routes() -> [Route; 13] {
+fn routes() -> Vec<Route> {
     let [live, ready, metrics] = admin_routes();
     // A client that asks the wrong listener is told so.
     let [load, unload] = CONTROL.map(|path| (path, post(control::elsewhere)));
-    [
+    let mut routes = vec![
         ("/", get(index)),
         (
             route_of(Task::Classification),
@@ -172,7 +172,9 @@ fn routes() -> [Route; 13] {
         ready,
         metrics,
         ("/openapi.yaml", get(openapi)),
-    ]
+    ];
+    routes.extend(v2::routes());
+    routes
 }
 
 /// Returns the path of the route that serves `task`.
@@ -234,7 +236,7 @@ async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Pr
     let controls = of_model.is_some_and(|rest| rest.contains('/'));
     let allowed = match () {
         () if takes_images => "send an image with POST, for example with curl -F image=@photo.jpg",
-        () if controls => "use POST",
+        () if controls || v2::is_posted(uri.path()) => "use POST",
         () => "use GET",
     };
     let error = ServeError::MethodNotAllowed {

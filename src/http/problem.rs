@@ -89,6 +89,7 @@ codes! {
     model_load_failed = SERVICE_UNAVAILABLE,
     model_memory = SERVICE_UNAVAILABLE,
     model_unloaded = SERVICE_UNAVAILABLE,
+    model_not_ready = SERVICE_UNAVAILABLE,
     starting = SERVICE_UNAVAILABLE,
     draining = SERVICE_UNAVAILABLE,
     deadline_passed = GATEWAY_TIMEOUT,
@@ -128,6 +129,21 @@ pub(crate) struct Problem {
     /// not at fault.
     #[serde(skip)]
     pub(super) hidden: Option<String>,
+}
+
+/// The JSON body of an error of the Open Inference Protocol. Fields other than `error` are extensions.
+#[derive(Serialize)]
+struct OpenInferenceError<'a> {
+    error: String,
+    code: Code,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    got: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
 }
 
 impl Problem {
@@ -200,6 +216,31 @@ impl Problem {
     /// Returns the time after which the client may retry. `None` if it need not wait, or should not retry.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         self.retry_after
+    }
+
+    /// Returns the text of the error for clients of the Open Inference Protocol. `loads` states whether the request is to
+    /// load a model.
+    pub(crate) fn open_inference_text(&self, loads: bool) -> String {
+        match self.code {
+            _ if loads => format!("failed to load: {}", self.detail),
+            Code::unknown_model => format!("Request for unknown model: {}", self.detail),
+            _ => self.detail.clone(),
+        }
+    }
+
+    /// Returns the body of the error for clients of the Open Inference Protocol, who read the text `error` only.
+    /// `request_id` is the id of the request, if it has one; `loads` states whether the request is to load a model. The
+    /// texts begin as clients expect them.
+    pub(super) fn open_inference(&self, request_id: Option<&str>, loads: bool) -> Vec<u8> {
+        let body = OpenInferenceError {
+            error: self.open_inference_text(loads),
+            code: self.code,
+            field: self.field.as_deref(),
+            expected: self.expected.as_deref(),
+            got: self.got.as_deref(),
+            request_id,
+        };
+        serde_json::to_vec(&body).unwrap_or_default()
     }
 
     /// Creates the problem for a fault of the server. The log gets the cause `hidden`; the client
@@ -289,6 +330,7 @@ impl From<ServeError> for Problem {
             ServeError::ModelLoading { .. } => {
                 Self::new(Code::model_loading, detail).retry(SHORT_WAIT)
             }
+            ServeError::ModelNotReady { .. } => Self::new(Code::model_not_ready, detail),
             ServeError::ModelUnloaded { .. } => Self::new(Code::model_unloaded, detail),
             ServeError::ModelBusy { .. } | ServeError::ModelInUse { .. } => {
                 Self::new(Code::model_busy, detail).retry(SHORT_WAIT)

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
@@ -28,6 +28,14 @@ pub(crate) struct Served {
 pub(super) struct Finished {
     pub(super) served: Served,
     response: Response,
+}
+
+impl Finished {
+    /// Adds a header to the response.
+    pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.response.headers_mut().insert(name, value);
+        self
+    }
 }
 
 impl IntoResponse for Finished {
@@ -130,10 +138,10 @@ pub(super) fn respond_image<T>(
 
 /// The body of a response, and the reserved memory, which is released when the body was sent or
 /// dropped.
-struct Content {
-    media_type: &'static str,
-    body: Vec<u8>,
-    memory: Permit,
+pub(super) struct Content {
+    pub(super) media_type: &'static str,
+    pub(super) body: Vec<u8>,
+    pub(super) memory: Permit,
 }
 
 impl AsRef<[u8]> for Content {
@@ -143,7 +151,7 @@ impl AsRef<[u8]> for Content {
 }
 
 /// Creates the response. The memory of its body stays reserved until the body was sent.
-fn finish(served: Served, mut content: Content) -> Result<Finished, ServeError> {
+pub(super) fn finish(served: Served, mut content: Content) -> Result<Finished, ServeError> {
     let grown = content.memory.grow_to(content.body.len() as u64);
     grown.map_err(ServeError::response_memory)?;
     let media_type = HeaderValue::from_static(content.media_type);

@@ -11,9 +11,10 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 
 use super::extract::{
-    BodyFormat, Encoding, Fields, Form, Framing, INLINE_BYTES, encoding, framing, read_body,
+    BodyFormat, Fields, Form, Framing, GZIP, INLINE_BYTES, encoding, framing, read_body,
     read_inputs, refuse,
 };
+use super::gunzip::Compression;
 use super::problem::Problem;
 use super::respond::Finished;
 use super::traces;
@@ -196,7 +197,7 @@ pub(crate) async fn failed(app: &App, watch: Watch<'_>, error: ServeError) -> Pr
 /// The checked query and headers of a request.
 struct Head<T> {
     orientation: Orientation,
-    encoding: Encoding,
+    encoding: Option<Compression>,
     framing: Framing,
     task: T,
 }
@@ -218,7 +219,7 @@ impl<T: TaskRoute> Head<T> {
         params.finish(&[&COMMON_PARAMETERS, T::PARAMETERS].concat())?;
         let head = Self {
             orientation,
-            encoding: encoding(&parts.headers)?,
+            encoding: encoding(&parts.headers, GZIP)?,
             framing: framing(&parts.headers)?,
             task,
         };

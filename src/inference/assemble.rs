@@ -300,3 +300,116 @@ fn items<'a>(result: &'a ImageResult, labels: &'a [String], top_k: usize) -> Vec
         Some(TaskResult::Mask { .. }) | None => Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Tensor;
+    use crate::pipeline::Detected;
+
+    fn output(shape: &[usize], data: &[f32]) -> ImageResult {
+        let (shape, data) = (shape.to_vec(), data.to_vec());
+        ImageResult {
+            raw: vec![Output::f32("out", Tensor { shape, data })],
+            task: None,
+        }
+    }
+
+    fn floats(tensor: &OutputTensor) -> Vec<f32> {
+        let (chunks, _) = tensor.data.as_chunks();
+        chunks
+            .iter()
+            .map(|chunk| f32::from_le_bytes(*chunk))
+            .collect()
+    }
+
+    #[test]
+    fn outputs_of_different_sizes_are_padded() {
+        let results = [
+            output(&[1, 2], &[1.0, 2.0]),
+            output(&[2, 1], &[3.0, 4.0]),
+            output(&[0, 2], &[]),
+        ];
+        let mut reserved = 0;
+        let tensor = raw("out", &results, 0, &mut |bytes| {
+            reserved += bytes;
+            Ok(())
+        });
+        let tensor = tensor.unwrap();
+        assert_eq!((&tensor.shape[..], reserved), (&[3, 2, 2][..], 48));
+        let expected = [1.0, 2.0, 0.0, 0.0, 3.0, 0.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        assert_eq!(floats(&tensor), expected);
+        let mixed = [output(&[1], &[1.0]), output(&[1, 1], &[1.0])];
+        assert!(raw("out", &mixed, 0, &mut |_| Ok(())).is_err());
+        assert!(raw("out", &results, 1, &mut |_| Ok(())).is_err());
+    }
+
+    #[test]
+    fn masks_of_different_sizes_are_padded() {
+        let result = |width, height, class| ImageResult {
+            raw: Vec::new(),
+            task: Some(TaskResult::Mask {
+                size: ImageSize { width, height },
+                classes: vec![class; (width * height) as usize],
+            }),
+        };
+        let mut results = [result(2, 1, 7), result(1, 2, 3)];
+        let refused = mask("mask", &mut results, &mut |_| Err(MIXED));
+        assert!(refused.is_err());
+        let tensor = mask("mask", &mut results, &mut |_| Ok(())).unwrap();
+        assert_eq!(tensor.shape, [2, 2, 2]);
+        assert_eq!(tensor.data, [7, 7, 255, 255, 3, 255, 3, 255]);
+        let sizes = part(Part::MaskSizes, &results, (&[], usize::MAX));
+        let (sizes, _) = sizes.data.as_chunks();
+        let sizes: Vec<i64> = sizes.iter().map(|size| i64::from_le_bytes(*size)).collect();
+        assert_eq!(sizes, [1, 2, 2, 1]);
+        let mut one = [result(2, 1, 7)];
+        let tensor = mask("mask", &mut one, &mut |_| Err(MIXED)).unwrap();
+        assert_eq!(
+            (&tensor.shape[..], &tensor.data[..]),
+            (&[1, 1, 2][..], &[7, 7][..])
+        );
+    }
+
+    #[test]
+    fn detections_are_padded_to_the_most_of_an_image() {
+        let image = ImageSize {
+            width: 9,
+            height: 9,
+        };
+        let result = |detections: &[Detection]| ImageResult {
+            raw: Vec::new(),
+            task: Some(TaskResult::Boxes(Detected {
+                image,
+                detections: detections.to_vec(),
+                drawn: None,
+            })),
+        };
+        let found = Detection {
+            class_id: 1,
+            score: 0.75,
+            bounding_box: BoxXyxy::new(1.0, 2.0, 3.0, 4.0),
+        };
+        let results = [result(&[]), result(&[found])];
+        let labels = ["none".to_owned(), "cat".to_owned()];
+        let part = |wanted| part(wanted, &results, (&labels, usize::MAX));
+        assert_eq!(floats(&part(Part::Scores)), [0.0, 0.75]);
+        let boxes = part(Part::Boxes);
+        assert_eq!(boxes.shape, [2, 1, 4]);
+        assert_eq!(floats(&boxes), [0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0]);
+        let names: Vec<Vec<u8>> = part(Part::Labels)
+            .byte_elements()
+            .map(<[u8]>::to_vec)
+            .collect();
+        assert_eq!(names, [b"".to_vec(), b"cat".to_vec()]);
+        assert_eq!(
+            part(Part::ClassIds).data,
+            [-1_i64, 1].map(i64::to_le_bytes).concat()
+        );
+        let counts = part(Part::Counts);
+        assert_eq!(
+            (&counts.shape[..], counts.data),
+            (&[2, 1][..], [0_i64, 1].map(i64::to_le_bytes).concat())
+        );
+    }
+}

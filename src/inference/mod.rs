@@ -35,4 +35,6 @@ pub use run::{InferRequest, InferResponse, RequestedOutput, infer};
 pub use statistics::{
     BatchStatistics, DurationCount, DurationStatistics, ModelStatistics, statistics,
 };
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use tensor::split_elements;
 pub use tensor::{DataType, InputTensor, OutputTensor, TensorData, elements};

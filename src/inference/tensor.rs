@@ -155,7 +155,7 @@ pub(super) fn show(shape: &[i64]) -> String {
 /// # Errors
 /// [`ServeError::BadParameter`] if the length of an element runs past the end, or if there are not exactly `count`
 /// elements.
-pub(super) fn split_elements(
+pub(crate) fn split_elements(
     field: &str,
     data: &Bytes,
     count: usize,

@@ -83,6 +83,16 @@ impl Reply {
         code
     }
 
+    /// Returns the `code` of an error of the Open Inference Protocol. Panics if it does not have the form that clients of
+    /// the protocol read.
+    pub fn open_inference_code(&self) -> String {
+        assert_eq!(self.header("content-type"), "application/json", "{self:?}");
+        let error = self.json();
+        assert!(!error["error"].as_str().unwrap().is_empty(), "{error}");
+        assert_eq!(error["request_id"], self.header("x-request-id"), "{error}");
+        error["code"].as_str().unwrap().to_owned()
+    }
+
     /// Returns the array `results` of the response's body, which has one entry per image. Panics if
     /// the status is not 200.
     pub fn results(&self) -> Vec<Value> {
