@@ -148,7 +148,7 @@ impl Listeners {
         let admin = http::admin_router(Arc::clone(&app));
         let admin = server(self.admin, admin, None, ADMIN_CONNECTIONS);
         let plain = http::https_required_router(Arc::clone(&app));
-        let public = http::router(Arc::clone(&app), &config.compat);
+        let public = http::compatible_router(Arc::clone(&app), &config.compat);
         let public = server(self.public, public, secure(plain), config.max_connections);
         let plain = grpc::tls_required_router(&app);
         let grpc = grpc::router(Arc::clone(&app), control);

@@ -8,7 +8,7 @@ use axum::response::Response;
 use http_body_util::BodyExt as _;
 use tonic::Status;
 
-use super::status::status;
+use super::status::{load_status, status};
 use crate::admission::Deadline;
 use crate::app::App;
 use crate::budget::{Exhausted, Permit};
@@ -87,6 +87,13 @@ impl Call {
     /// Records the problem of a call that failed, and returns its status.
     pub(super) fn failed(&self, problem: Problem) -> Status {
         let status = status(&problem);
+        lock(&self.report).problem = Some(problem);
+        status
+    }
+
+    /// Records the problem of a call to load a model, and returns its status.
+    pub(super) fn load_failed(&self, problem: Problem) -> Status {
+        let status = load_status(&problem);
         lock(&self.report).problem = Some(problem);
         status
     }

@@ -9,6 +9,8 @@ mod body;
 mod call;
 mod convert;
 mod describe;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod health;
 mod infer;
 mod layers;

@@ -161,16 +161,11 @@ impl GrpcInferenceService for Inference {
         &self,
         request: Request<RepositoryModelLoadRequest>,
     ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
-        answer(request, async |request, _| {
-            self.check_control("RepositoryModelLoad")?;
-            // A model cannot be sent or configured by a request.
-            check_parameters(request.parameters.keys(), &[])?;
-            let registry = self.app.registry()?;
-            let name = inference::base_name(&registry.snapshot(), &request.model_name);
-            registry.reload(&name).await?;
-            Ok(RepositoryModelLoadResponse {})
-        })
-        .await
+        let call = Call::of(request.extensions())?;
+        let loaded = self.load(request.into_inner()).await;
+        loaded
+            .map(Response::new)
+            .map_err(|error| call.load_failed(error.into()))
     }
 
     async fn repository_model_unload(
@@ -214,6 +209,19 @@ impl Inference {
         }
         let load = self.app.ready()?.load(&target.entry);
         deadline.bound(load).await
+    }
+
+    async fn load(
+        &self,
+        request: RepositoryModelLoadRequest,
+    ) -> Result<RepositoryModelLoadResponse, ServeError> {
+        self.check_control("RepositoryModelLoad")?;
+        // A model cannot be sent or configured by a request.
+        check_parameters(request.parameters.keys(), &[])?;
+        let registry = self.app.registry()?;
+        let name = inference::base_name(&registry.snapshot(), &request.model_name);
+        registry.reload(&name).await?;
+        Ok(RepositoryModelLoadResponse {})
     }
 
     fn check_control(&self, method: &str) -> Result<(), ServeError> {

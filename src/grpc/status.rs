@@ -14,13 +14,22 @@ const RETRY: &str = "grpc-retry-pushback-ms";
 
 /// Returns the status of a call that failed with `problem`.
 pub(super) fn status(problem: &Problem) -> Status {
+    with_text(problem, problem.open_inference_text(false))
+}
+
+/// Returns the status of a call to load a model that failed with `problem`. Clients look for the beginning of its text.
+pub(super) fn load_status(problem: &Problem) -> Status {
+    with_text(problem, problem.open_inference_text(true))
+}
+
+fn with_text(problem: &Problem, text: String) -> Status {
     let mut metadata = MetadataMap::new();
     metadata.insert(PROBLEM, MetadataValue::from_static(problem.code.as_str()));
     if let Some(after) = problem.retry_after() {
         let milliseconds = after.as_millis().max(1) as u64;
         metadata.insert(RETRY, MetadataValue::from(milliseconds));
     }
-    Status::with_metadata(code(problem), problem.open_inference_text(false), metadata)
+    Status::with_metadata(code(problem), text, metadata)
 }
 
 /// Returns the status of a call that failed with `error`, which concerns no model.

@@ -87,8 +87,13 @@ use keys::Listener;
 use opening::Scheme;
 use problem::Problem;
 
-/// Returns the router of the server, with its middleware and with the routes of the servers `compat`.
-pub fn router(app: Arc<App>, compat: &[Compat]) -> Router {
+/// Returns the router of the server, with its middleware.
+pub fn router(app: Arc<App>) -> Router {
+    compatible_router(app, &[])
+}
+
+/// Returns the router of the server, as [`router`] does, with the routes of the servers `compat` in addition.
+pub fn compatible_router(app: Arc<App>, compat: &[Compat]) -> Router {
     let mut routes = routes();
     routes.extend(compat::routes(compat));
     with_middleware(routes, app, Listener::Public)

@@ -283,7 +283,7 @@ pub(super) fn get(path: &str) -> Request<Body> {
 }
 
 pub(super) async fn send(app: Arc<App>, request: Request<Body>) -> Response {
-    router(app, &[]).oneshot(request).await.unwrap()
+    router(app).oneshot(request).await.unwrap()
 }
 
 pub(super) async fn json(response: Response) -> Value {

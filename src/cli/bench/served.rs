@@ -52,7 +52,7 @@ impl Server {
         let stop = CancellationToken::new();
         let server = http::server::Server {
             listeners: listener.into(),
-            router: http::router(Arc::new(app), &[]),
+            router: http::router(Arc::new(app)),
             max_connections: MAX_CONNECTIONS,
             timeouts: ConnectionTimeouts::default(),
             transport: Arc::default(),

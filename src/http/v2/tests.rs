@@ -284,7 +284,8 @@ async fn images_are_run() {
     let scores: Vec<u8> = scores.flat_map(f32::to_le_bytes).collect();
     assert_eq!(tensors[..12], scores);
     // The whole body is the image.
-    let whole = [(HEADER_LENGTH.as_str(), "0")];
+    let length = HEADER_LENGTH;
+    let whole = [(length.as_str(), "0")];
     let response = post(&app, IMAGE, &whole, png_file()).await;
     assert_eq!(split(response).await.1, tensors);
     let response = post(&app, TENSOR, &whole, vec![0; TENSOR_BYTES]).await;
