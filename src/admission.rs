@@ -72,6 +72,11 @@ impl Deadline {
         self.at.saturating_duration_since(Instant::now())
     }
 
+    /// Returns the time from the start of the deadline until it passes.
+    pub fn limit(self) -> Duration {
+        self.limit
+    }
+
     /// Returns the error of a request that was not finished before the deadline.
     pub fn passed(self) -> ServeError {
         ServeError::DeadlinePassed { limit: self.limit }

@@ -355,6 +355,14 @@ pub enum ServeError {
         /// Path of the request.
         path: String,
     },
+    /// The path is no method of gRPC.
+    #[error(
+        "no method `{path}`: the methods of `inference.GRPCInferenceService` are those that reflection lists"
+    )]
+    NoMethod {
+        /// Path of the call.
+        path: String,
+    },
     /// The listener serves gRPC, and the request is no call of gRPC.
     #[error(
         "this port serves gRPC: send the content type application/grpc over HTTP/2, or use the port of `--listen`"

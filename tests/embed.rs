@@ -48,6 +48,10 @@ fn export_trunk(folder: &Path, out: &Path) {
     let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
     for state in [&generated, &released] {
         for (name, tensor) in state.iter() {
+            // Counters of batch norms are integers without axes, which exports do not need.
+            if tensor.shape().is_empty() {
+                continue;
+            }
             let bytes = tensor.bytes().to_vec();
             tensors.insert(name.to_owned(), (tensor.shape().to_vec(), bytes));
         }

@@ -1,16 +1,19 @@
 //! The body of a call's request, whose memory is reserved as it arrives.
 
+use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
+use tokio::time::{Sleep, sleep_until};
 use tonic::Status;
 
 use super::call::Call;
 use crate::error::ServeError;
 use crate::http::extract::unreadable;
+use crate::http::upload::Pausing;
 
 /// Bytes of a message before its content: whether it is compressed, and its length.
 const PREFIX: usize = 5;
@@ -28,11 +31,19 @@ pub(super) struct Metered {
     next: u64,
     /// The bytes of a prefix that has arrived in part.
     prefix: Vec<u8>,
+    /// Completes when the time to send the request has passed. `None` for a stream, and until the client is waited for.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Lets the client of a stream pause between messages. `None` for other requests, whose end is awaited.
+    pausing: Option<Pausing>,
 }
 
 impl Metered {
-    /// Returns `body`, the body of `call`, whose messages may have `limit` bytes.
-    pub(super) fn new(body: Body, call: Call, limit: usize) -> Self {
+    /// Returns `body`, the body of `call`, whose messages may have `limit` bytes. Without `pausing`, it has to
+    /// arrive before the deadline of the call; with it, the client may pause between messages.
+    pub(super) fn new(body: Body, call: Call, limit: usize, pausing: Option<Pausing>) -> Self {
+        if let Some(pausing) = &pausing {
+            pausing.set(true);
+        }
         Self {
             body,
             call,
@@ -40,6 +51,8 @@ impl Metered {
             arrived: 0,
             next: 0,
             prefix: Vec::with_capacity(PREFIX),
+            timer: None,
+            pausing,
         }
     }
 
@@ -68,7 +81,22 @@ impl Metered {
             self.next += PREFIX as u64 + u64::from(length);
         }
         self.arrived = end;
+        if let Some(pausing) = &self.pausing {
+            pausing.set(self.next == end && self.prefix.is_empty());
+        }
         Ok(self.call.reserve(data.len())?)
+    }
+
+    /// Completes when the time to send the request has passed.
+    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.pausing.is_some() {
+            return Poll::Pending;
+        }
+        let at = self.call.deadline.at();
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(at.into())));
+        timer.as_mut().poll(context)
     }
 
     fn fail(&self, error: ServeError) -> Status {
@@ -84,7 +112,11 @@ impl hyper::body::Body for Metered {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            ready!(self.poll_late(context));
+            let limit = self.call.deadline.limit();
+            return Poll::Ready(Some(Err(self.fail(ServeError::BodyTimeout { limit }))));
+        };
         Poll::Ready(frame.map(|frame| {
             let frame = frame.map_err(|error| self.fail(unreadable(error)))?;
             if let Some(data) = frame.data_ref() {
@@ -123,12 +155,12 @@ mod tests {
         let large = [message(10), message(11)].concat();
         for step in 1..=small.len() {
             let call = Call::new(&app, None, Trace::default());
-            let mut body = Metered::new(Body::empty(), call.clone(), 10);
+            let mut body = Metered::new(Body::empty(), call.clone(), 10, None);
             for data in small.chunks(step) {
                 body.admit(data).unwrap();
             }
             assert!(call.take_memory(&app).amount() >= small.len() as u64);
-            let mut body = Metered::new(Body::empty(), call, 10);
+            let mut body = Metered::new(Body::empty(), call, 10, None);
             let admitted = large.chunks(step).try_for_each(|data| body.admit(data));
             assert!(matches!(
                 admitted,

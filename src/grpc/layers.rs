@@ -24,14 +24,12 @@ use crate::http::keys::Listener;
 use crate::http::middleware::{self, RecordedStatus};
 use crate::http::problem::Problem;
 use crate::http::traces;
+use crate::http::upload::Pausing;
 
-/// End of the name of every method whose request or response is a stream. Their time limits concern messages.
-const STREAMS: [&str; 4] = [
-    "/ModelStreamInfer",
-    "/ServerReflectionInfo",
-    "/Watch",
-    "/{*rest}",
-];
+/// End of the path of the method whose client may pause between messages, and which limits these pauses.
+const PAUSES: &str = "/ModelStreamInfer";
+/// Ends of the paths of the methods whose responses are streams. Their time limits concern messages.
+const STREAMS: [&str; 3] = [PAUSES, "/ServerReflectionInfo", "/Watch"];
 
 /// Wraps `methods`, the routes of all methods, in the layers of a call. The outermost layers are those of HTTP.
 pub(super) fn surround(methods: Router<Arc<App>>, app: &Arc<App>) -> Router {
@@ -52,10 +50,13 @@ async fn begin(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
     };
     let call = Call::new(&app, timeout, traces::trace_of(request.extensions()));
     let path = request.extensions().get::<MatchedPath>();
-    let streams = path.is_none_or(|path| STREAMS.iter().any(|end| path.as_str().ends_with(end)));
+    let ends_with = |end: &str| path.is_some_and(|path| path.as_str().ends_with(end));
+    let (streams, pauses) = (STREAMS.into_iter().any(ends_with), ends_with(PAUSES));
     request.extensions_mut().insert(call.clone());
     let limit = app.limits.max_body_bytes;
-    let metered = |body| Body::new(Metered::new(body, call.clone(), limit));
+    let pausing = request.extensions().get::<Pausing>().cloned();
+    let pausing = pauses.then(|| pausing.unwrap_or_default());
+    let metered = |body| Body::new(Metered::new(body, call.clone(), limit, pausing));
     let work = next.run(request.map(metered));
     // Other calls have their deadlines in the handlers, after their models are loaded.
     let response = if streams || !call.limited {

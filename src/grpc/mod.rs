@@ -64,13 +64,11 @@ const METHODS: [&str; 12] = [
 /// Returns the router of the gRPC listeners, with its layers. A request that is no call gets a problem document.
 pub fn router(app: Arc<App>, control: Control) -> Router {
     let limit = app.limits.max_body_bytes;
+    // Responses are not compressed: most clients accept that without asking for it, and it costs more than it saves.
     let inference = GrpcInferenceServiceServer::new(Inference::new(Arc::clone(&app), control))
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Deflate)
-        .send_compressed(CompressionEncoding::Gzip)
-        .send_compressed(CompressionEncoding::Deflate)
-        .max_decoding_message_size(limit)
-        .max_encoding_message_size(usize::MAX);
+        .max_decoding_message_size(limit);
     let mut methods = Router::new();
     for method in METHODS {
         methods = add(methods, &format!("/{SERVICE}/{method}"), inference.clone());
@@ -131,5 +129,5 @@ fn add_reflection(methods: Router<Arc<App>>) -> Router<Arc<App>> {
 
 async fn unimplemented(request: Request) -> Problem {
     let path = onnx_export::text::cut(request.uri().path(), 64).to_owned();
-    ServeError::NoRoute { path }.into()
+    ServeError::NoMethod { path }.into()
 }

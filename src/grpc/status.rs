@@ -103,7 +103,7 @@ mod tests {
             (ServeError::Internal("x"), Code::Internal),
             (ServeError::Key(KeyError::Missing), Code::Unauthenticated),
             (
-                ServeError::NoRoute {
+                ServeError::NoMethod {
                     path: "/x".to_owned(),
                 },
                 Code::Unimplemented,

@@ -20,6 +20,8 @@ use crate::error::ServeError;
 
 /// Maximum number of requests of a stream that run at the same time. Further ones are not read before.
 const DEPTH: usize = 8;
+/// Longest pause between two requests of a stream.
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 /// Period in which a stream that waits for a request looks whether the server stops.
 const DRAIN_PERIOD: Duration = Duration::from_millis(500);
 
@@ -65,6 +67,7 @@ async fn next(
     requests: &mut Streaming<ModelInferRequest>,
 ) -> Result<Option<ModelInferRequest>, Status> {
     let wait = async {
+        let pause = Deadline::after(LONGEST_PAUSE);
         let mut tick = tokio::time::interval(DRAIN_PERIOD);
         loop {
             tokio::select! {
@@ -74,6 +77,7 @@ async fn next(
                     if app.is_draining() {
                         return Err(status_of(ServeError::Draining));
                     }
+                    pause.check().map_err(status_of)?;
                 }
             }
         }

@@ -42,7 +42,7 @@ pub(crate) mod task;
 mod traceparent;
 pub(crate) mod traces;
 pub mod unix;
-mod upload;
+pub(crate) mod upload;
 mod v2;
 mod wait;
 mod zlib;
@@ -51,6 +51,8 @@ mod zlib;
 mod control_tests;
 #[cfg(test)]
 mod cors_tests;
+#[cfg(test)]
+mod grpc_tests;
 #[cfg(test)]
 mod gzip_tests;
 #[cfg(test)]

@@ -369,9 +369,9 @@ impl From<ServeError> for Problem {
             ServeError::HttpsRequired => Self::new(Code::https_required, detail).closing(),
             ServeError::NotGrpc => Self::new(Code::unsupported_media_type, detail)
                 .about("content-type", "application/grpc over HTTP/2"),
-            ServeError::NoRoute { .. } | ServeError::ControlElsewhere { .. } => {
-                Self::new(Code::no_route, detail)
-            }
+            ServeError::NoRoute { .. }
+            | ServeError::NoMethod { .. }
+            | ServeError::ControlElsewhere { .. } => Self::new(Code::no_route, detail),
             ServeError::CrossOrigin { header } => {
                 Self::new(Code::cross_origin, detail).about(header, "no such header of a browser")
             }
