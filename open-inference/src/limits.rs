@@ -224,8 +224,8 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::InferTensorContents;
     use crate::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
+    use crate::{InferParameter, InferTensorContents};
 
     fn check(request: &ModelInferRequest) -> Result<(), LimitError> {
         ModelInferRequest::check(&request.encode_to_vec())
@@ -263,7 +263,7 @@ mod tests {
             },
             ModelInferRequest {
                 parameters: (0..many)
-                    .map(|n| (n.to_string(), Default::default()))
+                    .map(|n| (n.to_string(), InferParameter::default()))
                     .collect(),
                 ..empty()
             },

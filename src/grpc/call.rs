@@ -116,7 +116,8 @@ impl Call {
             None => response,
             Some(memory) => response.map(|body| {
                 Body::new(body.map_frame(move |frame| {
-                    let _held = &memory;
+                    // The closure owns the memory.
+                    let _ = &memory;
                     frame
                 }))
             }),

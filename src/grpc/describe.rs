@@ -16,7 +16,7 @@ use crate::inference::{
     ModelMetadata, ModelStatistics, ServerMetadata,
 };
 
-pub(super) fn server(metadata: ServerMetadata) -> ServerMetadataResponse {
+pub(super) fn server(metadata: &ServerMetadata) -> ServerMetadataResponse {
     ServerMetadataResponse {
         name: metadata.name.to_owned(),
         version: metadata.version.to_owned(),

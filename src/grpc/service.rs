@@ -70,7 +70,7 @@ impl GrpcInferenceService for Inference {
         _: Request<ServerMetadataRequest>,
     ) -> Result<Response<ServerMetadataResponse>, Status> {
         let metadata = inference::server_metadata();
-        Ok(Response::new(describe::server(metadata)))
+        Ok(Response::new(describe::server(&metadata)))
     }
 
     async fn model_metadata(
