@@ -151,7 +151,7 @@ impl Listeners {
         let public = http::compatible_router(Arc::clone(&app), &config.compat);
         let public = server(self.public, public, secure(plain), config.max_connections);
         let plain = grpc::tls_required_router(&app);
-        let grpc = grpc::router(Arc::clone(&app), control);
+        let grpc = grpc::router(&app, control);
         let grpc = server(self.grpc, grpc, secure(plain), config.max_connections);
         let (stopping, ended) = (CancellationToken::new(), CancellationToken::new());
         let work = async {

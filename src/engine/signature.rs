@@ -51,8 +51,8 @@ pub(super) fn check_signature(session: &Session) -> Result<Option<usize>, Engine
 
 /// Checks that the output [`EMBEDDING`] is one vector for each image: `[N, D] f32` or `[N, D, 1, 1] f32`.
 pub(super) fn check_embedding(session: &Session) -> Result<(), EngineError> {
-    let outputs = session.outputs().iter();
-    let found = outputs.filter(|output| output.name() == EMBEDDING).last();
+    let mut outputs = session.outputs().iter();
+    let found = outputs.rfind(|output| output.name() == EMBEDDING);
     let dtype = found.map(Outlet::dtype);
     if let Some(ValueType::Tensor {
         ty: TensorElementType::Float32,

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, Version};
+use axum::http::{HeaderMap, HeaderValue, Version};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tokio::time::timeout_at;
@@ -73,7 +73,7 @@ async fn begin(State(app): State<Arc<App>>, mut request: Request, next: Next) ->
 
 /// Returns whether a request with these headers is a call of gRPC.
 fn is_call(headers: &HeaderMap, version: Version) -> bool {
-    let kind = headers.get(CONTENT_TYPE).map(|kind| kind.as_bytes());
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     let kind = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
     // The protocols of gRPC-Web have other content types.
     version == Version::HTTP_2

@@ -62,10 +62,10 @@ const METHODS: [&str; 12] = [
 ];
 
 /// Returns the router of the gRPC listeners, with its layers. A request that is no call gets a problem document.
-pub fn router(app: Arc<App>, control: Control) -> Router {
+pub fn router(app: &Arc<App>, control: Control) -> Router {
     let limit = app.limits.max_body_bytes;
     // Responses are not compressed: most clients accept that without asking for it, and it costs more than it saves.
-    let inference = GrpcInferenceServiceServer::new(Inference::new(Arc::clone(&app), control))
+    let inference = GrpcInferenceServiceServer::new(Inference::new(Arc::clone(app), control))
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Deflate)
         .max_decoding_message_size(limit);
@@ -73,13 +73,13 @@ pub fn router(app: Arc<App>, control: Control) -> Router {
     for method in METHODS {
         methods = add(methods, &format!("/{SERVICE}/{method}"), inference.clone());
     }
-    let health = HealthServer::new(health::Probes(Arc::clone(&app)));
+    let health = HealthServer::new(health::Probes(Arc::clone(app)));
     for method in ["Check", "Watch"] {
         let path = format!("/grpc.health.v1.Health/{method}");
         methods = add(methods, &path, health.clone());
     }
     methods = add_reflection(methods);
-    layers::surround(methods.fallback(unimplemented), &app)
+    layers::surround(methods.fallback(unimplemented), app)
 }
 
 /// Returns the router of requests that arrive without TLS on a gRPC listener with TLS: it rejects all of them, before an

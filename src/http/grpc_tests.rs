@@ -93,7 +93,7 @@ async fn send_to(router: Router, request: Request) -> Ended {
 }
 
 async fn send(app: &Arc<App>, request: Request) -> Ended {
-    send_to(grpc::router(Arc::clone(app), Control::Elsewhere), request).await
+    send_to(grpc::router(app, Control::Elsewhere), request).await
 }
 
 /// Returns a message with one image file.
@@ -220,7 +220,7 @@ async fn models_are_controlled_only_where_it_is_allowed() {
     let ended = send(&app, load()).await;
     assert_eq!(ended.code, "12");
     assert!(ended.message.contains("admin-listen"), "{}", ended.message);
-    let allowed = grpc::router(Arc::clone(&app), Control::Allowed);
+    let allowed = grpc::router(&app, Control::Allowed);
     let ended = send_to(allowed, load()).await;
     assert_ne!(ended.code, "12");
     assert!(
@@ -293,7 +293,7 @@ async fn wrong_calls_are_mistakes_of_the_client() {
         let path = request.uri().path().to_owned();
         assert_eq!(send(&app, request).await.code, code, "{path}");
     }
-    let router = grpc::router(Arc::clone(&app), Control::Elsewhere);
+    let router = grpc::router(&app, Control::Elsewhere);
     let request = axum::http::Request::get("/").body(Body::empty()).unwrap();
     let response = router.oneshot(request).await.unwrap();
     assert_eq!(response.status(), 415);

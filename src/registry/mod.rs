@@ -340,7 +340,9 @@ impl LoadedModel {
             embedding = features
                 .as_ref()
                 .map(|output| output.shape().iter().product());
-            features.into_iter().for_each(|output| outputs.push(output));
+            if let Some(features) = features {
+                outputs.push(features);
+            }
             warm = outputs;
         }
         let regions = detector.as_ref().and_then(Detector::most_regions);
