@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 const DETECTION: &str = "/v1/vision/detection";
 
+/// Names and contents of the parts of a form.
+type Parts<'a> = &'a [(&'a str, &'a [u8])];
+
 /// Starts a server with a detector and a classifier, and with the routes of both servers.
 fn start(models: &tempfile::TempDir) -> Server {
     checkpoint::export("ssdlite320_mobilenet_v3_large", None, models.path(), "coco");
@@ -64,7 +67,7 @@ fn frigate(server: &Server, image: &[u8]) {
 }
 
 fn deepstack_errors(server: &Server, image: &[u8]) {
-    let cases: [(&[(&str, &[u8])], u16); 5] = [
+    let cases: [(Parts<'_>, u16); 5] = [
         (&[("image", b"no image")], 415),
         (&[("image", image), ("image", image)], 413),
         (&[("photo", image)], 400),

@@ -172,28 +172,31 @@ fn parameters(pairs: HashMap<String, InferParameter>) -> Result<Parameters, Serv
 mod tests {
     use super::*;
 
-    fn tensor(datatype: &str, contents: Option<InferTensorContents>) -> InferInputTensor {
+    fn tensor(
+        datatype: &str,
+        contents: impl Into<Option<InferTensorContents>>,
+    ) -> InferInputTensor {
         InferInputTensor {
             name: "input".to_owned(),
             datatype: datatype.to_owned(),
             shape: vec![1],
-            contents,
+            contents: contents.into(),
             ..InferInputTensor::default()
         }
     }
 
-    fn values(values: &[f32]) -> Option<InferTensorContents> {
-        Some(InferTensorContents {
+    fn values(values: &[f32]) -> InferTensorContents {
+        InferTensorContents {
             fp32_contents: values.to_vec(),
             ..InferTensorContents::default()
-        })
+        }
     }
 
-    fn elements(elements: &[&'static [u8]]) -> Option<InferTensorContents> {
-        Some(InferTensorContents {
+    fn elements(elements: &[&'static [u8]]) -> InferTensorContents {
+        InferTensorContents {
             bytes_contents: elements.iter().map(|e| Bytes::from_static(e)).collect(),
             ..InferTensorContents::default()
-        })
+        }
     }
 
     fn message(inputs: Vec<InferInputTensor>, raw: &[&'static [u8]]) -> ModelInferRequest {
