@@ -172,16 +172,20 @@ fn parameters(pairs: HashMap<String, InferParameter>) -> Result<Parameters, Serv
 mod tests {
     use super::*;
 
-    fn tensor(
-        datatype: &str,
-        contents: impl Into<Option<InferTensorContents>>,
-    ) -> InferInputTensor {
+    /// Returns a tensor whose elements are not in it.
+    fn bare(datatype: &str) -> InferInputTensor {
         InferInputTensor {
             name: "input".to_owned(),
             datatype: datatype.to_owned(),
             shape: vec![1],
-            contents: contents.into(),
             ..InferInputTensor::default()
+        }
+    }
+
+    fn tensor(datatype: &str, contents: InferTensorContents) -> InferInputTensor {
+        InferInputTensor {
+            contents: Some(contents),
+            ..bare(datatype)
         }
     }
 
@@ -212,7 +216,7 @@ mod tests {
         let one = 1.0_f32.to_le_bytes().to_vec();
         let cases = [
             (
-                message(vec![tensor("FP32", None)], &[b"\0\0\x80\x3f"]),
+                message(vec![bare("FP32")], &[b"\0\0\x80\x3f"]),
                 TensorData::Raw(one.clone().into()),
             ),
             (
@@ -237,11 +241,8 @@ mod tests {
                 message(vec![tensor("FP32", values(&[1.0]))], &[b"x"]),
                 "contents",
             ),
-            (message(vec![tensor("FP32", None)], &[]), "contents"),
-            (
-                message(vec![tensor("FP32", None)], &[b"x", b"y"]),
-                "raw_input",
-            ),
+            (message(vec![bare("FP32")], &[]), "contents"),
+            (message(vec![bare("FP32")], &[b"x", b"y"]), "raw_input"),
             (message(vec![], &[b"x"]), "raw_input"),
             (
                 message(vec![tensor("FP32", elements(&[b"x"]))], &[]),
@@ -255,7 +256,7 @@ mod tests {
                 message(vec![tensor("FP16", values(&[1.0]))], &[]),
                 "contents",
             ),
-            (message(vec![tensor("FP33", None)], &[b"x"]), "datatype"),
+            (message(vec![bare("FP33")], &[b"x"]), "datatype"),
         ];
         for (message, field) in cases {
             let error = request(message).unwrap_err().to_string();
