@@ -70,6 +70,16 @@ impl Deadline {
         self.at.saturating_duration_since(Instant::now())
     }
 
+    /// Returns the time from the start of the deadline until it passes.
+    pub fn limit(self) -> Duration {
+        self.limit
+    }
+
+    /// Returns the error of a request that was not finished before the deadline.
+    pub fn passed(self) -> ServeError {
+        ServeError::DeadlinePassed { limit: self.limit }
+    }
+
     /// Returns an error if the deadline has passed; called before expensive steps.
     ///
     /// # Errors
@@ -78,7 +88,7 @@ impl Deadline {
         if Instant::now() < self.at {
             return Ok(());
         }
-        Err(ServeError::DeadlinePassed { limit: self.limit })
+        Err(self.passed())
     }
 
     /// Runs `work` and returns its result. Drops `work` if it is not finished at the deadline.
@@ -90,9 +100,8 @@ impl Deadline {
         self,
         work: impl Future<Output = Result<T, ServeError>>,
     ) -> Result<T, ServeError> {
-        let passed = ServeError::DeadlinePassed { limit: self.limit };
         let result = timeout_at(self.at.into(), work).await;
-        result.unwrap_or(Err(passed))
+        result.unwrap_or_else(|_| Err(self.passed()))
     }
 }
 
@@ -146,6 +155,11 @@ impl Admission {
     #[must_use]
     pub fn traced(self, trace: Trace) -> Self {
         Self { trace, ..self }
+    }
+
+    /// Takes over `body`, memory that was reserved for the request's body before the request was admitted.
+    pub(crate) fn hold_body(&mut self, body: Permit) {
+        self.body = body;
     }
 
     /// Grows the memory that is reserved for the request's body to a total of `bytes` bytes.

@@ -171,6 +171,11 @@ impl App {
         self.has_reached(Stage::Leaving)
     }
 
+    /// Returns whether the server rejects requests.
+    pub fn is_draining(&self) -> bool {
+        self.has_reached(Stage::Draining)
+    }
+
     /// Returns whether the models of the start are loaded.
     pub fn has_started(&self) -> bool {
         self.registry.get().is_some()

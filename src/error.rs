@@ -327,6 +327,15 @@ pub enum ServeError {
         /// Task of the models that the route serves.
         expected: Task,
     },
+    /// The classification model has no pooled features that could be returned.
+    #[error(
+        "model `{model}` has no embedding: its network has no pooling before a classifier; name the features of its \
+         ONNX file `embedding`, or choose another model"
+    )]
+    NoEmbedding {
+        /// The model, as `name@variant`.
+        model: String,
+    },
     /// No model of the route's task is served.
     #[error(
         "no {} model is served: `sightline models` lists the catalogue, `sightline export NAME --weights \
@@ -346,6 +355,19 @@ pub enum ServeError {
         /// Path of the request.
         path: String,
     },
+    /// The path is no method of gRPC.
+    #[error(
+        "no method `{path}`: the methods of `inference.GRPCInferenceService` are those that reflection lists"
+    )]
+    NoMethod {
+        /// Path of the call.
+        path: String,
+    },
+    /// The listener serves gRPC, and the request is no call of gRPC.
+    #[error(
+        "this port serves gRPC: send the content type application/grpc over HTTP/2, or use the port of `--listen`"
+    )]
+    NotGrpc,
     /// The listener has TLS, and the request arrived without it.
     #[error("this port requires TLS: use https://")]
     HttpsRequired,

@@ -33,6 +33,7 @@ mod encode;
 pub mod engine;
 pub mod error;
 pub mod geometry;
+pub mod grpc;
 pub mod helpers;
 pub mod http;
 pub mod identity;

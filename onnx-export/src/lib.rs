@@ -78,6 +78,7 @@
 //! 7. [`fit`] says whether, and under which prefix, a checkpoint fits an architecture by names and shapes.
 //! 8. [`reject_external_data`] checks that an ONNX file needs no other file, [`check_weights`] that its
 //!    weights are finite.
+//! 8. [`with_embedding`] makes the pooled features of a classification network one of its outputs.
 //! 8. [`summary`] reads what an ONNX file states about its network, from a file of any origin.
 //! 9. [`text`] escapes and cuts text from files before it is printed.
 //! 10. [`proto`] contains the protobuf messages of ONNX files, for programs that read or rewrite them.
@@ -88,6 +89,7 @@ pub mod backbones;
 pub mod classification;
 mod detached;
 pub mod detection;
+mod embedding;
 #[cfg(test)]
 mod encoding;
 mod error;
@@ -117,6 +119,7 @@ mod wire;
 pub use assemble::{build, build_fused, tensor_shapes};
 pub use detached::{DetachedFile, attach};
 pub use detection::{FusedOptions, ProposalOptions};
+pub use embedding::{EMBEDDING, with_embedding};
 pub use error::{ArgumentError, BuildError};
 pub use external::{ExternalDataError, reject_external_data, reject_foreign_data};
 pub use finite::{NotFinite, check_weights};

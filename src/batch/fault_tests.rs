@@ -113,6 +113,7 @@ impl Setup {
             memory,
             trace: Trace::default(),
             progress: ImageProgress::default(),
+            embed: false,
         };
         self.batcher.submit(image, slot, deadline).unwrap()
     }

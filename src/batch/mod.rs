@@ -79,6 +79,8 @@ pub struct Slot {
     pub trace: Trace,
     /// The stage that the image is in, for metrics.
     pub progress: ImageProgress,
+    /// Whether the outputs include the pooled features of a classification network.
+    pub embed: bool,
 }
 
 /// An image that waits for a worker. Dropping the receiver of `reply` cancels the image.

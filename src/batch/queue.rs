@@ -181,6 +181,7 @@ mod tests {
                     memory: budget.empty(),
                     trace: Trace::default(),
                     progress: ImageProgress::default(),
+                    embed: false,
                 },
                 enqueued: start + Duration::from_millis(position as u64),
                 deadline: start,

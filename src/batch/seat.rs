@@ -95,11 +95,32 @@ impl WatchedEngine {
         batch: Vec<PreparedImage>,
         limit: Instant,
     ) -> Result<Vec<Outputs>, EngineError> {
+        self.watched(limit, |engine| engine.run(batch))
+    }
+
+    /// Runs the batch as [`Engine::embed`] does, and stops the run at `limit`, as [`WatchedEngine::run`].
+    ///
+    /// # Errors
+    /// As [`WatchedEngine::run`].
+    pub fn embed(
+        &mut self,
+        batch: Vec<PreparedImage>,
+        wanted: &[bool],
+        limit: Instant,
+    ) -> Result<Vec<Outputs>, EngineError> {
+        self.watched(limit, |engine| engine.embed(batch, wanted))
+    }
+
+    fn watched(
+        &mut self,
+        limit: Instant,
+        run: impl FnOnce(&mut dyn Engine) -> Result<Vec<Outputs>, EngineError>,
+    ) -> Result<Vec<Outputs>, EngineError> {
         let Seat { worker, watched } = &self.seat;
         watched.begin(*worker, limit, Arc::clone(&self.handle));
         let started = Instant::now();
         // Unwind safe, because an engine that panicked is not used again.
-        let result = catch_unwind(AssertUnwindSafe(|| self.engine.run(batch)));
+        let result = catch_unwind(AssertUnwindSafe(|| run(&mut *self.engine)));
         let first = !std::mem::replace(&mut self.has_run, true);
         let stopped = watched.end(*worker, first.then(|| started.elapsed()));
         match result {

@@ -81,6 +81,7 @@ fn try_submit(setup: &Setup, value: f32, deadline: Instant) -> Result<Receiver, 
         memory: setup.batcher.tensors.try_acquire(12).unwrap(),
         trace: Trace::default(),
         progress: ImageProgress::default(),
+        embed: false,
     };
     let image = PreparedImage::whole(SIZE, vec![value]);
     setup.batcher.submit(image, slot, deadline)

@@ -153,12 +153,13 @@ fn process(
     let started = Instant::now();
     let latest = batch.iter().map(|entry| entry.deadline).max();
     let limit = engine.limit(latest.unwrap_or(started) + STOP_MARGIN);
+    let embeds: Vec<bool> = batch.iter().map(|entry| entry.slot.embed).collect();
     let (images, clients) = separate(shared, batch, started);
     let count = clients.len();
     // A log line has one span, so the engine's log lines get the span of the oldest request of the
     // batch.
     let span = clients.first().map_or_else(Span::none, |c| c.span.clone());
-    let result = span.in_scope(|| engine.run(images, limit));
+    let result = span.in_scope(|| engine.embed(images, &embeds, limit));
     let inference = started.elapsed();
     let (error, failure) = match result {
         Ok(outputs) if outputs.len() == count => {

@@ -68,6 +68,7 @@ struct StageHead {
     weights: Vec<(String, Vec<i64>)>,
     fixed_batch: Option<usize>,
     own_operators: usize,
+    has_embedding: bool,
 }
 
 /// Writes `networks` and the memory of one worker in bytes.
@@ -89,6 +90,7 @@ pub fn write(
             .collect(),
         fixed_batch: content.0.fixed_batch,
         own_operators: content.0.own_operators,
+        has_embedding: content.0.has_embedding,
     });
     let head = serde_json::to_vec(&Head {
         stages: heads.collect(),
@@ -161,6 +163,7 @@ impl StageHead {
             file: DetachedFile { graph, weights },
             fixed_batch: self.fixed_batch,
             own_operators: self.own_operators,
+            has_embedding: self.has_embedding,
         };
         Ok(Stage {
             role: self.role,

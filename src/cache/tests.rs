@@ -33,6 +33,7 @@ fn stages() -> Stages<OptimizedGraph> {
             },
             fixed_batch: (seed > 1).then_some(1),
             own_operators: usize::from(seed),
+            has_embedding: seed % 2 == 1,
         }
     };
     Stages::new(stage(1)).with(Role::BoxHead, stage(2))

@@ -12,6 +12,8 @@ use sightline::config::ListenAddress;
 const MAX: usize = 32;
 /// Name of the sockets for the public routes.
 const HTTP: &str = "http";
+/// Name of the sockets for gRPC.
+const GRPC: &str = "grpc";
 /// Name of the sockets for health checks and metrics.
 const ADMIN: &str = "admin";
 
@@ -20,6 +22,8 @@ const ADMIN: &str = "admin";
 pub(super) struct Inherited {
     /// Sockets for the public routes. If empty, the server listens on `listen`.
     pub(super) public: Vec<InheritedSocket>,
+    /// Sockets for gRPC. If empty, the server listens on `grpc_listen`.
+    pub(super) grpc: Vec<InheritedSocket>,
     /// Sockets for health checks and metrics. If empty, the server listens on `admin_listen`.
     pub(super) admin: Vec<InheritedSocket>,
 }
@@ -53,10 +57,11 @@ impl Inherited {
         for position in 0..descriptors.len() {
             let sockets = match names.next().unwrap_or_default() {
                 ADMIN => &mut inherited.admin,
+                GRPC => &mut inherited.grpc,
                 name if is_public(name) => &mut inherited.public,
                 name => bail!(
                     "a socket of systemd has the unknown name `{name}`: set `FileDescriptorName=` of its unit to \
-                     `{HTTP}` or `{ADMIN}`"
+                     `{HTTP}`, `{GRPC}` or `{ADMIN}`"
                 ),
             };
             let socket = InheritedSocket::take(&mut descriptors, position);

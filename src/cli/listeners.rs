@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow};
+use axum::Router;
 use sightline::app::App;
 use sightline::config::{ListenAddress, ServeConfig, SocketPath, resolve};
+use sightline::grpc::{self, Control};
 use sightline::http;
 use sightline::http::listener::Family;
 use sightline::http::server::{Secure, Server, Transport, Window};
@@ -33,6 +35,8 @@ const ADMIN_GRACE: Duration = Duration::from_secs(1);
 pub(super) struct Listeners {
     /// At least one.
     public: Vec<Bound>,
+    /// Listeners for gRPC. Empty if `--grpc-listen` is not set.
+    grpc: Vec<Bound>,
     /// Listeners for health checks and metrics. Empty if `--admin-listen` is not set.
     admin: Vec<Bound>,
 }
@@ -51,7 +55,8 @@ impl Listeners {
     /// If a host name cannot be resolved, or an address cannot be bound. If another Sightline uses
     /// the address, the error contains its version and instance id.
     pub(super) fn bind(config: &ServeConfig, inherited: Inherited) -> Result<Self> {
-        let all: Vec<_> = config.listen.iter().chain(&config.admin_listen).collect();
+        let all = config.listen.iter().chain(&config.grpc_listen);
+        let all: Vec<_> = all.chain(&config.admin_listen).collect();
         let bind = |flag, addresses: &[ListenAddress], sockets: Vec<InheritedSocket>| {
             if sockets.is_empty() {
                 let bind = |address| Bound::new(flag, address, &all, config);
@@ -61,6 +66,7 @@ impl Listeners {
         };
         Ok(Self {
             public: bind("--listen", &config.listen, inherited.public)?,
+            grpc: bind("--grpc-listen", &config.grpc_listen, inherited.grpc)?,
             admin: bind(
                 "--admin-listen",
                 config.admin_listen.as_slice(),
@@ -95,14 +101,21 @@ impl Listeners {
                 .map(|admin| tracing::field::display(&admin.address));
             tracing::info!(version, %address, admin, "listening");
         }
+        for Bound { address, .. } in &self.grpc {
+            tell!(
+                "gRPC on {address}{}",
+                if scheme == "https" { " with TLS" } else { "" }
+            );
+            tracing::info!(%address, "listening for gRPC");
+        }
         for Bound { address, .. } in &self.admin {
             tell!("health and metrics on {}", shown(address, "http"));
         }
     }
 
-    /// Serves the public listeners until `stop` resolves and their requests in flight are finished,
+    /// Serves the public and gRPC listeners until `stop` resolves and their requests in flight are finished,
     /// and the admin listeners until then, too, whose requests in flight get a moment to finish. Returns whether the
-    /// requests of the public listeners finished within the grace period.
+    /// requests of the public and gRPC listeners finished within the grace period.
     pub(super) async fn run(
         self,
         app: Arc<App>,
@@ -110,34 +123,51 @@ impl Listeners {
         tls: Option<Arc<Tls>>,
         stop: impl Future<Output = ()>,
     ) -> bool {
-        let secure = tls.map(|tls| Secure {
-            tls,
-            plain: http::https_required_router(Arc::clone(&app)),
-        });
-        let server = |bound: Vec<Bound>, router, transport: Arc<Transport>, max_connections| {
+        let control = if self.admin.is_empty() {
+            Control::Allowed
+        } else {
+            Control::Elsewhere
+        };
+        // The windows of the connections of both servers share the memory for bodies.
+        let servers = if self.grpc.is_empty() { 1 } else { 2 };
+        let server = |bound: Vec<Bound>, router, tls, max_connections| {
             let listeners: Vec<Listener> = bound.into_iter().map(|bound| bound.listener).collect();
+            let shared = max_connections * servers;
             Server {
                 listeners: listeners.into(),
                 router,
                 max_connections,
                 timeouts: config.timeouts,
-                transport,
+                transport: transport(&app, shared, tls),
             }
         };
-        let admin = server(
-            self.admin,
-            http::admin_router(Arc::clone(&app)),
-            transport(&app, ADMIN_CONNECTIONS, None),
-            ADMIN_CONNECTIONS,
-        );
-        let transport = transport(&app, config.max_connections, secure);
-        let router = http::router(app);
-        let public = server(self.public, router, transport, config.max_connections);
-        let ended = CancellationToken::new();
+        let secure = |plain: Router| {
+            let tls = tls.clone();
+            tls.map(|tls| Secure { tls, plain })
+        };
+        let admin = http::admin_router(Arc::clone(&app));
+        let admin = server(self.admin, admin, None, ADMIN_CONNECTIONS);
+        let plain = http::https_required_router(Arc::clone(&app));
+        let public = http::compatible_router(Arc::clone(&app), &config.compat);
+        let public = server(self.public, public, secure(plain), config.max_connections);
+        let plain = grpc::tls_required_router(&app);
+        let grpc = grpc::router(&app, control);
+        let grpc = server(self.grpc, grpc, secure(plain), config.max_connections);
+        let (stopping, ended) = (CancellationToken::new(), CancellationToken::new());
+        let work = async {
+            let stop = async {
+                stop.await;
+                stopping.cancel();
+            };
+            let public = public.run(stopping.cancelled(), config.shutdown_grace);
+            let grpc = grpc.run(stopping.cancelled(), config.shutdown_grace);
+            let (public, grpc, ()) = tokio::join!(public, grpc, stop);
+            public && grpc
+        };
         // In this task, so that the files of Unix sockets are removed whenever this future is dropped.
         let mut admin = std::pin::pin!(admin.run(ended.cancelled(), ADMIN_GRACE));
         let finished = tokio::select! {
-            finished = public.run(stop, config.shutdown_grace) => finished,
+            finished = work => finished,
             _ = &mut admin => false,
         };
         if finished {

@@ -62,38 +62,50 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
     deserializer.deserialize_any(OneOrMany).map(Some)
 }
 
-/// Checks the addresses of `listen` and of `admin_listen`.
+/// Checks the addresses of `listen`, `grpc_listen` and `admin_listen`.
 ///
 /// # Errors
-/// [`ConfigError::Value`] if `listen` is empty or too long, or if an address occurs twice. Port 0 stands for any
-/// free port, so it may occur more than once.
+/// [`ConfigError::Value`] if `listen` is empty, if a list is too long, or if an address occurs twice. Port 0 stands for
+/// any free port, so it may occur more than once.
 pub(super) fn check(
     listen: &[ListenAddress],
+    grpc: &[ListenAddress],
     admin: Option<&ListenAddress>,
 ) -> Result<(), ConfigError> {
-    let wrong = |setting, expected: &str, got: String| {
-        Err(ConfigError::Value {
-            setting,
-            expected: expected.to_owned(),
-            got,
-        })
-    };
-    if listen.is_empty() || listen.len() > MAX {
-        let got = format!("{} addresses", listen.len());
-        return wrong("listen", &format!("1 to {MAX} addresses"), got);
-    }
-    let unique = |address: &&ListenAddress| address.port() != Some(0);
-    for (index, address) in listen.iter().enumerate().filter(|(_, a)| unique(a)) {
-        if listen[..index].contains(address) {
-            return wrong("listen", "each address once", format!("{address} twice"));
+    let listeners = [("listen", 1, listen), ("grpc_listen", 0, grpc)];
+    for (setting, least, list) in listeners {
+        if !(least..=MAX).contains(&list.len()) {
+            let got = format!("{} addresses", list.len());
+            return wrong(setting, &format!("{least} to {MAX} addresses"), got);
         }
     }
-    match admin.filter(unique) {
-        Some(admin) if listen.contains(admin) => wrong(
-            "admin_listen",
-            "another address than `listen`",
-            admin.to_string(),
-        ),
-        _ => Ok(()),
+    let admin = admin.map(std::slice::from_ref).unwrap_or_default();
+    let mut used: Vec<(&str, &ListenAddress)> = Vec::new();
+    for (setting, list) in [
+        ("listen", listen),
+        ("grpc_listen", grpc),
+        ("admin_listen", admin),
+    ] {
+        for address in list.iter().filter(|address| address.port() != Some(0)) {
+            match used.iter().find(|(_, other)| *other == address) {
+                Some((other, _)) if *other == setting => {
+                    return wrong(setting, "each address once", format!("{address} twice"));
+                }
+                Some((other, _)) => {
+                    let expected = format!("another address than `{other}`");
+                    return wrong(setting, &expected, address.to_string());
+                }
+                None => used.push((setting, address)),
+            }
+        }
     }
+    Ok(())
+}
+
+fn wrong(setting: &'static str, expected: &str, got: String) -> Result<(), ConfigError> {
+    Err(ConfigError::Value {
+        setting,
+        expected: expected.to_owned(),
+        got,
+    })
 }

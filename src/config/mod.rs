@@ -8,6 +8,7 @@
 mod access;
 mod addresses;
 mod cache;
+mod compat;
 mod cors;
 mod delay;
 mod error;
@@ -35,6 +36,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 pub use access::AccessEvents;
 pub use cache::{CacheChoice, CacheChoiceError};
+pub use compat::Compat;
 pub use cors::{CorsOrigin, CorsOriginError, CorsOrigins};
 pub use delay::{Delay, DelayError};
 pub use error::{ConfigError, TomlError};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::limits::{range, size};
 use super::{
-    AccessEvents, CacheChoice, ConfigError, CorsOrigins, DEFAULT_LISTEN, DEFAULT_LOG, Delay,
+    AccessEvents, CacheChoice, Compat, ConfigError, CorsOrigins, DEFAULT_LISTEN, DEFAULT_LOG, Delay,
     ListenAddress, LoadLimits, MetricsCompat, OtlpEndpoint, Settings, Share, SocketMode, Tuning,
     addresses, check_filter,
 };
@@ -27,7 +27,9 @@ pub struct ServeConfig {
     /// Address of the listener for probes and metrics; `None` if only [`ServeConfig::listen`]
     /// serves them.
     pub admin_listen: Option<ListenAddress>,
-    /// Files of the TLS configuration of [`ServeConfig::listen`]. `None` to serve without TLS.
+    /// Addresses that serve gRPC. Empty to serve no gRPC.
+    pub grpc_listen: Vec<ListenAddress>,
+    /// Files of the TLS configuration of [`ServeConfig::listen`] and [`ServeConfig::grpc_listen`]. `None` to serve without TLS.
     pub tls: Option<TlsFiles>,
     /// Permissions of the Unix sockets.
     pub unix_socket_mode: SocketMode,
@@ -51,7 +53,8 @@ pub struct ServeConfig {
     pub memory_budget: Option<u64>,
     /// Sizes of the parts of the memory budget that settings fix.
     pub parts: PartSizes,
-    /// Maximum number of open connections of all listeners of [`ServeConfig::listen`] together.
+    /// Maximum number of open connections of all listeners of [`ServeConfig::listen`] together, and of those of
+    /// [`ServeConfig::grpc_listen`].
     pub max_connections: usize,
     /// Time limits of each connection.
     pub timeouts: ConnectionTimeouts,
@@ -71,6 +74,8 @@ pub struct ServeConfig {
     pub otlp_sample_ratio: Share,
     /// Another server whose metrics are exported in addition. `None` to export only the own ones.
     pub metrics_compat: Option<MetricsCompat>,
+    /// Servers whose routes are served in addition.
+    pub compat: Vec<Compat>,
     /// File with the API keys that requests must present. `None` if they need no key.
     pub api_keys: Option<PathBuf>,
     /// The web pages whose scripts may send requests.
@@ -102,7 +107,8 @@ impl Settings {
         let overrides = Tuning::by_model(self.models.as_ref())?;
         check_filter(self.log.as_deref().unwrap_or(DEFAULT_LOG))?;
         let listen = self.listen.unwrap_or_else(|| vec![DEFAULT_LISTEN.into()]);
-        addresses::check(&listen, self.admin_listen.as_ref())?;
+        let grpc_listen = self.grpc_listen.unwrap_or_default();
+        addresses::check(&listen, &grpc_listen, self.admin_listen.as_ref())?;
         let tls = tls(self.tls_cert, self.tls_key, self.tls_client_ca)?;
         let default = Limits::default();
         let body = range("max_body_bytes", self.max_body_bytes, 1 << 30)?;
@@ -132,6 +138,7 @@ impl Settings {
                 responses: size("response_memory_bytes", self.response_memory_bytes)?,
             },
             listen,
+            grpc_listen,
             admin_listen: self.admin_listen,
             tls,
             unix_socket_mode: self.unix_socket_mode.unwrap_or_default(),
@@ -158,6 +165,7 @@ impl Settings {
             otlp_endpoint: self.otlp_endpoint,
             otlp_sample_ratio: self.otlp_sample_ratio.unwrap_or(Share::ALL),
             metrics_compat: self.metrics_compat,
+            compat: self.compat.unwrap_or_default(),
             api_keys: self.api_keys,
             cors: CorsOrigins::new(self.cors_origin.unwrap_or_default())?,
             shutdown_grace: Duration::from_millis(grace.unwrap_or(30_000)),

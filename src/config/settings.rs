@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file::one_or_many;
 use super::{
-    AccessEvents, CacheChoice, CorsOrigin, Delay, ListenAddress, LogFormat, MetricsCompat,
+    AccessEvents, CacheChoice, Compat, CorsOrigin, Delay, ListenAddress, LogFormat, MetricsCompat,
     ModelOverrides, OtlpEndpoint, PrecisionChoice, Share, SocketMode, addresses,
 };
 use crate::defaults::{self, DefaultModel};
@@ -35,12 +35,22 @@ pub struct Settings {
     /// must not reach it [default: no such listener]
     #[arg(long, env = "SIGHTLINE_ADMIN_LISTEN", value_name = "ADDR")]
     pub admin_listen: Option<ListenAddress>,
+    /// Address for gRPC (`inference.GRPCInferenceService`), in the forms of `--listen`; may be repeated
+    /// [default: no gRPC]
+    #[arg(
+        long,
+        env = "SIGHTLINE_GRPC_LISTEN",
+        value_name = "ADDR",
+        value_delimiter = ','
+    )]
+    #[serde(with = "addresses", skip_serializing_if = "Option::is_none")]
+    pub grpc_listen: Option<Vec<ListenAddress>>,
     /// Permissions of the Unix sockets, in octal digits; who may write to a socket may connect
     /// [default: 0660]
     #[arg(long, env = "SIGHTLINE_UNIX_SOCKET_MODE", value_name = "MODE")]
     pub unix_socket_mode: Option<SocketMode>,
     /// PEM file with the certificate for TLS, followed by the intermediate certificates; with it, TCP addresses of
-    /// `--listen` serve HTTPS only. Read again when it changes [default: no TLS]
+    /// `--listen` and `--grpc-listen` use TLS only. Read again when it changes [default: no TLS]
     #[arg(long, env = "SIGHTLINE_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
     /// PEM file with the private key of `--tls-cert` (PKCS#8, PKCS#1 or SEC1); read again when it changes
@@ -284,6 +294,17 @@ pub struct Settings {
         hide_possible_values = true
     )]
     pub metrics_compat: Option<MetricsCompat>,
+    /// Routes of other servers that are served in addition: `deepstack` (/v1/vision/detection) and `torchserve`
+    /// (/predictions/NAME, /ping); may be repeated [default: none]
+    #[arg(
+        long,
+        env = "SIGHTLINE_COMPAT",
+        value_name = "deepstack|torchserve",
+        hide_possible_values = true,
+        value_delimiter = ','
+    )]
+    #[serde(deserialize_with = "one_or_many")]
+    pub compat: Option<Vec<Compat>>,
     /// Time after SIGTERM in which new requests are still served while /health/ready returns 503, so
     /// that load balancers can take the server out of rotation; such as 5s, 500ms or a number of
     /// milliseconds [default: 0ms]

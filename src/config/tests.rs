@@ -161,6 +161,18 @@ fn two_listeners_need_two_addresses() {
             "expected another address than `listen`, got unix:/a",
         ),
         (
+            "grpc_listen = 8080",
+            "`grpc_listen`: expected another address than `listen`, got 127.0.0.1:8080",
+        ),
+        (
+            "grpc_listen = [81, 81]",
+            "`grpc_listen`: expected each address once, got 127.0.0.1:81 twice",
+        ),
+        (
+            "grpc_listen = 81\nadmin_listen = 81",
+            "`admin_listen`: expected another address than `grpc_listen`, got 127.0.0.1:81",
+        ),
+        (
             "listen = [\"unix:/a\", \"unix://a\"]",
             "expected each address once, got unix:/a twice",
         ),

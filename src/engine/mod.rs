@@ -18,6 +18,7 @@ use onnx_export::text::{shown, shown_error};
 use thiserror::Error;
 
 pub use library::{LibraryError, find_library};
+pub use onnx_export::EMBEDDING;
 pub use onnx_runtime::{Arithmetic, OnnxRuntime, OnnxSession};
 pub use outputs::{DataType, Output, OutputAccessError, Outputs, Values};
 pub use prepare::{OptimizedGraph, PreparedModel, SharedWeight};
@@ -83,6 +84,20 @@ pub trait Engine: Send {
     /// output cannot be used.
     fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Outputs>, EngineError>;
 
+    /// Runs images as [`Engine::run`] does. The outputs of each image for which `wanted` is true end with its pooled
+    /// features, [`EMBEDDING`], if the network is a classification network that has them.
+    ///
+    /// # Errors
+    /// As [`Engine::run`].
+    fn embed(
+        &mut self,
+        batch: Vec<PreparedImage>,
+        wanted: &[bool],
+    ) -> Result<Vec<Outputs>, EngineError> {
+        let _ = wanted;
+        self.run(batch)
+    }
+
     /// Returns a handle with which another thread stops the runs of this engine.
     fn stop_handle(&self) -> Arc<dyn StopRuns>;
 }
@@ -112,7 +127,7 @@ pub enum EngineError {
         shown_error(got)
     )]
     Signature {
-        /// The part of the model with the wrong signature: `input`, `output` or `box head`.
+        /// The part of the model with the wrong signature: `input`, `output`, `embedding` or `box head`.
         what: &'static str,
         /// The shapes, data types or names that the engine supports for `what`.
         expected: &'static str,

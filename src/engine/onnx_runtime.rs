@@ -12,7 +12,7 @@ use ort::value::DynValue;
 use super::library;
 use super::outputs::{extract, split};
 use super::stop::SharedOptions;
-use super::{Engine, EngineError, LibraryError, Output, Outputs, StopRuns, TensorView};
+use super::{EMBEDDING, Engine, EngineError, LibraryError, Output, Outputs, StopRuns, TensorView};
 use crate::image::PreparedImage;
 
 /// ONNX Runtime's environment, and the path of its library; a process can create only one environment.
@@ -174,14 +174,45 @@ pub(super) fn commit_detached(
 pub struct OnnxSession {
     session: Session,
     memory: ArenaPolicy,
+    /// Whether the last output is the embedding, which is read for the images only that need it.
+    has_embedding: bool,
 }
 
 impl OnnxSession {
-    pub(super) fn new(session: Session) -> ort::Result<Self> {
+    pub(super) fn new(session: Session, has_embedding: bool) -> ort::Result<Self> {
         Ok(Self {
             session,
             memory: ArenaPolicy::new()?,
+            has_embedding,
         })
+    }
+
+    /// Runs images of one size as a batch. `embeds` says for the index of an image whether its embedding is read.
+    fn run_batch(
+        &mut self,
+        batch: Vec<PreparedImage>,
+        embeds: impl Fn(usize) -> bool,
+    ) -> Result<Vec<Outputs>, EngineError> {
+        let count = batch.len();
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let options = self.memory.options(&batch);
+        let inputs = ort::inputs![input_tensor(batch)?];
+        let outputs = self.session.run_with_options(inputs, options);
+        let outputs = outputs.map_err(EngineError::Run)?;
+        let mut images = vec![Outputs::default(); count];
+        let all = |_: usize| true;
+        for (name, value) in &outputs {
+            let is_embedding = self.has_embedding && name == EMBEDDING;
+            let wanted: &dyn Fn(usize) -> bool = if is_embedding { &embeds } else { &all };
+            let name: Arc<str> = name.into();
+            for (index, values) in split(&name, &value, count, wanted)? {
+                let name = Arc::clone(&name);
+                images[index].push(Output { name, values });
+            }
+        }
+        Ok(images)
     }
 }
 
@@ -221,24 +252,15 @@ impl ArenaPolicy {
 
 impl Engine for OnnxSession {
     fn run(&mut self, batch: Vec<PreparedImage>) -> Result<Vec<Outputs>, EngineError> {
-        let count = batch.len();
-        if count == 0 {
-            return Ok(Vec::new());
-        }
-        let options = self.memory.options(&batch);
-        let inputs = ort::inputs![input_tensor(batch)?];
-        let outputs = self.session.run_with_options(inputs, options);
-        let outputs = outputs.map_err(EngineError::Run)?;
-        let mut images = vec![Outputs::default(); count];
-        for (name, value) in &outputs {
-            let name: Arc<str> = name.into();
-            let rows = split(&name, &value, count)?;
-            for (image, values) in images.iter_mut().zip(rows) {
-                let name = Arc::clone(&name);
-                image.push(Output { name, values });
-            }
-        }
-        Ok(images)
+        self.run_batch(batch, |_| false)
+    }
+
+    fn embed(
+        &mut self,
+        batch: Vec<PreparedImage>,
+        wanted: &[bool],
+    ) -> Result<Vec<Outputs>, EngineError> {
+        self.run_batch(batch, |index| wanted.get(index) == Some(&true))
     }
 
     fn stop_handle(&self) -> Arc<dyn StopRuns> {

@@ -115,6 +115,14 @@ impl Output {
         }
     }
 
+    /// Returns the tensor if its elements are `f32`, and the output unchanged if not.
+    pub(crate) fn into_f32(self) -> Result<Tensor, Self> {
+        match self.values {
+            Values::F32(tensor) => Ok(tensor),
+            _ => Err(self),
+        }
+    }
+
     /// Returns the tensor if its elements are `f32`.
     ///
     /// # Errors
@@ -258,7 +266,7 @@ fn show_names(names: &[String]) -> String {
 }
 
 /// Copies the output `value`, called `name`, of a batch of `count` images, and splits it into one
-/// tensor per image.
+/// tensor per image. Returns the index and the tensor of each image that is `wanted`.
 ///
 /// # Errors
 /// [`EngineError::Output`] if the size of the outermost axis is not `count`,
@@ -267,12 +275,13 @@ pub(super) fn split(
     name: &str,
     value: &DynValue,
     count: usize,
-) -> Result<Vec<Values>, EngineError> {
+    wanted: &dyn Fn(usize) -> bool,
+) -> Result<Vec<(usize, Values)>, EngineError> {
     match DataType::of(value.dtype()) {
-        Some(DataType::F32) => rows(value, count, Values::F32),
-        Some(DataType::I64) => rows(value, count, Values::I64),
-        Some(DataType::I32) => rows(value, count, Values::I32),
-        Some(DataType::U8) => rows(value, count, Values::U8),
+        Some(DataType::F32) => rows(value, count, wanted, Values::F32),
+        Some(DataType::I64) => rows(value, count, wanted, Values::I64),
+        Some(DataType::I32) => rows(value, count, wanted, Values::I32),
+        Some(DataType::U8) => rows(value, count, wanted, Values::U8),
         None => Err(EngineError::OutputType {
             name: name.to_owned(),
             got: format!("{:?}", value.dtype()),
@@ -280,22 +289,25 @@ pub(super) fn split(
     }
 }
 
-/// Splits a tensor into `count` rows along its outermost axis, and converts each row by `wrap`.
+/// Splits a tensor into `count` rows along its outermost axis, and converts each row that is `wanted` by `wrap`.
 fn rows<T: PrimitiveTensorElementType + Clone>(
     value: &DynValue,
     count: usize,
+    wanted: &dyn Fn(usize) -> bool,
     wrap: impl Fn(Tensor<T>) -> Values,
-) -> Result<Vec<Values>, EngineError> {
+) -> Result<Vec<(usize, Values)>, EngineError> {
     let (shape, data) = extract::<T>(value)?;
     if count == 0 || shape.first() != Some(&count) {
         return Err(EngineError::Output { count, shape });
     }
     let length = data.len() / count;
-    let row = |index: usize| Tensor {
-        shape: shape[1..].to_vec(),
-        data: data[index * length..][..length].to_vec(),
+    let row = |index: usize| {
+        let data = data[index * length..][..length].to_vec();
+        let shape = shape[1..].to_vec();
+        (index, wrap(Tensor { shape, data }))
     };
-    Ok((0..count).map(row).map(wrap).collect())
+    let wanted = (0..count).filter(|index| wanted(*index));
+    Ok(wanted.map(row).collect())
 }
 
 /// Borrows the shape and the elements of a tensor of type `T`.

@@ -6,14 +6,14 @@ use std::io::{Read, Seek};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use onnx_export::{DetachedFile, WeightTensor, attach};
+use onnx_export::{DetachedFile, WeightTensor, attach, with_embedding};
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
 use ort::value::DynValue;
 use ort_int8::Accelerated;
 
 use super::onnx_runtime::{OnnxSession, commit, commit_detached};
-use super::signature::check_signature;
+use super::signature::{check_embedding, check_signature};
 use super::{EngineError, OnnxRuntime, Propose, TwoStageSession};
 use crate::image::MAX_INPUT_PIXELS;
 
@@ -38,7 +38,27 @@ impl OnnxRuntime {
     /// [`EngineError::Share`] or [`EngineError::Graph`] if the optimized graph cannot be stored in
     /// memory or parsed.
     pub fn prepare(&self, model: &[u8]) -> Result<PreparedModel, EngineError> {
-        self.prepare_checked(model, check_signature)
+        self.prepare_checked(model, false, check_signature)
+    }
+
+    /// Optimizes a classification network, whose pooled features become the output [`EMBEDDING`](super::EMBEDDING) if it has them; see
+    /// [`OnnxRuntime::prepare`]. No other network is needed for the features, and they cost a run nothing.
+    ///
+    /// # Errors
+    /// As [`OnnxRuntime::prepare`].
+    pub fn prepare_classifier(&self, model: &[u8]) -> Result<PreparedModel, EngineError> {
+        if let Some(extended) = with_embedding(model) {
+            let prepared = self.prepare_checked(&extended, true, |session| {
+                check_embedding(session)?;
+                check_signature(session)
+            });
+            match prepared {
+                Ok(prepared) => return Ok(prepared),
+                // The network may still be one without features.
+                Err(error) => tracing::debug!(%error, "network without features"),
+            }
+        }
+        self.prepare(model)
     }
 
     /// Optimizes the second network of a detector, whose inputs are feature maps; see [`OnnxRuntime::prepare`].
@@ -46,7 +66,7 @@ impl OnnxRuntime {
     /// # Errors
     /// As [`OnnxRuntime::prepare`], except [`EngineError::Signature`].
     pub fn prepare_box_head(&self, model: &[u8]) -> Result<PreparedModel, EngineError> {
-        self.prepare_checked(model, |_| Ok(None))
+        self.prepare_checked(model, false, |_| Ok(None))
     }
 
     /// Returns a text that identifies this library and its arithmetic: graphs that it optimizes are the same wherever the
@@ -59,6 +79,7 @@ impl OnnxRuntime {
     fn prepare_checked(
         &self,
         model: &[u8],
+        has_embedding: bool,
         check: impl Fn(&Session) -> Result<Option<usize>, EngineError>,
     ) -> Result<PreparedModel, EngineError> {
         let (optimized, fixed_batch) = self.optimize(model, check)?;
@@ -71,6 +92,7 @@ impl OnnxRuntime {
             file: DetachedFile::new(&graph, MIN_SHARED_BYTES)?,
             fixed_batch,
             own_operators,
+            has_embedding,
         })
     }
 
@@ -87,6 +109,7 @@ impl OnnxRuntime {
             file: DetachedFile { graph, weights },
             fixed_batch,
             own_operators,
+            has_embedding,
         } = optimized;
         let shared = |WeightTensor { name, shape, data }| {
             let value = ort::value::Tensor::from_array((shape, data));
@@ -97,6 +120,7 @@ impl OnnxRuntime {
             runtime: self.clone(),
             fixed_batch,
             own_operators,
+            has_embedding,
             graph: graph.into(),
             weights: weights?.into(),
             prepacked: PrepackedWeights::new(),
@@ -170,6 +194,8 @@ pub struct OptimizedGraph {
     pub fixed_batch: Option<usize>,
     /// Number of custom int8 operators in the graph.
     pub own_operators: usize,
+    /// Whether the output [`EMBEDDING`](super::EMBEDDING) of the network are its pooled features.
+    pub has_embedding: bool,
 }
 
 impl OptimizedGraph {
@@ -201,6 +227,8 @@ pub struct PreparedModel {
     /// Number of custom int8 operators in the graph; 0 for fp32 models, and if custom operators are
     /// disabled.
     pub own_operators: usize,
+    /// Whether the output [`EMBEDDING`](super::EMBEDDING) of the network are its pooled features.
+    pub has_embedding: bool,
     /// The optimized ONNX file without the elements of `weights`.
     graph: Arc<[u8]>,
     /// Large weights by initializer name, shared by all sessions.
@@ -231,7 +259,7 @@ impl PreparedModel {
     /// # Errors
     /// [`EngineError::Load`] if ONNX Runtime rejects the graph.
     pub fn session(&self) -> Result<OnnxSession, EngineError> {
-        OnnxSession::new(self.raw_session()?).map_err(EngineError::Load)
+        OnnxSession::new(self.raw_session()?, self.has_embedding).map_err(EngineError::Load)
     }
 
     /// Creates the session of a two-stage detector: this network proposes regions, `propose`

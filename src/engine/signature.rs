@@ -3,7 +3,7 @@
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
-use super::{DataType, EngineError};
+use super::{DataType, EMBEDDING, EngineError};
 
 /// Checks that a network has one input, `[N, 3, H, W] f32`, and only outputs of supported data
 /// types. Returns the batch size of the network, or `None` if it accepts any batch size.
@@ -47,6 +47,27 @@ pub(super) fn check_signature(session: &Session) -> Result<Option<usize>, Engine
             })
         }
     }
+}
+
+/// Checks that the output [`EMBEDDING`] is one vector for each image: `[N, D] f32` or `[N, D, 1, 1] f32`.
+pub(super) fn check_embedding(session: &Session) -> Result<(), EngineError> {
+    let mut outputs = session.outputs().iter();
+    let found = outputs.rfind(|output| output.name() == EMBEDDING);
+    let dtype = found.map(Outlet::dtype);
+    if let Some(ValueType::Tensor {
+        ty: TensorElementType::Float32,
+        shape,
+        ..
+    }) = dtype
+        && matches!(shape[..], [_, _] | [_, _, 1, 1])
+    {
+        return Ok(());
+    }
+    Err(EngineError::Signature {
+        what: "embedding",
+        expected: "a tensor [N, D] of data type f32",
+        got: format!("{dtype:?}"),
+    })
 }
 
 /// Returns the batch size of the input, or `None` if it is dynamic.

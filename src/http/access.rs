@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tower_http::request_id::RequestId;
 use tracing::Span;
 
-use super::middleware::millis;
+use super::middleware::{millis, recorded_status};
 use super::problem::Problem;
 use super::respond::Served;
 use super::stream::Peer;
@@ -152,7 +152,7 @@ impl<'a> Pending<'a> {
     /// Logs that the request got `response` from the model `label`. `None` if the model is not known.
     pub(super) fn finish(mut self, response: &Response, label: Option<ModelLabel<'_>>) {
         self.finished = true;
-        let status = response.status().as_u16();
+        let status = recorded_status(response).as_u16();
         if !self.log.has(Some(status), self.bits) || (self.probe && status < 400) {
             return;
         }

@@ -28,7 +28,7 @@ use super::observed::Observed;
 use super::opening::{Opened, Rewound, Scheme, open};
 use super::server::Transport;
 use super::stream::{Peer, Stream};
-use super::upload::Upload;
+use super::upload::{Pausing, Upload};
 
 /// Maximum length of the head of a request in bytes, and size of the read buffer of a connection.
 pub const MAX_HEAD_BYTES: usize = 32 << 10;
@@ -239,7 +239,9 @@ fn service(
         let in_flight = activity.request();
         request.extensions_mut().insert(peer);
         request.extensions_mut().insert(scheme);
-        let response = router.call(request.map(|body| Upload::new(body, &activity)));
+        // HTTP/1 has no streams of messages.
+        let body = |body| Upload::new(body, &activity, Pausing::default());
+        let response = router.call(request.map(body));
         async move {
             let mut response = response.await?;
             if in_flight.is_last() {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
+use axum::extract::multipart::MultipartError;
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
@@ -40,6 +41,8 @@ const SCAN_NANOS_PER_BYTE: u64 = 2;
 /// Names that the parts of a multipart body may have, with or without `[]`, which some clients append. Parts of
 /// all names are images.
 const PART_NAMES: [&str; 4] = ["image", "images", "file", "files"];
+/// Maximum number of bytes of a text in a form.
+const MAX_TEXT: usize = 256;
 /// What a multipart body must hold, for error messages.
 const IMAGE_PARTS: &str = "one or more parts named `image` (or `images`, `file`, `files`)";
 /// What a JSON body must hold, for error messages.
@@ -56,6 +59,35 @@ pub(super) enum Framing {
     Json,
 }
 
+/// The names that the parts of a `multipart/form-data` body may have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Form {
+    /// Parts that are image files.
+    pub(super) images: &'static [&'static str],
+    /// Parts that are short texts.
+    pub(super) texts: &'static [&'static str],
+}
+
+impl Form {
+    /// The form of this server's own routes.
+    pub(super) const OWN: Self = Self {
+        images: &PART_NAMES,
+        texts: &[],
+    };
+}
+
+/// The texts of a form by the names of their parts.
+pub(super) type Fields = Vec<(&'static str, String)>;
+
+/// What a request body contains.
+#[derive(Debug)]
+pub(super) struct Content<I> {
+    /// The images, at least one, in their order.
+    pub(super) images: Vec<I>,
+    /// The texts of a form. Empty for other bodies.
+    pub(super) fields: Fields,
+}
+
 /// Returns the images in a request body (at least one) in their order, after checking their
 /// headers. A body of more than [`INLINE_BYTES`] is scanned on the image pool.
 pub(super) async fn read_inputs(
@@ -64,7 +96,7 @@ pub(super) async fn read_inputs(
     format: BodyFormat,
     parts: Parts,
     body: Bytes,
-) -> Result<Vec<Input>, ServeError> {
+) -> Result<Content<Input>, ServeError> {
     // Before the body is parsed, so that an overloaded server rejects a request for little work.
     admission.reserve_images(1)?;
     let bytes = body.len();
@@ -90,6 +122,7 @@ pub(super) async fn read_inputs(
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BodyFormat {
     pub(super) framing: Framing,
+    pub(super) form: Form,
     pub(super) options: DecodeOptions,
     /// Maximum number of pixels of an image per byte of its file.
     pub(super) max_density: u64,
@@ -99,42 +132,41 @@ pub(super) struct BodyFormat {
 impl BodyFormat {
     /// Returns the images in a request body (at least one), after checking their headers and the
     /// number of pixels per byte of their files.
-    fn inputs(self, parts: Parts, body: Bytes) -> Result<Vec<Input>, ServeError> {
-        let images = images(self.framing, parts, body, self.max_images)?;
-        let inputs = encoded_images(images, self.options)?;
-        check_densities(&inputs, self.max_density)?;
-        Ok(inputs)
+    fn inputs(self, parts: Parts, body: Bytes) -> Result<Content<Input>, ServeError> {
+        let Content { images, fields } = self.images(parts, body)?;
+        let images = encoded_images(images, self.options)?;
+        check_densities(&images, self.max_density)?;
+        Ok(Content { images, fields })
     }
-}
 
-/// Returns the image files in a request body, at least one and at most `limit`.
-fn images(
-    framing: Framing,
-    parts: Parts,
-    body: Bytes,
-    limit: usize,
-) -> Result<Vec<Bytes>, ServeError> {
-    let images = match framing {
-        Framing::Raw if body.is_empty() => Vec::new(),
-        Framing::Raw => vec![body],
-        Framing::Multipart => {
-            let request = Request::from_parts(parts, Body::from(body));
-            // The whole body is in memory, so the parser never waits for data and one poll
-            // completes it.
-            let images = multipart_images(request, limit).now_or_never();
-            images.ok_or(ServeError::Internal("the multipart parser waited"))??
-        }
-        Framing::Json => json_images(&body, limit)?,
-    };
-    if images.is_empty() {
-        let expected = match framing {
-            Framing::Raw => "the bytes of an image as the body",
-            Framing::Multipart => IMAGE_PARTS,
-            Framing::Json => JSON_IMAGES,
+    /// Returns the image files in a request body, at least one and at most `max_images`, and the texts of a form.
+    fn images(self, parts: Parts, body: Bytes) -> Result<Content<Bytes>, ServeError> {
+        let images = |images| Content {
+            images,
+            fields: Fields::new(),
         };
-        return Err(ServeError::NoImage { expected });
+        let content = match self.framing {
+            Framing::Raw if body.is_empty() => images(Vec::new()),
+            Framing::Raw => images(vec![body]),
+            Framing::Multipart => {
+                let request = Request::from_parts(parts, Body::from(body));
+                // The whole body is in memory, so the parser never waits for data and one poll
+                // completes it.
+                let found = multipart_images(request, self.form, self.max_images).now_or_never();
+                found.ok_or(ServeError::Internal("the multipart parser waited"))??
+            }
+            Framing::Json => images(json_images(&body, self.max_images)?),
+        };
+        if content.images.is_empty() {
+            let expected = match self.framing {
+                Framing::Raw => "the bytes of an image as the body",
+                Framing::Multipart => IMAGE_PARTS,
+                Framing::Json => JSON_IMAGES,
+            };
+            return Err(ServeError::NoImage { expected });
+        }
+        Ok(content)
     }
-    Ok(images)
 }
 
 /// A content encoding, and how a body with it is compressed.
@@ -304,7 +336,7 @@ pub(super) async fn next_data(
 }
 
 /// Returns the error of a request whose body cannot be read because of `error`.
-fn unreadable(error: axum::Error) -> ServeError {
+pub(crate) fn unreadable(error: axum::Error) -> ServeError {
     let known = error.into_inner().downcast::<ServeError>();
     known.map_or(ServeError::BodyInterrupted, |error| *error)
 }
@@ -325,45 +357,70 @@ async fn discard(body: &mut Body) {
     let _ = tokio::time::timeout(DISCARD_TIME, read).await;
 }
 
-/// Returns the contents of the parts of a multipart body, which must have a name of [`PART_NAMES`].
-/// More than `limit` images are an error.
+/// Returns the contents of the parts of a multipart body, which must have names of `form`, with or without `[]` at the
+/// end. More than `limit` images are an error.
 pub(super) async fn multipart_images(
     mut request: Request,
+    form: Form,
     limit: usize,
-) -> Result<Vec<Bytes>, ServeError> {
-    let broken = |reason: String| ServeError::BadBody {
+) -> Result<Content<Bytes>, ServeError> {
+    // axum's own limit is disabled: the body is already in memory and within `max_body_bytes`.
+    DefaultBodyLimit::disable().apply(&mut request);
+    let parts = Multipart::from_request(request, &()).await;
+    let mut parts = parts.map_err(|error| broken_form(error.body_text()))?;
+    let mut content = Content {
+        images: Vec::new(),
+        fields: Fields::new(),
+    };
+    let broken = |error: MultipartError| broken_form(error.body_text());
+    while let Some(part) = parts.next_field().await.map_err(broken)? {
+        let name = part.name().unwrap_or_default();
+        let known = |names: &'static [&'static str]| {
+            let name = name.trim_end_matches("[]");
+            names.iter().find(|known| **known == name).copied()
+        };
+        if let Some(name) = known(form.texts) {
+            let text = part.bytes().await.map_err(broken)?;
+            content.fields.push((name, text_of(name, &text)?));
+        } else if known(form.images).is_some() {
+            if content.images.len() == limit {
+                return Err(ServeError::TooManyImages { limit });
+            }
+            content.images.push(part.bytes().await.map_err(broken)?);
+        } else {
+            return Err(unknown_part(name, form));
+        }
+    }
+    Ok(content)
+}
+
+/// Returns the text of the part `name` of a form.
+fn text_of(name: &str, bytes: &[u8]) -> Result<String, ServeError> {
+    let text = (bytes.len() <= MAX_TEXT).then(|| std::str::from_utf8(bytes).ok());
+    text.flatten()
+        .map(str::to_owned)
+        .ok_or_else(|| ServeError::BadBody {
+            field: name.to_owned(),
+            expected: "a text of at most 256 bytes in UTF-8",
+            reason: format!("{} bytes that are no such text", bytes.len()),
+        })
+}
+
+fn broken_form(reason: String) -> ServeError {
+    ServeError::BadBody {
         field: "multipart".to_owned(),
         expected: "a multipart/form-data body with the boundary of its content type",
         reason,
-    };
-    // axum's own limit is disabled: the body is already in memory and within `max_body_bytes`.
-    DefaultBodyLimit::disable().apply(&mut request);
-    let form = Multipart::from_request(request, &()).await;
-    let mut form = form.map_err(|error| broken(error.body_text()))?;
-    let mut images = Vec::new();
-    while let Some(part) = form
-        .next_field()
-        .await
-        .map_err(|error| broken(error.body_text()))?
-    {
-        let name = part.name().unwrap_or_default();
-        if !PART_NAMES.contains(&name.trim_end_matches("[]")) {
-            return Err(ServeError::BadBody {
-                field: cut(name),
-                expected: IMAGE_PARTS,
-                reason: "unknown part: images go into parts named `image`".to_owned(),
-            });
-        }
-        if images.len() == limit {
-            return Err(ServeError::TooManyImages { limit });
-        }
-        images.push(
-            part.bytes()
-                .await
-                .map_err(|error| broken(error.body_text()))?,
-        );
     }
-    Ok(images)
+}
+
+fn unknown_part(name: &str, form: Form) -> ServeError {
+    let image = form.images.first().copied().unwrap_or_default();
+    ServeError::BadBody {
+        field: cut(name),
+        expected: IMAGE_PARTS,
+        reason: format!("unknown part: images go into parts named `{image}`"),
+    }
 }
 
 #[derive(Deserialize)]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::accept::negotiate;
-use super::extract::{Framing, framing, json_images, multipart_images};
+use super::extract::{Form, Framing, framing, json_images, multipart_images};
 use super::v2;
 use crate::error::ServeError;
 use crate::parameters::Params;
@@ -107,11 +107,11 @@ pub fn read_multipart(input: &[u8]) -> bool {
     let mut request = Request::new(Body::from(body));
     request.headers_mut().insert(CONTENT_TYPE, kind);
     // The whole body is in memory, so the parser must complete in one poll.
-    let images = multipart_images(request, MAX_IMAGES).now_or_never();
+    let images = multipart_images(request, Form::OWN, MAX_IMAGES).now_or_never();
     valid(
         images
             .unwrap_or(Err(ServeError::Internal("a body in memory was awaited")))
-            .map(|images| check_images(&images, length)),
+            .map(|content| check_images(&content.images, length)),
     )
 }
 

@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use super::activity::{Activity, InFlight};
 use super::connection::{End, MAX_HEAD_BYTES, Requests, drive};
 use super::frames::Frames;
-use super::upload::Upload;
+use super::upload::{Pausing, Upload};
 
 /// Maximum number of streams of a connection at a time. RFC 9113 advises against fewer.
 const MAX_STREAMS: u32 = 100;
@@ -152,7 +152,10 @@ fn service(
         spawner.announce(in_flight.activity());
         request.extensions_mut().insert(requests.peer);
         request.extensions_mut().insert(requests.scheme);
-        let response = router.call(request.map(|body| Upload::new(body, in_flight.activity())));
+        let pausing = Pausing::default();
+        request.extensions_mut().insert(pausing.clone());
+        let body = |body| Upload::new(body, in_flight.activity(), pausing);
+        let response = router.call(request.map(body));
         Either::Right(async move {
             let response: Result<_, Infallible> = response.await;
             let Ok(mut response) = response;

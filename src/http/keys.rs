@@ -24,12 +24,21 @@ pub(super) const KEY_FIELD: &str = "key";
 
 /// A listener, which decides what its clients may request without a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Listener {
+pub(crate) enum Listener {
     /// The listener for clients. Only probes need no key.
     Public,
     /// The listener for operators. Probes and scrapes need no key, everything that changes the server does.
     Admin,
+    /// The listener for gRPC. Only probes need no key.
+    Grpc,
 }
+
+/// Methods of gRPC that are probes.
+const GRPC_PROBES: [&str; 3] = [
+    "/grpc.health.v1.Health/Check",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+];
 
 impl Listener {
     /// Returns whether the route `path` needs no key.
@@ -37,6 +46,7 @@ impl Listener {
         match path {
             "/health/live" | "/health/ready" | "/v2/health/live" | "/v2/health/ready" => true,
             "/metrics" => self == Self::Admin,
+            path if self == Self::Grpc => GRPC_PROBES.contains(&path),
             _ => false,
         }
     }
@@ -86,7 +96,7 @@ async fn check(State(required): State<Required>, request: Request, next: Next) -
         Err(error) => {
             let name = error.name().cloned();
             name.iter().for_each(record);
-            let response = reject(app, error.into(), request).await;
+            let response = reject(&required, error.into(), request).await;
             if let Some(name) = name {
                 count(app, &name, &response);
             }
@@ -112,12 +122,16 @@ fn count(app: &App, name: &KeyName, response: &Response) {
 }
 
 /// Returns the response to a request that is rejected with `error`. Nothing of its body is kept.
-async fn reject(app: &App, error: ServeError, request: Request) -> Response {
+async fn reject(required: &Required, error: ServeError, request: Request) -> Response {
+    let app = &required.app;
     // Counted first: the client may disconnect while the response is delayed.
     Watch::new(&app.metrics).failed(&error);
     pace(app, &error).await;
-    let (parts, mut body) = request.into_parts();
-    refuse(&parts.headers, &mut body).await;
+    // The request of a stream may never end, and HTTP/2 resets streams without losing their responses.
+    if required.listener != Listener::Grpc {
+        let (parts, mut body) = request.into_parts();
+        refuse(&parts.headers, &mut body).await;
+    }
     Problem::from(error).into_response()
 }
 
@@ -127,22 +141,28 @@ mod tests {
 
     #[test]
     fn only_probes_and_scrapes_of_operators_need_no_key() {
-        let exempt = |path| [Listener::Public, Listener::Admin].map(|from| from.exempts(path));
-        assert_eq!(exempt("/health/live"), [true, true]);
-        assert_eq!(exempt("/health/ready"), [true, true]);
-        assert_eq!(exempt("/v2/health/live"), [true, true]);
-        assert_eq!(exempt("/v2/health/ready"), [true, true]);
-        assert_eq!(exempt("/metrics"), [false, true]);
+        let listeners = [Listener::Public, Listener::Admin, Listener::Grpc];
+        let exempt = |path| listeners.map(|from| from.exempts(path));
+        assert_eq!(exempt("/health/live"), [true, true, true]);
+        assert_eq!(exempt("/health/ready"), [true, true, true]);
+        assert_eq!(exempt("/v2/health/live"), [true, true, true]);
+        assert_eq!(exempt("/v2/health/ready"), [true, true, true]);
+        assert_eq!(exempt("/metrics"), [false, true, false]);
+        for path in GRPC_PROBES {
+            assert_eq!(exempt(path), [false, false, true], "{path}");
+        }
         for path in [
             "/",
             "/openapi.yaml",
             "/v1/models",
             "/v1/models/{model}/load",
+            "/grpc.health.v1.Health/Watch",
+            "/inference.GRPCInferenceService/ModelInfer",
             "/v2",
             "/v2/models/{model}/infer",
             "/v2/repository/models/{model}/load",
         ] {
-            assert_eq!(exempt(path), [false, false], "{path}");
+            assert_eq!(exempt(path), [false, false, false], "{path}");
         }
     }
 }

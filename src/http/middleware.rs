@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{AUTHORIZATION, CONNECTION, COOKIE, PROXY_AUTHORIZATION};
-use axum::http::{Extensions, HeaderName, HeaderValue};
+use axum::http::{Extensions, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower::ServiceBuilder;
@@ -40,7 +40,7 @@ const MAX_REQUEST_ID: usize = 128;
 
 /// Wraps `routes`, the routes of `listener`, in the layers for their access: API keys, and CORS headers on all responses,
 /// of panics and of requests without a key, too.
-pub(super) fn guard(
+pub(crate) fn guard(
     routes: Router<Arc<App>>,
     app: &Arc<App>,
     listener: Listener,
@@ -48,12 +48,12 @@ pub(super) fn guard(
     let routes = keys::require(routes, app, listener).layer(CatchPanicLayer::custom(panicked));
     match listener {
         Listener::Public => cors::allow(routes, &app.cors),
-        Listener::Admin => routes,
+        Listener::Admin | Listener::Grpc => routes,
     }
 }
 
 /// Wraps `routes` in the layers that all routes need. The code lists the outermost layer first.
-pub(super) fn surround(routes: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
+pub(crate) fn surround(routes: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
     let begin_trace = {
         let app = Arc::clone(app);
         move |request| traces::begin(&app, request)
@@ -81,6 +81,17 @@ pub(super) fn surround(routes: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<A
             .layer(from_fn_with_state(Arc::clone(app), observe))
             .layer(from_fn(v2::errors::convert)),
     )
+}
+
+/// The status that metrics and logs record for a response, if it is another than that of the response: every response of
+/// gRPC has the status 200.
+#[derive(Clone, Copy)]
+pub(crate) struct RecordedStatus(pub(crate) StatusCode);
+
+/// Returns the status that metrics and logs record for `response`.
+pub(super) fn recorded_status(response: &Response) -> StatusCode {
+    let recorded = response.extensions().get::<RecordedStatus>();
+    recorded.map_or_else(|| response.status(), |recorded| recorded.0)
 }
 
 /// Removes a client's request id unless it is short and printable; the next layer sets a new one.
@@ -143,7 +154,7 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     let mut response = next.run(request).await;
     drop(in_flight);
     let elapsed = started.elapsed();
-    let status = response.status().as_u16();
+    let status = recorded_status(&response).as_u16();
     let extensions = response.extensions();
     let served = extensions.get::<Served>();
     let problem = extensions.get::<Problem>();

@@ -9,12 +9,14 @@ mod accept;
 pub mod access;
 mod activity;
 mod classify;
+mod compat;
 mod connection;
 pub mod contract;
 mod control;
 mod cors;
 mod detect;
-mod extract;
+mod embed;
+pub(crate) mod extract;
 mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -22,25 +24,25 @@ mod gunzip;
 mod gzip;
 mod health;
 mod http2;
-mod keys;
+pub(crate) mod keys;
 pub mod listener;
 pub mod metrics;
-mod middleware;
+pub(crate) mod middleware;
 mod models;
 mod observed;
 mod opening;
-mod problem;
+pub(crate) mod problem;
 mod query;
 mod replaceable;
-mod respond;
+pub(crate) mod respond;
 mod segment;
 pub mod server;
 pub mod stream;
-mod task;
+pub(crate) mod task;
 mod traceparent;
-mod traces;
+pub(crate) mod traces;
 pub mod unix;
-mod upload;
+pub(crate) mod upload;
 mod v2;
 mod wait;
 mod zlib;
@@ -49,6 +51,8 @@ mod zlib;
 mod control_tests;
 #[cfg(test)]
 mod cors_tests;
+#[cfg(test)]
+mod grpc_tests;
 #[cfg(test)]
 mod gzip_tests;
 #[cfg(test)]
@@ -77,6 +81,7 @@ use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
 
 use crate::app::App;
+use crate::config::Compat;
 use crate::error::ServeError;
 use crate::manifest::Task;
 use crate::parameters::cut;
@@ -86,7 +91,14 @@ use problem::Problem;
 
 /// Returns the router of the server, with its middleware.
 pub fn router(app: Arc<App>) -> Router {
-    with_middleware(routes(), app, Listener::Public)
+    compatible_router(app, &[])
+}
+
+/// Returns the router of the server, as [`router`] does, with the routes of the servers `compat` in addition.
+pub fn compatible_router(app: Arc<App>, compat: &[Compat]) -> Router {
+    let mut routes = routes();
+    routes.extend(compat::routes(compat));
+    with_middleware(routes, app, Listener::Public)
 }
 
 /// Returns the router of the admin listener: probes, metrics and the control of models, with the same middleware but
@@ -158,6 +170,7 @@ fn routes() -> Vec<Route> {
             route_of(Task::Segmentation),
             post(task::handle::<segment::Segment>),
         ),
+        ("/v1/embed", post(task::handle::<embed::Embed>)),
         ("/v1/models", get(models::list)),
         ("/v1/models/{model}", get(models::show)),
         load,

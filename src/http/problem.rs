@@ -25,7 +25,7 @@ macro_rules! codes {
         /// The `code` of a problem document. Codes are part of the contract and never change.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
         #[expect(non_camel_case_types, reason = "variants are named as the JSON codes")]
-        pub(super) enum Code {
+        pub(crate) enum Code {
             $($code,)*
         }
 
@@ -33,7 +33,7 @@ macro_rules! codes {
         pub const CODES: &[(&str, u16)] = &[$((stringify!($code), StatusCode::$status.as_u16()),)*];
 
         impl Code {
-            pub(super) fn as_str(self) -> &'static str {
+            pub(crate) fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$code => stringify!($code),)*
                 }
@@ -61,6 +61,7 @@ codes! {
     wrong_task = NOT_FOUND,
     unknown_model = NOT_FOUND,
     no_model = NOT_FOUND,
+    no_embedding = NOT_FOUND,
     no_route = NOT_FOUND,
     method_not_allowed = METHOD_NOT_ALLOWED,
     model_busy = CONFLICT,
@@ -96,13 +97,13 @@ codes! {
 
 /// A problem document, the JSON body of an error response (RFC 9457).
 #[derive(Clone, Serialize)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     #[serde(rename = "type")]
     kind: String,
     title: &'static str,
     status: u16,
     /// Kind of the error: a name for programs that never changes.
-    pub(super) code: Code,
+    pub(crate) code: Code,
     /// Description for people of what failed in this request.
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -197,22 +198,42 @@ impl Problem {
     }
 
     /// Sets the model that the request was for, for logs and metrics.
-    pub(super) fn of(mut self, model: Arc<Entry>) -> Self {
+    pub(crate) fn of(mut self, model: Arc<Entry>) -> Self {
         self.model = Some(model);
         self
+    }
+
+    /// Returns the HTTP status of the error.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.code.status()
+    }
+
+    /// Returns the description of what failed.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Returns the time after which the client may retry. `None` if it need not wait, or should not retry.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// Returns the text of the error for clients of the Open Inference Protocol. `loads` states whether the request is to
+    /// load a model.
+    pub(crate) fn open_inference_text(&self, loads: bool) -> String {
+        match self.code {
+            _ if loads => format!("failed to load: {}", self.detail),
+            Code::unknown_model => format!("Request for unknown model: {}", self.detail),
+            _ => self.detail.clone(),
+        }
     }
 
     /// Returns the body of the error for clients of the Open Inference Protocol, who read the text `error` only.
     /// `request_id` is the id of the request, if it has one; `loads` states whether the request is to load a model. The
     /// texts begin as clients expect them.
     pub(super) fn open_inference(&self, request_id: Option<&str>, loads: bool) -> Vec<u8> {
-        let error = match self.code {
-            _ if loads => format!("failed to load: {}", self.detail),
-            Code::unknown_model => format!("Request for unknown model: {}", self.detail),
-            _ => self.detail.clone(),
-        };
         let body = OpenInferenceError {
-            error,
+            error: self.open_inference_text(loads),
             code: self.code,
             field: self.field.as_deref(),
             expected: self.expected.as_deref(),
@@ -224,7 +245,7 @@ impl Problem {
 
     /// Creates the problem for a fault of the server. The log gets the cause `hidden`; the client
     /// is told only that the log has it.
-    pub(super) fn internal(hidden: impl Into<String>) -> Self {
+    pub(crate) fn internal(hidden: impl Into<String>) -> Self {
         let detail = "the server failed on this request: look for the request id in its log";
         let mut problem = Self::new(Code::internal, detail);
         problem.hidden = Some(hidden.into());
@@ -334,6 +355,9 @@ impl From<ServeError> for Problem {
                     .about("model", format!("a {} model", expected.as_str()))
                     .got(format!("{name}, a {} model", task.as_str()))
             }
+            ServeError::NoEmbedding { model } => Self::new(Code::no_embedding, detail)
+                .about("model", "a classification model with an embedding")
+                .got(model),
             ServeError::NoModel { task } => Self::new(Code::no_model, detail)
                 .about("model", format!("a served {} model", task.as_str())),
             ServeError::Drawn(EncodeError::Size { .. }) => Self::new(Code::bad_parameter, detail)
@@ -343,9 +367,11 @@ impl From<ServeError> for Problem {
                 Self::new(Code::deadline_passed, detail)
             }
             ServeError::HttpsRequired => Self::new(Code::https_required, detail).closing(),
-            ServeError::NoRoute { .. } | ServeError::ControlElsewhere { .. } => {
-                Self::new(Code::no_route, detail)
-            }
+            ServeError::NotGrpc => Self::new(Code::unsupported_media_type, detail)
+                .about("content-type", "application/grpc over HTTP/2"),
+            ServeError::NoRoute { .. }
+            | ServeError::NoMethod { .. }
+            | ServeError::ControlElsewhere { .. } => Self::new(Code::no_route, detail),
             ServeError::CrossOrigin { header } => {
                 Self::new(Code::cross_origin, detail).about(header, "no such header of a browser")
             }

@@ -19,9 +19,9 @@ use crate::registry::LoadedModel;
 /// The model and the stage times of a request. The handler passes them to the middleware as an
 /// extension of the response.
 #[derive(Clone)]
-pub(super) struct Served {
-    pub(super) model: Arc<LoadedModel>,
-    pub(super) timing: RequestTiming,
+pub(crate) struct Served {
+    pub(crate) model: Arc<LoadedModel>,
+    pub(crate) timing: RequestTiming,
 }
 
 /// A finished response and what metrics record of it.
@@ -84,6 +84,20 @@ pub(super) fn respond<T, R: Serialize>(
     response: pipeline::Response<T>,
     result: impl Fn(T) -> R,
 ) -> Result<Finished, ServeError> {
+    let (model, timing) = (Arc::clone(&response.model), response.timing.total());
+    respond_as(response, |results| Body {
+        model: &model.manifest.name,
+        variant: &model.variant,
+        results: results.into_iter().map(result).collect(),
+        timing_ms: timing.into(),
+    })
+}
+
+/// Returns the JSON response that `body` makes of the results.
+pub(super) fn respond_as<T, B: Serialize>(
+    response: pipeline::Response<T>,
+    body: impl FnOnce(Vec<T>) -> B,
+) -> Result<Finished, ServeError> {
     let pipeline::Response {
         model,
         results,
@@ -91,12 +105,7 @@ pub(super) fn respond<T, R: Serialize>(
         memory,
     } = response;
     let started = Instant::now();
-    let body = serde_json::to_vec(&Body {
-        model: &model.manifest.name,
-        variant: &model.variant,
-        results: results.into_iter().map(result).collect(),
-        timing_ms: timing.total().into(),
-    });
+    let body = serde_json::to_vec(&body(results));
     let body = body.map_err(|_| ServeError::Internal("the results cannot be written as JSON"))?;
     timing.add_encoding(started.elapsed());
     let content = Content {

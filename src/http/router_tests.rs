@@ -241,6 +241,7 @@ pub(super) fn fake_variant(
         precision: Precision::Fp32,
         own_operators: 0,
         load_time: Duration::ZERO,
+        embedding: None,
         memory_bytes: None,
         instance: Arc::default(),
     }

@@ -11,7 +11,8 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 
 use super::extract::{
-    BodyFormat, Framing, GZIP, INLINE_BYTES, encoding, framing, read_body, read_inputs, refuse,
+    BodyFormat, Fields, Form, Framing, GZIP, INLINE_BYTES, encoding, framing, read_body,
+    read_inputs, refuse,
 };
 use super::gunzip::Compression;
 use super::problem::Problem;
@@ -26,7 +27,7 @@ use crate::metrics::Stage;
 use crate::parameters::Params;
 use crate::pipeline::{self, Cost, Postprocess, check_memory, decode_fast};
 use crate::pool::JobCost;
-use crate::registry::Entry;
+use crate::registry::{Entry, LoadedModel};
 use crate::store::ModelSource;
 
 /// Query parameters that every task takes.
@@ -41,6 +42,10 @@ pub(super) trait TaskRoute: Sized + Send + Sync + 'static {
     const TASK: Task;
     /// Query parameters that the route takes in addition to [`COMMON_PARAMETERS`].
     const PARAMETERS: &'static [&'static str];
+    /// The parts that a form may have.
+    const FORM: Form = Form::OWN;
+    /// Maximum number of images in a request, in addition to the limit of the server.
+    const MAX_IMAGES: usize = usize::MAX;
     /// The pipeline step that computes results from a network's outputs.
     type Postprocess: Postprocess;
 
@@ -53,6 +58,22 @@ pub(super) trait TaskRoute: Sized + Send + Sync + 'static {
         headers: &HeaderMap,
         model: &ModelSource,
     ) -> Result<Self, ServeError>;
+
+    /// Checks that the model can serve the route, before the body of the request is read. Does nothing by default.
+    ///
+    /// # Errors
+    /// [`ServeError`] with what the model lacks.
+    fn check_model(&self, _: &LoadedModel) -> Result<(), ServeError> {
+        Ok(())
+    }
+
+    /// Adds the options that are texts of a form. Does nothing by default.
+    ///
+    /// # Errors
+    /// [`ServeError::BadParameter`] if a text has an invalid value.
+    fn complete(&mut self, _: &Fields) -> Result<(), ServeError> {
+        Ok(())
+    }
 
     /// Returns the postprocessing step with the request's options.
     fn postprocess(&self) -> Self::Postprocess;
@@ -74,6 +95,10 @@ pub(super) trait TaskRoute: Sized + Send + Sync + 'static {
     fn respond(&self, results: ResponseOf<Self>) -> Result<Finished, ServeError>;
 }
 
+/// The model of a request whose path names it, an extension of the request.
+#[derive(Clone)]
+pub(super) struct NamedModel(pub(super) String);
+
 /// The pipeline's response, with the results that the task route `T` returns.
 pub(super) type ResponseOf<T> =
     pipeline::Response<<<T as TaskRoute>::Postprocess as Postprocess>::Output>;
@@ -91,7 +116,8 @@ pub(super) async fn handle<T: TaskRoute>(
     let admitted = admit(&app, deadline, &mut watch, || {
         Head::<T>::parse(&app, &parts)
     })
-    .await;
+    .await
+    .and_then(Head::checked);
     let (head, admission) = match admitted {
         Ok((head, admission)) => {
             admitting.end();
@@ -157,7 +183,7 @@ async fn respond<T: TaskRoute>(
 
 /// Counts a request that failed with `error`, delays its response if there are many of them, and returns the problem
 /// document.
-pub(super) async fn failed(app: &App, watch: Watch<'_>, error: ServeError) -> Problem {
+pub(crate) async fn failed(app: &App, watch: Watch<'_>, error: ServeError) -> Problem {
     // Counted first: the client may disconnect while the response is delayed.
     let model = watch.failed(&error);
     pace(app, &error).await;
@@ -184,7 +210,11 @@ impl<T: TaskRoute> Head<T> {
     fn parse(app: &App, parts: &Parts) -> Result<(Self, Arc<Entry>), ServeError> {
         let models = app.registry()?.snapshot();
         let mut params = Params::parse(&parts.uri)?;
-        let model = params.take("model")?;
+        let named = parts.extensions.get::<NamedModel>();
+        let model = match named {
+            Some(NamedModel(name)) => Some(name.clone()),
+            None => params.take("model")?,
+        };
         let orientation = params.orientation()?;
         let decode = params.decode()?;
         let model = models.for_task(T::TASK, model.as_deref())?;
@@ -200,10 +230,16 @@ impl<T: TaskRoute> Head<T> {
         Ok((head, Arc::clone(model)))
     }
 
+    /// Checks that the model can serve the route.
+    fn checked((head, admission): (Self, Admission)) -> Result<(Self, Admission), ServeError> {
+        head.task.check_model(&admission.model)?;
+        Ok((head, admission))
+    }
+
     /// Finds the images in the request body and runs the pipeline on them. Returns the task of this
     /// head and the results.
     async fn run(
-        self,
+        mut self,
         app: &App,
         mut admission: Admission,
         parts: Parts,
@@ -211,14 +247,17 @@ impl<T: TaskRoute> Head<T> {
     ) -> Result<(T, ResponseOf<T>), ServeError> {
         let format = BodyFormat {
             framing: self.framing,
+            form: T::FORM,
             options: DecodeOptions {
                 max_pixels: app.limits.max_pixels,
                 orientation: self.orientation,
             },
             max_density: app.limits.max_pixels_per_byte,
-            max_images: app.limits.max_images,
+            max_images: app.limits.max_images.min(T::MAX_IMAGES),
         };
-        let mut inputs = read_inputs(app, &mut admission, format, parts, body).await?;
+        let content = read_inputs(app, &mut admission, format, parts, body).await?;
+        self.task.complete(&content.fields)?;
+        let mut inputs = content.images;
         let model = &admission.model;
         if self.decode.unwrap_or(model.plan.decode) == DecodeMode::Fast {
             decode_fast(&mut inputs, &model.preprocessor);

@@ -14,7 +14,7 @@ use tower_http::request_id::RequestId;
 
 use super::access::is_probe;
 use super::host;
-use super::middleware::label_of;
+use super::middleware::{label_of, recorded_status};
 use super::opening::Scheme;
 use super::problem::Problem;
 use super::stream::Peer;
@@ -45,7 +45,7 @@ pub(super) fn begin(app: &App, mut request: Request) -> Request {
 }
 
 /// Returns the trace of the request with these extensions, for its stages.
-pub(super) fn trace_of(extensions: &Extensions) -> Trace {
+pub(crate) fn trace_of(extensions: &Extensions) -> Trace {
     let trace = extensions.get::<RequestTrace>();
     trace.map(|trace| trace.trace().clone()).unwrap_or_default()
 }
@@ -75,7 +75,7 @@ impl Traced {
         let Some(trace) = self.0.take() else {
             return;
         };
-        let status = response.status();
+        let status = recorded_status(response);
         let mut attributes = vec![integer("http.response.status_code", status.as_u16())];
         if let Some(label) = label_of(response.extensions()) {
             attributes.push(text("sightline.model", label.model));

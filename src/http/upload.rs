@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,22 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use super::activity::{Activity, BodyWait, Unread};
 use super::frames::data_overhead;
 use crate::error::ServeError;
+
+/// Whether a body may pause: that of a stream of messages, between two of them. The handler of the request sets it, and the
+/// body reads it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pausing(Arc<AtomicBool>);
+
+impl Pausing {
+    /// Sets whether the body may pause from now on.
+    pub(crate) fn set(&self, may_pause: bool) {
+        self.0.store(may_pause, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// The body of a request. Its arrival is recorded in `activity`, and reading it fails with
 /// [`BodyTooSlow`](ServeError::BodyTooSlow) if it arrives too slowly.
@@ -27,11 +44,12 @@ pub(super) struct Upload {
     passed: Option<Instant>,
     /// Time that the reader has taken for other work since `wait` began.
     busy: Duration,
+    pausing: Pausing,
 }
 
 impl Upload {
-    /// Returns the body of a request that belongs to `activity`.
-    pub(super) fn new(body: Incoming, activity: &Arc<Activity>) -> Self {
+    /// Returns the body of a request that belongs to `activity`. `pausing` is also an extension of the request.
+    pub(super) fn new(body: Incoming, activity: &Arc<Activity>, pausing: Pausing) -> Self {
         Self {
             unread: (!body.is_end_stream()).then(|| activity.unread()),
             body,
@@ -39,17 +57,23 @@ impl Upload {
             wait: None,
             passed: None,
             busy: Duration::ZERO,
+            pausing,
         }
     }
 
     /// Begins to measure the rate of the client, or checks it.
     ///
     /// # Errors
-    /// [`BodyTooSlow`](ServeError::BodyTooSlow) if the client was too slow, unless it may have waited for the reader.
+    /// [`BodyTooSlow`](ServeError::BodyTooSlow) if the client was too slow, unless it may have waited for the reader or may
+    /// pause.
     fn check(&mut self) -> Result<(), ServeError> {
         match self.wait.as_ref().map(BodyWait::check) {
             Some(Ok(())) => return Ok(()),
-            Some(Err(error)) if self.busy < self.activity.slow_body() / 2 => return Err(error),
+            Some(Err(error))
+                if !self.pausing.get() && self.busy < self.activity.slow_body() / 2 =>
+            {
+                return Err(error);
+            }
             Some(Err(_)) | None => {}
         }
         self.busy = Duration::ZERO;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::face::Face;
 use super::inputs::Inputs;
 use super::outputs::Plan;
-use crate::engine::Output;
+use crate::engine::{EMBEDDING, Output};
 use crate::error::ServeError;
 use crate::image::ImageSize;
 use crate::manifest::Task;
@@ -64,6 +64,10 @@ impl Postprocess for Answer {
             Some(TaskAnswer::Boxes(boxes)) => boxes.cost(),
             Some(TaskAnswer::Mask(_)) => Cost::Pixels,
         }
+    }
+
+    fn reads_embedding(&self) -> bool {
+        self.raw.iter().any(|name| **name == *EMBEDDING)
     }
 
     fn check(&self, inputs: &[Input]) -> Result<(), ServeError> {

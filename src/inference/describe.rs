@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::face::{Face, Target, VERSION};
 use super::outputs::Part;
 use super::tensor::DataType;
+use crate::engine::EMBEDDING;
 use crate::registry::{Entry, LoadState, LoadedModel, OutputSpec, Snapshot};
 
 /// Extensions of the protocol that the server implements.
@@ -127,7 +128,9 @@ pub(super) struct OutputFacts {
 
 /// Returns the outputs of `face`.
 pub(super) fn outputs_of(model: &LoadedModel, face: Face) -> impl Iterator<Item = OutputFacts> {
-    let raw = model.outputs.iter().map(|spec| OutputFacts {
+    // The embedding is returned only to clients that name it, because most clients use all outputs that are listed.
+    let listed = |spec: &&OutputSpec| model.embedding.is_none() || *spec.name != *EMBEDDING;
+    let raw = model.outputs.iter().filter(listed).map(|spec| OutputFacts {
         name: spec.name.to_string(),
         datatype: DataType::of(spec.data_type),
         axes: axes_of(spec),

@@ -1,5 +1,6 @@
 //! Checks of a network's outputs: logits or scores of the classes that the labels name.
 
+use onnx_export::EMBEDDING;
 use onnx_export::proto::FLOAT;
 use onnx_export::summary::{Axis, Port, Summary, TensorType};
 
@@ -16,7 +17,11 @@ const SEGMENTATION: &str = "[N, classes, H, W]";
 /// Returns what is wrong with the outputs of a classification or segmentation network.
 pub(super) fn check(summary: &Summary, manifest: &ModelManifest, labels: usize) -> Vec<Finding> {
     let task = manifest.task;
-    if task == Task::Classification && summary.outputs.len() > 1 {
+    let answers = summary
+        .outputs
+        .iter()
+        .filter(|output| output.name != EMBEDDING);
+    if task == Task::Classification && answers.count() > 1 {
         return vec![Finding::Outputs {
             got: ports(&summary.outputs),
         }];

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! [`run()`] is that path, which all tasks and protocols share. A ready tensor ([`Input::Prepared`]) enters
-//! at the queue. Tasks differ in the last step only: [`Classify`], [`Detect`], [`Segment`] and
+//! at the queue. Tasks differ in the last step only: [`Classify`], [`Embed`], [`Detect`], [`Segment`] and
 //! [`RawOutputs`] implement [`Postprocess`], and their fields are the options of a request.
 //!
 //! What is *not* here: the memory and queue places that a request reserves first
@@ -14,6 +14,7 @@
 mod classify;
 mod cpu;
 mod detect;
+mod embed;
 mod input;
 mod postprocess;
 mod raw;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 pub use classify::Classify;
 pub use detect::{Detect, Detected};
+pub use embed::Embed;
 pub(crate) use input::check_masks;
 pub use input::{
     EncodedImage, Input, MAX_DRAWN_PIXELS, MAX_MASK_PIXELS, check_densities, check_memory,

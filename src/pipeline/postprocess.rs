@@ -117,6 +117,11 @@ pub trait Postprocess: Send + Sync + 'static {
     /// Resources that [`Postprocess::run`] needs.
     fn cost(&self) -> Cost;
 
+    /// Returns whether [`Postprocess::run`] reads the output [`EMBEDDING`](crate::engine::EMBEDDING), which costs a copy.
+    fn reads_embedding(&self) -> bool {
+        false
+    }
+
     /// Checks, before the images are decoded, that their results are small enough to be returned.
     /// Does nothing by default.
     ///

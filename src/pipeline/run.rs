@@ -70,6 +70,7 @@ pub async fn run<P: Postprocess>(
             place: admission.take_place()?,
             long: long.take(cost),
             progress: admission.progress.image(),
+            embed: postprocess.reads_embedding(),
         };
         walks.push(walk.image(index, (input, cost), held, Arc::clone(&postprocess)));
     }
@@ -106,6 +107,8 @@ struct Held {
     long: Option<LongImage>,
     /// The stage that the image is in, for metrics.
     progress: ImageProgress,
+    /// Whether postprocessing reads the pooled features.
+    embed: bool,
 }
 
 /// An image that waits in the queue.
@@ -187,6 +190,7 @@ impl Walk<'_> {
             memory,
             trace,
             progress: held.progress,
+            embed: held.embed,
         };
         let started = Instant::now();
         slot.progress.enter(Stage::preprocess);
@@ -227,6 +231,7 @@ impl Walk<'_> {
             memory,
             trace,
             progress: held.progress,
+            embed: held.embed,
         };
         let job = Preparation {
             index,

@@ -30,6 +30,9 @@ pub struct Report {
     pub images: ImageCounts,
     /// Agreement between fp32 and int8 on the held-out images, or on the calibration image if there are none.
     pub agreement: Agreement,
+    /// Mean cosine similarity of the pooled features that fp32 and int8 compute for these images. `None` if the network is
+    /// none that has them.
+    pub embedding_cosine: Option<f64>,
     /// Size and latency of the fp32 model.
     pub fp32: Timing,
     /// Size and latency of the int8 model.
@@ -200,6 +203,9 @@ impl fmt::Display for Report {
         writeln!(f, "  agreement    {:.1} %", agreement.agreement * 100.0)?;
         let (mean, worst) = (agreement.mean_change, agreement.worst_change);
         writeln!(f, "  score change {mean:.4} mean, {worst:.4} worst")?;
+        if let Some(cosine) = self.embedding_cosine {
+            writeln!(f, "  embeddings   cosine {cosine:.4} with those of fp32")?;
+        }
         let megabytes = |timing: &Timing| timing.bytes as f64 / 1e6;
         let ratio = int8.bytes as f64 / fp32.bytes.max(1) as f64;
         writeln!(

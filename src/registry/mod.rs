@@ -10,7 +10,7 @@ use image::{Rgb, RgbImage};
 use thiserror::Error;
 
 use crate::batch::{Batcher, Policy, Spare, TensorCost, Watchdog, WatchedEngine};
-use crate::engine::{Engine, EngineError, OnnxRuntime, Outputs};
+use crate::engine::{EMBEDDING, Engine, EngineError, OnnxRuntime, Outputs};
 use crate::image::{DecodeMode, ImageError, ImageSize, PreparedImage, Preprocessor};
 use crate::inspect::Finding;
 use crate::manifest::{Batching, ModelManifest, Precision};
@@ -171,6 +171,8 @@ pub struct LoadedModel {
     /// Time from reading the model's files until every session has run once and the workers have
     /// started.
     pub load_time: Duration,
+    /// Number of values in the pooled features of a classification network. `None` if the features are not available.
+    pub embedding: Option<usize>,
     /// Memory in bytes that the loaded model takes, as it was measured or estimated when it was
     /// loaded. `None` if it was not.
     pub memory_bytes: Option<u64>,
@@ -296,6 +298,7 @@ impl LoadedModel {
         let detector = Detector::of(&source.manifest)?;
         let plan = plan.for_batch(networks.fixed_batch())?;
         let own_operators = networks.own_operators();
+        let has_embedding = networks.has_embedding();
         let ModelSource {
             manifest,
             variant,
@@ -318,11 +321,12 @@ impl LoadedModel {
         let id = format!("{name}@{variant}");
         let watchdog = Watchdog::start(id, spare, batch_metrics.clone())?;
         let mut engines = Vec::new();
-        let mut warm = Outputs::default();
+        let (mut warm, mut embedding) = (Outputs::default(), None);
         for _ in 0..plan.instances {
             let mut engine = watchdog.watch(networks.engine()?);
             let limit = Instant::now() + plan.warm_up_limit;
-            let outputs = warm_up(&mut engine, policy, &image, limit)?;
+            let mut outputs = warm_up(&mut engine, policy, &image, limit)?;
+            let features = has_embedding.then(|| outputs.take(EMBEDDING)).flatten();
             match &detector {
                 Some(detector) => detector.check(&outputs, USUAL_SIZE, labels.len())?,
                 None => check_outputs(manifest.task, &outputs, labels.len())
@@ -330,10 +334,18 @@ impl LoadedModel {
             }
             if engines.is_empty() {
                 activation::check(&manifest, &preprocessor, &outputs, |image| {
-                    warm_up(&mut engine, policy, &image, limit)
+                    let mut outputs = warm_up(&mut engine, policy, &image, limit)?;
+                    let _ = has_embedding.then(|| outputs.take(EMBEDDING));
+                    Ok(outputs)
                 })?;
             }
             engines.push(engine);
+            embedding = features
+                .as_ref()
+                .map(|output| output.shape().iter().product());
+            if let Some(features) = features {
+                outputs.push(features);
+            }
             warm = outputs;
         }
         let regions = detector.as_ref().and_then(Detector::most_regions);
@@ -365,6 +377,7 @@ impl LoadedModel {
             plan,
             own_operators,
             load_time,
+            embedding,
             memory_bytes: None,
             instance: Instance::default(),
         })
@@ -424,7 +437,7 @@ fn gray_image(preprocessor: &Preprocessor) -> Result<PreparedImage, ImageError> 
 }
 
 /// Runs `engine` once with a batch of copies of `image`, until `limit` at most, so that the engine's
-/// memory is allocated. Returns the outputs for one of the images.
+/// memory is allocated. Returns the outputs for one of the images, with the embedding.
 fn warm_up(
     engine: &mut WatchedEngine,
     policy: Policy,
@@ -434,5 +447,7 @@ fn warm_up(
     // The batch is the largest one for images of this size: a model that cannot run it must not be
     // served.
     let batch = vec![image.clone(); policy.batch_size(image.size)];
-    Ok(engine.run(batch, limit)?.pop().unwrap_or_default())
+    let embeds = vec![true; batch.len()];
+    let outputs = engine.embed(batch, &embeds, limit)?.pop();
+    Ok(outputs.unwrap_or_default())
 }

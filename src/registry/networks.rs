@@ -6,6 +6,7 @@ use onnx_export::{Role, Stages};
 
 use super::LoadReason;
 use crate::engine::{Engine, EngineError, OnnxRuntime, OptimizedGraph, PreparedModel, Propose};
+use crate::manifest::Task;
 use crate::postprocess::detect::Detector;
 use crate::store::ModelSource;
 
@@ -29,7 +30,9 @@ impl Networks {
         detector: Option<&Detector>,
         runtime: &OnnxRuntime,
     ) -> Result<Self, LoadReason> {
+        let task = source.manifest.task;
         Self::join(source.graphs()?, detector, |role, graph| match role {
+            Role::Network if task == Task::Classification => runtime.prepare_classifier(&graph),
             Role::Network => runtime.prepare(&graph),
             Role::BoxHead => runtime.prepare_box_head(&graph),
         })
@@ -76,6 +79,11 @@ impl Networks {
     /// accepts any batch size.
     pub fn fixed_batch(&self) -> Option<usize> {
         self.stages.network().fixed_batch
+    }
+
+    /// Returns whether the outputs of the engines' [`Engine::embed`] end with the pooled features of the images.
+    pub fn has_embedding(&self) -> bool {
+        self.stages.network().has_embedding
     }
 
     /// Returns the number of nodes of all stages that run in Sightline's custom int8 kernels; 0 for

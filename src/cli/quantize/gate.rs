@@ -154,6 +154,7 @@ mod tests {
                 mean_change: 0.0,
                 worst_change: 0.0,
             },
+            embedding_cosine: None,
             fp32: timing(2.0),
             int8: timing(1.0),
             networks: vec![NetworkReport {

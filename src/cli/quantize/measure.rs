@@ -6,11 +6,11 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use onnx_export::Stages;
 use sightline::cpu::int8_target;
-use sightline::engine::{Arithmetic, Engine, Outputs};
+use sightline::engine::{Arithmetic, EMBEDDING, Engine, Outputs};
 use sightline::image::{ImageSize, PreparedImage};
 use sightline::postprocess::OutputError;
 use sightline::postprocess::detect::Detector;
-use sightline::quantize::{Agreement, Answers, NetworkReport, Progress, Report, Timing};
+use sightline::quantize::{Agreement, Answers, NetworkReport, Progress, Report, Timing, cosine};
 use sightline::store::ModelSource;
 
 use super::{Precisions, Work};
@@ -40,6 +40,7 @@ pub(super) fn report(
             }),
             times: Vec::new(),
             answers: Vec::new(),
+            embeddings: Vec::new(),
         })
     };
     let mut float_side = side(float, Arithmetic::Kernels)?;
@@ -68,14 +69,15 @@ pub(super) fn report(
             simulation.run(image, *original, true)?;
         }
     }
-    let int8_answers = &simulation.as_ref().unwrap_or(&int8_side).answers;
+    let judged = simulation.as_ref().unwrap_or(&int8_side);
     work.bars.finish();
     Ok(Report {
         model: source.manifest.name.clone(),
         target: work.goal.target,
         simulated,
         images: work.photographs.counts(),
-        agreement: Agreement::of(&float_side.answers, int8_answers),
+        agreement: Agreement::of(&float_side.answers, &judged.answers),
+        embedding_cosine: mean_cosine(&float_side.embeddings, &judged.embeddings),
         fp32: float_side.timing(float),
         int8: int8_side.timing(int8),
         networks,
@@ -94,6 +96,8 @@ struct Side<'a> {
     times: Vec<f64>,
     /// Postprocessed result for each photograph, in the order of the photographs.
     answers: Vec<Answers>,
+    /// Pooled features of each photograph. Empty if the network has none.
+    embeddings: Vec<Vec<f32>>,
 }
 
 impl Side<'_> {
@@ -101,11 +105,14 @@ impl Side<'_> {
     /// the result for the image, whose size before preprocessing was `original`.
     fn run(&mut self, image: &PreparedImage, original: ImageSize, is_new: bool) -> Result<()> {
         let began = Instant::now();
-        let outputs = self.engine.run(vec![image.clone()])?;
+        let outputs = self.engine.embed(vec![image.clone()], &[is_new])?;
         self.times.push(began.elapsed().as_secs_f64() * 1e3);
         if is_new {
             let outputs = outputs.first().context("the model returned no outputs")?;
             self.answers.push((self.answer)(outputs, original)?);
+            let features = outputs.f32(EMBEDDING).ok();
+            self.embeddings
+                .extend(features.map(|features| features.data.clone()));
         }
         Ok(())
     }
@@ -123,4 +130,11 @@ impl Side<'_> {
                 .unwrap_or_default(),
         }
     }
+}
+
+/// Returns the mean cosine similarity of the embeddings of each photograph. `None` if the network has none.
+fn mean_cosine(float: &[Vec<f32>], int8: &[Vec<f32>]) -> Option<f64> {
+    let pairs = float.iter().zip(int8);
+    let sum: f64 = pairs.map(|(float, int8)| cosine(float, int8)).sum();
+    (!float.is_empty()).then(|| sum / float.len() as f64)
 }

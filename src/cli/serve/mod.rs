@@ -67,7 +67,8 @@ pub(super) fn run(
         None => BudgetOrigin::File,
     };
     let config = settings.resolve()?;
-    descriptors::raise_limit(config.max_connections);
+    let servers = if config.grpc_listen.is_empty() { 1 } else { 2 };
+    descriptors::raise_limit(config.max_connections * servers);
     limit_to_machine();
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.cores)

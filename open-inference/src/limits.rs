@@ -1,0 +1,314 @@
+//! Limits on encoded requests, which are checked before they are decoded.
+//!
+//! A decoded message can take hundreds of times as much memory as its encoding: an empty tensor takes 2 bytes on the wire
+//! and 300 bytes in memory. So the encoding of a request is read without allocations, and its parts are counted.
+//!
+//! Source of the encoding: <https://protobuf.dev/programming-guides/encoding/>.
+
+use std::fmt;
+
+use crate::{
+    ModelConfigRequest, ModelInferRequest, ModelMetadataRequest, ModelReadyRequest,
+    ModelStatisticsRequest, RepositoryIndexRequest, RepositoryModelLoadRequest,
+    RepositoryModelUnloadRequest, ServerLiveRequest, ServerMetadataRequest, ServerReadyRequest,
+};
+
+/// Maximum number of parts of a request for inference: parameters, tensors, axes and elements of BYTES together.
+pub const MAX_PARTS: usize = 4096;
+/// Maximum size in bytes of a request that has no tensors.
+pub const MAX_SMALL_BYTES: usize = 64 << 10;
+
+/// A request whose encoding is checked before it is decoded.
+pub trait Bounded {
+    /// Checks the encoding of a request.
+    ///
+    /// # Errors
+    /// [`LimitError`] if decoding could take much more memory than the encoding, or if the encoding is damaged.
+    fn check(encoded: &[u8]) -> Result<(), LimitError>;
+}
+
+/// The encoding of a request exceeds a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitError {
+    /// The bytes are not a protobuf message.
+    Malformed,
+    /// A request without tensors has too many bytes.
+    Bytes,
+    /// A request for inference has too many parts.
+    Parts,
+    /// The elements of a tensor are in a field of a data type that no model reads.
+    Contents,
+}
+
+impl fmt::Display for LimitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed => f.write_str("cannot decode the request: expected a protobuf message"),
+            Self::Bytes => write!(f, "the request has more than {MAX_SMALL_BYTES} bytes"),
+            Self::Parts => write!(
+                f,
+                "the request has more than {MAX_PARTS} parameters, tensors, axes and elements"
+            ),
+            Self::Contents => f.write_str(
+                "`contents`: expected fp32_contents or bytes_contents, or raw_input_contents of the request, got \
+                 another data type",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for LimitError {}
+
+/// Limits the size of requests without tensors.
+macro_rules! small {
+    ($($request:ident),*) => {
+        $(impl Bounded for $request {
+            fn check(encoded: &[u8]) -> Result<(), LimitError> {
+                if encoded.len() > MAX_SMALL_BYTES {
+                    return Err(LimitError::Bytes);
+                }
+                Ok(())
+            }
+        })*
+    };
+}
+
+small!(
+    ServerLiveRequest,
+    ServerReadyRequest,
+    ServerMetadataRequest,
+    ModelReadyRequest,
+    ModelMetadataRequest,
+    ModelConfigRequest,
+    ModelStatisticsRequest,
+    RepositoryIndexRequest,
+    RepositoryModelLoadRequest,
+    RepositoryModelUnloadRequest
+);
+
+impl Bounded for ModelInferRequest {
+    fn check(encoded: &[u8]) -> Result<(), LimitError> {
+        let mut parts = Parts(MAX_PARTS);
+        let mut fields = Fields(encoded);
+        while let Some((number, value)) = fields.next()? {
+            match (number, value) {
+                // parameters, inputs, outputs, raw_input_contents
+                (5, Value::Bytes(input)) => parts.input(input)?,
+                (6, Value::Bytes(output)) => parts.output(output)?,
+                (4 | 7, _) => parts.take(1)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The number of parts that a request may still have.
+struct Parts(usize);
+
+impl Parts {
+    fn take(&mut self, count: usize) -> Result<(), LimitError> {
+        let left = self.0.checked_sub(count);
+        self.0 = left.ok_or(LimitError::Parts)?;
+        Ok(())
+    }
+
+    /// Counts an `InferInputTensor`.
+    fn input(&mut self, input: &[u8]) -> Result<(), LimitError> {
+        self.take(1)?;
+        let mut fields = Fields(input);
+        while let Some((number, value)) = fields.next()? {
+            match (number, value) {
+                // shape: each axis takes at least a byte.
+                (3, Value::Bytes(axes)) => self.take(axes.len())?,
+                (3 | 4, _) => self.take(1)?,
+                (5, Value::Bytes(contents)) => self.contents(contents)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts an `InferTensorContents`, whose fp32 values take as many bytes as their encoding.
+    fn contents(&mut self, contents: &[u8]) -> Result<(), LimitError> {
+        let mut fields = Fields(contents);
+        while let Some((number, _)) = fields.next()? {
+            match number {
+                1..=5 | 7 => return Err(LimitError::Contents),
+                8 => self.take(1)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts an `InferRequestedOutputTensor`.
+    fn output(&mut self, output: &[u8]) -> Result<(), LimitError> {
+        self.take(1)?;
+        let mut fields = Fields(output);
+        while let Some((number, _)) = fields.next()? {
+            if number == 2 {
+                self.take(1)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the fields of one encoded message.
+struct Fields<'a>(&'a [u8]);
+
+/// The value of a field.
+enum Value<'a> {
+    /// The content of a length-delimited field.
+    Bytes(&'a [u8]),
+    Other,
+}
+
+impl<'a> Fields<'a> {
+    /// Returns the number and the value of the next field; `None` at the end of the message.
+    fn next(&mut self) -> Result<Option<(u64, Value<'a>)>, LimitError> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let key = self.varint()?;
+        let value = match key & 7 {
+            0 => {
+                self.varint()?;
+                Value::Other
+            }
+            1 => {
+                self.take(8)?;
+                Value::Other
+            }
+            2 => {
+                let length = self.varint()?;
+                Value::Bytes(self.take(length)?)
+            }
+            5 => {
+                self.take(4)?;
+                Value::Other
+            }
+            _ => return Err(LimitError::Malformed),
+        };
+        Ok(Some((key >> 3, value)))
+    }
+
+    fn varint(&mut self) -> Result<u64, LimitError> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let (byte, rest) = self.0.split_first().ok_or(LimitError::Malformed)?;
+            self.0 = rest;
+            value |= u64::from(byte & 0x7F) << shift;
+            if *byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(LimitError::Malformed)
+    }
+
+    fn take(&mut self, length: u64) -> Result<&'a [u8], LimitError> {
+        let length = usize::try_from(length).map_err(|_| LimitError::Malformed)?;
+        let (taken, rest) = self
+            .0
+            .split_at_checked(length)
+            .ok_or(LimitError::Malformed)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use prost::Message;
+
+    use super::*;
+    use crate::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
+    use crate::{InferParameter, InferTensorContents};
+
+    fn check(request: &ModelInferRequest) -> Result<(), LimitError> {
+        ModelInferRequest::check(&request.encode_to_vec())
+    }
+
+    fn with_input(input: InferInputTensor) -> ModelInferRequest {
+        ModelInferRequest {
+            inputs: vec![input],
+            ..ModelInferRequest::default()
+        }
+    }
+
+    #[test]
+    fn parts_that_take_more_memory_than_bytes_are_limited() {
+        let many = MAX_PARTS + 1;
+        let contents = |contents| {
+            with_input(InferInputTensor {
+                contents: Some(contents),
+                ..InferInputTensor::default()
+            })
+        };
+        let empty = ModelInferRequest::default;
+        let over = [
+            ModelInferRequest {
+                inputs: vec![InferInputTensor::default(); many],
+                ..empty()
+            },
+            ModelInferRequest {
+                outputs: vec![InferRequestedOutputTensor::default(); many],
+                ..empty()
+            },
+            ModelInferRequest {
+                raw_input_contents: vec![Bytes::new(); many],
+                ..empty()
+            },
+            ModelInferRequest {
+                parameters: (0..many)
+                    .map(|n| (n.to_string(), InferParameter::default()))
+                    .collect(),
+                ..empty()
+            },
+            with_input(InferInputTensor {
+                shape: vec![1; many],
+                ..InferInputTensor::default()
+            }),
+            contents(InferTensorContents {
+                bytes_contents: vec![Bytes::new(); many],
+                ..InferTensorContents::default()
+            }),
+        ];
+        for request in over {
+            assert_eq!(check(&request), Err(LimitError::Parts));
+        }
+        let integers = contents(InferTensorContents {
+            int64_contents: vec![1],
+            ..InferTensorContents::default()
+        });
+        assert_eq!(check(&integers), Err(LimitError::Contents));
+        let usual = contents(InferTensorContents {
+            fp32_contents: vec![0.5; 3 * 224 * 224],
+            bytes_contents: vec![Bytes::from_static(b"x"); 32],
+            ..InferTensorContents::default()
+        });
+        assert_eq!(check(&usual), Ok(()));
+    }
+
+    #[test]
+    fn damaged_and_long_requests_are_rejected() {
+        for damaged in [
+            &[0x0a][..],
+            &[0x0a, 5, 1],
+            &[0xff; 11],
+            &[0x0b],
+            &[0x0d, 1],
+            &[0x2a, 1, 0x0a],
+        ] {
+            assert_eq!(
+                ModelInferRequest::check(damaged),
+                Err(LimitError::Malformed)
+            );
+        }
+        let long = vec![0; MAX_SMALL_BYTES + 1];
+        assert_eq!(ServerLiveRequest::check(&long), Err(LimitError::Bytes));
+        assert_eq!(ServerLiveRequest::check(&long[1..]), Ok(()));
+    }
+}

@@ -1,0 +1,50 @@
+//! A function that reads an encoded request for inference of any content. The fuzz target `grpc` and the test below call
+//! it.
+
+use open_inference::ModelInferRequest;
+use open_inference::limits::{Bounded, MAX_PARTS};
+use prost::Message as _;
+
+use super::convert;
+use crate::error::ServeError;
+
+/// Maximum number of characters of an error message.
+const MAX_MESSAGE: usize = 400;
+
+/// Reads a `ModelInferRequest`. Returns whether it is valid.
+///
+/// # Panics
+/// If a message within the limits has more parts than these allow, if the elements of its tensors have more bytes than
+/// it has, or if an error does not blame the client or is long.
+pub fn read_request(encoded: &[u8]) -> bool {
+    if ModelInferRequest::check(encoded).is_err() {
+        return false;
+    }
+    let Ok(message) = ModelInferRequest::decode(encoded) else {
+        return false;
+    };
+    let parts = message.inputs.len() + message.outputs.len() + message.parameters.len();
+    let axes: usize = message.inputs.iter().map(|input| input.shape.len()).sum();
+    assert!(parts + axes + message.raw_input_contents.len() <= MAX_PARTS);
+    assert!(convert::bytes(&message) <= encoded.len());
+    match convert::request(message) {
+        Ok(request) => request.inputs.len() <= MAX_PARTS,
+        Err(error) => {
+            assert!(matches!(error, ServeError::BadParameter { .. }), "{error}");
+            let text = error.to_string();
+            assert!(text.chars().count() <= MAX_MESSAGE, "{text}");
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::fuzz::check;
+
+    #[test]
+    fn mutated_requests() {
+        check("grpc", read_request);
+    }
+}

@@ -1,0 +1,303 @@
+//! Tests of calls of gRPC, with a fake classifier whose logits are 1, 3 and 2: keys, deadlines, the stop of the server,
+//! the control of models, and the release of memory.
+
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Version};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use open_inference::model_infer_request::InferInputTensor;
+use open_inference::{
+    ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelStreamInferResponse,
+    RepositoryModelLoadRequest, ServerReadyResponse,
+};
+use prost::Message;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+use tower::ServiceExt;
+
+use super::router_tests::{Behavior, Setup, eventually, expect_nothing_reserved, metric, png_file};
+use super::*;
+use crate::app::Limits;
+use crate::catalogue::DEFAULT_MODEL;
+use crate::grpc::{self, Control};
+use crate::keys::{KeyDigest, KeyFile};
+
+const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
+const READY: &str = "/inference.GRPCInferenceService/ServerReady";
+const METADATA: &str = "/inference.GRPCInferenceService/ModelMetadata";
+const LOAD: &str = "/inference.GRPCInferenceService/RepositoryModelLoad";
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+
+/// The result of a call.
+struct Ended {
+    /// Number of the status code, as clients read it.
+    code: String,
+    message: String,
+    /// Content of each message.
+    messages: Vec<Bytes>,
+}
+
+impl Ended {
+    fn message<T: Message + Default>(&self) -> T {
+        assert_eq!(self.code, "0", "{}", self.message);
+        T::decode(self.messages[0].clone()).unwrap()
+    }
+}
+
+/// Returns `messages` as the body of a request.
+fn framed<T: Message>(messages: &[T]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for message in messages {
+        body.push(0);
+        body.extend((message.encoded_len() as u32).to_be_bytes());
+        body.extend(message.encode_to_vec());
+    }
+    body
+}
+
+fn call(path: &str, body: impl Into<Body>) -> Request {
+    let request = axum::http::Request::post(path)
+        .version(Version::HTTP_2)
+        .header(CONTENT_TYPE, "application/grpc");
+    request.body(body.into()).unwrap()
+}
+
+fn with(mut request: Request, name: &'static str, value: &str) -> Request {
+    request.headers_mut().insert(name, value.parse().unwrap());
+    request
+}
+
+async fn send_to(router: Router, request: Request) -> Ended {
+    let response = router.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let head = response.headers().clone();
+    let body = response.into_body().collect().await.unwrap();
+    let trailers = body.trailers().cloned().unwrap_or_default();
+    let value = |headers: &HeaderMap, name: &str| {
+        let value = headers.get(name).map(|value| value.to_str().unwrap());
+        value.map(str::to_owned)
+    };
+    let either = |name: &str| value(&trailers, name).or_else(|| value(&head, name));
+    let mut rest = BytesMut::from(&body.to_bytes()[..]).freeze();
+    let mut messages = Vec::new();
+    while !rest.is_empty() {
+        let length = u32::from_be_bytes(rest[1..5].try_into().unwrap()) as usize;
+        messages.push(rest.slice(5..5 + length));
+        rest = rest.slice(5 + length..);
+    }
+    Ended {
+        code: either("grpc-status").unwrap(),
+        message: either("grpc-message").unwrap_or_default(),
+        messages,
+    }
+}
+
+async fn send(app: &Arc<App>, request: Request) -> Ended {
+    send_to(grpc::router(app, Control::Elsewhere), request).await
+}
+
+/// Returns a message with one image file.
+fn image(id: &str, file: Vec<u8>) -> ModelInferRequest {
+    let mut element = (file.len() as u32).to_le_bytes().to_vec();
+    element.extend(file);
+    ModelInferRequest {
+        model_name: format!("{DEFAULT_MODEL}_image"),
+        id: id.to_owned(),
+        inputs: vec![InferInputTensor {
+            name: "image".to_owned(),
+            datatype: "BYTES".to_owned(),
+            shape: vec![1],
+            ..InferInputTensor::default()
+        }],
+        raw_input_contents: vec![element.into()],
+        ..ModelInferRequest::default()
+    }
+}
+
+fn running() -> Arc<App> {
+    Setup::running(Behavior::Logits, Limits::default())
+}
+
+#[tokio::test]
+async fn an_image_is_classified_and_its_memory_is_released() {
+    let app = running();
+    let ended = send(&app, call(INFER, framed(&[image("seven", png_file())]))).await;
+    let response: ModelInferResponse = ended.message();
+    assert_eq!((&*response.id, &*response.model_version), ("seven", "1"));
+    let at = response
+        .outputs
+        .iter()
+        .position(|output| output.name == "labels");
+    let labels = &response.raw_output_contents[at.unwrap()];
+    assert!(labels.starts_with(b"\x03\0\0\0dog"), "{labels:?}");
+    let counted = format!("sightline_requests_total{{route=\"{INFER}\",status=\"200\"");
+    assert_eq!(metric(&app, &counted), 1.0);
+    expect_nothing_reserved(&app).await;
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_after_a_request_that_fails() {
+    let app = running();
+    let files = [b"no image".to_vec(), png_file()];
+    let requests: Vec<_> = (0..)
+        .zip(files)
+        .map(|(id, file): (u8, _)| image(&id.to_string(), file))
+        .collect();
+    let ended = send(&app, call(STREAM, framed(&requests))).await;
+    assert_eq!(ended.code, "0");
+    let responses = ended.messages.iter().map(|message| {
+        let response = ModelStreamInferResponse::decode(message.clone()).unwrap();
+        (
+            response.infer_response.unwrap().id,
+            response.error_message.is_empty(),
+        )
+    });
+    let expected = [("0", false), ("1", true)];
+    let expected = expected.map(|(id, succeeded)| (id.to_owned(), succeeded));
+    assert_eq!(responses.collect::<Vec<_>>(), expected);
+    expect_nothing_reserved(&app).await;
+}
+
+#[tokio::test]
+async fn only_probes_need_no_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys");
+    std::fs::write(&path, format!("alice {}\n", KeyDigest::of(b"a"))).unwrap();
+    let mut app = App::new(Limits::default(), 1);
+    app.keys = Some(Arc::new(KeyFile::load(&path).unwrap()));
+    let app = Setup::with(Behavior::Logits, app).app;
+    let body = || framed(&[image("", png_file())]);
+    assert_eq!(send(&app, call(INFER, body())).await.code, "16");
+    // A stream that never ends is rejected without waiting for it.
+    let endless =
+        Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+    assert_eq!(send(&app, call(STREAM, endless)).await.code, "16");
+    for (name, value) in [("authorization", "Bearer a"), ("x-api-key", "a")] {
+        let ended = send(&app, with(call(INFER, body()), name, value)).await;
+        assert_eq!(ended.code, "0", "{}", ended.message);
+    }
+    let check = framed(&[HealthCheckRequest::default()]);
+    let health: HealthCheckResponse = send(&app, call(CHECK, check)).await.message();
+    assert_eq!(health.status, 1);
+}
+
+#[tokio::test]
+async fn a_server_that_stops_rejects_calls_and_says_so_to_probes() {
+    let app = running();
+    let check = |service: &str| {
+        let service = service.to_owned();
+        call(CHECK, framed(&[HealthCheckRequest { service }]))
+    };
+    let serving: HealthCheckResponse = send(&app, check(DEFAULT_MODEL)).await.message();
+    assert_eq!(serving.status, 1);
+    assert_eq!(send(&app, check("nothing")).await.code, "5");
+    app.start_leaving();
+    let leaving: HealthCheckResponse = send(&app, check("")).await.message();
+    assert_eq!(leaving.status, 2);
+    let ready: ServerReadyResponse = send(&app, call(READY, vec![0; 5])).await.message();
+    assert!(!ready.ready);
+    let body = || framed(&[image("", png_file())]);
+    assert_eq!(send(&app, call(INFER, body())).await.code, "0");
+    app.start_draining();
+    assert_eq!(send(&app, call(INFER, body())).await.code, "14");
+    let idle = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+    assert_eq!(send(&app, call(STREAM, idle)).await.code, "14");
+}
+
+#[tokio::test]
+async fn models_are_controlled_only_where_it_is_allowed() {
+    let app = running();
+    let load = || {
+        let model_name = "nothing".to_owned();
+        call(
+            LOAD,
+            framed(&[RepositoryModelLoadRequest {
+                model_name,
+                ..Default::default()
+            }]),
+        )
+    };
+    let ended = send(&app, load()).await;
+    assert_eq!(ended.code, "12");
+    assert!(ended.message.contains("admin-listen"), "{}", ended.message);
+    let allowed = grpc::router(&app, Control::Allowed);
+    let ended = send_to(allowed, load()).await;
+    assert_ne!(ended.code, "12");
+    assert!(
+        ended.message.starts_with("failed%20to%20load"),
+        "{}",
+        ended.message
+    );
+}
+
+#[tokio::test]
+async fn a_deadline_and_a_client_that_leaves_end_the_work() {
+    let setup = Setup::new(Behavior::Logits, Limits::default());
+    let app = &setup.app;
+    let request = || call(INFER, framed(&[image("", png_file())]));
+    let ended = send(app, with(request(), "grpc-timeout", "50m")).await;
+    assert_eq!(ended.code, "4");
+    let leaving = tokio::spawn({
+        let app = Arc::clone(app);
+        let request = request();
+        async move { send(&app, request).await.code }
+    });
+    eventually(app, "sightline_in_flight", 1.0).await;
+    leaving.abort();
+    for _ in 0..4 {
+        let _ = setup.permits.send(());
+    }
+    expect_nothing_reserved(app).await;
+}
+
+#[tokio::test]
+async fn reflection_lists_the_services() {
+    let app = running();
+    for version in ["v1", "v1alpha"] {
+        let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+        // `list_services`, field 7, is an empty string.
+        let ended = send(
+            &app,
+            call(&path, [&[0, 0, 0, 0, 2][..], &[0x3a, 0]].concat()),
+        )
+        .await;
+        let listed = String::from_utf8_lossy(&ended.messages[0]).into_owned();
+        for service in ["inference.GRPCInferenceService", "grpc.health.v1.Health"] {
+            assert!(listed.contains(service), "{listed}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn wrong_calls_are_mistakes_of_the_client() {
+    let app = running();
+    let version = |model_version: &str| {
+        let name = DEFAULT_MODEL.to_owned();
+        let version = model_version.to_owned();
+        call(METADATA, framed(&[ModelMetadataRequest { name, version }]))
+    };
+    assert_eq!(send(&app, version("1")).await.code, "0");
+    assert_eq!(send(&app, version("2")).await.code, "5");
+    let cases = [
+        (call(INFER, Vec::new()), "3"),
+        (call(INFER, vec![0, 0, 0, 0, 9, 1]), "3"),
+        (call(INFER, vec![1, 0, 0, 0, 1, 1]), "3"),
+        (call(INFER, vec![0, 0xff, 0xff, 0xff, 0xff]), "3"),
+        (
+            call("/inference.GRPCInferenceService/Nothing", vec![0; 5]),
+            "12",
+        ),
+        (with(call(INFER, vec![0; 5]), "grpc-timeout", "soon"), "3"),
+    ];
+    for (request, code) in cases {
+        let path = request.uri().path().to_owned();
+        assert_eq!(send(&app, request).await.code, code, "{path}");
+    }
+    let router = grpc::router(&app, Control::Elsewhere);
+    let request = axum::http::Request::get("/").body(Body::empty()).unwrap();
+    let response = router.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 415);
+    let body = to_bytes(response.into_body(), 1 << 16).await.unwrap();
+    assert!(body.windows(16).any(|part| part == b"application/grpc"));
+    expect_nothing_reserved(&app).await;
+}
