@@ -1,9 +1,4 @@
-//! Calls the server with the unmodified `tritonclient` of PyPI over HTTP, and attacks its routes with raw connections.
-
-#![expect(
-    clippy::unwrap_used,
-    reason = "a panic in a test helper is how the test fails"
-)]
+//! Calls the server with the unmodified `tritonclient` over HTTP, and attacks its routes with raw connections.
 
 mod common;
 mod reference;
