@@ -97,7 +97,7 @@ impl Tuning {
             instances: settings.instances,
             intra_op_threads: settings.intra_op_threads,
             precision: settings.precision,
-            decode: settings.decode,
+            decode: Some(settings.decode.unwrap_or_default()),
         })
     }
 

@@ -3,8 +3,9 @@
 //! The predictions use CPU time and peak memory measured on an AMD EPYC with 2 shared cores on
 //! 2026-11-28 with `cargo bench --bench decode`: photographs of 3 to 12 megapixels, and files built
 //! to be expensive. The predicted time is within a factor of two of the measured time, except for
-//! CMYK JPEG, which takes 2.3 times as long as predicted. [`super::DecodeTimes`] corrects the
-//! predictions by the times that the server measures.
+//! CMYK JPEG, which takes 2.3 times as long as predicted. JPEG at reduced scales was measured on
+//! 2026-11-29 with a photograph of 12 megapixels. [`super::DecodeTimes`] corrects the predictions by
+//! the times that the server measures.
 
 use super::webp::allowed_table_bytes;
 use super::{ImageError, ImageHeader, ImageSize, Scale};
@@ -106,23 +107,23 @@ impl Coding {
     /// memory is that of the decoded image and its planes; otherwise, the coefficients of the whole
     /// image are added.
     fn reduced_figures(self, scale: Scale) -> Figures {
-        let ([half, quarter, eighth], scans) = match self {
-            Self::JpegProgressive { scans } => ([13_000, 10_000, 9_500], scans),
-            Self::JpegSequential { scans } if scans > 1 => ([8_000, 7_000, 6_500], 0),
-            _ => ([3_000, 1_500, 800], 0),
+        let ([half, quarter, eighth], picos_per_byte) = match self {
+            Self::JpegProgressive { scans } => {
+                let passes = 80 * u64::from(scans);
+                ([13_000, 10_000, 9_500].map(|picos| picos + passes), 20_000)
+            }
+            Self::JpegSequential { scans } if scans > 1 => ([8_000, 7_000, 6_500], 20_000),
+            _ => ([3_000, 1_500, 800], 10_000),
         };
-        let ([half_bytes, quarter_bytes, eighth_bytes], coefficient_bytes) = match self {
-            Self::JpegSequential { scans: 0 | 1 } => ([2_100, 600, 250], 0),
-            _ => ([2_100, 600, 250], 6_900),
-        };
-        let (picos, bytes) = match scale {
-            Scale::Full | Scale::Half => (half, half_bytes),
-            Scale::Quarter => (quarter, quarter_bytes),
-            Scale::Eighth => (eighth, eighth_bytes),
+        let coefficient_bytes = if self.keeps_coefficients() { 6_900 } else { 0 };
+        let (picos_per_pixel, bytes) = match scale {
+            Scale::Full | Scale::Half => (half, 2_100),
+            Scale::Quarter => (quarter, 600),
+            Scale::Eighth => (eighth, 250),
         };
         Figures {
-            picos_per_pixel: picos + 80 * u64::from(scans),
-            picos_per_byte: 20_000,
+            picos_per_pixel,
+            picos_per_byte,
             bytes_per_1000_pixels: bytes + coefficient_bytes,
         }
     }
