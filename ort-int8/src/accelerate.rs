@@ -83,30 +83,11 @@ pub fn accelerate(
     max_input: usize,
     session_builder: impl Fn() -> ort::Result<SessionBuilder>,
 ) -> Result<Option<Accelerated>, AccelerateError> {
-    // Additions of tensors of different shapes are found by the comparison only.
-    let attempts: &[Operators] = if kernels::is_supported() {
-        &[Operators::All, Operators::WithoutAdditions]
+    let allowed = if kernels::is_supported() {
+        Operators::All
     } else {
-        &[Operators::Lookup]
+        Operators::Lookup
     };
-    let mut failure = None;
-    for operators in attempts {
-        match attempt(optimized_model, *operators, max_input, &session_builder) {
-            Ok(accelerated) => return Ok(accelerated),
-            Err(error) => failure = failure.or(Some(error)),
-        }
-    }
-    failure.map_or(Ok(None), Err)
-}
-
-/// Rewrites the graph with some of the operators and compares its results. `None` if no node can be
-/// replaced.
-fn attempt(
-    optimized_model: &[u8],
-    allowed: Operators,
-    max_input: usize,
-    session_builder: impl Fn() -> ort::Result<SessionBuilder>,
-) -> Result<Option<Accelerated>, AccelerateError> {
     let model = ModelProto::decode(optimized_model).map_err(GraphReadError::from)?;
     let Some(rewritten) = rewrite(model, allowed) else {
         return Ok(None);

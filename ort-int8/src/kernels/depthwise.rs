@@ -1,9 +1,8 @@
 //! Depthwise convolutions of uint8 images.
 
-use super::error::{KernelError, check_length};
-use super::requantize::requantize;
+use super::error::KernelError;
 use super::rows::Rows;
-use super::spec::DepthwiseSpec;
+use super::spec::{DepthwiseSpec, check_length};
 use super::{LANES, QUAD};
 
 /// One uint8 image, channels last.
@@ -245,12 +244,16 @@ impl Depthwise {
                         sum = sum.wrapping_add(product);
                     }
                 }
-                let multiplier = phase.multipliers[part][place];
-                let result = requantize(sum, multiplier, self.output_zero_point);
+                let result = self.requantize(sum, phase.multipliers[part][place]);
                 let table = self.table.as_ref();
                 *output = table.map_or(result, |table| table[usize::from(result)]);
             }
         }
+    }
+
+    fn requantize(&self, sum: i32, multiplier: f32) -> u8 {
+        let scaled = (sum as f32 * multiplier).round_ties_even();
+        (scaled + f32::from(self.output_zero_point)).clamp(0.0, 255.0) as u8
     }
 }
 

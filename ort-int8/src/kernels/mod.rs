@@ -1,6 +1,6 @@
-//! Int8 kernels for operations whose kernels in ONNX Runtime are slow: depthwise and pointwise
-//! convolution, addition, lookup tables for functions of one element, and quantization of ONNX
-//! Runtime's blocked fp32 layout.
+//! Int8 kernels for operations whose kernels in ONNX Runtime are slow: depthwise convolution,
+//! lookup tables for functions of one element, and quantization of ONNX Runtime's blocked fp32
+//! layout.
 //!
 //! Int8 tensors are uint8 with the channels last: `[N, H, W, C]`. Results are bit-identical to
 //! those of ONNX Runtime's own kernels. Each kernel has an AVX-512 form and a scalar form for other
@@ -8,31 +8,22 @@
 //!
 //! Not here: ONNX graphs and ONNX Runtime. The kernels read and write slices.
 
-mod add;
 mod depthwise;
 #[cfg(target_arch = "x86_64")]
 mod depthwise_avx512;
 mod error;
-mod isa;
 mod lookup;
-mod pointwise;
-#[cfg(target_arch = "x86_64")]
-mod pointwise_avx512;
 mod quantize;
 #[cfg(test)]
 mod reference;
-mod requantize;
 mod rows;
 mod spec;
 #[cfg(test)]
 mod tests;
 
-pub use add::Addition;
 pub use depthwise::{Depthwise, Image, Scratch};
 pub use error::KernelError;
-pub use isa::Isa;
 pub use lookup::lookup;
-pub use pointwise::{Pointwise, PointwiseSpec};
 pub use quantize::{BlockedQuantization, quantize_blocked};
 pub use spec::DepthwiseSpec;
 
@@ -43,14 +34,13 @@ const LANES: usize = 64;
 pub const CHANNEL_BLOCK: usize = 16;
 /// Number of kernel taps whose products one instruction (`vpdpbusd`) adds to the sum of an element.
 const QUAD: usize = 4;
-/// Order of the 32-bit parts of a vector of 64 results that brings the results of each of four
-/// registers together. Packing four registers of 16 results interleaves them in steps of four
-/// results.
-#[cfg(target_arch = "x86_64")]
-const UNPACKED: [i32; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
 
 /// Returns whether this CPU has the instructions of the kernels' AVX-512 forms: AVX-512 as of Ice
 /// Lake, with VNNI and VBMI.
 pub fn is_supported() -> bool {
-    !matches!(Isa::detect(), Isa::Scalar)
+    #[cfg(target_arch = "x86_64")]
+    let supported = fearless_simd::Level::new().as_avx512().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    let supported = false;
+    supported
 }

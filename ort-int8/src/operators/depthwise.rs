@@ -8,7 +8,7 @@ use ort::value::TensorElementType::{Float32, Int8, Int32, Uint8};
 
 use super::tasks::{TaskSize, run_parallel};
 use super::{
-    Compute, Definition, constant, flag, image_sizes, input, integer, lock, operator_error, output,
+    Compute, Definition, constant, image_sizes, input, integer, lock, operator_error, output,
     sizes, table, unsupported_shape,
 };
 use crate::kernels::{Depthwise, DepthwiseSpec, Image, Scratch};
@@ -46,7 +46,7 @@ fn spec(context: &KernelContext<'_>) -> ort::Result<DepthwiseSpec> {
         kernel: sizes(context, "kernel_shape")?,
         strides: sizes(context, "strides")?,
         pads: sizes(context, "pads")?,
-        same_upper: flag(context, "same_upper")?,
+        same_upper: integer::<u8>(context, "same_upper")? != 0,
         dilations: sizes(context, "dilations")?,
         input_zero_point: integer(context, "input_zero_point")?,
         output_zero_point: integer(context, "output_zero_point")?,

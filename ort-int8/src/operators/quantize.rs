@@ -5,7 +5,9 @@ use ort::value::Shape;
 use ort::value::TensorElementType::Float32;
 
 use super::tasks::{TaskSize, run_parallel};
-use super::{Compute, Definition, float, image_sizes, input, integer, output, unsupported_shape};
+use super::{
+    Compute, Definition, image_sizes, input, integer, output, unsupported_shape, wrong_attribute,
+};
 use crate::kernels::{BlockedQuantization, CHANNEL_BLOCK, quantize_blocked};
 use crate::rewrite::QUANTIZE;
 
@@ -16,9 +18,10 @@ pub(super) const DEFINITION: Definition = Definition {
 };
 
 fn kernel(context: &KernelContext<'_>, threads: usize) -> ort::Result<Compute> {
+    let scale: Option<f32> = context.get("scale");
     let spec = BlockedQuantization {
         channels: integer(context, "channels")?,
-        scale: float(context, "scale")?,
+        scale: scale.ok_or_else(|| wrong_attribute("scale", "a float", scale.as_ref()))?,
         zero_point: integer(context, "zero_point")?,
     };
     Ok(Box::new(move |context| run(&spec, context, threads)))

@@ -5,20 +5,15 @@
 //!   a product (`QLinearMul`), or fp32 nodes between `DequantizeLinear` and `QuantizeLinear`.
 //! - [`DEPTHWISE`] replaces a depthwise `QLinearConv`, and the [`LOOKUP`] that reads the
 //!   convolution's output, if there is one.
-//! - [`POINTWISE`] replaces a `QLinearConv` with a kernel of one pixel, and the [`LOOKUP`] or
-//!   `QLinearAdd` that reads the convolution's output.
 //! - [`QUANTIZE`] replaces `ReorderOutput`, `QuantizeLinear` and `Transpose`, the three nodes with
 //!   which ONNX Runtime converts a tensor from its blocked fp32 layout to channels-last uint8.
 //!
 //! Nodes that do not have exactly one of these forms are not changed. Only graphs in memory are
 //! rewritten; ONNX files keep standard operators.
 
-mod addition;
-mod conv;
 mod depthwise;
 mod editor;
 mod lookup;
-mod pointwise;
 mod quantize;
 #[cfg(test)]
 mod tests;
@@ -41,15 +36,6 @@ pub(crate) const LOOKUP: &str = "Lookup";
 /// `Conv`; `same_upper` (1 for ONNX `auto_pad` `SAME_UPPER`, else 0), `input_zero_point` and
 /// `output_zero_point`.
 pub(crate) const DEPTHWISE: &str = "DepthwiseConv";
-/// Operator for an int8 convolution with a kernel of one pixel, and the addition of a residual.
-///
-/// Inputs: image `[N, H, W, C] u8`; weights `[M, C, 1, 1] i8` with zero point 0; bias `[M] i32` with
-/// the scale `input scale * weight scale`; multipliers `[M] f32`, which are `input scale * weight
-/// scale / output scale`; if `has_table` is 1, a table `[256] u8` that is applied to each output
-/// element; if `has_residual` is 1, a tensor `[N, H, W, M] u8` that is then added. Attributes:
-/// `inputs` (C), `input_zero_point`, `output_zero_point`, `has_table`, `has_residual`; with a
-/// residual, the fields of [`Addition`](crate::kernels::Addition) by name.
-pub(crate) const POINTWISE: &str = "PointwiseConv";
 /// Operator that quantizes a tensor in ONNX Runtime's blocked fp32 layout to `[N, H, W, C] u8`.
 ///
 /// Input: `[N, ceil(C / 16), H, W, 16] f32`, which ONNX Runtime declares as
@@ -57,19 +43,12 @@ pub(crate) const POINTWISE: &str = "PointwiseConv";
 /// `zero_point`.
 pub(crate) const QUANTIZE: &str = "QuantizeBlocked";
 
-/// Attribute `perm` of the `Transpose` from `[N, C, H, W]` to `[N, H, W, C]`.
-const CHANNELS_LAST: [i64; 4] = [0, 2, 3, 1];
-/// Attribute `perm` of the `Transpose` from `[N, H, W, C]` to `[N, C, H, W]`.
-const CHANNELS_FIRST: [i64; 4] = [0, 3, 1, 2];
-
 /// Selection of this crate's operators that [`rewrite`] may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operators {
     /// Only [`LOOKUP`], which is faster than the nodes that it replaces on any CPU.
     Lookup,
-    /// All operators for CPUs with AVX-512, but no `QLinearAdd` is replaced.
-    WithoutAdditions,
-    /// All operators, for CPUs with AVX-512.
+    /// [`LOOKUP`], [`DEPTHWISE`] and [`QUANTIZE`], for CPUs with AVX-512.
     All,
 }
 
@@ -94,14 +73,9 @@ pub(crate) fn rewrite(mut model: ModelProto, operators: Operators) -> Option<Rew
     graph.value_info.clear();
     let mut editor = GraphEditor::new(graph);
     lookup::replace(&mut editor);
-    if operators != Operators::Lookup {
-        let additions = operators == Operators::All;
-        if additions {
-            addition::move_transposes(&mut editor);
-        }
+    if operators == Operators::All {
         quantize::replace(&mut editor);
         depthwise::replace(&mut editor);
-        pointwise::replace(&mut editor, additions);
     }
     let graph = editor.finish();
     let own = graph.node.iter().filter(|node| node.domain == DOMAIN);

@@ -4,8 +4,11 @@ use onnx_export::graph::Attr;
 use onnx_export::proto::{AttributeProto, NodeProto};
 use onnx_export::quantize::Affine;
 
+use super::QUANTIZE;
 use super::editor::GraphEditor;
-use super::{CHANNELS_LAST, QUANTIZE};
+
+/// Attribute `perm` of the `Transpose` from `[N, C, H, W]` to `[N, H, W, C]`.
+const CHANNELS_LAST: [i64; 4] = [0, 2, 3, 1];
 
 /// A `ReorderOutput` whose output is read by a `QuantizeLinear`, whose output is read by a
 /// `Transpose`, with the indices of the latter two nodes.
