@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::limits::{range, size};
 use super::{
-    AccessEvents, CacheChoice, Compat, ConfigError, CorsOrigins, DEFAULT_LISTEN, DEFAULT_LOG, Delay,
-    ListenAddress, LoadLimits, MetricsCompat, OtlpEndpoint, Settings, Share, SocketMode, Tuning,
-    addresses, check_filter,
+    AccessEvents, CacheChoice, Compat, ConfigError, CorsOrigins, DEFAULT_LISTEN, DEFAULT_LOG,
+    Delay, ListenAddress, LoadLimits, MetricsCompat, OtlpEndpoint, Settings, Share, SocketMode,
+    Tuning, addresses, check_filter,
 };
 use crate::app::Limits;
 use crate::cache::Cache;

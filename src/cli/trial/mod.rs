@@ -71,6 +71,7 @@ pub(super) struct TooLittleMemory {
 }
 
 /// Maximum memory of a child process.
+#[derive(Clone, Copy)]
 struct MemoryLimit {
     bytes: u64,
     /// How to raise the limit.
