@@ -31,6 +31,7 @@ pub mod draw;
 mod encode;
 pub mod engine;
 pub mod error;
+pub mod evaluate;
 pub mod geometry;
 pub mod http;
 pub mod identity;
