@@ -5,7 +5,7 @@
 //! cargo bench --bench decode -- FILE...
 //! ```
 //!
-//! Prints one line per file: name, coding, megapixels, CPU time in nanoseconds per pixel, peak
+//! Prints one line per file and scale: name, scale, coding, megapixels, CPU time in nanoseconds per pixel, peak
 //! memory in bytes per pixel, and the error if decoding fails. The predicted time and memory follow
 //! the measured values in parentheses. Each file is decoded in its own process, because the peak
 //! memory of a process (`VmHWM`) never falls. Without arguments, the photographs in `tests/photos`
@@ -21,21 +21,24 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use sightline::image::{DecodeOptions, Orientation, decode, probe};
+use sightline::cancel::Cancel;
+use sightline::image::{DecodeJob, DecodeOptions, Orientation, Scale, decode_scaled, probe};
 
 const OPTIONS: DecodeOptions = DecodeOptions {
     max_pixels: 1 << 30,
     orientation: Orientation::Apply,
 };
 /// Duration for which the decoding of a file is repeated; the fastest repetition is reported.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [flag, file] = arguments.as_slice()
+    if let [flag, file, divisor] = arguments.as_slice()
         && flag == "--one"
     {
-        return one(file.as_ref());
+        let scales = Scale::ALL.into_iter();
+        let mut scales = scales.filter(|scale| scale.divisor().to_string() == *divisor);
+        return one(file.as_ref(), scales.next().unwrap());
     }
     let mut files: Vec<PathBuf> = arguments
         .iter()
@@ -48,36 +51,51 @@ fn main() {
         files.extend(entries.map(|entry| entry.unwrap().path()));
         files.sort();
     }
-    println!("file, coding, megapixels, ns per pixel (predicted), bytes per pixel (predicted)");
+    println!(
+        "file, scale, coding, megapixels, ns per pixel (predicted), bytes per pixel (predicted)"
+    );
     for file in files {
-        let itself = std::env::current_exe().unwrap();
-        let status = Command::new(itself).arg("--one").arg(file).status();
-        assert!(status.unwrap().success());
+        for scale in Scale::ALL {
+            let itself = std::env::current_exe().unwrap();
+            let mut command = Command::new(itself);
+            command.arg("--one").arg(&file);
+            command.arg(scale.divisor().to_string());
+            assert!(command.status().unwrap().success());
+        }
     }
 }
 
-/// Measures the decoding of `file` and prints the results as one line. Prints nothing if the image
-/// header cannot be parsed.
-fn one(file: &Path) {
+/// Measures the decoding of `file` at `scale` and prints the results as one line. Prints nothing if
+/// the image header cannot be parsed, or if the image cannot be decoded at this scale.
+fn one(file: &Path, scale: Scale) {
     let bytes = std::fs::read(file).unwrap();
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let Ok(header) = probe(&bytes) else {
         return;
     };
+    if header.scale(scale) != scale {
+        return;
+    }
     let pixels = header.size.pixels() as f64;
-    let predicted = header.decode_cost(bytes.len(), true);
+    let predicted = header.decode_cost(bytes.len(), true, scale);
     let before = status("VmRSS:");
-    let outcome = decode(&bytes, &OPTIONS).map(|_| ());
+    let cancel = Cancel::never();
+    let job = DecodeJob {
+        scale,
+        ..DecodeJob::alone(&cancel)
+    };
+    let outcome = decode_scaled(&bytes, &OPTIONS, job).map(|_| ());
     let peak = status("VmHWM:").saturating_sub(before);
     let started = Instant::now();
     let mut fastest = u64::MAX;
     while started.elapsed() < PATIENCE {
         let begun = thread_nanos();
-        let _ = decode(&bytes, &OPTIONS);
+        let _ = decode_scaled(&bytes, &OPTIONS, job);
         fastest = fastest.min(thread_nanos() - begun);
     }
     println!(
-        "{name}, {:?}, {:.2}, {:.2} ({:.2}), {:.2} ({:.2}){}",
+        "{name}, 1/{}, {:?}, {:.2}, {:.2} ({:.2}), {:.2} ({:.2}){}",
+        scale.divisor(),
         header.coding,
         pixels / 1e6,
         fastest as f64 / pixels,

@@ -33,6 +33,7 @@ pub mod engine;
 pub mod error;
 pub mod evaluate;
 pub mod geometry;
+pub mod helpers;
 pub mod http;
 pub mod identity;
 pub mod image;

@@ -16,7 +16,7 @@ use tracing::Span;
 
 use crate::budget::Budget;
 use crate::error::ServeError;
-use crate::postprocess::segment::Helpers;
+use crate::helpers::Helpers;
 use backlog::Backlog;
 pub use backlog::Late;
 pub(crate) use long::LongJob;

@@ -279,6 +279,7 @@ fn parameters(server: &Server) {
         ),
         ("?top_k=1&top_k=2", 400, "bad_parameter", "top_k"),
         ("?orientation=up", 400, "bad_parameter", "orientation"),
+        ("?decode=faster", 400, "bad_parameter", "decode"),
         ("?topk=3", 400, "bad_parameter", "topk"),
         ("?TOP_K=3", 400, "bad_parameter", "TOP_K"),
     ] {

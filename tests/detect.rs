@@ -362,7 +362,11 @@ fn rejected_parameters(server: &Server, image: &[u8]) {
         ("classes=N/A", "classes", "labels of the model"),
         ("classes=person&classes=dog", "classes", "one value"),
         ("annotate=yes", "annotate", "true or false"),
-        ("mask=png", "mask", "model, orientation, score_threshold"),
+        (
+            "mask=png",
+            "mask",
+            "model, orientation, decode, score_threshold",
+        ),
     ] {
         let reply = detect(server, &format!("?{query}"), image);
         assert_eq!(

@@ -326,7 +326,7 @@ fn preprocessing(document: &Value, shown: &Value) {
 }
 
 /// Checks that the server applies the documented default and bounds of `top_k` and the documented
-/// values of `orientation`, and that the documented default of each limit is the server's.
+/// values of `orientation` and `decode`, and that the documented default of each limit is the server's.
 fn parameters(server: &Server, document: &Value) {
     let image = photo("coffee_500x375.jpg");
     let schema = |name: &str| &parameter(document, "/v1/classify", name).unwrap()["schema"];
@@ -343,9 +343,11 @@ fn parameters(server: &Server, document: &Value) {
         let reply = server.classify(&format!("?top_k={value}"), &image);
         assert_eq!(reply.status, status, "{value}");
     }
-    for word in strings(&schema("orientation")["enum"]) {
-        let reply = server.classify(&format!("?orientation={word}"), &image);
-        assert_eq!(reply.status, 200, "{word}");
+    for name in ["orientation", "decode"] {
+        for word in strings(&schema(name)["enum"]) {
+            let reply = server.classify(&format!("?{name}={word}"), &image);
+            assert_eq!(reply.status, 200, "{name}={word}");
+        }
     }
     let limits = sightline::app::Limits::default();
     let text = document["info"]["description"].as_str().unwrap();

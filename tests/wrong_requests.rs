@@ -52,7 +52,7 @@ fn parameters(server: &Server, photo: &[u8]) {
     assert_eq!(detail, "unknown parameter `topk`: did you mean `top_k`?");
     assert_eq!(
         [field, expected, got],
-        ["topk", "model, orientation, top_k", "topk"]
+        ["topk", "model, orientation, decode, top_k", "topk"]
     );
     let reply = server.post("/v1/detect?model=efficientnet_lite0", "image/jpeg", photo);
     let [detail, field, expected, got] = problem(&reply, 404, "wrong_task");

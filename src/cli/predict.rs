@@ -13,10 +13,10 @@ use serde_json::json;
 use sightline::admission::{Admission, Deadline};
 use sightline::app::{App, Limits};
 use sightline::draw::DrawnFormat;
-use sightline::image::{DecodeOptions, Orientation};
+use sightline::image::{DecodeMode, DecodeOptions, Orientation};
 use sightline::manifest::Task;
 use sightline::pipeline::{
-    self, Classify, Detect, MaskSize, Postprocess, Request, Segment, encoded_images,
+    self, Classify, Detect, MaskSize, Postprocess, Request, Segment, decode_fast, encoded_images,
 };
 use sightline::postprocess::classify::Prediction;
 use sightline::postprocess::detect::{BoxXyxy, DetectOptions, LabeledDetection};
@@ -61,6 +61,15 @@ pub(super) struct PredictArgs {
     /// names
     #[arg(long, env = "SIGHTLINE_ANNOTATE", value_name = "DIR")]
     annotate: Option<PathBuf>,
+    /// Decode images exactly or, with `fast`, JPEGs at the scale that the network needs
+    #[arg(
+        long,
+        env = "SIGHTLINE_DECODE",
+        default_value = "exact",
+        value_name = "exact|fast",
+        hide_possible_values = true
+    )]
+    decode: DecodeMode,
     #[command(flatten)]
     precision: PrecisionArgs,
     #[command(flatten)]
@@ -95,7 +104,10 @@ pub(super) fn run(args: &PredictArgs) -> Result<()> {
     let runtime = args.runtime.load()?;
     // Images are processed one after another, so a single session with all cores is fastest.
     source.manifest.batching.instances = Some(1);
-    let plan = ModelPlan::new(&source.manifest, usable_cores(), None);
+    let plan = ModelPlan {
+        decode: args.decode,
+        ..ModelPlan::new(&source.manifest, usable_cores(), None)
+    };
     let app = App::new(Limits::default(), 1);
     let model = trial::load(source, &runtime, plan, limits, None, &app.metrics)?;
     let model = Arc::new(model);
@@ -256,8 +268,12 @@ async fn run_one<P: Postprocess>(
         max_pixels: app.limits.max_pixels,
         orientation: Orientation::Apply,
     };
+    let mut inputs = encoded_images(vec![Bytes::from(bytes)], options)?;
+    if model.plan.decode == DecodeMode::Fast {
+        decode_fast(&mut inputs, &model.preprocessor);
+    }
     let request = Request {
-        inputs: encoded_images(vec![Bytes::from(bytes)], options)?,
+        inputs,
         postprocess,
     };
     let deadline = Deadline::after(app.limits.request_timeout);

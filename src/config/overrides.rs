@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::limits::range;
 use super::{ConfigError, PrecisionChoice, ServeConfig, Settings};
+use crate::image::DecodeMode;
 use crate::manifest::{Batching, ModelManifest};
 use crate::nearest::{did_you_mean, nearest};
 use crate::registry::ModelPlan;
@@ -33,6 +34,8 @@ pub struct ModelOverride {
     pub intra_op_threads: Option<usize>,
     /// Precision of the model if it is named without a variant.
     pub precision: Option<PrecisionChoice>,
+    /// How images are decoded if a request does not choose.
+    pub decode: Option<DecodeMode>,
 }
 
 /// The settings of single models before validation, by the name of the model.
@@ -77,6 +80,8 @@ pub struct Tuning {
     pub intra_op_threads: Option<usize>,
     /// Precision of a model that is named without a variant.
     pub precision: Option<PrecisionChoice>,
+    /// How images are decoded if a request does not choose.
+    pub decode: Option<DecodeMode>,
 }
 
 impl Tuning {
@@ -92,6 +97,7 @@ impl Tuning {
             instances: settings.instances,
             intra_op_threads: settings.intra_op_threads,
             precision: settings.precision,
+            decode: settings.decode,
         })
     }
 
@@ -127,6 +133,7 @@ impl Tuning {
             },
             intra_op_threads: range("intra_op_threads", given.intra_op_threads, 1024)?,
             precision: given.precision,
+            decode: given.decode,
         })
     }
 
@@ -142,6 +149,7 @@ impl Tuning {
             },
             intra_op_threads: self.intra_op_threads.or(general.intra_op_threads),
             precision: self.precision.or(general.precision),
+            decode: self.decode.or(general.decode),
         }
     }
 }
@@ -169,7 +177,10 @@ impl ServeConfig {
             ..Tuning::default()
         };
         let merged = self.tuning(&manifest.name).over(&own);
-        ModelPlan::tuned(&merged.batching, self.cores, merged.intra_op_threads)
+        ModelPlan {
+            decode: merged.decode.unwrap_or_default(),
+            ..ModelPlan::tuned(&merged.batching, self.cores, merged.intra_op_threads)
+        }
     }
 
     /// Returns whether models can be added while the server runs without another signal than a change of their files:

@@ -176,6 +176,7 @@ impl ServeConfig {
             access_log: Some(self.access_log),
             access_log_sample: Some(self.access_log_sample),
             otlp_sample_ratio: Some(self.otlp_sample_ratio),
+            decode: Some(self.tuning.decode.unwrap_or_default()),
             threads: Some(self.cores),
             max_body_bytes: Some(self.limits.max_body_bytes),
             max_pixels: Some(self.limits.max_pixels),

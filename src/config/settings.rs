@@ -11,6 +11,7 @@ use super::{
     OtlpEndpoint, PrecisionChoice, Share, SocketMode, addresses,
 };
 use crate::defaults::{self, DefaultModel};
+use crate::image::DecodeMode;
 use crate::memory::ByteSize;
 use crate::store::ModelRef;
 
@@ -118,6 +119,16 @@ pub struct Settings {
         hide_possible_values = true
     )]
     pub precision: Option<PrecisionChoice>,
+    /// Whether images are decoded exactly or, with `fast`, JPEGs at the scale that the network needs, which is
+    /// faster for large photographs and changes results slightly; a request chooses for itself with
+    /// `decode=exact|fast` [default: exact]
+    #[arg(
+        long,
+        env = "SIGHTLINE_DECODE",
+        value_name = "exact|fast",
+        hide_possible_values = true
+    )]
+    pub decode: Option<DecodeMode>,
     /// CPU threads that the server may use [default: the cores that the process may run on]
     #[arg(long, env = "SIGHTLINE_THREADS", value_name = "N")]
     pub threads: Option<usize>,

@@ -43,6 +43,7 @@ fn parse_query(uri: &Uri) -> Result<(), ServeError> {
     let model = params.take("model")?;
     assert!(model.is_none_or(|model| model.len() <= uri.query().map_or(0, str::len)));
     params.orientation()?;
+    params.decode()?;
     params.flag("annotate")?;
     let top_k = params.integer("top_k", 1..=100, 5)?;
     assert!((1..=100).contains(&top_k));
@@ -57,7 +58,7 @@ fn parse_query(uri: &Uri) -> Result<(), ServeError> {
             "{ids:?}"
         );
     }
-    params.finish(&["model", "orientation"])
+    params.finish(&["model", "orientation", "decode"])
 }
 
 /// Chooses the media type of a response by `Accept` header fields; each of the first 16 lines of

@@ -8,7 +8,7 @@ use axum::http::Uri;
 
 use super::cut;
 use crate::error::ServeError;
-use crate::image::Orientation;
+use crate::image::{DecodeMode, Orientation};
 use crate::nearest::nearest;
 
 /// The names and values of the query parameters of one request that are not yet taken.
@@ -126,6 +126,13 @@ impl Params {
         self.choice("orientation", &choices, Orientation::Apply)
     }
 
+    /// Takes the parameter `decode`, which every route that takes images has. Returns `None` if the
+    /// query does not have it; then the setting of the model applies.
+    pub(super) fn decode(&mut self) -> Result<Option<DecodeMode>, ServeError> {
+        let choices = [("exact", DecodeMode::Exact), ("fast", DecodeMode::Fast)];
+        self.optional_choice("decode", &choices)
+    }
+
     /// Rejects a parameter that was not taken, because it would have no effect. The error suggests the
     /// most similar of `known`, the parameters of the route, or lists all of them.
     pub(super) fn finish(self, known: &[&'static str]) -> Result<(), ServeError> {
@@ -221,5 +228,11 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert_eq!(error, "`orientation`: expected apply or ignore, got up");
+        let mode = |query| params(query).decode().map_err(|error| error.to_string());
+        assert_eq!(mode(""), Ok(None));
+        assert_eq!(mode("decode=exact"), Ok(Some(DecodeMode::Exact)));
+        assert_eq!(mode("decode=fast"), Ok(Some(DecodeMode::Fast)));
+        let error = "`decode`: expected exact or fast, got Fast";
+        assert_eq!(mode("decode=Fast"), Err(error.to_owned()));
     }
 }

@@ -20,16 +20,16 @@ use super::traces;
 use crate::admission::{Admission, Deadline, Watch, pace};
 use crate::app::App;
 use crate::error::ServeError;
-use crate::image::{DecodeOptions, Orientation};
+use crate::image::{DecodeMode, DecodeOptions, Orientation};
 use crate::manifest::Task;
 use crate::metrics::Stage;
-use crate::pipeline::{self, Cost, Postprocess, check_memory};
+use crate::pipeline::{self, Cost, Postprocess, check_memory, decode_fast};
 use crate::pool::JobCost;
 use crate::registry::{Entry, LoadState};
 use crate::store::ModelSource;
 
 /// Query parameters that every task takes.
-pub(super) const COMMON_PARAMETERS: [&str; 2] = ["model", "orientation"];
+pub(super) const COMMON_PARAMETERS: [&str; 3] = ["model", "orientation", "decode"];
 
 /// Predicted time to encode results as base64 and JSON, in nanoseconds per byte of the response.
 const ENCODE_NANOS_PER_BYTE: u64 = 3;
@@ -207,6 +207,8 @@ fn problem(error: ServeError, model: Option<Arc<Entry>>) -> Problem {
 /// The checked query and headers of a request.
 struct Head<T> {
     orientation: Orientation,
+    /// How the images are decoded. `None` for the setting of the model.
+    decode: Option<DecodeMode>,
     encoding: Encoding,
     framing: Framing,
     task: T,
@@ -220,11 +222,13 @@ impl<T: TaskRoute> Head<T> {
         let mut params = Params::parse(&parts.uri)?;
         let model = params.take("model")?;
         let orientation = params.orientation()?;
+        let decode = params.decode()?;
         let model = models.for_task(T::TASK, model.as_deref())?;
         let task = T::parse(&mut params, &parts.headers, model.source())?;
         params.finish(&[&COMMON_PARAMETERS, T::PARAMETERS].concat())?;
         let head = Self {
             orientation,
+            decode,
             encoding: encoding(&parts.headers)?,
             framing: framing(&parts.headers)?,
             task,
@@ -250,7 +254,11 @@ impl<T: TaskRoute> Head<T> {
             max_density: app.limits.max_pixels_per_byte,
             max_images: app.limits.max_images,
         };
-        let inputs = read_inputs(app, &mut admission, format, parts, body).await?;
+        let mut inputs = read_inputs(app, &mut admission, format, parts, body).await?;
+        let model = &admission.model;
+        if self.decode.unwrap_or(model.plan.decode) == DecodeMode::Fast {
+            decode_fast(&mut inputs, &model.preprocessor);
+        }
         if let Some(cause) = self.task.image_response() {
             require_one_image(inputs.len(), cause)?;
         }

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::decoded::Span;
 use crate::manifest::Filter;
 
 /// Number of fractional bits of a fixed-point weight. A weighted sum of samples has 32 bits: 8 for
@@ -30,20 +31,25 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// Computes the source samples and weights of the output samples `outputs`, when a line of
-    /// `source` samples is resized to `whole` samples with `filter`.
-    pub(super) fn new(source: u32, whole: u64, outputs: Range<u64>, filter: Filter) -> Self {
+    /// Computes the source samples and weights of the output samples `outputs`, when the part `span`
+    /// of a line of `source` samples is resized to `whole` samples with `filter`.
+    pub(super) fn new(
+        (source, span): (u32, Span),
+        whole: u64,
+        outputs: Range<u64>,
+        filter: Filter,
+    ) -> Self {
         let (kernel, support): (fn(f64) -> f64, f64) = match filter {
             Filter::Bilinear => (triangle, 1.0),
             Filter::Bicubic => (catmull_rom, 2.0),
         };
-        let scale = f64::from(source) / whole as f64;
+        let scale = span.len / whole as f64;
         // Antialiasing: when the image shrinks, the kernel widens to cover all source samples.
         let widening = scale.max(1.0);
         let (support, narrowing) = (support * widening, 1.0 / widening);
         let (mut axis, mut raw) = (Self::empty(), Vec::new());
         for out in outputs {
-            let center = (out as f64 + 0.5) * scale;
+            let center = span.start + (out as f64 + 0.5) * scale;
             let start = (center - support + 0.5).max(0.0) as usize;
             let end = ((center + support + 0.5) as usize).min(source as usize);
             raw.clear();

@@ -7,7 +7,7 @@
 //! predictions by the times that the server measures.
 
 use super::webp::allowed_table_bytes;
-use super::{ImageError, ImageHeader, ImageSize};
+use super::{ImageError, ImageHeader, ImageSize, Scale};
 
 /// Number of pixels up to which an image is never rejected for its pixels per byte: decoding 1.05
 /// million pixels takes milliseconds, whatever the file holds.
@@ -58,6 +58,9 @@ pub struct DecodeCost {
     pub nanos: u64,
     /// Peak memory in bytes, including the decoded image but not the encoded file.
     pub peak_bytes: u64,
+    /// Number of pixels that are in memory together: those of the decoded image, or of the whole
+    /// image if the decoder keeps the coefficients of all pixels.
+    pub pixels: u64,
 }
 
 /// Measured costs of one [`Coding`], as integers, so that predictions are exact.
@@ -71,12 +74,15 @@ struct Figures {
 }
 
 impl Coding {
-    /// Number of kinds of coding; see [`Coding::kind`].
-    pub(super) const KINDS: usize = 8;
+    /// Number of kinds of decoding; see [`Coding::kind`].
+    pub(super) const KINDS: usize = 10;
 
-    /// Returns the index of the variant, below [`Coding::KINDS`].
-    pub(super) fn kind(self) -> usize {
+    /// Returns the index of the variant and of whether the scale is reduced, below
+    /// [`Coding::KINDS`].
+    pub(super) fn kind(self, scale: Scale) -> usize {
         match self {
+            Self::JpegSequential { .. } if scale != Scale::Full => 8,
+            Self::JpegProgressive { .. } if scale != Scale::Full => 9,
             Self::JpegSequential { .. } => 0,
             Self::JpegProgressive { .. } => 1,
             Self::Png { .. } => 2,
@@ -114,9 +120,11 @@ impl Coding {
 }
 
 impl ImageHeader {
-    /// Predicts the cost of decoding a file of `file_bytes` bytes with this header. `turned` says
-    /// whether the orientation that the file states is applied.
-    pub fn decode_cost(&self, file_bytes: usize, turned: bool) -> DecodeCost {
+    /// Predicts the cost of decoding a file of `file_bytes` bytes with this header at the scale
+    /// `scale`, or at full scale if the image cannot be decoded at another one. `turned` says whether
+    /// the orientation that the file states is applied.
+    pub fn decode_cost(&self, file_bytes: usize, turned: bool, scale: Scale) -> DecodeCost {
+        let scale = self.scale(scale);
         let figures = self.coding.figures();
         let pixels = self.size.pixels();
         let (turn_picos, turn_bytes) = if turned && self.is_turned() {
@@ -137,6 +145,7 @@ impl ImageHeader {
         DecodeCost {
             nanos: FIXED_NANOS + picos / 1000,
             peak_bytes: FIXED_BYTES + table_bytes + pixels.saturating_mul(bytes_per_1000) / 1000,
+            pixels,
         }
     }
 }

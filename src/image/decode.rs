@@ -7,9 +7,11 @@
 use image::{ImageBuffer, RgbImage};
 
 use super::{
-    ImageError, ImageFormat, ImageHeader, ImageSize, bmp, gif, jpeg, png, probe, turn, webp,
+    DecodedImage, ImageError, ImageFormat, ImageHeader, ImageSize, Placement, Scale, bmp, gif,
+    jpeg, png, probe, webp,
 };
 use crate::cancel::{Cancel, Cancelled, Pace};
+use crate::helpers::Helpers;
 
 /// Whether decoding applies the orientation that a file's EXIF or XMP metadata state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,6 +30,29 @@ pub struct DecodeOptions {
     pub max_pixels: u64,
     /// Whether the orientation that the file states is applied.
     pub orientation: Orientation,
+}
+
+/// How one image is decoded: at which scale, how to cancel it, and which threads share the work.
+#[derive(Clone, Copy)]
+pub struct DecodeJob<'a> {
+    /// Scale of the decoded pixels. Images that cannot be decoded at a reduced scale are decoded at
+    /// full scale; see [`ImageHeader::scale`].
+    pub scale: Scale,
+    /// Signal that stops the work with [`ImageError::Cancelled`].
+    pub cancel: &'a Cancel,
+    /// Threads that share the work on a large image. `None` to decode on the calling thread only.
+    pub helpers: Option<&'a dyn Helpers>,
+}
+
+impl<'a> DecodeJob<'a> {
+    /// Returns a job at full scale that runs on the calling thread only.
+    pub fn alone(cancel: &'a Cancel) -> Self {
+        Self {
+            scale: Scale::Full,
+            cancel,
+            helpers: None,
+        }
+    }
 }
 
 /// Decodes an image to RGB, `[H, W, 3] u8`; of an animation, the first frame.
@@ -59,23 +84,44 @@ pub fn decode_cancellable(
     options: &DecodeOptions,
     cancel: &Cancel,
 ) -> Result<RgbImage, ImageError> {
+    Ok(decode_scaled(bytes, options, DecodeJob::alone(cancel))?.pixels)
+}
+
+/// Decodes an image as [`decode_cancellable`] does, at the scale and with the help that `job` states.
+///
+/// `options.max_pixels` limits the size at full scale. At full scale, the pixels do not depend on
+/// `job`.
+///
+/// # Errors
+/// The errors of [`decode_cancellable`].
+pub fn decode_scaled(
+    bytes: &[u8],
+    options: &DecodeOptions,
+    job: DecodeJob<'_>,
+) -> Result<DecodedImage, ImageError> {
     let header = probe(bytes)?;
     check_pixels(header.size, options.max_pixels)?;
-    cancel.check()?;
-    let decoded = pixels(bytes, header, cancel);
+    job.cancel.check()?;
+    let scale = header.scale(job.scale);
+    let pixels = pixels(bytes, header, DecodeJob { scale, ..job });
     // A decoder that was stopped through its reader reports a damaged file. The cause is reported
     // instead.
-    cancel.check()?;
+    job.cancel.check()?;
+    let decoded = DecodedImage {
+        pixels: pixels?,
+        placement: Placement::scaled(header.size, scale),
+    };
     match options.orientation {
-        Orientation::Apply => Ok(turn::apply(header.turn, decoded?, cancel)?),
-        Orientation::Ignore => decoded,
+        Orientation::Apply => Ok(decoded.turned(header.turn, job.cancel)?),
+        Orientation::Ignore => Ok(decoded),
     }
 }
 
 /// Decodes an image to RGB, `[H, W, 3] u8`, without applying the orientation that the file states.
-fn pixels(bytes: &[u8], header: ImageHeader, cancel: &Cancel) -> Result<RgbImage, ImageError> {
+fn pixels(bytes: &[u8], header: ImageHeader, job: DecodeJob<'_>) -> Result<RgbImage, ImageError> {
+    let cancel = job.cancel;
     match header.format {
-        ImageFormat::Jpeg => jpeg::decode(bytes, header.size, cancel),
+        ImageFormat::Jpeg => jpeg::decode(bytes, header.size, job),
         ImageFormat::Png => png::decode(bytes, header.size, cancel),
         ImageFormat::WebP => webp::decode(bytes, header.size, cancel),
         ImageFormat::Bmp => bmp::decode(bytes, header.size, cancel),

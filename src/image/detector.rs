@@ -17,7 +17,8 @@
 use fearless_simd::Simd;
 use image::RgbImage;
 
-use super::bilinear::source_index;
+use super::bilinear::source_index_within;
+use super::decoded::{Placement, Span};
 use super::{DetectorResize, DetectorSizes, ImageError, ImageSize, Normalizer, PreparedImage};
 use crate::cancel::{Cancel, Cancelled, Pace};
 use crate::simd::{Kernel, dispatch};
@@ -49,17 +50,22 @@ impl DetectorTransform {
         self.resize.sizes(original)
     }
 
-    /// Converts an image to the input tensor `[3, H, W] f32`; the padding is zeros on the right and at
-    /// the bottom.
+    /// Converts the image that lies in `pixels` at `placement` to the input tensor `[3, H, W] f32`; the
+    /// padding is zeros on the right and at the bottom.
     ///
     /// # Errors
     /// The errors of [`DetectorResize::sizes`], and [`ImageError::Cancelled`] if the work is cancelled.
-    pub fn run(&self, image: &RgbImage, cancel: &Cancel) -> Result<PreparedImage, ImageError> {
-        let (width, height) = image.dimensions();
-        let sizes = self.sizes(ImageSize { width, height })?;
+    pub fn run(
+        &self,
+        pixels: &RgbImage,
+        placement: &Placement,
+        cancel: &Cancel,
+    ) -> Result<PreparedImage, ImageError> {
+        let sizes = self.sizes(placement.size)?;
         let mut data = vec![0.0; 3 * sizes.padded.pixels() as usize];
         dispatch(Resize {
-            image,
+            pixels,
+            placement,
             tables: self.normalizer.tables(),
             resized: sizes.resized,
             padded: sizes.padded,
@@ -83,8 +89,11 @@ struct Tap {
 }
 
 impl Tap {
-    fn new(out: u32, from: u32, to: u32) -> Self {
-        let (first, weight) = source_index(out as usize, from as usize, to as usize);
+    /// Returns the tap of output sample `out` when the part `span` of `from` samples is resized to
+    /// `to`.
+    fn new(out: u32, (from, span): (u32, Span), to: u32) -> Self {
+        let source = (from as usize, span.start as f32, span.len as f32);
+        let (first, weight) = source_index_within(out as usize, source, to as usize);
         Self {
             first: first as u32,
             weight,
@@ -94,7 +103,8 @@ impl Tap {
 
 /// The kernel that normalizes, resizes and pads one image.
 struct Resize<'a> {
-    image: &'a RgbImage,
+    pixels: &'a RgbImage,
+    placement: &'a Placement,
     tables: &'a [[f32; 256]; 3],
     resized: ImageSize,
     padded: ImageSize,
@@ -108,16 +118,21 @@ impl Kernel for Resize<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, _: S) -> Self::Output {
-        let (from_rows, stride) = (self.image.height(), self.padded.width as usize);
+        let (from_rows, stride) = (self.pixels.height(), self.padded.width as usize);
+        let rows = (from_rows, self.placement.rows);
         let (width, height) = (self.resized.width as usize, self.resized.height);
         let [red, green, blue] = split_planes(self.planes);
         let mut planes = [red, green, blue];
-        let mut lines = Lines::new(self.image, self.tables, self.resized.width);
+        let mut lines = Lines::new(
+            (self.pixels, self.placement.columns),
+            self.tables,
+            self.resized.width,
+        );
         // A row reads up to two source rows, none of whose samples are read if the taps skip them.
-        let units = 3 * width + 6 * width.min(self.image.width() as usize);
+        let units = 3 * width + 6 * width.min(self.pixels.width() as usize);
         for y in 0..height {
             self.pace.step(units)?;
-            let tap = Tap::new(y, from_rows, height);
+            let tap = Tap::new(y, rows, height);
             lines.load([tap.first, (tap.first + 1).min(from_rows - 1)]);
             for (c, plane) in planes.iter_mut().enumerate() {
                 let row = &mut plane[y as usize * stride..][..width];
@@ -156,8 +171,10 @@ struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    fn new(image: &'a RgbImage, tables: &'a [[f32; 256]; 3], to: u32) -> Self {
-        let taps: Vec<Tap> = (0..to).map(|x| Tap::new(x, image.width(), to)).collect();
+    /// Returns the lines of the columns `span` of `image`, stretched to `to` samples.
+    fn new((image, span): (&'a RgbImage, Span), tables: &'a [[f32; 256]; 3], to: u32) -> Self {
+        let columns = (image.width(), span);
+        let taps: Vec<Tap> = (0..to).map(|x| Tap::new(x, columns, to)).collect();
         let line = vec![0.0; 3 * taps.len()];
         Self {
             image,

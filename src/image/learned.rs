@@ -4,6 +4,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::Scale;
 use super::cost::Coding;
 
 /// Factor by which the sums shrink before a new image is added. The correction is therefore an average over about
@@ -26,17 +27,18 @@ struct Sums {
 
 impl DecodeTimes {
     /// Records that an image with the predicted decode time `predicted`, in nanoseconds, was decoded
-    /// in the CPU time `measured`.
-    pub fn record(&self, coding: Coding, predicted: u64, measured: Duration) {
-        let sums = &mut self.lock()[coding.kind()];
+    /// at the scale `scale` in the CPU time `measured`.
+    pub fn record(&self, coding: Coding, scale: Scale, predicted: u64, measured: Duration) {
+        let sums = &mut self.lock()[coding.kind(scale)];
         sums.measured = sums.measured * MEMORY + measured.as_nanos() as f64;
         sums.predicted = sums.predicted * MEMORY + predicted as f64;
     }
 
     /// Returns the predicted time `predicted`, in nanoseconds, corrected by the measurements of images
-    /// with this coding: by a factor of at most 4 in either direction.
-    pub fn corrected(&self, coding: Coding, predicted: u64) -> u64 {
-        let sums = self.lock()[coding.kind()];
+    /// with this coding, at full scale or at reduced ones as `scale` is: by a factor of at most 4 in
+    /// either direction.
+    pub fn corrected(&self, coding: Coding, scale: Scale, predicted: u64) -> u64 {
+        let sums = self.lock()[coding.kind(scale)];
         if sums.predicted == 0.0 {
             return predicted;
         }
@@ -57,24 +59,33 @@ mod tests {
     #[test]
     fn each_coding_is_corrected_by_its_own_measurements() {
         let times = DecodeTimes::default();
-        assert_eq!(times.corrected(Coding::Gif, 1000), 1000);
-        times.record(Coding::Gif, 2_000, Duration::from_micros(3));
-        assert_eq!(times.corrected(Coding::Gif, 1000), 1500);
-        assert_eq!(times.corrected(Coding::Bmp, 1000), 1000);
+        assert_eq!(times.corrected(Coding::Gif, Scale::Full, 1000), 1000);
+        times.record(Coding::Gif, Scale::Full, 2_000, Duration::from_micros(3));
+        assert_eq!(times.corrected(Coding::Gif, Scale::Full, 1000), 1500);
+        assert_eq!(times.corrected(Coding::Bmp, Scale::Full, 1000), 1000);
         // All scan counts share one correction, because the prediction takes the scans into account.
         let scans = |scans| Coding::JpegProgressive { scans };
-        times.record(scans(3), 1000, Duration::from_nanos(500));
-        assert_eq!(times.corrected(scans(100), 1000), 500);
+        times.record(scans(3), Scale::Full, 1000, Duration::from_nanos(500));
+        assert_eq!(times.corrected(scans(100), Scale::Full, 1000), 500);
+        assert_eq!(times.corrected(scans(3), Scale::Half, 1000), 1000);
+        times.record(scans(3), Scale::Half, 1000, Duration::from_nanos(250));
+        assert_eq!(times.corrected(scans(3), Scale::Eighth, 1000), 250);
+        assert_eq!(times.corrected(scans(3), Scale::Full, 1000), 500);
     }
 
     #[test]
     fn corrections_are_bounded_and_follow_the_latest_images() {
         let times = DecodeTimes::default();
-        times.record(Coding::WebPLossy, 1_000_000, Duration::ZERO);
-        assert_eq!(times.corrected(Coding::WebPLossy, 1000), 250);
+        times.record(Coding::WebPLossy, Scale::Full, 1_000_000, Duration::ZERO);
+        assert_eq!(times.corrected(Coding::WebPLossy, Scale::Full, 1000), 250);
         for _ in 0..100 {
-            times.record(Coding::WebPLossy, 1000, Duration::from_millis(1));
+            times.record(
+                Coding::WebPLossy,
+                Scale::Full,
+                1000,
+                Duration::from_millis(1),
+            );
         }
-        assert_eq!(times.corrected(Coding::WebPLossy, 1000), 4000);
+        assert_eq!(times.corrected(Coding::WebPLossy, Scale::Full, 1000), 4000);
     }
 }

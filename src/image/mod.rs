@@ -13,6 +13,7 @@ mod bmp;
 mod bytes;
 mod cost;
 mod decode;
+mod decoded;
 mod detector;
 mod detector_sizes;
 mod foreign;
@@ -29,6 +30,7 @@ mod preprocess;
 mod probe;
 mod reader;
 mod resize;
+mod scale;
 mod turn;
 mod webp;
 
@@ -48,7 +50,10 @@ use thiserror::Error;
 use crate::cancel::Cancelled;
 
 pub use cost::{Coding, DecodeCost, check_density};
-pub use decode::{DecodeOptions, Orientation, check_pixels, decode, decode_cancellable};
+pub use decode::{
+    DecodeJob, DecodeOptions, Orientation, check_pixels, decode, decode_cancellable, decode_scaled,
+};
+pub use decoded::{DecodedImage, Placement};
 pub use detector::DetectorTransform;
 pub use detector_sizes::{DetectorResize, DetectorSize, DetectorSizes, bounded_size, padded_size};
 pub use foreign::ForeignFile;
@@ -57,6 +62,7 @@ pub use normalize::Normalizer;
 pub use preprocess::{MAX_INPUT_PIXELS, PreparedImage, Preprocessor};
 pub use probe::{ImageHeader, probe};
 pub use resize::{Extent, Window, resize_window, short_side_size};
+pub use scale::{DecodeMode, Scale};
 
 /// Width and height in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -2,10 +2,12 @@
 
 use image::RgbImage;
 
+use super::decoded::Placement;
 use super::detector::DetectorTransform;
+use super::resize::resize_placed;
 use super::{
-    DetectorResize, DetectorSize, Extent, ImageError, ImageSize, Normalizer, Window, resize_window,
-    short_side_size,
+    DecodedImage, DetectorResize, DetectorSize, Extent, ImageError, ImageSize, Normalizer, Scale,
+    Window, short_side_size,
 };
 use crate::cancel::Cancel;
 use crate::manifest::{ChannelOrder, Filter, Preprocess, Resize};
@@ -92,6 +94,27 @@ impl Preprocessor {
         }
     }
 
+    /// Returns the scale at which an image of size `input` is decoded in [`DecodeMode::Fast`]: the
+    /// smallest one that still leaves enough of the reduction to the resize. [`Scale::Full`] for an
+    /// image that this preprocessor rejects.
+    ///
+    /// [`DecodeMode::Fast`]: super::DecodeMode::Fast
+    pub fn fast_scale(&self, input: ImageSize) -> Scale {
+        let resized = match &self.transform {
+            Transform::Pixels(transform) => transform.window(input).map(|window| window.whole),
+            Transform::Floats(transform) => transform.sizes(input).map(|sizes| Extent {
+                width: sizes.resized.width.into(),
+                height: sizes.resized.height.into(),
+            }),
+        };
+        let Ok(Extent { width, height }) = resized else {
+            return Scale::Full;
+        };
+        let across = f64::from(input.width) / width as f64;
+        let down = f64::from(input.height) / height as f64;
+        Scale::for_reduction(across.min(down))
+    }
+
     /// Returns the largest number of pixels (height times width) that an input tensor of this
     /// preprocessor can have.
     pub fn largest_pixels(&self) -> u64 {
@@ -124,7 +147,31 @@ impl Preprocessor {
         image: &RgbImage,
         cancel: &Cancel,
     ) -> Result<PreparedImage, ImageError> {
-        let mut prepared = self.transform.run(image, cancel)?;
+        let (width, height) = image.dimensions();
+        let placement = Placement::whole(ImageSize { width, height });
+        self.run_placed(image, &placement, cancel)
+    }
+
+    /// Converts an image that was decoded at any scale to the input tensor `[3, H, W] f32`, whose
+    /// size does not depend on that scale.
+    ///
+    /// # Errors
+    /// As [`Preprocessor::run_cancellable`].
+    pub fn run_decoded(
+        &self,
+        image: &DecodedImage,
+        cancel: &Cancel,
+    ) -> Result<PreparedImage, ImageError> {
+        self.run_placed(&image.pixels, &image.placement, cancel)
+    }
+
+    fn run_placed(
+        &self,
+        pixels: &RgbImage,
+        placement: &Placement,
+        cancel: &Cancel,
+    ) -> Result<PreparedImage, ImageError> {
+        let mut prepared = self.transform.run(pixels, placement, cancel)?;
         if self.order == ChannelOrder::Bgr {
             let plane = prepared.data.len() / 3;
             let (red, rest) = prepared.data.split_at_mut(plane);
@@ -171,17 +218,22 @@ impl Transform {
         Self::Floats(DetectorTransform::new(resize, normalizer))
     }
 
-    fn run(&self, image: &RgbImage, cancel: &Cancel) -> Result<PreparedImage, ImageError> {
-        let (width, height) = image.dimensions();
+    fn run(
+        &self,
+        pixels: &RgbImage,
+        placement: &Placement,
+        cancel: &Cancel,
+    ) -> Result<PreparedImage, ImageError> {
         match self {
             Self::Pixels(transform) => {
-                let window = transform.window(ImageSize { width, height })?;
-                let resized = resize_window(image, &window, transform.filter, cancel)?;
+                let window = transform.window(placement.size)?;
+                let filter = transform.filter;
+                let resized = resize_placed(pixels, placement, &window, filter, cancel)?;
                 let (width, height) = resized.dimensions();
                 let data = transform.normalizer.apply(&resized);
                 Ok(PreparedImage::whole(ImageSize { width, height }, data))
             }
-            Self::Floats(transform) => transform.run(image, cancel),
+            Self::Floats(transform) => transform.run(pixels, placement, cancel),
         }
     }
 }

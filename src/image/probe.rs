@@ -8,7 +8,8 @@
 
 use image::metadata::Orientation as Turn;
 
-use super::{Coding, ForeignFile, ImageError, ImageFormat, ImageSize};
+use super::turn::Steps;
+use super::{Coding, ForeignFile, ImageError, ImageFormat, ImageSize, Scale};
 use super::{bmp, foreign, gif, jpeg, png, webp};
 
 /// Properties of an image that its file's headers state.
@@ -21,6 +22,8 @@ pub struct ImageHeader {
     pub size: ImageSize,
     /// Coding of the pixels, which determines the cost of decoding.
     pub coding: Coding,
+    /// Whether the image can be decoded at a reduced scale.
+    pub(super) scalable: bool,
     /// Rotation and mirroring that EXIF or XMP metadata state.
     pub(super) turn: Turn,
 }
@@ -29,6 +32,24 @@ impl ImageHeader {
     /// Returns whether applying the orientation rotates or mirrors the image.
     pub fn is_turned(&self) -> bool {
         self.turn != Turn::NoTransforms
+    }
+
+    /// Returns the size of the image at full scale after its orientation is applied.
+    pub fn upright_size(&self) -> ImageSize {
+        let ImageSize { width, height } = self.size;
+        if Steps::of(self.turn).transposed {
+            return ImageSize {
+                width: height,
+                height: width,
+            };
+        }
+        self.size
+    }
+
+    /// Returns `wanted` if the image can be decoded at a reduced scale, and otherwise
+    /// [`Scale::Full`]. Only JPEG in gray, `YCbCr` or RGB can.
+    pub fn scale(&self, wanted: Scale) -> Scale {
+        if self.scalable { wanted } else { Scale::Full }
     }
 }
 

@@ -16,6 +16,7 @@ use image::RgbImage;
 
 use super::ImageSize;
 use super::axis::Axis;
+use super::decoded::Placement;
 use super::passes::{filter_columns, filter_rows};
 use crate::cancel::{Cancel, Cancelled};
 use crate::manifest::Filter;
@@ -90,13 +91,7 @@ pub fn short_side_size(size: ImageSize, short: u32) -> Extent {
     Extent { width, height }
 }
 
-/// Resizes `image` to the size `window.whole` and returns the pixels of `window`, `[h, w, 3] u8`.
-///
-/// The caller must check that the window's sides fit into 32 bits and its pixels into memory. The
-/// result is empty if the image or the window is empty. An axis whose length does not change keeps
-/// its samples exactly.
-///
-/// Source: Pillow's `ImagingResample` for 8 bits per channel.
+/// Resizes `image`, all of whose pixels are the image, as [`resize_placed`] does.
 ///
 /// # Errors
 /// [`Cancelled`] if the work is cancelled.
@@ -106,18 +101,43 @@ pub fn resize_window(
     filter: Filter,
     cancel: &Cancel,
 ) -> Result<RgbImage, Cancelled> {
+    let (width, height) = image.dimensions();
+    let placement = Placement::whole(ImageSize { width, height });
+    resize_placed(image, &placement, window, filter, cancel)
+}
+
+/// Resizes the image that lies in `pixels` at `placement` to the size `window.whole`, and returns the
+/// pixels of `window`, `[h, w, 3] u8`.
+///
+/// The caller must check that the window's sides fit into 32 bits and its pixels into memory. The
+/// result is empty if the image or the window is empty. An axis whose length does not change keeps
+/// its samples exactly.
+///
+/// Source: Pillow's `ImagingResample` for 8 bits per channel.
+///
+/// # Errors
+/// [`Cancelled`] if the work is cancelled.
+pub(super) fn resize_placed(
+    pixels: &RgbImage,
+    placement: &Placement,
+    window: &Window,
+    filter: Filter,
+    cancel: &Cancel,
+) -> Result<RgbImage, Cancelled> {
     let (width, height) = (window.size.width as u32, window.size.height as u32);
-    if image.as_raw().is_empty() || width == 0 || height == 0 {
+    if pixels.as_raw().is_empty() || width == 0 || height == 0 {
         return Ok(RgbImage::new(0, 0));
     }
     let Window { whole, x, y, .. } = *window;
     let x = x..x + u64::from(width);
     let y = y..y + u64::from(height);
-    let columns = Axis::new(image.width(), whole.width, x, filter);
-    let rows = Axis::new(image.height(), whole.height, y, filter);
+    let columns = (pixels.width(), placement.columns);
+    let columns = Axis::new(columns, whole.width, x, filter);
+    let rows = (pixels.height(), placement.rows);
+    let rows = Axis::new(rows, whole.height, y, filter);
     let needed = rows.span(0..rows.len());
-    let stride = image.width() as usize * 3;
-    let source = &image.as_raw()[needed.start * stride..needed.end * stride];
+    let stride = pixels.width() as usize * 3;
+    let source = &pixels.as_raw()[needed.start * stride..needed.end * stride];
     let narrowed = filter_rows(source, stride, &columns, cancel)?;
     let mut out = RgbImage::new(width, height);
     filter_columns(&narrowed, needed.start, &rows, &mut out, cancel)?;

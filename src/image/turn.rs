@@ -15,21 +15,54 @@ const SQUARE: usize = 32;
 /// A pixel: red, green, blue.
 type Pixel = [u8; 3];
 
-/// Rotates and mirrors `image` by `turn`. Turns that exchange width and height allocate a second
-/// buffer of the size of the image; the others work in place.
-///
-/// # Errors
-/// [`Cancelled`] if the work is cancelled.
-pub(super) fn apply(turn: Turn, image: RgbImage, cancel: &Cancel) -> Result<RgbImage, Cancelled> {
-    match turn {
-        Turn::NoTransforms => Ok(image),
-        Turn::FlipHorizontal => mirror_rows(image, cancel),
-        Turn::FlipVertical => swap_rows(image, cancel),
-        Turn::Rotate180 => swap_rows(mirror_rows(image, cancel)?, cancel),
-        Turn::Rotate90FlipH => transpose(&image, [false, false], cancel),
-        Turn::Rotate90 => transpose(&image, [true, false], cancel),
-        Turn::Rotate270 => transpose(&image, [false, true], cancel),
-        Turn::Rotate270FlipH => transpose(&image, [true, true], cancel),
+/// The steps of a turn, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Steps {
+    /// Whether rows and columns are exchanged.
+    pub(super) transposed: bool,
+    /// Whether the image is then mirrored left to right, and top to bottom.
+    pub(super) mirrored: [bool; 2],
+}
+
+impl Steps {
+    /// Returns the steps of `turn`.
+    pub(super) fn of(turn: Turn) -> Self {
+        let (transposed, mirrored) = match turn {
+            Turn::NoTransforms => (false, [false, false]),
+            Turn::FlipHorizontal => (false, [true, false]),
+            Turn::FlipVertical => (false, [false, true]),
+            Turn::Rotate180 => (false, [true, true]),
+            Turn::Rotate90FlipH => (true, [false, false]),
+            Turn::Rotate90 => (true, [true, false]),
+            Turn::Rotate270 => (true, [false, true]),
+            Turn::Rotate270FlipH => (true, [true, true]),
+        };
+        Self {
+            transposed,
+            mirrored,
+        }
+    }
+
+    /// Rotates and mirrors `image`. If width and height are exchanged, a second buffer of the size
+    /// of the image is allocated; the other steps work in place.
+    ///
+    /// # Errors
+    /// [`Cancelled`] if the work is cancelled.
+    pub(super) fn apply(self, image: RgbImage, cancel: &Cancel) -> Result<RgbImage, Cancelled> {
+        if self.transposed {
+            return transpose(&image, self.mirrored, cancel);
+        }
+        let [across, down] = self.mirrored;
+        let image = if across {
+            mirror_rows(image, cancel)?
+        } else {
+            image
+        };
+        if down {
+            swap_rows(image, cancel)
+        } else {
+            Ok(image)
+        }
     }
 }
 
@@ -110,7 +143,9 @@ mod tests {
                 let turn = Turn::from_exif(value).unwrap();
                 let mut expected = DynamicImage::ImageRgb8(image.clone());
                 expected.apply_orientation(turn);
-                let got = apply(turn, image.clone(), &Cancel::never()).unwrap();
+                let got = Steps::of(turn)
+                    .apply(image.clone(), &Cancel::never())
+                    .unwrap();
                 assert!(got == expected.into_rgb8(), "{turn:?} of {width}x{height}");
             }
         }
@@ -122,7 +157,7 @@ mod tests {
         cancel.cancel();
         for value in 2..=8 {
             let turn = Turn::from_exif(value).unwrap();
-            let result = apply(turn, RgbImage::new(700, 300), &cancel);
+            let result = Steps::of(turn).apply(RgbImage::new(700, 300), &cancel);
             assert_eq!(result, Err(Cancelled), "{turn:?}");
         }
     }

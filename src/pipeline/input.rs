@@ -11,10 +11,11 @@ use super::postprocess::drawing_bytes;
 use crate::budget::Permit;
 use crate::cancel::Cancel;
 use crate::error::ServeError;
+use crate::helpers::Helpers;
 use crate::image::{
-    Coding, DecodeCost, DecodeOptions, DecodeTimes, ImageError, ImageHeader, ImageSize,
-    MAX_INPUT_PIXELS, Orientation, PreparedImage, check_density, check_pixels, decode_cancellable,
-    probe,
+    Coding, DecodeCost, DecodeJob, DecodeOptions, DecodeTimes, DecodedImage, ImageError,
+    ImageHeader, ImageSize, MAX_INPUT_PIXELS, Orientation, PreparedImage, Preprocessor, Scale,
+    check_density, check_pixels, decode_scaled, probe,
 };
 use crate::pool::{ImagePool, JobCost, is_long};
 
@@ -42,6 +43,8 @@ pub struct EncodedImage {
     bytes: Bytes,
     header: ImageHeader,
     options: DecodeOptions,
+    /// Scale at which the image is decoded for the network.
+    scale: Scale,
     /// Memory of the request's body, reserved in the budget for bodies. All images of the request
     /// share it, and the last one that is dropped releases it. `None` until the pipeline runs.
     pub(super) memory: Option<Arc<Permit>>,
@@ -70,8 +73,26 @@ impl EncodedImage {
             bytes,
             header,
             options,
+            scale: Scale::Full,
             memory: None,
         })
+    }
+
+    /// Lets the image be decoded at a reduced scale if the input of `preprocessor` is much smaller.
+    /// Results stay in pixels of the whole image.
+    fn decode_fast(&mut self, preprocessor: &Preprocessor) {
+        self.scale = self
+            .header
+            .scale(preprocessor.fast_scale(self.upright_size()));
+    }
+
+    /// Returns the size of the decoded image at full scale: after its orientation is applied, unless
+    /// the request disables it.
+    pub(super) fn upright_size(&self) -> ImageSize {
+        match self.options.orientation {
+            Orientation::Apply => self.header.upright_size(),
+            Orientation::Ignore => self.header.size,
+        }
     }
 
     /// Size that the image's headers state, before any rotation.
@@ -89,36 +110,78 @@ impl EncodedImage {
         }
     }
 
-    /// Predicts the CPU time and the memory of decoding the image. The time is corrected by the measurements in
-    /// `times`.
+    /// Predicts the CPU time and the memory of decoding the image for the network. The time is
+    /// corrected by the measurements in `times`.
     pub(super) fn decode_cost(&self, times: &DecodeTimes) -> JobCost {
-        let cost = self.predicted_cost();
-        let pixels = self.header.size.pixels();
+        self.cost_at(self.scale, times)
+    }
+
+    /// Predicts the cost of [`EncodedImage::decode_whole`] as [`EncodedImage::decode_cost`] does.
+    pub(super) fn whole_cost(&self, times: &DecodeTimes) -> JobCost {
+        self.cost_at(Scale::Full, times)
+    }
+
+    fn cost_at(&self, scale: Scale, times: &DecodeTimes) -> JobCost {
+        let cost = self.predicted_cost(scale);
         JobCost {
-            nanos: times.corrected(self.header.coding, cost.nanos),
+            nanos: times.corrected(self.header.coding, scale, cost.nanos),
             bytes: cost.peak_bytes,
-            pixels,
-            long: is_long(pixels, cost.nanos),
+            pixels: cost.pixels,
+            long: is_long(cost.pixels, cost.nanos),
         }
     }
 
-    /// Records in `times` that decoding the image took the CPU time `time`.
+    /// Records in `times` that decoding the image for the network took the CPU time `time`.
     pub(super) fn record_decode(&self, times: &DecodeTimes, time: Duration) {
-        times.record(self.header.coding, self.predicted_cost().nanos, time);
+        let predicted = self.predicted_cost(self.scale).nanos;
+        times.record(self.header.coding, self.scale, predicted, time);
     }
 
-    fn predicted_cost(&self) -> DecodeCost {
+    fn predicted_cost(&self, scale: Scale) -> DecodeCost {
         let turned = self.options.orientation == Orientation::Apply;
-        self.header.decode_cost(self.bytes.len(), turned)
+        self.header.decode_cost(self.bytes.len(), turned, scale)
     }
 
-    /// Decodes the image. A panic of the decoder is logged and reported as a damaged image.
+    /// Decodes the image for the network, possibly at a reduced scale. Idle threads of `helpers`
+    /// share the work on a large image. A panic of the decoder is logged and reported as a damaged
+    /// image.
     ///
     /// # Errors
     /// [`ImageError`] if the file is damaged or uses an unsupported feature, or if the work is
     /// cancelled.
-    pub(super) fn decode(&self, cancel: &Cancel) -> Result<RgbImage, ImageError> {
-        let decode = || decode_cancellable(&self.bytes, &self.options, cancel);
+    pub(super) fn decode(
+        &self,
+        cancel: &Cancel,
+        helpers: &dyn Helpers,
+    ) -> Result<DecodedImage, ImageError> {
+        self.decode_at(self.scale, cancel, helpers)
+    }
+
+    /// Decodes the image at full scale as [`EncodedImage::decode`] does.
+    ///
+    /// # Errors
+    /// As [`EncodedImage::decode`].
+    pub(super) fn decode_whole(
+        &self,
+        cancel: &Cancel,
+        helpers: &dyn Helpers,
+    ) -> Result<RgbImage, ImageError> {
+        let decoded = self.decode_at(Scale::Full, cancel, helpers)?;
+        Ok(decoded.pixels)
+    }
+
+    fn decode_at(
+        &self,
+        scale: Scale,
+        cancel: &Cancel,
+        helpers: &dyn Helpers,
+    ) -> Result<DecodedImage, ImageError> {
+        let job = DecodeJob {
+            scale,
+            cancel,
+            helpers: Some(helpers),
+        };
+        let decode = || decode_scaled(&self.bytes, &self.options, job);
         let decoded = catch_unwind(AssertUnwindSafe(decode));
         decoded.unwrap_or_else(|_| {
             let format = self.header.format;
@@ -128,6 +191,15 @@ impl EncodedImage {
                 reason: "the decoder failed unexpectedly".to_owned(),
             })
         })
+    }
+}
+
+/// Lets images be decoded at reduced scales that suffice for the input of `preprocessor`.
+pub fn decode_fast(inputs: &mut [Input], preprocessor: &Preprocessor) {
+    for input in inputs {
+        if let Input::Encoded(image) = input {
+            image.decode_fast(preprocessor);
+        }
     }
 }
 
@@ -207,9 +279,14 @@ pub fn check_memory(inputs: &[Input], pool: &ImagePool, drawn: bool) -> Result<(
         let Input::Encoded(image) = input else {
             continue;
         };
-        let (bytes, pixels) = (image.predicted_cost().peak_bytes, image.size().pixels());
-        let drawing = if drawn { drawing_bytes(pixels) } else { 0 };
-        let limit = pool.most_bytes(pixels);
+        let cost = image.predicted_cost(if drawn { Scale::Full } else { image.scale });
+        let bytes = cost.peak_bytes;
+        let drawing = if drawn {
+            drawing_bytes(image.size().pixels())
+        } else {
+            0
+        };
+        let limit = pool.most_bytes(cost.pixels);
         if bytes.max(drawing) > limit {
             return Err(ServeError::TooMuchMemory {
                 index,

@@ -12,6 +12,7 @@
 //! ([`crate::admission`]), and the protocols ([`crate::http`]).
 
 mod classify;
+mod cpu;
 mod detect;
 mod input;
 mod postprocess;
@@ -26,7 +27,7 @@ pub use classify::Classify;
 pub use detect::{Detect, Detected};
 pub use input::{
     EncodedImage, Input, MAX_DRAWN_PIXELS, MAX_MASK_PIXELS, check_densities, check_memory,
-    encoded_images,
+    decode_fast, encoded_images,
 };
 pub use postprocess::{Cost, Postprocess, PostprocessInput};
 pub use raw::RawOutputs;

@@ -77,7 +77,7 @@ impl PostprocessInput {
             (Cost::Negligible | Cost::Thread, _) => JobCost::time(THREAD_NANOS),
             (Cost::Pixels, _) | (Cost::Image, None) => mask,
             (Cost::Image, Some(source)) => {
-                let decode = source.decode_cost(times);
+                let decode = source.whole_cost(times);
                 let drawing = pixels.saturating_mul(DRAW_NANOS_PER_PIXEL);
                 let nanos = mask.nanos.saturating_add(decode.nanos);
                 let nanos = nanos.saturating_add(drawing);
@@ -91,7 +91,7 @@ impl PostprocessInput {
         }
     }
 
-    /// Decodes the image a second time. Its pixels are not kept during inference, because they
+    /// Decodes the image a second time, at full scale. Its pixels are not kept during inference, because they
     /// would take the memory of images that could be decoded meanwhile.
     ///
     /// # Errors
@@ -103,7 +103,7 @@ impl PostprocessInput {
                 "the encoded image was not kept for drawing",
             ));
         };
-        let decoded = source.decode(&self.cancel);
+        let decoded = source.decode_whole(&self.cancel, &self.pool);
         decoded.map_err(|error| ServeError::image(self.index, error))
     }
 }

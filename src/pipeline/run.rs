@@ -2,11 +2,12 @@
 //! to results.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::try_join_all;
 use tokio::sync::oneshot;
 
+use super::cpu::{Measured, cpu_time};
 use super::input::check_prepared;
 use super::{
     Cost, EncodedImage, Input, Postprocess, PostprocessInput, Request, RequestTiming, Response,
@@ -20,7 +21,7 @@ use crate::cancel::Cancel;
 use crate::error::ServeError;
 use crate::image::{DecodeTimes, ImageError, ImageSize, PreparedImage};
 use crate::metrics::{ImageProgress, Stage};
-use crate::pool::JobCost;
+use crate::pool::{ImagePool, JobCost};
 use crate::registry::LoadedModel;
 use crate::telemetry::{StageSpan, Trace};
 
@@ -213,7 +214,8 @@ impl Walk<'_> {
             deadline: self.deadline,
         };
         let (model, times) = (Arc::clone(self.model), Arc::clone(&self.app.decode_times));
-        let job = move || job.run(&model, &times);
+        let pool = self.app.pool.clone();
+        let job = move || job.run(&model, &times, &pool);
         let queued = self.app.pool.run(cost, job).await??;
         if !cost.long {
             let timing = &queued.timing;
@@ -276,7 +278,13 @@ struct Preparation {
 }
 
 impl Preparation {
-    fn run(self, model: &LoadedModel, times: &DecodeTimes) -> Result<Queued, ServeError> {
+    /// Decodes, preprocesses and queues the image on a thread of `pool`.
+    fn run(
+        self,
+        model: &LoadedModel,
+        times: &DecodeTimes,
+        pool: &ImagePool,
+    ) -> Result<Queued, ServeError> {
         let Self {
             index,
             image,
@@ -293,26 +301,28 @@ impl Preparation {
         slot.progress.enter(Stage::decode);
         let failed = |error: ImageError| ServeError::image(index, error);
         let cpu = cpu_time();
-        let decoded = image.decode(&cancel).map_err(failed)?;
+        let helpers = Measured::new(pool);
+        let decoded = image.decode(&cancel, &helpers).map_err(failed)?;
         let decoded_at = Instant::now();
         decoding.end_at(decoded_at);
         let preprocessing = slot.trace.begin(Stage::preprocess);
-        image.record_decode(times, cpu_time().saturating_sub(cpu));
+        let own = cpu_time().saturating_sub(cpu);
+        image.record_decode(times, own + helpers.time());
         if let Some(long) = long {
             long.decoded();
         }
         slot.progress.enter(Stage::preprocess);
-        let tensor = model.preprocessor.run_cancellable(&decoded, &cancel);
+        let tensor = model.preprocessor.run_decoded(&decoded, &cancel);
         let tensor = tensor.map_err(failed)?;
         preprocessing.end();
         let mut timing = Timing::default();
         timing[Stage::decode] = decoded_at - started;
         timing[Stage::preprocess] = decoded_at.elapsed();
-        let (width, height) = decoded.dimensions();
+        let size = decoded.placement.size;
         drop((decoded, image));
         Ok(Queued {
             reply: model.batcher.submit(tensor, slot, deadline.at())?,
-            size: ImageSize { width, height },
+            size,
             timing,
         })
     }
@@ -335,13 +345,4 @@ fn traced<P: Postprocess>(
         trace.record(Stage::encode, encoding, encoding + timing[Stage::encode]);
     }
     Ok(output)
-}
-
-/// Returns the CPU time that this thread has used. Unlike wall-clock time, it does not grow while other threads use
-/// the core.
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    Duration::from_secs(seconds)
-        + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or_default())
 }

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::batch::{Batcher, Policy, Spare, TensorCost, Watchdog, WatchedEngine};
 use crate::engine::{Engine, EngineError, OnnxRuntime, Outputs};
-use crate::image::{ImageError, ImageSize, PreparedImage, Preprocessor};
+use crate::image::{DecodeMode, ImageError, ImageSize, PreparedImage, Preprocessor};
 use crate::inspect::Finding;
 use crate::manifest::{Batching, ModelManifest, Precision};
 use crate::metrics::{Metrics, ModelLabel, ModelMetrics};
@@ -174,7 +174,7 @@ pub struct LoadedModel {
     pub instance: Instance,
 }
 
-/// Settings of a model's queue and workers, with defaults for those that the manifest does not set.
+/// Settings of a model's images, queue and workers, with defaults for those that the manifest does not set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelPlan {
     /// Maximum number of images in one run of the network.
@@ -189,6 +189,8 @@ pub struct ModelPlan {
     pub intra_op_threads: usize,
     /// Maximum time of the first run of each session, while the model is loaded.
     pub warm_up_limit: Duration,
+    /// How images are decoded if a request does not choose.
+    pub decode: DecodeMode,
 }
 
 impl ModelPlan {
@@ -211,6 +213,7 @@ impl ModelPlan {
             instances: plan.instances,
             intra_op_threads: plan.intra_op_threads,
             warm_up_limit: LOAD_TIMEOUT,
+            decode: DecodeMode::default(),
         }
     }
 }

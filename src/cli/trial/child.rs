@@ -12,6 +12,7 @@ use clap::Args;
 use onnx_export::{Stage, Stages};
 use rustix::process::Signal;
 use sightline::engine::OptimizedGraph;
+use sightline::image::DecodeMode;
 use sightline::manifest::ModelManifest;
 use sightline::metrics::Metrics;
 use sightline::postprocess::detect::Detector;
@@ -111,6 +112,7 @@ fn try_load(order: Order, mut input: impl Read, args: &TrialArgs) -> Result<(Net
         intra_op_threads: order.intra_op_threads,
         // The parent enforces the time limit, so this limit is out of reach.
         warm_up_limit: Duration::from_hours(24),
+        decode: DecodeMode::default(),
     };
     let detector = Detector::of(&source.manifest).map_err(LoadReason::from)?;
     let networks = Networks::prepare(&source, detector.as_ref(), &runtime)?;

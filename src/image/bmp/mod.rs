@@ -32,6 +32,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
             Compression::None | Compression::Masks(_) => Coding::Bmp,
             Compression::RunLength8 | Compression::RunLength4 => Coding::BmpRunLength,
         },
+        scalable: false,
         turn: Turn::NoTransforms,
     })
 }

@@ -30,6 +30,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
         format: ImageFormat::Gif,
         size: FirstFrame::read(bytes)?.canvas,
         coding: Coding::Gif,
+        scalable: false,
         turn: Turn::NoTransforms,
     })
 }

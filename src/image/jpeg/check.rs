@@ -8,10 +8,10 @@ use super::super::ImageError;
 use super::segments::{END, START, Segments};
 use super::{damaged, unsupported};
 
-const QUANTIZATION: u8 = 0xDB;
-const HUFFMAN: u8 = 0xC4;
+pub(super) const QUANTIZATION: u8 = 0xDB;
+pub(super) const HUFFMAN: u8 = 0xC4;
 pub(super) const SCAN: u8 = 0xDA;
-const RESTART_INTERVAL: u8 = 0xDD;
+pub(super) const RESTART_INTERVAL: u8 = 0xDD;
 pub(super) const PROGRESSIVE: u8 = 0xC2;
 
 /// Returns whether a marker begins a frame header: SOF0 to SOF15, except three codes with other meanings.

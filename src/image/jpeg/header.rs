@@ -6,8 +6,8 @@ use super::super::bytes::u16_be;
 use super::super::orientation::{self, EXIF_PREFIX};
 use super::super::{Coding, ImageError, ImageFormat, ImageHeader, ImageSize};
 use super::check::{PROGRESSIVE, SCAN, is_frame};
-use super::damaged;
 use super::segments::Segments;
+use super::{CAN_SCALE, damaged};
 
 const APP1: u8 = 0xE1;
 /// Prefix of the payload of an APP1 segment that holds XMP.
@@ -41,6 +41,7 @@ pub(in crate::image) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> 
         } else {
             Coding::JpegSequential { scans }
         },
+        scalable: CAN_SCALE && matches!(found.components(), Some(1 | 3)),
         turn: orientation::stated(found.exif.as_deref(), found.xmp),
     })
 }
@@ -77,6 +78,11 @@ impl<'a> Found<'a> {
         })
     }
 
+    /// Returns the number of components that the first frame header states.
+    fn components(&self) -> Option<u8> {
+        self.frame.and_then(|(_, frame)| frame.get(5).copied())
+    }
+
     fn is_progressive(&self) -> bool {
         matches!(self.frame, Some((PROGRESSIVE, _)))
     }
@@ -84,7 +90,7 @@ impl<'a> Found<'a> {
     /// Returns whether the scan with the header `scan` is the first of a sequential file and holds
     /// all components, so that no further scan is needed.
     fn is_only_scan(&self, scan: &[u8]) -> bool {
-        let components = self.frame.and_then(|(_, frame)| frame.get(5));
-        self.scans == 1 && !self.is_progressive() && components == scan.first()
+        let components = self.components();
+        self.scans == 1 && !self.is_progressive() && components == scan.first().copied()
     }
 }

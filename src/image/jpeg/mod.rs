@@ -3,10 +3,16 @@
 //! selects a decoder whose pixels differ slightly from those of Pillow.
 
 mod check;
+#[cfg(feature = "libjpeg-turbo")]
+mod color;
 mod header;
 #[cfg(feature = "libjpeg-turbo")]
 mod inks;
+#[cfg(feature = "libjpeg-turbo")]
+mod planes;
 mod segments;
+#[cfg(feature = "libjpeg-turbo")]
+mod sequential;
 #[cfg(feature = "libjpeg-turbo")]
 mod turbo;
 #[cfg(feature = "zune-jpeg")]
@@ -19,24 +25,26 @@ use turbo::decode as decoder;
 use zune::decode as decoder;
 
 use super::decode::rgb_image;
-use super::{ImageError, ImageFormat, ImageSize};
-use crate::cancel::Cancel;
+use super::{DecodeJob, ImageError, ImageFormat, ImageSize};
 
 pub(super) use header::header;
 
 #[cfg(not(any(feature = "libjpeg-turbo", feature = "zune-jpeg")))]
 compile_error!("JPEG needs a decoder: enable the feature `libjpeg-turbo` (default) or `zune-jpeg`");
 
-/// Decodes a JPEG to RGB; `size` is the size that its first frame header states.
+/// Whether the decoder can decode at a reduced scale.
+const CAN_SCALE: bool = cfg!(feature = "libjpeg-turbo");
+
+/// Decodes a JPEG to RGB at the scale of `job`; `size` is the size that its first frame header states.
 pub(super) fn decode(
     bytes: &[u8],
     size: ImageSize,
-    cancel: &Cancel,
+    job: DecodeJob<'_>,
 ) -> Result<RgbImage, ImageError> {
     check::check(bytes)?;
-    cancel.check()?;
-    let data = decoder(bytes, size, cancel)?;
-    rgb_image(ImageFormat::Jpeg, size, data)
+    job.cancel.check()?;
+    let data = decoder(bytes, size, job)?;
+    rgb_image(ImageFormat::Jpeg, job.scale.of(size), data)
 }
 
 fn damaged(reason: &str) -> ImageError {

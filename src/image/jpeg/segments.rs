@@ -22,6 +22,14 @@ impl<'a> Segments<'a> {
     }
 }
 
+impl<'a> Segments<'a> {
+    /// Returns the bytes after the segment that was yielded last.
+    #[cfg(feature = "libjpeg-turbo")]
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+}
+
 impl<'a> Iterator for Segments<'a> {
     type Item = (u8, &'a [u8]);
 

@@ -2,12 +2,13 @@
 //! libjpeg-turbo, and therefore to those of Pillow.
 
 use libjpeg_turbo_rs::common::types::DecodeLimits;
-use libjpeg_turbo_rs::{ColorSpace, Decoder, JpegError, PixelFormat};
+use libjpeg_turbo_rs::{ColorSpace, Decoder, JpegError, PixelFormat, ScalingFactor};
 
 use super::super::decode::rgb_len;
+use super::sequential::Plan;
 use super::{damaged, inks, unsupported};
 use crate::cancel::Cancel;
-use crate::image::{ImageError, ImageSize};
+use crate::image::{DecodeJob, ImageError, ImageSize, Scale};
 
 /// Maximum number of scans of a JPEG file; a file with more is rejected. Progressive files usually
 /// have about ten. The limit is needed because each scan costs a pass over all blocks of the image,
@@ -34,7 +35,7 @@ const MAX_BYTES_PER_PIXEL: u64 = 17;
 pub(super) fn decode(
     bytes: &[u8],
     size: ImageSize,
-    cancel: &Cancel,
+    job: DecodeJob<'_>,
 ) -> Result<Vec<u8>, ImageError> {
     let mut decoder = Decoder::new_with_limits(bytes, limits(size)).map_err(error)?;
     decoder.set_output_format(PixelFormat::Rgb);
@@ -46,9 +47,17 @@ pub(super) fn decode(
         return Err(damaged("it has two frame headers of different sizes"));
     }
     if frame.components.len() == 4 {
-        return four_components(decoder, cancel);
+        return four_components(decoder, job.cancel);
     }
-    let mut data = vec![0; rgb_len(size)];
+    if job.scale == Scale::Eighth
+        && let Some(plan) = Plan::read(bytes)
+    {
+        return plan.decode(decoder.jpeg_color_space(), job.cancel);
+    }
+    if let Ok(factor) = ScalingFactor::try_new(1, job.scale.divisor()) {
+        decoder.set_scale(factor);
+    }
+    let mut data = vec![0; rgb_len(job.scale.of(size))];
     decoder.decode_image_into(&mut data).map_err(error)?;
     Ok(data)
 }

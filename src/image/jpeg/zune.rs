@@ -7,15 +7,14 @@ use image::codecs::jpeg::JpegDecoder;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError as DecoderError};
 
 use super::{damaged, unsupported};
-use crate::cancel::Cancel;
-use crate::image::{ImageError, ImageSize};
+use crate::image::{DecodeJob, ImageError, ImageSize};
 
 /// Decodes a checked JPEG of `size` to RGB samples, `[H, W, 3] u8`. A gray image is returned with
 /// equal red, green and blue samples. The decoder converts CMYK and YCCK to RGB.
 pub(super) fn decode(
     bytes: &[u8],
     size: ImageSize,
-    cancel: &Cancel,
+    job: DecodeJob<'_>,
 ) -> Result<Vec<u8>, ImageError> {
     let decoder = JpegDecoder::new(Cursor::new(bytes)).map_err(error)?;
     if decoder.dimensions() != (size.width, size.height) {
@@ -25,7 +24,7 @@ pub(super) fn decode(
         return Err(unsupported("samples of more than 8 bits"));
     }
     let decoded = DynamicImage::from_decoder(decoder).map_err(error)?;
-    cancel.check()?;
+    job.cancel.check()?;
     Ok(decoded.into_rgb8().into_raw())
 }
 
@@ -39,6 +38,7 @@ fn error(error: DecoderError) -> ImageError {
 #[cfg(all(test, feature = "libjpeg-turbo"))]
 mod tests {
     use super::*;
+    use crate::cancel::Cancel;
     use crate::image::jpeg::turbo;
 
     /// Compares the pixels of two photographs between this decoder and libjpeg-turbo, and prints
@@ -49,8 +49,10 @@ mod tests {
             let path = format!("{}/tests/photos/{name}", env!("CARGO_MANIFEST_DIR"));
             let bytes = std::fs::read(path).unwrap();
             let size = super::super::header(&bytes).unwrap().size;
+            let cancel = Cancel::never();
             let decode = [turbo::decode, decode];
-            let [exact, other] = decode.map(|f| f(&bytes, size, &Cancel::never()).unwrap());
+            let [exact, other] =
+                decode.map(|f| f(&bytes, size, DecodeJob::alone(&cancel)).unwrap());
             let differences = exact.iter().zip(&other).map(|(a, b)| a.abs_diff(*b));
             let most = differences.clone().max();
             let sum: u64 = differences.map(u64::from).sum();

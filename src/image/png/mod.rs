@@ -56,6 +56,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
             bits_per_pixel: depth.min(16) * samples,
             interlaced: interlace != 0,
         },
+        scalable: false,
         turn: orientation::stated(metadata.exif, metadata.xmp),
     })
 }

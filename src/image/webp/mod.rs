@@ -38,6 +38,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<ImageHeader, ImageError> {
             Bitstream::Lossy => Coding::WebPLossy,
             Bitstream::Lossless => Coding::WebPLossless,
         },
+        scalable: false,
         turn: orientation::stated(container.exif, container.xmp),
     })
 }

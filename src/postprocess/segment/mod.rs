@@ -26,12 +26,12 @@ use crate::engine::Tensor;
 use crate::image::ImageSize;
 
 pub use crate::encode::PngError;
+pub use crate::helpers::Helpers;
 pub use encoding::{EncodedMask, MaskEncoding};
 pub use mask::{ClassShare, Mask, class_shares};
 pub use palette::{Palette, VOC_PALETTE};
 pub use png::mask_png;
 pub use rle::{RleMask, mask_rle};
-pub use shared::Helpers;
 pub use upsample::{argmax, argmax_upsampled};
 
 /// Maximum number of classes of a mask, which stores the class of a pixel in one byte.

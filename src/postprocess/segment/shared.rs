@@ -7,13 +7,6 @@ use super::{Logits, Mask, SegmentError};
 use crate::cancel::Cancel;
 use crate::image::ImageSize;
 
-/// A thread pool whose idle threads can take over part of a job.
-pub trait Helpers: Sync {
-    /// Starts `job` once on each of up to `most` threads that are idle now. Returns immediately,
-    /// without waiting for a thread or for `job`.
-    fn start(&self, most: usize, job: Arc<dyn Fn() + Send + Sync>);
-}
-
 /// A mask that several threads compute together. Each thread computes one band of rows at a time.
 pub(super) struct SharedMask {
     scores: Vec<f32>,
