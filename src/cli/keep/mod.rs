@@ -120,7 +120,8 @@ impl Existing {
             .collect::<BTreeSet<&str>>()
         {
             let owned = match key {
-                "variants" => continue,
+                // Certificates name the files that they belong to.
+                "variants" | "certificates" => continue,
                 "labels" => !keeps_labels,
                 "name" => fresh.name_given,
                 _ => OWNED.contains(&key),
