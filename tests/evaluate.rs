@@ -258,3 +258,79 @@ fn data_sets_are_checked(folder: &Path) {
         "{stderr}"
     );
 }
+
+#[test]
+fn segmentation_has_the_figures_of_numpy() {
+    let test = "segmentation_has_the_figures_of_numpy";
+    let Some(shared) = reference::real_data(test) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let models = folder.path().join("models");
+    fs::create_dir(&models).unwrap();
+    common::checkpoint::export("lraspp_mobilenet_v3_large", None, &models, "masks");
+    // A sixth of the images is enough for all values of a mask.
+    let masks = folder.path().join("masks");
+    let results = folder.path().join("results");
+    fs::create_dir(&masks).unwrap();
+    fs::create_dir(&results).unwrap();
+    let server = Server::start(&["--models", text(&models)]);
+    for name in names(&shared.join("coco/voc_masks")).iter().step_by(6) {
+        fs::copy(shared.join("coco/voc_masks").join(name), masks.join(name)).unwrap();
+        let photograph = Path::new(name).with_extension("jpg");
+        let bytes = fs::read(shared.join("coco/images").join(photograph)).unwrap();
+        let reply = server.post_accepting("/v1/segment", "image/png", &bytes);
+        assert_eq!(reply.status, 200);
+        fs::write(results.join(name), &reply.body).unwrap();
+    }
+    drop(server);
+    let dataset = format!(
+        "voc:{},{}",
+        shared.join("coco/images").display(),
+        masks.display()
+    );
+    let out = folder.path().join("out");
+    let args = ["--model", "masks", "--dataset", &dataset, "-o", text(&out)];
+    let all = report(&models, &args);
+    assert_eq!(all["images"], json!(names(&masks).len()));
+    assert!(names(&out).contains(&"worst.png".to_owned()));
+    if let Some(printed) = reference::shared::python::output(test, "miou.py", &[&masks, &results]) {
+        let expected: Vec<f64> = serde_json::from_slice(&printed).unwrap();
+        for (name, expected) in ["miou", "pixel_acc"].iter().zip(expected) {
+            let got = all["figures"][name].as_f64().unwrap() / 100.0;
+            assert!((got - expected).abs() < 1e-9, "{name}: {got} {expected}");
+        }
+    }
+    masks_must_fit(&models, folder.path(), &shared);
+}
+
+/// Checks that masks of another size, with unknown classes or without an image are errors.
+fn masks_must_fit(models: &Path, folder: &Path, shared: &Path) {
+    let images = folder.join("images");
+    let masks = folder.join("wrong");
+    fs::create_dir(&images).unwrap();
+    fs::create_dir(&masks).unwrap();
+    let dataset = format!("voc:{},{}", images.display(), masks.display());
+    let fails = |expected: &str| {
+        let args = ["--model", "masks", "--dataset", &dataset];
+        let (code, _, stderr) = eval(models, &args);
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stderr.contains(expected), "{expected}: {stderr}");
+    };
+    fs::copy(
+        shared.join("coco/images/000000000139.jpg"),
+        images.join("a.jpg"),
+    )
+    .unwrap();
+    fails("has no masks");
+    let gray = |width, height, class| {
+        let mask = image::GrayImage::from_pixel(width, height, image::Luma([class]));
+        mask.save(masks.join("a.png")).unwrap();
+    };
+    gray(64, 64, 1);
+    fails("the mask has 64x64 pixels, but the image has 640x426");
+    gray(640, 426, 21);
+    fails("expected pixels with classes below 21");
+    fs::rename(masks.join("a.png"), masks.join("b.png")).unwrap();
+    fails("has no image in");
+}

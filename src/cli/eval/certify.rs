@@ -7,7 +7,7 @@ use sightline::store::{ModelSource, Origin};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
-use super::args::{EvalArgs, MaskSizeName};
+use super::args::EvalArgs;
 use super::dataset::Dataset;
 use super::figures::{Figure, Summary};
 use super::run::{Evaluated, decode_name};
@@ -142,13 +142,10 @@ pub(super) fn verify(evaluated: &Evaluated, summary: &Summary, args: &EvalArgs) 
             certificate.decode
         );
     }
-    let size = certificate.mask_size.as_deref();
-    if size.is_some_and(|size| size != args.mask_size.as_str()) {
-        let sizes = [MaskSizeName::Input, MaskSizeName::Network].map(MaskSizeName::as_str);
-        bail!(
-            "`--verify`: the certificate was measured with another --mask-size of {}",
-            sizes.join(" and ")
-        );
+    if let Some(size) = &certificate.mask_size
+        && size != args.mask_size.as_str()
+    {
+        bail!("`--verify`: the certificate was measured with --mask-size {size}");
     }
     let measured = |name: &str| {
         let figure = summary.figures.iter().find(|figure| figure.name == name);

@@ -305,7 +305,9 @@ fn wrong_boxes(truth: &[Annotation], found: &[Found]) -> (f64, String) {
     for object in truth.iter().filter(|object| !object.is_crowd) {
         let matches = |f: &&Found| f.class_id == object.class_id && is_near(object, f);
         match sure.iter().position(matches) {
-            Some(index) => drop(sure.swap_remove(index)),
+            Some(index) => {
+                sure.swap_remove(index);
+            }
             None => missed += 1,
         }
     }

@@ -185,8 +185,9 @@ impl Evaluated {
                 self.records.len()
             );
         }
-        let runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = { runtime }.enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let bar = bar(&self.name(), count, self.records.len());
         let done = runtime.block_on(self.run(dataset, mask_size, &is_done, &bar));
         bar.finish_and_clear();

@@ -179,8 +179,9 @@ fn is_image(path: &Path) -> bool {
     const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "bmp", "gif"];
     let extension = path.extension().and_then(|extension| extension.to_str());
     extension.is_some_and(|extension| {
-        let is = |known: &&str| known.eq_ignore_ascii_case(extension);
-        EXTENSIONS.iter().any(|known| is(&known))
+        EXTENSIONS
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(extension))
     })
 }
 

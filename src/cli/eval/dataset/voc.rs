@@ -80,6 +80,7 @@ pub(in crate::cli::eval) fn read_mask(bytes: &[u8]) -> Result<(ImageSize, Vec<u8
     let mut packed = vec![0; bytes];
     reader.next_frame(&mut packed)?;
     let row = reader.output_line_size(width);
+    let row = row.context("the mask is too large")?;
     Ok((size, unpacked(&packed, row, width as usize, bits)))
 }
 
