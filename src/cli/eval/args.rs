@@ -29,7 +29,7 @@ pub(in crate::cli) struct EvalArgs {
     /// labels.csv), coco:IMAGES,JSON or voc:IMAGES,MASKS
     #[arg(long, env = "SIGHTLINE_DATASET", value_name = "KIND:PATHS")]
     pub(super) dataset: DatasetRef,
-    /// Compare two models, variants or checkpoints on the same images
+    /// Compare two models, variants or checkpoints on the same images, instead of `--model`
     #[arg(
         long,
         env = "SIGHTLINE_COMPARE_MODELS",

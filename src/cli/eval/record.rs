@@ -43,6 +43,20 @@ pub(super) enum Outcome {
     Mask(ConfusionMatrix),
 }
 
+impl Record {
+    /// Returns whether the result is of the kind of the image's annotation and of a model with
+    /// `classes` classes. A file of results may have been changed.
+    pub(super) fn fits(&self, dataset: &Dataset, classes: usize) -> bool {
+        let truth = dataset.samples.get(self.image).map(|sample| &sample.truth);
+        match (&self.result, truth) {
+            (Outcome::Class(result), Some(Truth::Class(class))) => result.truth == *class,
+            (Outcome::Boxes(_), Some(Truth::Boxes(_))) => true,
+            (Outcome::Mask(matrix), Some(Truth::Mask(_))) => matrix.classes() == classes,
+            _ => false,
+        }
+    }
+}
+
 /// A loaded model with the state that its requests share.
 pub(super) struct Subject<'a> {
     pub(super) app: &'a App,

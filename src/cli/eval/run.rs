@@ -1,5 +1,6 @@
 //! Runs a model on the images of a data set, on all cores, through the pipeline of the server.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -174,10 +175,10 @@ impl Evaluated {
     fn complete(&mut self, dataset: &Dataset, mask_size: MaskSizeName) -> Result<()> {
         let count = dataset.samples.len();
         let mut is_done = vec![false; count];
+        let classes = self.source.labels.len();
         self.records.retain(|record| {
-            is_done
-                .get_mut(record.image)
-                .is_some_and(|done| !std::mem::replace(done, true))
+            let done = is_done.get_mut(record.image);
+            record.fits(dataset, classes) && done.is_some_and(|done| !mem::replace(done, true))
         });
         if !self.records.is_empty() {
             complain!(
