@@ -10,6 +10,7 @@ mod record;
 mod report;
 mod run;
 mod sheet;
+mod worst;
 
 use std::path::Path;
 
@@ -22,9 +23,10 @@ use super::staging::FileSet;
 pub(super) use args::EvalArgs;
 use args::Side;
 use dataset::Dataset;
-use figures::{Ranked, Summary, summary, worst};
+use figures::{Summary, summary};
 use report::{Comparison, Report, file};
 use run::{Evaluated, evaluate};
+use worst::{Ranked, worst};
 
 /// Evaluates the model or the two models that `args` name. Prints the figures, writes the reports with
 /// `--out`, and writes or checks the certificate.

@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use super::certify::published;
 use super::compare::Compared;
 use super::dataset::{Dataset, Truth};
-use super::figures::{Figure, Ranked, Summary};
+use super::figures::{Figure, Summary};
 use super::record::Outcome;
 use super::run::{Evaluated, decode_name};
+use super::worst::Ranked;
 
 /// Number of classes and of confused pairs in the Markdown report.
 const LISTED: usize = 20;

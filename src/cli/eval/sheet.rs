@@ -14,9 +14,9 @@ use sightline::store::read_regular;
 
 use super::args::MaskSizeName;
 use super::dataset::{Dataset, Truth};
-use super::figures::Ranked;
 use super::record::{Outcome, Record};
 use super::run::Evaluated;
+use super::worst::{Ranked, SURE};
 
 /// Number of images per row.
 const COLUMNS: u32 = 4;
@@ -34,8 +34,6 @@ const PAPER: [u8; 3] = [250; 3];
 const TRUTH: [u8; 3] = [0, 170, 60];
 /// Color of detected boxes.
 const FOUND: [u8; 3] = [220, 30, 30];
-/// Score of the detections that are drawn.
-const SURE: f64 = 0.5;
 
 /// Returns the sheet of the worst images as a PNG file. `None` if no image has errors.
 ///
