@@ -236,6 +236,10 @@ impl ImagePool {
 }
 
 impl Helpers for ImagePool {
+    fn is_idle(&self) -> bool {
+        self.shared.lock().idle() > 0
+    }
+
     /// Calls `job` on Tokio's blocking threads, within the pool's limit of threads. Must be called
     /// within a Tokio runtime, where the jobs of the pool run.
     fn start(&self, most: usize, job: Arc<dyn Fn() + Send + Sync>) {

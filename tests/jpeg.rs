@@ -14,10 +14,13 @@ mod reference;
 use std::path::PathBuf;
 
 use common::{odd, photo, read};
-use libjpeg_turbo_rs::{Encoder, PixelFormat};
+use libjpeg_turbo_rs::{Decoder, Encoder, PixelFormat, ScalingFactor};
 use reference::shared::random::Random;
 use sha2::{Digest, Sha256};
-use sightline::image::{DecodeOptions, ImageError, Orientation, decode};
+use sightline::cancel::Cancel;
+use sightline::image::{
+    DecodeJob, DecodeOptions, ImageError, Orientation, Scale, decode, decode_scaled,
+};
 
 const OPTIONS: DecodeOptions = DecodeOptions {
     max_pixels: 1 << 26,
@@ -152,6 +155,37 @@ fn generated() -> Vec<(String, Vec<u8>)> {
         ));
     }
     files
+}
+
+/// Returns the pixels at `scale` of a file that libjpeg-turbo can decode at a reduced scale.
+fn reduced(file: &[u8], scale: Scale) -> Vec<u8> {
+    let mut decoder = Decoder::new(file).unwrap();
+    decoder.set_output_format(PixelFormat::Rgb);
+    decoder.set_block_smoothing(true);
+    decoder.set_scale(ScalingFactor::try_new(1, scale.divisor()).unwrap());
+    decoder.decode_image().unwrap().data
+}
+
+/// Checks that the pixels at reduced scales are those of libjpeg-turbo, and that CMYK is decoded at
+/// full scale.
+#[test]
+fn generated_files_decode_at_reduced_scales() {
+    let cancel = Cancel::never();
+    for (name, file) in generated() {
+        for scale in Scale::ALL {
+            let job = DecodeJob {
+                scale,
+                ..DecodeJob::alone(&cancel)
+            };
+            let decoded = decode_scaled(&file, &OPTIONS, job).unwrap();
+            let expected = if name.contains("CMYK") || name.contains("YCCK") {
+                decode(&file, &OPTIONS).unwrap().into_raw()
+            } else {
+                reduced(&file, scale)
+            };
+            assert!(decoded.pixels.as_raw() == &expected, "{name} {scale:?}");
+        }
+    }
 }
 
 #[test]

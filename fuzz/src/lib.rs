@@ -8,22 +8,22 @@ use allocator::measured;
 use libfuzzer_sys::Corpus;
 use onnx_export::fuzzing::{MEMORY_FACTOR, MEMORY_SLACK};
 use sightline::image::fuzzing::decode_checked;
-use sightline::image::{ImageError, ImageFormat, ImageHeader, Orientation, probe};
+use sightline::image::{ImageError, ImageFormat, ImageHeader, Orientation, Scale, probe};
 
 /// Number of bytes that decoding may hold beyond the predicted peak. `decode` promises at most the
 /// predicted bytes per pixel plus 4 MiB, and 1 MiB of these 4 is part of the predicted peak.
 const BEYOND_PREDICTION: u64 = 3 << 20;
 
-/// Probes a file of `format`, decodes it twice with different contents of newly allocated memory,
-/// and once more with its orientation applied if the orientation turns it.
+/// Probes a file of `format`, decodes it at every scale twice with different contents of newly
+/// allocated memory, and once more with its orientation applied if the orientation turns it.
 ///
 /// Files of other formats are rejected from the corpus, so that each fuzz target keeps to its own
 /// format.
 ///
 /// # Panics
 /// If an invariant of [`decode_checked`] does not hold, if decoding holds more memory than the
-/// prediction plus 3 MiB, or if the result depends on the content of newly
-/// allocated memory.
+/// prediction plus 3 MiB, if the result depends on the content of newly allocated memory, or if the
+/// file is decoded at one scale and rejected at another.
 pub fn image(format: ImageFormat, bytes: &[u8]) -> Corpus {
     let header = match probe(bytes) {
         Ok(header) if header.format == format => header,
@@ -33,16 +33,22 @@ pub fn image(format: ImageFormat, bytes: &[u8]) -> Corpus {
         ) if of == format => return Corpus::Keep,
         _ => return Corpus::Reject,
     };
-    let first = decode(&header, bytes, Orientation::Ignore, 0xA5);
-    let second = decode(&header, bytes, Orientation::Ignore, 0x5A);
-    assert!(
-        first == second,
-        "the result depends on uninitialized memory"
-    );
-    if header.is_turned() {
-        let turned = decode(&header, bytes, Orientation::Apply, 0xA5);
-        assert_eq!(turned.is_ok(), first.is_ok());
-    }
+    let scales = Scale::ALL.into_iter();
+    let results = scales.filter(|scale| header.scale(*scale) == *scale).map(|scale| {
+        let first = decode(&header, bytes, (Orientation::Ignore, scale), 0xA5);
+        let second = decode(&header, bytes, (Orientation::Ignore, scale), 0x5A);
+        assert!(
+            first == second,
+            "the result depends on uninitialized memory"
+        );
+        if header.is_turned() {
+            let turned = decode(&header, bytes, (Orientation::Apply, scale), 0xA5);
+            assert_eq!(turned.is_ok(), first.is_ok());
+        }
+        first.is_ok()
+    });
+    let results: Vec<bool> = results.collect();
+    assert!(results.iter().all(|decoded| *decoded == results[0]));
     Corpus::Keep
 }
 
@@ -65,10 +71,15 @@ type Decoded = Result<Vec<u8>, ImageError>;
 
 /// Decodes a file while newly allocated memory is filled with the byte `fill`, and checks that the
 /// peak memory does not exceed the prediction by more than `BEYOND_PREDICTION`.
-fn decode(header: &ImageHeader, bytes: &[u8], orientation: Orientation, fill: u8) -> Decoded {
-    let (decoded, peak) = measured(fill, || decode_checked(bytes, orientation));
+fn decode(
+    header: &ImageHeader,
+    bytes: &[u8],
+    (orientation, scale): (Orientation, Scale),
+    fill: u8,
+) -> Decoded {
+    let (decoded, peak) = measured(fill, || decode_checked(bytes, orientation, scale));
     let turned = orientation == Orientation::Apply;
-    let predicted = header.decode_cost(bytes.len(), turned).peak_bytes;
+    let predicted = header.decode_cost(bytes.len(), turned, scale).peak_bytes;
     assert!(
         peak as u64 <= predicted + BEYOND_PREDICTION,
         "decoding {:?} {:?} held {peak} bytes, predicted are {predicted}",

@@ -160,6 +160,7 @@ fn placeholder(key: &str, argument: Option<&Arg>) -> String {
         "default_models" => return "{ classification = \"NAME\" }".to_owned(),
         "model" | "pin" => return "[\"NAME\"]".to_owned(),
         "precision" => return "\"int8\"".to_owned(),
+        "decode" => return "\"fast\"".to_owned(),
         _ => {}
     }
     let names = argument.and_then(|argument| argument.get_value_names()?.first());

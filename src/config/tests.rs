@@ -3,6 +3,7 @@ use std::path::Path;
 use clap::Args as _;
 
 use super::*;
+use crate::image::DecodeMode;
 use crate::manifest::{Batching, ModelManifest};
 use crate::store::ModelSource;
 
@@ -374,6 +375,28 @@ fn the_most_specific_place_that_sets_a_value_decides() {
     let precisions = ["birds", "cats"].map(|name| config.precision_of(name));
     let expected = [PrecisionChoice::Fp32, PrecisionChoice::Int8].map(Some);
     assert_eq!(precisions, expected);
+}
+
+#[test]
+fn a_table_of_a_model_chooses_how_its_images_are_decoded() {
+    let manifest = ModelSource::embedded().unwrap().manifest;
+    let cases = [
+        ("", DecodeMode::Exact),
+        ("decode = \"fast\"", DecodeMode::Fast),
+        (
+            "decode = \"fast\"\n[models.efficientnet_lite0]\ndecode = \"exact\"",
+            DecodeMode::Exact,
+        ),
+        (
+            "[models.efficientnet_lite0]\ndecode = \"fast\"",
+            DecodeMode::Fast,
+        ),
+    ];
+    for (text, expected) in cases {
+        let config = parse(text).unwrap().resolve().unwrap();
+        assert_eq!(config.plan(&manifest).decode, expected, "{text}");
+    }
+    assert!(parse("decode = \"quick\"").is_err());
 }
 
 #[test]

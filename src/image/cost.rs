@@ -94,7 +94,50 @@ impl Coding {
         }
     }
 
-    fn figures(self) -> Figures {
+    /// Returns the costs of decoding at `scale`, per pixel of the whole image.
+    fn figures(self, scale: Scale) -> Figures {
+        match scale {
+            Scale::Full => self.full_figures(),
+            reduced => self.reduced_figures(reduced),
+        }
+    }
+
+    /// Returns the costs of decoding a JPEG at a reduced scale. If it has one sequential scan, the
+    /// memory is that of the decoded image and its planes; otherwise, the coefficients of the whole
+    /// image are added.
+    fn reduced_figures(self, scale: Scale) -> Figures {
+        let ([half, quarter, eighth], scans) = match self {
+            Self::JpegProgressive { scans } => ([13_000, 10_000, 9_500], scans),
+            Self::JpegSequential { scans } if scans > 1 => ([8_000, 7_000, 6_500], 0),
+            _ => ([3_000, 1_500, 800], 0),
+        };
+        let ([half_bytes, quarter_bytes, eighth_bytes], coefficient_bytes) = match self {
+            Self::JpegSequential { scans: 0 | 1 } => ([2_100, 600, 250], 0),
+            _ => ([2_100, 600, 250], 6_900),
+        };
+        let (picos, bytes) = match scale {
+            Scale::Full | Scale::Half => (half, half_bytes),
+            Scale::Quarter => (quarter, quarter_bytes),
+            Scale::Eighth => (eighth, eighth_bytes),
+        };
+        Figures {
+            picos_per_pixel: picos + 80 * u64::from(scans),
+            picos_per_byte: 20_000,
+            bytes_per_1000_pixels: bytes + coefficient_bytes,
+        }
+    }
+
+    /// Returns whether the decoder keeps the coefficients of the whole image, whatever the scale: for
+    /// a JPEG with several scans.
+    pub(crate) fn keeps_coefficients(self) -> bool {
+        match self {
+            Self::JpegProgressive { .. } => true,
+            Self::JpegSequential { scans } => scans > 1,
+            _ => false,
+        }
+    }
+
+    fn full_figures(self) -> Figures {
         let (picos_per_pixel, picos_per_byte, bytes_per_1000_pixels) = match self {
             Self::JpegSequential { scans: 0 | 1 } => (7_500, 20_000, 7_100),
             Self::JpegSequential { .. } => (10_000, 20_000, 17_000),
@@ -125,15 +168,17 @@ impl ImageHeader {
     /// the orientation that the file states is applied.
     pub fn decode_cost(&self, file_bytes: usize, turned: bool, scale: Scale) -> DecodeCost {
         let scale = self.scale(scale);
-        let figures = self.coding.figures();
+        let figures = self.coding.figures(scale);
         let pixels = self.size.pixels();
+        let decoded = scale.of(self.size).pixels();
         let (turn_picos, turn_bytes) = if turned && self.is_turned() {
-            (TURN_PICOS_PER_PIXEL, 7_000)
+            (TURN_PICOS_PER_PIXEL, TURN_BYTES_PER_PIXEL)
         } else {
             (0, 0)
         };
         let picos = pixels
-            .saturating_mul(figures.picos_per_pixel + turn_picos)
+            .saturating_mul(figures.picos_per_pixel)
+            .saturating_add(decoded.saturating_mul(turn_picos))
             .saturating_add((file_bytes as u64).saturating_mul(figures.picos_per_byte));
         let table_bytes = match self.coding {
             Coding::WebPLossless => allowed_table_bytes(file_bytes, pixels),
@@ -141,17 +186,24 @@ impl ImageHeader {
         };
         // When the rotation begins, the decoder has freed all of its memory but the image, so the
         // two peaks do not add up.
-        let bytes_per_1000 = figures.bytes_per_1000_pixels.max(turn_bytes);
+        let decoding = pixels.saturating_mul(figures.bytes_per_1000_pixels) / 1000;
+        let turning = decoded.saturating_mul(turn_bytes);
         DecodeCost {
             nanos: FIXED_NANOS + picos / 1000,
-            peak_bytes: FIXED_BYTES + table_bytes + pixels.saturating_mul(bytes_per_1000) / 1000,
-            pixels,
+            peak_bytes: FIXED_BYTES + table_bytes + decoding.max(turning),
+            pixels: if self.coding.keeps_coefficients() {
+                pixels
+            } else {
+                decoded
+            },
         }
     }
 }
 
 /// CPU time to rotate or mirror one pixel, in picoseconds.
 const TURN_PICOS_PER_PIXEL: u64 = 8_000;
+/// Memory of an image and its rotated copy, in bytes per pixel.
+const TURN_BYTES_PER_PIXEL: u64 = 7;
 
 /// Rejects a file whose pixels cost far more to decode than its bytes cost to send.
 ///

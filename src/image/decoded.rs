@@ -40,14 +40,6 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// Returns the span of all of `samples` samples.
-    pub(crate) fn whole(samples: u32) -> Self {
-        Self {
-            start: 0.0,
-            len: f64::from(samples),
-        }
-    }
-
     /// Returns the span of an axis of `full` pixels that was decoded at `scale`.
     fn scaled(full: u32, scale: Scale) -> Self {
         Self {

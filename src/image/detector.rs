@@ -50,12 +50,22 @@ impl DetectorTransform {
         self.resize.sizes(original)
     }
 
-    /// Converts the image that lies in `pixels` at `placement` to the input tensor `[3, H, W] f32`; the
-    /// padding is zeros on the right and at the bottom.
+    /// Converts an image to the input tensor `[3, H, W] f32`; the padding is zeros on the right and at
+    /// the bottom.
     ///
     /// # Errors
     /// The errors of [`DetectorResize::sizes`], and [`ImageError::Cancelled`] if the work is cancelled.
-    pub fn run(
+    pub fn run(&self, image: &RgbImage, cancel: &Cancel) -> Result<PreparedImage, ImageError> {
+        let (width, height) = image.dimensions();
+        let placement = Placement::whole(ImageSize { width, height });
+        self.run_placed(image, &placement, cancel)
+    }
+
+    /// Converts the image that lies in `pixels` at `placement` as [`DetectorTransform::run`] does.
+    ///
+    /// # Errors
+    /// As [`DetectorTransform::run`].
+    pub(super) fn run_placed(
         &self,
         pixels: &RgbImage,
         placement: &Placement,

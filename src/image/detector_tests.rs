@@ -8,19 +8,12 @@ use safetensors::SafeTensors;
 
 use super::{
     DecodeOptions, DetectorResize, DetectorSize, DetectorTransform, ImageError, ImageSize,
-    Normalizer, Orientation, Placement, PreparedImage, bounded_size, decode, padded_size,
-    reference,
+    Normalizer, Orientation, bounded_size, decode, padded_size, reference,
 };
 use crate::cancel::Cancel;
 
 fn size(width: u32, height: u32) -> ImageSize {
     ImageSize { width, height }
-}
-
-fn run(transform: &DetectorTransform, image: &RgbImage) -> PreparedImage {
-    let placement = Placement::whole(size(image.width(), image.height()));
-    let prepared = transform.run(image, &placement, &Cancel::never());
-    prepared.unwrap()
 }
 
 #[test]
@@ -80,7 +73,7 @@ fn the_kernel_equals_the_reference() {
         for to in [size(1, 1), size(5, 9), size(33, 17), size(70, 130)] {
             let resize = DetectorResize::new(DetectorSize::Fixed(to), 4);
             let transform = DetectorTransform::new(resize, Normalizer::new(mean, std));
-            let got = run(&transform, &image);
+            let got = transform.run(&image, &Cancel::never()).unwrap();
             let normalized = reference::normalize(&image, mean, std);
             let sizes = resize.sizes(size(w, h)).unwrap();
             assert_eq!((got.content, got.size), (to, sizes.padded));
@@ -155,7 +148,7 @@ fn photographs_become_torchvisions_tensors() {
 
 /// Preprocesses `image` and returns every `n`th row and column of the padded planes.
 fn every_nth(image: &RgbImage, transform: &DetectorTransform, n: usize) -> Vec<f32> {
-    let tensor = run(&transform, image);
+    let tensor = transform.run(image, &Cancel::never()).unwrap();
     let planes = tensor.data.chunks_exact(tensor.size.pixels() as usize);
     let rows = planes.flat_map(|plane| plane.chunks_exact(tensor.size.width as usize).step_by(n));
     rows.flat_map(|row| row.iter().copied().step_by(n))

@@ -1,7 +1,11 @@
 //! A checked decoder for arbitrary bytes, which the fuzz targets for images in `fuzz/` and the test
 //! below call.
 
-use super::{DecodeOptions, ImageError, ImageHeader, ImageSize, Orientation, decode, probe};
+use super::{
+    DecodeJob, DecodeOptions, ImageError, ImageHeader, ImageSize, Orientation, Scale,
+    decode_scaled, probe,
+};
+use crate::cancel::Cancel;
 
 /// Maximum number of pixels of an image that `decode_checked` decodes. It is small, so that a run
 /// covers many images, but permits images with one side of up to 65,536 pixels.
@@ -11,11 +15,11 @@ pub const MAX_PIXELS: u64 = 1 << 16;
 /// copy unlimited input into it.
 const MAX_MESSAGE: usize = 300;
 
-/// Decodes a file as the server does, and checks the result against the file's headers. Returns the
-/// samples, `[H, W, 3] u8`.
+/// Decodes a file at `scale` as the server does, and checks the result against the file's headers.
+/// Returns the samples, `[H, W, 3] u8`.
 ///
 /// # Errors
-/// The errors of [`decode()`], with [`ImageError::TooManyPixels`] for more than [`MAX_PIXELS`]
+/// The errors of [`decode_scaled`], with [`ImageError::TooManyPixels`] for more than [`MAX_PIXELS`]
 /// pixels.
 ///
 /// # Panics
@@ -23,17 +27,26 @@ const MAX_MESSAGE: usize = 300;
 /// the server reserves memory; if a file is decoded although [`probe()`] rejects it or it has too
 /// many pixels; or if an error names a format other than the file's or has a message of more than
 /// 300 bytes.
-pub fn decode_checked(bytes: &[u8], orientation: Orientation) -> Result<Vec<u8>, ImageError> {
+pub fn decode_checked(
+    bytes: &[u8],
+    orientation: Orientation,
+    scale: Scale,
+) -> Result<Vec<u8>, ImageError> {
     let options = DecodeOptions {
         max_pixels: MAX_PIXELS,
         orientation,
     };
     let probed = probe(bytes);
-    let decoded = decode(bytes, &options);
+    let cancel = Cancel::never();
+    let job = DecodeJob {
+        scale,
+        ..DecodeJob::alone(&cancel)
+    };
+    let decoded = decode_scaled(bytes, &options, job).map(|decoded| decoded.pixels);
     match (&probed, &decoded) {
         (Ok(header), Ok(image)) => {
             let (width, height) = image.dimensions();
-            check_size(header, ImageSize { width, height }, orientation);
+            check_size(header, ImageSize { width, height }, orientation, scale);
         }
         (Ok(header), Err(error)) => check_error(header, error),
         (Err(expected), _) => assert_eq!(decoded.as_ref().err(), Some(expected)),
@@ -45,9 +58,10 @@ pub fn decode_checked(bytes: &[u8], orientation: Orientation) -> Result<Vec<u8>,
     decoded.map(image::RgbImage::into_raw)
 }
 
-fn check_size(header: &ImageHeader, decoded: ImageSize, orientation: Orientation) {
+fn check_size(header: &ImageHeader, decoded: ImageSize, orientation: Orientation, scale: Scale) {
     let stored = header.size;
     assert!((1..=MAX_PIXELS).contains(&stored.pixels()), "{stored:?}");
+    let stored = header.scale(scale).of(stored);
     let rotated = ImageSize {
         width: stored.height,
         height: stored.width,
@@ -91,16 +105,23 @@ mod tests {
                 let other = &seeds[random.below(seeds.len())].1;
                 let bytes = mutated(seed, other, &mut random);
                 let results = catch_unwind(|| {
-                    [Orientation::Ignore, Orientation::Apply]
-                        .map(|turn| decode_checked(&bytes, turn))
+                    [
+                        (Orientation::Ignore, Scale::Full),
+                        (Orientation::Apply, Scale::Full),
+                        (Orientation::Apply, Scale::Half),
+                        (Orientation::Apply, Scale::Eighth),
+                    ]
+                    .map(|(turn, scale)| decode_checked(&bytes, turn, scale))
                 });
-                let [stored, upright] =
+                let [stored, others @ ..] =
                     results.unwrap_or_else(|_| panic!("mutation {mutation} of {name}"));
-                assert_eq!(
-                    stored.is_ok(),
-                    upright.is_ok(),
-                    "mutation {mutation} of {name}"
-                );
+                for other in others {
+                    assert_eq!(
+                        stored.is_ok(),
+                        other.is_ok(),
+                        "mutation {mutation} of {name}"
+                    );
+                }
                 match stored {
                     Ok(_) => decoded += 1,
                     Err(_) => rejected += 1,

@@ -233,7 +233,7 @@ impl Transform {
                 let data = transform.normalizer.apply(&resized);
                 Ok(PreparedImage::whole(ImageSize { width, height }, data))
             }
-            Self::Floats(transform) => transform.run(pixels, placement, cancel),
+            Self::Floats(transform) => transform.run_placed(pixels, placement, cancel),
         }
     }
 }

@@ -29,6 +29,10 @@ impl<'a> Measured<'a> {
 }
 
 impl Helpers for Measured<'_> {
+    fn is_idle(&self) -> bool {
+        self.helpers.is_idle()
+    }
+
     fn start(&self, most: usize, job: Arc<dyn Fn() + Send + Sync>) {
         let total = Arc::clone(&self.nanos);
         let measured = move || {

@@ -13,9 +13,9 @@ use crate::cancel::Cancel;
 use crate::error::ServeError;
 use crate::helpers::Helpers;
 use crate::image::{
-    Coding, DecodeCost, DecodeJob, DecodeOptions, DecodeTimes, DecodedImage, ImageError,
-    ImageHeader, ImageSize, MAX_INPUT_PIXELS, Orientation, PreparedImage, Preprocessor, Scale,
-    check_density, check_pixels, decode_scaled, probe,
+    DecodeCost, DecodeJob, DecodeOptions, DecodeTimes, DecodedImage, ImageError, ImageHeader,
+    ImageSize, MAX_INPUT_PIXELS, Orientation, PreparedImage, Preprocessor, Scale, check_density,
+    check_pixels, decode_scaled, probe,
 };
 use crate::pool::{ImagePool, JobCost, is_long};
 
@@ -98,16 +98,6 @@ impl EncodedImage {
     /// Size that the image's headers state, before any rotation.
     pub fn size(&self) -> ImageSize {
         self.header.size
-    }
-
-    /// Returns whether the file is a JPEG with several scans. Decoding it takes more memory,
-    /// because the coefficients of all pixels are kept until the last scan.
-    fn has_several_scans(&self) -> bool {
-        match self.header.coding {
-            Coding::JpegProgressive { .. } => true,
-            Coding::JpegSequential { scans } => scans > 1,
-            _ => false,
-        }
     }
 
     /// Predicts the CPU time and the memory of decoding the image for the network. The time is
@@ -296,7 +286,7 @@ pub fn check_memory(inputs: &[Input], pool: &ImagePool, drawn: bool) -> Result<(
                     "decoding"
                 },
                 size: image.size(),
-                progressive: bytes > limit && image.has_several_scans(),
+                progressive: bytes > limit && image.header.coding.keeps_coefficients(),
                 needed: bytes.max(drawing),
                 limit,
             });

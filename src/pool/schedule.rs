@@ -226,7 +226,7 @@ impl<T> Schedule<T> {
     }
 
     /// Returns the number of free threads, not counting the additional threads for short jobs.
-    fn idle(&self) -> usize {
+    pub(super) fn idle(&self) -> usize {
         let used = self.short.running + self.long.running + self.helpers;
         self.threads.saturating_sub(used)
     }

@@ -32,7 +32,12 @@ struct Corners {
 /// Returns the detections of `model` in a JPEG photograph, with a score threshold of 0. The EXIF
 /// orientation is ignored, because the expected detections were computed without applying it.
 pub fn detect(server: &Server, model: &str, photograph: &[u8]) -> Vec<Object> {
-    let path = format!("/v1/detect?score_threshold=0&orientation=ignore&model={model}");
+    detect_with(server, model, "", photograph)
+}
+
+/// Returns the detections as [`detect`] does, with the further query parameters `query`.
+pub fn detect_with(server: &Server, model: &str, query: &str, photograph: &[u8]) -> Vec<Object> {
+    let path = format!("/v1/detect?score_threshold=0&orientation=ignore&model={model}{query}");
     let reply = server.post(&path, "image/jpeg", photograph);
     let result = reply.results().remove(0);
     let answered: Vec<Answered> = serde_json::from_value(result["detections"].clone()).unwrap();

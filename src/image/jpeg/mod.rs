@@ -2,6 +2,8 @@
 //! pixels are bit-identical to those of Pillow. Without this feature, the feature `zune-jpeg`
 //! selects a decoder whose pixels differ slightly from those of Pillow.
 
+#[cfg(feature = "libjpeg-turbo")]
+mod bands;
 mod check;
 #[cfg(feature = "libjpeg-turbo")]
 mod color;

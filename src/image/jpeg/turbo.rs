@@ -5,6 +5,7 @@ use libjpeg_turbo_rs::common::types::DecodeLimits;
 use libjpeg_turbo_rs::{ColorSpace, Decoder, JpegError, PixelFormat, ScalingFactor};
 
 use super::super::decode::rgb_len;
+use super::bands::Bands;
 use super::sequential::Plan;
 use super::{damaged, inks, unsupported};
 use crate::cancel::Cancel;
@@ -49,6 +50,12 @@ pub(super) fn decode(
     if frame.components.len() == 4 {
         return four_components(decoder, job.cancel);
     }
+    if job.scale == Scale::Full
+        && let Some(helpers) = job.helpers.filter(|helpers| helpers.is_idle())
+        && let Some(bands) = Bands::of(bytes, size)
+    {
+        return bands.decode(whole, helpers, job.cancel);
+    }
     if job.scale == Scale::Eighth
         && let Some(plan) = Plan::read(bytes)
     {
@@ -60,6 +67,11 @@ pub(super) fn decode(
     let mut data = vec![0; rgb_len(job.scale.of(size))];
     decoder.decode_image_into(&mut data).map_err(error)?;
     Ok(data)
+}
+
+/// Decodes a file at full scale on the calling thread.
+pub(super) fn whole(bytes: &[u8], size: ImageSize, cancel: &Cancel) -> Result<Vec<u8>, ImageError> {
+    decode(bytes, size, DecodeJob::alone(cancel))
 }
 
 /// Decodes a CMYK or YCCK file to RGB samples, `[H, W, 3] u8`. The decoder does not apply block

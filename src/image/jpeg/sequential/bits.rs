@@ -21,10 +21,6 @@ pub(super) struct Bits<'a> {
 }
 
 impl<'a> Bits<'a> {
-    /// Number of bits that [`Bits::refill`] makes available at least: more than a code with its extra
-    /// bits has.
-    pub(super) const REFILLED: u32 = 56;
-
     pub(super) fn new(data: &'a [u8]) -> Self {
         Self {
             data,
@@ -35,7 +31,7 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// Makes at least `REFILLED` bits available.
+    /// Makes at least 56 bits available, more than a code with its extra bits has.
     #[inline]
     pub(super) fn refill(&mut self) {
         if let Some(bytes) = self.data.get(self.next..self.next + 8)
