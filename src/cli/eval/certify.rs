@@ -27,7 +27,7 @@ pub(super) fn weights_sha256(source: &ModelSource) -> Result<Vec<String>> {
         None => Ok(source
             .graphs()?
             .iter()
-            .map(|stage| sha256(&stage.content))
+            .map(|stage| sha256(stage.content))
             .collect()),
     }
 }

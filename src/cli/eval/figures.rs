@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use sightline::evaluate::classification::{Classified, accuracy};
-use sightline::evaluate::detection::{Annotation, Evaluation, FIGURES, Found, ImageBoxes};
+use sightline::evaluate::detection::{Annotation, Evaluation, FIGURES, ImageBoxes};
 use sightline::evaluate::segmentation::ConfusionMatrix;
 
 use super::dataset::{Dataset, Truth};

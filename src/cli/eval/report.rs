@@ -91,8 +91,9 @@ impl Report<'_> {
                 percent(figure.percent).trim()
             );
         }
-        let mut classes: Vec<_> = self.summary.classes.iter().collect();
         let main = |figures: &[Figure]| figures.first().and_then(|f| f.percent).unwrap_or(0.0);
+        let wrong = self.summary.classes.iter();
+        let mut classes: Vec<_> = wrong.filter(|class| main(&class.figures) < 100.0).collect();
         classes.sort_by(|one, other| main(&one.figures).total_cmp(&main(&other.figures)));
         if let Some(first) = classes.first() {
             let names: Vec<&str> = first.figures.iter().map(|figure| figure.name).collect();
