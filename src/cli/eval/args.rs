@@ -33,8 +33,8 @@ pub(in crate::cli) struct EvalArgs {
     #[arg(
         long,
         env = "SIGHTLINE_COMPARE_MODELS",
-        num_args = 2,
-        value_names = ["A", "B"],
+        num_args = 1..=2,
+        value_name = "MODEL",
         value_delimiter = ',',
         conflicts_with_all = ["certify", "verify"]
     )]

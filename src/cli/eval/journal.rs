@@ -105,7 +105,13 @@ fn read(text: &[u8], identity: &Identity, path: &Path) -> Result<Vec<Record>> {
     if written != *identity {
         bail!(other());
     }
-    let record = |line| serde_json::from_slice(line).with_context(other);
+    let record = |line| {
+        let record: Record = serde_json::from_slice(line).with_context(other)?;
+        Ok(Record {
+            result: record.result.restored(),
+            ..record
+        })
+    };
     lines.map(record).collect()
 }
 

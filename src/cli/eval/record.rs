@@ -57,6 +57,39 @@ impl Record {
     }
 }
 
+impl Outcome {
+    /// Returns the result with the values that it had before it was written as JSON, whose reader may
+    /// round the last bit. Scores and corners of boxes are f32 values, which survive that.
+    pub(super) fn restored(self) -> Self {
+        let exact = |value: f64| f64::from(value as f32);
+        match self {
+            Self::Class(result) => Self::Class(Classified {
+                confidence: exact(result.confidence),
+                truth_score: exact(result.truth_score),
+                ..result
+            }),
+            Self::Boxes(found) => {
+                let restored = found.into_iter().map(|found| {
+                    let b = found.bounding_box;
+                    let (x, y) = (exact(b.x), exact(b.y));
+                    Found {
+                        score: exact(found.score),
+                        bounding_box: BoxXywh {
+                            x,
+                            y,
+                            width: exact(b.x + b.width) - x,
+                            height: exact(b.y + b.height) - y,
+                        },
+                        ..found
+                    }
+                });
+                Self::Boxes(restored.collect())
+            }
+            Self::Mask(matrix) => Self::Mask(matrix),
+        }
+    }
+}
+
 /// A loaded model with the state that its requests share.
 pub(super) struct Subject<'a> {
     pub(super) app: &'a App,
@@ -214,6 +247,31 @@ fn resized(classes: &[u8], from: ImageSize, to: ImageSize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn results_survive_json_bit_by_bit() {
+        let mut bits = 1_u32;
+        let mut value = || {
+            bits = bits.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+            (bits >> 8) as f32 / 65_536.0
+        };
+        let mut boxes = || {
+            let (x1, y1) = (value(), value());
+            let detection = Detection {
+                class_id: 1,
+                score: value() / 256.0,
+                bounding_box: [x1, y1, x1 + value(), y1 + value()].into(),
+            };
+            found(&detection)
+        };
+        let found: Vec<Found> = (0..2000).map(|_| boxes()).collect();
+        let text = serde_json::to_string(&Outcome::Boxes(found.clone())).unwrap();
+        let read: Outcome = serde_json::from_str(&text).unwrap();
+        let Outcome::Boxes(read) = read.restored() else {
+            panic!("another kind of result");
+        };
+        assert_eq!(read, found);
+    }
 
     #[test]
     fn masks_are_resized_to_the_nearest_pixel() {

@@ -181,7 +181,10 @@ fn a_perfect_result_has_full_precision() {
         found: vec![found],
     }];
     let accuracy = Evaluation::new(&images).accuracy();
-    let [ap, ap50, .., medium, large] = accuracy.figures.0;
-    assert!(ap.unwrap() > 0.999_999 && ap50 == ap && medium == Some(1.0) && large.is_none());
+    let Figures([ap, ap50, _, small, medium, large, ar1, ..]) = accuracy.figures;
+    for figure in [ap, ap50, medium, ar1] {
+        assert!((figure.unwrap() - 1.0).abs() < 1e-9, "{figure:?}");
+    }
+    assert_eq!((small, large), (None, None));
     assert_eq!(accuracy.classes[0].annotations, 1);
 }
